@@ -1,0 +1,6 @@
+package nks
+
+import "reflect"
+
+// Fields gives the tests that walk them the fields of the secret behind m.
+func (m *Material) Fields() reflect.Value { return reflect.ValueOf(m.reveal()).Elem() }

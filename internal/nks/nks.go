@@ -1,0 +1,149 @@
+// Package nks is the secret part of a root key, its check value, and the files
+// named <key id>.nks.json that hold it, wrapped, on one server.
+//
+// It turns values into bytes and back. It opens no file and knows no KEK: whoever
+// stores a key wraps [Material.Encode] under each KEK with [File.AAD], and puts
+// what comes out into a [File].
+//
+// # What protects what
+//
+// The KEK's AEAD keeps material secret and binds it to key ID, signing algorithm
+// and check value. The check value tells the right key from any other, once it is
+// compared with the one in the raft state. The Sum of a file authenticates
+// nothing, for anyone can compute it: it tells a damaged file from a KEK that is
+// not the right one. Created is covered by the Sum alone, and so is no more than
+// a note.
+//
+// The bytes of a [Material] are out of reach of fmt, log, slog and every encoder or
+// dumper that works by reflection, however deep in other values it lies. What its
+// methods return is not: those who ask for bytes get bytes.
+//
+// # Fields
+//
+// u32(n) is four bytes, big endian. field(b) is u32(len(b)) followed by b. A key
+// ID is 16 bytes; as text it is a UUID in 8-4-4-4-12 lowercase hex digits.
+//
+// # Material, version 1
+//
+//	0x01 | field(root) | field(signing)
+//
+// The root is 32 bytes. The signing key is the PKCS #8 DER of a private key, of 1
+// to 4096 bytes, and is not looked into. Nothing follows. This is what KEKs wrap.
+//
+// # Check value, version 1
+//
+//	k     = HKDF-SHA256(secret root, no salt, info "keyring v1 check" | id, 32 bytes)
+//	check = HMAC-SHA256(k, 0x01 | field(id) | field(algorithm) | field(root) | field(signing))
+//
+// # AAD, version 1
+//
+//	0x01 | field(id) | field(algorithm) | field(check)
+//
+// # File, version 1
+//
+// A file is a JSON text of at most 1 MiB, and exactly one text stands for given
+// content: this one, with a newline after every line, the last included.
+//
+//	{
+//	  "Version": 1,
+//	  "ID": "<key ID>",
+//	  "Algorithm": "<EdDSA, ES256 or RS256>",
+//	  "Check": "<check value>",
+//	  "Created": "<yyyy-mm-ddThh:mm:ss.nnnnnnnnnZ>",
+//	  "Wrapped": [
+//	    {
+//	      "KEK": "<name of the KEK>",
+//	      "Ciphertext": "<wrapped material>"
+//	    }
+//	  ],
+//	  "Sum": "<64 lowercase hex digits>"
+//	}
+//
+// Byte strings are base64 with padding, RFC 4648 section 4. Created is UTC, in the
+// years 0000 to 9999, always with nine digits of nanoseconds. There are 1 to 16
+// entries in Wrapped, parted by a comma after the brace, in the order they were
+// given. A KEK's name is 1 to 128 bytes from 0x20 to 0x7e, no two are the same,
+// and only the quotation mark and the backslash in it are escaped, each by a
+// backslash. No ciphertext is empty. The Sum is the SHA-256 of the same text with
+// nothing between the quotation marks of the Sum.
+//
+// Readers refuse every other text and every other version. A new member or a new
+// algorithm is a new version.
+//
+// # Vectors
+//
+// testdata/vectors.json has three keys; testdata/vectors.py made them without this
+// package. The first has the root 000102...1e1f and the Ed25519 key of test 1 in RFC 8032:
+//
+//	id        00112233445566778899aabbccddeeff
+//	algorithm EdDSA
+//	signing   302e020100300506032b6570042204209d61b19deffd5a60ba844af492ec2cc4
+//	          4449c5697b326919703bac031cae7f60
+//	material  0100000020000102030405060708090a0b0c0d0e0f101112131415161718191a
+//	          1b1c1d1e1f00000030302e020100300506032b6570042204209d61b19deffd5a
+//	          60ba844af492ec2cc44449c5697b326919703bac031cae7f60
+//	check     0fd8dbf16eca01ac69cd43b3841e38c13094fb3864dbb0754b7249aa3f11e4eb
+//	aad       010000001000112233445566778899aabbccddeeff0000000545644453410000
+//	          00200fd8dbf16eca01ac69cd43b3841e38c13094fb3864dbb0754b7249aa3f11
+//	          e4eb
+//
+// and with the ciphertext f0f1...feff under the one KEK "inline", the file
+// 00112233-4455-6677-8899-aabbccddeeff.nks.json is
+//
+//	{
+//	  "Version": 1,
+//	  "ID": "00112233-4455-6677-8899-aabbccddeeff",
+//	  "Algorithm": "EdDSA",
+//	  "Check": "D9jb8W7KAaxpzUOzhB44wTCU+zhk27B1S3JJqj8R5Os=",
+//	  "Created": "2026-01-02T03:04:05.000000000Z",
+//	  "Wrapped": [
+//	    {
+//	      "KEK": "inline",
+//	      "Ciphertext": "8PHy8/T19vf4+fr7/P3+/w=="
+//	    }
+//	  ],
+//	  "Sum": "84d8518adff71f09a3be1aac99f396fc6b27326f754486290d47b545918cff67"
+//	}
+package nks
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// ErrFormat is what every refusal of bytes, or of values that no bytes stand for,
+// wraps. The detail around it says where, and quotes neither secrets nor what is wrapped.
+var ErrFormat = errors.New("nks: malformed")
+
+// ID is a key ID. It is an alias, so that other packages need not import this one
+// to name a key.
+type ID = [16]byte
+
+// The signing algorithms, by the names they have in JOSE.
+const (
+	rs256 = "RS256" // RSA 2048, PKCS #1 v1.5
+	es256 = "ES256" // ECDSA on P-256
+	eddsa = "EdDSA" // Ed25519
+)
+
+func knownAlgorithm(a string) bool {
+	return a == rs256 || a == es256 || a == eddsa
+}
+
+// appendField appends b with its length before it.
+func appendField(dst, b []byte) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(b)))
+	return append(dst, b...)
+}
+
+// cutField is the reverse of appendField; what it returns is part of b.
+func cutField(b []byte) (field, rest []byte, ok bool) {
+	if len(b) < 4 {
+		return nil, nil, false
+	}
+	n, b := binary.BigEndian.Uint32(b), b[4:]
+	if uint64(n) > uint64(len(b)) {
+		return nil, nil, false
+	}
+	return b[:n:n], b[n:], true
+}

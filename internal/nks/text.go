@@ -1,0 +1,189 @@
+package nks
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// The text of a file, around its values. Writer and reader share it.
+const (
+	atVersion    = "{\n  \"Version\": "
+	atID         = ",\n  \"ID\": "
+	atAlgorithm  = ",\n  \"Algorithm\": "
+	atCheck      = ",\n  \"Check\": "
+	atCreated    = ",\n  \"Created\": "
+	atWrapped    = ",\n  \"Wrapped\": [\n"
+	atKEK        = "    {\n      \"KEK\": "
+	atCiphertext = ",\n      \"Ciphertext\": "
+	atEntryEnd   = "\n    }"
+	atNextEntry  = ",\n"
+	atSum        = "\n  ],\n  \"Sum\": "
+	atEnd        = "\n}\n"
+)
+
+var (
+	quoter   = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+	unquoter = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
+)
+
+// appendText appends the file with an empty Sum.
+func (f *File) appendText(b []byte) []byte {
+	b = append(b, atVersion+fileVersion...)
+	b = appendString(b, atID, formatID(f.ID))
+	b = appendString(b, atAlgorithm, f.Algorithm)
+	b = appendBase64(b, atCheck, f.Check[:])
+	b = appendString(b, atCreated, f.Created.UTC().Format(timeLayout))
+	b = append(b, atWrapped...)
+	for i, w := range f.Wrapped {
+		if i > 0 {
+			b = append(b, atNextEntry...)
+		}
+		b = appendString(b, atKEK, quoter.Replace(w.KEK))
+		b = appendBase64(b, atCiphertext, w.Ciphertext)
+		b = append(b, atEntryEnd...)
+	}
+	b = appendString(b, atSum, "")
+	return append(b, atEnd...)
+}
+
+func appendString(b []byte, at, s string) []byte {
+	b = append(b, at...)
+	b = append(b, '"')
+	b = append(b, s...)
+	return append(b, '"')
+}
+
+func appendBase64(b []byte, at string, v []byte) []byte {
+	b = append(b, at...)
+	b = append(b, '"')
+	b = base64.StdEncoding.AppendEncode(b, v)
+	return append(b, '"')
+}
+
+// checkFileVersion comes before everything else: of another version, nothing but
+// the place of its number is known.
+func checkFileVersion(b []byte) error {
+	rest, ok := bytes.CutPrefix(b, []byte(atVersion))
+	version, _, comma := bytes.Cut(rest, []byte(","))
+	if !ok || !comma {
+		return fmt.Errorf("%w: file: not a key file", ErrFormat)
+	}
+	if string(version) != fileVersion {
+		return fmt.Errorf("%w: file: version %.16q, this build knows only %s", ErrFormat, version, fileVersion)
+	}
+	return nil
+}
+
+// parseText reads what appendText writes. It lets other spellings of values pass, and
+// anything after the end: DecodeFile compares.
+func parseText(b []byte) (*File, error) {
+	r := &reader{size: len(b), rest: b}
+	f := new(File)
+	r.literal(atVersion + fileVersion)
+	r.id(&f.ID, atID)
+	f.Algorithm = string(r.quoted(atAlgorithm))
+	r.check(&f.Check, atCheck)
+	r.time(&f.Created, atCreated)
+	r.literal(atWrapped)
+	f.Wrapped = r.wrapped()
+	r.quoted(atSum)
+	r.literal(atEnd)
+	return f, r.err
+}
+
+// reader consumes a file from the front. After the first error it reads nothing
+// more, and err stays.
+type reader struct {
+	size int // of the whole file
+	rest []byte
+	err  error
+}
+
+func (r *reader) fail(what string) {
+	if r.err == nil {
+		r.err = fmt.Errorf("%w: file: before byte %d: %s", ErrFormat, r.size-len(r.rest), what)
+		r.rest = nil
+	}
+}
+
+// skip consumes s if it comes next.
+func (r *reader) skip(s string) bool {
+	rest, ok := bytes.CutPrefix(r.rest, []byte(s))
+	r.rest = rest
+	return ok
+}
+
+func (r *reader) literal(s string) {
+	if !r.skip(s) {
+		r.fail(fmt.Sprintf("no %q", s))
+	}
+}
+
+// quoted consumes at and a string, and returns the string as it is spelled.
+func (r *reader) quoted(at string) []byte {
+	r.literal(at + `"`)
+	for i := 0; i < len(r.rest); i++ {
+		switch r.rest[i] {
+		case '\\':
+			i++
+		case '"':
+			s := r.rest[:i]
+			r.rest = r.rest[i+1:]
+			return s
+		}
+	}
+	r.fail("a string without an end")
+	return nil
+}
+
+func (r *reader) base64(at string) []byte {
+	s := r.quoted(at)
+	b, err := base64.StdEncoding.AppendDecode(make([]byte, 0, base64.StdEncoding.DecodedLen(len(s))), s)
+	if err != nil {
+		r.fail("not base64")
+	}
+	return b
+}
+
+func (r *reader) id(to *ID, at string) {
+	id, ok := parseID(string(r.quoted(at)))
+	if !ok {
+		r.fail("not a key ID")
+	}
+	*to = id
+}
+
+func (r *reader) check(to *[32]byte, at string) {
+	if b := r.base64(at); len(b) == len(to) {
+		copy(to[:], b)
+		return
+	}
+	r.fail("not a check value")
+}
+
+func (r *reader) time(to *time.Time, at string) {
+	t, err := time.Parse(timeLayout, string(r.quoted(at)))
+	if err != nil {
+		r.fail("not a time")
+	}
+	*to = t
+}
+
+func (r *reader) wrapped() []Wrapped {
+	var ws []Wrapped
+	for {
+		if len(ws) == maxWrapped { // here too, or a file of tiny entries costs many times its size
+			r.fail("more entries than a file may have")
+			return nil
+		}
+		kek := unquoter.Replace(string(r.quoted(atKEK)))
+		ws = append(ws, Wrapped{KEK: kek, Ciphertext: r.base64(atCiphertext)})
+		r.literal(atEntryEnd)
+		if !r.skip(atNextEntry) {
+			return ws
+		}
+	}
+}
