@@ -1,0 +1,275 @@
+package meta
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// ErrRefused is matched by errors about commands that are well formed but not allowed in
+// the ring as it is.
+var ErrRefused = errors.New("keyring command refused")
+
+func refuse(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrRefused, fmt.Errorf(format, args...))
+}
+
+// Apply returns the ring after the commands of the log entry at index. On an error, which
+// matches ErrRefused, none of them has had an effect. r itself never changes.
+func (r *Ring) Apply(index uint64, cmds []Command) (*Ring, error) {
+	d := draft{at: index, Ring: Ring{
+		Cluster: r.Cluster,
+		Keys:    slices.Clone(r.Keys),
+		Removed: slices.Clone(r.Removed),
+		Servers: slices.Clone(r.Servers),
+	}}
+	for _, c := range cmds {
+		if err := d.apply(c); err != nil {
+			return nil, err
+		}
+	}
+	d.Ring.index()
+	return &d.Ring, nil
+}
+
+// draft is a ring being changed. Its slices are its own; the keys in them are shared with
+// the ring before and are replaced, not written to: see edit.
+type draft struct {
+	Ring
+	at uint64 // index of the log entry
+}
+
+func (d *draft) apply(c Command) error {
+	if c.Init == nil && d.Cluster == (ClusterID{}) {
+		return refuse("the cluster has no ID yet")
+	}
+	switch {
+	case c.Init != nil:
+		return d.init(c.Init)
+	case c.Add != nil:
+		return d.add(c.Add)
+	case c.Hold != nil:
+		return d.hold(c.Hold)
+	case c.Forget != nil:
+		return d.forget(c.Forget)
+	case c.Activate != nil:
+		return d.activate(c.Activate)
+	case c.Rekey != nil:
+		return d.move(c.Rekey.ID, StateInactive, StateRekeying)
+	case c.Deprecate != nil:
+		return d.move(c.Deprecate.ID, StateRekeying, StateDeprecated)
+	case c.Remove != nil:
+		return d.remove(c.Remove)
+	case c.Adopt != nil:
+		return d.adopt(c.Adopt)
+	}
+	return refuse("unknown command")
+}
+
+func (d *draft) init(c *Init) error {
+	if d.Cluster != (ClusterID{}) {
+		return refuse("the cluster has an ID already")
+	}
+	d.Cluster = c.Cluster
+	return nil
+}
+
+func (d *draft) add(c *Add) error {
+	if err := d.unused(c.Key.ID); err != nil {
+		return err
+	}
+	for _, id := range c.Revoke {
+		if k := d.Key(id); k == nil || k.State == StatePrepublished {
+			return refuse("revoke %s: no key that has signed", id)
+		}
+	}
+	k := d.newKey(c.Key, StatePrepublished)
+	k.Publish, k.Scheduled, k.Full, k.Revoke = c.Publish, c.Scheduled, c.Full, slices.Clone(c.Revoke)
+	d.insert(k)
+	return nil
+}
+
+func (d *draft) hold(c *Hold) error {
+	if ks, ok := d.Keystore(c.Server); !ok || ks != c.Keystore {
+		d.forgetServer(c.Server)
+		i, _ := slices.BinarySearchFunc(d.Servers, c.Server, func(s Server, id string) int { return cmp.Compare(s.ID, id) })
+		d.Servers = slices.Insert(d.Servers, i, Server{c.Server, c.Keystore})
+	}
+	for _, id := range c.Gained {
+		if k := d.Key(id); k != nil && !k.HeldBy(c.Server) {
+			d.setHolder(id, c.Server)
+		}
+	}
+	for _, id := range c.Lost {
+		if k := d.Key(id); k != nil && k.HeldBy(c.Server) {
+			d.dropHolder(id, c.Server)
+		}
+	}
+	return nil
+}
+
+func (d *draft) forget(c *Forget) error {
+	for _, s := range c.Servers {
+		d.forgetServer(s)
+	}
+	return nil
+}
+
+func (d *draft) activate(c *Activate) error {
+	k := d.Key(c.ID)
+	if k == nil || k.State != StatePrepublished {
+		return refuse("activate %s: not prepublished", c.ID)
+	}
+	if err := d.confirmed(k, c); err != nil {
+		return err
+	}
+	retired := StateInactive
+	if k.Full {
+		retired = StateRekeying
+		for _, other := range d.Prepublished() {
+			if other.ID != c.ID {
+				d.bury(other.ID, c.Time)
+			}
+		}
+	}
+	for _, old := range slices.Clone(d.Keys) {
+		switch {
+		case old.State == StateActive:
+			d.edit(old.ID, func(k *Key) { k.State, k.Retired = retired, c.Time })
+		case old.State == StateInactive && k.Full:
+			d.edit(old.ID, func(k *Key) { k.State = StateRekeying })
+		}
+	}
+	for _, id := range k.Revoke {
+		if d.Key(id) != nil {
+			d.edit(id, func(k *Key) { k.Revoked = true })
+		}
+	}
+	d.edit(c.ID, func(k *Key) { k.State, k.Activated = StateActive, c.Time })
+	return nil
+}
+
+// confirmed says whether the answers behind the command are a majority of its voters, each
+// from the keystore that is recorded as a holder.
+func (d *draft) confirmed(k *Key, c *Activate) error {
+	for _, s := range c.Confirmed {
+		if !slices.Contains(c.Voters, s.ID) {
+			return refuse("activate %s: %q is no voter", c.ID, s.ID)
+		}
+		if ks, ok := d.Keystore(s.ID); !ok || ks != s.Keystore || !k.HeldBy(s.ID) {
+			return refuse("activate %s: %q is no holder with that keystore", c.ID, s.ID)
+		}
+	}
+	if len(c.Confirmed) <= len(c.Voters)/2 {
+		return refuse("activate %s: held by %d of %d voters", c.ID, len(c.Confirmed), len(c.Voters))
+	}
+	return nil
+}
+
+func (d *draft) move(id KeyID, from, to State) error {
+	k := d.Key(id)
+	if k == nil || k.State != from {
+		return refuse("%s is not %s", id, from)
+	}
+	d.edit(id, func(k *Key) { k.State = to })
+	return nil
+}
+
+func (d *draft) remove(c *Remove) error {
+	k := d.Key(c.ID)
+	if k == nil || k.State != c.From {
+		return refuse("remove %s: not %s", c.ID, c.From)
+	}
+	switch k.State {
+	case StatePrepublished, StateDeprecated:
+	case StateInactive, StateRekeying:
+		if !c.Force {
+			return refuse("remove %s: data may be sealed under it", c.ID)
+		}
+	default:
+		return refuse("remove %s: it is %s", c.ID, k.State)
+	}
+	d.bury(c.ID, c.Time)
+	return nil
+}
+
+func (d *draft) adopt(c *Adopt) error {
+	if k := d.Key(c.Key.ID); k != nil {
+		if !k.DataOnly || c.DataOnly || k.Check != c.Key.Check {
+			return refuse("adopt %s: the key is known", c.Key.ID)
+		}
+		d.edit(k.ID, func(k *Key) { k.DataOnly = false })
+		return nil
+	}
+	if err := d.unused(c.Key.ID); err != nil {
+		return err
+	}
+	k := d.newKey(c.Key, StateInactive)
+	k.Retired, k.DataOnly = c.Time, c.DataOnly
+	d.insert(k)
+	return nil
+}
+
+func (d *draft) unused(id KeyID) error {
+	if d.Key(id) != nil || d.WasRemoved(id) {
+		return refuse("key ID %s is used", id)
+	}
+	return nil
+}
+
+func (d *draft) newKey(n NewKey, s State) *Key {
+	return &Key{
+		ID: n.ID, State: s, Algorithm: n.Algorithm, Public: bytes.Clone(n.Public), Check: n.Check,
+		Created: n.Created, CreateIndex: d.at, ModifyIndex: d.at,
+	}
+}
+
+func (d *draft) insert(k *Key) {
+	i, _ := d.search(k.ID)
+	d.Keys = slices.Insert(d.Keys, i, k)
+}
+
+// edit replaces the key by a changed copy.
+func (d *draft) edit(id KeyID, change func(*Key)) {
+	i, _ := d.search(id)
+	k := *d.Keys[i]
+	k.ModifyIndex = d.at
+	change(&k)
+	d.Keys[i] = &k
+}
+
+// bury leaves a tombstone in place of the key.
+func (d *draft) bury(id KeyID, at time.Time) {
+	i, _ := d.search(id)
+	d.Keys = slices.Delete(d.Keys, i, i+1)
+	i, _ = slices.BinarySearchFunc(d.Removed, id, func(t Tombstone, id KeyID) int { return compareIDs(t.ID, id) })
+	d.Removed = slices.Insert(d.Removed, i, Tombstone{id, at, d.at})
+}
+
+func (d *draft) setHolder(id KeyID, server string) {
+	d.edit(id, func(k *Key) {
+		i, _ := slices.BinarySearch(k.Holders, server)
+		k.Holders = slices.Insert(slices.Clone(k.Holders), i, server)
+	})
+}
+
+func (d *draft) dropHolder(id KeyID, server string) {
+	d.edit(id, func(k *Key) {
+		k.Holders = slices.DeleteFunc(slices.Clone(k.Holders), func(s string) bool { return s == server })
+		if len(k.Holders) == 0 {
+			k.Holders = nil // as it reads back from a snapshot
+		}
+	})
+}
+
+func (d *draft) forgetServer(server string) {
+	for _, k := range slices.Clone(d.Keys) {
+		if k.HeldBy(server) {
+			d.dropHolder(k.ID, server)
+		}
+	}
+	d.Servers = slices.DeleteFunc(d.Servers, func(s Server) bool { return s.ID == server })
+}

@@ -1,0 +1,97 @@
+package meta
+
+import "time"
+
+// Command is one change of the ring. Exactly one member is set.
+//
+// Every command is safe to repeat: one that has already had its effect is refused or
+// changes nothing, and never does harm a second time.
+type Command struct {
+	Init      *Init      `json:"init,omitempty"`
+	Add       *Add       `json:"add,omitempty"`
+	Hold      *Hold      `json:"hold,omitempty"`
+	Forget    *Forget    `json:"forget,omitempty"`
+	Activate  *Activate  `json:"activate,omitempty"`
+	Rekey     *Rekey     `json:"rekey,omitempty"`
+	Deprecate *Deprecate `json:"deprecate,omitempty"`
+	Remove    *Remove    `json:"remove,omitempty"`
+	Adopt     *Adopt     `json:"adopt,omitempty"`
+}
+
+// Init names the cluster. It comes before all others, once.
+type Init struct {
+	Cluster ClusterID `json:"cluster"`
+}
+
+// NewKey is the metadata that comes with a key from outside.
+type NewKey struct {
+	ID        KeyID      `json:"id"`
+	Algorithm string     `json:"algorithm"`
+	Public    []byte     `json:"public"`
+	Check     CheckValue `json:"check"`
+	Created   time.Time  `json:"created"`
+}
+
+// Add prepublishes a key. It carries all that is meant by it, so that a new leader can
+// finish the rotation from the ring alone.
+type Add struct {
+	Key       NewKey    `json:"key"`
+	Publish   time.Time `json:"publish,omitzero"`
+	Scheduled bool      `json:"scheduled,omitempty"`
+	Full      bool      `json:"full,omitempty"`
+	Revoke    []KeyID   `json:"revoke,omitempty"`
+}
+
+// Hold records which keys a server has gained, then which it has lost. A new keystore ID drops all that
+// was recorded of the server before. Keys that are no longer in the ring are passed over.
+type Hold struct {
+	Server   string     `json:"server"`
+	Keystore KeystoreID `json:"keystore"`
+	Gained   []KeyID    `json:"gained,omitempty"`
+	Lost     []KeyID    `json:"lost,omitempty"`
+}
+
+// Forget drops what is recorded of servers that have left the raft configuration.
+type Forget struct {
+	Servers []string `json:"servers"`
+}
+
+// Activate makes a prepublished key the active one and retires its predecessor. Voters is
+// the raft configuration the leader read after the answers; Confirmed are those of them
+// that have just said that they hold the key. The ring refuses it unless they are a
+// majority, each with a recorded hold of that very keystore.
+type Activate struct {
+	ID        KeyID     `json:"id"`
+	Voters    []string  `json:"voters"`
+	Confirmed []Server  `json:"confirmed"`
+	Time      time.Time `json:"time"`
+}
+
+// Rekey starts the move of an inactive key's data to the active key.
+type Rekey struct {
+	ID KeyID `json:"id"`
+}
+
+// Deprecate records that a clean scan found nothing sealed under a rekeying key.
+type Deprecate struct {
+	ID KeyID `json:"id"`
+}
+
+// Remove leaves a tombstone in place of a key. From is the state in which the proposer saw
+// it; in any other state the command is refused. Without Force only a prepublished and a
+// deprecated key can go, with it also an inactive and a rekeying one, whose data is then
+// lost. The active key never goes.
+type Remove struct {
+	ID    KeyID     `json:"id"`
+	From  State     `json:"from"`
+	Force bool      `json:"force,omitempty"`
+	Time  time.Time `json:"time"`
+}
+
+// Adopt takes a key whose file was found into the ring as inactive. With DataOnly it opens
+// data and verifies no token; adopting such a key again without it admits its tokens too.
+type Adopt struct {
+	Key      NewKey    `json:"key"`
+	DataOnly bool      `json:"dataOnly,omitempty"`
+	Time     time.Time `json:"time"`
+}

@@ -1,0 +1,159 @@
+// Package meta is the state machine of the keyring's metadata. It is pure: no clock, no
+// randomness, no I/O. Times and IDs come in with the commands, so the same log gives the
+// same bytes on every server.
+//
+// A [Ring] is immutable once published. [Ring.Apply] takes a decoded log entry and returns
+// the next Ring, or an error and no change. [Ring.Check] says whether a Ring can exist and
+// [CheckStep] whether one may follow another; tests run both on every mutation.
+//
+//	prepublished --activate--> active --rotate--> inactive --rekey--> rekeying --> deprecated
+//	     |                        |                                      ^             |
+//	     +--remove                +---------- full rotate ---------------+             +--remove
+//
+// A log entry is the JSON of [Entry], a snapshot is the JSON of a Ring; both begin with a
+// version and have exactly one encoding: what does not encode back to the same bytes is
+// refused, and so are unknown versions, commands and members.
+package meta
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+	"time"
+)
+
+// State is where a key is in its life. A key never returns to an earlier state.
+type State string
+
+// The states of a key. A removed key has none: only its tombstone is left.
+const (
+	StatePrepublished State = "prepublished" // verifiers know it; it has sealed nothing yet
+	StateActive       State = "active"       // seals and signs, on the leader; at most one key
+	StateInactive     State = "inactive"     // opens what it sealed
+	StateRekeying     State = "rekeying"     // opens; its data is moving to the active key
+	StateDeprecated   State = "deprecated"   // a clean scan found nothing sealed under it
+)
+
+// rank orders the states; edges go up only. Unknown states have none.
+func (s State) rank() int {
+	return slices.Index([]State{StatePrepublished, StateActive, StateInactive, StateRekeying, StateDeprecated}, s)
+}
+
+// Opens reports whether keys in this state may have sealed something.
+func (s State) Opens() bool { return s.rank() > 0 }
+
+// Key is the metadata of one root key.
+type Key struct {
+	ID        KeyID      `json:"id"`
+	State     State      `json:"state"`
+	Algorithm string     `json:"algorithm"` // JWS name of the signing algorithm
+	Public    []byte     `json:"public"`    // PKIX DER of the public signing key
+	Check     CheckValue `json:"check"`
+
+	Created   time.Time `json:"created"`
+	Publish   time.Time `json:"publish,omitzero"`   // not to be activated before; zero is at once
+	Activated time.Time `json:"activated,omitzero"` // zero for a key that was adopted
+	Retired   time.Time `json:"retired,omitzero"`
+
+	Scheduled bool    `json:"scheduled,omitempty"` // made by the rotation policy
+	Full      bool    `json:"full,omitempty"`      // its activation starts a rekey of all older keys
+	Revoke    []KeyID `json:"revoke,omitempty"`    // keys whose tokens its activation revokes
+	Revoked   bool    `json:"revoked,omitempty"`   // its tokens no longer verify
+	DataOnly  bool    `json:"dataOnly,omitempty"`  // adopted without its signing key
+
+	CreateIndex uint64   `json:"createIndex"`
+	ModifyIndex uint64   `json:"modifyIndex"`
+	Holders     []string `json:"holders,omitempty"` // sorted; each is in Ring.Servers
+}
+
+// Sealed reports whether something may be sealed under the key: it was active, or adopted.
+func (k *Key) Sealed() bool { return k.State.Opens() }
+
+// New returns what the key came with.
+func (k *Key) New() NewKey { return NewKey{k.ID, k.Algorithm, k.Public, k.Check, k.Created} }
+
+// HeldBy reports whether the server is recorded as a holder.
+func (k *Key) HeldBy(server string) bool {
+	_, ok := slices.BinarySearch(k.Holders, server)
+	return ok
+}
+
+// Tombstone is what is left of a removed key: its ID is never used again.
+type Tombstone struct {
+	ID      KeyID     `json:"id"`
+	Removed time.Time `json:"removed"`
+	Index   uint64    `json:"index"`
+}
+
+// Server is a server that has reported itself a holder, with its present keystore.
+type Server struct {
+	ID       string     `json:"id"`
+	Keystore KeystoreID `json:"keystore"`
+}
+
+// Ring is all that the FSM knows. The zero value is the ring before the first command.
+// The slices are sorted by ID; neither they nor the keys are changed once published.
+type Ring struct {
+	Cluster ClusterID   `json:"cluster,omitzero"`
+	Keys    []*Key      `json:"keys,omitempty"`
+	Removed []Tombstone `json:"removed,omitempty"`
+	Servers []Server    `json:"servers,omitempty"`
+
+	active *Key // one of Keys, or nil; see index
+}
+
+// Key returns the key of that ID, or nil.
+func (r *Ring) Key(id KeyID) *Key {
+	if i, ok := r.search(id); ok {
+		return r.Keys[i]
+	}
+	return nil
+}
+
+// Active returns the active key, or nil. It costs nothing.
+func (r *Ring) Active() *Key { return r.active }
+
+// index notes which key is active. Apply and Decode end with it.
+func (r *Ring) index() {
+	r.active = nil
+	for _, k := range r.Keys {
+		if k.State == StateActive {
+			r.active = k
+		}
+	}
+}
+
+// Prepublished returns the keys that wait for activation, oldest first.
+func (r *Ring) Prepublished() []*Key {
+	var keys []*Key
+	for _, k := range r.Keys {
+		if k.State == StatePrepublished {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, func(a, b *Key) int {
+		return cmp.Or(cmp.Compare(a.CreateIndex, b.CreateIndex), compareIDs(a.ID, b.ID))
+	})
+	return keys
+}
+
+// WasRemoved reports whether the ID has a tombstone.
+func (r *Ring) WasRemoved(id KeyID) bool {
+	_, ok := slices.BinarySearchFunc(r.Removed, id, func(t Tombstone, id KeyID) int { return compareIDs(t.ID, id) })
+	return ok
+}
+
+// Keystore returns the keystore ID that the server last reported, and whether it has.
+func (r *Ring) Keystore(server string) (KeystoreID, bool) {
+	i, ok := slices.BinarySearchFunc(r.Servers, server, func(s Server, id string) int { return cmp.Compare(s.ID, id) })
+	if !ok {
+		return KeystoreID{}, false
+	}
+	return r.Servers[i].Keystore, true
+}
+
+func (r *Ring) search(id KeyID) (int, bool) {
+	return slices.BinarySearchFunc(r.Keys, id, func(k *Key, id KeyID) int { return compareIDs(k.ID, id) })
+}
+
+func compareIDs(a, b KeyID) int { return bytes.Compare(a[:], b[:]) }
