@@ -1,0 +1,109 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/meta"
+)
+
+// Answer is what one server said when it was asked, live, which keys it holds: on disk now,
+// read back and checked.
+type Answer struct {
+	Keystore meta.KeystoreID
+	Held     []meta.KeyID
+}
+
+// Verdict is what the answers about a prepublished key allow.
+type Verdict struct {
+	Activate  bool          // a majority of the voters hold it; Confirmed are those
+	Confirmed []meta.Server // sorted by ID
+	Drop      bool          // every server of the configuration has answered, and none has it
+	Blocked   bool          // a majority of the voters have answered, and none has it
+}
+
+// Judge decides about a prepublished key. Answers come from the servers of the present
+// configuration, were given after its last change and after the last FSM restore, and are
+// by server; a server that did not answer is absent. An answer counts for the activation
+// only if its keystore is the one recorded as a holder: the ring would refuse it.
+//
+// It only confirms a key whose time has come.
+func Judge(r *meta.Ring, id meta.KeyID, s Situation, answers map[string]Answer) Verdict {
+	k := r.Key(id)
+	if k == nil || k.State != meta.StatePrepublished {
+		return Verdict{}
+	}
+	var v Verdict
+	var answered []string
+	nobody := true
+	for _, server := range s.Servers {
+		a, ok := answers[server]
+		if !ok {
+			continue
+		}
+		answered = append(answered, server)
+		if !slices.Contains(a.Held, id) {
+			continue
+		}
+		nobody = false
+		recorded, ok := r.Keystore(server)
+		if ok && recorded == a.Keystore && k.HeldBy(server) && slices.Contains(s.Voters, server) {
+			v.Confirmed = append(v.Confirmed, meta.Server{ID: server, Keystore: a.Keystore})
+		}
+	}
+	slices.SortFunc(v.Confirmed, func(a, b meta.Server) int { return cmp.Compare(a.ID, b.ID) })
+	v.Activate = len(v.Confirmed) > len(s.Voters)/2 && !DueAt(r, k, s.Policy).After(s.Now)
+	v.Drop = nobody && len(answered) == len(s.Servers) && len(answered) > 0
+	v.Blocked = nobody && Majority(s.Voters, answered)
+	return v
+}
+
+// Again returns the probe to remember when the verdict led to nothing: the question is put
+// off, longer each time, until the key's holders change.
+func (p Probe) Again(k *meta.Key, v Verdict, now time.Time, jitter float64) Probe {
+	attempts := p.Attempts
+	if p.Index != k.ModifyIndex {
+		attempts = 0
+	}
+	return Probe{
+		Attempts: attempts + 1,
+		Index:    k.ModifyIndex,
+		Next:     now.Add(Backoff(attempts, jitter)),
+		Blocked:  v.Blocked,
+	}
+}
+
+// Unsafe returns the keys that something may be sealed under and that, going by the
+// answers, no majority of the voters-to-be holds. A change of voters is safe when there are
+// none, for then every quorum to come still meets a holder of each key.
+func Unsafe(r *meta.Ring, voters []string, answers map[string]Answer) []meta.KeyID {
+	count := map[meta.KeyID]int{}
+	for _, v := range voters {
+		told := map[meta.KeyID]bool{} // an answer that repeats itself counts once
+		for _, id := range answers[v].Held {
+			if !told[id] {
+				told[id] = true
+				count[id]++
+			}
+		}
+	}
+	var ids []meta.KeyID
+	for _, k := range r.Keys {
+		if k.Sealed() && count[k.ID] <= len(voters)/2 {
+			ids = append(ids, k.ID)
+		}
+	}
+	return ids
+}
+
+// Backoff is how long to wait after the attempt with that number, counted from zero: 100 ms
+// doubling to a minute, less up to half of it by jitter in [0, 1).
+func Backoff(attempt int, jitter float64) time.Duration {
+	const first, most = 100 * time.Millisecond, time.Minute
+	d := most
+	if attempt < 10 {
+		d = min(most, first<<attempt)
+	}
+	return d - time.Duration(jitter*float64(d/2))
+}

@@ -1,0 +1,207 @@
+// Package plan makes the keyring's decisions and does nothing about them. Every function is
+// pure: the ring, the raft configuration, the time and all randomness are arguments. The
+// goroutines of package keyring ask it what to do, do it, and come back with what happened.
+//
+//	Next      what the leader does next, and when to look again
+//	Judge     what the answers to the live question allow
+//	Pull      which missing key a server asks of whom, and when again
+//	Report    what a server has to tell the leader about the keys it holds
+//	Unsafe    which keys a change of voters would put at risk
+package plan
+
+import (
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/meta"
+)
+
+// Policy is the rotation policy with every default filled in.
+type Policy struct {
+	Every time.Duration // from one activation to the next; zero or less disables rotation
+	Lead  time.Duration // how long before its activation a scheduled key is prepublished
+}
+
+// Settle is how long verifiers may go on with a JWKS they have cached. A scheduled key is
+// never activated sooner than this after it was made, however late it was made.
+const Settle = 5 * time.Minute
+
+// patience is how long a prepublished key may be short of holders before the leader asks
+// around for it. Replication takes milliseconds; this is for when it does not come.
+const patience = 10 * time.Second
+
+// Situation is what the leader knows when it asks what to do next. It has applied the
+// barrier of its own term.
+type Situation struct {
+	Now     time.Time
+	Policy  Policy
+	Voters  []string // of the latest raft configuration
+	Servers []string // all of it, voters included
+	Has     func(meta.KeyID) bool
+	Greeted bool // every server that has to has told its build, its keystore and its orphans
+	Orphans int  // how many keys they have told of that the ring does not know
+	Probes  map[meta.KeyID]Probe
+	Retry   time.Time // after it failed to greet or to create, it does neither before
+}
+
+// Probe is what came of the live question about a prepublished key. The leader keeps it in
+// memory for its term.
+type Probe struct {
+	Attempts int
+	Index    uint64    // the key's ModifyIndex when it was asked
+	Next     time.Time // not to be asked again before
+	Blocked  bool      // most voters have answered, and nobody has it
+}
+
+// Kind says what an Action is.
+type Kind string
+
+// What a leader can have to do.
+const (
+	Wait    Kind = "wait"    // nothing until At, or until something changes
+	Greet   Kind = "greet"   // ask every server for its build, keystore and orphans
+	Found   Kind = "found"   // name the cluster, and adopt the orphans
+	Create  Kind = "create"  // make a key and add it, to be activated at At, zero at once
+	Ask     Kind = "ask"     // ask live who holds Key, then Judge
+	Forget  Kind = "forget"  // drop the records of Servers that have left
+	Nothing Kind = "nothing" // wait for a change; no time helps
+)
+
+// Action is what the leader does next.
+type Action struct {
+	Kind      Kind
+	Key       meta.KeyID
+	At        time.Time
+	Scheduled bool
+	Servers   []string
+}
+
+// Next returns what the leader has to do. It is level-triggered: the answer follows from
+// the ring and the situation alone, so a new leader goes on where the old one stopped.
+func Next(r *meta.Ring, s Situation) Action {
+	if gone := departed(r, s.Servers); len(gone) > 0 {
+		return Action{Kind: Forget, Servers: gone}
+	}
+	if r.Active() == nil && len(r.Prepublished()) == 0 { // before the first key
+		if !s.Greeted && s.Retry.After(s.Now) {
+			return Action{Kind: Wait, At: s.Retry}
+		}
+		if !s.Greeted {
+			return Action{Kind: Greet}
+		}
+		if r.Cluster == (meta.ClusterID{}) || s.Orphans > 0 {
+			return Action{Kind: Found}
+		}
+	}
+	a := soonest{}
+	for _, k := range r.Prepublished() {
+		at := askAt(r, k, s)
+		if !at.After(s.Now) {
+			return Action{Kind: Ask, Key: k.ID}
+		}
+		a.add(at)
+	}
+	if create, at := createAt(r, s); !at.After(s.Now) {
+		return create
+	} else if !at.Equal(never) {
+		a.add(at)
+	}
+	return a.action()
+}
+
+// never is later than every time that a plan waits for.
+var never = time.Unix(1<<40, 0)
+
+// soonest is the earliest of the times it was given.
+type soonest struct{ at time.Time }
+
+func (s *soonest) add(at time.Time) {
+	if s.at.IsZero() || at.Before(s.at) {
+		s.at = at
+	}
+}
+
+func (s *soonest) action() Action {
+	if s.at.IsZero() {
+		return Action{Kind: Nothing}
+	}
+	return Action{Kind: Wait, At: s.at}
+}
+
+func departed(r *meta.Ring, servers []string) []string {
+	var gone []string
+	for _, s := range r.Servers {
+		if !slices.Contains(servers, s.ID) {
+			gone = append(gone, s.ID)
+		}
+	}
+	return gone
+}
+
+// askAt is when the live question about a prepublished key is due. While a majority holds
+// it that is its time of activation; while fewer do, it is when patience ends. A failed
+// question backs off, until a change of the key's holders makes a new one worth while.
+func askAt(r *meta.Ring, k *meta.Key, s Situation) time.Time {
+	at := k.Created.Add(patience)
+	if Majority(s.Voters, k.Holders) {
+		at = DueAt(r, k, s.Policy)
+	}
+	if p := s.Probes[k.ID]; p.Attempts > 0 && p.Index == k.ModifyIndex && p.Next.After(at) {
+		at = p.Next
+	}
+	return at
+}
+
+// DueAt is when a prepublished key is to be activated. A scheduled one counts from the
+// activation of the present key: a rotation by hand in between moves it.
+func DueAt(r *meta.Ring, k *meta.Key, p Policy) time.Time {
+	active := r.Active()
+	if !k.Scheduled || active == nil || p.Every <= 0 {
+		return k.Publish
+	}
+	if next := active.Activated.Add(p.Every); next.After(k.Publish) {
+		return next
+	}
+	return k.Publish
+}
+
+// createAt is when the leader makes a key of its own accord, and the action that does it: a
+// first one when there is none to seal with, a scheduled one ahead of the next rotation. It
+// makes none while another is on its way, unless that one is blocked; and none to follow an
+// active key whose material it lacks, for that is the operator's to hear of first.
+func createAt(r *meta.Ring, s Situation) (Action, time.Time) {
+	active := r.Active()
+	for _, k := range r.Prepublished() {
+		p := s.Probes[k.ID]
+		blocked := p.Blocked && p.Index == k.ModifyIndex // else it has been heard of since
+		if !blocked && (k.Scheduled || active == nil) {
+			return Action{}, never
+		}
+	}
+	if active == nil {
+		return Action{Kind: Create, Scheduled: true}, s.Retry
+	}
+	if s.Policy.Every <= 0 || !s.Has(active.ID) {
+		return Action{}, never
+	}
+	due := active.Activated.Add(s.Policy.Every)
+	if earliest := s.Now.Add(min(s.Policy.Lead, Settle)); due.Before(earliest) {
+		due = earliest
+	}
+	at := active.Activated.Add(s.Policy.Every - s.Policy.Lead)
+	if s.Retry.After(at) {
+		at = s.Retry
+	}
+	return Action{Kind: Create, Scheduled: true, At: due}, at
+}
+
+// Majority reports whether more than half of the voters are among the servers.
+func Majority(voters, servers []string) bool {
+	n := 0
+	for _, v := range voters {
+		if slices.Contains(servers, v) {
+			n++
+		}
+	}
+	return n > len(voters)/2
+}

@@ -1,0 +1,238 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/meta"
+)
+
+// Bounds on what one server asks of others.
+const (
+	MaxFetch    = 64 // key IDs in one request
+	maxInFlight = 2  // requests to one peer at a time
+)
+
+// Missing returns the keys of the ring that the server lacks, the active one first, then
+// those about to be, then the newest: the order in which they are wanted.
+func Missing(r *meta.Ring, has func(meta.KeyID) bool) []*meta.Key {
+	var keys []*meta.Key
+	for _, k := range r.Keys {
+		if !has(k.ID) {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, func(a, b *meta.Key) int {
+		return cmp.Or(cmp.Compare(urgency(a), urgency(b)), cmp.Compare(b.CreateIndex, a.CreateIndex))
+	})
+	return keys
+}
+
+func urgency(k *meta.Key) int {
+	switch k.State {
+	case meta.StateActive:
+		return 0
+	case meta.StatePrepublished:
+		return 1
+	}
+	return 2
+}
+
+// Sources returns whom to ask for a key, in order: the leader, those recorded as holders,
+// then every other server, since a record can be behind.
+func Sources(k *meta.Key, self, leader string, servers []string) []string {
+	order := func(s string) int {
+		switch {
+		case s == leader:
+			return 0
+		case k.HeldBy(s):
+			return 1
+		}
+		return 2
+	}
+	sources := slices.DeleteFunc(slices.Clone(servers), func(s string) bool { return s == self })
+	slices.SortStableFunc(sources, func(a, b string) int { return order(a) - order(b) })
+	return sources
+}
+
+// Fetch is one request for keys.
+type Fetch struct {
+	Peer string
+	IDs  []meta.KeyID
+}
+
+// Pull is where a server stands in getting the keys it lacks. Keys are independent: a key
+// that nobody has delays no other. A peer that fails is asked last until its time is up.
+// The zero value is ready to use.
+type Pull struct {
+	keys  map[meta.KeyID]*pulling
+	peers map[string]*peer
+}
+
+// pulling is one missing key. A round asks every source once.
+type pulling struct {
+	index    uint64   // the key's ModifyIndex: when it changes, there may be a new holder
+	asked    []string // in this round
+	attempts int      // rounds that ended without it
+	next     time.Time
+	inFlight bool
+}
+
+type peer struct {
+	inFlight int
+	failures int
+	badUntil time.Time
+}
+
+// Next returns the requests to make now, and when to call it again if nothing happens
+// before: zero if no time helps. Missing is in the order of urgency.
+func (p *Pull) Next(now time.Time, missing []*meta.Key, sources func(*meta.Key) []string, jitter float64) ([]Fetch, time.Time) {
+	p.track(missing)
+	var fetches []Fetch
+	var wake soonest
+	for _, m := range missing {
+		k := p.keys[m.ID]
+		if k.inFlight {
+			continue
+		}
+		if k.next.After(now) {
+			wake.add(k.next)
+			continue
+		}
+		from, more := p.source(now, k, sources(m))
+		if !more { // the round is over
+			k.next = now.Add(pause(k.attempts, jitter))
+			k.attempts++
+			k.asked = nil
+			wake.add(k.next)
+			continue
+		}
+		fetches = p.ask(fetches, from, m.ID)
+	}
+	return fetches, wake.at
+}
+
+// pause is how long a key waits for its next round. A round asks every server, and what can
+// help is a change that starts one at once: so after some minutes they are ten apart.
+func pause(attempts int, jitter float64) time.Duration {
+	d := Backoff(attempts, jitter)
+	if attempts >= 15 {
+		d *= 10
+	}
+	return d
+}
+
+// source picks whom to ask next in the key's round: the first in order that has not been
+// asked, those that failed lately last.
+func (p *Pull) source(now time.Time, k *pulling, sources []string) (string, bool) {
+	last, more := "", false
+	for _, s := range sources {
+		if slices.Contains(k.asked, s) {
+			continue
+		}
+		if pr := p.peers[s]; pr == nil || !pr.badUntil.After(now) {
+			return s, true
+		}
+		if !more {
+			last, more = s, true
+		}
+	}
+	return last, more
+}
+
+// ask adds the key to a request for the peer, while the peer has room for one.
+func (p *Pull) ask(fetches []Fetch, from string, id meta.KeyID) []Fetch {
+	k := p.keys[id]
+	for i := range fetches {
+		if f := &fetches[i]; f.Peer == from && len(f.IDs) < MaxFetch {
+			f.IDs = append(f.IDs, id)
+			k.inFlight = true
+			k.asked = append(k.asked, from)
+			return fetches
+		}
+	}
+	if p.peers[from] == nil {
+		p.peers[from] = &peer{}
+	}
+	if p.peers[from].inFlight == maxInFlight {
+		return fetches // its turn comes when one of them is Done
+	}
+	p.peers[from].inFlight++
+	k.inFlight = true
+	k.asked = append(k.asked, from)
+	return append(fetches, Fetch{Peer: from, IDs: []meta.KeyID{id}})
+}
+
+// Done takes the end of a request into account. Failed says that the peer gave no answer
+// that could be used; which keys came is seen from what is still missing.
+func (p *Pull) Done(f Fetch, failed bool, now time.Time, jitter float64) {
+	for _, id := range f.IDs {
+		if k := p.keys[id]; k != nil {
+			k.inFlight = false
+		}
+	}
+	pr := p.peers[f.Peer]
+	if pr == nil {
+		return
+	}
+	pr.inFlight--
+	if !failed {
+		pr.failures, pr.badUntil = 0, time.Time{}
+		return
+	}
+	pr.badUntil = now.Add(Backoff(pr.failures+3, jitter))
+	pr.failures++
+}
+
+// Retry starts a new round for every key that waits for one: something has changed that may
+// help, such as a new leader or configuration.
+func (p *Pull) Retry() {
+	for _, k := range p.keys {
+		k.newRound()
+	}
+}
+
+// track drops the keys that are no longer missing, makes room for new ones, and starts a
+// new round for those whose metadata has changed.
+func (p *Pull) track(missing []*meta.Key) {
+	if p.peers == nil {
+		p.peers = map[string]*peer{}
+	}
+	keys := make(map[meta.KeyID]*pulling, len(missing))
+	for _, m := range missing {
+		k := p.keys[m.ID]
+		if k == nil {
+			k = &pulling{}
+		}
+		if k.index != m.ModifyIndex {
+			k.index = m.ModifyIndex
+			k.newRound()
+		}
+		keys[m.ID] = k
+	}
+	p.keys = keys
+}
+
+// newRound has every source asked once more, from now on. While a request is under way the
+// peer it went to is asked again too: it may have got the key since it was asked.
+func (k *pulling) newRound() {
+	k.asked, k.next = nil, time.Time{}
+}
+
+// Report returns what the server has to tell the leader: keys of the ring that it holds
+// without being recorded as their holder, and the other way round. If another keystore is
+// recorded than the present one, all that it holds is new.
+func Report(r *meta.Ring, self string, keystore meta.KeystoreID, has func(meta.KeyID) bool) (gained, lost []meta.KeyID) {
+	recorded, known := r.Keystore(self)
+	same := known && recorded == keystore
+	for _, k := range r.Keys {
+		switch held := has(k.ID); {
+		case held && (!same || !k.HeldBy(self)):
+			gained = append(gained, k.ID)
+		case !held && k.HeldBy(self):
+			lost = append(lost, k.ID)
+		}
+	}
+	return gained, lost
+}
