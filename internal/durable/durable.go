@@ -1,0 +1,374 @@
+// Package durable keeps whole files in one directory so that a crash at any
+// point, a full disk or a failed sync loses none of them. No other package of
+// this module writes files.
+//
+// A file is created, replaced whole by rename, set aside under another name, or
+// removed; nothing is ever written in place. So a reader, and whoever comes
+// after a crash, finds under a name the whole old content or the whole new one,
+// never a mixture. What else a crash can leave is temporary files, which Sweep
+// removes.
+//
+// What it does not do: it trusts the device to keep what fsync acknowledged, and
+// it trusts the owner of the directory, the one user who can change names in it
+// besides this process.
+package durable
+
+import (
+	"cmp"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"sync"
+)
+
+var (
+	// ErrNotRegular says that a name is a directory, symlink, FIFO, socket or
+	// device. Nothing was read from it.
+	ErrNotRegular = errors.New("not a regular file")
+
+	// ErrTooLarge says that a file is larger than the caller would read.
+	ErrTooLarge = errors.New("file too large")
+)
+
+// Dir is one directory of durable files. It is safe for concurrent use; calls
+// that change the directory wait for one another, reads wait for nothing.
+type Dir struct {
+	fs      FS
+	writing sync.Mutex // one change at a time: Sweep must not meet a live temporary file
+}
+
+// New returns the Dir kept on fsys, which from now on is its own.
+func New(fsys FS) *Dir { return &Dir{fs: fsys} }
+
+// Named is one file: its plain name and all it holds.
+type Named struct {
+	Name string
+	Data []byte
+}
+
+// Write makes each file hold exactly its data, creating or replacing it. The
+// result has one element a file: nil if the file is durable, else the reason why
+// it may not be. A failure of one file fails that file alone. After an error the
+// name holds the whole old content or the whole new one, and the file may be
+// there without being durable: the caller must write it again, whole, before it
+// relies on it. If a name is given twice, the later data stays.
+//
+// The steps, and what a crash in or after each leaves:
+//
+//  1. Every file's data goes to a temporary file. A crash leaves every name as
+//     it was, and temporary files, empty, torn or whole.
+//  2. Every temporary file is synced and closed. A crash leaves the same.
+//  3. Every temporary file is renamed to its name. A crash leaves each name with
+//     its old content or its new one, whole, since nothing is renamed before its
+//     content is synced. Which of the two is chance, each file by itself.
+//  4. The directory is synced, once. From here on each name has its new content.
+//
+// A file that fails in steps 1 to 3 drops out, and its temporary file is removed.
+// If step 4 fails, all files that were renamed fail. No descriptor is synced
+// again after its sync has failed, because the kernel may by then have marked
+// the lost pages clean and report success.
+func (d *Dir) Write(files ...Named) []error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+
+	temps := make([]*temp, len(files))
+	for i, f := range files {
+		temps[i] = &temp{Named: f, name: tempName()}
+	}
+	for open := range slices.Chunk(temps, maxOpen) {
+		for _, t := range open {
+			t.write(d.fs)
+		}
+		syncAll(open)
+	}
+	d.publish(temps)
+
+	errs := make([]error, len(files))
+	for i, t := range temps {
+		errs[i] = wrap("write", t.Name, t.err)
+	}
+	return errs
+}
+
+// publish renames what is synced, discards what failed, and syncs the directory.
+func (d *Dir) publish(temps []*temp) {
+	renamed := false
+	for _, t := range temps {
+		if t.err == nil {
+			t.err = d.fs.Rename(t.name, t.Name)
+			renamed = renamed || t.err == nil
+		}
+		if t.err != nil {
+			// Also after a failed create, which may have created. What can't be
+			// removed now is left to Sweep.
+			_ = d.fs.Remove(t.name)
+		}
+	}
+	if !renamed {
+		return
+	}
+	if err := d.fs.Sync(); err != nil {
+		for _, t := range temps {
+			if t.err == nil {
+				t.err = err
+			}
+		}
+	}
+}
+
+// Read returns the content of a regular file of at most max bytes. It opens
+// nothing else: other kinds of file are ErrNotRegular, larger ones ErrTooLarge.
+// A file that is not there is fs.ErrNotExist.
+func (d *Dir) Read(name string, max int64) ([]byte, error) {
+	data, err := d.read(name, max)
+	return data, wrap("read", name, err)
+}
+
+func (d *Dir) read(name string, max int64) ([]byte, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	f, err := d.fs.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > max {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, info.Size(), max)
+	}
+	data := make([]byte, info.Size()+1) // it may grow while we read
+	n, err := io.ReadFull(f, data)
+	if err == nil {
+		return nil, fmt.Errorf("%w: it grew while it was read", ErrTooLarge)
+	}
+	if err != io.EOF && err != io.ErrUnexpectedEOF {
+		return nil, err
+	}
+	return data[:n], nil
+}
+
+// SetAside renames name, whatever kind of file it is, to "<name>.<why>-<n>" with
+// the first n from 1 that is free, so that nothing is overwritten, and returns
+// the new name. A crash leaves the file under one of the two names or, on a file
+// system without a journal, under both.
+//
+// After an error the file may have been renamed without the rename being durable:
+// call again. If name is not there, the directory is synced, which makes an
+// earlier rename durable, and the error is fs.ErrNotExist.
+func (d *Dir) SetAside(name, why string) (string, error) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	aside, err := d.setAside(name, why)
+	return aside, wrap("set aside", name, err)
+}
+
+func (d *Dir) setAside(name, why string) (string, error) {
+	if err := errors.Join(checkName(name), checkName(why)); err != nil {
+		return "", err
+	}
+	if _, err := d.fs.Lstat(name); err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		return "", cmp.Or(d.fs.Sync(), err)
+	}
+	aside, err := d.free(name + "." + why + "-")
+	if err != nil {
+		return "", err
+	}
+	if err := d.fs.Rename(name, aside); err != nil {
+		return "", err
+	}
+	return aside, d.fs.Sync()
+}
+
+// free returns the first of prefix1, prefix2 and so on that names nothing. It
+// stays free: other processes are locked out, other calls wait for d.writing.
+func (d *Dir) free(prefix string) (string, error) {
+	for n := 1; ; n++ {
+		name := prefix + strconv.Itoa(n)
+		_, err := d.fs.Lstat(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return name, nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+}
+
+// Remove unlinks name for good. That name is not there is no error: the directory
+// is synced all the same, so that calling again after an error makes an earlier
+// removal durable. A crash leaves the whole file or none.
+func (d *Dir) Remove(name string) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	return wrap("remove", name, d.remove(name))
+}
+
+func (d *Dir) remove(name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	if err := d.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return d.fs.Sync()
+}
+
+// List returns the names in the directory, sorted, without the lock file and
+// temporary files. They may be of any kind of file.
+func (d *Dir) List() ([]string, error) {
+	names, err := d.fs.List()
+	if err != nil {
+		return nil, wrap("list", "directory", err)
+	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		return name == lockName || isTemp(name)
+	})
+	slices.Sort(names)
+	return names, nil
+}
+
+// Sweep removes the temporary files that a crash or a failed Write has left: what
+// is regular and has exactly the name that Write would give it. One that can't be
+// removed stops no other. Call it before the first Write; calling again is safe.
+func (d *Dir) Sweep() error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	names, err := d.fs.List()
+	if err != nil {
+		return wrap("sweep", "directory", err)
+	}
+	var errs []error
+	for _, name := range names {
+		if isTemp(name) {
+			errs = append(errs, wrap("sweep", name, d.sweep(name)))
+		}
+	}
+	if errs == nil {
+		return nil
+	}
+	return errors.Join(append(errs, wrap("sweep", "directory", d.fs.Sync()))...)
+}
+
+func (d *Dir) sweep(name string) error {
+	info, err := d.fs.Lstat(name)
+	if err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+	return d.fs.Remove(name)
+}
+
+// Close waits for the change under way and releases the directory. Calls after it
+// fail.
+func (d *Dir) Close() error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	return d.fs.Close()
+}
+
+// maxOpen bounds the descriptors that one Write holds, maxSyncs how many of them
+// it syncs at once. File systems commit syncs that wait together in one go: on ext4,
+// 64 files take two thirds of the time that they take one after another.
+const (
+	maxOpen  = 64
+	maxSyncs = 16
+)
+
+// temp is a file on its way through Write. Its first error ends the way.
+type temp struct {
+	Named
+	name string // until it has its own
+	file File   // nil if it could not be created
+	err  error
+}
+
+func (t *temp) write(fsys FS) {
+	if t.err = checkName(t.Name); t.err != nil {
+		return
+	}
+	if t.file, t.err = fsys.Create(t.name); t.err != nil {
+		t.file = nil
+		return
+	}
+	_, t.err = t.file.Write(t.Data)
+}
+
+// sync syncs the file unless it has failed, and closes it in any case.
+func (t *temp) sync() {
+	if t.file == nil {
+		return
+	}
+	if t.err == nil {
+		t.err = t.file.Sync()
+	}
+	if err := t.file.Close(); t.err == nil {
+		t.err = err
+	}
+}
+
+// syncAll syncs and closes temps. The caller is one of the workers, so a single
+// file needs no other goroutine.
+func syncAll(temps []*temp) {
+	queue := make(chan *temp, len(temps))
+	for _, t := range temps {
+		queue <- t
+	}
+	close(queue)
+	work := func() {
+		for t := range queue {
+			t.sync()
+		}
+	}
+	var wg sync.WaitGroup
+	for range min(len(temps), maxSyncs) - 1 {
+		wg.Go(work)
+	}
+	work()
+	wg.Wait()
+}
+
+// lockName is the file that OpenDir locks. It stays, empty, when the lock is gone.
+const lockName = ".lock"
+
+var tempPattern = regexp.MustCompile(`^\.tmp-[0-9a-f]{32}$`)
+
+func isTemp(name string) bool { return tempPattern.MatchString(name) }
+
+// tempName is random, so that what an earlier process has left is never in the way.
+func tempName() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	return fmt.Sprintf(".tmp-%x", b)
+}
+
+// checkName refuses what is not one plain name, or is ours.
+func checkName(name string) error {
+	if !filepath.IsLocal(name) || name != filepath.Base(name) || name == "." {
+		return errors.New("not a plain file name")
+	}
+	if name == lockName || isTemp(name) {
+		return errors.New("reserved file name")
+	}
+	return nil
+}
+
+// wrap says what was attempted with which file. The FS has put the directory's
+// path into err.
+func wrap(attempt, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %s: %w", attempt, name, err)
+}

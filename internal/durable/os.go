@@ -1,0 +1,285 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// FS is one directory as a Dir needs it: the operating system's, from OpenDir, or
+// a simulated one. Names are plain file names in it. Its errors name the directory.
+type FS interface {
+	// Create makes a file that must not exist yet and opens it for writing. Its
+	// mode is 0600 whatever the umask.
+	Create(name string) (File, error)
+
+	// Open opens a regular file for reading. Anything else is ErrNotRegular, and is
+	// not opened: a symlink is not followed, a FIFO not waited for.
+	Open(name string) (File, error)
+
+	Lstat(name string) (fs.FileInfo, error)
+	Rename(old, new string) error // replaces new, if it is a file
+	Remove(name string) error
+	List() ([]string, error) // in no order
+
+	// Sync makes durable what names the directory has. Each call takes a fresh
+	// descriptor, since one whose sync has failed must never be synced again.
+	Sync() error
+
+	Close() error
+}
+
+// File is one open file of an FS.
+type File interface {
+	io.Reader
+	io.Writer
+	Sync() error
+	Close() error
+	Stat() (fs.FileInfo, error)
+}
+
+// ErrLocked says that the directory is open already, in this process or another.
+var ErrLocked = errors.New("directory is in use")
+
+// OpenDir opens the directory at path for this process alone, until Close: a
+// second open is ErrLocked. The directory and missing parents are created with
+// mode 0700 and are durable when OpenDir returns. An existing directory is given
+// mode 0700. One that another user owns is refused and left as it is.
+//
+// A crash leaves some of the directories, which the next OpenDir completes.
+func OpenDir(path string) (FS, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open directory: %w", err)
+	}
+	d, err := openDir(path)
+	if err != nil {
+		return nil, fmt.Errorf("open directory %s: %w", path, err)
+	}
+	return d, nil
+}
+
+func openDir(path string) (*osDir, error) {
+	if err := makeDirs(path); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &osDir{path: path, root: root}
+	if err = d.takeOver(); err == nil {
+		err = d.acquire()
+	}
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// osDir is a directory of the operating system. All access goes through root, so
+// that no name leads out of it, even if path comes to name another directory.
+type osDir struct {
+	path string // for errors
+	root *os.Root
+	lock *os.File // locked while it is open
+}
+
+func (d *osDir) Create(name string) (File, error) {
+	f, err := d.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, d.in(err)
+	}
+	// A umask such as 0277 has taken bits away, and can't add any.
+	if err := f.Chmod(0o600); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Open opens what name itself names, and only a regular file: to open a device can set it
+// going, and os.Root follows a symlink to another name in it, even with O_NOFOLLOW.
+func (d *osDir) Open(name string) (File, error) {
+	named, err := d.root.Lstat(name)
+	if err != nil {
+		return nil, d.in(err)
+	}
+	if !named.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: %v", ErrNotRegular, named.Mode().Type())
+	}
+	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, d.in(err)
+	}
+	opened, err := f.Stat()
+	if err == nil && !os.SameFile(opened, named) {
+		err = &fs.PathError{Op: "open", Path: name, Err: syscall.ELOOP}
+	}
+	if err != nil {
+		f.Close()
+		return nil, d.in(err)
+	}
+	return f, nil
+}
+
+func (d *osDir) Lstat(name string) (fs.FileInfo, error) {
+	info, err := d.root.Lstat(name)
+	return info, d.in(err)
+}
+
+func (d *osDir) Rename(old, new string) error { return d.in(d.root.Rename(old, new)) }
+
+func (d *osDir) Remove(name string) error { return d.in(d.root.Remove(name)) }
+
+func (d *osDir) List() ([]string, error) {
+	f, err := d.root.Open(".")
+	if err != nil {
+		return nil, d.in(err)
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	return names, d.in(err)
+}
+
+func (d *osDir) Sync() error {
+	f, err := d.root.Open(".")
+	if err != nil {
+		return d.in(err)
+	}
+	return d.in(syncAndClose(f))
+}
+
+// Close gives up the lock last: another process must not meet us still at work.
+func (d *osDir) Close() error {
+	err := d.root.Close()
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.Close())
+	}
+	return d.in(err)
+}
+
+// in adds the directory to an error of d.root, which knows only names in it.
+func (d *osDir) in(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", d.path, err)
+}
+
+// takeOver refuses a directory that another user owns: its owner could swap files
+// at will. It goes by descriptor, since path may come to name another directory.
+func (d *osDir) takeOver() error {
+	f, err := d.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !owned(info) {
+		return fmt.Errorf("owned by user %d, not by %d", owner(info), os.Geteuid())
+	}
+	if info.Mode().Perm() == 0o700 {
+		return nil
+	}
+	return f.Chmod(0o700)
+}
+
+// acquire takes the lock. The lock file is made after the directory has become
+// durable, so where it exists there is nothing to make durable.
+func (d *osDir) acquire() error {
+	if _, err := d.root.Lstat(lockName); errors.Is(err, fs.ErrNotExist) {
+		if err := syncParents(d.path); err != nil {
+			return err
+		}
+	}
+	f, err := d.root.OpenFile(lockName, os.O_CREATE|os.O_RDWR|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := lock(f); err != nil {
+		f.Close()
+		return err
+	}
+	d.lock = f
+	return nil
+}
+
+func lock(f *os.File) error {
+	if err := f.Chmod(0o600); err != nil {
+		return err
+	}
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return ErrLocked
+	}
+	return os.NewSyscallError("flock", err)
+}
+
+// makeDirs is os.MkdirAll with modes that no umask changes.
+func makeDirs(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeDirs(filepath.Dir(path)); err != nil {
+		return err
+	}
+	err := os.Mkdir(path, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // another process was faster
+	}
+	if err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o700)
+}
+
+// syncParents makes path durable. It goes up through every directory that this
+// user owns, new or not, because an earlier process may have created it and died
+// before it synced.
+func syncParents(path string) error {
+	for path != filepath.Dir(path) {
+		info, err := os.Lstat(path)
+		if err != nil {
+			return err
+		}
+		if !owned(info) {
+			return nil
+		}
+		path = filepath.Dir(path)
+		if err := syncDir(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // not ours to read, so what is in it was not made by us
+	}
+	if err != nil {
+		return err
+	}
+	return syncAndClose(f)
+}
+
+func syncAndClose(f *os.File) error {
+	err := f.Sync()
+	return errors.Join(err, f.Close())
+}
+
+func owned(info fs.FileInfo) bool { return owner(info) == uint32(os.Geteuid()) }
+
+func owner(info fs.FileInfo) uint32 { return info.Sys().(*syscall.Stat_t).Uid }

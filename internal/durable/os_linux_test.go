@@ -1,0 +1,47 @@
+package durable_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"example.com/keyring/internal/durable"
+)
+
+// TestFullFileSystem runs where it may mount one; what it holds, the simulated disk
+// holds everywhere.
+func TestFullFileSystem(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k,mode=0700"); err != nil {
+		t.Logf("no file system of our own: %v", err)
+		return
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	d := openDir(t, dir)
+	old := durable.Named{Name: "a", Data: []byte("old")}
+	must(t, write(d, old))
+	must(t, os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 48<<10), 0o600))
+
+	errs := d.Write(
+		durable.Named{Name: "a", Data: make([]byte, 32<<10)},
+		durable.Named{Name: "b", Data: []byte("small")},
+	)
+	if !errors.Is(errs[0], syscall.ENOSPC) {
+		t.Errorf("write: %v", errs)
+	}
+	if data, err := d.Read("a", 100); !bytes.Equal(data, old.Data) || err != nil {
+		t.Errorf("a holds %q, %v", data, err)
+	}
+	must(t, write(d, durable.Named{Name: "b", Data: []byte("small")}))
+	entries, err := os.ReadDir(dir)
+	if len(entries) != 4 || err != nil { // .lock, a, b, ballast
+		t.Errorf("left %v, %v", entries, err)
+	}
+	must(t, d.Remove("ballast"))
+	must(t, write(d, durable.Named{Name: "a", Data: make([]byte, 32<<10)}))
+}

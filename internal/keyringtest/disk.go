@@ -1,0 +1,496 @@
+// Package keyringtest is test support: what the tests of this module run against
+// instead of real disks and networks, with faults when and where a test wants them.
+package keyringtest
+
+import (
+	"cmp"
+	"errors"
+	"io"
+	"io/fs"
+	"maps"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"example.com/keyring/internal/durable"
+)
+
+// ErrCrashed is the error of every operation since a Fault crashed the machine.
+var ErrCrashed = errors.New("machine has crashed")
+
+// Op is one operation on a Disk. Kind is "create", "write", "sync", "close",
+// "rename", "remove", "dirsync", "open", "read", "list" or "lstat".
+type Op struct {
+	Seq  int    // counts from 1 over the life of the Disk
+	Kind string // sync and close are a file's, dirsync the directory's
+	Name string // as it was opened, for a file's operations; empty for the directory's
+	To   string // rename's new name, else empty
+}
+
+// Fault is what becomes of an operation. The zero Fault lets it pass.
+type Fault struct {
+	// Err is returned by the operation. ErrCrashed stops the machine: this
+	// operation and all later ones return it and have no effect.
+	Err error
+
+	// Applied lets the operation that fails with Err do its work all the same.
+	Applied bool
+
+	// Wrote is how many bytes a write that fails with Err puts down. Zero with
+	// Applied is all of them.
+	Wrote int
+}
+
+// Disk is one directory on a simulated disk, in memory. It knows what a running
+// system sees, and apart from it what would survive a loss of power: content that
+// was in the file when the file was synced, names that were there when the
+// directory was synced. A file whose sync has failed is, as in Linux, silently
+// never written again.
+//
+// It has no goroutine, clock or randomness of its own, takes any number of
+// concurrent calls, and does the same for the same sequence of calls.
+type Disk struct {
+	mu       sync.Mutex // guards below
+	hook     func(Op) Fault
+	seq      int
+	inodes   int
+	names    map[string]*inode // as the running system sees them
+	synced   map[string]*inode // as of the last directory sync
+	changes  []change          // from synced to names, in order
+	opened   *handle           // nil: nobody has it open
+	crashed  bool
+	files    int // open descriptors
+	resynced []string
+}
+
+// inode is a file, under whichever names.
+type inode struct {
+	id     int // in order of creation
+	mode   fs.FileMode
+	data   []byte
+	synced int  // so much of data is durable; files only grow
+	lost   bool // a sync has failed: later ones do nothing, and say nothing
+}
+
+// change is one unsynced change of names: what it sets, then what it deletes.
+type change struct {
+	set  string
+	node *inode // nil: sets nothing
+	del  string // empty: deletes nothing
+}
+
+func (c change) apply(names map[string]*inode) {
+	if c.node != nil {
+		names[c.set] = c.node
+	}
+	delete(names, c.del)
+}
+
+// NewDisk returns an empty Disk.
+func NewDisk() *Disk {
+	return &Disk{names: map[string]*inode{}, synced: map[string]*inode{}}
+}
+
+// OnOp has hook decide about every operation from now on; nil lets all pass. The
+// goroutine that does the operation calls it before, and holds no lock: hook may
+// look at the Disk, crash copies of it, or block. Concurrent operations call it
+// concurrently.
+func (d *Disk) OnOp(hook func(Op) Fault) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.hook = hook
+}
+
+// Open opens the directory. Until it is closed, a second Open is
+// durable.ErrLocked. After a crash only Crash leads on.
+func (d *Disk) Open() (durable.FS, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.crashed {
+		return nil, ErrCrashed
+	}
+	if d.opened != nil {
+		return nil, durable.ErrLocked
+	}
+	d.opened = &handle{disk: d}
+	return d.opened, nil
+}
+
+// Plant puts a durable file under name, replacing what is there. mode tells its
+// kind; a regular file without the bit 0400 can't be opened.
+func (d *Disk) Plant(name string, mode fs.FileMode, data []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	node := d.newInode(mode)
+	node.data, node.synced = slices.Clone(data), len(data)
+	d.names[name], d.synced[name] = node, node
+}
+
+// Names returns all names that a running system sees, sorted.
+func (d *Disk) Names() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.names))
+}
+
+// Bytes returns the content of name as a running system sees it; nil if there is
+// no such name, not nil if the file is empty.
+func (d *Disk) Bytes(name string) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	node := d.names[name]
+	if node == nil {
+		return nil
+	}
+	return append([]byte{}, node.data...)
+}
+
+// OpenFiles returns how many files are open.
+func (d *Disk) OpenFiles() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.files
+}
+
+// Resynced returns the names of files of which one descriptor was synced again
+// after its sync had failed. It must be empty: such a sync may report success for
+// data that is lost.
+func (d *Disk) Resynced() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.resynced)
+}
+
+func (d *Disk) newInode(mode fs.FileMode) *inode {
+	d.inodes++
+	return &inode{id: d.inodes, mode: mode}
+}
+
+// change changes the names as the running system sees them.
+func (d *Disk) change(c change) {
+	c.apply(d.names)
+	d.changes = append(d.changes, c)
+}
+
+// handle is a Disk that is open. It is the durable.FS.
+type handle struct {
+	disk   *Disk
+	closed bool // under disk.mu
+}
+
+// do numbers an operation, asks the hook about it, and calls act with the answer
+// and under the lock, unless the machine has crashed.
+func (h *handle) do(op Op, act func(Fault) error) error {
+	op, fault, err := h.ask(op)
+	if err != nil {
+		return err
+	}
+	d := h.disk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := h.usable(); err != nil { // since the hook was asked
+		return err
+	}
+	if errors.Is(fault.Err, ErrCrashed) {
+		d.crashed = true
+		return ErrCrashed
+	}
+	if err := act(fault); err != nil {
+		return &fs.PathError{Op: op.Kind, Path: "disk/" + op.Name, Err: err}
+	}
+	return nil
+}
+
+func (h *handle) ask(op Op) (Op, Fault, error) {
+	d := h.disk
+	d.mu.Lock()
+	if err := h.usable(); err != nil {
+		d.mu.Unlock()
+		return op, Fault{}, err
+	}
+	d.seq++
+	op.Seq = d.seq
+	hook := d.hook
+	d.mu.Unlock()
+	if hook == nil {
+		return op, Fault{}, nil
+	}
+	return op, hook(op), nil
+}
+
+func (h *handle) usable() error {
+	if h.disk.crashed {
+		return ErrCrashed
+	}
+	if h.closed {
+		return fs.ErrClosed
+	}
+	return nil
+}
+
+// whole is the act of an operation that happens or does not.
+func whole(effect func() error) func(Fault) error {
+	return func(f Fault) error {
+		if f.Err != nil && !f.Applied {
+			return f.Err
+		}
+		err := effect()
+		return cmp.Or(f.Err, err)
+	}
+}
+
+func (h *handle) Create(name string) (durable.File, error) {
+	d, f := h.disk, &file{handle: h, name: name, writable: true}
+	err := h.do(Op{Kind: "create", Name: name}, func(fault Fault) error {
+		err := whole(func() error {
+			if d.names[name] != nil {
+				return syscall.EEXIST
+			}
+			f.node = d.newInode(0o600)
+			d.change(change{set: name, node: f.node})
+			return nil
+		})(fault)
+		return f.opened(err)
+	})
+	return f.orNil(err)
+}
+
+func (h *handle) Open(name string) (durable.File, error) {
+	d, f := h.disk, &file{handle: h, name: name}
+	err := h.do(Op{Kind: "open", Name: name}, func(fault Fault) error {
+		if fault.Err != nil {
+			return fault.Err
+		}
+		f.node = d.names[name]
+		return f.opened(f.node.openable())
+	})
+	return f.orNil(err)
+}
+
+// openable returns why n, which may be nil, can't be opened for reading.
+func (n *inode) openable() error {
+	switch {
+	case n == nil:
+		return syscall.ENOENT
+	case !n.mode.IsRegular():
+		return durable.ErrNotRegular
+	case n.mode&0o400 == 0:
+		return syscall.EACCES
+	}
+	return nil
+}
+
+func (h *handle) Lstat(name string) (fs.FileInfo, error) {
+	var info fileInfo
+	err := h.do(Op{Kind: "lstat", Name: name}, whole(func() error {
+		node := h.disk.names[name]
+		if node == nil {
+			return syscall.ENOENT
+		}
+		info = node.info(name)
+		return nil
+	}))
+	if err != nil {
+		return nil, err
+	}
+	return info, nil
+}
+
+func (h *handle) Rename(old, new string) error {
+	d := h.disk
+	return h.do(Op{Kind: "rename", Name: old, To: new}, whole(func() error {
+		from, to := d.names[old], d.names[new]
+		switch {
+		case from == nil:
+			return syscall.ENOENT
+		case from == to:
+			return nil
+		case to != nil && to.mode.IsDir():
+			return syscall.EISDIR
+		case to != nil && from.mode.IsDir():
+			return syscall.ENOTDIR
+		}
+		d.change(change{set: new, node: from, del: old})
+		return nil
+	}))
+}
+
+// Remove takes every directory for one that is not empty.
+func (h *handle) Remove(name string) error {
+	d := h.disk
+	return h.do(Op{Kind: "remove", Name: name}, whole(func() error {
+		node := d.names[name]
+		switch {
+		case node == nil:
+			return syscall.ENOENT
+		case node.mode.IsDir():
+			return syscall.ENOTEMPTY
+		}
+		d.change(change{del: name})
+		return nil
+	}))
+}
+
+// List gives the names in reverse, so that nobody relies on their order.
+func (h *handle) List() ([]string, error) {
+	var names []string
+	err := h.do(Op{Kind: "list"}, whole(func() error {
+		names = slices.Sorted(maps.Keys(h.disk.names))
+		slices.Reverse(names)
+		return nil
+	}))
+	if err != nil {
+		return nil, err
+	}
+	return names, nil
+}
+
+func (h *handle) Sync() error {
+	d := h.disk
+	return h.do(Op{Kind: "dirsync"}, whole(func() error {
+		d.synced, d.changes = maps.Clone(d.names), nil
+		return nil
+	}))
+}
+
+// Close is no Op: nothing that it does can be lost.
+func (h *handle) Close() error {
+	d := h.disk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := h.usable(); err != nil {
+		return err
+	}
+	h.closed = true
+	d.opened = nil
+	return nil
+}
+
+// file is one descriptor.
+type file struct {
+	handle   *handle
+	name     string
+	writable bool
+
+	// Guarded by handle.disk.mu.
+	node       *inode
+	offset     int // of the next read
+	syncFailed bool
+	closed     bool
+}
+
+// opened counts f as open if err is nil.
+func (f *file) opened(err error) error {
+	if err == nil {
+		f.handle.disk.files++
+	}
+	return err
+}
+
+func (f *file) orNil(err error) (durable.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// do is handle.do for a descriptor that is open.
+func (f *file) do(kind string, act func(Fault) error) error {
+	return f.handle.do(Op{Kind: kind, Name: f.name}, func(fault Fault) error {
+		if f.closed {
+			return fs.ErrClosed
+		}
+		return act(fault)
+	})
+}
+
+func (f *file) Read(p []byte) (n int, err error) {
+	err = f.do("read", func(fault Fault) error {
+		if fault.Err != nil {
+			return fault.Err
+		}
+		if f.node.mode.IsDir() {
+			return syscall.EISDIR
+		}
+		n = copy(p, f.node.data[f.offset:])
+		f.offset += n
+		return nil
+	})
+	if err == nil && n == 0 && len(p) > 0 {
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+func (f *file) Write(p []byte) (n int, err error) {
+	err = f.do("write", func(fault Fault) error {
+		if !f.writable {
+			return syscall.EBADF
+		}
+		n = len(p)
+		if fault.Err != nil && (!fault.Applied || fault.Wrote > 0) {
+			n = min(n, fault.Wrote)
+		}
+		f.node.data = append(f.node.data, p[:n]...)
+		return fault.Err
+	})
+	return n, err
+}
+
+// Sync makes the content durable, unless a sync of this file has failed before:
+// the kernel has then marked its pages clean, and reports success for nothing.
+func (f *file) Sync() error {
+	return f.do("sync", func(fault Fault) error {
+		if f.syncFailed {
+			f.handle.disk.resynced = append(f.handle.disk.resynced, f.name)
+		}
+		f.syncFailed = f.syncFailed || fault.Err != nil
+		f.node.lost = f.node.lost || fault.Err != nil && !fault.Applied
+		if !f.node.lost {
+			f.node.synced = len(f.node.data)
+		}
+		return fault.Err
+	})
+}
+
+// Close closes also when it fails.
+func (f *file) Close() error {
+	return f.do("close", func(fault Fault) error {
+		f.closed = true
+		f.handle.disk.files--
+		return fault.Err
+	})
+}
+
+// Stat is no Op.
+func (f *file) Stat() (fs.FileInfo, error) {
+	d := f.handle.disk
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := f.handle.usable(); err != nil {
+		return nil, err
+	}
+	if f.closed {
+		return nil, fs.ErrClosed
+	}
+	return f.node.info(f.name), nil
+}
+
+func (n *inode) info(name string) fileInfo {
+	return fileInfo{name: name, mode: n.mode, size: int64(len(n.data))}
+}
+
+// fileInfo is what an inode was when it was asked.
+type fileInfo struct {
+	name string
+	mode fs.FileMode
+	size int64
+}
+
+func (i fileInfo) Name() string       { return i.name }
+func (i fileInfo) Size() int64        { return i.size }
+func (i fileInfo) Mode() fs.FileMode  { return i.mode }
+func (i fileInfo) ModTime() time.Time { return time.Time{} }
+func (i fileInfo) IsDir() bool        { return i.mode.IsDir() }
+func (i fileInfo) Sys() any           { return nil }
