@@ -66,18 +66,18 @@ func DecodeFile(b []byte) (*File, error) {
 	if err := checkFileVersion(b); err != nil {
 		return nil, err
 	}
-	if err := checkSum(b); err != nil {
+	text, err := checkSum(b)
+	if err != nil {
 		return nil, err
 	}
 	f, err := parseText(b)
 	if err != nil {
 		return nil, err
 	}
-	canonical, err := f.Encode()
-	if err != nil {
+	if err := f.validate(); err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(canonical, b) {
+	if !bytes.Equal(f.appendText(make([]byte, 0, f.textSize())), text) {
 		return nil, fmt.Errorf("%w: file: not in the one spelling that is allowed", ErrFormat)
 	}
 	return f, nil
@@ -136,18 +136,18 @@ func withSum(text []byte) []byte {
 	return append(b, sumEnd...)
 }
 
-// checkSum comes before parsing: a damaged file is called damaged, whatever the
-// damage would look like to a parser.
-func checkSum(b []byte) error {
+// checkSum returns the text with an empty Sum. It comes before parsing: a damaged file is
+// called damaged, whatever the damage would look like to a parser.
+func checkSum(b []byte) (text []byte, err error) {
 	n := len(b) - len(sumEnd) - hex.EncodedLen(sha256.Size)
 	if n < 0 {
-		return fmt.Errorf("%w: file: cut short", ErrFormat)
+		return nil, fmt.Errorf("%w: file: cut short", ErrFormat)
 	}
-	text := make([]byte, 0, len(b))
+	text = make([]byte, 0, len(b))
 	text = append(text, b[:n]...)
 	text = append(text, sumEnd...)
-	if !bytes.Equal(withSum(text), b) {
-		return fmt.Errorf("%w: file: damaged: not what its Sum was taken of", ErrFormat)
+	if !bytes.Equal(withSum(append(make([]byte, 0, len(b)), text...)), b) {
+		return nil, fmt.Errorf("%w: file: damaged: not what its Sum was taken of", ErrFormat)
 	}
-	return nil
+	return text, nil
 }
