@@ -1,0 +1,184 @@
+package peer
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+	"unicode/utf8"
+)
+
+// What the fields of a message may hold.
+const (
+	maxText   = 255  // bytes of a server ID, of an algorithm
+	maxPublic = 1024 // bytes of a public key; RSA with 4096 bits has 550
+)
+
+// A kind is a pointer to one of the requests or answers.
+type kind interface{ check() error }
+
+// given returns p as a kind, and nil for a nil pointer.
+func given[T any, P interface {
+	*T
+	kind
+}](p P) kind {
+	if p == nil {
+		return nil
+	}
+	return p
+}
+
+func (r Request) kind() (kind, error) {
+	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Offer))
+}
+
+func (r Response) kind() (kind, error) {
+	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Refusal))
+}
+
+func theOne(kinds ...kind) (kind, error) {
+	var one kind
+	for _, k := range kinds {
+		if k != nil && one != nil {
+			return nil, errors.New("peer message: of two kinds")
+		}
+		if k != nil {
+			one = k
+		}
+	}
+	if one == nil {
+		return nil, errors.New("peer message: of no kind")
+	}
+	if err := one.check(); err != nil {
+		return nil, fmt.Errorf("peer message: %w", err)
+	}
+	return one, nil
+}
+
+func (*HelloRequest) check() error { return nil }
+func (*HoldAnswer) check() error   { return nil }
+
+func (r *FetchRequest) check() error {
+	if len(r.IDs) == 0 {
+		return errors.New("no IDs")
+	}
+	if len(r.Public) != publicKeySize {
+		return fmt.Errorf("public key of %d bytes, want %d", len(r.Public), publicKeySize)
+	}
+	return distinct(MaxFetch, r.IDs)
+}
+
+func (r *HoldRequest) check() error {
+	return errors.Join(named(r.Keystore), distinct(MaxIDs, r.Gained, r.Lost))
+}
+
+func (r *AskRequest) check() error {
+	if len(r.IDs) == 0 {
+		return errors.New("no IDs")
+	}
+	return distinct(MaxIDs, r.IDs)
+}
+
+func (r *OfferRequest) check() error {
+	if r.Created.Location() != time.UTC {
+		return errors.New("created is not in UTC")
+	}
+	return text(r.Algorithm)
+}
+
+func (a *HelloAnswer) check() error {
+	if a.Build < 1 {
+		return fmt.Errorf("build %d", a.Build)
+	}
+	if len(a.Orphans) > MaxOrphans {
+		return fmt.Errorf("%d orphans, at most %d", len(a.Orphans), MaxOrphans)
+	}
+	ids := make([]ID, 0, len(a.Orphans))
+	for _, o := range a.Orphans {
+		if err := o.check(); err != nil {
+			return fmt.Errorf("orphan %s: %w", o.ID, err)
+		}
+		ids = append(ids, o.ID)
+	}
+	return errors.Join(named(a.Keystore), distinct(MaxOrphans, ids))
+}
+
+func (o Orphan) check() error {
+	if err := text(o.Algorithm); err != nil {
+		return fmt.Errorf("algorithm: %w", err)
+	}
+	if o.Created.Location() != time.UTC {
+		return errors.New("created is not in UTC")
+	}
+	if len(o.Public) > maxPublic {
+		return fmt.Errorf("public key of %d bytes", len(o.Public))
+	}
+	if _, err := x509.ParsePKIXPublicKey(o.Public); err != nil {
+		return errors.New("public key is not PKIX DER")
+	}
+	return nil
+}
+
+func (a *FetchAnswer) check() error {
+	if len(a.Enc) != encSize {
+		return fmt.Errorf("encapsulated key of %d bytes, want %d", len(a.Enc), encSize)
+	}
+	ids := make([]ID, 0, len(a.Keys))
+	for _, k := range a.Keys {
+		if len(k.Sealed) <= tagSize || len(k.Sealed) > MaxMaterial+tagSize {
+			return fmt.Errorf("key %s of %d sealed bytes", k.ID, len(k.Sealed))
+		}
+		ids = append(ids, k.ID)
+	}
+	return distinct(MaxFetch, ids)
+}
+
+func (a *AskAnswer) check() error {
+	return errors.Join(named(a.Keystore), distinct(MaxIDs, a.Held))
+}
+
+func (r *Refusal) check() error {
+	switch r.Code {
+	case NotReady, NotMember, NotLeader, Unsupported, BadRequest:
+	default:
+		return fmt.Errorf("unknown error code %.64q", r.Code)
+	}
+	if r.Leader == "" {
+		return nil
+	}
+	if r.Code != NotLeader {
+		return fmt.Errorf("%s names a leader", r.Code)
+	}
+	return text(r.Leader)
+}
+
+// distinct refuses more than limit IDs in all, and one that comes twice.
+func distinct(limit int, lists ...[]ID) error {
+	seen := make(map[ID]bool)
+	for _, ids := range lists {
+		for _, id := range ids {
+			if seen[id] {
+				return fmt.Errorf("ID %s comes twice", id)
+			}
+			seen[id] = true
+		}
+		if len(seen) > limit {
+			return fmt.Errorf("%d IDs, at most %d", len(seen), limit)
+		}
+	}
+	return nil
+}
+
+func named(keystore ID) error {
+	if keystore == (ID{}) {
+		return errors.New("no keystore ID")
+	}
+	return nil
+}
+
+func text(s string) error {
+	if s == "" || len(s) > maxText || !utf8.ValidString(s) {
+		return fmt.Errorf("text of %d bytes, want 1 to %d of UTF-8", len(s), maxText)
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Client calls the Servers of other servers, over connections that it keeps. It is safe for
+// concurrent use.
+type Client struct {
+	dialer    *Dialer
+	transport *http.Transport
+	life      context.Context // ends with Close: http.Transport lets a dial outlive its call
+	end       context.CancelFunc
+
+	mu     sync.Mutex // guards below
+	closed bool
+	wg     sync.WaitGroup // calls and dials; grows under mu only
+}
+
+// NewClient returns a client that dials with d.
+func NewClient(d *Dialer) *Client {
+	c := &Client{dialer: d}
+	c.life, c.end = context.WithCancel(context.Background())
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	c.transport = &http.Transport{
+		DialTLSContext:         c.dial,
+		Protocols:              protocols,
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    4,
+		MaxConnsPerHost:        32,
+		IdleConnTimeout:        time.Minute, // shorter than a Server's
+		MaxResponseHeaderBytes: maxHeader,
+	}
+	return c
+}
+
+// Call sends body to the path at a server, which is expected at addr, and returns the
+// response; an empty ID is AnyServer, as in ClientConfig. ctx should have a deadline: a peer
+// may never answer. A refusal is a *Refusal.
+// A call that got an error may still have arrived.
+func (c *Client) Call(ctx context.Context, server, addr, path string, body []byte) ([]byte, error) {
+	if !c.begin() {
+		return nil, net.ErrClosed
+	}
+	defer c.wg.Done()
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	b, err := c.call(ctx, server, addr, path, body)
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err() // hanging up makes the handler fail, and that answer may come first
+	}
+	if err != nil {
+		return nil, fmt.Errorf("call %s of server %q: %w", path, server, err)
+	}
+	return b, nil
+}
+
+func (c *Client) call(ctx context.Context, server, addr, path string, body []byte) ([]byte, error) {
+	if len(body) > MaxMessage {
+		return nil, fmt.Errorf("request of %d bytes, at most %d fit", len(body), MaxMessage)
+	}
+	u := url.URL{Scheme: "https", Host: poolHost(server, addr), Path: path}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", contentType)
+	// RoundTrip, because an http.Client would follow redirects.
+	resp, err := c.transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, MaxMessage+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > MaxMessage {
+		return nil, fmt.Errorf("response of more than %d bytes", MaxMessage)
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return b, nil
+	case statusRefused:
+		// Only a refusal is expected here, so any answer's type does.
+		if _, err = DecodeAnswer[HoldAnswer](b); err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("HTTP status %d", resp.StatusCode)
+}
+
+// Close ends the calls under way, waits for them, and closes the connections.
+func (c *Client) Close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.end()
+	c.wg.Wait()
+	c.transport.CloseIdleConnections()
+}
+
+// begin counts a call or a dial, unless the client is closed.
+func (c *Client) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.wg.Add(1)
+	return true
+}
+
+// bound returns a context that ends with ctx and with the client.
+func (c *Client) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(c.life, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+func (c *Client) dial(ctx context.Context, _, hostport string) (net.Conn, error) {
+	server, addr, err := splitPoolHost(hostport)
+	if err != nil {
+		return nil, err
+	}
+	if !c.begin() {
+		return nil, net.ErrClosed
+	}
+	defer c.wg.Done()
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	conn, err := c.dialer.Dial(ctx, server, addr, ALPNPeer)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// poolHost is what the transport keeps connections by. It has the server ID in it, so that
+// no call goes out over a connection to another server which had the same address.
+func poolHost(server, addr string) string {
+	return "s" + hex.EncodeToString([]byte(server)) + ".a" + hex.EncodeToString([]byte(addr))
+}
+
+func splitPoolHost(hostport string) (server, addr string, err error) {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return "", "", err
+	}
+	s, a, ok := strings.Cut(strings.TrimPrefix(host, "s"), ".a")
+	id, errID := hex.DecodeString(s)
+	at, errAddr := hex.DecodeString(a)
+	if !ok || errID != nil || errAddr != nil {
+		return "", "", errors.New("not a host of the pool")
+	}
+	return string(id), string(at), nil
+}

@@ -1,0 +1,122 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// DefaultTimeout is how long a connection may take to be made and admitted.
+const DefaultTimeout = 10 * time.Second
+
+// admitted is the first byte from a server, which says that it has taken the connection.
+const admitted = 0x01
+
+// Conn is a connection between two servers that have both been verified.
+type Conn struct {
+	*tls.Conn
+	peer   Identity
+	forget func(*Conn) // of the port; nil for a dialled connection
+}
+
+// Identity returns the other side's.
+func (c *Conn) Identity() Identity { return c.peer }
+
+// Close closes the connection, and gives its place at the port back.
+func (c *Conn) Close() error {
+	if c.forget != nil {
+		c.forget(c)
+	}
+	return c.Conn.Close()
+}
+
+// Dialer makes connections to the ports of other servers.
+type Dialer struct {
+	Cluster string
+	TLS     Source
+
+	// Timeout bounds one dial up to the admission. Zero means DefaultTimeout.
+	Timeout time.Duration
+
+	// DialContext makes the TCP connection. Nil means net.Dialer's.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Dial connects to the server of that ID, which is expected at addr, for the protocol; an
+// empty ID is AnyServer, as in ClientConfig. It returns when the other side has admitted this
+// one. An error says who was dialled; if it
+// was this side that refused, it says which check failed, and else it has the alert.
+func (d *Dialer) Dial(ctx context.Context, server, addr, alpn string) (*Conn, error) {
+	timeout := d.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	c, err := d.dial(ctx, server, addr, alpn)
+	if err != nil {
+		return nil, fmt.Errorf("dial server %q at %s: %w", server, addr, err)
+	}
+	return c, nil
+}
+
+func (d *Dialer) dial(ctx context.Context, server, addr, alpn string) (*Conn, error) {
+	config, err := ClientConfig(d.TLS, d.Cluster, server, alpn)
+	if err != nil {
+		return nil, err
+	}
+	dialRaw := d.DialContext
+	if dialRaw == nil {
+		dialRaw = new(net.Dialer).DialContext
+	}
+	raw, err := dialRaw(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { raw.Close(); close(cut) })
+	c, err := greet(tls.Client(raw, config))
+	if !stop() {
+		<-cut
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// greet shakes hands and waits for the admission.
+func greet(tc *tls.Conn) (*Conn, error) {
+	if err := tc.Handshake(); err != nil {
+		drain(tc.NetConn())
+		return nil, err
+	}
+	var b [1]byte
+	if _, err := tc.Read(b[:]); err != nil {
+		return nil, fmt.Errorf("not admitted: %w", err)
+	}
+	if b[0] != admitted {
+		return nil, fmt.Errorf("not admitted: unexpected first byte %#02x", b[0])
+	}
+	id, err := ParseIdentity(tc.ConnectionState().PeerCertificates[0]) // ClientConfig verified it
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{Conn: tc, peer: id}, nil
+}
+
+// drain ends our side of a connection and reads on for a while, to the end of the other's.
+// Closing while bytes are unread would reset the connection, and the reset may overtake
+// the alert that says why.
+func drain(raw net.Conn) {
+	const longest = time.Second
+	if w, ok := raw.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
+		raw.SetReadDeadline(time.Now().Add(longest))
+		io.CopyN(io.Discard, raw, MaxMessage)
+	}
+}

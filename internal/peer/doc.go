@@ -1,0 +1,48 @@
+// Package peer is how servers talk to each other: the messages, the protection of key
+// material inside them, and one mutual-TLS port with an HTTP client and server on it.
+//
+// # Messages
+//
+// A message is JSON of at most [MaxMessage] bytes, with the version first and then exactly
+// one kind:
+//
+//	{"version":1,"hello":{}}
+//	{"version":1,"fetch":{"ids":["000102..0f"],"public":"<base64, 1216 bytes>"}}
+//	{"version":1,"hold":{"keystore":"..","gained":[".."],"lost":[".."]}}
+//	{"version":1,"ask":{"ids":[".."]}}
+//	{"version":1,"offer":{"id":"..","algorithm":"RS256","check":"..","created":".."}}
+//
+// and the answers, of which ask answers an offer too, and an error any request:
+//
+//	{"version":1,"hello":{"build":1,"keystore":"..","orphans":[{"id":"..",
+//	    "algorithm":"RS256","public":"<base64 of PKIX DER>","check":"..","created":".."}]}}
+//	{"version":1,"fetch":{"enc":"<base64, 1120 bytes>","keys":[{"id":"..","check":"..",
+//	    "sealed":"<base64>"}]}}
+//	{"version":1,"hold":{}}
+//	{"version":1,"ask":{"keystore":"..","held":[".."]}}
+//	{"version":1,"error":{"code":"not-leader","leader":".."}}
+//
+// IDs are 32 and check values 64 lowercase hexadecimal digits, base64 is the standard one
+// with padding, times are RFC 3339 in UTC, and empty lists are left out. A message is
+// accepted only if encoding it again gives the same bytes.
+//
+// # Key material
+//
+// The keys of one fetch answer are sealed by one HPKE sender (RFC 9180, base mode;
+// MLKEM768-X25519, HKDF-SHA256, AES-256-GCM), in the order of the list, to the public key
+// of the request. With lp(x) = the length of x as 4 bytes, big endian, followed by x:
+//
+//	info = lp("keyring v1 fetch") || lp(cluster) || lp(asker) || lp(answerer) || lp(SHA-256(request))
+//	aad  = id (16 bytes) || check value (32 bytes)
+//
+// This protects against those who read and do not alter. Who is asking is for the transport
+// to say.
+//
+// # Connections
+//
+// A connection is TLS 1.3 with certificates on both sides, and ALPN names what runs on it:
+// [ALPNRaft] or [ALPNPeer]. In TLS 1.3 a client is done before the server has looked at its
+// certificate, so the server's first byte is 0x01, sent when it has admitted the client,
+// and the client sends nothing before it. That keeps a refusal legible: the alert arrives
+// where the connection is made, and not at some later read, or never.
+package peer

@@ -1,0 +1,279 @@
+package peer
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Version is the version of messages that this package writes, and the only one it reads.
+const Version = 1
+
+// What a message may hold. Whatever keeps these limits fits MaxMessage, except for a very
+// long list of orphans, which does not encode.
+const (
+	MaxMessage  = 1 << 20
+	MaxFetch    = 64      // keys in one fetch
+	MaxMaterial = 8 << 10 // bytes of one key
+	MaxIDs      = 16384   // IDs in one hold or ask
+	MaxOrphans  = 1000    // in one hello; the next hello has those that remain
+)
+
+// maxParts bounds the commas in a message, and with them the elements that decoding
+// allocates: no list is longer than MaxIDs.
+const maxParts = MaxIDs + 64
+
+// ErrVersion is matched by the error about a message of another version.
+var ErrVersion = errors.New("unknown message version")
+
+// ID is the ID of a key or of a keystore. Its text is lowercase hexadecimal.
+type ID [16]byte
+
+// String returns the text.
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// MarshalText returns the text.
+func (id ID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, id[:]), nil }
+
+// UnmarshalText reads the text and nothing else.
+func (id *ID) UnmarshalText(b []byte) error { return unhex(id[:], b) }
+
+// Check is the check value of a key. Its text is lowercase hexadecimal.
+type Check [32]byte
+
+// MarshalText returns the text.
+func (c Check) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, c[:]), nil }
+
+// UnmarshalText reads the text and nothing else.
+func (c *Check) UnmarshalText(b []byte) error { return unhex(c[:], b) }
+
+func unhex(dst, src []byte) error {
+	if len(src) != hex.EncodedLen(len(dst)) {
+		return fmt.Errorf("%d hexadecimal digits, want %d", len(src), hex.EncodedLen(len(dst)))
+	}
+	if !bytes.Equal(src, bytes.ToLower(src)) {
+		return errors.New("uppercase hexadecimal digits")
+	}
+	_, err := hex.Decode(dst, src)
+	return err
+}
+
+// Request is one question to a peer. Exactly one field is set.
+type Request struct {
+	Hello *HelloRequest `json:"hello,omitempty"`
+	Fetch *FetchRequest `json:"fetch,omitempty"`
+	Hold  *HoldRequest  `json:"hold,omitempty"`
+	Ask   *AskRequest   `json:"ask,omitempty"`
+	Offer *OfferRequest `json:"offer,omitempty"`
+}
+
+// HelloRequest asks what the other build and keystore are, and for its orphans.
+type HelloRequest struct{}
+
+// FetchRequest asks for 1 to MaxFetch keys, sealed to the public key. NewFetch makes it.
+type FetchRequest struct {
+	IDs    []ID   `json:"ids"`
+	Public []byte `json:"public"`
+}
+
+// HoldRequest tells the leader which keys the asker has come to hold, or holds no more, in
+// the keystore it has now. Both may be empty: then the keystore is the news.
+type HoldRequest struct {
+	Keystore ID   `json:"keystore"`
+	Gained   []ID `json:"gained,omitempty"`
+	Lost     []ID `json:"lost,omitempty"`
+}
+
+// AskRequest asks which of the keys the answerer holds now: on disk, not by its records.
+type AskRequest struct {
+	IDs []ID `json:"ids"`
+}
+
+// OfferRequest tells of a key that the asker, who leads, is about to add: the answerer may
+// fetch it before it is in its FSM. The answer is an AskAnswer.
+type OfferRequest struct {
+	ID        ID        `json:"id"`
+	Algorithm string    `json:"algorithm"`
+	Check     Check     `json:"check"`
+	Created   time.Time `json:"created"` // in UTC
+}
+
+// Response is the answer to a request, of the same kind but for an offer's, or a refusal.
+// Exactly one field is set.
+type Response struct {
+	Hello   *HelloAnswer `json:"hello,omitempty"`
+	Fetch   *FetchAnswer `json:"fetch,omitempty"`
+	Hold    *HoldAnswer  `json:"hold,omitempty"`
+	Ask     *AskAnswer   `json:"ask,omitempty"`
+	Refusal *Refusal     `json:"error,omitempty"`
+}
+
+// HelloAnswer says which version of log entries the answerer's build applies, which
+// keystore it has, and which key files lie there that its FSM does not know.
+type HelloAnswer struct {
+	Build    int      `json:"build"`
+	Keystore ID       `json:"keystore"`
+	Orphans  []Orphan `json:"orphans,omitempty"`
+}
+
+// Orphan is a key that is in a keystore and not in the FSM.
+type Orphan struct {
+	ID        ID        `json:"id"`
+	Algorithm string    `json:"algorithm"`
+	Public    []byte    `json:"public"` // PKIX DER
+	Check     Check     `json:"check"`
+	Created   time.Time `json:"created"` // in UTC
+}
+
+// FetchAnswer has those of the keys that the answerer holds. Pull.Open opens it.
+type FetchAnswer struct {
+	Enc  []byte      `json:"enc"`
+	Keys []SealedKey `json:"keys,omitempty"`
+}
+
+// SealedKey is one key of a FetchAnswer.
+type SealedKey struct {
+	ID     ID     `json:"id"`
+	Check  Check  `json:"check"`
+	Sealed []byte `json:"sealed"`
+}
+
+// HoldAnswer says that the report is in the log.
+type HoldAnswer struct{}
+
+// AskAnswer lists those of the keys asked for that are held, in the keystore of that name.
+type AskAnswer struct {
+	Keystore ID   `json:"keystore"`
+	Held     []ID `json:"held,omitempty"`
+}
+
+// Code says why a request was refused.
+type Code string
+
+// The codes. A server that is not ready, or is not the leader, may be asked again.
+const (
+	NotReady    Code = "not-ready"
+	NotMember   Code = "not-member"
+	NotLeader   Code = "not-leader"
+	Unsupported Code = "unsupported" // the request's version or kind
+	BadRequest  Code = "bad-request"
+)
+
+// Refusal is the error answer. Leader is set, if it is known, with NotLeader.
+type Refusal struct {
+	Code   Code   `json:"code"`
+	Leader string `json:"leader,omitempty"`
+}
+
+func (r *Refusal) Error() string {
+	if r.Leader != "" {
+		return fmt.Sprintf("peer refused: %s, the leader is %q", r.Code, r.Leader)
+	}
+	return "peer refused: " + string(r.Code)
+}
+
+type wireRequest struct {
+	Version int `json:"version"`
+	Request
+}
+
+type wireResponse struct {
+	Version int `json:"version"`
+	Response
+}
+
+// Encode returns the message, or says what is wrong with it.
+func (r Request) Encode() ([]byte, error) {
+	if _, err := r.kind(); err != nil {
+		return nil, err
+	}
+	return encode(wireRequest{Version, r})
+}
+
+// DecodeRequest reads what Request.Encode wrote and nothing else. The error matches
+// ErrVersion if the message is of another version: that one deserves Unsupported.
+func DecodeRequest(b []byte) (Request, error) {
+	var w wireRequest
+	if err := decode(b, &w); err != nil {
+		return Request{}, err
+	}
+	if _, err := w.kind(); err != nil {
+		return Request{}, err
+	}
+	return w.Request, nil
+}
+
+// Encode returns the message, or says what is wrong with it.
+func (r Response) Encode() ([]byte, error) {
+	if _, err := r.kind(); err != nil {
+		return nil, err
+	}
+	return encode(wireResponse{Version, r})
+}
+
+// DecodeAnswer reads the answer to a request of the kind that A answers. A refusal comes
+// back as a *Refusal error, an answer to something else as another error.
+func DecodeAnswer[A HelloAnswer | FetchAnswer | HoldAnswer | AskAnswer](b []byte) (*A, error) {
+	var w wireResponse
+	if err := decode(b, &w); err != nil {
+		return nil, err
+	}
+	k, err := w.kind()
+	if err != nil {
+		return nil, err
+	}
+	switch k := any(k).(type) {
+	case *A:
+		return k, nil
+	case *Refusal:
+		return nil, k
+	}
+	return nil, fmt.Errorf("peer message: %T, want %T", k, new(A))
+}
+
+func encode(w any) ([]byte, error) {
+	b, err := json.Marshal(w)
+	if err != nil {
+		return nil, fmt.Errorf("peer message: %w", err)
+	}
+	if len(b) > MaxMessage {
+		return nil, fmt.Errorf("peer message: %d bytes, at most %d fit", len(b), MaxMessage)
+	}
+	return b, nil
+}
+
+// decode unmarshals b into w, and accepts it only if w encodes to the same bytes: that one
+// rule refuses doubled and misspelt members, trailing bytes and other spellings of a value.
+func decode(b []byte, w any) error {
+	if len(b) > MaxMessage || bytes.Count(b, []byte(",")) > maxParts {
+		return fmt.Errorf("peer message: %d bytes or its lists are too long", len(b))
+	}
+	// The version comes first: a message of another one has members that we do not know.
+	var v struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return malformed(err)
+	}
+	if v.Version != Version {
+		return fmt.Errorf("peer message: %w %d, this build reads %d", ErrVersion, v.Version, Version)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(w); err != nil {
+		return malformed(err)
+	}
+	again, err := json.Marshal(w)
+	if err != nil || !bytes.Equal(again, b) {
+		return errors.New("peer message: not in the canonical form")
+	}
+	return nil
+}
+
+// malformed keeps the peer from choosing how long our log lines are.
+func malformed(err error) error {
+	return fmt.Errorf("peer message: %.200s", err.Error())
+}

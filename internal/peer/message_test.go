@@ -1,0 +1,345 @@
+package peer_test
+
+import (
+	"bytes"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"flag"
+	"math/big"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring/internal/peer"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden messages")
+
+func id(b byte) peer.ID { return peer.ID(bytes.Repeat([]byte{b}, 16)) }
+
+func ids(n int) []peer.ID {
+	list := make([]peer.ID, n)
+	for i := range list {
+		list[i] = peer.ID{0: 1, 14: byte(i >> 8), 15: byte(i)}
+	}
+	return list
+}
+
+// ed25519Public is the public key of RFC 8410, section 10.1, as PKIX DER.
+var ed25519Public = []byte{
+	0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+	0x19, 0xbf, 0x44, 0x09, 0x69, 0x84, 0xcd, 0xfe, 0x85, 0x41, 0xba, 0xc1, 0x67, 0xdc, 0x3b, 0x96,
+	0xc8, 0x50, 0x86, 0xaa, 0x30, 0xb6, 0xb6, 0xcb, 0x0c, 0x5c, 0x38, 0xad, 0x70, 0x31, 0x66, 0xe1,
+}
+
+func orphan(i peer.ID) peer.Orphan {
+	return peer.Orphan{
+		ID: i, Algorithm: "EdDSA", Public: ed25519Public, Check: peer.Check{0xc0, 31: 0xff},
+		Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
+	}
+}
+
+var goldenRequests = map[string]peer.Request{
+	"hello": {Hello: &peer.HelloRequest{}},
+	"fetch": {Fetch: &peer.FetchRequest{IDs: []peer.ID{id(0xa1), id(2)}, Public: bytes.Repeat([]byte{7}, 1216)}},
+	"hold":  {Hold: &peer.HoldRequest{Keystore: id(9), Gained: []peer.ID{id(1), id(2)}, Lost: []peer.ID{id(3)}}},
+	"ask":   {Ask: &peer.AskRequest{IDs: []peer.ID{id(1)}}},
+	"offer": {Offer: &peer.OfferRequest{
+		ID: id(1), Algorithm: "RS256", Check: peer.Check{1}, Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
+	}},
+}
+
+var goldenAnswers = map[string]peer.Response{
+	"hello": {Hello: &peer.HelloAnswer{Build: 1, Keystore: id(9), Orphans: []peer.Orphan{orphan(id(1))}}},
+	"fetch": {Fetch: &peer.FetchAnswer{Enc: bytes.Repeat([]byte{8}, 1120), Keys: []peer.SealedKey{
+		{ID: id(1), Check: peer.Check{1}, Sealed: bytes.Repeat([]byte{5}, 48)},
+	}}},
+	"hold":       {Hold: &peer.HoldAnswer{}},
+	"ask":        {Ask: &peer.AskAnswer{Keystore: id(9), Held: []peer.ID{id(1)}}},
+	"not-leader": {Refusal: &peer.Refusal{Code: peer.NotLeader, Leader: "server-2"}},
+}
+
+// golden compares b with the file, which is the message and a newline.
+func golden(t *testing.T, name string, b []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", "v1", name+".json")
+	b = append(bytes.Clone(b), '\n')
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(b, want) {
+		t.Errorf("%s: got\n%swant\n%s", path, b, want)
+	}
+}
+
+func encoded(t *testing.T, m interface{ Encode() ([]byte, error) }) []byte {
+	t.Helper()
+	b, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestGoldenMessages(t *testing.T) {
+	for name, r := range goldenRequests {
+		b := encoded(t, r)
+		golden(t, "request-"+name, b)
+		if got, err := peer.DecodeRequest(b); err != nil || !reflect.DeepEqual(got, r) {
+			t.Errorf("%s: decoded %+v, %v", name, got, err)
+		}
+	}
+	for name, r := range goldenAnswers {
+		b := encoded(t, r)
+		golden(t, "answer-"+name, b)
+		if got, err := answer(b); err != nil || !reflect.DeepEqual(got, r) {
+			t.Errorf("%s: decoded %+v, %v", name, got, err)
+		}
+	}
+}
+
+// answer decodes an answer of any kind.
+func answer(b []byte) (peer.Response, error) {
+	var refusal *peer.Refusal
+	hello, err := peer.DecodeAnswer[peer.HelloAnswer](b)
+	if errors.As(err, &refusal) {
+		return peer.Response{Refusal: refusal}, nil
+	}
+	if err == nil {
+		return peer.Response{Hello: hello}, nil
+	}
+	if a, err := peer.DecodeAnswer[peer.FetchAnswer](b); err == nil {
+		return peer.Response{Fetch: a}, nil
+	}
+	if a, err := peer.DecodeAnswer[peer.HoldAnswer](b); err == nil {
+		return peer.Response{Hold: a}, nil
+	}
+	a, err := peer.DecodeAnswer[peer.AskAnswer](b)
+	return peer.Response{Ask: a}, err
+}
+
+func TestRequestsDecodeStrictly(t *testing.T) {
+	const one = "01010101010101010101010101010101"
+	for name, tt := range map[string]struct{ message, want string }{
+		"empty":             {``, "unexpected end"},
+		"null":              {`null`, "unknown message version 0"},
+		"array":             {`[1]`, "cannot unmarshal"},
+		"no version":        {`{"hello":{}}`, "unknown message version 0"},
+		"older version":     {`{"version":0,"hello":{}}`, "unknown message version 0, this build reads 1"},
+		"newer version":     {`{"version":2,"hello":{},"more":1}`, "unknown message version 2"},
+		"version as text":   {`{"version":"1","hello":{}}`, "cannot unmarshal"},
+		"no kind":           {`{"version":1}`, "of no kind"},
+		"null kind":         {`{"version":1,"hello":null}`, "canonical"},
+		"two kinds":         {`{"version":1,"hello":{},"ask":{"ids":["` + one + `"]}}`, "of two kinds"},
+		"unknown kind":      {`{"version":1,"gossip":{}}`, `unknown field "gossip"`},
+		"unknown field":     {`{"version":1,"hello":{"x":1}}`, `unknown field "x"`},
+		"answer's field":    {`{"version":1,"error":{"code":"not-ready"}}`, `unknown field "error"`},
+		"doubled kind":      {`{"version":1,"hello":{},"hello":{}}`, "canonical"},
+		"doubled version":   {`{"version":2,"version":1,"hello":{}}`, "canonical"},
+		"doubled field":     {`{"version":1,"ask":{"ids":[],"ids":["` + one + `"]}}`, "canonical"},
+		"other case":        {`{"version":1,"Hello":{}}`, "canonical"},
+		"other order":       {`{"hello":{},"version":1}`, "canonical"},
+		"white space":       {`{"version":1, "hello":{}}`, "canonical"},
+		"trailing space":    {`{"version":1,"hello":{}} `, "canonical"},
+		"trailing bytes":    {`{"version":1,"hello":{}}{}`, "after top-level value"},
+		"escaped letter":    {`{"version":1,"ask":{"ids":["\u0030` + one[1:] + `"]}}`, "canonical"},
+		"empty list":        {`{"version":1,"hold":{"keystore":"` + one + `","gained":[]}}`, "canonical"},
+		"null list":         {`{"version":1,"ask":{"ids":null}}`, "no IDs"},
+		"no IDs":            {`{"version":1,"ask":{"ids":[]}}`, "no IDs"},
+		"uppercase ID":      {`{"version":1,"ask":{"ids":["` + strings.Repeat("AB", 16) + `"]}}`, "uppercase"},
+		"UUID":              {`{"version":1,"ask":{"ids":["01010101-0101-0101-0101-010101010101"]}}`, "36 hexadecimal digits"},
+		"not hexadecimal":   {`{"version":1,"ask":{"ids":["` + strings.Repeat("0g", 16) + `"]}}`, "invalid byte"},
+		"ID twice":          {`{"version":1,"ask":{"ids":["` + one + `","` + one + `"]}}`, "comes twice"},
+		"gained and lost":   {`{"version":1,"hold":{"keystore":"` + one + `","gained":["` + one + `"],"lost":["` + one + `"]}}`, "comes twice"},
+		"no keystore":       {`{"version":1,"hold":{"keystore":"` + strings.Repeat("0", 32) + `"}}`, "no keystore ID"},
+		"short public key":  {`{"version":1,"fetch":{"ids":["` + one + `"],"public":"AAAA"}}`, "public key of 3 bytes"},
+		"base64, odd bits":  {`{"version":1,"fetch":{"ids":["` + one + `"],"public":"AB=="}}`, "canonical"},
+		"base64, URL":       {`{"version":1,"fetch":{"ids":["` + one + `"],"public":"__--"}}`, "illegal base64"},
+		"offer, local time": {`{"version":1,"offer":{"id":"` + one + `","algorithm":"RS256","check":"` + one + one + `","created":"2026-01-02T03:04:05+01:00"}}`, "not in UTC"},
+		"offer, no name":    {`{"version":1,"offer":{"id":"` + one + `","algorithm":"","check":"` + one + one + `","created":"2026-01-02T03:04:05Z"}}`, "text of 0 bytes"},
+		"too large":         {strings.Repeat(" ", peer.MaxMessage+1), "1048577 bytes"},
+		"lists too long":    {`{"version":1,"ask":{"ids":[` + strings.Repeat(",", 20000) + `]}}`, "lists are too long"},
+		"long unknown name": {`{"version":1,"` + strings.Repeat("x", 9999) + `":1}`, "unknown field"},
+	} {
+		_, err := peer.DecodeRequest([]byte(tt.message))
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+			continue
+		}
+		if len(err.Error()) > 300 {
+			t.Errorf("%s: the error has %d bytes", name, len(err.Error()))
+		}
+		if got, want := errors.Is(err, peer.ErrVersion), strings.Contains(tt.want, "version"); got != want {
+			t.Errorf("%s: ErrVersion matches: %t", name, got)
+		}
+	}
+}
+
+func TestAnswersDecodeStrictly(t *testing.T) {
+	valid := func(change func(*peer.Response)) peer.Response {
+		r := peer.Response{Hello: &peer.HelloAnswer{Build: 1, Keystore: id(9), Orphans: []peer.Orphan{orphan(id(1))}}}
+		change(&r)
+		return r
+	}
+	for name, tt := range map[string]struct {
+		response peer.Response
+		want     string
+	}{
+		"no kind":          {peer.Response{}, "of no kind"},
+		"unknown code":     {peer.Response{Refusal: &peer.Refusal{Code: "tired"}}, "unknown error code"},
+		"unasked leader":   {peer.Response{Refusal: &peer.Refusal{Code: peer.NotReady, Leader: "b"}}, "names a leader"},
+		"long leader":      {peer.Response{Refusal: &peer.Refusal{Code: peer.NotLeader, Leader: strings.Repeat("b", 256)}}, "256 bytes"},
+		"leader not UTF-8": {peer.Response{Refusal: &peer.Refusal{Code: peer.NotLeader, Leader: "\xff"}}, "UTF-8"},
+		"no build":         {valid(func(r *peer.Response) { r.Hello.Build = 0 }), "build 0"},
+		"no keystore":      {valid(func(r *peer.Response) { r.Hello.Keystore = peer.ID{} }), "no keystore ID"},
+		"orphan twice":     {valid(func(r *peer.Response) { r.Hello.Orphans = append(r.Hello.Orphans, orphan(id(1))) }), "comes twice"},
+		"local time": {valid(func(r *peer.Response) {
+			r.Hello.Orphans[0].Created = r.Hello.Orphans[0].Created.In(time.FixedZone("", 3600))
+		}), "not in UTC"},
+		"no public key":    {valid(func(r *peer.Response) { r.Hello.Orphans[0].Public = []byte("key") }), "PKIX DER"},
+		"large public key": {valid(func(r *peer.Response) { r.Hello.Orphans[0].Public = largePublic(t) }), "public key of"},
+		"no algorithm":     {valid(func(r *peer.Response) { r.Hello.Orphans[0].Algorithm = "" }), "algorithm"},
+		"short enc":        {peer.Response{Fetch: &peer.FetchAnswer{Enc: []byte{1}}}, "encapsulated key"},
+		"sealed nothing": {peer.Response{Fetch: &peer.FetchAnswer{Enc: make([]byte, 1120), Keys: []peer.SealedKey{
+			{Sealed: make([]byte, 16)},
+		}}}, "sealed bytes"},
+		"held twice": {peer.Response{Ask: &peer.AskAnswer{Keystore: id(1), Held: []peer.ID{id(2), id(2)}}}, "comes twice"},
+	} {
+		if _, err := tt.response.Encode(); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: encodes: %v, want %q", name, err, tt.want)
+		}
+		// A peer without these checks sends the same.
+		b, err := json.Marshal(struct {
+			Version int `json:"version"`
+			peer.Response
+		}{1, tt.response})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := answer(b); err == nil {
+			t.Errorf("%s: decodes", name)
+		}
+	}
+}
+
+// largePublic is RSA with 9,000 bits.
+func largePublic(t *testing.T) []byte {
+	t.Helper()
+	n := new(big.Int).SetBit(big.NewInt(1), 9000, 1)
+	der, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: n, E: 65537})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+func TestAnswerOfAnotherKindIsAnError(t *testing.T) {
+	for name, r := range goldenAnswers {
+		b := encoded(t, r)
+		_, err := peer.DecodeAnswer[peer.AskAnswer](b)
+		var refusal *peer.Refusal
+		switch {
+		case name == "ask" && err != nil,
+			name != "ask" && err == nil,
+			errors.As(err, &refusal) != (name == "not-leader"):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRefusalTextNamesTheLeader(t *testing.T) {
+	err := error(&peer.Refusal{Code: peer.NotLeader, Leader: "a\nb"})
+	if got, want := err.Error(), `peer refused: not-leader, the leader is "a\nb"`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestFullMessagesFit(t *testing.T) {
+	keys := make([]peer.SealedKey, peer.MaxFetch)
+	for i, id := range ids(peer.MaxFetch) {
+		keys[i] = peer.SealedKey{ID: id, Sealed: make([]byte, peer.MaxMaterial+16)}
+	}
+	encoded(t, peer.Response{Fetch: &peer.FetchAnswer{Enc: make([]byte, 1120), Keys: keys}})
+	encoded(t, peer.Request{Hold: &peer.HoldRequest{Keystore: id(1), Gained: ids(peer.MaxIDs)}})
+	for name, m := range map[string]interface{ Encode() ([]byte, error) }{
+		"keys": peer.Response{Fetch: &peer.FetchAnswer{Enc: make([]byte, 1120), Keys: append(keys, peer.SealedKey{Sealed: make([]byte, 99)})}},
+		"IDs":  peer.Request{Ask: &peer.AskRequest{IDs: ids(peer.MaxIDs + 1)}},
+		"hold": peer.Request{Hold: &peer.HoldRequest{Keystore: id(1), Gained: ids(peer.MaxIDs), Lost: []peer.ID{id(7)}}},
+	} {
+		if _, err := m.Encode(); err == nil {
+			t.Errorf("too many %s encode", name)
+		}
+	}
+
+	hello := &peer.HelloAnswer{Build: 1, Keystore: id(1)}
+	for _, id := range ids(peer.MaxOrphans) {
+		hello.Orphans = append(hello.Orphans, orphan(id))
+	}
+	if _, err := answer(encoded(t, peer.Response{Hello: hello})); err != nil {
+		t.Error(err)
+	}
+	hello.Orphans = append(hello.Orphans, orphan(id(7)))
+	if _, err := (peer.Response{Hello: hello}).Encode(); err == nil {
+		t.Error("too many orphans encode")
+	}
+	if _, err := x509.ParsePKIXPublicKey(ed25519Public); err != nil {
+		t.Error(err)
+	}
+}
+
+// The worst that one message can make the decoder allocate.
+func TestDecodeMemoryIsBounded(t *testing.T) {
+	for name, message := range map[string]string{
+		"objects": `{"version":1,"hello":{"orphans":[` + strings.Repeat(`{},`, 349000) + `{}]}}`,
+		"nulls":   `{"version":1,"fetch":{"keys":[` + strings.Repeat(`null,`, 209000) + `null]}}`,
+		"nesting": `{"version":1,"x":` + strings.Repeat(`[`, 1<<20-20) + `}`,
+		"base64":  `{"version":1,"fetch":{"enc":"` + strings.Repeat("A", 1<<20-33) + `"}}`,
+		"most":    `{"version":1,"hello":{"orphans":[` + strings.Repeat(`{},`, 16300) + `{}]}}`,
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := peer.DecodeAnswer[peer.HelloAnswer]([]byte(message))
+		runtime.ReadMemStats(&after)
+		if err == nil {
+			t.Errorf("%s: decodes", name)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 48<<20 {
+			t.Errorf("%s: %d bytes were allocated", name, n)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, r := range goldenRequests {
+		b, _ := r.Encode()
+		f.Add(b)
+	}
+	for _, r := range goldenAnswers {
+		b, _ := r.Encode()
+		f.Add(b)
+	}
+	f.Add([]byte(`{"version":1,"hello":{},"hello":null}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if r, err := peer.DecodeRequest(b); err == nil && !bytes.Equal(encoded(t, r), b) {
+			t.Errorf("request %q encodes as %q", b, encoded(t, r))
+		}
+		if r, err := answer(b); err == nil && !bytes.Equal(encoded(t, r), b) {
+			t.Errorf("answer %q encodes as %q", b, encoded(t, r))
+		}
+	})
+}

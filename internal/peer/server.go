@@ -1,0 +1,175 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	maxHeader   = 8 << 10
+	contentType = "application/octet-stream"
+
+	// statusRefused is the status of a response whose body is a Refusal.
+	statusRefused = http.StatusForbidden
+)
+
+// Handler answers one call. From is the identity that the connection proved. An error that
+// is a *Refusal goes to the caller as it is; of another one the caller only learns that
+// there was one. ctx ends when the caller hangs up or the Server closes.
+type Handler func(ctx context.Context, from Identity, path string, body []byte) ([]byte, error)
+
+// ServerOptions configure a Server.
+type ServerOptions struct {
+	// Timeout bounds the reading of a request, and the writing of a response. The handler
+	// takes the time it takes. Zero means 30 seconds.
+	Timeout time.Duration
+
+	// OnError, if set, is told of the errors that callers don't get to see. It is called
+	// concurrently. The identity is zero if the error has no caller.
+	OnError func(from Identity, path string, err error)
+}
+
+// Server answers the calls of a Client.
+type Server struct {
+	handle Handler
+	o      ServerOptions
+	http   http.Server
+	end    context.CancelFunc // of all handlers' contexts
+	accept sync.WaitGroup
+	served sync.WaitGroup // connections; grows only while accept is not done
+
+	mu    sync.Mutex // guards below
+	conns map[net.Conn]bool
+}
+
+// Serve answers calls on the connections of ln, which are *Conn, with h.
+func Serve(ln net.Listener, h Handler, o ServerOptions) *Server {
+	if o.Timeout == 0 {
+		o.Timeout = 30 * time.Second
+	}
+	if o.OnError == nil {
+		o.OnError = func(Identity, string, error) {}
+	}
+	life, end := context.WithCancel(context.Background())
+	s := &Server{handle: h, o: o, end: end, conns: make(map[net.Conn]bool)}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	s.http = http.Server{
+		Handler:           http.HandlerFunc(s.serve),
+		Protocols:         protocols,
+		ReadHeaderTimeout: o.Timeout,
+		ReadTimeout:       o.Timeout,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeader,
+		BaseContext:       func(net.Listener) context.Context { return life },
+		ConnContext:       withIdentity,
+		ConnState:         s.follow,
+		ErrorLog:          log.New(errorWriter(o.OnError), "", 0),
+	}
+	s.accept.Go(func() { s.http.Serve(ln) }) // it returns when ln is closed
+	return s
+}
+
+// Close closes the listener and the connections, and waits for the handlers, whose contexts
+// are over.
+func (s *Server) Close() error {
+	s.end()
+	s.mu.Lock()
+	for c := range s.conns {
+		cutOff(c)
+	}
+	s.mu.Unlock()
+	err := s.http.Close()
+	s.accept.Wait()
+	s.served.Wait()
+	return err
+}
+
+// follow knows of the connections whose goroutine in net/http is running. Its own Close
+// does not wait for those, and waits for peers that don't read.
+func (s *Server) follow(c net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		s.served.Add(1)
+		s.conns[c] = true
+	case http.StateClosed:
+		delete(s.conns, c)
+		s.served.Done()
+	}
+}
+
+// cutOff closes below TLS, where nothing has to be sent.
+func cutOff(c net.Conn) {
+	if c, ok := c.(*Conn); ok {
+		c.NetConn().Close()
+		return
+	}
+	c.Close()
+}
+
+type identityKey struct{}
+
+func withIdentity(ctx context.Context, c net.Conn) context.Context {
+	if c, ok := c.(*Conn); ok {
+		return context.WithValue(ctx, identityKey{}, c.Identity())
+	}
+	return ctx
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	from, ok := r.Context().Value(identityKey{}).(Identity)
+	if !ok || r.Method != http.MethodPost {
+		http.Error(w, "not a call", http.StatusBadRequest)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxMessage))
+	if err != nil {
+		http.Error(w, "request does not arrive whole, or is too large", http.StatusBadRequest)
+		return
+	}
+	answer, err := s.answer(r.Context(), from, r.URL.Path, body)
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.Timeout))
+	w.Header().Set("Content-Type", contentType)
+	if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
+		w.WriteHeader(statusRefused)
+	} else if err != nil {
+		s.o.OnError(from, r.URL.Path, err)
+		http.Error(w, "internal error", http.StatusInternalServerError)
+		return
+	}
+	w.Write(answer)
+}
+
+// answer calls the handler. With a *Refusal as the error it returns the encoded refusal.
+func (s *Server) answer(ctx context.Context, from Identity, path string, body []byte) ([]byte, error) {
+	b, err := s.handle(ctx, from, path, body)
+	if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
+		b, encodeErr := Response{Refusal: refusal}.Encode()
+		if encodeErr != nil {
+			return nil, encodeErr
+		}
+		return b, err
+	}
+	if err == nil && len(b) > MaxMessage {
+		return nil, fmt.Errorf("response of %d bytes, at most %d fit", len(b), MaxMessage)
+	}
+	return b, err
+}
+
+// errorWriter is net/http's log, which has the panics of handlers.
+type errorWriter func(Identity, string, error)
+
+func (f errorWriter) Write(b []byte) (int, error) {
+	f(Identity{}, "", errors.New(strings.TrimSpace(string(b))))
+	return len(b), nil
+}

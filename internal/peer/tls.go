@@ -1,0 +1,218 @@
+package peer
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+)
+
+// What runs on a connection is its ALPN protocol.
+const (
+	ALPNRaft = "keyring-raft/1"
+	ALPNPeer = "keyring-peer/1"
+)
+
+// AnyServer, for a server ID, is any server of the cluster: whoever joins does not know yet
+// whom it meets.
+const AnyServer = ""
+
+// Source returns the host's part of a TLS configuration: Certificates, GetCertificate or
+// GetClientCertificate; RootCAs, which is required; ClientCAs, which nil means RootCAs. It
+// is called for every connection, so that certificates can be replaced, and must not
+// block. What it returns is not modified.
+//
+// VerifyPeerCertificate and VerifyConnection are called in both directions, after all of our
+// checks. Versions, client authentication, session tickets, names and ALPN are ours to set.
+type Source func() (*tls.Config, error)
+
+// ServerConfig returns the configuration that admits only servers of the cluster: TLS 1.3,
+// a certificate that chains to ClientCAs and is valid for client authentication, with the
+// server role, and to which check has nothing to object. The node's membership test is
+// check; it is called in every handshake. No session is resumed, which would skip all that.
+func ServerConfig(source Source, cluster string, check func(Identity, string) error) (*tls.Config, error) {
+	build := func() (*tls.Config, error) { return serverConfig(source, cluster, check) }
+	if _, err := build(); err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		ClientAuth:             tls.RequireAndVerifyClientCert,
+		SessionTicketsDisabled: true,
+		GetConfigForClient:     func(*tls.ClientHelloInfo) (*tls.Config, error) { return build() },
+	}, nil
+}
+
+func serverConfig(source Source, cluster string, check func(Identity, string) error) (*tls.Config, error) {
+	base, err := load(source)
+	if err != nil {
+		return nil, err
+	}
+	if len(base.Certificates) == 0 && base.GetCertificate == nil {
+		return nil, errors.New("TLS: no certificate to answer with")
+	}
+	c := ours(base)
+	c.NextProtos = []string{ALPNRaft, ALPNPeer}
+	c.ClientAuth = tls.RequireAndVerifyClientCert
+	if c.ClientCAs == nil {
+		c.ClientCAs = base.RootCAs
+	}
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		id, err := serverOf(cluster, cs)
+		if err != nil {
+			return err
+		}
+		if cs.NegotiatedProtocol == "" {
+			return fmt.Errorf("%s asks for no protocol", id)
+		}
+		if err := check(id, cs.NegotiatedProtocol); err != nil {
+			return fmt.Errorf("certificate of %s: %w", id, err)
+		}
+		return hostChecks(base, cs)
+	}
+	return c, nil
+}
+
+// ClientConfig returns the configuration for one connection to the server of that ID in the
+// cluster: TLS 1.3 and this protocol, a certificate that chains to RootCAs and is valid for
+// server authentication. The identity in it is compared, instead of a host name.
+// AnyServer as the server leaves its ID open, and nothing else.
+func ClientConfig(source Source, cluster, server, alpn string) (*tls.Config, error) {
+	base, err := load(source)
+	if err != nil {
+		return nil, err
+	}
+	c := ours(base)
+	c.NextProtos = []string{alpn}
+	c.ServerName = ""
+	if c.GetClientCertificate, err = clientCertificate(base); err != nil {
+		return nil, err
+	}
+	// Not insecure: VerifyConnection does all that this leaves out, but for the host name.
+	c.InsecureSkipVerify = true
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		var err error
+		if cs.VerifiedChains, err = verifyServer(base, cs.PeerCertificates); err != nil {
+			return err
+		}
+		id, err := serverOf(cluster, cs)
+		if err != nil {
+			return err
+		}
+		if server != AnyServer && id.ID != server {
+			return fmt.Errorf("certificate of %s: server %q, want %q", id, id.ID, server)
+		}
+		if cs.NegotiatedProtocol != alpn {
+			return fmt.Errorf("%s does not speak %s", id, alpn)
+		}
+		return hostChecks(base, cs)
+	}
+	return c, nil
+}
+
+func load(source Source) (*tls.Config, error) {
+	base, err := source()
+	if err != nil {
+		return nil, fmt.Errorf("TLS configuration: %w", err)
+	}
+	if base == nil || base.RootCAs == nil {
+		// crypto/tls would take the system's roots, which vouch for the whole internet.
+		return nil, errors.New("TLS: RootCAs is required")
+	}
+	return base, nil
+}
+
+// ours is what both directions have in common.
+func ours(base *tls.Config) *tls.Config {
+	c := base.Clone()
+	c.MinVersion = tls.VersionTLS13
+	c.MaxVersion = tls.VersionTLS13
+	c.SessionTicketsDisabled = true
+	c.ClientSessionCache = nil
+	c.GetConfigForClient = nil
+	c.VerifyPeerCertificate = nil // hostChecks
+	c.InsecureSkipVerify = false
+	c.EncryptedClientHelloConfigList = nil
+	return c
+}
+
+// clientCertificate picks the host's certificate for dialling, which may come from the
+// hook that crypto/tls asks on the other side only.
+func clientCertificate(base *tls.Config) (func(*tls.CertificateRequestInfo) (*tls.Certificate, error), error) {
+	if base.GetClientCertificate != nil || len(base.Certificates) > 0 {
+		return base.GetClientCertificate, nil
+	}
+	if base.GetCertificate == nil {
+		return nil, errors.New("TLS: no certificate to dial with")
+	}
+	return func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return base.GetCertificate(&tls.ClientHelloInfo{
+			SignatureSchemes:  r.SignatureSchemes,
+			SupportedVersions: []uint16{tls.VersionTLS13},
+		})
+	}, nil
+}
+
+// verifyServer does what InsecureSkipVerify leaves out.
+func verifyServer(base *tls.Config, certs []*x509.Certificate) ([][]*x509.Certificate, error) {
+	if len(certs) == 0 {
+		return nil, errors.New("no certificate")
+	}
+	o := x509.VerifyOptions{
+		Roots:         base.RootCAs,
+		Intermediates: x509.NewCertPool(),
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if base.Time != nil {
+		o.CurrentTime = base.Time()
+	}
+	for _, c := range certs[1:] {
+		o.Intermediates.AddCert(c)
+	}
+	chains, err := certs[0].Verify(o)
+	if err != nil {
+		return nil, &tls.CertificateVerificationError{UnverifiedCertificates: certs, Err: err}
+	}
+	return chains, nil
+}
+
+// serverOf returns the identity on a connection whose chain is verified, if it is a server
+// of the cluster.
+func serverOf(cluster string, cs tls.ConnectionState) (Identity, error) {
+	id, err := identityOf(cs)
+	if err != nil {
+		return Identity{}, err
+	}
+	if id.Role != RoleServer {
+		return Identity{}, fmt.Errorf("certificate of %s: role %q, want %q", id, id.Role, RoleServer)
+	}
+	if id.Cluster != cluster {
+		return Identity{}, fmt.Errorf("certificate of %s: cluster %q, want %q", id, id.Cluster, cluster)
+	}
+	return id, nil
+}
+
+func identityOf(cs tls.ConnectionState) (Identity, error) {
+	if len(cs.PeerCertificates) == 0 || len(cs.VerifiedChains) == 0 {
+		return Identity{}, errors.New("no verified certificate")
+	}
+	return ParseIdentity(cs.PeerCertificates[0])
+}
+
+// hostChecks calls what the host configured. With our own verification crypto/tls would
+// call VerifyPeerCertificate too early, and without chains.
+func hostChecks(base *tls.Config, cs tls.ConnectionState) error {
+	if base.VerifyPeerCertificate != nil {
+		raw := make([][]byte, 0, len(cs.PeerCertificates))
+		for _, c := range cs.PeerCertificates {
+			raw = append(raw, c.Raw)
+		}
+		if err := base.VerifyPeerCertificate(raw, cs.VerifiedChains); err != nil {
+			return err
+		}
+	}
+	if base.VerifyConnection != nil {
+		return base.VerifyConnection(cs)
+	}
+	return nil
+}
