@@ -1,0 +1,70 @@
+package keyring_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+)
+
+// newCluster starts servers with their keys on simulated disks.
+func newCluster(t testing.TB, opt keyringtest.Options) *keyringtest.Cluster {
+	t.Helper()
+	configure := opt.Configure
+	opt.Configure = func(s *keyringtest.Server, cfg *keyring.Config) {
+		fsys, err := s.Disk.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		keyring.SetFS(cfg, fsys)
+		if configure != nil {
+			configure(s, cfg)
+		}
+	}
+	return keyringtest.NewCluster(t, opt)
+}
+
+// ready waits until the live servers are ready and returns the leader.
+func ready(t testing.TB, c *keyringtest.Cluster) *keyringtest.Server {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Hour) // virtual
+	defer cancel()
+	for _, s := range c.Live() {
+		if err := s.Keyring.WaitReady(ctx); err != nil {
+			t.Fatalf("%s: %v", s.ID, err)
+		}
+	}
+	return c.Leader()
+}
+
+func TestClusterSealsOpensAndRotates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		first, err := leader.Keyring.Encrypt([]byte("hello"), []byte("aad"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Log("rotated in", time.Since(start), key.State, key.Holders)
+		if id, _ := keyring.CiphertextKeyID(first); key.State != keyring.StateActive || key.ID == id {
+			t.Fatalf("after Rotate: key %s is %s", key.ID, key.State)
+		}
+		synctest.Wait()
+		for _, s := range c.Servers {
+			got, err := s.Keyring.Decrypt(first, []byte("aad"))
+			if err != nil || string(got) != "hello" {
+				t.Errorf("%s: %q, %v", s.ID, got, err)
+			}
+			st, _ := s.Keyring.Status(t.Context())
+			t.Log(s.ID, st.Problems, st.Keys[0].Holders)
+		}
+	})
+}

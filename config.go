@@ -1,0 +1,220 @@
+package keyring
+
+import (
+	"bytes"
+	"cmp"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+
+	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// KeyID names a root key for ever. It is a UUID (RFC 9562). It has String, and reads and
+// writes its canonical lowercase form as text.
+type KeyID = meta.KeyID
+
+// ParseKeyID reads the canonical text of a KeyID and nothing else.
+func ParseKeyID(s string) (KeyID, error) { return meta.ParseKeyID(s) }
+
+func compareIDs(a, b KeyID) int { return bytes.Compare(a[:], b[:]) }
+
+// State is where a key is in its life. A key never returns to an earlier state.
+type State = meta.State
+
+// The states of a key, in order. See the package documentation.
+const (
+	StatePrepublished = meta.StatePrepublished
+	StateActive       = meta.StateActive
+	StateInactive     = meta.StateInactive
+	StateRekeying     = meta.StateRekeying
+	StateDeprecated   = meta.StateDeprecated
+)
+
+// Key is the metadata of a root key. It holds no material.
+type Key struct {
+	ID        KeyID
+	State     State
+	Algorithm string           // of its signing key: RS256, ES256 or EdDSA
+	Public    crypto.PublicKey // of its signing key; nil if it can't be read
+	Created   time.Time
+	Publish   time.Time // not to be activated before; zero for at once
+	Activated time.Time // zero while prepublished, and for an adopted key
+	Retired   time.Time // when it stopped being active, or was adopted; zero before
+	Revoked   bool      // its tokens verify no longer
+
+	CreateIndex, ModifyIndex uint64 // raft log indexes
+	Holders                  []raft.ServerID
+}
+
+func publicKey(m *meta.Key) Key {
+	k := Key{
+		ID: m.ID, State: m.State, Algorithm: m.Algorithm,
+		Created: m.Created, Publish: m.Publish, Activated: m.Activated, Retired: m.Retired, Revoked: m.Revoked,
+		CreateIndex: m.CreateIndex, ModifyIndex: m.ModifyIndex, Holders: fromStrings(m.Holders),
+	}
+	k.Public, _ = x509.ParsePKIXPublicKey(m.Public)
+	return k
+}
+
+// publicKeys returns the keys of the ring, the newest first.
+func publicKeys(ring *meta.Ring) []Key {
+	var keys []Key
+	for _, m := range ring.Keys {
+		keys = append(keys, publicKey(m))
+	}
+	slices.SortFunc(keys, func(a, b Key) int {
+		return cmp.Or(cmp.Compare(b.CreateIndex, a.CreateIndex), compareIDs(a.ID, b.ID))
+	})
+	return keys
+}
+
+func fromStrings(ids []string) []raft.ServerID {
+	out := make([]raft.ServerID, len(ids))
+	for i, id := range ids {
+		out[i] = raft.ServerID(id)
+	}
+	return out
+}
+
+// RotationPolicy is when the leader rotates of its own accord.
+type RotationPolicy struct {
+	// Every is the time from one activation to the next. Zero means 30 days; negative
+	// means that only Rotate rotates.
+	Every time.Duration
+	// Lead is how long before its activation the next key is prepublished. Zero means
+	// 24 hours, or half of Every if that is less. It must be less than Every.
+	Lead time.Duration
+}
+
+// TokenPolicy is about the keys that sign tokens.
+type TokenPolicy struct {
+	// Algorithm is that of the signing keys to be made: RS256, ES256 or EdDSA. Empty means
+	// RS256. Keys that exist keep theirs.
+	Algorithm string
+}
+
+// Config is what Open needs. Dir, ID, Raft, FSM and KEKs are required.
+type Config struct {
+	// Dir is the keystore directory. It is created if it is missing; its mode is made
+	// 0700. One process at a time uses it.
+	Dir string
+	// ID is this server's ID in the raft configuration: at most 255 bytes of UTF-8.
+	ID raft.ServerID
+	// Raft is the host's raft. It is running on FSM, or on a Mux with it. The host closes it.
+	Raft *raft.Raft
+	// FSM is the one that Raft applies to. It serves one Keyring at a time.
+	FSM *FSM
+	// Transport carries requests to the other servers. Nil means that there are none:
+	// enough for a cluster of one.
+	Transport Transport
+	// KEKs wrap the material, each of them all of it; any one opens it. At least one must
+	// be able to unwrap.
+	KEKs []KEK
+	// OldKEKs open material that was wrapped under them, and wrap nothing. Empty means none.
+	OldKEKs []KEK
+	// Rotation is when keys rotate. Zero means every 30 days.
+	Rotation RotationPolicy
+	// Tokens is which keys sign. Zero means RS256.
+	Tokens TokenPolicy
+	// Logger gets what an operator should know; never key material. Nil logs nothing.
+	Logger hclog.Logger
+
+	fs    durable.FS // a simulated disk in place of Dir, for tests
+	alone bool       // every server is at this build: the first command waits for nobody
+}
+
+const (
+	defaultEvery = 30 * 24 * time.Hour
+	defaultLead  = 24 * time.Hour
+)
+
+// withDefaults fills in what zero means, or says all that is wrong.
+func (c Config) withDefaults() (Config, error) {
+	var errs []error
+	require := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	require(c.Dir != "" || c.fs != nil, "Dir is empty")
+	require(c.ID != "" && len(c.ID) <= meta.MaxServerID && utf8.ValidString(string(c.ID)),
+		"ID is empty, longer than %d bytes or not UTF-8", meta.MaxServerID)
+	require(c.Raft != nil, "Raft is nil")
+	require(c.FSM != nil, "FSM is nil")
+	errs = append(errs, c.checkKEKs()...)
+	if c.Rotation.Every == 0 {
+		c.Rotation.Every = defaultEvery
+	}
+	if c.Rotation.Lead == 0 && c.Rotation.Every > 0 {
+		c.Rotation.Lead = min(defaultLead, c.Rotation.Every/2)
+	}
+	require(c.Rotation.Every < 0 || c.Rotation.Lead >= 0 && c.Rotation.Lead < c.Rotation.Every,
+		"Rotation.Lead %v is not between zero and Every %v", c.Rotation.Lead, c.Rotation.Every)
+	if c.Tokens.Algorithm == "" {
+		c.Tokens.Algorithm = "RS256"
+	}
+	require(slices.Contains([]string{"RS256", "ES256", "EdDSA"}, c.Tokens.Algorithm),
+		"Tokens.Algorithm %q is none of RS256, ES256, EdDSA", c.Tokens.Algorithm)
+	if c.Raft != nil && c.Transport == nil {
+		others := slices.DeleteFunc(servers(c.Raft), func(s string) bool { return s == string(c.ID) })
+		require(len(others) == 0, "Transport is nil and the raft configuration has %d other servers", len(others))
+	}
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	if err := errors.Join(errs...); err != nil {
+		return Config{}, fmt.Errorf("keyring configuration: %w", err)
+	}
+	return c, nil
+}
+
+// checkKEKs requires names that files can carry, each once, and a way to unwrap.
+func (c Config) checkKEKs() []error {
+	var errs []error
+	if len(c.KEKs) == 0 {
+		errs = append(errs, errors.New("KEKs is empty: name InlineKEK to keep each key's KEK in its own file"))
+	}
+	if len(c.KEKs) > maxKEKs {
+		errs = append(errs, fmt.Errorf("%d KEKs, at most %d", len(c.KEKs), maxKEKs))
+	}
+	seen := map[string]bool{}
+	for i, k := range slices.Concat(c.KEKs, c.OldKEKs) {
+		switch {
+		case k == nil:
+			errs = append(errs, fmt.Errorf("KEK %d is nil", i))
+		case !printable(k.ID()):
+			errs = append(errs, fmt.Errorf("KEK %d: the ID is not 1 to 128 printable ASCII characters", i))
+		case seen[k.ID()]:
+			errs = append(errs, fmt.Errorf("KEK %s is named twice", k.ID()))
+		default:
+			seen[k.ID()] = true
+		}
+	}
+	return errs
+}
+
+// maxKEKs is how many KEKs one file takes.
+const maxKEKs = 16
+
+func printable(s string) bool {
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 128
+}
+
+// policy is the rotation policy as plan wants it.
+func (c Config) policy() plan.Policy {
+	return plan.Policy{Every: max(c.Rotation.Every, 0), Lead: c.Rotation.Lead}
+}

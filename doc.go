@@ -1,0 +1,96 @@
+// Package keyring gives a service on hashicorp/raft an encryption and signing keyring.
+//
+// The leader encrypts; every server decrypts. Keys rotate by themselves. Key metadata lives
+// in a raft FSM. Key material never does: each server keeps it in its own directory, one
+// <key id>.nks.json file a key, wrapped under key encryption keys that no other server has.
+// A server that lacks a key fetches it from the others.
+//
+// [Start] runs a whole server, a [Node], for a service with no raft of its own. A host that
+// has a raft gives it a [NewFSM], alone or in a [Mux] with its own FSM, and calls [Open].
+// [Keyring.WaitReady] then tells when [Keyring.Encrypt] and [Keyring.Decrypt] work.
+//
+// # Words
+//
+//	root key   32 random bytes and one signing key pair, named by a UUID; immutable
+//	material   the secret part of a root key; metadata is all the rest, the public key included
+//	KEK        key encryption key: wraps material on one server; never shared, never in raft
+//	rotate     make a new active key
+//	rekey      move the host's data from an old key to the active one
+//	rewrap     wrap the same material under other KEKs
+//	holder     a server that has a key durable: file and directory synced, read back, unwrapped,
+//	           check value right
+//	host       the program that embeds this package
+//
+// # Key states
+//
+//	prepublished --activate--> active --rotate--> inactive --> rekeying --> deprecated --> removed
+//
+// A prepublished key is known to all and has sealed nothing. At most one key is active: it
+// seals, on the leader. Inactive, rekeying and deprecated keys open what they sealed. A
+// removed key leaves a tombstone: its ID is never used again. A key never goes back. Nothing
+// is removed unless the operator asks; the one exception is a prepublished key of which
+// every server has said that it has no material.
+//
+// # Invariants
+//
+//	I1   No material, wrapped or not, enters the raft log, a raft snapshot, a log line, an error,
+//	     a metric or a temporary file that outlives the call.
+//	I2   At most one key is active, on every server, at every index.
+//	I3   A key becomes active only when a majority of the voters hold it, asked just before. The
+//	     FSM refuses the command otherwise.
+//	I4   Only the active key seals, and only on a leader that has applied the barrier of its own
+//	     term; before that it returns ErrNotReady.
+//	I5   What was sealed under a key opens on every holder for as long as that key is in the FSM.
+//	     Without force, a key that something may be sealed under can't be removed.
+//	I6   A fetched or loaded key is used only if it matches the check value in the FSM.
+//	I7   Apply is total and deterministic: no clock, no randomness, no map order, no I/O, no
+//	     panic. The same log gives byte-equal snapshots on every server.
+//	I8   A key file is only created, replaced whole by rename, or set aside. A crash at any point,
+//	     a full disk or a failed sync loses no key, and leaves nothing that stops a start.
+//	I9   Live servers converge: every server that can reach one holder becomes one, no matter
+//	     which other keys are lost or which peers are down. A key whose file is here under a
+//	     KEK that does not answer waits for the KEK instead.
+//	I10  After Close no goroutine of the package runs, and the key bytes it owns are overwritten.
+//	     Ciphers that crypto/aes has expanded are left to the collector, as are signing keys
+//	     that crypto/rsa has.
+//
+// # How a key comes to be
+//
+// The leader makes it, writes its own file, offers it to the other servers and proposes add.
+// Every server that lacks it fetches it, from the leader first, writes the file, reads it
+// back and reports itself a holder. When the key is due, the leader asks live who holds it
+// now, and proposes activate with the answers of a majority. The FSM refuses the command
+// unless each of them is recorded as a holder with the keystore that answered: a wiped
+// server has another keystore, and its old holds count no more.
+//
+// # The house
+//
+// Arrows run from the root down; a test enforces it.
+//
+//	keyring.go      Keyring: Open, Close, WaitReady, Encrypt, Keys
+//	opening.go      Decrypt, and the table in which it finds its key
+//	config.go       Config and what zero means in it; KeyID, Key, State
+//	errors.go       the errors that callers branch on
+//	fsm.go          FSM, the fence, the snapshot, the one helper that proposes to raft
+//	mux.go          Mux: the keyring's FSM and the host's on one raft
+//	keystore.go     the directory of key files and the keys in memory
+//	kek.go          KEK, and the KEKs that come with the package
+//	replication.go  Transport, and the goroutine that fetches what this server lacks
+//	serve.go        ServePeer: answers to the other servers
+//	rotation.go     Rotate, CheckMembers, and the goroutine in which the leader acts
+//	status.go       Status and its Problems
+//	node.go         Node: raft, bolt and mutual TLS put together
+//	members.go      how a Node's cluster is founded and joined
+//	forward.go      what a Node that follows has the leader do
+//
+//	internal/meta     the pure state machine: ring, commands, codec, Check
+//	internal/plan     pure decisions: what is missing, whom to ask, what the leader does next
+//	internal/nks      material, its check value, the .nks.json codec
+//	internal/seal     the ciphertext envelope
+//	internal/durable  the only code that writes files
+//	internal/peer     messages between servers, HPKE, mutual TLS, HTTP
+//	internal/keyringtest  clusters and disks for tests, with faults
+//
+// Decide purely, then act: the two goroutines of a Keyring ask internal/plan what to do and
+// do it. meta and plan know no clock, no randomness and no I/O.
+package keyring

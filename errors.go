@@ -1,0 +1,59 @@
+package keyring
+
+import (
+	"errors"
+	"fmt"
+
+	"example.com/keyring/internal/seal"
+	"github.com/hashicorp/raft"
+)
+
+// Errors that callers branch on, with errors.Is.
+var (
+	// ErrNotLeader means that only the leader can do this. errors.As with a
+	// NotLeaderError tells who that is.
+	ErrNotLeader = errors.New("not the leader")
+	// ErrNotReady means not yet: no active key, or a leader that has not yet applied the
+	// barrier of its term. WaitReady waits for it.
+	ErrNotReady = errors.New("keyring not ready")
+	// ErrUnknownKey means that the keyring has no such key, or no longer.
+	ErrUnknownKey = errors.New("unknown key")
+	// ErrKeyMissing means that the keyring has the key and this server not yet its
+	// material. It is being fetched: try again, or ask another server.
+	ErrKeyMissing = errors.New("key material missing on this server")
+	// ErrDecrypt means that the bytes are not what Encrypt returned for that AAD. It never
+	// says more.
+	ErrDecrypt = seal.ErrOpen
+	// ErrOverlap means that dst overlaps an input.
+	ErrOverlap = seal.ErrOverlap
+	// ErrTooLong means that a plaintext is beyond what AES-GCM takes in one message: 64 GiB.
+	ErrTooLong = seal.ErrTooLong
+	// ErrStaleKey is the fence: the ciphertext was sealed under a key that is no longer the
+	// active one. Seal again and retry.
+	ErrStaleKey = errors.New("sealed under a key that is not active")
+	// ErrNotDurable means that the context ended before a majority of the voters held the
+	// new key. It stays prepublished, and the leader goes on with it.
+	ErrNotDurable = errors.New("key not yet durable on a majority")
+	// ErrCorrupt means that a file, snapshot or log entry is not what the keyring wrote.
+	ErrCorrupt = errors.New("corrupt")
+	// ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.
+	ErrWrapOnly = errors.New("this KEK can wrap but not unwrap")
+	// ErrClosed means that Close has been called.
+	ErrClosed = errors.New("keyring closed")
+)
+
+// NotLeaderError matches ErrNotLeader and tells who leads.
+type NotLeaderError struct {
+	Leader raft.ServerID // empty if this server knows of none
+}
+
+// Error names the leader.
+func (e NotLeaderError) Error() string {
+	if e.Leader == "" {
+		return "not the leader, and no leader is known"
+	}
+	return fmt.Sprintf("not the leader: that is %s", e.Leader)
+}
+
+// Is makes errors.Is(err, ErrNotLeader) true.
+func (e NotLeaderError) Is(target error) bool { return target == ErrNotLeader }

@@ -1,0 +1,62 @@
+package keyring
+
+import (
+	"context"
+	"slices"
+
+	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+)
+
+// SetFS puts a keystore on a simulated disk.
+func SetFS(c *Config, fsys durable.FS) { c.fs = fsys }
+
+// SetSameBuild tells a server that every other one is at its build.
+func SetSameBuild(c *Config) { c.alone = true }
+
+// Ring is what the FSM has applied.
+func Ring(f *FSM) *meta.Ring { return f.ring.Load() }
+
+// AwaitHolders waits until n servers are recorded as holders of the key.
+func AwaitHolders(k *Keyring, id KeyID, n int) {
+	for {
+		changed := k.fsm.changed.wait()
+		if m := k.fsm.ring.Load().Key(id); m != nil && len(m.Holders) >= n {
+			return
+		}
+		<-changed
+	}
+}
+
+// Secrets are the key bytes that a keyring has in memory: root keys, signing keys, and what
+// its files wrap them under.
+func Secrets(k *Keyring) [][]byte {
+	var secrets [][]byte
+	for id, m := range k.store.all() {
+		secrets = append(secrets, slices.Clone(m.secret.Root()[:]), slices.Clone(m.secret.Signing()))
+		b, err := k.store.dir.Read(nks.FileName(id), nks.MaxFile)
+		if err != nil {
+			panic(err)
+		}
+		f, err := nks.DecodeFile(b)
+		if err != nil {
+			panic(err)
+		}
+		for _, w := range f.Wrapped {
+			secrets = append(secrets, w.Ciphertext)
+			if w.KEK == inlineID {
+				secrets = append(secrets, w.Ciphertext[:kekSize])
+			}
+		}
+	}
+	return secrets
+}
+
+// SnapshotRaft has a node's raft write a snapshot.
+func SnapshotRaft(n *Node) error { return n.raft.Snapshot().Error() }
+
+// Propose proposes commands as the keyring does.
+func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
+	return propose(ctx, k.raft, cmds...)
+}

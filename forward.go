@@ -1,0 +1,179 @@
+package keyring
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// MaxForward is the most that a plaintext or ciphertext and its AAD may have together, in
+// bytes, for a follower to forward them to the leader.
+const MaxForward = peer.MaxMessage - 1024
+
+// Encrypt is Keyring.Encrypt, on the leader: done here if this server is it, else forwarded
+// to it, once. As long as ctx lets it, it waits for a leader that is ready and answers.
+func (n *Node) Encrypt(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	var out []byte
+	err := n.whenLed(ctx, func() (err error) {
+		if out, err = n.keys.Encrypt(plaintext, aad); errors.Is(err, ErrNotLeader) {
+			out, err = n.forward(ctx, callTimeout, pathEncrypt, plaintext, aad)
+		}
+		return err
+	})
+	return out, err
+}
+
+// Decrypt is Keyring.Decrypt, here if this server holds the key, else on the leader.
+func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, error) {
+	out, err := n.keys.Decrypt(ciphertext, aad)
+	if !errors.Is(err, ErrKeyMissing) && !errors.Is(err, ErrUnknownKey) || n.raft.State() == raft.Leader {
+		return out, err
+	}
+	return n.forward(ctx, callTimeout, pathDecrypt, ciphertext, aad)
+}
+
+// Rotate is Keyring.Rotate, on the leader: done here if this server is it, else forwarded to
+// it, once. As long as ctx lets it, it waits for a leader that is ready and answers, before
+// it asks it to. Rotating makes a new key each time, so after an error look at Keys before
+// trying again.
+func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
+	here := true
+	err := n.whenLed(ctx, func() (err error) {
+		if err = n.keys.mayRotate(); errors.Is(err, ErrNotLeader) {
+			here = false
+			_, err = n.forward(ctx, callTimeout, pathReady, nil, nil)
+		}
+		return err
+	})
+	if err != nil {
+		return Key{}, err
+	}
+	if here {
+		return n.keys.Rotate(ctx, o)
+	}
+	options, err := json.Marshal(o)
+	if err != nil {
+		return Key{}, err
+	}
+	b, err := n.forward(ctx, rotateTimeout, pathRotate, options, nil)
+	if err != nil {
+		return Key{}, err
+	}
+	id, err := ParseKeyID(string(b))
+	if err != nil {
+		return Key{}, fmt.Errorf("rotate: the leader's answer: %w", err)
+	}
+	return n.keys.awaitKey(ctx, id, !o.Publish.After(time.Now()))
+}
+
+// rotateTimeout is how long a forwarded rotation may take if its context allows more.
+const rotateTimeout = 10 * time.Minute
+
+// errUnreachable is matched by the errors of calls that got no answer from the leader.
+var errUnreachable = errors.New("no answer from the leader")
+
+// whenLed calls do, and again for as long as the cluster has no leader, or one that is not
+// ready or does not answer.
+func (n *Node) whenLed(ctx context.Context, do func() error) error {
+	for {
+		changed := n.keys.fsm.changed.wait()
+		err := do()
+		unled := errors.Is(err, ErrNotLeader) || errors.Is(err, ErrNotReady) || errors.Is(err, errUnreachable)
+		if !unled || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-time.After(joinRetry): // the leader may be ready without a change here
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// forward sends a call to the leader.
+func (n *Node) forward(ctx context.Context, timeout time.Duration, path string, data, aad []byte) ([]byte, error) {
+	if len(data)+len(aad) > MaxForward {
+		return nil, fmt.Errorf("%w to forward to the leader: %d bytes, at most %d", ErrTooLong, len(data)+len(aad), MaxForward)
+	}
+	leader := n.Leader()
+	if leader == "" || n.net == nil || leader == n.cfg.ID {
+		return nil, NotLeaderError{Leader: leader}
+	}
+	body := binary.AppendUvarint(nil, uint64(len(aad)))
+	body = append(append(body, aad...), data...)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	b, err := n.net.call(ctx, leader, path, body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
+	}
+	return answered(b)
+}
+
+// serveForwarded does here, on the leader, what another server was asked for. It never
+// forwards again.
+func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]byte, error) {
+	size, used := binary.Uvarint(body)
+	if used <= 0 || size > uint64(len(body)-used) {
+		return nil, &peer.Refusal{Code: peer.BadRequest}
+	}
+	aad, data := body[used:used+int(size)], body[used+int(size):]
+	var out []byte
+	var err error
+	switch path {
+	case pathEncrypt:
+		out, err = n.keys.Encrypt(data, aad)
+	case pathDecrypt:
+		out, err = n.keys.Decrypt(data, aad)
+	case pathReady:
+		err = n.keys.mayRotate()
+	case pathRotate:
+		var o RotateOptions
+		if err := json.Unmarshal(data, &o); err != nil {
+			return nil, &peer.Refusal{Code: peer.BadRequest}
+		}
+		var k Key
+		k, err = n.keys.Rotate(ctx, o)
+		out = []byte(k.ID.String())
+	}
+	return answer(out, err), nil
+}
+
+// wireErrors are the errors that keep their identity when they are forwarded, by the byte
+// that stands for them. Zero stands for success, other for an error that is only text.
+var wireErrors = []error{nil, ErrNotLeader, ErrNotReady, ErrUnknownKey, ErrKeyMissing, ErrDecrypt, ErrTooLong, ErrNotDurable, ErrClosed}
+
+const other = 0xff
+
+func answer(out []byte, err error) []byte {
+	if err == nil {
+		return append([]byte{0}, out...)
+	}
+	for i, e := range wireErrors {
+		if errors.Is(err, e) {
+			return append([]byte{byte(i)}, err.Error()...)
+		}
+	}
+	return append([]byte{other}, err.Error()...)
+}
+
+func answered(b []byte) ([]byte, error) {
+	switch {
+	case len(b) == 0:
+		return nil, errors.New("the leader's answer is empty")
+	case b[0] == 0:
+		return b[1:], nil
+	case wireErrors[min(int(b[0]), len(wireErrors)-1)] == ErrDecrypt:
+		return nil, ErrDecrypt
+	case int(b[0]) < len(wireErrors):
+		return nil, fmt.Errorf("from the leader: %w: %s", wireErrors[b[0]], b[1:])
+	}
+	return nil, fmt.Errorf("from the leader: %s", b[1:])
+}

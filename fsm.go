@@ -1,0 +1,259 @@
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/seal"
+	"github.com/hashicorp/raft"
+)
+
+// extensions marks the keyring's own log entries. raft carries it beside Log.Data, which
+// belongs to the host alone: no bytes of a user can pose as a command.
+var extensions = []byte("keyring/1")
+
+// magic begins every snapshot that has a section of the keyring.
+const magic = "keyring-snapshot"
+
+// maxSection bounds the keyring's section of a snapshot, far above 100,000 keys.
+const maxSection = 1 << 30
+
+// FSM is the keyring's metadata as a raft.FSM. Make it with NewFSM, give it to raft alone or
+// through Mux, and to Config. Several Keyrings may follow one another on it, never two at a
+// time.
+type FSM struct {
+	ring     atomic.Pointer[meta.Ring] // what is applied; never nil
+	restores atomic.Uint64             // how often a snapshot was restored
+	changed  changes                   // woken on every change, and by the Keyring on its own
+}
+
+// NewFSM returns an empty FSM.
+func NewFSM() *FSM {
+	f := &FSM{}
+	f.ring.Store(&meta.Ring{})
+	return f
+}
+
+// Apply implements raft.FSM. Its response is nil or an error; an entry it does not know is
+// an error and changes nothing.
+func (f *FSM) Apply(l *raft.Log) any {
+	if !own(l) {
+		return fmt.Errorf("%w: log entry %d is not the keyring's; a host with entries of its own needs Mux", ErrCorrupt, l.Index)
+	}
+	cmds, err := meta.DecodeEntry(l.Data)
+	if err != nil {
+		return fmt.Errorf("%w: log entry %d: %w", ErrCorrupt, l.Index, err)
+	}
+	next, err := f.ring.Load().Apply(l.Index, cmds)
+	if err != nil {
+		return err
+	}
+	f.ring.Store(next)
+	f.changed.notify()
+	return nil
+}
+
+// own reports whether a log entry is a command of the keyring's.
+func own(l *raft.Log) bool {
+	return l.Type == raft.LogCommand && bytes.Equal(l.Extensions, extensions)
+}
+
+// Snapshot implements raft.FSM.
+func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
+	return fsmSnapshot{ring: f.ring.Load()}, nil
+}
+
+// Restore implements raft.FSM.
+func (f *FSM) Restore(rc io.ReadCloser) error {
+	ring, rest, err := readSection(rc)
+	if err != nil {
+		return err
+	}
+	if ring == nil {
+		return fmt.Errorf("%w: a snapshot without the keyring's section", ErrCorrupt)
+	}
+	if n, err := io.Copy(io.Discard, rest); err != nil || n > 0 {
+		return errors.Join(fmt.Errorf("%w: a snapshot with %d bytes that are not the keyring's", ErrCorrupt, n), err)
+	}
+	f.publish(ring)
+	return nil
+}
+
+func (f *FSM) publish(ring *meta.Ring) {
+	f.ring.Store(ring)
+	f.restores.Add(1)
+	f.changed.notify()
+}
+
+// Admit is the fence, for the host's own Apply: it returns nil if the ciphertext was sealed
+// under the key that is active at this point of the log, and ErrStaleKey otherwise (ErrDecrypt
+// for bytes that are no ciphertext of the keyring). A host that refuses what Admit refuses
+// has nothing committed under a retired key after its retirement. It is deterministic, but
+// only from the log index on where every server calls it: gate it on a field of your command
+// if there are entries from before.
+func (f *FSM) Admit(ciphertext []byte) error {
+	id, err := CiphertextKeyID(ciphertext)
+	if err != nil {
+		return err
+	}
+	if active := f.ring.Load().Active(); active == nil || active.ID != id {
+		return ErrStaleKey
+	}
+	return nil
+}
+
+// CiphertextKeyID tells which key a ciphertext names. It authenticates nothing.
+func CiphertextKeyID(ciphertext []byte) (KeyID, error) {
+	id, ok := seal.KeyID(ciphertext)
+	if !ok {
+		return KeyID{}, ErrDecrypt
+	}
+	return id, nil
+}
+
+// fsmSnapshot is the keyring's section, then the host's snapshot if there is one.
+type fsmSnapshot struct {
+	ring *meta.Ring
+	app  raft.FSMSnapshot
+}
+
+// Persist implements raft.FSMSnapshot. The host's Persist closes the sink.
+func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	err := writeSection(sink, s.ring)
+	if err == nil && s.app != nil {
+		return s.app.Persist(sink)
+	}
+	if err == nil {
+		return sink.Close()
+	}
+	return errors.Join(err, sink.Cancel())
+}
+
+// Release implements raft.FSMSnapshot.
+func (s fsmSnapshot) Release() {
+	if s.app != nil {
+		s.app.Release()
+	}
+}
+
+func writeSection(w io.Writer, ring *meta.Ring) error {
+	section, err := ring.Encode()
+	if err != nil {
+		return err
+	}
+	head := binary.BigEndian.AppendUint64([]byte(magic), uint64(len(section)))
+	if _, err := w.Write(append(head, section...)); err != nil {
+		return fmt.Errorf("write keyring snapshot: %w", err)
+	}
+	return nil
+}
+
+// readSection returns the ring of a snapshot and a reader of what follows. A snapshot from
+// before the Mux has no section: the ring is nil and all of it follows.
+func readSection(r io.Reader) (*meta.Ring, io.Reader, error) {
+	head := make([]byte, len(magic)+8)
+	n, err := io.ReadFull(r, head)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return nil, nil, fmt.Errorf("read keyring snapshot: %w", err)
+	}
+	if !bytes.HasPrefix(head[:n], []byte(magic)) {
+		return nil, io.MultiReader(bytes.NewReader(head[:n]), r), nil
+	}
+	size := binary.BigEndian.Uint64(head[len(magic):])
+	if n < len(head) || size > maxSection {
+		return nil, nil, fmt.Errorf("%w: keyring snapshot cut short, or %d bytes long", ErrCorrupt, size)
+	}
+	section, err := io.ReadAll(io.LimitReader(r, int64(size)))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read keyring snapshot: %w", err)
+	}
+	ring, err := meta.Decode(section)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return ring, r, nil
+}
+
+// proposeTimeout is how long a proposal may wait for raft to take it. Once taken it ends
+// within the leader lease, committed or not.
+const proposeTimeout = 5 * time.Second
+
+// propose is the one way to raft: the commands in one log entry, all of them or none. It
+// returns what Apply answered. An error that matches ErrNotLeader may hide a commit.
+func propose(ctx context.Context, r *raft.Raft, cmds ...meta.Command) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b, err := meta.EncodeEntry(cmds...)
+	if err != nil {
+		return err
+	}
+	f := r.ApplyLog(raft.Log{Data: b, Extensions: extensions}, proposeTimeout)
+	if err := f.Error(); err != nil {
+		return outcome(r, err)
+	}
+	if slices.ContainsFunc(cmds, urgent) {
+		r.Barrier(proposeTimeout)
+	}
+	if err, ok := f.Response().(error); ok {
+		return err
+	}
+	return nil
+}
+
+// urgent reports whether followers should learn at once that the command has committed. An
+// idle leader tells them only with its next entry or after CommitTimeout: so there is a next
+// entry, and nobody waits for it. A new key need not be: the leader offers it to them, and
+// the next entry is on its way.
+func urgent(c meta.Command) bool { return c.Add == nil && c.Hold == nil }
+
+// outcome turns an error of raft's into one of the keyring's.
+func outcome(r *raft.Raft, err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost),
+		errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return notLeader(r)
+	case errors.Is(err, raft.ErrRaftShutdown):
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return fmt.Errorf("propose: %w", err)
+}
+
+func notLeader(r *raft.Raft) error {
+	_, leader := r.LeaderWithID()
+	return NotLeaderError{Leader: leader}
+}
+
+// changes wakes all who wait, each time something has changed. Take the channel first, then
+// look at the state, then wait: no change is missed.
+type changes struct {
+	mu sync.Mutex // guards below
+	ch chan struct{}
+}
+
+func (c *changes) wait() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ch == nil {
+		c.ch = make(chan struct{})
+	}
+	return c.ch
+}
+
+func (c *changes) notify() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ch != nil {
+		close(c.ch)
+		c.ch = nil
+	}
+}

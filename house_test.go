@@ -1,0 +1,89 @@
+package keyring_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// house says which packages of this module each package may import, tests apart.
+var house = map[string][]string{
+	".":                    {"internal/meta", "internal/plan", "internal/nks", "internal/seal", "internal/durable", "internal/peer"},
+	"internal/meta":        {},
+	"internal/plan":        {"internal/meta"},
+	"internal/nks":         {},
+	"internal/seal":        {},
+	"internal/durable":     {},
+	"internal/peer":        {},
+	"internal/keyringtest": {".", "internal/durable"},
+	"examples/quickstart":  {"."},
+	"examples/failover":    {"."},
+}
+
+// pure lists what the packages that decide must do without.
+var pure = []string{"os", "net", "sync", "context", "log", "math/rand", "math/rand/v2", "crypto/rand"}
+
+// std lists the packages that are made of the standard library alone, or of the one module named.
+var std = map[string]string{
+	"internal/meta": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "",
+	"internal/durable": "golang.org/x/sys",
+}
+
+// TestImportsKeepToTheHouse holds every import against the plan in the package doc.
+func TestImportsKeepToTheHouse(t *testing.T) {
+	const module = "example.com/keyring"
+	seen := map[string]bool{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && (d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".") && path != ".") {
+			return errorsOrSkip(err)
+		}
+		if d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		pkg := filepath.ToSlash(filepath.Dir(path))
+		allowed, known := house[pkg]
+		if !known {
+			t.Errorf("%s: the house has no room %s", path, pkg)
+			return nil
+		}
+		seen[pkg] = true
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range f.Imports {
+			name, _ := strconv.Unquote(spec.Path.Value)
+			own, local := strings.CutPrefix(name, module)
+			if local && !slices.Contains(allowed, strings.TrimPrefix(own, "/")) && !(own == "" && slices.Contains(allowed, ".")) {
+				t.Errorf("%s imports %s", path, name)
+			}
+			if only, is := std[pkg]; is && !local && strings.Contains(name, ".") && (only == "" || !strings.HasPrefix(name, only)) {
+				t.Errorf("%s imports %s", path, name)
+			}
+			if (pkg == "internal/meta" || pkg == "internal/plan") && slices.Contains(pure, name) {
+				t.Errorf("%s imports %s", path, name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range house {
+		if !seen[pkg] {
+			t.Errorf("the house has a room %s and the tree has none", pkg)
+		}
+	}
+}
+
+func errorsOrSkip(err error) error {
+	if err != nil {
+		return err
+	}
+	return filepath.SkipDir
+}

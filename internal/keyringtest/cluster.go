@@ -1,0 +1,401 @@
+package keyringtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// Options say what a Cluster is made of. The zero value is one server.
+type Options struct {
+	Servers int
+	// Pace is raft's heartbeat and election timeout, and all its other times in
+	// proportion. Zero is one second. With an hour, a year costs seconds.
+	Pace time.Duration
+	// Configure completes a server's Config before Open. It has to set where the keys are.
+	Configure func(*Server, *keyring.Config)
+	// Disk gives a server its first disk. Nil is an empty one for each.
+	Disk func(raft.ServerID) *Disk
+	// Raft changes raft's configuration, if not nil.
+	Raft func(*raft.Config)
+	// App makes the host's FSM of a server, for one that rides the same raft. Nil is none.
+	App func(*Server) raft.FSM
+	// Log gets what raft and the keyrings log, if not nil.
+	Log hclog.Logger
+}
+
+// Cluster is servers with a real raft and a real keyring each, in one process: raft over
+// in-memory transports, keys on simulated disks, peer requests by function calls. It is made
+// for testing/synctest, where all of its timeouts cost nothing. Call its methods from the
+// test's goroutine only.
+type Cluster struct {
+	TB      testing.TB
+	Servers []*Server
+
+	opt  Options
+	mu   sync.Mutex // guards below
+	cut  map[[2]raft.ServerID]bool
+	hook func(Event) Reply
+}
+
+// Server is one server of a Cluster.
+type Server struct {
+	ID      raft.ServerID
+	Disk    *Disk // of the keystore
+	Raft    *raft.Raft
+	FSM     *keyring.FSM
+	App     raft.FSM
+	Keyring *keyring.Keyring
+
+	cluster *Cluster
+	trans   *raft.InmemTransport
+	log     *eventStore
+	snaps   raft.SnapshotStore
+	mu      sync.Mutex // guards below
+	dead    bool
+}
+
+// Event is one point at which a server reaches out of its process: an operation of its
+// keystore's disk, of its raft log, or a request to a peer. A test can fail it or kill the
+// server there.
+type Event struct {
+	Server *Server
+	Kind   string // "disk", "log" before and "logged" after raft's log was written, "call" and "called", "answer"
+	What   string
+	To     raft.ServerID // of a call, and who asked for an answer
+}
+
+func (e Event) String() string { return fmt.Sprintf("%s %s %s", e.Server.ID, e.Kind, e.What) }
+
+// Reply is what becomes of an event. The zero Reply lets it pass.
+type Reply struct {
+	Err  error
+	Hang bool   // of a call: it is silent until its deadline
+	Data []byte // of a call: what the peer answers, in place of its own answer
+}
+
+var errDown = errors.New("connection refused")
+
+// NewCluster starts the servers, bootstrapped together as voters.
+func NewCluster(tb testing.TB, opt Options) *Cluster {
+	c := &Cluster{TB: tb, opt: opt, cut: map[[2]raft.ServerID]bool{}}
+	if c.opt.Pace == 0 {
+		c.opt.Pace = time.Second
+	}
+	if c.opt.Log == nil {
+		c.opt.Log = hclog.NewNullLogger()
+	}
+	var conf raft.Configuration
+	for i := range max(1, opt.Servers) {
+		s := c.newServer(raft.ServerID(fmt.Sprintf("s%d", i+1)))
+		conf.Servers = append(conf.Servers, raft.Server{ID: s.ID, Address: raft.ServerAddress(s.ID)})
+	}
+	for _, s := range c.Servers {
+		err := raft.BootstrapCluster(c.raftConfig(s.ID), s.log.InmemStore, s.log, s.snaps, s.trans, conf)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		c.Start(s)
+	}
+	tb.Cleanup(c.Close)
+	return c
+}
+
+// newServer makes a server with empty disks.
+func (c *Cluster) newServer(id raft.ServerID) *Server {
+	s := &Server{ID: id, cluster: c, dead: true}
+	c.wipe(s)
+	if c.opt.Disk != nil {
+		s.Disk = c.opt.Disk(id)
+	}
+	c.Servers = append(c.Servers, s)
+	return s
+}
+
+func (c *Cluster) wipe(s *Server) {
+	s.Disk = NewDisk()
+	s.log = &eventStore{InmemStore: raft.NewInmemStore(), server: s}
+	s.snaps = raft.NewInmemSnapshotStore()
+	_, s.trans = raft.NewInmemTransportWithTimeout(raft.ServerAddress(s.ID), c.opt.Pace/2)
+}
+
+// OnEvent has hook decide about every event from now on; nil lets all pass. It is called
+// from the goroutines the events are in, with no lock held.
+func (c *Cluster) OnEvent(hook func(Event) Reply) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hook = hook
+}
+
+func (c *Cluster) event(e Event) Reply {
+	c.mu.Lock()
+	hook := c.hook
+	c.mu.Unlock()
+	if e.Server.isDead() {
+		return Reply{Err: ErrCrashed}
+	}
+	if hook == nil {
+		return Reply{}
+	}
+	r := hook(e)
+	if e.Server.isDead() { // the hook killed it
+		return Reply{Err: ErrCrashed}
+	}
+	return r
+}
+
+func (c *Cluster) raftConfig(id raft.ServerID) *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = id
+	conf.HeartbeatTimeout, conf.ElectionTimeout = c.opt.Pace, c.opt.Pace
+	conf.LeaderLeaseTimeout = c.opt.Pace / 2
+	conf.CommitTimeout = c.opt.Pace / 20
+	conf.Logger = c.opt.Log.Named(string(id))
+	if c.opt.Raft != nil {
+		c.opt.Raft(conf)
+	}
+	return conf
+}
+
+// Start starts a server on what its disks hold.
+func (c *Cluster) Start(s *Server) {
+	c.TB.Helper()
+	s.Disk.OnOp(func(op Op) Fault {
+		return Fault{Err: c.event(Event{Server: s, Kind: "disk", What: op.Kind + " " + op.Name}).Err}
+	})
+	s.setDead(false)
+	c.connect()
+	s.FSM, s.App = keyring.NewFSM(), nil
+	fsm := raft.FSM(s.FSM)
+	if c.opt.App != nil {
+		s.App = c.opt.App(s)
+		fsm = keyring.Mux(s.FSM, s.App)
+	}
+	var err error
+	if s.Raft, err = raft.NewRaft(c.raftConfig(s.ID), fsm, s.log, s.log, s.snaps, s.trans); err != nil {
+		c.TB.Fatal(err)
+	}
+	cfg := keyring.Config{
+		ID: s.ID, Raft: s.Raft, FSM: s.FSM, Transport: link{c, s},
+		KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
+		Logger: c.opt.Log.Named(string(s.ID) + " keyring"),
+	}
+	if c.opt.Configure != nil {
+		c.opt.Configure(s, &cfg)
+	}
+	if s.Keyring, err = keyring.Open(context.Background(), cfg); err != nil {
+		c.TB.Fatal(err)
+	}
+}
+
+// Kill makes a server stop having effects, at once: nothing it does from now on reaches a
+// disk or another server. It may be called from an event. Stop ends its goroutines.
+func (c *Cluster) Kill(s *Server) {
+	s.setDead(true)
+	c.connect()
+}
+
+// Stop kills a server if it is not dead and ends its goroutines.
+func (c *Cluster) Stop(s *Server) {
+	c.Kill(s)
+	if s.Raft == nil {
+		return
+	}
+	if err := s.Raft.Shutdown().Error(); err != nil {
+		c.TB.Error(err)
+	}
+	_ = s.Keyring.Close() // its disk is dead
+	s.Raft = nil
+}
+
+// Restart stops a server, loses what its keystore had not synced, and starts it again.
+func (c *Cluster) Restart(s *Server) {
+	c.Stop(s)
+	s.Disk = s.Disk.Crash(Dropped, 0)
+	_, s.trans = raft.NewInmemTransportWithTimeout(raft.ServerAddress(s.ID), c.opt.Pace/2)
+	c.Start(s)
+}
+
+// Wipe stops a server and starts it with empty disks. It is in nobody's configuration
+// until it is joined anew.
+func (c *Cluster) Wipe(s *Server) {
+	c.Stop(s)
+	c.wipe(s)
+	c.Start(s)
+}
+
+// Remove takes a server that is stopped or wiped out of the configuration.
+func (c *Cluster) Remove(s *Server) {
+	c.TB.Helper()
+	if err := c.Leader().Raft.RemoveServer(s.ID, 0, 0).Error(); err != nil {
+		c.TB.Fatal(err)
+	}
+}
+
+// Join makes a server a voter.
+func (c *Cluster) Join(s *Server) {
+	c.TB.Helper()
+	if err := c.Leader().Raft.AddVoter(s.ID, raft.ServerAddress(s.ID), 0, 0).Error(); err != nil {
+		c.TB.Fatal(err)
+	}
+}
+
+// Add starts a fresh server and makes it a voter.
+func (c *Cluster) Add(id raft.ServerID) *Server {
+	s := c.newServer(id)
+	c.Start(s)
+	c.Join(s)
+	return s
+}
+
+// Close stops every server.
+func (c *Cluster) Close() {
+	for _, s := range c.Servers {
+		c.Stop(s)
+	}
+}
+
+// Partition cuts every link between the servers named and all others, both ways. Without
+// names it heals all.
+func (c *Cluster) Partition(alone ...*Server) {
+	c.mu.Lock()
+	clear(c.cut)
+	for _, a := range c.Servers {
+		for _, b := range c.Servers {
+			if slices.Contains(alone, a) != slices.Contains(alone, b) {
+				c.cut[[2]raft.ServerID{a.ID, b.ID}] = true
+			}
+		}
+	}
+	c.mu.Unlock()
+	c.connect()
+}
+
+func (c *Cluster) isCut(a, b raft.ServerID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cut[[2]raft.ServerID{a, b}]
+}
+
+// connect makes raft's links those between live servers that are not cut.
+func (c *Cluster) connect() {
+	for _, a := range c.Servers {
+		for _, b := range c.Servers {
+			addr := raft.ServerAddress(b.ID)
+			if a == b || a.isDead() || b.isDead() || c.isCut(a.ID, b.ID) {
+				a.trans.Disconnect(addr)
+			} else {
+				a.trans.Connect(addr, b.trans)
+			}
+		}
+	}
+}
+
+// Leader waits for a leader that a majority follows and that is ready to seal or has no key.
+func (c *Cluster) Leader() *Server {
+	c.TB.Helper()
+	for range 1000 {
+		for _, s := range c.Servers {
+			if s.Raft != nil && !s.isDead() && s.Raft.State() == raft.Leader && s.Raft.VerifyLeader().Error() == nil {
+				return s
+			}
+		}
+		time.Sleep(c.opt.Pace / 4)
+	}
+	c.TB.Fatal("no leader")
+	return nil
+}
+
+// Live returns the servers that are not dead.
+func (c *Cluster) Live() []*Server {
+	return slices.DeleteFunc(slices.Clone(c.Servers), func(s *Server) bool { return s.isDead() || s.Raft == nil })
+}
+
+// Server returns the server of that ID.
+func (c *Cluster) Server(id raft.ServerID) *Server {
+	for _, s := range c.Servers {
+		if s.ID == id {
+			return s
+		}
+	}
+	return nil
+}
+
+func (s *Server) isDead() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dead
+}
+
+func (s *Server) setDead(dead bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dead = dead
+}
+
+// eventStore is raft's log and stable store, with events.
+type eventStore struct {
+	*raft.InmemStore
+	server *Server
+}
+
+// StoreLogs implements raft.LogStore.
+func (l *eventStore) StoreLogs(logs []*raft.Log) error {
+	what := fmt.Sprintf("%d entries from %d", len(logs), logs[0].Index)
+	if err := l.server.cluster.event(Event{Server: l.server, Kind: "log", What: what}).Err; err != nil {
+		return err
+	}
+	if err := l.InmemStore.StoreLogs(logs); err != nil {
+		return err
+	}
+	return l.server.cluster.event(Event{Server: l.server, Kind: "logged", What: what}).Err
+}
+
+// StoreLog implements raft.LogStore.
+func (l *eventStore) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
+
+// link is a server's Transport.
+type link struct {
+	cluster *Cluster
+	from    *Server
+}
+
+// Call implements keyring.Transport: events before the request leaves, at the peer before
+// it answers, and after the answer has come back.
+func (l link) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error) {
+	r := l.cluster.event(Event{Server: l.from, Kind: "call", What: string(request), To: to})
+	if r.Hang {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if r.Err != nil || r.Data != nil {
+		return r.Data, r.Err
+	}
+	peer := l.cluster.Server(to)
+	if l.cluster.isCut(l.from.ID, to) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if peer == nil || peer.isDead() || peer.Keyring == nil {
+		return nil, errDown
+	}
+	if r := l.cluster.event(Event{Server: peer, Kind: "answer", What: string(request), To: l.from.ID}); r.Err != nil {
+		return nil, errDown
+	}
+	answer, err := peer.Keyring.ServePeer(ctx, l.from.ID, request)
+	if err != nil || peer.isDead() {
+		return nil, errors.Join(errDown, err)
+	}
+	if r := l.cluster.event(Event{Server: l.from, Kind: "called", What: string(request), To: to}); r.Err != nil {
+		return nil, r.Err
+	}
+	return answer, nil
+}

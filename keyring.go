@@ -1,0 +1,262 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/seal"
+	"github.com/hashicorp/raft"
+)
+
+// Keyring is one server's part of the cluster's keyring. All methods are safe for concurrent
+// use. After Close they return ErrClosed.
+type Keyring struct {
+	cfg   Config
+	raft  *raft.Raft
+	fsm   *FSM
+	store *keystore
+
+	observer *raft.Observer
+	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
+	cancel   context.CancelFunc
+	loops    sync.WaitGroup // replicate and lead
+
+	mu     sync.Mutex // guards below
+	closed bool
+	calls  sync.WaitGroup // calls that may block; Add only under mu and before closed
+
+	// What the hot paths read. Each is replaced whole.
+	sealing atomic.Pointer[sealing]
+	opening atomic.Pointer[opening] // nil after Close
+	term    atomic.Uint64           // the term whose barrier this leader has applied
+
+	reports reports     // to the leader: what other servers hold
+	offered offered     // to this server, and being fetched
+	turns   chan func() // run by the leader's loop between its steps
+	blocked blocked     // for Status: what the loops wait for
+}
+
+// sealing is the active key, for as long as the ring and the term are the ones it was
+// looked up in.
+type sealing struct {
+	ring *meta.Ring
+	term uint64
+	key  *seal.Key
+}
+
+// Open starts the keyring of this server on a raft that is running or about to. It refuses
+// a configuration that can't work, with all that is wrong with it in one error, and a
+// directory that can't be created, written or locked, with an error that names it. Bad key
+// files never stop it. Open does not wait for a leader or a key: see WaitReady. ctx bounds
+// opening only.
+func Open(ctx context.Context, cfg Config) (*Keyring, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	fsys := cfg.fs
+	if fsys == nil {
+		if fsys, err = durable.OpenDir(cfg.Dir); err != nil {
+			return nil, fmt.Errorf("keyring: %w", err)
+		}
+	}
+	store, err := openKeystore(ctx, fsys, cfg.KEKs, cfg.OldKEKs, cfg.Logger)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err), fsys.Close())
+	}
+	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, turns: make(chan func())}
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k.refresh(k.fsm.ring.Load())
+	k.observer = observe(k.raft, k.fsm)
+	k.loops.Go(k.replicate)
+	k.loops.Go(k.lead)
+	return k, nil
+}
+
+// observe wakes the loops when leadership or the configuration changes. raft calls the
+// filter itself, so there is no channel to fill and none to drain.
+func observe(r *raft.Raft, f *FSM) *raft.Observer {
+	o := raft.NewObserver(nil, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.RaftState, raft.LeaderObservation, raft.PeerObservation:
+			f.changed.notify()
+		}
+		return false
+	})
+	r.RegisterObserver(o)
+	return o
+}
+
+// Close ends the keyring on this server: it cancels the calls under way and waits for them,
+// ends the goroutines, overwrites the key bytes that the library owns, and gives the
+// directory back. Encrypt and Decrypt calls that began before may still end after it; they
+// only use ciphers that the standard library has expanded, which are left to the collector.
+// raft is the host's: close it before or after. A second Close does nothing.
+func (k *Keyring) Close() error {
+	k.mu.Lock()
+	if k.closed {
+		k.mu.Unlock()
+		k.calls.Wait()
+		k.loops.Wait()
+		return nil
+	}
+	k.closed = true
+	k.mu.Unlock()
+
+	k.raft.DeregisterObserver(k.observer)
+	k.cancel()
+	k.calls.Wait()
+	k.loops.Wait()
+	k.sealing.Store(nil)
+	k.opening.Store(nil)
+	return k.store.close()
+}
+
+// enter begins a call that may block. The context it returns ends with the caller's and
+// with Close.
+func (k *Keyring) enter(ctx context.Context) (context.Context, func(), error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closed {
+		return nil, nil, ErrClosed
+	}
+	k.calls.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(k.ctx, func() { cancel(ErrClosed) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		k.calls.Done()
+	}, nil
+}
+
+func (k *Keyring) isClosed() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.closed
+}
+
+// WaitReady returns once the active key is held here, every KEK of the configuration has
+// answered and, if this server is the leader, it may seal; or with ctx's error and what was
+// missing. Older keys that are still on their way don't block it; Status has them.
+func (k *Keyring) WaitReady(ctx context.Context) error {
+	ctx, done, err := k.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for {
+		changed := k.fsm.changed.wait()
+		missing := k.notReady(k.fsm.ring.Load())
+		if missing == nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w: %w", ErrNotReady, missing, context.Cause(ctx))
+		}
+	}
+}
+
+func (k *Keyring) notReady(ring *meta.Ring) error {
+	active := ring.Active()
+	switch {
+	case active == nil:
+		return errors.New("there is no active key yet")
+	case !k.store.has(active):
+		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.store.faultOf(active.ID)))
+	case k.raft.State() == raft.Leader && !k.leads(k.term.Load()):
+		return errors.New("the leader has not applied the barrier of its term")
+	}
+	return k.store.away()
+}
+
+// Encrypt seals plaintext under the active key and binds it to aad; both may be empty or
+// nil. Only the leader seals: elsewhere the error matches ErrNotLeader. On a new leader, or
+// before the first key, it is ErrNotReady. It does no I/O.
+func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
+	if len(plaintext) > maxPlaintext {
+		return nil, ErrTooLong
+	}
+	return k.AppendEncrypt(make([]byte, 0, len(plaintext)+Overhead), plaintext, aad)
+}
+
+// Decrypt opens what Encrypt returned for the same aad, on any server that holds the key.
+// The error is ErrDecrypt for bytes that are anything else, ErrKeyMissing for a key whose
+// material has not arrived here, ErrUnknownKey for one that the keyring does not have. It
+// does no I/O.
+func (k *Keyring) Decrypt(ciphertext, aad []byte) ([]byte, error) {
+	return k.AppendDecrypt(make([]byte, 0, max(0, len(ciphertext)-Overhead)), ciphertext, aad)
+}
+
+// Overhead is how many bytes longer a ciphertext is than its plaintext.
+const Overhead = seal.Overhead
+
+// maxPlaintext keeps Encrypt from asking for memory it can't have; the exact limit is GCM's.
+const maxPlaintext = 1<<36 - 32
+
+// AppendEncrypt is Encrypt with the ciphertext appended to dst, which must not overlap
+// plaintext or aad: that is ErrOverlap. With Overhead bytes to spare beyond the plaintext
+// it allocates nothing.
+func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
+	s := k.sealing.Load()
+	if s == nil || s.ring != k.fsm.ring.Load() || !k.leads(s.term) {
+		var err error
+		if s, err = k.lookUpSealing(); err != nil {
+			return nil, err
+		}
+	}
+	out, err := s.key.Seal(dst, plaintext, aad)
+	if err == seal.ErrClosed {
+		return nil, ErrClosed
+	}
+	return out, err
+}
+
+// leads reports whether this server is the leader of that term, as far as it knows: a
+// leader that was cut off knows within the leader lease.
+func (k *Keyring) leads(term uint64) bool {
+	return k.raft.State() == raft.Leader && k.raft.CurrentTerm() == term
+}
+
+// lookUpSealing finds the key to seal with, and keeps it while nothing changes.
+func (k *Keyring) lookUpSealing() (*sealing, error) {
+	if k.isClosed() {
+		return nil, ErrClosed
+	}
+	if k.raft.State() != raft.Leader {
+		return nil, notLeader(k.raft)
+	}
+	s := &sealing{ring: k.fsm.ring.Load(), term: k.term.Load()}
+	active := s.ring.Active()
+	if !k.leads(s.term) || active == nil {
+		return nil, ErrNotReady
+	}
+	m := k.store.get(active.ID)
+	if m == nil || m.check != active.Check {
+		return nil, fmt.Errorf("active key %s: %w", active.ID, ErrKeyMissing)
+	}
+	var err error
+	if s.key, err = k.store.sealerOf(active.ID, m); err != nil {
+		return nil, err
+	}
+	k.sealing.Store(s)
+	return s, nil
+}
+
+// Keys returns the metadata of all keys as this server knows it, the newest first.
+func (k *Keyring) Keys() []Key { return publicKeys(k.fsm.ring.Load()) }
+
+// Changed returns a channel that is closed when something has changed that Keys, Status or
+// WaitReady tell of: take it, look, then wait on it. It may be closed for less.
+func (k *Keyring) Changed() <-chan struct{} { return k.fsm.changed.wait() }
+
+// now is the time as the ring wants it.
+func now() time.Time { return time.Now().UTC().Round(0) }

@@ -1,0 +1,563 @@
+package keyring
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/seal"
+	"github.com/hashicorp/go-hclog"
+)
+
+// identity is the file that holds the keystore ID: 32 hexadecimal digits and a newline. A
+// directory without one is new, or was wiped, and gets another.
+const identity = "keystore.id"
+
+// keystore is the directory of key files and the keys in memory.
+//
+// A key is held if its file is durable: written, synced, renamed, its name synced, read back,
+// unwrapped and found right. What is in memory without that opens data and counts for
+// nothing else.
+type keystore struct {
+	dir     *durable.Dir
+	id      meta.KeystoreID
+	keks    []KEK
+	old     []KEK
+	openers map[string]KEK // both by ID
+	log     hclog.Logger
+
+	mu       sync.Mutex // guards below; no I/O and no KEK call under it
+	keys     map[KeyID]*material
+	changes  uint64           // to keys
+	faults   map[KeyID]fault  // what stands between this server and a key whose file is here
+	silent   map[string]error // KEKs that have not answered, by ID
+	setAside []string         // names of the files that were set aside, in order
+
+	scanning sync.Mutex // one scan at a time
+}
+
+// material is a key in memory.
+type material struct {
+	algorithm string
+	check     meta.CheckValue
+	created   time.Time
+	secret    *nks.Material
+	sum       [32]byte // SHA-256 of the file as it was read back
+	lost      bool     // the file was found missing or changed since
+	sealer    atomic.Pointer[seal.Key]
+}
+
+// fault is why a key whose file is here, or should be, is not held.
+type fault struct {
+	kek  string // the KEK to blame, if one is
+	mine bool   // the file itself is bad: it is set aside, and trying again is no use
+	here bool   // there is a file, wrapped under a KEK that does not answer or is not configured
+	err  error
+}
+
+// arrival is a key about to be written.
+type arrival struct {
+	id        KeyID
+	algorithm string
+	check     meta.CheckValue
+	created   time.Time
+	secret    *nks.Material
+}
+
+// openKeystore takes over the directory, reads it, and makes its ID durable. Files that do
+// not open never stop it.
+func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hclog.Logger) (*keystore, error) {
+	s := &keystore{
+		dir: durable.New(fsys), keks: keks, old: old, openers: map[string]KEK{}, log: log,
+		keys: map[KeyID]*material{}, faults: map[KeyID]fault{}, silent: map[string]error{},
+	}
+	for _, k := range slices.Concat(keks, old) {
+		s.openers[k.ID()] = k
+	}
+	if err := s.dir.Sweep(); err != nil {
+		return nil, err
+	}
+	if err := s.identify(); err != nil {
+		return nil, err
+	}
+	if !s.probe(ctx) {
+		return nil, errors.New("none of the KEKs can unwrap")
+	}
+	return s, s.scan(ctx, func(KeyID) bool { return false })
+}
+
+// probe asks every KEK to wrap and unwrap something, an old one only to unwrap, and reports
+// whether one of those that wrap can also unwrap, or may yet: a KEK that does not answer is
+// no reason not to start.
+func (s *keystore) probe(ctx context.Context) bool {
+	unwraps := false
+	for _, kek := range s.keks {
+		wrapped, err := s.wrapUnder(ctx, kek, []byte("probe"), []byte("keyring v1 probe"))
+		if err == nil {
+			_, err = s.unwrapUnder(ctx, kek, wrapped, []byte("keyring v1 probe"))
+		}
+		if errors.Is(err, ErrWrapOnly) {
+			err = nil
+		} else {
+			unwraps = true
+		}
+		s.heard(kek.ID(), err)
+	}
+	for _, kek := range s.old {
+		_, err := s.unwrapUnder(ctx, kek, []byte("probe"), []byte("keyring v1 probe"))
+		if errors.Is(err, ErrDecrypt) || errors.Is(err, ErrWrapOnly) {
+			err = nil // it has answered
+		}
+		s.heard(kek.ID(), err)
+	}
+	return unwraps
+}
+
+// kekTimeout is how long one call of a KEK may take before the KEK counts as away.
+const kekTimeout = 10 * time.Second
+
+func (s *keystore) wrapUnder(ctx context.Context, kek KEK, plaintext, aad []byte) ([]byte, error) {
+	within, cancel := context.WithTimeout(ctx, kekTimeout)
+	defer cancel()
+	b, err := kek.Wrap(within, plaintext, aad)
+	return b, ended(ctx, err)
+}
+
+func (s *keystore) unwrapUnder(ctx context.Context, kek KEK, wrapped, aad []byte) ([]byte, error) {
+	within, cancel := context.WithTimeout(ctx, kekTimeout)
+	defer cancel()
+	b, err := kek.Unwrap(within, wrapped, aad)
+	return b, ended(ctx, err)
+}
+
+// ended adds to an error why the context has ended, if it has.
+func ended(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+}
+
+// heard notes whether a KEK has answered.
+func (s *keystore) heard(kek string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if delete(s.silent, kek); err != nil {
+		s.silent[kek] = err
+	}
+}
+
+// silence is why a KEK counts as away, or nil.
+func (s *keystore) silence(kek string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.silent[kek]
+}
+
+// away says which KEKs have not answered, or nil.
+func (s *keystore) away() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(s.silent)) {
+		return fmt.Errorf("KEK %s: %w", id, s.silent[id])
+	}
+	return nil
+}
+
+// faultOf says what stands between this server and a key, or nil.
+func (s *keystore) faultOf(id KeyID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.faults[id].err
+}
+
+// locked reports whether there is a file of the key that no KEK opens for now.
+func (s *keystore) locked(id KeyID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.faults[id].here
+}
+
+// identify reads the keystore ID, or draws one for a directory that has none.
+func (s *keystore) identify() error {
+	names, err := s.dir.List()
+	if err != nil {
+		return err
+	}
+	if slices.Contains(names, identity) {
+		b, err := s.dir.Read(identity, 64)
+		if err == nil && len(b) == 33 && b[32] == '\n' && s.id.UnmarshalText(b[:32]) == nil {
+			return nil
+		}
+		if err := s.putAside(identity, "malformed"); err != nil {
+			return err
+		}
+	}
+	rand.Read(s.id[:]) // never fails
+	return s.dir.Write(durable.Named{Name: identity, Data: []byte(hex.EncodeToString(s.id[:]) + "\n")})[0]
+}
+
+// scanners is how many files are read and unwrapped at a time: enough to keep several
+// requests to a KMS on their way.
+const scanners = 16
+
+// scan reads every key file that is neither in memory nor to be skipped, in parallel. A file
+// that is bad is set aside; one that can't be read now, or whose KEK does not answer, stays
+// to be scanned again. The error is about the directory or ctx, never about a file.
+func (s *keystore) scan(ctx context.Context, skip func(KeyID) bool) error {
+	s.scanning.Lock()
+	defer s.scanning.Unlock()
+	names, err := s.dir.List()
+	if err != nil {
+		return err
+	}
+	work := make(chan KeyID)
+	var wg sync.WaitGroup
+	for range min(scanners, len(names)) {
+		wg.Go(func() {
+			for id := range work {
+				s.read(ctx, id)
+			}
+		})
+	}
+	for _, name := range names {
+		if id, ok := nks.ParseFileName(name); ok && ctx.Err() == nil && s.get(id) == nil && !skip(id) {
+			work <- id
+		}
+	}
+	close(work)
+	wg.Wait()
+	return ctx.Err()
+}
+
+// read takes one key file into memory, notes what is in its way, or sets it aside.
+func (s *keystore) read(ctx context.Context, id KeyID) {
+	m, f := s.load(ctx, id)
+	if f != nil && f.mine {
+		name := nks.FileName(id)
+		s.log.Error("key file set aside", "file", name, "error", f.err)
+		if err := s.putAside(name, "bad"); err != nil {
+			s.log.Error("set key file aside", "file", name, "error", err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f != nil {
+		s.faults[id] = *f
+		return
+	}
+	delete(s.faults, id)
+	if s.keys[id] == nil {
+		s.keys[id] = m
+		s.changes++
+	}
+}
+
+// load reads a key file, unwraps it and checks it.
+func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
+	b, err := s.dir.Read(nks.FileName(id), nks.MaxFile)
+	if err != nil {
+		mine := errors.Is(err, durable.ErrNotRegular) || errors.Is(err, durable.ErrTooLarge) || errors.Is(err, fs.ErrPermission)
+		return nil, &fault{mine: mine, err: err}
+	}
+	file, err := nks.DecodeFile(b)
+	if err != nil {
+		return nil, &fault{mine: true, err: err}
+	}
+	if file.ID != id {
+		return nil, &fault{mine: true, err: fmt.Errorf("%w: the file names key %s", ErrCorrupt, KeyID(file.ID))}
+	}
+	secret, f := s.unwrap(ctx, file)
+	if f != nil {
+		return nil, f
+	}
+	return &material{
+		algorithm: file.Algorithm, check: file.Check, created: file.Created,
+		secret: secret, sum: sha256.Sum256(b),
+	}, nil
+}
+
+// unwrap opens a file with the first KEK that can. One that is known to be away is not
+// asked: there may be thousands of files.
+func (s *keystore) unwrap(ctx context.Context, file *nks.File) (*nks.Material, *fault) {
+	var bad, away, escrow *fault
+	for _, w := range file.Wrapped {
+		kek := s.openers[w.KEK]
+		if kek == nil {
+			away = &fault{kek: w.KEK, here: true, err: fmt.Errorf("no KEK %s is configured", w.KEK)}
+			continue
+		}
+		if err := s.silence(w.KEK); err != nil {
+			away = &fault{kek: w.KEK, here: true, err: fmt.Errorf("KEK %s: %w", w.KEK, err)}
+			continue
+		}
+		plaintext, err := s.unwrapUnder(ctx, kek, w.Ciphertext, file.AAD())
+		switch {
+		case errors.Is(err, ErrDecrypt):
+			bad = &fault{mine: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
+		case errors.Is(err, ErrWrapOnly): // which says nothing about the file
+			escrow = &fault{kek: w.KEK, here: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
+		case err != nil:
+			away = &fault{kek: w.KEK, here: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
+			if errors.Is(err, context.DeadlineExceeded) {
+				s.heard(w.KEK, err)
+			}
+		default:
+			secret, err := decodeChecked(plaintext, file)
+			if err == nil {
+				return secret, nil
+			}
+			bad = &fault{mine: true, err: err}
+		}
+	}
+	return nil, cmp.Or(away, bad, escrow)
+}
+
+// decodeChecked reads unwrapped material, requires the check value of its file, and
+// overwrites plaintext.
+func decodeChecked(plaintext []byte, file *nks.File) (*nks.Material, error) {
+	defer clear(plaintext)
+	m, err := nks.Decode(plaintext)
+	if err != nil {
+		return nil, err
+	}
+	if check := m.Check(file.ID, file.Algorithm); !hmac.Equal(check[:], file.Check[:]) {
+		m.Wipe()
+		return nil, fmt.Errorf("%w: check value", ErrCorrupt)
+	}
+	return m, nil
+}
+
+// put makes keys durable and takes them into memory, and returns an error for each, nil for
+// those that are held now. It takes over the secrets. A crash before the names are synced
+// leaves no key file or a whole one, which the next start loads.
+func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
+	errs := make([]error, len(keys))
+	var files []durable.Named
+	var written []int
+	for i, k := range keys {
+		data, f := s.wrap(ctx, k)
+		if f != nil {
+			errs[i] = f.err
+			if f.kek == "" { // else the KEK is noted, once for all keys
+				s.note(k.id, f)
+			}
+			continue
+		}
+		files = append(files, durable.Named{Name: nks.FileName(k.id), Data: data})
+		written = append(written, i)
+	}
+	for j, err := range s.dir.Write(files...) {
+		i := written[j]
+		if err == nil {
+			err = s.readBack(ctx, keys[i])
+		}
+		if errs[i] = err; err != nil {
+			s.note(keys[i].id, &fault{err: err})
+		}
+	}
+	for _, k := range keys {
+		k.secret.Wipe()
+	}
+	return errs
+}
+
+// wrap encodes the file of a key, wrapped under every KEK: one that fails fails the key.
+func (s *keystore) wrap(ctx context.Context, k arrival) ([]byte, *fault) {
+	file := nks.File{ID: k.id, Algorithm: k.algorithm, Check: k.check, Created: k.created}
+	plaintext := k.secret.Encode()
+	defer clear(plaintext)
+	for _, kek := range s.keks {
+		wrapped, err := s.wrapUnder(ctx, kek, plaintext, file.AAD())
+		if err != nil {
+			s.heard(kek.ID(), err)
+			return nil, &fault{kek: kek.ID(), err: fmt.Errorf("wrap %s with KEK %s: %w", k.id, kek.ID(), err)}
+		}
+		file.Wrapped = append(file.Wrapped, nks.Wrapped{KEK: kek.ID(), Ciphertext: wrapped})
+	}
+	b, err := file.Encode()
+	if err != nil {
+		return nil, &fault{err: err}
+	}
+	return b, nil
+}
+
+// readBack is what makes a written key a held one: the file is loaded as the next start
+// would load it. Memory that is already there is kept, for it may be in use.
+func (s *keystore) readBack(ctx context.Context, k arrival) error {
+	m, f := s.load(ctx, k.id)
+	if f != nil {
+		return fmt.Errorf("read back %s: %w", k.id, f.err)
+	}
+	if m.check != k.check {
+		return fmt.Errorf("read back %s: %w: check value", k.id, ErrCorrupt)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.faults, k.id)
+	if old := s.keys[k.id]; old != nil && old.check == m.check {
+		old.sum, old.lost = m.sum, false
+		m.secret.Wipe()
+		return nil
+	}
+	s.keys[k.id] = m
+	s.changes++
+	return nil
+}
+
+// rewrite makes keys durable again whose files were lost while they are still in memory.
+func (s *keystore) rewrite(ctx context.Context, ids ...KeyID) []error {
+	var keys []arrival
+	for _, id := range ids {
+		if a, ok := s.copy(id); ok {
+			keys = append(keys, a)
+		}
+	}
+	return s.put(ctx, keys...)
+}
+
+// copy returns a key with material of its own, for the caller to wipe.
+func (s *keystore) copy(id KeyID) (arrival, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.keys[id]
+	if m == nil {
+		return arrival{}, false
+	}
+	return arrival{id, m.algorithm, m.check, m.created, m.secret.Clone()}, true
+}
+
+// confirm reports whether the key is held at this moment: its file is read once more and
+// compared with what was found right before. A key whose file is gone is held no longer.
+func (s *keystore) confirm(id KeyID) bool {
+	m := s.get(id)
+	if m == nil {
+		return false
+	}
+	b, err := s.dir.Read(nks.FileName(id), nks.MaxFile)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil || sha256.Sum256(b) != m.sum {
+		m.lost = true
+	}
+	return !m.lost
+}
+
+// has reports whether the ring's key is held, and is the right one.
+func (s *keystore) has(k *meta.Key) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.keys[k.ID]
+	return m != nil && !m.lost && m.check == k.Check
+}
+
+func (s *keystore) get(id KeyID) *material {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys[id]
+}
+
+// all returns the keys in memory.
+func (s *keystore) all() map[KeyID]*material {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.keys)
+}
+
+// version is a number that changes whenever the keys in memory do.
+func (s *keystore) version() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changes
+}
+
+// sealerOf derives the envelope's key at its first use.
+func (s *keystore) sealerOf(id KeyID, m *material) (*seal.Key, error) {
+	if k := m.sealer.Load(); k != nil {
+		return k, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := m.sealer.Load(); k != nil {
+		return k, nil
+	}
+	if s.keys[id] != m {
+		return nil, ErrUnknownKey // it was dropped meanwhile
+	}
+	k, err := seal.New(m.secret.Root(), id)
+	if err == nil {
+		m.sealer.Store(k)
+	}
+	return k, err
+}
+
+// drop overwrites a key in memory. Its file stays.
+func (s *keystore) drop(id KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.keys[id]
+	if m == nil {
+		return
+	}
+	delete(s.keys, id)
+	s.changes++
+	m.wipe()
+}
+
+func (m *material) wipe() {
+	m.secret.Wipe()
+	if k := m.sealer.Load(); k != nil {
+		k.Wipe()
+	}
+}
+
+// reject sets the file of a key aside that is not the key of that ID in the ring, and
+// overwrites it in memory.
+func (s *keystore) reject(id KeyID) {
+	s.drop(id)
+	if err := s.putAside(nks.FileName(id), "wrong"); err != nil {
+		s.note(id, &fault{err: err})
+	}
+}
+
+func (s *keystore) putAside(name, why string) error {
+	aside, err := s.dir.SetAside(name, why)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.setAside = append(s.setAside, aside)
+	return nil
+}
+
+func (s *keystore) note(id KeyID, f *fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults[id] = *f
+}
+
+// close overwrites every key and gives the directory back.
+func (s *keystore) close() error {
+	s.mu.Lock()
+	for _, m := range s.keys {
+		m.wipe()
+	}
+	clear(s.keys)
+	s.mu.Unlock()
+	return s.dir.Close()
+}

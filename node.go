@@ -1,0 +1,458 @@
+package keyring
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+// Node is a whole server: raft, its log and snapshots on disk, mutual TLS on one port, and
+// the keyring, for a service that has no raft of its own.
+type Node struct {
+	cfg    NodeConfig
+	log    hclog.Logger
+	store  *raftboltdb.BoltStore
+	raft   *raft.Raft
+	keys   *Keyring
+	net    *network      // nil for a server alone
+	opened chan struct{} // closed once raft and keys are set
+	cancel context.CancelFunc
+	loops  sync.WaitGroup
+	once   sync.Once
+	closed error
+}
+
+// NodeConfig is what Start needs. With Dir and KEKs alone it is one server without a port.
+type NodeConfig struct {
+	// ID is this server's ID in the cluster and in its certificate. Empty means "server",
+	// which is enough for a server alone.
+	ID raft.ServerID
+	// Dir holds the keystore, in Dir/keystore, and raft's log and snapshots, in Dir/raft.
+	// It is created if it is missing.
+	Dir string
+	// KEKs wrap the key material. See Config.
+	KEKs []KEK
+	// OldKEKs open material that was wrapped under them. See Config.
+	OldKEKs []KEK
+
+	// Addr is the host:port at which this server listens and the others reach it. Empty
+	// means that there are no others, and no port.
+	Addr string
+	// Listener, if set, is listened on in place of Addr. The Node closes it.
+	Listener net.Listener
+	// Cluster is the cluster's name in the certificates. Required with Addr.
+	Cluster string
+	// TLS returns this server's certificate, with keyring://<cluster>/server/<id> as a
+	// URI SAN and for both server and client authentication, and RootCAs. It is called for
+	// each connection, so that certificates can be replaced. Required with Addr.
+	TLS func() (*tls.Config, error)
+	// Peers are the addresses of the servers that found the cluster, by ID, this one
+	// included and the same on each. They matter only while this server has no raft log:
+	// when each of them has answered that it has none either, the cluster is founded; when
+	// one has, this server joins it anew.
+	Peers map[raft.ServerID]string
+	// Join are addresses of servers of a cluster to join, if this server has no raft log. It
+	// becomes a voter once it holds every key.
+	Join []string
+
+	// App is the service's own FSM, which rides the same raft. Nil means none.
+	App raft.FSM
+	// Rotation is when keys rotate. Zero means every 30 days.
+	Rotation RotationPolicy
+	// Tokens is which keys sign. Zero means RS256.
+	Tokens TokenPolicy
+	// Logger gets what raft and the keyring log. Nil logs nothing.
+	Logger hclog.Logger
+}
+
+// check says all that is wrong with the configuration.
+func (c NodeConfig) check() error {
+	var errs []error
+	if c.Dir == "" {
+		errs = append(errs, errors.New("Dir is empty"))
+	}
+	if c.Addr == "" && (len(c.Peers)+len(c.Join) > 0 || c.Listener != nil) {
+		errs = append(errs, errors.New("Addr is empty, with Peers, Join or Listener set"))
+	}
+	if c.Addr != "" {
+		if c.Cluster == "" {
+			errs = append(errs, errors.New("Cluster is empty, with Addr set"))
+		}
+		if c.TLS == nil {
+			errs = append(errs, errors.New("TLS is nil, with Addr set"))
+		}
+		if addr, ok := c.Peers[c.ID]; len(c.Peers) > 0 && (!ok || addr != c.Addr) {
+			errs = append(errs, fmt.Errorf("Peers does not name this server, %s, with Addr %s", c.ID, c.Addr))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("node configuration: %w", err)
+	}
+	return nil
+}
+
+// Start starts the server. It returns when raft and the keyring run, which for a server
+// with no raft log of its own means that its cluster is founded or has accepted it; ctx
+// bounds that. It does not wait for a leader or a key: see Keyring.WaitReady.
+func Start(ctx context.Context, cfg NodeConfig) (*Node, error) {
+	if cfg.ID == "" {
+		cfg.ID = "server"
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	life, cancel := context.WithCancel(context.Background())
+	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel, opened: make(chan struct{})}
+	if err := n.start(ctx, life); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// start does what Close undoes, whatever part of it was done.
+func (n *Node) start(ctx, life context.Context) error {
+	if n.cfg.Addr != "" {
+		var err error
+		if n.net, err = listen(n); err != nil {
+			return err
+		}
+	}
+	fsm := NewFSM()
+	if err := n.startRaft(ctx, fsm); err != nil {
+		return err
+	}
+	cfg := Config{
+		Dir: filepath.Join(n.cfg.Dir, "keystore"), ID: n.cfg.ID, Raft: n.raft, FSM: fsm,
+		KEKs: n.cfg.KEKs, OldKEKs: n.cfg.OldKEKs, Rotation: n.cfg.Rotation, Tokens: n.cfg.Tokens,
+		Logger: n.log.Named("keyring"), alone: true,
+	}
+	if n.net != nil {
+		cfg.Transport = n.net
+	}
+	var err error
+	if n.keys, err = Open(ctx, cfg); err != nil {
+		return err
+	}
+	close(n.opened)
+	if n.net == nil {
+		return nil
+	}
+	n.loops.Go(func() { n.promote(life) })
+	return n.net.askToJoin(ctx)
+}
+
+// startRaft opens what raft keeps on disk and starts it. A server that has nothing there
+// first learns from the others whether there is a cluster already: it must not come back as
+// the voter that it may have been.
+func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
+	dir := filepath.Join(n.cfg.Dir, "raft")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("raft directory: %w", err)
+	}
+	path := filepath.Join(dir, "raft.db")
+	var err error
+	n.store, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+	if err != nil {
+		return fmt.Errorf("raft log %s, which one process at a time can use: %w", path, err)
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, n.log.Named("raft"))
+	if err != nil {
+		return fmt.Errorf("raft snapshots: %w", err)
+	}
+	_, trans := raft.NewInmemTransport(raft.ServerAddress(n.cfg.ID))
+	var transport raft.Transport = trans
+	if n.net != nil {
+		transport = n.net.raftTransport()
+	}
+	known, err := raft.HasExistingState(n.store, n.store, snaps)
+	if err != nil {
+		return fmt.Errorf("raft log %s: %w", path, err)
+	}
+	conf := n.raftConfig()
+	if !known {
+		founders, err := n.founders(ctx)
+		if err != nil {
+			return err
+		}
+		if len(founders.Servers) > 0 {
+			if err := raft.BootstrapCluster(conf, n.store, n.store, snaps, transport, founders); err != nil {
+				return fmt.Errorf("found the cluster: %w", err)
+			}
+		}
+	}
+	apply := raft.FSM(fsm)
+	if n.cfg.App != nil {
+		apply = Mux(fsm, n.cfg.App)
+	}
+	if n.raft, err = raft.NewRaft(conf, apply, n.store, n.store, snaps, transport); err != nil {
+		return fmt.Errorf("start raft: %w", err)
+	}
+	return nil
+}
+
+// soon is a timeout of raft's for a server alone.
+const soon = 20 * time.Millisecond
+
+func (n *Node) raftConfig() *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = n.cfg.ID
+	conf.Logger = n.log.Named("raft")
+	if n.net == nil { // it need not wait for anybody's vote
+		conf.HeartbeatTimeout, conf.ElectionTimeout = soon, soon
+		conf.LeaderLeaseTimeout, conf.CommitTimeout = soon, soon
+	}
+	return conf
+}
+
+// founders returns the configuration to found the cluster with: none if it exists already.
+func (n *Node) founders(ctx context.Context) (raft.Configuration, error) {
+	if n.net == nil {
+		self := raft.Server{ID: n.cfg.ID, Address: raft.ServerAddress(n.cfg.ID)}
+		return raft.Configuration{Servers: []raft.Server{self}}, nil
+	}
+	founding, err := n.net.founding(ctx)
+	if err != nil || !founding {
+		return raft.Configuration{}, err
+	}
+	var c raft.Configuration
+	for _, id := range slices.Sorted(maps.Keys(n.cfg.Peers)) {
+		c.Servers = append(c.Servers, raft.Server{ID: id, Address: raft.ServerAddress(n.cfg.Peers[id])})
+	}
+	return c, nil
+}
+
+// Close ends the server and waits for all of it. A second Close returns what the first did.
+func (n *Node) Close() error {
+	n.once.Do(func() { n.closed = n.close() })
+	return n.closed
+}
+
+// close ends what start began, the last first: the keyring before its raft, raft before its
+// log and its port.
+func (n *Node) close() error {
+	n.cancel()
+	n.loops.Wait()
+	var errs []error
+	if n.keys != nil {
+		errs = append(errs, n.keys.Close())
+	}
+	if n.raft != nil {
+		errs = append(errs, n.raft.Shutdown().Error())
+	}
+	if n.net != nil {
+		errs = append(errs, n.net.close())
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Keyring returns the server's keyring. The Node closes it.
+func (n *Node) Keyring() *Keyring { return n.keys }
+
+// Leader returns the ID of the cluster's leader, or nothing if none is known.
+func (n *Node) Leader() raft.ServerID {
+	_, leader := n.raft.LeaderWithID()
+	return leader
+}
+
+// Apply puts a command of App's into the log and returns what its Apply answered, or that
+// answer as the error if it is one. Leader only: elsewhere the error matches ErrNotLeader.
+// An error that matches it may also hide a commit.
+func (n *Node) Apply(ctx context.Context, cmd []byte) (any, error) {
+	if n.cfg.App == nil {
+		return nil, errors.New("apply: the node has no App")
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	f := n.raft.Apply(cmd, proposeTimeout)
+	if err := f.Error(); err != nil {
+		return nil, outcome(n.raft, err)
+	}
+	if err, ok := f.Response().(error); ok {
+		return nil, err
+	}
+	return f.Response(), nil
+}
+
+// Paths of the calls between nodes.
+const (
+	pathKeys    = "/keyring"      // to ServePeer
+	pathHello   = "/node/hello"   // what a server is, for one that has no raft log
+	pathJoin    = "/node/join"    // to be taken into the configuration
+	pathEncrypt = "/node/encrypt" // forwarded to the leader
+	pathDecrypt = "/node/decrypt"
+	pathRotate  = "/node/rotate"
+	pathReady   = "/node/ready"
+)
+
+// network is a node's port and its connections to the ports of others. It is the keyring's
+// Transport and raft's StreamLayer.
+type network struct {
+	node   *Node
+	port   *peer.Port
+	server *peer.Server
+	client *peer.Client
+	dialer *peer.Dialer
+	raft   net.Listener
+	trans  *raft.NetworkTransport
+	fresh  atomic.Bool // this server has found no raft log, and has not founded one yet
+	join   []string    // who is to take this server in; nil if it need not be
+}
+
+func listen(n *Node) (*network, error) {
+	w := &network{node: n, dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS}}
+	conf, err := peer.ServerConfig(n.cfg.TLS, n.cfg.Cluster, w.admit)
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	ln := n.cfg.Listener
+	if ln == nil {
+		if ln, err = net.Listen("tcp", n.cfg.Addr); err != nil {
+			return nil, fmt.Errorf("node: %w", err)
+		}
+	}
+	w.port = peer.Listen(ln, peer.PortOptions{TLS: conf, OnRefuse: func(remote net.Addr, err error) {
+		n.log.Warn("connection refused", "from", remote, "error", err)
+	}})
+	w.client = peer.NewClient(w.dialer)
+	w.raft = w.port.Listener(peer.ALPNRaft)
+	w.server = peer.Serve(w.port.Listener(peer.ALPNPeer), w.serve, peer.ServerOptions{
+		OnError: func(from peer.Identity, path string, err error) {
+			n.log.Warn("peer call", "from", from, "path", path, "error", err)
+		},
+	})
+	return w, nil
+}
+
+// close ends the port, the calls of others and the calls to others.
+func (w *network) close() error {
+	w.client.Close()
+	var errs []error
+	if w.trans != nil {
+		errs = append(errs, w.trans.Close())
+	}
+	return errors.Join(append(errs, w.server.Close(), w.port.Close())...)
+}
+
+// ready reports whether raft and the keyring are there.
+func (w *network) ready() bool {
+	select {
+	case <-w.node.opened:
+		return true
+	default:
+		return false
+	}
+}
+
+// admit is asked in each handshake. Raft's connections are for members alone, once this
+// server knows who they are; calls are looked at one by one.
+func (w *network) admit(id peer.Identity, alpn string) error {
+	if alpn != peer.ALPNRaft || !w.ready() {
+		return nil
+	}
+	if members := servers(w.node.raft); len(members) > 0 && !slices.Contains(members, id.ID) {
+		return errors.New("not in the raft configuration")
+	}
+	return nil
+}
+
+// Call implements Transport.
+func (w *network) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error) {
+	return w.call(ctx, to, pathKeys, request)
+}
+
+// call calls a server of the configuration.
+func (w *network) call(ctx context.Context, to raft.ServerID, path string, body []byte) ([]byte, error) {
+	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
+		if s.ID == to {
+			return w.client.Call(ctx, string(to), string(s.Address), path, body)
+		}
+	}
+	return nil, fmt.Errorf("server %q is not in the raft configuration", to)
+}
+
+// serve answers the calls of other servers.
+func (w *network) serve(ctx context.Context, from peer.Identity, path string, body []byte) ([]byte, error) {
+	if path == pathHello {
+		return w.hello()
+	}
+	if !w.ready() {
+		return nil, &peer.Refusal{Code: peer.NotReady}
+	}
+	if path == pathJoin {
+		return w.serveJoin(ctx, from, body)
+	}
+	if !slices.Contains(servers(w.node.raft), from.ID) {
+		return nil, &peer.Refusal{Code: peer.NotMember}
+	}
+	switch path {
+	case pathKeys:
+		return w.node.keys.ServePeer(ctx, raft.ServerID(from.ID), body)
+	case pathEncrypt, pathDecrypt, pathRotate, pathReady:
+		return w.node.serveForwarded(ctx, path, body)
+	}
+	return nil, &peer.Refusal{Code: peer.Unsupported}
+}
+
+// raftTransport makes raft's transport on the port.
+func (w *network) raftTransport() raft.Transport {
+	w.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: w, MaxPool: 3, Timeout: 10 * time.Second, Logger: w.node.log.Named("raft"),
+	})
+	return w.trans
+}
+
+// Dial implements raft.StreamLayer. The address has to be that of a server in the
+// configuration, whose ID the other side must prove.
+func (w *network) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if !w.ready() {
+		return nil, fmt.Errorf("dial %s: not started yet", addr)
+	}
+	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
+		if s.Address == addr {
+			return w.dialer.Dial(ctx, string(s.ID), string(addr), peer.ALPNRaft)
+		}
+	}
+	return nil, fmt.Errorf("dial %s: no server of the raft configuration has that address", addr)
+}
+
+// Accept implements raft.StreamLayer.
+func (w *network) Accept() (net.Conn, error) { return w.raft.Accept() }
+
+// Close implements raft.StreamLayer.
+func (w *network) Close() error { return w.raft.Close() }
+
+// Addr implements raft.StreamLayer: it is what raft takes for this server's address.
+func (w *network) Addr() net.Addr { return address(w.node.cfg.Addr) }
+
+// address is a host:port as it stands in the raft configuration.
+type address string
+
+func (address) Network() string  { return "tcp" }
+func (a address) String() string { return string(a) }
+
+var _ io.Closer = (*Node)(nil)

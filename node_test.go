@@ -1,0 +1,193 @@
+package keyring_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// testLogger logs to standard error if KEYRING_LOG names a level.
+func testLogger() hclog.Logger {
+	level := os.Getenv("KEYRING_LOG")
+	if level == "" {
+		return hclog.NewNullLogger()
+	}
+	return hclog.New(&hclog.LoggerOptions{Level: hclog.LevelFromString(level)})
+}
+
+func TestNodeAloneKeepsItsKeysAcrossRestarts(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cfg := keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Logger: testLogger()}
+	var sealed [][]byte
+	for range 3 {
+		n, err := keyring.Start(ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Keyring().WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range sealed {
+			if got, err := n.Decrypt(ctx, c, nil); err != nil || string(got) != "data" {
+				t.Errorf("%q, %v", got, err)
+			}
+		}
+		c, err := n.Encrypt(ctx, []byte("data"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed = append(sealed, c)
+		if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// nodes is a cluster of real Nodes on loopback.
+type nodes struct {
+	tb    testing.TB
+	ca    *keyringtest.CA
+	addrs map[raft.ServerID]string
+	nodes map[raft.ServerID]*keyring.Node
+	dirs  map[raft.ServerID]string
+}
+
+// startNodes founds a cluster of n servers with mutual TLS, bolt and real directories.
+func startNodes(tb testing.TB, n int, change func(*keyring.NodeConfig)) *nodes {
+	tb.Helper()
+	c := &nodes{
+		tb: tb, ca: keyringtest.NewCA(tb),
+		addrs: map[raft.ServerID]string{}, nodes: map[raft.ServerID]*keyring.Node{}, dirs: map[raft.ServerID]string{},
+	}
+	tb.Cleanup(c.close)
+	listeners := map[raft.ServerID]net.Listener{}
+	for i := range n {
+		id := raft.ServerID(fmt.Sprintf("s%d", i+1))
+		listeners[id] = keyringtest.Listen(tb)
+		c.addrs[id] = listeners[id].Addr().String()
+		c.dirs[id] = tb.TempDir()
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for id, ln := range listeners {
+		cfg := c.config(id)
+		cfg.Listener, cfg.Peers = ln, c.addrs
+		if change != nil {
+			change(&cfg)
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
+			defer cancel()
+			node, err := keyring.Start(ctx, cfg)
+			if err != nil {
+				tb.Errorf("%s: %v", id, err)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			c.nodes[id] = node
+		})
+	}
+	wg.Wait()
+	if tb.Failed() {
+		tb.FailNow()
+	}
+	return c
+}
+
+func (c *nodes) config(id raft.ServerID) keyring.NodeConfig {
+	return keyring.NodeConfig{
+		ID: id, Dir: c.dirs[id], Addr: c.addrs[id], Cluster: "test",
+		TLS:  c.ca.Source("keyring://test/server/"+string(id), nil),
+		KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
+		Logger: testLogger().Named(string(id)),
+	}
+}
+
+func (c *nodes) close() {
+	for id, n := range c.nodes {
+		if err := n.Close(); err != nil {
+			c.tb.Errorf("%s: %v", id, err)
+		}
+	}
+}
+
+// ready waits for every node.
+func (c *nodes) ready(ctx context.Context) {
+	c.tb.Helper()
+	for id, n := range c.nodes {
+		if err := n.Keyring().WaitReady(ctx); err != nil {
+			c.tb.Fatalf("%s: %v", id, err)
+		}
+	}
+}
+
+func TestNodesForwardToTheLeader(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	for id, n := range c.nodes {
+		sealed, err := n.Encrypt(ctx, []byte("hello"), []byte("aad"))
+		if err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+		key, err := n.Rotate(ctx, keyring.RotateOptions{})
+		if err != nil || key.State != keyring.StateActive {
+			t.Fatalf("%s: key is %s, %v", id, key.State, err)
+		}
+		for other, n := range c.nodes {
+			if got, err := n.Decrypt(ctx, sealed, []byte("aad")); err != nil || string(got) != "hello" {
+				t.Errorf("sealed on %s, opened on %s: %q, %v", id, other, got, err)
+			}
+		}
+	}
+}
+
+// TestWipedNodeJoinsAnew takes a server's directory away: it must not come back as the voter
+// that it was.
+func TestWipedNodeJoinsAnew(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	sealed, err := c.nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader := c.nodes["s1"].Leader()
+	if err := c.nodes[leader].Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.dirs[leader] = t.TempDir()
+	cfg := c.config(leader)
+	cfg.Peers = c.addrs
+	delete(c.nodes, leader)
+	fresh, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes[leader] = fresh
+	c.ready(ctx)
+	if got, err := c.nodes[leader].Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	for id, n := range c.nodes {
+		if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package keyring
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"sync/atomic"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/seal"
+)
+
+// opening is the table in which Decrypt finds its key: the keys of the ring that are in
+// memory. It is a cache of what the ring and the keystore say, and rebuilt when they change.
+//
+// It is a hash table with open addressing: key IDs are random, so their first bytes are the
+// hash, and at most half of the slots are taken. A Go map costs 10 ns more, which is 4 % of
+// opening 1 KiB.
+type opening struct {
+	slots []slot
+	shift int
+}
+
+type slot struct {
+	id  KeyID
+	key atomic.Pointer[seal.Key] // nil in a slot that is taken: not derived yet
+	m   *material                // nil in an empty slot
+}
+
+func newOpening(keys map[KeyID]*material) *opening {
+	size := bits.Len(uint(2*len(keys))) + 1
+	o := &opening{make([]slot, 1<<size), 64 - size}
+	for id, m := range keys {
+		s := o.find(&id)
+		s.id, s.m = id, m
+		s.key.Store(m.sealer.Load())
+	}
+	return o
+}
+
+// find returns the slot of that ID, or the empty one where it would be.
+func (o *opening) find(id *KeyID) *slot {
+	for i := binary.BigEndian.Uint64(id[:8]) >> (o.shift & 63); ; i++ {
+		s := &o.slots[i&uint64(len(o.slots)-1)]
+		if s.id == *id || s.m == nil {
+			return s
+		}
+	}
+}
+
+// AppendDecrypt is Decrypt with the plaintext appended to dst, which must not overlap
+// ciphertext or aad: that is ErrOverlap. With room for the plaintext it allocates nothing.
+// After an error nothing of dst is returned, and what it wrote is overwritten.
+func (k *Keyring) AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error) {
+	o := k.opening.Load()
+	if o == nil {
+		return nil, ErrClosed
+	}
+	id, ok := seal.KeyID(ciphertext)
+	if !ok {
+		return nil, ErrDecrypt
+	}
+	s := o.find((*KeyID)(&id))
+	key := s.key.Load()
+	if key == nil {
+		var err error
+		if key, err = k.lookUpOpening(id); err != nil {
+			return nil, err
+		}
+		if s.m != nil {
+			s.key.Store(key)
+		}
+	}
+	out, err := key.Open(dst, ciphertext, aad)
+	if err == seal.ErrClosed { // removed, or closed, in this moment
+		if _, why := k.lookUpOpening(id); why != nil {
+			return nil, why
+		}
+		return nil, fmt.Errorf("%w: %s", ErrKeyMissing, id)
+	}
+	return out, err
+}
+
+// lookUpOpening finds a key that opens data, or says why there is none.
+func (k *Keyring) lookUpOpening(id KeyID) (*seal.Key, error) {
+	if k.isClosed() {
+		return nil, ErrClosed
+	}
+	key := k.fsm.ring.Load().Key(id)
+	if key == nil {
+		return nil, fmt.Errorf("%w %s", ErrUnknownKey, id)
+	}
+	m := k.store.get(id)
+	if m == nil || m.check != key.Check {
+		return nil, fmt.Errorf("%w: %s", ErrKeyMissing, id)
+	}
+	return k.store.sealerOf(id, m)
+}
+
+// refresh brings the table up to date. Keys that were removed are overwritten; a file that
+// is not the ring's key is set aside. Only Open and the replicator call it.
+func (k *Keyring) refresh(ring *meta.Ring) {
+	keys := k.store.all()
+	for id, m := range keys {
+		switch key := ring.Key(id); {
+		case key == nil && ring.WasRemoved(id):
+			k.store.drop(id)
+			delete(keys, id)
+		case key == nil:
+			delete(keys, id) // an orphan
+		case m.check != key.Check:
+			k.cfg.Logger.Error("key file is not the cluster's key of that ID", "key", id)
+			k.store.reject(id)
+			delete(keys, id)
+		}
+	}
+	k.opening.Store(newOpening(keys))
+}

@@ -1,0 +1,300 @@
+package keyring
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// Transport carries opaque requests between the servers of the raft configuration, at most
+// 1 MiB each way. It authenticates both ends and hands a request to ServePeer on the server
+// it is for. Key material inside is sealed to the asker; the Transport keeps out those who
+// would alter it. It is called from several goroutines, and ctx always has a deadline.
+type Transport interface {
+	Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error)
+}
+
+const (
+	callTimeout = 2 * time.Second // for one request to one server
+	reportRetry = 2 * time.Second // until a report that had no effect is sent again
+	firstScan   = time.Second     // until the directory is read again when a key is missing
+	scanRetry   = time.Minute     // until it is read yet again, at most
+	reportBatch = 4096            // keys in one report
+)
+
+// call sends a request to another server and returns its answer.
+func call[A peer.HelloAnswer | peer.FetchAnswer | peer.HoldAnswer | peer.AskAnswer](
+	ctx context.Context, k *Keyring, to string, request []byte) (*A, error) {
+	if k.cfg.Transport == nil {
+		return nil, fmt.Errorf("call %s: there is no Transport", to)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	b, err := k.cfg.Transport.Call(ctx, raft.ServerID(to), request)
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", to, err)
+	}
+	a, err := peer.DecodeAnswer[A](b)
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", to, err)
+	}
+	return a, nil
+}
+
+// servers returns the IDs of the latest raft configuration, in its order.
+func servers(r *raft.Raft) []string {
+	var ids []string
+	for _, s := range r.GetConfiguration().Configuration().Servers {
+		ids = append(ids, string(s.ID))
+	}
+	return ids
+}
+
+// voters returns those of them that vote.
+func voters(r *raft.Raft) []string {
+	var ids []string
+	for _, s := range r.GetConfiguration().Configuration().Servers {
+		if s.Suffrage == raft.Voter {
+			ids = append(ids, string(s.ID))
+		}
+	}
+	return ids
+}
+
+// replicator is the goroutine that brings this server what it lacks and tells the leader
+// what it holds. It is woken by the FSM and asks plan what to do.
+type replicator struct {
+	*Keyring
+	pull     plan.Pull
+	calls    sync.WaitGroup
+	done     chan fetched
+	seen     *meta.Ring // refreshed for
+	changes  uint64     // to the keystore, refreshed for
+	leader   string
+	peers    []string
+	reported report    // the last one sent
+	resend   time.Time // when it is due again if nothing came of it
+	rescan   time.Time // when the directory is read again while keys are missing
+	scans    int
+}
+
+// fetched is the end of one fetch.
+type fetched struct {
+	plan.Fetch
+	err error
+}
+
+// report is what a server last told the leader.
+type report struct {
+	leader       string
+	gained, lost []KeyID
+}
+
+func (r report) equal(o report) bool {
+	return r.leader == o.leader && slices.Equal(r.gained, o.gained) && slices.Equal(r.lost, o.lost)
+}
+
+// replicate runs until Close.
+func (k *Keyring) replicate() {
+	r := &replicator{Keyring: k, done: make(chan fetched)}
+	defer r.calls.Wait()
+	for {
+		changed := k.fsm.changed.wait()
+		timer := time.NewTimer(r.step())
+		select {
+		case <-changed:
+		case <-timer.C:
+		case f := <-r.done:
+			r.pull.Done(f.Fetch, f.err != nil, now(), rand.Float64())
+			k.blocked.fetch(f)
+		case <-k.ctx.Done():
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// step does what can be done now and returns how long nothing else need be.
+func (r *replicator) step() time.Duration {
+	ring := r.fsm.ring.Load()
+	if n := r.store.version(); ring != r.seen || n != r.changes {
+		r.refresh(ring)
+		r.seen, r.changes = ring, n
+	}
+	missing := plan.Missing(ring, r.held(ring))
+	if r.heal(ring, missing) {
+		missing = plan.Missing(ring, r.held(ring))
+	}
+	// A key whose file is here under a KEK that does not answer is waited for: what a peer
+	// has of it must not replace a file that may be the way back.
+	// One that is on its way by an offer need not be asked for.
+	wanted := slices.DeleteFunc(missing, func(m *meta.Key) bool { return r.store.locked(m.ID) || r.offered.has(m.ID) })
+	wake := r.fetch(ring, wanted)
+	if at := r.report(ring); !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
+		wake = at
+	}
+	if !r.rescan.IsZero() && (wake.IsZero() || r.rescan.Before(wake)) {
+		wake = r.rescan
+	}
+	if wake.IsZero() {
+		return idle
+	}
+	return max(0, time.Until(wake))
+}
+
+// held tells plan which keys of the ring this server holds.
+func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
+	return func(id KeyID) bool { return k.store.has(ring.Key(id)) }
+}
+
+// heal gets back what needs no other server: keys in memory whose file is gone, and files
+// that appeared, or whose KEK answers again. It reports whether it tried.
+func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) bool {
+	if len(missing) == 0 && r.store.away() == nil {
+		r.rescan, r.scans = time.Time{}, 0
+		return false
+	}
+	if r.rescan.IsZero() { // most of what is missing is on its way
+		r.rescan = now().Add(firstScan)
+	}
+	if now().Before(r.rescan) {
+		return false
+	}
+	r.rescan = now().Add(min(scanRetry, plan.Backoff(r.scans, rand.Float64())))
+	r.scans++
+	for _, m := range missing {
+		if s := r.store.get(m.ID); s != nil && s.check == m.Check {
+			r.store.rewrite(r.ctx, m.ID)
+		}
+	}
+	r.store.probe(r.ctx)
+	err := r.store.scan(r.ctx, ring.WasRemoved)
+	if err != nil && r.ctx.Err() == nil {
+		r.cfg.Logger.Error("read keystore", "error", err)
+	}
+	r.fsm.changed.notify() // for this loop and for WaitReady
+	return true
+}
+
+// fetch starts the requests that plan wants and returns when to look again.
+func (r *replicator) fetch(ring *meta.Ring, missing []*meta.Key) time.Time {
+	_, leader := r.raft.LeaderWithID()
+	peers := servers(r.raft)
+	if string(leader) != r.leader || !slices.Equal(peers, r.peers) {
+		r.leader, r.peers = string(leader), peers
+		r.pull.Retry()
+	}
+	sources := func(k *meta.Key) []string { return plan.Sources(k, string(r.cfg.ID), r.leader, r.peers) }
+	fetches, wake := r.pull.Next(now(), missing, sources, rand.Float64())
+	for _, f := range fetches {
+		keys := map[KeyID]meta.NewKey{}
+		for _, id := range f.IDs {
+			keys[id] = ring.Key(id).New()
+		}
+		r.calls.Go(func() {
+			err := r.fetchFrom(r.ctx, f.Peer, keys)
+			select {
+			case r.done <- fetched{f, err}:
+			case <-r.ctx.Done():
+			}
+		})
+	}
+	return wake
+}
+
+// fetchFrom asks one peer for keys and makes durable what it gets. The error says that the
+// peer's answer, or a part of it, was of no use; a key it does not have is no error.
+func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) error {
+	var ids []peer.ID
+	for id := range keys {
+		ids = append(ids, peer.ID(id))
+	}
+	pull, err := peer.NewFetch(ids)
+	if err != nil {
+		return err
+	}
+	answer, err := call[peer.FetchAnswer](ctx, k, from, pull.Request())
+	if err != nil {
+		return err
+	}
+	secrets, err := pull.Open(k.binding(string(k.cfg.ID), from), answer)
+	if err != nil {
+		return fmt.Errorf("fetch from %s: %w", from, err)
+	}
+	return k.keep(ctx, from, keys, secrets)
+}
+
+// keep writes the secrets whose check value is the one that is wanted, and nothing else.
+func (k *Keyring) keep(ctx context.Context, from string, keys map[KeyID]meta.NewKey, secrets []peer.Secret) error {
+	var arrivals []arrival
+	var bad error
+	for _, s := range secrets {
+		key := keys[KeyID(s.ID)]
+		m, err := nks.Decode(s.Material)
+		s.Wipe()
+		if err != nil || m.Check(key.ID, key.Algorithm) != key.Check {
+			bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, key.ID, ErrCorrupt)
+			m.Wipe()
+			continue
+		}
+		arrivals = append(arrivals, arrival{key.ID, key.Algorithm, key.Check, key.Created, m})
+	}
+	for i, err := range k.store.put(ctx, arrivals...) {
+		if err != nil && ctx.Err() == nil {
+			k.cfg.Logger.Error("write key file", "key", arrivals[i].id, "error", err)
+		}
+	}
+	k.fsm.changed.notify() // for WaitReady
+	return bad
+}
+
+func (k *Keyring) binding(asker, answerer string) peer.Binding {
+	return peer.Binding{Cluster: k.fsm.ring.Load().Cluster, Asker: asker, Answerer: answerer}
+}
+
+// report tells the leader what the ring does not know of this server's keys, and returns
+// when to tell it again: never, if there is nothing to tell.
+func (r *replicator) report(ring *meta.Ring) time.Time {
+	gained, lost := plan.Report(ring, string(r.cfg.ID), r.store.id, r.held(ring))
+	if len(gained)+len(lost) == 0 || r.leader == "" {
+		r.reported = report{}
+		return time.Time{}
+	}
+	next := report{r.leader, gained[:min(len(gained), reportBatch)], lost[:min(len(lost), reportBatch)]}
+	if next.equal(r.reported) && now().Before(r.resend) {
+		return r.resend
+	}
+	r.reported, r.resend = next, now().Add(reportRetry)
+	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.id, Gained: next.gained, Lost: next.lost}
+	if next.leader == string(r.cfg.ID) {
+		r.takeReport(hold)
+		return r.resend
+	}
+	r.calls.Go(func() {
+		if err := r.tell(r.ctx, next.leader, hold); err != nil {
+			r.cfg.Logger.Debug("report held keys", "leader", next.leader, "error", err)
+		}
+	})
+	return r.resend
+}
+
+func (k *Keyring) tell(ctx context.Context, leader string, h meta.Hold) error {
+	request, err := peer.Request{Hold: &peer.HoldRequest{
+		Keystore: peer.ID(h.Keystore), Gained: toPeer(h.Gained), Lost: toPeer(h.Lost),
+	}}.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = call[peer.HoldAnswer](ctx, k, leader, request)
+	return err
+}

@@ -1,0 +1,356 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// rotate makes n keys, each sealing one record.
+func rotate(t testing.TB, c *keyringtest.Cluster, v *vault, n int) {
+	t.Helper()
+	leader := c.Leader()
+	for range n {
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := v.seal(leader); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// problems are those of that kind that the server's Status has.
+func problems(t testing.TB, s *keyringtest.Server, kind keyring.ProblemKind) (found []keyring.Problem) {
+	t.Helper()
+	st, err := s.Keyring.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range st.Problems {
+		if p.Kind == kind {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func follower(c *keyringtest.Cluster) *keyringtest.Server {
+	leader := c.Leader()
+	return c.Servers[(slices.Index(c.Servers, leader)+1)%len(c.Servers)]
+}
+
+// TestLostKeyDelaysNoOther loses the first key in order on every server, for good.
+func TestLostKeyDelaysNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		ready(t, c)
+		v := vault{t: t}
+		rotate(t, c, &v, 10)
+		whole(t, c)
+		keys := c.Leader().Keyring.Keys()
+		active := keys[0].ID
+		slices.SortFunc(keys, func(a, b keyring.Key) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+		lost := keys[0].ID
+		if lost == active {
+			lost = keys[1].ID
+		}
+		for _, s := range c.Servers {
+			c.Stop(s)
+			s.Disk.Plant(nks.FileName(lost), 0o600, []byte("lost"))
+		}
+		for _, s := range c.Servers {
+			c.Restart(s)
+		}
+		ready(t, c)
+		fresh := c.Add("s4")
+		if err := fresh.Keyring.WaitReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second) // virtual
+		for _, s := range c.Servers {
+			st, _ := s.Keyring.Status(t.Context())
+			if len(st.Missing) != 1 || st.Missing[0] != lost {
+				t.Errorf("%s: missing %v, want only %s", s.ID, st.Missing, lost)
+			}
+			if n := len(problems(t, s, keyring.ProblemKeyMissing)); n != 1 {
+				t.Errorf("%s: %d problems about missing keys", s.ID, n)
+			}
+		}
+		for _, sealed := range v.sealed {
+			id, _ := keyring.CiphertextKeyID(sealed)
+			_, err := fresh.Keyring.Decrypt(sealed, []byte("aad"))
+			if id == lost && !errors.Is(err, keyring.ErrKeyMissing) || id != lost && err != nil {
+				t.Errorf("record under %s: %v", id, err)
+			}
+		}
+	})
+}
+
+// isFetch reports whether an event is a request for keys that leaves the server.
+func isFetch(e keyringtest.Event, from raft.ServerID) bool {
+	return e.Kind == "call" && e.Server.ID == from && strings.Contains(e.What, `"fetch"`)
+}
+
+// TestBadAnswersOnlyMoveOnToTheNextPeer gives a joining server a first source that answers
+// in every wrong way.
+func TestBadAnswersOnlyMoveOnToTheNextPeer(t *testing.T) {
+	encode := func(r peer.Response) []byte {
+		b, err := r.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	tests := []struct {
+		name  string
+		reply func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply
+		tells bool // Status has it as a problem
+	}{
+		{"error", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+			return keyringtest.Reply{Err: errors.New("no route to host")}
+		}, true},
+		{"hangs", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+			return keyringtest.Reply{Hang: true}
+		}, true},
+		{"empty", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+			return keyringtest.Reply{Data: []byte{}}
+		}, true},
+		{"garbage", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+			return keyringtest.Reply{Data: []byte(`{"version":1,"fetch":{"enc":"AAAA"}}`)}
+		}, true},
+		{"not ready", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+			return keyringtest.Reply{Data: encode(peer.Response{Refusal: &peer.Refusal{Code: peer.NotReady}})}
+		}, true},
+		{"answer to another question", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+			return keyringtest.Reply{Data: encode(peer.Response{Hold: &peer.HoldAnswer{}})}
+		}, true},
+		{"has no key", func(c *keyringtest.Cluster, e keyringtest.Event) keyringtest.Reply {
+			return forge(c, e, func(peer.ID) *nks.Material { return nil })
+		}, false},
+		{"another key under that ID", func(c *keyringtest.Cluster, e keyringtest.Event) keyringtest.Reply {
+			return forge(c, e, func(peer.ID) *nks.Material {
+				m, err := nks.Generate("EdDSA")
+				if err != nil {
+					panic(err)
+				}
+				return m
+			})
+		}, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, keyringtest.Options{Servers: 3})
+				leader := ready(t, c)
+				v := vault{t: t}
+				rotate(t, c, &v, 3)
+				whole(t, c)
+				var asked atomic.Int64
+				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+					if isFetch(e, "s4") && e.To == leader.ID {
+						asked.Add(1)
+						return tt.reply(c, e)
+					}
+					return keyringtest.Reply{}
+				})
+				fresh := c.Add("s4")
+				start := time.Now()
+				whole(t, c)
+				if took := time.Since(start); took > 5*time.Second {
+					t.Errorf("the keys came after %v", took)
+				}
+				if asked.Load() == 0 {
+					t.Error("the leader was not asked first")
+				}
+				if told := len(problems(t, fresh, keyring.ProblemUnreachable)) > 0; told != tt.tells {
+					t.Errorf("Status tells of the leader: %v, want %v", told, tt.tells)
+				}
+				v.check(c)
+			})
+		})
+	}
+}
+
+// forge answers a fetch, in place of the peer it is for, with material of its own choice.
+func forge(c *keyringtest.Cluster, e keyringtest.Event, choose func(peer.ID) *nks.Material) keyringtest.Reply {
+	q, err := peer.DecodeRequest([]byte(e.What))
+	if err != nil {
+		panic(err)
+	}
+	ring := keyring.Ring(e.Server.FSM)
+	var secrets []peer.Secret
+	for _, id := range q.Fetch.IDs {
+		if m := choose(id); m != nil {
+			secrets = append(secrets, peer.Secret{ID: id, Check: peer.Check(ring.Key(keyring.KeyID(id)).Check), Material: m.Encode()})
+		}
+	}
+	b := peer.Binding{Cluster: ring.Cluster, Asker: string(e.Server.ID), Answerer: string(e.To)}
+	answer, err := peer.SealKeys(b, []byte(e.What), secrets)
+	if err != nil {
+		panic(err)
+	}
+	data, err := peer.Response{Fetch: answer}.Encode()
+	if err != nil {
+		panic(err)
+	}
+	return keyringtest.Reply{Data: data}
+}
+
+// TestReplicationSurvivesARestore restores a snapshot while a follower is fetching what came
+// after it, and what is in it.
+func TestReplicationSurvivesARestore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		v := vault{t: t}
+		rotate(t, c, &v, 3)
+		whole(t, c)
+		snap := leader.Raft.Snapshot()
+		if err := snap.Error(); err != nil {
+			t.Fatal(err)
+		}
+		fresh := c.Add("s4")
+		hung := make(chan struct{})
+		var once atomic.Bool
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if isFetch(e, "s4") && once.CompareAndSwap(false, true) {
+				close(hung)
+				return keyringtest.Reply{Hang: true}
+			}
+			return keyringtest.Reply{}
+		})
+		rotate(t, c, &v, 1) // after the snapshot; lost with the restore, but not its file
+		<-hung
+		meta, rc, err := snap.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rc.Close()
+		if err := leader.Raft.Restore(meta, rc, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		v.sealed = v.sealed[:3]
+		whole(t, c)
+		if n := len(fresh.Keyring.Keys()); n != 4 {
+			t.Errorf("%d keys after the restore, want 4", n)
+		}
+		v.check(c)
+		checkOneActive(t, c)
+		for _, s := range c.Live() {
+			if n := len(problems(t, s, keyring.ProblemOrphan)); n > 1 {
+				t.Errorf("%s: %d orphans", s.ID, n)
+			}
+		}
+		rotate(t, c, &v, 1)
+		whole(t, c)
+		v.check(c)
+	})
+}
+
+// TestJoinerStartsFromASnapshot gives a joining server a log that begins with a snapshot.
+func TestJoinerStartsFromASnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3, Raft: func(c *raft.Config) { c.TrailingLogs = 1 }})
+		ready(t, c)
+		v := vault{t: t}
+		rotate(t, c, &v, 5)
+		if err := c.Leader().Raft.Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+		fresh := c.Add("s4")
+		whole(t, c)
+		if i := fresh.Raft.Stats()["last_snapshot_index"]; i == "0" {
+			t.Error("the joiner got no snapshot")
+		}
+		v.check(c)
+	})
+}
+
+// TestKeystoresWithoutMetadataAreAdopted starts a new raft on the key files of an old one.
+func TestKeystoresWithoutMetadataAreAdopted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := newCluster(t, keyringtest.Options{Servers: 3})
+		ready(t, old)
+		v := vault{t: t}
+		rotate(t, old, &v, 3)
+		whole(t, old)
+		old.Close()
+		for _, survivors := range []int{3, 1} {
+			c := newCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
+				if s := old.Server(id); id >= "s3" || survivors == 3 {
+					return s.Disk.Crash(keyringtest.Dropped, 0)
+				}
+				return keyringtest.NewDisk()
+			}})
+			ready(t, c)
+			whole(t, c)
+			again := vault{t: t, sealed: slices.Clone(v.sealed)}
+			if err := again.seal(c.Leader()); err != nil {
+				t.Fatal(err)
+			}
+			again.check(c)
+			checkOneActive(t, c)
+			if n := len(c.Leader().Keyring.Keys()); n != 5 {
+				t.Errorf("%d keys, want 4 adopted and a new one", n)
+			}
+			c.Close()
+		}
+	})
+}
+
+// TestFirstCommandWaitsForEveryServer holds one server's answer back: a build that does not
+// know the keyring's entries would panic on the first.
+func TestFirstCommandWaitsForEveryServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var answers atomic.Bool
+		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Transport = silent{cfg.Transport, s.ID, &answers}
+		}})
+		leader := c.Leader()
+		time.Sleep(time.Hour) // virtual
+		for _, s := range c.Servers {
+			if n := len(keyring.Ring(s.FSM).Keys); n > 0 || keyring.Ring(s.FSM).Cluster != [16]byte{} {
+				t.Errorf("%s has applied a command", s.ID)
+			}
+		}
+		if leader.ID != "s3" {
+			waits := problems(t, leader, keyring.ProblemWaiting)
+			if len(waits) != 1 || waits[0].Server != "s3" {
+				t.Errorf("Status waits for %v", waits)
+			}
+		}
+		answers.Store(true)
+		ready(t, c)
+		if w := problems(t, c.Leader(), keyring.ProblemWaiting); len(w) > 0 {
+			t.Errorf("Status still waits for %v", w)
+		}
+	})
+}
+
+// silent is a Transport on which s3 does not greet, or is greeted, until it is let.
+type silent struct {
+	keyring.Transport
+	from    raft.ServerID
+	answers *atomic.Bool
+}
+
+func (s silent) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error) {
+	q, err := peer.DecodeRequest(request)
+	if err == nil && q.Hello != nil && (to == "s3" || s.from == "s3") && !s.answers.Load() {
+		return nil, errors.New("connection refused")
+	}
+	return s.Transport.Call(ctx, to, request)
+}

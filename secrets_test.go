@@ -1,0 +1,171 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// spellings are the ways in which a secret could stand in a file: raw, hex in both cases,
+// and base64 at each of its three alignments, without the characters at both ends that
+// depend on what stands beside it.
+func spellings(secret []byte) [][]byte {
+	h := hex.EncodeToString(secret)
+	all := [][]byte{secret, []byte(h), []byte(strings.ToUpper(h))}
+	for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		for skip := range 3 {
+			whole := (len(secret) - skip) / 3 * 3
+			all = append(all, []byte(enc.EncodeToString(secret[skip:skip+whole])))
+		}
+	}
+	return all
+}
+
+// leaks returns the secrets that data has in it, however they are spelt. Of a long secret
+// any 32 bytes in a row from its middle are enough.
+func leaks(data []byte, secrets [][]byte) (n int) {
+	for _, s := range secrets {
+		if len(s) > 32 {
+			s = s[len(s)/2-16 : len(s)/2+16]
+		}
+		for _, spelt := range spellings(s) {
+			if bytes.Contains(data, spelt) {
+				n++
+				break
+			}
+		}
+	}
+	return n
+}
+
+func TestLeaksFindsEverySpelling(t *testing.T) {
+	secret := []byte("0123456789abcdef\x00\xff\xfe\xfd456789abcdef")
+	for _, before := range []string{"", "x", "xy"} {
+		for _, text := range []string{
+			before + string(secret) + "z",
+			hex.EncodeToString([]byte(before + string(secret) + "z")),
+			base64.StdEncoding.EncodeToString([]byte(before + string(secret) + "z")),
+			base64.RawURLEncoding.EncodeToString([]byte(before + string(secret) + "z")),
+		} {
+			if leaks([]byte(text), [][]byte{secret}) != 1 {
+				t.Errorf("not found in %q", text)
+			}
+		}
+	}
+	if leaks([]byte("nothing here"), [][]byte{secret}) != 0 {
+		t.Error("found where it is not")
+	}
+}
+
+// TestMaterialIsInKeyFilesOnly searches all that a real cluster leaves behind: bolt files, raft
+// snapshots, everything else in its directories, and its logs at the finest level.
+func TestMaterialIsInKeyFilesOnly(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var logs lockedBuffer
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+		cfg.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: &logs})
+		cfg.Tokens.Algorithm = "ES256"
+	})
+	c.ready(ctx)
+	for id, n := range c.nodes {
+		for range 2 {
+			if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+				t.Fatalf("%s: %v", id, err)
+			}
+		}
+	}
+	var secrets [][]byte
+	for id, n := range c.nodes {
+		keyring.AwaitHolders(n.Keyring(), n.Keyring().Keys()[0].ID, 3)
+		secrets = append(secrets, keyring.Secrets(n.Keyring())...)
+		if err := keyring.SnapshotRaft(n); err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+	}
+	for id := range c.nodes { // a restart logs, and syncs what bolt has
+		c.restart(ctx, id)
+	}
+	c.ready(ctx)
+	c.close()
+	clear(c.nodes)
+
+	if len(secrets) < 3*7*3 {
+		t.Fatalf("only %d secrets to search for", len(secrets))
+	}
+	var inKeyFiles, searched int
+	for id, dir := range c.dirs {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			found := leaks(b, secrets)
+			searched++
+			if strings.HasSuffix(path, ".nks.json") {
+				inKeyFiles += found
+			} else if found > 0 {
+				t.Errorf("%s: %d secrets in %s", id, found, filepath.Base(path))
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := leaks(logs.bytes(), secrets); n > 0 {
+		t.Errorf("%d secrets in the logs", n)
+	}
+	if inKeyFiles == 0 || searched < 3*(7+3) || len(logs.bytes()) < 1000 {
+		t.Errorf("the search has found nothing where it had to: %d in key files, %d files, %d bytes of logs",
+			inKeyFiles, searched, len(logs.bytes()))
+	}
+}
+
+// restart closes a node and starts it on the same directory and address.
+func (c *nodes) restart(ctx context.Context, id raft.ServerID) {
+	c.tb.Helper()
+	old := c.nodes[id]
+	delete(c.nodes, id)
+	if err := old.Close(); err != nil {
+		c.tb.Fatal(err)
+	}
+	n, err := keyring.Start(ctx, c.config(id))
+	if err != nil {
+		c.tb.Fatalf("%s: %v", id, err)
+	}
+	c.nodes[id] = n
+}
+
+// lockedBuffer is a log.
+type lockedBuffer struct {
+	mu  sync.Mutex // guards below
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) bytes() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Clone(b.buf.Bytes())
+}

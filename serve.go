@@ -1,0 +1,229 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// reports are what servers have told this one while it leads, until they are in the log.
+type reports struct {
+	mu    sync.Mutex // guards below
+	holds []meta.Hold
+}
+
+// maxReports bounds what waits for the log; a server whose report is dropped repeats it.
+const maxReports = 1024
+
+func (r *reports) add(h meta.Hold) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.holds) < maxReports {
+		r.holds = append(r.holds, h)
+	}
+}
+
+func (r *reports) take() []meta.Hold {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	holds := r.holds
+	r.holds = nil
+	return holds
+}
+
+func (k *Keyring) takeReport(h meta.Hold) {
+	k.reports.add(h)
+	k.fsm.changed.notify()
+}
+
+// ServePeer answers a request that another server's Transport carried here. from is the ID
+// that the host authenticated, never one that the request claims: whoever can pose as a
+// server of the raft configuration is given every key. Other servers get a refusal. The
+// answer goes back as it is; the error, which matches ErrClosed or is about ctx, means that
+// there is none.
+func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error) {
+	ctx, done, err := k.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	answer, err := k.serve(ctx, string(from), request)
+	if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
+		answer = peer.Response{Refusal: refusal}
+	} else if err != nil {
+		return nil, err
+	}
+	return answer.Encode()
+}
+
+func (k *Keyring) serve(ctx context.Context, from string, request []byte) (peer.Response, error) {
+	if !slices.Contains(servers(k.raft), from) {
+		return peer.Response{}, &peer.Refusal{Code: peer.NotMember}
+	}
+	q, err := peer.DecodeRequest(request)
+	switch {
+	case errors.Is(err, peer.ErrVersion):
+		return peer.Response{}, &peer.Refusal{Code: peer.Unsupported}
+	case err != nil:
+		return peer.Response{}, &peer.Refusal{Code: peer.BadRequest}
+	case q.Fetch != nil:
+		return k.serveFetch(from, request, q.Fetch)
+	case q.Hold != nil:
+		return k.serveHold(from, q.Hold)
+	case q.Ask != nil:
+		return peer.Response{Ask: k.serveAsk(q.Ask)}, nil
+	case q.Offer != nil:
+		return k.serveOffer(ctx, from, q.Offer)
+	case q.Hello != nil:
+		return peer.Response{Hello: k.hello()}, nil
+	}
+	return peer.Response{}, &peer.Refusal{Code: peer.Unsupported}
+}
+
+// serveFetch hands out the material of keys that are held here and were not removed: also
+// of one that the ring does not know yet, for it may be about to.
+func (k *Keyring) serveFetch(from string, request []byte, q *peer.FetchRequest) (peer.Response, error) {
+	ring := k.fsm.ring.Load()
+	var secrets []peer.Secret
+	for _, id := range q.IDs {
+		a, ok := k.store.copy(KeyID(id))
+		if !ok {
+			continue
+		}
+		if key := ring.Key(KeyID(id)); !ring.WasRemoved(KeyID(id)) && (key == nil || key.Check == a.check) {
+			secrets = append(secrets, peer.Secret{ID: id, Check: peer.Check(a.check), Material: a.secret.Encode()})
+		}
+		a.secret.Wipe()
+	}
+	answer, err := peer.SealKeys(k.binding(from, string(k.cfg.ID)), request, secrets)
+	for _, s := range secrets {
+		s.Wipe()
+	}
+	if err != nil {
+		return peer.Response{}, &peer.Refusal{Code: peer.BadRequest}
+	}
+	return peer.Response{Fetch: answer}, nil
+}
+
+// serveOffer fetches a key that the leader is about to add, and says whether it is held
+// now. If the leader fails in between, an orphan file is left.
+func (k *Keyring) serveOffer(ctx context.Context, from string, q *peer.OfferRequest) (peer.Response, error) {
+	if _, leader := k.raft.LeaderWithID(); string(leader) != from {
+		return peer.Response{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
+	}
+	id := KeyID(q.ID)
+	if !k.fsm.ring.Load().WasRemoved(id) && k.store.get(id) == nil && k.offered.add(id) {
+		key := meta.NewKey{ID: id, Algorithm: q.Algorithm, Check: meta.CheckValue(q.Check), Created: q.Created}
+		err := k.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
+		k.offered.remove(id)
+		if err != nil {
+			k.cfg.Logger.Debug("offered key", "key", id, "error", err)
+		}
+	}
+	return peer.Response{Ask: k.serveAsk(&peer.AskRequest{IDs: []peer.ID{q.ID}})}, nil
+}
+
+// offered are the keys that are on their way by an offer.
+type offered struct {
+	mu  sync.Mutex // guards below
+	ids []KeyID
+}
+
+// maxOffered bounds the offers that are taken up at a time.
+const maxOffered = 16
+
+// add notes a key, unless it is noted or there is no room.
+func (o *offered) add(id KeyID) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if slices.Contains(o.ids, id) || len(o.ids) == maxOffered {
+		return false
+	}
+	o.ids = append(o.ids, id)
+	return true
+}
+
+func (o *offered) remove(id KeyID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ids = slices.DeleteFunc(o.ids, func(i KeyID) bool { return i == id })
+}
+
+func (o *offered) has(id KeyID) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Contains(o.ids, id)
+}
+
+func (k *Keyring) serveHold(from string, q *peer.HoldRequest) (peer.Response, error) {
+	if k.raft.State() != raft.Leader {
+		_, leader := k.raft.LeaderWithID()
+		return peer.Response{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
+	}
+	k.takeReport(meta.Hold{
+		Server: from, Keystore: meta.KeystoreID(q.Keystore), Gained: fromPeer(q.Gained), Lost: fromPeer(q.Lost),
+	})
+	return peer.Response{Hold: &peer.HoldAnswer{}}, nil
+}
+
+// serveAsk answers the live question from the disk, not from memory.
+func (k *Keyring) serveAsk(q *peer.AskRequest) *peer.AskAnswer {
+	a := &peer.AskAnswer{Keystore: peer.ID(k.store.id)}
+	for _, id := range q.IDs {
+		if k.store.confirm(KeyID(id)) {
+			a.Held = append(a.Held, id)
+		}
+	}
+	if len(a.Held) < len(q.IDs) {
+		k.fsm.changed.notify() // a file may be gone, and is to be written anew
+	}
+	return a
+}
+
+// hello says what this server is, and which keys it has that the ring does not know.
+func (k *Keyring) hello() *peer.HelloAnswer {
+	a := &peer.HelloAnswer{Build: meta.Version, Keystore: peer.ID(k.store.id)}
+	ring := k.fsm.ring.Load()
+	keys := k.store.all()
+	for _, id := range slices.SortedFunc(maps.Keys(keys), compareIDs) {
+		if ring.Key(id) != nil || ring.WasRemoved(id) || len(a.Orphans) == peer.MaxOrphans {
+			continue
+		}
+		key, ok := k.store.copy(id)
+		if !ok {
+			continue
+		}
+		public, err := key.secret.Public(key.algorithm)
+		key.secret.Wipe()
+		if err != nil {
+			k.cfg.Logger.Error("orphan with an unreadable signing key", "key", id, "error", err)
+			continue
+		}
+		a.Orphans = append(a.Orphans, peer.Orphan{
+			ID: peer.ID(id), Algorithm: key.algorithm, Public: public, Check: peer.Check(key.check), Created: key.created.UTC(),
+		})
+	}
+	return a
+}
+
+func toPeer(ids []KeyID) []peer.ID {
+	var out []peer.ID
+	for _, id := range ids {
+		out = append(out, peer.ID(id))
+	}
+	return out
+}
+
+func fromPeer(ids []peer.ID) []KeyID {
+	var out []KeyID
+	for _, id := range ids {
+		out = append(out, KeyID(id))
+	}
+	return out
+}

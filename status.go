@@ -1,0 +1,186 @@
+package keyring
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"example.com/keyring/internal/meta"
+	"github.com/hashicorp/raft"
+)
+
+// Status is what an operator needs to know, as one server knows it.
+type Status struct {
+	ID       raft.ServerID
+	Leader   raft.ServerID // empty if none is known
+	Servers  []raft.Server // of the latest raft configuration
+	Ready    bool          // what WaitReady waits for
+	Active   KeyID         // zero if there is none
+	Keys     []Key         // the newest first
+	Missing  []KeyID       // keys whose material is not held here
+	Orphans  []KeyID       // key files here that the keyring does not know
+	SetAside []string      // files here that were bad, under the names they have now
+	Problems []Problem     // what is wrong, the worst first; empty is good
+}
+
+// ProblemKind says what a Problem is.
+type ProblemKind string
+
+// The kinds of problems.
+const (
+	ProblemKeyMissing  ProblemKind = "key missing"        // a key's material is not held on this server
+	ProblemKeyPending  ProblemKind = "key pending"        // a prepublished key is due and can't be activated
+	ProblemKEKAway     ProblemKind = "KEK away"           // a KEK does not answer, or is not configured
+	ProblemWrite       ProblemKind = "key not written"    // a key could not be made durable here
+	ProblemUnreachable ProblemKind = "server unreachable" // another server gave no usable answer
+	ProblemWaiting     ProblemKind = "first command"      // servers that have not answered before the first command
+	ProblemSetAside    ProblemKind = "file set aside"     // a bad key file; its key is fetched anew
+	ProblemOrphan      ProblemKind = "orphan file"        // a key file that the keyring does not know
+	ProblemInlineKEK   ProblemKind = "inline KEK"         // keys protect nothing from those who can read the files
+)
+
+// Problem is one thing that is wrong.
+type Problem struct {
+	Kind   ProblemKind
+	Key    KeyID         // zero if it is about no key
+	Server raft.ServerID // empty if it is about this one
+	KEK    string        // the ID, if it is about a KEK
+	Detail string
+}
+
+// String is one line for people.
+func (p Problem) String() string {
+	s := string(p.Kind)
+	if p.Key != (KeyID{}) {
+		s += " " + p.Key.String()
+	}
+	if p.Server != "" {
+		s += " " + string(p.Server)
+	}
+	return s + ": " + p.Detail
+}
+
+// Status tells how the keyring is, as far as this server knows. It does no I/O.
+func (k *Keyring) Status(ctx context.Context) (Status, error) {
+	_, done, err := k.enter(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	defer done()
+	ring := k.fsm.ring.Load()
+	_, lead := k.raft.LeaderWithID()
+	s := Status{
+		ID: k.cfg.ID, Leader: lead, Servers: k.raft.GetConfiguration().Configuration().Servers,
+		Ready: k.notReady(ring) == nil, Keys: publicKeys(ring),
+	}
+	if active := ring.Active(); active != nil {
+		s.Active = active.ID
+	}
+	for _, m := range ring.Keys {
+		if !k.store.has(m) {
+			s.Missing = append(s.Missing, m.ID)
+		}
+	}
+	k.store.describe(&s, ring)
+	k.blocked.describe(&s)
+	return s, nil
+}
+
+// describe adds what the keystore knows.
+func (s *keystore) describe(st *Status, ring *meta.Ring) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	add := func(p Problem) { st.Problems = append(st.Problems, p) }
+	for _, id := range st.Missing {
+		if _, ok := s.faults[id]; !ok { // else its fault says why
+			add(Problem{Kind: ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers"})
+		}
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(s.faults), compareIDs) {
+		f := s.faults[id]
+		switch {
+		case f.kek != "":
+			add(Problem{Kind: ProblemKEKAway, Key: id, KEK: f.kek, Detail: f.err.Error()})
+		case f.mine:
+			add(Problem{Kind: ProblemKeyMissing, Key: id, Detail: f.err.Error()})
+		default:
+			add(Problem{Kind: ProblemWrite, Key: id, Detail: f.err.Error()})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.silent)) {
+		add(Problem{Kind: ProblemKEKAway, KEK: id, Detail: fmt.Sprintf("KEK %s: %v", id, s.silent[id])})
+	}
+	for _, name := range s.setAside {
+		st.SetAside = append(st.SetAside, name)
+		add(Problem{Kind: ProblemSetAside, Detail: name})
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(s.keys), compareIDs) {
+		if ring.Key(id) == nil && !ring.WasRemoved(id) {
+			st.Orphans = append(st.Orphans, id)
+			add(Problem{Kind: ProblemOrphan, Key: id, Detail: "a key file that the keyring does not know; it is kept"})
+		}
+	}
+	if _, ok := s.openers[inlineID]; ok {
+		add(Problem{Kind: ProblemInlineKEK, KEK: inlineID, Detail: "whoever reads the key files has the keys"})
+	}
+}
+
+// blocked is what the loops wait for.
+type blocked struct {
+	mu       sync.Mutex // guards below
+	failures map[string]error
+	unheard  []string
+	pending  map[KeyID]string
+}
+
+// fetch notes how the last fetch from a peer ended.
+func (b *blocked) fetch(f fetched) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failures == nil {
+		b.failures = map[string]error{}
+	}
+	if delete(b.failures, f.Peer); f.err != nil {
+		b.failures[f.Peer] = f.err
+	}
+}
+
+// waitFor notes the servers that the first command waits for.
+func (b *blocked) waitFor(unheard []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unheard = unheard
+}
+
+// wait notes what came of the live question about a key that is not active yet.
+func (b *blocked) wait(id KeyID, confirmed, answered, asked int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.pending == nil {
+		b.pending = map[KeyID]string{}
+	}
+	b.pending[id] = fmt.Sprintf("%d servers hold it; %d of %d answered", confirmed, answered, asked)
+}
+
+func (b *blocked) clear(id KeyID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.pending, id)
+}
+
+// describe adds what the loops wait for.
+func (b *blocked) describe(st *Status) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, id := range slices.SortedFunc(maps.Keys(b.pending), compareIDs) {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemKeyPending, Key: id, Detail: b.pending[id]})
+	}
+	for _, s := range b.unheard {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemWaiting, Server: raft.ServerID(s), Detail: "it has not answered"})
+	}
+	for _, s := range slices.Sorted(maps.Keys(b.failures)) {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemUnreachable, Server: raft.ServerID(s), Detail: b.failures[s].Error()})
+	}
+}
