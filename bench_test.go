@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -266,21 +267,17 @@ func plantKeys(b *testing.B, dir string, n int) (names []string) {
 }
 
 func readAll(b *testing.B, dir string, names []string, readers int) {
-	work := make(chan string)
+	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range readers {
 		wg.Go(func() {
-			for name := range work {
-				if _, err := os.ReadFile(filepath.Join(dir, name)); err != nil {
+			for i := next.Add(1); i <= int64(len(names)); i = next.Add(1) {
+				if _, err := os.ReadFile(filepath.Join(dir, names[i-1])); err != nil {
 					b.Error(err)
 				}
 			}
 		})
 	}
-	for _, name := range names {
-		work <- name
-	}
-	close(work)
 	wg.Wait()
 }
 

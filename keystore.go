@@ -57,7 +57,7 @@ type material struct {
 	created   time.Time
 	secret    *nks.Material
 	sum       [32]byte // SHA-256 of the file as it was read back
-	lost      bool     // the file was found missing or changed since
+	lost      bool     // the file was found missing or changed since, or is not known to be durable
 	sealer    atomic.Pointer[seal.Key]
 }
 
@@ -211,6 +211,9 @@ func (s *keystore) identify() error {
 	return s.dir.Write(durable.Named{Name: identity, Data: []byte(hex.EncodeToString(s.id[:]) + "\n")})[0]
 }
 
+// absent names no file, ever: to remove it makes durable all names that are there.
+const absent = "absent"
+
 // scanners is how many files are read and unwrapped at a time: enough to keep several
 // requests to a KMS on their way.
 const scanners = 16
@@ -225,27 +228,37 @@ func (s *keystore) scan(ctx context.Context, skip func(KeyID) bool) error {
 	if err != nil {
 		return err
 	}
-	work := make(chan KeyID)
+	var ids []KeyID
+	for _, name := range names {
+		if id, ok := nks.ParseFileName(name); ok && s.get(id) == nil && !skip(id) {
+			ids = append(ids, id)
+		}
+	}
+	// What was renamed by a process that died, or by a write that failed, is here to be seen
+	// and may still be lost. Keys that can't be made durable now open data, and are no more
+	// than that until they are written anew.
+	var unsynced error
+	if len(ids) > 0 {
+		if unsynced = s.dir.Remove(absent); unsynced != nil { // syncs the directory
+			s.log.Error("sync keystore", "error", unsynced)
+		}
+	}
+	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(scanners, len(names)) {
+	for range min(scanners, len(ids)) {
 		wg.Go(func() {
-			for id := range work {
-				s.read(ctx, id)
+			for i := next.Add(1); i <= int64(len(ids)) && ctx.Err() == nil; i = next.Add(1) {
+				s.read(ctx, ids[i-1], unsynced != nil)
 			}
 		})
 	}
-	for _, name := range names {
-		if id, ok := nks.ParseFileName(name); ok && ctx.Err() == nil && s.get(id) == nil && !skip(id) {
-			work <- id
-		}
-	}
-	close(work)
 	wg.Wait()
 	return ctx.Err()
 }
 
-// read takes one key file into memory, notes what is in its way, or sets it aside.
-func (s *keystore) read(ctx context.Context, id KeyID) {
+// read takes one key file into memory, as one that is lost if it is not known to be durable,
+// notes what is in its way, or sets it aside.
+func (s *keystore) read(ctx context.Context, id KeyID, lost bool) {
 	m, f := s.load(ctx, id)
 	if f != nil && f.mine {
 		name := nks.FileName(id)
@@ -260,11 +273,14 @@ func (s *keystore) read(ctx context.Context, id KeyID) {
 		s.faults[id] = *f
 		return
 	}
-	delete(s.faults, id)
-	if s.keys[id] == nil {
-		s.keys[id] = m
-		s.changes++
+	if s.keys[id] != nil { // written meanwhile
+		m.wipe()
+		return
 	}
+	delete(s.faults, id)
+	m.lost = lost
+	s.keys[id] = m
+	s.changes++
 }
 
 // load reads a key file, unwraps it and checks it.

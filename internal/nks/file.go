@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"time"
 )
 
@@ -66,8 +67,7 @@ func DecodeFile(b []byte) (*File, error) {
 	if err := checkFileVersion(b); err != nil {
 		return nil, err
 	}
-	text, err := checkSum(b)
-	if err != nil {
+	if err := checkSum(b); err != nil {
 		return nil, err
 	}
 	f, err := parseText(b)
@@ -77,7 +77,9 @@ func DecodeFile(b []byte) (*File, error) {
 	if err := f.validate(); err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(f.appendText(make([]byte, 0, f.textSize())), text) {
+	// The Sum is right, so all but its digits is left to compare.
+	text := f.appendText(make([]byte, 0, f.textSize()))
+	if !bytes.Equal(text[:len(text)-len(sumEnd)], b[:max(0, len(b)-sumSize)]) {
 		return nil, fmt.Errorf("%w: file: not in the one spelling that is allowed", ErrFormat)
 	}
 	return f, nil
@@ -126,8 +128,11 @@ func (f *File) textSize() int {
 	return n
 }
 
-// sumEnd is what follows the digits of the Sum.
-const sumEnd = `"` + atEnd
+// sumEnd is what follows the digits of the Sum, and sumSize both together.
+const (
+	sumEnd  = `"` + atEnd
+	sumSize = 2*sha256.Size + len(sumEnd)
+)
 
 // withSum puts the Sum into text, in place if there is room.
 func withSum(text []byte) []byte {
@@ -136,18 +141,21 @@ func withSum(text []byte) []byte {
 	return append(b, sumEnd...)
 }
 
-// checkSum returns the text with an empty Sum. It comes before parsing: a damaged file is
-// called damaged, whatever the damage would look like to a parser.
-func checkSum(b []byte) (text []byte, err error) {
-	n := len(b) - len(sumEnd) - hex.EncodedLen(sha256.Size)
+// checkSum comes before parsing: a damaged file is called damaged, whatever the damage would
+// look like to a parser.
+func checkSum(b []byte) error {
+	n := len(b) - sumSize
 	if n < 0 {
-		return nil, fmt.Errorf("%w: file: cut short", ErrFormat)
+		return fmt.Errorf("%w: file: cut short", ErrFormat)
 	}
-	text = make([]byte, 0, len(b))
-	text = append(text, b[:n]...)
-	text = append(text, sumEnd...)
-	if !bytes.Equal(withSum(append(make([]byte, 0, len(b)), text...)), b) {
-		return nil, fmt.Errorf("%w: file: damaged: not what its Sum was taken of", ErrFormat)
+	h := sha256.New()
+	h.Write(b[:n])
+	io.WriteString(h, sumEnd)
+	var want [sumSize]byte
+	hex.Encode(want[:], h.Sum(nil))
+	copy(want[hex.EncodedLen(sha256.Size):], sumEnd)
+	if !bytes.Equal(b[n:], want[:]) {
+		return fmt.Errorf("%w: file: damaged: not what its Sum was taken of", ErrFormat)
 	}
-	return text, nil
+	return nil
 }

@@ -111,9 +111,11 @@ func (r *reader) fail(what string) {
 
 // skip consumes s if it comes next.
 func (r *reader) skip(s string) bool {
-	rest, ok := bytes.CutPrefix(r.rest, []byte(s))
-	r.rest = rest
-	return ok
+	if len(r.rest) < len(s) || string(r.rest[:len(s)]) != s {
+		return false
+	}
+	r.rest = r.rest[len(s):]
+	return true
 }
 
 func (r *reader) literal(s string) {
@@ -124,16 +126,24 @@ func (r *reader) literal(s string) {
 
 // quoted consumes at and a string, and returns the string as it is spelled.
 func (r *reader) quoted(at string) []byte {
-	r.literal(at + `"`)
-	for i := 0; i < len(r.rest); i++ {
-		switch r.rest[i] {
-		case '\\':
-			i++
-		case '"':
-			s := r.rest[:i]
-			r.rest = r.rest[i+1:]
+	r.literal(at)
+	r.literal(`"`)
+	for from := 0; ; {
+		i := bytes.IndexByte(r.rest[from:], '"')
+		if i < 0 {
+			break
+		}
+		end := from + i
+		escapes := 0
+		for escapes < i && r.rest[end-1-escapes] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			s := r.rest[:end]
+			r.rest = r.rest[end+1:]
 			return s
 		}
+		from = end + 1
 	}
 	r.fail("a string without an end")
 	return nil
