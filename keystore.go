@@ -269,12 +269,14 @@ func (s *keystore) read(ctx context.Context, id KeyID, lost bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f != nil {
-		s.faults[id] = *f
+	if s.keys[id] != nil { // written meanwhile
+		if m != nil {
+			m.wipe()
+		}
 		return
 	}
-	if s.keys[id] != nil { // written meanwhile
-		m.wipe()
+	if f != nil {
+		s.faults[id] = *f
 		return
 	}
 	delete(s.faults, id)

@@ -35,10 +35,10 @@ func state(s *keyringtest.Server, id keyring.KeyID) keyring.State {
 	return ""
 }
 
-// TestRecordedHoldsAloneActivateNothing takes the keystores of all but the leader away after
+// TestI3RecordedHoldsAloneActivateNothing takes the keystores of all but the leader away after
 // they were recorded as holders, and keeps their news from the leader. If the key became
 // active, the leader's disk would be the only one that has it.
-func TestRecordedHoldsAloneActivateNothing(t *testing.T) {
+func TestI3RecordedHoldsAloneActivateNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)

@@ -77,14 +77,25 @@ type replicator struct {
 	pull     plan.Pull
 	calls    sync.WaitGroup
 	done     chan fetched
-	seen     *meta.Ring // refreshed for
-	changes  uint64     // to the keystore, refreshed for
 	leader   string
 	peers    []string
 	reported report    // the last one sent
 	resend   time.Time // when it is due again if nothing came of it
 	rescan   time.Time // when the directory is read again while keys are missing
 	scans    int
+
+	refreshed keySet
+}
+
+// keySet tells one set of keys, in the ring and in memory, from every other: since no ID is
+// used twice, the ring's is known by its size and the number of keys that have left it.
+type keySet struct {
+	restores, stored uint64
+	keys, removed    int
+}
+
+func (k *Keyring) keySet(ring *meta.Ring) keySet {
+	return keySet{k.fsm.restores.Load(), k.store.version(), len(ring.Keys), len(ring.Removed)}
 }
 
 // fetched is the end of one fetch.
@@ -127,9 +138,9 @@ func (k *Keyring) replicate() {
 // step does what can be done now and returns how long nothing else need be.
 func (r *replicator) step() time.Duration {
 	ring := r.fsm.ring.Load()
-	if n := r.store.version(); ring != r.seen || n != r.changes {
+	if set := r.keySet(ring); set != r.refreshed {
 		r.refresh(ring)
-		r.seen, r.changes = ring, n
+		r.refreshed = set
 	}
 	missing := plan.Missing(ring, r.held(ring))
 	if r.heal(ring, missing) {

@@ -52,8 +52,8 @@ func follower(c *keyringtest.Cluster) *keyringtest.Server {
 	return c.Servers[(slices.Index(c.Servers, leader)+1)%len(c.Servers)]
 }
 
-// TestLostKeyDelaysNoOther loses the first key in order on every server, for good.
-func TestLostKeyDelaysNoOther(t *testing.T) {
+// TestI9LostKeyDelaysNoOther loses the first key in order on every server, for good.
+func TestI9LostKeyDelaysNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		ready(t, c)
@@ -104,9 +104,9 @@ func isFetch(e keyringtest.Event, from raft.ServerID) bool {
 	return e.Kind == "call" && e.Server.ID == from && strings.Contains(e.What, `"fetch"`)
 }
 
-// TestBadAnswersOnlyMoveOnToTheNextPeer gives a joining server a first source that answers
+// TestI6BadAnswersOnlyMoveOnToTheNextPeer gives a joining server a first source that answers
 // in every wrong way.
-func TestBadAnswersOnlyMoveOnToTheNextPeer(t *testing.T) {
+func TestI6BadAnswersOnlyMoveOnToTheNextPeer(t *testing.T) {
 	encode := func(r peer.Response) []byte {
 		b, err := r.Encode()
 		if err != nil {

@@ -127,11 +127,11 @@ var disasters = []disaster{
 		}},
 }
 
-// TestNoStepOfARotationLosesAKey lets each disaster strike at every step of a rotation: at
+// TestI3NoStepOfARotationLosesAKey lets each disaster strike at every step of a rotation: at
 // each operation on the victim's disk, each write of its raft log, each request it makes or
 // answers. One run a step, until a rotation has no further step. With slow fetches the log is
 // ahead of the keys, without them the keys are ahead of the log.
-func TestNoStepOfARotationLosesAKey(t *testing.T) {
+func TestI3NoStepOfARotationLosesAKey(t *testing.T) {
 	for _, d := range disasters {
 		for _, slow := range []time.Duration{0, 20 * time.Millisecond} {
 			t.Run(fmt.Sprintf("%s, fetches take %v", d.name, slow), func(t *testing.T) {

@@ -69,9 +69,9 @@ func TestLeaksFindsEverySpelling(t *testing.T) {
 	}
 }
 
-// TestMaterialIsInKeyFilesOnly searches all that a real cluster leaves behind: bolt files, raft
+// TestI1MaterialIsInKeyFilesOnly searches all that a real cluster leaves behind: bolt files, raft
 // snapshots, everything else in its directories, and its logs at the finest level.
-func TestMaterialIsInKeyFilesOnly(t *testing.T) {
+func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var logs lockedBuffer
