@@ -128,8 +128,8 @@ type Config struct {
 	// Logger gets what an operator should know; never key material. Nil logs nothing.
 	Logger hclog.Logger
 
-	fs    durable.FS // a simulated disk in place of Dir, for tests
-	alone bool       // every server is at this build: the first command waits for nobody
+	fs        durable.FS // a simulated disk in place of Dir, for tests
+	sameBuild bool       // every server is at this build: the first command need not wait for all
 }
 
 const (

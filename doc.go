@@ -75,11 +75,14 @@
 //	mux.go          Mux: the keyring's FSM and the host's on one raft
 //	keystore.go     the directory of key files and the keys in memory
 //	kek.go          KEK, and the KEKs that come with the package
+//	kekset.go       the KEKs of a keystore: wrap under all, unwrap with any, who is away
 //	replication.go  Transport, and the goroutine that fetches what this server lacks
 //	serve.go        ServePeer: answers to the other servers
-//	rotation.go     Rotate, CheckMembers, and the goroutine in which the leader acts
+//	rotation.go     Rotate, CheckMembers, and how a key is made
+//	leader.go       the goroutine in which the leader acts
 //	status.go       Status and its Problems
-//	node.go         Node: raft, bolt and mutual TLS put together
+//	node.go         Node: raft and bolt put together with the keyring
+//	network.go      a Node's port, and its connections to the ports of others
 //	members.go      how a Node's cluster is founded and joined
 //	forward.go      what a Node that follows has the leader do
 //

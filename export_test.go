@@ -13,7 +13,7 @@ import (
 func SetFS(c *Config, fsys durable.FS) { c.fs = fsys }
 
 // SetSameBuild tells a server that every other one is at its build.
-func SetSameBuild(c *Config) { c.alone = true }
+func SetSameBuild(c *Config) { c.sameBuild = true }
 
 // Ring is what the FSM has applied.
 func Ring(f *FSM) *meta.Ring { return f.ring.Load() }
@@ -60,3 +60,22 @@ func SnapshotRaft(n *Node) error { return n.raft.Snapshot().Error() }
 func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
 	return propose(ctx, k.raft, cmds...)
 }
+
+// Live are the key bytes themselves that a keyring has in memory, not a copy of them.
+func Live(k *Keyring) [][]byte {
+	var live [][]byte
+	for _, m := range k.store.all() {
+		live = append(live, m.secret.Root()[:], m.secret.Signing())
+	}
+	return live
+}
+
+// Reread drops a key from memory and reads its file again, while Decrypt still has the one
+// that was dropped.
+func Reread(k *Keyring, id KeyID) error {
+	k.store.drop(id)
+	return k.store.scan(k.ctx, func(KeyID) bool { return false })
+}
+
+// DropActive takes the active key out of memory.
+func DropActive(k *Keyring) { k.store.drop(k.fsm.ring.Load().Active().ID) }

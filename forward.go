@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -62,6 +63,9 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 		return Key{}, err
 	}
 	b, err := n.forward(ctx, rotateTimeout, pathRotate, options, nil)
+	if err != nil && ctx.Err() != nil {
+		return Key{}, fmt.Errorf("%w: %w", ErrNotDurable, err)
+	}
 	if err != nil {
 		return Key{}, err
 	}
@@ -112,9 +116,21 @@ func (n *Node) forward(ctx context.Context, timeout time.Duration, path string, 
 	defer cancel()
 	b, err := n.net.call(ctx, leader, path, body)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
+		return nil, notAnswered(ctx, err)
 	}
 	return answered(b)
+}
+
+// notAnswered tells a leader that was not reached, or may yet be one, from one that refuses
+// for good.
+func notAnswered(ctx context.Context, err error) error {
+	if r := (*peer.Refusal)(nil); errors.As(err, &r) && r.Code != peer.NotReady && r.Code != peer.NotLeader {
+		return fmt.Errorf("forward to the leader: %w", err)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w: %w", errUnreachable, context.Cause(ctx), err)
+	}
+	return fmt.Errorf("%w: %w", errUnreachable, err)
 }
 
 // serveForwarded does here, on the leader, what another server was asked for. It never
@@ -136,8 +152,10 @@ func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]
 		err = n.keys.mayRotate()
 	case pathRotate:
 		var o RotateOptions
-		if err := json.Unmarshal(data, &o); err != nil {
-			return nil, &peer.Refusal{Code: peer.BadRequest}
+		d := json.NewDecoder(bytes.NewReader(data))
+		d.DisallowUnknownFields() // a newer server may ask for more than this one can do
+		if err := d.Decode(&o); err != nil {
+			return nil, &peer.Refusal{Code: peer.Unsupported}
 		}
 		var k Key
 		k, err = n.keys.Rotate(ctx, o)
@@ -147,11 +165,13 @@ func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]
 }
 
 // wireErrors are the errors that keep their identity when they are forwarded, by the byte
-// that stands for them. Zero stands for success, other for an error that is only text.
+// that stands for them. Zero is success, wireText an error of which only the text is kept.
 var wireErrors = []error{nil, ErrNotLeader, ErrNotReady, ErrUnknownKey, ErrKeyMissing, ErrDecrypt, ErrTooLong, ErrNotDurable, ErrClosed}
 
-const other = 0xff
+const wireText = 0xff
 
+// answer is what goes back for a forwarded call: a byte of wireErrors, then the result or the
+// error's text.
 func answer(out []byte, err error) []byte {
 	if err == nil {
 		return append([]byte{0}, out...)
@@ -161,19 +181,22 @@ func answer(out []byte, err error) []byte {
 			return append([]byte{byte(i)}, err.Error()...)
 		}
 	}
-	return append([]byte{other}, err.Error()...)
+	return append([]byte{wireText}, err.Error()...)
 }
 
+// answered is the reverse of answer.
 func answered(b []byte) ([]byte, error) {
-	switch {
-	case len(b) == 0:
+	if len(b) == 0 {
 		return nil, errors.New("the leader's answer is empty")
-	case b[0] == 0:
-		return b[1:], nil
-	case wireErrors[min(int(b[0]), len(wireErrors)-1)] == ErrDecrypt:
-		return nil, ErrDecrypt
-	case int(b[0]) < len(wireErrors):
-		return nil, fmt.Errorf("from the leader: %w: %s", wireErrors[b[0]], b[1:])
 	}
-	return nil, fmt.Errorf("from the leader: %s", b[1:])
+	code, rest := int(b[0]), b[1:]
+	switch {
+	case code == 0:
+		return rest, nil
+	case code >= len(wireErrors):
+		return nil, fmt.Errorf("from the leader: %s", rest)
+	case wireErrors[code] == ErrDecrypt: // which never says more
+		return nil, ErrDecrypt
+	}
+	return nil, fmt.Errorf("from the leader: %w: %s", wireErrors[code], rest)
 }

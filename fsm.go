@@ -81,12 +81,20 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	if ring == nil {
 		return fmt.Errorf("%w: a snapshot without the keyring's section", ErrCorrupt)
 	}
-	if n, err := io.Copy(io.Discard, rest); err != nil || n > 0 {
-		return errors.Join(fmt.Errorf("%w: a snapshot with %d bytes that are not the keyring's", ErrCorrupt, n), err)
+	n, err := io.Copy(io.Discard, rest)
+	if err != nil {
+		return fmt.Errorf("read keyring snapshot: %w", err)
+	}
+	if n > 0 {
+		return fmt.Errorf("%w: a snapshot with %d bytes that are not the keyring's", ErrCorrupt, n)
 	}
 	f.publish(ring)
 	return nil
 }
+
+// StoreConfiguration implements raft.ConfigurationStore: who is a member is looked up in raft,
+// all that is needed is to know when.
+func (f *FSM) StoreConfiguration(uint64, raft.Configuration) { f.changed.notify() }
 
 func (f *FSM) publish(ring *meta.Ring) {
 	f.ring.Store(ring)
@@ -184,14 +192,15 @@ func readSection(r io.Reader) (*meta.Ring, io.Reader, error) {
 }
 
 // proposeTimeout is how long a proposal may wait for raft to take it. Once taken it ends
-// within the leader lease, committed or not.
+// within the leader lease, committed or not; unless raft is shut down, which may leave it
+// unanswered.
 const proposeTimeout = 5 * time.Second
 
 // propose is the one way to raft: the commands in one log entry, all of them or none. It
 // returns what Apply answered. An error that matches ErrNotLeader may hide a commit.
 func propose(ctx context.Context, r *raft.Raft, cmds ...meta.Command) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	b, err := meta.EncodeEntry(cmds...)
 	if err != nil {

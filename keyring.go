@@ -31,15 +31,17 @@ type Keyring struct {
 	closed bool
 	calls  sync.WaitGroup // calls that may block; Add only under mu and before closed
 
+	closing sync.Once
+
 	// What the hot paths read. Each is replaced whole.
 	sealing atomic.Pointer[sealing]
 	opening atomic.Pointer[opening] // nil after Close
 	term    atomic.Uint64           // the term whose barrier this leader has applied
 
-	reports reports     // to the leader: what other servers hold
-	offered offered     // to this server, and being fetched
-	turns   chan func() // run by the leader's loop between its steps
-	blocked blocked     // for Status: what the loops wait for
+	reports reports               // to the leader: what other servers hold
+	offered offered               // to this server, and being fetched
+	turns   chan func(leads bool) // run by the leader's loop between its steps
+	blocked blocked               // for Status: what the loops wait for
 }
 
 // sealing is the active key, for as long as the ring and the term are the ones it was
@@ -70,7 +72,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err), fsys.Close())
 	}
-	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, turns: make(chan func())}
+	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, turns: make(chan func(leads bool))}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.refresh(k.fsm.ring.Load())
 	k.observer = observe(k.raft, k.fsm)
@@ -97,15 +99,16 @@ func observe(r *raft.Raft, f *FSM) *raft.Observer {
 // ends the goroutines, overwrites the key bytes that the library owns, and gives the
 // directory back. Encrypt and Decrypt calls that began before may still end after it; they
 // only use ciphers that the standard library has expanded, which are left to the collector.
-// raft is the host's: close it before or after. A second Close does nothing.
-func (k *Keyring) Close() error {
+// raft is the host's: shut it down after, for it may leave a call under way unanswered. A
+// second Close waits for the first, and does
+// nothing.
+func (k *Keyring) Close() (err error) {
+	k.closing.Do(func() { err = k.close() })
+	return err
+}
+
+func (k *Keyring) close() error {
 	k.mu.Lock()
-	if k.closed {
-		k.mu.Unlock()
-		k.calls.Wait()
-		k.loops.Wait()
-		return nil
-	}
 	k.closed = true
 	k.mu.Unlock()
 
@@ -175,14 +178,14 @@ func (k *Keyring) notReady(ring *meta.Ring) error {
 	case k.raft.State() == raft.Leader && !k.leads(k.term.Load()):
 		return errors.New("the leader has not applied the barrier of its term")
 	}
-	return k.store.away()
+	return k.store.keks.away()
 }
 
 // Encrypt seals plaintext under the active key and binds it to aad; both may be empty or
 // nil. Only the leader seals: elsewhere the error matches ErrNotLeader. On a new leader, or
 // before the first key, it is ErrNotReady. It does no I/O.
 func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
-	if len(plaintext) > maxPlaintext {
+	if uint64(len(plaintext)) > seal.MaxPlaintext { // before asking for as much memory again
 		return nil, ErrTooLong
 	}
 	return k.AppendEncrypt(make([]byte, 0, len(plaintext)+Overhead), plaintext, aad)
@@ -199,9 +202,6 @@ func (k *Keyring) Decrypt(ciphertext, aad []byte) ([]byte, error) {
 // Overhead is how many bytes longer a ciphertext is than its plaintext.
 const Overhead = seal.Overhead
 
-// maxPlaintext keeps Encrypt from asking for memory it can't have; the exact limit is GCM's.
-const maxPlaintext = 1<<36 - 32
-
 // AppendEncrypt is Encrypt with the ciphertext appended to dst, which must not overlap
 // plaintext or aad: that is ErrOverlap. With Overhead bytes to spare beyond the plaintext
 // it allocates nothing.
@@ -214,8 +214,11 @@ func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
 		}
 	}
 	out, err := s.key.Seal(dst, plaintext, aad)
-	if err == seal.ErrClosed {
-		return nil, ErrClosed
+	if err == seal.ErrClosed { // closed, or the key was dropped, in this moment
+		if _, why := k.lookUpSealing(); why != nil {
+			return nil, why
+		}
+		return nil, ErrNotReady
 	}
 	return out, err
 }
@@ -244,18 +247,29 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 		return nil, fmt.Errorf("active key %s: %w", active.ID, ErrKeyMissing)
 	}
 	var err error
-	if s.key, err = k.store.sealerOf(active.ID, m); err != nil {
+	if s.key, err = k.sealerOf(active.ID, m); err != nil {
 		return nil, err
 	}
 	k.sealing.Store(s)
 	return s, nil
 }
 
+// sealerOf is the keystore's, which does not know why a key that was there is gone.
+func (k *Keyring) sealerOf(id KeyID, m *material) (*seal.Key, error) {
+	key, err := k.store.sealerOf(id, m)
+	if err != nil && k.isClosed() {
+		return nil, ErrClosed
+	}
+	return key, err
+}
+
 // Keys returns the metadata of all keys as this server knows it, the newest first.
 func (k *Keyring) Keys() []Key { return publicKeys(k.fsm.ring.Load()) }
 
 // Changed returns a channel that is closed when something has changed that Keys, Status or
-// WaitReady tell of: take it, look, then wait on it. It may be closed for less.
+// WaitReady tell of: take it, look, then wait on it. It may be closed for less. Of a change of
+// the raft configuration it tells if the FSM is in no Mux, or the host's FSM is a
+// raft.ConfigurationStore.
 func (k *Keyring) Changed() <-chan struct{} { return k.fsm.changed.wait() }
 
 // now is the time as the ring wants it.

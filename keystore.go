@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -33,21 +32,19 @@ const identity = "keystore.id"
 // unwrapped and found right. What is in memory without that opens data and counts for
 // nothing else.
 type keystore struct {
-	dir     *durable.Dir
-	id      meta.KeystoreID
-	keks    []KEK
-	old     []KEK
-	openers map[string]KEK // both by ID
-	log     hclog.Logger
+	dir  *durable.Dir
+	id   meta.KeystoreID
+	keks *kekSet
+	log  hclog.Logger
 
 	mu       sync.Mutex // guards below; no I/O and no KEK call under it
 	keys     map[KeyID]*material
-	changes  uint64           // to keys
-	faults   map[KeyID]fault  // what stands between this server and a key whose file is here
-	silent   map[string]error // KEKs that have not answered, by ID
-	setAside []string         // names of the files that were set aside, in order
+	changes  uint64          // to keys
+	faults   map[KeyID]fault // what stands between this server and a key whose file is here
+	setAside []string        // names of the files that were set aside, in order
 
 	scanning sync.Mutex // one scan at a time
+	writing  sync.Mutex // held from the writing of a file to its reading back, and while one is set aside
 }
 
 // material is a key in memory.
@@ -82,11 +79,8 @@ type arrival struct {
 // not open never stop it.
 func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hclog.Logger) (*keystore, error) {
 	s := &keystore{
-		dir: durable.New(fsys), keks: keks, old: old, openers: map[string]KEK{}, log: log,
-		keys: map[KeyID]*material{}, faults: map[KeyID]fault{}, silent: map[string]error{},
-	}
-	for _, k := range slices.Concat(keks, old) {
-		s.openers[k.ID()] = k
+		dir: durable.New(fsys), keks: newKEKSet(keks, old), log: log,
+		keys: map[KeyID]*material{}, faults: map[KeyID]fault{},
 	}
 	if err := s.dir.Sweep(); err != nil {
 		return nil, err
@@ -94,88 +88,14 @@ func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hcl
 	if err := s.identify(); err != nil {
 		return nil, err
 	}
-	if !s.probe(ctx) {
+	if !s.keks.probe(ctx) {
 		return nil, errors.New("none of the KEKs can unwrap")
 	}
-	return s, s.scan(ctx, func(KeyID) bool { return false })
-}
-
-// probe asks every KEK to wrap and unwrap something, an old one only to unwrap, and reports
-// whether one of those that wrap can also unwrap, or may yet: a KEK that does not answer is
-// no reason not to start.
-func (s *keystore) probe(ctx context.Context) bool {
-	unwraps := false
-	for _, kek := range s.keks {
-		wrapped, err := s.wrapUnder(ctx, kek, []byte("probe"), []byte("keyring v1 probe"))
-		if err == nil {
-			_, err = s.unwrapUnder(ctx, kek, wrapped, []byte("keyring v1 probe"))
-		}
-		if errors.Is(err, ErrWrapOnly) {
-			err = nil
-		} else {
-			unwraps = true
-		}
-		s.heard(kek.ID(), err)
+	if err := s.scan(ctx, func(KeyID) bool { return false }); err != nil {
+		s.wipe()
+		return nil, err
 	}
-	for _, kek := range s.old {
-		_, err := s.unwrapUnder(ctx, kek, []byte("probe"), []byte("keyring v1 probe"))
-		if errors.Is(err, ErrDecrypt) || errors.Is(err, ErrWrapOnly) {
-			err = nil // it has answered
-		}
-		s.heard(kek.ID(), err)
-	}
-	return unwraps
-}
-
-// kekTimeout is how long one call of a KEK may take before the KEK counts as away.
-const kekTimeout = 10 * time.Second
-
-func (s *keystore) wrapUnder(ctx context.Context, kek KEK, plaintext, aad []byte) ([]byte, error) {
-	within, cancel := context.WithTimeout(ctx, kekTimeout)
-	defer cancel()
-	b, err := kek.Wrap(within, plaintext, aad)
-	return b, ended(ctx, err)
-}
-
-func (s *keystore) unwrapUnder(ctx context.Context, kek KEK, wrapped, aad []byte) ([]byte, error) {
-	within, cancel := context.WithTimeout(ctx, kekTimeout)
-	defer cancel()
-	b, err := kek.Unwrap(within, wrapped, aad)
-	return b, ended(ctx, err)
-}
-
-// ended adds to an error why the context has ended, if it has.
-func ended(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil {
-		return err
-	}
-	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
-}
-
-// heard notes whether a KEK has answered.
-func (s *keystore) heard(kek string, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if delete(s.silent, kek); err != nil {
-		s.silent[kek] = err
-	}
-}
-
-// silence is why a KEK counts as away, or nil.
-func (s *keystore) silence(kek string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.silent[kek]
-}
-
-// away says which KEKs have not answered, or nil.
-func (s *keystore) away() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(s.silent)) {
-		return fmt.Errorf("KEK %s: %w", id, s.silent[id])
-	}
-	return nil
+	return s, nil
 }
 
 // faultOf says what stands between this server and a key, or nil.
@@ -203,6 +123,9 @@ func (s *keystore) identify() error {
 		if err == nil && len(b) == 33 && b[32] == '\n' && s.id.UnmarshalText(b[:32]) == nil {
 			return nil
 		}
+		if err != nil && !unfit(err) {
+			return err // another ID in its place would cost every hold
+		}
 		if err := s.putAside(identity, "malformed"); err != nil {
 			return err
 		}
@@ -211,8 +134,10 @@ func (s *keystore) identify() error {
 	return s.dir.Write(durable.Named{Name: identity, Data: []byte(hex.EncodeToString(s.id[:]) + "\n")})[0]
 }
 
-// absent names no file, ever: to remove it makes durable all names that are there.
-const absent = "absent"
+// unfit reports whether an error of reading a file is about what lies there, and will stay.
+func unfit(err error) bool {
+	return errors.Is(err, durable.ErrNotRegular) || errors.Is(err, durable.ErrTooLarge) || errors.Is(err, fs.ErrPermission)
+}
 
 // scanners is how many files are read and unwrapped at a time: enough to keep several
 // requests to a KMS on their way.
@@ -239,7 +164,7 @@ func (s *keystore) scan(ctx context.Context, skip func(KeyID) bool) error {
 	// than that until they are written anew.
 	var unsynced error
 	if len(ids) > 0 {
-		if unsynced = s.dir.Remove(absent); unsynced != nil { // syncs the directory
+		if unsynced = s.dir.Sync(); unsynced != nil {
 			s.log.Error("sync keystore", "error", unsynced)
 		}
 	}
@@ -261,11 +186,7 @@ func (s *keystore) scan(ctx context.Context, skip func(KeyID) bool) error {
 func (s *keystore) read(ctx context.Context, id KeyID, lost bool) {
 	m, f := s.load(ctx, id)
 	if f != nil && f.mine {
-		name := nks.FileName(id)
-		s.log.Error("key file set aside", "file", name, "error", f.err)
-		if err := s.putAside(name, "bad"); err != nil {
-			s.log.Error("set key file aside", "file", name, "error", err)
-		}
+		m, f = s.loadOrSetAside(ctx, id)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -285,12 +206,28 @@ func (s *keystore) read(ctx context.Context, id KeyID, lost bool) {
 	s.changes++
 }
 
+// loadOrSetAside looks once more at a file that was bad, while nothing writes: a good one may
+// have taken its place.
+func (s *keystore) loadOrSetAside(ctx context.Context, id KeyID) (*material, *fault) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	m, f := s.load(ctx, id)
+	if f != nil && f.mine {
+		name := nks.FileName(id)
+		s.log.Error("key file set aside", "file", name, "error", f.err)
+		if err := s.putAside(name, "bad"); err != nil {
+			s.log.Error("set key file aside", "file", name, "error", err)
+		}
+	}
+	return m, f
+}
+
 // load reads a key file, unwraps it and checks it.
 func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
 	b, err := s.dir.Read(nks.FileName(id), nks.MaxFile)
+	defer clear(b) // an inline KEK is in it
 	if err != nil {
-		mine := errors.Is(err, durable.ErrNotRegular) || errors.Is(err, durable.ErrTooLarge) || errors.Is(err, fs.ErrPermission)
-		return nil, &fault{mine: mine, err: err}
+		return nil, &fault{mine: unfit(err), err: err}
 	}
 	file, err := nks.DecodeFile(b)
 	if err != nil {
@@ -299,7 +236,7 @@ func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
 	if file.ID != id {
 		return nil, &fault{mine: true, err: fmt.Errorf("%w: the file names key %s", ErrCorrupt, KeyID(file.ID))}
 	}
-	secret, f := s.unwrap(ctx, file)
+	secret, f := s.keks.unwrap(ctx, file)
 	if f != nil {
 		return nil, f
 	}
@@ -307,42 +244,6 @@ func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
 		algorithm: file.Algorithm, check: file.Check, created: file.Created,
 		secret: secret, sum: sha256.Sum256(b),
 	}, nil
-}
-
-// unwrap opens a file with the first KEK that can. One that is known to be away is not
-// asked: there may be thousands of files.
-func (s *keystore) unwrap(ctx context.Context, file *nks.File) (*nks.Material, *fault) {
-	var bad, away, escrow *fault
-	for _, w := range file.Wrapped {
-		kek := s.openers[w.KEK]
-		if kek == nil {
-			away = &fault{kek: w.KEK, here: true, err: fmt.Errorf("no KEK %s is configured", w.KEK)}
-			continue
-		}
-		if err := s.silence(w.KEK); err != nil {
-			away = &fault{kek: w.KEK, here: true, err: fmt.Errorf("KEK %s: %w", w.KEK, err)}
-			continue
-		}
-		plaintext, err := s.unwrapUnder(ctx, kek, w.Ciphertext, file.AAD())
-		switch {
-		case errors.Is(err, ErrDecrypt):
-			bad = &fault{mine: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
-		case errors.Is(err, ErrWrapOnly): // which says nothing about the file
-			escrow = &fault{kek: w.KEK, here: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
-		case err != nil:
-			away = &fault{kek: w.KEK, here: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
-			if errors.Is(err, context.DeadlineExceeded) {
-				s.heard(w.KEK, err)
-			}
-		default:
-			secret, err := decodeChecked(plaintext, file)
-			if err == nil {
-				return secret, nil
-			}
-			bad = &fault{mine: true, err: err}
-		}
-	}
-	return nil, cmp.Or(away, bad, escrow)
 }
 
 // decodeChecked reads unwrapped material, requires the check value of its file, and
@@ -379,6 +280,8 @@ func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 		files = append(files, durable.Named{Name: nks.FileName(k.id), Data: data})
 		written = append(written, i)
 	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	for j, err := range s.dir.Write(files...) {
 		i := written[j]
 		if err == nil {
@@ -399,13 +302,9 @@ func (s *keystore) wrap(ctx context.Context, k arrival) ([]byte, *fault) {
 	file := nks.File{ID: k.id, Algorithm: k.algorithm, Check: k.check, Created: k.created}
 	plaintext := k.secret.Encode()
 	defer clear(plaintext)
-	for _, kek := range s.keks {
-		wrapped, err := s.wrapUnder(ctx, kek, plaintext, file.AAD())
-		if err != nil {
-			s.heard(kek.ID(), err)
-			return nil, &fault{kek: kek.ID(), err: fmt.Errorf("wrap %s with KEK %s: %w", k.id, kek.ID(), err)}
-		}
-		file.Wrapped = append(file.Wrapped, nks.Wrapped{KEK: kek.ID(), Ciphertext: wrapped})
+	var f *fault
+	if file.Wrapped, f = s.keks.wrap(ctx, plaintext, file.AAD()); f != nil {
+		return nil, &fault{kek: f.kek, err: fmt.Errorf("key %s: %w", k.id, f.err)}
 	}
 	b, err := file.Encode()
 	if err != nil {
@@ -422,15 +321,20 @@ func (s *keystore) readBack(ctx context.Context, k arrival) error {
 		return fmt.Errorf("read back %s: %w", k.id, f.err)
 	}
 	if m.check != k.check {
+		m.wipe()
 		return fmt.Errorf("read back %s: %w: check value", k.id, ErrCorrupt)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.faults, k.id)
-	if old := s.keys[k.id]; old != nil && old.check == m.check {
+	old := s.keys[k.id]
+	if old != nil && old.check == m.check {
 		old.sum, old.lost = m.sum, false
-		m.secret.Wipe()
+		m.wipe()
 		return nil
+	}
+	if old != nil {
+		old.wipe()
 	}
 	s.keys[k.id] = m
 	s.changes++
@@ -467,6 +371,7 @@ func (s *keystore) confirm(id KeyID) bool {
 		return false
 	}
 	b, err := s.dir.Read(nks.FileName(id), nks.MaxFile)
+	defer clear(b) // an inline KEK is in it
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil || sha256.Sum256(b) != m.sum {
@@ -544,8 +449,13 @@ func (m *material) wipe() {
 }
 
 // reject sets the file of a key aside that is not the key of that ID in the ring, and
-// overwrites it in memory.
-func (s *keystore) reject(id KeyID) {
+// overwrites it in memory, unless the right one has taken its place.
+func (s *keystore) reject(id KeyID, right meta.CheckValue) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if m := s.get(id); m == nil || m.check == right {
+		return
+	}
 	s.drop(id)
 	if err := s.putAside(nks.FileName(id), "wrong"); err != nil {
 		s.note(id, &fault{err: err})
@@ -571,11 +481,15 @@ func (s *keystore) note(id KeyID, f *fault) {
 
 // close overwrites every key and gives the directory back.
 func (s *keystore) close() error {
+	s.wipe()
+	return s.dir.Close()
+}
+
+func (s *keystore) wipe() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, m := range s.keys {
 		m.wipe()
 	}
 	clear(s.keys)
-	s.mu.Unlock()
-	return s.dir.Close()
 }

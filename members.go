@@ -42,7 +42,6 @@ func (w *network) hello() ([]byte, error) {
 // not answer may be one whose cluster lives on.
 func (w *network) founding(ctx context.Context) (bool, error) {
 	w.fresh.Store(true)
-	defer w.fresh.Store(false)
 	others := map[string]string{} // ID by address
 	for _, addr := range w.node.cfg.Join {
 		others[addr] = peer.AnyServer
@@ -54,8 +53,8 @@ func (w *network) founding(ctx context.Context) (bool, error) {
 	}
 	for {
 		silent, founded := w.survey(ctx, others)
-		if len(founded) > 0 {
-			w.join = founded
+		if founded {
+			w.join = slices.Sorted(maps.Keys(others)) // whoever of them answers
 			return false, nil
 		}
 		if len(silent) == 0 && len(w.node.cfg.Peers) > 0 {
@@ -71,8 +70,8 @@ func (w *network) founding(ctx context.Context) (bool, error) {
 }
 
 // survey asks each server what it is. It returns the addresses of those that did not answer
-// and of those whose cluster is founded.
-func (w *network) survey(ctx context.Context, others map[string]string) (silent, founded []string) {
+// and whether one of them has a founded cluster.
+func (w *network) survey(ctx context.Context, others map[string]string) (silent []string, founded bool) {
 	addrs := slices.Sorted(maps.Keys(others))
 	answers := askAll(ctx, addrs, func(ctx context.Context, addr string) (greeting, error) {
 		return w.greet(ctx, others[addr], addr)
@@ -81,7 +80,7 @@ func (w *network) survey(ctx context.Context, others map[string]string) (silent,
 		if g, ok := answers[addr]; !ok {
 			silent = append(silent, addr)
 		} else if g.Founded {
-			founded = append(founded, addr)
+			founded = true
 		}
 	}
 	return silent, founded
@@ -103,11 +102,10 @@ type joining struct {
 	Addr string `json:"addr"`
 }
 
-// askToJoin asks the cluster to take this server in, until it has.
+// askToJoin asks the cluster to take this server in, until it has. It comes before raft is
+// started: until the cluster has taken out the voter that this server may have been, it must
+// not be able to vote.
 func (w *network) askToJoin(ctx context.Context) error {
-	if len(w.join) == 0 {
-		return nil
-	}
 	body, err := json.Marshal(joining{w.node.cfg.Addr})
 	if err != nil {
 		return err
@@ -157,9 +155,15 @@ func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte
 		return nil, &peer.Refusal{Code: peer.BadRequest}
 	}
 	n := w.node
+	if from.ID == string(n.cfg.ID) {
+		return nil, &peer.Refusal{Code: peer.BadRequest}
+	}
 	if n.raft.State() != raft.Leader {
 		_, leader := n.raft.LeaderWithID()
 		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
+	}
+	if err := w.checkGone(ctx, from.ID); err != nil {
+		return nil, err
 	}
 	err := n.keys.alongActivations(ctx, func(ctx context.Context) error {
 		if err := n.expel(ctx, raft.ServerID(from.ID)); err != nil {
@@ -172,6 +176,20 @@ func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte
 		return nil, fmt.Errorf("join of %s: %w", from.ID, err)
 	}
 	return nil, nil
+}
+
+// checkGone refuses a join under the ID of a member that is alive: somebody has started a
+// second server with the first one's certificate.
+func (w *network) checkGone(ctx context.Context, id string) error {
+	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
+		if string(s.ID) != id {
+			continue
+		}
+		if g, err := w.greet(ctx, id, string(s.Address)); err == nil && g.Founded {
+			return fmt.Errorf("join of %s: it is a member already, and answers at %s", id, s.Address)
+		}
+	}
+	return nil
 }
 
 // expel takes a server out of the configuration if it is in it and no key is put at risk.

@@ -103,6 +103,7 @@ type muxStore struct {
 }
 
 func (m muxStore) StoreConfiguration(index uint64, c raft.Configuration) {
+	m.keys.StoreConfiguration(index, c)
 	m.store.StoreConfiguration(index, c)
 }
 
@@ -112,5 +113,6 @@ type muxBatchingStore struct {
 }
 
 func (m muxBatchingStore) StoreConfiguration(index uint64, c raft.Configuration) {
+	m.keys.StoreConfiguration(index, c)
 	m.store.StoreConfiguration(index, c)
 }

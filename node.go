@@ -5,17 +5,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -143,7 +140,7 @@ func (n *Node) start(ctx, life context.Context) error {
 	cfg := Config{
 		Dir: filepath.Join(n.cfg.Dir, "keystore"), ID: n.cfg.ID, Raft: n.raft, FSM: fsm,
 		KEKs: n.cfg.KEKs, OldKEKs: n.cfg.OldKEKs, Rotation: n.cfg.Rotation, Tokens: n.cfg.Tokens,
-		Logger: n.log.Named("keyring"), alone: true,
+		Logger: n.log.Named("keyring"), sameBuild: true,
 	}
 	if n.net != nil {
 		cfg.Transport = n.net
@@ -157,7 +154,7 @@ func (n *Node) start(ctx, life context.Context) error {
 		return nil
 	}
 	n.loops.Go(func() { n.promote(life) })
-	return n.net.askToJoin(ctx)
+	return nil
 }
 
 // startRaft opens what raft keeps on disk and starts it. A server that has nothing there
@@ -194,10 +191,16 @@ func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
 			return err
 		}
 		if len(founders.Servers) > 0 {
-			if err := raft.BootstrapCluster(conf, n.store, n.store, snaps, transport, founders); err != nil {
-				return fmt.Errorf("found the cluster: %w", err)
-			}
+			err = raft.BootstrapCluster(conf, n.store, n.store, snaps, transport, founders)
+		} else {
+			err = n.net.askToJoin(ctx)
 		}
+		if err != nil {
+			return fmt.Errorf("found or join the cluster: %w", err)
+		}
+	}
+	if n.net != nil {
+		n.net.fresh.Store(false)
 	}
 	apply := raft.FSM(fsm)
 	if n.cfg.App != nil {
@@ -295,164 +298,3 @@ func (n *Node) Apply(ctx context.Context, cmd []byte) (any, error) {
 	}
 	return f.Response(), nil
 }
-
-// Paths of the calls between nodes.
-const (
-	pathKeys    = "/keyring"      // to ServePeer
-	pathHello   = "/node/hello"   // what a server is, for one that has no raft log
-	pathJoin    = "/node/join"    // to be taken into the configuration
-	pathEncrypt = "/node/encrypt" // forwarded to the leader
-	pathDecrypt = "/node/decrypt"
-	pathRotate  = "/node/rotate"
-	pathReady   = "/node/ready"
-)
-
-// network is a node's port and its connections to the ports of others. It is the keyring's
-// Transport and raft's StreamLayer.
-type network struct {
-	node   *Node
-	port   *peer.Port
-	server *peer.Server
-	client *peer.Client
-	dialer *peer.Dialer
-	raft   net.Listener
-	trans  *raft.NetworkTransport
-	fresh  atomic.Bool // this server has found no raft log, and has not founded one yet
-	join   []string    // who is to take this server in; nil if it need not be
-}
-
-func listen(n *Node) (*network, error) {
-	w := &network{node: n, dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS}}
-	conf, err := peer.ServerConfig(n.cfg.TLS, n.cfg.Cluster, w.admit)
-	if err != nil {
-		return nil, fmt.Errorf("node: %w", err)
-	}
-	ln := n.cfg.Listener
-	if ln == nil {
-		if ln, err = net.Listen("tcp", n.cfg.Addr); err != nil {
-			return nil, fmt.Errorf("node: %w", err)
-		}
-	}
-	w.port = peer.Listen(ln, peer.PortOptions{TLS: conf, OnRefuse: func(remote net.Addr, err error) {
-		n.log.Warn("connection refused", "from", remote, "error", err)
-	}})
-	w.client = peer.NewClient(w.dialer)
-	w.raft = w.port.Listener(peer.ALPNRaft)
-	w.server = peer.Serve(w.port.Listener(peer.ALPNPeer), w.serve, peer.ServerOptions{
-		OnError: func(from peer.Identity, path string, err error) {
-			n.log.Warn("peer call", "from", from, "path", path, "error", err)
-		},
-	})
-	return w, nil
-}
-
-// close ends the port, the calls of others and the calls to others.
-func (w *network) close() error {
-	w.client.Close()
-	var errs []error
-	if w.trans != nil {
-		errs = append(errs, w.trans.Close())
-	}
-	return errors.Join(append(errs, w.server.Close(), w.port.Close())...)
-}
-
-// ready reports whether raft and the keyring are there.
-func (w *network) ready() bool {
-	select {
-	case <-w.node.opened:
-		return true
-	default:
-		return false
-	}
-}
-
-// admit is asked in each handshake. Raft's connections are for members alone, once this
-// server knows who they are; calls are looked at one by one.
-func (w *network) admit(id peer.Identity, alpn string) error {
-	if alpn != peer.ALPNRaft || !w.ready() {
-		return nil
-	}
-	if members := servers(w.node.raft); len(members) > 0 && !slices.Contains(members, id.ID) {
-		return errors.New("not in the raft configuration")
-	}
-	return nil
-}
-
-// Call implements Transport.
-func (w *network) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error) {
-	return w.call(ctx, to, pathKeys, request)
-}
-
-// call calls a server of the configuration.
-func (w *network) call(ctx context.Context, to raft.ServerID, path string, body []byte) ([]byte, error) {
-	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
-		if s.ID == to {
-			return w.client.Call(ctx, string(to), string(s.Address), path, body)
-		}
-	}
-	return nil, fmt.Errorf("server %q is not in the raft configuration", to)
-}
-
-// serve answers the calls of other servers.
-func (w *network) serve(ctx context.Context, from peer.Identity, path string, body []byte) ([]byte, error) {
-	if path == pathHello {
-		return w.hello()
-	}
-	if !w.ready() {
-		return nil, &peer.Refusal{Code: peer.NotReady}
-	}
-	if path == pathJoin {
-		return w.serveJoin(ctx, from, body)
-	}
-	if !slices.Contains(servers(w.node.raft), from.ID) {
-		return nil, &peer.Refusal{Code: peer.NotMember}
-	}
-	switch path {
-	case pathKeys:
-		return w.node.keys.ServePeer(ctx, raft.ServerID(from.ID), body)
-	case pathEncrypt, pathDecrypt, pathRotate, pathReady:
-		return w.node.serveForwarded(ctx, path, body)
-	}
-	return nil, &peer.Refusal{Code: peer.Unsupported}
-}
-
-// raftTransport makes raft's transport on the port.
-func (w *network) raftTransport() raft.Transport {
-	w.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: w, MaxPool: 3, Timeout: 10 * time.Second, Logger: w.node.log.Named("raft"),
-	})
-	return w.trans
-}
-
-// Dial implements raft.StreamLayer. The address has to be that of a server in the
-// configuration, whose ID the other side must prove.
-func (w *network) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	if !w.ready() {
-		return nil, fmt.Errorf("dial %s: not started yet", addr)
-	}
-	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
-		if s.Address == addr {
-			return w.dialer.Dial(ctx, string(s.ID), string(addr), peer.ALPNRaft)
-		}
-	}
-	return nil, fmt.Errorf("dial %s: no server of the raft configuration has that address", addr)
-}
-
-// Accept implements raft.StreamLayer.
-func (w *network) Accept() (net.Conn, error) { return w.raft.Accept() }
-
-// Close implements raft.StreamLayer.
-func (w *network) Close() error { return w.raft.Close() }
-
-// Addr implements raft.StreamLayer: it is what raft takes for this server's address.
-func (w *network) Addr() net.Addr { return address(w.node.cfg.Addr) }
-
-// address is a host:port as it stands in the raft configuration.
-type address string
-
-func (address) Network() string  { return "tcp" }
-func (a address) String() string { return string(a) }
-
-var _ io.Closer = (*Node)(nil)

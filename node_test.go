@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -189,5 +190,64 @@ func TestWipedNodeJoinsAnew(t *testing.T) {
 		if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
 			t.Errorf("%s: %v", id, err)
 		}
+	}
+}
+
+func TestStartRefusesWhatCantWork(t *testing.T) {
+	ca := keyringtest.NewCA(t)
+	good := func() keyring.NodeConfig {
+		return keyring.NodeConfig{
+			ID: "s1", Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Addr: "127.0.0.1:1", Cluster: "test",
+			TLS: ca.Source("keyring://test/server/s1", nil), Peers: map[raft.ServerID]string{"s1": "127.0.0.1:1"},
+		}
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(*keyring.NodeConfig)
+		want   []string
+	}{
+		{"nothing set", func(c *keyring.NodeConfig) { *c = keyring.NodeConfig{} }, []string{"Dir is empty"}},
+		{"no KEK", func(c *keyring.NodeConfig) { *c = keyring.NodeConfig{Dir: c.Dir} }, []string{"KEKs is empty"}},
+		{"no TLS, no cluster", func(c *keyring.NodeConfig) { c.TLS, c.Cluster = nil, "" }, []string{"TLS is nil", "Cluster is empty"}},
+		{"peers without an address", func(c *keyring.NodeConfig) { c.Addr = "" }, []string{"Addr is empty"}},
+		{"not among the peers", func(c *keyring.NodeConfig) { c.Peers = map[raft.ServerID]string{"s2": "x"} }, []string{"Peers does not name this server, s1"}},
+		{"certificate of another server", func(c *keyring.NodeConfig) { c.TLS = ca.Source("keyring://test/server/s2", nil) }, []string{"keyring://test/server/s2", "keyring://test/server/s1"}},
+		{"certificate of another role", func(c *keyring.NodeConfig) { c.TLS = ca.Source("keyring://test/client/s1", nil) }, []string{"keyring://test/client/s1"}},
+		{"address that is not here", func(c *keyring.NodeConfig) {
+			c.Addr = "192.0.2.1:1" // TEST-NET-1, RFC 5737: listened on, not dialled
+			c.Peers = map[raft.ServerID]string{"s1": c.Addr}
+		}, []string{"192.0.2.1:1"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := good()
+			tt.change(&cfg)
+			n, err := keyring.Start(t.Context(), cfg)
+			if err == nil {
+				n.Close()
+				t.Fatal("started")
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%v\ndoes not say %q", err, want)
+				}
+			}
+		})
+	}
+}
+
+// TestSecondProcessIsRefused starts a second server on the first one's directory.
+func TestSecondProcessIsRefused(t *testing.T) {
+	cfg := keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
+	n, err := keyring.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	second, err := keyring.Start(t.Context(), cfg)
+	if err == nil {
+		second.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), cfg.Dir) {
+		t.Errorf("%v does not name %s", err, cfg.Dir)
 	}
 }

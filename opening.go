@@ -94,7 +94,7 @@ func (k *Keyring) lookUpOpening(id KeyID) (*seal.Key, error) {
 	if m == nil || m.check != key.Check {
 		return nil, fmt.Errorf("%w: %s", ErrKeyMissing, id)
 	}
-	return k.store.sealerOf(id, m)
+	return k.sealerOf(id, m)
 }
 
 // refresh brings the table up to date. Keys that were removed are overwritten; a file that
@@ -110,7 +110,7 @@ func (k *Keyring) refresh(ring *meta.Ring) {
 			delete(keys, id) // an orphan
 		case m.check != key.Check:
 			k.cfg.Logger.Error("key file is not the cluster's key of that ID", "key", id)
-			k.store.reject(id)
+			k.store.reject(id, key.Check)
 			delete(keys, id)
 		}
 	}

@@ -2,6 +2,8 @@ package keyring
 
 import (
 	"context"
+	"crypto/hmac"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -85,7 +87,14 @@ type replicator struct {
 	scans    int
 
 	refreshed keySet
+	healed    chan struct{} // the goroutine that reads the directory again has ended
+	healing   bool
+	paused    time.Time // no fetches before
+	unwritten int       // fetches in a row whose keys could not be written
 }
+
+// errOwnDisk is matched by the error of a fetch whose keys could not be written here.
+var errOwnDisk = errors.New("write key file")
 
 // keySet tells one set of keys, in the ring and in memory, from every other: since no ID is
 // used twice, the ring's is known by its size and the number of keys that have left it.
@@ -116,7 +125,7 @@ func (r report) equal(o report) bool {
 
 // replicate runs until Close.
 func (k *Keyring) replicate() {
-	r := &replicator{Keyring: k, done: make(chan fetched)}
+	r := &replicator{Keyring: k, done: make(chan fetched), healed: make(chan struct{})}
 	defer r.calls.Wait()
 	for {
 		changed := k.fsm.changed.wait()
@@ -124,15 +133,30 @@ func (k *Keyring) replicate() {
 		select {
 		case <-changed:
 		case <-timer.C:
+		case <-r.healed:
+			r.healing = false
 		case f := <-r.done:
-			r.pull.Done(f.Fetch, f.err != nil, now(), rand.Float64())
-			k.blocked.fetch(f)
+			r.fetched(f)
 		case <-k.ctx.Done():
 			timer.Stop()
 			return
 		}
 		timer.Stop()
 	}
+}
+
+// fetched takes the end of a request into account. A file that could not be written is not
+// the peer's fault: nothing is asked of anybody for a while.
+func (r *replicator) fetched(f fetched) {
+	if errors.Is(f.err, errOwnDisk) {
+		r.paused = now().Add(plan.Backoff(r.unwritten, rand.Float64()))
+		r.unwritten++
+		f.err = nil
+	} else if f.err == nil {
+		r.unwritten = 0
+	}
+	r.pull.Done(f.Fetch, f.err != nil, now(), rand.Float64())
+	r.blocked.fetch(f)
 }
 
 // step does what can be done now and returns how long nothing else need be.
@@ -143,18 +167,19 @@ func (r *replicator) step() time.Duration {
 		r.refreshed = set
 	}
 	missing := plan.Missing(ring, r.held(ring))
-	if r.heal(ring, missing) {
-		missing = plan.Missing(ring, r.held(ring))
-	}
+	r.heal(ring, missing)
 	// A key whose file is here under a KEK that does not answer is waited for: what a peer
 	// has of it must not replace a file that may be the way back.
 	// One that is on its way by an offer need not be asked for.
-	wanted := slices.DeleteFunc(missing, func(m *meta.Key) bool { return r.store.locked(m.ID) || r.offered.has(m.ID) })
-	wake := r.fetch(ring, wanted)
+	wanted := slices.DeleteFunc(slices.Clone(missing), func(m *meta.Key) bool { return r.store.locked(m.ID) || r.offered.has(m.ID) })
+	wake := r.paused
+	if !wake.After(now()) {
+		wake = r.fetch(ring, wanted)
+	}
 	if at := r.report(ring); !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
 		wake = at
 	}
-	if !r.rescan.IsZero() && (wake.IsZero() || r.rescan.Before(wake)) {
+	if !r.healing && !r.rescan.IsZero() && (wake.IsZero() || r.rescan.Before(wake)) {
 		wake = r.rescan
 	}
 	if wake.IsZero() {
@@ -169,32 +194,43 @@ func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
 }
 
 // heal gets back what needs no other server: keys in memory whose file is gone, and files
-// that appeared, or whose KEK answers again. It reports whether it tried.
-func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) bool {
-	if len(missing) == 0 && r.store.away() == nil {
+// that appeared, or whose KEK answers again. KEKs take their time, so it does so beside.
+func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) {
+	if len(missing) == 0 && r.store.keks.away() == nil {
 		r.rescan, r.scans = time.Time{}, 0
-		return false
+		return
 	}
 	if r.rescan.IsZero() { // most of what is missing is on its way
 		r.rescan = now().Add(firstScan)
 	}
-	if now().Before(r.rescan) {
-		return false
+	if r.healing || now().Before(r.rescan) {
+		return
 	}
 	r.rescan = now().Add(min(scanRetry, plan.Backoff(r.scans, rand.Float64())))
 	r.scans++
+	r.healing = true
+	r.calls.Go(func() {
+		r.reread(ring, missing)
+		select {
+		case r.healed <- struct{}{}:
+		case <-r.ctx.Done():
+		}
+	})
+}
+
+func (r *replicator) reread(ring *meta.Ring, missing []*meta.Key) {
+	r.store.keks.probe(r.ctx)
+	var lost []KeyID
 	for _, m := range missing {
 		if s := r.store.get(m.ID); s != nil && s.check == m.Check {
-			r.store.rewrite(r.ctx, m.ID)
+			lost = append(lost, m.ID)
 		}
 	}
-	r.store.probe(r.ctx)
-	err := r.store.scan(r.ctx, ring.WasRemoved)
-	if err != nil && r.ctx.Err() == nil {
+	r.store.rewrite(r.ctx, lost...)
+	if err := r.store.scan(r.ctx, ring.WasRemoved); err != nil && r.ctx.Err() == nil {
 		r.cfg.Logger.Error("read keystore", "error", err)
 	}
 	r.fsm.changed.notify() // for this loop and for WaitReady
-	return true
 }
 
 // fetch starts the requests that plan wants and returns when to look again.
@@ -253,7 +289,7 @@ func (k *Keyring) keep(ctx context.Context, from string, keys map[KeyID]meta.New
 		key := keys[KeyID(s.ID)]
 		m, err := nks.Decode(s.Material)
 		s.Wipe()
-		if err != nil || m.Check(key.ID, key.Algorithm) != key.Check {
+		if err != nil || !rightCheck(m, key) {
 			bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, key.ID, ErrCorrupt)
 			m.Wipe()
 			continue
@@ -263,10 +299,16 @@ func (k *Keyring) keep(ctx context.Context, from string, keys map[KeyID]meta.New
 	for i, err := range k.store.put(ctx, arrivals...) {
 		if err != nil && ctx.Err() == nil {
 			k.cfg.Logger.Error("write key file", "key", arrivals[i].id, "error", err)
+			bad = errors.Join(bad, fmt.Errorf("%w %s: %w", errOwnDisk, arrivals[i].id, err))
 		}
 	}
 	k.fsm.changed.notify() // for WaitReady
 	return bad
+}
+
+func rightCheck(m *nks.Material, key meta.NewKey) bool {
+	check := m.Check(key.ID, key.Algorithm)
+	return hmac.Equal(check[:], key.Check[:])
 }
 
 func (k *Keyring) binding(asker, answerer string) peer.Binding {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
@@ -30,16 +31,24 @@ type ProblemKind string
 
 // The kinds of problems.
 const (
-	ProblemKeyMissing  ProblemKind = "key missing"        // a key's material is not held on this server
-	ProblemKeyPending  ProblemKind = "key pending"        // a prepublished key is due and can't be activated
-	ProblemKEKAway     ProblemKind = "KEK away"           // a KEK does not answer, or is not configured
-	ProblemWrite       ProblemKind = "key not written"    // a key could not be made durable here
-	ProblemUnreachable ProblemKind = "server unreachable" // another server gave no usable answer
-	ProblemWaiting     ProblemKind = "first command"      // servers that have not answered before the first command
-	ProblemSetAside    ProblemKind = "file set aside"     // a bad key file; its key is fetched anew
-	ProblemOrphan      ProblemKind = "orphan file"        // a key file that the keyring does not know
-	ProblemInlineKEK   ProblemKind = "inline KEK"         // keys protect nothing from those who can read the files
+	ProblemKeyMissing  ProblemKind = "key missing"      // a key's material is not held on this server
+	ProblemKeyPending  ProblemKind = "key pending"      // a prepublished key is due and can't be activated
+	ProblemKEKAway     ProblemKind = "KEK away"         // a KEK does not answer, or is not configured
+	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
+	ProblemUnreachable ProblemKind = "no usable answer" // another server is unreachable, or what it sent was of no use
+	ProblemWaiting     ProblemKind = "first command"    // servers that have not answered before the first command
+	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
+	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
+	ProblemInlineKEK   ProblemKind = "inline KEK"       // keys protect nothing from those who can read the files
 )
+
+// rank orders the kinds, the worst first.
+func (k ProblemKind) rank() int {
+	return slices.Index([]ProblemKind{
+		ProblemKeyMissing, ProblemWrite, ProblemKEKAway, ProblemKeyPending, ProblemWaiting,
+		ProblemUnreachable, ProblemSetAside, ProblemOrphan, ProblemInlineKEK,
+	}, k)
+}
 
 // Problem is one thing that is wrong.
 type Problem struct {
@@ -84,7 +93,9 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 		}
 	}
 	k.store.describe(&s, ring)
+	k.store.keks.describe(&s)
 	k.blocked.describe(&s)
+	slices.SortStableFunc(s.Problems, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
 	return s, nil
 }
 
@@ -109,9 +120,6 @@ func (s *keystore) describe(st *Status, ring *meta.Ring) {
 			add(Problem{Kind: ProblemWrite, Key: id, Detail: f.err.Error()})
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(s.silent)) {
-		add(Problem{Kind: ProblemKEKAway, KEK: id, Detail: fmt.Sprintf("KEK %s: %v", id, s.silent[id])})
-	}
 	for _, name := range s.setAside {
 		st.SetAside = append(st.SetAside, name)
 		add(Problem{Kind: ProblemSetAside, Detail: name})
@@ -122,17 +130,33 @@ func (s *keystore) describe(st *Status, ring *meta.Ring) {
 			add(Problem{Kind: ProblemOrphan, Key: id, Detail: "a key file that the keyring does not know; it is kept"})
 		}
 	}
-	if _, ok := s.openers[inlineID]; ok {
-		add(Problem{Kind: ProblemInlineKEK, KEK: inlineID, Detail: "whoever reads the key files has the keys"})
+}
+
+// describe adds what the KEKs have to say.
+func (s *kekSet) describe(st *Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(s.silent)) {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemKEKAway, KEK: id, Detail: fmt.Sprintf("KEK %s: %v", id, s.silent[id])})
+	}
+	if s.openers[inlineID] != nil {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemInlineKEK, KEK: inlineID, Detail: "whoever reads the key files has the keys"})
 	}
 }
 
 // blocked is what the loops wait for.
 type blocked struct {
-	mu       sync.Mutex // guards below
-	failures map[string]error
+	mu       sync.Mutex         // guards below
+	failures map[string]failure // of the last fetch, by peer
 	unheard  []string
 	pending  map[KeyID]string
+}
+
+// failure is a fetch that came to nothing. It is news for an hour: when nothing is missing,
+// there is no other fetch to tell that it has passed.
+type failure struct {
+	err error
+	at  time.Time
 }
 
 // fetch notes how the last fetch from a peer ended.
@@ -140,10 +164,10 @@ func (b *blocked) fetch(f fetched) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.failures == nil {
-		b.failures = map[string]error{}
+		b.failures = map[string]failure{}
 	}
 	if delete(b.failures, f.Peer); f.err != nil {
-		b.failures[f.Peer] = f.err
+		b.failures[f.Peer] = failure{f.err, now()}
 	}
 }
 
@@ -152,6 +176,14 @@ func (b *blocked) waitFor(unheard []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.unheard = unheard
+}
+
+// resign forgets what a leader waits for.
+func (b *blocked) resign() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.pending)
+	b.unheard = nil
 }
 
 // wait notes what came of the live question about a key that is not active yet.
@@ -181,6 +213,8 @@ func (b *blocked) describe(st *Status) {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemWaiting, Server: raft.ServerID(s), Detail: "it has not answered"})
 	}
 	for _, s := range slices.Sorted(maps.Keys(b.failures)) {
-		st.Problems = append(st.Problems, Problem{Kind: ProblemUnreachable, Server: raft.ServerID(s), Detail: b.failures[s].Error()})
+		if f := b.failures[s]; now().Sub(f.at) < time.Hour {
+			st.Problems = append(st.Problems, Problem{Kind: ProblemUnreachable, Server: raft.ServerID(s), Detail: f.err.Error()})
+		}
 	}
 }

@@ -226,6 +226,13 @@ func (d *Dir) remove(name string) error {
 	return d.fs.Sync()
 }
 
+// Sync makes durable all names that the directory has now.
+func (d *Dir) Sync() error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	return d.fs.Sync()
+}
+
 // List returns the names in the directory, sorted, without the lock file and
 // temporary files. They may be of any kind of file.
 func (d *Dir) List() ([]string, error) {

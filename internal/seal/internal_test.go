@@ -299,7 +299,7 @@ func TestOwnEpochNeedsNoCache(t *testing.T) {
 func TestSealedLen(t *testing.T) {
 	// The limit as NIST SP 800-38D states it, 2^39-256 bits, if an int can.
 	gcm := int(min(uint64(1<<39-256)/8, math.MaxInt-2*Overhead))
-	is64 := uint64(gcm) == maxPlaintext
+	is64 := uint64(gcm) == MaxPlaintext
 	for _, v := range []struct {
 		dst, plaintext int
 		ok             bool
@@ -325,7 +325,7 @@ func TestSealedLen(t *testing.T) {
 // TestTooLong hands over more than GCM takes. The memory is reserved only: whoever looked
 // into it before the length would die of it.
 func TestTooLong(t *testing.T) {
-	length := uint64(maxPlaintext + Overhead + 1)
+	length := uint64(MaxPlaintext + Overhead + 1)
 	if length > math.MaxInt {
 		t.Skip("no slice is that long here")
 	}

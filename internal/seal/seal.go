@@ -48,8 +48,8 @@ const (
 	prefixLen = 1 + idLen // what goes before the XAES nonce
 	headerLen = prefixLen + n1Len
 
-	// maxPlaintext is GCM's limit: its block counter has 32 bits, and two values are taken.
-	maxPlaintext = (1<<32 - 2) * 16
+	// MaxPlaintext is GCM's limit: its block counter has 32 bits, and two values are taken.
+	MaxPlaintext = (1<<32 - 2) * 16
 )
 
 // The errors say no more than a caller may act on; in particular ErrOpen has no cause.
@@ -150,7 +150,7 @@ func (k *Key) Open(dst, ciphertext, aad []byte) ([]byte, error) {
 		return nil, ErrClosed
 	}
 	n := len(ciphertext) - Overhead
-	if n < 0 || uint64(n) > maxPlaintext {
+	if n < 0 || uint64(n) > MaxPlaintext {
 		return nil, ErrOpen // no envelope is that short, or that long
 	}
 	if n > math.MaxInt-len(dst) {
@@ -219,7 +219,7 @@ func KeyID(ciphertext []byte) (id [16]byte, ok bool) {
 // sealedLen returns the length of an envelope, given the lengths of dst and plaintext. It
 // is not ok if GCM would refuse the plaintext, or if the two together overflow an int.
 func sealedLen(dst, plaintext int) (n int, ok bool) {
-	if uint64(plaintext) > maxPlaintext || plaintext > math.MaxInt-Overhead-dst {
+	if uint64(plaintext) > MaxPlaintext || plaintext > math.MaxInt-Overhead-dst {
 		return 0, false
 	}
 	return plaintext + Overhead, true

@@ -1,0 +1,467 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
+	"github.com/hashicorp/raft"
+)
+
+// TestEveryCallAfterCloseIsErrClosed asks every method that can return an error, also those
+// that are yet to be written.
+func TestEveryCallAfterCloseIsErrClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{})
+		k := ready(t, c).Keyring
+		sealed, err := k.Encrypt([]byte("data"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Close(); err != nil {
+			t.Fatal(err)
+		}
+		v, asked := reflect.ValueOf(k), 0
+		for i := range v.NumMethod() {
+			m, name := v.Method(i), v.Type().Method(i).Name
+			if n := m.Type().NumOut(); name == "Close" || n == 0 || m.Type().Out(n-1) != reflect.TypeFor[error]() {
+				continue
+			}
+			var args []reflect.Value
+			for j := range m.Type().NumIn() {
+				switch in := m.Type().In(j); {
+				case in == reflect.TypeFor[context.Context]():
+					args = append(args, reflect.ValueOf(t.Context()))
+				case in == reflect.TypeFor[[]byte]() && strings.Contains(name, "Decrypt") && j == m.Type().NumIn()-2:
+					args = append(args, reflect.ValueOf(sealed))
+				case m.Type().IsVariadic() && j == m.Type().NumIn()-1:
+				default:
+					args = append(args, reflect.Zero(in))
+				}
+			}
+			out := m.Call(args)
+			if err, _ := out[len(out)-1].Interface().(error); !errors.Is(err, keyring.ErrClosed) {
+				t.Errorf("%s: %v", name, err)
+			}
+			for _, o := range out[:len(out)-1] {
+				if !o.IsZero() {
+					t.Errorf("%s: an error and %v", name, o)
+				}
+			}
+			asked++
+		}
+		if asked < 9 {
+			t.Errorf("asked only %d methods", asked)
+		}
+		if len(k.Keys()) != 1 {
+			t.Error("Keys, which is about metadata, has none")
+		}
+	})
+}
+
+// TestCloseEndsEveryCallThatWaits closes the keyring while a call is held up at each of the
+// places where one can be.
+func TestCloseEndsEveryCallThatWaits(t *testing.T) {
+	type cluster = keyringtest.Cluster
+	hang := func(kind string) func(keyringtest.Event) keyringtest.Reply {
+		return func(e keyringtest.Event) keyringtest.Reply {
+			return keyringtest.Reply{Hang: e.Kind == kind}
+		}
+	}
+	for name, c := range map[string]struct {
+		arrange func(c *cluster, s *keyringtest.Server)
+		call    func(ctx context.Context, c *cluster, k *keyring.Keyring) error
+	}{
+		"WaitReady without a leader": {
+			func(c *cluster, s *keyringtest.Server) {
+				c.Partition(s)
+				time.Sleep(time.Minute)
+				keyring.DropActive(s.Keyring)
+			},
+			func(ctx context.Context, _ *cluster, k *keyring.Keyring) error { return k.WaitReady(ctx) },
+		},
+		"Rotate that nobody confirms": {
+			func(c *cluster, _ *keyringtest.Server) { c.OnEvent(hang("call")) },
+			func(ctx context.Context, _ *cluster, k *keyring.Keyring) error {
+				_, err := k.Rotate(ctx, keyring.RotateOptions{})
+				return err
+			},
+		},
+		"Rotate with Publish": {
+			func(c *cluster, _ *keyringtest.Server) { c.OnEvent(hang("call")) },
+			func(ctx context.Context, _ *cluster, k *keyring.Keyring) error {
+				_, err := k.Rotate(ctx, keyring.RotateOptions{Publish: time.Now().Add(time.Hour)})
+				return err
+			},
+		},
+		"CheckMembers that nobody answers": {
+			func(c *cluster, _ *keyringtest.Server) { c.OnEvent(hang("call")) },
+			func(ctx context.Context, c *cluster, k *keyring.Keyring) error {
+				return k.CheckMembers(ctx, []raft.ServerID{"s1", "s2", "s3"})
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cl := newCluster(t, keyringtest.Options{Servers: 3})
+				s := ready(t, cl)
+				c.arrange(cl, s)
+				errs := make(chan error, 1)
+				go func() { errs <- c.call(t.Context(), cl, s.Keyring) }()
+				synctest.Wait()
+				select {
+				case err := <-errs:
+					t.Fatalf("it does not wait: %v", err)
+				default:
+				}
+				began := time.Now()
+				if err := s.Keyring.Close(); err != nil {
+					t.Error(err)
+				}
+				if err := <-errs; !errors.Is(err, keyring.ErrClosed) {
+					t.Errorf("%v", err)
+				}
+				if d := time.Since(began); d > time.Second {
+					t.Errorf("Close took %v", d)
+				}
+			})
+		})
+	}
+}
+
+// TestCloseWaitsForAWriteUnderWay: a rotation is at its disk when Close comes.
+func TestCloseWaitsForAWriteUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t)
+		l.start()
+		arrived, proceed := make(chan struct{}), make(chan struct{})
+		l.disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+			if op.Kind == "rename" {
+				close(arrived)
+				<-proceed
+			}
+			return keyringtest.Fault{}
+		})
+		rotated, closed := make(chan error, 1), make(chan error, 1)
+		go func() { rotated <- l.rotate() }()
+		<-arrived
+		go func() { closed <- l.keyring.Close() }()
+		synctest.Wait()
+		select {
+		case err := <-closed:
+			t.Errorf("Close did not wait: %v", err)
+		default:
+		}
+		close(proceed)
+		if err := <-rotated; !errors.Is(err, keyring.ErrClosed) {
+			t.Errorf("rotate: %v", err)
+		}
+		if err := <-closed; err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if n := l.disk.OpenFiles(); n != 0 {
+			t.Errorf("%d files are open", n)
+		}
+		l.disk.OnOp(nil)
+		l.stop(t)
+		l.start()
+		checkOrphans(t, l.host, "restarted")
+	})
+}
+
+// TestCloseDuringAStormOfCalls: every call, many at a time, and Close in the middle, twice at
+// once. Whoever comes too late gets ErrClosed, and nothing else goes wrong.
+func TestCloseDuringAStormOfCalls(t *testing.T) {
+	for range 5 {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, keyringtest.Options{Servers: 3})
+			s := ready(t, c)
+			k, ctx := s.Keyring, t.Context()
+			sealed, err := k.Encrypt([]byte("data"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			room := make([]byte, 0, 100)
+			calls := map[string]func() error{
+				"Encrypt":       func() error { _, err := k.Encrypt([]byte("data"), nil); return err },
+				"AppendEncrypt": func() error { _, err := k.AppendEncrypt(nil, []byte("data"), nil); return err },
+				"Decrypt": func() error {
+					got, err := k.Decrypt(sealed, nil)
+					if err == nil && string(got) != "data" {
+						t.Errorf("decrypted %q", got)
+					}
+					return err
+				},
+				"AppendDecrypt": func() error { _, err := k.AppendDecrypt(room, sealed, nil); return err },
+				"WaitReady":     func() error { return k.WaitReady(ctx) },
+				"Rotate":        func() error { _, err := k.Rotate(ctx, keyring.RotateOptions{}); return err },
+				"Status":        func() error { _, err := k.Status(ctx); return err },
+				"CheckMembers":  func() error { return k.CheckMembers(ctx, []raft.ServerID{"s1", "s2", "s3"}) },
+				"ServePeer":     func() error { _, err := k.ServePeer(ctx, "s2", []byte("garbage")); return err },
+			}
+			var wg sync.WaitGroup
+			var called atomic.Int64
+			for name, call := range calls {
+				for range 2 {
+					wg.Go(func() {
+						for {
+							called.Add(1)
+							if err := call(); errors.Is(err, keyring.ErrClosed) {
+								return
+							} else if err != nil {
+								t.Errorf("%s: %v", name, err)
+								return
+							}
+							_ = k.Keys()
+							runtime.Gosched()
+						}
+					})
+				}
+			}
+			for called.Load() < 1000 { // no time passes: nobody here ever waits for it
+				runtime.Gosched()
+			}
+			for range 3 {
+				wg.Go(func() {
+					if err := k.Close(); err != nil {
+						t.Errorf("close: %v", err)
+					}
+					if again, err := s.Disk.Open(); err == nil { // one of them gets it
+						again.Close()
+					} else if live := keyring.Live(k); len(live) > 0 {
+						t.Errorf("after Close %d secrets are in memory", len(live))
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}
+
+// TestI10CloseOverwritesTheKeys looks at the memory itself.
+func TestI10CloseOverwritesTheKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t)
+		l.start()
+		if err := errors.Join(l.seal(), l.rotate(), l.seal(), l.rotate()); err != nil {
+			t.Fatal(err)
+		}
+		l.vault.opens(t, l.keyring, "before")
+		live := keyring.Live(l.keyring)
+		if len(live) != 3*2 {
+			t.Fatalf("%d secrets", len(live))
+		}
+		for _, b := range live {
+			if bytes.Equal(b, make([]byte, len(b))) {
+				t.Fatal("a secret is zero while it is in use")
+			}
+		}
+		if err := l.keyring.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range live {
+			if !bytes.Equal(b, make([]byte, len(b))) {
+				t.Error("a secret is there after Close")
+			}
+		}
+		if len(keyring.Live(l.keyring)) != 0 {
+			t.Error("keys are there after Close")
+		}
+	})
+}
+
+// TestI10CloseLeavesNoGoroutine outside of synctest, where raft goes on.
+func TestI10CloseLeavesNoGoroutine(t *testing.T) {
+	h := idleHost(t)
+	dir := t.TempDir()
+	for range 3 {
+		k, err := keyring.Open(t.Context(), h.inDir(dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting := make(chan error)
+		go func() { waiting <- k.WaitReady(t.Context()) }()
+		for !strings.Contains(goroutines(), "(*Keyring).WaitReady") {
+			runtime.Gosched()
+		}
+		if err := k.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-waiting; !errors.Is(err, keyring.ErrClosed) {
+			t.Errorf("WaitReady: %v", err)
+		}
+		if all := goroutines(); strings.Contains(all, "keyring.(*Keyring)") || strings.Contains(all, "keyring.(*keystore)") {
+			t.Errorf("after Close:\n%s", all)
+		}
+	}
+}
+
+func goroutines() string {
+	b := make([]byte, 1<<20)
+	return string(b[:runtime.Stack(b, true)])
+}
+
+// TestSeveralKeyringsFollowOneAnotherOnOneFSM as its doc says.
+func TestSeveralKeyringsFollowOneAnotherOnOneFSM(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t)
+		l.start()
+		for range 3 {
+			if err := errors.Join(l.seal(), l.rotate(), l.keyring.Close()); err != nil {
+				t.Fatal(err)
+			}
+			l.openKeyring(t)
+			leaderOf(t, l.hosts)
+			l.vault.opens(t, l.keyring, "the next one")
+		}
+	})
+}
+
+// TestCloseAfterRaftHasEnded: the host may close either first.
+func TestCloseAfterRaftHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t)
+		l.start()
+		if err := l.seal(); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.raft.Shutdown().Error(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.keyring.Encrypt(nil, nil); !errors.Is(err, keyring.ErrNotLeader) {
+			t.Errorf("encrypt: %v", err)
+		}
+		if err := l.rotate(); !errors.Is(err, keyring.ErrNotLeader) {
+			t.Errorf("rotate: %v", err)
+		}
+		l.vault.opens(t, l.keyring, "without raft")
+		if _, err := l.keyring.Status(t.Context()); err != nil {
+			t.Errorf("status: %v", err)
+		}
+	})
+}
+
+// decimals are the ways in which fmt prints bytes as numbers.
+func decimals(secret []byte) []string {
+	return []string{
+		strings.Trim(fmt.Sprintf("%v", secret), "[]"),
+		strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%#v", secret), "[]byte{"), "}"),
+		strings.Trim(strings.ReplaceAll(fmt.Sprintf("%v", secret), " ", ","), "[]"),
+		strings.Trim(fmt.Sprintf("%x", slices.Collect(func(yield func(int) bool) {
+			for _, b := range secret {
+				if !yield(int(b)) {
+					return
+				}
+			}
+		})), "[]"),
+		strings.Trim(fmt.Sprintf("%o", secret), "[]"),
+		strings.Trim(fmt.Sprintf("%b", secret), "[]"),
+	}
+}
+
+// printed is all that can be got out of a value by printing it.
+func printed(v any) string {
+	var b strings.Builder
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%o", "%b", "%T", "%p", "%t", "%z"} {
+		fmt.Fprintf(&b, verb+"\n", v)
+	}
+	if j, err := json.Marshal(v); err == nil {
+		b.Write(j)
+	}
+	return b.String()
+}
+
+// TestNothingPrintsSecrets prints what a user can get hold of, and errors, in every way.
+func TestNothingPrintsSecrets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hosts := newHosts(t, 1)
+		h := hosts[0]
+		key := bytes.Repeat([]byte{0xc7, 0x3a}, 16)
+		file := fileKEK(t, key)
+		h.fsm = keyring.NewFSM()
+		h.run(t, h.fsm)
+		cfg := h.config(t)
+		cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), file}
+		var err error
+		if h.keyring, err = keyring.Open(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		leaderOf(t, hosts)
+		sealed, err := h.keyring.Encrypt([]byte("data"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rotated, err := h.keyring.Rotate(t.Context(), keyring.RotateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.keyring.Decrypt(sealed, nil); err != nil { // so that a cipher is there
+			t.Fatal(err)
+		}
+		secrets := append(keyring.Secrets(h.keyring), key)
+		id := h.keyring.Keys()[1].ID
+		h.stop(t)
+		data := h.disk.Bytes(nks.FileName(id))
+		damaged := bytes.Clone(data)
+		damaged[len(damaged)/2] ^= 1
+		h.disk.Plant(nks.FileName(id), 0o600, damaged)
+		h.open(t, nil)
+		cfg.KEKs = []keyring.KEK{file, keyring.InlineKEK()}
+		leaderOf(t, hosts)
+
+		values := map[string]any{
+			"Keyring": h.keyring, "Config": cfg, "*Config": &cfg, "KEKs": cfg.KEKs, "FSM": h.fsm,
+			"inline KEK": keyring.InlineKEK(), "file KEK": file, "Key": rotated, "Keys": h.keyring.Keys(),
+			"Status": h.status(t), "a struct with all": struct {
+				k *keyring.Keyring
+				c keyring.Config
+				f keyring.KEK
+			}{h.keyring, cfg, file},
+		}
+		_, e1 := h.keyring.Decrypt(sealed, nil)
+		_, e2 := h.keyring.Decrypt(nil, nil)
+		_, e3 := file.Unwrap(t.Context(), data, nil)
+		_, e4 := keyring.FileKEK(writeKEK(t, append(key, key...)))
+		values["errors"] = []error{e1, e2, e3, e4}
+		if e1 == nil || e2 == nil || e3 == nil || e4 == nil || len(h.status(t).SetAside) != 1 {
+			t.Fatalf("%v", values["errors"])
+		}
+		synctest.Wait()
+		for name, v := range values {
+			text := printed(v)
+			if n := leaks([]byte(text), secrets); n > 0 {
+				t.Errorf("%s prints %d secrets", name, n)
+			}
+			for _, s := range secrets {
+				for _, d := range decimals(s[len(s)/2-8 : len(s)/2+8]) {
+					if strings.Contains(text, d) {
+						t.Errorf("%s prints a secret in numbers", name)
+					}
+				}
+			}
+		}
+		if !strings.Contains(printed(struct{ S []byte }{secrets[0]}), decimals(secrets[0])[0]) || leaks([]byte(printed(secrets[0])), secrets) == 0 {
+			t.Error("the search finds nothing where it has to")
+		}
+		if st := printed(h.status(t)); !strings.Contains(st, id.String()) {
+			t.Error("Status prints nothing")
+		}
+		if !strings.Contains(printed(file), file.ID()) {
+			t.Error("a file KEK does not print its ID")
+		}
+	})
+}

@@ -1,0 +1,243 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/durable"
+	"github.com/hashicorp/raft"
+)
+
+// idleHosts are hosts whose raft runs and elects nobody: they are in no configuration.
+func idleHost(t *testing.T) *host {
+	t.Helper()
+	var hosts []*host
+	h := newHost(t, "idle", &hosts)
+	h.fsm = keyring.NewFSM()
+	h.run(t, h.fsm)
+	return h
+}
+
+// inDir is a valid Config on a real directory.
+func (h *host) inDir(dir string) keyring.Config {
+	cfg := h.configOf(nil)
+	cfg.Dir = dir
+	return cfg
+}
+
+// refused opens a keyring that must not open.
+func refused(t *testing.T, cfg keyring.Config) error {
+	t.Helper()
+	k, err := keyring.Open(t.Context(), cfg)
+	if err == nil {
+		t.Error("opened")
+		if err := k.Close(); err != nil {
+			t.Error(err)
+		}
+		return errors.New("")
+	}
+	if k != nil {
+		t.Error("a keyring and an error")
+	}
+	return err
+}
+
+func TestOpenSaysAllThatIsWrongAtOnce(t *testing.T) {
+	err := refused(t, keyring.Config{
+		Rotation: keyring.RotationPolicy{Every: time.Hour, Lead: time.Hour},
+		Tokens:   keyring.TokenPolicy{Algorithm: "none"},
+		OldKEKs:  []keyring.KEK{nil},
+	})
+	for _, what := range []string{"Dir", "ID", "Raft", "FSM", "KEKs is empty", "KEK 0 is nil", "Lead", `"none"`} {
+		if !strings.Contains(err.Error(), what) {
+			t.Errorf("the error does not speak of %s: %v", what, err)
+		}
+	}
+}
+
+func TestOpenRefusesWhatCannotWork(t *testing.T) {
+	h := idleHost(t)
+	inline := keyring.InlineKEK()
+	for want, change := range map[string]func(*keyring.Config){
+		"Dir is empty": func(c *keyring.Config) { c.Dir = "" },
+		"Raft is nil":  func(c *keyring.Config) { c.Raft = nil },
+		"FSM is nil":   func(c *keyring.Config) { c.FSM = nil },
+		"ID is empty":  func(c *keyring.Config) { c.ID = "" },
+		"ID is empty, longer than 255 bytes": func(c *keyring.Config) {
+			c.ID = raft.ServerID(strings.Repeat("x", 256))
+		},
+		"or not UTF-8":                   func(c *keyring.Config) { c.ID = "\xff" },
+		"KEKs is empty":                  func(c *keyring.Config) { c.KEKs = nil },
+		"KEK 1 is nil":                   func(c *keyring.Config) { c.KEKs = []keyring.KEK{inline, nil} },
+		"KEK inline is named twice":      func(c *keyring.Config) { c.KEKs = []keyring.KEK{inline, inline} },
+		"KEK inline is named twice, old": func(c *keyring.Config) { c.OldKEKs = []keyring.KEK{inline} },
+		"KEK 0: the ID":                  func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS("")} },
+		"KEK 1: the ID":                  func(c *keyring.Config) { c.OldKEKs = []keyring.KEK{newKMS("tab\t")} },
+		"KEK 0: the ID is not 1 to 128":  func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS(strings.Repeat("x", 129))} },
+		"KEK 0: the ID is not":           func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS("Schlüssel")} },
+		"17 KEKs, at most 16": func(c *keyring.Config) {
+			c.KEKs = nil
+			for i := range 17 {
+				c.KEKs = append(c.KEKs, newKMS(fmt.Sprint(i)))
+			}
+		},
+		"Rotation.Lead":    func(c *keyring.Config) { c.Rotation.Lead = -1 },
+		"Rotation.Lead 7":  func(c *keyring.Config) { c.Rotation = keyring.RotationPolicy{Every: 1, Lead: 7} },
+		"Tokens.Algorithm": func(c *keyring.Config) { c.Tokens.Algorithm = "HS256" },
+		`"eddsa"`:          func(c *keyring.Config) { c.Tokens.Algorithm = "eddsa" },
+	} {
+		cfg := h.inDir(filepath.Join(t.TempDir(), "never"))
+		change(&cfg)
+		if err := refused(t, cfg); !strings.Contains(err.Error(), strings.TrimSuffix(want, ", old")) {
+			t.Errorf("%s: %v", want, err)
+		}
+		if _, err := os.Stat(cfg.Dir); cfg.Dir != "" && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the directory was made all the same", want)
+		}
+	}
+}
+
+func TestOpenTakesTheLimits(t *testing.T) {
+	h := idleHost(t)
+	cfg := h.inDir(t.TempDir())
+	cfg.ID = raft.ServerID(strings.Repeat("x", 255))
+	cfg.KEKs = nil
+	for i := range 16 {
+		cfg.KEKs = append(cfg.KEKs, newKMS(fmt.Sprint(i, strings.Repeat("~", 120))))
+	}
+	cfg.OldKEKs = []keyring.KEK{newKMS("old 1"), newKMS("old 2")}
+	cfg.Rotation = keyring.RotationPolicy{Every: -1, Lead: time.Hour}
+	k, err := keyring.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOpenWithoutTransportIsForAServerAlone(t *testing.T) {
+	for n, ok := range map[int]bool{1: true, 2: false} {
+		hosts := newHosts(t, n)
+		h := hosts[0]
+		h.fsm = keyring.NewFSM()
+		h.run(t, h.fsm)
+		cfg := h.inDir(t.TempDir())
+		cfg.Transport = nil
+		k, err := keyring.Open(t.Context(), cfg)
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "Transport is nil") {
+			t.Errorf("%d servers: %v", n, err)
+		}
+		if k != nil {
+			if err := k.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestSecondOpenOfADirectoryIsRefused(t *testing.T) {
+	h := idleHost(t)
+	dir := filepath.Join(t.TempDir(), "a", "keystore")
+	first, err := keyring.Open(t.Context(), h.inDir(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, link} {
+		if err := refused(t, h.inDir(path)); !errors.Is(err, durable.ErrLocked) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := keyring.Open(t.Context(), h.inDir(dir))
+	if err != nil {
+		t.Fatalf("after Close: %v", err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDirectoryThatCannotBeUsedIsNamed(t *testing.T) {
+	h := idleHost(t)
+	base := t.TempDir()
+	file := filepath.Join(base, "file")
+	if err := os.WriteFile(file, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	readOnly := filepath.Join(base, "read-only")
+	if err := os.Mkdir(readOnly, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	dirs := []string{file, filepath.Join(file, "below"), "/dev/null", "/proc/keyring"}
+	if os.Geteuid() != 0 { // root may write everywhere, and owns all that is not another's
+		dirs = append(dirs, filepath.Join(readOnly, "keystore"), "/")
+	}
+	for _, dir := range dirs {
+		if err := refused(t, h.inDir(dir)); !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: the error does not name it: %v", dir, err)
+		}
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != "content" {
+		t.Errorf("the file in the way: %q, %v", b, err)
+	}
+}
+
+func TestDirectoryIsThisUsersAlone(t *testing.T) {
+	h := idleHost(t)
+	dir := filepath.Join(t.TempDir(), "open to all")
+	if err := errors.Join(os.Mkdir(dir, 0o777), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	k, err := keyring.Open(t.Context(), h.inDir(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() == "keystore.id" }) {
+		t.Errorf("%v, %v", entries, err)
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: mode %v, %v", e.Name(), info.Mode(), err)
+		}
+	}
+}
+
+// TestFailedOpenGivesTheDirectoryBack: what failed must not keep the next one out.
+func TestFailedOpenGivesTheDirectoryBack(t *testing.T) {
+	h := idleHost(t)
+	dir := t.TempDir()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := keyring.Open(ended, h.inDir(dir)); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("with a context that has ended: %v", err)
+	}
+	k, err := keyring.Open(t.Context(), h.inDir(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,361 @@
+package keyring
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math"
+	mathrand "math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// leader is the goroutine that does what plan says while this server leads. All it
+// remembers is of its term; what it has begun, a new leader finishes from the ring.
+type leader struct {
+	*Keyring
+	term    uint64
+	began   time.Time
+	greeted bool
+	orphans []peer.Orphan
+	probes  map[KeyID]plan.Probe
+	retry   time.Time // see plan.Situation
+	failed  int       // failures in a row
+}
+
+// lead runs until Close.
+func (k *Keyring) lead() {
+	l := &leader{Keyring: k}
+	for {
+		changed := k.fsm.changed.wait()
+		timer := time.NewTimer(l.step())
+		select {
+		case <-changed:
+		case <-timer.C:
+		case turn := <-k.turns:
+			turn(l.begin())
+		case <-k.ctx.Done():
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// alongActivations runs do between two steps of the leader's loop, never during one: what
+// it finds out about who holds which key no activation overtakes. Only on a leader that has
+// applied its barrier.
+func (k *Keyring) alongActivations(ctx context.Context, do func(context.Context) error) error {
+	ctx, done, err := k.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	result := make(chan error, 1)
+	select {
+	case k.turns <- func(leads bool) {
+		if !leads {
+			result <- k.mayLead()
+			return
+		}
+		result <- do(ctx)
+	}:
+		return <-result
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// idle is how long a loop waits when no time is known: a safety net, since changes wake it.
+const idle = time.Hour
+
+// again is how soon a leader tries again what raft did not take.
+const again = 250 * time.Millisecond
+
+// pause is how long there is nothing to do for a server that could not act as the leader.
+func (l *leader) pause() time.Duration {
+	if l.raft.State() == raft.Leader {
+		return again // it still is: raft was busy, or a transfer has failed
+	}
+	return idle
+}
+
+// step does everything that can be done now and returns how long there is nothing to do.
+func (l *leader) step() time.Duration {
+	if !l.begin() {
+		return l.pause()
+	}
+	for l.ctx.Err() == nil {
+		ring, holds := project(l.fsm.ring.Load(), l.reports.take())
+		s := l.situation(ring)
+		a := plan.Next(ring, s)
+		var err error
+		switch {
+		case a.Kind != plan.Wait && a.Kind != plan.Nothing:
+			err = l.act(a, ring, s, holds)
+		case len(holds) > 0:
+			err = l.propose(holds)
+		case a.Kind == plan.Wait:
+			return min(idle, max(0, a.At.Sub(s.Now))) // the clock may be set, or the machine sleep
+		default:
+			return idle
+		}
+		if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrClosed) {
+			return l.pause() // what was not done, the next leader does
+		}
+	}
+	return idle
+}
+
+// act does one thing and sees to it that what fails is not tried again at once.
+func (l *leader) act(a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
+	err := l.do(a, ring, s, holds)
+	if err == nil {
+		l.failed = 0
+		return nil
+	}
+	l.retry = now().Add(plan.Backoff(min(l.failed, 5), mathrand.Float64()))
+	l.failed++
+	l.cfg.Logger.Warn("leader's next step", "step", a.Kind, "key", a.Key, "error", err)
+	return err
+}
+
+// begin reports whether this server leads, with the barrier of its term applied: from then
+// on the ring has all that earlier leaders committed, and this one may seal and act.
+func (l *leader) begin() bool {
+	term := l.raft.CurrentTerm()
+	if l.raft.State() != raft.Leader {
+		l.reports.take()
+		l.blocked.resign()
+		return false
+	}
+	if l.Keyring.term.Load() == term && l.term == term {
+		return true
+	}
+	if err := l.raft.Barrier(proposeTimeout).Error(); err != nil || !l.leads(term) {
+		return false
+	}
+	*l = leader{Keyring: l.Keyring, term: term, began: now(), probes: map[KeyID]plan.Probe{}}
+	l.Keyring.term.Store(term)
+	l.fsm.changed.notify()
+	return true
+}
+
+// project is the ring as it will be once the reports are in the log, and the commands that
+// bring them there. Reports that tell nothing new are left out.
+func project(ring *meta.Ring, holds []meta.Hold) (*meta.Ring, []meta.Command) {
+	var cmds []meta.Command
+	for _, h := range holds {
+		c := meta.Command{Hold: &h}
+		next, err := ring.Apply(math.MaxUint64, []meta.Command{c}) // later than all that is known
+		if err != nil || sameHolds(ring, next) {
+			continue
+		}
+		ring, cmds = next, append(cmds, c)
+	}
+	return ring, cmds
+}
+
+// sameHolds reports whether a Hold changed nothing: it replaces every key it touches.
+func sameHolds(a, b *meta.Ring) bool {
+	return slices.Equal(a.Servers, b.Servers) && slices.Equal(a.Keys, b.Keys)
+}
+
+func (l *leader) propose(cmds []meta.Command, more ...meta.Command) error {
+	return propose(l.ctx, l.raft, slices.Concat(cmds, more)...)
+}
+
+func (l *leader) situation(ring *meta.Ring) plan.Situation {
+	return plan.Situation{
+		Now: now(), Policy: l.cfg.policy(), Voters: voters(l.raft), Servers: servers(l.raft),
+		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
+	}
+}
+
+// do is the only place where the leader acts.
+func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
+	switch a.Kind {
+	case plan.Forget:
+		return l.propose(holds, meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
+	case plan.Greet:
+		return l.greet(s) // there is nothing to hold yet
+	case plan.Found:
+		return l.found(ring, holds)
+	case plan.Create:
+		if err := l.deliver(holds); err != nil {
+			return err
+		}
+		_, err := l.create(l.ctx, meta.Add{Publish: a.At, Scheduled: a.Scheduled})
+		return err
+	case plan.Ask:
+		return l.decide(a.Key, ring, s, holds)
+	}
+	return fmt.Errorf("unknown step %s", a.Kind)
+}
+
+func (l *leader) deliver(holds []meta.Command) error {
+	if len(holds) == 0 {
+		return nil
+	}
+	return l.propose(holds)
+}
+
+// greetPatience is how long servers that are all of this build are waited for.
+const greetPatience = 10 * time.Second
+
+// greet asks every server what it is and which keys it has that the ring does not know. The
+// first command of a cluster waits until all have answered, for an older build would not
+// know what to do with it. Servers that are all of this build are waited for a while, for
+// the keys they may have.
+func (l *leader) greet(s plan.Situation) error {
+	request, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
+	if err != nil {
+		return err
+	}
+	answers := askAll(l.ctx, s.Servers, func(ctx context.Context, server string) (*peer.HelloAnswer, error) {
+		if server == string(l.cfg.ID) {
+			return l.hello(), nil
+		}
+		return call[peer.HelloAnswer](ctx, l.Keyring, server, request)
+	}, nil)
+	var unheard []string
+	l.orphans = nil
+	for _, server := range s.Servers {
+		a := answers[server]
+		if a == nil || a.Build < meta.Version {
+			unheard = append(unheard, server)
+			continue
+		}
+		l.orphans = append(l.orphans, a.Orphans...)
+	}
+	l.blocked.waitFor(unheard)
+	if len(unheard) > 0 && !(l.cfg.sameBuild && now().Sub(l.began) > greetPatience) {
+		return fmt.Errorf("waiting for %q to answer before the first command", unheard)
+	}
+	l.greeted = true
+	return nil
+}
+
+// found names the cluster and adopts the orphans: keys that open data and verify nothing.
+func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
+	var cmds []meta.Command
+	if ring.Cluster == (meta.ClusterID{}) {
+		var id meta.ClusterID
+		rand.Read(id[:]) // never fails
+		cmds = append(cmds, meta.Command{Init: &meta.Init{Cluster: id}})
+	}
+	seen := map[peer.ID]bool{}
+	for _, o := range l.orphans {
+		if seen[o.ID] || ring.Key(KeyID(o.ID)) != nil || ring.WasRemoved(KeyID(o.ID)) {
+			continue
+		}
+		adopt := meta.Command{Adopt: &meta.Adopt{
+			Key: meta.NewKey{
+				ID: KeyID(o.ID), Algorithm: o.Algorithm, Public: o.Public, Check: meta.CheckValue(o.Check), Created: o.Created,
+			},
+			DataOnly: true, Time: now(),
+		}}
+		if _, err := meta.EncodeEntry(adopt); err != nil { // one odd file must not hold up all the others
+			l.cfg.Logger.Error("orphan that can't be adopted", "key", KeyID(o.ID), "error", err)
+			continue
+		}
+		seen[o.ID] = true
+		cmds = append(cmds, adopt)
+	}
+	// There may be more orphans than one answer holds: ask again before the first key.
+	l.greeted, l.orphans = len(seen) == 0, nil
+	if len(cmds)+len(holds) == 0 {
+		return nil
+	}
+	return l.propose(slices.Concat(cmds, holds))
+}
+
+// decide asks live who holds a prepublished key, then activates it, drops it, or waits.
+// Answers count only if neither a restore of the FSM nor a change of the configuration came
+// in between: either can take away what they speak of.
+func (l *leader) decide(id KeyID, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
+	restores := l.fsm.restores.Load()
+	enough := func(answers map[string]plan.Answer) bool { return plan.Judge(ring, id, s, answers).Activate }
+	answers := l.ask(l.ctx, s.Servers, []KeyID{id}, enough)
+	if restores != l.fsm.restores.Load() || !slices.Equal(s.Voters, voters(l.raft)) || !slices.Equal(s.Servers, servers(l.raft)) {
+		return l.deliver(holds) // and ask anew
+	}
+	v := plan.Judge(ring, id, s, answers)
+	var err error
+	switch {
+	case v.Activate:
+		err = l.propose(holds, meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: now()}})
+	case v.Drop:
+		l.cfg.Logger.Warn("no server has the new key: dropping it", "key", id)
+		err = l.propose(holds, meta.Command{Remove: &meta.Remove{ID: id, From: meta.StatePrepublished, Time: now()}})
+	default:
+		err = l.deliver(holds)
+	}
+	if k := l.fsm.ring.Load().Key(id); k != nil && k.State == meta.StatePrepublished {
+		l.probes[id] = l.probes[id].Again(k, v, now(), mathrand.Float64())
+		l.blocked.wait(id, len(v.Confirmed), len(answers), len(s.Servers))
+	} else {
+		delete(l.probes, id)
+		l.blocked.clear(id)
+	}
+	return err
+}
+
+// ask asks the servers live which of the keys they hold, and stops when the answers are enough.
+func (k *Keyring) ask(ctx context.Context, servers []string, ids []KeyID, enough func(map[string]plan.Answer) bool) map[string]plan.Answer {
+	question := &peer.AskRequest{IDs: toPeer(ids)}
+	request, err := peer.Request{Ask: question}.Encode()
+	if err != nil {
+		k.cfg.Logger.Error("live question", "error", err)
+		return nil
+	}
+	return askAll(ctx, servers, func(ctx context.Context, server string) (plan.Answer, error) {
+		if server == string(k.cfg.ID) {
+			a := k.serveAsk(question)
+			return plan.Answer{Keystore: k.store.id, Held: fromPeer(a.Held)}, nil
+		}
+		a, err := call[peer.AskAnswer](ctx, k, server, request)
+		if err != nil {
+			return plan.Answer{}, err
+		}
+		return plan.Answer{Keystore: meta.KeystoreID(a.Keystore), Held: fromPeer(a.Held)}, nil
+	}, enough)
+}
+
+// askAll asks all servers at once and returns the answers by server, without those that
+// failed. It stops when enough says so, and waits for every goroutine it started.
+func askAll[A any](ctx context.Context, servers []string, ask func(context.Context, string) (A, error), enough func(map[string]A) bool) map[string]A {
+	ctx, cancel := context.WithCancel(ctx)
+	type answer struct {
+		server string
+		a      A
+		err    error
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	ch := make(chan answer, len(servers))
+	for _, s := range servers {
+		wg.Go(func() {
+			a, err := ask(ctx, s)
+			ch <- answer{s, a, err}
+		})
+	}
+	answers := map[string]A{}
+	for range servers {
+		if a := <-ch; a.err == nil {
+			answers[a.server] = a.a
+			if enough != nil && enough(answers) {
+				break
+			}
+		}
+	}
+	return answers
+}
