@@ -1,0 +1,251 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/raft"
+)
+
+// TestCheckMembersWantsAMajorityOfTheNewVoters asks about changes that are safe and ones that
+// would leave a key to too few.
+func TestCheckMembersWantsAMajorityOfTheNewVoters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		heal := refuse(c, "fetch")
+		fresh := c.Add("s4")
+		time.Sleep(time.Minute) // virtual
+		check := func(want bool, voters ...raft.ServerID) {
+			t.Helper()
+			err := leader.Keyring.CheckMembers(t.Context(), voters)
+			if safe := err == nil; safe != want || err != nil && !errors.Is(err, keyring.ErrNotDurable) {
+				t.Errorf("%v: %v, want safe %v", voters, err, want)
+			}
+		}
+		check(true, "s1", "s2", "s3")
+		check(true, "s1", "s2", "s4")
+		check(false, "s1", "s4")
+		check(false, "s4")
+		check(false, "s1", "s2", "s4", "nobody")
+		heal()
+		whole(t, c)
+		check(true, "s1", "s4")
+		check(true, "s4")
+		if err := leader.Keyring.CheckMembers(t.Context(), nil); err == nil {
+			t.Error("no voters are safe")
+		}
+		if err := fresh.Keyring.CheckMembers(t.Context(), []raft.ServerID{"s1"}); !errors.Is(err, keyring.ErrNotLeader) {
+			t.Errorf("on a follower: %v", err)
+		}
+	})
+}
+
+// TestFailedTransferDelaysNothing lets a transfer of leadership fail just as a key is due: raft
+// refuses the activation, and tells of no change afterwards.
+func TestFailedTransferDelaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		due := time.Now().Add(time.Minute)
+		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: due})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Until(due) - 10*time.Millisecond)                              // virtual
+		gone := leader.Raft.LeadershipTransferToServer("s9", raft.ServerAddress("s9")) // there is none
+		other := follower(c)
+		c.Partition(other)
+		stays := leader.Raft.LeadershipTransferToServer(other.ID, raft.ServerAddress(other.ID))
+		time.Sleep(30 * time.Second) // virtual
+		c.Partition()
+		t.Log(gone.Error(), stays.Error())
+		time.Sleep(30 * time.Second) // virtual
+		for _, s := range c.Live() {
+			if got := state(s, key.ID); got != keyring.StateActive {
+				t.Errorf("%s: the key is %s a minute after it was due", s.ID, got)
+			}
+		}
+	})
+}
+
+// suffrage is how the others' raft configuration has a server: nothing if it is not in it.
+func suffrage(t *testing.T, k *keyring.Keyring, id raft.ServerID) string {
+	t.Helper()
+	st, err := k.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range st.Servers {
+		if s.ID == id {
+			return s.Suffrage.String()
+		}
+	}
+	return ""
+}
+
+// TestWipedNodeVotesOnlyOnceItHoldsEveryKey brings a wiped server back that can't write keys:
+// it must stay a non-voter. When it can, it becomes a voter.
+func TestWipedNodeVotesOnlyOnceItHoldsEveryKey(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	leader := c.nodes["s1"].Leader()
+	keyring.AwaitHolders(c.nodes[leader].Keyring(), c.nodes[leader].Keyring().Keys()[0].ID, 3)
+	wiped := raft.ServerID("s1")
+	if leader == wiped {
+		wiped = "s2"
+	}
+	if err := c.nodes[wiped].Close(); err != nil {
+		t.Fatal(err)
+	}
+	delete(c.nodes, wiped)
+	c.dirs[wiped] = t.TempDir()
+	broken := newKMS("kms")
+	broken.set(func(k *kms) { k.err = errors.New("away") })
+	cfg := c.config(wiped)
+	cfg.Peers, cfg.KEKs = c.addrs, []keyring.KEK{keyring.InlineKEK(), broken}
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes[wiped] = n
+	k := c.nodes[leader].Keyring()
+	until := func(want string) {
+		t.Helper()
+		for {
+			changed := k.Changed()
+			if got := suffrage(t, k, wiped); got == want {
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				t.Fatalf("the wiped server is %q, want %q", suffrage(t, k, wiped), want)
+			}
+		}
+	}
+	until("Nonvoter")
+	for range 3 { // rotations go on without it
+		if _, err := c.nodes[leader].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := suffrage(t, k, wiped); got != "Nonvoter" {
+			t.Fatalf("a server that holds nothing is %s", got)
+		}
+	}
+	broken.set(func(k *kms) { k.err = nil })
+	until("Voter")
+	for _, key := range k.Keys() {
+		if len(key.Holders) != 3 {
+			t.Errorf("key %s is held by %v", key.ID, key.Holders)
+		}
+	}
+}
+
+// TestNodeJoinsByAddress adds a fourth server that knows nothing but an address.
+func TestNodeJoinsByAddress(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	sealed, err := c.nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := keyringtest.Listen(t)
+	c.addrs["s4"], c.dirs["s4"] = ln.Addr().String(), t.TempDir()
+	cfg := c.config("s4")
+	cfg.Listener, cfg.Join = ln, []string{"127.0.0.1:1", c.addrs["s2"]}
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["s4"] = n
+	c.ready(ctx)
+	for suffrage(t, n.Keyring(), "s4") != "Voter" {
+		changed := n.Keyring().Changed()
+		if suffrage(t, n.Keyring(), "s4") == "Voter" {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			t.Fatal("never became a voter")
+		}
+	}
+	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+	// A second server under a living one's name is refused, and takes nobody's place.
+	twin := c.config("s4")
+	twin.Dir, twin.Join = t.TempDir(), []string{c.addrs["s1"]}
+	twin.Listener = keyringtest.Listen(t)
+	twin.Addr = twin.Listener.Addr().String()
+	short, stop := context.WithTimeout(ctx, 2*time.Second)
+	defer stop()
+	if second, err := keyring.Start(short, twin); err == nil {
+		second.Close()
+		t.Error("a second s4 was taken in")
+	}
+	if got := suffrage(t, n.Keyring(), "s4"); got != "Voter" {
+		t.Errorf("s4 is %s after its twin has asked", got)
+	}
+}
+
+// TestClosedNodeSaysSo: what waits for a leader does not wait for one on a closed node.
+func TestClosedNodeSaysSo(t *testing.T) {
+	n, err := keyring.Start(t.Context(), keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Rotate(context.Background(), keyring.RotateOptions{}); !errors.Is(err, keyring.ErrClosed) {
+		t.Errorf("Rotate: %v", err)
+	}
+	if _, err := n.Encrypt(context.Background(), nil, nil); !errors.Is(err, keyring.ErrClosed) {
+		t.Errorf("Encrypt: %v", err)
+	}
+}
+
+// TestOneFailedWrapBlocksNoRotation lets the only KEK fail once: it answers again at once, and
+// a caller's own deadline is no fault of the KEK's.
+func TestOneFailedWrapBlocksNoRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		only := newKMS("only")
+		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.KEKs = []keyring.KEK{only}
+		}})
+		s := ready(t, c)
+		only.set(func(k *kms) { k.noWrap = errors.New("throttled") })
+		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err == nil {
+			t.Error("rotated under a KEK that does not wrap")
+		}
+		only.set(func(k *kms) { k.noWrap = nil })
+		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Errorf("rotate with the KEK back: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		only.set(func(k *kms) { k.hang = true })
+		if _, err := s.Keyring.Rotate(ctx, keyring.RotateOptions{}); err == nil {
+			t.Error("rotated with a KEK that hangs")
+		}
+		only.set(func(k *kms) { k.hang = false })
+		if p := problems(t, s, keyring.ProblemKEKAway); len(p) > 0 {
+			t.Errorf("the caller's deadline is blamed on the KEK: %v", p)
+		}
+		if err := s.Keyring.WaitReady(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
