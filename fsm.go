@@ -3,6 +3,7 @@ package keyring
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,6 +25,10 @@ var extensions = []byte("keyring/1")
 // magic begins every snapshot that has a section of the keyring.
 const magic = "keyring-snapshot"
 
+// After the magic come the length of the keyring's section in 8 bytes, big-endian, its SHA-256,
+// and the section: the JSON of internal/meta. The checksum is for the host whose snapshot
+// store has none.
+//
 // maxSection bounds the keyring's section of a snapshot, far above 100,000 keys.
 const maxSection = 1 << 30
 
@@ -159,6 +164,8 @@ func writeSection(w io.Writer, ring *meta.Ring) error {
 		return err
 	}
 	head := binary.BigEndian.AppendUint64([]byte(magic), uint64(len(section)))
+	sum := sha256.Sum256(section)
+	head = append(head, sum[:]...)
 	if _, err := w.Write(append(head, section...)); err != nil {
 		return fmt.Errorf("write keyring snapshot: %w", err)
 	}
@@ -168,7 +175,7 @@ func writeSection(w io.Writer, ring *meta.Ring) error {
 // readSection returns the ring of a snapshot and a reader of what follows. A snapshot from
 // before the Mux has no section: the ring is nil and all of it follows.
 func readSection(r io.Reader) (*meta.Ring, io.Reader, error) {
-	head := make([]byte, len(magic)+8)
+	head := make([]byte, len(magic)+8+sha256.Size)
 	n, err := io.ReadFull(r, head)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return nil, nil, fmt.Errorf("read keyring snapshot: %w", err)
@@ -176,13 +183,19 @@ func readSection(r io.Reader) (*meta.Ring, io.Reader, error) {
 	if !bytes.HasPrefix(head[:n], []byte(magic)) {
 		return nil, io.MultiReader(bytes.NewReader(head[:n]), r), nil
 	}
+	if n < len(head) {
+		return nil, nil, fmt.Errorf("%w: keyring snapshot cut short", ErrCorrupt)
+	}
 	size := binary.BigEndian.Uint64(head[len(magic):])
-	if n < len(head) || size > maxSection {
-		return nil, nil, fmt.Errorf("%w: keyring snapshot cut short, or %d bytes long", ErrCorrupt, size)
+	if size > maxSection {
+		return nil, nil, fmt.Errorf("%w: keyring snapshot of %d bytes", ErrCorrupt, size)
 	}
 	section, err := io.ReadAll(io.LimitReader(r, int64(size)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("read keyring snapshot: %w", err)
+	}
+	if sum := sha256.Sum256(section); uint64(len(section)) != size || !bytes.Equal(sum[:], head[len(magic)+8:]) {
+		return nil, nil, fmt.Errorf("%w: keyring snapshot damaged", ErrCorrupt)
 	}
 	ring, err := meta.Decode(section)
 	if err != nil {

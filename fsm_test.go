@@ -3,6 +3,7 @@ package keyring_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -515,10 +516,15 @@ func TestPersistErrorCancelsTheSinkOnce(t *testing.T) {
 	}
 }
 
-// header is what a snapshot begins with when its section claims that length.
-func header(size uint64) []byte {
-	return binary.BigEndian.AppendUint64([]byte("keyring-snapshot"), size)
+// framed is a section with what a snapshot begins with, when it claims that length.
+func framed(size uint64, section []byte) []byte {
+	b := binary.BigEndian.AppendUint64([]byte("keyring-snapshot"), size)
+	sum := sha256.Sum256(section)
+	return append(append(b, sum[:]...), section...)
 }
+
+// sectionAt is where the section begins.
+const sectionAt = 16 + 8 + sha256.Size
 
 // checkRestore restores b over another state: an error leaves that as it is; without one
 // the ring is what it says, and one that can be.
@@ -538,7 +544,7 @@ func checkRestore(t *testing.T, name string, b []byte) error {
 	case err == nil && ring.Check() != nil:
 		t.Errorf("%s: restored what can't be: %v", name, ring.Check())
 	case err == nil:
-		if again, err := ring.Encode(); err != nil || !bytes.Equal(again, b[24:]) {
+		if again, err := ring.Encode(); err != nil || !bytes.Equal(again, b[sectionAt:]) {
 			t.Errorf("%s: the ring is not what the snapshot says (%v)", name, err)
 		}
 	}
@@ -550,22 +556,23 @@ func TestRestoreOfADamagedSnapshotIsAnErrorAndNoChange(t *testing.T) {
 	if err := checkRestore(t, "the snapshot itself", snap); err != nil {
 		t.Fatal(err)
 	}
-	size := uint64(len(snap) - 24)
+	section := snap[sectionAt:]
+	size := uint64(len(section))
 	bad := map[string][]byte{
 		"nothing":             nil,
 		"text":                []byte("hello"),
 		"zeros":               make([]byte, 1000),
 		"the magic alone":     []byte("keyring-snapshot"),
-		"an empty section":    header(0),
-		"a section too short": append(header(size-1), snap[24:]...),
+		"an empty section":    framed(0, nil),
+		"a section too short": framed(size-1, section),
 		"bytes after it":      append(bytes.Clone(snap), 'x'),
 		"twice":               append(bytes.Clone(snap), snap...),
 		"a wrong magic":       append([]byte("keyring-snapshop"), snap[16:]...),
-		"a null section":      append(header(4), "null"...),
-		"an empty object":     append(header(2), "{}"...),
-		"a newer version":     bytes.Replace(snap, []byte(`"version":1`), []byte(`"version":2`), 1),
-		"the largest length":  append(header(1<<64-1), snap[24:]...),
-		"a negative length":   append(header(1<<63), snap[24:]...),
+		"a null section":      framed(4, []byte("null")),
+		"an empty object":     framed(2, []byte("{}")),
+		"a newer version":     framed(size, bytes.Replace(section, []byte(`"version":1`), []byte(`"version":2`), 1)),
+		"the largest length":  framed(1<<64-1, section),
+		"a negative length":   framed(1<<63, section),
 	}
 	for name, b := range bad {
 		if checkRestore(t, name, b) == nil {
@@ -582,7 +589,9 @@ func TestRestoreOfADamagedSnapshotIsAnErrorAndNoChange(t *testing.T) {
 			}
 			b := bytes.Clone(snap)
 			b[i] ^= 1 << bit
-			_ = checkRestore(t, fmt.Sprintf("bit %d of byte %d", bit, i), b)
+			if name := fmt.Sprintf("bit %d of byte %d", bit, i); checkRestore(t, name, b) == nil {
+				t.Errorf("%s: restored", name)
+			}
 		}
 	}
 }
@@ -606,7 +615,7 @@ func (failingReader) Read([]byte) (int, error) { return 0, errDiskFull }
 func TestRestoreAllocatesNoMoreThanThereIs(t *testing.T) {
 	for _, size := range []uint64{1 << 29, 1 << 30, 1 << 40, 1<<64 - 1} {
 		f := keyring.NewFSM()
-		b := append(header(size), `{"version":1`...)
+		b := framed(size, []byte(`{"version":1`))
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		err := restore(f, b)

@@ -364,11 +364,12 @@ func (s *keystore) copy(id KeyID) (arrival, bool) {
 }
 
 // confirm reports whether the key is held at this moment: its file is read once more and
-// compared with what was found right before. A key whose file is gone is held no longer.
-func (s *keystore) confirm(id KeyID) bool {
+// compared with what was found right before. A key whose file is gone is held no longer. The
+// error means that it can't be told.
+func (s *keystore) confirm(id KeyID) (bool, error) {
 	m := s.get(id)
 	if m == nil {
-		return false
+		return false, nil
 	}
 	b, err := s.dir.Read(nks.FileName(id), nks.MaxFile)
 	defer clear(b) // an inline KEK is in it
@@ -377,7 +378,17 @@ func (s *keystore) confirm(id KeyID) bool {
 	if err != nil || sha256.Sum256(b) != m.sum {
 		m.lost = true
 	}
-	return !m.lost
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !unfit(err) {
+		return false, err
+	}
+	return !m.lost, nil
+}
+
+// giveUp forgets what stood in the way of a key that is not to be.
+func (s *keystore) giveUp(id KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.faults, id)
 }
 
 // has reports whether the ring's key is held, and is the right one.

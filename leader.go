@@ -121,7 +121,11 @@ func (l *leader) act(a plan.Action, ring *meta.Ring, s plan.Situation, holds []m
 		l.failed = 0
 		return nil
 	}
-	l.retry = now().Add(plan.Backoff(min(l.failed, 5), mathrand.Float64()))
+	failed := l.failed
+	if a.Kind == plan.Greet {
+		failed = min(failed, 5) // a server that is late should not wait for a minute
+	}
+	l.retry = now().Add(plan.Backoff(failed, mathrand.Float64()))
 	l.failed++
 	l.cfg.Logger.Warn("leader's next step", "step", a.Kind, "key", a.Key, "error", err)
 	return err
@@ -318,7 +322,10 @@ func (k *Keyring) ask(ctx context.Context, servers []string, ids []KeyID, enough
 	}
 	return askAll(ctx, servers, func(ctx context.Context, server string) (plan.Answer, error) {
 		if server == string(k.cfg.ID) {
-			a := k.serveAsk(question)
+			a, err := k.serveAsk(question)
+			if err != nil {
+				return plan.Answer{}, err
+			}
 			return plan.Answer{Keystore: k.store.id, Held: fromPeer(a.Held)}, nil
 		}
 		a, err := call[peer.AskAnswer](ctx, k, server, request)

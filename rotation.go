@@ -114,6 +114,7 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	}
 	err = k.store.put(ctx, arrival{id, add.Key.Algorithm, add.Key.Check, add.Key.Created, secret})[0]
 	if err != nil {
+		k.store.giveUp(id)
 		k.fsm.changed.notify() // the replicator sees to a KEK that does not answer
 		return KeyID{}, err
 	}

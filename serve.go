@@ -77,7 +77,8 @@ func (k *Keyring) serve(ctx context.Context, from string, request []byte) (peer.
 	case q.Hold != nil:
 		return k.serveHold(from, q.Hold)
 	case q.Ask != nil:
-		return peer.Response{Ask: k.serveAsk(q.Ask)}, nil
+		a, err := k.serveAsk(q.Ask)
+		return peer.Response{Ask: a}, err
 	case q.Offer != nil:
 		return k.serveOffer(ctx, from, q.Offer)
 	case q.Hello != nil:
@@ -126,7 +127,8 @@ func (k *Keyring) serveOffer(ctx context.Context, from string, q *peer.OfferRequ
 			k.cfg.Logger.Debug("offered key", "key", id, "error", err)
 		}
 	}
-	return peer.Response{Ask: k.serveAsk(&peer.AskRequest{IDs: []peer.ID{q.ID}})}, nil
+	a, err := k.serveAsk(&peer.AskRequest{IDs: []peer.ID{q.ID}})
+	return peer.Response{Ask: a}, err
 }
 
 // offered are the keys that are on their way by an offer.
@@ -172,18 +174,25 @@ func (k *Keyring) serveHold(from string, q *peer.HoldRequest) (peer.Response, er
 	return peer.Response{Hold: &peer.HoldAnswer{}}, nil
 }
 
-// serveAsk answers the live question from the disk, not from memory.
-func (k *Keyring) serveAsk(q *peer.AskRequest) *peer.AskAnswer {
+// serveAsk answers the live question from the disk, not from memory. About one key that it
+// can't read at the moment it does not answer at all, for "no" may have the key dropped; among
+// many, such a key is not held.
+func (k *Keyring) serveAsk(q *peer.AskRequest) (*peer.AskAnswer, error) {
 	a := &peer.AskAnswer{Keystore: peer.ID(k.store.id)}
 	for _, id := range q.IDs {
-		if k.store.confirm(KeyID(id)) {
+		held, err := k.store.confirm(KeyID(id))
+		if err != nil && len(q.IDs) == 1 {
+			k.cfg.Logger.Error("confirm key", "key", KeyID(id), "error", err)
+			return nil, &peer.Refusal{Code: peer.NotReady}
+		}
+		if held {
 			a.Held = append(a.Held, id)
 		}
 	}
 	if len(a.Held) < len(q.IDs) {
 		k.fsm.changed.notify() // a file may be gone, and is to be written anew
 	}
-	return a
+	return a, nil
 }
 
 // hello says what this server is, and which keys it has that the ring does not know.
