@@ -40,10 +40,11 @@ type Cluster struct {
 	TB      testing.TB
 	Servers []*Server
 
-	opt  Options
-	mu   sync.Mutex // guards below
-	cut  map[[2]raft.ServerID]bool
-	hook func(Event) Reply
+	opt   Options
+	mu    sync.Mutex // guards below
+	cut   map[[2]raft.ServerID]bool
+	hook  func(Event) Reply
+	peers map[raft.ServerID]*Server // Servers, for other goroutines
 }
 
 // Server is one server of a Cluster.
@@ -61,6 +62,7 @@ type Server struct {
 	snaps   raft.SnapshotStore
 	mu      sync.Mutex // guards below
 	dead    bool
+	serving *keyring.Keyring // Keyring, for other goroutines
 }
 
 // Event is one point at which a server reaches out of its process: an operation of its
@@ -86,7 +88,7 @@ var errDown = errors.New("connection refused")
 
 // NewCluster starts the servers, bootstrapped together as voters.
 func NewCluster(tb testing.TB, opt Options) *Cluster {
-	c := &Cluster{TB: tb, opt: opt, cut: map[[2]raft.ServerID]bool{}}
+	c := &Cluster{TB: tb, opt: opt, cut: map[[2]raft.ServerID]bool{}, peers: map[raft.ServerID]*Server{}}
 	if c.opt.Pace == 0 {
 		c.opt.Pace = time.Second
 	}
@@ -117,6 +119,9 @@ func (c *Cluster) newServer(id raft.ServerID) *Server {
 		s.Disk = c.opt.Disk(id)
 	}
 	c.Servers = append(c.Servers, s)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.peers[id] = s
 	return s
 }
 
@@ -194,6 +199,9 @@ func (c *Cluster) Start(s *Server) {
 	if s.Keyring, err = keyring.Open(context.Background(), cfg); err != nil {
 		c.TB.Fatal(err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serving = s.Keyring
 }
 
 // Kill makes a server stop having effects, at once: nothing it does from now on reaches a
@@ -341,6 +349,22 @@ func (s *Server) setDead(dead bool) {
 	s.dead = dead
 }
 
+// peer returns a server and, if it is not dead, its keyring.
+func (c *Cluster) peer(id raft.ServerID) (*Server, *keyring.Keyring) {
+	c.mu.Lock()
+	s := c.peers[id]
+	c.mu.Unlock()
+	if s == nil {
+		return nil, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead {
+		return s, nil
+	}
+	return s, s.serving
+}
+
 // eventStore is raft's log and stable store, with events.
 type eventStore struct {
 	*raft.InmemStore
@@ -379,18 +403,18 @@ func (l link) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byt
 	if r.Err != nil || r.Data != nil {
 		return r.Data, r.Err
 	}
-	peer := l.cluster.Server(to)
+	peer, keys := l.cluster.peer(to)
 	if l.cluster.isCut(l.from.ID, to) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	if peer == nil || peer.isDead() || peer.Keyring == nil {
+	if keys == nil {
 		return nil, errDown
 	}
 	if r := l.cluster.event(Event{Server: peer, Kind: "answer", What: string(request), To: l.from.ID}); r.Err != nil {
 		return nil, errDown
 	}
-	answer, err := peer.Keyring.ServePeer(ctx, l.from.ID, request)
+	answer, err := keys.ServePeer(ctx, l.from.ID, request)
 	if err != nil || peer.isDead() {
 		return nil, errors.Join(errDown, err)
 	}
