@@ -137,44 +137,53 @@ const (
 	defaultLead  = 24 * time.Hour
 )
 
+// wrongs is all that is wrong with a configuration.
+type wrongs []error
+
+func (w *wrongs) unless(ok bool, format string, args ...any) {
+	if !ok {
+		*w = append(*w, fmt.Errorf(format, args...))
+	}
+}
+
 // withDefaults fills in what zero means, or says all that is wrong.
 func (c Config) withDefaults() (Config, error) {
-	var errs []error
-	require := func(ok bool, format string, args ...any) {
-		if !ok {
-			errs = append(errs, fmt.Errorf(format, args...))
-		}
-	}
-	require(c.Dir != "" || c.fs != nil, "Dir is empty")
-	require(c.ID != "" && len(c.ID) <= meta.MaxServerID && utf8.ValidString(string(c.ID)),
+	var w wrongs
+	w.unless(c.Dir != "" || c.fs != nil, "Dir is empty")
+	w.unless(c.ID != "" && len(c.ID) <= meta.MaxServerID && utf8.ValidString(string(c.ID)),
 		"ID is empty, longer than %d bytes or not UTF-8", meta.MaxServerID)
-	require(c.Raft != nil, "Raft is nil")
-	require(c.FSM != nil, "FSM is nil")
-	errs = append(errs, c.checkKEKs()...)
+	w.unless(c.Raft != nil, "Raft is nil")
+	w.unless(c.FSM != nil, "FSM is nil")
+	c.fillPolicies(&w)
+	if c.Raft != nil && c.Transport == nil {
+		others := slices.DeleteFunc(servers(c.Raft), func(s string) bool { return s == string(c.ID) })
+		w.unless(len(others) == 0, "Transport is nil and the raft configuration has %d other servers", len(others))
+	}
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	if err := errors.Join(w...); err != nil {
+		return Config{}, fmt.Errorf("keyring configuration: %w", err)
+	}
+	return c, nil
+}
+
+// fillPolicies does so for what a NodeConfig has too: KEKs, Rotation and Tokens.
+func (c *Config) fillPolicies(w *wrongs) {
+	*w = append(*w, c.checkKEKs()...)
 	if c.Rotation.Every == 0 {
 		c.Rotation.Every = defaultEvery
 	}
 	if c.Rotation.Lead == 0 && c.Rotation.Every > 0 {
 		c.Rotation.Lead = min(defaultLead, c.Rotation.Every/2)
 	}
-	require(c.Rotation.Every < 0 || c.Rotation.Lead >= 0 && c.Rotation.Lead < c.Rotation.Every,
+	w.unless(c.Rotation.Every < 0 || c.Rotation.Lead >= 0 && c.Rotation.Lead < c.Rotation.Every,
 		"Rotation.Lead %v is not between zero and Every %v", c.Rotation.Lead, c.Rotation.Every)
 	if c.Tokens.Algorithm == "" {
 		c.Tokens.Algorithm = "RS256"
 	}
-	require(slices.Contains([]string{"RS256", "ES256", "EdDSA"}, c.Tokens.Algorithm),
+	w.unless(slices.Contains([]string{"RS256", "ES256", "EdDSA"}, c.Tokens.Algorithm),
 		"Tokens.Algorithm %q is none of RS256, ES256, EdDSA", c.Tokens.Algorithm)
-	if c.Raft != nil && c.Transport == nil {
-		others := slices.DeleteFunc(servers(c.Raft), func(s string) bool { return s == string(c.ID) })
-		require(len(others) == 0, "Transport is nil and the raft configuration has %d other servers", len(others))
-	}
-	if c.Logger == nil {
-		c.Logger = hclog.NewNullLogger()
-	}
-	if err := errors.Join(errs...); err != nil {
-		return Config{}, fmt.Errorf("keyring configuration: %w", err)
-	}
-	return c, nil
 }
 
 // checkKEKs requires names that files can carry, each once, and a way to unwrap.

@@ -42,7 +42,11 @@ func TestDecryptOfAnythingElseIsATypedErrorAndNoPlaintext(t *testing.T) {
 		}
 		for i := range sealed {
 			refuse(fmt.Sprintf("cut to %d bytes", i), sealed[:i], aad, keyring.ErrDecrypt)
-			refuse(fmt.Sprintf("without %d bytes", i+1), sealed[i+1:], aad, keyring.ErrDecrypt)
+			rest, want := sealed[i+1:], keyring.ErrDecrypt
+			if len(rest) >= keyring.Overhead && rest[0] == 1 { // by chance the version: it names another key
+				want = keyring.ErrUnknownKey
+			}
+			refuse(fmt.Sprintf("without %d bytes", i+1), rest, aad, want)
 			for bit := range 8 {
 				flipped := bytes.Clone(sealed)
 				flipped[i] ^= 1 << bit

@@ -178,7 +178,7 @@ func (l *leader) propose(cmds []meta.Command, more ...meta.Command) error {
 
 func (l *leader) situation(ring *meta.Ring) plan.Situation {
 	return plan.Situation{
-		Now: now(), Policy: l.cfg.policy(), Voters: voters(l.raft), Servers: servers(l.raft),
+		Now: now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
 	}
 }
@@ -288,7 +288,7 @@ func (l *leader) decide(id KeyID, ring *meta.Ring, s plan.Situation, holds []met
 	restores := l.fsm.restores.Load()
 	enough := func(answers map[string]plan.Answer) bool { return plan.Judge(ring, id, s, answers).Activate }
 	answers := l.ask(l.ctx, s.Servers, []KeyID{id}, enough)
-	if restores != l.fsm.restores.Load() || !slices.Equal(s.Voters, voters(l.raft)) || !slices.Equal(s.Servers, servers(l.raft)) {
+	if restores != l.fsm.restores.Load() || !slices.Equal(s.Voters, currentVoters(l.raft)) || !slices.Equal(s.Servers, servers(l.raft)) {
 		return l.deliver(holds) // and ask anew
 	}
 	v := plan.Judge(ring, id, s, answers)

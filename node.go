@@ -80,28 +80,29 @@ type NodeConfig struct {
 
 // check says all that is wrong with the configuration.
 func (c NodeConfig) check() error {
-	var errs []error
-	if c.Dir == "" {
-		errs = append(errs, errors.New("Dir is empty"))
+	var w wrongs
+	w.unless(c.Dir != "", "Dir is empty")
+	if c.Addr == "" {
+		w.unless(len(c.Peers)+len(c.Join) == 0 && c.Listener == nil, "Addr is empty, with Peers, Join or Listener set")
+	} else {
+		w.unless(c.Cluster != "", "Cluster is empty, with Addr set")
+		w.unless(c.TLS != nil, "TLS is nil, with Addr set")
+		addr, named := c.Peers[c.ID]
+		w.unless(len(c.Peers) == 0 || named && addr == c.Addr, "Peers does not name this server, %s, with Addr %s", c.ID, c.Addr)
+		w.unless(len(c.Peers)+len(c.Join) > 0 || c.Dir == "" || c.hasLog(), "Peers and Join are empty, and there is no raft log: nothing to found or join")
 	}
-	if c.Addr == "" && (len(c.Peers)+len(c.Join) > 0 || c.Listener != nil) {
-		errs = append(errs, errors.New("Addr is empty, with Peers, Join or Listener set"))
-	}
-	if c.Addr != "" {
-		if c.Cluster == "" {
-			errs = append(errs, errors.New("Cluster is empty, with Addr set"))
-		}
-		if c.TLS == nil {
-			errs = append(errs, errors.New("TLS is nil, with Addr set"))
-		}
-		if addr, ok := c.Peers[c.ID]; len(c.Peers) > 0 && (!ok || addr != c.Addr) {
-			errs = append(errs, fmt.Errorf("Peers does not name this server, %s, with Addr %s", c.ID, c.Addr))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	keys := Config{KEKs: c.KEKs, OldKEKs: c.OldKEKs, Rotation: c.Rotation, Tokens: c.Tokens}
+	keys.fillPolicies(&w)
+	if err := errors.Join(w...); err != nil {
 		return fmt.Errorf("node configuration: %w", err)
 	}
 	return nil
+}
+
+// hasLog reports whether a raft log was ever made in Dir.
+func (c NodeConfig) hasLog() bool {
+	_, err := os.Stat(filepath.Join(c.Dir, "raft", "raft.db"))
+	return err == nil
 }
 
 // Start starts the server. It returns when raft and the keyring run, which for a server

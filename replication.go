@@ -61,8 +61,8 @@ func servers(r *raft.Raft) []string {
 	return ids
 }
 
-// voters returns those of them that vote.
-func voters(r *raft.Raft) []string {
+// currentVoters returns those of them that vote.
+func currentVoters(r *raft.Raft) []string {
 	var ids []string
 	for _, s := range r.GetConfiguration().Configuration().Servers {
 		if s.Suffrage == raft.Voter {

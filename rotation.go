@@ -80,7 +80,7 @@ func (k *Keyring) awaitKey(ctx context.Context, id KeyID, active bool) (Key, err
 		case m == nil && k.fsm.ring.Load().WasRemoved(id):
 			return Key{}, fmt.Errorf("rotate: key %s was dropped: %w", id, ErrUnknownKey)
 		case m == nil: // on a follower, it is on its way
-		case m.State != meta.StatePrepublished, !active && plan.Majority(voters(k.raft), m.Holders):
+		case m.State != meta.StatePrepublished, !active && plan.Majority(currentVoters(k.raft), m.Holders):
 			return publicKey(m), nil
 		}
 		select {
@@ -184,12 +184,12 @@ func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) erro
 	for _, v := range voters {
 		ids = append(ids, string(v))
 	}
-	ring := k.fsm.ring.Load()
+	ring, present := k.fsm.ring.Load(), currentVoters(k.raft)
 	answers := k.askAbout(ctx, ids, ring.Keys)
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	if unsafe := plan.Unsafe(ring, ids, answers); len(unsafe) > 0 {
+	if unsafe := plan.Unsafe(ring, present, ids, answers); len(unsafe) > 0 {
 		return fmt.Errorf("check members %q: %w: no majority of them holds %d keys, %s the first of them",
 			ids, ErrNotDurable, len(unsafe), unsafe[0])
 	}

@@ -75,6 +75,7 @@ type Event struct {
 	To     raft.ServerID // of a call, and who asked for an answer
 }
 
+// String is one line for people.
 func (e Event) String() string { return fmt.Sprintf("%s %s %s", e.Server.ID, e.Kind, e.What) }
 
 // Reply is what becomes of an event. The zero Reply lets it pass.

@@ -22,6 +22,7 @@ const (
 // Losses are all of them.
 var Losses = []Loss{Kept, Dropped, Reordered, Torn}
 
+// String is the name of the constant.
 func (l Loss) String() string {
 	names := []string{"Kept", "Dropped", "Reordered", "Torn"}
 	if l < 0 || int(l) >= len(names) {

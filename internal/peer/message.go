@@ -141,7 +141,7 @@ type SealedKey struct {
 	Sealed []byte `json:"sealed"`
 }
 
-// HoldAnswer says that the report is in the log.
+// HoldAnswer says that the report has arrived. The log has it when the FSM does.
 type HoldAnswer struct{}
 
 // AskAnswer lists those of the keys asked for that are held, in the keystore of that name.
@@ -168,6 +168,7 @@ type Refusal struct {
 	Leader string `json:"leader,omitempty"`
 }
 
+// Error has the code and the leader.
 func (r *Refusal) Error() string {
 	if r.Leader != "" {
 		return fmt.Sprintf("peer refused: %s, the leader is %q", r.Code, r.Leader)

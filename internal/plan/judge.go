@@ -75,9 +75,10 @@ func (p Probe) Again(k *meta.Key, v Verdict, now time.Time, jitter float64) Prob
 }
 
 // Unsafe returns the keys that something may be sealed under and that, going by the
-// answers, no majority of the voters-to-be holds. A change of voters is safe when there are
-// none, for then every quorum to come still meets a holder of each key.
-func Unsafe(r *meta.Ring, voters []string, answers map[string]Answer) []meta.KeyID {
+// answers, no majority of the voters-to-be holds. A prepublished key that most of the present
+// voters hold counts too: it may become active before the change does. A change of voters is
+// safe when there are none, for then every quorum to come still meets a holder of each key.
+func Unsafe(r *meta.Ring, present, voters []string, answers map[string]Answer) []meta.KeyID {
 	count := map[meta.KeyID]int{}
 	for _, v := range voters {
 		told := map[meta.KeyID]bool{} // an answer that repeats itself counts once
@@ -90,7 +91,7 @@ func Unsafe(r *meta.Ring, voters []string, answers map[string]Answer) []meta.Key
 	}
 	var ids []meta.KeyID
 	for _, k := range r.Keys {
-		if k.Sealed() && count[k.ID] <= len(voters)/2 {
+		if (k.Sealed() || Majority(present, k.Holders)) && count[k.ID] <= len(voters)/2 {
 			ids = append(ids, k.ID)
 		}
 	}
