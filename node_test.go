@@ -64,6 +64,7 @@ type nodes struct {
 	addrs map[raft.ServerID]string
 	nodes map[raft.ServerID]*keyring.Node
 	dirs  map[raft.ServerID]string
+	keks  map[raft.ServerID][]keyring.KEK
 }
 
 // startNodes founds a cluster of n servers with mutual TLS, bolt and real directories.
@@ -72,6 +73,7 @@ func startNodes(tb testing.TB, n int, change func(*keyring.NodeConfig)) *nodes {
 	c := &nodes{
 		tb: tb, ca: keyringtest.NewCA(tb),
 		addrs: map[raft.ServerID]string{}, nodes: map[raft.ServerID]*keyring.Node{}, dirs: map[raft.ServerID]string{},
+		keks: map[raft.ServerID][]keyring.KEK{},
 	}
 	tb.Cleanup(c.close)
 	listeners := map[raft.ServerID]net.Listener{}
@@ -89,6 +91,7 @@ func startNodes(tb testing.TB, n int, change func(*keyring.NodeConfig)) *nodes {
 		if change != nil {
 			change(&cfg)
 		}
+		c.keks[id] = cfg.KEKs
 		wg.Go(func() {
 			ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
 			defer cancel()

@@ -75,7 +75,19 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var logs lockedBuffer
+	wrapping := []byte("a key of 32 bytes, in a file....")
+	file := filepath.Join(t.TempDir(), "kek")
+	if err := os.WriteFile(file, wrapping, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kek, err := keyring.FileKEK(file)
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+		if cfg.ID == "s1" {
+			cfg.KEKs = []keyring.KEK{kek, keyring.InlineKEK()}
+		}
 		cfg.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: &logs})
 		cfg.Tokens.Algorithm = "ES256"
 	})
@@ -87,7 +99,7 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 			}
 		}
 	}
-	var secrets [][]byte
+	secrets := [][]byte{wrapping}
 	for id, n := range c.nodes {
 		keyring.AwaitHolders(n.Keyring(), n.Keyring().Keys()[0].ID, 3)
 		secrets = append(secrets, keyring.Secrets(n.Keyring())...)
@@ -145,7 +157,9 @@ func (c *nodes) restart(ctx context.Context, id raft.ServerID) {
 	if err := old.Close(); err != nil {
 		c.tb.Fatal(err)
 	}
-	n, err := keyring.Start(ctx, c.config(id))
+	cfg := c.config(id)
+	cfg.KEKs = c.keks[id]
+	n, err := keyring.Start(ctx, cfg)
 	if err != nil {
 		c.tb.Fatalf("%s: %v", id, err)
 	}
