@@ -71,7 +71,7 @@
 //	opening.go      Decrypt, and the table in which it finds its key
 //	config.go       Config and what zero means in it; KeyID, Key, State
 //	errors.go       the errors that callers branch on
-//	fsm.go          FSM, the fence, the snapshot, the one helper that proposes to raft
+//	fsm.go          FSM, the fence, the snapshot, and the one place that proposes to raft
 //	mux.go          Mux: the keyring's FSM and the host's on one raft
 //	keystore.go     the directory of key files and the keys in memory
 //	kek.go          KEK, and the KEKs that come with the package

@@ -169,8 +169,8 @@ func (r *replicator) step() time.Duration {
 	missing := plan.Missing(ring, r.held(ring))
 	r.heal(ring, missing)
 	// A key whose file is here under a KEK that does not answer is waited for: what a peer
-	// has of it must not replace a file that may be the way back.
-	// One that is on its way by an offer need not be asked for.
+	// has of it must not replace a file that may be the way back. One that is on its way by
+	// an offer need not be asked for.
 	wanted := slices.DeleteFunc(slices.Clone(missing), func(m *meta.Key) bool { return r.store.locked(m.ID) || r.offered.has(m.ID) })
 	wake := r.paused
 	if !wake.After(now()) {

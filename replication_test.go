@@ -354,3 +354,32 @@ func (s silent) Call(ctx context.Context, to raft.ServerID, request []byte) ([]b
 	}
 	return s.Transport.Call(ctx, to, request)
 }
+
+// TestFailedOfferIsMadeGoodAtOnce lets the fetch behind an offer fail after the key has come
+// into the ring: replication takes over, and does not sleep on.
+func TestFailedOfferIsMadeGoodAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		var first atomic.Int64
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Kind == "call" && strings.Contains(e.What, `"fetch"`) && first.Add(1) <= 2 {
+				return keyringtest.Reply{Hang: true}
+			}
+			return keyringtest.Reply{}
+		})
+		begin := time.Now() // virtual
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		// The rotation needs one of the two fetches that hang, for 2 s each, to be made again.
+		if took := time.Since(begin); took > 2100*time.Millisecond {
+			t.Errorf("the key came after %v", took)
+		}
+		whole(t, c)
+		if first.Load() < 3 {
+			t.Error("no fetch was made again")
+		}
+	})
+}

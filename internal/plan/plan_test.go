@@ -416,7 +416,7 @@ func TestI3AnyCluster(t *testing.T) {
 	})
 }
 
-// Scenarios 14 and 15: a year of leader changes, restarts and a loop that is never quite on
+// A year of leader changes, restarts and a loop that is never quite on
 // time, with a rotation every 30 days, counted from the one before.
 func TestYear(t *testing.T) {
 	for seed := range uint64(20) {
