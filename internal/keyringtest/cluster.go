@@ -218,10 +218,10 @@ func (c *Cluster) Stop(s *Server) {
 	if s.Raft == nil {
 		return
 	}
+	_ = s.Keyring.Close() // its disk is dead; before raft, which may leave a proposal unanswered
 	if err := s.Raft.Shutdown().Error(); err != nil {
 		c.TB.Error(err)
 	}
-	_ = s.Keyring.Close() // its disk is dead
 	s.Raft = nil
 }
 
