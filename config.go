@@ -119,7 +119,8 @@ type Config struct {
 	// KEKs wrap the material, each of them all of it; any one opens it. At least one must
 	// be able to unwrap.
 	KEKs []KEK
-	// OldKEKs open material that was wrapped under them, and wrap nothing. Empty means none.
+	// OldKEKs open material that was wrapped under them, and wrap nothing. Rewrap moves
+	// the files off them; Status says how many are left. Empty means none.
 	OldKEKs []KEK
 	// Rotation is when keys rotate. Zero means every 30 days.
 	Rotation RotationPolicy
@@ -195,14 +196,14 @@ func (c Config) checkKEKs() []error {
 	if len(c.KEKs) > maxKEKs {
 		errs = append(errs, fmt.Errorf("%d KEKs, at most %d", len(c.KEKs), maxKEKs))
 	}
-	seen := map[string]bool{}
+	seen := map[string]bool{} // of KEKs: old ones may go by the name of a present one
 	for i, k := range slices.Concat(c.KEKs, c.OldKEKs) {
 		switch {
 		case k == nil:
 			errs = append(errs, fmt.Errorf("KEK %d is nil", i))
 		case !printable(k.ID()):
 			errs = append(errs, fmt.Errorf("KEK %d: the ID is not 1 to 128 printable ASCII characters", i))
-		case seen[k.ID()]:
+		case i < len(c.KEKs) && seen[k.ID()]:
 			errs = append(errs, fmt.Errorf("KEK %s is named twice", k.ID()))
 		default:
 			seen[k.ID()] = true

@@ -74,15 +74,14 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 		"ID is empty, longer than 255 bytes": func(c *keyring.Config) {
 			c.ID = raft.ServerID(strings.Repeat("x", 256))
 		},
-		"or not UTF-8":                   func(c *keyring.Config) { c.ID = "\xff" },
-		"KEKs is empty":                  func(c *keyring.Config) { c.KEKs = nil },
-		"KEK 1 is nil":                   func(c *keyring.Config) { c.KEKs = []keyring.KEK{inline, nil} },
-		"KEK inline is named twice":      func(c *keyring.Config) { c.KEKs = []keyring.KEK{inline, inline} },
-		"KEK inline is named twice, old": func(c *keyring.Config) { c.OldKEKs = []keyring.KEK{inline} },
-		"KEK 0: the ID":                  func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS("")} },
-		"KEK 1: the ID":                  func(c *keyring.Config) { c.OldKEKs = []keyring.KEK{newKMS("tab\t")} },
-		"KEK 0: the ID is not 1 to 128":  func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS(strings.Repeat("x", 129))} },
-		"KEK 0: the ID is not":           func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS("Schlüssel")} },
+		"or not UTF-8":                  func(c *keyring.Config) { c.ID = "\xff" },
+		"KEKs is empty":                 func(c *keyring.Config) { c.KEKs = nil },
+		"KEK 1 is nil":                  func(c *keyring.Config) { c.KEKs = []keyring.KEK{inline, nil} },
+		"KEK inline is named twice":     func(c *keyring.Config) { c.KEKs = []keyring.KEK{inline, inline} },
+		"KEK 0: the ID":                 func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS("")} },
+		"KEK 1: the ID":                 func(c *keyring.Config) { c.OldKEKs = []keyring.KEK{newKMS("tab\t")} },
+		"KEK 0: the ID is not 1 to 128": func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS(strings.Repeat("x", 129))} },
+		"KEK 0: the ID is not":          func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS("Schlüssel")} },
 		"17 KEKs, at most 16": func(c *keyring.Config) {
 			c.KEKs = nil
 			for i := range 17 {

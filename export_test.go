@@ -7,6 +7,7 @@ import (
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
+	"github.com/hashicorp/go-hclog"
 )
 
 // SetFS puts a keystore on a simulated disk.
@@ -79,3 +80,46 @@ func Reread(k *Keyring, id KeyID) error {
 
 // DropActive takes the active key out of memory.
 func DropActive(k *Keyring) { k.store.drop(k.fsm.ring.Load().Active().ID) }
+
+// Store is a keystore without a keyring around it.
+type Store struct{ *keystore }
+
+// OpenStore opens the keystore in fsys.
+func OpenStore(ctx context.Context, fsys durable.FS, keks, old []KEK) (Store, error) {
+	s, err := openKeystore(ctx, fsys, keks, old, hclog.NewNullLogger())
+	return Store{s}, err
+}
+
+// Put makes new keys durable and returns an error for each.
+func (s Store) Put(ctx context.Context, keys map[KeyID]*nks.Material) map[KeyID]error {
+	var arrivals []arrival
+	for id, m := range keys {
+		arrivals = append(arrivals, arrival{id: id, algorithm: "EdDSA", check: m.Check(id, "EdDSA"), secret: m.Clone()})
+	}
+	errs := map[KeyID]error{}
+	for i, err := range s.put(ctx, arrivals...) {
+		errs[arrivals[i].id] = err
+	}
+	return errs
+}
+
+// Has reports whether the key is held, with that check value.
+func (s Store) Has(id KeyID, check [32]byte) bool { return s.has(&meta.Key{ID: id, Check: check}) }
+
+// Confirm reports whether the key is held at this moment, by its file.
+func (s Store) Confirm(id KeyID) bool {
+	ok, err := s.confirm(id)
+	return ok && err == nil
+}
+
+// Rewrap moves the key files to the present KEKs.
+func (s Store) Rewrap(ctx context.Context) error { return s.rewrap(ctx) }
+
+// OnOldKEKs counts the files that Rewrap has left.
+func (s Store) OnOldKEKs() int { return s.onOldKEKs() }
+
+// SetAside are the names of the files that this start has set aside.
+func (s Store) SetAside() []string { return s.setAside }
+
+// Close gives the directory back.
+func (s Store) Close() error { return s.close() }

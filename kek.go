@@ -18,13 +18,17 @@ import (
 // KEK wraps key material on one server. Implementations are safe for concurrent use.
 type KEK interface {
 	// ID names the KEK in the key files: 1 to 128 printable ASCII characters. It is the
-	// same for the same KEK at every start, and no other KEK has it. It is no secret.
+	// same for the same KEK at every start, and no secret. Another KEK has another ID;
+	// where that can't be, as with two passphrases, one may be in Config.KEKs and the
+	// others in Config.OldKEKs.
 	ID() string
 	// Wrap encrypts plaintext and binds it to aad.
 	Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error)
 	// Unwrap reverses Wrap. An error that matches ErrDecrypt says that the bytes are
 	// not what this KEK wrapped for that aad, one that matches ErrWrapOnly that it never
-	// unwraps. Any other means that the KEK could not be reached: it is tried again.
+	// unwraps. Any other means that the KEK could not be reached. In no case is the file
+	// touched: it may be the way back, and it is tried again. Both calls return soon
+	// after ctx has ended, 10 seconds after they began at the latest.
 	Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error)
 }
 
@@ -41,6 +45,8 @@ func InlineKEK() KEK { return inlineKEK{} }
 type inlineKEK struct{}
 
 func (inlineKEK) ID() string { return inlineID }
+
+func (inlineKEK) unwraps() bool { return true }
 
 // Wrap returns the KEK, then what it wraps.
 func (inlineKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, error) {
@@ -120,6 +126,8 @@ func newFileKEK(key []byte) (KEK, error) {
 }
 
 func (k *fileKEK) ID() string { return k.id }
+
+func (k *fileKEK) unwraps() bool { return true }
 
 func (k *fileKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, error) {
 	return k.aead.Seal(nil, nil, plaintext, aad), nil

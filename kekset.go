@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,26 +17,33 @@ import (
 type kekSet struct {
 	wrapping []KEK
 	old      []KEK
-	openers  map[string]KEK // both by ID
+	openers  map[string][]KEK // both by ID, those that wrap first
 
 	mu     sync.Mutex       // guards below; no KEK call under it
 	silent map[string]error // KEKs that have not answered, by ID
 }
 
 func newKEKSet(wrapping, old []KEK) *kekSet {
-	s := &kekSet{wrapping: wrapping, old: old, openers: map[string]KEK{}, silent: map[string]error{}}
+	s := &kekSet{wrapping: wrapping, old: old, openers: map[string][]KEK{}, silent: map[string]error{}}
 	for _, k := range slices.Concat(wrapping, old) {
-		s.openers[k.ID()] = k
+		s.openers[k.ID()] = append(s.openers[k.ID()], k)
 	}
 	return s
 }
 
-// probe asks every KEK to wrap and unwrap something, an old one only to unwrap, and reports
-// whether one of those that wrap can also unwrap, or may yet: a KEK that does not answer is
-// no reason not to start.
+// local is a KEK that needs nobody's answer, and knows by itself whether it unwraps.
+type local interface{ unwraps() bool }
+
+// probe asks every KEK that is not local to wrap and unwrap something, an old one only to
+// unwrap, and reports whether one of those that wrap can also unwrap, or may yet: a KEK that
+// does not answer is no reason not to start.
 func (s *kekSet) probe(ctx context.Context) bool {
 	unwraps := false
 	for _, kek := range s.wrapping {
+		if l, ok := kek.(local); ok {
+			unwraps = unwraps || l.unwraps()
+			continue
+		}
 		wrapped, err := s.wrapUnder(ctx, kek, []byte("probe"), []byte("keyring v1 probe"))
 		if err == nil {
 			_, err = s.unwrapUnder(ctx, kek, wrapped, []byte("keyring v1 probe"))
@@ -50,6 +56,9 @@ func (s *kekSet) probe(ctx context.Context) bool {
 		s.heard(ctx, kek.ID(), err)
 	}
 	for _, kek := range s.old {
+		if _, ok := kek.(local); ok {
+			continue
+		}
 		_, err := s.unwrapUnder(ctx, kek, []byte("probe"), []byte("keyring v1 probe"))
 		if errors.Is(err, ErrDecrypt) || errors.Is(err, ErrWrapOnly) {
 			err = nil // it has answered
@@ -127,38 +136,92 @@ func (s *kekSet) wrap(ctx context.Context, plaintext, aad []byte) ([]nks.Wrapped
 	return all, nil
 }
 
-// unwrap opens a file with the first KEK that can. One that is known to be away is not
-// asked: there may be thousands of files.
-func (s *kekSet) unwrap(ctx context.Context, file *nks.File) (*nks.Material, *fault) {
-	var bad, away, escrow *fault
+// opened is what came of unwrapping a file.
+type opened struct {
+	secret *nks.Material
+	stale  bool // the file is not wrapped under exactly the KEKs that wrap
+}
+
+// unwrap opens a file with the first KEK that can. A KEK that refuses says nothing about the
+// file, whose Sum is right: it may be another KEK under the same name. So only what comes out
+// can make a file bad.
+func (s *kekSet) unwrap(ctx context.Context, file *nks.File) (opened, *fault) {
+	var why *fault
 	for _, w := range file.Wrapped {
-		kek := s.openers[w.KEK]
-		if kek == nil {
-			away = &fault{kek: w.KEK, here: true, err: fmt.Errorf("no KEK %s is configured", w.KEK)}
-			continue
+		if len(s.openers[w.KEK]) == 0 {
+			why = s.worse(why, &fault{kek: w.KEK, here: true, err: fmt.Errorf("no KEK %s is configured", w.KEK)})
 		}
-		if err := s.silence(w.KEK); err != nil {
-			away = &fault{kek: w.KEK, here: true, err: fmt.Errorf("KEK %s: %w", w.KEK, err)}
-			continue
-		}
-		plaintext, err := s.unwrapUnder(ctx, kek, w.Ciphertext, file.AAD())
-		switch {
-		case errors.Is(err, ErrDecrypt):
-			bad = &fault{mine: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
-		case errors.Is(err, ErrWrapOnly): // which says nothing about the file
-			escrow = &fault{kek: w.KEK, here: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
-		case err != nil:
-			away = &fault{kek: w.KEK, here: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
-			if errors.Is(err, context.DeadlineExceeded) {
-				s.heard(ctx, w.KEK, err)
+		for _, kek := range s.openers[w.KEK] {
+			plaintext, f := s.unwrapEntry(ctx, kek, w, file.AAD())
+			if f != nil {
+				why = s.worse(why, f)
+				continue
 			}
-		default:
 			secret, err := decodeChecked(plaintext, file)
-			if err == nil {
-				return secret, nil
+			if err != nil {
+				why = s.worse(why, &fault{mine: true, err: err})
+				continue
 			}
-			bad = &fault{mine: true, err: err}
+			return opened{secret, s.stale(ctx, file)}, nil
 		}
 	}
-	return nil, cmp.Or(away, bad, escrow)
+	return opened{}, why
+}
+
+// worse picks what to report, and to act on, when no KEK opens a file: one that may answer
+// later, then a content that is wrong, then a KEK that can't.
+func (s *kekSet) worse(a, b *fault) *fault {
+	rank := func(f *fault) int {
+		switch {
+		case f == nil || errors.Is(f.err, ErrWrapOnly):
+			return 0
+		case f.mine:
+			return 1
+		}
+		return 2
+	}
+	if a == nil || rank(b) >= rank(a) {
+		return b
+	}
+	return a
+}
+
+// unwrapEntry asks one KEK, unless it is known to be away: there may be thousands of files.
+func (s *kekSet) unwrapEntry(ctx context.Context, kek KEK, w nks.Wrapped, aad []byte) ([]byte, *fault) {
+	if err := s.silence(w.KEK); err != nil {
+		return nil, &fault{kek: w.KEK, here: true, err: fmt.Errorf("KEK %s: %w", w.KEK, err)}
+	}
+	plaintext, err := s.unwrapUnder(ctx, kek, w.Ciphertext, aad)
+	if err == nil {
+		return plaintext, nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.heard(ctx, w.KEK, err)
+	}
+	if errors.Is(err, ErrDecrypt) {
+		err = fmt.Errorf("another KEK by that name, or an altered file: %w", err)
+	}
+	return nil, &fault{kek: w.KEK, here: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
+}
+
+// stale reports whether a file is to be rewrapped: its KEKs are not those that wrap. Where an
+// old KEK has the same name as a present one, the present one must open its entry.
+func (s *kekSet) stale(ctx context.Context, file *nks.File) bool {
+	if len(file.Wrapped) != len(s.wrapping) {
+		return true
+	}
+	for _, kek := range s.wrapping {
+		i := slices.IndexFunc(file.Wrapped, func(w nks.Wrapped) bool { return w.KEK == kek.ID() })
+		if i < 0 {
+			return true
+		}
+		if len(s.openers[kek.ID()]) > 1 {
+			plaintext, f := s.unwrapEntry(ctx, kek, file.Wrapped[i], file.AAD())
+			clear(plaintext)
+			if f != nil && !errors.Is(f.err, ErrWrapOnly) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -54,6 +54,7 @@ type material struct {
 	created   time.Time
 	secret    *nks.Material
 	sum       [32]byte // SHA-256 of the file as it was read back
+	stale     bool     // the file is to be rewrapped: Config has other KEKs
 	lost      bool     // the file was found missing or changed since, or is not known to be durable
 	sealer    atomic.Pointer[seal.Key]
 }
@@ -202,6 +203,7 @@ func (s *keystore) read(ctx context.Context, id KeyID, lost bool) {
 	}
 	delete(s.faults, id)
 	m.lost = lost
+	m.stale = m.stale || lost // the next start may find an older file
 	s.keys[id] = m
 	s.changes++
 }
@@ -236,13 +238,13 @@ func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
 	if file.ID != id {
 		return nil, &fault{mine: true, err: fmt.Errorf("%w: the file names key %s", ErrCorrupt, KeyID(file.ID))}
 	}
-	secret, f := s.keks.unwrap(ctx, file)
+	got, f := s.keks.unwrap(ctx, file)
 	if f != nil {
 		return nil, f
 	}
 	return &material{
 		algorithm: file.Algorithm, check: file.Check, created: file.Created,
-		secret: secret, sum: sha256.Sum256(b),
+		secret: got.secret, sum: sha256.Sum256(b), stale: got.stale,
 	}, nil
 }
 
@@ -270,6 +272,12 @@ func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 	var written []int
 	for i, k := range keys {
 		data, f := s.wrap(ctx, k)
+		if f == nil && s.get(k.id) != nil { // a file may be there: replace it by none that is worse
+			if err := s.openable(ctx, data); err != nil {
+				errs[i] = err
+				continue
+			}
+		}
 		if f != nil {
 			errs[i] = f.err
 			if f.kek == "" { // else the KEK is noted, once for all keys
@@ -329,7 +337,7 @@ func (s *keystore) readBack(ctx context.Context, k arrival) error {
 	delete(s.faults, k.id)
 	old := s.keys[k.id]
 	if old != nil && old.check == m.check {
-		old.sum, old.lost = m.sum, false
+		old.sum, old.lost, old.stale = m.sum, false, m.stale
 		m.wipe()
 		return nil
 	}

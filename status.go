@@ -23,7 +23,10 @@ type Status struct {
 	Missing  []KeyID       // keys whose material is not held here
 	Orphans  []KeyID       // key files here that the keyring does not know
 	SetAside []string      // files here that were bad, under the names they have now
-	Problems []Problem     // what is wrong, the worst first; empty is good
+	// OnOldKEKs is how many key files here are not wrapped under exactly Config.KEKs, or not
+	// known to be. Rewrap moves them; at zero, OldKEKs are needed no more.
+	OnOldKEKs int
+	Problems  []Problem // what is wrong, the worst first; empty is good
 }
 
 // ProblemKind says what a Problem is.
@@ -39,6 +42,7 @@ const (
 	ProblemWaiting     ProblemKind = "first command"    // servers that have not answered before the first command
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
+	ProblemOldKEK      ProblemKind = "old KEKs"         // key files are not wrapped under exactly Config.KEKs
 	ProblemInlineKEK   ProblemKind = "inline KEK"       // keys protect nothing from those who can read the files
 )
 
@@ -46,7 +50,7 @@ const (
 func (k ProblemKind) rank() int {
 	return slices.Index([]ProblemKind{
 		ProblemKeyMissing, ProblemWrite, ProblemKEKAway, ProblemKeyPending, ProblemWaiting,
-		ProblemUnreachable, ProblemSetAside, ProblemOrphan, ProblemInlineKEK,
+		ProblemUnreachable, ProblemSetAside, ProblemOrphan, ProblemOldKEK, ProblemInlineKEK,
 	}, k)
 }
 
@@ -93,6 +97,10 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 		}
 	}
 	k.store.describe(&s, ring)
+	if s.OnOldKEKs = k.store.onOldKEKs(); s.OnOldKEKs > 0 {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
+			"%d key files are not wrapped under exactly the KEKs of the configuration: call Rewrap", s.OnOldKEKs)})
+	}
 	k.store.keks.describe(&s)
 	k.blocked.describe(&s)
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
@@ -139,7 +147,7 @@ func (s *kekSet) describe(st *Status) {
 	for _, id := range slices.Sorted(maps.Keys(s.silent)) {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemKEKAway, KEK: id, Detail: fmt.Sprintf("KEK %s: %v", id, s.silent[id])})
 	}
-	if s.openers[inlineID] != nil {
+	if len(s.openers[inlineID]) > 0 {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemInlineKEK, KEK: inlineID, Detail: "whoever reads the key files has the keys"})
 	}
 }

@@ -1,0 +1,283 @@
+package keyring_test
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
+)
+
+var crashCount = flag.Int("crashes", 3000, "crash points of TestI8KeystoreSurvivesAnyCrash")
+
+// TestI8KeystoreSurvivesAnyCrash lives random lives of a keystore on a simulated disk: keys
+// are made, files go bad and are set aside, KEKs change and files are rewrapped, starts are
+// cut short, operations fail, and every life ends in a crash at a random operation with the
+// unsynced parts kept, dropped, reordered or torn. After each the keystore starts, and every
+// key that was ever held is held. -crashes says how many.
+func TestI8KeystoreSurvivesAnyCrash(t *testing.T) {
+	c := newCampaign(t)
+	for c.points < *crashCount && !t.Failed() {
+		c.live()
+		c.crash()
+		c.recover()
+	}
+	for _, what := range []string{"put", "put many", "rewrap", "bad file", "start", "recovery"} {
+		if c.during[what] == 0 {
+			t.Errorf("no crash during %s", what)
+		}
+	}
+	t.Logf("%d crash points: %v", c.points, c.during)
+}
+
+// campaign is the keystore of one server over many lives.
+type campaign struct {
+	t      *testing.T
+	chance *rand.Rand
+	disk   *keyringtest.Disk
+	keks   []keyring.KEK // all there ever were; the last one wraps
+	needed int           // from this one on they are configured
+	held   map[keyring.KeyID][32]byte
+	bad    [][]byte // content that is to be kept in files set aside
+	what   string   // what is being done
+	points int
+	during map[string]int
+}
+
+func newCampaign(t *testing.T) *campaign {
+	c := &campaign{
+		t: t, chance: rand.New(rand.NewPCG(1, 2)), disk: keyringtest.NewDisk(),
+		held: map[keyring.KeyID][32]byte{}, during: map[string]int{},
+	}
+	c.newKEK()
+	return c
+}
+
+func (c *campaign) newKEK() {
+	key := make([]byte, 32)
+	for i := range key {
+		key[i] = byte(c.chance.Uint32())
+	}
+	c.keks = append(c.keks, fileKEK(c.t, key))
+}
+
+func (c *campaign) open() (keyring.Store, error) {
+	fsys, err := c.disk.Open()
+	if err != nil {
+		return keyring.Store{}, err
+	}
+	last := len(c.keks) - 1
+	return keyring.OpenStore(c.t.Context(), fsys, c.keks[last:], c.keks[c.needed:last])
+}
+
+// live does things until the crash that it arms.
+func (c *campaign) live() {
+	if len(c.held) > 12 || len(c.bad) > 12 || len(c.keks) > 12 { // a new server, to stay small
+		c.disk, c.held, c.bad = keyringtest.NewDisk(), map[keyring.KeyID][32]byte{}, nil
+		c.keks, c.needed = nil, 0
+		c.newKEK()
+	}
+	at, faulty := 1+c.chance.IntN(60), c.chance.IntN(3) == 0
+	ops := 0
+	c.disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+		ops++ // scans run beside one another, and one at a time is enough here
+		switch {
+		case ops >= at:
+			return keyringtest.Fault{Err: keyringtest.ErrCrashed, Applied: c.points%2 == 0}
+		case faulty && ops%11 == 10:
+			return faults[ops/11%len(faults)]
+		}
+		return keyringtest.Fault{}
+	})
+	c.what = "start"
+	s, err := c.open()
+	if err != nil {
+		return // it crashed, or a fault kept it from starting
+	}
+	for range 3 {
+		switch c.chance.IntN(3) {
+		case 0:
+			c.what = "put"
+			c.put(s, 1)
+		case 1:
+			c.what = "put many"
+			c.put(s, 3)
+		case 2:
+			c.what = "rewrap"
+			if err := s.Rewrap(c.t.Context()); err == nil && s.OnOldKEKs() == 0 {
+				c.needed = len(c.keks) - 1 // from now on without the old ones
+			}
+		}
+	}
+	s.Close()
+}
+
+// put makes new keys. Those that it says are held have to be held for ever.
+func (c *campaign) put(s keyring.Store, n int) {
+	keys := map[keyring.KeyID]*nks.Material{}
+	for range n {
+		m, err := nks.Generate("EdDSA")
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		keys[keyring.KeyID{byte(c.chance.Uint32()), byte(c.chance.Uint32()), byte(c.chance.Uint32())}] = m
+	}
+	for id, err := range s.Put(c.t.Context(), keys) {
+		if err == nil {
+			c.held[id] = keys[id].Check(id, "EdDSA")
+		}
+	}
+}
+
+func (c *campaign) crash() {
+	how := keyringtest.Losses[c.chance.IntN(len(keyringtest.Losses))]
+	c.points++
+	c.during[c.what]++
+	c.disk = c.disk.Crash(how, c.chance.Uint64())
+}
+
+// recover starts anew, now and then only after another crash, and looks at everything.
+func (c *campaign) recover() {
+	if c.chance.IntN(4) == 0 {
+		at, ops := 1+c.chance.IntN(30), 0
+		c.disk.OnOp(func(keyringtest.Op) keyringtest.Fault {
+			if ops++; ops >= at {
+				return keyringtest.Fault{Err: keyringtest.ErrCrashed}
+			}
+			return keyringtest.Fault{}
+		})
+		c.what = "recovery"
+		if s, err := c.open(); err == nil {
+			s.Close()
+		}
+		c.crash()
+	}
+	s, err := c.open()
+	if err != nil {
+		c.t.Fatalf("point %d: %v", c.points, err)
+	}
+	when := fmt.Sprintf("point %d, %s", c.points, c.what)
+	for id, check := range c.held {
+		if !s.Has(id, check) || !s.Confirm(id) {
+			c.t.Errorf("%s: key %s is lost", when, id)
+		}
+	}
+	c.checkFiles(when)
+	s.Close()
+	if r := c.disk.Resynced(); len(r) > 0 {
+		c.t.Errorf("%s: a failed sync was repeated: %v", when, r)
+	}
+	c.change()
+}
+
+// change is what people do between two starts: they change the KEKs, and spoil files.
+func (c *campaign) change() {
+	switch c.chance.IntN(4) {
+	case 0:
+		c.newKEK()
+	case 1:
+		content := fmt.Appendf(nil, "no key file %d", c.points)
+		c.bad = append(c.bad, content)
+		c.disk.Plant(nks.FileName(keyring.KeyID{0xff, byte(c.chance.Uint32()), byte(len(c.bad))}), 0o600, content)
+		c.what = "bad file"
+		c.during[c.what]++
+	}
+}
+
+// checkFiles wants no temporary file, and what was bad under another name.
+func (c *campaign) checkFiles(when string) {
+	var aside [][]byte
+	for _, name := range c.disk.Names() {
+		if strings.HasPrefix(name, ".tmp-") {
+			c.t.Errorf("%s: %s is left", when, name)
+		}
+		if _, ok := nks.ParseFileName(name); !ok {
+			aside = append(aside, c.disk.Bytes(name))
+		}
+	}
+	for _, content := range c.bad {
+		if !slices.ContainsFunc(aside, func(b []byte) bool { return bytes.Equal(b, content) }) {
+			c.t.Errorf("%s: a bad file is not set aside: %q", when, content)
+		}
+	}
+}
+
+// errBroken is a KMS that wraps, and can't open what it wrapped.
+var errBroken = errors.New("permission denied")
+
+// TestRewrapWritesNothingThatWouldNotOpen: the new KEK may wrap and not unwrap.
+func TestRewrapWritesNothingThatWouldNotOpen(t *testing.T) {
+	disk, a, b := keyringtest.NewDisk(), newKMS("a"), newKMS("b")
+	plantKey(t, disk, keyring.KeyID{1}, a)
+	before := fmt.Sprint(keyFiles(disk))
+	s := openStore(t, disk, []keyring.KEK{b}, []keyring.KEK{a})
+	b.set(func(k *kms) { k.noUnwrap = errBroken })
+	if err := s.Rewrap(t.Context()); !errors.Is(err, errBroken) || s.OnOldKEKs() != 1 {
+		t.Errorf("%v, %d left", err, s.OnOldKEKs())
+	}
+	if fmt.Sprint(keyFiles(disk)) != before {
+		t.Error("the file was replaced by one that nothing opens")
+	}
+	b.set(answers)
+	if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
+		t.Errorf("%v, %d left", err, s.OnOldKEKs())
+	}
+	s.Close()
+	s = openStore(t, disk, []keyring.KEK{b}, nil)
+	if !s.Confirm(keyring.KeyID{1}) {
+		t.Error("the key does not open under the new KEK alone")
+	}
+}
+
+// TestWrongKEKLeavesFilesAlone: one by the right name that is another KEK.
+func TestWrongKEKLeavesFilesAlone(t *testing.T) {
+	disk, right := keyringtest.NewDisk(), newKMS("kms")
+	right.inner = fileKEK(t, countingKey())
+	plantKey(t, disk, keyring.KeyID{1}, right)
+	before := fmt.Sprint(keyFiles(disk))
+	wrong := newKMS("kms")
+	wrong.inner = fileKEK(t, bytes.Repeat([]byte{7}, 32))
+	s := openStore(t, disk, []keyring.KEK{wrong}, nil)
+	if err := s.Rewrap(t.Context()); err == nil || s.OnOldKEKs() != 1 || len(s.SetAside()) > 0 {
+		t.Errorf("rewrap: %v, %d left, set aside %v", err, s.OnOldKEKs(), s.SetAside())
+	}
+	s.Close()
+	if fmt.Sprint(keyFiles(disk)) != before {
+		t.Error("a file was touched")
+	}
+
+	// Where both are configured, the old one by the same name, the file moves.
+	s = openStore(t, disk, []keyring.KEK{wrong}, []keyring.KEK{right})
+	if s.OnOldKEKs() != 1 {
+		t.Errorf("%d files on the old KEK of the same name", s.OnOldKEKs())
+	}
+	if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
+		t.Errorf("%v, %d left", err, s.OnOldKEKs())
+	}
+	s.Close()
+	s = openStore(t, disk, []keyring.KEK{wrong}, nil)
+	if !s.Confirm(keyring.KeyID{1}) {
+		t.Error("the key does not open under the new KEK alone")
+	}
+}
+
+func openStore(t *testing.T, disk *keyringtest.Disk, keks, old []keyring.KEK) keyring.Store {
+	t.Helper()
+	fsys, err := disk.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := keyring.OpenStore(t.Context(), fsys, keks, old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}

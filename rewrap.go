@@ -1,0 +1,99 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"example.com/keyring/internal/nks"
+)
+
+// rewrapBatch is how many files one batch replaces, with one sync of the directory.
+const rewrapBatch = 64
+
+// Rewrap wraps every key file of this server under exactly Config.KEKs, after they have
+// changed. Each file is replaced whole, and only by one that has been opened before it is
+// written. A crash at any point leaves each file as it was or rewrapped; Rewrap again goes on.
+// While it runs, and after an error, OldKEKs stay needed: Status.OnOldKEKs counts the files
+// that are left, and when it is zero they can go. Files that no KEK opens, and those that were
+// set aside, are left as they are; the former are part of the error.
+//
+// It is about this server alone, leader or not. There is no need to be in a hurry: until it
+// has been called, nothing but the old KEK's retirement is late.
+func (k *Keyring) Rewrap(ctx context.Context) error {
+	ctx, done, err := k.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	err = k.store.rewrap(ctx)
+	k.fsm.changed.notify() // a key that could not be written is not held
+	return err
+}
+
+func (s *keystore) rewrap(ctx context.Context) error {
+	var errs []error
+	for ids := range slices.Chunk(s.stale(), rewrapBatch) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("rewrap: %w", context.Cause(ctx))
+		}
+		for _, err := range s.rewrite(ctx, ids...) {
+			if err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if left := s.onOldKEKs(); left > 0 {
+		errs = append(errs, fmt.Errorf("%d key files left", left))
+		return fmt.Errorf("rewrap: %w", errors.Join(errs...))
+	}
+	return nil
+}
+
+// stale returns the keys in memory whose files are to be rewrapped.
+func (s *keystore) stale() []KeyID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []KeyID
+	for _, id := range slices.SortedFunc(maps.Keys(s.keys), compareIDs) {
+		if s.keys[id].stale {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// onOldKEKs counts the key files that are not known to be durable under exactly the KEKs of
+// the configuration.
+func (s *keystore) onOldKEKs() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, m := range s.keys {
+		if m.stale {
+			n++
+		}
+	}
+	for id, f := range s.faults {
+		if !f.mine && s.keys[id] == nil { // also one that could not be read
+			n++
+		}
+	}
+	return n
+}
+
+// openable opens a file that is not written yet, as the next start would.
+func (s *keystore) openable(ctx context.Context, data []byte) error {
+	file, err := nks.DecodeFile(data)
+	if err != nil {
+		return err
+	}
+	got, f := s.keks.unwrap(ctx, file)
+	if f != nil {
+		return fmt.Errorf("key %s would not open: %w", KeyID(file.ID), f.err)
+	}
+	got.secret.Wipe()
+	return nil
+}
