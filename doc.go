@@ -77,6 +77,7 @@
 //	kek.go          KEK, and the KEKs that come with the package
 //	kekset.go       the KEKs of a keystore: wrap under all, unwrap with any, who is away
 //	rewrap.go       Rewrap: the key files moved to other KEKs
+//	adopt.go        Adopt: keys whose files are there and whose metadata is not
 //	replication.go  Transport, and the goroutine that fetches what this server lacks
 //	serve.go        ServePeer: answers to the other servers
 //	rotation.go     Rotate, CheckMembers, and how a key is made

@@ -260,12 +260,7 @@ func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 		if seen[o.ID] || ring.Key(KeyID(o.ID)) != nil || ring.WasRemoved(KeyID(o.ID)) {
 			continue
 		}
-		adopt := meta.Command{Adopt: &meta.Adopt{
-			Key: meta.NewKey{
-				ID: KeyID(o.ID), Algorithm: o.Algorithm, Public: o.Public, Check: meta.CheckValue(o.Check), Created: o.Created,
-			},
-			DataOnly: true, Time: now(),
-		}}
+		adopt := meta.Command{Adopt: &meta.Adopt{Key: fromOrphan(o), DataOnly: true, Time: now()}}
 		if _, err := meta.EncodeEntry(adopt); err != nil { // one odd file must not hold up all the others
 			l.cfg.Logger.Error("orphan that can't be adopted", "key", KeyID(o.ID), "error", err)
 			continue

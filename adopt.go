@@ -1,0 +1,84 @@
+package keyring
+
+import (
+	"context"
+	"fmt"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+)
+
+// Adopt takes a key into the keyring whose file lies in a keystore although the keyring does
+// not know it, here or on another server: Status.Orphans names those of each server. It
+// becomes an inactive key that opens data and whose tokens verify. For a key that the leader
+// adopted of its own accord, when the keyring was empty, it admits the tokens, which such a
+// key does not have: whoever can plant a file must not be able to plant a signer. So be sure
+// where the file comes from. Adopting a key again has no effect.
+//
+// Leader only. A key that no server has is ErrUnknownKey, and so is one that was removed.
+func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
+	ctx, done, err := k.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := k.mayLead(); err != nil {
+		return err
+	}
+	ring := k.fsm.ring.Load()
+	if ring.WasRemoved(id) {
+		return fmt.Errorf("adopt: %w %s: it was removed", ErrUnknownKey, id)
+	}
+	if known := ring.Key(id); known != nil {
+		if !known.DataOnly {
+			return nil
+		}
+		return k.adopt(ctx, known.New())
+	}
+	orphan, err := k.findOrphan(ctx, id)
+	if err != nil {
+		return err
+	}
+	return k.adopt(ctx, fromOrphan(orphan))
+}
+
+func (k *Keyring) adopt(ctx context.Context, key meta.NewKey) error {
+	if err := propose(ctx, k.raft, meta.Command{Adopt: &meta.Adopt{Key: key, Time: now()}}); err != nil {
+		return fmt.Errorf("adopt %s: %w", key.ID, err)
+	}
+	return nil
+}
+
+// findOrphan asks this server, then the others, for a key that the ring does not know.
+func (k *Keyring) findOrphan(ctx context.Context, id KeyID) (peer.Orphan, error) {
+	request, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
+	if err != nil {
+		return peer.Orphan{}, err
+	}
+	named := func(a *peer.HelloAnswer) (peer.Orphan, bool) {
+		for _, o := range a.Orphans {
+			if KeyID(o.ID) == id {
+				return o, true
+			}
+		}
+		return peer.Orphan{}, false
+	}
+	for _, server := range servers(k.raft) {
+		a := k.hello()
+		if server != string(k.cfg.ID) {
+			if a, err = call[peer.HelloAnswer](ctx, k, server, request); err != nil {
+				continue
+			}
+		}
+		if o, ok := named(a); ok {
+			return o, nil
+		}
+	}
+	return peer.Orphan{}, fmt.Errorf("adopt: %w %s: no server that answers has its file", ErrUnknownKey, id)
+}
+
+func fromOrphan(o peer.Orphan) meta.NewKey {
+	return meta.NewKey{
+		ID: KeyID(o.ID), Algorithm: o.Algorithm, Public: o.Public, Check: meta.CheckValue(o.Check), Created: o.Created,
+	}
+}
