@@ -83,6 +83,9 @@ func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hcl
 		dir: durable.New(fsys), keks: newKEKSet(keks, old), log: log,
 		keys: map[KeyID]*material{}, faults: map[KeyID]fault{},
 	}
+	s.dir.OnRepair(func(name string, was fs.FileMode) {
+		log.Warn("others could read a file in the keystore; its mode is 0600 again", "file", name, "was", was)
+	})
 	if err := s.dir.Sweep(); err != nil {
 		return nil, err
 	}
@@ -135,9 +138,29 @@ func (s *keystore) identify() error {
 	return s.dir.Write(durable.Named{Name: identity, Data: []byte(hex.EncodeToString(s.id[:]) + "\n")})[0]
 }
 
+// reason is what a file that is set aside is called for: a part of its new name.
+func reason(err error) string {
+	for _, r := range []struct {
+		err error
+		why string
+	}{
+		{durable.ErrNotRegular, "not-a-file"}, {durable.ErrTooLarge, "oversized"}, {durable.ErrForeign, "foreign"},
+		{fs.ErrPermission, "unreadable"}, {errMisnamed, "misnamed"}, {nks.ErrFormat, "malformed"},
+	} {
+		if errors.Is(err, r.err) {
+			return r.why
+		}
+	}
+	return "wrong"
+}
+
+// errMisnamed says that a file is another key's.
+var errMisnamed = errors.New("the file is another key's")
+
 // unfit reports whether an error of reading a file is about what lies there, and will stay.
 func unfit(err error) bool {
-	return errors.Is(err, durable.ErrNotRegular) || errors.Is(err, durable.ErrTooLarge) || errors.Is(err, fs.ErrPermission)
+	return errors.Is(err, durable.ErrNotRegular) || errors.Is(err, durable.ErrTooLarge) ||
+		errors.Is(err, durable.ErrForeign) || errors.Is(err, fs.ErrPermission)
 }
 
 // scanners is how many files are read and unwrapped at a time: enough to keep several
@@ -217,7 +240,7 @@ func (s *keystore) loadOrSetAside(ctx context.Context, id KeyID) (*material, *fa
 	if f != nil && f.mine {
 		name := nks.FileName(id)
 		s.log.Error("key file set aside", "file", name, "error", f.err)
-		if err := s.putAside(name, "bad"); err != nil {
+		if err := s.putAside(name, reason(f.err)); err != nil {
 			s.log.Error("set key file aside", "file", name, "error", err)
 		}
 	}
@@ -236,7 +259,7 @@ func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
 		return nil, &fault{mine: true, err: err}
 	}
 	if file.ID != id {
-		return nil, &fault{mine: true, err: fmt.Errorf("%w: the file names key %s", ErrCorrupt, KeyID(file.ID))}
+		return nil, &fault{mine: true, err: fmt.Errorf("%w: %w: it names %s", ErrCorrupt, errMisnamed, KeyID(file.ID))}
 	}
 	got, f := s.keks.unwrap(ctx, file)
 	if f != nil {

@@ -737,7 +737,11 @@ func TestBadFilesOnARealFileSystem(t *testing.T) {
 			return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<30))
 		},
 	}
-	if os.Geteuid() != 0 { // root may read everything
+	if os.Geteuid() == 0 { // which may read everything, and alone can give a file away
+		files["another's"] = func(path string, good []byte) error {
+			return errors.Join(os.WriteFile(path, good, 0o600), os.Chown(path, 12345, -1))
+		}
+	} else {
 		files["no permission"] = func(path string, good []byte) error { return os.WriteFile(path, good, 0) }
 	}
 	for range len(files) + 2 {
@@ -764,8 +768,12 @@ func TestBadFilesOnARealFileSystem(t *testing.T) {
 	}
 	start()
 	st := h.status(t)
+	why := map[string]string{
+		"empty": "malformed", "truncated": "malformed", "symlink": "not-a-file", "loop": "not-a-file", "FIFO": "not-a-file",
+		"directory": "not-a-file", "1 GiB": "oversized", "no permission": "unreadable", "another's": "foreign",
+	}
 	for id, what := range bad {
-		aside := slices.IndexFunc(st.SetAside, func(name string) bool { return strings.HasPrefix(name, id.String()) })
+		aside := slices.Index(st.SetAside, nks.FileName(id)+"."+why[what]+"-1")
 		if _, err := os.Lstat(filepath.Join(dir, nks.FileName(id))); !errors.Is(err, fs.ErrNotExist) || aside < 0 {
 			t.Errorf("%s: not set aside: %v", what, err)
 		} else if _, err := os.Lstat(filepath.Join(dir, st.SetAside[aside])); err != nil {

@@ -34,17 +34,25 @@ var (
 
 	// ErrTooLarge says that a file is larger than the caller would read.
 	ErrTooLarge = errors.New("file too large")
+
+	// ErrForeign says that another user owns a file, and could change it at will.
+	ErrForeign = errors.New("owned by another user")
 )
 
 // Dir is one directory of durable files. It is safe for concurrent use; calls
 // that change the directory wait for one another, reads wait for nothing.
 type Dir struct {
-	fs      FS
-	writing sync.Mutex // one change at a time: Sweep must not meet a live temporary file
+	fs       FS
+	repaired func(name string, was fs.FileMode)
+	writing  sync.Mutex // one change at a time: Sweep must not meet a live temporary file
 }
 
 // New returns the Dir kept on fsys, which from now on is its own.
-func New(fsys FS) *Dir { return &Dir{fs: fsys} }
+func New(fsys FS) *Dir { return &Dir{fs: fsys, repaired: func(string, fs.FileMode) {}} }
+
+// OnRepair has f told of every file whose mode Read has set to 0600. Call it before Read; f
+// may be called from several goroutines.
+func (d *Dir) OnRepair(f func(name string, was fs.FileMode)) { d.repaired = f }
 
 // Named is one file: its plain name and all it holds.
 type Named struct {
@@ -123,8 +131,9 @@ func (d *Dir) publish(temps []*temp) {
 }
 
 // Read returns the content of a regular file of at most max bytes. It opens
-// nothing else: other kinds of file are ErrNotRegular, larger ones ErrTooLarge.
-// A file that is not there is fs.ErrNotExist.
+// nothing else: other kinds of file are ErrNotRegular, larger ones ErrTooLarge, those of
+// another user ErrForeign. A file that is not there is fs.ErrNotExist. One that others could
+// read is made 0600, as it was when it was created.
 func (d *Dir) Read(name string, max int64) ([]byte, error) {
 	data, err := d.read(name, max)
 	return data, wrap("read", name, err)
@@ -145,6 +154,9 @@ func (d *Dir) read(name string, max int64) ([]byte, error) {
 	}
 	if info.Size() > max {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, info.Size(), max)
+	}
+	if was := info.Mode().Perm(); was != 0o600 && f.Chmod(0o600) == nil { // on a read-only mount it is read as it is
+		d.repaired(name, was)
 	}
 	data := make([]byte, info.Size()+1) // it may grow while we read
 	n, err := io.ReadFull(f, data)

@@ -20,7 +20,8 @@ type FS interface {
 	Create(name string) (File, error)
 
 	// Open opens a regular file for reading. Anything else is ErrNotRegular, and is
-	// not opened: a symlink is not followed, a FIFO not waited for.
+	// not opened: a symlink is not followed, a FIFO not waited for. One that another
+	// user owns is ErrForeign.
 	Open(name string) (File, error)
 
 	Lstat(name string) (fs.FileInfo, error)
@@ -39,6 +40,7 @@ type FS interface {
 type File interface {
 	io.Reader
 	io.Writer
+	Chmod(mode fs.FileMode) error
 	Sync() error
 	Close() error
 	Stat() (fs.FileInfo, error)
@@ -122,6 +124,9 @@ func (d *osDir) Open(name string) (File, error) {
 	opened, err := f.Stat()
 	if err == nil && !os.SameFile(opened, named) {
 		err = &fs.PathError{Op: "open", Path: name, Err: syscall.ELOOP}
+	}
+	if err == nil && !owned(opened) {
+		err = fmt.Errorf("%w: user %d", ErrForeign, owner(opened))
 	}
 	if err != nil {
 		f.Close()

@@ -1,6 +1,7 @@
 package durable_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -83,6 +84,47 @@ func TestOpenDirRepairsModes(t *testing.T) {
 		if got := mode(t, dir); got != fs.ModeDir|0o700 {
 			t.Errorf("%v became %v", wrong, got)
 		}
+	}
+}
+
+func TestReadRepairsModes(t *testing.T) {
+	for _, wrong := range []fs.FileMode{0o644, 0o666, 0o777, 0o400} {
+		dir := t.TempDir()
+		d := openDir(t, dir)
+		path := filepath.Join(dir, "key")
+		must(t, os.WriteFile(path, content("key"), 0o600))
+		must(t, os.Chmod(path, wrong))
+		var told []string
+		d.OnRepair(func(name string, was fs.FileMode) { told = append(told, fmt.Sprint(name, was)) })
+		for range 2 {
+			if b, err := d.Read("key", 1000); err != nil || !bytes.Equal(b, content("key")) {
+				t.Errorf("%v: %q, %v", wrong, b, err)
+			}
+		}
+		if got := mode(t, path); got != 0o600 {
+			t.Errorf("%v became %v", wrong, got)
+		}
+		if want := fmt.Sprint("key", wrong); len(told) != 1 || told[0] != want {
+			t.Errorf("%v: told %q", wrong, told)
+		}
+	}
+}
+
+// Root alone can give a file away; for others there is nothing that could be refused.
+func TestReadRefusesAForeignOwner(t *testing.T) {
+	dir := t.TempDir()
+	d := openDir(t, dir)
+	path := filepath.Join(dir, "key")
+	must(t, os.WriteFile(path, content("key"), 0o600))
+	foreign := os.Geteuid() == 0
+	if foreign {
+		must(t, os.Chown(path, 12345, -1))
+	}
+	if _, err := d.Read("key", 1000); errors.Is(err, durable.ErrForeign) != foreign {
+		t.Errorf("foreign %v: %v", foreign, err)
+	}
+	if aside, err := d.SetAside("key", "foreign"); err != nil || aside != "key.foreign-1" {
+		t.Errorf("set aside: %q, %v", aside, err)
 	}
 }
 
@@ -286,7 +328,7 @@ func TestOddFilesAreNeverReadAndCanBeSetAside(t *testing.T) {
 			must(t, plant(filepath.Join(dir, "key")))
 			kind := mode(t, filepath.Join(dir, "key")).Type()
 
-			if data, err := d.Read("key", 100); !errors.Is(err, durable.ErrNotRegular) {
+			if data, err := d.Read("key", 1000); !errors.Is(err, durable.ErrNotRegular) {
 				t.Errorf("read: %q, %v", data, err)
 			}
 			if f, err := fsys.Open("key"); err == nil {
@@ -302,7 +344,7 @@ func TestOddFilesAreNeverReadAndCanBeSetAside(t *testing.T) {
 				t.Errorf("%v became %v", kind, got)
 			}
 			must(t, write(d, durable.Named{Name: "key", Data: []byte("good")}))
-			if data, err := d.Read("key", 100); string(data) != "good" || err != nil {
+			if data, err := d.Read("key", 1000); string(data) != "good" || err != nil {
 				t.Errorf("read after write: %q, %v", data, err)
 			}
 		})

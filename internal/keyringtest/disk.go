@@ -463,6 +463,14 @@ func (f *file) Close() error {
 	})
 }
 
+// Chmod is no Op: nothing rests on a mode but who can read what is there.
+func (f *file) Chmod(mode fs.FileMode) error {
+	f.handle.disk.mu.Lock()
+	defer f.handle.disk.mu.Unlock()
+	f.node.mode = f.node.mode.Type() | mode
+	return nil
+}
+
 // Stat is no Op.
 func (f *file) Stat() (fs.FileInfo, error) {
 	d := f.handle.disk
