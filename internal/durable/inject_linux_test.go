@@ -118,7 +118,11 @@ func underStrace(t *testing.T, dir, inject string) (said string, calls []string)
 // every system call of every path is the last one of the process, and fails with each error.
 func TestEverySystemCallKilledOrFailed(t *testing.T) {
 	if out, err := exec.Command("strace", "-V").CombinedOutput(); err != nil {
-		t.Fatalf("this test needs strace: %v: %s", err, out)
+		if os.Getenv("CI") != "" {
+			t.Errorf("strace: %v: %s", err, out)
+		}
+		t.Log("nothing tested: there is no strace")
+		return
 	}
 	said, calls := underStrace(t, prepare(t), "")
 	if n := strings.Count(said, "done "); n != 7 || strings.Contains(said, "failed") {
