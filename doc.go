@@ -74,7 +74,9 @@
 //	fsm.go          FSM, the fence, the snapshot, and the one place that proposes to raft
 //	mux.go          Mux: the keyring's FSM and the host's on one raft
 //	keystore.go     the directory of key files and the keys in memory
-//	kek.go          KEK, and the KEKs that come with the package
+//	kek.go          KEK, InlineKEK, FileKEK
+//	passphrase.go   PassphraseKEK
+//	escrow.go       AgeKEK
 //	kekset.go       the KEKs of a keystore: wrap under all, unwrap with any, who is away
 //	rewrap.go       Rewrap: the key files moved to other KEKs
 //	adopt.go        Adopt: keys whose files are there and whose metadata is not

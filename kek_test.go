@@ -50,7 +50,11 @@ func fileKEK(t testing.TB, content []byte) keyring.KEK {
 
 func TestKEKUnwrapsWhatItWrappedForThatAADOnly(t *testing.T) {
 	another := fileKEK(t, bytes.Repeat([]byte{7}, 32))
-	for name, kek := range map[string]keyring.KEK{"inline": keyring.InlineKEK(), "file": fileKEK(t, countingKey())} {
+	identity := ageIdentity(t)
+	for name, kek := range map[string]keyring.KEK{
+		"inline": keyring.InlineKEK(), "file": fileKEK(t, countingKey()),
+		"age": ageKEK(t, identity, identity),
+	} {
 		for _, n := range []int{0, 1, 89, 1300} {
 			plaintext, aad := bytes.Repeat([]byte{0xa5}, n), []byte("aad")
 			wrapped, err := kek.Wrap(t.Context(), plaintext, aad)

@@ -1,0 +1,107 @@
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"crypto/fips140"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"example.com/keyring/internal/nks"
+	"filippo.io/age"
+)
+
+// AgeKEK wraps keys to age recipients (c2sp.org/age). Without identities it is escrow: it
+// wraps and never unwraps, so the identities can lie offline, in a safe. With one of them it
+// is the way back when the other KEKs are lost: put it in Config.OldKEKs, a new KEK in
+// Config.KEKs, and call Rewrap.
+//
+// Its ID is derived from the recipients, in any order; so the way back is built with the same
+// recipients. They must have a String method, as age's own key pairs do. Passphrase
+// recipients are refused: PassphraseKEK is for that. Under GODEBUG=fips140=only it is an error,
+// since X25519 and ChaCha20-Poly1305 are not approved.
+func AgeKEK(to []age.Recipient, with ...age.Identity) (KEK, error) {
+	if fips140.Enforced() {
+		return nil, errors.New("KEK: age is not allowed in FIPS 140-only mode")
+	}
+	if len(to) == 0 {
+		return nil, errors.New("KEK: there are no age recipients")
+	}
+	var names []string
+	for i, r := range to {
+		named, ok := r.(fmt.Stringer)
+		if _, scrypt := r.(*age.ScryptRecipient); scrypt || !ok {
+			return nil, fmt.Errorf("KEK: age recipient %d is a %T: it has no name, or is a passphrase", i, r)
+		}
+		names = append(names, named.String())
+	}
+	slices.Sort(names)
+	h := sha256.New()
+	for _, name := range slices.Compact(names) {
+		fmt.Fprintln(h, name)
+	}
+	return &ageKEK{"age:" + hex.EncodeToString(h.Sum(nil)[:8]), slices.Clone(to), slices.Clone(with)}, nil
+}
+
+type ageKEK struct {
+	id   string
+	to   []age.Recipient
+	with []age.Identity
+}
+
+func (k *ageKEK) ID() string { return k.id }
+
+func (k *ageKEK) unwraps() bool { return len(k.with) > 0 }
+
+// Format keeps the identities out of everything that prints.
+func (k *ageKEK) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+k.id) }
+
+// Wrap returns an age file. age has no additional data, so what it holds is version 1, the
+// SHA-256 of aad and plaintext.
+func (k *ageKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, error) {
+	var out bytes.Buffer
+	w, err := age.Encrypt(&out, k.to...)
+	if err != nil {
+		return nil, fmt.Errorf("KEK %s: %w", k.id, err)
+	}
+	bound := boundTo(aad)
+	for _, part := range [][]byte{bound[:], plaintext} {
+		if _, err := w.Write(part); err != nil {
+			return nil, fmt.Errorf("KEK %s: %w", k.id, err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, fmt.Errorf("KEK %s: %w", k.id, err)
+	}
+	return out.Bytes(), nil
+}
+
+func (k *ageKEK) Unwrap(_ context.Context, wrapped, aad []byte) ([]byte, error) {
+	if len(k.with) == 0 {
+		return nil, ErrWrapOnly
+	}
+	r, err := age.Decrypt(bytes.NewReader(wrapped), k.with...)
+	if err != nil {
+		return nil, ErrDecrypt
+	}
+	b, err := io.ReadAll(io.LimitReader(r, nks.MaxFile))
+	defer clear(b)
+	bound := boundTo(aad)
+	if err != nil || len(b) < len(bound) || subtle.ConstantTimeCompare(b[:len(bound)], bound[:]) != 1 {
+		return nil, ErrDecrypt
+	}
+	return bytes.Clone(b[len(bound):]), nil
+}
+
+// boundTo is what stands before the plaintext in an age file.
+func boundTo(aad []byte) (b [1 + sha256.Size]byte) {
+	sum := sha256.Sum256(aad)
+	b[0] = 1
+	copy(b[1:], sum[:])
+	return b
+}
