@@ -1,0 +1,158 @@
+// Package kms makes a keyring.KEK of any wrapping.Wrapper of
+// github.com/hashicorp/go-kms-wrapping/v2: AWS KMS, Azure Key Vault, Google Cloud KMS, OCI,
+// AliCloud, Tencent Cloud, Huawei Cloud and Vault's or OpenBao's transit engine have one.
+//
+// # Format
+//
+// What the KMS encrypts is
+//
+//	version 1 (1 byte) | SHA-256 of the AAD (32 bytes) | plaintext
+//
+// and what is stored is
+//
+//	version 1 (1 byte) | protobuf encoding of the wrapping.BlobInfo that it returned
+//
+// The AAD is bound by that hash alone and is not given to the wrapper as wrapping.WithAad:
+// some wrappers use it and some ignore it, transit among them, and one that began to use it
+// would no longer open what it had wrapped before.
+//
+// # Limitations
+//
+// SetConfig of most wrappers asks the KMS, and fails if it is away; keyring.Open and
+// keyring.Start, given the KEK, would not. What a wrapper does not read or authenticate in a
+// BlobInfo, such as the key ID with transit, can be altered and the rest still opens, to the
+// same plaintext. Copies of the plaintext that a wrapper or its client makes are not
+// overwritten. The wrapper of AWS KMS ignores ctx as of v2.0.11.
+package kms
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+
+	"example.com/keyring"
+	wrapping "github.com/hashicorp/go-kms-wrapping/v2"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	version    = 1
+	headerSize = 1 + sha256.Size // of what the KMS encrypts
+)
+
+// New returns a KEK that wraps with w. The id names it in the key files: 1 to 128 printable
+// ASCII characters, the same at every start for the same key of the KMS. Versions of that key
+// are w's to tell apart: w gets the KeyInfo as it was stored.
+//
+// w is configured, stays so until the keyring is closed, is safe for concurrent use and keeps
+// no slice that it is given. It must return soon after ctx has ended: the KEK waits for it.
+//
+// Unwrap returns keyring.ErrDecrypt for bytes that do not parse or have an unknown version,
+// and for another AAD. Every error of w, and a panic, comes back wrapped and does not match
+// keyring.ErrDecrypt unless w's own does: a KMS does not tell a ciphertext that is not its own
+// from a permission that is missing or a network that is down, so the keyring tries again.
+func New(id string, w wrapping.Wrapper) (keyring.KEK, error) {
+	if !printable(id) {
+		return nil, errors.New("KMS: the ID is not 1 to 128 printable ASCII characters")
+	}
+	if w == nil {
+		return nil, fmt.Errorf("KMS %s: the wrapper is nil", id)
+	}
+	return &kek{id, w}, nil
+}
+
+type kek struct {
+	id string
+	w  wrapping.Wrapper
+}
+
+func (k *kek) ID() string { return k.id }
+
+// Format keeps the wrapper, which may hold a token or a key, out of everything that prints.
+func (k *kek) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+k.id) }
+
+func (k *kek) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	sum := sha256.Sum256(aad)
+	bound := make([]byte, 0, headerSize+len(plaintext)) // never grows: a copy would stay behind
+	bound = append(bound, version)
+	bound = append(bound, sum[:]...)
+	bound = append(bound, plaintext...)
+	defer clear(bound)
+	var blob *wrapping.BlobInfo
+	err := k.call(ctx, "encrypt", func() (err error) {
+		blob, err = k.w.Encrypt(ctx, bound)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !storable(blob) {
+		return nil, fmt.Errorf("KMS %s: encrypt: the wrapper returned no ciphertext, or a secret with it", k.id)
+	}
+	wrapped, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{version}, blob)
+	if err != nil {
+		return nil, fmt.Errorf("KMS %s: encode: %w", k.id, err)
+	}
+	return wrapped, nil
+}
+
+func (k *kek) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	if len(wrapped) == 0 || wrapped[0] != version {
+		return nil, keyring.ErrDecrypt
+	}
+	blob := new(wrapping.BlobInfo)
+	if proto.Unmarshal(wrapped[1:], blob) != nil || !storable(blob) {
+		return nil, keyring.ErrDecrypt
+	}
+	var bound []byte
+	err := k.call(ctx, "decrypt", func() (err error) {
+		bound, err = k.w.Decrypt(ctx, blob)
+		return err
+	})
+	defer clear(bound)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(aad)
+	if len(bound) < headerSize || bound[0] != version ||
+		subtle.ConstantTimeCompare(bound[1:headerSize], sum[:]) != 1 {
+		return nil, keyring.ErrDecrypt
+	}
+	return bytes.Clone(bound[headerSize:]), nil
+}
+
+// call asks the KMS. A wrapper may panic on what it does not expect, as on a nonce of another
+// length; the value of a panic may be a secret, so only its type is told.
+func (k *kek) call(ctx context.Context, what string, ask func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("KMS %s: %s: the wrapper panicked with a %T", k.id, what, r)
+		}
+	}()
+	if err = ctx.Err(); err == nil {
+		err = ask()
+	}
+	if err != nil {
+		return fmt.Errorf("KMS %s: %s: %w", k.id, what, err)
+	}
+	return nil
+}
+
+// storable reports whether a blob may be in a file: it has a ciphertext, which is no shorter
+// than what was encrypted, and no plaintext or unwrapped key beside it.
+func storable(b *wrapping.BlobInfo) bool {
+	return len(b.GetCiphertext()) >= headerSize && len(b.GetPlaintext()) == 0 && len(b.GetKeyInfo().GetKey()) == 0
+}
+
+func printable(s string) bool {
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 128
+}
