@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"example.com/keyring"
@@ -85,14 +86,15 @@ func (c *campaign) live() {
 		c.newKEK()
 	}
 	at, faulty := 1+c.chance.IntN(60), c.chance.IntN(3) == 0
-	ops := 0
+	var ops atomic.Int64 // scans read several files at a time
+	applied := c.points%2 == 0
 	c.disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
-		ops++ // scans run beside one another, and one at a time is enough here
+		n := int(ops.Add(1))
 		switch {
-		case ops >= at:
-			return keyringtest.Fault{Err: keyringtest.ErrCrashed, Applied: c.points%2 == 0}
-		case faulty && ops%11 == 10:
-			return faults[ops/11%len(faults)]
+		case n >= at:
+			return keyringtest.Fault{Err: keyringtest.ErrCrashed, Applied: applied}
+		case faulty && n%11 == 10:
+			return faults[n/11%len(faults)]
 		}
 		return keyringtest.Fault{}
 	})
@@ -146,9 +148,10 @@ func (c *campaign) crash() {
 // recover starts anew, now and then only after another crash, and looks at everything.
 func (c *campaign) recover() {
 	if c.chance.IntN(4) == 0 {
-		at, ops := 1+c.chance.IntN(30), 0
+		at := 1 + c.chance.Int64N(30)
+		var ops atomic.Int64
 		c.disk.OnOp(func(keyringtest.Op) keyringtest.Fault {
-			if ops++; ops >= at {
+			if ops.Add(1) >= at {
 				return keyringtest.Fault{Err: keyringtest.ErrCrashed}
 			}
 			return keyringtest.Fault{}

@@ -73,7 +73,9 @@
 //	errors.go       the errors that callers branch on
 //	fsm.go          FSM, the fence, the snapshot, and the one place that proposes to raft
 //	mux.go          Mux: the keyring's FSM and the host's on one raft
-//	keystore.go     the directory of key files and the keys in memory
+//	keystore.go     the directory of key files: what lies in it, and what is done with it
+//	holding.go      how a key comes to be held: written, read back, asked for live
+//	material.go     the keys in memory
 //	kek.go          KEK, InlineKEK, FileKEK
 //	passphrase.go   PassphraseKEK
 //	escrow.go       AgeKEK

@@ -29,7 +29,8 @@ type Keyring struct {
 
 	mu     sync.Mutex // guards below
 	closed bool
-	calls  sync.WaitGroup // calls that may block; Add only under mu and before closed
+	under  map[*context.CancelCauseFunc]struct{} // ends the calls under way that may block
+	calls  sync.WaitGroup                        // the same, for Close to wait for; Add only under mu and before closed
 
 	closing sync.Once
 
@@ -72,7 +73,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err), fsys.Close())
 	}
-	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, turns: make(chan func(leads bool))}
+	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, under: map[*context.CancelCauseFunc]struct{}{}, turns: make(chan func(leads bool))}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.refresh(k.fsm.ring.Load())
 	k.observer = observe(k.raft, k.fsm)
@@ -110,6 +111,9 @@ func (k *Keyring) Close() (err error) {
 func (k *Keyring) close() error {
 	k.mu.Lock()
 	k.closed = true
+	for end := range k.under {
+		(*end)(ErrClosed)
+	}
 	k.mu.Unlock()
 
 	k.raft.DeregisterObserver(k.observer)
@@ -122,19 +126,21 @@ func (k *Keyring) close() error {
 }
 
 // enter begins a call that may block. The context it returns ends with the caller's and
-// with Close.
+// with Close. There is no context.AfterFunc in it: its goroutine could outlive Close.
 func (k *Keyring) enter(ctx context.Context) (context.Context, func(), error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
 		return nil, nil, ErrClosed
 	}
-	k.calls.Add(1)
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(k.ctx, func() { cancel(ErrClosed) })
+	k.under[&cancel] = struct{}{}
+	k.calls.Add(1)
 	return ctx, func() {
-		stop()
 		cancel(nil)
+		k.mu.Lock()
+		delete(k.under, &cancel)
+		k.mu.Unlock()
 		k.calls.Done()
 	}, nil
 }

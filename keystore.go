@@ -2,23 +2,19 @@ package keyring
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
-	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/go-hclog"
 )
 
@@ -47,33 +43,12 @@ type keystore struct {
 	writing  sync.Mutex // held from the writing of a file to its reading back, and while one is set aside
 }
 
-// material is a key in memory.
-type material struct {
-	algorithm string
-	check     meta.CheckValue
-	created   time.Time
-	secret    *nks.Material
-	sum       [32]byte // SHA-256 of the file as it was read back
-	stale     bool     // the file is to be rewrapped: Config has other KEKs
-	lost      bool     // the file was found missing or changed since, or is not known to be durable
-	sealer    atomic.Pointer[seal.Key]
-}
-
 // fault is why a key whose file is here, or should be, is not held.
 type fault struct {
 	kek  string // the KEK to blame, if one is
 	mine bool   // the file itself is bad: it is set aside, and trying again is no use
 	here bool   // there is a file, wrapped under a KEK that does not answer or is not configured
 	err  error
-}
-
-// arrival is a key about to be written.
-type arrival struct {
-	id        KeyID
-	algorithm string
-	check     meta.CheckValue
-	created   time.Time
-	secret    *nks.Material
 }
 
 // openKeystore takes over the directory, reads it, and makes its ID durable. Files that do
@@ -271,223 +246,11 @@ func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
 	}, nil
 }
 
-// decodeChecked reads unwrapped material, requires the check value of its file, and
-// overwrites plaintext.
-func decodeChecked(plaintext []byte, file *nks.File) (*nks.Material, error) {
-	defer clear(plaintext)
-	m, err := nks.Decode(plaintext)
-	if err != nil {
-		return nil, err
-	}
-	if check := m.Check(file.ID, file.Algorithm); !hmac.Equal(check[:], file.Check[:]) {
-		m.Wipe()
-		return nil, fmt.Errorf("%w: check value", ErrCorrupt)
-	}
-	return m, nil
-}
-
-// put makes keys durable and takes them into memory, and returns an error for each, nil for
-// those that are held now. It takes over the secrets. A crash before the names are synced
-// leaves no key file or a whole one, which the next start loads.
-func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
-	errs := make([]error, len(keys))
-	var files []durable.Named
-	var written []int
-	for i, k := range keys {
-		data, f := s.wrap(ctx, k)
-		if f == nil && s.get(k.id) != nil { // a file may be there: replace it by none that is worse
-			if err := s.openable(ctx, data); err != nil {
-				errs[i] = err
-				continue
-			}
-		}
-		if f != nil {
-			errs[i] = f.err
-			if f.kek == "" { // else the KEK is noted, once for all keys
-				s.note(k.id, f)
-			}
-			continue
-		}
-		files = append(files, durable.Named{Name: nks.FileName(k.id), Data: data})
-		written = append(written, i)
-	}
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	for j, err := range s.dir.Write(files...) {
-		i := written[j]
-		if err == nil {
-			err = s.readBack(ctx, keys[i])
-		}
-		if errs[i] = err; err != nil {
-			s.note(keys[i].id, &fault{err: err})
-		}
-	}
-	for _, k := range keys {
-		k.secret.Wipe()
-	}
-	return errs
-}
-
-// wrap encodes the file of a key, wrapped under every KEK: one that fails fails the key.
-func (s *keystore) wrap(ctx context.Context, k arrival) ([]byte, *fault) {
-	file := nks.File{ID: k.id, Algorithm: k.algorithm, Check: k.check, Created: k.created}
-	plaintext := k.secret.Encode()
-	defer clear(plaintext)
-	var f *fault
-	if file.Wrapped, f = s.keks.wrap(ctx, plaintext, file.AAD()); f != nil {
-		return nil, &fault{kek: f.kek, err: fmt.Errorf("key %s: %w", k.id, f.err)}
-	}
-	b, err := file.Encode()
-	if err != nil {
-		return nil, &fault{err: err}
-	}
-	return b, nil
-}
-
-// readBack is what makes a written key a held one: the file is loaded as the next start
-// would load it. Memory that is already there is kept, for it may be in use.
-func (s *keystore) readBack(ctx context.Context, k arrival) error {
-	m, f := s.load(ctx, k.id)
-	if f != nil {
-		return fmt.Errorf("read back %s: %w", k.id, f.err)
-	}
-	if m.check != k.check {
-		m.wipe()
-		return fmt.Errorf("read back %s: %w: check value", k.id, ErrCorrupt)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.faults, k.id)
-	old := s.keys[k.id]
-	if old != nil && old.check == m.check {
-		old.sum, old.lost, old.stale = m.sum, false, m.stale
-		m.wipe()
-		return nil
-	}
-	if old != nil {
-		old.wipe()
-	}
-	s.keys[k.id] = m
-	s.changes++
-	return nil
-}
-
-// rewrite makes keys durable again whose files were lost while they are still in memory.
-func (s *keystore) rewrite(ctx context.Context, ids ...KeyID) []error {
-	var keys []arrival
-	for _, id := range ids {
-		if a, ok := s.copy(id); ok {
-			keys = append(keys, a)
-		}
-	}
-	return s.put(ctx, keys...)
-}
-
-// copy returns a key with material of its own, for the caller to wipe.
-func (s *keystore) copy(id KeyID) (arrival, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.keys[id]
-	if m == nil {
-		return arrival{}, false
-	}
-	return arrival{id, m.algorithm, m.check, m.created, m.secret.Clone()}, true
-}
-
-// confirm reports whether the key is held at this moment: its file is read once more and
-// compared with what was found right before. A key whose file is gone is held no longer. The
-// error means that it can't be told.
-func (s *keystore) confirm(id KeyID) (bool, error) {
-	m := s.get(id)
-	if m == nil {
-		return false, nil
-	}
-	b, err := s.dir.Read(nks.FileName(id), nks.MaxFile)
-	defer clear(b) // an inline KEK is in it
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err != nil || sha256.Sum256(b) != m.sum {
-		m.lost = true
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !unfit(err) {
-		return false, err
-	}
-	return !m.lost, nil
-}
-
 // giveUp forgets what stood in the way of a key that is not to be.
 func (s *keystore) giveUp(id KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.faults, id)
-}
-
-// has reports whether the ring's key is held, and is the right one.
-func (s *keystore) has(k *meta.Key) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.keys[k.ID]
-	return m != nil && !m.lost && m.check == k.Check
-}
-
-func (s *keystore) get(id KeyID) *material {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.keys[id]
-}
-
-// all returns the keys in memory.
-func (s *keystore) all() map[KeyID]*material {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.keys)
-}
-
-// version is a number that changes whenever the keys in memory do.
-func (s *keystore) version() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.changes
-}
-
-// sealerOf derives the envelope's key at its first use.
-func (s *keystore) sealerOf(id KeyID, m *material) (*seal.Key, error) {
-	if k := m.sealer.Load(); k != nil {
-		return k, nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if k := m.sealer.Load(); k != nil {
-		return k, nil
-	}
-	if s.keys[id] != m {
-		return nil, ErrUnknownKey // it was dropped meanwhile
-	}
-	k, err := seal.New(m.secret.Root(), id)
-	if err == nil {
-		m.sealer.Store(k)
-	}
-	return k, err
-}
-
-// drop overwrites a key in memory. Its file stays.
-func (s *keystore) drop(id KeyID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.keys[id]
-	if m == nil {
-		return
-	}
-	delete(s.keys, id)
-	s.changes++
-	m.wipe()
-}
-
-func (m *material) wipe() {
-	m.secret.Wipe()
-	if k := m.sealer.Load(); k != nil {
-		k.Wipe()
-	}
 }
 
 // reject sets the file of a key aside that is not the key of that ID in the ring, and

@@ -1,0 +1,108 @@
+package keyring
+
+import (
+	"crypto/hmac"
+	"fmt"
+	"maps"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/seal"
+)
+
+// material is a key in memory.
+type material struct {
+	algorithm string
+	check     meta.CheckValue
+	created   time.Time
+	secret    *nks.Material
+	sum       [32]byte // SHA-256 of the file as it was read back
+	stale     bool     // the file is to be rewrapped: Config has other KEKs
+	lost      bool     // the file was found missing or changed since, or is not known to be durable
+	sealer    atomic.Pointer[seal.Key]
+}
+
+// decodeChecked reads unwrapped material, requires the check value of its file, and
+// overwrites plaintext.
+func decodeChecked(plaintext []byte, file *nks.File) (*nks.Material, error) {
+	defer clear(plaintext)
+	m, err := nks.Decode(plaintext)
+	if err != nil {
+		return nil, err
+	}
+	if check := m.Check(file.ID, file.Algorithm); !hmac.Equal(check[:], file.Check[:]) {
+		m.Wipe()
+		return nil, fmt.Errorf("%w: check value", ErrCorrupt)
+	}
+	return m, nil
+}
+
+// has reports whether the ring's key is held, and is the right one.
+func (s *keystore) has(k *meta.Key) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.keys[k.ID]
+	return m != nil && !m.lost && m.check == k.Check
+}
+
+func (s *keystore) get(id KeyID) *material {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys[id]
+}
+
+// all returns the keys in memory.
+func (s *keystore) all() map[KeyID]*material {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.keys)
+}
+
+// version is a number that changes whenever the keys in memory do.
+func (s *keystore) version() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changes
+}
+
+// sealerOf derives the envelope's key at its first use.
+func (s *keystore) sealerOf(id KeyID, m *material) (*seal.Key, error) {
+	if k := m.sealer.Load(); k != nil {
+		return k, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if k := m.sealer.Load(); k != nil {
+		return k, nil
+	}
+	if s.keys[id] != m {
+		return nil, ErrUnknownKey // it was dropped meanwhile
+	}
+	k, err := seal.New(m.secret.Root(), id)
+	if err == nil {
+		m.sealer.Store(k)
+	}
+	return k, err
+}
+
+// drop overwrites a key in memory. Its file stays.
+func (s *keystore) drop(id KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.keys[id]
+	if m == nil {
+		return
+	}
+	delete(s.keys, id)
+	s.changes++
+	m.wipe()
+}
+
+func (m *material) wipe() {
+	m.secret.Wipe()
+	if k := m.sealer.Load(); k != nil {
+		k.Wipe()
+	}
+}
