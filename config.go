@@ -93,6 +93,11 @@ type RotationPolicy struct {
 	// Lead is how long before its activation the next key is prepublished. Zero means
 	// 24 hours, or half of Every if that is less. It must be less than Every.
 	Lead time.Duration
+	// Undo is how long the file of a removed key is kept aside: for so long a raft snapshot from
+	// before the removal brings the key back. Zero means 7 days; negative means that it is
+	// unlinked at once. It is the same on all servers; the longer of a server's and the
+	// leader's counts.
+	Undo time.Duration
 }
 
 // TokenPolicy is about the keys that sign tokens.
@@ -136,6 +141,7 @@ type Config struct {
 const (
 	defaultEvery = 30 * 24 * time.Hour
 	defaultLead  = 24 * time.Hour
+	defaultUndo  = 7 * 24 * time.Hour
 )
 
 // wrongs is all that is wrong with a configuration.
@@ -180,6 +186,9 @@ func (c *Config) fillPolicies(w *wrongs) {
 	}
 	w.unless(c.Rotation.Every < 0 || c.Rotation.Lead >= 0 && c.Rotation.Lead < c.Rotation.Every,
 		"Rotation.Lead %v is not between zero and Every %v", c.Rotation.Lead, c.Rotation.Every)
+	if c.Rotation.Undo == 0 {
+		c.Rotation.Undo = defaultUndo
+	}
 	if c.Tokens.Algorithm == "" {
 		c.Tokens.Algorithm = "RS256"
 	}

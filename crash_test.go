@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -30,7 +31,7 @@ func TestI8KeystoreSurvivesAnyCrash(t *testing.T) {
 		c.crash()
 		c.recover()
 	}
-	for _, what := range []string{"put", "put many", "rewrap", "bad file", "start", "recovery"} {
+	for _, what := range []string{"put", "put many", "rewrap", "remove", "unlink", "take back", "bad file", "start", "recovery"} {
 		if c.during[what] == 0 {
 			t.Errorf("no crash during %s", what)
 		}
@@ -46,8 +47,10 @@ type campaign struct {
 	keks   []keyring.KEK // all there ever were; the last one wraps
 	needed int           // from this one on they are configured
 	held   map[keyring.KeyID][32]byte
-	bad    [][]byte // content that is to be kept in files set aside
-	what   string   // what is being done
+	buried map[keyring.KeyID][32]byte // removed, and to be taken back if need be
+	gone   map[keyring.KeyID]bool     // unlinked
+	bad    [][]byte                   // content that is to be kept in files set aside
+	what   string                     // what is being done
 	points int
 	during map[string]int
 }
@@ -55,10 +58,17 @@ type campaign struct {
 func newCampaign(t *testing.T) *campaign {
 	c := &campaign{
 		t: t, chance: rand.New(rand.NewPCG(1, 2)), disk: keyringtest.NewDisk(),
-		held: map[keyring.KeyID][32]byte{}, during: map[string]int{},
+		during: map[string]int{},
 	}
-	c.newKEK()
+	c.replace()
 	return c
+}
+
+// replace puts a new server in place of the old one.
+func (c *campaign) replace() {
+	c.disk, c.bad, c.keks, c.needed = keyringtest.NewDisk(), nil, nil, 0
+	c.held, c.buried, c.gone = map[keyring.KeyID][32]byte{}, map[keyring.KeyID][32]byte{}, map[keyring.KeyID]bool{}
+	c.newKEK()
 }
 
 func (c *campaign) newKEK() {
@@ -80,10 +90,8 @@ func (c *campaign) open() (keyring.Store, error) {
 
 // live does things until the crash that it arms.
 func (c *campaign) live() {
-	if len(c.held) > 12 || len(c.bad) > 12 || len(c.keks) > 12 { // a new server, to stay small
-		c.disk, c.held, c.bad = keyringtest.NewDisk(), map[keyring.KeyID][32]byte{}, nil
-		c.keks, c.needed = nil, 0
-		c.newKEK()
+	if len(c.held)+len(c.buried) > 12 || len(c.bad) > 12 || len(c.keks) > 12 { // to stay small
+		c.replace()
 	}
 	at, faulty := 1+c.chance.IntN(60), c.chance.IntN(3) == 0
 	var ops atomic.Int64 // scans read several files at a time
@@ -104,7 +112,7 @@ func (c *campaign) live() {
 		return // it crashed, or a fault kept it from starting
 	}
 	for range 3 {
-		switch c.chance.IntN(3) {
+		switch c.chance.IntN(6) {
 		case 0:
 			c.what = "put"
 			c.put(s, 1)
@@ -116,6 +124,15 @@ func (c *campaign) live() {
 			if err := s.Rewrap(c.t.Context()); err == nil && s.OnOldKEKs() == 0 {
 				c.needed = len(c.keks) - 1 // from now on without the old ones
 			}
+		case 3:
+			c.what = "remove"
+			c.remove(s)
+		case 4:
+			c.what = "unlink"
+			c.unlink(s)
+		case 5:
+			c.what = "take back"
+			c.takeBack(s)
 		}
 	}
 	s.Close()
@@ -134,6 +151,44 @@ func (c *campaign) put(s keyring.Store, n int) {
 	for id, err := range s.Put(c.t.Context(), keys) {
 		if err == nil {
 			c.held[id] = keys[id].Check(id, "EdDSA")
+		}
+	}
+}
+
+// any returns one of the keys.
+func (c *campaign) any(keys map[keyring.KeyID][32]byte) (keyring.KeyID, bool) {
+	ids := slices.SortedFunc(maps.Keys(keys), func(a, b keyring.KeyID) int { return bytes.Compare(a[:], b[:]) })
+	if len(ids) == 0 {
+		return keyring.KeyID{}, false
+	}
+	return ids[c.chance.IntN(len(ids))], true
+}
+
+// remove removes a key in a way that can be undone, whatever comes of it.
+func (c *campaign) remove(s keyring.Store) {
+	if id, ok := c.any(c.held); ok {
+		c.buried[id] = c.held[id]
+		delete(c.held, id)
+		s.Remove(id)
+	}
+}
+
+// unlink removes one for good. If it says so, nothing may be left.
+func (c *campaign) unlink(s keyring.Store) {
+	if id, ok := c.any(c.buried); ok {
+		delete(c.buried, id)
+		if s.Remove(id) == nil && s.Unlink(id) == nil {
+			c.gone[id] = true
+		}
+	}
+}
+
+// takeBack undoes a removal. If the key is held then, it has to be held for ever.
+func (c *campaign) takeBack(s keyring.Store) {
+	if id, ok := c.any(c.buried); ok {
+		if err := s.TakeBack(c.t.Context(), id); err == nil && s.Has(id, c.buried[id]) {
+			c.held[id] = c.buried[id]
+			delete(c.buried, id)
 		}
 	}
 }
@@ -172,6 +227,15 @@ func (c *campaign) recover() {
 			c.t.Errorf("%s: key %s is lost", when, id)
 		}
 	}
+	for id, check := range c.buried {
+		if s.Has(id, check) { // the crash came before it was set aside
+			continue
+		}
+		if err := s.TakeBack(c.t.Context(), id); err != nil || !s.Confirm(id) {
+			c.t.Errorf("%s: removed key %s can't be taken back: %v", when, id, err)
+		}
+		s.Remove(id)
+	}
 	c.checkFiles(when)
 	s.Close()
 	if r := c.disk.Resynced(); len(r) > 0 {
@@ -200,6 +264,11 @@ func (c *campaign) checkFiles(when string) {
 	for _, name := range c.disk.Names() {
 		if strings.HasPrefix(name, ".tmp-") {
 			c.t.Errorf("%s: %s is left", when, name)
+		}
+		for id := range c.gone {
+			if strings.HasPrefix(name, nks.FileName(id)) {
+				c.t.Errorf("%s: %s is left of a key that was unlinked", when, name)
+			}
 		}
 		if _, ok := nks.ParseFileName(name); !ok {
 			aside = append(aside, c.disk.Bytes(name))

@@ -34,6 +34,9 @@ var (
 	// ErrNotDurable means that the context ended before a majority of the voters held the
 	// new key. It stays prepublished, and the leader goes on with it.
 	ErrNotDurable = errors.New("key not yet durable on a majority")
+	// ErrNoData means that there is nothing to ask which data is sealed under a key, and so
+	// nothing that proves that none is.
+	ErrNoData = errors.New("no way to tell what is sealed under the key")
 	// ErrCorrupt means that a file, snapshot or log entry is not what the keyring wrote.
 	ErrCorrupt = errors.New("corrupt")
 	// ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.

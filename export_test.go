@@ -112,6 +112,23 @@ func (s Store) Confirm(id KeyID) bool {
 	return ok && err == nil
 }
 
+// Remove does with a key what becomes of a removed one, up to where it can be undone.
+func (s Store) Remove(id KeyID) error {
+	s.bury(id)
+	return s.setRemovedAside(id)
+}
+
+// Unlink removes for good what is left of a removed key.
+func (s Store) Unlink(id KeyID) error { return s.unlink(id) }
+
+// TakeBack undoes a removal and reads the directory again.
+func (s Store) TakeBack(ctx context.Context, id KeyID) error {
+	if err := s.takeBack(id); err != nil {
+		return err
+	}
+	return s.scan(ctx, func(KeyID) bool { return false })
+}
+
 // Rewrap moves the key files to the present KEKs.
 func (s Store) Rewrap(ctx context.Context) error { return s.rewrap(ctx) }
 
@@ -123,3 +140,12 @@ func (s Store) SetAside() []string { return s.setAside }
 
 // Close gives the directory back.
 func (s Store) Close() error { return s.close() }
+
+// LiveOf are the key bytes themselves that a keyring has in memory of one key.
+func LiveOf(k *Keyring, id KeyID) [][]byte {
+	m := k.store.get(id)
+	if m == nil {
+		return nil
+	}
+	return [][]byte{m.secret.Root()[:], m.secret.Signing()}
+}

@@ -204,17 +204,28 @@ func (s *kekSet) unwrapEntry(ctx context.Context, kek KEK, w nks.Wrapped, aad []
 	return nil, &fault{kek: w.KEK, here: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
 }
 
+// named reports whether a file is wrapped under KEKs that have the names of those that wrap.
+func (s *kekSet) named(file *nks.File) bool {
+	for _, kek := range s.wrapping {
+		if entryOf(file, kek) < 0 {
+			return false
+		}
+	}
+	return len(file.Wrapped) == len(s.wrapping)
+}
+
+func entryOf(file *nks.File, kek KEK) int {
+	return slices.IndexFunc(file.Wrapped, func(w nks.Wrapped) bool { return w.KEK == kek.ID() })
+}
+
 // stale reports whether a file is to be rewrapped: its KEKs are not those that wrap. Where an
 // old KEK has the same name as a present one, the present one must open its entry.
 func (s *kekSet) stale(ctx context.Context, file *nks.File) bool {
-	if len(file.Wrapped) != len(s.wrapping) {
+	if !s.named(file) {
 		return true
 	}
 	for _, kek := range s.wrapping {
-		i := slices.IndexFunc(file.Wrapped, func(w nks.Wrapped) bool { return w.KEK == kek.ID() })
-		if i < 0 {
-			return true
-		}
+		i := entryOf(file, kek)
 		if len(s.openers[kek.ID()]) > 1 {
 			plaintext, f := s.unwrapEntry(ctx, kek, file.Wrapped[i], file.AAD())
 			clear(plaintext)

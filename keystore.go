@@ -38,6 +38,7 @@ type keystore struct {
 	changes  uint64          // to keys
 	faults   map[KeyID]fault // what stands between this server and a key whose file is here
 	setAside []string        // names of the files that were set aside, in order
+	graves   map[KeyID]*grave
 
 	scanning sync.Mutex // one scan at a time
 	writing  sync.Mutex // held from the writing of a file to its reading back, and while one is set aside
@@ -56,7 +57,7 @@ type fault struct {
 func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hclog.Logger) (*keystore, error) {
 	s := &keystore{
 		dir: durable.New(fsys), keks: newKEKSet(keks, old), log: log,
-		keys: map[KeyID]*material{}, faults: map[KeyID]fault{},
+		keys: map[KeyID]*material{}, faults: map[KeyID]fault{}, graves: map[KeyID]*grave{},
 	}
 	s.dir.OnRepair(func(name string, was fs.FileMode) {
 		log.Warn("others could read a file in the keystore; its mode is 0600 again", "file", name, "was", was)
@@ -105,13 +106,19 @@ func (s *keystore) identify() error {
 		if err != nil && !unfit(err) {
 			return err // another ID in its place would cost every hold
 		}
-		if err := s.putAside(identity, "malformed"); err != nil {
+		if err := s.putAside(identity, asideMalformed); err != nil {
 			return err
 		}
 	}
 	rand.Read(s.id[:]) // never fails
 	return s.dir.Write(durable.Named{Name: identity, Data: []byte(hex.EncodeToString(s.id[:]) + "\n")})[0]
 }
+
+// What files are set aside as, when it matters later.
+const (
+	asideMalformed = "malformed"
+	asideRemoved   = "removed"
+)
 
 // reason is what a file that is set aside is called for: a part of its new name.
 func reason(err error) string {
@@ -120,7 +127,7 @@ func reason(err error) string {
 		why string
 	}{
 		{durable.ErrNotRegular, "not-a-file"}, {durable.ErrTooLarge, "oversized"}, {durable.ErrForeign, "foreign"},
-		{fs.ErrPermission, "unreadable"}, {errMisnamed, "misnamed"}, {nks.ErrFormat, "malformed"},
+		{fs.ErrPermission, "unreadable"}, {errMisnamed, "misnamed"}, {nks.ErrFormat, asideMalformed},
 	} {
 		if errors.Is(err, r.err) {
 			return r.why
@@ -142,10 +149,10 @@ func unfit(err error) bool {
 // requests to a KMS on their way.
 const scanners = 16
 
-// scan reads every key file that is neither in memory nor to be skipped, in parallel. A file
+// scan reads every key file that is neither in memory nor a removed key's, in parallel. A file
 // that is bad is set aside; one that can't be read now, or whose KEK does not answer, stays
 // to be scanned again. The error is about the directory or ctx, never about a file.
-func (s *keystore) scan(ctx context.Context, skip func(KeyID) bool) error {
+func (s *keystore) scan(ctx context.Context, wasRemoved func(KeyID) bool) error {
 	s.scanning.Lock()
 	defer s.scanning.Unlock()
 	names, err := s.dir.List()
@@ -154,7 +161,11 @@ func (s *keystore) scan(ctx context.Context, skip func(KeyID) bool) error {
 	}
 	var ids []KeyID
 	for _, name := range names {
-		if id, ok := nks.ParseFileName(name); ok && s.get(id) == nil && !skip(id) {
+		id, ok := nks.ParseFileName(name)
+		switch {
+		case !ok || wasRemoved(id):
+			s.passOver(name)
+		case s.get(id) == nil:
 			ids = append(ids, id)
 		}
 	}
@@ -178,6 +189,18 @@ func (s *keystore) scan(ctx context.Context, skip func(KeyID) bool) error {
 	}
 	wg.Wait()
 	return ctx.Err()
+}
+
+// passOver notes a file that is no key's now, if it was a removed one's.
+func (s *keystore) passOver(name string) {
+	id, ok := nks.ParseFileName(name)
+	if !ok {
+		s.noteAside(name)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.grave(id).file = true
 }
 
 // read takes one key file into memory, as one that is lost if it is not known to be durable,
@@ -269,6 +292,7 @@ func (s *keystore) reject(id KeyID, right meta.CheckValue) {
 
 func (s *keystore) putAside(name, why string) error {
 	aside, err := s.dir.SetAside(name, why)
+	s.noteAside(aside) // also one that is not durable under its new name yet
 	if err != nil {
 		return err
 	}

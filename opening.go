@@ -104,7 +104,7 @@ func (k *Keyring) refresh(ring *meta.Ring) {
 	for id, m := range keys {
 		switch key := ring.Key(id); {
 		case key == nil && ring.WasRemoved(id):
-			k.store.drop(id)
+			k.store.bury(id)
 			delete(keys, id)
 		case key == nil:
 			delete(keys, id) // an orphan

@@ -34,7 +34,7 @@ const (
 )
 
 // call sends a request to another server and returns its answer.
-func call[A peer.HelloAnswer | peer.FetchAnswer | peer.HoldAnswer | peer.AskAnswer](
+func call[A peer.HelloAnswer | peer.FetchAnswer | peer.HoldAnswer | peer.AskAnswer | peer.RemovedAnswer](
 	ctx context.Context, k *Keyring, to string, request []byte) (*A, error) {
 	if k.cfg.Transport == nil {
 		return nil, fmt.Errorf("call %s: there is no Transport", to)
@@ -83,14 +83,47 @@ type replicator struct {
 	peers    []string
 	reported report    // the last one sent
 	resend   time.Time // when it is due again if nothing came of it
-	rescan   time.Time // when the directory is read again while keys are missing
-	scans    int
 
 	refreshed keySet
-	healed    chan struct{} // the goroutine that reads the directory again has ended
-	healing   bool
-	paused    time.Time // no fetches before
-	unwritten int       // fetches in a row whose keys could not be written
+	healing   chore       // reads the directory again while keys are missing
+	burying   chore       // sees to the files of removed keys
+	ended     chan *chore // its goroutine has ended
+	paused    time.Time   // no fetches before
+	unwritten int         // fetches in a row whose keys could not be written
+}
+
+// chore is work on the directory that is done beside the loop, by one goroutine at a time:
+// disks and KEKs take their time.
+type chore struct {
+	running bool
+	due     time.Time // not before; zero while there is nothing to do
+	tries   int
+}
+
+// rest is for when there is nothing to do.
+func (c *chore) rest() { c.due, c.tries = time.Time{}, 0 }
+
+// wait reports whether the chore can't be started now, and when to look again: zero if its
+// goroutine is running, whose end wakes the loop.
+func (c *chore) wait(now time.Time) (wake time.Time, wait bool) {
+	if c.running {
+		return time.Time{}, true
+	}
+	return c.due, now.Before(c.due)
+}
+
+// start does a chore. If there is more to do after it, it is due again after a while.
+func (r *replicator) start(c *chore, do func()) {
+	c.running = true
+	c.due = now().Add(min(scanRetry, plan.Backoff(c.tries, rand.Float64())))
+	c.tries++
+	r.calls.Go(func() {
+		do()
+		select {
+		case r.ended <- c:
+		case <-r.ctx.Done():
+		}
+	})
 }
 
 // errOwnDisk is matched by the error of a fetch whose keys could not be written here.
@@ -125,7 +158,7 @@ func (r report) equal(o report) bool {
 
 // replicate runs until Close.
 func (k *Keyring) replicate() {
-	r := &replicator{Keyring: k, done: make(chan fetched), healed: make(chan struct{})}
+	r := &replicator{Keyring: k, done: make(chan fetched), ended: make(chan *chore)}
 	defer r.calls.Wait()
 	for {
 		changed := k.fsm.changed.wait()
@@ -133,8 +166,8 @@ func (k *Keyring) replicate() {
 		select {
 		case <-changed:
 		case <-timer.C:
-		case <-r.healed:
-			r.healing = false
+		case c := <-r.ended:
+			c.running = false
 		case f := <-r.done:
 			r.fetched(f)
 		case <-k.ctx.Done():
@@ -167,25 +200,31 @@ func (r *replicator) step() time.Duration {
 		r.refreshed = set
 	}
 	missing := plan.Missing(ring, r.held(ring))
-	r.heal(ring, missing)
+	wake := earliest(r.heal(ring, missing), r.bury(ring))
 	// A key whose file is here under a KEK that does not answer is waited for: what a peer
 	// has of it must not replace a file that may be the way back. One that is on its way by
 	// an offer need not be asked for.
 	wanted := slices.DeleteFunc(slices.Clone(missing), func(m *meta.Key) bool { return r.store.locked(m.ID) || r.offered.has(m.ID) })
-	wake := r.paused
-	if !wake.After(now()) {
-		wake = r.fetch(ring, wanted)
+	if r.paused.After(now()) {
+		wake = earliest(wake, r.paused)
+	} else {
+		wake = earliest(wake, r.fetch(ring, wanted))
 	}
-	if at := r.report(ring); !at.IsZero() && (wake.IsZero() || at.Before(wake)) {
-		wake = at
-	}
-	if !r.healing && !r.rescan.IsZero() && (wake.IsZero() || r.rescan.Before(wake)) {
-		wake = r.rescan
-	}
+	wake = earliest(wake, r.report(ring))
 	if wake.IsZero() {
 		return idle
 	}
-	return max(0, time.Until(wake))
+	return min(idle, max(0, time.Until(wake)))
+}
+
+// earliest returns the first of the times, without those that are zero.
+func earliest(times ...time.Time) (first time.Time) {
+	for _, t := range times {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	return first
 }
 
 // held tells plan which keys of the ring this server holds.
@@ -193,29 +232,22 @@ func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
 	return func(id KeyID) bool { return k.store.has(ring.Key(id)) }
 }
 
-// heal gets back what needs no other server: keys in memory whose file is gone, and files
-// that appeared, or whose KEK answers again. KEKs take their time, so it does so beside.
-func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) {
+// heal gets back what needs no other server: keys in memory whose file is gone, files that
+// were set aside when their key was removed, and files that appeared, or whose KEK answers
+// again. It returns when to look again.
+func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) time.Time {
 	if len(missing) == 0 && r.store.keks.away() == nil {
-		r.rescan, r.scans = time.Time{}, 0
-		return
+		r.healing.rest()
+		return time.Time{}
 	}
-	if r.rescan.IsZero() { // most of what is missing is on its way
-		r.rescan = now().Add(firstScan)
+	if r.healing.due.IsZero() { // most of what is missing is on its way
+		r.healing.due = now().Add(firstScan)
 	}
-	if r.healing || now().Before(r.rescan) {
-		return
+	if wake, wait := r.healing.wait(now()); wait {
+		return wake
 	}
-	r.rescan = now().Add(min(scanRetry, plan.Backoff(r.scans, rand.Float64())))
-	r.scans++
-	r.healing = true
-	r.calls.Go(func() {
-		r.reread(ring, missing)
-		select {
-		case r.healed <- struct{}{}:
-		case <-r.ctx.Done():
-		}
-	})
+	r.start(&r.healing, func() { r.reread(ring, missing) })
+	return time.Time{}
 }
 
 func (r *replicator) reread(ring *meta.Ring, missing []*meta.Key) {
@@ -224,6 +256,10 @@ func (r *replicator) reread(ring *meta.Ring, missing []*meta.Key) {
 	for _, m := range missing {
 		if s := r.store.get(m.ID); s != nil && s.check == m.Check {
 			lost = append(lost, m.ID)
+			continue
+		}
+		if err := r.store.takeBack(m.ID); err != nil {
+			r.cfg.Logger.Error("take back key file", "key", m.ID, "error", err)
 		}
 	}
 	r.store.rewrite(r.ctx, lost...)

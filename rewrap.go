@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/nks"
 )
 
@@ -17,8 +18,9 @@ const rewrapBatch = 64
 // changed. Each file is replaced whole, and only by one that has been opened before it is
 // written. A crash at any point leaves each file as it was or rewrapped; Rewrap again goes on.
 // While it runs, and after an error, OldKEKs stay needed: Status.OnOldKEKs counts the files
-// that are left, and when it is zero they can go. Files that no KEK opens, and those that were
-// set aside, are left as they are; the former are part of the error.
+// that are left, and when it is zero they can go. The files of removed keys are rewrapped too, for
+// as long as that can be undone. Files that no KEK opens, and those that were set aside because
+// they were bad, are left as they are; the former are part of the error.
 //
 // It is about this server alone, leader or not. There is no need to be in a hurry: until it
 // has been called, nothing but the old KEK's retirement is late.
@@ -35,6 +37,11 @@ func (k *Keyring) Rewrap(ctx context.Context) error {
 
 func (s *keystore) rewrap(ctx context.Context) error {
 	var errs []error
+	for _, aside := range s.staleAside() {
+		if err := s.rewrapAside(ctx, aside); err != nil {
+			errs = append(errs, err)
+		}
+	}
 	for ids := range slices.Chunk(s.stale(), rewrapBatch) {
 		if ctx.Err() != nil {
 			return fmt.Errorf("rewrap: %w", context.Cause(ctx))
@@ -48,6 +55,37 @@ func (s *keystore) rewrap(ctx context.Context) error {
 	if left := s.onOldKEKs(); left > 0 {
 		errs = append(errs, fmt.Errorf("%d key files left", left))
 		return fmt.Errorf("rewrap: %w", errors.Join(errs...))
+	}
+	return nil
+}
+
+// rewrapAside rewraps the file of a removed key where it lies.
+func (s *keystore) rewrapAside(ctx context.Context, aside string) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	file, err := s.decode(aside)
+	if err != nil {
+		return err
+	}
+	got, f := s.keks.unwrap(ctx, file)
+	if f != nil {
+		return fmt.Errorf("%s: %w", aside, f.err)
+	}
+	defer got.secret.Wipe()
+	data, f := s.wrap(ctx, arrival{file.ID, file.Algorithm, file.Check, file.Created, got.secret})
+	if f != nil {
+		return f.err
+	}
+	if err := s.openable(ctx, data); err != nil {
+		return err
+	}
+	if err := s.dir.Write(durable.Named{Name: aside, Data: data})[0]; err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.graves {
+		g.stale = slices.DeleteFunc(g.stale, func(name string) bool { return name == aside })
 	}
 	return nil
 }
@@ -79,6 +117,11 @@ func (s *keystore) onOldKEKs() int {
 	for id, f := range s.faults {
 		if !f.mine && s.keys[id] == nil { // also one that could not be read
 			n++
+		}
+	}
+	for _, g := range s.graves {
+		if n += len(g.stale); g.file {
+			n++ // not set aside yet
 		}
 	}
 	return n

@@ -81,6 +81,8 @@ func (k *Keyring) serve(ctx context.Context, from string, request []byte) (peer.
 		return peer.Response{Ask: a}, err
 	case q.Offer != nil:
 		return k.serveOffer(ctx, from, q.Offer)
+	case q.Removed != nil:
+		return k.serveRemoved(q.Removed)
 	case q.Hello != nil:
 		return peer.Response{Hello: k.hello()}, nil
 	}

@@ -174,8 +174,8 @@ func (d *Dir) read(name string, max int64) ([]byte, error) {
 // the new name. A crash leaves the file under one of the two names or, on a file
 // system without a journal, under both.
 //
-// After an error the file may have been renamed without the rename being durable:
-// call again. If name is not there, the directory is synced, which makes an
+// After an error the file may have been renamed, to the name that is returned if there is
+// one, without the rename being durable: call again. If name is not there, the directory is synced, which makes an
 // earlier rename durable, and the error is fs.ErrNotExist.
 func (d *Dir) SetAside(name, why string) (string, error) {
 	d.writing.Lock()
@@ -199,7 +199,7 @@ func (d *Dir) setAside(name, why string) (string, error) {
 		return "", err
 	}
 	if err := d.fs.Rename(name, aside); err != nil {
-		return "", err
+		return aside, err
 	}
 	return aside, d.fs.Sync()
 }
@@ -217,6 +217,47 @@ func (d *Dir) free(prefix string) (string, error) {
 			return "", err
 		}
 	}
+}
+
+// asidePattern is what SetAside makes of a name.
+var asidePattern = regexp.MustCompile(`^(.+)\.([a-z-]+)-([1-9][0-9]*)$`)
+
+// ParseAside reports whether SetAside may have given a file this name, which it had before,
+// and why it was set aside.
+func ParseAside(aside string) (name, why string, ok bool) {
+	m := asidePattern.FindStringSubmatch(aside)
+	if m == nil {
+		return "", "", false
+	}
+	return m[1], m[2], true
+}
+
+// TakeBack reverses SetAside: it renames aside to the name that the file had, unless there is
+// a file of that name again, which is fs.ErrExist. A crash leaves the file under one of the
+// two names or, on a file system without a journal, under both. After an error the file may
+// have been renamed without the rename being durable: Sync before relying on it.
+func (d *Dir) TakeBack(aside string) error {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	return wrap("take back", aside, d.takeBack(aside))
+}
+
+func (d *Dir) takeBack(aside string) error {
+	name, _, ok := ParseAside(aside)
+	if err := errors.Join(checkName(aside), checkName(name)); err != nil || !ok {
+		return cmp.Or(err, errors.New("it was not set aside"))
+	}
+	_, err := d.fs.Lstat(name)
+	if err == nil {
+		return fs.ErrExist
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := d.fs.Rename(aside, name); err != nil {
+		return err
+	}
+	return d.fs.Sync()
 }
 
 // Remove unlinks name for good. That name is not there is no error: the directory

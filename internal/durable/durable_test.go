@@ -90,6 +90,13 @@ var changes = []change{
 		after:  map[string][]byte{"a": nil, "a.corrupt-1": content("earlier"), "a.corrupt-2": content("bad")},
 	},
 	{
+		name:   "take back",
+		plant:  map[string][]byte{"a.removed-1": content("old"), "a.removed-2": content("earlier")},
+		do:     func(d *durable.Dir) []error { return []error{d.TakeBack("a.removed-1")} },
+		before: map[string][]byte{"a": nil, "a.removed-1": content("old"), "a.removed-2": content("earlier")},
+		after:  map[string][]byte{"a": content("old"), "a.removed-1": nil, "a.removed-2": content("earlier")},
+	},
+	{
 		name:   "remove",
 		plant:  map[string][]byte{"a": content("old")},
 		do:     func(d *durable.Dir) []error { return []error{d.Remove("a")} },
@@ -384,6 +391,31 @@ func TestSetAsideOverwritesNothing(t *testing.T) {
 	}
 	if _, err := d.SetAside("a", "bad"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("set aside what is not there: %v", err)
+	}
+}
+
+func TestTakeBackOverwritesNothing(t *testing.T) {
+	disk := keyringtest.NewDisk()
+	d := open(t, disk)
+	must(t, write(d, durable.Named{Name: "a", Data: content("old")}))
+	aside, err := d.SetAside("a", "removed")
+	must(t, err)
+	if name, why, ok := durable.ParseAside(aside); name != "a" || why != "removed" || !ok {
+		t.Errorf("%s is parsed as %q, %q, %v", aside, name, why, ok)
+	}
+	must(t, write(d, durable.Named{Name: "a", Data: content("new")}))
+	if err := d.TakeBack(aside); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over another file: %v", err)
+	}
+	must(t, d.Remove("a"))
+	must(t, d.TakeBack(aside))
+	if got := disk.Names(); len(got) != 1 || !bytes.Equal(disk.Bytes("a"), content("old")) {
+		t.Errorf("taken back: %q", got)
+	}
+	for _, name := range []string{"a", "b.removed-1", "a.removed-0", "a.removed-", "a.-1", ".removed-1", "../a.removed-1", ".lock.removed-1"} {
+		if err := d.TakeBack(name); err == nil {
+			t.Errorf("%s: taken back", name)
+		}
 	}
 }
 

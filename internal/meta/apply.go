@@ -131,7 +131,7 @@ func (d *draft) activate(c *Activate) error {
 		retired = StateRekeying
 		for _, other := range d.Prepublished() {
 			if other.ID != c.ID {
-				d.bury(other.ID, c.Time)
+				d.bury(other.ID, c.Time, false)
 			}
 		}
 	}
@@ -192,7 +192,7 @@ func (d *draft) remove(c *Remove) error {
 	default:
 		return refuse("remove %s: it is %s", c.ID, k.State)
 	}
-	d.bury(c.ID, c.Time)
+	d.bury(c.ID, c.Time, c.Now)
 	return nil
 }
 
@@ -242,11 +242,11 @@ func (d *draft) edit(id KeyID, change func(*Key)) {
 }
 
 // bury leaves a tombstone in place of the key.
-func (d *draft) bury(id KeyID, at time.Time) {
+func (d *draft) bury(id KeyID, at time.Time, now bool) {
 	i, _ := d.search(id)
 	d.Keys = slices.Delete(d.Keys, i, i+1)
 	i, _ = slices.BinarySearchFunc(d.Removed, id, func(t Tombstone, id KeyID) int { return compareIDs(t.ID, id) })
-	d.Removed = slices.Insert(d.Removed, i, Tombstone{id, at, d.at})
+	d.Removed = slices.Insert(d.Removed, i, Tombstone{ID: id, Removed: at, Index: d.at, Now: now})
 }
 
 func (d *draft) setHolder(id KeyID, server string) {

@@ -83,6 +83,7 @@ type Tombstone struct {
 	ID      KeyID     `json:"id"`
 	Removed time.Time `json:"removed"`
 	Index   uint64    `json:"index"`
+	Now     bool      `json:"now,omitempty"` // its files are to go at once
 }
 
 // Server is a server that has reported itself a holder, with its present keystore.
@@ -139,8 +140,17 @@ func (r *Ring) Prepublished() []*Key {
 
 // WasRemoved reports whether the ID has a tombstone.
 func (r *Ring) WasRemoved(id KeyID) bool {
-	_, ok := slices.BinarySearchFunc(r.Removed, id, func(t Tombstone, id KeyID) int { return compareIDs(t.ID, id) })
+	_, ok := r.Tombstone(id)
 	return ok
+}
+
+// Tombstone returns what is left of a removed key, and whether the ID is one's.
+func (r *Ring) Tombstone(id KeyID) (Tombstone, bool) {
+	i, ok := slices.BinarySearchFunc(r.Removed, id, func(t Tombstone, id KeyID) int { return compareIDs(t.ID, id) })
+	if !ok {
+		return Tombstone{}, false
+	}
+	return r.Removed[i], true
 }
 
 // Keystore returns the keystore ID that the server last reported, and whether it has.

@@ -29,11 +29,11 @@ func given[T any, P interface {
 }
 
 func (r Request) kind() (kind, error) {
-	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Offer))
+	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Offer), given(r.Removed))
 }
 
 func (r Response) kind() (kind, error) {
-	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Refusal))
+	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Refusal), given(r.Removed))
 }
 
 func theOne(kinds ...kind) (kind, error) {
@@ -78,6 +78,15 @@ func (r *AskRequest) check() error {
 	}
 	return distinct(MaxIDs, r.IDs)
 }
+
+func (r *RemovedRequest) check() error {
+	if len(r.IDs) == 0 {
+		return errors.New("no IDs")
+	}
+	return distinct(MaxIDs, r.IDs)
+}
+
+func (a *RemovedAnswer) check() error { return distinct(MaxIDs, a.IDs) }
 
 func (r *OfferRequest) check() error {
 	if r.Created.Location() != time.UTC {

@@ -68,6 +68,8 @@ type Request struct {
 	Hold  *HoldRequest  `json:"hold,omitempty"`
 	Ask   *AskRequest   `json:"ask,omitempty"`
 	Offer *OfferRequest `json:"offer,omitempty"`
+
+	Removed *RemovedRequest `json:"removed,omitempty"`
 }
 
 // HelloRequest asks what the other build and keystore are, and for its orphans.
@@ -101,6 +103,12 @@ type OfferRequest struct {
 	Created   time.Time `json:"created"` // in UTC
 }
 
+// RemovedRequest asks the leader which of the keys are removed for good: their time to be
+// undone is over. The asker is about to unlink their files.
+type RemovedRequest struct {
+	IDs []ID `json:"ids"`
+}
+
 // Response is the answer to a request, of the same kind but for an offer's, or a refusal.
 // Exactly one field is set.
 type Response struct {
@@ -109,6 +117,8 @@ type Response struct {
 	Hold    *HoldAnswer  `json:"hold,omitempty"`
 	Ask     *AskAnswer   `json:"ask,omitempty"`
 	Refusal *Refusal     `json:"error,omitempty"`
+
+	Removed *RemovedAnswer `json:"removed,omitempty"`
 }
 
 // HelloAnswer says which version of log entries the answerer's build applies, which
@@ -148,6 +158,12 @@ type HoldAnswer struct{}
 type AskAnswer struct {
 	Keystore ID   `json:"keystore"`
 	Held     []ID `json:"held,omitempty"`
+}
+
+// RemovedAnswer lists those of the keys asked for that are removed for good. A leader gives it
+// only after a majority of the voters has confirmed that it leads.
+type RemovedAnswer struct {
+	IDs []ID `json:"ids,omitempty"`
 }
 
 // Code says why a request was refused.
@@ -217,7 +233,7 @@ func (r Response) Encode() ([]byte, error) {
 
 // DecodeAnswer reads the answer to a request of the kind that A answers. A refusal comes
 // back as a *Refusal error, an answer to something else as another error.
-func DecodeAnswer[A HelloAnswer | FetchAnswer | HoldAnswer | AskAnswer](b []byte) (*A, error) {
+func DecodeAnswer[A HelloAnswer | FetchAnswer | HoldAnswer | AskAnswer | RemovedAnswer](b []byte) (*A, error) {
 	var w wireResponse
 	if err := decode(b, &w); err != nil {
 		return nil, err

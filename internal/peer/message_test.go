@@ -53,6 +53,7 @@ var goldenRequests = map[string]peer.Request{
 	"offer": {Offer: &peer.OfferRequest{
 		ID: id(1), Algorithm: "RS256", Check: peer.Check{1}, Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
 	}},
+	"removed": {Removed: &peer.RemovedRequest{IDs: []peer.ID{id(1), id(2)}}},
 }
 
 var goldenAnswers = map[string]peer.Response{
@@ -62,6 +63,7 @@ var goldenAnswers = map[string]peer.Response{
 	}}},
 	"hold":       {Hold: &peer.HoldAnswer{}},
 	"ask":        {Ask: &peer.AskAnswer{Keystore: id(9), Held: []peer.ID{id(1)}}},
+	"removed":    {Removed: &peer.RemovedAnswer{IDs: []peer.ID{id(2)}}},
 	"not-leader": {Refusal: &peer.Refusal{Code: peer.NotLeader, Leader: "server-2"}},
 }
 
@@ -129,8 +131,11 @@ func answer(b []byte) (peer.Response, error) {
 	if a, err := peer.DecodeAnswer[peer.HoldAnswer](b); err == nil {
 		return peer.Response{Hold: a}, nil
 	}
-	a, err := peer.DecodeAnswer[peer.AskAnswer](b)
-	return peer.Response{Ask: a}, err
+	if a, err := peer.DecodeAnswer[peer.AskAnswer](b); err == nil {
+		return peer.Response{Ask: a}, nil
+	}
+	a, err := peer.DecodeAnswer[peer.RemovedAnswer](b)
+	return peer.Response{Removed: a}, err
 }
 
 func TestRequestsDecodeStrictly(t *testing.T) {
@@ -170,6 +175,7 @@ func TestRequestsDecodeStrictly(t *testing.T) {
 		"short public key":  {`{"version":1,"fetch":{"ids":["` + one + `"],"public":"AAAA"}}`, "public key of 3 bytes"},
 		"base64, odd bits":  {`{"version":1,"fetch":{"ids":["` + one + `"],"public":"AB=="}}`, "canonical"},
 		"base64, URL":       {`{"version":1,"fetch":{"ids":["` + one + `"],"public":"__--"}}`, "illegal base64"},
+		"removed, no IDs":   {`{"version":1,"removed":{"ids":[]}}`, "no IDs"},
 		"offer, local time": {`{"version":1,"offer":{"id":"` + one + `","algorithm":"RS256","check":"` + one + one + `","created":"2026-01-02T03:04:05+01:00"}}`, "not in UTC"},
 		"offer, no name":    {`{"version":1,"offer":{"id":"` + one + `","algorithm":"","check":"` + one + one + `","created":"2026-01-02T03:04:05Z"}}`, "text of 0 bytes"},
 		"too large":         {strings.Repeat(" ", peer.MaxMessage+1), "1048577 bytes"},

@@ -6,6 +6,7 @@
 //	Judge     what the answers to the live question allow
 //	Pull      which missing key a server asks of whom, and when again
 //	Report    what a server has to tell the leader about the keys it holds
+//	Bury      what becomes of the files of removed keys
 //	Unsafe    which keys a change of voters would put at risk
 package plan
 

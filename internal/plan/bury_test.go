@@ -1,0 +1,65 @@
+package plan_test
+
+import (
+	"reflect"
+	"testing"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/plan"
+)
+
+func TestBuryTouchesOnlyRemovedKeysAndUnlinksAfterTheUndoTime(t *testing.T) {
+	const undo = 7 * 24 * time.Hour
+	t0 := time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
+	gone, now, late, live, orphan := meta.KeyID{1}, meta.KeyID{2}, meta.KeyID{3}, meta.KeyID{4}, meta.KeyID{5}
+	r := &meta.Ring{
+		Keys: []*meta.Key{{ID: live, State: meta.StateInactive}},
+		Removed: []meta.Tombstone{
+			{ID: gone, Removed: t0}, {ID: now, Removed: t0, Now: true}, {ID: late, Removed: t0.Add(time.Hour)},
+		},
+	}
+	both := func(ids ...meta.KeyID) (graves []plan.Grave) {
+		for _, id := range ids {
+			graves = append(graves, plan.Grave{ID: id, File: true, Aside: true})
+		}
+		return graves
+	}
+	for name, tt := range map[string]struct {
+		graves []plan.Grave
+		undo   time.Duration
+		after  time.Duration
+		want   plan.Burial
+	}{
+		"no graves": {undo: undo},
+		"a key in the ring and one that nobody knows": {graves: both(live, orphan), undo: undo, after: 9 * undo},
+		"at once": {
+			graves: both(gone, now, late), undo: undo,
+			want: plan.Burial{SetAside: []meta.KeyID{gone, now, late}, Unlink: []meta.KeyID{now}, Next: t0.Add(undo)},
+		},
+		"set aside already": {
+			graves: []plan.Grave{{ID: gone, Aside: true}}, undo: undo,
+			want: plan.Burial{Next: t0.Add(undo)},
+		},
+		"nothing set aside yet": {
+			graves: []plan.Grave{{ID: gone, File: true}}, undo: undo, after: 2 * undo,
+			want: plan.Burial{SetAside: []meta.KeyID{gone}},
+		},
+		"just before": {
+			graves: []plan.Grave{{ID: gone, Aside: true}}, undo: undo, after: undo - 1,
+			want: plan.Burial{Next: t0.Add(undo)},
+		},
+		"the first is due": {
+			graves: []plan.Grave{{ID: gone, Aside: true}, {ID: late, Aside: true}}, undo: undo, after: undo,
+			want: plan.Burial{Unlink: []meta.KeyID{gone}, Next: t0.Add(undo + time.Hour)},
+		},
+		"no undo time": {
+			graves: []plan.Grave{{ID: gone, Aside: true}}, undo: -1,
+			want: plan.Burial{Unlink: []meta.KeyID{gone}},
+		},
+	} {
+		if got := plan.Bury(r, tt.graves, tt.undo, t0.Add(tt.after)); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s: %+v, want %+v", name, got, tt.want)
+		}
+	}
+}

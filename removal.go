@@ -1,0 +1,156 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
+)
+
+// RemoveOptions says how to remove a key. The zero value removes one under which nothing is
+// sealed, and leaves RotationPolicy.Undo to undo it.
+type RemoveOptions struct {
+	// Force removes an inactive or rekeying key, although data may be sealed under it. That
+	// data is lost with the key: it is for data known to be lost or worthless.
+	Force bool
+	// Now leaves no time to undo it: every server unlinks its file at once.
+	Now bool
+}
+
+// Remove removes a key from the keyring for good. Its ID is never used again, and every
+// server overwrites it in memory at once and sets its file aside. When RotationPolicy.Undo is
+// over and the leader confirms that the key is still removed, the file is unlinked; a server
+// that was down does all that when it is back. Until then a raft snapshot from before the
+// removal, restored, brings the key back with its files.
+//
+// A prepublished and a deprecated key can go. An inactive or rekeying one is ErrNoData without
+// Force, for nothing has proven that no data is sealed under it. The active key never goes:
+// rotate first. Removing a removed key has no effect. Leader only.
+func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
+	ctx, done, err := k.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := k.mayLead(); err != nil {
+		return err
+	}
+	ring := k.fsm.ring.Load()
+	if ring.WasRemoved(id) {
+		return nil
+	}
+	key := ring.Key(id)
+	if key == nil {
+		return fmt.Errorf("remove: %w %s", ErrUnknownKey, id)
+	}
+	switch key.State {
+	case StateActive:
+		return fmt.Errorf("remove %s: it is the active key", id)
+	case StateInactive, StateRekeying:
+		if !o.Force {
+			return fmt.Errorf("remove %s, which is %s: %w", id, key.State, ErrNoData)
+		}
+	}
+	err = propose(ctx, k.raft, meta.Command{Remove: &meta.Remove{
+		ID: id, From: key.State, Force: o.Force, Now: o.Now, Time: now(),
+	}})
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	k.store.bury(id) // here before we return; elsewhere the replicator does
+	k.fsm.changed.notify()
+	return nil
+}
+
+// bury does with the files of removed keys what plan says, beside the loop, and returns when
+// to look again: zero for never, if nothing changes.
+func (r *replicator) bury(ring *meta.Ring) time.Time {
+	b := plan.Bury(ring, r.store.gravesOf(ring), r.cfg.Rotation.Undo, now())
+	if len(b.SetAside)+len(b.Unlink) == 0 {
+		r.burying.rest()
+		return b.Next
+	}
+	if wake, wait := r.burying.wait(now()); wait {
+		return wake
+	}
+	r.start(&r.burying, func() {
+		if err := r.dig(b); err != nil && r.ctx.Err() == nil {
+			r.cfg.Logger.Error("files of removed keys", "error", err)
+		}
+	})
+	return time.Time{}
+}
+
+// dig sets aside, and unlinks what the leader confirms.
+func (k *Keyring) dig(b plan.Burial) error {
+	var errs []error
+	for _, id := range b.SetAside {
+		if err := k.store.setRemovedAside(id); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for ids := range slices.Chunk(b.Unlink, reportBatch) {
+		gone, err := k.removedForGood(k.ctx, ids)
+		if err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		for _, id := range gone {
+			if err := k.store.unlink(id); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removedForGood asks the leader which of the keys are removed and past their undo time. What
+// this server has applied is not enough: a restored snapshot may have brought a key back while
+// it was cut off.
+func (k *Keyring) removedForGood(ctx context.Context, ids []KeyID) ([]KeyID, error) {
+	_, leader := k.raft.LeaderWithID()
+	switch leader {
+	case "":
+		return nil, notLeader(k.raft)
+	case k.cfg.ID:
+		return k.confirmRemoved(ids)
+	}
+	request, err := peer.Request{Removed: &peer.RemovedRequest{IDs: toPeer(ids)}}.Encode()
+	if err != nil {
+		return nil, err
+	}
+	a, err := call[peer.RemovedAnswer](ctx, k, string(leader), request)
+	if err != nil {
+		return nil, err
+	}
+	return fromPeer(a.IDs), nil
+}
+
+// confirmRemoved says which of the keys are removed and past their undo time, on a leader that
+// a majority has just confirmed.
+func (k *Keyring) confirmRemoved(ids []KeyID) ([]KeyID, error) {
+	if err := k.mayLead(); err != nil {
+		return nil, err
+	}
+	if err := k.raft.VerifyLeader().Error(); err != nil {
+		return nil, outcome(k.raft, err)
+	}
+	ring := k.fsm.ring.Load()
+	return slices.DeleteFunc(slices.Clone(ids), func(id KeyID) bool {
+		t, removed := ring.Tombstone(id)
+		return !removed || plan.UnlinkAt(t, k.cfg.Rotation.Undo).After(now())
+	}), nil
+}
+
+func (k *Keyring) serveRemoved(q *peer.RemovedRequest) (peer.Response, error) {
+	ids, err := k.confirmRemoved(fromPeer(q.IDs))
+	if err != nil {
+		_, leader := k.raft.LeaderWithID()
+		return peer.Response{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
+	}
+	return peer.Response{Removed: &peer.RemovedAnswer{IDs: toPeer(ids)}}, nil
+}

@@ -1,0 +1,327 @@
+package keyring_test
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
+)
+
+const undo = 7 * 24 * time.Hour // the default
+
+// filesOf are the names of files on a server's disk that are about a key.
+func filesOf(s *keyringtest.Server, id keyring.KeyID) (names []string) {
+	for _, name := range s.Disk.Names() {
+		if strings.HasPrefix(name, nks.FileName(id)) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// withOldKey starts three servers and returns a key that is no longer active, and what was
+// sealed under it.
+func withOldKey(t *testing.T) (c *keyringtest.Cluster, old keyring.KeyID, v *vault) {
+	t.Helper()
+	// Rotation is off: weeks pass.
+	c = newCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		cfg.Rotation.Every = -1
+	}})
+	leader := ready(t, c)
+	v = &vault{t: t}
+	if err := v.seal(leader); err != nil {
+		t.Fatal(err)
+	}
+	old, err := keyring.CiphertextKeyID(v.sealed[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotate(t, c, v, 1)
+	whole(t, c)
+	return c, old, v
+}
+
+func remove(t testing.TB, c *keyringtest.Cluster, id keyring.KeyID, o keyring.RemoveOptions) {
+	t.Helper()
+	if err := c.Leader().Keyring.Remove(t.Context(), id, o); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo, also on a server that was down,
+// and does not come back from there.
+func TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, v := withOldKey(t)
+		down := follower(c)
+		c.Stop(down)
+		live := map[*keyringtest.Server][][]byte{}
+		for _, s := range c.Live() {
+			live[s] = keyring.LiveOf(s.Keyring, old)
+		}
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		if _, err := c.Leader().Keyring.Decrypt(v.sealed[0], []byte("aad")); !errors.Is(err, keyring.ErrUnknownKey) {
+			t.Errorf("the leader still opens: %v", err)
+		}
+		synctest.Wait()
+		time.Sleep(time.Hour) // of heartbeats
+		for s, secrets := range live {
+			if len(secrets) != 2 || !zero(secrets[0]) || !zero(secrets[1]) {
+				t.Errorf("%s: %d secrets of the removed key, and not all overwritten", s.ID, len(secrets))
+			}
+			if _, err := s.Keyring.Decrypt(v.sealed[0], []byte("aad")); !errors.Is(err, keyring.ErrUnknownKey) {
+				t.Errorf("%s: %v", s.ID, err)
+			}
+			if got := filesOf(s, old); len(got) != 1 || got[0] != nks.FileName(old)+".removed-1" {
+				t.Errorf("%s: files %v while it can be undone", s.ID, got)
+			}
+		}
+		time.Sleep(undo - 2*time.Hour)
+		for s := range live {
+			if got := filesOf(s, old); len(got) != 1 {
+				t.Errorf("%s: files %v before the undo time is over", s.ID, got)
+			}
+		}
+		time.Sleep(3 * time.Hour)
+		for s := range live {
+			if got := filesOf(s, old); len(got) != 0 {
+				t.Errorf("%s: files %v after the undo time", s.ID, got)
+			}
+		}
+		c.Start(down)
+		time.Sleep(10 * time.Hour)
+		for _, s := range c.Live() {
+			if got := filesOf(s, old); len(got) != 0 {
+				t.Errorf("%s: files %v after all are back", s.ID, got)
+			}
+			if st, err := s.Keyring.Status(t.Context()); err != nil || len(st.Orphans)+len(st.Missing) > 0 {
+				t.Errorf("%s: %v, %v", s.ID, st.Problems, err)
+			}
+		}
+		v.sealed = v.sealed[1:]
+		if got, err := c.Leader().Keyring.Decrypt(v.sealed[0], []byte("aad")); err != nil || string(got) != "record 1" {
+			t.Errorf("the key that stays: %q, %v", got, err)
+		}
+	})
+}
+
+func zero(b []byte) bool {
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// snapshot is the ring of now, to be restored later.
+func snapshot(t testing.TB, s *keyringtest.Server) (restore func(*keyringtest.Server)) {
+	t.Helper()
+	snap := s.Raft.Snapshot()
+	if err := snap.Error(); err != nil {
+		t.Fatal(err)
+	}
+	meta, rc, err := snap.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := io.ReadAll(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(s *keyringtest.Server) {
+		t.Helper()
+		if err := s.Raft.Restore(meta, strings.NewReader(string(all)), 10*time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRestoreWithinTheUndoTimeBringsARemovedKeyBack to every server, from its own file.
+func TestRestoreWithinTheUndoTimeBringsARemovedKeyBack(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c, old, v := withOldKey(t)
+			restore := snapshot(t, c.Leader())
+			remove(t, c, old, keyring.RemoveOptions{Force: true})
+			time.Sleep(undo - 10*time.Hour)
+			if restart {
+				for _, s := range c.Servers {
+					c.Restart(s)
+				}
+				ready(t, c)
+			}
+			c.OnEvent(func(e keyringtest.Event) keyringtest.Reply { // each has it from its own disk
+				for _, s := range c.Servers {
+					if isFetch(e, s.ID) {
+						return keyringtest.Reply{Err: errors.New("no fetching")}
+					}
+				}
+				return keyringtest.Reply{}
+			})
+			restore(c.Leader())
+			whole(t, c)
+			v.check(c)
+			time.Sleep(2 * undo)
+			v.check(c)
+			for _, s := range c.Servers {
+				if got := filesOf(s, old); len(got) != 1 || got[0] != nks.FileName(old) {
+					t.Errorf("%s: files %v", s.ID, got)
+				}
+			}
+			remove(t, c, old, keyring.RemoveOptions{Force: true})
+			time.Sleep(undo + 2*time.Hour)
+			for _, s := range c.Servers {
+				if got := filesOf(s, old); len(got) != 0 {
+					t.Errorf("%s: removed again, files %v", s.ID, got)
+				}
+			}
+		})
+	}
+}
+
+// TestServerThatIsCutOffUnlinksNothing: the removal that it knows of was undone meanwhile.
+func TestServerThatIsCutOffUnlinksNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, v := withOldKey(t)
+		restore := snapshot(t, c.Leader())
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		time.Sleep(10 * time.Hour)
+		for _, cut := range []*keyringtest.Server{follower(c), c.Leader()} { // each in its turn
+			c.Partition(cut)
+			time.Sleep(20 * time.Hour)
+			leader := c.Leader()
+			if leader == cut {
+				t.Fatal("the server that is cut off leads")
+			}
+			restore(leader)
+			time.Sleep(2 * undo)
+			if got := filesOf(cut, old); len(got) != 1 {
+				t.Errorf("%s: files %v", cut.ID, got)
+			}
+			c.Partition()
+			whole(t, c)
+			v.check(c)
+			remove(t, c, old, keyring.RemoveOptions{Force: true})
+			time.Sleep(10 * time.Hour)
+		}
+	})
+}
+
+// TestRemoveNowLeavesNoFile, and after it a restored snapshot says what is missing.
+func TestRemoveNowLeavesNoFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, _ := withOldKey(t)
+		restore := snapshot(t, c.Leader())
+		remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
+		time.Sleep(10 * time.Hour)
+		for _, s := range c.Servers {
+			if got := filesOf(s, old); len(got) != 0 {
+				t.Errorf("%s: files %v", s.ID, got)
+			}
+		}
+		restore(c.Leader())
+		time.Sleep(10 * time.Hour)
+		for _, s := range c.Servers {
+			if st, err := s.Keyring.Status(t.Context()); err != nil || len(st.Missing) != 1 || st.Missing[0] != old {
+				t.Errorf("%s: missing %v, %v", s.ID, st.Missing, err)
+			}
+		}
+	})
+}
+
+// TestRemoveTakesAlsoWhatTheKeysFileWasBefore: a damaged file that was set aside may be whole
+// enough to have the key in it. One that is another key's stays.
+func TestRemoveTakesAlsoWhatTheKeysFileWasBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, _ := withOldKey(t)
+		s, name := follower(c), nks.FileName(old)
+		for _, other := range c.Leader().Keyring.Keys() {
+			if other.ID != old {
+				s.Disk.Plant(name, 0o600, s.Disk.Bytes(nks.FileName(other.ID)))
+			}
+		}
+		c.Restart(s)
+		time.Sleep(10 * time.Hour)
+		whole(t, c)
+		s.Disk.Plant(name, 0o600, s.Disk.Bytes(name)[1:])
+		c.Restart(s)
+		time.Sleep(10 * time.Hour)
+		whole(t, c)
+		if got := filesOf(s, old); len(got) != 3 {
+			t.Fatalf("files %v", got)
+		}
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		time.Sleep(undo + 2*time.Hour)
+		if got := filesOf(s, old); len(got) != 1 || got[0] != name+".misnamed-1" {
+			t.Errorf("files %v", got)
+		}
+		if st, err := s.Keyring.Status(t.Context()); err != nil || len(st.SetAside) > 0 { // another process set it aside
+			t.Errorf("set aside: %v, %v", st.SetAside, err)
+		}
+	})
+}
+
+// TestRemoveRefuses what could lose data.
+func TestRemoveRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, v := withOldKey(t)
+		leader := c.Leader().Keyring
+		active := leader.Keys()[0].ID
+		for what, tt := range map[string]struct {
+			k    *keyring.Keyring
+			id   keyring.KeyID
+			o    keyring.RemoveOptions
+			want error
+		}{
+			"an inactive key": {leader, old, keyring.RemoveOptions{}, keyring.ErrNoData},
+			"on a follower":   {follower(c).Keyring, old, keyring.RemoveOptions{Force: true}, keyring.ErrNotLeader},
+			"an unknown key":  {leader, keyring.KeyID{9}, keyring.RemoveOptions{Force: true}, keyring.ErrUnknownKey},
+		} {
+			if err := tt.k.Remove(t.Context(), tt.id, tt.o); !errors.Is(err, tt.want) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if err := leader.Remove(t.Context(), active, keyring.RemoveOptions{Force: true}); err == nil || !strings.Contains(err.Error(), "active key") {
+			t.Errorf("the active key: %v", err)
+		}
+		v.check(c)
+
+		later, err := leader.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(undo)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // it has sealed nothing, and removing it again has no effect
+			remove(t, c, later.ID, keyring.RemoveOptions{})
+		}
+		time.Sleep(2 * undo)
+		v.check(c)
+		if keys := leader.Keys(); len(keys) != 2 || keys[0].ID != active {
+			t.Errorf("%v", keys)
+		}
+	})
+}
+
+// TestFileThatTurnsUpAfterItsKeyWasRemovedIsRemovedToo, as when a disk comes back from repair.
+func TestFileThatTurnsUpAfterItsKeyWasRemovedIsRemovedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, _ := withOldKey(t)
+		s := follower(c)
+		file := s.Disk.Bytes(nks.FileName(old))
+		remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
+		time.Sleep(10 * time.Hour)
+		s.Disk.Plant(nks.FileName(old), 0o600, file)
+		c.Restart(s)
+		ready(t, c)
+		time.Sleep(10 * time.Hour)
+		if got := filesOf(s, old); len(got) != 0 {
+			t.Errorf("files %v", got)
+		}
+	})
+}
