@@ -76,7 +76,11 @@ func (c *campaign) newKEK() {
 	for i := range key {
 		key[i] = byte(c.chance.Uint32())
 	}
-	c.keks = append(c.keks, fileKEK(c.t, key))
+	kek, err := keyring.NewFileKEK(key)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.keks = append(c.keks, kek)
 }
 
 func (c *campaign) open() (keyring.Store, error) {

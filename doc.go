@@ -29,7 +29,8 @@
 // seals, on the leader. Inactive, rekeying and deprecated keys open what they sealed. A
 // removed key leaves a tombstone: its ID is never used again. A key never goes back. Nothing
 // is removed unless the operator asks; the one exception is a prepublished key of which
-// every server has said that it has no material.
+// every server has said that it has no material. The file of a removed key is kept aside for
+// a while, so that a snapshot from before the removal brings the key back.
 //
 // # Invariants
 //
@@ -45,8 +46,9 @@
 //	I6   A fetched or loaded key is used only if it matches the check value in the FSM.
 //	I7   Apply is total and deterministic: no clock, no randomness, no map order, no I/O, no
 //	     panic. The same log gives byte-equal snapshots on every server.
-//	I8   A key file is only created, replaced whole by rename, or set aside. A crash at any point,
-//	     a full disk or a failed sync loses no key, and leaves nothing that stops a start.
+//	I8   A key file is only created, replaced whole by rename, set aside, or unlinked after its
+//	     tombstone. A crash at any point, a full disk or a failed sync loses no key, and leaves
+//	     nothing that stops a start.
 //	I9   Live servers converge: every server that can reach one holder becomes one, no matter
 //	     which other keys are lost or which peers are down. A key whose file is here under a
 //	     KEK that does not answer waits for the KEK instead.
@@ -81,6 +83,8 @@
 //	escrow.go       AgeKEK
 //	kekset.go       the KEKs of a keystore: wrap under all, unwrap with any, who is away
 //	rewrap.go       Rewrap: the key files moved to other KEKs
+//	removal.go      Remove, and how every server comes to unlink the file
+//	graves.go       what a keystore has of removed keys
 //	adopt.go        Adopt: keys whose files are there and whose metadata is not
 //	replication.go  Transport, and the goroutine that fetches what this server lacks
 //	serve.go        ServePeer: answers to the other servers

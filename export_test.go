@@ -149,3 +149,6 @@ func LiveOf(k *Keyring, id KeyID) [][]byte {
 	}
 	return [][]byte{m.secret.Root()[:], m.secret.Signing()}
 }
+
+// NewFileKEK is FileKEK without a file.
+var NewFileKEK = newFileKEK
