@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -25,13 +26,23 @@ var crashCount = flag.Int("crashes", 3000, "crash points of TestI8KeystoreSurviv
 // unsynced parts kept, dropped, reordered or torn. After each the keystore starts, and every
 // key that was ever held is held. -crashes says how many.
 func TestI8KeystoreSurvivesAnyCrash(t *testing.T) {
-	c := newCampaign(t)
-	for c.points < *crashCount && !t.Failed() {
+	servers := runtime.GOMAXPROCS(0)
+	for server := range servers {
+		t.Run(fmt.Sprint("server", server), func(t *testing.T) {
+			t.Parallel()
+			campaignOf(t, uint64(server), *crashCount/servers)
+		})
+	}
+}
+
+func campaignOf(t *testing.T, seed uint64, crashes int) {
+	c := newCampaign(t, seed)
+	for c.points < crashes && !t.Failed() {
 		c.live()
 		c.crash()
 		c.recover()
 	}
-	for _, what := range []string{"put", "put many", "rewrap", "remove", "unlink", "take back", "bad file", "start", "recovery"} {
+	for _, what := range []string{"put", "put many", "rewrap", "remove", "unlink", "take back", "adopt", "bad file", "start", "recovery"} {
 		if c.during[what] == 0 {
 			t.Errorf("no crash during %s", what)
 		}
@@ -49,15 +60,16 @@ type campaign struct {
 	held   map[keyring.KeyID][32]byte
 	buried map[keyring.KeyID][32]byte // removed, and to be taken back if need be
 	gone   map[keyring.KeyID]bool     // unlinked
+	nomad  map[string][]byte          // Nomad's files, which are to stay
 	bad    [][]byte                   // content that is to be kept in files set aside
 	what   string                     // what is being done
 	points int
 	during map[string]int
 }
 
-func newCampaign(t *testing.T) *campaign {
+func newCampaign(t *testing.T, seed uint64) *campaign {
 	c := &campaign{
-		t: t, chance: rand.New(rand.NewPCG(1, 2)), disk: keyringtest.NewDisk(),
+		t: t, chance: rand.New(rand.NewPCG(1, seed)), disk: keyringtest.NewDisk(),
 		during: map[string]int{},
 	}
 	c.replace()
@@ -67,6 +79,7 @@ func newCampaign(t *testing.T) *campaign {
 // replace puts a new server in place of the old one.
 func (c *campaign) replace() {
 	c.disk, c.bad, c.keks, c.needed = keyringtest.NewDisk(), nil, nil, 0
+	c.nomad = map[string][]byte{}
 	c.held, c.buried, c.gone = map[keyring.KeyID][32]byte{}, map[keyring.KeyID][32]byte{}, map[keyring.KeyID]bool{}
 	c.newKEK()
 }
@@ -89,12 +102,12 @@ func (c *campaign) open() (keyring.Store, error) {
 		return keyring.Store{}, err
 	}
 	last := len(c.keks) - 1
-	return keyring.OpenStore(c.t.Context(), fsys, c.keks[last:], c.keks[c.needed:last])
+	return keyring.OpenStore(c.t.Context(), fsys, c.keks[last:], append(c.keks[c.needed:last:last], keyring.InlineKEK()))
 }
 
 // live does things until the crash that it arms.
 func (c *campaign) live() {
-	if len(c.held)+len(c.buried) > 12 || len(c.bad) > 12 || len(c.keks) > 12 { // to stay small
+	if len(c.held)+len(c.buried) > 12 || len(c.bad) > 12 || len(c.nomad) > 12 || len(c.keks) > 12 { // to stay small
 		c.replace()
 	}
 	at, faulty := 1+c.chance.IntN(60), c.chance.IntN(3) == 0
@@ -116,7 +129,7 @@ func (c *campaign) live() {
 		return // it crashed, or a fault kept it from starting
 	}
 	for range 3 {
-		switch c.chance.IntN(6) {
+		switch c.chance.IntN(7) {
 		case 0:
 			c.what = "put"
 			c.put(s, 1)
@@ -125,6 +138,9 @@ func (c *campaign) live() {
 			c.put(s, 3)
 		case 2:
 			c.what = "rewrap"
+			for id := range s.FromNomad() { // it gets a file of ours
+				delete(c.gone, id)
+			}
 			if err := s.Rewrap(c.t.Context()); err == nil && s.OnOldKEKs() == 0 {
 				c.needed = len(c.keks) - 1 // from now on without the old ones
 			}
@@ -137,6 +153,9 @@ func (c *campaign) live() {
 		case 5:
 			c.what = "take back"
 			c.takeBack(s)
+		case 6:
+			c.what = "adopt"
+			c.adopt(s)
 		}
 	}
 	s.Close()
@@ -197,6 +216,17 @@ func (c *campaign) takeBack(s keyring.Store) {
 	}
 }
 
+// adopt makes keys of Nomad's durable that are in memory only.
+func (c *campaign) adopt(s keyring.Store) {
+	for id, check := range s.FromNomad() {
+		delete(c.buried, id)
+		delete(c.gone, id)
+		if s.Rewrite(c.t.Context(), id) == nil {
+			c.held[id] = check
+		}
+	}
+}
+
 func (c *campaign) crash() {
 	how := keyringtest.Losses[c.chance.IntN(len(keyringtest.Losses))]
 	c.points++
@@ -235,7 +265,11 @@ func (c *campaign) recover() {
 		if s.Has(id, check) { // the crash came before it was set aside
 			continue
 		}
-		if err := s.TakeBack(c.t.Context(), id); err != nil || !s.Confirm(id) {
+		err := s.TakeBack(c.t.Context(), id)
+		if err == nil && s.FromNomad()[id] == check { // whose file is as good
+			err = s.Rewrite(c.t.Context(), id)
+		}
+		if err != nil || !s.Confirm(id) {
 			c.t.Errorf("%s: removed key %s can't be taken back: %v", when, id, err)
 		}
 		s.Remove(id)
@@ -250,9 +284,16 @@ func (c *campaign) recover() {
 
 // change is what people do between two starts: they change the KEKs, and spoil files.
 func (c *campaign) change() {
-	switch c.chance.IntN(4) {
+	switch c.chance.IntN(5) {
 	case 0:
 		c.newKEK()
+	case 2:
+		k := nomadKey{id: keyring.KeyID{0x4e, byte(c.chance.Uint32()), byte(len(c.nomad))}, form: []string{"1.4", "1.9"}[c.chance.IntN(2)]}
+		copy(k.root[:], k.id[:])
+		for name, b := range k.files(c.t) {
+			c.nomad[name] = b
+			c.disk.Plant(name, 0o600, b)
+		}
 	case 1:
 		content := fmt.Appendf(nil, "no key file %d", c.points)
 		c.bad = append(c.bad, content)
@@ -270,7 +311,7 @@ func (c *campaign) checkFiles(when string) {
 			c.t.Errorf("%s: %s is left", when, name)
 		}
 		for id := range c.gone {
-			if strings.HasPrefix(name, nks.FileName(id)) {
+			if strings.HasPrefix(name, id.String()) && c.nomad[name] == nil {
 				c.t.Errorf("%s: %s is left of a key that was unlinked", when, name)
 			}
 		}
@@ -278,6 +319,7 @@ func (c *campaign) checkFiles(when string) {
 			aside = append(aside, c.disk.Bytes(name))
 		}
 	}
+	unchanged(c.t, c.disk, c.nomad, when)
 	for _, content := range c.bad {
 		if !slices.ContainsFunc(aside, func(b []byte) bool { return bytes.Equal(b, content) }) {
 			c.t.Errorf("%s: a bad file is not set aside: %q", when, content)

@@ -85,6 +85,7 @@
 //	rewrap.go       Rewrap: the key files moved to other KEKs
 //	removal.go      Remove, and how every server comes to unlink the file
 //	graves.go       what a keystore has of removed keys
+//	nomad.go        the key files of HashiCorp Nomad, and OpenNomad
 //	adopt.go        Adopt: keys whose files are there and whose metadata is not
 //	replication.go  Transport, and the goroutine that fetches what this server lacks
 //	serve.go        ServePeer: answers to the other servers
@@ -98,7 +99,7 @@
 //
 //	internal/meta     the pure state machine: ring, commands, codec, Check
 //	internal/plan     pure decisions: what is missing, whom to ask, what the leader does next
-//	internal/nks      material, its check value, the .nks.json codec
+//	internal/nks      material, its check value, the .nks.json codec, the reader of Nomad's files
 //	internal/seal     the ciphertext envelope
 //	internal/durable  the only code that writes files
 //	internal/peer     messages between servers, HPKE, mutual TLS, HTTP

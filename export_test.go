@@ -152,3 +152,22 @@ func LiveOf(k *Keyring, id KeyID) [][]byte {
 
 // NewFileKEK is FileKEK without a file.
 var NewFileKEK = newFileKEK
+
+// FromNomad are the keys that are in memory only, from files of Nomad's, and their check values.
+func (s Store) FromNomad() map[KeyID][32]byte {
+	keys := map[KeyID][32]byte{}
+	for id, m := range s.all() {
+		if m.nomad {
+			keys[id] = m.check
+		}
+	}
+	return keys
+}
+
+// Rewrite makes a key durable that is in memory.
+func (s Store) Rewrite(ctx context.Context, id KeyID) error {
+	for _, err := range s.rewrite(ctx, id) {
+		return err
+	}
+	return nil
+}

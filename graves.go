@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"slices"
-	"strings"
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/meta"
@@ -112,7 +111,11 @@ func (s *keystore) gravesOf(ring *meta.Ring) []plan.Grave {
 func (s *keystore) setRemovedAside(id KeyID) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	aside, err := s.dir.SetAside(nks.FileName(id), asideRemoved)
+	name, err := s.settle(id)
+	if err != nil {
+		return err
+	}
+	aside, err := s.dir.SetAside(name, asideRemoved)
 	s.noteAside(aside) // also one that is not durable under its new name yet
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -144,21 +147,25 @@ func (s *keystore) takeBack(id KeyID) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	for _, name := range s.asideOf(id) {
-		if !strings.HasPrefix(name, nks.FileName(id)+"."+asideRemoved) {
+		if _, why, _ := durable.ParseAside(name); why != asideRemoved {
 			continue
 		}
 		err := s.dir.TakeBack(name)
-		if errors.Is(err, fs.ErrExist) { // it is there already
-			return nil
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
+			s.note(id, &fault{err: err}) // it may have been renamed
 			return err
 		}
-		s.forgetAside(id, name)
+		if !errors.Is(err, fs.ErrExist) { // else there is a file of that name already
+			s.forgetAside(id, name)
+		}
+		s.note(id, &fault{err: errUnread})
 		return nil
 	}
 	return nil
 }
+
+// errUnread is what stands in the way of a key whose file has been taken back.
+var errUnread = errors.New("its file has not been read yet")
 
 func (s *keystore) asideOf(id KeyID) []string {
 	s.mu.Lock()

@@ -37,6 +37,10 @@ func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 				continue
 			}
 		}
+		name, err := s.settle(k.id)
+		if f == nil && err != nil {
+			f = &fault{err: err}
+		}
 		if f != nil {
 			errs[i] = f.err
 			if f.kek == "" { // else the KEK is noted, once for all keys
@@ -44,7 +48,7 @@ func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 			}
 			continue
 		}
-		files = append(files, durable.Named{Name: nks.FileName(k.id), Data: data})
+		files = append(files, durable.Named{Name: name, Data: data})
 		written = append(written, i)
 	}
 	s.writing.Lock()
@@ -96,7 +100,7 @@ func (s *keystore) readBack(ctx context.Context, k arrival) error {
 	delete(s.faults, k.id)
 	old := s.keys[k.id]
 	if old != nil && old.check == m.check {
-		old.sum, old.lost, old.stale = m.sum, false, m.stale
+		old.sum, old.lost, old.stale, old.nomad = m.sum, false, m.stale, false
 		m.wipe()
 		return nil
 	}
@@ -138,7 +142,7 @@ func (s *keystore) confirm(id KeyID) (bool, error) {
 	if m == nil {
 		return false, nil
 	}
-	b, err := s.dir.Read(nks.FileName(id), nks.MaxFile)
+	b, err := s.dir.Read(s.nameOf(id), nks.MaxFile)
 	defer clear(b) // an inline KEK is in it
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -250,7 +250,7 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 	}
 	m := k.store.get(active.ID)
 	if m == nil || m.check != active.Check {
-		return nil, fmt.Errorf("active key %s: %w", active.ID, ErrKeyMissing)
+		return nil, k.missing(active.ID)
 	}
 	var err error
 	if s.key, err = k.sealerOf(active.ID, m); err != nil {
@@ -258,6 +258,14 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 	}
 	k.sealing.Store(s)
 	return s, nil
+}
+
+// missing is why there is no material of a key: Close may have come in between.
+func (k *Keyring) missing(id KeyID) error {
+	if k.isClosed() {
+		return ErrClosed
+	}
+	return fmt.Errorf("%w: %s", ErrKeyMissing, id)
 }
 
 // sealerOf is the keystore's, which does not know why a key that was there is gone.

@@ -39,6 +39,8 @@ type keystore struct {
 	faults   map[KeyID]fault // what stands between this server and a key whose file is here
 	setAside []string        // names of the files that were set aside, in order
 	graves   map[KeyID]*grave
+	nomad    map[KeyID][]string // files of Nomad's
+	taken    map[KeyID]bool     // whose file name is one of them
 
 	scanning sync.Mutex // one scan at a time
 	writing  sync.Mutex // held from the writing of a file to its reading back, and while one is set aside
@@ -47,6 +49,7 @@ type keystore struct {
 // fault is why a key whose file is here, or should be, is not held.
 type fault struct {
 	kek  string // the KEK to blame, if one is
+	file string // the file of Nomad's to blame, if one is
 	mine bool   // the file itself is bad: it is set aside, and trying again is no use
 	here bool   // there is a file, wrapped under a KEK that does not answer or is not configured
 	err  error
@@ -58,6 +61,7 @@ func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hcl
 	s := &keystore{
 		dir: durable.New(fsys), keks: newKEKSet(keks, old), log: log,
 		keys: map[KeyID]*material{}, faults: map[KeyID]fault{}, graves: map[KeyID]*grave{},
+		nomad: map[KeyID][]string{}, taken: map[KeyID]bool{},
 	}
 	s.dir.OnRepair(func(name string, was fs.FileMode) {
 		log.Warn("others could read a file in the keystore; its mode is 0600 again", "file", name, "was", was)
@@ -160,11 +164,10 @@ func (s *keystore) scan(ctx context.Context, wasRemoved func(KeyID) bool) error 
 		return err
 	}
 	var ids []KeyID
-	for _, name := range names {
-		id, ok := nks.ParseFileName(name)
+	for id, files := range s.sort(names) {
 		switch {
-		case !ok || wasRemoved(id):
-			s.passOver(name)
+		case wasRemoved(id):
+			s.passOver(id, files)
 		case s.get(id) == nil:
 			ids = append(ids, id)
 		}
@@ -191,16 +194,38 @@ func (s *keystore) scan(ctx context.Context, wasRemoved func(KeyID) bool) error 
 	return ctx.Err()
 }
 
-// passOver notes a file that is no key's now, if it was a removed one's.
-func (s *keystore) passOver(name string) {
-	id, ok := nks.ParseFileName(name)
-	if !ok {
-		s.noteAside(name)
-		return
+// files are what there is of one key.
+type files struct {
+	own   []string // by the names that the keyring gives
+	nomad []string // by others that Nomad gives
+}
+
+// sort sorts the names in the directory by the key they are about. The rest, but for what was
+// set aside, is nothing to us.
+func (s *keystore) sort(names []string) map[KeyID]files {
+	all := map[KeyID]files{}
+	for _, name := range names {
+		if id, ok := nks.ParseFileName(name); ok {
+			all[id] = files{append(all[id].own, name), all[id].nomad}
+		} else if id, ok := nks.ParseNomadName(name); ok {
+			all[id] = files{all[id].own, append(all[id].nomad, name)}
+		} else {
+			s.noteAside(name)
+		}
 	}
+	for id, f := range all {
+		s.noteNomad(id, f)
+	}
+	return all
+}
+
+// passOver notes the file of a removed key.
+func (s *keystore) passOver(id KeyID, f files) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.grave(id).file = true
+	if len(f.own) > 0 {
+		s.grave(id).file = true
+	}
 }
 
 // read takes one key file into memory, as one that is lost if it is not known to be durable,
@@ -209,6 +234,13 @@ func (s *keystore) read(ctx context.Context, id KeyID, lost bool) {
 	m, f := s.load(ctx, id)
 	if f != nil && f.mine {
 		m, f = s.loadOrSetAside(ctx, id)
+	}
+	if f != nil && !f.here {
+		if n, nomads := s.loadNomad(id); n != nil {
+			m, f, lost = n, nil, true // lost until there is a file of ours
+		} else if nomads != nil && (f.mine || errors.Is(f.err, fs.ErrNotExist)) { // else ours is to blame
+			f = nomads
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -236,7 +268,7 @@ func (s *keystore) loadOrSetAside(ctx context.Context, id KeyID) (*material, *fa
 	defer s.writing.Unlock()
 	m, f := s.load(ctx, id)
 	if f != nil && f.mine {
-		name := nks.FileName(id)
+		name := s.nameOf(id)
 		s.log.Error("key file set aside", "file", name, "error", f.err)
 		if err := s.putAside(name, reason(f.err)); err != nil {
 			s.log.Error("set key file aside", "file", name, "error", err)
@@ -247,12 +279,17 @@ func (s *keystore) loadOrSetAside(ctx context.Context, id KeyID) (*material, *fa
 
 // load reads a key file, unwraps it and checks it.
 func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
-	b, err := s.dir.Read(nks.FileName(id), nks.MaxFile)
+	name := s.nameOf(id)
+	b, err := s.dir.Read(name, nks.MaxFile)
 	defer clear(b) // an inline KEK is in it
 	if err != nil {
 		return nil, &fault{mine: unfit(err), err: err}
 	}
 	file, err := nks.DecodeFile(b)
+	if err != nil && name == nks.FileName(id) && nks.IsNomad(b) {
+		s.take(id)
+		return s.load(ctx, id) // what is beside it
+	}
 	if err != nil {
 		return nil, &fault{mine: true, err: err}
 	}
@@ -284,8 +321,13 @@ func (s *keystore) reject(id KeyID, right meta.CheckValue) {
 	if m := s.get(id); m == nil || m.check == right {
 		return
 	}
+	nomad := s.get(id).nomad
 	s.drop(id)
-	if err := s.putAside(nks.FileName(id), "wrong"); err != nil {
+	if nomad {
+		s.note(id, &fault{file: nks.FileName(id), err: fmt.Errorf("%w: Nomad's file has another key of that ID", ErrCorrupt)})
+		return
+	}
+	if err := s.putAside(s.nameOf(id), "wrong"); err != nil {
 		s.note(id, &fault{err: err})
 	}
 }

@@ -76,7 +76,7 @@ func (k *Keyring) AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error) {
 		if _, why := k.lookUpOpening(id); why != nil {
 			return nil, why
 		}
-		return nil, fmt.Errorf("%w: %s", ErrKeyMissing, id)
+		return nil, k.missing(id)
 	}
 	return out, err
 }
@@ -92,7 +92,7 @@ func (k *Keyring) lookUpOpening(id KeyID) (*seal.Key, error) {
 	}
 	m := k.store.get(id)
 	if m == nil || m.check != key.Check {
-		return nil, fmt.Errorf("%w: %s", ErrKeyMissing, id)
+		return nil, k.missing(id)
 	}
 	return k.sealerOf(id, m)
 }

@@ -42,6 +42,7 @@ const (
 	ProblemWaiting     ProblemKind = "first command"    // servers that have not answered before the first command
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
+	ProblemNomad       ProblemKind = "Nomad's file"     // a key file of Nomad's that does not open, or that should go
 	ProblemOldKEK      ProblemKind = "old KEKs"         // key files are not wrapped under exactly Config.KEKs
 	ProblemInlineKEK   ProblemKind = "inline KEK"       // keys protect nothing from those who can read the files
 )
@@ -50,7 +51,7 @@ const (
 func (k ProblemKind) rank() int {
 	return slices.Index([]ProblemKind{
 		ProblemKeyMissing, ProblemWrite, ProblemKEKAway, ProblemKeyPending, ProblemWaiting,
-		ProblemUnreachable, ProblemSetAside, ProblemOrphan, ProblemOldKEK, ProblemInlineKEK,
+		ProblemUnreachable, ProblemSetAside, ProblemOrphan, ProblemNomad, ProblemOldKEK, ProblemInlineKEK,
 	}, k)
 }
 
@@ -120,6 +121,8 @@ func (s *keystore) describe(st *Status, ring *meta.Ring) {
 	for _, id := range slices.SortedFunc(maps.Keys(s.faults), compareIDs) {
 		f := s.faults[id]
 		switch {
+		case f.file != "":
+			add(Problem{Kind: ProblemNomad, Key: id, Detail: f.err.Error()})
 		case f.kek != "":
 			add(Problem{Kind: ProblemKEKAway, Key: id, KEK: f.kek, Detail: f.err.Error()})
 		case f.mine:
@@ -131,6 +134,12 @@ func (s *keystore) describe(st *Status, ring *meta.Ring) {
 	for _, name := range s.setAside {
 		st.SetAside = append(st.SetAside, name)
 		add(Problem{Kind: ProblemSetAside, Detail: name})
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(s.nomad), compareIDs) {
+		if ring.WasRemoved(id) {
+			add(Problem{Kind: ProblemNomad, Key: id, Detail: fmt.Sprintf(
+				"the key was removed, and Nomad's files %q still have it: delete them", s.nomad[id])})
+		}
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(s.keys), compareIDs) {
 		if ring.Key(id) == nil && !ring.WasRemoved(id) {

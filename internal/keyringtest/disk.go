@@ -127,6 +127,14 @@ func (d *Disk) Plant(name string, mode fs.FileMode, data []byte) {
 	d.names[name], d.synced[name] = node, node
 }
 
+// Unlink removes a name behind the back of whoever has the disk open, durably.
+func (d *Disk) Unlink(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.names, name)
+	delete(d.synced, name)
+}
+
 // Names returns all names that a running system sees, sorted.
 func (d *Disk) Names() []string {
 	d.mu.Lock()

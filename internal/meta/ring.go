@@ -69,6 +69,9 @@ type Key struct {
 // Sealed reports whether something may be sealed under the key: it was active, or adopted.
 func (k *Key) Sealed() bool { return k.State.Opens() }
 
+// Adopted reports whether the key came from outside, and so was never active.
+func (k *Key) Adopted() bool { return k.State.Opens() && k.Activated.IsZero() }
+
 // New returns what the key came with.
 func (k *Key) New() NewKey { return NewKey{k.ID, k.Algorithm, k.Public, k.Check, k.Created} }
 

@@ -5,14 +5,23 @@ import (
 	"strings"
 )
 
-const suffix = ".nks.json"
+const (
+	suffix       = ".nks.json"
+	besideSuffix = ".keyring.json"
+)
 
 // FileName returns the name of the file of a key: its ID as text and ".nks.json".
 func FileName(id [16]byte) string { return formatID(id) + suffix }
 
-// ParseFileName is the reverse of FileName. Any other spelling is not ok.
+// BesideName returns the name of the file of a key where a file of Nomad's has FileName.
+func BesideName(id [16]byte) string { return formatID(id) + besideSuffix }
+
+// ParseFileName is the reverse of FileName and of BesideName. Any other spelling is not ok.
 func ParseFileName(name string) (id [16]byte, ok bool) {
 	text, ok := strings.CutSuffix(name, suffix)
+	if !ok {
+		text, ok = strings.CutSuffix(name, besideSuffix)
+	}
 	if !ok {
 		return id, false
 	}

@@ -1,0 +1,409 @@
+package keyring_test
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
+	"github.com/hashicorp/raft"
+)
+
+// nomadKey is a root key of Nomad's, and how one of its versions writes it.
+type nomadKey struct {
+	id   keyring.KeyID
+	root [32]byte
+	rsa  []byte // PKCS #1 DER; nil for a key that signs with the root key as its Ed25519 seed
+	form string // see files
+}
+
+// gcm is how Nomad encrypts: the nonce first.
+func gcm(key, plaintext, aad []byte) []byte {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		panic(err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err)
+	}
+	nonce := make([]byte, aead.NonceSize())
+	rand.Read(nonce)
+	return aead.Seal(nonce, nonce, plaintext, aad)
+}
+
+// seal is data that Nomad encrypted under the key.
+func (k nomadKey) seal(plaintext string) []byte {
+	return gcm(k.root[:], []byte(plaintext), []byte(k.id.String()))
+}
+
+// files are what Nomad writes of the key, by name.
+func (k nomadKey) files(t testing.TB) map[string][]byte {
+	t.Helper()
+	kek := make([]byte, 32)
+	rand.Read(kek)
+	meta := map[string]any{"KeyID": k.id.String(), "Algorithm": "aes256-gcm", "CreateTime": 1700000000123456789,
+		"CreateIndex": 7, "ModifyIndex": 9, "State": "active"}
+	file := map[string]any{"Meta": meta, "KEK": kek}
+	wrapped := func(b []byte) map[string]any {
+		return map[string]any{"ciphertext": gcm(kek, b, nil), "key_info": map[string]any{"key_id": k.id.String()}}
+	}
+	name := k.id.String() + ".nks.json"
+	switch k.form {
+	case "1.4":
+		file["DEK"] = gcm(kek, k.root[:], nil)
+	case "1.7":
+		file["DEK"], file["RSAKey"] = gcm(kek, k.root[:], nil), gcm(kek, k.rsa, nil)
+	case "1.8.3":
+		meta["PublishTime"] = 0
+		name = k.id.String() + ".aead.nks.json"
+		file["Provider"], file["ProviderID"] = "aead", "aead"
+		file["WrappedDEK"], file["WrappedRSAKey"] = wrapped(k.root[:]), wrapped(k.rsa)
+	case "1.9":
+		name = k.id.String() + ".aead.local.nks.json"
+		file["ProviderID"] = "aead.local"
+		file["WrappedDEK"], file["WrappedRSAKey"] = wrapped(k.root[:]), map[string]any{}
+	case "kms":
+		name = k.id.String() + ".transit.nks.json"
+		delete(file, "KEK")
+		file["Provider"], file["ProviderID"] = "transit", "transit"
+		file["WrappedDEK"] = map[string]any{"ciphertext": []byte("vault:v1:AAAA")}
+	case "damaged":
+		file["DEK"] = gcm(kek, k.root[:], nil)[1:]
+	default:
+		t.Fatalf("unknown form %s", k.form)
+	}
+	order := []byte(`{"Meta":`) // as Nomad does, which json.Marshal of a map does not
+	b, err := json.Marshal(meta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	order = append(order, b...)
+	delete(file, "Meta")
+	for _, member := range slices.Sorted(maps.Keys(file)) {
+		b, err := json.Marshal(file[member])
+		if err != nil {
+			t.Fatal(err)
+		}
+		order = append(order, fmt.Sprintf(",%q:%s", member, b)...)
+	}
+	return map[string][]byte{name: append(order, '}')}
+}
+
+func newNomadKey(t testing.TB, n byte, form string) nomadKey {
+	t.Helper()
+	k := nomadKey{id: keyring.KeyID{0x4e, 15: n}, form: form}
+	rand.Read(k.root[:])
+	if form == "1.7" || form == "1.8.3" {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.rsa = x509.MarshalPKCS1PrivateKey(key)
+	}
+	return k
+}
+
+// nomadKeystore is a disk with one key of each form, the last two of which nobody can open,
+// and a second file of one.
+func nomadKeystore(t testing.TB) (disk *keyringtest.Disk, keys []nomadKey, files map[string][]byte) {
+	t.Helper()
+	disk, files = keyringtest.NewDisk(), map[string][]byte{}
+	for i, form := range []string{"1.4", "1.7", "1.8.3", "1.9", "kms", "damaged"} {
+		keys = append(keys, newNomadKey(t, byte(i), form))
+		maps.Copy(files, keys[i].files(t))
+	}
+	again := keys[2]
+	again.form = "1.7"
+	maps.Copy(files, again.files(t))
+	for name, b := range files {
+		disk.Plant(name, 0o600, b)
+	}
+	return disk, keys, files
+}
+
+// unchanged wants every file of Nomad's to be there as it was.
+func unchanged(t testing.TB, disk *keyringtest.Disk, files map[string][]byte, when string) {
+	t.Helper()
+	for name, b := range files {
+		if string(disk.Bytes(name)) != string(b) {
+			t.Errorf("%s: Nomad's file %s was changed", when, name)
+		}
+	}
+}
+
+// TestNomadKeystoreOpensAsItIs in an empty keyring: one server of three has the directory, and
+// all come to open what Nomad sealed, from files of their own.
+func TestNomadKeystoreOpensAsItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, keys, files := nomadKeystore(t)
+		kek, old := fileKEK(t, countingKey()), []keyring.KEK{keyring.InlineKEK()}
+		c := newCluster(t, keyringtest.Options{
+			Servers: 3,
+			Disk: func(id raft.ServerID) *keyringtest.Disk {
+				if id == "s2" {
+					return disk
+				}
+				return keyringtest.NewDisk()
+			},
+			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+				cfg.KEKs, cfg.OldKEKs = []keyring.KEK{kek}, old
+			},
+		})
+		leader := ready(t, c).Keyring
+		time.Sleep(time.Minute)
+		whole(t, c)
+		for _, k := range keys[:4] {
+			meta := keyring.Ring(c.Leader().FSM).Key(k.id)
+			if meta == nil || meta.State != keyring.StateInactive || !meta.DataOnly || len(meta.Holders) != 3 {
+				t.Fatalf("%s is adopted as %+v", k.form, meta)
+			}
+			if err := leader.Adopt(t.Context(), k.id); err != nil {
+				t.Error(err)
+			}
+			if want := map[bool]string{true: "RS256", false: "EdDSA"}[k.rsa != nil]; meta.Algorithm != want {
+				t.Errorf("%s signs with %s", k.form, meta.Algorithm)
+			}
+		}
+		opens := func(when string) {
+			t.Helper()
+			for _, s := range c.Servers {
+				for _, k := range keys[:4] {
+					if got, err := s.Keyring.OpenNomad(k.id, k.seal("data")); err != nil || string(got) != "data" {
+						t.Errorf("%s: %s, %s: %q, %v", when, s.ID, k.form, got, err)
+					}
+				}
+			}
+			unchanged(t, c.Server("s2").Disk, files, when)
+		}
+		opens("adopted")
+		ownFiles := func(when string) {
+			t.Helper()
+			own := c.Server("s2").Disk.Names()
+			for _, k := range keys[:4] {
+				name := nks.FileName(k.id)
+				if files[name] != nil {
+					name = nks.BesideName(k.id)
+				}
+				if !slices.Contains(own, name) {
+					t.Errorf("%s: %s: there is no file of the keyring's: %v", when, k.form, own)
+				}
+			}
+		}
+		ownFiles("adopted")
+		for _, k := range keys[4:] {
+			if n := len(slices.DeleteFunc(problems(t, c.Server("s2"), keyring.ProblemNomad), func(p keyring.Problem) bool { return p.Key != k.id })); n != 1 {
+				t.Errorf("%s: %d problems", k.form, n)
+			}
+		}
+
+		old = nil // now without the KEK that lies in Nomad's files
+		for _, s := range c.Servers {
+			if err := s.Keyring.Rewrap(t.Context()); err != nil {
+				t.Errorf("%s: %v", s.ID, err)
+			}
+			c.Restart(s)
+			ready(t, c)
+			whole(t, c)
+		}
+		opens("without InlineKEK")
+		ownFiles("without InlineKEK")
+
+		for name := range files { // the operator has had enough of them
+			c.Server("s2").Disk.Unlink(name)
+		}
+		files = nil
+		c.Restart(c.Server("s2"))
+		ready(t, c)
+		if st, err := c.Server("s2").Keyring.Status(t.Context()); err != nil || len(st.Missing)+st.OnOldKEKs > 0 {
+			t.Errorf("without Nomad's files: %v, %v", st.Problems, err)
+		}
+		opens("without Nomad's files")
+	})
+}
+
+// TestNomadFilesAreOpenedOnlyWithInlineKEK: a planted one is no way around the KEKs. The key
+// then comes from a peer.
+func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, keys, files := nomadKeystore(t)
+		second, third := keyringtest.NewDisk(), keyringtest.NewDisk()
+		for name, b := range files {
+			second.Plant(name, 0o600, b)
+			third.Plant(name, 0o600, b)
+		}
+		kek := fileKEK(t, countingKey())
+		c := newCluster(t, keyringtest.Options{
+			Servers: 3,
+			Disk: func(id raft.ServerID) *keyringtest.Disk {
+				return map[raft.ServerID]*keyringtest.Disk{"s1": disk, "s2": second, "s3": keyringtest.NewDisk()}[id]
+			},
+			Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+				if cfg.KEKs = []keyring.KEK{kek}; s.ID == "s1" {
+					cfg.OldKEKs = []keyring.KEK{keyring.InlineKEK()}
+				}
+			},
+		})
+		ready(t, c)
+		s2 := c.Server("s2")
+		time.Sleep(10 * time.Minute)
+		whole(t, c)
+		for _, k := range keys[:4] {
+			if got, err := s2.Keyring.OpenNomad(k.id, k.seal("data")); err != nil || string(got) != "data" {
+				t.Errorf("%s: %q, %v", k.form, got, err)
+			}
+		}
+		unchanged(t, s2.Disk, files, "fetched")
+
+		alone := newCluster(t, keyringtest.Options{
+			Disk: func(raft.ServerID) *keyringtest.Disk { return third },
+			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+				cfg.KEKs = []keyring.KEK{fileKEK(t, make([]byte, 32))}
+			},
+		})
+		s := ready(t, alone)
+		ps := problems(t, s, keyring.ProblemNomad)
+		if len(ps) != len(keys) || !strings.Contains(ps[0].Detail, "InlineKEK") || len(s.Keyring.Keys()) != 1 {
+			t.Errorf("without InlineKEK anywhere: %d keys, %v", len(s.Keyring.Keys()), ps)
+		}
+	})
+}
+
+// TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed: the ring knows the key by its check value.
+func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		ready(t, c)
+		v := &vault{t: t}
+		rotate(t, c, v, 2)
+		whole(t, c)
+		s := follower(c)
+		id, err := keyring.CiphertextKeyID(v.sealed[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		planted := newNomadKey(t, 1, "1.4")
+		planted.id = id
+		files := planted.files(t)
+		for name, b := range files { // over the keyring's own
+			s.Disk.Plant(name, 0o600, b)
+		}
+		c.Restart(s)
+		time.Sleep(10 * time.Minute)
+		whole(t, c)
+		v.check(c)
+		unchanged(t, s.Disk, files, "another key")
+		if s.Disk.Bytes(nks.BesideName(id)) == nil {
+			t.Errorf("no file beside it: %v", s.Disk.Names())
+		}
+		if _, err := s.Keyring.OpenNomad(id, planted.seal("data")); !errors.Is(err, keyring.ErrDecrypt) {
+			t.Errorf("opened data of the planted key: %v", err)
+		}
+		c.Restart(s)
+		ready(t, c)
+		whole(t, c)
+		v.check(c)
+
+		other, err := keyring.CiphertextKeyID(v.sealed[1]) // while the server runs
+		if err != nil {
+			t.Fatal(err)
+		}
+		planted.id = other
+		maps.Copy(files, planted.files(t))
+		for name, b := range files {
+			s.Disk.Plant(name, 0o600, b)
+		}
+		voters := []raft.ServerID{"s1", "s2", "s3"}
+		if err := c.Leader().Keyring.CheckMembers(t.Context(), voters); err != nil { // asks for the file
+			t.Error(err)
+		}
+		time.Sleep(10 * time.Minute)
+		whole(t, c)
+		unchanged(t, s.Disk, files, "while it runs")
+		if s.Disk.Bytes(nks.BesideName(other)) == nil {
+			t.Errorf("no file beside the other: %v", s.Disk.Names())
+		}
+	})
+}
+
+// TestRemovedKeyOfNomadsLeavesItsFileToTheOperator, who is told.
+func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, keys, files := nomadKeystore(t)
+		c := newCluster(t, keyringtest.Options{Pace: time.Hour, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
+		s := ready(t, c)
+		time.Sleep(10 * time.Hour)
+		for _, k := range keys[:4] {
+			remove(t, c, k.id, keyring.RemoveOptions{Force: true, Now: true})
+		}
+		time.Sleep(10 * time.Hour)
+		for restarts := range 2 {
+			for _, k := range keys[:4] {
+				if _, err := s.Keyring.OpenNomad(k.id, k.seal("data")); !errors.Is(err, keyring.ErrUnknownKey) {
+					t.Errorf("%s: %v", k.form, err)
+				}
+				if live := keyring.LiveOf(s.Keyring, k.id); len(live) > 0 {
+					t.Errorf("%s is in memory", k.form)
+				}
+				for _, name := range filesOf(s, k.id) {
+					if files[name] == nil {
+						t.Errorf("%d: %s is left", restarts, name)
+					}
+				}
+			}
+			if ps := problems(t, s, keyring.ProblemNomad); len(ps) != len(keys) || !strings.Contains(fmt.Sprint(ps), "delete them") {
+				t.Errorf("%d: %v", restarts, ps)
+			}
+			c.Restart(s)
+			ready(t, c)
+			time.Sleep(10 * time.Hour)
+		}
+		unchanged(t, s.Disk, files, "removed")
+	})
+}
+
+// TestOpenNomadRefuses what Nomad did not seal under an adopted key.
+func TestOpenNomadRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, keys, _ := nomadKeystore(t)
+		c := newCluster(t, keyringtest.Options{Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
+		k, sealed := ready(t, c).Keyring, keys[0].seal("data")
+		time.Sleep(time.Minute)
+		for i := range len(sealed) * 8 {
+			flipped := slices.Clone(sealed)
+			flipped[i/8] ^= 1 << (i % 8)
+			if got, err := k.OpenNomad(keys[0].id, flipped); err != keyring.ErrDecrypt || got != nil {
+				t.Errorf("bit %d flipped: %q, %v", i, got, err)
+			}
+		}
+		for n := range len(sealed) {
+			if got, err := k.OpenNomad(keys[0].id, sealed[:n]); err != keyring.ErrDecrypt || got != nil {
+				t.Errorf("%d bytes of it: %q, %v", n, got, err)
+			}
+		}
+		if _, err := k.OpenNomad(keys[1].id, sealed); err != keyring.ErrDecrypt {
+			t.Errorf("another key: %v", err)
+		}
+		if _, err := k.OpenNomad(keyring.KeyID{1}, sealed); !errors.Is(err, keyring.ErrUnknownKey) {
+			t.Errorf("an unknown key: %v", err)
+		}
+		active := k.Keys()[0]
+		forged := gcm(keyring.LiveOf(k, active.ID)[0], []byte("data"), []byte(active.ID.String()))
+		if _, err := k.OpenNomad(active.ID, forged); active.State != keyring.StateActive || err != keyring.ErrDecrypt {
+			t.Errorf("the key is %s and was not adopted: %v", active.State, err)
+		}
+	})
+}

@@ -1,0 +1,105 @@
+package keyring_test
+
+import (
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
+	"github.com/hashicorp/raft"
+)
+
+// lostCluster has had several keys, of which nothing is left but a raft snapshot and one
+// server's keystore directory.
+func lostCluster(t *testing.T) (v *vault, restore func(*keyringtest.Server), keystore *keyringtest.Disk) {
+	t.Helper()
+	c := newCluster(t, keyringtest.Options{Servers: 3})
+	ready(t, c)
+	v = &vault{t: t}
+	rotate(t, c, v, 4)
+	whole(t, c)
+	restore = snapshot(t, c.Leader())
+	keystore = follower(c).Disk.Crash(keyringtest.Kept, 0)
+	c.Close()
+	return v, restore, keystore
+}
+
+// TestSnapshotAndOneKeystoreRestoreACluster of three fresh servers, one of which gets the
+// directory.
+func TestSnapshotAndOneKeystoreRestoreACluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, restore, keystore := lostCluster(t)
+		c := newCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
+			if id == "s2" {
+				return keystore
+			}
+			return keyringtest.NewDisk()
+		}})
+		restore(ready(t, c))
+		whole(t, c)
+		v.check(c)
+		checkOneActive(t, c)
+		rotate(t, c, v, 1)
+		whole(t, c)
+		v.check(c)
+	})
+}
+
+// TestSnapshotAloneSaysWhatIsMissing makes no key in its place, spins on nothing, and heals
+// without a restart when the files turn up.
+func TestSnapshotAloneSaysWhatIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, restore, keystore := lostCluster(t)
+		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Rotation.Every = 10 * time.Hour
+		}})
+		restore(ready(t, c))
+		time.Sleep(10 * time.Hour)
+		known := len(c.Leader().Keyring.Keys())
+		for _, s := range c.Servers {
+			st, err := s.Keyring.Status(t.Context())
+			if err != nil || len(st.Missing) != 5 || st.Ready {
+				t.Errorf("%s: missing %v, ready %v, %v", s.ID, st.Missing, st.Ready, err)
+			}
+			if text := strings.Join(describe(st), "\n"); !strings.Contains(text, st.Missing[0].String()) {
+				t.Errorf("%s: no problem names the key: %s", s.ID, text)
+			}
+		}
+		var events atomic.Int64
+		c.OnEvent(func(keyringtest.Event) keyringtest.Reply { events.Add(1); return keyringtest.Reply{} })
+		const hours = 48 // several rotations would be due
+		time.Sleep(hours * time.Hour)
+		if n := events.Load() / hours; n < 3*60 || n > 3*60*20 { // a try a minute, of a handful of steps
+			t.Errorf("%d events an hour", n)
+		}
+		if n := len(c.Leader().Keyring.Keys()); n != known {
+			t.Errorf("%d keys have become %d", known, n)
+		}
+		c.OnEvent(nil)
+
+		for _, name := range keystore.Names() {
+			if _, ok := nks.ParseFileName(name); ok {
+				c.Servers[1].Disk.Plant(name, 0o600, keystore.Bytes(name))
+			}
+		}
+		time.Sleep(10 * time.Hour)
+		whole(t, c)
+		v.check(c)
+		for _, s := range c.Servers {
+			if st, err := s.Keyring.Status(t.Context()); err != nil || !st.Ready {
+				t.Errorf("%s is not ready: %v, %v", s.ID, st.Problems, err)
+			}
+		}
+	})
+}
+
+func describe(st keyring.Status) (lines []string) {
+	for _, p := range st.Problems {
+		lines = append(lines, p.String())
+	}
+	return lines
+}
