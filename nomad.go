@@ -122,6 +122,7 @@ func (s *keystore) openNomad(name string, id KeyID) (*material, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer file.Wipe()
 	if file.ID != id {
 		return nil, fmt.Errorf("%w: %w: it names %s", ErrCorrupt, errMisnamed, KeyID(file.ID))
 	}

@@ -70,6 +70,39 @@
 // Readers refuse every other text and every other version. A new member or a new
 // algorithm is a new version.
 //
+// # Nomad's files
+//
+// The key files of HashiCorp Nomad, 1.4 to 2.x, can be read but not written. One is a JSON
+// object; here are its members, with those that are read under them:
+//
+//	before 1.8.3              from 1.8.3 on
+//	Meta                      Meta
+//	  KeyID Algorithm           KeyID Algorithm
+//	  CreateTime                CreateTime
+//	KEK                       KEK
+//	DEK                       WrappedDEK
+//	                            ciphertext
+//	RSAKey                    WrappedRSAKey
+//	                            ciphertext
+//	                          Provider, not read
+//	                          ProviderID
+//
+// KEK is 32 bytes. What is wrapped, AES-256-GCM with a 12-byte nonce before and the tag after
+// it and no additional data, is the root key of 32 bytes and, unless absent or {}, the PKCS #1
+// DER of an RSA key of 2048 bits. As [Material] the root key stays what it is. Its signing key
+// is the RSA key, for RS256; if there is none, the Ed25519 key whose seed is the root key, for
+// EdDSA. ProviderID is "aead", or "aead." and a name, for a KEK that lies in the file; a file of
+// any other has no KEK. Data is AES-256-GCM under the root key itself, nonce first, with the text
+// of the key ID as additional data.
+//
+// Nothing binds a key to the ID in its file, and there is no check value. The tags tell whether
+// KEK, root key and RSA key belong together, no more: a bit of KeyID, of the other members of
+// Meta, of Provider, of a provider's name or of key_info can change unseen. Any other change of
+// a bit is refused; so is a member that is there twice, and one at the top or of what is wrapped
+// that is not known: it may be the RSA key under a damaged name.
+//
+// Vectors are in testdata/nomad, made by nomad.py there.
+//
 // # Vectors
 //
 // testdata/vectors.json has three keys; testdata/vectors.py made them without this

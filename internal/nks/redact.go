@@ -28,3 +28,8 @@ func (Material) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `
 func (w Wrapped) Format(s fmt.State, _ rune) {
 	fmt.Fprintf(s, "{KEK:%q Ciphertext:%d bytes}", w.KEK, len(w.Ciphertext))
 }
+
+// Format prints what a Nomad says of the key, and nothing of the key.
+func (n Nomad) Format(s fmt.State, _ rune) {
+	fmt.Fprintf(s, "{ID:%s Provider:%q Inline:%t}", formatID(n.ID), n.Provider, n.Inline())
+}

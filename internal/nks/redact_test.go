@@ -202,6 +202,53 @@ func TestWrappedBytesNeverPrint(t *testing.T) {
 	}
 }
 
+// Ways to hold a Nomad.
+type (
+	nomadField   struct{ n nks.Nomad }
+	nomadPointer struct{ n *nks.Nomad }
+)
+
+func TestNomadNeverPrints(t *testing.T) {
+	for _, f := range inlineNomad(t)[:1] {
+		n := f.decode(t)
+		hidden := needlesOf(n.Fields()...)
+		for name, h := range map[string]any{
+			"pointer": n, "value": *n, "field": nomadField{*n}, "pointer in a field": nomadPointer{n},
+			"list": []*nks.Nomad{n}, "map": map[string]nks.Nomad{"k": *n}, "any": []any{*n, nomadField{*n}},
+		} {
+			eachFormat(func(format string) {
+				hidden.mustNotBeIn(t, name+" as "+format, fmt.Sprintf(format, h))
+			})
+			for encoding, marshal := range encodings {
+				out, err := marshal(h)
+				hidden.mustNotBeIn(t, name+" in "+encoding, fmt.Sprint(string(out), err))
+			}
+		}
+		want := fmt.Sprintf("{ID:%s Provider:%q Inline:true}", f.ID, f.Provider)
+		if got := fmt.Sprintf("%+v", n); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+// TestNomadErrorsQuoteNothing damages files in every place.
+func TestNomadErrorsQuoteNothing(t *testing.T) {
+	for _, f := range oneOfEach(t) {
+		hidden := needlesOf(f.decode(t).Fields()[0]) // the KEK
+		for i := range telling(f.Text) {
+			for _, damaged := range [][]byte{f.Text[:i], splice(f.Text, i, i+1, ""), splice(f.Text, i, i, "A"), splice(f.Text, i, i, `"`)} {
+				n, err := nks.DecodeNomad(damaged)
+				if err == nil {
+					_, _, err = n.Open()
+				}
+				if err != nil {
+					hidden.mustNotBeIn(t, fmt.Sprint("damage at ", i), err.Error())
+				}
+			}
+		}
+	}
+}
+
 // TestErrorsQuoteNothing damages files and material in every place, with a Sum that
 // fits so that the parser gets to see the damage.
 func TestErrorsQuoteNothing(t *testing.T) {
