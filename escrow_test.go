@@ -60,8 +60,8 @@ func TestEscrowIsTheWayBack(t *testing.T) {
 	if !s.Confirm(id) || s.OnOldKEKs() != 1 {
 		t.Error("it does not open with the identity")
 	}
-	if err := s.Rewrap(t.Context()); err != nil {
-		t.Error(err)
+	if err := s.Rewrap(t.Context()); err != nil || !s.Confirm(id) || s.OnOldKEKs() != 0 {
+		t.Errorf("%v, %d left", err, s.OnOldKEKs())
 	}
 	s.Close()
 	if s = openStore(t, disk, []keyring.KEK{next}, nil); !s.Confirm(id) {
@@ -103,19 +103,24 @@ func TestAgeKEKIDIsOfTheRecipientsInAnyOrder(t *testing.T) {
 	}
 }
 
-// TestFIPSOnlyRefusesWhatCannotWork runs itself in a process that allows nothing else.
+// TestFIPSOnlyRefusesWhatCannotWork and nothing else, before anything is opened. It runs itself
+// in a process that allows nothing else.
 func TestFIPSOnlyRefusesWhatCannotWork(t *testing.T) {
 	if os.Getenv("KEYRING_TEST_FIPS") != "" {
 		_, err := keyring.PassphraseKEK([]byte("passphrase"))
 		fmt.Println("passphrase:", err)
 		_, err = keyring.AgeKEK([]age.Recipient{nameless{}})
 		fmt.Println("age:", err)
+		s := openStore(t, keyringtest.NewDisk(), []keyring.KEK{fileKEK(t, countingKey()), keyring.InlineKEK()}, nil)
+		if _, err := put(t, s, keyring.KeyID{1}); err != nil || !s.Confirm(keyring.KeyID{1}) {
+			t.Errorf("the other KEKs: %v", err)
+		}
 		return
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestFIPSOnlyRefusesWhatCannotWork$")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestFIPSOnlyRefusesWhatCannotWork$", "-test.v")
 	cmd.Env = append(os.Environ(), "GODEBUG=fips140=only", "KEYRING_TEST_FIPS=1")
 	out, err := cmd.CombinedOutput()
-	if err != nil || strings.Count(string(out), "not allowed in FIPS 140-only mode") != 2 {
+	if err != nil || strings.Count(string(out), "not allowed in FIPS 140-only mode") != 2 || !strings.Contains(string(out), "--- PASS") {
 		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -135,6 +135,9 @@ func (s Store) Rewrap(ctx context.Context) error { return s.rewrap(ctx) }
 // OnOldKEKs counts the files that Rewrap has left.
 func (s Store) OnOldKEKs() int { return s.onOldKEKs() }
 
+// Away says which KEK does not answer.
+func (s Store) Away() error { return s.keks.away(s.keks.all()) }
+
 // SetAside are the names of the files that this start has set aside.
 func (s Store) SetAside() []string { return s.setAside }
 
@@ -171,3 +174,8 @@ func (s Store) Rewrite(ctx context.Context, id KeyID) error {
 	}
 	return nil
 }
+
+// LocalKEK is a KEK that needs nobody's answer.
+type LocalKEK struct{ KEK }
+
+func (LocalKEK) unwraps() bool { return true }

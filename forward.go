@@ -44,10 +44,10 @@ func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, err
 // it asks it to. Rotating makes a new key each time, so after an error look at Keys before
 // trying again.
 func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
-	here := true
+	var here bool
 	err := n.whenLed(ctx, func() (err error) {
-		if err = n.keys.mayRotate(); errors.Is(err, ErrNotLeader) {
-			here = false
+		err = n.keys.mayRotate()
+		if here = !errors.Is(err, ErrNotLeader); !here {
 			_, err = n.forward(ctx, callTimeout, pathReady, nil, nil)
 		}
 		return err

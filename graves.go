@@ -50,13 +50,14 @@ func (s *keystore) noteAside(aside string) {
 }
 
 // isStale reports whether a file that was set aside is to be rewrapped, as far as the names of
-// its KEKs tell. One that can't be read now may be.
+// its KEKs tell. One that can't be read now may be, and so may one under a name that an old KEK
+// has too.
 func (s *keystore) isStale(aside string) bool {
 	file, err := s.decode(aside)
 	if err != nil {
 		return !unfit(err) && !errors.Is(err, nks.ErrFormat) && !errors.Is(err, fs.ErrNotExist)
 	}
-	return !s.keks.named(file)
+	return !s.keks.named(file) || slices.ContainsFunc(s.keks.wrapping, s.keks.shared)
 }
 
 // decode reads a file that is not a key's now.

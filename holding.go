@@ -23,91 +23,130 @@ type arrival struct {
 }
 
 // put makes keys durable and takes them into memory, and returns an error for each, nil for
-// those that are held now. It takes over the secrets. A crash before the names are synced
-// leaves no key file or a whole one, which the next start loads.
+// those that are held now. It takes over the secrets. Each file has been opened before it is
+// written. A crash before the names are synced leaves no key file or a whole one, which the next
+// start loads.
 func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 	errs := make([]error, len(keys))
-	var files []durable.Named
-	var written []int
+	files := make([][]byte, len(keys))
+	proven := make([]*material, len(keys))
 	for i, k := range keys {
-		data, f := s.wrap(ctx, k)
-		if f == nil && s.get(k.id) != nil { // a file may be there: replace it by none that is worse
-			if err := s.openable(ctx, data); err != nil {
-				errs[i] = err
-				continue
-			}
-		}
-		name, err := s.settle(k.id)
-		if f == nil && err != nil {
-			f = &fault{err: err}
-		}
-		if f != nil {
+		var f *fault
+		if files[i], proven[i], f = s.wrap(ctx, k); f != nil {
 			errs[i] = f.err
 			if f.kek == "" { // else the KEK is noted, once for all keys
 				s.note(k.id, f)
 			}
-			continue
 		}
-		files = append(files, durable.Named{Name: name, Data: data})
-		written = append(written, i)
+		k.secret.Wipe()
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	for j, err := range s.dir.Write(files...) {
+	var named []durable.Named
+	var written []int
+	for i, k := range keys {
+		var name string
+		if errs[i] == nil {
+			name, errs[i] = s.makeRoom(ctx, k.id)
+		}
+		if errs[i] == nil {
+			named = append(named, durable.Named{Name: name, Data: files[i]})
+			written = append(written, i)
+		}
+	}
+	for j, err := range s.dir.Write(named...) {
 		i := written[j]
 		if err == nil {
-			err = s.readBack(ctx, keys[i])
+			err = s.readBack(keys[i].id, proven[i])
 		}
 		if errs[i] = err; err != nil {
 			s.note(keys[i].id, &fault{err: err})
 		}
 	}
-	for _, k := range keys {
-		k.secret.Wipe()
+	for i, m := range proven {
+		if m != nil && errs[i] != nil {
+			m.wipe()
+		}
 	}
 	return errs
 }
 
-// wrap encodes the file of a key, wrapped under every KEK: one that fails fails the key.
-func (s *keystore) wrap(ctx context.Context, k arrival) ([]byte, *fault) {
+// makeRoom sees to it that nothing takes the place of a file but of one whose key is in memory,
+// and so in the file that comes. What else lies there may be the way back: one that opens, or
+// waits for its KEK, stays; one that is bad or can't be read is set aside. It returns the name
+// under which there is room.
+func (s *keystore) makeRoom(ctx context.Context, id KeyID) (name string, err error) {
+	if s.get(id) != nil {
+		return s.settle(id)
+	}
+	m, f := s.load(ctx, id)
+	name = s.nameOf(id)
+	switch {
+	case f == nil:
+		m.wipe()
+		return "", fmt.Errorf("write key %s: its file is here, and not read yet", id)
+	case f.here:
+		return "", fmt.Errorf("write key %s: its file is here: %w", id, f.err)
+	case errors.Is(f.err, fs.ErrNotExist):
+		return name, nil
+	}
+	why := "unreadable"
+	if f.mine {
+		why = reason(f.err)
+	}
+	s.log.Error("key file set aside", "file", name, "error", f.err)
+	return name, s.putAside(name, why)
+}
+
+// wrap encodes the file of a key, wrapped under every KEK, one that fails fails the key, and
+// opens it as the next start would.
+func (s *keystore) wrap(ctx context.Context, k arrival) ([]byte, *material, *fault) {
 	file := nks.File{ID: k.id, Algorithm: k.algorithm, Check: k.check, Created: k.created}
 	plaintext := k.secret.Encode()
 	defer clear(plaintext)
 	var f *fault
 	if file.Wrapped, f = s.keks.wrap(ctx, plaintext, file.AAD()); f != nil {
-		return nil, &fault{kek: f.kek, err: fmt.Errorf("key %s: %w", k.id, f.err)}
+		return nil, nil, &fault{kek: f.kek, err: fmt.Errorf("key %s: %w", k.id, f.err)}
 	}
 	b, err := file.Encode()
 	if err != nil {
-		return nil, &fault{err: err}
+		return nil, nil, &fault{err: err}
 	}
-	return b, nil
+	again, err := nks.DecodeFile(b)
+	if err != nil {
+		return nil, nil, &fault{err: err}
+	}
+	secret, f := s.keks.prove(ctx, again)
+	if f != nil {
+		return nil, nil, &fault{kek: f.kek, err: fmt.Errorf("key %s would not open: %w", k.id, f.err)}
+	}
+	return b, &material{algorithm: k.algorithm, check: k.check, created: again.Created, secret: secret, sum: sha256.Sum256(b)}, nil
 }
 
-// readBack is what makes a written key a held one: the file is loaded as the next start
-// would load it. Memory that is already there is kept, for it may be in use.
-func (s *keystore) readBack(ctx context.Context, k arrival) error {
-	m, f := s.load(ctx, k.id)
-	if f != nil {
-		return fmt.Errorf("read back %s: %w", k.id, f.err)
+// readBack is what makes a written key a held one: the file is what was proven to open. Memory
+// that is already there is kept, for it may be in use.
+func (s *keystore) readBack(id KeyID, m *material) error {
+	b, err := s.dir.Read(s.nameOf(id), nks.MaxFile)
+	defer clear(b) // an inline KEK is in it
+	if err != nil {
+		return fmt.Errorf("read back %s: %w", id, err)
 	}
-	if m.check != k.check {
-		m.wipe()
-		return fmt.Errorf("read back %s: %w: check value", k.id, ErrCorrupt)
+	if sha256.Sum256(b) != m.sum {
+		return fmt.Errorf("read back %s: %w: not what was written", id, ErrCorrupt)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.faults, k.id)
-	old := s.keys[k.id]
+	delete(s.faults, id)
+	old := s.keys[id]
 	if old != nil && old.check == m.check {
-		old.sum, old.lost, old.stale, old.nomad = m.sum, false, m.stale, false
+		old.sum, old.lost, old.stale, old.nomad = m.sum, false, false, false
 		m.wipe()
 		return nil
 	}
 	if old != nil {
 		old.wipe()
 	}
-	s.keys[k.id] = m
+	s.keys[id] = m
 	s.changes++
 	return nil
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,20 +15,37 @@ import (
 // kekSet is the KEKs of a keystore: it wraps material under all that wrap and unwraps it with
 // any, and knows which of them do not answer.
 type kekSet struct {
-	wrapping []KEK
-	old      []KEK
-	openers  map[string][]KEK // both by ID, those that wrap first
+	wrapping []*askedKEK
+	old      []*askedKEK
 
-	mu     sync.Mutex       // guards below; no KEK call under it
-	silent map[string]error // KEKs that have not answered, by ID
+	mu sync.Mutex // guards what every askedKEK has; no KEK call under it
+}
+
+// askedKEK is a KEK and how it answers. An old one may have the ID of a present one, and
+// answers for itself.
+type askedKEK struct {
+	KEK
+	silent  error     // why it counts as away, or nil
+	failing time.Time // since when it has done nothing but fail, or zero
 }
 
 func newKEKSet(wrapping, old []KEK) *kekSet {
-	s := &kekSet{wrapping: wrapping, old: old, openers: map[string][]KEK{}, silent: map[string]error{}}
-	for _, k := range slices.Concat(wrapping, old) {
-		s.openers[k.ID()] = append(s.openers[k.ID()], k)
+	s := &kekSet{}
+	for _, k := range wrapping {
+		s.wrapping = append(s.wrapping, &askedKEK{KEK: k})
+	}
+	for _, k := range old {
+		s.old = append(s.old, &askedKEK{KEK: k})
 	}
 	return s
+}
+
+// all returns the KEKs in the order in which they are asked: an old one where no other opens.
+func (s *kekSet) all() []*askedKEK { return slices.Concat(s.wrapping, s.old) }
+
+// inline reports whether InlineKEK is one of them.
+func (s *kekSet) inline() bool {
+	return slices.ContainsFunc(s.all(), func(k *askedKEK) bool { return k.ID() == inlineID })
 }
 
 // local is a KEK that needs nobody's answer, and knows by itself whether it unwraps.
@@ -40,8 +57,9 @@ type local interface{ unwraps() bool }
 func (s *kekSet) probe(ctx context.Context) bool {
 	unwraps := false
 	for _, kek := range s.wrapping {
-		if l, ok := kek.(local); ok {
+		if l, ok := kek.KEK.(local); ok {
 			unwraps = unwraps || l.unwraps()
+			s.heard(ctx, kek, nil) // what it was late for is over
 			continue
 		}
 		wrapped, err := s.wrapUnder(ctx, kek, []byte("probe"), []byte("keyring v1 probe"))
@@ -53,71 +71,100 @@ func (s *kekSet) probe(ctx context.Context) bool {
 		} else {
 			unwraps = true
 		}
-		s.heard(ctx, kek.ID(), err)
+		s.heard(ctx, kek, err)
 	}
 	for _, kek := range s.old {
-		if _, ok := kek.(local); ok {
-			continue
+		var err error
+		if _, ok := kek.KEK.(local); !ok {
+			_, err = s.unwrapUnder(ctx, kek, []byte("probe"), []byte("keyring v1 probe"))
 		}
-		_, err := s.unwrapUnder(ctx, kek, []byte("probe"), []byte("keyring v1 probe"))
 		if errors.Is(err, ErrDecrypt) || errors.Is(err, ErrWrapOnly) {
 			err = nil // it has answered
 		}
-		s.heard(ctx, kek.ID(), err)
+		s.heard(ctx, kek, err)
 	}
 	return unwraps
 }
 
-// kekTimeout is how long one call of a KEK may take before the KEK counts as away.
+// kekTimeout is how long one call of a KEK may take, and how long a KEK may do nothing but fail
+// before it counts as away.
 const kekTimeout = 10 * time.Second
 
-func (s *kekSet) wrapUnder(ctx context.Context, kek KEK, plaintext, aad []byte) ([]byte, error) {
+func (s *kekSet) wrapUnder(ctx context.Context, kek *askedKEK, plaintext, aad []byte) ([]byte, error) {
 	within, cancel := context.WithTimeout(ctx, kekTimeout)
 	defer cancel()
 	b, err := kek.Wrap(within, plaintext, aad)
-	return b, ended(ctx, err)
+	if err != nil {
+		return nil, fmt.Errorf("wrap with KEK %s: %w", kek.ID(), ended(ctx, err))
+	}
+	return b, nil
 }
 
-func (s *kekSet) unwrapUnder(ctx context.Context, kek KEK, wrapped, aad []byte) ([]byte, error) {
+func (s *kekSet) unwrapUnder(ctx context.Context, kek *askedKEK, wrapped, aad []byte) ([]byte, error) {
 	within, cancel := context.WithTimeout(ctx, kekTimeout)
 	defer cancel()
 	b, err := kek.Unwrap(within, wrapped, aad)
-	return b, ended(ctx, err)
+	if err != nil {
+		return nil, fmt.Errorf("unwrap with KEK %s: %w", kek.ID(), ended(ctx, err))
+	}
+	return b, nil
 }
 
 // ended adds to an error why the context has ended, if it has.
 func ended(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil {
+	if ctx.Err() == nil {
 		return err
 	}
 	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 }
 
 // heard notes whether a KEK has answered. A call that was given up says nothing about it.
-func (s *kekSet) heard(ctx context.Context, kek string, err error) {
+func (s *kekSet) heard(ctx context.Context, kek *askedKEK, err error) {
 	if err != nil && ctx.Err() != nil {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if delete(s.silent, kek); err != nil {
-		s.silent[kek] = err
+	kek.silent, kek.failing = err, time.Time{}
+}
+
+// failed notes that a file could not be read because its KEK has failed. That may be because
+// of the file, so one failure says nothing; but there may be thousands of files.
+func (s *kekSet) failed(ctx context.Context, kek *askedKEK, began time.Time, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if kek.failing.IsZero() {
+		kek.failing = began
+	}
+	if time.Since(kek.failing) >= kekTimeout {
+		kek.silent = err
 	}
 }
 
-// silence is why a KEK counts as away, or nil.
-func (s *kekSet) silence(kek string) error {
+// works notes that a KEK has answered, which does not make one that is away present: only
+// probe has it both wrap and unwrap.
+func (s *kekSet) works(kek *askedKEK) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.silent[kek]
+	kek.failing = time.Time{}
 }
 
-// away says which KEKs have not answered, or nil.
-func (s *kekSet) away() error {
+// silence is why a KEK counts as away, or nil.
+func (s *kekSet) silence(kek *askedKEK) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(s.silent)) {
-		return fmt.Errorf("KEK %s: %w", id, s.silent[id])
+	return kek.silent
+}
+
+// away says which of these KEKs does not answer, or nil.
+func (s *kekSet) away(keks []*askedKEK) error {
+	for _, kek := range keks {
+		if err := s.silence(kek); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -127,53 +174,140 @@ func (s *kekSet) wrap(ctx context.Context, plaintext, aad []byte) ([]nks.Wrapped
 	var all []nks.Wrapped
 	for _, kek := range s.wrapping {
 		wrapped, err := s.wrapUnder(ctx, kek, plaintext, aad)
-		s.heard(ctx, kek.ID(), err)
 		if err != nil {
-			return nil, &fault{kek: kek.ID(), err: fmt.Errorf("wrap with KEK %s: %w", kek.ID(), err)}
+			s.heard(ctx, kek, err)
+			return nil, &fault{kek: kek.ID(), err: err}
 		}
 		all = append(all, nks.Wrapped{KEK: kek.ID(), Ciphertext: wrapped})
 	}
 	return all, nil
 }
 
+// prove opens a file that is not written yet, with one of the KEKs that have just wrapped it: what
+// an old one opens is lost when the old one goes.
+func (s *kekSet) prove(ctx context.Context, file *nks.File) (*nks.Material, *fault) {
+	var why *fault
+	for _, kek := range s.wrapping {
+		secret, f := s.open(ctx, kek, file)
+		if f == nil {
+			s.heard(ctx, kek, nil) // it wraps and unwraps
+			return secret, nil
+		}
+		if !errors.Is(f.err, ErrWrapOnly) {
+			s.heard(ctx, kek, f.err)
+		}
+		why = worse(why, f)
+	}
+	return nil, why
+}
+
 // opened is what came of unwrapping a file.
 type opened struct {
 	secret *nks.Material
-	stale  bool // the file is not wrapped under exactly the KEKs that wrap
+	stale  bool // the file is to be rewrapped
 }
 
 // unwrap opens a file with the first KEK that can. A KEK that refuses says nothing about the
 // file, whose Sum is right: it may be another KEK under the same name. So only what comes out
 // can make a file bad.
 func (s *kekSet) unwrap(ctx context.Context, file *nks.File) (opened, *fault) {
-	var why *fault
-	for _, w := range file.Wrapped {
-		if len(s.openers[w.KEK]) == 0 {
-			why = s.worse(why, &fault{kek: w.KEK, here: true, err: fmt.Errorf("no KEK %s is configured", w.KEK)})
+	why := s.unknown(file)
+	disowned := false
+	for i, kek := range s.all() {
+		if entry(file, kek) == nil {
+			continue
 		}
-		for _, kek := range s.openers[w.KEK] {
-			plaintext, f := s.unwrapEntry(ctx, kek, w, file.AAD())
-			if f != nil {
-				why = s.worse(why, f)
-				continue
-			}
-			secret, err := decodeChecked(plaintext, file)
-			if err != nil {
-				why = s.worse(why, &fault{mine: true, err: err})
-				continue
-			}
-			return opened{secret, s.stale(ctx, file)}, nil
+		secret, f := s.ask(ctx, kek, file)
+		if f == nil {
+			s.settle(ctx, file, kek)
+			return opened{secret, i >= len(s.wrapping) || disowned || s.stale(ctx, file)}, nil
 		}
+		disowned = disowned || !f.away && !errors.Is(f.err, ErrWrapOnly)
+		why = worse(why, f)
 	}
 	return opened{}, why
 }
 
-// worse picks what to report, and to act on, when no KEK opens a file: one that may answer
-// later, then a content that is wrong, then a KEK that can't.
-func (s *kekSet) worse(a, b *fault) *fault {
+// salted is a KEK whose files share a salt, as soon as it has opened one of them.
+type salted interface{ settled() bool }
+
+// settle shows a file that another KEK has opened to those that look for their salt.
+func (s *kekSet) settle(ctx context.Context, file *nks.File, opener *askedKEK) {
+	for _, kek := range s.wrapping {
+		if l, ok := kek.KEK.(salted); !ok || kek == opener || l.settled() || entry(file, kek) == nil {
+			continue
+		}
+		if secret, f := s.ask(ctx, kek, file); f == nil {
+			secret.Wipe()
+		}
+	}
+}
+
+// unknown is the fault of a file that names KEKs which are not configured, or nil.
+func (s *kekSet) unknown(file *nks.File) *fault {
+	var names []string
+	for _, w := range file.Wrapped {
+		if !slices.ContainsFunc(s.all(), func(k *askedKEK) bool { return k.ID() == w.KEK }) {
+			names = append(names, w.KEK)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return &fault{kek: names[0], here: true, err: fmt.Errorf("no KEK %s is configured", strings.Join(names, " or "))}
+}
+
+// entry returns what a file has for a KEK, or nil.
+func entry(file *nks.File, kek KEK) []byte {
+	for _, w := range file.Wrapped {
+		if w.KEK == kek.ID() {
+			return w.Ciphertext
+		}
+	}
+	return nil
+}
+
+// ask has a KEK open a file, unless it is known to be away, and counts its failures.
+func (s *kekSet) ask(ctx context.Context, kek *askedKEK, file *nks.File) (*nks.Material, *fault) {
+	if err := s.silence(kek); err != nil {
+		return nil, &fault{kek: kek.ID(), here: true, away: true, err: err}
+	}
+	began := time.Now()
+	secret, f := s.open(ctx, kek, file)
+	if f != nil && f.here && !errors.Is(f.err, ErrDecrypt) && !errors.Is(f.err, ErrWrapOnly) {
+		s.failed(ctx, kek, began, f.err)
+	} else {
+		s.works(kek)
+	}
+	return secret, f
+}
+
+// open has a KEK open a file, and says whose fault it is if it does not. Content that is no
+// key is the file's where the KEK authenticates what it unwraps, as those of this package do.
+func (s *kekSet) open(ctx context.Context, kek *askedKEK, file *nks.File) (*nks.Material, *fault) {
+	plaintext, err := s.unwrapUnder(ctx, kek, entry(file, kek), file.AAD())
+	switch {
+	case errors.Is(err, ErrDecrypt):
+		return nil, &fault{kek: kek.ID(), here: true, err: fmt.Errorf("another KEK by that name, or an altered file: %w", err)}
+	case err != nil:
+		return nil, &fault{kek: kek.ID(), here: true, err: err}
+	}
+	secret, err := decodeChecked(plaintext, file)
+	if err == nil {
+		return secret, nil
+	}
+	if _, ok := kek.KEK.(local); ok {
+		return nil, &fault{mine: true, err: err}
+	}
+	return nil, &fault{kek: kek.ID(), here: true, err: fmt.Errorf("what KEK %s unwraps is not the key: %w", kek.ID(), err)}
+}
+
+// worse picks what to report, and to act on, when no KEK opens a file: first what may pass or
+// be another KEK's, then a content that is wrong, then a KEK that never unwraps.
+func worse(a, b *fault) *fault {
 	rank := func(f *fault) int {
 		switch {
-		case f == nil || errors.Is(f.err, ErrWrapOnly):
+		case errors.Is(f.err, ErrWrapOnly):
 			return 0
 		case f.mine:
 			return 1
@@ -186,52 +320,37 @@ func (s *kekSet) worse(a, b *fault) *fault {
 	return a
 }
 
-// unwrapEntry asks one KEK, unless it is known to be away: there may be thousands of files.
-func (s *kekSet) unwrapEntry(ctx context.Context, kek KEK, w nks.Wrapped, aad []byte) ([]byte, *fault) {
-	if err := s.silence(w.KEK); err != nil {
-		return nil, &fault{kek: w.KEK, here: true, err: fmt.Errorf("KEK %s: %w", w.KEK, err)}
-	}
-	plaintext, err := s.unwrapUnder(ctx, kek, w.Ciphertext, aad)
-	if err == nil {
-		return plaintext, nil
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		s.heard(ctx, w.KEK, err)
-	}
-	if errors.Is(err, ErrDecrypt) {
-		err = fmt.Errorf("another KEK by that name, or an altered file: %w", err)
-	}
-	return nil, &fault{kek: w.KEK, here: true, err: fmt.Errorf("unwrap with KEK %s: %w", w.KEK, err)}
-}
-
 // named reports whether a file is wrapped under KEKs that have the names of those that wrap.
 func (s *kekSet) named(file *nks.File) bool {
 	for _, kek := range s.wrapping {
-		if entryOf(file, kek) < 0 {
+		if entry(file, kek) == nil {
 			return false
 		}
 	}
 	return len(file.Wrapped) == len(s.wrapping)
 }
 
-func entryOf(file *nks.File, kek KEK) int {
-	return slices.IndexFunc(file.Wrapped, func(w nks.Wrapped) bool { return w.KEK == kek.ID() })
+// shared reports whether an old KEK has the name of a present one.
+func (s *kekSet) shared(kek *askedKEK) bool {
+	return slices.ContainsFunc(s.old, func(o *askedKEK) bool { return o.ID() == kek.ID() })
 }
 
-// stale reports whether a file is to be rewrapped: its KEKs are not those that wrap. Where an
-// old KEK has the same name as a present one, the present one must open its entry.
+// stale reports whether a file that a present KEK has opened is to be rewrapped: its KEKs are
+// not those that wrap. Where an old KEK has the name of a present one, the present one must
+// open its entry.
 func (s *kekSet) stale(ctx context.Context, file *nks.File) bool {
 	if !s.named(file) {
 		return true
 	}
 	for _, kek := range s.wrapping {
-		i := entryOf(file, kek)
-		if len(s.openers[kek.ID()]) > 1 {
-			plaintext, f := s.unwrapEntry(ctx, kek, file.Wrapped[i], file.AAD())
-			clear(plaintext)
-			if f != nil && !errors.Is(f.err, ErrWrapOnly) {
-				return true
-			}
+		if !s.shared(kek) {
+			continue
+		}
+		secret, f := s.ask(ctx, kek, file)
+		if f == nil {
+			secret.Wipe()
+		} else if !errors.Is(f.err, ErrWrapOnly) {
+			return true
 		}
 	}
 	return false

@@ -151,9 +151,10 @@ func (k *Keyring) isClosed() bool {
 	return k.closed
 }
 
-// WaitReady returns once the active key is held here, every KEK of the configuration has
-// answered and, if this server is the leader, it may seal; or with ctx's error and what was
-// missing. Older keys that are still on their way don't block it; Status has them.
+// WaitReady returns once the active key is held here, each of Config.KEKs has answered and, if
+// this server is the leader, it may seal; or with ctx's error and what was missing. Older keys
+// that are still on their way don't block it, and neither do OldKEKs that don't answer, which
+// may be gone for good; Status has both.
 func (k *Keyring) WaitReady(ctx context.Context) error {
 	ctx, done, err := k.enter(ctx)
 	if err != nil {
@@ -184,7 +185,7 @@ func (k *Keyring) notReady(ring *meta.Ring) error {
 	case k.raft.State() == raft.Leader && !k.leads(k.term.Load()):
 		return errors.New("the leader has not applied the barrier of its term")
 	}
-	return k.store.keks.away()
+	return k.store.keks.away(k.store.keks.wrapping)
 }
 
 // Encrypt seals plaintext under the active key and binds it to aad; both may be empty or

@@ -52,6 +52,7 @@ type fault struct {
 	file string // the file of Nomad's to blame, if one is
 	mine bool   // the file itself is bad: it is set aside, and trying again is no use
 	here bool   // there is a file, wrapped under a KEK that does not answer or is not configured
+	away bool   // the KEK was not asked, since it does not answer
 	err  error
 }
 

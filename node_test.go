@@ -57,6 +57,25 @@ func TestNodeAloneKeepsItsKeysAcrossRestarts(t *testing.T) {
 	}
 }
 
+// TestNodeRotatesAsSoonAsItLeads: the call may come before this server has become the leader.
+func TestNodeRotatesAsSoonAsItLeads(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	dir := t.TempDir()
+	for range 3 {
+		n, err := keyring.Start(ctx, keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+			t.Error(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // nodes is a cluster of real Nodes on loopback.
 type nodes struct {
 	tb    testing.TB

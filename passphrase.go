@@ -44,8 +44,8 @@ func PassphraseKEK(passphrase []byte) (KEK, error) {
 // passphraseID is the ID of every PassphraseKEK.
 const passphraseID = "passphrase"
 
-// maxSalts bounds how many keys one KEK derives: files that were made here share a salt.
-const maxSalts = 64
+// maxSalts bounds how many keys one KEK derives: the files of a keystore share a salt.
+const maxSalts = 16
 
 type passphraseKEK struct {
 	passphrase []byte
@@ -53,7 +53,7 @@ type passphraseKEK struct {
 	mu      sync.Mutex // guards below, and one derivation at a time: each takes its memory
 	derived map[stretch]cipher.AEAD
 	wraps   stretch // what new files are wrapped under
-	settled bool    // wraps is what a file has already
+	known   bool    // wraps is what a file has already
 }
 
 // stretch is how a key is derived from the passphrase.
@@ -103,6 +103,13 @@ func (k *passphraseKEK) ID() string { return passphraseID }
 
 func (k *passphraseKEK) unwraps() bool { return true }
 
+// settled reports whether it knows the salt of the files that are there.
+func (k *passphraseKEK) settled() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.known
+}
+
 // Format keeps the passphrase out of everything that prints.
 func (k *passphraseKEK) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+passphraseID) }
 
@@ -115,7 +122,7 @@ func (k *passphraseKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	k.settled = true
+	k.known = true
 	head := k.wraps.encode()
 	return append(head, aead.Seal(nil, nil, plaintext, slices.Concat(head, aad))...), nil
 }
@@ -139,8 +146,8 @@ func (k *passphraseKEK) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte
 	if err != nil {
 		return nil, ErrDecrypt
 	}
-	if !k.settled && s.passes == k.wraps.passes && s.kibibytes == k.wraps.kibibytes && s.lanes == k.wraps.lanes {
-		k.wraps, k.settled = s, true
+	if !k.known && s.passes == k.wraps.passes && s.kibibytes == k.wraps.kibibytes && s.lanes == k.wraps.lanes {
+		k.wraps, k.known = s, true
 	}
 	return plaintext, nil
 }

@@ -1,6 +1,7 @@
 package keyring_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -8,10 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/keyring"
+	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
 
@@ -62,6 +66,58 @@ func readmeCluster(ctx context.Context) error {
 		return err
 	}
 	return node.Close()
+}
+
+func readmeCredential() (keyring.KEK, error) {
+	kek, err := keyring.FileKEK(filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), "kek"))
+	return kek, err
+}
+
+// readmeEscrow is a server in production, for as long as use takes.
+func readmeEscrow(ctx context.Context, dir string, kms keyring.KEK, recipientsFile io.Reader, use func(*keyring.Node) error) error {
+	recipients, err := age.ParseRecipients(recipientsFile) // one a line, as for age -R
+	if err != nil {
+		return err
+	}
+	escrow, err := keyring.AgeKEK(recipients)
+	if err != nil {
+		return err
+	}
+	node, err := keyring.Start(ctx, keyring.NodeConfig{
+		Dir:  dir,
+		KEKs: []keyring.KEK{kms, escrow},
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(use(node), node.Close())
+}
+
+func readmeRecover(ctx context.Context, dir string, newKEK, escrow keyring.KEK, recipients []age.Recipient, identityFile io.Reader, use func(*keyring.Node) error) error {
+	identities, err := age.ParseIdentities(identityFile)
+	if err != nil {
+		return err
+	}
+	wayBack, err := keyring.AgeKEK(recipients, identities...)
+	if err != nil {
+		return err
+	}
+	node, err := keyring.Start(ctx, keyring.NodeConfig{
+		Dir:     dir,
+		KEKs:    []keyring.KEK{newKEK, escrow},
+		OldKEKs: []keyring.KEK{wayBack},
+	})
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	if err := node.Keyring().WaitReady(ctx); err != nil {
+		return err
+	}
+	if err := node.Keyring().Rewrap(ctx); err != nil {
+		return err // not all files are moved: Status says why; call it again
+	}
+	return use(node)
 }
 
 func readmeOwnRaft(ctx context.Context, conf *raft.Config, dir string, kek keyring.KEK, peers keyring.Transport) error {
@@ -158,4 +214,122 @@ func TestReadmeSnippetsRun(t *testing.T) {
 	if err := readmeCluster(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a KEK file that is not there: %v", err)
 	}
+}
+
+// TestReadmeCredential uses a systemd credential as the README does.
+func TestReadmeCredential(t *testing.T) {
+	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(writeKEK(t, countingKey())))
+	kek, err := readmeCredential()
+	if err != nil || kek.ID() != fileKEK(t, countingKey()).ID() {
+		t.Errorf("%v, %v", kek, err)
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", t.TempDir())
+	if _, err := readmeCredential(); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no credential: %v", err)
+	}
+}
+
+// TestReadmeRecoversFromALostKMS follows the README's steps on a real directory: the KMS dies, the
+// identity comes out of the safe and goes back, and all that was ever sealed opens.
+func TestReadmeRecoversFromALostKMS(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	dir, lost, identity := t.TempDir(), namedVault(t, 1), ageIdentity(t)
+	bobs := ageIdentity(t).Recipient().String()
+	recipientsFile := func() io.Reader {
+		return strings.NewReader("# in two safes\n" + identity.Recipient().String() + "\n" + bobs + "\n")
+	}
+
+	var sealed [][]byte
+	seals := func(n *keyring.Node) error {
+		if err := n.Keyring().WaitReady(ctx); err != nil {
+			return err
+		}
+		for range 3 {
+			b, err := n.Encrypt(ctx, []byte("data"), nil)
+			if err != nil {
+				return err
+			}
+			sealed = append(sealed, b)
+			if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	opens := func(n *keyring.Node) error {
+		if err := n.Keyring().WaitReady(ctx); err != nil {
+			return err
+		}
+		st, err := n.Keyring().Status(ctx)
+		if err != nil || st.OnOldKEKs != 0 || len(st.Problems) > 0 {
+			t.Errorf("%d on old KEKs, %v, %v", st.OnOldKEKs, st.Problems, err)
+		}
+		for i, b := range sealed {
+			if got, err := n.Decrypt(ctx, b, nil); err != nil || string(got) != "data" {
+				t.Errorf("%d: %q, %v", i, got, err)
+			}
+		}
+		return nil
+	}
+	if err := readmeEscrow(ctx, dir, lost, recipientsFile(), seals); err != nil {
+		t.Fatal(err)
+	}
+	lost.set(away["fails"])
+	locked := func(n *keyring.Node) error {
+		keyring.AwaitHolders(n.Keyring(), keyOf(t, sealed[0]), 0)
+		if _, err := n.Keyring().Decrypt(sealed[0], nil); !errors.Is(err, keyring.ErrKeyMissing) {
+			t.Errorf("the KMS is dead and it opens: %v", err)
+		}
+		return nil
+	}
+	if err := readmeEscrow(ctx, dir, lost, recipientsFile(), locked); err != nil {
+		t.Fatal(err)
+	}
+
+	newKEK := fileKEK(t, bytes.Repeat([]byte{5}, 32))
+	recipients, err := age.ParseRecipients(recipientsFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	escrow, err := keyring.AgeKEK(recipients)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := recipients[:1] // the other safe is forgotten
+	kek, err := keyring.AgeKEK(half, identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := startAlone(t, ctx, dir, []keyring.KEK{newKEK}, []keyring.KEK{kek})
+	if st, err := n.Keyring().Status(ctx); err != nil || !slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool {
+		return p.Detail == "no KEK vault or "+escrow.ID()+" is configured"
+	}) {
+		t.Errorf("with other recipients: %v, %v", st.Problems, err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	both := func(n *keyring.Node) error { return errors.Join(opens(n), seals(n)) }
+	if err := readmeRecover(ctx, dir, newKEK, escrow, recipients, strings.NewReader(identity.String()), both); err != nil {
+		t.Fatal(err)
+	}
+	if err := readmeEscrow(ctx, dir, newKEK, recipientsFile(), opens); err != nil {
+		t.Error(err)
+	}
+
+	// Escrow stands beside the new KEK: it may be lost just as well.
+	if err := readmeRecover(ctx, dir, namedVault(t, 3), escrow, recipients, strings.NewReader(identity.String()), opens); err != nil {
+		t.Errorf("a second time: %v", err)
+	}
+}
+
+func keyOf(t *testing.T, sealed []byte) keyring.KeyID {
+	t.Helper()
+	id, err := keyring.CiphertextKeyID(sealed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }

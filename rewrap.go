@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"example.com/keyring/internal/durable"
-	"example.com/keyring/internal/nks"
 )
 
 // rewrapBatch is how many files one batch replaces, with one sync of the directory.
@@ -72,13 +71,11 @@ func (s *keystore) rewrapAside(ctx context.Context, aside string) error {
 		return fmt.Errorf("%s: %w", aside, f.err)
 	}
 	defer got.secret.Wipe()
-	data, f := s.wrap(ctx, arrival{file.ID, file.Algorithm, file.Check, file.Created, got.secret})
+	data, proven, f := s.wrap(ctx, arrival{file.ID, file.Algorithm, file.Check, file.Created, got.secret})
 	if f != nil {
 		return f.err
 	}
-	if err := s.openable(ctx, data); err != nil {
-		return err
-	}
+	proven.wipe()
 	if err := s.dir.Write(durable.Named{Name: aside, Data: data})[0]; err != nil {
 		return err
 	}
@@ -125,18 +122,4 @@ func (s *keystore) onOldKEKs() int {
 		}
 	}
 	return n
-}
-
-// openable opens a file that is not written yet, as the next start would.
-func (s *keystore) openable(ctx context.Context, data []byte) error {
-	file, err := nks.DecodeFile(data)
-	if err != nil {
-		return err
-	}
-	got, f := s.keks.unwrap(ctx, file)
-	if f != nil {
-		return fmt.Errorf("key %s would not open: %w", KeyID(file.ID), f.err)
-	}
-	got.secret.Wipe()
-	return nil
 }

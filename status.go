@@ -153,10 +153,12 @@ func (s *keystore) describe(st *Status, ring *meta.Ring) {
 func (s *kekSet) describe(st *Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(s.silent)) {
-		st.Problems = append(st.Problems, Problem{Kind: ProblemKEKAway, KEK: id, Detail: fmt.Sprintf("KEK %s: %v", id, s.silent[id])})
+	for _, kek := range s.all() {
+		if kek.silent != nil {
+			st.Problems = append(st.Problems, Problem{Kind: ProblemKEKAway, KEK: kek.ID(), Detail: kek.silent.Error()})
+		}
 	}
-	if len(s.openers[inlineID]) > 0 {
+	if s.inline() {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemInlineKEK, KEK: inlineID, Detail: "whoever reads the key files has the keys"})
 	}
 }

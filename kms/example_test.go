@@ -3,15 +3,18 @@ package kms_test
 import (
 	"context"
 	"log"
+	"os"
 
 	"example.com/keyring"
 	"example.com/keyring/kms"
+	"filippo.io/age"
 	wrapping "github.com/hashicorp/go-kms-wrapping/v2"
 	"github.com/hashicorp/go-kms-wrapping/wrappers/awskms/v2"
 	"github.com/hashicorp/go-kms-wrapping/wrappers/transit/v2"
 )
 
-// Three KEKs side by side: each wraps every key, and any one of them opens it.
+// Three KEKs side by side: each wraps every key. Either KMS opens it, and so do the identities
+// of the escrow.
 func Example() {
 	ctx := context.Background()
 
@@ -38,8 +41,18 @@ func Example() {
 		log.Fatal(err)
 	}
 
-	// No KMS: a key on a medium of its own, for the day when neither answers.
-	onPaper, err := keyring.FileKEK("/media/recovery/kek")
+	// Escrow, for the day when neither answers: the file has recipients only, one a line as for
+	// age -R, and their identities lie in a safe.
+	f, err := os.Open("/etc/myservice/escrow.txt")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer f.Close()
+	to, err := age.ParseRecipients(f)
+	if err != nil {
+		log.Fatal(err)
+	}
+	escrow, err := keyring.AgeKEK(to)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -48,7 +61,7 @@ func Example() {
 	// wrappers/ocikms/v2, wrappers/alicloudkms/v2, wrappers/tencentcloudkms/v2 and
 	// wrappers/huaweicloudkms/v2 of github.com/hashicorp/go-kms-wrapping.
 	cfg := keyring.Config{
-		KEKs: []keyring.KEK{inAWS, inVault, onPaper},
+		KEKs: []keyring.KEK{inAWS, inVault, escrow},
 		// Dir, ID, Raft and FSM as in the example of package keyring.
 	}
 	_ = cfg

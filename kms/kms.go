@@ -22,7 +22,8 @@
 // keyring.Start, given the KEK, would not. What a wrapper does not read or authenticate in a
 // BlobInfo, such as the key ID with transit, can be altered and the rest still opens, to the
 // same plaintext. Copies of the plaintext that a wrapper or its client makes are not
-// overwritten. The wrapper of AWS KMS ignores ctx as of v2.0.11.
+// overwritten. The wrapper of AWS KMS ignores ctx as of v2.0.11: a call that has been given up goes
+// on in the background until it returns, also after the keyring has been closed.
 package kms
 
 import (
@@ -33,6 +34,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"example.com/keyring"
 	wrapping "github.com/hashicorp/go-kms-wrapping/v2"
@@ -49,7 +51,7 @@ const (
 // are w's to tell apart: w gets the KeyInfo as it was stored.
 //
 // w is configured, stays so until the keyring is closed, is safe for concurrent use and keeps
-// no slice that it is given. It must return soon after ctx has ended: the KEK waits for it.
+// no slice that it is given. When ctx has ended it is waited for a second longer.
 //
 // Unwrap returns keyring.ErrDecrypt for bytes that do not parse or have an unknown version,
 // and for another AAD. Every error of w, and a panic, comes back wrapped and does not match
@@ -81,23 +83,20 @@ func (k *kek) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	bound = append(bound, version)
 	bound = append(bound, sum[:]...)
 	bound = append(bound, plaintext...)
-	defer clear(bound)
-	var blob *wrapping.BlobInfo
-	err := k.call(ctx, "encrypt", func() (err error) {
-		blob, err = k.w.Encrypt(ctx, bound)
-		return err
+	return k.call(ctx, "encrypt", func() ([]byte, error) {
+		defer clear(bound)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		blob, err := k.w.Encrypt(ctx, bound)
+		if err != nil {
+			return nil, err
+		}
+		if !storable(blob) {
+			return nil, errors.New("the wrapper returned no ciphertext, or a secret with it")
+		}
+		return proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{version}, blob)
 	})
-	if err != nil {
-		return nil, err
-	}
-	if !storable(blob) {
-		return nil, fmt.Errorf("KMS %s: encrypt: the wrapper returned no ciphertext, or a secret with it", k.id)
-	}
-	wrapped, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{version}, blob)
-	if err != nil {
-		return nil, fmt.Errorf("KMS %s: encode: %w", k.id, err)
-	}
-	return wrapped, nil
 }
 
 func (k *kek) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
@@ -108,10 +107,11 @@ func (k *kek) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
 	if proto.Unmarshal(wrapped[1:], blob) != nil || !storable(blob) {
 		return nil, keyring.ErrDecrypt
 	}
-	var bound []byte
-	err := k.call(ctx, "decrypt", func() (err error) {
-		bound, err = k.w.Decrypt(ctx, blob)
-		return err
+	bound, err := k.call(ctx, "decrypt", func() ([]byte, error) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return k.w.Decrypt(ctx, blob)
 	})
 	defer clear(bound)
 	if err != nil {
@@ -125,21 +125,52 @@ func (k *kek) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
 	return bytes.Clone(bound[headerSize:]), nil
 }
 
-// call asks the KMS. A wrapper may panic on what it does not expect, as on a nonce of another
-// length; the value of a panic may be a secret, so only its type is told.
-func (k *kek) call(ctx context.Context, what string, ask func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("KMS %s: %s: the wrapper panicked with a %T", k.id, what, r)
+// patience is how long a wrapper is waited for when ctx has ended.
+const patience = time.Second
+
+// call asks the KMS on a goroutine of its own, since a wrapper may ignore ctx. One that is out of
+// patience is left alone with its answer.
+func (k *kek) call(ctx context.Context, what string, ask func() ([]byte, error)) ([]byte, error) {
+	type answer struct {
+		b   []byte
+		err error
+	}
+	answers, left := make(chan answer), make(chan struct{})
+	defer close(left)
+	go func() {
+		b, err := guarded(ask)
+		select {
+		case answers <- answer{b, err}:
+		case <-left:
+			clear(b)
 		}
 	}()
-	if err = ctx.Err(); err == nil {
-		err = ask()
+	var late <-chan time.Time
+	ended := ctx.Done()
+	for {
+		select {
+		case a := <-answers:
+			if a.err != nil {
+				return a.b, fmt.Errorf("KMS %s: %s: %w", k.id, what, a.err)
+			}
+			return a.b, nil
+		case <-ended:
+			late, ended = time.After(patience), nil
+		case <-late:
+			return nil, fmt.Errorf("KMS %s: %s: the wrapper does not return: %w", k.id, what, context.Cause(ctx))
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("KMS %s: %s: %w", k.id, what, err)
-	}
-	return nil
+}
+
+// guarded asks a wrapper that may panic on what it does not expect, as on a nonce of another
+// length. The value of a panic may be a secret, so only its type is told.
+func guarded(ask func() ([]byte, error)) (b []byte, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the wrapper panicked with a %T", r)
+		}
+	}()
+	return ask()
 }
 
 // storable reports whether a blob may be in a file: it has a ciphertext, which is no shorter

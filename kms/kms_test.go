@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
@@ -370,6 +371,45 @@ func TestCallInFlightEndsWithTheContext(t *testing.T) {
 	}
 }
 
+// TestCallThatIgnoresTheContextIsLeftAlone a second after the context has ended, as of AWS KMS,
+// whose client may wait for minutes. What it brings then is overwritten.
+func TestCallThatIgnoresTheContextIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := make(chan struct{})
+		var given, opened []byte
+		k := newKEK(t, "stub", stub{
+			encrypt: func(p []byte) (*wrapping.BlobInfo, error) {
+				<-hangs
+				given = p
+				return &wrapping.BlobInfo{Ciphertext: bytes.Clone(p)}, nil
+			},
+			decrypt: func(b *wrapping.BlobInfo) ([]byte, error) {
+				<-hangs
+				opened = bytes.Clone(b.Ciphertext)
+				return opened, nil
+			},
+		})
+		stored := encode(t, &wrapping.BlobInfo{Ciphertext: bytes.Repeat([]byte{7}, 40)})
+		for name, call := range map[string]func(context.Context) ([]byte, error){
+			"Wrap":   func(ctx context.Context) ([]byte, error) { return k.Wrap(ctx, secret, aad) },
+			"Unwrap": func(ctx context.Context) ([]byte, error) { return k.Unwrap(ctx, stored, aad) },
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			began := time.Now()
+			b, err := call(ctx)
+			if d := time.Since(began); d > 11*time.Second || b != nil || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: after %v: %d bytes, %v", name, d, len(b), err)
+			}
+			cancel()
+		}
+		close(hangs)
+		synctest.Wait()
+		if len(given) == 0 || len(opened) == 0 || len(bytes.Trim(given, "\x00")) > 0 || len(bytes.Trim(opened, "\x00")) > 0 {
+			t.Errorf("what came later stays: %x, %x", given, opened)
+		}
+	})
+}
+
 // stub is a wrapper that does as the test says.
 type stub struct {
 	wrapping.Wrapper
@@ -401,6 +441,28 @@ func TestPanicsBecomeErrorsWithoutTheirValue(t *testing.T) {
 		if !strings.Contains(err.Error(), "panicked") || strings.Contains(err.Error(), string(secret)) {
 			t.Error(err)
 		}
+	}
+}
+
+// TestGarbageFromTheKMSIsRefused, whatever it says that it has decrypted.
+func TestGarbageFromTheKMSIsRefused(t *testing.T) {
+	sum := sha256.Sum256(aad)
+	good := append(append([]byte{1}, sum[:]...), secret...)
+	var answer []byte
+	k := newKEK(t, "stub", stub{decrypt: func(*wrapping.BlobInfo) ([]byte, error) { return bytes.Clone(answer), nil }})
+	stored := encode(t, &wrapping.BlobInfo{Ciphertext: make([]byte, 40)})
+	for name, b := range map[string][]byte{
+		"nothing": nil, "three bytes": []byte("abc"), "the header cut": good[:32], "another version": append([]byte{2}, good[1:]...),
+		"another AAD": append([]byte{1, sum[0] ^ 1}, good[2:]...), "the plaintext alone": bytes.Repeat(secret, 3),
+	} {
+		answer = b
+		if got, err := k.Unwrap(t.Context(), stored, aad); !errors.Is(err, keyring.ErrDecrypt) || got != nil {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	answer = good
+	if got, err := k.Unwrap(t.Context(), stored, aad); err != nil || !bytes.Equal(got, secret) {
+		t.Errorf("what it should be: %q, %v", got, err)
 	}
 }
 
@@ -466,13 +528,22 @@ func TestKEKPrintsItsNameOnly(t *testing.T) {
 	}
 }
 
-// openNode starts a Node and waits until it has a key.
-func openNode(t *testing.T, ctx context.Context, dir string, keks ...keyring.KEK) *keyring.Node {
+func startNode(t *testing.T, ctx context.Context, dir string, keks []keyring.KEK, old ...keyring.KEK) *keyring.Node {
 	t.Helper()
-	n, err := keyring.Start(ctx, keyring.NodeConfig{Dir: dir, KEKs: keks, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}})
+	n, err := keyring.Start(ctx, keyring.NodeConfig{
+		Dir: dir, KEKs: keks, OldKEKs: old, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+// openNode starts a Node and waits until it has a key.
+func openNode(t *testing.T, ctx context.Context, dir string, keks ...keyring.KEK) *keyring.Node {
+	t.Helper()
+	n := startNode(t, ctx, dir, keks)
 	if err := n.Keyring().WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}

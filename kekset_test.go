@@ -1,0 +1,386 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
+)
+
+// namedVault is a KMS by that name with a key of its own: two of them are told apart by nothing but
+// what they open.
+func namedVault(t testing.TB, key byte) *kms {
+	k := newKMS("vault")
+	k.inner = fileKEK(t, bytes.Repeat([]byte{key}, 32))
+	return k
+}
+
+// TestOldKEKSilencesNoPresentOneOfItsName: a KMS was lost and built anew under the same name.
+func TestOldKEKSilencesNoPresentOneOfItsName(t *testing.T) {
+	disk, present, gone := keyringtest.NewDisk(), namedVault(t, 1), namedVault(t, 2)
+	gone.set(away["fails"])
+	plantKey(t, disk, keyring.KeyID{1}, present)
+	if s := openStore(t, disk, []keyring.KEK{present}, []keyring.KEK{gone}); !s.Confirm(keyring.KeyID{1}) || s.OnOldKEKs() != 0 {
+		t.Error("the file under the present KEK does not open")
+	}
+}
+
+// TestFileThatNoPresentKEKOpensIsOnOldKEKs, also if the names in it are those of the present
+// ones: the KMS was lost and built anew under its name, and escrow opens the files.
+func TestFileThatNoPresentKEKOpensIsOnOldKEKs(t *testing.T) {
+	identity := ageIdentity(t)
+	lost, anew, escrow := namedVault(t, 1), namedVault(t, 2), ageKEK(t, identity)
+	for name, keks := range map[string][2]keyring.KEK{"KMS first": {anew, escrow}, "escrow first": {escrow, anew}} {
+		disk := keyringtest.NewDisk()
+		old := []keyring.KEK{lost, escrow}
+		if keks[0] == escrow {
+			old = []keyring.KEK{escrow, lost}
+		}
+		plantKey(t, disk, keyring.KeyID{1}, old...)
+		s := openStore(t, disk, keks[:], []keyring.KEK{ageKEK(t, identity, identity)})
+		if !s.Confirm(keyring.KeyID{1}) || s.OnOldKEKs() != 1 {
+			t.Errorf("%s: %d on old KEKs", name, s.OnOldKEKs())
+		}
+		if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
+			t.Errorf("%s: rewrap: %v, %d left", name, err, s.OnOldKEKs())
+		}
+		s.Close()
+		if s = openStore(t, disk, keks[:], []keyring.KEK{ageKEK(t, identity, identity)}); s.OnOldKEKs() != 0 {
+			t.Errorf("%s: %d on old KEKs after all were rewrapped", name, s.OnOldKEKs())
+		}
+		s.Close()
+		if s = openStore(t, disk, keks[:], nil); !s.Confirm(keyring.KeyID{1}) || s.OnOldKEKs() != 0 {
+			t.Errorf("%s: it does not open without the identity", name)
+		}
+		s.Close()
+	}
+}
+
+// TestFileThatAPresentKEKDoesNotOpenIsRewrapped: another one opens it, which may be the next to go.
+func TestFileThatAPresentKEKDoesNotOpenIsRewrapped(t *testing.T) {
+	a, lost, anew := newKMS("a"), namedVault(t, 1), namedVault(t, 2)
+	for name, c := range map[string]struct{ were, keks, old []keyring.KEK }{
+		"one was exchanged":                             {[]keyring.KEK{a, newKMS("other")}, []keyring.KEK{a, anew}, nil},
+		"one was added":                                 {[]keyring.KEK{a}, []keyring.KEK{a, anew}, nil},
+		"it disowns the file":                           {[]keyring.KEK{lost, a}, []keyring.KEK{anew, a}, nil},
+		"it does not say that":                          {[]keyring.KEK{lost, a}, []keyring.KEK{picky{anew}, a}, nil},
+		"the old one of its name opens":                 {[]keyring.KEK{lost, a}, []keyring.KEK{anew, a}, []keyring.KEK{lost}},
+		"it was not asked, but an old one has its name": {[]keyring.KEK{a, lost}, []keyring.KEK{a, anew}, []keyring.KEK{lost}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := keyringtest.NewDisk()
+			plantKey(t, disk, keyring.KeyID{1}, c.were...)
+			s := openStore(t, disk, c.keks, c.old)
+			if !s.Confirm(keyring.KeyID{1}) || s.OnOldKEKs() != 1 {
+				t.Errorf("%d to rewrap", s.OnOldKEKs())
+			}
+			if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
+				t.Errorf("%v, %d left", err, s.OnOldKEKs())
+			}
+			s.Close()
+			if s = openStore(t, disk, []keyring.KEK{anew}, nil); !s.Confirm(keyring.KeyID{1}) || s.OnOldKEKs() != 1 {
+				t.Errorf("%d to rewrap off what is no KEK any more", s.OnOldKEKs())
+			}
+			s.Close()
+			if s = openStore(t, disk, c.keks, c.old); s.OnOldKEKs() != 0 {
+				t.Errorf("%d to rewrap after it was done", s.OnOldKEKs())
+			}
+		})
+	}
+}
+
+// TestFileIsNotToBeRewrappedBecauseItsKEKIsAway: there is no reason to think so.
+func TestFileIsNotToBeRewrappedBecauseItsKEKIsAway(t *testing.T) {
+	disk, a, b := keyringtest.NewDisk(), newKMS("a"), newKMS("b")
+	plantKey(t, disk, keyring.KeyID{1}, a, b)
+	a.set(away["fails"])
+	if s := openStore(t, disk, []keyring.KEK{a, b}, nil); !s.Confirm(keyring.KeyID{1}) || s.OnOldKEKs() != 0 {
+		t.Errorf("%d on old KEKs", s.OnOldKEKs())
+	}
+}
+
+// TestFileWithAWayBackIsNotSetAside: one entry opens to nonsense, and there is another.
+func TestFileWithAWayBackIsNotSetAside(t *testing.T) {
+	local := fileKEK(t, countingKey())
+	for name, other := range map[string]*kms{"not configured": newKMS("b"), "away": newKMS("a")} {
+		disk := keyringtest.NewDisk()
+		plantKey(t, disk, keyring.KeyID{1}, other)
+		file, err := nks.DecodeFile(disk.Bytes(nks.FileName(keyring.KeyID{1})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		nonsense, err := local.Wrap(t.Context(), []byte("nonsense"), file.AAD())
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.Wrapped = append(file.Wrapped, nks.Wrapped{KEK: local.ID(), Ciphertext: nonsense})
+		b, err := file.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		disk.Plant(nks.FileName(keyring.KeyID{1}), 0o600, b)
+		a := newKMS("a")
+		a.set(away["fails"])
+		if s := openStore(t, disk, []keyring.KEK{a, local}, nil); len(s.SetAside()) > 0 || s.OnOldKEKs() != 1 {
+			t.Errorf("%s: set aside %v, %d on old KEKs", name, s.SetAside(), s.OnOldKEKs())
+		}
+	}
+}
+
+// garbler is a KEK that authenticates nothing: with another key something else comes out.
+type garbler struct {
+	id  string
+	key byte
+}
+
+func (g garbler) ID() string { return g.id }
+
+func (g garbler) Wrap(_ context.Context, plaintext, _ []byte) ([]byte, error) {
+	out := bytes.Clone(plaintext)
+	for i := range out {
+		out[i] ^= g.key
+	}
+	return out, nil
+}
+
+func (g garbler) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	return g.Wrap(ctx, wrapped, aad)
+}
+
+// TestWrongKEKThatAuthenticatesNothingSetsNothingAside: what it unwraps is no key, and that is
+// its own fault.
+func TestWrongKEKThatAuthenticatesNothingSetsNothingAside(t *testing.T) {
+	disk := keyringtest.NewDisk()
+	plantKey(t, disk, keyring.KeyID{1}, garbler{"kms", 1})
+	before := fmt.Sprint(keyFiles(disk))
+	s := openStore(t, disk, []keyring.KEK{garbler{"kms", 2}}, nil)
+	if s.Confirm(keyring.KeyID{1}) || len(s.SetAside()) > 0 || s.OnOldKEKs() != 1 {
+		t.Errorf("set aside %v, %d on old KEKs", s.SetAside(), s.OnOldKEKs())
+	}
+	s.Close()
+	if fmt.Sprint(keyFiles(disk)) != before {
+		t.Error("a file was touched")
+	}
+	if s = openStore(t, disk, []keyring.KEK{garbler{"kms", 1}}, nil); !s.Confirm(keyring.KeyID{1}) {
+		t.Error("it does not open with the right one")
+	}
+}
+
+// TestKEKThatUnwrapsNoMoreStaysNamed: that it wraps is not enough.
+func TestKEKThatUnwrapsNoMoreStaysNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := newKMS("a"), newKMS("b")
+		l := newLone(t, a, b)
+		l.seal("data")
+		b.set(func(k *kms) { k.noUnwrap = errBroken })
+		l.restart(a, b)
+		for range 2 {
+			leaderOfLone(l)
+			if st := l.status(); st.Ready || !named(st, "b") {
+				t.Errorf("ready %v, %v", st.Ready, st.Problems)
+			}
+			if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+				t.Errorf("a opens it: %v", err)
+			}
+		}
+	})
+}
+
+// leaderOfLone waits until it encrypts, ready or not.
+func leaderOfLone(l *lone) {
+	for range 1000 {
+		if _, err := l.Keyring.Encrypt(nil, nil); err == nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond) // virtual
+	}
+	l.t.Error("it never encrypts")
+}
+
+// slowKMS is a KMS that takes its time, and counts how many calls are on their way.
+type slowKMS struct {
+	keyring.KEK
+	takes time.Duration
+
+	mu      sync.Mutex // guards below
+	err     error
+	now     int
+	most    int
+	calls   int
+	overdue bool // a call had no deadline, or one too far away
+}
+
+func (k *slowKMS) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	k.mu.Lock()
+	k.now++
+	k.calls++
+	k.most = max(k.most, k.now)
+	if d, ok := ctx.Deadline(); !ok || time.Until(d) > 10*time.Second {
+		k.overdue = true
+	}
+	err := k.err
+	k.mu.Unlock()
+	time.Sleep(k.takes) // virtual
+	k.mu.Lock()
+	k.now--
+	k.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return k.KEK.Unwrap(ctx, wrapped, aad)
+}
+
+// TestManyFilesDoNotStampedeASlowKMS: they are read side by side, up to a bound, and each call
+// has a deadline.
+func TestManyFilesDoNotStampedeASlowKMS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const files, atOnce = 1000, 16
+		disk, escrow := keyringtest.NewDisk(), ageKEK(t, ageIdentity(t))
+		for i := range files {
+			plantKey(t, disk, keyring.KeyID{1, byte(i >> 8), byte(i)}, escrow, newKMS("a"))
+		}
+		k := &slowKMS{KEK: newKMS("a"), takes: 250 * time.Millisecond}
+		began := time.Now()
+		s := openStore(t, disk, []keyring.KEK{escrow, k}, nil)
+		if d, limit := time.Since(began), k.takes*(files/atOnce+2); d > limit {
+			t.Errorf("%v, side by side it is %v", d, limit)
+		}
+		if k.most > atOnce || k.calls != files+1 || k.overdue {
+			t.Errorf("%d calls for %d files, %d at a time, overdue: %v", k.calls, files, k.most, k.overdue)
+		}
+		if !s.Confirm(keyring.KeyID{1, 0, 1}) || s.OnOldKEKs() > 0 || s.Away() != nil {
+			t.Errorf("not held, or %d on old KEKs, or %v", s.OnOldKEKs(), s.Away())
+		}
+		s.Close()
+	})
+}
+
+// TestKMSThatFailsSlowlyIsNotAskedForEachFile: one that answers the probe, or is old, and then
+// takes seconds to fail. After a while it counts as away, unless it has answered, if only no.
+func TestKMSThatFailsSlowlyIsNotAskedForEachFile(t *testing.T) {
+	for err, most := range map[error]int{errAway: 80, keyring.ErrDecrypt: 1001} {
+		synctest.Test(t, func(t *testing.T) {
+			disk, gone := keyringtest.NewDisk(), newKMS("gone")
+			for i := range 1000 {
+				plantKey(t, disk, keyring.KeyID{1, byte(i >> 8), byte(i)}, gone)
+			}
+			plantKey(t, disk, keyring.KeyID{2}, gone, newKMS("a"))
+			// As the KEKs of module kms do, it knows by itself that the probe is nothing of its own.
+			k := &slowKMS{KEK: gone, takes: 3 * time.Second, err: err}
+			began := time.Now()
+			s := openStore(t, disk, []keyring.KEK{newKMS("a")}, []keyring.KEK{answersProbes{k}})
+			if d := time.Since(began); d > time.Duration(most)*k.takes/16+k.takes || k.calls > most {
+				t.Errorf("%v: %v, %d calls", err, d, k.calls)
+			}
+			if (s.Away() != nil) != (err == errAway) {
+				t.Errorf("%v: away: %v", err, s.Away())
+			}
+			if !s.Confirm(keyring.KeyID{2}) || len(s.SetAside()) > 0 {
+				t.Errorf("%v: what another KEK opens is not held", err)
+			}
+			s.Close()
+		})
+	}
+}
+
+// answersProbes is a KEK that knows by their length what it has not wrapped.
+type answersProbes struct{ keyring.KEK }
+
+func (k answersProbes) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	if len(wrapped) < 32 {
+		return nil, keyring.ErrDecrypt
+	}
+	return k.KEK.Unwrap(ctx, wrapped, aad)
+}
+
+// TestOneBadFileDoesNotMakeItsKEKAway, and so keeps no other file closed: a KMS does not always
+// say that a ciphertext is not its own.
+func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newKMS("a")
+		l := newLone(t, picky{a})
+		l.seal("data")
+		lost := l.Keyring.Keys()[0].ID
+		if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		sealed := l.seal("data")
+		l.Disk.Plant(nks.FileName(lost), 0o600, nil) // so that the directory is read again and again
+		for i := range 40 {
+			stray := namedVault(t, 7)
+			stray.id = "a"
+			plantKey(t, l.Disk, keyring.KeyID{0, byte(i)}, stray)
+		}
+		l.restart(picky{a})
+		l.opens(sealed)
+		for range 60 {
+			time.Sleep(time.Minute) // virtual
+			if st := l.status(); !st.Ready || len(st.SetAside) != 1 {
+				t.Fatalf("ready %v, set aside %v", st.Ready, st.SetAside)
+			}
+		}
+	})
+}
+
+// picky says of what is not its own that something is wrong.
+type picky struct{ keyring.KEK }
+
+func (k picky) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	b, err := k.KEK.Unwrap(ctx, wrapped, aad)
+	if err != nil {
+		err = errors.New("400 Bad Request")
+	}
+	return b, err
+}
+
+// TestKEKOfThisMachineIsAskedAgain: one that needs nobody's answer can be late too, if deriving
+// its key takes long.
+func TestKEKOfThisMachineIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newKMS("a")
+		l := newLone(t, keyring.LocalKEK{KEK: a})
+		sealed := l.seal("data")
+		a.set(away["hangs"])
+		l.restart(keyring.LocalKEK{KEK: a})
+		if _, err := l.Keyring.Decrypt(sealed, nil); !errors.Is(err, keyring.ErrKeyMissing) || !named(l.status(), "a") {
+			t.Errorf("while it is late: %v, %v", err, l.status().Problems)
+		}
+		a.set(answers)
+		l.opens(sealed)
+	})
+}
+
+// TestDeadOldKEKKeepsNobodyFromBeingReady: after a recovery it may well be left in the
+// configuration.
+func TestDeadOldKEKKeepsNobodyFromBeingReady(t *testing.T) {
+	for name, fail := range away {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gone, escrow := newKMS("gone"), newKMS("escrow")
+				l := newLone(t, gone, escrow)
+				sealed := l.seal("data")
+				gone.set(fail)
+				l.keks, l.old = []keyring.KEK{newKMS("new")}, []keyring.KEK{gone, escrow}
+				l.Cluster.Restart(l.Server)
+				if !l.readyWithin(time.Minute) {
+					t.Errorf("not ready: %v", l.status().Problems)
+				}
+				l.opens(sealed)
+				if st := l.status(); !named(st, "gone") || st.OnOldKEKs != 1 {
+					t.Errorf("%d on old KEKs, %v", st.OnOldKEKs, st.Problems)
+				}
+				if err := l.Keyring.Rewrap(t.Context()); err != nil || l.status().OnOldKEKs != 0 {
+					t.Errorf("rewrap: %v", err)
+				}
+			})
+		})
+	}
+}
