@@ -104,7 +104,7 @@ func (d *osDir) Create(name string) (File, error) {
 		f.Close()
 		return nil, err
 	}
-	return f, nil
+	return osFile{f}, nil
 }
 
 // Open opens what name itself names, and only a regular file: to open a device can set it
@@ -132,8 +132,14 @@ func (d *osDir) Open(name string) (File, error) {
 		f.Close()
 		return nil, d.in(err)
 	}
-	return f, nil
+	return osFile{f}, nil
 }
+
+// osFile is an os.File whose Sync is one call. That of os.File begins anew when a signal has
+// interrupted it, and the second may then report success for what the first has lost.
+type osFile struct{ *os.File }
+
+func (f osFile) Sync() error { return syncOnce(f.File) }
 
 func (d *osDir) Lstat(name string) (fs.FileInfo, error) {
 	info, err := d.root.Lstat(name)
@@ -162,11 +168,13 @@ func (d *osDir) Sync() error {
 	return d.in(syncAndClose(f))
 }
 
-// Close gives up the lock last: another process must not meet us still at work.
+// Close gives up the lock last: another process must not meet us still at work. It unlocks
+// before it closes, because a process that is just being started may have a copy of the
+// descriptor.
 func (d *osDir) Close() error {
 	err := d.root.Close()
 	if d.lock != nil {
-		err = errors.Join(err, d.lock.Close())
+		err = errors.Join(err, flock(d.lock, unix.LOCK_UN), d.lock.Close())
 	}
 	return d.in(err)
 }
@@ -224,11 +232,21 @@ func lock(f *os.File) error {
 	if err := f.Chmod(0o600); err != nil {
 		return err
 	}
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return ErrLocked
 	}
-	return os.NewSyscallError("flock", err)
+	return err
+}
+
+// flock is the system call, made again if a signal has interrupted it: network file systems
+// wait for an answer.
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); err != unix.EINTR {
+			return os.NewSyscallError("flock", err)
+		}
+	}
 }
 
 // makeDirs is os.MkdirAll with modes that no umask changes.
@@ -281,7 +299,7 @@ func syncDir(path string) error {
 }
 
 func syncAndClose(f *os.File) error {
-	err := f.Sync()
+	err := syncOnce(f)
 	return errors.Join(err, f.Close())
 }
 

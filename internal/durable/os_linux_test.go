@@ -3,6 +3,7 @@ package durable_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -44,4 +45,24 @@ func TestFullFileSystem(t *testing.T) {
 	}
 	must(t, d.Remove("ballast"))
 	must(t, write(d, durable.Named{Name: "a", Data: make([]byte, 32<<10)}))
+}
+
+// A process that is being started has a copy of every descriptor until it runs its program.
+func TestCloseGivesUpTheLockWhoeverHasACopyOfIt(t *testing.T) {
+	dir := t.TempDir()
+	d := openDir(t, dir)
+	copied := false
+	for fd := range 100 {
+		if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && name == filepath.Join(dir, ".lock") {
+			c, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+			must(t, err)
+			defer unix.Close(c)
+			copied = true
+		}
+	}
+	if !copied {
+		t.Fatal("the lock is not among the descriptors")
+	}
+	must(t, d.Close())
+	openDir(t, dir)
 }

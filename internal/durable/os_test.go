@@ -265,6 +265,7 @@ rename key key.bad-1
 fsync a/b
 unlink key.bad-1
 fsync a/b
+flock a/b/.lock
 `
 	if got := calls(top, string(trace)); got != want {
 		t.Errorf("system calls:%s\nwant:%s", got, want)
