@@ -181,15 +181,28 @@ func (s *keystore) confirm(id KeyID) (bool, error) {
 	if m == nil {
 		return false, nil
 	}
-	b, err := s.dir.Read(s.nameOf(id), nks.MaxFile)
-	defer clear(b) // an inline KEK is in it
+	same, err := s.unchanged(id, m)
+	if !same { // it may be on its way: look again when nothing writes
+		s.writing.Lock()
+		defer s.writing.Unlock()
+		same, err = s.unchanged(id, m)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil || sha256.Sum256(b) != m.sum {
+	if !same {
 		m.lost = true
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !unfit(err) {
 		return false, err
 	}
 	return !m.lost, nil
+}
+
+// unchanged reads the file of a key, and reports whether it is what was found right.
+func (s *keystore) unchanged(id KeyID, m *material) (bool, error) {
+	b, err := s.dir.Read(s.nameOf(id), nks.MaxFile)
+	defer clear(b) // an inline KEK is in it
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return err == nil && sha256.Sum256(b) == m.sum, err
 }

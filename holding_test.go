@@ -230,3 +230,35 @@ func TestServerWhoseKEKIsLostFetchesAllAnew(t *testing.T) {
 		}
 	})
 }
+
+// TestKeyIsHeldWhileItsFileIsReplaced: a live question that comes in the middle of a rewrap has a
+// yes for its answer, or the key would be taken for lost.
+func TestKeyIsHeldWhileItsFileIsReplaced(t *testing.T) {
+	id := keyring.KeyID{1}
+	for range 50 {
+		disk, a := keyringtest.NewDisk(), newKMS("a")
+		plantKey(t, disk, id, a)
+		s := openStore(t, disk, []keyring.KEK{newKMS("b")}, []keyring.KEK{a})
+		looked, held := make(chan struct{}), make(chan bool, 1)
+		var once, look sync.Once
+		disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+			switch {
+			case op.Kind == "dirsync": // renamed, and not read back
+				once.Do(func() {
+					go func() { held <- s.Confirm(id) }()
+					<-looked
+				})
+			case op.Kind == "close" && op.Name == nks.FileName(id):
+				look.Do(func() { close(looked) })
+			}
+			return keyringtest.Fault{}
+		})
+		if err := s.Rewrap(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if !<-held || !s.Confirm(id) {
+			t.Fatal("it is not held")
+		}
+		s.Close()
+	}
+}
