@@ -96,12 +96,13 @@
 // of the key ID as additional data.
 //
 // Nothing binds a key to the ID in its file, and there is no check value. The tags tell whether
-// KEK, root key and RSA key belong together, no more: a bit of KeyID, of the other members of
-// Meta, of Provider, of a provider's name or of key_info can change unseen. Any other change of
-// a bit is refused; so is a member that is there twice, and one at the top or of what is wrapped
-// that is not known: it may be the RSA key under a damaged name.
+// KEK, root key and RSA key belong together, no more. In Meta, all but Algorithm can change
+// unseen, KeyID too; so can Provider, the name in ProviderID, and what is in key_info. None of
+// them changes the key. Any other flip of a bit is refused; so is a member that is there twice,
+// and one at the top or of what is wrapped that is not known: it may be the RSA key under a
+// damaged name. A file from which the RSA key was taken whole is that of another key, for EdDSA.
 //
-// Vectors are in testdata/nomad, made by nomad.py there.
+// Their vectors are in testdata/nomad, with nomad.py, which made them without this package.
 //
 // # Vectors
 //

@@ -108,8 +108,8 @@ func ParseNomadName(name string) (id ID, ok bool) {
 		return id, true
 	}
 	text, ok := strings.CutSuffix(name, suffix)
-	uuid, provider, dotted := strings.Cut(text, ".")
-	if !ok || !dotted || !validProvider(provider) {
+	uuid, provider, _ := strings.Cut(text, ".")
+	if !ok || !validProvider(provider) {
 		return ID{}, false
 	}
 	return parseID(uuid)

@@ -91,7 +91,7 @@ func telling(text []byte) iter.Seq[int] {
 	const far = 40
 	return func(yield func(int) bool) {
 		for i := range text {
-			run := bytes.IndexAny(text[max(0, i-far):min(i+far, len(text))], "\"{}:,.-") < 0
+			run := !bytes.ContainsAny(text[max(0, i-far):min(i+far, len(text))], "\"{}:,.-")
 			if !run && !yield(i) {
 				return
 			}

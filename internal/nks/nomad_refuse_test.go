@@ -83,8 +83,7 @@ func TestDecodeNomadRefusesAnyForm(t *testing.T) {
 			alteration{"a byte order mark", text, "\ufeff@"},
 			alteration{"a comma too many", "@KEK", "@,"},
 			alteration{"single quotes", `"Meta"`, `'Meta'`},
-			alteration{"nested deep in KeyID", "@KeyID", `"KeyID":` + strings.Repeat("[", 17) + strings.Repeat("]", 17)},
-			alteration{"nested deep in Meta", `"State":`, `"Other":` + strings.Repeat("[", 17) + strings.Repeat("]", 17) + `,@`},
+			alteration{"nested deep in Meta", `"State":`, `"Other":` + strings.Repeat("[", 15) + strings.Repeat("]", 15) + `,@`},
 			alteration{"more than MaxFile", "@KEK", "@" + strings.Repeat(" ", nks.MaxFile)},
 
 			alteration{"no Meta", "@Meta", `"Mata":{}`},
@@ -191,6 +190,8 @@ func TestDecodeNomadRefusesProvidedFiles(t *testing.T) {
 	)
 	refuseNomad(t, string(nomadNamed(t, ".transit.").Text),
 		alteration{"external KMS and a KEK", "@ProviderID", `@,"KEK":"` + b64(32) + `"`},
+		alteration{"external KMS and a bad KEK", "@ProviderID", `@,"KEK":"."`},
+		alteration{"external KMS and a bad RSA key", "@WrappedRSAKey", `"WrappedRSAKey":{"ciphertext":"."}`},
 		alteration{"external KMS and nothing", "@WrappedDEK", `"WrappedDEK":{}`},
 		alteration{"external KMS and no base64", "@ciphertext", `"ciphertext":"vault:v1:"`},
 		provider("aead without a KEK", `"aead.vault"`),
@@ -208,6 +209,7 @@ func TestDecodeNomadTakesWhatVersionsDifferIn(t *testing.T) {
 		{"1.4.0", alteration{"RSAKey null", "@KEK", `@,"RSAKey":null`}},
 		{"1.4.0", alteration{"RSAKey empty", "@KEK", `@,"RSAKey":""`}},
 		{"1.4.0", alteration{"Meta with more", `"State":`, `"Flags":{"a":[1,{}]},"A":[],@`}},
+		{"1.4.0", alteration{"nested 16 deep", `"State":`, `"Other":` + strings.Repeat("[", 14) + strings.Repeat("]", 14) + `,@`}},
 		{"1.4.0", alteration{"more white space", `,"DEK":`, "\r\n , \t\"DEK\" : "}},
 		{"1.9.0", alteration{"WrappedRSAKey null", "@WrappedRSAKey", `"WrappedRSAKey":null`}},
 		{"1.9.0", alteration{"no WrappedRSAKey", `"WrappedRSAKey":{},`, ""}},

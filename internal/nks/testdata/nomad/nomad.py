@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes key files as HashiCorp Nomad does, and vectors.json: what is in them.
 
-    cd internal/nks/testdata/nomad && python3 nomad.py
+    python3 internal/nks/testdata/nomad/nomad.py
 
 Needs the module cryptography (tried with 48), and gives the same bytes every time:
 everything that Nomad draws at random comes out of SHA-256 here. It shares no code
@@ -196,6 +196,7 @@ def vector(key):
     }
 
 
+os.chdir(os.path.dirname(os.path.abspath(__file__)))
 for old in os.listdir("."):
     if old.endswith(".nks.json"):
         os.remove(old)
