@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -99,15 +98,11 @@ func (s *keystore) locked(id KeyID) bool {
 
 // identify reads the keystore ID, or draws one for a directory that has none.
 func (s *keystore) identify() error {
-	names, err := s.dir.List()
-	if err != nil {
-		return err
+	b, err := s.dir.Read(identity, 64)
+	if err == nil && len(b) == 33 && b[32] == '\n' && s.id.UnmarshalText(b[:32]) == nil {
+		return nil
 	}
-	if slices.Contains(names, identity) {
-		b, err := s.dir.Read(identity, 64)
-		if err == nil && len(b) == 33 && b[32] == '\n' && s.id.UnmarshalText(b[:32]) == nil {
-			return nil
-		}
+	if !errors.Is(err, fs.ErrNotExist) {
 		if err != nil && !unfit(err) {
 			return err // another ID in its place would cost every hold
 		}

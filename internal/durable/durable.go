@@ -130,40 +130,39 @@ func (d *Dir) publish(temps []*temp) {
 	}
 }
 
-// Read returns the content of a regular file of at most max bytes. It opens
+// Read returns the content of a regular file of at most limit bytes. It opens
 // nothing else: other kinds of file are ErrNotRegular, larger ones ErrTooLarge, those of
 // another user ErrForeign. A file that is not there is fs.ErrNotExist. One that others could
 // read is made 0600, as it was when it was created.
-func (d *Dir) Read(name string, max int64) ([]byte, error) {
-	data, err := d.read(name, max)
+func (d *Dir) Read(name string, limit int64) ([]byte, error) {
+	data, err := d.read(name, limit)
 	return data, wrap("read", name, err)
 }
 
-func (d *Dir) read(name string, max int64) ([]byte, error) {
+func (d *Dir) read(name string, limit int64) ([]byte, error) {
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	f, err := d.fs.Open(name)
+	f, info, err := d.fs.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > max {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, info.Size(), max)
+	size := info.Size()
+	if size > limit {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, limit)
 	}
 	if was := info.Mode().Perm(); was != 0o600 && f.Chmod(0o600) == nil { // on a read-only mount it is read as it is
 		d.repaired(name, was)
 	}
-	data := make([]byte, info.Size()+1) // it may grow while we read
-	n, err := io.ReadFull(f, data)
-	if err == nil {
+	// One byte more, since it may have grown. A read that stops short of it has found the
+	// end: to ask for that again is one system call of six.
+	data := make([]byte, size+1)
+	n, err := io.ReadAtLeast(f, data, int(max(size, 1)))
+	if int64(n) > size {
 		return nil, fmt.Errorf("%w: it grew while it was read", ErrTooLarge)
 	}
-	if err != io.EOF && err != io.ErrUnexpectedEOF {
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return nil, err
 	}
 	return data[:n], nil

@@ -19,10 +19,10 @@ type FS interface {
 	// mode is 0600 whatever the umask.
 	Create(name string) (File, error)
 
-	// Open opens a regular file for reading. Anything else is ErrNotRegular, and is
-	// not opened: a symlink is not followed, a FIFO not waited for. One that another
-	// user owns is ErrForeign.
-	Open(name string) (File, error)
+	// Open opens a regular file for reading and says what it has opened. Anything
+	// else is ErrNotRegular, and is not opened: a symlink is not followed, a FIFO not
+	// waited for. One that another user owns is ErrForeign.
+	Open(name string) (File, fs.FileInfo, error)
 
 	Lstat(name string) (fs.FileInfo, error)
 	Rename(old, new string) error // replaces new, if it is a file
@@ -43,7 +43,6 @@ type File interface {
 	Chmod(mode fs.FileMode) error
 	Sync() error
 	Close() error
-	Stat() (fs.FileInfo, error)
 }
 
 // ErrLocked says that the directory is open already, in this process or another.
@@ -75,7 +74,7 @@ func openDir(path string) (*osDir, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &osDir{path: path, root: root}
+	d := &osDir{path: path, root: root, user: uint32(os.Geteuid())}
 	if err = d.takeOver(); err == nil {
 		err = d.acquire()
 	}
@@ -91,6 +90,7 @@ func openDir(path string) (*osDir, error) {
 type osDir struct {
 	path string // for errors
 	root *os.Root
+	user uint32   // who has opened it, and owns what is in it
 	lock *os.File // locked while it is open
 }
 
@@ -109,30 +109,30 @@ func (d *osDir) Create(name string) (File, error) {
 
 // Open opens what name itself names, and only a regular file: to open a device can set it
 // going, and os.Root follows a symlink to another name in it, even with O_NOFOLLOW.
-func (d *osDir) Open(name string) (File, error) {
+func (d *osDir) Open(name string) (File, fs.FileInfo, error) {
 	named, err := d.root.Lstat(name)
 	if err != nil {
-		return nil, d.in(err)
+		return nil, nil, d.in(err)
 	}
 	if !named.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: %v", ErrNotRegular, named.Mode().Type())
+		return nil, nil, fmt.Errorf("%w: %v", ErrNotRegular, named.Mode().Type())
 	}
 	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, d.in(err)
+		return nil, nil, d.in(err)
 	}
 	opened, err := f.Stat()
 	if err == nil && !os.SameFile(opened, named) {
 		err = &fs.PathError{Op: "open", Path: name, Err: syscall.ELOOP}
 	}
-	if err == nil && !owned(opened) {
+	if err == nil && owner(opened) != d.user {
 		err = fmt.Errorf("%w: user %d", ErrForeign, owner(opened))
 	}
 	if err != nil {
 		f.Close()
-		return nil, d.in(err)
+		return nil, nil, d.in(err)
 	}
-	return osFile{f}, nil
+	return osFile{f}, opened, nil
 }
 
 // osFile is an os.File whose Sync is one call. That of os.File begins anew when a signal has

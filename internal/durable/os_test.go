@@ -344,7 +344,7 @@ func TestOddFilesAreNeverReadAndCanBeSetAside(t *testing.T) {
 			if data, err := d.Read("key", 1000); !errors.Is(err, durable.ErrNotRegular) {
 				t.Errorf("read: %q, %v", data, err)
 			}
-			if f, err := fsys.Open("key"); err == nil {
+			if f, _, err := fsys.Open("key"); err == nil {
 				if data, _ := io.ReadAll(f); len(data) > 0 || kind == fs.ModeSymlink {
 					t.Errorf("opened, holds %q", data)
 				}

@@ -264,16 +264,24 @@ func (h *handle) Create(name string) (durable.File, error) {
 	return f.orNil(err)
 }
 
-func (h *handle) Open(name string) (durable.File, error) {
+func (h *handle) Open(name string) (durable.File, fs.FileInfo, error) {
 	d, f := h.disk, &file{handle: h, name: name}
+	var info fileInfo
 	err := h.do(Op{Kind: "open", Name: name}, func(fault Fault) error {
 		if fault.Err != nil {
 			return fault.Err
 		}
 		f.node = d.names[name]
-		return f.opened(f.node.openable())
+		if err := f.opened(f.node.openable()); err != nil {
+			return err
+		}
+		info = f.node.info(name)
+		return nil
 	})
-	return f.orNil(err)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f, info, nil
 }
 
 // openable returns why n, which may be nil, can't be opened for reading.
@@ -477,20 +485,6 @@ func (f *file) Chmod(mode fs.FileMode) error {
 	defer f.handle.disk.mu.Unlock()
 	f.node.mode = f.node.mode.Type() | mode
 	return nil
-}
-
-// Stat is no Op.
-func (f *file) Stat() (fs.FileInfo, error) {
-	d := f.handle.disk
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := f.handle.usable(); err != nil {
-		return nil, err
-	}
-	if f.closed {
-		return nil, fs.ErrClosed
-	}
-	return f.node.info(f.name), nil
 }
 
 func (n *inode) info(name string) fileInfo {

@@ -77,11 +77,6 @@ func DecodeFile(b []byte) (*File, error) {
 	if err := f.validate(); err != nil {
 		return nil, err
 	}
-	// The Sum is right, so all but its digits is left to compare.
-	text := f.appendText(make([]byte, 0, f.textSize()))
-	if !bytes.Equal(text[:len(text)-len(sumEnd)], b[:max(0, len(b)-sumSize)]) {
-		return nil, fmt.Errorf("%w: file: not in the one spelling that is allowed", ErrFormat)
-	}
 	return f, nil
 }
 

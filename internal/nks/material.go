@@ -100,15 +100,12 @@ func (m *Material) Check(id [16]byte, algorithm string) [32]byte {
 		panic("nks: " + err.Error()) // the lengths are constants that HKDF allows
 	}
 	defer clear(key)
-	b := make([]byte, 0, 1+4+len(id)+4+len(algorithm)+4+len(s.Root)+4+len(s.Signing))
-	defer func() { clear(b) }()
-	b = append(b, checkVersion)
-	b = appendField(b, id[:])
-	b = appendField(b, []byte(algorithm))
-	b = appendField(b, s.Root[:])
-	b = appendField(b, s.Signing)
 	mac := hmac.New(sha256.New, key)
-	mac.Write(b)
+	mac.Write([]byte{checkVersion})
+	writeField(mac, id[:])
+	writeField(mac, []byte(algorithm))
+	writeField(mac, s.Root[:])
+	writeField(mac, s.Signing)
 	return [32]byte(mac.Sum(nil))
 }
 

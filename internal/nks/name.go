@@ -28,16 +28,26 @@ func ParseFileName(name string) (id [16]byte, ok bool) {
 	return parseID(text)
 }
 
+// idSize is the length of a key ID as text.
+const idSize = 36
+
 func formatID(id ID) string {
-	h := hex.EncodeToString(id[:])
-	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+	b := make([]byte, 0, idSize)
+	b = append(hex.AppendEncode(b, id[:4]), '-')
+	b = append(hex.AppendEncode(b, id[4:6]), '-')
+	b = append(hex.AppendEncode(b, id[6:8]), '-')
+	b = append(hex.AppendEncode(b, id[8:10]), '-')
+	return string(hex.AppendEncode(b, id[10:]))
 }
 
 // parseID accepts what formatID returns and nothing else.
-func parseID(text string) (ID, bool) {
-	b, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
-	if err != nil || len(b) != len(ID{}) || formatID(ID(b)) != text {
+func parseID(text string) (id ID, ok bool) {
+	if len(text) != idSize {
 		return ID{}, false
 	}
-	return ID(b), true
+	digits := text[:8] + text[9:13] + text[14:18] + text[19:23] + text[24:]
+	if _, err := hex.Decode(id[:], []byte(digits)); err != nil || formatID(id) != text {
+		return ID{}, false
+	}
+	return id, true
 }

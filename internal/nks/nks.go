@@ -143,6 +143,7 @@ package nks
 import (
 	"encoding/binary"
 	"errors"
+	"hash"
 )
 
 // ErrFormat is what every refusal of bytes, or of values that no bytes stand for,
@@ -168,6 +169,12 @@ func knownAlgorithm(a string) bool {
 func appendField(dst, b []byte) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(b)))
 	return append(dst, b...)
+}
+
+// writeField is appendField to a hash, which never fails.
+func writeField(h hash.Hash, b []byte) {
+	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
+	h.Write(b)
 }
 
 // cutField is the reverse of appendField; what it returns is part of b.

@@ -27,6 +27,8 @@ const (
 var (
 	quoter   = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
 	unquoter = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
+
+	canonical = base64.StdEncoding.Strict() // but for newlines, which it passes over
 )
 
 // appendText appends the file with an empty Sum.
@@ -77,8 +79,8 @@ func checkFileVersion(b []byte) error {
 	return nil
 }
 
-// parseText reads what appendText writes. It lets other spellings of values pass, and
-// anything after the end: DecodeFile compares.
+// parseText reads what appendText writes and a Sum, whose digits checkSum checks. Each value
+// is held to its one spelling where it is read, and to what it may be by validate.
 func parseText(b []byte) (*File, error) {
 	r := &reader{size: len(b), rest: b}
 	f := new(File)
@@ -89,8 +91,11 @@ func parseText(b []byte) (*File, error) {
 	r.time(&f.Created, atCreated)
 	r.literal(atWrapped)
 	f.Wrapped = r.wrapped()
-	r.quoted(atSum)
+	sum := r.quoted(atSum)
 	r.literal(atEnd)
+	if len(sum)+len(sumEnd) != sumSize || len(r.rest) > 0 {
+		r.fail("the Sum is not at the end")
+	}
 	return f, r.err
 }
 
@@ -151,9 +156,9 @@ func (r *reader) quoted(at string) []byte {
 
 func (r *reader) base64(at string) []byte {
 	s := r.quoted(at)
-	b, err := base64.StdEncoding.AppendDecode(make([]byte, 0, base64.StdEncoding.DecodedLen(len(s))), s)
-	if err != nil {
-		r.fail("not base64")
+	b, err := canonical.AppendDecode(make([]byte, 0, canonical.DecodedLen(len(s))), s)
+	if err != nil || canonical.EncodedLen(len(b)) != len(s) {
+		r.fail("not base64, or not its one spelling")
 	}
 	return b
 }
@@ -175,11 +180,21 @@ func (r *reader) check(to *[32]byte, at string) {
 }
 
 func (r *reader) time(to *time.Time, at string) {
-	t, err := time.Parse(timeLayout, string(r.quoted(at)))
-	if err != nil {
-		r.fail("not a time")
+	s := string(r.quoted(at))
+	t, err := time.Parse(timeLayout, s)
+	if err != nil || t.Format(timeLayout) != s { // it takes a comma for the point
+		r.fail("not a time, or not its one spelling")
 	}
 	*to = t
+}
+
+func (r *reader) name(at string) string {
+	s := string(r.quoted(at))
+	name := unquoter.Replace(s)
+	if quoter.Replace(name) != s {
+		r.fail("not the one spelling of a name")
+	}
+	return name
 }
 
 func (r *reader) wrapped() []Wrapped {
@@ -189,8 +204,7 @@ func (r *reader) wrapped() []Wrapped {
 			r.fail("more entries than a file may have")
 			return nil
 		}
-		kek := unquoter.Replace(string(r.quoted(atKEK)))
-		ws = append(ws, Wrapped{KEK: kek, Ciphertext: r.base64(atCiphertext)})
+		ws = append(ws, Wrapped{KEK: r.name(atKEK), Ciphertext: r.base64(atCiphertext)})
 		r.literal(atEntryEnd)
 		if !r.skip(atNextEntry) {
 			return ws

@@ -1,0 +1,150 @@
+package keyringtest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/keyring/internal/durable"
+)
+
+// VersusByHand benchmarks durable writes. For each round, next makes files and what writes
+// them; their like is then written by hand too, in several ways if there are several of them,
+// each with the system calls that no durable write can be without. All take turns in random
+// order, so that the disk's moods meet all of them alike. x-limit is the median of the
+// ratios of each round's write to its writes by hand in the way that is the cheapest by its median;
+// the medians of all are reported too.
+func VersusByHand(b *testing.B, next func() (files []durable.Named, write func() error)) {
+	dirs := map[string]*byHand{}
+	times := map[string][]float64{}
+	for b.Loop() {
+		files, write := next()
+		ways := byHandWays(len(files))
+		ways["Write"] = func(*byHand, []durable.Named) error { return write() }
+		for way, do := range ways {
+			if dirs[way] == nil {
+				dirs[way] = newByHand(b)
+			}
+			start := time.Now()
+			if err := do(dirs[way], files); err != nil {
+				b.Fatal(err)
+			}
+			times[way] = append(times[way], float64(time.Since(start).Nanoseconds())/1000)
+		}
+	}
+	b.ReportMetric(0, "ns/op") // it would sum up all ways
+	cheapest := ""
+	for way, t := range times {
+		median := Median(slices.Clone(t))
+		b.ReportMetric(median, "µs/"+way)
+		if way != "Write" && (cheapest == "" || median < Median(slices.Clone(times[cheapest]))) {
+			cheapest = way
+		}
+	}
+	var ratios []float64
+	for i, limit := range times[cheapest] {
+		ratios = append(ratios, times["Write"][i]/limit)
+	}
+	b.ReportMetric(Median(ratios), "x-limit")
+}
+
+type byHandWay func(*byHand, []durable.Named) error
+
+// byHandWays are the ways to write so many files.
+func byHandWays(files int) map[string]byHandWay {
+	ways := map[string]byHandWay{}
+	for _, workers := range []int{1, 4, 16, 64} {
+		if workers <= files {
+			ways[fmt.Sprint("parallel", workers)] = func(d *byHand, f []durable.Named) error { return d.parallel(f, workers) }
+		}
+		if 1 < workers && workers <= files {
+			ways[fmt.Sprint("staged", workers)] = func(d *byHand, f []durable.Named) error { return d.staged(f, workers) }
+		}
+	}
+	return ways
+}
+
+// byHand is a directory written with no care for what fails.
+type byHand struct {
+	path string
+	dir  *os.File
+}
+
+func newByHand(b *testing.B) *byHand {
+	path := b.TempDir()
+	dir, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { dir.Close() })
+	return &byHand{path: path, dir: dir}
+}
+
+// parallel has each worker create and sync one file after the other.
+func (d *byHand) parallel(files []durable.Named, workers int) error {
+	err := inParallel(len(files), workers, func(i int) error {
+		f, err := d.create(files[i])
+		return errors.Join(err, syncAndClose(f))
+	})
+	return errors.Join(err, d.publish(files))
+}
+
+// staged creates all files before it syncs any, so that they share the journal's commits.
+func (d *byHand) staged(files []durable.Named, workers int) error {
+	open := make([]*os.File, len(files))
+	for i, f := range files {
+		var err error
+		if open[i], err = d.create(f); err != nil {
+			return err
+		}
+	}
+	err := inParallel(len(files), workers, func(i int) error { return syncAndClose(open[i]) })
+	return errors.Join(err, d.publish(files))
+}
+
+func (d *byHand) create(f durable.Named) (*os.File, error) {
+	file, err := os.OpenFile(d.temp(f.Name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	_, err = file.Write(f.Data)
+	return file, err
+}
+
+func (d *byHand) temp(name string) string { return filepath.Join(d.path, ".tmp-"+name) }
+
+func syncAndClose(f *os.File) error { return errors.Join(f.Sync(), f.Close()) }
+
+func (d *byHand) publish(files []durable.Named) error {
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, os.Rename(d.temp(f.Name), filepath.Join(d.path, f.Name)))
+	}
+	return errors.Join(append(errs, d.dir.Sync())...)
+}
+
+// inParallel calls do with 0 to n-1. The caller is one of the workers.
+func inParallel(n, workers int, do func(i int) error) error {
+	queue, errs := make(chan int, n), make([]error, n)
+	for i := range n {
+		queue <- i
+	}
+	close(queue)
+	work := func() {
+		for i := range queue {
+			errs[i] = do(i)
+		}
+	}
+	var wg sync.WaitGroup
+	for range workers - 1 {
+		wg.Go(work)
+	}
+	work()
+	wg.Wait()
+	return errors.Join(errs...)
+}
