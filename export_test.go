@@ -115,11 +115,13 @@ func (s Store) Confirm(id KeyID) bool {
 // Remove does with a key what becomes of a removed one, up to where it can be undone.
 func (s Store) Remove(id KeyID) error {
 	s.bury(id)
-	return s.setRemovedAside(id)
+	return s.setRemovedAside(id, isRemoved)
 }
 
 // Unlink removes for good what is left of a removed key.
-func (s Store) Unlink(id KeyID) error { return s.unlink(id) }
+func (s Store) Unlink(id KeyID) error { return s.unlink(id, isRemoved) }
+
+func isRemoved(KeyID) bool { return true }
 
 // TakeBack undoes a removal and reads the directory again.
 func (s Store) TakeBack(ctx context.Context, id KeyID) error {

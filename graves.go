@@ -34,7 +34,7 @@ func (s *keystore) grave(id KeyID) *grave {
 func (s *keystore) noteAside(aside string) {
 	name, why, ok := durable.ParseAside(aside)
 	id, isKey := nks.ParseFileName(name)
-	if !ok || !isKey || why != asideRemoved && why != asideMalformed {
+	if !ok || !isKey || !slices.Contains([]string{asideRemoved, asideMalformed, asideUnreadable, asideForeign}, why) {
 		return
 	}
 	stale := why == asideRemoved && s.isStale(aside)
@@ -83,11 +83,20 @@ func (s *keystore) staleAside() (names []string) {
 
 // bury overwrites a removed key in memory and has its file set aside.
 func (s *keystore) bury(id KeyID) {
-	s.drop(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.forget(id)
 	delete(s.faults, id)
 	s.grave(id).file = true
+}
+
+// live notes that the file of a key is a live one's again: its removal was undone before it was
+// set aside. The caller holds mu.
+func (s *keystore) live(id KeyID) {
+	if g := s.graves[id]; g != nil {
+		g.file = false
+		s.fill(id)
+	}
 }
 
 // gravesOf returns what there is of keys that are or were removed, in no order.
@@ -107,16 +116,20 @@ func (s *keystore) gravesOf(ring *meta.Ring) []plan.Grave {
 	return graves
 }
 
-// setRemovedAside sets the file of a removed key aside, if there is one. A crash leaves it
-// under one of the two names, for the next process to go on.
-func (s *keystore) setRemovedAside(id KeyID) error {
+// setRemovedAside sets the file of a key aside, if there is one and the key is still removed. A
+// crash leaves it under one of the two names, for the next process to go on.
+func (s *keystore) setRemovedAside(id KeyID, wasRemoved func(KeyID) bool) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	name, err := s.settle(id)
-	if err != nil {
-		return err
+	if !wasRemoved(id) {
+		return nil
 	}
-	aside, err := s.dir.SetAside(name, asideRemoved)
+	name, _ := s.settle(id) // it may be unreadable, and goes all the same
+	why := asideRemoved
+	if file, err := s.decode(name); err == nil && file.ID != id {
+		why = asideMisnamed // it may be the only copy
+	}
+	aside, err := s.dir.SetAside(name, why)
 	s.noteAside(aside) // also one that is not durable under its new name yet
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -130,9 +143,12 @@ func (s *keystore) setRemovedAside(id KeyID) error {
 
 // unlink removes for good what was set aside of a removed key. A crash leaves some of it, for
 // the next process to go on.
-func (s *keystore) unlink(id KeyID) error {
+func (s *keystore) unlink(id KeyID, wasRemoved func(KeyID) bool) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if !wasRemoved(id) {
+		return nil
+	}
 	for _, name := range s.asideOf(id) {
 		if err := s.dir.Remove(name); err != nil {
 			return err
@@ -148,25 +164,40 @@ func (s *keystore) takeBack(id KeyID) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	for _, name := range s.asideOf(id) {
-		if _, why, _ := durable.ParseAside(name); why != asideRemoved {
+		if !isRemovedFile(name) {
 			continue
 		}
-		err := s.dir.TakeBack(name)
-		if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
-			s.note(id, &fault{err: err}) // it may have been renamed
-			return err
-		}
-		if !errors.Is(err, fs.ErrExist) { // else there is a file of that name already
+		free, _ := s.settle(id) // Nomad's file may have its name by now
+		err := s.dir.TakeBack(name, free)
+		s.unread(id)
+		switch {
+		case err == nil, errors.Is(err, fs.ErrNotExist):
 			s.forgetAside(id, name)
+			return nil
+		case errors.Is(err, fs.ErrExist): // it is there already
+			return nil
 		}
-		s.note(id, &fault{err: errUnread})
-		return nil
+		return err // it may have been renamed
 	}
 	return nil
 }
 
+// unread notes that there may be a file of a key that has not been read.
+func (s *keystore) unread(id KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.faults[id]; !ok && s.keys[id] == nil {
+		s.faults[id] = fault{err: errUnread}
+	}
+}
+
 // errUnread is what stands in the way of a key whose file has been taken back.
 var errUnread = errors.New("its file has not been read yet")
+
+func isRemovedFile(aside string) bool {
+	_, why, _ := durable.ParseAside(aside)
+	return why == asideRemoved
+}
 
 func (s *keystore) asideOf(id KeyID) []string {
 	s.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"example.com/keyring/internal/durable"
@@ -77,7 +78,10 @@ func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 // under which there is room.
 func (s *keystore) makeRoom(ctx context.Context, id KeyID) (name string, err error) {
 	if s.get(id) != nil {
-		return s.settle(id)
+		if name, err = s.settle(id); err != nil { // what is in it is in the one that comes
+			err = s.putAside(name, asideUnreadable)
+		}
+		return name, err
 	}
 	m, f := s.load(ctx, id)
 	name = s.nameOf(id)
@@ -90,7 +94,7 @@ func (s *keystore) makeRoom(ctx context.Context, id KeyID) (name string, err err
 	case errors.Is(f.err, fs.ErrNotExist):
 		return name, nil
 	}
-	why := "unreadable"
+	why := asideUnreadable
 	if f.mine {
 		why = reason(f.err)
 	}
@@ -139,6 +143,7 @@ func (s *keystore) readBack(id KeyID, m *material) error {
 	delete(s.faults, id)
 	old := s.keys[id]
 	if old != nil && old.check == m.check {
+		s.live(id)
 		old.sum, old.lost, old.stale, old.nomad = m.sum, false, false, false
 		m.wipe()
 		return nil
@@ -148,6 +153,7 @@ func (s *keystore) readBack(id KeyID, m *material) error {
 	}
 	s.keys[id] = m
 	s.changes++
+	s.live(id)
 	return nil
 }
 
@@ -179,7 +185,7 @@ func (s *keystore) copy(id KeyID) (arrival, bool) {
 func (s *keystore) confirm(id KeyID) (bool, error) {
 	m := s.get(id)
 	if m == nil {
-		return false, nil
+		return false, s.mayCome(id)
 	}
 	same, err := s.unchanged(id, m)
 	if !same { // it may be on its way: look again when nothing writes
@@ -196,6 +202,19 @@ func (s *keystore) confirm(id KeyID) (bool, error) {
 		return false, err
 	}
 	return !m.lost, nil
+}
+
+// mayCome is why a key that is not in memory may be soon, from a file that is here, or nil.
+func (s *keystore) mayCome(id KeyID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.faults[id]; f.here || errors.Is(f.err, errUnread) {
+		return f.err
+	}
+	if g := s.graves[id]; g != nil && slices.ContainsFunc(g.aside, isRemovedFile) {
+		return errUnread // it was removed, and may be no more
+	}
+	return nil
 }
 
 // unchanged reads the file of a key, and reports whether it is what was found right.

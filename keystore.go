@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -114,10 +115,13 @@ func (s *keystore) identify() error {
 	return s.dir.Write(durable.Named{Name: identity, Data: []byte(hex.EncodeToString(s.id[:]) + "\n")})[0]
 }
 
-// What files are set aside as, when it matters later.
+// What files are set aside as, where it matters later.
 const (
-	asideMalformed = "malformed"
-	asideRemoved   = "removed"
+	asideRemoved    = "removed"
+	asideMalformed  = "malformed"
+	asideUnreadable = "unreadable"
+	asideForeign    = "foreign"
+	asideMisnamed   = "misnamed"
 )
 
 // reason is what a file that is set aside is called for: a part of its new name.
@@ -126,8 +130,8 @@ func reason(err error) string {
 		err error
 		why string
 	}{
-		{durable.ErrNotRegular, "not-a-file"}, {durable.ErrTooLarge, "oversized"}, {durable.ErrForeign, "foreign"},
-		{fs.ErrPermission, "unreadable"}, {errMisnamed, "misnamed"}, {nks.ErrFormat, asideMalformed},
+		{durable.ErrNotRegular, "not-a-file"}, {durable.ErrTooLarge, "oversized"}, {durable.ErrForeign, asideForeign},
+		{fs.ErrPermission, asideUnreadable}, {errMisnamed, asideMisnamed}, {nks.ErrFormat, asideMalformed},
 	} {
 		if errors.Is(err, r.err) {
 			return r.why
@@ -219,8 +223,10 @@ func (s *keystore) sort(names []string) map[KeyID]files {
 func (s *keystore) passOver(id KeyID, f files) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(f.own) > 0 {
-		s.grave(id).file = true
+	for _, name := range f.own {
+		if !slices.Contains(s.nomad[id], name) {
+			s.grave(id).file = true
+		}
 	}
 }
 
@@ -255,6 +261,7 @@ func (s *keystore) read(ctx context.Context, id KeyID, lost bool) {
 	m.stale = m.stale || lost // the next start may find an older file
 	s.keys[id] = m
 	s.changes++
+	s.live(id)
 }
 
 // loadOrSetAside looks once more at a file that was bad, while nothing writes: a good one may
@@ -314,16 +321,17 @@ func (s *keystore) giveUp(id KeyID) {
 func (s *keystore) reject(id KeyID, right meta.CheckValue) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	if m := s.get(id); m == nil || m.check == right {
+	m := s.get(id)
+	if m == nil || m.check == right {
 		return
 	}
-	nomad := s.get(id).nomad
 	s.drop(id)
-	if nomad {
+	if m.nomad {
 		s.note(id, &fault{file: nks.FileName(id), err: fmt.Errorf("%w: Nomad's file has another key of that ID", ErrCorrupt)})
 		return
 	}
-	if err := s.putAside(s.nameOf(id), "wrong"); err != nil {
+	name, _ := s.settle(id)
+	if err := s.putAside(name, "wrong"); err != nil {
 		s.note(id, &fault{err: err})
 	}
 }

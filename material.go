@@ -92,6 +92,11 @@ func (s *keystore) sealerOf(id KeyID, m *material) (*seal.Key, error) {
 func (s *keystore) drop(id KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.forget(id)
+}
+
+// forget is drop for a caller that holds mu.
+func (s *keystore) forget(id KeyID) {
 	m := s.keys[id]
 	if m == nil {
 		return

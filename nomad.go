@@ -53,7 +53,7 @@ func (s *keystore) nameOf(id KeyID) string {
 }
 
 // settle is nameOf for a file that is about to be written or set aside: somebody may have put
-// a file of Nomad's in its place.
+// a file of Nomad's in its place. The error says that it can't be told.
 func (s *keystore) settle(id KeyID) (string, error) {
 	if name := s.nameOf(id); name != nks.FileName(id) {
 		return name, nil
@@ -61,7 +61,7 @@ func (s *keystore) settle(id KeyID) (string, error) {
 	b, err := s.dir.Read(nks.FileName(id), nks.MaxFile)
 	defer clear(b) // an inline KEK is in it
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !unfit(err) {
-		return "", err
+		return nks.FileName(id), err // by which it may go, unread
 	}
 	if nks.IsNomad(b) {
 		s.take(id)

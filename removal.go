@@ -30,7 +30,8 @@ type RemoveOptions struct {
 //
 // A prepublished and a deprecated key can go. An inactive or rekeying one is ErrNoData without
 // Force, for nothing has proven that no data is sealed under it. The active key never goes:
-// rotate first. Removing a removed key has no effect. Leader only.
+// rotate first. Removing a removed key has no effect, but that Now ends the time to undo it.
+// Leader only.
 func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	ctx, done, err := k.enter(ctx)
 	if err != nil {
@@ -40,24 +41,12 @@ func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	if err := k.mayLead(); err != nil {
 		return err
 	}
-	ring := k.fsm.ring.Load()
-	if ring.WasRemoved(id) {
-		return nil
-	}
-	key := ring.Key(id)
-	if key == nil {
-		return fmt.Errorf("remove: %w %s", ErrUnknownKey, id)
-	}
-	switch key.State {
-	case StateActive:
-		return fmt.Errorf("remove %s: it is the active key", id)
-	case StateInactive, StateRekeying:
-		if !o.Force {
-			return fmt.Errorf("remove %s, which is %s: %w", id, key.State, ErrNoData)
-		}
+	from, err := removable(k.fsm.ring.Load(), id, o)
+	if err != nil || from == "" {
+		return err
 	}
 	err = propose(ctx, k.raft, meta.Command{Remove: &meta.Remove{
-		ID: id, From: key.State, Force: o.Force, Now: o.Now, Time: now(),
+		ID: id, From: from, Force: o.Force, Now: o.Now, Time: now(),
 	}})
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", id, err)
@@ -65,6 +54,31 @@ func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	k.store.bury(id) // here before we return; elsewhere the replicator does
 	k.fsm.changed.notify()
 	return nil
+}
+
+// stateRemoved is what Remove names for a key that is removed already.
+const stateRemoved State = "removed"
+
+// removable says in which state a key is that can be removed: none if there is nothing to do.
+func removable(ring *meta.Ring, id KeyID, o RemoveOptions) (State, error) {
+	if t, removed := ring.Tombstone(id); removed && o.Now && !t.Now {
+		return stateRemoved, nil
+	} else if removed {
+		return "", nil
+	}
+	key := ring.Key(id)
+	if key == nil {
+		return "", fmt.Errorf("remove: %w %s", ErrUnknownKey, id)
+	}
+	switch key.State {
+	case StateActive:
+		return "", fmt.Errorf("remove %s: it is the active key", id)
+	case StateInactive, StateRekeying:
+		if !o.Force {
+			return "", fmt.Errorf("remove %s, which is %s: %w", id, key.State, ErrNoData)
+		}
+	}
+	return key.State, nil
 }
 
 // bury does with the files of removed keys what plan says, beside the loop, and returns when
@@ -79,7 +93,12 @@ func (r *replicator) bury(ring *meta.Ring) time.Time {
 		return wake
 	}
 	r.start(&r.burying, func() {
-		if err := r.dig(b); err != nil && r.ctx.Err() == nil {
+		err := r.dig(b)
+		switch {
+		case err == nil || r.ctx.Err() != nil:
+		case errors.Is(err, ErrNotLeader): // there is none, and nothing hurries
+			r.cfg.Logger.Debug("files of removed keys", "error", err)
+		default:
 			r.cfg.Logger.Error("files of removed keys", "error", err)
 		}
 	})
@@ -90,7 +109,7 @@ func (r *replicator) bury(ring *meta.Ring) time.Time {
 func (k *Keyring) dig(b plan.Burial) error {
 	var errs []error
 	for _, id := range b.SetAside {
-		if err := k.store.setRemovedAside(id); err != nil {
+		if err := k.store.setRemovedAside(id, k.wasRemoved); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -100,13 +119,16 @@ func (k *Keyring) dig(b plan.Burial) error {
 			return errors.Join(append(errs, err)...)
 		}
 		for _, id := range gone {
-			if err := k.store.unlink(id); err != nil {
+			if err := k.store.unlink(id, k.wasRemoved); err != nil {
 				errs = append(errs, err)
 			}
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// wasRemoved asks the ring of now: a snapshot may have been restored since something was decided.
+func (k *Keyring) wasRemoved(id KeyID) bool { return k.fsm.ring.Load().WasRemoved(id) }
 
 // removedForGood asks the leader which of the keys are removed and past their undo time. What
 // this server has applied is not enough: a restored snapshot may have brought a key back while

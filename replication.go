@@ -85,6 +85,7 @@ type replicator struct {
 	resend   time.Time // when it is due again if nothing came of it
 
 	refreshed keySet
+	lacking   []KeyID     // what was missing when it was looked at last
 	healing   chore       // reads the directory again while keys are missing
 	burying   chore       // sees to the files of removed keys
 	ended     chan *chore // its goroutine has ended
@@ -102,6 +103,13 @@ type chore struct {
 
 // rest is for when there is nothing to do.
 func (c *chore) rest() { c.due, c.tries = time.Time{}, 0 }
+
+// hurry has it due at a time, if it was to be later.
+func (c *chore) hurry(at time.Time) {
+	if c.tries = 0; c.due.After(at) {
+		c.due = at
+	}
+}
 
 // wait reports whether the chore can't be started now, and when to look again: zero if its
 // goroutine is running, whose end wakes the loop.
@@ -239,6 +247,14 @@ func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) time.Time {
 	if len(missing) == 0 && r.store.keks.away(r.store.keks.all()) == nil {
 		r.healing.rest()
 		return time.Time{}
+	}
+	var lacking []KeyID
+	for _, m := range missing {
+		lacking = append(lacking, m.ID)
+	}
+	if !slices.Equal(lacking, r.lacking) { // one that is lost for good must not slow the others
+		r.lacking = lacking
+		r.healing.hurry(now().Add(firstScan))
 	}
 	if r.healing.due.IsZero() { // most of what is missing is on its way
 		r.healing.due = now().Add(firstScan)

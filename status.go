@@ -141,6 +141,12 @@ func (s *keystore) describe(st *Status, ring *meta.Ring) {
 				"the key was removed, and Nomad's files %q still have it: delete them", s.nomad[id])})
 		}
 	}
+	for _, id := range slices.SortedFunc(maps.Keys(s.graves), compareIDs) {
+		if aside := s.graves[id].aside; len(aside) > 0 && ring.Key(id) == nil && !ring.WasRemoved(id) && s.keys[id] == nil {
+			add(Problem{Kind: ProblemOrphan, Key: id, Detail: fmt.Sprintf(
+				"files %q that were set aside, of a key that the keyring does not know; they are kept", aside)})
+		}
+	}
 	for _, id := range slices.SortedFunc(maps.Keys(s.keys), compareIDs) {
 		if ring.Key(id) == nil && !ring.WasRemoved(id) {
 			st.Orphans = append(st.Orphans, id)

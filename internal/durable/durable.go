@@ -231,18 +231,18 @@ func ParseAside(aside string) (name, why string, ok bool) {
 	return m[1], m[2], true
 }
 
-// TakeBack reverses SetAside: it renames aside to the name that the file had, unless there is
-// a file of that name again, which is fs.ErrExist. A crash leaves the file under one of the
+// TakeBack reverses SetAside: it renames aside to name, unless there is a file of that name
+// again, which is fs.ErrExist. A crash leaves the file under one of the
 // two names or, on a file system without a journal, under both. After an error the file may
 // have been renamed without the rename being durable: Sync before relying on it.
-func (d *Dir) TakeBack(aside string) error {
+func (d *Dir) TakeBack(aside, name string) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
-	return wrap("take back", aside, d.takeBack(aside))
+	return wrap("take back", aside, d.takeBack(aside, name))
 }
 
-func (d *Dir) takeBack(aside string) error {
-	name, _, ok := ParseAside(aside)
+func (d *Dir) takeBack(aside, name string) error {
+	_, _, ok := ParseAside(aside)
 	if err := errors.Join(checkName(aside), checkName(name)); err != nil || !ok {
 		return cmp.Or(err, errors.New("it was not set aside"))
 	}

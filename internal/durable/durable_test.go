@@ -92,7 +92,7 @@ var changes = []change{
 	{
 		name:   "take back",
 		plant:  map[string][]byte{"a.removed-1": content("old"), "a.removed-2": content("earlier")},
-		do:     func(d *durable.Dir) []error { return []error{d.TakeBack("a.removed-1")} },
+		do:     func(d *durable.Dir) []error { return []error{d.TakeBack("a.removed-1", "a")} },
 		before: map[string][]byte{"a": nil, "a.removed-1": content("old"), "a.removed-2": content("earlier")},
 		after:  map[string][]byte{"a": content("old"), "a.removed-1": nil, "a.removed-2": content("earlier")},
 	},
@@ -404,16 +404,16 @@ func TestTakeBackOverwritesNothing(t *testing.T) {
 		t.Errorf("%s is parsed as %q, %q, %v", aside, name, why, ok)
 	}
 	must(t, write(d, durable.Named{Name: "a", Data: content("new")}))
-	if err := d.TakeBack(aside); !errors.Is(err, fs.ErrExist) {
+	if err := d.TakeBack(aside, "a"); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over another file: %v", err)
 	}
 	must(t, d.Remove("a"))
-	must(t, d.TakeBack(aside))
+	must(t, d.TakeBack(aside, "a"))
 	if got := disk.Names(); len(got) != 1 || !bytes.Equal(disk.Bytes("a"), content("old")) {
 		t.Errorf("taken back: %q", got)
 	}
 	for _, name := range []string{"a", "b.removed-1", "a.removed-0", "a.removed-", "a.-1", ".removed-1", "../a.removed-1", ".lock.removed-1"} {
-		if err := d.TakeBack(name); err == nil {
+		if err := d.TakeBack(name, "a"); err == nil {
 			t.Errorf("%s: taken back", name)
 		}
 	}

@@ -180,6 +180,9 @@ func (d *draft) move(id KeyID, from, to State) error {
 
 func (d *draft) remove(c *Remove) error {
 	k := d.Key(c.ID)
+	if k == nil && c.Now && d.hurry(c.ID) {
+		return nil
+	}
 	if k == nil || k.State != c.From {
 		return refuse("remove %s: not %s", c.ID, c.From)
 	}
@@ -247,6 +250,15 @@ func (d *draft) bury(id KeyID, at time.Time, now bool) {
 	d.Keys = slices.Delete(d.Keys, i, i+1)
 	i, _ = slices.BinarySearchFunc(d.Removed, id, func(t Tombstone, id KeyID) int { return compareIDs(t.ID, id) })
 	d.Removed = slices.Insert(d.Removed, i, Tombstone{ID: id, Removed: at, Index: d.at, Now: now})
+}
+
+// hurry ends the time to undo a removal, and reports whether there was one.
+func (d *draft) hurry(id KeyID) bool {
+	i, ok := slices.BinarySearchFunc(d.Removed, id, func(t Tombstone, id KeyID) int { return compareIDs(t.ID, id) })
+	if ok {
+		d.Removed[i].Now = true
+	}
+	return ok
 }
 
 func (d *draft) setHolder(id KeyID, server string) {

@@ -80,7 +80,8 @@ type Deprecate struct {
 // Remove leaves a tombstone in place of a key. From is the state in which the proposer saw
 // it; in any other state the command is refused. Without Force only a prepublished and a
 // deprecated key can go, with it also an inactive and a rekeying one, whose data is then
-// lost. The active key never goes. With Now there is no time in which it can be undone.
+// lost. The active key never goes. With Now there is no time in which it can be undone, also
+// that of a key which is removed already.
 type Remove struct {
 	ID    KeyID     `json:"id"`
 	From  State     `json:"from"`
