@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -384,6 +385,60 @@ func TestWrongKEKLeavesFilesAlone(t *testing.T) {
 	if !s.Confirm(keyring.KeyID{1}) {
 		t.Error("the key does not open under the new KEK alone")
 	}
+}
+
+// TestRewrapGoesOnWhereItEnded, in the same process or in the next one, and whoever opens the
+// keystore meanwhile has every key.
+func TestRewrapGoesOnWhereItEnded(t *testing.T) {
+	const files = 200
+	disk, a, b := keyringtest.NewDisk(), newKMS("a"), &shortLived{KEK: newKMS("b")}
+	for i := range files {
+		plantKey(t, disk, keyring.KeyID{byte(i)}, a)
+	}
+	left := files
+	for _, part := range []int{30, 100, files} {
+		ctx, cancel := context.WithCancel(t.Context())
+		b.wraps, b.most, b.end = 0, part, cancel
+		s := openStore(t, disk, []keyring.KEK{b}, []keyring.KEK{a})
+		if n := s.OnOldKEKs(); n != left {
+			t.Errorf("%d files on the old KEK, %d were left", n, left)
+		}
+		err := s.Rewrap(ctx)
+		left = s.OnOldKEKs()
+		if done := part == files; done != (err == nil) || done != (left == 0) || b.wraps > part+1 {
+			t.Errorf("up to %d: %v, %d left, %d wrapped", part, err, left, b.wraps)
+		}
+		for i := range files {
+			if !s.Confirm(keyring.KeyID{byte(i)}) {
+				t.Errorf("up to %d: key %d is not held", part, i)
+			}
+		}
+		s.Close()
+	}
+	s := openStore(t, disk, []keyring.KEK{b}, nil)
+	for i := range files {
+		if !s.Confirm(keyring.KeyID{byte(i)}) {
+			t.Errorf("key %d does not open under the new KEK alone", i)
+		}
+	}
+}
+
+// shortLived is a KEK at which the caller loses patience.
+type shortLived struct {
+	keyring.KEK
+	wraps, most int
+	end         func()
+}
+
+func (k *shortLived) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	if string(plaintext) != "probe" {
+		k.wraps++
+	}
+	if k.wraps > k.most {
+		k.end()
+		return nil, ctx.Err()
+	}
+	return k.KEK.Wrap(ctx, plaintext, aad)
 }
 
 func openStore(t *testing.T, disk *keyringtest.Disk, keks, old []keyring.KEK) keyring.Store {

@@ -23,24 +23,18 @@ type arrival struct {
 	secret    *nks.Material
 }
 
+// proven is the content of a key file, and the key that it was opened to.
+type proven struct {
+	data []byte
+	m    *material
+}
+
 // put makes keys durable and takes them into memory, and returns an error for each, nil for
 // those that are held now. It takes over the secrets. Each file has been opened before it is
 // written. A crash before the names are synced leaves no key file or a whole one, which the next
 // start loads.
 func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
-	errs := make([]error, len(keys))
-	files := make([][]byte, len(keys))
-	proven := make([]*material, len(keys))
-	for i, k := range keys {
-		var f *fault
-		if files[i], proven[i], f = s.wrap(ctx, k); f != nil {
-			errs[i] = f.err
-			if f.kek == "" { // else the KEK is noted, once for all keys
-				s.note(k.id, f)
-			}
-		}
-		k.secret.Wipe()
-	}
+	files, errs := s.wrapAll(ctx, keys)
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	var named []durable.Named
@@ -51,25 +45,45 @@ func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 			name, errs[i] = s.makeRoom(ctx, k.id)
 		}
 		if errs[i] == nil {
-			named = append(named, durable.Named{Name: name, Data: files[i]})
+			named = append(named, durable.Named{Name: name, Data: files[i].data})
 			written = append(written, i)
 		}
 	}
 	for j, err := range s.dir.Write(named...) {
 		i := written[j]
 		if err == nil {
-			err = s.readBack(keys[i].id, proven[i])
+			err = s.readBack(keys[i].id, files[i].m)
 		}
 		if errs[i] = err; err != nil {
 			s.note(keys[i].id, &fault{err: err})
 		}
 	}
-	for i, m := range proven {
-		if m != nil && errs[i] != nil {
-			m.wipe()
+	for i, f := range files {
+		if f.m != nil && errs[i] != nil {
+			f.m.wipe()
 		}
 	}
 	return errs
+}
+
+// wrapAll wraps keys and overwrites their secrets. A KEK that has failed is not asked again for
+// the rest: each call might take its whole time.
+func (s *keystore) wrapAll(ctx context.Context, keys []arrival) ([]proven, []error) {
+	files, errs := make([]proven, len(keys)), make([]error, len(keys))
+	var f *fault
+	for i, k := range keys {
+		if f == nil || f.kek == "" {
+			files[i], f = s.wrap(ctx, k)
+		}
+		if f != nil {
+			errs[i] = f.err
+			if f.kek == "" { // else the KEK is noted, once for all keys
+				s.note(k.id, f)
+			}
+		}
+		k.secret.Wipe()
+	}
+	return files, errs
 }
 
 // makeRoom sees to it that nothing takes the place of a file but of one whose key is in memory,
@@ -104,27 +118,28 @@ func (s *keystore) makeRoom(ctx context.Context, id KeyID) (name string, err err
 
 // wrap encodes the file of a key, wrapped under every KEK, one that fails fails the key, and
 // opens it as the next start would.
-func (s *keystore) wrap(ctx context.Context, k arrival) ([]byte, *material, *fault) {
-	file := nks.File{ID: k.id, Algorithm: k.algorithm, Check: k.check, Created: k.created}
+func (s *keystore) wrap(ctx context.Context, k arrival) (proven, *fault) {
+	file := &nks.File{ID: k.id, Algorithm: k.algorithm, Check: k.check, Created: k.created}
 	plaintext := k.secret.Encode()
 	defer clear(plaintext)
 	var f *fault
 	if file.Wrapped, f = s.keks.wrap(ctx, plaintext, file.AAD()); f != nil {
-		return nil, nil, &fault{kek: f.kek, err: fmt.Errorf("key %s: %w", k.id, f.err)}
+		return proven{}, &fault{kek: f.kek, err: fmt.Errorf("key %s: %w", k.id, f.err)}
 	}
 	b, err := file.Encode()
-	if err != nil {
-		return nil, nil, &fault{err: err}
+	if err == nil {
+		file, err = nks.DecodeFile(b)
 	}
-	again, err := nks.DecodeFile(b)
 	if err != nil {
-		return nil, nil, &fault{err: err}
+		return proven{}, &fault{err: err}
 	}
-	secret, f := s.keks.prove(ctx, again)
+	secret, f := s.keks.prove(ctx, file)
 	if f != nil {
-		return nil, nil, &fault{kek: f.kek, err: fmt.Errorf("key %s would not open: %w", k.id, f.err)}
+		return proven{}, &fault{kek: f.kek, err: fmt.Errorf("key %s would not open: %w", k.id, f.err)}
 	}
-	return b, &material{algorithm: k.algorithm, check: k.check, created: again.Created, secret: secret, sum: sha256.Sum256(b)}, nil
+	return proven{b, &material{
+		algorithm: k.algorithm, check: k.check, created: file.Created, secret: secret, sum: sha256.Sum256(b),
+	}}, nil
 }
 
 // readBack is what makes a written key a held one: the file is what was proven to open. Memory

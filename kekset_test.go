@@ -291,6 +291,30 @@ func TestKMSThatFailsSlowlyIsNotAskedForEachFile(t *testing.T) {
 	}
 }
 
+// TestKMSThatHangsInARewrapIsNotAskedForEachFile: each call would take its whole time.
+func TestKMSThatHangsInARewrapIsNotAskedForEachFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, a, b := keyringtest.NewDisk(), newKMS("a"), newKMS("b")
+		for i := range 200 {
+			plantKey(t, disk, keyring.KeyID{byte(i)}, a)
+		}
+		s := openStore(t, disk, []keyring.KEK{b}, []keyring.KEK{a})
+		b.set(away["hangs"])
+		before, began := b.called(), time.Now()
+		if err := s.Rewrap(t.Context()); !errors.Is(err, context.DeadlineExceeded) || s.OnOldKEKs() != 200 || len(err.Error()) > 300 {
+			t.Errorf("%v, %d left", err, s.OnOldKEKs())
+		}
+		if d, n := time.Since(began), b.called()-before; d > 11*time.Second || n != 1 {
+			t.Errorf("%v, %d calls", d, n)
+		}
+		b.set(answers)
+		if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
+			t.Errorf("when it answers again: %v, %d left", err, s.OnOldKEKs())
+		}
+		s.Close()
+	})
+}
+
 // answersProbes is a KEK that knows by their length what it has not wrapped.
 type answersProbes struct{ keyring.KEK }
 

@@ -45,8 +45,11 @@ func (s *keystore) rewrap(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("rewrap: %w", context.Cause(ctx))
 		}
+		if len(errs) > 0 && s.keks.away(s.keks.wrapping) != nil {
+			break // what comes would fail too, each after its time
+		}
 		for _, err := range s.rewrite(ctx, ids...) {
-			if err != nil {
+			if err != nil && !slices.Contains(errs, err) { // a KEK fails all of a batch with one error
 				errs = append(errs, err)
 			}
 		}
@@ -71,12 +74,12 @@ func (s *keystore) rewrapAside(ctx context.Context, aside string) error {
 		return fmt.Errorf("%s: %w", aside, f.err)
 	}
 	defer got.secret.Wipe()
-	data, proven, f := s.wrap(ctx, arrival{file.ID, file.Algorithm, file.Check, file.Created, got.secret})
+	again, f := s.wrap(ctx, arrival{file.ID, file.Algorithm, file.Check, file.Created, got.secret})
 	if f != nil {
 		return f.err
 	}
-	proven.wipe()
-	if err := s.dir.Write(durable.Named{Name: aside, Data: data})[0]; err != nil {
+	again.m.wipe()
+	if err := s.dir.Write(durable.Named{Name: aside, Data: again.data})[0]; err != nil {
 		return err
 	}
 	s.mu.Lock()
