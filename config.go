@@ -125,7 +125,8 @@ type Config struct {
 	// be able to unwrap.
 	KEKs []KEK
 	// OldKEKs open material that was wrapped under them, and wrap nothing. Rewrap moves
-	// the files off them; Status says how many are left. Empty means none.
+	// the files off them; Status says how many are left. WaitReady does not wait for them.
+	// Empty means none.
 	OldKEKs []KEK
 	// Rotation is when keys rotate. Zero means every 30 days.
 	Rotation RotationPolicy

@@ -19,7 +19,7 @@ import (
 // AgeKEK wraps keys to age recipients (c2sp.org/age). Without identities it is escrow: it
 // wraps and never unwraps, so the identities can lie offline, in a safe. With one of them it
 // is the way back when the other KEKs are lost: put it in Config.OldKEKs, a new KEK in
-// Config.KEKs, and call Rewrap.
+// Config.KEKs, with escrow beside it as before, and call Rewrap.
 //
 // Its ID is derived from the recipients, in any order; so the way back is built with the same
 // recipients. They must have a String method, as age's own key pairs do. Passphrase

@@ -19,8 +19,8 @@ import (
 // PassphraseKEK wraps keys under a key that argon2id derives from a passphrase, with the second
 // set of parameters that RFC 9106 recommends: 3 passes over 64 MiB, 4 lanes. They and the salt
 // are in each file, and what a file asks for is bounded: 3 to 16 passes, 64 to 512 MiB, 1 to
-// 16 lanes. The files of a keystore share one salt, so that a start derives once, which takes
-// about as long as it takes to hash a password.
+// 16 lanes, for at most 16 salts. The files of a keystore share one salt, so that a start derives
+// once, which takes about as long as it takes to hash a password.
 //
 // Its ID is "passphrase", whichever it is: a hash of it in the ID would be something to guess
 // against beforehand. To change it, put the new one in Config.KEKs and the old one in
