@@ -35,7 +35,8 @@ func PassphraseKEK(passphrase []byte) (KEK, error) {
 	if len(passphrase) == 0 {
 		return nil, errors.New("KEK: the passphrase is empty")
 	}
-	k := &passphraseKEK{passphrase: bytes.Clone(passphrase), derived: map[stretch]cipher.AEAD{}}
+	passphrase = bytes.Clone(passphrase)
+	k := &passphraseKEK{passphrase: func() []byte { return passphrase }, derived: map[stretch]cipher.AEAD{}}
 	k.wraps = stretch{passes: 3, kibibytes: 64 << 10, lanes: 4}
 	rand.Read(k.wraps.salt[:]) // never fails
 	return k, nil
@@ -48,7 +49,7 @@ const passphraseID = "passphrase"
 const maxSalts = 16
 
 type passphraseKEK struct {
-	passphrase []byte
+	passphrase func() []byte // fmt looks into the fields of others' fields, not into a func
 
 	mu      sync.Mutex // guards below, and one derivation at a time: each takes its memory
 	derived map[stretch]cipher.AEAD
@@ -163,7 +164,7 @@ func (k *passphraseKEK) derive(ctx context.Context, s stretch) (cipher.AEAD, err
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	key := argon2.IDKey(k.passphrase, s.salt[:], s.passes, s.kibibytes, s.lanes, kekSize)
+	key := argon2.IDKey(k.passphrase(), s.salt[:], s.passes, s.kibibytes, s.lanes, kekSize)
 	defer clear(key)
 	aead, err := newAEAD(key)
 	if err != nil {

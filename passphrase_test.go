@@ -3,15 +3,19 @@ package keyring_test
 import (
 	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"encoding/binary"
 	"errors"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
+	"golang.org/x/crypto/argon2"
 )
 
 func passphraseKEK(t testing.TB, passphrase string) keyring.KEK {
@@ -145,6 +149,44 @@ func TestPassphraseSaltsAreBounded(t *testing.T) {
 	}
 	if _, err := kek.Wrap(t.Context(), nil, nil); err != nil {
 		t.Errorf("a new file: %v", err)
+	}
+}
+
+// TestPassphraseParametersAreTheFiles makes a file with others than PassphraseKEK does, by hand.
+func TestPassphraseParametersAreTheFiles(t *testing.T) {
+	head := []byte{1, 0, 0, 0, 4, 0, 1, 4, 0, 2} // version, passes, KiB, lanes
+	head = append(head, "a salt of 16 b.."...)
+	block, err := aes.NewCipher(argon2.IDKey([]byte("correct horse"), head[10:], 4, 65<<10, 2, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nonce := []byte("twelve bytes")
+	file := slices.Concat(head, nonce, gcm.Seal(nil, nonce, []byte("material"), append(bytes.Clone(head), "aad"...)))
+	if got, err := passphraseKEK(t, "correct horse").Unwrap(t.Context(), file, []byte("aad")); err != nil || string(got) != "material" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestKEKsPrintTheirIDs, and no passphrase, identity or cipher.
+func TestKEKsPrintTheirIDs(t *testing.T) {
+	identity := ageIdentity(t)
+	secrets := [][]byte{[]byte("correct horse battery"), []byte(identity.String())}
+	passphrase := passphraseKEK(t, string(secrets[0]))
+	wrapped(t, passphrase) // so that it has a cipher
+	for name, kek := range map[string]keyring.KEK{"passphrase": passphrase, "age": ageKEK(t, identity, identity)} {
+		for _, v := range []any{kek, &kek, []keyring.KEK{kek}, struct{ k keyring.KEK }{kek}} {
+			text := printed(v)
+			if n := leaks([]byte(text), secrets); n > 0 || strings.Contains(text, decimals(secrets[0][:8])[0]) {
+				t.Errorf("%s prints %d secrets: %s", name, n, text)
+			}
+		}
+		if !strings.Contains(printed(kek), "KEK "+kek.ID()) {
+			t.Errorf("%s prints %s", name, printed(kek))
+		}
 	}
 }
 
