@@ -15,7 +15,8 @@ import (
 // kekSet is the KEKs of a keystore: it wraps material under all that wrap and unwraps it with
 // any, and knows which of them do not answer.
 type kekSet struct {
-	wrapping []*askedKEK
+	all      []*askedKEK // in the order in which they are asked: an old one where no other opens
+	wrapping []*askedKEK // the first of them
 	old      []*askedKEK
 
 	mu sync.Mutex // guards what every askedKEK has; no KEK call under it
@@ -31,21 +32,16 @@ type askedKEK struct {
 
 func newKEKSet(wrapping, old []KEK) *kekSet {
 	s := &kekSet{}
-	for _, k := range wrapping {
-		s.wrapping = append(s.wrapping, &askedKEK{KEK: k})
+	for _, k := range slices.Concat(wrapping, old) {
+		s.all = append(s.all, &askedKEK{KEK: k})
 	}
-	for _, k := range old {
-		s.old = append(s.old, &askedKEK{KEK: k})
-	}
+	s.wrapping, s.old = s.all[:len(wrapping)], s.all[len(wrapping):]
 	return s
 }
 
-// all returns the KEKs in the order in which they are asked: an old one where no other opens.
-func (s *kekSet) all() []*askedKEK { return slices.Concat(s.wrapping, s.old) }
-
 // inline reports whether InlineKEK is one of them.
 func (s *kekSet) inline() bool {
-	return slices.ContainsFunc(s.all(), func(k *askedKEK) bool { return k.ID() == inlineID })
+	return slices.ContainsFunc(s.all, func(k *askedKEK) bool { return k.ID() == inlineID })
 }
 
 // local is a KEK that needs nobody's answer, and knows by itself whether it unwraps.
@@ -221,7 +217,7 @@ type opened struct {
 func (s *kekSet) unwrap(ctx context.Context, file *nks.File) (opened, *fault) {
 	why := s.unknown(file)
 	disowned := false
-	for i, kek := range s.all() {
+	for i, kek := range s.all {
 		if entry(file, kek) == nil {
 			continue
 		}
@@ -255,7 +251,7 @@ func (s *kekSet) settle(ctx context.Context, file *nks.File, opener *askedKEK) {
 func (s *kekSet) unknown(file *nks.File) *fault {
 	var names []string
 	for _, w := range file.Wrapped {
-		if !slices.ContainsFunc(s.all(), func(k *askedKEK) bool { return k.ID() == w.KEK }) {
+		if !slices.ContainsFunc(s.all, func(k *askedKEK) bool { return k.ID() == w.KEK }) {
 			names = append(names, w.KEK)
 		}
 	}

@@ -159,7 +159,7 @@ func (s *keystore) describe(st *Status, ring *meta.Ring) {
 func (s *kekSet) describe(st *Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, kek := range s.all() {
+	for _, kek := range s.all {
 		if kek.silent != nil {
 			st.Problems = append(st.Problems, Problem{Kind: ProblemKEKAway, KEK: kek.ID(), Detail: kek.silent.Error()})
 		}
