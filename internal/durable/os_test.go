@@ -193,8 +193,8 @@ func openElsewhere(t *testing.T, dir string) string {
 	return string(out)
 }
 
-// processes are what another process does with a directory, by the variable that names it.
-var processes = map[string]func(dir string) error{}
+// processes are other things that another process does. Each says whether it was asked to.
+var processes []func() bool
 
 // TestMain is also what other processes of these tests do.
 func TestMain(m *testing.M) {
@@ -213,12 +213,8 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	for env, do := range processes {
-		if dir := os.Getenv(env); dir != "" {
-			if err := do(dir); err != nil {
-				fmt.Println("failed", err)
-				os.Exit(1)
-			}
+	for _, asked := range processes {
+		if asked() {
 			return
 		}
 	}
