@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"example.com/keyring/internal/durable"
@@ -129,6 +130,11 @@ func (s Store) TakeBack(ctx context.Context, id KeyID) error {
 		return err
 	}
 	return s.scan(ctx, func(KeyID) bool { return false })
+}
+
+// Rewrite makes keys durable again that are in memory.
+func (s Store) Rewrite(ctx context.Context, ids ...KeyID) error {
+	return errors.Join(s.rewrite(ctx, ids...)...)
 }
 
 // Rewrap moves the key files to the present KEKs.
