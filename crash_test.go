@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"example.com/keyring"
@@ -440,6 +441,25 @@ func (k *shortLived) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, e
 		return nil, ctx.Err()
 	}
 	return k.KEK.Wrap(ctx, plaintext, aad)
+}
+
+// TestTemporaryFileThatStaysStopsNoStart: on a disk that is full or fails, even removing may
+// not work.
+func TestTemporaryFileThatStaysStopsNoStart(t *testing.T) {
+	for _, kind := range []string{"lstat", "remove"} {
+		disk, kek := keyringtest.NewDisk(), keyring.InlineKEK()
+		plantKey(t, disk, keyring.KeyID{1}, kek)
+		disk.Plant(".tmp-000102030405060708090a0b0c0d0e0f", 0o600, nil)
+		disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+			if op.Kind == kind && strings.HasPrefix(op.Name, ".tmp-") {
+				return keyringtest.Fault{Err: syscall.ENOSPC}
+			}
+			return keyringtest.Fault{}
+		})
+		if s := openStore(t, disk, []keyring.KEK{kek}, nil); !s.Confirm(keyring.KeyID{1}) {
+			t.Errorf("%s: the key is not held", kind)
+		}
+	}
 }
 
 func openStore(t *testing.T, disk *keyringtest.Disk, keks, old []keyring.KEK) keyring.Store {

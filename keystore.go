@@ -68,7 +68,7 @@ func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hcl
 		log.Warn("others could read a file in the keystore; its mode is 0600 again", "file", name, "was", was)
 	})
 	if err := s.dir.Sweep(); err != nil {
-		return nil, err
+		log.Error("remove temporary files from the keystore", "error", err) // the next start tries again
 	}
 	if err := s.identify(); err != nil {
 		return nil, err
