@@ -175,14 +175,6 @@ func (s Store) FromNomad() map[KeyID][32]byte {
 	return keys
 }
 
-// Rewrite makes a key durable that is in memory.
-func (s Store) Rewrite(ctx context.Context, id KeyID) error {
-	for _, err := range s.rewrite(ctx, id) {
-		return err
-	}
-	return nil
-}
-
 // LocalKEK is a KEK that needs nobody's answer.
 type LocalKEK struct{ KEK }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"syscall"
 	"time"
 
 	"example.com/keyring/internal/durable"
@@ -92,8 +93,8 @@ func (s *keystore) wrapAll(ctx context.Context, keys []arrival) ([]proven, []err
 // under which there is room.
 func (s *keystore) makeRoom(ctx context.Context, id KeyID) (name string, err error) {
 	if s.get(id) != nil {
-		if name, err = s.settle(id); err != nil { // what is in it is in the one that comes
-			err = s.putAside(name, asideUnreadable)
+		if name, err = s.settle(id); errors.Is(err, syscall.EIO) {
+			err = nil // a bad sector stays bad, and what was in it is in memory
 		}
 		return name, err
 	}

@@ -86,16 +86,8 @@ func (s *kekSet) probe(ctx context.Context) bool {
 // before it counts as away.
 const kekTimeout = 10 * time.Second
 
-// timed bounds one call of a KEK. One that is local would not look at the clock.
-func timed(ctx context.Context, kek *askedKEK) (context.Context, context.CancelFunc) {
-	if _, ok := kek.KEK.(local); ok {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, kekTimeout)
-}
-
 func (s *kekSet) wrapUnder(ctx context.Context, kek *askedKEK, plaintext, aad []byte) ([]byte, error) {
-	within, cancel := timed(ctx, kek)
+	within, cancel := context.WithTimeout(ctx, kekTimeout)
 	defer cancel()
 	b, err := kek.Wrap(within, plaintext, aad)
 	if err != nil {
@@ -105,7 +97,7 @@ func (s *kekSet) wrapUnder(ctx context.Context, kek *askedKEK, plaintext, aad []
 }
 
 func (s *kekSet) unwrapUnder(ctx context.Context, kek *askedKEK, wrapped, aad []byte) ([]byte, error) {
-	within, cancel := timed(ctx, kek)
+	within, cancel := context.WithTimeout(ctx, kekTimeout)
 	defer cancel()
 	b, err := kek.Unwrap(within, wrapped, aad)
 	if err != nil {

@@ -79,7 +79,7 @@ var steps = []struct {
 		return err
 	}},
 	{"set aside", func(d *durable.Dir) error { _, err := d.SetAside("bad", "malformed"); return err }},
-	{"take back", func(d *durable.Dir) error { return d.TakeBack("back.removed-1") }},
+	{"take back", func(d *durable.Dir) error { return d.TakeBack("back.removed-1", "back") }},
 	{"remove", func(d *durable.Dir) error { return d.Remove("removed") }},
 	{"sync", func(d *durable.Dir) error { return d.Sync() }},
 	{"list", func(d *durable.Dir) error { _, err := d.List(); return err }},

@@ -146,20 +146,20 @@ type pinnedFS struct {
 	fs  durable.FS
 }
 
-func (s pinnedFS) open(f func() (durable.File, error)) (durable.File, error) {
-	file, err := on(s.pin, f)
+func (s pinnedFS) Create(name string) (durable.File, error) {
+	file, err := on(s.pin, func() (durable.File, error) { return s.fs.Create(name) })
 	if err != nil {
 		return nil, err
 	}
 	return pinnedFile{s.pin, file}, nil
 }
 
-func (s pinnedFS) Create(name string) (durable.File, error) {
-	return s.open(func() (durable.File, error) { return s.fs.Create(name) })
-}
-
-func (s pinnedFS) Open(name string) (durable.File, error) {
-	return s.open(func() (durable.File, error) { return s.fs.Open(name) })
+func (s pinnedFS) Open(name string) (file durable.File, info fs.FileInfo, err error) {
+	err = s.pin.do(func() error { file, info, err = s.fs.Open(name); return err })
+	if err != nil {
+		return nil, nil, err
+	}
+	return pinnedFile{s.pin, file}, info, nil
 }
 
 func (s pinnedFS) Lstat(name string) (fs.FileInfo, error) {
@@ -192,8 +192,6 @@ func (f pinnedFile) Read(b []byte) (int, error) {
 func (f pinnedFile) Write(b []byte) (int, error) {
 	return on(f.pin, func() (int, error) { return f.file.Write(b) })
 }
-
-func (f pinnedFile) Stat() (fs.FileInfo, error) { return on(f.pin, f.file.Stat) }
 
 func (f pinnedFile) Chmod(mode fs.FileMode) error {
 	return f.pin.do(func() error { return f.file.Chmod(mode) })
