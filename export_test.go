@@ -144,7 +144,7 @@ func (s Store) Rewrap(ctx context.Context) error { return s.rewrap(ctx) }
 func (s Store) OnOldKEKs() int { return s.onOldKEKs() }
 
 // Away says which KEK does not answer.
-func (s Store) Away() error { return s.keks.away(s.keks.all) }
+func (s Store) Away() error { return away(s.keks.all) }
 
 // SetAside are the names of the files that this start has set aside.
 func (s Store) SetAside() []string { return s.setAside }

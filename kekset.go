@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/nks"
@@ -18,16 +18,19 @@ type kekSet struct {
 	all      []*askedKEK // in the order in which they are asked: an old one where no other opens
 	wrapping []*askedKEK // the first of them
 	old      []*askedKEK
-
-	mu sync.Mutex // guards what every askedKEK has; no KEK call under it
 }
 
 // askedKEK is a KEK and how it answers. An old one may have the ID of a present one, and
 // answers for itself.
 type askedKEK struct {
 	KEK
+	trouble atomic.Pointer[trouble] // nil while there is none
+}
+
+// trouble is how a KEK does not answer.
+type trouble struct {
 	silent  error     // why it counts as away, or nil
-	failing time.Time // since when it has done nothing but fail, or zero
+	failing time.Time // since when it has done nothing but fail
 }
 
 func newKEKSet(wrapping, old []KEK) *kekSet {
@@ -55,7 +58,7 @@ func (s *kekSet) probe(ctx context.Context) bool {
 	for _, kek := range s.wrapping {
 		if l, ok := kek.KEK.(local); ok {
 			unwraps = unwraps || l.unwraps()
-			s.heard(ctx, kek, nil) // what it was late for is over
+			kek.heard(ctx, nil) // what it was late for is over
 			continue
 		}
 		wrapped, err := s.wrapUnder(ctx, kek, []byte("probe"), []byte("keyring v1 probe"))
@@ -67,7 +70,7 @@ func (s *kekSet) probe(ctx context.Context) bool {
 		} else {
 			unwraps = true
 		}
-		s.heard(ctx, kek, err)
+		kek.heard(ctx, err)
 	}
 	for _, kek := range s.old {
 		var err error
@@ -77,7 +80,7 @@ func (s *kekSet) probe(ctx context.Context) bool {
 		if errors.Is(err, ErrDecrypt) || errors.Is(err, ErrWrapOnly) {
 			err = nil // it has answered
 		}
-		s.heard(ctx, kek, err)
+		kek.heard(ctx, err)
 	}
 	return unwraps
 }
@@ -115,50 +118,52 @@ func ended(ctx context.Context, err error) error {
 }
 
 // heard notes whether a KEK has answered. A call that was given up says nothing about it.
-func (s *kekSet) heard(ctx context.Context, kek *askedKEK, err error) {
-	if err != nil && ctx.Err() != nil {
-		return
+func (kek *askedKEK) heard(ctx context.Context, err error) {
+	switch {
+	case err == nil:
+		kek.trouble.Store(nil)
+	case ctx.Err() == nil:
+		kek.trouble.Store(&trouble{silent: err})
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	kek.silent, kek.failing = err, time.Time{}
 }
 
 // failed notes that a file could not be read because its KEK has failed. That may be because
 // of the file, so one failure says nothing; but there may be thousands of files.
-func (s *kekSet) failed(ctx context.Context, kek *askedKEK, began time.Time, err error) {
+func (kek *askedKEK) failed(ctx context.Context, began time.Time, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if kek.failing.IsZero() {
-		kek.failing = began
+	was := kek.trouble.Load()
+	if was != nil {
+		began = was.failing
 	}
-	if time.Since(kek.failing) >= kekTimeout {
-		kek.silent = err
+	next := &trouble{failing: began}
+	if time.Since(began) >= kekTimeout {
+		next.silent = err
 	}
+	kek.trouble.CompareAndSwap(was, next) // or another goroutine has just noted the same
 }
 
 // works notes that a KEK has answered, which does not make one that is away present: only
 // probe has it both wrap and unwrap.
-func (s *kekSet) works(kek *askedKEK) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	kek.failing = time.Time{}
+func (kek *askedKEK) works() {
+	if was := kek.trouble.Load(); was != nil && was.silent == nil {
+		kek.trouble.CompareAndSwap(was, nil)
+	}
 }
 
 // silence is why a KEK counts as away, or nil.
-func (s *kekSet) silence(kek *askedKEK) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return kek.silent
+func (kek *askedKEK) silence() error {
+	if t := kek.trouble.Load(); t != nil {
+		return t.silent
+	}
+	return nil
 }
 
 // away says which of these KEKs does not answer, or nil.
-func (s *kekSet) away(keks []*askedKEK) error {
+func away(keks []*askedKEK) error {
 	for _, kek := range keks {
-		if err := s.silence(kek); err != nil {
+		if err := kek.silence(); err != nil {
 			return err
 		}
 	}
@@ -171,7 +176,7 @@ func (s *kekSet) wrap(ctx context.Context, plaintext, aad []byte) ([]nks.Wrapped
 	for _, kek := range s.wrapping {
 		wrapped, err := s.wrapUnder(ctx, kek, plaintext, aad)
 		if err != nil {
-			s.heard(ctx, kek, err)
+			kek.heard(ctx, err)
 			return nil, &fault{kek: kek.ID(), err: err}
 		}
 		all = append(all, nks.Wrapped{KEK: kek.ID(), Ciphertext: wrapped})
@@ -186,11 +191,11 @@ func (s *kekSet) prove(ctx context.Context, file *nks.File) (*nks.Material, *fau
 	for _, kek := range s.wrapping {
 		secret, f := s.open(ctx, kek, file)
 		if f == nil {
-			s.heard(ctx, kek, nil) // it wraps and unwraps
+			kek.heard(ctx, nil) // it wraps and unwraps
 			return secret, nil
 		}
 		if !errors.Is(f.err, ErrWrapOnly) {
-			s.heard(ctx, kek, f.err)
+			kek.heard(ctx, f.err)
 		}
 		why = worse(why, f)
 	}
@@ -265,15 +270,15 @@ func entry(file *nks.File, kek KEK) []byte {
 
 // ask has a KEK open a file, unless it is known to be away, and counts its failures.
 func (s *kekSet) ask(ctx context.Context, kek *askedKEK, file *nks.File) (*nks.Material, *fault) {
-	if err := s.silence(kek); err != nil {
+	if err := kek.silence(); err != nil {
 		return nil, &fault{kek: kek.ID(), here: true, away: true, err: err}
 	}
 	began := time.Now()
 	secret, f := s.open(ctx, kek, file)
 	if f != nil && f.here && !errors.Is(f.err, ErrDecrypt) && !errors.Is(f.err, ErrWrapOnly) {
-		s.failed(ctx, kek, began, f.err)
+		kek.failed(ctx, began, f.err)
 	} else {
-		s.works(kek)
+		kek.works()
 	}
 	return secret, f
 }

@@ -354,6 +354,45 @@ func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
 	})
 }
 
+// TestKEKThatFailsNowAndThenIsNotAway: between two failures it opens files.
+func TestKEKThatFailsNowAndThenIsNotAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, a, stray := keyringtest.NewDisk(), newKMS("a"), namedVault(t, 7)
+		stray.id = "a"
+		for i := range 250 {
+			kek := a
+			if i%10 == 0 {
+				kek = stray
+			}
+			plantKey(t, disk, keyring.KeyID{byte(i)}, kek)
+		}
+		s := openStore(t, disk, []keyring.KEK{picky{&slowKMS{KEK: a, takes: 3 * time.Second}}}, nil)
+		if s.Away() != nil || s.OnOldKEKs() != 25 {
+			t.Errorf("away: %v, %d files do not open", s.Away(), s.OnOldKEKs())
+		}
+		s.Close()
+	})
+}
+
+// TestCallThatIsGivenUpSaysNothingAboutItsKEK: it may be slow, and the caller in a hurry.
+func TestCallThatIsGivenUpSaysNothingAboutItsKEK(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newKMS("a")
+		l := newLone(t, a)
+		l.seal("data")
+		a.set(away["hangs"])
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := l.Keyring.Rotate(ctx, keyring.RotateOptions{}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("rotate: %v", err)
+		}
+		a.set(answers)
+		if st := l.status(); named(st, "a") || !st.Ready {
+			t.Errorf("ready %v, %v", st.Ready, st.Problems)
+		}
+	})
+}
+
 // picky says of what is not its own that something is wrong.
 type picky struct{ keyring.KEK }
 

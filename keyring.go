@@ -185,7 +185,7 @@ func (k *Keyring) notReady(ring *meta.Ring) error {
 	case k.raft.State() == raft.Leader && !k.leads(k.term.Load()):
 		return errors.New("the leader has not applied the barrier of its term")
 	}
-	return k.store.keks.away(k.store.keks.wrapping)
+	return away(k.store.keks.wrapping)
 }
 
 // Encrypt seals plaintext under the active key and binds it to aad; both may be empty or

@@ -244,7 +244,7 @@ func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
 // were set aside when their key was removed, and files that appeared, or whose KEK answers
 // again. It returns when to look again.
 func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) time.Time {
-	if len(missing) == 0 && r.store.keks.away(r.store.keks.all) == nil {
+	if len(missing) == 0 && away(r.store.keks.all) == nil {
 		r.healing.rest()
 		return time.Time{}
 	}

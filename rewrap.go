@@ -45,7 +45,7 @@ func (s *keystore) rewrap(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("rewrap: %w", context.Cause(ctx))
 		}
-		if len(errs) > 0 && s.keks.away(s.keks.wrapping) != nil {
+		if len(errs) > 0 && away(s.keks.wrapping) != nil {
 			break // what comes would fail too, each after its time
 		}
 		for _, err := range s.rewrite(ctx, ids...) {

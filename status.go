@@ -157,11 +157,9 @@ func (s *keystore) describe(st *Status, ring *meta.Ring) {
 
 // describe adds what the KEKs have to say.
 func (s *kekSet) describe(st *Status) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, kek := range s.all {
-		if kek.silent != nil {
-			st.Problems = append(st.Problems, Problem{Kind: ProblemKEKAway, KEK: kek.ID(), Detail: kek.silent.Error()})
+		if err := kek.silence(); err != nil {
+			st.Problems = append(st.Problems, Problem{Kind: ProblemKEKAway, KEK: kek.ID(), Detail: err.Error()})
 		}
 	}
 	if s.inline() {
