@@ -498,6 +498,13 @@ func TestFileUnderAnUnknownKEKIsLeftAlone(t *testing.T) {
 // plantKey puts the file of a new key on a disk, wrapped under KEKs.
 func plantKey(t testing.TB, d *keyringtest.Disk, id keyring.KeyID, keks ...keyring.KEK) {
 	t.Helper()
+	b, _ := newKeyFile(t, id, keks...)
+	d.Plant(nks.FileName(id), 0o600, b)
+}
+
+// newKeyFile makes a key and its file.
+func newKeyFile(t testing.TB, id keyring.KeyID, keks ...keyring.KEK) ([]byte, *nks.Material) {
+	t.Helper()
 	m, err := nks.Generate("EdDSA")
 	if err != nil {
 		t.Fatal(err)
@@ -514,7 +521,7 @@ func plantKey(t testing.TB, d *keyringtest.Disk, id keyring.KeyID, keks ...keyri
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.Plant(nks.FileName(id), 0o600, b)
+	return b, m
 }
 
 func TestStrayFileUnderAnUnknownKEKKeepsNobodyFromBeingReady(t *testing.T) {

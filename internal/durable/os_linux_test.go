@@ -14,12 +14,14 @@ import (
 	"example.com/keyring/internal/durable"
 )
 
-// TestFullFileSystem runs where it may mount one; what it holds, the simulated disk
-// holds everywhere.
+// TestFullFileSystem runs where it may mount one, and in CI that is to be so.
 func TestFullFileSystem(t *testing.T) {
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k,mode=0700"); err != nil {
-		t.Logf("no file system of our own: %v", err)
+		if os.Getenv("CI") != "" {
+			t.Errorf("mount: %v", err)
+		}
+		t.Logf("nothing tested: there is no file system of our own: %v", err)
 		return
 	}
 	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })

@@ -1,0 +1,348 @@
+package keyring_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/seal"
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+)
+
+// badKind is what may lie in a key file's place on a real file system.
+type badKind struct {
+	name string
+	why  string // it is set aside
+	put  func(t *testing.T, p place) error
+	both bool // it is done to the other file too
+}
+
+// place is where it lies.
+type place struct {
+	id    keyring.KeyID
+	path  string
+	good  []byte // what was there
+	other string // the path of another key's file
+}
+
+func content(make func(good []byte) []byte) func(*testing.T, place) error {
+	return func(_ *testing.T, p place) error { return os.WriteFile(p.path, make(bytes.Clone(p.good)), 0o600) }
+}
+
+func symlink(to string) func(*testing.T, place) error {
+	return func(_ *testing.T, p place) error { return os.Symlink(to, p.path) }
+}
+
+func node(mode uint32, dev uint64) func(*testing.T, place) error {
+	return func(_ *testing.T, p place) error { return unix.Mknod(p.path, mode|0o600, int(dev)) }
+}
+
+func version(v string) func(*testing.T, place) error {
+	return content(func(good []byte) []byte {
+		return bytes.Replace(good, []byte(`"Version": 1`), []byte(`"Version": `+v), 1)
+	})
+}
+
+var badKinds = []badKind{
+	{name: "empty", why: "malformed", put: content(func([]byte) []byte { return nil })},
+	{name: "one byte", why: "malformed", put: content(func(good []byte) []byte { return good[:1] })},
+	{name: "half", why: "malformed", put: content(func(good []byte) []byte { return good[:len(good)/2] })},
+	{name: "all but a byte", why: "malformed", put: content(func(good []byte) []byte { return good[:len(good)-1] })},
+	{name: "a byte more", why: "malformed", put: content(func(good []byte) []byte { return append(good, '\n') })},
+	{name: "zeros", why: "malformed", put: content(func(good []byte) []byte { clear(good); return good })},
+	{name: "text", why: "malformed", put: content(func([]byte) []byte { return []byte("hello\n") })},
+	{name: "an older version", why: "malformed", put: version("0")},
+	{name: "a newer version", why: "malformed", put: version("2")},
+	{name: "another key's", why: "misnamed", put: func(_ *testing.T, p place) error {
+		b, err := os.ReadFile(p.other)
+		return errors.Join(err, os.WriteFile(p.path, b, 0o600))
+	}},
+	{name: "swapped with another", why: "misnamed", both: true, put: func(_ *testing.T, p place) error {
+		return errors.Join(os.Rename(p.other, p.path), os.WriteFile(p.other, p.good, 0o600))
+	}},
+	{name: "another key by that name", why: "wrong", put: func(t *testing.T, p place) error {
+		b, _ := newKeyFile(t, p.id, keyring.InlineKEK())
+		return os.WriteFile(p.path, b, 0o600)
+	}},
+	{name: "symlink to a good file", why: "not-a-file", put: func(_ *testing.T, p place) error {
+		return os.Symlink(filepath.Base(p.other), p.path)
+	}},
+	{name: "symlink to its own content", why: "not-a-file", put: func(_ *testing.T, p place) error {
+		return errors.Join(os.WriteFile(p.path+".moved", p.good, 0o600), os.Symlink(filepath.Base(p.path)+".moved", p.path))
+	}},
+	{name: "symlink to nothing", why: "not-a-file", put: symlink("nothing")},
+	{name: "symlink to a device", why: "not-a-file", put: symlink("/dev/zero")},
+	{name: "symlink to itself", why: "not-a-file", put: func(_ *testing.T, p place) error {
+		return os.Symlink(filepath.Base(p.path), p.path)
+	}},
+	{name: "FIFO", why: "not-a-file", put: node(unix.S_IFIFO, 0)},
+	{name: "socket", why: "not-a-file", put: node(unix.S_IFSOCK, 0)},
+	{name: "directory", why: "not-a-file", put: func(_ *testing.T, p place) error { return os.Mkdir(p.path, 0o700) }},
+	{name: "full directory", why: "not-a-file", put: func(_ *testing.T, p place) error {
+		return os.MkdirAll(filepath.Join(p.path, "full"), 0o700)
+	}},
+	{name: "1 GiB", why: "oversized", put: func(_ *testing.T, p place) error {
+		return errors.Join(os.WriteFile(p.path, nil, 0o600), os.Truncate(p.path, 1<<30))
+	}},
+}
+
+// init adds what only root can make, or what is no hindrance to root.
+func init() {
+	if os.Geteuid() != 0 {
+		badKinds = append(badKinds, badKind{name: "no permission", why: "unreadable", put: func(_ *testing.T, p place) error {
+			return os.WriteFile(p.path, p.good, 0)
+		}})
+		return
+	}
+	badKinds = append(badKinds,
+		badKind{name: "device", why: "not-a-file", put: node(unix.S_IFCHR, unix.Mkdev(1, 5))}, // /dev/zero
+		badKind{name: "another user's", why: "foreign", put: func(_ *testing.T, p place) error {
+			return errors.Join(os.WriteFile(p.path, p.good, 0o600), os.Chown(p.path, 12345, -1))
+		}})
+}
+
+// TestBadFileBesideAThousandGoodOnes: the server starts, has all the others, sets the bad
+// one aside under a name that says why, whatever it is, reports it, and fetches the key anew.
+func TestBadFileBesideAThousandGoodOnes(t *testing.T) {
+	c := newThousand(t)
+	for _, kind := range badKinds {
+		t.Run(kind.name, func(t *testing.T) { c.spoil(t, kind) })
+	}
+	if os.Geteuid() == 0 {
+		t.Run("no permission", asNobody)
+	}
+}
+
+// thousand is a server with a thousand keys on a real file system, and two more.
+type thousand struct {
+	*host
+	dir string
+	ids []keyring.KeyID
+	v   sealings
+}
+
+func newThousand(t *testing.T) *thousand {
+	t.Helper()
+	hosts := newQuickHosts(t, 3)
+	c := &thousand{host: hosts[0], dir: t.TempDir(), v: sealings{}}
+	for i := range 1000 {
+		id := keyring.KeyID{1, byte(i >> 8), byte(i)}
+		b, m := newKeyFile(t, id, keyring.InlineKEK())
+		key, err := seal.New(m.Root(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := key.Seal(nil, []byte("data"), []byte("aad"))
+		if err := errors.Join(err, os.WriteFile(filepath.Join(c.dir, nks.FileName(id)), b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		c.ids, c.v[id] = append(c.ids, id), [][]byte{sealed}
+	}
+	// The keyring is empty, so the leader adopts them, and all servers fetch them.
+	if err := c.openIn(t, c.dir); err != nil {
+		t.Fatal(err)
+	}
+	hosts[1].open(t, nil)
+	hosts[2].open(t, nil)
+	leader := readyLeader(t, hosts)
+	for _, id := range c.ids {
+		keyring.AwaitHolders(leader.keyring, id, 3)
+	}
+	return c
+}
+
+// spoil has the server find something bad in the place of its file number 500.
+func (c *thousand) spoil(t *testing.T, kind badKind) {
+	c.stop(t)
+	bad, other := nks.FileName(c.ids[500]), nks.FileName(c.ids[700])
+	p := place{id: c.ids[500], path: filepath.Join(c.dir, bad), other: filepath.Join(c.dir, other)}
+	var err error
+	if p.good, err = os.ReadFile(p.path); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(p.path), kind.put(t, p)); err != nil {
+		t.Fatal(err)
+	}
+	was, before := describe(t, p.path), inodes(t, c.dir)
+	if err := c.openIn(t, c.dir); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{bad + "." + kind.why + "-1"}
+	if kind.both {
+		want = append(want, other+"."+kind.why+"-1")
+	}
+	awaitStatus(t, c.host, func(st keyring.Status) bool {
+		return len(st.Keys) > len(c.ids) && len(st.Missing) == 0 && len(st.SetAside) > 0
+	})
+	st := c.status(t)
+	slices.Sort(st.SetAside)
+	if !slices.Equal(st.SetAside, want) {
+		t.Errorf("set aside: %v, want %v", st.SetAside, want)
+	}
+	for _, name := range want {
+		if !slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemSetAside && p.Detail == name }) {
+			t.Errorf("%s is not reported: %v", name, st.Problems)
+		}
+	}
+	if is := describe(t, filepath.Join(c.dir, want[0])); is != was {
+		t.Errorf("kept is %s, it was %s", is, was)
+	}
+	if info, err := os.Lstat(p.path); err != nil || info.Mode() != 0o600 {
+		t.Errorf("fetched: %v, %v", info, err)
+	}
+	after := inodes(t, c.dir)
+	for _, id := range c.ids { // the others have not been fetched, but found
+		if name := nks.FileName(id); before[name] != after[name] && name != bad && !(kind.both && name == other) {
+			t.Errorf("%s is another file now", name)
+		}
+	}
+	c.v.opens(t, c.keyring, kind.name)
+	for _, name := range want {
+		if err := os.RemoveAll(filepath.Join(c.dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// inodes tells the files in a directory from others by the same names.
+func inodes(t *testing.T, dir string) map[string]uint64 {
+	t.Helper()
+	all := map[string]uint64{}
+	for _, name := range namesIn(t, dir) {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(dir, name), &st); err != nil {
+			t.Fatal(err)
+		}
+		all[name] = st.Ino
+	}
+	return all
+}
+
+// describe says what lies there, so that it can be compared.
+func describe(t *testing.T, path string) string {
+	t.Helper()
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	what := fmt.Sprint(info.Mode(), info.Size(), info.Sys().(*syscall.Stat_t).Uid)
+	if link, err := os.Readlink(path); err == nil {
+		return what + link
+	}
+	if !info.Mode().IsRegular() || info.Size() > nks.MaxFile {
+		return what
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrPermission) {
+		err = os.Chmod(path, 0o600)
+		b, _ = os.ReadFile(path)
+		err = errors.Join(err, os.Chmod(path, info.Mode()))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return what + string(b)
+}
+
+// asNobody runs this test once more as a user who may not read everything.
+func asNobody(t *testing.T) {
+	const nobody = 65534
+	dir, err := os.MkdirTemp("", "nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chown(dir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run", "^TestBadFileBesideAThousandGoodOnes$/^no_permission$")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "TMPDIR="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestBadFileBesideAThousandGoodOnes/no_permission")) {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestModesAreRepairedWithAWarning: of the directory and of the files, which stay where they are.
+func TestModesAreRepairedWithAWarning(t *testing.T) {
+	h, v, dir := newQuickHosts(t, 1)[0], sealings{}, t.TempDir()
+	h.mustOpenIn(t, dir)
+	v.seal(t, h)
+	name := nks.FileName(h.keyring.Keys()[0].ID)
+	for _, wrong := range []os.FileMode{0o644, 0o660, 0o777, 0o400} {
+		h.stop(t)
+		if err := errors.Join(os.Chmod(filepath.Join(dir, name), wrong), os.Chmod(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		h.mustOpenIn(t, dir, func(c *keyring.Config) { c.Logger = hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Warn}) })
+		v.opens(t, h.keyring, "repaired")
+		if st := h.status(t); len(st.SetAside) > 0 {
+			t.Errorf("%v: set aside: %v", wrong, st.SetAside)
+		}
+		h.stop(t) // nobody logs any more
+		for path, want := range map[string]os.FileMode{dir: os.ModeDir | 0o700, filepath.Join(dir, name): 0o600} {
+			if info, err := os.Stat(path); err != nil || info.Mode() != want {
+				t.Errorf("%v: %s is %v, %v", wrong, path, info.Mode(), err)
+			}
+		}
+		if got := log.String(); !strings.Contains(got, "[WARN]") || !strings.Contains(got, name) || !strings.Contains(got, wrong.String()) {
+			t.Errorf("%v: logged %q", wrong, got)
+		}
+	}
+}
+
+// TestOnlyOurTemporaryFilesGo: what else lies there stays as it is, and a key file that the
+// keyring does not know is reported at every start.
+func TestOnlyOurTemporaryFilesGo(t *testing.T) {
+	h, v, dir := newQuickHosts(t, 1)[0], sealings{}, t.TempDir()
+	h.mustOpenIn(t, dir)
+	v.seal(t, h)
+	h.stop(t)
+	orphan := keyring.KeyID{7}
+	key, _ := newKeyFile(t, orphan, keyring.InlineKEK())
+	stray := strings.Replace(staleTemp, "00", "ff", 1)
+	stays := map[string]string{
+		nks.FileName(orphan): string(key), ".tmp-mine": "x", staleTemp + "0": "x", "notes.txt": "x", nks.FileName(orphan) + "~": "x",
+		nks.FileName(orphan) + ".malformed-1": "x", strings.ToUpper(nks.FileName(keyring.KeyID{0xaa})): "x", "nks.json": "x",
+	}
+	for name, content := range stays {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, stray), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	before := inodes(t, dir)
+	for range 2 {
+		if err := os.WriteFile(filepath.Join(dir, staleTemp), []byte("torn"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		h.mustOpenIn(t, dir)
+		v.opens(t, h.keyring, "started")
+		if st := h.status(t); !slices.Equal(st.Orphans, []keyring.KeyID{orphan}) || len(st.SetAside) > 0 {
+			t.Errorf("orphans %v, set aside %v", st.Orphans, st.SetAside)
+		}
+		h.stop(t)
+		if after := inodes(t, dir); !maps.Equal(before, after) {
+			t.Errorf("there is %v, there was %v", after, before)
+		}
+	}
+	for name, content := range stays {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); string(b) != content {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+	}
+}

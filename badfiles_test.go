@@ -1,0 +1,198 @@
+package keyring_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
+)
+
+// badFiles are what may lie in a key file's place. good is what was there, another the file
+// of another key.
+func badFiles(good, another []byte) map[string]struct {
+	mode fs.FileMode
+	data []byte
+} {
+	type file = struct {
+		mode fs.FileMode
+		data []byte
+	}
+	files := map[string]file{
+		"empty":           {0o600, nil},
+		"zeros":           {0o600, make([]byte, len(good))},
+		"text":            {0o600, []byte("hello")},
+		"longer":          {0o600, append(bytes.Clone(good), '\n')},
+		"another key's":   {0o600, another},
+		"oversized":       {0o600, bytes.Repeat([]byte("x"), nks.MaxFile+1)},
+		"symlink":         {fs.ModeSymlink | 0o777, []byte("/etc/passwd")},
+		"FIFO":            {fs.ModeNamedPipe | 0o600, nil},
+		"socket":          {fs.ModeSocket | 0o600, nil},
+		"device":          {fs.ModeDevice | fs.ModeCharDevice | 0o600, nil},
+		"directory":       {fs.ModeDir | 0o700, nil},
+		"no permission":   {0, good},
+		"a newer version": {0o600, bytes.Replace(good, []byte(`"Version": 1`), []byte(`"Version": 2`), 1)},
+	}
+	for i := 1; i < len(good); i += len(good)/9 + 1 {
+		files[fmt.Sprintf("cut to %d bytes", i)] = file{0o600, good[:i]}
+	}
+	for i := 0; i < len(good); i += len(good)/40 + 1 {
+		flipped := bytes.Clone(good)
+		flipped[i] ^= 1 << (i % 8)
+		files[fmt.Sprintf("bit %d of byte %d flipped", i%8, i)] = file{0o600, flipped}
+	}
+	return files
+}
+
+// TestBadFileIsSetAsideAndHidesNoOther is one start for each kind of bad file, beside good
+// ones whose names sort before and after.
+func TestBadFileIsSetAsideAndHidesNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t)
+		l.start()
+		for range 4 {
+			if err := errors.Join(l.seal(), l.rotate()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		keys := l.keyring.Keys()
+		l.stop(t)
+		bad := keys[2].ID
+		name := nks.FileName(bad)
+		good, another := l.disk.Bytes(name), l.disk.Bytes(nks.FileName(keys[3].ID))
+		log, before := l.log, l.disk
+		rest := maps.Clone(l.vault)
+		delete(rest, bad)
+		for what, file := range badFiles(good, another) {
+			l.log, l.disk = copyLog(t, log), before.Crash(keyringtest.Kept, 0)
+			l.disk.Plant(name, file.mode, file.data)
+			l.start()
+			rest.opens(t, l.keyring, what)
+			if _, err := l.keyring.Decrypt(l.vault[bad][0], []byte("aad")); !errors.Is(err, keyring.ErrKeyMissing) {
+				t.Errorf("%s: under the lost key: %v", what, err)
+			}
+			st := l.status(t)
+			if len(st.SetAside) != 1 || !strings.HasPrefix(st.SetAside[0], name+".") || !slices.Equal(st.Missing, []keyring.KeyID{bad}) {
+				t.Errorf("%s: set aside %v, missing %v", what, st.SetAside, st.Missing)
+			} else if kept := l.disk.Bytes(st.SetAside[0]); !bytes.Equal(kept, file.data) {
+				t.Errorf("%s: %d bytes are kept of %d", what, len(kept), len(file.data))
+			}
+			if l.disk.Bytes(name) != nil {
+				t.Errorf("%s: it is still there", what)
+			}
+			if err := l.rotate(); err != nil {
+				t.Errorf("%s: rotate: %v", what, err)
+			}
+			l.stop(t)
+
+			// The operator puts the file back.
+			l.disk.Plant(name, 0o600, good)
+			l.start()
+			l.vault.opens(t, l.keyring, what+", put back")
+			l.stop(t)
+		}
+	})
+}
+
+// TestBadFileIsFetchedAnew in a cluster of three.
+func TestBadFileIsFetchedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hosts := newHosts(t, 3)
+		for _, h := range hosts {
+			h.open(t, nil)
+		}
+		leader := leaderOf(t, hosts)
+		v := sealings{}
+		for range 2 {
+			b, err := leader.keyring.Encrypt([]byte("data"), []byte("aad"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			id, _ := keyring.CiphertextKeyID(b)
+			v[id] = append(v[id], b)
+			if _, err := leader.keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, k := range leader.keyring.Keys() {
+			keyring.AwaitHolders(leader.keyring, k.ID, 3)
+		}
+		f := hosts[slices.IndexFunc(hosts, func(h *host) bool { return h != leader })]
+		keys := leader.keyring.Keys()
+		bad := nks.FileName(keys[1].ID)
+		good, another := f.disk.Bytes(bad), f.disk.Bytes(nks.FileName(keys[2].ID))
+		for what, file := range badFiles(good, another) {
+			if strings.Contains(what, "bit ") && !strings.Contains(what, "bit 0 ") {
+				continue
+			}
+			f.stop(t)
+			f.disk.Plant(bad, file.mode, file.data)
+			f.open(t, nil)
+			time.Sleep(time.Minute)
+			v.opens(t, f.keyring, what)
+			st := f.status(t)
+			if len(st.SetAside) != 1 || len(st.Missing) != 0 {
+				t.Errorf("%s: set aside %v, missing %v", what, st.SetAside, st.Missing)
+				continue
+			}
+			if kept := f.disk.Bytes(st.SetAside[0]); !bytes.Equal(kept, file.data) {
+				t.Errorf("%s: %d bytes are kept of %d", what, len(kept), len(file.data))
+			}
+			keyring.AwaitHolders(f.keyring, keys[1].ID, 3)
+			f.checkHolds(t, what)
+		}
+	})
+}
+
+// TestFileOfAnotherKeyUnderThatIDIsSetAside: a whole, well wrapped file, of other material
+// than the ring's.
+func TestFileOfAnotherKeyUnderThatIDIsSetAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t)
+		l.start()
+		if err := errors.Join(l.seal(), l.rotate(), l.seal()); err != nil {
+			t.Fatal(err)
+		}
+		wrong := l.keyring.Keys()[1].ID
+		l.stop(t)
+		plantKey(t, l.disk, wrong, keyring.InlineKEK())
+		planted := l.disk.Bytes(nks.FileName(wrong))
+		l.start()
+		if _, err := l.keyring.Decrypt(l.vault[wrong][0], []byte("aad")); !errors.Is(err, keyring.ErrKeyMissing) {
+			t.Errorf("decrypt: %v", err)
+		}
+		st := l.status(t)
+		if len(st.SetAside) != 1 || !bytes.Equal(l.disk.Bytes(st.SetAside[0]), planted) {
+			t.Errorf("set aside: %v", st.SetAside)
+		}
+		delete(l.vault, wrong)
+		l.vault.opens(t, l.keyring, "the other key")
+	})
+}
+
+// TestEveryBitOfAKeyFileFlipped: none of them goes unseen, and none loses a byte.
+func TestEveryBitOfAKeyFileFlipped(t *testing.T) {
+	id, kek := keyring.KeyID{1}, []keyring.KEK{keyring.InlineKEK()}
+	name := nks.FileName(id)
+	good, _ := newKeyFile(t, id, kek...)
+	for i := range 8 * len(good) {
+		disk, bad := keyringtest.NewDisk(), bytes.Clone(good)
+		bad[i/8] ^= 1 << (i % 8)
+		disk.Plant(name, 0o600, bad)
+		s := openStore(t, disk, kek, nil)
+		aside := name + ".malformed-1"
+		if s.Confirm(id) || !slices.Equal(s.SetAside(), []string{aside}) || !bytes.Equal(disk.Bytes(aside), bad) {
+			t.Errorf("bit %d of byte %d: set aside %v", i%8, i/8, s.SetAside())
+		}
+		s.Close()
+	}
+}
