@@ -65,7 +65,7 @@ func TestSnapshotAloneSaysWhatIsMissing(t *testing.T) {
 			if err != nil || len(st.Missing) != 5 || st.Ready {
 				t.Errorf("%s: missing %v, ready %v, %v", s.ID, st.Missing, st.Ready, err)
 			}
-			if text := strings.Join(describe(st), "\n"); !strings.Contains(text, st.Missing[0].String()) {
+			if text := strings.Join(problemLines(st), "\n"); !strings.Contains(text, st.Missing[0].String()) {
 				t.Errorf("%s: no problem names the key: %s", s.ID, text)
 			}
 		}
@@ -97,7 +97,7 @@ func TestSnapshotAloneSaysWhatIsMissing(t *testing.T) {
 	})
 }
 
-func describe(st keyring.Status) (lines []string) {
+func problemLines(st keyring.Status) (lines []string) {
 	for _, p := range st.Problems {
 		lines = append(lines, p.String())
 	}
