@@ -155,7 +155,7 @@ func TestFollowerOnATroubledDiskIsNoHolderUntilItIsOver(t *testing.T) {
 				return
 			}
 			hosts, v := newQuickHosts(t, 3), sealings{}
-			leader, f := hosts[0], hosts[1]
+			f := hosts[1]
 			for _, h := range hosts {
 				dir := filepath.Join(t.TempDir(), "keystore")
 				if h == f {
@@ -163,7 +163,7 @@ func TestFollowerOnATroubledDiskIsNoHolderUntilItIsOver(t *testing.T) {
 				}
 				h.openIn(t, dir)
 			}
-			leader = readyLeader(t, hosts)
+			leader := readyLeader(t, hosts)
 			if leader == f { // it has no trouble of its own
 				if err := f.raft.LeadershipTransfer().Error(); err != nil {
 					t.Fatal(err)

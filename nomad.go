@@ -107,7 +107,7 @@ func (s *keystore) loadNomad(id KeyID) (*material, *fault) {
 		if err == nil {
 			return m, nil
 		}
-		f = &fault{file: name, err: fmt.Errorf("Nomad's file %s: %w", name, err)}
+		f = &fault{file: name, err: fmt.Errorf("key file %s of Nomad's: %w", name, err)}
 	}
 	return nil, f
 }

@@ -1,0 +1,101 @@
+package keyring_test
+
+import (
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+)
+
+// TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing: neither is a file counted that
+// Rewrap can't find.
+func TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, _ := withOldKey(t)
+		restore := snapshot(t, c.Leader())
+		s := follower(c)
+		s.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+			if op.Kind == "rename" {
+				return keyringtest.Fault{Err: syscall.EIO}
+			}
+			return keyringtest.Fault{}
+		})
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		time.Sleep(10 * time.Hour)
+		restore(c.Leader())
+		time.Sleep(10 * time.Hour)
+		s.Disk.OnOp(nil)
+		time.Sleep(10 * time.Hour)
+		whole(t, c)
+		st, _ := s.Keyring.Status(t.Context())
+		if err := s.Keyring.Rewrap(t.Context()); err != nil || st.OnOldKEKs != 0 {
+			t.Errorf("%d on old KEKs, missing %v; rewrap: %v; files %v", st.OnOldKEKs, st.Missing, err, filesOf(s, old))
+		}
+	})
+}
+
+// TestNomadFileDoesNotHideARemovedOne: the file that was set aside is taken back beside it.
+func TestNomadFileDoesNotHideARemovedOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, v := withOldKey(t)
+		restore := snapshot(t, c.Leader())
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		time.Sleep(10 * time.Hour)
+		planted := newNomadKey(t, 1, "damaged")
+		planted.id = old
+		for _, s := range c.Servers {
+			for name, b := range planted.files(t) {
+				s.Disk.Plant(name, 0o600, b)
+			}
+		}
+		restore(c.Leader())
+		time.Sleep(10 * time.Hour)
+		for _, s := range c.Servers {
+			st, _ := s.Keyring.Status(t.Context())
+			if len(st.Missing) > 0 {
+				t.Errorf("%s: missing %v, files %v", s.ID, st.Missing, filesOf(s, old))
+			}
+		}
+		v.check(c)
+	})
+}
+
+// TestPrepublishedKeyThatCameBackIsNotDropped before its file has been taken back.
+func TestPrepublishedKeyThatCameBackIsNotDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _, _ := withOldKey(t)
+		l := c.Leader().Keyring
+		later, err := l.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(100 * 24 * time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole(t, c)
+		restore := snapshot(t, c.Leader())
+		remove(t, c, later.ID, keyring.RemoveOptions{})
+		time.Sleep(10 * time.Hour)
+		restore(c.Leader())
+		time.Sleep(10 * time.Hour)
+		if keyring.Ring(c.Leader().FSM).Key(later.ID) == nil {
+			t.Errorf("dropped: files %v", filesOf(c.Leader(), later.ID))
+		}
+	})
+}
+
+// TestRemoveNowHurriesAnEarlierRemoval.
+func TestRemoveNowHurriesAnEarlierRemoval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, _ := withOldKey(t)
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		time.Sleep(10 * time.Hour)
+		remove(t, c, old, keyring.RemoveOptions{Now: true})
+		time.Sleep(10 * time.Hour)
+		for _, s := range c.Servers {
+			if got := filesOf(s, old); len(got) != 0 {
+				t.Errorf("%s: files %v", s.ID, got)
+			}
+		}
+	})
+}
