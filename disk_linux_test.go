@@ -161,7 +161,9 @@ func TestFollowerOnATroubledDiskIsNoHolderUntilItIsOver(t *testing.T) {
 				if h == f {
 					dir = filepath.Join(disk, "keystore")
 				}
-				h.openIn(t, dir)
+				if err := h.openIn(t, dir); err != nil {
+					t.Fatal(err)
+				}
 			}
 			leader := readyLeader(t, hosts)
 			if leader == f { // it has no trouble of its own

@@ -73,11 +73,11 @@ type target struct {
 
 // Run goes through all system calls of the drill. TestMain must call Drilled.
 func (d Drill) Run(t *testing.T) {
-	if out, err := exec.Command("strace", "-V").CombinedOutput(); err != nil {
+	if out, err := exec.Command("strace", "-o", "/dev/null", "true").CombinedOutput(); err != nil {
 		if os.Getenv("CI") != "" {
 			t.Errorf("strace: %v: %s", err, out)
 		}
-		t.Log("nothing tested: there is no strace")
+		t.Logf("nothing tested: there is no strace, or it may not trace: %v", err)
 		return
 	}
 	targets, done := d.enumerate(t)
