@@ -103,7 +103,7 @@
 //	internal/seal     the ciphertext envelope
 //	internal/durable  the only code that writes files
 //	internal/peer     messages between servers, HPKE, mutual TLS, HTTP
-//	internal/keyringtest  clusters and disks for tests, with faults
+//	internal/keyringtest  clusters and disks for tests, with faults; drills under strace
 //
 // Decide purely, then act: the two goroutines of a Keyring ask internal/plan what to do and
 // do it. meta and plan know no clock, no randomness and no I/O.
