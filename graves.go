@@ -199,6 +199,9 @@ func isRemovedFile(aside string) bool {
 	return why == asideRemoved
 }
 
+// buried reports whether there is a file of the key that was set aside when it was removed.
+func (s *keystore) buried(id KeyID) bool { return slices.ContainsFunc(s.asideOf(id), isRemovedFile) }
+
 func (s *keystore) asideOf(id KeyID) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"syscall"
 	"time"
 
@@ -222,12 +221,13 @@ func (s *keystore) confirm(id KeyID) (bool, error) {
 
 // mayCome is why a key that is not in memory may be soon, from a file that is here, or nil.
 func (s *keystore) mayCome(id KeyID) error {
+	buried := s.buried(id) // first: takeBack notes the fault before it forgets the grave
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f := s.faults[id]; f.here || errors.Is(f.err, errUnread) {
 		return f.err
 	}
-	if g := s.graves[id]; g != nil && slices.ContainsFunc(g.aside, isRemovedFile) {
+	if buried {
 		return errUnread // it was removed, and may be no more
 	}
 	return nil

@@ -120,6 +120,9 @@ func (c *chore) wait(now time.Time) (wake time.Time, wait bool) {
 	return c.due, now.Before(c.due)
 }
 
+// untried reports whether the chore has not been done since it was last hurried.
+func (c *chore) untried() bool { return c.tries == 0 || c.running && c.tries == 1 }
+
 // start does a chore. If there is more to do after it, it is due again after a while.
 func (r *replicator) start(c *chore, do func()) {
 	c.running = true
@@ -209,10 +212,7 @@ func (r *replicator) step() time.Duration {
 	}
 	missing := plan.Missing(ring, r.held(ring))
 	wake := earliest(r.heal(ring, missing), r.bury(ring))
-	// A key whose file is here under a KEK that does not answer is waited for: what a peer
-	// has of it must not replace a file that may be the way back. One that is on its way by
-	// an offer need not be asked for.
-	wanted := slices.DeleteFunc(slices.Clone(missing), func(m *meta.Key) bool { return r.store.locked(m.ID) || r.offered.has(m.ID) })
+	wanted := slices.DeleteFunc(slices.Clone(missing), func(m *meta.Key) bool { return r.comes(m.ID) })
 	if r.paused.After(now()) {
 		wake = earliest(wake, r.paused)
 	} else {
@@ -223,6 +223,14 @@ func (r *replicator) step() time.Duration {
 		return idle
 	}
 	return min(idle, max(0, time.Until(wake)))
+}
+
+// comes reports whether no peer is to be asked for a missing key. What a peer has must not take
+// the place of a file that may be the way back: one under a KEK that does not answer, or one of a
+// removed key that heal has yet to take back. Nor need it be asked for what is on its way by an
+// offer.
+func (r *replicator) comes(id KeyID) bool {
+	return r.store.locked(id) || r.offered.has(id) || r.healing.untried() && r.store.buried(id)
 }
 
 // earliest returns the first of the times, without those that are zero.

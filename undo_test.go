@@ -1,6 +1,7 @@
 package keyring_test
 
 import (
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -34,6 +35,46 @@ func TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing(t *testing.T)
 		if err := s.Keyring.Rewrap(t.Context()); err != nil || st.OnOldKEKs != 0 {
 			t.Errorf("%d on old KEKs, missing %v; rewrap: %v; files %v", st.OnOldKEKs, st.Missing, err, filesOf(s, old))
 		}
+	})
+}
+
+// TestServersOwnFileComesBackBeforeAPeersCopy, which would leave it aside for ever.
+func TestServersOwnFileComesBackBeforeAPeersCopy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, v := withOldKey(t)
+		restore := snapshot(t, c.Leader())
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		time.Sleep(10 * time.Hour)
+		late := follower(c)
+		c.Partition(late)
+		restore(c.Leader())
+		time.Sleep(10 * time.Hour)
+		c.Partition()
+		whole(t, c)
+		v.check(c)
+		if got := filesOf(late, old); len(got) != 1 {
+			t.Errorf("%s: files %v", late.ID, got)
+		}
+	})
+}
+
+// TestRemovedFileThatCannotBeTakenBackIsFetched from a peer that could.
+func TestRemovedFileThatCannotBeTakenBackIsFetched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, v := withOldKey(t)
+		restore := snapshot(t, c.Leader())
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		time.Sleep(10 * time.Hour)
+		s := follower(c)
+		s.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+			if op.Kind == "rename" && strings.Contains(op.Name, ".removed-") {
+				return keyringtest.Fault{Err: syscall.EIO}
+			}
+			return keyringtest.Fault{}
+		})
+		restore(c.Leader())
+		whole(t, c)
+		v.check(c)
 	})
 }
 
