@@ -244,7 +244,8 @@ func BenchmarkPut(b *testing.B) {
 	}
 	for _, n := range []int{1, 64} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			fsys, err := durable.OpenDir(b.TempDir())
+			path := b.TempDir()
+			fsys, err := durable.OpenDir(path)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -253,7 +254,7 @@ func BenchmarkPut(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer store.Close()
-			keyringtest.VersusByHand(b, func() (files []durable.Named, write func() error) {
+			keyringtest.VersusByHand(b, path, func() (files []durable.Named, write func() error) {
 				keys := map[keyring.KeyID]*nks.Material{}
 				for range n {
 					id := keyring.KeyID{}
@@ -261,9 +262,8 @@ func BenchmarkPut(b *testing.B) {
 					keys[id] = m
 					files = append(files, durable.Named{Name: nks.FileName(id), Data: make([]byte, 2112)})
 				}
-				return files, func() error {
-					return errors.Join(slices.Collect(maps.Values(store.Put(b.Context(), keys)))...)
-				}
+				put := store.Putting(b.Context(), keys)
+				return files, func() error { return errors.Join(slices.Collect(maps.Values(put()))...) }
 			})
 		})
 	}

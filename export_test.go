@@ -93,15 +93,22 @@ func OpenStore(ctx context.Context, fsys durable.FS, keks, old []KEK) (Store, er
 
 // Put makes new keys durable and returns an error for each.
 func (s Store) Put(ctx context.Context, keys map[KeyID]*nks.Material) map[KeyID]error {
+	return s.Putting(ctx, keys)()
+}
+
+// Putting returns what Put does when the keys and their check values are there.
+func (s Store) Putting(ctx context.Context, keys map[KeyID]*nks.Material) func() map[KeyID]error {
 	var arrivals []arrival
 	for id, m := range keys {
 		arrivals = append(arrivals, arrival{id: id, algorithm: "EdDSA", check: m.Check(id, "EdDSA"), secret: m.Clone()})
 	}
-	errs := map[KeyID]error{}
-	for i, err := range s.put(ctx, arrivals...) {
-		errs[arrivals[i].id] = err
+	return func() map[KeyID]error {
+		errs := map[KeyID]error{}
+		for i, err := range s.put(ctx, arrivals...) {
+			errs[arrivals[i].id] = err
+		}
+		return errs
 	}
-	return errs
 }
 
 // Has reports whether the key is held, with that check value.

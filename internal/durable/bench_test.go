@@ -13,17 +13,19 @@ import (
 func BenchmarkWrite(b *testing.B) {
 	for _, n := range []int{1, 64} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			files := make([]durable.Named, n)
-			for i := range files {
-				files[i] = durable.Named{Name: fmt.Sprint("key", i), Data: make([]byte, 2048)}
-			}
-			fsys, err := durable.OpenDir(b.TempDir())
+			path := b.TempDir()
+			fsys, err := durable.OpenDir(path)
 			if err != nil {
 				b.Fatal(err)
 			}
 			d := durable.New(fsys)
 			defer d.Close()
-			keyringtest.VersusByHand(b, func() ([]durable.Named, func() error) {
+			round := 0
+			keyringtest.VersusByHand(b, path, func() (files []durable.Named, _ func() error) {
+				round++
+				for i := range n {
+					files = append(files, durable.Named{Name: fmt.Sprintf("key%d-%d", round, i), Data: make([]byte, 2112)})
+				}
 				return files, func() error { return write(d, files...) }
 			})
 		})

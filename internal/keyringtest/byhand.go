@@ -13,25 +13,28 @@ import (
 	"example.com/keyring/internal/durable"
 )
 
-// VersusByHand benchmarks durable writes. For each round, next makes files and what writes
-// them; their like is then written by hand too, in several ways if there are several of them,
-// each with the system calls that no durable write can be without. All take turns in random
-// order, so that the disk's moods meet all of them alike. x-limit is the median of the
-// ratios of each round's write to its writes by hand in the way that is the cheapest by its median;
-// the medians of all are reported too.
-func VersusByHand(b *testing.B, next func() (files []durable.Named, write func() error)) {
-	dirs := map[string]*byHand{}
+// VersusByHand benchmarks durable writes to a directory. For each round, next makes files, of
+// names that are new, and what writes them; their like is then written by hand too, in several
+// ways if there are several of them, each with the system calls that no durable write can be
+// without. All take turns in random order, so that the disk's moods meet all of them alike, and
+// in the same directory: what a new file costs depends on what is around it on the disk. x-limit
+// is the median of the ratios of each round's write to its writes by hand in the way that is the
+// cheapest by its median; the medians of all are reported too.
+func VersusByHand(b *testing.B, path string, next func() (files []durable.Named, write func() error)) {
+	dir, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer dir.Close()
 	times := map[string][]float64{}
 	for b.Loop() {
 		files, write := next()
 		ways := byHandWays(len(files))
 		ways["Write"] = func(*byHand, []durable.Named) error { return write() }
 		for way, do := range ways {
-			if dirs[way] == nil {
-				dirs[way] = newByHand(b)
-			}
+			d := &byHand{path: path, prefix: way + "-", dir: dir}
 			start := time.Now()
-			if err := do(dirs[way], files); err != nil {
+			if err := do(d, files); err != nil {
 				b.Fatal(err)
 			}
 			times[way] = append(times[way], float64(time.Since(start).Nanoseconds())/1000)
@@ -69,20 +72,11 @@ func byHandWays(files int) map[string]byHandWay {
 	return ways
 }
 
-// byHand is a directory written with no care for what fails.
+// byHand is a directory that is written with no care for what fails.
 type byHand struct {
-	path string
-	dir  *os.File
-}
-
-func newByHand(b *testing.B) *byHand {
-	path := b.TempDir()
-	dir, err := os.Open(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { dir.Close() })
-	return &byHand{path: path, dir: dir}
+	path   string
+	prefix string // of the names
+	dir    *os.File
 }
 
 // parallel has each worker create and sync one file after the other.
@@ -116,14 +110,14 @@ func (d *byHand) create(f durable.Named) (*os.File, error) {
 	return file, err
 }
 
-func (d *byHand) temp(name string) string { return filepath.Join(d.path, ".tmp-"+name) }
+func (d *byHand) temp(name string) string { return filepath.Join(d.path, ".tmp-"+d.prefix+name) }
 
 func syncAndClose(f *os.File) error { return errors.Join(f.Sync(), f.Close()) }
 
 func (d *byHand) publish(files []durable.Named) error {
 	var errs []error
 	for _, f := range files {
-		errs = append(errs, os.Rename(d.temp(f.Name), filepath.Join(d.path, f.Name)))
+		errs = append(errs, os.Rename(d.temp(f.Name), filepath.Join(d.path, d.prefix+f.Name)))
 	}
 	return errors.Join(append(errs, d.dir.Sync())...)
 }
