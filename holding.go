@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -49,15 +50,16 @@ func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 			written = append(written, i)
 		}
 	}
-	for j, err := range s.dir.Write(named...) {
-		i := written[j]
+	wrote := s.dir.Write(named...)
+	inParallel(len(written), func(j int) {
+		i, err := written[j], wrote[j]
 		if err == nil {
 			err = s.readBack(keys[i].id, files[i].m)
 		}
 		if errs[i] = err; err != nil {
 			s.note(keys[i].id, &fault{err: err})
 		}
-	}
+	})
 	for i, f := range files {
 		if f.m != nil && errs[i] != nil {
 			f.m.wipe()
@@ -66,23 +68,28 @@ func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 	return errs
 }
 
-// wrapAll wraps keys and overwrites their secrets. A KEK that has failed is not asked again for
-// the rest: each call might take its whole time.
+// wrapAll wraps keys in parallel and overwrites their secrets. A KEK that has failed is not asked
+// again for the rest: each call might take its whole time.
 func (s *keystore) wrapAll(ctx context.Context, keys []arrival) ([]proven, []error) {
 	files, errs := make([]proven, len(keys)), make([]error, len(keys))
-	var f *fault
-	for i, k := range keys {
-		if f == nil || f.kek == "" {
+	var failed atomic.Pointer[fault]
+	inParallel(len(keys), func(i int) {
+		k := keys[i]
+		defer k.secret.Wipe()
+		f := failed.Load()
+		if f == nil {
 			files[i], f = s.wrap(ctx, k)
 		}
-		if f != nil {
-			errs[i] = f.err
-			if f.kek == "" { // else the KEK is noted, once for all keys
-				s.note(k.id, f)
-			}
+		if f == nil {
+			return
 		}
-		k.secret.Wipe()
-	}
+		errs[i] = f.err
+		if f.kek == "" {
+			s.note(k.id, f)
+			return
+		}
+		failed.Store(f) // the KEK is noted, once for all keys
+	})
 	return files, errs
 }
 

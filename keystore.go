@@ -149,9 +149,26 @@ func unfit(err error) bool {
 		errors.Is(err, durable.ErrForeign) || errors.Is(err, fs.ErrPermission)
 }
 
-// scanners is how many files are read and unwrapped at a time: enough to keep several
-// requests to a KMS on their way.
-const scanners = 16
+// atOnce is how many key files are worked on at a time: enough to keep several requests to a
+// KMS on their way.
+const atOnce = 16
+
+// inParallel calls do with 0 to n-1. The caller is one of the workers, so one call needs no
+// goroutine.
+func inParallel(n int, do func(i int)) {
+	var next atomic.Int64
+	work := func() {
+		for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
+			do(i - 1)
+		}
+	}
+	var wg sync.WaitGroup
+	for range min(atOnce, n) - 1 {
+		wg.Go(work)
+	}
+	work()
+	wg.Wait()
+}
 
 // scan reads every key file that is neither in memory nor a removed key's, in parallel. A file
 // that is bad is set aside; one that can't be read now, or whose KEK does not answer, stays
@@ -181,16 +198,11 @@ func (s *keystore) scan(ctx context.Context, wasRemoved func(KeyID) bool) error 
 			s.log.Error("sync keystore", "error", unsynced)
 		}
 	}
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range min(scanners, len(ids)) {
-		wg.Go(func() {
-			for i := next.Add(1); i <= int64(len(ids)) && ctx.Err() == nil; i = next.Add(1) {
-				s.read(ctx, ids[i-1], unsynced != nil)
-			}
-		})
-	}
-	wg.Wait()
+	inParallel(len(ids), func(i int) {
+		if ctx.Err() == nil {
+			s.read(ctx, ids[i], unsynced != nil)
+		}
+	})
 	return ctx.Err()
 }
 
