@@ -68,12 +68,12 @@ func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 	return errs
 }
 
-// wrapAll wraps keys in parallel and overwrites their secrets. A KEK that has failed is not asked
-// again for the rest: each call might take its whole time.
+// wrapAll wraps keys and overwrites their secrets: the first alone, the rest in parallel. A KEK
+// that has failed is not asked again for those that are left: each call might take its whole time.
 func (s *keystore) wrapAll(ctx context.Context, keys []arrival) ([]proven, []error) {
 	files, errs := make([]proven, len(keys)), make([]error, len(keys))
 	var failed atomic.Pointer[fault]
-	inParallel(len(keys), func(i int) {
+	wrap := func(i int) {
 		k := keys[i]
 		defer k.secret.Wipe()
 		f := failed.Load()
@@ -89,7 +89,9 @@ func (s *keystore) wrapAll(ctx context.Context, keys []arrival) ([]proven, []err
 			return
 		}
 		failed.Store(f) // the KEK is noted, once for all keys
-	})
+	}
+	inParallel(min(len(keys), 1), wrap)
+	inParallel(len(keys)-1, func(i int) { wrap(i + 1) })
 	return files, errs
 }
 
