@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -54,13 +55,14 @@ func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 	inParallel(len(written), func(j int) {
 		i, err := written[j], wrote[j]
 		if err == nil {
-			err = s.readBack(keys[i].id, files[i].m)
+			err = s.readBack(keys[i].id, files[i])
 		}
 		if errs[i] = err; err != nil {
 			s.note(keys[i].id, &fault{err: err})
 		}
 	})
 	for i, f := range files {
+		clear(f.data) // an inline KEK is in it
 		if f.m != nil && errs[i] != nil {
 			f.m.wipe()
 		}
@@ -153,19 +155,19 @@ func (s *keystore) wrap(ctx context.Context, k arrival) (proven, *fault) {
 
 // readBack is what makes a written key a held one: the file is what was proven to open. Memory
 // that is already there is kept, for it may be in use.
-func (s *keystore) readBack(id KeyID, m *material) error {
+func (s *keystore) readBack(id KeyID, f proven) error {
 	b, err := s.dir.Read(s.nameOf(id), nks.MaxFile)
 	defer clear(b) // an inline KEK is in it
 	if err != nil {
 		return fmt.Errorf("read back %s: %w", id, err)
 	}
-	if sha256.Sum256(b) != m.sum {
+	if !bytes.Equal(b, f.data) {
 		return fmt.Errorf("read back %s: %w: not what was written", id, ErrCorrupt)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.faults, id)
-	old := s.keys[id]
+	m, old := f.m, s.keys[id]
 	if old != nil && old.check == m.check {
 		s.live(id)
 		old.sum, old.lost, old.stale, old.nomad = m.sum, false, false, false
