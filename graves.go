@@ -124,7 +124,10 @@ func (s *keystore) setRemovedAside(id KeyID, wasRemoved func(KeyID) bool) error 
 	if !wasRemoved(id) {
 		return nil
 	}
-	name, _ := s.settle(id) // it may be unreadable, and goes all the same
+	name, err := s.settle(id)
+	if err != nil {
+		return err // it may be Nomad's
+	}
 	why := asideRemoved
 	if file, err := s.decode(name); err == nil && file.ID != id {
 		why = asideMisnamed // it may be the only copy

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -373,6 +374,40 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 		}
 		unchanged(t, s.Disk, files, "removed")
 	})
+}
+
+// TestFileOfARemovedKeyThatCannotBeReadIsLeftThere until it is known not to be Nomad's.
+func TestFileOfARemovedKeyThatCannotBeReadIsLeftThere(t *testing.T) {
+	disk, nomads := keyringtest.NewDisk(), newNomadKey(t, 1, "1.4")
+	files := nomads.files(t)
+	for name, b := range files {
+		disk.Plant(name, 0o600, b)
+	}
+	own := keyring.KeyID{1}
+	plantKey(t, disk, own, keyring.InlineKEK())
+	disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+		if op.Kind == "read" && strings.HasSuffix(op.Name, ".nks.json") {
+			return keyringtest.Fault{Err: syscall.EIO}
+		}
+		return keyringtest.Fault{}
+	})
+	s := openStore(t, disk, []keyring.KEK{keyring.InlineKEK()}, nil)
+	for _, id := range []keyring.KeyID{own, nomads.id} {
+		if err := s.Remove(id); !errors.Is(err, syscall.EIO) {
+			t.Errorf("unreadable: %v", err)
+		}
+	}
+	disk.OnOp(nil)
+	for _, id := range []keyring.KeyID{own, nomads.id} {
+		if err := s.Remove(id); err != nil {
+			t.Error(err)
+		}
+	}
+	unchanged(t, disk, files, "removed")
+	if names := disk.Names(); slices.Contains(names, nks.FileName(own)) {
+		t.Errorf("files %v", names)
+	}
+	s.Close()
 }
 
 // TestOpenNomadRefuses what Nomad did not seal under an adopted key.
