@@ -27,8 +27,8 @@ var (
 
 // Claims are the registered claims. Those that are missing are zero.
 type Claims struct {
-	issuer, subject              string
-	audience                     []string
+	issuer, subject              []byte
+	audience                     [][]byte
 	expires, notBefore, issuedAt time.Time
 	given                        registered
 }
@@ -102,29 +102,33 @@ func misspelt(name []byte) bool {
 	return slices.ContainsFunc(registeredNames, func(r string) bool { return bytes.EqualFold(name, []byte(r)) })
 }
 
-func text(value []byte) (string, error) {
+func text(value []byte) ([]byte, error) {
 	if value[0] != '"' {
-		return "", errNoStrings
-	}
-	b, err := unquote(value, bytes.IndexByte(value, '\\') >= 0)
-	return string(b), err
-}
-
-// texts reads an audience: a string or an array of them.
-func texts(value []byte) ([]string, error) {
-	if value[0] == '"' {
-		s, err := text(value)
-		return []string{s}, err
-	}
-	var all []*string // a null is no string
-	if value[0] != '[' || json.Unmarshal(value, &all) != nil || slices.Contains(all, nil) {
 		return nil, errNoStrings
 	}
-	out := make([]string, len(all))
-	for i, s := range all {
-		out[i] = *s
+	return unquote(value, bytes.IndexByte(value, '\\') >= 0)
+}
+
+// texts reads an audience: a string or an array of them, in JSON that is known to be right.
+func texts(value []byte) (all [][]byte, err error) {
+	if value[0] == '"' {
+		one, err := text(value)
+		return [][]byte{one}, err
 	}
-	return out, nil
+	s := scanner{b: value}
+	if !s.take('[') {
+		return nil, errNoStrings
+	}
+	for s.space(); s.peek() != ']'; s.space() {
+		one, err := s.name()
+		if err != nil {
+			return nil, errNoStrings
+		}
+		all = append(all, one)
+		s.space()
+		s.take(',')
+	}
+	return all, nil
 }
 
 const lastSecond = 253402300799 // of the year 9999
@@ -161,17 +165,19 @@ func (c *Claims) Check(w Want) error {
 		return errExpired
 	case w.Now.Add(w.Leeway).Before(c.notBefore), w.Now.Add(w.Leeway).Before(c.issuedAt):
 		return errTooSoon
-	case w.Issuer != "" && c.issuer != w.Issuer && !(w.Foreign && c.given&iss == 0):
+	case w.Issuer != "" && string(c.issuer) != w.Issuer && !(w.Foreign && c.given&iss == 0):
 		return errIssuer
 	case !slices.ContainsFunc(w.Audience, c.isFor) && !(w.Foreign && c.given&aud == 0):
 		return errAudience
-	case w.Subject != "" && c.subject != w.Subject:
+	case w.Subject != "" && string(c.subject) != w.Subject:
 		return errSubject
 	}
 	return nil
 }
 
-func (c *Claims) isFor(audience string) bool { return slices.Contains(c.audience, audience) }
+func (c *Claims) isFor(audience string) bool {
+	return slices.ContainsFunc(c.audience, func(a []byte) bool { return string(a) == audience })
+}
 
 // Merge returns one JSON object with the members of all values, each of which must be
 // encoded as an object by encoding/json. Where two have a member, the later one's stays.
@@ -233,7 +239,7 @@ func Complete(object []byte, d Defaults) ([]byte, error) {
 		c.expires = time.Unix(latest.Unix(), 0)
 	}
 	switch {
-	case d.Issuer != "" && c.given&iss != 0 && c.issuer != d.Issuer:
+	case d.Issuer != "" && c.given&iss != 0 && string(c.issuer) != d.Issuer:
 		return nil, fmt.Errorf("iss is not %q", d.Issuer)
 	case c.expires.After(latest):
 		return nil, fmt.Errorf("exp is more than %v from now", d.MaxTTL)
@@ -244,28 +250,41 @@ func Complete(object []byte, d Defaults) ([]byte, error) {
 	}
 	out := append(make([]byte, 0, len(object)+len(d.Issuer)+128), bytes.TrimSpace(object)...)
 	out = out[:len(out)-1] // the brace
-	put := func(which registered, key string, value []byte) {
+	put := func(which registered, key string) bool {
 		if c.given&which != 0 {
-			return
+			return false
 		}
 		if out[len(out)-1] != '{' {
 			out = append(out, ',')
 		}
-		out = append(append(out, key...), value...)
+		out = append(out, key...)
+		return true
 	}
-	if d.Issuer != "" {
-		put(iss, `"iss":`, quote(d.Issuer))
+	if d.Issuer != "" && put(iss, `"iss":`) {
+		out = appendQuoted(out, d.Issuer)
 	}
-	now := strconv.AppendInt(nil, d.Now.Unix(), 10)
-	put(iat, `"iat":`, now)
-	put(nbf, `"nbf":`, now)
-	put(exp, `"exp":`, strconv.AppendInt(nil, c.expires.Unix(), 10))
-	put(jti, `"jti":`, quote(d.ID))
+	if put(iat, `"iat":`) {
+		out = strconv.AppendInt(out, d.Now.Unix(), 10)
+	}
+	if put(nbf, `"nbf":`) {
+		out = strconv.AppendInt(out, d.Now.Unix(), 10)
+	}
+	if put(exp, `"exp":`) {
+		out = strconv.AppendInt(out, c.expires.Unix(), 10)
+	}
+	if put(jti, `"jti":`) {
+		out = appendQuoted(out, d.ID)
+	}
 	return append(out, '}'), nil
 }
 
-// quote returns the JSON of a string.
-func quote(s string) []byte {
-	b, _ := json.Marshal(s) // a string always has one
-	return b
+// appendQuoted appends the JSON of a string.
+func appendQuoted(dst []byte, s string) []byte {
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			b, _ := json.Marshal(s) // a string always has one
+			return append(dst, b...)
+		}
+	}
+	return append(append(append(dst, '"'), s...), '"')
 }

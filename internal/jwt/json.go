@@ -179,23 +179,22 @@ func (s *scanner) text() (escaped bool, err error) {
 	if !s.take('"') {
 		return false, errJSON
 	}
-	for s.i < len(s.b) {
-		switch c := s.b[s.i]; {
-		case c == '"':
-			s.i++
-			return escaped, nil
-		case c < ' ':
-			return false, errJSON
-		case c == '\\':
-			escaped = true
-			if !s.escape() {
-				return false, errJSON
-			}
-		default:
+	for {
+		for s.i < len(s.b) && s.b[s.i] >= ' ' && s.b[s.i] != '"' && s.b[s.i] != '\\' {
 			s.i++
 		}
+		switch s.peek() {
+		case '"':
+			s.i++
+			return escaped, nil
+		case '\\':
+			escaped = true
+			if s.escape() {
+				continue
+			}
+		}
+		return false, errJSON
 	}
-	return false, errJSON
 }
 
 // escape reads one escape, or the two of a surrogate pair.

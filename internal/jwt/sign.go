@@ -1,6 +1,7 @@
 package jwt
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -48,14 +49,11 @@ func NewSigner(id, alg string, der []byte) (*Signer, error) {
 	case *ecdsa.PrivateKey:
 		s.sign = func(input []byte) ([]byte, error) {
 			sum := sha256.Sum256(input)
-			r, s, err := ecdsa.Sign(rand.Reader, private, sum[:])
+			der, err := ecdsa.SignASN1(rand.Reader, private, sum[:])
 			if err != nil {
 				return nil, err
 			}
-			signature := make([]byte, 2*p256Len)
-			r.FillBytes(signature[:p256Len])
-			s.FillBytes(signature[p256Len:])
-			return signature, nil
+			return halves(der), nil
 		}
 	case ed25519.PrivateKey:
 		s.sign = func(input []byte) ([]byte, error) { return ed25519.Sign(private, input), nil }
@@ -84,6 +82,20 @@ func (s *Signer) Sign(payload []byte) (string, error) {
 		return "", fmt.Errorf("a token of %d bytes, at most %d", len(token), MaxToken)
 	}
 	return string(token), nil
+}
+
+// halves turns a signature as crypto/ecdsa writes it, in DER of less than 128 bytes, into r and s
+// side by side. ecdsa.Sign, which returns the two, makes numbers of them first.
+func halves(der []byte) []byte {
+	signature := make([]byte, 2*p256Len)
+	rest := der[2:] // SEQUENCE
+	for _, half := range [][]byte{signature[:p256Len], signature[p256Len:]} {
+		end := 2 + rest[1] // INTEGER
+		n := bytes.TrimLeft(rest[2:end], "\x00")
+		copy(half[p256Len-len(n):], n)
+		rest = rest[end:]
+	}
+	return signature
 }
 
 // Wipe ends the use of s: calls under way finish, later ones return ErrWiped. It overwrites an
