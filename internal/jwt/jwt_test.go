@@ -1,0 +1,226 @@
+package jwt_test
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring/internal/jwt"
+)
+
+const payload = `{"sub":"x"}`
+
+func TestTokensThatAreOpened(t *testing.T) {
+	for alg, p := range pairs() {
+		for name, header := range map[string]string{
+			"as written":     p.written(),
+			"another order":  `{"typ":"JWT","kid":"` + kid + `","alg":"` + alg + `"}`,
+			"without typ":    `{"alg":"` + alg + `","kid":"` + kid + `"}`,
+			"typ lower case": `{"alg":"` + alg + `","kid":"` + kid + `","typ":"jwt"}`,
+			"white space":    " {\n\t\"alg\" : \"" + alg + "\", \"kid\" : \"" + kid + "\" }\r\n",
+		} {
+			got, key, err := jwt.Open(p.token(header, payload), keys{kid: p.key(t)})
+			if err != nil || string(got) != payload || key == nil {
+				t.Errorf("%s, %s: %q, %v", alg, name, got, err)
+			}
+		}
+	}
+}
+
+// crafted are tokens that must not be opened though the forger has all that is public, and in
+// some cases the private key.
+func crafted(t testing.TB, p pair) map[string]string {
+	ours, head := p.token(p.written(), payload), p.written()
+	parts := strings.Split(ours, ".")
+	member := func(more string) string { return p.token(head[:len(head)-1]+more+"}", payload) }
+	mac := func(key []byte) string {
+		input := b64(`{"alg":"HS256","kid":"`+kid+`","typ":"JWT"}`) + "." + b64(payload)
+		m := hmac.New(sha256.New, key)
+		m.Write([]byte(input))
+		return input + "." + base64.RawURLEncoding.EncodeToString(m.Sum(nil))
+	}
+	der := pkix(t, p.private.Public())
+	none := func(alg string) string { return b64(`{"alg":"`+alg+`","kid":"`+kid+`"}`) + "." + b64(payload) + "." }
+	otherAlg := map[string]string{"RS256": "ES256", "ES256": "EdDSA", "EdDSA": "RS256"}[p.alg]
+	return map[string]string{
+		"nothing": "", "a dot": ".", "two dots": "..", "a million dots": strings.Repeat(".", 1e6), "three dots": ours + ".",
+		"two parts": parts[0] + "." + parts[1], "four parts": ours + "." + parts[2], "five parts, as JWE": ours + "." + parts[1] + "." + parts[2],
+		"no signature": parts[0] + "." + parts[1] + ".", "no header": "." + parts[1] + "." + parts[2], "no payload": parts[0] + ".." + parts[2],
+		"alg none": none("none") + parts[2], "alg none, no signature": none("none"), "alg None": none("None") + "AA", "alg empty": none("") + parts[2],
+		"HS256 with the DER for a key": mac(der), "HS256 with the PEM for a key": mac(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})),
+		"HS256 with nothing for a key":       mac(nil),
+		"another algorithm, ours underneath": p.token(`{"alg":"`+otherAlg+`","kid":"`+kid+`"}`, payload),
+		"RS512":                              p.token(`{"alg":"RS512","kid":"`+kid+`"}`, payload),
+		"alg in lower case":                  p.token(`{"alg":"`+strings.ToLower(p.alg)+`","kid":"`+kid+`"}`, payload),
+		"jwk":                                member(`,"jwk":{"kty":"oct","k":"AA"}`), "jku": member(`,"jku":"https://evil.example/jwks.json"`),
+		"x5u": member(`,"x5u":"https://evil.example"`), "x5c": member(`,"x5c":["AA"]`), "x5t": member(`,"x5t":"AA"`),
+		"crit": member(`,"crit":["exp"],"exp":1`), "empty crit": member(`,"crit":[]`),
+		"b64 false": member(`,"b64":false,"crit":["b64"]`), "b64 without crit": member(`,"b64":false`),
+		"cty": member(`,"cty":"JWT"`), "zip": member(`,"zip":"DEF"`), "enc": member(`,"enc":"A128GCM"`), "iss in the header": member(`,"iss":"x"`),
+		"alg twice": member(`,"alg":"` + p.alg + `"`), "kid twice": member(`,"kid":"` + kid + `"`), "typ twice": member(`,"typ":"JWT"`),
+		"Kid beside kid": member(`,"Kid":"` + kid + `"`), "alg twice, escaped": member(`,"\u0061lg":"none"`),
+		"ALG for alg":         p.token(`{"ALG":"`+p.alg+`","kid":"`+kid+`"}`, payload),
+		"no alg":              p.token(`{"kid":"`+kid+`"}`, payload),
+		"no kid":              p.token(`{"alg":"`+p.alg+`"}`, payload),
+		"empty kid":           p.token(`{"alg":"`+p.alg+`","kid":""}`, payload),
+		"null kid":            p.token(`{"alg":"`+p.alg+`","kid":null}`, payload),
+		"kid a number":        p.token(`{"alg":"`+p.alg+`","kid":7}`, payload),
+		"kid a list":          p.token(`{"alg":"`+p.alg+`","kid":["`+kid+`"]}`, payload),
+		"escaped kid":         p.token(`{"alg":"`+p.alg+`","kid":"\u0030`+kid[1:]+`"}`, payload),
+		"kid in upper case":   p.token(`{"alg":"`+p.alg+`","kid":"`+strings.ToUpper(kid)+`"}`, payload),
+		"kid of another":      p.token(`{"alg":"`+p.alg+`","kid":"`+another+`"}`, payload),
+		"kid of 8 MiB":        p.token(`{"alg":"`+p.alg+`","kid":"`+strings.Repeat("0", 8<<20)+`"}`, payload),
+		"kid of 8 KiB":        p.token(`{"alg":"`+p.alg+`","kid":"`+strings.Repeat("0", 8<<10)+`"}`, payload),
+		"typ of another kind": p.token(`{"alg":"`+p.alg+`","kid":"`+kid+`","typ":"at+jwt"}`, payload),
+		"typ null":            p.token(`{"alg":"`+p.alg+`","kid":"`+kid+`","typ":null}`, payload),
+		"header a list":       p.token(`["`+p.alg+`","`+kid+`"]`, payload),
+		"header a string":     p.token(`"`+p.alg+`"`, payload),
+		"header with a tail":  p.token(head+"{}", payload),
+		"header with a BOM":   p.token("\ufeff"+head, payload),
+		"header not UTF-8":    p.token(head[:len(head)-5]+"\xff"+head[len(head)-4:], payload),
+		"empty payload":       p.token(head, ""),
+		"padded":              ours + "=", "padded twice": ours + "==", "padded payload": parts[0] + "." + parts[1] + "=." + parts[2],
+		"line break": ours[:20] + "\n" + ours[20:], "line break in the signature": ours[:len(ours)-4] + "\r\n" + ours[len(ours)-4:],
+		"line break at the end": ours + "\n", "space before": " " + ours, "space after": ours + " ", "NUL after": ours + "\x00",
+		"standard base64":       strings.NewReplacer("-", "+", "_", "/").Replace(ours) + "+",
+		"longer by one":         ours + "A",
+		"bits left over":        parts[0] + "." + parts[1] + "." + leftOver(parts[2]),
+		"another payload":       parts[0] + "." + b64(`{"sub":"y"}`) + "." + parts[2],
+		"signature of zeros":    parts[0] + "." + parts[1] + "." + b64(string(make([]byte, len(parts[2])*3/4))),
+		"signature cut":         ours[:len(ours)-4],
+		"JSON serialisation":    `{"payload":"` + parts[1] + `","protected":"` + parts[0] + `","signature":"` + parts[2] + `"}`,
+		"JSON, many signatures": `{"payload":"` + parts[1] + `","signatures":[{"protected":"` + parts[0] + `","signature":"` + parts[2] + `"}]}`,
+		"detached":              parts[0] + ".." + parts[2],
+		"Bearer":                "Bearer " + ours,
+	}
+}
+
+// leftOver sets a bit that decodes to nothing, if the length leaves one.
+func leftOver(s string) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	if len(s)%4 == 0 {
+		return s + "AB" // one byte more, and bits
+	}
+	return s[:len(s)-1] + string(alphabet[strings.IndexByte(alphabet, s[len(s)-1])|1])
+}
+
+func TestTokensThatAreRefused(t *testing.T) {
+	for alg, p := range pairs() {
+		for name, token := range crafted(t, p) {
+			start := time.Now()
+			if got, key, err := jwt.Open(token, keys{kid: p.key(t)}); err == nil || got != nil || key != nil {
+				t.Errorf("%s, %s: %q, %v", alg, name, got, err)
+			}
+			if took := time.Since(start); len(token) > jwt.MaxToken && took > 100*time.Millisecond {
+				t.Errorf("%s, %s: %v", alg, name, took)
+			}
+		}
+	}
+}
+
+// TestSizeIsAskedFirst: a token that is too long costs nothing, however it goes on.
+func TestSizeIsAskedFirst(t *testing.T) {
+	p := pairs()["EdDSA"]
+	fits := strings.Repeat("x", (jwt.MaxToken-len(p.token(p.written(), "")))*3/4-8)
+	ours := p.token(p.written(), fits)
+	if len(ours) > jwt.MaxToken || len(ours) < jwt.MaxToken-16 {
+		t.Fatalf("%d bytes", len(ours))
+	}
+	if _, _, err := jwt.Open(ours, keys{kid: p.key(t)}); err != nil {
+		t.Errorf("%d bytes: %v", len(ours), err)
+	}
+	for _, token := range []string{
+		p.token(p.written(), fits+strings.Repeat("x", 16)), strings.Repeat("A", 8<<20), strings.Repeat(".", 8<<20),
+	} {
+		allocated := testing.AllocsPerRun(10, func() {
+			if _, _, err := jwt.Open(token, nil); err == nil {
+				t.Error("opened")
+			}
+		})
+		if allocated > 0 {
+			t.Errorf("%d bytes: %v allocations", len(token), allocated)
+		}
+	}
+}
+
+// TestEveryChangedByteIsRefused puts every byte there is at every place of a token.
+func TestEveryChangedByteIsRefused(t *testing.T) {
+	for alg, p := range pairs() {
+		k := keys{kid: p.key(t)}
+		tokens := []string{p.token(p.written(), payload)}
+		if alg == "EdDSA" { // the quickest, once more with a header that has to be parsed
+			tokens = append(tokens, p.token(`{"kid":"`+kid+`","alg":"`+alg+`"}`, payload))
+		}
+		for _, ours := range tokens {
+			if _, _, err := jwt.Open(ours, k); err != nil {
+				t.Fatal(err)
+			}
+			changed := []byte(ours)
+			for i := range changed {
+				for c := range 256 {
+					if byte(c) == ours[i] {
+						continue
+					}
+					changed[i] = byte(c)
+					if _, _, err := jwt.Open(string(changed), k); err == nil {
+						t.Errorf("%s: byte %d made %q is taken", alg, i, byte(c))
+					}
+				}
+				changed[i] = ours[i]
+			}
+			for i := range len(ours) {
+				if _, _, err := jwt.Open(ours[:i], k); err == nil {
+					t.Errorf("%s: cut to %d bytes it is taken", alg, i)
+				}
+			}
+		}
+	}
+}
+
+// TestAlgorithmIsTheKeys: a key of one kind under the kid of another.
+func TestAlgorithmIsTheKeys(t *testing.T) {
+	for alg, p := range pairs() {
+		for other, q := range pairs() {
+			_, _, err := jwt.Open(p.token(p.written(), payload), keys{kid: q.key(t)})
+			if (err == nil) != (alg == other) {
+				t.Errorf("a token of %s with the key of %s: %v", alg, other, err)
+			}
+		}
+	}
+}
+
+// TestRefusalsSayNoMoreThanIsPublic: whatever is wrong with a signature reads the same.
+func TestRefusalsSayNoMoreThanIsPublic(t *testing.T) {
+	for alg, p := range pairs() {
+		parts := strings.Split(p.token(p.written(), payload), ".")
+		signature, _ := base64.RawURLEncoding.DecodeString(parts[2])
+		texts := map[string]bool{}
+		for i := range signature {
+			signature[i] ^= 1
+			_, _, err := jwt.Open(parts[0]+"."+parts[1]+"."+b64(string(signature)), keys{kid: p.key(t)})
+			texts[fmt.Sprint(err)] = true
+			signature[i] ^= 1
+		}
+		for _, s := range []string{"\x00", string(signature[1:]), string(signature) + "\x00", "\x00" + string(signature)} {
+			_, _, err := jwt.Open(parts[0]+"."+parts[1]+"."+b64(s), keys{kid: p.key(t)})
+			texts[fmt.Sprint(err)] = true
+		}
+		if len(texts) != 1 {
+			t.Errorf("%s: %v", alg, texts)
+		}
+	}
+}
+
+func TestUnknownKeyIsToldApart(t *testing.T) {
+	p := pairs()["EdDSA"]
+	_, _, err := jwt.Open(p.token(p.written(), payload), keys{})
+	if !errors.Is(err, jwt.ErrUnknownKey) {
+		t.Error(err)
+	}
+}
