@@ -119,7 +119,7 @@ func openForeign(token, header64 string, keys Keys) ([]byte, *Key, error) {
 }
 
 // header is what a header says.
-type header struct{ alg, kid, typ string }
+type header struct{ alg, kid string }
 
 func parseHeader(b []byte) (header, error) {
 	var h header

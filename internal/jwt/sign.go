@@ -35,6 +35,11 @@ func NewSigner(id, alg string, der []byte) (*Signer, error) {
 		// Without the cause: it talks about the insides of a private key.
 		return nil, errors.New("signing key is not PKCS #8")
 	}
+	return newSigner(id, alg, private)
+}
+
+// newSigner takes over the private key.
+func newSigner(id, alg string, private any) (*Signer, error) {
 	s := &Signer{header: headerOf(id, alg) + ".", wipe: func() {}}
 	signer, ok := private.(crypto.Signer)
 	if !ok || !fits(signer.Public(), alg) {
