@@ -32,6 +32,17 @@ func AwaitHolders(k *Keyring, id KeyID, n int) {
 	}
 }
 
+// AwaitState waits until this server knows the key in that state.
+func AwaitState(k *Keyring, id KeyID, s State) {
+	for {
+		changed := k.fsm.changed.wait()
+		if m := k.fsm.ring.Load().Key(id); m != nil && m.State == s {
+			return
+		}
+		<-changed
+	}
+}
+
 // Secrets are the key bytes that a keyring has in memory: root keys, signing keys, and what
 // its files wrap them under.
 func Secrets(k *Keyring) [][]byte {

@@ -91,14 +91,14 @@ func (s *keystore) sealerOf(id KeyID, m *material) (*seal.Key, error) {
 }
 
 // signerOf parses the private signing key at its first use, outside of the lock: an RSA key
-// costs as much as a signature.
+// costs as much as a signature. The error for a key that was dropped is jwt.ErrWiped.
 func (s *keystore) signerOf(id KeyID, m *material) (*jwt.Signer, error) {
 	if k := m.signer.Load(); k != nil {
 		return k, nil
 	}
 	a, ok := s.copy(id)
 	if !ok || a.check != m.check {
-		return nil, ErrUnknownKey // it was dropped meanwhile
+		return nil, jwt.ErrWiped // it was dropped meanwhile
 	}
 	defer a.secret.Wipe()
 	k, err := jwt.NewSigner(id.String(), a.algorithm, a.secret.Signing())
@@ -109,7 +109,7 @@ func (s *keystore) signerOf(id KeyID, m *material) (*jwt.Signer, error) {
 	defer s.mu.Unlock()
 	if s.keys[id] != m {
 		k.Wipe()
-		return nil, ErrUnknownKey
+		return nil, jwt.ErrWiped
 	}
 	if !m.signer.CompareAndSwap(nil, k) { // another call was faster
 		k.Wipe()

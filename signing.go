@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 
 	"example.com/keyring/internal/jwt"
@@ -22,10 +23,6 @@ func (k *Keyring) Sign(claims ...any) (token string, err error) {
 	if err != nil {
 		return "", err
 	}
-	signer, err := k.store.signerOf(s.id, s.m)
-	if err != nil {
-		return "", k.whyNoSigner(err)
-	}
 	object, err := jwt.Merge(claims...)
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
@@ -37,20 +34,25 @@ func (k *Keyring) Sign(claims ...any) (token string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
 	}
-	token, err = signer.Sign(payload)
-	if err == jwt.ErrWiped {
-		return "", k.whyNoSigner(ErrNotReady)
+	for {
+		token, err = k.signWith(s, payload)
+		if !errors.Is(err, jwt.ErrWiped) {
+			return token, err
+		}
+		if s, err = k.lookUpSealing(); err != nil { // closed, or the key was dropped, in this moment
+			return "", err
+		}
 	}
+}
+
+func (k *Keyring) signWith(s *sealing, payload []byte) (string, error) {
+	signer, err := k.store.signerOf(s.id, s.m)
+	if err != nil {
+		return "", fmt.Errorf("sign: %w", err)
+	}
+	token, err := signer.Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
 	}
 	return token, nil
-}
-
-// whyNoSigner is the error for an active key that was closed, or dropped, in this moment.
-func (k *Keyring) whyNoSigner(err error) error {
-	if _, why := k.lookUpSealing(); why != nil {
-		return why
-	}
-	return err
 }

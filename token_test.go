@@ -26,7 +26,13 @@ func forMe() map[string]any { return map[string]any{"aud": "me", "sub": "job:web
 // signing is a cluster of n servers whose tokens have an issuer.
 func signing(t testing.TB, n int, change func(*keyring.Config)) *keyringtest.Cluster {
 	t.Helper()
-	return newCluster(t, keyringtest.Options{Servers: n, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+	return signingAt(t, 0, n, change)
+}
+
+// signingAt is one with raft at another pace, for tests that take days.
+func signingAt(t testing.TB, pace time.Duration, n int, change func(*keyring.Config)) *keyringtest.Cluster {
+	t.Helper()
+	return newCluster(t, keyringtest.Options{Servers: n, Pace: pace, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 		cfg.Tokens.Issuer = tokenIssuer
 		if change != nil {
 			change(cfg)
@@ -130,5 +136,19 @@ func propose(t testing.TB, c *keyringtest.Cluster, cmds ...meta.Command) {
 	if err := keyring.Propose(t.Context(), c.Leader().Keyring, cmds...); err != nil {
 		t.Fatal(err)
 	}
-	whole(t, c)
+	level(t, c)
+}
+
+// level waits until every live server has applied what the leader has.
+func level(t testing.TB, c *keyringtest.Cluster) {
+	t.Helper()
+	ring := func(s *keyringtest.Server) string { return fmt.Sprint(keyring.Ring(s.FSM).Encode()) }
+	for range 1000 {
+		want := ring(c.Leader())
+		if !slices.ContainsFunc(c.Live(), func(s *keyringtest.Server) bool { return ring(s) != want }) {
+			return
+		}
+		time.Sleep(time.Second) // virtual
+	}
+	t.Error("servers are behind the leader")
 }
