@@ -46,7 +46,8 @@ func (k *Keyring) WellKnown() http.Handler {
 		}
 		k.serveDocument(w, r, "application/json", discovery)
 	})
-	mux.HandleFunc("OPTIONS /.well-known/", preflight)
+	mux.HandleFunc("OPTIONS "+pathJWKS, preflight)
+	mux.HandleFunc("OPTIONS "+pathDiscovery, preflight)
 	return mux
 }
 
