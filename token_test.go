@@ -143,12 +143,12 @@ func propose(t testing.TB, c *keyringtest.Cluster, cmds ...meta.Command) {
 func level(t testing.TB, c *keyringtest.Cluster) {
 	t.Helper()
 	ring := func(s *keyringtest.Server) string { return fmt.Sprint(keyring.Ring(s.FSM).Encode()) }
-	for range 1000 {
+	for wait := time.Millisecond; wait < 1000*time.Hour; wait *= 2 {
 		want := ring(c.Leader())
 		if !slices.ContainsFunc(c.Live(), func(s *keyringtest.Server) bool { return ring(s) != want }) {
 			return
 		}
-		time.Sleep(time.Second) // virtual
+		time.Sleep(wait) // virtual
 	}
 	t.Error("servers are behind the leader")
 }
