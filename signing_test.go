@@ -174,6 +174,25 @@ func TestSignIsATokenOrAnError(t *testing.T) {
 	})
 }
 
+// TestLeaderThatWasSignsNothing, though it has just done so.
+func TestLeaderThatWasSignsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := signing(t, 3, nil)
+		old := ready(t, c)
+		whole(t, c)
+		sign(t, old)
+		if err := old.Raft.LeadershipTransfer().Error(); err != nil {
+			t.Fatal(err)
+		}
+		if next := ready(t, c); next == old || sign(t, next) == "" {
+			t.Errorf("%s leads", next.ID)
+		}
+		if token, err := old.Keyring.Sign(forMe()); token != "" || !errors.Is(err, keyring.ErrNotLeader) {
+			t.Errorf("%q, %v", token, err)
+		}
+	})
+}
+
 // TestNewLeaderSignsWithTheSameKey: the signing half is replicated with the rest.
 func TestNewLeaderSignsWithTheSameKey(t *testing.T) {
 	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {

@@ -110,7 +110,7 @@ type outsider struct {
 }
 
 func newOutsider(t testing.TB, algorithm string, n byte) outsider {
-	return outsider{keyringtest.NewPair(t, algorithm), keyring.KeyID{15: n}}
+	return outsider{keyringtest.NewPair(t, algorithm), keyring.KeyID{0x50, 15: n}}
 }
 
 func (o outsider) newKey(t testing.TB) meta.NewKey {

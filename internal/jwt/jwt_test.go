@@ -90,6 +90,7 @@ func crafted(t testing.TB, p pair) map[string]string {
 		"empty payload":       p.Token(head, ""),
 		"padded":              ours + "=", "padded twice": ours + "==", "padded payload": parts[0] + "." + parts[1] + "=." + parts[2],
 		"line break": ours[:20] + "\n" + ours[20:], "line break in the signature": ours[:len(ours)-4] + "\r\n" + ours[len(ours)-4:],
+		"carriage return":       ours[:len(ours)-4] + "\r" + ours[len(ours)-4:],
 		"line break at the end": ours + "\n", "space before": " " + ours, "space after": ours + " ", "NUL after": ours + "\x00",
 		"standard base64":       strings.NewReplacer("-", "+", "_", "/").Replace(ours) + "+",
 		"longer by one":         ours + "A",
