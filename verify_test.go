@@ -58,7 +58,7 @@ func TestTokensThroughTheLifeOfAKey(t *testing.T) {
 			t.Errorf("the key is gone before its last token: %v", err)
 		}
 		state(keyring.StateDeprecated, true)
-		time.Sleep(1) // virtual
+		time.Sleep(time.Nanosecond) // virtual
 		state(keyring.StateDeprecated, false)
 		verifies(t, c, token, false, "when the time is over")
 		propose(t, c, meta.Command{Remove: &meta.Remove{ID: key.ID, From: meta.StateDeprecated, Time: time.Now().UTC()}})
