@@ -325,7 +325,7 @@ type idle struct {
 	fsm *keyring.FSM
 }
 
-func idleRaft(b *testing.B) idle {
+func idleRaft(b testing.TB) idle {
 	b.Helper()
 	conf := raft.DefaultConfig()
 	conf.LocalID, conf.LogOutput = "s1", io.Discard

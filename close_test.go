@@ -64,7 +64,7 @@ func TestEveryCallAfterCloseIsErrClosed(t *testing.T) {
 			}
 			asked++
 		}
-		if asked < 9 {
+		if asked < 11 {
 			t.Errorf("asked only %d methods", asked)
 		}
 		if len(k.Keys()) != 1 {
@@ -195,6 +195,10 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			token, err := k.Sign(forMe())
+			if err != nil {
+				t.Fatal(err)
+			}
 			room := make([]byte, 0, 100)
 			calls := map[string]func() error{
 				"Encrypt":       func() error { _, err := k.Encrypt([]byte("data"), nil); return err },
@@ -207,6 +211,8 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 					return err
 				},
 				"AppendDecrypt": func() error { _, err := k.AppendDecrypt(room, sealed, nil); return err },
+				"Sign":          func() error { _, err := k.Sign(forMe()); return err },
+				"Verify":        func() error { return k.Verify(token, me) },
 				"WaitReady":     func() error { return k.WaitReady(ctx) },
 				"Rotate":        func() error { _, err := k.Rotate(ctx, keyring.RotateOptions{}); return err },
 				"Status":        func() error { _, err := k.Status(ctx); return err },
@@ -226,7 +232,7 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 								t.Errorf("%s: %v", name, err)
 								return
 							}
-							_ = k.Keys()
+							_, _ = k.Keys(), k.JWKS()
 							runtime.Gosched()
 						}
 					})
@@ -412,6 +418,9 @@ func TestNothingPrintsSecrets(t *testing.T) {
 		if _, err := h.keyring.Decrypt(sealed, nil); err != nil { // so that a cipher is there
 			t.Fatal(err)
 		}
+		if _, err := h.keyring.Sign(forMe()); err != nil { // so that a signer is there
+			t.Fatal(err)
+		}
 		secrets := append(keyring.Secrets(h.keyring), key)
 		id := h.keyring.Keys()[1].ID
 		h.stop(t)
@@ -431,6 +440,9 @@ func TestNothingPrintsSecrets(t *testing.T) {
 				c keyring.Config
 				f keyring.KEK
 			}{h.keyring, cfg, file},
+		}
+		if _, err := h.keyring.Sign(forMe()); err != nil {
+			t.Fatal(err)
 		}
 		_, e1 := h.keyring.Decrypt(sealed, nil)
 		_, e2 := h.keyring.Decrypt(nil, nil)

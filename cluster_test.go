@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,7 +28,7 @@ func newCluster(t testing.TB, opt keyringtest.Options) *keyringtest.Cluster {
 	return keyringtest.NewCluster(t, opt)
 }
 
-// ready waits until the live servers are ready and returns the leader.
+// ready waits until the live servers are ready, and a leader seals, and returns it.
 func ready(t testing.TB, c *keyringtest.Cluster) *keyringtest.Server {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Hour) // virtual
@@ -37,7 +38,19 @@ func ready(t testing.TB, c *keyringtest.Cluster) *keyringtest.Server {
 			t.Fatalf("%s: %v", s.ID, err)
 		}
 	}
-	return c.Leader()
+	for {
+		leader := c.Leader()
+		changed := leader.Keyring.Changed()
+		_, err := leader.Keyring.Encrypt(nil, nil)
+		if !errors.Is(err, keyring.ErrNotReady) && !errors.Is(err, keyring.ErrNotLeader) {
+			return leader
+		}
+		select { // its barrier is on the way, or another leads
+		case <-changed:
+		case <-ctx.Done():
+			t.Fatalf("%s: %v", leader.ID, err)
+		}
+	}
 }
 
 func TestClusterSealsOpensAndRotates(t *testing.T) {

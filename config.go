@@ -7,11 +7,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/go-hclog"
@@ -100,11 +103,22 @@ type RotationPolicy struct {
 	Undo time.Duration
 }
 
-// TokenPolicy is about the keys that sign tokens.
+// TokenPolicy is what tokens are like. It is the same on every server.
 type TokenPolicy struct {
+	// Issuer is the iss of the tokens: the http or https URL at which relying parties find
+	// WellKnown, without query or fragment. Empty means that tokens need none, Verify does
+	// not look at it, and there is no discovery document.
+	Issuer string
 	// Algorithm is that of the signing keys to be made: RS256, ES256 or EdDSA. Empty means
 	// RS256. Keys that exist keep theirs.
 	Algorithm string
+	// MaxTTL is the longest life of a token, and what it gets if its claims have no exp.
+	// Zero means 24 hours; it is at least a second. A key that was retired verifies for
+	// this long, so after it was shortened, tokens from before may be refused early.
+	MaxTTL time.Duration
+	// Leeway is how far clocks may be apart. It also covers the time that a rotation takes
+	// to commit. Zero means one minute.
+	Leeway time.Duration
 }
 
 // Config is what Open needs. Dir, ID, Raft, FSM and KEKs are required.
@@ -130,7 +144,7 @@ type Config struct {
 	OldKEKs []KEK
 	// Rotation is when keys rotate. Zero means every 30 days.
 	Rotation RotationPolicy
-	// Tokens is which keys sign. Zero means RS256.
+	// Tokens is how tokens are signed and verified. Zero means RS256 and at most 24 hours.
 	Tokens TokenPolicy
 	// Logger gets what an operator should know; never key material. Nil logs nothing.
 	Logger hclog.Logger
@@ -143,6 +157,9 @@ const (
 	defaultEvery = 30 * 24 * time.Hour
 	defaultLead  = 24 * time.Hour
 	defaultUndo  = 7 * 24 * time.Hour
+
+	defaultMaxTTL = 24 * time.Hour
+	defaultLeeway = time.Minute
 )
 
 // wrongs is all that is wrong with a configuration.
@@ -187,14 +204,27 @@ func (c *Config) fillPolicies(w *wrongs) {
 	}
 	w.unless(c.Rotation.Every < 0 || c.Rotation.Lead >= 0 && c.Rotation.Lead < c.Rotation.Every,
 		"Rotation.Lead %v is not between zero and Every %v", c.Rotation.Lead, c.Rotation.Every)
-	if c.Rotation.Undo == 0 {
-		c.Rotation.Undo = defaultUndo
-	}
-	if c.Tokens.Algorithm == "" {
-		c.Tokens.Algorithm = "RS256"
-	}
-	w.unless(slices.Contains([]string{"RS256", "ES256", "EdDSA"}, c.Tokens.Algorithm),
-		"Tokens.Algorithm %q is none of RS256, ES256, EdDSA", c.Tokens.Algorithm)
+	c.Rotation.Undo = cmp.Or(c.Rotation.Undo, defaultUndo)
+	c.Tokens.fill(w)
+}
+
+func (t *TokenPolicy) fill(w *wrongs) {
+	t.Algorithm = cmp.Or(t.Algorithm, "RS256")
+	t.MaxTTL = cmp.Or(t.MaxTTL, defaultMaxTTL)
+	t.Leeway = cmp.Or(t.Leeway, defaultLeeway)
+	w.unless(slices.Contains(jwt.Algorithms(), t.Algorithm),
+		"Tokens.Algorithm %q is none of RS256, ES256, EdDSA", t.Algorithm)
+	w.unless(t.MaxTTL >= time.Second, "Tokens.MaxTTL %v is less than a second", t.MaxTTL)
+	w.unless(t.Leeway >= 0, "Tokens.Leeway %v is negative", t.Leeway)
+	w.unless(t.Issuer == "" || isIssuer(t.Issuer),
+		"Tokens.Issuer %q is no http or https URL, or has a user, a query or a fragment", t.Issuer)
+}
+
+// isIssuer reports whether discovery can start from the URL (OpenID Connect Discovery, section 3).
+func isIssuer(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil &&
+		!strings.ContainsAny(s, "?#")
 }
 
 // checkKEKs requires names that files can carry, each once, and a way to unwrap.
@@ -237,4 +267,9 @@ func printable(s string) bool {
 // policy is the rotation policy as plan wants it.
 func (c Config) policy() plan.Policy {
 	return plan.Policy{Every: max(c.Rotation.Every, 0), Lead: c.Rotation.Lead}
+}
+
+// tokens is the token policy as plan wants it.
+func (c Config) tokens() plan.Tokens {
+	return plan.Tokens{MaxTTL: c.Tokens.MaxTTL, Leeway: c.Tokens.Leeway}
 }

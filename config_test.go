@@ -88,10 +88,21 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 				c.KEKs = append(c.KEKs, newKMS(fmt.Sprint(i)))
 			}
 		},
-		"Rotation.Lead":    func(c *keyring.Config) { c.Rotation.Lead = -1 },
-		"Rotation.Lead 7":  func(c *keyring.Config) { c.Rotation = keyring.RotationPolicy{Every: 1, Lead: 7} },
-		"Tokens.Algorithm": func(c *keyring.Config) { c.Tokens.Algorithm = "HS256" },
-		`"eddsa"`:          func(c *keyring.Config) { c.Tokens.Algorithm = "eddsa" },
+		"Rotation.Lead":             func(c *keyring.Config) { c.Rotation.Lead = -1 },
+		"Rotation.Lead 7":           func(c *keyring.Config) { c.Rotation = keyring.RotationPolicy{Every: 1, Lead: 7} },
+		"Tokens.Algorithm":          func(c *keyring.Config) { c.Tokens.Algorithm = "HS256" },
+		"Tokens.MaxTTL -1h":         func(c *keyring.Config) { c.Tokens.MaxTTL = -time.Hour },
+		"Tokens.MaxTTL 999ms":       func(c *keyring.Config) { c.Tokens.MaxTTL = 999 * time.Millisecond },
+		"Tokens.Leeway -1ns":        func(c *keyring.Config) { c.Tokens.Leeway = -1 },
+		`Tokens.Issuer "myservice"`: func(c *keyring.Config) { c.Tokens.Issuer = "myservice" },
+		`Tokens.Issuer "https://"`:  func(c *keyring.Config) { c.Tokens.Issuer = "https://" },
+		`"ftp://example.com"`:       func(c *keyring.Config) { c.Tokens.Issuer = "ftp://example.com" },
+		`"//example.com"`:           func(c *keyring.Config) { c.Tokens.Issuer = "//example.com" },
+		`"https://example.com?a=b"`: func(c *keyring.Config) { c.Tokens.Issuer = "https://example.com?a=b" },
+		`"https://example.com/#"`:   func(c *keyring.Config) { c.Tokens.Issuer = "https://example.com/#" },
+		`"https://me@example.com"`:  func(c *keyring.Config) { c.Tokens.Issuer = "https://me@example.com" },
+		`"https://example.com/\x7f`: func(c *keyring.Config) { c.Tokens.Issuer = "https://example.com/\x7f" },
+		`"eddsa"`:                   func(c *keyring.Config) { c.Tokens.Algorithm = "eddsa" },
 	} {
 		cfg := h.inDir(filepath.Join(t.TempDir(), "never"))
 		change(&cfg)
@@ -114,6 +125,7 @@ func TestOpenTakesTheLimits(t *testing.T) {
 	}
 	cfg.OldKEKs = []keyring.KEK{newKMS("old 1"), newKMS("old 2")}
 	cfg.Rotation = keyring.RotationPolicy{Every: -1, Lead: time.Hour}
+	cfg.Tokens = keyring.TokenPolicy{Issuer: "http://localhost:8080/a/b/", MaxTTL: time.Second, Leeway: 1}
 	k, err := keyring.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

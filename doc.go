@@ -1,13 +1,14 @@
 // Package keyring gives a service on hashicorp/raft an encryption and signing keyring.
 //
-// The leader encrypts; every server decrypts. Keys rotate by themselves. Key metadata lives
+// The leader encrypts and signs; every server decrypts and verifies. Keys rotate by themselves. Key metadata lives
 // in a raft FSM. Key material never does: each server keeps it in its own directory, one
 // <key id>.nks.json file a key, wrapped under key encryption keys that no other server has.
 // A server that lacks a key fetches it from the others.
 //
 // [Start] runs a whole server, a [Node], for a service with no raft of its own. A host that
 // has a raft gives it a [NewFSM], alone or in a [Mux] with its own FSM, and calls [Open].
-// [Keyring.WaitReady] then tells when [Keyring.Encrypt] and [Keyring.Decrypt] work.
+// [Keyring.WaitReady] then tells when [Keyring.Encrypt] and [Keyring.Decrypt] work,
+// [Keyring.Sign] and [Keyring.Verify].
 //
 // # Words
 //
@@ -26,7 +27,8 @@
 //	prepublished --activate--> active --rotate--> inactive --> rekeying --> deprecated --> removed
 //
 // A prepublished key is known to all and has sealed nothing. At most one key is active: it
-// seals, on the leader. Inactive, rekeying and deprecated keys open what they sealed. A
+// seals and signs, on the leader. Inactive, rekeying and deprecated keys open what they sealed,
+// and their tokens verify for TokenPolicy.MaxTTL and the leeway after they were retired. A
 // removed key leaves a tombstone: its ID is never used again. A key never goes back. Nothing
 // is removed unless the operator asks; the one exception is a prepublished key of which
 // every server has said that it has no material. The file of a removed key is kept aside for
@@ -39,7 +41,7 @@
 //	I2   At most one key is active, on every server, at every index.
 //	I3   A key becomes active only when a majority of the voters hold it, asked just before. The
 //	     FSM refuses the command otherwise.
-//	I4   Only the active key seals, and only on a leader that has applied the barrier of its own
+//	I4   Only the active key seals or signs, and only on a leader that has applied the barrier of its own
 //	     term; before that it returns ErrNotReady.
 //	I5   What was sealed under a key opens on every holder for as long as that key is in the FSM.
 //	     Without force, a key that something may be sealed under can't be removed.
@@ -54,7 +56,7 @@
 //	     KEK that does not answer waits for the KEK instead.
 //	I10  After Close no goroutine of the package runs, and the key bytes it owns are overwritten.
 //	     Ciphers that crypto/aes has expanded are left to the collector, as are signing keys
-//	     that crypto/rsa has.
+//	     that crypto/rsa and crypto/ecdsa have.
 //
 // # How a key comes to be
 //
@@ -83,6 +85,9 @@
 //	escrow.go       AgeKEK
 //	kekset.go       the KEKs of a keystore: wrap under all, unwrap with any, who is away
 //	rewrap.go       Rewrap: the key files moved to other KEKs
+//	signing.go      Sign
+//	verify.go       Verify, and the keys whose tokens verify
+//	wellknown.go    the JWKS, and the handler that serves it to relying parties
 //	removal.go      Remove, and how every server comes to unlink the file
 //	graves.go       what a keystore has of removed keys
 //	nomad.go        the key files of HashiCorp Nomad, and OpenNomad
@@ -101,6 +106,7 @@
 //	internal/plan     pure decisions: what is missing, whom to ask, what the leader does next
 //	internal/nks      material, its check value, the .nks.json codec, the reader of Nomad's files
 //	internal/seal     the ciphertext envelope
+//	internal/jwt      tokens: what is written, and what is read, strictly
 //	internal/durable  the only code that writes files
 //	internal/peer     messages between servers, HPKE, mutual TLS, HTTP
 //	internal/keyringtest  clusters and disks for tests, with faults; drills under strace

@@ -24,6 +24,9 @@ var (
 	// ErrDecrypt means that the bytes are not what Encrypt returned for that AAD. It never
 	// says more.
 	ErrDecrypt = seal.ErrOpen
+	// ErrToken means that Verify does not take the token. What else the error says tells
+	// no more than the token and the public keys do.
+	ErrToken = errors.New("token refused")
 	// ErrOverlap means that dst overlaps an input.
 	ErrOverlap = seal.ErrOverlap
 	// ErrTooLong means that a plaintext is beyond what AES-GCM takes in one message: 64 GiB.

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/go-hclog"
@@ -25,6 +26,17 @@ func AwaitHolders(k *Keyring, id KeyID, n int) {
 	for {
 		changed := k.fsm.changed.wait()
 		if m := k.fsm.ring.Load().Key(id); m != nil && len(m.Holders) >= n {
+			return
+		}
+		<-changed
+	}
+}
+
+// AwaitState waits until this server knows the key in that state.
+func AwaitState(k *Keyring, id KeyID, s State) {
+	for {
+		changed := k.fsm.changed.wait()
+		if m := k.fsm.ring.Load().Key(id); m != nil && m.State == s {
 			return
 		}
 		<-changed
@@ -71,6 +83,12 @@ func Live(k *Keyring) [][]byte {
 	}
 	return live
 }
+
+// SigningKey is the PKCS #8 DER of a key's private half.
+func SigningKey(k *Keyring, id KeyID) []byte { return slices.Clone(k.store.get(id).secret.Signing()) }
+
+// SignerOf is what a key signs with: nil if it has not signed.
+func SignerOf(k *Keyring, id KeyID) *jwt.Signer { return k.store.get(id).signer.Load() }
 
 // Reread drops a key from memory and reads its file again, while Decrypt still has the one
 // that was dropped.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
@@ -37,6 +38,25 @@ func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, err
 		return out, err
 	}
 	return n.forward(ctx, callTimeout, pathDecrypt, ciphertext, aad)
+}
+
+// Sign is Keyring.Sign, on the leader: done here if this server is it, else forwarded to it,
+// once. As long as ctx lets it, it waits for a leader that is ready and answers.
+func (n *Node) Sign(ctx context.Context, claims ...any) (string, error) {
+	object, err := jwt.Merge(claims...)
+	if err != nil {
+		return "", fmt.Errorf("sign: %w", err)
+	}
+	var token string
+	err = n.whenLed(ctx, func() (err error) {
+		if token, err = n.keys.Sign(json.RawMessage(object)); errors.Is(err, ErrNotLeader) {
+			var b []byte
+			b, err = n.forward(ctx, callTimeout, pathSign, object, nil)
+			token = string(b)
+		}
+		return err
+	})
+	return token, err
 }
 
 // Rotate is Keyring.Rotate, on the leader: done here if this server is it, else forwarded to
@@ -148,6 +168,10 @@ func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]
 		out, err = n.keys.Encrypt(data, aad)
 	case pathDecrypt:
 		out, err = n.keys.Decrypt(data, aad)
+	case pathSign:
+		var token string
+		token, err = n.keys.Sign(json.RawMessage(data))
+		out = []byte(token)
 	case pathReady:
 		err = n.keys.mayRotate()
 	case pathRotate:

@@ -296,9 +296,9 @@ func (g *gate) Apply(l *raft.Log) any {
 func (g *gate) Snapshot() (raft.FSMSnapshot, error) { return nil, errDiskFull }
 func (g *gate) Restore(io.ReadCloser) error         { return errDiskFull }
 
-// TestI4NewLeaderSealsNothingBeforeItsBarrier: a server becomes the leader that has not yet
+// TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier: a server becomes the leader that has not yet
 // applied a rotation. Its ring still has the old key for the active one.
-func TestI4NewLeaderSealsNothingBeforeItsBarrier(t *testing.T) {
+func TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 3)
 		gates := map[*host]*gate{}
@@ -338,6 +338,9 @@ func TestI4NewLeaderSealsNothingBeforeItsBarrier(t *testing.T) {
 			id, _ := keyring.CiphertextKeyID(sealed)
 			t.Errorf("before the barrier: sealed under %s, %v", id, err)
 		}
+		if token, err := late.keyring.Sign(forMe()); !errors.Is(err, keyring.ErrNotReady) || token != "" {
+			t.Errorf("before the barrier: signed %q, %v", token, err)
+		}
 		close(gates[late].open)
 		if err := late.keyring.WaitReady(t.Context()); err != nil {
 			t.Fatal(err)
@@ -345,6 +348,10 @@ func TestI4NewLeaderSealsNothingBeforeItsBarrier(t *testing.T) {
 		sealed, err := late.keyring.Encrypt([]byte("data"), nil)
 		if id, _ := keyring.CiphertextKeyID(sealed); err != nil || id != key.ID {
 			t.Errorf("after the barrier: sealed under %s, %v", id, err)
+		}
+		token, err := late.keyring.Sign(forMe())
+		if err != nil || kidOf(t, token) != key.ID {
+			t.Errorf("after the barrier: signed %q, %v", token, err)
 		}
 	})
 }

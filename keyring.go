@@ -37,7 +37,8 @@ type Keyring struct {
 	// What the hot paths read. Each is replaced whole.
 	sealing atomic.Pointer[sealing]
 	opening atomic.Pointer[opening] // nil after Close
-	term    atomic.Uint64           // the term whose barrier this leader has applied
+	tokens  atomic.Pointer[tokenKeys]
+	term    atomic.Uint64 // the term whose barrier this leader has applied
 
 	reports reports               // to the leader: what other servers hold
 	offered offered               // to this server, and being fetched
@@ -45,11 +46,13 @@ type Keyring struct {
 	blocked blocked               // for Status: what the loops wait for
 }
 
-// sealing is the active key, for as long as the ring and the term are the ones it was
+// sealing is the active key, to seal and to sign with, for as long as the ring and the term are the ones it was
 // looked up in.
 type sealing struct {
 	ring *meta.Ring
 	term uint64
+	id   KeyID
+	m    *material
 	key  *seal.Key
 }
 
@@ -213,12 +216,9 @@ const Overhead = seal.Overhead
 // plaintext or aad: that is ErrOverlap. With Overhead bytes to spare beyond the plaintext
 // it allocates nothing.
 func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
-	s := k.sealing.Load()
-	if s == nil || s.ring != k.fsm.ring.Load() || !k.leads(s.term) {
-		var err error
-		if s, err = k.lookUpSealing(); err != nil {
-			return nil, err
-		}
+	s, err := k.active()
+	if err != nil {
+		return nil, err
 	}
 	out, err := s.key.Seal(dst, plaintext, aad)
 	if err == seal.ErrClosed { // closed, or the key was dropped, in this moment
@@ -230,13 +230,22 @@ func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
 	return out, err
 }
 
+// active returns the key to seal and to sign with, on a leader that may.
+func (k *Keyring) active() (*sealing, error) {
+	s := k.sealing.Load()
+	if s == nil || s.ring != k.fsm.ring.Load() || !k.leads(s.term) {
+		return k.lookUpSealing()
+	}
+	return s, nil
+}
+
 // leads reports whether this server is the leader of that term, as far as it knows: a
 // leader that was cut off knows within the leader lease.
 func (k *Keyring) leads(term uint64) bool {
 	return k.raft.State() == raft.Leader && k.raft.CurrentTerm() == term
 }
 
-// lookUpSealing finds the key to seal with, and keeps it while nothing changes.
+// lookUpSealing finds the active key, and keeps it while nothing changes.
 func (k *Keyring) lookUpSealing() (*sealing, error) {
 	if k.isClosed() {
 		return nil, ErrClosed
@@ -249,12 +258,12 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 	if !k.leads(s.term) || active == nil {
 		return nil, ErrNotReady
 	}
-	m := k.store.get(active.ID)
-	if m == nil || m.check != active.Check {
-		return nil, k.missing(active.ID)
+	s.id, s.m = active.ID, k.store.get(active.ID)
+	if s.m == nil || s.m.check != active.Check {
+		return nil, k.missing(s.id)
 	}
 	var err error
-	if s.key, err = k.sealerOf(active.ID, m); err != nil {
+	if s.key, err = k.sealerOf(s.id, s.m); err != nil {
 		return nil, err
 	}
 	k.sealing.Store(s)

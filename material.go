@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/seal"
@@ -23,6 +24,7 @@ type material struct {
 	nomad     bool     // it comes from a file of Nomad's
 	lost      bool     // the file was found missing or changed since, or is not known to be durable
 	sealer    atomic.Pointer[seal.Key]
+	signer    atomic.Pointer[jwt.Signer]
 }
 
 // decodeChecked reads unwrapped material, requires the check value of its file, and
@@ -88,6 +90,33 @@ func (s *keystore) sealerOf(id KeyID, m *material) (*seal.Key, error) {
 	return k, err
 }
 
+// signerOf parses the private signing key at its first use, outside of the lock: an RSA key
+// costs as much as a signature. The error for a key that was dropped is jwt.ErrWiped.
+func (s *keystore) signerOf(id KeyID, m *material) (*jwt.Signer, error) {
+	if k := m.signer.Load(); k != nil {
+		return k, nil
+	}
+	a, ok := s.copy(id)
+	if !ok || a.check != m.check {
+		return nil, jwt.ErrWiped // it was dropped meanwhile
+	}
+	defer a.secret.Wipe()
+	k, err := jwt.NewSigner(id.String(), a.algorithm, a.secret.Signing())
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", id, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keys[id] != m {
+		k.Wipe()
+		return nil, jwt.ErrWiped
+	}
+	if !m.signer.CompareAndSwap(nil, k) { // another call was faster
+		k.Wipe()
+	}
+	return m.signer.Load(), nil
+}
+
 // drop overwrites a key in memory. Its file stays.
 func (s *keystore) drop(id KeyID) {
 	s.mu.Lock()
@@ -109,6 +138,9 @@ func (s *keystore) forget(id KeyID) {
 func (m *material) wipe() {
 	m.secret.Wipe()
 	if k := m.sealer.Load(); k != nil {
+		k.Wipe()
+	}
+	if k := m.signer.Load(); k != nil {
 		k.Wipe()
 	}
 }

@@ -21,6 +21,7 @@ const (
 	pathJoin    = "/node/join"    // to be taken into the configuration
 	pathEncrypt = "/node/encrypt" // forwarded to the leader
 	pathDecrypt = "/node/decrypt"
+	pathSign    = "/node/sign"
 	pathRotate  = "/node/rotate"
 	pathReady   = "/node/ready"
 )
@@ -158,7 +159,7 @@ func (w *network) serve(ctx context.Context, from peer.Identity, path string, bo
 	switch path {
 	case pathKeys:
 		return w.node.keys.ServePeer(ctx, raft.ServerID(from.ID), body)
-	case pathEncrypt, pathDecrypt, pathRotate, pathReady:
+	case pathEncrypt, pathDecrypt, pathSign, pathRotate, pathReady:
 		return w.node.serveForwarded(ctx, path, body)
 	}
 	return nil, &peer.Refusal{Code: peer.Unsupported}

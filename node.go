@@ -72,7 +72,7 @@ type NodeConfig struct {
 	App raft.FSM
 	// Rotation is when keys rotate. Zero means every 30 days.
 	Rotation RotationPolicy
-	// Tokens is which keys sign. Zero means RS256.
+	// Tokens is how tokens are signed and verified. Zero means RS256 and at most 24 hours.
 	Tokens TokenPolicy
 	// Logger gets what raft and the keyring log. Nil logs nothing.
 	Logger hclog.Logger

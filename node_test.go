@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -176,6 +177,50 @@ func TestNodesForwardToTheLeader(t *testing.T) {
 			if got, err := n.Decrypt(ctx, sealed, []byte("aad")); err != nil || string(got) != "hello" {
 				t.Errorf("sealed on %s, opened on %s: %q, %v", id, other, got, err)
 			}
+		}
+	}
+}
+
+// TestNodesForwardSignAndRevoke: wherever they are asked for, all servers see what comes of it.
+func TestNodesForwardSignAndRevoke(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Tokens.Issuer = tokenIssuer })
+	for _, n := range c.nodes { // before there is a leader: it waits for one
+		if token, err := n.Sign(ctx, forMe()); err != nil || token == "" {
+			t.Fatalf("%q, %v", token, err)
+		}
+	}
+	c.ready(ctx)
+	for id, n := range c.nodes {
+		token, err := n.Sign(ctx, forMe(), map[string]any{"by": id})
+		if err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+		for other, n := range c.nodes {
+			var claims struct{ By raft.ServerID }
+			if err := n.Keyring().Verify(token, me, &claims); err != nil || claims.By != id {
+				t.Errorf("signed for %s, verified on %s: %+v, %v", id, other, claims, err)
+			}
+		}
+		if token, err := n.Sign(ctx, map[string]any{"exp": 1}); err == nil || token != "" || !strings.Contains(err.Error(), "exp") {
+			t.Errorf("%s: of the past: %q, %v", id, token, err)
+		}
+		if token, err := n.Sign(ctx, "no object"); err == nil || token != "" {
+			t.Errorf("%s: of no claims: %q, %v", id, token, err)
+		}
+		key, err := n.Rotate(ctx, keyring.RotateOptions{Revoke: []keyring.KeyID{kidOf(t, token)}})
+		if err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+		for other, n := range c.nodes {
+			keyring.AwaitState(n.Keyring(), key.ID, keyring.StateActive)
+			if err := n.Keyring().Verify(token, me); !errors.Is(err, keyring.ErrToken) {
+				t.Errorf("revoked on %s, on %s: %v", id, other, err)
+			}
+		}
+		if _, err := n.Rotate(ctx, keyring.RotateOptions{Revoke: []keyring.KeyID{{9}}}); !errors.Is(err, keyring.ErrUnknownKey) {
+			t.Errorf("%s: revoke a key that is not there: %v", id, err)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -71,6 +73,28 @@ func readmeCluster(ctx context.Context) error {
 func readmeCredential() (keyring.KEK, error) {
 	kek, err := keyring.FileKEK(filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), "kek"))
 	return kek, err
+}
+
+func readmeTokens(ctx context.Context, node *keyring.Node) error {
+	token, err := node.Sign(ctx, map[string]any{"sub": "prod/job/web", "aud": "consul.example"})
+	if err != nil {
+		return err
+	}
+	var claims struct {
+		Subject string `json:"sub"`
+	}
+	want := keyring.Expect{Audience: []string{"consul.example"}}
+	if err := node.Keyring().Verify(token, want, &claims); err != nil {
+		return err // matches ErrToken
+	}
+	if claims.Subject != "prod/job/web" {
+		return errors.New("not what was signed")
+	}
+	return nil
+}
+
+func readmeWellKnown(mux *http.ServeMux, node *keyring.Node) {
+	mux.Handle("/.well-known/", node.Keyring().WellKnown())
 }
 
 // readmeEscrow is a server in production, for as long as use takes.
@@ -213,6 +237,35 @@ func TestReadmeSnippetsRun(t *testing.T) {
 	}
 	if err := readmeCluster(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a KEK file that is not there: %v", err)
+	}
+}
+
+// TestReadmeTokens: a token is signed, verified, and its key served.
+func TestReadmeTokens(t *testing.T) {
+	issuer := "https://keys.example.com"
+	node, err := keyring.Start(t.Context(), keyring.NodeConfig{
+		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Issuer: issuer, Algorithm: "EdDSA"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	if err := node.Keyring().WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := readmeTokens(t.Context(), node); err != nil {
+		t.Error(err)
+	}
+	mux := http.NewServeMux()
+	readmeWellKnown(mux, node)
+	for path, want := range map[string]string{
+		"/.well-known/jwks.json": node.Keyring().Keys()[0].ID.String(), "/.well-known/openid-configuration": issuer + "/.well-known/jwks.json",
+	} {
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
 	}
 }
 

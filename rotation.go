@@ -21,6 +21,10 @@ type RotateOptions struct {
 	// Publish is when the new key is to become active; it is prepublished until then, so
 	// that verifiers learn of it. Zero, or a time that has passed, means at once.
 	Publish time.Time
+	// Revoke are keys whose tokens are to be refused, and whose public halves leave the JWKS,
+	// from the moment on at which the new key is active; the one that it takes over from may
+	// be among them. What they have sealed still opens. Empty means none.
+	Revoke []KeyID `json:",omitempty"`
 }
 
 // Rotate makes a new key. It returns when the key is active, or, with Publish set, when it
@@ -36,7 +40,10 @@ func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if err := k.mayRotate(); err != nil {
 		return Key{}, err
 	}
-	add := meta.Add{}
+	if err := k.mayRevoke(o.Revoke); err != nil {
+		return Key{}, fmt.Errorf("rotate: %w", err)
+	}
+	add := meta.Add{Revoke: o.Revoke}
 	if o.Publish.After(time.Now()) {
 		add.Publish = o.Publish.UTC().Round(0)
 	}
@@ -54,6 +61,20 @@ func (k *Keyring) mayRotate() error {
 	}
 	if k.fsm.ring.Load().Active() == nil {
 		return ErrNotReady
+	}
+	return nil
+}
+
+// mayRevoke asks what the FSM will, before there is a key file that nobody needs.
+func (k *Keyring) mayRevoke(ids []KeyID) error {
+	ring := k.fsm.ring.Load()
+	for _, id := range ids {
+		switch key := ring.Key(id); {
+		case key == nil:
+			return fmt.Errorf("revoke: %w %s", ErrUnknownKey, id)
+		case key.State == meta.StatePrepublished:
+			return fmt.Errorf("revoke: key %s has signed nothing yet", id)
+		}
 	}
 	return nil
 }

@@ -97,6 +97,9 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 			if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
 				t.Fatalf("%s: %v", id, err)
 			}
+			if _, err := n.Sign(ctx, forMe()); err != nil {
+				t.Fatalf("%s: %v", id, err)
+			}
 		}
 	}
 	secrets := [][]byte{wrapping}

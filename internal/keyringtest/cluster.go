@@ -308,7 +308,7 @@ func (c *Cluster) connect() {
 	}
 }
 
-// Leader waits for a leader that a majority follows and that is ready to seal or has no key.
+// Leader waits for a leader that a majority follows. It may have yet to apply its barrier.
 func (c *Cluster) Leader() *Server {
 	c.TB.Helper()
 	for range 1000 {

@@ -8,6 +8,9 @@
 //	Report    what a server has to tell the leader about the keys it holds
 //	Bury      what becomes of the files of removed keys
 //	Unsafe    which keys a change of voters would put at risk
+//
+//	VerifiesUntil   how long a key's tokens verify
+//	MaxAge          how long its public half may be cached
 package plan
 
 import (
@@ -23,8 +26,10 @@ type Policy struct {
 	Lead  time.Duration // how long before its activation a scheduled key is prepublished
 }
 
-// Settle is how long verifiers may go on with a JWKS they have cached. A scheduled key is
-// never activated sooner than this after it was made, however late it was made.
+// Settle is how long verifiers may go on with a JWKS they have cached, if the policy's lead is not
+// shorter. A scheduled key is never activated sooner than this after it was made, however late
+// it was made, and a tenth more: until it is in every server's JWKS it has yet to be generated,
+// written, committed and replicated.
 const Settle = 5 * time.Minute
 
 // patience is how long a prepublished key may be short of holders before the leader asks
@@ -186,7 +191,8 @@ func createAt(r *meta.Ring, s Situation) (Action, time.Time) {
 		return Action{}, never
 	}
 	due := active.Activated.Add(s.Policy.Every)
-	if earliest := s.Now.Add(min(s.Policy.Lead, Settle)); due.Before(earliest) {
+	settle := min(s.Policy.Lead, Settle)
+	if earliest := s.Now.Add(settle + settle/10); due.Before(earliest) {
 		due = earliest
 	}
 	at := active.Activated.Add(s.Policy.Every - s.Policy.Lead)

@@ -1,0 +1,40 @@
+package plan
+
+import (
+	"time"
+
+	"example.com/keyring/internal/meta"
+)
+
+// Tokens is the token policy with every default filled in.
+type Tokens struct {
+	MaxTTL time.Duration // of the longest token
+	Leeway time.Duration // by which the clocks of those who sign and of those who read may differ
+}
+
+// VerifiesUntil is when the key's public half leaves the JWKS, and its tokens verify no longer:
+// zero for a key that has no tokens, far in the future for one that may yet sign.
+//
+// A prepublished key has signed nothing that this server knows of. Its tokens verify all the
+// same, for it may have become active where this server has not yet heard of it. A key that was
+// active can have signed until it was retired. What became of its data makes no difference.
+func VerifiesUntil(k *meta.Key, t Tokens) time.Time {
+	switch {
+	case k.Revoked || k.DataOnly:
+		return time.Time{}
+	case k.Retired.IsZero():
+		return never
+	}
+	return k.Retired.Add(t.MaxTTL + t.Leeway)
+}
+
+// MaxAge is for how long verifiers may cache the JWKS.
+func MaxAge(r *meta.Ring, p Policy) time.Duration {
+	switch {
+	case r.Active() == nil: // the first key signs as soon as it is there
+		return 0
+	case p.Lead <= 0:
+		return Settle
+	}
+	return min(p.Lead, Settle)
+}

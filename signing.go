@@ -1,0 +1,58 @@
+package keyring
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+
+	"example.com/keyring/internal/jwt"
+)
+
+// Sign returns a token (a JWT) that is signed with the active key, whose ID is its kid. Its
+// claims are those of all arguments: structs or maps, encoded as encoding/json does; where
+// two have a claim, the later one's stays. Sign fills in iss with the policy's issuer, iat and
+// nbf with the time, exp with the latest it may be, and jti with a random one, each if it is
+// not there. Name an aud, or Verify will not take the token.
+//
+// It is an error if exp is further away than TokenPolicy.MaxTTL, if iss is another, or if Verify
+// would refuse the token for anything else in its claims. Only the leader signs: elsewhere the
+// error matches ErrNotLeader. On a new leader, or before the first key, it is ErrNotReady. Sign
+// does no I/O.
+func (k *Keyring) Sign(claims ...any) (token string, err error) {
+	s, err := k.active()
+	if err != nil {
+		return "", err
+	}
+	object, err := jwt.Merge(claims...)
+	if err != nil {
+		return "", fmt.Errorf("sign: %w", err)
+	}
+	policy := k.cfg.Tokens
+	payload, err := jwt.Complete(object, jwt.Defaults{
+		Issuer: policy.Issuer, ID: rand.Text(), Now: now(), MaxTTL: policy.MaxTTL, Leeway: policy.Leeway,
+	})
+	if err != nil {
+		return "", fmt.Errorf("sign: %w", err)
+	}
+	for {
+		token, err = k.signWith(s, payload)
+		if !errors.Is(err, jwt.ErrWiped) {
+			return token, err
+		}
+		if s, err = k.lookUpSealing(); err != nil { // closed, or the key was dropped, in this moment
+			return "", err
+		}
+	}
+}
+
+func (k *Keyring) signWith(s *sealing, payload []byte) (string, error) {
+	signer, err := k.store.signerOf(s.id, s.m)
+	if err != nil {
+		return "", fmt.Errorf("sign: %w", err)
+	}
+	token, err := signer.Sign(payload)
+	if err != nil {
+		return "", fmt.Errorf("sign: %w", err)
+	}
+	return token, nil
+}

@@ -1,0 +1,281 @@
+package keyring_test
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/keyringtest"
+)
+
+// TestLeaderSignsAndEveryServerVerifies, with each algorithm.
+func TestLeaderSignsAndEveryServerVerifies(t *testing.T) {
+	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
+		synctest.Test(t, func(t *testing.T) {
+			c := signing(t, 3, func(cfg *keyring.Config) { cfg.Tokens.Algorithm = alg })
+			leader := ready(t, c)
+			whole(t, c)
+			type own struct {
+				Namespace string   `json:"ns"`
+				Audience  []string `json:"aud"`
+			}
+			before := time.Now()
+			token, err := leader.Keyring.Sign(own{"prod", []string{"you", "me"}}, map[string]any{"sub": "job:web"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := `{"alg":"` + alg + `","kid":"` + leader.Keyring.Keys()[0].ID.String() + `","typ":"JWT"}`; string(decoded(t, token, 0)) != want {
+				t.Errorf("header %s, want %s", decoded(t, token, 0), want)
+			}
+			for _, s := range c.Servers {
+				var got own
+				var registered struct {
+					Iss, Sub, Jti string
+					Iat, Nbf, Exp int64
+				}
+				if err := s.Keyring.Verify(token, keyring.Expect{Audience: []string{"me"}, Subject: "job:web"}, &got, &registered); err != nil {
+					t.Errorf("%s, %s: %v", alg, s.ID, err)
+				}
+				r := registered
+				if got.Namespace != "prod" || r.Iss != tokenIssuer || r.Sub != "job:web" || len(r.Jti) < 26 ||
+					r.Iat != before.Unix() || r.Nbf != before.Unix() || r.Exp != before.Add(24*time.Hour).Unix() {
+					t.Errorf("%s, %s: %+v, %+v", alg, s.ID, got, registered)
+				}
+				if s == leader {
+					continue
+				}
+				var notLeader keyring.NotLeaderError
+				if token, err := s.Keyring.Sign(forMe()); !errors.As(err, &notLeader) || notLeader.Leader != leader.ID || token != "" {
+					t.Errorf("%s signs: %q, %v", s.ID, token, err)
+				}
+			}
+		})
+	}
+}
+
+func TestTokenIDsAreDrawn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := signing(t, 1, nil)
+		leader := ready(t, c)
+		seen := map[string]bool{}
+		for range 1000 {
+			var claims struct{ Jti string }
+			if err := json.Unmarshal(decoded(t, sign(t, leader), 1), &claims); err != nil || seen[claims.Jti] {
+				t.Fatalf("%q, %v", claims.Jti, err)
+			}
+			seen[claims.Jti] = true
+		}
+	})
+}
+
+func TestSignRefusesWhatVerifyWould(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := signing(t, 1, func(cfg *keyring.Config) { cfg.Tokens.MaxTTL = time.Hour })
+		leader := ready(t, c)
+		in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
+		for name, claims := range map[string]any{
+			"exp beyond MaxTTL":    map[string]any{"exp": in(time.Hour + time.Second)},
+			"exp in a hundred y":   map[string]any{"exp": in(100 * 365 * 24 * time.Hour)},
+			"exp has passed":       map[string]any{"exp": in(0)},
+			"exp is zero":          map[string]any{"exp": 0},
+			"exp is text":          map[string]any{"exp": "tomorrow"},
+			"another issuer":       map[string]any{"iss": tokenIssuer + "/"},
+			"iat in the future":    map[string]any{"iat": in(time.Hour)},
+			"nbf not before exp":   map[string]any{"nbf": in(time.Hour)},
+			"Exp in another case":  map[string]any{"Exp": in(time.Minute)},
+			"aud is a number":      map[string]any{"aud": 7},
+			"a claim twice":        json.RawMessage(`{"a":1,"a":2}`),
+			"a claim in two cases": map[string]any{"a": 1, "A": 2},
+			"no object":            []string{"sub", "x"},
+			"a string":             "sub",
+			"nil":                  nil,
+			"not JSON":             func() {},
+			"longer than 16 KiB":   map[string]any{"a": strings.Repeat("a", 16<<10)},
+		} {
+			if token, err := leader.Keyring.Sign(forMe(), claims); err == nil || token != "" || errors.Is(err, keyring.ErrToken) {
+				t.Errorf("%s: %q, %v", name, token, err)
+			}
+		}
+		longest := map[string]any{"exp": in(time.Hour), "iss": tokenIssuer, "iat": in(-time.Hour), "nbf": in(30 * time.Minute), "jti": "mine"}
+		token := sign(t, leader, longest)
+		time.Sleep(31 * time.Minute) // virtual
+		verifies(t, c, token, true, "the longest there can be")
+	})
+}
+
+// TestSignWithoutIssuer: there is none to fill in, and Verify looks at none.
+func TestSignWithoutIssuer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{})
+		leader := ready(t, c)
+		var claims map[string]any
+		if err := leader.Keyring.Verify(sign(t, leader), me, &claims); err != nil || claims["iss"] != nil {
+			t.Errorf("%v, %v", claims, err)
+		}
+		if err := leader.Keyring.Verify(sign(t, leader, map[string]any{"iss": "x"}), me); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestSignIsATokenOrAnError: while the cluster has no leader, no key, a leader that lacks the
+// material of the key, and after Close.
+func TestSignIsATokenOrAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := signing(t, 3, nil)
+		never := func(what string, want error) {
+			t.Helper()
+			for _, s := range c.Live() {
+				token, err := s.Keyring.Sign(forMe())
+				if token != "" || !errors.Is(err, want) && !errors.Is(err, keyring.ErrNotLeader) {
+					t.Errorf("%s: %s: %q, %v", what, s.ID, token, err)
+				}
+			}
+		}
+		never("before an election", keyring.ErrNotLeader)
+		for c.Leader(); len(c.Servers[0].Keyring.Keys()) == 0; time.Sleep(time.Millisecond) {
+			never("before the first key", keyring.ErrNotReady)
+		}
+		leader := ready(t, c)
+		sign(t, leader)
+		whole(t, c)
+
+		// The material is gone from memory and disk, and nobody gives it back.
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply { return keyringtest.Reply{Hang: e.Kind == "call"} })
+		signer := keyring.SignerOf(leader.Keyring, leader.Keyring.Keys()[0].ID)
+		keyring.DropActive(leader.Keyring)
+		never("without material", keyring.ErrKeyMissing)
+		if token, err := signer.Sign([]byte(`{}`)); err != jwt.ErrWiped {
+			t.Errorf("the dropped key signs: %q, %v", token, err)
+		}
+		c.OnEvent(nil)
+		ready(t, c)
+		if token := sign(t, c.Leader()); token == "" {
+			t.Error("an empty token")
+		}
+
+		k := c.Leader().Keyring
+		signer = keyring.SignerOf(k, k.Keys()[0].ID)
+		if err := k.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if token, err := k.Sign(forMe()); token != "" || !errors.Is(err, keyring.ErrClosed) {
+			t.Errorf("after Close: %q, %v", token, err)
+		}
+		if token, err := signer.Sign([]byte(`{}`)); err != jwt.ErrWiped {
+			t.Errorf("after Close the key signs: %q, %v", token, err)
+		}
+	})
+}
+
+// TestLeaderThatWasSignsNothing, though it has just done so.
+func TestLeaderThatWasSignsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := signing(t, 3, nil)
+		old := ready(t, c)
+		whole(t, c)
+		sign(t, old)
+		if err := old.Raft.LeadershipTransfer().Error(); err != nil {
+			t.Fatal(err)
+		}
+		if next := ready(t, c); next == old || sign(t, next) == "" {
+			t.Errorf("%s leads", next.ID)
+		}
+		if token, err := old.Keyring.Sign(forMe()); token != "" || !errors.Is(err, keyring.ErrNotLeader) {
+			t.Errorf("%q, %v", token, err)
+		}
+	})
+}
+
+// TestNewLeaderSignsWithTheSameKey: the signing half is replicated with the rest.
+func TestNewLeaderSignsWithTheSameKey(t *testing.T) {
+	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
+		synctest.Test(t, func(t *testing.T) {
+			c := signing(t, 3, func(cfg *keyring.Config) { cfg.Tokens.Algorithm = alg })
+			leader := ready(t, c)
+			whole(t, c)
+			token := sign(t, leader)
+			for range 2 {
+				replace(c, leader) // with its disk
+				next := ready(t, c)
+				if again := sign(t, next); kidOf(t, again) != kidOf(t, token) || next == leader {
+					t.Errorf("%s: %s signs with %s, not %s", alg, next.ID, kidOf(t, again), kidOf(t, token))
+				} else {
+					verifies(t, c, again, true, "of the new leader")
+				}
+				whole(t, c)
+				verifies(t, c, token, true, "of a leader that is gone")
+				leader = next
+			}
+		})
+	}
+}
+
+// TestI4OnlyTheActiveKeySigns: tokens are signed without pause while keys are prepublished,
+// rotated and revoked. Each has the key that was active when it was signed.
+func TestI4OnlyTheActiveKeySigns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := signing(t, 3, nil)
+		leader := ready(t, c)
+		k := leader.Keyring
+		var tokens []string
+		check := func() {
+			t.Helper()
+			before := keyring.Ring(leader.FSM).Active().ID
+			token := sign(t, leader)
+			after := keyring.Ring(leader.FSM).Active().ID
+			if id := kidOf(t, token); id != before && id != after {
+				t.Errorf("signed with %s, active is %s", id, after)
+			}
+			tokens = append(tokens, token)
+		}
+		for range 3 {
+			later, err := k.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(time.Minute)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 120 {
+				time.Sleep(time.Second) // virtual
+				check()
+			}
+			if got := kidOf(t, tokens[len(tokens)-1]); got != later.ID {
+				t.Errorf("a minute later %s signs, not %s", got, later.ID)
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				if _, err := k.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+					t.Error(err)
+				}
+			}()
+			for open := true; open; time.Sleep(time.Millisecond) { // virtual
+				check()
+				select {
+				case <-done:
+					open = false
+				default:
+				}
+			}
+		}
+		whole(t, c)
+		for _, token := range tokens {
+			verifies(t, c, token, true, "of whichever key")
+		}
+		ids := map[keyring.KeyID]bool{}
+		for _, token := range tokens {
+			ids[kidOf(t, token)] = true
+		}
+		if len(ids) != 7 {
+			t.Errorf("%d keys have signed, want 7", len(ids))
+		}
+		if !slices.IsSortedFunc(k.Keys(), func(a, b keyring.Key) int { return b.Activated.Compare(a.Activated) }) {
+			t.Error("keys out of order")
+		}
+	})
+}

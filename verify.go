@@ -1,0 +1,189 @@
+package keyring
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/plan"
+)
+
+// Expect is what Verify wants of a token.
+type Expect struct {
+	// Audience is who the token may be for: one of these has to be in its aud. Required.
+	Audience []string
+	// Subject is the sub that it must have. Empty means any.
+	Subject string
+	// Nomad lets tokens of adopted keys do without exp, iss and aud, as many that Nomad signed
+	// do; those that they have must be right. Such a token ends with its key: MaxTTL and the
+	// leeway after the adoption. Tokens of all other keys are held to everything.
+	Nomad bool
+}
+
+// Verify takes a token that Sign returned, on this server or another, and reads its claims
+// into the arguments: pointers to structs or maps, decoded as encoding/json does. It wants a
+// compact JWS of at most 16 KiB with the key and the algorithm of one of the keyring's keys, an
+// exp that has not passed, an nbf and an iat that have, if there are any, the issuer of
+// TokenPolicy if it has one, and an audience. A key's tokens verify while it is active, and MaxTTL
+// and the leeway longer; not if it was revoked, removed, or adopted for data only. It takes no
+// material, and does no I/O.
+//
+// A token that is refused matches ErrToken, and ErrUnknownKey too if its key is not one whose
+// tokens verify, or one that this server has not yet heard of. So does a token whose claims don't
+// fit the arguments.
+//
+// Some tokens that other libraries may take are refused for their form: a header with other
+// members than alg, kid and typ, a typ other than JWT, base64url that is not canonical, and JSON
+// in which a member is there twice or differs from another, or from a registered name, in case
+// only.
+func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
+	if k.opening.Load() == nil {
+		return ErrClosed
+	}
+	if len(want.Audience) == 0 {
+		return errors.New("verify: Expect has no Audience")
+	}
+	at := now()
+	keys := k.tokenKeys(at)
+	payload, key, err := jwt.Open(token, keys)
+	if errors.Is(err, jwt.ErrUnknownKey) {
+		return fmt.Errorf("%w: %w", ErrToken, ErrUnknownKey)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	registered, err := jwt.ParseClaims(payload)
+	if err == nil {
+		err = registered.Check(jwt.Want{
+			Issuer: k.cfg.Tokens.Issuer, Audience: want.Audience, Subject: want.Subject,
+			Foreign: want.Nomad && keys.adopted[key], Now: at, Leeway: k.cfg.Tokens.Leeway,
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	for _, c := range claims {
+		err := json.Unmarshal(payload, c)
+		if _, ours := errors.AsType[*json.InvalidUnmarshalError](err); ours {
+			return fmt.Errorf("verify: claims: %w", err)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrToken, err)
+		}
+	}
+	return nil
+}
+
+// tokenKeys are the keys of a ring whose tokens verify, and which are in the JWKS, from one time
+// to another. It is a cache of what plan says, and made anew when the ring changes or a key's
+// time is over.
+type tokenKeys struct {
+	ring        *meta.Ring
+	from, until time.Time
+	byID        map[KeyID]tokenKey
+	byHeader    map[string]*jwt.Key
+	adopted     map[*jwt.Key]bool
+	document    func() document
+}
+
+// tokenKey is a public key as it was read.
+type tokenKey struct {
+	public []byte
+	key    *jwt.Key // nil if it is odd
+}
+
+// WithHeader implements jwt.Keys.
+func (t *tokenKeys) WithHeader(encoded string) *jwt.Key { return t.byHeader[encoded] }
+
+// WithID implements jwt.Keys.
+func (t *tokenKeys) WithID(kid string) (*jwt.Key, error) {
+	id, err := ParseKeyID(kid)
+	if err != nil {
+		return nil, errors.New("kid is no key ID")
+	}
+	if key := t.byID[id].key; key != nil {
+		return key, nil
+	}
+	return nil, jwt.ErrUnknownKey
+}
+
+// tokenKeys returns the keys whose tokens verify at that time.
+func (k *Keyring) tokenKeys(at time.Time) *tokenKeys {
+	ring, t := k.fsm.ring.Load(), k.tokens.Load()
+	if t == nil || t.ring != ring || at.Before(t.from) || !at.Before(t.until) {
+		t = k.readTokenKeys(ring, at, t)
+		k.tokens.Store(t)
+	}
+	return t
+}
+
+// readTokenKeys reads the public keys that the table before has not. One that is odd is left
+// out, and takes no other with it.
+func (k *Keyring) readTokenKeys(ring *meta.Ring, at time.Time, before *tokenKeys) *tokenKeys {
+	t := &tokenKeys{
+		ring: ring, from: at, until: at.Add(idle),
+		byID: map[KeyID]tokenKey{}, byHeader: map[string]*jwt.Key{}, adopted: map[*jwt.Key]bool{},
+	}
+	var inOrder []*jwt.Key
+	for _, m := range newestFirst(ring) {
+		until := plan.VerifiesUntil(m, k.cfg.tokens())
+		if !at.Before(until) {
+			continue
+		}
+		if until.Before(t.until) {
+			t.until = until
+		}
+		read, ok := before.find(m)
+		if !ok {
+			read = k.readTokenKey(m)
+		}
+		t.byID[m.ID] = read
+		if read.key == nil {
+			continue
+		}
+		inOrder = append(inOrder, read.key)
+		t.byHeader[read.key.Header()] = read.key
+		t.adopted[read.key] = m.State != meta.StatePrepublished && m.Activated.IsZero()
+	}
+	t.document = sync.OnceValue(func() document { return newDocument(jwt.JWKS(inOrder)) })
+	return t
+}
+
+// find returns what was read of a key before.
+func (t *tokenKeys) find(m *meta.Key) (tokenKey, bool) {
+	if t == nil {
+		return tokenKey{}, false
+	}
+	read, ok := t.byID[m.ID]
+	return read, ok && bytes.Equal(read.public, m.Public)
+}
+
+func (k *Keyring) readTokenKey(m *meta.Key) tokenKey {
+	key, err := jwt.NewKey(m.ID.String(), m.Algorithm, m.Public)
+	if err != nil {
+		k.cfg.Logger.Error("the tokens of a key can't be verified", "key", m.ID, "error", err)
+	}
+	return tokenKey{m.Public, key}
+}
+
+// newestFirst returns the keys of the ring, the active one before all.
+func newestFirst(ring *meta.Ring) []*meta.Key {
+	keys := slices.Clone(ring.Keys)
+	active := func(k *meta.Key) int {
+		if k == ring.Active() {
+			return 0
+		}
+		return 1
+	}
+	slices.SortFunc(keys, func(a, b *meta.Key) int {
+		return cmp.Or(cmp.Compare(active(a), active(b)), cmp.Compare(b.CreateIndex, a.CreateIndex), compareIDs(a.ID, b.ID))
+	})
+	return keys
+}

@@ -1,0 +1,202 @@
+package keyring_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+)
+
+const (
+	jwksPath      = "/.well-known/jwks.json"
+	discoveryPath = "/.well-known/openid-configuration"
+)
+
+func request(h http.Handler, method, path string, header ...string) *http.Response {
+	r := httptest.NewRequest(method, path, nil)
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func body(t testing.TB, r *http.Response) string {
+	t.Helper()
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(r.Body); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestWellKnownServesTheJWKS(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := signing(t, 3, nil)
+		leader := ready(t, c)
+		whole(t, c)
+		etags := map[string]bool{}
+		for _, s := range c.Servers {
+			h := s.Keyring.WellKnown()
+			r := request(h, "GET", jwksPath)
+			if b := body(t, r); r.StatusCode != 200 || b != string(s.Keyring.JWKS()) {
+				t.Errorf("%s: %d %s", s.ID, r.StatusCode, b)
+			}
+			for name, want := range map[string]string{
+				"Content-Type": "application/jwk-set+json", "Cache-Control": "public, max-age=300", "Access-Control-Allow-Origin": "*",
+				"Content-Length": fmt.Sprint(len(s.Keyring.JWKS())),
+			} {
+				if got := r.Header.Get(name); got != want {
+					t.Errorf("%s: %s is %q, want %q", s.ID, name, got, want)
+				}
+			}
+			etag := r.Header.Get("ETag")
+			etags[etag] = true
+			head := request(h, "HEAD", jwksPath)
+			if b := body(t, head); head.StatusCode != 200 || b != "" || head.Header.Get("ETag") != etag {
+				t.Errorf("%s: HEAD: %d %q", s.ID, head.StatusCode, b)
+			}
+			for _, tt := range []struct {
+				match string
+				want  int
+			}{{etag, 304}, {`"x", ` + etag, 304}, {"W/" + etag, 304}, {"*", 304}, {`"x"`, 200}} {
+				r := request(h, "GET", jwksPath, "If-None-Match", tt.match)
+				if b := body(t, r); r.StatusCode != tt.want || (b == "") != (tt.want == 304) || r.Header.Get("Cache-Control") == "" {
+					t.Errorf("%s: If-None-Match %s: %d %q", s.ID, tt.match, r.StatusCode, b)
+				}
+			}
+		}
+		if len(etags) != 1 || etags[""] {
+			t.Errorf("ETags of three servers with the same keys: %v", etags)
+		}
+		old := request(leader.Keyring.WellKnown(), "GET", jwksPath).Header.Get("ETag")
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if r := request(leader.Keyring.WellKnown(), "GET", jwksPath, "If-None-Match", old); r.StatusCode != 200 {
+			t.Errorf("after a rotation the ETag is the same: %d", r.StatusCode)
+		}
+		if got := kids(t, leader.Keyring.JWKS()); len(got) != 2 || got[0] != leader.Keyring.Keys()[0].ID {
+			t.Errorf("the active key is not the first of %v", got)
+		}
+	})
+}
+
+// TestWellKnownAnswersNothingElse: no other method, no other path.
+func TestWellKnownAnswersNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := signing(t, 1, nil)
+		h := ready(t, c).Keyring.WellKnown()
+		for _, path := range []string{jwksPath, discoveryPath} {
+			for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "TRACE"} {
+				if r := request(h, method, path); r.StatusCode != http.StatusMethodNotAllowed || !strings.Contains(r.Header.Get("Allow"), "GET, HEAD") {
+					t.Errorf("%s %s: %d, Allow %q", method, path, r.StatusCode, r.Header.Get("Allow"))
+				}
+			}
+			r := request(h, "OPTIONS", path, "Origin", "https://page.example", "Access-Control-Request-Method", "GET")
+			if r.StatusCode != 204 || r.Header.Get("Access-Control-Allow-Origin") != "*" || r.Header.Get("Access-Control-Allow-Methods") != "GET, HEAD" {
+				t.Errorf("preflight of %s: %d %v", path, r.StatusCode, r.Header)
+			}
+		}
+		for _, path := range []string{"/", "/.well-known/", "/.well-known/jwks", jwksPath + "/", "/x" + jwksPath} {
+			if r := request(h, "GET", path); r.StatusCode != 404 {
+				t.Errorf("GET %s: %d", path, r.StatusCode)
+			}
+		}
+	})
+}
+
+func TestDiscoveryNamesTheIssuer(t *testing.T) {
+	for issuer, jwks := range map[string]string{
+		"https://issuer.example":     "https://issuer.example" + jwksPath,
+		"https://issuer.example/":    "https://issuer.example" + jwksPath,
+		"http://localhost:8080/a/b/": "http://localhost:8080/a/b" + jwksPath,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := signing(t, 1, func(cfg *keyring.Config) { cfg.Tokens.Issuer = issuer })
+			k := ready(t, c).Keyring
+			r := request(k.WellKnown(), "GET", discoveryPath)
+			var doc struct {
+				Issuer string
+				JWKS   string   `json:"jwks_uri"`
+				Algs   []string `json:"id_token_signing_alg_values_supported"`
+				Types  []string `json:"response_types_supported"`
+				Subs   []string `json:"subject_types_supported"`
+			}
+			if err := json.Unmarshal([]byte(body(t, r)), &doc); err != nil {
+				t.Fatal(err)
+			}
+			if r.StatusCode != 200 || doc.Issuer != issuer || doc.JWKS != jwks || !slices.Contains(doc.Algs, "RS256") ||
+				len(doc.Types) == 0 || len(doc.Subs) == 0 || r.Header.Get("Content-Type") != "application/json" {
+				t.Errorf("%d %+v", r.StatusCode, doc)
+			}
+			// Below the issuer's path, as the documentation says.
+			prefix := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(issuer, "https://issuer.example"), "http://localhost:8080"), "/")
+			if r := request(http.StripPrefix(prefix, k.WellKnown()), "GET", prefix+discoveryPath); r.StatusCode != 200 {
+				t.Errorf("below %q: %d", prefix, r.StatusCode)
+			}
+		})
+	}
+}
+
+func TestDiscoveryWithoutIssuerSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{})
+		h := ready(t, c).Keyring.WellKnown()
+		if r := request(h, "GET", discoveryPath); r.StatusCode != 404 || !strings.Contains(body(t, r), "issuer") {
+			t.Errorf("%d", r.StatusCode)
+		}
+		if r := request(h, "GET", jwksPath); r.StatusCode != 200 {
+			t.Errorf("the JWKS: %d", r.StatusCode)
+		}
+	})
+}
+
+// TestMaxAgeIsTheSmallerOfLeadAndFiveMinutes, and nothing is to be cached before there is a key.
+func TestMaxAgeIsTheSmallerOfLeadAndFiveMinutes(t *testing.T) {
+	for lead, want := range map[time.Duration]string{
+		0: "public, max-age=300", 5 * time.Minute: "public, max-age=300", 299 * time.Second: "public, max-age=299",
+		1500 * time.Millisecond: "public, max-age=1", time.Millisecond: "public, max-age=0",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := signing(t, 1, func(cfg *keyring.Config) { cfg.Rotation.Lead = lead })
+			h := c.Servers[0].Keyring.WellKnown()
+			if r := request(h, "GET", jwksPath); r.Header.Get("Cache-Control") != "public, max-age=0" || body(t, r) != `{"keys":[]}` {
+				t.Errorf("before the first key: %s", r.Header.Get("Cache-Control"))
+			}
+			ready(t, c)
+			for _, path := range []string{jwksPath, discoveryPath} {
+				if got := request(h, "GET", path).Header.Get("Cache-Control"); got != want {
+					t.Errorf("lead %v: %s: %s, want %s", lead, path, got, want)
+				}
+			}
+		})
+	}
+}
+
+// TestJWKSIsMadeOnce: what is served comes from memory, and nobody can change it there.
+func TestJWKSIsMadeOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := signing(t, 1, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
+		k := ready(t, c).Keyring
+		first := k.JWKS()
+		want := bytes.Clone(first)
+		clear(first)
+		if !bytes.Equal(k.JWKS(), want) {
+			t.Error("a caller has changed the JWKS")
+		}
+		if n := testing.AllocsPerRun(100, func() { k.JWKS() }); n > 1 {
+			t.Errorf("%v allocations", n)
+		}
+	})
+}
