@@ -13,6 +13,7 @@ import (
 
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/keyringtest"
+	"github.com/go-jose/go-jose/v3"
 )
 
 const payload = `{"sub":"x"}`
@@ -196,6 +197,29 @@ func TestAlgorithmIsTheKeys(t *testing.T) {
 			if (err == nil) != (alg == other) {
 				t.Errorf("a token of %s with the key of %s: %v", alg, other, err)
 			}
+		}
+	}
+}
+
+// TestKeySignsWithOneAlgorithm: what another one makes with the same RSA key is right, and refused.
+func TestKeySignsWithOneAlgorithm(t *testing.T) {
+	p := pairs(t)["RS256"]
+	options := (&jose.SignerOptions{}).WithHeader("kid", kid)
+	for _, alg := range []jose.SignatureAlgorithm{jose.RS256, jose.RS384, jose.RS512, jose.PS256} {
+		signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: p.Private}, options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed, err := signer.Sign([]byte(payload))
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := signed.CompactSerialize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := jwt.Open(token, keys{kid: p.key(t)}); (err == nil) != (alg == jose.RS256) {
+			t.Errorf("%s: %v", alg, err)
 		}
 	}
 }
