@@ -58,9 +58,11 @@ func (d *draft) apply(c Command) error {
 	case c.Activate != nil:
 		return d.activate(c.Activate)
 	case c.Rekey != nil:
-		return d.move(c.Rekey.ID, StateInactive, StateRekeying)
+		return d.rekey(c.Rekey)
+	case c.Clean != nil:
+		return d.clean(c.Clean)
 	case c.Deprecate != nil:
-		return d.move(c.Deprecate.ID, StateRekeying, StateDeprecated)
+		return d.deprecate(c.Deprecate)
 	case c.Remove != nil:
 		return d.remove(c.Remove)
 	case c.Adopt != nil:
@@ -169,12 +171,32 @@ func (d *draft) confirmed(k *Key, c *Activate) error {
 	return nil
 }
 
-func (d *draft) move(id KeyID, from, to State) error {
-	k := d.Key(id)
-	if k == nil || k.State != from {
-		return refuse("%s is not %s", id, from)
+func (d *draft) rekey(c *Rekey) error {
+	k := d.Key(c.ID)
+	if k == nil || k.State != StateInactive && !(k.State == StateRekeying && c.Remove && !k.Remove) {
+		return refuse("rekey %s: not inactive", c.ID)
 	}
-	d.edit(id, func(k *Key) { k.State = to })
+	d.edit(c.ID, func(k *Key) { k.State, k.Remove = StateRekeying, c.Remove })
+	return nil
+}
+
+func (d *draft) clean(c *Clean) error {
+	if k := d.Key(c.ID); k == nil || k.State != StateRekeying {
+		return refuse("clean %s: not rekeying", c.ID)
+	}
+	d.edit(c.ID, func(k *Key) { k.Clean = d.at })
+	return nil
+}
+
+func (d *draft) deprecate(c *Deprecate) error {
+	k := d.Key(c.ID)
+	if k == nil || k.State != StateRekeying {
+		return refuse("deprecate %s: not rekeying", c.ID)
+	}
+	if k.Clean != c.Clean {
+		return refuse("deprecate %s: the scan is not the one that was recorded last", c.ID)
+	}
+	d.edit(c.ID, func(k *Key) { k.State = StateDeprecated })
 	return nil
 }
 

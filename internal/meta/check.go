@@ -30,7 +30,10 @@ func (c Command) validate() error {
 	check(c.Forget != nil, func() error { return serverIDs(c.Forget.Servers) })
 	check(c.Activate != nil, func() error { return c.Activate.validate() })
 	check(c.Rekey != nil, func() error { return nonzero("key ID", c.Rekey.ID) })
-	check(c.Deprecate != nil, func() error { return nonzero("key ID", c.Deprecate.ID) })
+	check(c.Clean != nil, func() error { return nonzero("key ID", c.Clean.ID) })
+	check(c.Deprecate != nil, func() error {
+		return errors.Join(nonzero("key ID", c.Deprecate.ID), nonzero("index of a clean scan", c.Deprecate.Clean))
+	})
 	check(c.Remove != nil, func() error { return errors.Join(nonzero("key ID", c.Remove.ID), instant(c.Remove.Time)) })
 	check(c.Adopt != nil, func() error { return errors.Join(c.Adopt.Key.validate(), instant(c.Adopt.Time)) })
 	if set != 1 {
@@ -168,6 +171,12 @@ func (r *Ring) checkKey(k *Key) error {
 	}
 	if retired := k.State.rank() > StateActive.rank(); retired == k.Retired.IsZero() {
 		return errors.New("retirement time does not fit the state")
+	}
+	if k.State == StateDeprecated && k.Clean == 0 || k.Clean > 0 && k.State.rank() < StateRekeying.rank() {
+		return errors.New("clean scan does not fit the state")
+	}
+	if k.Remove && k.State.rank() < StateRekeying.rank() {
+		return errors.New("to be removed, but not rekeying")
 	}
 	if k.CreateIndex > k.ModifyIndex {
 		return errors.New("modified before it was created")

@@ -29,8 +29,9 @@ func everyCommand() []meta.Command {
 		hold("a", 1, []int{1, 2}, []int{3}),
 		{Forget: &meta.Forget{Servers: []string{"a", "B <&> ü"}}},
 		activate(1, "abc", "ab"),
-		{Rekey: &meta.Rekey{ID: id(1)}},
-		{Deprecate: &meta.Deprecate{ID: id(1)}},
+		{Rekey: &meta.Rekey{ID: id(1), Remove: true}},
+		{Clean: &meta.Clean{ID: id(1)}},
+		deprecate(1, 7),
 		remove(1, meta.StateRekeying, true),
 		adopt(1, true),
 	}
@@ -42,7 +43,9 @@ func storied(t tb) *meta.Ring {
 	h.do(adopt(7, true))
 	h.rotate(1)
 	h.rotate(2, full)
-	h.do(meta.Command{Deprecate: &meta.Deprecate{ID: id(1)}}, meta.Command{Deprecate: &meta.Deprecate{ID: id(7)}})
+	h.do(meta.Command{Rekey: &meta.Rekey{ID: id(7), Remove: true}})
+	h.deprecate(1)
+	h.deprecate(7)
 	h.do(remove(1, meta.StateDeprecated, false))
 	h.do(adopt(8, true))
 	h.rotate(3, full, revoke(2))
@@ -249,7 +252,7 @@ func TestMalformedCommands(t *testing.T) {
 	berlin := time.FixedZone("CET", 3600)
 	tests := map[string]meta.Command{
 		"empty":             {},
-		"two members":       {Rekey: &meta.Rekey{ID: id(1)}, Deprecate: &meta.Deprecate{ID: id(1)}},
+		"two members":       {Rekey: &meta.Rekey{ID: id(1)}, Deprecate: &meta.Deprecate{ID: id(1), Clean: 1}},
 		"no cluster ID":     {Init: &meta.Init{}},
 		"no key ID":         add(func(a *meta.Add) { a.Key.ID = meta.KeyID{} }),
 		"no check value":    add(func(a *meta.Add) { a.Key.Check = meta.CheckValue{} }),
@@ -272,7 +275,9 @@ func TestMalformedCommands(t *testing.T) {
 		"forget empty":      {Forget: &meta.Forget{Servers: []string{""}}},
 		"forget long":       {Forget: &meta.Forget{Servers: []string{long + "s"}}},
 		"rekey nothing":     {Rekey: &meta.Rekey{}},
-		"deprecate nothing": {Deprecate: &meta.Deprecate{}},
+		"clean nothing":     {Clean: &meta.Clean{}},
+		"deprecate nothing": {Deprecate: &meta.Deprecate{Clean: 1}},
+		"deprecate untold":  {Deprecate: &meta.Deprecate{ID: id(1)}},
 		"remove nothing":    remove(0, meta.StateDeprecated, true),
 		"remove never":      {Remove: &meta.Remove{ID: id(1), From: meta.StateDeprecated}},
 		"activate nothing":  activate(0, "abc", "ab"),

@@ -13,6 +13,7 @@ type Command struct {
 	Forget    *Forget    `json:"forget,omitempty"`
 	Activate  *Activate  `json:"activate,omitempty"`
 	Rekey     *Rekey     `json:"rekey,omitempty"`
+	Clean     *Clean     `json:"clean,omitempty"`
 	Deprecate *Deprecate `json:"deprecate,omitempty"`
 	Remove    *Remove    `json:"remove,omitempty"`
 	Adopt     *Adopt     `json:"adopt,omitempty"`
@@ -67,14 +68,26 @@ type Activate struct {
 	Time      time.Time `json:"time"`
 }
 
-// Rekey starts the move of an inactive key's data to the active key.
+// Rekey starts the move of an inactive key's data to the active key. With Remove the key is
+// removed when nothing is sealed under it any more, also one that is rekeying already.
 type Rekey struct {
+	ID     KeyID `json:"id"`
+	Remove bool  `json:"remove,omitempty"`
+}
+
+// Clean records that a scan found nothing sealed under a rekeying key, and when. The ring takes
+// it from whoever says so.
+type Clean struct {
 	ID KeyID `json:"id"`
 }
 
-// Deprecate records that a clean scan found nothing sealed under a rekeying key.
+// Deprecate makes a rekeying key a deprecated one. Clean is the index of the Clean that was
+// recorded last: its proposer has seen that no snapshot was restored between the scan and it. A
+// snapshot that is restored after that is either from before, and the command is refused, or it
+// has nothing under the key either.
 type Deprecate struct {
-	ID KeyID `json:"id"`
+	ID    KeyID  `json:"id"`
+	Clean uint64 `json:"clean"`
 }
 
 // Remove leaves a tombstone in place of a key. From is the state in which the proposer saw

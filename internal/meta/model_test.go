@@ -15,6 +15,7 @@ import (
 // A model small enough to be right by looking at it: keys and servers are numbers and
 // letters, and the rules are written down a second time without regard to cost.
 type model struct {
+	at        uint64 // index of the entry
 	named     bool
 	keys      map[int]mkey
 	removed   map[int]bool
@@ -28,6 +29,8 @@ type mkey struct {
 	revoked, dataOnly bool
 	check             byte
 	holders           string // sorted letters
+	clean             uint64
+	remove            bool
 }
 
 func newModel() *model {
@@ -35,7 +38,7 @@ func newModel() *model {
 }
 
 func (m *model) clone() *model {
-	return &model{m.named, maps.Clone(m.keys), maps.Clone(m.removed), maps.Clone(m.keystores)}
+	return &model{m.at, m.named, maps.Clone(m.keys), maps.Clone(m.removed), maps.Clone(m.keystores)}
 }
 
 // apply says whether the command is allowed. If not, m is spoilt.
@@ -80,9 +83,25 @@ func (m *model) apply(c meta.Command) bool {
 	case c.Activate != nil:
 		return m.activate(c.Activate)
 	case c.Rekey != nil:
-		return m.move(number(c.Rekey.ID), "inactive", "rekeying")
+		n := number(c.Rekey.ID)
+		k := m.keys[n]
+		begins, adds := k.state == "inactive", k.state == "rekeying" && c.Rekey.Remove && !k.remove
+		k.state, k.remove = "rekeying", c.Rekey.Remove
+		m.keys[n] = k
+		return begins || adds
+	case c.Clean != nil:
+		n := number(c.Clean.ID)
+		k := m.keys[n]
+		k.clean = m.at
+		m.keys[n] = k
+		return k.state == "rekeying"
 	case c.Deprecate != nil:
-		return m.move(number(c.Deprecate.ID), "rekeying", "deprecated")
+		n := number(c.Deprecate.ID)
+		k := m.keys[n]
+		was := k.state
+		k.state = "deprecated"
+		m.keys[n] = k
+		return was == "rekeying" && k.clean == c.Deprecate.Clean
 	case c.Remove != nil:
 		n := number(c.Remove.ID)
 		k, ok := m.keys[n]
@@ -151,16 +170,6 @@ func (m *model) activate(c *meta.Activate) bool {
 	return true
 }
 
-func (m *model) move(n int, from, to string) bool {
-	k := m.keys[n]
-	if k.state != from {
-		return false
-	}
-	k.state = to
-	m.keys[n] = k
-	return true
-}
-
 func (m *model) drop(server string) {
 	delete(m.keystores, server)
 	for n := range m.keys {
@@ -187,7 +196,7 @@ func (m *model) String() string {
 	var b strings.Builder
 	for _, n := range slices.Sorted(maps.Keys(m.keys)) {
 		k := m.keys[n]
-		fmt.Fprintf(&b, "%d %s %q full=%t revoked=%t dataonly=%t\n", n, k.state, k.holders, k.full, k.revoked, k.dataOnly)
+		fmt.Fprintf(&b, "%d %s %q full=%t revoked=%t dataonly=%t clean=%d remove=%t\n", n, k.state, k.holders, k.full, k.revoked, k.dataOnly, k.clean, k.remove)
 	}
 	fmt.Fprintln(&b, "removed", slices.Sorted(maps.Keys(m.removed)))
 	for _, s := range slices.Sorted(maps.Keys(m.keystores)) {
@@ -199,7 +208,7 @@ func (m *model) String() string {
 func tell(r *meta.Ring) string {
 	var b strings.Builder
 	for _, k := range r.Keys {
-		fmt.Fprintf(&b, "%d %s %q full=%t revoked=%t dataonly=%t\n", number(k.ID), k.State, strings.Join(k.Holders, ""), k.Full, k.Revoked, k.DataOnly)
+		fmt.Fprintf(&b, "%d %s %q full=%t revoked=%t dataonly=%t clean=%d remove=%t\n", number(k.ID), k.State, strings.Join(k.Holders, ""), k.Full, k.Revoked, k.DataOnly, k.Clean, k.Remove)
 	}
 	var removed []int
 	for _, t := range r.Removed {
@@ -281,9 +290,16 @@ func commands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
 			}
 			return c
 		},
-		"rekey": func(t *rapid.T) meta.Command { return meta.Command{Rekey: &meta.Rekey{ID: id(anyKey.Draw(t, "key"))}} },
+		"rekey": func(t *rapid.T) meta.Command {
+			return meta.Command{Rekey: &meta.Rekey{ID: id(anyKey.Draw(t, "key")), Remove: rapid.Bool().Draw(t, "remove")}}
+		},
+		"clean": func(t *rapid.T) meta.Command { return meta.Command{Clean: &meta.Clean{ID: id(anyKey.Draw(t, "key"))}} },
 		"deprecate": func(t *rapid.T) meta.Command {
-			return meta.Command{Deprecate: &meta.Deprecate{ID: id(anyKey.Draw(t, "key"))}}
+			n, clean := anyKey.Draw(t, "key"), uint64(1)
+			if k := r().Key(id(n)); k != nil && rapid.Bool().Draw(t, "scanned") {
+				clean = max(1, k.Clean)
+			}
+			return deprecate(n, clean)
 		},
 		"remove": func(t *rapid.T) meta.Command {
 			return remove(anyKey.Draw(t, "key"), anyState.Draw(t, "from"), rapid.Bool().Draw(t, "force"))
@@ -321,6 +337,7 @@ func TestI2AgainstModel(t *testing.T) {
 		var was [][]byte
 		step := func(cmds ...meta.Command) {
 			next := m.clone()
+			next.at = h.index + 1
 			want := true
 			for _, c := range cmds {
 				want = want && next.apply(c)

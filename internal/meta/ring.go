@@ -60,6 +60,8 @@ type Key struct {
 	Revoke    []KeyID `json:"revoke,omitempty"`    // keys whose tokens its activation revokes
 	Revoked   bool    `json:"revoked,omitempty"`   // its tokens no longer verify
 	DataOnly  bool    `json:"dataOnly,omitempty"`  // adopted without its signing key
+	Clean     uint64  `json:"clean,omitempty"`     // index at which a scan was recorded that found nothing under it
+	Remove    bool    `json:"remove,omitempty"`    // to be removed once it is deprecated
 
 	CreateIndex uint64   `json:"createIndex"`
 	ModifyIndex uint64   `json:"modifyIndex"`

@@ -94,6 +94,17 @@ func (h *history) refused(want error, cmds ...meta.Command) {
 	}
 }
 
+// deprecate records a clean scan and deprecates the key.
+func (h *history) deprecate(n int) {
+	h.Helper()
+	h.do(meta.Command{Clean: &meta.Clean{ID: id(n)}})
+	h.do(deprecate(n, h.index))
+}
+
+func deprecate(n int, clean uint64) meta.Command {
+	return meta.Command{Deprecate: &meta.Deprecate{ID: id(n), Clean: clean}}
+}
+
 // prepublish adds a key and has servers a, b and c report it.
 func (h *history) prepublish(n int, change ...func(*meta.Add)) {
 	h.Helper()
@@ -227,7 +238,10 @@ activate       -             active        -         -          -           -   
 rotate         =             =             inactive  =          =           =           =
 full-rotate    =             tombstone     rekeying  rekeying   =           =           =
 rekey          -             -             -         rekeying   -           -           -
+rekey-remove   -             -             -         rekeying   =           -           -
+clean          -             -             -         -          =           -           -
 deprecate      -             -             -         -          deprecated  -           -
+deprecate-old  -             -             -         -          -           -           -
 remove         -             tombstone     -         -          -           tombstone   -
 force-remove   -             tombstone     -         tombstone  tombstone   tombstone   -
 adopt          inactive      -             -         -          -           -           -
@@ -266,7 +280,7 @@ func inState(t *testing.T, state string) *history {
 		{"active", func() { h.do(activate(1, "abc", "abc")) }},
 		{"inactive", func() { h.rotate(2) }},
 		{"rekeying", func() { h.do(meta.Command{Rekey: &meta.Rekey{ID: id(1)}}) }},
-		{"deprecated", func() { h.do(meta.Command{Deprecate: &meta.Deprecate{ID: id(1)}}) }},
+		{"deprecated", func() { h.deprecate(1) }},
 		{"tombstone", func() { h.do(remove(1, meta.StateDeprecated, false)) }},
 	}
 	for _, s := range steps {
@@ -304,8 +318,17 @@ func edge(h *history, row string) meta.Command {
 		return activate(9, "abc", "abc")
 	case "rekey":
 		return meta.Command{Rekey: &meta.Rekey{ID: id(1)}}
+	case "rekey-remove":
+		return meta.Command{Rekey: &meta.Rekey{ID: id(1), Remove: true}}
+	case "clean":
+		return meta.Command{Clean: &meta.Clean{ID: id(1)}}
 	case "deprecate":
-		return meta.Command{Deprecate: &meta.Deprecate{ID: id(1)}}
+		if h.try(meta.Command{Clean: &meta.Clean{ID: id(1)}}) != nil {
+			return deprecate(1, 1)
+		}
+		return deprecate(1, h.index)
+	case "deprecate-old":
+		return deprecate(1, 1)
 	case "remove":
 		return remove(1, from, false)
 	case "force-remove":
@@ -335,7 +358,7 @@ func TestEverythingNeedsInit(t *testing.T) {
 	for _, cmd := range []meta.Command{
 		{Add: &meta.Add{Key: newKey(1)}}, hold("a", 1, nil, nil), adopt(1, true), remove(1, meta.StatePrepublished, true),
 		{Forget: &meta.Forget{Servers: []string{"a"}}}, activate(1, "a", "a"),
-		{Rekey: &meta.Rekey{ID: id(1)}}, {Deprecate: &meta.Deprecate{ID: id(1)}},
+		{Rekey: &meta.Rekey{ID: id(1)}}, {Clean: &meta.Clean{ID: id(1)}}, deprecate(1, 1),
 	} {
 		h := &history{tb: t, ring: &meta.Ring{}}
 		h.refused(meta.ErrRefused, cmd)
@@ -438,7 +461,8 @@ func TestFullActivationRekeysAllOlderKeys(t *testing.T) {
 	h.do(adopt(8, true))
 	h.rotate(1)
 	h.rotate(2)
-	h.do(meta.Command{Rekey: &meta.Rekey{ID: id(1)}}, meta.Command{Deprecate: &meta.Deprecate{ID: id(1)}})
+	h.do(meta.Command{Rekey: &meta.Rekey{ID: id(1)}})
+	h.deprecate(1)
 	h.rotate(3)
 	h.prepublish(4) // scheduled perhaps, made before the compromise
 	h.prepublish(5, full)
@@ -460,9 +484,9 @@ func TestSecondFullRotationDuringFirst(t *testing.T) {
 	h.rotate(3, full)
 	h.wantState(1, "rekeying")
 	h.wantState(2, "rekeying")
-	h.do(meta.Command{Deprecate: &meta.Deprecate{ID: id(2)}})
+	h.deprecate(2)
 	h.wantState(1, "rekeying")
-	h.do(meta.Command{Deprecate: &meta.Deprecate{ID: id(1)}})
+	h.deprecate(1)
 }
 
 func TestActivationRevokes(t *testing.T) {
