@@ -101,6 +101,10 @@ type RotationPolicy struct {
 	// unlinked at once. It is the same on all servers; the longer of a server's and the
 	// leader's counts.
 	Undo time.Duration
+	// Retain is how long after its retirement a key is kept: then its data is moved, and the
+	// key removed. While its tokens live it is kept in any case. Zero keeps it for ever. It
+	// needs Config.Data.
+	Retain time.Duration
 }
 
 // TokenPolicy is what tokens are like. It is the same on every server.
@@ -146,6 +150,16 @@ type Config struct {
 	Rotation RotationPolicy
 	// Tokens is how tokens are signed and verified. Zero means RS256 and at most 24 hours.
 	Tokens TokenPolicy
+	// Data is where what was sealed is found, to be sealed anew: for RotateOptions.Full, for
+	// Remove, and for RotationPolicy.Retain. Nil means that these are not possible; NoData
+	// that nothing is kept that was sealed.
+	Data SealedData
+	// RekeyGrace is for data that is not in this raft, or whose FSM does not call Admit: how
+	// long after a rotation a writer may still store what it has sealed under the key before. The
+	// last scan waits for so long. Zero is right where Admit guards all writes.
+	RekeyGrace time.Duration
+	// RekeyRate is how many records are moved in a second, at most. Zero means no limit.
+	RekeyRate int
 	// Logger gets what an operator should know; never key material. Nil logs nothing.
 	Logger hclog.Logger
 
@@ -193,7 +207,7 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// fillPolicies does so for what a NodeConfig has too: KEKs, Rotation and Tokens.
+// fillPolicies does so for what a NodeConfig has too.
 func (c *Config) fillPolicies(w *wrongs) {
 	*w = append(*w, c.checkKEKs()...)
 	if c.Rotation.Every == 0 {
@@ -205,6 +219,9 @@ func (c *Config) fillPolicies(w *wrongs) {
 	w.unless(c.Rotation.Every < 0 || c.Rotation.Lead >= 0 && c.Rotation.Lead < c.Rotation.Every,
 		"Rotation.Lead %v is not between zero and Every %v", c.Rotation.Lead, c.Rotation.Every)
 	c.Rotation.Undo = cmp.Or(c.Rotation.Undo, defaultUndo)
+	w.unless(c.Rotation.Retain >= 0, "Rotation.Retain %v is negative", c.Rotation.Retain)
+	w.unless(c.Rotation.Retain == 0 || c.Data != nil, "Rotation.Retain is set and Data is nil: nothing could tell that a key is not needed")
+	w.unless(c.RekeyGrace >= 0 && c.RekeyRate >= 0, "RekeyGrace %v or RekeyRate %d is negative", c.RekeyGrace, c.RekeyRate)
 	c.Tokens.fill(w)
 }
 
@@ -266,7 +283,11 @@ func printable(s string) bool {
 
 // policy is the rotation policy as plan wants it.
 func (c Config) policy() plan.Policy {
-	return plan.Policy{Every: max(c.Rotation.Every, 0), Lead: c.Rotation.Lead}
+	p := plan.Policy{Every: max(c.Rotation.Every, 0), Lead: c.Rotation.Lead}
+	if c.Rotation.Retain > 0 {
+		p.Retain = max(c.Rotation.Retain, c.Tokens.MaxTTL+c.Tokens.Leeway)
+	}
+	return p
 }
 
 // tokens is the token policy as plan wants it.

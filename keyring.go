@@ -25,7 +25,7 @@ type Keyring struct {
 	observer *raft.Observer
 	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
 	cancel   context.CancelFunc
-	loops    sync.WaitGroup // replicate and lead
+	loops    sync.WaitGroup // replicate, lead and rekey
 
 	mu     sync.Mutex // guards below
 	closed bool
@@ -44,6 +44,7 @@ type Keyring struct {
 	offered offered               // to this server, and being fetched
 	turns   chan func(leads bool) // run by the leader's loop between its steps
 	blocked blocked               // for Status: what the loops wait for
+	moves   moves                 // for Status: how the moves of data go
 }
 
 // sealing is the active key, to seal and to sign with, for as long as the ring and the term are the ones it was
@@ -82,6 +83,9 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	k.observer = observe(k.raft, k.fsm)
 	k.loops.Go(k.replicate)
 	k.loops.Go(k.lead)
+	if k.cfg.Data != nil {
+		k.loops.Go(k.rekey)
+	}
 	return k, nil
 }
 

@@ -200,6 +200,12 @@ func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []me
 		return err
 	case plan.Ask:
 		return l.decide(a.Key, ring, s, holds)
+	case plan.Rekey:
+		l.cfg.Logger.Info("key is not retained: its data is moved", "key", a.Key)
+		return l.propose(holds, meta.Command{Rekey: &meta.Rekey{ID: a.Key, Remove: true}})
+	case plan.Remove:
+		l.cfg.Logger.Info("nothing is sealed under the key: it is removed", "key", a.Key)
+		return l.propose(holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: now()}})
 	}
 	return fmt.Errorf("unknown step %s", a.Kind)
 }

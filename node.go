@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -70,6 +71,13 @@ type NodeConfig struct {
 
 	// App is the service's own FSM, which rides the same raft. Nil means none.
 	App raft.FSM
+	// Keys is the keyring's FSM, made with NewFSM, for App to call Admit on. Nil makes one.
+	Keys *FSM
+	// Data is where what was sealed is found, to be sealed anew: see Config. RekeyGrace and
+	// RekeyRate are Config's too.
+	Data       SealedData
+	RekeyGrace time.Duration
+	RekeyRate  int
 	// Rotation is when keys rotate. Zero means every 30 days.
 	Rotation RotationPolicy
 	// Tokens is how tokens are signed and verified. Zero means RS256 and at most 24 hours.
@@ -91,12 +99,20 @@ func (c NodeConfig) check() error {
 		w.unless(len(c.Peers) == 0 || named && addr == c.Addr, "Peers does not name this server, %s, with Addr %s", c.ID, c.Addr)
 		w.unless(len(c.Peers)+len(c.Join) > 0 || c.Dir == "" || c.hasLog(), "Peers and Join are empty, and there is no raft log: nothing to found or join")
 	}
-	keys := Config{KEKs: c.KEKs, OldKEKs: c.OldKEKs, Rotation: c.Rotation, Tokens: c.Tokens}
+	keys := c.keyring()
 	keys.fillPolicies(&w)
 	if err := errors.Join(w...); err != nil {
 		return fmt.Errorf("node configuration: %w", err)
 	}
 	return nil
+}
+
+// keyring is what goes to the keyring as it is.
+func (c NodeConfig) keyring() Config {
+	return Config{
+		ID: c.ID, KEKs: c.KEKs, OldKEKs: c.OldKEKs, Rotation: c.Rotation, Tokens: c.Tokens,
+		Data: c.Data, RekeyGrace: c.RekeyGrace, RekeyRate: c.RekeyRate,
+	}
 }
 
 // hasLog reports whether a raft log was ever made in Dir.
@@ -134,15 +150,13 @@ func (n *Node) start(ctx, life context.Context) error {
 			return err
 		}
 	}
-	fsm := NewFSM()
+	fsm := cmp.Or(n.cfg.Keys, NewFSM())
 	if err := n.startRaft(ctx, fsm); err != nil {
 		return err
 	}
-	cfg := Config{
-		Dir: filepath.Join(n.cfg.Dir, "keystore"), ID: n.cfg.ID, Raft: n.raft, FSM: fsm,
-		KEKs: n.cfg.KEKs, OldKEKs: n.cfg.OldKEKs, Rotation: n.cfg.Rotation, Tokens: n.cfg.Tokens,
-		Logger: n.log.Named("keyring"), sameBuild: true,
-	}
+	cfg := n.cfg.keyring()
+	cfg.Dir, cfg.Raft, cfg.FSM = filepath.Join(n.cfg.Dir, "keystore"), n.raft, fsm
+	cfg.Logger, cfg.sameBuild = n.log.Named("keyring"), true
 	if n.net != nil {
 		cfg.Transport = n.net
 	}

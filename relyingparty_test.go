@@ -264,7 +264,7 @@ func advance(t testing.TB, c *keyringtest.Cluster, maxTTL time.Duration) (remove
 		case meta.StateInactive:
 			propose(t, c, meta.Command{Rekey: &meta.Rekey{ID: k.ID}})
 		case meta.StateRekeying:
-			propose(t, c, meta.Command{Deprecate: &meta.Deprecate{ID: k.ID}})
+			deprecate(t, c, k.ID)
 		case meta.StateDeprecated:
 			if plan.VerifiesUntil(k, plan.Tokens{MaxTTL: maxTTL, Leeway: time.Minute}).After(time.Now()) {
 				continue

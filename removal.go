@@ -15,8 +15,8 @@ import (
 // RemoveOptions says how to remove a key. The zero value removes one under which nothing is
 // sealed, and leaves RotationPolicy.Undo to undo it.
 type RemoveOptions struct {
-	// Force removes an inactive or rekeying key, although data may be sealed under it. That
-	// data is lost with the key: it is for data known to be lost or worthless.
+	// Force removes an inactive or rekeying key at once, without moving what is sealed under
+	// it. That data is lost with the key: it is for data known to be lost or worthless.
 	Force bool
 	// Now leaves no time to undo it: every server unlinks its file at once.
 	Now bool
@@ -28,10 +28,11 @@ type RemoveOptions struct {
 // that was down does all that when it is back. Until then a raft snapshot from before the
 // removal, restored, brings the key back with its files.
 //
-// A prepublished and a deprecated key can go. An inactive or rekeying one is ErrNoData without
-// Force, for nothing has proven that no data is sealed under it. The active key never goes:
-// rotate first. Removing a removed key has no effect, but that Now ends the time to undo it.
-// Leader only.
+// A prepublished and a deprecated key go at once. What is sealed under an inactive or rekeying one is
+// moved to the active key first, and Remove returns when a scan of Config.Data has found nothing under
+// it and the key is removed; if ctx ends first, the leader goes on with it. Without Config.Data
+// that is ErrNoData. The active key never goes: rotate first. Removing a removed key has no
+// effect, but that Now ends the time to undo it. Leader only.
 func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	ctx, done, err := k.enter(ctx)
 	if err != nil {
@@ -41,7 +42,12 @@ func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	if err := k.mayLead(); err != nil {
 		return err
 	}
-	from, err := removable(k.fsm.ring.Load(), id, o)
+	from, err := k.removable(id, o)
+	if err == nil && (from == StateInactive || from == StateRekeying) && !o.Force {
+		if err = k.moveAndRemove(ctx, id); err == nil {
+			from, err = k.removable(id, o) // for Now
+		}
+	}
 	if err != nil || from == "" {
 		return err
 	}
@@ -59,8 +65,30 @@ func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 // stateRemoved is what Remove names for a key that is removed already.
 const stateRemoved State = "removed"
 
+// moveAndRemove has the data under a key moved, and waits until the key is removed.
+func (k *Keyring) moveAndRemove(ctx context.Context, id KeyID) error {
+	if key := k.fsm.ring.Load().Key(id); key != nil && !key.Remove { // else it is under way
+		err := propose(ctx, k.raft, meta.Command{Rekey: &meta.Rekey{ID: id, Remove: true}})
+		if err != nil {
+			return fmt.Errorf("remove %s: %w", id, err)
+		}
+	}
+	for {
+		changed := k.fsm.changed.wait()
+		if k.fsm.ring.Load().Key(id) == nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("remove %s: its data is being moved, and the leader goes on with it: %w", id, context.Cause(ctx))
+		}
+	}
+}
+
 // removable says in which state a key is that can be removed: none if there is nothing to do.
-func removable(ring *meta.Ring, id KeyID, o RemoveOptions) (State, error) {
+func (k *Keyring) removable(id KeyID, o RemoveOptions) (State, error) {
+	ring := k.fsm.ring.Load()
 	if t, removed := ring.Tombstone(id); removed && o.Now && !t.Now {
 		return stateRemoved, nil
 	} else if removed {
@@ -74,8 +102,8 @@ func removable(ring *meta.Ring, id KeyID, o RemoveOptions) (State, error) {
 	case StateActive:
 		return "", fmt.Errorf("remove %s: it is the active key", id)
 	case StateInactive, StateRekeying:
-		if !o.Force {
-			return "", fmt.Errorf("remove %s, which is %s: %w", id, key.State, ErrNoData)
+		if !o.Force && k.cfg.Data == nil {
+			return "", fmt.Errorf("remove %s, which is %s: %w: Config.Data is nil", id, key.State, ErrNoData)
 		}
 	}
 	return key.State, nil

@@ -21,6 +21,11 @@ type RotateOptions struct {
 	// Publish is when the new key is to become active; it is prepublished until then, so
 	// that verifiers learn of it. Zero, or a time that has passed, means at once.
 	Publish time.Time
+	// Full has all that was ever sealed re-encrypted under the new key, as after a compromise:
+	// once it is active, the leader moves what is sealed under older ones, which are rekeying
+	// until a scan finds nothing under them, and then deprecated. Other prepublished keys are
+	// dropped. It needs Config.Data, without which it is ErrNoData. Status has the progress.
+	Full bool `json:",omitempty"`
 	// Revoke are keys whose tokens are to be refused, and whose public halves leave the JWKS,
 	// from the moment on at which the new key is active; the one that it takes over from may
 	// be among them. What they have sealed still opens. Empty means none.
@@ -43,7 +48,10 @@ func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if err := k.mayRevoke(o.Revoke); err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
 	}
-	add := meta.Add{Revoke: o.Revoke}
+	if o.Full && k.cfg.Data == nil {
+		return Key{}, fmt.Errorf("full rotation: %w: Config.Data is nil", ErrNoData)
+	}
+	add := meta.Add{Full: o.Full, Revoke: o.Revoke}
 	if o.Publish.After(time.Now()) {
 		add.Publish = o.Publish.UTC().Round(0)
 	}

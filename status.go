@@ -26,7 +26,9 @@ type Status struct {
 	// OnOldKEKs is how many key files here are not wrapped under exactly Config.KEKs, or not
 	// known to be. Rewrap moves them; at zero, OldKEKs are needed no more.
 	OnOldKEKs int
-	Problems  []Problem // what is wrong, the worst first; empty is good
+	// Rekeying is how the move of data goes, for each key that is rekeying; on the leader only.
+	Rekeying []RekeyProgress
+	Problems []Problem // what is wrong, the worst first; empty is good
 }
 
 // ProblemKind says what a Problem is.
@@ -39,6 +41,7 @@ const (
 	ProblemKEKAway     ProblemKind = "KEK away"         // a KEK does not answer, or is not configured
 	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
 	ProblemUnreachable ProblemKind = "no usable answer" // another server is unreachable, or what it sent was of no use
+	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
 	ProblemWaiting     ProblemKind = "first command"    // servers that have not answered before the first command
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
@@ -50,7 +53,7 @@ const (
 // rank orders the kinds, the worst first.
 func (k ProblemKind) rank() int {
 	return slices.Index([]ProblemKind{
-		ProblemKeyMissing, ProblemWrite, ProblemKEKAway, ProblemKeyPending, ProblemWaiting,
+		ProblemKeyMissing, ProblemWrite, ProblemKEKAway, ProblemKeyPending, ProblemRekey, ProblemWaiting,
 		ProblemUnreachable, ProblemSetAside, ProblemOrphan, ProblemNomad, ProblemOldKEK, ProblemInlineKEK,
 	}, k)
 }
@@ -104,6 +107,7 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 	}
 	k.store.keks.describe(&s)
 	k.blocked.describe(&s)
+	k.moves.describe(&s)
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
 	return s, nil
 }

@@ -139,6 +139,13 @@ func propose(t testing.TB, c *keyringtest.Cluster, cmds ...meta.Command) {
 	level(t, c)
 }
 
+// deprecate takes a rekeying key's data for moved.
+func deprecate(t testing.TB, c *keyringtest.Cluster, id keyring.KeyID) {
+	t.Helper()
+	propose(t, c, meta.Command{Clean: &meta.Clean{ID: id}})
+	propose(t, c, meta.Command{Deprecate: &meta.Deprecate{ID: id, Clean: keyring.Ring(c.Leader().FSM).Key(id).Clean}})
+}
+
 // level waits until every live server has applied what the leader has.
 func level(t testing.TB, c *keyringtest.Cluster) {
 	t.Helper()

@@ -49,7 +49,7 @@ func TestTokensThroughTheLifeOfAKey(t *testing.T) {
 		state(keyring.StateInactive, true)
 		propose(t, c, meta.Command{Rekey: &meta.Rekey{ID: key.ID}})
 		state(keyring.StateRekeying, true)
-		propose(t, c, meta.Command{Deprecate: &meta.Deprecate{ID: key.ID}})
+		deprecate(t, c, key.ID)
 		state(keyring.StateDeprecated, true)
 
 		end := keyring.Ring(leader.FSM).Key(key.ID).Retired.Add(24*time.Hour + time.Minute)

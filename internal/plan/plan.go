@@ -8,6 +8,7 @@
 //	Report    what a server has to tell the leader about the keys it holds
 //	Bury      what becomes of the files of removed keys
 //	Unsafe    which keys a change of voters would put at risk
+//	Rekeying  which keys' data is to be moved
 //
 //	VerifiesUntil   how long a key's tokens verify
 //	MaxAge          how long its public half may be cached
@@ -24,6 +25,9 @@ import (
 type Policy struct {
 	Every time.Duration // from one activation to the next; zero or less disables rotation
 	Lead  time.Duration // how long before its activation a scheduled key is prepublished
+	// Retain is how long after its retirement a key is kept: not less than its tokens live. Zero
+	// keeps it for ever.
+	Retain time.Duration
 }
 
 // Settle is how long verifiers may go on with a JWKS they have cached, if the policy's lead is not
@@ -47,7 +51,7 @@ type Situation struct {
 	Greeted bool // every server that has to has told its build, its keystore and its orphans
 	Orphans int  // how many keys they have told of that the ring does not know
 	Probes  map[meta.KeyID]Probe
-	Retry   time.Time // after it failed to greet or to create, it does neither before
+	Retry   time.Time // after it failed to do anything but ask, it does nothing but ask before
 }
 
 // Probe is what came of the live question about a prepublished key. The leader keeps it in
@@ -70,6 +74,8 @@ const (
 	Create  Kind = "create"  // make a key and add it, to be activated at At, zero at once
 	Ask     Kind = "ask"     // ask live who holds Key, then Judge
 	Forget  Kind = "forget"  // drop the records of Servers that have left
+	Rekey   Kind = "rekey"   // have the data of Key moved, and Key removed after that
+	Remove  Kind = "remove"  // remove Key, under which nothing is sealed
 	Nothing Kind = "nothing" // wait for a change; no time helps
 )
 
@@ -111,6 +117,15 @@ func Next(r *meta.Ring, s Situation) Action {
 		return create
 	} else if !at.Equal(never) {
 		a.add(at)
+	}
+	for _, k := range r.Keys {
+		todo, at := leave(k, s)
+		if !at.After(s.Now) {
+			return todo
+		}
+		if !at.Equal(never) {
+			a.add(at)
+		}
 	}
 	return a.action()
 }

@@ -1,0 +1,72 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"iter"
+)
+
+// Sealed is one record of the host's.
+type Sealed struct {
+	// Ref names the record, for Replace and for people.
+	Ref string
+	// Ciphertext is what Encrypt returned, and AAD what it was given.
+	Ciphertext, AAD []byte
+}
+
+// Replacement is a record with the same plaintext sealed under the active key.
+type Replacement struct {
+	Sealed
+	New []byte
+}
+
+// SealedData is how the leader finds what the host has sealed, and has it replaced. Its methods are
+// called on the leader only, by one goroutine. Neither side changes the bytes that the other gave it.
+type SealedData interface {
+	// Under yields each record that is sealed under the key at the time of the call, in any
+	// order. It may yield others, which are passed over, so a host without an index yields
+	// everything. An error ends the scan, which is repeated later. It reads what this server's
+	// FSM has applied, or whatever the host's writers have reached, and must not miss a record:
+	// a scan that yields none under the key is the proof that the key can go.
+	Under(ctx context.Context, key KeyID) iter.Seq2[Sealed, error]
+	// Replace swaps each record whose whole ciphertext is still the old one. What changed
+	// meanwhile, or what Admit refuses, is a conflict: whoever wrote has sealed it anew. A batch
+	// has at most 256 records and 1 MiB of ciphertexts, or one record. Replace is never called
+	// while Under iterates, and when it returns, Under yields the new ciphertexts.
+	Replace(ctx context.Context, batch []Replacement) (conflicts int, err error)
+}
+
+// Counter is for a SealedData that can tell at little cost how many records are sealed under a
+// key: RekeyProgress then says how many are left.
+type Counter interface {
+	Count(ctx context.Context, key KeyID) (int, error)
+}
+
+// NoData is for a host that keeps nothing it has sealed.
+type NoData struct{}
+
+// Under yields nothing.
+func (NoData) Under(context.Context, KeyID) iter.Seq2[Sealed, error] {
+	return func(func(Sealed, error) bool) {}
+}
+
+// Replace is never called.
+func (NoData) Replace(context.Context, []Replacement) (int, error) { return 0, nil }
+
+// EncryptTo is Encrypt for data that a host keeps behind the fence: it hands the ciphertext to
+// store, which proposes it to raft, and does both again when the answer matches ErrStaleKey, for the
+// key was rotated in between. Any other error is returned as it is. Leader only.
+func (k *Keyring) EncryptTo(ctx context.Context, plaintext, aad []byte, store func(ctx context.Context, ciphertext []byte) error) error {
+	for {
+		ciphertext, err := k.Encrypt(plaintext, aad)
+		if err != nil {
+			return err
+		}
+		if err := store(ctx, ciphertext); !errors.Is(err, ErrStaleKey) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}

@@ -1,0 +1,51 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/meta"
+)
+
+// Rekeying returns the keys whose data is moving to the active key, those that were retired
+// first before the others.
+func Rekeying(r *meta.Ring) []*meta.Key {
+	var keys []*meta.Key
+	for _, k := range r.Keys {
+		if k.State == meta.StateRekeying {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, func(a, b *meta.Key) int {
+		return cmp.Or(a.Retired.Compare(b.Retired), cmp.Compare(a.CreateIndex, b.CreateIndex), bytesOf(a, b))
+	})
+	return keys
+}
+
+func bytesOf(a, b *meta.Key) int { return slices.Compare(a.ID[:], b.ID[:]) }
+
+// leave is what the leader does of its own accord with a key that was retired, and when: it removes
+// one that is to go, once nothing is sealed under it, and sees to it that this comes about for
+// one that the policy does not retain for longer. Nothing goes without a clean scan.
+func leave(k *meta.Key, s Situation) (Action, time.Time) {
+	at := never
+	if s.Policy.Retain > 0 && !k.Retired.IsZero() {
+		at = k.Retired.Add(s.Policy.Retain)
+	}
+	a := Action{Key: k.ID}
+	switch k.State {
+	case meta.StateInactive:
+		a.Kind = Rekey
+	case meta.StateDeprecated:
+		if a.Kind = Remove; k.Remove {
+			at = s.Now
+		}
+	default:
+		return Action{}, never
+	}
+	if !at.Equal(never) && s.Retry.After(at) {
+		at = s.Retry
+	}
+	return a, at
+}

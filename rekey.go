@@ -1,0 +1,297 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/plan"
+)
+
+// RekeyProgress is how far the data under one key has been moved to the active key, by this
+// leader: a new one begins to count anew.
+type RekeyProgress struct {
+	Key       KeyID
+	Moved     int // records that were replaced
+	Conflicts int // records that somebody else had replaced
+	// Left is how many records are still under the key, negative if Config.Data is no Counter.
+	Left int
+	// Poisoned is how many records do not open, by the last scan, and PoisonedRefs the first of
+	// them. They keep the key in rekeying: replace them, or remove the key by force.
+	Poisoned     int
+	PoisonedRefs []string
+	Err          error // why the last attempt ended early, or nil
+}
+
+const (
+	batchRecords = 256
+	batchBytes   = 1 << 20
+	chunkRecords = 64 // opened and sealed side by side, while a scan waits
+	poisonedRefs = 16 // named in RekeyProgress
+)
+
+// moves is the progress, for Status.
+type moves struct {
+	mu   sync.Mutex // guards below
+	keys map[KeyID]*RekeyProgress
+}
+
+// of changes the progress of a key.
+func (m *moves) of(id KeyID, change func(*RekeyProgress)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.keys == nil {
+		m.keys = map[KeyID]*RekeyProgress{}
+	}
+	if m.keys[id] == nil {
+		m.keys[id] = &RekeyProgress{Key: id, Left: -1}
+	}
+	change(m.keys[id])
+}
+
+// keep forgets all but these keys.
+func (m *moves) keep(keys []*meta.Key) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id := range m.keys {
+		if !slices.ContainsFunc(keys, func(k *meta.Key) bool { return k.ID == id }) {
+			delete(m.keys, id)
+		}
+	}
+}
+
+// describe adds the progress, and what stands in its way.
+func (m *moves) describe(st *Status) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.keys {
+		c := *p
+		c.PoisonedRefs = slices.Clone(p.PoisonedRefs)
+		st.Rekeying = append(st.Rekeying, c)
+		if p.Err != nil {
+			st.Problems = append(st.Problems, Problem{Kind: ProblemRekey, Key: p.Key, Detail: p.Err.Error()})
+		}
+	}
+	slices.SortFunc(st.Rekeying, func(a, b RekeyProgress) int { return compareIDs(a.Key, b.Key) })
+}
+
+// rekeyer is the goroutine that moves data off the keys that are rekeying, while this server leads.
+// It remembers nothing that matters: a new leader scans again.
+type rekeyer struct {
+	*Keyring
+	term  uint64
+	tries map[KeyID]int
+	due   map[KeyID]time.Time
+}
+
+// rekey runs until Close.
+func (k *Keyring) rekey() {
+	r := &rekeyer{Keyring: k}
+	for {
+		changed := k.fsm.changed.wait()
+		timer := time.NewTimer(r.step())
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-k.ctx.Done():
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// step moves what can be moved now and returns how long there is nothing to do.
+func (r *rekeyer) step() time.Duration {
+	term := r.Keyring.term.Load()
+	if !r.leads(term) {
+		r.moves.keep(nil)
+		return idle
+	}
+	if r.term != term {
+		r.term, r.tries, r.due = term, map[KeyID]int{}, map[KeyID]time.Time{}
+	}
+	var wake time.Time
+	keys := plan.Rekeying(r.fsm.ring.Load())
+	r.moves.keep(keys)
+	for _, key := range keys {
+		if due := r.due[key.ID]; due.After(now()) {
+			wake = earliest(wake, due)
+			continue
+		}
+		next, err := r.move(r.ctx, key)
+		if r.ctx.Err() != nil || !r.leads(term) {
+			return idle
+		}
+		r.moves.of(key.ID, func(p *RekeyProgress) { p.Err = err })
+		if err == nil {
+			delete(r.tries, key.ID)
+		} else {
+			r.cfg.Logger.Error("move data to the active key", "from", key.ID, "error", err)
+			next = now().Add(plan.Backoff(r.tries[key.ID], rand.Float64()))
+			r.tries[key.ID]++
+		}
+		r.due[key.ID] = next
+		wake = earliest(wake, next)
+	}
+	if wake.IsZero() {
+		return idle
+	}
+	return min(idle, max(0, time.Until(wake)))
+}
+
+// move moves what is sealed under one key to the active key. When a scan from end to end finds
+// nothing more it has the key deprecated, or returns when such a scan would count.
+func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next time.Time, err error) {
+	var before string // the first record of the batch before
+	for {
+		restores, began := r.fsm.restores.Load(), now()
+		b, err := r.scan(ctx, key)
+		r.moves.of(key.ID, func(p *RekeyProgress) { p.Poisoned, p.PoisonedRefs = b.poisoned, b.refs })
+		switch {
+		case err != nil:
+			return time.Time{}, err
+		case len(b.records) > 0:
+			first := b.records[0].Ref + "\x00" + string(b.records[0].Ciphertext)
+			if first == before {
+				return time.Time{}, fmt.Errorf("record %q is as it was after Replace", b.records[0].Ref)
+			}
+			moved, err := r.replace(ctx, key, b.records)
+			if err != nil {
+				return time.Time{}, err
+			}
+			if before = ""; moved == len(b.records) {
+				before = first
+			}
+			if moved == 0 {
+				return now().Add(again), nil // writers are at it
+			}
+		case b.poisoned > 0:
+			return time.Time{}, fmt.Errorf("%d records do not open, %q the first of them: %w", b.poisoned, b.refs[0], ErrDecrypt)
+		case began.Before(key.Retired.Add(r.cfg.RekeyGrace)):
+			return key.Retired.Add(r.cfg.RekeyGrace), nil
+		default:
+			return time.Time{}, r.deprecate(ctx, key.ID, restores)
+		}
+	}
+}
+
+// batch is what one scan has found, up to a bound.
+type batch struct {
+	records  []Replacement
+	bytes    int
+	poisoned int
+	refs     []string
+}
+
+func (b *batch) full() bool { return len(b.records) >= batchRecords || b.bytes >= batchBytes }
+
+// scan reads what is under the key until it has a batch or has seen everything.
+func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (batch, error) {
+	var b batch
+	var chunk []Sealed
+	size := 0
+	for s, err := range r.cfg.Data.Under(ctx, key.ID) {
+		if err != nil {
+			return b, err
+		}
+		if !r.leads(r.term) {
+			return b, notLeader(r.raft)
+		}
+		if id, err := CiphertextKeyID(s.Ciphertext); err != nil || id != key.ID {
+			continue
+		}
+		chunk, size = append(chunk, s), size+len(s.Ciphertext)
+		if len(chunk) < chunkRecords && b.bytes+size < batchBytes {
+			continue
+		}
+		if err := r.reseal(&b, chunk); err != nil || b.full() {
+			return b, err
+		}
+		chunk, size = nil, 0
+	}
+	return b, r.reseal(&b, chunk)
+}
+
+// reseal opens records and seals them under the active key, side by side. Those that do not open
+// are poisoned; any other error is not about the record.
+func (r *rekeyer) reseal(b *batch, chunk []Sealed) error {
+	sealed, errs := make([][]byte, len(chunk)), make([]error, len(chunk))
+	inParallel(len(chunk), func(i int) {
+		plaintext, err := r.Decrypt(chunk[i].Ciphertext, chunk[i].AAD)
+		defer clear(plaintext)
+		if errs[i] = err; err == nil {
+			sealed[i], errs[i] = r.Encrypt(plaintext, chunk[i].AAD)
+		}
+	})
+	for i, s := range chunk {
+		switch {
+		case errs[i] == nil:
+			b.records = append(b.records, Replacement{s, sealed[i]})
+			b.bytes += len(s.Ciphertext)
+		case errors.Is(errs[i], ErrDecrypt):
+			if b.poisoned++; len(b.refs) < poisonedRefs {
+				b.refs = append(b.refs, s.Ref)
+			}
+		default:
+			return errs[i]
+		}
+	}
+	return nil
+}
+
+// replace hands a batch to the host and returns how many of it were replaced.
+func (r *rekeyer) replace(ctx context.Context, key *meta.Key, records []Replacement) (moved int, err error) {
+	began := now()
+	conflicts, err := r.cfg.Data.Replace(ctx, records)
+	if err != nil {
+		return 0, fmt.Errorf("replace: %w", err)
+	}
+	moved = len(records) - conflicts
+	left := -1
+	if c, ok := r.cfg.Data.(Counter); ok {
+		if left, err = c.Count(ctx, key.ID); err != nil {
+			return 0, fmt.Errorf("count: %w", err)
+		}
+	}
+	r.moves.of(key.ID, func(p *RekeyProgress) {
+		p.Moved, p.Conflicts, p.Left = p.Moved+moved, p.Conflicts+conflicts, left
+	})
+	if r.cfg.RekeyRate > 0 {
+		return moved, sleep(ctx, began.Add(time.Duration(len(records))*time.Second/time.Duration(r.cfg.RekeyRate)))
+	}
+	return moved, nil
+}
+
+// sleep waits until a time, or returns why ctx ended first.
+func sleep(ctx context.Context, until time.Time) error {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// deprecate deprecates a key under which a scan has found nothing. The fence lets nothing be sealed
+// under it after that; only a snapshot that is restored can bring something back. So the scan is
+// recorded first: if no snapshot was restored before that, one that is restored later is either
+// from before, and has not got the record that Deprecate names, or it has nothing under the key.
+func (r *rekeyer) deprecate(ctx context.Context, id KeyID, restores uint64) error {
+	if err := propose(ctx, r.raft, meta.Command{Clean: &meta.Clean{ID: id}}); err != nil {
+		return err
+	}
+	key := r.fsm.ring.Load().Key(id)
+	if key == nil || r.fsm.restores.Load() != restores {
+		return nil // look again
+	}
+	r.cfg.Logger.Info("nothing is sealed under the key any more", "key", id)
+	return propose(ctx, r.raft, meta.Command{Deprecate: &meta.Deprecate{ID: id, Clean: key.Clean}})
+}

@@ -1,0 +1,417 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
+)
+
+// TestFullRotationMovesEverything: each record once, and it opens on every server all the time.
+func TestFullRotationMovesEverything(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 3, false, nil)
+		var old []keyring.KeyID
+		const each = 700
+		for i := range 3 {
+			old = append(old, rc.active())
+			rc.store(fmt.Sprint(i), each)
+			rc.rotate(keyring.RotateOptions{Full: i == 2})
+		}
+		moved := 0
+		for _, id := range old {
+			for rc.state(id) != keyring.StateDeprecated {
+				st, err := rc.Leader().Keyring.Status(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, p := range st.Rekeying {
+					if p.Key == id {
+						moved = max(moved, p.Moved)
+					}
+				}
+				rc.check("while it moves")
+				time.Sleep(100 * time.Millisecond) // virtual
+			}
+			if n := rc.under(id); n != 0 {
+				t.Errorf("%d records are under a key that is deprecated", n)
+			}
+		}
+		if rc.check("moved"); rc.under(rc.active()) != 3*each || moved > each {
+			t.Errorf("%d records of %d under the new key; moved %d of %d", rc.under(rc.active()), 3*each, moved, each)
+		}
+	})
+}
+
+// TestI5NothingIsStoredUnderAKeyAfterItsLastScan: a writer that sealed before the rotation comes
+// after the clean scan. The fence refuses it and it seals again; without the fence its record is
+// lost with the key, which shows that this test can see that.
+func TestI5NothingIsStoredUnderAKeyAfterItsLastScan(t *testing.T) {
+	for _, noFence := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			rc := newRecordsCluster(t, 3, noFence, nil)
+			rc.store("early", 10)
+			old, leader := rc.active(), rc.Leader()
+			late := func(ctx context.Context, store func() error) error {
+				first := true
+				return leader.Keyring.EncryptTo(ctx, []byte("late"), []byte("late"), func(_ context.Context, c []byte) error {
+					if first {
+						first = false
+						if err := store(); err != nil {
+							return err
+						}
+					}
+					errs, err := apply(leader.Raft, recordPut{Ref: "late", New: c})
+					return errors.Join(append(errs, err)...)
+				})
+			}
+			err := late(t.Context(), func() error {
+				rc.rotate(keyring.RotateOptions{Full: true})
+				rc.await(old, keyring.StateDeprecated)
+				return leader.Keyring.Remove(t.Context(), old, keyring.RemoveOptions{})
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			level(t, rc.Cluster)
+			got, err := leader.Keyring.Decrypt(leader.App.(*records).copy()["late"], []byte("late"))
+			if lost := err != nil; lost != noFence {
+				t.Errorf("without the fence: %t; the late record: %q, %v", noFence, got, err)
+			}
+			rc.check("after it all")
+		})
+	}
+}
+
+// TestRekeyGoesOnWithTheNextLeader, however often that changes.
+func TestRekeyGoesOnWithTheNextLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 3, false, nil)
+		rc.store("r", 3000)
+		old := rc.active()
+		const changes = 4
+		died := 0
+		for _, s := range rc.Servers {
+			batches := 0
+			rc.dataOf(s).note(func() {
+				rc.dataOf(s).replacing = func() error {
+					if batches++; batches%2 == 0 && died < changes {
+						died++
+						return s.Raft.LeadershipTransfer().Error()
+					}
+					return nil
+				}
+			})
+		}
+		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.await(old, keyring.StateDeprecated)
+		if rc.check("moved"); died != changes || rc.under(old) != 0 {
+			t.Errorf("%d changes, %d records left", died, rc.under(old))
+		}
+	})
+}
+
+// TestPoisonedRecordKeepsOnlyItsOwnKey in rekeying, and is named until it is replaced.
+func TestPoisonedRecordKeepsOnlyItsOwnKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 3, false, nil)
+		rc.store("a", 500)
+		first := rc.active()
+		rc.spoil("a/7")
+		second := rc.rotate(keyring.RotateOptions{})
+		rc.store("b", 500)
+		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.await(second, keyring.StateDeprecated)
+		time.Sleep(10 * time.Minute) // virtual
+		if rc.state(first) != keyring.StateRekeying || rc.under(first) != 1 {
+			t.Errorf("%s with %d records", rc.state(first), rc.under(first))
+		}
+		st, err := rc.Leader().Keyring.Status(t.Context())
+		if err != nil || len(st.Rekeying) != 1 || st.Rekeying[0].Poisoned != 1 || st.Rekeying[0].PoisonedRefs[0] != "a/7" ||
+			st.Rekeying[0].Left != 1 || !strings.Contains(fmt.Sprint(st.Problems), "a/7") {
+			t.Errorf("%+v, %v, %v", st.Rekeying, st.Problems, err)
+		}
+		rc.store("a", 8) // writes it anew
+		rc.await(first, keyring.StateDeprecated)
+		rc.check("replaced")
+	})
+}
+
+// spoil alters a record where nobody looks.
+func (rc *recordsCluster) spoil(ref string) {
+	rc.t.Helper()
+	level(rc.t, rc.Cluster)
+	for _, s := range rc.Live() {
+		app := s.App.(*records)
+		app.mu.Lock()
+		c := append([]byte(nil), app.all[ref]...)
+		c[len(c)-1] ^= 1
+		app.all[ref] = c
+		app.mu.Unlock()
+	}
+	delete(rc.written, ref)
+}
+
+// TestWritersAndRekeyDoNotUndoEachOther: a record that is written while its batch is on the way is a
+// conflict, and keeps what was written.
+func TestWritersAndRekeyDoNotUndoEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 1, false, nil)
+		rc.store("r", 1000)
+		old, d := rc.active(), rc.dataOf(rc.Leader())
+		writes := 0
+		d.note(func() {
+			d.replacing = func() error {
+				writes++
+				for i := range 3 {
+					if err := rc.storeOne(fmt.Sprintf("r/%d", 100*writes+i), "newer"); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+		})
+		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.await(old, keyring.StateDeprecated)
+		if rc.check("moved"); writes == 0 || rc.under(old) != 0 {
+			t.Errorf("%d writes, %d left", writes, rc.under(old))
+		}
+	})
+}
+
+// TestRemoveMovesTheDataFirst, and goes on without its caller, under another leader.
+func TestRemoveMovesTheDataFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 3, false, nil)
+		rc.store("r", 600)
+		first := rc.active()
+		second := rc.rotate(keyring.RotateOptions{})
+		rc.store("s", 600)
+		rc.rotate(keyring.RotateOptions{})
+		if err := rc.Leader().Keyring.Remove(t.Context(), first, keyring.RemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if rc.state(first) != "removed" || rc.state(second) != keyring.StateInactive {
+			t.Errorf("%s, %s", rc.state(first), rc.state(second))
+		}
+		rc.check("removed")
+
+		leader := rc.Leader()
+		d := rc.dataOf(leader)
+		d.note(func() { d.replacing = func() error { return errors.New("not now") } })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := leader.Keyring.Remove(ctx, second, keyring.RemoveOptions{}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the data can't be moved: %v", err)
+		}
+		if st, err := leader.Keyring.Status(t.Context()); err != nil || !strings.Contains(fmt.Sprint(st.Problems), "not now") {
+			t.Errorf("%v, %v", st.Problems, err)
+		}
+		rc.Stop(leader)
+		rc.await(second, "removed")
+		rc.check("under the next leader")
+	})
+}
+
+// TestRetentionRemovesWhatIsNotNeeded: a key goes by itself when it has been retired for as long as
+// the policy says, never while its tokens live, and its data stays.
+func TestRetentionRemovesWhatIsNotNeeded(t *testing.T) {
+	for _, retain := range []time.Duration{time.Hour, 20 * 24 * time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			rc := newRecordsClusterAt(t, time.Hour, 3, false, func(cfg *keyring.Config) { cfg.Rotation.Retain = retain })
+			rc.store("r", 300)
+			old := rc.active()
+			rc.rotate(keyring.RotateOptions{})
+			retired := keyring.Ring(rc.Leader().FSM).Key(old).Retired
+			time.Sleep(time.Until(retired.Add(max(retain, 24*time.Hour+time.Minute) - time.Hour))) // virtual
+			if rc.state(old) != keyring.StateInactive {
+				t.Errorf("%s too early", rc.state(old))
+			}
+			time.Sleep(12 * time.Hour) // virtual
+			if rc.state(old) != "removed" {
+				t.Errorf("%s when the time is over", rc.state(old))
+			}
+			rc.check("removed")
+		})
+	}
+}
+
+// TestRestoredSnapshotIsNotTakenForScanned: it brings records back under a key when the scan that
+// found none has just ended.
+func TestRestoredSnapshotIsNotTakenForScanned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 3, false, nil)
+		rc.store("r", 400)
+		old, leader := rc.active(), rc.Leader()
+		d := rc.dataOf(leader)
+		hold := true
+		d.note(func() {
+			d.replacing = func() error {
+				if hold {
+					return errors.New("not yet")
+				}
+				return nil
+			}
+		})
+		rc.rotate(keyring.RotateOptions{Full: true})
+		time.Sleep(time.Second)            // virtual
+		restore := snapshot(t, leader)     // with everything under the old key, which is rekeying
+		restored := make(chan struct{}, 1) // once
+		d.note(func() {
+			hold = false
+			d.scanned = func() {
+				if rc.under(old) > 0 || len(restored) > 0 {
+					return
+				}
+				restored <- struct{}{}
+				restore(leader)
+			}
+		})
+		for len(restored) == 0 || rc.state(old) != keyring.StateDeprecated {
+			if rc.state(old) == keyring.StateDeprecated && rc.under(old) > 0 {
+				t.Fatal("deprecated with records under it")
+			}
+			time.Sleep(10 * time.Millisecond) // virtual
+		}
+		if n := rc.under(old); n > 0 {
+			t.Errorf("deprecated with %d records under it", n)
+		}
+		rc.check("moved once more")
+	})
+}
+
+// TestRekeyGraceWaitsForWritersWithoutAFence.
+func TestRekeyGraceWaitsForWritersWithoutAFence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 1, true, func(cfg *keyring.Config) { cfg.RekeyGrace = time.Hour })
+		rc.store("r", 10)
+		old, leader := rc.active(), rc.Leader()
+		late, err := leader.Keyring.Encrypt([]byte("late"), []byte("late"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rc.rotate(keyring.RotateOptions{Full: true})
+		time.Sleep(59 * time.Minute) // virtual
+		if rc.state(old) != keyring.StateRekeying || rc.under(old) > 0 {
+			t.Errorf("%s with %d records", rc.state(old), rc.under(old))
+		}
+		if _, err := apply(leader.Raft, recordPut{Ref: "late", New: late}); err != nil {
+			t.Fatal(err)
+		}
+		rc.written["late"] = "late"
+		rc.await(old, keyring.StateDeprecated)
+		if rc.check("moved"); rc.under(old) > 0 {
+			t.Errorf("deprecated with %d records", rc.under(old))
+		}
+	})
+}
+
+// TestRekeyRateIsKept.
+func TestRekeyRateIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 100 })
+		rc.store("r", 1000)
+		old := rc.active()
+		rc.rotate(keyring.RotateOptions{Full: true})
+		began := time.Now()
+		rc.await(old, keyring.StateDeprecated)
+		if d := time.Since(began); d < 9*time.Second || d > 12*time.Second {
+			t.Errorf("1000 records at 100 a second took %v", d)
+		}
+	})
+}
+
+// odd is SealedData that does not do what it should.
+type odd struct {
+	*recordsData
+	under   func(keyring.KeyID) iter.Seq2[keyring.Sealed, error]
+	replace func() (int, error)
+}
+
+func (o odd) Under(ctx context.Context, id keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+	if o.under != nil {
+		return o.under(id)
+	}
+	return o.recordsData.Under(ctx, id)
+}
+
+func (o odd) Replace(ctx context.Context, batch []keyring.Replacement) (int, error) {
+	if o.replace != nil {
+		return o.replace()
+	}
+	return o.recordsData.Replace(ctx, batch)
+}
+
+// TestKeyStaysWhileItsDataCannotBeTold: an error in the middle of a scan is no clean scan, and a
+// Replace that has no effect is reported and not repeated for ever.
+func TestKeyStaysWhileItsDataCannotBeTold(t *testing.T) {
+	broken := errors.New("index is broken")
+	replaced := 0
+	for what, o := range map[string]odd{
+		"index is broken": {under: func(keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+			return func(yield func(keyring.Sealed, error) bool) { yield(keyring.Sealed{}, broken) }
+		}},
+		"as it was after Replace": {replace: func() (int, error) { replaced++; return 0, nil }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
+				o.recordsData = cfg.Data.(*recordsData)
+				cfg.Data = o
+			})
+			rc.store("r", 10)
+			old := rc.active()
+			rc.rotate(keyring.RotateOptions{Full: true})
+			time.Sleep(time.Hour) // virtual
+			if rc.state(old) != keyring.StateRekeying {
+				t.Errorf("%s: %s", what, rc.state(old))
+			}
+			if st, err := rc.Leader().Keyring.Status(t.Context()); err != nil || !strings.Contains(fmt.Sprint(st.Problems), what) {
+				t.Errorf("%v, %v", st.Problems, err)
+			}
+		})
+	}
+	if replaced == 0 || replaced > 200 {
+		t.Errorf("Replace without effect was called %d times in an hour", replaced)
+	}
+}
+
+// TestWithoutDataNothingIsProven: no full rotation, no removal of a key that was active; with
+// NoData both are, at once.
+func TestWithoutDataNothingIsProven(t *testing.T) {
+	for _, data := range []keyring.SealedData{nil, keyring.NoData{}} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = data }})
+			leader := ready(t, c)
+			old := keyring.Ring(leader.FSM).Active().ID
+			want := error(nil)
+			if data == nil {
+				want = keyring.ErrNoData
+			}
+			if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); !errors.Is(err, want) {
+				t.Errorf("full rotation with %T: %v", data, err)
+			}
+			if data == nil {
+				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := leader.Keyring.Remove(t.Context(), old, keyring.RemoveOptions{}); !errors.Is(err, want) {
+				t.Errorf("remove with %T: %v", data, err)
+			}
+			if removed := keyring.Ring(leader.FSM).WasRemoved(old); removed != (data != nil) {
+				t.Errorf("removed with %T: %t", data, removed)
+			}
+			if keys := keyring.Ring(leader.FSM).Keys; data == nil && (len(keys) != 2 || keys[0].State == meta.StateRekeying) {
+				t.Errorf("%d keys", len(keys))
+			}
+		})
+	}
+}
