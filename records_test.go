@@ -96,6 +96,7 @@ type recordsData struct {
 	replacing func() error
 	iterating bool
 	broken    string // what was done that must not be
+	replaced  int
 }
 
 // Under yields what is under the key, without holding a lock while it does.
@@ -157,7 +158,13 @@ func (d *recordsData) Replace(_ context.Context, batch []keyring.Replacement) (c
 			conflicts++
 		}
 	}
+	d.note(func() { d.replaced += len(errs) - conflicts })
 	return conflicts, err
+}
+
+func (d *recordsData) moved() (n int) {
+	d.note(func() { n = d.replaced })
+	return n
 }
 
 // Count implements keyring.Counter.

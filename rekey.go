@@ -200,9 +200,6 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (batch, error) {
 		if err != nil {
 			return b, err
 		}
-		if !r.leads(r.term) {
-			return b, notLeader(r.raft)
-		}
 		if id, err := CiphertextKeyID(s.Ciphertext); err != nil || id != key.ID {
 			continue
 		}
