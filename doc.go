@@ -29,9 +29,10 @@
 // A prepublished key is known to all and has sealed nothing. At most one key is active: it
 // seals and signs, on the leader. Inactive, rekeying and deprecated keys open what they sealed,
 // and their tokens verify for TokenPolicy.MaxTTL and the leeway after they were retired. A
-// removed key leaves a tombstone: its ID is never used again. A key never goes back. Nothing
-// is removed unless the operator asks; the one exception is a prepublished key of which
-// every server has said that it has no material. The file of a removed key is kept aside for
+// removed key leaves a tombstone: its ID is never used again. A key never goes back. A rekeying key
+// becomes deprecated, and may go, when a scan of the host's data has found nothing under it.
+// Nothing is removed unless the operator or RotationPolicy.Retain asks; the one exception is a
+// prepublished key of which every server has said that it has no material. The file of a removed key is kept aside for
 // a while, so that a snapshot from before the removal brings the key back.
 //
 // # Invariants
@@ -44,7 +45,8 @@
 //	I4   Only the active key seals or signs, and only on a leader that has applied the barrier of its own
 //	     term; before that it returns ErrNotReady.
 //	I5   What was sealed under a key opens on every holder for as long as that key is in the FSM.
-//	     Without force, a key that something may be sealed under can't be removed.
+//	     Without force, a key that a record in this raft is sealed under can't be removed, as long
+//	     as [FSM.Admit] guards the host's Apply.
 //	I6   A fetched or loaded key is used only if it matches the check value in the FSM.
 //	I7   Apply is total and deterministic: no clock, no randomness, no map order, no I/O, no
 //	     panic. The same log gives byte-equal snapshots on every server.
@@ -88,6 +90,8 @@
 //	signing.go      Sign
 //	verify.go       Verify, and the keys whose tokens verify
 //	wellknown.go    the JWKS, and the handler that serves it to relying parties
+//	data.go         SealedData: where the host's records are; EncryptTo
+//	rekey.go        the goroutine in which the leader moves data off keys that are rekeying
 //	removal.go      Remove, and how every server comes to unlink the file
 //	graves.go       what a keystore has of removed keys
 //	nomad.go        the key files of HashiCorp Nomad, and OpenNomad
@@ -111,6 +115,6 @@
 //	internal/peer     messages between servers, HPKE, mutual TLS, HTTP
 //	internal/keyringtest  clusters and disks for tests, with faults; drills under strace
 //
-// Decide purely, then act: the two goroutines of a Keyring ask internal/plan what to do and
+// Decide purely, then act: the three goroutines of a Keyring ask internal/plan what to do and
 // do it. meta and plan know no clock, no randomness and no I/O.
 package keyring

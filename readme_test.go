@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"iter"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +17,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -195,6 +200,99 @@ func (s *secrets) Apply(l *raft.Log) any {
 	return nil
 }
 
+// write stores a secret, or, with Old, replaces that.
+type write struct {
+	Path     string
+	Old, New []byte
+}
+
+// store is a host's FSM: secrets by path. It proposes through a Node.
+type store struct {
+	keys *keyring.FSM
+	node *keyring.Node
+
+	mu     sync.Mutex // guards below
+	byPath map[string][]byte
+}
+
+func (s *store) Apply(l *raft.Log) any {
+	var writes []write
+	if err := json.Unmarshal(l.Data, &writes); err != nil {
+		return []error{err}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	errs := make([]error, len(writes))
+	for i, w := range writes {
+		if errs[i] = s.keys.Admit(w.New); errs[i] == nil && w.Old != nil && !bytes.Equal(w.Old, s.byPath[w.Path]) {
+			errs[i] = errConflict
+		}
+		if errs[i] == nil {
+			s.byPath[w.Path] = w.New
+		}
+	}
+	return errs
+}
+
+func (s *store) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("not in a test") }
+func (s *store) Restore(io.ReadCloser) error         { return errors.New("not in a test") }
+
+func (s *store) copy() map[string][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.byPath)
+}
+
+// propose returns an error for each.
+func (s *store) propose(ctx context.Context, writes []write) []error {
+	b, err := json.Marshal(writes)
+	if err != nil {
+		return slices.Repeat([]error{err}, len(writes))
+	}
+	answer, err := s.node.Apply(ctx, b)
+	if err != nil {
+		return slices.Repeat([]error{err}, len(writes))
+	}
+	return answer.([]error)
+}
+
+func readmeStore(ctx context.Context, keys *keyring.Keyring, store *store, path string, secret []byte) error {
+	err := keys.EncryptTo(ctx, secret, []byte(path), func(ctx context.Context, ciphertext []byte) error {
+		return store.propose(ctx, []write{{Path: path, New: ciphertext}})[0]
+	})
+	return err
+}
+
+// data is the secrets as SealedData.
+type data struct{ store *store }
+
+// Under yields the secrets that are sealed under a key. Others are passed over.
+func (d data) Under(ctx context.Context, key keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+	return func(yield func(keyring.Sealed, error) bool) {
+		for path, ciphertext := range d.store.copy() {
+			if !yield(keyring.Sealed{Ref: path, Ciphertext: ciphertext, AAD: []byte(path)}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Replace swaps what is still the old ciphertext. The rest, and what Admit refuses, are conflicts.
+func (d data) Replace(ctx context.Context, batch []keyring.Replacement) (conflicts int, err error) {
+	var writes []write
+	for _, r := range batch {
+		writes = append(writes, write{Path: r.Ref, Old: r.Ciphertext, New: r.New})
+	}
+	for _, err := range d.store.propose(ctx, writes) {
+		if errors.Is(err, errConflict) || errors.Is(err, keyring.ErrStaleKey) {
+			conflicts++
+		} else if err != nil {
+			return conflicts, err
+		}
+	}
+	return conflicts, nil
+}
+
 func (s *secrets) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("not in a test") }
 func (s *secrets) Restore(io.ReadCloser) error         { return errors.New("not in a test") }
 
@@ -237,6 +335,44 @@ func TestReadmeSnippetsRun(t *testing.T) {
 	}
 	if err := readmeCluster(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a KEK file that is not there: %v", err)
+	}
+}
+
+// TestReadmeFullRotation moves the secrets of a Node's own FSM, and removes their key.
+func TestReadmeFullRotation(t *testing.T) {
+	ctx := t.Context()
+	s := &store{keys: keyring.NewFSM(), byPath: map[string][]byte{}}
+	node, err := keyring.Start(ctx, keyring.NodeConfig{
+		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: s, Keys: s.keys, Data: data{s},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	s.node = node
+	keys := node.Keyring()
+	if err := keys.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 600 {
+		if err := readmeStore(ctx, keys, s, fmt.Sprint("path/", i), []byte("secret")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old := keys.Keys()[0].ID
+	if _, err := node.Rotate(ctx, keyring.RotateOptions{Full: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := keys.Remove(ctx, old, keyring.RemoveOptions{Now: true}); err != nil {
+		t.Fatal(err)
+	}
+	if left := keys.Keys(); len(left) != 1 || left[0].ID == old {
+		t.Errorf("%d keys", len(left))
+	}
+	for path, ciphertext := range s.copy() {
+		if got, err := keys.Decrypt(ciphertext, []byte(path)); err != nil || string(got) != "secret" {
+			t.Errorf("%s: %q, %v", path, got, err)
+		}
 	}
 }
 
