@@ -177,6 +177,13 @@ func (s Store) SetAside() []string { return s.setAside }
 // Close gives the directory back.
 func (s Store) Close() error { return s.close() }
 
+// Reseal opens records and seals them under the active key, and returns how many.
+func Reseal(k *Keyring, records []Sealed) (int, error) {
+	var b batch
+	err := (&rekeyer{Keyring: k}).reseal(&b, records)
+	return len(b.records), err
+}
+
 // LiveOf are the key bytes themselves that a keyring has in memory of one key.
 func LiveOf(k *Keyring, id KeyID) [][]byte {
 	m := k.store.get(id)

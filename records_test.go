@@ -136,14 +136,15 @@ func (d *recordsData) hooks() (h hooks) {
 }
 
 func (d *recordsData) Replace(_ context.Context, batch []keyring.Replacement) (conflicts int, err error) {
-	size := 0
 	var puts []recordPut
+	size, last := 0, 0
 	for _, r := range batch {
-		size += len(r.Ciphertext)
+		last = len(r.Ciphertext)
+		size += last
 		puts = append(puts, recordPut{r.Ref, r.Ciphertext, r.New})
 	}
 	d.note(func() {
-		if d.iterating || len(batch) == 0 || len(batch) > 256 || size > 1<<20 && len(batch) > 1 {
+		if d.iterating || len(batch) == 0 || len(batch) > 256 || size-last >= 1<<20 {
 			d.broken = fmt.Sprintf("Replace of %d records of %d bytes, while Under iterates: %t", len(batch), size, d.iterating)
 		}
 	})

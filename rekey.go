@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -30,9 +31,8 @@ type RekeyProgress struct {
 
 const (
 	batchRecords = 256
-	batchBytes   = 1 << 20
-	chunkRecords = 64 // opened and sealed side by side, while a scan waits
-	poisonedRefs = 16 // named in RekeyProgress
+	batchBytes   = 1 << 20 // after which a batch takes no more records
+	poisonedRefs = 16      // named in RekeyProgress
 )
 
 // moves is the progress, for Status.
@@ -204,7 +204,7 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (batch, error) {
 			continue
 		}
 		chunk, size = append(chunk, s), size+len(s.Ciphertext)
-		if len(chunk) < chunkRecords && b.bytes+size < batchBytes {
+		if len(b.records)+len(chunk) < batchRecords && b.bytes+size < batchBytes {
 			continue
 		}
 		if err := r.reseal(&b, chunk); err != nil || b.full() {
@@ -215,15 +215,21 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (batch, error) {
 	return b, r.reseal(&b, chunk)
 }
 
-// reseal opens records and seals them under the active key, side by side. Those that do not open
+// reseal opens records and seals them under the active key, on all cores. Those that do not open
 // are poisoned; any other error is not about the record.
 func (r *rekeyer) reseal(b *batch, chunk []Sealed) error {
 	sealed, errs := make([][]byte, len(chunk)), make([]error, len(chunk))
-	inParallel(len(chunk), func(i int) {
-		plaintext, err := r.Decrypt(chunk[i].Ciphertext, chunk[i].AAD)
-		defer clear(plaintext)
-		if errs[i] = err; err == nil {
+	cores := min(runtime.GOMAXPROCS(0), len(chunk))
+	inParallel(cores, func(core int) {
+		var buf []byte
+		for i := core; i < len(chunk); i += cores {
+			var plaintext []byte
+			if plaintext, errs[i] = r.AppendDecrypt(buf[:0], chunk[i].Ciphertext, chunk[i].AAD); errs[i] != nil {
+				continue
+			}
 			sealed[i], errs[i] = r.Encrypt(plaintext, chunk[i].AAD)
+			clear(plaintext)
+			buf = plaintext
 		}
 	})
 	for i, s := range chunk {

@@ -1,0 +1,166 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/raft"
+)
+
+// BenchmarkReseal is the step of a rekey: 64 records of 1 KiB opened and sealed anew. x-limit is
+// against AES-256-GCM that does the same, on one core; x-cores is how many times as fast it is on
+// two.
+func BenchmarkReseal(b *testing.B) {
+	const records, size = 64, 1 << 10
+	k, gcm := benchNode(b, 1), benchGCM(b)
+	var sealed []keyring.Sealed
+	for i := range records {
+		c, err := k.Encrypt(make([]byte, size), benchAAD)
+		if err != nil {
+			b.Fatal(err)
+		}
+		sealed = append(sealed, keyring.Sealed{Ref: fmt.Sprint(i), Ciphertext: c, AAD: benchAAD})
+	}
+	plain := gcm.Seal(nil, nil, make([]byte, size), benchAAD)
+	bare := func() {
+		for range records {
+			plaintext, err := gcm.Open(nil, nil, plain, benchAAD)
+			if err != nil {
+				b.Fatal(err)
+			}
+			gcm.Seal(nil, nil, plaintext, benchAAD)
+		}
+	}
+	reseal := func() {
+		if n, err := keyring.Reseal(k, sealed); err != nil || n != records {
+			b.Fatal(n, err)
+		}
+	}
+	procs := runtime.GOMAXPROCS(1)
+	defer runtime.GOMAXPROCS(procs)
+	var overBare, overOne []float64
+	for b.Loop() {
+		const each = 20
+		runtime.GOMAXPROCS(1)
+		limit := since(func() { repeat(each, bare) })
+		one := since(func() { repeat(each, reseal) })
+		runtime.GOMAXPROCS(2)
+		two := since(func() { repeat(each, reseal) })
+		overBare, overOne = append(overBare, one/limit), append(overOne, one/two)
+	}
+	b.ReportMetric(keyringtest.Median(overBare), "x-limit")
+	b.ReportMetric(keyringtest.Median(overOne), "x-cores")
+	b.ReportMetric(0, "ns/op")
+}
+
+func repeat(n int, do func()) {
+	for range n {
+		do()
+	}
+}
+
+// BenchmarkRekey moves 10,000 records of 1 KiB on three servers whose raft logs are in memory. The
+// limit is to propose as many batches of records that are sealed already.
+func BenchmarkRekey(b *testing.B) {
+	const total, each = 10_000, 256
+	list := &listed{}
+	c := newCluster(b, keyringtest.Options{
+		Servers: 3, Pace: 200 * time.Millisecond,
+		App:       func(s *keyringtest.Server) raft.FSM { return &records{keys: s.FSM, all: map[string][]byte{}} },
+		Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Rotation.Every, cfg.Data = -1, list },
+	})
+	leader := ready(b, c)
+	list.raft = leader.Raft
+	var ratios []float64
+	for b.Loop() {
+		var all []keyring.Sealed
+		var puts []recordPut
+		for i := range total {
+			ref := []byte(fmt.Sprint(i))
+			sealed, err := leader.Keyring.Encrypt(make([]byte, 1<<10), ref)
+			if err != nil {
+				b.Fatal(err)
+			}
+			all = append(all, keyring.Sealed{Ref: string(ref), Ciphertext: sealed, AAD: ref})
+			puts = append(puts, recordPut{Ref: string(ref), New: sealed})
+		}
+		limit := since(func() {
+			for batch := range slices.Chunk(puts, each) {
+				if errs, err := apply(leader.Raft, batch...); err != nil || errors.Join(errs...) != nil {
+					b.Fatal(errs, err)
+				}
+			}
+		})
+		list.set(all)
+		old := keyring.Ring(leader.FSM).Active().ID
+		if _, err := leader.Keyring.Rotate(b.Context(), keyring.RotateOptions{Full: true}); err != nil {
+			b.Fatal(err)
+		}
+		ratios = append(ratios, since(func() { awaitState(leader, old, keyring.StateDeprecated) })/limit)
+	}
+	b.ReportMetric(keyringtest.Median(ratios), "x-limit")
+	b.ReportMetric(0, "ns/op")
+}
+
+// awaitState waits until a key is in a state.
+func awaitState(s *keyringtest.Server, id keyring.KeyID, want keyring.State) {
+	for {
+		changed := s.Keyring.Changed()
+		if keyring.Ring(s.FSM).Key(id).State == want {
+			return
+		}
+		<-changed
+	}
+}
+
+// listed is SealedData that costs next to nothing to scan.
+type listed struct {
+	raft *raft.Raft
+
+	mu   sync.Mutex // guards below
+	left []keyring.Sealed
+}
+
+func (l *listed) set(left []keyring.Sealed) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.left = left
+}
+
+func (l *listed) get() []keyring.Sealed {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.left
+}
+
+func (l *listed) Under(context.Context, keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+	return func(yield func(keyring.Sealed, error) bool) {
+		for _, s := range l.get() {
+			if !yield(s, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (l *listed) Replace(_ context.Context, batch []keyring.Replacement) (int, error) {
+	var puts []recordPut
+	for _, r := range batch {
+		puts = append(puts, recordPut{Ref: r.Ref, New: r.New})
+	}
+	errs, err := apply(l.raft, puts...)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return 0, err
+	}
+	l.set(l.get()[len(batch):])
+	return 0, nil
+}
