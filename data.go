@@ -21,7 +21,8 @@ type Replacement struct {
 }
 
 // SealedData is how the leader finds what the host has sealed, and has it replaced. Its methods are
-// called on the leader only, by one goroutine. Neither side changes the bytes that the other gave it.
+// called on the leader only, by one goroutine, and end when ctx does, as Close waits for them. Neither
+// side changes the bytes that the other gave it.
 type SealedData interface {
 	// Under yields each record that is sealed under the key at the time of the call, in any
 	// order. It may yield others, which are passed over, so a host without an index yields
@@ -37,7 +38,7 @@ type SealedData interface {
 }
 
 // Counter is for a SealedData that can tell at little cost how many records are sealed under a
-// key: RekeyProgress then says how many are left.
+// key: RekeyProgress then says how many are left. It is safe for concurrent use.
 type Counter interface {
 	Count(ctx context.Context, key KeyID) (int, error)
 }

@@ -14,6 +14,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
+	"github.com/hashicorp/go-hclog"
 )
 
 // TestFullRotationMovesEverything: each record once, and it opens on every server all the time.
@@ -223,6 +224,25 @@ func TestRemoveMovesTheDataFirst(t *testing.T) {
 		rc.Stop(leader)
 		rc.await(second, "removed")
 		rc.check("under the next leader")
+	})
+}
+
+// TestForceSaysWhatIsLost in the log.
+func TestForceSaysWhatIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lockedBuffer
+		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
+			cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: &log})
+		})
+		rc.store("r", 37)
+		old := rc.active()
+		rc.rotate(keyring.RotateOptions{})
+		if err := rc.Leader().Keyring.Remove(t.Context(), old, keyring.RemoveOptions{Force: true}); err != nil {
+			t.Fatal(err)
+		}
+		if text := string(log.bytes()); !strings.Contains(text, "records=37") {
+			t.Errorf("log: %s", text)
+		}
 	})
 }
 

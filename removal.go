@@ -16,7 +16,8 @@ import (
 // sealed, and leaves RotationPolicy.Undo to undo it.
 type RemoveOptions struct {
 	// Force removes an inactive or rekeying key at once, without moving what is sealed under
-	// it. That data is lost with the key: it is for data known to be lost or worthless.
+	// it. That data is lost with the key: it is for data known to be lost or worthless. The log
+	// says how many records that were, if Config.Data is a Counter.
 	Force bool
 	// Now leaves no time to undo it: every server unlinks its file at once.
 	Now bool
@@ -51,6 +52,9 @@ func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	if err != nil || from == "" {
 		return err
 	}
+	if o.Force {
+		k.tellLoss(ctx, id, from)
+	}
 	err = propose(ctx, k.raft, meta.Command{Remove: &meta.Remove{
 		ID: id, From: from, Force: o.Force, Now: o.Now, Time: now(),
 	}})
@@ -64,6 +68,20 @@ func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 
 // stateRemoved is what Remove names for a key that is removed already.
 const stateRemoved State = "removed"
+
+// tellLoss logs what goes with a key that is removed by force.
+func (k *Keyring) tellLoss(ctx context.Context, id KeyID, state State) {
+	if state != StateInactive && state != StateRekeying {
+		return
+	}
+	lost := any("unknown")
+	if c, ok := k.cfg.Data.(Counter); ok {
+		if n, err := c.Count(ctx, id); err == nil {
+			lost = n
+		}
+	}
+	k.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
+}
 
 // moveAndRemove has the data under a key moved, and waits until the key is removed.
 func (k *Keyring) moveAndRemove(ctx context.Context, id KeyID) error {
