@@ -20,9 +20,9 @@ type Replacement struct {
 	New []byte
 }
 
-// SealedData is how the leader finds what the host has sealed, and has it replaced. Its methods are
-// called on the leader only, by one goroutine, and end when ctx does, as Close waits for them. Neither
-// side changes the bytes that the other gave it.
+// SealedData is how the leader finds what the host has sealed, and has it replaced. Its methods
+// are called on the leader only, by one goroutine, and end when ctx does, as Close waits for them.
+// Neither side changes the bytes that the other gave it.
 type SealedData interface {
 	// Under yields each record that is sealed under the key at the time of the call, in any
 	// order. It may yield others, which are passed over, so a host without an index yields
@@ -32,8 +32,8 @@ type SealedData interface {
 	Under(ctx context.Context, key KeyID) iter.Seq2[Sealed, error]
 	// Replace swaps each record whose whole ciphertext is still the old one. What changed
 	// meanwhile, or what Admit refuses, is a conflict: whoever wrote has sealed it anew. A batch
-	// has at most 256 records, and ends with the one that brings its ciphertexts to 1 MiB. Replace is never called
-	// while Under iterates, and when it returns, Under yields the new ciphertexts.
+	// has at most 256 records, and ends with the one that brings its ciphertexts to 1 MiB. Replace
+	// is never called while Under iterates, and when it returns, Under yields the new ciphertexts.
 	Replace(ctx context.Context, batch []Replacement) (conflicts int, err error)
 }
 

@@ -1,9 +1,9 @@
 // Package keyring gives a service on hashicorp/raft an encryption and signing keyring.
 //
-// The leader encrypts and signs; every server decrypts and verifies. Keys rotate by themselves. Key metadata lives
-// in a raft FSM. Key material never does: each server keeps it in its own directory, one
-// <key id>.nks.json file a key, wrapped under key encryption keys that no other server has.
-// A server that lacks a key fetches it from the others.
+// The leader encrypts and signs; every server decrypts and verifies. Keys rotate by themselves.
+// Key metadata lives in a raft FSM. Key material never does: each server keeps it in its own
+// directory, one <key id>.nks.json file a key, wrapped under key encryption keys that no other
+// server has. A server that lacks a key fetches it from the others.
 //
 // [Start] runs a whole server, a [Node], for a service with no raft of its own. A host that
 // has a raft gives it a [NewFSM], alone or in a [Mux] with its own FSM, and calls [Open].
@@ -32,8 +32,8 @@
 // removed key leaves a tombstone: its ID is never used again. A key never goes back. A rekeying key
 // becomes deprecated, and may go, when a scan of the host's data has found nothing under it.
 // Nothing is removed unless the operator or RotationPolicy.Retain asks; the one exception is a
-// prepublished key of which every server has said that it has no material. The file of a removed key is kept aside for
-// a while, so that a snapshot from before the removal brings the key back.
+// prepublished key of which every server has said that it has no material. The file of a removed
+// key is kept aside for a while, so that a snapshot from before the removal brings the key back.
 //
 // # Invariants
 //
@@ -42,8 +42,8 @@
 //	I2   At most one key is active, on every server, at every index.
 //	I3   A key becomes active only when a majority of the voters hold it, asked just before. The
 //	     FSM refuses the command otherwise.
-//	I4   Only the active key seals or signs, and only on a leader that has applied the barrier of its own
-//	     term; before that it returns ErrNotReady.
+//	I4   Only the active key seals or signs, and only on a leader that has applied the barrier of its
+//	     own term; before that it returns ErrNotReady.
 //	I5   What was sealed under a key opens on every holder for as long as that key is in the FSM.
 //	     Without force, a key that a record in this raft is sealed under can't be removed, as long
 //	     as [FSM.Admit] guards the host's Apply.

@@ -47,8 +47,8 @@ type Keyring struct {
 	moves   moves                 // for Status: how the moves of data go
 }
 
-// sealing is the active key, to seal and to sign with, for as long as the ring and the term are the ones it was
-// looked up in.
+// sealing is the active key, to seal and to sign with, for as long as the ring and the term are
+// the ones it was looked up in.
 type sealing struct {
 	ring *meta.Ring
 	term uint64

@@ -16,9 +16,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// BenchmarkReseal is the step of a rekey: a batch of 256 records of 1 KiB opened and sealed anew. x-limit is
-// against AES-256-GCM that does the same, on one core; x-cores is how many times as fast it is on
-// two.
+// BenchmarkReseal is the step of a rekey: a batch of 256 records of 1 KiB opened and sealed anew.
+// x-limit is against AES-256-GCM that does the same, on one core; x-cores is how many times as
+// fast it is on two.
 func BenchmarkReseal(b *testing.B) {
 	const records, size = 256, 1 << 10
 	k, gcm := benchNode(b, 1), benchGCM(b)

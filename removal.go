@@ -29,11 +29,11 @@ type RemoveOptions struct {
 // that was down does all that when it is back. Until then a raft snapshot from before the
 // removal, restored, brings the key back with its files.
 //
-// A prepublished and a deprecated key go at once. What is sealed under an inactive or rekeying one is
-// moved to the active key first, and Remove returns when a scan of Config.Data has found nothing under
-// it and the key is removed; if ctx ends first, the leader goes on with it. Without Config.Data
-// that is ErrNoData. The active key never goes: rotate first. Removing a removed key has no
-// effect, but that Now ends the time to undo it. Leader only.
+// A prepublished and a deprecated key go at once. What is sealed under an inactive or rekeying one
+// is moved to the active key first, and Remove returns when a scan of Config.Data has found
+// nothing under it and the key is removed; if ctx ends first, the leader goes on with it. Without
+// Config.Data that is ErrNoData. The active key never goes: rotate first. Removing a removed key
+// has no effect, but that Now ends the time to undo it. Leader only.
 func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	ctx, done, err := k.enter(ctx)
 	if err != nil {

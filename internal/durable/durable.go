@@ -173,9 +173,9 @@ func (d *Dir) read(name string, limit int64) ([]byte, error) {
 // the new name. A crash leaves the file under one of the two names or, on a file
 // system without a journal, under both.
 //
-// After an error the file may have been renamed, to the name that is returned if there is
-// one, without the rename being durable: call again. If name is not there, the directory is synced, which makes an
-// earlier rename durable, and the error is fs.ErrNotExist.
+// After an error the file may have been renamed, to the name that is returned if there is one,
+// without the rename being durable: call again. If name is not there, the directory is synced,
+// which makes an earlier rename durable, and the error is fs.ErrNotExist.
 func (d *Dir) SetAside(name, why string) (string, error) {
 	d.writing.Lock()
 	defer d.writing.Unlock()

@@ -43,8 +43,8 @@ type Add struct {
 	Revoke    []KeyID   `json:"revoke,omitempty"`
 }
 
-// Hold records which keys a server has gained, then which it has lost. A new keystore ID drops all that
-// was recorded of the server before. Keys that are no longer in the ring are passed over.
+// Hold records which keys a server has gained, then which it has lost. A new keystore ID drops all
+// that was recorded of the server before. Keys that are no longer in the ring are passed over.
 type Hold struct {
 	Server   string     `json:"server"`
 	Keystore KeystoreID `json:"keystore"`

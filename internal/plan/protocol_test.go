@@ -430,8 +430,8 @@ func newProtocol(left budgets) *protocol {
 	return p
 }
 
-// TestI2I3I5EveryOrderOfEvents: rotations, scans, writers, a removal, with a crash, a wiped disk and a
-// restored snapshot at every point.
+// TestI2I3I5EveryOrderOfEvents: rotations, scans, writers, a removal, with a crash, a wiped disk
+// and a restored snapshot at every point.
 func TestI2I3I5EveryOrderOfEvents(t *testing.T) {
 	searches := map[string]budgets{
 		"two rotations and a removal": {rotations: 2, removals: 1, writes: 1},
