@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -59,19 +58,7 @@ type bare struct {
 
 func newBare(b *testing.B, algorithm string, input int) *bare {
 	b.Helper()
-	k := &bare{input: make([]byte, input)}
-	var err error
-	switch algorithm {
-	case "RS256":
-		k.private, err = rsa.GenerateKey(rand.Reader, 2048)
-	case "ES256":
-		k.private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case "EdDSA":
-		_, k.private, err = ed25519.GenerateKey(rand.Reader)
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
+	k := &bare{input: make([]byte, input), private: keyringtest.NewPair(b, algorithm).Private}
 	k.signature = k.sign()
 	return k
 }
