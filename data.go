@@ -12,6 +12,9 @@ type Sealed struct {
 	Ref string
 	// Ciphertext is what Encrypt returned, and AAD what it was given.
 	Ciphertext, AAD []byte
+	// Nomad says that Ciphertext is data as OpenNomad takes it, sealed under the key that Under was
+	// asked for. It is sealed anew as Encrypt does, with AAD.
+	Nomad bool
 }
 
 // Replacement is a record with the same plaintext sealed under the active key.
@@ -28,7 +31,8 @@ type SealedData interface {
 	// order. It may yield others, which are passed over, so a host without an index yields
 	// everything. An error ends the scan, which is repeated later. It reads what this server's
 	// FSM has applied, or whatever the host's writers have reached, and must not miss a record:
-	// a scan that yields none under the key is the proof that the key can go.
+	// a scan that yields none under the key is the proof that the key can go. What Nomad sealed
+	// under an adopted key belongs to it too.
 	Under(ctx context.Context, key KeyID) iter.Seq2[Sealed, error]
 	// Replace swaps each record whose whole ciphertext is still the old one. What changed
 	// meanwhile, or what Admit refuses, is a conflict: whoever wrote has sealed it anew. A batch

@@ -180,7 +180,7 @@ func (s Store) Close() error { return s.close() }
 // Reseal opens records and seals them under the active key, and returns how many.
 func Reseal(k *Keyring, records []Sealed) (int, error) {
 	var b batch
-	err := (&rekeyer{Keyring: k}).reseal(&b, records)
+	err := (&rekeyer{Keyring: k}).reseal(&b, KeyID{}, records)
 	return len(b.records), err
 }
 

@@ -173,8 +173,8 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next time.Time, err 
 			}
 		case b.poisoned > 0:
 			return time.Time{}, fmt.Errorf("%d records do not open, %q the first of them: %w", b.poisoned, b.refs[0], ErrDecrypt)
-		case began.Before(key.Retired.Add(r.cfg.RekeyGrace)):
-			return key.Retired.Add(r.cfg.RekeyGrace), nil
+		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
+			return plan.ScanFrom(key, r.cfg.RekeyGrace), nil
 		default:
 			return time.Time{}, r.deprecate(ctx, key.ID, restores)
 		}
@@ -200,31 +200,31 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (batch, error) {
 		if err != nil {
 			return b, err
 		}
-		if id, err := CiphertextKeyID(s.Ciphertext); err != nil || id != key.ID {
+		if id, err := CiphertextKeyID(s.Ciphertext); !s.Nomad && (err != nil || id != key.ID) {
 			continue
 		}
 		chunk, size = append(chunk, s), size+len(s.Ciphertext)
 		if len(b.records)+len(chunk) < batchRecords && b.bytes+size < batchBytes {
 			continue
 		}
-		if err := r.reseal(&b, chunk); err != nil || b.full() {
+		if err := r.reseal(&b, key.ID, chunk); err != nil || b.full() {
 			return b, err
 		}
 		chunk, size = nil, 0
 	}
-	return b, r.reseal(&b, chunk)
+	return b, r.reseal(&b, key.ID, chunk)
 }
 
 // reseal opens records and seals them under the active key, on all cores. Those that do not open
 // are poisoned; any other error is not about the record.
-func (r *rekeyer) reseal(b *batch, chunk []Sealed) error {
+func (r *rekeyer) reseal(b *batch, key KeyID, chunk []Sealed) error {
 	sealed, errs := make([][]byte, len(chunk)), make([]error, len(chunk))
 	cores := min(runtime.GOMAXPROCS(0), len(chunk))
 	inParallel(cores, func(core int) {
 		var buf []byte
 		for i := core; i < len(chunk); i += cores {
 			var plaintext []byte
-			if plaintext, errs[i] = r.AppendDecrypt(buf[:0], chunk[i].Ciphertext, chunk[i].AAD); errs[i] != nil {
+			if plaintext, errs[i] = r.open(buf[:0], key, chunk[i]); errs[i] != nil {
 				continue
 			}
 			sealed[i], errs[i] = r.Encrypt(plaintext, chunk[i].AAD)
@@ -246,6 +246,14 @@ func (r *rekeyer) reseal(b *batch, chunk []Sealed) error {
 		}
 	}
 	return nil
+}
+
+// open opens a record that is under the key.
+func (r *rekeyer) open(dst []byte, key KeyID, s Sealed) ([]byte, error) {
+	if s.Nomad {
+		return r.OpenNomad(key, s.Ciphertext)
+	}
+	return r.AppendDecrypt(dst, s.Ciphertext, s.AAD)
 }
 
 // replace hands a batch to the host and returns how many of it were replaced.

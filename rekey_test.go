@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,6 +18,7 @@ import (
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 // TestFullRotationMovesEverything: each record once, and it opens on every server all the time.
@@ -407,6 +411,60 @@ func TestKeyStaysWhileItsDataCannotBeTold(t *testing.T) {
 	if n := replaced.Load(); n == 0 || n > 200 {
 		t.Errorf("Replace without effect was called %d times in an hour", n)
 	}
+}
+
+// nomadData is records of Nomad's in a database.
+type nomadData struct {
+	mu  sync.Mutex // guards below
+	all map[string]keyring.Sealed
+}
+
+func (d *nomadData) Under(context.Context, keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+	return func(yield func(keyring.Sealed, error) bool) {
+		d.mu.Lock()
+		all := slices.Collect(maps.Values(d.all))
+		d.mu.Unlock()
+		for _, s := range all {
+			if !yield(s, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (d *nomadData) Replace(_ context.Context, batch []keyring.Replacement) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range batch {
+		d.all[r.Ref] = keyring.Sealed{Ref: r.Ref, Ciphertext: r.New, AAD: r.AAD}
+	}
+	return 0, nil
+}
+
+// TestWhatNomadSealedIsMovedToo: an adopted key does not go while its data is Nomad's.
+func TestWhatNomadSealedIsMovedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk, keys, _ := nomadKeystore(t)
+		k := keys[0]
+		data := &nomadData{all: map[string]keyring.Sealed{}}
+		for i := range 300 {
+			ref := fmt.Sprint("var/", i)
+			data.all[ref] = keyring.Sealed{Ref: ref, Ciphertext: k.seal(ref), AAD: []byte(ref), Nomad: true}
+		}
+		c := newCluster(t, keyringtest.Options{
+			Disk:      func(raft.ServerID) *keyringtest.Disk { return disk },
+			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = data },
+		})
+		leader := ready(t, c)
+		if err := leader.Keyring.Remove(t.Context(), k.id, keyring.RemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for ref, s := range data.all {
+			if got, err := leader.Keyring.Decrypt(s.Ciphertext, []byte(ref)); err != nil || string(got) != ref {
+				t.Errorf("%s: %q, %v", ref, got, err)
+			}
+		}
+	})
 }
 
 // TestWithoutDataNothingIsProven: no full rotation, no removal of a key that was active; with

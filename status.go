@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
 
@@ -108,6 +109,9 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 	k.store.keks.describe(&s)
 	k.blocked.describe(&s)
 	k.moves.describe(&s)
+	if rekeying := plan.Rekeying(ring); len(rekeying) > 0 && k.cfg.Data == nil && lead == k.cfg.ID {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemRekey, Key: rekeying[0].ID, Detail: "the leader can't move its data: Config.Data is nil"})
+	}
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
 	return s, nil
 }

@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -87,16 +86,10 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 type tokenKeys struct {
 	ring        *meta.Ring
 	from, until time.Time
-	byID        map[KeyID]tokenKey
+	byID        map[KeyID]*jwt.Key // nil for one that is odd
 	byHeader    map[string]*jwt.Key
 	adopted     map[*jwt.Key]bool
 	document    func() document
-}
-
-// tokenKey is a public key as it was read.
-type tokenKey struct {
-	public []byte
-	key    *jwt.Key // nil if it is odd
 }
 
 // WithHeader implements jwt.Keys.
@@ -108,7 +101,7 @@ func (t *tokenKeys) WithID(kid string) (*jwt.Key, error) {
 	if err != nil {
 		return nil, errors.New("kid is no key ID")
 	}
-	if key := t.byID[id].key; key != nil {
+	if key := t.byID[id]; key != nil {
 		return key, nil
 	}
 	return nil, jwt.ErrUnknownKey
@@ -117,7 +110,10 @@ func (t *tokenKeys) WithID(kid string) (*jwt.Key, error) {
 // tokenKeys returns the keys whose tokens verify at that time.
 func (k *Keyring) tokenKeys(at time.Time) *tokenKeys {
 	ring, t := k.fsm.ring.Load(), k.tokens.Load()
-	if t == nil || t.ring != ring || at.Before(t.from) || !at.Before(t.until) {
+	if t == nil {
+		t = &tokenKeys{}
+	}
+	if t.ring != ring || at.Before(t.from) || !at.Before(t.until) {
 		t = k.readTokenKeys(ring, at, t)
 		k.tokens.Store(t)
 	}
@@ -129,7 +125,7 @@ func (k *Keyring) tokenKeys(at time.Time) *tokenKeys {
 func (k *Keyring) readTokenKeys(ring *meta.Ring, at time.Time, before *tokenKeys) *tokenKeys {
 	t := &tokenKeys{
 		ring: ring, from: at, until: at.Add(idle),
-		byID: map[KeyID]tokenKey{}, byHeader: map[string]*jwt.Key{}, adopted: map[*jwt.Key]bool{},
+		byID: map[KeyID]*jwt.Key{}, byHeader: map[string]*jwt.Key{}, adopted: map[*jwt.Key]bool{},
 	}
 	var inOrder []*jwt.Key
 	for _, m := range newestFirst(ring) {
@@ -140,37 +136,27 @@ func (k *Keyring) readTokenKeys(ring *meta.Ring, at time.Time, before *tokenKeys
 		if until.Before(t.until) {
 			t.until = until
 		}
-		read, ok := before.find(m)
+		key, ok := before.byID[m.ID]
 		if !ok {
-			read = k.readTokenKey(m)
+			key = k.readTokenKey(m)
 		}
-		t.byID[m.ID] = read
-		if read.key == nil {
+		if t.byID[m.ID] = key; key == nil {
 			continue
 		}
-		inOrder = append(inOrder, read.key)
-		t.byHeader[read.key.Header()] = read.key
-		t.adopted[read.key] = m.State != meta.StatePrepublished && m.Activated.IsZero()
+		inOrder = append(inOrder, key)
+		t.byHeader[key.Header()] = key
+		t.adopted[key] = m.Adopted()
 	}
 	t.document = sync.OnceValue(func() document { return newDocument(jwt.JWKS(inOrder)) })
 	return t
 }
 
-// find returns what was read of a key before.
-func (t *tokenKeys) find(m *meta.Key) (tokenKey, bool) {
-	if t == nil {
-		return tokenKey{}, false
-	}
-	read, ok := t.byID[m.ID]
-	return read, ok && bytes.Equal(read.public, m.Public)
-}
-
-func (k *Keyring) readTokenKey(m *meta.Key) tokenKey {
+func (k *Keyring) readTokenKey(m *meta.Key) *jwt.Key {
 	key, err := jwt.NewKey(m.ID.String(), m.Algorithm, m.Public)
 	if err != nil {
 		k.cfg.Logger.Error("the tokens of a key can't be verified", "key", m.ID, "error", err)
 	}
-	return tokenKey{m.Public, key}
+	return key
 }
 
 // newestFirst returns the keys of the ring, the active one before all.

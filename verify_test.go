@@ -49,6 +49,9 @@ func TestTokensThroughTheLifeOfAKey(t *testing.T) {
 		state(keyring.StateInactive, true)
 		propose(t, c, meta.Command{Rekey: &meta.Rekey{ID: key.ID}})
 		state(keyring.StateRekeying, true)
+		if st, err := leader.Keyring.Status(t.Context()); err != nil || !strings.Contains(fmt.Sprint(st.Problems), "Config.Data is nil") {
+			t.Errorf("a leader that can't move the data: %v, %v", st.Problems, err)
+		}
 		deprecate(t, c, key.ID)
 		state(keyring.StateDeprecated, true)
 

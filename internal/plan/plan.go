@@ -9,6 +9,7 @@
 //	Bury      what becomes of the files of removed keys
 //	Unsafe    which keys a change of voters would put at risk
 //	Rekeying  which keys' data is to be moved
+//	ScanFrom  when a scan that finds no more of it counts
 //
 //	VerifiesUntil   how long a key's tokens verify
 //	MaxAge          how long its public half may be cached

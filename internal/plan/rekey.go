@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"time"
@@ -18,12 +19,14 @@ func Rekeying(r *meta.Ring) []*meta.Key {
 		}
 	}
 	slices.SortFunc(keys, func(a, b *meta.Key) int {
-		return cmp.Or(a.Retired.Compare(b.Retired), cmp.Compare(a.CreateIndex, b.CreateIndex), bytesOf(a, b))
+		return cmp.Or(a.Retired.Compare(b.Retired), cmp.Compare(a.CreateIndex, b.CreateIndex), bytes.Compare(a.ID[:], b.ID[:]))
 	})
 	return keys
 }
 
-func bytesOf(a, b *meta.Key) int { return slices.Compare(a.ID[:], b.ID[:]) }
+// ScanFrom is when a scan that finds nothing under the key may begin, to count: writers that no
+// fence stops have had their time.
+func ScanFrom(k *meta.Key, grace time.Duration) time.Time { return k.Retired.Add(grace) }
 
 // leave is what the leader does of its own accord with a key that was retired, and when: it removes
 // one that is to go, once nothing is sealed under it, and sees to it that this comes about for
