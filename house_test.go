@@ -25,6 +25,9 @@ var house = map[string][]string{
 	"internal/keyringtest": {".", "internal/durable"},
 	"examples/quickstart":  {"."},
 	"examples/failover":    {"."},
+
+	"examples/controlplane":      {"."},
+	"examples/controlplane/demo": {},
 }
 
 // pure lists what the packages that decide must do without.

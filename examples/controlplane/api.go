@@ -1,0 +1,321 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"example.com/keyring"
+)
+
+const (
+	maxValue = 64 << 10 // bytes of a secret
+	maxBody  = 1 << 20
+	audience = "controlplane" // of the tokens that this API itself takes
+	subject  = "workload/"    // and a workload's name is the sub of its tokens
+)
+
+// entry is a secret as the API has it. Value is text, or whatever bytes JSON carries as such.
+type entry struct {
+	Path    string `json:"path"`
+	Version uint64 `json:"version,omitempty"`
+	Key     string `json:"key,omitempty"` // the ID of the key that it is sealed under
+	Value   string `json:"value,omitempty"`
+}
+
+// putRequest is what is put. With If, only in place of that version; zero is none.
+type putRequest struct {
+	Value string  `json:"value"`
+	If    *uint64 `json:"if,omitempty"`
+}
+
+// identityRequest asks for a token for a workload.
+type identityRequest struct {
+	Audience []string `json:"audience,omitempty"` // empty: this API
+	TTL      string   `json:"ttl,omitempty"`      // as 10m; empty: the longest
+}
+
+// handler is the whole API.
+//
+// Whatever needs the leader is answered by a follower with a redirect to it. What came of a request
+// whose status is 500 is not known; one with 503 has had no effect, and may be sent again.
+func (s *server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("PUT /v1/secrets/{path...}", s.serve(s.people(s.put)))
+	mux.HandleFunc("GET /v1/secrets/{path...}", s.serve(s.get))
+	mux.HandleFunc("GET /v1/secrets", s.serve(s.people(s.list)))
+	mux.HandleFunc("POST /v1/identities/{workload}", s.serve(s.people(s.identity)))
+	mux.HandleFunc("GET /v1/whoami", s.serve(s.whoami))
+	s.operate(mux)
+	mux.HandleFunc("/.well-known/", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.ready(); err != nil {
+			fail(w, err)
+			return
+		}
+		s.node.Keyring().WellKnown().ServeHTTP(w, r)
+	})
+	return local(http.NewCrossOriginProtection().Handler(mux))
+}
+
+// local refuses requests for any host but a loopback address, by which a page on the web whose name
+// leads here would come. The page from here sends none across origins.
+func local(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			http.Error(w, "not for this host", http.StatusMisdirectedRequest)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// errStarting is while the node has not started.
+var errStarting = fmt.Errorf("%w: the server is starting", keyring.ErrNotReady)
+
+func (s *server) ready() error {
+	select {
+	case <-s.started:
+		return nil
+	default:
+		return errStarting
+	}
+}
+
+// serve makes a handler of a function that returns what to answer with.
+func (s *server) serve(answer func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := s.ready()
+		var body any
+		if err == nil {
+			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+			body, err = answer(r)
+		}
+		var elsewhere keyring.NotLeaderError
+		switch {
+		case err == nil:
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Cache-Control", "no-store")
+			json.NewEncoder(w).Encode(body)
+		case errors.As(err, &elsewhere) && s.cluster.Servers[elsewhere.Leader].HTTP != "" && elsewhere.Leader != s.id:
+			http.Redirect(w, r, "http://"+s.cluster.Servers[elsewhere.Leader].HTTP+r.URL.RequestURI(), http.StatusTemporaryRedirect)
+		default:
+			fail(w, err)
+		}
+	}
+}
+
+// unknown is an error after which the request may have had an effect.
+type unknown struct{ error }
+
+// badRequest is an error of whoever asked.
+type badRequest struct{ error }
+
+// fail answers with an error.
+func fail(w http.ResponseWriter, err error) {
+	status := http.StatusInternalServerError
+	switch {
+	case errors.As(err, new(unknown)):
+	case errors.As(err, new(badRequest)), errors.Is(err, keyring.ErrUnknownKey):
+		status = http.StatusBadRequest
+	case errors.Is(err, errNone), errors.Is(err, fs.ErrNotExist):
+		status = http.StatusNotFound
+	case errors.Is(err, errVersion):
+		status = http.StatusConflict
+	case errors.Is(err, errForbidden):
+		status = http.StatusForbidden
+	case errors.Is(err, keyring.ErrToken):
+		status = http.StatusUnauthorized
+	case errors.Is(err, keyring.ErrNotLeader), errors.Is(err, keyring.ErrNotReady), errors.Is(err, keyring.ErrKeyMissing):
+		status = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", "1")
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
+}
+
+// put seals a secret and stores it, on the leader.
+func (s *server) put(r *http.Request) (any, error) {
+	path, err := secretPath(r.PathValue("path"))
+	if err != nil {
+		return nil, err
+	}
+	var in putRequest
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	if len(in.Value) > maxValue {
+		return nil, badRequest{fmt.Errorf("a secret has at most %d bytes", maxValue)}
+	}
+	var stored *secret
+	err = s.node.Keyring().EncryptTo(r.Context(), []byte(in.Value), []byte(path), func(ctx context.Context, ciphertext []byte) error {
+		answer, err := s.apply(ctx, command{Put: &put{path, ciphertext, in.If}})
+		if err != nil {
+			return uncertain(err)
+		}
+		stored = answer.(*secret)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return entry{Path: path, Version: stored.Version, Key: stored.key().String()}, nil
+}
+
+// uncertain tells what Apply has answered from what raft has: after that the command may have been
+// executed all the same, so the request must not go to another leader by itself.
+func uncertain(err error) error {
+	if errors.Is(err, keyring.ErrStaleKey) || errors.Is(err, errVersion) || errors.Is(err, errNone) {
+		return err
+	}
+	return unknown{fmt.Errorf("it may have been stored: %w", err)}
+}
+
+// get opens a secret. By default it is what the leader has, which the log orders among all that is
+// put. With ?stale it is what this server has, which may be late, and also works without a leader.
+// Whoever has a workload's token sees the workload's own secrets, workload/<name>/..., alone.
+func (s *server) get(r *http.Request) (any, error) {
+	path, err := secretPath(r.PathValue("path"))
+	if err != nil {
+		return nil, err
+	}
+	who, err := s.caller(r)
+	if err != nil {
+		return nil, err
+	}
+	if who != "" && !strings.HasPrefix(path, who+"/") {
+		return nil, errForbidden
+	}
+	var n *secret
+	if r.URL.Query().Has("stale") {
+		var ok bool
+		if n, ok = s.store.state.Load().byPath.Get([]byte(path)); !ok {
+			return nil, errNone
+		}
+	} else {
+		answer, err := s.apply(r.Context(), command{Read: &path})
+		if err != nil {
+			return nil, err
+		}
+		n = answer.(*secret)
+	}
+	value, err := s.node.Decrypt(r.Context(), n.Ciphertext, []byte(path))
+	if err != nil {
+		return nil, err
+	}
+	return entry{path, n.Version, n.key().String(), string(value)}, nil
+}
+
+// list names the secrets of this server below ?prefix.
+func (s *server) list(r *http.Request) (any, error) {
+	out := []entry{}
+	for n := range s.store.state.Load().below(r.URL.Query().Get("prefix")) {
+		out = append(out, entry{Path: n.Path, Version: n.Version, Key: n.key().String()})
+	}
+	return out, nil
+}
+
+// identity issues a token that says of its bearer that it is a workload.
+func (s *server) identity(r *http.Request) (any, error) {
+	workload, err := secretPath(r.PathValue("workload"))
+	if err != nil {
+		return nil, err
+	}
+	var in identityRequest
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	claims := map[string]any{"sub": subject + workload, "aud": in.Audience}
+	if len(in.Audience) == 0 {
+		claims["aud"] = audience
+	}
+	if in.TTL != "" {
+		ttl, err := time.ParseDuration(in.TTL)
+		if err != nil || ttl <= 0 {
+			return nil, badRequest{fmt.Errorf("ttl %q is no time to live", in.TTL)}
+		}
+		claims["exp"] = time.Now().Add(ttl).Unix()
+	}
+	token, err := s.node.Sign(r.Context(), claims)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{"token": token}, nil
+}
+
+// whoami tells whose token the request has. Every server can, with the public keys alone.
+func (s *server) whoami(r *http.Request) (any, error) {
+	who, err := s.caller(r)
+	if err == nil && who == "" {
+		err = fmt.Errorf("%w: the request has none", keyring.ErrToken)
+	}
+	return map[string]string{"subject": who}, err
+}
+
+// errForbidden is what a workload gets that asks for more than its own.
+var errForbidden = errors.New("not for this workload")
+
+// caller returns the sub of the request's bearer token, or nothing if it has no token: then it is
+// somebody at this machine.
+func (s *server) caller(r *http.Request) (string, error) {
+	header := r.Header.Get("Authorization")
+	if header == "" {
+		return "", nil
+	}
+	token, bearer := strings.CutPrefix(header, "Bearer ")
+	var claims struct {
+		Subject string `json:"sub"`
+	}
+	err := fmt.Errorf("%w: the scheme of Authorization is not Bearer", keyring.ErrToken)
+	if bearer {
+		err = s.node.Keyring().Verify(token, keyring.Expect{Audience: []string{audience}}, &claims)
+	}
+	if err == nil && !strings.HasPrefix(claims.Subject, subject) {
+		err = fmt.Errorf("%w: it is no workload's", keyring.ErrToken)
+	}
+	return claims.Subject, err
+}
+
+// people keeps workloads out.
+func (s *server) people(answer func(*http.Request) (any, error)) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		if err := s.person(r); err != nil {
+			return nil, err
+		}
+		return answer(r)
+	}
+}
+
+// person returns an error if the request comes from a workload.
+func (s *server) person(r *http.Request) error {
+	who, err := s.caller(r)
+	if err == nil && who != "" {
+		err = errForbidden
+	}
+	return err
+}
+
+// read decodes a request's body.
+func read(r *http.Request, v any) error {
+	in := json.NewDecoder(r.Body)
+	in.DisallowUnknownFields()
+	if err := in.Decode(v); err != nil {
+		return badRequest{fmt.Errorf("the body: %w", err)}
+	}
+	return nil
+}
+
+// secretPath checks a path: a valid one has no empty element, no dot elements, and is not long.
+func secretPath(p string) (string, error) {
+	if !fs.ValidPath(p) || p == "." || len(p) > 256 {
+		return "", badRequest{fmt.Errorf("path %q: elements parted by slashes, at most 256 bytes", p)}
+	}
+	return p, nil
+}

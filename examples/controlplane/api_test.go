@@ -1,0 +1,406 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+)
+
+// alone is a control plane of one server, without a port of its node's. Change, if not nil, is
+// called before it starts.
+func alone(t *testing.T, change func(*server, *keyring.NodeConfig)) (*server, client) {
+	t.Helper()
+	keys := keyring.NewFSM()
+	s := &server{id: "server", store: newStore(keys), started: make(chan struct{})}
+	conf := keyring.NodeConfig{
+		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: s.store, Keys: keys, Data: data{s},
+		Tokens: keyring.TokenPolicy{Issuer: "http://127.0.0.1:8001", Algorithm: "EdDSA"},
+	}
+	if change != nil {
+		change(s, &conf)
+	}
+	var err error
+	if s.node, err = keyring.Start(t.Context(), conf); err != nil {
+		t.Fatal(err)
+	}
+	close(s.started)
+	t.Cleanup(func() {
+		if err := s.node.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := s.node.Keyring().WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	api := httptest.NewServer(s.handler())
+	t.Cleanup(api.Close)
+	return s, client{api.URL}
+}
+
+// do sends a request with a bearer token, if there is one, and returns the status and the body.
+func (c client) do(t *testing.T, method, path, token, body string, change ...func(*http.Request)) (int, string) {
+	t.Helper()
+	req, err := http.NewRequest(method, c.base+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	for _, f := range change {
+		f(req)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+func TestPutIsACompareAndSet(t *testing.T) {
+	_, c := alone(t, nil)
+	var first, second, got entry
+	if err := c.call(t.Context(), "PUT", "/v1/secrets/db/password", putRequest{Value: "one"}, &first); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		version string
+		status  int
+	}{
+		{"0", http.StatusConflict},
+		{fmt.Sprint(first.Version - 1), http.StatusConflict},
+		{fmt.Sprint(first.Version + 1), http.StatusConflict},
+		{fmt.Sprint(first.Version), http.StatusOK},
+		{fmt.Sprint(first.Version), http.StatusConflict},
+	} {
+		if status, body := c.do(t, "PUT", "/v1/secrets/db/password", "", `{"value":"two","if":`+test.version+`}`); status != test.status {
+			t.Errorf("if version %s: %d %s, want %d", test.version, status, body, test.status)
+		}
+	}
+	zero := uint64(0)
+	if err := c.call(t.Context(), "PUT", "/v1/secrets/db/user", putRequest{Value: "new", If: &zero}, &second); err != nil {
+		t.Errorf("if there is none: %v", err)
+	}
+	for _, query := range []string{"", "?stale"} {
+		if err := c.call(t.Context(), "GET", "/v1/secrets/db/password"+query, nil, &got); err != nil || got.Value != "two" {
+			t.Errorf("get%s: %+v, %v", query, got, err)
+		}
+	}
+	if status, body := c.do(t, "GET", "/v1/secrets?prefix=db/p", "", ""); status != 200 || strings.Count(body, `"path"`) != 1 || strings.Contains(body, "two") {
+		t.Errorf("list: %d %s", status, body)
+	}
+}
+
+// A full rotation leaves versions and values as they are, and the index says where everything is.
+func TestFullRotationSealsEverySecretAnew(t *testing.T) {
+	s, c := alone(t, nil)
+	const secrets = 600 // more than two batches
+	before := map[string]uint64{}
+	for i := range secrets {
+		var e entry
+		if err := c.call(t.Context(), "PUT", fmt.Sprintf("/v1/secrets/app/%d", i), putRequest{Value: fmt.Sprint("value ", i)}, &e); err != nil {
+			t.Fatal(err)
+		}
+		before[e.Path] = e.Version
+	}
+	old := s.node.Keyring().Keys()[0].ID
+	var key keyStatus
+	if err := c.call(t.Context(), "POST", "/v1/keys", rotateRequest{Full: true}, &key); err != nil {
+		t.Fatal(err)
+	}
+	s.await(t, func(st status) bool { return st.Keys[1].State == keyring.StateDeprecated })
+	now := s.store.state.Load()
+	if n := now.count(old); n != 0 || len(now.byKey) != 1 {
+		t.Errorf("%d secrets are under the old key; %d keys have some", n, len(now.byKey))
+	}
+	for path, version := range before {
+		var e entry
+		if err := c.call(t.Context(), "GET", "/v1/secrets/"+path, nil, &e); err != nil {
+			t.Fatal(err)
+		}
+		if want := "value " + strings.TrimPrefix(path, "app/"); e.Version != version || e.Value != want || e.Key != key.ID {
+			t.Errorf("%+v, want version %d and %q", e, version, want)
+		}
+	}
+	if status, body := c.do(t, "DELETE", "/v1/keys/"+old.String(), "", ""); status != 200 {
+		t.Errorf("remove: %d %s", status, body)
+	}
+	if status, body := c.do(t, "DELETE", "/v1/keys/"+key.ID, "", ""); status == 200 {
+		t.Errorf("the active key is removed: %s", body)
+	}
+}
+
+// await waits for a status of the server's own.
+func (s *server) await(t *testing.T, wanted func(status) bool) status {
+	t.Helper()
+	for {
+		keys, secrets := s.node.Keyring().Changed(), s.store.state.Load().replaced
+		st, err := s.own(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wanted(st) {
+			return st
+		}
+		select {
+		case <-keys:
+		case <-secrets:
+		case <-t.Context().Done():
+			t.Fatal("the test has ended")
+		}
+	}
+}
+
+// The fence: what was sealed before a rotation and comes after it is not stored, neither by a put
+// nor by a swap, whatever raft does with their entries meanwhile.
+func TestWhatWasSealedBeforeARotationIsNotStored(t *testing.T) {
+	s, c := alone(t, nil)
+	if status, body := c.do(t, "PUT", "/v1/secrets/a", "", `{"value":"old"}`); status != 200 {
+		t.Fatal(status, body)
+	}
+	late, err := s.node.Keyring().Encrypt([]byte("late"), []byte("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, body := c.do(t, "POST", "/v1/keys", "", `{"full":true}`); status != 200 {
+		t.Fatal(status, body)
+	}
+	if _, err := s.apply(t.Context(), command{Put: &put{Path: "a", Ciphertext: late}}); !errors.Is(err, keyring.ErrStaleKey) {
+		t.Errorf("put: %v, want ErrStaleKey", err)
+	}
+	s.await(t, func(st status) bool { return st.Keys[1].State == keyring.StateDeprecated })
+	now, _ := s.store.state.Load().byPath.Get([]byte("a"))
+	if n, err := s.apply(t.Context(), command{Reseal: []swap{{"a", digest(now.Ciphertext), late}}}); err != nil || n != 1 {
+		t.Errorf("swap: %v conflicts, %v; want one", n, err)
+	}
+	if status, body := c.do(t, "GET", "/v1/secrets/a", "", ""); status != 200 || !strings.Contains(body, `"value":"old"`) {
+		t.Errorf("get: %d %s", status, body)
+	}
+}
+
+func TestWorkloadReadsItsOwnSecretsAlone(t *testing.T) {
+	_, c := alone(t, nil)
+	for _, path := range []string{"workload/web/db", "workload/webhook/db", "shared"} {
+		if status, body := c.do(t, "PUT", "/v1/secrets/"+path, "", `{"value":"s3cret"}`); status != 200 {
+			t.Fatal(status, body)
+		}
+	}
+	token := func(request string) string {
+		status, body := c.do(t, "POST", "/v1/identities/web", "", request)
+		var out struct{ Token string }
+		if err := json.Unmarshal([]byte(body), &out); status != 200 || err != nil {
+			t.Fatal(status, body)
+		}
+		return out.Token
+	}
+	own, foreign := token(`{}`), token(`{"audience":["elsewhere"],"ttl":"1m"}`)
+	for _, test := range []struct {
+		method, path, token, body string
+		status                    int
+	}{
+		{"GET", "/v1/whoami", own, "", 200},
+		{"GET", "/v1/whoami", "", "", 401},
+		{"GET", "/v1/whoami", foreign, "", 401},
+		{"GET", "/v1/whoami", own + "x", "", 401},
+		{"GET", "/v1/secrets/workload/web/db", own, "", 200},
+		{"GET", "/v1/secrets/workload/web/db?stale", own, "", 200},
+		{"GET", "/v1/secrets/workload/web/db", foreign, "", 401},
+		{"GET", "/v1/secrets/workload/webhook/db", own, "", 403},
+		{"GET", "/v1/secrets/shared", own, "", 403},
+		{"GET", "/v1/secrets", own, "", 403},
+		{"PUT", "/v1/secrets/workload/web/db", own, `{"value":"mine"}`, 403},
+		{"POST", "/v1/identities/root", own, `{}`, 403},
+		{"POST", "/v1/keys", own, `{}`, 403},
+		{"DELETE", "/v1/keys/00000000-0000-4000-8000-000000000000", own, ``, 403},
+		{"GET", "/v1/status", own, "", 403},
+		{"GET", "/v1/cluster", own, "", 403},
+		{"GET", "/v1/watch", own, "", 403},
+	} {
+		status, body := c.do(t, test.method, test.path, test.token, test.body)
+		if status != test.status {
+			t.Errorf("%s %s: %d %s, want %d", test.method, test.path, status, body, test.status)
+		}
+		if status != 200 && strings.Contains(body, "s3cret") {
+			t.Errorf("%s %s: %s", test.method, test.path, body)
+		}
+	}
+}
+
+func TestRequestsThatAreRefused(t *testing.T) {
+	s, c := alone(t, nil)
+	cross := func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }
+	browser := func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-origin") }
+	rebound := func(r *http.Request) { r.Host = "evil.example:8001" }
+	none := func(*http.Request) {}
+	for _, test := range []struct {
+		method, path, body string
+		change             func(*http.Request)
+		status             int
+	}{
+		{"PUT", "/v1/secrets/a//b", `{}`, none, 307}, // to a path that is clean; ServeMux does that
+		{"PUT", "/v1/secrets/", `{}`, none, 400},
+		{"PUT", "/v1/secrets/a/", `{}`, none, 400},
+		{"PUT", "/v1/secrets/" + strings.Repeat("a", 257), `{}`, none, 400},
+		{"PUT", "/v1/secrets/a", ``, none, 400},
+		{"PUT", "/v1/secrets/a", `{"valeu":"x"}`, none, 400},
+		{"PUT", "/v1/secrets/a", `{"value":"` + strings.Repeat("x", maxValue+1) + `"}`, none, 400},
+		{"PUT", "/v1/secrets/a", `{"value":"` + strings.Repeat("x", maxBody) + `"}`, none, 400},
+		{"GET", "/v1/secrets/a", ``, none, 404},
+		{"POST", "/v1/identities/web", `{"ttl":"25h"}`, none, 500},
+		{"POST", "/v1/identities/web", `{"ttl":"-1m"}`, none, 400},
+		{"DELETE", "/v1/keys/nonsense", ``, none, 400},
+		{"DELETE", "/v1/keys/00000000-0000-4000-8000-000000000000", ``, none, 400},
+		{"POST", "/v1/keys", `{}`, cross, 403},
+		{"POST", "/v1/keys", `{}`, browser, 403}, // clicks are not allowed
+		{"GET", "/v1/status", ``, rebound, 421},
+		{"PUT", "/v1/secrets/a", `{"value":"x"}`, rebound, 421},
+	} {
+		follow := http.DefaultClient.CheckRedirect
+		http.DefaultClient.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+		status, body := c.do(t, test.method, test.path, "", test.body, test.change)
+		http.DefaultClient.CheckRedirect = follow
+		if status != test.status {
+			t.Errorf("%s %.40s %.40s: %d %s, want %d", test.method, test.path, test.body, status, body, test.status)
+		}
+	}
+	if n := len(s.node.Keyring().Keys()); n != 1 {
+		t.Errorf("%d keys", n)
+	}
+	s.clicks = true
+	if status, body := c.do(t, "POST", "/v1/keys", "", `{}`, browser); status != 200 {
+		t.Errorf("a click where clicks are allowed: %d %s", status, body)
+	}
+}
+
+func TestRequestBeforeTheStartIsNotReady(t *testing.T) {
+	s := &server{store: newStore(keyring.NewFSM()), started: make(chan struct{})}
+	for _, path := range []string{"/v1/status", "/v1/secrets/a", "/.well-known/jwks.json"} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", path, nil)
+		r.Host = "127.0.0.1:8001"
+		if s.handler().ServeHTTP(w, r); w.Code != http.StatusServiceUnavailable {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+	}
+}
+
+// What raft may have done must not be sent to another server: another put may have come between.
+func TestAPutOfUnknownOutcomeIsNeitherRepeatedNorRedirected(t *testing.T) {
+	lost := keyring.NotLeaderError{Leader: "s2"} // as after ErrLeadershipLost
+	w := httptest.NewRecorder()
+	s := &server{started: make(chan struct{}), cluster: cluster{Servers: map[raft.ServerID]serverAddrs{"s2": {HTTP: "127.0.0.1:1"}}}}
+	close(s.started)
+	s.serve(func(*http.Request) (any, error) { return nil, uncertain(lost) })(w, httptest.NewRequest("PUT", "/", nil))
+	if w.Code != http.StatusInternalServerError {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	w = httptest.NewRecorder()
+	s.serve(func(*http.Request) (any, error) { return nil, lost })(w, httptest.NewRequest("GET", "/v1/secrets/a?stale", nil))
+	if to := w.Header().Get("Location"); w.Code != http.StatusTemporaryRedirect || to != "http://127.0.0.1:1/v1/secrets/a?stale" {
+		t.Errorf("%d %s", w.Code, to)
+	}
+	for _, err := range []error{keyring.ErrStaleKey, errVersion} {
+		if got := uncertain(err); !errors.Is(got, err) {
+			t.Errorf("%v: what Apply answered is known", got)
+		}
+	}
+}
+
+// A restart comes from a snapshot and the log after it.
+func TestSecretsOutliveARestart(t *testing.T) {
+	var sink memorySink
+	s, c := alone(t, nil)
+	for i := range 5 {
+		if status, body := c.do(t, "PUT", fmt.Sprint("/v1/secrets/a/", i), "", `{"value":"x"}`); status != 200 {
+			t.Fatal(status, body)
+		}
+	}
+	snap, err := s.store.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, body := c.do(t, "PUT", "/v1/secrets/a/0", "", `{"value":"after the snapshot"}`); status != 200 {
+		t.Fatal(status, body)
+	}
+	if err := snap.Persist(&sink); err != nil {
+		t.Fatal(err)
+	}
+	other := newStore(keyring.NewFSM())
+	if err := other.Restore(io.NopCloser(&sink)); err != nil {
+		t.Fatal(err)
+	}
+	want, got := snap.(*state), other.state.Load()
+	if got.index != want.index || got.byPath.Len() != 5 || len(got.byKey) != 1 {
+		t.Errorf("index %d, %d secrets, %d keys; want index %d", got.index, got.byPath.Len(), len(got.byKey), want.index)
+	}
+	for n := range want.below("") {
+		if g, ok := got.byPath.Get([]byte(n.Path)); !ok || g.Version != n.Version || !bytes.Equal(g.Ciphertext, n.Ciphertext) {
+			t.Errorf("%s: %+v", n.Path, g)
+		}
+	}
+	for _, bad := range []string{"", "7\n{", "x", `7 {"Path":7}`} {
+		if err := other.Restore(io.NopCloser(strings.NewReader(bad))); err == nil {
+			t.Errorf("%q is restored", bad)
+		}
+		if other.state.Load().index != want.index {
+			t.Errorf("%q has changed the store", bad)
+		}
+	}
+}
+
+type memorySink struct{ bytes.Buffer }
+
+func (*memorySink) ID() string    { return "" }
+func (*memorySink) Cancel() error { return nil }
+func (*memorySink) Close() error  { return nil }
+
+func TestWatchTellsOfEachChange(t *testing.T) {
+	_, c := alone(t, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", c.base+"/v1/watch", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	in := json.NewDecoder(resp.Body)
+	wait := func(what string, wanted func(status) bool) {
+		t.Helper()
+		for st := (status{}); !wanted(st); {
+			if err := in.Decode(&st); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		}
+	}
+	wait("the first", func(st status) bool { return st.Ready && len(st.Keys) == 1 })
+	if status, body := c.do(t, "PUT", "/v1/secrets/a", "", `{"value":"x"}`); status != 200 {
+		t.Fatal(status, body)
+	}
+	wait("a secret", func(st status) bool { return st.Secrets == 1 && st.Keys[0].Secrets == 1 })
+	if status, body := c.do(t, "POST", "/v1/keys", "", `{"full":true}`); status != 200 {
+		t.Fatal(status, body)
+	}
+	wait("a rotation", func(st status) bool {
+		return len(st.Keys) == 2 && st.Keys[0].Secrets == 1 && st.Keys[1].State == keyring.StateDeprecated
+	})
+}

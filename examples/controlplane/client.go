@@ -1,0 +1,251 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// client calls the API of a server, and follows it to the leader.
+type client struct{ base string }
+
+// call sends in as JSON, if it is not nil, and decodes the answer.
+func (c client) call(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b) // which http can read again after a redirect
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		var e struct{ Error string }
+		json.NewDecoder(resp.Body).Decode(&e) // what is no such answer has only a status
+		return fmt.Errorf("%s: %s", resp.Status, e.Error)
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+// command line of the parts that are no server.
+type cli struct {
+	client
+	in  io.Reader
+	out io.Writer
+}
+
+// flags parses those of a command, and wants so many arguments beside them.
+func flags(fs *flag.FlagSet, args []string, n int) ([]string, error) {
+	fs.SetOutput(io.Discard)
+	if err := fs.Parse(args); err != nil {
+		return nil, fmt.Errorf("%s: %w", fs.Name(), err)
+	}
+	if fs.NArg() != n {
+		return nil, fmt.Errorf("%s takes %d arguments after its flags, not %d", fs.Name(), n, fs.NArg())
+	}
+	return fs.Args(), nil
+}
+
+// secretURL escapes a path, but for its slashes.
+func secretURL(path string) string { return "/v1/secrets/" + (&url.URL{Path: path}).EscapedPath() }
+
+func (c cli) put(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("put", flag.ContinueOnError)
+	version := fs.String("if", "", "")
+	args, err := flags(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	value, err := io.ReadAll(io.LimitReader(c.in, maxValue+1))
+	if err != nil {
+		return err
+	}
+	in := putRequest{Value: string(value)}
+	if *version != "" {
+		n, err := strconv.ParseUint(*version, 10, 64)
+		if err != nil {
+			return fmt.Errorf("-if: %w", err)
+		}
+		in.If = &n
+	}
+	var out entry
+	if err := c.call(ctx, http.MethodPut, secretURL(args[0]), in, &out); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s version %d under key %s\n", out.Path, out.Version, out.Key)
+	return nil
+}
+
+func (c cli) get(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("get", flag.ContinueOnError)
+	stale := fs.Bool("stale", false, "")
+	args, err := flags(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	path := secretURL(args[0])
+	if *stale {
+		path += "?stale"
+	}
+	var out entry
+	if err := c.call(ctx, http.MethodGet, path, nil, &out); err != nil {
+		return err
+	}
+	_, err = io.WriteString(c.out, out.Value)
+	return err
+}
+
+func (c cli) list(ctx context.Context, args []string) error {
+	prefix := strings.Join(args, "/")
+	var out []entry
+	if err := c.call(ctx, http.MethodGet, "/v1/secrets?prefix="+url.QueryEscape(prefix), nil, &out); err != nil {
+		return err
+	}
+	for _, e := range out {
+		fmt.Fprintf(c.out, "%s version %d under key %s\n", e.Path, e.Version, e.Key)
+	}
+	return nil
+}
+
+func (c cli) identity(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("identity", flag.ContinueOnError)
+	aud, ttl := fs.String("aud", "", ""), fs.String("ttl", "", "")
+	args, err := flags(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	in := identityRequest{TTL: *ttl}
+	if *aud != "" {
+		in.Audience = strings.Split(*aud, ",")
+	}
+	var out struct{ Token string }
+	path := "/v1/identities/" + url.PathEscape(args[0])
+	if err := c.call(ctx, http.MethodPost, path, in, &out); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.out, out.Token)
+	return nil
+}
+
+func (c cli) rotate(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("keys rotate", flag.ContinueOnError)
+	full := fs.Bool("full", false, "")
+	if _, err := flags(fs, args, 0); err != nil {
+		return err
+	}
+	var out keyStatus
+	if err := c.call(ctx, http.MethodPost, "/v1/keys", rotateRequest{Full: *full}, &out); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s is %s\n", out.ID, out.State)
+	return nil
+}
+
+func (c cli) remove(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("keys remove", flag.ContinueOnError)
+	force, now := fs.Bool("force", false, ""), fs.Bool("now", false, "")
+	args, err := flags(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	q := url.Values{}
+	if *force {
+		q.Set("force", "")
+	}
+	if *now {
+		q.Set("now", "")
+	}
+	var out struct{ Removed string }
+	if err := c.call(ctx, http.MethodDelete, "/v1/keys/"+url.PathEscape(args[0])+"?"+q.Encode(), nil, &out); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s is removed\n", out.Removed)
+	return nil
+}
+
+// status prints what the page shows.
+func (c cli) status(ctx context.Context, args []string) error {
+	if _, err := flags(flag.NewFlagSet("keys status", flag.ContinueOnError), args, 0); err != nil {
+		return err
+	}
+	var v view
+	if err := c.call(ctx, http.MethodGet, "/v1/cluster", nil, &v); err != nil {
+		return err
+	}
+	return v.print(c.out)
+}
+
+// best returns the status of the leader, or of whoever else has answered.
+func (v view) best() status {
+	var best status
+	for _, id := range slices.Sorted(maps.Keys(v.Servers)) {
+		if a := v.Servers[id]; a.Error == "" && (best.ID == "" || a.Leader == id) {
+			best = a.status
+		}
+	}
+	return best
+}
+
+// print writes keys and servers as a table, then what goes on and what is wrong.
+func (v view) print(out io.Writer) error {
+	servers, best := slices.Sorted(maps.Keys(v.Servers)), v.best()
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprint(w, "KEY\tSTATE\tSINCE\tSECRETS")
+	for _, id := range servers {
+		if id == best.Leader {
+			id += "*"
+		}
+		fmt.Fprintf(w, "\t%s", id)
+	}
+	fmt.Fprintln(w)
+	for _, k := range best.Keys {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d", k.ID, k.State, k.Since.Local().Format(time.DateTime), k.Secrets)
+		for _, id := range servers {
+			switch a := v.Servers[id]; {
+			case a.Error != "":
+				fmt.Fprint(w, "\taway")
+			case slices.Contains(a.Missing, k.ID):
+				fmt.Fprint(w, "\tmissing")
+			default:
+				fmt.Fprint(w, "\theld")
+			}
+		}
+		fmt.Fprintln(w)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, r := range best.Rekeying {
+		fmt.Fprintf(out, "rekeying %s: %d moved, %d left %s\n", r.Key, r.Moved, r.Left, r.Error)
+	}
+	for _, id := range servers {
+		a := v.Servers[id]
+		for _, p := range a.Problems {
+			fmt.Fprintf(out, "%s: %s\n", id, p)
+		}
+		if a.Error != "" {
+			fmt.Fprintf(out, "%s: %s\n", id, a.Error)
+		}
+	}
+	return nil
+}

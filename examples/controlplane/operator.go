@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+)
+
+const (
+	rotateTime = 30 * time.Second // a key is to be active by then
+	peerTime   = time.Second      // for another server's status
+	watchPace  = 20 * time.Millisecond
+)
+
+// rotateRequest asks for a new key.
+type rotateRequest struct {
+	Full   bool            `json:"full,omitempty"`
+	Revoke []keyring.KeyID `json:"revoke,omitempty"`
+}
+
+// status is a server as it sees itself.
+type status struct {
+	ID       raft.ServerID `json:"id"`
+	Leader   raft.ServerID `json:"leader,omitempty"`
+	Ready    bool          `json:"ready"`
+	Index    uint64        `json:"index"` // of the last log entry that changed a secret here
+	Secrets  int           `json:"secrets"`
+	Keys     []keyStatus   `json:"keys,omitempty"`
+	Missing  []string      `json:"missing,omitempty"`
+	Rekeying []rekeying    `json:"rekeying,omitempty"` // on the leader
+	Problems []string      `json:"problems,omitempty"`
+}
+
+type keyStatus struct {
+	ID      string          `json:"id"`
+	State   keyring.State   `json:"state"`
+	Since   time.Time       `json:"since"` // when it was made active, or made
+	Holders []raft.ServerID `json:"holders,omitempty"`
+	Secrets int             `json:"secrets"` // sealed under it
+}
+
+type rekeying struct {
+	Key      string   `json:"key"`
+	Moved    int      `json:"moved"`
+	Left     int      `json:"left"`
+	Poisoned []string `json:"poisoned,omitempty"`
+	Error    string   `json:"error,omitempty"`
+}
+
+// view is the cluster as one server sees it: each server's own status, or why it has none.
+type view struct {
+	Clicks  bool                     `json:"clicks"` // the page may rotate keys
+	Servers map[raft.ServerID]answer `json:"servers"`
+}
+
+type answer struct {
+	status
+	Error string `json:"error,omitempty"`
+}
+
+//go:embed page.html
+var page []byte
+
+// operate adds what is for operators.
+func (s *server) operate(mux *http.ServeMux) {
+	mux.HandleFunc("POST /v1/keys", s.serve(s.people(s.rotate)))
+	mux.HandleFunc("DELETE /v1/keys/{id}", s.serve(s.people(s.remove)))
+	mux.HandleFunc("GET /v1/status", s.serve(s.people(s.status)))
+	mux.HandleFunc("GET /v1/watch", s.watch)
+	mux.HandleFunc("GET /v1/cluster", s.serve(s.people(s.view)))
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Type", "text/html; charset=utf-8")
+		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'")
+		w.Write(page)
+	})
+}
+
+// rotate makes a new key. The node asks the leader by itself.
+func (s *server) rotate(r *http.Request) (any, error) {
+	if r.Header.Get("Sec-Fetch-Site") != "" && !s.clicks { // only browsers send it
+		return nil, fmt.Errorf("%w: this server's page only shows", errForbidden)
+	}
+	var in rotateRequest
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), rotateTime)
+	defer cancel()
+	key, err := s.node.Rotate(ctx, keyring.RotateOptions{Full: in.Full, Revoke: in.Revoke})
+	if err != nil {
+		return nil, err
+	}
+	return keyStatus{ID: key.ID.String(), State: key.State, Since: key.Activated, Holders: key.Holders}, nil
+}
+
+// remove removes a key on the leader: when nothing is sealed under it any more, or by ?force at
+// once and with all that is.
+func (s *server) remove(r *http.Request) (any, error) {
+	id, err := keyring.ParseKeyID(r.PathValue("id"))
+	if err != nil {
+		return nil, badRequest{err}
+	}
+	q := r.URL.Query()
+	o := keyring.RemoveOptions{Force: q.Has("force"), Now: q.Has("now")}
+	if err := s.node.Keyring().Remove(r.Context(), id, o); err != nil {
+		return nil, err
+	}
+	return map[string]string{"removed": id.String()}, nil
+}
+
+// status is how this server is. With ?consistent it is the leader's, and not from before the request.
+func (s *server) status(r *http.Request) (any, error) {
+	if r.URL.Query().Has("consistent") {
+		nothing := ""
+		if _, err := s.apply(r.Context(), command{Read: &nothing}); !errors.Is(err, errNone) {
+			return nil, err
+		}
+	}
+	return s.own(r.Context())
+}
+
+func (s *server) own(ctx context.Context) (status, error) {
+	st, err := s.node.Keyring().Status(ctx)
+	if err != nil {
+		return status{}, err
+	}
+	now := s.store.state.Load()
+	out := status{ID: st.ID, Leader: st.Leader, Ready: st.Ready, Index: now.index, Secrets: now.byPath.Len()}
+	for _, k := range st.Keys {
+		since := k.Activated
+		if since.IsZero() {
+			since = k.Created
+		}
+		out.Keys = append(out.Keys, keyStatus{k.ID.String(), k.State, since, k.Holders, now.count(k.ID)})
+	}
+	for _, id := range st.Missing {
+		out.Missing = append(out.Missing, id.String())
+	}
+	for _, p := range st.Rekeying {
+		r := rekeying{Key: p.Key.String(), Moved: p.Moved, Left: now.count(p.Key), Poisoned: p.PoisonedRefs}
+		if p.Err != nil {
+			r.Error = p.Err.Error()
+		}
+		out.Rekeying = append(out.Rekeying, r)
+	}
+	for _, p := range st.Problems {
+		out.Problems = append(out.Problems, p.String())
+	}
+	return out, nil
+}
+
+// watch streams this server's status, one JSON object now and one after each change, but not more
+// often than watchPace. It begins when the server has started.
+func (s *server) watch(w http.ResponseWriter, r *http.Request) {
+	select {
+	case <-s.started:
+	case <-r.Context().Done():
+		return
+	}
+	if err := s.person(r); err != nil {
+		fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := json.NewEncoder(w)
+	for pace := time.Tick(watchPace); ; {
+		keys, secrets := s.node.Keyring().Changed(), s.store.state.Load().replaced // before the look: none is missed
+		st, err := s.own(r.Context())
+		if err == nil {
+			err = out.Encode(st)
+		}
+		if err == nil {
+			err = http.NewResponseController(w).Flush()
+		}
+		if err != nil {
+			return
+		}
+		select {
+		case <-keys:
+		case <-secrets:
+		case <-r.Context().Done():
+			return
+		}
+		<-pace
+	}
+}
+
+// view asks all servers at once.
+func (s *server) view(r *http.Request) (any, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), peerTime)
+	defer cancel()
+	var mu sync.Mutex // guards v.Servers
+	v := view{Clicks: s.clicks, Servers: map[raft.ServerID]answer{}}
+	var wg sync.WaitGroup
+	for id := range s.cluster.Servers {
+		wg.Go(func() {
+			var a answer
+			var err error
+			if id == s.id {
+				a.status, err = s.own(ctx)
+			} else {
+				err = s.ask(ctx, id, &a.status)
+			}
+			if err != nil {
+				a.Error = err.Error()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			v.Servers[id] = a
+		})
+	}
+	wg.Wait()
+	return v, nil
+}
+
+// ask gets another server's status.
+func (s *server) ask(ctx context.Context, id raft.ServerID, out *status) error {
+	c := client{base: "http://" + s.cluster.Servers[id].HTTP}
+	return c.call(ctx, http.MethodGet, "/v1/status", nil, out)
+}

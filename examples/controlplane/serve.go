@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// cluster is cluster.json: what all servers have to agree on.
+type cluster struct {
+	Name    string                        `json:"name"`   // in the certificates
+	Issuer  string                        `json:"issuer"` // of the tokens; serves the well-known documents
+	Servers map[raft.ServerID]serverAddrs `json:"servers"`
+}
+
+type serverAddrs struct {
+	Raft string `json:"raft"` // of the node: raft and the keyring, mutual TLS
+	HTTP string `json:"http"` // of the API and the page, on loopback
+}
+
+func readCluster(dir string) (c cluster, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, "cluster.json"))
+	if err != nil {
+		return c, err
+	}
+	if err := json.Unmarshal(b, &c); err != nil {
+		return c, fmt.Errorf("cluster.json: %w", err)
+	}
+	return c, nil
+}
+
+// server is one server of the control plane.
+type server struct {
+	id      raft.ServerID
+	cluster cluster
+	store   *store
+	clicks  bool // the page may rotate keys
+	log     hclog.Logger
+	node    *keyring.Node // set when started is closed
+	started chan struct{}
+}
+
+// options are the flags of serve.
+type options struct {
+	every  time.Duration // between rotations
+	rate   int           // of secrets that are sealed anew, a second; zero is as fast as raft
+	clicks bool
+	log    hclog.Logger
+	stdout io.Writer
+}
+
+// serve runs a server with what init has put into dir, until ctx ends.
+func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err error) {
+	c, err := readCluster(dir)
+	if err != nil {
+		return err
+	}
+	own, known := c.Servers[id]
+	if !known {
+		return fmt.Errorf("cluster.json has no server %q", id)
+	}
+	kek, err := keyring.FileKEK(filepath.Join(dir, string(id)+".kek"))
+	if err != nil {
+		return err
+	}
+	keys := keyring.NewFSM()
+	s := &server{
+		id: id, cluster: c, store: newStore(keys), clicks: o.clicks, log: o.log, started: make(chan struct{}),
+	}
+	// The API is there first, and says 503 until the node has started: the others may ask.
+	ln, err := listenLoopback(own.HTTP)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(o.stdout, "%s http://%s\n", id, own.HTTP)
+	api := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- api.Serve(ln) }()
+	defer func() {
+		err = errors.Join(err, api.Close())
+		if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+			err = errors.Join(err, e)
+		}
+	}()
+	conf := keyring.NodeConfig{
+		ID:        id,
+		Dir:       filepath.Join(dir, string(id)),
+		KEKs:      []keyring.KEK{kek},
+		Addr:      own.Raft,
+		Cluster:   c.Name,
+		TLS:       func() (*tls.Config, error) { return readTLS(dir, id) }, // anew for each connection
+		Peers:     map[raft.ServerID]string{},
+		App:       s.store,
+		Keys:      keys, // the one that the store asks
+		Data:      data{s},
+		Rotation:  keyring.RotationPolicy{Every: o.every},
+		RekeyRate: o.rate,
+		Tokens:    keyring.TokenPolicy{Issuer: c.Issuer, Algorithm: "ES256", MaxTTL: time.Hour},
+		Logger:    o.log,
+	}
+	for id, a := range c.Servers {
+		conf.Peers[id] = a.Raft
+	}
+	if s.node, err = keyring.Start(ctx, conf); err != nil {
+		return err
+	}
+	close(s.started)
+	select {
+	case <-ctx.Done():
+	case err = <-served:
+		served <- err
+	}
+	return errors.Join(err, s.node.Close())
+}
+
+// listenLoopback listens where nobody but this machine's users can reach it: the API knows no
+// passwords.
+func listenLoopback(addr string) (net.Listener, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return nil, fmt.Errorf("the API is for loopback only, not for %s", addr)
+	}
+	return net.Listen("tcp", addr)
+}
+
+// readTLS reads this server's certificate and the CA's, which may have been replaced.
+func readTLS(dir string, id raft.ServerID) (*tls.Config, error) {
+	own := filepath.Join(dir, string(id)+".pem")
+	cert, err := tls.LoadX509KeyPair(own, own)
+	if err != nil {
+		return nil, err
+	}
+	ca, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, errors.New("ca.pem has no certificate")
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots}, nil
+}
+
+// apply proposes a command to the store, on the leader.
+func (s *server) apply(ctx context.Context, c command) (any, error) {
+	entry, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	return s.node.Apply(ctx, entry)
+}

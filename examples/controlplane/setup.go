@@ -1,0 +1,134 @@
+package main
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	members   = 3
+	certValid = 365 * 24 * time.Hour
+)
+
+// setUp makes all that three servers on this machine need, in a directory that is empty or absent:
+//
+//	cluster.json   their names and addresses
+//	ca.pem         the certificate of their CA, whose key is forgotten
+//	s1.pem ...     a server's certificate and key
+//	s1.kek ...     what wraps a server's keys: not in its data directory
+//
+// In the field each server has its own, and no machine has all. Ports count up from port; zero
+// takes free ones.
+func setUp(dir string, port int) error {
+	if left, err := os.ReadDir(dir); err == nil && len(left) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, fmt.Errorf("%s is not empty", dir))
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	addrs, err := addresses(port, 2*members)
+	if err != nil {
+		return err
+	}
+	c := cluster{Name: "controlplane", Servers: map[raft.ServerID]serverAddrs{}}
+	ca, err := issue(&x509.Certificate{
+		Subject: pkix.Name{CommonName: c.Name + " CA"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
+	}, nil)
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{"ca.pem": ca.pem()}
+	for i := range members {
+		id := "s" + strconv.Itoa(i+1)
+		c.Servers[raft.ServerID(id)] = serverAddrs{Raft: addrs[members+i], HTTP: addrs[i]}
+		own, err := issue(&x509.Certificate{
+			KeyUsage:    x509.KeyUsageDigitalSignature,
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+			URIs:        []*url.URL{{Scheme: "keyring", Host: c.Name, Path: "/server/" + id}},
+		}, ca)
+		if err != nil {
+			return err
+		}
+		key, err := x509.MarshalPKCS8PrivateKey(own.key)
+		if err != nil {
+			return err
+		}
+		files[id+".pem"] = append(own.pem(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+		files[id+".kek"] = make([]byte, 32)
+		rand.Read(files[id+".kek"])
+	}
+	c.Issuer = "http://" + addrs[0]
+	if files["cluster.json"], err = json.MarshalIndent(c, "", "  "); err != nil {
+		return err
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addresses returns n addresses on loopback.
+func addresses(port, n int) (out []string, err error) {
+	for i := range n {
+		if port > 0 {
+			out = append(out, net.JoinHostPort("127.0.0.1", strconv.Itoa(port+i)))
+			continue
+		}
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer ln.Close() // after the last is found, so that all differ
+		out = append(out, ln.Addr().String())
+	}
+	return out, nil
+}
+
+// identity is a certificate and its key.
+type identity struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+// pem encodes the certificate.
+func (i *identity) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.cert.Raw})
+}
+
+// issue makes an identity that a CA signs; without one it signs itself.
+func issue(template *x509.Certificate, ca *identity) (*identity, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Minute), time.Now().Add(certValid)
+	if ca == nil {
+		ca = &identity{template, key}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	return &identity{cert, key}, err
+}
