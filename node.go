@@ -32,6 +32,7 @@ type Node struct {
 	opened chan struct{} // closed once raft and keys are set
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
+	asked  sync.WaitGroup // what Apply has handed to raft
 	once   sync.Once
 	closed error
 }
@@ -234,7 +235,8 @@ func (n *Node) raftConfig() *raft.Config {
 	conf := raft.DefaultConfig()
 	conf.LocalID = n.cfg.ID
 	conf.Logger = n.log.Named("raft")
-	if n.net == nil { // it need not wait for anybody's vote
+	conf.ShutdownOnRemove = false // what shuts it down is Close alone
+	if n.net == nil {             // it need not wait for anybody's vote
 		conf.HeartbeatTimeout, conf.ElectionTimeout = soon, soon
 		conf.LeaderLeaseTimeout, conf.CommitTimeout = soon, soon
 	}
@@ -265,14 +267,16 @@ func (n *Node) Close() error {
 }
 
 // close ends what start began, the last first: the keyring before its raft, raft before its
-// log and its port.
+// log and its port. A raft that is shut down leaves unanswered what its FSM has not applied yet,
+// so it has to answer first.
 func (n *Node) close() error {
 	n.cancel()
 	n.loops.Wait()
 	var errs []error
 	if n.keys != nil {
-		errs = append(errs, n.keys.Close())
+		errs = append(errs, n.keys.Close()) // and with it all calls of Apply
 	}
+	n.asked.Wait()
 	if n.raft != nil {
 		errs = append(errs, n.raft.Shutdown().Error())
 	}
@@ -296,15 +300,31 @@ func (n *Node) Leader() raft.ServerID {
 
 // Apply puts a command of App's into the log and returns what its Apply answered, or that
 // answer as the error if it is one. Leader only: elsewhere the error matches ErrNotLeader.
-// An error that matches it may also hide a commit.
+// That error, ctx's own and ErrClosed leave open whether the command is executed.
 func (n *Node) Apply(ctx context.Context, cmd []byte) (any, error) {
 	if n.cfg.App == nil {
 		return nil, errors.New("apply: the node has no App")
 	}
-	if err := ctx.Err(); err != nil {
+	ctx, leave, err := n.keys.enter(ctx)
+	if err != nil {
 		return nil, err
 	}
-	f := n.raft.Apply(cmd, proposeTimeout)
+	defer leave()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	answered := make(chan raft.ApplyFuture, 1)
+	n.asked.Go(func() {
+		f := n.raft.Apply(cmd, proposeTimeout)
+		f.Error() // waits
+		answered <- f
+	})
+	var f raft.ApplyFuture
+	select {
+	case f = <-answered:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	if err := f.Error(); err != nil {
 		return nil, outcome(n.raft, err)
 	}

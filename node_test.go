@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -316,5 +317,104 @@ func TestSecondProcessIsRefused(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), cfg.Dir) {
 		t.Errorf("%v does not name %s", err, cfg.Dir)
+	}
+}
+
+// slowApp is a host's FSM whose Apply waits.
+type slowApp struct{ release chan struct{} }
+
+func (a slowApp) Apply(*raft.Log) any               { <-a.release; return "done" }
+func (slowApp) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.ErrUnsupported }
+func (slowApp) Restore(r io.ReadCloser) error       { return r.Close() }
+
+// TestApplyEndsWithItsContextAndWithClose: the App is stuck, so nothing is answered. When it is not
+// any more, Close returns.
+func TestApplyEndsWithItsContextAndWithClose(t *testing.T) {
+	app := slowApp{make(chan struct{})}
+	n, err := keyring.Start(t.Context(), keyring.NodeConfig{
+		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: app,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Keyring().WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	errs := make(chan error)
+	apply := func(ctx context.Context) {
+		_, err := n.Apply(ctx, nil)
+		errs <- err
+	}
+	go apply(ctx)
+	cancel(why)
+	if err := <-errs; !errors.Is(err, why) {
+		t.Errorf("%v, want what ended the context", err)
+	}
+	const calls = 50
+	for range calls {
+		go apply(t.Context())
+	}
+	closed := make(chan error)
+	go func() { closed <- n.Close() }()
+	for range calls {
+		if err := <-errs; !errors.Is(err, keyring.ErrClosed) {
+			t.Errorf("%v, want ErrClosed", err)
+		}
+	}
+	close(app.release)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	if _, err := n.Apply(t.Context(), nil); !errors.Is(err, keyring.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// TestCloseWaitsForWhatRaftWasAsked closes a node under load: no call may be left unanswered by a raft
+// that is shut down beneath it.
+func TestCloseWaitsForWhatRaftWasAsked(t *testing.T) {
+	for range 3 {
+		app := slowApp{make(chan struct{})}
+		close(app.release) // not slow at all
+		n, err := keyring.Start(t.Context(), keyring.NodeConfig{
+			Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: app,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Keyring().WaitReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var load sync.WaitGroup
+		some := make(chan struct{}, 1000)
+		for range 16 {
+			load.Go(func() {
+				for {
+					_, err := n.Apply(t.Context(), nil)
+					if errors.Is(err, keyring.ErrClosed) {
+						return
+					}
+					if err != nil {
+						t.Errorf("apply: %v", err)
+					}
+					select {
+					case some <- struct{}{}:
+					default:
+					}
+				}
+			})
+		}
+		for range 100 {
+			<-some
+		}
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+		load.Wait()
+		if strings.Contains(goroutines(), "keyring.(*Node).Apply") {
+			t.Fatal("something still waits for raft's answer")
+		}
 	}
 }
