@@ -10,6 +10,7 @@ import (
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 // SetFS puts a keystore on a simulated disk.
@@ -69,6 +70,17 @@ func Secrets(k *Keyring) [][]byte {
 
 // SnapshotRaft has a node's raft write a snapshot.
 func SnapshotRaft(n *Node) error { return n.raft.Snapshot().Error() }
+
+// Depose has another server stand for election at once, against a leader that knows nothing of it.
+func Depose(leader *Node) error {
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader.cfg.ID)}
+	for _, s := range leader.raft.GetConfiguration().Configuration().Servers {
+		if s.ID != leader.cfg.ID {
+			return leader.net.trans.TimeoutNow(s.ID, s.Address, &raft.TimeoutNowRequest{RPCHeader: header}, new(raft.TimeoutNowResponse))
+		}
+	}
+	return errors.New("there is no other server")
+}
 
 // Propose proposes commands as the keyring does.
 func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {

@@ -165,10 +165,12 @@ func (w *network) serve(ctx context.Context, from peer.Identity, path string, bo
 	return nil, &peer.Refusal{Code: peer.Unsupported}
 }
 
-// raftTransport makes raft's transport on the port.
+// raftTransport makes raft's transport on the port. It does not pipeline: at v1.7.3 a leader that
+// is deposed under load can block for ever on a full pipeline, and its shutdown with it
+// (hashicorp/raft issue 612). Entries go in batches all the same.
 func (w *network) raftTransport() raft.Transport {
 	w.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: w, MaxPool: 3, Timeout: 10 * time.Second, Logger: w.node.log.Named("raft"),
+		Stream: w, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: w.node.log.Named("raft"),
 	})
 	return w.trans
 }
