@@ -92,6 +92,7 @@
 //	wellknown.go    the JWKS, and the handler that serves it to relying parties
 //	data.go         SealedData: where the host's records are; EncryptTo
 //	rekey.go        the goroutine in which the leader moves data off keys that are rekeying
+//	progress.go     how far a rekey is: for Status and metrics
 //	removal.go      Remove, and how every server comes to unlink the file
 //	graves.go       what a keystore has of removed keys
 //	nomad.go        the key files of HashiCorp Nomad, and OpenNomad

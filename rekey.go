@@ -6,79 +6,16 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
-	"slices"
-	"sync"
 	"time"
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
 )
 
-// RekeyProgress is how far the data under one key has been moved to the active key, by this
-// leader: a new one begins to count anew.
-type RekeyProgress struct {
-	Key       KeyID
-	Moved     int // records that were replaced
-	Conflicts int // records that somebody else had replaced
-	// Left is how many records are still under the key, negative if Config.Data is no Counter.
-	Left int
-	// Poisoned is how many records do not open, by the last scan, and PoisonedRefs the first of
-	// them. They keep the key in rekeying: replace them, or remove the key by force.
-	Poisoned     int
-	PoisonedRefs []string
-	Err          error // why the last attempt ended early, or nil
-}
-
 const (
 	batchRecords = 256
 	batchBytes   = 1 << 20 // after which a batch takes no more records
-	poisonedRefs = 16      // named in RekeyProgress
 )
-
-// moves is the progress, for Status.
-type moves struct {
-	mu   sync.Mutex // guards below
-	keys map[KeyID]*RekeyProgress
-}
-
-// of changes the progress of a key.
-func (m *moves) of(id KeyID, change func(*RekeyProgress)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.keys == nil {
-		m.keys = map[KeyID]*RekeyProgress{}
-	}
-	if m.keys[id] == nil {
-		m.keys[id] = &RekeyProgress{Key: id, Left: -1}
-	}
-	change(m.keys[id])
-}
-
-// keep forgets all but these keys.
-func (m *moves) keep(keys []*meta.Key) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for id := range m.keys {
-		if !slices.ContainsFunc(keys, func(k *meta.Key) bool { return k.ID == id }) {
-			delete(m.keys, id)
-		}
-	}
-}
-
-// describe adds the progress, and what stands in its way.
-func (m *moves) describe(st *Status) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, p := range m.keys {
-		c := *p
-		c.PoisonedRefs = slices.Clone(p.PoisonedRefs)
-		st.Rekeying = append(st.Rekeying, c)
-		if p.Err != nil {
-			st.Problems = append(st.Problems, Problem{Kind: ProblemRekey, Key: p.Key, Detail: p.Err.Error()})
-		}
-	}
-	slices.SortFunc(st.Rekeying, func(a, b RekeyProgress) int { return compareIDs(a.Key, b.Key) })
-}
 
 // rekeyer is the goroutine that moves data off the keys that are rekeying, while this server leads.
 // It remembers nothing that matters: a new leader scans again.
@@ -152,7 +89,7 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next time.Time, err 
 	for {
 		restores, began := r.fsm.restores.Load(), now()
 		b, err := r.scan(ctx, key)
-		r.moves.of(key.ID, func(p *RekeyProgress) { p.Poisoned, p.PoisonedRefs = b.poisoned, b.refs })
+		r.moves.poison(key.ID, b.poisoned, b.refs)
 		switch {
 		case err != nil:
 			return time.Time{}, err
@@ -270,9 +207,7 @@ func (r *rekeyer) replace(ctx context.Context, key *meta.Key, records []Replacem
 			return 0, fmt.Errorf("count: %w", err)
 		}
 	}
-	r.moves.of(key.ID, func(p *RekeyProgress) {
-		p.Moved, p.Conflicts, p.Left = p.Moved+moved, p.Conflicts+conflicts, left
-	})
+	r.moves.add(key.ID, moved, conflicts, left)
 	if r.cfg.RekeyRate > 0 {
 		return moved, sleep(ctx, began.Add(time.Duration(len(records))*time.Second/time.Duration(r.cfg.RekeyRate)))
 	}

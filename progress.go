@@ -1,0 +1,106 @@
+package keyring
+
+import (
+	"slices"
+	"sync"
+
+	"example.com/keyring/internal/meta"
+	metrics "github.com/hashicorp/go-metrics/compat"
+)
+
+// RekeyProgress is how far the data under one key has been moved to the active key, by this
+// leader: a new one begins to count anew. The same goes to go-metrics, with the key as a label:
+// the counters keyring.rekey.moved and keyring.rekey.conflicts, the gauges keyring.rekey.left and
+// keyring.rekey.poisoned.
+type RekeyProgress struct {
+	Key       KeyID
+	Moved     int // records that were replaced
+	Conflicts int // records that somebody else had replaced
+	// Left is how many records are still under the key, negative if Config.Data is no Counter.
+	Left int
+	// Poisoned is how many records do not open, by the last scan, and PoisonedRefs the first of
+	// them. They keep the key in rekeying: replace them, or remove the key by force.
+	Poisoned     int
+	PoisonedRefs []string
+	Err          error // why the last attempt ended early, or nil
+}
+
+const poisonedRefs = 16 // named in RekeyProgress
+
+// moves is the progress, for Status and for metrics.
+type moves struct {
+	mu   sync.Mutex // guards below
+	keys map[KeyID]*RekeyProgress
+}
+
+// of changes the progress of a key.
+func (m *moves) of(id KeyID, change func(*RekeyProgress)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.keys == nil {
+		m.keys = map[KeyID]*RekeyProgress{}
+	}
+	if m.keys[id] == nil {
+		m.keys[id] = &RekeyProgress{Key: id, Left: -1}
+	}
+	change(m.keys[id])
+}
+
+// add counts a batch.
+func (m *moves) add(id KeyID, moved, conflicts, left int) {
+	m.of(id, func(p *RekeyProgress) {
+		p.Moved, p.Conflicts, p.Left = p.Moved+moved, p.Conflicts+conflicts, left
+	})
+	count("moved", id, moved)
+	count("conflicts", id, conflicts)
+	if left >= 0 {
+		gauge("left", id, left)
+	}
+}
+
+// poison notes what a scan has found that does not open.
+func (m *moves) poison(id KeyID, n int, refs []string) {
+	m.of(id, func(p *RekeyProgress) { p.Poisoned, p.PoisonedRefs = n, refs })
+	gauge("poisoned", id, n)
+}
+
+// keep forgets all but these keys.
+func (m *moves) keep(keys []*meta.Key) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id := range m.keys {
+		if !slices.ContainsFunc(keys, func(k *meta.Key) bool { return k.ID == id }) {
+			delete(m.keys, id)
+			gauge("left", id, 0) // it is another leader's to say, or there is nothing
+			gauge("poisoned", id, 0)
+		}
+	}
+}
+
+// count and gauge give a figure of a rekey to the process's sink of metrics, which raft uses too.
+func count(name string, key KeyID, n int) {
+	metrics.IncrCounterWithLabels([]string{"keyring", "rekey", name}, float32(n), labels(key))
+}
+
+func gauge(name string, key KeyID, n int) {
+	metrics.SetGaugeWithLabels([]string{"keyring", "rekey", name}, float32(n), labels(key))
+}
+
+func labels(key KeyID) []metrics.Label {
+	return []metrics.Label{{Name: "key", Value: key.String()}}
+}
+
+// describe adds the progress, and what stands in its way.
+func (m *moves) describe(st *Status) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.keys {
+		c := *p
+		c.PoisonedRefs = slices.Clone(p.PoisonedRefs)
+		st.Rekeying = append(st.Rekeying, c)
+		if p.Err != nil {
+			st.Problems = append(st.Problems, Problem{Kind: ProblemRekey, Key: p.Key, Detail: p.Err.Error()})
+		}
+	}
+	slices.SortFunc(st.Rekeying, func(a, b RekeyProgress) int { return compareIDs(a.Key, b.Key) })
+}

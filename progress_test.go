@@ -1,0 +1,60 @@
+package keyring_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	metrics "github.com/hashicorp/go-metrics/compat"
+)
+
+// TestMetricsOfARekey: the figures go to the sink that the process has set, as raft's do.
+func TestMetricsOfARekey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := metrics.NewInmemSink(24*time.Hour, 48*time.Hour) // an interval of virtual time for all of it
+		conf := metrics.DefaultConfig("")
+		conf.EnableHostname, conf.EnableRuntimeMetrics, conf.EnableServiceLabel = false, false, false
+		if _, err := metrics.NewGlobal(conf, sink); err != nil {
+			t.Fatal(err)
+		}
+		defer metrics.NewGlobal(conf, &metrics.BlackholeSink{})
+		rc := newRecordsCluster(t, 1, false, nil)
+		rc.store("a", 300)
+		old := rc.active()
+		rc.spoil("a/7")
+		rc.spoil("a/8")
+		leader := rc.Leader()
+		d := rc.dataOf(leader)
+		d.note(func() {
+			d.replacing = func() error { // a writer is quicker with one of the batch
+				c, err := leader.Keyring.Encrypt([]byte("newer"), []byte("a/1"))
+				rc.written["a/1"] = "newer"
+				errs, e := apply(leader.Raft, recordPut{Ref: "a/1", New: c})
+				return errors.Join(append(errs, err, e)...)
+			}
+		})
+		rc.rotate(keyring.RotateOptions{Full: true})
+		time.Sleep(10 * time.Minute) // virtual
+		figures := func() (moved, conflicts float64, left, poisoned float32) {
+			key := ";key=" + old.String()
+			for _, interval := range sink.Data() {
+				moved += interval.Counters["keyring.rekey.moved"+key].AggregateSample.Sum
+				conflicts += interval.Counters["keyring.rekey.conflicts"+key].AggregateSample.Sum
+				left = interval.Gauges["keyring.rekey.left"+key].Value
+				poisoned = interval.Gauges["keyring.rekey.poisoned"+key].Value
+			}
+			return moved, conflicts, left, poisoned
+		}
+		if moved, conflicts, left, poisoned := figures(); moved != 297 || conflicts != 1 || left != 2 || poisoned != 2 {
+			t.Errorf("moved %v, conflicts %v, left %v, poisoned %v", moved, conflicts, left, poisoned)
+		}
+		rc.store("a", 9) // writes both anew
+		rc.await(old, keyring.StateDeprecated)
+		time.Sleep(time.Minute) // virtual
+		if moved, conflicts, left, poisoned := figures(); moved != 297 || conflicts != 1 || left != 0 || poisoned != 0 {
+			t.Errorf("in the end moved %v, conflicts %v, left %v, poisoned %v", moved, conflicts, left, poisoned)
+		}
+	})
+}
