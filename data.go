@@ -17,7 +17,8 @@ type Sealed struct {
 	Nomad bool
 }
 
-// Replacement is a record with the same plaintext sealed under the active key.
+// Replacement is a record with the same plaintext sealed under the active key. New shares its memory
+// with other records: a host that keeps it, not what it made of it for raft, keeps a copy.
 type Replacement struct {
 	Sealed
 	New []byte

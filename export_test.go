@@ -191,9 +191,9 @@ func (s Store) Close() error { return s.close() }
 
 // Reseal opens records and seals them under the active key, and returns how many.
 func Reseal(k *Keyring, records []Sealed) (int, error) {
-	var b batch
-	err := (&rekeyer{Keyring: k}).reseal(&b, KeyID{}, records)
-	return len(b.records), err
+	var f found
+	err := (&rekeyer{Keyring: k}).reseal(&f, KeyID{}, records)
+	return len(f.records), err
 }
 
 // LiveOf are the key bytes themselves that a keyring has in memory of one key.

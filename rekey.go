@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
+	"slices"
 	"time"
 
 	"example.com/keyring/internal/meta"
@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	batchRecords = 256
+	batchRecords = 256     // in one call of Replace
 	batchBytes   = 1 << 20 // after which a batch takes no more records
+	scanBatches  = 8       // that one scan reads: with fewer, other cores are not worth waking
+	runRecords   = 64      // that a core takes at a time
 )
 
 // rekeyer is the goroutine that moves data off the keys that are rekeying, while this server leads.
@@ -85,31 +87,31 @@ func (r *rekeyer) step() time.Duration {
 // move moves what is sealed under one key to the active key. When a scan from end to end finds
 // nothing more it has the key deprecated, or returns when such a scan would count.
 func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next time.Time, err error) {
-	var before string // the first record of the batch before
+	var before string // the first record of the scan before
 	for {
 		restores, began := r.fsm.restores.Load(), now()
-		b, err := r.scan(ctx, key)
-		r.moves.poison(key.ID, b.poisoned, b.refs)
+		f, err := r.scan(ctx, key)
+		r.moves.poison(key.ID, f.poisoned, f.refs)
 		switch {
 		case err != nil:
 			return time.Time{}, err
-		case len(b.records) > 0:
-			first := b.records[0].Ref + "\x00" + string(b.records[0].Ciphertext)
+		case len(f.records) > 0:
+			first := f.records[0].Ref + "\x00" + string(f.records[0].Ciphertext)
 			if first == before {
-				return time.Time{}, fmt.Errorf("record %q is as it was after Replace", b.records[0].Ref)
+				return time.Time{}, fmt.Errorf("record %q is as it was after Replace", f.records[0].Ref)
 			}
-			moved, err := r.replace(ctx, key, b.records)
+			moved, err := r.replace(ctx, key, f.records)
 			if err != nil {
 				return time.Time{}, err
 			}
-			if before = ""; moved == len(b.records) {
+			if before = ""; moved == len(f.records) {
 				before = first
 			}
 			if moved == 0 {
 				return now().Add(again), nil // writers are at it
 			}
-		case b.poisoned > 0:
-			return time.Time{}, fmt.Errorf("%d records do not open, %q the first of them: %w", b.poisoned, b.refs[0], ErrDecrypt)
+		case f.poisoned > 0:
+			return time.Time{}, fmt.Errorf("%d records do not open, %q the first of them: %w", f.poisoned, f.refs[0], ErrDecrypt)
 		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
 			return plan.ScanFrom(key, r.cfg.RekeyGrace), nil
 		default:
@@ -118,65 +120,78 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next time.Time, err 
 	}
 }
 
-// batch is what one scan has found, up to a bound.
-type batch struct {
+// found is what one scan has found, up to a bound.
+type found struct {
 	records  []Replacement
 	bytes    int
 	poisoned int
 	refs     []string
 }
 
-func (b *batch) full() bool { return len(b.records) >= batchRecords || b.bytes >= batchBytes }
-
-// scan reads what is under the key until it has a batch or has seen everything.
-func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (batch, error) {
-	var b batch
+// scan reads what is under the key until it has enough or has seen everything.
+func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (found, error) {
+	batches := scanBatches
+	if r.cfg.RekeyRate > 0 {
+		batches = 1 // what waits for its turn grows old
+	}
+	full := func(records, bytes int) bool {
+		return records >= batches*batchRecords || bytes >= batches*batchBytes
+	}
+	var f found
 	var chunk []Sealed
 	size := 0
 	for s, err := range r.cfg.Data.Under(ctx, key.ID) {
 		if err != nil {
-			return b, err
+			return f, err
 		}
 		if id, err := CiphertextKeyID(s.Ciphertext); !s.Nomad && (err != nil || id != key.ID) {
 			continue
 		}
 		chunk, size = append(chunk, s), size+len(s.Ciphertext)
-		if len(b.records)+len(chunk) < batchRecords && b.bytes+size < batchBytes {
+		if !full(len(f.records)+len(chunk), f.bytes+size) {
 			continue
 		}
-		if err := r.reseal(&b, key.ID, chunk); err != nil || b.full() {
-			return b, err
+		if err := r.reseal(&f, key.ID, chunk); err != nil || full(len(f.records), f.bytes) {
+			return f, err
 		}
 		chunk, size = nil, 0
 	}
-	return b, r.reseal(&b, key.ID, chunk)
+	return f, r.reseal(&f, key.ID, chunk)
 }
 
 // reseal opens records and seals them under the active key, on all cores. Those that do not open
 // are poisoned; any other error is not about the record.
-func (r *rekeyer) reseal(b *batch, key KeyID, chunk []Sealed) error {
+func (r *rekeyer) reseal(f *found, key KeyID, chunk []Sealed) error {
 	sealed, errs := make([][]byte, len(chunk)), make([]error, len(chunk))
-	cores := min(runtime.GOMAXPROCS(0), len(chunk))
-	inParallel(cores, func(core int) {
-		var buf []byte
-		for i := core; i < len(chunk); i += cores {
+	inParallel((len(chunk)+runRecords-1)/runRecords, func(run int) {
+		from, to := run*runRecords, min(len(chunk), (run+1)*runRecords)
+		size := 0
+		for _, s := range chunk[from:to] {
+			size += len(s.Ciphertext) // and it is as long sealed anew
+		}
+		all, buf := make([]byte, 0, size), []byte(nil)
+		for i := from; i < to; i++ {
 			var plaintext []byte
 			if plaintext, errs[i] = r.open(buf[:0], key, chunk[i]); errs[i] != nil {
 				continue
 			}
-			sealed[i], errs[i] = r.Encrypt(plaintext, chunk[i].AAD)
+			start := len(all)
+			if all, errs[i] = r.AppendEncrypt(all, plaintext, chunk[i].AAD); errs[i] == nil {
+				sealed[i] = all[start:len(all):len(all)]
+			}
 			clear(plaintext)
 			buf = plaintext
 		}
 	})
+	f.records = slices.Grow(f.records, len(chunk))
 	for i, s := range chunk {
 		switch {
 		case errs[i] == nil:
-			b.records = append(b.records, Replacement{s, sealed[i]})
-			b.bytes += len(s.Ciphertext)
+			f.records = append(f.records, Replacement{s, sealed[i]})
+			f.bytes += len(s.Ciphertext)
 		case errors.Is(errs[i], ErrDecrypt):
-			if b.poisoned++; len(b.refs) < poisonedRefs {
-				b.refs = append(b.refs, s.Ref)
+			if f.poisoned++; len(f.refs) < poisonedRefs {
+				f.refs = append(f.refs, s.Ref)
 			}
 		default:
 			return errs[i]
@@ -193,8 +208,24 @@ func (r *rekeyer) open(dst []byte, key KeyID, s Sealed) ([]byte, error) {
 	return r.AppendDecrypt(dst, s.Ciphertext, s.AAD)
 }
 
-// replace hands a batch to the host and returns how many of it were replaced.
+// replace hands records to the host, in batches, and returns how many were replaced.
 func (r *rekeyer) replace(ctx context.Context, key *meta.Key, records []Replacement) (moved int, err error) {
+	for len(records) > 0 {
+		n, size := 0, 0
+		for n < len(records) && n < batchRecords && size < batchBytes {
+			size += len(records[n].Ciphertext)
+			n++
+		}
+		m, err := r.replaceBatch(ctx, key, records[:n])
+		if err != nil {
+			return moved, err
+		}
+		records, moved = records[n:], moved+m
+	}
+	return moved, nil
+}
+
+func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Replacement) (moved int, err error) {
 	began := now()
 	conflicts, err := r.cfg.Data.Replace(ctx, records)
 	if err != nil {
