@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -9,11 +10,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
-	"github.com/hashicorp/raft"
 )
 
 // BenchmarkReseal is the step of a rekey: what one scan has read, 2,048 records of 1 KiB, opened and
@@ -81,66 +80,80 @@ func repeat(n int, do func()) {
 	}
 }
 
-// BenchmarkRekey moves 10,000 records of 1 KiB on three servers whose raft logs are in memory. The
-// limit is to propose as many batches of records that are sealed already.
+// BenchmarkRekey moves -records records of 1 KiB on three servers with bolt and mutual TLS. The limit
+// is to propose as many batches of records that are sealed already.
 func BenchmarkRekey(b *testing.B) {
-	const total, each = 10_000, 256
+	const each = 256
 	list := &listed{}
-	c := newCluster(b, keyringtest.Options{
-		Servers: 3, Pace: 200 * time.Millisecond,
-		App:       func(s *keyringtest.Server) raft.FSM { return &records{keys: s.FSM, all: map[string][]byte{}} },
-		Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Rotation.Every, cfg.Data = -1, list },
+	c := startNodes(b, 3, func(cfg *keyring.NodeConfig) {
+		cfg.Keys = keyring.NewFSM()
+		cfg.App, cfg.Data = &records{keys: cfg.Keys, all: map[string][]byte{}}, list
+		cfg.Rotation.Every = -1
 	})
-	leader := ready(b, c)
-	list.raft = leader.Raft
+	c.ready(b.Context())
+	leader := c.nodes[c.nodes["s1"].Leader()]
+	list.lead(leader)
 	var ratios []float64
 	for b.Loop() {
 		var all []keyring.Sealed
 		var puts []recordPut
-		for i := range total {
+		for i := range *scale {
 			ref := []byte(fmt.Sprint(i))
-			sealed, err := leader.Keyring.Encrypt(make([]byte, 1<<10), ref)
+			sealed, err := leader.Keyring().Encrypt(make([]byte, 1<<10), ref)
 			if err != nil {
 				b.Fatal(err)
 			}
 			all = append(all, keyring.Sealed{Ref: string(ref), Ciphertext: sealed, AAD: ref})
 			puts = append(puts, recordPut{Ref: string(ref), New: sealed})
 		}
+		list.set(all)
 		limit := since(func() {
 			for batch := range slices.Chunk(puts, each) {
-				if errs, err := apply(leader.Raft, batch...); err != nil || errors.Join(errs...) != nil {
-					b.Fatal(errs, err)
+				if err := list.put(b.Context(), batch); err != nil {
+					b.Fatal(err)
 				}
 			}
 		})
-		list.set(all)
-		old := keyring.Ring(leader.FSM).Active().ID
-		if _, err := leader.Keyring.Rotate(b.Context(), keyring.RotateOptions{Full: true}); err != nil {
+		old := leader.Keyring().Keys()[0].ID
+		if _, err := leader.Rotate(b.Context(), keyring.RotateOptions{Full: true}); err != nil {
 			b.Fatal(err)
 		}
-		ratios = append(ratios, since(func() { awaitState(leader, old, keyring.StateDeprecated) })/limit)
+		ratios = append(ratios, since(func() { keyring.AwaitState(leader.Keyring(), old, keyring.StateDeprecated) })/limit)
+		if n := len(list.get()); n > 0 {
+			b.Fatalf("%d records are left", n)
+		}
 	}
 	b.ReportMetric(keyringtest.Median(ratios), "x-limit")
 	b.ReportMetric(0, "ns/op")
 }
 
-// awaitState waits until a key is in a state.
-func awaitState(s *keyringtest.Server, id keyring.KeyID, want keyring.State) {
-	for {
-		changed := s.Keyring.Changed()
-		if keyring.Ring(s.FSM).Key(id).State == want {
-			return
-		}
-		<-changed
-	}
-}
-
 // listed is SealedData that costs next to nothing to scan.
 type listed struct {
-	raft *raft.Raft
+	mu     sync.Mutex // guards below
+	leader *keyring.Node
+	left   []keyring.Sealed
+}
 
-	mu   sync.Mutex // guards below
-	left []keyring.Sealed
+func (l *listed) lead(n *keyring.Node) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leader = n
+}
+
+// put proposes records as a host would.
+func (l *listed) put(ctx context.Context, puts []recordPut) error {
+	l.mu.Lock()
+	leader := l.leader
+	l.mu.Unlock()
+	cmd, err := json.Marshal(puts)
+	if err != nil {
+		return err
+	}
+	answer, err := leader.Apply(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	return errors.Join(answer.([]error)...)
 }
 
 func (l *listed) set(left []keyring.Sealed) {
@@ -165,13 +178,12 @@ func (l *listed) Under(context.Context, keyring.KeyID) iter.Seq2[keyring.Sealed,
 	}
 }
 
-func (l *listed) Replace(_ context.Context, batch []keyring.Replacement) (int, error) {
+func (l *listed) Replace(ctx context.Context, batch []keyring.Replacement) (int, error) {
 	var puts []recordPut
 	for _, r := range batch {
 		puts = append(puts, recordPut{Ref: r.Ref, New: r.New})
 	}
-	errs, err := apply(l.raft, puts...)
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if err := l.put(ctx, puts); err != nil {
 		return 0, err
 	}
 	l.set(l.get()[len(batch):])

@@ -61,7 +61,7 @@ func TestRekeyNeedsNoMoreMemoryForMoreRecords(t *testing.T) {
 			if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); err != nil {
 				t.Fatal(err)
 			}
-			awaitState(leader, old, keyring.StateDeprecated)
+			keyring.AwaitState(leader.Keyring, old, keyring.StateDeprecated)
 			if e.done != records {
 				t.Errorf("%d records of %d are moved", e.done, records)
 			}
