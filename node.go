@@ -74,8 +74,8 @@ type NodeConfig struct {
 	App raft.FSM
 	// Keys is the keyring's FSM, made with NewFSM, for App to call Admit on. Nil makes one.
 	Keys *FSM
-	// Data is where what was sealed is found, to be sealed anew: see Config. RekeyGrace and
-	// RekeyRate are Config's too.
+	// Data is where what was sealed is found, to be sealed anew: see Config. It may be asked
+	// before Start has returned. RekeyGrace and RekeyRate are Config's too.
 	Data       SealedData
 	RekeyGrace time.Duration
 	RekeyRate  int
