@@ -95,26 +95,7 @@ func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err er
 			err = errors.Join(err, e)
 		}
 	}()
-	conf := keyring.NodeConfig{
-		ID:        id,
-		Dir:       filepath.Join(dir, string(id)),
-		KEKs:      []keyring.KEK{kek},
-		Addr:      own.Raft,
-		Cluster:   c.Name,
-		TLS:       func() (*tls.Config, error) { return readTLS(dir, id) }, // anew for each connection
-		Peers:     map[raft.ServerID]string{},
-		App:       s.store,
-		Keys:      keys, // the one that the store asks
-		Data:      data{s},
-		Rotation:  keyring.RotationPolicy{Every: o.every},
-		RekeyRate: o.rate,
-		Tokens:    keyring.TokenPolicy{Issuer: c.Issuer, Algorithm: "ES256", MaxTTL: time.Hour},
-		Logger:    o.log,
-	}
-	for id, a := range c.Servers {
-		conf.Peers[id] = a.Raft
-	}
-	if s.node, err = keyring.Start(ctx, conf); err != nil {
+	if s.node, err = keyring.Start(ctx, s.config(dir, kek, keys, o)); err != nil {
 		return err
 	}
 	close(s.started)
@@ -124,6 +105,30 @@ func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err er
 		served <- err
 	}
 	return errors.Join(err, s.node.Close())
+}
+
+// config is what the keyring needs to know of the program.
+func (s *server) config(dir string, kek keyring.KEK, keys *keyring.FSM, o options) keyring.NodeConfig {
+	conf := keyring.NodeConfig{
+		ID:        s.id,
+		Dir:       filepath.Join(dir, string(s.id)),
+		KEKs:      []keyring.KEK{kek},
+		Addr:      s.cluster.Servers[s.id].Raft,
+		Cluster:   s.cluster.Name,
+		TLS:       func() (*tls.Config, error) { return readTLS(dir, s.id) }, // anew for each connection
+		Peers:     map[raft.ServerID]string{},
+		App:       s.store,
+		Keys:      keys, // the one that the store asks
+		Data:      data{s},
+		Rotation:  keyring.RotationPolicy{Every: o.every},
+		RekeyRate: o.rate,
+		Tokens:    keyring.TokenPolicy{Issuer: s.cluster.Issuer, Algorithm: "ES256", MaxTTL: time.Hour},
+		Logger:    o.log,
+	}
+	for id, a := range s.cluster.Servers {
+		conf.Peers[id] = a.Raft
+	}
+	return conf
 }
 
 // listenLoopback listens where nobody but this machine's users can reach it: the API knows no
