@@ -96,7 +96,34 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	return n.keys.awaitKey(ctx, id, !o.Publish.After(time.Now()))
 }
 
-// rotateTimeout is how long a forwarded rotation may take if its context allows more.
+// Remove is Keyring.Remove, on the leader: done here if this server is it, else forwarded to it. As
+// long as ctx lets it, it waits for a leader that is ready, and asks the next one when the leader
+// changes: removing a key twice does no more than removing it once. When it returns, the key is
+// removed on this server too.
+func (n *Node) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
+	request, err := json.Marshal(removeRequest{id, o})
+	if err != nil {
+		return err
+	}
+	err = n.whenLed(ctx, func() error {
+		err := n.keys.Remove(ctx, id, o)
+		if errors.Is(err, ErrNotLeader) {
+			_, err = n.forward(ctx, rotateTimeout, pathRemove, request, nil)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return n.keys.awaitGone(ctx, id)
+}
+
+type removeRequest struct {
+	ID KeyID
+	RemoveOptions
+}
+
+// rotateTimeout is how long a forwarded rotation, or removal, may take if its context allows more.
 const rotateTimeout = 10 * time.Minute
 
 // errUnreachable is matched by the errors of calls that got no answer from the leader.
@@ -174,11 +201,15 @@ func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]
 		out = []byte(token)
 	case pathReady:
 		err = n.keys.mayRotate()
+	case pathRemove:
+		var r removeRequest
+		if decodeStrictly(data, &r) != nil {
+			return nil, &peer.Refusal{Code: peer.Unsupported}
+		}
+		err = n.keys.Remove(ctx, r.ID, r.RemoveOptions)
 	case pathRotate:
 		var o RotateOptions
-		d := json.NewDecoder(bytes.NewReader(data))
-		d.DisallowUnknownFields() // a newer server may ask for more than this one can do
-		if err := d.Decode(&o); err != nil {
+		if decodeStrictly(data, &o) != nil {
 			return nil, &peer.Refusal{Code: peer.Unsupported}
 		}
 		var k Key
@@ -188,9 +219,17 @@ func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]
 	return answer(out, err), nil
 }
 
+// decodeStrictly decodes what another server asks for. A newer one may ask for more than this one
+// can do: that is an error.
+func decodeStrictly(data []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
 // wireErrors are the errors that keep their identity when they are forwarded, by the byte
 // that stands for them. Zero is success, wireText an error of which only the text is kept.
-var wireErrors = []error{nil, ErrNotLeader, ErrNotReady, ErrUnknownKey, ErrKeyMissing, ErrDecrypt, ErrTooLong, ErrNotDurable, ErrClosed}
+var wireErrors = []error{nil, ErrNotLeader, ErrNotReady, ErrUnknownKey, ErrKeyMissing, ErrDecrypt, ErrTooLong, ErrNotDurable, ErrClosed, ErrNoData}
 
 const wireText = 0xff
 

@@ -23,6 +23,7 @@ const (
 	pathDecrypt = "/node/decrypt"
 	pathSign    = "/node/sign"
 	pathRotate  = "/node/rotate"
+	pathRemove  = "/node/remove"
 	pathReady   = "/node/ready"
 )
 
@@ -159,7 +160,7 @@ func (w *network) serve(ctx context.Context, from peer.Identity, path string, bo
 	switch path {
 	case pathKeys:
 		return w.node.keys.ServePeer(ctx, raft.ServerID(from.ID), body)
-	case pathEncrypt, pathDecrypt, pathSign, pathRotate, pathReady:
+	case pathEncrypt, pathDecrypt, pathSign, pathRotate, pathRemove, pathReady:
 		return w.node.serveForwarded(ctx, path, body)
 	}
 	return nil, &peer.Refusal{Code: peer.Unsupported}

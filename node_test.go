@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -177,6 +178,37 @@ func TestNodesForwardToTheLeader(t *testing.T) {
 		for other, n := range c.nodes {
 			if got, err := n.Decrypt(ctx, sealed, []byte("aad")); err != nil || string(got) != "hello" {
 				t.Errorf("sealed on %s, opened on %s: %q, %v", id, other, got, err)
+			}
+		}
+	}
+}
+
+// TestNodesForwardRemove: wherever it is asked for, the key is removed there when the call returns.
+// Without Data that is ErrNoData everywhere.
+func TestNodesForwardRemove(t *testing.T) {
+	for _, data := range []keyring.SealedData{keyring.NoData{}, nil} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Data = data })
+		c.ready(ctx)
+		for id, n := range c.nodes {
+			key, err := n.Rotate(ctx, keyring.RotateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			err = n.Remove(ctx, key.ID, keyring.RemoveOptions{})
+			there := slices.ContainsFunc(n.Keyring().Keys(), func(k keyring.Key) bool { return k.ID == key.ID })
+			switch {
+			case data == nil && !errors.Is(err, keyring.ErrNoData):
+				t.Errorf("%s: without data: %v", id, err)
+			case data != nil && (err != nil || there):
+				t.Errorf("%s: %v; the key is there: %t", id, err, there)
+			}
+			if err := n.Remove(ctx, key.ID, keyring.RemoveOptions{Now: true, Force: data == nil}); err != nil {
+				t.Errorf("%s: again: %v", id, err)
 			}
 		}
 	}

@@ -91,6 +91,11 @@ func (k *Keyring) moveAndRemove(ctx context.Context, id KeyID) error {
 			return fmt.Errorf("remove %s: %w", id, err)
 		}
 	}
+	return k.awaitGone(ctx, id)
+}
+
+// awaitGone waits until this server knows that a key is removed.
+func (k *Keyring) awaitGone(ctx context.Context, id KeyID) error {
 	for {
 		changed := k.fsm.changed.wait()
 		if k.fsm.ring.Load().Key(id) == nil {
@@ -99,7 +104,9 @@ func (k *Keyring) moveAndRemove(ctx context.Context, id KeyID) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("remove %s: its data is being moved, and the leader goes on with it: %w", id, context.Cause(ctx))
+			return fmt.Errorf("remove %s: the leader goes on with it: %w", id, context.Cause(ctx))
+		case <-k.ctx.Done():
+			return ErrClosed
 		}
 	}
 }

@@ -102,8 +102,8 @@ func (s *server) rotate(r *http.Request) (any, error) {
 	return keyStatus{ID: key.ID.String(), State: key.State, Since: key.Activated, Holders: key.Holders}, nil
 }
 
-// remove removes a key on the leader: when nothing is sealed under it any more, or by ?force at
-// once and with all that is.
+// remove removes a key: when nothing is sealed under it any more, or by ?force at once and with all
+// that is. The node asks the leader by itself.
 func (s *server) remove(r *http.Request) (any, error) {
 	id, err := keyring.ParseKeyID(r.PathValue("id"))
 	if err != nil {
@@ -111,7 +111,7 @@ func (s *server) remove(r *http.Request) (any, error) {
 	}
 	q := r.URL.Query()
 	o := keyring.RemoveOptions{Force: q.Has("force"), Now: q.Has("now")}
-	if err := s.node.Keyring().Remove(r.Context(), id, o); err != nil {
+	if err := s.node.Remove(r.Context(), id, o); err != nil {
 		return nil, err
 	}
 	return map[string]string{"removed": id.String()}, nil
