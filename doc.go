@@ -97,6 +97,9 @@
 //	graves.go       what a keystore has of removed keys
 //	nomad.go        the key files of HashiCorp Nomad, and OpenNomad
 //	adopt.go        Adopt: keys whose files are there and whose metadata is not
+//	backup.go       Backup, and what is in one
+//	restore.go      VerifyBackup, Restore
+//	noderestore.go  RestoreNode: a Node's directory from a backup
 //	replication.go  Transport, and the goroutine that fetches what this server lacks
 //	serve.go        ServePeer: answers to the other servers
 //	rotation.go     Rotate, CheckMembers, and how a key is made

@@ -16,6 +16,9 @@ import (
 // SetFS puts a keystore on a simulated disk.
 func SetFS(c *Config, fsys durable.FS) { c.fs = fsys }
 
+// SetRestoreFS restores to a simulated disk.
+func SetRestoreFS(o *RestoreOptions, fsys durable.FS) { o.fs = fsys }
+
 // SetSameBuild tells a server that every other one is at its build.
 func SetSameBuild(c *Config) { c.sameBuild = true }
 

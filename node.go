@@ -126,12 +126,7 @@ func (c NodeConfig) hasLog() bool {
 // with no raft log of its own means that its cluster is founded or has accepted it; ctx
 // bounds that. It does not wait for a leader or a key: see Keyring.WaitReady.
 func Start(ctx context.Context, cfg NodeConfig) (*Node, error) {
-	if cfg.ID == "" {
-		cfg.ID = "server"
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = hclog.NewNullLogger()
-	}
+	cfg = cfg.filled()
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}

@@ -27,9 +27,20 @@ type Status struct {
 	// OnOldKEKs is how many key files here are not wrapped under exactly Config.KEKs, or not
 	// known to be. Rewrap moves them; at zero, OldKEKs are needed no more.
 	OnOldKEKs int
+	// LastBackup is the last that Backup has made, and NoBackup are the keys that are not in it. Whoever
+	// copies keystore directories in its place need not care.
+	LastBackup LastBackup
+	NoBackup   []KeyID
 	// Rekeying is how the move of data goes, for each key that is rekeying; on the leader only.
 	Rekeying []RekeyProgress
 	Problems []Problem // what is wrong, the worst first; empty is good
+}
+
+// LastBackup is a backup as it was noted in raft. The zero value is none.
+type LastBackup struct {
+	Index  uint64 // Manifest.Raft.Index
+	Time   time.Time
+	SHA256 [32]byte
 }
 
 // ProblemKind says what a Problem is.
@@ -92,6 +103,7 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 	s := Status{
 		ID: k.cfg.ID, Leader: lead, Servers: k.raft.GetConfiguration().Configuration().Servers,
 		Ready: k.notReady(ring) == nil, Keys: publicKeys(ring),
+		LastBackup: LastBackup{ring.Backup.Index, ring.Backup.Time, ring.Backup.Digest},
 	}
 	if active := ring.Active(); active != nil {
 		s.Active = active.ID
@@ -99,6 +111,9 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 	for _, m := range ring.Keys {
 		if !k.store.has(m) {
 			s.Missing = append(s.Missing, m.ID)
+		}
+		if m.CreateIndex > ring.Backup.Index {
+			s.NoBackup = append(s.NoBackup, m.ID)
 		}
 	}
 	k.store.describe(&s, ring)

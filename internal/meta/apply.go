@@ -25,6 +25,7 @@ func (r *Ring) Apply(index uint64, cmds []Command) (*Ring, error) {
 		Keys:    slices.Clone(r.Keys),
 		Removed: slices.Clone(r.Removed),
 		Servers: slices.Clone(r.Servers),
+		Backup:  r.Backup,
 	}}
 	for _, c := range cmds {
 		if err := d.apply(c); err != nil {
@@ -67,6 +68,8 @@ func (d *draft) apply(c Command) error {
 		return d.remove(c.Remove)
 	case c.Adopt != nil:
 		return d.adopt(c.Adopt)
+	case c.Backup != nil:
+		return d.backup(c.Backup)
 	}
 	return refuse("unknown command")
 }
@@ -235,6 +238,16 @@ func (d *draft) adopt(c *Adopt) error {
 	k := d.newKey(c.Key, StateInactive)
 	k.Retired, k.DataOnly = c.Time, c.DataOnly
 	d.insert(k)
+	return nil
+}
+
+func (d *draft) backup(c *Backup) error {
+	if c.Index >= d.at {
+		return refuse("a backup of log index %d, which was yet to come", c.Index)
+	}
+	if c.Index > d.Backup.Index {
+		d.Backup = *c
+	}
 	return nil
 }
 

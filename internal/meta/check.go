@@ -36,6 +36,7 @@ func (c Command) validate() error {
 	})
 	check(c.Remove != nil, func() error { return errors.Join(nonzero("key ID", c.Remove.ID), instant(c.Remove.Time)) })
 	check(c.Adopt != nil, func() error { return errors.Join(c.Adopt.Key.validate(), instant(c.Adopt.Time)) })
+	check(c.Backup != nil, func() error { return c.Backup.validate() })
 	if set != 1 {
 		return fmt.Errorf("%d commands in place of one", set)
 	}
@@ -74,6 +75,10 @@ func (c *Activate) validate() error {
 	return errors.Join(serverIDs(c.Voters), serverIDs(confirmed), nonzero("key ID", c.ID), instant(c.Time))
 }
 
+func (b Backup) validate() error {
+	return errors.Join(nonzero("log index", b.Index), nonzero("digest", b.Digest), instant(b.Time))
+}
+
 func serverIDs(ids []string) error {
 	seen := map[string]bool{}
 	for _, id := range ids {
@@ -106,7 +111,7 @@ func instant(t time.Time) error {
 // Check says what is wrong with a ring that no log could have led to, or nil. It costs one
 // pass over the keys.
 func (r *Ring) Check() error {
-	if r.Cluster == (ClusterID{}) && len(r.Keys)+len(r.Removed)+len(r.Servers) > 0 {
+	if r.Cluster == (ClusterID{}) && (len(r.Keys)+len(r.Removed)+len(r.Servers) > 0 || r.Backup != (Backup{})) {
 		return errors.New("ring without a cluster ID")
 	}
 	if err := r.checkOrder(); err != nil {
@@ -123,6 +128,9 @@ func (r *Ring) Check() error {
 	}
 	if active > 1 {
 		return fmt.Errorf("%d active keys", active)
+	}
+	if r.Backup != (Backup{}) {
+		return r.Backup.validate()
 	}
 	return nil
 }
@@ -201,6 +209,9 @@ func (r *Ring) CheckStep(next *Ring) error {
 	}
 	if r.Active() != nil && next.Active() == nil {
 		return errors.New("the active key went without a successor")
+	}
+	if next.Backup.Index < r.Backup.Index {
+		return errors.New("the last backup became an earlier one")
 	}
 	for _, t := range r.Removed {
 		if !next.WasRemoved(t.ID) {

@@ -34,6 +34,7 @@ func everyCommand() []meta.Command {
 		deprecate(1, 7),
 		remove(1, meta.StateRekeying, true),
 		adopt(1, true),
+		backup(7),
 	}
 }
 
@@ -52,6 +53,7 @@ func storied(t tb) *meta.Ring {
 	h.rotate(4)
 	h.rotate(5)
 	h.prepublish(6, full, revoke(5), func(a *meta.Add) { a.Publish, a.Scheduled = at(99), true })
+	h.do(backup(7))
 	h.do(hold("b", 2, []int{6}, nil), meta.Command{Forget: &meta.Forget{Servers: []string{"c"}}})
 	return h.ring
 }
@@ -283,6 +285,9 @@ func TestMalformedCommands(t *testing.T) {
 		"activate nothing":  activate(0, "abc", "ab"),
 		"adopt never":       {Adopt: &meta.Adopt{Key: newKey(1)}},
 		"adopt nothing":     {Adopt: &meta.Adopt{Time: at(1)}},
+		"backup of nothing": backup(0),
+		"backup, no digest": {Backup: &meta.Backup{Index: 1, Time: at(1)}},
+		"backup, no time":   {Backup: &meta.Backup{Index: 1, Digest: meta.Digest{1}}},
 	}
 	tests["hold of nobody"].Hold.Server = ""
 	for name, c := range tests {

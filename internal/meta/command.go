@@ -17,6 +17,7 @@ type Command struct {
 	Deprecate *Deprecate `json:"deprecate,omitempty"`
 	Remove    *Remove    `json:"remove,omitempty"`
 	Adopt     *Adopt     `json:"adopt,omitempty"`
+	Backup    *Backup    `json:"backup,omitempty"`
 }
 
 // Init names the cluster. It comes before all others, once.
@@ -109,4 +110,12 @@ type Adopt struct {
 	Key      NewKey    `json:"key"`
 	DataOnly bool      `json:"dataOnly,omitempty"`
 	Time     time.Time `json:"time"`
+}
+
+// Backup records a backup that has been written whole: of which log index it is, when it was
+// made, and the SHA-256 of its file. One that is of an earlier index than the last changes nothing.
+type Backup struct {
+	Index  uint64    `json:"index"`
+	Time   time.Time `json:"time"`
+	Digest Digest    `json:"digest"`
 }

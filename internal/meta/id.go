@@ -52,6 +52,8 @@ type (
 	KeystoreID [16]byte
 	// CheckValue tells a right key from a wrong one without revealing it.
 	CheckValue [32]byte
+	// Digest is the SHA-256 of a backup.
+	Digest [32]byte
 )
 
 // MarshalText returns lowercase hexadecimal.
@@ -71,6 +73,12 @@ func (c CheckValue) MarshalText() ([]byte, error) { return hex.AppendEncode(nil,
 
 // UnmarshalText reads hexadecimal.
 func (c *CheckValue) UnmarshalText(b []byte) error { return unhex(c[:], b) }
+
+// MarshalText returns lowercase hexadecimal.
+func (d Digest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
+
+// UnmarshalText reads hexadecimal.
+func (d *Digest) UnmarshalText(b []byte) error { return unhex(d[:], b) }
 
 func unhex(dst, src []byte) error {
 	if len(src) != hex.EncodedLen(len(dst)) {

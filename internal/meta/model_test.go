@@ -20,6 +20,7 @@ type model struct {
 	keys      map[int]mkey
 	removed   map[int]bool
 	keystores map[string]int
+	backup    uint64
 }
 
 type mkey struct {
@@ -38,7 +39,7 @@ func newModel() *model {
 }
 
 func (m *model) clone() *model {
-	return &model{m.at, m.named, maps.Clone(m.keys), maps.Clone(m.removed), maps.Clone(m.keystores)}
+	return &model{m.at, m.named, maps.Clone(m.keys), maps.Clone(m.removed), maps.Clone(m.keystores), m.backup}
 }
 
 // apply says whether the command is allowed. If not, m is spoilt.
@@ -114,6 +115,11 @@ func (m *model) apply(c meta.Command) bool {
 		}
 		delete(m.keys, n)
 		m.removed[n] = true
+	case c.Backup != nil:
+		if c.Backup.Index >= m.at {
+			return false
+		}
+		m.backup = max(m.backup, c.Backup.Index)
 	case c.Adopt != nil:
 		n := number(c.Adopt.Key.ID)
 		check := c.Adopt.Key.Check[31]
@@ -198,7 +204,7 @@ func (m *model) String() string {
 		k := m.keys[n]
 		fmt.Fprintf(&b, "%d %s %q full=%t revoked=%t dataonly=%t clean=%d remove=%t\n", n, k.state, k.holders, k.full, k.revoked, k.dataOnly, k.clean, k.remove)
 	}
-	fmt.Fprintln(&b, "removed", slices.Sorted(maps.Keys(m.removed)))
+	fmt.Fprintln(&b, "backup", m.backup, "removed", slices.Sorted(maps.Keys(m.removed)))
 	for _, s := range slices.Sorted(maps.Keys(m.keystores)) {
 		fmt.Fprintln(&b, s, m.keystores[s])
 	}
@@ -214,7 +220,7 @@ func tell(r *meta.Ring) string {
 	for _, t := range r.Removed {
 		removed = append(removed, number(t.ID))
 	}
-	fmt.Fprintln(&b, "removed", removed)
+	fmt.Fprintln(&b, "backup", r.Backup.Index, "removed", removed)
 	for _, s := range r.Servers {
 		fmt.Fprintln(&b, s.ID, s.Keystore[1])
 	}
@@ -244,6 +250,7 @@ func someKeys(t *rapid.T, what string) []int {
 // what the ring has.
 func commands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
 	return map[string]func(*rapid.T) meta.Command{
+		"backup": func(t *rapid.T) meta.Command { return backup(rapid.Uint64Range(1, 20).Draw(t, "index")) },
 		"init": func(t *rapid.T) meta.Command {
 			return meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{rapid.Byte().Filter(func(b byte) bool { return b > 0 }).Draw(t, "cluster")}}}
 		},

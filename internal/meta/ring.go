@@ -104,6 +104,7 @@ type Ring struct {
 	Keys    []*Key      `json:"keys,omitempty"`
 	Removed []Tombstone `json:"removed,omitempty"`
 	Servers []Server    `json:"servers,omitempty"`
+	Backup  Backup      `json:"backup,omitzero"` // the last; it has every key with a CreateIndex up to its Index
 
 	active *Key // one of Keys, or nil; see index
 }

@@ -101,6 +101,10 @@ func (h *history) deprecate(n int) {
 	h.do(deprecate(n, h.index))
 }
 
+func backup(index uint64) meta.Command {
+	return meta.Command{Backup: &meta.Backup{Index: index, Time: at(2), Digest: meta.Digest{31: byte(index) + 1}}}
+}
+
 func deprecate(n int, clean uint64) meta.Command {
 	return meta.Command{Deprecate: &meta.Deprecate{ID: id(n), Clean: clean}}
 }

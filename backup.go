@@ -1,0 +1,242 @@
+package keyring
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/fips140"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+	"filippo.io/age"
+	"github.com/hashicorp/raft"
+)
+
+// A backup is a file of age (https://c2sp.org/age) that holds a tar archive:
+//
+//	manifest.json              a Manifest
+//	keystore/<key id>.nks.json each of its keys, in its order, as InlineKEK wraps them
+//	snapshot                   the raft snapshot: the keyring's section, then the host's to the end
+const (
+	backupManifest = "manifest.json"
+	backupKeys     = "keystore/"
+	backupSnapshot = "snapshot"
+)
+
+// BackupFormat is what Manifest.Format says.
+const BackupFormat = "keyring backup 1"
+
+// Manifest says what is in a backup.
+type Manifest struct {
+	Format  string
+	Cluster string // the ID that the keyring gave the cluster
+	Created time.Time
+	// Raft describes the snapshot. Its Index is the point of the log that the backup is of.
+	Raft raft.SnapshotMeta
+	// Keys are all keys of the snapshot, by ID.
+	Keys []BackupKey
+	// Missing are keys of the snapshot that are not in the backup. Backup makes none that misses
+	// any; a damaged one may.
+	Missing []KeyID `json:"-"`
+	// SHA256 is that of the whole file, as it lies on a disk. age keeps others from reading it, and
+	// does not say who wrote it: whoever knows the recipients can. Keep it where they can't write.
+	SHA256 [32]byte `json:"-"`
+}
+
+// BackupKey is a key in a backup.
+type BackupKey struct {
+	ID    KeyID
+	State State           // at the time
+	Check meta.CheckValue // tells the right material from any other
+}
+
+// Backup writes one file with everything to w: the metadata, the material of every key in it, and
+// the host's own snapshot if it rides the same raft, so that what is in the one opens with what
+// is in the other. It is encrypted to age recipients; the age tool opens it, and tar what is in
+// it. Leader only.
+//
+// It has raft make a snapshot first. A key of that snapshot whose material is not here makes it fail
+// with an error that matches ErrKeyMissing and names each, before anything is written. In the end
+// it is noted in raft, for Status. If that alone fails, the Manifest comes with the error and the
+// backup is good. After any other error what was written is of no use. ctx bounds all of it, but
+// for raft's making of the snapshot.
+func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
+	if fips140.Enforced() {
+		return Manifest{}, errors.New("backup: age is not allowed in FIPS 140-only mode")
+	}
+	if len(to) == 0 {
+		return Manifest{}, errors.New("backup: there are no age recipients")
+	}
+	ctx, done, err := k.enter(ctx)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer done()
+	if err := k.mayLead(); err != nil {
+		return Manifest{}, err
+	}
+	s, err := k.snapshot(ctx)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("backup: %w", err)
+	}
+	defer s.close()
+	sum := sha256.New()
+	if err := writeBackup(ctx, io.MultiWriter(within{ctx, w}, sum), s, to); err != nil {
+		return Manifest{}, fmt.Errorf("backup: %w", err)
+	}
+	sum.Sum(s.manifest.SHA256[:0])
+	err = propose(ctx, k.raft, meta.Command{Backup: &meta.Backup{
+		Index: s.manifest.Raft.Index, Time: s.manifest.Created, Digest: s.manifest.SHA256,
+	}})
+	if err != nil {
+		return s.manifest, fmt.Errorf("backup: it is whole, but not noted: %w", err)
+	}
+	k.cfg.Logger.Info("backup made", "index", s.manifest.Raft.Index, "keys", len(s.manifest.Keys))
+	return s.manifest, nil
+}
+
+// snapshotted is a snapshot of raft's, and the keys that it is of.
+type snapshotted struct {
+	manifest Manifest
+	keys     []arrival
+	section  []byte // the keyring's part, which is read already
+	body     io.ReadCloser
+}
+
+func (s *snapshotted) close() {
+	s.body.Close()
+	for _, k := range s.keys {
+		k.secret.Wipe()
+	}
+}
+
+// snapshot has raft make one, and takes a copy of each of its keys: from then on none can be removed
+// under our hands. If one has been before that, a newer snapshot does not have it.
+func (k *Keyring) snapshot(ctx context.Context) (*snapshotted, error) {
+	for {
+		s, ring, err := k.openSnapshot()
+		if err != nil {
+			return nil, err
+		}
+		var missing []string
+		gone := false
+		for _, key := range ring.Keys {
+			a, ok := k.store.copy(key.ID)
+			if ok {
+				s.keys = append(s.keys, a)
+			}
+			if !ok || a.check != key.Check {
+				missing = append(missing, key.ID.String())
+				gone = gone || k.fsm.ring.Load().WasRemoved(key.ID)
+			}
+		}
+		if len(missing) == 0 {
+			return s, nil
+		}
+		if s.close(); !gone || ctx.Err() != nil {
+			return nil, fmt.Errorf("%w: %s", ErrKeyMissing, strings.Join(missing, ", "))
+		}
+	}
+}
+
+func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
+	// Raft makes no snapshot right after a change of its configuration. An entry helps.
+	if err := k.raft.Barrier(proposeTimeout).Error(); err != nil {
+		return nil, nil, outcome(k.raft, err)
+	}
+	f := k.raft.Snapshot()
+	if err := f.Error(); err != nil {
+		return nil, nil, fmt.Errorf("make a snapshot: %w", err)
+	}
+	m, body, err := f.Open()
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the snapshot: %w", err)
+	}
+	var section bytes.Buffer
+	ring, _, err := readSection(io.TeeReader(body, &section))
+	if err == nil && ring == nil {
+		err = fmt.Errorf("%w: a snapshot without the keyring's section", ErrCorrupt)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, body.Close())
+	}
+	return &snapshotted{manifest: manifestOf(ring, *m), section: section.Bytes(), body: body}, ring, nil
+}
+
+func manifestOf(ring *meta.Ring, snapshot raft.SnapshotMeta) Manifest {
+	cluster, _ := ring.Cluster.MarshalText() // never fails
+	m := Manifest{Format: BackupFormat, Cluster: string(cluster), Created: now(), Raft: snapshot}
+	for _, key := range ring.Keys {
+		m.Keys = append(m.Keys, BackupKey{key.ID, key.State, key.Check})
+	}
+	return m
+}
+
+func writeBackup(ctx context.Context, w io.Writer, s *snapshotted, to []age.Recipient) error {
+	sealed, err := age.Encrypt(w, to...)
+	if err != nil {
+		return err
+	}
+	archive := tar.NewWriter(sealed)
+	manifest, err := json.MarshalIndent(s.manifest, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := writeFile(archive, s.manifest.Created, backupManifest, int64(len(manifest)), bytes.NewReader(manifest)); err != nil {
+		return err
+	}
+	inline := &keystore{keks: newKEKSet([]KEK{InlineKEK()}, nil)} // wraps, and has no directory
+	for _, key := range s.keys {
+		f, fault := inline.wrap(ctx, key)
+		if fault != nil {
+			return fault.err
+		}
+		f.m.wipe()
+		err := writeFile(archive, s.manifest.Created, backupKeys+nks.FileName(key.id), int64(len(f.data)), bytes.NewReader(f.data))
+		clear(f.data)
+		if err != nil {
+			return err
+		}
+	}
+	body := io.MultiReader(bytes.NewReader(s.section), s.body)
+	if err := writeFile(archive, s.manifest.Created, backupSnapshot, s.manifest.Raft.Size, body); err != nil {
+		return err
+	}
+	return errors.Join(archive.Close(), sealed.Close())
+}
+
+// writeFile writes one file of the archive.
+func writeFile(archive *tar.Writer, made time.Time, name string, size int64, content io.Reader) error {
+	h := &tar.Header{Name: name, Mode: 0o600, Size: size, ModTime: made}
+	if err := archive.WriteHeader(h); err != nil {
+		return err
+	}
+	n, err := io.Copy(archive, content)
+	if err == nil && n < size {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// within is a writer that a context ends.
+type within struct {
+	ctx context.Context
+	io.Writer
+}
+
+func (w within) Write(b []byte) (int, error) {
+	if w.ctx.Err() != nil {
+		return 0, context.Cause(w.ctx)
+	}
+	return w.Writer.Write(b)
+}

@@ -1,0 +1,180 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"filippo.io/age"
+)
+
+// TestInterruptedRestoreIsFinishedByAnother: a crash at every operation, with what was not synced
+// kept, dropped, reordered and torn.
+func TestInterruptedRestoreIsFinishedByAnother(t *testing.T) {
+	file, m, identity := smallBackup(t)
+	key := bytes.Repeat([]byte{7}, 32)
+	kek, err := keyring.NewFileKEK(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restore := func(d *keyringtest.Disk) error {
+		fsys, err := d.Open()
+		if err != nil {
+			return err
+		}
+		o := keyring.RestoreOptions{Dir: "simulated", KEKs: []keyring.KEK{kek}, Identities: []age.Identity{identity}}
+		keyring.SetRestoreFS(&o, fsys)
+		_, err = keyring.Restore(t.Context(), bytes.NewReader(file), o)
+		return err
+	}
+	for at := int64(1); ; at++ {
+		for _, how := range keyringtest.Losses {
+			d := keyringtest.NewDisk()
+			var ops atomic.Int64
+			d.OnOp(func(keyringtest.Op) keyringtest.Fault {
+				if ops.Add(1) >= at {
+					return keyringtest.Fault{Err: keyringtest.ErrCrashed, Applied: at%2 == 0}
+				}
+				return keyringtest.Fault{}
+			})
+			err := restore(d)
+			if ops.Load() < at {
+				if err != nil || at < 20 {
+					t.Errorf("undisturbed, %d operations: %v", ops.Load(), err)
+				}
+				return
+			}
+			d = d.Crash(how, uint64(at))
+			if err := restore(d); err != nil {
+				t.Errorf("after a crash at operation %d, %v: %v, in a directory with %v", at, how, err, d.Names())
+				continue
+			}
+			fsys, err := d.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := keyring.OpenStore(t.Context(), fsys, []keyring.KEK{kek}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range m.Keys {
+				if !s.Has(k.ID, k.Check) {
+					t.Errorf("after a crash at operation %d, %v: key %s is not there", at, how, k.ID)
+				}
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+// TestRestoreOverwritesNothing of what is not from the same backup.
+func TestRestoreOverwritesNothing(t *testing.T) {
+	file, m, identity := smallBackup(t)
+	other, _, otherIdentity := smallBackup(t)
+	options := func(dir string) keyring.RestoreOptions {
+		return keyring.RestoreOptions{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity, otherIdentity}}
+	}
+	restored := t.TempDir()
+	if _, err := keyring.Restore(t.Context(), bytes.NewReader(file), options(restored)); err != nil {
+		t.Fatal(err)
+	}
+	name := m.Keys[0].ID.String() + ".nks.json"
+	whole, err := os.ReadFile(filepath.Join(restored, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ name, content, why string }{
+		{"raft.db", "x", "raft.db"},
+		{name, "not a key", "malformed"},
+		{name[:8] + "-0000-4000-8000-000000000000.nks.json", string(whole), "misnamed"},
+		{name + ".wrong-1", "x", "wrong-1"},
+	} {
+		dir := t.TempDir()
+		path := filepath.Join(dir, test.name)
+		if err := os.WriteFile(path, []byte(test.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := keyring.Restore(t.Context(), bytes.NewReader(file), options(dir))
+		if err == nil {
+			t.Errorf("%s: restored beside it", test.name)
+		}
+		found := false
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			b, _ := os.ReadFile(filepath.Join(dir, e.Name()))
+			found = found || string(b) == test.content
+		}
+		if !found {
+			t.Errorf("%s: its content is gone: %v", test.name, entries)
+		}
+	}
+	for what, o := range map[string]keyring.RestoreOptions{"another backup": options(restored), "under another KEK": options(restored)} {
+		b := other
+		if strings.Contains(what, "KEK") {
+			b = file
+			kek, err := keyring.NewFileKEK(make([]byte, 32))
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.KEKs = []keyring.KEK{kek}
+		}
+		if _, err := keyring.Restore(t.Context(), bytes.NewReader(b), o); err == nil {
+			t.Errorf("%s: restored over it", what)
+		}
+		if now, err := os.ReadFile(filepath.Join(restored, name)); err != nil || !bytes.Equal(now, whole) {
+			t.Errorf("%s: the file has changed: %v", what, err)
+		}
+	}
+	if _, err := keyring.Restore(t.Context(), bytes.NewReader(file), options(restored)); err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+}
+
+// TestRestoreChecksTheDigest before a key is written.
+func TestRestoreChecksTheDigest(t *testing.T) {
+	file, m, identity := smallBackup(t)
+	for _, right := range []bool{false, true} {
+		o := keyring.RestoreOptions{
+			Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Digest: m.SHA256,
+		}
+		if !right {
+			o.Digest[0]++
+		}
+		var snapshot bytes.Buffer
+		o.Snapshot = &snapshot
+		got, err := keyring.Restore(t.Context(), bytes.NewReader(file), o)
+		if (err == nil) != right || (len(keysIn(t, o.Dir)) > 0) != right {
+			t.Errorf("right: %t; %v, %v", right, err, keysIn(t, o.Dir))
+		}
+		if right && int64(snapshot.Len()) != got.Raft.Size {
+			t.Errorf("a snapshot of %d bytes, not %d", snapshot.Len(), got.Raft.Size)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := keyring.Restore(ctx, bytes.NewReader(file), keyring.RestoreOptions{
+		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity},
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	for _, o := range []keyring.RestoreOptions{
+		{KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}},
+		{Dir: t.TempDir(), Identities: []age.Identity{identity}},
+		{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}},
+	} {
+		if _, err := keyring.Restore(t.Context(), bytes.NewReader(file), o); err == nil {
+			t.Errorf("restored with %s", fmt.Sprint(o.Dir != "", len(o.KEKs), len(o.Identities)))
+		}
+	}
+}

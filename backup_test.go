@@ -1,0 +1,285 @@
+package keyring_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"filippo.io/age"
+	"github.com/hashicorp/raft"
+)
+
+// backedUp is a cluster of Nodes with records under several keys, and a backup of it.
+type backedUp struct {
+	*nodes
+	apps     map[raft.ServerID]*records
+	identity *age.X25519Identity
+	file     []byte
+	manifest keyring.Manifest
+	texts    map[string]string
+}
+
+func newIdentity(t testing.TB) *age.X25519Identity {
+	t.Helper()
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity
+}
+
+// backUp makes a cluster of n Nodes, fills it, and backs it up.
+func backUp(ctx context.Context, t *testing.T, n int) *backedUp {
+	t.Helper()
+	b := &backedUp{identity: newIdentity(t), texts: map[string]string{}, apps: map[raft.ServerID]*records{}}
+	b.nodes = startNodes(t, n, b.configure)
+	b.ready(ctx)
+	leader := b.leader()
+	for i := range 30 {
+		if i%10 == 5 {
+			if _, err := leader.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.put(ctx, fmt.Sprintf("record/%d", i), fmt.Sprintf("secret %d", i))
+	}
+	var out bytes.Buffer
+	var err error
+	if b.manifest, err = leader.Keyring().Backup(ctx, &out, b.identity.Recipient()); err != nil {
+		t.Fatal(err)
+	}
+	b.file = out.Bytes()
+	return b
+}
+
+func (b *backedUp) configure(cfg *keyring.NodeConfig) {
+	cfg.Keys = keyring.NewFSM()
+	b.apps[cfg.ID] = &records{keys: cfg.Keys, all: map[string][]byte{}}
+	cfg.App = b.apps[cfg.ID]
+}
+
+func (b *backedUp) leader() *keyring.Node {
+	for _, n := range b.nodes.nodes {
+		return b.nodes.nodes[n.Leader()]
+	}
+	return nil
+}
+
+func (b *backedUp) put(ctx context.Context, ref, text string) {
+	b.tb.Helper()
+	list := &listed{leader: b.leader()}
+	err := b.leader().Keyring().EncryptTo(ctx, []byte(text), []byte(ref), func(ctx context.Context, c []byte) error {
+		return list.put(ctx, []recordPut{{Ref: ref, New: c}})
+	})
+	if err != nil {
+		b.tb.Fatal(err)
+	}
+	b.texts[ref] = text
+}
+
+// TestBackupRestoresACluster on new machines: nothing but the file and the age identity is left.
+func TestBackupRestoresACluster(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	b := backUp(ctx, t, 3)
+	old := b.leader().Keyring().Keys()
+	b.nodes.close()
+	clear(b.nodes.nodes)
+
+	for id := range b.dirs {
+		b.dirs[id] = t.TempDir()
+	}
+	first := b.config("s2")
+	b.configure(&first)
+	first.Peers = b.addrs
+	m, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{
+		Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.SHA256 != b.manifest.SHA256 || len(m.Keys) != len(old) || m.Cluster != b.manifest.Cluster {
+		t.Errorf("%+v, want %+v", m, b.manifest)
+	}
+	if b.nodes.nodes["s2"], err = keyring.Start(ctx, first); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []raft.ServerID{"s1", "s3"} {
+		cfg := b.config(id)
+		b.configure(&cfg)
+		cfg.Peers = b.addrs
+		if b.nodes.nodes[id], err = keyring.Start(ctx, cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.ready(ctx)
+	b.put(ctx, "after", "the restore")
+	for id, n := range b.nodes.nodes {
+		for _, key := range old {
+			keyring.AwaitHolders(n.Keyring(), key.ID, 3)
+		}
+		b.awaitRecord(ctx, id, "after")
+		all := b.apps[id].copy()
+		for ref, text := range b.texts {
+			if got, err := n.Keyring().Decrypt(all[ref], []byte(ref)); err != nil || string(got) != text {
+				t.Errorf("%s: %s: %q, %v", id, ref, got, err)
+			}
+		}
+	}
+	if _, err := b.leader().Rotate(ctx, keyring.RotateOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{Identities: []age.Identity{b.identity}}); err == nil {
+		t.Error("restored over a cluster")
+	}
+}
+
+// awaitRecord waits until a server has applied a record.
+func (b *backedUp) awaitRecord(ctx context.Context, id raft.ServerID, ref string) {
+	b.tb.Helper()
+	for b.apps[id].copy()[ref] == nil {
+		if ctx.Err() != nil {
+			b.tb.Fatalf("%s never gets %s", id, ref)
+		}
+		b.put(ctx, "more", "so that it learns of what has committed")
+	}
+}
+
+// TestStatusTellsWhichKeysHaveABackup, on every server.
+func TestStatusTellsWhichKeysHaveABackup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		var out bytes.Buffer
+		expect := func(made keyring.Manifest, without ...keyring.KeyID) {
+			t.Helper()
+			level(t, c)
+			for _, s := range c.Servers {
+				st, err := s.Keyring.Status(t.Context())
+				if err != nil || st.LastBackup != (keyring.LastBackup{Index: made.Raft.Index, Time: made.Created, SHA256: made.SHA256}) {
+					t.Errorf("%s: %+v, %v; want %+v", s.ID, st.LastBackup, err, made)
+				}
+				if !slices.Equal(st.NoBackup, without) {
+					t.Errorf("%s: no backup of %v, want %v", s.ID, st.NoBackup, without)
+				}
+			}
+		}
+		first := leader.Keyring.Keys()[0].ID
+		expect(keyring.Manifest{}, first)
+		made, err := leader.Keyring.Backup(t.Context(), &out, newIdentity(t).Recipient())
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(made)
+		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(made, key.ID)
+		if made, err = leader.Keyring.Backup(t.Context(), &out, newIdentity(t).Recipient()); err != nil {
+			t.Fatal(err)
+		}
+		expect(made)
+	})
+}
+
+// TestBackupOpensWithAgeAndTar: by hand, it is a keystore directory for InlineKEK and a snapshot.
+func TestBackupOpensWithAgeAndTar(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := backUp(ctx, t, 1)
+	plain, err := age.Decrypt(bytes.NewReader(b.file), b.identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	archive := tar.NewReader(plain)
+	var names []string
+	for {
+		h, err := archive.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, h.Name)
+		path := filepath.Join(dir, h.Name)
+		content, err := io.ReadAll(archive)
+		if err := errors.Join(err, os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, content, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(names) != len(b.manifest.Keys)+2 || names[0] != "manifest.json" || names[len(names)-1] != "snapshot" {
+		t.Errorf("%v", names)
+	}
+	// The directory is one that a keyring adopts.
+	h := idleHost(t)
+	k, err := keyring.Open(ctx, h.inDir(filepath.Join(dir, "keystore")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if n := len(keyring.Live(k)); n != 2*len(b.manifest.Keys) {
+		t.Errorf("%d keys are in memory of %d", n/2, len(b.manifest.Keys))
+	}
+}
+
+// TestBackupIsRefused where it could not be restored from.
+func TestBackupIsRefused(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	leader := c.nodes[c.nodes["s1"].Leader()]
+	recipient := newIdentity(t).Recipient()
+	var out bytes.Buffer
+	for id, n := range c.nodes {
+		if _, err := n.Keyring().Backup(ctx, &out, recipient); n != leader && !errors.Is(err, keyring.ErrNotLeader) {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	out.Reset()
+	if _, err := leader.Keyring().Backup(ctx, &out); err == nil {
+		t.Error("a backup for nobody")
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := leader.Keyring().Backup(ended, &out, recipient); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if out.Len() > 0 {
+		t.Errorf("%d bytes are written", out.Len())
+	}
+}
+
+// TestBackupWithoutEveryKeyIsRefused: there is a snapshot, and no material of one of its keys.
+func TestBackupWithoutEveryKeyIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, restore, _ := lostCluster(t)
+		c := newCluster(t, keyringtest.Options{Servers: 1})
+		restore(ready(t, c))
+		var out bytes.Buffer
+		_, err := c.Leader().Keyring.Backup(t.Context(), &out, newIdentity(t).Recipient())
+		if !errors.Is(err, keyring.ErrKeyMissing) || out.Len() > 0 {
+			t.Errorf("%v, and %d bytes", err, out.Len())
+		}
+		for _, c := range v.sealed {
+			if id, _ := keyring.CiphertextKeyID(c); !strings.Contains(fmt.Sprint(err), id.String()) {
+				t.Errorf("%v: it does not name %s", err, id)
+			}
+		}
+	})
+}
