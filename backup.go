@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/fips140"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -87,11 +86,11 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
 	defer s.close()
-	sum := sha256.New()
-	if err := writeBackup(ctx, io.MultiWriter(within{ctx, w}, sum), s, to); err != nil {
+	digest := newDigester()
+	err = writeBackup(ctx, io.MultiWriter(within{ctx, w}, digest), s, to)
+	if s.manifest.SHA256 = digest.sum(); err != nil {
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
-	sum.Sum(s.manifest.SHA256[:0])
 	err = propose(ctx, k.raft, meta.Command{Backup: &meta.Backup{
 		Index: s.manifest.Raft.Index, Time: s.manifest.Created, Digest: s.manifest.SHA256,
 	}})
@@ -159,10 +158,13 @@ func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the snapshot: %w", err)
 	}
-	var section bytes.Buffer
-	ring, _, err := readSection(io.TeeReader(body, &section))
+	ring, _, err := readSection(body)
 	if err == nil && ring == nil {
 		err = fmt.Errorf("%w: a snapshot without the keyring's section", ErrCorrupt)
+	}
+	var section bytes.Buffer
+	if err == nil {
+		err = writeSection(&section, ring) // the same bytes: a ring has one encoding
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, body.Close())

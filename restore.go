@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"context"
 	"crypto/fips140"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -167,12 +166,18 @@ type parts struct {
 const maxManifest = 64 << 20
 
 // readBackup reads a backup to its end and checks all of it.
-func readBackup(ctx context.Context, r io.Reader, with []age.Identity, o parts) (Manifest, error) {
+func readBackup(ctx context.Context, r io.Reader, with []age.Identity, p parts) (Manifest, error) {
 	if fips140.Enforced() {
 		return Manifest{}, errors.New("age is not allowed in FIPS 140-only mode")
 	}
-	sum := sha256.New()
-	plain, err := age.Decrypt(io.TeeReader(until{ctx, r}, sum), with...)
+	digest := newDigester()
+	m, err := readParts(ctx, io.TeeReader(until{ctx, r}, digest), with, p)
+	m.SHA256 = digest.sum()
+	return m, err
+}
+
+func readParts(ctx context.Context, r io.Reader, with []age.Identity, p parts) (Manifest, error) {
+	plain, err := age.Decrypt(r, with...)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -186,15 +191,15 @@ func readBackup(ctx context.Context, r io.Reader, with []age.Identity, o parts) 
 		if err != nil {
 			return m, fmt.Errorf("key %s: %w", key.ID, err)
 		}
-		if o.key != nil {
-			o.key(a)
+		if p.key != nil {
+			p.key(a)
 		} else {
 			a.secret.Wipe()
 		}
 	}
 	var to io.Writer
-	if o.snapshot != nil {
-		if to, err = o.snapshot(m); err != nil {
+	if p.snapshot != nil {
+		if to, err = p.snapshot(m); err != nil {
 			return m, err
 		}
 	}
@@ -208,7 +213,6 @@ func readBackup(ctx context.Context, r io.Reader, with []age.Identity, o parts) 
 	if n, err := io.Copy(io.Discard, plain); err != nil || n > 0 {
 		return m, errors.Join(fmt.Errorf("%w: something follows the archive", ErrCorrupt), err)
 	}
-	sum.Sum(m.SHA256[:0])
 	return m, m.compare(ring)
 }
 
