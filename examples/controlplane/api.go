@@ -21,7 +21,7 @@ const (
 	subject  = "workload/"    // and a workload's name is the sub of its tokens
 )
 
-// entry is a secret as the API has it. Value is text, or whatever bytes JSON carries as such.
+// entry is a secret as the API has it. Its value is text.
 type entry struct {
 	Path    string `json:"path"`
 	Version uint64 `json:"version,omitempty"`
@@ -97,18 +97,24 @@ func (s *server) serve(answer func(*http.Request) (any, error)) http.HandlerFunc
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			body, err = answer(r)
 		}
-		var elsewhere keyring.NotLeaderError
-		switch {
-		case err == nil:
-			w.Header().Set("Content-Type", "application/json")
-			w.Header().Set("Cache-Control", "no-store")
-			json.NewEncoder(w).Encode(body)
-		case errors.As(err, &elsewhere) && s.cluster.Servers[elsewhere.Leader].HTTP != "" && elsewhere.Leader != s.id:
-			http.Redirect(w, r, "http://"+s.cluster.Servers[elsewhere.Leader].HTTP+r.URL.RequestURI(), http.StatusTemporaryRedirect)
-		default:
-			fail(w, err)
+		if err != nil {
+			s.refuse(w, r, err)
+			return
 		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		json.NewEncoder(w).Encode(body)
 	}
+}
+
+// refuse answers with an error, or sends the request on to the leader.
+func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	var elsewhere keyring.NotLeaderError
+	if errors.As(err, &elsewhere) && s.cluster.Servers[elsewhere.Leader].HTTP != "" && elsewhere.Leader != s.id {
+		http.Redirect(w, r, "http://"+s.cluster.Servers[elsewhere.Leader].HTTP+r.URL.RequestURI(), http.StatusTemporaryRedirect)
+		return
+	}
+	fail(w, err)
 }
 
 // unknown is an error after which the request may have had an effect.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 )
 
 // client calls the API of a server, and follows it to the leader.
@@ -40,11 +42,16 @@ func (c client) call(ctx context.Context, method, path string, in, out any) erro
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		var e struct{ Error string }
-		json.NewDecoder(resp.Body).Decode(&e) // what is no such answer has only a status
-		return fmt.Errorf("%s: %s", resp.Status, e.Error)
+		return answerError(resp)
 	}
 	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+// answerError is the error that an answer is.
+func answerError(resp *http.Response) error {
+	var e struct{ Error string }
+	json.NewDecoder(resp.Body).Decode(&e) // what is no such answer has only a status
+	return fmt.Errorf("%s: %s", resp.Status, e.Error)
 }
 
 // command line of the parts that are no server.
@@ -79,6 +86,9 @@ func (c cli) put(ctx context.Context, args []string) error {
 	value, err := io.ReadAll(io.LimitReader(c.in, maxValue+1))
 	if err != nil {
 		return err
+	}
+	if !utf8.Valid(value) {
+		return errors.New("a secret is text, in UTF-8: JSON carries nothing else")
 	}
 	in := putRequest{Value: string(value)}
 	if *version != "" {

@@ -13,6 +13,10 @@
 //	controlplane [-server URL] keys rotate [-full]
 //	controlplane [-server URL] keys remove [-force] [-now] ID
 //
+//	controlplane [-server URL] backup -to RECIPIENT,... FILE        everything, for age recipients; prints its SHA-256
+//	controlplane verify -identity FILE BACKUP                       says whether it restores
+//	controlplane restore -identity FILE [-sha256 SUM] DIR ID BACKUP       makes the directory of a server
+//
 // URL is any server's, http://127.0.0.1:8001 if it is not given. There a page shows keys and
 // servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
 // -rate how many secrets a second a full rotation may seal anew.
@@ -20,8 +24,8 @@
 // It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
 // which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
 // and serve.go, a server from its configuration to its end. The rest is the program: api.go for
-// users and workloads, operator.go and page.html for operators, client.go the command line, setup.go
-// what a first trial needs.
+// users and workloads, operator.go and page.html for operators, client.go the command line, backup.go
+// backups from end to end, setup.go what a first trial needs.
 //
 // The API has no passwords and listens on loopback only: whoever is on the machine may do everything
 // but what a workload's token narrows. A service in the field has TLS and authentication there.
@@ -83,8 +87,14 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return c.rotate(ctx, rest)
 	case "keys remove":
 		return c.remove(ctx, rest)
+	case "backup":
+		return c.backup(ctx, rest)
+	case "verify":
+		return c.verify(rest)
+	case "restore":
+		return c.restore(ctx, rest)
 	}
-	return errors.New("init, serve, put, get, list, identity, keys status, keys rotate or keys remove: see go doc ./examples/controlplane")
+	return errors.New("init, serve, put, get, list, identity, keys status, rotate or remove, backup, verify or restore: see go doc ./examples/controlplane")
 }
 
 func initialize(args []string, stdout io.Writer) error {

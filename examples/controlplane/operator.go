@@ -75,6 +75,7 @@ func (s *server) operate(mux *http.ServeMux) {
 	mux.HandleFunc("DELETE /v1/keys/{id}", s.serve(s.people(s.remove)))
 	mux.HandleFunc("GET /v1/status", s.serve(s.people(s.status)))
 	mux.HandleFunc("GET /v1/watch", s.watch)
+	mux.HandleFunc("POST /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/cluster", s.serve(s.people(s.view)))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()

@@ -62,24 +62,33 @@ type options struct {
 	stdout io.Writer
 }
 
-// serve runs a server with what init has put into dir, until ctx ends.
-func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err error) {
+// newServer reads what init has put into dir for a server.
+func newServer(dir string, id raft.ServerID, o options) (*server, keyring.NodeConfig, error) {
 	c, err := readCluster(dir)
 	if err != nil {
-		return err
+		return nil, keyring.NodeConfig{}, err
 	}
-	own, known := c.Servers[id]
-	if !known {
-		return fmt.Errorf("cluster.json has no server %q", id)
+	if _, known := c.Servers[id]; !known {
+		return nil, keyring.NodeConfig{}, fmt.Errorf("cluster.json has no server %q", id)
 	}
 	kek, err := keyring.FileKEK(filepath.Join(dir, string(id)+".kek"))
 	if err != nil {
-		return err
+		return nil, keyring.NodeConfig{}, err
 	}
 	keys := keyring.NewFSM()
 	s := &server{
 		id: id, cluster: c, store: newStore(keys), clicks: o.clicks, log: o.log, started: make(chan struct{}),
 	}
+	return s, s.config(dir, kek, keys, o), nil
+}
+
+// serve runs a server until ctx ends.
+func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err error) {
+	s, conf, err := newServer(dir, id, o)
+	if err != nil {
+		return err
+	}
+	own := s.cluster.Servers[id]
 	// The API is there first, and says 503 until the node has started: the others may ask.
 	ln, err := listenLoopback(own.HTTP)
 	if err != nil {
@@ -95,7 +104,7 @@ func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err er
 			err = errors.Join(err, e)
 		}
 	}()
-	if s.node, err = keyring.Start(ctx, s.config(dir, kek, keys, o)); err != nil {
+	if s.node, err = keyring.Start(ctx, conf); err != nil {
 		return err
 	}
 	close(s.started)
