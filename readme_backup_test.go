@@ -1,0 +1,79 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"filippo.io/age"
+)
+
+func readmeBackup(ctx context.Context, node *keyring.Node, file io.Writer, recipients ...age.Recipient) error {
+	m, err := node.Keyring().Backup(ctx, file, recipients...)
+	if err != nil {
+		return err
+	}
+	log.Printf("backup of index %d, %d keys, SHA-256 %x", m.Raft.Index, len(m.Keys), m.SHA256)
+	return nil
+}
+
+func readmeRestore(ctx context.Context, file io.Reader, cfg keyring.NodeConfig, identities []age.Identity, digest [32]byte, use func(*keyring.Node)) error {
+	_, err := keyring.RestoreNode(ctx, file, cfg, keyring.RestoreOptions{
+		Identities: identities,
+		Digest:     digest,
+	})
+	if err != nil {
+		return err
+	}
+	node, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	use(node)
+	return node.Close()
+}
+
+// TestReadmeRestoresABackup as it says.
+func TestReadmeRestoresABackup(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	log.SetOutput(io.Discard)
+	identity := newIdentity(t)
+	config := func() keyring.NodeConfig {
+		return keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
+	}
+	node, err := keyring.Start(ctx, config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := node.Encrypt(ctx, []byte("data"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file bytes.Buffer
+	if err := readmeBackup(ctx, node, &file, identity.Recipient()); err != nil {
+		t.Fatal(err)
+	}
+	st, err := node.Keyring().Status(ctx)
+	if err != nil || len(st.NoBackup) > 0 {
+		t.Errorf("no backup of %v, %v", st.NoBackup, err)
+	}
+	if err := node.Close(); err != nil {
+		t.Fatal(err)
+	}
+	err = readmeRestore(ctx, &file, config(), []age.Identity{identity}, st.LastBackup.SHA256, func(restored *keyring.Node) {
+		if err := restored.Keyring().WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := restored.Decrypt(ctx, sealed, nil); err != nil || string(got) != "data" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
