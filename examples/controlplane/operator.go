@@ -43,6 +43,7 @@ type keyStatus struct {
 	ID      string          `json:"id"`
 	State   keyring.State   `json:"state"`
 	Since   time.Time       `json:"since"` // when it was made active, or made
+	Index   uint64          `json:"index"` // of the log entry that changed it last
 	Holders []raft.ServerID `json:"holders,omitempty"`
 	Secrets int             `json:"secrets"` // sealed under it
 }
@@ -100,7 +101,7 @@ func (s *server) rotate(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return keyStatus{ID: key.ID.String(), State: key.State, Since: key.Activated, Holders: key.Holders}, nil
+	return keyStatus{ID: key.ID.String(), State: key.State, Since: key.Activated, Index: key.ModifyIndex, Holders: key.Holders}, nil
 }
 
 // remove removes a key: when nothing is sealed under it any more, or by ?force at once and with all
@@ -141,7 +142,7 @@ func (s *server) own(ctx context.Context) (status, error) {
 		if since.IsZero() {
 			since = k.Created
 		}
-		out.Keys = append(out.Keys, keyStatus{k.ID.String(), k.State, since, k.Holders, now.count(k.ID)})
+		out.Keys = append(out.Keys, keyStatus{k.ID.String(), k.State, since, k.ModifyIndex, k.Holders, now.count(k.ID)})
 	}
 	for _, id := range st.Missing {
 		out.Missing = append(out.Missing, id.String())
