@@ -67,17 +67,17 @@ type BackupKey struct {
 // backup is good. After any other error what was written is of no use. ctx bounds all of it, but
 // for raft's making of the snapshot.
 func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
+	ctx, done, err := k.enter(ctx)
+	if err != nil {
+		return Manifest{}, err
+	}
+	defer done()
 	if fips140.Enforced() {
 		return Manifest{}, errors.New("backup: age is not allowed in FIPS 140-only mode")
 	}
 	if len(to) == 0 {
 		return Manifest{}, errors.New("backup: there are no age recipients")
 	}
-	ctx, done, err := k.enter(ctx)
-	if err != nil {
-		return Manifest{}, err
-	}
-	defer done()
 	if err := k.mayLead(); err != nil {
 		return Manifest{}, err
 	}

@@ -1,6 +1,9 @@
 package keyring
 
-import "crypto/sha256"
+import (
+	"crypto/sha256"
+	"slices"
+)
 
 // digester is a writer that computes the SHA-256 of what it gets, in a goroutine of its own that
 // ends with sum: it costs as much as all that age does.
@@ -10,10 +13,10 @@ type digester struct {
 }
 
 func newDigester() *digester {
-	const ahead, block = 8, 64 << 10
+	const ahead = 8 // blocks
 	d := &digester{full: make(chan []byte, ahead), empty: make(chan []byte, ahead), result: make(chan [32]byte, 1)}
 	for range ahead {
-		d.empty <- make([]byte, 0, block)
+		d.empty <- nil
 	}
 	go func() {
 		h := sha256.New()
@@ -28,11 +31,9 @@ func newDigester() *digester {
 
 // Write never fails.
 func (d *digester) Write(b []byte) (int, error) {
-	for rest := b; len(rest) > 0; {
-		block := <-d.empty
-		n := min(len(rest), cap(block))
-		d.full <- append(block, rest[:n]...)
-		rest = rest[n:]
+	const most = 64 << 10
+	for block := range slices.Chunk(b, most) {
+		d.full <- append(<-d.empty, block...)
 	}
 	return len(b), nil
 }

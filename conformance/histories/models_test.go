@@ -49,3 +49,31 @@ func register(initial string) porcupine.Model {
 
 // forEver is the return of a call of which nobody knows whether it has had its effect.
 const forEver = int64(1) << 62
+
+// bounded says more of the writes of unknown outcome, for else each of them could be anywhere in the
+// order. Every value is written once. So a write that was read had its effect before the first of
+// those reads had ended, and one that was not can as well come after all others: it is left out.
+func bounded(history []porcupine.Operation) (out []porcupine.Operation, open int) {
+	read := map[access]int64{}
+	for _, op := range history {
+		if a := op.Input.(access); !a.write {
+			if first, known := read[a]; !known || op.Return < first {
+				read[a] = op.Return
+			}
+		}
+	}
+	for _, op := range history {
+		if op.Return == forEver {
+			open++
+			a := op.Input.(access)
+			a.write = false
+			first, known := read[a]
+			if !known {
+				continue
+			}
+			op.Return = max(op.Call, first)
+		}
+		out = append(out, op)
+	}
+	return out, open
+}
