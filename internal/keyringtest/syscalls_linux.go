@@ -33,9 +33,10 @@ type Drill struct {
 // ways are what becomes of a system call.
 var ways = []string{"signal=SIGKILL", "error=EIO", "error=ENOSPC", "error=EROFS", "error=EMFILE", "error=EINTR"}
 
-// harmless are the system calls that have nothing to do with files: the Go runtime's.
+// harmless are the system calls that have nothing to do with files: the Go runtime's. strace may
+// show exit_group, which the main thread makes, for those that it ends too.
 var harmless = regexp.MustCompile(`^(futex|m(map|unmap|advise|protect)|rt_sig.*|sigaltstack|sched_.*|nanosleep|clock_.*|` +
-	`clone3?|rseq|set_robust_list|gettid|getpid|tgkill|geteuid|getrandom|prctl|epoll_p?wait.*|exit)$`)
+	`clone3?|rseq|set_robust_list|gettid|getpid|tgkill|geteuid|getrandom|prctl|epoll_p?wait.*|exit(_group)?)$`)
 
 // job is what the other process is to do: Do once for each run, in a thread of its own, whose
 // When-th call of that kind strace fails. That it is the Nth of Do is brought about by calls
