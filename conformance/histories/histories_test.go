@@ -37,12 +37,12 @@ func TestHistoriesAreLinearizable(t *testing.T) {
 	t.Logf("-histories.seed %d", seed)
 	ctx, cancel := context.WithTimeout(t.Context(), *runTime+3*time.Minute)
 	defer cancel()
-	r := &run{lab: newLab(t), began: time.Now(), called: make(chan struct{}), made: map[string]int{}, told: map[string]bool{}, retired: map[string]uint64{}}
+	r := &run{lab: newLab(t), began: time.Now(), called: make(chan struct{}), made: map[string]int{}, known: map[string]bool{}, retired: map[string]uint64{}}
 	for _, h := range r.hosts {
 		r.await(ctx, h, func(s status) bool { return s.Ready && s.Leader != "" })
 	}
 	first := r.await(ctx, r.hosts[0], func(s status) bool { return s.active() != "" }).active()
-	r.told[first] = true
+	r.known[first] = true
 
 	loaded, stop := context.WithCancel(ctx)
 	var load sync.WaitGroup
@@ -71,12 +71,15 @@ type run struct {
 	rotations atomic.Int64
 	made      map[string]int // faults by kind
 
+	// Of rotate, while it runs.
+	known   map[string]bool   // keys that are in the history
+	retired map[string]uint64 // at which index of the log at the latest, by key
+	learned int64             // when the last status was asked for
+
 	mu      sync.Mutex            // guards below
 	secrets []porcupine.Operation // accesses of paths
 	active  []porcupine.Operation // accesses of which key is active
-	told    map[string]bool       // keys that a rotation has returned
 	stored  []stored
-	retired map[string]uint64 // at which index of the log at the latest, by key
 }
 
 // stored is a put: under which key, and at which index of the log.
@@ -177,17 +180,32 @@ func (r *run) rotate(ctx context.Context) {
 		}
 		r.rotations.Add(1)
 		r.note(&r.active, writers, call, r.now(), access{"active", true, out.ID})
+		r.known[out.ID] = true
 		var now status
-		r.call(context.Background(), h, http.MethodGet, "/v1/status?consistent", nil, &now)
-		r.mu.Lock()
-		r.told[out.ID] = true
-		for _, k := range now.Keys { // those that are changed no more say when they were retired
-			if _, known := r.retired[k.ID]; !known && k.ID != now.active() && k.State != "prepublished" {
-				r.retired[k.ID] = k.Index
-			}
+		asked := r.now()
+		if _, o := r.call(context.Background(), h, http.MethodGet, "/v1/status?consistent", nil, &now); o == done {
+			r.learn(now, asked)
 		}
-		r.mu.Unlock()
 	}
+}
+
+// learn takes from a consistent status, asked for at that time, which keys there are. One that no
+// rotation has returned was made by a rotation of unknown outcome, since the status before.
+func (r *run) learn(s status, asked int64) {
+	for _, k := range s.Keys {
+		if k.State == "prepublished" {
+			continue
+		}
+		if !r.known[k.ID] {
+			r.known[k.ID] = true
+			r.note(&r.active, writers, r.learned, r.now(), access{"active", true, k.ID})
+		}
+		// Those that are changed no more say when they were retired.
+		if _, known := r.retired[k.ID]; !known && k.ID != s.active() {
+			r.retired[k.ID] = k.Index
+		}
+	}
+	r.learned = asked
 }
 
 // faults makes one after the other, for as long as the run is to take.
@@ -235,16 +253,18 @@ func (r *run) progress(ctx context.Context, calls int) {
 	}
 }
 
-// settle waits until all servers are well and have the same, reads all of it once more, and adds the
-// keys of which no rotation has told.
+// settle waits until all servers are well and have the same, and reads all of it once more.
 func (r *run) settle(ctx context.Context) {
 	r.t.Helper()
 	r.t.Logf("faults %v, %d rotations", r.made, r.rotations.Load())
 	var last status
+	var asked int64
 	for last.ID == "" {
 		r.await(ctx, r.hosts[0], func(s status) bool { return s.Leader != "" }) // which may be gone already
+		asked = r.now()
 		r.call(ctx, r.hosts[0], http.MethodGet, "/v1/status?consistent", nil, &last)
 	}
+	r.learn(last, asked)
 	for p := range paths {
 		r.get(r.hosts[0], writers+1, fmt.Sprintf("path/%d", p))
 	}
@@ -253,11 +273,6 @@ func (r *run) settle(ctx context.Context) {
 		r.await(ctx, h, func(s status) bool { return s.Ready && len(s.Missing) == 0 && s.Index >= last.Index })
 		for p := range paths {
 			r.sameOn(h, fmt.Sprintf("path/%d", p))
-		}
-	}
-	for _, k := range last.Keys {
-		if !r.told[k.ID] && k.State != "prepublished" {
-			r.note(&r.active, writers+2, 0, forEver, access{"active", true, k.ID})
 		}
 	}
 }
