@@ -74,6 +74,8 @@ func Secrets(k *Keyring) [][]byte {
 // SnapshotRaft has a node's raft write a snapshot.
 func SnapshotRaft(n *Node) error { return n.raft.Snapshot().Error() }
 
+func CurrentTerm(n *Node) uint64 { return n.raft.CurrentTerm() }
+
 // Depose has another server stand for election at once, against a leader that knows nothing of it.
 func Depose(leader *Node) error {
 	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader.cfg.ID)}

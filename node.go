@@ -6,18 +6,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"go.etcd.io/bbolt"
 )
 
 // Node is a whole server: raft, its log and snapshots on disk, mutual TLS on one port, and
@@ -108,6 +105,17 @@ func (c NodeConfig) check() error {
 	return nil
 }
 
+// filled returns the configuration with what Start puts where nothing is set.
+func (c NodeConfig) filled() NodeConfig {
+	if c.ID == "" {
+		c.ID = "server"
+	}
+	if c.Logger == nil {
+		c.Logger = hclog.NewNullLogger()
+	}
+	return c
+}
+
 // keyring is what goes to the keyring as it is.
 func (c NodeConfig) keyring() Config {
 	return Config{
@@ -166,93 +174,6 @@ func (n *Node) start(ctx, life context.Context) error {
 	}
 	n.loops.Go(func() { n.promote(life) })
 	return nil
-}
-
-// startRaft opens what raft keeps on disk and starts it. A server that has nothing there
-// first learns from the others whether there is a cluster already: it must not come back as
-// the voter that it may have been.
-func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
-	dir := filepath.Join(n.cfg.Dir, "raft")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("raft directory: %w", err)
-	}
-	path := filepath.Join(dir, "raft.db")
-	var err error
-	n.store, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: time.Second}})
-	if err != nil {
-		return fmt.Errorf("raft log %s, which one process at a time can use: %w", path, err)
-	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, n.log.Named("raft"))
-	if err != nil {
-		return fmt.Errorf("raft snapshots: %w", err)
-	}
-	_, trans := raft.NewInmemTransport(raft.ServerAddress(n.cfg.ID))
-	var transport raft.Transport = trans
-	if n.net != nil {
-		transport = n.net.raftTransport()
-	}
-	known, err := raft.HasExistingState(n.store, n.store, snaps)
-	if err != nil {
-		return fmt.Errorf("raft log %s: %w", path, err)
-	}
-	conf := n.raftConfig()
-	if !known {
-		founders, err := n.founders(ctx)
-		if err != nil {
-			return err
-		}
-		if len(founders.Servers) > 0 {
-			err = raft.BootstrapCluster(conf, n.store, n.store, snaps, transport, founders)
-		} else {
-			err = n.net.askToJoin(ctx)
-		}
-		if err != nil {
-			return fmt.Errorf("found or join the cluster: %w", err)
-		}
-	}
-	if n.net != nil {
-		n.net.fresh.Store(false)
-	}
-	apply := raft.FSM(fsm)
-	if n.cfg.App != nil {
-		apply = Mux(fsm, n.cfg.App)
-	}
-	if n.raft, err = raft.NewRaft(conf, apply, n.store, n.store, snaps, transport); err != nil {
-		return fmt.Errorf("start raft: %w", err)
-	}
-	return nil
-}
-
-// soon is a timeout of raft's for a server alone.
-const soon = 20 * time.Millisecond
-
-func (n *Node) raftConfig() *raft.Config {
-	conf := raft.DefaultConfig()
-	conf.LocalID = n.cfg.ID
-	conf.Logger = n.log.Named("raft")
-	conf.ShutdownOnRemove = false // what shuts it down is Close alone
-	if n.net == nil {             // it need not wait for anybody's vote
-		conf.HeartbeatTimeout, conf.ElectionTimeout = soon, soon
-		conf.LeaderLeaseTimeout, conf.CommitTimeout = soon, soon
-	}
-	return conf
-}
-
-// founders returns the configuration to found the cluster with: none if it exists already.
-func (n *Node) founders(ctx context.Context) (raft.Configuration, error) {
-	if n.net == nil {
-		self := raft.Server{ID: n.cfg.ID, Address: raft.ServerAddress(n.cfg.ID)}
-		return raft.Configuration{Servers: []raft.Server{self}}, nil
-	}
-	founding, err := n.net.founding(ctx)
-	if err != nil || !founding {
-		return raft.Configuration{}, err
-	}
-	var c raft.Configuration
-	for _, id := range slices.Sorted(maps.Keys(n.cfg.Peers)) {
-		c.Servers = append(c.Servers, raft.Server{ID: id, Address: raft.ServerAddress(n.cfg.Peers[id])})
-	}
-	return c, nil
 }
 
 // Close ends the server and waits for all of it. A second Close returns what the first did.

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
@@ -53,7 +52,7 @@ func restoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOpti
 	var sink raft.SnapshotSink
 	o.Dir, o.KEKs, o.Logger = filepath.Join(cfg.Dir, "keystore"), cfg.KEKs, cfg.Logger
 	m, err = restore(ctx, r, o, func(m Manifest) (_ io.Writer, err error) {
-		sink, err = cfg.alone(snaps, m.Raft.Index)
+		sink, err = cfg.begin(snaps, m.Raft.Index)
 		return sink, err
 	})
 	switch {
@@ -65,25 +64,9 @@ func restoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOpti
 	return m, sink.Close() // from here on it is there, whole
 }
 
-// alone begins the snapshot of a cluster that has this server as its only member. Its terms begin
+// begin begins the snapshot of a cluster that has this server as its only member. Its terms begin
 // anew: nobody is left who has seen the old ones.
-func (c NodeConfig) alone(snaps *raft.FileSnapshotStore, index uint64) (raft.SnapshotSink, error) {
-	addr := raft.ServerAddress(c.Addr)
-	if addr == "" {
-		addr = raft.ServerAddress(c.ID)
-	}
-	self := raft.Configuration{Servers: []raft.Server{{ID: c.ID, Address: addr}}}
-	_, trans := raft.NewInmemTransport(addr)
-	return snaps.Create(raft.SnapshotVersionMax, index, 1, self, 1, trans)
-}
-
-// filled returns the configuration with what Start puts where nothing is set.
-func (c NodeConfig) filled() NodeConfig {
-	if c.ID == "" {
-		c.ID = "server"
-	}
-	if c.Logger == nil {
-		c.Logger = hclog.NewNullLogger()
-	}
-	return c
+func (c NodeConfig) begin(snaps *raft.FileSnapshotStore, index uint64) (raft.SnapshotSink, error) {
+	_, trans := raft.NewInmemTransport(c.address())
+	return snaps.Create(raft.SnapshotVersionMax, index, 1, c.alone(), 1, trans)
 }

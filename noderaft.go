@@ -1,0 +1,139 @@
+package keyring
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+// raftDir is what raft keeps on disk, in Dir/raft. The caller closes log.
+type raftDir struct {
+	path  string
+	log   *raftboltdb.BoltStore
+	snaps *raft.FileSnapshotStore
+}
+
+func (c NodeConfig) openRaftDir() (d raftDir, err error) {
+	d.path = filepath.Join(c.Dir, "raft")
+	if err := os.MkdirAll(d.path, 0o700); err != nil {
+		return d, fmt.Errorf("raft directory: %w", err)
+	}
+	if d.snaps, err = raft.NewFileSnapshotStoreWithLogger(d.path, 2, c.Logger.Named("raft")); err != nil {
+		return d, fmt.Errorf("raft snapshots: %w", err)
+	}
+	log := filepath.Join(d.path, "raft.db")
+	d.log, err = raftboltdb.New(raftboltdb.Options{Path: log, BoltOptions: &bbolt.Options{Timeout: time.Second}})
+	if err != nil {
+		return d, fmt.Errorf("raft log %s, which one process at a time can use: %w", log, err)
+	}
+	return d, nil
+}
+
+// known reports whether the server has been a member of a cluster.
+func (d raftDir) known() (bool, error) {
+	known, err := raft.HasExistingState(d.log, d.log, d.snaps)
+	if err != nil {
+		return false, fmt.Errorf("raft log %s: %w", d.path, err)
+	}
+	return known, nil
+}
+
+// address is what raft calls this server. One that is alone has none, and its ID will do.
+func (c NodeConfig) address() raft.ServerAddress {
+	return cmp.Or(raft.ServerAddress(c.Addr), raft.ServerAddress(c.ID))
+}
+
+// alone is the configuration of a cluster that has this server as its only member.
+func (c NodeConfig) alone() raft.Configuration {
+	return raft.Configuration{Servers: []raft.Server{{ID: c.ID, Address: c.address()}}}
+}
+
+// mux is what raft applies the log to.
+func (c NodeConfig) mux(fsm *FSM) raft.FSM {
+	if c.App == nil {
+		return fsm
+	}
+	return Mux(fsm, c.App)
+}
+
+// soon is a timeout of raft's for a server alone.
+const soon = 20 * time.Millisecond
+
+func (c NodeConfig) raft() *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = c.ID
+	conf.Logger = c.Logger.Named("raft")
+	conf.ShutdownOnRemove = false // what shuts it down is Close alone
+	if c.Addr == "" {             // it need not wait for anybody's vote
+		conf.HeartbeatTimeout, conf.ElectionTimeout = soon, soon
+		conf.LeaderLeaseTimeout, conf.CommitTimeout = soon, soon
+	}
+	return conf
+}
+
+// startRaft opens what raft keeps on disk and starts it. A server that has nothing there
+// first learns from the others whether there is a cluster already: it must not come back as
+// the voter that it may have been.
+func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
+	d, err := n.cfg.openRaftDir()
+	if err != nil {
+		return err
+	}
+	n.store = d.log
+	known, err := d.known()
+	if err != nil {
+		return err
+	}
+	_, trans := raft.NewInmemTransport(n.cfg.address())
+	var transport raft.Transport = trans
+	if n.net != nil {
+		transport = n.net.raftTransport()
+	}
+	conf := n.cfg.raft()
+	if !known {
+		founders, err := n.founders(ctx)
+		if err != nil {
+			return err
+		}
+		if len(founders.Servers) > 0 {
+			err = raft.BootstrapCluster(conf, d.log, d.log, d.snaps, transport, founders)
+		} else {
+			err = n.net.askToJoin(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("found or join the cluster: %w", err)
+		}
+	}
+	if n.net != nil {
+		n.net.fresh.Store(false)
+	}
+	if n.raft, err = raft.NewRaft(conf, n.cfg.mux(fsm), d.log, d.log, d.snaps, transport); err != nil {
+		return fmt.Errorf("start raft: %w", err)
+	}
+	return nil
+}
+
+// founders returns the configuration to found the cluster with: none if it exists already.
+func (n *Node) founders(ctx context.Context) (raft.Configuration, error) {
+	if n.net == nil {
+		return n.cfg.alone(), nil
+	}
+	founding, err := n.net.founding(ctx)
+	if err != nil || !founding {
+		return raft.Configuration{}, err
+	}
+	var c raft.Configuration
+	for _, id := range slices.Sorted(maps.Keys(n.cfg.Peers)) {
+		c.Servers = append(c.Servers, raft.Server{ID: id, Address: raft.ServerAddress(n.cfg.Peers[id])})
+	}
+	return c, nil
+}

@@ -1,0 +1,128 @@
+package keyring
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"example.com/keyring/internal/durable"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+)
+
+// Recovered says what RecoverNode has made a cluster of.
+type Recovered struct {
+	// Index is the last entry of raft's log that is here. What the cluster has committed after it
+	// is lost.
+	Index uint64
+	// Missing are keys whose material is not here, the oldest first. What was sealed under them stays
+	// sealed until a key file of theirs turns up: put into the keystore directory it is taken, without
+	// a restart.
+	Missing []KeyID
+}
+
+// RecoverNode makes this server the only member of its cluster, with what is in cfg.Dir, for when a
+// majority of the voters is gone for good. It is raft's recovery by peers.json, and says what is lost.
+// Then start the Node with cfg, but a new App and Keys, which it has used up; and the other servers with
+// empty directories: they join it and get the keys.
+//
+// The directory is that of the survivor. If there is none, it is made of what is left of the dead:
+// raft/snapshots of any server, and the keystore of any server, with its KEKs as OldKEKs. Choose the
+// survivor whose log is the longest: Index tells. Nothing is deleted, but none of the other servers
+// may ever run again with what it had: two of them would be a cluster beside this one.
+//
+// It refuses a directory that is in use, and one without raft's log and snapshots: Start adopts the keys
+// of a keystore that is alone. After an error, or a crash, it can be called again.
+func RecoverNode(ctx context.Context, cfg NodeConfig) (Recovered, error) {
+	r, err := recoverNode(ctx, cfg.filled())
+	if err != nil {
+		return Recovered{}, fmt.Errorf("recover: %w", err)
+	}
+	return r, nil
+}
+
+func recoverNode(ctx context.Context, cfg NodeConfig) (r Recovered, err error) {
+	if err := cfg.check(); err != nil {
+		return r, err
+	}
+	d, err := cfg.openRaftDir()
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, d.log.Close()) }()
+	if err := d.recoverable(); err != nil {
+		return r, err
+	}
+	// The keystore comes first: if a KEK is away, nothing has changed.
+	dir := filepath.Join(cfg.Dir, "keystore")
+	fsys, err := durable.OpenDir(dir)
+	if err != nil {
+		return r, err
+	}
+	store, err := openKeystore(ctx, fsys, cfg.KEKs, cfg.OldKEKs, cfg.Logger)
+	if err != nil {
+		return r, errors.Join(fmt.Errorf("open keystore %s: %w", dir, err), fsys.Close())
+	}
+	defer func() { err = errors.Join(err, store.close()) }()
+
+	if err := d.keepTerm(); err != nil {
+		return r, err
+	}
+	fsm := cmp.Or(cfg.Keys, NewFSM())
+	_, trans := raft.NewInmemTransport(cfg.address())
+	if err := raft.RecoverCluster(cfg.raft(), cfg.mux(fsm), d.log, d.log, d.snaps, trans, cfg.alone()); err != nil {
+		return r, err
+	}
+	list, err := d.snaps.List()
+	if err != nil {
+		return r, err
+	}
+	r.Index = list[0].Index // of the snapshot that RecoverCluster has made
+	for _, key := range fsm.ring.Load().Keys {
+		if !store.has(key) {
+			r.Missing = append(r.Missing, key.ID)
+		}
+	}
+	return r, nil
+}
+
+// recoverable says why there is nothing to recover. A newest snapshot that is damaged is for people to
+// look at: raft would go on with an older one, and not say so.
+func (d raftDir) recoverable() error {
+	known, err := d.known()
+	if err != nil {
+		return err
+	}
+	if !known {
+		return fmt.Errorf("%s has neither a log nor a snapshot", d.path)
+	}
+	list, err := d.snaps.List()
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	_, content, err := d.snaps.Open(list[0].ID)
+	if err != nil {
+		return fmt.Errorf("the newest snapshot, %s: %w; without it the older ones are used", list[0].ID, err)
+	}
+	return content.Close()
+}
+
+// keepTerm keeps raft's term from falling behind that of a snapshot which came without the log: a
+// server that has the snapshot alone would take its own log for the newer one.
+func (d raftDir) keepTerm() error {
+	list, err := d.snaps.List()
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	currentTerm := []byte("CurrentTerm") // where raft keeps it
+	term, err := d.log.GetUint64(currentTerm)
+	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return err
+	}
+	if term >= list[0].Term {
+		return nil
+	}
+	return d.log.SetUint64(currentTerm, list[0].Term)
+}

@@ -1,0 +1,264 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+)
+
+// fallen is a cluster of three servers that had something sealed under each of some keys, and are
+// all stopped.
+type fallen struct {
+	*nodes
+	ctx    context.Context
+	keys   []keyring.KeyID
+	sealed [][]byte // under each
+}
+
+func fallenCluster(t *testing.T) *fallen {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	f := &fallen{ctx: ctx}
+	f.nodes = startNodes(t, 3, func(cfg *keyring.NodeConfig) { // s1 has the KEK 1, and so on
+		cfg.KEKs = []keyring.KEK{fileKEK(t, bytes.Repeat([]byte(cfg.ID[1:]), 32))}
+	})
+	f.ready(ctx)
+	n := f.nodes.nodes["s1"]
+	for range 4 {
+		key, err := n.Rotate(ctx, keyring.RotateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		keyring.AwaitHolders(n.Keyring(), key.ID, 3)
+		sealed, err := n.Encrypt(ctx, []byte("sealed"), key.ID[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.keys, f.sealed = append(f.keys, key.ID), append(f.sealed, sealed)
+	}
+	f.stop()
+	return f
+}
+
+// stop closes all servers.
+func (f *fallen) stop() {
+	f.tb.Helper()
+	f.close()
+	clear(f.nodes.nodes)
+}
+
+// lose deletes the directory of a server.
+func (f *fallen) lose(ids ...raft.ServerID) {
+	f.tb.Helper()
+	for _, id := range ids {
+		if err := os.RemoveAll(f.dirs[id]); err != nil {
+			f.tb.Fatal(err)
+		}
+	}
+}
+
+// copy copies a part of one server's directory to another's.
+func (f *fallen) copy(from, to raft.ServerID, part string) {
+	f.tb.Helper()
+	if err := os.CopyFS(filepath.Join(f.dirs[to], part), os.DirFS(filepath.Join(f.dirs[from], part))); err != nil {
+		f.tb.Fatal(err)
+	}
+}
+
+// conf is the configuration of a server that knows all three.
+func (f *fallen) conf(id raft.ServerID) keyring.NodeConfig {
+	cfg := f.config(id)
+	cfg.KEKs, cfg.Peers = f.keks[id], f.addrs
+	return cfg
+}
+
+// start starts servers and waits until they are ready.
+func (f *fallen) start(cfgs ...keyring.NodeConfig) {
+	f.tb.Helper()
+	for _, cfg := range cfgs {
+		n, err := keyring.Start(f.ctx, cfg)
+		if err != nil {
+			f.tb.Fatalf("%s: %v", cfg.ID, err)
+		}
+		f.nodes.nodes[cfg.ID] = n
+	}
+	f.ready(f.ctx)
+}
+
+// await waits until a server's status is as wanted.
+func (f *fallen) await(n *keyring.Node, what string, wanted func(keyring.Status) bool) {
+	f.tb.Helper()
+	for {
+		changed := n.Keyring().Changed()
+		st, err := n.Keyring().Status(f.ctx)
+		if err != nil {
+			f.tb.Fatal(err)
+		}
+		if wanted(st) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-f.ctx.Done():
+			f.tb.Fatalf("not %s: %+v", what, st)
+		}
+	}
+}
+
+// opens wants a server to open what is sealed under each key but those that are missing.
+func (f *fallen) opens(n *keyring.Node, missing ...keyring.KeyID) {
+	f.tb.Helper()
+	for i, id := range f.keys {
+		got, err := n.Keyring().Decrypt(f.sealed[i], id[:])
+		if opened := err == nil && string(got) == "sealed"; opened == slices.Contains(missing, id) {
+			f.tb.Errorf("what is sealed under key %d: %q, %v", i, got, err)
+		}
+	}
+}
+
+// rise starts the others with nothing, and wants all of them to have all, and another rotation.
+func (f *fallen) rise(first *keyring.Node) {
+	f.tb.Helper()
+	for id := range f.addrs {
+		if f.nodes.nodes[id] == nil {
+			f.start(f.conf(id))
+		}
+	}
+	key, err := first.Rotate(f.ctx, keyring.RotateOptions{})
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+	for _, id := range append(slices.Clone(f.keys), key.ID) {
+		keyring.AwaitHolders(first.Keyring(), id, 3)
+	}
+	for _, n := range f.nodes.nodes {
+		f.opens(n)
+	}
+	f.await(first, "three voters", func(st keyring.Status) bool {
+		return len(st.Servers) == 3 && !slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return s.Suffrage != raft.Voter })
+	})
+}
+
+func TestOneSurvivorOfThreeRecovers(t *testing.T) {
+	f := fallenCluster(t)
+	f.lose("s1", "s3")
+	r, err := keyring.RecoverNode(f.ctx, f.conf("s2"))
+	if err != nil || len(r.Missing) > 0 || r.Index < 10 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	again, err := keyring.RecoverNode(f.ctx, f.conf("s2")) // as after a crash
+	if err != nil || again.Index != r.Index || len(again.Missing) > 0 {
+		t.Fatalf("again %+v, %v", again, err)
+	}
+	f.start(f.conf("s2"))
+	n := f.nodes.nodes["s2"]
+	f.opens(n)
+	f.rise(n)
+}
+
+// TestAnySnapshotAndAnyKeystoreRecover: nothing is left but a snapshot of one server and the keystore
+// of another, and they become a third.
+func TestAnySnapshotAndAnyKeystoreRecover(t *testing.T) {
+	f := fallenCluster(t)
+	f.start(f.conf("s1"), f.conf("s2"))
+	if err := keyring.SnapshotRaft(f.nodes.nodes["s1"]); err != nil {
+		t.Fatal(err)
+	}
+	was := keyring.CurrentTerm(f.nodes.nodes["s1"])
+	f.stop()
+	f.lose("s3")
+	f.copy("s1", "s3", "raft/snapshots")
+	f.copy("s2", "s3", "keystore")
+	f.lose("s1", "s2")
+	cfg := f.conf("s3")
+	if r, err := keyring.RecoverNode(f.ctx, cfg); err != nil || len(r.Missing) != 5 {
+		t.Errorf("without the KEK: %+v, %v", r, err)
+	}
+	cfg.OldKEKs = f.keks["s2"]
+	if r, err := keyring.RecoverNode(f.ctx, cfg); err != nil || len(r.Missing) > 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	f.start(cfg)
+	n := f.nodes.nodes["s3"]
+	f.opens(n)
+	f.rise(n)
+	if term := keyring.CurrentTerm(n); term <= was { // else whoever has the snapshot alone has the newer log
+		t.Errorf("the term is %d, the snapshot's is %d", term, was)
+	}
+}
+
+// TestRecoveryNamesWhatIsLost, and what is lost comes back with its file.
+func TestRecoveryNamesWhatIsLost(t *testing.T) {
+	f := fallenCluster(t)
+	lost := f.keys[1]
+	file := filepath.Join(f.dirs["s2"], "keystore", lost.String()+".nks.json")
+	kept, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	f.lose("s1", "s3")
+	r, err := keyring.RecoverNode(f.ctx, f.conf("s2"))
+	if err != nil || !slices.Equal(r.Missing, []keyring.KeyID{lost}) {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	f.start(f.conf("s2"))
+	n := f.nodes.nodes["s2"]
+	f.opens(n, lost)
+	if err := os.WriteFile(file, kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.await(n, "whole", func(st keyring.Status) bool { return len(st.Missing) == 0 })
+	f.opens(n)
+}
+
+func TestRecoverNodeRefuses(t *testing.T) {
+	f := fallenCluster(t)
+	refused := func(what, why string) {
+		t.Helper()
+		r, err := keyring.RecoverNode(f.ctx, f.conf("s1"))
+		if err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %+v, %v, want %q", what, r, err, why)
+		}
+	}
+	f.start(f.conf("s1"), f.conf("s2"))
+	refused("a server that runs", "one process at a time")
+	if err := keyring.SnapshotRaft(f.nodes.nodes["s1"]); err != nil {
+		t.Fatal(err)
+	}
+	f.stop()
+	dir := filepath.Join(f.dirs["s1"], "raft")
+	states, err := filepath.Glob(filepath.Join(dir, "snapshots", "*", "state.bin"))
+	if err != nil || len(states) != 1 {
+		t.Fatal(states, err)
+	}
+	whole, err := os.ReadFile(states[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, content := range [][]byte{whole[:100], whole} {
+		if err := os.WriteFile(states[0], content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if len(content) < len(whole) {
+			refused("a damaged snapshot", "the newest snapshot")
+		}
+	}
+	f.start(f.conf("s1"), f.conf("s2")) // nothing has changed
+	f.opens(f.nodes.nodes["s1"])
+	f.stop()
+	f.lose("s1")
+	f.copy("s2", "s1", "keystore")
+	refused("a keystore alone", "neither a log nor a snapshot")
+}
