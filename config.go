@@ -160,6 +160,10 @@ type Config struct {
 	RekeyGrace time.Duration
 	// RekeyRate is how many records are moved in a second, at most. Zero means no limit.
 	RekeyRate int
+	// Audit is told of every step in the life of a key that this server applies while the keyring is
+	// open: one at a time, in the order of the log, soon after. What a server gets as a snapshot, or
+	// has applied before Open, another one has told. Close waits for it. Nil tells nobody.
+	Audit func(Event)
 	// Logger gets what an operator should know; never key material. Nil logs nothing.
 	Logger hclog.Logger
 

@@ -100,12 +100,15 @@
 //	backup.go       Backup, and what is in one
 //	restore.go      VerifyBackup, Restore
 //	noderestore.go  RestoreNode: a Node's directory from a backup
+//	noderecover.go  RecoverNode: a cluster from what is left of one
 //	replication.go  Transport, and the goroutine that fetches what this server lacks
 //	serve.go        ServePeer: answers to the other servers
 //	rotation.go     Rotate, CheckMembers, and how a key is made
+//	audit.go        Config.Audit and the goroutine that tells it
 //	leader.go       the goroutine in which the leader acts
 //	status.go       Status and its Problems
 //	node.go         Node: raft and bolt put together with the keyring
+//	noderaft.go     what a Node's raft has on disk, and how it is configured
 //	network.go      a Node's port, and its connections to the ports of others
 //	members.go      how a Node's cluster is founded and joined
 //	forward.go      what a Node that follows has the leader do
@@ -119,6 +122,6 @@
 //	internal/peer     messages between servers, HPKE, mutual TLS, HTTP
 //	internal/keyringtest  clusters and disks for tests, with faults; drills under strace
 //
-// Decide purely, then act: the three goroutines of a Keyring ask internal/plan what to do and
+// Decide purely, then act: the goroutines of a Keyring ask internal/plan what to do and
 // do it. meta and plan know no clock, no randomness and no I/O.
 package keyring

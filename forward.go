@@ -78,7 +78,7 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if here {
 		return n.keys.Rotate(ctx, o)
 	}
-	options, err := json.Marshal(o)
+	options, err := json.Marshal(rotateRequest{actorOf(ctx), o})
 	if err != nil {
 		return Key{}, err
 	}
@@ -101,7 +101,7 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 // changes: removing a key twice does no more than removing it once. When it returns, the key is
 // removed on this server too.
 func (n *Node) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
-	request, err := json.Marshal(removeRequest{id, o})
+	request, err := json.Marshal(removeRequest{actorOf(ctx), id, o})
 	if err != nil {
 		return err
 	}
@@ -118,10 +118,18 @@ func (n *Node) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	return n.keys.awaitGone(ctx, id)
 }
 
-type removeRequest struct {
-	ID KeyID
-	RemoveOptions
-}
+// What the leader is asked for, and by whom.
+type (
+	rotateRequest struct {
+		By string `json:",omitempty"`
+		RotateOptions
+	}
+	removeRequest struct {
+		By string `json:",omitempty"`
+		ID KeyID
+		RemoveOptions
+	}
+)
 
 // rotateTimeout is how long a forwarded rotation, or removal, may take if its context allows more.
 const rotateTimeout = 10 * time.Minute
@@ -206,14 +214,14 @@ func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]
 		if decodeStrictly(data, &r) != nil {
 			return nil, &peer.Refusal{Code: peer.Unsupported}
 		}
-		err = n.keys.Remove(ctx, r.ID, r.RemoveOptions)
+		err = n.keys.Remove(WithActor(ctx, r.By), r.ID, r.RemoveOptions)
 	case pathRotate:
-		var o RotateOptions
-		if decodeStrictly(data, &o) != nil {
+		var r rotateRequest
+		if decodeStrictly(data, &r) != nil {
 			return nil, &peer.Refusal{Code: peer.Unsupported}
 		}
 		var k Key
-		k, err = n.keys.Rotate(ctx, o)
+		k, err = n.keys.Rotate(WithActor(ctx, r.By), r.RotateOptions)
 		out = []byte(k.ID.String())
 	}
 	return answer(out, err), nil

@@ -39,6 +39,7 @@ type FSM struct {
 	ring     atomic.Pointer[meta.Ring] // what is applied; never nil
 	restores atomic.Uint64             // how often a snapshot was restored
 	changed  changes                   // woken on every change, and by the Keyring on its own
+	events   atomic.Pointer[events]    // of the Keyring, for Config.Audit; nil without
 }
 
 // NewFSM returns an empty FSM.
@@ -58,11 +59,15 @@ func (f *FSM) Apply(l *raft.Log) any {
 	if err != nil {
 		return fmt.Errorf("%w: log entry %d: %w", ErrCorrupt, l.Index, err)
 	}
-	next, err := f.ring.Load().Apply(l.Index, cmds)
+	before := f.ring.Load()
+	next, err := before.Apply(l.Index, cmds)
 	if err != nil {
 		return err
 	}
 	f.ring.Store(next)
+	if e := f.events.Load(); e != nil {
+		e.add(l, cmds[0].By, meta.Steps(before, next))
+	}
 	f.changed.notify()
 	return nil
 }
@@ -214,6 +219,9 @@ const proposeTimeout = 5 * time.Second
 func propose(ctx context.Context, r *raft.Raft, cmds ...meta.Command) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	for i := range cmds {
+		cmds[i].By = actorOf(ctx)
 	}
 	b, err := meta.EncodeEntry(cmds...)
 	if err != nil {

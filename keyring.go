@@ -25,7 +25,7 @@ type Keyring struct {
 	observer *raft.Observer
 	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
 	cancel   context.CancelFunc
-	loops    sync.WaitGroup // replicate, lead and rekey
+	loops    sync.WaitGroup // replicate, lead, rekey and audit
 
 	mu     sync.Mutex // guards below
 	closed bool
@@ -86,6 +86,11 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	if k.cfg.Data != nil {
 		k.loops.Go(k.rekey)
 	}
+	if k.cfg.Audit != nil {
+		e := newEvents()
+		k.fsm.events.Store(e)
+		k.loops.Go(func() { k.audit(e) })
+	}
 	return k, nil
 }
 
@@ -124,6 +129,7 @@ func (k *Keyring) close() error {
 	k.mu.Unlock()
 
 	k.raft.DeregisterObserver(k.observer)
+	k.fsm.events.Store(nil)
 	k.cancel()
 	k.calls.Wait()
 	k.loops.Wait()

@@ -1,0 +1,100 @@
+package keyring
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"github.com/hashicorp/raft"
+)
+
+// Event is one step in the life of a key, or a backup, for Config.Audit.
+type Event struct {
+	Index uint64    // of raft's log, the same on every server
+	Time  time.Time // when the leader put it there
+	Step  Step
+	Key   KeyID  // zero for a backup
+	Actor string // who asked, by WithActor; empty if the keyring acted of its own accord
+}
+
+// Step says what an Event is.
+type Step = meta.StepKind
+
+// The steps.
+const (
+	StepAdded          = meta.StepAdded          // the key is known to all, and not active yet
+	StepAdopted        = meta.StepAdopted        // a key of which only the file was there; see Adopt
+	StepTokensAdmitted = meta.StepTokensAdmitted // the tokens of a key that was adopted for data alone
+	StepActivated      = meta.StepActivated
+	StepRetired        = meta.StepRetired
+	StepRevoked        = meta.StepRevoked     // its tokens verify no longer
+	StepRekeying       = meta.StepRekeying    // its data begins to move
+	StepRemoveAsked    = meta.StepRemoveAsked // once its data has moved
+	StepDeprecated     = meta.StepDeprecated  // its data has moved
+	StepRemoved        = meta.StepRemoved
+	StepBackup         = meta.StepBackup // was made
+)
+
+// WithActor names who asks for what is called with the context: an operator or a service. The name
+// goes into raft's log with the command, from a follower too, and from there to Config.Audit. It is
+// taken as it is, cut after 255 bytes. A call that changes nothing in raft ignores it.
+func WithActor(ctx context.Context, name string) context.Context {
+	name = strings.ToValidUTF8(name[:min(len(name), meta.MaxActor)], "")
+	return context.WithValue(ctx, actorKey{}, name)
+}
+
+type actorKey struct{}
+
+func actorOf(ctx context.Context) string {
+	name, _ := ctx.Value(actorKey{}).(string)
+	return name
+}
+
+// events are those that Config.Audit has yet to be told of.
+type events struct {
+	mu      sync.Mutex // guards below
+	waiting []Event
+	some    chan struct{} // has one while there are any
+}
+
+func newEvents() *events { return &events{some: make(chan struct{}, 1)} }
+
+// add notes what a log entry has done.
+func (e *events) add(l *raft.Log, by string, steps []meta.Step) {
+	if len(steps) == 0 {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range steps {
+		e.waiting = append(e.waiting, Event{l.Index, l.AppendedAt.UTC(), s.Kind, s.Key, by})
+	}
+	select {
+	case e.some <- struct{}{}:
+	default:
+	}
+}
+
+func (e *events) take() []Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	taken := e.waiting
+	e.waiting = nil
+	return taken
+}
+
+// audit tells Config.Audit, until Close: it ends when all are told.
+func (k *Keyring) audit(e *events) {
+	for open := true; open; {
+		select {
+		case <-e.some:
+		case <-k.ctx.Done():
+			open = false
+		}
+		for _, event := range e.take() {
+			k.cfg.Audit(event)
+		}
+	}
+}
