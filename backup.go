@@ -64,8 +64,8 @@ type BackupKey struct {
 // It has raft make a snapshot first. A key of that snapshot whose material is not here makes it fail
 // with an error that matches ErrKeyMissing and names each, before anything is written. In the end
 // it is noted in raft, for Status. If that alone fails, the Manifest comes with the error and the
-// backup is good. After any other error what was written is of no use. ctx bounds all of it, but
-// for raft's making of the snapshot.
+// backup is good. After any other error what was written is of no use. ctx ends it between two writes;
+// one that blocks, or raft's making of the snapshot, it waits for, and so does Close.
 func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
 	ctx, done, err := k.enter(ctx)
 	if err != nil {
@@ -86,9 +86,10 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
 	defer s.close()
-	digest := newDigester()
-	err = writeBackup(ctx, io.MultiWriter(within{ctx, w}, digest), s, to)
-	if s.manifest.SHA256 = digest.sum(); err != nil {
+	s.manifest.SHA256, err = digest(func(d io.Writer) error {
+		return writeBackup(ctx, io.MultiWriter(within{ctx, w}, d), s, to)
+	})
+	if err != nil {
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
 	err = propose(ctx, k.raft, meta.Command{Backup: &meta.Backup{
@@ -139,8 +140,11 @@ func (k *Keyring) snapshot(ctx context.Context) (*snapshotted, error) {
 		if len(missing) == 0 {
 			return s, nil
 		}
-		if s.close(); !gone || ctx.Err() != nil {
+		if s.close(); !gone {
 			return nil, fmt.Errorf("%w: %s", ErrKeyMissing, strings.Join(missing, ", "))
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
 		}
 	}
 }
@@ -158,13 +162,10 @@ func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the snapshot: %w", err)
 	}
-	ring, _, err := readSection(body)
+	var section bytes.Buffer
+	ring, _, err := readSection(io.TeeReader(body, &section))
 	if err == nil && ring == nil {
 		err = fmt.Errorf("%w: a snapshot without the keyring's section", ErrCorrupt)
-	}
-	var section bytes.Buffer
-	if err == nil {
-		err = writeSection(&section, ring) // the same bytes: a ring has one encoding
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, body.Close())

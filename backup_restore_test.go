@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -77,6 +78,61 @@ func TestInterruptedRestoreIsFinishedByAnother(t *testing.T) {
 	}
 }
 
+// TestRestoreIsDoneOnlyWhenItsKeysAreDurable: what an earlier one has renamed and could not sync is
+// still to be done.
+func TestRestoreIsDoneOnlyWhenItsKeysAreDurable(t *testing.T) {
+	file, m, identity := smallBackup(t)
+	d := keyringtest.NewDisk()
+	restore := func() error {
+		fsys, err := d.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := keyring.RestoreOptions{Dir: "simulated", KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}}
+		keyring.SetRestoreFS(&o, fsys)
+		_, err = keyring.Restore(t.Context(), bytes.NewReader(file), o)
+		return err
+	}
+	renamed := false
+	broken := errors.New("input/output error")
+	d.OnOp(func(op keyringtest.Op) (f keyringtest.Fault) {
+		renamed = renamed || op.Kind == "rename" && strings.HasPrefix(op.To, m.Keys[0].ID.String())
+		if renamed && op.Kind == "dirsync" {
+			f.Err = broken
+		}
+		return f
+	})
+	for range 2 {
+		if err := restore(); !errors.Is(err, broken) || !renamed {
+			t.Errorf("while nothing can be synced: %v", err)
+		}
+	}
+	d.OnOp(nil)
+	if err := restore(); err != nil {
+		t.Fatal(err)
+	}
+	names := d.Crash(keyringtest.Dropped, 0).Names()
+	for _, k := range m.Keys {
+		if !slices.Contains(names, k.ID.String()+".nks.json") {
+			t.Errorf("key %s is gone with what was not synced: %v", k.ID, names)
+		}
+	}
+}
+
+// TestRestoreUnderMoreKEKs than the time before wraps the keys under all of them: the last alone
+// opens them then.
+func TestRestoreUnderMoreKEKs(t *testing.T) {
+	file, _, identity := smallBackup(t)
+	inline, another := keyring.InlineKEK(), fileKEK(t, countingKey())
+	dir := t.TempDir()
+	for _, keks := range [][]keyring.KEK{{inline}, {inline, another}, {another}} {
+		_, err := keyring.Restore(t.Context(), bytes.NewReader(file), keyring.RestoreOptions{Dir: dir, KEKs: keks, Identities: []age.Identity{identity}})
+		if err != nil {
+			t.Errorf("under %d KEKs: %v", len(keks), err)
+		}
+	}
+}
+
 // TestRestoreOverwritesNothing of what is not from the same backup.
 func TestRestoreOverwritesNothing(t *testing.T) {
 	file, m, identity := smallBackup(t)
@@ -105,8 +161,8 @@ func TestRestoreOverwritesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := keyring.Restore(t.Context(), bytes.NewReader(file), options(dir))
-		if err == nil {
-			t.Errorf("%s: restored beside it", test.name)
+		if err == nil || !strings.Contains(err.Error(), test.why) {
+			t.Errorf("%s: restored beside it, or not for %q: %v", test.name, test.why, err)
 		}
 		found := false
 		entries, _ := os.ReadDir(dir)

@@ -2,8 +2,16 @@ package keyring
 
 import (
 	"crypto/sha256"
+	"io"
 	"slices"
 )
+
+// digest returns the SHA-256 of all that write writes.
+func digest(write func(io.Writer) error) (sum [32]byte, err error) {
+	d := newDigester()
+	defer func() { sum = d.sum() }()
+	return sum, write(d)
+}
 
 // digester is a writer that computes the SHA-256 of what it gets, in a goroutine of its own that
 // ends with sum: it costs as much as all that age does.

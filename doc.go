@@ -99,6 +99,7 @@
 //	adopt.go        Adopt: keys whose files are there and whose metadata is not
 //	backup.go       Backup, and what is in one
 //	restore.go      VerifyBackup, Restore
+//	digest.go       the SHA-256 of a backup, computed beside the encryption
 //	noderestore.go  RestoreNode: a Node's directory from a backup
 //	noderecover.go  RecoverNode: a cluster from what is left of one
 //	replication.go  Transport, and the goroutine that fetches what this server lacks

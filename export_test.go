@@ -74,6 +74,16 @@ func Secrets(k *Keyring) [][]byte {
 // SnapshotRaft has a node's raft write a snapshot.
 func SnapshotRaft(n *Node) error { return n.raft.Snapshot().Error() }
 
+// KeyOf returns the metadata of a key, or that of none.
+func KeyOf(n *Node, id KeyID) Key {
+	if m := n.keys.fsm.ring.Load().Key(id); m != nil {
+		return publicKey(m)
+	}
+	return Key{}
+}
+
+func AwaitKey(k *Keyring, id KeyID) (Key, error) { return k.awaitKey(context.Background(), id, true) }
+
 func CurrentTerm(n *Node) uint64 { return n.raft.CurrentTerm() }
 
 // Depose has another server stand for election at once, against a leader that knows nothing of it.

@@ -105,17 +105,24 @@ func (n *Node) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	if err != nil {
 		return err
 	}
-	err = n.whenLed(ctx, func() error {
-		err := n.keys.Remove(ctx, id, o)
-		if errors.Is(err, ErrNotLeader) {
-			_, err = n.forward(ctx, rotateTimeout, pathRemove, request, nil)
+	for {
+		moving := false
+		err = n.whenLed(ctx, func() error {
+			err := n.keys.Remove(ctx, id, o)
+			if errors.Is(err, ErrNotLeader) {
+				var b []byte
+				b, err = n.forward(ctx, callTimeout, pathRemove, request, nil)
+				moving = len(b) > 0
+			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
-		return err
-	})
-	if err != nil {
-		return err
+		if err := n.keys.awaitGone(ctx, id); err != nil || !moving || !o.Now {
+			return err
+		}
 	}
-	return n.keys.awaitGone(ctx, id)
 }
 
 // What the leader is asked for, and by whom.
@@ -131,7 +138,7 @@ type (
 	}
 )
 
-// rotateTimeout is how long a forwarded rotation, or removal, may take if its context allows more.
+// rotateTimeout is how long a forwarded rotation may take if its context allows more.
 const rotateTimeout = 10 * time.Minute
 
 // errUnreachable is matched by the errors of calls that got no answer from the leader.
@@ -214,7 +221,7 @@ func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]
 		if decodeStrictly(data, &r) != nil {
 			return nil, &peer.Refusal{Code: peer.Unsupported}
 		}
-		err = n.keys.Remove(WithActor(ctx, r.By), r.ID, r.RemoveOptions)
+		out, err = n.removeForwarded(ctx, r)
 	case pathRotate:
 		var r rotateRequest
 		if decodeStrictly(data, &r) != nil {
@@ -225,6 +232,21 @@ func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]
 		out = []byte(k.ID.String())
 	}
 	return answer(out, err), nil
+}
+
+// removeForwarded does not wait until the data has moved, for that may take hours: it answers with a
+// byte if it is to move, and the server that asked waits by itself.
+func (n *Node) removeForwarded(ctx context.Context, r removeRequest) ([]byte, error) {
+	ctx, done, err := n.keys.enter(WithActor(ctx, r.By))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	moving, err := n.keys.beginRemoval(ctx, r.ID, r.RemoveOptions)
+	if !moving {
+		return nil, err
+	}
+	return []byte{1}, nil
 }
 
 // decodeStrictly decodes what another server asks for. A newer one may ask for more than this one

@@ -6,9 +6,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -97,7 +100,6 @@ func (c NodeConfig) check() error {
 		w.unless(c.TLS != nil, "TLS is nil, with Addr set")
 		addr, named := c.Peers[c.ID]
 		w.unless(len(c.Peers) == 0 || named && addr == c.Addr, "Peers does not name this server, %s, with Addr %s", c.ID, c.Addr)
-		w.unless(len(c.Peers)+len(c.Join) > 0 || c.Dir == "" || c.hasLog(), "Peers and Join are empty, and there is no raft log: nothing to found or join")
 	}
 	keys := c.keyring()
 	keys.fillPolicies(&w)
@@ -126,10 +128,13 @@ func (c NodeConfig) keyring() Config {
 	}
 }
 
-// hasLog reports whether a raft log was ever made in Dir.
-func (c NodeConfig) hasLog() bool {
-	_, err := os.Stat(filepath.Join(c.Dir, "raft", "raft.db"))
-	return err == nil
+// hasRaft reports whether Dir has a log or a snapshot of raft's, from an earlier Start or RestoreNode.
+func (c NodeConfig) hasRaft() bool {
+	if _, err := os.Stat(filepath.Join(c.Dir, "raft", "raft.db")); err == nil {
+		return true
+	}
+	snaps, _ := os.ReadDir(filepath.Join(c.Dir, "raft", "snapshots"))
+	return slices.ContainsFunc(snaps, func(e fs.DirEntry) bool { return !strings.HasSuffix(e.Name(), ".tmp") }) // else one was begun
 }
 
 // Start starts the server. It returns when raft and the keyring run, which for a server
@@ -137,7 +142,11 @@ func (c NodeConfig) hasLog() bool {
 // bounds that. It does not wait for a leader or a key: see Keyring.WaitReady.
 func Start(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	cfg = cfg.filled()
-	if err := cfg.check(); err != nil {
+	err := cfg.check()
+	if err == nil && cfg.Addr != "" && len(cfg.Peers)+len(cfg.Join) == 0 && !cfg.hasRaft() {
+		err = errors.New("node configuration: Peers and Join are empty, and there is no raft log: nothing to found or join")
+	}
+	if err != nil {
 		return nil, err
 	}
 	life, cancel := context.WithCancel(context.Background())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"os"
 	"slices"
@@ -211,6 +212,76 @@ func TestNodesForwardRemove(t *testing.T) {
 				t.Errorf("%s: again: %v", id, err)
 			}
 		}
+	}
+}
+
+// heldData has nothing under any key, and does not say so before it is released.
+type heldData struct {
+	keyring.NoData
+	release chan struct{}
+}
+
+func (d heldData) Under(ctx context.Context, _ keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+	return func(yield func(keyring.Sealed, error) bool) {
+		select {
+		case <-d.release:
+		case <-ctx.Done():
+			yield(keyring.Sealed{}, ctx.Err())
+		}
+	}
+}
+
+// TestRemovalsThatWaitLeaveTheLeaderReachable: a follower that waits for many of them still gets its
+// other calls through.
+func TestRemovalsThatWaitLeaveTheLeaderReachable(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	data := heldData{release: make(chan struct{})}
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Data = data })
+	c.ready(ctx)
+	old := c.nodes["s1"].Keyring().Keys()[0].ID
+	if _, err := c.nodes["s1"].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const calls = 100 // more than connections
+	errs := make(chan error, 3*calls)
+	for _, n := range c.nodes {
+		for range calls {
+			go func() { errs <- n.Remove(ctx, old, keyring.RemoveOptions{}) }()
+		}
+	}
+	for id, n := range c.nodes {
+		for key := keyring.StateInactive; key != keyring.StateRekeying; { // a removal has arrived
+			changed := n.Keyring().Changed()
+			if key = keyring.KeyOf(n, old).State; key != keyring.StateRekeying {
+				<-changed
+			}
+		}
+		if _, err := n.Encrypt(ctx, []byte("meanwhile"), nil); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	close(data.release)
+	for range 3 * calls { // side by side, and each is right that the key is gone
+		if err := <-errs; err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	}
+}
+
+// TestCloseEndsTheWaitForAForwardedRotation: the leader has answered, and the key does not come.
+func TestCloseEndsTheWaitForAForwardedRotation(t *testing.T) {
+	n := startAlone(t, t.Context(), t.TempDir(), []keyring.KEK{keyring.InlineKEK()}, nil)
+	err := make(chan error)
+	go func() {
+		_, e := keyring.AwaitKey(n.Keyring(), keyring.KeyID{1})
+		err <- e
+	}()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-err; !errors.Is(err, keyring.ErrClosed) {
+		t.Errorf("%v, want ErrClosed", err)
 	}
 }
 

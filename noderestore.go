@@ -35,19 +35,15 @@ func restoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOpti
 		return m, err
 	}
 	dir := filepath.Join(cfg.Dir, "raft")
+	if cfg.hasRaft() {
+		return m, fmt.Errorf("%s has a raft log or snapshot already", dir)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return m, err
 	}
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, cfg.Logger.Named("raft"))
 	if err != nil {
 		return m, err
-	}
-	list, err := snaps.List()
-	if err != nil {
-		return m, err
-	}
-	if len(list) > 0 || cfg.hasLog() {
-		return m, fmt.Errorf("%s has a raft log or snapshot already", dir)
 	}
 	var sink raft.SnapshotSink
 	o.Dir, o.KEKs, o.Logger = filepath.Join(cfg.Dir, "keystore"), cfg.KEKs, cfg.Logger

@@ -47,15 +47,26 @@ func (m *moves) of(id KeyID, change func(*RekeyProgress)) {
 }
 
 // add counts a batch.
-func (m *moves) add(id KeyID, moved, conflicts, left int) {
-	m.of(id, func(p *RekeyProgress) {
-		p.Moved, p.Conflicts, p.Left = p.Moved+moved, p.Conflicts+conflicts, left
-	})
+func (m *moves) add(id KeyID, moved, conflicts int) {
+	m.of(id, func(p *RekeyProgress) { p.Moved, p.Conflicts = p.Moved+moved, p.Conflicts+conflicts })
 	count("moved", id, moved)
 	count("conflicts", id, conflicts)
-	if left >= 0 {
-		gauge("left", id, left)
+}
+
+// leave notes how many records are left under a key.
+func (m *moves) leave(id KeyID, left int) {
+	m.of(id, func(p *RekeyProgress) { p.Left = left })
+	gauge("left", id, left)
+}
+
+// get returns the progress of a key, and whether there is any.
+func (m *moves) get(id KeyID) (p RekeyProgress, known bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.keys[id] != nil {
+		return *m.keys[id], true
 	}
+	return p, false
 }
 
 // poison notes what a scan has found that does not open.
@@ -66,15 +77,23 @@ func (m *moves) poison(id KeyID, n int, refs []string) {
 
 // keep forgets all but these keys.
 func (m *moves) keep(keys []*meta.Key) {
+	for _, id := range m.drop(keys) {
+		gauge("left", id, 0) // it is another leader's to say, or there is nothing
+		gauge("poisoned", id, 0)
+	}
+}
+
+// drop forgets all but these keys, and returns which.
+func (m *moves) drop(keys []*meta.Key) (dropped []KeyID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id := range m.keys {
 		if !slices.ContainsFunc(keys, func(k *meta.Key) bool { return k.ID == id }) {
 			delete(m.keys, id)
-			gauge("left", id, 0) // it is another leader's to say, or there is nothing
-			gauge("poisoned", id, 0)
+			dropped = append(dropped, id)
 		}
 	}
+	return dropped
 }
 
 // count and gauge give a figure of a rekey to the process's sink of metrics, which raft uses too.

@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,6 +56,44 @@ func TestMetricsOfARekey(t *testing.T) {
 		time.Sleep(time.Minute) // virtual
 		if moved, conflicts, left, poisoned := figures(); moved != 297 || conflicts != 1 || left != 0 || poisoned != 0 {
 			t.Errorf("in the end moved %v, conflicts %v, left %v, poisoned %v", moved, conflicts, left, poisoned)
+		}
+	})
+}
+
+// TestProgressOfKeysThatWaitForTheirTurn is there at once, with what is left, and ends with what a
+// writer has moved.
+func TestProgressOfKeysThatWaitForTheirTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 1 })
+		for i := range 3 {
+			rc.store(string(rune('a'+i)), i+1) // 1, 2 and 3 under a key each
+			if i < 2 {
+				rc.rotate(keyring.RotateOptions{})
+			}
+		}
+		rc.rotate(keyring.RotateOptions{Full: true})
+		synctest.Wait()
+		left := func() (left []int) {
+			st, err := rc.Leader().Keyring.Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, key := range slices.Backward(st.Keys) { // the oldest first
+				for _, p := range st.Rekeying {
+					if p.Key == key.ID {
+						left = append(left, p.Left)
+					}
+				}
+			}
+			return left
+		}
+		if got := left(); len(got) != 3 || got[1] != 2 || got[2] != 3 {
+			t.Errorf("left are %v", got)
+		}
+		rc.store("c", 2) // a writer moves two
+		time.Sleep(time.Minute)
+		if got := left(); len(got) > 0 {
+			t.Errorf("a minute later %v", got)
 		}
 	})
 }

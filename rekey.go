@@ -26,6 +26,7 @@ type rekeyer struct {
 	term  uint64
 	tries map[KeyID]int
 	due   map[KeyID]time.Time
+	told  time.Time // when the progress was logged
 }
 
 // rekey runs until Close.
@@ -58,6 +59,7 @@ func (r *rekeyer) step() time.Duration {
 	var wake time.Time
 	keys := plan.Rekeying(r.fsm.ring.Load())
 	r.moves.keep(keys)
+	r.survey(keys)
 	for _, key := range keys {
 		if due := r.due[key.ID]; due.After(now()) {
 			wake = earliest(wake, due)
@@ -84,6 +86,33 @@ func (r *rekeyer) step() time.Duration {
 	return min(idle, max(0, time.Until(wake)))
 }
 
+// survey begins the progress of keys that are to be moved, also of those whose turn is not yet.
+func (r *rekeyer) survey(keys []*meta.Key) {
+	for _, key := range keys {
+		if _, known := r.moves.get(key.ID); known {
+			continue
+		}
+		r.moves.of(key.ID, func(*RekeyProgress) {})
+		if err := r.count(r.ctx, key.ID); err != nil {
+			r.cfg.Logger.Warn("what is sealed under a key", "key", key.ID, "error", err)
+		}
+	}
+}
+
+// count notes how much is left under a key, if the host can tell.
+func (r *rekeyer) count(ctx context.Context, id KeyID) error {
+	c, ok := r.cfg.Data.(Counter)
+	if !ok {
+		return nil
+	}
+	left, err := c.Count(ctx, id)
+	if err != nil {
+		return fmt.Errorf("count: %w", err)
+	}
+	r.moves.leave(id, left)
+	return nil
+}
+
 // move moves what is sealed under one key to the active key. When a scan from end to end finds
 // nothing more it has the key deprecated, or returns when such a scan would count.
 func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next time.Time, err error) {
@@ -92,6 +121,9 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next time.Time, err 
 		restores, began := r.fsm.restores.Load(), now()
 		f, err := r.scan(ctx, key)
 		r.moves.poison(key.ID, f.poisoned, f.refs)
+		if err == nil {
+			err = r.count(ctx, key.ID)
+		}
 		switch {
 		case err != nil:
 			return time.Time{}, err
@@ -111,7 +143,7 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next time.Time, err 
 				return now().Add(again), nil // writers are at it
 			}
 		case f.poisoned > 0:
-			return time.Time{}, fmt.Errorf("%d records do not open, %q the first of them: %w", f.poisoned, f.refs[0], ErrDecrypt)
+			return time.Time{}, fmt.Errorf("%d records do not open, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
 		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
 			return plan.ScanFrom(key, r.cfg.RekeyGrace), nil
 		default:
@@ -232,17 +264,24 @@ func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Rep
 		return 0, fmt.Errorf("replace: %w", err)
 	}
 	moved = len(records) - conflicts
-	left := -1
-	if c, ok := r.cfg.Data.(Counter); ok {
-		if left, err = c.Count(ctx, key.ID); err != nil {
-			return 0, fmt.Errorf("count: %w", err)
-		}
+	r.moves.add(key.ID, moved, conflicts)
+	if err := r.count(ctx, key.ID); err != nil {
+		return 0, err
 	}
-	r.moves.add(key.ID, moved, conflicts, left)
+	if now().Sub(r.told) >= time.Minute {
+		r.tell("moving data to the active key", key.ID)
+	}
 	if r.cfg.RekeyRate > 0 {
 		return moved, sleep(ctx, began.Add(time.Duration(len(records))*time.Second/time.Duration(r.cfg.RekeyRate)))
 	}
 	return moved, nil
+}
+
+// tell logs the progress of a key.
+func (r *rekeyer) tell(what string, id KeyID) {
+	p, _ := r.moves.get(id)
+	r.cfg.Logger.Info(what, "key", id, "moved", p.Moved, "conflicts", p.Conflicts, "left", p.Left)
+	r.told = now()
 }
 
 // sleep waits until a time, or returns why ctx ended first.
@@ -269,6 +308,6 @@ func (r *rekeyer) deprecate(ctx context.Context, id KeyID, restores uint64) erro
 	if key == nil || r.fsm.restores.Load() != restores {
 		return nil // look again
 	}
-	r.cfg.Logger.Info("nothing is sealed under the key any more", "key", id)
+	r.tell("nothing is sealed under the key any more", id)
 	return propose(ctx, r.raft, meta.Command{Deprecate: &meta.Deprecate{ID: id, Clean: key.Clean}})
 }

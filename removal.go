@@ -40,26 +40,61 @@ func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 		return err
 	}
 	defer done()
-	if err := k.mayLead(); err != nil {
-		return err
-	}
-	from, err := k.removable(id, o)
-	if err == nil && (from == StateInactive || from == StateRekeying) && !o.Force {
-		if err = k.moveAndRemove(ctx, id); err == nil {
-			from, err = k.removable(id, o) // for Now
+	for {
+		moving, err := k.beginRemoval(ctx, id, o)
+		if err != nil || !moving {
+			return err
+		}
+		if err := k.awaitGone(ctx, id); err != nil || !o.Now {
+			return err
 		}
 	}
-	if err != nil || from == "" {
-		return err
+}
+
+// beginRemoval removes a key, or reports that its data is being moved first, after which the leader
+// removes it of its own accord.
+func (k *Keyring) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
+	if err := k.mayLead(); err != nil {
+		return false, err
 	}
-	if o.Force {
-		k.tellLoss(ctx, id, from)
+	for {
+		ring := k.fsm.ring.Load()
+		from, err := k.removable(ring, id, o)
+		if err != nil || from == "" {
+			return false, err
+		}
+		moving = !o.Force && (from == StateInactive || from == StateRekeying)
+		switch {
+		case !moving:
+			err = k.removeNow(ctx, id, from, o)
+		case ring.Key(id).Remove: // it is under way
+		default:
+			err = propose(ctx, k.raft, meta.Command{Rekey: &meta.Rekey{ID: id, Remove: true}})
+		}
+		if errors.Is(err, meta.ErrRefused) && k.fsm.ring.Load() != ring {
+			continue // somebody was quicker
+		}
+		if err != nil {
+			return false, fmt.Errorf("remove %s: %w", id, err)
+		}
+		return moving, nil
 	}
-	err = propose(ctx, k.raft, meta.Command{Remove: &meta.Remove{
+}
+
+// removeNow removes a key that can go at once.
+func (k *Keyring) removeNow(ctx context.Context, id KeyID, from State, o RemoveOptions) error {
+	var lost any
+	if o.Force && (from == StateInactive || from == StateRekeying) {
+		lost = k.loss(ctx, id)
+	}
+	err := propose(ctx, k.raft, meta.Command{Remove: &meta.Remove{
 		ID: id, From: from, Force: o.Force, Now: o.Now, Time: now(),
 	}})
 	if err != nil {
-		return fmt.Errorf("remove %s: %w", id, err)
+		return err
+	}
+	if lost != nil {
+		k.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
 	}
 	k.store.bury(id) // here before we return; elsewhere the replicator does
 	k.fsm.changed.notify()
@@ -69,29 +104,14 @@ func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 // stateRemoved is what Remove names for a key that is removed already.
 const stateRemoved State = "removed"
 
-// tellLoss logs what goes with a key that is removed by force.
-func (k *Keyring) tellLoss(ctx context.Context, id KeyID, state State) {
-	if state != StateInactive && state != StateRekeying {
-		return
-	}
-	lost := any("unknown")
+// loss is how many records a key takes with it.
+func (k *Keyring) loss(ctx context.Context, id KeyID) any {
 	if c, ok := k.cfg.Data.(Counter); ok {
 		if n, err := c.Count(ctx, id); err == nil {
-			lost = n
+			return n
 		}
 	}
-	k.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
-}
-
-// moveAndRemove has the data under a key moved, and waits until the key is removed.
-func (k *Keyring) moveAndRemove(ctx context.Context, id KeyID) error {
-	if key := k.fsm.ring.Load().Key(id); key != nil && !key.Remove { // else it is under way
-		err := propose(ctx, k.raft, meta.Command{Rekey: &meta.Rekey{ID: id, Remove: true}})
-		if err != nil {
-			return fmt.Errorf("remove %s: %w", id, err)
-		}
-	}
-	return k.awaitGone(ctx, id)
+	return "unknown"
 }
 
 // awaitGone waits until this server knows that a key is removed.
@@ -112,8 +132,7 @@ func (k *Keyring) awaitGone(ctx context.Context, id KeyID) error {
 }
 
 // removable says in which state a key is that can be removed: none if there is nothing to do.
-func (k *Keyring) removable(id KeyID, o RemoveOptions) (State, error) {
-	ring := k.fsm.ring.Load()
+func (k *Keyring) removable(ring *meta.Ring, id KeyID, o RemoveOptions) (State, error) {
 	if t, removed := ring.Tombstone(id); removed && o.Now && !t.Now {
 		return stateRemoved, nil
 	} else if removed {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 
 	"example.com/keyring/internal/durable"
@@ -129,31 +128,40 @@ func strangers(fsys durable.FS) error {
 	return nil
 }
 
-// unrestored returns the keys of a backup that are not in the directory yet. Whatever else is
-// there is an error.
+// unrestored returns the keys of a backup that are not in the directory yet, as they are to be.
+// Whatever else is there is an error.
 func (s *keystore) unrestored(keys []arrival) (left []arrival, err error) {
+	if err := s.oddities(); err != nil {
+		return nil, fmt.Errorf("the directory is not empty: %w", err)
+	}
 	there := s.all()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.setAside) > 0 {
-		return nil, fmt.Errorf("the directory is not empty: it had a file that is now set aside as %q", s.setAside[0])
-	}
-	for id, f := range s.faults {
-		return nil, fmt.Errorf("the directory is not empty: it has a file of key %s that does not open: %w", id, f.err)
-	}
 	for _, k := range keys {
-		switch m := there[k.id]; {
-		case m == nil:
-			left = append(left, k)
-		case m.check != k.check:
+		m := there[k.id]
+		if m != nil && m.check != k.check {
 			return nil, fmt.Errorf("the directory has another key with the ID %s", k.id)
+		}
+		if m == nil || m.stale { // also where nobody knows that it is durable
+			left = append(left, k)
 		}
 		delete(there, k.id)
 	}
-	for id := range maps.Keys(there) {
+	for id := range there {
 		return nil, fmt.Errorf("the directory is not empty: it has key %s, which is not in the backup", id)
 	}
 	return left, nil
+}
+
+// oddities says what an opened directory had that is no good key.
+func (s *keystore) oddities() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.setAside) > 0 {
+		return fmt.Errorf("it had a file that is now set aside as %q", s.setAside[0])
+	}
+	for id, f := range s.faults {
+		return fmt.Errorf("it has a file of key %s that does not open: %w", id, f.err)
+	}
+	return nil
 }
 
 // parts says what is done with the parts of a backup as they are read. Nil does nothing.
@@ -170,9 +178,12 @@ func readBackup(ctx context.Context, r io.Reader, with []age.Identity, p parts) 
 	if fips140.Enforced() {
 		return Manifest{}, errors.New("age is not allowed in FIPS 140-only mode")
 	}
-	digest := newDigester()
-	m, err := readParts(ctx, io.TeeReader(until{ctx, r}, digest), with, p)
-	m.SHA256 = digest.sum()
+	var m Manifest
+	sum, err := digest(func(d io.Writer) (err error) {
+		m, err = readParts(ctx, io.TeeReader(until{ctx, r}, d), with, p)
+		return err
+	})
+	m.SHA256 = sum
 	return m, err
 }
 

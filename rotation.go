@@ -119,6 +119,8 @@ func (k *Keyring) awaitKey(ctx context.Context, id KeyID, active bool) (Key, err
 				return Key{}, err
 			}
 			return Key{ID: id}, fmt.Errorf("rotate: key %s: %w: %w", id, ErrNotDurable, context.Cause(ctx))
+		case <-k.ctx.Done():
+			return Key{}, ErrClosed
 		}
 	}
 }

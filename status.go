@@ -58,6 +58,7 @@ const (
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
 	ProblemNomad       ProblemKind = "Nomad's file"     // a key file of Nomad's that does not open, or that should go
+	ProblemBackup      ProblemKind = "no backup"        // keys are newer than the last backup
 	ProblemOldKEK      ProblemKind = "old KEKs"         // key files are not wrapped under exactly Config.KEKs
 	ProblemInlineKEK   ProblemKind = "inline KEK"       // keys protect nothing from those who can read the files
 )
@@ -66,7 +67,7 @@ const (
 func (k ProblemKind) rank() int {
 	return slices.Index([]ProblemKind{
 		ProblemKeyMissing, ProblemWrite, ProblemKEKAway, ProblemKeyPending, ProblemRekey, ProblemWaiting,
-		ProblemUnreachable, ProblemSetAside, ProblemOrphan, ProblemNomad, ProblemOldKEK, ProblemInlineKEK,
+		ProblemUnreachable, ProblemSetAside, ProblemOrphan, ProblemNomad, ProblemBackup, ProblemOldKEK, ProblemInlineKEK,
 	}, k)
 }
 
@@ -115,6 +116,10 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 		if m.CreateIndex > ring.Backup.Index {
 			s.NoBackup = append(s.NoBackup, m.ID)
 		}
+	}
+	if n := len(s.NoBackup); n > 0 && s.LastBackup.Index > 0 {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
+			"%d keys are newer than the last backup, of %v: call Backup", n, s.LastBackup.Time.Format(time.DateTime))})
 	}
 	k.store.describe(&s, ring)
 	if s.OnOldKEKs = k.store.onOldKEKs(); s.OnOldKEKs > 0 {
