@@ -53,6 +53,7 @@ type Key struct {
 	Activated time.Time // zero while prepublished, and for an adopted key
 	Retired   time.Time // when it stopped being active, or was adopted; zero before
 	Revoked   bool      // its tokens verify no longer
+	Removing  bool      // it goes when its data has moved: see Remove
 
 	CreateIndex, ModifyIndex uint64 // raft log indexes
 	Holders                  []raft.ServerID
@@ -61,7 +62,7 @@ type Key struct {
 func publicKey(m *meta.Key) Key {
 	k := Key{
 		ID: m.ID, State: m.State, Algorithm: m.Algorithm,
-		Created: m.Created, Publish: m.Publish, Activated: m.Activated, Retired: m.Retired, Revoked: m.Revoked,
+		Created: m.Created, Publish: m.Publish, Activated: m.Activated, Retired: m.Retired, Revoked: m.Revoked, Removing: m.Remove,
 		CreateIndex: m.CreateIndex, ModifyIndex: m.ModifyIndex, Holders: fromStrings(m.Holders),
 	}
 	k.Public, _ = x509.ParsePKIXPublicKey(m.Public)

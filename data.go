@@ -3,7 +3,11 @@ package keyring
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"math/rand/v2"
+
+	"example.com/keyring/internal/plan"
 )
 
 // Sealed is one record of the host's.
@@ -25,7 +29,7 @@ type Replacement struct {
 }
 
 // SealedData is how the leader finds what the host has sealed, and has it replaced. Its methods
-// are called on the leader only, by one goroutine, and end when ctx does, as Close waits for them.
+// are called on the leader only, one at a time, and end when ctx does, as Close waits for them.
 // Neither side changes the bytes that the other gave it.
 type SealedData interface {
 	// Under yields each record that is sealed under the key at the time of the call, in any
@@ -61,18 +65,22 @@ func (NoData) Replace(context.Context, []Replacement) (int, error) { return 0, n
 
 // EncryptTo is Encrypt for data that a host keeps behind the fence: it hands the ciphertext to
 // store, which proposes it to raft, and does both again when the answer matches ErrStaleKey, for the
-// key was rotated in between. Any other error is returned as it is. Leader only.
+// key was rotated in between. Any other error is returned as it is. A record of several ciphertexts
+// has the others sealed in store. Leader only.
 func (k *Keyring) EncryptTo(ctx context.Context, plaintext, aad []byte, store func(ctx context.Context, ciphertext []byte) error) error {
-	for {
+	for try := 0; ; try++ {
 		ciphertext, err := k.Encrypt(plaintext, aad)
 		if err != nil {
 			return err
 		}
-		if err := store(ctx, ciphertext); !errors.Is(err, ErrStaleKey) {
+		if err = store(ctx, ciphertext); !errors.Is(err, ErrStaleKey) {
 			return err
 		}
+		if try > 0 { // once is a rotation, more is strange
+			sleep(ctx, now().Add(plan.Backoff(try, rand.Float64())))
+		}
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
 	}
 }

@@ -7,8 +7,8 @@
 //
 // [Start] runs a whole server, a [Node], for a service with no raft of its own. A host that
 // has a raft gives it a [NewFSM], alone or in a [Mux] with its own FSM, and calls [Open].
-// [Keyring.WaitReady] then tells when [Keyring.Encrypt] and [Keyring.Decrypt] work,
-// [Keyring.Sign] and [Keyring.Verify].
+// [Keyring.WaitReady] then tells when [Keyring.Decrypt] and [Keyring.Verify] work, and on the leader
+// [Keyring.Encrypt] and [Keyring.Sign].
 //
 // # Words
 //

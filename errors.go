@@ -14,7 +14,7 @@ var (
 	// NotLeaderError tells who that is.
 	ErrNotLeader = errors.New("not the leader")
 	// ErrNotReady means not yet: no active key, or a leader that has not yet applied the
-	// barrier of its term. WaitReady waits for it.
+	// barrier of its term. WaitReady waits for both.
 	ErrNotReady = errors.New("keyring not ready")
 	// ErrUnknownKey means that the keyring has no such key, or no longer.
 	ErrUnknownKey = errors.New("unknown key")

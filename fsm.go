@@ -117,13 +117,18 @@ func (f *FSM) publish(ring *meta.Ring) {
 // for bytes that are no ciphertext of the keyring). A host that refuses what Admit refuses
 // has nothing committed under a retired key after its retirement. It is deterministic, but
 // only from the log index on where every server calls it: gate it on a field of your command
-// if there are entries from before.
+// if there are entries from before. It looks at the form and the key alone: what is damaged, or
+// bound to another AAD, is admitted, and found when it does not open. An FSM that has no active
+// key, as one that no raft feeds, returns ErrNotReady.
 func (f *FSM) Admit(ciphertext []byte) error {
 	id, err := CiphertextKeyID(ciphertext)
 	if err != nil {
 		return err
 	}
-	if active := f.ring.Load().Active(); active == nil || active.ID != id {
+	switch active := f.ring.Load().Active(); {
+	case active == nil:
+		return fmt.Errorf("%w: the FSM that is asked has no active key: is it the one that raft applies to?", ErrNotReady)
+	case active.ID != id:
 		return ErrStaleKey
 	}
 	return nil

@@ -682,7 +682,7 @@ func TestAdmitTakesTheActiveKeysCiphertextsOnly(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if err := keyring.NewFSM().Admit(second); !errors.Is(err, keyring.ErrStaleKey) {
+		if err := keyring.NewFSM().Admit(second); !errors.Is(err, keyring.ErrNotReady) || errors.Is(err, keyring.ErrStaleKey) {
 			t.Errorf("before the first key: %v", err)
 		}
 	})

@@ -14,6 +14,7 @@ import (
 // grave is what a keystore has of a key that is or was removed, or whose file was bad.
 type grave struct {
 	file  bool     // a file may lie under the key's name
+	fresh bool     // and it is wrapped under exactly Config.KEKs
 	aside []string // files that were set aside, and go when the key does
 	stale []string // those of them that are whole and to be rewrapped: the removal may be undone
 }
@@ -85,9 +86,13 @@ func (s *keystore) staleAside() (names []string) {
 func (s *keystore) bury(id KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	g := s.grave(id)
+	if m := s.keys[id]; m != nil {
+		g.fresh = !m.stale
+	}
 	s.forget(id)
 	delete(s.faults, id)
-	s.grave(id).file = true
+	g.file = true
 }
 
 // live notes that the file of a key is a live one's again: its removal was undone before it was
@@ -106,7 +111,8 @@ func (s *keystore) gravesOf(ring *meta.Ring) []plan.Grave {
 	for id := range s.faults {
 		if ring.WasRemoved(id) { // its file did not open, or could not be written
 			delete(s.faults, id)
-			s.grave(id).file = true
+			g := s.grave(id)
+			g.file, g.fresh = true, false
 		}
 	}
 	var graves []plan.Grave

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +44,7 @@ type Keyring struct {
 	reports reports               // to the leader: what other servers hold
 	offered offered               // to this server, and being fetched
 	turns   chan func(leads bool) // run by the leader's loop between its steps
+	asking  chan struct{}         // has one while Config.Data is being asked
 	blocked blocked               // for Status: what the loops wait for
 	moves   moves                 // for Status: how the moves of data go
 }
@@ -77,7 +79,8 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err), fsys.Close())
 	}
-	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, under: map[*context.CancelCauseFunc]struct{}{}, turns: make(chan func(leads bool))}
+	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, under: map[*context.CancelCauseFunc]struct{}{}, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1)}
+	k.moves.changed = &k.fsm.changed
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.refresh(k.fsm.ring.Load())
 	k.observer = observe(k.raft, k.fsm)
@@ -165,9 +168,10 @@ func (k *Keyring) isClosed() bool {
 }
 
 // WaitReady returns once the active key is held here, each of Config.KEKs has answered and, if
-// this server is the leader, it may seal; or with ctx's error and what was missing. Older keys
-// that are still on their way don't block it, and neither do OldKEKs that don't answer, which
-// may be gone for good; Status has both.
+// this server is the leader or alone, it may seal; or with ctx's error and what was missing. Older
+// keys that are still on their way don't block it, and neither do OldKEKs that don't answer, which
+// may be gone for good; Status has both. It does not wait for others to elect a leader: calls for
+// the leader only may be ErrNotLeader right after it, but for those of a Node.
 func (k *Keyring) WaitReady(ctx context.Context) error {
 	ctx, done, err := k.enter(ctx)
 	if err != nil {
@@ -197,6 +201,8 @@ func (k *Keyring) notReady(ring *meta.Ring) error {
 		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.store.faultOf(active.ID)))
 	case k.raft.State() == raft.Leader && !k.leads(k.term.Load()):
 		return errors.New("the leader has not applied the barrier of its term")
+	case k.raft.State() != raft.Leader && slices.Equal(servers(k.raft), []string{string(k.cfg.ID)}):
+		return errors.New("this server is alone and does not lead yet")
 	}
 	return away(k.store.keks.wrapping)
 }

@@ -72,7 +72,8 @@ type NodeConfig struct {
 
 	// App is the service's own FSM, which rides the same raft. Nil means none.
 	App raft.FSM
-	// Keys is the keyring's FSM, made with NewFSM, for App to call Admit on. Nil makes one.
+	// Keys is the keyring's FSM, made with NewFSM: the one on which App calls Admit. Nil makes one,
+	// for an App that does not.
 	Keys *FSM
 	// Data is where what was sealed is found, to be sealed anew: see Config. It may be asked
 	// before Start has returned. RekeyGrace and RekeyRate are Config's too.

@@ -80,6 +80,26 @@ func TestNodeRotatesAsSoonAsItLeads(t *testing.T) {
 	}
 }
 
+// TestNodeAloneLeadsOnceItIsReady, at every start.
+func TestNodeAloneLeadsOnceItIsReady(t *testing.T) {
+	dir := t.TempDir()
+	for start := range 5 {
+		n := startAlone(t, t.Context(), dir, []keyring.KEK{keyring.InlineKEK()}, nil)
+		if err := n.Keyring().WaitReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Keyring().Encrypt(nil, nil); err != nil {
+			t.Errorf("start %d: %v", start, err)
+		}
+		if err := keyring.SnapshotRaft(n); err != nil { // with it the next one has the key at once
+			t.Fatal(err)
+		}
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // nodes is a cluster of real Nodes on loopback.
 type nodes struct {
 	tb    testing.TB

@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 
@@ -19,7 +20,8 @@ type RekeyProgress struct {
 	// Left is how many records are still under the key, negative if Config.Data is no Counter.
 	Left int
 	// Poisoned is how many records do not open, by the last scan, and PoisonedRefs the first of
-	// them. They keep the key in rekeying: replace them, or remove the key by force.
+	// them. They keep the key in rekeying: replace them, or remove the key by force. The scan is
+	// repeated after 100 ms, and then after pauses that double to a minute.
 	Poisoned     int
 	PoisonedRefs []string
 	Err          error // why the last attempt ended early, or nil
@@ -29,21 +31,44 @@ const poisonedRefs = 16 // named in RekeyProgress
 
 // moves is the progress, for Status and for metrics.
 type moves struct {
+	changed *changes // woken when it has changed
+
 	mu   sync.Mutex // guards below
 	keys map[KeyID]*RekeyProgress
 }
 
 // of changes the progress of a key.
 func (m *moves) of(id KeyID, change func(*RekeyProgress)) {
+	if m.edit(id, change) {
+		m.changed.notify()
+	}
+}
+
+func (m *moves) edit(id KeyID, change func(*RekeyProgress)) (changed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.keys == nil {
 		m.keys = map[KeyID]*RekeyProgress{}
 	}
-	if m.keys[id] == nil {
-		m.keys[id] = &RekeyProgress{Key: id, Left: -1}
+	p := m.keys[id]
+	if p == nil {
+		p = unbegun(id)
+		m.keys[id] = p
+		changed = true
 	}
-	change(m.keys[id])
+	was := *p
+	change(p)
+	return changed || !was.equal(*p)
+}
+
+// unbegun is the progress of a key of which nothing is known.
+func unbegun(id KeyID) *RekeyProgress { return &RekeyProgress{Key: id, Left: -1} }
+
+// equal reports whether Status says the same of both.
+func (p RekeyProgress) equal(o RekeyProgress) bool {
+	refs := slices.Equal(p.PoisonedRefs, o.PoisonedRefs)
+	errs := fmt.Sprint(p.Err) == fmt.Sprint(o.Err)
+	return refs && errs && p.Moved == o.Moved && p.Conflicts == o.Conflicts && p.Left == o.Left && p.Poisoned == o.Poisoned
 }
 
 // add counts a batch.
@@ -77,9 +102,13 @@ func (m *moves) poison(id KeyID, n int, refs []string) {
 
 // keep forgets all but these keys.
 func (m *moves) keep(keys []*meta.Key) {
-	for _, id := range m.drop(keys) {
+	dropped := m.drop(keys)
+	for _, id := range dropped {
 		gauge("left", id, 0) // it is another leader's to say, or there is nothing
 		gauge("poisoned", id, 0)
+	}
+	if len(dropped) > 0 {
+		m.changed.notify()
 	}
 }
 
@@ -109,11 +138,15 @@ func labels(key KeyID) []metrics.Label {
 	return []metrics.Label{{Name: "key", Value: key.String()}}
 }
 
-// describe adds the progress, and what stands in its way.
-func (m *moves) describe(st *Status) {
+// describe adds the progress of the keys that are rekeying, and what stands in its way.
+func (m *moves) describe(st *Status, rekeying []*meta.Key) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, p := range m.keys {
+	for _, key := range rekeying {
+		p := m.keys[key.ID]
+		if p == nil {
+			p = unbegun(key.ID)
+		}
 		c := *p
 		c.PoisonedRefs = slices.Clone(p.PoisonedRefs)
 		st.Rekeying = append(st.Rekeying, c)
@@ -121,5 +154,4 @@ func (m *moves) describe(st *Status) {
 			st.Problems = append(st.Problems, Problem{Kind: ProblemRekey, Key: p.Key, Detail: p.Err.Error()})
 		}
 	}
-	slices.SortFunc(st.Rekeying, func(a, b RekeyProgress) int { return compareIDs(a.Key, b.Key) })
 }

@@ -1,6 +1,7 @@
 package keyring_test
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -94,6 +95,55 @@ func TestProgressOfKeysThatWaitForTheirTurn(t *testing.T) {
 		time.Sleep(time.Minute)
 		if got := left(); len(got) > 0 {
 			t.Errorf("a minute later %v", got)
+		}
+	})
+}
+
+// TestChangedTellsOfARekey: whoever takes the channel, looks, and waits, sees all of it, and what is
+// told of keys and of their progress is of one moment.
+func TestChangedTellsOfARekey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 10 })
+		rc.store("r", 300)
+		rc.spoil("r/1")
+		k := rc.Leader().Keyring
+		await := func(within time.Duration, what string, wanted func(keyring.Status) bool) {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
+			for {
+				changed := k.Changed()
+				st, err := k.Status(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				rekeying := slices.DeleteFunc(st.Keys, func(key keyring.Key) bool { return key.State != keyring.StateRekeying })
+				if len(rekeying) != len(st.Rekeying) {
+					t.Errorf("rekeying are %v, the progress is of %v", rekeying, st.Rekeying)
+				}
+				if wanted(st) {
+					return
+				}
+				select {
+				case <-changed:
+				case <-ctx.Done():
+					t.Fatalf("nobody told of %s: %+v", what, st)
+				}
+			}
+		}
+		rc.rotate(keyring.RotateOptions{Full: true})
+		await(10*time.Second, "the first batch", func(st keyring.Status) bool { return st.Rekeying[0].Moved == 256 })
+		time.Sleep(time.Hour) // virtual
+		await(time.Minute, "the problem", func(st keyring.Status) bool {
+			return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemRekey })
+		})
+		if err := rc.storeOne("r/1", "anew"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour) // virtual
+		for range 20 {
+			await(time.Hour, "the end", func(st keyring.Status) bool { return len(st.Rekeying) == 0 })
+			rc.rotate(keyring.RotateOptions{Full: true})
 		}
 	})
 }

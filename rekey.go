@@ -170,13 +170,18 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (found, error) {
 		return records >= batches*batchRecords || bytes >= batches*batchBytes
 	}
 	var f found
+	done, err := r.askData(ctx)
+	if err != nil {
+		return f, err
+	}
+	defer done()
 	var chunk []Sealed
 	size := 0
 	for s, err := range r.cfg.Data.Under(ctx, key.ID) {
 		if err != nil {
 			return f, err
 		}
-		if id, err := CiphertextKeyID(s.Ciphertext); !s.Nomad && (err != nil || id != key.ID) {
+		if !isUnder(s, key.ID) {
 			continue
 		}
 		chunk, size = append(chunk, s), size+len(s.Ciphertext)
@@ -189,6 +194,22 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (found, error) {
 		chunk, size = nil, 0
 	}
 	return f, r.reseal(&f, key.ID, chunk)
+}
+
+// isUnder reports whether a record is sealed under the key that it was asked for by.
+func isUnder(s Sealed, key KeyID) bool {
+	id, err := CiphertextKeyID(s.Ciphertext)
+	return s.Nomad || err == nil && id == key
+}
+
+// askData waits for its turn to ask Config.Data, which answers one question at a time.
+func (k *Keyring) askData(ctx context.Context) (done func(), err error) {
+	select {
+	case k.asking <- struct{}{}:
+		return func() { <-k.asking }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // reseal opens records and seals them under the active key, on all cores. Those that do not open
@@ -259,7 +280,12 @@ func (r *rekeyer) replace(ctx context.Context, key *meta.Key, records []Replacem
 
 func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Replacement) (moved int, err error) {
 	began := now()
+	done, err := r.askData(ctx)
+	if err != nil {
+		return 0, err
+	}
 	conflicts, err := r.cfg.Data.Replace(ctx, records)
+	done()
 	if err != nil {
 		return 0, fmt.Errorf("replace: %w", err)
 	}

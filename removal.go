@@ -29,10 +29,11 @@ type RemoveOptions struct {
 // that was down does all that when it is back. Until then a raft snapshot from before the
 // removal, restored, brings the key back with its files.
 //
-// A prepublished and a deprecated key go at once. What is sealed under an inactive or rekeying one
+// A prepublished key goes at once, and a deprecated one if nothing was stored under it after all, as
+// only FSM.Admit keeps writers from it. What is sealed under an inactive or rekeying one
 // is moved to the active key first, and Remove returns when a scan of Config.Data has found
-// nothing under it and the key is removed; if ctx ends first, the leader goes on with it. Without
-// Config.Data that is ErrNoData. The active key never goes: rotate first. Removing a removed key
+// nothing under it and the key is removed; if ctx ends first, the leader goes on with it, and there is
+// no way to call it off. Without Config.Data that is ErrNoData. The active key never goes: rotate first. Removing a removed key
 // has no effect, but that Now ends the time to undo it. Leader only.
 func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	ctx, done, err := k.enter(ctx)
@@ -83,6 +84,11 @@ func (k *Keyring) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (
 
 // removeNow removes a key that can go at once.
 func (k *Keyring) removeNow(ctx context.Context, id KeyID, from State, o RemoveOptions) error {
+	if from == StateDeprecated && !o.Force && k.cfg.Data != nil {
+		if err := k.unused(ctx, id); err != nil {
+			return err
+		}
+	}
 	var lost any
 	if o.Force && (from == StateInactive || from == StateRekeying) {
 		lost = k.loss(ctx, id)
@@ -98,6 +104,25 @@ func (k *Keyring) removeNow(ctx context.Context, id KeyID, from State, o RemoveO
 	}
 	k.store.bury(id) // here before we return; elsewhere the replicator does
 	k.fsm.changed.notify()
+	return nil
+}
+
+// unused looks once more whether anything is sealed under a deprecated key. It can only be there if
+// the host's Apply does not ask Admit, or RekeyGrace was too short.
+func (k *Keyring) unused(ctx context.Context, id KeyID) error {
+	done, err := k.askData(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for s, err := range k.cfg.Data.Under(ctx, id) {
+		if err != nil {
+			return err
+		}
+		if isUnder(s, id) {
+			return fmt.Errorf("record %q is sealed under it, and was not when the key was deprecated: see FSM.Admit; overwrite it, or remove the key by force", s.Ref)
+		}
+	}
 	return nil
 }
 
@@ -124,7 +149,11 @@ func (k *Keyring) awaitGone(ctx context.Context, id KeyID) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("remove %s: the leader goes on with it: %w", id, context.Cause(ctx))
+			err := fmt.Errorf("remove %s: the leader goes on with it: %w", id, context.Cause(ctx))
+			if p, _ := k.moves.get(id); p.Err != nil {
+				err = fmt.Errorf("%w: %w", err, p.Err)
+			}
+			return err
 		case <-k.ctx.Done():
 			return ErrClosed
 		}

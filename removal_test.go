@@ -325,3 +325,15 @@ func TestFileThatTurnsUpAfterItsKeyWasRemovedIsRemovedToo(t *testing.T) {
 		}
 	})
 }
+
+// TestRemovedKeyIsNoConcernOfOldKEKs: its file is on its way to be set aside, and as it should be.
+func TestRemovedKeyIsNoConcernOfOldKEKs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, _ := withOldKey(t)
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		st, err := c.Leader().Keyring.Status(t.Context())
+		if err != nil || st.OnOldKEKs > 0 {
+			t.Errorf("%d key files on old KEKs, %v", st.OnOldKEKs, err)
+		}
+	})
+}

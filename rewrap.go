@@ -120,7 +120,7 @@ func (s *keystore) onOldKEKs() int {
 		}
 	}
 	for _, g := range s.graves {
-		if n += len(g.stale); g.file {
+		if n += len(g.stale); g.file && !g.fresh {
 			n++ // not set aside yet
 		}
 	}

@@ -33,7 +33,9 @@ type Status struct {
 	NoBackup   []KeyID
 	// Rekeying is how the move of data goes, for each key that is rekeying; on the leader only.
 	Rekeying []RekeyProgress
-	Problems []Problem // what is wrong, the worst first; empty is good
+	// Problems are what is wrong, the worst first. Empty is good, on every server: some only the
+	// leader knows, as ProblemRekey, and most are one server's own.
+	Problems []Problem
 }
 
 // LastBackup is a backup as it was noted in raft. The zero value is none.
@@ -128,9 +130,11 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 	}
 	k.store.keks.describe(&s)
 	k.blocked.describe(&s)
-	k.moves.describe(&s)
-	if rekeying := plan.Rekeying(ring); len(rekeying) > 0 && k.cfg.Data == nil && lead == k.cfg.ID {
-		s.Problems = append(s.Problems, Problem{Kind: ProblemRekey, Key: rekeying[0].ID, Detail: "the leader can't move its data: Config.Data is nil"})
+	if rekeying := plan.Rekeying(ring); lead == k.cfg.ID {
+		k.moves.describe(&s, rekeying)
+		if len(rekeying) > 0 && k.cfg.Data == nil {
+			s.Problems = append(s.Problems, Problem{Kind: ProblemRekey, Key: rekeying[0].ID, Detail: "the leader can't move its data: Config.Data is nil"})
+		}
 	}
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
 	return s, nil

@@ -1,0 +1,87 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+)
+
+// TestRemoveLooksOnceMoreAtADeprecatedKey: where Apply does not ask Admit, a writer can store under it
+// after the last scan.
+func TestRemoveLooksOnceMoreAtADeprecatedKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 3, true, nil)
+		rc.store("early", 10)
+		old, k := rc.active(), rc.Leader().Keyring
+		late, err := k.Encrypt([]byte("late"), []byte("late"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.await(old, keyring.StateDeprecated)
+		errs, err := apply(rc.Leader().Raft, recordPut{Ref: "late", New: late})
+		if err := errors.Join(append(errs, err)...); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Remove(t.Context(), old, keyring.RemoveOptions{}); err == nil || !strings.Contains(err.Error(), `"late"`) {
+			t.Errorf("remove: %v", err)
+		}
+		rc.written["late"] = "late"
+		time.Sleep(time.Second) // virtual: the others learn of it
+		rc.check("the removal was refused")
+		if err := rc.storeOne("late", "again"); err != nil {
+			t.Fatal(err)
+		}
+		if err := k.Remove(t.Context(), old, keyring.RemoveOptions{}); err != nil {
+			t.Errorf("once it is overwritten: %v", err)
+		}
+		rc.check("removed")
+	})
+}
+
+// TestEncryptToGivesUpOnAnFSMThatNobodyFeeds: the host asks another one than raft applies to.
+func TestEncryptToGivesUpOnAnFSMThatNobodyFeeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 1, false, nil)
+		k := ready(t, rc.Cluster).Keyring
+		other := keyring.NewFSM()
+		err := k.EncryptTo(t.Context(), nil, nil, func(_ context.Context, c []byte) error { return other.Admit(c) })
+		if !errors.Is(err, keyring.ErrNotReady) {
+			t.Errorf("%v, want ErrNotReady", err)
+		}
+		// One that is always stale, for whatever reason, does not spin, and says so in the end.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		tries := 0
+		err = k.EncryptTo(ctx, nil, nil, func(context.Context, []byte) error { tries++; return keyring.ErrStaleKey })
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, keyring.ErrStaleKey) || tries < 60 || tries > 200 {
+			t.Errorf("%d tries in an hour, %v", tries, err)
+		}
+	})
+}
+
+// TestRemovalThatEndsEarlySaysWhatHoldsItUp and is in the key's metadata.
+func TestRemovalThatEndsEarlySaysWhatHoldsItUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 1, false, nil)
+		rc.store("r", 3)
+		rc.spoil("r/1")
+		old := rc.active()
+		rc.rotate(keyring.RotateOptions{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		err := rc.Leader().Keyring.Remove(ctx, old, keyring.RemoveOptions{})
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, keyring.ErrDecrypt) || !strings.Contains(err.Error(), `"r/1"`) {
+			t.Errorf("%v", err)
+		}
+		if keys := rc.Leader().Keyring.Keys(); !slices.ContainsFunc(keys, func(k keyring.Key) bool { return k.ID == old && k.Removing }) {
+			t.Errorf("%+v", keys)
+		}
+	})
+}
