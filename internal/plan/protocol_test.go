@@ -3,7 +3,6 @@ package plan_test
 import (
 	"flag"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -23,27 +22,32 @@ type protocol struct {
 	records  [2]int // the key that each is sealed under
 	disks    [3]disk
 	leader   int
-	made     int // keys so far
+	made     int    // keys so far
+	asked    [4]int // by key: how many wipes came before the question that led to its activation
+	backward error  // the last command made a ring that may not follow the one before
 
 	saved *protocol // a snapshot: its ring and its records
 
-	// What is on its way. A leader that dies takes all of it with it, but for the writer's.
+	// What is on its way; replaced, not written to. A leader that dies takes all of it with it, but
+	// for the writer's.
 	activate *activation
 	scan     *scan
 	replace  *replacement
 	writer   int // the key under which somebody has sealed what is yet to be stored; zero for none
 
 	left budgets
+	gap  gap
 }
 
 type disk struct {
 	wiped int
-	keys  map[int]bool
+	keys  [4]bool
 }
 
 type activation struct {
 	cmd      meta.Activate
 	restores int
+	wipes    int
 	checked  bool // against restores: nothing is looked at any more
 }
 
@@ -57,7 +61,16 @@ type scan struct {
 type replacement struct{ record, old, new int }
 
 // budgets bound the search.
-type budgets struct{ rotations, removals, writes, crashes, wipes, snapshots, restores int }
+type budgets struct{ full, partial, rekeys, removals, writes, crashes, wipes, snapshots, restores int }
+
+// gap is a rule that is taken out, to see what it is good for.
+type gap struct {
+	admit  bool       // the fence lets all through
+	live   bool       // the recorded holds are taken for answers
+	prompt bool       // with live: at least a wiped server reports at once
+	scan   bool       // a scan counts although a snapshot was restored meanwhile
+	remove meta.State // keys in that state can go as if nothing were sealed under them
+}
 
 func keyNumber(id meta.KeyID) int { return int(id[15]) }
 
@@ -69,22 +82,6 @@ func (p *protocol) keystore(s int) meta.KeystoreID {
 	return meta.KeystoreID{byte('a' + s), byte(p.disks[s].wiped + 1)}
 }
 
-func (p *protocol) clone() *protocol {
-	c := *p
-	for s := range c.disks {
-		c.disks[s].keys = maps.Clone(p.disks[s].keys)
-	}
-	if p.activate != nil {
-		a := *p.activate
-		c.activate = &a
-	}
-	if p.scan != nil {
-		s := *p.scan
-		c.scan = &s
-	}
-	return &c
-}
-
 // apply sends commands through the log, and reports whether they had an effect.
 func (p *protocol) apply(cmds ...meta.Command) bool {
 	p.index++
@@ -92,6 +89,7 @@ func (p *protocol) apply(cmds ...meta.Command) bool {
 	if err != nil {
 		return false
 	}
+	p.backward = p.ring.CheckStep(next)
 	p.ring = next
 	return true
 }
@@ -99,8 +97,18 @@ func (p *protocol) apply(cmds ...meta.Command) bool {
 // admit is the fence.
 func (p *protocol) admit(key int) bool {
 	active := p.ring.Active()
-	return active != nil && keyNumber(active.ID) == key
+	return p.gap.admit || active != nil && keyNumber(active.ID) == key
 }
+
+// seals returns the key that the leader seals under, or zero if it lacks the active one.
+func (p *protocol) seals() int {
+	if n := keyNumber(p.ring.Active().ID); p.disks[p.leader].keys[n] {
+		return n
+	}
+	return 0
+}
+
+func (p *protocol) wipes() int { return p.disks[0].wiped + p.disks[1].wiped + p.disks[2].wiped }
 
 func (p *protocol) situation() plan.Situation {
 	ids := []string{"a", "b", "c"}
@@ -116,7 +124,8 @@ type event struct {
 func protocolEvents() []event {
 	var all []event
 	add := func(name string, do func(*protocol) bool) { all = append(all, event{name, do}) }
-	add("full rotation", (*protocol).rotate)
+	add("full rotation", func(p *protocol) bool { return spend(&p.left.full) && p.rotate(meta.Add{Full: true}) })
+	add("rotation", func(p *protocol) bool { return spend(&p.left.partial) && p.rotate(meta.Add{}) })
 	add("ask", (*protocol).ask)
 	add("check the answers' time", func(p *protocol) bool {
 		if p.activate == nil || p.activate.checked {
@@ -126,48 +135,47 @@ func protocolEvents() []event {
 			p.activate = nil
 			return true
 		}
-		p.activate.checked = true
+		a := *p.activate
+		a.checked = true
+		p.activate = &a
 		return true
 	})
 	add("activate", func(p *protocol) bool {
 		if p.activate == nil || !p.activate.checked {
 			return false
 		}
-		cmd := p.activate.cmd
+		a := *p.activate
 		p.activate = nil
-		p.apply(meta.Command{Activate: &cmd})
+		if p.apply(meta.Command{Activate: &a.cmd}) {
+			p.asked[keyNumber(a.cmd.ID)] = a.wipes
+		}
 		return true
 	})
 	for s := range 3 {
 		add(fmt.Sprint("fetch to ", serverID(s)), func(p *protocol) bool { return p.fetch(s) })
 		add(fmt.Sprint("report of ", serverID(s)), func(p *protocol) bool { return p.report(s) })
-		add(fmt.Sprint("wipe ", serverID(s)), func(p *protocol) bool {
-			if p.left.wipes == 0 {
-				return false
-			}
-			p.left.wipes--
-			p.disks[s] = disk{p.disks[s].wiped + 1, map[int]bool{}}
-			if s == p.leader {
-				p.newLeader()
-			}
-			return true
+		for next := range 3 {
+			add(fmt.Sprintf("wipe %s, and %s leads", serverID(s), serverID(next)), func(p *protocol) bool {
+				if s == next || s != p.leader && next != p.leader || !spend(&p.left.wipes) {
+					return false
+				}
+				p.disks[s] = disk{wiped: p.disks[s].wiped + 1}
+				if p.gap.prompt {
+					p.report(s)
+				}
+				return p.lead(next)
+			})
+		}
+		add(fmt.Sprintf("crash, and %s leads", serverID(s)), func(p *protocol) bool {
+			return s != p.leader && spend(&p.left.crashes) && p.lead(s)
 		})
 	}
-	add("crash", func(p *protocol) bool {
-		if p.left.crashes == 0 {
-			return false
-		}
-		p.left.crashes--
-		p.newLeader()
-		return true
-	})
 	add("seal", func(p *protocol) bool {
-		if p.left.writes == 0 || p.writer != 0 || p.ring.Active() == nil {
+		if p.writer != 0 || !spend(&p.left.writes) {
 			return false
 		}
-		p.left.writes--
-		p.writer = keyNumber(p.ring.Active().ID)
-		return true
+		p.writer = p.seals()
+		return p.writer != 0
 	})
 	add("store", func(p *protocol) bool {
 		if p.writer == 0 {
@@ -195,23 +203,24 @@ func protocolEvents() []event {
 		if p.scan == nil || p.scan.seen < len(p.records) || p.scan.marked {
 			return false
 		}
-		if !p.apply(meta.Command{Clean: &meta.Clean{ID: ringID(p.scan.key)}}) {
-			p.scan = nil
-			return true
+		s := *p.scan
+		p.scan = nil
+		if p.apply(meta.Command{Clean: &meta.Clean{ID: ringID(s.key)}}) {
+			s.marked = true
+			p.scan = &s
 		}
-		p.scan.marked = true
 		return true
 	})
 	add("check the scan's time", func(p *protocol) bool {
 		if p.scan == nil || !p.scan.marked || p.scan.clean != 0 {
 			return false
 		}
-		k := p.ring.Key(ringID(p.scan.key))
-		if k == nil || p.scan.restores != p.restores {
-			p.scan = nil
-			return true
+		s := *p.scan
+		p.scan = nil
+		if k := p.ring.Key(ringID(s.key)); k != nil && (s.restores == p.restores || p.gap.scan) {
+			s.clean = k.Clean
+			p.scan = &s
 		}
-		p.scan.clean = k.Clean
 		return true
 	})
 	add("deprecate", func(p *protocol) bool {
@@ -223,28 +232,29 @@ func protocolEvents() []event {
 		p.apply(meta.Command{Deprecate: &meta.Deprecate{ID: ringID(s.key), Clean: s.clean}})
 		return true
 	})
-	add("remove", func(p *protocol) bool {
-		for _, k := range p.ring.Keys {
-			if k.State == meta.StateDeprecated && p.left.removals > 0 {
-				p.left.removals--
-				return p.apply(meta.Command{Remove: &meta.Remove{ID: k.ID, From: k.State, Time: start}})
+	for n := range 4 {
+		add(fmt.Sprint("rekey ", n), func(p *protocol) bool {
+			return spend(&p.left.rekeys) && p.apply(meta.Command{Rekey: &meta.Rekey{ID: ringID(n), Remove: true}})
+		})
+		add(fmt.Sprint("remove ", n), func(p *protocol) bool {
+			k := p.ring.Key(ringID(n))
+			if k == nil || !spend(&p.left.removals) {
+				return false
 			}
-		}
-		return false
-	})
+			return p.apply(meta.Command{Remove: &meta.Remove{ID: k.ID, From: k.State, Force: k.State == p.gap.remove, Time: start}})
+		})
+	}
 	add("snapshot", func(p *protocol) bool {
-		if p.left.snapshots == 0 {
+		if !spend(&p.left.snapshots) {
 			return false
 		}
-		p.left.snapshots--
 		p.saved = &protocol{ring: p.ring, records: p.records}
 		return true
 	})
 	add("restore", func(p *protocol) bool {
-		if p.saved == nil || p.left.restores == 0 {
+		if p.saved == nil || !spend(&p.left.restores) {
 			return false
 		}
-		p.left.restores--
 		p.restores++
 		p.index += 1000 // raft goes on behind all that it had
 		p.ring, p.records = p.saved.ring, p.saved.records
@@ -253,23 +263,29 @@ func protocolEvents() []event {
 	return all
 }
 
-func (p *protocol) newLeader() {
-	p.leader = (p.leader + 1) % 3
-	p.activate, p.scan, p.replace = nil, nil, nil
+// spend takes one off what is left, if there is any.
+func spend(left *int) bool {
+	*left--
+	return *left >= 0
+}
+
+// lead makes a server the leader. One that was not has nothing on its way.
+func (p *protocol) lead(s int) bool {
+	if s != p.leader {
+		p.activate, p.scan, p.replace = nil, nil, nil
+	}
+	p.leader = s
+	return true
 }
 
 // rotate makes a key, its file on the leader first.
-func (p *protocol) rotate() bool {
-	if p.left.rotations == 0 {
-		return false
-	}
-	p.left.rotations--
+func (p *protocol) rotate(add meta.Add) bool {
 	p.made++
 	p.disks[p.leader].keys[p.made] = true
 	hold := meta.Hold{Server: serverID(p.leader), Keystore: p.keystore(p.leader), Gained: []meta.KeyID{ringID(p.made)}}
-	add := meta.Add{Full: true, Key: meta.NewKey{
+	add.Key = meta.NewKey{
 		ID: ringID(p.made), Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{byte(p.made)}, Created: start,
-	}}
+	}
 	return p.apply(meta.Command{Add: &add}, meta.Command{Hold: &hold})
 }
 
@@ -308,8 +324,12 @@ func (p *protocol) ask() bool {
 	for _, k := range p.ring.Prepublished() {
 		answers := map[string]plan.Answer{}
 		for s := range 3 {
-			a := plan.Answer{Keystore: p.keystore(s)}
-			if p.disks[s].keys[keyNumber(k.ID)] {
+			a, held := plan.Answer{Keystore: p.keystore(s)}, p.disks[s].keys[keyNumber(k.ID)]
+			if p.gap.live {
+				a.Keystore, _ = p.ring.Keystore(serverID(s))
+				held = k.HeldBy(serverID(s))
+			}
+			if held {
 				a.Held = []meta.KeyID{k.ID}
 			}
 			answers[serverID(s)] = a
@@ -319,6 +339,7 @@ func (p *protocol) ask() bool {
 			p.activate = &activation{
 				cmd:      meta.Activate{ID: k.ID, Voters: sit.Voters, Confirmed: v.Confirmed, Time: start},
 				restores: p.restores,
+				wipes:    p.wipes(),
 			}
 			return true
 		}
@@ -340,39 +361,51 @@ func (p *protocol) look() bool {
 	if p.scan == nil || p.scan.seen == len(p.records) {
 		return false
 	}
-	if p.records[p.scan.seen] == p.scan.key {
-		p.replace = &replacement{p.scan.seen, p.scan.key, keyNumber(p.ring.Active().ID)}
-		p.scan = nil
-		return true
+	s := *p.scan
+	if p.records[s.seen] == s.key {
+		p.scan, p.replace = nil, &replacement{s.seen, s.key, p.seals()}
+		return p.disks[p.leader].keys[s.key] && p.replace.new != 0
 	}
-	p.scan.seen++
+	s.seen++
+	p.scan = &s
 	return true
 }
 
-// wrong says which invariant does not hold, if any.
+// wrong says which invariant does not hold, if any. A key may be lost with two of three disks, if
+// both were wiped after the question whether a majority holds it.
 func (p *protocol) wrong() string {
+	if p.backward != nil {
+		return "I2: " + p.backward.Error()
+	}
 	if err := p.ring.Check(); err != nil {
 		return "I2: " + err.Error()
 	}
 	for r, n := range p.records {
-		k := p.ring.Key(ringID(n))
-		if k == nil || k.State == meta.StateDeprecated || k.State == meta.StatePrepublished {
-			return fmt.Sprintf("I5: record %d is under key %d, which is %+v", r, n, k)
+		state := meta.State("removed")
+		if k := p.ring.Key(ringID(n)); k != nil {
+			state = k.State
 		}
-		if !slices.ContainsFunc(p.disks[:], func(d disk) bool { return d.keys[n] }) {
+		if state == "removed" || state == meta.StateDeprecated || state == meta.StatePrepublished {
+			return fmt.Sprintf("I5: record %d is under key %d, which is %s", r, n, state)
+		}
+		held := slices.ContainsFunc(p.disks[:], func(d disk) bool { return d.keys[n] })
+		if !held && p.wipes()-p.asked[n] < 2 {
 			return fmt.Sprintf("I3: no disk has key %d, which record %d is under", n, r)
 		}
 	}
 	return ""
 }
 
-// String is all that makes a difference to what can still happen: of indexes, only their order.
+// String is all that makes a difference to what can still happen: of indexes, only their order, of
+// keystores, only how many wipes ago they were in use, of files, only those of keys in a ring.
+// Nor does it tell the two followers apart, so of two states in which they have only changed
+// places one is searched. That would miss a rule that goes by the servers' names.
 func (p *protocol) String() string {
-	indexes := []uint64{0}
 	rings := []*meta.Ring{p.ring}
 	if p.saved != nil {
 		rings = append(rings, p.saved.ring)
 	}
+	indexes := []uint64{0}
 	for _, r := range rings {
 		for _, k := range r.Keys {
 			indexes = append(indexes, k.Clean)
@@ -385,103 +418,207 @@ func (p *protocol) String() string {
 	indexes = slices.Compact(indexes)
 	order := func(index uint64) int { return slices.Index(indexes, index) }
 
-	var b strings.Builder
+	b := make(text, 0, 200)
 	for _, r := range rings {
 		for _, k := range r.Keys {
-			fmt.Fprint(&b, keyNumber(k.ID), k.State, k.Holders, order(k.Clean), ";")
+			b.add(string(k.State[:1]), keyNumber(k.ID), order(k.Clean))
+			b.flag("F", k.Full)
+			b.flag("R", k.Remove)
+			if k.Sealed() {
+				b.add("", min(2, p.wipes()-p.asked[keyNumber(k.ID)]))
+			}
 		}
 		for _, t := range r.Removed {
-			fmt.Fprint(&b, "-", keyNumber(t.ID))
+			b.add("-", keyNumber(t.ID))
 		}
-		fmt.Fprintln(&b, r.Servers)
+		b.add(";")
 	}
-	fmt.Fprintln(&b, p.records, p.disks, p.leader, p.writer, p.left, p.made)
+	b.add(" records ", p.records[:]...)
+	b.add(" writer ", p.writer)
+	l := p.left
+	b.add(" left ", l.full, l.partial, l.rekeys, l.removals, l.writes, l.crashes, l.wipes, l.snapshots, l.restores)
 	if p.saved != nil {
-		fmt.Fprintln(&b, "saved", p.saved.records)
+		b.add(" saved ", p.saved.records[:]...)
 	}
 	if s := p.scan; s != nil {
-		fmt.Fprintln(&b, "scan", s.key, s.seen, s.marked, order(s.clean), p.restores-s.restores)
+		b.add(" scan ", s.key, s.seen, order(s.clean), p.restores-s.restores)
+		b.flag("M", s.marked)
 	}
 	if a := p.activate; a != nil {
-		fmt.Fprintln(&b, "activate", a.cmd.ID, a.cmd.Confirmed, a.checked, p.restores-a.restores)
+		b.add(" activate ", keyNumber(a.cmd.ID), min(2, p.wipes()-a.wipes), p.restores-a.restores)
+		b.flag("C", a.checked)
 	}
-	if p.replace != nil {
-		fmt.Fprintln(&b, "replace", *p.replace)
+	if r := p.replace; r != nil {
+		b.add(" replace ", r.record, r.old, r.new)
 	}
-	return b.String()
+	f, g := p.server((p.leader+1)%3, rings), p.server((p.leader+2)%3, rings)
+	return string(b) + p.server(p.leader, rings) + min(f, g) + max(f, g)
+}
+
+// server is what String says of one.
+func (p *protocol) server(s int, rings []*meta.Ring) string {
+	b := make(text, 0, 200)
+	b.add(" server ")
+	age := func(ks meta.KeystoreID) int { return int(p.keystore(s)[1]) - int(ks[1]) }
+	for _, r := range rings {
+		b.add(",")
+		if ks, ok := r.Keystore(serverID(s)); ok {
+			b.add("", age(ks))
+		}
+		for _, k := range r.Keys {
+			b.flag("D", p.disks[s].keys[keyNumber(k.ID)])
+			b.flag("H", k.HeldBy(serverID(s)))
+		}
+	}
+	if p.activate != nil {
+		for _, c := range p.activate.cmd.Confirmed {
+			if c.ID == serverID(s) {
+				b.add("C", age(c.Keystore))
+			}
+		}
+	}
+	return string(b)
+}
+
+// text is written without package fmt, which takes most of a search's time.
+type text []byte
+
+func (b *text) add(s string, digits ...int) {
+	*b = append(*b, s...)
+	for _, d := range digits {
+		*b = append(*b, byte('0'+d))
+	}
+}
+
+func (b *text) flag(s string, set bool) {
+	if !set {
+		s = "."
+	}
+	*b = append(*b, s...)
 }
 
 // newProtocol is a cluster in which everybody holds key 1, and both records are under it.
 func newProtocol(left budgets) *protocol {
-	p := &protocol{ring: &meta.Ring{}, records: [2]int{1, 1}, left: budgets{rotations: 1}}
-	for s := range p.disks {
-		p.disks[s].keys = map[int]bool{}
-	}
+	p := &protocol{ring: &meta.Ring{}, records: [2]int{1, 1}}
 	p.apply(meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{1}}})
-	p.rotate()
+	p.rotate(meta.Add{})
 	for s := range 3 {
 		p.fetch(s)
 		p.report(s)
 	}
 	p.ask()
-	p.activate.checked = true
 	p.apply(meta.Command{Activate: &p.activate.cmd})
 	p.activate, p.left = nil, left
 	return p
 }
 
-// TestI2I3I5EveryOrderOfEvents: rotations, scans, writers, a removal, with a crash, a wiped disk
-// and a restored snapshot at every point.
+// search visits every order of events until an invariant is broken in the way that is sought, and says
+// how and after what, if so. It counts the states, and those in which all is finished.
+func search(left budgets, without gap, sought string) (wrong string, states, finished int) {
+	type node struct {
+		p     *protocol
+		trace *step
+	}
+	events := protocolEvents()
+	first := newProtocol(left)
+	first.gap = without
+	seen, queue := map[string]bool{first.String(): true}, []node{{first, nil}}
+	for len(queue) > 0 {
+		n := queue[0]
+		queue = queue[1:]
+		next := new(protocol)
+		for _, e := range events {
+			*next = *n.p
+			if !e.do(next) {
+				continue
+			}
+			if wrong := next.wrong(); wrong != "" && strings.HasPrefix(wrong, sought) {
+				return fmt.Sprintf("%s\nafter %s\n%s", wrong, &step{e.name, n.trace}, next), len(seen), finished
+			}
+			if key := next.String(); !seen[key] {
+				seen[key] = true
+				if next.finished() {
+					finished++
+				}
+				queue = append(queue, node{next, &step{e.name, n.trace}})
+				next = new(protocol)
+			}
+		}
+	}
+	return "", len(seen), finished
+}
+
+// finished: nothing is left of the rotations and the removal but the last key.
+func (p *protocol) finished() bool {
+	active := p.ring.Active()
+	rest := slices.ContainsFunc(p.ring.Keys, func(k *meta.Key) bool { return k != active && k.State != meta.StateDeprecated })
+	return keyNumber(active.ID) == p.made && !rest && p.left.full+p.left.partial+p.left.removals == 0
+}
+
+// TestI2I3I5EveryOrderOfEvents: rotations, scans, a writer, a removal of whatever key, with a crash,
+// wiped disks and a restored snapshot at every point. By default two full rotations meet one fault
+// at a time, and with a wiped disk or a restored snapshot nobody but the rekey writes.
 func TestI2I3I5EveryOrderOfEvents(t *testing.T) {
 	searches := map[string]budgets{
-		"two rotations and a removal": {rotations: 2, removals: 1, writes: 1},
-		"a crash":                     {rotations: 1, removals: 1, writes: 1, crashes: 1},
-		"a wiped disk":                {rotations: 1, removals: 1, writes: 1, wipes: 1},
-		"a restored snapshot":         {rotations: 1, removals: 1, writes: 1, snapshots: 1, restores: 1},
+		"two full rotations":                      {full: 2, removals: 1, writes: 1},
+		"two full rotations, a crash":             {full: 2, removals: 1, writes: 1, crashes: 1},
+		"two full rotations, a wiped disk":        {full: 2, removals: 1, wipes: 1},
+		"two full rotations, a restored snapshot": {full: 2, snapshots: 1, restores: 1},
+		"a full rotation, a wiped disk":           {full: 1, removals: 1, writes: 1, wipes: 1},
+		"a full rotation, two wiped disks":        {full: 1, removals: 1, wipes: 2},
+		"a full rotation, a restored snapshot":    {full: 1, removals: 1, writes: 1, snapshots: 1, restores: 1},
+		"a full rotation and another":             {full: 1, partial: 1, removals: 1, writes: 1},
+		"another, a wiped disk":                   {partial: 1, rekeys: 1, removals: 1, writes: 1, wipes: 1},
+		"another, a restored snapshot":            {partial: 1, rekeys: 1, removals: 1, writes: 1, snapshots: 1, restores: 1},
 	}
 	if *everything {
 		searches = map[string]budgets{
-			"all of it": {rotations: 1, removals: 1, writes: 1, crashes: 1, wipes: 1, snapshots: 1, restores: 1},
+			"two full rotations, a wiped disk":                            {full: 2, removals: 1, writes: 1, wipes: 1},
+			"two full rotations, a restored snapshot":                     {full: 2, removals: 1, writes: 1, snapshots: 1, restores: 1},
+			"a full rotation, two wiped disks, a restored snapshot":       {full: 1, wipes: 2, snapshots: 1, restores: 1},
+			"a full rotation, a crash, a wiped disk, a restored snapshot": {full: 1, removals: 1, writes: 1, crashes: 1, wipes: 1, snapshots: 1, restores: 1},
 		}
 	}
 	for name, left := range searches {
 		t.Run(name, func(t *testing.T) {
-			events := protocolEvents()
-			type node struct {
-				p     *protocol
-				trace *step
+			wrong, states, finished := search(left, gap{}, "")
+			if wrong != "" {
+				t.Fatal(wrong)
 			}
-			first := newProtocol(left)
-			seen, queue := map[string]bool{first.String(): true}, []node{{first, nil}}
-			removed, moved := 0, 0
-			for len(queue) > 0 {
-				n := queue[0]
-				queue = queue[1:]
-				for _, e := range events {
-					next := n.p.clone()
-					if !e.do(next) {
-						continue
-					}
-					trace := &step{e.name, n.trace}
-					if wrong := next.wrong(); wrong != "" {
-						t.Fatalf("%s\nafter %s\n%s", wrong, trace, next)
-					}
-					if key := next.String(); !seen[key] {
-						seen[key] = true
-						queue = append(queue, node{next, trace})
-						removed += len(next.ring.Removed)
-						moved += next.records[1] - 1
-					}
-				}
-			}
-			if t.Logf("%d states", len(seen)); removed == 0 || moved == 0 {
-				t.Errorf("%d removals, %d moves: that was no search", removed, moved)
+			if t.Logf("%d states", states); finished == 0 {
+				t.Error("nothing was finished: that was no search")
 			}
 		})
 	}
 }
 
-var everything = flag.Bool("everything", false, "one search with every kind of event, of three minutes")
+// 2.9 million states, 100 seconds of one core. Two full rotations with all three faults are out of
+// reach: even without a writer and a removal that has not ended in seven minutes.
+var everything = flag.Bool("everything", false, "the long searches, of two minutes and more")
+
+// TestI3I5EveryRuleCounts: with a rule taken out, the same search finds what the rule prevents.
+func TestI3I5EveryRuleCounts(t *testing.T) {
+	for name, tt := range map[string]struct {
+		without gap
+		left    budgets
+		sought  string
+	}{
+		"no fence":                              {gap{admit: true}, budgets{full: 1, removals: 1, writes: 1}, "I5: record 0 is under key 1, which is removed"},
+		"an inactive key can go":                {gap{remove: meta.StateInactive}, budgets{partial: 1, removals: 1}, "I5: record 0 is under key 1, which is removed"},
+		"a rekeying key can go":                 {gap{remove: meta.StateRekeying}, budgets{full: 1, removals: 1}, "I5: record 0 is under key 1, which is removed"},
+		"a scan from before a restore":          {gap{scan: true}, budgets{full: 1, removals: 1, snapshots: 1, restores: 1}, "I5: record 1 is under key 1, which is removed"},
+		"recorded holds of wiped disks":         {gap{live: true}, budgets{full: 1, wipes: 2}, "I3: no disk has key 2"},
+		"recorded holds of a restored snapshot": {gap{live: true, prompt: true}, budgets{full: 1, wipes: 2, snapshots: 1, restores: 1}, "I3: no disk has key 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if wrong, states, _ := search(tt.left, tt.without, tt.sought); wrong == "" {
+				t.Errorf("nothing was found in %d states", states)
+			} else {
+				t.Logf("%d states, %s", states, wrong)
+			}
+		})
+	}
+}
 
 // step is an event and what came before it.
 type step struct {
