@@ -17,6 +17,7 @@ import (
 const (
 	maxValue = 64 << 10 // bytes of a secret
 	maxBody  = 1 << 20
+	maxTTL   = time.Hour      // of a token
 	audience = "controlplane" // of the tokens that this API itself takes
 	subject  = "workload/"    // and a workload's name is the sub of its tokens
 )
@@ -43,8 +44,10 @@ type identityRequest struct {
 
 // handler is the whole API.
 //
-// Whatever needs the leader is answered by a follower with a redirect to it. What came of a request
-// whose status is 500 is not known; one with 503 has had no effect, and may be sent again.
+// Whatever needs the leader is answered by a follower with a redirect to it, or the node asks the
+// leader by itself. What came of a request whose status is 500 is not known. One that is redirected,
+// or has 503, may be sent again: it has had no effect, or none that is had twice, as the removal of a
+// key. A secret is 410 for as long as it is sealed under a key that was removed by force.
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /v1/secrets/{path...}", s.serve(s.people(s.put)))
@@ -130,8 +133,10 @@ func fail(w http.ResponseWriter, err error) {
 	case errors.As(err, new(unknown)):
 	case errors.As(err, new(badRequest)), errors.Is(err, keyring.ErrUnknownKey):
 		status = http.StatusBadRequest
-	case errors.Is(err, errNone), errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, errNone):
 		status = http.StatusNotFound
+	case errors.Is(err, errGone):
+		status = http.StatusGone
 	case errors.Is(err, errVersion):
 		status = http.StatusConflict
 	case errors.Is(err, errForbidden):
@@ -213,10 +218,25 @@ func (s *server) get(r *http.Request) (any, error) {
 		n = answer.(*secret)
 	}
 	value, err := s.node.Decrypt(r.Context(), n.Ciphertext, []byte(path))
+	if errors.Is(err, keyring.ErrUnknownKey) {
+		err = s.lost(n)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return entry{path, n.Version, n.key().String(), string(value)}, nil
+}
+
+// errGone is a secret that nobody can open any more.
+var errGone = errors.New("the key that the secret is sealed under was removed by force")
+
+// lost says why a secret does not open whose key is unknown. If it was sealed anew since it was read,
+// and its old key removed after that, nothing is lost: the next request finds it.
+func (s *server) lost(n *secret) error {
+	if now, _ := s.store.state.Load().byPath.Get([]byte(n.Path)); now != n {
+		return fmt.Errorf("%w: the secret was sealed anew meanwhile", keyring.ErrNotReady)
+	}
+	return errGone
 }
 
 // list names the secrets of this server below ?prefix.
@@ -244,8 +264,8 @@ func (s *server) identity(r *http.Request) (any, error) {
 	}
 	if in.TTL != "" {
 		ttl, err := time.ParseDuration(in.TTL)
-		if err != nil || ttl <= 0 {
-			return nil, badRequest{fmt.Errorf("ttl %q is no time to live", in.TTL)}
+		if err != nil || ttl <= 0 || ttl > maxTTL {
+			return nil, badRequest{fmt.Errorf("ttl %q is no time to live of at most %v", in.TTL, maxTTL)}
 		}
 		claims["exp"] = time.Now().Add(ttl).Unix()
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -25,7 +26,7 @@ func alone(t *testing.T, change func(*server, *keyring.NodeConfig)) (*server, cl
 	s := &server{id: "server", store: newStore(keys), started: make(chan struct{})}
 	conf := keyring.NodeConfig{
 		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: s.store, Keys: keys, Data: data{s},
-		Tokens: keyring.TokenPolicy{Issuer: "http://127.0.0.1:8001", Algorithm: "EdDSA"},
+		Tokens: keyring.TokenPolicy{Issuer: "http://127.0.0.1:8001", Algorithm: "EdDSA", MaxTTL: maxTTL},
 	}
 	if change != nil {
 		change(s, &conf)
@@ -262,10 +263,11 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"PUT", "/v1/secrets/a", `{"value":"` + strings.Repeat("x", maxValue+1) + `"}`, none, 400},
 		{"PUT", "/v1/secrets/a", `{"value":"` + strings.Repeat("x", maxBody) + `"}`, none, 400},
 		{"GET", "/v1/secrets/a", ``, none, 404},
-		{"POST", "/v1/identities/web", `{"ttl":"25h"}`, none, 500},
+		{"POST", "/v1/identities/web", `{"ttl":"1h1s"}`, none, 400},
 		{"POST", "/v1/identities/web", `{"ttl":"-1m"}`, none, 400},
 		{"DELETE", "/v1/keys/nonsense", ``, none, 400},
 		{"DELETE", "/v1/keys/00000000-0000-4000-8000-000000000000", ``, none, 400},
+		{"POST", "/v1/keys", `{"revoke":["00000000-0000-4000-8000-000000000000"]}`, none, 400},
 		{"POST", "/v1/keys", `{}`, cross, 403},
 		{"POST", "/v1/keys", `{}`, browser, 403}, // clicks are not allowed
 		{"GET", "/v1/status", ``, rebound, 421},
@@ -285,6 +287,45 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	s.clicks = true
 	if status, body := c.do(t, "POST", "/v1/keys", "", `{}`, browser); status != 200 {
 		t.Errorf("a click where clicks are allowed: %d %s", status, body)
+	}
+}
+
+// Without its key a secret is gone, and not the fault of whoever asks; until somebody puts it again.
+func TestSecretOfAKeyRemovedByForceIsGone(t *testing.T) {
+	s, c := alone(t, nil)
+	first := s.node.Keyring().Keys()[0].ID.String()
+	for _, step := range []struct {
+		method, path, body string
+		status             int
+	}{
+		{"PUT", "/v1/secrets/a", `{"value":"x"}`, 200},
+		{"POST", "/v1/keys", `{}`, 200},
+		{"DELETE", "/v1/keys/" + first + "?force", ``, 200},
+		{"GET", "/v1/secrets/a", ``, 410},
+		{"GET", "/v1/secrets/a?stale", ``, 410},
+	} {
+		if status, body := c.do(t, step.method, step.path, "", step.body); status != step.status {
+			t.Errorf("%s %s: %d %s, want %d", step.method, step.path, status, body, step.status)
+		}
+	}
+	n, _ := s.store.state.Load().byPath.Get([]byte("a"))
+	for _, request := range []string{"PUT", "GET"} {
+		if status, body := c.do(t, request, "/v1/secrets/a", "", `{"value":"y"}`); status != 200 {
+			t.Errorf("%s again: %d %s", request, status, body)
+		}
+	}
+	if err := s.lost(n); !errors.Is(err, keyring.ErrNotReady) {
+		t.Errorf("what was replaced since it was read: %v, want ErrNotReady", err)
+	}
+}
+
+// Not found is what the store says. A file that a server misses is its own trouble.
+func TestAMissingFileIsNotAMissingSecret(t *testing.T) {
+	for err, want := range map[error]int{errNone: http.StatusNotFound, fs.ErrNotExist: http.StatusInternalServerError} {
+		w := httptest.NewRecorder()
+		if fail(w, err); w.Code != want {
+			t.Errorf("%v: %d, want %d", err, w.Code, want)
+		}
 	}
 }
 

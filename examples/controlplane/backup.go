@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"example.com/keyring"
@@ -24,7 +26,8 @@ type backupRequest struct {
 	To []string `json:"to"` // age recipients: age1...
 }
 
-// What follows the body of a backup: it is whole if there is a digest, and no error.
+// What follows the body of a backup. It is whole if there is a digest; an error beside it says that the
+// cluster does not know of the backup.
 const (
 	trailerError  = "Backup-Error"
 	trailerDigest = "Backup-Sha256"
@@ -41,15 +44,17 @@ func (s *server) backup(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Trailer", trailerError+", "+trailerDigest)
 	begun := &begunWriter{ResponseWriter: w}
-	m, err := s.node.Keyring().Backup(r.Context(), begun, to...)
-	switch {
-	case err == nil:
-		w.Header().Set(trailerDigest, hex.EncodeToString(m.SHA256[:]))
-	case begun.begun:
-		w.Header().Set(trailerError, err.Error())
-	default:
+	m, err := s.node.Keyring().Backup(keyring.WithActor(r.Context(), actor(r)), begun, to...)
+	if !begun.begun {
 		w.Header().Del("Trailer")
 		s.refuse(w, r, err)
+		return
+	}
+	if err != nil {
+		w.Header().Set(trailerError, err.Error())
+	}
+	if m.Format != "" { // also with an error, if it could not be noted alone
+		w.Header().Set(trailerDigest, hex.EncodeToString(m.SHA256[:]))
 	}
 }
 
@@ -82,55 +87,79 @@ func (b *begunWriter) Write(p []byte) (int, error) {
 	return b.ResponseWriter.Write(p)
 }
 
-// backup writes a file that verify finds good, or none.
-func (c cli) backup(ctx context.Context, args []string) (err error) {
+// backup writes a file that verify finds good, or none. It never overwrites one.
+func (c cli) backup(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("backup", flag.ContinueOnError)
 	to := fs.String("to", "", "")
-	args, err = flags(fs, args, 1)
+	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err
 	}
-	in, err := json.Marshal(backupRequest{To: strings.Split(*to, ",")})
+	target := args[0]
+	if _, err := os.Lstat(target); err == nil {
+		return fmt.Errorf("%s exists already", target)
+	}
+	// A name that nobody else has, for what a crash leaves must not be in the way of the next backup.
+	part, err := os.CreateTemp(filepath.Dir(target), filepath.Base(target)+".*.part")
 	if err != nil {
 		return err
+	}
+	defer os.Remove(part.Name()) // which is gone if all went well
+	sum, warning, err := c.fetchBackup(ctx, part, strings.Split(*to, ","))
+	if err == nil {
+		err = part.Sync()
+	}
+	if err := errors.Join(err, part.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(part.Name(), target); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(target)); err != nil { // or a crash may take the name away again
+		return err
+	}
+	if warning != "" {
+		fmt.Fprintln(c.warn, "controlplane: the backup is good, but the status does not show it:", warning)
+	}
+	fmt.Fprintf(c.out, "%s  %s\n", sum, target)
+	return nil
+}
+
+// fetchBackup writes a backup to w. Without an error it is whole.
+func (c cli) fetchBackup(ctx context.Context, w io.Writer, to []string) (sum, warning string, err error) {
+	in, err := json.Marshal(backupRequest{To: to})
+	if err != nil {
+		return "", "", err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/v1/backup", bytes.NewReader(in))
 	if err != nil {
-		return err
+		return "", "", err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return "", "", err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return answerError(resp)
+		return "", "", answerError(resp)
 	}
-	part := args[0] + ".part"
-	f, err := os.OpenFile(part, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	digest := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(w, digest), resp.Body); err != nil {
+		return "", "", err
+	}
+	sum, warning = hex.EncodeToString(digest.Sum(nil)), resp.Trailer.Get(trailerError)
+	if resp.Trailer.Get(trailerDigest) != sum {
+		return "", "", fmt.Errorf("the backup is not whole: %s", cmp.Or(warning, "it is cut short"))
+	}
+	return sum, warning, nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	digest := sha256.New()
-	_, err = io.Copy(io.MultiWriter(f, digest), resp.Body)
-	if err == nil {
-		err = f.Sync()
-	}
-	sum := hex.EncodeToString(digest.Sum(nil))
-	switch err = errors.Join(err, f.Close()); {
-	case err != nil:
-	case resp.Trailer.Get(trailerError) != "":
-		err = errors.New(resp.Trailer.Get(trailerError))
-	case resp.Trailer.Get(trailerDigest) != sum:
-		err = errors.New("the backup is cut short")
-	default:
-		err = os.Rename(part, args[0])
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(part))
-	}
-	fmt.Fprintf(c.out, "%s  %s\n", sum, args[0])
-	return nil
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // backupFile is what verify and restore read.
@@ -213,5 +242,27 @@ func (c cli) restore(ctx context.Context, args []string) error {
 		return err
 	}
 	tell(c.out, m)
+	return nil
+}
+
+// recover makes a server that is stopped the only member of the cluster, with what it has, when a
+// majority of the servers is gone for good. The others start with empty directories and join it.
+func (c cli) recover(ctx context.Context, args []string) error {
+	args, err := flags(flag.NewFlagSet("recover", flag.ContinueOnError), args, 2)
+	if err != nil {
+		return err
+	}
+	_, conf, err := newServer(args[0], raft.ServerID(args[1]), options{})
+	if err != nil {
+		return err
+	}
+	r, err := keyring.RecoverNode(ctx, conf)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s is the only member; what came after log index %d is lost, and %d keys are missing\n", args[1], r.Index, len(r.Missing))
+	for _, id := range r.Missing {
+		fmt.Fprintf(c.out, "missing: %s\n", id)
+	}
 	return nil
 }

@@ -2,8 +2,15 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,26 +18,35 @@ import (
 	"filippo.io/age"
 )
 
+func newIdentity(t *testing.T) *age.X25519Identity {
+	t.Helper()
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity
+}
+
+// runCommand runs the program and returns all that it prints.
+func runCommand(t *testing.T, c client, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	err := run(t.Context(), append([]string{"-server", c.base}, args...), nil, &out, &out)
+	return out.String(), err
+}
+
 // A backup by the command line, checked, and restored to a server that then starts from it.
 func TestBackupVerifyRestore(t *testing.T) {
 	_, c := alone(t, nil)
 	if status, body := c.do(t, "PUT", "/v1/secrets/db/password", "", `{"value":"hunter2"}`); status != 200 {
 		t.Fatal(status, body)
 	}
-	dir := t.TempDir()
-	identity, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir, identity := t.TempDir(), newIdentity(t)
 	key, file, cluster := filepath.Join(dir, "key"), filepath.Join(dir, "backup"), filepath.Join(dir, "cluster")
 	if err := os.WriteFile(key, []byte(identity.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	command := func(args ...string) (string, error) {
-		var out bytes.Buffer
-		err := run(t.Context(), append([]string{"-server", c.base}, args...), nil, &out, &out)
-		return out.String(), err
-	}
+	command := func(args ...string) (string, error) { return runCommand(t, c, args...) }
 	sum, err := command("backup", "-to", identity.Recipient().String(), file)
 	if err != nil {
 		t.Fatal(err)
@@ -38,9 +54,6 @@ func TestBackupVerifyRestore(t *testing.T) {
 	sum, _, _ = strings.Cut(sum, " ")
 	if out, err := command("verify", "-identity", key, file); err != nil || !strings.Contains(out, sum) || !strings.Contains(out, "1 keys") {
 		t.Errorf("verify: %s, %v", out, err)
-	}
-	if out, err := command("backup", "-to", identity.Recipient().String(), file+".part"); err != nil {
-		t.Errorf("%s, %v", out, err)
 	}
 	if out, err := command("init", "-port", "0", cluster); err != nil {
 		t.Fatal(out, err)
@@ -55,9 +68,7 @@ func TestBackupVerifyRestore(t *testing.T) {
 			t.Errorf("%v: %s", bad, out)
 		}
 	}
-	if _, err := os.Stat(filepath.Join(dir, "none")); !os.IsNotExist(err) {
-		t.Errorf("a file of a backup that failed: %v", err)
-	}
+	wantFiles(t, dir, "backup", "cluster", "key") // none of the backup that failed
 
 	if out, err := command("restore", "-identity", key, "-sha256", sum, cluster, "s1", file); err != nil || !strings.Contains(out, sum) {
 		t.Fatal(out, err)
@@ -83,6 +94,201 @@ func TestBackupVerifyRestore(t *testing.T) {
 	}
 	if out, err := command("restore", "-identity", key, cluster, "s1", file); err == nil {
 		t.Errorf("restored over it: %s", out)
+	}
+}
+
+func wantFiles(t *testing.T, dir string, want ...string) {
+	t.Helper()
+	var names []string
+	files, err := os.ReadDir(dir)
+	for _, f := range files {
+		names = append(names, f.Name())
+	}
+	if err != nil || !slices.Equal(names, want) {
+		t.Errorf("%q in %s, %v, want %q", names, dir, err, want)
+	}
+}
+
+// A file that is there is not overwritten, and the server is not asked for what has no place.
+func TestBackupOverwritesNothing(t *testing.T) {
+	asked := 0
+	api := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked++ }))
+	defer api.Close()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "backup")
+	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, client{api.URL}, "backup", file); err == nil || !strings.Contains(err.Error(), "exists already") {
+		t.Errorf("%s, %v", out, err)
+	}
+	if out, err := runCommand(t, client{api.URL}, "backup", filepath.Join(dir, "none", "backup")); err == nil {
+		t.Errorf("into no directory: %s", out)
+	}
+	if asked > 0 {
+		t.Errorf("the server was asked %d times", asked)
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != "precious" {
+		t.Errorf("%q, %v", b, err)
+	}
+	wantFiles(t, dir, "backup")
+}
+
+// What is kept is what the digest says is whole, and what a crash has left is in nobody's way.
+func TestBackupKeepsWhatIsWhole(t *testing.T) {
+	const body = "a backup"
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(body)))
+	for _, test := range []struct {
+		name, digest, failed string
+		kept                 bool
+	}{
+		{"whole", sum, "", true},
+		{"not noted", sum, "no leader", true},
+		{"failed", "", "a disk", false},
+		{"cut short", "", "", false},
+		{"another", strings.Repeat("0", 64), "", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Trailer", trailerError+", "+trailerDigest)
+				io.WriteString(w, body)
+				for name, value := range map[string]string{trailerError: test.failed, trailerDigest: test.digest} {
+					if value != "" {
+						w.Header().Set(name, value)
+					}
+				}
+			}))
+			defer api.Close()
+			dir := t.TempDir()
+			if err := os.WriteFile(filepath.Join(dir, "backup.part"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := runCommand(t, client{api.URL}, "backup", filepath.Join(dir, "backup"))
+			if !test.kept {
+				wantFiles(t, dir, "backup.part")
+				if err == nil || strings.Contains(out, sum) || !strings.Contains(err.Error(), test.failed) {
+					t.Errorf("%s, %v", out, err)
+				}
+				return
+			}
+			wantFiles(t, dir, "backup", "backup.part")
+			if err != nil || !strings.Contains(out, sum) || !strings.Contains(out, test.failed) {
+				t.Errorf("%s, %v", out, err)
+			}
+			if warned := strings.Contains(out, "the backup is good, but"); warned != (test.failed != "") {
+				t.Errorf("%s", out)
+			}
+		})
+	}
+}
+
+// cutOff ends a request when the payload of its answer is written: whatever that is needed for comes
+// too late.
+type cutOff struct {
+	http.ResponseWriter
+	end context.CancelFunc
+}
+
+func (c cutOff) Write(p []byte) (int, error) {
+	if len(p) > 4<<10 { // the header of age comes in small pieces, and a small payload in one
+		c.end()
+	}
+	return c.ResponseWriter.Write(p)
+}
+
+// A backup that is whole is kept, and its reader told, also if the cluster could not note it.
+func TestBackupThatIsNotNotedIsKept(t *testing.T) {
+	s, _ := alone(t, nil)
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, end := context.WithCancel(r.Context())
+		defer end()
+		s.backup(cutOff{w, end}, r.WithContext(ctx))
+	}))
+	defer api.Close()
+	dir, identity := t.TempDir(), newIdentity(t)
+	file := filepath.Join(dir, "backup")
+	out, err := runCommand(t, client{api.URL}, "backup", "-to", identity.Recipient().String(), file)
+	if err != nil || !strings.Contains(out, "not noted") {
+		t.Fatalf("%s, %v", out, err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if m, err := keyring.VerifyBackup(f, identity); err != nil || !strings.Contains(out, fmt.Sprintf("%x", m.SHA256)) {
+		t.Errorf("%s, %v", out, err)
+	}
+}
+
+// Of three servers one is left. It goes on with all that it has, and the others join it with nothing.
+func TestRecover(t *testing.T) {
+	dir := initialized(t, 3)
+	servers := startServers(t, dir, options{}, nil, "s1", "s2", "s3")
+	leader := servers[servers["s1"].await(t, func(st status) bool { return st.Leader != "" }).Leader]
+	old := leader.node.Keyring().Keys()[0].ID.String()
+	put := func(from, to int) {
+		t.Helper()
+		for i := from; i < to; i++ {
+			if w := ask(leader, "PUT", fmt.Sprint("/v1/secrets/", i), fmt.Sprintf(`{"value":"value %d"}`, i)); w.Code != http.StatusOK {
+				t.Fatal(w.Code, w.Body)
+			}
+		}
+	}
+	put(0, 10)
+	if w := ask(leader, "POST", "/v1/keys", `{}`); w.Code != http.StatusOK {
+		t.Fatal(w.Code, w.Body)
+	}
+	put(10, 20)
+	hasAll := func(st status) bool {
+		return st.Secrets == 20 && len(st.Keys) == 2 && len(st.Missing) == 0 && st.Ready && st.Leader != ""
+	}
+	servers["s3"].await(t, hasAll)
+	stop(t, servers)
+	for _, id := range []string{"s1", "s2"} {
+		if err := os.RemoveAll(filepath.Join(dir, id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// A key whose file is away is told of, and its file is taken when it is back.
+	file := filepath.Join(dir, "s3", "keystore", old+".nks.json")
+	if err := os.Rename(file, filepath.Join(dir, "away")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !strings.Contains(out, "1 keys are missing\nmissing: "+old+"\n") {
+		t.Fatalf("%s, %v", out, err)
+	}
+	if err := os.Rename(filepath.Join(dir, "away"), file); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !strings.HasPrefix(out, "s3 is the only member") || strings.Count(out, "\n") != 1 {
+		t.Fatalf("%s, %v", out, err)
+	}
+	if out, err := runCommand(t, client{}, "recover", dir, "s1"); err == nil {
+		t.Errorf("recovered from nothing: %s", out)
+	}
+
+	survivor := startServers(t, dir, options{}, nil, "s3")["s3"]
+	survivor.await(t, hasAll)
+	wantAll(t, survivor, "")
+	for id, s := range startServers(t, dir, options{}, nil, "s1", "s2") {
+		st := s.await(t, hasAll)
+		if st.Leader != "s3" {
+			t.Errorf("%s follows %q", id, st.Leader)
+		}
+		wantAll(t, s, "?stale")
+	}
+}
+
+// wantAll wants the secrets of TestRecover from a server.
+func wantAll(t *testing.T, s *server, query string) {
+	t.Helper()
+	for i := range 20 {
+		w := ask(s, "GET", fmt.Sprint("/v1/secrets/", i, query), "")
+		if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), fmt.Sprintf(`"value %d"`, i)) {
+			t.Errorf("%s: secret %d: %d %s", s.id, i, w.Code, w.Body)
+		}
 	}
 }
 

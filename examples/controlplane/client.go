@@ -57,8 +57,9 @@ func answerError(resp *http.Response) error {
 // command line of the parts that are no server.
 type cli struct {
 	client
-	in  io.Reader
-	out io.Writer
+	in   io.Reader
+	out  io.Writer
+	warn io.Writer
 }
 
 // flags parses those of a command, and wants so many arguments beside them.

@@ -16,6 +16,7 @@
 //	controlplane [-server URL] backup -to RECIPIENT,... FILE        everything, for age recipients; prints its SHA-256
 //	controlplane verify -identity FILE BACKUP                       says whether it restores
 //	controlplane restore -identity FILE [-sha256 SUM] DIR ID BACKUP       makes the directory of a server
+//	controlplane recover DIR ID       makes a server the only one, when the majority is lost; it must not run
 //
 // URL is any server's, http://127.0.0.1:8001 if it is not given. There a page shows keys and
 // servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
@@ -63,7 +64,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	c := cli{client{*url}, stdin, stdout}
+	c := cli{client{*url}, stdin, stdout, stderr}
 	name, rest := fs.Arg(0), fs.Args()[min(1, fs.NArg()):]
 	if name == "keys" && len(rest) > 0 {
 		name, rest = "keys "+rest[0], rest[1:]
@@ -93,8 +94,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return c.verify(rest)
 	case "restore":
 		return c.restore(ctx, rest)
+	case "recover":
+		return c.recover(ctx, rest)
 	}
-	return errors.New("init, serve, put, get, list, identity, keys status, rotate or remove, backup, verify or restore: see go doc ./examples/controlplane")
+	return errors.New("init, serve, put, get, list, identity, keys status, rotate or remove, backup, verify, restore or recover: see go doc ./examples/controlplane")
 }
 
 func initialize(args []string, stdout io.Writer) error {

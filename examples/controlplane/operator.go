@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,26 +87,54 @@ func (s *server) operate(mux *http.ServeMux) {
 	})
 }
 
+// actor is who the audit log says has asked.
+func actor(r *http.Request) string {
+	if r.Header.Get("Sec-Fetch-Site") != "" { // only browsers send it
+		return "page"
+	}
+	return "api"
+}
+
 // rotate makes a new key. The node asks the leader by itself.
 func (s *server) rotate(r *http.Request) (any, error) {
-	if r.Header.Get("Sec-Fetch-Site") != "" && !s.clicks { // only browsers send it
+	if actor(r) == "page" && !s.clicks {
 		return nil, fmt.Errorf("%w: this server's page only shows", errForbidden)
 	}
 	var in rotateRequest
 	if err := read(r, &in); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), rotateTime)
+	if err := s.mayRotate(in.Revoke); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(keyring.WithActor(r.Context(), actor(r)), rotateTime)
 	defer cancel()
 	key, err := s.node.Rotate(ctx, keyring.RotateOptions{Full: in.Full, Revoke: in.Revoke})
 	if err != nil {
-		return nil, err
+		// Also if somebody else leads now: a leader that is lost in the middle may have made the key, and
+		// the next one would make another.
+		return nil, unknown{fmt.Errorf("there may be a new key all the same: %w", err)}
 	}
 	return keyStatus{ID: key.ID.String(), State: key.State, Since: key.Activated, Index: key.ModifyIndex, Holders: key.Holders}, nil
 }
 
+// mayRotate says what is in the way of a rotation while it certainly has had no effect: before the node
+// is asked.
+func (s *server) mayRotate(revoke []keyring.KeyID) error {
+	if s.node.Leader() == "" {
+		return keyring.NotLeaderError{}
+	}
+	keys := s.node.Keyring().Keys()
+	for _, id := range revoke {
+		if !slices.ContainsFunc(keys, func(k keyring.Key) bool { return k.ID == id }) {
+			return fmt.Errorf("revoke: %w %s", keyring.ErrUnknownKey, id)
+		}
+	}
+	return nil
+}
+
 // remove removes a key: when nothing is sealed under it any more, or by ?force at once and with all
-// that is. The node asks the leader by itself.
+// that is. The node asks the leader by itself. It does no more twice than once, so it needs no unknown.
 func (s *server) remove(r *http.Request) (any, error) {
 	id, err := keyring.ParseKeyID(r.PathValue("id"))
 	if err != nil {
@@ -113,7 +142,7 @@ func (s *server) remove(r *http.Request) (any, error) {
 	}
 	q := r.URL.Query()
 	o := keyring.RemoveOptions{Force: q.Has("force"), Now: q.Has("now")}
-	if err := s.node.Remove(r.Context(), id, o); err != nil {
+	if err := s.node.Remove(keyring.WithActor(r.Context(), actor(r)), id, o); err != nil {
 		return nil, err
 	}
 	return map[string]string{"removed": id.String()}, nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -62,7 +63,7 @@ type options struct {
 	stdout io.Writer
 }
 
-// newServer reads what init has put into dir for a server.
+// newServer reads what init has put into dir for a server. Without a log in the options it logs nothing.
 func newServer(dir string, id raft.ServerID, o options) (*server, keyring.NodeConfig, error) {
 	c, err := readCluster(dir)
 	if err != nil {
@@ -74,6 +75,9 @@ func newServer(dir string, id raft.ServerID, o options) (*server, keyring.NodeCo
 	kek, err := keyring.FileKEK(filepath.Join(dir, string(id)+".kek"))
 	if err != nil {
 		return nil, keyring.NodeConfig{}, err
+	}
+	if o.log == nil {
+		o.log = hclog.NewNullLogger()
 	}
 	keys := keyring.NewFSM()
 	s := &server{
@@ -88,6 +92,13 @@ func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err er
 	if err != nil {
 		return err
 	}
+	// The node ends last. It waits for what requests have it do, and a backup to a client that does not
+	// read ends only with its connection.
+	defer func() {
+		if s.node != nil {
+			err = errors.Join(err, s.node.Close())
+		}
+	}()
 	own := s.cluster.Servers[id]
 	// The API is there first, and says 503 until the node has started: the others may ask.
 	ln, err := listenLoopback(own.HTTP)
@@ -110,10 +121,15 @@ func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err er
 	close(s.started)
 	select {
 	case <-ctx.Done():
-	case err = <-served:
-		served <- err
+	case e := <-served:
+		served <- e // it is returned when all is closed
 	}
-	return errors.Join(err, s.node.Close())
+	return nil
+}
+
+// audit logs a step in the life of a key. Every server does, as soon as it has applied it.
+func (s *server) audit(e keyring.Event) {
+	s.log.Info("audit", "step", e.Step, "key", e.Key, "by", cmp.Or(e.Actor, "keyring"), "index", e.Index, "time", e.Time)
 }
 
 // config is what the keyring needs to know of the program.
@@ -131,7 +147,8 @@ func (s *server) config(dir string, kek keyring.KEK, keys *keyring.FSM, o option
 		Data:      data{s},
 		Rotation:  keyring.RotationPolicy{Every: o.every},
 		RekeyRate: o.rate,
-		Tokens:    keyring.TokenPolicy{Issuer: s.cluster.Issuer, Algorithm: "ES256", MaxTTL: time.Hour},
+		Tokens:    keyring.TokenPolicy{Issuer: s.cluster.Issuer, Algorithm: "ES256", MaxTTL: maxTTL},
+		Audit:     s.audit,
 		Logger:    o.log,
 	}
 	for id, a := range s.cluster.Servers {

@@ -21,7 +21,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -46,6 +45,9 @@ func main() {
 
 // run is the program. When it returns, no process and no file of it is left.
 func run(ctx context.Context, secrets int, out io.Writer) (err error) {
+	if secrets < workers {
+		return fmt.Errorf("-secrets %d: at least one for each of the %d writers", secrets, workers)
+	}
 	dir, err := os.MkdirTemp("", "controlplane-")
 	if err != nil {
 		return err
@@ -76,14 +78,15 @@ func run(ctx context.Context, secrets int, out io.Writer) (err error) {
 	}
 	d.say("%d secrets are under %s", secrets, short(old))
 
-	loaded, rest := context.WithCancel(ctx)
-	var load sync.WaitGroup
-	load.Go(func() { w.overwrite(loaded) })
+	rest, load := make(chan struct{}), make(chan error, 1)
+	go func() { load <- w.overwrite(ctx, rest) }()
 	err = d.rotate(ctx, secrets)
-	rest()
-	load.Wait()
-	if err != nil {
+	close(rest)
+	if err := errors.Join(err, <-load); err != nil {
 		return err
+	}
+	if w.puts() == 0 {
+		return errors.New("no secret was put during the rotation: there was no load")
 	}
 	end, err := d.leader(ctx, func(s status) bool { return !s.has("rekeying") })
 	if err != nil {

@@ -20,6 +20,7 @@ func TestDemo(t *testing.T) {
 	}{
 		{`s\d is killed, with \d+ of 400 moved\n`, kills},
 		{`s\d leads\n`, kills},
+		{`all is moved; [1-9]\d* secrets were put meanwhile`, 1},
 		{`active +400 +\[s1 s2 s3\]\n`, 1},
 		{`deprecated +0 `, 1},
 		{`s\d opens 400 of 400 secrets\n`, 3},

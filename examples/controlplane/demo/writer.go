@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -28,43 +29,47 @@ func path(n int) string { return fmt.Sprintf("/v1/secrets/apps/%d/password", n) 
 
 // fill puts each secret once.
 func (w *writers) fill(ctx context.Context) error {
-	errs := make(chan error, workers)
-	for i := range workers {
-		go func() {
-			var err error
-			for n := i; n < len(w.values) && err == nil; n += workers {
-				err = w.put(ctx, n)
+	return each(func(worker int) error {
+		for n := worker; n < len(w.values); n += workers {
+			if err := w.put(ctx, n); err != nil {
+				return err
 			}
-			errs <- err
-		}()
-	}
-	var err error
-	for range workers {
-		if e := <-errs; e != nil {
-			err = e
 		}
-	}
-	return err
+		return nil
+	})
 }
 
-// overwrite puts secrets at random until ctx ends.
-func (w *writers) overwrite(ctx context.Context) {
-	var load sync.WaitGroup
-	for i := range workers {
-		load.Go(func() {
-			for ctx.Err() == nil {
-				began := time.Now()
-				// Without the context, so that what it has begun to put is put.
-				if n := i + workers*rand.IntN(len(w.values)/workers); w.put(context.WithoutCancel(ctx), n) != nil {
-					return
-				}
-				w.mu.Lock()
-				w.done, w.slow = w.done+1, max(w.slow, time.Since(began))
-				w.mu.Unlock()
+// overwrite puts secrets at random until rest is closed. What it has begun to put then, it puts.
+func (w *writers) overwrite(ctx context.Context, rest <-chan struct{}) error {
+	return each(func(worker int) error {
+		for {
+			select {
+			case <-rest:
+				return nil
+			default:
 			}
-		})
+			began := time.Now()
+			if err := w.put(ctx, worker+workers*rand.IntN(len(w.values)/workers)); err != nil {
+				return err
+			}
+			w.mu.Lock()
+			w.done, w.slow = w.done+1, max(w.slow, time.Since(began))
+			w.mu.Unlock()
+		}
+	})
+}
+
+// each runs all workers and waits for them.
+func each(work func(worker int) error) error {
+	ended := make(chan error, workers)
+	for i := range workers {
+		go func() { ended <- work(i) }()
 	}
-	load.Wait()
+	var errs []error
+	for range workers {
+		errs = append(errs, <-ended)
+	}
+	return errors.Join(errs...)
 }
 
 func (w *writers) puts() int {
@@ -83,11 +88,12 @@ func (w *writers) longest() time.Duration {
 // another server, until one says that it is. A server that is killed is the common reason.
 func (w *writers) put(ctx context.Context, n int) error {
 	w.values[n] = fmt.Sprintf("password %d of app %d", rand.Uint32(), n)
+	last := errors.New("there is no server")
 	for {
 		views, changed := w.look()
 		var out struct{ Version uint64 }
 		for id := range views { // in no order
-			if w.call(ctx, id, "PUT", path(n), map[string]string{"value": w.values[n]}, &out) == nil {
+			if last = w.call(ctx, id, "PUT", path(n), map[string]string{"value": w.values[n]}, &out); last == nil {
 				return nil
 			}
 			break
@@ -95,9 +101,9 @@ func (w *writers) put(ctx context.Context, n int) error {
 		select {
 		case <-changed:
 		case <-time.After(callTime):
-			return fmt.Errorf("no server takes %s", path(n))
+			return fmt.Errorf("no server takes %s: %w", path(n), last)
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return fmt.Errorf("put %s: %w: %w", path(n), context.Cause(ctx), last)
 		}
 	}
 }
