@@ -37,6 +37,64 @@ func readmeRestore(ctx context.Context, file io.Reader, cfg keyring.NodeConfig, 
 	return node.Close()
 }
 
+func readmeRecoverNode(ctx context.Context, cfg keyring.NodeConfig, newApp func() (raft.FSM, *keyring.FSM)) (*keyring.Node, error) {
+	r, err := keyring.RecoverNode(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	log.Printf("recovered as of log index %d, keys missing: %v", r.Index, r.Missing)
+	cfg.App, cfg.Keys = newApp() // it has used up the ones it was given
+	node, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return node, nil
+}
+
+// TestReadmeRecoversASurvivor as it says: a node whose FSM has what was applied once, and not twice.
+func TestReadmeRecoversASurvivor(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	log.SetOutput(io.Discard)
+	cfg := keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
+	var app *records
+	newApp := func() (raft.FSM, *keyring.FSM) {
+		keys := keyring.NewFSM()
+		app = &records{keys: keys, all: map[string][]byte{}}
+		return app, keys
+	}
+	cfg.App, cfg.Keys = newApp()
+	node, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := node.Encrypt(ctx, []byte("data"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put, err := json.Marshal([]recordPut{{Ref: "a", New: sealed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := node.Apply(ctx, put); err != nil {
+		t.Fatal(err)
+	}
+	if err := node.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.App, cfg.Keys = newApp()
+	if node, err = readmeRecoverNode(ctx, cfg, newApp); err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	if err := node.Keyring().WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := node.Decrypt(ctx, app.copy()["a"], nil); err != nil || string(got) != "data" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // TestReadmeRestoresABackup as it says.
 func TestReadmeRestoresABackup(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
