@@ -3,6 +3,7 @@ package keyring_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"log"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"example.com/keyring"
 	"filippo.io/age"
+	"github.com/hashicorp/raft"
 )
 
 func readmeBackup(ctx context.Context, node *keyring.Node, file io.Writer, recipients ...age.Recipient) error {

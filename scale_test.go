@@ -18,7 +18,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-var scale = flag.Int("records", 20_000, "records that are moved through changes of the leader")
+var scale = flag.Int("records", 10_000, "records that are moved through changes of the leader")
 
 // TestRecordsMoveOnceThroughLeaderChanges: three Nodes, two writers, a reader, and a leader that is
 // deposed or closed again and again. The log decides what was moved: what each server's FSM counts
