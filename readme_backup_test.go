@@ -39,18 +39,19 @@ func readmeRestore(ctx context.Context, file io.Reader, cfg keyring.NodeConfig, 
 	return node.Close()
 }
 
-func readmeRecoverNode(ctx context.Context, cfg keyring.NodeConfig, newApp func() (raft.FSM, *keyring.FSM)) (*keyring.Node, error) {
+func readmeRecoverNode(ctx context.Context, cfg keyring.NodeConfig, newApp func() (raft.FSM, *keyring.FSM), use func(*keyring.Node)) error {
 	r, err := keyring.RecoverNode(ctx, cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	log.Printf("recovered as of log index %d, keys missing: %v", r.Index, r.Missing)
 	cfg.App, cfg.Keys = newApp() // it has used up the ones it was given
 	node, err := keyring.Start(ctx, cfg)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return node, nil
+	use(node)
+	return node.Close()
 }
 
 // TestReadmeRecoversASurvivor as it says: a node whose FSM has what was applied once, and not twice.
@@ -85,15 +86,16 @@ func TestReadmeRecoversASurvivor(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.App, cfg.Keys = newApp()
-	if node, err = readmeRecoverNode(ctx, cfg, newApp); err != nil {
-		t.Fatal(err)
-	}
-	defer node.Close()
-	if err := node.Keyring().WaitReady(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := node.Decrypt(ctx, app.copy()["a"], nil); err != nil || string(got) != "data" {
-		t.Errorf("%q, %v", got, err)
+	err = readmeRecoverNode(ctx, cfg, newApp, func(node *keyring.Node) {
+		if err := node.Keyring().WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := node.Decrypt(ctx, app.copy()["a"], nil); err != nil || string(got) != "data" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 
