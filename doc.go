@@ -82,6 +82,7 @@
 //	keystore.go     the directory of key files: what lies in it, and what is done with it
 //	holding.go      how a key comes to be held: written, read back, asked for live
 //	material.go     the keys in memory
+//	inspect.go      Inspect: what lies in a keystore directory, offline
 //	kek.go          KEK, InlineKEK, FileKEK
 //	passphrase.go   PassphraseKEK
 //	escrow.go       AgeKEK

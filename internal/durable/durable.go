@@ -293,7 +293,7 @@ func (d *Dir) List() ([]string, error) {
 		return nil, wrap("list", "directory", err)
 	}
 	names = slices.DeleteFunc(names, func(name string) bool {
-		return name == lockName || isTemp(name)
+		return name == LockName || IsTemp(name)
 	})
 	slices.Sort(names)
 	return names, nil
@@ -311,7 +311,7 @@ func (d *Dir) Sweep() error {
 	}
 	var errs []error
 	for _, name := range names {
-		if isTemp(name) {
+		if IsTemp(name) {
 			errs = append(errs, wrap("sweep", name, d.sweep(name)))
 		}
 	}
@@ -398,12 +398,14 @@ func syncAll(temps []*temp) {
 	wg.Wait()
 }
 
-// lockName is the file that OpenDir locks. It stays, empty, when the lock is gone.
-const lockName = ".lock"
+// LockName is the file that OpenDir locks. It stays, empty, when the lock is gone.
+// LockName is the file that keeps other processes out.
+const LockName = ".lock"
 
 var tempPattern = regexp.MustCompile(`^\.tmp-[0-9a-f]{32}$`)
 
-func isTemp(name string) bool { return tempPattern.MatchString(name) }
+// IsTemp reports whether a file of this name is a Write's, cut short or under way.
+func IsTemp(name string) bool { return tempPattern.MatchString(name) }
 
 // tempName is random, so that what an earlier process has left is never in the way.
 func tempName() string {
@@ -417,7 +419,7 @@ func checkName(name string) error {
 	if !filepath.IsLocal(name) || name != filepath.Base(name) || name == "." {
 		return errors.New("not a plain file name")
 	}
-	if name == lockName || isTemp(name) {
+	if name == LockName || IsTemp(name) {
 		return errors.New("reserved file name")
 	}
 	return nil

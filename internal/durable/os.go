@@ -215,12 +215,12 @@ func (d *osDir) takeOver() error {
 // acquire takes the lock. The lock file is made after the directory has become
 // durable, so where it exists there is nothing to make durable.
 func (d *osDir) acquire() error {
-	if _, err := d.root.Lstat(lockName); errors.Is(err, fs.ErrNotExist) {
+	if _, err := d.root.Lstat(LockName); errors.Is(err, fs.ErrNotExist) {
 		if err := syncParents(d.path); err != nil {
 			return err
 		}
 	}
-	f, err := d.root.OpenFile(lockName, os.O_CREATE|os.O_RDWR|unix.O_NONBLOCK, 0o600)
+	f, err := d.root.OpenFile(LockName, os.O_CREATE|os.O_RDWR|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return err
 	}

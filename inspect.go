@@ -1,0 +1,150 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/nks"
+)
+
+// FileKind says what a file in a keystore directory is.
+type FileKind string
+
+// The kinds of files.
+const (
+	FileKey     FileKind = "key"
+	FileRemoved FileKind = "removed key" // kept until RotationPolicy.Undo is over
+	FileAside   FileKind = "set aside"   // it was bad; the name says why
+	FileNomad   FileKind = "Nomad's key"
+	FileOwn     FileKind = "own"       // the keystore's ID and its lock
+	FileTemp    FileKind = "temporary" // of a write that was cut short, or is under way; goes at start
+	FileForeign FileKind = "foreign"   // nothing of the keyring's
+)
+
+// FileReport is what Inspect says of one file.
+type FileReport struct {
+	Name      string
+	Kind      FileKind
+	Key       KeyID     // zero if it is no key's
+	Algorithm string    // of the key's signing key
+	Created   time.Time // by the file; nothing authenticates it
+	KEKs      []string  // the IDs of those that it is wrapped under
+	Opens     []string  // those of the KEKs given that open it
+	Err       error     // what is wrong with it, or nil
+}
+
+// Inspect reads a keystore directory and says what each file in it is, by name, which of the KEKs open
+// it, and what is wrong. It changes nothing and takes no lock, so that the server may run. It
+// holds no key beyond the look at it, and knows no raft: Status tells what is missing.
+func Inspect(ctx context.Context, dir string, keks ...KEK) ([]FileReport, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("inspect: %w", err)
+	}
+	var reports []FileReport
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		r := FileReport{Name: e.Name()}
+		r.inspect(ctx, dir, keks)
+		reports = append(reports, r)
+	}
+	return reports, nil
+}
+
+// inspect fills in all but the name.
+func (r *FileReport) inspect(ctx context.Context, dir string, keks []KEK) {
+	name := r.Name
+	original, why, aside := durable.ParseAside(name)
+	id, isKey := nks.ParseFileName(name)
+	nomad, isNomads := nks.ParseNomadName(name)
+	switch {
+	case name == identity || name == durable.LockName:
+		r.Kind = FileOwn
+		return
+	case durable.IsTemp(name):
+		r.Kind = FileTemp
+		return
+	case isKey:
+		r.Kind, r.Key = FileKey, id
+	case aside && why == asideRemoved:
+		r.Kind = FileRemoved
+		r.Key, _ = nks.ParseFileName(original)
+	case aside:
+		r.Kind = FileAside
+		r.Key, _ = nks.ParseFileName(original)
+	case isNomads:
+		r.Kind, r.Key = FileNomad, nomad
+	default:
+		r.Kind = FileForeign
+		return
+	}
+	b, mode, err := readKeyFile(filepath.Join(dir, name))
+	defer clear(b) // an inline KEK is in it
+	switch {
+	case err != nil:
+		r.Err = err
+	case nks.IsNomad(b):
+		r.Kind = FileNomad
+	default:
+		r.Err = r.open(ctx, b, keks)
+	}
+	if r.Err == nil && mode.Perm()&0o077 != 0 {
+		r.Err = fmt.Errorf("others may read it: its mode is %v", mode)
+	}
+}
+
+// open says what is in a key file, and which KEKs open it.
+func (r *FileReport) open(ctx context.Context, b []byte, keks []KEK) error {
+	file, err := nks.DecodeFile(b)
+	if err != nil {
+		return err
+	}
+	r.Algorithm, r.Created = file.Algorithm, file.Created
+	for _, w := range file.Wrapped {
+		r.KEKs = append(r.KEKs, w.KEK)
+	}
+	if file.ID != r.Key {
+		return fmt.Errorf("%w: it is the file of key %s", ErrCorrupt, KeyID(file.ID))
+	}
+	why := errors.New("none of the KEKs given is one of its own")
+	for _, kek := range keks {
+		got, fault := newKEKSet([]KEK{kek}, nil).unwrap(ctx, file)
+		if fault == nil {
+			got.secret.Wipe()
+			r.Opens = append(r.Opens, kek.ID())
+		} else if entry(file, kek) != nil {
+			why = fault.err
+		}
+	}
+	if len(r.Opens) == 0 {
+		return why
+	}
+	return nil
+}
+
+// readKeyFile reads a regular file of the size of a key's.
+func readKeyFile(path string) ([]byte, fs.FileMode, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > nks.MaxFile {
+		return nil, 0, fmt.Errorf("%w: %v of %d bytes", ErrCorrupt, info.Mode(), info.Size())
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, nks.MaxFile))
+	return b, info.Mode(), err
+}
