@@ -44,19 +44,20 @@ const (
 
 // Key is the metadata of a root key. It holds no material.
 type Key struct {
-	ID        KeyID
-	State     State
-	Algorithm string           // of its signing key: RS256, ES256 or EdDSA
-	Public    crypto.PublicKey // of its signing key; nil if it can't be read
-	Created   time.Time
-	Publish   time.Time // not to be activated before; zero for at once
-	Activated time.Time // zero while prepublished, and for an adopted key
-	Retired   time.Time // when it stopped being active, or was adopted; zero before
-	Revoked   bool      // its tokens verify no longer
-	Removing  bool      // it goes when its data has moved: see Remove
+	ID        KeyID            `json:"id"`
+	State     State            `json:"state"`
+	Algorithm string           `json:"algorithm"` // of its signing key: RS256, ES256 or EdDSA
+	Public    crypto.PublicKey `json:"-"`         // of its signing key; nil if it can't be read. The JWKS has it
+	Created   time.Time        `json:"created"`
+	Publish   time.Time        `json:"publish,omitzero"`   // not to be activated before; zero for at once
+	Activated time.Time        `json:"activated,omitzero"` // zero while prepublished, and for an adopted key
+	Retired   time.Time        `json:"retired,omitzero"`   // when it stopped being active, or was adopted; zero before
+	Revoked   bool             `json:"revoked,omitempty"`  // its tokens verify no longer
+	Removing  bool             `json:"removing,omitempty"` // it goes when its data has moved: see Remove
 
-	CreateIndex, ModifyIndex uint64 // raft log indexes
-	Holders                  []raft.ServerID
+	CreateIndex uint64          `json:"createIndex"` // of raft's log
+	ModifyIndex uint64          `json:"modifyIndex"`
+	Holders     []raft.ServerID `json:"holders"` // by what they have reported
 }
 
 func publicKey(m *meta.Key) Key {

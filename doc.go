@@ -109,6 +109,7 @@
 //	audit.go        Config.Audit and the goroutine that tells it
 //	leader.go       the goroutine in which the leader acts
 //	status.go       Status and its Problems
+//	statustext.go   Status for people
 //	node.go         Node: raft and bolt put together with the keyring
 //	noderaft.go     what a Node's raft has on disk, and how it is configured
 //	network.go      a Node's port, and its connections to the ports of others

@@ -238,3 +238,6 @@ func (s Store) FromNomad() map[KeyID][32]byte {
 type LocalKEK struct{ KEK }
 
 func (LocalKEK) unwraps() bool { return true }
+
+// AboutProblem is what Status adds to a problem of that kind.
+func AboutProblem(k ProblemKind) (rank int, advised string) { return k.rank(), advice[k] }

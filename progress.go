@@ -14,17 +14,17 @@ import (
 // the counters keyring.rekey.moved and keyring.rekey.conflicts, the gauges keyring.rekey.left and
 // keyring.rekey.poisoned.
 type RekeyProgress struct {
-	Key       KeyID
-	Moved     int // records that were replaced
-	Conflicts int // records that somebody else had replaced
+	Key       KeyID `json:"key"`
+	Moved     int   `json:"moved"`     // records that were replaced
+	Conflicts int   `json:"conflicts"` // records that somebody else had replaced
 	// Left is how many records are still under the key, negative if Config.Data is no Counter.
-	Left int
+	Left int `json:"left"`
 	// Poisoned is how many records do not open, by the last scan, and PoisonedRefs the first of
 	// them. They keep the key in rekeying: replace them, or remove the key by force. The scan is
 	// repeated after 100 ms, and then after pauses that double to a minute.
-	Poisoned     int
-	PoisonedRefs []string
-	Err          error // why the last attempt ended early, or nil
+	Poisoned     int      `json:"poisoned"`
+	PoisonedRefs []string `json:"poisonedRefs"`
+	Err          error    `json:"-"` // why the last attempt ended early, or nil; Problems has it too
 }
 
 const poisonedRefs = 16 // named in RekeyProgress

@@ -13,36 +13,49 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Status is what an operator needs to know, as one server knows it.
+// Status is what an operator needs to know, as one server knows it. It has JSON for machines, and
+// String for people.
 type Status struct {
-	ID       raft.ServerID
-	Leader   raft.ServerID // empty if none is known
-	Servers  []raft.Server // of the latest raft configuration
-	Ready    bool          // what WaitReady waits for
-	Active   KeyID         // zero if there is none
-	Keys     []Key         // the newest first
-	Missing  []KeyID       // keys whose material is not held here
-	Orphans  []KeyID       // key files here that the keyring does not know
-	SetAside []string      // files here that were bad, under the names they have now
+	ID       raft.ServerID `json:"id"`
+	Leader   raft.ServerID `json:"leader,omitempty"` // empty if none is known
+	Servers  []raft.Server `json:"servers"`          // of the latest raft configuration
+	Ready    bool          `json:"ready"`            // what WaitReady waits for
+	Active   KeyID         `json:"active,omitzero"`  // zero if there is none
+	Keys     []Key         `json:"keys"`             // the newest first
+	Missing  []KeyID       `json:"missing"`          // keys whose material is not held here
+	Orphans  []KeyID       `json:"orphans"`          // key files here that the keyring does not know
+	SetAside []string      `json:"setAside"`         // files here that were bad, under the names they have now
+	// KEKs are those of the configuration, the wrapping ones first.
+	KEKs []KEKStatus `json:"keks"`
 	// OnOldKEKs is how many key files here are not wrapped under exactly Config.KEKs, or not
 	// known to be. Rewrap moves them; at zero, OldKEKs are needed no more.
-	OnOldKEKs int
+	OnOldKEKs int `json:"onOldKEKs"`
+	// NextRotation is when the next key is to become active, by this server's policy. Zero means
+	// that only Rotate rotates.
+	NextRotation time.Time `json:"nextRotation,omitzero"`
 	// LastBackup is the last that Backup has made, and NoBackup are the keys that are not in it. Whoever
 	// copies keystore directories in its place need not care.
-	LastBackup LastBackup
-	NoBackup   []KeyID
+	LastBackup LastBackup `json:"lastBackup,omitzero"`
+	NoBackup   []KeyID    `json:"noBackup"`
 	// Rekeying is how the move of data goes, for each key that is rekeying; on the leader only.
-	Rekeying []RekeyProgress
+	Rekeying []RekeyProgress `json:"rekeying"`
 	// Problems are what is wrong, the worst first. Empty is good, on every server: some only the
 	// leader knows, as ProblemRekey, and most are one server's own.
-	Problems []Problem
+	Problems []Problem `json:"problems"`
+}
+
+// KEKStatus is a KEK as it answers.
+type KEKStatus struct {
+	ID   string `json:"id"`
+	Old  bool   `json:"old,omitempty"`  // of OldKEKs
+	Away string `json:"away,omitempty"` // why it does not answer, if it does not
 }
 
 // LastBackup is a backup as it was noted in raft. The zero value is none.
 type LastBackup struct {
-	Index  uint64 // Manifest.Raft.Index
-	Time   time.Time
-	SHA256 [32]byte
+	Index  uint64      `json:"index"` // Manifest.Raft.Index
+	Time   time.Time   `json:"time"`
+	SHA256 meta.Digest `json:"sha256"` // as text 64 hexadecimal digits
 }
 
 // ProblemKind says what a Problem is.
@@ -73,13 +86,31 @@ func (k ProblemKind) rank() int {
 	}, k)
 }
 
+// advice is what to do about a problem.
+var advice = map[ProblemKind]string{
+	ProblemKeyMissing:  "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory.",
+	ProblemKeyPending:  "Bring the servers back that do not answer: a majority of the voters must hold it.",
+	ProblemKEKAway:     "See that the KEK answers, or configure the one that the files name.",
+	ProblemWrite:       "Look at the disk: is it full, read-only, failing?",
+	ProblemUnreachable: "Look at that server, its certificate and the network.",
+	ProblemRekey:       "Overwrite the records that do not open, or see to the error of the host's store.",
+	ProblemWaiting:     "Start these servers, with this build.",
+	ProblemSetAside:    "Nothing in haste. Keep the file until Missing is empty, then delete it.",
+	ProblemOrphan:      "Adopt it if data is sealed under it; else leave it, or move it away.",
+	ProblemNomad:       "Delete the files of Nomad's when the keyring holds their keys.",
+	ProblemBackup:      "Call Backup.",
+	ProblemOldKEK:      "Call Rewrap before OldKEKs are taken away.",
+	ProblemInlineKEK:   "Use another KEK, unless you want just that.",
+}
+
 // Problem is one thing that is wrong.
 type Problem struct {
-	Kind   ProblemKind
-	Key    KeyID         // zero if it is about no key
-	Server raft.ServerID // empty if it is about this one
-	KEK    string        // the ID, if it is about a KEK
-	Detail string
+	Kind   ProblemKind   `json:"kind"`
+	Key    KeyID         `json:"key,omitzero"`     // zero if it is about no key
+	Server raft.ServerID `json:"server,omitempty"` // empty if it is about this one
+	KEK    string        `json:"kek,omitempty"`    // the ID, if it is about a KEK
+	Detail string        `json:"detail"`
+	Advice string        `json:"advice"` // what to do about it
 }
 
 // String is one line for people.
@@ -106,7 +137,8 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 	s := Status{
 		ID: k.cfg.ID, Leader: lead, Servers: k.raft.GetConfiguration().Configuration().Servers,
 		Ready: k.notReady(ring) == nil, Keys: publicKeys(ring),
-		LastBackup: LastBackup{ring.Backup.Index, ring.Backup.Time, ring.Backup.Digest},
+		LastBackup:   LastBackup{ring.Backup.Index, ring.Backup.Time, ring.Backup.Digest},
+		NextRotation: plan.NextRotation(ring, k.cfg.policy()),
 	}
 	if active := ring.Active(); active != nil {
 		s.Active = active.ID
@@ -135,6 +167,9 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 		if len(rekeying) > 0 && k.cfg.Data == nil {
 			s.Problems = append(s.Problems, Problem{Kind: ProblemRekey, Key: rekeying[0].ID, Detail: "the leader can't move its data: Config.Data is nil"})
 		}
+	}
+	for i := range s.Problems {
+		s.Problems[i].Advice = advice[s.Problems[i].Kind]
 	}
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
 	return s, nil
@@ -189,10 +224,13 @@ func (s *keystore) describe(st *Status, ring *meta.Ring) {
 
 // describe adds what the KEKs have to say.
 func (s *kekSet) describe(st *Status) {
-	for _, kek := range s.all {
+	for i, kek := range s.all {
+		status := KEKStatus{ID: kek.ID(), Old: i >= len(s.wrapping)}
 		if err := kek.silence(); err != nil {
+			status.Away = err.Error()
 			st.Problems = append(st.Problems, Problem{Kind: ProblemKEKAway, KEK: kek.ID(), Detail: err.Error()})
 		}
+		st.KEKs = append(st.KEKs, status)
 	}
 	if s.inline() {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemInlineKEK, KEK: inlineID, Detail: "whoever reads the key files has the keys"})

@@ -187,6 +187,21 @@ func DueAt(r *meta.Ring, k *meta.Key, p Policy) time.Time {
 	return k.Publish
 }
 
+// NextRotation is when a key is to take over from the active one: the first that is prepublished, or
+// one that is yet to be made. Zero is never, or as soon as it can be.
+func NextRotation(r *meta.Ring, p Policy) time.Time {
+	var next time.Time
+	for _, k := range r.Prepublished() {
+		if due := DueAt(r, k, p); next.IsZero() || due.Before(next) {
+			next = due
+		}
+	}
+	if active := r.Active(); next.IsZero() && active != nil && p.Every > 0 {
+		next = active.Activated.Add(p.Every)
+	}
+	return next
+}
+
 // createAt is when the leader makes a key of its own accord, and the action that does it: a
 // first one when there is none to seal with, a scheduled one ahead of the next rotation. It
 // makes none while another is on its way, unless that one is blocked; and none to follow an

@@ -1,0 +1,130 @@
+package keyring_test
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/raft"
+)
+
+// TestStatusForPeople has all that Status has, on one page.
+func TestStatusForPeople(t *testing.T) {
+	day := func(n int) time.Time { return time.Date(2026, 1, n, 12, 0, 0, 0, time.UTC) }
+	one, two := keyring.KeyID{15: 1}, keyring.KeyID{15: 2}
+	st := keyring.Status{
+		ID: "s2", Leader: "s1", Servers: []raft.Server{{ID: "s1"}, {ID: "s2"}, {ID: "s3"}},
+		Keys: []keyring.Key{
+			{ID: two, State: keyring.StateActive, Created: day(2), Activated: day(3), Holders: []raft.ServerID{"s1", "s2"}},
+			{ID: one, State: keyring.StateRekeying, Created: day(1), Activated: day(1), Retired: day(3), Holders: []raft.ServerID{"s1", "s2", "s3"}},
+		},
+		Missing: []keyring.KeyID{one}, NextRotation: day(30),
+		KEKs:     []keyring.KEKStatus{{ID: "file:1"}, {ID: "kms:2", Away: "timeout"}, {ID: "file:3", Old: true}},
+		Rekeying: []keyring.RekeyProgress{{Key: one, Moved: 3, Conflicts: 1, Left: 2, Poisoned: 2, PoisonedRefs: []string{"a", "b"}}},
+		Problems: []keyring.Problem{{Kind: keyring.ProblemKeyMissing, Key: one, Detail: "being fetched", Advice: "Nothing."}},
+	}
+	const want = `s2 follows s1, not ready
+KEK file:1 wraps
+KEK kms:2 is away
+KEK file:3 is an old one
+next rotation: 2026-01-30 12:00:00
+last backup: none
+
+KEY                                   STATE     SINCE                s1    s2       s3
+00000000-0000-0000-0000-000000000002  active    2026-01-03 12:00:00  held  held     missing
+00000000-0000-0000-0000-000000000001  rekeying  2026-01-03 12:00:00  held  missing  held
+
+rekeying 00000000-0000-0000-0000-000000000001: 3 moved, 1 conflicts, 2 left, 2 that do not open: ["a" "b"]
+key missing 00000000-0000-0000-0000-000000000001: being fetched
+    Nothing.
+`
+	if got := st.String(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	st.Leader, st.Ready, st.NextRotation, st.LastBackup.Time = "s2", true, time.Time{}, day(4)
+	for _, want := range []string{"s2 leads\n", "next rotation: by hand\n", "last backup: 2026-01-04 12:00:00\n"} {
+		if got := st.String(); !strings.Contains(got, want) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
+// TestStatusForMachines is JSON that says the same as the struct, and says when the next key is due.
+func TestStatusForMachines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const every = 1000 * time.Hour
+		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Rotation.Every, cfg.Rotation.Lead = every, 100*time.Hour
+		}})
+		k := ready(t, c).Keyring
+		read := func() (st keyring.Status, text string) {
+			st, err := k.Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := json.Marshal(st)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return st, string(b)
+		}
+		st, text := read()
+		var got struct {
+			ID, Leader, Active string
+			Ready              bool
+			NextRotation       time.Time
+			Keys               []struct {
+				ID, State string
+				Holders   []string
+			}
+			KEKs     []struct{ ID string }
+			Problems []struct{ Kind, Detail, Advice string }
+		}
+		if err := json.Unmarshal([]byte(text), &got); err != nil {
+			t.Fatal(err)
+		}
+		if got.Active != st.Active.String() || got.Keys[0].ID != got.Active || got.Keys[0].State != "active" || !got.Ready ||
+			got.Leader != string(st.Leader) || got.KEKs[0].ID != "inline" || got.Problems[0].Kind != "inline KEK" || got.Problems[0].Advice == "" {
+			t.Errorf("%s", text)
+		}
+		due := st.Keys[0].Activated.Add(every)
+		if !got.NextRotation.Equal(due) {
+			t.Errorf("the next rotation is at %v, want %v", got.NextRotation, due)
+		}
+		time.Sleep(every - 50*time.Hour) // virtual: the next one is prepublished
+		if st, _ := read(); st.Keys[0].State != keyring.StatePrepublished || st.NextRotation.Sub(due).Abs() > time.Hour {
+			t.Errorf("%s is prepublished: the next rotation is at %v, want %v", st.Keys[0].State, st.NextRotation, due)
+		}
+	})
+}
+
+// TestEveryProblemHasAdvice and a rank.
+func TestEveryProblemHasAdvice(t *testing.T) {
+	f, err := parser.ParseFile(token.NewFileSet(), "status.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := 0
+	ast.Inspect(f, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || !strings.HasPrefix(spec.Names[0].Name, "Problem") {
+			return true
+		}
+		kind := keyring.ProblemKind(strings.Trim(spec.Values[0].(*ast.BasicLit).Value, `"`))
+		if rank, advice := keyring.AboutProblem(kind); rank < 0 || advice == "" {
+			t.Errorf("%s: rank %d, advice %q", kind, rank, advice)
+		}
+		kinds++
+		return true
+	})
+	if kinds < 13 {
+		t.Errorf("only %d kinds found", kinds)
+	}
+}
