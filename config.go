@@ -166,6 +166,9 @@ type Config struct {
 	// open: one at a time, in the order of the log, soon after. What a server gets as a snapshot, or
 	// has applied before Open, another one has told. Close waits for it. Nil tells nobody.
 	Audit func(Event)
+	// MetricsEvery is how often the gauges of the process's go-metrics sink are set. Zero means 30
+	// seconds, for sinks forget what is not set again; negative means never.
+	MetricsEvery time.Duration
 	// Logger gets what an operator should know; never key material. Nil logs nothing.
 	Logger hclog.Logger
 
@@ -177,6 +180,8 @@ const (
 	defaultEvery = 30 * 24 * time.Hour
 	defaultLead  = 24 * time.Hour
 	defaultUndo  = 7 * 24 * time.Hour
+
+	defaultMetricsEvery = 30 * time.Second
 
 	defaultMaxTTL = 24 * time.Hour
 	defaultLeeway = time.Minute
@@ -204,6 +209,7 @@ func (c Config) withDefaults() (Config, error) {
 		others := slices.DeleteFunc(servers(c.Raft), func(s string) bool { return s == string(c.ID) })
 		w.unless(len(others) == 0, "Transport is nil and the raft configuration has %d other servers", len(others))
 	}
+	c.MetricsEvery = cmp.Or(c.MetricsEvery, defaultMetricsEvery)
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
 	}

@@ -106,6 +106,7 @@
 //	replication.go  Transport, and the goroutine that fetches what this server lacks
 //	serve.go        ServePeer: answers to the other servers
 //	rotation.go     Rotate, CheckMembers, and how a key is made
+//	metrics.go      the goroutine that sets the gauges of go-metrics
 //	audit.go        Config.Audit and the goroutine that tells it
 //	leader.go       the goroutine in which the leader acts
 //	status.go       Status and its Problems

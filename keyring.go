@@ -26,7 +26,7 @@ type Keyring struct {
 	observer *raft.Observer
 	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
 	cancel   context.CancelFunc
-	loops    sync.WaitGroup // replicate, lead, rekey and audit
+	loops    sync.WaitGroup // replicate, lead, rekey, measure and audit
 
 	mu     sync.Mutex // guards below
 	closed bool
@@ -88,6 +88,9 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	k.loops.Go(k.lead)
 	if k.cfg.Data != nil {
 		k.loops.Go(k.rekey)
+	}
+	if k.cfg.MetricsEvery > 0 {
+		k.loops.Go(k.measure)
 	}
 	if k.cfg.Audit != nil {
 		e := newEvents()

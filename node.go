@@ -84,8 +84,10 @@ type NodeConfig struct {
 	Rotation RotationPolicy
 	// Tokens is how tokens are signed and verified. Zero means RS256 and at most 24 hours.
 	Tokens TokenPolicy
-	// Audit is told of every step in the life of a key: see Config.
-	Audit func(Event)
+	// Audit is told of every step in the life of a key. MetricsEvery is how often gauges are set. See
+	// Config for both.
+	Audit        func(Event)
+	MetricsEvery time.Duration
 	// Logger gets what raft and the keyring log. Nil logs nothing.
 	Logger hclog.Logger
 }
@@ -125,7 +127,8 @@ func (c NodeConfig) filled() NodeConfig {
 func (c NodeConfig) keyring() Config {
 	return Config{
 		ID: c.ID, KEKs: c.KEKs, OldKEKs: c.OldKEKs, Rotation: c.Rotation, Tokens: c.Tokens,
-		Data: c.Data, RekeyGrace: c.RekeyGrace, RekeyRate: c.RekeyRate, Audit: c.Audit,
+		Data: c.Data, RekeyGrace: c.RekeyGrace, RekeyRate: c.RekeyRate,
+		Audit: c.Audit, MetricsEvery: c.MetricsEvery,
 	}
 }
 

@@ -9,19 +9,12 @@ import (
 	"time"
 
 	"example.com/keyring"
-	metrics "github.com/hashicorp/go-metrics/compat"
 )
 
 // TestMetricsOfARekey: the figures go to the sink that the process has set, as raft's do.
 func TestMetricsOfARekey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sink := metrics.NewInmemSink(24*time.Hour, 48*time.Hour) // an interval of virtual time for all of it
-		conf := metrics.DefaultConfig("")
-		conf.EnableHostname, conf.EnableRuntimeMetrics, conf.EnableServiceLabel = false, false, false
-		if _, err := metrics.NewGlobal(conf, sink); err != nil {
-			t.Fatal(err)
-		}
-		defer metrics.NewGlobal(conf, &metrics.BlackholeSink{})
+		sink := metricsSink(t)
 		rc := newRecordsCluster(t, 1, false, nil)
 		rc.store("a", 300)
 		old := rc.active()

@@ -133,10 +133,17 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 	}
 	defer done()
 	ring := k.fsm.ring.Load()
+	s := k.statusOf(ring)
+	s.Keys = publicKeys(ring)
+	return s, nil
+}
+
+// statusOf is Status without Keys, which have to be parsed.
+func (k *Keyring) statusOf(ring *meta.Ring) Status {
 	_, lead := k.raft.LeaderWithID()
 	s := Status{
 		ID: k.cfg.ID, Leader: lead, Servers: k.raft.GetConfiguration().Configuration().Servers,
-		Ready: k.notReady(ring) == nil, Keys: publicKeys(ring),
+		Ready:        k.notReady(ring) == nil,
 		LastBackup:   LastBackup{ring.Backup.Index, ring.Backup.Time, ring.Backup.Digest},
 		NextRotation: plan.NextRotation(ring, k.cfg.policy()),
 	}
@@ -172,7 +179,7 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 		s.Problems[i].Advice = advice[s.Problems[i].Kind]
 	}
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
-	return s, nil
+	return s
 }
 
 // describe adds what the keystore knows.

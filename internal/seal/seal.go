@@ -79,6 +79,8 @@ type Key struct {
 	// cache has epochs that Open has met. Copied on write under mu; nil after Wipe.
 	cache atomic.Pointer[cache]
 
+	seals, opens atomic.Uint64 // estimated, see count
+
 	mu    sync.RWMutex // guards below, and every store to epoch and cache
 	block cipher.Block // AES-256 under the sealing key; nil after Wipe
 
@@ -128,6 +130,7 @@ func (k *Key) Seal(dst, plaintext, aad []byte) ([]byte, error) {
 	}
 	head := append(slices.Grow(dst, n), e.header[:]...)
 	sealed := e.aead.Seal(head, nil, plaintext, aad)
+	count(&k.seals, sealed[len(head):])
 	if e.spent(sealed[len(head):], k.limit) {
 		if _, err := k.nextEpoch(e); err != nil {
 			return nil, err
@@ -161,12 +164,31 @@ func (k *Key) Open(dst, ciphertext, aad []byte) ([]byte, error) {
 	}
 	header := (*[headerLen]byte)(ciphertext)
 	if e := k.epoch.Load(); e != nil && e.header == *header {
-		return e.open(dst, ciphertext, aad)
+		return k.open(e, dst, ciphertext, aad)
 	}
 	if e := cached.find(header); e != nil {
-		return e.open(dst, ciphertext, aad)
+		return k.open(e, dst, ciphertext, aad)
 	}
 	return k.openUnmet(dst, ciphertext, aad)
+}
+
+// open is Open in an epoch.
+func (k *Key) open(e *epoch, dst, ciphertext, aad []byte) ([]byte, error) {
+	plaintext, err := e.open(dst, ciphertext, aad)
+	if err == nil {
+		count(&k.opens, ciphertext[headerLen:])
+	}
+	return plaintext, err
+}
+
+// Counts returns about how often Seal and Open have been successful.
+func (k *Key) Counts() (seals, opens uint64) { return k.seals.Load(), k.opens.Load() }
+
+// count counts a message with the nonce n2. As in epoch.spent, one in 256 stands for all of them.
+func count(n *atomic.Uint64, n2 []byte) {
+	if n2[0] == 0 {
+		n.Add(256)
+	}
 }
 
 // openUnmet is Open for an epoch that is not in memory. Only here is the header checked by
@@ -181,7 +203,7 @@ func (k *Key) openUnmet(dst, ciphertext, aad []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	plaintext, err := e.open(dst, ciphertext, aad)
+	plaintext, err := k.open(e, dst, ciphertext, aad)
 	if err != nil {
 		return nil, err
 	}

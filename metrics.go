@@ -1,0 +1,82 @@
+package keyring
+
+import (
+	"slices"
+	"time"
+
+	metrics "github.com/hashicorp/go-metrics/compat"
+	"github.com/hashicorp/raft"
+)
+
+// measure gives the figures of this server to the process's sink of metrics, which raft uses too,
+// until Close. Those of a rekey go there as it goes on: see RekeyProgress.
+func (k *Keyring) measure() {
+	told := map[KeyID][2]uint64{} // seals and opens
+	ticks := time.NewTicker(k.cfg.MetricsEvery)
+	defer ticks.Stop()
+	for {
+		k.setGauges()
+		k.countUse(told)
+		select {
+		case <-ticks.C:
+		case <-k.ctx.Done():
+			return
+		}
+	}
+}
+
+func (k *Keyring) setGauges() {
+	ring, age := k.fsm.ring.Load(), 0.0
+	st := k.statusOf(ring)
+	if active := ring.Active(); active != nil {
+		age = now().Sub(active.Activated).Seconds()
+	}
+	underheld := 0
+	for _, key := range ring.Keys {
+		if slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return !key.HeldBy(string(s.ID)) }) {
+			underheld++
+		}
+	}
+	set := func(v float64, name ...string) { metrics.SetGauge(append([]string{"keyring"}, name...), float32(v)) }
+	set(age, "key", "active", "age")
+	set(float64(len(ring.Keys)), "keys")
+	set(float64(len(st.Missing)), "keys", "missing")
+	set(float64(underheld), "keys", "underheld")
+	set(float64(len(st.NoBackup)), "keys", "unbacked")
+	for kind := range advice {
+		n := 0
+		for _, p := range st.Problems {
+			if p.Kind == kind {
+				n++
+			}
+		}
+		metrics.SetGaugeWithLabels([]string{"keyring", "problems"}, float32(n), []metrics.Label{{Name: "kind", Value: string(kind)}})
+	}
+}
+
+// countUse counts what was sealed and opened since the last time, as seal.Key estimates it.
+func (k *Keyring) countUse(told map[KeyID][2]uint64) {
+	all := k.store.all()
+	for id, m := range all {
+		key := m.sealer.Load()
+		if key == nil {
+			continue
+		}
+		seals, opens := key.Counts()
+		was := told[id]
+		if seals < was[0] || opens < was[1] { // the key came anew, and counts anew
+			was = [2]uint64{}
+		}
+		for name, n := range map[string]uint64{"seals": seals - was[0], "opens": opens - was[1]} {
+			if n > 0 {
+				metrics.IncrCounterWithLabels([]string{"keyring", "key", name}, float32(n), labels(id))
+			}
+		}
+		told[id] = [2]uint64{seals, opens}
+	}
+	for id := range told {
+		if all[id] == nil {
+			delete(told, id)
+		}
+	}
+}
