@@ -55,7 +55,9 @@ func Inspect(ctx context.Context, dir string, keks ...KEK) ([]FileReport, error)
 		}
 		r := FileReport{Name: e.Name()}
 		r.inspect(ctx, dir, keks)
-		reports = append(reports, r)
+		if !errors.Is(r.Err, fs.ErrNotExist) { // the server has renamed or removed it since
+			reports = append(reports, r)
+		}
 	}
 	return reports, nil
 }

@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -95,6 +96,9 @@ func (c cli) backup(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if *to == "" {
+		return usage{errors.New("backup: -to is missing")}
+	}
 	target := args[0]
 	if _, err := os.Lstat(target); err == nil {
 		return fmt.Errorf("%s exists already", target)
@@ -143,8 +147,9 @@ func (c cli) fetchBackup(ctx context.Context, w io.Writer, to []string) (sum, wa
 	if resp.StatusCode != http.StatusOK {
 		return "", "", answerError(resp)
 	}
-	digest := sha256.New()
-	if _, err := io.Copy(io.MultiWriter(w, digest), resp.Body); err != nil {
+	digest, p := sha256.New(), &progress{terminal: c.terminal, command: "backup"}
+	defer p.end()
+	if _, err := io.Copy(io.MultiWriter(w, digest, p), resp.Body); err != nil {
 		return "", "", err
 	}
 	sum, warning = hex.EncodeToString(digest.Sum(nil)), resp.Trailer.Get(trailerError)
@@ -175,6 +180,9 @@ func backupFlags(fs *flag.FlagSet, args []string, n int) ([]string, backupFile, 
 	if err != nil {
 		return nil, backupFile{}, err
 	}
+	if *identity == "" {
+		return nil, backupFile{}, usage{fmt.Errorf("%s: -identity is missing", fs.Name())}
+	}
 	f, err := os.Open(*identity)
 	if err != nil {
 		return nil, backupFile{}, fmt.Errorf("-identity: %w", err)
@@ -192,23 +200,40 @@ func tell(out io.Writer, m keyring.Manifest) {
 	fmt.Fprintf(out, "%x: %d keys and all secrets as of log index %d, %s\n", m.SHA256, len(m.Keys), m.Raft.Index, m.Created.Format("2006-01-02 15:04:05 MST"))
 }
 
+// read has f read a backup, shows how far it is, and prints what is in it.
+func (c cli) read(command string, b backupFile, f func(io.Reader) (keyring.Manifest, error)) error {
+	file, err := os.Open(b.path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	p := &progress{terminal: c.terminal, command: command, size: info.Size()}
+	m, err := f(io.TeeReader(file, p))
+	p.end()
+	if err != nil {
+		return err
+	}
+	tell(c.out, m)
+	return nil
+}
+
 // verify reads a whole backup.
 func (c cli) verify(args []string) error {
 	_, b, err := backupFlags(flag.NewFlagSet("verify", flag.ContinueOnError), args, 1)
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(b.path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	m, err := keyring.VerifyBackup(f, b.identities...)
-	if err != nil {
-		return err
-	}
-	tell(c.out, m)
-	return nil
+	return c.read("verify", b, func(r io.Reader) (keyring.Manifest, error) {
+		m, err := keyring.VerifyBackup(r, b.identities...)
+		if err != nil && !errors.As(err, new(*fs.PathError)) { // which says nothing of the backup: it was not read
+			err = finding{err}
+		}
+		return m, err
+	})
 }
 
 // restore makes the directory of one server from a backup, with the KEK and certificate that init
@@ -224,7 +249,7 @@ func (c cli) restore(ctx context.Context, args []string) error {
 	if *want != "" {
 		sum, err := hex.DecodeString(*want)
 		if err != nil || len(sum) != len(o.Digest) {
-			return errors.New("-sha256: want 64 hexadecimal digits")
+			return usage{errors.New("-sha256: want 64 hexadecimal digits")}
 		}
 		o.Digest = [32]byte(sum)
 	}
@@ -232,17 +257,9 @@ func (c cli) restore(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(b.path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	m, err := keyring.RestoreNode(ctx, f, conf, o)
-	if err != nil {
-		return err
-	}
-	tell(c.out, m)
-	return nil
+	return c.read("restore", b, func(r io.Reader) (keyring.Manifest, error) {
+		return keyring.RestoreNode(ctx, r, conf, o)
+	})
 }
 
 // recover makes a server that is stopped the only member of the cluster, with what it has, when a

@@ -119,10 +119,10 @@ func TestBackupOverwritesNothing(t *testing.T) {
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := runCommand(t, client{api.URL}, "backup", file); err == nil || !strings.Contains(err.Error(), "exists already") {
+	if out, err := runCommand(t, client{api.URL}, "backup", "-to", "age1", file); err == nil || !strings.Contains(err.Error(), "exists already") {
 		t.Errorf("%s, %v", out, err)
 	}
-	if out, err := runCommand(t, client{api.URL}, "backup", filepath.Join(dir, "none", "backup")); err == nil {
+	if out, err := runCommand(t, client{api.URL}, "backup", "-to", "age1", filepath.Join(dir, "none", "backup")); err == nil {
 		t.Errorf("into no directory: %s", out)
 	}
 	if asked > 0 {
@@ -163,7 +163,7 @@ func TestBackupKeepsWhatIsWhole(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "backup.part"), nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			out, err := runCommand(t, client{api.URL}, "backup", filepath.Join(dir, "backup"))
+			out, err := runCommand(t, client{api.URL}, "backup", "-to", "age1", filepath.Join(dir, "backup"))
 			if !test.kept {
 				wantFiles(t, dir, "backup.part")
 				if err == nil || strings.Contains(out, sum) || !strings.Contains(err.Error(), test.failed) {

@@ -57,19 +57,20 @@ func answerError(resp *http.Response) error {
 // command line of the parts that are no server.
 type cli struct {
 	client
-	in   io.Reader
-	out  io.Writer
-	warn io.Writer
+	in       io.Reader
+	out      io.Writer
+	warn     io.Writer
+	terminal io.Writer // what shows progress, or io.Discard
 }
 
 // flags parses those of a command, and wants so many arguments beside them.
 func flags(fs *flag.FlagSet, args []string, n int) ([]string, error) {
 	fs.SetOutput(io.Discard)
 	if err := fs.Parse(args); err != nil {
-		return nil, fmt.Errorf("%s: %w", fs.Name(), err)
+		return nil, usage{fmt.Errorf("%s: %w", fs.Name(), err)}
 	}
 	if fs.NArg() != n {
-		return nil, fmt.Errorf("%s takes %d arguments after its flags, not %d", fs.Name(), n, fs.NArg())
+		return nil, usage{fmt.Errorf("%s takes %d arguments after its flags, not %d", fs.Name(), n, fs.NArg())}
 	}
 	return fs.Args(), nil
 }
@@ -95,7 +96,7 @@ func (c cli) put(ctx context.Context, args []string) error {
 	if *version != "" {
 		n, err := strconv.ParseUint(*version, 10, 64)
 		if err != nil {
-			return fmt.Errorf("-if: %w", err)
+			return usage{fmt.Errorf("-if: %w", err)}
 		}
 		in.If = &n
 	}

@@ -17,16 +17,27 @@
 //	controlplane verify -identity FILE BACKUP                       says whether it restores
 //	controlplane restore -identity FILE [-sha256 SUM] DIR ID BACKUP       makes the directory of a server
 //	controlplane recover DIR ID       makes a server the only one, when the majority is lost; it must not run
+//	controlplane inspect [-kek FILE,...] KEYSTORE-DIR       what lies there; a star marks the KEKs that open a key
 //
 // URL is any server's, http://127.0.0.1:8001 if it is not given. There a page shows keys and
 // servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
-// -rate how many secrets a second a full rotation may seal anew.
+// -rate how many secrets a second a full rotation may seal anew. KEYSTORE-DIR is DIR/ID/keystore, its
+// KEK is DIR/ID.kek, and its server may run.
+//
+// For scripts, the exit status is
+//
+//	0   good
+//	1   it failed: a disk, a server that is away or refuses, what is there already
+//	2   wrong usage: a flag, an argument, a command
+//	3   what was looked at is not good: verify says that the backup does not restore with these
+//	    identities, inspect that something is wrong with a file, or that no KEK given opens it
 //
 // It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
 // which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
 // and serve.go, a server from its configuration to its end. The rest is the program: api.go for
 // users and workloads, operator.go and page.html for operators, client.go the command line, backup.go
-// backups from end to end, setup.go what a first trial needs.
+// backups from end to end, inspect.go a look into a keystore, progress.go what a terminal shows
+// meanwhile, setup.go what a first trial needs.
 //
 // The API has no passwords and listens on loopback only: whoever is on the machine may do everything
 // but what a workload's token narrows. A service in the field has TLS and authentication there.
@@ -48,12 +59,30 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second one ends what does not end by itself
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "controlplane:", err)
-		os.Exit(1)
+		os.Exit(exitStatus(err))
 	}
+}
+
+// usage is an error of whoever has called the program.
+type usage struct{ error }
+
+// finding says that all went well but for what was looked at, which is not good.
+type finding struct{ error }
+
+// exitStatus is what the package's documentation says that an error is.
+func exitStatus(err error) int {
+	switch {
+	case errors.As(err, new(usage)):
+		return 2
+	case errors.As(err, new(finding)):
+		return 3
+	}
+	return 1
 }
 
 // run is the program.
@@ -62,9 +91,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	fs.SetOutput(io.Discard)
 	url := fs.String("server", "http://127.0.0.1:8001", "")
 	if err := fs.Parse(args); err != nil {
-		return err
+		return usage{err}
 	}
-	c := cli{client{*url}, stdin, stdout, stderr}
+	c := cli{client{*url}, stdin, stdout, stderr, watched(stderr)}
 	name, rest := fs.Arg(0), fs.Args()[min(1, fs.NArg()):]
 	if name == "keys" && len(rest) > 0 {
 		name, rest = "keys "+rest[0], rest[1:]
@@ -96,8 +125,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return c.restore(ctx, rest)
 	case "recover":
 		return c.recover(ctx, rest)
+	case "inspect":
+		return c.inspect(ctx, rest)
 	}
-	return errors.New("init, serve, put, get, list, identity, keys status, rotate or remove, backup, verify, restore or recover: see go doc ./examples/controlplane")
+	return usage{errors.New("init, serve, put, get, list, identity, keys status, rotate or remove, backup, verify, restore, recover or inspect: see go doc ./examples/controlplane")}
 }
 
 func initialize(args []string, stdout io.Writer) error {

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"example.com/keyring"
+)
+
+// wantRow wants a file's row in a table, and what its cells begin with.
+func wantRow(t *testing.T, table, file string, want ...string) {
+	t.Helper()
+	for line := range strings.Lines(table) {
+		got := strings.Fields(line)
+		if got[0] == file && strings.HasPrefix(strings.Join(got[1:], " "), strings.Join(want, " ")) {
+			return
+		}
+	}
+	t.Errorf("no row of %s with %q:\n%s", file, want, table)
+}
+
+// Inspect says which KEK opens a key and what is wrong, beside a server that runs and without one.
+func TestInspectSaysWhatIsWrong(t *testing.T) {
+	dir := initialized(t, 1)
+	servers := startServers(t, dir, options{}, nil, "s1")
+	keystore, kek := filepath.Join(dir, "s1", "keystore"), filepath.Join(dir, "s1.kek")
+	other := filepath.Join(dir, "other.kek")
+	if err := os.WriteFile(other, []byte(strings.Repeat("k", 32)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	key := servers["s1"].node.Keyring().Keys()[0].ID.String() + ".nks.json"
+	inspect := func(args ...string) (string, error) {
+		return runCommand(t, client{"http://nowhere.invalid"}, append([]string{"inspect"}, args...)...)
+	}
+
+	out, err := inspect("-kek", other+","+kek, keystore)
+	if err != nil {
+		t.Errorf("beside its server: %v", err)
+	}
+	wantRow(t, out, "FILE", "KIND", "ALGORITHM", "KEKS", "PROBLEM")
+	wantRow(t, out, key, "key", "ES256", "file:")
+	wantRow(t, out, "keystore.id", "own", "-", "-", "-")
+	if strings.Count(out, "* ") != 1 {
+		t.Errorf("not one KEK opens:\n%s", out)
+	}
+	for _, s := range servers {
+		if err := s.node.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if offline, err := inspect("-kek", kek, keystore); err != nil || offline != out {
+		t.Errorf("without its server: %v\n%s", err, offline)
+	}
+
+	for _, without := range [][]string{{keystore}, {"-kek", other, keystore}} {
+		out, err := inspect(without...)
+		if !errors.As(err, new(finding)) || strings.Contains(out, "*") || !strings.Contains(out, "none of the KEKs given") {
+			t.Errorf("%q: %v\n%s", without, err, out)
+		}
+		wantRow(t, out, key, "key", "ES256", "file:") // which KEK there has to be
+	}
+	if err := os.WriteFile(filepath.Join(keystore, key), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err = inspect("-kek", kek, keystore)
+	if !errors.As(err, new(finding)) || !strings.HasPrefix(err.Error(), "1 of ") {
+		t.Errorf("a file that is empty: %v", err)
+	}
+	wantRow(t, out, key, "key", "-", "-", "")
+	for _, away := range [][]string{{filepath.Join(dir, "none")}, {"-kek", filepath.Join(dir, "none"), keystore}} {
+		if out, err := inspect(away...); err == nil || errors.As(err, new(finding)) {
+			t.Errorf("%q: %v\n%s", away, err, out)
+		}
+	}
+}
+
+// A key that is wrapped inline opens without any KEK in the arguments.
+func TestInspectOpensInlineKeys(t *testing.T) {
+	var keystore string
+	s, c := alone(t, func(_ *server, conf *keyring.NodeConfig) { keystore = filepath.Join(conf.Dir, "keystore") })
+	out, err := runCommand(t, c, "inspect", keystore)
+	if err != nil {
+		t.Error(err)
+	}
+	wantRow(t, out, s.node.Keyring().Keys()[0].ID.String()+".nks.json", "key", "EdDSA", "inline*", "-")
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"example.com/keyring"
+)
+
+// Scripts tell by the exit status whether it is their fault, the world's, or what they wanted to know. And
+// they get nothing that is for terminals.
+func TestExitStatus(t *testing.T) {
+	var keystore string
+	_, c := alone(t, func(_ *server, conf *keyring.NodeConfig) { keystore = filepath.Join(conf.Dir, "keystore") })
+	dir, identity := t.TempDir(), newIdentity(t)
+	path := func(name string) string { return filepath.Join(dir, name) }
+	write := func(name, content string) {
+		t.Helper()
+		if err := os.WriteFile(path(name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("key", identity.String())
+	write("stranger", newIdentity(t).String())
+	if err := os.Mkdir(path("odd"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(filepath.Join("odd", keyring.KeyID{1}.String()+".nks.json"), "")
+	d := &drill{t: t, ctx: t.Context()}
+	d.command("", "", "-server", c.base, "backup", "-to", identity.Recipient().String(), path("backup"))
+	backup, err := os.ReadFile(path("backup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("short", string(backup[:len(backup)-1]))
+
+	for _, test := range []struct {
+		want int
+		args []string
+	}{
+		{0, []string{"verify", "-identity", path("key"), path("backup")}},
+		{0, []string{"inspect", keystore}},
+		{1, []string{"-server", "http://127.0.0.1:1", "list"}},
+		{1, []string{"-server", c.base, "backup", "-to", identity.Recipient().String(), path("backup")}},
+		{1, []string{"verify", "-identity", path("none"), path("backup")}},
+		{1, []string{"verify", "-identity", path("key"), path("none")}},
+		{1, []string{"verify", "-identity", path("key"), dir}}, // opens, and can't be read
+		{1, []string{"restore", "-identity", path("key"), path("none"), "s1", path("backup")}},
+		{1, []string{"inspect", path("none")}},
+		{1, []string{"inspect", "-kek", path("none"), keystore}},
+		{2, nil},
+		{2, []string{"keys"}},
+		{2, []string{"-nonsense"}},
+		{2, []string{"get"}},
+		{2, []string{"verify", "-nonsense", path("backup")}},
+		{2, []string{"verify", path("backup")}},
+		{2, []string{"backup", path("other")}},
+		{2, []string{"put", "-if", "new", "a"}},
+		{2, []string{"restore", "-identity", path("key"), "-sha256", "1", dir, "s1", path("backup")}},
+		{3, []string{"verify", "-identity", path("key"), path("short")}},
+		{3, []string{"verify", "-identity", path("key"), path("key")}},
+		{3, []string{"verify", "-identity", path("stranger"), path("backup")}},
+		{3, []string{"inspect", path("odd")}},
+	} {
+		out, err := d.try("", "", test.args...)
+		got := 0
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+			got = exit.ExitCode()
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if got != test.want || strings.Contains(out, "\r") || got > 0 && !strings.Contains(out, "controlplane: ") {
+			t.Errorf("%q exits with %d, want %d: %q", test.args, got, test.want, out)
+		}
+	}
+}
