@@ -1,0 +1,181 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+)
+
+func TestNodesForwardToTheLeader(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	for id, n := range c.nodes {
+		sealed, err := n.Encrypt(ctx, []byte("hello"), []byte("aad"))
+		if err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+		key, err := n.Rotate(ctx, keyring.RotateOptions{})
+		if err != nil || key.State != keyring.StateActive {
+			t.Fatalf("%s: key is %s, %v", id, key.State, err)
+		}
+		for other, n := range c.nodes {
+			if got, err := n.Decrypt(ctx, sealed, []byte("aad")); err != nil || string(got) != "hello" {
+				t.Errorf("sealed on %s, opened on %s: %q, %v", id, other, got, err)
+			}
+		}
+	}
+}
+
+// TestNodesForwardRemove: wherever it is asked for, the key is removed there when the call returns.
+// Without Data that is ErrNoData everywhere.
+func TestNodesForwardRemove(t *testing.T) {
+	for _, data := range []keyring.SealedData{keyring.NoData{}, nil} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Data = data })
+		c.ready(ctx)
+		for id, n := range c.nodes {
+			key, err := n.Rotate(ctx, keyring.RotateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			err = n.Remove(ctx, key.ID, keyring.RemoveOptions{})
+			there := slices.ContainsFunc(n.Keyring().Keys(), func(k keyring.Key) bool { return k.ID == key.ID })
+			switch {
+			case data == nil && !errors.Is(err, keyring.ErrNoData):
+				t.Errorf("%s: without data: %v", id, err)
+			case data != nil && (err != nil || there):
+				t.Errorf("%s: %v; the key is there: %t", id, err, there)
+			}
+			if err := n.Remove(ctx, key.ID, keyring.RemoveOptions{Now: true, Force: data == nil}); err != nil {
+				t.Errorf("%s: again: %v", id, err)
+			}
+		}
+	}
+}
+
+// heldData has nothing under any key, and does not say so before it is released.
+type heldData struct {
+	keyring.NoData
+	release chan struct{}
+}
+
+func (d heldData) Under(ctx context.Context, _ keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+	return func(yield func(keyring.Sealed, error) bool) {
+		select {
+		case <-d.release:
+		case <-ctx.Done():
+			yield(keyring.Sealed{}, ctx.Err())
+		}
+	}
+}
+
+// TestRemovalsThatWaitLeaveTheLeaderReachable: a follower that waits for many of them still gets its
+// other calls through.
+func TestRemovalsThatWaitLeaveTheLeaderReachable(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	data := heldData{release: make(chan struct{})}
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Data = data })
+	c.ready(ctx)
+	old := c.nodes["s1"].Keyring().Keys()[0].ID
+	if _, err := c.nodes["s1"].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	const calls = 100 // more than connections
+	errs := make(chan error, 3*calls)
+	for _, n := range c.nodes {
+		for range calls {
+			go func() { errs <- n.Remove(ctx, old, keyring.RemoveOptions{}) }()
+		}
+	}
+	for id, n := range c.nodes {
+		for key := keyring.StateInactive; key != keyring.StateRekeying; { // a removal has arrived
+			changed := n.Keyring().Changed()
+			if key = keyring.KeyOf(n, old).State; key != keyring.StateRekeying {
+				<-changed
+			}
+		}
+		if _, err := n.Encrypt(ctx, []byte("meanwhile"), nil); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	close(data.release)
+	for range 3 * calls { // side by side, and each is right that the key is gone
+		if err := <-errs; err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	}
+}
+
+// TestCloseEndsTheWaitForAForwardedRotation: the leader has answered, and the key does not come.
+func TestCloseEndsTheWaitForAForwardedRotation(t *testing.T) {
+	n := startAlone(t, t.Context(), t.TempDir(), []keyring.KEK{keyring.InlineKEK()}, nil)
+	err := make(chan error)
+	go func() {
+		_, e := keyring.AwaitKey(n.Keyring(), keyring.KeyID{1})
+		err <- e
+	}()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-err; !errors.Is(err, keyring.ErrClosed) {
+		t.Errorf("%v, want ErrClosed", err)
+	}
+}
+
+// TestNodesForwardSignAndRevoke: wherever they are asked for, all servers see what comes of it.
+func TestNodesForwardSignAndRevoke(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Tokens.Issuer = tokenIssuer })
+	for _, n := range c.nodes { // before there is a leader: it waits for one
+		if token, err := n.Sign(ctx, forMe()); err != nil || token == "" {
+			t.Fatalf("%q, %v", token, err)
+		}
+	}
+	c.ready(ctx)
+	for id, n := range c.nodes {
+		token, err := n.Sign(ctx, forMe(), map[string]any{"by": id})
+		if err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+		for other, n := range c.nodes {
+			var claims struct{ By raft.ServerID }
+			if err := n.Keyring().Verify(token, me, &claims); err != nil || claims.By != id {
+				t.Errorf("signed for %s, verified on %s: %+v, %v", id, other, claims, err)
+			}
+		}
+		if token, err := n.Sign(ctx, map[string]any{"exp": 1}); err == nil || token != "" || !strings.Contains(err.Error(), "exp") {
+			t.Errorf("%s: of the past: %q, %v", id, token, err)
+		}
+		if token, err := n.Sign(ctx, "no object"); err == nil || token != "" {
+			t.Errorf("%s: of no claims: %q, %v", id, token, err)
+		}
+		key, err := n.Rotate(ctx, keyring.RotateOptions{Revoke: []keyring.KeyID{kidOf(t, token)}})
+		if err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+		for other, n := range c.nodes {
+			keyring.AwaitState(n.Keyring(), key.ID, keyring.StateActive)
+			if err := n.Keyring().Verify(token, me); !errors.Is(err, keyring.ErrToken) {
+				t.Errorf("revoked on %s, on %s: %v", id, other, err)
+			}
+		}
+		if _, err := n.Rotate(ctx, keyring.RotateOptions{Revoke: []keyring.KeyID{{9}}}); !errors.Is(err, keyring.ErrUnknownKey) {
+			t.Errorf("%s: revoke a key that is not there: %v", id, err)
+		}
+	}
+}
