@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"time"
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
 
@@ -223,9 +225,14 @@ func (n *Node) expel(ctx context.Context, id raft.ServerID) error {
 // promote makes non-voters voters, on the leader, once they hold every key. It runs until
 // Close.
 func (n *Node) promote(ctx context.Context) {
-	for {
+	for tries := 0; ; {
 		changed := n.keys.fsm.changed.wait()
-		retry := n.promoteOne(ctx)
+		retry, err := n.promoteOne(ctx)
+		if tries++; err == nil {
+			tries = 0
+		} else { // asking has changed something by itself: it is no reason to ask again
+			changed, retry = nil, time.After(plan.Backoff(tries+2, rand.Float64()))
+		}
 		select {
 		case <-changed:
 		case <-retry:
@@ -236,29 +243,31 @@ func (n *Node) promote(ctx context.Context) {
 }
 
 // promoteOne makes a voter of one server that has what it takes, and returns a channel that
-// fires when there may be another one.
-func (n *Node) promoteOne(ctx context.Context) <-chan time.Time {
+// fires when there may be another one. The error is that of the attempt.
+func (n *Node) promoteOne(ctx context.Context) (<-chan time.Time, error) {
 	if n.raft.State() != raft.Leader {
-		return nil
+		n.keys.blocked.promote(nil)
+		return nil, nil
 	}
 	var voters []raft.ServerID
 	var candidate *raft.Server
-	waiting := false
+	waiting := map[raft.ServerID]string{}
 	for _, s := range n.raft.GetConfiguration().Configuration().Servers {
-		switch {
+		switch lacks := n.lacks(string(s.ID)); {
 		case s.Suffrage == raft.Voter:
 			voters = append(voters, s.ID)
-		case n.holdsAll(string(s.ID)) && candidate == nil:
+		case lacks == 0 && candidate == nil:
 			candidate = &s
 		default:
-			waiting = true
+			waiting[s.ID] = fmt.Sprintf("it lacks %d keys", lacks)
 		}
 	}
+	n.keys.blocked.promote(waiting)
 	if candidate == nil {
-		if waiting {
-			return time.After(time.Second)
+		if len(waiting) > 0 {
+			return time.After(time.Second), nil
 		}
-		return nil
+		return nil, nil
 	}
 	err := n.keys.alongActivations(ctx, func(ctx context.Context) error {
 		if err := n.confirmAll(ctx, string(candidate.ID)); err != nil {
@@ -271,10 +280,11 @@ func (n *Node) promoteOne(ctx context.Context) <-chan time.Time {
 		return n.raft.AddVoter(candidate.ID, candidate.Address, 0, proposeTimeout).Error()
 	})
 	if err != nil {
+		waiting[candidate.ID] = err.Error()
+		n.keys.blocked.promote(waiting)
 		n.log.Warn("promote", "id", candidate.ID, "error", err)
-		return time.After(time.Second)
 	}
-	return time.After(0)
+	return time.After(0), err
 }
 
 // confirmAll asks the server live whether it holds every key, with the keystore that is
@@ -289,12 +299,12 @@ func (n *Node) confirmAll(ctx context.Context, server string) error {
 	return nil
 }
 
-// holdsAll reports whether the server is a recorded holder of every key.
-func (n *Node) holdsAll(server string) bool {
+// lacks counts the keys of which the server is not a recorded holder.
+func (n *Node) lacks(server string) (keys int) {
 	for _, k := range n.keys.fsm.ring.Load().Keys {
 		if !k.HeldBy(server) {
-			return false
+			keys++
 		}
 	}
-	return true
+	return keys
 }

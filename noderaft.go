@@ -33,7 +33,7 @@ func (c NodeConfig) openRaftDir() (d raftDir, err error) {
 	log := filepath.Join(d.path, "raft.db")
 	d.log, err = raftboltdb.New(raftboltdb.Options{Path: log, BoltOptions: &bbolt.Options{Timeout: time.Second}})
 	if err != nil {
-		return d, fmt.Errorf("raft log %s, which one process at a time can use: %w", log, err)
+		return d, fmt.Errorf("raft log %s, which one process at a time can use: does its server run? %w", log, err)
 	}
 	return d, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"example.com/keyring/internal/durable"
 	"github.com/hashicorp/raft"
@@ -14,13 +15,19 @@ import (
 
 // Recovered says what RecoverNode has made a cluster of.
 type Recovered struct {
-	// Index is the last entry of raft's log that is here. What the cluster has committed after it
-	// is lost.
+	// Index is the last entry of raft's log that is here, and Time when a leader made it, zero if
+	// there is a snapshot alone. What the cluster has committed after it is lost.
 	Index uint64
-	// Missing are keys whose material is not here, the oldest first. What was sealed under them stays
-	// sealed until a key file of theirs turns up: put into the keystore directory it is taken, without
-	// a restart.
-	Missing []KeyID
+	Time  time.Time
+	// Missing are keys whose material is not here, by ID. What was sealed under them stays sealed until
+	// a key file of theirs turns up: put into the keystore directory it is taken, without a restart.
+	Missing []MissingKey
+}
+
+// MissingKey is a key whose material a server does not have.
+type MissingKey struct {
+	ID  KeyID
+	Err error // why its file here does not open, or nil if there is none
 }
 
 // RecoverNode makes this server the only member of its cluster, with what is in cfg.Dir, for when a
@@ -30,8 +37,9 @@ type Recovered struct {
 //
 // The directory is that of the survivor. If there is none, it is made of what is left of the dead:
 // raft/snapshots of any server, and the keystore of any server, with its KEKs as OldKEKs. Choose the
-// survivor whose log is the longest: Index tells. Nothing is deleted, but none of the other servers
-// may ever run again with what it had: two of them would be a cluster beside this one.
+// survivor whose log is the longest, by Index, on copies: raft's log is folded into a snapshot. None of
+// the other servers may ever run again with what it had: two of them would be a cluster beside this
+// one, and nobody would notice.
 //
 // It refuses a directory that is in use, and one without raft's log and snapshots: Start adopts the keys
 // of a keystore that is alone. After an error, or a crash, it can be called again.
@@ -67,6 +75,9 @@ func recoverNode(ctx context.Context, cfg NodeConfig) (r Recovered, err error) {
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
 
+	if r.Time, err = d.lastEntry(); err != nil {
+		return r, err
+	}
 	if err := d.keepTerm(); err != nil {
 		return r, err
 	}
@@ -82,7 +93,7 @@ func recoverNode(ctx context.Context, cfg NodeConfig) (r Recovered, err error) {
 	r.Index = list[0].Index // of the snapshot that RecoverCluster has made
 	for _, key := range fsm.ring.Load().Keys {
 		if !store.has(key) {
-			r.Missing = append(r.Missing, key.ID)
+			r.Missing = append(r.Missing, MissingKey{key.ID, store.faultOf(key.ID)})
 		}
 	}
 	return r, nil
@@ -96,7 +107,7 @@ func (d raftDir) recoverable() error {
 		return err
 	}
 	if !known {
-		return fmt.Errorf("%s has neither a log nor a snapshot", d.path)
+		return fmt.Errorf("%s has neither a log nor a snapshot: start the servers, and the keys that are there are adopted", d.path)
 	}
 	list, err := d.snaps.List()
 	if err != nil || len(list) == 0 {
@@ -107,6 +118,17 @@ func (d raftDir) recoverable() error {
 		return fmt.Errorf("the newest snapshot, %s: %w; without it the older ones are used", list[0].ID, err)
 	}
 	return content.Close()
+}
+
+// lastEntry is when a leader made the last entry of the log, or zero if there is none.
+func (d raftDir) lastEntry() (time.Time, error) {
+	last, err := d.log.LastIndex()
+	if err != nil || last == 0 {
+		return time.Time{}, err
+	}
+	var entry raft.Log
+	err = d.log.GetLog(last, &entry)
+	return entry.AppendedAt.UTC(), err
 }
 
 // keepTerm keeps raft's term from falling behind that of a snapshot which came without the log: a

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
@@ -180,7 +181,7 @@ func TestAnySnapshotAndAnyKeystoreRecover(t *testing.T) {
 	f.copy("s2", "s3", "keystore")
 	f.lose("s1", "s2")
 	cfg := f.conf("s3")
-	if r, err := keyring.RecoverNode(f.ctx, cfg); err != nil || len(r.Missing) != 5 {
+	if r, err := keyring.RecoverNode(f.ctx, cfg); err != nil || len(r.Missing) != 5 || r.Missing[0].Err == nil {
 		t.Errorf("without the KEK: %+v, %v", r, err)
 	}
 	cfg.OldKEKs = f.keks["s2"]
@@ -210,7 +211,7 @@ func TestRecoveryNamesWhatIsLost(t *testing.T) {
 	}
 	f.lose("s1", "s3")
 	r, err := keyring.RecoverNode(f.ctx, f.conf("s2"))
-	if err != nil || !slices.Equal(r.Missing, []keyring.KeyID{lost}) {
+	if err != nil || !slices.Equal(r.Missing, []keyring.MissingKey{{ID: lost}}) || time.Since(r.Time) > time.Hour {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	f.start(f.conf("s2"))
@@ -261,4 +262,62 @@ func TestRecoverNodeRefuses(t *testing.T) {
 	f.lose("s1")
 	f.copy("s2", "s1", "keystore")
 	refused("a keystore alone", "neither a log nor a snapshot")
+}
+
+// lines is a log that hands on its lines with some text in them.
+type lines struct {
+	text string
+	seen chan time.Time
+}
+
+func (l lines) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(l.text)) {
+		select {
+		case l.seen <- time.Now():
+		default:
+		}
+	}
+	return len(b), nil
+}
+
+// TestServerThatCanNotBecomeAVoterIsTriedLessAndLess, and named: the keys that the leader has files of
+// are under another KEK, and so it holds none of them.
+func TestServerThatCanNotBecomeAVoterIsTriedLessAndLess(t *testing.T) {
+	f := fallenCluster(t)
+	if err := os.RemoveAll(filepath.Join(f.dirs["s3"], "keystore")); err != nil {
+		t.Fatal(err)
+	}
+	f.copy("s2", "s3", "keystore")
+	if err := os.RemoveAll(filepath.Join(f.dirs["s1"], "raft")); err != nil {
+		t.Fatal(err)
+	}
+	f.lose("s2")
+	cfg := f.conf("s3")
+	if _, err := keyring.RecoverNode(f.ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	log := lines{"promote:", make(chan time.Time, 3)}
+	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log})
+	for _, cfg := range []keyring.NodeConfig{cfg, f.conf("s1")} {
+		n, err := keyring.Start(f.ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.nodes.nodes[cfg.ID] = n
+	}
+	var tries []time.Time
+	for range cap(log.seen) {
+		select {
+		case at := <-log.seen:
+			tries = append(tries, at)
+		case <-f.ctx.Done():
+			t.Fatal("it is not tried")
+		}
+	}
+	if took := tries[2].Sub(tries[0]); took < time.Second {
+		t.Errorf("three tries in %v", took)
+	}
+	f.await(f.nodes.nodes["s3"], "telling of it", func(st keyring.Status) bool {
+		return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemNonvoter && p.Server == "s1" })
+	})
 }

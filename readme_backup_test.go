@@ -44,7 +44,7 @@ func readmeRecoverNode(ctx context.Context, cfg keyring.NodeConfig, newApp func(
 	if err != nil {
 		return err
 	}
-	log.Printf("recovered as of log index %d, keys missing: %v", r.Index, r.Missing)
+	log.Printf("recovered as of log index %d of %v, keys missing: %v", r.Index, r.Time, r.Missing)
 	cfg.App, cfg.Keys = newApp() // it has used up the ones it was given
 	node, err := keyring.Start(ctx, cfg)
 	if err != nil {

@@ -69,6 +69,7 @@ const (
 	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
 	ProblemUnreachable ProblemKind = "no usable answer" // another server is unreachable, or what it sent was of no use
 	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
+	ProblemNonvoter    ProblemKind = "no voter"         // a server of the leader's that can't vote yet
 	ProblemWaiting     ProblemKind = "first command"    // servers that have not answered before the first command
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
@@ -81,7 +82,7 @@ const (
 // rank orders the kinds, the worst first.
 func (k ProblemKind) rank() int {
 	return slices.Index([]ProblemKind{
-		ProblemKeyMissing, ProblemWrite, ProblemKEKAway, ProblemKeyPending, ProblemRekey, ProblemWaiting,
+		ProblemKeyMissing, ProblemWrite, ProblemKEKAway, ProblemKeyPending, ProblemRekey, ProblemNonvoter, ProblemWaiting,
 		ProblemUnreachable, ProblemSetAside, ProblemOrphan, ProblemNomad, ProblemBackup, ProblemOldKEK, ProblemInlineKEK,
 	}, k)
 }
@@ -90,10 +91,11 @@ func (k ProblemKind) rank() int {
 var advice = map[ProblemKind]string{
 	ProblemKeyMissing:  "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory.",
 	ProblemKeyPending:  "Bring the servers back that do not answer: a majority of the voters must hold it.",
-	ProblemKEKAway:     "See that the KEK answers, or configure the one that the files name.",
+	ProblemKEKAway:     "See that the KEK answers, or configure the one that the files name. If it is gone for good, and another server has the keys, move the keystore directory away.",
 	ProblemWrite:       "Look at the disk: is it full, read-only, failing?",
 	ProblemUnreachable: "Look at that server, its certificate and the network.",
 	ProblemRekey:       "Overwrite the records that do not open, or see to the error of the host's store.",
+	ProblemNonvoter:    "Nothing, if it has just joined. Else see which keys are missing, and where.",
 	ProblemWaiting:     "Start these servers, with this build.",
 	ProblemSetAside:    "Nothing in haste. Keep the file until Missing is empty, then delete it.",
 	ProblemOrphan:      "Adopt it if data is sealed under it; else leave it, or move it away.",
@@ -249,6 +251,7 @@ type blocked struct {
 	mu       sync.Mutex         // guards below
 	failures map[string]failure // of the last fetch, by peer
 	unheard  []string
+	waiting  map[raft.ServerID]string // servers that are no voters yet, and why
 	pending  map[KeyID]string
 }
 
@@ -276,6 +279,13 @@ func (b *blocked) waitFor(unheard []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.unheard = unheard
+}
+
+// promote notes the servers that are no voters yet. The caller may go on with the map.
+func (b *blocked) promote(waiting map[raft.ServerID]string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting = maps.Clone(waiting)
 }
 
 // resign forgets what a leader waits for.
@@ -308,6 +318,9 @@ func (b *blocked) describe(st *Status) {
 	defer b.mu.Unlock()
 	for _, id := range slices.SortedFunc(maps.Keys(b.pending), compareIDs) {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemKeyPending, Key: id, Detail: b.pending[id]})
+	}
+	for _, s := range slices.Sorted(maps.Keys(b.waiting)) {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemNonvoter, Server: s, Detail: b.waiting[s]})
 	}
 	for _, s := range b.unheard {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemWaiting, Server: raft.ServerID(s), Detail: "it has not answered"})

@@ -20,7 +20,7 @@ func TestStatusForPeople(t *testing.T) {
 	day := func(n int) time.Time { return time.Date(2026, 1, n, 12, 0, 0, 0, time.UTC) }
 	one, two := keyring.KeyID{15: 1}, keyring.KeyID{15: 2}
 	st := keyring.Status{
-		ID: "s2", Leader: "s1", Servers: []raft.Server{{ID: "s1"}, {ID: "s2"}, {ID: "s3"}},
+		ID: "s2", Leader: "s1", Servers: []raft.Server{{ID: "s1"}, {ID: "s2"}, {ID: "s3", Suffrage: raft.Nonvoter}},
 		Keys: []keyring.Key{
 			{ID: two, State: keyring.StateActive, Created: day(2), Activated: day(3), Holders: []raft.ServerID{"s1", "s2"}},
 			{ID: one, State: keyring.StateRekeying, Created: day(1), Activated: day(1), Retired: day(3), Holders: []raft.ServerID{"s1", "s2", "s3"}},
@@ -37,7 +37,7 @@ KEK file:3 is an old one
 next rotation: 2026-01-30 12:00:00
 last backup: none
 
-KEY                                   STATE     SINCE                s1    s2       s3
+KEY                                   STATE     SINCE                s1    s2       s3 (no voter)
 00000000-0000-0000-0000-000000000002  active    2026-01-03 12:00:00  held  held     missing
 00000000-0000-0000-0000-000000000001  rekeying  2026-01-03 12:00:00  held  missing  held
 

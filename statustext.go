@@ -63,6 +63,9 @@ func (s Status) writeKeys(b *strings.Builder) {
 	fmt.Fprint(w, "\nKEY\tSTATE\tSINCE")
 	for _, server := range s.Servers {
 		fmt.Fprintf(w, "\t%s", server.ID)
+		if server.Suffrage != raft.Voter {
+			fmt.Fprint(w, " (no voter)")
+		}
 	}
 	fmt.Fprintln(w)
 	for _, k := range s.Keys {
