@@ -126,6 +126,11 @@ type unknown struct{ error }
 // badRequest is an error of whoever asked.
 type badRequest struct{ error }
 
+// conflict is an error because of how things are, if it is not one of those that have a status.
+type conflict struct{ error }
+
+func (c conflict) Unwrap() error { return c.error }
+
 // fail answers with an error.
 func fail(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
@@ -146,6 +151,8 @@ func fail(w http.ResponseWriter, err error) {
 	case errors.Is(err, keyring.ErrNotLeader), errors.Is(err, keyring.ErrNotReady), errors.Is(err, keyring.ErrKeyMissing):
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "1")
+	case errors.As(err, new(conflict)):
+		status = http.StatusConflict
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

@@ -142,8 +142,8 @@ func TestFullRotationSealsEverySecretAnew(t *testing.T) {
 	if status, body := c.do(t, "DELETE", "/v1/keys/"+old.String(), "", ""); status != 200 {
 		t.Errorf("remove: %d %s", status, body)
 	}
-	if status, body := c.do(t, "DELETE", "/v1/keys/"+key.ID, "", ""); status == 200 {
-		t.Errorf("the active key is removed: %s", body)
+	if status, body := c.do(t, "DELETE", "/v1/keys/"+key.ID, "", ""); status != http.StatusConflict || !strings.Contains(body, "active key") {
+		t.Errorf("remove the active key: %d %s", status, body)
 	}
 }
 

@@ -12,10 +12,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	"example.com/keyring"
 	"filippo.io/age"
@@ -265,21 +268,76 @@ func (c cli) restore(ctx context.Context, args []string) error {
 // recover makes a server that is stopped the only member of the cluster, with what it has, when a
 // majority of the servers is gone for good. The others start with empty directories and join it.
 func (c cli) recover(ctx context.Context, args []string) error {
-	args, err := flags(flag.NewFlagSet("recover", flag.ContinueOnError), args, 2)
+	fs := flag.NewFlagSet("recover", flag.ContinueOnError)
+	force := fs.Bool("force", false, "")
+	args, err := flags(fs, args, 2)
 	if err != nil {
 		return err
 	}
-	_, conf, err := newServer(args[0], raft.ServerID(args[1]), options{})
+	s, conf, err := newServer(args[0], raft.ServerID(args[1]), options{})
 	if err != nil {
 		return err
+	}
+	if !*force {
+		if err := s.othersAway(ctx); err != nil {
+			return err
+		}
 	}
 	r, err := keyring.RecoverNode(ctx, conf)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "%s is the only member; what came after log index %d is lost, and %d keys are missing\n", args[1], r.Index, len(r.Missing))
-	for _, id := range r.Missing {
-		fmt.Fprintf(c.out, "missing: %s\n", id)
+	from := ""
+	if !r.Time.IsZero() {
+		from = r.Time.UTC().Format(" of 2006-01-02 15:04:05 MST")
+	}
+	fmt.Fprintf(c.out, "%s is the only member; what came after log index %d%s is lost, and %d keys are missing\n", s.id, r.Index, from, len(r.Missing))
+	for _, m := range r.Missing {
+		fmt.Fprintf(c.out, "missing: %s", m.ID)
+		if m.Err != nil {
+			fmt.Fprintf(c.out, ": %v", m.Err)
+		}
+		fmt.Fprintln(c.out)
+	}
+	var others, dirs []string
+	for _, id := range s.others() {
+		others = append(others, string(id))
+		dirs = append(dirs, filepath.Join(args[0], string(id)))
+	}
+	if len(others) > 0 {
+		fmt.Fprintf(c.out, "before you start %s again, empty %s: with what they have they would be a second cluster\n",
+			strings.Join(others, " and "), strings.Join(dirs, " and "))
 	}
 	return nil
+}
+
+// others are the servers but for this one, sorted.
+func (s *server) others() []raft.ServerID {
+	all := slices.Sorted(maps.Keys(s.cluster.Servers))
+	return slices.DeleteFunc(all, func(id raft.ServerID) bool { return id == s.id })
+}
+
+// othersAway asks the other servers at once, and returns an error if one answers, whatever it is: also a
+// server that is not ready has a log, and a vote.
+func (s *server) othersAway(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, peerTime)
+	defer cancel()
+	others := s.others()
+	errs := make([]error, len(others))
+	var wg sync.WaitGroup
+	for i, id := range others {
+		wg.Go(func() {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.cluster.Servers[id].HTTP+"/v1/status", nil)
+			if err != nil {
+				errs[i] = err
+				return
+			}
+			if resp, err := http.DefaultClient.Do(req); err == nil {
+				resp.Body.Close()
+				errs[i] = fmt.Errorf("%s answers: its cluster lives on; if it does not, stop %s, or recover with -force", id, id)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }

@@ -6,10 +6,12 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -256,13 +258,21 @@ func TestRecover(t *testing.T) {
 	if err := os.Rename(file, filepath.Join(dir, "away")); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !strings.Contains(out, "1 keys are missing\nmissing: "+old+"\n") {
+	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !regexp.MustCompile(
+		`^s3 is the only member; what came after log index \d+ of [\d-]{10} [\d:]{8} UTC is lost, and 1 keys are missing\nmissing: `+old+`\n`).MatchString(out) {
 		t.Fatalf("%s, %v", out, err)
+	}
+	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !strings.Contains(out, "\nmissing: "+old+": ") {
+		t.Fatalf("a file that does not open: %s, %v", out, err)
 	}
 	if err := os.Rename(filepath.Join(dir, "away"), file); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !strings.HasPrefix(out, "s3 is the only member") || strings.Count(out, "\n") != 1 {
+	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || strings.Count(out, "\n") != 2 ||
+		!strings.Contains(out, fmt.Sprintf("\nbefore you start s1 and s2 again, empty %[1]s/s1 and %[1]s/s2: ", dir)) {
 		t.Fatalf("%s, %v", out, err)
 	}
 	if out, err := runCommand(t, client{}, "recover", dir, "s1"); err == nil {
@@ -278,6 +288,35 @@ func TestRecover(t *testing.T) {
 			t.Errorf("%s follows %q", id, st.Leader)
 		}
 		wantAll(t, s, "?stale")
+	}
+}
+
+// A server that answers has a vote in a cluster that may live on. What it answers does not matter, as it may
+// just have started.
+func TestRecoverRefusesWhileAnotherServerAnswers(t *testing.T) {
+	dir := initialized(t, 3)
+	stop(t, startServers(t, dir, options{}, nil, "s1", "s2", "s3"))
+	c, err := readCluster(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", c.Servers["s1"].HTTP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	api := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/status" {
+			t.Errorf("asked for %s", r.URL.Path)
+		}
+		fail(w, errStarting)
+	})}
+	go api.Serve(ln)
+	defer api.Close()
+	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err == nil || !strings.Contains(err.Error(), "s1 answers: its cluster lives on") || out != "" {
+		t.Errorf("%s, %v", out, err)
+	}
+	if out, err := runCommand(t, client{}, "recover", "-force", dir, "s3"); err != nil || !strings.HasPrefix(out, "s3 is the only member") {
+		t.Errorf("-force: %s, %v", out, err)
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode/utf8"
+
+	"example.com/keyring"
 )
 
 // client calls the API of a server, and follows it to the leader.
@@ -128,9 +130,15 @@ func (c cli) get(ctx context.Context, args []string) error {
 }
 
 func (c cli) list(ctx context.Context, args []string) error {
-	prefix := strings.Join(args, "/")
+	if len(args) == 0 {
+		args = []string{""} // the prefix of all
+	}
+	args, err := flags(flag.NewFlagSet("list", flag.ContinueOnError), args, 1)
+	if err != nil {
+		return err
+	}
 	var out []entry
-	if err := c.call(ctx, http.MethodGet, "/v1/secrets?prefix="+url.QueryEscape(prefix), nil, &out); err != nil {
+	if err := c.call(ctx, http.MethodGet, "/v1/secrets?prefix="+url.QueryEscape(args[0]), nil, &out); err != nil {
 		return err
 	}
 	for _, e := range out {
@@ -197,25 +205,62 @@ func (c cli) remove(ctx context.Context, args []string) error {
 
 // status prints what the page shows.
 func (c cli) status(ctx context.Context, args []string) error {
-	if _, err := flags(flag.NewFlagSet("keys status", flag.ContinueOnError), args, 0); err != nil {
+	fs := flag.NewFlagSet("keys status", flag.ContinueOnError)
+	asJSON := fs.Bool("json", false, "")
+	if _, err := flags(fs, args, 0); err != nil {
 		return err
 	}
 	var v view
 	if err := c.call(ctx, http.MethodGet, "/v1/cluster", nil, &v); err != nil {
 		return err
 	}
-	return v.print(c.out)
+	var err error
+	if *asJSON {
+		err = json.NewEncoder(c.out).Encode(v)
+	} else {
+		err = v.print(c.out)
+	}
+	if _, bad := v.wrong(); err == nil && bad > 0 {
+		err = finding{fmt.Errorf("%d problems", bad)}
+	}
+	return err
 }
 
-// best returns the status of the leader, or of whoever else has answered.
+// best returns the status of the first leader, or of whoever else has answered first, as the page does.
 func (v view) best() status {
 	var best status
 	for _, id := range slices.Sorted(maps.Keys(v.Servers)) {
-		if a := v.Servers[id]; a.Error == "" && (best.ID == "" || a.Leader == id) {
+		a := v.Servers[id]
+		if a.Error == "" && a.Leader == id {
+			return a.status
+		}
+		if a.Error == "" && best.ID == "" {
 			best = a.status
 		}
 	}
 	return best
+}
+
+// wrong returns what is wrong, a line each, and how much of it is so for certain: an inline KEK may be wanted.
+func (v view) wrong() (lines []string, bad int) {
+	for _, id := range slices.Sorted(maps.Keys(v.Servers)) {
+		a := v.Servers[id]
+		for _, p := range a.Problems {
+			lines = append(lines, fmt.Sprintf("%s: %s", id, p))
+			if !strings.HasPrefix(p, string(keyring.ProblemInlineKEK)) {
+				bad++
+			}
+		}
+		if a.Error != "" {
+			lines = append(lines, fmt.Sprintf("%s: %s", id, a.Error))
+			bad++
+		}
+	}
+	if best := v.best(); best.Leader != best.ID {
+		lines = append(lines, "no server that answers leads")
+		bad++
+	}
+	return lines, bad
 }
 
 // print writes keys and servers as a table, then what goes on and what is wrong.
@@ -250,14 +295,9 @@ func (v view) print(out io.Writer) error {
 	for _, r := range best.Rekeying {
 		fmt.Fprintf(out, "rekeying %s: %d moved, %d left %s\n", r.Key, r.Moved, r.Left, r.Error)
 	}
-	for _, id := range servers {
-		a := v.Servers[id]
-		for _, p := range a.Problems {
-			fmt.Fprintf(out, "%s: %s\n", id, p)
-		}
-		if a.Error != "" {
-			fmt.Fprintf(out, "%s: %s\n", id, a.Error)
-		}
+	lines, _ := v.wrong()
+	for _, line := range lines {
+		fmt.Fprintln(out, line)
 	}
 	return nil
 }

@@ -38,14 +38,21 @@ func (c cli) inspect(ctx context.Context, args []string) error {
 	if err := printReports(c.out, reports); err != nil {
 		return err
 	}
-	bad := 0
+	bad, keys := 0, 0
 	for _, r := range reports {
 		if r.Err != nil {
 			bad++
 		}
+		switch r.Kind {
+		case keyring.FileKey, keyring.FileRemoved, keyring.FileNomad:
+			keys++
+		}
 	}
 	if bad > 0 {
 		return finding{fmt.Errorf("%d of %d files are not good", bad, len(reports))}
+	}
+	if keys == 0 { // or who mistypes the directory would hear that all is well
+		return finding{fmt.Errorf("no key file in %s: is it the keystore directory?", args[0])}
 	}
 	return nil
 }

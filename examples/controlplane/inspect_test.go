@@ -87,3 +87,20 @@ func TestInspectOpensInlineKeys(t *testing.T) {
 	}
 	wantRow(t, out, s.node.Keyring().Keys()[0].ID.String()+".nks.json", "key", "EdDSA", "inline*", "-")
 }
+
+// A directory that is not the keystore has no bad file. One with keys that wait for their end is one.
+func TestInspectWantsAKeystore(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cluster.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, client{}, "inspect", dir); !errors.As(err, new(finding)) || !strings.Contains(err.Error(), "no key file in "+dir) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(dir, keyring.KeyID{1}.String()+".nks.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, client{}, "inspect", dir); !errors.As(err, new(finding)) || !strings.HasPrefix(err.Error(), "1 of 2") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

@@ -1,56 +1,16 @@
-// Controlplane is a control plane on hashicorp/raft with a keyring: a store of secrets and an
-// issuer of workload identities, on three servers.
-//
-//	controlplane init [-port 8001] DIR       make certificates, KEKs and addresses for three servers
-//	controlplane serve [-every 720h] [-rate 0] [-clicks] DIR ID       run one of them: s1, s2 or s3
-//
-//	controlplane [-server URL] put [-if VERSION] PATH         store standard input
-//	controlplane [-server URL] get [-stale] PATH
-//	controlplane [-server URL] list [PREFIX]
-//	controlplane [-server URL] identity [-aud A,B] [-ttl 10m] WORKLOAD        print a token
-//
-//	controlplane [-server URL] keys status
-//	controlplane [-server URL] keys rotate [-full]
-//	controlplane [-server URL] keys remove [-force] [-now] ID
-//
-//	controlplane [-server URL] backup -to RECIPIENT,... FILE        everything, for age recipients; prints its SHA-256
-//	controlplane verify -identity FILE BACKUP                       says whether it restores
-//	controlplane restore -identity FILE [-sha256 SUM] DIR ID BACKUP       makes the directory of a server
-//	controlplane recover DIR ID       makes a server the only one, when the majority is lost; it must not run
-//	controlplane inspect [-kek FILE,...] KEYSTORE-DIR       what lies there; a star marks the KEKs that open a key
-//
-// URL is any server's, http://127.0.0.1:8001 if it is not given. There a page shows keys and
-// servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
-// -rate how many secrets a second a full rotation may seal anew. KEYSTORE-DIR is DIR/ID/keystore, its
-// KEK is DIR/ID.kek, and its server may run.
-//
-// For scripts, the exit status is
-//
-//	0   good
-//	1   it failed: a disk, a server that is away or refuses, what is there already
-//	2   wrong usage: a flag, an argument, a command
-//	3   what was looked at is not good: verify says that the backup does not restore with these
-//	    identities, inspect that something is wrong with a file, or that no KEK given opens it
-//
-// It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
-// which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
-// and serve.go, a server from its configuration to its end. The rest is the program: api.go for
-// users and workloads, operator.go and page.html for operators, client.go the command line, backup.go
-// backups from end to end, inspect.go a look into a keystore, progress.go what a terminal shows
-// meanwhile, setup.go what a first trial needs.
-//
-// The API has no passwords and listens on loopback only: whoever is on the machine may do everything
-// but what a workload's token narrows. A service in the field has TLS and authentication there.
 package main
 
 import (
+	"cmp"
 	"context"
+	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -70,6 +30,8 @@ func main() {
 
 // usage is an error of whoever has called the program.
 type usage struct{ error }
+
+func (u usage) Unwrap() error { return u.error }
 
 // finding says that all went well but for what was looked at, which is not good.
 type finding struct{ error }
@@ -91,18 +53,53 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	fs.SetOutput(io.Discard)
 	url := fs.String("server", "http://127.0.0.1:8001", "")
 	if err := fs.Parse(args); err != nil {
-		return usage{err}
+		return help(stdout, "", usage{err})
 	}
-	c := cli{client{*url}, stdin, stdout, stderr, watched(stderr)}
 	name, rest := fs.Arg(0), fs.Args()[min(1, fs.NArg()):]
 	if name == "keys" && len(rest) > 0 {
 		name, rest = "keys "+rest[0], rest[1:]
 	}
+	c := cli{client{*url}, stdin, stdout, stderr, watched(stderr)}
+	return help(stdout, name, c.run(ctx, name, rest))
+}
+
+//go:embed doc.go
+var doc string
+
+// usageOf returns the lines of the documentation that say how a command is called, or how all are if it is none.
+func usageOf(command string) string {
+	var all, own strings.Builder
+	for line := range strings.Lines(doc) {
+		line, ok := strings.CutPrefix(line, "//\tcontrolplane ")
+		if !ok {
+			continue
+		}
+		all.WriteString("controlplane " + line)
+		if strings.HasPrefix(strings.TrimPrefix(line, "[-server URL] "), command+" ") {
+			own.WriteString("controlplane " + line)
+		}
+	}
+	return cmp.Or(own.String(), all.String())
+}
+
+// help tells whoever has called a command in a wrong way how it is called. It is no error to ask for that.
+func help(out io.Writer, command string, err error) error {
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		_, err = io.WriteString(out, usageOf(command))
+	case errors.As(err, new(usage)):
+		err = usage{fmt.Errorf("%w\n%s", err, strings.TrimSuffix(usageOf(command), "\n"))}
+	}
+	return err
+}
+
+// run is a command.
+func (c cli) run(ctx context.Context, name string, rest []string) error {
 	switch name {
 	case "init":
-		return initialize(rest, stdout)
+		return initialize(rest, c.out)
 	case "serve":
-		return serveCommand(ctx, rest, stdout, stderr)
+		return serveCommand(ctx, rest, c.out, c.warn)
 	case "put":
 		return c.put(ctx, rest)
 	case "get":
@@ -127,8 +124,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return c.recover(ctx, rest)
 	case "inspect":
 		return c.inspect(ctx, rest)
+	case "keys -h", "keys -help", "keys --help":
+		return flag.ErrHelp
 	}
-	return usage{errors.New("init, serve, put, get, list, identity, keys status, rotate or remove, backup, verify, restore, recover or inspect: see go doc ./examples/controlplane")}
+	return usage{fmt.Errorf("there is no command %q", name)}
 }
 
 func initialize(args []string, stdout io.Writer) error {

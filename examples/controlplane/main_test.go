@@ -16,7 +16,7 @@ import (
 func TestExitStatus(t *testing.T) {
 	var keystore string
 	_, c := alone(t, func(_ *server, conf *keyring.NodeConfig) { keystore = filepath.Join(conf.Dir, "keystore") })
-	dir, identity := t.TempDir(), newIdentity(t)
+	dir, identity, cluster := t.TempDir(), newIdentity(t), initialized(t, 3)
 	path := func(name string) string { return filepath.Join(dir, name) }
 	write := func(name, content string) {
 		t.Helper()
@@ -44,6 +44,8 @@ func TestExitStatus(t *testing.T) {
 	}{
 		{0, []string{"verify", "-identity", path("key"), path("backup")}},
 		{0, []string{"inspect", keystore}},
+		{0, []string{"-h"}},
+		{0, []string{"recover", "-h"}},
 		{1, []string{"-server", "http://127.0.0.1:1", "list"}},
 		{1, []string{"-server", c.base, "backup", "-to", identity.Recipient().String(), path("backup")}},
 		{1, []string{"verify", "-identity", path("none"), path("backup")}},
@@ -51,6 +53,7 @@ func TestExitStatus(t *testing.T) {
 		{1, []string{"verify", "-identity", path("key"), dir}}, // opens, and can't be read
 		{1, []string{"restore", "-identity", path("key"), path("none"), "s1", path("backup")}},
 		{1, []string{"inspect", path("none")}},
+		{1, []string{"recover", path("none"), "s1"}},
 		{1, []string{"inspect", "-kek", path("none"), keystore}},
 		{2, nil},
 		{2, []string{"keys"}},
@@ -61,10 +64,14 @@ func TestExitStatus(t *testing.T) {
 		{2, []string{"backup", path("other")}},
 		{2, []string{"put", "-if", "new", "a"}},
 		{2, []string{"restore", "-identity", path("key"), "-sha256", "1", dir, "s1", path("backup")}},
+		{2, []string{"restore", "-identity", path("key"), cluster, "s4", path("backup")}},
+		{2, []string{"recover", cluster, "s4"}},
+		{2, []string{"serve", cluster, "s4"}},
 		{3, []string{"verify", "-identity", path("key"), path("short")}},
 		{3, []string{"verify", "-identity", path("key"), path("key")}},
 		{3, []string{"verify", "-identity", path("stranger"), path("backup")}},
 		{3, []string{"inspect", path("odd")}},
+		{3, []string{"inspect", cluster}},
 	} {
 		out, err := d.try("", "", test.args...)
 		got := 0
@@ -76,5 +83,35 @@ func TestExitStatus(t *testing.T) {
 		if got != test.want || strings.Contains(out, "\r") || got > 0 && !strings.Contains(out, "controlplane: ") {
 			t.Errorf("%q exits with %d, want %d: %q", test.args, got, test.want, out)
 		}
+	}
+}
+
+// The documentation is what -h prints: of all, or of a command. Wrong usage prints it too.
+func TestUsageIsThatOfTheDocumentation(t *testing.T) {
+	all := usageOf("")
+	for _, args := range [][]string{{"-h"}, {"keys", "-h"}} {
+		if out, err := runCommand(t, client{}, args...); err != nil || out != all {
+			t.Errorf("%q: %v\n%s", args, err, out)
+		}
+	}
+	if n := strings.Count(all, "\n"); n != 14 {
+		t.Errorf("%d lines:\n%s", n, all)
+	}
+	for line := range strings.Lines(all) {
+		words := strings.Fields(strings.Replace(line, "[-server URL] ", "", 1))[1:]
+		args := words[:1]
+		if args[0] == "keys" {
+			args = words[:2]
+		}
+		if out, err := runCommand(t, client{}, append(args, "-h")...); err != nil || out != line {
+			t.Errorf("%q -h: %v\n%s", args, err, out)
+		}
+		out, err := runCommand(t, client{}, append(args, "-nonsense")...)
+		if !errors.As(err, new(usage)) || !strings.HasSuffix(err.Error()+"\n", "\n"+line) {
+			t.Errorf("%q -nonsense: %v\n%s", args, err, out)
+		}
+	}
+	if _, err := runCommand(t, client{}, "kyes"); !errors.As(err, new(usage)) || !strings.Contains(err.Error()+"\n", all) {
+		t.Errorf("no command: %v", err)
 	}
 }

@@ -143,6 +143,11 @@ func (s *server) remove(r *http.Request) (any, error) {
 	q := r.URL.Query()
 	o := keyring.RemoveOptions{Force: q.Has("force"), Now: q.Has("now")}
 	if err := s.node.Remove(keyring.WithActor(r.Context(), actor(r)), id, o); err != nil {
+		// The keyring has no error to tell it by. Before the leader is asked, this server may not yet know that
+		// there is another active key.
+		if slices.ContainsFunc(s.node.Keyring().Keys(), func(k keyring.Key) bool { return k.ID == id && k.State == keyring.StateActive }) {
+			err = conflict{err}
+		}
 		return nil, err
 	}
 	return map[string]string{"removed": id.String()}, nil
@@ -184,7 +189,7 @@ func (s *server) own(ctx context.Context) (status, error) {
 		out.Rekeying = append(out.Rekeying, r)
 	}
 	for _, p := range st.Problems {
-		out.Problems = append(out.Problems, p.String())
+		out.Problems = append(out.Problems, p.String()+". "+p.Advice)
 	}
 	return out, nil
 }
@@ -250,7 +255,20 @@ func (s *server) view(r *http.Request) (any, error) {
 		})
 	}
 	wg.Wait()
+	v.compare()
 	return v, nil
+}
+
+// compare adds it to the problems of a server that it has another leader than the one whose keys are shown. To
+// have none is no sign of another cluster, and while the leader changes only the next look tells.
+func (v view) compare() {
+	leader := v.best().Leader
+	for id, a := range v.Servers {
+		if leader != "" && a.Leader != "" && a.Leader != leader {
+			a.Problems = append(a.Problems, fmt.Sprintf("its leader is %s, and not %s: if that stays so, these are two clusters", a.Leader, leader))
+			v.Servers[id] = a
+		}
+	}
 }
 
 // ask gets another server's status.

@@ -70,7 +70,7 @@ func newServer(dir string, id raft.ServerID, o options) (*server, keyring.NodeCo
 		return nil, keyring.NodeConfig{}, err
 	}
 	if _, known := c.Servers[id]; !known {
-		return nil, keyring.NodeConfig{}, fmt.Errorf("cluster.json has no server %q", id)
+		return nil, keyring.NodeConfig{}, usage{fmt.Errorf("cluster.json has no server %q", id)}
 	}
 	kek, err := keyring.FileKEK(filepath.Join(dir, string(id)+".kek"))
 	if err != nil {

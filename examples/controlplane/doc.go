@@ -1,0 +1,46 @@
+// Controlplane is a control plane on hashicorp/raft with a keyring: a store of secrets and an
+// issuer of workload identities, on three servers.
+//
+//	controlplane init [-port 8001] DIR       make certificates, KEKs and addresses for three servers
+//	controlplane serve [-every 720h] [-rate 0] [-clicks] DIR ID       run one of them: s1, s2 or s3
+//
+//	controlplane [-server URL] put [-if VERSION] PATH         store standard input
+//	controlplane [-server URL] get [-stale] PATH
+//	controlplane [-server URL] list [PREFIX]
+//	controlplane [-server URL] identity [-aud A,B] [-ttl 10m] WORKLOAD        print a token
+//
+//	controlplane [-server URL] keys status [-json]       keys, servers, problems
+//	controlplane [-server URL] keys rotate [-full]
+//	controlplane [-server URL] keys remove [-force] [-now] ID
+//
+//	controlplane [-server URL] backup -to RECIPIENT,... FILE        everything, for age recipients; prints its SHA-256
+//	controlplane verify -identity FILE BACKUP                       says whether it restores
+//	controlplane restore -identity FILE [-sha256 SUM] DIR ID BACKUP       makes the directory of a server
+//	controlplane recover [-force] DIR ID       makes a server the only one, when the majority is lost; none may run
+//	controlplane inspect [-kek FILE,...] KEYSTORE-DIR       what lies there; a star marks the KEKs that open a key
+//
+// URL is any server's, http://127.0.0.1:8001 if it is not given. There a page shows keys and
+// servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
+// -rate how many secrets a second a full rotation may seal anew. KEYSTORE-DIR is DIR/ID/keystore, its
+// KEK is DIR/ID.kek, and its server may run. Each command has -h.
+//
+// For scripts, the exit status is
+//
+//	0   good
+//	1   it failed: a disk, a server that is away or refuses, what is there already
+//	2   wrong usage: a flag, an argument, a command
+//	3   what was looked at is not good: verify says that the backup does not restore with these
+//	    identities, inspect that something is wrong with a file, that no KEK given opens it or that
+//	    there is no key, keys status that a server is away, that there is a problem (but for an
+//	    inline KEK: it may be wanted), or that none leads
+//
+// It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
+// which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
+// and serve.go, a server from its configuration to its end. The rest is the program: api.go for
+// users and workloads, operator.go and page.html for operators, client.go the command line, backup.go
+// backups from end to end, inspect.go a look into a keystore, progress.go what a terminal shows
+// meanwhile, setup.go what a first trial needs.
+//
+// The API has no passwords and listens on loopback only: whoever is on the machine may do everything
+// but what a workload's token narrows. A service in the field has TLS and authentication there.
+package main
