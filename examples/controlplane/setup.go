@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	mrand "math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -94,7 +95,7 @@ func addresses(port, n int) (out []string, err error) {
 			out = append(out, net.JoinHostPort("127.0.0.1", strconv.Itoa(port+i)))
 			continue
 		}
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		ln, err := listenFree()
 		if err != nil {
 			return nil, err
 		}
@@ -102,6 +103,18 @@ func addresses(port, n int) (out []string, err error) {
 		out = append(out, ln.Addr().String())
 	}
 	return out, nil
+}
+
+// listenFree listens on a free port below those that systems give to connections: any of these could
+// have it before the server does.
+func listenFree() (ln net.Listener, err error) {
+	for range 100 {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(20_000+mrand.IntN(12_000)))
+		if ln, err = net.Listen("tcp", addr); err == nil {
+			return ln, nil
+		}
+	}
+	return nil, err
 }
 
 // identity is a certificate and its key.

@@ -7,7 +7,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"math/big"
+	mrand "math/rand/v2"
 	"net"
 	"net/url"
 	"testing"
@@ -87,12 +89,17 @@ func newKey(tb testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-// Listen listens on a free port of the loopback interface.
-func Listen(tb testing.TB) net.Listener {
+// Listen listens on a free port of the loopback interface, below those that systems give to
+// connections: a server that is started again finds it free.
+func Listen(tb testing.TB) (ln net.Listener) {
 	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	var err error
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20_000+mrand.IntN(12_000))
+		if ln, err = net.Listen("tcp", addr); err == nil {
+			return ln
+		}
 	}
-	return ln
+	tb.Fatal(err)
+	return nil
 }
