@@ -186,14 +186,9 @@ func backupFlags(fs *flag.FlagSet, args []string, n int) ([]string, backupFile, 
 	if *identity == "" {
 		return nil, backupFile{}, usage{fmt.Errorf("%s: -identity is missing", fs.Name())}
 	}
-	f, err := os.Open(*identity)
+	with, err := readIdentities(*identity)
 	if err != nil {
-		return nil, backupFile{}, fmt.Errorf("-identity: %w", err)
-	}
-	defer f.Close()
-	with, err := age.ParseIdentities(f)
-	if err != nil {
-		return nil, backupFile{}, fmt.Errorf("-identity: %w", err)
+		return nil, backupFile{}, err
 	}
 	return args, backupFile{args[n-1], with}, nil
 }

@@ -2,7 +2,7 @@
 // issuer of workload identities, on three servers.
 //
 //	controlplane init [-port 8001] DIR       make certificates, KEKs and addresses for three servers
-//	controlplane serve [-every 720h] [-rate 0] [-clicks] DIR ID       run one of them: s1, s2 or s3
+//	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] DIR ID       run one of them: s1, s2 or s3
 //
 //	controlplane [-server URL] put [-if VERSION] PATH         store standard input
 //	controlplane [-server URL] get [-stale] PATH
@@ -21,7 +21,9 @@
 //
 // URL is any server's, http://127.0.0.1:8001 if it is not given. There a page shows keys and
 // servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
-// -rate how many secrets a second a full rotation may seal anew. KEYSTORE-DIR is DIR/ID/keystore, its
+// -rate how many secrets a second a full rotation may seal anew. With -escrow each key is wrapped to age
+// recipients too; when DIR/ID.kek is lost, make another (head -c 32 /dev/urandom) and start once with
+// their -identity. KEYSTORE-DIR is DIR/ID/keystore, its
 // KEK is DIR/ID.kek, and its server may run. Each command has -h.
 //
 // For scripts, the exit status is
@@ -37,7 +39,7 @@
 // It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
 // which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
 // and serve.go, a server from its configuration to its end. The rest is the program: api.go for
-// users and workloads, operator.go and page.html for operators, client.go the command line, backup.go
+// users and workloads, operator.go and page.html for operators, keks.go what wraps the keys, client.go the command line, backup.go
 // backups from end to end, inspect.go a look into a keystore, progress.go what a terminal shows
 // meanwhile, setup.go what a first trial needs.
 //

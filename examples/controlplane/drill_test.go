@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,17 +32,18 @@ type drill struct {
 	t       *testing.T
 	ctx     context.Context
 	dir     string
+	flags   []string // of serve
 	cluster cluster
 	running map[raft.ServerID]*exec.Cmd
 	secrets map[string]string
 }
 
 // newDrill starts three servers, and puts secrets under two keys.
-func newDrill(t *testing.T) *drill {
+func newDrill(t *testing.T, flags ...string) *drill {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	d := &drill{t: t, ctx: ctx, dir: initialized(t, 3), running: map[raft.ServerID]*exec.Cmd{}, secrets: map[string]string{}}
+	d := &drill{t: t, ctx: ctx, dir: initialized(t, 3), flags: flags, running: map[raft.ServerID]*exec.Cmd{}, secrets: map[string]string{}}
 	t.Cleanup(d.kill)
 	var err error
 	if d.cluster, err = readCluster(d.dir); err != nil {
@@ -80,7 +82,7 @@ func (d *drill) serve(ids ...raft.ServerID) {
 // start starts a server and waits until it listens.
 func (d *drill) start(id raft.ServerID) {
 	d.t.Helper()
-	cmd := d.process("serve", d.dir, string(id))
+	cmd := d.process(slices.Concat([]string{"serve"}, d.flags, []string{d.dir, string(id)})...)
 	var log bytes.Buffer
 	cmd.Stderr = &log
 	out, err := cmd.StdoutPipe()
@@ -310,4 +312,38 @@ func TestDrillAKeystoreAlone(t *testing.T) {
 		}
 		return len(st.Missing) == 0 && known[before.Keys[0].ID] && known[before.Keys[1].ID]
 	})
+}
+
+// TestDrillAllKEKsAreLost, as when a KMS is gone: escrow is the way back, once.
+func TestDrillAllKEKsAreLost(t *testing.T) {
+	t.Parallel()
+	identity := newIdentity(t)
+	file := filepath.Join(t.TempDir(), "identity")
+	if err := os.WriteFile(file, []byte(identity.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	escrow := []string{"-escrow", identity.Recipient().String()}
+	d := newDrill(t, escrow...)
+	d.kill()
+	for id := range d.cluster.Servers {
+		if err := os.WriteFile(filepath.Join(d.dir, string(id)+".kek"), fmt.Appendf(nil, "%032s", id), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.start("s1")
+	d.start("s2")
+	d.await("s1", "naming the lost KEK", func(st status) bool {
+		return len(st.Missing) == 2 && strings.Contains(strings.Join(st.Problems, "\n"), "KEK away")
+	})
+	d.kill()
+
+	d.flags = append(escrow, "-identity", file)
+	d.serve("s1", "s2", "s3")
+	for id := range d.cluster.Servers {
+		d.await(id, "off its old KEKs", func(st status) bool { return !strings.Contains(strings.Join(st.Problems, "\n"), "old KEKs") })
+	}
+	d.kill()
+	d.flags = escrow
+	d.serve("s1", "s2", "s3")
+	d.whole()
 }

@@ -156,10 +156,14 @@ func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	every := fs.Duration("every", 0, "") // zero is the keyring's own default
 	rate := fs.Int("rate", 0, "")        // zero is no limit
 	clicks := fs.Bool("clicks", false, "")
+	escrow, identity := fs.String("escrow", "", ""), fs.String("identity", "", "")
 	args, err := flags(fs, args, 2)
 	if err != nil {
 		return err
 	}
+	if *identity != "" && *escrow == "" {
+		return usage{errors.New("serve: -identity is for -escrow")}
+	}
 	log := hclog.New(&hclog.LoggerOptions{Name: args[1], Output: stderr, Level: hclog.Info})
-	return serve(ctx, args[0], raft.ServerID(args[1]), options{*every, *rate, *clicks, log, stdout})
+	return serve(ctx, args[0], raft.ServerID(args[1]), options{*every, *rate, *clicks, *escrow, *identity, log, stdout})
 }

@@ -56,11 +56,13 @@ type server struct {
 
 // options are the flags of serve.
 type options struct {
-	every  time.Duration // between rotations
-	rate   int           // of secrets that are sealed anew, a second; zero is as fast as raft
-	clicks bool
-	log    hclog.Logger
-	stdout io.Writer
+	every    time.Duration // between rotations
+	rate     int           // of secrets that are sealed anew, a second; zero is as fast as raft
+	clicks   bool
+	escrow   string // age recipients, comma-separated
+	identity string // a file, the way back with them
+	log      hclog.Logger
+	stdout   io.Writer
 }
 
 // newServer reads what init has put into dir for a server. Without a log in the options it logs nothing.
@@ -72,7 +74,7 @@ func newServer(dir string, id raft.ServerID, o options) (*server, keyring.NodeCo
 	if _, known := c.Servers[id]; !known {
 		return nil, keyring.NodeConfig{}, usage{fmt.Errorf("cluster.json has no server %q", id)}
 	}
-	kek, err := keyring.FileKEK(filepath.Join(dir, string(id)+".kek"))
+	keks, old, err := o.keks(dir, id)
 	if err != nil {
 		return nil, keyring.NodeConfig{}, err
 	}
@@ -83,7 +85,9 @@ func newServer(dir string, id raft.ServerID, o options) (*server, keyring.NodeCo
 	s := &server{
 		id: id, cluster: c, store: newStore(keys), clicks: o.clicks, log: o.log, started: make(chan struct{}),
 	}
-	return s, s.config(dir, kek, keys, o), nil
+	conf := s.config(dir, keys, o)
+	conf.KEKs, conf.OldKEKs = keks, old
+	return s, conf, nil
 }
 
 // serve runs a server until ctx ends.
@@ -119,6 +123,9 @@ func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err er
 		return err
 	}
 	close(s.started)
+	if len(conf.OldKEKs) > 0 {
+		s.moveOffOldKEKs(ctx)
+	}
 	select {
 	case <-ctx.Done():
 	case e := <-served:
@@ -132,12 +139,23 @@ func (s *server) audit(e keyring.Event) {
 	s.log.Info("audit", "step", e.Step, "key", e.Key, "by", cmp.Or(e.Actor, "keyring"), "index", e.Index, "time", e.Time)
 }
 
+// moveOffOldKEKs has the key files wrapped under the present KEKs alone, so that the next start needs no
+// old ones. What is left is in the status.
+func (s *server) moveOffOldKEKs(ctx context.Context) {
+	err := s.node.Keyring().WaitReady(ctx)
+	if err == nil {
+		err = s.node.Keyring().Rewrap(ctx)
+	}
+	if err != nil {
+		s.log.Error("rewrap", "error", err)
+	}
+}
+
 // config is what the keyring needs to know of the program.
-func (s *server) config(dir string, kek keyring.KEK, keys *keyring.FSM, o options) keyring.NodeConfig {
+func (s *server) config(dir string, keys *keyring.FSM, o options) keyring.NodeConfig {
 	conf := keyring.NodeConfig{
 		ID:        s.id,
 		Dir:       filepath.Join(dir, string(s.id)),
-		KEKs:      []keyring.KEK{kek},
 		Addr:      s.cluster.Servers[s.id].Raft,
 		Cluster:   s.cluster.Name,
 		TLS:       func() (*tls.Config, error) { return readTLS(dir, s.id) }, // anew for each connection
