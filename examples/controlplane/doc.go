@@ -23,8 +23,8 @@
 // servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
 // -rate how many secrets a second a full rotation may seal anew. With -escrow each key is wrapped to age
 // recipients too; when DIR/ID.kek is lost, make another (head -c 32 /dev/urandom) and start once with
-// their -identity. KEYSTORE-DIR is DIR/ID/keystore, its
-// KEK is DIR/ID.kek, and its server may run. Each command has -h.
+// their -identity. KEYSTORE-DIR is DIR/ID/keystore, its KEK is DIR/ID.kek, and its server may run. Each
+// command has -h.
 //
 // For scripts, the exit status is
 //
@@ -39,8 +39,8 @@
 // It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
 // which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
 // and serve.go, a server from its configuration to its end. The rest is the program: api.go for
-// users and workloads, operator.go and page.html for operators, keks.go what wraps the keys, client.go the command line, backup.go
-// backups from end to end, inspect.go a look into a keystore, progress.go what a terminal shows
+// users and workloads, operator.go and page.html for operators, keks.go what wraps the keys, client.go
+// the command line, backup.go backups from end to end, inspect.go a look into a keystore, progress.go what a terminal shows
 // meanwhile, setup.go what a first trial needs.
 //
 // The API has no passwords and listens on loopback only: whoever is on the machine may do everything
