@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"time"
 
@@ -86,6 +87,7 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
 	defer s.close()
+	runtime.GC() // a ring was read, more than once as large as what is left of it, and now comes the long part
 	s.manifest.SHA256, err = digest(func(d io.Writer) error {
 		return writeBackup(ctx, io.MultiWriter(within{ctx, w}, d), s, to)
 	})
