@@ -149,7 +149,7 @@ func (d *demo) check(ctx context.Context, w *writers, end status) error {
 		return fmt.Errorf("%d secrets are under old keys", old)
 	}
 	for _, id := range d.ids() {
-		if _, err := d.await(ctx, func(s status) bool { return s.ID == id && s.Index >= end.Index }); err != nil {
+		if _, err := d.await(ctx, func(s status) bool { return s.ID == id && s.Index >= w.newest() }); err != nil {
 			return err
 		}
 		good, err := w.check(ctx, id)

@@ -19,6 +19,7 @@ type writers struct {
 	mu   sync.Mutex // guards below
 	done int        // puts of overwrite
 	slow time.Duration
+	last uint64 // log index of the newest put
 }
 
 func newWriters(d *demo, secrets int) *writers {
@@ -84,6 +85,12 @@ func (w *writers) longest() time.Duration {
 	return w.slow
 }
 
+func (w *writers) newest() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.last
+}
+
 // put puts a new value. After an error nobody knows whether it is there: it is put again, at
 // another server, until one says that it is. A server that is killed is the common reason.
 func (w *writers) put(ctx context.Context, n int) error {
@@ -94,6 +101,9 @@ func (w *writers) put(ctx context.Context, n int) error {
 		var out struct{ Version uint64 }
 		for id := range views { // in no order
 			if last = w.call(ctx, id, "PUT", path(n), map[string]string{"value": w.values[n]}, &out); last == nil {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.last = max(w.last, out.Version)
 				return nil
 			}
 			break
