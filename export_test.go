@@ -239,5 +239,5 @@ type LocalKEK struct{ KEK }
 
 func (LocalKEK) unwraps() bool { return true }
 
-// AboutProblem is what Status adds to a problem of that kind.
-func AboutProblem(k ProblemKind) (rank int, advised string) { return k.rank(), advice[k] }
+// HasAdvice reports whether Status has a rank and advice for a problem of that kind.
+func HasAdvice(k ProblemKind) bool { return k.rank() >= 0 && problemKinds[k.rank()].advice != "" }

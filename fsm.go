@@ -55,18 +55,18 @@ func (f *FSM) Apply(l *raft.Log) any {
 	if !own(l) {
 		return fmt.Errorf("%w: log entry %d is not the keyring's; a host with entries of its own needs Mux", ErrCorrupt, l.Index)
 	}
-	cmds, err := meta.DecodeEntry(l.Data)
+	entry, err := meta.DecodeEntry(l.Data)
 	if err != nil {
 		return fmt.Errorf("%w: log entry %d: %w", ErrCorrupt, l.Index, err)
 	}
 	before := f.ring.Load()
-	next, err := before.Apply(l.Index, cmds)
+	next, err := before.Apply(l.Index, entry.Commands)
 	if err != nil {
 		return err
 	}
 	f.ring.Store(next)
 	if e := f.events.Load(); e != nil {
-		e.add(l, cmds[0].By, meta.Steps(before, next))
+		e.add(l, entry.By, meta.Steps(before, next))
 	}
 	f.changed.notify()
 	return nil
@@ -225,10 +225,7 @@ func propose(ctx context.Context, r *raft.Raft, cmds ...meta.Command) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	for i := range cmds {
-		cmds[i].By = actorOf(ctx)
-	}
-	b, err := meta.EncodeEntry(cmds...)
+	b, err := meta.Entry{By: actorOf(ctx), Commands: cmds}.Encode()
 	if err != nil {
 		return err
 	}

@@ -206,7 +206,7 @@ func (h *host) entries(t testing.TB) []*raft.Log {
 // command is a log entry of the keyring's.
 func command(t testing.TB, index uint64, cmds ...meta.Command) *raft.Log {
 	t.Helper()
-	b, err := meta.EncodeEntry(cmds...)
+	b, err := meta.Entry{Commands: cmds}.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}

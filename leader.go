@@ -267,7 +267,7 @@ func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 			continue
 		}
 		adopt := meta.Command{Adopt: &meta.Adopt{Key: fromOrphan(o), DataOnly: true, Time: now()}}
-		if _, err := meta.EncodeEntry(adopt); err != nil { // one odd file must not hold up all the others
+		if _, err := (meta.Entry{Commands: []meta.Command{adopt}}).Encode(); err != nil { // one odd file must not hold up all the others
 			l.cfg.Logger.Error("orphan that can't be adopted", "key", KeyID(o.ID), "error", err)
 			continue
 		}

@@ -246,7 +246,7 @@ func (n *Node) promote(ctx context.Context) {
 // fires when there may be another one. The error is that of the attempt.
 func (n *Node) promoteOne(ctx context.Context) (<-chan time.Time, error) {
 	if n.raft.State() != raft.Leader {
-		n.keys.blocked.promote(nil)
+		n.keys.blocked.vote(nil)
 		return nil, nil
 	}
 	var voters []raft.ServerID
@@ -262,7 +262,7 @@ func (n *Node) promoteOne(ctx context.Context) (<-chan time.Time, error) {
 			waiting[s.ID] = fmt.Sprintf("it lacks %d keys", lacks)
 		}
 	}
-	n.keys.blocked.promote(waiting)
+	n.keys.blocked.vote(waiting)
 	if candidate == nil {
 		if len(waiting) > 0 {
 			return time.After(time.Second), nil
@@ -281,7 +281,7 @@ func (n *Node) promoteOne(ctx context.Context) (<-chan time.Time, error) {
 	})
 	if err != nil {
 		waiting[candidate.ID] = err.Error()
-		n.keys.blocked.promote(waiting)
+		n.keys.blocked.vote(waiting)
 		n.log.Warn("promote", "id", candidate.ID, "error", err)
 	}
 	return time.After(0), err

@@ -43,14 +43,13 @@ func (k *Keyring) setGauges() {
 	set(float64(len(st.Missing)), "keys", "missing")
 	set(float64(underheld), "keys", "underheld")
 	set(float64(len(st.NoBackup)), "keys", "unbacked")
-	for kind := range advice {
-		n := 0
-		for _, p := range st.Problems {
-			if p.Kind == kind {
-				n++
-			}
-		}
-		metrics.SetGaugeWithLabels([]string{"keyring", "problems"}, float32(n), []metrics.Label{{Name: "kind", Value: string(kind)}})
+	problems := map[ProblemKind]int{}
+	for _, p := range st.Problems {
+		problems[p.Kind]++
+	}
+	for _, p := range problemKinds { // also those of which there is none any more
+		kind := []metrics.Label{{Name: "kind", Value: string(p.kind)}}
+		metrics.SetGaugeWithLabels([]string{"keyring", "problems"}, float32(problems[p.kind]), kind)
 	}
 }
 
@@ -79,4 +78,17 @@ func (k *Keyring) countUse(told map[KeyID][2]uint64) {
 			delete(told, id)
 		}
 	}
+}
+
+// count and gauge give a figure of a rekey to the sink.
+func count(name string, key KeyID, n int) {
+	metrics.IncrCounterWithLabels([]string{"keyring", "rekey", name}, float32(n), labels(key))
+}
+
+func gauge(name string, key KeyID, n int) {
+	metrics.SetGaugeWithLabels([]string{"keyring", "rekey", name}, float32(n), labels(key))
+}
+
+func labels(key KeyID) []metrics.Label {
+	return []metrics.Label{{Name: "key", Value: key.String()}}
 }

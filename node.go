@@ -6,12 +6,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -132,25 +128,12 @@ func (c NodeConfig) keyring() Config {
 	}
 }
 
-// hasRaft reports whether Dir has a log or a snapshot of raft's, from an earlier Start or RestoreNode.
-func (c NodeConfig) hasRaft() bool {
-	if _, err := os.Stat(filepath.Join(c.Dir, "raft", "raft.db")); err == nil {
-		return true
-	}
-	snaps, _ := os.ReadDir(filepath.Join(c.Dir, "raft", "snapshots"))
-	return slices.ContainsFunc(snaps, func(e fs.DirEntry) bool { return !strings.HasSuffix(e.Name(), ".tmp") }) // else one was begun
-}
-
 // Start starts the server. It returns when raft and the keyring run, which for a server
 // with no raft log of its own means that its cluster is founded or has accepted it; ctx
 // bounds that. It does not wait for a leader or a key: see Keyring.WaitReady.
 func Start(ctx context.Context, cfg NodeConfig) (*Node, error) {
 	cfg = cfg.filled()
-	err := cfg.check()
-	if err == nil && cfg.Addr != "" && len(cfg.Peers)+len(cfg.Join) == 0 && !cfg.hasRaft() {
-		err = errors.New("node configuration: Peers and Join are empty, and there is no raft log: nothing to found or join")
-	}
-	if err != nil {
+	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	life, cancel := context.WithCancel(context.Background())

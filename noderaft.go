@@ -3,6 +3,7 @@ package keyring
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -126,6 +127,9 @@ func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
 func (n *Node) founders(ctx context.Context) (raft.Configuration, error) {
 	if n.net == nil {
 		return n.cfg.alone(), nil
+	}
+	if len(n.cfg.Peers)+len(n.cfg.Join) == 0 {
+		return raft.Configuration{}, errors.New("node configuration: Peers and Join are empty, and there is no raft log or snapshot: nothing to found or join")
 	}
 	founding, err := n.net.founding(ctx)
 	if err != nil || !founding {

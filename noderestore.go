@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/hashicorp/raft"
@@ -34,21 +33,22 @@ func restoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOpti
 	if err := cfg.check(); err != nil {
 		return m, err
 	}
-	dir := filepath.Join(cfg.Dir, "raft")
-	if cfg.hasRaft() {
-		return m, fmt.Errorf("%s has a raft log or snapshot already", dir)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return m, err
-	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, cfg.Logger.Named("raft"))
+	d, err := cfg.openRaftDir() // so no server runs there
 	if err != nil {
 		return m, err
+	}
+	defer func() { err = errors.Join(err, d.log.Close()) }()
+	known, err := d.known()
+	if err != nil {
+		return m, err
+	}
+	if known {
+		return m, fmt.Errorf("%s has a raft log or snapshot already", d.path)
 	}
 	var sink raft.SnapshotSink
 	o.Dir, o.KEKs, o.Logger = filepath.Join(cfg.Dir, "keystore"), cfg.KEKs, cfg.Logger
 	m, err = restore(ctx, r, o, func(m Manifest) (_ io.Writer, err error) {
-		sink, err = cfg.begin(snaps, m.Raft.Index)
+		sink, err = cfg.begin(d.snaps, m.Raft.Index)
 		return sink, err
 	})
 	switch {

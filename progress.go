@@ -1,12 +1,10 @@
 package keyring
 
 import (
-	"fmt"
 	"slices"
 	"sync"
 
 	"example.com/keyring/internal/meta"
-	metrics "github.com/hashicorp/go-metrics/compat"
 )
 
 // RekeyProgress is how far the data under one key has been moved to the active key, by this
@@ -39,37 +37,24 @@ type moves struct {
 
 // of changes the progress of a key.
 func (m *moves) of(id KeyID, change func(*RekeyProgress)) {
-	if m.edit(id, change) {
-		m.changed.notify()
-	}
+	m.edit(id, change)
+	m.changed.notify()
 }
 
-func (m *moves) edit(id KeyID, change func(*RekeyProgress)) (changed bool) {
+func (m *moves) edit(id KeyID, change func(*RekeyProgress)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.keys == nil {
 		m.keys = map[KeyID]*RekeyProgress{}
 	}
-	p := m.keys[id]
-	if p == nil {
-		p = unbegun(id)
-		m.keys[id] = p
-		changed = true
+	if m.keys[id] == nil {
+		m.keys[id] = unbegun(id)
 	}
-	was := *p
-	change(p)
-	return changed || !was.equal(*p)
+	change(m.keys[id])
 }
 
 // unbegun is the progress of a key of which nothing is known.
 func unbegun(id KeyID) *RekeyProgress { return &RekeyProgress{Key: id, Left: -1} }
-
-// equal reports whether Status says the same of both.
-func (p RekeyProgress) equal(o RekeyProgress) bool {
-	refs := slices.Equal(p.PoisonedRefs, o.PoisonedRefs)
-	errs := fmt.Sprint(p.Err) == fmt.Sprint(o.Err)
-	return refs && errs && p.Moved == o.Moved && p.Conflicts == o.Conflicts && p.Left == o.Left && p.Poisoned == o.Poisoned
-}
 
 // add counts a batch.
 func (m *moves) add(id KeyID, moved, conflicts int) {
@@ -123,19 +108,6 @@ func (m *moves) drop(keys []*meta.Key) (dropped []KeyID) {
 		}
 	}
 	return dropped
-}
-
-// count and gauge give a figure of a rekey to the process's sink of metrics, which raft uses too.
-func count(name string, key KeyID, n int) {
-	metrics.IncrCounterWithLabels([]string{"keyring", "rekey", name}, float32(n), labels(key))
-}
-
-func gauge(name string, key KeyID, n int) {
-	metrics.SetGaugeWithLabels([]string{"keyring", "rekey", name}, float32(n), labels(key))
-}
-
-func labels(key KeyID) []metrics.Label {
-	return []metrics.Label{{Name: "key", Value: key.String()}}
 }
 
 // describe adds the progress of the keys that are rekeying, and what stands in its way.

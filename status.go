@@ -31,7 +31,7 @@ type Status struct {
 	// known to be. Rewrap moves them; at zero, OldKEKs are needed no more.
 	OnOldKEKs int `json:"onOldKEKs"`
 	// NextRotation is when the next key is to become active, by this server's policy. Zero means
-	// that only Rotate rotates.
+	// that only Rotate rotates, or that a key is to become active as soon as it can.
 	NextRotation time.Time `json:"nextRotation,omitzero"`
 	// LastBackup is the last that Backup has made, and NoBackup are the keys that are not in it. Whoever
 	// copies keystore directories in its place need not care.
@@ -79,30 +79,35 @@ const (
 	ProblemInlineKEK   ProblemKind = "inline KEK"       // keys protect nothing from those who can read the files
 )
 
-// rank orders the kinds, the worst first.
-func (k ProblemKind) rank() int {
-	return slices.Index([]ProblemKind{
-		ProblemKeyMissing, ProblemWrite, ProblemKEKAway, ProblemKeyPending, ProblemRekey, ProblemNonvoter, ProblemWaiting,
-		ProblemUnreachable, ProblemSetAside, ProblemOrphan, ProblemNomad, ProblemBackup, ProblemOldKEK, ProblemInlineKEK,
-	}, k)
+// problemKinds are the kinds, the worst first, with what to do about each.
+var problemKinds = []struct {
+	kind   ProblemKind
+	advice string
+}{
+	{ProblemKeyMissing, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
+	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
+	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, and another server has the keys, move the keystore directory away."},
+	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it."},
+	{ProblemRekey, "Overwrite the records that do not open, or see to the error of the host's store."},
+	{ProblemNonvoter, "Nothing, if it has just joined. Else see which keys are missing, and where."},
+	{ProblemWaiting, "Start these servers, with this build."},
+	{ProblemUnreachable, "Look at that server, its certificate and the network."},
+	{ProblemSetAside, "Nothing in haste. Keep the file until Missing is empty, then delete it."},
+	{ProblemOrphan, "Adopt it if data is sealed under it; else leave it, or move it away."},
+	{ProblemNomad, "Delete the files of Nomad's when the keyring holds their keys."},
+	{ProblemBackup, "Call Backup."},
+	{ProblemOldKEK, "Call Rewrap before OldKEKs are taken away."},
+	{ProblemInlineKEK, "Use another KEK, unless you want just that."},
 }
 
-// advice is what to do about a problem.
-var advice = map[ProblemKind]string{
-	ProblemKeyMissing:  "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory.",
-	ProblemKeyPending:  "Bring the servers back that do not answer: a majority of the voters must hold it.",
-	ProblemKEKAway:     "See that the KEK answers, or configure the one that the files name. If it is gone for good, and another server has the keys, move the keystore directory away.",
-	ProblemWrite:       "Look at the disk: is it full, read-only, failing?",
-	ProblemUnreachable: "Look at that server, its certificate and the network.",
-	ProblemRekey:       "Overwrite the records that do not open, or see to the error of the host's store.",
-	ProblemNonvoter:    "Nothing, if it has just joined. Else see which keys are missing, and where.",
-	ProblemWaiting:     "Start these servers, with this build.",
-	ProblemSetAside:    "Nothing in haste. Keep the file until Missing is empty, then delete it.",
-	ProblemOrphan:      "Adopt it if data is sealed under it; else leave it, or move it away.",
-	ProblemNomad:       "Delete the files of Nomad's when the keyring holds their keys.",
-	ProblemBackup:      "Call Backup.",
-	ProblemOldKEK:      "Call Rewrap before OldKEKs are taken away.",
-	ProblemInlineKEK:   "Use another KEK, unless you want just that.",
+// rank is where the kind is among them.
+func (k ProblemKind) rank() int {
+	for i, p := range problemKinds {
+		if p.kind == k {
+			return i
+		}
+	}
+	return -1
 }
 
 // Problem is one thing that is wrong.
@@ -162,12 +167,12 @@ func (k *Keyring) statusOf(ring *meta.Ring) Status {
 	}
 	if n := len(s.NoBackup); n > 0 && s.LastBackup.Index > 0 {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
-			"%d keys are newer than the last backup, of %v: call Backup", n, s.LastBackup.Time.Format(time.DateTime))})
+			"%d keys are newer than the last backup, of %v", n, s.LastBackup.Time.Format(time.DateTime))})
 	}
 	k.store.describe(&s, ring)
 	if s.OnOldKEKs = k.store.onOldKEKs(); s.OnOldKEKs > 0 {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
-			"%d key files are not wrapped under exactly the KEKs of the configuration: call Rewrap", s.OnOldKEKs)})
+			"%d key files are not wrapped under exactly the KEKs of the configuration", s.OnOldKEKs)})
 	}
 	k.store.keks.describe(&s)
 	k.blocked.describe(&s)
@@ -177,8 +182,8 @@ func (k *Keyring) statusOf(ring *meta.Ring) Status {
 			s.Problems = append(s.Problems, Problem{Kind: ProblemRekey, Key: rekeying[0].ID, Detail: "the leader can't move its data: Config.Data is nil"})
 		}
 	}
-	for i := range s.Problems {
-		s.Problems[i].Advice = advice[s.Problems[i].Kind]
+	for i, p := range s.Problems {
+		s.Problems[i].Advice = problemKinds[p.Kind.rank()].advice
 	}
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
 	return s
@@ -281,8 +286,8 @@ func (b *blocked) waitFor(unheard []string) {
 	b.unheard = unheard
 }
 
-// promote notes the servers that are no voters yet. The caller may go on with the map.
-func (b *blocked) promote(waiting map[raft.ServerID]string) {
+// vote notes the servers that are no voters yet. The caller may go on with the map.
+func (b *blocked) vote(waiting map[raft.ServerID]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.waiting = maps.Clone(waiting)

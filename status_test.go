@@ -118,8 +118,8 @@ func TestEveryProblemHasAdvice(t *testing.T) {
 			return true
 		}
 		kind := keyring.ProblemKind(strings.Trim(spec.Values[0].(*ast.BasicLit).Value, `"`))
-		if rank, advice := keyring.AboutProblem(kind); rank < 0 || advice == "" {
-			t.Errorf("%s: rank %d, advice %q", kind, rank, advice)
+		if !keyring.HasAdvice(kind) {
+			t.Errorf("%s has no advice", kind)
 		}
 		kinds++
 		return true

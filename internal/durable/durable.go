@@ -399,7 +399,6 @@ func syncAll(temps []*temp) {
 }
 
 // LockName is the file that OpenDir locks. It stays, empty, when the lock is gone.
-// LockName is the file that keeps other processes out.
 const LockName = ".lock"
 
 var tempPattern = regexp.MustCompile(`^\.tmp-[0-9a-f]{32}$`)

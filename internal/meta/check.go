@@ -11,7 +11,7 @@ import (
 // MaxPublic is the largest public key in bytes that the ring takes.
 const MaxPublic = 4096
 
-// MaxActor is the longest name of who asked for a command, in bytes.
+// MaxActor is the longest name of who asked for something, in bytes.
 const MaxActor = 255
 
 // MaxServerID is the longest server ID in bytes that the ring takes.
@@ -42,9 +42,6 @@ func (c Command) validate() error {
 	check(c.Backup != nil, func() error { return c.Backup.validate() })
 	if set != 1 {
 		return fmt.Errorf("%d commands in place of one", set)
-	}
-	if len(c.By) > MaxActor || !utf8.ValidString(c.By) {
-		return fmt.Errorf("who asked is longer than %d bytes, or not UTF-8", MaxActor)
 	}
 	return err
 }

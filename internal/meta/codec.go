@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 )
 
 // Version is the version of log entries and snapshots that this package writes and reads.
@@ -17,14 +18,15 @@ var ErrMalformed = errors.New("malformed keyring metadata")
 // Entry is what one raft log entry carries: commands that are applied in order, and
 // either all or none of them.
 type Entry struct {
-	Version  int       `json:"version"`
+	Version  int       `json:"version"`      // Encode sets it
+	By       string    `json:"by,omitempty"` // who asked; empty if the keyring acts of its own accord
 	Commands []Command `json:"commands"`
 }
 
-// EncodeEntry returns the log entry for the commands, or says what is wrong with them.
-// Times must be in UTC.
-func EncodeEntry(cmds ...Command) ([]byte, error) {
-	b, err := json.Marshal(Entry{Version, cmds})
+// Encode returns the log entry, or says what is wrong with it. Times must be in UTC.
+func (e Entry) Encode() ([]byte, error) {
+	e.Version = Version
+	b, err := json.Marshal(e)
 	if err != nil {
 		return nil, fmt.Errorf("encode keyring command: %w", err)
 	}
@@ -35,15 +37,18 @@ func EncodeEntry(cmds ...Command) ([]byte, error) {
 }
 
 // DecodeEntry reads a log entry. An error matches ErrMalformed.
-func DecodeEntry(b []byte) ([]Command, error) {
+func DecodeEntry(b []byte) (Entry, error) {
 	var e Entry
 	if err := decode(b, &e, func() int { return e.Version }); err != nil {
-		return nil, err
+		return Entry{}, err
 	}
 	if len(e.Commands) == 0 {
-		return nil, fmt.Errorf("%w: no command", ErrMalformed)
+		return Entry{}, fmt.Errorf("%w: no command", ErrMalformed)
 	}
-	return e.Commands, nil
+	if len(e.By) > MaxActor || !utf8.ValidString(e.By) {
+		return Entry{}, fmt.Errorf("%w: who asked is longer than %d bytes, or not UTF-8", ErrMalformed, MaxActor)
+	}
+	return e, nil
 }
 
 type snapshot struct {

@@ -29,7 +29,7 @@ func everyCommand() []meta.Command {
 		hold("a", 1, []int{1, 2}, []int{3}),
 		{Forget: &meta.Forget{Servers: []string{"a", "B <&> ü"}}},
 		activate(1, "abc", "ab"),
-		{Rekey: &meta.Rekey{ID: id(1), Remove: true}, By: "alice <&> ü"},
+		{Rekey: &meta.Rekey{ID: id(1), Remove: true}},
 		{Clean: &meta.Clean{ID: id(1)}},
 		deprecate(1, 7),
 		remove(1, meta.StateRekeying, true),
@@ -62,18 +62,24 @@ func TestGoldenEntries(t *testing.T) {
 	cmds := everyCommand()
 	var b bytes.Buffer
 	for _, c := range cmds {
-		b.Write(must(meta.EncodeEntry(c)))
+		b.Write(must(encodeEntry(c)))
 		b.WriteByte('\n')
 	}
-	b.Write(must(meta.EncodeEntry(cmds[0], cmds[1])))
+	b.Write(must(encodeEntry(cmds[0], cmds[1])))
+	b.WriteByte('\n')
+	asked := meta.Entry{Version: meta.Version, By: "alice <&> ü", Commands: cmds[:1]}
+	b.Write(must(asked.Encode()))
 	b.WriteByte('\n')
 	lines := strings.Split(strings.TrimSpace(string(golden(t, "testdata/entries.txt", b.Bytes()))), "\n")
 	for i, c := range cmds {
-		if got, err := meta.DecodeEntry([]byte(lines[i])); err != nil || !reflect.DeepEqual(got, []meta.Command{c}) {
+		if got, err := meta.DecodeEntry([]byte(lines[i])); err != nil || !reflect.DeepEqual(got.Commands, []meta.Command{c}) {
 			t.Errorf("%s\ndecodes to %+v, %v", lines[i], got, err)
 		}
 	}
-	if n := reflect.TypeFor[meta.Command]().NumField() - len([]string{"By"}); n != len(cmds) {
+	if got, err := meta.DecodeEntry([]byte(lines[len(lines)-1])); err != nil || !reflect.DeepEqual(got, asked) {
+		t.Errorf("%s\ndecodes to %+v, %v", lines[len(lines)-1], got, err)
+	}
+	if n := reflect.TypeFor[meta.Command]().NumField(); n != len(cmds) {
 		t.Errorf("%d golden entries for %d commands", len(cmds), n)
 	}
 }
@@ -214,10 +220,10 @@ func spoil(b []byte) map[string][]byte {
 // Scenario 24: what this build does not know is an error, never a panic or a half change.
 func TestDecodeEntryRefusesEveryOtherSpelling(t *testing.T) {
 	for i, c := range everyCommand() {
-		b := must(meta.EncodeEntry(c))
+		b := must(encodeEntry(c))
 		for name, bad := range spoil(b) {
-			if cmds, err := meta.DecodeEntry(bad); !errors.Is(err, meta.ErrMalformed) || cmds != nil {
-				t.Errorf("command %d, %s: DecodeEntry = %v, %v\n%s", i, name, cmds, err, bad)
+			if e, err := meta.DecodeEntry(bad); !errors.Is(err, meta.ErrMalformed) || e.Commands != nil {
+				t.Errorf("command %d, %s: DecodeEntry = %v, %v\n%s", i, name, e, err, bad)
 			}
 		}
 	}
@@ -243,7 +249,7 @@ func TestDecodeNamesTheVersion(t *testing.T) {
 
 func TestMalformedCommands(t *testing.T) {
 	long := strings.Repeat("s", meta.MaxServerID)
-	if _, err := meta.EncodeEntry(meta.Command{Forget: &meta.Forget{Servers: []string{long}}}); err != nil {
+	if _, err := encodeEntry(meta.Command{Forget: &meta.Forget{Servers: []string{long}}}); err != nil {
 		t.Errorf("server ID of %d bytes: %v", len(long), err)
 	}
 	add := func(change func(*meta.Add)) meta.Command {
@@ -288,22 +294,25 @@ func TestMalformedCommands(t *testing.T) {
 		"backup of nothing": backup(0),
 		"backup, no digest": {Backup: &meta.Backup{Index: 1, Time: at(1)}},
 		"backup, no time":   {Backup: &meta.Backup{Index: 1, Digest: meta.Digest{1}}},
-		"by nothing else":   {By: "somebody"},
-		"by a long name":    {Rekey: &meta.Rekey{ID: id(1)}, By: strings.Repeat("n", meta.MaxActor+1)},
-		"by no text":        {Rekey: &meta.Rekey{ID: id(1)}, By: "\xff"},
 	}
 	tests["hold of nobody"].Hold.Server = ""
 	for name, c := range tests {
-		if b, err := meta.EncodeEntry(c); err == nil {
-			t.Errorf("%s: EncodeEntry = %s", name, b)
+		if b, err := encodeEntry(c); err == nil {
+			t.Errorf("%s: Encode = %s", name, b)
 		}
 		good := meta.Command{Rekey: &meta.Rekey{ID: id(1)}}
-		if b, err := meta.EncodeEntry(good, c); err == nil {
-			t.Errorf("%s, second in the entry: EncodeEntry = %s", name, b)
+		if b, err := encodeEntry(good, c); err == nil {
+			t.Errorf("%s, second in the entry: Encode = %s", name, b)
 		}
 	}
-	if _, err := meta.EncodeEntry(); !errors.Is(err, meta.ErrMalformed) {
+	if _, err := encodeEntry(); !errors.Is(err, meta.ErrMalformed) {
 		t.Errorf("an entry without commands: %v", err)
+	}
+	for _, by := range []string{strings.Repeat("n", meta.MaxActor+1), "\xff"} {
+		e := meta.Entry{By: by, Commands: []meta.Command{{Rekey: &meta.Rekey{ID: id(1)}}}}
+		if b, err := e.Encode(); !errors.Is(err, meta.ErrMalformed) {
+			t.Errorf("asked for by %q: %s, %v", by, b, err)
+		}
 	}
 }
 
@@ -484,14 +493,14 @@ func FuzzDecodeEntry(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		cmds, err := meta.DecodeEntry(b)
+		e, err := meta.DecodeEntry(b)
 		if err != nil {
 			if !errors.Is(err, meta.ErrMalformed) {
 				t.Fatalf("DecodeEntry: %v", err)
 			}
 			return
 		}
-		if again, err := meta.EncodeEntry(cmds...); err != nil || !bytes.Equal(again, b) {
+		if again, err := e.Encode(); err != nil || !bytes.Equal(again, b) {
 			t.Fatalf("%s\nencodes back to\n%s, %v", b, again, err)
 		}
 	})
@@ -528,7 +537,7 @@ func FuzzApply(f *testing.F) {
 		if err != nil {
 			return
 		}
-		cmds, err := meta.DecodeEntry(entry)
+		e, err := meta.DecodeEntry(entry)
 		if err != nil {
 			return
 		}
@@ -538,6 +547,6 @@ func FuzzApply(f *testing.F) {
 				return // no log is that long
 			}
 		}
-		_ = h.apply(cmds)
+		_ = h.apply(e.Commands)
 	})
 }

@@ -2,7 +2,7 @@ package meta
 
 import "time"
 
-// Command is one change of the ring. Exactly one member is set, beside By.
+// Command is one change of the ring. Exactly one member is set.
 //
 // Every command is safe to repeat: one that has already had its effect is refused or
 // changes nothing, and never does harm a second time.
@@ -18,8 +18,6 @@ type Command struct {
 	Remove    *Remove    `json:"remove,omitempty"`
 	Adopt     *Adopt     `json:"adopt,omitempty"`
 	Backup    *Backup    `json:"backup,omitempty"`
-
-	By string `json:"by,omitempty"` // who asked for it; empty if the keyring acts of its own accord
 }
 
 // Init names the cluster. It comes before all others, once.

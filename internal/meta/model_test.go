@@ -349,7 +349,7 @@ func TestI2AgainstModel(t *testing.T) {
 			for _, c := range cmds {
 				want = want && next.apply(c)
 			}
-			b, err := meta.EncodeEntry(cmds...)
+			b, err := encodeEntry(cmds...)
 			if err != nil {
 				return // it never reaches a log
 			}
@@ -404,13 +404,13 @@ func randomLog(t *rapid.T) [][]byte {
 	draw := commands(func() *meta.Ring { return h.ring })
 	names := slices.Sorted(maps.Keys(draw))
 	h.do(meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{1}}})
-	log := [][]byte{must(meta.EncodeEntry(meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{1}}}))}
+	log := [][]byte{must(encodeEntry(meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{1}}}))}
 	for range rapid.IntRange(1, 60).Draw(t, "length") {
 		var cmds []meta.Command
 		for range rapid.SampledFrom([]int{1, 1, 1, 2}).Draw(t, "commands") {
 			cmds = append(cmds, draw[rapid.SampledFrom(names).Draw(t, "command")](t))
 		}
-		b, err := meta.EncodeEntry(cmds...)
+		b, err := encodeEntry(cmds...)
 		if err != nil {
 			b = []byte(`{"version":1,"commands":[{"enlarge":{}}]}`)
 		}
@@ -429,11 +429,11 @@ func must[T any](v T, err error) T {
 
 // replay does what an FSM does with an entry: an error is no change.
 func replay(r *meta.Ring, index int, entry []byte) *meta.Ring {
-	cmds, err := meta.DecodeEntry(entry)
+	e, err := meta.DecodeEntry(entry)
 	if err != nil {
 		return r
 	}
-	next, err := r.Apply(uint64(index), cmds)
+	next, err := r.Apply(uint64(index), e.Commands)
 	if err != nil {
 		return r
 	}

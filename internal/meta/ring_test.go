@@ -32,11 +32,13 @@ func begin(t tb) *history {
 	return h
 }
 
+func encodeEntry(cmds ...meta.Command) ([]byte, error) { return meta.Entry{Commands: cmds}.Encode() }
+
 // try sends the commands through the log as one entry. An entry that is malformed never
 // gets that far.
 func (h *history) try(cmds ...meta.Command) error {
 	h.Helper()
-	b, err := meta.EncodeEntry(cmds...)
+	b, err := encodeEntry(cmds...)
 	if err != nil {
 		return err
 	}
@@ -44,7 +46,7 @@ func (h *history) try(cmds ...meta.Command) error {
 	if err != nil {
 		h.Fatalf("an entry does not decode: %v\n%s", err, b)
 	}
-	return h.apply(decoded)
+	return h.apply(decoded.Commands)
 }
 
 func (h *history) apply(cmds []meta.Command) error {
@@ -221,7 +223,7 @@ func encode(t tb, r *meta.Ring) []byte {
 }
 
 func show(cmds []meta.Command) string {
-	b, err := meta.EncodeEntry(cmds...)
+	b, err := encodeEntry(cmds...)
 	if err != nil {
 		return fmt.Sprintf("%+v (%v)", cmds, err)
 	}

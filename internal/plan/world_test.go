@@ -126,16 +126,16 @@ func (w *world) orphans() []meta.KeyID {
 // decision and the commit, so what plan has decided must not be refused.
 func (w *world) propose(cmds ...meta.Command) {
 	w.Helper()
-	b, err := meta.EncodeEntry(cmds...)
+	b, err := meta.Entry{Commands: cmds}.Encode()
 	if err != nil {
-		w.Fatalf("%s EncodeEntry: %v", w.clock(), err)
+		w.Fatalf("%s Encode: %v", w.clock(), err)
 	}
-	cmds, err = meta.DecodeEntry(b)
+	e, err := meta.DecodeEntry(b)
 	if err != nil {
 		w.Fatalf("%s DecodeEntry: %v", w.clock(), err)
 	}
 	w.index++
-	next, err := w.ring.Apply(w.index, cmds)
+	next, err := w.ring.Apply(w.index, e.Commands)
 	if err != nil {
 		w.Fatalf("%s the ring refuses %s: %v", w.clock(), b, err)
 	}
