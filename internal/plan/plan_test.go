@@ -342,6 +342,7 @@ func TestI3AnyCluster(t *testing.T) {
 			}
 			return s
 		}
+		// Skip says that an action can't happen now: rapid draws another.
 		t.Repeat(map[string]func(*rapid.T){
 			"run": func(t *rapid.T) { w.run(time.Duration(rapid.IntRange(0, 600).Draw(t, "seconds")) * time.Second) },
 			"days": func(t *rapid.T) {

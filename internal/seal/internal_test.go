@@ -92,9 +92,6 @@ func TestC2SPAccumulated(t *testing.T) {
 		{10_000, "e6b9edf2df6cec60c8cbd864e2211b597fb69a529160cd040d56c0c210081939"},
 		{1_000_000, "2163ae1445985a30b60585ee67daa55674df06901b890593e824b8a7c885ab15"},
 	} {
-		if v.iterations > 10_000 && testing.Short() {
-			t.Skip("a few seconds")
-		}
 		source, sink := sha3.NewSHAKE128(), sha3.NewSHAKE128()
 		read := func(n int) []byte {
 			b := make([]byte, n)
@@ -327,11 +324,11 @@ func TestSealedLen(t *testing.T) {
 func TestTooLong(t *testing.T) {
 	length := uint64(MaxPlaintext + Overhead + 1)
 	if length > math.MaxInt {
-		t.Skip("no slice is that long here")
+		t.Skip("no slice is that long where an int has 32 bits")
 	}
 	huge, err := syscall.Mmap(-1, 0, int(length), syscall.PROT_NONE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	defer syscall.Munmap(huge)
 	k := testKey(t)
