@@ -141,9 +141,21 @@ func TestBackupRestoresACluster(t *testing.T) {
 	if _, err := b.leader().Rotate(ctx, keyring.RotateOptions{}); err != nil {
 		t.Error(err)
 	}
-	if _, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{Identities: []age.Identity{b.identity}}); err == nil {
-		t.Error("restored over a cluster")
+	refused := func(why string) {
+		t.Helper()
+		_, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{Identities: []age.Identity{b.identity}})
+		if err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("restored over a cluster: %v, want %q", err, why)
+		}
 	}
+	refused("does its server run?")
+	if err := b.nodes.nodes["s2"].Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(first.Dir, "keystore")); err != nil {
+		t.Fatal(err)
+	}
+	refused("a raft log or snapshot already")
 }
 
 // awaitRecord waits until a server has applied a record.
@@ -173,6 +185,10 @@ func TestStatusTellsWhichKeysHaveABackup(t *testing.T) {
 				}
 				if !slices.Equal(st.NoBackup, without) {
 					t.Errorf("%s: no backup of %v, want %v", s.ID, st.NoBackup, without)
+				}
+				problem := slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemBackup })
+				if want := made.Format != "" && len(without) > 0; problem != want { // whoever makes none has no problem
+					t.Errorf("%s: no backup of %v is a problem: %t", s.ID, without, problem)
 				}
 			}
 		}

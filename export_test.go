@@ -25,6 +25,9 @@ func SetSameBuild(c *Config) { c.sameBuild = true }
 // Ring is what the FSM has applied.
 func Ring(f *FSM) *meta.Ring { return f.ring.Load() }
 
+// IsAudited reports whether events wait to be told.
+func IsAudited(f *FSM) bool { return f.events.Load() != nil }
+
 // AwaitHolders waits until n servers are recorded as holders of the key.
 func AwaitHolders(k *Keyring, id KeyID, n int) {
 	for {

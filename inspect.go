@@ -96,6 +96,7 @@ func (r *FileReport) inspect(ctx context.Context, dir string, keks []KEK) {
 		r.Err = err
 	case nks.IsNomad(b):
 		r.Kind = FileNomad
+		r.Algorithm, r.Err = openNomad(b)
 	default:
 		r.Err = r.open(ctx, b, keks)
 	}
@@ -131,6 +132,21 @@ func (r *FileReport) open(ctx context.Context, b []byte, keks []KEK) error {
 		return why
 	}
 	return nil
+}
+
+// openNomad opens a file of Nomad's, which has its KEK in it, and returns the key's algorithm.
+func openNomad(b []byte) (algorithm string, err error) {
+	n, err := nks.DecodeNomad(b)
+	if err != nil {
+		return "", err
+	}
+	defer n.Wipe()
+	m, algorithm, err := n.Open()
+	if err != nil {
+		return "", err
+	}
+	m.Wipe()
+	return algorithm, nil
 }
 
 // readKeyFile reads a regular file of the size of a key's.

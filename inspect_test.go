@@ -73,6 +73,12 @@ func TestInspectSaysWhatEachFileIs(t *testing.T) {
 	write(stranger.String()+".nks.json.malformed-1", []byte("x"), 0o600)
 	write(".tmp-000102030405060708090a0b0c0d0e0f", nil, 0o600)
 	write("notes.txt", nil, 0o644)
+	nomads := []nomadKey{newNomadKey(t, 7, "1.4"), newNomadKey(t, 8, "1.9"), newNomadKey(t, 9, "damaged")}
+	for _, key := range nomads {
+		for file, content := range key.files(t) {
+			write(file, content, 0o600)
+		}
+	}
 	before := fmt.Sprint(os.ReadDir(keystore))
 
 	reports, err := keyring.Inspect(ctx, keystore, other, kek)
@@ -93,20 +99,23 @@ func TestInspectSaysWhatEachFileIs(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	for file, want := range map[string]string{
+	for file, want := range map[string]string{ // what follows a colon is the beginning of an error
 		name(1):                         "key: ",
 		name(2):                         "key, opens: others may read it",
 		name(3):                         "key, opens",
 		removed + ".removed-1":          "removed key, opens",
 		stranger.String() + ".nks.json": "key: corrupt: it is the file of key " + ids[3].String(),
-		stranger.String() + ".nks.json.malformed-1": "set aside: ",
-		".tmp-000102030405060708090a0b0c0d0e0f":     "temporary",
-		"notes.txt":                                 "foreign",
-		"keystore.id":                               "own",
-		".lock":                                     "own",
+		stranger.String() + ".nks.json.malformed-1":    "set aside: ",
+		nomads[0].id.String() + ".nks.json":            "Nomad's key",
+		nomads[1].id.String() + ".aead.local.nks.json": "Nomad's key",
+		nomads[2].id.String() + ".nks.json":            "Nomad's key: ",
+		".tmp-000102030405060708090a0b0c0d0e0f":        "temporary",
+		"notes.txt":                                    "foreign",
+		"keystore.id":                                  "own",
+		".lock":                                        "own",
 	} {
-		if !strings.HasPrefix(got[file], want) || !strings.HasSuffix(want, ": ") && !strings.Contains(want, ": ") && got[file] != want {
-			t.Errorf("%s is %q, want %q", file, got[file], want)
+		if got := got[file]; got != want && !(strings.Contains(want, ":") && strings.HasPrefix(got, want)) {
+			t.Errorf("%s is %q, want %q", file, got, want)
 		}
 	}
 	if after := fmt.Sprint(os.ReadDir(keystore)); after != before {

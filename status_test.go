@@ -102,6 +102,13 @@ func TestStatusForMachines(t *testing.T) {
 		if st, _ := read(); st.Keys[0].State != keyring.StatePrepublished || st.NextRotation.Sub(due).Abs() > time.Hour {
 			t.Errorf("%s is prepublished: the next rotation is at %v, want %v", st.Keys[0].State, st.NextRotation, due)
 		}
+		sooner := time.Now().Add(10 * time.Hour)
+		if _, err := k.Rotate(t.Context(), keyring.RotateOptions{Publish: sooner}); err != nil {
+			t.Fatal(err)
+		}
+		if st, _ := read(); !st.NextRotation.Equal(sooner) {
+			t.Errorf("by hand, the next rotation is at %v, want %v", st.NextRotation, sooner)
+		}
 	})
 }
 
