@@ -114,8 +114,13 @@
 //	node.go         Node: raft and bolt put together with the keyring
 //	noderaft.go     what a Node's raft has on disk, and how it is configured
 //	network.go      a Node's port, and its connections to the ports of others
-//	members.go      how a Node's cluster is founded and joined
+//	founding.go     how a Node's cluster is founded, and how a server comes to join one
+//	members.go      AddServer, RemoveServer, Leave: how members come and go
+//	promotion.go    the goroutine that makes voters of servers that hold every key
+//	jointoken.go    tokens with which a server may join
+//	moved.go        the goroutine that tells the leader a new address
 //	forward.go      what a Node that follows has the leader do
+//	nodestatus.go   Status of the leader, on every Node
 //
 //	internal/meta     the pure state machine: ring, commands, codec, Check
 //	internal/plan     pure decisions: what is missing, whom to ask, what the leader does next

@@ -78,11 +78,7 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if here {
 		return n.keys.Rotate(ctx, o)
 	}
-	options, err := json.Marshal(rotateRequest{actorOf(ctx), o})
-	if err != nil {
-		return Key{}, err
-	}
-	b, err := n.forward(ctx, rotateTimeout, pathRotate, options, nil)
+	b, err := n.forwardRequest(ctx, rotateTimeout, pathRotate, rotateRequest{actorOf(ctx), o})
 	if err != nil && ctx.Err() != nil {
 		return Key{}, fmt.Errorf("%w: %w", ErrNotDurable, err)
 	}
@@ -101,17 +97,13 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 // changes: removing a key twice does no more than removing it once. When it returns, the key is
 // removed on this server too.
 func (n *Node) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
-	request, err := json.Marshal(removeRequest{actorOf(ctx), id, o})
-	if err != nil {
-		return err
-	}
 	for {
 		moving := false
-		err = n.whenLed(ctx, func() error {
+		err := n.whenLed(ctx, func() error {
 			err := n.keys.Remove(ctx, id, o)
 			if errors.Is(err, ErrNotLeader) {
 				var b []byte
-				b, err = n.forward(ctx, callTimeout, pathRemove, request, nil)
+				b, err = n.forwardRequest(ctx, callTimeout, pathRemove, removeRequest{actorOf(ctx), id, o})
 				moving = len(b) > 0
 			}
 			return err
@@ -163,6 +155,15 @@ func (n *Node) whenLed(ctx context.Context, do func() error) error {
 	}
 }
 
+// forwardRequest sends a call to the leader whose argument is JSON.
+func (n *Node) forwardRequest(ctx context.Context, timeout time.Duration, path string, request any) ([]byte, error) {
+	b, err := json.Marshal(request)
+	if err != nil {
+		return nil, err
+	}
+	return n.forward(ctx, timeout, path, b, nil)
+}
+
 // forward sends a call to the leader.
 func (n *Node) forward(ctx context.Context, timeout time.Duration, path string, data, aad []byte) ([]byte, error) {
 	if len(data)+len(aad) > MaxForward {
@@ -186,7 +187,12 @@ func (n *Node) forward(ctx context.Context, timeout time.Duration, path string, 
 // notAnswered tells a leader that was not reached, or may yet be one, from one that refuses
 // for good.
 func notAnswered(ctx context.Context, err error) error {
-	if r := (*peer.Refusal)(nil); errors.As(err, &r) && r.Code != peer.NotReady && r.Code != peer.NotLeader {
+	r := (*peer.Refusal)(nil)
+	switch {
+	case !errors.As(err, &r), r.Code == peer.NotReady, r.Code == peer.NotLeader:
+	case r.Code == peer.Unsupported:
+		return fmt.Errorf("forward to the leader, whose build does not know this call: %w", err)
+	default:
 		return fmt.Errorf("forward to the leader: %w", err)
 	}
 	if ctx.Err() != nil {
@@ -216,22 +222,39 @@ func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]
 		out = []byte(token)
 	case pathReady:
 		err = n.keys.mayRotate()
-	case pathRemove:
-		var r removeRequest
-		if decodeStrictly(data, &r) != nil {
-			return nil, &peer.Refusal{Code: peer.Unsupported}
-		}
-		out, err = n.removeForwarded(ctx, r)
+	case pathStatus:
+		out, err = n.packStatus(ctx)
 	case pathRotate:
-		var r rotateRequest
-		if decodeStrictly(data, &r) != nil {
-			return nil, &peer.Refusal{Code: peer.Unsupported}
-		}
-		var k Key
-		k, err = n.keys.Rotate(WithActor(ctx, r.By), r.RotateOptions)
-		out = []byte(k.ID.String())
+		out, err = asked(data, func(r rotateRequest) ([]byte, error) {
+			k, err := n.keys.Rotate(WithActor(ctx, r.By), r.RotateOptions)
+			return []byte(k.ID.String()), err
+		})
+	case pathRemove:
+		out, err = asked(data, func(r removeRequest) ([]byte, error) { return n.removeForwarded(ctx, r) })
+	case pathAddServer:
+		out, err = asked(data, func(r addRequest) ([]byte, error) {
+			if err := r.check(); err != nil {
+				return nil, err
+			}
+			return nil, n.addServer(ctx, r)
+		})
+	case pathRemoveServer:
+		out, err = asked(data, func(r removeServerRequest) ([]byte, error) { return nil, n.removeServer(ctx, r) })
+	}
+	if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
+		return nil, refusal
 	}
 	return answer(out, err), nil
+}
+
+// asked has do answer a request in JSON. A newer server may ask for more than this one can do: that
+// is refused.
+func asked[R any](data []byte, do func(R) ([]byte, error)) ([]byte, error) {
+	var r R
+	if decodeStrictly(data, &r) != nil {
+		return nil, &peer.Refusal{Code: peer.Unsupported}
+	}
+	return do(r)
 }
 
 // removeForwarded does not wait until the data has moved, for that may take hours: it answers with a
@@ -249,8 +272,7 @@ func (n *Node) removeForwarded(ctx context.Context, r removeRequest) ([]byte, er
 	return []byte{1}, nil
 }
 
-// decodeStrictly decodes what another server asks for. A newer one may ask for more than this one
-// can do: that is an error.
+// decodeStrictly decodes what another server asks for, and refuses members that it does not know.
 func decodeStrictly(data []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()

@@ -27,6 +27,7 @@ type leader struct {
 	orphans []peer.Orphan
 	probes  map[KeyID]plan.Probe
 	retry   time.Time // see plan.Situation
+	lacking time.Time // see plan.Situation
 	failed  int       // failures in a row
 }
 
@@ -177,9 +178,15 @@ func (l *leader) propose(cmds []meta.Command, more ...meta.Command) error {
 }
 
 func (l *leader) situation(ring *meta.Ring) plan.Situation {
+	if active := ring.Active(); active == nil || l.store.has(active) {
+		l.lacking = time.Time{}
+	} else if l.lacking.IsZero() {
+		l.lacking = now()
+	}
 	return plan.Situation{
 		Now: now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
+		Lacking: l.lacking,
 	}
 }
 
@@ -200,6 +207,11 @@ func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []me
 		return err
 	case plan.Ask:
 		return l.decide(a.Key, ring, s, holds)
+	case plan.Resign:
+		if err := l.deliver(holds); err != nil {
+			return err
+		}
+		return l.resign(a.Key, s)
 	case plan.Rekey:
 		l.cfg.Logger.Info("key is not retained: its data is moved", "key", a.Key)
 		return l.propose(holds, meta.Command{Rekey: &meta.Rekey{ID: a.Key, Remove: true}})
@@ -208,6 +220,26 @@ func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []me
 		return l.propose(holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: now()}})
 	}
 	return fmt.Errorf("unknown step %s", a.Kind)
+}
+
+// resign hands leadership to a voter that holds the active key now: it is of no use here.
+func (l *leader) resign(active KeyID, s plan.Situation) error {
+	others := slices.DeleteFunc(slices.Clone(s.Voters), func(v string) bool { return v == string(l.cfg.ID) })
+	answers := l.ask(l.ctx, others, []KeyID{active}, func(answers map[string]plan.Answer) bool {
+		return len(plan.HoldersIn(answers, active)) > 0
+	})
+	holders := plan.HoldersIn(answers, active)
+	if len(holders) == 0 {
+		return fmt.Errorf("no other voter that answers holds the active key either: %w %s", ErrKeyMissing, active)
+	}
+	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
+		if string(server.ID) != holders[0] {
+			continue
+		}
+		l.cfg.Logger.Warn("this server leads and lacks the active key: it hands over", "key", active, "to", server.ID)
+		return l.raft.LeadershipTransferToServer(server.ID, server.Address).Error()
+	}
+	return fmt.Errorf("server %q has left", holders[0])
 }
 
 func (l *leader) deliver(holds []meta.Command) error {

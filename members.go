@@ -5,306 +5,272 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"math/rand/v2"
+	"net"
 	"slices"
 	"time"
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
-	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
 
-// greeting is what a server tells one that has no raft log.
-type greeting struct {
-	Founded bool   `json:"founded"`          // its cluster has committed something
-	Leader  string `json:"leader,omitempty"` // the address of the leader it knows of
-}
-
-const joinRetry = 250 * time.Millisecond // until servers that did not answer are asked again
-
-// hello says whether this server belongs to a cluster that has begun to work, going by what
-// is in its log: more than the configuration it was founded with. While it reads its disk it
-// does not know, and says so.
-func (w *network) hello() ([]byte, error) {
-	var g greeting
-	switch {
-	case w.ready():
-		addr, _ := w.node.raft.LeaderWithID()
-		g = greeting{Founded: w.node.raft.LastIndex() > 1, Leader: string(addr)}
-	case !w.fresh.Load():
-		return nil, &peer.Refusal{Code: peer.NotReady}
-	}
-	return json.Marshal(g)
-}
-
-// founding asks the other servers until it knows whether the cluster is to be founded, or
-// exists and is to be joined. All founders have to answer before it is: a server that does
-// not answer may be one whose cluster lives on.
-func (w *network) founding(ctx context.Context) (bool, error) {
-	w.fresh.Store(true)
-	others := map[string]string{} // ID by address
-	for _, addr := range w.node.cfg.Join {
-		others[addr] = peer.AnyServer
-	}
-	for id, addr := range w.node.cfg.Peers {
-		if id != w.node.cfg.ID {
-			others[addr] = string(id)
-		}
-	}
-	for {
-		silent, founded := w.survey(ctx, others)
-		if founded {
-			w.join = slices.Sorted(maps.Keys(others)) // whoever of them answers
-			return false, nil
-		}
-		if len(silent) == 0 && len(w.node.cfg.Peers) > 0 {
-			return true, nil
-		}
-		w.node.log.Info("waiting for the other servers", "silent", silent)
-		select {
-		case <-time.After(joinRetry):
-		case <-ctx.Done():
-			return false, fmt.Errorf("found or join a cluster: %w: waiting for %q", context.Cause(ctx), silent)
-		}
-	}
-}
-
-// survey asks each server what it is. It returns the addresses of those that did not answer
-// and whether one of them has a founded cluster.
-func (w *network) survey(ctx context.Context, others map[string]string) (silent []string, founded bool) {
-	addrs := slices.Sorted(maps.Keys(others))
-	answers := askAll(ctx, addrs, func(ctx context.Context, addr string) (greeting, error) {
-		return w.greet(ctx, others[addr], addr)
-	}, nil)
-	for _, addr := range addrs {
-		if g, ok := answers[addr]; !ok {
-			silent = append(silent, addr)
-		} else if g.Founded {
-			founded = true
-		}
-	}
-	return silent, founded
-}
-
-func (w *network) greet(ctx context.Context, id, addr string) (g greeting, err error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	b, err := w.client.Call(ctx, id, addr, pathHello, nil)
-	if err != nil {
-		w.node.log.Debug("hello", "addr", addr, "error", err)
-		return g, err
-	}
-	return g, json.Unmarshal(b, &g)
-}
-
-// joining is what a server asks that has no raft log.
-type joining struct {
-	Addr string `json:"addr"`
-}
-
-// askToJoin asks the cluster to take this server in, until it has. It comes before raft is
-// started: until the cluster has taken out the voter that this server may have been, it must
-// not be able to vote.
-func (w *network) askToJoin(ctx context.Context) error {
-	body, err := json.Marshal(joining{w.node.cfg.Addr})
-	if err != nil {
+// AddServer admits the server of that ID, which listens at addr, host:port: start it with an empty
+// directory and an address of the cluster in Join, and it gets every key, and then a vote. Without
+// AddServer a server needs a JoinToken. One that is a member already, and has moved, gets its new
+// address; that too is refused while it answers at the old one.
+//
+// It may be called on any server, and again. As long as ctx lets it, it waits for a leader that is
+// ready and answers.
+func (n *Node) AddServer(ctx context.Context, id raft.ServerID, addr string) error {
+	r := addRequest{actorOf(ctx), id, addr}
+	if err := r.check(); err != nil {
 		return err
 	}
-	for {
-		var errs []error
-		for _, addr := range w.join {
-			if err := w.askLeader(ctx, addr, body); err != nil {
-				errs = append(errs, err)
-				continue
-			}
+	return n.whenLed(ctx, func() error {
+		err := n.addServer(ctx, r)
+		if errors.Is(err, ErrNotLeader) {
+			_, err = n.forwardRequest(ctx, memberTimeout, pathAddServer, r)
+		}
+		return err
+	})
+}
+
+// RemoveServerOptions say how to remove a server. The zero value removes it only if no key is at risk.
+type RemoveServerOptions struct {
+	// Force removes it also if a key is then held by less than a majority of the voters that
+	// remain, or nobody can say. It is for servers that will never come back. It can't help where
+	// most of the remaining voters are down: see RecoverNode.
+	Force bool
+}
+
+// RemoveServer takes a server out of the cluster: its connections are closed, and it is given no key
+// any more. What it has got it keeps: after a theft, a full rotation comes next. Unless
+// RemoveServerOptions.Force is set, each key has to be held, asked live, by a majority of the voters
+// that remain; else it is refused, with an error that matches ErrNotDurable. A leader that is to be
+// removed first hands over. To come back, the server needs AddServer or a JoinToken; a token that it
+// was given before counts until it ends.
+//
+// It may be called on any server, and again. As long as ctx lets it, it waits for a leader that is
+// ready and answers.
+func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
+	r := removeServerRequest{actorOf(ctx), id, o}
+	return n.whenLed(ctx, func() error {
+		if id == n.cfg.ID && !n.member(id) {
+			return nil // the log has told us, whatever became of the leader's answer
+		}
+		err := n.removeServer(ctx, r)
+		if errors.Is(err, ErrNotLeader) {
+			_, err = n.forwardRequest(ctx, memberTimeout, pathRemoveServer, r)
+		}
+		if refusal := (*peer.Refusal)(nil); id == n.cfg.ID && errors.As(err, &refusal) && refusal.Code == peer.NotMember {
 			return nil
 		}
-		w.node.log.Info("asking to join", "error", errors.Join(errs...))
-		select {
-		case <-time.After(joinRetry):
-		case <-ctx.Done():
-			return fmt.Errorf("join: %w: %w", context.Cause(ctx), errors.Join(errs...))
-		}
-	}
-}
-
-// askLeader asks the leader that the server at addr knows of.
-func (w *network) askLeader(ctx context.Context, addr string, body []byte) error {
-	g, err := w.greet(ctx, peer.AnyServer, addr)
-	if err != nil {
 		return err
-	}
-	if g.Leader == "" {
-		return fmt.Errorf("%s knows of no leader", addr)
-	}
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
-	_, err = w.client.Call(ctx, peer.AnyServer, g.Leader, pathJoin, body)
-	return err
-}
-
-// joinTimeout covers the live question and two changes of the configuration.
-const joinTimeout = 10 * time.Second
-
-// serveJoin takes a server without a raft log into the configuration, as a non-voter. If it
-// was a member under its ID before, it is taken out first: raft forbids a voter to come back
-// having forgotten its votes.
-func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte) ([]byte, error) {
-	var j joining
-	if err := json.Unmarshal(body, &j); err != nil || j.Addr == "" || len(j.Addr) > meta.MaxServerID {
-		return nil, &peer.Refusal{Code: peer.BadRequest}
-	}
-	n := w.node
-	if from.ID == string(n.cfg.ID) {
-		return nil, &peer.Refusal{Code: peer.BadRequest}
-	}
-	if n.raft.State() != raft.Leader {
-		_, leader := n.raft.LeaderWithID()
-		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
-	}
-	if err := w.checkGone(ctx, from.ID); err != nil {
-		return nil, err
-	}
-	err := n.keys.alongActivations(ctx, func(ctx context.Context) error {
-		if err := n.expel(ctx, raft.ServerID(from.ID)); err != nil {
-			return err
-		}
-		n.log.Info("server joins", "id", from.ID, "addr", j.Addr)
-		return n.raft.AddNonvoter(raft.ServerID(from.ID), raft.ServerAddress(j.Addr), 0, proposeTimeout).Error()
 	})
-	if err != nil {
-		return nil, fmt.Errorf("join of %s: %w", from.ID, err)
-	}
-	return nil, nil
 }
 
-// checkGone refuses a join under the ID of a member that is alive: somebody has started a
-// second server with the first one's certificate.
-func (w *network) checkGone(ctx context.Context, id string) error {
-	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
-		if string(s.ID) != id {
-			continue
-		}
-		if g, err := w.greet(ctx, id, string(s.Address)); err == nil && g.Founded {
-			return fmt.Errorf("join of %s: it is a member already, and answers at %s", id, s.Address)
-		}
+// Leave takes this server out of the cluster, as RemoveServer does. Afterwards close it, and delete its
+// directory: what it goes on with until then is what it had.
+func (n *Node) Leave(ctx context.Context) error {
+	return n.RemoveServer(ctx, n.cfg.ID, RemoveServerOptions{})
+}
+
+// What the leader is asked for, and by whom.
+type (
+	addRequest struct {
+		By   string `json:",omitempty"`
+		ID   raft.ServerID
+		Addr string
+	}
+	removeServerRequest struct {
+		By string `json:",omitempty"`
+		ID raft.ServerID
+		RemoveServerOptions
+	}
+)
+
+func (r addRequest) check() error {
+	host, port, err := net.SplitHostPort(r.Addr)
+	switch {
+	case r.ID == "" || len(r.ID) > meta.MaxServerID:
+		return fmt.Errorf("add server: an ID of %d bytes, want 1 to %d", len(r.ID), meta.MaxServerID)
+	case err != nil || host == "" || port == "" || len(r.Addr) > meta.MaxServerID:
+		return fmt.Errorf("add server %s: address %q, want host:port", r.ID, r.Addr)
 	}
 	return nil
 }
 
-// expel takes a server out of the configuration if it is in it and no key is put at risk.
-func (n *Node) expel(ctx context.Context, id raft.ServerID) error {
-	var remain []raft.ServerID
-	found := false
-	for _, s := range n.raft.GetConfiguration().Configuration().Servers {
-		if s.ID == id {
-			found = true
-		} else if s.Suffrage == raft.Voter {
-			remain = append(remain, s.ID)
-		}
+// memberTimeout covers the live question and two changes of the configuration.
+const memberTimeout = 10 * time.Second
+
+// addServer is AddServer on the leader.
+func (n *Node) addServer(ctx context.Context, r addRequest) error {
+	if n.net == nil {
+		return errors.New("add server: this server is alone, without a port")
 	}
-	if !found {
+	if err := n.keys.mayLead(); err != nil {
+		return err
+	}
+	was, known := n.serverOf(r.ID)
+	if known && was.Address == raft.ServerAddress(r.Addr) {
 		return nil
 	}
-	if err := n.keys.CheckMembers(ctx, remain); err != nil {
+	if known && r.ID != n.cfg.ID {
+		if err := n.net.checkGone(ctx, was); err != nil {
+			return err
+		}
+	}
+	return n.keys.alongActivations(ctx, func(ctx context.Context) error {
+		n.log.Info("server is added, or has another address", "id", r.ID, "addr", r.Addr, "by", r.By)
+		is, known := n.serverOf(r.ID)
+		return n.setAddress(r.ID, raft.ServerAddress(r.Addr), known && is.Suffrage == raft.Voter)
+	})
+}
+
+// setAddress adds a server without a vote, or gives a member another address and leaves its vote
+// as it is.
+func (n *Node) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bool) error {
+	change := n.raft.AddNonvoter
+	if votes {
+		change = n.raft.AddVoter
+	}
+	if err := change(id, addr, 0, proposeTimeout).Error(); err != nil {
+		return outcome(n.raft, err)
+	}
+	return nil
+}
+
+// removeServer is RemoveServer on the leader.
+func (n *Node) removeServer(ctx context.Context, r removeServerRequest) error {
+	resigns := false
+	err := n.keys.alongActivations(ctx, func(ctx context.Context) error {
+		if resigns = r.ID == n.cfg.ID; resigns {
+			return n.mayExpel(ctx, r.ID, r.Force)
+		}
+		n.log.Info("server is removed", "id", r.ID, "forced", r.Force, "by", r.By)
+		return n.expel(ctx, r.ID, r.Force)
+	})
+	if err != nil || !resigns {
+		return err
+	}
+	n.log.Info("leader is to be removed: it hands over", "by", r.By)
+	if err := n.raft.LeadershipTransfer().Error(); err != nil {
+		return fmt.Errorf("remove server %s, the leader: hand over: %w", r.ID, err)
+	}
+	return notLeader(n.raft) // the next one goes on
+}
+
+// mayExpel reports whether the configuration without the server puts no key at risk.
+func (n *Node) mayExpel(ctx context.Context, id raft.ServerID, force bool) error {
+	s, known := n.serverOf(id)
+	if !known || s.Suffrage != raft.Voter || force {
+		return nil
+	}
+	var remain []raft.ServerID
+	for _, v := range currentVoters(n.raft) {
+		if v != string(id) {
+			remain = append(remain, raft.ServerID(v))
+		}
+	}
+	if len(remain) == 0 {
+		return fmt.Errorf("remove server %s: it is the last voter", id)
+	}
+	return n.keys.CheckMembers(ctx, remain)
+}
+
+// expel takes a server out of the configuration if it is in it.
+func (n *Node) expel(ctx context.Context, id raft.ServerID, force bool) error {
+	if err := n.mayExpel(ctx, id, force); err != nil || !n.member(id) {
 		return err
 	}
 	if err := n.raft.RemoveServer(id, 0, proposeTimeout).Error(); err != nil {
+		return outcome(n.raft, err)
+	}
+	return n.forget(ctx, id)
+}
+
+// startAnew makes a server that has lost its raft log a member that has no vote and holds nothing: it
+// must not come back as the voter that it was, having forgotten its votes. A crash after any line
+// leaves it a member, which asks again.
+func (n *Node) startAnew(ctx context.Context, s raft.Server, addr raft.ServerAddress) error {
+	if s.Suffrage == raft.Voter {
+		if err := n.mayExpel(ctx, s.ID, false); err != nil {
+			return err
+		}
+		if err := n.raft.DemoteVoter(s.ID, 0, proposeTimeout).Error(); err != nil {
+			return outcome(n.raft, err)
+		}
+	}
+	if err := n.forget(ctx, s.ID); err != nil {
 		return err
 	}
-	// It comes back with another keystore: what is recorded of the old one would let it vote
-	// before it holds a key.
+	return n.setAddress(s.ID, addr, false)
+}
+
+// forget drops what is recorded of a server's keystore: it comes back with another, and would get a
+// vote before it holds a key.
+func (n *Node) forget(ctx context.Context, id raft.ServerID) error {
 	if _, known := n.keys.fsm.ring.Load().Keystore(string(id)); !known {
 		return nil
 	}
 	return propose(ctx, n.raft, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
 }
 
-// promote makes non-voters voters, on the leader, once they hold every key. It runs until
-// Close.
-func (n *Node) promote(ctx context.Context) {
-	for tries := 0; ; {
-		changed := n.keys.fsm.changed.wait()
-		retry, err := n.promoteOne(ctx)
-		if tries++; err == nil {
-			tries = 0
-		} else { // asking has changed something by itself: it is no reason to ask again
-			changed, retry = nil, time.After(plan.Backoff(tries+2, rand.Float64()))
-		}
-		select {
-		case <-changed:
-		case <-retry:
-		case <-ctx.Done():
-			return
-		}
+// serverOf returns a server of the latest raft configuration.
+func (n *Node) serverOf(id raft.ServerID) (raft.Server, bool) {
+	all := n.raft.GetConfiguration().Configuration().Servers
+	i := slices.IndexFunc(all, func(s raft.Server) bool { return s.ID == id })
+	if i < 0 {
+		return raft.Server{}, false
 	}
+	return all[i], true
 }
 
-// promoteOne makes a voter of one server that has what it takes, and returns a channel that
-// fires when there may be another one. The error is that of the attempt.
-func (n *Node) promoteOne(ctx context.Context) (<-chan time.Time, error) {
-	if n.raft.State() != raft.Leader {
-		n.keys.blocked.vote(nil)
-		return nil, nil
+// member reports whether the server is in the latest raft configuration.
+func (n *Node) member(id raft.ServerID) bool {
+	_, known := n.serverOf(id)
+	return known
+}
+
+// serveJoin takes a server without a raft log into the configuration, without a vote: one that is in
+// it already, or has a token.
+func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte) ([]byte, error) {
+	var j joining
+	id := raft.ServerID(from.ID)
+	if decodeStrictly(body, &j) != nil || (addRequest{ID: id, Addr: j.Addr}).check() != nil || id == w.node.cfg.ID {
+		return nil, &peer.Refusal{Code: peer.BadRequest}
 	}
-	var voters []raft.ServerID
-	var candidate *raft.Server
-	waiting := map[raft.ServerID]string{}
-	for _, s := range n.raft.GetConfiguration().Configuration().Servers {
-		switch lacks := n.lacks(string(s.ID)); {
-		case s.Suffrage == raft.Voter:
-			voters = append(voters, s.ID)
-		case lacks == 0 && candidate == nil:
-			candidate = &s
-		default:
-			waiting[s.ID] = fmt.Sprintf("it lacks %d keys", lacks)
-		}
+	n := w.node
+	if err := n.keys.mayLead(); err != nil {
+		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(n.Leader())}
 	}
-	n.keys.blocked.vote(waiting)
-	if candidate == nil {
-		if len(waiting) > 0 {
-			return time.After(time.Second), nil
+	s, known := n.serverOf(id)
+	if !known {
+		if err := n.keys.checkJoinToken(j.Token, id, now()); err != nil {
+			n.log.Warn("server may not join", "id", id, "addr", j.Addr, "error", err)
+			return nil, &peer.Refusal{Code: peer.NotMember}
 		}
-		return nil, nil
+	} else if err := w.checkGone(ctx, s); err != nil {
+		return nil, err
 	}
 	err := n.keys.alongActivations(ctx, func(ctx context.Context) error {
-		if err := n.confirmAll(ctx, string(candidate.ID)); err != nil {
-			return err
+		n.log.Info("server joins", "id", id, "addr", j.Addr)
+		if was, known := n.serverOf(id); known {
+			return n.startAnew(ctx, was, raft.ServerAddress(j.Addr))
 		}
-		if err := n.keys.CheckMembers(ctx, append(voters, candidate.ID)); err != nil {
-			return err
-		}
-		n.log.Info("server becomes a voter", "id", candidate.ID)
-		return n.raft.AddVoter(candidate.ID, candidate.Address, 0, proposeTimeout).Error()
+		return n.setAddress(id, raft.ServerAddress(j.Addr), false)
 	})
 	if err != nil {
-		waiting[candidate.ID] = err.Error()
-		n.keys.blocked.vote(waiting)
-		n.log.Warn("promote", "id", candidate.ID, "error", err)
+		return nil, fmt.Errorf("join of %s: %w", id, err)
 	}
-	return time.After(0), err
+	return json.Marshal(joined{servers(n.raft)})
 }
 
-// confirmAll asks the server live whether it holds every key, with the keystore that is
-// recorded.
-func (n *Node) confirmAll(ctx context.Context, server string) error {
-	ring := n.keys.fsm.ring.Load()
-	a := n.keys.askAbout(ctx, []string{server}, ring.Keys)[server]
-	recorded, _ := ring.Keystore(server)
-	if len(ring.Keys) > 0 && (a.Keystore != recorded || len(a.Held) < len(ring.Keys)) {
-		return fmt.Errorf("it says that it holds %d of %d keys", len(a.Held), len(ring.Keys))
+// checkGone refuses to have a member that is alive replaced or moved: somebody has started a second
+// server with its certificate.
+func (w *network) checkGone(ctx context.Context, s raft.Server) error {
+	if g, err := w.greet(ctx, string(s.ID), string(s.Address)); err == nil && g.Founded {
+		return fmt.Errorf("server %s: it is a member already, and answers at %s", s.ID, s.Address)
 	}
 	return nil
-}
-
-// lacks counts the keys of which the server is not a recorded holder.
-func (n *Node) lacks(server string) (keys int) {
-	for _, k := range n.keys.fsm.ring.Load().Keys {
-		if !k.HeldBy(server) {
-			keys++
-		}
-	}
-	return keys
 }

@@ -165,6 +165,9 @@ func TestNodeJoinsByAddress(t *testing.T) {
 	c.addrs["s4"], c.dirs["s4"] = ln.Addr().String(), t.TempDir()
 	cfg := c.config("s4")
 	cfg.Listener, cfg.Join = ln, []string{"127.0.0.1:1", c.addrs["s2"]}
+	if err := c.nodes["s1"].AddServer(ctx, "s4", cfg.Addr); err != nil {
+		t.Fatal(err)
+	}
 	n, err := keyring.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,10 @@ const (
 	pathRotate  = "/node/rotate"
 	pathRemove  = "/node/remove"
 	pathReady   = "/node/ready"
+	pathStatus  = "/node/status"
+
+	pathAddServer    = "/node/add-server"
+	pathRemoveServer = "/node/remove-server"
 )
 
 // network is a node's port and its connections to the ports of others. It is the keyring's
@@ -39,10 +44,17 @@ type network struct {
 	trans  *raft.NetworkTransport
 	fresh  atomic.Bool // this server has found no raft log, and has not founded one yet
 	join   []string    // who is to take this server in; nil if it need not be
+
+	// sponsors are the servers of the configuration that took this one in: until raft has told it,
+	// they are all that it knows. Set before raft runs.
+	sponsors []string
+
+	mu     sync.Mutex // guards below
+	dialed map[*dialed]bool
 }
 
 func listen(n *Node) (*network, error) {
-	w := &network{node: n, dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS}}
+	w := &network{node: n, dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS}, dialed: map[*dialed]bool{}}
 	if err := n.cfg.checkCertificate(); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
@@ -113,8 +125,8 @@ func (w *network) ready() bool {
 	}
 }
 
-// admit is asked in each handshake. Raft's connections are for members alone, once raft runs
-// and has a configuration; calls are looked at one by one.
+// admit is asked in each handshake. Raft's connections are for members alone; calls are looked at one
+// by one.
 func (w *network) admit(id peer.Identity, alpn string) error {
 	if alpn != peer.ALPNRaft {
 		return nil
@@ -122,10 +134,66 @@ func (w *network) admit(id peer.Identity, alpn string) error {
 	if !w.ready() {
 		return errors.New("raft does not run here yet")
 	}
-	if members := servers(w.node.raft); len(members) > 0 && !slices.Contains(members, id.ID) {
+	if !slices.Contains(w.members(), id.ID) {
 		return errors.New("not in the raft configuration")
 	}
 	return nil
+}
+
+// members returns the servers of the latest raft configuration or, while there is none, of the
+// one that has taken this server in.
+func (w *network) members() []string {
+	if ids := servers(w.node.raft); len(ids) > 0 {
+		return ids
+	}
+	return w.sponsors
+}
+
+// followMembers closes the connections of servers that are removed. It runs until Close.
+func (w *network) followMembers(ctx context.Context) {
+	var known []string
+	for {
+		changed := w.node.keys.fsm.changed.wait()
+		present := w.members()
+		gone := slices.DeleteFunc(known, func(id string) bool { return slices.Contains(present, id) })
+		if known = present; len(gone) > 0 {
+			w.drop(gone)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// drop closes the connections of servers, both ways.
+func (w *network) drop(ids []string) {
+	w.node.log.Info("servers were removed", "ids", ids)
+	gone := func(id peer.Identity) bool { return slices.Contains(ids, id.ID) }
+	w.port.Drop(gone)
+	w.client.CloseIdle()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for c := range w.dialed {
+		if gone(c.Identity()) {
+			c.NetConn().Close() // raft closes the rest
+		}
+	}
+}
+
+// dialed is a connection of raft's that this server has made.
+type dialed struct {
+	*peer.Conn
+	net *network
+}
+
+// Close implements net.Conn.
+func (c *dialed) Close() error {
+	c.net.mu.Lock()
+	delete(c.net.dialed, c)
+	c.net.mu.Unlock()
+	return c.Conn.Close()
 }
 
 // Call implements Transport.
@@ -135,12 +203,11 @@ func (w *network) Call(ctx context.Context, to raft.ServerID, request []byte) ([
 
 // call calls a server of the configuration.
 func (w *network) call(ctx context.Context, to raft.ServerID, path string, body []byte) ([]byte, error) {
-	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
-		if s.ID == to {
-			return w.client.Call(ctx, string(to), string(s.Address), path, body)
-		}
+	s, known := w.node.serverOf(to)
+	if !known {
+		return nil, fmt.Errorf("server %q is not in the raft configuration", to)
 	}
-	return nil, fmt.Errorf("server %q is not in the raft configuration", to)
+	return w.client.Call(ctx, string(to), string(s.Address), path, body)
 }
 
 // serve answers the calls of other servers.
@@ -154,13 +221,13 @@ func (w *network) serve(ctx context.Context, from peer.Identity, path string, bo
 	if path == pathJoin {
 		return w.serveJoin(ctx, from, body)
 	}
-	if !slices.Contains(servers(w.node.raft), from.ID) {
+	if !w.node.member(raft.ServerID(from.ID)) {
 		return nil, &peer.Refusal{Code: peer.NotMember}
 	}
 	switch path {
 	case pathKeys:
 		return w.node.keys.ServePeer(ctx, raft.ServerID(from.ID), body)
-	case pathEncrypt, pathDecrypt, pathSign, pathRotate, pathRemove, pathReady:
+	case pathEncrypt, pathDecrypt, pathSign, pathRotate, pathRemove, pathReady, pathStatus, pathAddServer, pathRemoveServer:
 		return w.node.serveForwarded(ctx, path, body)
 	}
 	return nil, &peer.Refusal{Code: peer.Unsupported}
@@ -177,19 +244,47 @@ func (w *network) raftTransport() raft.Transport {
 }
 
 // Dial implements raft.StreamLayer. The address has to be that of a server in the
-// configuration, whose ID the other side must prove.
+// configuration, whose ID the other side must prove. If it does not answer there, and Peers has it
+// elsewhere, it is tried there too: so a cluster starts whose servers have all moved.
 func (w *network) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	if !w.ready() {
 		return nil, fmt.Errorf("dial %s: not started yet", addr)
 	}
-	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
-		if s.Address == addr {
-			return w.dialer.Dial(ctx, string(s.ID), string(addr), peer.ALPNRaft)
-		}
+	all := w.node.raft.GetConfiguration().Configuration().Servers
+	i := slices.IndexFunc(all, func(s raft.Server) bool { return s.Address == addr })
+	if i < 0 {
+		return nil, fmt.Errorf("dial %s: no server of the raft configuration has that address", addr)
 	}
-	return nil, fmt.Errorf("dial %s: no server of the raft configuration has that address", addr)
+	id := all[i].ID
+	moved, known := w.node.cfg.Peers[id]
+	if !known || moved == string(addr) {
+		return w.dial(ctx, id, string(addr))
+	}
+	first, stop := context.WithTimeout(ctx, timeout/2)
+	defer stop()
+	c, err := w.dial(first, id, string(addr))
+	if err == nil {
+		return c, nil
+	}
+	return w.dial(ctx, id, moved)
+}
+
+func (w *network) dial(ctx context.Context, id raft.ServerID, addr string) (net.Conn, error) {
+	conn, err := w.dialer.Dial(ctx, string(id), addr, peer.ALPNRaft)
+	if err != nil {
+		return nil, err
+	}
+	c := &dialed{conn, w}
+	w.mu.Lock()
+	w.dialed[c] = true
+	w.mu.Unlock()
+	if !w.node.member(id) { // it was removed in between
+		c.Close()
+		return nil, fmt.Errorf("dial %s: server %q was removed", addr, id)
+	}
+	return c, nil
 }
 
 // Accept implements raft.StreamLayer.

@@ -47,7 +47,8 @@ type NodeConfig struct {
 	OldKEKs []KEK
 
 	// Addr is the host:port at which this server listens and the others reach it. Empty
-	// means that there are no others, and no port.
+	// means that there are no others, and no port. It may change between two starts: the server
+	// tells the leader. If most servers move at once, Peers has to have the new addresses.
 	Addr string
 	// Listener, if set, is listened on in place of Addr. The Node closes it.
 	Listener net.Listener
@@ -58,13 +59,17 @@ type NodeConfig struct {
 	// each connection, so that certificates can be replaced. Required with Addr.
 	TLS func() (*tls.Config, error)
 	// Peers are the addresses of the servers that found the cluster, by ID, this one
-	// included and the same on each. They matter only while this server has no raft log:
-	// when each of them has answered that it has none either, the cluster is founded; when
-	// one has, this server joins it anew.
+	// included and the same on each. While this server has no raft log: when each of them has
+	// answered that it has none either, the cluster is founded; when one has, this server joins
+	// it anew. Later they are where a server is tried that does not answer at the address that
+	// the raft configuration has, for addresses can change: see Addr.
 	Peers map[raft.ServerID]string
-	// Join are addresses of servers of a cluster to join, if this server has no raft log. It
-	// becomes a voter once it holds every key.
+	// Join are addresses of servers of a cluster to join, if this server has no raft log. The
+	// cluster takes it in if it was a member under its ID before, or was admitted with
+	// Node.AddServer, or has a JoinToken; it becomes a voter once it holds every key.
 	Join []string
+	// JoinToken is from Node.JoinToken of a member. Empty means none.
+	JoinToken string
 
 	// App is the service's own FSM, which rides the same raft. Nil means none.
 	App raft.FSM
@@ -171,6 +176,8 @@ func (n *Node) start(ctx, life context.Context) error {
 		return nil
 	}
 	n.loops.Go(func() { n.promote(life) })
+	n.loops.Go(func() { n.keepAddress(life) })
+	n.loops.Go(func() { n.net.followMembers(life) })
 	return nil
 }
 

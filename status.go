@@ -69,6 +69,7 @@ const (
 	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
 	ProblemUnreachable ProblemKind = "no usable answer" // another server is unreachable, or what it sent was of no use
 	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
+	ProblemRemoved     ProblemKind = "removed"          // this server is in the raft configuration no more
 	ProblemNonvoter    ProblemKind = "no voter"         // a server of the leader's that can't vote yet
 	ProblemWaiting     ProblemKind = "first command"    // servers that have not answered before the first command
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
@@ -85,6 +86,7 @@ var problemKinds = []struct {
 	advice string
 }{
 	{ProblemKeyMissing, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
+	{ProblemRemoved, "Close it and delete its directory. It joins anew with AddServer or a JoinToken."},
 	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
 	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, and another server has the keys, move the keystore directory away."},
 	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it."},
@@ -176,6 +178,9 @@ func (k *Keyring) statusOf(ring *meta.Ring) Status {
 	}
 	k.store.keks.describe(&s)
 	k.blocked.describe(&s)
+	if len(s.Servers) > 0 && !slices.ContainsFunc(s.Servers, func(r raft.Server) bool { return r.ID == k.cfg.ID }) {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemRemoved, Detail: "this server has left the cluster, or was removed"})
+	}
 	if rekeying := plan.Rekeying(ring); lead == k.cfg.ID {
 		k.moves.describe(&s, rekeying)
 		if len(rekeying) > 0 && k.cfg.Data == nil {

@@ -112,6 +112,9 @@ func (c *Client) Close() {
 	c.transport.CloseIdleConnections()
 }
 
+// CloseIdle closes the connections that no call is using.
+func (c *Client) CloseIdle() { c.transport.CloseIdleConnections() }
+
 // begin counts a call or a dial, unless the client is closed.
 func (c *Client) begin() bool {
 	c.mu.Lock()

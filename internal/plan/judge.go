@@ -59,6 +59,18 @@ func Judge(r *meta.Ring, id meta.KeyID, s Situation, answers map[string]Answer) 
 	return v
 }
 
+// HoldersIn returns the servers whose answer names the key, sorted.
+func HoldersIn(answers map[string]Answer, id meta.KeyID) []string {
+	var servers []string
+	for server, a := range answers {
+		if slices.Contains(a.Held, id) {
+			servers = append(servers, server)
+		}
+	}
+	slices.Sort(servers)
+	return servers
+}
+
 // Again returns the probe to remember when the verdict led to nothing: the question is put
 // off, longer each time, until the key's holders change.
 func (p Probe) Again(k *meta.Key, v Verdict, now time.Time, jitter float64) Probe {

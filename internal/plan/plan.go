@@ -38,7 +38,8 @@ type Policy struct {
 const Settle = 5 * time.Minute
 
 // patience is how long a prepublished key may be short of holders before the leader asks
-// around for it. Replication takes milliseconds; this is for when it does not come.
+// around for it, and how long a leader may lack the active key. Replication takes milliseconds;
+// this is for when it does not come.
 const patience = 10 * time.Second
 
 // Situation is what the leader knows when it asks what to do next. It has applied the
@@ -53,6 +54,7 @@ type Situation struct {
 	Orphans int  // how many keys they have told of that the ring does not know
 	Probes  map[meta.KeyID]Probe
 	Retry   time.Time // after it failed to do anything but ask, it does nothing but ask before
+	Lacking time.Time // since when it has led without the active key; zero if it has it
 }
 
 // Probe is what came of the live question about a prepublished key. The leader keeps it in
@@ -77,6 +79,7 @@ const (
 	Forget  Kind = "forget"  // drop the records of Servers that have left
 	Rekey   Kind = "rekey"   // have the data of Key moved, and Key removed after that
 	Remove  Kind = "remove"  // remove Key, under which nothing is sealed
+	Resign  Kind = "resign"  // hand leadership to a voter that holds Key, the active one
 	Nothing Kind = "nothing" // wait for a change; no time helps
 )
 
@@ -107,6 +110,11 @@ func Next(r *meta.Ring, s Situation) Action {
 		}
 	}
 	a := soonest{}
+	if at := resignAt(r, s); !at.After(s.Now) {
+		return Action{Kind: Resign, Key: r.Active().ID}
+	} else if !at.Equal(never) {
+		a.add(at)
+	}
 	for _, k := range r.Prepublished() {
 		at := askAt(r, k, s)
 		if !at.After(s.Now) {
@@ -129,6 +137,19 @@ func Next(r *meta.Ring, s Situation) Action {
 		}
 	}
 	return a.action()
+}
+
+// resignAt is when a leader that lacks the active key gives up getting it: nothing can be sealed or
+// signed until another server leads.
+func resignAt(r *meta.Ring, s Situation) time.Time {
+	if r.Active() == nil || s.Lacking.IsZero() || len(s.Voters) < 2 {
+		return never
+	}
+	at := s.Lacking.Add(patience)
+	if s.Retry.After(at) {
+		at = s.Retry
+	}
+	return at
 }
 
 // never is later than every time that a plan waits for.
