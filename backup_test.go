@@ -120,6 +120,9 @@ func TestBackupRestoresACluster(t *testing.T) {
 		cfg := b.config(id)
 		b.configure(&cfg)
 		cfg.Peers = b.addrs
+		if err := b.nodes.nodes["s2"].AddServer(ctx, id, cfg.Addr); err != nil {
+			t.Fatal(err)
+		}
 		if b.nodes.nodes[id], err = keyring.Start(ctx, cfg); err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/jwt"
@@ -72,6 +73,21 @@ func Secrets(k *Keyring) [][]byte {
 		}
 	}
 	return secrets
+}
+
+// CheckJoinToken asks a node whether a server may join with a token at a time.
+func CheckJoinToken(n *Node, token string, id raft.ServerID, at time.Time) error {
+	return n.keys.checkJoinToken(token, id, at)
+}
+
+// RaftServers are the servers of a node's latest raft configuration.
+func RaftServers(n *Node) []raft.Server { return n.raft.GetConfiguration().Configuration().Servers }
+
+// Lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
+func Lose(k *Keyring, id KeyID) error {
+	k.store.drop(id)
+	k.fsm.changed.notify()
+	return k.store.dir.Remove(nks.FileName(id))
 }
 
 // SnapshotRaft has a node's raft write a snapshot.

@@ -146,6 +146,9 @@ func (f *fallen) rise(first *keyring.Node) {
 	f.tb.Helper()
 	for id := range f.addrs {
 		if f.nodes.nodes[id] == nil {
+			if err := first.AddServer(f.ctx, id, f.addrs[id]); err != nil {
+				f.tb.Fatal(err)
+			}
 			f.start(f.conf(id))
 		}
 	}
@@ -314,6 +317,11 @@ func TestServerThatCanNotBecomeAVoterIsTriedLessAndLess(t *testing.T) {
 	log := lines{"promote:", make(chan time.Time, 3)}
 	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log})
 	for _, cfg := range []keyring.NodeConfig{cfg, f.conf("s1")} {
+		if cfg.ID == "s1" {
+			if err := f.nodes.nodes["s3"].AddServer(f.ctx, "s1", cfg.Addr); err != nil {
+				t.Fatal(err)
+			}
+		}
 		n, err := keyring.Start(f.ctx, cfg)
 		if err != nil {
 			t.Fatal(err)

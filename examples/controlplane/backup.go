@@ -261,7 +261,7 @@ func (c cli) restore(ctx context.Context, args []string) error {
 }
 
 // recover makes a server that is stopped the only member of the cluster, with what it has, when a
-// majority of the servers is gone for good. The others start with empty directories and join it.
+// majority of the servers is gone for good. The others are added, start with empty directories, and join it.
 func (c cli) recover(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("recover", flag.ContinueOnError)
 	force := fs.Bool("force", false, "")
@@ -300,8 +300,8 @@ func (c cli) recover(ctx context.Context, args []string) error {
 		dirs = append(dirs, filepath.Join(args[0], string(id)))
 	}
 	if len(others) > 0 {
-		fmt.Fprintf(c.out, "before you start %s again, empty %s: with what they have they would be a second cluster\n",
-			strings.Join(others, " and "), strings.Join(dirs, " and "))
+		fmt.Fprintf(c.out, "start %s; before you start %s again, empty %s, for with what they have they would be a second cluster, and add them: servers add\n",
+			s.id, strings.Join(others, " and "), strings.Join(dirs, " and "))
 	}
 	return nil
 }

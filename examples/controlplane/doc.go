@@ -13,6 +13,9 @@
 //	controlplane [-server URL] keys rotate [-full]
 //	controlplane [-server URL] keys remove [-force] [-now] ID
 //
+//	controlplane [-server URL] servers add [-addr HOST:PORT] ID       a new one may join, or one has moved
+//	controlplane [-server URL] servers remove [-force] ID       refused while a key would be held by too few
+//
 //	controlplane [-server URL] backup -to RECIPIENT,... FILE        everything, for age recipients; prints its SHA-256
 //	controlplane verify -identity FILE BACKUP                       says whether it restores
 //	controlplane restore -identity FILE [-sha256 SUM] DIR ID BACKUP       makes the directory of a server
@@ -39,9 +42,10 @@
 // It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
 // which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
 // and serve.go, a server from its configuration to its end. The rest is the program: api.go for
-// users and workloads, operator.go and page.html for operators, keks.go what wraps the keys, client.go
-// the command line, backup.go backups from end to end, inspect.go a look into a keystore, progress.go what a terminal shows
-// meanwhile, setup.go what a first trial needs.
+// users and workloads, operator.go and page.html for operators, members.go how servers come and go,
+// keks.go what wraps the keys, client.go the command line, backup.go backups from end to end,
+// inspect.go a look into a keystore, progress.go what a terminal shows meanwhile, setup.go what a
+// first trial needs.
 //
 // The API has no passwords and listens on loopback only: whoever is on the machine may do everything
 // but what a workload's token narrows. A service in the field has TLS and authentication there.

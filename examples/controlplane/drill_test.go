@@ -98,6 +98,15 @@ func (d *drill) start(id raft.ServerID) {
 	d.running[id] = cmd
 }
 
+// join adds servers to the cluster of another one, starts them with nothing, and waits until they are whole.
+func (d *drill) join(to raft.ServerID, ids ...raft.ServerID) {
+	d.t.Helper()
+	for _, id := range ids {
+		d.command(to, "", "servers", "add", string(id))
+	}
+	d.serve(ids...)
+}
+
 // await waits until a server's status is as wanted.
 func (d *drill) await(id raft.ServerID, what string, wanted func(status) bool) (st status) {
 	d.t.Helper()
@@ -212,7 +221,7 @@ func TestDrillAllDisksAreGoneAndThereIsABackup(t *testing.T) {
 		t.Errorf("restored twice: %s", out)
 	}
 	d.serve("s2")
-	d.serve("s1", "s3")
+	d.join("s2", "s1", "s3")
 	d.whole()
 }
 
@@ -224,7 +233,7 @@ func TestDrillAllDisksButOneAreGone(t *testing.T) {
 	d.destroy("s1", "s2")
 	d.command("", "", "recover", d.dir, "s3")
 	d.serve("s3")
-	d.serve("s1", "s2")
+	d.join("s3", "s1", "s2")
 	d.whole()
 }
 
@@ -246,7 +255,7 @@ func TestDrillASnapshotAndAKeystore(t *testing.T) {
 	d.serve(raft.ServerID(other))
 	for id := range d.cluster.Servers {
 		if string(id) != other {
-			d.serve(id)
+			d.join(raft.ServerID(other), id)
 		}
 	}
 	d.whole()
@@ -291,7 +300,7 @@ func TestDrillASnapshotAlone(t *testing.T) {
 	}
 	for other := range d.cluster.Servers {
 		if other != leader {
-			d.serve(other)
+			d.join(leader, other)
 		}
 	}
 	d.whole()

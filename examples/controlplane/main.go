@@ -56,8 +56,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return help(stdout, "", usage{err})
 	}
 	name, rest := fs.Arg(0), fs.Args()[min(1, fs.NArg()):]
-	if name == "keys" && len(rest) > 0 {
-		name, rest = "keys "+rest[0], rest[1:]
+	if (name == "keys" || name == "servers") && len(rest) > 0 {
+		name, rest = name+" "+rest[0], rest[1:]
 	}
 	c := cli{client{*url}, stdin, stdout, stderr, watched(stderr)}
 	return help(stdout, name, c.run(ctx, name, rest))
@@ -114,6 +114,10 @@ func (c cli) run(ctx context.Context, name string, rest []string) error {
 		return c.rotate(ctx, rest)
 	case "keys remove":
 		return c.remove(ctx, rest)
+	case "servers add":
+		return c.addServer(ctx, rest)
+	case "servers remove":
+		return c.removeServer(ctx, rest)
 	case "backup":
 		return c.backup(ctx, rest)
 	case "verify":
@@ -124,7 +128,7 @@ func (c cli) run(ctx context.Context, name string, rest []string) error {
 		return c.recover(ctx, rest)
 	case "inspect":
 		return c.inspect(ctx, rest)
-	case "keys -h", "keys -help", "keys --help":
+	case "keys -h", "keys -help", "keys --help", "servers -h", "servers -help", "servers --help":
 		return flag.ErrHelp
 	}
 	return usage{fmt.Errorf("there is no command %q", name)}

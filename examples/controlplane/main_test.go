@@ -89,18 +89,18 @@ func TestExitStatus(t *testing.T) {
 // The documentation is what -h prints: of all, or of a command. Wrong usage prints it too.
 func TestUsageIsThatOfTheDocumentation(t *testing.T) {
 	all := usageOf("")
-	for _, args := range [][]string{{"-h"}, {"keys", "-h"}} {
+	for _, args := range [][]string{{"-h"}, {"keys", "-h"}, {"servers", "-h"}} {
 		if out, err := runCommand(t, client{}, args...); err != nil || out != all {
 			t.Errorf("%q: %v\n%s", args, err, out)
 		}
 	}
-	if n := strings.Count(all, "\n"); n != 14 {
+	if n := strings.Count(all, "\n"); n != 16 {
 		t.Errorf("%d lines:\n%s", n, all)
 	}
 	for line := range strings.Lines(all) {
 		words := strings.Fields(strings.Replace(line, "[-server URL] ", "", 1))[1:]
 		args := words[:1]
-		if args[0] == "keys" {
+		if args[0] == "keys" || args[0] == "servers" {
 			args = words[:2]
 		}
 		if out, err := runCommand(t, client{}, append(args, "-h")...); err != nil || out != line {

@@ -75,6 +75,8 @@ var page []byte
 func (s *server) operate(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v1/keys", s.serve(s.people(s.rotate)))
 	mux.HandleFunc("DELETE /v1/keys/{id}", s.serve(s.people(s.remove)))
+	mux.HandleFunc("POST /v1/servers", s.serve(s.people(s.addServer)))
+	mux.HandleFunc("DELETE /v1/servers/{id}", s.serve(s.people(s.removeServer)))
 	mux.HandleFunc("GET /v1/status", s.serve(s.people(s.status)))
 	mux.HandleFunc("GET /v1/watch", s.watch)
 	mux.HandleFunc("POST /v1/backup", s.backup)

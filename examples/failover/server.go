@@ -30,6 +30,7 @@ type setup struct {
 	Dir           string
 	CA, Cert, Key []byte   // DER
 	Join          []string // addresses of the cluster to join; empty to found one
+	JoinToken     string   // from one of its servers
 }
 
 // pipes are one end of the connection between parent and server.
@@ -76,8 +77,10 @@ func serve() error {
 		Cluster:  clusterName,
 		TLS:      func() (*tls.Config, error) { return cert, nil },
 		Join:     s.Join,
-		Rotation: keyring.RotationPolicy{Every: -1}, // only when asked
-		Tokens:   keyring.TokenPolicy{Algorithm: "EdDSA"},
+
+		JoinToken: s.JoinToken,
+		Rotation:  keyring.RotationPolicy{Every: -1}, // only when asked
+		Tokens:    keyring.TokenPolicy{Algorithm: "EdDSA"},
 	}
 	if len(s.Join) == 0 {
 		conf.Peers = map[raft.ServerID]string{s.ID: conf.Addr}
@@ -144,6 +147,14 @@ func (s *Server) Rotate(publish time.Time, out *keyring.KeyID) error {
 	defer cancel()
 	key, err := s.node.Rotate(ctx, keyring.RotateOptions{Publish: publish})
 	*out = key.ID
+	return err
+}
+
+// JoinToken lets a new server into the cluster.
+func (s *Server) JoinToken(id raft.ServerID, out *string) (err error) {
+	if err = s.node.Keyring().WaitReady(s.ctx); err == nil {
+		*out, err = s.node.JoinToken(id, callTime)
+	}
 	return err
 }
 

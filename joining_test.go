@@ -1,0 +1,251 @@
+package keyring_test
+
+import (
+	"context"
+	"encoding/base64"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/raft"
+)
+
+// newcomer is the configuration of a further server, which knows one of the others.
+func (c *nodes) newcomer(id raft.ServerID) keyring.NodeConfig {
+	ln := keyringtest.Listen(c.tb)
+	c.addrs[id], c.dirs[id] = ln.Addr().String(), c.tb.TempDir()
+	cfg := c.config(id)
+	cfg.Listener, cfg.Join = ln, []string{c.addrs["s1"], c.addrs["s2"]}
+	return cfg
+}
+
+// start starts a server and waits until it holds all and votes.
+func (c *nodes) start(ctx context.Context, cfg keyring.NodeConfig) *keyring.Node {
+	c.tb.Helper()
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	c.nodes[cfg.ID] = n
+	c.await(ctx, n, "a voter", func(st keyring.Status) bool {
+		for _, s := range st.Servers {
+			if s.ID == cfg.ID {
+				return s.Suffrage == raft.Voter && len(st.Missing) == 0
+			}
+		}
+		return false
+	})
+	return n
+}
+
+// await waits until a node's own status is as wanted.
+func (c *nodes) await(ctx context.Context, n *keyring.Node, what string, wanted func(keyring.Status) bool) {
+	c.tb.Helper()
+	for {
+		changed := n.Keyring().Changed()
+		st, err := n.Keyring().Status(ctx)
+		if err != nil {
+			c.tb.Fatal(err)
+		}
+		if wanted(st) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			c.tb.Fatalf("never %s: %+v", what, st)
+		}
+	}
+}
+
+// founded3 is a cluster of three that is ready, and something that it has sealed.
+func founded3(t *testing.T) (context.Context, *nodes, []byte) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	sealed, err := c.nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ctx, c, sealed
+}
+
+// TestStrangerWithAServersCertificateIsNotTakenIn: a certificate of the cluster's CA with the right
+// role is no invitation. It gets no key, and stands in no configuration.
+func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	other, err := c.nodes["s2"].JoinToken("s5", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, token := range map[string]string{"none": "", "of another server": other, "garbage": "AAAA"} {
+		cfg := c.newcomer("s4")
+		cfg.JoinToken = token
+		short, stop := context.WithTimeout(ctx, 2*time.Second)
+		n, err := keyring.Start(short, cfg)
+		stop()
+		if err == nil {
+			n.Close()
+			t.Errorf("with a token that is %s it was taken in", name)
+		} else if !strings.Contains(err.Error(), "JoinToken, or AddServer") {
+			t.Errorf("with a token that is %s: %v", name, err)
+		}
+	}
+	for id, n := range c.nodes {
+		if servers := keyring.RaftServers(n); len(servers) != 3 {
+			t.Errorf("%s has %v", id, servers)
+		}
+	}
+}
+
+func TestServerJoinsWithAToken(t *testing.T) {
+	ctx, c, sealed := founded3(t)
+	cfg := c.newcomer("s4")
+	var err error
+	if cfg.JoinToken, err = c.nodes["s3"].JoinToken("s4", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	n := c.start(ctx, cfg)
+	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestJoinTokensAreRefused unless whole, of this cluster and this server, and still good.
+func TestJoinTokensAreRefused(t *testing.T) {
+	ctx := t.Context()
+	node := func() *keyring.Node {
+		n, err := keyring.Start(ctx, keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Data: keyring.NoData{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { n.Close() })
+		if err := n.Keyring().WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	n, foreign := node(), node()
+	now := time.Now()
+	token, err := n.JoinToken("s4", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := func(token string, id raft.ServerID, at time.Time) bool {
+		return keyring.CheckJoinToken(n, token, id, at) == nil
+	}
+	if !good(token, "s4", now) || !good(token, "s4", now.Add(59*time.Minute)) {
+		t.Error("a good token is refused")
+	}
+	other, err := foreign.JoinToken("s4", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, bad := range map[string]bool{
+		"none":                  good("", "s4", now),
+		"late":                  good(token, "s4", now.Add(time.Hour+time.Second)),
+		"another server's":      good(token, "s5", now),
+		"another cluster's":     good(other, "s4", now),
+		"with a byte more":      good(token+"AA", "s4", now),
+		"padded":                good(token+"=", "s4", now),
+		"with a space":          good(" "+token, "s4", now),
+		"of a server with more": good(token, "s4 ", now),
+	} {
+		if bad {
+			t.Errorf("a token that is %s is taken", name)
+		}
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range raw {
+		for bit := range 8 {
+			raw[i] ^= 1 << bit
+			if good(base64.RawURLEncoding.EncodeToString(raw), "s4", now) {
+				t.Errorf("byte %d, bit %d is not looked at", i, bit)
+			}
+			raw[i] ^= 1 << bit
+		}
+	}
+	if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if !good(token, "s4", now) {
+		t.Error("after a rotation it is refused")
+	}
+	if _, err := n.Rotate(ctx, keyring.RotateOptions{Full: true}); err != nil {
+		t.Fatal(err)
+	}
+	if good(token, "s4", now) {
+		t.Error("after a full rotation it is taken")
+	}
+	for _, ttl := range []time.Duration{-1, keyring.MaxJoinTTL + 1} {
+		if _, err := n.JoinToken("s4", ttl); err == nil {
+			t.Errorf("a token is made for %v", ttl)
+		}
+	}
+	if _, err := n.JoinToken("", 0); err == nil {
+		t.Error("a token is made for nobody")
+	}
+}
+
+// TestThreeNodesAreReplacedByThree, one by one, while keys rotate: with tokens they come, with Leave they
+// go, the leader too. What was sealed before opens.
+func TestThreeNodesAreReplacedByThree(t *testing.T) {
+	ctx, c, sealed := founded3(t)
+	rotating, stop := context.WithCancel(ctx)
+	rotated, first := make(chan int), c.nodes["s1"]
+	go func() {
+		n := 0
+		for rotating.Err() == nil {
+			if _, err := first.Rotate(rotating, keyring.RotateOptions{}); err == nil {
+				n++
+			}
+		}
+		rotated <- n
+	}()
+	for _, id := range []raft.ServerID{"s4", "s5", "s6"} {
+		cfg := c.newcomer(id)
+		var err error
+		if cfg.JoinToken, err = c.nodes["s2"].JoinToken(id, 0); err != nil {
+			t.Fatal(err)
+		}
+		c.start(ctx, cfg)
+	}
+	stop()
+	if n := <-rotated; n < 3 {
+		t.Errorf("only %d rotations", n)
+	}
+	last := c.nodes["s6"]
+	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
+		leave := c.nodes[id]
+		// A key that has just been made may not be held by enough of those that stay.
+		for err := leave.Leave(ctx); err != nil; err = leave.Leave(ctx) {
+			if ctx.Err() != nil {
+				t.Fatalf("%s can't leave: %v", id, err)
+			}
+		}
+		if err := leave.Close(); err != nil {
+			t.Error(err)
+		}
+		delete(c.nodes, id)
+		if _, err := last.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st, err := last.Status(ctx)
+	if err != nil || len(st.Servers) != 3 {
+		t.Errorf("%+v, %v", st.Servers, err)
+	}
+	for id, n := range c.nodes {
+		c.await(ctx, n, "whole", func(st keyring.Status) bool { return len(st.Missing) == 0 })
+		if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
+			t.Errorf("%s: %q, %v", id, got, err)
+		}
+	}
+}

@@ -1,0 +1,256 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+func hasProblem(st keyring.Status, kind keyring.ProblemKind) bool {
+	return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == kind })
+}
+
+// TestRemovedServerGetsNothing: its connections are closed, those of both protocols, and it gets no other.
+func TestRemovedServerGetsNothing(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	leader := c.nodes["s1"].Leader()
+	gone := map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[leader]
+	thief := &peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/"+string(gone), nil)}
+	var open []*peer.Conn
+	for _, alpn := range []string{peer.ALPNRaft, peer.ALPNPeer} {
+		conn, err := thief.Dial(ctx, string(leader), c.addrs[leader], alpn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		open = append(open, conn)
+	}
+	asked := c.nodes[gone]
+	if err := c.nodes[leader].RemoveServer(ctx, gone, keyring.RemoveServerOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	deadline, _ := ctx.Deadline()
+	for _, conn := range open {
+		if err := conn.SetDeadline(deadline); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("its connection for %s is open: %v", conn.ConnectionState().NegotiatedProtocol, err)
+		}
+	}
+	if _, err := thief.Dial(ctx, string(leader), c.addrs[leader], peer.ALPNRaft); err == nil {
+		t.Error("raft takes it")
+	}
+	client := peer.NewClient(thief)
+	defer client.Close()
+	for _, path := range []string{"/keyring", "/node/encrypt", "/node/status", "/node/add-server", "/node/join"} {
+		body := []byte(`{"addr":"127.0.0.1:9"}`)
+		_, err := client.Call(ctx, string(leader), c.addrs[leader], path, body)
+		if r := (*peer.Refusal)(nil); !errors.As(err, &r) || r.Code != peer.NotMember {
+			t.Errorf("%s answers it: %v", path, err)
+		}
+	}
+	c.await(ctx, asked, "told that it is removed", func(st keyring.Status) bool { return hasProblem(st, keyring.ProblemRemoved) })
+	if _, err := c.nodes[leader].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRemoveServerPutsNoKeyAtRisk: with one server away, the two that are left both have to stay. And a
+// key that is lost for good stops every removal, until it is forced.
+func TestRemoveServerPutsNoKeyAtRisk(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	key := c.nodes["s1"].Keyring().Keys()[0]
+	keyring.AwaitHolders(c.nodes["s1"].Keyring(), key.ID, 3)
+	away := raft.ServerID("s3")
+	if err := c.nodes[away].Close(); err != nil {
+		t.Fatal(err)
+	}
+	delete(c.nodes, away)
+	if err := c.nodes["s1"].RemoveServer(ctx, "s2", keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotDurable) {
+		t.Errorf("one of the last two holders is removed: %v", err)
+	}
+	if _, err := c.nodes["s1"].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for id, n := range c.nodes {
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(filepath.Join(c.dirs[id], "keystore", key.ID.String()+".nks.json")); err != nil {
+			t.Fatal(err)
+		}
+		delete(c.nodes, id)
+	}
+	for _, id := range []raft.ServerID{"s1", "s2"} {
+		cfg := c.config(id)
+		cfg.Peers = c.addrs
+		n, err := keyring.Start(ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.nodes[id] = n
+	}
+	c.ready(ctx)
+	for _, n := range c.nodes {
+		if err := n.RemoveServer(ctx, away, keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotDurable) {
+			t.Errorf("it is removed: %v", err)
+		}
+	}
+	if err := c.nodes["s2"].RemoveServer(ctx, away, keyring.RemoveServerOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := c.nodes["s1"].Status(ctx); err != nil || len(st.Servers) != 2 {
+		t.Errorf("%+v, %v", st.Servers, err)
+	}
+	if err := c.nodes["s1"].RemoveServer(ctx, away, keyring.RemoveServerOptions{}); err != nil {
+		t.Errorf("removed twice: %v", err)
+	}
+}
+
+// TestLeaderIsRemovedFromAnotherServer after it has handed over.
+func TestLeaderIsRemovedFromAnotherServer(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	leader := c.nodes["s1"].Leader()
+	other := map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[leader]
+	keyring.AwaitHolders(c.nodes[leader].Keyring(), c.nodes[leader].Keyring().Keys()[0].ID, 3)
+	if err := c.nodes[other].RemoveServer(ctx, leader, keyring.RemoveServerOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	st, err := c.nodes[other].Status(ctx)
+	if err != nil || len(st.Servers) != 2 || st.Leader == leader || st.ID != st.Leader {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// TestLastServerStays.
+func TestLastServerStays(t *testing.T) {
+	n, err := keyring.Start(t.Context(), keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	for _, force := range []bool{false, true} {
+		if err := n.RemoveServer(t.Context(), "server", keyring.RemoveServerOptions{Force: force}); err == nil {
+			t.Errorf("the last server is removed, force %t", force)
+		}
+	}
+	if err := n.Keyring().WaitReady(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestServerThatHasMovedIsFound: one that starts with another address tells the leader.
+func TestServerThatHasMovedIsFound(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	leader := c.nodes["s1"].Leader()
+	for id := range c.nodes {
+		if id == leader {
+			continue
+		}
+		c.move(ctx, id)
+		break
+	}
+	c.settled(ctx)
+}
+
+// TestServersThatHaveAllMovedFindEachOther by the addresses in Peers.
+func TestServersThatHaveAllMovedFindEachOther(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	c.close()
+	clear(c.nodes)
+	var cfgs []keyring.NodeConfig
+	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
+		cfg := c.config(id)
+		cfg.Listener = keyringtest.Listen(t)
+		cfg.Addr = cfg.Listener.Addr().String()
+		c.addrs[id] = cfg.Addr
+		cfgs = append(cfgs, cfg)
+	}
+	for _, cfg := range cfgs {
+		cfg.Peers = c.addrs
+		n, err := keyring.Start(ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.nodes[cfg.ID] = n
+	}
+	c.settled(ctx)
+}
+
+// move starts a server anew at another address. The others' Peers do not have it.
+func (c *nodes) move(ctx context.Context, id raft.ServerID) {
+	c.tb.Helper()
+	if err := c.nodes[id].Close(); err != nil {
+		c.tb.Fatal(err)
+	}
+	ln := keyringtest.Listen(c.tb)
+	c.addrs[id] = ln.Addr().String()
+	cfg := c.config(id)
+	cfg.Listener = ln
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	c.nodes[id] = n
+}
+
+// settled waits until each server has the right address of each, and a rotation has come through.
+func (c *nodes) settled(ctx context.Context) {
+	c.tb.Helper()
+	for id, n := range c.nodes {
+		c.await(ctx, n, "with the present addresses", func(st keyring.Status) bool {
+			return !slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return string(s.Address) != c.addrs[s.ID] })
+		})
+		if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+			c.tb.Errorf("%s: %v", id, err)
+		}
+	}
+	for _, n := range c.nodes {
+		key := n.Keyring().Keys()[0].ID
+		keyring.AwaitHolders(n.Keyring(), key, 3)
+	}
+}
+
+// TestLeaderWithoutTheActiveKeyHandsOver to a server that holds it, when nobody gives it the key.
+func TestLeaderWithoutTheActiveKeyHandsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		active := leader.Keyring.Keys()[0].ID
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if isFetch(e, leader.ID) {
+				return keyringtest.Reply{Err: errors.New("no way")}
+			}
+			return keyringtest.Reply{}
+		})
+		if err := keyring.Lose(leader.Keyring, active); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second) // virtual
+		if c.Leader() != leader {
+			t.Fatal("it gives up at once")
+		}
+		time.Sleep(10 * time.Second) // virtual
+		next := c.Leader()
+		if next == leader {
+			t.Fatalf("%s still leads, and can't seal", leader.ID)
+		}
+		if _, err := next.Keyring.Encrypt([]byte("hello"), nil); err != nil {
+			t.Error(err)
+		}
+		c.OnEvent(nil)
+		whole(t, c)
+	})
+}
