@@ -75,6 +75,15 @@ func Secrets(k *Keyring) [][]byte {
 	return secrets
 }
 
+// PackStatus and UnpackStatus are how a Status travels.
+var (
+	PackStatus   = packStatus
+	UnpackStatus = unpackStatus
+)
+
+// NewKeyID draws one.
+func NewKeyID() KeyID { return newKeyID() }
+
 // CheckJoinToken asks a node whether a server may join with a token at a time.
 func CheckJoinToken(n *Node, token string, id raft.ServerID, at time.Time) error {
 	return n.keys.checkJoinToken(token, id, at)

@@ -223,7 +223,7 @@ func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]
 	case pathReady:
 		err = n.keys.mayRotate()
 	case pathStatus:
-		out, err = n.packStatus(ctx)
+		out, err = n.serveStatus()
 	case pathRotate:
 		out, err = asked(data, func(r rotateRequest) ([]byte, error) {
 			k, err := n.keys.Rotate(WithActor(ctx, r.By), r.RotateOptions)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +64,62 @@ func TestNodesForwardRemove(t *testing.T) {
 				t.Errorf("%s: again: %v", id, err)
 			}
 		}
+	}
+}
+
+// TestNodesForwardStatus: what only the leader knows, every node tells, with keys that are its own.
+func TestNodesForwardStatus(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	if _, err := c.nodes["s1"].Rotate(ctx, keyring.RotateOptions{Full: true}); !errors.Is(err, keyring.ErrNoData) {
+		t.Fatal(err) // so there is a leader that is ready
+	}
+	for id, n := range c.nodes {
+		if err := n.AddServer(ctx, "s9", "127.0.0.1:9"); err != nil { // which never comes
+			t.Fatalf("%s: %v", id, err)
+		}
+		st, err := n.Status(ctx)
+		for err == nil && !hasProblem(st, keyring.ProblemNonvoter) { // its leader has it in a moment
+			st, err = n.Status(ctx)
+		}
+		own := n.Keyring().Keys()
+		if err != nil || st.ID != n.Leader() || len(st.Keys) != len(own) || !reflect.DeepEqual(st.Keys, own) || len(st.NoBackup) != 1 {
+			t.Errorf("%s: %+v, %v", id, st, err)
+		}
+	}
+	for _, n := range c.nodes {
+		if err := n.RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for id, n := range c.nodes {
+		if err := n.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Status(ctx); !errors.Is(err, keyring.ErrClosed) {
+			t.Errorf("%s, closed: %v", id, err)
+		}
+		delete(c.nodes, id)
+	}
+}
+
+// TestLargeStatusTravels: that of a server which lacks 10,000 keys.
+func TestLargeStatusTravels(t *testing.T) {
+	var st keyring.Status
+	for range 10_000 {
+		id := keyring.NewKeyID()
+		st.Missing = append(st.Missing, id)
+		st.Problems = append(st.Problems, keyring.Problem{Kind: keyring.ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers", Advice: "Nothing, if another server has it. Else bring its file back."})
+	}
+	b, err := keyring.PackStatus(st)
+	if err != nil || len(b) > keyring.MaxForward/2 {
+		t.Fatalf("%d bytes, %v", len(b), err)
+	}
+	got, err := keyring.UnpackStatus(b)
+	if err != nil || !reflect.DeepEqual(got.Missing, st.Missing) || !reflect.DeepEqual(got.Problems, st.Problems) {
+		t.Error("it is another one", err)
+	}
+	if _, err := keyring.UnpackStatus(b[:len(b)-20]); err == nil {
+		t.Error("it is taken when it is cut")
 	}
 }
 

@@ -25,8 +25,12 @@ func (n *Node) Status(ctx context.Context) (s Status, err error) {
 		if err != nil {
 			return err
 		}
-		s, err = n.unpackStatus(b)
-		return err
+		if s, err = unpackStatus(b); err != nil {
+			return err
+		}
+		ring := n.keys.fsm.ring.Load()
+		s.Keys, s.NoBackup = publicKeys(ring), n.keys.statusOf(ring).NoBackup
+		return nil
 	})
 	return s, err
 }
@@ -35,13 +39,17 @@ func (n *Node) Status(ctx context.Context) (s Status, err error) {
 // for each, have 3 MiB, which shrink to a tenth on the way.
 const maxStatus = 32 << 20
 
-// packStatus is this server's Status for another one, without what that one has itself.
-func (n *Node) packStatus(ctx context.Context) ([]byte, error) {
+// serveStatus is the leader's Status for another server, without what that one has itself.
+func (n *Node) serveStatus() ([]byte, error) {
 	if err := n.keys.mayLead(); err != nil {
 		return nil, err
 	}
 	s := n.keys.statusOf(n.keys.fsm.ring.Load())
 	s.NoBackup = nil
+	return packStatus(s)
+}
+
+func packStatus(s Status) ([]byte, error) {
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
 	if err := json.NewEncoder(z).Encode(s); err != nil {
@@ -50,19 +58,20 @@ func (n *Node) packStatus(ctx context.Context) ([]byte, error) {
 	if err := z.Close(); err != nil {
 		return nil, err
 	}
-	return b.Bytes(), ctx.Err()
+	return b.Bytes(), nil
 }
 
-func (n *Node) unpackStatus(b []byte) (s Status, err error) {
+func unpackStatus(b []byte) (s Status, err error) {
 	z, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return s, fmt.Errorf("status: the leader's answer: %w", err)
+	}
+	all, err := io.ReadAll(io.LimitReader(z, maxStatus)) // to the end, where the checksum is
 	if err == nil {
-		err = json.NewDecoder(io.LimitReader(z, maxStatus)).Decode(&s)
+		err = json.Unmarshal(all, &s)
 	}
 	if err != nil {
 		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
 	}
-	ring := n.keys.fsm.ring.Load()
-	here := n.keys.statusOf(ring)
-	s.Keys, s.NoBackup = publicKeys(ring), here.NoBackup
 	return s, nil
 }
