@@ -9,6 +9,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
 
@@ -191,6 +192,36 @@ func TestJoinTokensAreRefused(t *testing.T) {
 	}
 	if _, err := n.JoinToken("", 0); err == nil {
 		t.Error("a token is made for nobody")
+	}
+}
+
+// TestNewcomerTakesRaftFromThoseAloneWhoTookItIn: until raft has told it, it knows no other member, and
+// whoever poses as one could hand it a configuration. This one's leader can't reach it.
+func TestNewcomerTakesRaftFromThoseAloneWhoTookItIn(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	cfg := c.newcomer("s4")
+	at := cfg.Addr
+	cfg.Addr = "127.0.0.1:9"
+	if err := c.nodes["s1"].AddServer(ctx, "s4", cfg.Addr); err != nil {
+		t.Fatal(err)
+	}
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["s4"] = n
+	for id, welcome := range map[string]bool{"s1": true, "s3": true, "s5": false} {
+		d := &peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/"+id, nil)}
+		conn, err := d.Dial(ctx, "s4", at, peer.ALPNRaft)
+		if (err == nil) != welcome {
+			t.Errorf("%s: %v", id, err)
+		}
+		if err == nil {
+			conn.Close()
+		}
+	}
+	if servers := keyring.RaftServers(n); len(servers) > 0 {
+		t.Fatalf("raft has told it of %v", servers)
 	}
 }
 
