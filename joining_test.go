@@ -30,15 +30,21 @@ func (c *nodes) start(ctx context.Context, cfg keyring.NodeConfig) *keyring.Node
 		c.tb.Fatal(err)
 	}
 	c.nodes[cfg.ID] = n
+	c.awaitVote(ctx, n, cfg.ID)
+	return n
+}
+
+// awaitVote waits until a server holds all and votes.
+func (c *nodes) awaitVote(ctx context.Context, n *keyring.Node, id raft.ServerID) {
+	c.tb.Helper()
 	c.await(ctx, n, "a voter", func(st keyring.Status) bool {
 		for _, s := range st.Servers {
-			if s.ID == cfg.ID {
+			if s.ID == id {
 				return s.Suffrage == raft.Voter && len(st.Missing) == 0
 			}
 		}
 		return false
 	})
-	return n
 }
 
 // await waits until a node's own status is as wanted.
@@ -106,11 +112,12 @@ func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
 func TestServerJoinsWithAToken(t *testing.T) {
 	ctx, c, sealed := founded3(t)
 	cfg := c.newcomer("s4")
-	var err error
-	if cfg.JoinToken, err = c.nodes["s3"].JoinToken("s4", time.Minute); err != nil {
+	n, err := readmeJoin(ctx, c.nodes["s3"], cfg.Join, cfg)
+	if err != nil {
 		t.Fatal(err)
 	}
-	n := c.start(ctx, cfg)
+	c.nodes["s4"] = n
+	c.awaitVote(ctx, n, "s4")
 	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
 		t.Errorf("%q, %v", got, err)
 	}
