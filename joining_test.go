@@ -112,8 +112,8 @@ func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
 func TestServerJoinsWithAToken(t *testing.T) {
 	ctx, c, sealed := founded3(t)
 	cfg := c.newcomer("s4")
-	n, err := readmeJoin(ctx, c.nodes["s3"], cfg.Join, cfg)
-	if err != nil {
+	var n *keyring.Node
+	if err := readmeJoin(ctx, c.nodes["s3"], cfg.Join, cfg, func(node *keyring.Node) { n = node }); err != nil {
 		t.Fatal(err)
 	}
 	c.nodes["s4"] = n

@@ -75,14 +75,17 @@ func readmeCluster(ctx context.Context) error {
 	return node.Close()
 }
 
-func readmeJoin(ctx context.Context, member *keyring.Node, addresses []string, cfg keyring.NodeConfig) (*keyring.Node, error) {
+func readmeJoin(ctx context.Context, member *keyring.Node, addresses []string, cfg keyring.NodeConfig, use func(*keyring.Node)) error {
 	token, err := member.JoinToken("s4", time.Hour) // for that server alone
 	if err != nil {
-		return nil, err
+		return err
 	}
 	cfg.Join, cfg.JoinToken = addresses, token // there: ID "s4", an empty Dir, its own KEKs and certificate
 	node, err := keyring.Start(ctx, cfg)
-	return node, err
+	if err == nil {
+		use(node)
+	}
+	return err
 }
 
 func readmeCredential() (keyring.KEK, error) {
