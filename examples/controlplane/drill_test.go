@@ -132,11 +132,16 @@ func (d *drill) await(id raft.ServerID, what string, wanted func(status) bool) (
 
 // kill kills all servers with SIGKILL.
 func (d *drill) kill() {
-	for id, cmd := range d.running {
-		cmd.Process.Kill()
-		cmd.Wait() // the error is the signal
-		delete(d.running, id)
+	for id := range d.running {
+		d.stop(id)
 	}
+}
+
+// stop kills one.
+func (d *drill) stop(id raft.ServerID) {
+	d.running[id].Process.Kill()
+	d.running[id].Wait() // the error is the signal
+	delete(d.running, id)
 }
 
 // try runs a command, against a server if there is one.
@@ -222,6 +227,29 @@ func TestDrillAllDisksAreGoneAndThereIsABackup(t *testing.T) {
 	}
 	d.serve("s2")
 	d.join("s2", "s1", "s3")
+	d.whole()
+}
+
+// TestDrillAServerIsRemovedAndComesBack as another one. Who is removed knows, and is refused until it is
+// added; what no server can do without is not removed.
+func TestDrillAServerIsRemovedAndComesBack(t *testing.T) {
+	t.Parallel()
+	d := newDrill(t)
+	d.stop("s3")
+	if out, err := d.try("s1", "", "servers", "remove", "s2"); err == nil {
+		t.Errorf("with s3 away s2 is removed: %q", out)
+	}
+	d.serve("s3")
+	if out := d.command("s1", "", "servers", "remove", "s3"); !strings.Contains(out, "s3 is removed") {
+		t.Errorf("remove says %q", out)
+	}
+	d.await("s3", "told", func(st status) bool { return strings.Contains(strings.Join(st.Problems, "\n"), "removed") })
+	d.stop("s3")
+	d.destroy("s3")
+	if out, err := d.try("s2", "", "servers", "add", "s4"); err == nil || !strings.Contains(out, "an address is needed") {
+		t.Errorf("a server without an address is added: %v, %q", err, out)
+	}
+	d.join("s2", "s3")
 	d.whole()
 }
 
