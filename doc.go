@@ -115,6 +115,7 @@
 //	noderaft.go     what a Node's raft has on disk, and how it is configured
 //	network.go      a Node's port, and its connections to the ports of others
 //	members.go      how a Node's cluster is founded and joined
+//	hosttls.go      ServerTLS, ClientTLS, PeerID: what a host with a raft of its own checks
 //	forward.go      what a Node that follows has the leader do
 //
 //	internal/meta     the pure state machine: ring, commands, codec, Check
