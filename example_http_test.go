@@ -272,8 +272,12 @@ func startHTTP(ctx context.Context, id raft.ServerID, dir string, peers *httpPee
 		Stream: peers, MaxPool: 3, Timeout: httpTimeout, Logger: conf.Logger,
 		MaxRPCsInFlight: 1, // no pipeline: a leader that is deposed can hang in it (hashicorp/raft issue 612)
 	})
-	if err := raft.BootstrapCluster(conf, store, store, snaps, trans, first); err != nil {
-		return nil, err // ErrCantBootstrap is fine on a server that has run before
+	if len(first.Servers) > 0 {
+		// Without, this server is to be added to a cluster, by AddVoter on the leader.
+		err := raft.BootstrapCluster(conf, store, store, snaps, trans, first)
+		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) { // which is that it has run before
+			return nil, err
+		}
 	}
 	fsm := keyring.NewFSM() // with an FSM of your own: keyring.Mux(fsm, yours) to raft
 	r, err := raft.NewRaft(conf, fsm, store, store, snaps, trans)

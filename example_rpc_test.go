@@ -334,8 +334,12 @@ func startRPC(ctx context.Context, id raft.ServerID, dir string, peers *rpcPeers
 	conf := raft.DefaultConfig()
 	conf.LocalID, conf.Logger = id, hclog.NewNullLogger()
 	store, snaps := raft.NewInmemStore(), raft.NewInmemSnapshotStore() // yours are on disk
-	if err := raft.BootstrapCluster(conf, store, store, snaps, trans, first); err != nil {
-		return nil, err // ErrCantBootstrap is fine on a server that has run before
+	if len(first.Servers) > 0 {
+		// Without, this server is to be added to a cluster, by AddVoter on the leader.
+		err := raft.BootstrapCluster(conf, store, store, snaps, trans, first)
+		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) { // which is that it has run before
+			return nil, err
+		}
 	}
 	fsm := keyring.NewFSM() // with an FSM of your own: keyring.Mux(fsm, yours) to raft
 	r, err := raft.NewRaft(conf, fsm, store, store, snaps, trans)

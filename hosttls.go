@@ -31,7 +31,8 @@ import (
 //
 // source and member are called concurrently, and must not block. member, as a rule, is whether raft's
 // latest configuration has the ID. While that is empty, on a server that is to be added, it has to
-// admit every server of the cluster; before raft is there, nobody.
+// admit every server of the cluster, also one that was removed and still has its certificate; before
+// raft is there, nobody.
 //
 // The configuration may be used for many listeners and connections, and must not be changed. It is
 // no deadline: set one for the handshake. See [Transport] for what else a host has to see to.
