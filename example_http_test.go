@@ -302,6 +302,8 @@ func (s *httpServer) close() error {
 }
 
 // connLimit closes connections that are too many at a time: file descriptors are not for strangers.
+// These can still take the places of others, each for as long as a handshake may take, so a firewall
+// is to keep them off the port.
 type connLimit struct {
 	net.Listener
 	slots chan struct{}
