@@ -119,6 +119,7 @@
 //	promotion.go    the goroutine that makes voters of servers that hold every key
 //	jointoken.go    tokens with which a server may join
 //	moved.go        the goroutine that tells the leader a new address
+//	hosttls.go      ServerTLS, ClientTLS, PeerID: what a host with a raft of its own checks
 //	forward.go      what a Node that follows has the leader do
 //	nodestatus.go   Status of the leader, on every Node
 //

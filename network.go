@@ -58,7 +58,7 @@ func listen(n *Node) (*network, error) {
 	if err := n.cfg.checkCertificate(); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
-	conf, err := peer.ServerConfig(n.cfg.TLS, n.cfg.Cluster, w.admit)
+	conf, err := peer.ServerConfig(n.cfg.TLS, n.cfg.Cluster, w.admit, peer.ALPNRaft, peer.ALPNPeer)
 	if err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}

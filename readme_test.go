@@ -311,14 +311,14 @@ func (s *secrets) Restore(io.ReadCloser) error         { return errors.New("not 
 
 var snippet = regexp.MustCompile("(?s)<!-- snippet: (\\w+) -->\n```go\n(.*?)```")
 
-// TestReadmeSnippetsCompile finds every snippet of the README in this file or the next.
+// TestReadmeSnippetsCompile finds every snippet of the README in these files.
 func TestReadmeSnippetsCompile(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var self []byte
-	for _, name := range []string{"readme_test.go", "readme_backup_test.go"} {
+	for _, name := range []string{"readme_test.go", "readme_backup_test.go", "example_http_test.go"} {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)

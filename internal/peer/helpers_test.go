@@ -125,7 +125,7 @@ func everybody(peer.Identity, string) error { return nil }
 
 func serverConfig(t *testing.T, s peer.Source, check func(peer.Identity, string) error) *tls.Config {
 	t.Helper()
-	c, err := peer.ServerConfig(s, cluster, check)
+	c, err := peer.ServerConfig(s, cluster, check, peer.ALPNRaft, peer.ALPNPeer)
 	if err != nil {
 		t.Fatal(err)
 	}

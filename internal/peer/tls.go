@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // What runs on a connection is its ALPN protocol.
@@ -28,10 +30,14 @@ type Source func() (*tls.Config, error)
 
 // ServerConfig returns the configuration that admits only servers of the cluster: TLS 1.3,
 // a certificate that chains to ClientCAs and is valid for client authentication, with the
-// server role, and to which check has nothing to object. The node's membership test is
-// check; it is called in every handshake. No session is resumed, which would skip all that.
-func ServerConfig(source Source, cluster string, check func(Identity, string) error) (*tls.Config, error) {
-	build := func() (*tls.Config, error) { return serverConfig(source, cluster, check) }
+// server role, who asks for one of the protocols, and to which check has nothing to object. The
+// membership test is check; it is called in every handshake, with the protocol. No session is
+// resumed, which would skip all that.
+func ServerConfig(source Source, cluster string, check func(Identity, string) error, protocols ...string) (*tls.Config, error) {
+	if err := sane(cluster, protocols); err != nil {
+		return nil, err
+	}
+	build := func() (*tls.Config, error) { return serverConfig(source, cluster, check, protocols) }
 	if _, err := build(); err != nil {
 		return nil, err
 	}
@@ -43,7 +49,7 @@ func ServerConfig(source Source, cluster string, check func(Identity, string) er
 	}, nil
 }
 
-func serverConfig(source Source, cluster string, check func(Identity, string) error) (*tls.Config, error) {
+func serverConfig(source Source, cluster string, check func(Identity, string) error, protocols []string) (*tls.Config, error) {
 	base, err := load(source)
 	if err != nil {
 		return nil, err
@@ -52,13 +58,13 @@ func serverConfig(source Source, cluster string, check func(Identity, string) er
 		return nil, errors.New("TLS: no certificate to answer with")
 	}
 	c := ours(base)
-	c.NextProtos = []string{ALPNRaft, ALPNPeer}
+	c.NextProtos = protocols
 	c.ClientAuth = tls.RequireAndVerifyClientCert
 	if c.ClientCAs == nil {
 		c.ClientCAs = base.RootCAs
 	}
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
-		id, err := serverOf(cluster, cs)
+		id, err := ServerOf(cluster, cs)
 		if err != nil {
 			return err
 		}
@@ -74,16 +80,19 @@ func serverConfig(source Source, cluster string, check func(Identity, string) er
 }
 
 // ClientConfig returns the configuration for one connection to the server of that ID in the
-// cluster: TLS 1.3 and this protocol, a certificate that chains to RootCAs and is valid for
-// server authentication. The identity in it is compared, instead of a host name.
+// cluster: TLS 1.3 and one of the protocols, a certificate that chains to RootCAs and is valid
+// for server authentication. The identity in it is compared, instead of a host name.
 // AnyServer as the server leaves its ID open, and nothing else.
-func ClientConfig(source Source, cluster, server, alpn string) (*tls.Config, error) {
+func ClientConfig(source Source, cluster, server string, protocols ...string) (*tls.Config, error) {
+	if err := sane(cluster, protocols); err != nil {
+		return nil, err
+	}
 	base, err := load(source)
 	if err != nil {
 		return nil, err
 	}
 	c := ours(base)
-	c.NextProtos = []string{alpn}
+	c.NextProtos = protocols
 	c.ServerName = ""
 	if c.GetClientCertificate, err = clientCertificate(base); err != nil {
 		return nil, err
@@ -95,19 +104,30 @@ func ClientConfig(source Source, cluster, server, alpn string) (*tls.Config, err
 		if cs.VerifiedChains, err = verifyServer(base, cs.PeerCertificates); err != nil {
 			return err
 		}
-		id, err := serverOf(cluster, cs)
+		id, err := ServerOf(cluster, cs)
 		if err != nil {
 			return err
 		}
 		if server != AnyServer && id.ID != server {
 			return fmt.Errorf("certificate of %s: server %q, want %q", id, id.ID, server)
 		}
-		if cs.NegotiatedProtocol != alpn {
-			return fmt.Errorf("%s does not speak %s", id, alpn)
+		if !slices.Contains(protocols, cs.NegotiatedProtocol) {
+			return fmt.Errorf("%s does not speak %s", id, strings.Join(protocols, " or "))
 		}
 		return hostChecks(base, cs)
 	}
 	return c, nil
+}
+
+// sane refuses what would never match, or would let the certificates of one port in at another.
+func sane(cluster string, protocols []string) error {
+	if !validCluster(cluster) {
+		return fmt.Errorf("TLS: cluster %q is not 1 or more letters, digits, dots, dashes and underscores", cluster)
+	}
+	if len(protocols) == 0 || slices.Contains(protocols, "") {
+		return errors.New("TLS: no protocol (ALPN) is named, or an empty one")
+	}
+	return nil
 }
 
 func load(source Source) (*tls.Config, error) {
@@ -176,9 +196,9 @@ func verifyServer(base *tls.Config, certs []*x509.Certificate) ([][]*x509.Certif
 	return chains, nil
 }
 
-// serverOf returns the identity on a connection whose chain is verified, if it is a server
+// ServerOf returns the identity on a connection whose chain is verified, if it is a server
 // of the cluster.
-func serverOf(cluster string, cs tls.ConnectionState) (Identity, error) {
+func ServerOf(cluster string, cs tls.ConnectionState) (Identity, error) {
 	id, err := identityOf(cs)
 	if err != nil {
 		return Identity{}, err

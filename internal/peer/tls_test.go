@@ -300,7 +300,7 @@ func TestConfigurationsAreChecked(t *testing.T) {
 		"no certificate": {&tls.Config{RootCAs: a.pool()}, nil, "no certificate"},
 	} {
 		s := func() (*tls.Config, error) { return tt.base, tt.err }
-		if _, err := peer.ServerConfig(s, cluster, everybody); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := peer.ServerConfig(s, cluster, everybody, peer.ALPNPeer); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: server: %v, want %q", name, err, tt.want)
 		}
 		if _, err := peer.ClientConfig(s, cluster, "b", peer.ALPNPeer); err == nil || !strings.Contains(err.Error(), tt.want) {

@@ -1,0 +1,95 @@
+package keyring
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// ServerTLS returns a configuration for the listener of a host's own Transport, and for that of its
+// raft. It does what a [Node] does at its port: TLS 1.3; a client certificate is required, has to
+// chain to ClientCAs, to be valid now and for client authentication, and to have exactly one URI of
+// the form
+//
+//	keyring://<cluster>/server/<id>
+//
+// with the ID of the server path-escaped, as url.PathEscape does. Any role other than server, which
+// the same CA may certify, is refused. The client has to ask for one of the protocols by ALPN; name
+// at least one, and a different one for each thing that runs on a port of yours: HTTP is "http/1.1".
+// Then member is asked, with the ID in the certificate, and its error refuses. No session is resumed:
+// each connection goes through all of that. The error that refuses goes to the listener's side alone
+// and names the certificate; the client gets an alert, after its own handshake has ended.
+//
+// source returns Certificates or GetCertificate, and RootCAs, which is required; ClientCAs nil means
+// RootCAs. It is called at once, to find mistakes, and for each connection, so that certificates and
+// CAs can be replaced; what it returns is not modified. Its VerifyPeerCertificate and
+// VerifyConnection, for revocation say, are called after all else. Cluster is 1 or more letters,
+// digits, dots, dashes and underscores. Nothing may be nil or empty.
+//
+// source and member are called concurrently, and must not block. member, as a rule, is whether raft's
+// latest configuration has the ID. While that is empty, on a server that is to be added, it has to
+// admit every server of the cluster, also one that was removed and still has its certificate; before
+// raft is there, nobody.
+//
+// The configuration may be used for many listeners and connections, and must not be changed. It is
+// no deadline: set one for the handshake. See [Transport] for what else a host has to see to.
+func ServerTLS(source func() (*tls.Config, error), cluster string, member func(raft.ServerID) error, protocols ...string) (*tls.Config, error) {
+	if source == nil || member == nil {
+		return nil, errors.New("server TLS: source or member is nil")
+	}
+	check := func(id peer.Identity, _ string) error { return member(raft.ServerID(id.ID)) }
+	conf, err := peer.ServerConfig(source, cluster, check, protocols...)
+	if err != nil {
+		return nil, fmt.Errorf("server %w", err)
+	}
+	return conf, nil
+}
+
+// ClientTLS returns a configuration for one connection to the server of that ID. It does what a
+// [Node] does when it dials: TLS 1.3; the certificate of the other side has to chain to RootCAs, to be
+// valid now and for server authentication, and to have the URI keyring://<cluster>/server/<id> of that
+// very server, which takes the place of a host name. One of the protocols has to be agreed on. Source,
+// cluster and protocols are as for [ServerTLS]; GetClientCertificate may give the certificate too.
+//
+// Call it anew for each connection: it reads the certificates, and nothing of another server's may be
+// reused. So in an http.Transport it belongs into DialTLSContext, not into TLSClientConfig. Nothing
+// may be sent before the handshake has ended without an error. It is safe for concurrent use.
+//
+// In TLS 1.3 the handshake ends here before the server has looked at this side's certificate: that it
+// refuses shows at the first read.
+func ClientTLS(source func() (*tls.Config, error), cluster string, server raft.ServerID, protocols ...string) (*tls.Config, error) {
+	if source == nil || server == "" {
+		return nil, errors.New("client TLS: source is nil, or the server's ID is empty")
+	}
+	conf, err := peer.ClientConfig(source, cluster, string(server), protocols...)
+	if err != nil {
+		return nil, fmt.Errorf("client %w", err)
+	}
+	return conf, nil
+}
+
+// PeerID returns the ID to pass to [Keyring.ServePeer]: that of the server of the cluster which the
+// client's certificate names. state is that of an accepted connection after its handshake; in a
+// handler of net/http it is Request.TLS. It is an error if state is nil, as it is without TLS, if the
+// handshake has not succeeded, if no chain was verified, or if the certificate is not that of a server
+// of the cluster.
+//
+// Call it for each connection or request. It does not ask again whether the server is a member, which
+// ServePeer does, nor whether the certificate is still valid: a connection may outlive it. A dialled
+// connection has the ID that was given to [ClientTLS], and no verified chain in its state.
+func PeerID(state *tls.ConnectionState, cluster string) (raft.ServerID, error) {
+	if state == nil {
+		return "", errors.New("peer ID: not a TLS connection")
+	}
+	if !state.HandshakeComplete { // the chains are there before all checks have passed
+		return "", errors.New("peer ID: the handshake has not ended")
+	}
+	id, err := peer.ServerOf(cluster, *state)
+	if err != nil {
+		return "", fmt.Errorf("peer ID: %w", err)
+	}
+	return raft.ServerID(id.ID), nil
+}
