@@ -22,6 +22,13 @@ func SetRestoreFS(o *RestoreOptions, fsys durable.FS) { o.fs = fsys }
 // SetSameBuild tells a server that every other one is at its build.
 func SetSameBuild(c *Config) { c.sameBuild = true }
 
+// NewFSMOf is NewFSM in another build.
+func NewFSMOf(b meta.Build) *FSM {
+	f := NewFSM()
+	f.build = b
+	return f
+}
+
 // Ring is what the FSM has applied.
 func Ring(f *FSM) *meta.Ring { return f.ring.Load() }
 
@@ -102,7 +109,7 @@ func Depose(leader *Node) error {
 
 // Propose proposes commands as the keyring does.
 func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
-	return propose(ctx, k.raft, cmds...)
+	return k.propose(ctx, cmds...)
 }
 
 // Live are the key bytes themselves that a keyring has in memory, not a copy of them.
