@@ -134,6 +134,9 @@ func Reread(k *Keyring, id KeyID) error {
 	return k.store.scan(k.ctx, func(KeyID) bool { return false })
 }
 
+// SetRemovedAside sets the file of a removed key aside.
+func SetRemovedAside(k *Keyring, id KeyID) error { return k.store.setRemovedAside(id, k.wasRemoved) }
+
 // DropActive takes the active key out of memory.
 func DropActive(k *Keyring) { k.store.drop(k.fsm.ring.Load().Active().ID) }
 
