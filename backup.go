@@ -94,7 +94,7 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 	if err != nil {
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
-	err = propose(ctx, k.raft, meta.Command{Backup: &meta.Backup{
+	err = k.propose(ctx, meta.Command{Backup: &meta.Backup{
 		Index: s.manifest.Raft.Index, Time: s.manifest.Created, Digest: s.manifest.SHA256,
 	}})
 	if err != nil {
@@ -165,7 +165,7 @@ func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
 		return nil, nil, fmt.Errorf("open the snapshot: %w", err)
 	}
 	var section bytes.Buffer
-	ring, _, err := readSection(io.TeeReader(body, &section))
+	ring, _, err := readSection(io.TeeReader(body, &section), k.fsm.build)
 	if err == nil && ring == nil {
 		err = fmt.Errorf("%w: a snapshot without the keyring's section", ErrCorrupt)
 	}

@@ -78,6 +78,7 @@
 //	config.go       Config and what zero means in it; KeyID, Key, State
 //	errors.go       the errors that callers branch on
 //	fsm.go          FSM, the fence, the snapshot, and the one place that proposes to raft
+//	builds.go       what the servers' builds apply; nothing else is proposed
 //	mux.go          Mux: the keyring's FSM and the host's on one raft
 //	keystore.go     the directory of key files: what lies in it, and what is done with it
 //	holding.go      how a key comes to be held: written, read back, asked for live

@@ -23,6 +23,13 @@ func SetRestoreFS(o *RestoreOptions, fsys durable.FS) { o.fs = fsys }
 // SetSameBuild tells a server that every other one is at its build.
 func SetSameBuild(c *Config) { c.sameBuild = true }
 
+// NewFSMOf is NewFSM in another build.
+func NewFSMOf(b meta.Build) *FSM {
+	f := NewFSM()
+	f.build = b
+	return f
+}
+
 // Ring is what the FSM has applied.
 func Ring(f *FSM) *meta.Ring { return f.ring.Load() }
 
@@ -127,7 +134,7 @@ func Depose(leader *Node) error {
 
 // Propose proposes commands as the keyring does.
 func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
-	return propose(ctx, k.raft, cmds...)
+	return k.propose(ctx, cmds...)
 }
 
 // Live are the key bytes themselves that a keyring has in memory, not a copy of them.
@@ -151,6 +158,9 @@ func Reread(k *Keyring, id KeyID) error {
 	k.store.drop(id)
 	return k.store.scan(k.ctx, func(KeyID) bool { return false })
 }
+
+// SetRemovedAside sets the file of a removed key aside.
+func SetRemovedAside(k *Keyring, id KeyID) error { return k.store.setRemovedAside(id, k.wasRemoved) }
 
 // DropActive takes the active key out of memory.
 func DropActive(k *Keyring) { k.store.drop(k.fsm.ring.Load().Active().ID) }

@@ -40,22 +40,30 @@ type FSM struct {
 	restores atomic.Uint64             // how often a snapshot was restored
 	changed  changes                   // woken on every change, and by the Keyring on its own
 	events   atomic.Pointer[events]    // of the Keyring, for Config.Audit; nil without
+	build    meta.Build                // what is read and written
+	missed   atomic.Uint64             // index of an entry of a newer build, which is not in the ring; zero if there is none
 }
 
 // NewFSM returns an empty FSM.
 func NewFSM() *FSM {
-	f := &FSM{}
+	f := &FSM{build: meta.This}
 	f.ring.Store(&meta.Ring{})
 	return f
 }
 
 // Apply implements raft.FSM. Its response is nil or an error; an entry it does not know is
-// an error and changes nothing.
+// an error and changes nothing. After one that a newer build wrote, the server makes no snapshots,
+// and does not seal or act as the leader, until it runs a build that reads it.
 func (f *FSM) Apply(l *raft.Log) any {
 	if !own(l) {
 		return fmt.Errorf("%w: log entry %d is not the keyring's; a host with entries of its own needs Mux", ErrCorrupt, l.Index)
 	}
-	entry, err := meta.DecodeEntry(l.Data)
+	entry, err := f.build.DecodeEntry(l.Data)
+	if errors.Is(err, meta.ErrVersion) {
+		f.missed.CompareAndSwap(0, l.Index)
+		f.changed.notify()
+		return fmt.Errorf("log entry %d is of a newer build: %w", l.Index, err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: log entry %d: %w", ErrCorrupt, l.Index, err)
 	}
@@ -77,14 +85,26 @@ func own(l *raft.Log) bool {
 	return l.Type == raft.LogCommand && bytes.Equal(l.Extensions, extensions)
 }
 
-// Snapshot implements raft.FSM.
+// whole is an error if there is an entry that this build could not apply.
+func (f *FSM) whole() error {
+	if i := f.missed.Load(); i > 0 {
+		return fmt.Errorf("log entry %d is of a newer build, and not applied", i)
+	}
+	return nil
+}
+
+// Snapshot implements raft.FSM. It refuses to leave out an entry: raft would drop that from its log,
+// and no newer build could apply it any more.
 func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
-	return fsmSnapshot{ring: f.ring.Load()}, nil
+	if err := f.whole(); err != nil {
+		return nil, err
+	}
+	return fsmSnapshot{ring: f.ring.Load(), build: f.build}, nil
 }
 
 // Restore implements raft.FSM.
 func (f *FSM) Restore(rc io.ReadCloser) error {
-	ring, rest, err := readSection(rc)
+	ring, rest, err := readSection(rc, f.build)
 	if err != nil {
 		return err
 	}
@@ -108,6 +128,7 @@ func (f *FSM) StoreConfiguration(uint64, raft.Configuration) { f.changed.notify(
 
 func (f *FSM) publish(ring *meta.Ring) {
 	f.ring.Store(ring)
+	f.missed.Store(0)
 	f.restores.Add(1)
 	f.changed.notify()
 }
@@ -145,13 +166,14 @@ func CiphertextKeyID(ciphertext []byte) (KeyID, error) {
 
 // fsmSnapshot is the keyring's section, then the host's snapshot if there is one.
 type fsmSnapshot struct {
-	ring *meta.Ring
-	app  raft.FSMSnapshot
+	ring  *meta.Ring
+	build meta.Build
+	app   raft.FSMSnapshot
 }
 
 // Persist implements raft.FSMSnapshot. The host's Persist closes the sink.
 func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
-	err := writeSection(sink, s.ring)
+	err := s.writeSection(sink)
 	if err == nil && s.app != nil {
 		return s.app.Persist(sink)
 	}
@@ -168,8 +190,8 @@ func (s fsmSnapshot) Release() {
 	}
 }
 
-func writeSection(w io.Writer, ring *meta.Ring) error {
-	section, err := ring.Encode()
+func (s fsmSnapshot) writeSection(w io.Writer) error {
+	section, err := s.build.EncodeRing(s.ring)
 	if err != nil {
 		return err
 	}
@@ -184,7 +206,7 @@ func writeSection(w io.Writer, ring *meta.Ring) error {
 
 // readSection returns the ring of a snapshot and a reader of what follows. A snapshot from
 // before the Mux has no section: the ring is nil and all of it follows.
-func readSection(r io.Reader) (*meta.Ring, io.Reader, error) {
+func readSection(r io.Reader, build meta.Build) (*meta.Ring, io.Reader, error) {
 	head := make([]byte, len(magic)+8+sha256.Size)
 	n, err := io.ReadFull(r, head)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
@@ -207,7 +229,10 @@ func readSection(r io.Reader) (*meta.Ring, io.Reader, error) {
 	if sum := sha256.Sum256(section); uint64(len(section)) != size || !bytes.Equal(sum[:], head[len(magic)+8:]) {
 		return nil, nil, fmt.Errorf("%w: keyring snapshot damaged", ErrCorrupt)
 	}
-	ring, err := meta.Decode(section)
+	ring, err := build.DecodeRing(section)
+	if errors.Is(err, meta.ErrVersion) {
+		return nil, nil, fmt.Errorf("the snapshot is of a newer build: %w", err)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
@@ -220,23 +245,33 @@ func readSection(r io.Reader) (*meta.Ring, io.Reader, error) {
 const proposeTimeout = 5 * time.Second
 
 // propose is the one way to raft: the commands in one log entry, all of them or none. It
-// returns what Apply answered. An error that matches ErrNotLeader may hide a commit.
-func propose(ctx context.Context, r *raft.Raft, cmds ...meta.Command) error {
+// returns what Apply answered. An error that matches ErrNotLeader may hide a commit. What
+// version 1 of log entries does not have is refused unless every server has it.
+func (k *Keyring) propose(ctx context.Context, cmds ...meta.Command) error {
+	if v := k.fsm.build.Needs(cmds...); v > 1 {
+		if err := k.allApply(ctx, v); err != nil {
+			return err
+		}
+	}
+	return k.fsm.propose(ctx, k.raft, cmds)
+}
+
+func (f *FSM) propose(ctx context.Context, r *raft.Raft, cmds []meta.Command) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	b, err := meta.Entry{By: actorOf(ctx), Commands: cmds}.Encode()
+	b, err := f.build.EncodeEntry(meta.Entry{By: actorOf(ctx), Commands: cmds})
 	if err != nil {
 		return err
 	}
-	f := r.ApplyLog(raft.Log{Data: b, Extensions: extensions}, proposeTimeout)
-	if err := f.Error(); err != nil {
+	future := r.ApplyLog(raft.Log{Data: b, Extensions: extensions}, proposeTimeout)
+	if err := future.Error(); err != nil {
 		return outcome(r, err)
 	}
 	if slices.ContainsFunc(cmds, urgent) {
 		r.Barrier(proposeTimeout)
 	}
-	if err, ok := f.Response().(error); ok {
+	if err, ok := future.Response().(error); ok {
 		return err
 	}
 	return nil

@@ -198,6 +198,8 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 func (k *Keyring) notReady(ring *meta.Ring) error {
 	active := ring.Active()
 	switch {
+	case k.fsm.whole() != nil:
+		return k.fsm.whole()
 	case active == nil:
 		return errors.New("there is no active key yet")
 	case !k.store.has(active):

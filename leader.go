@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	mathrand "math/rand/v2"
 	"slices"
@@ -144,7 +145,10 @@ func (l *leader) begin() bool {
 	if l.Keyring.term.Load() == term && l.term == term {
 		return true
 	}
-	if err := l.raft.Barrier(proposeTimeout).Error(); err != nil || !l.leads(term) {
+	if l.fsm.whole() != nil {
+		return false
+	}
+	if err := l.raft.Barrier(proposeTimeout).Error(); err != nil || !l.leads(term) || l.fsm.whole() != nil {
 		return false
 	}
 	*l = leader{Keyring: l.Keyring, term: term, began: now(), probes: map[KeyID]plan.Probe{}}
@@ -173,8 +177,20 @@ func sameHolds(a, b *meta.Ring) bool {
 	return slices.Equal(a.Servers, b.Servers) && slices.Equal(a.Keys, b.Keys)
 }
 
-func (l *leader) propose(cmds []meta.Command, more ...meta.Command) error {
-	return propose(l.ctx, l.raft, slices.Concat(cmds, more)...)
+// propose proposes reports, and with them what follows from them. If some servers do not apply
+// that yet, the reports alone: what every server has does not wait.
+func (l *leader) propose(holds []meta.Command, more ...meta.Command) error {
+	err := l.Keyring.propose(l.ctx, slices.Concat(holds, more)...)
+	if len(more) == 0 {
+		return err
+	}
+	behind := behindError{}
+	if !errors.As(err, &behind) {
+		l.blocked.waitFor(nil)
+		return err
+	}
+	l.blocked.waitFor(behind.servers)
+	return errors.Join(err, l.deliver(holds))
 }
 
 func (l *leader) situation(ring *meta.Ring) plan.Situation {
@@ -253,33 +269,21 @@ func (l *leader) deliver(holds []meta.Command) error {
 const greetPatience = 10 * time.Second
 
 // greet asks every server what it is and which keys it has that the ring does not know. The
-// first command of a cluster waits until all have answered, for an older build would not
-// know what to do with it. Servers that are all of this build are waited for a while, for
+// first command of a cluster waits until all have answered, for a build without a keyring would
+// not know what to do with it. Servers that are all of this build are waited for a while, for
 // the keys they may have.
 func (l *leader) greet(s plan.Situation) error {
-	request, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
-	if err != nil {
-		return err
-	}
-	answers := askAll(l.ctx, s.Servers, func(ctx context.Context, server string) (*peer.HelloAnswer, error) {
-		if server == string(l.cfg.ID) {
-			return l.hello(), nil
-		}
-		return call[peer.HelloAnswer](ctx, l.Keyring, server, request)
-	}, nil)
-	var unheard []string
+	answers := l.greetAll(l.ctx, s.Servers)
+	unheard := behind(s.Servers, answers, 1)
 	l.orphans = nil
 	for _, server := range s.Servers {
-		a := answers[server]
-		if a == nil || a.Build < meta.Version {
-			unheard = append(unheard, server)
-			continue
+		if _, waiting := unheard[raft.ServerID(server)]; !waiting {
+			l.orphans = append(l.orphans, answers[server].Orphans...)
 		}
-		l.orphans = append(l.orphans, a.Orphans...)
 	}
 	l.blocked.waitFor(unheard)
 	if len(unheard) > 0 && !(l.cfg.sameBuild && now().Sub(l.began) > greetPatience) {
-		return fmt.Errorf("waiting for %q to answer before the first command", unheard)
+		return fmt.Errorf("waiting for %q to answer before the first command", slices.Sorted(maps.Keys(unheard)))
 	}
 	l.greeted = true
 	return nil

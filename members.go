@@ -213,7 +213,7 @@ func (n *Node) forget(ctx context.Context, id raft.ServerID) error {
 	if _, known := n.keys.fsm.ring.Load().Keystore(string(id)); !known {
 		return nil
 	}
-	return propose(ctx, n.raft, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
+	return n.keys.propose(ctx, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
 }
 
 // serverOf returns a server of the latest raft configuration.

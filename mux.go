@@ -42,17 +42,20 @@ func (m mux) Apply(l *raft.Log) any {
 }
 
 func (m mux) Snapshot() (raft.FSMSnapshot, error) {
+	if err := m.keys.whole(); err != nil {
+		return nil, err
+	}
 	app, err := m.app.Snapshot()
 	if err != nil {
 		return nil, err
 	}
-	return fsmSnapshot{m.keys.ring.Load(), app}, nil
+	return fsmSnapshot{m.keys.ring.Load(), m.keys.build, app}, nil
 }
 
 // Restore reads and checks the keyring's section before the host's state is touched, and
 // publishes it only once the host has restored its own.
 func (m mux) Restore(rc io.ReadCloser) error {
-	ring, rest, err := readSection(rc)
+	ring, rest, err := readSection(rc, m.keys.build)
 	if err != nil {
 		return err
 	}

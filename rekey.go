@@ -327,7 +327,7 @@ func sleep(ctx context.Context, until time.Time) error {
 // recorded first: if no snapshot was restored before that, one that is restored later is either
 // from before, and has not got the record that Deprecate names, or it has nothing under the key.
 func (r *rekeyer) deprecate(ctx context.Context, id KeyID, restores uint64) error {
-	if err := propose(ctx, r.raft, meta.Command{Clean: &meta.Clean{ID: id}}); err != nil {
+	if err := r.propose(ctx, meta.Command{Clean: &meta.Clean{ID: id}}); err != nil {
 		return err
 	}
 	key := r.fsm.ring.Load().Key(id)
@@ -335,5 +335,5 @@ func (r *rekeyer) deprecate(ctx context.Context, id KeyID, restores uint64) erro
 		return nil // look again
 	}
 	r.tell("nothing is sealed under the key any more", id)
-	return propose(ctx, r.raft, meta.Command{Deprecate: &meta.Deprecate{ID: id, Clean: key.Clean}})
+	return r.propose(ctx, meta.Command{Deprecate: &meta.Deprecate{ID: id, Clean: key.Clean}})
 }

@@ -70,7 +70,7 @@ func (k *Keyring) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (
 			err = k.removeNow(ctx, id, from, o)
 		case ring.Key(id).Remove: // it is under way
 		default:
-			err = propose(ctx, k.raft, meta.Command{Rekey: &meta.Rekey{ID: id, Remove: true}})
+			err = k.propose(ctx, meta.Command{Rekey: &meta.Rekey{ID: id, Remove: true}})
 		}
 		if errors.Is(err, meta.ErrRefused) && k.fsm.ring.Load() != ring {
 			continue // somebody was quicker
@@ -93,7 +93,7 @@ func (k *Keyring) removeNow(ctx context.Context, id KeyID, from State, o RemoveO
 	if o.Force && (from == StateInactive || from == StateRekeying) {
 		lost = k.loss(ctx, id)
 	}
-	err := propose(ctx, k.raft, meta.Command{Remove: &meta.Remove{
+	err := k.propose(ctx, meta.Command{Remove: &meta.Remove{
 		ID: id, From: from, Force: o.Force, Now: o.Now, Time: now(),
 	}})
 	if err != nil {

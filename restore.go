@@ -317,7 +317,7 @@ func readSnapshot(archive *tar.Reader, m Manifest, to io.Writer) (*meta.Ring, er
 	if to == nil {
 		to = io.Discard
 	}
-	ring, rest, err := readSection(io.TeeReader(archive, to))
+	ring, rest, err := readSection(io.TeeReader(archive, to), meta.This)
 	if err != nil {
 		return nil, err
 	}

@@ -153,7 +153,7 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	defer close(added)
 	k.offer(add.Key, added)
 	hold := meta.Hold{Server: string(k.cfg.ID), Keystore: k.store.id, Gained: []KeyID{id}}
-	return id, propose(ctx, k.raft, meta.Command{Add: &add}, meta.Command{Hold: &hold})
+	return id, k.propose(ctx, meta.Command{Add: &add}, meta.Command{Hold: &hold})
 }
 
 // offer tells the other servers of a key before raft does: an idle leader's followers learn

@@ -199,7 +199,7 @@ func (k *Keyring) serveAsk(q *peer.AskRequest) (*peer.AskAnswer, error) {
 
 // hello says what this server is, and which keys it has that the ring does not know.
 func (k *Keyring) hello() *peer.HelloAnswer {
-	a := &peer.HelloAnswer{Build: meta.Version, Keystore: peer.ID(k.store.id)}
+	a := &peer.HelloAnswer{Build: k.fsm.build.Version, Keystore: peer.ID(k.store.id)}
 	ring := k.fsm.ring.Load()
 	keys := k.store.all()
 	for _, id := range slices.SortedFunc(maps.Keys(keys), compareIDs) {

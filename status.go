@@ -71,7 +71,8 @@ const (
 	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
 	ProblemRemoved     ProblemKind = "removed"          // this server is in the raft configuration no more
 	ProblemNonvoter    ProblemKind = "no voter"         // a server of the leader's that can't vote yet
-	ProblemWaiting     ProblemKind = "first command"    // servers that have not answered before the first command
+	ProblemNewer       ProblemKind = "newer build"      // the log has what only a newer build applies
+	ProblemWaiting     ProblemKind = "command waits"    // servers that have not said that they apply the leader's next command
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
 	ProblemNomad       ProblemKind = "Nomad's file"     // a key file of Nomad's that does not open, or that should go
@@ -92,6 +93,7 @@ var problemKinds = []struct {
 	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it."},
 	{ProblemRekey, "Overwrite the records that do not open, or see to the error of the host's store."},
 	{ProblemNonvoter, "Nothing, if it has just joined. Else see which keys are missing, and where."},
+	{ProblemNewer, "Start this server with the build that the others have."},
 	{ProblemWaiting, "Start these servers, with this build."},
 	{ProblemUnreachable, "Look at that server, its certificate and the network."},
 	{ProblemSetAside, "Nothing in haste. Keep the file until Missing is empty, then delete it."},
@@ -170,6 +172,9 @@ func (k *Keyring) statusOf(ring *meta.Ring) Status {
 	if n := len(s.NoBackup); n > 0 && s.LastBackup.Index > 0 {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
 			"%d keys are newer than the last backup, of %v", n, s.LastBackup.Time.Format(time.DateTime))})
+	}
+	if err := k.fsm.whole(); err != nil {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemNewer, Detail: err.Error()})
 	}
 	k.store.describe(&s, ring)
 	if s.OnOldKEKs = k.store.onOldKEKs(); s.OnOldKEKs > 0 {
@@ -258,9 +263,9 @@ func (s *kekSet) describe(st *Status) {
 
 // blocked is what the loops wait for.
 type blocked struct {
-	mu       sync.Mutex         // guards below
-	failures map[string]failure // of the last fetch, by peer
-	unheard  []string
+	mu       sync.Mutex               // guards below
+	failures map[string]failure       // of the last fetch, by peer
+	behind   map[raft.ServerID]string // servers that a command waits for, and why
 	waiting  map[raft.ServerID]string // servers that are no voters yet, and why
 	pending  map[KeyID]string
 }
@@ -284,11 +289,11 @@ func (b *blocked) fetch(f fetched) {
 	}
 }
 
-// waitFor notes the servers that the first command waits for.
-func (b *blocked) waitFor(unheard []string) {
+// waitFor notes the servers that a command waits for.
+func (b *blocked) waitFor(behind map[raft.ServerID]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.unheard = unheard
+	b.behind = behind
 }
 
 // vote notes the servers that are no voters yet. The caller may go on with the map.
@@ -303,7 +308,7 @@ func (b *blocked) resign() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	clear(b.pending)
-	b.unheard = nil
+	b.behind = nil
 }
 
 // wait notes what came of the live question about a key that is not active yet.
@@ -332,8 +337,8 @@ func (b *blocked) describe(st *Status) {
 	for _, s := range slices.Sorted(maps.Keys(b.waiting)) {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemNonvoter, Server: s, Detail: b.waiting[s]})
 	}
-	for _, s := range b.unheard {
-		st.Problems = append(st.Problems, Problem{Kind: ProblemWaiting, Server: raft.ServerID(s), Detail: "it has not answered"})
+	for _, s := range slices.Sorted(maps.Keys(b.behind)) {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemWaiting, Server: s, Detail: "it " + b.behind[s]})
 	}
 	for _, s := range slices.Sorted(maps.Keys(b.failures)) {
 		if f := b.failures[s]; now().Sub(f.at) < time.Hour {

@@ -28,6 +28,8 @@ type Options struct {
 	Raft func(*raft.Config)
 	// App makes the host's FSM of a server, for one that rides the same raft. Nil is none.
 	App func(*Server) raft.FSM
+	// FSM makes a server's FSM. Nil is keyring.NewFSM.
+	FSM func(*Server) *keyring.FSM
 	// Log gets what raft and the keyrings log, if not nil.
 	Log hclog.Logger
 }
@@ -180,6 +182,9 @@ func (c *Cluster) Start(s *Server) {
 	s.setDead(false)
 	c.connect()
 	s.FSM, s.App = keyring.NewFSM(), nil
+	if c.opt.FSM != nil {
+		s.FSM = c.opt.FSM(s)
+	}
 	fsm := raft.FSM(s.FSM)
 	if c.opt.App != nil {
 		s.App = c.opt.App(s)

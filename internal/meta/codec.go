@@ -9,37 +9,74 @@ import (
 	"unicode/utf8"
 )
 
-// Version is the version of log entries and snapshots that this package writes and reads.
+// Version is the newest version of log entries and snapshots that this package reads and writes.
 const Version = 1
 
-// ErrMalformed is matched by errors about bytes that are no entry or snapshot of this Version.
+// Build is what a build knows. Servers of several builds may share a log: an entry, and a snapshot,
+// carries the lowest version that has all that is in it, and no other, so that all who read it write
+// and refuse the same.
+type Build struct {
+	Version int // the newest it reads and writes
+	// Command and Ring tell the lowest version that has the command, or the ring, with every member
+	// that is set in it. Nil is version 1 for all.
+	Command func(*Command) int
+	Ring    func(*Ring) int
+}
+
+// This is this build.
+var This = Build{Version: Version}
+
+// ErrMalformed is matched by errors about bytes that are no entry or snapshot.
 var ErrMalformed = errors.New("malformed keyring metadata")
+
+// ErrVersion is matched by errors about bytes of a version that the build does not know yet.
+var ErrVersion = errors.New("unknown version")
 
 // Entry is what one raft log entry carries: commands that are applied in order, and
 // either all or none of them.
 type Entry struct {
-	Version  int       `json:"version"`      // Encode sets it
+	Version  int       `json:"version"`      // encoding sets it
 	By       string    `json:"by,omitempty"` // who asked; empty if the keyring acts of its own accord
 	Commands []Command `json:"commands"`
 }
 
-// Encode returns the log entry, or says what is wrong with it. Times must be in UTC.
-func (e Entry) Encode() ([]byte, error) {
-	e.Version = Version
-	b, err := json.Marshal(e)
+// Needs returns the lowest version that has all of the commands.
+func (b Build) Needs(cmds ...Command) int {
+	v := 1
+	for i := range cmds {
+		if b.Command != nil {
+			v = max(v, b.Command(&cmds[i]))
+		}
+	}
+	return v
+}
+
+// Encode returns the log entry of this build. See Build.EncodeEntry.
+func (e Entry) Encode() ([]byte, error) { return This.EncodeEntry(e) }
+
+// DecodeEntry reads a log entry as this build does.
+func DecodeEntry(data []byte) (Entry, error) { return This.DecodeEntry(data) }
+
+// EncodeEntry returns the log entry, or says what is wrong with it. Times must be in UTC.
+func (b Build) EncodeEntry(e Entry) ([]byte, error) {
+	e.Version = b.Needs(e.Commands...)
+	data, err := json.Marshal(e)
 	if err != nil {
 		return nil, fmt.Errorf("encode keyring command: %w", err)
 	}
-	if _, err := DecodeEntry(b); err != nil {
+	if _, err := b.DecodeEntry(data); err != nil {
 		return nil, err
 	}
-	return b, nil
+	return data, nil
 }
 
-// DecodeEntry reads a log entry. An error matches ErrMalformed.
-func DecodeEntry(b []byte) (Entry, error) {
+// DecodeEntry reads a log entry. An error matches ErrMalformed or ErrVersion.
+func (b Build) DecodeEntry(data []byte) (Entry, error) {
 	var e Entry
-	if err := decode(b, &e, func() int { return e.Version }); err != nil {
+	if err := b.decode(data, &e, &e.Version); err != nil {
+		return Entry{}, err
+	}
+	if err := exactly(e.Version, b.Needs(e.Commands...)); err != nil {
 		return Entry{}, err
 	}
 	if len(e.Commands) == 0 {
@@ -56,19 +93,36 @@ type snapshot struct {
 	Ring
 }
 
-// Encode returns the snapshot of the ring. Equal rings have equal snapshots.
-func (r *Ring) Encode() ([]byte, error) {
-	b, err := json.Marshal(snapshot{Version, *r})
+func (b Build) ringNeeds(r *Ring) int {
+	if b.Ring == nil {
+		return 1
+	}
+	return b.Ring(r)
+}
+
+// Encode returns the ring's snapshot of this build. See Build.EncodeRing.
+func (r *Ring) Encode() ([]byte, error) { return This.EncodeRing(r) }
+
+// Decode reads a snapshot as this build does.
+func Decode(data []byte) (*Ring, error) { return This.DecodeRing(data) }
+
+// EncodeRing returns the snapshot of the ring. Equal rings have equal snapshots, by whatever
+// builds that can write them.
+func (b Build) EncodeRing(r *Ring) ([]byte, error) {
+	data, err := json.Marshal(snapshot{b.ringNeeds(r), *r})
 	if err != nil {
 		return nil, fmt.Errorf("encode keyring snapshot: %w", err)
 	}
-	return b, nil
+	return data, nil
 }
 
-// Decode reads a snapshot and checks it. An error matches ErrMalformed.
-func Decode(b []byte) (*Ring, error) {
+// DecodeRing reads a snapshot and checks it. An error matches ErrMalformed or ErrVersion.
+func (b Build) DecodeRing(data []byte) (*Ring, error) {
 	var s snapshot
-	if err := decode(b, &s, func() int { return s.Version }); err != nil {
+	if err := b.decode(data, &s, &s.Version); err != nil {
+		return nil, err
+	}
+	if err := exactly(s.Version, b.ringNeeds(&s.Ring)); err != nil {
 		return nil, err
 	}
 	if err := s.Ring.Check(); err != nil {
@@ -78,20 +132,29 @@ func Decode(b []byte) (*Ring, error) {
 	return &s.Ring, nil
 }
 
-// decode unmarshals b into v and accepts it only if v encodes to the same bytes. That one
+// decode unmarshals data into v and accepts it only if v encodes to the same bytes. That one
 // rule refuses unknown, repeated and misspelt members, trailing bytes and other spellings
 // of the same value, so that no two servers can read one entry in two ways.
-func decode(b []byte, v any, version func() int) error {
-	err := json.Unmarshal(b, v)
-	if got := version(); got != Version && (got != 0 || err == nil) { // it stands first, so it is known whatever follows
-		return fmt.Errorf("%w: version %d, this build reads %d", ErrMalformed, got, Version)
+func (b Build) decode(data []byte, v any, version *int) error {
+	err := json.Unmarshal(data, v)
+	if *version > b.Version { // it stands first, so it is known whatever follows
+		return fmt.Errorf("%w %d, this build reads up to version %d", ErrVersion, *version, b.Version)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	again, err := json.Marshal(v)
-	if err != nil || !bytes.Equal(again, b) {
+	if err != nil || !bytes.Equal(again, data) {
 		return fmt.Errorf("%w: not in the canonical form, or with members this build does not know", ErrMalformed)
+	}
+	return nil
+}
+
+// exactly requires the version that is needed. One that is lower is refused by the builds that it
+// names, one that is higher by builds that would understand the rest.
+func exactly(version, needed int) error {
+	if version != needed {
+		return fmt.Errorf("%w: version %d, and what it has is of version %d", ErrMalformed, version, needed)
 	}
 	return nil
 }

@@ -11,8 +11,8 @@
 //	     +--remove                +---------- full rotate ---------------+             +--remove
 //
 // A log entry is the JSON of [Entry], a snapshot is the JSON of a Ring; both begin with a
-// version and have exactly one encoding: what does not encode back to the same bytes is
-// refused, and so are unknown versions, commands and members.
+// version, the lowest that has all that is in them, and have exactly one encoding: what does not
+// encode back to the same bytes is refused, and so are unknown versions, commands and members.
 package meta
 
 import (

@@ -9,7 +9,10 @@ import (
 	"time"
 )
 
-// Version is the version of messages that this package writes, and the only one it reads.
+// Version is the newest version of messages that this package reads, and the one it writes: there is
+// no other yet. A message carries the lowest version that has its kind and every member that is set,
+// and an answer none that is higher than its request's. So servers of several builds understand each
+// other in what they share, and an older one refuses the rest as Unsupported.
 const Version = 1
 
 // What a message may hold. Whatever keeps these limits fits MaxMessage, except for a very
@@ -186,6 +189,9 @@ type Refusal struct {
 
 // Error has the code and the leader.
 func (r *Refusal) Error() string {
+	if r.Code == Unsupported {
+		return "peer refused: unsupported: its build is older, and does not know such a request"
+	}
 	if r.Leader != "" {
 		return fmt.Sprintf("peer refused: %s, the leader is %q", r.Code, r.Leader)
 	}

@@ -95,8 +95,12 @@ type Action struct {
 // Next returns what the leader has to do. It is level-triggered: the answer follows from
 // the ring and the situation alone, so a new leader goes on where the old one stopped.
 func Next(r *meta.Ring, s Situation) Action {
+	a := soonest{}
 	if gone := departed(r, s.Servers); len(gone) > 0 {
-		return Action{Kind: Forget, Servers: gone}
+		if !s.Retry.After(s.Now) {
+			return Action{Kind: Forget, Servers: gone}
+		}
+		a.add(s.Retry)
 	}
 	if r.Active() == nil && len(r.Prepublished()) == 0 { // before the first key
 		if !s.Greeted && s.Retry.After(s.Now) {
@@ -109,7 +113,6 @@ func Next(r *meta.Ring, s Situation) Action {
 			return Action{Kind: Found}
 		}
 	}
-	a := soonest{}
 	if at := resignAt(r, s); !at.After(s.Now) {
 		return Action{Kind: Resign, Key: r.Active().ID}
 	} else if !at.Equal(never) {

@@ -1,0 +1,71 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// allApply returns no error if every server of the raft configuration says, now, that it applies
+// version v of log entries. Nothing is remembered: a server may come back with an older build. One
+// that joins afterwards is not asked.
+func (k *Keyring) allApply(ctx context.Context, v int) error {
+	asked := servers(k.raft)
+	if behind := behind(asked, k.greetAll(ctx, asked), v); len(behind) > 0 {
+		return behindError{v, behind}
+	}
+	if !slices.Equal(asked, servers(k.raft)) {
+		return errors.New("the raft configuration has changed while its servers were asked for their builds")
+	}
+	return nil
+}
+
+// greetAll asks servers what they are. Those that do not answer are not among the answers.
+func (k *Keyring) greetAll(ctx context.Context, servers []string) map[string]*peer.HelloAnswer {
+	request, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
+	if err != nil {
+		k.cfg.Logger.Error("hello", "error", err)
+		return nil
+	}
+	return askAll(ctx, servers, func(ctx context.Context, server string) (*peer.HelloAnswer, error) {
+		if server == string(k.cfg.ID) {
+			return k.hello(), nil
+		}
+		return call[peer.HelloAnswer](ctx, k, server, request)
+	}, nil)
+}
+
+// behind returns the servers that have not said that they apply version v, each with what it did.
+func behind(servers []string, answers map[string]*peer.HelloAnswer, v int) map[raft.ServerID]string {
+	out := map[raft.ServerID]string{}
+	for _, s := range servers {
+		switch a := answers[s]; {
+		case a == nil:
+			out[raft.ServerID(s)] = "has not answered"
+		case a.Build < v:
+			out[raft.ServerID(s)] = fmt.Sprintf("applies log entries up to version %d, and not version %d", a.Build, v)
+		}
+	}
+	return out
+}
+
+// behindError says that some servers are not known to apply what was to be proposed.
+type behindError struct {
+	version int
+	servers map[raft.ServerID]string // and why
+}
+
+func (e behindError) Error() string {
+	var all []string
+	for _, s := range slices.Sorted(maps.Keys(e.servers)) {
+		all = append(all, string(s)+" "+e.servers[s])
+	}
+	return fmt.Sprintf("not every server applies version %d of log entries: %s", e.version, strings.Join(all, "; "))
+}

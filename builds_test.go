@@ -1,0 +1,365 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// old is this build, and next one of version 2, in which Backup and Forget came to be.
+var (
+	old  = meta.This
+	next = meta.Build{
+		Version: 2,
+		Command: func(c *meta.Command) int {
+			if c.Backup != nil || c.Forget != nil {
+				return 2
+			}
+			return 1
+		},
+		Ring: func(r *meta.Ring) int {
+			if r.Backup != (meta.Backup{}) {
+				return 2
+			}
+			return 1
+		},
+	}
+)
+
+// mixed is a cluster in which each server is of the build that builds says at its start.
+func mixed(t *testing.T, n int, builds map[raft.ServerID]meta.Build) *keyringtest.Cluster {
+	return newCluster(t, keyringtest.Options{Servers: n, FSM: func(s *keyringtest.Server) *keyring.FSM {
+		return keyring.NewFSMOf(builds[s.ID])
+	}})
+}
+
+// noted is what version 2 has and version 1 has not.
+func noted(index uint64) meta.Command {
+	return meta.Command{Backup: &meta.Backup{Index: index, Time: time.Unix(1, 0).UTC(), Digest: meta.Digest{1}}}
+}
+
+func rotateOn(t *testing.T, c *keyringtest.Cluster) keyring.Key {
+	t.Helper()
+	key, err := ready(t, c).Keyring.Rotate(t.Context(), keyring.RotateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// ringOf is a server's ring as text.
+func ringOf(s *keyringtest.Server) string {
+	return fmt.Sprintf("%s", must(keyring.Ring(s.FSM).Encode()))
+}
+
+func must(b []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// problem returns the detail of a server's problem of that kind about another, or "".
+func problem(t *testing.T, s *keyringtest.Server, kind keyring.ProblemKind, about raft.ServerID) string {
+	t.Helper()
+	st, err := s.Keyring.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range st.Problems {
+		if p.Kind == kind && p.Server == about {
+			return p.Detail
+		}
+	}
+	return ""
+}
+
+// led makes a server the leader.
+func led(t *testing.T, c *keyringtest.Cluster, s *keyringtest.Server) {
+	t.Helper()
+	for leader := c.Leader(); leader != s; leader = c.Leader() {
+		if err := leader.Raft.LeadershipTransferToServer(s.ID, raft.ServerAddress(s.ID)).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Wait()
+}
+
+// Scenario 24: a command is proposed when every server says that it applies it, and not before.
+func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": old}
+		c := mixed(t, 3, builds)
+		ready(t, c)
+		led(t, c, c.Server("s1"))
+		leader := ready(t, c)
+		s3 := c.Server("s3")
+		refused := func(want string) {
+			t.Helper()
+			before := keyring.Ring(leader.FSM).Backup
+			err := keyring.Propose(t.Context(), leader.Keyring, noted(1))
+			if err == nil || !strings.Contains(err.Error(), "version 2 of log entries: "+want) {
+				t.Errorf("%v, want %q", err, want)
+			}
+			if keyring.Ring(leader.FSM).Backup != before {
+				t.Error("it was applied")
+			}
+		}
+		refused("s3 applies log entries up to version 1, and not version 2")
+		rotateOn(t, c)
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			return keyringtest.Reply{Hang: e.Kind == "call" && e.To == "s2" && strings.Contains(e.What, "hello")}
+		})
+		refused("s2 has not answered; s3 applies")
+		c.OnEvent(nil)
+
+		builds["s3"] = next
+		c.Restart(s3)
+		ready(t, c)
+		if err := keyring.Propose(t.Context(), leader.Keyring, noted(1)); err != nil {
+			t.Error(err)
+		}
+		if keyring.Ring(leader.FSM).Backup.Index != 1 {
+			t.Error("the command was not applied")
+		}
+		c.Stop(s3)
+		refused("s3 has not answered")
+		builds["s3"] = old // nothing that it said before counts
+		c.Start(s3)
+		synctest.Wait()
+		refused("s3 applies")
+	})
+}
+
+// TestNothingIsAskedForVersionOne: no command of version 1 costs a question.
+func TestNothingIsAskedForVersionOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := mixed(t, 3, map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": next})
+		ready(t, c)
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Kind == "call" && strings.Contains(e.What, "hello") {
+				t.Errorf("%s", e)
+			}
+			return keyringtest.Reply{}
+		})
+		rotateOn(t, c)
+		c.OnEvent(nil)
+	})
+}
+
+// TestLeaderGoesOnWhileACommandWaits: what the leader's loop can't propose yet is in Status, and does
+// not keep it from the rest.
+func TestLeaderGoesOnWhileACommandWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": old, "s4": next}
+		c := mixed(t, 4, builds)
+		ready(t, c)
+		led(t, c, c.Server("s1"))
+		leader := ready(t, c)
+		c.Stop(c.Server("s4"))
+		c.Remove(c.Server("s4")) // whose records are to be forgotten
+		time.Sleep(20 * time.Second)
+		if got := problem(t, leader, keyring.ProblemWaiting, "s3"); !strings.Contains(got, "up to version 1") {
+			t.Errorf("problem %q", got)
+		}
+		var asked atomic.Int32
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Kind == "call" && e.Server == leader && strings.Contains(e.What, "hello") {
+				asked.Add(1)
+			}
+			return keyringtest.Reply{}
+		})
+		key := rotateOn(t, c)
+		keyring.AwaitHolders(leader.Keyring, key.ID, 3)
+		time.Sleep(2 * time.Minute)
+		c.OnEvent(nil)
+		if n := asked.Load(); n == 0 || n > 40 {
+			t.Errorf("%d questions in two minutes", n)
+		}
+		if _, known := keyring.Ring(leader.FSM).Keystore("s4"); !known {
+			t.Error("what only some servers apply was proposed")
+		}
+
+		builds["s3"] = next
+		c.Restart(c.Server("s3"))
+		time.Sleep(2 * time.Minute)
+		if _, known := keyring.Ring(leader.FSM).Keystore("s4"); known {
+			t.Error("the departed server is not forgotten")
+		}
+		if got := problem(t, leader, keyring.ProblemWaiting, "s3"); got != "" {
+			t.Errorf("problem %q", got)
+		}
+	})
+}
+
+// Scenario 24, I7: a server that meets an entry of a newer build, as after a downgrade, answers with
+// an error, changes nothing, applies what follows, and does no harm: no snapshot without the entry,
+// and nothing done as the leader. The newer build then has it all.
+func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": next}
+		c := mixed(t, 3, builds)
+		first := rotateOn(t, c)
+		led(t, c, c.Server("s1"))
+		leader, s3 := ready(t, c), c.Server("s3")
+		sealed, err := leader.Keyring.Encrypt([]byte("hello"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := keyring.Propose(t.Context(), leader.Keyring, noted(1)); err != nil {
+			t.Fatal(err)
+		}
+		builds["s3"] = old
+		c.Restart(s3)
+		keyring.AwaitState(s3.Keyring, first.ID, keyring.StateActive)
+		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		keyring.AwaitState(s3.Keyring, key.ID, keyring.StateActive)
+		keyring.AwaitHolders(leader.Keyring, key.ID, 3)
+		if keyring.Ring(s3.FSM).Backup.Index != 0 {
+			t.Error("an entry that is unknown has changed something")
+		}
+		if _, err := s3.Keyring.Decrypt(sealed, nil); err != nil {
+			t.Error(err)
+		}
+		const want = "of a newer build, and not applied"
+		if got := problem(t, s3, keyring.ProblemNewer, ""); !strings.Contains(got, want) {
+			t.Errorf("problem %q", got)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := s3.Keyring.WaitReady(ctx); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("WaitReady: %v", err)
+		}
+		if err := s3.Raft.Snapshot().Error(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("snapshot: %v", err)
+		}
+		led(t, c, s3)
+		time.Sleep(10 * time.Second)
+		if _, err := s3.Keyring.Encrypt(nil, nil); !errors.Is(err, keyring.ErrNotReady) {
+			t.Errorf("Encrypt on a leader that has missed an entry: %v", err)
+		}
+		builds["s3"] = next
+		c.Restart(s3)
+		rotateOn(t, c)
+		synctest.Wait()
+		time.Sleep(20 * time.Second)
+		for _, s := range c.Servers {
+			if got, want := ringOf(s), ringOf(leader); got != want {
+				t.Errorf("%s has\n%s\nwant\n%s", s.ID, got, want)
+			}
+		}
+	})
+}
+
+// Scenario 24: a server of an older build that is sent a snapshot of a newer one refuses it and goes on.
+func TestOlderBuildRefusesANewerSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": next, "s4": old}
+		c := newCluster(t, keyringtest.Options{Servers: 3, FSM: func(s *keyringtest.Server) *keyring.FSM {
+			return keyring.NewFSMOf(builds[s.ID])
+		}, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
+		rotateOn(t, c)
+		leader := ready(t, c)
+		if err := keyring.Propose(t.Context(), leader.Keyring, noted(1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := leader.Raft.Snapshot().Error(); err != nil {
+			t.Fatal(err)
+		}
+		s4 := c.Add("s4")
+		time.Sleep(20 * time.Second)
+		if got := ringOf(s4); got != `{"version":1}` {
+			t.Errorf("the older build has %s", got)
+		}
+		if s4.Raft.State() == raft.Shutdown {
+			t.Error("it does not go on")
+		}
+		c.Remove(s4)
+		rotateOn(t, liveBut(c, s4))
+		builds["s4"] = next
+		c.Wipe(s4)
+		c.Join(s4)
+		rotateOn(t, c)
+		time.Sleep(20 * time.Second)
+		rotateOn(t, c) // raft may have sent it the snapshot twice, and applies the log again with the next commit
+		time.Sleep(20 * time.Second)
+		if got, want := ringOf(s4), ringOf(leader); got != want {
+			t.Errorf("the newer build has\n%s\nwant\n%s", got, want)
+		}
+	})
+}
+
+// liveBut stops a server and returns the cluster.
+func liveBut(c *keyringtest.Cluster, s *keyringtest.Server) *keyringtest.Cluster {
+	c.Stop(s)
+	return c
+}
+
+func TestNewerSnapshotIsRefusedWhole(t *testing.T) {
+	f := keyring.NewFSMOf(next)
+	entry := must(next.EncodeEntry(meta.Entry{Commands: []meta.Command{{Init: &meta.Init{Cluster: meta.ClusterID{1}}}, noted(1)}}))
+	if err := f.Apply(&raft.Log{Index: 2, Type: raft.LogCommand, Data: entry, Extensions: []byte(own)}); err != nil {
+		t.Fatal(err)
+	}
+	snap := snapshotOf(t, keyring.Mux(f, &app{}))
+	host := &app{}
+	keys := founded(t)
+	before := must(keyring.Ring(keys).Encode())
+	const want = "the snapshot is of a newer build"
+	for name, fsm := range map[string]raft.FSM{"alone": keys, "mux": keyring.Mux(keys, host)} {
+		err := restore(fsm, snap)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "version 2, this build reads up to version 1") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if errors.Is(err, keyring.ErrCorrupt) {
+			t.Errorf("%s: nothing is corrupt: %v", name, err)
+		}
+		if after := must(keyring.Ring(keys).Encode()); !bytes.Equal(after, before) || host.text() != "" {
+			t.Errorf("%s: a refused snapshot has changed something", name)
+		}
+	}
+}
+
+// Scenario 24: a message of a newer build is refused as unsupported, by a server that goes on.
+func TestNewerMessageIsUnsupported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		ready(t, c)
+		s := c.Server("s1").Keyring
+		for _, m := range []string{
+			`{"version":2,"hello":{}}`, `{"version":2,"gossip":{"to":["s2"]}}`, `{"version":2,"ask":{"ids":[],"why":1}}`,
+		} {
+			answer, err := s.ServePeer(t.Context(), "s2", []byte(m))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = peer.DecodeAnswer[peer.HelloAnswer](answer)
+			if r := (*peer.Refusal)(nil); !errors.As(err, &r) || r.Code != peer.Unsupported || !strings.Contains(err.Error(), "its build is older") {
+				t.Errorf("%s: %v", m, err)
+			}
+		}
+		answer, err := s.ServePeer(t.Context(), "s2", []byte(`{"version":1,"hello":{}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, err := peer.DecodeAnswer[peer.HelloAnswer](answer); err != nil || a.Build != meta.Version {
+			t.Errorf("%v, %v", a, err)
+		}
+		rotateOn(t, c)
+	})
+}

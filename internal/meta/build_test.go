@@ -1,0 +1,114 @@
+package meta_test
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"example.com/keyring/internal/meta"
+)
+
+// next is a build of version 2, in which backups came to be.
+var next = meta.Build{
+	Version: 2,
+	Command: func(c *meta.Command) int {
+		if c.Backup != nil {
+			return 2
+		}
+		return 1
+	},
+	Ring: func(r *meta.Ring) int {
+		if r.Backup != (meta.Backup{}) {
+			return 2
+		}
+		return 1
+	},
+}
+
+func TestEntryCarriesTheLowestVersion(t *testing.T) {
+	for _, tt := range []struct {
+		cmds []meta.Command
+		want int
+	}{
+		{everyCommand()[:1], 1},
+		{[]meta.Command{backup(1)}, 2},
+		{[]meta.Command{everyCommand()[0], backup(1), everyCommand()[1]}, 2},
+	} {
+		b := must(next.EncodeEntry(meta.Entry{Commands: tt.cmds}))
+		e, err := next.DecodeEntry(b)
+		if err != nil || e.Version != tt.want || next.Needs(tt.cmds...) != tt.want || !reflect.DeepEqual(e.Commands, tt.cmds) {
+			t.Errorf("%s: version %d, want %d; %v", b, e.Version, tt.want, err)
+		}
+		if _, err := meta.DecodeEntry(b); (err == nil) != (tt.want == 1) {
+			t.Errorf("%s: this build: %v", b, err)
+		}
+	}
+}
+
+func TestSnapshotCarriesTheLowestVersion(t *testing.T) {
+	h := begin(t)
+	h.rotate(1)
+	old := encode(t, h.ring)
+	if b := must(next.EncodeRing(h.ring)); !bytes.Equal(b, old) {
+		t.Errorf("a newer build writes of the same ring\n%s\nthis one\n%s", b, old)
+	}
+	if _, err := next.DecodeRing(old); err != nil {
+		t.Errorf("a newer build: %v", err)
+	}
+	h.do(backup(1))
+	b := must(next.EncodeRing(h.ring))
+	if got, err := next.DecodeRing(b); err != nil || !reflect.DeepEqual(got, h.ring) {
+		t.Errorf("%s: %v, %v", b, got, err)
+	}
+	if got, err := meta.Decode(b); !errors.Is(err, meta.ErrVersion) || got != nil {
+		t.Errorf("this build: %v, %v", got, err)
+	}
+}
+
+// TestVersionIsExactly: what one build refuses for its version, no other may take with another one.
+func TestVersionIsExactly(t *testing.T) {
+	change := func(b []byte, from, to string) []byte {
+		return bytes.Replace(b, []byte(`"version":`+from), []byte(`"version":`+to), 1)
+	}
+	first := must(encodeEntry(everyCommand()[0]))
+	second := must(next.EncodeEntry(meta.Entry{Commands: []meta.Command{backup(1)}}))
+	h := begin(t)
+	ring := encode(t, h.ring)
+	h.do(backup(1))
+	newer := must(next.EncodeRing(h.ring))
+	for name, err := range map[string]error{
+		"entry too high":    errOf(next.DecodeEntry(change(first, "1", "2"))),
+		"entry too low":     errOf(next.DecodeEntry(change(second, "2", "1"))),
+		"entry of none":     errOf(next.DecodeEntry(change(second, "2", "0"))),
+		"snapshot too high": errOf(next.DecodeRing(change(ring, "1", "2"))),
+		"snapshot too low":  errOf(next.DecodeRing(change(newer, "2", "1"))),
+	} {
+		if !errors.Is(err, meta.ErrMalformed) || errors.Is(err, meta.ErrVersion) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func errOf[T any](_ T, err error) error { return err }
+
+func TestNewerVersionIsNamed(t *testing.T) {
+	for _, tt := range []struct {
+		build meta.Build
+		text  string
+		want  string
+	}{
+		{meta.This, `{"version":2,"commands":[{"enlarge":{"id":7}}],"more":[]}`, "version 2, this build reads up to version 1"},
+		{next, `{"version":3,"commands":[{"enlarge":{"id":7}}]}`, "version 3, this build reads up to version 2"},
+		{next, `{"version":3,"keys":[{}]}`, "version 3, this build reads up to version 2"},
+	} {
+		_, entry := tt.build.DecodeEntry([]byte(tt.text))
+		_, ring := tt.build.DecodeRing([]byte(tt.text))
+		for _, err := range []error{entry, ring} {
+			if !errors.Is(err, meta.ErrVersion) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%s: %v, want %q", tt.text, err, tt.want)
+			}
+		}
+	}
+}
