@@ -345,6 +345,33 @@ func TestSlowRequestsAreCutOff(t *testing.T) {
 	}
 }
 
+// What is answered without a call of the handler is no exception.
+func TestSlowReadersAreCutOff(t *testing.T) {
+	for name, request := range map[string]string{
+		"answer":        "POST /v1/test HTTP/1.1\r\nHost: b\r\nContent-Length: 4\r\n\r\nbody",
+		"not a call":    "GET /v1/test HTTP/1.1\r\nHost: b\r\n\r\n",
+		"half a body":   "POST /v1/test HTTP/1.1\r\nHost: b\r\nContent-Length: 10\r\n\r\nhalf",
+		"asks to go on": "POST /v1/test HTTP/1.1\r\nHost: b\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n",
+	} {
+		inBubble(t, echo, func(t *testing.T, s *service) {
+			c, err := s.dialer.Dial(t.Context(), "b", s.addr, peer.ALPNPeer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			io.WriteString(c, request)
+			c.SetWriteDeadline(start.Add(time.Hour))
+			for err == nil {
+				_, err = io.WriteString(c, " ") // until the other side is gone
+			}
+			if took := time.Since(start); took > 70*time.Second {
+				t.Errorf("%s: cut off after %v", name, took)
+			}
+			c.Close()
+		})
+	}
+}
+
 // Closing ends what is under way on both sides, and the bubble shows that nothing is left.
 func TestCloseEndsCallsUnderWay(t *testing.T) {
 	for name, first := range map[string]func(*service){

@@ -126,7 +126,14 @@ func withIdentity(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
+// writeBy gives the peer the time to read what is written next. net/http would count it from
+// the request on, the handler's time included.
+func (s *Server) writeBy(w http.ResponseWriter) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.Timeout))
+}
+
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	s.writeBy(w)
 	from, ok := r.Context().Value(identityKey{}).(Identity)
 	if !ok || r.Method != http.MethodPost {
 		http.Error(w, "not a call", http.StatusBadRequest)
@@ -134,11 +141,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxMessage))
 	if err != nil {
+		s.writeBy(w)
 		http.Error(w, "request does not arrive whole, or is too large", http.StatusBadRequest)
 		return
 	}
 	answer, err := s.answer(r.Context(), from, r.URL.Path, body)
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.Timeout))
+	s.writeBy(w)
 	w.Header().Set("Content-Type", contentType)
 	if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
 		w.WriteHeader(statusRefused)
