@@ -114,6 +114,7 @@
 //	node.go         Node: raft and bolt put together with the keyring
 //	noderaft.go     what a Node's raft has on disk, and how it is configured
 //	network.go      a Node's port, and its connections to the ports of others
+//	rafttransport.go  what a Node's raft sends at once, and the bound of Node.Apply
 //	members.go      how a Node's cluster is founded and joined
 //	forward.go      what a Node that follows has the leader do
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/jwt"
@@ -76,6 +77,29 @@ func Secrets(k *Keyring) [][]byte {
 
 // SnapshotRaft has a node's raft write a snapshot.
 func SnapshotRaft(n *Node) error { return n.raft.Snapshot().Error() }
+
+// SplitTransport is what a Node puts around raft's transport.
+func SplitTransport(t interface {
+	raft.Transport
+	raft.WithPreVote
+	raft.WithClose
+}) raft.Transport {
+	return raftTransport{t}
+}
+
+// RestoreRaft makes a snapshot and restores it, which sends it to every other server.
+func RestoreRaft(n *Node) error {
+	f := n.raft.Snapshot()
+	if err := f.Error(); err != nil {
+		return err
+	}
+	meta, r, err := f.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return n.raft.Restore(meta, r, time.Minute)
+}
 
 // KeyOf returns the metadata of a key, or that of none.
 func KeyOf(n *Node, id KeyID) Key {

@@ -173,7 +173,7 @@ func (w *network) raftTransport() raft.Transport {
 	w.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: w, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: w.node.log.Named("raft"),
 	})
-	return w.trans
+	return raftTransport{w.trans}
 }
 
 // Dial implements raft.StreamLayer. The address has to be that of a server in the
@@ -186,14 +186,24 @@ func (w *network) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn
 	}
 	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
 		if s.Address == addr {
-			return w.dialer.Dial(ctx, string(s.ID), string(addr), peer.ALPNRaft)
+			c, err := w.dialer.Dial(ctx, string(s.ID), string(addr), peer.ALPNRaft)
+			if err != nil {
+				return nil, err
+			}
+			return peer.RaftAnswers(c), nil
 		}
 	}
 	return nil, fmt.Errorf("dial %s: no server of the raft configuration has that address", addr)
 }
 
 // Accept implements raft.StreamLayer.
-func (w *network) Accept() (net.Conn, error) { return w.raft.Accept() }
+func (w *network) Accept() (net.Conn, error) {
+	c, err := w.raft.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return peer.RaftRequests(c), nil
+}
 
 // Close implements raft.StreamLayer.
 func (w *network) Close() error { return w.raft.Close() }
