@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )

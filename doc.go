@@ -121,6 +121,7 @@
 //	jointoken.go    tokens with which a server may join
 //	moved.go        the goroutine that tells the leader a new address
 //	hosttls.go      ServerTLS, ClientTLS, PeerID: what a host with a raft of its own checks
+//	rafttransport.go what a Node's raft sends at once, and the bound of Node.Apply
 //	forward.go      what a Node that follows has the leader do
 //	nodestatus.go   Status of the leader, on every Node
 //

@@ -29,7 +29,8 @@ var (
 	ErrToken = errors.New("token refused")
 	// ErrOverlap means that dst overlaps an input.
 	ErrOverlap = seal.ErrOverlap
-	// ErrTooLong means that a plaintext is beyond what AES-GCM takes in one message: 64 GiB.
+	// ErrTooLong means that a plaintext is beyond what AES-GCM takes in one message, 64 GiB, or
+	// a command beyond MaxCommand.
 	ErrTooLong = seal.ErrTooLong
 	// ErrStaleKey is the fence: the ciphertext was sealed under a key that is no longer the
 	// active one. Seal again and retry.

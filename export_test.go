@@ -109,6 +109,29 @@ func Lose(k *Keyring, id KeyID) error {
 // SnapshotRaft has a node's raft write a snapshot.
 func SnapshotRaft(n *Node) error { return n.raft.Snapshot().Error() }
 
+// SplitTransport is what a Node puts around raft's transport.
+func SplitTransport(t interface {
+	raft.Transport
+	raft.WithPreVote
+	raft.WithClose
+}) raft.Transport {
+	return raftTransport{t}
+}
+
+// RestoreRaft makes a snapshot and restores it, which sends it to every other server.
+func RestoreRaft(n *Node) error {
+	f := n.raft.Snapshot()
+	if err := f.Error(); err != nil {
+		return err
+	}
+	meta, r, err := f.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return n.raft.Restore(meta, r, time.Minute)
+}
+
 // KeyOf returns the metadata of a key, or that of none.
 func KeyOf(n *Node, id KeyID) Key {
 	if m := n.keys.fsm.ring.Load().Key(id); m != nil {

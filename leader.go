@@ -289,6 +289,9 @@ func (l *leader) greet(s plan.Situation) error {
 	return nil
 }
 
+// adoptAtOnce is how many adoptions go in one log entry, which then has a few hundred KB.
+const adoptAtOnce = 500
+
 // found names the cluster and adopts the orphans: keys that open data and verify nothing.
 func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 	var cmds []meta.Command
@@ -299,6 +302,9 @@ func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 	}
 	seen := map[peer.ID]bool{}
 	for _, o := range l.orphans {
+		if len(seen) == adoptAtOnce {
+			break
+		}
 		if seen[o.ID] || ring.Key(KeyID(o.ID)) != nil || ring.WasRemoved(KeyID(o.ID)) {
 			continue
 		}
@@ -310,7 +316,7 @@ func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 		seen[o.ID] = true
 		cmds = append(cmds, adopt)
 	}
-	// There may be more orphans than one answer holds: ask again before the first key.
+	// There may be more orphans than one answer or entry holds: ask again before the first key.
 	l.greeted, l.orphans = len(seen) == 0, nil
 	if len(cmds)+len(holds) == 0 {
 		return nil

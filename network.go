@@ -68,9 +68,13 @@ func listen(n *Node) (*network, error) {
 			return nil, fmt.Errorf("node: %w", err)
 		}
 	}
-	w.port = peer.Listen(ln, peer.PortOptions{TLS: conf, OnRefuse: func(remote net.Addr, err error) {
-		n.log.Warn("connection refused", "from", remote, "error", err)
-	}})
+	w.port = peer.Listen(ln, peer.PortOptions{
+		TLS:    conf,
+		Member: func(id peer.Identity) bool { return w.ready() && slices.Contains(w.members(), id.ID) },
+		OnRefuse: func(remote net.Addr, err error) {
+			n.log.Warn("connection refused", "from", remote, "error", err)
+		},
+	})
 	w.client = peer.NewClient(w.dialer)
 	w.raft = w.port.Listener(peer.ALPNRaft)
 	w.server = peer.Serve(w.port.Listener(peer.ALPNPeer), w.serve, peer.ServerOptions{
@@ -176,16 +180,17 @@ func (w *network) drop(ids []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.dialed {
-		if gone(c.Identity()) {
-			c.NetConn().Close() // raft closes the rest
+		if gone(c.peer.Identity()) {
+			c.peer.NetConn().Close() // raft closes the rest
 		}
 	}
 }
 
 // dialed is a connection of raft's that this server has made.
 type dialed struct {
-	*peer.Conn
-	net *network
+	net.Conn
+	peer *peer.Conn // below it
+	net  *network
 }
 
 // Close implements net.Conn.
@@ -240,7 +245,7 @@ func (w *network) raftTransport() raft.Transport {
 	w.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: w, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: w.node.log.Named("raft"),
 	})
-	return w.trans
+	return raftTransport{w.trans}
 }
 
 // Dial implements raft.StreamLayer. The address has to be that of a server in the
@@ -276,7 +281,7 @@ func (w *network) dial(ctx context.Context, id raft.ServerID, addr string) (net.
 	if err != nil {
 		return nil, err
 	}
-	c := &dialed{conn, w}
+	c := &dialed{peer.RaftAnswers(conn), conn, w}
 	w.mu.Lock()
 	w.dialed[c] = true
 	w.mu.Unlock()
@@ -288,7 +293,13 @@ func (w *network) dial(ctx context.Context, id raft.ServerID, addr string) (net.
 }
 
 // Accept implements raft.StreamLayer.
-func (w *network) Accept() (net.Conn, error) { return w.raft.Accept() }
+func (w *network) Accept() (net.Conn, error) {
+	c, err := w.raft.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return peer.RaftRequests(c), nil
+}
 
 // Close implements raft.StreamLayer.
 func (w *network) Close() error { return w.raft.Close() }

@@ -221,10 +221,14 @@ func (n *Node) Leader() raft.ServerID {
 
 // Apply puts a command of App's into the log and returns what its Apply answered, or that
 // answer as the error if it is one. Leader only: elsewhere the error matches ErrNotLeader.
-// That error, ctx's own and ErrClosed leave open whether the command is executed.
+// That error, ctx's own and ErrClosed leave open whether the command is executed. A command of
+// more than MaxCommand bytes never is: its error matches ErrTooLong.
 func (n *Node) Apply(ctx context.Context, cmd []byte) (any, error) {
 	if n.cfg.App == nil {
 		return nil, errors.New("apply: the node has no App")
+	}
+	if len(cmd) > MaxCommand {
+		return nil, commandTooLong(len(cmd))
 	}
 	ctx, leave, err := n.keys.enter(ctx)
 	if err != nil {

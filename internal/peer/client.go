@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -77,6 +78,9 @@ func (c *Client) call(ctx context.Context, server, addr, path string, body []byt
 		return nil, err
 	}
 	req.Header.Set("Content-Type", contentType)
+	if end, ok := ctx.Deadline(); ok {
+		req.Header.Set(timeoutHeader, strconv.FormatInt(max(0, time.Until(end).Milliseconds()), 10))
+	}
 	// RoundTrip, because an http.Client would follow redirects.
 	resp, err := c.transport.RoundTrip(req)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,11 +20,28 @@ const admitted = 0x01
 type Conn struct {
 	*tls.Conn
 	peer   Identity
-	forget func(*Conn) // of the port; nil for a dialled connection
+	forget func(*Conn)  // of the port; nil for a dialled connection
+	heard  atomic.Int64 // when the last byte came, in nanoseconds
+
+	host   string // for the port: where it comes from
+	raft   bool   // for the port: what runs on it
+	member bool   // guarded by the port, as is number
+	number uint64
 }
 
 // Identity returns the other side's.
 func (c *Conn) Identity() Identity { return c.peer }
+
+// Read implements net.Conn.
+func (c *Conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.hear()
+	}
+	return n, err
+}
+
+func (c *Conn) hear() { c.heard.Store(time.Now().UnixNano()) }
 
 // Close closes the connection, and gives its place at the port back.
 func (c *Conn) Close() error {
@@ -76,6 +94,7 @@ func (d *Dialer) dial(ctx context.Context, server, addr, alpn string) (*Conn, er
 	if err != nil {
 		return nil, err
 	}
+	keepAlive(raw)
 	cut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { raw.Close(); close(cut) })
 	c, err := greet(tls.Client(raw, config))
@@ -88,6 +107,14 @@ func (d *Dialer) dial(ctx context.Context, server, addr, alpn string) (*Conn, er
 		return nil, err
 	}
 	return c, nil
+}
+
+// keepAlive has the kernel find out, within half a minute, that the other side is gone. What is
+// not TCP keeps itself.
+func keepAlive(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3})
+	}
 }
 
 // greet shakes hands and waits for the admission.

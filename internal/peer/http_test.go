@@ -232,6 +232,7 @@ func TestServerRefusesOddRequests(t *testing.T) {
 			"GET":         "GET /v1/test HTTP/1.1\r\nHost: b\r\n\r\n",
 			"too large":   "POST /v1/test HTTP/1.1\r\nHost: b\r\nContent-Length: 1048577\r\n\r\n" + strings.Repeat("x", 1<<20+1),
 			"long header": "POST /v1/test HTTP/1.1\r\nHost: b\r\nX: " + strings.Repeat("x", 1<<16) + "\r\n\r\n",
+			"odd timeout": "POST /v1/test HTTP/1.1\r\nHost: b\r\nKeyring-Timeout: -1\r\nContent-Length: 0\r\n\r\n",
 			"not HTTP":    "\x00\x01\x02\r\n\r\n",
 			"HTTP/2":      "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 		} {
@@ -306,6 +307,38 @@ func TestHungPeerCostsOneDeadline(t *testing.T) {
 	})
 }
 
+// TestDeadlineIsCarried: a handler waits no longer than its caller, also if the network has taken the
+// caller away without a word.
+func TestDeadlineIsCarried(t *testing.T) {
+	left := make(chan time.Duration, 1)
+	h := func(ctx context.Context, _ peer.Identity, _ string, _ []byte) ([]byte, error) {
+		end, ok := ctx.Deadline()
+		if !ok {
+			end = time.Now()
+		}
+		left <- time.Until(end)
+		return nil, nil
+	}
+	inBubble(t, h, func(t *testing.T, s *service) {
+		for _, timeout := range []time.Duration{5 * time.Second, 1000 * time.Hour} {
+			ctx, cancel := context.WithTimeout(t.Context(), timeout)
+			defer cancel()
+			if _, err := s.Call(ctx, "b", s.addr, "/v1/test", nil); err != nil {
+				t.Fatal(err)
+			}
+			if got := <-left; got != min(timeout, 24*time.Hour) {
+				t.Errorf("of %v it has %v", timeout, got)
+			}
+		}
+		if _, err := s.call(t, "x"); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-left; got != 0 {
+			t.Errorf("without a deadline it has %v", got)
+		}
+	})
+}
+
 func TestHandlerTakesItsTime(t *testing.T) {
 	slow := func(ctx context.Context, _ peer.Identity, _ string, _ []byte) ([]byte, error) {
 		select {
@@ -339,6 +372,33 @@ func TestSlowRequestsAreCutOff(t *testing.T) {
 			b, _ := io.ReadAll(c)
 			if took := time.Since(start); took < 30*time.Second || took > 40*time.Second || bytes.HasPrefix(b, []byte("HTTP/1.1 200")) {
 				t.Errorf("%s: %q after %v", name, b, took)
+			}
+			c.Close()
+		})
+	}
+}
+
+// What is answered without a call of the handler is no exception.
+func TestSlowReadersAreCutOff(t *testing.T) {
+	for name, request := range map[string]string{
+		"answer":        "POST /v1/test HTTP/1.1\r\nHost: b\r\nContent-Length: 4\r\n\r\nbody",
+		"not a call":    "GET /v1/test HTTP/1.1\r\nHost: b\r\n\r\n",
+		"half a body":   "POST /v1/test HTTP/1.1\r\nHost: b\r\nContent-Length: 10\r\n\r\nhalf",
+		"asks to go on": "POST /v1/test HTTP/1.1\r\nHost: b\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n",
+	} {
+		inBubble(t, echo, func(t *testing.T, s *service) {
+			c, err := s.dialer.Dial(t.Context(), "b", s.addr, peer.ALPNPeer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			io.WriteString(c, request)
+			c.SetWriteDeadline(start.Add(time.Hour))
+			for err == nil {
+				_, err = io.WriteString(c, " ") // until the other side is gone
+			}
+			if took := time.Since(start); took > 70*time.Second {
+				t.Errorf("%s: cut off after %v", name, took)
 			}
 			c.Close()
 		})

@@ -1,21 +1,14 @@
 package peer
 
 import (
+	"cmp"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"slices"
 	"sync"
 	"time"
-)
-
-// Why a port refused a connection that its checks had nothing against.
-var (
-	errCut        = errors.New("cut off before its handshake was done: too many others, or the members changed")
-	errFull       = errors.New("too many connections")
-	errNoListener = errors.New("nobody listens for this protocol here")
 )
 
 // PortOptions configure a Port.
@@ -27,15 +20,38 @@ type PortOptions struct {
 	Handshake time.Duration
 
 	// MaxPending bounds the connections whose handshake is under way; when one more
-	// arrives, the oldest is closed, so that silent peers can't keep others out. Zero
-	// means 64.
+	// arrives, the oldest is closed, so that silent peers can't keep others out. Those from
+	// an address at which a member is connected are counted apart, as many again: strangers
+	// elsewhere push none of them out. Zero means 64.
 	MaxPending int
 
-	// MaxConns bounds the admitted connections; one more is refused. Zero means 512.
+	// MaxPendingPerAddr bounds them for each address, ports apart; when one more arrives, the
+	// oldest from there is closed. Zero means 16.
+	MaxPendingPerAddr int
+
+	// MaxConns bounds the admitted connections. Zero means 512.
+	//
+	// Whoever is at this bound or one of those below gets a new connection in place of the
+	// one of its own that has been silent for longest: what a server had open before it was
+	// cut off from here may look alive for minutes, and must not keep it out. Who has none
+	// to give is refused.
 	MaxConns int
 
-	// OnRefuse, if set, is told of every connection that was not admitted, and of accepts
-	// that failed. It is called concurrently, and must not call Close.
+	// MaxPerServer bounds the admitted connections of one server, and MaxRaftPerServer those
+	// among them of raft's protocol, of which a server has a few. Zero means 64, and 8.
+	MaxPerServer, MaxRaftPerServer int
+
+	// MaxOutsiders bounds the admitted connections of servers that are no members, all
+	// together; one of them has at most a quarter. What is left is the members'. Zero means 32.
+	MaxOutsiders int
+
+	// Member tells who is a member. It is asked at each admission. Nil means that all are.
+	Member func(Identity) bool
+
+	// OnRefuse, if set, is told of every connection that was not admitted, or had to give way
+	// to another, and of accepts that failed. Of more than 10 in a second it is only told how
+	// many more they were, with the address of the port. It is called concurrently, and must
+	// not call Close.
 	OnRefuse func(remote net.Addr, err error)
 }
 
@@ -51,33 +67,50 @@ type Port struct {
 	done chan struct{} // closed by Close
 	wg   sync.WaitGroup
 
+	told teller
+
 	mu        sync.Mutex // guards below
 	closed    bool
-	pending   []net.Conn // their handshake is under way; the oldest is first
+	pending   []pending // the oldest is first
 	conns     map[*Conn]bool
+	admitted  uint64 // connections, so far
 	listeners map[string]*listener
+}
+
+// pending is a connection whose handshake is under way.
+type pending struct {
+	net.Conn
+	host  string
+	known bool // when it came, a member was connected from there
 }
 
 // Listen starts the port on ln, which it owns from now on.
 func Listen(ln net.Listener, o PortOptions) *Port {
-	if o.Handshake == 0 {
-		o.Handshake = DefaultTimeout
+	p := &Port{
+		ln: ln, o: o.filled(), done: make(chan struct{}),
+		conns: make(map[*Conn]bool), listeners: make(map[string]*listener),
 	}
-	if o.MaxPending == 0 {
-		o.MaxPending = 64
-	}
-	if o.MaxConns == 0 {
-		o.MaxConns = 512
+	p.told = teller{tell: p.o.OnRefuse, addr: ln.Addr(), done: p.done, wg: &p.wg}
+	p.wg.Go(p.accept)
+	return p
+}
+
+// filled returns the options with what zero means.
+func (o PortOptions) filled() PortOptions {
+	o.Handshake = cmp.Or(o.Handshake, DefaultTimeout)
+	o.MaxPending = cmp.Or(o.MaxPending, 64)
+	o.MaxPendingPerAddr = cmp.Or(o.MaxPendingPerAddr, 16)
+	o.MaxConns = cmp.Or(o.MaxConns, 512)
+	o.MaxPerServer = cmp.Or(o.MaxPerServer, 64)
+	o.MaxRaftPerServer = cmp.Or(o.MaxRaftPerServer, 8)
+	o.MaxOutsiders = cmp.Or(o.MaxOutsiders, 32)
+	if o.Member == nil {
+		o.Member = func(Identity) bool { return true }
 	}
 	if o.OnRefuse == nil {
 		o.OnRefuse = func(net.Addr, error) {}
 	}
-	p := &Port{
-		ln: ln, o: o, done: make(chan struct{}),
-		conns: make(map[*Conn]bool), listeners: make(map[string]*listener),
-	}
-	p.wg.Go(p.accept)
-	return p
+	return o
 }
 
 // Addr returns the address of the port.
@@ -109,8 +142,8 @@ func (p *Port) Drop(gone func(Identity) bool) {
 	conns := slices.Collect(maps.Keys(p.conns))
 	p.mu.Unlock()
 
-	for _, raw := range pending {
-		raw.Close()
+	for _, c := range pending {
+		c.Close()
 	}
 	for _, c := range conns {
 		if gone(c.peer) {
@@ -154,7 +187,7 @@ func (p *Port) accept() {
 		if p.stopped() {
 			return
 		}
-		p.o.OnRefuse(p.ln.Addr(), fmt.Errorf("accept: %w", err))
+		p.told.note(p.ln.Addr(), fmt.Errorf("accept: %w", err))
 		select {
 		case <-time.After(delay):
 			delay = min(2*delay, longest)
@@ -175,21 +208,14 @@ func (p *Port) stopped() bool {
 
 // admit starts the goroutine that brings a connection to its listener, or closes it.
 func (p *Port) admit(raw net.Conn) {
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		raw.Close()
-		return
-	}
-	var oldest net.Conn
-	if len(p.pending) >= p.o.MaxPending {
-		oldest = p.pending[0]
-		p.pending = slices.Delete(p.pending, 0, 1)
-	}
-	p.pending = append(p.pending, raw)
-	p.mu.Unlock()
+	keepAlive(raw)
+	oldest, ok := p.enqueue(raw)
 	if oldest != nil {
 		oldest.Close()
+	}
+	if !ok {
+		raw.Close()
+		return
 	}
 	p.wg.Go(func() {
 		err := p.bring(raw)
@@ -197,10 +223,73 @@ func (p *Port) admit(raw net.Conn) {
 			return
 		}
 		raw.Close()
-		if !p.stopped() {
-			p.o.OnRefuse(raw.RemoteAddr(), err)
-		}
+		p.refused(raw, err)
 	})
+}
+
+func (p *Port) refused(c net.Conn, err error) {
+	if !p.stopped() {
+		p.told.note(c.RemoteAddr(), err)
+	}
+}
+
+// enqueue makes raw pending, and returns the one that gives way to it, if any.
+func (p *Port) enqueue(raw net.Conn) (oldest net.Conn, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, false
+	}
+	c := pending{Conn: raw, host: hostOf(raw)}
+	c.known = p.memberAt(c.host)
+	if i := p.crowded(c); i >= 0 {
+		oldest = p.pending[i]
+		p.pending = slices.Delete(p.pending, i, i+1)
+	}
+	p.pending = append(p.pending, c)
+	return oldest, true
+}
+
+// crowded returns the index of the pending connection that gives way to c: the oldest of its
+// address, if that has too many, else the oldest of those that c is counted with; or -1.
+func (p *Port) crowded(c pending) int {
+	same := func(q pending) bool { return q.host == c.host }
+	if i := oldestOf(p.pending, p.o.MaxPendingPerAddr, same); i >= 0 {
+		return i
+	}
+	return oldestOf(p.pending, p.o.MaxPending, func(q pending) bool { return q.known == c.known })
+}
+
+// oldestOf returns the index of the first for which is holds, if it holds for as many as most, or -1.
+func oldestOf(list []pending, most int, is func(pending) bool) int {
+	n := 0
+	for _, q := range list {
+		if is(q) {
+			n++
+		}
+	}
+	if n < most {
+		return -1
+	}
+	return slices.IndexFunc(list, is)
+}
+
+func (p *Port) memberAt(host string) bool {
+	for c := range p.conns {
+		if c.member && c.host == host {
+			return true
+		}
+	}
+	return false
+}
+
+// hostOf returns the address of the other side without its port.
+func hostOf(c net.Conn) string {
+	addr := c.RemoteAddr().String()
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		return host
+	}
+	return addr
 }
 
 func (p *Port) bring(raw net.Conn) error {
@@ -208,7 +297,11 @@ func (p *Port) bring(raw net.Conn) error {
 	if err != nil {
 		drain(raw)
 	}
-	l, err := p.settle(raw, c, err)
+	l, old, err := p.settle(raw, c, err)
+	if old != nil {
+		cutOff(old)
+		p.refused(old, fmt.Errorf("%s: %w", old.peer, errGaveWay))
+	}
 	if err != nil {
 		return err
 	}
@@ -231,33 +324,82 @@ func (p *Port) handshake(raw net.Conn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{Conn: tc, peer: id, forget: p.forget}, nil
+	c := &Conn{Conn: tc, peer: id, forget: p.forget, host: hostOf(raw)}
+	c.raft = tc.ConnectionState().NegotiatedProtocol == ALPNRaft
+	c.hear()
+	return c, nil
 }
 
-// settle ends the pending state, in which a handshake came to c or to err, and returns the
-// listener for c.
-func (p *Port) settle(raw net.Conn, c *Conn, err error) (*listener, error) {
+// settle ends the pending state, in which a handshake came to c or to err. It returns the
+// listener for c, and the connection that gives way to it, if any.
+func (p *Port) settle(raw net.Conn, c *Conn, err error) (l *listener, old *Conn, _ error) {
+	member := err == nil && p.o.Member(c.peer)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	i := slices.Index(p.pending, raw)
+	i := slices.IndexFunc(p.pending, func(q pending) bool { return q.Conn == raw })
 	if i < 0 {
-		return nil, errCut
+		return nil, nil, errCut
 	}
 	p.pending = slices.Delete(p.pending, i, i+1)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	l := p.listeners[c.ConnectionState().NegotiatedProtocol]
+	l = p.listeners[c.ConnectionState().NegotiatedProtocol]
 	switch {
 	case p.closed:
-		return nil, net.ErrClosed
+		return nil, nil, net.ErrClosed
 	case l == nil || l.closed():
-		return nil, fmt.Errorf("%s: %w", c.peer, errNoListener)
-	case len(p.conns) >= p.o.MaxConns:
-		return nil, fmt.Errorf("%s: %w", c.peer, errFull)
+		return nil, nil, fmt.Errorf("%s: %w", c.peer, errNoListener)
 	}
+	c.member = member
+	if old, err = p.room(c); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", c.peer, err)
+	}
+	p.admitted++
+	c.number = p.admitted
+	delete(p.conns, old)
 	p.conns[c] = true
-	return l, nil
+	return l, old, nil
+}
+
+// room returns the connection that has to give way to c, or nil if there is room for it.
+func (p *Port) room(c *Conn) (*Conn, error) {
+	var own, raft []*Conn
+	outsiders := 0
+	for o := range p.conns {
+		if o.peer == c.peer {
+			o.member = c.member // it may have become one, or be one no more
+			own = append(own, o)
+			if o.raft {
+				raft = append(raft, o)
+			}
+		}
+		if !o.member {
+			outsiders++
+		}
+	}
+	mine := p.o.MaxPerServer
+	if !c.member {
+		mine = min(mine, max(1, p.o.MaxOutsiders/4))
+	}
+	switch {
+	case c.raft && len(raft) >= p.o.MaxRaftPerServer:
+		return quietest(raft), nil
+	case len(own) >= mine, !c.member && outsiders >= p.o.MaxOutsiders, len(p.conns) >= p.o.MaxConns:
+		if len(own) == 0 {
+			return nil, errFull
+		}
+		return quietest(own), nil
+	}
+	return nil, nil
+}
+
+// quietest returns the connection that nothing was heard on for longest. What is half-open
+// is among those, for nothing can be heard on it.
+func quietest(conns []*Conn) *Conn {
+	return slices.MinFunc(conns, func(a, b *Conn) int {
+		return cmp.Or(cmp.Compare(a.heard.Load(), b.heard.Load()), cmp.Compare(a.number, b.number))
+	})
 }
 
 // deliver says that c is admitted and hands it over, if somebody takes it in time.

@@ -170,28 +170,28 @@ func TestConnectionsAreCapped(t *testing.T) {
 		TLS: serverConfig(t, a.source("a"), everybody), MaxConns: 2, OnRefuse: told.note,
 	})
 	s := drainTo(p.Listener(peer.ALPNRaft))
-	for range 2 {
-		c, err := dialPort(t, a, "b", p, peer.ALPNRaft)
+	for _, id := range []string{"b", "c"} {
+		c, err := dialPort(t, a, id, p, peer.ALPNRaft)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
 	}
-	if _, err := dialPort(t, a, "b", p, peer.ALPNRaft); err == nil || !strings.Contains(err.Error(), "not admitted") {
+	if _, err := dialPort(t, a, "d", p, peer.ALPNRaft); err == nil || !strings.Contains(err.Error(), "not admitted") {
 		t.Errorf("the third: %v", err)
 	}
-	if err := <-told; !strings.Contains(err.Error(), "keyring://prod-1/server/b: too many connections") {
+	if err := <-told; !strings.Contains(err.Error(), "keyring://prod-1/server/d: too many connections") {
 		t.Error(err)
 	}
 	first := <-s.conns
 	first.Close()
 	first.Close() // gives one place back
-	c, err := dialPort(t, a, "b", p, peer.ALPNRaft)
+	c, err := dialPort(t, a, "d", p, peer.ALPNRaft)
 	if err != nil {
 		t.Fatalf("after one is closed: %v", err)
 	}
-	c.Close()
-	if _, err := dialPort(t, a, "b", p, peer.ALPNRaft); err == nil {
+	defer c.Close()
+	if _, err := dialPort(t, a, "e", p, peer.ALPNRaft); err == nil {
 		t.Error("two places for one close")
 	}
 	p.Close()

@@ -8,6 +8,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,9 @@ import (
 const (
 	maxHeader   = 8 << 10
 	contentType = "application/octet-stream"
+
+	// timeoutHeader has the milliseconds that the caller still waits. Clocks need not agree.
+	timeoutHeader = "Keyring-Timeout"
 
 	// statusRefused is the status of a response whose body is a Refusal.
 	statusRefused = http.StatusForbidden
@@ -126,7 +130,14 @@ func withIdentity(ctx context.Context, c net.Conn) context.Context {
 	return ctx
 }
 
+// writeBy gives the peer the time to read what is written next. net/http would count it from
+// the request on, the handler's time included.
+func (s *Server) writeBy(w http.ResponseWriter) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.Timeout))
+}
+
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	s.writeBy(w)
 	from, ok := r.Context().Value(identityKey{}).(Identity)
 	if !ok || r.Method != http.MethodPost {
 		http.Error(w, "not a call", http.StatusBadRequest)
@@ -134,11 +145,18 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxMessage))
 	if err != nil {
+		s.writeBy(w)
 		http.Error(w, "request does not arrive whole, or is too large", http.StatusBadRequest)
 		return
 	}
-	answer, err := s.answer(r.Context(), from, r.URL.Path, body)
-	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.Timeout))
+	ctx, cancel, err := callersTime(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	defer cancel()
+	answer, err := s.answer(ctx, from, r.URL.Path, body)
+	s.writeBy(w)
 	w.Header().Set("Content-Type", contentType)
 	if refusal := (*Refusal)(nil); errors.As(err, &refusal) {
 		w.WriteHeader(statusRefused)
@@ -148,6 +166,23 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Write(answer)
+}
+
+// callersTime returns a context that ends when the caller waits no longer. It may be cut off without
+// a word: then this is all that ends the call.
+func callersTime(r *http.Request) (context.Context, context.CancelFunc, error) {
+	text := r.Header.Get(timeoutHeader)
+	if text == "" {
+		return r.Context(), func() {}, nil
+	}
+	ms, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s is not a number of milliseconds", timeoutHeader)
+	}
+	const longest = 24 * time.Hour
+	left := time.Duration(min(ms, uint64(longest.Milliseconds()))) * time.Millisecond
+	ctx, cancel := context.WithTimeout(r.Context(), left)
+	return ctx, cancel, nil
 }
 
 // answer calls the handler. With a *Refusal as the error it returns the encoded refusal.
