@@ -71,7 +71,7 @@ func checkSection(section []byte) error {
 			active++
 		}
 	}
-	if active != 1 {
+	if active > 1 {
 		return fmt.Errorf("I2: %d keys are active", active)
 	}
 	return nil
