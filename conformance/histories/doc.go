@@ -1,6 +1,7 @@
 // Package histories has tests alone: three to five processes of examples/controlplane under load, while
 // the leader and others are killed and stopped, and their network fails: cut off, heard and hearing
-// nothing, not heard, packets from one to another dropped one way, each fifth packet dropped.
+// nothing, not heard, packets from one to another dropped one way, each fifth packet dropped, and a
+// server that comes back under another address.
 // Meanwhile keys are rotated and removed. What clients saw is checked with porcupine to be linearizable:
 // the secrets at each path, and which key is active.
 //

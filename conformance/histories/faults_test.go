@@ -47,6 +47,13 @@ var faults = []fault{
 		l.drop(h, to, each(20))
 		return func() { l.pass(h, from, to) }
 	}},
+	{"move", true, func(l *lab, h *host, _ *rand.Rand) func() { // to another address
+		h.kill()
+		l.examine(h)
+		l.net.give(l, h)
+		l.writeCluster() // which the others don't read before they start anew
+		return func() { l.start(h) }
+	}},
 }
 
 // possible are the faults that can be made here.
