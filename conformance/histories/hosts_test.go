@@ -159,28 +159,32 @@ func (l *lab) writeCluster() {
 	}
 }
 
-// dial connects to a port on the host's own loopback. Its thread goes into the namespace to make the
-// socket, and is thrown away with the goroutine that never unlocks it.
+// dial connects from within the host's namespace, as to a port on its own loopback.
 func (h *host) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	if h.ns == nil {
-		return new(net.Dialer).DialContext(ctx, network, addr)
+	return inNamespace(h.ns, func() (net.Conn, error) { return new(net.Dialer).DialContext(ctx, network, addr) })
+}
+
+// inNamespace has a socket made in a namespace, if there is one. The thread that goes there is thrown
+// away with the goroutine that never unlocks it.
+func inNamespace[C any](ns *os.File, socket func() (C, error)) (C, error) {
+	if ns == nil {
+		return socket()
 	}
 	type result struct {
-		net.Conn
-		error
+		c   C
+		err error
 	}
 	done := make(chan result, 1)
 	go func() {
 		runtime.LockOSThread()
-		if err := unix.Setns(int(h.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, err}
-			return
+		var r result
+		if r.err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); r.err == nil {
+			r.c, r.err = socket()
 		}
-		c, err := new(net.Dialer).DialContext(ctx, network, addr)
-		done <- result{c, err}
+		done <- r
 	}()
 	r := <-done
-	return r.Conn, r.error
+	return r.c, r.err
 }
 
 // start starts the server, with the data that it has, and returns when its API listens.
