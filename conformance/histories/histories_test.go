@@ -153,25 +153,32 @@ func (r *run) progress(ctx context.Context, calls int) {
 // settle waits until all servers are well and have the same, and reads all of it once more: I5 and I9.
 func (r *run) settle(ctx context.Context) {
 	r.t.Helper()
-	var last status
-	var asked int64
-	for last.ID == "" && ctx.Err() == nil {
-		r.await(ctx, r.hosts[0], func(s status) bool { return s.Leader != "" }) // which may be gone already
-		asked = r.now()
-		r.call(ctx, r.hosts[0], http.MethodGet, "/v1/status?consistent", nil, &last)
-	}
-	r.learn(last, asked)
+	last := r.consult(ctx)
 	all := r.paths()
 	for _, path := range all {
 		r.get(r.hosts[0], writers+1, path)
 	}
 	r.ask(r.hosts[0], writers+1)
+	r.consult(ctx) // a rotation of unknown outcome may have ended in between
 	for _, h := range r.hosts {
 		r.await(ctx, h, func(s status) bool { return s.Ready && len(s.Missing) == 0 && s.Index >= last.Index })
 		for _, path := range all {
 			r.sameOn(h, path)
 		}
 	}
+}
+
+// consult learns from a consistent status.
+func (r *run) consult(ctx context.Context) (s status) {
+	r.t.Helper()
+	for s.ID == "" && ctx.Err() == nil {
+		r.await(ctx, r.hosts[0], func(s status) bool { return s.Leader != "" }) // which may be gone already
+		asked := r.now()
+		if _, o := r.call(ctx, r.hosts[0], http.MethodGet, "/v1/status?consistent", nil, &s); o == done {
+			r.learn(s, asked)
+		}
+	}
+	return s
 }
 
 // sameOn compares what a server has at a path with what the leader has.

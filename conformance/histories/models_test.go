@@ -86,8 +86,10 @@ func bounded(history []porcupine.Operation) (out []porcupine.Operation, open int
 const window = int64(30 * time.Second)
 
 // windows cuts a history into parts that porcupine can do, of which each begins in the middle of the one
-// before. If the whole has an order that explains it, so has each part, from whatever value the register
-// had: it has the reads that lie within its window, and the writes of which a part does.
+// before. A part has the reads that lie within its window, and the writes that may be within and that
+// one of these reads has read. If the whole has an order that explains it, so has each part, from whatever
+// value the register had: a write that ended before the window comes before every write of the part, for
+// each of these was read later.
 func windows(history []porcupine.Operation, length int64) (parts [][]porcupine.Operation) {
 	end := int64(0)
 	for _, op := range history {
@@ -95,10 +97,15 @@ func windows(history []porcupine.Operation, length int64) (parts [][]porcupine.O
 	}
 	for start := int64(0); start == 0 || start+length/2 < end; start += length / 2 {
 		var part []porcupine.Operation
+		read := map[string]bool{}
 		for _, op := range history {
-			within := op.Call >= start && op.Return <= start+length
-			touches := op.Call <= start+length && op.Return >= start
-			if within || touches && op.Input.(access).write {
+			if a := op.Input.(access); !a.write && op.Call >= start && op.Return <= start+length {
+				part = append(part, op)
+				read[a.value] = true
+			}
+		}
+		for _, op := range history {
+			if a := op.Input.(access); a.write && read[a.value] && op.Call <= start+length && op.Return >= start {
 				part = append(part, op)
 			}
 		}
@@ -119,7 +126,9 @@ func TestWindowsKeepWhatIsWrong(t *testing.T) {
 		history []porcupine.Operation
 		want    bool
 	}{
-		"right":              {right, true},
+		"right": {right, true},
+		"a long write": {append(right[:len(right):len(right)], // d, then e, and the window begins at 40
+			op(true, "d", 34, 42), op(true, "e", 36, 38), op(false, "e", 43, 44)), true},
 		"the first is wrong": {append([]porcupine.Operation{op(false, "c", 0, 1)}, right...), false},
 		"a stale one":        {append(right[:len(right):len(right)], op(false, "b", 25, 26)), false},
 		"back and forth":     {append(right[:len(right):len(right)], op(false, "b", 33, 34), op(false, "c", 35, 36)), false},
