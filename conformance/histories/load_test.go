@@ -27,6 +27,7 @@ type run struct {
 	*lab
 	began     time.Time
 	called    chan struct{} // gets one for each call that has had its effect, if anybody waits for it
+	values    atomic.Int64  // that were put: each once, over all loads
 	rotations atomic.Int64
 	removals  int
 	made      map[string]int // faults by kind
@@ -113,13 +114,13 @@ func (r *run) write(ctx context.Context, client int) {
 	random := rand.New(rand.NewPCG(uint64(client), 1))
 	ticks := time.NewTicker(pace)
 	defer ticks.Stop()
-	for n := 0; ctx.Err() == nil; n++ {
+	for ctx.Err() == nil {
 		h := r.hosts[random.IntN(len(r.hosts))]
 		// Others from time to time, for porcupine takes the square of a history's length; those of before
 		// stay under the keys of before.
 		switch path := fmt.Sprintf("path/%d/%d", r.now()/int64(epoch), random.IntN(paths)); random.IntN(10) {
 		default:
-			r.put(h, client, path, fmt.Sprintf("%d.%d", client, n))
+			r.put(h, client, path, fmt.Sprintf("%d.%d", client, r.values.Add(1)))
 		case 6, 7, 8:
 			r.get(h, client, path)
 		case 9:
