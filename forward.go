@@ -173,15 +173,19 @@ func (n *Node) forward(ctx context.Context, timeout time.Duration, path string, 
 	if leader == "" || n.net == nil || leader == n.cfg.ID {
 		return nil, NotLeaderError{Leader: leader}
 	}
-	body := binary.AppendUvarint(nil, uint64(len(aad)))
-	body = append(append(body, aad...), data...)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	b, err := n.net.call(ctx, leader, path, body)
+	b, err := n.net.call(ctx, leader, path, framed(data, aad))
 	if err != nil {
 		return nil, notAnswered(ctx, err)
 	}
 	return answered(b)
+}
+
+// framed is the body of a forwarded call.
+func framed(data, aad []byte) []byte {
+	body := binary.AppendUvarint(nil, uint64(len(aad)))
+	return append(append(body, aad...), data...)
 }
 
 // notAnswered tells a leader that was not reached, or may yet be one, from one that refuses

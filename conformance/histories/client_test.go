@@ -113,6 +113,7 @@ func (l *lab) await(ctx context.Context, h *host, wanted func(status) bool) (las
 		}
 		resp, err := h.client.Do(req)
 		if err != nil {
+			<-time.After(pace) // it starts, or is stopped
 			continue
 		}
 		for in := json.NewDecoder(resp.Body); ; {
@@ -120,6 +121,7 @@ func (l *lab) await(ctx context.Context, h *host, wanted func(status) bool) (las
 			if in.Decode(&s) != nil {
 				break
 			}
+			l.witness.saw(s)
 			if last = s; wanted(s) {
 				resp.Body.Close()
 				return last
@@ -127,7 +129,7 @@ func (l *lab) await(ctx context.Context, h *host, wanted func(status) bool) (las
 		}
 		resp.Body.Close()
 	}
-	l.t.Fatalf("%s says %+v and never what is wanted: %s", h.id, last, &h.log)
+	l.t.Fatalf("%s says %+v and never what is wanted: %s", h.id, last, h.log.tail())
 	return last
 }
 
@@ -135,10 +137,12 @@ func (l *lab) await(ctx context.Context, h *host, wanted func(status) bool) (las
 func (l *lab) leader(ctx context.Context) *host {
 	for _, h := range l.hosts {
 		var s status
-		if _, o := l.call(ctx, h, http.MethodGet, "/v1/status", nil, &s); o != done || s.Leader != s.ID {
+		if _, o := l.call(ctx, h, http.MethodGet, "/v1/status", nil, &s); o != done {
 			continue
 		}
-		return h
+		if l.witness.saw(s); s.Leader == s.ID {
+			return h
+		}
 	}
 	return nil
 }

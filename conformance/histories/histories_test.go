@@ -8,273 +8,177 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
-	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
+	"example.com/keyring"
 	"github.com/anishathalye/porcupine"
 )
 
 var (
-	runTime = flag.Duration("histories.time", 25*time.Second, "how long faults are made")
-	runSeed = flag.Uint64("histories.seed", 0, "which faults; zero draws a seed")
+	runTime    = flag.Duration("histories.time", 20*time.Second, "how long faults are made")
+	runSeed    = flag.Uint64("histories.seed", 0, "which faults; zero draws a seed")
+	runServers = flag.Int("histories.servers", 3, "how many servers there are, three to five")
+	runRace    = flag.Bool("histories.race", false, "build the servers with the race detector")
 )
 
-const (
-	paths   = 6
-	writers = 8
-	pace    = 10 * time.Millisecond // of each writer
-)
-
-// TestHistoriesAreLinearizable while processes are killed, stopped and cut off.
+// TestHistoriesAreLinearizable while processes are killed and stopped, and their network fails.
 func TestHistoriesAreLinearizable(t *testing.T) {
+	t.Parallel()
 	seed := *runSeed
 	if seed == 0 {
 		seed = rand.Uint64()
 	}
 	t.Logf("-histories.seed %d", seed)
-	ctx, cancel := context.WithTimeout(t.Context(), *runTime+3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), *runTime+5*time.Minute)
 	defer cancel()
-	r := &run{lab: newLab(t), began: time.Now(), called: make(chan struct{}), made: map[string]int{}, known: map[string]bool{}, retired: map[string]uint64{}}
-	for _, h := range r.hosts {
-		r.await(ctx, h, func(s status) bool { return s.Ready && s.Leader != "" })
-	}
-	first := r.await(ctx, r.hosts[0], func(s status) bool { return s.active() != "" }).active()
-	r.known[first] = true
-
-	loaded, stop := context.WithCancel(ctx)
-	var load sync.WaitGroup
-	for w := range writers {
-		load.Go(func() { r.write(loaded, w) })
-	}
-	load.Go(func() { r.rotate(loaded) })
+	r := newRun(ctx, t)
+	unload := r.load(ctx, true)
 	r.faults(ctx, rand.New(rand.NewPCG(seed, 0)))
-	stop()
-	load.Wait()
-
+	unload()
 	r.settle(ctx)
-	r.check(t, "secrets", r.secrets, "")
-	r.check(t, "active", r.active, first)
-	r.checkFence(t)
-	if len(r.secrets) < 500 || r.rotations.Load() < 10 {
+	r.finish(ctx)
+	if len(r.secrets) < 300 || r.rotations.Load() < 10 {
 		t.Errorf("%d accesses, %d rotations: that is no load", len(r.secrets), r.rotations.Load())
 	}
 }
 
-// run is a lab under load, and what its clients have seen.
-type run struct {
-	*lab
-	began     time.Time
-	called    chan struct{} // gets one for each call that has had its effect, if anybody waits for it
-	rotations atomic.Int64
-	made      map[string]int // faults by kind
-
-	// Of rotate, while it runs.
-	known   map[string]bool   // keys that are in the history
-	retired map[string]uint64 // at which index of the log at the latest, by key
-	learned int64             // when the last status was asked for
-
-	mu      sync.Mutex            // guards below
-	secrets []porcupine.Operation // accesses of paths
-	active  []porcupine.Operation // accesses of which key is active
-	stored  []stored
-}
-
-// stored is a put: under which key, and at which index of the log.
-type stored struct {
-	key   string
-	index uint64
-}
-
-func (r *run) now() int64 { return time.Since(r.began).Nanoseconds() }
-
-// note adds an access to a history.
-func (r *run) note(history *[]porcupine.Operation, client int, call, end int64, a access) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	*history = append(*history, porcupine.Operation{ClientId: client, Input: a, Call: call, Return: end})
-}
-
-// succeeded counts a call.
-func (r *run) succeeded() {
-	select {
-	case r.called <- struct{}{}:
-	default:
+// TestNetworkFaultsConverge has each kind of fault hit the leader. Meanwhile the others rotate; after
+// it every server has everything, without anybody's help.
+func TestNetworkFaultsConverge(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	r := newRun(ctx, t)
+	for _, f := range r.possible() {
+		t.Run(f.kind, func(t *testing.T) {
+			r.lab.t = t
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			r.converges(ctx, f)
+		})
 	}
+	r.lab.t = t
+	r.finish(ctx)
 }
 
-// write puts, gets, and asks which key is active.
-func (r *run) write(ctx context.Context, client int) {
-	random := rand.New(rand.NewPCG(uint64(client), 1))
-	ticks := time.NewTicker(pace)
-	defer ticks.Stop()
-	for n := 0; ctx.Err() == nil; n++ {
-		h := r.hosts[random.IntN(len(r.hosts))]
-		switch path := fmt.Sprintf("path/%d", random.IntN(paths)); random.IntN(10) {
-		default:
-			r.put(h, client, path, fmt.Sprintf("%d.%d", client, n))
-		case 6, 7, 8:
-			r.get(h, client, path)
-		case 9:
-			r.ask(h, client)
-		}
-		<-ticks.C
+// converges makes a fault on the leader, under load, and has another server rotate before it ends.
+func (r *run) converges(ctx context.Context, f fault) {
+	r.t.Helper()
+	unload := r.load(ctx, false)
+	h := r.leader(ctx)
+	for h == nil && ctx.Err() == nil {
+		h = r.leader(ctx)
 	}
-}
-
-func (r *run) put(h *host, client int, path, value string) {
-	var out struct {
-		Key     string
-		Version uint64
-	}
-	call := r.now()
-	// Not the context of the load: it is to end by itself.
-	_, o := r.call(context.Background(), h, http.MethodPut, "/v1/secrets/"+path, map[string]string{"value": value}, &out)
-	end := r.now()
-	switch o {
-	case done:
-		r.succeeded()
-		r.note(&r.active, client, call, end, access{"active", false, out.Key})
-		r.mu.Lock()
-		r.stored = append(r.stored, stored{out.Key, out.Version})
-		r.mu.Unlock()
-	case unknown:
-		end = forEver
-	case nothing:
-		return
-	}
-	r.note(&r.secrets, client, call, end, access{path, true, value})
-}
-
-func (r *run) get(h *host, client int, path string) {
-	var out struct{ Value string }
-	call := r.now()
-	code, o := r.call(context.Background(), h, http.MethodGet, "/v1/secrets/"+path, nil, &out)
-	if o == done || code == http.StatusNotFound {
-		r.succeeded()
-		r.note(&r.secrets, client, call, r.now(), access{path, false, out.Value})
-	}
-}
-
-func (r *run) ask(h *host, client int) {
-	var out status
-	call := r.now()
-	if _, o := r.call(context.Background(), h, http.MethodGet, "/v1/status?consistent", nil, &out); o == done {
-		r.succeeded()
-		r.note(&r.active, client, call, r.now(), access{"active", false, out.active()})
-	}
-}
-
-// rotate rotates without a pause, each third time fully.
-func (r *run) rotate(ctx context.Context) {
-	for n := 0; ctx.Err() == nil; n++ {
-		var out struct{ ID string }
-		call := r.now()
-		h := r.hosts[n%len(r.hosts)]
-		_, o := r.call(context.Background(), h, http.MethodPost, "/v1/keys", map[string]bool{"full": n%3 == 0}, &out)
-		if o != done {
-			<-time.After(pace) // nobody leads: it would only burn
-			continue
-		}
-		r.rotations.Add(1)
-		r.note(&r.active, writers, call, r.now(), access{"active", true, out.ID})
-		r.known[out.ID] = true
-		var now status
-		asked := r.now()
-		if _, o := r.call(context.Background(), h, http.MethodGet, "/v1/status?consistent", nil, &now); o == done {
-			r.learn(now, asked)
+	end := f.begin(r.lab, h, rand.New(rand.NewPCG(0, 0)))
+	rotated := false
+	for n := 0; !rotated && ctx.Err() == nil; n++ {
+		if other := r.hosts[n%len(r.hosts)]; other != h {
+			rotated = r.rotateOnce(other, n == 0)
 		}
 	}
-}
-
-// learn takes from a consistent status, asked for at that time, which keys there are. One that no
-// rotation has returned was made by a rotation of unknown outcome, since the status before.
-func (r *run) learn(s status, asked int64) {
-	for _, k := range s.Keys {
-		if k.State == "prepublished" {
-			continue
-		}
-		if !r.known[k.ID] {
-			r.known[k.ID] = true
-			r.note(&r.active, writers, r.learned, r.now(), access{"active", true, k.ID})
-		}
-		// Those that are changed no more say when they were retired.
-		if _, known := r.retired[k.ID]; !known && k.ID != s.active() {
-			r.retired[k.ID] = k.Index
-		}
+	if !rotated {
+		r.t.Error("no rotation while it lasts")
 	}
-	r.learned = asked
+	end()
+	r.progress(ctx, 20)
+	unload()
+	r.settle(ctx)
 }
 
-// faults makes one after the other, for as long as the run is to take.
+// faults makes some after the other, for as long as the run is to take: each on hosts of which the others
+// are a majority.
 func (r *run) faults(ctx context.Context, random *rand.Rand) {
-	kinds := []string{"kill", "stop"}
-	if r.partition {
-		kinds = append(kinds, "cut off")
-	}
+	kinds := r.possible()
 	for end := time.Now().Add(*runTime); time.Now().Before(end) && ctx.Err() == nil; {
-		r.progress(ctx, 100)
-		h := r.hosts[random.IntN(len(r.hosts))]
-		if random.IntN(3) > 0 {
-			if leader := r.leader(ctx); leader != nil {
-				h = leader
-			}
+		r.progress(ctx, 50)
+		r.sound()
+		hosts := random.Perm(len(r.hosts))[:1+random.IntN((len(r.hosts)-1)/2)]
+		if leader := r.leader(ctx); leader != nil && random.IntN(3) > 0 {
+			hosts = []int{r.place(leader)} // alone
 		}
-		kind := kinds[random.IntN(len(kinds))]
-		lasts := time.Duration(500+random.IntN(3000)) * time.Millisecond
-		switch kind {
-		case "kill":
-			h.kill()
-			<-time.After(lasts)
-			r.start(h)
-		case "stop":
-			h.signal(syscall.SIGSTOP)
-			<-time.After(lasts)
-			h.signal(syscall.SIGCONT)
-		case "cut off":
-			r.cut(h, true)
-			<-time.After(lasts)
-			r.cut(h, false)
+		var ends []func()
+		for _, i := range hosts {
+			f := kinds[random.IntN(len(kinds))]
+			r.made[f.kind]++
+			ends = append(ends, f.begin(r.lab, r.hosts[i], random))
 		}
-		r.made[kind]++
+		<-time.After(time.Duration(500+random.IntN(3000)) * time.Millisecond)
+		for _, end := range ends {
+			end()
+		}
 	}
 }
+
+func (r *run) place(h *host) int {
+	for i := range r.hosts {
+		if r.hosts[i] == h {
+			return i
+		}
+	}
+	return -1
+}
+
+// sound fails the test at once if a server has shown that the program is broken.
+func (r *run) sound() {
+	r.t.Helper()
+	for _, h := range r.hosts {
+		if bad := h.log.trouble(); bad != "" {
+			r.t.Fatalf("%s: %s: %s", h.id, bad, h.log.tail())
+		}
+	}
+}
+
+const stuck = time.Minute // without a call that has its effect
 
 // progress waits until so many calls more have had their effect.
 func (r *run) progress(ctx context.Context, calls int) {
+	r.t.Helper()
+	late := time.NewTimer(stuck)
+	defer late.Stop()
 	for range calls {
 		select {
 		case <-r.called:
+			continue
 		case <-ctx.Done():
-			r.t.Fatal("no call has its effect any more")
+		case <-late.C:
+		}
+		for _, h := range r.hosts {
+			r.t.Logf("%s:\n%s", h.id, h.log.tail())
+		}
+		r.t.Fatalf("no call has its effect any more, after %v", r.made)
+	}
+}
+
+// settle waits until all servers are well and have the same, and reads all of it once more: I5 and I9.
+func (r *run) settle(ctx context.Context) {
+	r.t.Helper()
+	last := r.consult(ctx)
+	all := r.paths()
+	for _, path := range all {
+		r.get(r.hosts[0], writers+1, path)
+	}
+	r.ask(r.hosts[0], writers+1)
+	r.consult(ctx) // a rotation of unknown outcome may have ended in between
+	for _, h := range r.hosts {
+		r.await(ctx, h, func(s status) bool { return s.Ready && len(s.Missing) == 0 && s.Index >= last.Index })
+		for _, path := range all {
+			r.sameOn(h, path)
 		}
 	}
 }
 
-// settle waits until all servers are well and have the same, and reads all of it once more.
-func (r *run) settle(ctx context.Context) {
+// consult learns from a consistent status.
+func (r *run) consult(ctx context.Context) (s status) {
 	r.t.Helper()
-	r.t.Logf("faults %v, %d rotations", r.made, r.rotations.Load())
-	var last status
-	var asked int64
-	for last.ID == "" {
+	for s.ID == "" && ctx.Err() == nil {
 		r.await(ctx, r.hosts[0], func(s status) bool { return s.Leader != "" }) // which may be gone already
-		asked = r.now()
-		r.call(ctx, r.hosts[0], http.MethodGet, "/v1/status?consistent", nil, &last)
-	}
-	r.learn(last, asked)
-	for p := range paths {
-		r.get(r.hosts[0], writers+1, fmt.Sprintf("path/%d", p))
-	}
-	r.ask(r.hosts[0], writers+1)
-	for _, h := range r.hosts {
-		r.await(ctx, h, func(s status) bool { return s.Ready && len(s.Missing) == 0 && s.Index >= last.Index })
-		for p := range paths {
-			r.sameOn(h, fmt.Sprintf("path/%d", p))
+		asked := r.now()
+		if _, o := r.call(ctx, r.hosts[0], http.MethodGet, "/v1/status?consistent", nil, &s); o == done {
+			r.learn(s, asked)
 		}
 	}
+	return s
 }
 
 // sameOn compares what a server has at a path with what the leader has.
@@ -291,21 +195,71 @@ func (r *run) sameOn(h *host, path string) {
 	}
 }
 
-// check looks for an order of a history's accesses that explains it.
-func (r *run) check(t *testing.T, name string, history []porcupine.Operation, initial string) {
+// finish ends the servers, and looks at what clients have seen and at what the servers leave behind.
+func (r *run) finish(ctx context.Context) {
+	t := r.t
 	t.Helper()
-	model := register(initial)
-	known, open := bounded(history)
-	result, info := porcupine.CheckOperationsVerbose(model, known, time.Minute)
-	t.Logf("%s: %d accesses, %d of them of unknown outcome: %v", name, len(history), open, result)
-	if result == porcupine.Ok {
-		return
+	t.Logf("faults %v, %d rotations, %d removals", r.made, r.rotations.Load(), r.removals)
+	r.check(t, "secrets", []([]porcupine.Operation){r.secrets}, "")
+	r.check(t, "active", windows(r.active, window), r.first)
+	r.checkFence(t)
+	r.terminate(ctx)
+	r.sound()
+	for _, contradiction := range r.witness.contradictions() {
+		t.Error(contradiction)
 	}
-	path := filepath.Join(t.ArtifactDir(), name+".html")
-	if err := porcupine.VisualizePath(model, info, path); err != nil {
-		t.Error(err)
+	for _, h := range r.hosts {
+		if kinds := r.examine(h); kinds[keyring.FileTemp] > 0 || kinds[keyring.FileKey] == 0 {
+			t.Errorf("I8: %s has been started anew and has ended, and leaves %v", h.id, kinds)
+		}
+		r.must(r.program, "inspect", "-kek", filepath.Join(r.dir, h.id+".kek"), r.keystore(h))
 	}
-	t.Errorf("%s: %v; with -artifacts, see %s", name, result, path)
+	r.checkSecret(t)
+	r.checkReplays(t)
+}
+
+// terminate ends the servers with SIGTERM: I10, as far as it is seen from outside.
+func (r *run) terminate(ctx context.Context) {
+	r.t.Helper()
+	ended := make(chan error)
+	for _, h := range r.hosts {
+		go func() {
+			if err := h.terminate(); err != nil {
+				err = fmt.Errorf("I10: %s: %w: %s", h.id, err, h.log.tail())
+				ended <- err
+				return
+			}
+			ended <- nil
+		}()
+	}
+	for range r.hosts {
+		if err := <-ended; err != nil {
+			r.t.Error(err)
+		}
+	}
+}
+
+// check looks for an order of each part of a history that explains it. The first begins with the
+// initial value; what the others begin with is not known.
+func (r *run) check(t *testing.T, name string, parts [][]porcupine.Operation, initial string) {
+	t.Helper()
+	for i, part := range parts {
+		if i > 0 {
+			initial = anything
+		}
+		model := register(initial)
+		known, open := bounded(part)
+		result, info := porcupine.CheckOperationsVerbose(model, known, time.Minute)
+		t.Logf("%s, part %d of %d: %d accesses, %d of them of unknown outcome: %v", name, i+1, len(parts), len(part), open, result)
+		if result == porcupine.Ok {
+			continue
+		}
+		path := filepath.Join(t.ArtifactDir(), fmt.Sprintf("%s-%d.html", name, i+1))
+		if err := porcupine.VisualizePath(model, info, path); err != nil {
+			t.Error(err)
+		}
+		t.Errorf("%s: %v; with -artifacts, see %s", name, result, path)
+	}
 }
 
 // checkFence looks for what was sealed before a rotation and stored after it. No client sees the

@@ -2,7 +2,6 @@ package histories
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,23 +12,34 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
+	"example.com/keyring"
 	"golang.org/x/sys/unix"
 )
 
-const servers = 3
-
-// lab is three hosts, each with one server, and the network between them.
+// lab is hosts, each with one server, and the network between them.
 type lab struct {
-	t         *testing.T
-	program   string
-	dir       string
-	hosts     []*host
-	partition bool // the hosts have networks of their own, that can be cut
+	t       *testing.T
+	program string
+	dir     string
+	cluster cluster
+	hosts   []*host
+	net     *network // nil where hosts can't have networks of their own
+	witness witness
+	vault   vault
+}
+
+// cluster is cluster.json.
+type cluster struct {
+	Name    string                                  `json:"name"`
+	Issuer  string                                  `json:"issuer"`
+	Servers map[string]*struct{ Raft, HTTP string } `json:"servers"`
 }
 
 // host is a server and the network namespace that it is in.
@@ -40,26 +50,53 @@ type host struct {
 	ns     *os.File // the namespace, to dial into
 	link   string   // the root's end of its link
 	client *http.Client
+	kek    keyring.KEK
+	log    *journal
 
 	mu  sync.Mutex // guards below
 	cmd *exec.Cmd
-	log bytes.Buffer
 }
 
-// newLab builds the program, makes the hosts, and starts the servers.
-func newLab(t *testing.T) *lab {
-	t.Helper()
-	l := &lab{t: t, dir: filepath.Join(t.TempDir(), "cluster"), program: filepath.Join(t.TempDir(), "controlplane")}
-	build := exec.Command("go", "build", "-o", l.program, "example.com/keyring/examples/controlplane")
+// program is controlplane, built once.
+var program = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(buildDir, "controlplane")
+	args := []string{"build", "-o", path}
+	if *runRace {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, "example.com/keyring/examples/controlplane")...)
 	build.Dir = filepath.Join("..", "..")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v: %s", err, out)
+		return "", fmt.Errorf("build: %w: %s", err, out)
 	}
-	l.must(l.program, "init", "-port", "0", l.dir)
-	_, err := exec.LookPath("ip")
-	l.partition = err == nil && os.Geteuid() == 0
-	if !l.partition && os.Getenv("CI") != "" {
-		t.Fatal("this needs root and ip")
+	return path, nil
+})
+
+var buildDir string
+
+func TestMain(m *testing.M) {
+	var err error
+	if buildDir, err = os.MkdirTemp("", "histories"); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	os.RemoveAll(buildDir)
+	os.Exit(code)
+}
+
+// newLab makes the hosts and starts the servers.
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	l := &lab{t: t, dir: filepath.Join(t.TempDir(), "cluster")}
+	var err error
+	if l.program, err = program(); err != nil {
+		t.Fatal(err)
+	}
+	l.must(l.program, "init", "-port", "0", "-servers", strconv.Itoa(*runServers), l.dir)
+	if canCut() {
+		l.net = newNetwork(l)
+	} else if os.Getenv("CI") != "" {
+		t.Fatal("this needs root, ip and tc")
 	}
 	l.configure()
 	for _, h := range l.hosts {
@@ -76,94 +113,78 @@ func (l *lab) must(args ...string) {
 	}
 }
 
-// configure makes the networks and has cluster.json say so.
+// configure makes the hosts and their networks, and has cluster.json say so.
 func (l *lab) configure() {
 	l.t.Helper()
-	path := filepath.Join(l.dir, "cluster.json")
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(filepath.Join(l.dir, "cluster.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &l.cluster)
+	}
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	var c struct {
-		Name    string                                  `json:"name"`
-		Issuer  string                                  `json:"issuer"`
-		Servers map[string]*struct{ Raft, HTTP string } `json:"servers"`
-	}
-	if err := json.Unmarshal(b, &c); err != nil {
-		l.t.Fatal(err)
-	}
-	subnet, bridge := os.Getpid()%250, fmt.Sprintf("kr%d", os.Getpid())
-	if l.partition {
-		l.must("ip", "link", "add", bridge, "type", "bridge")
-		l.t.Cleanup(func() { exec.Command("ip", "link", "del", bridge).Run() })
-		l.must("ip", "link", "set", bridge, "up")
-	}
-	for i := range servers {
+	for i := range len(l.cluster.Servers) {
 		h := &host{id: fmt.Sprintf("s%d", i+1)}
-		h.addr = c.Servers[h.id].HTTP
+		h.addr = l.cluster.Servers[h.id].HTTP
+		if h.kek, err = keyring.FileKEK(filepath.Join(l.dir, h.id+".kek")); err != nil {
+			l.t.Fatal(err)
+		}
+		h.log = newJournal(l.t, h.id)
 		l.hosts = append(l.hosts, h)
-		if l.partition {
-			addr := fmt.Sprintf("10.77.%d.%d", subnet, i+1)
-			c.Servers[h.id].Raft = addr + ":7000"
-			h.netns, h.link = fmt.Sprintf("%s-%d", bridge, i+1), fmt.Sprintf("%s-%d", bridge, i+1)
-			l.network(h, bridge, addr)
+		if l.net != nil {
+			l.net.attach(l, h, i+1)
+			l.net.give(l, h)
 		}
 		h.client = &http.Client{
 			Transport:     &http.Transport{DialContext: h.dial, MaxIdleConnsPerHost: 32},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
-	if b, err = json.Marshal(c); err != nil {
-		l.t.Fatal(err)
-	}
-	if err := os.WriteFile(path, b, 0o600); err != nil {
-		l.t.Fatal(err)
-	}
+	l.writeCluster()
 }
 
-// network makes a host's namespace, and its link to the bridge.
-func (l *lab) network(h *host, bridge, addr string) {
+// writeCluster replaces cluster.json whole: a server may be about to read it.
+func (l *lab) writeCluster() {
 	l.t.Helper()
-	l.must("ip", "netns", "add", h.netns)
-	l.t.Cleanup(func() { exec.Command("ip", "netns", "del", h.netns).Run() }) // and its link
-	for _, args := range []string{
-		"link add " + h.link + " type veth peer name eth0 netns " + h.netns,
-		"link set " + h.link + " master " + bridge + " up",
-		"-n " + h.netns + " addr add " + addr + "/24 dev eth0",
-		"-n " + h.netns + " link set eth0 up",
-		"-n " + h.netns + " link set lo up",
-	} {
-		l.must(append([]string{"ip"}, strings.Fields(args)...)...)
+	path := filepath.Join(l.dir, "cluster.json")
+	b, err := json.Marshal(l.cluster)
+	if err == nil {
+		err = os.WriteFile(path+".new", b, 0o600)
 	}
-	var err error
-	if h.ns, err = os.Open(filepath.Join("/run/netns", h.netns)); err != nil {
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { h.ns.Close() })
 }
 
-// dial connects to a port on the host's own loopback. Its thread goes into the namespace to make the
-// socket, and is thrown away with the goroutine that never unlocks it.
+// dial connects from within the host's namespace, as to a port on its own loopback.
 func (h *host) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	if h.ns == nil {
-		return new(net.Dialer).DialContext(ctx, network, addr)
+	return inNamespace(h.ns, func() (net.Conn, error) { return new(net.Dialer).DialContext(ctx, network, addr) })
+}
+
+// inNamespace has a socket made in a namespace, if there is one. The thread that goes there is thrown
+// away with the goroutine that never unlocks it.
+func inNamespace[C any](ns *os.File, socket func() (C, error)) (C, error) {
+	if ns == nil {
+		return socket()
 	}
 	type result struct {
-		net.Conn
-		error
+		c   C
+		err error
 	}
 	done := make(chan result, 1)
 	go func() {
 		runtime.LockOSThread()
-		if err := unix.Setns(int(h.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, err}
-			return
+		var r result
+		if r.err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); r.err == nil {
+			r.c, r.err = socket()
 		}
-		c, err := new(net.Dialer).DialContext(ctx, network, addr)
-		done <- result{c, err}
+		done <- r
 	}()
 	r := <-done
-	return r.Conn, r.error
+	return r.c, r.err
 }
 
 // start starts the server, with the data that it has, and returns when its API listens.
@@ -174,7 +195,7 @@ func (l *lab) start(h *host) {
 		args = append([]string{"ip", "netns", "exec", h.netns}, args...) // which becomes the program
 	}
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stderr = &h.log
+	cmd.Stderr = h.log
 	stdout, err := cmd.StdoutPipe()
 	if err == nil {
 		err = cmd.Start()
@@ -187,7 +208,7 @@ func (l *lab) start(h *host) {
 	h.mu.Unlock()
 	if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
 		h.kill()
-		l.t.Fatalf("%s did not start: %v: %s", h.id, err, &h.log)
+		l.t.Fatalf("%s did not start: %v: %s", h.id, err, h.log.tail())
 	}
 	go io.Copy(io.Discard, stdout) // ends with the process
 }
@@ -203,19 +224,30 @@ func (h *host) signal(s syscall.Signal) {
 // kill ends the server with SIGKILL.
 func (h *host) kill() {
 	h.signal(syscall.SIGKILL)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.cmd != nil {
-		h.cmd.Wait() // the error is the signal
-		h.cmd = nil
-	}
+	h.wait() // the error is the signal
 }
 
-// cut takes a host off the network, or puts it back.
-func (l *lab) cut(h *host, off bool) {
-	how := "up"
-	if off {
-		how = "down"
+// wait waits for the end of the server, and returns how it ended.
+func (h *host) wait() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cmd == nil {
+		return nil
 	}
-	l.must("ip", "link", "set", h.link, how)
+	err := h.cmd.Wait()
+	h.cmd = nil
+	return err
+}
+
+const closing = 15 * time.Second // that a server may take to end
+
+// terminate ends the server with SIGTERM.
+func (h *host) terminate() error {
+	h.mu.Lock()
+	process := h.cmd.Process
+	h.mu.Unlock()
+	process.Signal(syscall.SIGTERM)
+	late := time.AfterFunc(closing, func() { process.Signal(syscall.SIGQUIT) }) // it says what it does
+	defer late.Stop()
+	return h.wait()
 }

@@ -2,6 +2,8 @@ package histories
 
 import (
 	"fmt"
+	"testing"
+	"time"
 
 	"github.com/anishathalye/porcupine"
 )
@@ -12,6 +14,9 @@ type access struct {
 	write    bool
 	value    string // that is written, or was read
 }
+
+// anything is the value of a register of which nothing is known yet.
+const anything = "\x00"
 
 // register is a register by name that holds a string, and is read and written at one moment within
 // each call.
@@ -32,7 +37,7 @@ func register(initial string) porcupine.Model {
 		Init: func() any { return initial },
 		Step: func(state, input, _ any) (bool, any) {
 			a := input.(access)
-			if a.write {
+			if a.write || state == anything {
 				return true, a.value
 			}
 			return state == a.value, state
@@ -76,4 +81,69 @@ func bounded(history []porcupine.Operation) (out []porcupine.Operation, open int
 		out = append(out, op)
 	}
 	return out, open
+}
+
+const window = int64(30 * time.Second)
+
+// windows cuts a history into parts that porcupine can do, of which each begins in the middle of the one
+// before. A part has the reads that lie within its window, and the writes that may be within and that
+// one of these reads has read. If the whole has an order that explains it, so has each part, from whatever
+// value the register had: a write that ended before the window comes before every write of the part, for
+// each of these was read later.
+func windows(history []porcupine.Operation, length int64) (parts [][]porcupine.Operation) {
+	end := int64(0)
+	for _, op := range history {
+		end = max(end, op.Call)
+	}
+	for start := int64(0); start == 0 || start+length/2 < end; start += length / 2 {
+		var part []porcupine.Operation
+		read := map[string]bool{}
+		for _, op := range history {
+			if a := op.Input.(access); !a.write && op.Call >= start && op.Return <= start+length {
+				part = append(part, op)
+				read[a.value] = true
+			}
+		}
+		for _, op := range history {
+			if a := op.Input.(access); a.write && read[a.value] && op.Call <= start+length && op.Return >= start {
+				part = append(part, op)
+			}
+		}
+		parts = append(parts, part)
+	}
+	return parts
+}
+
+func TestWindowsKeepWhatIsWrong(t *testing.T) {
+	op := func(write bool, value string, call, end int64) porcupine.Operation {
+		return porcupine.Operation{Input: access{"active", write, value}, Call: call, Return: end}
+	}
+	right := []porcupine.Operation{
+		op(false, "a", 1, 2), op(true, "b", 3, 12), op(false, "a", 4, 5), op(false, "b", 6, 14),
+		op(false, "b", 15, 16), op(true, "c", 21, 22), op(false, "c", 23, 24), op(false, "c", 31, 32),
+	}
+	for name, test := range map[string]struct {
+		history []porcupine.Operation
+		want    bool
+	}{
+		"right": {right, true},
+		"a long write": {append(right[:len(right):len(right)], // d, then e, and the window begins at 40
+			op(true, "d", 34, 42), op(true, "e", 36, 38), op(false, "e", 43, 44)), true},
+		"the first is wrong": {append([]porcupine.Operation{op(false, "c", 0, 1)}, right...), false},
+		"a stale one":        {append(right[:len(right):len(right)], op(false, "b", 25, 26)), false},
+		"back and forth":     {append(right[:len(right):len(right)], op(false, "b", 33, 34), op(false, "c", 35, 36)), false},
+	} {
+		got := true
+		parts := windows(test.history, 10)
+		for i, part := range parts {
+			initial := anything
+			if i == 0 {
+				initial = "a"
+			}
+			got = got && porcupine.CheckOperations(register(initial), part)
+		}
+		if got != test.want || len(parts) < 5 {
+			t.Errorf("%s: %v in %d parts, want %v", name, got, len(parts), test.want)
+		}
+	}
 }

@@ -1,8 +1,8 @@
 // Controlplane is a control plane on hashicorp/raft with a keyring: a store of secrets and an
 // issuer of workload identities, on three servers.
 //
-//	controlplane init [-port 8001] DIR       make certificates, KEKs and addresses for three servers
-//	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] DIR ID       run one of them: s1, s2 or s3
+//	controlplane init [-port 8001] [-servers 3] DIR       make certificates, KEKs and addresses
+//	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] DIR ID       run one of them: s1, s2, s3
 //
 //	controlplane [-server URL] put [-if VERSION] PATH         store standard input
 //	controlplane [-server URL] get [-stale] PATH

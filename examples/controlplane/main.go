@@ -136,19 +136,22 @@ func (c cli) run(ctx context.Context, name string, rest []string) error {
 
 func initialize(args []string, stdout io.Writer) error {
 	fs := flag.NewFlagSet("init", flag.ContinueOnError)
-	port := fs.Int("port", 8001, "")
+	port, servers := fs.Int("port", 8001, ""), fs.Int("servers", members, "")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err
 	}
-	if err := setUp(args[0], *port); err != nil {
+	if *servers < 1 || *servers > 9 {
+		return usage{fmt.Errorf("init: -servers %d: 1 to 9 can be made", *servers)}
+	}
+	if err := setUp(args[0], *port, *servers); err != nil {
 		return err
 	}
 	c, err := readCluster(args[0])
 	if err != nil {
 		return err
 	}
-	for i := range members {
+	for i := range *servers {
 		id := raft.ServerID(fmt.Sprintf("s%d", i+1))
 		fmt.Fprintf(stdout, "controlplane serve %s %s   # http://%s\n", args[0], id, c.Servers[id].HTTP)
 	}

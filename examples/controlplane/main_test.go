@@ -67,6 +67,7 @@ func TestExitStatus(t *testing.T) {
 		{2, []string{"restore", "-identity", path("key"), cluster, "s4", path("backup")}},
 		{2, []string{"recover", cluster, "s4"}},
 		{2, []string{"serve", cluster, "s4"}},
+		{2, []string{"init", "-servers", "0", path("five")}},
 		{3, []string{"verify", "-identity", path("key"), path("short")}},
 		{3, []string{"verify", "-identity", path("key"), path("key")}},
 		{3, []string{"verify", "-identity", path("stranger"), path("backup")}},
@@ -83,6 +84,31 @@ func TestExitStatus(t *testing.T) {
 		if got != test.want || strings.Contains(out, "\r") || got > 0 && !strings.Contains(out, "controlplane: ") {
 			t.Errorf("%q exits with %d, want %d: %q", test.args, got, test.want, out)
 		}
+	}
+}
+
+// Each server has a certificate, a KEK and addresses of its own, however many there are.
+func TestInitMakesAsManyServersAsAreAsked(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cluster")
+	out, err := runCommand(t, client{}, "init", "-port", "0", "-servers", "5", dir)
+	if err != nil || strings.Count(out, "\n") != 5 || !strings.Contains(out, " s5 ") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	c, err := readCluster(dir)
+	addrs, keks := map[string]bool{}, map[string]bool{}
+	for id, a := range c.Servers {
+		addrs[a.Raft], addrs[a.HTTP] = true, true
+		if _, err := readTLS(dir, id); err != nil {
+			t.Error(err)
+		}
+		kek, err := os.ReadFile(filepath.Join(dir, string(id)+".kek"))
+		if err != nil {
+			t.Error(err)
+		}
+		keks[string(kek)] = true
+	}
+	if err != nil || len(addrs) != 10 || len(keks) != 5 {
+		t.Errorf("%v: %d addresses and %d KEKs for 5 servers", err, len(addrs), len(keks))
 	}
 }
 

@@ -25,7 +25,7 @@ import (
 func initialized(t *testing.T, servers int) (dir string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "cluster")
-	if err := setUp(dir, 0); err != nil {
+	if err := setUp(dir, 0, members); err != nil {
 		t.Fatal(err)
 	}
 	c, err := readCluster(dir)

@@ -24,11 +24,11 @@ import (
 )
 
 const (
-	members   = 3
+	members   = 3 // unless -servers says otherwise
 	certValid = 365 * 24 * time.Hour
 )
 
-// setUp makes all that three servers on this machine need, in a directory that is empty or absent:
+// setUp makes all that servers on this machine need, in a directory that is empty or absent:
 //
 //	cluster.json   their names and addresses
 //	ca.pem         the certificate of their CA, whose key is forgotten
@@ -37,14 +37,14 @@ const (
 //
 // In the field each server has its own, and no machine has all. Ports count up from port; zero
 // takes free ones.
-func setUp(dir string, port int) error {
+func setUp(dir string, port, servers int) error {
 	if left, err := os.ReadDir(dir); err == nil && len(left) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(err, fmt.Errorf("%s is not empty", dir))
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	addrs, err := addresses(port, 2*members)
+	addrs, err := addresses(port, 2*servers)
 	if err != nil {
 		return err
 	}
@@ -57,9 +57,9 @@ func setUp(dir string, port int) error {
 		return err
 	}
 	files := map[string][]byte{"ca.pem": ca.pem()}
-	for i := range members {
+	for i := range servers {
 		id := "s" + strconv.Itoa(i+1)
-		c.Servers[raft.ServerID(id)] = serverAddrs{Raft: addrs[members+i], HTTP: addrs[i]}
+		c.Servers[raft.ServerID(id)] = serverAddrs{Raft: addrs[servers+i], HTTP: addrs[i]}
 		own, err := issue(&x509.Certificate{
 			KeyUsage:    x509.KeyUsageDigitalSignature,
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
