@@ -27,6 +27,9 @@ const (
 	pathReady   = "/node/ready"
 )
 
+// startPatience is how long a connection of raft's waits for raft.
+const startPatience = time.Second
+
 // network is a node's port and its connections to the ports of others. It is the keyring's
 // Transport and raft's StreamLayer.
 type network struct {
@@ -39,10 +42,11 @@ type network struct {
 	trans  *raft.NetworkTransport
 	fresh  atomic.Bool // this server has found no raft log, and has not founded one yet
 	join   []string    // who is to take this server in; nil if it need not be
+	closed chan struct{}
 }
 
 func listen(n *Node) (*network, error) {
-	w := &network{node: n, dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS}}
+	w := &network{node: n, closed: make(chan struct{}), dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS}}
 	if err := n.cfg.checkCertificate(); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
@@ -95,6 +99,7 @@ func (c NodeConfig) checkCertificate() error {
 
 // close ends the port, the calls of others and the calls to others.
 func (w *network) close() error {
+	close(w.closed)
 	w.client.Close()
 	var errs []error
 	if w.trans != nil {
@@ -114,12 +119,17 @@ func (w *network) ready() bool {
 }
 
 // admit is asked in each handshake. Raft's connections are for members alone, once raft runs
-// and has a configuration; calls are looked at one by one.
+// and has a configuration; calls are looked at one by one. A leader dials a server as soon as it has
+// taken it in, and one that is refused waits longer before it dials again than a start takes.
 func (w *network) admit(id peer.Identity, alpn string) error {
 	if alpn != peer.ALPNRaft {
 		return nil
 	}
-	if !w.ready() {
+	select {
+	case <-w.node.opened:
+	case <-w.closed:
+		return net.ErrClosed
+	case <-time.After(startPatience):
 		return errors.New("raft does not run here yet")
 	}
 	if members := servers(w.node.raft); len(members) > 0 && !slices.Contains(members, id.ID) {
