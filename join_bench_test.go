@@ -1,0 +1,124 @@
+package keyring_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/raft"
+)
+
+var joinKeys = flag.Int("join-keys", 1000, "keys of BenchmarkJoin")
+
+// BenchmarkJoin has a fresh server join three that have -join-keys keys, with mutual TLS, bolt and
+// real directories, all in this process. µs/Write is the time from Start until it holds every key. The
+// limit is to write as many files of that size durably by hand, on the same disk.
+func BenchmarkJoin(b *testing.B) {
+	c := startFull(b, *joinKeys)
+	var files []durable.Named
+	for i := range *joinKeys {
+		files = append(files, durable.Named{Name: fmt.Sprint(i), Data: make([]byte, c.size)})
+	}
+	round := 0
+	keyringtest.VersusByHand(b, b.TempDir(), func() ([]durable.Named, func() error) {
+		if round > 0 {
+			c.dismiss(joiner(round))
+		}
+		round++
+		for i := range files {
+			files[i].Name = fmt.Sprintf("%d-%d", round, i)
+		}
+		cfg := c.newcomer(joiner(round))
+		return files, func() error {
+			n, err := keyring.Start(b.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			c.nodes.nodes[cfg.ID] = n
+			return c.holdsAll(b.Context(), n)
+		}
+	})
+}
+
+func joiner(round int) raft.ServerID { return raft.ServerID(fmt.Sprint("joiner", round)) }
+
+// full is a cluster that has many keys.
+type full struct {
+	*nodes
+	keys int
+	size int // of a key file
+}
+
+// startFull founds a cluster of three in whose keystores the same n keys lie, and waits until it has
+// adopted them.
+func startFull(b *testing.B, n int) full {
+	b.Helper()
+	planted := b.TempDir()
+	names := plantKeys(b, planted, n)
+	data, err := os.ReadFile(filepath.Join(planted, names[0]))
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := full{keys: n + 1, size: len(data)}
+	c.nodes = startNodes(b, 3, func(cfg *keyring.NodeConfig) {
+		if err := os.CopyFS(filepath.Join(cfg.Dir, "keystore"), os.DirFS(planted)); err != nil {
+			b.Fatal(err)
+		}
+	})
+	for _, n := range c.nodes.nodes {
+		if err := c.holdsAll(b.Context(), n); err != nil {
+			b.Fatal(err)
+		}
+	}
+	leader := c.leader()
+	for _, k := range leader.Keyring().Keys() {
+		keyring.AwaitHolders(leader.Keyring(), k.ID, 3)
+	}
+	return c
+}
+
+func (c full) leader() *keyring.Node { return c.nodes.nodes[c.nodes.nodes["s1"].Leader()] }
+
+// holdsAll waits until the server is ready and lacks no key.
+func (c full) holdsAll(ctx context.Context, n *keyring.Node) error {
+	if err := keyring.AwaitAll(ctx, n.Keyring(), c.keys); err != nil {
+		return err
+	}
+	return n.Keyring().WaitReady(ctx)
+}
+
+// newcomer is what a server starts with that is to join.
+func (c full) newcomer(id raft.ServerID) keyring.NodeConfig {
+	ln := keyringtest.Listen(c.tb)
+	c.addrs[id], c.dirs[id] = ln.Addr().String(), c.tb.TempDir()
+	cfg := c.config(id)
+	cfg.Listener = ln
+	for _, founder := range []raft.ServerID{"s1", "s2", "s3"} {
+		cfg.Join = append(cfg.Join, c.addrs[founder])
+	}
+	c.admit(id)
+	return cfg
+}
+
+// admit is what the operator does before a server joins.
+func (c full) admit(raft.ServerID) {}
+
+// dismiss ends a server that has joined.
+func (c full) dismiss(id raft.ServerID) {
+	c.tb.Helper()
+	if n := c.nodes.nodes[id]; n != nil {
+		if err := n.Close(); err != nil {
+			c.tb.Error(err)
+		}
+		delete(c.nodes.nodes, id)
+	}
+	if err := keyring.Dismiss(c.leader(), id); err != nil {
+		c.tb.Fatal(err)
+	}
+}
