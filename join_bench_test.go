@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/durable"
@@ -120,5 +122,59 @@ func (c full) dismiss(id raft.ServerID) {
 	}
 	if err := keyring.Dismiss(c.leader(), id); err != nil {
 		c.tb.Fatal(err)
+	}
+}
+
+// BenchmarkEncryptDuringJoin offers the leader a fixed load, 1 KiB a millisecond, at first alone and then
+// while a server joins that runs in the same process. Latency counts from when a call was due. x-p99
+// and x-p99.9 are what the join makes of it.
+func BenchmarkEncryptDuringJoin(b *testing.B) {
+	c := startFull(b, *joinKeys)
+	leader := c.leader()
+	var alone, joining []float64
+	round := 0
+	for b.Loop() {
+		round++
+		cfg := c.newcomer(joiner(round))
+		var n *keyring.Node
+		var err error
+		joined := underLoad(b, leader, func() {
+			if n, err = keyring.Start(b.Context(), cfg); err == nil {
+				c.nodes.nodes[cfg.ID] = n
+				err = c.holdsAll(b.Context(), n)
+			}
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		c.dismiss(cfg.ID)
+		joining = append(joining, joined...)
+		alone = append(alone, underLoad(b, leader, func() { time.Sleep(time.Duration(len(joined)) * time.Millisecond) })...)
+	}
+	slices.Sort(alone)
+	slices.Sort(joining)
+	at := func(x []float64, q float64) float64 { return x[int(q*float64(len(x)-1))] }
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(at(alone, .99), "ms/p99-alone")
+	b.ReportMetric(at(joining, .99), "ms/p99-joining")
+	b.ReportMetric(at(joining, .99)/at(alone, .99), "x-p99")
+	b.ReportMetric(at(joining, .999)/at(alone, .999), "x-p99.9")
+}
+
+// underLoad returns the latency of each call while do runs, in milliseconds.
+func underLoad(b *testing.B, leader *keyring.Node, do func()) (latencies []float64) {
+	done := make(chan struct{})
+	go func() { defer close(done); do() }()
+	plaintext := make([]byte, 1<<10)
+	for due := time.Now(); ; due = due.Add(time.Millisecond) {
+		select {
+		case <-done:
+			return latencies
+		case <-time.After(time.Until(due)):
+		}
+		if _, err := leader.Encrypt(b.Context(), plaintext, benchAAD); err != nil {
+			b.Error(err)
+		}
+		latencies = append(latencies, ms(time.Since(due)))
 	}
 }
