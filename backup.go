@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"strings"
 	"time"
 
@@ -87,7 +86,6 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
 	defer s.close()
-	runtime.GC() // a ring was read, more than once as large as what is left of it, and now comes the long part
 	s.manifest.SHA256, err = digest(func(d io.Writer) error {
 		return writeBackup(ctx, io.MultiWriter(within{ctx, w}, d), s, to)
 	})
@@ -164,15 +162,17 @@ func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the snapshot: %w", err)
 	}
-	var section bytes.Buffer
-	ring, _, err := readSection(io.TeeReader(body, &section), k.fsm.build)
-	if err == nil && ring == nil {
+	section, err := readRaw(body)
+	var ring *meta.Ring
+	if err == nil && bytes.HasPrefix(section, []byte(magic)) {
+		ring, err = ringOf(section, k.fsm.build)
+	} else if err == nil {
 		err = fmt.Errorf("%w: a snapshot without the keyring's section", ErrCorrupt)
 	}
 	if err != nil {
 		return nil, nil, errors.Join(err, body.Close())
 	}
-	return &snapshotted{manifest: manifestOf(ring, *m), section: section.Bytes(), body: body}, ring, nil
+	return &snapshotted{manifest: manifestOf(ring, *m), section: section, body: body}, ring, nil
 }
 
 func manifestOf(ring *meta.Ring, snapshot raft.SnapshotMeta) Manifest {

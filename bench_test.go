@@ -242,7 +242,7 @@ func BenchmarkPut(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for _, n := range []int{1, 64} {
+	for _, n := range []int{1, 64, 500} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			path := b.TempDir()
 			fsys, err := durable.OpenDir(path)

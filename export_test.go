@@ -10,6 +10,7 @@ import (
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -45,6 +46,56 @@ func AwaitHolders(k *Keyring, id KeyID, n int) {
 		}
 		<-changed
 	}
+}
+
+// AwaitAll waits until n keys are in the ring and this server holds each of them.
+func AwaitAll(ctx context.Context, k *Keyring, n int) error {
+	for {
+		changed := k.fsm.changed.wait()
+		ring := k.fsm.ring.Load()
+		lacks := func(m *meta.Key) bool { return !k.store.has(m) }
+		if len(ring.Keys) >= n && !slices.ContainsFunc(ring.Keys, lacks) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Fetch asks a server for a key, and forgets what comes.
+func Fetch(ctx context.Context, k *Keyring, from raft.ServerID, id KeyID) error {
+	key := k.fsm.ring.Load().Key(id).New()
+	arrivals, err := k.fetchFrom(ctx, string(from), map[KeyID]meta.NewKey{id: key})
+	if err == nil && len(arrivals) != 1 {
+		err = errors.New("it has not come")
+	}
+	for _, a := range arrivals {
+		a.secret.Wipe()
+	}
+	return err
+}
+
+// SealFetched is what a fetch costs but for the connection and the messages: the key pair, the sealing
+// and the opening. It returns the sizes of the messages.
+func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
+	pull, err := peer.NewFetch([]peer.ID{peer.ID(id)})
+	if err != nil {
+		return 0, 0, err
+	}
+	a, _ := k.store.copy(id)
+	secret := peer.Secret{ID: peer.ID(id), Check: peer.Check(a.check), Material: a.secret.Encode()}
+	sealed, err := peer.SealKeys(k.binding("a", "b"), pull.Request(), []peer.Secret{secret})
+	if err != nil {
+		return 0, 0, err
+	}
+	if _, err := pull.Open(k.binding("a", "b"), sealed); err != nil {
+		return 0, 0, err
+	}
+	encoded, err := peer.Response{Fetch: sealed}.Encode()
+	return len(pull.Request()), len(encoded), err
 }
 
 // AwaitState waits until this server knows the key in that state.
@@ -215,6 +266,13 @@ func (s Store) Putting(ctx context.Context, keys map[KeyID]*nks.Material) func()
 		}
 		return errs
 	}
+}
+
+// Waiting counts the calls of Put that wait to be written.
+func (s Store) Waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.puts)
 }
 
 // Has reports whether the key is held, with that check value.

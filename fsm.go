@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -190,53 +191,101 @@ func (s fsmSnapshot) Release() {
 	}
 }
 
+// writeSection encodes the ring twice, to know its sum and size first: it may be large, and is never in
+// memory as a whole.
 func (s fsmSnapshot) writeSection(w io.Writer) error {
-	section, err := s.build.EncodeRing(s.ring)
-	if err != nil {
+	var size counter
+	sum := sha256.New()
+	if err := s.build.EncodeRing(io.MultiWriter(sum, &size), s.ring); err != nil {
 		return err
 	}
-	head := binary.BigEndian.AppendUint64([]byte(magic), uint64(len(section)))
-	sum := sha256.Sum256(section)
-	head = append(head, sum[:]...)
-	if _, err := w.Write(append(head, section...)); err != nil {
+	head := binary.BigEndian.AppendUint64([]byte(magic), uint64(size))
+	out := bufio.NewWriterSize(w, 64<<10)
+	out.Write(sum.Sum(head)) // Flush has the error
+	if err := errors.Join(s.build.EncodeRing(out, s.ring), out.Flush()); err != nil {
 		return fmt.Errorf("write keyring snapshot: %w", err)
 	}
 	return nil
 }
 
+type counter uint64
+
+func (c *counter) Write(b []byte) (int, error) { *c += counter(len(b)); return len(b), nil }
+
+// headSize is the length of what comes before the keyring's section.
+const headSize = len(magic) + 8 + sha256.Size
+
 // readSection returns the ring of a snapshot and a reader of what follows. A snapshot from
 // before the Mux has no section: the ring is nil and all of it follows.
 func readSection(r io.Reader, build meta.Build) (*meta.Ring, io.Reader, error) {
-	head := make([]byte, len(magic)+8+sha256.Size)
+	raw, err := readRaw(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !bytes.HasPrefix(raw, []byte(magic)) {
+		return nil, io.MultiReader(bytes.NewReader(raw), r), nil
+	}
+	ring, err := ringOf(raw, build)
+	return ring, r, err
+}
+
+// readRaw reads the keyring's section and what comes before it or, of a snapshot that has none, as much
+// as it takes to know that.
+func readRaw(r io.Reader) ([]byte, error) {
+	head := make([]byte, headSize)
 	n, err := io.ReadFull(r, head)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		return nil, nil, fmt.Errorf("read keyring snapshot: %w", err)
+		return nil, fmt.Errorf("read keyring snapshot: %w", err)
 	}
 	if !bytes.HasPrefix(head[:n], []byte(magic)) {
-		return nil, io.MultiReader(bytes.NewReader(head[:n]), r), nil
+		return head[:n], nil
 	}
 	if n < len(head) {
-		return nil, nil, fmt.Errorf("%w: keyring snapshot cut short", ErrCorrupt)
+		return nil, fmt.Errorf("%w: keyring snapshot cut short", ErrCorrupt)
 	}
 	size := binary.BigEndian.Uint64(head[len(magic):])
 	if size > maxSection {
-		return nil, nil, fmt.Errorf("%w: keyring snapshot of %d bytes", ErrCorrupt, size)
+		return nil, fmt.Errorf("%w: keyring snapshot of %d bytes", ErrCorrupt, size)
 	}
-	section, err := io.ReadAll(io.LimitReader(r, int64(size)))
+	raw, err := readGrowing(r, head, headSize+int(size))
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return nil, fmt.Errorf("%w: keyring snapshot damaged", ErrCorrupt)
+	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("read keyring snapshot: %w", err)
+		return nil, fmt.Errorf("read keyring snapshot: %w", err)
 	}
-	if sum := sha256.Sum256(section); uint64(len(section)) != size || !bytes.Equal(sum[:], head[len(magic)+8:]) {
-		return nil, nil, fmt.Errorf("%w: keyring snapshot damaged", ErrCorrupt)
+	return raw, nil
+}
+
+// readGrowing reads on after b until there are size bytes. It has no memory for more than four times of
+// what has come: the size is only what a header says.
+func readGrowing(r io.Reader, b []byte, size int) ([]byte, error) {
+	for len(b) < size {
+		n := len(b)
+		room := make([]byte, min(size, max(256<<10, 4*n)))
+		copy(room, b)
+		if _, err := io.ReadFull(r, room[n:]); err != nil {
+			return nil, err
+		}
+		b = room
+	}
+	return b, nil
+}
+
+// ringOf checks and decodes what readRaw has read.
+func ringOf(raw []byte, build meta.Build) (*meta.Ring, error) {
+	section := raw[headSize:]
+	if sum := sha256.Sum256(section); !bytes.Equal(sum[:], raw[len(magic)+8:headSize]) {
+		return nil, fmt.Errorf("%w: keyring snapshot damaged", ErrCorrupt)
 	}
 	ring, err := build.DecodeRing(section)
 	if errors.Is(err, meta.ErrVersion) {
-		return nil, nil, fmt.Errorf("the snapshot is of a newer build: %w", err)
+		return nil, fmt.Errorf("the snapshot is of a newer build: %w", err)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	return ring, r, nil
+	return ring, nil
 }
 
 // proposeTimeout is how long a proposal may wait for raft to take it. Once taken it ends

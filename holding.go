@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -31,43 +32,97 @@ type proven struct {
 	m    *material
 }
 
+// putting is one call of put.
+type putting struct {
+	keys  []arrival
+	files []proven
+	errs  []error
+	done  bool
+}
+
 // put makes keys durable and takes them into memory, and returns an error for each, nil for
 // those that are held now. It takes over the secrets. Each file has been opened before it is
 // written. A crash before the names are synced leaves no key file or a whole one, which the next
 // start loads.
+//
+// Calls that come while another one writes are written together: their files share its syncs.
 func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
-	files, errs := s.wrapAll(ctx, keys)
+	p := &putting{keys: keys}
+	p.files, p.errs = s.wrapAll(ctx, keys)
+	s.mu.Lock()
+	s.puts = append(s.puts, p)
+	s.mu.Unlock()
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	var named []durable.Named
-	var written []int
-	for i, k := range keys {
-		var name string
-		if errs[i] == nil {
-			name, errs[i] = s.makeRoom(ctx, k.id)
+	for !p.done {
+		s.writeAll(ctx, s.takePuts())
+	}
+	return p.errs
+}
+
+// takePuts takes those that wait, up to the first that has a key of another one: a key is not
+// written twice at once.
+func (s *keystore) takePuts() (together []*putting) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	taken := map[KeyID]bool{}
+	for _, p := range s.puts {
+		if slices.ContainsFunc(p.keys, func(k arrival) bool { return taken[k.id] }) {
+			break
 		}
-		if errs[i] == nil {
-			named = append(named, durable.Named{Name: name, Data: files[i].data})
-			written = append(written, i)
+		for _, k := range p.keys {
+			taken[k.id] = true
+		}
+		together = append(together, p)
+	}
+	s.puts = slices.Delete(s.puts, 0, len(together))
+	return together
+}
+
+// writeAll is for a caller that holds writing.
+func (s *keystore) writeAll(ctx context.Context, puts []*putting) {
+	var named []durable.Named
+	type place struct {
+		*putting
+		i int // of its keys
+	}
+	var written []place
+	for _, p := range puts {
+		for i, k := range p.keys {
+			var name string
+			if p.errs[i] == nil {
+				name, p.errs[i] = s.makeRoom(ctx, k.id)
+			}
+			if p.errs[i] == nil {
+				named = append(named, durable.Named{Name: name, Data: p.files[i].data})
+				written = append(written, place{p, i})
+			}
 		}
 	}
 	wrote := s.dir.Write(named...)
 	inParallel(len(written), func(j int) {
-		i, err := written[j], wrote[j]
+		p, i, err := written[j].putting, written[j].i, wrote[j]
 		if err == nil {
-			err = s.readBack(keys[i].id, files[i])
+			err = s.readBack(p.keys[i].id, p.files[i])
 		}
-		if errs[i] = err; err != nil {
-			s.note(keys[i].id, &fault{err: err})
+		if p.errs[i] = err; err != nil {
+			s.note(p.keys[i].id, &fault{err: err})
 		}
 	})
-	for i, f := range files {
-		clear(f.data) // an inline KEK is in it
-		if f.m != nil && errs[i] != nil {
+	for _, p := range puts {
+		p.forget()
+	}
+}
+
+// forget overwrites what is no more needed: an inline KEK is in each file.
+func (p *putting) forget() {
+	for i, f := range p.files {
+		clear(f.data)
+		if f.m != nil && p.errs[i] != nil {
 			f.m.wipe()
 		}
 	}
-	return errs
+	p.done = true
 }
 
 // wrapAll wraps keys and overwrites their secrets: the first alone, the rest in parallel. A KEK

@@ -41,6 +41,7 @@ type keystore struct {
 	graves   map[KeyID]*grave
 	nomad    map[KeyID][]string // files of Nomad's
 	taken    map[KeyID]bool     // whose file name is one of them
+	puts     []*putting         // wait to be written
 
 	scanning sync.Mutex // one scan at a time
 	writing  sync.Mutex // held from the writing of a file to its reading back, and while one is set aside

@@ -150,20 +150,6 @@ func TestLastServerStays(t *testing.T) {
 	}
 }
 
-// TestServerThatHasMovedIsFound: one that starts with another address tells the leader.
-func TestServerThatHasMovedIsFound(t *testing.T) {
-	ctx, c, _ := founded3(t)
-	leader := c.nodes["s1"].Leader()
-	for id := range c.nodes {
-		if id == leader {
-			continue
-		}
-		c.move(ctx, id)
-		break
-	}
-	c.settled(ctx)
-}
-
 // TestServersThatHaveAllMovedFindEachOther by the addresses in Peers.
 func TestServersThatHaveAllMovedFindEachOther(t *testing.T) {
 	ctx, c, _ := founded3(t)
@@ -186,23 +172,6 @@ func TestServersThatHaveAllMovedFindEachOther(t *testing.T) {
 		c.nodes[cfg.ID] = n
 	}
 	c.settled(ctx)
-}
-
-// move starts a server anew at another address. The others' Peers do not have it.
-func (c *nodes) move(ctx context.Context, id raft.ServerID) {
-	c.tb.Helper()
-	if err := c.nodes[id].Close(); err != nil {
-		c.tb.Fatal(err)
-	}
-	ln := keyringtest.Listen(c.tb)
-	c.addrs[id] = ln.Addr().String()
-	cfg := c.config(id)
-	cfg.Listener = ln
-	n, err := keyring.Start(ctx, cfg)
-	if err != nil {
-		c.tb.Fatal(err)
-	}
-	c.nodes[id] = n
 }
 
 // settled waits until each server has the right address of each, and a rotation has come through.

@@ -32,6 +32,9 @@ const (
 	pathRemoveServer = "/node/remove-server"
 )
 
+// startPatience is how long a connection of raft's waits for raft.
+const startPatience = time.Second
+
 // network is a node's port and its connections to the ports of others. It is the keyring's
 // Transport and raft's StreamLayer.
 type network struct {
@@ -48,13 +51,17 @@ type network struct {
 	// sponsors are the servers of the configuration that took this one in: until raft has told it,
 	// they are all that it knows. Set before raft runs.
 	sponsors []string
+	closed   chan struct{}
 
 	mu     sync.Mutex // guards below
 	dialed map[*dialed]bool
 }
 
 func listen(n *Node) (*network, error) {
-	w := &network{node: n, dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS}, dialed: map[*dialed]bool{}}
+	w := &network{
+		node: n, closed: make(chan struct{}), dialed: map[*dialed]bool{},
+		dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS},
+	}
 	if err := n.cfg.checkCertificate(); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
@@ -111,6 +118,7 @@ func (c NodeConfig) checkCertificate() error {
 
 // close ends the port, the calls of others and the calls to others.
 func (w *network) close() error {
+	close(w.closed)
 	w.client.Close()
 	var errs []error
 	if w.trans != nil {
@@ -130,12 +138,17 @@ func (w *network) ready() bool {
 }
 
 // admit is asked in each handshake. Raft's connections are for members alone; calls are looked at one
-// by one.
+// by one. A leader dials a server as soon as it has taken it in, and one that is refused waits longer
+// before it dials again than a start takes.
 func (w *network) admit(id peer.Identity, alpn string) error {
 	if alpn != peer.ALPNRaft {
 		return nil
 	}
-	if !w.ready() {
+	select {
+	case <-w.node.opened:
+	case <-w.closed:
+		return net.ErrClosed
+	case <-time.After(startPatience):
 		return errors.New("raft does not run here yet")
 	}
 	if !slices.Contains(w.members(), id.ID) {

@@ -49,6 +49,7 @@ const (
 	firstScan   = time.Second     // until the directory is read again when a key is missing
 	scanRetry   = time.Minute     // until it is read yet again, at most
 	reportBatch = 4096            // keys in one report
+	reportEvery = time.Second     // between reports while keys are under way, unless one is pressing
 )
 
 // call sends a request to another server and returns its answer.
@@ -97,9 +98,11 @@ type replicator struct {
 	pull     plan.Pull
 	calls    sync.WaitGroup
 	done     chan fetched
+	answered chan fetched
 	leader   string
 	peers    []string
 	reported report    // the last one sent
+	told     time.Time // when that was
 	resend   time.Time // when it is due again if nothing came of it
 
 	refreshed keySet
@@ -155,9 +158,6 @@ func (r *replicator) start(c *chore, do func()) {
 	})
 }
 
-// errOwnDisk is matched by the error of a fetch whose keys could not be written here.
-var errOwnDisk = errors.New("write key file")
-
 // keySet tells one set of keys, in the ring and in memory, from every other: since no ID is
 // used twice, the ring's is known by its size and the number of keys that have left it.
 type keySet struct {
@@ -169,7 +169,7 @@ func (k *Keyring) keySet(ring *meta.Ring) keySet {
 	return keySet{k.fsm.restores.Load(), k.store.version(), len(ring.Keys), len(ring.Removed)}
 }
 
-// fetched is the end of one fetch.
+// fetched is the end of one fetch, or of the writing of what it brought.
 type fetched struct {
 	plan.Fetch
 	err error
@@ -187,7 +187,7 @@ func (r report) equal(o report) bool {
 
 // replicate runs until Close.
 func (k *Keyring) replicate() {
-	r := &replicator{Keyring: k, done: make(chan fetched), ended: make(chan *chore)}
+	r := &replicator{Keyring: k, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *chore)}
 	defer r.calls.Wait()
 	for {
 		changed := k.fsm.changed.wait()
@@ -197,8 +197,11 @@ func (k *Keyring) replicate() {
 		case <-timer.C:
 		case c := <-r.ended:
 			c.running = false
+		case f := <-r.answered:
+			r.pull.Answered(f.Fetch, f.err != nil, now(), rand.Float64())
+			r.blocked.fetch(f)
 		case f := <-r.done:
-			r.fetched(f)
+			r.written(f)
 		case <-k.ctx.Done():
 			timer.Stop()
 			return
@@ -207,18 +210,16 @@ func (k *Keyring) replicate() {
 	}
 }
 
-// fetched takes the end of a request into account. A file that could not be written is not
-// the peer's fault: nothing is asked of anybody for a while.
-func (r *replicator) fetched(f fetched) {
-	if errors.Is(f.err, errOwnDisk) {
+// written takes into account that nothing more comes of a fetch. A file that could not be written is
+// not the peer's fault: nothing is asked of anybody for a while.
+func (r *replicator) written(f fetched) {
+	if f.err != nil {
 		r.paused = now().Add(plan.Backoff(r.unwritten, rand.Float64()))
 		r.unwritten++
-		f.err = nil
-	} else if f.err == nil {
+	} else {
 		r.unwritten = 0
 	}
-	r.pull.Done(f.Fetch, f.err != nil, now(), rand.Float64())
-	r.blocked.fetch(f)
+	r.pull.Done(f.Fetch)
 }
 
 // step does what can be done now and returns how long nothing else need be.
@@ -327,40 +328,42 @@ func (r *replicator) fetch(ring *meta.Ring, missing []*meta.Key) time.Time {
 			keys[id] = ring.Key(id).New()
 		}
 		r.calls.Go(func() {
-			err := r.fetchFrom(r.ctx, f.Peer, keys)
-			select {
-			case r.done <- fetched{f, err}:
-			case <-r.ctx.Done():
-			}
+			arrivals, err := r.fetchFrom(r.ctx, f.Peer, keys)
+			r.send(r.answered, fetched{f, err})
+			r.send(r.done, fetched{f, r.keep(r.ctx, arrivals)})
 		})
 	}
 	return wake
 }
 
-// fetchFrom asks one peer for keys and makes durable what it gets. The error says that the
-// peer's answer, or a part of it, was of no use; a key it does not have is no error.
-func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) error {
+// send tells the loop, unless the loop has ended.
+func (r *replicator) send(to chan<- fetched, f fetched) {
+	select {
+	case to <- f:
+	case <-r.ctx.Done():
+	}
+}
+
+// fetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
+// error says that the peer's answer, or a part of it, was of no use; a key it does not have is no
+// error.
+func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]arrival, error) {
 	var ids []peer.ID
 	for id := range keys {
 		ids = append(ids, peer.ID(id))
 	}
 	pull, err := peer.NewFetch(ids)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	answer, err := call[peer.FetchAnswer](ctx, k, from, pull.Request())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	secrets, err := pull.Open(k.binding(string(k.cfg.ID), from), answer)
 	if err != nil {
-		return fmt.Errorf("fetch from %s: %w", from, err)
+		return nil, fmt.Errorf("fetch from %s: %w", from, err)
 	}
-	return k.keep(ctx, from, keys, secrets)
-}
-
-// keep writes the secrets whose check value is the one that is wanted, and nothing else.
-func (k *Keyring) keep(ctx context.Context, from string, keys map[KeyID]meta.NewKey, secrets []peer.Secret) error {
 	var arrivals []arrival
 	var bad error
 	for _, s := range secrets {
@@ -374,14 +377,19 @@ func (k *Keyring) keep(ctx context.Context, from string, keys map[KeyID]meta.New
 		}
 		arrivals = append(arrivals, arrival{key.ID, key.Algorithm, key.Check, key.Created, m})
 	}
-	for i, err := range k.store.put(ctx, arrivals...) {
-		if err != nil && ctx.Err() == nil {
-			k.cfg.Logger.Error("write key file", "key", arrivals[i].id, "error", err)
-			bad = errors.Join(bad, fmt.Errorf("%w %s: %w", errOwnDisk, arrivals[i].id, err))
+	return arrivals, bad
+}
+
+// keep makes durable what has come.
+func (k *Keyring) keep(ctx context.Context, arrivals []arrival) (err error) {
+	for i, failed := range k.store.put(ctx, arrivals...) {
+		if failed != nil && ctx.Err() == nil {
+			k.cfg.Logger.Error("write key file", "key", arrivals[i].id, "error", failed)
+			err = errors.Join(err, fmt.Errorf("write key file %s: %w", arrivals[i].id, failed))
 		}
 	}
 	k.fsm.changed.notify() // for WaitReady
-	return bad
+	return err
 }
 
 func rightCheck(m *nks.Material, key meta.NewKey) bool {
@@ -405,7 +413,12 @@ func (r *replicator) report(ring *meta.Ring) time.Time {
 	if next.equal(r.reported) && now().Before(r.resend) {
 		return r.resend
 	}
-	r.reported, r.resend = next, now().Add(reportRetry)
+	// Each report is an entry of raft's log: what is on its way may come along.
+	due := r.told.Add(reportEvery)
+	if r.pull.Busy() && now().Before(due) && len(lost) == 0 && !plan.Pressing(ring, gained) {
+		return due
+	}
+	r.reported, r.told, r.resend = next, now(), now().Add(reportRetry)
 	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.id, Gained: next.gained, Lost: next.lost}
 	if next.leader == string(r.cfg.ID) {
 		r.takeReport(hold)

@@ -123,7 +123,8 @@ func (k *Keyring) serveOffer(ctx context.Context, from string, q *peer.OfferRequ
 	id := KeyID(q.ID)
 	if !k.fsm.ring.Load().WasRemoved(id) && k.store.get(id) == nil && k.offered.add(id) {
 		key := meta.NewKey{ID: id, Algorithm: q.Algorithm, Check: meta.CheckValue(q.Check), Created: q.Created}
-		err := k.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
+		arrivals, err := k.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
+		err = errors.Join(err, k.keep(ctx, arrivals))
 		k.offered.remove(id)
 		if err != nil {
 			k.cfg.Logger.Debug("offered key", "key", id, "error", err)

@@ -339,10 +339,11 @@ func (d *Dir) Close() error {
 
 // maxOpen bounds the descriptors that one Write holds, maxSyncs how many of them
 // it syncs at once. File systems commit syncs that wait together in one go: on ext4,
-// 64 files take two thirds of the time that they take one after another.
+// 64 files take two thirds of the time that they take one after another, and 500 files a third
+// to a quarter less than 16 at a time.
 const (
 	maxOpen  = 64
-	maxSyncs = 16
+	maxSyncs = 64
 )
 
 // temp is a file on its way through Write. Its first error ends the way.

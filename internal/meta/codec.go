@@ -73,7 +73,11 @@ func (b Build) EncodeEntry(e Entry) ([]byte, error) {
 // DecodeEntry reads a log entry. An error matches ErrMalformed or ErrVersion.
 func (b Build) DecodeEntry(data []byte) (Entry, error) {
 	var e Entry
-	if err := b.decode(data, &e, &e.Version); err != nil {
+	canonical := func() bool {
+		again, err := json.Marshal(e)
+		return err == nil && bytes.Equal(again, data)
+	}
+	if err := b.decode(data, &e, &e.Version, canonical); err != nil {
 		return Entry{}, err
 	}
 	if err := exactly(e.Version, b.Needs(e.Commands...)); err != nil {
@@ -101,25 +105,95 @@ func (b Build) ringNeeds(r *Ring) int {
 }
 
 // Encode returns the ring's snapshot of this build. See Build.EncodeRing.
-func (r *Ring) Encode() ([]byte, error) { return This.EncodeRing(r) }
+func (r *Ring) Encode() ([]byte, error) {
+	var b bytes.Buffer
+	if err := This.EncodeRing(&b, r); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
 
 // Decode reads a snapshot as this build does.
 func Decode(data []byte) (*Ring, error) { return This.DecodeRing(data) }
 
-// EncodeRing returns the snapshot of the ring. Equal rings have equal snapshots, by whatever
-// builds that can write them.
-func (b Build) EncodeRing(r *Ring) ([]byte, error) {
-	data, err := json.Marshal(snapshot{b.ringNeeds(r), *r})
-	if err != nil {
-		return nil, fmt.Errorf("encode keyring snapshot: %w", err)
+// EncodeRing writes the snapshot of the ring, the JSON of snapshot, one key at a time: as a whole it
+// would be in memory twice. Equal rings have equal snapshots, by whatever builds that can write them.
+func (b Build) EncodeRing(w writer, r *Ring) error {
+	return encodeRing(w, b.ringNeeds(r), r)
+}
+
+func encodeRing(w writer, version int, r *Ring) error {
+	e := encoder{w: w}
+	first := snapshot{Version: version, Ring: Ring{Cluster: r.Cluster}}
+	e.open(first)
+	list(&e, "keys", r.Keys)
+	list(&e, "removed", r.Removed)
+	list(&e, "servers", r.Servers)
+	if r.Backup != (Backup{}) {
+		e.text(`,"backup":`)
+		e.value(r.Backup)
 	}
-	return data, nil
+	e.text("}")
+	if e.err != nil {
+		return fmt.Errorf("encode keyring snapshot: %w", e.err)
+	}
+	return nil
+}
+
+// writer is io.Writer, without a package that does I/O.
+type writer interface {
+	Write(b []byte) (n int, err error)
+}
+
+// encoder writes JSON piece by piece. Its first error stays.
+type encoder struct {
+	w   writer
+	err error
+}
+
+func (e *encoder) text(s string) { e.write([]byte(s)) }
+
+func (e *encoder) write(b []byte) {
+	if e.err == nil {
+		_, e.err = e.w.Write(b)
+	}
+}
+
+func (e *encoder) marshal(v any) (b []byte) {
+	if e.err == nil {
+		b, e.err = json.Marshal(v)
+	}
+	return b
+}
+
+func (e *encoder) value(v any) { e.write(e.marshal(v)) }
+
+// open writes an object without its end.
+func (e *encoder) open(v any) { e.write(bytes.TrimSuffix(e.marshal(v), []byte("}"))) }
+
+// list writes a member that is a list, unless it is empty.
+func list[T any](e *encoder, name string, all []T) {
+	for i, v := range all {
+		if i == 0 {
+			e.text(`,"` + name + `":[`)
+		} else {
+			e.text(",")
+		}
+		e.value(v)
+	}
+	if len(all) > 0 {
+		e.text("]")
+	}
 }
 
 // DecodeRing reads a snapshot and checks it. An error matches ErrMalformed or ErrVersion.
 func (b Build) DecodeRing(data []byte) (*Ring, error) {
 	var s snapshot
-	if err := b.decode(data, &s, &s.Version); err != nil {
+	canonical := func() bool {
+		same := sameAs{data}
+		return encodeRing(&same, s.Version, &s.Ring) == nil && len(same.rest) == 0
+	}
+	if err := b.decode(data, &s, &s.Version, canonical); err != nil {
 		return nil, err
 	}
 	if err := exactly(s.Version, b.ringNeeds(&s.Ring)); err != nil {
@@ -132,10 +206,21 @@ func (b Build) DecodeRing(data []byte) (*Ring, error) {
 	return &s.Ring, nil
 }
 
+// sameAs is a writer that takes these bytes and no others.
+type sameAs struct{ rest []byte }
+
+func (s *sameAs) Write(b []byte) (int, error) {
+	if !bytes.HasPrefix(s.rest, b) {
+		return 0, ErrMalformed
+	}
+	s.rest = s.rest[len(b):]
+	return len(b), nil
+}
+
 // decode unmarshals data into v and accepts it only if v encodes to the same bytes. That one
 // rule refuses unknown, repeated and misspelt members, trailing bytes and other spellings
 // of the same value, so that no two servers can read one entry in two ways.
-func (b Build) decode(data []byte, v any, version *int) error {
+func (b Build) decode(data []byte, v any, version *int, canonical func() bool) error {
 	err := json.Unmarshal(data, v)
 	if *version > b.Version { // it stands first, so it is known whatever follows
 		return fmt.Errorf("%w %d, this build reads up to version %d", ErrVersion, *version, b.Version)
@@ -143,8 +228,7 @@ func (b Build) decode(data []byte, v any, version *int) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	again, err := json.Marshal(v)
-	if err != nil || !bytes.Equal(again, data) {
+	if !canonical() {
 		return fmt.Errorf("%w: not in the canonical form, or with members this build does not know", ErrMalformed)
 	}
 	return nil

@@ -2,6 +2,7 @@ package meta_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -554,4 +555,25 @@ func FuzzApply(f *testing.F) {
 		}
 		_ = h.apply(e.Commands)
 	})
+}
+
+// TestEncodeIsTheJSONOfTheRing: what is written piece by piece is what encoding/json makes of the whole.
+func TestEncodeIsTheJSONOfTheRing(t *testing.T) {
+	for _, ring := range []*meta.Ring{{}, {Cluster: meta.ClusterID{1}}, begin(t).ring, storied(t)} {
+		whole, err := json.Marshal(struct {
+			Version int `json:"version"`
+			meta.Ring
+		}{meta.Version, *ring})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ring.Encode(); err != nil || !bytes.Equal(got, whole) {
+			t.Errorf("%s, %v\nwant %s", got, err, whole)
+		}
+		for _, more := range []string{" ", "}", "\n"} {
+			if _, err := meta.Decode(append(bytes.Clone(whole), more...)); !errors.Is(err, meta.ErrMalformed) {
+				t.Errorf("%s%s: %v", whole, more, err)
+			}
+		}
+	}
 }

@@ -10,8 +10,9 @@ import (
 
 // Bounds on what one server asks of others.
 const (
-	MaxFetch    = 64 // key IDs in one request
-	maxInFlight = 2  // requests to one peer at a time
+	MaxFetch    = 64            // key IDs in one request
+	maxInFlight = 2             // requests to one peer at a time
+	maxUnderWay = 16 * MaxFetch // keys that are asked for, or have come and are being written
 )
 
 // Missing returns the keys of the ring that the server lacks, the active one first, then
@@ -91,10 +92,14 @@ func (p *Pull) Next(now time.Time, missing []*meta.Key, sources func(*meta.Key) 
 	p.track(missing)
 	var fetches []Fetch
 	var wake soonest
+	underWay := p.underWay()
 	for _, m := range missing {
 		k := p.keys[m.ID]
 		if k.inFlight {
 			continue
+		}
+		if underWay == maxUnderWay {
+			break // the next turn comes when some of them are Done
 		}
 		if k.next.After(now) {
 			wake.add(k.next)
@@ -108,9 +113,23 @@ func (p *Pull) Next(now time.Time, missing []*meta.Key, sources func(*meta.Key) 
 			wake.add(k.next)
 			continue
 		}
-		fetches = p.ask(fetches, from, m.ID)
+		if fetches = p.ask(fetches, from, m.ID); k.inFlight {
+			underWay++
+		}
 	}
 	return fetches, wake.at
+}
+
+// Busy reports whether keys are under way.
+func (p *Pull) Busy() bool { return p.underWay() > 0 }
+
+func (p *Pull) underWay() (n int) {
+	for _, k := range p.keys {
+		if k.inFlight {
+			n++
+		}
+	}
+	return n
 }
 
 // pause is how long a key waits for its next round. A round asks every server, and what can
@@ -164,14 +183,9 @@ func (p *Pull) ask(fetches []Fetch, from string, id meta.KeyID) []Fetch {
 	return append(fetches, Fetch{Peer: from, IDs: []meta.KeyID{id}})
 }
 
-// Done takes the end of a request into account. Failed says that the peer gave no answer
-// that could be used; which keys came is seen from what is still missing.
-func (p *Pull) Done(f Fetch, failed bool, now time.Time, jitter float64) {
-	for _, id := range f.IDs {
-		if k := p.keys[id]; k != nil {
-			k.inFlight = false
-		}
-	}
+// Answered takes the end of a request into account: the peer has room for another one, while the
+// keys that came are written. Failed says that it gave no answer that could be used.
+func (p *Pull) Answered(f Fetch, failed bool, now time.Time, jitter float64) {
 	pr := p.peers[f.Peer]
 	if pr == nil {
 		return
@@ -183,6 +197,16 @@ func (p *Pull) Done(f Fetch, failed bool, now time.Time, jitter float64) {
 	}
 	pr.badUntil = now.Add(Backoff(pr.failures+3, jitter))
 	pr.failures++
+}
+
+// Done says that all is done with the keys of a request: which of them are here is seen from what is
+// still missing. It comes after Answered.
+func (p *Pull) Done(f Fetch) {
+	for _, id := range f.IDs {
+		if k := p.keys[id]; k != nil {
+			k.inFlight = false
+		}
+	}
 }
 
 // Retry starts a new round for every key that waits for one: something has changed that may
@@ -235,4 +259,12 @@ func Report(r *meta.Ring, self string, keystore meta.KeystoreID, has func(meta.K
 		}
 	}
 	return gained, lost
+}
+
+// Pressing reports whether somebody waits for a report: of a key that is to seal, or does.
+func Pressing(r *meta.Ring, gained []meta.KeyID) bool {
+	return slices.ContainsFunc(gained, func(id meta.KeyID) bool {
+		k := r.Key(id)
+		return k != nil && urgency(k) < urgency(&meta.Key{State: meta.StateInactive})
+	})
 }

@@ -216,7 +216,8 @@ func (d *download) answer(c *call) {
 	default:
 		d.say("%s gives %s", c.Peer, ranges(got))
 	}
-	d.pull.Done(c.Fetch, p.how == "error" || p.how == "hang", d.now, d.jitter())
+	d.pull.Answered(c.Fetch, p.how == "error" || p.how == "hang", d.now, d.jitter())
+	d.pull.Done(c.Fetch)
 }
 
 // ranges shows numbered keys, runs of them as K1-5.
@@ -465,5 +466,48 @@ func TestSources(t *testing.T) {
 		if strings.Join(servers, " ") != tt.servers {
 			t.Errorf("Sources changed its argument to %q", servers)
 		}
+	}
+}
+
+// TestPullAsksOnWhileKeysAreWritten: an answer makes room at the peer at once, but what has come and is
+// not written yet is bounded, and not asked for again.
+func TestPullAsksOnWhileKeysAreWritten(t *testing.T) {
+	d := newDownload(t, "d", "a", "d", "a")
+	ids := parseRanges(t, []string{"1-2000"})
+	d.give("a", ids)
+	var unwritten []plan.Fetch
+	asked := map[meta.KeyID]bool{}
+	next := func() []plan.Fetch {
+		fetches, _ := d.pull.Next(d.now, d.missing(), d.sources, 0)
+		for _, f := range fetches {
+			for _, id := range f.IDs {
+				if asked[id] {
+					t.Fatalf("%s is asked for twice", name(id))
+				}
+				asked[id] = true
+			}
+		}
+		return fetches
+	}
+	for fetches := next(); len(fetches) > 0; fetches = next() {
+		for _, f := range fetches {
+			d.pull.Answered(f, false, d.now, 0)
+			unwritten = append(unwritten, f)
+		}
+	}
+	if len(asked) != 1024 || !d.pull.Busy() {
+		t.Errorf("%d keys are under way, want 1024; busy %v", len(asked), d.pull.Busy())
+	}
+	for _, f := range unwritten {
+		for _, id := range f.IDs {
+			d.has[id] = true
+		}
+		d.pull.Done(f)
+	}
+	if d.pull.Busy() {
+		t.Error("busy although all is written")
+	}
+	if fetches := next(); len(fetches) != 2 {
+		t.Errorf("%d requests when there is room again, want 2", len(fetches))
 	}
 }
