@@ -35,12 +35,13 @@ func presenting(conf *tls.Config, alpn ...string) *tls.Config {
 // crowd is many connections at a time.
 type crowd struct {
 	size int
+	time time.Duration
 	rate int // dials a second, to all servers together
 	// act is what each does with its connection. When it returns, it dials anew.
 	act func(ctx context.Context, i int, c net.Conn)
 }
 
-// attack has the crowd at all servers for as long as attackTime says, with meanwhile in the middle.
+// attack has the crowd at all servers for a time, and then does meanwhile with the crowd still there.
 // When it returns, all have gone.
 func (c *cluster) attack(t *testing.T, w crowd, meanwhile func(t *testing.T)) {
 	t.Helper()
@@ -49,7 +50,7 @@ func (c *cluster) attack(t *testing.T, w crowd, meanwhile func(t *testing.T)) {
 	turns := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		ticks := time.NewTicker(10 * time.Millisecond)
+		ticks := time.NewTicker(time.Second / time.Duration(w.rate))
 		defer ticks.Stop()
 		for {
 			select {
@@ -57,11 +58,9 @@ func (c *cluster) attack(t *testing.T, w crowd, meanwhile func(t *testing.T)) {
 			case <-ctx.Done():
 				return
 			}
-			for range w.rate / 100 {
-				select {
-				case turns <- struct{}{}:
-				default:
-				}
+			select {
+			case turns <- struct{}{}:
+			default: // all have their connections
 			}
 		}
 	})
@@ -87,8 +86,7 @@ func (c *cluster) attack(t *testing.T, w crowd, meanwhile func(t *testing.T)) {
 			}
 		})
 	}
-	timer := time.NewTimer(*attackTime)
-	<-timer.C
+	<-time.After(w.time)
 	meanwhile(t)
 	cancel()
 	wg.Wait()

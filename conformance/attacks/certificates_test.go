@@ -278,19 +278,15 @@ func isRefusal(err error, code peer.Code) bool {
 // impostors answers in place of the fourth member, which the others dial all the time, with everything
 // that does not name it.
 func (c *cluster) impostors(t *testing.T) {
-	all := c.credentials(t)
-	answering := all[1 : len(all)-3] // which have a certificate, and no trouble with the version or protocol
-	stranger, err := c.source("s9")()
-	if err != nil {
-		t.Fatal(err)
-	}
-	answering = append(answering, credential{name: "a stranger", conf: stranger})
-	for i, cr := range answering {
-		if cr.name == "for servers only" { // it is right for a server, and names another
-			answering[i].conf = c.forClients(t)
-			answering[i].name = "for clients only"
+	var answering []credential
+	for _, cr := range c.credentials(t) {
+		switch cr.name {
+		case "a foreign CA", "self-signed", "signed by a member that is no CA", "expired", "the client role", "another cluster", "no URI":
+			answering = append(answering, cr)
 		}
 	}
+	answering = append(answering, credential{name: "another member", conf: c.conf(t, "s2")},
+		credential{name: "a stranger", conf: c.conf(t, "s9")}, credential{name: "for clients only", conf: c.forClients(t)})
 	c.under(t, func(t *testing.T) {
 		ln, err := net.Listen("tcp", c.fourth.addr)
 		if err != nil {

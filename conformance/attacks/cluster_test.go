@@ -28,7 +28,7 @@ import (
 )
 
 var (
-	attackTime = flag.Duration("attacks.time", 3500*time.Millisecond, "how long each crowd attacks")
+	attackTime = flag.Duration("attacks.time", 3*time.Second, "how long each crowd attacks")
 	serverRace = flag.Bool("attacks.race", false, "servers have the race detector, and no bound on their memory")
 )
 

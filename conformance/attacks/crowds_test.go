@@ -15,7 +15,7 @@ import (
 
 const (
 	many      = 2000 // connections at a time
-	handshook = 600  // handshakes a second that the attacker makes: they cost it as much as the servers
+	handshook = 250  // handshakes a second that the attacker makes: they cost it as much as the servers
 	bulky     = 100  // dials a second, if a mebibyte follows each
 )
 
@@ -57,17 +57,23 @@ func (c *cluster) crowds(t *testing.T) {
 		rate int
 		act  func(context.Context, int, net.Conn)
 	}{
-		{"silent before the handshake", handshook, func(_ context.Context, _ int, raw net.Conn) { silent(raw) }},
-		{"no end of the handshake", handshook, func(_ context.Context, i int, raw net.Conn) {
+		{"silent before the handshake", 4 * handshook, func(_ context.Context, _ int, raw net.Conn) { silent(raw) }},
+		{"no end of the handshake", 2 * handshook, func(_ context.Context, i int, raw net.Conn) {
 			raw.Write(hello[:len(hello)/(1+i%2)])
 			silent(raw)
 		}},
-		{"strangers, silent", handshook, as(nil, peer.ALPNPeer, func(_ context.Context, c net.Conn) { silent(c) })},
 		{"a member, silent", handshook, func(ctx context.Context, i int, raw net.Conn) {
 			alpn := []string{peer.ALPNPeer, peer.ALPNRaft}[i%2]
 			as(member, alpn, func(_ context.Context, c net.Conn) { silent(c) })(ctx, i, raw)
 		}},
-		{"strangers, a header byte by byte", handshook, as(nil, peer.ALPNPeer, func(ctx context.Context, c net.Conn) { trickle(ctx, c, head) })},
+		{"strangers, silent or a header byte by byte", handshook, func(ctx context.Context, i int, raw net.Conn) {
+			as(nil, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
+				if i/addresses%2 == 0 {
+					trickle(ctx, c, head)
+				}
+				silent(c)
+			})(ctx, i, raw)
+		}},
 		{"strangers, the end of a body byte by byte", bulky, as(nil, peer.ALPNPeer, bodies)},
 		{"a member, the end of a body byte by byte", bulky, as(member, peer.ALPNPeer, bodies)},
 		{"a member, answers unread", bulky / 4, as(member, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
@@ -80,7 +86,7 @@ func (c *cluster) crowds(t *testing.T) {
 	} {
 		t.Run(a.name, func(t *testing.T) {
 			c.under(t, func(t *testing.T) {
-				c.attack(t, crowd{many, a.rate, a.act}, c.membersGetIn)
+				c.attack(t, crowd{many, *attackTime, a.rate, a.act}, c.membersGetIn)
 			})
 		})
 	}

@@ -35,11 +35,6 @@ func (c *cluster) frame(kind byte, fields map[string]any) []byte {
 	return append([]byte{kind}, pack(all)...)
 }
 
-// open is a frame whose last field has no end: what follows is the attacker's.
-func (c *cluster) open(kind byte, field string, more []byte) []byte {
-	return append(c.frame(kind, map[string]any{"zz" + field: packed{}}), more...)
-}
-
 // unbounded is a frame that has one field more, whose value is given as it is.
 func unbounded(kind byte, field string, value ...byte) []byte {
 	b := append([]byte{kind, 0x81}, pack([]byte(field))...)
@@ -149,7 +144,7 @@ func (c *cluster) understood(t *testing.T, member *tls.Config) {
 }
 
 // frameTime is how long a connection is kept that the server does not close.
-const frameTime = 2 * time.Second
+const frameTime = time.Second
 
 // with has so many connections of a member at each server, and what they do on them done once.
 func (c *cluster) with(t *testing.T, member *tls.Config, alpn string, conns int, act func(context.Context, io.Writer)) {

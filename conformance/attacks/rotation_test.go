@@ -39,7 +39,7 @@ func (c *cluster) rotation(t *testing.T) {
 	c.settle(t)
 	before := c.rotate(t)
 	var during time.Duration
-	c.attack(t, crowd{many, beside, act}, func(t *testing.T) { during = c.rotate(t) })
+	c.attack(t, crowd{many, *attackTime, beside, act}, func(t *testing.T) { during = c.rotate(t) })
 	c.settle(t)
 	after := c.rotate(t)
 	ratio := float64(during) / float64(max(before, after)) // of which one may have met other work of the machine's
