@@ -16,7 +16,7 @@ import (
 const (
 	many      = 2000 // connections at a time
 	handshook = 250  // handshakes a second that the attacker makes: they cost it as much as the servers
-	bulky     = 100  // dials a second, if a mebibyte follows each
+	bulky     = 40   // dials a second, if a mebibyte follows each
 )
 
 // crowds has thousands of clients at a time that take their time.
@@ -77,11 +77,12 @@ func (c *cluster) crowds(t *testing.T) {
 		{"strangers, the end of a body byte by byte", bulky, as(nil, peer.ALPNPeer, bodies)},
 		{"a member, the end of a body byte by byte", bulky, as(member, peer.ALPNPeer, bodies)},
 		{"a member, answers unread", bulky / 4, as(member, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
-			for ctx.Err() == nil {
+			for range 4 {
 				if _, err := io.WriteString(c, head+body); err != nil {
 					return
 				}
 			}
+			<-ctx.Done()
 		})},
 	} {
 		t.Run(a.name, func(t *testing.T) {
