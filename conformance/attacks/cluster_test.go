@@ -345,8 +345,10 @@ func (c *cluster) facts(t *testing.T) (f facts) {
 // same complains about everything that an attack has changed.
 func (f facts) same(t *testing.T, after facts) {
 	t.Helper()
-	if f.term != after.term {
-		t.Errorf("term %d has become %d", f.term, after.term)
+	if after.term > f.term+attackTerm/2 {
+		t.Errorf("term %d has become %d, which is the attacker's", f.term, after.term)
+	} else if after.term > f.term {
+		t.Logf("term %d has become %d", f.term, after.term) // a busy machine is enough for that
 	}
 	if f.servers != after.servers {
 		t.Errorf("configuration %s has become %s", f.servers, after.servers)

@@ -18,9 +18,9 @@ import (
 const (
 	appendEntries = iota
 	requestVote
-	requestPreVote
 	installSnapshot
 	timeoutNow
+	requestPreVote
 	noFrame // the first that there is not
 )
 
@@ -115,7 +115,11 @@ func (c *cluster) raftFrames(t *testing.T) {
 		{"garbage in a frame", 16, func(_ context.Context, w io.Writer) { w.Write(append([]byte{appendEntries}, garbage(7)...)) }},
 	} {
 		t.Run(a.name, func(t *testing.T) {
-			c.under(t, func(t *testing.T) { c.with(t, member, peer.ALPNRaft, a.conns, a.act) })
+			held := frameTime
+			if strings.HasPrefix(a.name, "a snapshot that") {
+				held = snapshotTime
+			}
+			c.under(t, func(t *testing.T) { c.with(t, member, peer.ALPNRaft, a.conns, held, a.act) })
 		})
 	}
 	t.Run("are understood", func(t *testing.T) { c.understood(t, member) })
@@ -143,13 +147,17 @@ func (c *cluster) understood(t *testing.T, member *tls.Config) {
 	}
 }
 
-// frameTime is how long a connection is kept that the server does not close.
-const frameTime = time.Second
+// How long a connection is kept that the server does not close. A snapshot is read by raft's main
+// goroutine, which does nothing else meanwhile: calls have to go on all the same.
+const (
+	frameTime    = time.Second
+	snapshotTime = 2 * sealWithin
+)
 
 // with has so many connections of a member at each server, and what they do on them done once.
-func (c *cluster) with(t *testing.T, member *tls.Config, alpn string, conns int, act func(context.Context, io.Writer)) {
+func (c *cluster) with(t *testing.T, member *tls.Config, alpn string, conns int, held time.Duration, act func(context.Context, io.Writer)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), frameTime)
+	ctx, cancel := context.WithTimeout(t.Context(), held)
 	defer cancel()
 	var wg sync.WaitGroup
 	for i := range conns * len(c.honest) {
@@ -255,7 +263,7 @@ func (c *cluster) calls(t *testing.T) {
 	t.Run("chunks that have no end", func(t *testing.T) {
 		c.under(t, func(t *testing.T) {
 			chunk := []byte("10000\r\n" + strings.Repeat("x", 1<<16) + "\r\n")
-			c.with(t, member, peer.ALPNPeer, 4, func(ctx context.Context, w io.Writer) {
+			c.with(t, member, peer.ALPNPeer, 4, frameTime, func(ctx context.Context, w io.Writer) {
 				io.WriteString(w, "POST /keyring HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
 				flood(ctx, w, chunk, 1<<30)
 			})
