@@ -1,0 +1,134 @@
+package attacks
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/keyring/internal/peer"
+)
+
+// addresses is how many the attacker has.
+const addresses = 50
+
+// dial connects from one of the attacker's addresses.
+func dial(ctx context.Context, from int, to string) (net.Conn, error) {
+	local := &net.TCPAddr{IP: net.IPv4(127, 0, 9, byte(1+from%addresses))}
+	return (&net.Dialer{LocalAddr: local, Timeout: 5 * time.Second}).DialContext(ctx, "tcp", to)
+}
+
+// presenting is what a client says that presents a certificate, whatever the server asks for.
+func presenting(conf *tls.Config, alpn ...string) *tls.Config {
+	c := &tls.Config{InsecureSkipVerify: true, NextProtos: alpn}
+	if conf != nil {
+		cert := conf.Certificates[0]
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
+	}
+	return c
+}
+
+// crowd is many connections at a time.
+type crowd struct {
+	size int
+	time time.Duration
+	rate int // dials a second, to all servers together
+	// act is what each does with its connection. When it returns, it dials anew.
+	act func(ctx context.Context, i int, c net.Conn)
+}
+
+// attack has the crowd at all servers for a time, and then does meanwhile with the crowd still there.
+// When it returns, all have gone.
+func (c *cluster) attack(t *testing.T, w crowd, meanwhile func(t *testing.T)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var dials, open, most atomic.Int64
+	turns := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		ticks := time.NewTicker(time.Second / time.Duration(w.rate))
+		defer ticks.Stop()
+		for {
+			select {
+			case <-ticks.C:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case turns <- struct{}{}:
+			default: // all have their connections
+			}
+		}
+	})
+	for i := range w.size {
+		wg.Go(func() {
+			for {
+				select {
+				case <-turns:
+				case <-ctx.Done():
+					return
+				}
+				conn, err := dial(ctx, i, c.honest[i%len(c.honest)].addr)
+				if err != nil {
+					continue
+				}
+				dials.Add(1)
+				most.Store(max(most.Load(), open.Add(1))) // it is a figure for the log
+				stop := context.AfterFunc(ctx, func() { conn.Close() })
+				w.act(ctx, i, conn)
+				stop()
+				conn.Close()
+				open.Add(-1)
+			}
+		})
+	}
+	<-time.After(w.time)
+	meanwhile(t)
+	cancel()
+	wg.Wait()
+	t.Logf("%d connections, up to %d at a time", dials.Load(), most.Load())
+}
+
+// membersGetIn dials as a member on both protocols, from a member's address.
+func (c *cluster) membersGetIn(t *testing.T) {
+	t.Helper()
+	for i, p := range c.honest {
+		other := c.honest[(i+1)%len(c.honest)]
+		d := &peer.Dialer{Cluster: clusterName, TLS: c.source(string(other.id))}
+		for _, alpn := range []string{peer.ALPNRaft, peer.ALPNPeer} {
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			conn, err := d.Dial(ctx, string(p.id), p.addr, alpn)
+			if cancel(); err != nil {
+				t.Errorf("%s is not let in by %s: %v", other.id, p.id, err)
+				continue
+			}
+			conn.Close()
+			if took := time.Since(began); took > time.Second {
+				t.Logf("%s was let in by %s after %v, on %s", other.id, p.id, took, alpn)
+			}
+		}
+	}
+}
+
+// admitted shakes hands and reports whether the server's first byte says that it has let the client in.
+func admitted(c net.Conn, conf *tls.Config) (*tls.Conn, error) {
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	tc := tls.Client(c, conf)
+	if err := tc.Handshake(); err != nil {
+		return nil, err
+	}
+	var b [1]byte
+	if _, err := tc.Read(b[:]); err != nil {
+		return nil, err
+	}
+	if b[0] != 1 {
+		return nil, fmt.Errorf("first byte %#02x", b[0])
+	}
+	c.SetDeadline(time.Time{})
+	return tc, nil
+}

@@ -1,0 +1,130 @@
+package attacks
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring/internal/peer"
+)
+
+const (
+	many      = 2000 // connections at a time
+	handshook = 250  // handshakes a second that the attacker makes: they cost it as much as the servers
+	bulky     = 40   // dials a second, if a mebibyte follows each
+)
+
+// crowds has thousands of clients at a time that take their time.
+func (c *cluster) crowds(t *testing.T) {
+	var strangers []*tls.Config // many identities, none of them a member's
+	for i := range addresses {
+		conf, err := c.source(fmt.Sprintf("x%d", i))()
+		if err != nil {
+			t.Fatal(err)
+		}
+		strangers = append(strangers, conf)
+	}
+	member, err := c.source(string(stolen))()
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := clientHello(t)
+	as := func(conf *tls.Config, alpn string, act func(context.Context, net.Conn)) func(context.Context, int, net.Conn) {
+		return func(ctx context.Context, i int, raw net.Conn) {
+			who := conf
+			if who == nil {
+				who = strangers[i%len(strangers)]
+			}
+			if tc, err := admitted(raw, presenting(who, alpn)); err == nil {
+				act(ctx, tc)
+			}
+		}
+	}
+	const big = peer.MaxMessage
+	head := fmt.Sprintf("POST /node/encrypt HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", big)
+	body := "\x00" + strings.Repeat("x", big-1)
+	bodies := func(ctx context.Context, c net.Conn) {
+		io.WriteString(c, head+body[:big-100])
+		trickle(ctx, c, body[big-100:])
+	}
+	for _, a := range []struct {
+		name string
+		rate int
+		act  func(context.Context, int, net.Conn)
+	}{
+		{"silent before the handshake", 4 * handshook, func(_ context.Context, _ int, raw net.Conn) { silent(raw) }},
+		{"no end of the handshake", 2 * handshook, func(_ context.Context, i int, raw net.Conn) {
+			raw.Write(hello[:len(hello)/(1+i%2)])
+			silent(raw)
+		}},
+		{"a member, silent", handshook, func(ctx context.Context, i int, raw net.Conn) {
+			alpn := []string{peer.ALPNPeer, peer.ALPNRaft}[i%2]
+			as(member, alpn, func(_ context.Context, c net.Conn) { silent(c) })(ctx, i, raw)
+		}},
+		{"strangers, silent or a header byte by byte", handshook, func(ctx context.Context, i int, raw net.Conn) {
+			as(nil, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
+				if i/addresses%2 == 0 {
+					trickle(ctx, c, head)
+				}
+				silent(c)
+			})(ctx, i, raw)
+		}},
+		{"strangers, the end of a body byte by byte", bulky, as(nil, peer.ALPNPeer, bodies)},
+		{"a member, the end of a body byte by byte", bulky, as(member, peer.ALPNPeer, bodies)},
+		{"a member, answers unread", bulky / 4, as(member, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
+			for range 4 {
+				if _, err := io.WriteString(c, head+body); err != nil {
+					return
+				}
+			}
+			<-ctx.Done()
+		})},
+	} {
+		t.Run(a.name, func(t *testing.T) {
+			c.under(t, func(t *testing.T) {
+				c.attack(t, crowd{many, *attackTime, a.rate, a.act}, c.membersGetIn)
+			})
+		})
+	}
+}
+
+// silent waits until the server hangs up.
+func silent(c net.Conn) { io.Copy(io.Discard, c) }
+
+// trickle writes a byte a second.
+func trickle(ctx context.Context, c io.Writer, s string) {
+	ticks := time.NewTicker(time.Second)
+	defer ticks.Stop()
+	for i := range s {
+		if _, err := io.WriteString(c, s[i:i+1]); err != nil {
+			return
+		}
+		select {
+		case <-ticks.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// clientHello is the first flight of a client.
+func clientHello(t *testing.T) []byte {
+	t.Helper()
+	here, there := net.Pipe()
+	defer there.Close()
+	go func() { // ends when there is closed
+		tls.Client(here, presenting(nil, peer.ALPNPeer)).Handshake()
+		here.Close()
+	}()
+	b := make([]byte, 8<<10)
+	n, err := there.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b[:n]
+}
