@@ -34,6 +34,9 @@ func NewFSMOf(b meta.Build) *FSM {
 // Ring is what the FSM has applied.
 func Ring(f *FSM) *meta.Ring { return f.ring.Load() }
 
+// Configurations is how many raft configurations an FSM was told of.
+func Configurations(f *FSM) uint64 { return f.configs.Load() }
+
 // IsAudited reports whether events wait to be told.
 func IsAudited(f *FSM) bool { return f.events.Load() != nil }
 

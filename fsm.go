@@ -39,6 +39,7 @@ const maxSection = 1 << 30
 type FSM struct {
 	ring     atomic.Pointer[meta.Ring] // what is applied; never nil
 	restores atomic.Uint64             // how often a snapshot was restored
+	configs  atomic.Uint64             // how often the raft configuration has changed
 	changed  changes                   // woken on every change, and by the Keyring on its own
 	events   atomic.Pointer[events]    // of the Keyring, for Config.Audit; nil without
 	build    meta.Build                // what is read and written
@@ -125,7 +126,10 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 
 // StoreConfiguration implements raft.ConfigurationStore: who is a member is looked up in raft,
 // all that is needed is to know when.
-func (f *FSM) StoreConfiguration(uint64, raft.Configuration) { f.changed.notify() }
+func (f *FSM) StoreConfiguration(uint64, raft.Configuration) {
+	f.configs.Add(1)
+	f.changed.notify()
+}
 
 func (f *FSM) publish(ring *meta.Ring) {
 	f.ring.Store(ring)

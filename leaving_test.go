@@ -20,6 +20,44 @@ func hasProblem(st keyring.Status, kind keyring.ProblemKind) bool {
 	return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == kind })
 }
 
+// TestServerThatCameAndWentIsCutOff everywhere: a follower may learn of both at once.
+func TestServerThatCameAndWentIsCutOff(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.App = nullFSM{} }) // which is told of no configuration
+	c.ready(ctx)
+	thief := &peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/s9", nil)}
+	if err := c.nodes["s1"].AddServer(ctx, "s9", "127.0.0.1:9"); err != nil {
+		t.Fatal(err)
+	}
+	var open []*peer.Conn
+	for id := range c.nodes {
+		for {
+			conn, err := thief.Dial(ctx, string(id), c.addrs[id], peer.ALPNRaft)
+			if err == nil {
+				defer conn.Close()
+				open = append(open, conn)
+				break
+			}
+			if ctx.Err() != nil { // until then it has yet to learn of s9
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := c.nodes["s2"].RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	deadline, _ := ctx.Deadline()
+	for _, conn := range open {
+		if err := conn.SetDeadline(deadline); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("its connection to %s is open: %v", conn.Identity().ID, err)
+		}
+	}
+}
+
 // TestRemovedServerGetsNothing: its connections are closed, those of both protocols, and it gets no other.
 func TestRemovedServerGetsNothing(t *testing.T) {
 	ctx, c, _ := founded3(t)

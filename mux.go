@@ -10,21 +10,14 @@ import (
 // Mux puts the keyring's FSM in front of the host's, for one raft that carries both. It goes
 // outermost. Entries that the keyring proposed go to keys, all others to app, which sees its
 // log, its batches (if it is a raft.BatchingFSM) and the raft configurations (if it is a
-// raft.ConfigurationStore) as it would without. A snapshot holds both: the keyring's section
+// raft.ConfigurationStore) as it would without. The keyring sees these too. A snapshot holds both: the keyring's section
 // first, then app's to the end. Snapshots and logs from before the Mux are read as app's
 // alone; after the first snapshot that the Mux wrote, going back to a build without it needs
 // a restore.
 func Mux(keys *FSM, app raft.FSM) raft.FSM {
 	m := mux{keys, app}
-	batching, batches := app.(raft.BatchingFSM)
-	store, stores := app.(raft.ConfigurationStore)
-	switch {
-	case batches && stores:
-		return muxBatchingStore{muxBatching{m, batching}, store}
-	case batches:
+	if batching, ok := app.(raft.BatchingFSM); ok {
 		return muxBatching{m, batching}
-	case stores:
-		return muxStore{m, store}
 	}
 	return m
 }
@@ -39,6 +32,14 @@ func (m mux) Apply(l *raft.Log) any {
 		return m.keys.Apply(l)
 	}
 	return m.app.Apply(l)
+}
+
+// StoreConfiguration implements raft.ConfigurationStore. raft calls it of an FSM that takes no batches.
+func (m mux) StoreConfiguration(index uint64, c raft.Configuration) {
+	m.keys.StoreConfiguration(index, c)
+	if store, ok := m.app.(raft.ConfigurationStore); ok {
+		store.StoreConfiguration(index, c)
+	}
 }
 
 func (m mux) Snapshot() (raft.FSMSnapshot, error) {
@@ -87,6 +88,9 @@ func (m muxBatching) ApplyBatch(logs []*raft.Log) []any {
 	for len(logs) > 0 {
 		n := 0
 		for n < len(logs) && !own(logs[n]) {
+			if l := logs[n]; l.Type == raft.LogConfiguration {
+				m.keys.StoreConfiguration(l.Index, raft.Configuration{}) // raft does not call it here
+			}
 			n++
 		}
 		if n > 0 {
@@ -98,24 +102,4 @@ func (m muxBatching) ApplyBatch(logs []*raft.Log) []any {
 		logs = logs[n:]
 	}
 	return responses
-}
-
-type muxStore struct {
-	mux
-	store raft.ConfigurationStore
-}
-
-func (m muxStore) StoreConfiguration(index uint64, c raft.Configuration) {
-	m.keys.StoreConfiguration(index, c)
-	m.store.StoreConfiguration(index, c)
-}
-
-type muxBatchingStore struct {
-	muxBatching
-	store raft.ConfigurationStore
-}
-
-func (m muxBatchingStore) StoreConfiguration(index uint64, c raft.Configuration) {
-	m.keys.StoreConfiguration(index, c)
-	m.store.StoreConfiguration(index, c)
 }

@@ -166,15 +166,17 @@ func (w *network) members() []string {
 	return w.sponsors
 }
 
-// followMembers closes the connections of servers that are removed. It runs until Close.
+// followMembers closes the connections of who is no member, each time the configuration has changed: one
+// that came and went in between is in no list of before. Who joins, and is cut off, asks again. It runs
+// until Close.
 func (w *network) followMembers(ctx context.Context) {
-	var known []string
+	var seen uint64
+	fsm := w.node.keys.fsm
 	for {
-		changed := w.node.keys.fsm.changed.wait()
-		present := w.members()
-		gone := slices.DeleteFunc(known, func(id string) bool { return slices.Contains(present, id) })
-		if known = present; len(gone) > 0 {
-			w.drop(gone)
+		changed := fsm.changed.wait()
+		if n := fsm.configs.Load() + fsm.restores.Load(); n != seen {
+			seen = n
+			w.dropStrangers()
 		}
 		select {
 		case <-changed:
@@ -184,16 +186,17 @@ func (w *network) followMembers(ctx context.Context) {
 	}
 }
 
-// drop closes the connections of servers, both ways.
-func (w *network) drop(ids []string) {
-	w.node.log.Info("servers were removed", "ids", ids)
-	gone := func(id peer.Identity) bool { return slices.Contains(ids, id.ID) }
-	w.port.Drop(gone)
+// dropStrangers closes all connections, of both ways, but those of members.
+func (w *network) dropStrangers() {
+	members := w.members()
+	stranger := func(id peer.Identity) bool { return !slices.Contains(members, id.ID) }
+	w.port.Drop(stranger)
 	w.client.CloseIdle()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.dialed {
-		if gone(c.peer.Identity()) {
+		if stranger(c.peer.Identity()) {
+			w.node.log.Info("connection to a server that was removed", "id", c.peer.Identity().ID)
 			c.peer.NetConn().Close() // raft closes the rest
 		}
 	}
