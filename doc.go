@@ -117,9 +117,9 @@
 //	network.go      a Node's port, and its connections to the ports of others
 //	founding.go     how a Node's cluster is founded, and how a server comes to join one
 //	members.go      AddServer, RemoveServer, Leave: how members come and go
-//	promotion.go    the goroutine that makes voters of servers that hold every key
+//	promotion.go    how servers that hold every key become voters
 //	jointoken.go    tokens with which a server may join
-//	moved.go        the goroutine that tells the leader a new address
+//	moved.go        how the leader learns the new address of a server
 //	hosttls.go      ServerTLS, ClientTLS, PeerID: what a host with a raft of its own checks
 //	rafttransport.go what a Node's raft sends at once, and the bound of Node.Apply
 //	forward.go      what a Node that follows has the leader do

@@ -145,10 +145,18 @@ var (
 // NewKeyID draws one.
 func NewKeyID() KeyID { return newKeyID() }
 
-// CheckJoinToken asks a node whether a server may join with a token at a time.
-func CheckJoinToken(n *Node, token string, id raft.ServerID, at time.Time) error {
-	return n.keys.checkJoinToken(token, id, at)
+// CheckJoinToken asks whether a server may join with a token at a time.
+func CheckJoinToken(k *Keyring, token string, id raft.ServerID, at time.Time) error {
+	return k.checkJoinToken(token, id, at)
 }
+
+// MakeJoinToken makes one with any key, and for as long as one likes.
+func MakeJoinToken(k *Keyring, key KeyID, id raft.ServerID, end time.Time) (string, error) {
+	return k.joinToken(key, id, end)
+}
+
+// Demote takes a server's vote away, on the leader.
+func Demote(n *Node, id raft.ServerID) error { return n.raft.DemoteVoter(id, 0, 0).Error() }
 
 // RaftServers are the servers of a node's latest raft configuration.
 func RaftServers(n *Node) []raft.Server { return n.raft.GetConfiguration().Configuration().Servers }

@@ -207,12 +207,16 @@ func notAnswered(ctx context.Context, err error) error {
 
 // serveForwarded does here, on the leader, what another server was asked for. It never
 // forwards again.
-func (n *Node) serveForwarded(ctx context.Context, path string, body []byte) ([]byte, error) {
+func (n *Node) serveForwarded(ctx context.Context, from peer.Identity, path string, body []byte) ([]byte, error) {
 	size, used := binary.Uvarint(body)
 	if used <= 0 || size > uint64(len(body)-used) {
 		return nil, &peer.Refusal{Code: peer.BadRequest}
 	}
 	aad, data := body[used:used+int(size)], body[used+int(size):]
+	switch path {
+	case pathRotate, pathRemove, pathAddServer, pathRemoveServer: // who asked is what that server says
+		n.log.Info("asked by another server", "path", path, "server", from.ID)
+	}
 	var out []byte
 	var err error
 	switch path {

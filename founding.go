@@ -16,6 +16,7 @@ import (
 type greeting struct {
 	Founded bool   `json:"founded"`          // its cluster has committed something
 	Leader  string `json:"leader,omitempty"` // the address of the leader it knows of
+	Addr    string `json:"addr,omitempty"`   // its own, by its configuration
 }
 
 const joinRetry = 250 * time.Millisecond // until servers that did not answer are asked again
@@ -28,7 +29,7 @@ func (w *network) hello() ([]byte, error) {
 	switch {
 	case w.ready():
 		addr, _ := w.node.raft.LeaderWithID()
-		g = greeting{Founded: w.node.raft.LastIndex() > 1, Leader: string(addr)}
+		g = greeting{Founded: w.node.raft.LastIndex() > 1, Leader: string(addr), Addr: w.node.cfg.Addr}
 	case !w.fresh.Load():
 		return nil, &peer.Refusal{Code: peer.NotReady}
 	}
@@ -146,6 +147,9 @@ func (w *network) askLeader(ctx context.Context, addr string, body []byte) error
 	b, err := w.client.Call(ctx, peer.AnyServer, g.Leader, pathJoin, body)
 	if r := (*peer.Refusal)(nil); errors.As(err, &r) && r.Code == peer.NotMember {
 		return fmt.Errorf("%w: the cluster has no server of this name; it needs a JoinToken, or AddServer there", err)
+	}
+	if err == nil {
+		b, err = answered(b)
 	}
 	if err != nil {
 		return err

@@ -317,6 +317,9 @@ func (f *FSM) propose(ctx context.Context, r *raft.Raft, cmds []meta.Command) er
 	if err != nil {
 		return err
 	}
+	if len(b) > MaxCommand {
+		return commandTooLong(len(b))
+	}
 	future := r.ApplyLog(raft.Log{Data: b, Extensions: extensions}, proposeTimeout)
 	if err := future.Error(); err != nil {
 		return outcome(r, err)

@@ -1,8 +1,11 @@
 package keyring_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -10,7 +13,9 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // newcomer is the configuration of a further server, which knows one of the others.
@@ -81,6 +86,23 @@ func founded3(t *testing.T) (context.Context, *nodes, []byte) {
 	return ctx, c, sealed
 }
 
+// whenLogged is a log that does something once a text comes.
+func whenLogged(text string, do func()) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Output: logged{text, do}})
+}
+
+type logged struct {
+	text string
+	do   func()
+}
+
+func (l logged) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(l.text)) {
+		l.do()
+	}
+	return len(b), nil
+}
+
 // TestStrangerWithAServersCertificateIsNotTakenIn: a certificate of the cluster's CA with the right
 // role is no invitation. It gets no key, and stands in no configuration.
 func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
@@ -92,9 +114,9 @@ func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
 	for name, token := range map[string]string{"none": "", "of another server": other, "garbage": "AAAA"} {
 		cfg := c.newcomer("s4")
 		cfg.JoinToken = token
-		short, stop := context.WithTimeout(ctx, 2*time.Second)
-		n, err := keyring.Start(short, cfg)
-		stop()
+		asking, stop := context.WithCancel(ctx)
+		cfg.Logger = whenLogged("asking to join", stop)
+		n, err := keyring.Start(asking, cfg)
 		if err == nil {
 			n.Close()
 			t.Errorf("with a token that is %s it was taken in", name)
@@ -144,7 +166,7 @@ func TestJoinTokensAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := func(token string, id raft.ServerID, at time.Time) bool {
-		return keyring.CheckJoinToken(n, token, id, at) == nil
+		return keyring.CheckJoinToken(n.Keyring(), token, id, at) == nil
 	}
 	if !good(token, "s4", now) || !good(token, "s4", now.Add(59*time.Minute)) {
 		t.Error("a good token is refused")
@@ -185,6 +207,31 @@ func TestJoinTokensAreRefused(t *testing.T) {
 	}
 	if !good(token, "s4", now) {
 		t.Error("after a rotation it is refused")
+	}
+	forged := func(key keyring.KeyID, end time.Time) string {
+		t.Helper()
+		token, err := keyring.MakeJoinToken(n.Keyring(), key, "s4", end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	keys := n.Keyring().Keys()
+	active, retired := keys[0].ID, keys[1].ID
+	if !good(forged(retired, now.Add(time.Hour)), "s4", now) {
+		t.Error("a token made with a key that was just retired is refused")
+	}
+	if later := now.Add(keyring.MaxJoinTTL + time.Minute); good(forged(retired, later.Add(time.Minute)), "s4", later) {
+		t.Error("a token made with a key that was retired long ago is taken")
+	}
+	if good(forged(active, now.Add(keyring.MaxJoinTTL+time.Hour)), "s4", now) {
+		t.Error("a token is taken that was made for too long")
+	}
+	if _, err := n.Rotate(ctx, keyring.RotateOptions{Revoke: []keyring.KeyID{active}}); err != nil {
+		t.Fatal(err)
+	}
+	if good(forged(active, now.Add(time.Hour)), "s4", now) {
+		t.Error("a token made with a revoked key is taken")
 	}
 	if _, err := n.Rotate(ctx, keyring.RotateOptions{Full: true}); err != nil {
 		t.Fatal(err)
@@ -232,6 +279,42 @@ func TestNewcomerTakesRaftFromThoseAloneWhoTookItIn(t *testing.T) {
 	}
 }
 
+// plantTerm leaves raft a term and nothing else, as a crash does before the first entry.
+func plantTerm(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(dir, "raft"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	log, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft", "raft.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.SetUint64([]byte("CurrentTerm"), 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestServerKilledBeforeItsFirstEntryBeginsAnew, a founder and one that joins.
+func TestServerKilledBeforeItsFirstEntryBeginsAnew(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+		if cfg.ID == "s2" {
+			plantTerm(t, cfg.Dir)
+		}
+	})
+	c.ready(ctx)
+	cfg := c.newcomer("s4")
+	if err := c.nodes["s1"].AddServer(ctx, "s4", cfg.Addr); err != nil {
+		t.Fatal(err)
+	}
+	plantTerm(t, cfg.Dir)
+	c.start(ctx, cfg)
+}
+
 // TestThreeNodesAreReplacedByThree, one by one, while keys rotate: with tokens they come, with Leave they
 // go, the leader too. What was sealed before opens.
 func TestThreeNodesAreReplacedByThree(t *testing.T) {
@@ -263,8 +346,15 @@ func TestThreeNodesAreReplacedByThree(t *testing.T) {
 	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
 		leave := c.nodes[id]
 		// A key that has just been made may not be held by enough of those that stay.
-		for err := leave.Leave(ctx); err != nil; err = leave.Leave(ctx) {
-			if ctx.Err() != nil {
+		for {
+			changed := last.Keyring().Changed()
+			err := leave.Leave(ctx)
+			if err == nil {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
 				t.Fatalf("%s can't leave: %v", id, err)
 			}
 		}

@@ -35,8 +35,8 @@ const (
 
 // JoinToken returns a token with which the server of that ID may join this cluster: it goes into
 // NodeConfig.JoinToken there. It is good for ttl, zero means an hour, at most MaxJoinTTL; for that
-// server alone, whose certificate names it; and no longer than until a full rotation. It can't
-// be taken back before: keep the time short. It may be called on any server that holds the active
+// server alone, whose certificate names it; and no longer than until a full rotation, or until its key
+// is revoked. It can't be taken back before: keep the time short. It may be called on any server that holds the active
 // key; on another the error matches ErrKeyMissing.
 func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
 	if ttl == 0 {
@@ -53,9 +53,13 @@ func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
 	if active == nil {
 		return "", ErrNotReady
 	}
-	head := append([]byte{joinVersion}, active.ID[:]...)
-	head = binary.BigEndian.AppendUint64(head, uint64(now().Add(ttl).Unix()))
-	mac, err := n.keys.joinMAC(head, active.ID, id)
+	return n.keys.joinToken(active.ID, id, now().Add(ttl))
+}
+
+func (k *Keyring) joinToken(key KeyID, id raft.ServerID, end time.Time) (string, error) {
+	head := append([]byte{joinVersion}, key[:]...)
+	head = binary.BigEndian.AppendUint64(head, uint64(end.Unix()))
+	mac, err := k.joinMAC(head, key, id)
 	if err != nil {
 		return "", fmt.Errorf("join token: %w", err)
 	}
@@ -81,6 +85,10 @@ func (k *Keyring) checkJoinToken(token string, id raft.ServerID, at time.Time) e
 		return fmt.Errorf("%w: made with key %s, which is not in the keyring", errJoinToken, key)
 	case m.State != meta.StateActive && m.State != meta.StateInactive:
 		return fmt.Errorf("%w: made with key %s, which is %s", errJoinToken, key, m.State)
+	case m.DataOnly || m.Revoked: // as for tokens that it signs
+		return fmt.Errorf("%w: made with key %s, which was adopted or revoked", errJoinToken, key)
+	case m.State == meta.StateInactive && at.Sub(m.Retired) > MaxJoinTTL:
+		return fmt.Errorf("%w: made with key %s, which was retired too long ago", errJoinToken, key)
 	}
 	want, err := k.joinMAC(head, key, id)
 	if err != nil {
@@ -89,8 +97,9 @@ func (k *Keyring) checkJoinToken(token string, id raft.ServerID, at time.Time) e
 	if !hmac.Equal(mac, want) {
 		return fmt.Errorf("%w: of another server, or forged", errJoinToken)
 	}
-	if end := time.Unix(int64(binary.BigEndian.Uint64(head[17:])), 0); !at.Before(end) {
-		return fmt.Errorf("%w: it ended at %v", errJoinToken, end.UTC().Format(time.DateTime))
+	end := time.Unix(int64(binary.BigEndian.Uint64(head[17:])), 0)
+	if !at.Before(end) || end.Sub(at) > MaxJoinTTL+k.cfg.Tokens.Leeway {
+		return fmt.Errorf("%w: it ends at %v", errJoinToken, end.UTC().Format(time.DateTime))
 	}
 	return nil
 }

@@ -67,6 +67,10 @@ func (k *Keyring) alongActivations(ctx context.Context, do func(context.Context)
 			result <- k.mayLead()
 			return
 		}
+		if ctx.Err() != nil { // whoever asked has gone, and what it found out may no longer hold
+			result <- context.Cause(ctx)
+			return
+		}
 		result <- do(ctx)
 	}:
 		return <-result
@@ -83,6 +87,14 @@ const again = 250 * time.Millisecond
 
 // pause is how long there is nothing to do for a server that could not act as the leader.
 func (l *leader) pause() time.Duration {
+	if l.raft.State() == raft.Leader && l.fsm.whole() != nil {
+		// Nothing can be sealed until a server leads that applies what this one can't.
+		l.cfg.Logger.Warn("this server leads and runs too old a build: it hands over", "error", l.fsm.whole())
+		if err := l.raft.LeadershipTransfer().Error(); err != nil {
+			l.cfg.Logger.Warn("hand over", "error", err)
+		}
+		return greetPatience
+	}
 	if l.raft.State() == raft.Leader {
 		return again // it still is: raft was busy, or a transfer has failed
 	}
@@ -104,6 +116,7 @@ func (l *leader) step() time.Duration {
 			err = l.act(a, ring, s, holds)
 		case len(holds) > 0:
 			err = l.propose(holds)
+		case l.reports.waiting(): // those taken told nothing new
 		case a.Kind == plan.Wait:
 			return min(idle, max(0, a.At.Sub(s.Now))) // the clock may be set, or the machine sleep
 		default:
@@ -138,7 +151,7 @@ func (l *leader) act(a plan.Action, ring *meta.Ring, s plan.Situation, holds []m
 func (l *leader) begin() bool {
 	term := l.raft.CurrentTerm()
 	if l.raft.State() != raft.Leader {
-		l.reports.take()
+		l.reports.drop()
 		l.blocked.resign()
 		return false
 	}
@@ -253,7 +266,10 @@ func (l *leader) resign(active KeyID, s plan.Situation) error {
 			continue
 		}
 		l.cfg.Logger.Warn("this server leads and lacks the active key: it hands over", "key", active, "to", server.ID)
-		return l.raft.LeadershipTransferToServer(server.ID, server.Address).Error()
+		if err := l.raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
+			return outcome(l.raft, err)
+		}
+		return notLeader(l.raft)
 	}
 	return fmt.Errorf("server %q has left", holders[0])
 }

@@ -1,11 +1,14 @@
 package keyring_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,18 +34,14 @@ func TestServerThatCameAndWentIsCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	var open []*peer.Conn
-	for id := range c.nodes {
-		for {
-			conn, err := thief.Dial(ctx, string(id), c.addrs[id], peer.ALPNRaft)
-			if err == nil {
-				defer conn.Close()
-				open = append(open, conn)
-				break
-			}
-			if ctx.Err() != nil { // until then it has yet to learn of s9
-				t.Fatal(err)
-			}
+	for id, n := range c.nodes {
+		c.await(ctx, n, "told of s9", func(st keyring.Status) bool { return len(st.Servers) == 4 })
+		conn, err := thief.Dial(ctx, string(id), c.addrs[id], peer.ALPNRaft)
+		if err != nil {
+			t.Fatal(err)
 		}
+		defer conn.Close()
+		open = append(open, conn)
 	}
 	if err := c.nodes["s2"].RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
@@ -101,6 +100,161 @@ func TestRemovedServerGetsNothing(t *testing.T) {
 	c.await(ctx, asked, "told that it is removed", func(st keyring.Status) bool { return hasProblem(st, keyring.ProblemRemoved) })
 	if _, err := c.nodes[leader].Rotate(ctx, keyring.RotateOptions{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRemovedServerThatIsJoiningStaysOut: it was a member when it asked, and the leader looks for it where
+// nobody answers.
+func TestRemovedServerThatIsJoiningStaysOut(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	ln := keyringtest.Listen(t)
+	defer ln.Close()
+	at := ln.Addr().String()
+	leader := c.nodes["s1"].Leader()
+	thief := &peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/s9", nil)}
+	for range 5 {
+		if err := c.nodes[leader].AddServer(ctx, "s9", at); err != nil {
+			t.Fatal(err)
+		}
+		client, asked := peer.NewClient(thief), make(chan error, 1)
+		go func() {
+			_, err := client.Call(ctx, string(leader), c.addrs[leader], "/node/join", []byte(`{"addr":"`+at+`"}`))
+			asked <- err
+		}()
+		hung, err := ln.Accept() // the leader is looking
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.nodes[leader].RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		hung.Close()
+		if <-asked == nil {
+			t.Error("it is taken in")
+		}
+		client.Close()
+		if err := c.nodes[leader].RemoveServer(ctx, "nobody", keyring.RemoveServerOptions{}); err != nil { // after what was under way
+			t.Fatal(err)
+		}
+		if servers := keyring.RaftServers(c.nodes[leader]); len(servers) != 3 {
+			t.Fatalf("it is back: %v", servers)
+		}
+	}
+}
+
+// TestMemberThatIsStartingIsAlive: it has no answer yet, and nobody takes its place.
+func TestMemberThatIsStartingIsAlive(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	leader := c.nodes["s1"].Leader()
+	starting := map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[leader]
+	if err := c.nodes[starting].Close(); err != nil {
+		t.Fatal(err)
+	}
+	delete(c.nodes, starting)
+	ln, err := net.Listen("tcp", c.addrs[starting])
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := c.ca.Source("keyring://test/server/"+string(starting), nil)
+	conf, err := peer.ServerConfig(source, "test", func(peer.Identity, string) error { return nil }, peer.ALPNRaft, peer.ALPNPeer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := peer.Listen(ln, peer.PortOptions{TLS: conf})
+	defer port.Close()
+	server := peer.Serve(port.Listener(peer.ALPNPeer), func(context.Context, peer.Identity, string, []byte) ([]byte, error) {
+		return nil, &peer.Refusal{Code: peer.NotReady}
+	}, peer.ServerOptions{})
+	defer server.Close()
+	client := peer.NewClient(&peer.Dialer{Cluster: "test", TLS: source})
+	defer client.Close()
+	answer, err := client.Call(ctx, string(leader), c.addrs[leader], "/node/join", []byte(`{"addr":"127.0.0.1:9"}`))
+	if err != nil || !bytes.Contains(answer, []byte("a member already")) {
+		t.Errorf("%q, %v", answer, err)
+	}
+	if got := suffrage(t, c.nodes[leader].Keyring(), starting); got != "Voter" {
+		t.Errorf("it is %q", got)
+	}
+}
+
+// TestServerIsAtTwoAddresses, and is known by the one of its configuration.
+func TestServerIsAtTwoAddresses(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	leader := c.nodes["s1"].Leader()
+	id := map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[leader]
+	if err := c.nodes[id].Close(); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", c.addrs[id])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(c.addrs[id])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.addrs[id] = net.JoinHostPort("localhost", port)
+	cfg := c.config(id)
+	cfg.Listener = ln
+	if c.nodes[id], err = keyring.Start(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	c.settled(ctx)
+}
+
+// TestServerThatIsDownKeepsNoOtherFromAVote, though it is before it in the list.
+func TestServerThatIsDownKeepsNoOtherFromAVote(t *testing.T) {
+	ctx, c, _ := founded3(t)
+	leader := c.nodes["s1"].Leader()
+	down := map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[leader]
+	keyring.AwaitHolders(c.nodes[leader].Keyring(), c.nodes[leader].Keyring().Keys()[0].ID, 3)
+	if err := c.nodes[down].Close(); err != nil {
+		t.Fatal(err)
+	}
+	delete(c.nodes, down)
+	if err := keyring.Demote(c.nodes[leader], down); err != nil {
+		t.Fatal(err)
+	}
+	cfg := c.newcomer("s4")
+	cfg.Join = []string{c.addrs[leader]}
+	if err := c.nodes[leader].AddServer(ctx, "s4", cfg.Addr); err != nil {
+		t.Fatal(err)
+	}
+	c.start(ctx, cfg)
+	c.await(ctx, c.nodes[leader], "naming who is down", func(st keyring.Status) bool {
+		return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool {
+			return p.Kind == keyring.ProblemNonvoter && p.Server == down && strings.Contains(p.Detail, "answer")
+		})
+	})
+}
+
+// TestServerThatNeverAnsweredGetsNoVote, not even while there is no key to hold.
+func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	away := newKMS("kms")
+	away.set(func(k *kms) { k.err = errors.New("away") })
+	tried := make(chan struct{}, 1)
+	c := startNodes(t, 1, func(cfg *keyring.NodeConfig) {
+		cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), away}
+		cfg.Logger = whenLogged("promote: id=s9", func() {
+			select {
+			case tried <- struct{}{}:
+			default:
+			}
+		})
+	})
+	n := c.nodes["s1"]
+	if err := n.AddServer(ctx, "s9", "127.0.0.1:9"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-tried:
+	case <-ctx.Done():
+		t.Fatal("it is not tried")
+	}
+	if got := suffrage(t, n.Keyring(), "s9"); got != "Nonvoter" {
+		t.Errorf("it is %q", got)
 	}
 }
 

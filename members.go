@@ -55,7 +55,7 @@ type RemoveServerOptions struct {
 func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
 	r := removeServerRequest{actorOf(ctx), id, o}
 	return n.whenLed(ctx, func() error {
-		if id == n.cfg.ID && !n.member(id) {
+		if id == n.cfg.ID && len(servers(n.raft)) > 0 && !n.member(id) {
 			return nil // the log has told us, whatever became of the leader's answer
 		}
 		err := n.removeServer(ctx, r)
@@ -116,14 +116,17 @@ func (n *Node) addServer(ctx context.Context, r addRequest) error {
 		return nil
 	}
 	if known && r.ID != n.cfg.ID {
-		if err := n.net.checkGone(ctx, was); err != nil {
+		if err := n.net.checkGone(ctx, was, r.Addr); err != nil {
 			return err
 		}
 	}
 	return n.keys.alongActivations(ctx, func(ctx context.Context) error {
+		is, still := n.serverOf(r.ID)
+		if still != known {
+			return fmt.Errorf("add server %s: it was added or removed meanwhile", r.ID)
+		}
 		n.log.Info("server is added, or has another address", "id", r.ID, "addr", r.Addr, "by", r.By)
-		is, known := n.serverOf(r.ID)
-		return n.setAddress(r.ID, raft.ServerAddress(r.Addr), known && is.Suffrage == raft.Voter)
+		return n.setAddress(r.ID, raft.ServerAddress(r.Addr), still && is.Suffrage == raft.Voter)
 	})
 }
 
@@ -236,41 +239,54 @@ func (n *Node) member(id raft.ServerID) bool {
 // it already, or has a token.
 func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte) ([]byte, error) {
 	var j joining
-	id := raft.ServerID(from.ID)
-	if decodeStrictly(body, &j) != nil || (addRequest{ID: id, Addr: j.Addr}).check() != nil || id == w.node.cfg.ID {
+	if decodeStrictly(body, &j) != nil {
+		return nil, &peer.Refusal{Code: peer.Unsupported}
+	}
+	n, id := w.node, raft.ServerID(from.ID)
+	if (addRequest{ID: id, Addr: j.Addr}).check() != nil || id == n.cfg.ID {
 		return nil, &peer.Refusal{Code: peer.BadRequest}
 	}
-	n := w.node
 	if err := n.keys.mayLead(); err != nil {
 		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(n.Leader())}
 	}
-	s, known := n.serverOf(id)
+	was, known := n.serverOf(id)
 	if !known {
 		if err := n.keys.checkJoinToken(j.Token, id, now()); err != nil {
-			n.log.Warn("server may not join", "id", id, "addr", j.Addr, "error", err)
+			w.seldom.Do(func() { n.log.Warn("server may not join", "id", id, "addr", j.Addr, "error", err) })
 			return nil, &peer.Refusal{Code: peer.NotMember}
 		}
-	} else if err := w.checkGone(ctx, s); err != nil {
-		return nil, err
+	} else if err := w.checkGone(ctx, was, ""); err != nil {
+		return answer(nil, err), nil
 	}
 	err := n.keys.alongActivations(ctx, func(ctx context.Context) error {
-		n.log.Info("server joins", "id", id, "addr", j.Addr)
-		if was, known := n.serverOf(id); known {
-			return n.startAnew(ctx, was, raft.ServerAddress(j.Addr))
+		is, still := n.serverOf(id)
+		switch {
+		case known && !still:
+			return &peer.Refusal{Code: peer.NotMember} // it was removed meanwhile
+		case still:
+			n.log.Info("server joins anew", "id", id, "addr", j.Addr)
+			return n.startAnew(ctx, is, raft.ServerAddress(j.Addr))
 		}
+		n.log.Info("server joins", "id", id, "addr", j.Addr)
 		return n.setAddress(id, raft.ServerAddress(j.Addr), false)
 	})
-	if err != nil {
-		return nil, fmt.Errorf("join of %s: %w", id, err)
+	if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
+		return nil, refusal
 	}
-	return json.Marshal(joined{servers(n.raft)})
+	if err != nil {
+		return answer(nil, fmt.Errorf("join of %s: %w", id, err)), nil
+	}
+	b, err := json.Marshal(joined{servers(n.raft)})
+	return answer(b, err), nil
 }
 
 // checkGone refuses to have a member that is alive replaced or moved: somebody has started a second
-// server with its certificate.
-func (w *network) checkGone(ctx context.Context, s raft.Server) error {
-	if g, err := w.greet(ctx, string(s.ID), string(s.Address)); err == nil && g.Founded {
+// server with its certificate. It may be the member itself, which is at the new address and can still be
+// reached at the old one.
+func (w *network) checkGone(ctx context.Context, s raft.Server, addr string) error {
+	g, err := w.greet(ctx, string(s.ID), string(s.Address))
+	if refusal := (*peer.Refusal)(nil); err == nil && g.Founded && g.Addr != addr || errors.As(err, &refusal) {
 		return fmt.Errorf("server %s: it is a member already, and answers at %s", s.ID, s.Address)
 	}
-	return nil
+	return context.Cause(ctx)
 }

@@ -6,35 +6,24 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
-	"time"
 
 	"example.com/keyring/internal/peer"
-	"example.com/keyring/internal/plan"
 )
 
 // keepAddress has the raft configuration say where this server is, which may have moved since it ran
-// last. It runs until Close.
-func (n *Node) keepAddress(ctx context.Context) {
-	for tries := 0; ; {
-		changed := n.keys.fsm.changed.wait()
-		var retry <-chan time.Time
-		if s, known := n.serverOf(n.cfg.ID); !known || string(s.Address) == n.cfg.Addr {
-			tries = 0
-		} else if err := n.tellAddress(ctx); err != nil {
-			n.log.Warn("this server has another address than the raft configuration says",
-				"is", n.cfg.Addr, "was", s.Address, "error", err)
-			changed, retry = nil, time.After(plan.Backoff(tries, rand.Float64()))
-			tries++
-		}
-		select {
-		case <-changed:
-		case <-retry:
-		case <-ctx.Done():
-			return
-		}
+// last.
+func (n *Node) keepAddress(ctx context.Context) error {
+	s, known := n.serverOf(n.cfg.ID)
+	if !known || string(s.Address) == n.cfg.Addr {
+		return nil
 	}
+	err := n.tellAddress(ctx)
+	if err != nil {
+		n.log.Warn("this server has another address than the raft configuration says",
+			"is", n.cfg.Addr, "was", s.Address, "error", err)
+	}
+	return err
 }
 
 func (n *Node) tellAddress(ctx context.Context) error {

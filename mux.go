@@ -10,7 +10,8 @@ import (
 // Mux puts the keyring's FSM in front of the host's, for one raft that carries both. It goes
 // outermost. Entries that the keyring proposed go to keys, all others to app, which sees its
 // log, its batches (if it is a raft.BatchingFSM) and the raft configurations (if it is a
-// raft.ConfigurationStore) as it would without. The keyring sees these too. A snapshot holds both: the keyring's section
+// raft.ConfigurationStore) as it would without. The keyring sees these too: what Mux returns
+// is always a raft.ConfigurationStore. A snapshot holds both: the keyring's section
 // first, then app's to the end. Snapshots and logs from before the Mux are read as app's
 // alone; after the first snapshot that the Mux wrote, going back to a build without it needs
 // a restore.

@@ -51,6 +51,7 @@ type network struct {
 	// sponsors are the servers of the configuration that took this one in: until raft has told it,
 	// they are all that it knows. Set before raft runs.
 	sponsors []string
+	seldom   seldom // log lines that a peer can cause
 	closed   chan struct{}
 
 	mu     sync.Mutex // guards below
@@ -86,7 +87,7 @@ func listen(n *Node) (*network, error) {
 	w.raft = w.port.Listener(peer.ALPNRaft)
 	w.server = peer.Serve(w.port.Listener(peer.ALPNPeer), w.serve, peer.ServerOptions{
 		OnError: func(from peer.Identity, path string, err error) {
-			n.log.Warn("peer call", "from", from, "path", path, "error", err)
+			w.seldom.Do(func() { n.log.Warn("peer call", "from", from, "path", path, "error", err) })
 		},
 	})
 	return w, nil
@@ -124,6 +125,7 @@ func (w *network) close() error {
 	if w.trans != nil {
 		errs = append(errs, w.trans.Close())
 	}
+	w.hangUp(func(peer.Identity) bool { return true })
 	return errors.Join(append(errs, w.server.Close(), w.port.Close())...)
 }
 
@@ -170,12 +172,16 @@ func (w *network) members() []string {
 // that came and went in between is in no list of before. Who joins, and is cut off, asks again. It runs
 // until Close.
 func (w *network) followMembers(ctx context.Context) {
-	var seen uint64
+	type state struct {
+		configurations, restores uint64
+		leader                   raft.ServerID // another one may have undone what was not committed
+	}
+	var seen state
 	fsm := w.node.keys.fsm
 	for {
 		changed := fsm.changed.wait()
-		if n := fsm.configs.Load() + fsm.restores.Load(); n != seen {
-			seen = n
+		if now := (state{fsm.configs.Load(), fsm.restores.Load(), w.node.Leader()}); now != seen {
+			seen = now
 			w.dropStrangers()
 		}
 		select {
@@ -192,13 +198,29 @@ func (w *network) dropStrangers() {
 	stranger := func(id peer.Identity) bool { return !slices.Contains(members, id.ID) }
 	w.port.Drop(stranger)
 	w.client.CloseIdle()
+	w.hangUp(stranger)
+}
+
+// hangUp closes connections of raft's that this server has made.
+func (w *network) hangUp(to func(peer.Identity) bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.dialed {
-		if stranger(c.peer.Identity()) {
-			w.node.log.Info("connection to a server that was removed", "id", c.peer.Identity().ID)
-			c.peer.NetConn().Close() // raft closes the rest
+		if to(c.peer.Identity()) {
+			delete(w.dialed, c)
+			c.peer.NetConn().Close() // raft closes the rest, if it still uses it
 		}
+	}
+}
+
+// seldom does things at most once in ten seconds.
+type seldom struct{ next atomic.Int64 }
+
+// Do does it, or leaves it.
+func (s *seldom) Do(do func()) {
+	next, at := s.next.Load(), time.Now()
+	if at.UnixNano() >= next && s.next.CompareAndSwap(next, at.Add(10*time.Second).UnixNano()) {
+		do()
 	}
 }
 
@@ -249,7 +271,7 @@ func (w *network) serve(ctx context.Context, from peer.Identity, path string, bo
 	case pathKeys:
 		return w.node.keys.ServePeer(ctx, raft.ServerID(from.ID), body)
 	case pathEncrypt, pathDecrypt, pathSign, pathRotate, pathRemove, pathReady, pathStatus, pathAddServer, pathRemoveServer:
-		return w.node.serveForwarded(ctx, path, body)
+		return w.node.serveForwarded(ctx, from, path, body)
 	}
 	return nil, &peer.Refusal{Code: peer.Unsupported}
 }

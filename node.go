@@ -6,11 +6,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -175,10 +177,31 @@ func (n *Node) start(ctx, life context.Context) error {
 	if n.net == nil {
 		return nil
 	}
-	n.loops.Go(func() { n.promote(life) })
-	n.loops.Go(func() { n.keepAddress(life) })
+	n.loops.Go(func() { n.onChange(life, n.promote) })
+	n.loops.Go(func() { n.onChange(life, n.keepAddress) })
 	n.loops.Go(func() { n.net.followMembers(life) })
 	return nil
+}
+
+// onChange does something now and after each change of the FSM; if it fails, after a while, a longer one
+// each time. It returns when ctx ends.
+func (n *Node) onChange(ctx context.Context, do func(context.Context) error) {
+	for tries := 0; ; {
+		changed := n.keys.fsm.changed.wait()
+		var retry <-chan time.Time
+		if err := do(ctx); err == nil {
+			tries = 0
+		} else { // trying has changed something by itself: that is no reason to try again
+			changed, retry = nil, time.After(plan.Backoff(tries+3, rand.Float64()))
+			tries++
+		}
+		select {
+		case <-changed:
+		case <-retry:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Close ends the server and waits for all of it. A second Close returns what the first did.

@@ -39,13 +39,29 @@ func (c NodeConfig) openRaftDir() (d raftDir, err error) {
 	return d, nil
 }
 
-// known reports whether the server has been a member of a cluster.
+// known reports whether raft has told the server of a cluster: it has an entry or a snapshot. A crash
+// may have left it a term alone, from before its first entry. Such a server has never voted, and begins
+// anew.
 func (d raftDir) known() (bool, error) {
-	known, err := raft.HasExistingState(d.log, d.log, d.snaps)
+	last, err := d.log.LastIndex()
 	if err != nil {
 		return false, fmt.Errorf("raft log %s: %w", d.path, err)
 	}
-	return known, nil
+	snaps, err := d.snaps.List()
+	if err != nil {
+		return false, fmt.Errorf("raft snapshots in %s: %w", d.path, err)
+	}
+	return last > 0 || len(snaps) > 0, nil
+}
+
+// found makes the first entry. raft makes none where it finds a term.
+func (d raftDir) found(conf *raft.Config, trans raft.Transport, founders raft.Configuration) error {
+	if term, err := d.log.GetUint64([]byte("CurrentTerm")); err == nil && term > 0 {
+		if err := d.log.SetUint64([]byte("CurrentTerm"), 0); err != nil {
+			return err
+		}
+	}
+	return raft.BootstrapCluster(conf, d.log, d.log, d.snaps, trans, founders)
 }
 
 // address is what raft calls this server. One that is alone has none, and its ID will do.
@@ -106,7 +122,7 @@ func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
 			return err
 		}
 		if len(founders.Servers) > 0 {
-			err = raft.BootstrapCluster(conf, d.log, d.log, d.snaps, transport, founders)
+			err = d.found(conf, transport, founders)
 		} else {
 			err = n.net.askToJoin(ctx)
 		}

@@ -13,7 +13,7 @@ const MaxCommand = 4 << 20
 type commandTooLong int
 
 func (n commandTooLong) Error() string {
-	return fmt.Sprintf("apply: a command of %d bytes, at most %d are taken", int(n), MaxCommand)
+	return fmt.Sprintf("a command of %d bytes, at most %d are taken", int(n), MaxCommand)
 }
 
 func (commandTooLong) Is(target error) bool { return target == ErrTooLong }

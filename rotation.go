@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -227,7 +228,7 @@ func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) erro
 	return nil
 }
 
-// askAbout asks the servers live about any number of keys.
+// askAbout asks the servers live about any number of keys. One that has not answered is not asked again.
 func (k *Keyring) askAbout(ctx context.Context, servers []string, keys []*meta.Key) map[string]plan.Answer {
 	answers := map[string]plan.Answer{}
 	for batch := range slices.Chunk(keys, reportBatch) {
@@ -235,10 +236,12 @@ func (k *Keyring) askAbout(ctx context.Context, servers []string, keys []*meta.K
 		for _, key := range batch {
 			ids = append(ids, key.ID)
 		}
-		for server, a := range k.ask(ctx, servers, ids, nil) {
+		told := k.ask(ctx, servers, ids, nil)
+		for server, a := range told {
 			a.Held = append(answers[server].Held, a.Held...)
 			answers[server] = a
 		}
+		servers = slices.Sorted(maps.Keys(told))
 	}
 	return answers
 }

@@ -18,8 +18,12 @@ type reports struct {
 	holds []meta.Hold
 }
 
-// maxReports bounds what waits for the log; a server whose report is dropped repeats it.
-const maxReports = 1024
+// maxReports bounds what waits for the log, and maxReported the keys in what goes there at once: one
+// report has at most peer.MaxIDs. A server whose report is dropped repeats it.
+const (
+	maxReports  = 1024
+	maxReported = 2 * peer.MaxIDs
+)
 
 func (r *reports) add(h meta.Hold) {
 	r.mu.Lock()
@@ -32,9 +36,26 @@ func (r *reports) add(h meta.Hold) {
 func (r *reports) take() []meta.Hold {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	holds := r.holds
-	r.holds = nil
+	n, keys := 0, 0
+	for n < len(r.holds) && keys <= maxReported {
+		keys += len(r.holds[n].Gained) + len(r.holds[n].Lost)
+		n++
+	}
+	holds := r.holds[:n:n]
+	r.holds = r.holds[n:]
 	return holds
+}
+
+func (r *reports) drop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.holds = nil
+}
+
+func (r *reports) waiting() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.holds) > 0
 }
 
 func (k *Keyring) takeReport(h meta.Hold) {
