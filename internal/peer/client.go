@@ -17,8 +17,12 @@ import (
 )
 
 // maxDials is how many dials to one server are under way at a time. With what raft dials they are to
-// stay below MaxPendingPerAddr: a port closes the oldest of more than that.
-const maxDials = 8
+// stay below MaxPendingPerAddr: a port closes the oldest of more than that. maxConns is how many
+// connections to one server there are.
+const (
+	maxDials = 8
+	maxConns = 32
+)
 
 // Client calls the Servers of other servers, over connections that it keeps. It is safe for
 // concurrent use.
@@ -45,7 +49,7 @@ func NewClient(d *Dialer) *Client {
 		Protocols:              protocols,
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    4,
-		MaxConnsPerHost:        32,
+		MaxConnsPerHost:        maxConns,
 		IdleConnTimeout:        time.Minute, // shorter than a Server's
 		MaxResponseHeaderBytes: maxHeader,
 	}
@@ -153,7 +157,7 @@ func (c *Client) dial(ctx context.Context, _, hostport string) (net.Conn, error)
 	defer c.wg.Done()
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
-	wait, stop := context.WithTimeout(ctx, DefaultTimeout)
+	wait, stop := context.WithTimeout(ctx, maxConns/maxDials*DefaultTimeout)
 	defer stop()
 	done, ok := c.dials.take(wait, hostport)
 	if !ok {

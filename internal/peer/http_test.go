@@ -547,7 +547,7 @@ func TestLongBodiesAreRefusedIfThereAreTooMany(t *testing.T) {
 }
 
 func TestManyLongCallsAtOnceSucceed(t *testing.T) {
-	onSockets(t, echoLength, func(s *service) {
+	inBubble(t, echoLength, func(t *testing.T, s *service) {
 		var wg sync.WaitGroup
 		for range 32 {
 			wg.Go(func() {
@@ -557,6 +557,38 @@ func TestManyLongCallsAtOnceSucceed(t *testing.T) {
 			})
 		}
 		wg.Wait()
+	})
+}
+
+// A port closes the oldest of many handshakes from one address.
+func TestClientDialsAFewAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var dials atomic.Int32
+		c := peer.NewClient(&peer.Dialer{Cluster: cluster, TLS: newCA(t).source("a"), DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			if addr == "b" {
+				dials.Add(1)
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}})
+		var wg sync.WaitGroup
+		call := func(addr string) {
+			wg.Go(func() {
+				if _, err := c.Call(t.Context(), addr, addr, "/v1/test", nil); err == nil {
+					t.Error("who is silent answers")
+				}
+			})
+			synctest.Wait()
+		}
+		call("c")
+		for range 20 {
+			call("b")
+		}
+		if n := dials.Load(); n != 8 {
+			t.Errorf("%d dials at a time", n)
+		}
+		wg.Wait()
+		c.Close()
 	})
 }
 
