@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -54,6 +55,50 @@ func TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly(t *testing.T) {
 		}
 		if err := c.Leader().Keyring.Adopt(t.Context(), id); err != nil || ring() {
 			t.Errorf("after Adopt it is still for data only: %v", err)
+		}
+	})
+}
+
+// TestManyOrphansAreAdoptedInSeveralEntries: one log entry with all of them would be too long.
+func TestManyOrphansAreAdoptedInSeveralEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const orphans, most = 1200, 500
+		disk := keyringtest.NewDisk()
+		for i := range orphans {
+			plantKey(t, disk, keyring.KeyID{7, byte(i >> 8), byte(i)}, keyring.InlineKEK())
+		}
+		var mu sync.Mutex
+		entries := map[uint64]int{} // adoptions by index
+		c := newCluster(t, keyringtest.Options{
+			Servers: 1, Disk: func(raft.ServerID) *keyringtest.Disk { return disk },
+			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+				cfg.Audit = func(e keyring.Event) {
+					mu.Lock()
+					defer mu.Unlock()
+					if e.Step == keyring.StepAdopted {
+						entries[e.Index]++
+					}
+				}
+			},
+		})
+		ready(t, c)
+		synctest.Wait()
+		ring := keyring.Ring(c.Leader().FSM)
+		for i := range orphans {
+			if k := ring.Key(keyring.KeyID{7, byte(i >> 8), byte(i)}); k == nil || k.State != keyring.StateInactive || !k.DataOnly {
+				t.Fatalf("%d is adopted as %+v", i, k)
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		all := 0
+		for index, n := range entries {
+			if all += n; n > most {
+				t.Errorf("%d are adopted at %d", n, index)
+			}
+		}
+		if all != orphans {
+			t.Errorf("%d are adopted in %d entries", all, len(entries))
 		}
 	})
 }

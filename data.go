@@ -41,8 +41,8 @@ type SealedData interface {
 	Under(ctx context.Context, key KeyID) iter.Seq2[Sealed, error]
 	// Replace swaps each record whose whole ciphertext is still the old one. What changed
 	// meanwhile, or what Admit refuses, is a conflict: whoever wrote has sealed it anew. A batch
-	// has at most 256 records, and ends with the one that brings its ciphertexts to 1 MiB. Replace
-	// is never called while Under iterates, and when it returns, Under yields the new ciphertexts.
+	// has at most 256 records and 1 MiB of ciphertexts, or else one record that is longer. Replace is
+	// never called while Under iterates, and when it returns, Under yields the new ciphertexts.
 	Replace(ctx context.Context, batch []Replacement) (conflicts int, err error)
 }
 

@@ -137,14 +137,13 @@ func (d *recordsData) hooks() (h hooks) {
 
 func (d *recordsData) Replace(_ context.Context, batch []keyring.Replacement) (conflicts int, err error) {
 	var puts []recordPut
-	size, last := 0, 0
+	size := 0
 	for _, r := range batch {
-		last = len(r.Ciphertext)
-		size += last
+		size += len(r.Ciphertext)
 		puts = append(puts, recordPut{r.Ref, r.Ciphertext, r.New})
 	}
 	d.note(func() {
-		if d.iterating || len(batch) == 0 || len(batch) > 256 || size-last >= 1<<20 {
+		if d.iterating || len(batch) == 0 || len(batch) > 256 || len(batch) > 1 && size > 1<<20 {
 			d.broken = fmt.Sprintf("Replace of %d records of %d bytes, while Under iterates: %t", len(batch), size, d.iterating)
 		}
 	})

@@ -14,7 +14,7 @@ import (
 
 const (
 	batchRecords = 256     // in one call of Replace
-	batchBytes   = 1 << 20 // after which a batch takes no more records
+	batchBytes   = 1 << 20 // of a batch, unless one record alone is more
 	scanBatches  = 8       // that one scan reads: with fewer, other cores are not worth waking
 	runRecords   = 64      // that a core takes at a time
 )
@@ -264,11 +264,7 @@ func (r *rekeyer) open(dst []byte, key KeyID, s Sealed) ([]byte, error) {
 // replace hands records to the host, in batches, and returns how many were replaced.
 func (r *rekeyer) replace(ctx context.Context, key *meta.Key, records []Replacement) (moved int, err error) {
 	for len(records) > 0 {
-		n, size := 0, 0
-		for n < len(records) && n < batchRecords && size < batchBytes {
-			size += len(records[n].Ciphertext)
-			n++
-		}
+		n := replaceable(records)
 		m, err := r.replaceBatch(ctx, key, records[:n])
 		if err != nil {
 			return moved, err
@@ -276,6 +272,18 @@ func (r *rekeyer) replace(ctx context.Context, key *meta.Key, records []Replacem
 		records, moved = records[n:], moved+m
 	}
 	return moved, nil
+}
+
+// replaceable returns how many of the records go together, at least one.
+func replaceable(records []Replacement) (n int) {
+	size := 0
+	for i, r := range records[:min(len(records), batchRecords)] {
+		if size += len(r.Ciphertext); i > 0 && size > batchBytes {
+			return i
+		}
+		n++
+	}
+	return n
 }
 
 func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Replacement) (moved int, err error) {

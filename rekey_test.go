@@ -51,6 +51,27 @@ func TestFullRotationMovesEverything(t *testing.T) {
 	})
 }
 
+// TestLongRecordsDoNotMakeABatchTooLong: what a host makes of a batch fits a command, unless one
+// record alone does not.
+func TestLongRecordsDoNotMakeABatchTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 1, false, nil)
+		const overhead = 100
+		sizes := []int{1<<20 - overhead, 1 << 20, 10, 3 << 20, 3 << 20, 10, 400 << 10, 400 << 10, 400 << 10, 10, 1<<20 - overhead, 2 << 20}
+		for i, n := range sizes {
+			if err := rc.storeOne(fmt.Sprintf("r/%02d", i), strings.Repeat("x", n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		old := rc.active()
+		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.await(old, keyring.StateDeprecated)
+		if rc.check("moved"); rc.under(rc.active()) != len(sizes) {
+			t.Errorf("%d records of %d under the new key", rc.under(rc.active()), len(sizes))
+		}
+	})
+}
+
 // TestI5NothingIsStoredUnderAKeyAfterItsLastScan: a writer that sealed before the rotation comes
 // after the clean scan. The fence refuses it and it seals again; without the fence its record is
 // lost with the key, which shows that this test can see that.

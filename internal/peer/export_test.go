@@ -1,5 +1,7 @@
 package peer
 
+import "context"
+
 // FrameEnds returns where requests end in a stream, and the error at which it stops being one.
 func FrameEnds(stream []byte) (ends []int, err error) {
 	s := scanner{next: atType}
@@ -12,4 +14,20 @@ func FrameEnds(stream []byte) (ends []int, err error) {
 		}
 	}
 	return ends, nil
+}
+
+// Turns is turns for tests.
+type Turns struct{ *turns[string] }
+
+// NewTurns gives each most turns at a time.
+func NewTurns(most int) Turns { return Turns{newTurns[string](most)} }
+
+// Take takes one.
+func (t Turns) Take(ctx context.Context, id string) (done func(), ok bool) { return t.take(ctx, id) }
+
+// Known is how many have a turn or wait for one.
+func (t Turns) Known() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.of)
 }

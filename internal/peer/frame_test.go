@@ -118,7 +118,8 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (w *wire) Close() error { w.closed = true; return nil }
+func (w *wire) Close() error                    { w.closed = true; return nil }
+func (w *wire) SetReadDeadline(time.Time) error { return nil }
 
 // passed is what comes out of a connection in which the chunks arrive.
 func passed(wrap func(net.Conn) net.Conn, chunks ...[]byte) ([]byte, error) {
@@ -237,6 +238,7 @@ func TestFramesAreRefused(t *testing.T) {
 		"a size further in":          {append([]byte{installSnapshot, m1, 0xa1, 'k'}, pack(map[string]int{"Size": 1})...), "form"},
 		"two sizes":                  {append([]byte{installSnapshot, 0x82}, slices.Repeat([]byte{0xa4, 'S', 'i', 'z', 'e', 1}, 2)...), "form"},
 		"a negative size":            {size(0xff), "form"},
+		"a negative size, then one":  {append([]byte{installSnapshot, 0x82, 0xa4, 'S', 'i', 'z', 'e', 0xff}, 0xa4, 'S', 'i', 'z', 'e', 1), "form"},
 		"a negative size, longer":    {size(0xd1, 0xff, 0xff), "form"},
 		"a size beyond int64":        {size(bytes.Repeat([]byte{0xcf, 0xff}, 5)[:9]...), "form"},
 		"a nil size":                 {size(0xc0), "form"},
