@@ -242,7 +242,11 @@ func TestFloodOfRefusalsIsToldInOneLine(t *testing.T) {
 			b.refused("handshake")
 		}
 		flood(12)
+		began := time.Now()
 		b.port.Close()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("Close took %v", took)
+		}
 		for range 10 {
 			b.refused("handshake")
 		}

@@ -16,10 +16,15 @@ import (
 	"time"
 )
 
+// maxDials is how many dials to one server are under way at a time. With what raft dials they are to
+// stay below MaxPendingPerAddr: a port closes the oldest of more than that.
+const maxDials = 8
+
 // Client calls the Servers of other servers, over connections that it keeps. It is safe for
 // concurrent use.
 type Client struct {
 	dialer    *Dialer
+	dials     *turns[string] // by pool host
 	transport *http.Transport
 	life      context.Context // ends with Close: http.Transport lets a dial outlive its call
 	end       context.CancelFunc
@@ -31,7 +36,7 @@ type Client struct {
 
 // NewClient returns a client that dials with d.
 func NewClient(d *Dialer) *Client {
-	c := &Client{dialer: d}
+	c := &Client{dialer: d, dials: newTurns[string](maxDials)}
 	c.life, c.end = context.WithCancel(context.Background())
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -148,6 +153,13 @@ func (c *Client) dial(ctx context.Context, _, hostport string) (net.Conn, error)
 	defer c.wg.Done()
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
+	wait, stop := context.WithTimeout(ctx, DefaultTimeout)
+	defer stop()
+	done, ok := c.dials.take(wait, hostport)
+	if !ok {
+		return nil, fmt.Errorf("dial server %q at %s: too many dials are under way", server, addr)
+	}
+	defer done()
 	conn, err := c.dialer.Dial(ctx, server, addr, ALPNPeer)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"time"
 )
 
 // Bounds of what raft sends. Its frames have no length of their own: its decoder takes what
@@ -20,6 +22,11 @@ const (
 	maxValues       = 8192 // a request of 64 entries has 850, keys of maps included
 	maxAnswer       = 64 << 10
 	maxAnswerValues = 64 // an answer has 14
+
+	// Of a request that has begun, and of the snapshot behind it, so many bytes, or the rest, may
+	// be waited for so long.
+	paceBytes = 64 << 10
+	paceTime  = 10 * time.Second
 )
 
 // Why a frame was refused.
@@ -29,17 +36,22 @@ var (
 	errFrameValues = errors.New("raft frame: too many values")
 	errFrameLevels = errors.New("raft frame: nested too deeply")
 	errFrameForm   = errors.New("raft frame: not of the form that raft's have")
+	errFrameSlow   = errors.New("raft frame: its bytes, or those of its snapshot, come too slowly")
 )
 
 // RaftRequests bounds what raft reads from a connection that the port has admitted. A
 // request beyond the bounds, or of another form than raft's, ends the connection, with an
-// error, before its bytes are handed on. After a snapshot the connection is at its end, as
-// it is for raft, which uses it no more.
+// error, before its bytes are handed on. So does one that stops on its way, or nearly does: raft
+// reads a snapshot where it does everything else. The time between two reads does not count.
+// After a snapshot the connection is at its end, as it is for raft, which uses it no more.
+//
+// It sets the read deadlines of c.
 func RaftRequests(c net.Conn) net.Conn {
 	return &framed{Conn: c, scanner: scanner{next: atType}}
 }
 
-// RaftAnswers bounds what raft reads from a connection that it has dialled.
+// RaftAnswers bounds what raft reads from a connection that it has dialled. How long that may
+// take is what raft itself bounds there.
 func RaftAnswers(c net.Conn) net.Conn {
 	return &framed{Conn: c, scanner: scanner{next: atText}}
 }
@@ -48,7 +60,15 @@ func RaftAnswers(c net.Conn) net.Conn {
 type framed struct {
 	net.Conn
 	scanner scanner
+	pace    pace
 	err     error // that of the frame that was refused
+}
+
+// pace is how fast a request comes.
+type pace struct {
+	frame uint64        // its number
+	bytes int           // that came in this step
+	left  time.Duration // that may be waited in this step
 }
 
 // Read implements net.Conn. It allocates nothing.
@@ -59,8 +79,12 @@ func (f *framed) Read(p []byte) (int, error) {
 	if f.scanner.over() {
 		return 0, io.EOF
 	}
-	n, err := f.Conn.Read(p)
+	n, err := f.read(p)
 	n, bad := f.scanner.scan(p[:n])
+	f.pace.add(n, f.scanner.frame)
+	if bad == nil && f.scanner.within() && errors.Is(err, os.ErrDeadlineExceeded) {
+		bad = errFrameSlow
+	}
 	if bad == nil {
 		return n, err
 	}
@@ -70,6 +94,28 @@ func (f *framed) Read(p []byte) (int, error) {
 	}
 	cutOff(f.Conn)
 	return 0, f.err
+}
+
+// read reads, and within a request waits no longer than its pace allows. A deadline is refused on a
+// closed connection only, of which Read tells more.
+func (f *framed) read(p []byte) (int, error) {
+	if !f.scanner.within() {
+		return f.Conn.Read(p)
+	}
+	began := time.Now()
+	f.Conn.SetReadDeadline(began.Add(f.pace.left))
+	n, err := f.Conn.Read(p)
+	f.Conn.SetReadDeadline(time.Time{})
+	f.pace.left -= time.Since(began)
+	return n, err
+}
+
+// add notes n bytes, the last of them of that frame.
+func (p *pace) add(n int, frame uint64) {
+	p.bytes += n
+	if frame != p.frame || p.bytes >= paceBytes {
+		*p = pace{frame: frame, left: paceTime}
+	}
 }
 
 // place is what is to come at level 0.
@@ -111,9 +157,10 @@ type scanner struct {
 	levels [maxLevels]level
 	depth  int
 
-	snapshot bool  // the request is InstallSnapshot
-	sizeNext bool  // the next value is its Size
-	size     int64 // -1 if that is not known; then what is to come of the snapshot
+	frame    uint64 // how many requests have begun
+	snapshot bool   // the request is InstallSnapshot
+	sizeNext bool   // the next value is its Size
+	size     int64  // -1 if that is not known; then what is to come of the snapshot
 }
 
 // level is a map or an array that is not at its end.
@@ -124,6 +171,9 @@ type level struct {
 
 // over reports whether a snapshot has come to its end, which is that of the stream.
 func (s *scanner) over() bool { return s.next == atSnapshot && s.size == 0 }
+
+// within reports whether a request has begun, and neither it nor its snapshot is at its end.
+func (s *scanner) within() bool { return s.frame > 0 && s.next != atType && !s.over() }
 
 // scan returns how many bytes of p may pass: all, up to the end of a snapshot.
 func (s *scanner) scan(p []byte) (int, error) {
@@ -168,6 +218,7 @@ func (s *scanner) request(rpc byte) error {
 		return errRPCType
 	}
 	s.next = atRequest
+	s.frame++
 	s.bytes, s.values = MaxFrame-1, maxValues
 	s.snapshot, s.size = rpc == rpcInstallSnapshot, -1
 	return nil

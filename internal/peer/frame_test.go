@@ -118,7 +118,8 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (w *wire) Close() error { w.closed = true; return nil }
+func (w *wire) Close() error                    { w.closed = true; return nil }
+func (w *wire) SetReadDeadline(time.Time) error { return nil }
 
 // passed is what comes out of a connection in which the chunks arrive.
 func passed(wrap func(net.Conn) net.Conn, chunks ...[]byte) ([]byte, error) {

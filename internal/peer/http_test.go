@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -403,6 +404,164 @@ func TestSlowReadersAreCutOff(t *testing.T) {
 			c.Close()
 		})
 	}
+}
+
+// posted is a call whose body of 1 MiB is sent in all but its last byte, as far as it is taken.
+type posted struct {
+	net.Conn
+	taken atomic.Int64
+	rest  chan bool // the last byte is to come, if true
+	reply chan string
+}
+
+func (s *service) post(t *testing.T) *posted {
+	t.Helper()
+	c, err := s.dialer.Dial(t.Context(), "b", s.addr, peer.ALPNPeer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &posted{Conn: c, rest: make(chan bool, 1), reply: make(chan string, 1)}
+	go func() {
+		defer c.Close()
+		fmt.Fprintf(c, "POST /v1/test HTTP/1.1\r\nHost: b\r\nContent-Length: %d\r\n\r\n", peer.MaxMessage)
+		block := make([]byte, 1<<10)
+		for i := range peer.MaxMessage / len(block) {
+			if i == peer.MaxMessage/len(block)-1 {
+				block = block[1:]
+			}
+			if _, err := c.Write(block); err != nil {
+				return
+			}
+			p.taken.Add(int64(len(block)))
+		}
+		if <-p.rest {
+			c.Write(block[:1])
+			status := make([]byte, 12)
+			io.ReadFull(c, status)
+			p.reply <- string(status)
+		}
+	}()
+	synctest.Wait()
+	return p
+}
+
+// as is a client of another server.
+func (s *service) as(a *ca, id string) *peer.Client {
+	return peer.NewClient(&peer.Dialer{Cluster: cluster, TLS: a.source(id), DialContext: s.dialer.DialContext})
+}
+
+// A thief of one server's certificate, with many connections, has the others hold little.
+func TestLongBodiesTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln, a := newPipes(), newCA(t)
+		s := serve(t, a, ln, ln.DialContext, echo)
+		var all []*posted
+		for range 20 {
+			all = append(all, s.post(t))
+		}
+		for i, p := range all {
+			if n := p.taken.Load(); i < 4 && n != peer.MaxMessage-1 || i >= 4 && n > 96<<10 {
+				t.Errorf("%d: %d bytes are taken", i, n)
+			}
+		}
+		began := time.Now()
+		other := s.as(a, "c")
+		for name, c := range map[string]func() ([]byte, error){
+			"short, of the same server": func() ([]byte, error) {
+				return s.Call(t.Context(), "b", s.addr, "/v1/test", make([]byte, 60<<10))
+			},
+			"long, of another": func() ([]byte, error) {
+				return other.Call(t.Context(), "b", s.addr, "/v1/test", make([]byte, peer.MaxMessage-100))
+			},
+		} {
+			if _, err := c(); err != nil || time.Since(began) != 0 {
+				t.Errorf("%s: %v after %v", name, err, time.Since(began))
+			}
+		}
+		all[2].rest <- true
+		synctest.Wait()
+		if n := all[4].taken.Load(); n != peer.MaxMessage-1 {
+			t.Errorf("when another has come: %d bytes are taken", n)
+		}
+		for _, p := range all {
+			close(p.rest)
+		}
+		other.Close()
+		s.Close()
+	})
+}
+
+// Waiting costs a caller nothing of the time that its body may take.
+func TestLongBodiesWaitForTheirTurn(t *testing.T) {
+	inBubble(t, echoLength, func(t *testing.T, s *service) {
+		var all []*posted
+		for range 8 {
+			all = append(all, s.post(t))
+		}
+		time.Sleep(30 * time.Second) // the first four are cut off
+		synctest.Wait()
+		if n := all[7].taken.Load(); n != peer.MaxMessage-1 {
+			t.Errorf("after 30 seconds %d bytes are taken", n)
+		}
+		time.Sleep(29 * time.Second)
+		all[7].rest <- true
+		if got := <-all[7].reply; got != "HTTP/1.1 200" {
+			t.Errorf("29 seconds later: %q", got)
+		}
+		for _, p := range all {
+			close(p.rest)
+		}
+	})
+}
+
+// Whoever waits for too long is told, and whose caller waits no longer gives its place up.
+func TestLongBodiesAreRefusedIfThereAreTooMany(t *testing.T) {
+	inBubble(t, echoLength, func(t *testing.T, s *service) {
+		var all []*posted
+		for range 3 {
+			for range 4 {
+				all = append(all, s.post(t)) // these have their turns in the first, second and third half minute
+			}
+			time.Sleep(time.Second)
+		}
+		for _, c := range []struct {
+			timeout, after time.Duration
+			want           string
+		}{
+			{5 * time.Second, 5 * time.Second, "deadline exceeded"},
+			{time.Hour, time.Minute, "HTTP status 503"},
+			{time.Hour, 22 * time.Second, ""},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), c.timeout)
+			began := time.Now()
+			_, err := s.Call(ctx, "b", s.addr, "/v1/test", make([]byte, 1<<20))
+			if took := time.Since(began); fmt.Sprint(err) != "<nil>" && !strings.HasSuffix(fmt.Sprint(err), c.want) || c.want == "" != (err == nil) || took != c.after {
+				t.Errorf("%v after %v, want %q after %v", err, took, c.want, c.after)
+			}
+			cancel()
+		}
+		for _, p := range all {
+			close(p.rest)
+		}
+	})
+}
+
+func TestManyLongCallsAtOnceSucceed(t *testing.T) {
+	onSockets(t, echoLength, func(s *service) {
+		var wg sync.WaitGroup
+		for range 32 {
+			wg.Go(func() {
+				if got, err := s.call(t, strings.Repeat("x", peer.MaxMessage)); got != fmt.Sprint(peer.MaxMessage) || err != nil {
+					t.Errorf("%q, %v", got, err)
+				}
+			})
+		}
+		wg.Wait()
+	})
+}
+
+func echoLength(_ context.Context, _ peer.Identity, _ string, body []byte) ([]byte, error) {
+	return fmt.Append(nil, len(body)), nil
 }
 
 // Closing ends what is under way on both sides, and the bubble shows that nothing is left.

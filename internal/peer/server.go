@@ -21,6 +21,10 @@ const (
 	// timeoutHeader has the milliseconds that the caller still waits. Clocks need not agree.
 	timeoutHeader = "Keyring-Timeout"
 
+	// A body of more than shortBody is long, and of one server's only maxLong are read at a time.
+	shortBody = 64 << 10
+	maxLong   = 4
+
 	// statusRefused is the status of a response whose body is a Refusal.
 	statusRefused = http.StatusForbidden
 )
@@ -34,6 +38,9 @@ type Handler func(ctx context.Context, from Identity, path string, body []byte) 
 type ServerOptions struct {
 	// Timeout bounds the reading of a request, and the writing of a response. The handler
 	// takes the time it takes. Zero means 30 seconds.
+	//
+	// Of the bodies of more than 64 KiB that one server sends, four are read at a time. The
+	// others wait for their turn, for twice as long at most, and have Timeout again from then on.
 	Timeout time.Duration
 
 	// OnError, if set, is told of the errors that callers don't get to see. It is called
@@ -48,7 +55,8 @@ type Server struct {
 	http   http.Server
 	end    context.CancelFunc // of all handlers' contexts
 	accept sync.WaitGroup
-	served sync.WaitGroup // connections; grows only while accept is not done
+	served sync.WaitGroup   // connections; grows only while accept is not done
+	long   *turns[Identity] // to read the rest of a long body
 
 	mu    sync.Mutex // guards below
 	conns map[net.Conn]bool
@@ -63,7 +71,7 @@ func Serve(ln net.Listener, h Handler, o ServerOptions) *Server {
 		o.OnError = func(Identity, string, error) {}
 	}
 	life, end := context.WithCancel(context.Background())
-	s := &Server{handle: h, o: o, end: end, conns: make(map[net.Conn]bool)}
+	s := &Server{handle: h, o: o, end: end, long: newTurns[Identity](maxLong), conns: make(map[net.Conn]bool)}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	s.http = http.Server{
@@ -143,18 +151,22 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not a call", http.StatusBadRequest)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxMessage))
-	if err != nil {
-		s.writeBy(w)
-		http.Error(w, "request does not arrive whole, or is too large", http.StatusBadRequest)
-		return
-	}
 	ctx, cancel, err := callersTime(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	defer cancel()
+	body, err := s.read(ctx, w, r, from)
+	switch s.writeBy(w); {
+	case errors.Is(err, errCrowded):
+		w.Header().Set("Connection", "close") // the rest of the body is not read
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	case err != nil:
+		http.Error(w, "request does not arrive whole, or is too large", http.StatusBadRequest)
+		return
+	}
 	answer, err := s.answer(ctx, from, r.URL.Path, body)
 	s.writeBy(w)
 	w.Header().Set("Content-Type", contentType)
@@ -166,6 +178,30 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Write(answer)
+}
+
+var errCrowded = errors.New("too many long requests of this server at once")
+
+// read reads the body. A server that is not what it should be can have many connections: what
+// it sends on all of them has to stay small.
+func (s *Server) read(ctx context.Context, w http.ResponseWriter, r *http.Request, from Identity) ([]byte, error) {
+	body := http.MaxBytesReader(w, r.Body, MaxMessage)
+	head, err := io.ReadAll(io.LimitReader(body, shortBody))
+	if err != nil || len(head) < shortBody {
+		return head, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*s.o.Timeout) // more than those before it may take
+	defer cancel()
+	done, ok := s.long.take(ctx, from)
+	if !ok {
+		return nil, errCrowded
+	}
+	defer done()
+	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.o.Timeout)); err != nil {
+		return nil, err
+	}
+	rest, err := io.ReadAll(body)
+	return append(head, rest...), err
 }
 
 // callersTime returns a context that ends when the caller waits no longer. It may be cut off without
