@@ -37,7 +37,7 @@ type liar struct {
 func newLiar(t *testing.T, c *cluster) *liar {
 	t.Helper()
 	l := &liar{c: c, t: t, cluster: c.honest[0].ring(t).Cluster, keystore: peer.ID{9, 9, 9}, asked: map[peer.ID]int{}}
-	conf, err := peer.ServerConfig(c.source(string(stolen)), clusterName, func(peer.Identity, string) error { return nil })
+	conf, err := peer.ServerConfig(c.source(string(stolen)), clusterName, func(peer.Identity, string) error { return nil }, peer.ALPNPeer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,20 +119,23 @@ func (l *liar) report(t *testing.T) {
 		hold.Gained = append(hold.Gained, peer.ID(k.ID))
 	}
 	leader := l.c.leader(t)
-	code, answer, err := l.c.dialAs(t, l.c.conf(t, string(stolen)), leader).post("/keyring", encode(t, peer.Request{Hold: hold}))
+	line := l.c.dialAs(t, l.c.conf(t, string(stolen)), leader)
+	defer line.Close()
+	code, answer, err := line.post("/keyring", encode(t, peer.Request{Hold: hold}))
 	if err != nil || code != 200 {
 		t.Fatalf("%d %q %v", code, answer, err)
 	}
 }
 
-// TestMemberThatLies has a member that says it holds everything, and hands out wrong keys. It joins
-// without being able to write a key, so that it is no voter at first.
-func TestMemberThatLies(t *testing.T) {
-	c := newCluster(t)
-	c.join(t, true)
+// lies has a member that says it holds everything, and hands out wrong keys. It has joined without
+// being able to write a key, so that it is no voter at first.
+func (c *cluster) lies(t *testing.T) {
 	l := newLiar(t, c)
 	t.Run("is not believed about keys", l.isNotBelieved)
 	t.Run("has one vote", l.hasOneVote)
+	t.Run("has it all along", func(t *testing.T) {
+		c.under(t, again(l.report))
+	})
 }
 
 // isNotBelieved takes the active key from two servers and stops the third, so that the liar is the only
