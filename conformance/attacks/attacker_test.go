@@ -36,7 +36,13 @@ func presenting(conf *tls.Config, alpn ...string) *tls.Config {
 type crowd struct {
 	dials int // at least, at the rate
 	rate  int // dials a second, to all servers together
-	after int // dials a second when that is done, while rotations are measured: that is to find what the crowd holds up, and not what its handshakes cost the processors
+	// after is how many dials a second follow, while rotations are measured: that is to find what the crowd
+	// holds up, and not what its handshakes cost the processors.
+	after int
+	// held is how many connections there are at a time at most: as many as the servers' caps are for whoever
+	// the crowd is, and those that have just dialled or have not seen yet that they are cut off, which who
+	// trickles sees within a second. Zero means that this is not looked at.
+	held int
 	// act is what each does with its connection. When it returns, it dials anew.
 	act func(ctx context.Context, i int, c net.Conn)
 }
@@ -107,6 +113,9 @@ func (c *cluster) attack(t *testing.T, w crowd, after func()) {
 	cancel()
 	wg.Wait()
 	c.dials += int(dials.Load())
+	if w.held > 0 && *atOnce == 0 && int(most.Load()) > w.held {
+		t.Errorf("up to %d connections at a time, at most %d are fine", most.Load(), w.held)
+	}
 	t.Logf("%d connections, up to %d at a time", dials.Load(), most.Load())
 }
 

@@ -185,6 +185,7 @@ func (c *cluster) removed(t *testing.T) {
 // refused sends what would be understood, without waiting, and wants nothing back but an alert.
 func (c *cluster) refused(t *testing.T, p *process, alpn string, cr credential) {
 	t.Helper()
+	<-time.After(handshakeTime)
 	raw, err := dial(t.Context(), 0, p.addr)
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 )
 
 const (
+	servers   = 3    // that are attacked
 	many      = 2000 // clients
 	handshook = 250  // handshakes a second that the attacker makes: they cost it as much as the servers
 	bulky     = 40   // dials a second, if a mebibyte follows each
@@ -57,16 +58,16 @@ func (c *cluster) crowds(t *testing.T) {
 		name string
 		crowd
 	}{
-		{"silent before the handshake", crowd{1000, 4 * handshook, beside, func(_ context.Context, _ int, raw net.Conn) { silent(raw) }}},
-		{"no end of the handshake", crowd{500, 2 * handshook, beside, func(_ context.Context, i int, raw net.Conn) {
+		{"silent before the handshake", crowd{1000, 4 * handshook, beside, 0, func(_ context.Context, _ int, raw net.Conn) { silent(raw) }}},
+		{"no end of the handshake", crowd{500, 2 * handshook, beside, 0, func(_ context.Context, i int, raw net.Conn) {
 			raw.Write(hello[:len(hello)/(1+i%2)])
 			silent(raw)
 		}}},
-		{"a member, silent", crowd{250, handshook, beside, func(ctx context.Context, i int, raw net.Conn) {
+		{"a member, silent", crowd{600, handshook, beside, 64*servers + handshook/4, func(ctx context.Context, i int, raw net.Conn) {
 			alpn := []string{peer.ALPNPeer, peer.ALPNRaft}[i%2]
 			as(member, alpn, func(_ context.Context, c net.Conn) { silent(c) })(ctx, i, raw)
 		}}},
-		{"strangers, silent or a header byte by byte", crowd{250, handshook, beside, func(ctx context.Context, i int, raw net.Conn) {
+		{"strangers, silent or a header byte by byte", crowd{400, handshook, beside, 32*servers + handshook*3/4, func(ctx context.Context, i int, raw net.Conn) {
 			as(nil, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
 				if i/addresses%2 == 0 {
 					trickle(ctx, c, head)
@@ -74,9 +75,9 @@ func (c *cluster) crowds(t *testing.T) {
 				silent(c)
 			})(ctx, i, raw)
 		}}},
-		{"strangers, the end of a body byte by byte", crowd{50, bulky, bulky / 4, as(nil, peer.ALPNPeer, bodies)}},
-		{"a member, the end of a body byte by byte", crowd{50, bulky, bulky / 4, as(member, peer.ALPNPeer, bodies)}},
-		{"a member, answers unread", crowd{15, bulky / 4, bulky / 8, as(member, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
+		{"strangers, the end of a body byte by byte", crowd{50, bulky, bulky / 4, 0, as(nil, peer.ALPNPeer, bodies)}},
+		{"a member, the end of a body byte by byte", crowd{50, bulky, bulky / 4, 0, as(member, peer.ALPNPeer, bodies)}},
+		{"a member, answers unread", crowd{15, bulky / 4, bulky / 8, 0, as(member, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
 			for range 4 {
 				if _, err := io.WriteString(c, head+body); err != nil {
 					return

@@ -160,6 +160,7 @@ func (c *cluster) snapshots(t *testing.T, member *tls.Config) {
 
 const (
 	handshakeTime  = 10 * time.Millisecond // between two, which cost the attacker as much as the server
+	mebibyteTime   = 50 * time.Millisecond // between two calls, each of which may have a mebibyte to be read and decoded
 	frameTime      = time.Second           // how long the attacker keeps a connection that the server does not close
 	snapshotWithin = 10 * time.Second      // what raft's own transport waits for an answer: no member's snapshot stops for longer
 )
@@ -266,7 +267,8 @@ func (c *cluster) calls(t *testing.T) {
 		c.under(t, once(func(t *testing.T) {
 			l := c.dialAs(t, member, leader)
 			defer l.Close()
-			for i := range 20 {
+			for i := range 10 {
+				<-time.After(2 * mebibyteTime)
 				hold := &peer.HoldRequest{Keystore: peer.ID(keystore)}
 				for j := range peer.MaxIDs {
 					hold.Gained = append(hold.Gained, peer.ID{byte(i), byte(j >> 8), byte(j)})
@@ -293,7 +295,7 @@ func (c *cluster) calls(t *testing.T) {
 func (c *cluster) tell(t *testing.T, member *tls.Config, said, want string) {
 	t.Helper()
 	for i, p := range c.honest {
-		<-time.After(handshakeTime)
+		<-time.After(mebibyteTime)
 		raw, err := dial(t.Context(), i, p.addr)
 		if err != nil {
 			t.Fatal(err)

@@ -133,6 +133,7 @@ func (c *cluster) lies(t *testing.T) {
 	l := newLiar(t, c)
 	t.Run("is not believed about keys", l.isNotBelieved)
 	t.Run("has one vote", l.hasOneVote)
+	t.Run("does not stand in for those that held a key", l.doesNotStandIn)
 	t.Run("has it all along", func(t *testing.T) {
 		c.under(t, again(l.report))
 	})
@@ -239,5 +240,39 @@ func (l *liar) hasOneVote(t *testing.T) {
 	followers[1].must(t, "Away", false, nil)
 	c.settle(t)
 	leader.must(t, "Rotate", nil, new(keyring.KeyID))
+	c.settle(t)
+}
+
+// doesNotStandIn has a key that all are recorded to hold, and that two of them lose before it is due:
+// who holds it is asked then, and the liar has one vote of the four still.
+func (l *liar) doesNotStandIn(t *testing.T) {
+	c := l.c
+	leader := c.leader(t)
+	was := leader.status(t).Active
+	var id keyring.KeyID
+	leader.must(t, "Prepublish", 3*time.Second, &id)
+	l.report(t)
+	c.await(t, "all are recorded as holders", func() bool {
+		return c.held(leader.ring(t).Key(id)) && leader.ring(t).Key(id).HeldBy(string(stolen))
+	})
+	for _, p := range c.honest {
+		if p != leader {
+			p.must(t, "Away", true, nil)
+			l.rob(t, p, id)
+		}
+	}
+	c.await(t, "the leader says why it waits", func() bool {
+		s := leader.status(t)
+		return s.Active != was || slices.ContainsFunc(s.Problems, func(p keyring.Problem) bool {
+			return p.Kind == keyring.ProblemKeyPending && strings.HasPrefix(p.Detail, "2 servers hold it")
+		})
+	})
+	if s := leader.status(t); s.Active != was {
+		t.Errorf("key %s became active with two of four holders", s.Active)
+	}
+	for _, p := range c.honest {
+		p.must(t, "Away", false, nil)
+	}
+	c.await(t, "the key is held again, and active", func() bool { return leader.status(t).Active == id })
 	c.settle(t)
 }

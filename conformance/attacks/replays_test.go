@@ -53,12 +53,14 @@ func encode(t *testing.T, r peer.Request) []byte {
 	return b
 }
 
-// requests are one of each kind, as the second server would make them, of the keys there are.
+// requests are one of each kind, as the second server would make them, of the active key and some others.
 func requests(t *testing.T, ring *meta.Ring) map[string][]byte {
 	t.Helper()
-	var ids []peer.ID
-	for _, k := range ring.Keys[:min(8, len(ring.Keys))] { // each of which a server reads to answer an ask
-		ids = append(ids, peer.ID(k.ID))
+	ids := []peer.ID{peer.ID(ring.Active().ID)}
+	for _, k := range ring.Keys[:min(8, len(ring.Keys))] { // a server reads the file of each that it is asked for
+		if k != ring.Active() {
+			ids = append(ids, peer.ID(k.ID))
+		}
 	}
 	pull, err := peer.NewFetch(ids[:1])
 	if err != nil {
