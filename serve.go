@@ -16,24 +16,33 @@ import (
 type reports struct {
 	mu    sync.Mutex // guards below
 	holds []meta.Hold
+	ids   map[string]int // that wait, by server
 }
 
-// maxReports bounds what waits for the log; a server whose report is dropped repeats it.
-const maxReports = 1024
+// maxReported bounds the key IDs that wait for the log, for each server, a report counting for one
+// more: while raft takes nothing, one server's reports neither fill the memory nor keep out the
+// others'. A server whose report is dropped repeats it.
+const maxReported = 2 * peer.MaxIDs
 
 func (r *reports) add(h meta.Hold) {
+	n := 1 + len(h.Gained) + len(h.Lost)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.holds) < maxReports {
-		r.holds = append(r.holds, h)
+	if r.ids == nil {
+		r.ids = map[string]int{}
 	}
+	if waiting := r.ids[h.Server]; waiting > 0 && waiting+n > maxReported {
+		return
+	}
+	r.ids[h.Server] += n
+	r.holds = append(r.holds, h)
 }
 
 func (r *reports) take() []meta.Hold {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	holds := r.holds
-	r.holds = nil
+	r.holds, r.ids = nil, nil
 	return holds
 }
 
