@@ -268,7 +268,13 @@ func (p *process) ring(t *testing.T) *meta.Ring {
 // process.
 func (c *cluster) await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !holds(); {
+	began := time.Now()
+	defer func() {
+		if took := time.Since(began); took > time.Second {
+			t.Logf("it takes %v until %s", took.Round(time.Millisecond), what)
+		}
+	}()
+	for end := began.Add(time.Minute); !holds(); {
 		if time.Now().After(end) {
 			for _, p := range append(c.honest, c.fourth) {
 				t.Logf("%s wrote: %s", p.id, tail(p.log.since(0)))
