@@ -371,3 +371,12 @@ func (LocalKEK) unwraps() bool { return true }
 
 // HasAdvice reports whether Status has a rank and advice for a problem of that kind.
 func HasAdvice(k ProblemKind) bool { return k.rank() >= 0 && problemKinds[k.rank()].advice != "" }
+
+// Reports are what waits for the log of what servers hold.
+type Reports struct{ r reports }
+
+// Add is what a report of a server's does.
+func (r *Reports) Add(h meta.Hold) { r.r.add(h) }
+
+// Take returns what waits, and has nothing wait.
+func (r *Reports) Take() []meta.Hold { return r.r.take() }

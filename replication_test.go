@@ -13,6 +13,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -392,4 +393,31 @@ func TestFailedOfferIsMadeGoodAtOnce(t *testing.T) {
 			t.Error("no fetch was made again")
 		}
 	})
+}
+
+// TestReportsOfOneServerAreBounded: while raft takes nothing, what a server reports over and over fills
+// neither the memory nor the place of the others.
+func TestReportsOfOneServerAreBounded(t *testing.T) {
+	var r keyring.Reports
+	long := make([]keyring.KeyID, peer.MaxIDs)
+	for range 5000 {
+		r.Add(meta.Hold{Server: "a", Gained: long})
+		r.Add(meta.Hold{Server: "b"})
+	}
+	r.Add(meta.Hold{Server: "c", Gained: long[:1]})
+	r.Add(meta.Hold{Server: "d", Gained: slices.Concat(long, long, long)})
+	ids, holds := map[string]int{}, map[string]int{}
+	for _, h := range r.Take() {
+		ids[h.Server] += len(h.Gained)
+		holds[h.Server]++
+	}
+	if ids["a"] != peer.MaxIDs || holds["b"] != 5000 {
+		t.Errorf("%d IDs of one server wait, and %d reports of another", ids["a"], holds["b"])
+	}
+	if ids["c"] != 1 || ids["d"] != 3*peer.MaxIDs {
+		t.Errorf("those who have nothing waiting are not heard: %v", ids)
+	}
+	if r.Add(meta.Hold{Server: "a", Gained: long}); len(r.Take()) != 1 {
+		t.Error("after what waited was taken, a server is not heard again")
+	}
 }

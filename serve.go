@@ -16,29 +16,41 @@ import (
 type reports struct {
 	mu    sync.Mutex // guards below
 	holds []meta.Hold
+	ids   map[string]int // that wait, by server
 }
 
-// maxReports bounds what waits for the log, and maxReported the keys in what goes there at once: one
-// report has at most peer.MaxIDs. A server whose report is dropped repeats it.
-const (
-	maxReports  = 1024
-	maxReported = 2 * peer.MaxIDs
-)
+// maxReported bounds the key IDs that wait for the log, for each server, a report counting for one
+// more: while raft takes nothing, one server's reports neither fill the memory nor keep out the
+// others'. A server whose report is dropped repeats it. After as many no more go into one entry.
+const maxReported = 2 * peer.MaxIDs
 
 func (r *reports) add(h meta.Hold) {
+	n := sizeOf(h)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.holds) < maxReports {
-		r.holds = append(r.holds, h)
+	if r.ids == nil {
+		r.ids = map[string]int{}
 	}
+	if waiting := r.ids[h.Server]; waiting > 0 && waiting+n > maxReported {
+		return
+	}
+	r.ids[h.Server] += n
+	r.holds = append(r.holds, h)
 }
+
+func sizeOf(h meta.Hold) int { return 1 + len(h.Gained) + len(h.Lost) }
 
 func (r *reports) take() []meta.Hold {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n, keys := 0, 0
-	for n < len(r.holds) && keys <= maxReported {
-		keys += len(r.holds[n].Gained) + len(r.holds[n].Lost)
+	n, ids := 0, 0
+	for n < len(r.holds) && ids < maxReported {
+		h := r.holds[n]
+		size := sizeOf(h)
+		ids += size
+		if r.ids[h.Server] -= size; r.ids[h.Server] == 0 {
+			delete(r.ids, h.Server)
+		}
 		n++
 	}
 	holds := r.holds[:n:n]
@@ -49,7 +61,7 @@ func (r *reports) take() []meta.Hold {
 func (r *reports) drop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.holds = nil
+	r.holds, r.ids = nil, nil
 }
 
 func (r *reports) waiting() bool {

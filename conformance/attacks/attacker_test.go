@@ -32,26 +32,40 @@ func presenting(conf *tls.Config, alpn ...string) *tls.Config {
 	return c
 }
 
-// crowd is many connections at a time.
+// crowd is many clients at a time.
 type crowd struct {
-	size int
-	time time.Duration
-	rate int // dials a second, to all servers together
+	dials int // at least, at the rate
+	rate  int // dials a second, to all servers together
+	// after is how many dials a second follow, while rotations are measured: that is to find what the crowd
+	// holds up, and not what its handshakes cost the processors.
+	after int
+	// held is how many connections there are at a time at most: as many as the servers' caps are for whoever
+	// the crowd is, and those that have just dialled or have not seen yet that they are cut off, which who
+	// trickles sees within a second. Zero means that this is not looked at.
+	held int
 	// act is what each does with its connection. When it returns, it dials anew.
 	act func(ctx context.Context, i int, c net.Conn)
 }
 
-// attack has the crowd at all servers for a time, and then does meanwhile with the crowd still there.
-// When it returns, all have gone.
-func (c *cluster) attack(t *testing.T, w crowd, meanwhile func(t *testing.T)) {
+// attack has the crowd at all servers, until it has dialled often enough, and long enough, and what comes
+// after that is done. When it returns, all have gone.
+func (c *cluster) attack(t *testing.T, w crowd, after func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	var dials, open, most atomic.Int64
-	turns := make(chan struct{})
+	turns, enough := make(chan struct{}), make(chan struct{})
+	ticks := time.NewTicker(time.Second / time.Duration(w.rate))
+	defer ticks.Stop()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		ticks := time.NewTicker(time.Second / time.Duration(w.rate))
-		defer ticks.Stop()
+		for range *atOnce {
+			select {
+			case turns <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+		}
 		for {
 			select {
 			case <-ticks.C:
@@ -64,7 +78,7 @@ func (c *cluster) attack(t *testing.T, w crowd, meanwhile func(t *testing.T)) {
 			}
 		}
 	})
-	for i := range w.size {
+	for i := range many {
 		wg.Go(func() {
 			for {
 				select {
@@ -76,7 +90,9 @@ func (c *cluster) attack(t *testing.T, w crowd, meanwhile func(t *testing.T)) {
 				if err != nil {
 					continue
 				}
-				dials.Add(1)
+				if dials.Add(1) == int64(w.dials) {
+					close(enough)
+				}
 				most.Store(max(most.Load(), open.Add(1))) // it is a figure for the log
 				stop := context.AfterFunc(ctx, func() { conn.Close() })
 				w.act(ctx, i, conn)
@@ -86,10 +102,20 @@ func (c *cluster) attack(t *testing.T, w crowd, meanwhile func(t *testing.T)) {
 			}
 		})
 	}
-	<-time.After(w.time)
-	meanwhile(t)
+	<-time.After(*attackTime)
+	select {
+	case <-enough:
+	case <-time.After(time.Minute):
+		t.Errorf("in a minute the crowd gets to %d dials, %d are wanted", dials.Load(), w.dials)
+	}
+	ticks.Reset(time.Second / time.Duration(w.after))
+	after()
 	cancel()
 	wg.Wait()
+	c.dials += int(dials.Load())
+	if w.held > 0 && *atOnce == 0 && int(most.Load()) > w.held {
+		t.Errorf("up to %d connections at a time, at most %d are fine", most.Load(), w.held)
+	}
 	t.Logf("%d connections, up to %d at a time", dials.Load(), most.Load())
 }
 

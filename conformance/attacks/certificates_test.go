@@ -128,7 +128,7 @@ func vote() []byte {
 // certificates has everybody refused who is no member, on both protocols, on every server: with an
 // alert, if anything, and before a byte of theirs gets to raft.
 func (c *cluster) certificates(t *testing.T) {
-	c.under(t, func(t *testing.T) {
+	c.under(t, once(func(t *testing.T) {
 		for _, p := range c.honest {
 			for _, alpn := range []string{peer.ALPNRaft, peer.ALPNPeer} {
 				for _, cr := range c.credentials(t) {
@@ -138,12 +138,14 @@ func (c *cluster) certificates(t *testing.T) {
 			t.Run(string(p.id)+"/plaintext", func(t *testing.T) { c.plaintext(t, p) })
 			t.Run(string(p.id)+"/a stranger", func(t *testing.T) { c.stranger(t, p, "s9") })
 		}
-	})
+	}))
 	c.removed(t)
-	c.under(t, func(t *testing.T) {
-		for _, p := range c.honest {
-			t.Run(string(p.id)+"/a removed server", func(t *testing.T) { c.stranger(t, p, "s5") })
-		}
+	t.Run("a removed server", func(t *testing.T) {
+		c.under(t, once(func(t *testing.T) {
+			for _, p := range c.honest {
+				c.stranger(t, p, "s5")
+			}
+		}))
 	})
 }
 
@@ -183,6 +185,7 @@ func (c *cluster) removed(t *testing.T) {
 // refused sends what would be understood, without waiting, and wants nothing back but an alert.
 func (c *cluster) refused(t *testing.T, p *process, alpn string, cr credential) {
 	t.Helper()
+	<-time.After(handshakeTime)
 	raw, err := dial(t.Context(), 0, p.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +292,7 @@ func (c *cluster) impostors(t *testing.T) {
 	}
 	answering = append(answering, credential{name: "another member", conf: c.conf(t, "s2")},
 		credential{name: "a stranger", conf: c.conf(t, "s9")}, credential{name: "for clients only", conf: c.forClients(t)})
-	c.under(t, func(t *testing.T) {
+	c.under(t, once(func(t *testing.T) {
 		ln, err := net.Listen("tcp", c.fourth.addr)
 		if err != nil {
 			t.Fatal(err)
@@ -335,7 +338,7 @@ func (c *cluster) impostors(t *testing.T) {
 		cancel()
 		ln.Close()
 		wg.Wait()
-	})
+	}))
 }
 
 func (c *cluster) forClients(t *testing.T) *tls.Config {

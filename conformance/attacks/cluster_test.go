@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -15,8 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +25,8 @@ import (
 )
 
 var (
-	attackTime = flag.Duration("attacks.time", 3*time.Second, "how long each crowd attacks")
+	attackTime = flag.Duration("attacks.time", time.Second, "how long each crowd attacks, at least")
+	atOnce     = flag.Int("attacks.crowd", 0, "how many clients of each crowd dial at once, before it goes at its pace; up to 2000")
 	serverRace = flag.Bool("attacks.race", false, "servers have the race detector, and no bound on their memory")
 )
 
@@ -76,6 +74,10 @@ type cluster struct {
 	ca     *keyringtest.CA
 	honest []*process
 	fourth *process
+
+	calm  rotated   // how long rotations take when there was no attack, at last
+	dials int       // of the crowds
+	table []figures // one line an attack
 }
 
 // process is the test's end of a server.
@@ -129,20 +131,13 @@ func newCluster(t *testing.T) *cluster {
 	return c
 }
 
-// join has the fourth server join, with its KEK away or not, and kills it when it is a member.
-func (c *cluster) join(t *testing.T, away bool) {
+// join has the fourth server join, and kills it when it is a member. Its KEK is away: it holds no key,
+// and is no voter.
+func (c *cluster) join(t *testing.T) {
 	t.Helper()
 	c.honest[0].must(t, "Add", map[string]any{"ID": stolen, "Addr": c.fourth.addr}, nil)
-	c.start(c.fourth, nil, away)
-	if c.fourth.must(t, "Goroutines", nil, new(int)); away {
-		c.fourth.kill()
-		return
-	}
-	c.await(t, "the fourth server is a voter", func() bool {
-		s := c.honest[0].status(t)
-		i := slices.IndexFunc(s.Servers, func(s raft.Server) bool { return s.ID == stolen })
-		return i >= 0 && s.Servers[i].Suffrage == raft.Voter
-	})
+	c.start(c.fourth, nil, true)
+	c.fourth.must(t, "Goroutines", nil, new(int)) // it answers when it has joined
 	c.fourth.kill()
 }
 
@@ -273,7 +268,13 @@ func (p *process) ring(t *testing.T) *meta.Ring {
 // process.
 func (c *cluster) await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); !holds(); {
+	began := time.Now()
+	defer func() {
+		if took := time.Since(began); took > time.Second {
+			t.Logf("it takes %v until %s", took.Round(time.Millisecond), what)
+		}
+	}()
+	for end := began.Add(time.Minute); !holds(); {
 		if time.Now().After(end) {
 			for _, p := range append(c.honest, c.fourth) {
 				t.Logf("%s wrote: %s", p.id, tail(p.log.since(0)))
@@ -320,244 +321,4 @@ func (c *cluster) leader(t *testing.T) *process {
 		t.Fatalf("the leader is %q", id)
 	}
 	return c.honest[i]
-}
-
-// facts are what an attack must not change.
-type facts struct {
-	term    uint64
-	servers string // raft's configuration
-	rings   map[raft.ServerID]string
-}
-
-func (c *cluster) facts(t *testing.T) (f facts) {
-	t.Helper()
-	f.rings = map[raft.ServerID]string{}
-	c.leader(t).must(t, "Term", nil, &f.term)
-	for _, p := range c.honest {
-		var ring []byte
-		p.must(t, "Ring", nil, &ring)
-		f.rings[p.id] = string(ring)
-		f.servers = fmt.Sprint(p.status(t).Servers)
-	}
-	return f
-}
-
-// same complains about everything that an attack has changed.
-func (f facts) same(t *testing.T, after facts) {
-	t.Helper()
-	if after.term > f.term+attackTerm/2 {
-		t.Errorf("term %d has become %d, which is the attacker's", f.term, after.term)
-	} else if after.term > f.term {
-		t.Logf("term %d has become %d", f.term, after.term) // a busy machine is enough for that
-	}
-	if f.servers != after.servers {
-		t.Errorf("configuration %s has become %s", f.servers, after.servers)
-	}
-	for id, ring := range f.rings {
-		if ring != after.rings[id] {
-			t.Errorf("ring of %s has become %q, was %q", id, after.rings[id], ring)
-		}
-	}
-}
-
-// usage is what a server uses of its machine.
-type usage struct{ goroutines, descriptors, memory int }
-
-func (p *process) usage(t *testing.T) (u usage) {
-	t.Helper()
-	p.must(t, "Goroutines", nil, &u.goroutines)
-	files, err := os.ReadDir(p.proc("fd"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.descriptors, u.memory = len(files), p.memory(t, "VmRSS")
-	return u
-}
-
-func (p *process) proc(name string) string {
-	return filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), name)
-}
-
-// memory reads a line of the process's status, in MiB: VmRSS is what is resident, VmHWM the most that
-// was since resetPeak. Garbage counts, for it can't be used elsewhere either.
-func (p *process) memory(t *testing.T, line string) int {
-	t.Helper()
-	b, err := os.ReadFile(p.proc("status"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(b), line+":")
-	kib, err := strconv.Atoi(strings.Fields(rest + " ?")[0])
-	if err != nil {
-		t.Fatalf("%s of %s: %v", line, p.id, err)
-	}
-	return kib >> 10
-}
-
-func (p *process) resetPeak(t *testing.T) {
-	t.Helper()
-	p.must(t, "Rest", nil, nil)
-	if err := os.WriteFile(p.proc("clear_refs"), []byte("5"), 0); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// What a server may use more than before: while it is attacked, and when that is over.
-const (
-	moreMemory = 64 // MiB
-	// Members' own connections come and go: each server has a few to each other, of raft's and of
-	// calls, with two goroutines each.
-	moreGoroutines  = 24
-	moreDescriptors = 8
-	recoverWithin   = 5 * time.Second
-)
-
-// under runs an attack while the cluster serves, and holds the cluster against how it was before. The
-// attack returns when the attacker has gone.
-func (c *cluster) under(t *testing.T, attack func(t *testing.T)) {
-	t.Helper()
-	c.settle(t)
-	before, used, logged := c.facts(t), map[*process]usage{}, map[*process]int{}
-	for _, p := range c.honest {
-		p.resetPeak(t)
-		used[p], logged[p] = p.usage(t), len(p.log.since(0))
-	}
-	load := c.serve()
-	began := time.Now()
-	attack(t)
-	lasted := time.Since(began)
-	for _, p := range c.honest {
-		if !p.running() {
-			t.Errorf("%s has died: %s", p.id, head(p.log.since(logged[p])))
-			load.stop(t)
-			return
-		}
-		peak := p.memory(t, "VmHWM") - used[p].memory
-		t.Logf("%s: %d MiB more at the peak, %d bytes logged in %v", p.id, peak, len(p.log.since(logged[p])), lasted.Round(time.Millisecond))
-		if peak > moreMemory && !*serverRace {
-			t.Errorf("%s: resident memory grew by %d MiB, at most %d are fine", p.id, peak, moreMemory)
-		}
-	}
-	c.recovers(t, used)
-	load.stop(t)
-	c.settle(t)
-	before.same(t, c.facts(t))
-	for p, n := range logged {
-		if s := p.log.since(n); strings.Contains(s, "panic") || strings.Contains(s, "DATA RACE") {
-			t.Errorf("%s: %s", p.id, head(s[max(0, strings.Index(s, "panic")-200):]))
-		}
-	}
-}
-
-func head(s string) string { return s[:min(len(s), 4000)] }
-
-// recovers waits until the servers use no more than before.
-func (c *cluster) recovers(t *testing.T, before map[*process]usage) {
-	t.Helper()
-	began := time.Now()
-	for {
-		var errs []error
-		for _, p := range c.honest {
-			u, was := p.usage(t), before[p]
-			if u.goroutines > was.goroutines+moreGoroutines || u.descriptors > was.descriptors+moreDescriptors {
-				errs = append(errs, fmt.Errorf("%s: %d goroutines and %d descriptors, before %d and %d",
-					p.id, u.goroutines, u.descriptors, was.goroutines, was.descriptors))
-			}
-		}
-		if len(errs) == 0 {
-			t.Logf("all is back %v after the attacker has gone", time.Since(began).Round(time.Millisecond))
-			return
-		}
-		if time.Since(began) > recoverWithin {
-			t.Error(errors.Join(errs...))
-			return
-		}
-		<-time.After(50 * time.Millisecond)
-	}
-}
-
-// load is calls to every server, all along.
-type load struct {
-	end  chan struct{}
-	wg   sync.WaitGroup
-	mu   sync.Mutex // guards below
-	errs []error
-	took []time.Duration
-}
-
-// serve seals on each server in turn, and opens what it has got.
-func (c *cluster) serve() *load {
-	l := &load{end: make(chan struct{})}
-	l.wg.Go(func() { l.write(c.honest) })
-	for _, p := range c.honest {
-		l.wg.Go(func() {
-			ticks := time.NewTicker(20 * time.Millisecond)
-			defer ticks.Stop()
-			for {
-				l.seal(p)
-				select {
-				case <-l.end:
-					return
-				case <-ticks.C:
-				}
-			}
-		})
-	}
-	return l
-}
-
-// write has raft commit something: sealing needs no more than a leader.
-func (l *load) write(honest []*process) {
-	began := time.Now()
-	for {
-		for _, p := range honest {
-			if p.call("Term", nil, new(uint64)) == nil { // it leads
-				l.mu.Lock()
-				l.took = append(l.took, time.Since(began))
-				l.mu.Unlock()
-				began = time.Now()
-			}
-		}
-		select {
-		case <-l.end:
-			l.mu.Lock()
-			l.took = append(l.took, time.Since(began))
-			l.mu.Unlock()
-			return
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-func (l *load) seal(p *process) {
-	began := time.Now()
-	var ciphertext, plaintext []byte
-	err := p.call("Encrypt", []byte("plaintext"), &ciphertext)
-	took := time.Since(began)
-	if err == nil {
-		if err = p.call("Decrypt", ciphertext, &plaintext); err == nil && string(plaintext) != "plaintext" {
-			err = fmt.Errorf("%s: opens to %q", p.id, plaintext)
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.took = append(l.took, took); err != nil && len(l.errs) < 10 {
-		l.errs = append(l.errs, err)
-	}
-}
-
-// sealWithin is how long a call may wait when a leader is elected meanwhile.
-const sealWithin = 5 * time.Second
-
-func (l *load) stop(t *testing.T) {
-	t.Helper()
-	close(l.end)
-	l.wg.Wait()
-	slices.Sort(l.took)
-	longest := l.took[len(l.took)-1]
-	t.Logf("%d calls during the attack, half of them in %v, all in %v", len(l.took),
-		l.took[len(l.took)/2].Round(10*time.Microsecond), longest.Round(time.Millisecond))
-	if len(l.errs) > 0 || longest > sealWithin {
-		t.Errorf("calls failed or took up to %v: %v", longest, errors.Join(l.errs...))
-	}
 }

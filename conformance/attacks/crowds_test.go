@@ -14,9 +14,11 @@ import (
 )
 
 const (
-	many      = 2000 // connections at a time
+	servers   = 3    // that are attacked
+	many      = 2000 // clients
 	handshook = 250  // handshakes a second that the attacker makes: they cost it as much as the servers
 	bulky     = 40   // dials a second, if a mebibyte follows each
+	beside    = 40   // dials a second while rotations are measured
 )
 
 // crowds has thousands of clients at a time that take their time.
@@ -54,40 +56,42 @@ func (c *cluster) crowds(t *testing.T) {
 	}
 	for _, a := range []struct {
 		name string
-		rate int
-		act  func(context.Context, int, net.Conn)
+		crowd
 	}{
-		{"silent before the handshake", 4 * handshook, func(_ context.Context, _ int, raw net.Conn) { silent(raw) }},
-		{"no end of the handshake", 2 * handshook, func(_ context.Context, i int, raw net.Conn) {
+		{"silent before the handshake", crowd{1000, 4 * handshook, beside, 0, func(_ context.Context, _ int, raw net.Conn) { silent(raw) }}},
+		{"no end of the handshake", crowd{500, 2 * handshook, beside, 0, func(_ context.Context, i int, raw net.Conn) {
 			raw.Write(hello[:len(hello)/(1+i%2)])
 			silent(raw)
-		}},
-		{"a member, silent", handshook, func(ctx context.Context, i int, raw net.Conn) {
+		}}},
+		{"a member, silent", crowd{600, handshook, beside, 64*servers + handshook/4, func(ctx context.Context, i int, raw net.Conn) {
 			alpn := []string{peer.ALPNPeer, peer.ALPNRaft}[i%2]
 			as(member, alpn, func(_ context.Context, c net.Conn) { silent(c) })(ctx, i, raw)
-		}},
-		{"strangers, silent or a header byte by byte", handshook, func(ctx context.Context, i int, raw net.Conn) {
+		}}},
+		{"strangers, silent or a header byte by byte", crowd{400, handshook, beside, 32*servers + handshook*3/4, func(ctx context.Context, i int, raw net.Conn) {
 			as(nil, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
 				if i/addresses%2 == 0 {
 					trickle(ctx, c, head)
 				}
 				silent(c)
 			})(ctx, i, raw)
-		}},
-		{"strangers, the end of a body byte by byte", bulky, as(nil, peer.ALPNPeer, bodies)},
-		{"a member, the end of a body byte by byte", bulky, as(member, peer.ALPNPeer, bodies)},
-		{"a member, answers unread", bulky / 4, as(member, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
+		}}},
+		{"strangers, the end of a body byte by byte", crowd{50, bulky, bulky / 4, 0, as(nil, peer.ALPNPeer, bodies)}},
+		{"a member, the end of a body byte by byte", crowd{50, bulky, bulky / 4, 0, as(member, peer.ALPNPeer, bodies)}},
+		{"a member, answers unread", crowd{15, bulky / 4, bulky / 8, 0, as(member, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
 			for range 4 {
 				if _, err := io.WriteString(c, head+body); err != nil {
 					return
 				}
 			}
 			<-ctx.Done()
-		})},
+		})}},
 	} {
 		t.Run(a.name, func(t *testing.T) {
-			c.under(t, func(t *testing.T) {
-				c.attack(t, crowd{many, *attackTime, a.rate, a.act}, c.membersGetIn)
+			c.under(t, func(t *testing.T, rotations func()) {
+				c.attack(t, a.crowd, func() {
+					c.membersGetIn(t)
+					rotations()
+				})
 			})
 		})
 	}

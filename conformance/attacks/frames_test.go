@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,36 +93,26 @@ func (c *cluster) raftFrames(t *testing.T) {
 		{"four billion entries declared", 8, func(_ context.Context, w io.Writer) {
 			w.Write(unbounded(appendEntries, "Entries", 0xdd, 0xff, 0xff, 0xff, 0xff))
 		}},
-		{"a snapshot that does not come", 1, func(_ context.Context, w io.Writer) {
-			w.Write(c.frame(installSnapshot, map[string]any{"Size": 1 << 60}))
-		}},
-		{"a snapshot that has no end", 1, func(ctx context.Context, w io.Writer) {
-			w.Write(c.frame(installSnapshot, map[string]any{"Size": 1 << 60}))
-			trickle(ctx, w, strings.Repeat("x", 3600))
-		}},
 		{"a snapshot of a negative size", 1, func(_ context.Context, w io.Writer) {
 			w.Write(c.frame(installSnapshot, map[string]any{"Size": packed{0xd3, 0xff, 0, 0, 0, 0, 0, 0, 0}}))
 		}},
-		{"a frame cut short", 16, func(_ context.Context, w io.Writer) {
+		{"a frame cut short", 8, func(_ context.Context, w io.Writer) {
 			b := c.frame(appendEntries, nil)
 			w.Write(b[:len(b)/2])
 		}},
-		{"types that there are not", 16, func(_ context.Context, w io.Writer) {
+		{"types that there are not", 8, func(_ context.Context, w io.Writer) {
 			for kind := noFrame; kind < 256; kind += 10 {
 				w.Write([]byte{byte(kind), 0x80})
 			}
 		}},
-		{"garbage", 16, func(_ context.Context, w io.Writer) { w.Write(garbage(1)) }},
-		{"garbage in a frame", 16, func(_ context.Context, w io.Writer) { w.Write(append([]byte{appendEntries}, garbage(7)...)) }},
+		{"garbage", 8, func(_ context.Context, w io.Writer) { w.Write(garbage(1)) }},
+		{"garbage in a frame", 8, func(_ context.Context, w io.Writer) { w.Write(append([]byte{appendEntries}, garbage(7)...)) }},
 	} {
 		t.Run(a.name, func(t *testing.T) {
-			held := frameTime
-			if strings.HasPrefix(a.name, "a snapshot that") {
-				held = snapshotTime
-			}
-			c.under(t, func(t *testing.T) { c.with(t, member, peer.ALPNRaft, a.conns, held, a.act) })
+			c.under(t, again(func(t *testing.T) { c.with(t, member, peer.ALPNRaft, a.conns, frameTime, a.act) }))
 		})
 	}
+	t.Run("snapshots that do not come, or have no end", func(t *testing.T) { c.snapshots(t, member) })
 	t.Run("are understood", func(t *testing.T) { c.understood(t, member) })
 }
 
@@ -147,20 +138,43 @@ func (c *cluster) understood(t *testing.T, member *tls.Config) {
 	}
 }
 
-// How long a connection is kept that the server does not close. A snapshot is read by raft's main
-// goroutine, which does nothing else meanwhile: calls have to go on all the same.
+// snapshots has the fourth member begin snapshots. Raft reads those where it does everything else, so
+// that all waits until the server has had enough: that has to be soon, and then all goes on.
+func (c *cluster) snapshots(t *testing.T, member *tls.Config) {
+	begin := c.frame(installSnapshot, map[string]any{"Size": 1 << 60})
+	c.underFor(t, snapshotWithin+callWithin, once(func(t *testing.T) {
+		turn := make(chan bool, 2*len(c.honest))
+		for i := range cap(turn) {
+			turn <- i%2 == 0
+		}
+		kept := c.with(t, member, peer.ALPNRaft, 1, 2*snapshotWithin, func(ctx context.Context, w io.Writer) {
+			if w.Write(begin); <-turn {
+				trickle(ctx, w, strings.Repeat("x", 3600))
+			}
+		})
+		if kept > 0 {
+			t.Errorf("%d connections are kept on which a snapshot does not come", kept)
+		}
+	}))
+}
+
 const (
-	frameTime    = time.Second
-	snapshotTime = 2 * sealWithin
+	handshakeTime  = 10 * time.Millisecond // between two, which cost the attacker as much as the server
+	mebibyteTime   = 50 * time.Millisecond // between two calls, each of which may have a mebibyte to be read and decoded
+	frameTime      = time.Second           // how long the attacker keeps a connection that the server does not close
+	snapshotWithin = 10 * time.Second      // what raft's own transport waits for an answer: no member's snapshot stops for longer
 )
 
-// with has so many connections of a member at each server, and what they do on them done once.
-func (c *cluster) with(t *testing.T, member *tls.Config, alpn string, conns int, held time.Duration, act func(context.Context, io.Writer)) {
+// with has so many connections of a member at each server, and what they do on them done once. It returns
+// how many are kept open after that time.
+func (c *cluster) with(t *testing.T, member *tls.Config, alpn string, conns int, held time.Duration, act func(context.Context, io.Writer)) int {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), held)
 	defer cancel()
 	var wg sync.WaitGroup
+	var kept atomic.Int64
 	for i := range conns * len(c.honest) {
+		<-time.After(handshakeTime)
 		wg.Go(func() {
 			raw, err := dial(ctx, i, c.honest[i%len(c.honest)].addr)
 			if err != nil {
@@ -172,12 +186,15 @@ func (c *cluster) with(t *testing.T, member *tls.Config, alpn string, conns int,
 			if err != nil {
 				return // the server may have had enough of this member
 			}
-			defer context.AfterFunc(ctx, func() { raw.Close() })()
+			stop := context.AfterFunc(ctx, func() { raw.Close() })
 			act(ctx, tc)
-			silent(tc)
+			if silent(tc); !stop() {
+				kept.Add(1)
+			}
 		})
 	}
 	wg.Wait()
+	return int(kept.Load())
 }
 
 // flood writes so many bytes, at a pace that leaves the machine to the servers.
@@ -207,7 +224,7 @@ func (c *cluster) calls(t *testing.T) {
 	}
 	const hello = `{"version":1,"hello":{}}`
 	long, deep := strings.Repeat("x", peer.MaxMessage+1), strings.Repeat("[", 1e6)
-	c.under(t, func(t *testing.T) {
+	c.under(t, once(func(t *testing.T) {
 		for _, a := range []struct {
 			name, said string
 			want       string // of the answer: its first bytes; empty if there need not be one
@@ -243,13 +260,15 @@ func (c *cluster) calls(t *testing.T) {
 		} {
 			t.Run(a.name, func(t *testing.T) { c.tell(t, member, a.said, a.want) })
 		}
-	})
+	}))
 	t.Run("holds of many keys", func(t *testing.T) {
 		leader := c.leader(t)
 		keystore, _ := leader.ring(t).Keystore(string(stolen)) // else the news is its keystore
-		c.under(t, func(t *testing.T) {
+		c.under(t, once(func(t *testing.T) {
 			l := c.dialAs(t, member, leader)
-			for i := range 20 {
+			defer l.Close()
+			for i := range 10 {
+				<-time.After(2 * mebibyteTime)
 				hold := &peer.HoldRequest{Keystore: peer.ID(keystore)}
 				for j := range peer.MaxIDs {
 					hold.Gained = append(hold.Gained, peer.ID{byte(i), byte(j >> 8), byte(j)})
@@ -258,16 +277,16 @@ func (c *cluster) calls(t *testing.T) {
 					t.Fatalf("%d %q %v", code, answer, err)
 				}
 			}
-		})
+		}))
 	})
 	t.Run("chunks that have no end", func(t *testing.T) {
-		c.under(t, func(t *testing.T) {
+		c.under(t, again(func(t *testing.T) {
 			chunk := []byte("10000\r\n" + strings.Repeat("x", 1<<16) + "\r\n")
 			c.with(t, member, peer.ALPNPeer, 4, frameTime, func(ctx context.Context, w io.Writer) {
 				io.WriteString(w, "POST /keyring HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
 				flood(ctx, w, chunk, 1<<30)
 			})
-		})
+		}))
 	})
 }
 
@@ -276,6 +295,7 @@ func (c *cluster) calls(t *testing.T) {
 func (c *cluster) tell(t *testing.T, member *tls.Config, said, want string) {
 	t.Helper()
 	for i, p := range c.honest {
+		<-time.After(mebibyteTime)
 		raw, err := dial(t.Context(), i, p.addr)
 		if err != nil {
 			t.Fatal(err)

@@ -12,7 +12,11 @@ import (
 	"example.com/keyring/internal/peer"
 )
 
-const times = 1000 // that each request is played, to all servers together
+// Requests are played this many times a second: more of them would measure the processors.
+const playedPerSecond = 500
+
+// times is how often each is played, to all servers together.
+func times() int { return int(200 * attackTime.Seconds()) }
 
 // dialAs is a client of a server's, with the certificate of that ID.
 func (c *cluster) dialAs(t *testing.T, conf *tls.Config, p *process) *line {
@@ -49,12 +53,14 @@ func encode(t *testing.T, r peer.Request) []byte {
 	return b
 }
 
-// requests are one of each kind, as the second server would make them, of the keys there are.
+// requests are one of each kind, as the second server would make them, of the active key and some others.
 func requests(t *testing.T, ring *meta.Ring) map[string][]byte {
 	t.Helper()
-	var ids []peer.ID
-	for _, k := range ring.Keys {
-		ids = append(ids, peer.ID(k.ID))
+	ids := []peer.ID{peer.ID(ring.Active().ID)}
+	for _, k := range ring.Keys[:min(8, len(ring.Keys))] { // a server reads the file of each that it is asked for
+		if k != ring.Active() {
+			ids = append(ids, peer.ID(k.ID))
+		}
 	}
 	pull, err := peer.NewFetch(ids[:1])
 	if err != nil {
@@ -88,46 +94,50 @@ func (c *cluster) replays(t *testing.T) {
 	ring := c.honest[0].ring(t)
 
 	t.Run("as the same server", func(t *testing.T) {
-		c.under(t, func(t *testing.T) {
+		c.under(t, once(func(t *testing.T) {
 			for kind, request := range requests(t, ring) {
 				for _, p := range c.honest {
-					c.replay(t, kind, c.dialAs(t, c.conf(t, "s2"), p), request)
+					c.replay(t, kind, c.dialAs(t, c.conf(t, "s2"), p), request, answered)
 				}
 			}
-		})
+		}))
 	})
 	t.Run("as a stranger", func(t *testing.T) {
-		c.under(t, func(t *testing.T) {
+		c.under(t, once(func(t *testing.T) {
 			for _, request := range requests(t, ring) {
 				for _, p := range c.honest {
-					l := c.dialAs(t, c.conf(t, "s9"), p)
-					for range times / len(c.honest) {
-						_, answer, err := l.post("/keyring", request)
-						if err != nil {
-							t.Fatal(err)
-						}
-						if _, err := peer.DecodeAnswer[peer.FetchAnswer](answer); !isRefusal(err, peer.NotMember) {
-							t.Fatalf("a stranger is told %q", answer)
-						}
-					}
+					c.replay(t, "as a stranger", c.dialAs(t, c.conf(t, "s9"), p), request, func(code int, answer []byte) bool {
+						_, err := peer.DecodeAnswer[peer.FetchAnswer](answer)
+						return isRefusal(err, peer.NotMember)
+					})
 				}
 			}
-		})
+		}))
 	})
-	t.Run("fetch as another member", func(t *testing.T) { c.under(t, func(t *testing.T) { c.bound(t, ring) }) })
-	t.Run("hold as another member", func(t *testing.T) { c.holdAs(t, ring) })
+	t.Run("fetch as another member", func(t *testing.T) {
+		c.under(t, again(func(t *testing.T) { c.bound(t, ring) }))
+	})
+	t.Run("hold as another member", func(t *testing.T) {
+		c.under(t, once(func(t *testing.T) { c.holdAs(t, ring, id) }))
+	})
 }
 
-// replay plays a request and wants an answer each time.
-func (c *cluster) replay(t *testing.T, kind string, l *line, request []byte) {
+// replay plays a request, and wants such an answer each time.
+func (c *cluster) replay(t *testing.T, kind string, l *line, request []byte, right func(code int, answer []byte) bool) {
 	t.Helper()
-	for range times / len(c.honest) {
+	defer l.Close()
+	ticks := time.NewTicker(time.Second / playedPerSecond)
+	defer ticks.Stop()
+	for range times() / len(c.honest) {
+		<-ticks.C
 		code, answer, err := l.post("/keyring", request)
-		if err != nil || code != 200 {
+		if err != nil || !right(code, answer) {
 			t.Fatalf("%s: %d %q %v", kind, code, answer, err)
 		}
 	}
 }
+
+func answered(code int, _ []byte) bool { return code == 200 }
 
 // bound has the fourth member get answers to what the second has asked: they are of no use to it, who
 // has not the key, and of none to the second, who has.
@@ -137,7 +147,9 @@ func (c *cluster) bound(t *testing.T, ring *meta.Ring) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, b, err := c.dialAs(t, c.conf(t, string(stolen)), c.honest[0]).post("/keyring", pull.Request())
+		l := c.dialAs(t, c.conf(t, string(stolen)), c.honest[0])
+		_, b, err := l.post("/keyring", pull.Request())
+		l.Close()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,15 +169,10 @@ func (c *cluster) bound(t *testing.T, ring *meta.Ring) {
 
 // holdAs has the fourth member say what the second has said. It is believed, for it is a member, and of
 // itself: nobody else is a holder more or less than before.
-func (c *cluster) holdAs(t *testing.T, ring *meta.Ring) {
+func (c *cluster) holdAs(t *testing.T, ring *meta.Ring, id keyring.KeyID) {
 	request := requests(t, ring)["hold"]
-	l := c.dialAs(t, c.conf(t, string(stolen)), c.leader(t))
-	for range times {
-		if code, answer, err := l.post("/keyring", request); err != nil || code != 200 {
-			t.Fatalf("%d %q %v", code, answer, err)
-		}
-	}
-	c.await(t, "the fourth member is recorded as it says", func() bool { return c.honest[0].ring(t).Active().HeldBy(string(stolen)) })
+	c.replay(t, "hold", c.dialAs(t, c.conf(t, string(stolen)), c.leader(t)), request, answered)
+	c.await(t, "the fourth member is recorded as it says", func() bool { return c.honest[0].ring(t).Key(id).HeldBy(string(stolen)) })
 	after := c.honest[0].ring(t)
 	for _, k := range ring.Keys {
 		for _, p := range c.honest {

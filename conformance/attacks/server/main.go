@@ -186,6 +186,15 @@ func (s *Server) Rotate(_ struct{}, out *keyring.KeyID) error {
 	return err
 }
 
+// Prepublish makes a new key, to become active in a while, and returns when it is held by a majority.
+func (s *Server) Prepublish(in time.Duration, out *keyring.KeyID) error {
+	ctx, cancel := s.bound()
+	defer cancel()
+	key, err := s.node.Rotate(ctx, keyring.RotateOptions{Publish: time.Now().Add(in)})
+	*out = key.ID
+	return err
+}
+
 // Address is where a server listens.
 type Address struct {
 	ID   raft.ServerID
