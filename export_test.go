@@ -244,6 +244,19 @@ func Reread(k *Keyring, id KeyID) error {
 	return k.store.scan(k.ctx, func(KeyID) bool { return false })
 }
 
+// Confirm reports whether a key is held at this moment, by its file.
+func Confirm(k *Keyring, id KeyID) (bool, error) { return k.store.confirm(id) }
+
+// Heal does what the replicator does about keys that it took for missing.
+func Heal(k *Keyring, keys ...KeyID) {
+	ring := k.fsm.ring.Load()
+	var missing []*meta.Key
+	for _, id := range keys {
+		missing = append(missing, ring.Key(id))
+	}
+	(&replicator{Keyring: k}).reread(ring, missing)
+}
+
 // SetRemovedAside sets the file of a removed key aside.
 func SetRemovedAside(k *Keyring, id KeyID) error { return k.store.setRemovedAside(id, k.wasRemoved) }
 

@@ -297,12 +297,15 @@ func (r *replicator) reread(ring *meta.Ring, missing []*meta.Key) {
 	r.store.keks.probe(r.ctx)
 	var lost []KeyID
 	for _, m := range missing {
-		if s := r.store.get(m.ID); s != nil && s.check == m.Check {
+		s := r.store.get(m.ID)
+		switch {
+		case r.store.has(m): // it has come meanwhile
+		case s != nil && s.check == m.Check:
 			lost = append(lost, m.ID)
-			continue
-		}
-		if err := r.store.takeBack(m.ID); err != nil {
-			r.cfg.Logger.Error("take back key file", "key", m.ID, "error", err)
+		case r.store.buried(m.ID):
+			if err := r.store.takeBack(m.ID); err != nil {
+				r.cfg.Logger.Error("take back key file", "key", m.ID, "error", err)
+			}
 		}
 	}
 	r.store.rewrite(r.ctx, lost...)
