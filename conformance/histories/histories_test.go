@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,10 +91,13 @@ func (r *run) converges(ctx context.Context, f fault) {
 // faults makes some after the other, for as long as the run is to take: each on hosts of which the others
 // are a majority.
 func (r *run) faults(ctx context.Context, random *rand.Rand) {
-	kinds := r.possible()
 	for end := time.Now().Add(*runTime); time.Now().Before(end) && ctx.Err() == nil; {
 		r.progress(ctx, 50)
 		r.sound()
+		kinds := r.possible()
+		if !r.whole(ctx) { // else too few could be left that hold a key, or an entry of the log
+			kinds = slices.DeleteFunc(kinds, func(f fault) bool { return f.kind == wiping })
+		}
 		hosts := random.Perm(len(r.hosts))[:1+random.IntN((len(r.hosts)-1)/2)]
 		if leader := r.leader(ctx); leader != nil && random.IntN(3) > 0 {
 			hosts = []int{r.place(leader)} // alone
@@ -143,17 +148,50 @@ func (r *run) progress(ctx context.Context, calls int) {
 		case <-ctx.Done():
 		case <-late.C:
 		}
-		for _, h := range r.hosts {
-			r.t.Logf("%s:\n%s", h.id, h.log.tail())
-		}
+		r.t.Log(r.tails())
 		r.t.Fatalf("no call has its effect any more, after %v", r.made)
 	}
+}
+
+// tails is what all servers have logged last.
+func (r *run) tails() string {
+	var all []string
+	for _, h := range r.hosts {
+		all = append(all, fmt.Sprintf("%s:\n%s", h.id, h.log.tail()))
+	}
+	return strings.Join(all, "\n")
+}
+
+// whole reports whether each server that was wiped votes again. The leader says so, but only once
+// the server itself has started: until it has asked to join, it is the voter that it was.
+func (r *run) whole(ctx context.Context) bool {
+	for h := range r.wiped {
+		var own, leader status
+		if _, o := r.call(ctx, h, http.MethodGet, "/v1/status", nil, &own); o != done || !own.Ready || len(own.Missing) > 0 {
+			return false
+		}
+		if _, o := r.call(ctx, h, http.MethodGet, "/v1/status?consistent", nil, &leader); o != done {
+			return false
+		}
+		if !slices.Contains(leader.Voters, h.id) {
+			return false
+		}
+		delete(r.wiped, h)
+	}
+	return true
 }
 
 // settle waits until all servers are well and have the same, and reads all of it once more: I5 and I9.
 func (r *run) settle(ctx context.Context) {
 	r.t.Helper()
+	for !r.whole(ctx) {
+		if ctx.Err() != nil {
+			r.t.Fatalf("%d servers do not vote again: %s", len(r.wiped), r.tails())
+		}
+		<-time.After(pace)
+	}
 	last := r.consult(ctx)
+	r.settled = last.Index
 	all := r.paths()
 	for _, path := range all {
 		r.get(r.hosts[0], writers+1, path)
@@ -215,7 +253,7 @@ func (r *run) finish(ctx context.Context) {
 		r.must(r.program, "inspect", "-kek", filepath.Join(r.dir, h.id+".kek"), r.keystore(h))
 	}
 	r.checkSecret(t)
-	r.checkReplays(t)
+	r.checkReplays(t, r.settled)
 }
 
 // terminate ends the servers with SIGTERM: I10, as far as it is seen from outside.
