@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -201,7 +200,7 @@ func (r *run) settle(ctx context.Context) {
 	for _, h := range r.hosts {
 		r.await(ctx, h, func(s status) bool { return s.Ready && len(s.Missing) == 0 && s.Index >= last.Index })
 		for _, path := range all {
-			r.sameOn(h, path)
+			r.sameOn(ctx, h, path)
 		}
 	}
 }
@@ -219,17 +218,26 @@ func (r *run) consult(ctx context.Context) (s status) {
 	return s
 }
 
-// sameOn compares what a server has at a path with what the leader has.
-func (r *run) sameOn(h *host, path string) {
+// sameOn waits until a server has the same at a path as the leader. It may have to: what a client has
+// given up, a put or a full rotation, may come to its end only now.
+func (r *run) sameOn(ctx context.Context, h *host, path string) {
 	r.t.Helper()
-	var here, there struct {
+	type secret struct {
 		Value   string
 		Version uint64
 	}
-	code, _ := r.call(context.Background(), h, http.MethodGet, "/v1/secrets/"+url.PathEscape(path)+"?stale", nil, &here)
-	want, o := r.call(context.Background(), h, http.MethodGet, "/v1/secrets/"+path, nil, &there)
-	if code != want || here != there || o == unknown {
-		r.t.Errorf("%s: %s is %d %+v, and %d %+v on the leader", h.id, path, code, here, want, there)
+	for late := time.Now().Add(stuck); ; {
+		var here, there secret
+		code, _ := r.call(ctx, h, http.MethodGet, "/v1/secrets/"+path+"?stale", nil, &here)
+		want, _ := r.call(ctx, h, http.MethodGet, "/v1/secrets/"+path, nil, &there)
+		known := want == http.StatusOK || want == http.StatusNotFound
+		if known && code == want && here == there {
+			return
+		}
+		if time.Now().After(late) || ctx.Err() != nil {
+			r.t.Fatalf("%s: %s is %d %+v, and %d %+v on the leader", h.id, path, code, here, want, there)
+		}
+		<-time.After(pace)
 	}
 }
 
