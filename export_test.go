@@ -37,6 +37,11 @@ func Ring(f *FSM) *meta.Ring { return f.ring.Load() }
 // IsAudited reports whether events wait to be told.
 func IsAudited(f *FSM) bool { return f.events.Load() != nil }
 
+// WhileLeads calls end when somebody else leads, or nobody.
+func WhileLeads(ctx context.Context, n *Node, leader raft.ServerID, end context.CancelFunc) {
+	n.whileLeads(ctx, leader, end)
+}
+
 // AwaitHolders waits until n servers are recorded as holders of the key.
 func AwaitHolders(k *Keyring, id KeyID, n int) {
 	for {
@@ -166,7 +171,7 @@ func SplitTransport(t interface {
 	raft.WithPreVote
 	raft.WithClose
 }) raft.Transport {
-	return raftTransport{t}
+	return raftTransport{t, new(turnstile)}
 }
 
 // RestoreRaft makes a snapshot and restores it, which sends it to every other server.

@@ -134,7 +134,13 @@ func (n *Node) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bool)
 	if votes {
 		change = n.raft.AddVoter
 	}
-	if err := change(id, addr, 0, proposeTimeout).Error(); err != nil {
+	open := n.net.answers.hold(id)
+	done := change(id, addr, 0, proposeTimeout)
+	// Raft takes what it is asked one after the other. This it refuses, for it has a log; but then it is
+	// past the change, as far as it is made before the others have it.
+	n.raft.BootstrapCluster(raft.Configuration{}).Error()
+	open()
+	if err := done.Error(); err != nil {
 		return outcome(n.raft, err)
 	}
 	return nil
@@ -269,7 +275,7 @@ func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte
 // checkGone refuses to have a member that is alive replaced or moved: somebody has started a second
 // server with its certificate.
 func (w *network) checkGone(ctx context.Context, s raft.Server) error {
-	if g, err := w.greet(ctx, string(s.ID), string(s.Address)); err == nil && g.Founded {
+	if g, err := w.greet(ctx, string(s.ID), string(s.Address), nil); err == nil && g.Founded {
 		return fmt.Errorf("server %s: it is a member already, and answers at %s", s.ID, s.Address)
 	}
 	return nil

@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/hashicorp/raft"
 )
@@ -30,7 +31,43 @@ type wire interface {
 }
 
 // raftTransport splits the requests that carry many bytes.
-type raftTransport struct{ wire }
+type raftTransport struct {
+	wire
+	answers *turnstile
+}
+
+// turnstile holds back what a follower has answered while raft notes another address of it: at v1.7.3
+// its replication reads there without the lock, once an answer has come (updateLastAppended).
+type turnstile struct {
+	mu   sync.Mutex // guards below
+	shut map[raft.ServerID]chan struct{}
+}
+
+// hold shuts the turnstile for a follower, until it is opened.
+func (t *turnstile) hold(id raft.ServerID) (open func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.shut == nil {
+		t.shut = map[raft.ServerID]chan struct{}{}
+	}
+	opened := make(chan struct{})
+	t.shut[id] = opened
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		delete(t.shut, id)
+		close(opened)
+	}
+}
+
+func (t *turnstile) pass(id raft.ServerID) {
+	t.mu.Lock()
+	opened := t.shut[id]
+	t.mu.Unlock()
+	if opened != nil {
+		<-opened
+	}
+}
 
 // AppendEntries implements raft.Transport. A request of more than batchLimit bytes goes as
 // several, in order, up to the first that is not answered with success. Those before it stay
@@ -47,6 +84,9 @@ func (t raftTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress
 		}
 		*resp = raft.AppendEntriesResponse{}
 		err := t.wire.AppendEntries(id, target, &part, resp)
+		if len(part.Entries) > 0 {
+			t.answers.pass(id)
+		}
 		if err != nil || !resp.Success || len(rest) == 0 {
 			return err
 		}
