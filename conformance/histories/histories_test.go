@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	runTime    = flag.Duration("histories.time", 20*time.Second, "how long faults are made")
+	runTime    = flag.Duration("histories.time", 15*time.Second, "how long faults are made")
 	runSeed    = flag.Uint64("histories.seed", 0, "which faults; zero draws a seed")
 	runServers = flag.Int("histories.servers", 3, "how many servers there are, three to five")
 	runRace    = flag.Bool("histories.race", false, "build the servers with the race detector")
