@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -118,18 +117,16 @@ func (w *network) leaderOfOthers(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	others := map[string]string{} // ID by address
+	var others []string // whoever is there now, if one has the address that another had
 	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
-		if s.ID == w.node.cfg.ID {
-			continue
-		}
-		for _, addr := range w.places(s) {
-			others[addr] = string(s.ID)
+		if s.ID != w.node.cfg.ID {
+			others = append(others, w.places(s)...)
 		}
 	}
+	slices.Sort(others)
 	leader := ""
-	askAll(ctx, slices.Sorted(maps.Keys(others)), func(ctx context.Context, addr string) (greeting, error) {
-		return w.greet(ctx, others[addr], addr, body)
+	askAll(ctx, slices.Compact(others), func(ctx context.Context, addr string) (greeting, error) {
+		return w.greet(ctx, peer.AnyServer, addr, body)
 	}, func(answers map[string]greeting) bool {
 		for _, g := range answers {
 			leader = cmp.Or(leader, g.Leader)
