@@ -31,7 +31,7 @@ func TestHistoriesAreLinearizable(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("-histories.seed %d", seed)
-	ctx, cancel := context.WithTimeout(t.Context(), *runTime+5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), *runTime+15*time.Minute)
 	defer cancel()
 	r := newRun(ctx, t)
 	unload := r.load(ctx, true)
@@ -295,7 +295,7 @@ func (r *run) check(t *testing.T, name string, parts [][]porcupine.Operation, in
 		}
 		model := register(initial)
 		known, open := bounded(part)
-		result, info := porcupine.CheckOperationsVerbose(model, known, time.Minute)
+		result, info := porcupine.CheckOperationsVerbose(model, known, 10*time.Minute)
 		t.Logf("%s, part %d of %d: %d accesses, %d of them of unknown outcome: %v", name, i+1, len(parts), len(part), open, result)
 		if result == porcupine.Ok {
 			continue
