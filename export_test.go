@@ -40,6 +40,11 @@ func Configurations(f *FSM) uint64 { return f.configs.Load() }
 // IsAudited reports whether events wait to be told.
 func IsAudited(f *FSM) bool { return f.events.Load() != nil }
 
+// WhileLeads calls end when somebody else leads, or nobody.
+func WhileLeads(ctx context.Context, n *Node, leader raft.ServerID, end context.CancelFunc) {
+	n.whileLeads(ctx, leader, end)
+}
+
 // AwaitHolders waits until n servers are recorded as holders of the key.
 func AwaitHolders(k *Keyring, id KeyID, n int) {
 	for {

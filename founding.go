@@ -73,7 +73,7 @@ func (w *network) founding(ctx context.Context) (bool, error) {
 func (w *network) survey(ctx context.Context, others map[string]string) (silent []string, founded bool) {
 	addrs := slices.Sorted(maps.Keys(others))
 	answers := askAll(ctx, addrs, func(ctx context.Context, addr string) (greeting, error) {
-		return w.greet(ctx, others[addr], addr)
+		return w.greet(ctx, others[addr], addr, nil)
 	}, nil)
 	for _, addr := range addrs {
 		if g, ok := answers[addr]; !ok {
@@ -85,10 +85,11 @@ func (w *network) survey(ctx context.Context, others map[string]string) (silent 
 	return silent, founded
 }
 
-func (w *network) greet(ctx context.Context, id, addr string) (g greeting, err error) {
+// greet asks a server what it is.
+func (w *network) greet(ctx context.Context, id, addr string, body []byte) (g greeting, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	b, err := w.client.Call(ctx, id, addr, pathHello, nil)
+	b, err := w.client.Call(ctx, id, addr, pathHello, body)
 	if err != nil {
 		w.node.log.Debug("hello", "addr", addr, "error", err)
 		return g, err
@@ -135,7 +136,7 @@ func (w *network) askToJoin(ctx context.Context) error {
 
 // askLeader asks the leader that the server at addr knows of.
 func (w *network) askLeader(ctx context.Context, addr string, body []byte) error {
-	g, err := w.greet(ctx, peer.AnyServer, addr)
+	g, err := w.greet(ctx, peer.AnyServer, addr, nil)
 	if err != nil {
 		return err
 	}

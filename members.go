@@ -284,7 +284,7 @@ func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte
 // server with its certificate. It may be the member itself, which is at the new address and can still be
 // reached at the old one.
 func (w *network) checkGone(ctx context.Context, s raft.Server, addr string) error {
-	g, err := w.greet(ctx, string(s.ID), string(s.Address))
+	g, err := w.greet(ctx, string(s.ID), string(s.Address), nil)
 	if refusal := (*peer.Refusal)(nil); err == nil && g.Founded && g.Addr != addr || errors.As(err, &refusal) {
 		return fmt.Errorf("server %s: it is a member already, and answers at %s", s.ID, s.Address)
 	}

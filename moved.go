@@ -5,10 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
+	"sync"
 
 	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
 )
 
 // keepAddress has the raft configuration say where this server is, which may have moved since it ran
@@ -26,11 +27,18 @@ func (n *Node) keepAddress(ctx context.Context) error {
 	return err
 }
 
+// tellAddress has the leader write down where this server is. Where there is none it tells all others, so
+// that one of them can be elected which does not find this server otherwise.
 func (n *Node) tellAddress(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
 	defer cancel()
-	if n.Leader() != "" {
-		return n.AddServer(ctx, n.cfg.ID, n.cfg.Addr)
+	if leader := n.Leader(); leader != "" {
+		var watch sync.WaitGroup
+		watch.Go(func() { n.whileLeads(ctx, leader, cancel) })
+		err := n.AddServer(ctx, n.cfg.ID, n.cfg.Addr)
+		cancel()
+		watch.Wait()
+		return err
 	}
 	// A leader that looks for this server where it was does not make itself known here: the others say
 	// who it is.
@@ -50,17 +58,61 @@ func (n *Node) tellAddress(ctx context.Context) error {
 	return err
 }
 
-// leaderOfOthers is the address of the leader, as the first of the other servers has it that knows one.
-func (w *network) leaderOfOthers(ctx context.Context) (string, error) {
-	others := map[string]string{} // address by ID
-	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
-		if s.ID != w.node.cfg.ID {
-			others[string(s.ID)] = string(s.Address)
+// whileLeads ends what waits for a leader that leads no more: it may never answer, and this server may
+// lead meanwhile.
+func (n *Node) whileLeads(ctx context.Context, leader raft.ServerID, end context.CancelFunc) {
+	for {
+		changed := n.keys.fsm.changed.wait()
+		if n.Leader() != leader {
+			end()
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
 		}
 	}
+}
+
+// place is what a server says with its greeting that is not where the others look for it.
+type place struct {
+	Addr string `json:"addr"`
+}
+
+// noteMoved remembers where a member says that it is. It can say so for itself alone, and whoever answers
+// there has to prove that it is that server.
+func (w *network) noteMoved(from peer.Identity, body []byte) {
+	var p place
+	if len(body) == 0 || !w.ready() || decodeStrictly(body, &p) != nil {
+		return
+	}
+	s, known := w.node.serverOf(raft.ServerID(from.ID))
+	if !known || (addRequest{ID: s.ID, Addr: p.Addr}).check() != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.moved[from.ID] = p.Addr
+}
+
+// leaderOfOthers tells all other servers where this one is, and returns the address of the leader, as the
+// first of them has it that knows one.
+func (w *network) leaderOfOthers(ctx context.Context) (string, error) {
+	body, err := json.Marshal(place{w.node.cfg.Addr})
+	if err != nil {
+		return "", err
+	}
+	var others []string // whoever is there now, if one has the address that another had
+	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
+		if s.ID != w.node.cfg.ID {
+			others = append(others, w.places(s)...)
+		}
+	}
+	slices.Sort(others)
 	leader := ""
-	askAll(ctx, slices.Sorted(maps.Keys(others)), func(ctx context.Context, id string) (greeting, error) {
-		return w.greet(ctx, id, others[id])
+	askAll(ctx, slices.Compact(others), func(ctx context.Context, addr string) (greeting, error) {
+		return w.greet(ctx, peer.AnyServer, addr, body)
 	}, func(answers map[string]greeting) bool {
 		for _, g := range answers {
 			leader = cmp.Or(leader, g.Leader)

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -56,11 +57,12 @@ type network struct {
 
 	mu     sync.Mutex // guards below
 	dialed map[*dialed]bool
+	moved  map[string]string // where members say that they are, which no leader has written down yet
 }
 
 func listen(n *Node) (*network, error) {
 	w := &network{
-		node: n, closed: make(chan struct{}), dialed: map[*dialed]bool{},
+		node: n, closed: make(chan struct{}), dialed: map[*dialed]bool{}, moved: map[string]string{},
 		dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS},
 	}
 	if err := n.cfg.checkCertificate(); err != nil {
@@ -199,6 +201,9 @@ func (w *network) dropStrangers() {
 	w.port.Drop(stranger)
 	w.client.CloseIdle()
 	w.hangUp(stranger)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	maps.DeleteFunc(w.moved, func(id, _ string) bool { return !slices.Contains(members, id) })
 }
 
 // hangUp closes connections of raft's that this server has made.
@@ -256,6 +261,7 @@ func (w *network) call(ctx context.Context, to raft.ServerID, path string, body 
 // serve answers the calls of other servers.
 func (w *network) serve(ctx context.Context, from peer.Identity, path string, body []byte) ([]byte, error) {
 	if path == pathHello {
+		w.noteMoved(from, body)
 		return w.hello()
 	}
 	if !w.ready() {
@@ -287,8 +293,8 @@ func (w *network) raftTransport() raft.Transport {
 }
 
 // Dial implements raft.StreamLayer. The address has to be that of a server in the
-// configuration, whose ID the other side must prove. If it does not answer there, and Peers has it
-// elsewhere, it is tried there too: so a cluster starts whose servers have all moved.
+// configuration, whose ID the other side must prove. It is looked for everywhere that it may be: so
+// a cluster finds itself whose servers have all moved.
 func (w *network) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -300,18 +306,56 @@ func (w *network) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn
 	if i < 0 {
 		return nil, fmt.Errorf("dial %s: no server of the raft configuration has that address", addr)
 	}
-	id := all[i].ID
-	moved, known := w.node.cfg.Peers[id]
-	if !known || moved == string(addr) {
-		return w.dial(ctx, id, string(addr))
+	return w.dialAny(ctx, all[i].ID, w.places(all[i]))
+}
+
+// places is where a server may be: as the configuration has it, as Peers has it, and as it says itself.
+func (w *network) places(s raft.Server) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := []string{string(s.Address)}
+	for _, addr := range []string{w.node.cfg.Peers[s.ID], w.moved[string(s.ID)]} {
+		if addr != "" && !slices.Contains(all, addr) {
+			all = append(all, addr)
+		}
 	}
-	first, stop := context.WithTimeout(ctx, timeout/2)
-	defer stop()
-	c, err := w.dial(first, id, string(addr))
-	if err == nil {
-		return c, nil
+	return all
+}
+
+// dialAny dials all addresses at once, for one where nothing is takes the whole time, and returns the first
+// connection.
+func (w *network) dialAny(ctx context.Context, id raft.ServerID, addrs []string) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	type result struct {
+		conn net.Conn
+		err  error
 	}
-	return w.dial(ctx, id, moved)
+	results := make(chan result)
+	for _, addr := range addrs {
+		go func() {
+			conn, err := w.dial(ctx, id, addr)
+			results <- result{conn, err}
+		}()
+	}
+	var first net.Conn
+	var errs []error
+	for range addrs {
+		r := <-results
+		switch {
+		case r.err != nil:
+			errs = append(errs, r.err)
+		case first == nil:
+			first = r.conn
+			cancel() // the others end at once
+		default:
+			r.conn.Close()
+		}
+	}
+	cancel()
+	if first == nil {
+		return nil, errors.Join(errs...)
+	}
+	return first, nil
 }
 
 func (w *network) dial(ctx context.Context, id raft.ServerID, addr string) (net.Conn, error) {

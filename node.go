@@ -177,22 +177,22 @@ func (n *Node) start(ctx, life context.Context) error {
 	if n.net == nil {
 		return nil
 	}
-	n.loops.Go(func() { n.onChange(life, n.promote) })
-	n.loops.Go(func() { n.onChange(life, n.keepAddress) })
+	n.loops.Go(func() { n.onChange(life, time.Minute, n.promote) })
+	n.loops.Go(func() { n.onChange(life, 3*time.Second, n.keepAddress) }) // nobody may find it meanwhile
 	n.loops.Go(func() { n.net.followMembers(life) })
 	return nil
 }
 
 // onChange does something now and after each change of the FSM; if it fails, after a while, a longer one
-// each time. It returns when ctx ends.
-func (n *Node) onChange(ctx context.Context, do func(context.Context) error) {
+// each time, up to most. It returns when ctx ends.
+func (n *Node) onChange(ctx context.Context, most time.Duration, do func(context.Context) error) {
 	for tries := 0; ; {
 		changed := n.keys.fsm.changed.wait()
 		var retry <-chan time.Time
 		if err := do(ctx); err == nil {
 			tries = 0
 		} else { // trying has changed something by itself: that is no reason to try again
-			changed, retry = nil, time.After(plan.Backoff(tries+3, rand.Float64()))
+			changed, retry = nil, time.After(min(most, plan.Backoff(tries+3, rand.Float64())))
 			tries++
 		}
 		select {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"strings"
@@ -128,7 +129,7 @@ func startNodes(tb testing.TB, n int, change func(*keyring.NodeConfig)) *nodes {
 	var mu sync.Mutex
 	for id, ln := range listeners {
 		cfg := c.config(id)
-		cfg.Listener, cfg.Peers = ln, c.addrs
+		cfg.Listener, cfg.Peers = ln, maps.Clone(c.addrs)
 		if change != nil {
 			change(&cfg)
 		}

@@ -28,6 +28,7 @@ type status struct {
 	Ready      bool
 	Index      uint64
 	Secrets    int
+	Voters     []string
 	Missing    []string
 	Keys       []keyStatus
 }

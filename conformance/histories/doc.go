@@ -1,8 +1,7 @@
 // Package histories has tests alone: three to five processes of examples/controlplane under load, while
-// the leader and others are killed and stopped, and their network fails: cut off, heard and hearing
-// nothing, not heard, packets from one to another dropped one way, each fifth packet dropped, and a
-// server that comes back under another address.
-// Meanwhile keys are rotated and removed. What clients saw is checked with porcupine to be linearizable:
+// the leader and others are killed and stopped, are killed and have their directories deleted, and their
+// network fails: cut off, heard and hearing nothing, not heard, packets from one to another dropped one
+// way, each fifth packet dropped, and a server that comes back under another address. Meanwhile keys are rotated and removed. What clients saw is checked with porcupine to be linearizable:
 // the secrets at each path, and which key is active.
 //
 //	cd conformance && go test -count=1 ./histories
@@ -25,7 +24,8 @@
 //	I7   the snapshot and log of each server are applied anew: at the same index the same bytes, on all
 //	I8   every key file of a server that was killed opens; nothing is set aside, and no temporary file is
 //	     left in the end
-//	I9   every server is ready in the end, lacks no key and has what the leader has
+//	I9   every server is ready in the end, lacks no key and has what the leader has; one that was wiped has
+//	     come back by itself, and votes
 //	I10  every server that is told to end does so within seconds and with success. That no goroutine is left
 //	     is for other tests
 //

@@ -12,10 +12,18 @@ type fault struct {
 	begin func(l *lab, h *host, random *rand.Rand) (end func())
 }
 
+const wiping = "wipe"
+
 var faults = []fault{
 	{"kill", false, func(l *lab, h *host, _ *rand.Rand) func() {
 		h.kill()
 		l.examine(h)
+		return func() { l.start(h) }
+	}},
+	{wiping, false, func(l *lab, h *host, _ *rand.Rand) func() { // it comes back by itself: it is a member still
+		h.kill()
+		l.examine(h)
+		l.wipe(h)
 		return func() { l.start(h) }
 	}},
 	{"stop", false, func(l *lab, h *host, _ *rand.Rand) func() {

@@ -30,7 +30,8 @@ type lab struct {
 	dir     string
 	cluster cluster
 	hosts   []*host
-	net     *network // nil where hosts can't have networks of their own
+	net     *network       // nil where hosts can't have networks of their own
+	wiped   map[*host]bool // those that may not vote again yet
 	witness witness
 	vault   vault
 }
@@ -87,7 +88,7 @@ func TestMain(m *testing.M) {
 // newLab makes the hosts and starts the servers.
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{t: t, dir: filepath.Join(t.TempDir(), "cluster")}
+	l := &lab{t: t, dir: filepath.Join(t.TempDir(), "cluster"), wiped: map[*host]bool{}}
 	var err error
 	if l.program, err = program(); err != nil {
 		t.Fatal(err)
@@ -211,6 +212,16 @@ func (l *lab) start(h *host) {
 		l.t.Fatalf("%s did not start: %v: %s", h.id, err, h.log.tail())
 	}
 	go io.Copy(io.Discard, stdout) // ends with the process
+}
+
+// wipe takes from a server that does not run all that it has, but for its certificate and its KEK.
+func (l *lab) wipe(h *host) {
+	l.t.Helper()
+	l.wiped[h] = true
+	l.vault.lose(h)
+	if err := os.RemoveAll(filepath.Join(l.dir, h.id)); err != nil {
+		l.t.Fatal(err)
+	}
 }
 
 func (h *host) signal(s syscall.Signal) {

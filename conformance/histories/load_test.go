@@ -32,6 +32,7 @@ type run struct {
 	removals  int
 	made      map[string]int // faults by kind
 	first     string         // the key that was active when the load began
+	settled   uint64         // the index of the log that all servers have applied at least
 
 	// Of rotate, while it runs.
 	known   map[string]bool   // keys that are in the history
@@ -159,6 +160,9 @@ func (r *run) get(h *host, client int, path string) {
 	var out struct{ Value string }
 	call := r.now()
 	code, o := r.call(context.Background(), h, http.MethodGet, "/v1/secrets/"+path, nil, &out)
+	if code == http.StatusGone {
+		r.t.Errorf("I5: %s is gone, says %s", path, h.id) // nothing is removed by force
+	}
 	if o == done || code == http.StatusNotFound {
 		r.succeeded()
 		r.note(&r.secrets, client, call, r.now(), access{path, false, out.Value})

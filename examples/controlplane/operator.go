@@ -34,6 +34,7 @@ type status struct {
 	Ready    bool          `json:"ready"`
 	Index    uint64        `json:"index"` // of the last log entry that changed a secret here
 	Secrets  int           `json:"secrets"`
+	Voters   []string      `json:"voters,omitempty"` // as far as it knows; the leader does
 	Keys     []keyStatus   `json:"keys,omitempty"`
 	Missing  []string      `json:"missing,omitempty"`
 	Rekeying []rekeying    `json:"rekeying,omitempty"` // on the leader
@@ -179,6 +180,11 @@ func (s *server) own(ctx context.Context) (status, error) {
 			since = k.Created
 		}
 		out.Keys = append(out.Keys, keyStatus{k.ID.String(), k.State, since, k.ModifyIndex, k.Holders, now.count(k.ID)})
+	}
+	for _, server := range st.Servers {
+		if server.Suffrage == raft.Voter {
+			out.Voters = append(out.Voters, string(server.ID))
+		}
 	}
 	for _, id := range st.Missing {
 		out.Missing = append(out.Missing, id.String())
