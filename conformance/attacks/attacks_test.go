@@ -20,4 +20,9 @@ func TestClusterUnderAttack(t *testing.T) {
 	t.Run("raft frames", c.raftFrames)
 	t.Run("calls", c.calls)
 	t.Run("replays", c.replays)
+	if pace := c.pace(); pace > slower {
+		t.Errorf("under attack rotations take %.2f times as long, at most %.1f are fine", pace, slower)
+	} else {
+		t.Logf("under attack rotations take %.2f times as long", pace)
+	}
 }

@@ -33,7 +33,6 @@ const (
 
 	rotations = 5   // of which the median counts: one that meets an election does not
 	slower    = 2.0 // than before or after the attack, whichever is slower, a rotation may be
-	rounds    = 3   // one of which is to be within that bound: what else the machine does may be in the others
 )
 
 // attack attacks the cluster, and has the rotations done while it does. When it returns, the attacker
@@ -81,14 +80,18 @@ func (c *cluster) under(t *testing.T, a attack) {
 // underFor is under if calls may take longer meanwhile.
 func (c *cluster) underFor(t *testing.T, longest time.Duration, a attack) {
 	t.Helper()
-	for range rounds {
-		f := c.measure(t, longest, a)
-		if c.table = append(c.table, f); t.Failed() || f.ratio() <= slower {
-			return
-		}
-		t.Logf("rotations take %.1f times as long, at most %.1f are fine", f.ratio(), slower)
+	c.table = append(c.table, c.measure(t, longest, a))
+}
+
+// pace is how much slower rotations were, in the median of all attacks: one of them takes some tens of
+// milliseconds, and what else the machine does, the attacker included, is in the figures of each.
+func (c *cluster) pace() float64 {
+	var ratios []float64
+	for _, f := range c.table {
+		ratios = append(ratios, f.ratio())
 	}
-	t.Error("the attacker delays rotations")
+	slices.Sort(ratios)
+	return ratios[len(ratios)/2]
 }
 
 // figures are what an attack has cost.

@@ -196,6 +196,7 @@ func (l *lab) start(h *host) {
 		args = append([]string{"ip", "netns", "exec", h.netns}, args...) // which becomes the program
 	}
 	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "GORACE=exitcode=0") // the log is read for races
 	cmd.Stderr = h.log
 	stdout, err := cmd.StdoutPipe()
 	if err == nil {
