@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -61,7 +60,7 @@ func rotateOn(t *testing.T, c *keyringtest.Cluster) keyring.Key {
 
 // ringOf is a server's ring as text.
 func ringOf(s *keyringtest.Server) string {
-	return fmt.Sprintf("%s", must(keyring.Ring(s.FSM).Encode()))
+	return string(must(keyring.Ring(s.FSM).Encode()))
 }
 
 func must(b []byte, err error) []byte {

@@ -26,7 +26,7 @@ type tlsSource = func() (*tls.Config, error)
 
 // handshakes runs server and client against each other over loopback. The client sends at once what it
 // is about to say. It returns what each side makes of it, and what the server was able to read.
-func handshakes(t *testing.T, server *tls.Config, client func(net.Conn) *tls.Conn) (atServer, atClient error, read string, conn *tls.Conn) {
+func handshakes(t *testing.T, server *tls.Config, client func(net.Conn) *tls.Conn) (read string, conn *tls.Conn, atServer, atClient error) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -67,7 +67,7 @@ func handshakes(t *testing.T, server *tls.Config, client func(net.Conn) *tls.Con
 		read = string(b)
 	}
 	accepted.Close()
-	return atServer, <-said, read, conn
+	return read, conn, atServer, <-said
 }
 
 func dialling(c *tls.Config) func(net.Conn) *tls.Conn {
@@ -164,7 +164,7 @@ func TestServerTLSRefuses(t *testing.T) {
 	for name, tt := range cases {
 		t.Run(name, func(t *testing.T) {
 			conf := hostServer(t, ca.Source(serverURI("s1"), nil), only("s1", "s2"))
-			err, _, read, conn := handshakes(t, conf, tt.client)
+			read, conn, err, _ := handshakes(t, conf, tt.client)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("handshake: %v, want %q", err, tt.want)
 			}
@@ -197,7 +197,7 @@ func TestClientTLSRefuses(t *testing.T) {
 			if name == "no protocol" {
 				server.NextProtos = nil
 			}
-			_, err, read, _ := handshakes(t, server, dialling(hostClient(t, ca.Source(serverURI("s2"), nil), "s1")))
+			read, _, _, err := handshakes(t, server, dialling(hostClient(t, ca.Source(serverURI("s2"), nil), "s1")))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("handshake: %v, want %q", err, tt.want)
 			}
@@ -214,7 +214,7 @@ func TestHostTLSAdmits(t *testing.T) {
 	const id = "zone 1/s?"
 	server := hostServer(t, ca.Source(serverURI("s1"), nil), only(id))
 	client := dialling(hostClient(t, ca.Source(serverURI("zone%201%2Fs%3F"), nil), "s1"))
-	atServer, atClient, read, conn := handshakes(t, server, client)
+	read, conn, atServer, atClient := handshakes(t, server, client)
 	if atServer != nil || atClient != nil || read != "hello" {
 		t.Fatalf("server %v, client %v, read %q", atServer, atClient, read)
 	}
@@ -287,13 +287,13 @@ func TestServerTLSAsksInEveryHandshake(t *testing.T) {
 	cache := tls.NewLRUClientSessionCache(4)
 	client := careless(t, ca.Source(serverURI("s2"), nil), func(c *tls.Config) { c.ClientSessionCache, c.ServerName = cache, "s1" })
 	for i := range int32(3) {
-		err, _, _, conn := handshakes(t, conf, client)
+		_, conn, err, _ := handshakes(t, conf, client)
 		if err != nil || asked.Load() != i+1 || conn.ConnectionState().DidResume {
 			t.Fatalf("%d: %v, asked %d times, resumed %v", i, err, asked.Load(), conn.ConnectionState().DidResume)
 		}
 	}
 	gone.Store(1)
-	if err, _, read, _ := handshakes(t, conf, client); err == nil || !strings.Contains(err.Error(), "was removed") || read != "" {
+	if read, _, err, _ := handshakes(t, conf, client); err == nil || !strings.Contains(err.Error(), "was removed") || read != "" {
 		t.Errorf("removed: %v, %q", err, read)
 	}
 }
@@ -320,7 +320,7 @@ func TestHostTLSReloads(t *testing.T) {
 			seen = cs.PeerCertificates[0].SerialNumber.String()
 			return after(cs)
 		}
-		if err, _, _, _ := handshakes(t, conf, dialling(c)); err != nil {
+		if _, _, err, _ := handshakes(t, conf, dialling(c)); err != nil {
 			t.Fatal(err)
 		}
 		return seen
@@ -335,11 +335,11 @@ func TestHostTLSReloads(t *testing.T) {
 	use(second.Source(serverURI("s1"), nil))
 	serial(second)
 	stranger := careless(t, first.Source(serverURI("s2"), nil), nil)
-	if err, _, _, _ := handshakes(t, conf, stranger); err == nil || !strings.Contains(err.Error(), "unknown authority") {
+	if _, _, err, _ := handshakes(t, conf, stranger); err == nil || !strings.Contains(err.Error(), "unknown authority") {
 		t.Errorf("the CA of before: %v", err)
 	}
 	use(func() (*tls.Config, error) { return nil, errors.New("file is gone") })
-	if err, _, _, _ := handshakes(t, conf, careless(t, second.Source(serverURI("s2"), nil), nil)); err == nil || !strings.Contains(err.Error(), "file is gone") {
+	if _, _, err, _ := handshakes(t, conf, careless(t, second.Source(serverURI("s2"), nil), nil)); err == nil || !strings.Contains(err.Error(), "file is gone") {
 		t.Errorf("no certificate to be had: %v", err)
 	}
 	if _, err := keyring.ClientTLS(reload, hostCluster, "s2", hostALPN); err == nil || !strings.Contains(err.Error(), "file is gone") {

@@ -40,7 +40,7 @@ func TestRequestsAreSplit(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	data := make([]byte, 2*limit)
 	for range 500 {
-		req := &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 40, PrevLogTerm: 3, LeaderCommitIndex: 40 + rnd.Uint64N(80), Leader: []byte("l")}
+		req := &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 40, PrevLogTerm: 3, LeaderCommitIndex: 40 + rnd.Uint64N(80), RPCHeader: raft.RPCHeader{Addr: []byte("l")}}
 		for i := range rnd.IntN(64) {
 			size := rnd.IntN(limit >> rnd.IntN(8))
 			if rnd.IntN(8) == 0 {
@@ -71,7 +71,7 @@ func TestRequestsAreSplit(t *testing.T) {
 			if size > limit && len(r.Entries) > 1 || len(r.Entries) == 0 && len(req.Entries) > 0 {
 				t.Fatalf("request %d: %d bytes in %d entries", i, size, len(r.Entries))
 			}
-			if r.Term != 7 || string(r.Leader) != "l" || r.PrevLogEntry != prev.Index || r.PrevLogTerm != prev.Term || r.LeaderCommitIndex != commit {
+			if r.Term != 7 || string(r.Addr) != "l" || r.PrevLogEntry != prev.Index || r.PrevLogTerm != prev.Term || r.LeaderCommitIndex != commit {
 				t.Fatalf("request %d of %d: %+v after %d, %d, want commit index %d", i, len(s.requests), r, prev.Index, prev.Term, commit)
 			}
 			if len(got) > 0 {

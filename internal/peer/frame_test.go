@@ -33,7 +33,9 @@ const (
 // pack encodes as raft's transport does.
 func pack(values ...any) []byte {
 	var b bytes.Buffer
-	e := codec.NewEncoder(&b, &codec.MsgpackHandle{BasicHandle: codec.BasicHandle{TimeNotBuiltin: true}})
+	var h codec.MsgpackHandle
+	h.TimeNotBuiltin = true
+	e := codec.NewEncoder(&b, &h)
 	for _, v := range values {
 		if err := e.Encode(v); err != nil {
 			panic(err)
@@ -187,8 +189,8 @@ func TestLargestRequestsPass(t *testing.T) {
 
 // exactly is a request of n bytes.
 func exactly(n int) []byte {
-	b := request(requestVote, &raft.RequestVoteRequest{Candidate: make([]byte, 1<<20)})
-	return request(requestVote, &raft.RequestVoteRequest{Candidate: make([]byte, 1<<20+n-len(b))})
+	b := request(requestVote, &raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{Addr: make([]byte, 1<<20)}})
+	return request(requestVote, &raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{Addr: make([]byte, 1<<20+n-len(b))}})
 }
 
 // header is the first byte of a value, and its length in four more.
