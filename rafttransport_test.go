@@ -153,7 +153,7 @@ func (b *blobs) Apply(l *raft.Log) any {
 	return nil
 }
 
-const snapshotSize = 32 << 20
+const snapshotSize = 16 << 20
 
 func (b *blobs) Snapshot() (raft.FSMSnapshot, error) { return b, nil }
 func (b *blobs) Release()                            {}
@@ -215,7 +215,7 @@ func TestLargeEntriesAndSnapshotsReachTheOthers(t *testing.T) {
 	delete(c.nodes, away)
 	var wg sync.WaitGroup
 	for range 64 {
-		wg.Go(func() { apply(1 << 20) }) // at once, so that raft sends many in one request
+		wg.Go(func() { apply(256 << 10) }) // at once, so that raft sends many in one request
 	}
 	wg.Wait()
 	cfg := c.config(away)

@@ -272,7 +272,7 @@ func TestRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || strings.Count(out, "\n") != 2 ||
-		!strings.Contains(out, fmt.Sprintf("\nbefore you start s1 and s2 again, empty %[1]s/s1 and %[1]s/s2: ", dir)) {
+		!strings.Contains(out, fmt.Sprintf("\nstart s3; before you start s1 and s2 again, empty %[1]s/s1 and %[1]s/s2, ", dir)) {
 		t.Fatalf("%s, %v", out, err)
 	}
 	if out, err := runCommand(t, client{}, "recover", dir, "s1"); err == nil {
@@ -282,6 +282,11 @@ func TestRecover(t *testing.T) {
 	survivor := startServers(t, dir, options{}, nil, "s3")["s3"]
 	survivor.await(t, hasAll)
 	wantAll(t, survivor, "")
+	for _, id := range []string{"s1", "s2"} {
+		if w := ask(survivor, "POST", "/v1/servers", `{"id":"`+id+`"}`); w.Code != http.StatusOK {
+			t.Fatal(w.Code, w.Body)
+		}
+	}
 	for id, s := range startServers(t, dir, options{}, nil, "s1", "s2") {
 		st := s.await(t, hasAll)
 		if st.Leader != "s3" {

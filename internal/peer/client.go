@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -68,13 +69,21 @@ func (c *Client) Call(ctx context.Context, server, addr, path string, body []byt
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	b, err := c.call(ctx, server, addr, path, body)
-	if err != nil && ctx.Err() != nil {
-		err = ctx.Err() // hanging up makes the handler fail, and that answer may come first
+	if err != nil {
+		err = cmp.Or(over(ctx), err) // hanging up makes the handler fail, and that answer may come first
 	}
 	if err != nil {
 		return nil, fmt.Errorf("call %s of server %q: %w", path, server, err)
 	}
 	return b, nil
+}
+
+// over is why ctx has ended, or is about to: the other side knows the deadline too.
+func over(ctx context.Context) error {
+	if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 func (c *Client) call(ctx context.Context, server, addr, path string, body []byte) ([]byte, error) {
