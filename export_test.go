@@ -160,6 +160,11 @@ func MakeJoinToken(k *Keyring, key KeyID, id raft.ServerID, end time.Time) (stri
 	return k.joinToken(key, id, end)
 }
 
+// BetweenSteps has the leader's loop do something between two of its steps.
+func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) error) error {
+	return k.alongActivations(ctx, do)
+}
+
 // Demote takes a server's vote away, on the leader.
 func Demote(n *Node, id raft.ServerID) error { return n.raft.DemoteVoter(id, 0, 0).Error() }
 

@@ -107,6 +107,11 @@ func (l *leader) step() time.Duration {
 		return l.pause()
 	}
 	for l.ctx.Err() == nil {
+		select {
+		case turn := <-l.turns: // what is due here may never come to an end
+			turn(l.begin())
+		default:
+		}
 		ring, holds := project(l.fsm.ring.Load(), l.reports.take())
 		s := l.situation(ring)
 		a := plan.Next(ring, s)

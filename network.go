@@ -57,12 +57,12 @@ type network struct {
 
 	mu     sync.Mutex // guards below
 	dialed map[*dialed]bool
-	moved  map[string]string // where members say that they are, which no leader has written down yet
+	moved  map[string]moved // members that have said where they are
 }
 
 func listen(n *Node) (*network, error) {
 	w := &network{
-		node: n, closed: make(chan struct{}), dialed: map[*dialed]bool{}, moved: map[string]string{},
+		node: n, closed: make(chan struct{}), dialed: map[*dialed]bool{}, moved: map[string]moved{},
 		dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS},
 	}
 	if err := n.cfg.checkCertificate(); err != nil {
@@ -203,7 +203,7 @@ func (w *network) dropStrangers() {
 	w.hangUp(stranger)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	maps.DeleteFunc(w.moved, func(id, _ string) bool { return !slices.Contains(members, id) })
+	maps.DeleteFunc(w.moved, func(id string, _ moved) bool { return !slices.Contains(members, id) })
 }
 
 // hangUp closes connections of raft's that this server has made.
@@ -255,7 +255,11 @@ func (w *network) call(ctx context.Context, to raft.ServerID, path string, body 
 	if !known {
 		return nil, fmt.Errorf("server %q is not in the raft configuration", to)
 	}
-	return w.client.Call(ctx, string(to), string(s.Address), path, body)
+	addr := string(s.Address)
+	if moved := w.movedTo(s); moved != "" {
+		addr = moved
+	}
+	return w.client.Call(ctx, string(to), addr, path, body)
 }
 
 // serve answers the calls of other servers.
@@ -311,10 +315,8 @@ func (w *network) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn
 
 // places is where a server may be: as the configuration has it, as Peers has it, and as it says itself.
 func (w *network) places(s raft.Server) []string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	all := []string{string(s.Address)}
-	for _, addr := range []string{w.node.cfg.Peers[s.ID], w.moved[string(s.ID)]} {
+	for _, addr := range []string{w.node.cfg.Peers[s.ID], w.movedTo(s)} {
 		if addr != "" && !slices.Contains(all, addr) {
 			all = append(all, addr)
 		}

@@ -81,6 +81,31 @@ func TestI3RecordedHoldsAloneActivateNothing(t *testing.T) {
 
 // TestKeyThatNobodyHasIsDropped loses a prepublished key with the only server that has it. It
 // stands in nobody's way, is named in Status, and goes once every server has answered.
+// TestManyKeysThatWaitHoldUpNothingElse: with peers that do not answer the live question, there is always a
+// key about which it is due. Members come and go all the same.
+func TestManyKeysThatWaitHoldUpNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			return keyringtest.Reply{Hang: e.Kind == "call" && strings.Contains(e.What, `"ask"`)}
+		})
+		for range 100 {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			if _, err := leader.Keyring.Rotate(ctx, keyring.RotateOptions{}); !errors.Is(err, keyring.ErrNotDurable) {
+				t.Fatal(err)
+			}
+			cancel()
+		}
+		time.Sleep(time.Minute) // virtual
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := keyring.BetweenSteps(ctx, leader.Keyring, func(context.Context) error { return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestKeyThatNobodyHasIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
