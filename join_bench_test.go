@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-var joinKeys = flag.Int("join-keys", 1000, "keys of BenchmarkJoin")
+var joinKeys = flag.Int("join-keys", 100, "keys of BenchmarkJoin")
 
 // BenchmarkJoin has a fresh server join three that have -join-keys keys, with mutual TLS, bolt and
 // real directories, all in this process. µs/Write is the time from Start until it holds every key. The
