@@ -91,6 +91,7 @@ func (b *backedUp) put(ctx context.Context, ref, text string) {
 
 // TestBackupRestoresACluster on new machines: nothing but the file and the age identity is left.
 func TestBackupRestoresACluster(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	b := backUp(ctx, t, 3)
@@ -216,6 +217,7 @@ func TestStatusTellsWhichKeysHaveABackup(t *testing.T) {
 
 // TestBackupOpensWithAgeAndTar: by hand, it is a keystore directory for InlineKEK and a snapshot.
 func TestBackupOpensWithAgeAndTar(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b := backUp(ctx, t, 1)
@@ -258,6 +260,7 @@ func TestBackupOpensWithAgeAndTar(t *testing.T) {
 
 // TestBackupIsRefused where it could not be restored from.
 func TestBackupIsRefused(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, nil)

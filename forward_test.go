@@ -15,6 +15,7 @@ import (
 )
 
 func TestNodesForwardToTheLeader(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, nil)
@@ -39,6 +40,7 @@ func TestNodesForwardToTheLeader(t *testing.T) {
 // TestNodesForwardRemove: wherever it is asked for, the key is removed there when the call returns.
 // Without Data that is ErrNoData everywhere.
 func TestNodesForwardRemove(t *testing.T) {
+	t.Parallel()
 	for _, data := range []keyring.SealedData{keyring.NoData{}, nil} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -69,6 +71,7 @@ func TestNodesForwardRemove(t *testing.T) {
 
 // TestNodesForwardStatus: what only the leader knows, every node tells, with keys that are its own.
 func TestNodesForwardStatus(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	if _, err := c.nodes["s1"].Rotate(ctx, keyring.RotateOptions{Full: true}); !errors.Is(err, keyring.ErrNoData) {
 		t.Fatal(err) // so there is a leader that is ready
@@ -142,6 +145,7 @@ func (d heldData) Under(ctx context.Context, _ keyring.KeyID) iter.Seq2[keyring.
 // TestRemovalsThatWaitLeaveTheLeaderReachable: a follower that waits for many of them still gets its
 // other calls through.
 func TestRemovalsThatWaitLeaveTheLeaderReachable(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	data := heldData{release: make(chan struct{})}
@@ -195,6 +199,7 @@ func TestCloseEndsTheWaitForAForwardedRotation(t *testing.T) {
 
 // TestNodesForwardSignAndRevoke: wherever they are asked for, all servers see what comes of it.
 func TestNodesForwardSignAndRevoke(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Tokens.Issuer = tokenIssuer })

@@ -106,6 +106,7 @@ func (l logged) Write(b []byte) (int, error) {
 // TestStrangerWithAServersCertificateIsNotTakenIn: a certificate of the cluster's CA with the right
 // role is no invitation. It gets no key, and stands in no configuration.
 func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	other, err := c.nodes["s2"].JoinToken("s5", 0)
 	if err != nil {
@@ -132,6 +133,7 @@ func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
 }
 
 func TestServerJoinsWithAToken(t *testing.T) {
+	t.Parallel()
 	ctx, c, sealed := founded3(t)
 	cfg := c.newcomer("s4")
 	var n *keyring.Node
@@ -252,6 +254,7 @@ func TestJoinTokensAreRefused(t *testing.T) {
 // TestNewcomerTakesRaftFromThoseAloneWhoTookItIn: until raft has told it, it knows no other member, and
 // whoever poses as one could hand it a configuration. This one's leader can't reach it.
 func TestNewcomerTakesRaftFromThoseAloneWhoTookItIn(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	cfg := c.newcomer("s4")
 	at := cfg.Addr
@@ -299,6 +302,7 @@ func plantTerm(t *testing.T, dir string) {
 
 // TestServerKilledBeforeItsFirstEntryBeginsAnew, a founder and one that joins.
 func TestServerKilledBeforeItsFirstEntryBeginsAnew(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
@@ -318,6 +322,7 @@ func TestServerKilledBeforeItsFirstEntryBeginsAnew(t *testing.T) {
 // TestThreeNodesAreReplacedByThree, one by one, while keys rotate: with tokens they come, with Leave they
 // go, the leader too. What was sealed before opens.
 func TestThreeNodesAreReplacedByThree(t *testing.T) {
+	t.Parallel()
 	ctx, c, sealed := founded3(t)
 	rotating, stop := context.WithCancel(ctx)
 	rotated, first := make(chan int), c.nodes["s1"]

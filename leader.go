@@ -101,37 +101,31 @@ func (l *leader) pause() time.Duration {
 	return idle
 }
 
-// step does everything that can be done now and returns how long there is nothing to do.
+// step does one thing, if there is one to do now, and returns how long there is nothing to do: zero
+// if there may be more. Between two steps come those who wait for their turn, however much is due.
 func (l *leader) step() time.Duration {
 	if !l.begin() {
 		return l.pause()
 	}
-	for l.ctx.Err() == nil {
-		select {
-		case turn := <-l.turns: // what is due here may never come to an end
-			turn(l.begin())
-		default:
-		}
-		ring, holds := project(l.fsm.ring.Load(), l.reports.take())
-		s := l.situation(ring)
-		a := plan.Next(ring, s)
-		var err error
-		switch {
-		case a.Kind != plan.Wait && a.Kind != plan.Nothing:
-			err = l.act(a, ring, s, holds)
-		case len(holds) > 0:
-			err = l.propose(holds)
-		case l.reports.waiting(): // those taken told nothing new
-		case a.Kind == plan.Wait:
-			return min(idle, max(0, a.At.Sub(s.Now))) // the clock may be set, or the machine sleep
-		default:
-			return idle
-		}
-		if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrClosed) {
-			return l.pause() // what was not done, the next leader does
-		}
+	ring, holds := project(l.fsm.ring.Load(), l.reports.take())
+	s := l.situation(ring)
+	a := plan.Next(ring, s)
+	var err error
+	switch {
+	case a.Kind != plan.Wait && a.Kind != plan.Nothing:
+		err = l.act(a, ring, s, holds)
+	case len(holds) > 0:
+		err = l.propose(holds)
+	case l.reports.waiting(): // those taken told nothing new
+	case a.Kind == plan.Wait:
+		return min(idle, max(0, a.At.Sub(s.Now))) // the clock may be set, or the machine sleep
+	default:
+		return idle
 	}
-	return idle
+	if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrClosed) {
+		return l.pause() // what was not done, the next leader does
+	}
+	return 0
 }
 
 // act does one thing and sees to it that what fails is not tried again at once.

@@ -23,8 +23,28 @@ func hasProblem(st keyring.Status, kind keyring.ProblemKind) bool {
 	return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == kind })
 }
 
+// besides is one of three servers that is not that one.
+func besides(id raft.ServerID) raft.ServerID {
+	return map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[id]
+}
+
+// wantClosed waits until the other sides have closed connections.
+func wantClosed(ctx context.Context, t *testing.T, conns []*peer.Conn) {
+	t.Helper()
+	deadline, _ := ctx.Deadline()
+	for _, conn := range conns {
+		if err := conn.SetDeadline(deadline); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the connection to %s for %s is open: %v", conn.Identity().ID, conn.ConnectionState().NegotiatedProtocol, err)
+		}
+	}
+}
+
 // TestServerThatCameAndWentIsCutOff everywhere: a follower may learn of both at once.
 func TestServerThatCameAndWentIsCutOff(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.App = nullFSM{} }) // which is told of no configuration
@@ -46,22 +66,15 @@ func TestServerThatCameAndWentIsCutOff(t *testing.T) {
 	if err := c.nodes["s2"].RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	deadline, _ := ctx.Deadline()
-	for _, conn := range open {
-		if err := conn.SetDeadline(deadline); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("its connection to %s is open: %v", conn.Identity().ID, err)
-		}
-	}
+	wantClosed(ctx, t, open)
 }
 
 // TestRemovedServerGetsNothing: its connections are closed, those of both protocols, and it gets no other.
 func TestRemovedServerGetsNothing(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	leader := c.nodes["s1"].Leader()
-	gone := map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[leader]
+	gone := besides(leader)
 	thief := &peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/"+string(gone), nil)}
 	var open []*peer.Conn
 	for _, alpn := range []string{peer.ALPNRaft, peer.ALPNPeer} {
@@ -76,15 +89,7 @@ func TestRemovedServerGetsNothing(t *testing.T) {
 	if err := c.nodes[leader].RemoveServer(ctx, gone, keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	deadline, _ := ctx.Deadline()
-	for _, conn := range open {
-		if err := conn.SetDeadline(deadline); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("its connection for %s is open: %v", conn.ConnectionState().NegotiatedProtocol, err)
-		}
-	}
+	wantClosed(ctx, t, open)
 	if _, err := thief.Dial(ctx, string(leader), c.addrs[leader], peer.ALPNRaft); err == nil {
 		t.Error("raft takes it")
 	}
@@ -106,6 +111,7 @@ func TestRemovedServerGetsNothing(t *testing.T) {
 // TestRemovedServerThatIsJoiningStaysOut: it was a member when it asked, and the leader looks for it where
 // nobody answers.
 func TestRemovedServerThatIsJoiningStaysOut(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	ln := keyringtest.Listen(t)
 	defer ln.Close()
@@ -144,9 +150,10 @@ func TestRemovedServerThatIsJoiningStaysOut(t *testing.T) {
 
 // TestMemberThatIsStartingIsAlive: it has no answer yet, and nobody takes its place.
 func TestMemberThatIsStartingIsAlive(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	leader := c.nodes["s1"].Leader()
-	starting := map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[leader]
+	starting := besides(leader)
 	if err := c.nodes[starting].Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -179,9 +186,10 @@ func TestMemberThatIsStartingIsAlive(t *testing.T) {
 
 // TestServerIsAtTwoAddresses, and is known by the one of its configuration.
 func TestServerIsAtTwoAddresses(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	leader := c.nodes["s1"].Leader()
-	id := map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[leader]
+	id := besides(leader)
 	if err := c.nodes[id].Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -204,9 +212,10 @@ func TestServerIsAtTwoAddresses(t *testing.T) {
 
 // TestServerThatIsDownKeepsNoOtherFromAVote, though it is before it in the list.
 func TestServerThatIsDownKeepsNoOtherFromAVote(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	leader := c.nodes["s1"].Leader()
-	down := map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[leader]
+	down := besides(leader)
 	keyring.AwaitHolders(c.nodes[leader].Keyring(), c.nodes[leader].Keyring().Keys()[0].ID, 3)
 	if err := c.nodes[down].Close(); err != nil {
 		t.Fatal(err)
@@ -230,6 +239,7 @@ func TestServerThatIsDownKeepsNoOtherFromAVote(t *testing.T) {
 
 // TestServerThatNeverAnsweredGetsNoVote, not even while there is no key to hold.
 func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	away := newKMS("kms")
@@ -261,6 +271,7 @@ func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
 // TestRemoveServerPutsNoKeyAtRisk: with one server away, the two that are left both have to stay. And a
 // key that is lost for good stops every removal, until it is forced.
 func TestRemoveServerPutsNoKeyAtRisk(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	key := c.nodes["s1"].Keyring().Keys()[0]
 	keyring.AwaitHolders(c.nodes["s1"].Keyring(), key.ID, 3)
@@ -312,9 +323,10 @@ func TestRemoveServerPutsNoKeyAtRisk(t *testing.T) {
 
 // TestLeaderIsRemovedFromAnotherServer after it has handed over.
 func TestLeaderIsRemovedFromAnotherServer(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	leader := c.nodes["s1"].Leader()
-	other := map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[leader]
+	other := besides(leader)
 	keyring.AwaitHolders(c.nodes[leader].Keyring(), c.nodes[leader].Keyring().Keys()[0].ID, 3)
 	if err := c.nodes[other].RemoveServer(ctx, leader, keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
@@ -344,6 +356,7 @@ func TestLastServerStays(t *testing.T) {
 
 // TestServersThatHaveAllMovedFindEachOther by the addresses in Peers.
 func TestServersThatHaveAllMovedFindEachOther(t *testing.T) {
+	t.Parallel()
 	ctx, c, _ := founded3(t)
 	c.close()
 	clear(c.nodes)

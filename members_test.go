@@ -94,6 +94,7 @@ func suffrage(t *testing.T, k *keyring.Keyring, id raft.ServerID) string {
 // TestWipedNodeVotesOnlyOnceItHoldsEveryKey brings a wiped server back that can't write keys:
 // it must stay a non-voter. When it can, it becomes a voter.
 func TestWipedNodeVotesOnlyOnceItHoldsEveryKey(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, nil)
@@ -153,6 +154,7 @@ func TestWipedNodeVotesOnlyOnceItHoldsEveryKey(t *testing.T) {
 
 // TestNodeJoinsByAddress adds a fourth server that knows nothing but an address.
 func TestNodeJoinsByAddress(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, nil)

@@ -15,6 +15,7 @@ import (
 // TestNodeThatHasMovedIsFound: one server after the other comes back under another address, the leader
 // first, and nobody but itself is told.
 func TestNodeThatHasMovedIsFound(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, nil)
@@ -56,6 +57,7 @@ func says(tb testing.TB, k *keyring.Keyring, want raft.Server) bool {
 // TestServersThatHaveMovedAreElectorsOfOneThatHasNot: most have moved, and the only one that can be elected,
 // for it alone has the whole log, does not know where to. They tell it.
 func TestServersThatHaveMovedAreElectorsOfOneThatHasNot(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.App = nullFSM{} })
@@ -94,6 +96,7 @@ func TestServersThatHaveMovedAreElectorsOfOneThatHasNot(t *testing.T) {
 
 // TestACallToALeaderEndsWithItsTerm as far as it tells where a server is.
 func TestACallToALeaderEndsWithItsTerm(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, nil)

@@ -184,6 +184,7 @@ func (c *nodes) ready(ctx context.Context) {
 // TestWipedNodeJoinsAnew takes a server's directory away: it must not come back as the voter
 // that it was.
 func TestWipedNodeJoinsAnew(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := startNodes(t, 3, nil)

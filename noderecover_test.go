@@ -168,6 +168,7 @@ func (f *fallen) rise(first *keyring.Node) {
 }
 
 func TestOneSurvivorOfThreeRecovers(t *testing.T) {
+	t.Parallel()
 	f := fallenCluster(t)
 	f.lose("s1", "s3")
 	r, err := keyring.RecoverNode(f.ctx, f.conf("s2"))
@@ -187,6 +188,7 @@ func TestOneSurvivorOfThreeRecovers(t *testing.T) {
 // TestAnySnapshotAndAnyKeystoreRecover: nothing is left but a snapshot of one server and the keystore
 // of another, and they become a third.
 func TestAnySnapshotAndAnyKeystoreRecover(t *testing.T) {
+	t.Parallel()
 	f := fallenCluster(t)
 	f.start(f.conf("s1"), f.conf("s2"))
 	if err := keyring.SnapshotRaft(f.nodes.nodes["s1"]); err != nil {
@@ -217,6 +219,7 @@ func TestAnySnapshotAndAnyKeystoreRecover(t *testing.T) {
 
 // TestRecoveryNamesWhatIsLost, and what is lost comes back with its file.
 func TestRecoveryNamesWhatIsLost(t *testing.T) {
+	t.Parallel()
 	f := fallenCluster(t)
 	lost := f.keys[1]
 	file := filepath.Join(f.dirs["s2"], "keystore", lost.String()+".nks.json")
@@ -243,6 +246,7 @@ func TestRecoveryNamesWhatIsLost(t *testing.T) {
 }
 
 func TestRecoverNodeRefuses(t *testing.T) {
+	t.Parallel()
 	f := fallenCluster(t)
 	refused := func(what, why string) {
 		t.Helper()
@@ -301,6 +305,7 @@ func (l lines) Write(b []byte) (int, error) {
 // TestServerThatCanNotBecomeAVoterIsTriedLessAndLess, and named: the keys that the leader has files of
 // are under another KEK, and so it holds none of them.
 func TestServerThatCanNotBecomeAVoterIsTriedLessAndLess(t *testing.T) {
+	t.Parallel()
 	f := fallenCluster(t)
 	if err := os.RemoveAll(filepath.Join(f.dirs["s3"], "keystore")); err != nil {
 		t.Fatal(err)

@@ -430,6 +430,21 @@ func TestReportsOfOneServerAreBounded(t *testing.T) {
 	}
 }
 
+// TestEntryThatFitsNoFrameIsRefused: raft would take it, and never get it to the others.
+func TestEntryThatFitsNoFrameIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 1})
+		s := ready(t, c)
+		hold := meta.Hold{Server: "a", Keystore: meta.KeystoreID{1}}
+		for range keyring.MaxCommand / 36 { // the JSON of an ID has 38 bytes and a comma
+			hold.Gained = append(hold.Gained, keyring.NewKeyID())
+		}
+		if err := keyring.Propose(t.Context(), s.Keyring, meta.Command{Hold: &hold}); !errors.Is(err, keyring.ErrTooLong) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
 // TestKeyThatComesMeanwhileIsNotWrittenAgain: the search for files of what was missing takes its time,
 // and thousands of keys may come until it is done.
 func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	mrand "math/rand/v2"
 	"net"
 	"net/url"
+	"sync"
 	"testing"
 	"time"
 )
@@ -89,13 +90,19 @@ func newKey(tb testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
+// listened are the ports that Listen has given.
+var listened sync.Map
+
 // Listen listens on a free port of the loopback interface, below those that systems give to
-// connections: a server that is started again finds it free.
+// connections, and never on the same twice: a server that is started again finds it free.
 func Listen(tb testing.TB) (ln net.Listener) {
 	tb.Helper()
 	var err error
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 20_000+mrand.IntN(12_000))
+		if _, given := listened.LoadOrStore(addr, true); given {
+			continue
+		}
 		if ln, err = net.Listen("tcp", addr); err == nil {
 			return ln
 		}

@@ -45,4 +45,13 @@
 // certificate, so the server's first byte is 0x01, sent when it has admitted the client,
 // and the client sends nothing before it. That keeps a refusal legible: the alert arrives
 // where the connection is made, and not at some later read, or never.
+//
+// # Limits
+//
+//	port.go      handshakes under way, in all and of one address; connections, in all, of one
+//	             server, and of those that are no members
+//	refuse.go    refusals that are told one by one
+//	server.go    the size of a request, its header, and the time for both
+//	turns.go     long bodies of one server that are read at a time
+//	frame.go     the size and form of what raft reads, and how slowly it may come
 package peer
