@@ -81,7 +81,8 @@ type Port struct {
 type pending struct {
 	net.Conn
 	host  string
-	known bool // when it came, a member was connected from there
+	known bool                  // when it came, a member was connected from there
+	gone  []func(Identity) bool // who Drop was told of meanwhile
 }
 
 // Listen starts the port on ln, which it owns from now on.
@@ -132,19 +133,17 @@ func (p *Port) Listener(alpn string) net.Listener {
 	return l
 }
 
-// Drop closes the connections of those that gone reports, and those whose handshake is
-// under way: they may have passed the check before the members changed. Who is welcome
-// dials again.
+// Drop closes the connections of those that gone reports. Who they are whose handshake is under
+// way, is known when it is done: then gone is asked, for they may have passed the check before the
+// members changed.
 func (p *Port) Drop(gone func(Identity) bool) {
 	p.mu.Lock()
-	pending := p.pending
-	p.pending = nil
+	for i := range p.pending {
+		p.pending[i].gone = append(p.pending[i].gone, gone)
+	}
 	conns := slices.Collect(maps.Keys(p.conns))
 	p.mu.Unlock()
 
-	for _, c := range pending {
-		c.Close()
-	}
 	for _, c := range conns {
 		if gone(c.peer) {
 			p.cut(c)
@@ -160,12 +159,17 @@ func (p *Port) Close() error {
 	for _, l := range p.listeners {
 		l.Close()
 	}
+	pending := p.pending
+	p.pending = nil
 	p.mu.Unlock()
 
 	var err error
 	if !again {
 		close(p.done)
 		err = p.ln.Close()
+	}
+	for _, c := range pending {
+		c.Close()
 	}
 	p.Drop(func(Identity) bool { return true })
 	p.wg.Wait()
@@ -340,9 +344,13 @@ func (p *Port) settle(raw net.Conn, c *Conn, err error) (l *listener, old *Conn,
 	if i < 0 {
 		return nil, nil, errCut
 	}
+	gone := p.pending[i].gone
 	p.pending = slices.Delete(p.pending, i, i+1)
 	if err != nil {
 		return nil, nil, err
+	}
+	if slices.ContainsFunc(gone, func(gone func(Identity) bool) bool { return gone(c.peer) }) {
+		return nil, nil, fmt.Errorf("%s: %w", c.peer, errDropped)
 	}
 	l = p.listeners[c.ConnectionState().NegotiatedProtocol]
 	switch {

@@ -311,15 +311,9 @@ func TestDropCutsThoseWhoAreGone(t *testing.T) {
 			}
 			conns[id] = c
 		}
-		half, err := ln.DialContext(t.Context(), "", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
 
 		p.Drop(func(id peer.Identity) bool { return id.ID == "b" })
 		ended(t, conns["b"])
-		ended(t, half) // might be b's
 		stays := <-s.conns
 		if stays.Identity().ID == "b" {
 			stays = <-s.conns
@@ -330,6 +324,51 @@ func TestDropCutsThoseWhoAreGone(t *testing.T) {
 		}
 		p.Close()
 		ended(t, conns["c"])
+	})
+}
+
+// slow is a connection that sends nothing before it is told to.
+type slow struct {
+	net.Conn
+	wait <-chan struct{}
+}
+
+func (s *slow) Write(b []byte) (int, error) {
+	<-s.wait
+	return s.Conn.Write(b)
+}
+
+// TestDropCutsThoseWhoAreGoneInTheirHandshake, and nobody else: who calls has done nothing wrong.
+func TestDropCutsThoseWhoAreGoneInTheirHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, ln, told, begin := newCA(t), newPipes(), make(refusals, 10), make(chan struct{})
+		p := peer.Listen(ln, peer.PortOptions{TLS: serverConfig(t, a.source("a"), everybody), OnRefuse: told.note})
+		drainTo(p.Listener(peer.ALPNRaft))
+		dialed := map[string]chan error{"b": make(chan error), "c": make(chan error)}
+		for id, done := range dialed {
+			d := &peer.Dialer{Cluster: cluster, TLS: a.source(id), DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				c, err := ln.DialContext(ctx, "", "")
+				return &slow{c, begin}, err
+			}}
+			go func() {
+				_, err := d.Dial(t.Context(), "a", "pipe", peer.ALPNRaft)
+				done <- err
+			}()
+		}
+		synctest.Wait()
+		p.Drop(func(id peer.Identity) bool { return id.ID == "b" })
+		p.Drop(func(peer.Identity) bool { return false })
+		close(begin)
+		if err := <-dialed["b"]; err == nil {
+			t.Error("who is gone is admitted")
+		}
+		if err := <-dialed["c"]; err != nil {
+			t.Errorf("who stays: %v", err)
+		}
+		if err := <-told; !strings.Contains(err.Error(), "no member any more") || len(told) > 0 {
+			t.Errorf("%v, and %d more", err, len(told))
+		}
+		p.Close()
 	})
 }
 

@@ -10,7 +10,8 @@ import (
 
 // Why a port refused a connection that its checks had nothing against.
 var (
-	errCut        = errors.New("cut off before its handshake was done: too many others, or the members changed")
+	errCut        = errors.New("cut off before its handshake was done: too many others")
+	errDropped    = errors.New("no member any more when its handshake was done")
 	errFull       = errors.New("too many connections")
 	errGaveWay    = errors.New("closed for a newer connection of the same server, which has too many")
 	errNoListener = errors.New("nobody listens for this protocol here")
