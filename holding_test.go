@@ -130,6 +130,7 @@ func TestArrivingKeyReplacesNoFileThatIsNotInMemory(t *testing.T) {
 // TestFollowerWhoseKEKIsAwayIsNoHolder in a rotation: the others go on, it is named, holds
 // nothing, starts again, and catches up when the KEK answers.
 func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {
+	t.Parallel()
 	for name, fail := range map[string]func(*kms){
 		"fails": away["fails"], "hangs": away["hangs"],
 		"wraps, and does not unwrap": func(k *kms) { k.noUnwrap = errBroken },

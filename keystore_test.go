@@ -187,6 +187,7 @@ func (h *host) waitAWhile() error {
 // TestI8CrashAtEveryDiskOperationLosesNoKey is invariant I8 for the keystore: founding,
 // rotating and starting, each with a crash at every operation of the disk.
 func TestI8CrashAtEveryDiskOperationLosesNoKey(t *testing.T) {
+	t.Parallel()
 	crash := func(t *testing.T, at int) (more bool) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLife(t)

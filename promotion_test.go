@@ -39,6 +39,7 @@ func state(s *keyringtest.Server, id keyring.KeyID) keyring.State {
 // they were recorded as holders, and keeps their news from the leader. If the key became
 // active, the leader's disk would be the only one that has it.
 func TestI3RecordedHoldsAloneActivateNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -150,6 +151,7 @@ func TestKeyThatNobodyHasIsDropped(t *testing.T) {
 // TestLostScheduledKeyIsReplaced loses the next key with a leader that nobody replaces: the
 // rotation still happens, with another key.
 func TestLostScheduledKeyIsReplaced(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
 		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {

@@ -54,6 +54,7 @@ func TestFullRotationMovesEverything(t *testing.T) {
 // TestLongRecordsDoNotMakeABatchTooLong: what a host makes of a batch fits a command, unless one
 // record alone does not.
 func TestLongRecordsDoNotMakeABatchTooLong(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 1, false, nil)
 		const overhead = 100
@@ -274,6 +275,7 @@ func TestForceSaysWhatIsLost(t *testing.T) {
 // TestRetentionRemovesWhatIsNotNeeded: a key goes by itself when it has been retired for as long as
 // the policy says, never while its tokens live, and its data stays.
 func TestRetentionRemovesWhatIsNotNeeded(t *testing.T) {
+	t.Parallel()
 	for _, retain := range []time.Duration{time.Hour, 20 * 24 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			rc := newRecordsClusterAt(t, time.Hour, 3, false, func(cfg *keyring.Config) { cfg.Rotation.Retain = retain })

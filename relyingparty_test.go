@@ -87,6 +87,7 @@ func parties(t testing.TB, c *keyringtest.Cluster, n int) []*party {
 // TestRelyingPartyKnowsEveryScheduledKey, also if the lead is short, and if the cluster was off
 // and is so late that the next key is due before it is made.
 func TestRelyingPartyKnowsEveryScheduledKey(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ every, lead, off time.Duration }{
 		{time.Hour, 10 * time.Minute, 0},
 		{20 * time.Minute, 5 * time.Minute, 0},
@@ -143,6 +144,7 @@ func TestRelyingPartyKnowsEveryScheduledKey(t *testing.T) {
 
 // TestRelyingPartyFetchesOnceMoreAfterAnImmediateRotation, and no more, from whichever server.
 func TestRelyingPartyFetchesOnceMoreAfterAnImmediateRotation(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 3, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
 		leader := ready(t, c)

@@ -145,6 +145,7 @@ func snapshot(t testing.TB, s *keyringtest.Server) (restore func(*keyringtest.Se
 
 // TestRestoreWithinTheUndoTimeBringsARemovedKeyBack to every server, from its own file.
 func TestRestoreWithinTheUndoTimeBringsARemovedKeyBack(t *testing.T) {
+	t.Parallel()
 	for _, restart := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			c, old, v := withOldKey(t)
@@ -188,6 +189,7 @@ func TestRestoreWithinTheUndoTimeBringsARemovedKeyBack(t *testing.T) {
 
 // TestServerThatIsCutOffUnlinksNothing: the removal that it knows of was undone meanwhile.
 func TestServerThatIsCutOffUnlinksNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
 		restore := snapshot(t, c.Leader())

@@ -325,6 +325,7 @@ func TestKeystoresWithoutMetadataAreAdopted(t *testing.T) {
 // TestFirstCommandWaitsForEveryServer holds one server's answer back: a build that does not
 // know the keyring's entries would panic on the first.
 func TestFirstCommandWaitsForEveryServer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var answers atomic.Bool
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {

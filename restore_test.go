@@ -52,6 +52,7 @@ func TestSnapshotAndOneKeystoreRestoreACluster(t *testing.T) {
 // TestSnapshotAloneSaysWhatIsMissing makes no key in its place, spins on nothing, and heals
 // without a restart when the files turn up.
 func TestSnapshotAloneSaysWhatIsMissing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, restore, keystore := lostCluster(t)
 		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {

@@ -135,6 +135,7 @@ var disasters = []disaster{
 // answers. One run a step, until a rotation has no further step. With slow fetches the log is
 // ahead of the keys, without them the keys are ahead of the log.
 func TestI3NoStepOfARotationLosesAKey(t *testing.T) {
+	t.Parallel()
 	for _, d := range disasters {
 		for _, slow := range []time.Duration{0, 20 * time.Millisecond} {
 			t.Run(fmt.Sprintf("%s, fetches take %v", d.name, slow), func(t *testing.T) {
@@ -213,6 +214,7 @@ func strikeAt(t *testing.T, d disaster, slow time.Duration, n int) (struck bool)
 
 // TestRotationsHappenOnTheirDay runs a year with leader changes and restarts.
 func TestRotationsHappenOnTheirDay(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
 		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: 4 * time.Hour})

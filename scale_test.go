@@ -24,6 +24,7 @@ var scale = flag.Int("records", 10_000, "records that are moved through changes 
 // deposed or closed again and again. The log decides what was moved: what each server's FSM counts
 // in Apply is part of its state.
 func TestRecordsMoveOnceThroughLeaderChanges(t *testing.T) {
+	t.Parallel()
 	const changes = 10
 	records := *scale
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)

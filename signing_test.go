@@ -127,6 +127,7 @@ func TestSignWithoutIssuer(t *testing.T) {
 // TestSignIsATokenOrAnError: while the cluster has no leader, no key, a leader that lacks the
 // material of the key, and after Close.
 func TestSignIsATokenOrAnError(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 3, nil)
 		never := func(what string, want error) {

@@ -94,6 +94,7 @@ func TestTokensOfARemovedKeyAreRefused(t *testing.T) {
 // TestRevokedKeyVanishesAtTheActivation: on each server with the very entry that makes the new
 // key active, not before, and while its data is still there to be read.
 func TestRevokedKeyVanishesAtTheActivation(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 3, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
 		leader := ready(t, c)
@@ -364,6 +365,7 @@ func TestEveryChangedByteOfATokenIsRefused(t *testing.T) {
 // what the standard library makes of them here: those of 1.4 to 1.6 have neither exp nor aud, and
 // the root key itself is the seed of their key; later ones have an aud and may have an exp.
 func TestTokensThatNomadSignedVerify(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signingAt(t, time.Hour, 3, nil)
 		ready(t, c)
