@@ -211,6 +211,18 @@ func isRemovedFile(aside string) bool {
 // buried reports whether there is a file of the key that was set aside when it was removed.
 func (s *keystore) buried(id KeyID) bool { return slices.ContainsFunc(s.asideOf(id), isRemovedFile) }
 
+// buriedKeys returns the keys of which there is such a file.
+func (s *keystore) buriedKeys() (ids []KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, g := range s.graves {
+		if slices.ContainsFunc(g.aside, isRemovedFile) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 func (s *keystore) asideOf(id KeyID) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

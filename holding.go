@@ -225,15 +225,17 @@ func (s *keystore) readBack(id KeyID, f proven) error {
 	m, old := f.m, s.keys[id]
 	if old != nil && old.check == m.check {
 		s.live(id)
+		s.changes.came++ // it may have been lost
 		old.sum, old.lost, old.stale, old.nomad = m.sum, false, false, false
 		m.wipe()
 		return nil
 	}
 	if old != nil {
+		s.changes.left++
 		old.wipe()
 	}
 	s.keys[id] = m
-	s.changes++
+	s.changes.came++
 	s.live(id)
 	return nil
 }
@@ -278,6 +280,7 @@ func (s *keystore) confirm(id KeyID) (bool, error) {
 	defer s.mu.Unlock()
 	if !same {
 		m.lost = true
+		s.changes.left++
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !unfit(err) {
 		return false, err

@@ -35,7 +35,7 @@ type keystore struct {
 
 	mu       sync.Mutex // guards below; no I/O and no KEK call under it
 	keys     map[KeyID]*material
-	changes  uint64          // to keys
+	changes  version         // of keys
 	faults   map[KeyID]fault // what stands between this server and a key whose file is here
 	setAside []string        // names of the files that were set aside, in order
 	graves   map[KeyID]*grave
@@ -91,11 +91,16 @@ func (s *keystore) faultOf(id KeyID) error {
 	return s.faults[id].err
 }
 
-// locked reports whether there is a file of the key that no KEK opens for now.
-func (s *keystore) locked(id KeyID) bool {
+// locked returns the keys of which there is a file that no KEK opens for now.
+func (s *keystore) locked() (ids []KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.faults[id].here
+	for id, f := range s.faults {
+		if f.here {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // identify reads the keystore ID, or draws one for a directory that has none.
@@ -273,7 +278,7 @@ func (s *keystore) read(ctx context.Context, id KeyID, lost bool) {
 	m.lost = lost
 	m.stale = m.stale || lost // the next start may find an older file
 	s.keys[id] = m
-	s.changes++
+	s.changes.came++
 	s.live(id)
 }
 

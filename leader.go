@@ -37,7 +37,14 @@ func (k *Keyring) lead() {
 	l := &leader{Keyring: k}
 	for {
 		changed := k.fsm.changed.wait()
-		timer := time.NewTimer(l.step())
+		delay := l.step()
+		select {
+		case turn := <-k.turns: // comes first, however much is due
+			turn(l.begin())
+			continue
+		default:
+		}
+		timer := time.NewTimer(delay)
 		select {
 		case <-changed:
 		case <-timer.C:
@@ -102,7 +109,7 @@ func (l *leader) pause() time.Duration {
 }
 
 // step does one thing, if there is one to do now, and returns how long there is nothing to do: zero
-// if there may be more. Between two steps come those who wait for their turn, however much is due.
+// if there may be more.
 func (l *leader) step() time.Duration {
 	if !l.begin() {
 		return l.pause()

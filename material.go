@@ -46,8 +46,26 @@ func decodeChecked(plaintext []byte, file *nks.File) (*nks.Material, error) {
 func (s *keystore) has(k *meta.Key) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.holds(k)
+}
+
+// holds is has for a caller that holds mu.
+func (s *keystore) holds(k *meta.Key) bool {
 	m := s.keys[k.ID]
 	return m != nil && !m.lost && m.check == k.Check
+}
+
+// lacks returns those of the ring's keys that are not held, or not the right ones.
+func (s *keystore) lacks(keys []*meta.Key) map[KeyID]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lacking := map[KeyID]bool{}
+	for _, k := range keys {
+		if !s.holds(k) {
+			lacking[k.ID] = true
+		}
+	}
+	return lacking
 }
 
 func (s *keystore) get(id KeyID) *material {
@@ -63,8 +81,13 @@ func (s *keystore) all() map[KeyID]*material {
 	return maps.Clone(s.keys)
 }
 
-// version is a number that changes whenever the keys in memory do.
-func (s *keystore) version() uint64 {
+// version changes whenever the keys do that are held, or in memory.
+type version struct {
+	came uint64 // how often one has come, or has become durable again
+	left uint64 // how often one has left, or was lost
+}
+
+func (s *keystore) version() version {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.changes
@@ -131,7 +154,7 @@ func (s *keystore) forget(id KeyID) {
 		return
 	}
 	delete(s.keys, id)
-	s.changes++
+	s.changes.left++
 	m.wipe()
 }
 

@@ -80,8 +80,6 @@ func TestI3RecordedHoldsAloneActivateNothing(t *testing.T) {
 	})
 }
 
-// TestKeyThatNobodyHasIsDropped loses a prepublished key with the only server that has it. It
-// stands in nobody's way, is named in Status, and goes once every server has answered.
 // TestManyKeysThatWaitHoldUpNothingElse: with peers that do not answer the live question, there is always a
 // key about which it is due. Members come and go all the same.
 func TestManyKeysThatWaitHoldUpNothingElse(t *testing.T) {
@@ -92,7 +90,7 @@ func TestManyKeysThatWaitHoldUpNothingElse(t *testing.T) {
 			return keyringtest.Reply{Hang: e.Kind == "call" && strings.Contains(e.What, `"ask"`)}
 		})
 		for range 100 {
-			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // a step takes up to 2
 			if _, err := leader.Keyring.Rotate(ctx, keyring.RotateOptions{}); !errors.Is(err, keyring.ErrNotDurable) {
 				t.Fatal(err)
 			}
@@ -107,6 +105,8 @@ func TestManyKeysThatWaitHoldUpNothingElse(t *testing.T) {
 	})
 }
 
+// TestKeyThatNobodyHasIsDropped loses a prepublished key with the only server that has it. It
+// stands in nobody's way, is named in Status, and goes once every server has answered.
 func TestKeyThatNobodyHasIsDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})

@@ -49,6 +49,7 @@ const (
 	firstScan   = time.Second     // until the directory is read again when a key is missing
 	scanRetry   = time.Minute     // until it is read yet again, at most
 	reportBatch = 4096            // keys in one report
+	renewEvery  = time.Second     // between two tables of Decrypt while keys are under way
 	reportEvery = time.Second     // between reports while keys are under way, unless one is pressing
 )
 
@@ -106,6 +107,8 @@ type replicator struct {
 	resend   time.Time // when it is due again if nothing came of it
 
 	refreshed keySet
+	renewed   time.Time   // when the table of Decrypt was built last
+	seen      look        // what was found when the ring or the keystore changed last
 	lacking   []KeyID     // what was missing when it was looked at last
 	healing   chore       // reads the directory again while keys are missing
 	burying   chore       // sees to the files of removed keys
@@ -161,12 +164,34 @@ func (r *replicator) start(c *chore, do func()) {
 // keySet tells one set of keys, in the ring and in memory, from every other: since no ID is
 // used twice, the ring's is known by its size and the number of keys that have left it.
 type keySet struct {
-	restores, stored uint64
-	keys, removed    int
+	restores      uint64
+	stored        version
+	keys, removed int
 }
 
 func (k *Keyring) keySet(ring *meta.Ring) keySet {
 	return keySet{k.fsm.restores.Load(), k.store.version(), len(ring.Keys), len(ring.Removed)}
+}
+
+// look is what the ring and the keystore say together. There may be thousands of keys, and most of what
+// wakes the replicator changes nothing about them.
+type look struct {
+	ring         *meta.Ring
+	stored       version
+	missing      []*meta.Key // in the order of urgency
+	gained, lost []KeyID     // as plan.Report has them
+}
+
+func (r *replicator) look(ring *meta.Ring) look {
+	stored := r.store.version()
+	if r.seen.ring == ring && r.seen.stored == stored {
+		return r.seen
+	}
+	lacks := r.store.lacks(ring.Keys)
+	has := func(id KeyID) bool { return !lacks[id] }
+	r.seen = look{ring: ring, stored: stored, missing: plan.Missing(ring, has)}
+	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.cfg.ID), r.store.id, has)
+	return r.seen
 }
 
 // fetched is the end of one fetch, or of the writing of what it brought.
@@ -225,31 +250,55 @@ func (r *replicator) written(f fetched) {
 // step does what can be done now and returns how long nothing else need be.
 func (r *replicator) step() time.Duration {
 	ring := r.fsm.ring.Load()
-	if set := r.keySet(ring); set != r.refreshed {
-		r.refresh(ring)
-		r.refreshed = set
-	}
-	missing := plan.Missing(ring, r.held(ring))
-	wake := earliest(r.heal(ring, missing), r.bury(ring))
-	wanted := slices.DeleteFunc(slices.Clone(missing), func(m *meta.Key) bool { return r.comes(m.ID) })
+	wake := r.renew(ring)
+	look := r.look(ring)
+	wake = earliest(wake, r.heal(ring, look.missing), r.bury(ring))
 	if r.paused.After(now()) {
 		wake = earliest(wake, r.paused)
 	} else {
-		wake = earliest(wake, r.fetch(ring, wanted))
+		wake = earliest(wake, r.fetch(ring, r.wanted(look.missing)))
 	}
-	wake = earliest(wake, r.report(ring))
+	wake = earliest(wake, r.report(look))
 	if wake.IsZero() {
 		return idle
 	}
 	return min(idle, max(0, time.Until(wake)))
 }
 
-// comes reports whether no peer is to be asked for a missing key. What a peer has must not take
+// renew brings the table of Decrypt up to date, or returns when it is due. It is built whole, and
+// Decrypt finds a key without it: while keys come in by the thousand it waits for some of them.
+func (r *replicator) renew(ring *meta.Ring) time.Time {
+	set := r.keySet(ring)
+	if set == r.refreshed {
+		return time.Time{}
+	}
+	came := r.refreshed
+	came.stored.came = set.stored.came
+	if due := r.renewed.Add(renewEvery); set == came && r.pull.Busy() && now().Before(due) {
+		return due
+	}
+	r.refresh(ring)
+	r.refreshed, r.renewed = set, now()
+	return time.Time{}
+}
+
+// wanted returns the missing keys for which peers are to be asked. What a peer has must not take
 // the place of a file that may be the way back: one under a KEK that does not answer, or one of a
 // removed key that heal has yet to take back. Nor need it be asked for what is on its way by an
 // offer.
-func (r *replicator) comes(id KeyID) bool {
-	return r.store.locked(id) || r.offered.has(id) || r.healing.untried() && r.store.buried(id)
+func (r *replicator) wanted(missing []*meta.Key) []*meta.Key {
+	come := r.store.locked()
+	if r.healing.untried() {
+		come = append(come, r.store.buriedKeys()...)
+	}
+	if come = append(come, r.offered.all()...); len(come) == 0 {
+		return missing
+	}
+	comes := make(map[KeyID]bool, len(come))
+	for _, id := range come {
+		comes[id] = true
+	}
+	return slices.DeleteFunc(slices.Clone(missing), func(m *meta.Key) bool { return comes[m.ID] })
 }
 
 // earliest returns the first of the times, without those that are zero.
@@ -406,8 +455,8 @@ func (k *Keyring) binding(asker, answerer string) peer.Binding {
 
 // report tells the leader what the ring does not know of this server's keys, and returns
 // when to tell it again: never, if there is nothing to tell.
-func (r *replicator) report(ring *meta.Ring) time.Time {
-	gained, lost := plan.Report(ring, string(r.cfg.ID), r.store.id, r.held(ring))
+func (r *replicator) report(l look) time.Time {
+	gained, lost := l.gained, l.lost
 	if len(gained)+len(lost) == 0 || r.leader == "" {
 		r.reported = report{}
 		return time.Time{}
@@ -418,7 +467,7 @@ func (r *replicator) report(ring *meta.Ring) time.Time {
 	}
 	// Each report is an entry of raft's log: what is on its way may come along.
 	due := r.told.Add(reportEvery)
-	if r.pull.Busy() && now().Before(due) && len(lost) == 0 && !plan.Pressing(ring, gained) {
+	if r.pull.Busy() && now().Before(due) && len(lost) == 0 && !plan.Pressing(l.ring, gained) {
 		return due
 	}
 	r.reported, r.told, r.resend = next, now(), now().Add(reportRetry)

@@ -193,10 +193,10 @@ func (o *offered) remove(id KeyID) {
 	o.ids = slices.DeleteFunc(o.ids, func(i KeyID) bool { return i == id })
 }
 
-func (o *offered) has(id KeyID) bool {
+func (o *offered) all() []KeyID {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return slices.Contains(o.ids, id)
+	return slices.Clone(o.ids)
 }
 
 func (k *Keyring) serveHold(from string, q *peer.HoldRequest) (peer.Response, error) {

@@ -251,14 +251,14 @@ func TestWriteManyFilesInOneDirectorySync(t *testing.T) {
 		return keyringtest.Fault{}
 	})
 	var files []durable.Named
-	for i := range 300 {
+	for i := range 600 {
 		files = append(files, durable.Named{Name: fmt.Sprint(i), Data: fmt.Append(nil, "data ", i)})
 	}
 	must(t, write(d, files...))
 	if len(syncs) != 1 {
 		t.Errorf("%d directory syncs", len(syncs))
 	}
-	if most > 64 {
+	if most != 256 {
 		t.Errorf("%d files open at once", most)
 	}
 	after := disk.Crash(keyringtest.Dropped, 0)
