@@ -171,6 +171,12 @@ func Demote(n *Node, id raft.ServerID) error { return n.raft.DemoteVoter(id, 0, 
 // RaftServers are the servers of a node's latest raft configuration.
 func RaftServers(n *Node) []raft.Server { return n.raft.GetConfiguration().Configuration().Servers }
 
+// ServeJoin is what a leader does when that server asks to join.
+func ServeJoin(ctx context.Context, n *Node, from raft.ServerID, body []byte) error {
+	_, err := n.net.serveJoin(ctx, peer.Identity{Cluster: n.cfg.Cluster, Role: peer.RoleServer, ID: string(from)}, body)
+	return err
+}
+
 // Lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
 func Lose(k *Keyring, id KeyID) error {
 	k.store.drop(id)
