@@ -177,6 +177,11 @@ func ServeJoin(ctx context.Context, n *Node, from raft.ServerID, body []byte) er
 	return err
 }
 
+// SaysItIsAt has a member say to a node, with its greeting, that it has moved.
+func SaysItIsAt(n *Node, from raft.ServerID, addr string) {
+	n.net.noteMoved(peer.Identity{Cluster: n.cfg.Cluster, Role: peer.RoleServer, ID: string(from)}, []byte(`{"addr":"`+addr+`"}`))
+}
+
 // Lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
 func Lose(k *Keyring, id KeyID) error {
 	k.store.drop(id)

@@ -154,38 +154,42 @@ func TestServerRemovedWhileItJoinsIsNoMember(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
 	leader := c.nodes[c.nodes["s1"].Leader()]
-	ln := keyringtest.Listen(t)
-	at := ln.Addr().String()
-	conf, err := peer.ServerConfig(c.ca.Source("keyring://test/server/s9", nil), "test",
-		func(peer.Identity, string) error { return nil }, peer.ALPNRaft, peer.ALPNPeer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port, looking := peer.Listen(ln, peer.PortOptions{TLS: conf}), make(chan bool, 10)
-	server := peer.Serve(port.Listener(peer.ALPNPeer), func(ctx context.Context, _ peer.Identity, path string, _ []byte) ([]byte, error) {
-		if path == "/node/hello" {
-			looking <- true
-		}
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}, peer.ServerOptions{})
-	defer server.Close()
+	called := make(chan string, 10)
+	at, stop := c.mute("s9", called)
+	defer stop()
 	if err := leader.AddServer(ctx, "s9", at); err != nil {
 		t.Fatal(err)
 	}
 	asked := make(chan error, 1)
 	go func() { asked <- keyring.ServeJoin(ctx, leader, "s9", []byte(`{"addr":"`+at+`"}`)) }()
-	<-looking
+	<-called // the leader looks whether it is there
 	if err := leader.RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	port.Close()
+	stop()
 	if refusal := (*peer.Refusal)(nil); !errors.As(<-asked, &refusal) || refusal.Code != peer.NotMember {
 		t.Errorf("%v", refusal)
 	}
 	if servers := keyring.RaftServers(leader); len(servers) != 3 {
 		t.Errorf("it is back: %v", servers)
 	}
+}
+
+// mute has a server be there that answers no call before stop. It tells the path of each.
+func (c *nodes) mute(id raft.ServerID, called chan<- string) (addr string, stop func()) {
+	c.tb.Helper()
+	conf, err := peer.ServerConfig(c.ca.Source("keyring://test/server/"+string(id), nil), "test",
+		func(peer.Identity, string) error { return nil }, peer.ALPNRaft, peer.ALPNPeer)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	port := peer.Listen(keyringtest.Listen(c.tb), peer.PortOptions{TLS: conf})
+	server := peer.Serve(port.Listener(peer.ALPNPeer), func(ctx context.Context, _ peer.Identity, path string, _ []byte) ([]byte, error) {
+		called <- path
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}, peer.ServerOptions{})
+	return port.Addr().String(), func() { port.Close(); server.Close() }
 }
 
 // TestMemberThatIsStartingIsAlive: it has no answer yet, and nobody takes its place.

@@ -94,6 +94,36 @@ func TestServersThatHaveMovedAreElectorsOfOneThatHasNot(t *testing.T) {
 	}
 }
 
+// TestCallsGoWhereAMemberSaysThatItIs, although the configuration says something else: until a leader
+// has written it down, nobody else would find it.
+func TestCallsGoWhereAMemberSaysThatItIs(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := founded3(t)
+	leader := c.nodes["s1"].Leader()
+	called := make(chan string, 100)
+	at, stop := c.mute(leader, called)
+	defer stop()
+	other := c.nodes[besides(leader)]
+	keyring.SaysItIsAt(other, leader, at)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	done := make(chan bool)
+	go func() {
+		defer close(done)
+		other.Sign(ctx, map[string]any{"sub": "x"})
+		cancel()
+	}()
+	for path := ""; path != "/node/sign"; {
+		select {
+		case path = <-called:
+		case <-ctx.Done():
+			t.Fatal("it is called at its old address")
+		}
+	}
+	cancel()
+	<-done
+}
+
 // TestACallToALeaderEndsWithItsTerm as far as it tells where a server is.
 func TestACallToALeaderEndsWithItsTerm(t *testing.T) {
 	t.Parallel()

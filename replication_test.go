@@ -407,6 +407,7 @@ func TestReportsOfOneServerAreBounded(t *testing.T) {
 	}
 	r.Add(meta.Hold{Server: "c", Gained: long[:1]})
 	r.Add(meta.Hold{Server: "d", Gained: slices.Concat(long, long, long)})
+	r.Add(meta.Hold{Server: "e", Gained: long})
 	ids, holds := map[string]int{}, map[string]int{}
 	for together := r.Take(); len(together) > 0; together = r.Take() {
 		n := 0
@@ -423,7 +424,7 @@ func TestReportsOfOneServerAreBounded(t *testing.T) {
 	if ids["a"] != peer.MaxIDs || holds["b"] != 5000 {
 		t.Errorf("%d IDs of one server wait, and %d reports of another", ids["a"], holds["b"])
 	}
-	if ids["c"] != 1 || ids["d"] != 3*peer.MaxIDs {
+	if ids["c"] != 1 || ids["d"] != 3*peer.MaxIDs || ids["e"] != peer.MaxIDs {
 		t.Errorf("those who have nothing waiting are not heard: %v", ids)
 	}
 	if r.Add(meta.Hold{Server: "a", Gained: long}); len(r.Take()) != 1 {
