@@ -447,6 +447,54 @@ func TestEntryThatFitsNoFrameIsRefused(t *testing.T) {
 	})
 }
 
+// TestFileThatIsGoneIsWrittenAnew as soon as somebody asks for its key, though nothing in raft changes.
+func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		time.Sleep(time.Minute) // virtual
+		s := follower(c)
+		name := nks.FileName(leader.Keyring.Keys()[0].ID)
+		before := s.Disk.Bytes(name)
+		index := s.Raft.LastIndex()
+		s.Disk.Unlink(name)
+		if err := leader.Keyring.CheckMembers(t.Context(), []raft.ServerID{"s1", "s2", "s3"}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // virtual
+		if after := s.Disk.Bytes(name); before == nil || after == nil {
+			t.Errorf("files of %d and %d bytes", len(before), len(after))
+		}
+		if s.Raft.LastIndex() > index+2 { // that it was lost, and that it is back
+			t.Errorf("%d entries", s.Raft.LastIndex()-index)
+		}
+	})
+}
+
+// TestFileThatTurnsUpIsReported without a peer, a restart or a change in raft.
+func TestFileThatTurnsUpIsReported(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 1})
+		s := ready(t, c)
+		id := s.Keyring.Keys()[0].ID
+		name := nks.FileName(id)
+		file := s.Disk.Bytes(name)
+		c.Stop(s)
+		s.Disk.Unlink(name)
+		c.Restart(s)
+		time.Sleep(10 * time.Minute) // virtual
+		if keyring.Ring(s.FSM).Key(id).HeldBy("s1") {
+			t.Fatal("a key without a file is held")
+		}
+		s.Disk.Plant(name, 0o600, file)
+		time.Sleep(10 * time.Minute) // virtual
+		if !keyring.Ring(s.FSM).Key(id).HeldBy("s1") {
+			t.Error("its file is back, and it is not held")
+		}
+	})
+}
+
 // TestKeyThatComesMeanwhileIsNotWrittenAgain: the search for files of what was missing takes its time,
 // and thousands of keys may come until it is done.
 func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
