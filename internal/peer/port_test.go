@@ -365,7 +365,7 @@ func TestDropCutsThoseWhoAreGoneInTheirHandshake(t *testing.T) {
 		if err := <-dialed["c"]; err != nil {
 			t.Errorf("who stays: %v", err)
 		}
-		if err := <-told; !strings.Contains(err.Error(), "no member any more") || len(told) > 0 {
+		if err := <-told; !strings.Contains(err.Error(), "the members changed during its handshake") || len(told) > 0 {
 			t.Errorf("%v, and %d more", err, len(told))
 		}
 		p.Close()

@@ -11,7 +11,7 @@ import (
 // Why a port refused a connection that its checks had nothing against.
 var (
 	errCut        = errors.New("cut off before its handshake was done: too many others")
-	errDropped    = errors.New("no member any more when its handshake was done")
+	errDropped    = errors.New("no member, and the members changed during its handshake")
 	errFull       = errors.New("too many connections")
 	errGaveWay    = errors.New("closed for a newer connection of the same server, which has too many")
 	errNoListener = errors.New("nobody listens for this protocol here")
