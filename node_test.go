@@ -117,7 +117,6 @@ func startNodes(tb testing.TB, n int, change func(*keyring.NodeConfig)) *nodes {
 		addrs: map[raft.ServerID]string{}, nodes: map[raft.ServerID]*keyring.Node{}, dirs: map[raft.ServerID]string{},
 		keks: map[raft.ServerID][]keyring.KEK{},
 	}
-	tb.Cleanup(c.close)
 	listeners := map[raft.ServerID]net.Listener{}
 	for i := range n {
 		id := raft.ServerID(fmt.Sprintf("s%d", i+1))
@@ -125,6 +124,7 @@ func startNodes(tb testing.TB, n int, change func(*keyring.NodeConfig)) *nodes {
 		c.addrs[id] = listeners[id].Addr().String()
 		c.dirs[id] = tb.TempDir()
 	}
+	tb.Cleanup(c.close) // before their directories are removed
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for id, ln := range listeners {
