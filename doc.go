@@ -104,7 +104,9 @@
 //	digest.go       the SHA-256 of a backup, computed beside the encryption
 //	noderestore.go  RestoreNode: a Node's directory from a backup
 //	noderecover.go  RecoverNode: a cluster from what is left of one
-//	replication.go  Transport, and the goroutine that fetches what this server lacks
+//	transport.go    Transport, and calls of other servers
+//	replication.go  the goroutine that brings this server what it lacks, and tells what it holds
+//	fetching.go     how it gets keys from other servers
 //	serve.go        ServePeer: answers to the other servers
 //	rotation.go     Rotate, CheckMembers, and how a key is made
 //	metrics.go      the goroutine that sets the gauges of go-metrics

@@ -182,6 +182,17 @@ func SaysItIsAt(n *Node, from raft.ServerID, addr string) {
 	n.net.noteMoved(peer.Identity{Cluster: n.cfg.Cluster, Role: peer.RoleServer, ID: string(from)}, []byte(`{"addr":"`+addr+`"}`))
 }
 
+// CallPeer has a node ask another one what it is, over a new connection.
+func CallPeer(ctx context.Context, n *Node, to raft.ServerID) error {
+	n.net.client.CloseIdle()
+	request, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = call[peer.HelloAnswer](ctx, n.keys, string(to), request)
+	return err
+}
+
 // Lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
 func Lose(k *Keyring, id KeyID) error {
 	k.store.drop(id)

@@ -91,7 +91,7 @@ func (s *keystore) writeAll(ctx context.Context, puts []*putting) {
 		for i, k := range p.keys {
 			var name string
 			if p.errs[i] == nil {
-				name, p.errs[i] = s.makeRoom(ctx, k.id)
+				name, p.errs[i] = s.makeRoom(ctx, k.id, k.check)
 			}
 			if p.errs[i] == nil {
 				named = append(named, durable.Named{Name: name, Data: p.files[i].data})
@@ -154,9 +154,10 @@ func (s *keystore) wrapAll(ctx context.Context, keys []arrival) ([]proven, []err
 
 // makeRoom sees to it that nothing takes the place of a file but of one whose key is in memory,
 // and so in the file that comes. What else lies there may be the way back: one that opens, or
-// waits for its KEK, stays; one that is bad or can't be read is set aside. It returns the name
-// under which there is room.
-func (s *keystore) makeRoom(ctx context.Context, id KeyID) (name string, err error) {
+// waits for its KEK, stays; one that is bad, can't be read, or is another key's of that ID, is set
+// aside. It returns the name under which there is room.
+func (s *keystore) makeRoom(ctx context.Context, id KeyID, check meta.CheckValue) (name string, err error) {
+	s.expel(id, check)
 	if s.get(id) != nil {
 		if name, err = s.settle(id); errors.Is(err, syscall.EIO) {
 			err = nil // a bad sector stays bad, and what was in it is in memory
@@ -225,17 +226,18 @@ func (s *keystore) readBack(id KeyID, f proven) error {
 	m, old := f.m, s.keys[id]
 	if old != nil && old.check == m.check {
 		s.live(id)
-		s.changes.came++ // it may have been lost
+		if old.lost {
+			s.changes++
+		}
 		old.sum, old.lost, old.stale, old.nomad = m.sum, false, false, false
 		m.wipe()
 		return nil
 	}
 	if old != nil {
-		s.changes.left++
 		old.wipe()
 	}
 	s.keys[id] = m
-	s.changes.came++
+	s.changes++
 	s.live(id)
 	return nil
 }
@@ -278,9 +280,9 @@ func (s *keystore) confirm(id KeyID) (bool, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !same {
+	if !same && !m.lost {
 		m.lost = true
-		s.changes.left++
+		s.changes++
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !unfit(err) {
 		return false, err

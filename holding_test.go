@@ -127,6 +127,25 @@ func TestArrivingKeyReplacesNoFileThatIsNotInMemory(t *testing.T) {
 	}
 }
 
+// TestArrivingKeyReplacesNoOtherOfItsID: what is in memory may be an old backup's, of which nobody else
+// has a copy.
+func TestArrivingKeyReplacesNoOtherOfItsID(t *testing.T) {
+	disk, id := keyringtest.NewDisk(), keyring.KeyID{1}
+	name := nks.FileName(id)
+	s := openStore(t, disk, []keyring.KEK{newKMS("a")}, nil)
+	if _, err := put(t, s, id); err != nil {
+		t.Fatal(err)
+	}
+	before := disk.Bytes(name)
+	check, err := put(t, s, id) // put draws another secret
+	if err != nil || !s.Has(id, check) || !s.Confirm(id) {
+		t.Errorf("not written: %v", err)
+	}
+	if before == nil || !bytes.Equal(disk.Bytes(name+".wrong-1"), before) {
+		t.Errorf("what was there is not set aside: %v", disk.Names())
+	}
+}
+
 // TestFollowerWhoseKEKIsAwayIsNoHolder in a rotation: the others go on, it is named, holds
 // nothing, starts again, and catches up when the KEK answers.
 func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {

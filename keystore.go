@@ -35,7 +35,7 @@ type keystore struct {
 
 	mu       sync.Mutex // guards below; no I/O and no KEK call under it
 	keys     map[KeyID]*material
-	changes  version         // of keys
+	changes  uint64          // of keys, and of whether they are lost
 	faults   map[KeyID]fault // what stands between this server and a key whose file is here
 	setAside []string        // names of the files that were set aside, in order
 	graves   map[KeyID]*grave
@@ -278,7 +278,7 @@ func (s *keystore) read(ctx context.Context, id KeyID, lost bool) {
 	m.lost = lost
 	m.stale = m.stale || lost // the next start may find an older file
 	s.keys[id] = m
-	s.changes.came++
+	s.changes++
 	s.live(id)
 }
 
@@ -339,10 +339,16 @@ func (s *keystore) giveUp(id KeyID) {
 func (s *keystore) reject(id KeyID, right meta.CheckValue) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	s.expel(id, right)
+}
+
+// expel is reject for a caller that holds writing.
+func (s *keystore) expel(id KeyID, right meta.CheckValue) {
 	m := s.get(id)
 	if m == nil || m.check == right {
 		return
 	}
+	s.log.Error("key file is not the cluster's key of that ID", "key", id)
 	s.drop(id)
 	if m.nomad {
 		s.note(id, &fault{file: nks.FileName(id), err: fmt.Errorf("%w: Nomad's file has another key of that ID", ErrCorrupt)})

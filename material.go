@@ -81,13 +81,8 @@ func (s *keystore) all() map[KeyID]*material {
 	return maps.Clone(s.keys)
 }
 
-// version changes whenever the keys do that are held, or in memory.
-type version struct {
-	came uint64 // how often one has come, or has become durable again
-	left uint64 // how often one has left, or was lost
-}
-
-func (s *keystore) version() version {
+// version is a number that changes whenever the keys do that are held, or in memory.
+func (s *keystore) version() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.changes
@@ -154,7 +149,7 @@ func (s *keystore) forget(id KeyID) {
 		return
 	}
 	delete(s.keys, id)
-	s.changes.left++
+	s.changes++
 	m.wipe()
 }
 

@@ -80,20 +80,6 @@ type place struct {
 	Addr string `json:"addr"`
 }
 
-// moved is where a member has said that it is, while the configuration says that it is elsewhere.
-type moved struct{ was, is string }
-
-// movedTo is where a server of the configuration has said that it is, or nothing. A later configuration
-// knows better.
-func (w *network) movedTo(s raft.Server) string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if m := w.moved[string(s.ID)]; m.was == string(s.Address) {
-		return m.is
-	}
-	return ""
-}
-
 // noteMoved remembers where a member says that it is. It can say so for itself alone, and whoever answers
 // there has to prove that it is that server.
 func (w *network) noteMoved(from peer.Identity, body []byte) {
@@ -107,7 +93,7 @@ func (w *network) noteMoved(from peer.Identity, body []byte) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.moved[from.ID] = moved{string(s.Address), p.Addr}
+	w.moved[from.ID] = p.Addr
 }
 
 // leaderOfOthers tells all other servers where this one is, and returns the address of the leader, as the

@@ -94,34 +94,41 @@ func TestServersThatHaveMovedAreElectorsOfOneThatHasNot(t *testing.T) {
 	}
 }
 
-// TestCallsGoWhereAMemberSaysThatItIs, although the configuration says something else: until a leader
+// TestCallsFindAMemberWhereItSaysThatItIs, although the configuration says something else: until a leader
 // has written it down, nobody else would find it.
-func TestCallsGoWhereAMemberSaysThatItIs(t *testing.T) {
+func TestCallsFindAMemberWhereItSaysThatItIs(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
 	leader := c.nodes["s1"].Leader()
+	id := besides(leader)
+	if err := c.nodes[id].Close(); err != nil {
+		t.Fatal(err)
+	}
+	delete(c.nodes, id)
 	called := make(chan string, 100)
-	at, stop := c.mute(leader, called)
+	at, stop := c.mute(id, called)
 	defer stop()
-	other := c.nodes[besides(leader)]
-	keyring.SaysItIsAt(other, leader, at)
+	keyring.SaysItIsAt(c.nodes[leader], id, at)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	done := make(chan bool)
-	go func() {
-		defer close(done)
-		other.Sign(ctx, map[string]any{"sub": "x"})
-		cancel()
-	}()
-	for path := ""; path != "/node/sign"; {
-		select {
-		case path = <-called:
-		case <-ctx.Done():
-			t.Fatal("it is called at its old address")
-		}
+	go keyring.CallPeer(ctx, c.nodes[leader], id)
+	select {
+	case <-called:
+	case <-ctx.Done():
+		t.Error("it is called nowhere but at its old address")
 	}
-	cancel()
-	<-done
+}
+
+// TestCallsFindAMemberWhereItIsInSpiteOfWhatItSaid: it has gone back to where the configuration has it.
+func TestCallsFindAMemberWhereItIsInSpiteOfWhatItSaid(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := founded3(t)
+	leader := c.nodes["s1"].Leader()
+	id := besides(leader)
+	keyring.SaysItIsAt(c.nodes[leader], id, "127.0.0.1:1")
+	if err := keyring.CallPeer(ctx, c.nodes[leader], id); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestACallToALeaderEndsWithItsTerm as far as it tells where a server is.

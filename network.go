@@ -57,14 +57,15 @@ type network struct {
 
 	mu     sync.Mutex // guards below
 	dialed map[*dialed]bool
-	moved  map[string]moved // members that have said where they are
+	moved  map[string]string // where members have said that they are
 }
 
 func listen(n *Node) (*network, error) {
 	w := &network{
-		node: n, closed: make(chan struct{}), dialed: map[*dialed]bool{}, moved: map[string]moved{},
+		node: n, closed: make(chan struct{}), dialed: map[*dialed]bool{}, moved: map[string]string{},
 		dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS},
 	}
+	w.dialer.Elsewhere = w.elsewhere
 	if err := n.cfg.checkCertificate(); err != nil {
 		return nil, fmt.Errorf("node: %w", err)
 	}
@@ -196,14 +197,13 @@ func (w *network) followMembers(ctx context.Context) {
 
 // dropStrangers closes all connections, of both ways, but those of members.
 func (w *network) dropStrangers() {
-	members := w.members()
-	stranger := func(id peer.Identity) bool { return !slices.Contains(members, id.ID) }
+	stranger := func(id peer.Identity) bool { return !slices.Contains(w.members(), id.ID) }
 	w.port.Drop(stranger)
 	w.client.CloseIdle()
 	w.hangUp(stranger)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	maps.DeleteFunc(w.moved, func(id string, _ moved) bool { return !slices.Contains(members, id) })
+	maps.DeleteFunc(w.moved, func(id, _ string) bool { return stranger(peer.Identity{ID: id}) })
 }
 
 // hangUp closes connections of raft's that this server has made.
@@ -255,11 +255,7 @@ func (w *network) call(ctx context.Context, to raft.ServerID, path string, body 
 	if !known {
 		return nil, fmt.Errorf("server %q is not in the raft configuration", to)
 	}
-	addr := string(s.Address)
-	if moved := w.movedTo(s); moved != "" {
-		addr = moved
-	}
-	return w.client.Call(ctx, string(to), addr, path, body)
+	return w.client.Call(ctx, string(to), string(s.Address), path, body)
 }
 
 // serve answers the calls of other servers.
@@ -310,54 +306,31 @@ func (w *network) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn
 	if i < 0 {
 		return nil, fmt.Errorf("dial %s: no server of the raft configuration has that address", addr)
 	}
-	return w.dialAny(ctx, all[i].ID, w.places(all[i]))
+	return w.dial(ctx, all[i].ID, string(addr))
 }
 
-// places is where a server may be: as the configuration has it, as Peers has it, and as it says itself.
+// elsewhere is where a server of the configuration may be that is not found there.
+func (w *network) elsewhere(id, addr string) []string {
+	if !w.ready() {
+		return nil
+	}
+	if s, known := w.node.serverOf(raft.ServerID(id)); known && string(s.Address) == addr {
+		return w.places(s)[1:]
+	}
+	return nil
+}
+
+// places is where a server may be: as the configuration has it, as Peers has it, and as it has said itself.
 func (w *network) places(s raft.Server) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	all := []string{string(s.Address)}
-	for _, addr := range []string{w.node.cfg.Peers[s.ID], w.movedTo(s)} {
+	for _, addr := range []string{w.node.cfg.Peers[s.ID], w.moved[string(s.ID)]} {
 		if addr != "" && !slices.Contains(all, addr) {
 			all = append(all, addr)
 		}
 	}
 	return all
-}
-
-// dialAny dials all addresses at once, for one where nothing is takes the whole time, and returns the first
-// connection.
-func (w *network) dialAny(ctx context.Context, id raft.ServerID, addrs []string) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	results := make(chan result)
-	for _, addr := range addrs {
-		go func() {
-			conn, err := w.dial(ctx, id, addr)
-			results <- result{conn, err}
-		}()
-	}
-	var first net.Conn
-	var errs []error
-	for range addrs {
-		r := <-results
-		switch {
-		case r.err != nil:
-			errs = append(errs, r.err)
-		case first == nil:
-			first = r.conn
-			cancel() // the others end at once
-		default:
-			r.conn.Close()
-		}
-	}
-	cancel()
-	if first == nil {
-		return nil, errors.Join(errs...)
-	}
-	return first, nil
 }
 
 func (w *network) dial(ctx context.Context, id raft.ServerID, addr string) (net.Conn, error) {

@@ -109,7 +109,6 @@ func (k *Keyring) refresh(ring *meta.Ring) {
 		case key == nil:
 			delete(keys, id) // an orphan
 		case m.check != key.Check:
-			k.cfg.Logger.Error("key file is not the cluster's key of that ID", "key", id)
 			k.store.reject(id, key.Check)
 			delete(keys, id)
 		}

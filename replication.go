@@ -2,49 +2,17 @@ package keyring
 
 import (
 	"context"
-	"crypto/hmac"
-	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
-	"github.com/hashicorp/raft"
 )
 
-// Transport carries opaque requests between the servers of the raft configuration, at most
-// 1 MiB each way. It authenticates both ends and hands a request to ServePeer on the server
-// it is for. Key material inside is sealed to the asker; the Transport keeps out those who
-// would alter it. It is called from several goroutines, and ctx always has a deadline.
-//
-// Whoever can pose as a server of the raft configuration is given every key. So a host:
-//
-//   - has both ends authenticated before a byte of a request is parsed or sent: [ServerTLS] and
-//     [ClientTLS] do that, in this process, not in a proxy before it;
-//   - takes the ID for ServePeer from the certificate alone, with [PeerID];
-//   - has a deadline for each handshake, header, body and answer;
-//   - bounds requests, answers, headers, and the connections it accepts at a time;
-//   - refuses until Open has returned, and after Close;
-//   - follows no redirects, and sends a request to no server but the one of that ID: connections are
-//     kept by ID, not by address;
-//   - has the connections of a server that was removed come to nothing: ServePeer refuses each of its
-//     requests, raft does not;
-//   - logs who was refused and why, and no bodies;
-//   - does the same for raft's own transport, which takes entries, snapshots and configurations from
-//     whoever connects: a raft.StreamLayer over the same functions, with a protocol of its own.
-//
-// The examples do all of it: over net/http, with raft on the same port, and over net/rpc.
-type Transport interface {
-	Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error)
-}
-
 const (
-	callTimeout = 2 * time.Second // for one request to one server
 	reportRetry = 2 * time.Second // until a report that had no effect is sent again
 	firstScan   = time.Second     // until the directory is read again when a key is missing
 	scanRetry   = time.Minute     // until it is read yet again, at most
@@ -52,45 +20,6 @@ const (
 	renewEvery  = time.Second     // between two tables of Decrypt while keys are under way
 	reportEvery = time.Second     // between reports while keys are under way, unless one is pressing
 )
-
-// call sends a request to another server and returns its answer.
-func call[A peer.HelloAnswer | peer.FetchAnswer | peer.HoldAnswer | peer.AskAnswer | peer.RemovedAnswer](
-	ctx context.Context, k *Keyring, to string, request []byte) (*A, error) {
-	if k.cfg.Transport == nil {
-		return nil, fmt.Errorf("call %s: there is no Transport", to)
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	b, err := k.cfg.Transport.Call(ctx, raft.ServerID(to), request)
-	if err != nil {
-		return nil, fmt.Errorf("call %s: %w", to, err)
-	}
-	a, err := peer.DecodeAnswer[A](b)
-	if err != nil {
-		return nil, fmt.Errorf("call %s: %w", to, err)
-	}
-	return a, nil
-}
-
-// servers returns the IDs of the latest raft configuration, in its order.
-func servers(r *raft.Raft) []string {
-	var ids []string
-	for _, s := range r.GetConfiguration().Configuration().Servers {
-		ids = append(ids, string(s.ID))
-	}
-	return ids
-}
-
-// currentVoters returns those of them that vote.
-func currentVoters(r *raft.Raft) []string {
-	var ids []string
-	for _, s := range r.GetConfiguration().Configuration().Servers {
-		if s.Suffrage == raft.Voter {
-			ids = append(ids, string(s.ID))
-		}
-	}
-	return ids
-}
 
 // replicator is the goroutine that brings this server what it lacks and tells the leader
 // what it holds. It is woken by the FSM and asks plan what to do.
@@ -164,9 +93,8 @@ func (r *replicator) start(c *chore, do func()) {
 // keySet tells one set of keys, in the ring and in memory, from every other: since no ID is
 // used twice, the ring's is known by its size and the number of keys that have left it.
 type keySet struct {
-	restores      uint64
-	stored        version
-	keys, removed int
+	restores, stored uint64
+	keys, removed    int
 }
 
 func (k *Keyring) keySet(ring *meta.Ring) keySet {
@@ -177,7 +105,7 @@ func (k *Keyring) keySet(ring *meta.Ring) keySet {
 // wakes the replicator changes nothing about them.
 type look struct {
 	ring         *meta.Ring
-	stored       version
+	stored       uint64      // the keystore's version
 	missing      []*meta.Key // in the order of urgency
 	gained, lost []KeyID     // as plan.Report has them
 }
@@ -192,12 +120,6 @@ func (r *replicator) look(ring *meta.Ring) look {
 	r.seen = look{ring: ring, stored: stored, missing: plan.Missing(ring, has)}
 	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.cfg.ID), r.store.id, has)
 	return r.seen
-}
-
-// fetched is the end of one fetch, or of the writing of what it brought.
-type fetched struct {
-	plan.Fetch
-	err error
 }
 
 // report is what a server last told the leader.
@@ -235,18 +157,6 @@ func (k *Keyring) replicate() {
 	}
 }
 
-// written takes into account that nothing more comes of a fetch. A file that could not be written is
-// not the peer's fault: nothing is asked of anybody for a while.
-func (r *replicator) written(f fetched) {
-	if f.err != nil {
-		r.paused = now().Add(plan.Backoff(r.unwritten, rand.Float64()))
-		r.unwritten++
-	} else {
-		r.unwritten = 0
-	}
-	r.pull.Done(f.Fetch)
-}
-
 // step does what can be done now and returns how long nothing else need be.
 func (r *replicator) step() time.Duration {
 	ring := r.fsm.ring.Load()
@@ -272,33 +182,14 @@ func (r *replicator) renew(ring *meta.Ring) time.Time {
 	if set == r.refreshed {
 		return time.Time{}
 	}
-	came := r.refreshed
-	came.stored.came = set.stored.came
-	if due := r.renewed.Add(renewEvery); set == came && r.pull.Busy() && now().Before(due) {
+	same := r.refreshed // in the ring
+	same.stored = set.stored
+	if due := r.renewed.Add(renewEvery); set == same && r.pull.Busy() && now().Before(due) {
 		return due
 	}
 	r.refresh(ring)
 	r.refreshed, r.renewed = set, now()
 	return time.Time{}
-}
-
-// wanted returns the missing keys for which peers are to be asked. What a peer has must not take
-// the place of a file that may be the way back: one under a KEK that does not answer, or one of a
-// removed key that heal has yet to take back. Nor need it be asked for what is on its way by an
-// offer.
-func (r *replicator) wanted(missing []*meta.Key) []*meta.Key {
-	come := r.store.locked()
-	if r.healing.untried() {
-		come = append(come, r.store.buriedKeys()...)
-	}
-	if come = append(come, r.offered.all()...); len(come) == 0 {
-		return missing
-	}
-	comes := make(map[KeyID]bool, len(come))
-	for _, id := range come {
-		comes[id] = true
-	}
-	return slices.DeleteFunc(slices.Clone(missing), func(m *meta.Key) bool { return comes[m.ID] })
 }
 
 // earliest returns the first of the times, without those that are zero.
@@ -362,95 +253,6 @@ func (r *replicator) reread(ring *meta.Ring, missing []*meta.Key) {
 		r.cfg.Logger.Error("read keystore", "error", err)
 	}
 	r.fsm.changed.notify() // for this loop and for WaitReady
-}
-
-// fetch starts the requests that plan wants and returns when to look again.
-func (r *replicator) fetch(ring *meta.Ring, missing []*meta.Key) time.Time {
-	_, leader := r.raft.LeaderWithID()
-	peers := servers(r.raft)
-	if string(leader) != r.leader || !slices.Equal(peers, r.peers) {
-		r.leader, r.peers = string(leader), peers
-		r.pull.Retry()
-	}
-	sources := func(k *meta.Key) []string { return plan.Sources(k, string(r.cfg.ID), r.leader, r.peers) }
-	fetches, wake := r.pull.Next(now(), missing, sources, rand.Float64())
-	for _, f := range fetches {
-		keys := map[KeyID]meta.NewKey{}
-		for _, id := range f.IDs {
-			keys[id] = ring.Key(id).New()
-		}
-		r.calls.Go(func() {
-			arrivals, err := r.fetchFrom(r.ctx, f.Peer, keys)
-			r.send(r.answered, fetched{f, err})
-			r.send(r.done, fetched{f, r.keep(r.ctx, arrivals)})
-		})
-	}
-	return wake
-}
-
-// send tells the loop, unless the loop has ended.
-func (r *replicator) send(to chan<- fetched, f fetched) {
-	select {
-	case to <- f:
-	case <-r.ctx.Done():
-	}
-}
-
-// fetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
-// error says that the peer's answer, or a part of it, was of no use; a key it does not have is no
-// error.
-func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]arrival, error) {
-	var ids []peer.ID
-	for id := range keys {
-		ids = append(ids, peer.ID(id))
-	}
-	pull, err := peer.NewFetch(ids)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := call[peer.FetchAnswer](ctx, k, from, pull.Request())
-	if err != nil {
-		return nil, err
-	}
-	secrets, err := pull.Open(k.binding(string(k.cfg.ID), from), answer)
-	if err != nil {
-		return nil, fmt.Errorf("fetch from %s: %w", from, err)
-	}
-	var arrivals []arrival
-	var bad error
-	for _, s := range secrets {
-		key := keys[KeyID(s.ID)]
-		m, err := nks.Decode(s.Material)
-		s.Wipe()
-		if err != nil || !rightCheck(m, key) {
-			bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, key.ID, ErrCorrupt)
-			m.Wipe()
-			continue
-		}
-		arrivals = append(arrivals, arrival{key.ID, key.Algorithm, key.Check, key.Created, m})
-	}
-	return arrivals, bad
-}
-
-// keep makes durable what has come.
-func (k *Keyring) keep(ctx context.Context, arrivals []arrival) (err error) {
-	for i, failed := range k.store.put(ctx, arrivals...) {
-		if failed != nil && ctx.Err() == nil {
-			k.cfg.Logger.Error("write key file", "key", arrivals[i].id, "error", failed)
-			err = errors.Join(err, fmt.Errorf("write key file %s: %w", arrivals[i].id, failed))
-		}
-	}
-	k.fsm.changed.notify() // for WaitReady
-	return err
-}
-
-func rightCheck(m *nks.Material, key meta.NewKey) bool {
-	check := m.Check(key.ID, key.Algorithm)
-	return hmac.Equal(check[:], key.Check[:])
-}
-
-func (k *Keyring) binding(asker, answerer string) peer.Binding {
-	return peer.Binding{Cluster: k.fsm.ring.Load().Cluster, Asker: asker, Answerer: answerer}
 }
 
 // report tells the leader what the ring does not know of this server's keys, and returns

@@ -447,7 +447,8 @@ func TestEntryThatFitsNoFrameIsRefused(t *testing.T) {
 	})
 }
 
-// TestFileThatIsGoneIsWrittenAnew as soon as somebody asks for its key, though nothing in raft changes.
+// TestFileThatIsGoneIsWrittenAnew once somebody has asked for its key. That it is gone and back, raft
+// learns from this server alone.
 func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
@@ -455,7 +456,8 @@ func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
 		whole(t, c)
 		time.Sleep(time.Minute) // virtual
 		s := follower(c)
-		name := nks.FileName(leader.Keyring.Keys()[0].ID)
+		id := leader.Keyring.Keys()[0].ID
+		name := nks.FileName(id)
 		before := s.Disk.Bytes(name)
 		index := s.Raft.LastIndex()
 		s.Disk.Unlink(name)
@@ -465,6 +467,9 @@ func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
 		time.Sleep(time.Minute) // virtual
 		if after := s.Disk.Bytes(name); before == nil || after == nil {
 			t.Errorf("files of %d and %d bytes", len(before), len(after))
+		}
+		if !keyring.Ring(leader.FSM).Key(id).HeldBy(string(s.ID)) {
+			t.Error("its file is back, and it is not held")
 		}
 		if s.Raft.LastIndex() > index+2 { // that it was lost, and that it is back
 			t.Errorf("%d entries", s.Raft.LastIndex()-index)

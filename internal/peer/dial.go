@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -61,12 +62,18 @@ type Dialer struct {
 
 	// DialContext makes the TCP connection. Nil means net.Dialer's.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Elsewhere, if set, returns where a server may be that is not found at addr.
+	Elsewhere func(server, addr string) []string
 }
 
 // Dial connects to the server of that ID, which is expected at addr, for the protocol; an
 // empty ID is AnyServer, as in ClientConfig. It returns when the other side has admitted this
 // one. An error says who was dialled; if it
 // was this side that refused, it says which check failed, and else it has the alert.
+//
+// What Elsewhere returns is dialled too, as in Happy Eyeballs, RFC 8305: the next address when one has
+// failed, or has not answered for a quarter of a second. The first connection counts.
 func (d *Dialer) Dial(ctx context.Context, server, addr, alpn string) (*Conn, error) {
 	timeout := d.Timeout
 	if timeout == 0 {
@@ -74,14 +81,74 @@ func (d *Dialer) Dial(ctx context.Context, server, addr, alpn string) (*Conn, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	c, err := d.dial(ctx, server, addr, alpn)
+	addrs := []string{addr}
+	if d.Elsewhere != nil {
+		addrs = append(addrs, d.Elsewhere(server, addr)...)
+	}
+	if len(addrs) == 1 {
+		return d.dial(ctx, server, addr, alpn)
+	}
+	return d.dialAny(ctx, server, addrs, alpn)
+}
+
+// nextAddress is how long a dial waits for an answer before it tries another address besides.
+const nextAddress = 250 * time.Millisecond
+
+// dialAny returns when every dial that it has begun has ended.
+func (d *Dialer) dialAny(ctx context.Context, server string, addrs []string, alpn string) (first *Conn, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		conn *Conn
+		err  error
+	}
+	results := make(chan result)
+	next := time.NewTimer(0)
+	defer next.Stop()
+	var errs []error
+	for dialing := 0; dialing > 0 || first == nil && len(addrs) > 0; {
+		var due <-chan time.Time
+		if first == nil && len(addrs) > 0 {
+			due = next.C
+		}
+		select {
+		case <-due:
+			addr := addrs[0]
+			addrs, dialing = addrs[1:], dialing+1
+			go func() {
+				c, err := d.dial(ctx, server, addr, alpn)
+				results <- result{c, err}
+			}()
+			next.Reset(nextAddress)
+		case r := <-results:
+			dialing--
+			switch {
+			case r.err != nil:
+				errs = append(errs, r.err)
+				next.Reset(0)
+			case first == nil:
+				first = r.conn
+				cancel() // the others end at once
+			default:
+				r.conn.Close()
+			}
+		}
+	}
+	if first == nil {
+		return nil, errors.Join(errs...)
+	}
+	return first, nil
+}
+
+func (d *Dialer) dial(ctx context.Context, server, addr, alpn string) (*Conn, error) {
+	c, err := d.connect(ctx, server, addr, alpn)
 	if err != nil {
 		return nil, fmt.Errorf("dial server %q at %s: %w", server, addr, err)
 	}
 	return c, nil
 }
 
-func (d *Dialer) dial(ctx context.Context, server, addr, alpn string) (*Conn, error) {
+func (d *Dialer) connect(ctx context.Context, server, addr, alpn string) (*Conn, error) {
 	config, err := ClientConfig(d.TLS, d.Cluster, server, alpn)
 	if err != nil {
 		return nil, err

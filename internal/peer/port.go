@@ -133,9 +133,9 @@ func (p *Port) Listener(alpn string) net.Listener {
 	return l
 }
 
-// Drop closes the connections of those that gone reports. Who they are whose handshake is under
-// way, is known when it is done: then gone is asked, for they may have passed the check before the
-// members changed.
+// Drop closes the connections of those that gone reports. Whose handshake is under way is asked for
+// when it is done, since it may have passed the check before the members changed: gone may be called
+// until then, by other goroutines, and must not call the port.
 func (p *Port) Drop(gone func(Identity) bool) {
 	p.mu.Lock()
 	for i := range p.pending {

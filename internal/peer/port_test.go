@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -292,6 +294,71 @@ func TestDialDeadline(t *testing.T) {
 			time.AfterFunc(time.Second, cancel)
 			if _, err = d.Dial(ctx, "a", "pipe", peer.ALPNRaft); !errors.Is(err, context.Canceled) {
 				t.Errorf("%s: cancelled: %v", name, err)
+			}
+		})
+	}
+}
+
+// TestDialLooksElsewhere when nobody answers at the address, or not at once.
+func TestDialLooksElsewhere(t *testing.T) {
+	const late = 250 * time.Millisecond
+	for name, tt := range map[string]struct {
+		addr   string
+		others []string
+		took   time.Duration
+		dialed []string
+	}{
+		"it is there":     {"up", []string{"up, too"}, 0, []string{"up"}},
+		"nobody there":    {"down", []string{"up"}, 0, []string{"down", "up"}},
+		"it hangs":        {"hangs", []string{"up"}, late, []string{"hangs", "up"}},
+		"all but one":     {"hangs", []string{"hangs, too", "down", "up"}, 2 * late, []string{"hangs", "hangs, too", "down", "up"}},
+		"another's":       {"another's", []string{"up"}, late, []string{"another's", "up"}}, // a pipe buffers no alert
+		"nowhere":         {"down", []string{"down, too"}, 0, []string{"down", "down, too"}},
+		"nowhere in time": {"hangs", []string{"down"}, peer.DefaultTimeout, []string{"hangs", "down"}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a := newCA(t)
+			servers := map[string]*pipes{}
+			for addr, id := range map[string]string{"up": "a", "up, too": "a", "another's": "z"} {
+				servers[addr] = newPipes()
+				p := peer.Listen(servers[addr], peer.PortOptions{TLS: serverConfig(t, a.source(id), everybody)})
+				defer p.Close()
+				drainTo(p.Listener(peer.ALPNRaft))
+			}
+			var mu sync.Mutex // guards dialed
+			var dialed []string
+			d := &peer.Dialer{Cluster: cluster, TLS: a.source("b"),
+				Elsewhere: func(server, addr string) []string {
+					if server != "a" || addr != tt.addr {
+						t.Errorf("%s: asked for %q, %q", name, server, addr)
+					}
+					return tt.others
+				},
+				DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+					mu.Lock()
+					dialed = append(dialed, addr)
+					mu.Unlock()
+					if ln := servers[addr]; ln != nil {
+						return ln.DialContext(ctx, "", "")
+					}
+					if strings.HasPrefix(addr, "hangs") {
+						<-ctx.Done()
+						return nil, ctx.Err()
+					}
+					return nil, errors.New("refused")
+				}}
+			start := time.Now()
+			c, err := d.Dial(t.Context(), "a", tt.addr, peer.ALPNRaft)
+			if took := time.Since(start); took != tt.took || !slices.Equal(dialed, tt.dialed) {
+				t.Errorf("%s: %q in %v, want %q in %v", name, dialed, took, tt.dialed, tt.took)
+			}
+			if found := slices.Contains(tt.dialed, "up"); found != (err == nil) {
+				t.Errorf("%s: %v", name, err)
+			} else if !found && (!strings.Contains(err.Error(), tt.addr) || !strings.Contains(err.Error(), tt.others[0])) {
+				t.Errorf("%s: the error does not tell of each: %v", name, err)
+			}
+			if err == nil {
+				c.Close()
 			}
 		})
 	}

@@ -69,7 +69,6 @@ type Fetch struct {
 type Pull struct {
 	keys  map[meta.KeyID]*pulling
 	peers map[string]*peer
-	turn  uint64 // counts the calls of Next
 }
 
 // pulling is one missing key. A round asks every source once.
@@ -79,7 +78,6 @@ type pulling struct {
 	attempts int      // rounds that ended without it
 	next     time.Time
 	inFlight bool
-	turn     uint64 // the last one in which it was missing
 }
 
 type peer struct {
@@ -123,14 +121,7 @@ func (p *Pull) Next(now time.Time, missing []*meta.Key, sources func(*meta.Key) 
 }
 
 // Busy reports whether keys are under way.
-func (p *Pull) Busy() bool {
-	for _, k := range p.keys {
-		if k.inFlight {
-			return true
-		}
-	}
-	return false
-}
+func (p *Pull) Busy() bool { return p.underWay() > 0 }
 
 func (p *Pull) underWay() (n int) {
 	for _, k := range p.keys {
@@ -230,29 +221,21 @@ func (p *Pull) Retry() {
 // new round for those whose metadata has changed.
 func (p *Pull) track(missing []*meta.Key) {
 	if p.peers == nil {
-		p.peers, p.keys = map[string]*peer{}, map[meta.KeyID]*pulling{}
+		p.peers = map[string]*peer{}
 	}
-	p.turn++
+	keys := make(map[meta.KeyID]*pulling, len(missing))
 	for _, m := range missing {
 		k := p.keys[m.ID]
 		if k == nil {
 			k = &pulling{}
-			p.keys[m.ID] = k
 		}
 		if k.index != m.ModifyIndex {
 			k.index = m.ModifyIndex
 			k.newRound()
 		}
-		k.turn = p.turn
+		keys[m.ID] = k
 	}
-	if len(p.keys) == len(missing) {
-		return
-	}
-	for id, k := range p.keys {
-		if k.turn != p.turn {
-			delete(p.keys, id)
-		}
-	}
+	p.keys = keys
 }
 
 // newRound has every source asked once more, from now on. While a request is under way the

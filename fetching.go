@@ -1,0 +1,142 @@
+package keyring
+
+import (
+	"context"
+	"crypto/hmac"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
+)
+
+// wanted returns the missing keys for which peers are to be asked. What a peer has must not take
+// the place of a file that may be the way back: one under a KEK that does not answer, or one of a
+// removed key that heal has yet to take back. Nor need it be asked for what is on its way by an
+// offer.
+func (r *replicator) wanted(missing []*meta.Key) []*meta.Key {
+	come := r.store.locked()
+	if r.healing.untried() {
+		come = append(come, r.store.buriedKeys()...)
+	}
+	if come = append(come, r.offered.all()...); len(come) == 0 {
+		return missing
+	}
+	comes := make(map[KeyID]bool, len(come))
+	for _, id := range come {
+		comes[id] = true
+	}
+	return slices.DeleteFunc(slices.Clone(missing), func(m *meta.Key) bool { return comes[m.ID] })
+}
+
+// fetch starts the requests that plan wants and returns when to look again.
+func (r *replicator) fetch(ring *meta.Ring, missing []*meta.Key) time.Time {
+	_, leader := r.raft.LeaderWithID()
+	peers := servers(r.raft)
+	if string(leader) != r.leader || !slices.Equal(peers, r.peers) {
+		r.leader, r.peers = string(leader), peers
+		r.pull.Retry()
+	}
+	sources := func(k *meta.Key) []string { return plan.Sources(k, string(r.cfg.ID), r.leader, r.peers) }
+	fetches, wake := r.pull.Next(now(), missing, sources, rand.Float64())
+	for _, f := range fetches {
+		keys := map[KeyID]meta.NewKey{}
+		for _, id := range f.IDs {
+			keys[id] = ring.Key(id).New()
+		}
+		r.calls.Go(func() {
+			arrivals, err := r.fetchFrom(r.ctx, f.Peer, keys)
+			r.send(r.answered, fetched{f, err})
+			r.send(r.done, fetched{f, r.keep(r.ctx, arrivals)})
+		})
+	}
+	return wake
+}
+
+// send tells the loop, unless the loop has ended.
+func (r *replicator) send(to chan<- fetched, f fetched) {
+	select {
+	case to <- f:
+	case <-r.ctx.Done():
+	}
+}
+
+// fetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
+// error says that the peer's answer, or a part of it, was of no use; a key it does not have is no
+// error.
+func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]arrival, error) {
+	var ids []peer.ID
+	for id := range keys {
+		ids = append(ids, peer.ID(id))
+	}
+	pull, err := peer.NewFetch(ids)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := call[peer.FetchAnswer](ctx, k, from, pull.Request())
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := pull.Open(k.binding(string(k.cfg.ID), from), answer)
+	if err != nil {
+		return nil, fmt.Errorf("fetch from %s: %w", from, err)
+	}
+	var arrivals []arrival
+	var bad error
+	for _, s := range secrets {
+		key := keys[KeyID(s.ID)]
+		m, err := nks.Decode(s.Material)
+		s.Wipe()
+		if err != nil || !rightCheck(m, key) {
+			bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, key.ID, ErrCorrupt)
+			m.Wipe()
+			continue
+		}
+		arrivals = append(arrivals, arrival{key.ID, key.Algorithm, key.Check, key.Created, m})
+	}
+	return arrivals, bad
+}
+
+// keep makes durable what has come.
+func (k *Keyring) keep(ctx context.Context, arrivals []arrival) (err error) {
+	for i, failed := range k.store.put(ctx, arrivals...) {
+		if failed != nil && ctx.Err() == nil {
+			k.cfg.Logger.Error("write key file", "key", arrivals[i].id, "error", failed)
+			err = errors.Join(err, fmt.Errorf("write key file %s: %w", arrivals[i].id, failed))
+		}
+	}
+	k.fsm.changed.notify() // for WaitReady
+	return err
+}
+
+func rightCheck(m *nks.Material, key meta.NewKey) bool {
+	check := m.Check(key.ID, key.Algorithm)
+	return hmac.Equal(check[:], key.Check[:])
+}
+
+func (k *Keyring) binding(asker, answerer string) peer.Binding {
+	return peer.Binding{Cluster: k.fsm.ring.Load().Cluster, Asker: asker, Answerer: answerer}
+}
+
+// fetched is the end of one fetch, or of the writing of what it brought.
+type fetched struct {
+	plan.Fetch
+	err error
+}
+
+// written takes into account that nothing more comes of a fetch. A file that could not be written is
+// not the peer's fault: nothing is asked of anybody for a while.
+func (r *replicator) written(f fetched) {
+	if f.err != nil {
+		r.paused = now().Add(plan.Backoff(r.unwritten, rand.Float64()))
+		r.unwritten++
+	} else {
+		r.unwritten = 0
+	}
+	r.pull.Done(f.Fetch)
+}

@@ -1,0 +1,78 @@
+package keyring
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// Transport carries opaque requests between the servers of the raft configuration, at most
+// 1 MiB each way. It authenticates both ends and hands a request to ServePeer on the server
+// it is for. Key material inside is sealed to the asker; the Transport keeps out those who
+// would alter it. It is called from several goroutines, and ctx always has a deadline.
+//
+// Whoever can pose as a server of the raft configuration is given every key. So a host:
+//
+//   - has both ends authenticated before a byte of a request is parsed or sent: [ServerTLS] and
+//     [ClientTLS] do that, in this process, not in a proxy before it;
+//   - takes the ID for ServePeer from the certificate alone, with [PeerID];
+//   - has a deadline for each handshake, header, body and answer;
+//   - bounds requests, answers, headers, and the connections it accepts at a time;
+//   - refuses until Open has returned, and after Close;
+//   - follows no redirects, and sends a request to no server but the one of that ID: connections are
+//     kept by ID, not by address;
+//   - has the connections of a server that was removed come to nothing: ServePeer refuses each of its
+//     requests, raft does not;
+//   - logs who was refused and why, and no bodies;
+//   - does the same for raft's own transport, which takes entries, snapshots and configurations from
+//     whoever connects: a raft.StreamLayer over the same functions, with a protocol of its own.
+//
+// The examples do all of it: over net/http, with raft on the same port, and over net/rpc.
+type Transport interface {
+	Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error)
+}
+
+// callTimeout is for one request to one server.
+const callTimeout = 2 * time.Second
+
+// call sends a request to another server and returns its answer.
+func call[A peer.HelloAnswer | peer.FetchAnswer | peer.HoldAnswer | peer.AskAnswer | peer.RemovedAnswer](
+	ctx context.Context, k *Keyring, to string, request []byte) (*A, error) {
+	if k.cfg.Transport == nil {
+		return nil, fmt.Errorf("call %s: there is no Transport", to)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	b, err := k.cfg.Transport.Call(ctx, raft.ServerID(to), request)
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", to, err)
+	}
+	a, err := peer.DecodeAnswer[A](b)
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", to, err)
+	}
+	return a, nil
+}
+
+// servers returns the IDs of the latest raft configuration, in its order.
+func servers(r *raft.Raft) []string {
+	var ids []string
+	for _, s := range r.GetConfiguration().Configuration().Servers {
+		ids = append(ids, string(s.ID))
+	}
+	return ids
+}
+
+// currentVoters returns those of them that vote.
+func currentVoters(r *raft.Raft) []string {
+	var ids []string
+	for _, s := range r.GetConfiguration().Configuration().Servers {
+		if s.Suffrage == raft.Voter {
+			ids = append(ids, string(s.ID))
+		}
+	}
+	return ids
+}
