@@ -344,7 +344,7 @@ func TestNewerMessageIsUnsupported(t *testing.T) {
 		ready(t, c)
 		s := c.Server("s1").Keyring
 		for _, m := range []string{
-			`{"version":2,"hello":{}}`, `{"version":2,"gossip":{"to":["s2"]}}`, `{"version":2,"ask":{"ids":[],"why":1}}`,
+			`{"version":3,"hello":{}}`, `{"version":3,"gossip":{"to":["s2"]}}`, `{"version":3,"ask":{"ids":[],"why":1}}`,
 		} {
 			answer, err := s.ServePeer(t.Context(), "s2", []byte(m))
 			if err != nil {

@@ -108,6 +108,7 @@
 //	replication.go  the goroutine that brings this server what it lacks, and tells what it holds
 //	fetching.go     how it gets keys from other servers
 //	serve.go        ServePeer: answers to the other servers
+//	peerstate.go    what a server is and knows now, for the others
 //	rotation.go     Rotate, CheckMembers, and how a key is made
 //	metrics.go      the goroutine that sets the gauges of go-metrics
 //	audit.go        Config.Audit and the goroutine that tells it

@@ -34,6 +34,9 @@ func NewFSMOf(b meta.Build) *FSM {
 // Ring is what the FSM has applied.
 func Ring(f *FSM) *meta.Ring { return f.ring.Load() }
 
+// LastEntry is the index of the last entry of the keyring's that the FSM has applied.
+func LastEntry(f *FSM) uint64 { return f.entry.Load() }
+
 // Configurations is how many raft configurations an FSM was told of.
 func Configurations(f *FSM) uint64 { return f.configs.Load() }
 

@@ -44,6 +44,8 @@ type FSM struct {
 	events   atomic.Pointer[events]    // of the Keyring, for Config.Audit; nil without
 	build    meta.Build                // what is read and written
 	missed   atomic.Uint64             // index of an entry of a newer build, which is not in the ring; zero if there is none
+	entry    atomic.Uint64             // index of the keyring's last entry since the last restore; zero if there is none
+	configAt atomic.Uint64             // index of the raft configuration that came last; zero if none has since the start
 }
 
 // NewFSM returns an empty FSM.
@@ -60,10 +62,11 @@ func (f *FSM) Apply(l *raft.Log) any {
 	if !own(l) {
 		return fmt.Errorf("%w: log entry %d is not the keyring's; a host with entries of its own needs Mux", ErrCorrupt, l.Index)
 	}
+	defer f.changed.notify()
+	defer f.entry.Store(l.Index) // after the ring: who reads this first finds a ring that has the entry
 	entry, err := f.build.DecodeEntry(l.Data)
 	if errors.Is(err, meta.ErrVersion) {
 		f.missed.CompareAndSwap(0, l.Index)
-		f.changed.notify()
 		return fmt.Errorf("log entry %d is of a newer build: %w", l.Index, err)
 	}
 	if err != nil {
@@ -78,7 +81,6 @@ func (f *FSM) Apply(l *raft.Log) any {
 	if e := f.events.Load(); e != nil {
 		e.add(l, entry.By, meta.Steps(before, next))
 	}
-	f.changed.notify()
 	return nil
 }
 
@@ -126,12 +128,14 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 
 // StoreConfiguration implements raft.ConfigurationStore: who is a member is looked up in raft,
 // all that is needed is to know when.
-func (f *FSM) StoreConfiguration(uint64, raft.Configuration) {
+func (f *FSM) StoreConfiguration(index uint64, _ raft.Configuration) {
+	f.configAt.Store(index)
 	f.configs.Add(1)
 	f.changed.notify()
 }
 
 func (f *FSM) publish(ring *meta.Ring) {
+	f.entry.Store(0)
 	f.ring.Store(ring)
 	f.missed.Store(0)
 	f.restores.Add(1)

@@ -86,25 +86,33 @@ func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []b
 		return nil, err
 	}
 	defer done()
-	answer, err := k.serve(ctx, string(from), request)
+	q, answer, err := k.serve(ctx, string(from), request)
 	if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
 		answer = peer.Response{Refusal: refusal}
 	} else if err != nil {
 		return nil, err
 	}
-	return answer.Encode()
+	return answer.EncodeFor(q)
 }
 
-func (k *Keyring) serve(ctx context.Context, from string, request []byte) (peer.Response, error) {
+func (k *Keyring) serve(ctx context.Context, from string, request []byte) (q peer.Request, a peer.Response, err error) {
 	if !slices.Contains(servers(k.raft), from) {
-		return peer.Response{}, &peer.Refusal{Code: peer.NotMember}
+		return q, a, &peer.Refusal{Code: peer.NotMember}
 	}
-	q, err := peer.DecodeRequest(request)
+	q, err = peer.DecodeRequest(request)
 	switch {
 	case errors.Is(err, peer.ErrVersion):
-		return peer.Response{}, &peer.Refusal{Code: peer.Unsupported}
+		return q, a, &peer.Refusal{Code: peer.Unsupported}
 	case err != nil:
-		return peer.Response{}, &peer.Refusal{Code: peer.BadRequest}
+		return q, a, &peer.Refusal{Code: peer.BadRequest}
+	}
+	a, err = k.serveKind(ctx, from, request, q)
+	return q, a, err
+}
+
+// serveKind answers a request that was read, and must not set members that are newer than it.
+func (k *Keyring) serveKind(ctx context.Context, from string, request []byte, q peer.Request) (peer.Response, error) {
+	switch {
 	case q.Fetch != nil:
 		return k.serveFetch(from, request, q.Fetch)
 	case q.Hold != nil:
@@ -118,6 +126,8 @@ func (k *Keyring) serve(ctx context.Context, from string, request []byte) (peer.
 		return k.serveRemoved(q.Removed)
 	case q.Hello != nil:
 		return peer.Response{Hello: k.hello()}, nil
+	case q.State != nil:
+		return peer.Response{State: k.state()}, nil
 	}
 	return peer.Response{}, &peer.Refusal{Code: peer.Unsupported}
 }

@@ -39,8 +39,7 @@ type Transport interface {
 const callTimeout = 2 * time.Second
 
 // call sends a request to another server and returns its answer.
-func call[A peer.HelloAnswer | peer.FetchAnswer | peer.HoldAnswer | peer.AskAnswer | peer.RemovedAnswer](
-	ctx context.Context, k *Keyring, to string, request []byte) (*A, error) {
+func call[A peer.Answer](ctx context.Context, k *Keyring, to string, request []byte) (*A, error) {
 	if k.cfg.Transport == nil {
 		return nil, fmt.Errorf("call %s: there is no Transport", to)
 	}

@@ -29,11 +29,11 @@ func given[T any, P interface {
 }
 
 func (r Request) kind() (kind, error) {
-	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Offer), given(r.Removed))
+	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Offer), given(r.Removed), given(r.State))
 }
 
 func (r Response) kind() (kind, error) {
-	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Refusal), given(r.Removed))
+	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Refusal), given(r.Removed), given(r.State))
 }
 
 func theOne(kinds ...kind) (kind, error) {
@@ -57,6 +57,14 @@ func theOne(kinds ...kind) (kind, error) {
 
 func (*HelloRequest) check() error { return nil }
 func (*HoldAnswer) check() error   { return nil }
+func (*StateRequest) check() error { return nil }
+
+func (a *StateAnswer) check() error {
+	if a.Time.Location() != time.UTC {
+		return errors.New("time is not in UTC")
+	}
+	return nil
+}
 
 func (r *FetchRequest) check() error {
 	if len(r.IDs) == 0 {

@@ -22,6 +22,15 @@
 //	{"version":1,"ask":{"keystore":"..","held":[".."]}}
 //	{"version":1,"error":{"code":"not-leader","leader":".."}}
 //
+// Version 2 has one request more, with which any member asks any other what it is and knows now:
+//
+//	{"version":2,"state":{}}
+//	{"version":2,"state":{"time":"..","leads":true,"term":3,"entry":41,"applied":44,"configuration":1}}
+//
+// A message carries the lowest version that has its kind and each of its members, and is refused
+// with another. An answer is of no higher version than its request. A build that does not know the
+// version of a request answers "unsupported", of version 1, and the caller goes on without.
+//
 // IDs are 32 and check values 64 lowercase hexadecimal digits, base64 is the standard one
 // with padding, times are RFC 3339 in UTC, and empty lists are left out. A message is
 // accepted only if encoding it again gives the same bytes.

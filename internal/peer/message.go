@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// Version is the newest version of messages that this package reads, and the one it writes: there is
-// no other yet. A message carries the lowest version that has its kind and every member that is set,
-// and an answer none that is higher than its request's. So servers of several builds understand each
-// other in what they share, and an older one refuses the rest as Unsupported.
-const Version = 1
+// Version is the newest version of messages that this package reads and writes. A message carries the
+// lowest version that has its kind and every member that is set, and an answer none that is higher
+// than its request's. So servers of several builds understand each other in what they share, and an
+// older one refuses the rest as Unsupported.
+const Version = 2
 
 // What a message may hold. Whatever keeps these limits fits MaxMessage, except for a very
 // long list of orphans, which does not encode.
@@ -73,6 +73,16 @@ type Request struct {
 	Offer *OfferRequest `json:"offer,omitempty"`
 
 	Removed *RemovedRequest `json:"removed,omitempty"`
+
+	State *StateRequest `json:"state,omitempty"` // version 2
+}
+
+// Version returns the lowest version that has the request: its kind, and every member that is set.
+func (r Request) Version() int {
+	if r.State != nil {
+		return 2
+	}
+	return 1
 }
 
 // HelloRequest asks what the other build and keystore are, and for its orphans.
@@ -112,6 +122,9 @@ type RemovedRequest struct {
 	IDs []ID `json:"ids"`
 }
 
+// StateRequest asks any member what it is and knows now. Version 2.
+type StateRequest struct{}
+
 // Response is the answer to a request, of the same kind but for an offer's, or a refusal.
 // Exactly one field is set.
 type Response struct {
@@ -122,6 +135,17 @@ type Response struct {
 	Refusal *Refusal     `json:"error,omitempty"`
 
 	Removed *RemovedAnswer `json:"removed,omitempty"`
+
+	State *StateAnswer `json:"state,omitempty"` // version 2
+}
+
+// Version returns the lowest version that has the answer: its kind, and every member that is set. A
+// refusal is of version 1, which every build reads.
+func (r Response) Version() int {
+	if r.State != nil {
+		return 2
+	}
+	return 1
 }
 
 // HelloAnswer says which version of log entries the answerer's build applies, which
@@ -169,6 +193,29 @@ type RemovedAnswer struct {
 	IDs []ID `json:"ids,omitempty"`
 }
 
+// StateAnswer is what the answerer is and knows now. Version 2. A member that comes to it later is of
+// a later version, and left out when the request is older.
+type StateAnswer struct {
+	// Time is the answerer's clock, in UTC, just before it answered.
+	Time time.Time `json:"time"`
+
+	// Leads says that the answerer leads in Term, has applied the barrier of Term, and that a majority
+	// of the voters has confirmed after the question that it still leads. Then its FSM had, when the
+	// question came, all that any leader's had, and Entry tells how far that is.
+	Leads bool   `json:"leads"`
+	Term  uint64 `json:"term"` // raft's term there
+
+	// Entry is the index of the keyring's last entry in raft's log that the answerer's FSM has applied
+	// since its last restore. Zero is none; with Leads, the log has no entry of the keyring's at all.
+	Entry uint64 `json:"entry"`
+
+	// Applied is the index of raft's log up to which raft has handed entries to the FSM, which may
+	// still be at work on them. Configuration is that of the raft configuration that its FSM was told
+	// of last, and zero if that is one of a snapshot.
+	Applied       uint64 `json:"applied"`
+	Configuration uint64 `json:"configuration"`
+}
+
 // Code says why a request was refused.
 type Code string
 
@@ -213,7 +260,7 @@ func (r Request) Encode() ([]byte, error) {
 	if _, err := r.kind(); err != nil {
 		return nil, err
 	}
-	return encode(wireRequest{Version, r})
+	return encode(wireRequest{r.Version(), r})
 }
 
 // DecodeRequest reads what Request.Encode wrote and nothing else. The error matches
@@ -226,6 +273,9 @@ func DecodeRequest(b []byte) (Request, error) {
 	if _, err := w.kind(); err != nil {
 		return Request{}, err
 	}
+	if err := lowest(w.Version, w.Request.Version()); err != nil {
+		return Request{}, err
+	}
 	return w.Request, nil
 }
 
@@ -234,18 +284,35 @@ func (r Response) Encode() ([]byte, error) {
 	if _, err := r.kind(); err != nil {
 		return nil, err
 	}
-	return encode(wireResponse{Version, r})
+	return encode(wireResponse{r.Version(), r})
+}
+
+// EncodeFor is Encode for the answer to q. An answer of a newer version than q is an error: the build
+// that asked may not read it. Who answers leaves out the members that q's version does not have.
+func (r Response) EncodeFor(q Request) ([]byte, error) {
+	if have, most := r.Version(), q.Version(); have > most {
+		return nil, fmt.Errorf("peer message: an answer of version %d to a request of version %d", have, most)
+	}
+	return r.Encode()
+}
+
+// Answer is an answer of any kind.
+type Answer interface {
+	HelloAnswer | FetchAnswer | HoldAnswer | AskAnswer | RemovedAnswer | StateAnswer
 }
 
 // DecodeAnswer reads the answer to a request of the kind that A answers. A refusal comes
 // back as a *Refusal error, an answer to something else as another error.
-func DecodeAnswer[A HelloAnswer | FetchAnswer | HoldAnswer | AskAnswer | RemovedAnswer](b []byte) (*A, error) {
+func DecodeAnswer[A Answer](b []byte) (*A, error) {
 	var w wireResponse
 	if err := decode(b, &w); err != nil {
 		return nil, err
 	}
 	k, err := w.kind()
 	if err != nil {
+		return nil, err
+	}
+	if err := lowest(w.Version, w.Response.Version()); err != nil {
 		return nil, err
 	}
 	switch k := any(k).(type) {
@@ -281,8 +348,8 @@ func decode(b []byte, w any) error {
 	if err := json.Unmarshal(b, &v); err != nil {
 		return malformed(err)
 	}
-	if v.Version != Version {
-		return fmt.Errorf("peer message: %w %d, this build reads %d", ErrVersion, v.Version, Version)
+	if v.Version < 1 || v.Version > Version {
+		return fmt.Errorf("peer message: %w %d, this build reads 1 to %d", ErrVersion, v.Version, Version)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -292,6 +359,14 @@ func decode(b []byte, w any) error {
 	again, err := json.Marshal(w)
 	if err != nil || !bytes.Equal(again, b) {
 		return errors.New("peer message: not in the canonical form")
+	}
+	return nil
+}
+
+// lowest refuses a message that carries another version than the lowest that has it.
+func lowest(carries, needs int) error {
+	if carries != needs {
+		return fmt.Errorf("peer message: not in the canonical form: it carries version %d and is of version %d", carries, needs)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -54,6 +55,7 @@ var goldenRequests = map[string]peer.Request{
 		ID: id(1), Algorithm: "RS256", Check: peer.Check{1}, Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
 	}},
 	"removed": {Removed: &peer.RemovedRequest{IDs: []peer.ID{id(1), id(2)}}},
+	"state":   {State: &peer.StateRequest{}},
 }
 
 var goldenAnswers = map[string]peer.Response{
@@ -61,16 +63,19 @@ var goldenAnswers = map[string]peer.Response{
 	"fetch": {Fetch: &peer.FetchAnswer{Enc: bytes.Repeat([]byte{8}, 1120), Keys: []peer.SealedKey{
 		{ID: id(1), Check: peer.Check{1}, Sealed: bytes.Repeat([]byte{5}, 48)},
 	}}},
-	"hold":       {Hold: &peer.HoldAnswer{}},
-	"ask":        {Ask: &peer.AskAnswer{Keystore: id(9), Held: []peer.ID{id(1)}}},
-	"removed":    {Removed: &peer.RemovedAnswer{IDs: []peer.ID{id(2)}}},
+	"hold":    {Hold: &peer.HoldAnswer{}},
+	"ask":     {Ask: &peer.AskAnswer{Keystore: id(9), Held: []peer.ID{id(1)}}},
+	"removed": {Removed: &peer.RemovedAnswer{IDs: []peer.ID{id(2)}}},
+	"state": {State: &peer.StateAnswer{
+		Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Leads: true, Term: 3, Entry: 41, Applied: 44, Configuration: 1,
+	}},
 	"not-leader": {Refusal: &peer.Refusal{Code: peer.NotLeader, Leader: "server-2"}},
 }
 
 // golden compares b with the file, which is the message and a newline.
-func golden(t *testing.T, name string, b []byte) {
+func golden(t *testing.T, version int, name string, b []byte) {
 	t.Helper()
-	path := filepath.Join("testdata", "v1", name+".json")
+	path := filepath.Join("testdata", fmt.Sprint("v", version), name+".json")
 	b = append(bytes.Clone(b), '\n')
 	if *update {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -101,14 +106,14 @@ func encoded(t *testing.T, m interface{ Encode() ([]byte, error) }) []byte {
 func TestGoldenMessages(t *testing.T) {
 	for name, r := range goldenRequests {
 		b := encoded(t, r)
-		golden(t, "request-"+name, b)
+		golden(t, r.Version(), "request-"+name, b)
 		if got, err := peer.DecodeRequest(b); err != nil || !reflect.DeepEqual(got, r) {
 			t.Errorf("%s: decoded %+v, %v", name, got, err)
 		}
 	}
 	for name, r := range goldenAnswers {
 		b := encoded(t, r)
-		golden(t, "answer-"+name, b)
+		golden(t, r.Version(), "answer-"+name, b)
 		if got, err := answer(b); err != nil || !reflect.DeepEqual(got, r) {
 			t.Errorf("%s: decoded %+v, %v", name, got, err)
 		}
@@ -134,6 +139,9 @@ func answer(b []byte) (peer.Response, error) {
 	if a, err := peer.DecodeAnswer[peer.AskAnswer](b); err == nil {
 		return peer.Response{Ask: a}, nil
 	}
+	if a, err := peer.DecodeAnswer[peer.StateAnswer](b); err == nil {
+		return peer.Response{State: a}, nil
+	}
 	a, err := peer.DecodeAnswer[peer.RemovedAnswer](b)
 	return peer.Response{Removed: a}, err
 }
@@ -145,8 +153,10 @@ func TestRequestsDecodeStrictly(t *testing.T) {
 		"null":              {`null`, "unknown message version 0"},
 		"array":             {`[1]`, "cannot unmarshal"},
 		"no version":        {`{"hello":{}}`, "unknown message version 0"},
-		"older version":     {`{"version":0,"hello":{}}`, "unknown message version 0, this build reads 1"},
-		"newer version":     {`{"version":2,"hello":{},"more":1}`, "unknown message version 2"},
+		"older version":     {`{"version":0,"hello":{}}`, "unknown message version 0, this build reads 1 to 2"},
+		"newer version":     {`{"version":3,"hello":{},"more":1}`, "unknown message version 3"},
+		"higher version":    {`{"version":2,"hello":{}}`, "canonical"},
+		"lower version":     {`{"version":1,"state":{}}`, "canonical"},
 		"version as text":   {`{"version":"1","hello":{}}`, "cannot unmarshal"},
 		"no kind":           {`{"version":1}`, "of no kind"},
 		"null kind":         {`{"version":1,"hello":null}`, "canonical"},
@@ -224,7 +234,8 @@ func TestAnswersDecodeStrictly(t *testing.T) {
 		"sealed nothing": {peer.Response{Fetch: &peer.FetchAnswer{Enc: make([]byte, 1120), Keys: []peer.SealedKey{
 			{Sealed: make([]byte, 16)},
 		}}}, "sealed bytes"},
-		"held twice": {peer.Response{Ask: &peer.AskAnswer{Keystore: id(1), Held: []peer.ID{id(2), id(2)}}}, "comes twice"},
+		"state, local time": {peer.Response{State: &peer.StateAnswer{Time: time.Unix(1, 0).In(time.FixedZone("", 3600))}}, "not in UTC"},
+		"held twice":        {peer.Response{Ask: &peer.AskAnswer{Keystore: id(1), Held: []peer.ID{id(2), id(2)}}}, "comes twice"},
 	} {
 		if _, err := tt.response.Encode(); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: encodes: %v, want %q", name, err, tt.want)
@@ -233,7 +244,7 @@ func TestAnswersDecodeStrictly(t *testing.T) {
 		b, err := json.Marshal(struct {
 			Version int `json:"version"`
 			peer.Response
-		}{1, tt.response})
+		}{tt.response.Version(), tt.response})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,6 +263,25 @@ func largePublic(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	return der
+}
+
+// TestAnswerIsNoHigherThanItsRequest: who asked in a version may not read a newer one.
+func TestAnswerIsNoHigherThanItsRequest(t *testing.T) {
+	first, second := peer.Request{Hello: &peer.HelloRequest{}}, peer.Request{State: &peer.StateRequest{}}
+	newer := peer.Response{State: goldenAnswers["state"].State}
+	if b, err := newer.EncodeFor(first); err == nil {
+		t.Errorf("%s answers a request of version 1", b)
+	}
+	refusal := peer.Response{Refusal: &peer.Refusal{Code: peer.Unsupported}}
+	for _, r := range []peer.Response{newer, refusal} {
+		got, err := r.EncodeFor(second)
+		if err != nil || !bytes.Equal(got, encoded(t, r)) {
+			t.Errorf("%s, %v", got, err)
+		}
+	}
+	if b := encoded(t, refusal); !bytes.HasPrefix(b, []byte(`{"version":1,`)) {
+		t.Errorf("%s: a build of version 1 can't read that it is refused", b)
+	}
 }
 
 func TestAnswerOfAnotherKindIsAnError(t *testing.T) {
