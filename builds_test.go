@@ -17,25 +17,30 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// old is this build, and next one of version 2, in which Backup and Forget came to be.
+// old is this build, and next the one after it, in which Backup and Forget came to be.
 var (
 	old  = meta.This
 	next = meta.Build{
-		Version: 2,
+		Version: newer,
 		Command: func(c *meta.Command) int {
 			if c.Backup != nil || c.Forget != nil {
-				return 2
+				return newer
 			}
-			return 1
+			return old.Command(c)
 		},
 		Ring: func(r *meta.Ring) int {
 			if r.Backup != (meta.Backup{}) {
-				return 2
+				return newer
 			}
-			return 1
+			return old.Ring(r)
 		},
 	}
 )
+
+const newer = meta.Version + 1
+
+// first is the build of version 1.
+var first = meta.Build{Version: 1}
 
 // mixed is a cluster in which each server is of the build that builds says at its start.
 func mixed(t *testing.T, n int, builds map[raft.ServerID]meta.Build) *keyringtest.Cluster {
@@ -44,7 +49,7 @@ func mixed(t *testing.T, n int, builds map[raft.ServerID]meta.Build) *keyringtes
 	}})
 }
 
-// noted is what version 2 has and version 1 has not.
+// noted is what the next build has and this one has not.
 func noted(index uint64) meta.Command {
 	return meta.Command{Backup: &meta.Backup{Index: index, Time: time.Unix(1, 0).UTC(), Digest: meta.Digest{1}}}
 }
@@ -109,14 +114,14 @@ func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
 			t.Helper()
 			before := keyring.Ring(leader.FSM).Backup
 			err := keyring.Propose(t.Context(), leader.Keyring, noted(1))
-			if err == nil || !strings.Contains(err.Error(), "version 2 of log entries: "+want) {
+			if err == nil || !strings.Contains(err.Error(), "version 3 of log entries: "+want) {
 				t.Errorf("%v, want %q", err, want)
 			}
 			if keyring.Ring(leader.FSM).Backup != before {
 				t.Error("it was applied")
 			}
 		}
-		refused("s3 applies log entries up to version 1, and not version 2")
+		refused("s3 applies log entries up to version 2, and not version 3")
 		rotateOn(t, c)
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			return keyringtest.Reply{Hang: e.Kind == "call" && e.To == "s2" && strings.Contains(e.What, "hello")}
@@ -139,6 +144,40 @@ func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
 		c.Start(s3)
 		synctest.Wait()
 		refused("s3 applies")
+	})
+}
+
+// TestMixedBuildsWriteNoVersionTwo: a cluster with a server of version 1 has a log and snapshots of
+// version 1, byte for byte.
+func TestMixedBuildsWriteNoVersionTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		builds := map[raft.ServerID]meta.Build{"s1": old, "s2": old, "s3": first}
+		c := mixed(t, 3, builds)
+		key := rotateOn(t, c)
+		led(t, c, c.Server("s1"))
+		leader := ready(t, c)
+		token := meta.JoinToken{
+			ID: meta.TokenID{1}, Server: "s4", End: time.Unix(1<<34, 0).UTC(), Key: key.ID, Sealed: make([]byte, meta.SealedTokenSize),
+		}
+		add := meta.Command{AddJoinToken: &meta.AddJoinToken{Token: token}}
+		err := keyring.Propose(t.Context(), leader.Keyring, add)
+		if err == nil || !strings.Contains(err.Error(), "s3 applies log entries up to version 1, and not version 2") {
+			t.Errorf("proposed to a server of version 1: %v", err)
+		}
+		for _, s := range c.Servers {
+			if got := ringOf(s); !strings.HasPrefix(got, `{"version":1,`) {
+				t.Errorf("%s has %s", s.ID, got)
+			}
+		}
+		builds["s3"] = old
+		c.Restart(c.Server("s3"))
+		ready(t, c)
+		if err := keyring.Propose(t.Context(), leader.Keyring, add); err != nil {
+			t.Error(err)
+		}
+		if got := ringOf(leader); !strings.HasPrefix(got, `{"version":2,`) {
+			t.Errorf("all are of version 2, and the leader has %s", got)
+		}
 	})
 }
 
@@ -170,7 +209,7 @@ func TestLeaderGoesOnWhileACommandWaits(t *testing.T) {
 		c.Stop(c.Server("s4"))
 		c.Remove(c.Server("s4")) // whose records are to be forgotten
 		time.Sleep(20 * time.Second)
-		if got := problem(t, leader, keyring.ProblemWaiting, "s3"); !strings.Contains(got, "up to version 1") {
+		if got := problem(t, leader, keyring.ProblemWaiting, "s3"); !strings.Contains(got, "up to version 2") {
 			t.Errorf("problem %q", got)
 		}
 		var asked atomic.Int32
@@ -325,7 +364,7 @@ func TestNewerSnapshotIsRefusedWhole(t *testing.T) {
 	const want = "the snapshot is of a newer build"
 	for name, fsm := range map[string]raft.FSM{"alone": keys, "mux": keyring.Mux(keys, host)} {
 		err := restore(fsm, snap)
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "version 2, this build reads up to version 1") {
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "version 3, this build reads up to version 2") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if errors.Is(err, keyring.ErrCorrupt) {

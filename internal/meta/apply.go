@@ -26,6 +26,8 @@ func (r *Ring) Apply(index uint64, cmds []Command) (*Ring, error) {
 		Removed: slices.Clone(r.Removed),
 		Servers: slices.Clone(r.Servers),
 		Backup:  r.Backup,
+
+		JoinTokens: r.JoinTokens, // cloned when it changes
 	}}
 	for _, c := range cmds {
 		if err := d.apply(c); err != nil {
@@ -70,6 +72,13 @@ func (d *draft) apply(c Command) error {
 		return d.adopt(c.Adopt)
 	case c.Backup != nil:
 		return d.backup(c.Backup)
+	case c.AddJoinToken != nil:
+		return d.addJoinToken(c.AddJoinToken)
+	case c.UseJoinToken != nil:
+		return d.useJoinToken(c.UseJoinToken)
+	case c.EndJoinTokens != nil:
+		d.endJoinTokens(c.EndJoinTokens.ends)
+		return nil
 	}
 	return refuse("unknown command")
 }
@@ -153,6 +162,9 @@ func (d *draft) activate(c *Activate) error {
 			d.edit(id, func(k *Key) { k.Revoked = true })
 		}
 	}
+	if k.Full || len(k.Revoke) > 0 {
+		d.endJoinTokens(allJoinTokens) // a thief may have the keys that they are sealed with
+	}
 	d.edit(c.ID, func(k *Key) { k.State, k.Activated = StateActive, c.Time })
 	return nil
 }
@@ -180,6 +192,7 @@ func (d *draft) rekey(c *Rekey) error {
 		return refuse("rekey %s: not inactive", c.ID)
 	}
 	d.edit(c.ID, func(k *Key) { k.State, k.Remove = StateRekeying, c.Remove })
+	d.endJoinTokens(sealedWith(c.ID))
 	return nil
 }
 
@@ -283,6 +296,7 @@ func (d *draft) edit(id KeyID, change func(*Key)) {
 func (d *draft) bury(id KeyID, at time.Time, now bool) {
 	i, _ := d.search(id)
 	d.Keys = slices.Delete(d.Keys, i, i+1)
+	d.endJoinTokens(sealedWith(id))
 	i, _ = slices.BinarySearchFunc(d.Removed, id, func(t Tombstone, id KeyID) int { return compareIDs(t.ID, id) })
 	d.Removed = slices.Insert(d.Removed, i, Tombstone{ID: id, Removed: at, Index: d.at, Now: now})
 }

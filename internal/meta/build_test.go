@@ -10,20 +10,20 @@ import (
 	"example.com/keyring/internal/meta"
 )
 
-// next is a build of version 2, in which backups came to be.
+// next is the build after this one, in which backups came to be.
 var next = meta.Build{
-	Version: 2,
+	Version: meta.Version + 1,
 	Command: func(c *meta.Command) int {
 		if c.Backup != nil {
-			return 2
+			return meta.Version + 1
 		}
-		return 1
+		return meta.This.Command(c)
 	},
 	Ring: func(r *meta.Ring) int {
 		if r.Backup != (meta.Backup{}) {
-			return 2
+			return meta.Version + 1
 		}
-		return 1
+		return meta.This.Ring(r)
 	},
 }
 
@@ -33,15 +33,16 @@ func TestEntryCarriesTheLowestVersion(t *testing.T) {
 		want int
 	}{
 		{everyCommand()[:1], 1},
-		{[]meta.Command{backup(1)}, 2},
-		{[]meta.Command{everyCommand()[0], backup(1), everyCommand()[1]}, 2},
+		{secondCommands()[:1], 2},
+		{[]meta.Command{backup(1)}, 3},
+		{[]meta.Command{everyCommand()[0], backup(1), secondCommands()[0]}, 3},
 	} {
 		b := must(next.EncodeEntry(meta.Entry{Commands: tt.cmds}))
 		e, err := next.DecodeEntry(b)
 		if err != nil || e.Version != tt.want || next.Needs(tt.cmds...) != tt.want || !reflect.DeepEqual(e.Commands, tt.cmds) {
 			t.Errorf("%s: version %d, want %d; %v", b, e.Version, tt.want, err)
 		}
-		if _, err := meta.DecodeEntry(b); (err == nil) != (tt.want == 1) {
+		if _, err := meta.DecodeEntry(b); (err == nil) != (tt.want < next.Version) {
 			t.Errorf("%s: this build: %v", b, err)
 		}
 	}
@@ -90,10 +91,10 @@ func TestVersionIsExactly(t *testing.T) {
 	newer := encodeAs(t, next, h.ring)
 	for name, err := range map[string]error{
 		"entry too high":    errOf(next.DecodeEntry(change(first, "1", "2"))),
-		"entry too low":     errOf(next.DecodeEntry(change(second, "2", "1"))),
-		"entry of none":     errOf(next.DecodeEntry(change(second, "2", "0"))),
+		"entry too low":     errOf(next.DecodeEntry(change(second, "3", "2"))),
+		"entry of none":     errOf(next.DecodeEntry(change(second, "3", "0"))),
 		"snapshot too high": errOf(next.DecodeRing(change(ring, "1", "2"))),
-		"snapshot too low":  errOf(next.DecodeRing(change(newer, "2", "1"))),
+		"snapshot too low":  errOf(next.DecodeRing(change(newer, "3", "2"))),
 	} {
 		if !errors.Is(err, meta.ErrMalformed) || errors.Is(err, meta.ErrVersion) {
 			t.Errorf("%s: %v", name, err)
@@ -109,9 +110,9 @@ func TestNewerVersionIsNamed(t *testing.T) {
 		text  string
 		want  string
 	}{
-		{meta.This, `{"version":2,"commands":[{"enlarge":{"id":7}}],"more":[]}`, "version 2, this build reads up to version 1"},
-		{next, `{"version":3,"commands":[{"enlarge":{"id":7}}]}`, "version 3, this build reads up to version 2"},
-		{next, `{"version":3,"keys":[{}]}`, "version 3, this build reads up to version 2"},
+		{meta.This, `{"version":3,"commands":[{"enlarge":{"id":7}}],"more":[]}`, "version 3, this build reads up to version 2"},
+		{next, `{"version":4,"commands":[{"enlarge":{"id":7}}]}`, "version 4, this build reads up to version 3"},
+		{next, `{"version":4,"keys":[{}]}`, "version 4, this build reads up to version 3"},
 	} {
 		_, entry := tt.build.DecodeEntry([]byte(tt.text))
 		_, ring := tt.build.DecodeRing([]byte(tt.text))

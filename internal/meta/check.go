@@ -40,6 +40,9 @@ func (c Command) validate() error {
 	check(c.Remove != nil, func() error { return errors.Join(nonzero("key ID", c.Remove.ID), instant(c.Remove.Time)) })
 	check(c.Adopt != nil, func() error { return errors.Join(c.Adopt.Key.validate(), instant(c.Adopt.Time)) })
 	check(c.Backup != nil, func() error { return c.Backup.validate() })
+	check(c.AddJoinToken != nil, func() error { return c.AddJoinToken.Token.validate() })
+	check(c.UseJoinToken != nil, func() error { return c.UseJoinToken.validate() })
+	check(c.EndJoinTokens != nil, func() error { return c.EndJoinTokens.validate() })
 	if set != 1 {
 		return fmt.Errorf("%d commands in place of one", set)
 	}
@@ -131,6 +134,9 @@ func (r *Ring) Check() error {
 	}
 	if active > 1 {
 		return fmt.Errorf("%d active keys", active)
+	}
+	if err := r.checkJoinTokens(); err != nil {
+		return err
 	}
 	if r.Backup != (Backup{}) {
 		return r.Backup.validate()
@@ -235,5 +241,5 @@ func (r *Ring) CheckStep(next *Ring) error {
 			return fmt.Errorf("key %s is no longer revoked", k.ID)
 		}
 	}
-	return nil
+	return r.checkTokenSteps(next)
 }

@@ -9,9 +9,6 @@ import (
 	"unicode/utf8"
 )
 
-// Version is the newest version of log entries and snapshots that this package reads and writes.
-const Version = 1
-
 // Build is what a build knows. Servers of several builds may share a log: an entry, and a snapshot,
 // carries the lowest version that has all that is in it, and no other, so that all who read it write
 // and refuse the same.
@@ -22,9 +19,6 @@ type Build struct {
 	Command func(*Command) int
 	Ring    func(*Ring) int
 }
-
-// This is this build.
-var This = Build{Version: Version}
 
 // ErrMalformed is matched by errors about bytes that are no entry or snapshot.
 var ErrMalformed = errors.New("malformed keyring metadata")
@@ -133,6 +127,7 @@ func encodeRing(w writer, version int, r *Ring) error {
 		e.text(`,"backup":`)
 		e.value(r.Backup)
 	}
+	list(&e, "joinTokens", r.JoinTokens)
 	e.text("}")
 	if e.err != nil {
 		return fmt.Errorf("encode keyring snapshot: %w", e.err)
@@ -280,6 +275,15 @@ func (s *Server) UnmarshalJSON(b []byte) error {
 		return err
 	}
 	return nonzero("keystore ID", s.Keystore)
+}
+
+// UnmarshalJSON reads a join token. Ring.Check does the rest.
+func (t *JoinToken) UnmarshalJSON(b []byte) error {
+	type plain JoinToken
+	if err := json.Unmarshal(b, (*plain)(t)); err != nil {
+		return err
+	}
+	return nonzero("join token ID", t.ID)
 }
 
 // utc reports whether t has the one form that times have in entries: UTC, or zero.

@@ -19,7 +19,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 
-// everyCommand has each command with each of its members set.
+// everyCommand has each command of version 1 with each of its members set.
 func everyCommand() []meta.Command {
 	ms := at(3).Add(1500 * time.Microsecond)
 	add := meta.Add{Key: newKey(1), Publish: ms, Scheduled: true, Full: true, Revoke: ids(8, 9)}
@@ -37,6 +37,42 @@ func everyCommand() []meta.Command {
 		adopt(1, true),
 		backup(7),
 	}
+}
+
+// secondCommands are those of version 2, and those of version 1 with what is new in them.
+func secondCommands() []meta.Command {
+	return []meta.Command{
+		{AddJoinToken: &meta.AddJoinToken{Token: joinToken(1, 1)}},
+		useJoinToken(1, 1),
+		{EndJoinTokens: &meta.EndJoinTokens{IDs: []meta.TokenID{{15: 1}, {15: 2}}}},
+		{EndJoinTokens: &meta.EndJoinTokens{All: true}},
+	}
+}
+
+func joinToken(n, key int) meta.JoinToken {
+	return meta.JoinToken{
+		ID: meta.TokenID{15: byte(n)}, Server: fmt.Sprintf("new <&> %d", n), End: at(50), Key: id(key),
+		Sealed: bytes.Repeat([]byte{byte(n)}, meta.SealedTokenSize),
+	}
+}
+
+func addJoinToken(n, key int) meta.Command {
+	return meta.Command{AddJoinToken: &meta.AddJoinToken{Token: joinToken(n, key)}}
+}
+
+func useJoinToken(n int, user byte) meta.Command {
+	t := joinToken(n, 1)
+	return meta.Command{UseJoinToken: &meta.UseJoinToken{ID: t.ID, Server: t.Server, User: meta.Digest{user}}}
+}
+
+// recent is a ring with what version 2 has.
+func recent(t tb) *meta.Ring {
+	h := begin(t)
+	h.rotate(1)
+	h.do(addJoinToken(1, 1))
+	h.rotate(2)
+	h.do(addJoinToken(2, 2), useJoinToken(2, 7))
+	return h.ring
 }
 
 // storied is a ring with a key in every state, a tombstone, and every member set somewhere.
@@ -60,7 +96,23 @@ func storied(t tb) *meta.Ring {
 }
 
 func TestGoldenEntries(t *testing.T) {
-	cmds := everyCommand()
+	goldenEntries(t, 1, "testdata/entries.txt", everyCommand())
+	goldenEntries(t, 2, "testdata/v2/entries.txt", secondCommands())
+	set := map[int]bool{} // the fields of Command that have a golden entry
+	for _, c := range append(everyCommand(), secondCommands()...) {
+		for i := range reflect.TypeFor[meta.Command]().NumField() {
+			if !reflect.ValueOf(c).Field(i).IsNil() {
+				set[i] = true
+			}
+		}
+	}
+	if n := reflect.TypeFor[meta.Command]().NumField(); n != len(set) {
+		t.Errorf("golden entries for %d of %d commands", len(set), n)
+	}
+}
+
+func goldenEntries(t *testing.T, version int, file string, cmds []meta.Command) {
+	t.Helper()
 	var b bytes.Buffer
 	for _, c := range cmds {
 		b.Write(must(encodeEntry(c)))
@@ -68,26 +120,28 @@ func TestGoldenEntries(t *testing.T) {
 	}
 	b.Write(must(encodeEntry(cmds[0], cmds[1])))
 	b.WriteByte('\n')
-	asked := meta.Entry{Version: meta.Version, By: "alice <&> ü", Commands: cmds[:1]}
+	asked := meta.Entry{Version: version, By: "alice <&> ü", Commands: cmds[:1]}
 	b.Write(must(asked.Encode()))
 	b.WriteByte('\n')
-	lines := strings.Split(strings.TrimSpace(string(golden(t, "testdata/entries.txt", b.Bytes()))), "\n")
+	lines := strings.Split(strings.TrimSpace(string(golden(t, file, b.Bytes()))), "\n")
 	for i, c := range cmds {
-		if got, err := meta.DecodeEntry([]byte(lines[i])); err != nil || !reflect.DeepEqual(got.Commands, []meta.Command{c}) {
+		if got, err := meta.DecodeEntry([]byte(lines[i])); err != nil || got.Version != version || !reflect.DeepEqual(got.Commands, []meta.Command{c}) {
 			t.Errorf("%s\ndecodes to %+v, %v", lines[i], got, err)
 		}
 	}
 	if got, err := meta.DecodeEntry([]byte(lines[len(lines)-1])); err != nil || !reflect.DeepEqual(got, asked) {
 		t.Errorf("%s\ndecodes to %+v, %v", lines[len(lines)-1], got, err)
 	}
-	if n := reflect.TypeFor[meta.Command]().NumField(); n != len(cmds) {
-		t.Errorf("%d golden entries for %d commands", len(cmds), n)
-	}
 }
 
 func TestGoldenSnapshot(t *testing.T) {
-	want := storied(t)
-	b := golden(t, "testdata/snapshot.json", append(encode(t, want), '\n'))
+	goldenSnapshot(t, "testdata/snapshot.json", storied(t))
+	goldenSnapshot(t, "testdata/v2/snapshot.json", recent(t))
+}
+
+func goldenSnapshot(t *testing.T, file string, want *meta.Ring) {
+	t.Helper()
+	b := golden(t, file, append(encode(t, want), '\n'))
 	got, err := meta.Decode(bytes.TrimSuffix(b, []byte("\n")))
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("decodes to %+v, %v", got, err)
@@ -207,8 +261,8 @@ func spoil(b []byte) map[string][]byte {
 			}
 		}
 	}
-	for i, version := range []string{"0", "2", "11", "-1", `"1"`, "1.0", "null", "true", "99999999999999999999"} {
-		out[fmt.Sprint("version ", i)] = bytes.Replace(b, []byte(`"version":1`), []byte(`"version":`+version), 1)
+	for i, version := range []string{"0", "1", "2", "3", "11", "-1", `"1"`, `"2"`, "1.0", "null", "true", "99999999999999999999"} {
+		out[fmt.Sprint("version ", i)] = regexp.MustCompile(`"version":\d`).ReplaceAll(b, []byte(`"version":`+version))
 	}
 	for name, text := range out {
 		if bytes.Equal(text, b) {
@@ -225,7 +279,7 @@ func refused(err error) bool {
 
 // Scenario 24: what this build does not know is an error, never a panic or a half change.
 func TestDecodeEntryRefusesEveryOtherSpelling(t *testing.T) {
-	for i, c := range everyCommand() {
+	for i, c := range append(everyCommand(), secondCommands()...) {
 		b := must(encodeEntry(c))
 		for name, bad := range spoil(b) {
 			if e, err := meta.DecodeEntry(bad); !refused(err) || e.Commands != nil {
@@ -236,19 +290,21 @@ func TestDecodeEntryRefusesEveryOtherSpelling(t *testing.T) {
 }
 
 func TestDecodeRefusesEveryOtherSpelling(t *testing.T) {
-	for name, bad := range spoil(encode(t, storied(t))) {
-		if r, err := meta.Decode(bad); !refused(err) || r != nil {
-			t.Errorf("%s: Decode = %v, %v\n%s", name, r, err, bad)
+	for _, ring := range []*meta.Ring{storied(t), recent(t)} {
+		for name, bad := range spoil(encode(t, ring)) {
+			if r, err := meta.Decode(bad); !refused(err) || r != nil {
+				t.Errorf("%s: Decode = %v, %v\n%s", name, r, err, bad)
+			}
 		}
 	}
 }
 
 func TestDecodeNamesTheVersion(t *testing.T) {
-	b := `{"version":2,"commands":[{"enlarge":{"id":7}}],"more":[]}`
-	if _, err := meta.DecodeEntry([]byte(b)); err == nil || !strings.Contains(err.Error(), "version 2") {
+	b := `{"version":3,"commands":[{"enlarge":{"id":7}}],"more":[]}`
+	if _, err := meta.DecodeEntry([]byte(b)); err == nil || !strings.Contains(err.Error(), "version 3") {
 		t.Errorf("DecodeEntry: %v", err)
 	}
-	if _, err := meta.Decode([]byte(`{"version":2,"keys":[{}]}`)); err == nil || !strings.Contains(err.Error(), "version 2") {
+	if _, err := meta.Decode([]byte(`{"version":3,"keys":[{}]}`)); err == nil || !strings.Contains(err.Error(), "version 3") {
 		t.Errorf("Decode: %v", err)
 	}
 }
@@ -495,7 +551,7 @@ func seeds(f *testing.F, file string) [][]byte {
 
 // What decodes encodes back to the same bytes.
 func FuzzDecodeEntry(f *testing.F) {
-	for _, b := range seeds(f, "testdata/entries.txt") {
+	for _, b := range append(seeds(f, "testdata/entries.txt"), seeds(f, "testdata/v2/entries.txt")...) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -514,7 +570,7 @@ func FuzzDecodeEntry(f *testing.F) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"version":1}`))
-	for _, b := range seeds(f, "testdata/snapshot.json") {
+	for _, b := range append(seeds(f, "testdata/snapshot.json"), seeds(f, "testdata/v2/snapshot.json")...) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -534,7 +590,7 @@ func FuzzDecode(f *testing.F) {
 // Apply is total: any entry that decodes meets any ring that decodes.
 func FuzzApply(f *testing.F) {
 	for _, snap := range append(seeds(f, "testdata/snapshot.json"), []byte(`{"version":1}`)) {
-		for _, entry := range seeds(f, "testdata/entries.txt") {
+		for _, entry := range append(seeds(f, "testdata/entries.txt"), seeds(f, "testdata/v2/entries.txt")...) {
 			f.Add(snap, entry)
 		}
 	}
@@ -559,11 +615,11 @@ func FuzzApply(f *testing.F) {
 
 // TestEncodeIsTheJSONOfTheRing: what is written piece by piece is what encoding/json makes of the whole.
 func TestEncodeIsTheJSONOfTheRing(t *testing.T) {
-	for _, ring := range []*meta.Ring{{}, {Cluster: meta.ClusterID{1}}, begin(t).ring, storied(t)} {
+	for _, ring := range []*meta.Ring{{}, {Cluster: meta.ClusterID{1}}, begin(t).ring, storied(t), recent(t)} {
 		whole, err := json.Marshal(struct {
 			Version int `json:"version"`
 			meta.Ring
-		}{meta.Version, *ring})
+		}{meta.This.Ring(ring), *ring})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,7 +5,8 @@ import "time"
 // Command is one change of the ring. Exactly one member is set.
 //
 // Every command is safe to repeat: one that has already had its effect is refused or
-// changes nothing, and never does harm a second time.
+// changes nothing, and never does harm a second time. AddJoinToken is the exception: after the token
+// has ended it would be there again, so it is proposed once, by who waits for its outcome.
 type Command struct {
 	Init      *Init      `json:"init,omitempty"`
 	Add       *Add       `json:"add,omitempty"`
@@ -18,6 +19,10 @@ type Command struct {
 	Remove    *Remove    `json:"remove,omitempty"`
 	Adopt     *Adopt     `json:"adopt,omitempty"`
 	Backup    *Backup    `json:"backup,omitempty"`
+
+	AddJoinToken  *AddJoinToken  `json:"addJoinToken,omitempty"`
+	UseJoinToken  *UseJoinToken  `json:"useJoinToken,omitempty"`
+	EndJoinTokens *EndJoinTokens `json:"endJoinTokens,omitempty"`
 }
 
 // Init names the cluster. It comes before all others, once.

@@ -21,6 +21,12 @@ type model struct {
 	removed   map[int]bool
 	keystores map[string]int
 	backup    uint64
+	tokens    map[int]mtoken
+}
+
+type mtoken struct {
+	key  int
+	user byte
 }
 
 type mkey struct {
@@ -35,11 +41,11 @@ type mkey struct {
 }
 
 func newModel() *model {
-	return &model{keys: map[int]mkey{}, removed: map[int]bool{}, keystores: map[string]int{}}
+	return &model{keys: map[int]mkey{}, removed: map[int]bool{}, keystores: map[string]int{}, tokens: map[int]mtoken{}}
 }
 
 func (m *model) clone() *model {
-	return &model{m.at, m.named, maps.Clone(m.keys), maps.Clone(m.removed), maps.Clone(m.keystores), m.backup}
+	return &model{m.at, m.named, maps.Clone(m.keys), maps.Clone(m.removed), maps.Clone(m.keystores), m.backup, maps.Clone(m.tokens)}
 }
 
 // apply says whether the command is allowed. If not, m is spoilt.
@@ -89,6 +95,7 @@ func (m *model) apply(c meta.Command) bool {
 		begins, adds := k.state == "inactive", k.state == "rekeying" && c.Rekey.Remove && !k.remove
 		k.state, k.remove = "rekeying", c.Rekey.Remove
 		m.keys[n] = k
+		m.endTokens(n)
 		return begins || adds
 	case c.Clean != nil:
 		n := number(c.Clean.ID)
@@ -115,6 +122,25 @@ func (m *model) apply(c meta.Command) bool {
 		}
 		delete(m.keys, n)
 		m.removed[n] = true
+		m.endTokens(n)
+	case c.AddJoinToken != nil:
+		n, key := int(c.AddJoinToken.Token.ID[15]), number(c.AddJoinToken.Token.Key)
+		_, used := m.tokens[n]
+		m.tokens[n] = mtoken{key: key}
+		return !used && m.keys[key].state == "active" && !m.keys[key].revoked
+	case c.UseJoinToken != nil:
+		n := int(c.UseJoinToken.ID[15])
+		k, ok := m.tokens[n]
+		free := k.user == 0 || k.user == c.UseJoinToken.User[0]
+		m.tokens[n] = mtoken{k.key, c.UseJoinToken.User[0]}
+		return ok && free
+	case c.EndJoinTokens != nil:
+		for _, id := range c.EndJoinTokens.IDs {
+			delete(m.tokens, int(id[15]))
+		}
+		if c.EndJoinTokens.All {
+			clear(m.tokens)
+		}
 	case c.Backup != nil:
 		if c.Backup.Index >= m.at {
 			return false
@@ -170,10 +196,17 @@ func (m *model) activate(c *meta.Activate) bool {
 			m.keys[r] = o
 		}
 	}
+	if k.full || len(k.revoke) > 0 {
+		clear(m.tokens)
+	}
 	k.state = "active"
 	k.revoked = m.keys[n].revoked
 	m.keys[n] = k
 	return true
+}
+
+func (m *model) endTokens(key int) {
+	maps.DeleteFunc(m.tokens, func(_ int, t mtoken) bool { return t.key == key })
 }
 
 func (m *model) drop(server string) {
@@ -208,6 +241,9 @@ func (m *model) String() string {
 	for _, s := range slices.Sorted(maps.Keys(m.keystores)) {
 		fmt.Fprintln(&b, s, m.keystores[s])
 	}
+	for _, n := range slices.Sorted(maps.Keys(m.tokens)) {
+		fmt.Fprintln(&b, "token", n, m.tokens[n])
+	}
 	return b.String()
 }
 
@@ -224,6 +260,9 @@ func tell(r *meta.Ring) string {
 	for _, s := range r.Servers {
 		fmt.Fprintln(&b, s.ID, s.Keystore[1])
 	}
+	for _, t := range r.JoinTokens {
+		fmt.Fprintln(&b, "token", t.ID[15], mtoken{number(t.Key), t.User[0]})
+	}
 	return b.String()
 }
 
@@ -232,6 +271,7 @@ func number(id meta.KeyID) int { return int(id[14])<<8 | int(id[15]) }
 // The universe of random commands is small, so that they meet.
 var (
 	anyKey    = rapid.IntRange(1, 6)
+	anyToken  = rapid.IntRange(1, 3)
 	anyServer = rapid.SampledFrom([]string{"a", "b", "c", "d"})
 	anyState  = rapid.SampledFrom([]meta.State{meta.StatePrepublished, meta.StateActive, meta.StateInactive, meta.StateRekeying, meta.StateDeprecated})
 )
@@ -317,6 +357,22 @@ func commands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
 				return remove(n, k.State, rapid.Bool().Draw(t, "force"))
 			}
 			return remove(n, meta.StateDeprecated, false)
+		},
+		"add-token": func(t *rapid.T) meta.Command {
+			key := anyKey.Draw(t, "key")
+			if active := r().Active(); active != nil && rapid.IntRange(0, 3).Draw(t, "active") > 0 {
+				key = number(active.ID)
+			}
+			return addJoinToken(anyToken.Draw(t, "token"), key)
+		},
+		"use-token": func(t *rapid.T) meta.Command {
+			return useJoinToken(anyToken.Draw(t, "token"), rapid.ByteRange(1, 2).Draw(t, "user"))
+		},
+		"end-tokens": func(t *rapid.T) meta.Command {
+			if rapid.IntRange(0, 3).Draw(t, "all") == 0 {
+				return meta.Command{EndJoinTokens: &meta.EndJoinTokens{All: true}}
+			}
+			return meta.Command{EndJoinTokens: &meta.EndJoinTokens{IDs: []meta.TokenID{{15: byte(anyToken.Draw(t, "token"))}}}}
 		},
 		"adopt": func(t *rapid.T) meta.Command {
 			return meta.Command{Adopt: &meta.Adopt{Key: drawKey(t), DataOnly: rapid.Bool().Draw(t, "data only"), Time: at(1)}}

@@ -106,6 +106,8 @@ type Ring struct {
 	Servers []Server    `json:"servers,omitempty"`
 	Backup  Backup      `json:"backup,omitzero"` // the last; it has every key with a CreateIndex up to its Index
 
+	JoinTokens []JoinToken `json:"joinTokens,omitempty"`
+
 	active *Key // one of Keys, or nil; see index
 }
 

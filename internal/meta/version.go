@@ -1,0 +1,44 @@
+package meta
+
+import "slices"
+
+// Version is the newest version of log entries and snapshots that this package reads and writes.
+const Version = 2
+
+// This is this build.
+var This = Build{Version: Version, Command: needs(commandSince), Ring: needs(ringSince)}
+
+// since says which version something came with: a command, or a member of one or of the ring. What
+// stands in neither table is of version 1. A version that has been released gets no more lines.
+type since[T any] struct {
+	version int
+	isSet   func(*T) bool
+}
+
+var commandSince = []since[Command]{
+	{2, func(c *Command) bool { return c.AddJoinToken != nil }},
+	{2, func(c *Command) bool { return c.UseJoinToken != nil }},
+	{2, func(c *Command) bool { return c.EndJoinTokens != nil }},
+}
+
+var ringSince = []since[Ring]{
+	{2, func(r *Ring) bool { return len(r.JoinTokens) > 0 }},
+}
+
+// anyKey looks for a member of a key: a line of ringSince about one is made with it.
+func anyKey(isSet func(*Key) bool) func(*Ring) bool {
+	return func(r *Ring) bool { return slices.ContainsFunc(r.Keys, isSet) }
+}
+
+// needs returns the lowest version that has all that is set.
+func needs[T any](table []since[T]) func(*T) int {
+	return func(v *T) int {
+		version := 1
+		for _, s := range table {
+			if s.version > version && s.isSet(v) {
+				version = s.version
+			}
+		}
+		return version
+	}
+}
