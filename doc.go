@@ -135,6 +135,7 @@
 //	internal/jwt      tokens: what is written, and what is read, strictly
 //	internal/durable  the only code that writes files
 //	internal/peer     messages between servers, HPKE, mutual TLS, HTTP
+//	internal/bounded  JSON of others, into types that say how much they may hold
 //	internal/keyringtest  clusters and disks for tests, with faults; drills under strace
 //
 // Decide purely, then act: the goroutines of a Keyring ask internal/plan what to do and
