@@ -2,6 +2,15 @@ package peer
 
 import "context"
 
+// What fields may hold.
+const (
+	MaxText       = maxText
+	MaxPublic     = maxPublic
+	PublicKeySize = publicKeySize
+	EncSize       = encSize
+	TagSize       = tagSize
+)
+
 // FrameEnds returns where requests end in a stream, and the error at which it stops being one.
 func FrameEnds(stream []byte) (ends []int, err error) {
 	s := scanner{next: atType}

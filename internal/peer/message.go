@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"example.com/keyring/internal/bounded"
 )
 
 // Version is the newest version of messages that this package reads and writes. A message carries the
@@ -16,7 +18,8 @@ import (
 const Version = 2
 
 // What a message may hold. Whatever keeps these limits fits MaxMessage, except for a very
-// long list of orphans, which does not encode.
+// long list of orphans, which does not encode. The tags of the messages repeat them: nothing is allocated
+// for what is beyond.
 const (
 	MaxMessage  = 1 << 20
 	MaxFetch    = 64      // keys in one fetch
@@ -24,10 +27,6 @@ const (
 	MaxIDs      = 16384   // IDs in one hold or ask
 	MaxOrphans  = 1000    // in one hello; the next hello has those that remain
 )
-
-// maxParts bounds the commas in a message, and with them the elements that decoding
-// allocates: no list is longer than MaxIDs.
-const maxParts = MaxIDs + 64
 
 // ErrVersion is matched by the error about a message of another version.
 var ErrVersion = errors.New("unknown message version")
@@ -90,28 +89,28 @@ type HelloRequest struct{}
 
 // FetchRequest asks for 1 to MaxFetch keys, sealed to the public key. NewFetch makes it.
 type FetchRequest struct {
-	IDs    []ID   `json:"ids"`
-	Public []byte `json:"public"`
+	IDs    []ID   `json:"ids" bound:"elements=64"`
+	Public []byte `json:"public" bound:"bytes=1216"`
 }
 
 // HoldRequest tells the leader which keys the asker has come to hold, or holds no more, in
 // the keystore it has now. Both may be empty: then the keystore is the news.
 type HoldRequest struct {
 	Keystore ID   `json:"keystore"`
-	Gained   []ID `json:"gained,omitempty"`
-	Lost     []ID `json:"lost,omitempty"`
+	Gained   []ID `json:"gained,omitempty" bound:"elements=16384"`
+	Lost     []ID `json:"lost,omitempty" bound:"elements=16384"`
 }
 
 // AskRequest asks which of the keys the answerer holds now: on disk, not by its records.
 type AskRequest struct {
-	IDs []ID `json:"ids"`
+	IDs []ID `json:"ids" bound:"elements=16384"`
 }
 
 // OfferRequest tells of a key that the asker, who leads, is about to add: the answerer may
 // fetch it before it is in its FSM. The answer is an AskAnswer.
 type OfferRequest struct {
 	ID        ID        `json:"id"`
-	Algorithm string    `json:"algorithm"`
+	Algorithm string    `json:"algorithm" bound:"bytes=255"`
 	Check     Check     `json:"check"`
 	Created   time.Time `json:"created"` // in UTC
 }
@@ -119,7 +118,7 @@ type OfferRequest struct {
 // RemovedRequest asks the leader which of the keys are removed for good: their time to be
 // undone is over. The asker is about to unlink their files.
 type RemovedRequest struct {
-	IDs []ID `json:"ids"`
+	IDs []ID `json:"ids" bound:"elements=16384"`
 }
 
 // StateRequest asks any member what it is and knows now. Version 2.
@@ -153,29 +152,29 @@ func (r Response) Version() int {
 type HelloAnswer struct {
 	Build    int      `json:"build"`
 	Keystore ID       `json:"keystore"`
-	Orphans  []Orphan `json:"orphans,omitempty"`
+	Orphans  []Orphan `json:"orphans,omitempty" bound:"elements=1000"`
 }
 
 // Orphan is a key that is in a keystore and not in the FSM.
 type Orphan struct {
 	ID        ID        `json:"id"`
-	Algorithm string    `json:"algorithm"`
-	Public    []byte    `json:"public"` // PKIX DER
+	Algorithm string    `json:"algorithm" bound:"bytes=255"`
+	Public    []byte    `json:"public" bound:"bytes=1024"` // PKIX DER
 	Check     Check     `json:"check"`
 	Created   time.Time `json:"created"` // in UTC
 }
 
 // FetchAnswer has those of the keys that the answerer holds. Pull.Open opens it.
 type FetchAnswer struct {
-	Enc  []byte      `json:"enc"`
-	Keys []SealedKey `json:"keys,omitempty"`
+	Enc  []byte      `json:"enc" bound:"bytes=1120"`
+	Keys []SealedKey `json:"keys,omitempty" bound:"elements=64"`
 }
 
 // SealedKey is one key of a FetchAnswer.
 type SealedKey struct {
 	ID     ID     `json:"id"`
 	Check  Check  `json:"check"`
-	Sealed []byte `json:"sealed"`
+	Sealed []byte `json:"sealed" bound:"bytes=8208"`
 }
 
 // HoldAnswer says that the report has arrived. The log has it when the FSM does.
@@ -184,13 +183,13 @@ type HoldAnswer struct{}
 // AskAnswer lists those of the keys asked for that are held, in the keystore of that name.
 type AskAnswer struct {
 	Keystore ID   `json:"keystore"`
-	Held     []ID `json:"held,omitempty"`
+	Held     []ID `json:"held,omitempty" bound:"elements=16384"`
 }
 
 // RemovedAnswer lists those of the keys asked for that are removed for good. A leader gives it
 // only after a majority of the voters has confirmed that it leads.
 type RemovedAnswer struct {
-	IDs []ID `json:"ids,omitempty"`
+	IDs []ID `json:"ids,omitempty" bound:"elements=16384"`
 }
 
 // StateAnswer is what the answerer is and knows now. Version 2. A member that comes to it later is of
@@ -230,8 +229,8 @@ const (
 
 // Refusal is the error answer. Leader is set, if it is known, with NotLeader.
 type Refusal struct {
-	Code   Code   `json:"code"`
-	Leader string `json:"leader,omitempty"`
+	Code   Code   `json:"code" bound:"bytes=64"`
+	Leader string `json:"leader,omitempty" bound:"bytes=255"`
 }
 
 // Error has the code and the leader.
@@ -255,6 +254,16 @@ type wireResponse struct {
 	Response
 }
 
+type wireVersion struct {
+	Version int `json:"version"`
+}
+
+var (
+	requestType  = bounded.For[wireRequest](MaxMessage)
+	responseType = bounded.For[wireResponse](MaxMessage)
+	versionType  = bounded.For[wireVersion](MaxMessage)
+)
+
 // Encode returns the message, or says what is wrong with it.
 func (r Request) Encode() ([]byte, error) {
 	if _, err := r.kind(); err != nil {
@@ -266,8 +275,8 @@ func (r Request) Encode() ([]byte, error) {
 // DecodeRequest reads what Request.Encode wrote and nothing else. The error matches
 // ErrVersion if the message is of another version: that one deserves Unsupported.
 func DecodeRequest(b []byte) (Request, error) {
-	var w wireRequest
-	if err := decode(b, &w); err != nil {
+	w, err := decode(requestType, b)
+	if err != nil {
 		return Request{}, err
 	}
 	if _, err := w.kind(); err != nil {
@@ -304,8 +313,8 @@ type Answer interface {
 // DecodeAnswer reads the answer to a request of the kind that A answers. A refusal comes
 // back as a *Refusal error, an answer to something else as another error.
 func DecodeAnswer[A Answer](b []byte) (*A, error) {
-	var w wireResponse
-	if err := decode(b, &w); err != nil {
+	w, err := decode(responseType, b)
+	if err != nil {
 		return nil, err
 	}
 	k, err := w.kind()
@@ -335,32 +344,26 @@ func encode(w any) ([]byte, error) {
 	return b, nil
 }
 
-// decode unmarshals b into w, and accepts it only if w encodes to the same bytes: that one
-// rule refuses doubled and misspelt members, trailing bytes and other spellings of a value.
-func decode(b []byte, w any) error {
-	if len(b) > MaxMessage || bytes.Count(b, []byte(",")) > maxParts {
-		return fmt.Errorf("peer message: %d bytes or its lists are too long", len(b))
-	}
+// decode accepts b only if what it decodes to encodes to the same bytes: that one rule refuses misspelt
+// members, trailing bytes and other spellings of a value.
+func decode[W any](t bounded.Type[W], b []byte) (w W, err error) {
+	var none W
 	// The version comes first: a message of another one has members that we do not know.
-	var v struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(b, &v); err != nil {
-		return malformed(err)
+	v, err := versionType.DecodeKnown(b)
+	if err != nil {
+		return none, fmt.Errorf("peer message: %w", err)
 	}
 	if v.Version < 1 || v.Version > Version {
-		return fmt.Errorf("peer message: %w %d, this build reads 1 to %d", ErrVersion, v.Version, Version)
+		return none, fmt.Errorf("peer message: %w %d, this build reads 1 to %d", ErrVersion, v.Version, Version)
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(w); err != nil {
-		return malformed(err)
+	if w, err = t.Decode(b); err != nil {
+		return none, fmt.Errorf("peer message: %w", err)
 	}
 	again, err := json.Marshal(w)
 	if err != nil || !bytes.Equal(again, b) {
-		return errors.New("peer message: not in the canonical form")
+		return none, errors.New("peer message: not in the canonical form")
 	}
-	return nil
+	return w, nil
 }
 
 // lowest refuses a message that carries another version than the lowest that has it.
@@ -369,9 +372,4 @@ func lowest(carries, needs int) error {
 		return fmt.Errorf("peer message: not in the canonical form: it carries version %d and is of version %d", carries, needs)
 	}
 	return nil
-}
-
-// malformed keeps the peer from choosing how long our log lines are.
-func malformed(err error) error {
-	return fmt.Errorf("peer message: %.200s", err.Error())
 }
