@@ -150,6 +150,23 @@ var (
 	UnpackStatus = unpackStatus
 )
 
+// Decoders decode what servers ask and answer each other, by its kind.
+var Decoders = map[string]func([]byte) error{
+	"greeting":      func(b []byte) error { _, err := greetingType.DecodeKnown(b); return err },
+	"place":         func(b []byte) error { _, err := placeType.Decode(b); return err },
+	"joining":       func(b []byte) error { _, err := joiningType.Decode(b); return err },
+	"joined":        func(b []byte) error { _, err := joinedType.DecodeKnown(b); return err },
+	"rotate":        func(b []byte) error { _, err := rotateType.Decode(b); return err },
+	"remove":        func(b []byte) error { _, err := removeType.Decode(b); return err },
+	"add server":    func(b []byte) error { _, err := addType.Decode(b); return err },
+	"remove server": func(b []byte) error { _, err := removeServerType.Decode(b); return err },
+	"status":        func(b []byte) error { _, err := unpackStatus(b); return err },
+	"answer":        func(b []byte) error { _, err := answered(b); return err },
+}
+
+// Answered reads what the leader answers.
+var Answered = answered
+
 // NewKeyID draws one.
 func NewKeyID() KeyID { return newKeyID() }
 

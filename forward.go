@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -9,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -120,14 +120,19 @@ func (n *Node) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 // What the leader is asked for, and by whom.
 type (
 	rotateRequest struct {
-		By string `json:",omitempty"`
-		RotateOptions
+		By            string `json:",omitempty" bound:"bytes=255"`
+		RotateOptions `bound:"elements=16384"`
 	}
 	removeRequest struct {
-		By string `json:",omitempty"`
+		By string `json:",omitempty" bound:"bytes=255"`
 		ID KeyID
 		RemoveOptions
 	}
+)
+
+var (
+	rotateType = bounded.For[rotateRequest](peer.MaxMessage)
+	removeType = bounded.For[removeRequest](peer.MaxMessage)
 )
 
 // rotateTimeout is how long a forwarded rotation may take if its context allows more.
@@ -233,21 +238,21 @@ func (n *Node) serveForwarded(ctx context.Context, from peer.Identity, path stri
 	case pathStatus:
 		out, err = n.serveStatus()
 	case pathRotate:
-		out, err = asked(data, func(r rotateRequest) ([]byte, error) {
+		out, err = asked(data, rotateType, func(r rotateRequest) ([]byte, error) {
 			k, err := n.keys.Rotate(WithActor(ctx, r.By), r.RotateOptions)
 			return []byte(k.ID.String()), err
 		})
 	case pathRemove:
-		out, err = asked(data, func(r removeRequest) ([]byte, error) { return n.removeForwarded(ctx, r) })
+		out, err = asked(data, removeType, func(r removeRequest) ([]byte, error) { return n.removeForwarded(ctx, r) })
 	case pathAddServer:
-		out, err = asked(data, func(r addRequest) ([]byte, error) {
+		out, err = asked(data, addType, func(r addRequest) ([]byte, error) {
 			if err := r.check(); err != nil {
 				return nil, err
 			}
 			return nil, n.addServer(ctx, r)
 		})
 	case pathRemoveServer:
-		out, err = asked(data, func(r removeServerRequest) ([]byte, error) { return nil, n.removeServer(ctx, r) })
+		out, err = asked(data, removeServerType, func(r removeServerRequest) ([]byte, error) { return nil, n.removeServer(ctx, r) })
 	}
 	if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
 		return nil, refusal
@@ -257,9 +262,9 @@ func (n *Node) serveForwarded(ctx context.Context, from peer.Identity, path stri
 
 // asked has do answer a request in JSON. A newer server may ask for more than this one can do: that
 // is refused.
-func asked[R any](data []byte, do func(R) ([]byte, error)) ([]byte, error) {
-	var r R
-	if decodeStrictly(data, &r) != nil {
+func asked[R any](data []byte, t bounded.Type[R], do func(R) ([]byte, error)) ([]byte, error) {
+	r, err := t.Decode(data)
+	if err != nil {
 		return nil, &peer.Refusal{Code: peer.Unsupported}
 	}
 	return do(r)
@@ -280,18 +285,15 @@ func (n *Node) removeForwarded(ctx context.Context, r removeRequest) ([]byte, er
 	return []byte{1}, nil
 }
 
-// decodeStrictly decodes what another server asks for, and refuses members that it does not know.
-func decodeStrictly(data []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	return d.Decode(v)
-}
-
 // wireErrors are the errors that keep their identity when they are forwarded, by the byte
 // that stands for them. Zero is success, wireText an error of which only the text is kept.
 var wireErrors = []error{nil, ErrNotLeader, ErrNotReady, ErrUnknownKey, ErrKeyMissing, ErrDecrypt, ErrTooLong, ErrNotDurable, ErrClosed, ErrNoData}
 
 const wireText = 0xff
+
+// maxErrorText is how many bytes of an error's text another server's answer may have here. The rest is cut
+// off: errors are logged.
+const maxErrorText = 4 << 10
 
 // answer is what goes back for a forwarded call: a byte of wireErrors, then the result or the
 // error's text.
@@ -313,9 +315,11 @@ func answered(b []byte) ([]byte, error) {
 		return nil, errors.New("the leader's answer is empty")
 	}
 	code, rest := int(b[0]), b[1:]
-	switch {
-	case code == 0:
+	if code == 0 {
 		return rest, nil
+	}
+	rest = rest[:min(len(rest), maxErrorText)]
+	switch {
 	case code >= len(wireErrors):
 		return nil, fmt.Errorf("from the leader: %s", rest)
 	case wireErrors[code] == ErrDecrypt: // which never says more

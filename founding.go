@@ -9,15 +9,18 @@ import (
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/peer"
 )
 
 // greeting is what a server tells one that has no raft log.
 type greeting struct {
-	Founded bool   `json:"founded"`          // its cluster has committed something
-	Leader  string `json:"leader,omitempty"` // the address of the leader it knows of
-	Addr    string `json:"addr,omitempty"`   // its own, by its configuration
+	Founded bool   `json:"founded"`                             // its cluster has committed something
+	Leader  string `json:"leader,omitempty" bound:"bytes=1024"` // the address of the leader it knows of
+	Addr    string `json:"addr,omitempty" bound:"bytes=1024"`   // its own, by its configuration
 }
+
+var greetingType = bounded.For[greeting](peer.MaxMessage)
 
 const joinRetry = 250 * time.Millisecond // until servers that did not answer are asked again
 
@@ -94,19 +97,27 @@ func (w *network) greet(ctx context.Context, id, addr string, body []byte) (g gr
 		w.node.log.Debug("hello", "addr", addr, "error", err)
 		return g, err
 	}
-	return g, json.Unmarshal(b, &g)
+	if g, err = greetingType.DecodeKnown(b); err != nil {
+		return g, fmt.Errorf("hello of %s: the answer: %w", addr, err)
+	}
+	return g, nil
 }
 
 // joining is what a server asks that has no raft log.
 type joining struct {
-	Addr  string `json:"addr"`
-	Token string `json:"token,omitempty"`
+	Addr  string `json:"addr" bound:"bytes=1024"`
+	Token string `json:"token,omitempty" bound:"bytes=1024"`
 }
 
 // joined is the answer: who is in the configuration that took it in.
 type joined struct {
-	Servers []string `json:"servers"`
+	Servers []string `json:"servers" bound:"elements=4096,bytes=255"`
 }
+
+var (
+	joiningType = bounded.For[joining](peer.MaxMessage)
+	joinedType  = bounded.For[joined](peer.MaxMessage)
+)
 
 // askToJoin asks the cluster to take this server in, until it has. It comes before raft is
 // started: until the cluster has taken out the voter that this server may have been, it must
@@ -155,8 +166,8 @@ func (w *network) askLeader(ctx context.Context, addr string, body []byte) error
 	if err != nil {
 		return err
 	}
-	var j joined
-	if err := json.Unmarshal(b, &j); err != nil {
+	j, err := joinedType.DecodeKnown(b)
+	if err != nil {
 		return fmt.Errorf("join: the leader's answer: %w", err)
 	}
 	w.sponsors = j.Servers

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -78,15 +79,20 @@ func (n *Node) Leave(ctx context.Context) error {
 // What the leader is asked for, and by whom.
 type (
 	addRequest struct {
-		By   string `json:",omitempty"`
-		ID   raft.ServerID
-		Addr string
+		By   string        `json:",omitempty" bound:"bytes=255"`
+		ID   raft.ServerID `bound:"bytes=1024"`
+		Addr string        `bound:"bytes=1024"`
 	}
 	removeServerRequest struct {
-		By string `json:",omitempty"`
-		ID raft.ServerID
+		By string        `json:",omitempty" bound:"bytes=255"`
+		ID raft.ServerID `bound:"bytes=1024"`
 		RemoveServerOptions
 	}
+)
+
+var (
+	addType          = bounded.For[addRequest](peer.MaxMessage)
+	removeServerType = bounded.For[removeServerRequest](peer.MaxMessage)
 )
 
 func (r addRequest) check() error {
@@ -238,8 +244,8 @@ func (n *Node) member(id raft.ServerID) bool {
 // serveJoin takes a server without a raft log into the configuration, without a vote: one that is in
 // it already, or has a token.
 func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte) ([]byte, error) {
-	var j joining
-	if decodeStrictly(body, &j) != nil {
+	j, err := joiningType.Decode(body)
+	if err != nil {
 		return nil, &peer.Refusal{Code: peer.Unsupported}
 	}
 	n, id := w.node, raft.ServerID(from.ID)
@@ -258,7 +264,7 @@ func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte
 	} else if err := w.checkGone(ctx, was, ""); err != nil {
 		return answer(nil, err), nil
 	}
-	err := n.keys.alongActivations(ctx, func(ctx context.Context) error {
+	err = n.keys.alongActivations(ctx, func(ctx context.Context) error {
 		is, still := n.serverOf(id)
 		switch {
 		case known && !still:

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
@@ -77,14 +78,19 @@ func (n *Node) whileLeads(ctx context.Context, leader raft.ServerID, end context
 
 // place is what a server says with its greeting that is not where the others look for it.
 type place struct {
-	Addr string `json:"addr"`
+	Addr string `json:"addr" bound:"bytes=1024"`
 }
+
+var placeType = bounded.For[place](peer.MaxMessage)
 
 // noteMoved remembers where a member says that it is. It can say so for itself alone, and whoever answers
 // there has to prove that it is that server.
 func (w *network) noteMoved(from peer.Identity, body []byte) {
-	var p place
-	if len(body) == 0 || !w.ready() || decodeStrictly(body, &p) != nil {
+	if len(body) == 0 || !w.ready() {
+		return
+	}
+	p, err := placeType.Decode(body)
+	if err != nil {
 		return
 	}
 	s, known := w.node.serverOf(raft.ServerID(from.ID))

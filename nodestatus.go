@@ -7,7 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+
+	"example.com/keyring/internal/bounded"
 )
 
 // Status is Keyring.Status of the leader, wherever it is called: some of it only the leader knows. Its
@@ -35,9 +36,16 @@ func (n *Node) Status(ctx context.Context) (s Status, err error) {
 	return s, err
 }
 
-// maxStatus bounds what another server's Status may take here. Ten thousand missing keys, with a problem
+// maxStatus bounds another server's Status, in bytes of JSON. Ten thousand missing keys, with a problem
 // for each, have 3 MiB, which shrink to a tenth on the way.
 const maxStatus = 32 << 20
+
+// statusAnswer is a Status on its way. No list is longer than this: a message has room for no more IDs.
+type statusAnswer struct {
+	Status `bound:"elements=32768,bytes=1048576"`
+}
+
+var statusType = bounded.For[statusAnswer](maxStatus)
 
 // serveStatus is the leader's Status for another server, without what that one has itself.
 func (n *Node) serveStatus() ([]byte, error) {
@@ -61,17 +69,14 @@ func packStatus(s Status) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func unpackStatus(b []byte) (s Status, err error) {
-	z, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return s, fmt.Errorf("status: the leader's answer: %w", err)
-	}
-	all, err := io.ReadAll(io.LimitReader(z, maxStatus)) // to the end, where the checksum is
-	if err == nil {
-		err = json.Unmarshal(all, &s)
-	}
+func unpackStatus(b []byte) (Status, error) {
+	all, err := bounded.Gunzip(b, maxStatus)
 	if err != nil {
 		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
 	}
-	return s, nil
+	a, err := statusType.DecodeKnown(all) // a newer leader may know more
+	if err != nil {
+		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
+	}
+	return a.Status, nil
 }
