@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,9 +40,10 @@ type Manifest struct {
 	Created time.Time
 	// Raft describes the snapshot. Its Index is the point of the log that the backup is of.
 	Raft raft.SnapshotMeta
-	// Keys are all keys of the snapshot, by ID.
+	// Keys are the keys of the snapshot, by ID. A prepublished one may be left out, for nothing is sealed
+	// under it: it is if the server that made the backup did not have it.
 	Keys []BackupKey
-	// Missing are keys of the snapshot that are not in the backup. Backup makes none that misses
+	// Missing are the other keys of the snapshot that are not in the backup. Backup makes none that misses
 	// any; a damaged one may.
 	Missing []KeyID `json:"-"`
 	// SHA256 is that of the whole file, as it lies on a disk. age keeps others from reading it, and
@@ -62,8 +64,10 @@ type BackupKey struct {
 // it. Leader only.
 //
 // It has raft make a snapshot first. A key of that snapshot whose material is not here makes it fail
-// with an error that matches ErrKeyMissing and names each, before anything is written. In the end
-// it is noted in raft, for Status. If that alone fails, the Manifest comes with the error and the
+// with an error that matches ErrKeyMissing and names each, before anything is written; but not a
+// prepublished one, which is left out and named in the log. In the end it is noted in raft, for Status, as
+// a backup of what was there before the first key that is left out: until that one is held or removed,
+// newer keys are counted in Status.NoBackup. If that alone fails, the Manifest comes with the error and the
 // backup is good. After any other error what was written is of no use. ctx ends it between two writes;
 // one that blocks, or raft's making of the snapshot, it waits for, and so does Close.
 func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
@@ -93,7 +97,7 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
 	err = k.propose(ctx, meta.Command{Backup: &meta.Backup{
-		Index: s.manifest.Raft.Index, Time: s.manifest.Created, Digest: s.manifest.SHA256,
+		Index: s.upTo, Time: s.manifest.Created, Digest: s.manifest.SHA256,
 	}})
 	if err != nil {
 		return s.manifest, fmt.Errorf("backup: it is whole, but not noted: %w", err)
@@ -106,6 +110,7 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 type snapshotted struct {
 	manifest Manifest
 	keys     []arrival
+	upTo     uint64 // it has every key with a CreateIndex up to this one
 	section  []byte // the keyring's part, which is read already
 	body     io.ReadCloser
 }
@@ -129,13 +134,18 @@ func (k *Keyring) snapshot(ctx context.Context) (*snapshotted, error) {
 		gone := false
 		for _, key := range ring.Keys {
 			a, ok := k.store.copy(key.ID)
-			if ok {
+			switch {
+			case ok && a.check == key.Check:
 				s.keys = append(s.keys, a)
-			}
-			if !ok || a.check != key.Check {
+				continue
+			case key.Sealed():
 				missing = append(missing, key.ID.String())
 				gone = gone || k.fsm.ring.Load().WasRemoved(key.ID)
+			default:
+				k.cfg.Logger.Warn("a prepublished key that is not here is left out of the backup", "key", key.ID)
+				s.leaveOut(key)
 			}
+			a.secret.Wipe()
 		}
 		if len(missing) == 0 {
 			return s, nil
@@ -147,6 +157,12 @@ func (k *Keyring) snapshot(ctx context.Context) (*snapshotted, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// leaveOut makes it a backup without a key.
+func (s *snapshotted) leaveOut(key *meta.Key) {
+	s.upTo = min(s.upTo, key.CreateIndex-1)
+	s.manifest.Keys = slices.DeleteFunc(s.manifest.Keys, func(b BackupKey) bool { return b.ID == key.ID })
 }
 
 func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
@@ -172,7 +188,7 @@ func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, body.Close())
 	}
-	return &snapshotted{manifest: manifestOf(ring, *m), section: section, body: body}, ring, nil
+	return &snapshotted{manifest: manifestOf(ring, *m), upTo: m.Index, section: section, body: body}, ring, nil
 }
 
 func manifestOf(ring *meta.Ring, snapshot raft.SnapshotMeta) Manifest {

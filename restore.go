@@ -19,7 +19,8 @@ import (
 
 // VerifyBackup reads a whole backup and says what is in it. It returns no error only for one that
 // restores: nothing is altered, cut short or left over, and it has the right material of every key of
-// its snapshot. Manifest.Missing names the keys that it lacks, which is an error too. The host's
+// its snapshot that something may be sealed under. Manifest.Missing names those that it lacks, which is an
+// error too. The host's
 // part of the snapshot is known to be what was written, and is not looked into. Memory does
 // not grow with the size of the backup.
 func VerifyBackup(r io.Reader, with ...age.Identity) (Manifest, error) {
@@ -237,15 +238,19 @@ func (m *Manifest) compare(ring *meta.Ring) error {
 	for _, key := range m.Keys {
 		have[key] = true
 	}
+	fit := 0
 	for _, key := range want.Keys {
-		if !have[key] {
+		switch {
+		case have[key]:
+			fit++
+		case key.State.Opens():
 			m.Missing = append(m.Missing, key.ID)
 		}
 	}
 	if len(m.Missing) > 0 {
 		return fmt.Errorf("%w: %v are in the snapshot, and not in the backup", ErrKeyMissing, m.Missing)
 	}
-	if len(m.Keys) > len(want.Keys) {
+	if len(m.Keys) > fit {
 		return fmt.Errorf("%w: keys that are not in the snapshot", ErrCorrupt)
 	}
 	return nil

@@ -53,7 +53,7 @@ type KEKStatus struct {
 
 // LastBackup is a backup as it was noted in raft. The zero value is none.
 type LastBackup struct {
-	Index  uint64      `json:"index"` // Manifest.Raft.Index
+	Index  uint64      `json:"index"` // Manifest.Raft.Index, or less if a prepublished key was left out: see Backup
 	Time   time.Time   `json:"time"`
 	SHA256 meta.Digest `json:"sha256"` // as text 64 hexadecimal digits
 }
