@@ -133,6 +133,7 @@
 //	internal/nks      material, its check value, the .nks.json codec, the reader of Nomad's files
 //	internal/seal     the ciphertext envelope
 //	internal/jwt      tokens: what is written, and what is read, strictly
+//	internal/join     join tokens: how both sides prove that they know one
 //	internal/durable  the only code that writes files
 //	internal/peer     messages between servers, HPKE, mutual TLS, HTTP
 //	internal/bounded  JSON of others, into types that say how much they may hold

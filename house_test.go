@@ -14,7 +14,7 @@ import (
 
 // house says which packages of this module each package may import, tests apart.
 var house = map[string][]string{
-	".":                {"internal/meta", "internal/plan", "internal/nks", "internal/seal", "internal/durable", "internal/peer", "internal/jwt", "internal/bounded"},
+	".":                {"internal/meta", "internal/plan", "internal/nks", "internal/seal", "internal/durable", "internal/peer", "internal/jwt", "internal/bounded", "internal/join"},
 	"internal/meta":    {},
 	"internal/plan":    {"internal/meta"},
 	"internal/nks":     {},
@@ -26,6 +26,7 @@ var house = map[string][]string{
 	"internal/bounded/boundedtest": {},
 
 	"internal/jwt":         {},
+	"internal/join":        {},
 	"internal/keyringtest": {".", "internal/durable"},
 	"examples/quickstart":  {"."},
 	"examples/failover":    {"."},
@@ -39,7 +40,7 @@ var pure = []string{"os", "net", "sync", "context", "log", "math/rand", "math/ra
 
 // std lists the packages that are made of the standard library alone, or of the one module named.
 var std = map[string]string{
-	"internal/meta": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "",
+	"internal/meta": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/join": "",
 	"internal/durable": "golang.org/x/sys", "internal/jwt": "github.com/go-jose/go-jose/v3",
 }
 
