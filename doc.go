@@ -125,6 +125,7 @@
 //	moved.go        how the leader learns the new address of a server
 //	hosttls.go      ServerTLS, ClientTLS, PeerID: what a host with a raft of its own checks
 //	rafttransport.go what a Node's raft sends at once, and the bound of Node.Apply
+//	raftcheck.go    what of a member's requests a Node's raft is given
 //	forward.go      what a Node that follows has the leader do
 //	nodestatus.go   Status of the leader, on every Node
 //

@@ -167,6 +167,19 @@ var Decoders = map[string]func([]byte) error{
 // Answered reads what the leader answers.
 var Answered = answered
 
+// CheckRaftRequest checks a request at a server of that term, whose log is committed up to commit, with the
+// terms of its entries.
+func CheckRaftRequest(term, commit uint64, terms map[uint64]uint64, command any) error {
+	v := raftView{term: term, commit: commit, termAt: func(i uint64) (uint64, bool) { t, ok := terms[i]; return t, ok }}
+	return v.checkRequest(command)
+}
+
+// DecodeConfiguration decodes a raft configuration of another server.
+var DecodeConfiguration = decodeConfiguration
+
+// ErrRaftRequest is matched by what is wrong with a request of raft's.
+var ErrRaftRequest = errRaftRequest
+
 // NewKeyID draws one.
 func NewKeyID() KeyID { return newKeyID() }
 

@@ -46,13 +46,15 @@ type network struct {
 	dialer *peer.Dialer
 	raft   net.Listener
 	trans  *raft.NetworkTransport
-	fresh  atomic.Bool // this server has found no raft log, and has not founded one yet
-	join   []string    // who is to take this server in; nil if it need not be
+	checks *checkedTransport // around trans
+	fresh  atomic.Bool       // this server has found no raft log, and has not founded one yet
+	join   []string          // who is to take this server in; nil if it need not be
 
 	// sponsors are the servers of the configuration that took this one in: until raft has told it,
 	// they are all that it knows. Set before raft runs.
 	sponsors []string
 	seldom   seldom // log lines that a peer can cause
+	refusals seldom // those about raft's requests
 	closed   chan struct{}
 
 	mu     sync.Mutex // guards below
@@ -129,7 +131,11 @@ func (w *network) close() error {
 		errs = append(errs, w.trans.Close())
 	}
 	w.hangUp(func(peer.Identity) bool { return true })
-	return errors.Join(append(errs, w.server.Close(), w.port.Close())...)
+	errs = append(errs, w.server.Close(), w.port.Close())
+	if w.checks != nil {
+		w.checks.work.Wait()
+	}
+	return errors.Join(errs...)
 }
 
 // ready reports whether raft and the keyring are there.
@@ -289,7 +295,15 @@ func (w *network) raftTransport() raft.Transport {
 	w.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: w, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: w.node.log.Named("raft"),
 	})
-	return raftTransport{w.trans}
+	w.checks = &checkedTransport{
+		raftTransport: raftTransport{w.trans}, view: w.raftView, section: w.checkSection,
+		refused: func(err error) {
+			w.refusals.Do(func() { w.node.log.Warn("raft: what a member sent is refused", "error", err) })
+		},
+		passed: make(chan raft.RPC), done: w.closed,
+	}
+	w.checks.work.Go(w.checks.relay)
+	return w.checks
 }
 
 // Dial implements raft.StreamLayer. The address has to be that of a server in the

@@ -1,0 +1,208 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/bounded/boundedtest"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+func voter(id string) raft.Server {
+	return raft.Server{ID: raft.ServerID(id), Address: raft.ServerAddress(id + ":1")}
+}
+
+func configuration(servers ...raft.Server) []byte {
+	return raft.EncodeConfiguration(raft.Configuration{Servers: servers})
+}
+
+// good is what a leader sends after entry 4 of term 2, in term 3.
+func good() *raft.AppendEntriesRequest {
+	return &raft.AppendEntriesRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("s1"), Addr: []byte("s1:1")},
+		Term:      3, PrevLogEntry: 4, PrevLogTerm: 2, LeaderCommitIndex: 5,
+		Entries: []*raft.Log{
+			{Index: 5, Term: 2, Type: raft.LogCommand, Data: []byte("x")}, {Index: 6, Term: 3, Type: raft.LogNoop},
+			{Index: 7, Term: 3, Type: raft.LogConfiguration, Data: configuration(voter("s1"), voter("s2"))},
+			{Index: 8, Term: 3, Type: raft.LogBarrier},
+		},
+	}
+}
+
+func goodSnapshot() *raft.InstallSnapshotRequest {
+	return &raft.InstallSnapshotRequest{
+		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("s1"), Addr: []byte("s1:1")}, SnapshotVersion: 1,
+		Term: 3, LastLogIndex: 9, LastLogTerm: 2, Configuration: configuration(voter("s1")), ConfigurationIndex: 7, Size: 10,
+	}
+}
+
+// What raft would panic on, now or at its next start, or could never leave again, is refused before it has it.
+func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
+	entries := func(change func(*raft.AppendEntriesRequest)) any { q := good(); change(q); return q }
+	snapshot := func(change func(*raft.InstallSnapshotRequest)) any { q := goodSnapshot(); change(q); return q }
+	config := func(b []byte) any { return entries(func(q *raft.AppendEntriesRequest) { q.Entries[2].Data = b }) }
+	nonvoter := voter("s3")
+	nonvoter.Suffrage = raft.Nonvoter
+	unknown := voter("s3")
+	unknown.Suffrage = 7
+	for name, c := range map[string]struct {
+		request any
+		ok      bool
+	}{
+		"entries":   {good(), true},
+		"heartbeat": {&raft.AppendEntriesRequest{Term: 3}, true},
+		"first entry": {entries(func(q *raft.AppendEntriesRequest) {
+			q.PrevLogEntry, q.PrevLogTerm = 0, 0
+			q.Entries = q.Entries[:1]
+			q.Entries[0].Index = 1
+			q.Entries[0].Term = 1
+		}), true},
+		"final again": {entries(func(q *raft.AppendEntriesRequest) {
+			q.PrevLogEntry = 2
+			q.Entries = []*raft.Log{{Index: 3, Term: 2, Type: raft.LogNoop}}
+		}), true},
+		"final changed": {entries(func(q *raft.AppendEntriesRequest) {
+			q.PrevLogEntry = 2
+			q.Entries = []*raft.Log{{Index: 3, Term: 3, Type: raft.LogNoop}}
+		}), false},
+		"nonvoter":       {config(configuration(voter("s1"), nonvoter)), true},
+		"no entry":       {entries(func(q *raft.AppendEntriesRequest) { q.Entries[1] = nil }), false},
+		"gap":            {entries(func(q *raft.AppendEntriesRequest) { q.Entries[0].Index = 1 << 40 }), false},
+		"gap within":     {entries(func(q *raft.AppendEntriesRequest) { q.Entries[3].Index = 9 }), false},
+		"gap, all":       {entries(func(q *raft.AppendEntriesRequest) { q.PrevLogEntry = 0; q.PrevLogTerm = 0 }), false},
+		"overflow":       {entries(func(q *raft.AppendEntriesRequest) { q.PrevLogEntry = 1<<64 - 1; q.Entries[0].Index = 0 }), false},
+		"type":           {entries(func(q *raft.AppendEntriesRequest) { q.Entries[0].Type = 6 }), false},
+		"old type":       {entries(func(q *raft.AppendEntriesRequest) { q.Entries[0].Type = raft.LogAddPeerDeprecated }), false},
+		"term 0":         {entries(func(q *raft.AppendEntriesRequest) { q.PrevLogTerm = 0; q.Entries[0].Term = 0 }), false},
+		"term back":      {entries(func(q *raft.AppendEntriesRequest) { q.Entries[3].Term = 2 }), false},
+		"term ahead":     {entries(func(q *raft.AppendEntriesRequest) { q.Entries[3].Term = 4 }), false},
+		"prev ahead":     {entries(func(q *raft.AppendEntriesRequest) { q.PrevLogTerm = 4 }), false},
+		"garbage":        {config([]byte("garbage")), false},
+		"empty":          {config(nil), false},
+		"nobody":         {config(configuration()), false},
+		"no voter":       {config(configuration(nonvoter)), false},
+		"suffrage":       {config(configuration(voter("s1"), unknown)), false},
+		"twice":          {config(configuration(voter("s1"), voter("s1"))), false},
+		"no ID":          {config(configuration(raft.Server{Address: "a:1"})), false},
+		"no address":     {config(configuration(raft.Server{ID: "a"})), false},
+		"long ID":        {config(configuration(voter(strings.Repeat("a", 1025)))), false},
+		"long":           {config(append(configuration(voter("s1")), make([]byte, 256<<10)...)), false},
+		"large term":     {&raft.AppendEntriesRequest{Term: 1<<64 - 1}, false},
+		"vote":           {&raft.RequestVoteRequest{Term: 4}, true},
+		"vote, term":     {&raft.RequestVoteRequest{Term: 1<<20 + 4}, false},
+		"vote, ID":       {&raft.RequestVoteRequest{RPCHeader: raft.RPCHeader{ID: make([]byte, 1025)}, Term: 4}, false},
+		"vote, address":  {&raft.RequestVoteRequest{Candidate: make([]byte, 1025), Term: 4}, false},
+		"pre-vote":       {&raft.RequestPreVoteRequest{Term: 4}, true},
+		"pre-vote, term": {&raft.RequestPreVoteRequest{Term: 1 << 63}, false},
+		"timeout now":    {&raft.TimeoutNowRequest{}, true},
+		"nothing":        {nil, false},
+		"snapshot":       {goodSnapshot(), true},
+		"version":        {snapshot(func(q *raft.InstallSnapshotRequest) { q.SnapshotVersion = 0 }), false},
+		"of garbage":     {snapshot(func(q *raft.InstallSnapshotRequest) { q.Configuration = []byte("garbage") }), false},
+		"of nobody":      {snapshot(func(q *raft.InstallSnapshotRequest) { q.Configuration = configuration() }), false},
+		"of later":       {snapshot(func(q *raft.InstallSnapshotRequest) { q.ConfigurationIndex = 10 }), false},
+		"of nothing":     {snapshot(func(q *raft.InstallSnapshotRequest) { q.LastLogIndex, q.ConfigurationIndex = 0, 0 }), false},
+		"of far ahead":   {snapshot(func(q *raft.InstallSnapshotRequest) { q.LastLogIndex = 1 << 63 }), false},
+		"of a term":      {snapshot(func(q *raft.InstallSnapshotRequest) { q.LastLogTerm = 4 }), false},
+		"of no term":     {snapshot(func(q *raft.InstallSnapshotRequest) { q.LastLogTerm = 0 }), false},
+		"of no size":     {snapshot(func(q *raft.InstallSnapshotRequest) { q.Size = -1 }), false},
+		"in a term":      {snapshot(func(q *raft.InstallSnapshotRequest) { q.Term = 1 << 63 }), false},
+	} {
+		err := keyring.CheckRaftRequest(3, 4, map[uint64]uint64{3: 2, 4: 2}, c.request)
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, keyring.ErrRaftRequest) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for term, ok := range map[uint64]bool{1: true, 1 << 48: true, 1<<48 + 1: false} { // of a server that has none
+		if err := keyring.CheckRaftRequest(0, 0, nil, &raft.AppendEntriesRequest{Term: term}); (err == nil) != ok {
+			t.Errorf("term %d at a new server: %v", term, err)
+		}
+	}
+}
+
+func FuzzConfiguration(f *testing.F) {
+	f.Add(configuration(voter("s1"), voter("s2")))
+	f.Add([]byte("garbage"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		boundedtest.Memory(t, len(b), 256<<10, 512, func() { keyring.DecodeConfiguration(b) })
+	})
+}
+
+// asMember is a StreamLayer with the certificate of a member.
+type asMember struct {
+	dialer *peer.Dialer
+	server string
+}
+
+func (l asMember) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return l.dialer.Dial(ctx, l.server, string(addr), peer.ALPNRaft)
+}
+func (asMember) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+func (asMember) Close() error              { return nil }
+func (asMember) Addr() net.Addr            { return &net.TCPAddr{} }
+
+// TestMemberCantEndAnothersRaft sends what a member with raft's protocol can: the server goes on, and its log is
+// as it was, so that it also starts again.
+func TestMemberCantEndAnothersRaft(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	from := besides(c.nodes["s1"].Leader())
+	victim := from
+	for id := range c.nodes {
+		if id != from && id != c.nodes["s1"].Leader() {
+			victim = id
+		}
+	}
+	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:  asMember{&peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/"+string(from), nil)}, string(victim)},
+		MaxPool: 1, Timeout: 5 * time.Second,
+	})
+	defer trans.Close()
+	to, term := raft.ServerAddress(c.addrs[victim]), keyring.CurrentTerm(c.nodes[victim])
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(from), Addr: []byte(c.addrs[from])}
+	for name, e := range map[string]*raft.Log{
+		"configuration": {Index: 1, Term: term, Type: raft.LogConfiguration, Data: []byte("garbage")},
+		"type":          {Index: 1, Term: term, Type: 99},
+		"gap":           {Index: 1 << 40, Term: term, Type: raft.LogNoop},
+	} {
+		q := &raft.AppendEntriesRequest{RPCHeader: header, Term: term, Entries: []*raft.Log{e}, LeaderCommitIndex: 1 << 40}
+		if err := trans.AppendEntries(victim, to, q, new(raft.AppendEntriesResponse)); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	vote := &raft.RequestVoteRequest{RPCHeader: header, Term: 1<<64 - 1, LastLogIndex: 1 << 40, LastLogTerm: 1 << 40}
+	if err := trans.RequestVote(victim, to, vote, new(raft.RequestVoteResponse)); err == nil {
+		t.Error("the largest term is taken")
+	}
+	beat := &raft.AppendEntriesRequest{RPCHeader: header, Term: 1<<64 - 1}
+	if err := trans.AppendEntries(victim, to, beat, new(raft.AppendEntriesResponse)); err == nil {
+		t.Error("the largest term is taken from a heartbeat")
+	}
+	damaged := append([]byte("keyring-snapshot"), make([]byte, 100)...)
+	install := &raft.InstallSnapshotRequest{
+		RPCHeader: header, SnapshotVersion: 1, Term: term, LastLogIndex: 1 << 20, LastLogTerm: term,
+		Configuration: configuration(voter("s1")), ConfigurationIndex: 1, Size: int64(len(damaged)),
+	}
+	if err := trans.InstallSnapshot(victim, to, install, new(raft.InstallSnapshotResponse), bytes.NewReader(damaged)); err == nil {
+		t.Error("a damaged snapshot is taken")
+	}
+	if got := keyring.CurrentTerm(c.nodes[victim]); got > term+1000 {
+		t.Errorf("term %d", got)
+	}
+	if _, err := c.nodes[victim].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+		t.Error(err)
+	}
+	c.restart(ctx, victim)
+	c.ready(ctx)
+}
