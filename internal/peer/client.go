@@ -73,9 +73,13 @@ func (c *Client) Call(ctx context.Context, server, addr, path string, body []byt
 		err = cmp.Or(over(ctx), err) // hanging up makes the handler fail, and that answer may come first
 	}
 	if err != nil {
-		return nil, fmt.Errorf("call %s of server %q: %w", path, server, err)
+		return nil, callError(path, server, err)
 	}
 	return b, nil
+}
+
+func callError(path, server string, err error) error {
+	return fmt.Errorf("call %s of server %q: %w", path, server, err)
 }
 
 // over is why ctx has ended, or is about to: the other side knows the deadline too.
@@ -87,10 +91,23 @@ func over(ctx context.Context) error {
 }
 
 func (c *Client) call(ctx context.Context, server, addr, path string, body []byte) ([]byte, error) {
+	req, err := newCall(ctx, poolHost(server, addr), path, body)
+	if err != nil {
+		return nil, err
+	}
+	// RoundTrip, because an http.Client would follow redirects.
+	resp, err := c.transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	return readAnswer(resp)
+}
+
+func newCall(ctx context.Context, host, path string, body []byte) (*http.Request, error) {
 	if len(body) > MaxMessage {
 		return nil, fmt.Errorf("request of %d bytes, at most %d fit", len(body), MaxMessage)
 	}
-	u := url.URL{Scheme: "https", Host: poolHost(server, addr), Path: path}
+	u := url.URL{Scheme: "https", Host: host, Path: path}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
@@ -99,11 +116,10 @@ func (c *Client) call(ctx context.Context, server, addr, path string, body []byt
 	if end, ok := ctx.Deadline(); ok {
 		req.Header.Set(timeoutHeader, strconv.FormatInt(max(0, time.Until(end).Milliseconds()), 10))
 	}
-	// RoundTrip, because an http.Client would follow redirects.
-	resp, err := c.transport.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
+	return req, nil
+}
+
+func readAnswer(resp *http.Response) ([]byte, error) {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, MaxMessage+1))
 	if err != nil {

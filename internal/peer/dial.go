@@ -21,6 +21,7 @@ const admitted = 0x01
 type Conn struct {
 	*tls.Conn
 	peer   Identity
+	shown  *shown
 	forget func(*Conn)  // of the port; nil for a dialled connection
 	heard  atomic.Int64 // when the last byte came, in nanoseconds
 
@@ -186,7 +187,8 @@ func keepAlive(c net.Conn) {
 
 // greet shakes hands and waits for the admission.
 func greet(tc *tls.Conn) (*Conn, error) {
-	if err := tc.Handshake(); err != nil {
+	own := new(shown)
+	if err := tc.HandshakeContext(own.note(context.Background())); err != nil { // the dial closes what is below
 		drain(tc.NetConn())
 		return nil, err
 	}
@@ -201,7 +203,7 @@ func greet(tc *tls.Conn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{Conn: tc, peer: id}, nil
+	return &Conn{Conn: tc, peer: id, shown: own}, nil
 }
 
 // drain ends our side of a connection and reads on for a while, to the end of the other's.

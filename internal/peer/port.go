@@ -2,6 +2,7 @@ package peer
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"maps"
@@ -321,14 +322,15 @@ func (p *Port) handshake(raw net.Conn) (*Conn, error) {
 		return nil, err
 	}
 	tc := tls.Server(raw, p.o.TLS)
-	if err := tc.Handshake(); err != nil {
+	own := new(shown)
+	if err := tc.HandshakeContext(own.note(context.Background())); err != nil { // its deadline is raw's
 		return nil, fmt.Errorf("handshake: %w", err)
 	}
 	id, err := identityOf(tc.ConnectionState())
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{Conn: tc, peer: id, forget: p.forget, host: hostOf(raw)}
+	c := &Conn{Conn: tc, peer: id, shown: own, forget: p.forget, host: hostOf(raw)}
 	c.raft = tc.ConnectionState().NegotiatedProtocol == ALPNRaft
 	c.hear()
 	return c, nil

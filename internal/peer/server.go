@@ -82,7 +82,7 @@ func Serve(ln net.Listener, h Handler, o ServerOptions) *Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeader,
 		BaseContext:       func(net.Listener) context.Context { return life },
-		ConnContext:       withIdentity,
+		ConnContext:       withConn,
 		ConnState:         s.follow,
 		ErrorLog:          log.New(errorWriter(o.OnError), "", 0),
 	}
@@ -129,13 +129,19 @@ func cutOff(c net.Conn) {
 	c.Close()
 }
 
-type identityKey struct{}
+type connKey struct{}
 
-func withIdentity(ctx context.Context, c net.Conn) context.Context {
+func withConn(ctx context.Context, c net.Conn) context.Context {
 	if c, ok := c.(*Conn); ok {
-		return context.WithValue(ctx, identityKey{}, c.Identity())
+		return context.WithValue(ctx, connKey{}, c)
 	}
 	return ctx
+}
+
+// ConnOf returns the connection on which a call has come, from the context of its Handler, or nil.
+func ConnOf(ctx context.Context) *Conn {
+	c, _ := ctx.Value(connKey{}).(*Conn)
+	return c
 }
 
 // writeBy gives the peer the time to read what is written next. net/http would count it from
@@ -146,11 +152,12 @@ func (s *Server) writeBy(w http.ResponseWriter) {
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.writeBy(w)
-	from, ok := r.Context().Value(identityKey{}).(Identity)
-	if !ok || r.Method != http.MethodPost {
+	conn := ConnOf(r.Context())
+	if conn == nil || r.Method != http.MethodPost {
 		http.Error(w, "not a call", http.StatusBadRequest)
 		return
 	}
+	from := conn.Identity()
 	ctx, cancel, err := callersTime(r)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

@@ -58,6 +58,7 @@ func serverConfig(source Source, cluster string, check func(Identity, string) er
 		return nil, errors.New("TLS: no certificate to answer with")
 	}
 	c := ours(base)
+	c.Certificates, c.GetCertificate = nil, shownByServer(base)
 	c.NextProtos = protocols
 	c.ClientAuth = tls.RequireAndVerifyClientCert
 	if c.ClientCAs == nil {
@@ -94,9 +95,11 @@ func ClientConfig(source Source, cluster, server string, protocols ...string) (*
 	c := ours(base)
 	c.NextProtos = protocols
 	c.ServerName = ""
-	if c.GetClientCertificate, err = clientCertificate(base); err != nil {
+	choose, err := clientCertificate(base)
+	if err != nil {
 		return nil, err
 	}
+	c.GetClientCertificate = shownByClient(choose, base.Certificates)
 	// Not insecure: VerifyConnection does all that this leaves out, but for the host name.
 	c.InsecureSkipVerify = true
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
