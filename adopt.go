@@ -43,7 +43,7 @@ func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
 }
 
 func (k *Keyring) adopt(ctx context.Context, key meta.NewKey) error {
-	if err := k.propose(ctx, meta.Command{Adopt: &meta.Adopt{Key: key, Time: now()}}); err != nil {
+	if err := k.propose(ctx, meta.Command{Adopt: &meta.Adopt{Key: key, Time: k.now()}}); err != nil {
 		return fmt.Errorf("adopt %s: %w", key.ID, err)
 	}
 	return nil

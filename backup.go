@@ -188,12 +188,12 @@ func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, body.Close())
 	}
-	return &snapshotted{manifest: manifestOf(ring, *m), upTo: m.Index, section: section, body: body}, ring, nil
+	return &snapshotted{manifest: manifestOf(ring, *m, k.now()), upTo: m.Index, section: section, body: body}, ring, nil
 }
 
-func manifestOf(ring *meta.Ring, snapshot raft.SnapshotMeta) Manifest {
+func manifestOf(ring *meta.Ring, snapshot raft.SnapshotMeta, created time.Time) Manifest {
 	cluster, _ := ring.Cluster.MarshalText() // never fails
-	m := Manifest{Format: BackupFormat, Cluster: string(cluster), Created: now(), Raft: snapshot}
+	m := Manifest{Format: BackupFormat, Cluster: string(cluster), Created: created, Raft: snapshot}
 	for _, key := range ring.Keys {
 		m.Keys = append(m.Keys, BackupKey{key.ID, key.State, key.Check})
 	}

@@ -21,6 +21,7 @@ func newCluster(t testing.TB, opt keyringtest.Options) *keyringtest.Cluster {
 			t.Fatal(err)
 		}
 		keyring.SetFS(cfg, fsys)
+		keyring.SetClock(cfg, s.Clock.Now)
 		cfg.MetricsEvery = -1 // months pass in some tests
 		if configure != nil {
 			configure(s, cfg)

@@ -172,8 +172,9 @@ type Config struct {
 	// Logger gets what an operator should know; never key material. Nil logs nothing.
 	Logger hclog.Logger
 
-	fs        durable.FS // a simulated disk in place of Dir, for tests
-	sameBuild bool       // every server is at this build: the first command need not wait for all
+	fs        durable.FS       // a simulated disk in place of Dir, for tests
+	clock     func() time.Time // the wall clock; nil is time.Now
+	sameBuild bool             // every server is at this build: the first command need not wait for all
 }
 
 const (
@@ -208,6 +209,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Raft != nil && c.Transport == nil {
 		others := slices.DeleteFunc(servers(c.Raft), func(s string) bool { return s == string(c.ID) })
 		w.unless(len(others) == 0, "Transport is nil and the raft configuration has %d other servers", len(others))
+	}
+	if c.clock == nil {
+		c.clock = time.Now
 	}
 	c.MetricsEvery = cmp.Or(c.MetricsEvery, defaultMetricsEvery)
 	if c.Logger == nil {

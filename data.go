@@ -7,6 +7,7 @@ import (
 	"iter"
 	"math/rand/v2"
 
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 )
 
@@ -77,7 +78,7 @@ func (k *Keyring) EncryptTo(ctx context.Context, plaintext, aad []byte, store fu
 			return err
 		}
 		if try > 0 { // once is a rotation, more is strange
-			sleep(ctx, now().Add(plan.Backoff(try, rand.Float64())))
+			sleep(ctx, mono.Now().Add(plan.Backoff(try, rand.Float64())))
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)

@@ -131,6 +131,7 @@
 //
 //	internal/meta     the pure state machine: ring, commands, codec, Check
 //	internal/plan     pure decisions: what is missing, whom to ask, what the leader does next
+//	internal/mono     moments by the monotonic clock, for all that is waited for in memory
 //	internal/nks      material, its check value, the .nks.json codec, the reader of Nomad's files
 //	internal/seal     the ciphertext envelope
 //	internal/jwt      tokens: what is written, and what is read, strictly
@@ -141,5 +142,5 @@
 //	internal/keyringtest  clusters and disks for tests, with faults; drills under strace
 //
 // Decide purely, then act: the goroutines of a Keyring ask internal/plan what to do and
-// do it. meta and plan know no clock, no randomness and no I/O.
+// do it. meta and plan read no clock, no randomness and no I/O.
 package keyring

@@ -18,6 +18,12 @@ import (
 // SetFS puts a keystore on a simulated disk.
 func SetFS(c *Config, fsys durable.FS) { c.fs = fsys }
 
+// SetClock gives a server its wall clock.
+func SetClock(c *Config, now func() time.Time) { c.clock = now }
+
+// SetNodeClock gives a server its wall clock.
+func SetNodeClock(c *NodeConfig, now func() time.Time) { c.clock = now }
+
 // SetRestoreFS restores to a simulated disk.
 func SetRestoreFS(o *RestoreOptions, fsys durable.FS) { o.fs = fsys }
 

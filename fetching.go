@@ -7,9 +7,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
@@ -35,7 +35,7 @@ func (r *replicator) wanted(missing []*meta.Key) []*meta.Key {
 }
 
 // fetch starts the requests that plan wants and returns when to look again.
-func (r *replicator) fetch(ring *meta.Ring, missing []*meta.Key) time.Time {
+func (r *replicator) fetch(ring *meta.Ring, missing []*meta.Key) mono.Time {
 	_, leader := r.raft.LeaderWithID()
 	peers := servers(r.raft)
 	if string(leader) != r.leader || !slices.Equal(peers, r.peers) {
@@ -43,7 +43,7 @@ func (r *replicator) fetch(ring *meta.Ring, missing []*meta.Key) time.Time {
 		r.pull.Retry()
 	}
 	sources := func(k *meta.Key) []string { return plan.Sources(k, string(r.cfg.ID), r.leader, r.peers) }
-	fetches, wake := r.pull.Next(now(), missing, sources, rand.Float64())
+	fetches, wake := r.pull.Next(mono.Now(), missing, sources, rand.Float64())
 	for _, f := range fetches {
 		keys := map[KeyID]meta.NewKey{}
 		for _, id := range f.IDs {
@@ -133,7 +133,7 @@ type fetched struct {
 // not the peer's fault: nothing is asked of anybody for a while.
 func (r *replicator) written(f fetched) {
 	if f.err != nil {
-		r.paused = now().Add(plan.Backoff(r.unwritten, rand.Float64()))
+		r.paused = mono.Now().Add(plan.Backoff(r.unwritten, rand.Float64()))
 		r.unwritten++
 	} else {
 		r.unwritten = 0

@@ -89,7 +89,7 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: the leader's answer: %w", err)
 	}
-	return n.keys.awaitKey(ctx, id, !o.Publish.After(time.Now()))
+	return n.keys.awaitKey(ctx, id, !o.Publish.After(n.keys.now()))
 }
 
 // Remove is Keyring.Remove, on the leader: done here if this server is it, else forwarded to it. As

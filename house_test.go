@@ -14,13 +14,14 @@ import (
 
 // house says which packages of this module each package may import, tests apart.
 var house = map[string][]string{
-	".":                {"internal/meta", "internal/plan", "internal/nks", "internal/seal", "internal/durable", "internal/peer", "internal/jwt", "internal/bounded", "internal/join"},
+	".":                {"internal/meta", "internal/mono", "internal/plan", "internal/nks", "internal/seal", "internal/durable", "internal/peer", "internal/jwt", "internal/bounded", "internal/join"},
 	"internal/meta":    {},
-	"internal/plan":    {"internal/meta"},
+	"internal/mono":    {},
+	"internal/plan":    {"internal/meta", "internal/mono"},
 	"internal/nks":     {},
 	"internal/seal":    {},
 	"internal/durable": {},
-	"internal/peer":    {"internal/bounded"},
+	"internal/peer":    {"internal/bounded", "internal/mono"},
 	"internal/bounded": {},
 
 	"internal/bounded/boundedtest": {},
@@ -40,7 +41,7 @@ var pure = []string{"os", "net", "sync", "context", "log", "math/rand", "math/ra
 
 // std lists the packages that are made of the standard library alone, or of the one module named.
 var std = map[string]string{
-	"internal/meta": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/join": "",
+	"internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/join": "",
 	"internal/durable": "golang.org/x/sys", "internal/jwt": "github.com/go-jose/go-jose/v3",
 }
 

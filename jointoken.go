@@ -53,7 +53,7 @@ func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
 	if active == nil {
 		return "", ErrNotReady
 	}
-	return n.keys.joinToken(active.ID, id, now().Add(ttl))
+	return n.keys.joinToken(active.ID, id, n.keys.now().Add(ttl))
 }
 
 func (k *Keyring) joinToken(key KeyID, id raft.ServerID, end time.Time) (string, error) {

@@ -11,6 +11,7 @@ import (
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/raft"
 )
@@ -317,5 +318,19 @@ func (k *Keyring) Keys() []Key { return publicKeys(k.fsm.ring.Load()) }
 // raft.ConfigurationStore.
 func (k *Keyring) Changed() <-chan struct{} { return k.fsm.changed.wait() }
 
-// now is the time as the ring wants it.
-func now() time.Time { return time.Now().UTC().Round(0) }
+// now is the time of the wall clock as the ring wants it. It is for times in the ring, in tokens and in files, and
+// for what is compared with them. Waits in memory go by the monotonic clock, which nobody can set: mono.Now.
+func (k *Keyring) now() time.Time { return k.cfg.clock().UTC().Round(0) }
+
+// lookAgain is how long a loop waits, at most, for a time of the wall clock: that may be set, and the machine may
+// sleep, without a timer noticing.
+const lookAgain = 10 * time.Minute
+
+// whenShown is when the wall clock will show a time, if nobody sets it, but not later than it is to be looked at
+// again. Zero is never.
+func (k *Keyring) whenShown(at time.Time) mono.Time {
+	if at.IsZero() {
+		return 0
+	}
+	return mono.Now().Add(min(lookAgain, at.Sub(k.now())))
+}

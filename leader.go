@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
@@ -23,12 +24,12 @@ import (
 type leader struct {
 	*Keyring
 	term    uint64
-	began   time.Time
+	began   mono.Time
 	greeted bool
 	orphans []peer.Orphan
 	probes  map[KeyID]plan.Probe
-	retry   time.Time // see plan.Situation
-	lacking time.Time // see plan.Situation
+	retry   mono.Time // see plan.Situation
+	lacking mono.Time // see plan.Situation
 	failed  int       // failures in a row
 }
 
@@ -125,7 +126,7 @@ func (l *leader) step() time.Duration {
 		err = l.propose(holds)
 	case l.reports.waiting(): // those taken told nothing new
 	case a.Kind == plan.Wait:
-		return min(idle, max(0, a.At.Sub(s.Now))) // the clock may be set, or the machine sleep
+		return min(lookAgain, max(0, mono.Until(a.Until)))
 	default:
 		return idle
 	}
@@ -146,7 +147,7 @@ func (l *leader) act(a plan.Action, ring *meta.Ring, s plan.Situation, holds []m
 	if a.Kind == plan.Greet {
 		failed = min(failed, 5) // a server that is late should not wait for a minute
 	}
-	l.retry = now().Add(plan.Backoff(failed, mathrand.Float64()))
+	l.retry = mono.Now().Add(plan.Backoff(failed, mathrand.Float64()))
 	l.failed++
 	l.cfg.Logger.Warn("leader's next step", "step", a.Kind, "key", a.Key, "error", err)
 	return err
@@ -170,7 +171,7 @@ func (l *leader) begin() bool {
 	if err := l.raft.Barrier(proposeTimeout).Error(); err != nil || !l.leads(term) || l.fsm.whole() != nil {
 		return false
 	}
-	*l = leader{Keyring: l.Keyring, term: term, began: now(), probes: map[KeyID]plan.Probe{}}
+	*l = leader{Keyring: l.Keyring, term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}}
 	l.Keyring.term.Store(term)
 	l.fsm.changed.notify()
 	return true
@@ -214,12 +215,12 @@ func (l *leader) propose(holds []meta.Command, more ...meta.Command) error {
 
 func (l *leader) situation(ring *meta.Ring) plan.Situation {
 	if active := ring.Active(); active == nil || l.store.has(active) {
-		l.lacking = time.Time{}
-	} else if l.lacking.IsZero() {
-		l.lacking = now()
+		l.lacking = 0
+	} else if l.lacking == 0 {
+		l.lacking = mono.Now()
 	}
 	return plan.Situation{
-		Now: now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
+		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
 		Lacking: l.lacking,
 	}
@@ -252,7 +253,7 @@ func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []me
 		return l.propose(holds, meta.Command{Rekey: &meta.Rekey{ID: a.Key, Remove: true}})
 	case plan.Remove:
 		l.cfg.Logger.Info("nothing is sealed under the key: it is removed", "key", a.Key)
-		return l.propose(holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: now()}})
+		return l.propose(holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.now()}})
 	}
 	return fmt.Errorf("unknown step %s", a.Kind)
 }
@@ -304,7 +305,7 @@ func (l *leader) greet(s plan.Situation) error {
 		}
 	}
 	l.blocked.waitFor(unheard)
-	if len(unheard) > 0 && !(l.cfg.sameBuild && now().Sub(l.began) > greetPatience) {
+	if len(unheard) > 0 && !(l.cfg.sameBuild && mono.Now().Sub(l.began) > greetPatience) {
 		return fmt.Errorf("waiting for %q to answer before the first command", slices.Sorted(maps.Keys(unheard)))
 	}
 	l.greeted = true
@@ -330,7 +331,7 @@ func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 		if seen[o.ID] || ring.Key(KeyID(o.ID)) != nil || ring.WasRemoved(KeyID(o.ID)) {
 			continue
 		}
-		adopt := meta.Command{Adopt: &meta.Adopt{Key: fromOrphan(o), DataOnly: true, Time: now()}}
+		adopt := meta.Command{Adopt: &meta.Adopt{Key: fromOrphan(o), DataOnly: true, Time: l.now()}}
 		if _, err := (meta.Entry{Commands: []meta.Command{adopt}}).Encode(); err != nil { // one odd file must not hold up all the others
 			l.cfg.Logger.Error("orphan that can't be adopted", "key", KeyID(o.ID), "error", err)
 			continue
@@ -360,15 +361,15 @@ func (l *leader) decide(id KeyID, ring *meta.Ring, s plan.Situation, holds []met
 	var err error
 	switch {
 	case v.Activate:
-		err = l.propose(holds, meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: now()}})
+		err = l.propose(holds, meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: l.now()}})
 	case v.Drop:
 		l.cfg.Logger.Warn("no server has the new key: dropping it", "key", id)
-		err = l.propose(holds, meta.Command{Remove: &meta.Remove{ID: id, From: meta.StatePrepublished, Time: now()}})
+		err = l.propose(holds, meta.Command{Remove: &meta.Remove{ID: id, From: meta.StatePrepublished, Time: l.now()}})
 	default:
 		err = l.deliver(holds)
 	}
 	if k := l.fsm.ring.Load().Key(id); k != nil && k.State == meta.StatePrepublished {
-		l.probes[id] = l.probes[id].Again(k, v, now(), mathrand.Float64())
+		l.probes[id] = l.probes[id].Again(k, v, mono.Now(), mathrand.Float64())
 		l.blocked.wait(id, len(v.Confirmed), len(answers), len(s.Servers))
 	} else {
 		delete(l.probes, id)

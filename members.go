@@ -257,7 +257,7 @@ func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte
 	}
 	was, known := n.serverOf(id)
 	if !known {
-		if err := n.keys.checkJoinToken(j.Token, id, now()); err != nil {
+		if err := n.keys.checkJoinToken(j.Token, id, n.keys.now()); err != nil {
 			w.seldom.Do(func() { n.log.Warn("server may not join", "id", id, "addr", j.Addr, "error", err) })
 			return nil, &peer.Refusal{Code: peer.NotMember}
 		}

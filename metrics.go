@@ -29,7 +29,7 @@ func (k *Keyring) setGauges() {
 	ring, age := k.fsm.ring.Load(), 0.0
 	st := k.statusOf(ring)
 	if active := ring.Active(); active != nil {
-		age = now().Sub(active.Activated).Seconds()
+		age = k.now().Sub(active.Activated).Seconds()
 	}
 	underheld := 0
 	for _, key := range ring.Keys {

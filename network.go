@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
@@ -225,12 +226,12 @@ func (w *network) hangUp(to func(peer.Identity) bool) {
 }
 
 // seldom does things at most once in ten seconds.
-type seldom struct{ next atomic.Int64 }
+type seldom struct{ next atomic.Int64 } // a mono.Time
 
 // Do does it, or leaves it.
 func (s *seldom) Do(do func()) {
-	next, at := s.next.Load(), time.Now()
-	if at.UnixNano() >= next && s.next.CompareAndSwap(next, at.Add(10*time.Second).UnixNano()) {
+	next, at := s.next.Load(), mono.Now()
+	if at >= mono.Time(next) && s.next.CompareAndSwap(next, int64(at.Add(10*time.Second))) {
 		do()
 	}
 }

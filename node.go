@@ -93,6 +93,8 @@ type NodeConfig struct {
 	MetricsEvery time.Duration
 	// Logger gets what raft and the keyring log. Nil logs nothing.
 	Logger hclog.Logger
+
+	clock func() time.Time // the wall clock; nil is time.Now
 }
 
 // check says all that is wrong with the configuration.
@@ -131,7 +133,7 @@ func (c NodeConfig) keyring() Config {
 	return Config{
 		ID: c.ID, KEKs: c.KEKs, OldKEKs: c.OldKEKs, Rotation: c.Rotation, Tokens: c.Tokens,
 		Data: c.Data, RekeyGrace: c.RekeyGrace, RekeyRate: c.RekeyRate,
-		Audit: c.Audit, MetricsEvery: c.MetricsEvery,
+		Audit: c.Audit, MetricsEvery: c.MetricsEvery, clock: c.clock,
 	}
 }
 

@@ -25,7 +25,7 @@ func (k *Keyring) state() *peer.StateAnswer {
 	if leads && known && k.raft.VerifyLeader().Error() == nil {
 		a.Leads = k.leads(term)
 	}
-	a.Time = now()
+	a.Time = k.now()
 	return a
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 )
 
@@ -25,8 +26,8 @@ type rekeyer struct {
 	*Keyring
 	term  uint64
 	tries map[KeyID]int
-	due   map[KeyID]time.Time
-	told  time.Time // when the progress was logged
+	due   map[KeyID]mono.Time
+	told  mono.Time // when the progress was logged
 }
 
 // rekey runs until Close.
@@ -54,14 +55,14 @@ func (r *rekeyer) step() time.Duration {
 		return idle
 	}
 	if r.term != term {
-		r.term, r.tries, r.due = term, map[KeyID]int{}, map[KeyID]time.Time{}
+		r.term, r.tries, r.due = term, map[KeyID]int{}, map[KeyID]mono.Time{}
 	}
-	var wake time.Time
+	var wake mono.Time
 	keys := plan.Rekeying(r.fsm.ring.Load())
 	r.moves.keep(keys)
 	r.survey(keys)
 	for _, key := range keys {
-		if due := r.due[key.ID]; due.After(now()) {
+		if due := r.due[key.ID]; due > mono.Now() {
 			wake = earliest(wake, due)
 			continue
 		}
@@ -74,16 +75,16 @@ func (r *rekeyer) step() time.Duration {
 			delete(r.tries, key.ID)
 		} else {
 			r.cfg.Logger.Error("move data to the active key", "from", key.ID, "error", err)
-			next = now().Add(plan.Backoff(r.tries[key.ID], rand.Float64()))
+			next = mono.Now().Add(plan.Backoff(r.tries[key.ID], rand.Float64()))
 			r.tries[key.ID]++
 		}
 		r.due[key.ID] = next
 		wake = earliest(wake, next)
 	}
-	if wake.IsZero() {
+	if wake == 0 {
 		return idle
 	}
-	return min(idle, max(0, time.Until(wake)))
+	return min(idle, max(0, mono.Until(wake)))
 }
 
 // survey begins the progress of keys that are to be moved, also of those whose turn is not yet.
@@ -115,10 +116,10 @@ func (r *rekeyer) count(ctx context.Context, id KeyID) error {
 
 // move moves what is sealed under one key to the active key. When a scan from end to end finds
 // nothing more it has the key deprecated, or returns when such a scan would count.
-func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next time.Time, err error) {
+func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err error) {
 	var before string // the first record of the scan before
 	for {
-		restores, began := r.fsm.restores.Load(), now()
+		restores, began := r.fsm.restores.Load(), r.now()
 		f, err := r.scan(ctx, key)
 		r.moves.poison(key.ID, f.poisoned, f.refs)
 		if err == nil {
@@ -126,28 +127,28 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next time.Time, err 
 		}
 		switch {
 		case err != nil:
-			return time.Time{}, err
+			return 0, err
 		case len(f.records) > 0:
 			first := f.records[0].Ref + "\x00" + string(f.records[0].Ciphertext)
 			if first == before {
-				return time.Time{}, fmt.Errorf("record %q is as it was after Replace", f.records[0].Ref)
+				return 0, fmt.Errorf("record %q is as it was after Replace", f.records[0].Ref)
 			}
 			moved, err := r.replace(ctx, key, f.records)
 			if err != nil {
-				return time.Time{}, err
+				return 0, err
 			}
 			if before = ""; moved == len(f.records) {
 				before = first
 			}
 			if moved == 0 {
-				return now().Add(again), nil // writers are at it
+				return mono.Now().Add(again), nil // writers are at it
 			}
 		case f.poisoned > 0:
-			return time.Time{}, fmt.Errorf("%d records do not open, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
+			return 0, fmt.Errorf("%d records do not open, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
 		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
-			return plan.ScanFrom(key, r.cfg.RekeyGrace), nil
+			return r.whenShown(plan.ScanFrom(key, r.cfg.RekeyGrace)), nil
 		default:
-			return time.Time{}, r.deprecate(ctx, key.ID, restores)
+			return 0, r.deprecate(ctx, key.ID, restores)
 		}
 	}
 }
@@ -287,7 +288,7 @@ func replaceable(records []Replacement) (n int) {
 }
 
 func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Replacement) (moved int, err error) {
-	began := now()
+	began := mono.Now()
 	done, err := r.askData(ctx)
 	if err != nil {
 		return 0, err
@@ -302,7 +303,7 @@ func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Rep
 	if err := r.count(ctx, key.ID); err != nil {
 		return 0, err
 	}
-	if now().Sub(r.told) >= time.Minute {
+	if mono.Now().Sub(r.told) >= time.Minute {
 		r.tell("moving data to the active key", key.ID)
 	}
 	if r.cfg.RekeyRate > 0 {
@@ -315,12 +316,12 @@ func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Rep
 func (r *rekeyer) tell(what string, id KeyID) {
 	p, _ := r.moves.get(id)
 	r.cfg.Logger.Info(what, "key", id, "moved", p.Moved, "conflicts", p.Conflicts, "left", p.Left)
-	r.told = now()
+	r.told = mono.Now()
 }
 
-// sleep waits until a time, or returns why ctx ended first.
-func sleep(ctx context.Context, until time.Time) error {
-	timer := time.NewTimer(time.Until(until))
+// sleep waits until a moment, or returns why ctx ended first.
+func sleep(ctx context.Context, until mono.Time) error {
+	timer := time.NewTimer(mono.Until(until))
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 )
@@ -94,7 +94,7 @@ func (k *Keyring) removeNow(ctx context.Context, id KeyID, from State, o RemoveO
 		lost = k.loss(ctx, id)
 	}
 	err := k.propose(ctx, meta.Command{Remove: &meta.Remove{
-		ID: id, From: from, Force: o.Force, Now: o.Now, Time: now(),
+		ID: id, From: from, Force: o.Force, Now: o.Now, Time: k.now(),
 	}})
 	if err != nil {
 		return err
@@ -184,13 +184,13 @@ func (k *Keyring) removable(ring *meta.Ring, id KeyID, o RemoveOptions) (State, 
 
 // bury does with the files of removed keys what plan says, beside the loop, and returns when
 // to look again: zero for never, if nothing changes.
-func (r *replicator) bury(ring *meta.Ring) time.Time {
-	b := plan.Bury(ring, r.store.gravesOf(ring), r.cfg.Rotation.Undo, now())
+func (r *replicator) bury(ring *meta.Ring) mono.Time {
+	b := plan.Bury(ring, r.store.gravesOf(ring), r.cfg.Rotation.Undo, r.now())
 	if len(b.SetAside)+len(b.Unlink) == 0 {
 		r.burying.rest()
-		return b.Next
+		return r.whenShown(b.Next)
 	}
-	if wake, wait := r.burying.wait(now()); wait {
+	if wake, wait := r.burying.wait(mono.Now()); wait {
 		return wake
 	}
 	r.start(&r.burying, func() {
@@ -203,7 +203,7 @@ func (r *replicator) bury(ring *meta.Ring) time.Time {
 			r.cfg.Logger.Error("files of removed keys", "error", err)
 		}
 	})
-	return time.Time{}
+	return 0
 }
 
 // dig sets aside, and unlinks what the leader confirms.
@@ -262,10 +262,10 @@ func (k *Keyring) confirmRemoved(ids []KeyID) ([]KeyID, error) {
 	if err := k.raft.VerifyLeader().Error(); err != nil {
 		return nil, outcome(k.raft, err)
 	}
-	ring := k.fsm.ring.Load()
+	ring, now := k.fsm.ring.Load(), k.now()
 	return slices.DeleteFunc(slices.Clone(ids), func(id KeyID) bool {
 		t, removed := ring.Tombstone(id)
-		return !removed || plan.UnlinkAt(t, k.cfg.Rotation.Undo).After(now())
+		return !removed || plan.UnlinkAt(t, k.cfg.Rotation.Undo).After(now)
 	}), nil
 }
 

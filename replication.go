@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 )
@@ -32,17 +33,17 @@ type replicator struct {
 	leader   string
 	peers    []string
 	reported report    // the last one sent
-	told     time.Time // when that was
-	resend   time.Time // when it is due again if nothing came of it
+	told     mono.Time // when that was
+	resend   mono.Time // when it is due again if nothing came of it
 
 	refreshed keySet
-	renewed   time.Time   // when the table of Decrypt was built last
+	renewed   mono.Time   // when the table of Decrypt was built last
 	seen      look        // what was found when the ring or the keystore changed last
 	lacking   []KeyID     // what was missing when it was looked at last
 	healing   chore       // reads the directory again while keys are missing
 	burying   chore       // sees to the files of removed keys
 	ended     chan *chore // its goroutine has ended
-	paused    time.Time   // no fetches before
+	paused    mono.Time   // no fetches before
 	unwritten int         // fetches in a row whose keys could not be written
 }
 
@@ -50,27 +51,25 @@ type replicator struct {
 // disks and KEKs take their time.
 type chore struct {
 	running bool
-	due     time.Time // not before; zero while there is nothing to do
+	due     mono.Time // not before; zero while there is nothing to do
 	tries   int
 }
 
 // rest is for when there is nothing to do.
-func (c *chore) rest() { c.due, c.tries = time.Time{}, 0 }
+func (c *chore) rest() { c.due, c.tries = 0, 0 }
 
 // hurry has it due at a time, if it was to be later.
-func (c *chore) hurry(at time.Time) {
-	if c.tries = 0; c.due.After(at) {
-		c.due = at
-	}
+func (c *chore) hurry(at mono.Time) {
+	c.due, c.tries = min(c.due, at), 0
 }
 
 // wait reports whether the chore can't be started now, and when to look again: zero if its
 // goroutine is running, whose end wakes the loop.
-func (c *chore) wait(now time.Time) (wake time.Time, wait bool) {
+func (c *chore) wait(now mono.Time) (wake mono.Time, wait bool) {
 	if c.running {
-		return time.Time{}, true
+		return 0, true
 	}
-	return c.due, now.Before(c.due)
+	return c.due, now < c.due
 }
 
 // untried reports whether the chore has not been done since it was last hurried.
@@ -79,7 +78,7 @@ func (c *chore) untried() bool { return c.tries == 0 || c.running && c.tries == 
 // start does a chore. If there is more to do after it, it is due again after a while.
 func (r *replicator) start(c *chore, do func()) {
 	c.running = true
-	c.due = now().Add(min(scanRetry, plan.Backoff(c.tries, rand.Float64())))
+	c.due = mono.Now().Add(min(scanRetry, plan.Backoff(c.tries, rand.Float64())))
 	c.tries++
 	r.calls.Go(func() {
 		do()
@@ -145,7 +144,7 @@ func (k *Keyring) replicate() {
 		case c := <-r.ended:
 			c.running = false
 		case f := <-r.answered:
-			r.pull.Answered(f.Fetch, f.err != nil, now(), rand.Float64())
+			r.pull.Answered(f.Fetch, f.err != nil, mono.Now(), rand.Float64())
 			r.blocked.fetch(f)
 		case f := <-r.done:
 			r.written(f)
@@ -163,39 +162,39 @@ func (r *replicator) step() time.Duration {
 	wake := r.renew(ring)
 	look := r.look(ring)
 	wake = earliest(wake, r.heal(ring, look.missing), r.bury(ring))
-	if r.paused.After(now()) {
+	if r.paused > mono.Now() {
 		wake = earliest(wake, r.paused)
 	} else {
 		wake = earliest(wake, r.fetch(ring, r.wanted(look.missing)))
 	}
 	wake = earliest(wake, r.report(look))
-	if wake.IsZero() {
+	if wake == 0 {
 		return idle
 	}
-	return min(idle, max(0, time.Until(wake)))
+	return min(idle, max(0, mono.Until(wake)))
 }
 
 // renew brings the table of Decrypt up to date, or returns when it is due. It is built whole, and
 // Decrypt finds a key without it: while keys come in by the thousand it waits for some of them.
-func (r *replicator) renew(ring *meta.Ring) time.Time {
+func (r *replicator) renew(ring *meta.Ring) mono.Time {
 	set := r.keySet(ring)
 	if set == r.refreshed {
-		return time.Time{}
+		return 0
 	}
 	same := r.refreshed // in the ring
 	same.stored = set.stored
-	if due := r.renewed.Add(renewEvery); set == same && r.pull.Busy() && now().Before(due) {
+	if due := r.renewed.Add(renewEvery); set == same && r.pull.Busy() && mono.Now() < due {
 		return due
 	}
 	r.refresh(ring)
-	r.refreshed, r.renewed = set, now()
-	return time.Time{}
+	r.refreshed, r.renewed = set, mono.Now()
+	return 0
 }
 
-// earliest returns the first of the times, without those that are zero.
-func earliest(times ...time.Time) (first time.Time) {
+// earliest returns the first of the moments, without those that are zero.
+func earliest(times ...mono.Time) (first mono.Time) {
 	for _, t := range times {
-		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+		if t != 0 && (first == 0 || t < first) {
 			first = t
 		}
 	}
@@ -210,10 +209,10 @@ func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
 // heal gets back what needs no other server: keys in memory whose file is gone, files that
 // were set aside when their key was removed, and files that appeared, or whose KEK answers
 // again. It returns when to look again.
-func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) time.Time {
+func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) mono.Time {
 	if len(missing) == 0 && away(r.store.keks.all) == nil {
 		r.healing.rest()
-		return time.Time{}
+		return 0
 	}
 	var lacking []KeyID
 	for _, m := range missing {
@@ -221,16 +220,16 @@ func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) time.Time {
 	}
 	if !slices.Equal(lacking, r.lacking) { // one that is lost for good must not slow the others
 		r.lacking = lacking
-		r.healing.hurry(now().Add(firstScan))
+		r.healing.hurry(mono.Now().Add(firstScan))
 	}
-	if r.healing.due.IsZero() { // most of what is missing is on its way
-		r.healing.due = now().Add(firstScan)
+	if r.healing.due == 0 { // most of what is missing is on its way
+		r.healing.due = mono.Now().Add(firstScan)
 	}
-	if wake, wait := r.healing.wait(now()); wait {
+	if wake, wait := r.healing.wait(mono.Now()); wait {
 		return wake
 	}
 	r.start(&r.healing, func() { r.reread(ring, missing) })
-	return time.Time{}
+	return 0
 }
 
 func (r *replicator) reread(ring *meta.Ring, missing []*meta.Key) {
@@ -257,22 +256,23 @@ func (r *replicator) reread(ring *meta.Ring, missing []*meta.Key) {
 
 // report tells the leader what the ring does not know of this server's keys, and returns
 // when to tell it again: never, if there is nothing to tell.
-func (r *replicator) report(l look) time.Time {
+func (r *replicator) report(l look) mono.Time {
 	gained, lost := l.gained, l.lost
 	if len(gained)+len(lost) == 0 || r.leader == "" {
 		r.reported = report{}
-		return time.Time{}
+		return 0
 	}
 	next := report{r.leader, gained[:min(len(gained), reportBatch)], lost[:min(len(lost), reportBatch)]}
-	if next.equal(r.reported) && now().Before(r.resend) {
+	if next.equal(r.reported) && mono.Now() < r.resend {
 		return r.resend
 	}
 	// Each report is an entry of raft's log: what is on its way may come along.
 	due := r.told.Add(reportEvery)
-	if r.pull.Busy() && now().Before(due) && len(lost) == 0 && !plan.Pressing(l.ring, gained) {
+	if r.pull.Busy() && mono.Now() < due && len(lost) == 0 && !plan.Pressing(l.ring, gained) {
 		return due
 	}
-	r.reported, r.told, r.resend = next, now(), now().Add(reportRetry)
+	r.reported, r.told = next, mono.Now()
+	r.resend = r.told.Add(reportRetry)
 	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.id, Gained: next.gained, Lost: next.lost}
 	if next.leader == string(r.cfg.ID) {
 		r.takeReport(hold)

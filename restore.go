@@ -230,7 +230,7 @@ func readParts(ctx context.Context, r io.Reader, with []age.Identity, p parts) (
 
 // compare says which keys of the snapshot are missing, and what else does not fit.
 func (m *Manifest) compare(ring *meta.Ring) error {
-	want := manifestOf(ring, m.Raft)
+	want := manifestOf(ring, m.Raft, m.Created)
 	if want.Cluster != m.Cluster {
 		return fmt.Errorf("%w: the snapshot is of another cluster", ErrCorrupt)
 	}

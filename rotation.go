@@ -53,7 +53,7 @@ func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 		return Key{}, fmt.Errorf("full rotation: %w: Config.Data is nil", ErrNoData)
 	}
 	add := meta.Add{Full: o.Full, Revoke: o.Revoke}
-	if o.Publish.After(time.Now()) {
+	if o.Publish.After(k.now()) {
 		add.Publish = o.Publish.UTC().Round(0)
 	}
 	id, err := k.create(ctx, add)
@@ -142,7 +142,7 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	id := newKeyID()
 	add.Key = meta.NewKey{
 		ID: id, Algorithm: k.cfg.Tokens.Algorithm, Public: public,
-		Check: secret.Check(id, k.cfg.Tokens.Algorithm), Created: now(),
+		Check: secret.Check(id, k.cfg.Tokens.Algorithm), Created: k.now(),
 	}
 	err = k.store.put(ctx, arrival{id, add.Key.Algorithm, add.Key.Check, add.Key.Created, secret})[0]
 	if err != nil {

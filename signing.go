@@ -29,7 +29,7 @@ func (k *Keyring) Sign(claims ...any) (token string, err error) {
 	}
 	policy := k.cfg.Tokens
 	payload, err := jwt.Complete(object, jwt.Defaults{
-		Issuer: policy.Issuer, ID: rand.Text(), Now: now(), MaxTTL: policy.MaxTTL, Leeway: policy.Leeway,
+		Issuer: policy.Issuer, ID: rand.Text(), Now: k.now(), MaxTTL: policy.MaxTTL, Leeway: policy.Leeway,
 	})
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)

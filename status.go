@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
@@ -274,7 +275,7 @@ type blocked struct {
 // there is no other fetch to tell that it has passed.
 type failure struct {
 	err error
-	at  time.Time
+	at  mono.Time
 }
 
 // fetch notes how the last fetch from a peer ended.
@@ -285,7 +286,7 @@ func (b *blocked) fetch(f fetched) {
 		b.failures = map[string]failure{}
 	}
 	if delete(b.failures, f.Peer); f.err != nil {
-		b.failures[f.Peer] = failure{f.err, now()}
+		b.failures[f.Peer] = failure{f.err, mono.Now()}
 	}
 }
 
@@ -341,7 +342,7 @@ func (b *blocked) describe(st *Status) {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemWaiting, Server: s, Detail: "it " + b.behind[s]})
 	}
 	for _, s := range slices.Sorted(maps.Keys(b.failures)) {
-		if f := b.failures[s]; now().Sub(f.at) < time.Hour {
+		if f := b.failures[s]; mono.Now().Sub(f.at) < time.Hour {
 			st.Problems = append(st.Problems, Problem{Kind: ProblemUnreachable, Server: raft.ServerID(s), Detail: f.err.Error()})
 		}
 	}

@@ -49,7 +49,7 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 	if len(want.Audience) == 0 {
 		return errors.New("verify: Expect has no Audience")
 	}
-	at := now()
+	at := k.now()
 	keys := k.tokenKeys(at)
 	payload, key, err := jwt.Open(token, keys)
 	if errors.Is(err, jwt.ErrUnknownKey) {

@@ -23,7 +23,7 @@ const (
 // JWKS returns the JSON Web Key Set (RFC 7517) with the public half of every key whose tokens
 // verify, and of those that are prepublished. It is the same on every server that has applied as
 // much, and needs no material.
-func (k *Keyring) JWKS() []byte { return bytes.Clone(k.tokenKeys(now()).document().body) }
+func (k *Keyring) JWKS() []byte { return bytes.Clone(k.tokenKeys(k.now()).document().body) }
 
 // WellKnown serves what relying parties need, to anyone, on any server:
 // /.well-known/jwks.json, the JWKS, and /.well-known/openid-configuration, which names it and the
@@ -37,7 +37,7 @@ func (k *Keyring) WellKnown() http.Handler {
 	discovery := newDiscovery(k.cfg.Tokens.Issuer)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathJWKS, func(w http.ResponseWriter, r *http.Request) {
-		k.serveDocument(w, r, "application/jwk-set+json", k.tokenKeys(now()).document())
+		k.serveDocument(w, r, "application/jwk-set+json", k.tokenKeys(k.now()).document())
 	})
 	mux.HandleFunc("GET "+pathDiscovery, func(w http.ResponseWriter, r *http.Request) {
 		if k.cfg.Tokens.Issuer == "" {

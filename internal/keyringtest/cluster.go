@@ -53,6 +53,7 @@ type Cluster struct {
 type Server struct {
 	ID      raft.ServerID
 	Disk    *Disk // of the keystore
+	Clock   Clock // the wall clock, of a keyring that is given it
 	Raft    *raft.Raft
 	FSM     *keyring.FSM
 	App     raft.FSM

@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"example.com/keyring/internal/mono"
 )
 
 // DefaultTimeout is how long a connection may take to be made and admitted.
@@ -23,7 +25,7 @@ type Conn struct {
 	peer   Identity
 	shown  *shown
 	forget func(*Conn)  // of the port; nil for a dialled connection
-	heard  atomic.Int64 // when the last byte came, in nanoseconds
+	heard  atomic.Int64 // when the last byte came: a mono.Time
 
 	host   string // for the port: where it comes from
 	raft   bool   // for the port: what runs on it
@@ -43,7 +45,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (c *Conn) hear() { c.heard.Store(time.Now().UnixNano()) }
+func (c *Conn) hear() { c.heard.Store(int64(mono.Now())) }
 
 // Close closes the connection, and gives its place at the port back.
 func (c *Conn) Close() error {

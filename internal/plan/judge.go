@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 )
 
 // Answer is what one server said when it was asked, live, which keys it holds: on disk now,
@@ -73,7 +74,7 @@ func HoldersIn(answers map[string]Answer, id meta.KeyID) []string {
 
 // Again returns the probe to remember when the verdict led to nothing: the question is put
 // off, longer each time, until the key's holders change.
-func (p Probe) Again(k *meta.Key, v Verdict, now time.Time, jitter float64) Probe {
+func (p Probe) Again(k *meta.Key, v Verdict, now mono.Time, jitter float64) Probe {
 	attempts := p.Attempts
 	if p.Index != k.ModifyIndex {
 		attempts = 0

@@ -16,10 +16,12 @@
 package plan
 
 import (
+	"math"
 	"slices"
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 )
 
 // Policy is the rotation policy with every default filled in.
@@ -45,7 +47,8 @@ const patience = 10 * time.Second
 // Situation is what the leader knows when it asks what to do next. It has applied the
 // barrier of its own term.
 type Situation struct {
-	Now     time.Time
+	Now     time.Time // by the wall clock, as the times in the ring
+	Mono    mono.Time // the same moment by the monotonic clock, as all waits in memory
 	Policy  Policy
 	Voters  []string // of the latest raft configuration
 	Servers []string // all of it, voters included
@@ -53,8 +56,8 @@ type Situation struct {
 	Greeted bool // every server that has to has told its build, its keystore and its orphans
 	Orphans int  // how many keys they have told of that the ring does not know
 	Probes  map[meta.KeyID]Probe
-	Retry   time.Time // after it failed to do anything but ask, it does nothing but ask before
-	Lacking time.Time // since when it has led without the active key; zero if it has it
+	Retry   mono.Time // after it failed to do anything but ask, it does nothing but ask before
+	Lacking mono.Time // since when it has led without the active key; zero if it has it
 }
 
 // Probe is what came of the live question about a prepublished key. The leader keeps it in
@@ -62,7 +65,7 @@ type Situation struct {
 type Probe struct {
 	Attempts int
 	Index    uint64    // the key's ModifyIndex when it was asked
-	Next     time.Time // not to be asked again before
+	Next     mono.Time // not to be asked again before
 	Blocked  bool      // most voters have answered, and nobody has it
 }
 
@@ -71,7 +74,7 @@ type Kind string
 
 // What a leader can have to do.
 const (
-	Wait    Kind = "wait"    // nothing until At, or until something changes
+	Wait    Kind = "wait"    // nothing until Until, or until something changes
 	Greet   Kind = "greet"   // ask every server for its build, keystore and orphans
 	Found   Kind = "found"   // name the cluster, and adopt the orphans
 	Create  Kind = "create"  // make a key and add it, to be activated at At, zero at once
@@ -87,7 +90,8 @@ const (
 type Action struct {
 	Kind      Kind
 	Key       meta.KeyID
-	At        time.Time
+	At        time.Time // of Create
+	Until     mono.Time // of Wait; if it is for a time of the wall clock, for as long as that is not set
 	Scheduled bool
 	Servers   []string
 }
@@ -97,14 +101,14 @@ type Action struct {
 func Next(r *meta.Ring, s Situation) Action {
 	a := soonest{}
 	if gone := departed(r, s.Servers); len(gone) > 0 {
-		if !s.Retry.After(s.Now) {
+		if s.Retry <= s.Mono {
 			return Action{Kind: Forget, Servers: gone}
 		}
 		a.add(s.Retry)
 	}
 	if r.Active() == nil && len(r.Prepublished()) == 0 { // before the first key
-		if !s.Greeted && s.Retry.After(s.Now) {
-			return Action{Kind: Wait, At: s.Retry}
+		if !s.Greeted && s.Retry > s.Mono {
+			return Action{Kind: Wait, Until: s.Retry}
 		}
 		if !s.Greeted {
 			return Action{Kind: Greet}
@@ -113,65 +117,62 @@ func Next(r *meta.Ring, s Situation) Action {
 			return Action{Kind: Found}
 		}
 	}
-	if at := resignAt(r, s); !at.After(s.Now) {
+	if at := resignAt(r, s); at <= s.Mono {
 		return Action{Kind: Resign, Key: r.Active().ID}
-	} else if !at.Equal(never) {
+	} else {
 		a.add(at)
 	}
 	for _, k := range r.Prepublished() {
 		at := askAt(r, k, s)
-		if !at.After(s.Now) {
+		if at <= s.Mono {
 			return Action{Kind: Ask, Key: k.ID}
 		}
 		a.add(at)
 	}
-	if create, at := createAt(r, s); !at.After(s.Now) {
+	if create, at := createAt(r, s); at <= s.Mono {
 		return create
-	} else if !at.Equal(never) {
+	} else {
 		a.add(at)
 	}
 	for _, k := range r.Keys {
 		todo, at := leave(k, s)
-		if !at.After(s.Now) {
+		if at <= s.Mono {
 			return todo
 		}
-		if !at.Equal(never) {
-			a.add(at)
-		}
+		a.add(at)
 	}
 	return a.action()
 }
 
 // resignAt is when a leader that lacks the active key gives up getting it: nothing can be sealed or
 // signed until another server leads.
-func resignAt(r *meta.Ring, s Situation) time.Time {
-	if r.Active() == nil || s.Lacking.IsZero() || len(s.Voters) < 2 {
+func resignAt(r *meta.Ring, s Situation) mono.Time {
+	if r.Active() == nil || s.Lacking == 0 || len(s.Voters) < 2 {
 		return never
 	}
-	at := s.Lacking.Add(patience)
-	if s.Retry.After(at) {
-		at = s.Retry
-	}
-	return at
+	return max(s.Lacking.Add(patience), s.Retry)
 }
 
-// never is later than every time that a plan waits for.
-var never = time.Unix(1<<40, 0)
+// never is later than every moment that a plan waits for.
+const never = mono.Time(math.MaxInt64)
 
-// soonest is the earliest of the times it was given.
-type soonest struct{ at time.Time }
+// mono is when the wall clock will show a time, if nobody sets it.
+func (s Situation) mono(at time.Time) mono.Time { return s.Mono.Add(at.Sub(s.Now)) }
 
-func (s *soonest) add(at time.Time) {
-	if s.at.IsZero() || at.Before(s.at) {
+// soonest is the earliest of the moments it was given, zero if that is never.
+type soonest struct{ at mono.Time }
+
+func (s *soonest) add(at mono.Time) {
+	if at != never && (s.at == 0 || at < s.at) {
 		s.at = at
 	}
 }
 
 func (s *soonest) action() Action {
-	if s.at.IsZero() {
+	if s.at == 0 {
 		return Action{Kind: Nothing}
 	}
-	return Action{Kind: Wait, At: s.at}
+	return Action{Kind: Wait, Until: s.at}
 }
 
 func departed(r *meta.Ring, servers []string) []string {
@@ -187,13 +188,13 @@ func departed(r *meta.Ring, servers []string) []string {
 // askAt is when the live question about a prepublished key is due. While a majority holds
 // it that is its time of activation; while fewer do, it is when patience ends. A failed
 // question backs off, until a change of the key's holders makes a new one worth while.
-func askAt(r *meta.Ring, k *meta.Key, s Situation) time.Time {
-	at := k.Created.Add(patience)
+func askAt(r *meta.Ring, k *meta.Key, s Situation) mono.Time {
+	at := s.mono(k.Created.Add(patience))
 	if Majority(s.Voters, k.Holders) {
-		at = DueAt(r, k, s.Policy)
+		at = s.mono(DueAt(r, k, s.Policy))
 	}
-	if p := s.Probes[k.ID]; p.Attempts > 0 && p.Index == k.ModifyIndex && p.Next.After(at) {
-		at = p.Next
+	if p := s.Probes[k.ID]; p.Attempts > 0 && p.Index == k.ModifyIndex {
+		at = max(at, p.Next)
 	}
 	return at
 }
@@ -230,7 +231,7 @@ func NextRotation(r *meta.Ring, p Policy) time.Time {
 // first one when there is none to seal with, a scheduled one ahead of the next rotation. It
 // makes none while another is on its way, unless that one is blocked; and none to follow an
 // active key whose material it lacks, for that is the operator's to hear of first.
-func createAt(r *meta.Ring, s Situation) (Action, time.Time) {
+func createAt(r *meta.Ring, s Situation) (Action, mono.Time) {
 	active := r.Active()
 	for _, k := range r.Prepublished() {
 		p := s.Probes[k.ID]
@@ -250,11 +251,8 @@ func createAt(r *meta.Ring, s Situation) (Action, time.Time) {
 	if earliest := s.Now.Add(settle + settle/10); due.Before(earliest) {
 		due = earliest
 	}
-	at := active.Activated.Add(s.Policy.Every - s.Policy.Lead)
-	if s.Retry.After(at) {
-		at = s.Retry
-	}
-	return Action{Kind: Create, Scheduled: true, At: due}, at
+	at := s.mono(active.Activated.Add(s.Policy.Every - s.Policy.Lead))
+	return Action{Kind: Create, Scheduled: true, At: due}, max(at, s.Retry)
 }
 
 // Majority reports whether more than half of the voters are among the servers.

@@ -257,13 +257,13 @@ func TestProbeAgain(t *testing.T) {
 	k := &meta.Key{ModifyIndex: 5}
 	p := plan.Probe{}
 	for i, want := range []time.Duration{100, 200, 400, 800} {
-		p = p.Again(k, plan.Verdict{Blocked: i%2 == 0}, start, 0)
-		if got := p.Next.Sub(start); got != want*time.Millisecond || p.Blocked != (i%2 == 0) || p.Attempts != i+1 || p.Index != 5 {
+		p = p.Again(k, plan.Verdict{Blocked: i%2 == 0}, epoch, 0)
+		if got := p.Next.Sub(epoch); got != want*time.Millisecond || p.Blocked != (i%2 == 0) || p.Attempts != i+1 || p.Index != 5 {
 			t.Errorf("attempt %d: %+v, put off by %v", i, p, got)
 		}
 	}
 	k.ModifyIndex = 6 // another holder: worth asking soon
-	if p = p.Again(k, plan.Verdict{}, start, 0); p.Attempts != 1 || !p.Next.Equal(start.Add(100*time.Millisecond)) {
+	if p = p.Again(k, plan.Verdict{}, epoch, 0); p.Attempts != 1 || p.Next != epoch.Add(100*time.Millisecond) {
 		t.Errorf("after a change of the key: %+v", p)
 	}
 }
@@ -281,8 +281,8 @@ func TestHoldUnblocksKey(t *testing.T) {
 		want  plan.Kind
 	}{
 		{plan.Probe{}, plan.Wait},
-		{plan.Probe{Attempts: 3, Index: k.ModifyIndex, Next: w.now.Add(time.Minute), Blocked: true}, plan.Create},
-		{plan.Probe{Attempts: 3, Index: k.ModifyIndex - 1, Next: w.now.Add(time.Minute), Blocked: true}, plan.Wait},
+		{plan.Probe{Attempts: 3, Index: k.ModifyIndex, Next: w.mono().Add(time.Minute), Blocked: true}, plan.Create},
+		{plan.Probe{Attempts: 3, Index: k.ModifyIndex - 1, Next: w.mono().Add(time.Minute), Blocked: true}, plan.Wait},
 	} {
 		w.probes = map[meta.KeyID]plan.Probe{k.ID: tt.probe}
 		if a := w.next(); a.Kind != tt.want {
@@ -295,13 +295,13 @@ func TestHoldUnblocksKey(t *testing.T) {
 func TestRetryPutsOff(t *testing.T) {
 	w := newWorld(t, "a")
 	later := start.Add(time.Minute)
-	w.retry = later
-	if a := w.next(); a.Kind != plan.Wait || !a.At.Equal(later) {
+	w.retry = ticks(later)
+	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
 		t.Errorf("before greeting: %+v", a)
 	}
 	w.propose(meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{1}}})
 	w.greeted = true
-	if a := w.next(); a.Kind != plan.Wait || !a.At.Equal(later) {
+	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
 		t.Errorf("before the first key: %+v", a)
 	}
 	w.now = later
@@ -310,9 +310,9 @@ func TestRetryPutsOff(t *testing.T) {
 	}
 	w.run(29 * day)
 	w.now = w.now.Add(time.Second)
-	w.retry = w.now.Add(time.Minute)
+	w.retry = w.mono().Add(time.Minute)
 	w.probes, w.ring = nil, firstKeyOnly(w)
-	if a := w.next(); a.Kind != plan.Wait || !a.At.Equal(w.retry) {
+	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
 		t.Errorf("before a scheduled key: %+v", a)
 	}
 }
@@ -493,7 +493,7 @@ func TestLateKeySettles(t *testing.T) {
 
 // Reading the source: plan decides from its arguments alone.
 func TestSourceIsPure(t *testing.T) {
-	allowed := []string{"bytes", "cmp", "slices", "time", "example.com/keyring/internal/meta"}
+	allowed := []string{"bytes", "cmp", "slices", "math", "time", "example.com/keyring/internal/meta", "example.com/keyring/internal/mono"}
 	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
 	files, err := os.ReadDir(".")
 	if err != nil {
@@ -520,8 +520,8 @@ func TestSourceIsPure(t *testing.T) {
 			case *ast.GoStmt, *ast.SelectStmt:
 				t.Errorf("%s: concurrency", fset.Position(n.Pos()))
 			case *ast.SelectorExpr:
-				if x, ok := n.X.(*ast.Ident); ok && x.Name == "time" && slices.Contains(clock, n.Sel.Name) {
-					t.Errorf("%s: time.%s", fset.Position(n.Pos()), n.Sel.Name)
+				if x, ok := n.X.(*ast.Ident); ok && (x.Name == "time" || x.Name == "mono") && slices.Contains(clock, n.Sel.Name) {
+					t.Errorf("%s: %s.%s", fset.Position(n.Pos()), x.Name, n.Sel.Name)
 				}
 			}
 			return true

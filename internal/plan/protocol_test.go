@@ -112,7 +112,7 @@ func (p *protocol) wipes() int { return p.disks[0].wiped + p.disks[1].wiped + p.
 
 func (p *protocol) situation() plan.Situation {
 	ids := []string{"a", "b", "c"}
-	return plan.Situation{Now: start.Add(time.Hour), Voters: ids, Servers: ids, Greeted: true}
+	return plan.Situation{Now: start.Add(time.Hour), Mono: epoch.Add(time.Hour), Voters: ids, Servers: ids, Greeted: true}
 }
 
 // event is one thing that can happen.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 )
 
 // Bounds on what one server asks of others.
@@ -76,19 +77,19 @@ type pulling struct {
 	index    uint64   // the key's ModifyIndex: when it changes, there may be a new holder
 	asked    []string // in this round
 	attempts int      // rounds that ended without it
-	next     time.Time
+	next     mono.Time
 	inFlight bool
 }
 
 type peer struct {
 	inFlight int
 	failures int
-	badUntil time.Time
+	badUntil mono.Time
 }
 
 // Next returns the requests to make now, and when to call it again if nothing happens
 // before: zero if no time helps. Missing is in the order of urgency.
-func (p *Pull) Next(now time.Time, missing []*meta.Key, sources func(*meta.Key) []string, jitter float64) ([]Fetch, time.Time) {
+func (p *Pull) Next(now mono.Time, missing []*meta.Key, sources func(*meta.Key) []string, jitter float64) ([]Fetch, mono.Time) {
 	p.track(missing)
 	var fetches []Fetch
 	var wake soonest
@@ -101,7 +102,7 @@ func (p *Pull) Next(now time.Time, missing []*meta.Key, sources func(*meta.Key) 
 		if underWay == maxUnderWay {
 			break // the next turn comes when some of them are Done
 		}
-		if k.next.After(now) {
+		if k.next > now {
 			wake.add(k.next)
 			continue
 		}
@@ -144,13 +145,13 @@ func pause(attempts int, jitter float64) time.Duration {
 
 // source picks whom to ask next in the key's round: the first in order that has not been
 // asked, those that failed lately last.
-func (p *Pull) source(now time.Time, k *pulling, sources []string) (string, bool) {
+func (p *Pull) source(now mono.Time, k *pulling, sources []string) (string, bool) {
 	last, more := "", false
 	for _, s := range sources {
 		if slices.Contains(k.asked, s) {
 			continue
 		}
-		if pr := p.peers[s]; pr == nil || !pr.badUntil.After(now) {
+		if pr := p.peers[s]; pr == nil || pr.badUntil <= now {
 			return s, true
 		}
 		if !more {
@@ -185,14 +186,14 @@ func (p *Pull) ask(fetches []Fetch, from string, id meta.KeyID) []Fetch {
 
 // Answered takes the end of a request into account: the peer has room for another one, while the
 // keys that came are written. Failed says that it gave no answer that could be used.
-func (p *Pull) Answered(f Fetch, failed bool, now time.Time, jitter float64) {
+func (p *Pull) Answered(f Fetch, failed bool, now mono.Time, jitter float64) {
 	pr := p.peers[f.Peer]
 	if pr == nil {
 		return
 	}
 	pr.inFlight--
 	if !failed {
-		pr.failures, pr.badUntil = 0, time.Time{}
+		pr.failures, pr.badUntil = 0, 0
 		return
 	}
 	pr.badUntil = now.Add(Backoff(pr.failures+3, jitter))
@@ -241,7 +242,7 @@ func (p *Pull) track(missing []*meta.Key) {
 // newRound has every source asked once more, from now on. While a request is under way the
 // peer it went to is asked again too: it may have got the key since it was asked.
 func (k *pulling) newRound() {
-	k.asked, k.next = nil, time.Time{}
+	k.asked, k.next = nil, 0
 }
 
 // Report returns what the server has to tell the leader: keys of the ring that it holds

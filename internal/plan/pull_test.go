@@ -142,8 +142,9 @@ func (d *download) run(for_ time.Duration) {
 func (d *download) request() {
 	d.Helper()
 	missing := d.missing()
-	fetches, wake := d.pull.Next(d.now, missing, d.sources, d.jitter())
-	if !wake.IsZero() && !wake.After(d.now) {
+	fetches, next := d.pull.Next(ticks(d.now), missing, d.sources, d.jitter())
+	wake := shown(next)
+	if next != 0 && !wake.After(d.now) {
 		d.Fatalf("%s Next wants to be called again at %s", d.clock(), clock(wake))
 	}
 	if len(missing) > 0 && len(fetches)+len(d.calls) == 0 && wake.IsZero() {
@@ -216,7 +217,7 @@ func (d *download) answer(c *call) {
 	default:
 		d.say("%s gives %s", c.Peer, ranges(got))
 	}
-	d.pull.Answered(c.Fetch, p.how == "error" || p.how == "hang", d.now, d.jitter())
+	d.pull.Answered(c.Fetch, p.how == "error" || p.how == "hang", ticks(d.now), d.jitter())
 	d.pull.Done(c.Fetch)
 }
 
@@ -478,7 +479,7 @@ func TestPullAsksOnWhileKeysAreWritten(t *testing.T) {
 	var unwritten []plan.Fetch
 	asked := map[meta.KeyID]bool{}
 	next := func() []plan.Fetch {
-		fetches, _ := d.pull.Next(d.now, d.missing(), d.sources, 0)
+		fetches, _ := d.pull.Next(ticks(d.now), d.missing(), d.sources, 0)
 		for _, f := range fetches {
 			for _, id := range f.IDs {
 				if asked[id] {
@@ -491,7 +492,7 @@ func TestPullAsksOnWhileKeysAreWritten(t *testing.T) {
 	}
 	for fetches := next(); len(fetches) > 0; fetches = next() {
 		for _, f := range fetches {
-			d.pull.Answered(f, false, d.now, 0)
+			d.pull.Answered(f, false, ticks(d.now), 0)
 			unwritten = append(unwritten, f)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 )
 
 // Rekeying returns the keys whose data is moving to the active key, those that were retired
@@ -25,16 +26,21 @@ func Rekeying(r *meta.Ring) []*meta.Key {
 }
 
 // ScanFrom is when a scan that finds nothing under the key may begin, to count: writers that no
-// fence stops have had their time.
-func ScanFrom(k *meta.Key, grace time.Duration) time.Time { return k.Retired.Add(grace) }
+// fence stops have had their time. Zero is at any time.
+func ScanFrom(k *meta.Key, grace time.Duration) time.Time {
+	if grace <= 0 {
+		return time.Time{}
+	}
+	return k.Retired.Add(grace)
+}
 
 // leave is what the leader does of its own accord with a key that was retired, and when: it removes
 // one that is to go, once nothing is sealed under it, and sees to it that this comes about for
 // one that the policy does not retain for longer. Nothing goes without a clean scan.
-func leave(k *meta.Key, s Situation) (Action, time.Time) {
+func leave(k *meta.Key, s Situation) (Action, mono.Time) {
 	at := never
 	if s.Policy.Retain > 0 && !k.Retired.IsZero() {
-		at = k.Retired.Add(s.Policy.Retain)
+		at = s.mono(k.Retired.Add(s.Policy.Retain))
 	}
 	a := Action{Key: k.ID}
 	switch k.State {
@@ -42,13 +48,10 @@ func leave(k *meta.Key, s Situation) (Action, time.Time) {
 		a.Kind = Rekey
 	case meta.StateDeprecated:
 		if a.Kind = Remove; k.Remove {
-			at = s.Now
+			at = s.Mono
 		}
 	default:
 		return Action{}, never
 	}
-	if !at.Equal(never) && s.Retry.After(at) {
-		at = s.Retry
-	}
-	return a, at
+	return a, max(at, s.Retry)
 }

@@ -38,10 +38,10 @@ func TestRetiredKeysLeave(t *testing.T) {
 		k.State, k.Retired, k.Remove = tt.state, retired, tt.remove
 		ring.Keys = append(slices.Clone(ring.Keys), &k)
 		s := plan.Situation{
-			Now: tt.now, Policy: plan.Policy{Retain: tt.retain}, Voters: []string{"a"}, Servers: []string{"a", "b", "c"}, Greeted: true,
-			Has: func(meta.KeyID) bool { return true }, Retry: tt.retry,
+			Now: tt.now, Mono: ticks(tt.now), Policy: plan.Policy{Retain: tt.retain}, Voters: []string{"a"}, Servers: []string{"a", "b", "c"}, Greeted: true,
+			Has: func(meta.KeyID) bool { return true }, Retry: ticks(tt.retry),
 		}
-		if got := plan.Next(&ring, s); got.Kind != tt.want || !got.At.Equal(tt.at) || tt.at.IsZero() && got.Kind != plan.Nothing && got.Key != k.ID {
+		if got := plan.Next(&ring, s); got.Kind != tt.want || got.Until != ticks(tt.at) || tt.at.IsZero() && got.Kind != plan.Nothing && got.Key != k.ID {
 			t.Errorf("%+v: %+v", tt, got)
 		}
 	}

@@ -30,11 +30,11 @@ func TestLeaderWithoutTheActiveKeyResigns(t *testing.T) {
 	} {
 		ring := newProtocol(budgets{}).ring
 		s := plan.Situation{
-			Now: tt.now, Voters: tt.voters, Servers: []string{"a", "b", "c"}, Greeted: true, Retry: tt.retry, Lacking: tt.lacking,
+			Now: tt.now, Mono: ticks(tt.now), Voters: tt.voters, Servers: []string{"a", "b", "c"}, Greeted: true, Retry: ticks(tt.retry), Lacking: ticks(tt.lacking),
 			Has: func(meta.KeyID) bool { return tt.lacking.IsZero() },
 		}
 		got := plan.Next(ring, s)
-		if got.Kind != tt.want || !got.At.Equal(tt.at) || tt.want == plan.Resign && got.Key != ring.Active().ID {
+		if got.Kind != tt.want || got.Until != ticks(tt.at) || tt.want == plan.Resign && got.Key != ring.Active().ID {
 			t.Errorf("%s: %+v", tt.name, got)
 		}
 	}

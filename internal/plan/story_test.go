@@ -167,6 +167,8 @@ func tell(w *world, command string, args []string) {
 			w.say("%s %s", a.Kind, name(a.Key))
 		case !a.At.IsZero():
 			w.say("%s %s", a.Kind, clock(a.At))
+		case a.Until != 0:
+			w.say("%s %s", a.Kind, clock(w.shown(a.Until)))
 		default:
 			w.say("%s", a.Kind)
 		}

@@ -12,6 +12,9 @@ type Tokens struct {
 	Leeway time.Duration // by which the clocks of those who sign and of those who read may differ
 }
 
+// endOfTime is later than every time that is waited for.
+var endOfTime = time.Unix(1<<40, 0)
+
 // VerifiesUntil is when the key's public half leaves the JWKS, and its tokens verify no longer:
 // zero for a key that has no tokens, far in the future for one that may yet sign.
 //
@@ -23,7 +26,7 @@ func VerifiesUntil(k *meta.Key, t Tokens) time.Time {
 	case k.Revoked || k.DataOnly:
 		return time.Time{}
 	case k.Retired.IsZero():
-		return never
+		return endOfTime
 	}
 	return k.Retired.Add(t.MaxTTL + t.Leeway)
 }

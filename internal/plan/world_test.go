@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 )
 
@@ -26,7 +27,8 @@ var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // the replicators of package keyring do, and checks that this was safe to do.
 type world struct {
 	tb
-	now     time.Time
+	now     time.Time     // by the wall clock
+	set     time.Duration // how far the wall clock has been set ahead
 	ring    *meta.Ring
 	index   uint64
 	policy  plan.Policy
@@ -38,7 +40,7 @@ type world struct {
 
 	// Of the leader's term.
 	greeted bool
-	retry   time.Time
+	retry   mono.Time
 	failed  int
 	probes  map[meta.KeyID]plan.Probe
 }
@@ -83,7 +85,7 @@ func (w *world) server(id string) *server {
 // lead begins a term: what a leader remembers is gone.
 func (w *world) lead(id string) {
 	w.leader = w.server(id)
-	w.greeted, w.retry, w.failed, w.probes = false, time.Time{}, 0, map[meta.KeyID]plan.Probe{}
+	w.greeted, w.retry, w.failed, w.probes = false, 0, 0, map[meta.KeyID]plan.Probe{}
 }
 
 func (w *world) configuration() (voters, servers []string) {
@@ -102,7 +104,7 @@ func (w *world) configuration() (voters, servers []string) {
 func (w *world) situation() plan.Situation {
 	voters, servers := w.configuration()
 	return plan.Situation{
-		Now: w.now, Policy: w.policy, Voters: voters, Servers: servers,
+		Now: w.now, Mono: w.mono(), Policy: w.policy, Voters: voters, Servers: servers,
 		Has:     func(id meta.KeyID) bool { return w.leader.files[id] },
 		Greeted: w.greeted, Orphans: len(w.orphans()), Probes: w.probes, Retry: w.retry,
 	}
@@ -153,6 +155,34 @@ func (w *world) say(format string, args ...any) {
 }
 
 func (w *world) clock() string { return clock(w.now) }
+
+// mono is the present moment by the monotonic clock.
+func (w *world) mono() mono.Time { return ticks(w.now.Add(-w.set)) }
+
+// shown is what the wall clock shows at a moment.
+func (w *world) shown(at mono.Time) time.Time { return shown(at).Add(w.set) }
+
+// step sets the wall clock ahead, or back.
+func (w *world) step(by time.Duration) { w.now, w.set = w.now.Add(by), w.set+by }
+
+// epoch is the moment of start.
+const epoch = mono.Time(1e18)
+
+// ticks is the moment at which a wall clock that nobody sets shows t. Zero is zero.
+func ticks(t time.Time) mono.Time {
+	if t.IsZero() {
+		return 0
+	}
+	return epoch.Add(t.Sub(start))
+}
+
+// shown is the other way round.
+func shown(at mono.Time) time.Time {
+	if at == 0 {
+		return time.Time{}
+	}
+	return start.Add(at.Sub(epoch))
+}
 
 // clock shows a time as days and time of day since the start.
 func clock(t time.Time) string {
@@ -236,8 +266,8 @@ func (w *world) next() plan.Action {
 	if !reflect.DeepEqual(a, again) {
 		w.Fatalf("%s Next says %+v, then %+v", w.clock(), a, again)
 	}
-	if a.Kind == plan.Wait && !a.At.After(w.now) {
-		w.Fatalf("%s Next waits for %s", w.clock(), clock(a.At))
+	if a.Kind == plan.Wait && a.Until <= w.mono() {
+		w.Fatalf("%s Next waits for %s", w.clock(), clock(w.shown(a.Until)))
 	}
 	return a
 }
@@ -256,7 +286,7 @@ func (w *world) run(d time.Duration) {
 		a := w.next()
 		switch a.Kind {
 		case plan.Wait, plan.Nothing:
-			wake := a.At
+			wake := w.shown(a.Until)
 			if w.late != nil {
 				wake = wake.Add(w.late())
 			}
@@ -308,9 +338,9 @@ func (w *world) greet() {
 		w.say("greet: all have answered")
 		return
 	}
-	w.retry = w.now.Add(plan.Backoff(min(w.failed, 5), 0))
+	w.retry = w.mono().Add(plan.Backoff(min(w.failed, 5), 0))
 	w.failed++
-	w.say("greet: no answer from %s, again at %s", strings.Join(silent, " "), clock(w.retry))
+	w.say("greet: no answer from %s, again at %s", strings.Join(silent, " "), clock(w.shown(w.retry)))
 }
 
 func (w *world) found() {
@@ -398,12 +428,12 @@ func (w *world) ask(id meta.KeyID) {
 		w.say("%s; drop it", told)
 		w.propose(meta.Command{Remove: &meta.Remove{ID: id, From: meta.StatePrepublished, Time: w.now}})
 	default:
-		p := w.probes[id].Again(w.ring.Key(id), v, w.now, 0)
+		p := w.probes[id].Again(w.ring.Key(id), v, w.mono(), 0)
 		w.probes[id] = p
 		if p.Blocked {
 			told += "; blocked"
 		}
-		w.say("%s; again at %s", told, clock(p.Next))
+		w.say("%s; again at %s", told, clock(w.shown(p.Next)))
 	}
 	if k := w.ring.Key(id); k == nil || k.State != meta.StatePrepublished {
 		delete(w.probes, id)

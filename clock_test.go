@@ -1,0 +1,180 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+)
+
+const (
+	hour = time.Hour
+	day  = 24 * hour
+	year = 365 * day
+)
+
+// back is by how much clocks are set back.
+var back = []time.Duration{5 * time.Second, 2 * hour, day, year}
+
+// clockSteps are by how much clocks are set.
+var clockSteps = []time.Duration{-year, -day, -5 * time.Second, 5 * time.Second, day, year}
+
+// forEach runs a test in a bubble of its own for each step of a clock.
+func forEach(t *testing.T, by []time.Duration, test func(*testing.T, time.Duration)) {
+	for _, d := range by {
+		t.Run(d.String(), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { test(t, d) }) })
+	}
+}
+
+// took waits until something is so, looking every second, and returns how long that took, at most a week.
+func took(t testing.TB, is func() bool) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for ; !is() && time.Since(began) < 7*day; time.Sleep(time.Second) {
+	}
+	return time.Since(began)
+}
+
+// refuseCalls has calls that a test picks fail.
+func refuseCalls(c *keyringtest.Cluster, call func(keyringtest.Event) bool) {
+	c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+		if e.Kind == "call" && call(e) {
+			return keyringtest.Reply{Err: errors.New("connection refused")}
+		}
+		return keyringtest.Reply{}
+	})
+}
+
+// A clock that was ahead when the cluster started is set right, while the leader waits for the last server.
+func TestFirstKeyDoesNotWaitForTheClock(t *testing.T) {
+	forEach(t, back, func(t *testing.T, by time.Duration) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		for _, s := range c.Servers {
+			s.Clock.Set(by)
+		}
+		late := c.Servers[2].ID
+		refuseCalls(c, func(e keyringtest.Event) bool { return e.To == late })
+		time.Sleep(30 * time.Second)
+		for _, s := range c.Servers {
+			s.Clock.Set(0)
+		}
+		c.OnEvent(nil)
+		leader := c.Leader()
+		if d := took(t, func() bool { return len(leader.Keyring.Keys()) > 0 }); d > time.Minute {
+			t.Errorf("the first key came %v after all servers were there", d)
+		}
+	})
+}
+
+// A server's clock is set back while it lacks a key that nobody gives it, and while it has not told what it holds.
+func TestFetchAndReportDoNotWaitForTheClock(t *testing.T) {
+	forEach(t, back, func(t *testing.T, by time.Duration) {
+		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Rotation.Every = -1 }})
+		leader, f := ready(t, c), follower(c)
+		refuseCalls(c, func(e keyringtest.Event) bool {
+			return isFetch(e, f.ID) || e.To == f.ID && strings.Contains(e.What, `"offer"`)
+		})
+		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		f.Clock.Set(-by)
+		refuseCalls(c, func(e keyringtest.Event) bool { return strings.Contains(e.What, `"hold"`) })
+		missing := func() bool {
+			s, err := f.Keyring.Status(t.Context())
+			return err != nil || len(s.Missing) > 0
+		}
+		if d := took(t, func() bool { return !missing() }); d > 2*time.Minute {
+			t.Errorf("the key came %v after its holders could be reached", d)
+		}
+		f.Clock.Set(-2 * by)
+		c.OnEvent(nil)
+		told := func() bool {
+			i := slices.IndexFunc(leader.Keyring.Keys(), func(k keyring.Key) bool { return k.ID == key.ID })
+			return slices.Contains(leader.Keyring.Keys()[i].Holders, f.ID)
+		}
+		if d := took(t, told); d > time.Minute {
+			t.Errorf("the leader was told of it after %v", d)
+		}
+	})
+}
+
+// The leader's clock is set back while a batch is on its way to the host's store.
+func TestRekeyDoesNotWaitForTheClock(t *testing.T) {
+	forEach(t, back, func(t *testing.T, by time.Duration) {
+		d := &oneRecord{}
+		c := newCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Rotation.Every, cfg.Data, cfg.RekeyRate = -1, d, 1
+		}})
+		s := ready(t, c)
+		d.replaced = func() { s.Clock.Set(-by) }
+		var err error
+		if d.record, err = s.Keyring.Encrypt([]byte("x"), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); err != nil {
+			t.Fatal(err)
+		}
+		moved := func() bool {
+			return !slices.ContainsFunc(s.Keyring.Keys(), func(k keyring.Key) bool { return k.State == keyring.StateRekeying })
+		}
+		if d := took(t, moved); d > time.Minute {
+			t.Errorf("one record was moved in %v", d)
+		}
+	})
+}
+
+// oneRecord is a host's store with one record.
+type oneRecord struct {
+	record   []byte
+	replaced func()
+}
+
+// Under implements keyring.SealedData.
+func (d *oneRecord) Under(context.Context, keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+	return func(yield func(keyring.Sealed, error) bool) {
+		yield(keyring.Sealed{Ref: "r", Ciphertext: d.record}, nil)
+	}
+}
+
+// Replace implements keyring.SealedData.
+func (d *oneRecord) Replace(_ context.Context, batch []keyring.Replacement) (int, error) {
+	d.record = slices.Clone(batch[0].New)
+	d.replaced()
+	return 0, nil
+}
+
+// The leader's clock is set ahead while it waits for the time of a rotation: no timer notices.
+func TestLeaderNoticesThatItsClockWasSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: hour})
+		leader := ready(t, c)
+		first := leader.Keyring.Keys()[0].ID
+		time.Sleep(29*day + hour) // the next is prepublished
+		leader.Clock.Set(day)
+		rotated := func() bool {
+			return len(leader.Keyring.Keys()) > 1 && leader.Keyring.Keys()[0].ID != first && active(t, leader) != first
+		}
+		if d := took(t, rotated); d > 15*time.Minute {
+			t.Errorf("a rotation that was due came after %v", d)
+		}
+	})
+}
+
+// active is the active key as a server knows it.
+func active(t testing.TB, s *keyringtest.Server) keyring.KeyID {
+	t.Helper()
+	st, err := s.Keyring.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.Active
+}
