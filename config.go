@@ -134,7 +134,8 @@ type Config struct {
 	Dir string
 	// ID is this server's ID in the raft configuration: at most 255 bytes of UTF-8.
 	ID raft.ServerID
-	// Raft is the host's raft. It is running on FSM, or on a Mux with it. The host closes it.
+	// Raft is the host's raft. It is running on FSM, or on a Mux with it. The host closes it. If it
+	// does not restore its snapshots at the start, see FSM.Load.
 	Raft *raft.Raft
 	// FSM is the one that Raft applies to. It serves one Keyring at a time.
 	FSM *FSM
@@ -212,6 +213,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.clock == nil {
 		c.clock = time.Now
+	}
+	if c.Raft != nil && c.FSM != nil {
+		if err := c.FSM.past.begins(c.Raft); err != nil {
+			w = append(w, err)
+		}
 	}
 	c.MetricsEvery = cmp.Or(c.MetricsEvery, defaultMetricsEvery)
 	if c.Logger == nil {

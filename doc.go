@@ -78,8 +78,10 @@
 //	config.go       Config and what zero means in it; KeyID, Key, State
 //	errors.go       the errors that callers branch on
 //	fsm.go          FSM, the fence, the snapshot, and the one place that proposes to raft
+//	past.go         FSM.Load, for a raft that does not restore its snapshots
 //	builds.go       what the servers' builds apply; nothing else is proposed
 //	mux.go          Mux: the keyring's FSM and the host's on one raft
+//	muxsink.go      the host's snapshot, while there is nothing of the keyring's
 //	keystore.go     the directory of key files: what lies in it, and what is done with it
 //	holding.go      how a key comes to be held: written, read back, asked for live
 //	material.go     the keys in memory

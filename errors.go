@@ -16,6 +16,9 @@ var (
 	// ErrNotReady means not yet: no active key, or a leader that has not yet applied the
 	// barrier of its term. WaitReady waits for both.
 	ErrNotReady = errors.New("keyring not ready")
+	// ErrNotLoaded means that the FSM lacks what raft applied before its start: raft does not restore
+	// its snapshots, and FSM.Load was not called before raft.NewRaft.
+	ErrNotLoaded = errors.New("the FSM was not given raft's snapshot: call FSM.Load before raft.NewRaft")
 	// ErrUnknownKey means that the keyring has no such key, or no longer.
 	ErrUnknownKey = errors.New("unknown key")
 	// ErrKeyMissing means that the keyring has the key and this server not yet its

@@ -46,6 +46,7 @@ type FSM struct {
 	missed   atomic.Uint64             // index of an entry of a newer build, which is not in the ring; zero if there is none
 	entry    atomic.Uint64             // index of the keyring's last entry since the last restore; zero if there is none
 	configAt atomic.Uint64             // index of the raft configuration that came last; zero if none has since the start
+	past     past                      // whether raft has given it all
 }
 
 // NewFSM returns an empty FSM.
@@ -59,8 +60,12 @@ func NewFSM() *FSM {
 // an error and changes nothing. After one that a newer build wrote, the server makes no snapshots,
 // and does not seal or act as the leader, until it runs a build that reads it.
 func (f *FSM) Apply(l *raft.Log) any {
+	f.past.see(l.Index)
 	if !own(l) {
 		return fmt.Errorf("%w: log entry %d is not the keyring's; a host with entries of its own needs Mux", ErrCorrupt, l.Index)
+	}
+	if l.Index <= f.past.loaded.Load() {
+		return nil // the snapshot that Load took has it
 	}
 	defer f.changed.notify()
 	defer f.entry.Store(l.Index) // after the ring: who reads this first finds a ring that has the entry
@@ -89,8 +94,12 @@ func own(l *raft.Log) bool {
 	return l.Type == raft.LogCommand && bytes.Equal(l.Extensions, extensions)
 }
 
-// whole is an error if there is an entry that this build could not apply.
+// whole is an error if there is an entry that this build could not apply, or something that raft has not
+// given.
 func (f *FSM) whole() error {
+	if f.past.state.Load() == pastMissing {
+		return ErrNotLoaded
+	}
 	if i := f.missed.Load(); i > 0 {
 		return fmt.Errorf("log entry %d is of a newer build, and not applied", i)
 	}
@@ -130,6 +139,7 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 // all that is needed is to know when.
 func (f *FSM) StoreConfiguration(index uint64, _ raft.Configuration) {
 	f.configAt.Store(index)
+	f.past.see(index)
 	f.configs.Add(1)
 	f.changed.notify()
 }
@@ -137,6 +147,7 @@ func (f *FSM) StoreConfiguration(index uint64, _ raft.Configuration) {
 func (f *FSM) publish(ring *meta.Ring) {
 	f.entry.Store(0)
 	f.ring.Store(ring)
+	f.past.restored()
 	f.missed.Store(0)
 	f.restores.Add(1)
 	f.changed.notify()
@@ -149,13 +160,19 @@ func (f *FSM) publish(ring *meta.Ring) {
 // only from the log index on where every server calls it: gate it on a field of your command
 // if there are entries from before. It looks at the form and the key alone: what is damaged, or
 // bound to another AAD, is admitted, and found when it does not open. An FSM that has no active
-// key, as one that no raft feeds, returns ErrNotReady.
+// key, as one that no raft feeds, returns ErrNotReady. One that lacks what raft applied before it
+// started returns an error that matches ErrNotLoaded too: then the other servers' answer may be another,
+// and the host must stop, not go on without the entry.
 func (f *FSM) Admit(ciphertext []byte) error {
 	id, err := CiphertextKeyID(ciphertext)
 	if err != nil {
 		return err
 	}
-	switch active := f.ring.Load().Active(); {
+	ring := f.ring.Load()
+	if err := f.past.check(ring); err != nil {
+		return err
+	}
+	switch active := ring.Active(); {
 	case active == nil:
 		return fmt.Errorf("%w: the FSM that is asked has no active key: is it the one that raft applies to?", ErrNotReady)
 	case active.ID != id:
@@ -173,7 +190,8 @@ func CiphertextKeyID(ciphertext []byte) (KeyID, error) {
 	return id, nil
 }
 
-// fsmSnapshot is the keyring's section, then the host's snapshot if there is one.
+// fsmSnapshot is the keyring's section, then the host's snapshot if there is one. Before the cluster is
+// founded it is the host's alone: a server may get it that has no Mux yet.
 type fsmSnapshot struct {
 	ring  *meta.Ring
 	build meta.Build
@@ -182,6 +200,9 @@ type fsmSnapshot struct {
 
 // Persist implements raft.FSMSnapshot. The host's Persist closes the sink.
 func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	if s.app != nil && !founded(s.ring) {
+		return s.persistApp(sink)
+	}
 	err := s.writeSection(sink)
 	if err == nil && s.app != nil {
 		return s.app.Persist(sink)

@@ -1,7 +1,10 @@
 package keyring
 
 import (
+	"bufio"
+	"errors"
 	"io"
+	"sync/atomic"
 
 	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
@@ -13,10 +16,16 @@ import (
 // raft.ConfigurationStore) as it would without. The keyring sees these too: what Mux returns
 // is always a raft.ConfigurationStore. A snapshot holds both: the keyring's section
 // first, then app's to the end. Snapshots and logs from before the Mux are read as app's
-// alone; after the first snapshot that the Mux wrote, going back to a build without it needs
-// a restore.
+// alone, and before the first command of the keyring's a snapshot is app's alone too, so that a
+// server can read it that has yet to get the Mux. After that command going back to a build without
+// the Mux needs a restore.
+//
+// An app that is new on a raft which the keyring has had to itself meets snapshots that have nothing of
+// app's in them. Until app has been given anything it need not restore such a one: it is not asked to if,
+// as it is, it makes snapshots of one byte or more, and may answer io.EOF if it is. To find that out Mux
+// has it make a snapshot, and takes no more of it than the first byte.
 func Mux(keys *FSM, app raft.FSM) raft.FSM {
-	m := mux{keys, app}
+	m := mux{keys, app, &atomic.Bool{}}
 	if batching, ok := app.(raft.BatchingFSM); ok {
 		return muxBatching{m, batching}
 	}
@@ -26,12 +35,15 @@ func Mux(keys *FSM, app raft.FSM) raft.FSM {
 type mux struct {
 	keys *FSM
 	app  raft.FSM
+	used *atomic.Bool // app has been given an entry or a snapshot since the start
 }
 
 func (m mux) Apply(l *raft.Log) any {
 	if own(l) {
 		return m.keys.Apply(l)
 	}
+	m.keys.past.see(l.Index)
+	m.used.Store(true)
 	return m.app.Apply(l)
 }
 
@@ -61,8 +73,15 @@ func (m mux) Restore(rc io.ReadCloser) error {
 	if err != nil {
 		return err
 	}
-	if err := m.app.Restore(restCloser{rest, rc}); err != nil {
-		return err
+	buffered := bufio.NewReader(rest)
+	_, err = buffered.Peek(1)
+	mayLackApp := ring != nil && err == io.EOF && !m.used.Load()
+	if !mayLackApp || !writesSomething(m.app) {
+		err := m.app.Restore(restCloser{buffered, rc})
+		if err != nil && !(mayLackApp && isEOF(err)) {
+			return err
+		}
+		m.used.Store(true)
 	}
 	if ring == nil {
 		ring = &meta.Ring{}
@@ -70,6 +89,39 @@ func (m mux) Restore(rc io.ReadCloser) error {
 	m.keys.publish(ring)
 	return nil
 }
+
+func isEOF(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+
+// writesSomething reports whether a host's FSM that nothing was applied to makes a snapshot of one byte or
+// more. One that has none was made without it, then: by a raft that had the keyring's FSM alone. If the
+// FSM can't tell, the answer is no, and it is for the FSM to say what a snapshot of no bytes means.
+func writesSomething(app raft.FSM) bool {
+	snap, err := app.Snapshot()
+	if err != nil {
+		return false
+	}
+	defer snap.Release()
+	var s firstByte
+	_ = snap.Persist(&s) // fails at the first byte
+	return s.written
+}
+
+// firstByte is a sink that takes nothing.
+type firstByte struct{ written bool }
+
+var errEnough = errors.New("all that was to be known is known")
+
+func (s *firstByte) Write(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	s.written = true
+	return 0, errEnough
+}
+
+func (*firstByte) Close() error  { return nil }
+func (*firstByte) Cancel() error { return nil }
+func (*firstByte) ID() string    { return "" }
 
 // restCloser reads the host's part of a snapshot and closes the whole.
 type restCloser struct {
@@ -95,6 +147,8 @@ func (m muxBatching) ApplyBatch(logs []*raft.Log) []any {
 			n++
 		}
 		if n > 0 {
+			m.keys.past.see(logs[0].Index)
+			m.used.Store(true)
 			responses = append(responses, m.app.ApplyBatch(logs[:n])...)
 		} else {
 			n = 1
