@@ -27,6 +27,9 @@ func SetNodeClock(c *NodeConfig, now func() time.Time) { c.clock = now }
 // SetRestoreFS restores to a simulated disk.
 func SetRestoreFS(o *RestoreOptions, fsys durable.FS) { o.fs = fsys }
 
+// OnLookUp has do called each time the active key is looked up, between the two loads.
+func OnLookUp(c *Config, do func()) { c.onLookUp = do }
+
 // SetSameBuild tells a server that every other one is at its build.
 func SetSameBuild(c *Config) { c.sameBuild = true }
 
@@ -320,12 +323,12 @@ func Confirm(k *Keyring, id KeyID) (bool, error) { return k.store.confirm(id) }
 
 // Heal does what the replicator does about keys that it took for missing.
 func Heal(k *Keyring, keys ...KeyID) {
-	ring := k.fsm.ring.Load()
+	v := k.view()
 	var missing []*meta.Key
 	for _, id := range keys {
-		missing = append(missing, ring.Key(id))
+		missing = append(missing, v.ring.Key(id))
 	}
-	(&replicator{Keyring: k}).reread(ring, missing)
+	(&replicator{Keyring: k}).reread(v, missing)
 }
 
 // SetRemovedAside sets the file of a removed key aside.

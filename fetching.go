@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 
@@ -18,11 +19,14 @@ import (
 // wanted returns the missing keys for which peers are to be asked. What a peer has must not take
 // the place of a file that may be the way back: one under a KEK that does not answer, or one of a
 // removed key that heal has yet to take back. Nor need it be asked for what is on its way by an
-// offer.
-func (r *replicator) wanted(missing []*meta.Key) []*meta.Key {
+// offer. Until this server has caught up, nothing takes the place of a key that is in memory either.
+func (r *replicator) wanted(v view, missing []*meta.Key) []*meta.Key {
 	come := r.store.locked()
-	if r.healing.untried() {
+	if r.healing.untried() || !v.caughtUp {
 		come = append(come, r.store.buriedKeys()...)
+	}
+	if !v.caughtUp {
+		come = slices.AppendSeq(come, maps.Keys(r.store.all()))
 	}
 	if come = append(come, r.offered.all()...); len(come) == 0 {
 		return missing

@@ -34,8 +34,12 @@ func (n *Node) Encrypt(ctx context.Context, plaintext, aad []byte) ([]byte, erro
 // Decrypt is Keyring.Decrypt, here if this server holds the key, else on the leader.
 func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, error) {
 	out, err := n.keys.Decrypt(ciphertext, aad)
-	if !errors.Is(err, ErrKeyMissing) && !errors.Is(err, ErrUnknownKey) || n.raft.State() == raft.Leader {
+	elsewhere := errors.Is(err, ErrKeyMissing) || errors.Is(err, ErrUnknownKey) || errors.Is(err, ErrNotReady)
+	if !elsewhere || n.raft.State() == raft.Leader {
 		return out, err
+	}
+	if leader := n.Leader(); errors.Is(err, ErrNotReady) && (leader == "" || n.net == nil) {
+		return nil, err
 	}
 	return n.forward(ctx, callTimeout, pathDecrypt, ciphertext, aad)
 }

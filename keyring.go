@@ -27,7 +27,7 @@ type Keyring struct {
 	observer *raft.Observer
 	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
 	cancel   context.CancelFunc
-	loops    sync.WaitGroup // replicate, lead, rekey, measure and audit
+	loops    sync.WaitGroup // replicate, lead, catchUp, rekey, measure and audit
 
 	mu     sync.Mutex // guards below
 	closed bool
@@ -41,6 +41,9 @@ type Keyring struct {
 	opening atomic.Pointer[opening] // nil after Close
 	tokens  atomic.Pointer[tokenKeys]
 	term    atomic.Uint64 // the term whose barrier this leader has applied
+
+	caughtUp caughtUp
+	openedAt time.Time
 
 	reports reports               // to the leader: what other servers hold
 	offered offered               // to this server, and being fetched
@@ -82,11 +85,13 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	}
 	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, under: map[*context.CancelCauseFunc]struct{}{}, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1)}
 	k.moves.changed = &k.fsm.changed
+	k.openedAt = time.Now()
 	k.ctx, k.cancel = context.WithCancel(context.Background())
-	k.refresh(k.fsm.ring.Load())
+	k.refresh(k.view())
 	k.observer = observe(k.raft, k.fsm)
 	k.loops.Go(k.replicate)
 	k.loops.Go(k.lead)
+	k.loops.Go(k.catchUp)
 	if k.cfg.Data != nil {
 		k.loops.Go(k.rekey)
 	}
@@ -171,11 +176,12 @@ func (k *Keyring) isClosed() bool {
 	return k.closed
 }
 
-// WaitReady returns once the active key is held here, each of Config.KEKs has answered and, if
-// this server is the leader or alone, it may seal; or with ctx's error and what was missing. Older
+// WaitReady returns once this server has caught up with a leader since Open, the active key is held
+// here, each of Config.KEKs has answered and, if this server is the leader or alone, it may seal; or
+// with ctx's error and what was missing. Older
 // keys that are still on their way don't block it, and neither do OldKEKs that don't answer, which
-// may be gone for good; Status has both. It does not wait for others to elect a leader: calls for
-// the leader only may be ErrNotLeader right after it, but for those of a Node.
+// may be gone for good; Status has both. Once it has caught up it does not wait for others to elect a
+// leader: calls for the leader only may be ErrNotLeader right after it, but for those of a Node.
 func (k *Keyring) WaitReady(ctx context.Context) error {
 	ctx, done, err := k.enter(ctx)
 	if err != nil {
@@ -184,7 +190,7 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 	defer done()
 	for {
 		changed := k.fsm.changed.wait()
-		missing := k.notReady(k.fsm.ring.Load())
+		missing := k.notReady()
 		if missing == nil {
 			return nil
 		}
@@ -196,16 +202,20 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 	}
 }
 
-func (k *Keyring) notReady(ring *meta.Ring) error {
-	active := ring.Active()
+func (k *Keyring) notReady() error {
+	term := k.term.Load() // before the ring, as in lookUpSealing
+	v := k.view()
+	active := v.ring.Active()
 	switch {
 	case k.fsm.whole() != nil:
 		return k.fsm.whole()
+	case !v.caughtUp:
+		return errors.New("this server has not caught up with a leader since its start")
 	case active == nil:
 		return errors.New("there is no active key yet")
 	case !k.store.has(active):
 		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.store.faultOf(active.ID)))
-	case k.raft.State() == raft.Leader && !k.leads(k.term.Load()):
+	case k.raft.State() == raft.Leader && !k.leads(term):
 		return errors.New("the leader has not applied the barrier of its term")
 	case k.raft.State() != raft.Leader && slices.Equal(servers(k.raft), []string{string(k.cfg.ID)}):
 		return errors.New("this server is alone and does not lead yet")
@@ -225,8 +235,9 @@ func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
 
 // Decrypt opens what Encrypt returned for the same aad, on any server that holds the key.
 // The error is ErrDecrypt for bytes that are anything else, ErrKeyMissing for a key whose
-// material has not arrived here, ErrUnknownKey for one that the keyring does not have. It
-// does no I/O.
+// material has not arrived here, ErrUnknownKey for one that the keyring does not have, and
+// ErrNotReady for one that this server does not know while it has not caught up since its start, or
+// has heard from no leader for ten seconds. It does no I/O.
 func (k *Keyring) Decrypt(ciphertext, aad []byte) ([]byte, error) {
 	return k.AppendDecrypt(make([]byte, 0, max(0, len(ciphertext)-Overhead)), ciphertext, aad)
 }
@@ -275,7 +286,13 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 	if k.raft.State() != raft.Leader {
 		return nil, notLeader(k.raft)
 	}
-	s := &sealing{ring: k.fsm.ring.Load(), term: k.term.Load()}
+	// The term first: a ring that was read after it has at least what the barrier of that term had. With
+	// an older one a new leader would seal under a key that was retired before its term.
+	s := &sealing{term: k.term.Load()}
+	if k.cfg.onLookUp != nil {
+		k.cfg.onLookUp()
+	}
+	s.ring = k.fsm.ring.Load()
 	active := s.ring.Active()
 	if !k.leads(s.term) || active == nil {
 		return nil, ErrNotReady

@@ -173,6 +173,7 @@ func (l *leader) begin() bool {
 	}
 	*l = leader{Keyring: l.Keyring, term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}}
 	l.Keyring.term.Store(term)
+	l.setCaughtUp()
 	l.fsm.changed.notify()
 	return true
 }
@@ -222,13 +223,15 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 	return plan.Situation{
 		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
-		Lacking: l.lacking,
+		Lacking: l.lacking, Unmarked: l.fsm.entry.Load() == 0,
 	}
 }
 
 // do is the only place where the leader acts.
 func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	switch a.Kind {
+	case plan.Mark: // a report of what is known already is an entry that every build applies
+		return l.propose(holds, meta.Command{Hold: &meta.Hold{Server: string(l.cfg.ID), Keystore: l.store.id}})
 	case plan.Forget:
 		return l.propose(holds, meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
 	case plan.Greet:

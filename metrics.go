@@ -26,8 +26,8 @@ func (k *Keyring) measure() {
 }
 
 func (k *Keyring) setGauges() {
-	ring, age := k.fsm.ring.Load(), 0.0
-	st := k.statusOf(ring)
+	v, age := k.view(), 0.0
+	ring, st := v.ring, k.statusOf(v)
 	if active := ring.Active(); active != nil {
 		age = k.now().Sub(active.Activated).Seconds()
 	}

@@ -29,8 +29,8 @@ func (n *Node) Status(ctx context.Context) (s Status, err error) {
 		if s, err = unpackStatus(b); err != nil {
 			return err
 		}
-		ring := n.keys.fsm.ring.Load()
-		s.Keys, s.NoBackup = publicKeys(ring), n.keys.statusOf(ring).NoBackup
+		v := n.keys.view()
+		s.Keys, s.NoBackup = publicKeys(v.ring), n.keys.statusOf(v).NoBackup
 		return nil
 	})
 	return s, err
@@ -52,7 +52,7 @@ func (n *Node) serveStatus() ([]byte, error) {
 	if err := n.keys.mayLead(); err != nil {
 		return nil, err
 	}
-	s := n.keys.statusOf(n.keys.fsm.ring.Load())
+	s := n.keys.statusOf(n.keys.view())
 	s.NoBackup = nil
 	return packStatus(s)
 }

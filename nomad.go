@@ -18,9 +18,9 @@ func (k *Keyring) OpenNomad(id KeyID, data []byte) ([]byte, error) {
 	if k.isClosed() {
 		return nil, ErrClosed
 	}
-	key := k.fsm.ring.Load().Key(id)
-	if key == nil {
-		return nil, fmt.Errorf("%w %s", ErrUnknownKey, id)
+	key, err := k.knownKey(id)
+	if err != nil {
+		return nil, err
 	}
 	if !key.Adopted() {
 		return nil, ErrDecrypt

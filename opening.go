@@ -86,9 +86,9 @@ func (k *Keyring) lookUpOpening(id KeyID) (*seal.Key, error) {
 	if k.isClosed() {
 		return nil, ErrClosed
 	}
-	key := k.fsm.ring.Load().Key(id)
-	if key == nil {
-		return nil, fmt.Errorf("%w %s", ErrUnknownKey, id)
+	key, err := k.knownKey(id)
+	if err != nil {
+		return nil, err
 	}
 	m := k.store.get(id)
 	if m == nil || m.check != key.Check {
@@ -97,20 +97,39 @@ func (k *Keyring) lookUpOpening(id KeyID) (*seal.Key, error) {
 	return k.sealerOf(id, m)
 }
 
-// refresh brings the table up to date. Keys that were removed are overwritten; a file that
-// is not the ring's key is set aside. Only Open and the replicator call it.
-func (k *Keyring) refresh(ring *meta.Ring) {
+// knownKey returns the ring's key of that ID. If it has none the error is ErrUnknownKey, or ErrNotReady
+// while this server may be behind.
+func (k *Keyring) knownKey(id KeyID) (*meta.Key, error) {
+	behind := k.behind() // before the ring is read
+	ring := k.fsm.ring.Load()
+	key := ring.Key(id)
+	switch {
+	case key != nil:
+		return key, nil
+	case behind != nil && !ring.WasRemoved(id):
+		return nil, fmt.Errorf("key %s: %w", id, behind)
+	}
+	return nil, fmt.Errorf("%w %s", ErrUnknownKey, id)
+}
+
+// refresh brings the table up to date. Once this server has caught up, keys that were removed are
+// overwritten, and a file that is not the ring's key is set aside; until then they are left out of the
+// table. Only Open and the replicator call it.
+func (k *Keyring) refresh(v view) {
 	keys := k.store.all()
 	for id, m := range keys {
-		switch key := ring.Key(id); {
-		case key == nil && ring.WasRemoved(id):
+		key := v.ring.Key(id)
+		if key != nil && m.check == key.Check {
+			continue
+		}
+		delete(keys, id)
+		switch {
+		case !v.caughtUp:
+		case key == nil && v.ring.WasRemoved(id):
 			k.store.bury(id)
-			delete(keys, id)
-		case key == nil:
-			delete(keys, id) // an orphan
-		case m.check != key.Check:
+		case key == nil: // an orphan
+		default:
 			k.store.reject(id, key.Check)
-			delete(keys, id)
 		}
 	}
 	k.opening.Store(newOpening(keys))

@@ -184,8 +184,8 @@ func (k *Keyring) removable(ring *meta.Ring, id KeyID, o RemoveOptions) (State, 
 
 // bury does with the files of removed keys what plan says, beside the loop, and returns when
 // to look again: zero for never, if nothing changes.
-func (r *replicator) bury(ring *meta.Ring) mono.Time {
-	b := plan.Bury(ring, r.store.gravesOf(ring), r.cfg.Rotation.Undo, r.now())
+func (r *replicator) bury(v view) mono.Time {
+	b := plan.Bury(v.ring, v.caughtUp, r.store.gravesOf(v.ring), r.cfg.Rotation.Undo, r.now())
 	if len(b.SetAside)+len(b.Unlink) == 0 {
 		r.burying.rest()
 		return r.whenShown(b.Next)

@@ -36,10 +36,12 @@ type replicator struct {
 	told     mono.Time // when that was
 	resend   mono.Time // when it is due again if nothing came of it
 
+	restores  uint64 // of the FSM, before this step read the ring
 	refreshed keySet
 	renewed   mono.Time   // when the table of Decrypt was built last
 	seen      look        // what was found when the ring or the keystore changed last
 	lacking   []KeyID     // what was missing when it was looked at last
+	healed    bool        // and whether this server had caught up then
 	healing   chore       // reads the directory again while keys are missing
 	burying   chore       // sees to the files of removed keys
 	ended     chan *chore // its goroutine has ended
@@ -94,10 +96,11 @@ func (r *replicator) start(c *chore, do func()) {
 type keySet struct {
 	restores, stored uint64
 	keys, removed    int
+	caughtUp         bool
 }
 
-func (k *Keyring) keySet(ring *meta.Ring) keySet {
-	return keySet{k.fsm.restores.Load(), k.store.version(), len(ring.Keys), len(ring.Removed)}
+func (r *replicator) keySet(v view) keySet {
+	return keySet{r.restores, r.store.version(), len(v.ring.Keys), len(v.ring.Removed), v.caughtUp}
 }
 
 // look is what the ring and the keystore say together. There may be thousands of keys, and most of what
@@ -158,14 +161,15 @@ func (k *Keyring) replicate() {
 
 // step does what can be done now and returns how long nothing else need be.
 func (r *replicator) step() time.Duration {
-	ring := r.fsm.ring.Load()
-	wake := r.renew(ring)
+	r.restores = r.fsm.restores.Load()
+	v := r.view()
+	wake, ring := r.renew(v), v.ring
 	look := r.look(ring)
-	wake = earliest(wake, r.heal(ring, look.missing), r.bury(ring))
+	wake = earliest(wake, r.heal(v, look.missing), r.bury(v))
 	if r.paused > mono.Now() {
 		wake = earliest(wake, r.paused)
 	} else {
-		wake = earliest(wake, r.fetch(ring, r.wanted(look.missing)))
+		wake = earliest(wake, r.fetch(ring, r.wanted(v, look.missing)))
 	}
 	wake = earliest(wake, r.report(look))
 	if wake == 0 {
@@ -176,8 +180,8 @@ func (r *replicator) step() time.Duration {
 
 // renew brings the table of Decrypt up to date, or returns when it is due. It is built whole, and
 // Decrypt finds a key without it: while keys come in by the thousand it waits for some of them.
-func (r *replicator) renew(ring *meta.Ring) mono.Time {
-	set := r.keySet(ring)
+func (r *replicator) renew(v view) mono.Time {
+	set := r.keySet(v)
 	if set == r.refreshed {
 		return 0
 	}
@@ -186,7 +190,7 @@ func (r *replicator) renew(ring *meta.Ring) mono.Time {
 	if due := r.renewed.Add(renewEvery); set == same && r.pull.Busy() && mono.Now() < due {
 		return due
 	}
-	r.refresh(ring)
+	r.refresh(v)
 	r.refreshed, r.renewed = set, mono.Now()
 	return 0
 }
@@ -209,7 +213,7 @@ func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
 // heal gets back what needs no other server: keys in memory whose file is gone, files that
 // were set aside when their key was removed, and files that appeared, or whose KEK answers
 // again. It returns when to look again.
-func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) mono.Time {
+func (r *replicator) heal(v view, missing []*meta.Key) mono.Time {
 	if len(missing) == 0 && away(r.store.keks.all) == nil {
 		r.healing.rest()
 		return 0
@@ -218,8 +222,8 @@ func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) mono.Time {
 	for _, m := range missing {
 		lacking = append(lacking, m.ID)
 	}
-	if !slices.Equal(lacking, r.lacking) { // one that is lost for good must not slow the others
-		r.lacking = lacking
+	if !slices.Equal(lacking, r.lacking) || v.caughtUp != r.healed { // one that is lost for good must not slow the others
+		r.lacking, r.healed = lacking, v.caughtUp
 		r.healing.hurry(mono.Now().Add(firstScan))
 	}
 	if r.healing.due == 0 { // most of what is missing is on its way
@@ -228,11 +232,11 @@ func (r *replicator) heal(ring *meta.Ring, missing []*meta.Key) mono.Time {
 	if wake, wait := r.healing.wait(mono.Now()); wait {
 		return wake
 	}
-	r.start(&r.healing, func() { r.reread(ring, missing) })
+	r.start(&r.healing, func() { r.reread(v, missing) })
 	return 0
 }
 
-func (r *replicator) reread(ring *meta.Ring, missing []*meta.Key) {
+func (r *replicator) reread(v view, missing []*meta.Key) {
 	r.store.keks.probe(r.ctx)
 	var lost []KeyID
 	for _, m := range missing {
@@ -241,14 +245,14 @@ func (r *replicator) reread(ring *meta.Ring, missing []*meta.Key) {
 		case r.store.has(m): // it has come meanwhile
 		case s != nil && s.check == m.Check:
 			lost = append(lost, m.ID)
-		case r.store.buried(m.ID):
+		case v.caughtUp && r.store.buried(m.ID): // else it may be removed all the same
 			if err := r.store.takeBack(m.ID); err != nil {
 				r.cfg.Logger.Error("take back key file", "key", m.ID, "error", err)
 			}
 		}
 	}
 	r.store.rewrite(r.ctx, lost...)
-	if err := r.store.scan(r.ctx, ring.WasRemoved); err != nil && r.ctx.Err() == nil {
+	if err := r.store.scan(r.ctx, v.ring.WasRemoved); err != nil && r.ctx.Err() == nil {
 		r.cfg.Logger.Error("read keystore", "error", err)
 	}
 	r.fsm.changed.notify() // for this loop and for WaitReady

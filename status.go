@@ -17,15 +17,21 @@ import (
 // Status is what an operator needs to know, as one server knows it. It has JSON for machines, and
 // String for people.
 type Status struct {
-	ID       raft.ServerID `json:"id"`
-	Leader   raft.ServerID `json:"leader,omitempty"` // empty if none is known
-	Servers  []raft.Server `json:"servers"`          // of the latest raft configuration
-	Ready    bool          `json:"ready"`            // what WaitReady waits for
-	Active   KeyID         `json:"active,omitzero"`  // zero if there is none
-	Keys     []Key         `json:"keys"`             // the newest first
-	Missing  []KeyID       `json:"missing"`          // keys whose material is not held here
-	Orphans  []KeyID       `json:"orphans"`          // key files here that the keyring does not know
-	SetAside []string      `json:"setAside"`         // files here that were bad, under the names they have now
+	ID      raft.ServerID `json:"id"`
+	Leader  raft.ServerID `json:"leader,omitempty"` // empty if none is known
+	Servers []raft.Server `json:"servers"`          // of the latest raft configuration
+	Ready   bool          `json:"ready"`            // what WaitReady waits for
+	// CaughtUp says that this server has, since Open, had everything that a leader had committed at some
+	// moment after. Until then Keys and what follows from them may be outdated, and nothing is an orphan.
+	CaughtUp bool `json:"caughtUp"`
+	// LastContact is when this server last heard from a leader, and the present on a leader. Zero means
+	// not since it was started.
+	LastContact time.Time `json:"lastContact,omitzero"`
+	Active      KeyID     `json:"active,omitzero"` // zero if there is none
+	Keys        []Key     `json:"keys"`            // the newest first
+	Missing     []KeyID   `json:"missing"`         // keys whose material is not held here
+	Orphans     []KeyID   `json:"orphans"`         // key files here that the keyring does not know
+	SetAside    []string  `json:"setAside"`        // files here that were bad, under the names they have now
 	// KEKs are those of the configuration, the wrapping ones first.
 	KEKs []KEKStatus `json:"keks"`
 	// OnOldKEKs is how many key files here are not wrapped under exactly Config.KEKs, or not
@@ -64,6 +70,8 @@ type ProblemKind string
 
 // The kinds of problems.
 const (
+	ProblemNoLeader    ProblemKind = "no leader"        // this server has heard from no leader for a while
+	ProblemBehind      ProblemKind = "not caught up"    // this server does not know yet what was committed before its start
 	ProblemKeyMissing  ProblemKind = "key missing"      // a key's material is not held on this server
 	ProblemKeyPending  ProblemKind = "key pending"      // a prepublished key is due and can't be activated
 	ProblemKEKAway     ProblemKind = "KEK away"         // a KEK does not answer, or is not configured
@@ -87,18 +95,20 @@ var problemKinds = []struct {
 	kind   ProblemKind
 	advice string
 }{
+	{ProblemNoLeader, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good: RecoverNode. If this server was removed, the others say so."},
+	{ProblemBehind, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
 	{ProblemKeyMissing, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
 	{ProblemRemoved, "Close it and delete its directory. It joins anew with AddServer or a JoinToken."},
 	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
-	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, and another server has the keys, move the keystore directory away."},
+	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
 	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it."},
 	{ProblemRekey, "Overwrite the records that do not open, or see to the error of the host's store."},
 	{ProblemNonvoter, "Nothing, if it has just joined. Else see which keys are missing, and where."},
 	{ProblemNewer, "Start this server with the build that the others have."},
 	{ProblemWaiting, "Start these servers, with this build."},
 	{ProblemUnreachable, "Look at that server, its certificate and the network."},
-	{ProblemSetAside, "Nothing in haste. Keep the file until Missing is empty, then delete it."},
-	{ProblemOrphan, "Adopt it if data is sealed under it; else leave it, or move it away."},
+	{ProblemSetAside, "Nothing in haste. It may be the only copy of a key: keep it until no server misses a key and there is a backup from after that."},
+	{ProblemOrphan, "Adopt it if data is sealed under it; else leave it where it is."},
 	{ProblemNomad, "Delete the files of Nomad's when the keyring holds their keys."},
 	{ProblemBackup, "Call Backup."},
 	{ProblemOldKEK, "Call Rewrap before OldKEKs are taken away."},
@@ -144,18 +154,20 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	defer done()
-	ring := k.fsm.ring.Load()
-	s := k.statusOf(ring)
-	s.Keys = publicKeys(ring)
+	v := k.view()
+	s := k.statusOf(v)
+	s.Keys = publicKeys(v.ring)
 	return s, nil
 }
 
 // statusOf is Status without Keys, which have to be parsed.
-func (k *Keyring) statusOf(ring *meta.Ring) Status {
+func (k *Keyring) statusOf(v view) Status {
+	ring := v.ring
 	_, lead := k.raft.LeaderWithID()
 	s := Status{
 		ID: k.cfg.ID, Leader: lead, Servers: k.raft.GetConfiguration().Configuration().Servers,
-		Ready:        k.notReady(ring) == nil,
+		Ready:        k.notReady() == nil,
+		CaughtUp:     v.caughtUp,
 		LastBackup:   LastBackup{ring.Backup.Index, ring.Backup.Time, ring.Backup.Digest},
 		NextRotation: plan.NextRotation(ring, k.cfg.policy()),
 	}
@@ -166,7 +178,7 @@ func (k *Keyring) statusOf(ring *meta.Ring) Status {
 		if !k.store.has(m) {
 			s.Missing = append(s.Missing, m.ID)
 		}
-		if m.CreateIndex > ring.Backup.Index {
+		if v.caughtUp && m.CreateIndex > ring.Backup.Index {
 			s.NoBackup = append(s.NoBackup, m.ID)
 		}
 	}
@@ -177,14 +189,15 @@ func (k *Keyring) statusOf(ring *meta.Ring) Status {
 	if err := k.fsm.whole(); err != nil {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemNewer, Detail: err.Error()})
 	}
-	k.store.describe(&s, ring)
+	k.describeContact(&s)
+	k.store.describe(&s, v)
 	if s.OnOldKEKs = k.store.onOldKEKs(); s.OnOldKEKs > 0 {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
 			"%d key files are not wrapped under exactly the KEKs of the configuration", s.OnOldKEKs)})
 	}
 	k.store.keks.describe(&s)
 	k.blocked.describe(&s)
-	if len(s.Servers) > 0 && !slices.ContainsFunc(s.Servers, func(r raft.Server) bool { return r.ID == k.cfg.ID }) {
+	if v.caughtUp && len(s.Servers) > 0 && !slices.ContainsFunc(s.Servers, func(r raft.Server) bool { return r.ID == k.cfg.ID }) {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemRemoved, Detail: "this server has left the cluster, or was removed"})
 	}
 	if rekeying := plan.Rekeying(ring); lead == k.cfg.ID {
@@ -200,13 +213,34 @@ func (k *Keyring) statusOf(ring *meta.Ring) Status {
 	return s
 }
 
+// describeContact adds what this server knows of a leader.
+func (k *Keyring) describeContact(s *Status) {
+	s.LastContact = k.raft.LastContact()
+	if k.raft.State() == raft.Leader {
+		s.LastContact = k.now()
+	}
+	since := "since its start"
+	if !s.LastContact.IsZero() {
+		s.LastContact = s.LastContact.UTC().Round(0)
+		since = "since " + s.LastContact.Format(time.DateTime)
+	}
+	if silence := k.silence(); k.isLost(silence) {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemNoLeader, Detail: fmt.Sprintf(
+			"this server has heard from no leader %s, for %v", since, silence.Round(time.Second))})
+	}
+	if !s.CaughtUp {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemBehind, Detail: "this server does not know yet what was committed before its start"})
+	}
+}
+
 // describe adds what the keystore knows.
-func (s *keystore) describe(st *Status, ring *meta.Ring) {
+func (s *keystore) describe(st *Status, v view) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ring := v.ring
 	add := func(p Problem) { st.Problems = append(st.Problems, p) }
 	for _, id := range st.Missing {
-		if _, ok := s.faults[id]; !ok { // else its fault says why
+		if _, ok := s.faults[id]; !ok && v.caughtUp { // else its fault says why, or it may be removed
 			add(Problem{Kind: ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers"})
 		}
 	}
@@ -228,22 +262,21 @@ func (s *keystore) describe(st *Status, ring *meta.Ring) {
 		add(Problem{Kind: ProblemSetAside, Detail: name})
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(s.nomad), compareIDs) {
-		if ring.WasRemoved(id) {
+		if v.caughtUp && ring.WasRemoved(id) {
 			add(Problem{Kind: ProblemNomad, Key: id, Detail: fmt.Sprintf(
 				"the key was removed, and Nomad's files %q still have it: delete them", s.nomad[id])})
 		}
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(s.graves), compareIDs) {
-		if aside := s.graves[id].aside; len(aside) > 0 && ring.Key(id) == nil && !ring.WasRemoved(id) && s.keys[id] == nil {
+		aside := s.graves[id].aside
+		if len(aside) > 0 && s.keys[id] == nil && len(plan.Orphans(ring, v.caughtUp, []KeyID{id})) > 0 {
 			add(Problem{Kind: ProblemOrphan, Key: id, Detail: fmt.Sprintf(
 				"files %q that were set aside, of a key that the keyring does not know; they are kept", aside)})
 		}
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(s.keys), compareIDs) {
-		if ring.Key(id) == nil && !ring.WasRemoved(id) {
-			st.Orphans = append(st.Orphans, id)
-			add(Problem{Kind: ProblemOrphan, Key: id, Detail: "a key file that the keyring does not know; it is kept"})
-		}
+	st.Orphans = plan.Orphans(ring, v.caughtUp, slices.SortedFunc(maps.Keys(s.keys), compareIDs))
+	for _, id := range st.Orphans {
+		add(Problem{Kind: ProblemOrphan, Key: id, Detail: "a key file that the keyring does not know; it is kept"})
 	}
 }
 

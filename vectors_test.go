@@ -75,13 +75,18 @@ func reader(t testing.TB, v vectors, more ...outsider) *keyring.Keyring {
 	return k
 }
 
+// refusedHere: a server without a leader can't tell that a key is unknown.
+func refusedHere(err error) bool {
+	return errors.Is(err, keyring.ErrToken) || errors.Is(err, keyring.ErrNotReady)
+}
+
 func TestTokensThatAnotherLibraryMade(t *testing.T) {
 	v := readVectors(t)
 	k := reader(t, v)
 	for _, token := range v.Tokens {
 		var claims struct{ Sub string }
 		err := k.Verify(token.Token, me, &claims)
-		if token.Verifies != (err == nil) || err != nil && !errors.Is(err, keyring.ErrToken) || token.Verifies && claims.Sub != "job:web" {
+		if token.Verifies != (err == nil) || err != nil && !refusedHere(err) || token.Verifies && claims.Sub != "job:web" {
 			t.Errorf("%s: %v", token.Name, err)
 		}
 	}
@@ -102,7 +107,7 @@ func FuzzVerify(f *testing.F) {
 	f.Fuzz(func(t *testing.T, token string) {
 		var claims map[string]any
 		err := k.Verify(token, me, &claims)
-		if err != nil && (!errors.Is(err, keyring.ErrToken) || claims != nil) {
+		if err != nil && (!refusedHere(err) || claims != nil) {
 			t.Errorf("%v, %v", claims, err)
 		}
 		if err == nil {

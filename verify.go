@@ -36,7 +36,8 @@ type Expect struct {
 //
 // A token that is refused matches ErrToken, and ErrUnknownKey too if its key is not one whose
 // tokens verify, or one that this server has not yet heard of. So does a token whose claims don't
-// fit the arguments.
+// fit the arguments. While this server has not caught up since its start, or has heard from no leader
+// for ten seconds, it can't tell: a key that it does not know is then ErrNotReady, and not ErrToken.
 //
 // Some tokens that other libraries may take are refused for their form: a header with other
 // members than alg, kid and typ, a typ other than JWT, base64url that is not canonical, and JSON
@@ -52,6 +53,12 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 	at := k.now()
 	keys := k.tokenKeys(at)
 	payload, key, err := jwt.Open(token, keys)
+	if errors.Is(err, jwt.ErrUnknownKey) {
+		if keys, err = k.keysAnew(at, keys); err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
+		payload, key, err = jwt.Open(token, keys)
+	}
 	if errors.Is(err, jwt.ErrUnknownKey) {
 		return fmt.Errorf("%w: %w", ErrToken, ErrUnknownKey)
 	}
@@ -118,6 +125,15 @@ func (k *Keyring) tokenKeys(at time.Time) *tokenKeys {
 		k.tokens.Store(t)
 	}
 	return t
+}
+
+// keysAnew is tokenKeys for a token whose key was not among those before: that is unknown only if it is
+// not among these either. The error matches ErrNotReady: this server may be behind.
+func (k *Keyring) keysAnew(at time.Time, before *tokenKeys) (*tokenKeys, error) {
+	if err := k.behind(); err != nil {
+		return before, err
+	}
+	return k.tokenKeys(at), nil
 }
 
 // readTokenKeys reads the public keys that the table before has not. One that is odd is left

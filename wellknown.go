@@ -22,8 +22,31 @@ const (
 
 // JWKS returns the JSON Web Key Set (RFC 7517) with the public half of every key whose tokens
 // verify, and of those that are prepublished. It is the same on every server that has applied as
-// much, and needs no material.
-func (k *Keyring) JWKS() []byte { return bytes.Clone(k.tokenKeys(k.now()).document().body) }
+// much, and needs no material. It is nil where WellKnown answers 503.
+func (k *Keyring) JWKS() []byte {
+	_, err := k.jwksAge()
+	if err != nil {
+		return nil
+	}
+	return bytes.Clone(k.tokenKeys(k.now()).document().body)
+}
+
+// jwksAge is for how long the JWKS may be cached. The error says that this server has none to show. Ask
+// it before the ring is read.
+func (k *Keyring) jwksAge() (time.Duration, error) {
+	if !k.caughtUp.load() || k.fsm.whole() != nil {
+		return 0, k.behind()
+	}
+	silence := k.silence()
+	if !k.isLost(silence) {
+		silence = 0
+	}
+	age, ok := plan.MaxAge(k.fsm.ring.Load(), k.cfg.policy(), silence)
+	if !ok {
+		return 0, k.behind()
+	}
+	return age, nil
+}
 
 // WellKnown serves what relying parties need, to anyone, on any server:
 // /.well-known/jwks.json, the JWKS, and /.well-known/openid-configuration, which names it and the
@@ -33,18 +56,30 @@ func (k *Keyring) JWKS() []byte { return bytes.Clone(k.tokenKeys(k.now()).docume
 // Answers may be cached for RotationPolicy.Lead, and never longer than five minutes: so a
 // verifier that heeds that knows each scheduled key before it signs. After Rotate without Publish
 // it may have to fetch the JWKS once more when it meets a kid that it does not know.
+//
+// A server that has not caught up with a leader since its start answers 503, not to be stored, where
+// the JWKS is asked for. One that hears from no leader any more takes that time off the time for which
+// its answer may be cached, so that no verifier has a JWKS that is older than it may be; and after an
+// hour, or RotationPolicy.Lead if that is less, it answers 503 too: a key may have been revoked
+// elsewhere, or have begun to sign.
 func (k *Keyring) WellKnown() http.Handler {
 	discovery := newDiscovery(k.cfg.Tokens.Issuer)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathJWKS, func(w http.ResponseWriter, r *http.Request) {
-		k.serveDocument(w, r, "application/jwk-set+json", k.tokenKeys(k.now()).document())
+		age, err := k.jwksAge()
+		if err != nil {
+			unavailable(w, err)
+			return
+		}
+		serveDocument(w, r, "application/jwk-set+json", age, k.tokenKeys(k.now()).document())
 	})
 	mux.HandleFunc("GET "+pathDiscovery, func(w http.ResponseWriter, r *http.Request) {
 		if k.cfg.Tokens.Issuer == "" {
 			http.Error(w, "no issuer is configured: TokenPolicy.Issuer is empty", http.StatusNotFound)
 			return
 		}
-		k.serveDocument(w, r, "application/json", discovery)
+		age, _ := plan.MaxAge(k.fsm.ring.Load(), k.cfg.policy(), 0) // it is of the configuration, and never stale
+		serveDocument(w, r, "application/json", age, discovery)
 	})
 	mux.HandleFunc("OPTIONS "+pathJWKS, preflight)
 	mux.HandleFunc("OPTIONS "+pathDiscovery, preflight)
@@ -78,8 +113,7 @@ func newDiscovery(issuer string) document {
 
 // serveDocument answers GET and HEAD, and If-None-Match with what it asks for. The JWKS is public: a
 // page from anywhere may read it.
-func (k *Keyring) serveDocument(w http.ResponseWriter, r *http.Request, contentType string, d document) {
-	age := plan.MaxAge(k.fsm.ring.Load(), k.cfg.policy())
+func serveDocument(w http.ResponseWriter, r *http.Request, contentType string, age time.Duration, d document) {
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("ETag", d.etag)
@@ -87,6 +121,15 @@ func (k *Keyring) serveDocument(w http.ResponseWriter, r *http.Request, contentT
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("Access-Control-Expose-Headers", "ETag")
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(d.body))
+}
+
+// unavailable answers that another server may be asked, or this one again: nothing of it is cached.
+func unavailable(w http.ResponseWriter, why error) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Retry-After", "1")
+	h.Set("Access-Control-Allow-Origin", "*")
+	http.Error(w, why.Error(), http.StatusServiceUnavailable)
 }
 
 // preflight answers a browser that is about to send If-None-Match.

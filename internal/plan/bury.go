@@ -21,9 +21,13 @@ type Burial struct {
 }
 
 // Bury says what becomes of the files of removed keys. Only a key that has a tombstone is
-// touched: without one it is in the ring, or an orphan, which is kept.
-func Bury(r *meta.Ring, graves []Grave, undo time.Duration, now time.Time) Burial {
+// touched: without one it is in the ring, or an orphan, which is kept. Until the server has caught up
+// nothing is: the removal may have been undone.
+func Bury(r *meta.Ring, caughtUp bool, graves []Grave, undo time.Duration, now time.Time) Burial {
 	var b Burial
+	if !caughtUp {
+		return b
+	}
 	for _, g := range graves {
 		t, removed := r.Tombstone(g.ID)
 		if !removed {

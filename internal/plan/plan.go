@@ -58,6 +58,9 @@ type Situation struct {
 	Probes  map[meta.KeyID]Probe
 	Retry   mono.Time // after it failed to do anything but ask, it does nothing but ask before
 	Lacking mono.Time // since when it has led without the active key; zero if it has it
+	// Unmarked says that the FSM has applied no entry of the keyring's since its last restore, so that the
+	// leader can't name one to the servers that want to know whether they have caught up.
+	Unmarked bool
 }
 
 // Probe is what came of the live question about a prepublished key. The leader keeps it in
@@ -74,6 +77,7 @@ type Kind string
 
 // What a leader can have to do.
 const (
+	Mark    Kind = "mark"    // make an entry that changes nothing, for the others to catch up with
 	Wait    Kind = "wait"    // nothing until Until, or until something changes
 	Greet   Kind = "greet"   // ask every server for its build, keystore and orphans
 	Found   Kind = "found"   // name the cluster, and adopt the orphans
@@ -100,6 +104,12 @@ type Action struct {
 // the ring and the situation alone, so a new leader goes on where the old one stopped.
 func Next(r *meta.Ring, s Situation) Action {
 	a := soonest{}
+	if s.Unmarked && r.Cluster != (meta.ClusterID{}) && len(s.Servers) > 1 {
+		if s.Retry <= s.Mono {
+			return Action{Kind: Mark}
+		}
+		a.add(s.Retry)
+	}
 	if gone := departed(r, s.Servers); len(gone) > 0 {
 		if s.Retry <= s.Mono {
 			return Action{Kind: Forget, Servers: gone}

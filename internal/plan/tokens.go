@@ -31,13 +31,25 @@ func VerifiesUntil(k *meta.Key, t Tokens) time.Time {
 	return k.Retired.Add(t.MaxTTL + t.Leeway)
 }
 
-// MaxAge is for how long verifiers may cache the JWKS.
-func MaxAge(r *meta.Ring, p Policy) time.Duration {
-	switch {
-	case r.Active() == nil: // the first key signs as soon as it is there
-		return 0
-	case p.Lead <= 0:
-		return Settle
+// MaxAge is for how long verifiers may cache the JWKS of a server that has heard from no leader for the
+// time of silence: what it has may be that old already. It has none to show if a majority elsewhere may
+// have begun to sign with a key that it has not heard of, or after Stale: a key that was revoked
+// meanwhile must not be shown for ever.
+func MaxAge(r *meta.Ring, p Policy, silence time.Duration) (age time.Duration, ok bool) {
+	age, stale := Settle, Stale
+	if p.Lead > 0 {
+		age, stale = min(p.Lead, Settle), min(p.Lead, Stale)
 	}
-	return min(p.Lead, Settle)
+	if silence > stale {
+		return 0, false
+	}
+	if r.Active() == nil { // the first key signs as soon as it is there
+		return 0, true
+	}
+	return max(0, age-silence), true
 }
+
+// Stale is after how long without a word from a leader a server has no JWKS to show. While most servers
+// are down no key can be revoked or activated, and the JWKS would still be good; but a server can't
+// tell that from being cut off.
+const Stale = time.Hour

@@ -63,8 +63,33 @@ func TestMaxAgeIsTheLeadOrFiveMinutes(t *testing.T) {
 		{active, 0, time.Minute, time.Minute},
 		{&meta.Ring{}, 30 * day, day, 0},
 	} {
-		if got := plan.MaxAge(tt.ring, plan.Policy{Every: tt.every, Lead: tt.lead}); got != tt.want {
-			t.Errorf("every %v, lead %v, active %t: %v, want %v", tt.every, tt.lead, tt.ring.Active() != nil, got, tt.want)
+		if got, ok := plan.MaxAge(tt.ring, plan.Policy{Every: tt.every, Lead: tt.lead}, 0); got != tt.want || !ok {
+			t.Errorf("every %v, lead %v, active %t: %v, %t, want %v", tt.every, tt.lead, tt.ring.Active() != nil, got, ok, tt.want)
+		}
+	}
+}
+
+// TestNoVerifierHasAnOlderJWKSThanItMay: what a server that hears from nobody has and what a verifier
+// keeps of it are together no older than a verifier may keep it elsewhere, for as long as that can be.
+func TestNoVerifierHasAnOlderJWKSThanItMay(t *testing.T) {
+	w := newWorld(t, "a")
+	w.run(time.Hour)
+	for _, tt := range []struct {
+		lead, silence, want time.Duration
+		ok                  bool
+	}{
+		{day, time.Minute, 4 * time.Minute, true},
+		{day, 5 * time.Minute, 0, true},
+		{day, time.Hour, 0, true},
+		{day, time.Hour + 1, 0, false},
+		{10 * time.Minute, 9 * time.Minute, 0, true},
+		{10 * time.Minute, 10*time.Minute + 1, 0, false}, // the next key may sign by now
+		{time.Second, time.Second, 0, true},
+		{0, 59 * time.Minute, 0, true},
+	} {
+		got, ok := plan.MaxAge(w.ring, plan.Policy{Every: 30 * day, Lead: tt.lead}, tt.silence)
+		if got != tt.want || ok != tt.ok {
+			t.Errorf("lead %v, silence %v: %v, %t, want %v, %t", tt.lead, tt.silence, got, ok, tt.want, tt.ok)
 		}
 	}
 }

@@ -1,0 +1,178 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// A server that has just started has the ring of its last snapshot, or none, until a leader tells it
+// what was committed meanwhile. Until then it can't say that a key is unknown, that a file is an
+// orphan, or which keys verify tokens, and nothing is renamed or unlinked by what its ring says.
+//
+// caughtUp says whether that time is over: whether the FSM has, since Open, had everything that a leader
+// had applied at some moment after Open. On a leader the barrier of its term proves that. A follower
+// asks the leader for the index of the last entry of the keyring's, and waits for it.
+//
+// It never becomes false again: what the FSM has had it has, and what replaces it comes later in the
+// log, a restored snapshot too. How old it may have become since is what silence tells.
+type caughtUp struct{ done atomic.Bool }
+
+func (c *caughtUp) load() bool { return c.done.Load() }
+
+// view is the ring and what may be concluded from it. Whether the server has caught up is read first:
+// read after the ring, it could speak of a later one.
+type view struct {
+	caughtUp bool
+	ring     *meta.Ring
+}
+
+func (k *Keyring) view() view {
+	v := view{caughtUp: k.caughtUp.load()}
+	v.ring = k.fsm.ring.Load()
+	return v
+}
+
+// setCaughtUp is called by the leader's loop and by catchUp.
+func (k *Keyring) setCaughtUp() {
+	if k.caughtUp.done.CompareAndSwap(false, true) {
+		k.fsm.changed.notify()
+	}
+}
+
+// catchUp runs until this server has caught up, or Close.
+func (k *Keyring) catchUp() {
+	reached := k.findGoal()
+	for reached != nil && !k.caughtUp.load() {
+		changed := k.fsm.changed.wait()
+		if k.fsm.whole() == nil && reached() {
+			k.setCaughtUp()
+			return
+		}
+		// raft notes the index of a snapshot that was restored a little later than the FSM hears of it.
+		if !k.pause(changed, time.Second) {
+			return
+		}
+	}
+}
+
+// pause waits for a change, and no longer than d. It returns false after Close.
+func (k *Keyring) pause(changed <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-k.ctx.Done():
+		return false
+	}
+	return true
+}
+
+// findGoal asks each leader that comes up until one has told how far this server has to come, and
+// returns what reports that it has. It is nil if that is of no use any more.
+func (k *Keyring) findGoal() func() bool {
+	var asked raft.ServerID // the leader that gave no answer of use
+	var again time.Time     // when it is asked again
+	for tries := 0; !k.caughtUp.load(); {
+		changed := k.fsm.changed.wait()
+		_, leader := k.raft.LeaderWithID()
+		wait := idle
+		switch {
+		case leader == "" || leader == k.cfg.ID: // the leader's loop sees to it when this server leads
+		case leader == asked && time.Until(again) > 0:
+			wait = time.Until(again)
+		default:
+			reached, err := k.askGoal(k.ctx, leader)
+			if err == nil {
+				return reached
+			}
+			if leader != asked {
+				tries = 0
+			}
+			k.cfg.Logger.Debug("ask the leader how far it is", "leader", leader, "error", err)
+			wait = plan.Backoff(tries, rand.Float64())
+			asked, again = leader, time.Now().Add(wait)
+			tries++
+		}
+		if !k.pause(changed, wait) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// askGoal asks the leader how far this server has to come.
+func (k *Keyring) askGoal(ctx context.Context, leader raft.ServerID) (func() bool, error) {
+	a, err := k.askState(ctx, string(leader))
+	if unsupported(err) {
+		return k.localGoal(), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !a.Leads {
+		return nil, errors.New("it is not confirmed as the leader, or has no entry of its own yet")
+	}
+	return func() bool { return plan.Reached(k.fsm.ring.Load(), a.Entry, k.fsm.position(k.raft)) }, nil
+}
+
+// localGoal is for a leader of a build that does not know the question, and less: the server has heard
+// from it, and has handed to the FSM what it then knew to be committed. One that was behind by more
+// than a leader sends at a time may have more to come.
+func (k *Keyring) localGoal() func() bool {
+	commit := k.raft.CommitIndex()
+	return func() bool { return k.raft.AppliedIndex() >= commit }
+}
+
+// position returns an index of raft's log up to which the FSM has all entries of the keyring. raft's own
+// index of what is applied won't do: it is that of the entries handed to the FSM, which may have
+// thousands of them yet to apply. What raft calls the last snapshot the FSM was asked for or restored
+// from, so it has that.
+func (f *FSM) position(r *raft.Raft) uint64 {
+	entry := f.entry.Load()
+	snapshot, _ := strconv.ParseUint(r.Stats()["last_snapshot_index"], 10, 64)
+	return max(entry, snapshot)
+}
+
+// silence is how long this server has heard from no leader; zero if it leads.
+func (k *Keyring) silence() time.Duration {
+	if k.raft.State() == raft.Leader { // it steps down when its lease ends
+		return 0
+	}
+	heard := k.raft.LastContact()
+	if heard.Before(k.openedAt) {
+		heard = k.openedAt
+	}
+	return max(0, time.Since(heard))
+}
+
+// isLost reports whether a silence is longer than an election takes: ten seconds, with raft's usual
+// timeouts.
+func (k *Keyring) isLost(silence time.Duration) bool {
+	conf := k.raft.ReloadableConfig()
+	return silence > max(10*time.Second, 5*(conf.HeartbeatTimeout+conf.ElectionTimeout))
+}
+
+// behind is why there may be a key that this server does not know, or nil. It matches ErrNotReady. Ask
+// it before the ring is read.
+func (k *Keyring) behind() error {
+	switch {
+	case !k.caughtUp.load():
+		return fmt.Errorf("%w: this server has not caught up with a leader since its start", ErrNotReady)
+	case k.fsm.whole() != nil:
+		return fmt.Errorf("%w: %w", ErrNotReady, k.fsm.whole())
+	}
+	if silence := k.silence(); k.isLost(silence) {
+		return fmt.Errorf("%w: this server has heard from no leader for %v", ErrNotReady, silence.Round(time.Second))
+	}
+	return nil
+}

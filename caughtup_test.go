@@ -1,0 +1,359 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// wellKnown asks a server for its JWKS, as a relying party does.
+func wellKnown(s *keyringtest.Server) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	s.Keyring.WellKnown().ServeHTTP(w, httptest.NewRequest("GET", "/.well-known/jwks.json", nil))
+	return w
+}
+
+func statusOf(t *testing.T, s *keyringtest.Server) keyring.Status {
+	t.Helper()
+	st, err := s.Keyring.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}
+
+// outdated is a cluster in which s3 has started on a snapshot from before the last rotation, and before
+// a removal, and hears from nobody. It returns what only the others know: a ciphertext and a token of the
+// active key.
+func outdated(t *testing.T, restart func(c *keyringtest.Cluster, s3 *keyringtest.Server)) (c *keyringtest.Cluster, s3 *keyringtest.Server, sealed []byte, token string) {
+	t.Helper()
+	c = newCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
+	led(t, c, firstReady(t, c))
+	s3 = c.Server("s3")
+	if err := s3.Raft.Snapshot().Error(); err != nil {
+		t.Fatal(err)
+	}
+	key := rotateOn(t, c)
+	leader := c.Leader()
+	keyring.AwaitHolders(leader.Keyring, key.ID, 3)
+	var err error
+	if sealed, err = leader.Keyring.Encrypt([]byte("x"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if token, err = leader.Keyring.Sign(map[string]any{"aud": "a"}); err != nil {
+		t.Fatal(err)
+	}
+	c.Stop(s3)
+	c.Partition(s3)
+	restart(c, s3)
+	c.Partition(s3)
+	time.Sleep(2 * time.Second)
+	return c, s3, sealed, token
+}
+
+// firstReady is a server that is ready and is not s3.
+func firstReady(t *testing.T, c *keyringtest.Cluster) *keyringtest.Server {
+	t.Helper()
+	ready(t, c)
+	return c.Server("s1")
+}
+
+var anyone = keyring.Expect{Audience: []string{"a"}}
+
+// TestServerThatHasNotCaughtUpSaysSo: what it does not know others may know, so it says that it is not
+// ready; nothing is an orphan, nothing is renamed, and no relying party gets its JWKS.
+func TestServerThatHasNotCaughtUpSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var before []string
+		c, s3, sealed, token := outdated(t, func(c *keyringtest.Cluster, s3 *keyringtest.Server) {
+			before = s3.Disk.Names()
+			c.Start(s3)
+		})
+		if len(s3.Keyring.Keys()) != 1 {
+			t.Fatalf("it knows %d keys", len(s3.Keyring.Keys()))
+		}
+		if _, err := s3.Keyring.Decrypt(sealed, nil); !errors.Is(err, keyring.ErrNotReady) || errors.Is(err, keyring.ErrUnknownKey) {
+			t.Errorf("Decrypt: %v", err)
+		}
+		if _, err := s3.Keyring.OpenNomad(keyring.KeyID{1}, nil); !errors.Is(err, keyring.ErrNotReady) {
+			t.Errorf("OpenNomad: %v", err)
+		}
+		if err := s3.Keyring.Verify(token, anyone); !errors.Is(err, keyring.ErrNotReady) || errors.Is(err, keyring.ErrToken) {
+			t.Errorf("Verify: %v", err)
+		}
+		if w := wellKnown(s3); w.Code != 503 || w.Header().Get("Cache-Control") != "no-store" || s3.Keyring.JWKS() != nil {
+			t.Errorf("JWKS: %d, %q, %s", w.Code, w.Header().Get("Cache-Control"), s3.Keyring.JWKS())
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := s3.Keyring.WaitReady(ctx); err == nil || !strings.Contains(err.Error(), "caught up") {
+			t.Errorf("WaitReady: %v", err)
+		}
+		st := statusOf(t, s3)
+		if st.CaughtUp || st.Ready || !st.LastContact.IsZero() || len(st.Orphans)+len(st.NoBackup) > 0 {
+			t.Errorf("status %+v", st)
+		}
+		for _, kind := range []keyring.ProblemKind{keyring.ProblemBehind, keyring.ProblemNoLeader} {
+			if len(problems(t, s3, kind)) != 1 {
+				t.Errorf("no problem %q in %v", kind, st.Problems)
+			}
+		}
+		for _, p := range st.Problems {
+			if strings.Contains(p.Advice, "move it away") || strings.Contains(p.Advice, "elete it") {
+				t.Errorf("%v: %s", p, p.Advice)
+			}
+		}
+		if after := s3.Disk.Names(); !slices.Equal(after, before) {
+			t.Errorf("the keystore has %q, and had %q", after, before)
+		}
+
+		c.Partition()
+		ready(t, c)
+		if _, err := s3.Keyring.Decrypt(sealed, nil); err != nil {
+			t.Errorf("Decrypt: %v", err)
+		}
+		if err := s3.Keyring.Verify(token, anyone); err != nil {
+			t.Errorf("Verify: %v", err)
+		}
+		if w := wellKnown(s3); w.Code != 200 || w.Header().Get("Cache-Control") != "public, max-age=300" {
+			t.Errorf("JWKS: %d, %q", w.Code, w.Header().Get("Cache-Control"))
+		}
+		if st := statusOf(t, s3); !st.CaughtUp || st.LastContact.IsZero() || len(problems(t, s3, keyring.ProblemBehind))+len(problems(t, s3, keyring.ProblemNoLeader)) > 0 {
+			t.Errorf("status %+v", st)
+		}
+		unknown := slices.Clone(sealed)
+		unknown[1] ^= 1
+		if _, err := s3.Keyring.Decrypt(unknown, nil); !errors.Is(err, keyring.ErrUnknownKey) {
+			t.Errorf("Decrypt of an unknown key: %v", err)
+		}
+	})
+}
+
+// TestFollowerCatchesUpWithTheFSMAndNotWithRaft: raft counts as applied what it has handed to an FSM that may
+// take its time. A server whose host's Apply is slow has not caught up before that is done.
+func TestFollowerCatchesUpWithTheFSMAndNotWithRaft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gates gates
+		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
+		leader := ready(t, c)
+		slow := follower(c)
+		c.Stop(slow)
+		open := gates.shut(slow.ID)
+		if err := leader.Raft.Apply([]byte("slow"), time.Minute).Error(); err != nil {
+			t.Fatal(err)
+		}
+		key := rotateOn(t, liveBut(c, slow))
+		c.Start(slow)
+		time.Sleep(time.Minute)
+		if slow.Raft.AppliedIndex() < keyring.LastEntry(leader.FSM) {
+			t.Fatal("raft has not handed on the entries")
+		}
+		if statusOf(t, slow).CaughtUp {
+			t.Error("it has caught up, and its FSM has yet to apply what raft has handed to it")
+		}
+		open()
+		ready(t, c)
+		if !statusOf(t, slow).CaughtUp || slow.Keyring.Keys()[0].ID != key.ID {
+			t.Error("it has not caught up")
+		}
+	})
+}
+
+// TestFollowerOfAnOlderLeaderCatchesUpByWhatItHears: a build that does not know the question refuses it.
+func TestFollowerOfAnOlderLeaderCatchesUpByWhatItHears(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		rotateOn(t, c)
+		s := follower(c)
+		refusal, err := peer.Response{Refusal: &peer.Refusal{Code: peer.Unsupported}}.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := 0
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Kind == "call" && strings.Contains(e.What, `"state"`) {
+				asked++
+				return keyringtest.Reply{Data: refusal}
+			}
+			return keyringtest.Reply{}
+		})
+		c.Restart(s)
+		ready(t, c)
+		c.OnEvent(nil)
+		if !statusOf(t, s).CaughtUp || asked == 0 {
+			t.Errorf("caught up %t, asked %d times", statusOf(t, s).CaughtUp, asked)
+		}
+	})
+}
+
+// TestRestartedClusterCatchesUpFromItsSnapshots: no FSM has seen an entry of the keyring's, only its snapshot.
+func TestRestartedClusterCatchesUpFromItsSnapshots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
+		key := rotateOn(t, c)
+		keyring.AwaitHolders(ready(t, c).Keyring, key.ID, 3)
+		for _, s := range c.Servers {
+			if err := s.Raft.Snapshot().Error(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, s := range c.Servers {
+			c.Stop(s)
+		}
+		for _, s := range c.Servers {
+			c.Start(s)
+		}
+		ready(t, c)
+		for _, s := range c.Servers {
+			if st := statusOf(t, s); !st.CaughtUp || st.Active != key.ID {
+				t.Errorf("%s: %+v", s.ID, st)
+			}
+		}
+	})
+}
+
+// TestJWKSOfALostServerIsCachedForLessAndThenNotShown: together with the time for which it is cached it
+// is never older than it may be, and a key that was revoked elsewhere is not shown for ever.
+func TestJWKSOfALostServerIsCachedForLessAndThenNotShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		ready(t, c)
+		s := follower(c)
+		c.Partition(s)
+		lost := time.Now()
+		for _, tt := range []struct {
+			after time.Duration
+			code  int
+			want  string
+		}{
+			{5 * time.Second, 200, "public, max-age=300"}, // as long as an election takes
+			{time.Minute + time.Second/2, 200, "public, max-age=239"},
+			{6 * time.Minute, 200, "public, max-age=0"},
+			{2 * time.Hour, 503, "no-store"},
+		} {
+			time.Sleep(tt.after - time.Since(lost))
+			w := wellKnown(s)
+			if got := w.Header().Get("Cache-Control"); w.Code != tt.code || got != tt.want {
+				t.Errorf("after %v: %d, %q, want %d, %q", tt.after, w.Code, got, tt.code, tt.want)
+			}
+		}
+		if len(problems(t, s, keyring.ProblemNoLeader)) != 1 || statusOf(t, s).Leader != "" {
+			t.Errorf("%v", statusOf(t, s))
+		}
+		c.Partition()
+		ready(t, c)
+		time.Sleep(time.Minute)
+		if w := wellKnown(s); w.Code != 200 || w.Header().Get("Cache-Control") != "public, max-age=300" {
+			t.Errorf("%d, %q", w.Code, w.Header().Get("Cache-Control"))
+		}
+		if got := problems(t, s, keyring.ProblemNoLeader); len(got) > 0 {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
+// TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm: a call that comes in before the new leader has
+// applied what the old one has committed may go on after that.
+func TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gates gates
+		var mu sync.Mutex
+		lookUps := map[raft.ServerID]func(){}
+		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+			keyring.OnLookUp(cfg, func() {
+				mu.Lock()
+				do := lookUps[s.ID]
+				mu.Unlock()
+				if do != nil {
+					do()
+				}
+			})
+		}})
+		leader := ready(t, c)
+		whole(t, c)
+		retired := leader.Keyring.Keys()[0].ID
+		next := follower(c)
+		open := gates.shut(next.ID)
+		if err := leader.Raft.Apply([]byte("slow"), time.Minute).Error(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := leader.Raft.LeadershipTransferToServer(next.ID, raft.ServerAddress(next.ID)).Error(); err != nil {
+			t.Fatal(err)
+		}
+		for next.Raft.State() != raft.Leader {
+			time.Sleep(time.Millisecond)
+		}
+		called := false
+		mu.Lock()
+		lookUps[next.ID] = func() {
+			if !called {
+				called = true
+				open()
+				time.Sleep(time.Second) // in which it applies what was committed, and its barrier
+			}
+		}
+		mu.Unlock()
+		sealed, err := next.Keyring.Encrypt([]byte("x"), nil)
+		if id, _ := keyring.CiphertextKeyID(sealed); err == nil && id == retired {
+			t.Errorf("sealed under %s, which was retired before", id)
+		}
+		if !called {
+			t.Error("the call did not come in between")
+		}
+	})
+}
+
+// gates make hosts' FSMs that can be stopped.
+type gates struct {
+	mu      sync.Mutex // guards below
+	shutFor map[raft.ServerID]chan struct{}
+}
+
+func (g *gates) app(s *keyringtest.Server) raft.FSM { return &gatedApp{&app{}, g, s.ID} }
+
+// shut stops a server's FSM at its next entry, until open is called.
+func (g *gates) shut(id raft.ServerID) (open func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.shutFor == nil {
+		g.shutFor = map[raft.ServerID]chan struct{}{}
+	}
+	gate := make(chan struct{})
+	g.shutFor[id] = gate
+	return sync.OnceFunc(func() {
+		g.mu.Lock()
+		delete(g.shutFor, id)
+		g.mu.Unlock()
+		close(gate)
+	})
+}
+
+type gatedApp struct {
+	*app
+	gates *gates
+	id    raft.ServerID
+}
+
+func (a *gatedApp) Apply(l *raft.Log) any {
+	a.gates.mu.Lock()
+	gate := a.gates.shutFor[a.id]
+	a.gates.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+	return a.app.Apply(l)
+}
