@@ -109,6 +109,7 @@
 //	transport.go    Transport, and calls of other servers
 //	replication.go  the goroutine that brings this server what it lacks, and tells what it holds
 //	fetching.go     how it gets keys from other servers
+//	caughtup.go     whether this server knows what was committed before its start
 //	serve.go        ServePeer: answers to the other servers
 //	peerstate.go    what a server is and knows now, for the others
 //	rotation.go     Rotate, CheckMembers, and how a key is made

@@ -13,8 +13,9 @@ var (
 	// ErrNotLeader means that only the leader can do this. errors.As with a
 	// NotLeaderError tells who that is.
 	ErrNotLeader = errors.New("not the leader")
-	// ErrNotReady means not yet: no active key, or a leader that has not yet applied the
-	// barrier of its term. WaitReady waits for both.
+	// ErrNotReady means not yet: no active key, a leader that has not yet applied the barrier of its term, a
+	// snapshot was restored and no majority of the voters has confirmed since that it holds the active
+	// key, or this server has not caught up since its start. WaitReady waits for all of them.
 	ErrNotReady = errors.New("keyring not ready")
 	// ErrNotLoaded means that the FSM lacks what raft applied before its start: raft does not restore
 	// its snapshots, and FSM.Load was not called before raft.NewRaft.

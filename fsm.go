@@ -39,6 +39,7 @@ const maxSection = 1 << 30
 type FSM struct {
 	ring     atomic.Pointer[meta.Ring] // what is applied; never nil
 	restores atomic.Uint64             // how often a snapshot was restored
+	restored atomic.Pointer[restored]  // the last of these times; never nil, and never older than the ring
 	configs  atomic.Uint64             // how often the raft configuration has changed
 	changed  changes                   // woken on every change, and by the Keyring on its own
 	events   atomic.Pointer[events]    // of the Keyring, for Config.Audit; nil without
@@ -53,7 +54,14 @@ type FSM struct {
 func NewFSM() *FSM {
 	f := &FSM{build: meta.This}
 	f.ring.Store(&meta.Ring{})
+	f.restored.Store(&restored{})
 	return f
+}
+
+// restored is a restore of a snapshot.
+type restored struct {
+	count  uint64 // from one on; zero if there was none
+	active KeyID  // the active key of its ring, zero if it has none
 }
 
 // Apply implements raft.FSM. Its response is nil or an error; an entry it does not know is
@@ -145,7 +153,12 @@ func (f *FSM) StoreConfiguration(index uint64, _ raft.Configuration) {
 }
 
 func (f *FSM) publish(ring *meta.Ring) {
+	r := &restored{count: f.restores.Load() + 1}
+	if active := ring.Active(); active != nil {
+		r.active = active.ID
+	}
 	f.entry.Store(0)
+	f.restored.Store(r) // before the ring: who reads the ring first knows where it comes from
 	f.ring.Store(ring)
 	f.past.restored()
 	f.missed.Store(0)

@@ -42,8 +42,9 @@ type Keyring struct {
 	tokens  atomic.Pointer[tokenKeys]
 	term    atomic.Uint64 // the term whose barrier this leader has applied
 
-	caughtUp caughtUp
-	openedAt time.Time
+	confirmed atomic.Uint64 // the last restore of the FSM after which a majority has confirmed that it holds the active key
+	caughtUp  caughtUp
+	openedAt  time.Time
 
 	reports reports               // to the leader: what other servers hold
 	offered offered               // to this server, and being fetched
@@ -217,6 +218,8 @@ func (k *Keyring) notReady() error {
 		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.store.faultOf(active.ID)))
 	case k.raft.State() == raft.Leader && !k.leads(term):
 		return errors.New("the leader has not applied the barrier of its term")
+	case k.raft.State() == raft.Leader && k.unconfirmed(v.ring):
+		return k.blocked.unconfirmed()
 	case k.raft.State() != raft.Leader && slices.Equal(servers(k.raft), []string{string(k.cfg.ID)}):
 		return errors.New("this server is alone and does not lead yet")
 	}
@@ -224,8 +227,9 @@ func (k *Keyring) notReady() error {
 }
 
 // Encrypt seals plaintext under the active key and binds it to aad; both may be empty or
-// nil. Only the leader seals: elsewhere the error matches ErrNotLeader. On a new leader, or
-// before the first key, it is ErrNotReady. It does no I/O.
+// nil. Only the leader seals: elsewhere the error matches ErrNotLeader. On a new leader, before the
+// first key, or after a snapshot was restored and until a majority of the voters has confirmed that it
+// holds the active key, it is ErrNotReady. It does no I/O.
 func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
 	if uint64(len(plaintext)) > seal.MaxPlaintext { // before asking for as much memory again
 		return nil, ErrTooLong
@@ -297,6 +301,9 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 	if !k.leads(s.term) || active == nil {
 		return nil, ErrNotReady
 	}
+	if k.unconfirmed(s.ring) {
+		return nil, fmt.Errorf("%w: %w", ErrNotReady, k.blocked.unconfirmed())
+	}
 	s.id, s.m = active.ID, k.store.get(active.ID)
 	if s.m == nil || s.m.check != active.Check {
 		return nil, k.missing(s.id)
@@ -307,6 +314,14 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 	}
 	k.sealing.Store(s)
 	return s, nil
+}
+
+// unconfirmed reports whether the active key came with a snapshot, and no majority of the voters has said
+// since that it holds it. The snapshot may be from another day than their keystores, or of another
+// cluster.
+func (k *Keyring) unconfirmed(ring *meta.Ring) bool {
+	restored, active := k.fsm.restored.Load(), ring.Active()
+	return active != nil && restored.active == active.ID && k.confirmed.Load() != restored.count
 }
 
 // missing is why there is no material of a key: Close may have come in between.

@@ -223,7 +223,7 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 	return plan.Situation{
 		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
-		Lacking: l.lacking, Unmarked: l.fsm.entry.Load() == 0,
+		Lacking: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.entry.Load() == 0,
 	}
 }
 
@@ -246,6 +246,8 @@ func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []me
 		return err
 	case plan.Ask:
 		return l.decide(a.Key, ring, s, holds)
+	case plan.Confirm:
+		return l.confirm(a.Key, ring, s, holds)
 	case plan.Resign:
 		if err := l.deliver(holds); err != nil {
 			return err
@@ -379,6 +381,27 @@ func (l *leader) decide(id KeyID, ring *meta.Ring, s plan.Situation, holds []met
 		l.blocked.clear(id)
 	}
 	return err
+}
+
+// confirm asks live who of the voters holds the active key, which came with a snapshot: nothing is sealed
+// or signed before most of them do. Those that lack it get it from those that hold it meanwhile.
+func (l *leader) confirm(id KeyID, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
+	restored := l.fsm.restored.Load()
+	answers := l.ask(l.ctx, s.Voters, []KeyID{id}, func(answers map[string]plan.Answer) bool {
+		return plan.Confirmed(id, s.Voters, answers)
+	})
+	if restored.active != id || restored != l.fsm.restored.Load() || !slices.Equal(s.Voters, currentVoters(l.raft)) {
+		return l.deliver(holds) // and ask anew
+	}
+	if plan.Confirmed(id, s.Voters, answers) {
+		l.confirmed.Store(restored.count)
+		delete(l.probes, id)
+		l.fsm.changed.notify()
+	} else {
+		l.probes[id] = l.probes[id].Again(ring.Key(id), plan.Verdict{}, mono.Now(), mathrand.Float64())
+	}
+	l.blocked.confirm(len(plan.HoldersIn(answers, id)), len(s.Voters))
+	return l.deliver(holds)
 }
 
 // ask asks the servers live which of the keys they hold, and stops when the answers are enough.

@@ -16,8 +16,8 @@ import (
 //
 // It is an error if exp is further away than TokenPolicy.MaxTTL, if iss is another, or if Verify
 // would refuse the token for anything else in its claims. Only the leader signs: elsewhere the
-// error matches ErrNotLeader. On a new leader, or before the first key, it is ErrNotReady. Sign
-// does no I/O.
+// error matches ErrNotLeader. On a new leader, before the first key, or after a restore, as for
+// Encrypt, it is ErrNotReady. Sign does no I/O.
 func (k *Keyring) Sign(claims ...any) (token string, err error) {
 	s, err := k.active()
 	if err != nil {

@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -72,6 +73,7 @@ type ProblemKind string
 const (
 	ProblemNoLeader    ProblemKind = "no leader"        // this server has heard from no leader for a while
 	ProblemBehind      ProblemKind = "not caught up"    // this server does not know yet what was committed before its start
+	ProblemUnconfirmed ProblemKind = "restored"         // nothing is sealed before a majority confirms that it holds the active key
 	ProblemKeyMissing  ProblemKind = "key missing"      // a key's material is not held on this server
 	ProblemKeyPending  ProblemKind = "key pending"      // a prepublished key is due and can't be activated
 	ProblemKEKAway     ProblemKind = "KEK away"         // a KEK does not answer, or is not configured
@@ -97,6 +99,7 @@ var problemKinds = []struct {
 }{
 	{ProblemNoLeader, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good: RecoverNode. If this server was removed, the others say so."},
 	{ProblemBehind, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
+	{ProblemUnconfirmed, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
 	{ProblemKeyMissing, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
 	{ProblemRemoved, "Close it and delete its directory. It joins anew with AddServer or a JoinToken."},
 	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
@@ -190,6 +193,9 @@ func (k *Keyring) statusOf(v view) Status {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemNewer, Detail: err.Error()})
 	}
 	k.describeContact(&s)
+	if lead == k.cfg.ID && k.unconfirmed(ring) {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemUnconfirmed, Key: s.Active, Detail: k.blocked.unconfirmed().Error()})
+	}
 	k.store.describe(&s, v)
 	if s.OnOldKEKs = k.store.onOldKEKs(); s.OnOldKEKs > 0 {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
@@ -302,6 +308,7 @@ type blocked struct {
 	behind   map[raft.ServerID]string // servers that a command waits for, and why
 	waiting  map[raft.ServerID]string // servers that are no voters yet, and why
 	pending  map[KeyID]string
+	restored string // of the active key that came with a snapshot
 }
 
 // failure is a fetch that came to nothing. It is news for an hour: when nothing is missing,
@@ -342,7 +349,7 @@ func (b *blocked) resign() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	clear(b.pending)
-	b.behind = nil
+	b.behind, b.restored = nil, ""
 }
 
 // wait notes what came of the live question about a key that is not active yet.
@@ -353,6 +360,20 @@ func (b *blocked) wait(id KeyID, confirmed, answered, asked int) {
 		b.pending = map[KeyID]string{}
 	}
 	b.pending[id] = fmt.Sprintf("%d servers hold it; %d of %d answered", confirmed, answered, asked)
+}
+
+// confirm notes what came of the live question about an active key that came with a snapshot.
+func (b *blocked) confirm(held, voters int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.restored = fmt.Sprintf(": %d of %d voters hold it, by the last question", held, voters)
+}
+
+// unconfirmed is why nothing is sealed after a restore.
+func (b *blocked) unconfirmed() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return errors.New("a snapshot was restored, and no majority of the voters has confirmed since that it holds the active key" + b.restored)
 }
 
 func (b *blocked) clear(id KeyID) {

@@ -60,6 +60,11 @@ func Judge(r *meta.Ring, id meta.KeyID, s Situation, answers map[string]Answer) 
 	return v
 }
 
+// Confirmed reports whether, going by the answers, a majority of the voters holds the key.
+func Confirmed(id meta.KeyID, voters []string, answers map[string]Answer) bool {
+	return Majority(voters, HoldersIn(answers, id))
+}
+
 // HoldersIn returns the servers whose answer names the key, sorted.
 func HoldersIn(answers map[string]Answer, id meta.KeyID) []string {
 	var servers []string

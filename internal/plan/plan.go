@@ -58,12 +58,15 @@ type Situation struct {
 	Probes  map[meta.KeyID]Probe
 	Retry   mono.Time // after it failed to do anything but ask, it does nothing but ask before
 	Lacking mono.Time // since when it has led without the active key; zero if it has it
+	// Unconfirmed says that the active key came with a snapshot, and that no majority of the voters has
+	// confirmed since, asked live, that it holds it.
+	Unconfirmed bool
 	// Unmarked says that the FSM has applied no entry of the keyring's since its last restore, so that the
 	// leader can't name one to the servers that want to know whether they have caught up.
 	Unmarked bool
 }
 
-// Probe is what came of the live question about a prepublished key. The leader keeps it in
+// Probe is what came of the live question about a key. The leader keeps it in
 // memory for its term.
 type Probe struct {
 	Attempts int
@@ -82,6 +85,7 @@ const (
 	Greet   Kind = "greet"   // ask every server for its build, keystore and orphans
 	Found   Kind = "found"   // name the cluster, and adopt the orphans
 	Create  Kind = "create"  // make a key and add it, to be activated at At, zero at once
+	Confirm Kind = "confirm" // ask live who of the voters holds Key, the active one
 	Ask     Kind = "ask"     // ask live who holds Key, then Judge
 	Forget  Kind = "forget"  // drop the records of Servers that have left
 	Rekey   Kind = "rekey"   // have the data of Key moved, and Key removed after that
@@ -115,6 +119,13 @@ func Next(r *meta.Ring, s Situation) Action {
 			return Action{Kind: Forget, Servers: gone}
 		}
 		a.add(s.Retry)
+	}
+	if k := r.Active(); k != nil && s.Unconfirmed {
+		at := s.Probes[k.ID].again(k, s.Mono)
+		if at <= s.Mono {
+			return Action{Kind: Confirm, Key: k.ID}
+		}
+		a.add(at)
 	}
 	if r.Active() == nil && len(r.Prepublished()) == 0 { // before the first key
 		if !s.Greeted && s.Retry > s.Mono {
@@ -203,10 +214,16 @@ func askAt(r *meta.Ring, k *meta.Key, s Situation) mono.Time {
 	if Majority(s.Voters, k.Holders) {
 		at = s.mono(DueAt(r, k, s.Policy))
 	}
-	if p := s.Probes[k.ID]; p.Attempts > 0 && p.Index == k.ModifyIndex {
-		at = max(at, p.Next)
+	return s.Probes[k.ID].again(k, at)
+}
+
+// again is when the question is put that is due at that time. A failed one backs off, until a change of the
+// key's holders.
+func (p Probe) again(k *meta.Key, due mono.Time) mono.Time {
+	if p.Attempts > 0 && p.Index == k.ModifyIndex {
+		return max(due, p.Next)
 	}
-	return at
+	return due
 }
 
 // DueAt is when a prepublished key is to be activated. A scheduled one counts from the
