@@ -140,7 +140,9 @@ func (l *leader) step() time.Duration {
 func (l *leader) act(a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	err := l.do(a, ring, s, holds)
 	if err == nil {
-		l.failed = 0
+		if a.Kind != plan.Ask && a.Kind != plan.Confirm { // to have asked is no proof that anything else works
+			l.failed = 0
+		}
 		return nil
 	}
 	failed := l.failed
