@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/fips140"
 	"encoding/json"
 	"errors"
@@ -24,14 +25,22 @@ import (
 //	manifest.json              a Manifest
 //	keystore/<key id>.nks.json each of its keys, in its order, as InlineKEK wraps them
 //	snapshot                   the raft snapshot: the keyring's section, then the host's to the end
+//	signature                  64 bytes: see BackupSigner
+//
+// It is of the format "keyring backup 2". Those of "keyring backup 1" have no signature, and are the same
+// otherwise.
 const (
-	backupManifest = "manifest.json"
-	backupKeys     = "keystore/"
-	backupSnapshot = "snapshot"
+	backupManifest  = "manifest.json"
+	backupKeys      = "keystore/"
+	backupSnapshot  = "snapshot"
+	backupSignature = "signature"
 )
 
-// BackupFormat is what Manifest.Format says.
-const BackupFormat = "keyring backup 1"
+// BackupFormat is what Manifest.Format says in a backup that Backup makes today.
+const BackupFormat = "keyring backup 2"
+
+// unsignedFormat is what it says in those that are not signed, of builds before this one.
+const unsignedFormat = "keyring backup 1"
 
 // Manifest says what is in a backup.
 type Manifest struct {
@@ -46,9 +55,15 @@ type Manifest struct {
 	// Missing are the other keys of the snapshot that are not in the backup. Backup makes none that misses
 	// any; a damaged one may.
 	Missing []KeyID `json:"-"`
+	// Host is how many bytes of the snapshot are the host's own. They are its last.
+	Host int64 `json:"-"`
 	// SHA256 is that of the whole file, as it lies on a disk. age keeps others from reading it, and
 	// does not say who wrote it: whoever knows the recipients can. Keep it where they can't write.
 	SHA256 [32]byte `json:"-"`
+	// Signer is who has signed the backup: in VerifyBackup and Restore, a server that had the active key that
+	// is in it. That it is the cluster's own key, the backup alone can't tell: compare it with the
+	// Status.BackupSigner of the time. Zero in a backup of "keyring backup 1".
+	Signer BackupSigner `json:"-"`
 }
 
 // BackupKey is a key in a backup.
@@ -110,6 +125,7 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 type snapshotted struct {
 	manifest Manifest
 	keys     []arrival
+	active   KeyID  // one of them, which signs
 	upTo     uint64 // it has every key with a CreateIndex up to this one
 	section  []byte // the keyring's part, which is read already
 	body     io.ReadCloser
@@ -185,10 +201,17 @@ func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
 	} else if err == nil {
 		err = fmt.Errorf("%w: a snapshot without the keyring's section", ErrCorrupt)
 	}
+	if err == nil && ring.Active() == nil {
+		err = fmt.Errorf("%w: there is no active key, which would sign it", ErrNotReady)
+	}
 	if err != nil {
 		return nil, nil, errors.Join(err, body.Close())
 	}
-	return &snapshotted{manifest: manifestOf(ring, *m, k.now()), upTo: m.Index, section: section, body: body}, ring, nil
+	s := &snapshotted{
+		manifest: manifestOf(ring, *m, k.now()), active: ring.Active().ID, upTo: m.Index, section: section, body: body,
+	}
+	s.manifest.Host = m.Size - int64(len(section))
+	return s, ring, nil
 }
 
 func manifestOf(ring *meta.Ring, snapshot raft.SnapshotMeta, created time.Time) Manifest {
@@ -205,14 +228,33 @@ func writeBackup(ctx context.Context, w io.Writer, s *snapshotted, to []age.Reci
 	if err != nil {
 		return err
 	}
-	archive := tar.NewWriter(sealed)
+	sum := newArchiveSum()
+	defer sum.sum() // its goroutine ends
+	archive := tar.NewWriter(io.MultiWriter(sealed, sum))
 	manifest, err := json.MarshalIndent(s.manifest, "", "  ")
+	if err == nil && len(manifest) > maxManifest {
+		err = fmt.Errorf("%d keys are more than a manifest has room for", len(s.keys))
+	}
 	if err != nil {
 		return err
 	}
 	if err := writeFile(archive, s.manifest.Created, backupManifest, int64(len(manifest)), bytes.NewReader(manifest)); err != nil {
 		return err
 	}
+	if err := s.writeKeys(ctx, archive); err != nil {
+		return err
+	}
+	body := io.MultiReader(bytes.NewReader(s.section), s.body)
+	if err := writeFile(archive, s.manifest.Created, backupSnapshot, s.manifest.Raft.Size, body); err != nil {
+		return err
+	}
+	if err := s.writeSignature(archive, sum); err != nil {
+		return err
+	}
+	return errors.Join(archive.Close(), sealed.Close())
+}
+
+func (s *snapshotted) writeKeys(ctx context.Context, archive *tar.Writer) error {
 	inline := &keystore{keks: newKEKSet([]KEK{InlineKEK()}, nil)} // wraps, and has no directory
 	for _, key := range s.keys {
 		f, fault := inline.wrap(ctx, key)
@@ -226,11 +268,25 @@ func writeBackup(ctx context.Context, w io.Writer, s *snapshotted, to []age.Reci
 			return err
 		}
 	}
-	body := io.MultiReader(bytes.NewReader(s.section), s.body)
-	if err := writeFile(archive, s.manifest.Created, backupSnapshot, s.manifest.Raft.Size, body); err != nil {
+	return nil
+}
+
+// writeSignature writes the header of the signature first, for that is what it covers last.
+func (s *snapshotted) writeSignature(archive *tar.Writer, sum *archiveSum) error {
+	h := &tar.Header{Name: backupSignature, Mode: 0o600, Size: ed25519.SignatureSize, ModTime: s.manifest.Created}
+	if err := archive.WriteHeader(h); err != nil {
 		return err
 	}
-	return errors.Join(archive.Close(), sealed.Close())
+	i := slices.IndexFunc(s.keys, func(k arrival) bool { return k.id == s.active })
+	signature, err := signBackup(s.active, s.keys[i].secret, sum.sum())
+	if err == nil {
+		_, err = archive.Write(signature)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", backupSignature, err)
+	}
+	s.manifest.Signer, err = signerOfBackups(s.active, s.keys[i].secret)
+	return err
 }
 
 // writeFile writes one file of the archive.

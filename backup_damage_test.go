@@ -150,7 +150,14 @@ func TestVerifyBackupChecksWhatIsInIt(t *testing.T) {
 		missing int
 		err     error
 	}{
-		"as it was": {change: func(p []part) []part { return p }},
+		"as it was":    {change: func(p []part) []part { return p }},
+		"no signature": {change: func(p []part) []part { return p[:len(p)-1] }, err: keyring.ErrCorrupt},
+		"another's signature": {change: func(p []part) []part {
+			p[len(p)-1].content = foreign[len(foreign)-1].content
+			return p
+		}, err: keyring.ErrCorrupt},
+		"another time":                {change: edit(func(m *keyring.Manifest) { m.Created = m.Created.Add(1) }), err: keyring.ErrCorrupt}, // the signature alone tells
+		"signed, and called unsigned": {change: edit(func(m *keyring.Manifest) { m.Format = "keyring backup 1" }), err: keyring.ErrCorrupt},
 		"a key less": {change: func(p []part) []part {
 			return edit(func(m *keyring.Manifest) { m.Keys = m.Keys[:1] })(slices.Delete(p, 2, 3))
 		}, missing: 1, err: keyring.ErrKeyMissing},
@@ -176,7 +183,7 @@ func TestVerifyBackupChecksWhatIsInIt(t *testing.T) {
 			p[3].content = []byte("it has no section of the keyring's")
 			return edit(func(m *keyring.Manifest) { m.Raft.Size = int64(len(p[3].content)) })(p)
 		}, err: keyring.ErrCorrupt},
-		"another format": {change: edit(func(m *keyring.Manifest) { m.Format = "keyring backup 2" }), err: keyring.ErrCorrupt},
+		"another format": {change: edit(func(m *keyring.Manifest) { m.Format = "keyring backup 3" }), err: keyring.ErrCorrupt},
 		"a manifest of more": {change: func(p []part) []part {
 			p[0].content = []byte(`{"Format":"` + keyring.BackupFormat + `","More":1}`)
 			return p
@@ -195,7 +202,7 @@ func TestVerifyBackupChecksWhatIsInIt(t *testing.T) {
 		}
 		dir := t.TempDir()
 		_, err = keyring.Restore(t.Context(), bytes.NewReader(b), keyring.RestoreOptions{
-			Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity},
+			Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Unauthenticated: true,
 		})
 		if !errors.Is(err, test.err) || (test.err != nil) != (len(keysIn(t, dir)) == 0) {
 			t.Errorf("%s: restore: %v, and %v", name, err, keysIn(t, dir))

@@ -31,7 +31,7 @@ func TestInterruptedRestoreIsFinishedByAnother(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		o := keyring.RestoreOptions{Dir: "simulated", KEKs: []keyring.KEK{kek}, Identities: []age.Identity{identity}}
+		o := keyring.RestoreOptions{Dir: "simulated", KEKs: []keyring.KEK{kek}, Identities: []age.Identity{identity}, Unauthenticated: true}
 		keyring.SetRestoreFS(&o, fsys)
 		_, err = keyring.Restore(t.Context(), bytes.NewReader(file), o)
 		return err
@@ -88,7 +88,7 @@ func TestRestoreIsDoneOnlyWhenItsKeysAreDurable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o := keyring.RestoreOptions{Dir: "simulated", KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}}
+		o := keyring.RestoreOptions{Dir: "simulated", KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Unauthenticated: true}
 		keyring.SetRestoreFS(&o, fsys)
 		_, err = keyring.Restore(t.Context(), bytes.NewReader(file), o)
 		return err
@@ -126,7 +126,7 @@ func TestRestoreUnderMoreKEKs(t *testing.T) {
 	inline, another := keyring.InlineKEK(), fileKEK(t, countingKey())
 	dir := t.TempDir()
 	for _, keks := range [][]keyring.KEK{{inline}, {inline, another}, {another}} {
-		_, err := keyring.Restore(t.Context(), bytes.NewReader(file), keyring.RestoreOptions{Dir: dir, KEKs: keks, Identities: []age.Identity{identity}})
+		_, err := keyring.Restore(t.Context(), bytes.NewReader(file), keyring.RestoreOptions{Dir: dir, KEKs: keks, Identities: []age.Identity{identity}, Unauthenticated: true})
 		if err != nil {
 			t.Errorf("under %d KEKs: %v", len(keks), err)
 		}
@@ -138,7 +138,7 @@ func TestRestoreOverwritesNothing(t *testing.T) {
 	file, m, identity := smallBackup(t)
 	other, _, otherIdentity := smallBackup(t)
 	options := func(dir string) keyring.RestoreOptions {
-		return keyring.RestoreOptions{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity, otherIdentity}}
+		return keyring.RestoreOptions{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity, otherIdentity}, Unauthenticated: true}
 	}
 	restored := t.TempDir()
 	if _, err := keyring.Restore(t.Context(), bytes.NewReader(file), options(restored)); err != nil {
@@ -219,15 +219,17 @@ func TestRestoreChecksTheDigest(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := keyring.Restore(ctx, bytes.NewReader(file), keyring.RestoreOptions{
-		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity},
+		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Digest: m.SHA256,
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	for _, o := range []keyring.RestoreOptions{
-		{KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}},
-		{Dir: t.TempDir(), Identities: []age.Identity{identity}},
-		{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}},
+		{KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Unauthenticated: true},
+		{Dir: t.TempDir(), Identities: []age.Identity{identity}, Unauthenticated: true},
+		{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Unauthenticated: true},
+		{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}}, // whose is it?
+		{Dir: t.TempDir(), KEKs: []keyring.KEK{nil}, Identities: []age.Identity{identity}, Unauthenticated: true},
 	} {
 		if _, err := keyring.Restore(t.Context(), bytes.NewReader(file), o); err == nil {
 			t.Errorf("restored with %s", fmt.Sprint(o.Dir != "", len(o.KEKs), len(o.Identities)))

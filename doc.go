@@ -102,10 +102,14 @@
 //	nomad.go        the key files of HashiCorp Nomad, and OpenNomad
 //	adopt.go        Adopt: keys whose files are there and whose metadata is not
 //	backup.go       Backup, and what is in one
+//	backupsign.go   what a backup is signed with
+//	backupread.go   how a backup is read, and all that is checked of it
+//	backupmanifest.go its manifest, read piece by piece
 //	restore.go      VerifyBackup, Restore
 //	digest.go       the SHA-256 of a backup, computed beside the encryption
 //	noderestore.go  RestoreNode: a Node's directory from a backup
 //	noderecover.go  RecoverNode: a cluster from what is left of one
+//	othersilent.go  whether servers of a cluster answer that is to be made anew
 //	transport.go    Transport, and calls of other servers
 //	replication.go  the goroutine that brings this server what it lacks, and tells what it holds
 //	fetching.go     how it gets keys from other servers

@@ -25,6 +25,7 @@ type material struct {
 	lost      bool     // the file was found missing or changed since, or is not known to be durable
 	sealer    atomic.Pointer[seal.Key]
 	signer    atomic.Pointer[jwt.Signer]
+	backups   atomic.Pointer[BackupSigner] // with which backups are signed while it is active
 }
 
 // decodeChecked reads unwrapped material, requires the check value of its file, and

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -21,6 +22,31 @@ type raftDir struct {
 	path  string
 	log   *raftboltdb.BoltStore
 	snaps *raft.FileSnapshotStore
+}
+
+// hasRaft reports whether there may be a log or a snapshot, and makes nothing.
+func (c NodeConfig) hasRaft() (bool, error) {
+	path := filepath.Join(c.Dir, "raft")
+	_, err := os.Stat(filepath.Join(path, "raft.db"))
+	if err == nil {
+		return true, nil
+	}
+	var snaps []os.DirEntry
+	if errors.Is(err, fs.ErrNotExist) {
+		snaps, err = os.ReadDir(filepath.Join(path, "snapshots"))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("raft directory: %w", err)
+	}
+	return len(snaps) > 0, nil
+}
+
+// close closes the log, if it is open.
+func (d raftDir) close() error {
+	if d.log == nil {
+		return nil
+	}
+	return d.log.Close()
 }
 
 func (c NodeConfig) openRaftDir() (d raftDir, err error) {
@@ -101,6 +127,11 @@ func (c NodeConfig) raft() *raft.Config {
 // first learns from the others whether there is a cluster already: it must not come back as
 // the voter that it may have been.
 func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
+	if n.net != nil && len(n.cfg.Peers)+len(n.cfg.Join) == 0 { // before there is a log that was not there
+		if there, err := n.cfg.hasRaft(); err != nil || !there {
+			return cmp.Or(err, errNowhere)
+		}
+	}
 	d, err := n.cfg.openRaftDir()
 	if err != nil {
 		return err
@@ -117,6 +148,9 @@ func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
 	}
 	conf := n.cfg.raft()
 	if !known {
+		if _, err := os.Lstat(filepath.Join(d.path, unfinished)); err == nil {
+			return fmt.Errorf("%s: RestoreNode has not finished: do it again with the same backup", d.path)
+		}
 		founders, err := n.founders(ctx)
 		if err != nil {
 			return err
@@ -139,13 +173,15 @@ func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
 	return nil
 }
 
+var errNowhere = errors.New("node configuration: Peers and Join are empty, and there is no raft log or snapshot: nothing to found or join")
+
 // founders returns the configuration to found the cluster with: none if it exists already.
 func (n *Node) founders(ctx context.Context) (raft.Configuration, error) {
 	if n.net == nil {
 		return n.cfg.alone(), nil
 	}
 	if len(n.cfg.Peers)+len(n.cfg.Join) == 0 {
-		return raft.Configuration{}, errors.New("node configuration: Peers and Join are empty, and there is no raft log or snapshot: nothing to found or join")
+		return raft.Configuration{}, errNowhere
 	}
 	founding, err := n.net.founding(ctx)
 	if err != nil || !founding {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"example.com/keyring/internal/durable"
@@ -30,6 +31,12 @@ type MissingKey struct {
 	Err error // why its file here does not open, or nil if there is none
 }
 
+// RecoverOptions says how RecoverNode goes about it.
+type RecoverOptions struct {
+	// Force does not ask whether other servers of the cluster answer.
+	Force bool
+}
+
 // RecoverNode makes this server the only member of its cluster, with what is in cfg.Dir, for when a
 // majority of the voters is gone for good. It is raft's recovery by peers.json, and says what is lost.
 // Then start the Node with cfg, but a new App and Keys, which it has used up; and the other servers with
@@ -41,19 +48,26 @@ type MissingKey struct {
 // the other servers may ever run again with what it had: two of them would be a cluster beside this
 // one, and nobody would notice.
 //
-// It refuses a directory that is in use, and one without raft's log and snapshots: Start adopts the keys
-// of a keystore that is alone. After an error, or a crash, it can be called again.
-func RecoverNode(ctx context.Context, cfg NodeConfig) (Recovered, error) {
-	r, err := recoverNode(ctx, cfg.filled())
+// So it asks the servers of raft's configuration, and those that Peers and Join name, and refuses while one
+// of them answers, unless Force is set in o, of which there is one at most. It asks nobody if cfg has no
+// Addr.
+//
+// It refuses a directory that is in use, and one without raft's log and snapshots, of which it makes
+// nothing: Start adopts the keys of a keystore that is alone. After an error, or a crash, it can be called again.
+func RecoverNode(ctx context.Context, cfg NodeConfig, o ...RecoverOptions) (Recovered, error) {
+	r, err := recoverNode(ctx, cfg.filled(), slices.ContainsFunc(o, func(o RecoverOptions) bool { return o.Force }))
 	if err != nil {
 		return Recovered{}, fmt.Errorf("recover: %w", err)
 	}
 	return r, nil
 }
 
-func recoverNode(ctx context.Context, cfg NodeConfig) (r Recovered, err error) {
+func recoverNode(ctx context.Context, cfg NodeConfig, force bool) (r Recovered, err error) {
 	if err := cfg.check(); err != nil {
 		return r, err
+	}
+	if there, err := cfg.hasRaft(); err != nil || !there {
+		return r, cmp.Or(err, errNothingToRecover(filepath.Join(cfg.Dir, "raft")))
 	}
 	d, err := cfg.openRaftDir()
 	if err != nil {
@@ -62,6 +76,11 @@ func recoverNode(ctx context.Context, cfg NodeConfig) (r Recovered, err error) {
 	defer func() { err = errors.Join(err, d.log.Close()) }()
 	if err := d.recoverable(); err != nil {
 		return r, err
+	}
+	if !force {
+		if err := d.othersSilent(ctx, cfg); err != nil {
+			return r, err
+		}
 	}
 	// The keystore comes first: if a KEK is away, nothing has changed.
 	dir := filepath.Join(cfg.Dir, "keystore")
@@ -107,7 +126,7 @@ func (d raftDir) recoverable() error {
 		return err
 	}
 	if !known {
-		return fmt.Errorf("%s has neither a log nor a snapshot: start the servers, and the keys that are there are adopted", d.path)
+		return errNothingToRecover(d.path)
 	}
 	list, err := d.snaps.List()
 	if err != nil || len(list) == 0 {
@@ -118,6 +137,57 @@ func (d raftDir) recoverable() error {
 		return fmt.Errorf("the newest snapshot, %s: %w; without it the older ones are used", list[0].ID, err)
 	}
 	return content.Close()
+}
+
+func errNothingToRecover(path string) error {
+	return fmt.Errorf("%s has neither a log nor a snapshot: start the servers, and the keys that are there are adopted", path)
+}
+
+// othersSilent is an error if another server of the cluster answers.
+func (d raftDir) othersSilent(ctx context.Context, cfg NodeConfig) error {
+	servers, err := d.servers()
+	if err != nil {
+		return err
+	}
+	others := cfg.named()
+	for _, s := range servers {
+		others[string(s.Address)] = s.ID
+	}
+	return cfg.othersSilent(ctx, others)
+}
+
+// servers are those of the newest configuration that raft has on disk.
+func (d raftDir) servers() (servers []raft.Server, err error) {
+	list, err := d.snaps.List()
+	if err != nil {
+		return nil, err
+	}
+	folded := uint64(0)
+	if len(list) > 0 {
+		servers, folded = list[0].Configuration.Servers, list[0].Index
+	}
+	first, err := d.log.FirstIndex()
+	if err != nil {
+		return nil, err
+	}
+	last, err := d.log.LastIndex()
+	if err != nil {
+		return nil, err
+	}
+	for i := last; i >= max(first, folded+1); i-- {
+		var entry raft.Log
+		if err := d.log.GetLog(i, &entry); err != nil {
+			return nil, err
+		}
+		if entry.Type == raft.LogConfiguration {
+			c, err := decodeConfiguration(entry.Data)
+			if err != nil {
+				return nil, fmt.Errorf("raft log, entry %d: %w", i, err)
+			}
+			return c.Servers, nil
+		}
+	}
+	return servers, nil
 }
 
 // lastEntry is when a leader made the last entry of the log, or zero if there is none.

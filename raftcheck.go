@@ -154,13 +154,21 @@ func decodeConfiguration(b []byte) (c raft.Configuration, err error) {
 		}
 	}()
 	c = raft.DecodeConfiguration(b)
+	if err := checkConfiguration(c); err != nil {
+		return c, badRequest("%w", err)
+	}
+	return c, nil
+}
+
+// checkConfiguration says why raft could not work with a configuration, or nil.
+func checkConfiguration(c raft.Configuration) error {
 	ids, addrs, voters := map[raft.ServerID]bool{}, map[raft.ServerAddress]bool{}, 0
 	for _, s := range c.Servers {
 		if s.ID == "" || s.Address == "" || len(s.ID) > maxRaftText || len(s.Address) > maxRaftText {
-			return c, badRequest("a configuration with an ID of %d and an address of %d bytes", len(s.ID), len(s.Address))
+			return fmt.Errorf("a configuration with an ID of %d and an address of %d bytes", len(s.ID), len(s.Address))
 		}
 		if s.Suffrage < raft.Voter || s.Suffrage > raft.Staging || ids[s.ID] || addrs[s.Address] {
-			return c, badRequest("a configuration with a server twice, or of suffrage %d", s.Suffrage)
+			return fmt.Errorf("a configuration with a server twice, or of suffrage %d", s.Suffrage)
 		}
 		ids[s.ID], addrs[s.Address] = true, true
 		if s.Suffrage == raft.Voter {
@@ -168,9 +176,9 @@ func decodeConfiguration(b []byte) (c raft.Configuration, err error) {
 		}
 	}
 	if voters == 0 {
-		return c, badRequest("a configuration without a voter")
+		return errors.New("a configuration without a voter")
 	}
-	return c, nil
+	return nil
 }
 
 // checkedTransport is a transport of which raft gets what has passed the checks: requests of others, and

@@ -45,6 +45,9 @@ type Status struct {
 	// copies keystore directories in its place need not care.
 	LastBackup LastBackup `json:"lastBackup,omitzero"`
 	NoBackup   []KeyID    `json:"noBackup"`
+	// BackupSigner is what the backups of now are signed with: keep it where whoever writes the files can't
+	// write, for RestoreOptions.Signer. It changes with the active key. Zero if that is not held here.
+	BackupSigner BackupSigner `json:"backupSigner,omitzero"`
 	// Rekeying is how the move of data goes, for each key that is rekeying; on the leader only.
 	Rekeying []RekeyProgress `json:"rekeying"`
 	// Problems are what is wrong, the worst first. Empty is good, on every server: some only the
@@ -176,6 +179,7 @@ func (k *Keyring) statusOf(v view) Status {
 	}
 	if active := ring.Active(); active != nil {
 		s.Active = active.ID
+		s.BackupSigner = k.store.backupSigner(active)
 	}
 	for _, m := range ring.Keys {
 		if !k.store.has(m) {

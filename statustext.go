@@ -56,6 +56,9 @@ func (s Status) writeServer(b *strings.Builder) {
 	}
 	fmt.Fprintf(b, "next rotation: %s\n", date(s.NextRotation, "by hand"))
 	fmt.Fprintf(b, "last backup: %s\n", date(s.LastBackup.Time, "none"))
+	if s.BackupSigner != (BackupSigner{}) {
+		fmt.Fprintf(b, "backups are signed by %s\n", s.BackupSigner)
+	}
 }
 
 func (s Status) writeKeys(b *strings.Builder) {

@@ -18,7 +18,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"example.com/keyring"
 	"filippo.io/age"
@@ -35,6 +34,7 @@ type backupRequest struct {
 const (
 	trailerError  = "Backup-Error"
 	trailerDigest = "Backup-Sha256"
+	trailerSigner = "Backup-Signer"
 )
 
 // backup streams a backup, on the leader.
@@ -46,7 +46,7 @@ func (s *server) backup(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Header().Set("Trailer", trailerError+", "+trailerDigest)
+	w.Header().Set("Trailer", strings.Join([]string{trailerError, trailerDigest, trailerSigner}, ", "))
 	begun := &begunWriter{ResponseWriter: w}
 	m, err := s.node.Keyring().Backup(keyring.WithActor(r.Context(), actor(r)), begun, to...)
 	if !begun.begun {
@@ -59,6 +59,7 @@ func (s *server) backup(w http.ResponseWriter, r *http.Request) {
 	}
 	if m.Format != "" { // also with an error, if it could not be noted alone
 		w.Header().Set(trailerDigest, hex.EncodeToString(m.SHA256[:]))
+		w.Header().Set(trailerSigner, m.Signer.String())
 	}
 }
 
@@ -112,7 +113,7 @@ func (c cli) backup(ctx context.Context, args []string) error {
 		return err
 	}
 	defer os.Remove(part.Name()) // which is gone if all went well
-	sum, warning, err := c.fetchBackup(ctx, part, strings.Split(*to, ","))
+	made, err := c.fetchBackup(ctx, part, strings.Split(*to, ","))
 	if err == nil {
 		err = part.Sync()
 	}
@@ -125,41 +126,48 @@ func (c cli) backup(ctx context.Context, args []string) error {
 	if err := syncDir(filepath.Dir(target)); err != nil { // or a crash may take the name away again
 		return err
 	}
-	if warning != "" {
-		fmt.Fprintln(c.warn, "controlplane: the backup is good, but the status does not show it:", warning)
+	fmt.Fprintf(c.out, "%s  %s\n", made.sum, target)
+	if made.warning != "" {
+		fmt.Fprintln(c.warn, "controlplane: the backup is good, but the status does not show it:", made.warning)
 	}
-	fmt.Fprintf(c.out, "%s  %s\n", sum, target)
+	fmt.Fprintln(c.warn, "controlplane: keep the SHA-256 or the signer where whoever writes the file can't write; signed by", made.signer)
 	return nil
 }
 
+// fetched is a backup that a server has sent.
+type fetched struct {
+	sum, signer string
+	warning     string // why the cluster does not know of it, if it does not
+}
+
 // fetchBackup writes a backup to w. Without an error it is whole.
-func (c cli) fetchBackup(ctx context.Context, w io.Writer, to []string) (sum, warning string, err error) {
+func (c cli) fetchBackup(ctx context.Context, w io.Writer, to []string) (made fetched, err error) {
 	in, err := json.Marshal(backupRequest{To: to})
 	if err != nil {
-		return "", "", err
+		return made, err
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/v1/backup", bytes.NewReader(in))
 	if err != nil {
-		return "", "", err
+		return made, err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return "", "", err
+		return made, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return "", "", answerError(resp)
+		return made, answerError(resp)
 	}
 	digest, p := sha256.New(), &progress{terminal: c.terminal, command: "backup"}
 	defer p.end()
 	if _, err := io.Copy(io.MultiWriter(w, digest, p), resp.Body); err != nil {
-		return "", "", err
+		return made, err
 	}
-	sum, warning = hex.EncodeToString(digest.Sum(nil)), resp.Trailer.Get(trailerError)
-	if resp.Trailer.Get(trailerDigest) != sum {
-		return "", "", fmt.Errorf("the backup is not whole: %s", cmp.Or(warning, "it is cut short"))
+	made = fetched{hex.EncodeToString(digest.Sum(nil)), resp.Trailer.Get(trailerSigner), resp.Trailer.Get(trailerError)}
+	if resp.Trailer.Get(trailerDigest) != made.sum {
+		return made, fmt.Errorf("the backup is not whole: %s", cmp.Or(made.warning, "it is cut short"))
 	}
-	return sum, warning, nil
+	return made, nil
 }
 
 func syncDir(dir string) error {
@@ -170,15 +178,26 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// backupFile is what verify and restore read.
+// backupFile is what verify and restore read, and what they require of it.
 type backupFile struct {
-	path       string
-	identities []age.Identity
+	path string
+	want keyring.VerifyOptions
 }
 
 // backupFlags parses the arguments of verify and restore, of which the last is the backup.
 func backupFlags(fs *flag.FlagSet, args []string, n int) ([]string, backupFile, error) {
 	identity := fs.String("identity", "", "")
+	var b backupFile
+	fs.Func("sha256", "", func(text string) error {
+		sum, err := hex.DecodeString(text)
+		if err != nil || len(sum) != len(b.want.Digest) {
+			return errors.New("want 64 hexadecimal digits")
+		}
+		b.want.Digest = [32]byte(sum)
+		return nil
+	})
+	fs.TextVar(&b.want.Signer, "signer", keyring.BackupSigner{}, "")
+	fs.StringVar(&b.want.Cluster, "cluster", "", "")
 	args, err := flags(fs, args, n)
 	if err != nil {
 		return nil, backupFile{}, err
@@ -186,16 +205,19 @@ func backupFlags(fs *flag.FlagSet, args []string, n int) ([]string, backupFile, 
 	if *identity == "" {
 		return nil, backupFile{}, usage{fmt.Errorf("%s: -identity is missing", fs.Name())}
 	}
-	with, err := readIdentities(*identity)
-	if err != nil {
-		return nil, backupFile{}, err
-	}
-	return args, backupFile{args[n-1], with}, nil
+	b.path = args[n-1]
+	b.want.Identities, err = readIdentities(*identity)
+	return args, b, err
 }
 
 // tell prints what is in a backup.
 func tell(out io.Writer, m keyring.Manifest) {
 	fmt.Fprintf(out, "%x: %d keys and all secrets as of log index %d, %s\n", m.SHA256, len(m.Keys), m.Raft.Index, m.Created.Format("2006-01-02 15:04:05 MST"))
+	signer := "nobody: it is of an older build"
+	if m.Signer != (keyring.BackupSigner{}) {
+		signer = m.Signer.String()
+	}
+	fmt.Fprintf(out, "cluster %s, signed by %s\n", m.Cluster, signer)
 }
 
 // read has f read a backup, shows how far it is, and prints what is in it.
@@ -220,13 +242,13 @@ func (c cli) read(command string, b backupFile, f func(io.Reader) (keyring.Manif
 }
 
 // verify reads a whole backup.
-func (c cli) verify(args []string) error {
+func (c cli) verify(ctx context.Context, args []string) error {
 	_, b, err := backupFlags(flag.NewFlagSet("verify", flag.ContinueOnError), args, 1)
 	if err != nil {
 		return err
 	}
 	return c.read("verify", b, func(r io.Reader) (keyring.Manifest, error) {
-		m, err := keyring.VerifyBackup(r, b.identities...)
+		m, err := keyring.VerifyBackupContext(ctx, r, b.want)
 		if err != nil && !errors.As(err, new(*fs.PathError)) { // which says nothing of the backup: it was not read
 			err = finding{err}
 		}
@@ -238,18 +260,17 @@ func (c cli) verify(args []string) error {
 // has made. The others start with none and join it.
 func (c cli) restore(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("restore", flag.ContinueOnError)
-	want := fs.String("sha256", "", "")
+	var o keyring.RestoreOptions
+	fs.BoolVar(&o.Unauthenticated, "unauthenticated", false, "")
+	fs.BoolVar(&o.DataOnly, "data-only", false, "")
+	fs.BoolVar(&o.Force, "force", false, "")
 	args, b, err := backupFlags(fs, args, 3)
 	if err != nil {
 		return err
 	}
-	o := keyring.RestoreOptions{Identities: b.identities}
-	if *want != "" {
-		sum, err := hex.DecodeString(*want)
-		if err != nil || len(sum) != len(o.Digest) {
-			return usage{errors.New("-sha256: want 64 hexadecimal digits")}
-		}
-		o.Digest = [32]byte(sum)
+	o.Identities, o.Digest, o.Signer, o.Cluster = b.want.Identities, b.want.Digest, b.want.Signer, b.want.Cluster
+	if o.Digest == ([32]byte{}) && o.Signer == (keyring.BackupSigner{}) && !o.Unauthenticated {
+		return usage{errors.New("restore: nothing tells who wrote the backup: -sha256, -signer or -unauthenticated is missing")}
 	}
 	_, conf, err := newServer(args[0], raft.ServerID(args[1]), options{})
 	if err != nil {
@@ -273,12 +294,7 @@ func (c cli) recover(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	if !*force {
-		if err := s.othersAway(ctx); err != nil {
-			return err
-		}
-	}
-	r, err := keyring.RecoverNode(ctx, conf)
+	r, err := keyring.RecoverNode(ctx, conf, keyring.RecoverOptions{Force: *force})
 	if err != nil {
 		return err
 	}
@@ -310,29 +326,4 @@ func (c cli) recover(ctx context.Context, args []string) error {
 func (s *server) others() []raft.ServerID {
 	all := slices.Sorted(maps.Keys(s.cluster.Servers))
 	return slices.DeleteFunc(all, func(id raft.ServerID) bool { return id == s.id })
-}
-
-// othersAway asks the other servers at once, and returns an error if one answers, whatever it is: also a
-// server that is not ready has a log, and a vote.
-func (s *server) othersAway(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, peerTime)
-	defer cancel()
-	others := s.others()
-	errs := make([]error, len(others))
-	var wg sync.WaitGroup
-	for i, id := range others {
-		wg.Go(func() {
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.cluster.Servers[id].HTTP+"/v1/status", nil)
-			if err != nil {
-				errs[i] = err
-				return
-			}
-			if resp, err := http.DefaultClient.Do(req); err == nil {
-				resp.Body.Close()
-				errs[i] = fmt.Errorf("%s answers: its cluster lives on; if it does not, stop %s, or recover with -force", id, id)
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
 }

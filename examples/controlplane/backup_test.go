@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -53,9 +54,16 @@ func TestBackupVerifyRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, signer, _ := strings.Cut(strings.TrimSpace(sum), "signed by ")
 	sum, _, _ = strings.Cut(sum, " ")
-	if out, err := command("verify", "-identity", key, file); err != nil || !strings.Contains(out, sum) || !strings.Contains(out, "1 keys") {
-		t.Errorf("verify: %s, %v", out, err)
+	for _, more := range [][]string{nil, {"-sha256", sum}, {"-signer", signer}} {
+		args := slices.Concat([]string{"verify", "-identity", key}, more, []string{file})
+		if out, err := command(args...); err != nil || !strings.Contains(out, sum) || !strings.Contains(out, "1 keys") || !strings.Contains(out, "signed by "+signer) {
+			t.Errorf("%v: %s, %v", args, out, err)
+		}
+	}
+	if _, body := c.do(t, "GET", "/v1/status", "", ""); !strings.Contains(body, signer) {
+		t.Errorf("the status does not show the signer %s: %s", signer, body)
 	}
 	if out, err := command("init", "-port", "0", cluster); err != nil {
 		t.Fatal(out, err)
@@ -64,7 +72,13 @@ func TestBackupVerifyRestore(t *testing.T) {
 		{"backup", "-to", "nobody", filepath.Join(dir, "none")},
 		{"verify", "-identity", key, key},
 		{"verify", "-identity", file, file},
+		{"verify", "-identity", key, "-sha256", strings.Repeat("1", 64), file},
+		{"verify", "-identity", key, "-signer", strings.Repeat("1", 64), file},
+		{"verify", "-identity", key, "-cluster", "another", file},
 		{"restore", "-identity", key, "-sha256", strings.Repeat("1", 64), cluster, "s1", file},
+		{"restore", "-identity", key, "-signer", strings.Repeat("1", 64), cluster, "s1", file},
+		{"restore", "-identity", key, "-sha256", "1", cluster, "s1", file},
+		{"restore", "-identity", key, cluster, "s1", file}, // whose is it?
 	} {
 		if out, err := command(bad...); err == nil {
 			t.Errorf("%v: %s", bad, out)
@@ -94,7 +108,7 @@ func TestBackupVerifyRestore(t *testing.T) {
 	if got, err := s.node.Decrypt(t.Context(), n.Ciphertext, []byte("db/password")); err != nil || string(got) != "hunter2" {
 		t.Errorf("%q, %v", got, err)
 	}
-	if out, err := command("restore", "-identity", key, cluster, "s1", file); err == nil {
+	if out, err := command("restore", "-identity", key, "-unauthenticated", cluster, "s1", file); err == nil {
 		t.Errorf("restored over it: %s", out)
 	}
 }
@@ -298,30 +312,43 @@ func TestRecover(t *testing.T) {
 
 // A server that answers has a vote in a cluster that may live on. What it answers does not matter, as it may
 // just have started.
-func TestRecoverRefusesWhileAnotherServerAnswers(t *testing.T) {
+func TestNoClusterBesideAServerThatAnswers(t *testing.T) {
 	dir := initialized(t, 3)
-	stop(t, startServers(t, dir, options{}, nil, "s1", "s2", "s3"))
+	servers := startServers(t, dir, options{}, nil, "s1", "s2", "s3")
+	servers["s3"].await(t, func(st status) bool { return st.Ready && len(st.Missing) == 0 && len(st.Keys) > 0 })
+	identity := newIdentity(t)
+	key, file := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "backup")
+	f, err := os.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader := servers[servers["s3"].await(t, func(st status) bool { return st.Leader != "" }).Leader]
+	_, err = leader.node.Keyring().Backup(t.Context(), f, identity.Recipient())
+	if err := errors.Join(err, f.Close(), os.WriteFile(key, []byte(identity.String()), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	stop(t, servers)
 	c, err := readCluster(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", c.Servers["s1"].HTTP)
+	ln, err := net.Listen("tcp", c.Servers["s1"].Raft)
 	if err != nil {
 		t.Fatal(err)
 	}
-	api := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/v1/status" {
-			t.Errorf("asked for %s", r.URL.Path)
-		}
-		fail(w, errStarting)
-	})}
-	go api.Serve(ln)
-	defer api.Close()
-	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err == nil || !strings.Contains(err.Error(), "s1 answers: its cluster lives on") || out != "" {
-		t.Errorf("%s, %v", out, err)
+	defer ln.Close()
+	recover := []string{"recover", dir, "s3"}
+	if err := os.Rename(filepath.Join(dir, "s2"), filepath.Join(dir, "kept")); err != nil {
+		t.Fatal(err)
 	}
-	if out, err := runCommand(t, client{}, "recover", "-force", dir, "s3"); err != nil || !strings.HasPrefix(out, "s3 is the only member") {
-		t.Errorf("-force: %s, %v", out, err)
+	restore := []string{"restore", "-identity", key, "-unauthenticated", dir, "s2", file}
+	for _, args := range [][]string{recover, restore} {
+		if out, err := runCommand(t, client{}, args...); err == nil || !strings.Contains(err.Error(), `server "s1" at `+c.Servers["s1"].Raft) || out != "" {
+			t.Errorf("%v: %s, %v", args, out, err)
+		}
+		if out, err := runCommand(t, client{}, slices.Insert(args, 1, "-force")...); err != nil || out == "" {
+			t.Errorf("%v -force: %s, %v", args, out, err)
+		}
 	}
 }
 

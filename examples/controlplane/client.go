@@ -295,6 +295,9 @@ func (v view) print(out io.Writer) error {
 	for _, r := range best.Rekeying {
 		fmt.Fprintf(out, "rekeying %s: %d moved, %d left %s\n", r.Key, r.Moved, r.Left, r.Error)
 	}
+	if best.BackupSigner != (keyring.BackupSigner{}) {
+		fmt.Fprintln(out, "backups are signed by", best.BackupSigner)
+	}
 	lines, _ := v.wrong()
 	for _, line := range lines {
 		fmt.Fprintln(out, line)

@@ -17,8 +17,8 @@
 //	controlplane [-server URL] servers remove [-force] ID       refused while a key would be held by too few
 //
 //	controlplane [-server URL] backup -to RECIPIENT,... FILE        everything, for age recipients; prints its SHA-256
-//	controlplane verify -identity FILE BACKUP                       says whether it restores
-//	controlplane restore -identity FILE [-sha256 SUM] DIR ID BACKUP       makes the directory of a server
+//	controlplane verify -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] BACKUP       says whether it restores
+//	controlplane restore -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] [-unauthenticated] [-data-only] [-force] DIR ID BACKUP       makes the directory of a server
 //	controlplane recover [-force] DIR ID       makes a server the only one, when the majority is lost; none may run
 //	controlplane inspect [-kek FILE,...] KEYSTORE-DIR       what lies there; a star marks the KEKs that open a key
 //
@@ -26,7 +26,9 @@
 // servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
 // -rate how many secrets a second a full rotation may seal anew. With -escrow each key is wrapped to age
 // recipients too; when DIR/ID.kek is lost, make another (head -c 32 /dev/urandom) and start once with
-// their -identity. KEYSTORE-DIR is DIR/ID/keystore, its KEK is DIR/ID.kek, and its server may run. Each
+// their -identity. restore wants to know whose the backup is: by the SHA-256 that backup has printed, by the
+// signer, which keys status shows, or -unauthenticated. With -data-only it is a drill: another cluster, whose tokens
+// nobody else takes. restore and recover refuse while another server answers, unless -force is set. KEYSTORE-DIR is DIR/ID/keystore, its KEK is DIR/ID.kek, and its server may run. Each
 // command has -h.
 //
 // For scripts, the exit status is

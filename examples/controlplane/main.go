@@ -121,7 +121,7 @@ func (c cli) run(ctx context.Context, name string, rest []string) error {
 	case "backup":
 		return c.backup(ctx, rest)
 	case "verify":
-		return c.verify(rest)
+		return c.verify(ctx, rest)
 	case "restore":
 		return c.restore(ctx, rest)
 	case "recover":

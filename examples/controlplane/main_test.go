@@ -51,7 +51,8 @@ func TestExitStatus(t *testing.T) {
 		{1, []string{"verify", "-identity", path("none"), path("backup")}},
 		{1, []string{"verify", "-identity", path("key"), path("none")}},
 		{1, []string{"verify", "-identity", path("key"), dir}}, // opens, and can't be read
-		{1, []string{"restore", "-identity", path("key"), path("none"), "s1", path("backup")}},
+		{1, []string{"restore", "-identity", path("key"), "-unauthenticated", path("none"), "s1", path("backup")}},
+		{2, []string{"restore", "-identity", path("key"), path("none"), "s1", path("backup")}},
 		{1, []string{"inspect", path("none")}},
 		{1, []string{"recover", path("none"), "s1"}},
 		{1, []string{"inspect", "-kek", path("none"), keystore}},
@@ -64,7 +65,7 @@ func TestExitStatus(t *testing.T) {
 		{2, []string{"backup", path("other")}},
 		{2, []string{"put", "-if", "new", "a"}},
 		{2, []string{"restore", "-identity", path("key"), "-sha256", "1", dir, "s1", path("backup")}},
-		{2, []string{"restore", "-identity", path("key"), cluster, "s4", path("backup")}},
+		{2, []string{"restore", "-identity", path("key"), "-unauthenticated", cluster, "s4", path("backup")}},
 		{2, []string{"recover", cluster, "s4"}},
 		{2, []string{"serve", cluster, "s4"}},
 		{2, []string{"init", "-servers", "0", path("five")}},

@@ -39,6 +39,8 @@ type status struct {
 	Missing  []string      `json:"missing,omitempty"`
 	Rekeying []rekeying    `json:"rekeying,omitempty"` // on the leader
 	Problems []string      `json:"problems,omitempty"`
+
+	BackupSigner keyring.BackupSigner `json:"backupSigner,omitzero"` // of the backups of now
 }
 
 type keyStatus struct {
@@ -173,7 +175,9 @@ func (s *server) own(ctx context.Context) (status, error) {
 		return status{}, err
 	}
 	now := s.store.state.Load()
-	out := status{ID: st.ID, Leader: st.Leader, Ready: st.Ready, Index: now.index, Secrets: now.byPath.Len()}
+	out := status{
+		ID: st.ID, Leader: st.Leader, Ready: st.Ready, Index: now.index, Secrets: now.byPath.Len(), BackupSigner: st.BackupSigner,
+	}
 	for _, k := range st.Keys {
 		since := k.Activated
 		if since.IsZero() {

@@ -93,8 +93,10 @@ func TestLongCommandsShowProgress(t *testing.T) {
 		{"backup", "MB", func() error {
 			return watching.backup(t.Context(), []string{"-to", identity.Recipient().String(), file})
 		}},
-		{"verify", "%", func() error { return watching.verify([]string{"-identity", key, file}) }},
-		{"restore", "%", func() error { return watching.restore(t.Context(), []string{"-identity", key, cluster, "s1", file}) }},
+		{"verify", "%", func() error { return watching.verify(t.Context(), []string{"-identity", key, file}) }},
+		{"restore", "%", func() error {
+			return watching.restore(t.Context(), []string{"-identity", key, "-unauthenticated", cluster, "s1", file})
+		}},
 	} {
 		screen.Reset()
 		if err := test.run(); err != nil {

@@ -15,6 +15,16 @@ func (r *Ring) LastIndex() uint64 {
 	return last
 }
 
+// Restored returns the ring as a backup of it is restored: join tokens end with that.
+func (r *Ring) Restored() *Ring {
+	if len(r.JoinTokens) == 0 {
+		return r
+	}
+	next := *r
+	next.JoinTokens = nil
+	return &next
+}
+
 // DataOnly returns a ring of another cluster, in which the keys of r open data and do nothing else: they
 // are inactive, as if they had been adopted at that time for their data alone. Keys that have sealed nothing
 // are left out. So is all that r knows of servers and backups, and whatever else is not named here: a

@@ -1,0 +1,256 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/nks"
+	"filippo.io/age"
+)
+
+// TestBackupSignerIsAsSpecified: HKDF by hand and another implementation of Ed25519 made these.
+func TestBackupSignerIsAsSpecified(t *testing.T) {
+	var vectors []struct{ ID, Material string }
+	if err := json.Unmarshal(readFile(t, "internal/nks/testdata/vectors.json"), &vectors); err != nil {
+		t.Fatal(err)
+	}
+	id, err := hex.DecodeString(vectors[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	material, err := hex.DecodeString(vectors[0].Material)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := nks.Decode(material)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const (
+		signer    = "e3f0404f45bc76e28ce1a027b683c20ff627e83d10ff2acfb8fb5139efd811f8"
+		signature = "322b6ee8b5299686bbe98b09b4385d4d0937d1b0ecb31126aa0f202d1d1ae4b863024681f1cabe0e151ccbfd4deaf3086d2eb62043739b8071cc9631c1ac9d01"
+	)
+	if got, err := keyring.SignerOfBackups(keyring.KeyID(id), secret); err != nil || got.String() != signer {
+		t.Errorf("the signer is %v, %v", got, err)
+	}
+	if got, err := keyring.SignBackup(keyring.KeyID(id), secret, sha256.Sum256(nil)); err != nil || hex.EncodeToString(got) != signature {
+		t.Errorf("the signature is %x, %v", got, err)
+	}
+	var read keyring.BackupSigner
+	if err := read.UnmarshalText([]byte(signer)); err != nil || read.String() != signer {
+		t.Errorf("%v, %v", read, err)
+	}
+	for _, bad := range []string{"", signer[1:], signer + "00", strings.Repeat("g", 64)} {
+		if err := read.UnmarshalText([]byte(bad)); err == nil {
+			t.Errorf("%q is a signer", bad)
+		}
+	}
+}
+
+// TestBackupIsSignedWithWhatStatusShows, on each server, and with another key after each rotation.
+func TestBackupIsSignedWithWhatStatusShows(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	leader := c.nodes[c.nodes["s1"].Leader()]
+	identity := newIdentity(t)
+	var before keyring.BackupSigner
+	for range 2 {
+		var file bytes.Buffer
+		made, err := leader.Keyring().Backup(ctx, &file, identity.Recipient())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if made.Signer == before || made.Signer == (keyring.BackupSigner{}) {
+			t.Errorf("signed by %s, and before by %s", made.Signer, before)
+		}
+		before = made.Signer
+		if m, err := keyring.VerifyBackup(bytes.NewReader(file.Bytes()), identity); err != nil || m.Signer != made.Signer {
+			t.Errorf("signed by %s, made by %s: %v", m.Signer, made.Signer, err)
+		}
+		keyring.AwaitHolders(leader.Keyring(), leader.Keyring().Keys()[0].ID, 3)
+		for id, n := range c.nodes {
+			c.await(ctx, n, "one that knows the signer", func(st keyring.Status) bool { return st.BackupSigner == made.Signer })
+			if st, err := n.Status(ctx); err != nil || st.BackupSigner != made.Signer || !strings.Contains(st.String(), made.Signer.String()) {
+				t.Errorf("%s: %v, %v", id, st, err)
+			}
+		}
+		if _, err := leader.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRestoreTakesNoStrangersBackup: whoever knows the recipients can write one, but not sign it.
+func TestRestoreTakesNoStrangersBackup(t *testing.T) {
+	file, m, identity := smallBackup(t)
+	other, stranger, otherIdentity := smallBackup(t)
+	unsigned := forgeBackup(t, file, m, identity, func(*forgery) {})
+	identities := []age.Identity{identity, otherIdentity}
+	for name, c := range map[string]struct {
+		file []byte
+		o    keyring.RestoreOptions
+		good bool
+	}{
+		"its digest":                     {file, keyring.RestoreOptions{Digest: m.SHA256}, true},
+		"its signer":                     {file, keyring.RestoreOptions{Signer: m.Signer}, true},
+		"its cluster":                    {file, keyring.RestoreOptions{Signer: m.Signer, Cluster: m.Cluster}, true},
+		"not asked":                      {file, keyring.RestoreOptions{Unauthenticated: true}, true},
+		"nothing":                        {file, keyring.RestoreOptions{}, false},
+		"a cluster alone":                {file, keyring.RestoreOptions{Cluster: m.Cluster}, false},
+		"another digest":                 {file, keyring.RestoreOptions{Digest: stranger.SHA256}, false},
+		"another signer":                 {file, keyring.RestoreOptions{Signer: stranger.Signer}, false},
+		"another signer, not asked":      {file, keyring.RestoreOptions{Signer: stranger.Signer, Unauthenticated: true}, false},
+		"its digest and another signer":  {file, keyring.RestoreOptions{Digest: m.SHA256, Signer: stranger.Signer}, false},
+		"another cluster":                {file, keyring.RestoreOptions{Signer: m.Signer, Cluster: stranger.Cluster}, false},
+		"a stranger's":                   {other, keyring.RestoreOptions{Signer: m.Signer}, false},
+		"a stranger's, by the cluster":   {other, keyring.RestoreOptions{Unauthenticated: true, Cluster: m.Cluster}, false},
+		"one that is not signed":         {unsigned, keyring.RestoreOptions{Signer: m.Signer}, false},
+		"one that is not signed, unseen": {unsigned, keyring.RestoreOptions{Unauthenticated: true}, true},
+	} {
+		var snapshot bytes.Buffer
+		dir := filepath.Join(t.TempDir(), "keystore")
+		c.o.Dir, c.o.KEKs, c.o.Identities, c.o.Snapshot = dir, []keyring.KEK{keyring.InlineKEK()}, identities, &snapshot
+		if _, err := keyring.Restore(t.Context(), bytes.NewReader(c.file), c.o); (err == nil) != c.good {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := len(left(t, dir)); (n > 0) != c.good {
+			t.Errorf("%s: %d files", name, n)
+		}
+		if c.o.Digest == ([32]byte{}) && !c.good && snapshot.Len() > 0 { // else that is known at the end
+			t.Errorf("%s: %d bytes of its snapshot are handed on", name, snapshot.Len())
+		}
+		_, err := keyring.VerifyBackupContext(t.Context(), bytes.NewReader(c.file), keyring.VerifyOptions{
+			Identities: identities, Digest: c.o.Digest, Signer: c.o.Signer, Cluster: c.o.Cluster,
+		})
+		asked := c.o.Digest != ([32]byte{}) || c.o.Signer != (keyring.BackupSigner{})
+		if asked && (err == nil) != c.good {
+			t.Errorf("%s: verify: %v", name, err)
+		}
+	}
+}
+
+// TestDataOnlyRestoreIsAnotherCluster: a drill opens all that the cluster of the backup has sealed. Neither of
+// the two takes tokens of the other.
+func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := backUp(ctx, t, 1)
+	production := b.leader()
+	join, err := production.JoinToken("s9", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims := map[string]any{"aud": "me"}
+	signed, err := production.Sign(ctx, claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := production.Rotate(ctx, keyring.RotateOptions{Publish: time.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err) // one that has sealed nothing
+	}
+	var file bytes.Buffer
+	m, err := production.Keyring().Backup(ctx, &file, b.identity.Recipient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := &records{keys: keyring.NewFSM(), all: map[string][]byte{}}
+	cfg := keyring.NodeConfig{
+		Dir: filepath.Join(t.TempDir(), "drill"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: app, Keys: app.keys,
+		Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
+	}
+	_, err = keyring.RestoreNode(ctx, bytes.NewReader(file.Bytes()), cfg, keyring.RestoreOptions{
+		Identities: []age.Identity{b.identity}, Signer: m.Signer, Cluster: m.Cluster, DataOnly: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	drill, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer drill.Close()
+	if err := drill.Keyring().WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for ref, text := range b.texts {
+		if got, err := drill.Decrypt(ctx, app.copy()[ref], []byte(ref)); err != nil || string(got) != text {
+			t.Errorf("%s: %q, %v", ref, got, err)
+		}
+	}
+	active := keyring.Ring(app.keys).Active()
+	if active == nil || keyring.Ring(b.apps["s1"].keys).Key(active.ID) != nil {
+		t.Errorf("the drill seals with %v", active)
+	}
+	if n := len(drill.Keyring().Keys()); n != len(m.Keys) { // one less and one more
+		t.Errorf("it has %d keys, and the backup %d", n, len(m.Keys))
+	}
+	if keyring.Ring(app.keys).Cluster == keyring.Ring(b.apps["s1"].keys).Cluster {
+		t.Error("it is the same cluster")
+	}
+	drilled, err := drill.Sign(ctx, claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"the drill a token of production's": drill.Keyring().Verify(signed, me),
+		"production one of the drill's":     production.Keyring().Verify(drilled, me),
+	} {
+		if !errors.Is(err, keyring.ErrUnknownKey) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := keyring.CheckJoinToken(drill.Keyring(), join, "s9", time.Now()); err == nil {
+		t.Error("the drill takes a join token of production's")
+	}
+	drillsJoin, err := drill.JoinToken("s9", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := keyring.CheckJoinToken(production.Keyring(), drillsJoin, "s9", time.Now()); err == nil {
+		t.Error("production takes a join token of the drill's")
+	}
+	if err := drill.Close(); err != nil {
+		t.Fatal(err)
+	}
+	app.all = map[string][]byte{}
+	startsAndGoesOn(t, "the drill", cfg)
+}
+
+// TestDataOnlySnapshotIsWhatItsManifestSays, for a host that hands it to its own raft.
+func TestDataOnlySnapshotIsWhatItsManifestSays(t *testing.T) {
+	file, m, identity := smallBackup(t)
+	var snapshot bytes.Buffer
+	got, err := keyring.Restore(t.Context(), bytes.NewReader(file), keyring.RestoreOptions{
+		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity},
+		Digest: m.SHA256, DataOnly: true, Snapshot: &snapshot,
+	})
+	if err != nil || got.Raft.Size != int64(snapshot.Len()) || got.Raft.Size == m.Raft.Size || got.SHA256 != m.SHA256 {
+		t.Errorf("%d bytes, not %d (and were %d), %v", snapshot.Len(), got.Raft.Size, m.Raft.Size, err)
+	}
+	fsm := keyring.NewFSM()
+	if err := fsm.Restore(nopCloser{&snapshot}); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keyring.Ring(fsm).Keys {
+		if !k.DataOnly || k.State != keyring.StateInactive {
+			t.Errorf("%+v", k)
+		}
+	}
+}
+
+type nopCloser struct{ *bytes.Buffer }
+
+func (nopCloser) Close() error { return nil }

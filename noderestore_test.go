@@ -1,0 +1,384 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"filippo.io/age"
+	"github.com/hashicorp/raft"
+)
+
+// isAbsent wants nothing at all to be at a path, not even a directory.
+func isAbsent(t *testing.T, what, path string) {
+	t.Helper()
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s: there is %v (%v)", what, left(t, path), err)
+	}
+}
+
+// TestRestoreWritesNothingBeforeItKnowsThatItCan: Start would take what it left for a new server's directory, and found a cluster in it.
+func TestRestoreWritesNothingBeforeItKnowsThatItCan(t *testing.T) {
+	file, m, identity := smallBackup(t)
+	digest := keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256}
+	with := func(change func(*keyring.RestoreOptions)) keyring.RestoreOptions {
+		o := digest
+		change(&o)
+		return o
+	}
+	for name, c := range map[string]struct {
+		file []byte
+		o    keyring.RestoreOptions
+		kek  keyring.KEK
+	}{
+		"another identity": {file, with(func(o *keyring.RestoreOptions) { o.Identities = []age.Identity{newIdentity(t)} }), nil},
+		"no identity":      {file, with(func(o *keyring.RestoreOptions) { o.Identities = nil }), nil},
+		"no backup":        {[]byte("nothing"), digest, nil},
+		"a part of one":    {file[:len(file)-1], digest, nil},
+		"another digest":   {file, with(func(o *keyring.RestoreOptions) { o.Digest[0]++ }), nil},
+		"nobody's":         {file, with(func(o *keyring.RestoreOptions) { o.Digest = [32]byte{} }), nil},
+		"another cluster":  {file, with(func(o *keyring.RestoreOptions) { o.Cluster = "a" }), nil},
+		"too large":        {file, with(func(o *keyring.RestoreOptions) { o.MaxBytes = 1 }), nil},
+		"a KEK that fails": {file, digest, brokenKEK{}},
+	} {
+		kek := c.kek
+		if kek == nil {
+			kek = keyring.InlineKEK()
+		}
+		for _, parent := range []string{"", "a/b"} {
+			base := t.TempDir()
+			dir := filepath.Join(base, parent, "node")
+			cfg := keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{kek}}
+			if _, err := keyring.RestoreNode(t.Context(), bytes.NewReader(c.file), cfg, c.o); err == nil {
+				t.Errorf("%s: a node is restored", name)
+			}
+			isAbsent(t, name+": node", filepath.Join(base, "a"))
+			isAbsent(t, name+": node", dir)
+			o := c.o
+			o.Dir, o.KEKs = filepath.Join(dir, "keystore"), cfg.KEKs
+			if _, err := keyring.Restore(t.Context(), bytes.NewReader(c.file), o); err == nil {
+				t.Errorf("%s: restored", name)
+			}
+			isAbsent(t, name, dir)
+		}
+		dir := t.TempDir()
+		if err := os.Mkdir(filepath.Join(dir, "raft"), 0o700); err != nil { // of a start that was ended in time
+			t.Fatal(err)
+		}
+		cfg := keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{kek}}
+		if _, err := keyring.RestoreNode(t.Context(), bytes.NewReader(c.file), cfg, c.o); err == nil || len(left(t, dir)) > 0 {
+			t.Errorf("%s: %v, and it has left %v", name, err, left(t, dir))
+		}
+	}
+}
+
+// brokenKEK does not answer.
+type brokenKEK struct{}
+
+var errKMSDown = errors.New("the KMS is down")
+
+func (brokenKEK) ID() string                                             { return "broken" }
+func (brokenKEK) Wrap(context.Context, []byte, []byte) ([]byte, error)   { return nil, errKMSDown }
+func (brokenKEK) Unwrap(context.Context, []byte, []byte) ([]byte, error) { return nil, errKMSDown }
+
+// TestRestoreNodeWantsTheHostsFSM: without it the host's part of the snapshot would have no reader, and no
+// start would succeed.
+func TestRestoreNodeWantsTheHostsFSM(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := backUp(ctx, t, 1)
+	cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}}
+	_, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), cfg, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256})
+	if err == nil || !strings.Contains(err.Error(), "no App") {
+		t.Errorf("%v", err)
+	}
+	isAbsent(t, "without an App", cfg.Dir)
+	if b.manifest.Host == 0 {
+		t.Error("the backup has no part of the host's")
+	}
+}
+
+// failingKEK fails once it has wrapped so many times.
+type failingKEK struct {
+	keyring.KEK
+	left int
+}
+
+func (f *failingKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	if f.left--; f.left < 0 {
+		return nil, errKMSDown
+	}
+	return f.KEK.Wrap(ctx, plaintext, aad)
+}
+
+// TestInterruptedRestoreNodeIsDoneAgain, and until it is no cluster is founded of what is there.
+func TestInterruptedRestoreNodeIsDoneAgain(t *testing.T) {
+	file, m, identity := smallBackup(t)
+	o := keyring.RestoreOptions{Identities: []age.Identity{identity}, Signer: m.Signer}
+	cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "node"), Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
+	kek := fileKEK(t, countingKey())
+	for left := 1; ; left++ { // the probe of the KEK wraps too
+		cfg.KEKs = []keyring.KEK{&failingKEK{kek, left}}
+		_, err := keyring.RestoreNode(t.Context(), bytes.NewReader(file), cfg, o)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, errKMSDown) || left > 20 {
+			t.Fatal(err)
+		}
+		if len(keysIn(t, filepath.Join(cfg.Dir, "keystore"))) > 0 {
+			startIsRefused(t, cfg)
+		}
+	}
+	if n := len(keysIn(t, filepath.Join(cfg.Dir, "keystore"))); n != len(m.Keys) {
+		t.Errorf("%d keys", n)
+	}
+	cfg.KEKs = []keyring.KEK{kek}
+	startsAndGoesOn(t, "restored at last", cfg)
+}
+
+func startIsRefused(t *testing.T, cfg keyring.NodeConfig) {
+	t.Helper()
+	n, err := keyring.Start(t.Context(), cfg)
+	if err == nil || !strings.Contains(err.Error(), "RestoreNode has not finished") {
+		t.Errorf("started: %v", err)
+	}
+	if err == nil {
+		n.Close()
+	}
+}
+
+// breaks is a reader that is at its end too early.
+type breaks struct {
+	io.Reader
+	at func()
+}
+
+func (b breaks) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err == io.EOF {
+		b.at()
+	}
+	return n, err
+}
+
+// TestRestoreNodeThatIsKilledIsDoneAgain: what a process leaves that dies while the host's part comes in is no
+// server's directory.
+func TestRestoreNodeThatIsKilledIsDoneAgain(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := backUp(ctx, t, 1)
+	b.put(ctx, "long", strings.Repeat("long ", 100_000)) // so that it is not read at once
+	var file bytes.Buffer
+	m, err := b.leader().Keyring().Backup(ctx, &file, b.identity.Recipient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "node")
+	cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: &app{}}
+	r := breaks{bytes.NewReader(file.Bytes()), func() { // all has been read, and nothing is whole yet
+		if err := os.CopyFS(copied, os.DirFS(cfg.Dir)); err != nil {
+			t.Error(err)
+		}
+	}}
+	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: [32]byte{1}}
+	if _, err := keyring.RestoreNode(ctx, r, cfg, o); err == nil {
+		t.Fatal("restored with another digest")
+	}
+	isAbsent(t, "another digest", cfg.Dir)
+	cfg.Dir = copied
+	startIsRefused(t, cfg)
+	o.Digest = m.SHA256
+	b.configure(&cfg)
+	if _, err := keyring.RestoreNode(ctx, bytes.NewReader(file.Bytes()), cfg, o); err != nil {
+		t.Fatal(err)
+	}
+	torn, err := filepath.Glob(filepath.Join(copied, "raft", "snapshots", "*.tmp"))
+	if err != nil || len(torn) > 0 {
+		t.Errorf("%v is left, %v", torn, err)
+	}
+	mark := filepath.Join(copied, "raft", "restore.unfinished")
+	isAbsent(t, "restored", mark)
+	if err := os.WriteFile(mark, nil, 0o600); err != nil { // a crash before it was removed
+		t.Fatal(err)
+	}
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestNothingIsMadeWhereThereIsNothing to recover, or to join.
+func TestNothingIsMadeWhereThereIsNothing(t *testing.T) {
+	cfg := (&nodes{tb: t, ca: keyringtest.NewCA(t), addrs: map[raft.ServerID]string{"s1": "127.0.0.1:0"}}).config("s1")
+	cfg.Dir = filepath.Join(t.TempDir(), "node")
+	if r, err := keyring.RecoverNode(t.Context(), cfg); err == nil {
+		t.Errorf("recovered %+v", r)
+	}
+	isAbsent(t, "recover", cfg.Dir)
+	if _, err := keyring.Start(t.Context(), cfg); err == nil {
+		t.Error("started with nobody to join")
+	}
+	isAbsent(t, "start", cfg.Dir)
+}
+
+// TestRestoreIsRefusedInFIPSOnly, before anything is written. It runs itself in a process that allows nothing
+// else.
+func TestRestoreIsRefusedInFIPSOnly(t *testing.T) {
+	if os.Getenv("KEYRING_TEST_FIPS") != "" {
+		dir := filepath.Join(t.TempDir(), "node")
+		cfg := keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}}
+		o := keyring.RestoreOptions{Identities: []age.Identity{nil}, Unauthenticated: true}
+		_, err := keyring.RestoreNode(t.Context(), strings.NewReader(""), cfg, o)
+		fmt.Println(err)
+		o.Dir, o.KEKs = dir, cfg.KEKs
+		_, err = keyring.Restore(t.Context(), strings.NewReader(""), o)
+		fmt.Println(err)
+		isAbsent(t, "FIPS", dir)
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestRestoreIsRefusedInFIPSOnly$", "-test.v")
+	cmd.Env = append(os.Environ(), "GODEBUG=fips140=only", "KEYRING_TEST_FIPS=1")
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.Count(string(out), "not allowed in FIPS 140-only mode") != 2 || !strings.Contains(string(out), "--- PASS") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestNoSecondClusterIsMadeWhileTheFirstAnswers: two of them would both take writes.
+func TestNoSecondClusterIsMadeWhileTheFirstAnswers(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := backUp(ctx, t, 3)
+	for len(b.apps["s3"].copy()) < len(b.texts) { // it has what it would be recovered from
+		b.put(ctx, "more", "so that it learns of what has committed")
+	}
+	if err := b.nodes.nodes["s3"].Close(); err != nil {
+		t.Fatal(err)
+	}
+	delete(b.nodes.nodes, "s3")
+	config := func() keyring.NodeConfig {
+		cfg := b.config("s3")
+		b.configure(&cfg)
+		return cfg
+	}
+	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256}
+	restore := func(cfg keyring.NodeConfig, o keyring.RestoreOptions) error {
+		cfg.Dir = filepath.Join(t.TempDir(), "node")
+		_, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), cfg, o)
+		if err != nil {
+			isAbsent(t, "restore", cfg.Dir)
+		}
+		return err
+	}
+	recover := func(cfg keyring.NodeConfig, o ...keyring.RecoverOptions) error {
+		dir := filepath.Join(t.TempDir(), "node")
+		if err := os.CopyFS(dir, os.DirFS(cfg.Dir)); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Dir = dir
+		_, err := keyring.RecoverNode(ctx, cfg, o...)
+		return err
+	}
+	refused := func(what string, err error, addrs ...string) {
+		t.Helper()
+		for _, addr := range addrs {
+			if err == nil || !strings.Contains(err.Error(), addr) {
+				t.Errorf("%s: %v, want %s to be named", what, err, addr)
+			}
+		}
+	}
+	peers, join := config(), config()
+	peers.Peers, join.Join = b.addrs, []string{b.addrs["s2"]}
+	refused("restore beside Peers", restore(peers, o), b.addrs["s1"], b.addrs["s2"])
+	refused("restore beside Join", restore(join, o), b.addrs["s2"])
+	refused("restore beside those of the backup", restore(config(), o), b.addrs["s1"], b.addrs["s2"])
+	refused("recover", recover(config()), b.addrs["s1"], b.addrs["s2"])
+	drill := o
+	drill.DataOnly = true
+	if err := restore(config(), drill); err != nil {
+		t.Errorf("another cluster is restored: %v", err)
+	}
+	forced := o
+	forced.Force = true
+	if err := restore(peers, forced); err != nil {
+		t.Errorf("forced: %v", err)
+	}
+	if err := recover(peers, keyring.RecoverOptions{Force: true}); err != nil {
+		t.Errorf("forced: %v", err)
+	}
+	b.nodes.close()
+	clear(b.nodes.nodes)
+	ln, err := net.Listen("tcp", b.addrs["s1"]) // one whose certificate has ended, say
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	refused("restore beside what can't be told", restore(peers, o), b.addrs["s1"])
+	ln.Close()
+	if err := restore(peers, o); err != nil {
+		t.Errorf("all are gone: %v", err)
+	}
+	if err := recover(config()); err != nil {
+		t.Errorf("all are gone: %v", err)
+	}
+}
+
+// TestServersThatWaitForACluster are none: they may be started before it is restored.
+func TestServersThatWaitForACluster(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := backUp(ctx, t, 1)
+	b.nodes.close()
+	clear(b.nodes.nodes)
+	ln := keyringtest.Listen(t)
+	b.addrs["s2"], b.dirs["s2"] = ln.Addr().String(), t.TempDir()
+	waiting := b.config("s2")
+	waiting.Listener, waiting.Peers = ln, b.addrs
+	started := make(chan error, 1)
+	go func() {
+		n, err := keyring.Start(ctx, waiting)
+		if err == nil {
+			err = n.Close()
+		}
+		started <- err
+	}()
+	b.dirs["s1"] = filepath.Join(t.TempDir(), "node")
+	first := b.config("s1")
+	b.configure(&first)
+	first.Peers = b.addrs
+	_, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256})
+	if err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-started; err == nil {
+		t.Error("it has found a cluster")
+	}
+}

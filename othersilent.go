@@ -1,0 +1,111 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// silence is how long a server may take to answer before it counts as gone.
+const silenceTimeout = 3 * time.Second
+
+// named are the servers that the configuration names, by address. Those of Join have no ID.
+func (c NodeConfig) named() map[string]raft.ServerID {
+	others := map[string]raft.ServerID{}
+	for _, addr := range c.Join {
+		others[addr] = ""
+	}
+	for id, addr := range c.Peers {
+		others[addr] = id
+	}
+	return others
+}
+
+// othersSilent is an error if one of these servers answers, other than this one itself: then their cluster
+// lives on, and there must not be another. A server that found its cluster gone, and waits for one with an
+// empty directory, is no cluster. Whatever else is at the address counts: a server whose certificate
+// can't be checked has a log and a vote all the same.
+func (c NodeConfig) othersSilent(ctx context.Context, others map[string]raft.ServerID) error {
+	if c.Addr == "" {
+		return nil
+	}
+	maps.DeleteFunc(others, func(addr string, id raft.ServerID) bool { return addr == c.Addr || id == c.ID })
+	ctx, cancel := context.WithTimeoutCause(ctx, silenceTimeout, errSilent)
+	defer cancel()
+	answers := askAll(ctx, slices.Sorted(maps.Keys(others)), func(ctx context.Context, addr string) (string, error) {
+		return c.answers(ctx, others[addr], addr)
+	}, nil)
+	var errs []error
+	for _, addr := range slices.Sorted(maps.Keys(answers)) {
+		errs = append(errs, fmt.Errorf("%s: its cluster lives on, and there must not be two; stop it if it is gone, or set Force", answers[addr]))
+	}
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, errSilent) {
+		return err
+	}
+	return errors.Join(errs...)
+}
+
+var errSilent = errors.New("no answer")
+
+// answers says what answers at the address, or returns an error if nothing does that could be of a cluster.
+func (c NodeConfig) answers(ctx context.Context, id raft.ServerID, addr string) (string, error) {
+	var connected atomic.Bool
+	client := peer.NewClient(&peer.Dialer{
+		Cluster: c.Cluster, TLS: c.TLS,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+			if err == nil {
+				connected.Store(true)
+			}
+			return conn, err
+		},
+	})
+	defer client.Close()
+	g, err := c.hello(ctx, client, id, addr)
+	if err == nil && !g.Founded {
+		return "", errSilent
+	}
+	name := fmt.Sprintf("server %q at %s", id, addr)
+	if id == "" {
+		name = "a server at " + addr
+	}
+	switch refusal := (*peer.Refusal)(nil); {
+	case err == nil:
+		return name + " answers", nil
+	case errors.As(err, &refusal):
+		return name + " answers that it starts", nil
+	case connected.Load():
+		return fmt.Sprintf("%s is there, though what it is can't be told (%v)", name, err), nil
+	}
+	return "", err
+}
+
+// hello asks a server what it is, until it knows that itself or ctx ends.
+func (c NodeConfig) hello(ctx context.Context, client *peer.Client, id raft.ServerID, addr string) (g greeting, err error) {
+	expect := string(id)
+	if id == "" {
+		expect = peer.AnyServer
+	}
+	for {
+		b, err := client.Call(ctx, expect, addr, pathHello, nil)
+		if err == nil {
+			return greetingType.DecodeKnown(b)
+		}
+		if r := (*peer.Refusal)(nil); !errors.As(err, &r) || r.Code != peer.NotReady {
+			return g, err
+		}
+		select {
+		case <-time.After(joinRetry):
+		case <-ctx.Done():
+			return g, err
+		}
+	}
+}
