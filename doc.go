@@ -126,6 +126,7 @@
 //	noderaft.go     what a Node's raft has on disk, and how it is configured
 //	network.go      a Node's port, and its connections to the ports of others
 //	founding.go     how a Node's cluster is founded, and how a server comes to join one
+//	address.go      the address at which a server is reached
 //	members.go      AddServer, RemoveServer, Leave: how members come and go
 //	promotion.go    how servers that hold every key become voters
 //	jointoken.go    tokens with which a server may join

@@ -45,6 +45,8 @@ var (
 	// ErrNoData means that there is nothing to ask which data is sealed under a key, and so
 	// nothing that proves that none is.
 	ErrNoData = errors.New("no way to tell what is sealed under the key")
+	// ErrNotMember means that no server of that ID is in the raft configuration.
+	ErrNotMember = errors.New("not a member of the cluster")
 	// ErrCorrupt means that a file, snapshot or log entry is not what the keyring wrote.
 	ErrCorrupt = errors.New("corrupt")
 	// ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.

@@ -189,6 +189,15 @@ var DecodeConfiguration = decodeConfiguration
 // ErrRaftRequest is matched by what is wrong with a request of raft's.
 var ErrRaftRequest = errRaftRequest
 
+// ParseAddress takes the address of a server.
+func ParseAddress(s string) error { _, err := parseAddress(s); return err }
+
+// CheckServerID says what is wrong with the ID of a server that is to come.
+var CheckServerID = checkServerID
+
+// MembersOf returns the servers of the latest raft configuration.
+func MembersOf(n *Node) []string { return servers(n.raft) }
+
 // NewKeyID draws one.
 func NewKeyID() KeyID { return newKeyID() }
 

@@ -290,8 +290,8 @@ func (n *Node) removeForwarded(ctx context.Context, r removeRequest) ([]byte, er
 }
 
 // wireErrors are the errors that keep their identity when they are forwarded, by the byte
-// that stands for them. Zero is success, wireText an error of which only the text is kept.
-var wireErrors = []error{nil, ErrNotLeader, ErrNotReady, ErrUnknownKey, ErrKeyMissing, ErrDecrypt, ErrTooLong, ErrNotDurable, ErrClosed, ErrNoData}
+// that stands for them: new ones come last, and an older build shows their text. Zero is success, wireText an error of which only the text is kept.
+var wireErrors = []error{nil, ErrNotLeader, ErrNotReady, ErrUnknownKey, ErrKeyMissing, ErrDecrypt, ErrTooLong, ErrNotDurable, ErrClosed, ErrNoData, ErrNotMember}
 
 const wireText = 0xff
 

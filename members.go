@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"time"
 
@@ -15,10 +14,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// AddServer admits the server of that ID, which listens at addr, host:port: start it with an empty
+// AddServer admits the server of that ID, which is reached at addr, host:port: start it with an empty
 // directory and an address of the cluster in Join, and it gets every key, and then a vote. Without
 // AddServer a server needs a JoinToken. One that is a member already, and has moved, gets its new
-// address; that too is refused while it answers at the old one.
+// address; that too is refused while it answers at the old one, the leader included.
+//
+// The host is a name or an IP address of one server, so not 0.0.0.0, and the port is from 1 to 65535. An ID of up to
+// 255 bytes is taken as it is: case counts, and spaces around it are refused.
 //
 // It may be called on any server, and again. As long as ctx lets it, it waits for a leader that is
 // ready and answers.
@@ -51,11 +53,17 @@ type RemoveServerOptions struct {
 // removed first hands over. To come back, the server needs AddServer or a JoinToken; a token that it
 // was given before counts until it ends.
 //
-// It may be called on any server, and again. As long as ctx lets it, it waits for a leader that is
-// ready and answers.
+// An ID that is not in the raft configuration, exactly as it is given, is an error that matches ErrNotMember and
+// names the members: also one that an earlier call has removed. Within one call an attempt whose answer was lost
+// does no harm. A server that removes itself, and has been removed, gets no error.
+//
+// It may be called on any server. As long as ctx lets it, it waits for a leader that is ready and
+// answers.
 func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
 	r := removeServerRequest{actorOf(ctx), id, o}
+	tries, known := 0, false
 	return n.whenLed(ctx, func() error {
+		tries, known = tries+1, known || n.member(id)
 		if id == n.cfg.ID && len(servers(n.raft)) > 0 && !n.member(id) {
 			return nil // the log has told us, whatever became of the leader's answer
 		}
@@ -65,6 +73,9 @@ func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveServe
 		}
 		if refusal := (*peer.Refusal)(nil); id == n.cfg.ID && errors.As(err, &refusal) && refusal.Code == peer.NotMember {
 			return nil
+		}
+		if known && tries > 1 && errors.Is(err, ErrNotMember) {
+			return nil // the attempt before has removed it, and its answer was lost
 		}
 		return err
 	})
@@ -96,12 +107,11 @@ var (
 )
 
 func (r addRequest) check() error {
-	host, port, err := net.SplitHostPort(r.Addr)
-	switch {
-	case r.ID == "" || len(r.ID) > meta.MaxServerID:
-		return fmt.Errorf("add server: an ID of %d bytes, want 1 to %d", len(r.ID), meta.MaxServerID)
-	case err != nil || host == "" || port == "" || len(r.Addr) > meta.MaxServerID:
-		return fmt.Errorf("add server %s: address %q, want host:port", r.ID, r.Addr)
+	if err := checkServerID(r.ID); err != nil {
+		return fmt.Errorf("add server: %w", err)
+	}
+	if _, err := parseAddress(r.Addr); err != nil {
+		return fmt.Errorf("add server %s: %w", r.ID, err)
 	}
 	return nil
 }
@@ -120,6 +130,9 @@ func (n *Node) addServer(ctx context.Context, r addRequest) error {
 	was, known := n.serverOf(r.ID)
 	if known && was.Address == raft.ServerAddress(r.Addr) {
 		return nil
+	}
+	if r.ID == n.cfg.ID && r.Addr != n.cfg.Addr {
+		return fmt.Errorf("add server %s: it is the leader, and answers at %s", r.ID, n.cfg.Addr)
 	}
 	if known && r.ID != n.cfg.ID {
 		if err := n.net.checkGone(ctx, was, r.Addr); err != nil {
@@ -153,6 +166,9 @@ func (n *Node) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bool)
 func (n *Node) removeServer(ctx context.Context, r removeServerRequest) error {
 	resigns := false
 	err := n.keys.alongActivations(ctx, func(ctx context.Context) error {
+		if !n.member(r.ID) {
+			return fmt.Errorf("remove server %.300q: %w: the members are %q", r.ID, ErrNotMember, servers(n.raft))
+		}
 		if resigns = r.ID == n.cfg.ID; resigns {
 			return n.mayExpel(ctx, r.ID, r.Force)
 		}

@@ -78,7 +78,7 @@ func listen(n *Node) (*network, error) {
 	}
 	ln := n.cfg.Listener
 	if ln == nil {
-		if ln, err = net.Listen("tcp", n.cfg.Addr); err != nil {
+		if ln, err = net.Listen("tcp", n.cfg.listen); err != nil {
 			return nil, fmt.Errorf("node: %w", err)
 		}
 	}
@@ -378,9 +378,3 @@ func (w *network) Close() error { return w.raft.Close() }
 
 // Addr implements raft.StreamLayer: it is what raft takes for this server's address.
 func (w *network) Addr() net.Addr { return address(w.node.cfg.Addr) }
-
-// address is a host:port as it stands in the raft configuration.
-type address string
-
-func (address) Network() string  { return "tcp" }
-func (a address) String() string { return string(a) }

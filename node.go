@@ -6,9 +6,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -48,10 +50,15 @@ type NodeConfig struct {
 	// OldKEKs open material that was wrapped under them. See Config.
 	OldKEKs []KEK
 
-	// Addr is the host:port at which this server listens and the others reach it. Empty
-	// means that there are no others, and no port. It may change between two starts: the server
-	// tells the leader. If most servers move at once, Peers has to have the new addresses.
+	// Addr is the host:port at which this server listens and the others reach it: a name or an IP
+	// address of this server's, and a port from 1 to 65535. Empty means that there are no others, and no
+	// port. It may change between two starts: the server tells the leader. If most servers move at once,
+	// Peers has to have the new addresses.
 	Addr string
+	// Advertise is the host:port at which the others reach this server, if that is not Addr: then Addr may be
+	// 0.0.0.0:7900 or :7900, and whatever is said of Addr elsewhere, in Peers too, is of Advertise. Empty
+	// means Addr.
+	Advertise string
 	// Listener, if set, is listened on in place of Addr. The Node closes it.
 	Listener net.Listener
 	// Cluster is the cluster's name in the certificates. Required with Addr.
@@ -94,7 +101,8 @@ type NodeConfig struct {
 	// Logger gets what raft and the keyring log. Nil logs nothing.
 	Logger hclog.Logger
 
-	clock func() time.Time // the wall clock; nil is time.Now
+	clock  func() time.Time // the wall clock; nil is time.Now
+	listen string           // what Addr was; filled makes Addr what the others are told
 }
 
 // check says all that is wrong with the configuration.
@@ -102,10 +110,11 @@ func (c NodeConfig) check() error {
 	var w wrongs
 	w.unless(c.Dir != "", "Dir is empty")
 	if c.Addr == "" {
-		w.unless(len(c.Peers)+len(c.Join) == 0 && c.Listener == nil, "Addr is empty, with Peers, Join or Listener set")
+		w.unless(len(c.Peers)+len(c.Join) == 0 && c.Listener == nil && c.Advertise == "", "Addr is empty, with Peers, Join, Listener or Advertise set")
 	} else {
 		w.unless(c.Cluster != "", "Cluster is empty, with Addr set")
 		w.unless(c.TLS != nil, "TLS is nil, with Addr set")
+		c.checkAddresses(&w)
 		addr, named := c.Peers[c.ID]
 		w.unless(len(c.Peers) == 0 || named && addr == c.Addr, "Peers does not name this server, %s, with Addr %s", c.ID, c.Addr)
 	}
@@ -117,6 +126,26 @@ func (c NodeConfig) check() error {
 	return nil
 }
 
+// checkAddresses wants addresses at which others can be reached.
+func (c NodeConfig) checkAddresses(w *wrongs) {
+	_, err := parseAddress(c.Addr)
+	if c.Advertise == "" {
+		w.unless(err == nil, "Addr: %w; with one that is only listened at, set Advertise", err)
+	} else {
+		w.unless(err == nil, "Advertise: %w", err)
+		_, _, err = net.SplitHostPort(c.listen)
+		w.unless(err == nil || c.Listener != nil, "Addr: %w", err)
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.Peers)) {
+		_, err := parseAddress(c.Peers[id])
+		w.unless(err == nil, "Peers: server %s: %w", id, err)
+	}
+	for _, addr := range c.Join {
+		_, err := parseAddress(addr)
+		w.unless(err == nil, "Join: %w", err)
+	}
+}
+
 // filled returns the configuration with what Start puts where nothing is set.
 func (c NodeConfig) filled() NodeConfig {
 	if c.ID == "" {
@@ -124,6 +153,9 @@ func (c NodeConfig) filled() NodeConfig {
 	}
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
+	}
+	if c.listen == "" {
+		c.listen, c.Addr = c.Addr, cmp.Or(c.Advertise, c.Addr)
 	}
 	return c
 }

@@ -138,7 +138,7 @@ func fail(w http.ResponseWriter, err error) {
 	case errors.As(err, new(unknown)):
 	case errors.As(err, new(badRequest)), errors.Is(err, keyring.ErrUnknownKey):
 		status = http.StatusBadRequest
-	case errors.Is(err, errNone):
+	case errors.Is(err, errNone), errors.Is(err, keyring.ErrNotMember):
 		status = http.StatusNotFound
 	case errors.Is(err, errGone):
 		status = http.StatusGone

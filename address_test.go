@@ -1,0 +1,223 @@
+package keyring_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+)
+
+var goodAddresses = []string{
+	"10.0.0.1:7900", "[::1]:1", "[fe80::1%eth0]:7900", "localhost:65535", "s1.example.com.:7900", "s_1-a:7900", "m\u00fcnchen.example:7900",
+}
+
+var badAddresses = []string{
+	"", "s1", "s1:", ":7900", "0.0.0.0:7900", "[::]:7900", "[::ffff:0.0.0.0]:7900", "0:7900", "0x0:7900", "127.1:7900",
+	"224.0.0.1:7900", "[ff02::1]:7900", "255.255.255.255:7900", "s1:0", "s1:00", "s1:07900", "s1:+7900", "s1:65536", "s1:-1", "s1:http",
+	"foo:bar", "s1:7900 ", " s1:7900", "s1 :7900", "s1/x:7900", "http://s1:7900", "s1:7900:7901", "::1:7900", ".:7900", "a@b:7900",
+	strings.Repeat("a", 250) + ":79000", strings.Repeat("a", 256) + ":7900",
+}
+
+func TestAddressesAreThoseOfOneServer(t *testing.T) {
+	for _, addr := range goodAddresses {
+		if err := keyring.ParseAddress(addr); err != nil {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	for _, addr := range badAddresses {
+		if err := keyring.ParseAddress(addr); err == nil || len(err.Error()) > 500 {
+			t.Errorf("%.300q: %v", addr, err)
+		}
+	}
+	for id, ok := range map[raft.ServerID]bool{
+		"s1": true, "S 1": true, "m\u00fcnchen": true, "": false, "s1 ": false, "\ts1": false, "s\n1": false, "\xff": false,
+		raft.ServerID(strings.Repeat("s", 256)): false,
+	} {
+		if err := keyring.CheckServerID(id); (err == nil) != ok {
+			t.Errorf("%.20q: %v", id, err)
+		}
+	}
+}
+
+// Whatever takes an address refuses the bad ones, before anything listens or is written.
+func TestNobodyTakesAnAddressThatOthersCantReach(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	config := func(change func(*keyring.NodeConfig)) keyring.NodeConfig {
+		cfg := keyring.NodeConfig{
+			ID: "s1", Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Addr: "127.0.0.1:7900", Cluster: "test",
+			TLS: func() (*tls.Config, error) { return nil, errors.New("asked for") },
+		}
+		change(&cfg)
+		return cfg
+	}
+	for _, addr := range badAddresses {
+		for name, cfg := range map[string]keyring.NodeConfig{
+			"Addr":      config(func(cfg *keyring.NodeConfig) { cfg.Addr = addr; cfg.Join = []string{"s2:7900"} }),
+			"Advertise": config(func(cfg *keyring.NodeConfig) { cfg.Advertise = addr }),
+			"Peers": config(func(cfg *keyring.NodeConfig) {
+				cfg.Peers = map[raft.ServerID]string{"s1": cfg.Addr, "s2": addr}
+			}),
+			"Join": config(func(cfg *keyring.NodeConfig) { cfg.Join = []string{"s2:7900", addr} }),
+		} {
+			if addr == "" && name == "Advertise" {
+				continue
+			}
+			if n, err := keyring.Start(ctx, cfg); err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s %.100q: %v", name, addr, err)
+				if n != nil {
+					n.Close()
+				}
+			}
+		}
+	}
+	c := startNodes(t, 1, nil)
+	c.ready(ctx)
+	for _, addr := range badAddresses {
+		if err := c.nodes["s1"].AddServer(ctx, "s4", addr); err == nil {
+			t.Errorf("AddServer takes %q", addr)
+		}
+	}
+}
+
+// TestAdvertisedAddressIsWhatOthersAreTold: the server listens at any address of the machine.
+func TestAdvertisedAddressIsWhatOthersAreTold(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+		_, port, err := net.SplitHostPort(cfg.Addr)
+		if err != nil {
+			t.Error(err)
+		}
+		cfg.Advertise, cfg.Addr = cfg.Addr, ":"+port
+	})
+	c.ready(ctx)
+	s, err := c.nodes["s1"].Status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, server := range s.Servers {
+		if string(server.Address) != c.addrs[server.ID] {
+			t.Errorf("%s is at %s", server.ID, server.Address)
+		}
+	}
+	old := c.nodes["s2"]
+	delete(c.nodes, "s2")
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cfg := c.config("s2")
+	cfg.KEKs = c.keks["s2"]
+	_, port, _ := net.SplitHostPort(cfg.Addr)
+	cfg.Advertise, cfg.Addr = cfg.Addr, "0.0.0.0:"+port // without a Listener
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["s2"] = n
+	c.ready(ctx)
+}
+
+// TestLeaderKeepsTheAddressThatItAnswersAt, as every other member.
+func TestLeaderKeepsTheAddressThatItAnswersAt(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	for id, n := range c.nodes {
+		for _, other := range []raft.ServerID{n.Leader(), besides(n.Leader())} {
+			if err := n.AddServer(ctx, other, "127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "answers at") {
+				t.Errorf("%s moves %s: %v", id, other, err)
+			}
+		}
+		if err := n.AddServer(ctx, n.Leader(), c.addrs[n.Leader()]); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestRemoveServerOfNobodyIsAnError(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	wantNobody := func(n *keyring.Node, id raft.ServerID) {
+		t.Helper()
+		err := n.RemoveServer(ctx, id, keyring.RemoveServerOptions{Force: true})
+		if !errors.Is(err, keyring.ErrNotMember) || !strings.Contains(err.Error(), `"s1" "s2"`) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	for _, n := range c.nodes { // the leader, and those that forward
+		for _, id := range []raft.ServerID{"s9", "S3", "s3 ", ""} {
+			wantNobody(n, id)
+		}
+	}
+	if err := c.nodes["s1"].RemoveServer(ctx, "s3", keyring.RemoveServerOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	wantNobody(c.nodes["s1"], "s3")
+	wantNobody(c.nodes["s2"], "s3")
+	for range 2 {
+		if err := c.nodes["s3"].Leave(ctx); err != nil {
+			t.Errorf("one that has left, leaves: %v", err)
+		}
+	}
+}
+
+// cutting closes connections at the first write after it is time to, those that were accepted before.
+type cutting struct {
+	net.Listener
+	due func() bool
+}
+
+func (l cutting) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil || l.due() {
+		return c, err
+	}
+	return &cuttingConn{c, l.due}, nil
+}
+
+type cuttingConn struct {
+	net.Conn
+	due func() bool
+}
+
+func (c *cuttingConn) Write(b []byte) (int, error) {
+	if c.due() {
+		c.Conn.Close()
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(b)
+}
+
+// TestRemovalWhoseAnswerIsLostSucceeds: the server that asks asks again, and is told that there is no such member.
+func TestRemovalWhoseAnswerIsLostSucceeds(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var leads atomic.Pointer[keyring.Node]
+	removed := func() bool { n := leads.Load(); return n != nil && len(keyring.MembersOf(n)) == 2 }
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Listener = cutting{cfg.Listener, removed} })
+	c.ready(ctx)
+	leader := c.nodes["s1"].Leader()
+	asks := besides(leader)
+	n := c.nodes[asks]
+	if err := n.RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotMember) {
+		t.Fatal(err) // and now there is a connection
+	}
+	leads.Store(c.nodes[leader])
+	if err := n.RemoveServer(ctx, besides(asks), keyring.RemoveServerOptions{}); err != nil {
+		t.Error(err)
+	}
+	if !removed() {
+		t.Errorf("the members are %q", keyring.MembersOf(c.nodes[leader]))
+	}
+}
