@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"iter"
 	"slices"
@@ -177,4 +178,21 @@ func active(t testing.TB, s *keyringtest.Server) keyring.KeyID {
 		t.Fatal(err)
 	}
 	return st.Active
+}
+
+// A verifier that is behind by the leeway, and allows for nothing, takes a token at once.
+func TestTokenIsValidWhereClocksAreBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, leeway := range []time.Duration{time.Second, time.Minute, day} {
+			c := signing(t, 1, func(cfg *keyring.Config) { cfg.Tokens.Leeway = leeway })
+			var claims struct{ Iat, Nbf int64 }
+			if err := json.Unmarshal(decoded(t, sign(t, ready(t, c)), 1), &claims); err != nil {
+				t.Fatal(err)
+			}
+			if behind := time.Now().Add(-leeway).Unix(); claims.Nbf > behind || claims.Iat != time.Now().Unix() {
+				t.Errorf("leeway %v: nbf %d, iat %d, and the verifier's clock shows %d", leeway, claims.Nbf, claims.Iat, behind)
+			}
+			c.Close()
+		}
+	})
 }

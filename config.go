@@ -90,7 +90,8 @@ func fromStrings(ids []string) []raft.ServerID {
 	return out
 }
 
-// RotationPolicy is when the leader rotates of its own accord.
+// RotationPolicy is when the leader rotates of its own accord. A time that is set is at least a second, so that a number
+// without a unit, which is nanoseconds, is refused; and at most 100 years.
 type RotationPolicy struct {
 	// Every is the time from one activation to the next. Zero means 30 days; negative
 	// means that only Rotate rotates.
@@ -109,7 +110,7 @@ type RotationPolicy struct {
 	Retain time.Duration
 }
 
-// TokenPolicy is what tokens are like. It is the same on every server.
+// TokenPolicy is what tokens are like. It is the same on every server. A time that is set is at least a second.
 type TokenPolicy struct {
 	// Issuer is the iss of the tokens: the http or https URL at which relying parties find
 	// WellKnown, without query or fragment. Empty means that tokens need none, Verify does
@@ -119,11 +120,11 @@ type TokenPolicy struct {
 	// RS256. Keys that exist keep theirs.
 	Algorithm string
 	// MaxTTL is the longest life of a token, and what it gets if its claims have no exp.
-	// Zero means 24 hours; it is at least a second. A key that was retired verifies for
+	// Zero means 24 hours; it is at most 100 years. A key that was retired verifies for
 	// this long, so after it was shortened, tokens from before may be refused early.
 	MaxTTL time.Duration
 	// Leeway is how far clocks may be apart. It also covers the time that a rotation takes
-	// to commit. Zero means one minute.
+	// to commit. Zero means one minute; it is at most a day.
 	Leeway time.Duration
 }
 
@@ -159,7 +160,8 @@ type Config struct {
 	Data SealedData
 	// RekeyGrace is for data that is not in this raft, or whose FSM does not call Admit: how
 	// long after a rotation a writer may still store what it has sealed under the key before. The
-	// last scan waits for so long. Zero is right where Admit guards all writes.
+	// last scan waits for so long. Zero is right where Admit guards all writes; else it is at least a second, and
+	// at most 100 years.
 	RekeyGrace time.Duration
 	// RekeyRate is how many records are moved in a second, at most. Zero means no limit.
 	RekeyRate int
@@ -168,7 +170,7 @@ type Config struct {
 	// has applied before Open, another one has told. Close waits for it. Nil tells nobody.
 	Audit func(Event)
 	// MetricsEvery is how often the gauges of the process's go-metrics sink are set. Zero means 30
-	// seconds, for sinks forget what is not set again; negative means never.
+	// seconds, for sinks forget what is not set again; negative means never. It is at least a second.
 	MetricsEvery time.Duration
 	// Logger gets what an operator should know; never key material. Nil logs nothing.
 	Logger hclog.Logger
@@ -197,6 +199,20 @@ func (w *wrongs) unless(ok bool, format string, args ...any) {
 	if !ok {
 		*w = append(*w, fmt.Errorf(format, args...))
 	}
+}
+
+// Bounds on the times of a configuration. Sums of a few of them stay far below the longest time.Duration.
+const (
+	shortest      = time.Second
+	longest       = 100 * 365 * 24 * time.Hour
+	longestLeeway = 24 * time.Hour
+)
+
+// duration requires a time to be zero or within its bounds.
+func (w *wrongs) duration(name string, d, most time.Duration) {
+	w.unless(d >= 0, "%s %v is negative", name, d)
+	w.unless(d <= 0 || d >= shortest, "%s %v is less than a second: a number without a unit is nanoseconds", name, d)
+	w.unless(d <= most, "%s %v is more than %v", name, d, most)
 }
 
 // withDefaults fills in what zero means, or says all that is wrong.
@@ -233,6 +249,12 @@ func (c Config) withDefaults() (Config, error) {
 // fillPolicies does so for what a NodeConfig has too.
 func (c *Config) fillPolicies(w *wrongs) {
 	*w = append(*w, c.checkKEKs()...)
+	w.duration("Rotation.Every", max(c.Rotation.Every, 0), longest)
+	w.duration("Rotation.Lead", c.Rotation.Lead, longest)
+	w.duration("Rotation.Undo", max(c.Rotation.Undo, 0), longest)
+	w.duration("Rotation.Retain", c.Rotation.Retain, longest)
+	w.duration("RekeyGrace", c.RekeyGrace, longest)
+	w.duration("MetricsEvery", max(c.MetricsEvery, 0), longest)
 	if c.Rotation.Every == 0 {
 		c.Rotation.Every = defaultEvery
 	}
@@ -242,20 +264,19 @@ func (c *Config) fillPolicies(w *wrongs) {
 	w.unless(c.Rotation.Every < 0 || c.Rotation.Lead >= 0 && c.Rotation.Lead < c.Rotation.Every,
 		"Rotation.Lead %v is not between zero and Every %v", c.Rotation.Lead, c.Rotation.Every)
 	c.Rotation.Undo = cmp.Or(c.Rotation.Undo, defaultUndo)
-	w.unless(c.Rotation.Retain >= 0, "Rotation.Retain %v is negative", c.Rotation.Retain)
 	w.unless(c.Rotation.Retain == 0 || c.Data != nil, "Rotation.Retain is set and Data is nil: nothing could tell that a key is not needed")
-	w.unless(c.RekeyGrace >= 0 && c.RekeyRate >= 0, "RekeyGrace %v or RekeyRate %d is negative", c.RekeyGrace, c.RekeyRate)
+	w.unless(c.RekeyRate >= 0, "RekeyRate %d is negative", c.RekeyRate)
 	c.Tokens.fill(w)
 }
 
 func (t *TokenPolicy) fill(w *wrongs) {
+	w.duration("Tokens.MaxTTL", t.MaxTTL, longest)
+	w.duration("Tokens.Leeway", t.Leeway, longestLeeway)
 	t.Algorithm = cmp.Or(t.Algorithm, "RS256")
 	t.MaxTTL = cmp.Or(t.MaxTTL, defaultMaxTTL)
 	t.Leeway = cmp.Or(t.Leeway, defaultLeeway)
 	w.unless(slices.Contains(jwt.Algorithms(), t.Algorithm),
 		"Tokens.Algorithm %q is none of RS256, ES256, EdDSA", t.Algorithm)
-	w.unless(t.MaxTTL >= time.Second, "Tokens.MaxTTL %v is less than a second", t.MaxTTL)
-	w.unless(t.Leeway >= 0, "Tokens.Leeway %v is negative", t.Leeway)
 	w.unless(t.Issuer == "" || isIssuer(t.Issuer),
 		"Tokens.Issuer %q is no http or https URL, or has a user, a query or a fragment", t.Issuer)
 }

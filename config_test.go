@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,7 +90,7 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 			}
 		},
 		"Rotation.Lead":             func(c *keyring.Config) { c.Rotation.Lead = -1 },
-		"Rotation.Lead 7":           func(c *keyring.Config) { c.Rotation = keyring.RotationPolicy{Every: 1, Lead: 7} },
+		"Rotation.Lead 1h0m0s":      func(c *keyring.Config) { c.Rotation = keyring.RotationPolicy{Every: time.Hour, Lead: time.Hour} },
 		"Tokens.Algorithm":          func(c *keyring.Config) { c.Tokens.Algorithm = "HS256" },
 		"Tokens.MaxTTL -1h":         func(c *keyring.Config) { c.Tokens.MaxTTL = -time.Hour },
 		"Tokens.MaxTTL 999ms":       func(c *keyring.Config) { c.Tokens.MaxTTL = 999 * time.Millisecond },
@@ -115,6 +116,66 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 	}
 }
 
+// durations are the times of a configuration, by the names that errors call them, and the longest that each may be.
+var durations = map[string]struct {
+	of      func(*keyring.Config) *time.Duration
+	longest time.Duration
+}{
+	"Rotation.Every":  {func(c *keyring.Config) *time.Duration { return &c.Rotation.Every }, 100 * year},
+	"Rotation.Lead":   {func(c *keyring.Config) *time.Duration { return &c.Rotation.Lead }, 100*year - 1},
+	"Rotation.Undo":   {func(c *keyring.Config) *time.Duration { return &c.Rotation.Undo }, 100 * year},
+	"Rotation.Retain": {func(c *keyring.Config) *time.Duration { return &c.Rotation.Retain }, 100 * year},
+	"Tokens.MaxTTL":   {func(c *keyring.Config) *time.Duration { return &c.Tokens.MaxTTL }, 100 * year},
+	"Tokens.Leeway":   {func(c *keyring.Config) *time.Duration { return &c.Tokens.Leeway }, day},
+	"RekeyGrace":      {func(c *keyring.Config) *time.Duration { return &c.RekeyGrace }, 100 * year},
+	"MetricsEvery":    {func(c *keyring.Config) *time.Duration { return &c.MetricsEvery }, 100 * year},
+}
+
+// TestOpenRefusesTimesWithoutAUnit, all of them in one error.
+func TestOpenRefusesTimesWithoutAUnit(t *testing.T) {
+	h := idleHost(t)
+	for _, number := range []time.Duration{1, 30, 86400, 999999999} {
+		cfg := h.inDir(filepath.Join(t.TempDir(), "never"))
+		cfg.Data = keyring.NoData{}
+		for _, d := range durations {
+			*d.of(&cfg) = number
+		}
+		err := refused(t, cfg)
+		for name := range durations {
+			if want := fmt.Sprintf("%s %v is less than a second: a number without a unit is nanoseconds", name, number); !strings.Contains(err.Error(), want) {
+				t.Errorf("%d: the error does not say %q: %v", number, want, err)
+			}
+		}
+	}
+}
+
+// TestOpenRefusesTimesThatAreTooLong for sums of them.
+func TestOpenRefusesTimesThatAreTooLong(t *testing.T) {
+	h := idleHost(t)
+	for name, d := range durations {
+		for _, long := range []time.Duration{d.longest + 1, math.MaxInt64 - 1, math.MaxInt64} {
+			cfg := h.inDir(filepath.Join(t.TempDir(), "never"))
+			cfg.Data, cfg.Rotation.Every = keyring.NoData{}, 100*year
+			*d.of(&cfg) = long
+			if err := refused(t, cfg); !strings.Contains(err.Error(), name+" ") {
+				t.Errorf("%s %v: %v", name, long, err)
+			}
+		}
+	}
+	cfg := h.inDir(filepath.Join(t.TempDir(), "long"))
+	cfg.Data = keyring.NoData{}
+	for _, d := range durations {
+		*d.of(&cfg) = d.longest
+	}
+	k, err := keyring.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOpenTakesTheLimits(t *testing.T) {
 	h := idleHost(t)
 	cfg := h.inDir(t.TempDir())
@@ -125,7 +186,7 @@ func TestOpenTakesTheLimits(t *testing.T) {
 	}
 	cfg.OldKEKs = []keyring.KEK{newKMS("old 1"), newKMS("old 2")}
 	cfg.Rotation = keyring.RotationPolicy{Every: -1, Lead: time.Hour}
-	cfg.Tokens = keyring.TokenPolicy{Issuer: "http://localhost:8080/a/b/", MaxTTL: time.Second, Leeway: 1}
+	cfg.Tokens = keyring.TokenPolicy{Issuer: "http://localhost:8080/a/b/", MaxTTL: time.Second, Leeway: time.Second}
 	k, err := keyring.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

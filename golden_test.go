@@ -114,7 +114,7 @@ func goldenNode(t *testing.T, dir, algorithm string, kek keyring.KEK, old ...key
 	const years = 365 * 24 * time.Hour
 	n, err := keyring.Start(ctx, keyring.NodeConfig{
 		Dir: dir, KEKs: []keyring.KEK{kek}, OldKEKs: old, App: host, Data: keyring.NoData{}, Logger: testLogger(),
-		Rotation: keyring.RotationPolicy{Every: -1, Undo: 200 * years},
+		Rotation: keyring.RotationPolicy{Every: -1, Undo: 100 * years},
 		Tokens:   keyring.TokenPolicy{Issuer: tokenIssuer, Algorithm: algorithm, MaxTTL: 100 * years},
 	})
 	if err != nil {

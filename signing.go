@@ -10,9 +10,10 @@ import (
 
 // Sign returns a token (a JWT) that is signed with the active key, whose ID is its kid. Its
 // claims are those of all arguments: structs or maps, encoded as encoding/json does; where
-// two have a claim, the later one's stays. Sign fills in iss with the policy's issuer, iat and
-// nbf with the time, exp with the latest it may be, and jti with a random one, each if it is
-// not there. Name an aud, or Verify will not take the token.
+// two have a claim, the later one's stays. Sign fills in iss with the policy's issuer, iat with
+// the time, nbf with the time less TokenPolicy.Leeway, exp with the latest it may be, and jti with a random one, each if
+// it is not there. A verifier whose clock is behind by no more than the leeway thus takes the token at once, also if it
+// allows for no difference itself; only one that also refuses an iat to come has to allow for it. Name an aud, or Verify will not take the token.
 //
 // It is an error if exp is further away than TokenPolicy.MaxTTL, if iss is another, or if Verify
 // would refuse the token for anything else in its claims. Only the leader signs: elsewhere the

@@ -227,7 +227,7 @@ type Defaults struct {
 }
 
 // Complete returns a JSON object of claims with iss, iat, nbf, exp and jti filled in where they
-// are missing. It is an error if no reader would take the token, now or when it becomes valid, or
+// are missing. The nbf is the leeway ago, for readers whose clocks are behind and who allow for nothing. It is an error if no reader would take the token, now or when it becomes valid, or
 // if it would outlive MaxTTL. An audience is the caller's to name.
 func Complete(object []byte, d Defaults) ([]byte, error) {
 	c, err := ParseClaims(object)
@@ -267,7 +267,7 @@ func Complete(object []byte, d Defaults) ([]byte, error) {
 		out = strconv.AppendInt(out, d.Now.Unix(), 10)
 	}
 	if put(nbf, `"nbf":`) {
-		out = strconv.AppendInt(out, d.Now.Unix(), 10)
+		out = strconv.AppendInt(out, max(0, d.Now.Add(-d.Leeway).Unix()), 10)
 	}
 	if put(exp, `"exp":`) {
 		out = strconv.AppendInt(out, c.expires.Unix(), 10)

@@ -155,9 +155,9 @@ func defaults() jwt.Defaults {
 
 func TestCompleteFillsInWhatIsMissing(t *testing.T) {
 	for _, tt := range []struct{ object, want string }{
-		{`{}`, `{"iss":"https://issuer.example","iat":1800000000,"nbf":1800000000,"exp":1800003600,"jti":"ID1"}`},
-		{`{"sub":"x"}`, `{"sub":"x","iss":"https://issuer.example","iat":1800000000,"nbf":1800000000,"exp":1800003600,"jti":"ID1"}`},
-		{`{"jti":"mine","exp":1800000001,"iat":1700000000}`, `{"jti":"mine","exp":1800000001,"iat":1700000000,"iss":"https://issuer.example","nbf":1800000000}`},
+		{`{}`, `{"iss":"https://issuer.example","iat":1800000000,"nbf":1799999940,"exp":1800003600,"jti":"ID1"}`},
+		{`{"sub":"x"}`, `{"sub":"x","iss":"https://issuer.example","iat":1800000000,"nbf":1799999940,"exp":1800003600,"jti":"ID1"}`},
+		{`{"jti":"mine","exp":1800000001,"iat":1700000000}`, `{"jti":"mine","exp":1800000001,"iat":1700000000,"iss":"https://issuer.example","nbf":1799999940}`},
 		{`{"iss":"https://issuer.example","nbf":1800003599}`, `{"iss":"https://issuer.example","nbf":1800003599,"iat":1800000000,"exp":1800003600,"jti":"ID1"}`},
 		{`{"exp":1800003600,"iat":1800000060,"nbf":0,"jti":""}`, `{"exp":1800003600,"iat":1800000060,"nbf":0,"jti":"","iss":"https://issuer.example"}`},
 	} {

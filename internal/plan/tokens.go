@@ -28,7 +28,7 @@ func VerifiesUntil(k *meta.Key, t Tokens) time.Time {
 	case k.Retired.IsZero():
 		return endOfTime
 	}
-	return k.Retired.Add(t.MaxTTL + t.Leeway)
+	return k.Retired.Add(t.MaxTTL).Add(t.Leeway)
 }
 
 // MaxAge is for how long verifiers may cache the JWKS of a server that has heard from no leader for the
