@@ -13,7 +13,9 @@ import (
 // becomes an inactive key that opens data and whose tokens verify. For a key that the leader
 // adopted of its own accord, when the keyring was empty, it admits the tokens, which such a
 // key does not have: whoever can plant a file must not be able to plant a signer. So be sure
-// where the file comes from. Adopting a key again has no effect.
+// where the file comes from. Those tokens verify for TokenPolicy.MaxTTL and the leeway from then on, as those of
+// every key that is adopted. That is a command of version 2 of the log: until every server says, asked now, that it
+// applies those, the error names the servers that do not. Adopting a key again has no effect.
 //
 // Leader only. A key that no server has is ErrUnknownKey, and so is one that was removed.
 func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
@@ -33,18 +35,19 @@ func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
 		if !known.DataOnly {
 			return nil
 		}
-		return k.adopt(ctx, known.New())
+		return k.adopt(ctx, meta.Adopt{Key: known.New(), Admit: true})
 	}
 	orphan, err := k.findOrphan(ctx, id)
 	if err != nil {
 		return err
 	}
-	return k.adopt(ctx, fromOrphan(orphan))
+	return k.adopt(ctx, meta.Adopt{Key: fromOrphan(orphan)})
 }
 
-func (k *Keyring) adopt(ctx context.Context, key meta.NewKey) error {
-	if err := k.propose(ctx, meta.Command{Adopt: &meta.Adopt{Key: key, Time: k.now()}}); err != nil {
-		return fmt.Errorf("adopt %s: %w", key.ID, err)
+func (k *Keyring) adopt(ctx context.Context, a meta.Adopt) error {
+	a.Time = k.now()
+	if err := k.propose(ctx, meta.Command{Adopt: &a}); err != nil {
+		return fmt.Errorf("adopt %s: %w", a.Key.ID, err)
 	}
 	return nil
 }

@@ -2,12 +2,15 @@ package keyring_test
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
 )
 
@@ -55,6 +58,64 @@ func TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly(t *testing.T) {
 		}
 		if err := c.Leader().Keyring.Adopt(t.Context(), id); err != nil || ring() {
 			t.Errorf("after Adopt it is still for data only: %v", err)
+		}
+	})
+}
+
+// TestTokensVerifyFromTheirAdmissionOn, however long after the leader's own adoption that is.
+func TestTokensVerifyFromTheirAdmissionOn(t *testing.T) {
+	for _, wait := range []time.Duration{time.Minute, 2 * day, year} {
+		synctest.Test(t, func(t *testing.T) {
+			id, disk := keyring.KeyID{7}, keyringtest.NewDisk()
+			plantKey(t, disk, id, keyring.InlineKEK())
+			first := func(raft.ServerID) *keyringtest.Disk {
+				defer func() { disk = keyringtest.NewDisk() }()
+				return disk
+			}
+			c := newCluster(t, keyringtest.Options{Servers: 3, Pace: hour, Disk: first})
+			leader := ready(t, c)
+			time.Sleep(wait)
+			if err := leader.Keyring.Adopt(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			verifies := func() bool { return strings.Contains(string(leader.Keyring.JWKS()), id.String()) }
+			time.Sleep(day)
+			if !verifies() {
+				t.Errorf("admitted %v after the adoption: a day later its tokens verify no longer", wait)
+			}
+			if time.Sleep(2 * time.Minute); verifies() {
+				t.Errorf("admitted %v after the adoption: its tokens verify for longer than MaxTTL and the leeway", wait)
+			}
+		})
+	}
+}
+
+// TestAdmissionWaitsForServersOfAnOlderBuild, and says for which.
+func TestAdmissionWaitsForServersOfAnOlderBuild(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		id, disk := keyring.KeyID{7}, keyringtest.NewDisk()
+		plantKey(t, disk, id, keyring.InlineKEK())
+		builds := map[raft.ServerID]meta.Build{"s1": meta.This, "s2": meta.This, "s3": meta.This}
+		c := newCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
+			if id != "s1" {
+				return keyringtest.NewDisk()
+			}
+			return disk
+		}, FSM: func(s *keyringtest.Server) *keyring.FSM { return keyring.NewFSMOf(builds[s.ID]) }})
+		ready(t, c)
+		older := follower(c)
+		builds[older.ID] = first
+		c.Restart(older)
+		leader := ready(t, c)
+		before := ringOf(leader)
+		if err := leader.Keyring.Adopt(t.Context(), id); err == nil || !strings.Contains(err.Error(), string(older.ID)) || ringOf(leader) != before {
+			t.Errorf("with a server of an older build: %v", err)
+		}
+		builds[older.ID] = meta.This
+		c.Restart(older)
+		leader = ready(t, c)
+		if err := leader.Keyring.Adopt(t.Context(), id); err != nil {
+			t.Errorf("without one: %v", err)
 		}
 	})
 }

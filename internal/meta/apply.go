@@ -242,7 +242,12 @@ func (d *draft) adopt(c *Adopt) error {
 		if !k.DataOnly || c.DataOnly || k.Check != c.Key.Check {
 			return refuse("adopt %s: the key is known", c.Key.ID)
 		}
-		d.edit(k.ID, func(k *Key) { k.DataOnly = false })
+		d.edit(k.ID, func(k *Key) {
+			k.DataOnly = false
+			if c.Admit && !k.Retired.IsZero() && c.Time.After(k.Retired) {
+				k.Retired = c.Time
+			}
+		})
 		return nil
 	}
 	if err := d.unused(c.Key.ID); err != nil {

@@ -38,7 +38,7 @@ func (c Command) validate() error {
 		return errors.Join(nonzero("key ID", c.Deprecate.ID), nonzero("index of a clean scan", c.Deprecate.Clean))
 	})
 	check(c.Remove != nil, func() error { return errors.Join(nonzero("key ID", c.Remove.ID), instant(c.Remove.Time)) })
-	check(c.Adopt != nil, func() error { return errors.Join(c.Adopt.Key.validate(), instant(c.Adopt.Time)) })
+	check(c.Adopt != nil, func() error { return c.Adopt.validate() })
 	check(c.Backup != nil, func() error { return c.Backup.validate() })
 	check(c.AddJoinToken != nil, func() error { return c.AddJoinToken.Token.validate() })
 	check(c.UseJoinToken != nil, func() error { return c.UseJoinToken.validate() })
@@ -79,6 +79,13 @@ func (c *Activate) validate() error {
 		confirmed = append(confirmed, s.ID)
 	}
 	return errors.Join(serverIDs(c.Voters), serverIDs(confirmed), nonzero("key ID", c.ID), instant(c.Time))
+}
+
+func (c *Adopt) validate() error {
+	if c.Admit && c.DataOnly {
+		return errors.New("tokens are admitted of a key that is for data only")
+	}
+	return errors.Join(c.Key.validate(), instant(c.Time))
 }
 
 func (b Backup) validate() error {

@@ -46,6 +46,7 @@ func secondCommands() []meta.Command {
 		useJoinToken(1, 1),
 		{EndJoinTokens: &meta.EndJoinTokens{IDs: []meta.TokenID{{15: 1}, {15: 2}}}},
 		{EndJoinTokens: &meta.EndJoinTokens{All: true}},
+		{Adopt: &meta.Adopt{Key: newKey(3), Admit: true, Time: at(9)}},
 	}
 }
 
@@ -352,6 +353,7 @@ func TestMalformedCommands(t *testing.T) {
 		"remove never":      {Remove: &meta.Remove{ID: id(1), From: meta.StateDeprecated}},
 		"activate nothing":  activate(0, "abc", "ab"),
 		"adopt never":       {Adopt: &meta.Adopt{Key: newKey(1)}},
+		"adopt and admit":   {Adopt: &meta.Adopt{Key: newKey(1), DataOnly: true, Admit: true, Time: at(1)}},
 		"adopt nothing":     {Adopt: &meta.Adopt{Time: at(1)}},
 		"backup of nothing": backup(0),
 		"backup, no digest": {Backup: &meta.Backup{Index: 1, Time: at(1)}},

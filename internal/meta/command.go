@@ -110,10 +110,13 @@ type Remove struct {
 }
 
 // Adopt takes a key whose file was found into the ring as inactive. With DataOnly it opens
-// data and verifies no token; adopting such a key again without it admits its tokens too.
+// data and verifies no token; adopting such a key again without it admits its tokens too. With Admit those
+// verify for as long from Time on as if the key had been adopted with them then; without it their time counts
+// from the first adoption.
 type Adopt struct {
 	Key      NewKey    `json:"key"`
 	DataOnly bool      `json:"dataOnly,omitempty"`
+	Admit    bool      `json:"admit,omitempty"` // version 2
 	Time     time.Time `json:"time"`
 }
 

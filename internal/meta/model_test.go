@@ -375,7 +375,9 @@ func commands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
 			return meta.Command{EndJoinTokens: &meta.EndJoinTokens{IDs: []meta.TokenID{{15: byte(anyToken.Draw(t, "token"))}}}}
 		},
 		"adopt": func(t *rapid.T) meta.Command {
-			return meta.Command{Adopt: &meta.Adopt{Key: drawKey(t), DataOnly: rapid.Bool().Draw(t, "data only"), Time: at(1)}}
+			dataOnly := rapid.Bool().Draw(t, "data only")
+			admit := !dataOnly && rapid.Bool().Draw(t, "admit")
+			return meta.Command{Adopt: &meta.Adopt{Key: drawKey(t), DataOnly: dataOnly, Admit: admit, Time: at(1)}}
 		},
 	}
 }

@@ -16,6 +16,7 @@ type since[T any] struct {
 }
 
 var commandSince = []since[Command]{
+	{2, func(c *Command) bool { return c.Adopt != nil && c.Adopt.Admit }},
 	{2, func(c *Command) bool { return c.AddJoinToken != nil }},
 	{2, func(c *Command) bool { return c.UseJoinToken != nil }},
 	{2, func(c *Command) bool { return c.EndJoinTokens != nil }},
