@@ -53,6 +53,10 @@ func TestBuryTouchesOnlyRemovedKeysAndUnlinksAfterTheUndoTime(t *testing.T) {
 			graves: []plan.Grave{{ID: gone, Aside: true}, {ID: late, Aside: true}}, undo: undo, after: undo,
 			want: plan.Burial{Unlink: []meta.KeyID{gone}, Next: t0.Add(undo + time.Hour)},
 		},
+		"the later one first": {
+			graves: []plan.Grave{{ID: late, Aside: true}, {ID: gone, Aside: true}}, undo: undo,
+			want: plan.Burial{Next: t0.Add(undo)},
+		},
 		"no undo time": {
 			graves: []plan.Grave{{ID: gone, Aside: true}}, undo: -1,
 			want: plan.Burial{Unlink: []meta.KeyID{gone}},
