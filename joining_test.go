@@ -75,8 +75,7 @@ func (c *nodes) await(ctx context.Context, n *keyring.Node, what string, wanted 
 // founded3 is a cluster of three that is ready, and something that it has sealed.
 func founded3(t *testing.T) (context.Context, *nodes, []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
+	ctx := untilKilled(t)
 	c := startNodes(t, 3, nil)
 	c.ready(ctx)
 	sealed, err := c.nodes["s1"].Encrypt(ctx, []byte("hello"), nil)

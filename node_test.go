@@ -15,6 +15,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -99,6 +100,22 @@ func TestNodeAloneLeadsOnceItIsReady(t *testing.T) {
 	}
 }
 
+// untilKilled is for waits on real servers, which take what a loaded machine takes: it ends just before
+// the test binary would be killed, so that a wait without an end says what it was for.
+func untilKilled(tb testing.TB) context.Context {
+	limited, ok := tb.(interface{ Deadline() (time.Time, bool) })
+	if !ok {
+		return tb.Context()
+	}
+	end, ok := limited.Deadline()
+	if !ok {
+		return tb.Context()
+	}
+	ctx, cancel := context.WithDeadline(tb.Context(), end.Add(-10*time.Second))
+	tb.Cleanup(cancel)
+	return ctx
+}
+
 // nodes is a cluster of real Nodes on loopback.
 type nodes struct {
 	tb    testing.TB
@@ -125,6 +142,7 @@ func startNodes(tb testing.TB, n int, change func(*keyring.NodeConfig)) *nodes {
 		c.dirs[id] = tb.TempDir()
 	}
 	tb.Cleanup(c.close) // before their directories are removed
+	ctx := untilKilled(tb)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	for id, ln := range listeners {
@@ -135,8 +153,6 @@ func startNodes(tb testing.TB, n int, change func(*keyring.NodeConfig)) *nodes {
 		}
 		c.keks[id] = cfg.KEKs
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(tb.Context(), time.Minute)
-			defer cancel()
 			node, err := keyring.Start(ctx, cfg)
 			if err != nil {
 				tb.Errorf("%s: %v", id, err)
@@ -177,6 +193,58 @@ func (c *nodes) ready(ctx context.Context) {
 	for id, n := range c.nodes {
 		if err := n.Keyring().WaitReady(ctx); err != nil {
 			c.tb.Fatalf("%s: %v", id, err)
+		}
+	}
+}
+
+// TestNothingIsFoundedWhileAFounderIsSilent, though a majority is there: the cluster may live on, with the
+// silent one in it and these two wiped.
+func TestNothingIsFoundedWhileAFounderIsSilent(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(untilKilled(t))
+	defer cancel()
+	c := &nodes{
+		tb: t, ca: keyringtest.NewCA(t),
+		addrs: map[raft.ServerID]string{}, nodes: map[raft.ServerID]*keyring.Node{}, dirs: map[raft.ServerID]string{},
+	}
+	listeners := map[raft.ServerID]net.Listener{}
+	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
+		listeners[id] = keyringtest.Listen(t)
+		c.addrs[id], c.dirs[id] = listeners[id].Addr().String(), t.TempDir()
+	}
+	asked := make(chan string)
+	defer c.pose("s3", listeners["s3"], func(asking context.Context, from peer.Identity, _ string, _ []byte) ([]byte, error) {
+		select {
+		case asked <- from.ID:
+		case <-asking.Done():
+		}
+		return nil, &peer.Refusal{Code: peer.NotReady}
+	})()
+	ended := make(chan error, 2)
+	for _, id := range []raft.ServerID{"s1", "s2"} {
+		cfg := c.config(id)
+		cfg.Listener, cfg.Peers = listeners[id], maps.Clone(c.addrs)
+		go func() {
+			n, err := keyring.Start(ctx, cfg)
+			if err == nil {
+				n.Close()
+			}
+			ended <- err
+		}()
+	}
+	// Both have asked all others some times, and had no answer of one of them.
+	for times := map[string]int{}; times["s1"] < 4 || times["s2"] < 4; {
+		select {
+		case id := <-asked:
+			times[id]++
+		case err := <-ended:
+			t.Fatalf("Start has ended: %v", err)
+		}
+	}
+	cancel()
+	for range 2 {
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("Start: %v", err)
 		}
 	}
 }

@@ -256,12 +256,12 @@ func TestI4OnlyTheActiveKeySigns(t *testing.T) {
 				}
 			}()
 			for open := true; open; time.Sleep(time.Millisecond) { // virtual
-				check()
 				select {
-				case <-done:
+				case <-done: // one more, which the new key signs
 					open = false
 				default:
 				}
+				check()
 			}
 		}
 		whole(t, c)
