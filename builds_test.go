@@ -376,6 +376,25 @@ func TestNewerSnapshotIsRefusedWhole(t *testing.T) {
 	}
 }
 
+// TestNoSnapshotLeavesOutAnEntryOfANewerBuild: raft would drop the entry from its log with it.
+func TestNoSnapshotLeavesOutAnEntryOfANewerBuild(t *testing.T) {
+	keys := founded(t)
+	for _, fsm := range []raft.FSM{keys, keyring.Mux(keys, &app{})} {
+		if _, err := fsm.Snapshot(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newer := must(next.EncodeEntry(meta.Entry{Commands: []meta.Command{noted(1)}}))
+	if err, _ := keys.Apply(&raft.Log{Index: 9, Type: raft.LogCommand, Data: newer, Extensions: []byte(own)}).(error); !errors.Is(err, meta.ErrVersion) {
+		t.Fatal(err)
+	}
+	for _, fsm := range []raft.FSM{keys, keyring.Mux(keys, &app{})} {
+		if _, err := fsm.Snapshot(); err == nil || !strings.Contains(err.Error(), "log entry 9 is of a newer build") {
+			t.Errorf("%T: %v", fsm, err)
+		}
+	}
+}
+
 // Scenario 24: a message of a newer build is refused as unsupported, by a server that goes on.
 func TestNewerMessageIsUnsupported(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

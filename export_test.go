@@ -87,8 +87,12 @@ func AwaitAll(ctx context.Context, k *Keyring, n int) error {
 
 // Fetch asks a server for a key, and forgets what comes.
 func Fetch(ctx context.Context, k *Keyring, from raft.ServerID, id KeyID) error {
-	key := k.fsm.ring.Load().Key(id).New()
-	arrivals, err := k.fetchFrom(ctx, string(from), map[KeyID]meta.NewKey{id: key})
+	return FetchNew(ctx, k, from, k.fsm.ring.Load().Key(id).New())
+}
+
+// FetchNew is Fetch of a key that need not be in the ring.
+func FetchNew(ctx context.Context, k *Keyring, from raft.ServerID, key meta.NewKey) error {
+	arrivals, err := k.fetchFrom(ctx, string(from), map[KeyID]meta.NewKey{key.ID: key})
 	if err == nil && len(arrivals) != 1 {
 		err = errors.New("it has not come")
 	}
@@ -324,8 +328,11 @@ func SignerOf(k *Keyring, id KeyID) *jwt.Signer { return k.store.get(id).signer.
 // that was dropped.
 func Reread(k *Keyring, id KeyID) error {
 	k.store.drop(id)
-	return k.store.scan(k.ctx, func(KeyID) bool { return false })
+	return ReadFiles(k)
 }
+
+// ReadFiles reads the key files that are not in memory, removed keys' too.
+func ReadFiles(k *Keyring) error { return k.store.scan(k.ctx, func(KeyID) bool { return false }) }
 
 // Confirm reports whether a key is held at this moment, by its file.
 func Confirm(k *Keyring, id KeyID) (bool, error) { return k.store.confirm(id) }
@@ -399,6 +406,9 @@ func (s Store) Remove(id KeyID) error {
 
 // Unlink removes for good what is left of a removed key.
 func (s Store) Unlink(id KeyID) error { return s.unlink(id, isRemoved) }
+
+// UnlinkRestored is Unlink of a key that a restore has brought back meanwhile.
+func (s Store) UnlinkRestored(id KeyID) error { return s.unlink(id, func(KeyID) bool { return false }) }
 
 func isRemoved(KeyID) bool { return true }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,5 +84,43 @@ func TestRemovalThatEndsEarlySaysWhatHoldsItUp(t *testing.T) {
 		if keys := rc.Leader().Keyring.Keys(); !slices.ContainsFunc(keys, func(k keyring.Key) bool { return k.ID == old && k.Removing }) {
 			t.Errorf("%+v", keys)
 		}
+	})
+}
+
+// TestGraceIsOverBeforeTheScanThatCounts begins: without a fence, a writer may store under the key behind
+// the scan's back while the grace lasts, however long the scan takes.
+func TestGraceIsOverBeforeTheScanThatCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const grace = time.Minute
+		rc := newRecordsCluster(t, 1, true, func(cfg *keyring.Config) { cfg.RekeyGrace = grace })
+		rc.store("early", 1)
+		leader, old := rc.Leader(), rc.active()
+		late, err := leader.Keyring.Encrypt([]byte("late"), []byte("late"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rc.written["late"] = "late"
+		d := rc.dataOf(leader)
+		var stored sync.Once
+		d.note(func() {
+			d.scanned = func() {
+				if n, _ := d.Count(t.Context(), old); n > 0 {
+					return
+				}
+				stored.Do(func() {
+					errs, err := apply(leader.Raft, recordPut{Ref: "late", New: late})
+					if err := errors.Join(append(errs, err)...); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(2 * grace) // virtual: the scan has yet to end
+				})
+			}
+		})
+		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.await(old, keyring.StateDeprecated)
+		if n := rc.under(old); n > 0 {
+			t.Errorf("%d records are under a key that is deprecated", n)
+		}
+		rc.check("moved")
 	})
 }

@@ -33,6 +33,31 @@ func TestRewrapWritesNothingThatOnlyAnOldKEKOpens(t *testing.T) {
 	}
 }
 
+// TestRewrapTakesTheFilesOfRemovedKeysAlong: the removal may be undone when the old KEK is gone.
+func TestRewrapTakesTheFilesOfRemovedKeysAlong(t *testing.T) {
+	disk, id, a, b := keyringtest.NewDisk(), keyring.KeyID{1}, newKMS("a"), newKMS("b")
+	s := openStore(t, disk, []keyring.KEK{a}, nil)
+	check, err := put(t, s, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Remove(id), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, disk, []keyring.KEK{b}, []keyring.KEK{a})
+	if n := s.OnOldKEKs(); n != 1 {
+		t.Errorf("%d files are to be rewrapped", n)
+	}
+	if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
+		t.Errorf("%v, %d files left", err, s.OnOldKEKs())
+	}
+	s.Close()
+	s = openStore(t, disk, []keyring.KEK{b}, nil)
+	if err := s.TakeBack(t.Context(), id); err != nil || !s.Has(id, check) {
+		t.Errorf("without the old KEK: %v", err)
+	}
+}
+
 // put puts a key into a store and returns its check value.
 func put(t testing.TB, s keyring.Store, id keyring.KeyID) ([32]byte, error) {
 	t.Helper()

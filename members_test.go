@@ -38,6 +38,10 @@ func TestCheckMembersWantsAMajorityOfTheNewVoters(t *testing.T) {
 		whole(t, c)
 		check(true, "s1", "s4")
 		check(true, "s4")
+		if err := leader.Raft.DemoteVoter("s4", 0, 0).Error(); err != nil {
+			t.Fatal(err)
+		}
+		check(true, "s4") // the voters to be are asked, not those that there are
 		if err := leader.Keyring.CheckMembers(t.Context(), nil); err == nil {
 			t.Error("no voters are safe")
 		}

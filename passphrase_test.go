@@ -152,6 +152,30 @@ func TestPassphraseSaltsAreBounded(t *testing.T) {
 	}
 }
 
+// TestPassphraseSaltsOfOthersLeaveRoomForItsOwn: a start may meet planted files before it has wrapped
+// anything, and new keys have to be written all the same.
+func TestPassphraseSaltsOfOthersLeaveRoomForItsOwn(t *testing.T) {
+	t.Parallel()
+	kek := passphraseKEK(t, "correct horse")
+	foreign := append([]byte{1, 0, 0, 0, 3, 0, 1, 0, 0, 4}, make([]byte, 16+12+16)...) // version, passes, KiB, lanes, salt
+	full := false
+	for i := range 100 {
+		foreign[10] = byte(i)
+		if _, err := kek.Unwrap(t.Context(), foreign, nil); !errors.Is(err, keyring.ErrDecrypt) {
+			full = true // no more of them
+			break
+		}
+	}
+	if !full {
+		t.Fatal("nothing bounds the salts")
+	}
+	if b, err := kek.Wrap(t.Context(), []byte("material"), nil); err != nil {
+		t.Error(err)
+	} else if got, err := kek.Unwrap(t.Context(), b, nil); err != nil || string(got) != "material" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // TestPassphraseParametersAreTheFiles makes a file with others than PassphraseKEK does, by hand.
 func TestPassphraseParametersAreTheFiles(t *testing.T) {
 	head := []byte{1, 0, 0, 0, 4, 0, 1, 4, 0, 2} // version, passes, KiB, lanes

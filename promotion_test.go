@@ -3,6 +3,7 @@ package keyring_test
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -12,6 +13,10 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 // refuse makes all requests of these kinds fail until it is told to stop.
@@ -232,5 +237,64 @@ func TestRotationByHandMovesTheSchedule(t *testing.T) {
 		if !slices.Equal(at, want) {
 			t.Errorf("activations after %v, want %v", at, want)
 		}
+	})
+}
+
+// TestServerWithAnotherKeystoreThanIsRecordedGetsNoVote, though it says that it holds every key: what is
+// recorded of the keystore that it had before is not there any more.
+func TestServerWithAnotherKeystoreThanIsRecordedGetsNoVote(t *testing.T) {
+	t.Parallel()
+	ctx := untilKilled(t)
+	var voted atomic.Bool
+	tried := make(chan struct{}, 1)
+	tell := func() {
+		select {
+		case tried <- struct{}{}:
+		default:
+		}
+	}
+	log := io.MultiWriter(logged{"it says that it holds 1 of 1 keys", tell}, logged{"server becomes a voter: id=s9", func() {
+		voted.Store(true)
+		tell()
+	}})
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log}) })
+	c.ready(ctx)
+	leader := c.nodes[c.nodes["s1"].Leader()]
+	recorded, another := peer.ID{1}, peer.ID{2}
+	present := atomic.Pointer[peer.ID]{}
+	present.Store(&another)
+	ln := keyringtest.Listen(t)
+	defer c.pose("s9", ln, func(_ context.Context, _ peer.Identity, _ string, body []byte) ([]byte, error) {
+		q, err := peer.DecodeRequest(body)
+		switch {
+		case err != nil:
+			return []byte(`{}`), nil // the node's greeting
+		case q.Ask != nil:
+			return peer.Response{Ask: &peer.AskAnswer{Keystore: *present.Load(), Held: q.Ask.IDs}}.Encode()
+		}
+		return peer.Response{Hello: &peer.HelloAnswer{Build: meta.Version, Keystore: *present.Load()}}.Encode()
+	})()
+	if err := leader.AddServer(ctx, "s9", ln.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	var held []keyring.KeyID
+	for _, key := range leader.Keyring().Keys() {
+		held = append(held, key.ID)
+	}
+	hold := meta.Hold{Server: "s9", Keystore: meta.KeystoreID(recorded), Gained: held}
+	if err := keyring.Propose(ctx, leader.Keyring(), meta.Command{Hold: &hold}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-tried:
+	case <-ctx.Done():
+		t.Fatal("nobody thinks of giving it a vote")
+	}
+	if voted.Load() {
+		t.Error("it gets one")
+	}
+	present.Store(&recorded)
+	c.await(ctx, leader, "of the opinion that it may vote", func(st keyring.Status) bool {
+		return slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return s.ID == "s9" && s.Suffrage == raft.Voter })
 	})
 }

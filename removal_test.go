@@ -1,6 +1,7 @@
 package keyring_test
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"strings"
@@ -266,6 +267,22 @@ func TestRemoveTakesAlsoWhatTheKeysFileWasBefore(t *testing.T) {
 		}
 		if st, err := s.Keyring.Status(t.Context()); err != nil || len(st.SetAside) > 0 { // another process set it aside
 			t.Errorf("set aside: %v, %v", st.SetAside, err)
+		}
+	})
+}
+
+// TestAnotherKeysFileUnderTheNameOfARemovedOneStays, also when it came there while the server ran: it may
+// be the only copy.
+func TestAnotherKeysFileUnderTheNameOfARemovedOneStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, _ := withOldKey(t)
+		s, name := follower(c), nks.FileName(old)
+		anothers := s.Disk.Bytes(nks.FileName(keyring.Ring(s.FSM).Active().ID))
+		s.Disk.Plant(name, 0o600, anothers)
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		time.Sleep(undo + 10*time.Hour) // virtual
+		if got := filesOf(s, old); len(got) != 1 || !bytes.Equal(s.Disk.Bytes(got[0]), anothers) {
+			t.Errorf("files %v", got)
 		}
 	})
 }

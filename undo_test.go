@@ -9,6 +9,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
 )
 
 // TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing: neither is a file counted that
@@ -139,4 +140,23 @@ func TestRemoveNowHurriesAnEarlierRemoval(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestFileOfAKeyThatIsBackIsNotUnlinked: a snapshot is restored between the decision and the deed.
+func TestFileOfAKeyThatIsBackIsNotUnlinked(t *testing.T) {
+	disk, id := keyringtest.NewDisk(), keyring.KeyID{1}
+	s := openStore(t, disk, []keyring.KEK{keyring.InlineKEK()}, nil)
+	if _, err := put(t, s, id); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(id); err != nil {
+		t.Fatal(err)
+	}
+	aside := nks.FileName(id) + ".removed-1"
+	if err := s.UnlinkRestored(id); err != nil || disk.Bytes(aside) == nil {
+		t.Errorf("%v; files %v", err, disk.Names())
+	}
+	if err := s.Unlink(id); err != nil || disk.Bytes(aside) != nil {
+		t.Errorf("removed all the same: %v; files %v", err, disk.Names())
+	}
 }

@@ -1,0 +1,122 @@
+package keyring_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/raft"
+)
+
+// question is one of the leader's, to another server, that waits in the network.
+type question struct {
+	asked  chan struct{} // closed once there is one
+	answer func()        // lets it go on
+}
+
+// holdQuestion has the next live question to a server wait, and keeps keys from servers that are to go
+// without. What is asked after the answer fails with err, if that is not nil.
+func holdQuestion(c *keyringtest.Cluster, leader, to *keyringtest.Server, err error, without ...raft.ServerID) question {
+	asked, released := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+		switch {
+		case e.Kind != "call":
+		case strings.Contains(e.What, `"fetch":{`) && slices.Contains(without, e.Server.ID):
+			return keyringtest.Reply{Err: errors.New("no key for it")}
+		case e.Server == leader && strings.Contains(e.What, `"ask":{`):
+			select {
+			case <-released:
+				return keyringtest.Reply{Err: err}
+			default:
+			}
+			if e.To == to.ID {
+				once.Do(func() { close(asked) })
+				<-released
+			}
+		}
+		return keyringtest.Reply{}
+	})
+	return question{asked, sync.OnceFunc(func() { close(released) })}
+}
+
+// TestActivationCountsTheVotersThatThereAre: the answers that are a majority when the question begins are
+// none when it ends, for a server has become a voter meanwhile.
+func TestActivationCountsTheVotersThatThereAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		holder := follower(c)
+		lacks := besides(holder.ID)
+		if lacks == leader.ID {
+			lacks = besides(lacks)
+		}
+		q := holdQuestion(c, leader, holder, nil, lacks, "s4")
+		key := make(chan keyring.KeyID, 1)
+		go func() {
+			k, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
+			if err != nil {
+				t.Error(err)
+			}
+			key <- k.ID
+		}()
+		<-q.asked
+		c.Add("s4")
+		id := keyring.Ring(leader.FSM).Prepublished()[0].ID
+		q.answer()
+		time.Sleep(time.Minute) // virtual
+		if got := state(leader, id); got != keyring.StatePrepublished {
+			t.Errorf("the key is %s, and 2 of 4 voters hold it: %v", got, keyring.Ring(leader.FSM).Key(id).Holders)
+		}
+		c.OnEvent(nil)
+		if got := <-key; got != id {
+			t.Errorf("%s became active, not %s", got, id)
+		}
+	})
+}
+
+// TestAnswersFromBeforeARestoreDecideNothing: it may have taken away, or brought back, what they speak of.
+func TestAnswersFromBeforeARestoreDecideNothing(t *testing.T) {
+	for what, lost := range map[string]bool{"a key that all hold": false, "a key that nobody holds": true} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, keyringtest.Options{Servers: 3})
+				leader := ready(t, c)
+				key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(time.Minute)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				whole(t, c)
+				restore := snapshot(t, leader)
+				q := holdQuestion(c, leader, follower(c), errors.New("no answer"), "s1", "s2", "s3")
+				for _, s := range c.Servers {
+					if !lost {
+						break
+					}
+					if err := keyring.Lose(s.Keyring, key.ID); err != nil {
+						t.Fatal(err)
+					}
+				}
+				<-q.asked
+				restore(leader)
+				q.answer()
+				time.Sleep(2 * time.Minute) // virtual
+				if got := state(leader, key.ID); got != keyring.StatePrepublished {
+					t.Errorf("by answers from before the restore the key is %q", got)
+				}
+				c.OnEvent(nil)
+				time.Sleep(2 * time.Minute) // virtual
+				if got := state(leader, key.ID); lost != (got == "") || !lost && got != keyring.StateActive {
+					t.Errorf("asked anew, the key is %q", got)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,144 @@
+package keyring_test
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// refusalOf is what a server refuses a request with that comes from that ID, or nil.
+func refusalOf(t *testing.T, s *keyringtest.Server, from raft.ServerID, request []byte) *peer.Refusal {
+	t.Helper()
+	b, err := s.Keyring.ServePeer(t.Context(), from, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = peer.DecodeAnswer[peer.AskAnswer](b)
+	refusal := (*peer.Refusal)(nil)
+	errors.As(err, &refusal)
+	return refusal
+}
+
+// TestServePeerAnswersMembersAlone, whichever way a host's Transport has let the others in.
+func TestServePeerAnswersMembersAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		s := ready(t, c)
+		active := keyring.Ring(s.FSM).Active().ID
+		pull, err := peer.NewFetch([]peer.ID{peer.ID(active)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		requests := map[string][]byte{
+			"garbage": []byte("garbage"), "a key": pull.Request(),
+			"whether it is held": must(peer.Request{Ask: &peer.AskRequest{IDs: []peer.ID{peer.ID(active)}}}.Encode()),
+		}
+		kinds := reflect.TypeFor[peer.Request]()
+		for i := range kinds.NumField() {
+			kind, _, _ := strings.Cut(kinds.Field(i).Tag.Get("json"), ",")
+			requests[kind] = []byte(`{"version":1,"` + kind + `":{}}`)
+		}
+		for what, request := range requests {
+			for _, stranger := range []raft.ServerID{"s9", "", "S1", "s1 "} {
+				if r := refusalOf(t, s, stranger, request); r == nil || r.Code != peer.NotMember {
+					t.Errorf("%s, asked by %q: %v", what, stranger, r)
+				}
+			}
+			if r := refusalOf(t, s, "s2", request); r != nil && r.Code == peer.NotMember {
+				t.Errorf("%s, asked by a member: %v", what, r)
+			}
+		}
+	})
+}
+
+// TestOfferIsTheLeadersAlone: another member makes nobody write a key, though it has one to give.
+func TestOfferIsTheLeadersAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		ready(t, c)
+		whole(t, c)
+		s := follower(c)
+		id := keyring.KeyID{7}
+		file, material := newKeyFile(t, id, keyring.InlineKEK())
+		offer := must(peer.Request{Offer: &peer.OfferRequest{
+			ID: peer.ID(id), Algorithm: "EdDSA", Check: material.Check(id, "EdDSA"), Created: time.Now().UTC(),
+		}}.Encode())
+		leader := c.Leader()
+		other := c.Server(besides(s.ID))
+		if other == leader {
+			other = c.Server(besides(other.ID))
+		}
+		for _, from := range []*keyringtest.Server{other, leader} {
+			from.Disk.Plant(nks.FileName(id), 0o600, file)
+			if err := keyring.ReadFiles(from.Keyring); err != nil {
+				t.Fatal(err)
+			}
+			r := refusalOf(t, s, from.ID, offer)
+			if leads := from == leader; leads != (r == nil) || !leads && r.Code != peer.NotLeader {
+				t.Errorf("offered by %s, which leads: %t: %v", from.ID, leads, r)
+			}
+			if got := filesOf(s, id); (from == leader) != (len(got) == 1) {
+				t.Errorf("offered by %s: files %v", from.ID, got)
+			}
+		}
+	})
+}
+
+// TestRemovedKeyIsNotHandedOut, though it is in memory.
+func TestRemovedKeyIsNotHandedOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, _ := withOldKey(t)
+		leader, s := c.Leader(), follower(c)
+		key := keyring.Ring(leader.FSM).Key(old).New()
+		file := leader.Disk.Bytes(nks.FileName(old))
+		fetch := func() error {
+			return keyring.FetchNew(t.Context(), s.Keyring, leader.ID, key)
+		}
+		if err := fetch(); err != nil {
+			t.Fatal(err)
+		}
+		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		time.Sleep(10 * time.Hour) // virtual
+		leader.Disk.Plant(nks.FileName(old), 0o600, file)
+		if err := keyring.ReadFiles(leader.Keyring); err != nil {
+			t.Fatal(err)
+		}
+		if len(keyring.LiveOf(leader.Keyring, old)) == 0 {
+			t.Fatal("the key is not in memory")
+		}
+		if err := fetch(); err == nil {
+			t.Error("it is handed out")
+		}
+	})
+}
+
+// TestRemovalIsConfirmedByALeaderThatIsOne: for as long as its lease a leader that is cut off takes itself
+// for one, and a restore may have brought the key back where it is not.
+func TestRemovalIsConfirmedByALeaderThatIsOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, _ := withOldKey(t)
+		remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
+		leader := c.Leader()
+		asker := follower(c).ID
+		request := must(peer.Request{Removed: &peer.RemovedRequest{IDs: []peer.ID{peer.ID(old)}}}.Encode())
+		if r := refusalOf(t, leader, asker, request); r != nil {
+			t.Fatal(r)
+		}
+		c.Partition(leader)
+		if leader.Raft.State() != raft.Leader {
+			t.Fatal("it knows already")
+		}
+		if r := refusalOf(t, leader, asker, request); r == nil || r.Code != peer.NotLeader {
+			t.Errorf("cut off, it confirms: %v", r)
+		}
+	})
+}
