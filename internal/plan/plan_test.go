@@ -317,10 +317,10 @@ func TestRetryPutsOff(t *testing.T) {
 	}
 	w.policy = plan.Policy{}
 	w.propose(meta.Command{Hold: &meta.Hold{Server: "gone", Keystore: meta.KeystoreID{9}}})
-	if a := w.next(); a.Kind != plan.Wait || !a.At.Equal(w.retry) {
+	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
 		t.Errorf("before a server that has left is forgotten: %+v", a)
 	}
-	w.now = w.retry
+	w.now = w.now.Add(time.Minute)
 	if a := w.next(); a.Kind != plan.Forget || !slices.Equal(a.Servers, []string{"gone"}) {
 		t.Errorf("at the time: %+v", a)
 	}
