@@ -147,19 +147,24 @@ func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
 	})
 }
 
+// tokenCommand adds a join token: it came with version 2.
+func tokenCommand(leader *keyringtest.Server, end time.Time) meta.Command {
+	return meta.Command{AddJoinToken: &meta.AddJoinToken{Token: meta.JoinToken{
+		ID: meta.TokenID{1}, Server: "s4", End: end.UTC().Round(0), Key: keyring.Ring(leader.FSM).Active().ID,
+		Sealed: make([]byte, meta.SealedTokenSize),
+	}}}
+}
+
 // TestMixedBuildsWriteNoVersionTwo: a cluster with a server of version 1 has a log and snapshots of
 // version 1, byte for byte.
 func TestMixedBuildsWriteNoVersionTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": old, "s2": old, "s3": first}
 		c := mixed(t, 3, builds)
-		key := rotateOn(t, c)
+		rotateOn(t, c)
 		led(t, c, c.Server("s1"))
 		leader := ready(t, c)
-		token := meta.JoinToken{
-			ID: meta.TokenID{1}, Server: "s4", End: time.Unix(1<<34, 0).UTC(), Key: key.ID, Sealed: make([]byte, meta.SealedTokenSize),
-		}
-		add := meta.Command{AddJoinToken: &meta.AddJoinToken{Token: token}}
+		add := tokenCommand(leader, time.Unix(1<<34, 0))
 		err := keyring.Propose(t.Context(), leader.Keyring, add)
 		if err == nil || !strings.Contains(err.Error(), "s3 applies log entries up to version 1, and not version 2") {
 			t.Errorf("proposed to a server of version 1: %v", err)

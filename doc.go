@@ -125,11 +125,13 @@
 //	node.go         Node: raft and bolt put together with the keyring
 //	noderaft.go     what a Node's raft has on disk, and how it is configured
 //	network.go      a Node's port, and its connections to the ports of others
-//	founding.go     how a Node's cluster is founded, and how a server comes to join one
+//	founding.go     how a Node's cluster is founded
+//	joining.go      how a server joins one, and whom it takes for the cluster
+//	admission.go    how the leader takes in a server that joins
 //	address.go      the address at which a server is reached
 //	members.go      AddServer, RemoveServer, Leave: how members come and go
 //	promotion.go    how servers that hold every key become voters
-//	jointoken.go    tokens with which a server may join
+//	jointoken.go    tokens with which a server may join: made, listed, withdrawn, ended
 //	moved.go        how the leader learns the new address of a server
 //	hosttls.go      ServerTLS, ClientTLS, PeerID: what a host with a raft of its own checks
 //	rafttransport.go what a Node's raft sends at once, and the bound of Node.Apply

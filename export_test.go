@@ -2,11 +2,13 @@ package keyring
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"slices"
 	"time"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -173,6 +175,10 @@ var Decoders = map[string]func([]byte) error{
 	"remove":        func(b []byte) error { _, err := removeType.Decode(b); return err },
 	"add server":    func(b []byte) error { _, err := addType.Decode(b); return err },
 	"remove server": func(b []byte) error { _, err := removeServerType.Decode(b); return err },
+	"proving":       func(b []byte) error { _, err := provingType.Decode(b); return err },
+	"proof":         func(b []byte) error { _, err := provenType.DecodeKnown(b); return err },
+	"join token":    func(b []byte) error { _, err := joinTokenType.Decode(b); return err },
+	"withdraw":      func(b []byte) error { _, err := withdrawType.Decode(b); return err },
 	"status":        func(b []byte) error { _, err := unpackStatus(b); return err },
 	"answer":        func(b []byte) error { _, err := answered(b); return err },
 }
@@ -205,14 +211,22 @@ func MembersOf(n *Node) []string { return servers(n.raft) }
 // NewKeyID draws one.
 func NewKeyID() KeyID { return newKeyID() }
 
-// CheckJoinToken asks whether a server may join with a token at a time.
-func CheckJoinToken(k *Keyring, token string, id raft.ServerID, at time.Time) error {
-	return k.checkJoinToken(token, id, at)
+// JoinRefusal says why a server may not join with a token now, or nothing.
+func JoinRefusal(n *Node, token string, id raft.ServerID) string {
+	t, err := join.Parse(token)
+	if err == nil {
+		_, err = n.keys.openJoinToken(t.ID, string(id), meta.Digest{})
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
-// MakeJoinToken makes one with any key, and for as long as one likes.
-func MakeJoinToken(k *Keyring, key KeyID, id raft.ServerID, end time.Time) (string, error) {
-	return k.joinToken(key, id, end)
+// JoinSecret is what raft must not have of a join token.
+func JoinSecret(token string) []byte {
+	b, _ := base64.RawURLEncoding.DecodeString(token)
+	return b[17:]
 }
 
 // BetweenSteps has the leader's loop do something between two of its steps.

@@ -223,7 +223,7 @@ func (n *Node) serveForwarded(ctx context.Context, from peer.Identity, path stri
 	}
 	aad, data := body[used:used+int(size)], body[used+int(size):]
 	switch path {
-	case pathRotate, pathRemove, pathAddServer, pathRemoveServer: // who asked is what that server says
+	case pathRotate, pathRemove, pathAddServer, pathRemoveServer, pathJoinToken, pathWithdraw: // who asked is what that server says
 		n.log.Info("asked by another server", "path", path, "server", from.ID)
 	}
 	var out []byte
@@ -257,6 +257,16 @@ func (n *Node) serveForwarded(ctx context.Context, from peer.Identity, path stri
 		})
 	case pathRemoveServer:
 		out, err = asked(data, removeServerType, func(r removeServerRequest) ([]byte, error) { return nil, n.removeServer(ctx, r) })
+	case pathJoinToken:
+		out, err = asked(data, joinTokenType, func(r joinTokenRequest) ([]byte, error) {
+			if err := r.check(); err != nil {
+				return nil, err
+			}
+			text, err := n.makeJoinToken(ctx, r)
+			return []byte(text), err
+		})
+	case pathWithdraw:
+		out, err = asked(data, withdrawType, func(r withdrawRequest) ([]byte, error) { return nil, n.withdrawJoinToken(ctx, r) })
 	}
 	if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
 		return nil, refusal

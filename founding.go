@@ -3,7 +3,6 @@ package keyring
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,6 +17,8 @@ type greeting struct {
 	Founded bool   `json:"founded"`                             // its cluster has committed something
 	Leader  string `json:"leader,omitempty" bound:"bytes=1024"` // the address of the leader it knows of
 	Addr    string `json:"addr,omitempty" bound:"bytes=1024"`   // its own, by its configuration
+
+	LeaderID string `json:"leaderID,omitempty" bound:"bytes=255"` // which server leads; older builds do not say
 }
 
 var greetingType = bounded.For[greeting](peer.MaxMessage)
@@ -31,8 +32,8 @@ func (w *network) hello() ([]byte, error) {
 	var g greeting
 	switch {
 	case w.ready():
-		addr, _ := w.node.raft.LeaderWithID()
-		g = greeting{Founded: w.node.raft.LastIndex() > 1, Leader: string(addr), Addr: w.node.cfg.Addr}
+		addr, leader := w.node.raft.LeaderWithID()
+		g = greeting{Founded: w.node.raft.LastIndex() > 1, Leader: string(addr), Addr: w.node.cfg.Addr, LeaderID: string(leader)}
 	case !w.fresh.Load():
 		return nil, &peer.Refusal{Code: peer.NotReady}
 	}
@@ -44,19 +45,14 @@ func (w *network) hello() ([]byte, error) {
 // not answer may be one whose cluster lives on.
 func (w *network) founding(ctx context.Context) (bool, error) {
 	w.fresh.Store(true)
-	others := map[string]string{} // ID by address
-	for _, addr := range w.node.cfg.Join {
-		others[addr] = peer.AnyServer
+	if err := w.node.cfg.provable(); err != nil {
+		return false, err
 	}
-	for id, addr := range w.node.cfg.Peers {
-		if id != w.node.cfg.ID {
-			others[addr] = string(id)
-		}
-	}
+	others := w.node.cfg.candidates()
 	for {
 		silent, founded := w.survey(ctx, others)
 		if founded {
-			w.join = slices.Sorted(maps.Keys(others)) // whoever of them answers
+			w.join = others // whoever of them answers
 			return false, nil
 		}
 		if len(silent) == 0 && len(w.node.cfg.Peers) > 0 {
@@ -71,16 +67,20 @@ func (w *network) founding(ctx context.Context) (bool, error) {
 	}
 }
 
-// survey asks each server what it is. It returns the addresses of those that did not answer
-// and whether one of them has a founded cluster.
-func (w *network) survey(ctx context.Context, others map[string]string) (silent []string, founded bool) {
-	addrs := slices.Sorted(maps.Keys(others))
-	answers := askAll(ctx, addrs, func(ctx context.Context, addr string) (greeting, error) {
-		return w.greet(ctx, others[addr], addr, nil)
+// survey asks each server what it is. It returns those that did not answer and whether one of them has a
+// founded cluster.
+func (w *network) survey(ctx context.Context, others []candidate) (silent []string, founded bool) {
+	byName := map[string]candidate{}
+	for _, c := range others {
+		byName[c.String()] = c
+	}
+	names := slices.Sorted(maps.Keys(byName))
+	answers := askAll(ctx, names, func(ctx context.Context, name string) (greeting, error) {
+		return w.greet(ctx, byName[name].id, byName[name].addr, nil)
 	}, nil)
-	for _, addr := range addrs {
-		if g, ok := answers[addr]; !ok {
-			silent = append(silent, addr)
+	for _, name := range names {
+		if g, ok := answers[name]; !ok {
+			silent = append(silent, name)
 		} else if g.Founded {
 			founded = true
 		}
@@ -101,75 +101,4 @@ func (w *network) greet(ctx context.Context, id, addr string, body []byte) (g gr
 		return g, fmt.Errorf("hello of %s: the answer: %w", addr, err)
 	}
 	return g, nil
-}
-
-// joining is what a server asks that has no raft log.
-type joining struct {
-	Addr  string `json:"addr" bound:"bytes=1024"`
-	Token string `json:"token,omitempty" bound:"bytes=1024"`
-}
-
-// joined is the answer: who is in the configuration that took it in.
-type joined struct {
-	Servers []string `json:"servers" bound:"elements=4096,bytes=255"`
-}
-
-var (
-	joiningType = bounded.For[joining](peer.MaxMessage)
-	joinedType  = bounded.For[joined](peer.MaxMessage)
-)
-
-// askToJoin asks the cluster to take this server in, until it has. It comes before raft is
-// started: until the cluster has taken out the voter that this server may have been, it must
-// not be able to vote.
-func (w *network) askToJoin(ctx context.Context) error {
-	body, err := json.Marshal(joining{w.node.cfg.Addr, w.node.cfg.JoinToken})
-	if err != nil {
-		return err
-	}
-	for {
-		var errs []error
-		for _, addr := range w.join {
-			if err := w.askLeader(ctx, addr, body); err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			return nil
-		}
-		w.node.log.Info("asking to join", "error", errors.Join(errs...))
-		select {
-		case <-time.After(joinRetry):
-		case <-ctx.Done():
-			return fmt.Errorf("join: %w: %w", context.Cause(ctx), errors.Join(errs...))
-		}
-	}
-}
-
-// askLeader asks the leader that the server at addr knows of.
-func (w *network) askLeader(ctx context.Context, addr string, body []byte) error {
-	g, err := w.greet(ctx, peer.AnyServer, addr, nil)
-	if err != nil {
-		return err
-	}
-	if g.Leader == "" {
-		return fmt.Errorf("%s knows of no leader", addr)
-	}
-	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
-	defer cancel()
-	b, err := w.client.Call(ctx, peer.AnyServer, g.Leader, pathJoin, body)
-	if r := (*peer.Refusal)(nil); errors.As(err, &r) && r.Code == peer.NotMember {
-		return fmt.Errorf("%w: the cluster has no server of this name; it needs a JoinToken, or AddServer there", err)
-	}
-	if err == nil {
-		b, err = answered(b)
-	}
-	if err != nil {
-		return err
-	}
-	j, err := joinedType.DecodeKnown(b)
-	if err != nil {
-		return fmt.Errorf("join: the leader's answer: %w", err)
-	}
-	w.sponsors = j.Servers
-	return nil
 }

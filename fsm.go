@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/plan"
 	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/raft"
 )
@@ -62,6 +63,7 @@ func NewFSM() *FSM {
 type restored struct {
 	count  uint64 // from one on; zero if there was none
 	active KeyID  // the active key of its ring, zero if it has none
+	tokens plan.Snapshot
 }
 
 // Apply implements raft.FSM. Its response is nil or an error; an entry it does not know is
@@ -156,6 +158,9 @@ func (f *FSM) publish(ring *meta.Ring) {
 	r := &restored{count: f.restores.Load() + 1}
 	if active := ring.Active(); active != nil {
 		r.active = active.ID
+	}
+	for _, t := range ring.JoinTokens {
+		r.tokens = append(r.tokens, t.ID)
 	}
 	f.entry.Store(0)
 	f.restored.Store(r) // before the ring: who reads the ring first knows where it comes from

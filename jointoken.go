@@ -1,124 +1,212 @@
 package keyring
 
 import (
-	"crypto/hkdf"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/binary"
+	"context"
 	"errors"
 	"fmt"
 	"time"
 
+	"example.com/keyring/internal/bounded"
+	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
 
-// A join token is the base64url of
-//
-//	version 1 | key ID 16 | end 8 | MAC 32
-//
-// where the end is in seconds since 1970, big-endian, and the MAC is HMAC-SHA256 over version, key ID, end,
-// cluster ID and the server's ID. Its key is
-//
-//	HKDF-SHA256(secret = root key, salt = none, info = "keyring v1 join" || key ID), 32 bytes
-const (
-	joinVersion = 1
-	joinSize    = 1 + 16 + 8 + sha256.Size
-)
-
-// Bounds on how long a join token is good.
+// Bounds on join tokens.
 const (
 	defaultJoinTTL = time.Hour
-	MaxJoinTTL     = 24 * time.Hour
+	// MaxJoinTTL is how long a join token is good at most.
+	MaxJoinTTL = 24 * time.Hour
+	// MaxJoinTokens is how many there are at a time.
+	MaxJoinTokens = meta.MaxJoinTokens
 )
 
-// JoinToken returns a token with which the server of that ID may join this cluster: it goes into
-// NodeConfig.JoinToken there. It is good for ttl, zero means an hour, at most MaxJoinTTL; for that
-// server alone, whose certificate names it; and no longer than until a full rotation, or until its key
-// is revoked. It can't be taken back before: keep the time short. It may be called on any server that holds the active
-// key; on another the error matches ErrKeyMissing.
+// JoinTokenInfo is a join token that has not ended, without its secret.
+type JoinTokenInfo struct {
+	ID     string        `json:"id"`     // 32 hexadecimal digits; no secret
+	Server raft.ServerID `json:"server"` // that may join with it
+	End    time.Time     `json:"end"`
+	Used   bool          `json:"used"` // a certificate of that server has joined with it, and no other can
+}
+
+// JoinToken has the leader make a token with which the server of that ID may join this cluster: it
+// goes into NodeConfig.JoinToken there, and proves the server to the cluster and the cluster to the
+// server. It is a secret. It is good for ttl, zero means an hour, at most MaxJoinTTL; for that server
+// alone; and for the first certificate of it that joins, which may do so again. It ends before when any
+// server is removed, with a full rotation or one that revokes a key, when the data under the key that was
+// active as it was made is moved, when raft restores a snapshot, for a leader that has it from a
+// snapshot alone, as after a restart, and by WithdrawJoinToken. There are MaxJoinTokens at most.
+//
+// It may be called on any server. It waits for a leader that is ready and answers, 10 seconds at most.
+// While a server of the cluster does not answer, or is of a build without such tokens, it is an error:
+// AddServer works then.
 func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
-	if ttl == 0 {
-		ttl = defaultJoinTTL
+	r := joinTokenRequest{ID: id, TTL: ttl}
+	if r.TTL == 0 {
+		r.TTL = defaultJoinTTL
 	}
-	if ttl < 0 || ttl > MaxJoinTTL || id == "" || len(id) > meta.MaxServerID {
-		return "", fmt.Errorf("join token for server %q of %v: want an ID of at most %d bytes and at most %v",
-			id, ttl, meta.MaxServerID, MaxJoinTTL)
+	if err := r.check(); err != nil {
+		return "", err
 	}
-	if n.keys.isClosed() {
-		return "", ErrClosed
-	}
-	active := n.keys.fsm.ring.Load().Active()
-	if active == nil {
-		return "", ErrNotReady
-	}
-	return n.keys.joinToken(active.ID, id, n.keys.now().Add(ttl))
+	ctx, cancel := context.WithTimeout(context.Background(), memberTimeout)
+	defer cancel()
+	var text string
+	err := n.whenLed(ctx, func() (err error) {
+		text, err = n.makeJoinToken(ctx, r)
+		if errors.Is(err, ErrNotLeader) {
+			var b []byte
+			b, err = n.forwardRequest(ctx, memberTimeout, pathJoinToken, r)
+			text = string(b)
+		}
+		return err
+	})
+	return text, err
 }
 
-func (k *Keyring) joinToken(key KeyID, id raft.ServerID, end time.Time) (string, error) {
-	head := append([]byte{joinVersion}, key[:]...)
-	head = binary.BigEndian.AppendUint64(head, uint64(end.Unix()))
-	mac, err := k.joinMAC(head, key, id)
-	if err != nil {
-		return "", fmt.Errorf("join token: %w", err)
+// JoinTokens returns the join tokens that have not ended, as this server knows them.
+func (n *Node) JoinTokens() []JoinTokenInfo {
+	var all []JoinTokenInfo
+	for _, t := range n.keys.fsm.ring.Load().JoinTokens {
+		all = append(all, JoinTokenInfo{t.ID.String(), raft.ServerID(t.Server), t.End, t.User != meta.Digest{}})
 	}
-	return base64.RawURLEncoding.EncodeToString(append(head, mac...)), nil
+	return all
 }
 
-// errJoinToken is for the log: the server that asks learns only that it is no member.
-var errJoinToken = errors.New("join token")
+// WithdrawJoinToken ends the join token of that ID, which is JoinTokenInfo's: nobody can join with it any
+// more. Who has joined stays: see RemoveServer. That there is no such token is an error. It may be called
+// on any server. As long as ctx lets it, it waits for a leader that is ready and answers.
+func (n *Node) WithdrawJoinToken(ctx context.Context, id string) error {
+	r := withdrawRequest{By: actorOf(ctx)}
+	if err := r.ID.UnmarshalText([]byte(id)); err != nil {
+		return fmt.Errorf("withdraw join token %.64q: not the ID of one: %w", id, err)
+	}
+	return n.whenLed(ctx, func() error {
+		err := n.withdrawJoinToken(ctx, r)
+		if errors.Is(err, ErrNotLeader) {
+			_, err = n.forwardRequest(ctx, memberTimeout, pathWithdraw, r)
+		}
+		return err
+	})
+}
 
-// checkJoinToken reports whether a token lets the server join now.
-func (k *Keyring) checkJoinToken(token string, id raft.ServerID, at time.Time) error {
-	if token == "" {
-		return fmt.Errorf("no %w", errJoinToken)
+// What the leader is asked for, and by whom.
+type (
+	joinTokenRequest struct {
+		ID  raft.ServerID `bound:"bytes=1024"`
+		TTL time.Duration
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
-	if err != nil || len(b) != joinSize || b[0] != joinVersion {
-		return fmt.Errorf("%w: malformed", errJoinToken)
+	withdrawRequest struct {
+		By string `json:",omitempty" bound:"bytes=255"`
+		ID meta.TokenID
 	}
-	head, mac := b[:joinSize-sha256.Size], b[joinSize-sha256.Size:]
-	key := KeyID(head[1:17])
-	switch m := k.fsm.ring.Load().Key(key); {
-	case m == nil:
-		return fmt.Errorf("%w: made with key %s, which is not in the keyring", errJoinToken, key)
-	case m.State != meta.StateActive && m.State != meta.StateInactive:
-		return fmt.Errorf("%w: made with key %s, which is %s", errJoinToken, key, m.State)
-	case m.DataOnly || m.Revoked: // as for tokens that it signs
-		return fmt.Errorf("%w: made with key %s, which was adopted or revoked", errJoinToken, key)
-	case m.State == meta.StateInactive && at.Sub(m.Retired) > MaxJoinTTL:
-		return fmt.Errorf("%w: made with key %s, which was retired too long ago", errJoinToken, key)
+)
+
+var (
+	joinTokenType = bounded.For[joinTokenRequest](peer.MaxMessage)
+	withdrawType  = bounded.For[withdrawRequest](peer.MaxMessage)
+)
+
+func (r joinTokenRequest) check() error {
+	if err := checkServerID(r.ID); err != nil {
+		return fmt.Errorf("join token: %w", err)
 	}
-	want, err := k.joinMAC(head, key, id)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errJoinToken, err)
-	}
-	if !hmac.Equal(mac, want) {
-		return fmt.Errorf("%w: of another server, or forged", errJoinToken)
-	}
-	end := time.Unix(int64(binary.BigEndian.Uint64(head[17:])), 0)
-	if !at.Before(end) || end.Sub(at) > MaxJoinTTL+k.cfg.Tokens.Leeway {
-		return fmt.Errorf("%w: it ends at %v", errJoinToken, end.UTC().Format(time.DateTime))
+	if r.TTL <= 0 || r.TTL > MaxJoinTTL {
+		return fmt.Errorf("join token for server %s: for %v, want at most %v", r.ID, r.TTL, MaxJoinTTL)
 	}
 	return nil
 }
 
-func (k *Keyring) joinMAC(head []byte, key KeyID, id raft.ServerID) ([]byte, error) {
-	m, ok := k.store.copy(key)
+// makeJoinToken is JoinToken on the leader. It takes turns with removals: a token is either made after a
+// removal, or ends with it.
+func (n *Node) makeJoinToken(ctx context.Context, r joinTokenRequest) (text string, err error) {
+	err = n.keys.alongActivations(ctx, func(ctx context.Context) error {
+		token := join.New()
+		defer token.Wipe()
+		record, err := n.keys.sealJoinToken(token, r)
+		if err != nil {
+			return fmt.Errorf("join token for server %s: %w", r.ID, err)
+		}
+		// The turn lasts until the outcome is known, whoever still waits for it: an entry under way could
+		// come into the log after a removal.
+		add := meta.Command{AddJoinToken: &meta.AddJoinToken{Token: record}}
+		if err := n.keys.propose(context.WithoutCancel(ctx), add); err != nil {
+			return fmt.Errorf("join token for server %s: %w", r.ID, err)
+		}
+		n.log.Info("join token is made", "token", record.ID, "id", r.ID, "end", record.End)
+		text = token.Text()
+		return nil
+	})
+	return text, err
+}
+
+func (k *Keyring) sealJoinToken(token join.Token, r joinTokenRequest) (meta.JoinToken, error) {
+	ring := k.fsm.ring.Load()
+	active := ring.Active()
+	switch {
+	case active == nil:
+		return meta.JoinToken{}, ErrNotReady
+	case len(ring.JoinTokens) == MaxJoinTokens:
+		return meta.JoinToken{}, fmt.Errorf("there are %d already: withdraw some", MaxJoinTokens)
+	}
+	t := meta.JoinToken{ID: token.ID, Server: string(r.ID), End: k.now().Add(r.TTL).Truncate(time.Second), Key: active.ID}
+	m, ok := k.store.copy(t.Key)
 	if !ok {
-		return nil, fmt.Errorf("%w %s", ErrKeyMissing, key)
+		return meta.JoinToken{}, fmt.Errorf("%w %s", ErrKeyMissing, t.Key)
 	}
 	defer m.secret.Wipe()
-	secret, err := hkdf.Key(sha256.New, m.secret.Root()[:], nil, "keyring v1 join"+string(key[:]), sha256.Size)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(secret)
-	cluster := k.fsm.ring.Load().Cluster
-	mac := hmac.New(sha256.New, secret)
-	mac.Write(head)
-	mac.Write(cluster[:])
-	mac.Write([]byte(id))
-	return mac.Sum(nil), nil
+	var err error
+	t.Sealed, err = token.Seal(m.secret.Root()[:], joinRecord(ring, t))
+	return t, err
 }
+
+func joinRecord(ring *meta.Ring, t meta.JoinToken) join.Record {
+	return join.Record{Cluster: ring.Cluster, Server: t.Server, End: t.End, Key: t.Key}
+}
+
+// openJoinToken returns a token with which the server may join now. The error is for the log: the server
+// learns only that it is no member.
+func (k *Keyring) openJoinToken(id meta.TokenID, server string, user meta.Digest) (join.Token, error) {
+	ring := k.fsm.ring.Load()
+	if why := plan.JoinRefusal(ring, id, server, user, k.now(), k.fsm.tokens()); why != "" {
+		return join.Token{}, fmt.Errorf("join token %s: %s", id, why)
+	}
+	t := ring.JoinToken(id)
+	m, ok := k.store.copy(t.Key)
+	if !ok {
+		return join.Token{}, fmt.Errorf("join token %s: %w %s", id, ErrKeyMissing, t.Key)
+	}
+	defer m.secret.Wipe()
+	return join.Open(m.secret.Root()[:], id, joinRecord(ring, *t), t.Sealed)
+}
+
+// withdrawJoinToken is WithdrawJoinToken on the leader.
+func (n *Node) withdrawJoinToken(ctx context.Context, r withdrawRequest) error {
+	if err := n.keys.mayLead(); err != nil {
+		return err
+	}
+	if n.keys.fsm.ring.Load().JoinToken(r.ID) == nil {
+		return fmt.Errorf("withdraw join token %s: there is none of that ID: it may have ended", r.ID)
+	}
+	n.log.Info("join token is withdrawn", "token", r.ID, "by", r.By)
+	return n.keys.endJoinTokens(WithActor(ctx, r.By), meta.EndJoinTokens{IDs: []meta.TokenID{r.ID}})
+}
+
+// endJoinTokens ends tokens that are there. So every server has said before that it applies such
+// commands, and none is asked again: one that is stolen would stop its removal by silence.
+func (k *Keyring) endJoinTokens(ctx context.Context, end meta.EndJoinTokens) error {
+	return k.fsm.propose(ctx, k.raft, []meta.Command{{EndJoinTokens: &end}})
+}
+
+// endAllJoinTokens is for before a server is removed: it may have seen them all.
+func (n *Node) endAllJoinTokens(ctx context.Context) error {
+	if len(n.keys.fsm.ring.Load().JoinTokens) == 0 {
+		return nil
+	}
+	n.log.Info("all join tokens end: a server is removed")
+	return n.keys.endJoinTokens(ctx, meta.EndJoinTokens{All: true})
+}
+
+// tokens returns what it has from a snapshot alone.
+func (f *FSM) tokens() plan.Snapshot { return f.restored.Load().tokens }

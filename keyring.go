@@ -41,6 +41,7 @@ type Keyring struct {
 	opening atomic.Pointer[opening] // nil after Close
 	tokens  atomic.Pointer[tokenKeys]
 	term    atomic.Uint64 // the term whose barrier this leader has applied
+	barrier atomic.Uint64 // what had been applied then
 
 	confirmed atomic.Uint64 // the last restore of the FSM after which a majority has confirmed that it holds the active key
 	caughtUp  caughtUp

@@ -174,6 +174,7 @@ func (l *leader) begin() bool {
 		return false
 	}
 	*l = leader{Keyring: l.Keyring, term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}}
+	l.Keyring.barrier.Store(l.raft.AppliedIndex())
 	l.Keyring.term.Store(term)
 	l.setCaughtUp()
 	l.fsm.changed.notify()
@@ -225,7 +226,7 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 	return plan.Situation{
 		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
-		Lacking: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.entry.Load() == 0,
+		Lacking: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.entry.Load() == 0, Tokens: l.fsm.tokens(),
 	}
 }
 
@@ -236,6 +237,12 @@ func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []me
 		return l.propose(holds, meta.Command{Hold: &meta.Hold{Server: string(l.cfg.ID), Keystore: l.store.id}})
 	case plan.Forget:
 		return l.propose(holds, meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
+	case plan.End:
+		if err := l.deliver(holds); err != nil {
+			return err
+		}
+		l.cfg.Logger.Info("join tokens have ended", "tokens", a.Tokens)
+		return l.endJoinTokens(l.ctx, meta.EndJoinTokens{IDs: a.Tokens})
 	case plan.Greet:
 		return l.greet(s) // there is nothing to hold yet
 	case plan.Found:

@@ -230,7 +230,7 @@ func TestServerThatIsDownKeepsNoOtherFromAVote(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := c.newcomer("s4")
-	cfg.Join = []string{c.addrs[leader]}
+	cfg.Join = []string{string(leader) + "@" + c.addrs[leader]}
 	if err := c.nodes[leader].AddServer(ctx, "s4", cfg.Addr); err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -50,8 +49,8 @@ type RemoveServerOptions struct {
 // any more. What it has got it keeps: after a theft, a full rotation comes next. Unless
 // RemoveServerOptions.Force is set, each key has to be held, asked live, by a majority of the voters
 // that remain; else it is refused, with an error that matches ErrNotDurable. A leader that is to be
-// removed first hands over. To come back, the server needs AddServer or a JoinToken; a token that it
-// was given before counts until it ends.
+// removed first hands over. All join tokens end. To come back, the server needs AddServer, or a JoinToken
+// that was made after the removal: nothing that it has or had will do.
 //
 // An ID that is not in the raft configuration, exactly as it is given, is an error that matches ErrNotMember and
 // names the members: also one that an earlier call has removed. Within one call an attempt whose answer was lost
@@ -208,6 +207,10 @@ func (n *Node) expel(ctx context.Context, id raft.ServerID, force bool) error {
 	if err := n.mayExpel(ctx, id, force); err != nil || !n.member(id) {
 		return err
 	}
+	// First: a crash in between leaves a member without tokens, never a removed server that knows one.
+	if err := n.endAllJoinTokens(ctx); err != nil {
+		return fmt.Errorf("remove server %s: end the join tokens: %w", id, err)
+	}
 	if err := n.raft.RemoveServer(id, 0, proposeTimeout).Error(); err != nil {
 		return outcome(n.raft, err)
 	}
@@ -255,51 +258,6 @@ func (n *Node) serverOf(id raft.ServerID) (raft.Server, bool) {
 func (n *Node) member(id raft.ServerID) bool {
 	_, known := n.serverOf(id)
 	return known
-}
-
-// serveJoin takes a server without a raft log into the configuration, without a vote: one that is in
-// it already, or has a token.
-func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte) ([]byte, error) {
-	j, err := joiningType.Decode(body)
-	if err != nil {
-		return nil, &peer.Refusal{Code: peer.Unsupported}
-	}
-	n, id := w.node, raft.ServerID(from.ID)
-	if (addRequest{ID: id, Addr: j.Addr}).check() != nil || id == n.cfg.ID {
-		return nil, &peer.Refusal{Code: peer.BadRequest}
-	}
-	if err := n.keys.mayLead(); err != nil {
-		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(n.Leader())}
-	}
-	was, known := n.serverOf(id)
-	if !known {
-		if err := n.keys.checkJoinToken(j.Token, id, n.keys.now()); err != nil {
-			w.seldom.Do(func() { n.log.Warn("server may not join", "id", id, "addr", j.Addr, "error", err) })
-			return nil, &peer.Refusal{Code: peer.NotMember}
-		}
-	} else if err := w.checkGone(ctx, was, ""); err != nil {
-		return answer(nil, err), nil
-	}
-	err = n.keys.alongActivations(ctx, func(ctx context.Context) error {
-		is, still := n.serverOf(id)
-		switch {
-		case known && !still:
-			return &peer.Refusal{Code: peer.NotMember} // it was removed meanwhile
-		case still:
-			n.log.Info("server joins anew", "id", id, "addr", j.Addr)
-			return n.startAnew(ctx, is, raft.ServerAddress(j.Addr))
-		}
-		n.log.Info("server joins", "id", id, "addr", j.Addr)
-		return n.setAddress(id, raft.ServerAddress(j.Addr), false)
-	})
-	if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
-		return nil, refusal
-	}
-	if err != nil {
-		return answer(nil, fmt.Errorf("join of %s: %w", id, err)), nil
-	}
-	b, err := json.Marshal(joined{servers(n.raft)})
-	return answer(b, err), nil
 }
 
 // checkGone refuses to have a member that is alive replaced or moved: somebody has started a second

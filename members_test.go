@@ -170,7 +170,7 @@ func TestNodeJoinsByAddress(t *testing.T) {
 	ln := keyringtest.Listen(t)
 	c.addrs["s4"], c.dirs["s4"] = ln.Addr().String(), t.TempDir()
 	cfg := c.config("s4")
-	cfg.Listener, cfg.Join = ln, []string{"127.0.0.1:1", c.addrs["s2"]}
+	cfg.Listener, cfg.Join = ln, []string{"s1@127.0.0.1:1", "s2@" + c.addrs["s2"]}
 	if err := c.nodes["s1"].AddServer(ctx, "s4", cfg.Addr); err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +196,7 @@ func TestNodeJoinsByAddress(t *testing.T) {
 	}
 	// A second server under a living one's name is refused, and takes nobody's place.
 	twin := c.config("s4")
-	twin.Dir, twin.Join = t.TempDir(), []string{c.addrs["s1"]}
+	twin.Dir, twin.Join = t.TempDir(), []string{"s1@" + c.addrs["s1"]}
 	twin.Listener = keyringtest.Listen(t)
 	twin.Addr = twin.Listener.Addr().String()
 	short, stop := context.WithTimeout(ctx, 2*time.Second)

@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -51,12 +50,26 @@ func (n *Node) tellAddress(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := n.net.client.Call(ctx, peer.AnyServer, leader, pathAddServer, framed(body, nil))
+	b, err := n.net.callMember(ctx, leader, pathAddServer, framed(body, nil))
 	if err != nil {
 		return err
 	}
 	_, err = answered(b)
 	return err
+}
+
+// callMember calls the server at an address, which may be any that the raft configuration names, or the one
+// with the candidate's ID.
+func (w *network) callMember(ctx context.Context, c candidate, path string, body []byte) ([]byte, error) {
+	s, err := w.dialer.Session(ctx, c.id, c.addr)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	if id := s.Conn().Identity().ID; c.id == peer.AnyServer && !w.node.member(raft.ServerID(id)) {
+		return nil, fmt.Errorf("call %s: server %q is not in the raft configuration", c, id)
+	}
+	return s.Call(ctx, path, body)
 }
 
 // whileLeads ends what waits for a leader that leads no more: it may never answer, and this server may
@@ -102,12 +115,12 @@ func (w *network) noteMoved(from peer.Identity, body []byte) {
 	w.moved[from.ID] = p.Addr
 }
 
-// leaderOfOthers tells all other servers where this one is, and returns the address of the leader, as the
-// first of them has it that knows one.
-func (w *network) leaderOfOthers(ctx context.Context) (string, error) {
+// leaderOfOthers tells all other servers where this one is, and returns the leader, as the first of them
+// has it that knows one.
+func (w *network) leaderOfOthers(ctx context.Context) (candidate, error) {
 	body, err := json.Marshal(place{w.node.cfg.Addr})
 	if err != nil {
-		return "", err
+		return candidate{}, err
 	}
 	var others []string // whoever is there now, if one has the address that another had
 	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
@@ -116,17 +129,26 @@ func (w *network) leaderOfOthers(ctx context.Context) (string, error) {
 		}
 	}
 	slices.Sort(others)
-	leader := ""
+	var leader candidate
 	askAll(ctx, slices.Compact(others), func(ctx context.Context, addr string) (greeting, error) {
-		return w.greet(ctx, peer.AnyServer, addr, body)
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		b, err := w.callMember(ctx, candidate{peer.AnyServer, addr}, pathHello, body)
+		if err != nil {
+			w.node.log.Debug("hello", "addr", addr, "error", err)
+			return greeting{}, err
+		}
+		return greetingType.DecodeKnown(b)
 	}, func(answers map[string]greeting) bool {
 		for _, g := range answers {
-			leader = cmp.Or(leader, g.Leader)
+			if g.Leader != "" {
+				leader = candidate{g.LeaderID, g.Leader}
+			}
 		}
-		return leader != ""
+		return leader.addr != ""
 	})
-	if leader == "" {
-		return "", fmt.Errorf("%w, by none of the other servers that answer", NotLeaderError{})
+	if leader.addr == "" {
+		return candidate{}, fmt.Errorf("%w, by none of the other servers that answer", NotLeaderError{})
 	}
 	return leader, nil
 }

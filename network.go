@@ -22,6 +22,7 @@ const (
 	pathKeys    = "/keyring"      // to ServePeer
 	pathHello   = "/node/hello"   // what a server is, for one that has no raft log
 	pathJoin    = "/node/join"    // to be taken into the configuration
+	pathProof   = "/node/proof"   // of the cluster, to a server that has a join token
 	pathEncrypt = "/node/encrypt" // forwarded to the leader
 	pathDecrypt = "/node/decrypt"
 	pathSign    = "/node/sign"
@@ -32,6 +33,8 @@ const (
 
 	pathAddServer    = "/node/add-server"
 	pathRemoveServer = "/node/remove-server"
+	pathJoinToken    = "/node/join-token"
+	pathWithdraw     = "/node/withdraw-join-token"
 )
 
 // startPatience is how long a connection of raft's waits for raft.
@@ -49,7 +52,7 @@ type network struct {
 	trans  *raft.NetworkTransport
 	checks *checkedTransport // around trans
 	fresh  atomic.Bool       // this server has found no raft log, and has not founded one yet
-	join   []string          // who is to take this server in; nil if it need not be
+	join   []candidate       // who may know the leader that is to take this server in; nil if it need not be
 
 	// sponsors are the servers of the configuration that took this one in: until raft has told it,
 	// they are all that it knows. Set before raft runs.
@@ -274,7 +277,10 @@ func (w *network) serve(ctx context.Context, from peer.Identity, path string, bo
 	if !w.ready() {
 		return nil, &peer.Refusal{Code: peer.NotReady}
 	}
-	if path == pathJoin {
+	switch path {
+	case pathProof:
+		return w.serveProof(ctx, from, body)
+	case pathJoin:
 		return w.serveJoin(ctx, from, body)
 	}
 	if !w.node.member(raft.ServerID(from.ID)) {
@@ -283,7 +289,8 @@ func (w *network) serve(ctx context.Context, from peer.Identity, path string, bo
 	switch path {
 	case pathKeys:
 		return w.node.keys.ServePeer(ctx, raft.ServerID(from.ID), body)
-	case pathEncrypt, pathDecrypt, pathSign, pathRotate, pathRemove, pathReady, pathStatus, pathAddServer, pathRemoveServer:
+	case pathEncrypt, pathDecrypt, pathSign, pathRotate, pathRemove, pathReady, pathStatus,
+		pathAddServer, pathRemoveServer, pathJoinToken, pathWithdraw:
 		return w.node.serveForwarded(ctx, from, path, body)
 	}
 	return nil, &peer.Refusal{Code: peer.Unsupported}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -73,11 +74,14 @@ type NodeConfig struct {
 	// it anew. Later they are where a server is tried that does not answer at the address that
 	// the raft configuration has, for addresses can change: see Addr.
 	Peers map[raft.ServerID]string
-	// Join are addresses of servers of a cluster to join, if this server has no raft log. The
-	// cluster takes it in if it was a member under its ID before, or was admitted with
-	// Node.AddServer, or has a JoinToken; it becomes a voter once it holds every key.
+	// Join are servers of a cluster to join, if this server has no raft log, each as id@host:port, or as
+	// host:port where there is a JoinToken. The cluster takes this server in if it was a member under its ID
+	// before, or was admitted with Node.AddServer, or has a JoinToken; it becomes a voter once it holds every
+	// key. It takes nobody for the cluster but a server that proves the ID which is written here or in Peers,
+	// or which such a server says leads, or that knows the JoinToken.
 	Join []string
-	// JoinToken is from Node.JoinToken of a member. Empty means none.
+	// JoinToken is from Node.JoinToken of a member. Empty means none. It is looked at only while this server
+	// has no raft log, and may stay when it has ended; one that is malformed is an error.
 	JoinToken string
 
 	// App is the service's own FSM, which rides the same raft. Nil means none.
@@ -116,6 +120,10 @@ func (c NodeConfig) check() error {
 		w.unless(c.TLS != nil, "TLS is nil, with Addr set")
 		c.checkAddresses(&w)
 		addr, named := c.Peers[c.ID]
+		if c.JoinToken != "" {
+			_, err := join.Parse(c.JoinToken)
+			w.unless(err == nil, "JoinToken: %w", err)
+		}
 		w.unless(len(c.Peers) == 0 || named && addr == c.Addr, "Peers does not name this server, %s, with Addr %s", c.ID, c.Addr)
 	}
 	keys := c.keyring()
@@ -140,8 +148,8 @@ func (c NodeConfig) checkAddresses(w *wrongs) {
 		_, err := parseAddress(c.Peers[id])
 		w.unless(err == nil, "Peers: server %s: %w", id, err)
 	}
-	for _, addr := range c.Join {
-		_, err := parseAddress(addr)
+	for _, entry := range c.Join {
+		_, err := parseCandidate(entry)
 		w.unless(err == nil, "Join: %w", err)
 	}
 }

@@ -163,6 +163,7 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 func (k *Keyring) offer(key meta.NewKey, added <-chan struct{}) {
 	request, err := peer.Request{Offer: &peer.OfferRequest{
 		ID: peer.ID(key.ID), Algorithm: key.Algorithm, Check: peer.Check(key.Check), Created: key.Created,
+		Configuration: max(k.barrier.Load(), k.fsm.configAt.Load()),
 	}}.Encode()
 	if err != nil {
 		k.cfg.Logger.Error("offer", "key", key.ID, "error", err)

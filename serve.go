@@ -125,16 +125,18 @@ func (k *Keyring) serveKind(ctx context.Context, from string, request []byte, q 
 	case q.Removed != nil:
 		return k.serveRemoved(q.Removed)
 	case q.Hello != nil:
-		return peer.Response{Hello: k.hello()}, nil
+		return k.serveHello(from)
 	case q.State != nil:
 		return peer.Response{State: k.state()}, nil
 	}
 	return peer.Response{}, &peer.Refusal{Code: peer.Unsupported}
 }
 
-// serveFetch hands out the material of keys that are held here and were not removed: also
-// of one that the ring does not know yet, for it may be about to.
+// serveFetch hands out the material of keys that are held here and were not removed. A key that the ring
+// does not know is handed out by a leader alone, which may be about to add it: a server that is behind may
+// take one for a member that was removed before the key was made.
 func (k *Keyring) serveFetch(from string, request []byte, q *peer.FetchRequest) (peer.Response, error) {
+	leads := k.mayLead() == nil // first: then the ring has at least what the barrier had
 	ring := k.fsm.ring.Load()
 	var secrets []peer.Secret
 	for _, id := range q.IDs {
@@ -142,7 +144,7 @@ func (k *Keyring) serveFetch(from string, request []byte, q *peer.FetchRequest) 
 		if !ok {
 			continue
 		}
-		if key := ring.Key(KeyID(id)); !ring.WasRemoved(KeyID(id)) && (key == nil || key.Check == a.check) {
+		if key := ring.Key(KeyID(id)); !ring.WasRemoved(KeyID(id)) && (key == nil && leads || key != nil && key.Check == a.check) {
 			secrets = append(secrets, peer.Secret{ID: id, Check: peer.Check(a.check), Material: a.secret.Encode()})
 		}
 		a.secret.Wipe()
@@ -164,7 +166,10 @@ func (k *Keyring) serveOffer(ctx context.Context, from string, q *peer.OfferRequ
 		return peer.Response{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
 	id := KeyID(q.ID)
-	if !k.fsm.ring.Load().WasRemoved(id) && k.store.get(id) == nil && k.offered.add(id) {
+	// A server that is behind the leader's configuration does not know who was removed before this key
+	// was made. It gets the key with the log.
+	behind := k.raft.AppliedIndex() < q.Configuration
+	if !behind && !k.fsm.ring.Load().WasRemoved(id) && k.store.get(id) == nil && k.offered.add(id) {
 		key := meta.NewKey{ID: id, Algorithm: q.Algorithm, Check: meta.CheckValue(q.Check), Created: q.Created}
 		arrivals, err := k.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
 		err = errors.Join(err, k.keep(ctx, arrivals))
@@ -239,6 +244,16 @@ func (k *Keyring) serveAsk(q *peer.AskRequest) (*peer.AskAnswer, error) {
 		k.fsm.changed.notify() // a file may be gone, and is to be written anew
 	}
 	return a, nil
+}
+
+// serveHello tells of keys that the ring does not know to nobody but the leader, who asks for them. Before
+// this server has heard who leads it does not answer: no orphan may be left out.
+func (k *Keyring) serveHello(from string) (peer.Response, error) {
+	a := k.hello()
+	if _, leader := k.raft.LeaderWithID(); len(a.Orphans) > 0 && string(leader) != from {
+		return peer.Response{}, &peer.Refusal{Code: peer.NotReady}
+	}
+	return peer.Response{Hello: a}, nil
 }
 
 // hello says what this server is, and which keys it has that the ring does not know.

@@ -33,7 +33,8 @@ func FuzzGreeting(f *testing.F) {
 func FuzzPlace(f *testing.F) { fuzzKind(f, "place", `{"addr":"127.0.0.1:7900"}`) }
 
 func FuzzJoining(f *testing.F) {
-	fuzzKind(f, "joining", `{"addr":"127.0.0.1:7900","token":"AQEBAQ"}`)
+	fuzzKind(f, "joining", `{"addr":"127.0.0.1:7900","token":"AQEBAQ"}`,
+		`{"addr":"127.0.0.1:7900","id":"000102030405060708090a0b0c0d0e0f","proof":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}`)
 }
 
 func FuzzJoined(f *testing.F) {
@@ -54,6 +55,22 @@ func FuzzAddServerRequest(f *testing.F) {
 
 func FuzzRemoveServerRequest(f *testing.F) {
 	fuzzKind(f, "remove server", `{"By":"ann","ID":"s4","Force":true}`)
+}
+
+func FuzzProving(f *testing.F) {
+	fuzzKind(f, "proving", `{"token":"000102030405060708090a0b0c0d0e0f","addr":"127.0.0.1:7900"}`)
+}
+
+func FuzzProof(f *testing.F) {
+	fuzzKind(f, "proof", `{"proof":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}`)
+}
+
+func FuzzJoinTokenRequest(f *testing.F) {
+	fuzzKind(f, "join token", `{"ID":"s4","TTL":3600000000000}`)
+}
+
+func FuzzWithdrawRequest(f *testing.F) {
+	fuzzKind(f, "withdraw", `{"By":"ann","ID":"000102030405060708090a0b0c0d0e0f"}`)
 }
 
 func FuzzForwardedAnswer(f *testing.F) {

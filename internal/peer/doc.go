@@ -11,6 +11,7 @@
 //	{"version":1,"hold":{"keystore":"..","gained":[".."],"lost":[".."]}}
 //	{"version":1,"ask":{"ids":[".."]}}
 //	{"version":1,"offer":{"id":"..","algorithm":"RS256","check":"..","created":".."}}
+//	{"version":2,"offer":{"id":"..",..,"created":"..","configuration":7}}
 //
 // and the answers, of which ask answers an offer too, and an error any request:
 //

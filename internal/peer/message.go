@@ -78,7 +78,7 @@ type Request struct {
 
 // Version returns the lowest version that has the request: its kind, and every member that is set.
 func (r Request) Version() int {
-	if r.State != nil {
+	if r.State != nil || r.Offer != nil && r.Offer.Configuration > 0 {
 		return 2
 	}
 	return 1
@@ -107,12 +107,16 @@ type AskRequest struct {
 }
 
 // OfferRequest tells of a key that the asker, who leads, is about to add: the answerer may
-// fetch it before it is in its FSM. The answer is an AskAnswer.
+// fetch it before it is in its FSM. The answer is an AskAnswer. Configuration is the index of the asker's
+// latest raft configuration, or a later one: who has not applied it fetches nothing. Zero, of version 1,
+// is none.
 type OfferRequest struct {
 	ID        ID        `json:"id"`
 	Algorithm string    `json:"algorithm" bound:"bytes=255"`
 	Check     Check     `json:"check"`
 	Created   time.Time `json:"created"` // in UTC
+
+	Configuration uint64 `json:"configuration,omitempty"` // version 2
 }
 
 // RemovedRequest asks the leader which of the keys are removed for good: their time to be

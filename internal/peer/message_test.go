@@ -54,6 +54,9 @@ var goldenRequests = map[string]peer.Request{
 	"offer": {Offer: &peer.OfferRequest{
 		ID: id(1), Algorithm: "RS256", Check: peer.Check{1}, Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC),
 	}},
+	"offer-configuration": {Offer: &peer.OfferRequest{
+		ID: id(1), Algorithm: "RS256", Check: peer.Check{1}, Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Configuration: 7,
+	}},
 	"removed": {Removed: &peer.RemovedRequest{IDs: []peer.ID{id(1), id(2)}}},
 	"state":   {State: &peer.StateRequest{}},
 }

@@ -11,6 +11,9 @@
 //	Rekeying  which keys' data is to be moved
 //	ScanFrom  when a scan that finds no more of it counts
 //
+//	JoinRefusal  why a token lets a server not join
+//	EndedTokens  which tokens the leader is to end
+//
 //	VerifiesUntil   how long a key's tokens verify
 //	MaxAge          how long its public half may be cached
 package plan
@@ -64,6 +67,7 @@ type Situation struct {
 	// Unmarked says that the FSM has applied no entry of the keyring's since its last restore, so that the
 	// leader can't name one to the servers that want to know whether they have caught up.
 	Unmarked bool
+	Tokens   Snapshot // join tokens that it has from a snapshot alone
 }
 
 // Probe is what came of the live question about a key. The leader keeps it in
@@ -90,6 +94,7 @@ const (
 	Forget  Kind = "forget"  // drop the records of Servers that have left
 	Rekey   Kind = "rekey"   // have the data of Key moved, and Key removed after that
 	Remove  Kind = "remove"  // remove Key, under which nothing is sealed
+	End     Kind = "end"     // end the join tokens Tokens
 	Resign  Kind = "resign"  // hand leadership to a voter that holds Key, the active one
 	Nothing Kind = "nothing" // wait for a change; no time helps
 )
@@ -102,6 +107,7 @@ type Action struct {
 	Until     mono.Time // of Wait; if it is for a time of the wall clock, for as long as that is not set
 	Scheduled bool
 	Servers   []string
+	Tokens    []meta.TokenID
 }
 
 // Next returns what the leader has to do. It is level-triggered: the answer follows from
@@ -126,6 +132,16 @@ func Next(r *meta.Ring, s Situation) Action {
 			return Action{Kind: Confirm, Key: k.ID}
 		}
 		a.add(at)
+	}
+	ended, next := EndedTokens(r, s.Now, s.Tokens)
+	if len(ended) > 0 && s.Retry <= s.Mono {
+		return Action{Kind: End, Tokens: ended}
+	}
+	if len(ended) > 0 {
+		a.add(s.Retry)
+	}
+	if !next.IsZero() {
+		a.add(s.mono(next))
 	}
 	if r.Active() == nil && len(r.Prepublished()) == 0 { // before the first key
 		if !s.Greeted && s.Retry > s.Mono {

@@ -1,0 +1,47 @@
+package plan
+
+import (
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/meta"
+)
+
+// Snapshot is what a server knows of join tokens that it had from a snapshot, and not from the log.
+// One that was restored may be from before the tokens ended.
+type Snapshot []meta.TokenID
+
+func (s Snapshot) has(id meta.TokenID) bool { return slices.Contains(s, id) }
+
+// JoinRefusal says why the leader does not let a server join with a token and the certificate whose
+// public key has the digest user; it is empty if the leader does. The server learns of none of it. User
+// is zero while the server has not proved yet that it has the token.
+func JoinRefusal(r *meta.Ring, id meta.TokenID, server string, user meta.Digest, now time.Time, s Snapshot) string {
+	switch t := r.JoinToken(id); {
+	case t == nil:
+		return "there is no such token: it has ended, was withdrawn, or is another cluster's"
+	case s.has(id):
+		return "this leader knows the token from a snapshot alone, and ends it"
+	case !now.Before(t.End):
+		return "the token ended at " + t.End.Format(time.DateTime)
+	case t.Server != server:
+		return "the token is that of server " + t.Server
+	case user != meta.Digest{} && t.User != meta.Digest{} && t.User != user:
+		return "another certificate has used the token"
+	}
+	return ""
+}
+
+// EndedTokens returns the join tokens that the leader is to end, and when the next one will be: zero if
+// there is none.
+func EndedTokens(r *meta.Ring, now time.Time, s Snapshot) (ended []meta.TokenID, next time.Time) {
+	for _, t := range r.JoinTokens {
+		switch {
+		case s.has(t.ID), !now.Before(t.End):
+			ended = append(ended, t.ID)
+		case next.IsZero() || t.End.Before(next):
+			next = t.End
+		}
+	}
+	return ended, next
+}

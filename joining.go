@@ -1,0 +1,269 @@
+package keyring
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"example.com/keyring/internal/bounded"
+	"example.com/keyring/internal/join"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// A server that joins takes nobody for the cluster but one that proves it: by its certificate where the
+// server's ID is known, and else by the join token. What others say is where to look, and no more.
+
+// candidate is a server that may know who leads the cluster.
+type candidate struct {
+	id   string // AnyServer if it is not known
+	addr string
+}
+
+func (c candidate) String() string {
+	if c.id == peer.AnyServer {
+		return c.addr
+	}
+	return c.id + "@" + c.addr
+}
+
+// parseCandidate reads an entry of NodeConfig.Join. An ID may have an @ in it, an address has none.
+func parseCandidate(entry string) (candidate, error) {
+	c := candidate{peer.AnyServer, entry}
+	if i := strings.LastIndexByte(entry, '@'); i >= 0 {
+		c = candidate{entry[:i], entry[i+1:]}
+		if err := checkServerID(raft.ServerID(c.id)); err != nil {
+			return c, fmt.Errorf("%.300q: %w", entry, err)
+		}
+	}
+	_, err := parseAddress(c.addr)
+	return c, err
+}
+
+// candidates are the others that the configuration names.
+func (c NodeConfig) candidates() []candidate {
+	var all []candidate
+	for id, addr := range c.Peers {
+		if id != c.ID {
+			all = append(all, candidate{string(id), addr})
+		}
+	}
+	for _, entry := range c.Join {
+		if k, err := parseCandidate(entry); err == nil { // as check has seen
+			all = append(all, k)
+		}
+	}
+	return all
+}
+
+// provable says why a server without a raft log could not tell the cluster from whoever has a certificate
+// of its CA.
+func (c NodeConfig) provable() error {
+	for _, k := range c.candidates() {
+		if k.id == peer.AnyServer && c.JoinToken == "" {
+			return fmt.Errorf("node configuration: entry %q of Join does not say which server that is, and there is no JoinToken "+
+				"by which it could prove that it belongs to the cluster: write id@host:port, or set JoinToken", k.addr)
+		}
+	}
+	return nil
+}
+
+// joining is what a server asks that has no raft log.
+type joining struct {
+	Addr  string       `json:"addr" bound:"bytes=1024"`
+	Token string       `json:"token,omitempty" bound:"bytes=1024"` // of older builds: it counts for nothing
+	ID    meta.TokenID `json:"id,omitzero"`                        // of the token
+	Proof []byte       `json:"proof,omitempty" bound:"bytes=32"`
+}
+
+// joined is the answer: who is in the configuration that took it in.
+type joined struct {
+	Servers []string `json:"servers" bound:"elements=4096,bytes=255"`
+}
+
+// proving asks a server to prove that it knows a token's secret; the answer is its proof.
+type (
+	proving struct {
+		Token meta.TokenID `json:"token"`
+		Addr  string       `json:"addr" bound:"bytes=1024"`
+	}
+	proofAnswer struct {
+		Proof []byte `json:"proof" bound:"bytes=32"`
+	}
+)
+
+var (
+	joiningType = bounded.For[joining](peer.MaxMessage)
+	joinedType  = bounded.For[joined](peer.MaxMessage)
+	provingType = bounded.For[proving](peer.MaxMessage)
+	provenType  = bounded.For[proofAnswer](peer.MaxMessage)
+)
+
+// askToJoin asks the cluster to take this server in, until it has. It comes before raft is
+// started: until the cluster has taken out the voter that this server may have been, it must
+// not be able to vote.
+func (w *network) askToJoin(ctx context.Context) error {
+	for {
+		var errs []error
+		for _, c := range w.join {
+			if err := w.joinBy(ctx, c); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			return nil
+		}
+		w.node.log.Info("asking to join", "error", errors.Join(errs...))
+		select {
+		case <-time.After(joinRetry):
+		case <-ctx.Done():
+			return fmt.Errorf("join: %w: %w", context.Cause(ctx), errors.Join(errs...))
+		}
+	}
+}
+
+// joinBy asks the leader that a candidate knows of. A candidate whose ID is known has proved it, and says
+// which server leads: that one has to prove its ID. Of any other the address of the leader is taken, who has
+// to prove that it knows the token.
+func (w *network) joinBy(ctx context.Context, c candidate) error {
+	g, err := w.greet(ctx, c.id, c.addr, nil)
+	if err != nil {
+		return err
+	}
+	if g.Leader == "" {
+		return fmt.Errorf("%s knows of no leader", c)
+	}
+	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
+	defer cancel()
+	leader := candidate{peer.AnyServer, g.Leader}
+	if c.id != peer.AnyServer {
+		if leader.id = w.leaderID(g); leader.id == "" {
+			return fmt.Errorf("%s runs a build that does not say which server leads, at %s: name that server in Join, as id@host:port", c, g.Leader)
+		}
+		err := w.joinAsMember(ctx, leader)
+		if r := (*peer.Refusal)(nil); w.node.cfg.JoinToken == "" || !errors.As(err, &r) || r.Code != peer.NotMember {
+			return err
+		}
+	}
+	return w.joinByToken(ctx, leader)
+}
+
+// leaderID is which server leads, as one says that has proved its own ID. Older builds tell the address alone.
+func (w *network) leaderID(g greeting) string {
+	if g.LeaderID != "" {
+		return g.LeaderID
+	}
+	for _, c := range w.join {
+		if c.addr == g.Leader {
+			return c.id
+		}
+	}
+	return ""
+}
+
+// joinAsMember asks to be taken in anew as the member that this server is already.
+func (w *network) joinAsMember(ctx context.Context, leader candidate) error {
+	body, err := json.Marshal(joining{Addr: w.node.cfg.Addr})
+	if err != nil {
+		return err
+	}
+	b, err := w.client.Call(ctx, leader.id, leader.addr, pathJoin, body)
+	return w.takenIn(b, err)
+}
+
+// joinByToken asks a server to take this one in that first has to prove that it knows the token's secret, over
+// the same connection.
+func (w *network) joinByToken(ctx context.Context, leader candidate) error {
+	token, err := join.Parse(w.node.cfg.JoinToken)
+	if err != nil {
+		return err
+	}
+	defer token.Wipe()
+	s, err := w.dialer.Session(ctx, leader.id, leader.addr)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	m, err := w.meetingAt(s.Conn())
+	if err != nil {
+		return err
+	}
+	if err := w.proveCluster(ctx, s, m, token); err != nil {
+		return err
+	}
+	j := joining{Addr: m.Addr, ID: token.ID}
+	if j.Proof, err = m.JoinerProof(token); err != nil {
+		return err
+	}
+	body, err := json.Marshal(j)
+	if err != nil {
+		return err
+	}
+	b, err := s.Call(ctx, pathJoin, body)
+	return w.takenIn(b, err)
+}
+
+// meetingAt is a connection as the server that joins sees it.
+func (w *network) meetingAt(c *peer.Conn) (join.Meeting, error) {
+	ch, err := c.Channel()
+	if err != nil {
+		return join.Meeting{}, err
+	}
+	return join.Meeting{
+		Exporter: ch.Exporter, Cluster: w.node.cfg.Cluster,
+		Leader: c.Identity().ID, LeaderKey: ch.Other,
+		Joiner: string(w.node.cfg.ID), JoinerKey: ch.Own, Addr: w.node.cfg.Addr,
+	}, nil
+}
+
+// proveCluster has the other side prove that it knows the token's secret.
+func (w *network) proveCluster(ctx context.Context, s *peer.Session, m join.Meeting, token join.Token) error {
+	body, err := json.Marshal(proving{token.ID, m.Addr})
+	if err != nil {
+		return err
+	}
+	b, err := s.Call(ctx, pathProof, body)
+	if err != nil {
+		return explained(err)
+	}
+	p, err := provenType.DecodeKnown(b)
+	if err != nil {
+		return fmt.Errorf("join: proof of %s: %w", m.Leader, err)
+	}
+	want, err := m.LeaderProof(token)
+	if err != nil {
+		return err
+	}
+	if !join.Proven(p.Proof, want) {
+		return fmt.Errorf("join: server %q does not prove that it belongs to the cluster that has made the JoinToken", m.Leader)
+	}
+	return nil
+}
+
+// takenIn reads the answer of a server that has proved itself.
+func (w *network) takenIn(b []byte, err error) error {
+	if err != nil {
+		return explained(err)
+	}
+	if b, err = answered(b); err != nil {
+		return err
+	}
+	j, err := joinedType.DecodeKnown(b)
+	if err != nil {
+		return fmt.Errorf("join: the leader's answer: %w", err)
+	}
+	w.sponsors = j.Servers
+	return nil
+}
+
+// explained says what to do about a refusal.
+func explained(err error) error {
+	if r := (*peer.Refusal)(nil); errors.As(err, &r) && r.Code == peer.NotMember {
+		return fmt.Errorf("%w: the cluster has no server of this name; it needs a JoinToken, or AddServer there. "+
+			"A token that it has may have ended, or be of another server: the leader's log says why", err)
+	}
+	return err
+}

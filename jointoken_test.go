@@ -1,0 +1,249 @@
+package keyring_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/raft"
+)
+
+// issuer is a server alone that makes join tokens.
+func issuer(t *testing.T, dir string) *keyring.Node {
+	t.Helper()
+	n, err := keyring.Start(t.Context(), keyring.NodeConfig{
+		Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Data: keyring.NoData{}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	if err := n.Keyring().WaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func joinToken(t *testing.T, n *keyring.Node, id raft.ServerID, ttl time.Duration) string {
+	t.Helper()
+	token, err := n.JoinToken(id, ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// refusesToken requires a token to be refused for a reason.
+func refusesToken(t *testing.T, n *keyring.Node, token, why string) {
+	t.Helper()
+	if got := keyring.JoinRefusal(n, token, "s4"); !strings.Contains(got, why) || why == "" {
+		t.Errorf("%q, want %q", got, why)
+	}
+}
+
+func rotateNode(t *testing.T, n *keyring.Node, o keyring.RotateOptions) keyring.Key {
+	t.Helper()
+	k, err := n.Rotate(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// TestJoinTokenIsGoodUntilItEnds: what ends one, and what does not.
+func TestJoinTokenIsGoodUntilItEnds(t *testing.T) {
+	t.Parallel()
+	const gone = "there is no such token"
+	for name, test := range map[string]struct {
+		then func(t *testing.T, n *keyring.Node)
+		why  string // it is refused then; empty if it is not
+	}{
+		"nothing":  {func(*testing.T, *keyring.Node) {}, ""},
+		"rotation": {func(t *testing.T, n *keyring.Node) { rotateNode(t, n, keyring.RotateOptions{}) }, ""},
+		"full rotation": {func(t *testing.T, n *keyring.Node) {
+			rotateNode(t, n, keyring.RotateOptions{Full: true})
+		}, gone},
+		"revocation": {func(t *testing.T, n *keyring.Node) {
+			rotateNode(t, n, keyring.RotateOptions{Revoke: []keyring.KeyID{n.Keyring().Keys()[0].ID}})
+		}, gone},
+		"removal of its key": {func(t *testing.T, n *keyring.Node) {
+			old := n.Keyring().Keys()[0].ID
+			rotateNode(t, n, keyring.RotateOptions{})
+			if err := n.Remove(t.Context(), old, keyring.RemoveOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}, gone},
+		"withdrawal": {func(t *testing.T, n *keyring.Node) {
+			if err := n.WithdrawJoinToken(t.Context(), n.JoinTokens()[0].ID); err != nil {
+				t.Fatal(err)
+			}
+		}, gone},
+		"a snapshot restored": {func(t *testing.T, n *keyring.Node) {
+			if err := keyring.RestoreRaft(n); err != nil {
+				t.Fatal(err)
+			}
+			awaitTokens(t, n, 0)
+		}, gone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := issuer(t, t.TempDir())
+			token := joinToken(t, n, "s4", 0)
+			if got := keyring.JoinRefusal(n, token, "s4"); got != "" {
+				t.Fatalf("a new token is refused: %s", got)
+			}
+			test.then(t, n)
+			if got := keyring.JoinRefusal(n, token, "s4"); !strings.Contains(got, test.why) || (got == "") != (test.why == "") {
+				t.Errorf("%q, want %q", got, test.why)
+			}
+		})
+	}
+}
+
+// awaitTokens waits until a node knows so many join tokens.
+func awaitTokens(t *testing.T, n *keyring.Node, want int) {
+	t.Helper()
+	for {
+		changed := n.Keyring().Changed()
+		if len(n.JoinTokens()) == want {
+			return
+		}
+		<-changed
+	}
+}
+
+// TestRestoredTokenIsRefusedBeforeItEnds: a snapshot from before its end brings it back into the ring, and the
+// leader takes nobody in with it, however soon somebody comes.
+func TestRestoredTokenIsRefusedBeforeItEnds(t *testing.T) {
+	t.Parallel()
+	n := issuer(t, t.TempDir())
+	token := joinToken(t, n, "s4", 0)
+	restored := make(chan string, 1)
+	err := keyring.BetweenSteps(t.Context(), n.Keyring(), func(context.Context) error { // so nothing ends it meanwhile
+		err := keyring.RestoreRaft(n)
+		restored <- keyring.JoinRefusal(n, token, "s4")
+		return err
+	})
+	if got := <-restored; err != nil || !strings.Contains(got, "from a snapshot alone") {
+		t.Errorf("%q, %v", got, err)
+	}
+	awaitTokens(t, n, 0)
+	refusesToken(t, n, token, "there is no such token")
+}
+
+// TestTokenOfASnapshotEndsWithAStart: after a restart, as after RestoreNode and RecoverNode, nobody can tell
+// whether it ended meanwhile. One that the log has lives on.
+func TestTokenOfASnapshotEndsWithAStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	n := issuer(t, dir)
+	old := joinToken(t, n, "s4", 0)
+	if err := keyring.SnapshotRaft(n); err != nil {
+		t.Fatal(err)
+	}
+	logged := joinToken(t, n, "s4", 0)
+	closeNode(t, n)
+	n = issuer(t, dir)
+	awaitTokens(t, n, 1)
+	refusesToken(t, n, old, "there is no such token")
+	if got := keyring.JoinRefusal(n, logged, "s4"); got != "" {
+		t.Errorf("a token of the log is refused: %s", got)
+	}
+	closeNode(t, n)
+	cfg := keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}}
+	if _, err := keyring.RecoverNode(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	n = issuer(t, dir)
+	awaitTokens(t, n, 0)
+	refusesToken(t, n, logged, "there is no such token")
+}
+
+// TestJoinTokenEndsWithItsTime, and a clock that is set back does not bring it to life.
+func TestJoinTokenEndsWithItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		add := tokenCommand(leader, time.Now().Add(time.Hour))
+		if err := keyring.Propose(t.Context(), leader.Keyring, add); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		time.Sleep(59 * time.Minute) // virtual
+		for _, s := range c.Servers {
+			if n := len(keyring.Ring(s.FSM).JoinTokens); n != 1 {
+				t.Errorf("%s has %d tokens before the end", s.ID, n)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		for _, s := range c.Servers {
+			if n := len(keyring.Ring(s.FSM).JoinTokens); n != 0 {
+				t.Errorf("%s has %d tokens after the end", s.ID, n)
+			}
+		}
+	})
+}
+
+func TestJoinTokensAreListedAndBounded(t *testing.T) {
+	t.Parallel()
+	n := issuer(t, t.TempDir())
+	for i := range keyring.MaxJoinTokens {
+		joinToken(t, n, raft.ServerID(fmt.Sprintf("s%d", i)), time.Minute)
+	}
+	all := n.JoinTokens()
+	seen := map[raft.ServerID]bool{}
+	for _, info := range all {
+		seen[info.Server] = true
+		if left := time.Until(info.End); left <= 0 || left > time.Minute || info.Used {
+			t.Errorf("%+v", info)
+		}
+	}
+	if len(seen) != keyring.MaxJoinTokens {
+		t.Errorf("%d tokens of %d", len(seen), keyring.MaxJoinTokens)
+	}
+	if _, err := n.JoinToken("more", 0); err == nil || !strings.Contains(err.Error(), "64 already") {
+		t.Errorf("one more: %v", err)
+	}
+	for id, want := range map[string]string{
+		all[0].ID: "", strings.Repeat("0", 32): "there is none", "abc": "not the ID", all[0].ID + " ": "not the ID",
+	} {
+		err := n.WithdrawJoinToken(t.Context(), id)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("withdraw %q: %v, want %q", id, err, want)
+		}
+	}
+	if n := len(n.JoinTokens()); n != keyring.MaxJoinTokens-1 {
+		t.Errorf("%d tokens are left", n)
+	}
+	for _, ttl := range []time.Duration{-1, keyring.MaxJoinTTL + 1} {
+		if _, err := n.JoinToken("s4", ttl); err == nil {
+			t.Errorf("a token is made for %v", ttl)
+		}
+	}
+	if _, err := n.JoinToken("", 0); err == nil {
+		t.Error("a token is made for nobody")
+	}
+}
+
+// TestRaftAloneHasNoJoinToken: log, snapshots and memory of raft do not have the secret of a token, under
+// any root key.
+func TestRaftAloneHasNoJoinToken(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	n := issuer(t, dir)
+	token := joinToken(t, n, "s4", 0)
+	if err := keyring.SnapshotRaft(n); err != nil {
+		t.Fatal(err)
+	}
+	closeNode(t, n)
+	d := stolen{dir: dir, keys: make([]keyring.KeyID, 1), secrets: make([][]byte, 2)}
+	if found := d.search(t, keyring.JoinSecret(token)); found > 0 {
+		t.Errorf("%d times", found)
+	}
+}
