@@ -47,7 +47,7 @@ func behind(servers []string, answers map[string]*peer.HelloAnswer, v int) map[r
 	for _, s := range servers {
 		switch a := answers[s]; {
 		case a == nil:
-			out[raft.ServerID(s)] = "has not answered"
+			out[raft.ServerID(s)] = silent
 		case a.Build < v:
 			out[raft.ServerID(s)] = fmt.Sprintf("applies log entries up to version %d, and not version %d", a.Build, v)
 		}
@@ -67,4 +67,17 @@ func (e behindError) Error() string {
 		all = append(all, string(s)+" "+e.servers[s])
 	}
 	return fmt.Sprintf("not every server applies version %d of log entries: %s", e.version, strings.Join(all, "; "))
+}
+
+// silent is why a server is not known to apply anything.
+const silent = "has not answered"
+
+// allSilent reports whether none of them has said that it does not apply the version.
+func (e behindError) allSilent() bool {
+	for _, why := range e.servers {
+		if why != silent {
+			return false
+		}
+	}
+	return true
 }

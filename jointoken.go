@@ -21,6 +21,8 @@ const (
 	MaxJoinTTL = 24 * time.Hour
 	// MaxJoinTokens is how many there are at a time.
 	MaxJoinTokens = meta.MaxJoinTokens
+
+	tokenVersion = 2 // of log entries: join tokens came with it
 )
 
 // JoinTokenInfo is a join token that has not ended, without its secret.
@@ -40,8 +42,8 @@ type JoinTokenInfo struct {
 // snapshot alone, as after a restart, and by WithdrawJoinToken. There are MaxJoinTokens at most.
 //
 // It may be called on any server. It waits for a leader that is ready and answers, 10 seconds at most.
-// While a server of the cluster does not answer, or is of a build without such tokens, it is an error:
-// AddServer works then.
+// While a server of the cluster does not answer, or is of a build without such tokens, it is an error that
+// names that server: remove it if it will not come back, or use AddServer.
 func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
 	r := joinTokenRequest{ID: id, TTL: ttl}
 	if r.TTL == 0 {
@@ -121,6 +123,13 @@ func (r joinTokenRequest) check() error {
 // makeJoinToken is JoinToken on the leader. It takes turns with removals: a token is either made after a
 // removal, or ends with it.
 func (n *Node) makeJoinToken(ctx context.Context, r joinTokenRequest) (text string, err error) {
+	if err := n.keys.mayLead(); err != nil {
+		return "", err
+	}
+	behind := behindError{}
+	if err := n.keys.allApply(ctx, tokenVersion); errors.As(err, &behind) && behind.allSilent() {
+		return "", fmt.Errorf("join token for server %s: %w: %w", r.ID, ErrNotReady, err) // they may just have started
+	}
 	err = n.keys.alongActivations(ctx, func(ctx context.Context) error {
 		token := join.New()
 		defer token.Wipe()

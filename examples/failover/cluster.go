@@ -87,7 +87,7 @@ func (c *cluster) start(ctx context.Context, id raft.ServerID) error {
 		return err
 	}
 	s := setup{ID: id, Dir: c.data(id), CA: c.ca.cert.Raw, Cert: own.cert.Raw, Key: key, Join: c.now().others(id)}
-	if live := c.live(); len(live) > 0 {
+	if live := c.live(); len(live) > 0 && !c.now().member(id) { // a member needs its certificate alone
 		if err := live[0].call(ctx, "JoinToken", id, &s.JoinToken); err != nil {
 			return err
 		}

@@ -142,16 +142,26 @@ func (vs views) leader() keyring.Status {
 	return keyring.Status{}
 }
 
-// others returns the addresses of the live servers but one.
-func (vs views) others(id raft.ServerID) (addrs []string) {
+// others returns the live servers but one, as keyring.NodeConfig.Join has them.
+func (vs views) others(id raft.ServerID) (all []string) {
 	for own, view := range vs {
 		for _, s := range view.Servers {
 			if own != id && s.ID == own {
-				addrs = append(addrs, string(s.Address))
+				all = append(all, string(s.ID)+"@"+string(s.Address))
 			}
 		}
 	}
-	return addrs
+	return all
+}
+
+// member reports whether a live server has it in its raft configuration.
+func (vs views) member(id raft.ServerID) bool {
+	for _, view := range vs {
+		if slices.ContainsFunc(view.Servers, func(s raft.Server) bool { return s.ID == id }) {
+			return true
+		}
+	}
+	return false
 }
 
 // settled reports whether all servers are voters, see the same, and hold every key, and no
