@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/plan"
 	metrics "github.com/hashicorp/go-metrics/compat"
 	"github.com/hashicorp/raft"
 )
@@ -31,7 +32,12 @@ func (k *Keyring) setGauges() {
 	if active := ring.Active(); active != nil {
 		age = k.now().Sub(active.Activated).Seconds()
 	}
-	underheld := 0
+	missing, underheld := 0, 0
+	for _, key := range plan.Needed(ring, votersOf(st.Servers)) {
+		if !k.store.has(key) {
+			missing++
+		}
+	}
 	for _, key := range ring.Keys {
 		if slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return !key.HeldBy(string(s.ID)) }) {
 			underheld++
@@ -40,7 +46,7 @@ func (k *Keyring) setGauges() {
 	set := func(v float64, name ...string) { metrics.SetGauge(append([]string{"keyring"}, name...), float32(v)) }
 	set(age, "key", "active", "age")
 	set(float64(len(ring.Keys)), "keys")
-	set(float64(len(st.Missing)), "keys", "missing")
+	set(float64(missing), "keys", "missing")
 	set(float64(underheld), "keys", "underheld")
 	set(float64(len(st.NoBackup)), "keys", "unbacked")
 	problems := map[ProblemKind]int{}

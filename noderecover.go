@@ -20,7 +20,7 @@ type Recovered struct {
 	// there is a snapshot alone. What the cluster has committed after it is lost.
 	Index uint64
 	Time  time.Time
-	// Missing are keys whose material is not here, by ID. What was sealed under them stays sealed until
+	// Missing are keys whose material is not here, by ID, but for those that have sealed nothing. What was sealed under them stays sealed until
 	// a key file of theirs turns up: put into the keystore directory it is taken, without a restart.
 	Missing []MissingKey
 }
@@ -111,7 +111,7 @@ func recoverNode(ctx context.Context, cfg NodeConfig, force bool) (r Recovered, 
 	}
 	r.Index = list[0].Index // of the snapshot that RecoverCluster has made
 	for _, key := range fsm.ring.Load().Keys {
-		if !store.has(key) {
+		if key.Sealed() && !store.has(key) {
 			r.Missing = append(r.Missing, MissingKey{key.ID, store.faultOf(key.ID)})
 		}
 	}

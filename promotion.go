@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 
+	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
 
-// promote makes voters, on the leader, of the servers that hold every key. The error is that of those for
-// which it has failed.
+// promote makes voters, on the leader, of the servers that hold every key that is needed. The error is
+// that of those for which it has failed.
 func (n *Node) promote(ctx context.Context) error {
 	waiting := map[raft.ServerID]string{}
 	var errs []error
@@ -48,24 +49,25 @@ func (n *Node) promoteOne(ctx context.Context, s raft.Server) error {
 	})
 }
 
-// confirmAll asks the server live whether it holds every key, with the keystore that is
-// recorded.
+// confirmAll asks the server live whether it holds every key that is needed, with the keystore that
+// is recorded. What is not needed now is not activated before the server votes: see alongActivations.
 func (n *Node) confirmAll(ctx context.Context, server string) error {
 	if n.keys.greetAll(ctx, []string{server})[server] == nil {
 		return errors.New("it does not answer")
 	}
 	ring := n.keys.fsm.ring.Load()
-	a := n.keys.askAbout(ctx, []string{server}, ring.Keys)[server]
+	needed := plan.Needed(ring, currentVoters(n.raft))
+	a := n.keys.askAbout(ctx, []string{server}, needed)[server]
 	recorded, _ := ring.Keystore(server)
-	if len(ring.Keys) > 0 && (a.Keystore != recorded || len(a.Held) < len(ring.Keys)) {
-		return fmt.Errorf("it says that it holds %d of %d keys", len(a.Held), len(ring.Keys))
+	if len(needed) > 0 && (a.Keystore != recorded || len(a.Held) < len(needed)) {
+		return fmt.Errorf("it says that it holds %d of %d keys", len(a.Held), len(needed))
 	}
 	return nil
 }
 
-// lacks counts the keys of which the server is not a recorded holder.
+// lacks counts the needed keys of which the server is not a recorded holder.
 func (n *Node) lacks(server string) (keys int) {
-	for _, k := range n.keys.fsm.ring.Load().Keys {
+	for _, k := range plan.Needed(n.keys.fsm.ring.Load(), currentVoters(n.raft)) {
 		if !k.HeldBy(server) {
 			keys++
 		}

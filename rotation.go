@@ -218,7 +218,7 @@ func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) erro
 		ids = append(ids, string(v))
 	}
 	ring, present := k.fsm.ring.Load(), currentVoters(k.raft)
-	answers := k.askAbout(ctx, ids, ring.Keys)
+	answers := k.askAbout(ctx, ids, plan.Needed(ring, present))
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}

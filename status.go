@@ -41,8 +41,9 @@ type Status struct {
 	// NextRotation is when the next key is to become active, by this server's policy. Zero means
 	// that only Rotate rotates, or that a key is to become active as soon as it can.
 	NextRotation time.Time `json:"nextRotation,omitzero"`
-	// LastBackup is the last that Backup has made, and NoBackup are the keys that are not in it. Whoever
-	// copies keystore directories in its place need not care.
+	// LastBackup is the last that Backup has made, and NoBackup are the keys that are not in it, but for
+	// prepublished ones that no majority of the voters holds: nothing is sealed under those. Whoever copies
+	// keystore directories in its place need not care.
 	LastBackup LastBackup `json:"lastBackup,omitzero"`
 	NoBackup   []KeyID    `json:"noBackup"`
 	// BackupSigner is what the backups of now are signed with: keep it where whoever writes the files can't
@@ -185,6 +186,8 @@ func (k *Keyring) statusOf(v view) Status {
 		if !k.store.has(m) {
 			s.Missing = append(s.Missing, m.ID)
 		}
+	}
+	for _, m := range plan.Needed(ring, votersOf(s.Servers)) {
 		if v.caughtUp && m.CreateIndex > ring.Backup.Index {
 			s.NoBackup = append(s.NoBackup, m.ID)
 		}
@@ -249,8 +252,10 @@ func (s *keystore) describe(st *Status, v view) {
 	defer s.mu.Unlock()
 	ring := v.ring
 	add := func(p Problem) { st.Problems = append(st.Problems, p) }
+	voters := votersOf(st.Servers)
 	for _, id := range st.Missing {
-		if _, ok := s.faults[id]; !ok && v.caughtUp { // else its fault says why, or it may be removed
+		_, says := s.faults[id] // why; or it may be removed, or the leader says that it is pending
+		if !says && v.caughtUp && plan.IsNeeded(ring.Key(id), voters) {
 			add(Problem{Kind: ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers"})
 		}
 	}

@@ -67,8 +67,12 @@ func servers(r *raft.Raft) []string {
 
 // currentVoters returns those of them that vote.
 func currentVoters(r *raft.Raft) []string {
+	return votersOf(r.GetConfiguration().Configuration().Servers)
+}
+
+func votersOf(servers []raft.Server) []string {
 	var ids []string
-	for _, s := range r.GetConfiguration().Configuration().Servers {
+	for _, s := range servers {
 		if s.Suffrage == raft.Voter {
 			ids = append(ids, string(s.ID))
 		}

@@ -12,6 +12,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -52,8 +53,11 @@ func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
 		if err != nil || len(m.Keys) != 1 || m.Keys[0].ID == key {
 			t.Fatalf("%v, keys %v; the key that is nowhere is %s", err, m.Keys, key)
 		}
-		if st, _ := leader.Keyring.Status(t.Context()); !slices.Equal(st.NoBackup, []keyring.KeyID{key}) || st.LastBackup.SHA256 != m.SHA256 {
+		if st, _ := leader.Keyring.Status(t.Context()); len(st.NoBackup) > 0 || st.LastBackup.SHA256 != m.SHA256 {
 			t.Errorf("Status has %v in no backup, and the last of %v", st.NoBackup, st.LastBackup)
+		}
+		if p := problems(t, leader, keyring.ProblemKeyMissing); len(p) > 0 {
+			t.Errorf("a key that has sealed nothing is missed: %v", p)
 		}
 		if got, err := keyring.VerifyBackup(bytes.NewReader(file.Bytes()), identity); err != nil || len(got.Missing) > 0 {
 			t.Errorf("verify: %v, missing %v", err, got.Missing)
@@ -138,4 +142,45 @@ func TestBackupStillNeedsKeysThatHaveSealed(t *testing.T) {
 			t.Errorf("without an inactive key: %v, and %d bytes", err, out.Len())
 		}
 	})
+}
+
+// TestServerVotesWithoutAKeyThatSealedNothing and that no server which answers has, while it is
+// not dropped because another one does not answer.
+func TestServerVotesWithoutAKeyThatSealedNothing(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 1, nil)
+	c.ready(ctx)
+	leader := c.nodes["s1"]
+	if err := leader.AddServer(ctx, "s9", "127.0.0.1:9"); err != nil { // and is never started
+		t.Fatal(err)
+	}
+	key := keyring.NewKeyID()
+	err := keyring.Propose(ctx, leader.Keyring(), meta.Command{Add: &meta.Add{Key: meta.NewKey{
+		ID: key, Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: time.Now().UTC().Round(0),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := c.newcomer("s4")
+	cfg.Join = []string{c.addrs["s1"]}
+	if err := leader.AddServer(ctx, "s4", c.addrs["s4"]); err != nil {
+		t.Fatal(err)
+	}
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["s4"] = n
+	c.await(ctx, leader, "a voter", func(st keyring.Status) bool {
+		return slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return s.ID == "s4" && s.Suffrage == raft.Voter })
+	})
+	st, err := n.Keyring().Status(ctx)
+	if err != nil || len(st.Keys) != 2 || !slices.Equal(st.Missing, []keyring.KeyID{key}) {
+		t.Errorf("it votes with %d keys, missing %v; want all but %s; %v", len(st.Keys), st.Missing, key, err)
+	}
+	if err := leader.Leave(ctx); err != nil { // s4 alone votes then
+		t.Errorf("the other one leaves: %v", err)
+	}
 }

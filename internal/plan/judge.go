@@ -92,10 +92,20 @@ func (p Probe) Again(k *meta.Key, v Verdict, now mono.Time, jitter float64) Prob
 	}
 }
 
-// Unsafe returns the keys that something may be sealed under and that, going by the
-// answers, no majority of the voters-to-be holds. A prepublished key that most of the present
-// voters hold counts too: it may become active before the change does. A change of voters is
-// safe when there are none, for then every quorum to come still meets a holder of each key.
+// IsNeeded reports whether something may be sealed under a key, or may be soon: a prepublished one that
+// most of the present voters hold can become active at any time. Any other prepublished one stands in
+// nobody's way: nothing is lost with it, and its activation will need a majority of the voters of that
+// day.
+func IsNeeded(k *meta.Key, voters []string) bool { return k.Sealed() || Majority(voters, k.Holders) }
+
+// Needed returns the keys that are needed.
+func Needed(r *meta.Ring, voters []string) []*meta.Key {
+	return slices.DeleteFunc(slices.Clone(r.Keys), func(k *meta.Key) bool { return !IsNeeded(k, voters) })
+}
+
+// Unsafe returns the keys that are needed and that, going by the answers, no majority of the
+// voters-to-be holds. A change of voters is safe when there are none, for then every quorum to
+// come still meets a holder of each key.
 func Unsafe(r *meta.Ring, present, voters []string, answers map[string]Answer) []meta.KeyID {
 	count := map[meta.KeyID]int{}
 	for _, v := range voters {
@@ -108,8 +118,8 @@ func Unsafe(r *meta.Ring, present, voters []string, answers map[string]Answer) [
 		}
 	}
 	var ids []meta.KeyID
-	for _, k := range r.Keys {
-		if (k.Sealed() || Majority(present, k.Holders)) && count[k.ID] <= len(voters)/2 {
+	for _, k := range Needed(r, present) {
+		if count[k.ID] <= len(voters)/2 {
 			ids = append(ids, k.ID)
 		}
 	}

@@ -7,6 +7,7 @@
 //	Pull      which missing key a server asks of whom, and when again
 //	Report    what a server has to tell the leader about the keys it holds
 //	Bury      what becomes of the files of removed keys
+//	Needed    which keys something may be sealed under, now or soon
 //	Unsafe    which keys a change of voters would put at risk
 //	Rekeying  which keys' data is to be moved
 //	ScanFrom  when a scan that finds no more of it counts

@@ -145,6 +145,24 @@ func TestUnsafe(t *testing.T) {
 	}
 }
 
+// A prepublished key is needed from when most of the voters hold it: only then can it be activated.
+func TestNeeded(t *testing.T) {
+	w := cluster(t)
+	w.create(w.leader, meta.Add{}) // K5, which a alone has
+	w.report(w.leader)
+	for _, tt := range []struct{ voters, want string }{
+		{"a b c", "K1 K2 K3 K4"}, {"a", "K1 K2 K3 K4 K5"}, {"a d e", "K1 K2"}, {"", "K1 K2"},
+	} {
+		var ids []meta.KeyID
+		for _, k := range plan.Needed(w.ring, strings.Fields(tt.voters)) {
+			ids = append(ids, k.ID)
+		}
+		if got := names(ids); got != tt.want {
+			t.Errorf("voters %q need %q, want %q", tt.voters, got, tt.want)
+		}
+	}
+}
+
 func TestReport(t *testing.T) {
 	w := cluster(t)
 	w.propose(meta.Command{Hold: &meta.Hold{Server: "b", Keystore: w.server("b").keystore(), Lost: []meta.KeyID{keyID(2)}}})
