@@ -98,6 +98,7 @@
 //	rekey.go        the goroutine in which the leader moves data off keys that are rekeying
 //	progress.go     how far a rekey is: for Status and metrics
 //	removal.go      Remove, and how every server comes to unlink the file
+//	tidy.go         what is said of the directory and has been put right by an operator
 //	graves.go       what a keystore has of removed keys
 //	nomad.go        the key files of HashiCorp Nomad, and OpenNomad
 //	adopt.go        Adopt: keys whose files are there and whose metadata is not

@@ -346,7 +346,7 @@ func Reread(k *Keyring, id KeyID) error {
 }
 
 // ReadFiles reads the key files that are not in memory, removed keys' too.
-func ReadFiles(k *Keyring) error { return k.store.scan(k.ctx, func(KeyID) bool { return false }) }
+func ReadFiles(k *Keyring) error { return k.store.scan(k.ctx, &meta.Ring{}) }
 
 // Confirm reports whether a key is held at this moment, by its file.
 func Confirm(k *Keyring, id KeyID) (bool, error) { return k.store.confirm(id) }
@@ -431,7 +431,7 @@ func (s Store) TakeBack(ctx context.Context, id KeyID) error {
 	if err := s.takeBack(id); err != nil {
 		return err
 	}
-	return s.scan(ctx, func(KeyID) bool { return false })
+	return s.scan(ctx, &meta.Ring{})
 }
 
 // Rewrite makes keys durable again that are in memory.

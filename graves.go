@@ -232,6 +232,17 @@ func (s *keystore) asideOf(id KeyID) []string {
 	return nil
 }
 
+// forgetAsideOf is forgetAside of a file that had that name before.
+func (s *keystore) forgetAsideOf(name, aside string) {
+	if id, isKey := nks.ParseFileName(name); isKey {
+		s.forgetAside(id, aside)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.setAside = slices.DeleteFunc(s.setAside, func(name string) bool { return name == aside })
+}
+
 func (s *keystore) forgetAside(id KeyID, aside string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -106,7 +106,7 @@ func (s *keystore) writeAll(ctx context.Context, puts []*putting) {
 			err = s.readBack(p.keys[i].id, p.files[i])
 		}
 		if p.errs[i] = err; err != nil {
-			s.note(p.keys[i].id, &fault{err: err})
+			s.note(p.keys[i].id, &fault{unwritten: true, err: err})
 		}
 	})
 	for _, p := range puts {
@@ -142,7 +142,7 @@ func (s *keystore) wrapAll(ctx context.Context, keys []arrival) ([]proven, []err
 		}
 		errs[i] = f.err
 		if f.kek == "" {
-			s.note(k.id, f)
+			s.note(k.id, &fault{unwritten: true, err: f.err})
 			return
 		}
 		failed.Store(f) // the KEK is noted, once for all keys
@@ -229,7 +229,7 @@ func (s *keystore) readBack(id KeyID, f proven) error {
 		if old.lost {
 			s.changes++
 		}
-		old.sum, old.lost, old.stale, old.nomad = m.sum, false, false, false
+		old.sum, old.lost, old.gone, old.stale, old.nomad = m.sum, false, false, false, false
 		m.wipe()
 		return nil
 	}

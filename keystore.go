@@ -49,12 +49,13 @@ type keystore struct {
 
 // fault is why a key whose file is here, or should be, is not held.
 type fault struct {
-	kek  string // the KEK to blame, if one is
-	file string // the file of Nomad's to blame, if one is
-	mine bool   // the file itself is bad: it is set aside, and trying again is no use
-	here bool   // there is a file, wrapped under a KEK that does not answer or is not configured
-	away bool   // the KEK was not asked, since it does not answer
-	err  error
+	kek       string // the KEK to blame, if one is
+	file      string // the file of Nomad's to blame, if one is
+	mine      bool   // the file itself is bad: it is set aside, and trying again is no use
+	unwritten bool   // the key could not be written; there may be no file
+	here      bool   // there is a file, wrapped under a KEK that does not answer or is not configured
+	away      bool   // the KEK was not asked, since it does not answer
+	err       error
 }
 
 // openKeystore takes over the directory, reads it, and makes its ID durable. Files that do
@@ -77,7 +78,7 @@ func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hcl
 	if !s.keks.probe(ctx) {
 		return nil, errors.New("none of the KEKs can unwrap")
 	}
-	if err := s.scan(ctx, func(KeyID) bool { return false }); err != nil {
+	if err := s.scan(ctx, &meta.Ring{}); err != nil {
 		s.wipe()
 		return nil, err
 	}
@@ -178,18 +179,22 @@ func inParallel(n int, do func(i int)) {
 
 // scan reads every key file that is neither in memory nor a removed key's, in parallel. A file
 // that is bad is set aside; one that can't be read now, or whose KEK does not answer, stays
-// to be scanned again. The error is about the directory or ctx, never about a file.
-func (s *keystore) scan(ctx context.Context, wasRemoved func(KeyID) bool) error {
+// to be scanned again; what is gone is forgotten. The error is about the directory or ctx, never about
+// a file.
+func (s *keystore) scan(ctx context.Context, ring *meta.Ring) error {
 	s.scanning.Lock()
 	defer s.scanning.Unlock()
+	aside := s.asideNames()
 	names, err := s.dir.List()
 	if err != nil {
 		return err
 	}
+	all := s.sort(names)
+	s.forgetGone(ring, names, all, aside)
 	var ids []KeyID
-	for id, files := range s.sort(names) {
+	for id, files := range all {
 		switch {
-		case wasRemoved(id):
+		case ring.WasRemoved(id):
 			s.passOver(id, files)
 		case s.get(id) == nil:
 			ids = append(ids, id)
@@ -331,7 +336,9 @@ func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
 func (s *keystore) giveUp(id KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.faults, id)
+	if !s.faults[id].here {
+		delete(s.faults, id)
+	}
 }
 
 // reject sets the file of a key aside that is not the key of that ID in the ring, and

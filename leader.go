@@ -118,6 +118,7 @@ func (l *leader) step() time.Duration {
 	ring, holds := project(l.fsm.ring.Load(), l.reports.take())
 	s := l.situation(ring)
 	a := plan.Next(ring, s)
+	l.forgetPassed(ring, s, a)
 	var err error
 	switch {
 	case a.Kind != plan.Wait && a.Kind != plan.Nothing:
@@ -134,6 +135,16 @@ func (l *leader) step() time.Duration {
 		return l.pause() // what was not done, the next leader does
 	}
 	return 0
+}
+
+// forgetPassed forgets what was waited for and is no more: nobody asks again about a key that was removed, or
+// for a command that need not be proposed.
+func (l *leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) {
+	maps.DeleteFunc(l.probes, func(id KeyID, _ plan.Probe) bool { return ring.Key(id) == nil })
+	l.blocked.retain(func(id KeyID) bool { return plan.Pends(ring, id, s) })
+	if (a.Kind == plan.Wait || a.Kind == plan.Nothing) && s.Mono >= l.retry {
+		l.blocked.waitFor(nil)
+	}
 }
 
 // act does one thing and sees to it that what fails is not tried again at once.

@@ -22,6 +22,7 @@ type material struct {
 	sum       [32]byte // SHA-256 of the file as it was read back
 	stale     bool     // the file is to be rewrapped: Config has other KEKs
 	nomad     bool     // it comes from a file of Nomad's
+	gone      bool     // no file has it, and the ring does not know it
 	lost      bool     // the file was found missing or changed since, or is not known to be durable
 	sealer    atomic.Pointer[seal.Key]
 	signer    atomic.Pointer[jwt.Signer]

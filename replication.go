@@ -110,6 +110,7 @@ type look struct {
 	stored       uint64      // the keystore's version
 	missing      []*meta.Key // in the order of urgency
 	gained, lost []KeyID     // as plan.Report has them
+	unknown      bool        // there are keys that the ring does not know
 }
 
 func (r *replicator) look(ring *meta.Ring) look {
@@ -120,6 +121,8 @@ func (r *replicator) look(ring *meta.Ring) look {
 	lacks := r.store.lacks(ring.Keys)
 	has := func(id KeyID) bool { return !lacks[id] }
 	r.seen = look{ring: ring, stored: stored, missing: plan.Missing(ring, has)}
+	unknown, _ := r.store.unknown(ring)
+	r.seen.unknown = len(unknown) > 0
 	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.cfg.ID), r.store.id, has)
 	return r.seen
 }
@@ -165,7 +168,7 @@ func (r *replicator) step() time.Duration {
 	v := r.view()
 	wake, ring := r.renew(v), v.ring
 	look := r.look(ring)
-	wake = earliest(wake, r.heal(v, look.missing), r.bury(v))
+	wake = earliest(wake, r.heal(v, look), r.bury(v))
 	if r.paused > mono.Now() {
 		wake = earliest(wake, r.paused)
 	} else {
@@ -212,9 +215,10 @@ func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
 
 // heal gets back what needs no other server: keys in memory whose file is gone, files that
 // were set aside when their key was removed, and files that appeared, or whose KEK answers
-// again. It returns when to look again.
-func (r *replicator) heal(v view, missing []*meta.Key) mono.Time {
-	if len(missing) == 0 && away(r.store.keks.all) == nil {
+// again. And it sees what an operator has put right. It returns when to look again.
+func (r *replicator) heal(v view, l look) mono.Time {
+	missing := l.missing
+	if len(missing) == 0 && away(r.store.keks.all) == nil && !l.unknown && !r.store.curable(v.ring) {
 		r.healing.rest()
 		return 0
 	}
@@ -237,7 +241,9 @@ func (r *replicator) heal(v view, missing []*meta.Key) mono.Time {
 }
 
 func (r *replicator) reread(v view, missing []*meta.Key) {
-	r.store.keks.probe(r.ctx)
+	if len(missing) > 0 || away(r.store.keks.all) != nil {
+		r.store.keks.probe(r.ctx)
+	}
 	var lost []KeyID
 	for _, m := range missing {
 		s := r.store.get(m.ID)
@@ -252,7 +258,7 @@ func (r *replicator) reread(v view, missing []*meta.Key) {
 		}
 	}
 	r.store.rewrite(r.ctx, lost...)
-	if err := r.store.scan(r.ctx, v.ring.WasRemoved); err != nil && r.ctx.Err() == nil {
+	if err := r.store.scan(r.ctx, v.ring); err != nil && r.ctx.Err() == nil {
 		r.cfg.Logger.Error("read keystore", "error", err)
 	}
 	r.fsm.changed.notify() // for this loop and for WaitReady

@@ -115,7 +115,7 @@ func (s *keystore) onOldKEKs() int {
 		}
 	}
 	for id, f := range s.faults {
-		if !f.mine && f.file == "" && s.keys[id] == nil { // also one that could not be read
+		if !f.mine && !f.unwritten && f.file == "" && s.keys[id] == nil { // also one that could not be read
 			n++
 		}
 	}

@@ -3,7 +3,6 @@ package keyring
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 
@@ -176,6 +175,7 @@ func (k *Keyring) serveOffer(ctx context.Context, from string, q *peer.OfferRequ
 		k.offered.remove(id)
 		if err != nil {
 			k.cfg.Logger.Debug("offered key", "key", id, "error", err)
+			k.store.giveUp(id) // the ring may never know it; if it does, it is fetched
 		}
 	}
 	a, err := k.serveAsk(&peer.AskRequest{IDs: []peer.ID{q.ID}})
@@ -260,10 +260,11 @@ func (k *Keyring) serveHello(from string) (peer.Response, error) {
 func (k *Keyring) hello() *peer.HelloAnswer {
 	a := &peer.HelloAnswer{Build: k.fsm.build.Version, Keystore: peer.ID(k.store.id)}
 	ring := k.fsm.ring.Load()
-	keys := k.store.all()
-	for _, id := range slices.SortedFunc(maps.Keys(keys), compareIDs) {
-		if ring.Key(id) != nil || ring.WasRemoved(id) || len(a.Orphans) == peer.MaxOrphans {
-			continue
+	_, orphans := k.store.unknown(ring)
+	slices.SortFunc(orphans, compareIDs)
+	for _, id := range orphans {
+		if len(a.Orphans) == peer.MaxOrphans {
+			break
 		}
 		key, ok := k.store.copy(id)
 		if !ok {

@@ -108,7 +108,7 @@ var problemKinds = []struct {
 	{ProblemRemoved, "Close it and delete its directory. It joins anew with AddServer or a JoinToken."},
 	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
 	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
-	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it."},
+	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
 	{ProblemRekey, "Overwrite the records that do not open, or see to the error of the host's store."},
 	{ProblemNonvoter, "Nothing, if it has just joined. Else see which keys are missing, and where."},
 	{ProblemNewer, "Start this server with the build that the others have."},
@@ -290,6 +290,7 @@ func (s *keystore) describe(st *Status, v view) {
 		}
 	}
 	st.Orphans = plan.Orphans(ring, v.caughtUp, slices.SortedFunc(maps.Keys(s.keys), compareIDs))
+	st.Orphans = slices.DeleteFunc(st.Orphans, func(id KeyID) bool { return s.keys[id].gone })
 	for _, id := range st.Orphans {
 		add(Problem{Kind: ProblemOrphan, Key: id, Detail: "a key file that the keyring does not know; it is kept"})
 	}
@@ -385,10 +386,13 @@ func (b *blocked) unconfirmed() error {
 	return errors.New("a snapshot was restored, and no majority of the voters has confirmed since that it holds the active key" + b.restored)
 }
 
-func (b *blocked) clear(id KeyID) {
+func (b *blocked) clear(id KeyID) { b.retain(func(i KeyID) bool { return i != id }) }
+
+// retain forgets the keys that wait no more.
+func (b *blocked) retain(pends func(KeyID) bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.pending, id)
+	maps.DeleteFunc(b.pending, func(id KeyID, _ string) bool { return !pends(id) })
 }
 
 // describe adds what the loops wait for.

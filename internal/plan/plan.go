@@ -3,6 +3,7 @@
 // goroutines of package keyring ask it what to do, do it, and come back with what happened.
 //
 //	Next      what the leader does next, and when to look again
+//	Pends     whether the leader still waits for holders of a key
 //	Judge     what the answers to the live question allow
 //	Pull      which missing key a server asks of whom, and when again
 //	Report    what a server has to tell the leader about the keys it holds
@@ -241,6 +242,14 @@ func (p Probe) again(k *meta.Key, due mono.Time) mono.Time {
 		return max(due, p.Next)
 	}
 	return due
+}
+
+// Pends reports whether a key still waits for what the live question is asked for: it is prepublished, and
+// short of holders or due.
+func Pends(r *meta.Ring, id meta.KeyID, s Situation) bool {
+	k := r.Key(id)
+	return k != nil && k.State == meta.StatePrepublished &&
+		(!Majority(s.Voters, k.Holders) || !DueAt(r, k, s.Policy).After(s.Now))
 }
 
 // DueAt is when a prepublished key is to be activated. A scheduled one counts from the
