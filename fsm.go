@@ -49,6 +49,7 @@ type FSM struct {
 	entry    atomic.Uint64             // index of the keyring's last entry since the last restore; zero if there is none
 	configAt atomic.Uint64             // index of the raft configuration that came last; zero if none has since the start
 	past     past                      // whether raft has given it all
+	stray    atomic.Uint64             // index of an entry that raft has taken and applied to another FSM; zero if there is none
 }
 
 // NewFSM returns an empty FSM.
@@ -166,6 +167,7 @@ func (f *FSM) publish(ring *meta.Ring) {
 	f.restored.Store(r) // before the ring: who reads the ring first knows where it comes from
 	f.ring.Store(ring)
 	f.past.restored()
+	f.stray.Store(0)
 	f.missed.Store(0)
 	f.restores.Add(1)
 	f.changed.notify()
@@ -363,15 +365,37 @@ func (f *FSM) propose(ctx context.Context, r *raft.Raft, cmds []meta.Command) er
 	if len(b) > MaxCommand {
 		return commandTooLong(len(b))
 	}
+	restores := f.restores.Load()
 	future := r.ApplyLog(raft.Log{Data: b, Extensions: extensions}, proposeTimeout)
 	if err := future.Error(); err != nil {
 		return outcome(r, err)
+	}
+	if f.entry.Load() < future.Index() && f.restores.Load() == restores {
+		f.stray.Store(future.Index())
+		f.changed.notify()
+		return errNotApplied
 	}
 	if slices.ContainsFunc(cmds, urgent) {
 		r.Barrier(proposeTimeout)
 	}
 	if err, ok := future.Response().(error); ok {
 		return err
+	}
+	return nil
+}
+
+// errNotApplied says that raft has committed and applied an entry of the keyring's, and this FSM was not
+// given it.
+var errNotApplied = errors.New("raft does not apply to this FSM: give it Config.FSM, alone or in a Mux, and put the Mux outermost")
+
+// fed is an error if raft applies its log to another FSM. A leader knows that once it has proposed
+// something. Others know it of one that is given nothing at all.
+func (f *FSM) fed(r *raft.Raft) error {
+	if stray := f.stray.Load(); stray > f.entry.Load() {
+		return fmt.Errorf("log entry %d: %w", stray, errNotApplied)
+	}
+	if applied := r.AppliedIndex(); applied > 0 && f.past.first.Load() == 0 && f.restores.Load() == 0 {
+		return fmt.Errorf("nothing of the log up to entry %d: %w", applied, errNotApplied)
 	}
 	return nil
 }

@@ -211,6 +211,8 @@ func (k *Keyring) notReady() error {
 	switch {
 	case k.fsm.whole() != nil:
 		return k.fsm.whole()
+	case k.fsm.fed(k.raft) != nil:
+		return k.fsm.fed(k.raft)
 	case !v.caughtUp:
 		return errors.New("this server has not caught up with a leader since its start")
 	case active == nil:

@@ -151,7 +151,7 @@ func (l *leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) 
 func (l *leader) act(a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	err := l.do(a, ring, s, holds)
 	if err == nil {
-		if a.Kind != plan.Ask && a.Kind != plan.Confirm { // to have asked is no proof that anything else works
+		if a.Kind != plan.Greet && a.Kind != plan.Ask && a.Kind != plan.Confirm { // to have asked is no proof that anything else works
 			l.failed = 0
 		}
 		return nil

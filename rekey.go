@@ -24,10 +24,11 @@ const (
 // It remembers nothing that matters: a new leader scans again.
 type rekeyer struct {
 	*Keyring
-	term  uint64
-	tries map[KeyID]int
-	due   map[KeyID]mono.Time
-	told  mono.Time // when the progress was logged
+	term   uint64
+	tries  map[KeyID]int
+	yields map[KeyID]int // in a row that moved nothing
+	due    map[KeyID]mono.Time
+	told   mono.Time // when the progress was logged
 }
 
 // rekey runs until Close.
@@ -55,7 +56,7 @@ func (r *rekeyer) step() time.Duration {
 		return idle
 	}
 	if r.term != term {
-		r.term, r.tries, r.due = term, map[KeyID]int{}, map[KeyID]mono.Time{}
+		r.term, r.tries, r.yields, r.due = term, map[KeyID]int{}, map[KeyID]int{}, map[KeyID]mono.Time{}
 	}
 	var wake mono.Time
 	keys := plan.Rekeying(r.fsm.ring.Load())
@@ -118,6 +119,7 @@ func (r *rekeyer) count(ctx context.Context, id KeyID) error {
 // nothing more it has the key deprecated, or returns when such a scan would count.
 func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err error) {
 	var before string // the first record of the scan before
+	all := false      // of those that scan found, the host says that they were replaced
 	for {
 		restores, began := r.fsm.restores.Load(), r.now()
 		f, err := r.scan(ctx, key)
@@ -130,19 +132,21 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 			return 0, err
 		case len(f.records) > 0:
 			first := f.records[0].Ref + "\x00" + string(f.records[0].Ciphertext)
-			if first == before {
+			same := first == before
+			if same && all {
 				return 0, fmt.Errorf("record %q is as it was after Replace", f.records[0].Ref)
 			}
 			moved, err := r.replace(ctx, key, f.records)
 			if err != nil {
 				return 0, err
 			}
-			if before = ""; moved == len(f.records) {
-				before = first
+			if moved == 0 || same {
+				return r.yield(key.ID), nil // writers are at it
 			}
-			if moved == 0 {
-				return mono.Now().Add(again), nil // writers are at it
+			if before != "" { // and it is not there any more
+				delete(r.yields, key.ID)
 			}
+			before, all = first, moved == len(f.records)
 		case f.poisoned > 0:
 			return 0, fmt.Errorf("%d records do not open, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
 		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
@@ -151,6 +155,14 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 			return 0, r.deprecate(ctx, key.ID, restores)
 		}
 	}
+}
+
+// yield is when a key is looked at again whose records others are quicker with, or do not let go of: each
+// try may be an entry of raft's log.
+func (r *rekeyer) yield(id KeyID) mono.Time {
+	wait := min(again<<min(r.yields[id], 8), time.Minute)
+	r.yields[id]++
+	return mono.Now().Add(wait)
 }
 
 // found is what one scan has found, up to a bound.

@@ -436,6 +436,27 @@ func TestKeyStaysWhileItsDataCannotBeTold(t *testing.T) {
 	}
 }
 
+// TestMovesThatOthersAreQuickerWithAreFewer: each is an entry of raft's log, whatever the host says of it.
+func TestMovesThatOthersAreQuickerWithAreFewer(t *testing.T) {
+	for name, conflicts := range map[string]int{"all of them": 10, "some of them": 1} {
+		var replaced atomic.Int64
+		synctest.Test(t, func(t *testing.T) {
+			rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
+				cfg.Data = odd{recordsData: cfg.Data.(*recordsData), replace: func() (int, error) {
+					replaced.Add(1)
+					return conflicts, nil
+				}}
+			})
+			rc.store("r", 10)
+			rc.rotate(keyring.RotateOptions{Full: true})
+			time.Sleep(time.Hour) // virtual
+		})
+		if n := replaced.Load(); n < 10 || n > 200 {
+			t.Errorf("%s: Replace was called %d times in an hour", name, n)
+		}
+	}
+}
+
 // nomadData is records of Nomad's in a database.
 type nomadData struct {
 	mu  sync.Mutex // guards below

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/meta"
@@ -14,12 +15,13 @@ import (
 )
 
 const (
-	reportRetry = 2 * time.Second // until a report that had no effect is sent again
-	firstScan   = time.Second     // until the directory is read again when a key is missing
-	scanRetry   = time.Minute     // until it is read yet again, at most
-	reportBatch = 4096            // keys in one report
-	renewEvery  = time.Second     // between two tables of Decrypt while keys are under way
-	reportEvery = time.Second     // between reports while keys are under way, unless one is pressing
+	reportRetry    = 2 * time.Second // until a report that had no effect is sent again
+	maxReportRetry = time.Minute     // the longest of these waits; each is twice the one before, if the report has arrived
+	firstScan      = time.Second     // until the directory is read again when a key is missing
+	scanRetry      = time.Minute     // until it is read yet again, at most
+	reportBatch    = 4096            // keys in one report
+	renewEvery     = time.Second     // between two tables of Decrypt while keys are under way
+	reportEvery    = time.Second     // between reports while keys are under way, unless one is pressing
 )
 
 // replicator is the goroutine that brings this server what it lacks and tells the leader
@@ -32,9 +34,10 @@ type replicator struct {
 	answered chan fetched
 	leader   string
 	peers    []string
-	reported report    // the last one sent
-	told     mono.Time // when that was
-	resend   mono.Time // when it is due again if nothing came of it
+	reported report       // the last one sent
+	told     mono.Time    // when that was
+	resend   mono.Time    // when it is due again if nothing came of it
+	repeats  atomic.Int32 // how often it has arrived and nothing came of it
 
 	restores  uint64 // of the FSM, before this step read the ring
 	refreshed keySet
@@ -281,17 +284,23 @@ func (r *replicator) report(l look) mono.Time {
 	if r.pull.Busy() && mono.Now() < due && len(lost) == 0 && !plan.Pressing(l.ring, gained) {
 		return due
 	}
+	if !next.equal(r.reported) {
+		r.repeats.Store(0)
+	}
 	r.reported, r.told = next, mono.Now()
-	r.resend = r.told.Add(reportRetry)
+	r.resend = r.told.Add(min(reportRetry<<min(r.repeats.Load(), 8), maxReportRetry)) // each is an entry of raft's log
 	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.id, Gained: next.gained, Lost: next.lost}
 	if next.leader == string(r.cfg.ID) {
+		r.repeats.Add(1)
 		r.takeReport(hold)
 		return r.resend
 	}
 	r.calls.Go(func() {
 		if err := r.tell(r.ctx, next.leader, hold); err != nil {
 			r.cfg.Logger.Debug("report held keys", "leader", next.leader, "error", err)
+			return
 		}
+		r.repeats.Add(1)
 	})
 	return r.resend
 }

@@ -98,7 +98,7 @@ func (k *Keyring) mayLead() error {
 	case !k.leads(k.term.Load()):
 		return ErrNotReady
 	}
-	return nil
+	return k.fsm.fed(k.raft)
 }
 
 // awaitKey waits until the new key is active or, if it need not be, held by a majority.

@@ -87,6 +87,7 @@ const (
 	ProblemRemoved     ProblemKind = "removed"          // this server is in the raft configuration no more
 	ProblemNonvoter    ProblemKind = "no voter"         // a server of the leader's that can't vote yet
 	ProblemNewer       ProblemKind = "newer build"      // the log has what only a newer build applies
+	ProblemNotApplied  ProblemKind = "not applied"      // raft applies its log to another FSM than Config.FSM
 	ProblemWaiting     ProblemKind = "command waits"    // servers that have not said that they apply the leader's next command
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
@@ -101,6 +102,7 @@ var problemKinds = []struct {
 	kind   ProblemKind
 	advice string
 }{
+	{ProblemNotApplied, "Give raft Config.FSM, alone or in a Mux that is outermost, with StoreConfiguration, and leave Log.Extensions as they are."},
 	{ProblemNoLeader, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good: RecoverNode. If this server was removed, the others say so."},
 	{ProblemBehind, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
 	{ProblemUnconfirmed, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
@@ -198,6 +200,9 @@ func (k *Keyring) statusOf(v view) Status {
 	}
 	if err := k.fsm.whole(); err != nil {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemNewer, Detail: err.Error()})
+	}
+	if err := k.fsm.fed(k.raft); err != nil {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemNotApplied, Detail: err.Error()})
 	}
 	k.describeContact(&s)
 	if lead == k.cfg.ID && k.unconfirmed(ring) {

@@ -146,7 +146,7 @@ func Next(r *meta.Ring, s Situation) Action {
 		a.add(s.mono(next))
 	}
 	if r.Active() == nil && len(r.Prepublished()) == 0 { // before the first key
-		if !s.Greeted && s.Retry > s.Mono {
+		if s.Retry > s.Mono {
 			return Action{Kind: Wait, Until: s.Retry}
 		}
 		if !s.Greeted {

@@ -317,6 +317,10 @@ func TestRetryPutsOff(t *testing.T) {
 	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
 		t.Errorf("before greeting: %+v", a)
 	}
+	w.greeted = true
+	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
+		t.Errorf("before the founding: %+v", a)
+	}
 	w.propose(meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{1}}})
 	w.greeted = true
 	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
