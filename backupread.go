@@ -140,6 +140,9 @@ func (b *reading) readKey(ctx context.Context, key BackupKey) error {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	file, err := nks.DecodeFile(content)
+	if errors.Is(err, nks.ErrVersion) {
+		return fmt.Errorf("the backup is of a newer build: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}

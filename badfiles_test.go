@@ -28,19 +28,19 @@ func badFiles(good, another []byte) map[string]struct {
 		data []byte
 	}
 	files := map[string]file{
-		"empty":           {0o600, nil},
-		"zeros":           {0o600, make([]byte, len(good))},
-		"text":            {0o600, []byte("hello")},
-		"longer":          {0o600, append(bytes.Clone(good), '\n')},
-		"another key's":   {0o600, another},
-		"oversized":       {0o600, bytes.Repeat([]byte("x"), nks.MaxFile+1)},
-		"symlink":         {fs.ModeSymlink | 0o777, []byte("/etc/passwd")},
-		"FIFO":            {fs.ModeNamedPipe | 0o600, nil},
-		"socket":          {fs.ModeSocket | 0o600, nil},
-		"device":          {fs.ModeDevice | fs.ModeCharDevice | 0o600, nil},
-		"directory":       {fs.ModeDir | 0o700, nil},
-		"no permission":   {0, good},
-		"a newer version": {0o600, bytes.Replace(good, []byte(`"Version": 1`), []byte(`"Version": 2`), 1)},
+		"empty":          {0o600, nil},
+		"zeros":          {0o600, make([]byte, len(good))},
+		"text":           {0o600, []byte("hello")},
+		"longer":         {0o600, append(bytes.Clone(good), '\n')},
+		"another key's":  {0o600, another},
+		"oversized":      {0o600, bytes.Repeat([]byte("x"), nks.MaxFile+1)},
+		"symlink":        {fs.ModeSymlink | 0o777, []byte("/etc/passwd")},
+		"FIFO":           {fs.ModeNamedPipe | 0o600, nil},
+		"socket":         {fs.ModeSocket | 0o600, nil},
+		"device":         {fs.ModeDevice | fs.ModeCharDevice | 0o600, nil},
+		"directory":      {fs.ModeDir | 0o700, nil},
+		"no permission":  {0, good},
+		"an odd version": {0o600, bytes.Replace(good, []byte(`"Version": 1`), []byte(`"Version": 0`), 1)},
 	}
 	for i := 1; i < len(good); i += len(good)/9 + 1 {
 		files[fmt.Sprintf("cut to %d bytes", i)] = file{0o600, good[:i]}
@@ -179,7 +179,8 @@ func TestFileOfAnotherKeyUnderThatIDIsSetAside(t *testing.T) {
 	})
 }
 
-// TestEveryBitOfAKeyFileFlipped: none of them goes unseen, and none loses a byte.
+// TestEveryBitOfAKeyFileFlipped: none of them goes unseen, and none loses a byte. What makes a later version
+// of it is left where it is.
 func TestEveryBitOfAKeyFileFlipped(t *testing.T) {
 	id, kek := keyring.KeyID{1}, []keyring.KEK{keyring.InlineKEK()}
 	name := nks.FileName(id)
@@ -190,7 +191,11 @@ func TestEveryBitOfAKeyFileFlipped(t *testing.T) {
 		disk.Plant(name, 0o600, bad)
 		s := openStore(t, disk, kek, nil)
 		aside := name + ".malformed-1"
-		if s.Confirm(id) || !slices.Equal(s.SetAside(), []string{aside}) || !bytes.Equal(disk.Bytes(aside), bad) {
+		if bytes.Contains(bad, []byte(`"Version": `)) && bad[15] > '1' && bad[15] <= '9' {
+			if len(s.SetAside()) > 0 || !bytes.Equal(disk.Bytes(name), bad) || s.Confirm(id) {
+				t.Errorf("version %c: set aside %v", bad[15], s.SetAside())
+			}
+		} else if s.Confirm(id) || !slices.Equal(s.SetAside(), []string{aside}) || !bytes.Equal(disk.Bytes(aside), bad) {
 			t.Errorf("bit %d of byte %d: set aside %v", i%8, i/8, s.SetAside())
 		}
 		s.Close()

@@ -55,7 +55,7 @@
 //	     nothing that stops a start.
 //	I9   Live servers converge: every server that can reach one holder becomes one, no matter
 //	     which other keys are lost or which peers are down. A key whose file is here under a
-//	     KEK that does not answer waits for the KEK instead.
+//	     KEK that does not answer, or of a newer build, waits for that instead.
 //	I10  After Close no goroutine of the package runs, and the key bytes it owns are overwritten.
 //	     Ciphers that crypto/aes has expanded are left to the collector, as are signing keys
 //	     that crypto/rsa and crypto/ecdsa have.

@@ -154,13 +154,16 @@ func (s *keystore) wrapAll(ctx context.Context, keys []arrival) ([]proven, []err
 
 // makeRoom sees to it that nothing takes the place of a file but of one whose key is in memory,
 // and so in the file that comes. What else lies there may be the way back: one that opens, or
-// waits for its KEK, stays; one that is bad, can't be read, or is another key's of that ID, is set
+// waits for its KEK or a newer build, stays; one that is bad, can't be read, or is another key's of that ID, is set
 // aside. It returns the name under which there is room.
 func (s *keystore) makeRoom(ctx context.Context, id KeyID, check meta.CheckValue) (name string, err error) {
 	s.expel(id, check)
 	if s.get(id) != nil {
 		if name, err = s.settle(id); errors.Is(err, syscall.EIO) {
 			err = nil // a bad sector stays bad, and what was in it is in memory
+		}
+		if err == nil {
+			err = s.spareNewer(name) // it may have more than the key that is in memory
 		}
 		return name, err
 	}
@@ -181,6 +184,14 @@ func (s *keystore) makeRoom(ctx context.Context, id KeyID, check meta.CheckValue
 	}
 	s.log.Error("key file set aside", "file", name, "error", f.err)
 	return name, s.putAside(name, why)
+}
+
+// spareNewer is an error if a newer build has written the file, which may have come since it was read.
+func (s *keystore) spareNewer(name string) error {
+	if _, err := s.decode(name); errors.Is(err, nks.ErrVersion) {
+		return fmt.Errorf("write key file %s: %w", name, err)
+	}
+	return nil
 }
 
 // wrap encodes the file of a key, wrapped under every KEK, one that fails fails the key, and

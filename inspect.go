@@ -69,7 +69,10 @@ func (r *FileReport) inspect(ctx context.Context, dir string, keks []KEK) {
 	id, isKey := nks.ParseFileName(name)
 	nomad, isNomads := nks.ParseNomadName(name)
 	switch {
-	case name == identity || name == durable.LockName:
+	case name == identity:
+		r.Kind, r.Err = FileOwn, inspectIdentity(filepath.Join(dir, name))
+		return
+	case name == durable.LockName:
 		r.Kind = FileOwn
 		return
 	case durable.IsTemp(name):
@@ -105,9 +108,21 @@ func (r *FileReport) inspect(ctx context.Context, dir string, keks []KEK) {
 	}
 }
 
+// inspectIdentity says what is wrong with the file of the keystore's ID, if a newer build has written it.
+func inspectIdentity(path string) error {
+	b, _, err := readKeyFile(path)
+	if err == nil && newerIdentity(b) {
+		err = fmt.Errorf("%w: start the newer build", nks.ErrVersion)
+	}
+	return err
+}
+
 // open says what is in a key file, and which KEKs open it.
 func (r *FileReport) open(ctx context.Context, b []byte, keks []KEK) error {
 	file, err := nks.DecodeFile(b)
+	if errors.Is(err, nks.ErrVersion) {
+		return fmt.Errorf("%w: it is left as it is: start the newer build", err)
+	}
 	if err != nil {
 		return err
 	}

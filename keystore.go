@@ -19,8 +19,12 @@ import (
 )
 
 // identity is the file that holds the keystore ID: 32 hexadecimal digits and a newline. A
-// directory without one is new, or was wiped, and gets another.
+// directory without one is new, or was wiped, and gets another. What a later version may put there begins
+// with a v and the number of the version.
 const identity = "keystore.id"
+
+// newerIdentity reports whether a newer build has written the keystore's ID.
+func newerIdentity(b []byte) bool { return len(b) > 1 && b[0] == 'v' && '1' <= b[1] && b[1] <= '9' }
 
 // keystore is the directory of key files and the keys in memory.
 //
@@ -53,7 +57,8 @@ type fault struct {
 	file      string // the file of Nomad's to blame, if one is
 	mine      bool   // the file itself is bad: it is set aside, and trying again is no use
 	unwritten bool   // the key could not be written; there may be no file
-	here      bool   // there is a file, wrapped under a KEK that does not answer or is not configured
+	here      bool   // there is a file, wrapped under a KEK that does not answer or is not configured, or newer
+	newer     bool   // the file is of a newer build, which alone knows what is in it
 	away      bool   // the KEK was not asked, since it does not answer
 	err       error
 }
@@ -92,7 +97,7 @@ func (s *keystore) faultOf(id KeyID) error {
 	return s.faults[id].err
 }
 
-// locked returns the keys of which there is a file that no KEK opens for now.
+// locked returns the keys of which there is a file that no KEK opens for now, or of a newer build.
 func (s *keystore) locked() (ids []KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,9 +111,12 @@ func (s *keystore) locked() (ids []KeyID) {
 
 // identify reads the keystore ID, or draws one for a directory that has none.
 func (s *keystore) identify() error {
-	b, err := s.dir.Read(identity, 64)
+	b, err := s.dir.Read(identity, 4<<10)
 	if err == nil && len(b) == 33 && b[32] == '\n' && s.id.UnmarshalText(b[:32]) == nil {
 		return nil
+	}
+	if err == nil && newerIdentity(b) {
+		return fmt.Errorf("%s is %w: start the newer build", identity, nks.ErrVersion)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		if err != nil && !unfit(err) {
@@ -315,6 +323,9 @@ func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
 	if err != nil && name == nks.FileName(id) && nks.IsNomad(b) {
 		s.take(id)
 		return s.load(ctx, id) // what is beside it
+	}
+	if errors.Is(err, nks.ErrVersion) {
+		return nil, &fault{newer: true, here: true, err: fmt.Errorf("key file %s: %w", name, err)}
 	}
 	if err != nil {
 		return nil, &fault{mine: true, err: err}

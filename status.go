@@ -86,7 +86,7 @@ const (
 	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
 	ProblemRemoved     ProblemKind = "removed"          // this server is in the raft configuration no more
 	ProblemNonvoter    ProblemKind = "no voter"         // a server of the leader's that can't vote yet
-	ProblemNewer       ProblemKind = "newer build"      // the log has what only a newer build applies
+	ProblemNewer       ProblemKind = "newer build"      // the log, or a key file, has what only a newer build reads
 	ProblemNotApplied  ProblemKind = "not applied"      // raft applies its log to another FSM than Config.FSM
 	ProblemWaiting     ProblemKind = "command waits"    // servers that have not said that they apply the leader's next command
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
@@ -113,7 +113,7 @@ var problemKinds = []struct {
 	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
 	{ProblemRekey, "Overwrite the records that do not open, or see to the error of the host's store."},
 	{ProblemNonvoter, "Nothing, if it has just joined. Else see which keys are missing, and where."},
-	{ProblemNewer, "Start this server with the build that the others have."},
+	{ProblemNewer, "Start the newer build on this server: it reads what this one has left as it is."},
 	{ProblemWaiting, "Start these servers, with this build."},
 	{ProblemUnreachable, "Look at that server, its certificate and the network."},
 	{ProblemSetAside, "Nothing in haste. It may be the only copy of a key: keep it until no server misses a key and there is a backup from after that."},
@@ -269,6 +269,8 @@ func (s *keystore) describe(st *Status, v view) {
 		switch {
 		case f.file != "":
 			add(Problem{Kind: ProblemNomad, Key: id, Detail: f.err.Error()})
+		case f.newer:
+			add(Problem{Kind: ProblemNewer, Key: id, Detail: f.err.Error() + "; it is left as it is, and the key waits for it"})
 		case f.kek != "":
 			add(Problem{Kind: ProblemKEKAway, Key: id, KEK: f.kek, Detail: f.err.Error()})
 		case f.mine:

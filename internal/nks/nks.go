@@ -68,7 +68,9 @@
 // nothing between the quotation marks of the Sum.
 //
 // Readers refuse every other text and every other version. A new member or a new
-// algorithm is a new version.
+// algorithm is a new version. A file of any version has at most 1 MiB and begins with the same
+// line and the number of its version, of 1 to 9 digits and without a zero before it, so that a build which
+// does not read it knows it for one: see [ErrVersion].
 //
 // # Nomad's files
 //
@@ -149,6 +151,10 @@ import (
 // ErrFormat is what every refusal of bytes, or of values that no bytes stand for,
 // wraps. The detail around it says where, and quotes neither secrets nor what is wrapped.
 var ErrFormat = errors.New("nks: malformed")
+
+// ErrVersion is matched, besides ErrFormat, by the error about a file of a later version than this
+// build reads. Only a newer build knows what is in it, and whether it is damaged.
+var ErrVersion = errors.New("of a newer version than this build reads")
 
 // ID is a key ID. It is an alias, so that other packages need not import this one
 // to name a key.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -73,10 +74,19 @@ func checkFileVersion(b []byte) error {
 	if !ok || !comma {
 		return fmt.Errorf("%w: file: not a key file", ErrFormat)
 	}
-	if string(version) != fileVersion {
-		return fmt.Errorf("%w: file: version %.16q, this build knows only %s", ErrFormat, version, fileVersion)
+	if string(version) == fileVersion {
+		return nil
 	}
-	return nil
+	if later(version) {
+		return fmt.Errorf("%w: file: version %s, %w", ErrFormat, version, ErrVersion)
+	}
+	return fmt.Errorf("%w: file: version %.16q, this build knows only %s", ErrFormat, version, fileVersion)
+}
+
+// later reports whether it is the number of a version to come.
+func later(version []byte) bool {
+	n, err := strconv.ParseUint(string(version[:min(len(version), 10)]), 10, 32)
+	return err == nil && len(version) < 10 && n > 1 && strconv.FormatUint(n, 10) == string(version)
 }
 
 // parseText reads what appendText writes and a Sum, whose digits checkSum checks. Each value
