@@ -155,12 +155,14 @@ func (k *Keyring) silence() time.Duration {
 	return max(0, time.Since(heard))
 }
 
-// isLost reports whether a silence is longer than an election takes: ten seconds, with raft's usual
-// timeouts.
-func (k *Keyring) isLost(silence time.Duration) bool {
+// lostAfter is a time that no election takes: ten seconds, with raft's usual timeouts.
+func (k *Keyring) lostAfter() time.Duration {
 	conf := k.raft.ReloadableConfig()
-	return silence > max(10*time.Second, 5*(conf.HeartbeatTimeout+conf.ElectionTimeout))
+	return max(10*time.Second, 5*(conf.HeartbeatTimeout+conf.ElectionTimeout))
 }
+
+// isLost reports whether a silence is longer than an election takes.
+func (k *Keyring) isLost(silence time.Duration) bool { return silence > k.lostAfter() }
 
 // behind is why there may be a key that this server does not know, or nil. It matches ErrNotReady. Ask
 // it before the ring is read.

@@ -178,6 +178,7 @@ type Config struct {
 	fs        durable.FS       // a simulated disk in place of Dir, for tests
 	clock     func() time.Time // the wall clock; nil is time.Now
 	sameBuild bool             // every server is at this build: the first command need not wait for all
+	raftDisk  *raftDisk        // of a Node, for Status
 	onLookUp  func()           // called between the two loads of lookUpSealing, by tests
 }
 

@@ -93,6 +93,7 @@
 //	rewrap.go       Rewrap: the key files moved to other KEKs
 //	signing.go      Sign
 //	verify.go       Verify, and the keys whose tokens verify
+//	watch.go        what a leader sees of the other servers: who is silent, behind, or lacks the active key
 //	wellknown.go    the JWKS, and the handler that serves it to relying parties
 //	data.go         SealedData: where the host's records are; EncryptTo
 //	rekey.go        the goroutine in which the leader moves data off keys that are rekeying
@@ -125,6 +126,7 @@
 //	statustext.go   Status for people
 //	node.go         Node: raft and bolt put together with the keyring
 //	noderaft.go     what a Node's raft has on disk, and how it is configured
+//	raftdisk.go     which writes of a Node's raft fail
 //	network.go      a Node's port, and its connections to the ports of others
 //	founding.go     how a Node's cluster is founded
 //	joining.go      how a server joins one, and whom it takes for the cluster

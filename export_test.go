@@ -500,3 +500,21 @@ func (r *Reports) Add(h meta.Hold) { r.r.add(h) }
 
 // Take returns what waits, and has nothing wait.
 func (r *Reports) Take() []meta.Hold { return r.r.take() }
+
+// CloseRaftLog takes raft's log away from a Node: nothing is written to it any more.
+func CloseRaftLog(n *Node) error { return n.store.Close() }
+
+// NewRaftDisk is the disk of a Node's raft.
+func NewRaftDisk(log raft.LogStore, snaps raft.SnapshotStore, changed func()) *raftDisk {
+	return &raftDisk{LogStore: log, SnapshotStore: snaps, changed: changed}
+}
+
+// Problems is what Status says of it.
+func (d *raftDisk) Problems() (details []string) {
+	var st Status
+	d.describe(&st)
+	for _, p := range st.Problems {
+		details = append(details, p.Detail)
+	}
+	return details
+}

@@ -27,7 +27,7 @@ type Keyring struct {
 	observer *raft.Observer
 	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
 	cancel   context.CancelFunc
-	loops    sync.WaitGroup // replicate, lead, catchUp, rekey, measure and audit
+	loops    sync.WaitGroup // replicate, lead, catchUp, watchOthers, rekey, measure and audit
 
 	mu     sync.Mutex // guards below
 	closed bool
@@ -52,6 +52,7 @@ type Keyring struct {
 	turns   chan func(leads bool) // run by the leader's loop between its steps
 	asking  chan struct{}         // has one while Config.Data is being asked
 	blocked blocked               // for Status: what the loops wait for
+	watch   watch                 // for Status: how the other servers are
 	moves   moves                 // for Status: how the moves of data go
 }
 
@@ -90,10 +91,11 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	k.openedAt = time.Now()
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.refresh(k.view())
-	k.observer = observe(k.raft, k.fsm)
+	k.observer = k.observe()
 	k.loops.Go(k.replicate)
 	k.loops.Go(k.lead)
 	k.loops.Go(k.catchUp)
+	k.loops.Go(k.watchOthers)
 	if k.cfg.Data != nil {
 		k.loops.Go(k.rekey)
 	}
@@ -108,17 +110,18 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	return k, nil
 }
 
-// observe wakes the loops when leadership or the configuration changes. raft calls the
-// filter itself, so there is no channel to fill and none to drain.
-func observe(r *raft.Raft, f *FSM) *raft.Observer {
+// observe wakes the loops when leadership or the configuration changes, and notes who answers heartbeats.
+// raft calls the filter itself, so there is no channel to fill and none to drain.
+func (k *Keyring) observe() *raft.Observer {
 	o := raft.NewObserver(nil, false, func(o *raft.Observation) bool {
+		k.watch.observed(o.Data)
 		switch o.Data.(type) {
 		case raft.RaftState, raft.LeaderObservation, raft.PeerObservation:
-			f.changed.notify()
+			k.fsm.changed.notify()
 		}
 		return false
 	})
-	r.RegisterObserver(o)
+	k.raft.RegisterObserver(o)
 	return o
 }
 

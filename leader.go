@@ -234,6 +234,7 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 	} else if l.lacking == 0 {
 		l.lacking = mono.Now()
 	}
+	l.watch.holders(ring, servers(l.raft))
 	return plan.Situation{
 		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,

@@ -27,6 +27,7 @@ type Node struct {
 	cfg    NodeConfig
 	log    hclog.Logger
 	store  *raftboltdb.BoltStore
+	disk   *raftDisk // that and raft's snapshots, for raft
 	raft   *raft.Raft
 	keys   *Keyring
 	net    *network      // nil for a server alone
@@ -207,7 +208,7 @@ func (n *Node) start(ctx, life context.Context) error {
 	}
 	cfg := n.cfg.keyring()
 	cfg.Dir, cfg.Raft, cfg.FSM = filepath.Join(n.cfg.Dir, "keystore"), n.raft, fsm
-	cfg.Logger, cfg.sameBuild = n.log.Named("keyring"), true
+	cfg.Logger, cfg.sameBuild, cfg.raftDisk = n.log.Named("keyring"), true, n.disk
 	if n.net != nil {
 		cfg.Transport = n.net
 	}

@@ -167,7 +167,8 @@ func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
 	if n.net != nil {
 		n.net.fresh.Store(false)
 	}
-	if n.raft, err = raft.NewRaft(conf, n.cfg.mux(fsm), d.log, d.log, d.snaps, transport); err != nil {
+	n.disk = &raftDisk{LogStore: d.log, SnapshotStore: d.snaps, changed: fsm.changed.notify}
+	if n.raft, err = raft.NewRaft(conf, n.cfg.mux(fsm), n.disk, d.log, n.disk, transport); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	return nil

@@ -82,6 +82,9 @@ const (
 	ProblemKeyPending  ProblemKind = "key pending"      // a prepublished key is due and can't be activated
 	ProblemKEKAway     ProblemKind = "KEK away"         // a KEK does not answer, or is not configured
 	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
+	ProblemUnderheld   ProblemKind = "underheld"        // the active key is not held by every server
+	ProblemStuck       ProblemKind = "server behind"    // another server gets no further in raft's log
+	ProblemRaftDisk    ProblemKind = "raft not written" // raft could not write its log here
 	ProblemUnreachable ProblemKind = "no usable answer" // another server is unreachable, or what it sent was of no use
 	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
 	ProblemRemoved     ProblemKind = "removed"          // this server is in the raft configuration no more
@@ -111,6 +114,9 @@ var problemKinds = []struct {
 	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
 	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
 	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
+	{ProblemRaftDisk, "Look at the disk that has raft's log: is it full, read-only, failing? Until then this server takes in nothing new."},
+	{ProblemStuck, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
+	{ProblemUnderheld, "Start these servers, or see in their Status why they lack it. If most of the voters that hold it are lost, so is what is sealed under it."},
 	{ProblemRekey, "Overwrite the records that do not open, or see to the error of the host's store."},
 	{ProblemNonvoter, "Nothing, if it has just joined. Else see which keys are missing, and where."},
 	{ProblemNewer, "Start the newer build on this server: it reads what this one has left as it is."},
@@ -205,6 +211,9 @@ func (k *Keyring) statusOf(v view) Status {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemNotApplied, Detail: err.Error()})
 	}
 	k.describeContact(&s)
+	if k.cfg.raftDisk != nil {
+		k.cfg.raftDisk.describe(&s)
+	}
 	if lead == k.cfg.ID && k.unconfirmed(ring) {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemUnconfirmed, Key: s.Active, Detail: k.blocked.unconfirmed().Error()})
 	}
@@ -219,6 +228,7 @@ func (k *Keyring) statusOf(v view) Status {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemRemoved, Detail: "this server has left the cluster, or was removed"})
 	}
 	if rekeying := plan.Rekeying(ring); lead == k.cfg.ID {
+		k.watch.describe(&s, k.lostAfter()/2)
 		k.moves.describe(&s, rekeying)
 		if len(rekeying) > 0 && k.cfg.Data == nil {
 			s.Problems = append(s.Problems, Problem{Kind: ProblemRekey, Key: rekeying[0].ID, Detail: "the leader can't move its data: Config.Data is nil"})

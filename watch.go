@@ -1,0 +1,152 @@
+package keyring
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// watch is what a leader knows of the other servers, for Status: who does not answer raft, who gets no
+// further in its log, and who lacks the active key. It is of the leader's term, and forgotten after it.
+type watch struct {
+	mu       sync.Mutex // guards below
+	silent   map[string]silence
+	progress map[string]plan.Progress
+	active   KeyID
+	lacks    map[string]mono.Time // since when the ring has a server not among the active key's holders
+}
+
+// silence is since when a server has not answered raft's heartbeats.
+type silence struct {
+	heard time.Time // the last answer, or the begin of the term
+	since mono.Time // the first failure
+}
+
+// observed takes in what raft tells of its heartbeats, in a goroutine of raft's.
+func (w *watch) observed(data any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch o := data.(type) {
+	case raft.FailedHeartbeatObservation:
+		if _, known := w.silent[string(o.PeerID)]; !known {
+			w.silent = set(w.silent, string(o.PeerID), silence{o.LastContact.UTC().Round(0), mono.Now()})
+		}
+	case raft.ResumedHeartbeatObservation:
+		delete(w.silent, string(o.PeerID))
+	case raft.PeerObservation:
+		delete(w.silent, string(o.Peer.ID))
+		delete(w.progress, string(o.Peer.ID))
+		delete(w.lacks, string(o.Peer.ID))
+	case raft.RaftState: // a new term, or none
+		w.silent, w.progress, w.lacks = nil, nil, nil
+	}
+}
+
+// set is m[k] = v, also for a nil map.
+func set[V any](m map[string]V, k string, v V) map[string]V {
+	if m == nil {
+		m = map[string]V{}
+	}
+	m[k] = v
+	return m
+}
+
+// holders takes in which of the servers hold the active key, by the ring.
+func (w *watch) holders(ring *meta.Ring, servers []string) {
+	active := ring.Active()
+	if active == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if active.ID != w.active {
+		w.active, w.lacks = active.ID, nil
+	}
+	for _, s := range servers {
+		switch since := w.lacks[s]; {
+		case active.HeldBy(s):
+			delete(w.lacks, s)
+		case since == 0:
+			w.lacks = set(w.lacks, s, mono.Now())
+		}
+	}
+}
+
+// heard takes in a server's answer.
+func (w *watch) heard(server string, applied, committed uint64, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.progress = set(w.progress, server, w.progress[server].Heard(applied, committed, at))
+}
+
+// watchEvery is the time between two questions to the other servers how far they are: a minute, or more where
+// raft itself takes its time.
+func (k *Keyring) watchEvery() time.Duration {
+	return max(time.Minute, 60*k.raft.ReloadableConfig().HeartbeatTimeout)
+}
+
+// watchOthers asks the other servers now and then how far they are, while this server leads, until Close.
+func (k *Keyring) watchOthers() {
+	ticks := time.NewTicker(k.watchEvery())
+	defer ticks.Stop()
+	for {
+		select {
+		case <-ticks.C:
+		case <-k.ctx.Done():
+			return
+		}
+		if k.mayLead() == nil {
+			k.askOthers()
+		}
+	}
+}
+
+func (k *Keyring) askOthers() {
+	term := k.term.Load()
+	others := slices.DeleteFunc(servers(k.raft), func(s string) bool { return s == string(k.cfg.ID) })
+	answers := askAll(k.ctx, others, func(ctx context.Context, server string) (*peer.StateAnswer, error) {
+		return k.askState(ctx, server)
+	}, nil)
+	committed := k.raft.CommitIndex()
+	if !k.leads(term) {
+		return
+	}
+	for server, a := range answers {
+		k.watch.heard(server, a.Applied, committed, k.now())
+	}
+}
+
+// describe adds what is wrong with the other servers of the configuration, as far as it has lasted for that
+// long.
+func (w *watch) describe(st *Status, lasted time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	old := func(since mono.Time) bool { return since != 0 && -mono.Until(since) > lasted }
+	var lacking []raft.ServerID
+	for _, server := range st.Servers {
+		id := string(server.ID)
+		if s := w.silent[id]; old(s.since) {
+			st.Problems = append(st.Problems, Problem{Kind: ProblemUnreachable, Server: server.ID, Detail: fmt.Sprintf(
+				"it has not answered raft since %s", s.heard.Format(time.DateTime))})
+		}
+		if p := w.progress[id]; p.Stuck {
+			st.Problems = append(st.Problems, Problem{Kind: ProblemStuck, Server: server.ID, Detail: fmt.Sprintf(
+				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, p.Since.Format(time.DateTime))})
+		}
+		if old(w.lacks[id]) && w.active == st.Active {
+			lacking = append(lacking, server.ID)
+		}
+	}
+	if len(lacking) > 0 {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemUnderheld, Key: st.Active, Detail: fmt.Sprintf(
+			"it is the active key, and not held by %q", lacking)})
+	}
+}

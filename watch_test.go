@@ -1,0 +1,212 @@
+package keyring_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/raft"
+)
+
+// TestLeaderNamesServersThatAreDownAndLackTheActiveKey, from when on, and no longer than they are.
+func TestLeaderNamesServersThatAreDownAndLackTheActiveKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		dead := follower(c)
+		time.Sleep(time.Minute)
+		if st := statusOf(t, leader); len(st.Problems) != 1 { // the inline KEK
+			t.Errorf("problems %v", st.Problems)
+		}
+		down := time.Now()
+		c.Stop(dead)
+		key := rotateOn(t, c)
+		time.Sleep(10 * time.Second)
+		got := problems(t, leader, keyring.ProblemUnreachable)
+		if len(got) != 1 || got[0].Server != dead.ID {
+			t.Fatalf("problems %v", statusOf(t, leader).Problems)
+		}
+		said, err := time.Parse(time.DateTime, got[0].Detail[len(got[0].Detail)-len(time.DateTime):])
+		if err != nil || said.Sub(down).Abs() > 2*time.Second {
+			t.Errorf("%q, down since %v: %v", got[0].Detail, down, err)
+		}
+		under := problems(t, leader, keyring.ProblemUnderheld)
+		if len(under) != 1 || under[0].Key != key.ID || !strings.Contains(under[0].Detail, `["`+string(dead.ID)+`"]`) {
+			t.Errorf("problems %v", under)
+		}
+		c.Start(dead)
+		ready(t, c)
+		time.Sleep(20 * time.Second)
+		if st := statusOf(t, leader); len(st.Problems) != 1 {
+			t.Errorf("problems %v", st.Problems)
+		}
+	})
+}
+
+// TestNewLeaderNamesServersThatWereDownBefore: it has never heard from them.
+func TestNewLeaderNamesServersThatWereDownBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		ready(t, c)
+		led(t, c, c.Server("s1"))
+		c.Stop(c.Server("s3"))
+		led(t, c, c.Server("s2"))
+		time.Sleep(10 * time.Second)
+		if got := problems(t, c.Server("s2"), keyring.ProblemUnreachable); len(got) != 1 || got[0].Server != "s3" {
+			t.Errorf("problems %v", got)
+		}
+		if got := problems(t, c.Server("s1"), keyring.ProblemUnreachable); len(got) != 0 {
+			t.Errorf("a server that leads no more: %v", got)
+		}
+	})
+}
+
+// TestServerThatHearsFromNoLeaderSaysSo, and since when.
+func TestServerThatHearsFromNoLeaderSaysSo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		s := follower(c)
+		lost := time.Now()
+		for _, other := range c.Servers {
+			if other != s {
+				c.Stop(other)
+			}
+		}
+		time.Sleep(15 * time.Second)
+		got := problems(t, s, keyring.ProblemNoLeader)
+		if len(got) != 1 || !strings.Contains(got[0].Detail, statusOf(t, s).LastContact.Format(time.DateTime)) {
+			t.Errorf("problems %v", got)
+		}
+		if at := statusOf(t, s).LastContact; at.Sub(lost).Abs() > time.Second {
+			t.Errorf("last contact %v, and the others were stopped at %v", at, lost)
+		}
+		c.Start(leader)
+		ready(t, c)
+		if got := problems(t, s, keyring.ProblemNoLeader); len(got) > 0 {
+			t.Errorf("problems %v", got)
+		}
+	})
+}
+
+// TestLeaderNamesServerWhoseLogTakesNothing: it answers heartbeats, and gets no further.
+func TestLeaderNamesServerWhoseLogTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		full := follower(c)
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Server == full && e.Kind == "log" {
+				return keyringtest.Reply{Err: errors.New("no space left on device")}
+			}
+			return keyringtest.Reply{}
+		})
+		rotateOn(t, c)
+		time.Sleep(5 * time.Minute)
+		got := problems(t, leader, keyring.ProblemStuck)
+		if len(got) != 1 || got[0].Server != full.ID || !strings.Contains(got[0].Detail, "entries of raft's log behind") {
+			t.Errorf("problems %v", statusOf(t, leader).Problems)
+		}
+		c.OnEvent(nil)
+		time.Sleep(5 * time.Minute)
+		if got := problems(t, leader, keyring.ProblemStuck); len(got) > 0 {
+			t.Errorf("problems %v", got)
+		}
+	})
+}
+
+// TestNodeSaysThatRaftCanNotWrite, as long as it can't.
+func TestNodeSaysThatRaftCanNotWrite(t *testing.T) {
+	t.Parallel()
+	c := startNodes(t, 3, nil)
+	defer c.close()
+	c.ready(t.Context())
+	leader := c.nodes["s1"].Leader()
+	id := raft.ServerID("s1")
+	if leader == id {
+		id = "s2"
+	}
+	n := c.nodes[id]
+	if err := keyring.CloseRaftLog(n); err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close() // first: without its log raft may not stand for election
+	if _, err := c.nodes[leader].Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		changed := n.Keyring().Changed()
+		if got := kindsOf(t, n.Keyring())[keyring.ProblemRaftDisk]; strings.Contains(got, "entries of its log since") {
+			return
+		}
+		<-changed
+	}
+}
+
+// TestDiskOfRaftIsAProblemAsLongAsItFails, for the log and for snapshots.
+func TestDiskOfRaftIsAProblemAsLongAsItFails(t *testing.T) {
+	failing := errors.New("no space left on device")
+	log := &fickleLog{InmemStore: raft.NewInmemStore()}
+	path := t.TempDir()
+	snaps, err := raft.NewFileSnapshotStore(path, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := 0
+	d := keyring.NewRaftDisk(log, snaps, func() { changes++ })
+	expect := func(what string, want string, wantChanges int) {
+		t.Helper()
+		if got := strings.Join(d.Problems(), "\n"); !strings.Contains(got, want) || want == "" && got != "" || changes != wantChanges {
+			t.Errorf("%s: %d changes, %q, want %d, %q", what, changes, got, wantChanges, want)
+		}
+	}
+	entry := []*raft.Log{{Index: 1}}
+	log.err = failing
+	for range 2 {
+		if err := d.StoreLogs(entry); err != failing {
+			t.Error(err)
+		}
+		expect("log", "entries of its log since", 1)
+	}
+	log.err = nil
+	if err := d.StoreLog(entry[0]); err != nil {
+		t.Error(err)
+	}
+	expect("log again", "", 2)
+
+	_, trans := raft.NewInmemTransport("s1")
+	create := func() (raft.SnapshotSink, error) { return d.Create(1, 1, 1, raft.Configuration{}, 1, trans) }
+	sink, err := create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(path, "snapshots")); err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err == nil {
+		t.Error("a snapshot without a directory is whole")
+	}
+	expect("snapshot", "a snapshot since", 3)
+}
+
+// fickleLog is a log that takes nothing while err is set.
+type fickleLog struct {
+	*raft.InmemStore
+	err error
+}
+
+func (l *fickleLog) StoreLogs(logs []*raft.Log) error {
+	if l.err != nil {
+		return l.err
+	}
+	return l.InmemStore.StoreLogs(logs)
+}
+
+func (l *fickleLog) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
