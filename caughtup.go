@@ -24,9 +24,21 @@ import (
 //
 // It never becomes false again: what the FSM has had it has, and what replaces it comes later in the
 // log, a restored snapshot too. How old it may have become since is what silence tells.
-type caughtUp struct{ done atomic.Bool }
+type caughtUp struct {
+	done atomic.Bool
+	last atomic.Pointer[error] // why the last question to a leader was of no use; nil if there was none, or it was
+}
 
 func (c *caughtUp) load() bool { return c.done.Load() }
+
+// err is why this server has not caught up.
+func (c *caughtUp) err() error {
+	err := errors.New("this server has not caught up with a leader since its start")
+	if last := c.last.Load(); last != nil {
+		return fmt.Errorf("%w: %w", err, *last)
+	}
+	return err
+}
 
 // view is the ring and what may be concluded from it. Whether the server has caught up is read first:
 // read after the ring, it could speak of a later one.
@@ -51,6 +63,7 @@ func (k *Keyring) setCaughtUp() {
 // catchUp runs until this server has caught up, or Close.
 func (k *Keyring) catchUp() {
 	reached := k.findGoal()
+	k.caughtUp.last.Store(nil)
 	for reached != nil && !k.caughtUp.load() {
 		changed := k.fsm.changed.wait()
 		if k.fsm.whole() == nil && reached() {
@@ -99,6 +112,7 @@ func (k *Keyring) findGoal() func() bool {
 				tries = 0
 			}
 			k.cfg.Logger.Debug("ask the leader how far it is", "leader", leader, "error", err)
+			k.caughtUp.last.Store(&err)
 			wait = plan.Backoff(tries, rand.Float64())
 			asked, again = leader, time.Now().Add(wait)
 			tries++
@@ -122,7 +136,14 @@ func (k *Keyring) askGoal(ctx context.Context, leader raft.ServerID) (func() boo
 	if !a.Leads {
 		return nil, errors.New("it is not confirmed as the leader, or has no entry of its own yet")
 	}
-	return func() bool { return plan.Reached(k.fsm.ring.Load(), a.Entry, k.fsm.position(k.raft)) }, nil
+	reached := func() bool { return plan.Reached(k.fsm.ring.Load(), a.Entry, k.fsm.position(k.raft)) }
+	if a.Entry == 0 && !reached() { // the first entry came meanwhile, or this ring is yet to be replaced
+		return nil, errors.New("it had no entry of the keyring's yet, and this server has one")
+	}
+	if a.Entry == 0 {
+		return func() bool { return true }, nil
+	}
+	return reached, nil
 }
 
 // localGoal is for a leader of a build that does not know the question, and less: the server has heard
@@ -169,7 +190,7 @@ func (k *Keyring) isLost(silence time.Duration) bool { return silence > k.lostAf
 func (k *Keyring) behind() error {
 	switch {
 	case !k.caughtUp.load():
-		return fmt.Errorf("%w: this server has not caught up with a leader since its start", ErrNotReady)
+		return fmt.Errorf("%w: %w", ErrNotReady, k.caughtUp.err())
 	case k.fsm.whole() != nil:
 		return fmt.Errorf("%w: %w", ErrNotReady, k.fsm.whole())
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -193,6 +194,31 @@ func TestFollowerOfAnOlderLeaderCatchesUpByWhatItHears(t *testing.T) {
 		c.OnEvent(nil)
 		if !statusOf(t, s).CaughtUp || asked == 0 {
 			t.Errorf("caught up %t, asked %d times", statusOf(t, s).CaughtUp, asked)
+		}
+	})
+}
+
+// TestFollowerThatAskedBeforeTheFirstEntryCatchesUp: when the answer arrives, there is one.
+func TestFollowerThatAskedBeforeTheFirstEntryCatchesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		var late atomic.Int32
+		began := time.Now()
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			switch {
+			case time.Since(began) > 20*time.Second:
+			case e.Kind == "call" && strings.Contains(e.What, `"hello"`): // without which there is no first entry
+				return keyringtest.Reply{Err: errors.New("not yet")}
+			case e.Kind == "called" && strings.Contains(e.What, `"state"`):
+				late.Add(1)
+				time.Sleep(time.Minute)
+			}
+			return keyringtest.Reply{}
+		})
+		ready(t, c)
+		c.OnEvent(nil)
+		if late.Load() < 2 {
+			t.Errorf("%d questions", late.Load())
 		}
 	})
 }

@@ -217,7 +217,7 @@ func (k *Keyring) notReady() error {
 	case k.fsm.fed(k.raft) != nil:
 		return k.fsm.fed(k.raft)
 	case !v.caughtUp:
-		return errors.New("this server has not caught up with a leader since its start")
+		return k.caughtUp.err()
 	case active == nil:
 		return errors.New("there is no active key yet")
 	case !k.store.has(active):

@@ -257,7 +257,7 @@ func (k *Keyring) describeContact(s *Status) {
 			"this server has heard from no leader %s, for %v", since, silence.Round(time.Second))})
 	}
 	if !s.CaughtUp {
-		s.Problems = append(s.Problems, Problem{Kind: ProblemBehind, Detail: "this server does not know yet what was committed before its start"})
+		s.Problems = append(s.Problems, Problem{Kind: ProblemBehind, Detail: k.caughtUp.err().Error()})
 	}
 }
 

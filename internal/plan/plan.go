@@ -4,9 +4,13 @@
 //
 //	Next      what the leader does next, and when to look again
 //	Pends     whether the leader still waits for holders of a key
+//	Confirmed whether a majority of the voters holds a key that came with a snapshot
 //	Judge     what the answers to the live question allow
 //	Pull      which missing key a server asks of whom, and when again
 //	Report    what a server has to tell the leader about the keys it holds
+//	Reached   whether a server has caught up since its start
+//	Orphans   which key files the keyring does not know
+//	Progress  how far another server is in raft's log
 //	Bury      what becomes of the files of removed keys
 //	Needed    which keys something may be sealed under, now or soon
 //	Unsafe    which keys a change of voters would put at risk

@@ -26,6 +26,10 @@ type protocol struct {
 	asked    [4]int // by key: how many wipes came before the question that led to its activation
 	backward error  // the last command made a ring that may not follow the one before
 
+	restored  int    // the active key of the ring that was restored last; zero if there was none
+	confirmed bool   // a majority has said since, and to this leader, that it holds that key
+	unheld    string // what was sealed under a key that came with a snapshot and too few servers hold
+
 	saved *protocol // a snapshot: its ring and its records
 
 	// What is on its way; replaced, not written to. A leader that dies takes all of it with it, but
@@ -69,6 +73,7 @@ type gap struct {
 	live   bool       // the recorded holds are taken for answers
 	prompt bool       // with live: at least a wiped server reports at once
 	scan   bool       // a scan counts although a snapshot was restored meanwhile
+	seal   bool       // a leader seals after a restore although nobody has confirmed that he holds the key
 	remove meta.State // keys in that state can go as if nothing were sealed under them
 }
 
@@ -100,19 +105,58 @@ func (p *protocol) admit(key int) bool {
 	return p.gap.admit || active != nil && keyNumber(active.ID) == key
 }
 
-// seals returns the key that the leader seals under, or zero if it lacks the active one.
+// seals returns the key that the leader seals under, or zero if it lacks the active one, or that came with a
+// snapshot and is not confirmed.
 func (p *protocol) seals() int {
-	if n := keyNumber(p.ring.Active().ID); p.disks[p.leader].keys[n] {
-		return n
+	n := keyNumber(p.ring.Active().ID)
+	if !p.disks[p.leader].keys[n] || p.unconfirmed() && !p.gap.seal {
+		return 0
 	}
-	return 0
+	if holders := p.holders(n); p.unconfirmed() && len(holders) < 2 {
+		p.unheld = fmt.Sprintf("key %d, which came with a snapshot, seals and only %q holds it", n, holders)
+	}
+	return n
+}
+
+func (p *protocol) unconfirmed() bool {
+	active := p.ring.Active()
+	return active != nil && p.restored == keyNumber(active.ID) && !p.confirmed
+}
+
+// holders are the servers that have a key on disk.
+func (p *protocol) holders(n int) (holders []string) {
+	for s := range 3 {
+		if p.disks[s].keys[n] {
+			holders = append(holders, serverID(s))
+		}
+	}
+	return holders
+}
+
+// confirm asks all servers live for the active key, if plan wants that.
+func (p *protocol) confirm() bool {
+	s := p.situation()
+	a := plan.Next(p.ring, s)
+	if a.Kind != plan.Confirm {
+		return false
+	}
+	answers := map[string]plan.Answer{}
+	for _, h := range p.holders(keyNumber(a.Key)) {
+		answers[h] = plan.Answer{Held: []meta.KeyID{a.Key}}
+	}
+	if !plan.Confirmed(a.Key, s.Voters, answers) {
+		return false
+	}
+	p.confirmed = true
+	p.asked[keyNumber(a.Key)] = p.wipes()
+	return true
 }
 
 func (p *protocol) wipes() int { return p.disks[0].wiped + p.disks[1].wiped + p.disks[2].wiped }
 
 func (p *protocol) situation() plan.Situation {
 	ids := []string{"a", "b", "c"}
-	return plan.Situation{Now: start.Add(time.Hour), Mono: epoch.Add(time.Hour), Voters: ids, Servers: ids, Greeted: true}
+	return plan.Situation{Now: start.Add(time.Hour), Mono: epoch.Add(time.Hour), Voters: ids, Servers: ids, Greeted: true, Unconfirmed: p.unconfirmed()}
 }
 
 // event is one thing that can happen.
@@ -127,6 +171,7 @@ func protocolEvents() []event {
 	add("full rotation", func(p *protocol) bool { return spend(&p.left.full) && p.rotate(meta.Add{Full: true}) })
 	add("rotation", func(p *protocol) bool { return spend(&p.left.partial) && p.rotate(meta.Add{}) })
 	add("ask", (*protocol).ask)
+	add("confirm the active key", (*protocol).confirm)
 	add("check the answers' time", func(p *protocol) bool {
 		if p.activate == nil || p.activate.checked {
 			return false
@@ -258,6 +303,7 @@ func protocolEvents() []event {
 		p.restores++
 		p.index += 1000 // raft goes on behind all that it had
 		p.ring, p.records = p.saved.ring, p.saved.records
+		p.restored, p.confirmed = keyNumber(p.ring.Active().ID), false
 		return true
 	})
 	return all
@@ -272,7 +318,7 @@ func spend(left *int) bool {
 // lead makes a server the leader. One that was not has nothing on its way.
 func (p *protocol) lead(s int) bool {
 	if s != p.leader {
-		p.activate, p.scan, p.replace = nil, nil, nil
+		p.activate, p.scan, p.replace, p.confirmed = nil, nil, nil, false
 	}
 	p.leader = s
 	return true
@@ -380,6 +426,9 @@ func (p *protocol) wrong() string {
 	if err := p.ring.Check(); err != nil {
 		return "I2: " + err.Error()
 	}
+	if p.unheld != "" {
+		return "I3: " + p.unheld
+	}
 	for r, n := range p.records {
 		state := meta.State("removed")
 		if k := p.ring.Key(ringID(n)); k != nil {
@@ -435,6 +484,8 @@ func (p *protocol) String() string {
 	}
 	b.add(" records ", p.records[:]...)
 	b.add(" writer ", p.writer)
+	b.add(" restored ", p.restored)
+	b.flag("C", p.confirmed)
 	l := p.left
 	b.add(" left ", l.full, l.partial, l.rekeys, l.removals, l.writes, l.crashes, l.wipes, l.snapshots, l.restores)
 	if p.saved != nil {
@@ -607,6 +658,7 @@ func TestI3I5EveryRuleCounts(t *testing.T) {
 		"an inactive key can go":                {gap{remove: meta.StateInactive}, budgets{partial: 1, removals: 1}, "I5: record 0 is under key 1, which is removed"},
 		"a rekeying key can go":                 {gap{remove: meta.StateRekeying}, budgets{full: 1, removals: 1}, "I5: record 0 is under key 1, which is removed"},
 		"a scan from before a restore":          {gap{scan: true}, budgets{full: 1, removals: 1, snapshots: 1, restores: 1}, "I5: record 1 is under key 1, which is removed"},
+		"sealing after a restore at once":       {gap{seal: true}, budgets{writes: 1, wipes: 2, snapshots: 1, restores: 1}, "I3: key 1, which came with a snapshot, seals"},
 		"recorded holds of wiped disks":         {gap{live: true}, budgets{full: 1, wipes: 2}, "I3: no disk has key 2"},
 		"recorded holds of a restored snapshot": {gap{live: true, prompt: true}, budgets{full: 1, wipes: 2, snapshots: 1, restores: 1}, "I3: no disk has key 2"},
 	} {
