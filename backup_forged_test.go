@@ -222,7 +222,7 @@ func unpackable(t *testing.T, size int64, snapshot func(content string) []byte) 
 
 // TestBackupUnpacksToNoMoreThanItHas: in a sparse file a few bytes stand for as many as one likes.
 func TestBackupUnpacksToNoMoreThanItHas(t *testing.T) {
-	const size = 1 << 40
+	const size = 1 << 26
 	text := fmt.Sprint(int64(size))
 	for name, snapshot := range map[string]func(string) []byte{
 		"sparse 0.0": func(c string) []byte {
@@ -293,6 +293,13 @@ func TestBackupHasNoMoreThanMaxBytes(t *testing.T) {
 	if _, err := read(int64(len(file))); err != nil {
 		t.Errorf("as many as the file has: %v", err)
 	}
+	large := forgeBackup(t, file, m, identity, func(f *forgery) { f.manifest.Raft.Size = 1 << 40 })
+	_, err := keyring.VerifyBackupContext(t.Context(), bytes.NewReader(large), keyring.VerifyOptions{
+		Identities: []age.Identity{identity}, MaxBytes: 1 << 39,
+	})
+	if err == nil || !strings.Contains(err.Error(), "its snapshot has 1099511627776 bytes") { // before it is read
+		t.Errorf("a snapshot that is larger: %v", err)
+	}
 	for _, most := range []int64{-1, 1, m.Raft.Size - 1, m.Raft.Size} {
 		if snapshot, err := read(most); err == nil || snapshot.Len() > 0 {
 			t.Errorf("%d: %v, and %d bytes", most, err, snapshot.Len())
@@ -345,6 +352,19 @@ func TestLyingManifestCostsLittle(t *testing.T) {
 	good := string(b)
 	if got, err := keyring.DecodeManifest(strings.NewReader(good)); err != nil || len(got.Keys) != 2 {
 		t.Fatalf("%+v, %v", got, err)
+	}
+	for _, lie := range []string{
+		strings.Replace(good, m.Keys[0].ID.String(), keyring.KeyID{}.String(), 1),
+		strings.Replace(good, fmt.Sprintf(`"Check":"%x"`, m.Keys[0].Check), `"Check":"`+strings.Repeat("0", 64)+`"`, 1),
+		strings.Replace(good, `"State":"active"`, `"State":"Active"`, 1),
+		strings.Replace(good, `"State":"active"`, `"state":"active"`, 1),
+		strings.Replace(good, `"State":"active"`, `"State":"active","State":"active"`, 1),
+		strings.Replace(good, `"Cluster":`, `"Cluster":"","Cluster":`, 1),
+		strings.Replace(good, `"Keys":[`, `"More":[],"Keys":[`, 1),
+	} {
+		if _, err := keyring.DecodeManifest(strings.NewReader(lie)); err == nil || lie == good {
+			t.Errorf("a manifest: %s", lie)
+		}
 	}
 	many := func(what string) string { return strings.Repeat(what+",", 8<<20/len(what)) + what }
 	key := `{"ID":"%s","State":"active","Check":"` + strings.Repeat("1", 64) + `"}`

@@ -254,3 +254,37 @@ func TestDataOnlySnapshotIsWhatItsManifestSays(t *testing.T) {
 type nopCloser struct{ *bytes.Buffer }
 
 func (nopCloser) Close() error { return nil }
+
+// TestGoldenBackupOfFormat2 opens, and is signed as it was.
+func TestGoldenBackupOfFormat2(t *testing.T) {
+	var want struct {
+		BackupKey, Cluster, Host string
+		Keys                     int
+		Sealed                   []byte
+		Signer                   keyring.BackupSigner
+	}
+	if err := json.Unmarshal(readFile(t, "testdata/v2/backup.json"), &want); err != nil {
+		t.Fatal(err)
+	}
+	file, identity := readFile(t, "testdata/v2/backup.age"), parseIdentity(t, want.BackupKey)
+	m, err := keyring.VerifyBackup(bytes.NewReader(file), identity)
+	if err != nil || m.Format != "keyring backup 2" || m.Cluster != want.Cluster || m.Signer != want.Signer || len(m.Keys) != want.Keys {
+		t.Errorf("%+v, %v", m, err)
+	}
+	host := &app{}
+	cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: host}
+	_, err = keyring.RestoreNode(t.Context(), bytes.NewReader(file), cfg, keyring.RestoreOptions{
+		Identities: []age.Identity{identity}, Signer: want.Signer, Cluster: want.Cluster,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := keyring.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if got, err := n.Keyring().Decrypt(want.Sealed, []byte("aad")); err != nil || string(got) != "what was sealed" || host.text() != want.Host {
+		t.Errorf("%q, %q, %v", got, host.text(), err)
+	}
+}

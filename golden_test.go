@@ -609,16 +609,17 @@ var goldens = map[string][]string{
 	"keystore under FileKEK":          {goldenDir + "/node.tar.gz"},
 	"ciphertexts":                     {"internal/seal/testdata/envelopes.json", goldenDir + "/set.json"},
 	"tokens":                          {"testdata/tokens.json", goldenDir + "/set.json"},
-	"backup":                          {goldenDir + "/backup.age"},
+	"backup":                          {goldenDir + "/backup.age", "testdata/v2/backup.age", "testdata/v2/backup.json"},
 	"directory of a Node":             {goldenDir + "/node.tar.gz"},
 	"Nomad's key files":               {"internal/nks/testdata/nomad"},
 }
 
-// TestGoldenFilesStayAsTheyAre: testdata/v1/SHA256SUMS, in the form of sha256sum, has every golden file,
-// and none has changed.
+// TestGoldenFilesStayAsTheyAre: SHA256SUMS of testdata/v1 and v2, in the form of sha256sum, have every golden
+// file, and none has changed.
 func TestGoldenFilesStayAsTheyAre(t *testing.T) {
 	want := map[string]string{}
-	for line := range strings.Lines(string(readFile(t, goldenDir+"/SHA256SUMS"))) {
+	sums := append(readFile(t, goldenDir+"/SHA256SUMS"), readFile(t, "testdata/v2/SHA256SUMS")...)
+	for line := range strings.Lines(string(sums)) {
 		sum, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
 		want[name] = sum
 	}

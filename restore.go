@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"context"
-	"crypto/fips140"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -96,7 +95,6 @@ type RestoreOptions struct {
 // check says what is wrong with the options, and whether the KEKs work, before anything is read or written.
 func (o RestoreOptions) check(ctx context.Context) error {
 	var w wrongs
-	w.unless(!fips140.Enforced(), "age is not allowed in FIPS 140-only mode")
 	w.unless(o.Dir != "", "Dir is empty")
 	w.unless(len(o.Identities) > 0, "Identities is empty")
 	w.unless(o.MaxBytes >= 0, "MaxBytes %d is negative", o.MaxBytes)
