@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// silence is how long a server may take to answer before it counts as gone.
+// silenceTimeout is how long a server may take to answer before it counts as gone.
 const silenceTimeout = 3 * time.Second
 
 // named are the servers that the configuration names, by address. Those of Join have no ID.
