@@ -17,7 +17,12 @@ import (
 // every key that is adopted. That is a command of version 2 of the log: until every server says, asked now, that it
 // applies those, the error names the servers that do not. Adopting a key again has no effect.
 //
-// Leader only. A key that no server has is ErrUnknownKey, and so is one that was removed.
+// Of a key that the leader has not, the tokens are admitted when it has got the material, from which it derives the
+// public key: no other server is believed which one that is. Until then the key opens data, and Adopt waits. If ctx
+// ends first the error matches ErrKeyMissing: call it again.
+//
+// Leader only. A key that no server has is ErrUnknownKey, and so is one that was removed. One whose public key in
+// raft is not that of its material is ErrCorrupt.
 func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
 	ctx, done, err := k.enter(ctx)
 	if err != nil {
@@ -35,13 +40,25 @@ func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
 		if !known.DataOnly {
 			return nil
 		}
-		return k.adopt(ctx, meta.Adopt{Key: known.New(), Admit: true})
+		return k.admit(ctx, id)
 	}
-	orphan, err := k.findOrphan(ctx, id)
+	orphan, own, err := k.findOrphan(ctx, id)
 	if err != nil {
 		return err
 	}
-	return k.adopt(ctx, meta.Adopt{Key: fromOrphan(orphan)})
+	if err := k.adopt(ctx, meta.Adopt{Key: fromOrphan(orphan), DataOnly: !own}); err != nil || own {
+		return err
+	}
+	return k.admit(ctx, id)
+}
+
+// admit admits the tokens of a key that was adopted for data only.
+func (k *Keyring) admit(ctx context.Context, id KeyID) error {
+	key, err := k.awaitMaterial(ctx, id)
+	if err != nil {
+		return fmt.Errorf("adopt %s: %w", id, err)
+	}
+	return k.adopt(ctx, meta.Adopt{Key: key.New(), Admit: true})
 }
 
 func (k *Keyring) adopt(ctx context.Context, a meta.Adopt) error {
@@ -52,11 +69,12 @@ func (k *Keyring) adopt(ctx context.Context, a meta.Adopt) error {
 	return nil
 }
 
-// findOrphan asks this server, then the others, for a key that the ring does not know.
-func (k *Keyring) findOrphan(ctx context.Context, id KeyID) (peer.Orphan, error) {
+// findOrphan asks this server, then the others, for a key that the ring does not know, and says whether it is
+// this server's own: then its public key was derived here.
+func (k *Keyring) findOrphan(ctx context.Context, id KeyID) (orphan peer.Orphan, own bool, err error) {
 	request, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
 	if err != nil {
-		return peer.Orphan{}, err
+		return peer.Orphan{}, false, err
 	}
 	named := func(a *peer.HelloAnswer) (peer.Orphan, bool) {
 		for _, o := range a.Orphans {
@@ -66,18 +84,22 @@ func (k *Keyring) findOrphan(ctx context.Context, id KeyID) (peer.Orphan, error)
 		}
 		return peer.Orphan{}, false
 	}
+	if o, ok := named(k.hello()); ok {
+		return o, true, nil
+	}
 	for _, server := range servers(k.raft) {
-		a := k.hello()
-		if server != string(k.cfg.ID) {
-			if a, err = call[peer.HelloAnswer](ctx, k, server, request); err != nil {
-				continue
-			}
+		if server == string(k.cfg.ID) {
+			continue
+		}
+		a, err := call[peer.HelloAnswer](ctx, k, server, request)
+		if err != nil {
+			continue
 		}
 		if o, ok := named(a); ok {
-			return o, nil
+			return o, false, nil
 		}
 	}
-	return peer.Orphan{}, fmt.Errorf("adopt: %w %s: no server that answers has its file", ErrUnknownKey, id)
+	return peer.Orphan{}, false, fmt.Errorf("adopt: %w %s: no server that answers has its file", ErrUnknownKey, id)
 }
 
 func fromOrphan(o peer.Orphan) meta.NewKey {

@@ -94,6 +94,7 @@
 //	signing.go      Sign
 //	verify.go       Verify, and the keys whose tokens verify
 //	watch.go        what a leader sees of the other servers: who is silent, behind, or lacks the active key
+//	publichalf.go   the public keys in raft, held against the material
 //	wellknown.go    the JWKS, and the handler that serves it to relying parties
 //	data.go         SealedData: where the host's records are; EncryptTo
 //	rekey.go        the goroutine in which the leader moves data off keys that are rekeying

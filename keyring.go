@@ -53,6 +53,7 @@ type Keyring struct {
 	asking  chan struct{}         // has one while Config.Data is being asked
 	blocked blocked               // for Status: what the loops wait for
 	watch   watch                 // for Status: how the other servers are
+	halves  halves                // keys whose public half in the ring is another's
 	moves   moves                 // for Status: how the moves of data go
 }
 
@@ -64,6 +65,10 @@ type sealing struct {
 	id   KeyID
 	m    *material
 	key  *seal.Key
+
+	algorithm string // in the ring, as is public
+	public    []byte
+	proved    atomic.Bool // a token was verified with them
 }
 
 // Open starts the keyring of this server on a raft that is running or about to. It refuses
@@ -315,6 +320,7 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 		return nil, k.missing(s.id)
 	}
 	var err error
+	s.algorithm, s.public = active.Algorithm, active.Public
 	if s.key, err = k.sealerOf(s.id, s.m); err != nil {
 		return nil, err
 	}

@@ -325,7 +325,13 @@ func (l *leader) greet(s plan.Situation) error {
 	answers := l.greetAll(l.ctx, s.Servers)
 	unheard := behind(s.Servers, answers, 1)
 	l.orphans = nil
-	for _, server := range s.Servers {
+	own := func(server string) int { // first: who tells of a key first counts, and its own public keys the leader derives
+		if server == string(l.cfg.ID) {
+			return 0
+		}
+		return 1
+	}
+	for _, server := range slices.SortedStableFunc(slices.Values(s.Servers), func(a, b string) int { return own(a) - own(b) }) {
 		if _, waiting := unheard[raft.ServerID(server)]; !waiting {
 			l.orphans = append(l.orphans, answers[server].Orphans...)
 		}

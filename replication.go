@@ -43,6 +43,7 @@ type replicator struct {
 	refreshed keySet
 	renewed   mono.Time   // when the table of Decrypt was built last
 	seen      look        // what was found when the ring or the keystore changed last
+	compared  look        // its ring and version, when the public keys were compared last
 	lacking   []KeyID     // what was missing when it was looked at last
 	healed    bool        // and whether this server had caught up then
 	healing   chore       // reads the directory again while keys are missing
@@ -177,7 +178,7 @@ func (r *replicator) step() time.Duration {
 	} else {
 		wake = earliest(wake, r.fetch(ring, r.wanted(v, look.missing)))
 	}
-	wake = earliest(wake, r.report(look))
+	wake = earliest(wake, r.report(look), r.compare(look))
 	if wake == 0 {
 		return idle
 	}

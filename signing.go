@@ -18,7 +18,8 @@ import (
 // It is an error if exp is further away than TokenPolicy.MaxTTL, if iss is another, or if Verify
 // would refuse the token for anything else in its claims. Only the leader signs: elsewhere the
 // error matches ErrNotLeader. On a new leader, before the first key, or after a restore, as for
-// Encrypt, it is ErrNotReady. Sign does no I/O.
+// Encrypt, it is ErrNotReady. If the public key in raft is not that of the key, nothing is signed, and the error
+// matches ErrCorrupt. Sign does no I/O.
 func (k *Keyring) Sign(claims ...any) (token string, err error) {
 	s, err := k.active()
 	if err != nil {
@@ -54,6 +55,9 @@ func (k *Keyring) signWith(s *sealing, payload []byte) (string, error) {
 	token, err := signer.Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
+	}
+	if err := s.proves(token); err != nil {
+		return "", err
 	}
 	return token, nil
 }

@@ -92,6 +92,7 @@ const (
 	ProblemNewer       ProblemKind = "newer build"      // the log, or a key file, has what only a newer build reads
 	ProblemNotApplied  ProblemKind = "not applied"      // raft applies its log to another FSM than Config.FSM
 	ProblemWaiting     ProblemKind = "command waits"    // servers that have not said that they apply the leader's next command
+	ProblemPublicKey   ProblemKind = "public key"       // the public key in raft is not that of the key's material
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
 	ProblemNomad       ProblemKind = "Nomad's file"     // a key file of Nomad's that does not open, or that should go
@@ -110,6 +111,7 @@ var problemKinds = []struct {
 	{ProblemBehind, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
 	{ProblemUnconfirmed, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
 	{ProblemKeyMissing, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
+	{ProblemPublicKey, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
 	{ProblemRemoved, "Close it and delete its directory. It joins anew with AddServer or a JoinToken."},
 	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
 	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
@@ -224,6 +226,7 @@ func (k *Keyring) statusOf(v view) Status {
 	}
 	k.store.keks.describe(&s)
 	k.blocked.describe(&s)
+	k.halves.describe(&s)
 	if v.caughtUp && len(s.Servers) > 0 && !slices.ContainsFunc(s.Servers, func(r raft.Server) bool { return r.ID == k.cfg.ID }) {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemRemoved, Detail: "this server has left the cluster, or was removed"})
 	}

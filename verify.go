@@ -92,6 +92,7 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 // time is over.
 type tokenKeys struct {
 	ring        *meta.Ring
+	halves      uint64 // the version of Keyring.halves
 	from, until time.Time
 	byID        map[KeyID]*jwt.Key // nil for one that is odd
 	byHeader    map[string]*jwt.Key
@@ -120,7 +121,7 @@ func (k *Keyring) tokenKeys(at time.Time) *tokenKeys {
 	if t == nil {
 		t = &tokenKeys{}
 	}
-	if t.ring != ring || at.Before(t.from) || !at.Before(t.until) {
+	if t.ring != ring || t.halves != k.halves.version.Load() || at.Before(t.from) || !at.Before(t.until) {
 		t = k.readTokenKeys(ring, at, t)
 		k.tokens.Store(t)
 	}
@@ -136,11 +137,11 @@ func (k *Keyring) keysAnew(at time.Time, before *tokenKeys) (*tokenKeys, error) 
 	return k.tokenKeys(at), nil
 }
 
-// readTokenKeys reads the public keys that the table before has not. One that is odd is left
-// out, and takes no other with it.
+// readTokenKeys reads the public keys that the table before has not. One that is odd, or not that of the
+// material here, is left out, and takes no other with it.
 func (k *Keyring) readTokenKeys(ring *meta.Ring, at time.Time, before *tokenKeys) *tokenKeys {
 	t := &tokenKeys{
-		ring: ring, from: at, until: at.Add(idle),
+		ring: ring, halves: k.halves.version.Load(), from: at, until: at.Add(idle),
 		byID: map[KeyID]*jwt.Key{}, byHeader: map[string]*jwt.Key{}, adopted: map[*jwt.Key]bool{},
 	}
 	var inOrder []*jwt.Key
@@ -153,7 +154,7 @@ func (k *Keyring) readTokenKeys(ring *meta.Ring, at time.Time, before *tokenKeys
 			t.until = until
 		}
 		key, ok := before.byID[m.ID]
-		if !ok {
+		if !ok || before.halves != t.halves {
 			key = k.readTokenKey(m)
 		}
 		if t.byID[m.ID] = key; key == nil {
@@ -168,6 +169,9 @@ func (k *Keyring) readTokenKeys(ring *meta.Ring, at time.Time, before *tokenKeys
 }
 
 func (k *Keyring) readTokenKey(m *meta.Key) *jwt.Key {
+	if agrees, known := k.agrees(m); known && !agrees {
+		return nil // compare says so
+	}
 	key, err := jwt.NewKey(m.ID.String(), m.Algorithm, m.Public)
 	if err != nil {
 		k.cfg.Logger.Error("the tokens of a key can't be verified", "key", m.ID, "error", err)

@@ -1,0 +1,166 @@
+package keyring
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/plan"
+)
+
+// The ring has the public half of each signing key, and nothing in raft proves that it belongs there: the check
+// value tells the right material, which determines its public half, and says nothing to those who have no
+// material. A raft snapshot that somebody has altered, or a server that lies about a key which is to be adopted,
+// can put another one in its place. So every server that has the material compares.
+
+// halves are the keys whose public half in the ring is not that of the material here.
+type halves struct {
+	version atomic.Uint64 // grows when they change
+
+	mu    sync.Mutex // guards below
+	wrong map[KeyID]bool
+}
+
+// set notes which they are, and reports whether that is news.
+func (h *halves) set(wrong map[KeyID]bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if maps.Equal(h.wrong, wrong) {
+		return false
+	}
+	h.wrong = wrong
+	h.version.Add(1)
+	return true
+}
+
+func (h *halves) describe(st *Status) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, id := range slices.SortedFunc(maps.Keys(h.wrong), compareIDs) {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemPublicKey, Key: id,
+			Detail: "the public key in raft is not that of the key's material: it is not in the JWKS here, and no token verifies with it"})
+	}
+}
+
+// publicOf returns the public half that the material determines, derived at its first use. Deriving costs half a
+// millisecond for RSA. It is nil for a key that is not in memory, or not the ring's.
+func (s *keystore) publicOf(key *meta.Key) (public []byte, derived bool) {
+	m := s.get(key.ID)
+	if m == nil || m.check != key.Check {
+		return nil, false
+	}
+	if p := m.public.Load(); p != nil {
+		return *p, false
+	}
+	a, ok := s.copy(key.ID)
+	if !ok || a.check != key.Check {
+		return nil, false
+	}
+	defer a.secret.Wipe()
+	public, err := a.secret.Public(a.algorithm)
+	if err != nil {
+		public = []byte{} // no public key is that of this one
+	}
+	m.public.Store(&public)
+	return public, true
+}
+
+// agrees reports whether the ring has the public half of the key's material. Without material here that is not
+// known.
+func (k *Keyring) agrees(key *meta.Key) (agrees, known bool) {
+	public, _ := k.store.publicOf(key)
+	return bytes.Equal(public, key.Public), public != nil
+}
+
+// compareAtOnce bounds what is derived before other things have their turn.
+const compareAtOnce = 64
+
+// compare looks at the keys whose tokens verify, after the ring or the keystore has changed. It returns when to
+// go on.
+func (r *replicator) compare(l look) mono.Time {
+	if r.compared.ring == l.ring && r.compared.stored == l.stored {
+		return 0
+	}
+	wrong, derived, at := map[KeyID]bool{}, 0, r.now()
+	for _, m := range l.ring.Keys {
+		if !at.Before(plan.VerifiesUntil(m, r.cfg.tokens())) {
+			continue
+		}
+		if derived == compareAtOnce {
+			return mono.Now().Add(100 * time.Millisecond)
+		}
+		public, anew := r.store.publicOf(m)
+		if anew {
+			derived++
+		}
+		if public != nil && !bytes.Equal(public, m.Public) {
+			wrong[m.ID] = true
+		}
+	}
+	r.compared.ring, r.compared.stored = l.ring, l.stored
+	if r.halves.set(wrong) && len(wrong) > 0 {
+		r.cfg.Logger.Error("public keys in raft are not those of their material", "keys", slices.SortedFunc(maps.Keys(wrong), compareIDs))
+	}
+	return 0
+}
+
+// proves verifies the first signature with the ring's public key: others can verify with nothing else.
+func (s *sealing) proves(token string) error {
+	if s.proved.Load() {
+		return nil
+	}
+	key, err := jwt.NewKey(s.id.String(), s.algorithm, s.public)
+	if err == nil {
+		_, _, err = jwt.Open(token, only{key})
+	}
+	if err != nil {
+		return fmt.Errorf("sign: %w: the public key of %s in raft is not that of its material: %w", ErrCorrupt, s.id, err)
+	}
+	s.proved.Store(true)
+	return nil
+}
+
+// only is a set of one key.
+type only struct{ key *jwt.Key }
+
+// WithHeader implements jwt.Keys.
+func (o only) WithHeader(encoded string) *jwt.Key {
+	if encoded != o.key.Header() {
+		return nil
+	}
+	return o.key
+}
+
+// WithID implements jwt.Keys.
+func (only) WithID(string) (*jwt.Key, error) { return nil, jwt.ErrUnknownKey }
+
+// awaitMaterial waits until this server has the material of a key of the ring, which it returns, and requires that
+// the ring has its public half.
+func (k *Keyring) awaitMaterial(ctx context.Context, id KeyID) (*meta.Key, error) {
+	for {
+		changed := k.fsm.changed.wait()
+		m := k.fsm.ring.Load().Key(id)
+		if m == nil {
+			return nil, fmt.Errorf("%w: it was removed", ErrUnknownKey)
+		}
+		switch agrees, known := k.agrees(m); {
+		case known && agrees:
+			return m, nil
+		case known:
+			return nil, fmt.Errorf("%w: its public key in raft is not that of its material", ErrCorrupt)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: it opens data; its tokens wait until the leader has its material: %w", ErrKeyMissing, context.Cause(ctx))
+		}
+	}
+}
