@@ -223,6 +223,32 @@ func JoinRefusal(n *Node, token string, id raft.ServerID) string {
 	return ""
 }
 
+// PlantKey writes a key file that no ring knows, as an offer does.
+func PlantKey(k *Keyring) (KeyID, error) {
+	secret, err := nks.Generate("EdDSA")
+	if err != nil {
+		return KeyID{}, err
+	}
+	id := newKeyID()
+	return id, k.store.put(k.ctx, arrival{id, "EdDSA", secret.Check(id, "EdDSA"), time.Now().UTC().Round(0), secret})[0]
+}
+
+// Has reports whether a keyring has material of a key.
+func Has(k *Keyring, id KeyID) bool { return k.store.get(id) != nil }
+
+// FSMOf is a node's.
+func FSMOf(n *Node) *FSM { return n.keys.fsm }
+
+// UseToken binds a join token to a certificate, on the leader.
+func UseToken(ctx context.Context, n *Node, token string, user meta.Digest) error {
+	t, err := join.Parse(token)
+	if err != nil {
+		return err
+	}
+	use := &meta.UseJoinToken{ID: t.ID, Server: n.keys.fsm.ring.Load().JoinToken(t.ID).Server, User: user}
+	return n.keys.fsm.propose(ctx, n.raft, []meta.Command{{UseJoinToken: use}})
+}
+
 // JoinSecret is what raft must not have of a join token.
 func JoinSecret(token string) []byte {
 	b, _ := base64.RawURLEncoding.DecodeString(token)

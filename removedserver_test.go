@@ -1,0 +1,449 @@
+package keyring_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+)
+
+// refusal is the code with which a server refused a request, or "".
+func refusal(err error) peer.Code {
+	if r := (*peer.Refusal)(nil); errors.As(err, &r) {
+		return r.Code
+	}
+	return ""
+}
+
+// TestRemovedServerGetsNothingFromWhoIsBehind: a follower whose log ends before the removal takes the removed
+// server for a member. The key that was made after it, which the leader offers, is not there for it.
+func TestRemovedServerGetsNothingFromWhoIsBehind(t *testing.T) {
+	for _, late := range []bool{true, false} { // the offer comes before the follower is behind, or after
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, keyringtest.Options{Servers: 5, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+				cfg.Data = keyring.NoData{}
+			}})
+			leader := ready(t, c)
+			whole(t, c)
+			others := slices.DeleteFunc(slices.Clone(c.Servers), func(s *keyringtest.Server) bool { return s == leader })
+			gone, behind := others[0], others[1]
+			goOn := make(chan struct{})
+			defer close(goOn)
+			stop := func() { // behind writes no more of raft's log; all else of it works
+				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+					if e.Server == behind && e.Kind == "log" {
+						<-goOn
+					}
+					return keyringtest.Reply{}
+				})
+			}
+			var key keyring.Key
+			var err error
+			if late {
+				stop()
+				if err := leader.Raft.RemoveServer(gone.ID, 0, 0).Error(); err != nil {
+					t.Fatal(err)
+				}
+				key, err = leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true})
+			} else { // its files have a key that no ring knows
+				key.ID, err = keyring.PlantKey(behind.Keyring)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			hello, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer, err := behind.Keyring.ServePeer(t.Context(), gone.ID, hello)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if told, err := peer.DecodeAnswer[peer.HelloAnswer](answer); err == nil && len(told.Orphans) > 0 {
+				t.Errorf("it names %d keys to who does not lead", len(told.Orphans))
+			}
+			if keys := fetched(t, behind, gone, key.ID); keys > 0 {
+				t.Error("it hands out a key that its ring does not know")
+			}
+			if keys := fetched(t, behind, gone, keyring.Ring(behind.FSM).Active().ID); keys != 1 {
+				t.Error("it does not hand out a key of its ring to who is a member as far as it knows")
+			}
+			if late && keyring.Has(behind.Keyring, key.ID) {
+				t.Error("it has taken up an offer, and is behind the configuration of who made it")
+			}
+		})
+	}
+}
+
+// fetched is how many keys a server hands out to another that asks for one.
+func fetched(t *testing.T, from, to *keyringtest.Server, id keyring.KeyID) int {
+	t.Helper()
+	pull, err := peer.NewFetch([]peer.ID{peer.ID(id)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := from.Keyring.ServePeer(t.Context(), to.ID, pull.Request())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := peer.DecodeAnswer[peer.FetchAnswer](b)
+	if err != nil {
+		return 0
+	}
+	return len(a.Keys)
+}
+
+// TestLeaderGivesAnOfferedKeyToMembersAlone: its configuration is the newest.
+func TestLeaderGivesAnOfferedKeyToMembersAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		gone := follower(c)
+		id, err := keyring.PlantKey(leader.Keyring) // as while it is offered
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := fetched(t, leader, gone, id); n != 1 {
+			t.Errorf("a member gets %d keys of the leader's", n)
+		}
+		if err := leader.Raft.RemoveServer(gone.ID, 0, 0).Error(); err != nil {
+			t.Fatal(err)
+		}
+		if n := fetched(t, leader, gone, id); n != 0 {
+			t.Error("a removed server gets the leader's new key")
+		}
+	})
+}
+
+// TestTokensEndBeforeTheirServerIsRemoved: whatever the log is cut off at, no removed server has a token.
+func TestTokensEndBeforeTheirServerIsRemoved(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := founded3(t)
+	for _, id := range []raft.ServerID{"s3", "s4"} {
+		joinToken(t, c.nodes["s1"], id, 0)
+	}
+	stays := c.nodes["s1"].Leader()
+	gone := besides(stays)
+	if err := c.nodes[stays].RemoveServer(ctx, gone, keyring.RemoveServerOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if left := c.nodes[stays].JoinTokens(); len(left) > 0 {
+		t.Errorf("%v are left", left)
+	}
+	dir := c.dirs[stays]
+	closeNode(t, c.nodes[stays])
+	delete(c.nodes, stays)
+	log, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft/raft.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	last, err := log.LastIndex()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ended, removed uint64
+	for i := uint64(1); i <= last; i++ {
+		var l raft.Log
+		if err := log.GetLog(i, &l); err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case l.Type == raft.LogCommand && strings.Contains(string(l.Data), `"endJoinTokens":{"all":true}`):
+			ended = i
+		case l.Type == raft.LogConfiguration && removed == 0 && len(raft.DecodeConfiguration(l.Data).Servers) == 2:
+			removed = i
+		}
+	}
+	if ended == 0 || removed == 0 || ended > removed {
+		t.Errorf("the tokens end with entry %d, and the server is removed with %d", ended, removed)
+	}
+}
+
+// TestServerWhoseAnswerIsLostJoinsWithItsToken: the token is bound to its certificate, and lets it in again.
+// Another certificate of the same server, and one after a withdrawal, are refused.
+func TestServerWhoseAnswerIsLostJoinsWithItsToken(t *testing.T) {
+	t.Parallel()
+	ctx, c, sealed := founded3(t)
+	cfg := c.newcomer("s4")
+	cfg.Join = []string{c.addrs["s1"], c.addrs["s2"], c.addrs["s3"]}
+	cfg.JoinToken = joinToken(t, c.nodes["s2"], "s4", 0)
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["s4"] = n
+	c.awaitVote(ctx, n, "s4")
+	if infos := c.nodes["s1"].JoinTokens(); len(infos) != 1 || !infos[0].Used || infos[0].Server != "s4" {
+		t.Errorf("%+v", infos)
+	}
+	closeNode(t, n)
+	delete(c.nodes, "s4")
+	cfg.Dir, cfg.Listener = t.TempDir(), nil // as if it had heard no answer
+	n = c.start(ctx, cfg)
+	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestTokenIsBoundToOneCertificate: who has copied it, with another certificate of that server, can't use it
+// once the server has, though it has not become a member.
+func TestTokenIsBoundToOneCertificate(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := founded3(t)
+	token := joinToken(t, c.nodes["s2"], "s4", 0)
+	if err := keyring.UseToken(ctx, c.nodes[c.nodes["s1"].Leader()], token, [32]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := c.newcomer("s4")
+	cfg.JoinToken = token
+	wantOut(t, ctx, cfg, "JoinToken, or AddServer")
+	if servers := keyring.RaftServers(c.nodes["s1"]); len(servers) != 3 {
+		t.Errorf("%v", servers)
+	}
+}
+
+// wantOut requires a server not to be taken in, however often it asks for a second.
+func wantOut(t *testing.T, ctx context.Context, cfg keyring.NodeConfig, why string) {
+	t.Helper()
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	asked := 0
+	cfg.Logger = whenLogged("asking to join", func() {
+		if asked++; asked == 2 {
+			stop()
+		}
+	})
+	n, err := keyring.Start(asking, cfg)
+	if err == nil {
+		closeNode(t, n)
+		t.Errorf("%s was taken in", cfg.ID)
+	} else if !strings.Contains(err.Error(), why) {
+		t.Errorf("%s: %v, want %q", cfg.ID, err, why)
+	}
+}
+
+// impostor founds a cluster of its own at an address, with the certificate that a removed server had, and
+// takes in whoever comes.
+func (c *nodes) impostor(ctx context.Context, id raft.ServerID, addr string, admits ...raft.ServerID) *keyring.Node {
+	c.tb.Helper()
+	cfg := c.config(id)
+	cfg.Dir, cfg.Addr, cfg.Peers = c.tb.TempDir(), addr, map[raft.ServerID]string{id: addr}
+	var err error
+	if cfg.Listener, err = net.Listen("tcp", addr); err != nil {
+		c.tb.Fatal(err)
+	}
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		c.tb.Fatal(err)
+	}
+	c.tb.Cleanup(func() { n.Close() })
+	if err := n.Keyring().WaitReady(ctx); err != nil {
+		c.tb.Fatal(err)
+	}
+	for _, id := range admits {
+		if err := n.AddServer(ctx, id, c.addrs[id]); err != nil {
+			c.tb.Fatal(err)
+		}
+	}
+	return n
+}
+
+// expel removes a server and stops it.
+func (c *nodes) expel(ctx context.Context, id raft.ServerID) {
+	c.tb.Helper()
+	if err := c.nodes[besides(id)].RemoveServer(ctx, id, keyring.RemoveServerOptions{}); err != nil {
+		c.tb.Fatal(err)
+	}
+	if err := c.nodes[id].Close(); err != nil {
+		c.tb.Error(err)
+	}
+	delete(c.nodes, id)
+}
+
+// within requires a node to be in the cluster of others.
+func within(t *testing.T, ctx context.Context, c *nodes, n *keyring.Node, id raft.ServerID) {
+	t.Helper()
+	c.awaitVote(ctx, n, id)
+	if keyring.Ring(keyring.FSMOf(n)).Cluster != keyring.Ring(keyring.FSMOf(c.nodes["s1"])).Cluster {
+		t.Errorf("%s is in the cluster of whoever answered", id)
+	}
+}
+
+// TestJoinerTakesNobodyForTheClusterWithoutProof: of the addresses that it was given, the first is a removed
+// server's, whose certificate is in order and which would take it in.
+func TestJoinerTakesNobodyForTheClusterWithoutProof(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := founded3(t)
+	c.expel(ctx, "s3")
+	alone, cfg := c.newcomer("s4"), c.newcomer("s4")
+	c.impostor(ctx, "s3", c.addrs["s3"], "s4")
+	cfg.Join = []string{c.addrs["s3"], c.addrs["s1"], c.addrs["s2"]}
+	cfg.JoinToken = joinToken(t, c.nodes["s1"], "s4", 0)
+	alone.Join, alone.JoinToken = cfg.Join[:1], cfg.JoinToken
+	wantOut(t, ctx, alone, "JoinToken, or AddServer")
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["s4"] = n
+	within(t, ctx, c, n, "s4")
+}
+
+// TestLostFounderJoinsByIDAlone: the addresses of its Peers lead to a removed server.
+func TestLostFounderJoinsByIDAlone(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 4, nil)
+	c.ready(ctx)
+	c.expel(ctx, "s3")
+	c.impostor(ctx, "s3", c.addrs["s3"], "s2")
+	closeNode(t, c.nodes["s2"])
+	delete(c.nodes, "s2")
+	cfg := c.config("s2")
+	cfg.Dir = t.TempDir()
+	cfg.Peers = map[raft.ServerID]string{"s1": c.addrs["s3"], "s2": c.addrs["s2"]}
+	wantSilent(t, ctx, cfg)
+	cfg.Peers, cfg.Listener = map[raft.ServerID]string{"s1": c.addrs["s1"], "s2": c.addrs["s2"], "s4": c.addrs["s4"]}, nil
+	n, err := keyring.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["s2"] = n
+	within(t, ctx, c, n, "s2")
+}
+
+// wantSilent requires a server to find none of the others.
+func wantSilent(t *testing.T, ctx context.Context, cfg keyring.NodeConfig) {
+	t.Helper()
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	asked := 0
+	cfg.Logger = whenLogged("waiting for the other servers", func() {
+		if asked++; asked == 2 {
+			stop()
+		}
+	})
+	n, err := keyring.Start(asking, cfg)
+	if err == nil {
+		closeNode(t, n)
+		t.Errorf("%s has found somebody", cfg.ID)
+	}
+}
+
+// TestProofOfAnotherConnectionIsWorthNothing: a removed server stands between the server that joins and the
+// leader, and hands on what each of them says.
+func TestProofOfAnotherConnectionIsWorthNothing(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := founded3(t)
+	c.expel(ctx, "s3")
+	leader := c.nodes["s1"].Leader()
+	out := peer.NewClient(&peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/s3", nil)})
+	defer out.Close()
+	ln, err := net.Listen("tcp", c.addrs["s3"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked []string
+	stop := c.pose("s3", ln, func(ctx context.Context, _ peer.Identity, path string, body []byte) ([]byte, error) {
+		if path == "/node/hello" {
+			return json.Marshal(map[string]any{"founded": true, "leader": c.addrs["s3"], "leaderID": "s3"})
+		}
+		asked = append(asked, path)
+		return out.Call(ctx, string(leader), c.addrs[leader], path, body)
+	})
+	cfg := c.newcomer("s4")
+	cfg.Join, cfg.JoinToken = []string{c.addrs["s3"]}, joinToken(t, c.nodes["s1"], "s4", 0)
+	wantOut(t, ctx, cfg, "")
+	stop()
+	if slices.Contains(asked, "/node/join") || !slices.Contains(asked, "/node/proof") {
+		t.Errorf("it has asked for %v", asked)
+	}
+	for id, n := range c.nodes {
+		if servers := keyring.RaftServers(n); len(servers) != 2 {
+			t.Errorf("%s has %v", id, servers)
+		}
+	}
+}
+
+// TestJoinNeedsAProof: without a proof, with a wrong one, and with that of another token nobody gets in who is no
+// member, and all are told the same.
+func TestJoinNeedsAProof(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := founded3(t)
+	joinToken(t, c.nodes["s1"], "s4", 0)
+	joinToken(t, c.nodes["s1"], "s5", 0)
+	awaitTokens(t, c.nodes["s1"], 2)
+	mine, others := "", ""
+	for _, info := range c.nodes["s1"].JoinTokens() {
+		if info.Server == "s4" {
+			mine = info.ID
+		} else {
+			others = info.ID
+		}
+	}
+	leader := c.nodes["s1"].Leader()
+	client := peer.NewClient(&peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/s4", nil)})
+	defer client.Close()
+	proof := make([]byte, 32)
+	io.ReadFull(rand.Reader, proof)
+	for name, body := range map[string]map[string]any{
+		"nothing":                {"addr": "127.0.0.1:9"},
+		"an old token":           {"addr": "127.0.0.1:9", "token": "AQ"},
+		"a token and no proof":   {"addr": "127.0.0.1:9", "id": mine},
+		"a wrong proof":          {"addr": "127.0.0.1:9", "id": mine, "proof": proof},
+		"another server's token": {"addr": "127.0.0.1:9", "id": others, "proof": proof},
+		"no such token":          {"addr": "127.0.0.1:9", "id": strings.Repeat("ab", 16), "proof": proof},
+	} {
+		b, err := json.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = client.Call(ctx, string(leader), c.addrs[leader], "/node/join", b)
+		if refusal(err) != peer.NotMember {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, id := range []string{others, strings.Repeat("ab", 16)} {
+		body := []byte(`{"token":"` + id + `","addr":"127.0.0.1:9"}`)
+		if _, err := client.Call(ctx, string(leader), c.addrs[leader], "/node/proof", body); refusal(err) != peer.NotMember {
+			t.Errorf("proof of %s: %v", id, err)
+		}
+	}
+	if servers := keyring.RaftServers(c.nodes["s1"]); len(servers) != 3 {
+		t.Errorf("%v", servers)
+	}
+}
+
+// TestPlainAddressNeedsAToken: there is nothing to know the cluster by.
+func TestPlainAddressNeedsAToken(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 2, nil)
+	cfg := c.newcomer("s4")
+	cfg.Join = append(cfg.Join, c.addrs["s1"])
+	n, err := keyring.Start(ctx, cfg)
+	if err == nil {
+		n.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "id@host:port") || !strings.Contains(err.Error(), "JoinToken") {
+		t.Errorf("%v", err)
+	}
+}
