@@ -2,7 +2,7 @@
 // issuer of workload identities, on three servers.
 //
 //	controlplane init [-port 8001] [-servers 3] DIR       make certificates, KEKs and addresses
-//	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] DIR ID       run one of them: s1, s2, s3
+//	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] [-token FILE] DIR ID       run one of them: s1, s2, s3
 //
 //	controlplane [-server URL] put [-if VERSION] PATH         store standard input
 //	controlplane [-server URL] get [-stale] PATH
@@ -15,6 +15,9 @@
 //
 //	controlplane [-server URL] servers add [-addr HOST:PORT] ID       a new one may join, or one has moved
 //	controlplane [-server URL] servers remove [-force] ID       refused while a key would be held by too few
+//	controlplane [-server URL] servers token [-ttl 1h] ID       print a token with which that server may join: see serve -token
+//	controlplane [-server URL] servers tokens       those that have not ended
+//	controlplane [-server URL] servers withdraw TOKEN-ID
 //
 //	controlplane [-server URL] backup -to RECIPIENT,... FILE        everything, for age recipients; prints its SHA-256
 //	controlplane verify -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] BACKUP       says whether it restores

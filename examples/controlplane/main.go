@@ -118,6 +118,12 @@ func (c cli) run(ctx context.Context, name string, rest []string) error {
 		return c.addServer(ctx, rest)
 	case "servers remove":
 		return c.removeServer(ctx, rest)
+	case "servers token":
+		return c.joinToken(ctx, rest)
+	case "servers tokens":
+		return c.joinTokens(ctx, rest)
+	case "servers withdraw":
+		return c.withdrawToken(ctx, rest)
 	case "backup":
 		return c.backup(ctx, rest)
 	case "verify":
@@ -164,6 +170,7 @@ func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	rate := fs.Int("rate", 0, "")        // zero is no limit
 	clicks := fs.Bool("clicks", false, "")
 	escrow, identity := fs.String("escrow", "", ""), fs.String("identity", "", "")
+	token := fs.String("token", "", "") // a file: a command line can be read by others
 	args, err := flags(fs, args, 2)
 	if err != nil {
 		return err
@@ -172,5 +179,5 @@ func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		return usage{errors.New("serve: -identity is for -escrow")}
 	}
 	log := hclog.New(&hclog.LoggerOptions{Name: args[1], Output: stderr, Level: hclog.Info})
-	return serve(ctx, args[0], raft.ServerID(args[1]), options{*every, *rate, *clicks, *escrow, *identity, log, stdout})
+	return serve(ctx, args[0], raft.ServerID(args[1]), options{*every, *rate, *clicks, *escrow, *identity, *token, log, stdout})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"example.com/keyring"
 	"github.com/hashicorp/raft"
@@ -73,5 +74,76 @@ func (c cli) removeServer(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Fprintf(c.out, "%s is removed; delete its directory\n", out.ID)
+	return nil
+}
+
+// tokenRequest asks for a join token, and has it in the answer.
+type tokenRequest struct {
+	ID    raft.ServerID `json:"id"`
+	TTL   time.Duration `json:"ttl,omitempty"`
+	Token string        `json:"token,omitempty"`
+}
+
+// joinToken makes a token with which a server may join: a secret.
+func (s *server) joinToken(r *http.Request) (any, error) {
+	var in tokenRequest
+	if err := read(r, &in); err != nil {
+		return nil, err
+	}
+	var err error
+	in.Token, err = s.node.JoinToken(in.ID, in.TTL)
+	return in, err
+}
+
+// joinTokens lists those that have not ended, without their secrets.
+func (s *server) joinTokens(*http.Request) (any, error) { return s.node.JoinTokens(), nil }
+
+func (s *server) withdrawToken(r *http.Request) (any, error) {
+	id := r.PathValue("id")
+	return keyring.JoinTokenInfo{ID: id}, s.node.WithdrawJoinToken(keyring.WithActor(r.Context(), actor(r)), id)
+}
+
+func (c cli) joinToken(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("servers token", flag.ContinueOnError)
+	ttl := fs.Duration("ttl", time.Hour, "")
+	args, err := flags(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	in := tokenRequest{ID: raft.ServerID(args[0]), TTL: *ttl}
+	if err := c.call(ctx, http.MethodPost, "/v1/tokens", in, &in); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.out, in.Token)
+	return nil
+}
+
+func (c cli) joinTokens(ctx context.Context, args []string) error {
+	if _, err := flags(flag.NewFlagSet("servers tokens", flag.ContinueOnError), args, 0); err != nil {
+		return err
+	}
+	var all []keyring.JoinTokenInfo
+	if err := c.call(ctx, http.MethodGet, "/v1/tokens", nil, &all); err != nil {
+		return err
+	}
+	for _, t := range all {
+		used := "unused"
+		if t.Used {
+			used = "used"
+		}
+		fmt.Fprintf(c.out, "%s  for %s  until %s  %s\n", t.ID, t.Server, t.End.UTC().Format(time.RFC3339), used)
+	}
+	return nil
+}
+
+func (c cli) withdrawToken(ctx context.Context, args []string) error {
+	args, err := flags(flag.NewFlagSet("servers withdraw", flag.ContinueOnError), args, 1)
+	if err != nil {
+		return err
+	}
+	if err := c.call(ctx, http.MethodDelete, "/v1/tokens/"+url.PathEscape(args[0]), nil, &keyring.JoinTokenInfo{}); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.out, "nobody can join with that token any more")
 	return nil
 }

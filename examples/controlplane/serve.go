@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"example.com/keyring"
@@ -61,6 +62,7 @@ type options struct {
 	clicks   bool
 	escrow   string // age recipients, comma-separated
 	identity string // a file, the way back with them
+	token    string // a file with a join token
 	log      hclog.Logger
 	stdout   io.Writer
 }
@@ -86,6 +88,13 @@ func newServer(dir string, id raft.ServerID, o options) (*server, keyring.NodeCo
 		id: id, cluster: c, store: newStore(keys), clicks: o.clicks, log: o.log, started: make(chan struct{}),
 	}
 	conf := s.config(dir, keys, o)
+	if o.token != "" {
+		b, err := os.ReadFile(o.token)
+		if err != nil {
+			return nil, keyring.NodeConfig{}, fmt.Errorf("join token: %w", err)
+		}
+		conf.JoinToken = strings.TrimSpace(string(b))
+	}
 	conf.KEKs, conf.OldKEKs = keks, old
 	return s, conf, nil
 }

@@ -229,3 +229,42 @@ func (c client) awaitReady(t *testing.T) {
 		}
 	}
 }
+
+// A server that the cluster has removed joins with a token, which is then listed as used, and withdrawn.
+func TestServerJoinsWithATokenOfTheCommand(t *testing.T) {
+	dir := initialized(t, 3)
+	servers := startServers(t, dir, options{}, nil, "s1", "s2", "s3")
+	api := httptest.NewServer(servers["s1"].handler())
+	defer api.Close()
+	c := client{api.URL}
+	if _, err := runCommand(t, c, "servers", "remove", "s3"); err != nil {
+		t.Fatal(err)
+	}
+	if err := servers["s3"].node.Close(); err != nil {
+		t.Fatal(err)
+	}
+	delete(servers, "s3")
+	token, err := runCommand(t, c, "servers", "token", "-ttl", "10m", "s3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "s3")); err != nil {
+		t.Fatal(err)
+	}
+	startServers(t, dir, options{token: file}, nil, "s3")
+	list, err := runCommand(t, c, "servers", "tokens")
+	if err != nil || !strings.Contains(list, "for s3") || !strings.HasSuffix(list, "  used\n") {
+		t.Fatalf("%q, %v", list, err)
+	}
+	id, _, _ := strings.Cut(list, " ")
+	if out, err := runCommand(t, c, "servers", "withdraw", id); err != nil {
+		t.Errorf("%s, %v", out, err)
+	}
+	if _, err := runCommand(t, c, "servers", "withdraw", id); err == nil {
+		t.Error("it can be withdrawn twice")
+	}
+}
