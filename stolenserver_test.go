@@ -1,0 +1,277 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// theft is a cluster of four, of which s3 was stolen, and the thief.
+type theft struct {
+	*nodes
+	t       *testing.T
+	ctx     context.Context
+	dir     string          // s3's
+	tokens  []string        // that s3 knew, the first for itself
+	sealed  []byte          // before
+	thief   *keyring.Node   // all that s3 had, as a cluster of its own, with s3's address
+	forged  []byte          // sealed by the thief
+	old     []keyring.KeyID // keys of that day
+	client  *peer.Client    // with s3's certificate
+	present []byte          // sealed after the rotation
+}
+
+// TestStolenServerStepByStep goes through docs/stolen-server.md with a thief who has everything that the server
+// had. Each step of the text has a check here, and each check a step.
+func TestStolenServerStepByStep(t *testing.T) {
+	t.Parallel()
+	text := string(readFile(t, "docs/stolen-server.md"))
+	var steps []string
+	for _, m := range regexp.MustCompile(`(?m)^## (Step \d+: .*)$`).FindAllStringSubmatch(text, -1) {
+		steps = append(steps, m[1])
+	}
+	checks := []struct {
+		step  string
+		check func(*theft)
+	}{
+		{"Step 1: remove it", (*theft).remove},
+		{"Step 2: rotate fully, and revoke every key that it had", (*theft).rotate},
+		{"Step 3: remove the keys that it had", (*theft).removeKeys},
+		{"Step 4: take it out of the configuration of the others", (*theft).forgetPeer},
+		{"Step 5: make a backup, and destroy the old ones that you can do without", (*theft).backup},
+		{"Step 6: replace it", (*theft).replace},
+	}
+	var checked []string
+	for _, c := range checks {
+		checked = append(checked, c.step)
+	}
+	if !slices.Equal(steps, checked) {
+		t.Fatalf("the text has %q, and there are checks for %q", steps, checked)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	s := stealServer(t, ctx)
+	for _, c := range checks {
+		if c.check(s); t.Failed() {
+			t.Fatalf("in %s", c.step)
+		}
+	}
+}
+
+// stealServer has a cluster live, takes all that s3 has, and lets the thief run it.
+func stealServer(t *testing.T, ctx context.Context) *theft {
+	t.Helper()
+	s := &theft{t: t, ctx: ctx, nodes: startNodes(t, 4, func(cfg *keyring.NodeConfig) { cfg.Data = keyring.NoData{} })}
+	s.ready(ctx)
+	s3 := s.nodes.nodes["s3"]
+	s.old = append(s.old, s3.Keyring().Keys()[0].ID)
+	keyring.AwaitHolders(s3.Keyring(), s.old[0], 4)
+	for _, id := range []raft.ServerID{"s3", "s9"} {
+		s.tokens = append(s.tokens, joinToken(t, s3, id, 0))
+	}
+	var err error
+	if s.sealed, err = s3.Encrypt(ctx, []byte("before"), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := keyring.SnapshotRaft(s3); err != nil {
+		t.Fatal(err)
+	}
+	closeNode(t, s3)
+	delete(s.nodes.nodes, "s3")
+	s.dir = copyDir(t, s.dirs["s3"])
+	s.client = peer.NewClient(&peer.Dialer{Cluster: "test", TLS: s.ca.Source("keyring://test/server/s3", nil)})
+	t.Cleanup(s.client.Close)
+	return s
+}
+
+// runThief lets the thief have a cluster of its own of what it has, where s3 was.
+func (s *theft) runThief() {
+	cfg := s.config("s3")
+	cfg.Dir = s.dir
+	if _, err := keyring.RecoverNode(s.ctx, cfg, keyring.RecoverOptions{Force: true}); err != nil {
+		s.t.Fatal(err)
+	}
+	var err error
+	if cfg.Listener, err = net.Listen("tcp", s.addrs["s3"]); err != nil {
+		s.t.Fatal(err)
+	}
+	if s.thief, err = keyring.Start(s.ctx, cfg); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { s.thief.Close() })
+	if err := s.thief.Keyring().WaitReady(s.ctx); err != nil {
+		s.t.Fatal(err)
+	}
+	if s.forged, err = s.thief.Encrypt(s.ctx, []byte("forged"), nil); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *theft) member() *keyring.Node { return s.nodes.nodes["s1"] }
+
+// decrypts reports whether a server opens something from memory.
+func (s *theft) decrypts(n *keyring.Node, sealed []byte) bool {
+	_, err := n.Keyring().Decrypt(sealed, nil)
+	return err == nil
+}
+
+func (s *theft) want(what string, got, want bool) {
+	s.t.Helper()
+	if got != want {
+		s.t.Errorf("%s: %t, want %t", what, got, want)
+	}
+}
+
+// stays requires that the thief is let in nowhere: by its certificate, by tokens of its day, and for no call.
+func (s *theft) stays() {
+	s.t.Helper()
+	hello, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for id := range s.nodes.nodes {
+		for _, path := range []string{
+			"/keyring", "/node/encrypt", "/node/decrypt", "/node/sign", "/node/rotate", "/node/remove", "/node/status",
+			"/node/add-server", "/node/remove-server", "/node/join-token", "/node/withdraw-join-token",
+		} {
+			if _, err := s.client.Call(s.ctx, string(id), s.addrs[id], path, hello); refusal(err) != peer.NotMember {
+				s.t.Errorf("%s of %s: %v", path, id, err)
+			}
+		}
+		d := &peer.Dialer{Cluster: "test", TLS: s.ca.Source("keyring://test/server/s3", nil)}
+		if c, err := d.Dial(s.ctx, string(id), s.addrs[id], peer.ALPNRaft); err == nil {
+			c.Close()
+			s.t.Errorf("%s talks raft to it", id)
+		}
+	}
+	for _, token := range append(s.tokens, "") {
+		cfg := s.newcomer("s3")
+		cfg.JoinToken = token
+		wantOut(s.t, s.ctx, cfg, "JoinToken, or AddServer")
+	}
+	for _, server := range keyring.RaftServers(s.member()) {
+		if server.ID == "s3" {
+			s.t.Error("it is a member")
+		}
+	}
+}
+
+func (s *theft) remove() {
+	at := s.addrs["s3"]
+	if err := s.member().RemoveServer(s.ctx, "s3", keyring.RemoveServerOptions{}); err != nil {
+		s.t.Fatal(err)
+	}
+	for _, n := range s.nodes.nodes { // who is behind learns of it with the log
+		s.await(s.ctx, n, "told", func(st keyring.Status) bool {
+			return !slices.ContainsFunc(st.Servers, func(server raft.Server) bool { return server.ID == "s3" })
+		})
+	}
+	s.stays()
+	s.addrs["s3"] = at
+	s.runThief()
+	after, err := s.member().Encrypt(s.ctx, []byte("after"), nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.want("the thief opens what was sealed before", s.decrypts(s.thief, s.sealed), true)
+	s.want("the thief opens what is sealed now", s.decrypts(s.thief, after), true)
+	s.want("a server opens what the thief seals", s.decrypts(s.member(), s.forged), true)
+	s.want("a token that the thief signs is good", s.member().Keyring().Verify(s.signed(), me) == nil, true)
+	cfg := s.newcomer("s6")
+	if err := s.thief.AddServer(s.ctx, "s6", cfg.Addr); err != nil {
+		s.t.Fatal(err)
+	}
+	cfg.Join, cfg.JoinToken = []string{at}, joinToken(s.t, s.member(), "s6", 0)
+	wantOut(s.t, s.ctx, cfg, "JoinToken, or AddServer")
+}
+
+func (s *theft) signed() string {
+	token, err := s.thief.Sign(s.ctx, goldenClaimsNow())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return token
+}
+
+func goldenClaimsNow() map[string]any { return map[string]any{"aud": "me", "sub": "thief"} }
+
+func (s *theft) rotate() {
+	old := s.signed()
+	if _, err := s.member().Rotate(s.ctx, keyring.RotateOptions{Full: true, Revoke: s.old}); err != nil {
+		s.t.Fatal(err)
+	}
+	var err error
+	if s.present, err = s.member().Encrypt(s.ctx, []byte("present"), nil); err != nil {
+		s.t.Fatal(err)
+	}
+	s.want("the thief opens what is sealed now", s.decrypts(s.thief, s.present), false)
+	s.want("the thief opens what was sealed before", s.decrypts(s.thief, s.sealed), true)
+	for _, token := range []string{old, s.signed()} {
+		s.want("a token of the thief's is good", s.member().Keyring().Verify(token, me) == nil, false)
+	}
+	s.want("there are join tokens", len(s.member().JoinTokens()) > 0, false)
+}
+
+func (s *theft) removeKeys() {
+	for _, id := range s.old {
+		if err := s.member().Remove(s.ctx, id, keyring.RemoveOptions{Now: true}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	for _, n := range s.nodes.nodes {
+		s.await(s.ctx, n, "without the keys", func(keyring.Status) bool { return !s.decrypts(n, s.forged) })
+	}
+}
+
+func (s *theft) forgetPeer() {
+	lost := raft.ServerID("s2")
+	closeNode(s.t, s.nodes.nodes[lost])
+	delete(s.nodes.nodes, lost)
+	if err := s.thief.AddServer(s.ctx, lost, s.addrs[lost]); err != nil { // the thief would take it in
+		s.t.Fatal(err)
+	}
+	cfg := s.config(lost)
+	cfg.Dir, cfg.Data = s.t.TempDir(), keyring.NoData{}
+	cfg.Peers = map[raft.ServerID]string{"s1": s.addrs["s3"], "s2": s.addrs["s2"], "s4": s.addrs["s3"]} // led astray
+	wantSilent(s.t, s.ctx, cfg)
+	cfg.Peers["s1"], cfg.Peers["s4"] = s.addrs["s1"], s.addrs["s4"]
+	n, err := keyring.Start(s.ctx, cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.nodes.nodes[lost] = n
+	within(s.t, s.ctx, s.nodes, n, lost)
+}
+
+func (s *theft) backup() {
+	var file bytes.Buffer
+	leader := s.nodes.nodes[s.member().Leader()]
+	identity := newIdentity(s.t)
+	m, err := leader.Keyring().Backup(s.ctx, &file, identity.Recipient())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, k := range m.Keys {
+		s.want("the backup has a key of the thief's", slices.Contains(s.old, k.ID), false)
+	}
+}
+
+func (s *theft) replace() {
+	cfg := s.newcomer("s5")
+	cfg.JoinToken = joinToken(s.t, s.member(), "s5", 0)
+	n := s.start(s.ctx, cfg)
+	s.want("the new server opens what is sealed now", s.decrypts(n, s.present), true)
+	if _, err := n.Keyring().Decrypt(s.sealed, nil); !errors.Is(err, keyring.ErrUnknownKey) {
+		s.t.Errorf("the new server knows an old key: %v", err)
+	}
+	s.stays()
+}
