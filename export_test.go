@@ -249,6 +249,9 @@ func UseToken(ctx context.Context, n *Node, token string, user meta.Digest) erro
 	return n.keys.fsm.propose(ctx, n.raft, []meta.Command{{UseJoinToken: use}})
 }
 
+// Named are the servers that a configuration names.
+func Named(c NodeConfig) map[string]raft.ServerID { return c.named() }
+
 // JoinSecret is what raft must not have of a join token.
 func JoinSecret(token string) []byte {
 	b, _ := base64.RawURLEncoding.DecodeString(token)

@@ -14,7 +14,7 @@ import (
 )
 
 // AddServer admits the server of that ID, which is reached at addr, host:port: start it with an empty
-// directory and an address of the cluster in Join, and it gets every key, and then a vote. Without
+// directory and a server of the cluster in Join, as id@host:port, and it gets every key, and then a vote. Without
 // AddServer a server needs a JoinToken. One that is a member already, and has moved, gets its new
 // address; that too is refused while it answers at the old one, the leader included.
 //

@@ -17,14 +17,11 @@ import (
 // silenceTimeout is how long a server may take to answer before it counts as gone.
 const silenceTimeout = 3 * time.Second
 
-// named are the servers that the configuration names, by address. Those of Join have no ID.
+// named are the servers that the configuration names, by address, the ID empty where it is not known.
 func (c NodeConfig) named() map[string]raft.ServerID {
 	others := map[string]raft.ServerID{}
-	for _, addr := range c.Join {
-		others[addr] = ""
-	}
-	for id, addr := range c.Peers {
-		others[addr] = id
+	for _, k := range c.candidates() {
+		others[k.addr] = raft.ServerID(k.id)
 	}
 	return others
 }

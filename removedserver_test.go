@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -428,6 +429,27 @@ func TestJoinNeedsAProof(t *testing.T) {
 	}
 	if servers := keyring.RaftServers(c.nodes["s1"]); len(servers) != 3 {
 		t.Errorf("%v", servers)
+	}
+}
+
+// TestJoinNamesServersByAddressAndID, for who joins, and for a restore that asks whether they are silent.
+func TestJoinNamesServersByAddressAndID(t *testing.T) {
+	cfg := keyring.NodeConfig{
+		ID: "s1", Peers: map[raft.ServerID]string{"s1": "h1:1", "s2": "h2:1"}, Join: []string{"a@b@h3:1", "h4:1", "s5@[::1]:1"},
+	}
+	want := map[string]raft.ServerID{"h2:1": "s2", "h3:1": "a@b", "h4:1": "", "[::1]:1": "s5"}
+	if got := keyring.Named(cfg); !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	for _, entry := range []string{"@h:1", "s1@", "s1@h", "h", " @h:1", "s1@0.0.0.0:1", ""} {
+		cfg := keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Addr: "h1:1", Cluster: "test", Join: []string{entry}}
+		if _, err := keyring.Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "Join: ") {
+			t.Errorf("%q: %v", entry, err)
+		}
+	}
+	cfg = keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Addr: "h1:1", Cluster: "test", Join: []string{"h:1"}, JoinToken: "AQ"}
+	if _, err := keyring.Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "JoinToken: ") {
+		t.Errorf("%v", err)
 	}
 }
 
