@@ -102,6 +102,7 @@ func (d *draft) add(c *Add) error {
 	}
 	k := d.newKey(c.Key, StatePrepublished)
 	k.Publish, k.Scheduled, k.Full, k.Revoke = c.Publish, c.Scheduled, c.Full, slices.Clone(c.Revoke)
+	k.Compromised = c.Compromised
 	d.insert(k)
 	return nil
 }
@@ -140,9 +141,7 @@ func (d *draft) activate(c *Activate) error {
 	if err := d.confirmed(k, c); err != nil {
 		return err
 	}
-	retired := StateInactive
 	if k.Full {
-		retired = StateRekeying
 		for _, other := range d.Prepublished() {
 			if other.ID != c.ID {
 				d.bury(other.ID, c.Time, false)
@@ -150,11 +149,8 @@ func (d *draft) activate(c *Activate) error {
 		}
 	}
 	for _, old := range slices.Clone(d.Keys) {
-		switch {
-		case old.State == StateActive:
-			d.edit(old.ID, func(k *Key) { k.State, k.Retired = retired, c.Time })
-		case old.State == StateInactive && k.Full:
-			d.edit(old.ID, func(k *Key) { k.State = StateRekeying })
+		if old.ID != c.ID {
+			d.retire(old, k, c.Time)
 		}
 	}
 	for _, id := range k.Revoke {
@@ -165,8 +161,25 @@ func (d *draft) activate(c *Activate) error {
 	if k.Full || len(k.Revoke) > 0 {
 		d.endJoinTokens(allJoinTokens) // a thief may have the keys that they are sealed with
 	}
-	d.edit(c.ID, func(k *Key) { k.State, k.Activated = StateActive, c.Time })
+	d.edit(c.ID, func(k *Key) { k.State, k.Activated, k.Compromised = StateActive, c.Time, false })
 	return nil
+}
+
+// retire does with a key what the activation of next means for it.
+func (d *draft) retire(old, next *Key, at time.Time) {
+	retired := StateInactive
+	if next.Full {
+		retired = StateRekeying
+	}
+	switch {
+	case old.State == StateActive:
+		d.edit(old.ID, func(k *Key) { k.State, k.Retired = retired, at })
+	case old.State == StateInactive && next.Full:
+		d.edit(old.ID, func(k *Key) { k.State = StateRekeying })
+	}
+	if next.Compromised {
+		d.edit(old.ID, func(k *Key) { k.Revoked, k.Remove = true, true })
+	}
 }
 
 // confirmed says whether the answers behind the command are a majority of its voters, each

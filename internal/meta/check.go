@@ -66,6 +66,9 @@ func (c *Add) validate() error {
 	if slices.Contains(c.Revoke, c.Key.ID) {
 		return errors.New("a key that revokes itself")
 	}
+	if c.Compromised && (!c.Full || len(c.Revoke) > 0) {
+		return errors.New("after a compromise all data moves, and all keys are revoked")
+	}
 	return c.Key.validate()
 }
 
@@ -202,6 +205,9 @@ func (r *Ring) checkKey(k *Key) error {
 	if k.Remove && k.State.rank() < StateRekeying.rank() {
 		return errors.New("to be removed, but not rekeying")
 	}
+	if k.Compromised && (k.State != StatePrepublished || !k.Full || len(k.Revoke) > 0) {
+		return errors.New("what follows a compromise does not fit the key")
+	}
 	if k.CreateIndex > k.ModifyIndex {
 		return errors.New("modified before it was created")
 	}
@@ -246,7 +252,24 @@ func (r *Ring) CheckStep(next *Ring) error {
 			return fmt.Errorf("key %s changed what it is made of", k.ID)
 		case k.Revoked && !n.Revoked:
 			return fmt.Errorf("key %s is no longer revoked", k.ID)
+		case k.Remove && !n.Remove:
+			return fmt.Errorf("key %s is no longer to be removed", k.ID)
+		case k.Compromised && n.State != StatePrepublished:
+			if err := r.checkReplaced(next, n); err != nil {
+				return err
+			}
 		}
 	}
 	return r.checkTokenSteps(next)
+}
+
+// checkReplaced requires that no key of r but the one which took over after a compromise is of use in next.
+func (r *Ring) checkReplaced(next *Ring, by *Key) error {
+	for _, k := range r.Keys {
+		o := next.Key(k.ID)
+		if o != nil && k.ID != by.ID && (!o.Revoked || !o.Remove || o.State.rank() < StateRekeying.rank()) {
+			return fmt.Errorf("key %s outlives the compromise that %s follows", k.ID, by.ID)
+		}
+	}
+	return nil
 }

@@ -47,6 +47,7 @@ func secondCommands() []meta.Command {
 		{EndJoinTokens: &meta.EndJoinTokens{IDs: []meta.TokenID{{15: 1}, {15: 2}}}},
 		{EndJoinTokens: &meta.EndJoinTokens{All: true}},
 		{Adopt: &meta.Adopt{Key: newKey(3), Admit: true, Time: at(9)}},
+		{Add: &meta.Add{Key: newKey(4), Full: true, Compromised: true}},
 	}
 }
 
@@ -73,6 +74,7 @@ func recent(t tb) *meta.Ring {
 	h.do(addJoinToken(1, 1))
 	h.rotate(2)
 	h.do(addJoinToken(2, 2), useJoinToken(2, 7))
+	h.prepublish(3, compromised)
 	return h.ring
 }
 

@@ -47,6 +47,8 @@ type Add struct {
 	Scheduled bool      `json:"scheduled,omitempty"`
 	Full      bool      `json:"full,omitempty"`
 	Revoke    []KeyID   `json:"revoke,omitempty"`
+	// Compromised goes with Full, and stands for all keys in Revoke. Version 2.
+	Compromised bool `json:"compromised,omitempty"`
 }
 
 // Hold records which keys a server has gained, then which it has lost. A new keystore ID drops all

@@ -38,6 +38,7 @@ type mkey struct {
 	holders           string // sorted letters
 	clean             uint64
 	remove            bool
+	compromised       bool
 }
 
 func newModel() *model {
@@ -63,7 +64,7 @@ func (m *model) apply(c meta.Command) bool {
 		if _, used := m.keys[n]; used || m.removed[n] {
 			return false
 		}
-		k := mkey{state: "prepublished", full: c.Add.Full, check: c.Add.Key.Check[31]}
+		k := mkey{state: "prepublished", full: c.Add.Full, check: c.Add.Key.Check[31], compromised: c.Add.Compromised}
 		for _, id := range c.Add.Revoke {
 			if k, ok := m.keys[number(id)]; !ok || k.state == "prepublished" {
 				return false
@@ -190,6 +191,12 @@ func (m *model) activate(c *meta.Activate) bool {
 			m.keys[other] = o
 		}
 	}
+	for other, o := range m.keys {
+		if k.compromised && other != n {
+			o.revoked, o.remove = true, true
+			m.keys[other] = o
+		}
+	}
 	for _, r := range k.revoke {
 		if o, ok := m.keys[r]; ok {
 			o.revoked = true
@@ -199,7 +206,7 @@ func (m *model) activate(c *meta.Activate) bool {
 	if k.full || len(k.revoke) > 0 {
 		clear(m.tokens)
 	}
-	k.state = "active"
+	k.state, k.compromised = "active", false
 	k.revoked = m.keys[n].revoked
 	m.keys[n] = k
 	return true
@@ -235,7 +242,7 @@ func (m *model) String() string {
 	var b strings.Builder
 	for _, n := range slices.Sorted(maps.Keys(m.keys)) {
 		k := m.keys[n]
-		fmt.Fprintf(&b, "%d %s %q full=%t revoked=%t dataonly=%t clean=%d remove=%t\n", n, k.state, k.holders, k.full, k.revoked, k.dataOnly, k.clean, k.remove)
+		fmt.Fprintf(&b, "%d %s %q full=%t revoked=%t dataonly=%t clean=%d remove=%t compromised=%t\n", n, k.state, k.holders, k.full, k.revoked, k.dataOnly, k.clean, k.remove, k.compromised)
 	}
 	fmt.Fprintln(&b, "backup", m.backup, "removed", slices.Sorted(maps.Keys(m.removed)))
 	for _, s := range slices.Sorted(maps.Keys(m.keystores)) {
@@ -250,7 +257,7 @@ func (m *model) String() string {
 func tell(r *meta.Ring) string {
 	var b strings.Builder
 	for _, k := range r.Keys {
-		fmt.Fprintf(&b, "%d %s %q full=%t revoked=%t dataonly=%t clean=%d remove=%t\n", number(k.ID), k.State, strings.Join(k.Holders, ""), k.Full, k.Revoked, k.DataOnly, k.Clean, k.Remove)
+		fmt.Fprintf(&b, "%d %s %q full=%t revoked=%t dataonly=%t clean=%d remove=%t compromised=%t\n", number(k.ID), k.State, strings.Join(k.Holders, ""), k.Full, k.Revoked, k.DataOnly, k.Clean, k.Remove, k.Compromised)
 	}
 	var removed []int
 	for _, t := range r.Removed {
@@ -299,8 +306,9 @@ func commands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
 			if rapid.Bool().Draw(t, "publish") {
 				add.Publish = at(rapid.IntRange(0, 99).Draw(t, "hours"))
 			}
+			add.Compromised = add.Full && rapid.Bool().Draw(t, "compromised")
 			for _, n := range someKeys(t, "revoke") {
-				if id(n) != add.Key.ID {
+				if id(n) != add.Key.ID && !add.Compromised {
 					add.Revoke = append(add.Revoke, id(n))
 				}
 			}

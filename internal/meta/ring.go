@@ -63,6 +63,10 @@ type Key struct {
 	Clean     uint64  `json:"clean,omitempty"`     // index at which a scan was recorded that found nothing under it
 	Remove    bool    `json:"remove,omitempty"`    // to be removed once it is deprecated
 
+	// Compromised is of a prepublished key: with its activation no token of another key verifies any more,
+	// and every other key is to be removed, once what is sealed under it has moved.
+	Compromised bool `json:"compromised,omitempty"`
+
 	CreateIndex uint64   `json:"createIndex"`
 	ModifyIndex uint64   `json:"modifyIndex"`
 	Holders     []string `json:"holders,omitempty"` // sorted; each is in Ring.Servers

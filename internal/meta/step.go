@@ -8,6 +8,7 @@ const (
 	StepAdded          StepKind = "added"           // prepublished, not active yet
 	StepAdopted        StepKind = "adopted"         // its file was there, and its metadata was not
 	StepTokensAdmitted StepKind = "tokens admitted" // of a key that was adopted for data alone
+	StepCompromised    StepKind = "compromised"     // when the key is active, all others are revoked and removed
 	StepActivated      StepKind = "activated"
 	StepRetired        StepKind = "retired"
 	StepRevoked        StepKind = "revoked" // its tokens verify no longer
@@ -63,6 +64,7 @@ func (k *Key) since(was *Key) (steps []StepKind) {
 	add(entered(StatePrepublished), StepAdded)
 	add(was.State == "" && k.Adopted(), StepAdopted)
 	add(was.DataOnly && !k.DataOnly, StepTokensAdmitted)
+	add(k.Compromised && !was.Compromised, StepCompromised)
 	add(entered(StateActive), StepActivated)
 	add(was.State == StateActive && k.State != StateActive, StepRetired)
 	add(k.Revoked && !was.Revoked, StepRevoked)

@@ -20,15 +20,20 @@ var commandSince = []since[Command]{
 	{2, func(c *Command) bool { return c.AddJoinToken != nil }},
 	{2, func(c *Command) bool { return c.UseJoinToken != nil }},
 	{2, func(c *Command) bool { return c.EndJoinTokens != nil }},
+	{2, func(c *Command) bool { return c.Add != nil && c.Add.Compromised }},
 }
 
 var ringSince = []since[Ring]{
 	{2, func(r *Ring) bool { return len(r.JoinTokens) > 0 }},
+	{2, anyKey(func(k *Key) bool { return k.Compromised })},
 }
 
-// anyKey looks for a member of a key: a line of ringSince about one is made with it.
+// anyKey looks for a member of a key: a line of ringSince about one is made with it. The ring may be one that
+// is not checked yet, with a key that is nil.
 func anyKey(isSet func(*Key) bool) func(*Ring) bool {
-	return func(r *Ring) bool { return slices.ContainsFunc(r.Keys, isSet) }
+	return func(r *Ring) bool {
+		return slices.ContainsFunc(r.Keys, func(k *Key) bool { return k != nil && isSet(k) })
+	}
 }
 
 // needs returns the lowest version that has all that is set.

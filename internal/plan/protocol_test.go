@@ -65,7 +65,7 @@ type scan struct {
 type replacement struct{ record, old, new int }
 
 // budgets bound the search.
-type budgets struct{ full, partial, rekeys, removals, writes, crashes, wipes, snapshots, restores int }
+type budgets struct{ full, compromised, partial, rekeys, removals, writes, crashes, wipes, snapshots, restores int }
 
 // gap is a rule that is taken out, to see what it is good for.
 type gap struct {
@@ -170,6 +170,9 @@ func protocolEvents() []event {
 	add := func(name string, do func(*protocol) bool) { all = append(all, event{name, do}) }
 	add("full rotation", func(p *protocol) bool { return spend(&p.left.full) && p.rotate(meta.Add{Full: true}) })
 	add("rotation", func(p *protocol) bool { return spend(&p.left.partial) && p.rotate(meta.Add{}) })
+	add("rotation after a compromise", func(p *protocol) bool {
+		return spend(&p.left.compromised) && p.rotate(meta.Add{Full: true, Compromised: true})
+	})
 	add("ask", (*protocol).ask)
 	add("confirm the active key", (*protocol).confirm)
 	add("check the answers' time", func(p *protocol) bool {
@@ -277,6 +280,7 @@ func protocolEvents() []event {
 		p.apply(meta.Command{Deprecate: &meta.Deprecate{ID: ringID(s.key), Clean: s.clean}})
 		return true
 	})
+	add("remove what is to go", (*protocol).leave)
 	for n := range 4 {
 		add(fmt.Sprint("rekey ", n), func(p *protocol) bool {
 			return spend(&p.left.rekeys) && p.apply(meta.Command{Rekey: &meta.Rekey{ID: ringID(n), Remove: true}})
@@ -417,8 +421,17 @@ func (p *protocol) look() bool {
 	return true
 }
 
+// leave does what the leader does of its own accord with a key under which nothing is.
+func (p *protocol) leave() bool {
+	if a := plan.Next(p.ring, p.situation()); a.Kind == plan.Remove {
+		return p.apply(meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: start}})
+	}
+	return false
+}
+
 // wrong says which invariant does not hold, if any. A key may be lost with two of three disks, if
-// both were wiped after the question whether a majority holds it.
+// both were wiped after the question whether a majority holds it. A record is lost as soon as its key is
+// deprecated: it opens nothing any more.
 func (p *protocol) wrong() string {
 	if p.backward != nil {
 		return "I2: " + p.backward.Error()
@@ -473,6 +486,7 @@ func (p *protocol) String() string {
 			b.add(string(k.State[:1]), keyNumber(k.ID), order(k.Clean))
 			b.flag("F", k.Full)
 			b.flag("R", k.Remove)
+			b.flag("C", k.Compromised)
 			if k.Sealed() {
 				b.add("", min(2, p.wipes()-p.asked[keyNumber(k.ID)]))
 			}
@@ -487,7 +501,7 @@ func (p *protocol) String() string {
 	b.add(" restored ", p.restored)
 	b.flag("C", p.confirmed)
 	l := p.left
-	b.add(" left ", l.full, l.partial, l.rekeys, l.removals, l.writes, l.crashes, l.wipes, l.snapshots, l.restores)
+	b.add(" left ", l.full, l.compromised, l.partial, l.rekeys, l.removals, l.writes, l.crashes, l.wipes, l.snapshots, l.restores)
 	if p.saved != nil {
 		b.add(" saved ", p.saved.records[:]...)
 	}
@@ -603,7 +617,7 @@ func search(left budgets, without gap, sought string) (wrong string, states, fin
 func (p *protocol) finished() bool {
 	active := p.ring.Active()
 	rest := slices.ContainsFunc(p.ring.Keys, func(k *meta.Key) bool { return k != active && k.State != meta.StateDeprecated })
-	return keyNumber(active.ID) == p.made && !rest && p.left.full+p.left.partial+p.left.removals == 0
+	return keyNumber(active.ID) == p.made && !rest && p.left.full+p.left.compromised+p.left.partial+p.left.removals == 0
 }
 
 // TestI2I3I5EveryOrderOfEvents: rotations, scans, a writer, a removal of whatever key, with a crash,
@@ -619,6 +633,9 @@ func TestI2I3I5EveryOrderOfEvents(t *testing.T) {
 		"a full rotation, two wiped disks":        {full: 1, removals: 1, wipes: 2},
 		"a full rotation, a restored snapshot":    {full: 1, removals: 1, writes: 1, snapshots: 1, restores: 1},
 		"a full rotation and another":             {full: 1, partial: 1, removals: 1, writes: 1},
+		"after a compromise, a crash":             {compromised: 1, partial: 1, writes: 1, crashes: 1},
+		"after a compromise, a wiped disk":        {compromised: 1, writes: 1, wipes: 1},
+		"after a compromise, a restored snapshot": {compromised: 1, writes: 1, snapshots: 1, restores: 1},
 		"another, a wiped disk":                   {partial: 1, rekeys: 1, removals: 1, writes: 1, wipes: 1},
 		"another, a restored snapshot":            {partial: 1, rekeys: 1, removals: 1, writes: 1, snapshots: 1, restores: 1},
 	}
@@ -655,6 +672,7 @@ func TestI3I5EveryRuleCounts(t *testing.T) {
 		sought  string
 	}{
 		"no fence":                              {gap{admit: true}, budgets{full: 1, removals: 1, writes: 1}, "I5: record 0 is under key 1, which is removed"},
+		"no fence, and nobody removes the key":  {gap{admit: true}, budgets{full: 1, writes: 1}, "I5: record 0 is under key 1, which is deprecated"},
 		"an inactive key can go":                {gap{remove: meta.StateInactive}, budgets{partial: 1, removals: 1}, "I5: record 0 is under key 1, which is removed"},
 		"a rekeying key can go":                 {gap{remove: meta.StateRekeying}, budgets{full: 1, removals: 1}, "I5: record 0 is under key 1, which is removed"},
 		"a scan from before a restore":          {gap{scan: true}, budgets{full: 1, removals: 1, snapshots: 1, restores: 1}, "I5: record 1 is under key 1, which is removed"},
