@@ -133,6 +133,7 @@ func TestRemovalIsConfirmedByALeaderThatIsOne(t *testing.T) {
 		if r := refusalOf(t, leader, asker, request); r != nil {
 			t.Fatal(r)
 		}
+		synctest.Wait() // no answer of a follower's is on its way
 		c.Partition(leader)
 		if leader.Raft.State() != raft.Leader {
 			t.Fatal("it knows already")
