@@ -27,6 +27,7 @@ const (
 	StepAdded          = meta.StepAdded          // the key is known to all, and not active yet
 	StepAdopted        = meta.StepAdopted        // a key of which only the file was there; see Adopt
 	StepTokensAdmitted = meta.StepTokensAdmitted // the tokens of a key that was adopted for data alone
+	StepCompromised    = meta.StepCompromised    // all others are revoked and removed once the key is active
 	StepActivated      = meta.StepActivated
 	StepRetired        = meta.StepRetired
 	StepRevoked        = meta.StepRevoked     // its tokens verify no longer

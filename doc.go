@@ -27,8 +27,9 @@
 //	prepublished --activate--> active --rotate--> inactive --> rekeying --> deprecated --> removed
 //
 // A prepublished key is known to all and has sealed nothing. At most one key is active: it
-// seals and signs, on the leader. Inactive, rekeying and deprecated keys open what they sealed,
-// and their tokens verify for TokenPolicy.MaxTTL and the leeway after they were retired. A
+// seals and signs, on the leader. Inactive and rekeying keys open what they sealed. A deprecated one
+// opens nothing, unless it was adopted, but for [Keyring.DecryptDeprecated]: what is sealed under it is a
+// copy, or forged. Unless they are revoked, the tokens of all three verify for TokenPolicy.MaxTTL and the leeway after they were retired. A
 // removed key leaves a tombstone: its ID is never used again. A key never goes back. A rekeying key
 // becomes deprecated, and may go, when a scan of the host's data has found nothing under it.
 // Nothing is removed unless the operator or RotationPolicy.Retain asks; the one exception is a
@@ -44,7 +45,8 @@
 //	     FSM refuses the command otherwise.
 //	I4   Only the active key seals or signs, and only on a leader that has applied the barrier of its
 //	     own term; before that it returns ErrNotReady.
-//	I5   What was sealed under a key opens on every holder for as long as that key is in the FSM.
+//	I5   What was sealed under a key opens on every holder until a scan has found nothing under it;
+//	     for whoever asks DecryptDeprecated, for as long as that key is in the FSM.
 //	     Without force, a key that a record in this raft is sealed under can't be removed, as long
 //	     as [FSM.Admit] guards the host's Apply.
 //	I6   A fetched or loaded key is used only if it matches the check value in the FSM.

@@ -250,9 +250,10 @@ func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
 
 // Decrypt opens what Encrypt returned for the same aad, on any server that holds the key.
 // The error is ErrDecrypt for bytes that are anything else, ErrKeyMissing for a key whose
-// material has not arrived here, ErrUnknownKey for one that the keyring does not have, and
-// ErrNotReady for one that this server does not know while it has not caught up since its start, or
-// has heard from no leader for ten seconds. It does no I/O.
+// material has not arrived here, ErrUnknownKey for one that the keyring does not have, or under
+// which nothing is sealed any more since it is deprecated and was not adopted, and ErrNotReady for one that this server does not know while it has not caught up since its start, or
+// has heard from no leader for ten seconds. A record that was read before it moved has to be read
+// again; copies of it elsewhere are for DecryptDeprecated. It does no I/O.
 func (k *Keyring) Decrypt(ciphertext, aad []byte) ([]byte, error) {
 	return k.AppendDecrypt(make([]byte, 0, max(0, len(ciphertext)-Overhead)), ciphertext, aad)
 }

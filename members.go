@@ -46,7 +46,7 @@ type RemoveServerOptions struct {
 }
 
 // RemoveServer takes a server out of the cluster: its connections are closed, and it is given no key
-// any more. What it has got it keeps: after a theft, a full rotation comes next. Unless
+// any more. What it has got it keeps: after a theft, a rotation with RotateOptions.Compromised comes next. Unless
 // RemoveServerOptions.Force is set, each key has to be held, asked live, by a majority of the voters
 // that remain; else it is refused, with an error that matches ErrNotDurable. A leader that is to be
 // removed first hands over. All join tokens end. To come back, the server needs AddServer, or a JoinToken

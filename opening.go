@@ -90,11 +90,48 @@ func (k *Keyring) lookUpOpening(id KeyID) (*seal.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := k.store.get(id)
+	if isEmpty(key) {
+		return nil, fmt.Errorf("%w %s: it is deprecated, and nothing is sealed under it any more", ErrUnknownKey, id)
+	}
+	return k.sealerIn(key)
+}
+
+// sealerIn returns what a key of the ring opens with.
+func (k *Keyring) sealerIn(key *meta.Key) (*seal.Key, error) {
+	m := k.store.get(key.ID)
 	if m == nil || m.check != key.Check {
+		return nil, k.missing(key.ID)
+	}
+	return k.sealerOf(key.ID, m)
+}
+
+// isEmpty reports whether a scan has found that nothing is sealed under the key. What still comes is forged,
+// if the key was stolen, or a copy from elsewhere. Of what there is under a key that was adopted, Data may
+// not know.
+func isEmpty(key *meta.Key) bool { return key.State == StateDeprecated && !key.Adopted() }
+
+// DecryptDeprecated is Decrypt that opens also what is sealed under a deprecated key: a copy in a backup of
+// the host's or in an export, or a record that was stored past FSM.Admit after the last scan. If the key
+// may have been stolen, whoever has it may have made what it opens: that proves nothing about where it
+// comes from. Once the key is removed it is ErrUnknownKey.
+func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
+	id, ok := seal.KeyID(ciphertext)
+	if !ok || k.isClosed() {
+		return k.Decrypt(ciphertext, aad)
+	}
+	key := k.fsm.ring.Load().Key(id)
+	if key == nil || !isEmpty(key) {
+		return k.Decrypt(ciphertext, aad)
+	}
+	opener, err := k.sealerIn(key)
+	if err != nil {
+		return nil, err
+	}
+	out, err := opener.Open(nil, ciphertext, aad)
+	if err == seal.ErrClosed { // removed, or closed, in this moment
 		return nil, k.missing(id)
 	}
-	return k.sealerOf(id, m)
+	return out, err
 }
 
 // knownKey returns the ring's key of that ID. If it has none the error is ErrUnknownKey, or ErrNotReady
@@ -119,11 +156,13 @@ func (k *Keyring) refresh(v view) {
 	keys := k.store.all()
 	for id, m := range keys {
 		key := v.ring.Key(id)
-		if key != nil && m.check == key.Check {
+		right := key != nil && m.check == key.Check
+		if right && !isEmpty(key) {
 			continue
 		}
 		delete(keys, id)
 		switch {
+		case right:
 		case !v.caughtUp:
 		case key == nil && v.ring.WasRemoved(id):
 			k.store.bury(id)

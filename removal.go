@@ -120,7 +120,7 @@ func (k *Keyring) unused(ctx context.Context, id KeyID) error {
 			return err
 		}
 		if isUnder(s, id) {
-			return fmt.Errorf("record %q is sealed under it, and was not when the key was deprecated: see FSM.Admit; overwrite it, or remove the key by force", s.Ref)
+			return fmt.Errorf("record %q is sealed under it, and was not when the key was deprecated: see FSM.Admit; overwrite it with what DecryptDeprecated makes of it, or remove the key by force", s.Ref)
 		}
 	}
 	return nil

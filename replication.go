@@ -42,6 +42,8 @@ type replicator struct {
 	restores  uint64 // of the FSM, before this step read the ring
 	refreshed keySet
 	renewed   mono.Time   // when the table of Decrypt was built last
+	counted   *meta.Ring  // in which
+	empty     int         // so many keys have nothing sealed under them
 	seen      look        // what was found when the ring or the keystore changed last
 	compared  look        // its ring and version, when the public keys were compared last
 	lacking   []KeyID     // what was missing when it was looked at last
@@ -100,11 +102,20 @@ func (r *replicator) start(c *chore, do func()) {
 type keySet struct {
 	restores, stored uint64
 	keys, removed    int
+	empty            int // of the keys
 	caughtUp         bool
 }
 
 func (r *replicator) keySet(v view) keySet {
-	return keySet{r.restores, r.store.version(), len(v.ring.Keys), len(v.ring.Removed), v.caughtUp}
+	if r.counted != v.ring {
+		r.counted, r.empty = v.ring, 0
+		for _, key := range v.ring.Keys {
+			if isEmpty(key) {
+				r.empty++
+			}
+		}
+	}
+	return keySet{r.restores, r.store.version(), len(v.ring.Keys), len(v.ring.Removed), r.empty, v.caughtUp}
 }
 
 // look is what the ring and the keystore say together. There may be thousands of keys, and most of what

@@ -31,6 +31,13 @@ type RotateOptions struct {
 	// from the moment on at which the new key is active; the one that it takes over from may
 	// be among them. What they have sealed still opens. Empty means none.
 	Revoke []KeyID `json:",omitempty"`
+	// Compromised is for the day on which somebody else has, or may have, the keys. It is Full, and from the
+	// moment on at which the new key is active all others are revoked, those too that were adopted or are
+	// deprecated already, and each is removed once a scan has found nothing under it; Revoke adds nothing to
+	// that. The files of removed keys stay aside for RotationPolicy.Undo: a restore may need them, and the
+	// thief has the keys anyway. A new leader goes on with all of it. While a server runs a build that does
+	// not know of it, Rotate makes no key, and its error names the server.
+	Compromised bool `json:",omitempty"`
 }
 
 // Rotate makes a new key. It returns when the key is active, or, with Publish set, when it
@@ -49,18 +56,36 @@ func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if err := k.mayRevoke(o.Revoke); err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
 	}
+	if o.Compromised {
+		o.Full, o.Revoke = true, nil // all are
+	}
 	if o.Full && k.cfg.Data == nil {
 		return Key{}, fmt.Errorf("full rotation: %w: Config.Data is nil", ErrNoData)
 	}
-	add := meta.Add{Full: o.Full, Revoke: o.Revoke}
+	add := meta.Add{Full: o.Full, Revoke: o.Revoke, Compromised: o.Compromised}
 	if o.Publish.After(k.now()) {
 		add.Publish = o.Publish.UTC().Round(0)
+	}
+	if err := k.mayAdd(ctx, add); err != nil {
+		return Key{}, err
 	}
 	id, err := k.create(ctx, add)
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
 	}
 	return k.awaitKey(ctx, id, add.Publish.IsZero())
+}
+
+// mayAdd asks whether every server knows what goes with a new key, before there is a file of it.
+func (k *Keyring) mayAdd(ctx context.Context, add meta.Add) error {
+	v := k.fsm.build.Needs(meta.Command{Add: &add})
+	if v == 1 {
+		return nil
+	}
+	if err := k.allApply(ctx, v); err != nil {
+		return fmt.Errorf("rotate after a compromise: %w; if that can't wait: rotate with Full, and all older keys in Revoke, and then Remove each of them", err)
+	}
+	return nil
 }
 
 // mayRotate reports whether this server is a leader that is ready.

@@ -170,11 +170,12 @@ func (c cli) identity(ctx context.Context, args []string) error {
 func (c cli) rotate(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("keys rotate", flag.ContinueOnError)
 	full := fs.Bool("full", false, "")
+	compromised := fs.Bool("compromised", false, "")
 	if _, err := flags(fs, args, 0); err != nil {
 		return err
 	}
 	var out keyStatus
-	if err := c.call(ctx, http.MethodPost, "/v1/keys", rotateRequest{Full: *full}, &out); err != nil {
+	if err := c.call(ctx, http.MethodPost, "/v1/keys", rotateRequest{Full: *full, Compromised: *compromised}, &out); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "%s is %s\n", out.ID, out.State)

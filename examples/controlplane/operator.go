@@ -23,8 +23,9 @@ const (
 
 // rotateRequest asks for a new key.
 type rotateRequest struct {
-	Full   bool            `json:"full,omitempty"`
-	Revoke []keyring.KeyID `json:"revoke,omitempty"`
+	Full        bool            `json:"full,omitempty"`
+	Revoke      []keyring.KeyID `json:"revoke,omitempty"`
+	Compromised bool            `json:"compromised,omitempty"` // all other keys are revoked, and go
 }
 
 // status is a server as it sees itself.
@@ -117,7 +118,7 @@ func (s *server) rotate(r *http.Request) (any, error) {
 	}
 	ctx, cancel := context.WithTimeout(keyring.WithActor(r.Context(), actor(r)), rotateTime)
 	defer cancel()
-	key, err := s.node.Rotate(ctx, keyring.RotateOptions{Full: in.Full, Revoke: in.Revoke})
+	key, err := s.node.Rotate(ctx, keyring.RotateOptions{Full: in.Full, Revoke: in.Revoke, Compromised: in.Compromised})
 	if err != nil {
 		// Also if somebody else leads now: a leader that is lost in the middle may have made the key, and
 		// the next one would make another.

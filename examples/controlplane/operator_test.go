@@ -93,3 +93,17 @@ func TestStatusIsAFindingIfSomethingIsWrong(t *testing.T) {
 		})
 	}
 }
+
+// After keys rotate -compromised no key of before is of use.
+func TestRotateAfterACompromise(t *testing.T) {
+	s, c := alone(t, nil)
+	old := s.node.Keyring().Keys()[0].ID
+	if out, err := runCommand(t, c, "keys", "rotate", "-compromised"); err != nil || !strings.Contains(out, "is active") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, k := range s.node.Keyring().Keys() {
+		if k.ID == old && !(k.Revoked && k.Removing) {
+			t.Errorf("%+v", k)
+		}
+	}
+}

@@ -1,0 +1,218 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+	"github.com/hashicorp/raft"
+)
+
+// refusesToOpen requires each live server to say that it does not have the key.
+func refusesToOpen(t testing.TB, c *keyringtest.Cluster, ciphertext []byte, when string) {
+	t.Helper()
+	time.Sleep(time.Second) // virtual: the table of Decrypt follows
+	for _, s := range c.Live() {
+		if got, err := s.Keyring.Decrypt(ciphertext, nil); !errors.Is(err, keyring.ErrUnknownKey) || got != nil {
+			t.Errorf("%s: %s: %q, %v", when, s.ID, got, err)
+		}
+	}
+}
+
+// TestCompromisedLeavesAThiefNothing: one call, and what was taken is of no use: for tokens from the
+// activation on, for data from the end of its move, though the leader changes meanwhile.
+func TestCompromisedLeavesAThiefNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 3, false, func(cfg *keyring.Config) { cfg.Tokens.Issuer = tokenIssuer })
+		var stolen []keyring.KeyID
+		var forged [][]byte
+		var thieves []outsider
+		for i := range 3 {
+			if i > 0 {
+				rc.rotate(keyring.RotateOptions{Full: i == 1}) // the first is deprecated by the time, the second inactive
+			}
+			rc.store(fmt.Sprint(i), 600)
+			leader := rc.Leader()
+			c, err := leader.Keyring.Encrypt([]byte("forged"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := rc.active()
+			stolen, forged, thieves = append(stolen, id), append(forged, c), append(thieves, insider(t, leader, id))
+		}
+		rc.await(stolen[0], keyring.StateDeprecated)
+		next, err := rc.Leader().Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(1000 * time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		moves := 0
+		for _, s := range rc.Servers {
+			d := rc.dataOf(s)
+			d.note(func() {
+				d.replacing = func() error {
+					if moves++; moves == 2 {
+						return s.Raft.LeadershipTransfer().Error()
+					}
+					return nil
+				}
+			})
+		}
+		fresh := rc.rotate(keyring.RotateOptions{Compromised: true})
+		level(t, rc.Cluster)
+		for _, thief := range thieves {
+			verifies(t, rc.Cluster, thief.token(time.Hour), false, "as soon as the new key is active")
+		}
+		for _, id := range append(stolen, next.ID) {
+			rc.await(id, "removed")
+		}
+		for i, c := range forged {
+			refusesToOpen(t, rc.Cluster, c, fmt.Sprint("forged under key ", i))
+		}
+		if rc.check("moved"); moves < 2 || rc.active() != fresh || rc.under(fresh) != 3*600 {
+			t.Errorf("%d batches; %d records under the new key", moves, rc.under(fresh))
+		}
+		for _, s := range rc.Servers {
+			if got := filesOf(s, stolen[2]); len(got) != 1 || !strings.Contains(got[0], ".removed-") {
+				t.Errorf("%s: files %v, while the removal can be undone", s.ID, got)
+			}
+		}
+	})
+}
+
+// TestDeprecatedKeyOpensNothing by itself: a scan has found that nothing is sealed under it, so what comes is
+// forged, or from elsewhere. A key that was adopted goes on, and a restore of a snapshot from before
+// brings back what it opened.
+func TestDeprecatedKeyOpensNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rc := newRecordsCluster(t, 3, false, nil)
+		rc.store("r", 10)
+		old, leader := rc.active(), rc.Leader()
+		copied, err := leader.Keyring.Encrypt([]byte("copied"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rc.rotate(keyring.RotateOptions{})
+		restore := snapshot(t, leader)
+		rc.rotate(keyring.RotateOptions{Full: true})
+		opens := func(when string) {
+			t.Helper()
+			for _, s := range rc.Live() {
+				if got, err := s.Keyring.Decrypt(copied, nil); err != nil || string(got) != "copied" {
+					t.Errorf("%s: %s: %q, %v", when, s.ID, got, err)
+				}
+			}
+		}
+		opens("while its data moves")
+		rc.await(old, keyring.StateDeprecated)
+		refusesToOpen(t, rc.Cluster, copied, "deprecated")
+		for _, s := range rc.Live() {
+			if got, err := s.Keyring.DecryptDeprecated(copied, nil); err != nil || string(got) != "copied" {
+				t.Errorf("%s: whoever asks for it: %q, %v", s.ID, got, err)
+			}
+			if got, err := s.Keyring.DecryptDeprecated(copied, []byte("aad")); !errors.Is(err, keyring.ErrDecrypt) || got != nil {
+				t.Errorf("%s: with another AAD: %q, %v", s.ID, got, err)
+			}
+		}
+		for _, s := range rc.Servers {
+			rc.Restart(s)
+			rc.Leader()
+		}
+		ready(t, rc.Cluster)
+		level(t, rc.Cluster)
+		refusesToOpen(t, rc.Cluster, copied, "after a restart")
+		restore(rc.Leader())
+		level(t, rc.Cluster)
+		time.Sleep(time.Second) // virtual
+		opens("restored")
+		rc.check("restored")
+	})
+}
+
+// TestAdoptedKeyOpensWhenItIsDeprecated: Data may know nothing of what was sealed under it elsewhere.
+func TestAdoptedKeyOpensWhenItIsDeprecated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		elsewhere := ready(t, newCluster(t, keyringtest.Options{Servers: 1}))
+		id := keyring.Ring(elsewhere.FSM).Active().ID
+		sealed, err := elsewhere.Keyring.Encrypt([]byte("elsewhere"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rc := newRecordsCluster(t, 1, false, nil)
+		s := ready(t, rc.Cluster)
+		s.Disk.Plant(nks.FileName(id), 0o600, elsewhere.Disk.Bytes(nks.FileName(id)))
+		if err := keyring.ReadFiles(s.Keyring); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Keyring.Adopt(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.await(id, keyring.StateDeprecated)
+		time.Sleep(time.Second) // virtual
+		if got, err := s.Keyring.Decrypt(sealed, nil); err != nil || string(got) != "elsewhere" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
+// TestCompromisedWaitsForNoOlderBuild: it says at once which server does not know of it and what to do, and
+// makes no key.
+func TestCompromisedWaitsForNoOlderBuild(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		builds := map[raft.ServerID]meta.Build{"s1": old, "s2": old, "s3": first}
+		c := newCluster(t, keyringtest.Options{
+			Servers: 3, FSM: func(s *keyringtest.Server) *keyring.FSM { return keyring.NewFSMOf(builds[s.ID]) },
+			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = keyring.NoData{} },
+		})
+		ready(t, c)
+		led(t, c, c.Server("s1"))
+		leader := ready(t, c)
+		before := leader.Disk.Names()
+		_, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Compromised: true})
+		if err == nil || !strings.Contains(err.Error(), "s3 applies log entries up to version 1") || !strings.Contains(err.Error(), "Revoke") {
+			t.Errorf("%v", err)
+		}
+		if after := leader.Disk.Names(); !slices.Equal(after, before) {
+			t.Errorf("files before %v, after %v", before, after)
+		}
+		builds["s3"] = old
+		c.Restart(c.Server("s3"))
+		if _, err := ready(t, c).Keyring.Rotate(t.Context(), keyring.RotateOptions{Compromised: true}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestCompromisedIsAskedForOnAnyServer, and the order goes with the call to the leader.
+func TestCompromisedIsAskedForOnAnyServer(t *testing.T) {
+	t.Parallel()
+	ctx := untilKilled(t)
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Data = keyring.NoData{} })
+	c.ready(ctx)
+	for id, n := range c.nodes {
+		old := n.Keyring().Keys()[0].ID
+		if _, err := n.Rotate(ctx, keyring.RotateOptions{Compromised: true}); err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+		c.await(ctx, n, "without the key of before", func(keyring.Status) bool { return keyring.KeyOf(n, old).State == "" })
+	}
+}
+
+// TestCompromisedNeedsData, since it is a full rotation.
+func TestCompromisedNeedsData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := ready(t, newCluster(t, keyringtest.Options{Servers: 1}))
+		if _, err := s.Keyring.Rotate(context.Background(), keyring.RotateOptions{Compromised: true}); !errors.Is(err, keyring.ErrNoData) {
+			t.Errorf("%v", err)
+		}
+	})
+}
