@@ -62,7 +62,7 @@ func (k *Keyring) admit(ctx context.Context, id KeyID) error {
 }
 
 func (k *Keyring) adopt(ctx context.Context, a meta.Adopt) error {
-	a.Time = k.now()
+	a.Time = k.timeToWrite(ctx)
 	if err := k.propose(ctx, meta.Command{Adopt: &a}); err != nil {
 		return fmt.Errorf("adopt %s: %w", a.Key.ID, err)
 	}

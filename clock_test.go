@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -160,7 +161,9 @@ func TestLeaderNoticesThatItsClockWasSet(t *testing.T) {
 		leader := ready(t, c)
 		first := leader.Keyring.Keys()[0].ID
 		time.Sleep(29*day + hour) // the next is prepublished
-		leader.Clock.Set(day)
+		for _, s := range c.Servers {
+			s.Clock.Set(day)
+		}
 		rotated := func() bool {
 			return len(leader.Keyring.Keys()) > 1 && leader.Keyring.Keys()[0].ID != first && active(t, leader) != first
 		}
@@ -168,6 +171,164 @@ func TestLeaderNoticesThatItsClockWasSet(t *testing.T) {
 			t.Errorf("a rotation that was due came after %v", d)
 		}
 	})
+}
+
+// setAll sets the clocks of all servers.
+func setAll(c *keyringtest.Cluster, ahead time.Duration) {
+	for _, s := range c.Servers {
+		s.Clock.Set(ahead)
+	}
+}
+
+// inOrder requires that no key was retired before it was activated, on any server.
+func inOrder(t testing.TB, c *keyringtest.Cluster) {
+	t.Helper()
+	for _, s := range c.Servers {
+		for _, k := range s.Keyring.Keys() {
+			if !k.Retired.IsZero() && k.Retired.Before(k.Activated) {
+				t.Errorf("%s: key %s was activated at %v and retired at %v", s.ID, k.ID, k.Activated, k.Retired)
+			}
+		}
+	}
+}
+
+// One server's clock is set, the leader's or another's, and is right again a day later. Keys rotate as if nothing were,
+// a leader with a wrong clock hands over, and Status names both servers.
+func TestOneWrongClockHarmsNoRotation(t *testing.T) {
+	t.Parallel()
+	for _, leads := range []bool{true, false} {
+		t.Run(fmt.Sprintf("of the leader %t", leads), func(t *testing.T) {
+			forEach(t, clockSteps, func(t *testing.T, by time.Duration) {
+				c := newCluster(t, keyringtest.Options{Servers: 3, Pace: hour})
+				wrong := ready(t, c)
+				if !leads {
+					wrong = follower(c)
+				}
+				began := time.Now()
+				time.Sleep(28 * day)
+				wrong.Clock.Set(by)
+				time.Sleep(day)
+				leader := c.Leader()
+				said := problem(t, leader, keyring.ProblemClock, wrong.ID)
+				if leader == wrong {
+					said = problem(t, leader, keyring.ProblemClock, follower(c).ID)
+				}
+				if far := by.Abs() > time.Minute; far != (said != "") && (leads || far) || far && leader == wrong {
+					t.Errorf("%s leads, %s is wrong by %v: %q", leader.ID, wrong.ID, by, said)
+				}
+				time.Sleep(2 * day)
+				wrong.Clock.Set(0)
+				time.Sleep(34 * day)
+				inOrder(t, c)
+				var at []time.Duration
+				for _, k := range c.Leader().Keyring.Keys() {
+					if !k.Activated.IsZero() {
+						at = append(at, k.Activated.Sub(began))
+					}
+				}
+				if len(at) != 3 || at[1] < 29*day || at[1] > 31*day+day || at[0]-at[1] < 29*day || at[0]-at[1] > 31*day {
+					t.Errorf("activated %v after the start", at)
+				}
+			})
+		})
+	}
+}
+
+// The clocks of all servers are ahead while the next key is made, or made and activated, and then are right. Keys rotate
+// as often as before, also in a cluster of one, and Status tells which time is wrong.
+func TestRotationGoesOnAfterClocksWereAhead(t *testing.T) {
+	t.Parallel()
+	for _, servers := range []int{1, 3} {
+		for _, while := range []time.Duration{15 * time.Minute, 2 * hour} {
+			t.Run(fmt.Sprintf("%d servers, for %v", servers, while), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					c := newCluster(t, keyringtest.Options{Servers: servers, Pace: hour})
+					ready(t, c)
+					setAll(c, year)
+					time.Sleep(while)
+					setAll(c, 0)
+					time.Sleep(hour)
+					for _, s := range c.Servers {
+						if said := problem(t, s, keyring.ProblemTime, ""); !strings.Contains(said, "ahead of this server's clock") {
+							t.Errorf("%s: %q", s.ID, said)
+						}
+						if st, _ := s.Keyring.Status(t.Context()); time.Until(st.NextRotation) > 31*day {
+							t.Errorf("%s: the next rotation is in %v", s.ID, time.Until(st.NextRotation))
+						}
+					}
+					time.Sleep(90 * day)
+					inOrder(t, c)
+					for _, s := range c.Servers {
+						if n := len(s.Keyring.Keys()); n < 4 || n > 6 {
+							t.Errorf("%s: %d keys after 90 days", s.ID, n)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// The leader's clock is set back, or ahead, and the operator rotates at once: a token verifies until it expires, on each
+// server whose clock is right.
+func TestTokenOutlivesARotationByAWrongClock(t *testing.T) {
+	t.Parallel()
+	forEach(t, clockSteps, func(t *testing.T, by time.Duration) {
+		c := signingAt(t, hour, 3, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
+		leader := ready(t, c)
+		time.Sleep(40 * day)
+		leader = ready(t, c)
+		token := sign(t, leader)
+		leader.Clock.Set(by)
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		inOrder(t, c)
+		leader.Clock.Set(0)
+		verifies(t, c, token, true, "after the rotation")
+		time.Sleep(day - time.Minute)
+		verifies(t, c, token, true, "a minute before its end")
+		time.Sleep(3 * time.Minute)
+		verifies(t, c, token, false, "after its end")
+	})
+}
+
+// A clock is wrong while a key is removed, the leader's or all: its files are there for as long as it can be undone, and
+// not for longer.
+func TestUndoLastsByAWrongClock(t *testing.T) {
+	t.Parallel()
+	for _, all := range []bool{false, true} {
+		t.Run(fmt.Sprintf("of all servers %t", all), func(t *testing.T) {
+			forEach(t, clockSteps, func(t *testing.T, by time.Duration) {
+				c := newCluster(t, keyringtest.Options{Servers: 3, Pace: hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Rotation.Every = -1 }})
+				leader := ready(t, c)
+				old := active(t, leader)
+				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				if leader.Clock.Set(by); all {
+					setAll(c, by)
+				}
+				if err := leader.Keyring.Remove(t.Context(), old, keyring.RemoveOptions{Force: true}); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(hour)
+				setAll(c, 0)
+				kept := func(want bool, when string) {
+					for _, s := range c.Servers {
+						if files := filesOf(s, old); len(files) > 0 != want {
+							t.Errorf("%s: %s: files %q", s.ID, when, files)
+						}
+					}
+				}
+				if time.Sleep(6 * day); !all || by > -day { // if all clocks are behind, all times are
+					kept(true, "before the time to undo it is over")
+				}
+				time.Sleep(2*day + hour)
+				kept(false, "after that")
+			})
+		})
+	}
 }
 
 // active is the active key as a server knows it.

@@ -124,7 +124,7 @@ type TokenPolicy struct {
 	// this long, so after it was shortened, tokens from before may be refused early.
 	MaxTTL time.Duration
 	// Leeway is how far clocks may be apart. It also covers the time that a rotation takes
-	// to commit. Zero means one minute; it is at most a day.
+	// to commit. Two servers' clocks that differ by more are a ProblemClock. Zero means one minute; it is at most a day.
 	Leeway time.Duration
 }
 

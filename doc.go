@@ -124,6 +124,7 @@
 //	rotation.go     Rotate, CheckMembers, and how a key is made
 //	metrics.go      the goroutine that sets the gauges of go-metrics
 //	audit.go        Config.Audit and the goroutine that tells it
+//	clocks.go       the clocks of the other servers, and times in the ring that lie ahead
 //	leader.go       the goroutine in which the leader acts
 //	status.go       Status and its Problems
 //	statustext.go   Status for people

@@ -55,6 +55,7 @@ type Keyring struct {
 	watch   watch                 // for Status: how the other servers are
 	halves  halves                // keys whose public half in the ring is another's
 	moves   moves                 // for Status: how the moves of data go
+	clocks  clocks
 }
 
 // sealing is the active key, to seal and to sign with, for as long as the ring and the term are
@@ -99,6 +100,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	k.observer = k.observe()
 	k.loops.Go(k.replicate)
 	k.loops.Go(k.lead)
+	k.loops.Go(k.watchClocks)
 	k.loops.Go(k.catchUp)
 	k.loops.Go(k.watchOthers)
 	if k.cfg.Data != nil {

@@ -30,6 +30,7 @@ type leader struct {
 	probes  map[KeyID]plan.Probe
 	retry   mono.Time // see plan.Situation
 	lacking mono.Time // see plan.Situation
+	skewed  mono.Time // see plan.Situation
 	failed  int       // failures in a row
 }
 
@@ -117,6 +118,7 @@ func (l *leader) step() time.Duration {
 	}
 	ring, holds := project(l.fsm.ring.Load(), l.reports.take())
 	s := l.situation(ring)
+	ring = l.sight(ring).Ring(ring)
 	a := plan.Next(ring, s)
 	l.forgetPassed(ring, s, a)
 	var err error
@@ -235,7 +237,14 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 		l.lacking = mono.Now()
 	}
 	l.watch.holders(ring, servers(l.raft))
+	clocks := l.knownClocks()
+	if !clocks.Wrong() {
+		l.skewed = 0
+	} else if l.skewed == 0 {
+		l.skewed = mono.Now()
+	}
 	return plan.Situation{
+		Clocks: clocks, Skewed: l.skewed,
 		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
 		Lacking: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.entry.Load() == 0, Tokens: l.fsm.tokens(),
@@ -269,6 +278,14 @@ func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []me
 		return l.decide(a.Key, ring, s, holds)
 	case plan.Confirm:
 		return l.confirm(a.Key, ring, s, holds)
+	case plan.Compare:
+		l.compare(s)
+		return nil
+	case plan.HandOver:
+		if err := l.deliver(holds); err != nil {
+			return err
+		}
+		return l.handOver(a.Servers)
 	case plan.Resign:
 		if err := l.deliver(holds); err != nil {
 			return err
@@ -279,7 +296,7 @@ func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []me
 		return l.propose(holds, meta.Command{Rekey: &meta.Rekey{ID: a.Key, Remove: true}})
 	case plan.Remove:
 		l.cfg.Logger.Info("nothing is sealed under the key: it is removed", "key", a.Key)
-		return l.propose(holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.now()}})
+		return l.propose(holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.removalTime(l.ctx, a.Key)}})
 	}
 	return fmt.Errorf("unknown step %s", a.Kind)
 }
@@ -355,7 +372,7 @@ func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 		rand.Read(id[:]) // never fails
 		cmds = append(cmds, meta.Command{Init: &meta.Init{Cluster: id}})
 	}
-	seen := map[peer.ID]bool{}
+	seen, at := map[peer.ID]bool{}, l.timeToWrite(l.ctx)
 	for _, o := range l.orphans {
 		if len(seen) == adoptAtOnce {
 			break
@@ -363,7 +380,7 @@ func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 		if seen[o.ID] || ring.Key(KeyID(o.ID)) != nil || ring.WasRemoved(KeyID(o.ID)) {
 			continue
 		}
-		adopt := meta.Command{Adopt: &meta.Adopt{Key: fromOrphan(o), DataOnly: true, Time: l.now()}}
+		adopt := meta.Command{Adopt: &meta.Adopt{Key: fromOrphan(o), DataOnly: true, Time: at}}
 		if _, err := (meta.Entry{Commands: []meta.Command{adopt}}).Encode(); err != nil { // one odd file must not hold up all the others
 			l.cfg.Logger.Error("orphan that can't be adopted", "key", KeyID(o.ID), "error", err)
 			continue
@@ -393,10 +410,10 @@ func (l *leader) decide(id KeyID, ring *meta.Ring, s plan.Situation, holds []met
 	var err error
 	switch {
 	case v.Activate:
-		err = l.propose(holds, meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: l.now()}})
+		err = l.propose(holds, meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: l.activationTime(l.ctx)}})
 	case v.Drop:
 		l.cfg.Logger.Warn("no server has the new key: dropping it", "key", id)
-		err = l.propose(holds, meta.Command{Remove: &meta.Remove{ID: id, From: meta.StatePrepublished, Time: l.now()}})
+		err = l.propose(holds, meta.Command{Remove: &meta.Remove{ID: id, From: meta.StatePrepublished, Time: l.timeToWrite(l.ctx)}})
 	default:
 		err = l.deliver(holds)
 	}

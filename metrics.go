@@ -29,7 +29,7 @@ func (k *Keyring) measure() {
 func (k *Keyring) setGauges() {
 	v, age := k.view(), 0.0
 	ring, st := v.ring, k.statusOf(v)
-	if active := ring.Active(); active != nil {
+	if active := k.sight(ring).Ring(ring).Active(); active != nil {
 		age = k.now().Sub(active.Activated).Seconds()
 	}
 	missing, underheld := 0, 0

@@ -59,7 +59,8 @@ func (r *rekeyer) step() time.Duration {
 		r.term, r.tries, r.yields, r.due = term, map[KeyID]int{}, map[KeyID]int{}, map[KeyID]mono.Time{}
 	}
 	var wake mono.Time
-	keys := plan.Rekeying(r.fsm.ring.Load())
+	ring := r.fsm.ring.Load()
+	keys := plan.Rekeying(r.sight(ring).Ring(ring))
 	r.moves.keep(keys)
 	r.survey(keys)
 	for _, key := range keys {
@@ -149,6 +150,8 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 			before, all = first, moved == len(f.records)
 		case f.poisoned > 0:
 			return 0, fmt.Errorf("%d records do not open, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
+		case r.cfg.RekeyGrace > 0 && r.knownClocks().Wrong():
+			return 0, errors.New("the clock of this server differs from those of most others: whether RekeyGrace is over can't be told")
 		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
 			return r.whenShown(plan.ScanFrom(key, r.cfg.RekeyGrace)), nil
 		default:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
@@ -94,7 +95,7 @@ func (k *Keyring) removeNow(ctx context.Context, id KeyID, from State, o RemoveO
 		lost = k.loss(ctx, id)
 	}
 	err := k.propose(ctx, meta.Command{Remove: &meta.Remove{
-		ID: id, From: from, Force: o.Force, Now: o.Now, Time: k.now(),
+		ID: id, From: from, Force: o.Force, Now: o.Now, Time: k.removalTime(ctx, id),
 	}})
 	if err != nil {
 		return err
@@ -185,7 +186,14 @@ func (k *Keyring) removable(ring *meta.Ring, id KeyID, o RemoveOptions) (State, 
 // bury does with the files of removed keys what plan says, beside the loop, and returns when
 // to look again: zero for never, if nothing changes.
 func (r *replicator) bury(v view) mono.Time {
-	b := plan.Bury(v.ring, v.caughtUp, r.store.gravesOf(v.ring), r.cfg.Rotation.Undo, r.now())
+	graves := r.store.gravesOf(v.ring)
+	var removed []time.Time
+	for _, g := range graves {
+		if t, ok := v.ring.Tombstone(g.ID); ok {
+			removed = append(removed, t.Removed)
+		}
+	}
+	b := plan.Bury(v.ring, v.caughtUp, graves, r.cfg.Rotation.Undo, r.sight(v.ring, removed...))
 	if len(b.SetAside)+len(b.Unlink) == 0 {
 		r.burying.rest()
 		return r.whenShown(b.Next)
@@ -262,10 +270,20 @@ func (k *Keyring) confirmRemoved(ids []KeyID) ([]KeyID, error) {
 	if err := k.raft.VerifyLeader().Error(); err != nil {
 		return nil, outcome(k.raft, err)
 	}
-	ring, now := k.fsm.ring.Load(), k.now()
+	if k.knownClocks().Wrong() {
+		return nil, nil // by a clock that is ahead, all would be past it
+	}
+	ring := k.fsm.ring.Load()
+	var times []time.Time
+	for _, id := range ids {
+		if t, removed := ring.Tombstone(id); removed {
+			times = append(times, t.Removed)
+		}
+	}
+	sight := k.sight(ring, times...)
 	return slices.DeleteFunc(slices.Clone(ids), func(id KeyID) bool {
 		t, removed := ring.Tombstone(id)
-		return !removed || plan.UnlinkAt(t, k.cfg.Rotation.Undo).After(now)
+		return !removed || sight.UnlinkAt(t, k.cfg.Rotation.Undo).After(sight.Now)
 	}), nil
 }
 

@@ -42,7 +42,8 @@ type RotateOptions struct {
 
 // Rotate makes a new key. It returns when the key is active, or, with Publish set, when it
 // is prepublished and held by a majority of the voters. If ctx ends first the error matches
-// ErrNotDurable: the key stays prepublished, and the leader goes on with it. Leader only. It
+// ErrNotDurable: the key stays prepublished, and the leader goes on with it. It does not wait for a clock that is
+// wrong to be set right, as a rotation by schedule does: after a theft it must not. Leader only. It
 // may be called again, and side by side.
 func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	ctx, done, err := k.enter(ctx)
@@ -167,7 +168,7 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	id := newKeyID()
 	add.Key = meta.NewKey{
 		ID: id, Algorithm: k.cfg.Tokens.Algorithm, Public: public,
-		Check: secret.Check(id, k.cfg.Tokens.Algorithm), Created: k.now(),
+		Check: secret.Check(id, k.cfg.Tokens.Algorithm), Created: k.timeToWrite(ctx),
 	}
 	err = k.store.put(ctx, arrival{id, add.Key.Algorithm, add.Key.Check, add.Key.Created, secret})[0]
 	if err != nil {

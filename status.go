@@ -80,6 +80,8 @@ const (
 	ProblemUnconfirmed ProblemKind = "restored"         // nothing is sealed before a majority confirms that it holds the active key
 	ProblemKeyMissing  ProblemKind = "key missing"      // a key's material is not held on this server
 	ProblemKeyPending  ProblemKind = "key pending"      // a prepublished key is due and can't be activated
+	ProblemClock       ProblemKind = "clock"            // clocks of two servers differ by more than TokenPolicy.Leeway
+	ProblemTime        ProblemKind = "time ahead"       // a time in the keyring lies ahead of this server's clock
 	ProblemKEKAway     ProblemKind = "KEK away"         // a KEK does not answer, or is not configured
 	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
 	ProblemUnderheld   ProblemKind = "underheld"        // the active key is not held by every server
@@ -119,6 +121,8 @@ var problemKinds = []struct {
 	{ProblemRaftDisk, "Look at the disk that has raft's log: is it full, read-only, failing? Until then this server takes in nothing new."},
 	{ProblemStuck, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
 	{ProblemUnderheld, "Start these servers, or see in their Status why they lack it. If most of the voters that hold it are lost, so is what is sealed under it."},
+	{ProblemClock, "Set the clocks right, and have NTP keep them so. Meanwhile servers may refuse each other's tokens."},
+	{ProblemTime, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: nothing, keys rotate all the same."},
 	{ProblemRekey, "Overwrite the records that do not open, or see to the error of the host's store."},
 	{ProblemNonvoter, "Nothing, if it has just joined. Else see which keys are missing, and where."},
 	{ProblemNewer, "Start the newer build on this server: it reads what this one has left as it is."},
@@ -186,7 +190,7 @@ func (k *Keyring) statusOf(v view) Status {
 		Ready:        k.notReady() == nil,
 		CaughtUp:     v.caughtUp,
 		LastBackup:   LastBackup{ring.Backup.Index, ring.Backup.Time, ring.Backup.Digest},
-		NextRotation: plan.NextRotation(ring, k.cfg.policy()),
+		NextRotation: plan.NextRotation(k.sight(ring).Ring(ring), k.cfg.policy()),
 	}
 	if active := ring.Active(); active != nil {
 		s.Active = active.ID
@@ -206,16 +210,8 @@ func (k *Keyring) statusOf(v view) Status {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
 			"%d keys are newer than the last backup, of %v", n, s.LastBackup.Time.Format(time.DateTime))})
 	}
-	if err := k.fsm.whole(); err != nil {
-		s.Problems = append(s.Problems, Problem{Kind: ProblemNewer, Detail: err.Error()})
-	}
-	if err := k.fsm.fed(k.raft); err != nil {
-		s.Problems = append(s.Problems, Problem{Kind: ProblemNotApplied, Detail: err.Error()})
-	}
-	k.describeContact(&s)
-	if k.cfg.raftDisk != nil {
-		k.cfg.raftDisk.describe(&s)
-	}
+	k.describeRaft(&s)
+	k.describeClocks(&s, ring)
 	if lead == k.cfg.ID && k.unconfirmed(ring) {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemUnconfirmed, Key: s.Active, Detail: k.blocked.unconfirmed().Error()})
 	}
@@ -242,6 +238,20 @@ func (k *Keyring) statusOf(v view) Status {
 	}
 	slices.SortStableFunc(s.Problems, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
 	return s
+}
+
+// describeRaft adds what this server's raft is in need of.
+func (k *Keyring) describeRaft(s *Status) {
+	if err := k.fsm.whole(); err != nil {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemNewer, Detail: err.Error()})
+	}
+	if err := k.fsm.fed(k.raft); err != nil {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemNotApplied, Detail: err.Error()})
+	}
+	k.describeContact(s)
+	if k.cfg.raftDisk != nil {
+		k.cfg.raftDisk.describe(s)
+	}
 }
 
 // describeContact adds what this server knows of a leader.

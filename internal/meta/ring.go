@@ -123,6 +123,19 @@ func (r *Ring) Key(id KeyID) *Key {
 	return nil
 }
 
+// With returns the ring with each key changed, to be read and not to be applied to. r stays as it is.
+func (r *Ring) With(change func(*Key)) *Ring {
+	other := *r
+	other.Keys = slices.Clone(r.Keys)
+	for i, k := range r.Keys {
+		changed := *k
+		change(&changed)
+		other.Keys[i] = &changed
+	}
+	other.index()
+	return &other
+}
+
 // Active returns the active key, or nil. It costs nothing.
 func (r *Ring) Active() *Key { return r.active }
 

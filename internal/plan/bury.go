@@ -23,7 +23,7 @@ type Burial struct {
 // Bury says what becomes of the files of removed keys. Only a key that has a tombstone is
 // touched: without one it is in the ring, or an orphan, which is kept. Until the server has caught up
 // nothing is: the removal may have been undone.
-func Bury(r *meta.Ring, caughtUp bool, graves []Grave, undo time.Duration, now time.Time) Burial {
+func Bury(r *meta.Ring, caughtUp bool, graves []Grave, undo time.Duration, s Sight) Burial {
 	var b Burial
 	if !caughtUp {
 		return b
@@ -36,10 +36,10 @@ func Bury(r *meta.Ring, caughtUp bool, graves []Grave, undo time.Duration, now t
 		if g.File {
 			b.SetAside = append(b.SetAside, g.ID)
 		}
-		at := UnlinkAt(t, undo)
+		at := s.UnlinkAt(t, undo)
 		switch {
 		case !g.Aside:
-		case !at.After(now):
+		case !at.After(s.Now):
 			b.Unlink = append(b.Unlink, g.ID)
 		case b.Next.IsZero() || at.Before(b.Next):
 			b.Next = at
@@ -50,9 +50,9 @@ func Bury(r *meta.Ring, caughtUp bool, graves []Grave, undo time.Duration, now t
 
 // UnlinkAt is when the files of a removed key may be unlinked: until then the removal can be
 // undone by restoring a snapshot from before it.
-func UnlinkAt(t meta.Tombstone, undo time.Duration) time.Time {
+func (s Sight) UnlinkAt(t meta.Tombstone, undo time.Duration) time.Time {
 	if t.Now {
-		return t.Removed
+		return time.Time{}
 	}
-	return t.Removed.Add(max(0, undo))
+	return s.seen(t.Removed).Add(max(0, undo))
 }

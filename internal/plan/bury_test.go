@@ -62,10 +62,10 @@ func TestBuryTouchesOnlyRemovedKeysAndUnlinksAfterTheUndoTime(t *testing.T) {
 			want: plan.Burial{Unlink: []meta.KeyID{gone}},
 		},
 	} {
-		if got := plan.Bury(r, true, tt.graves, tt.undo, t0.Add(tt.after)); !reflect.DeepEqual(got, tt.want) {
+		if got := plan.Bury(r, true, tt.graves, tt.undo, plan.Sight{Now: t0.Add(tt.after)}); !reflect.DeepEqual(got, tt.want) {
 			t.Errorf("%s: %+v, want %+v", name, got, tt.want)
 		}
-		if got := plan.Bury(r, false, tt.graves, tt.undo, t0.Add(tt.after)); !reflect.DeepEqual(got, plan.Burial{}) {
+		if got := plan.Bury(r, false, tt.graves, tt.undo, plan.Sight{Now: t0.Add(tt.after)}); !reflect.DeepEqual(got, plan.Burial{}) {
 			t.Errorf("%s: a server that has not caught up does %+v", name, got)
 		}
 	}

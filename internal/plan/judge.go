@@ -54,7 +54,8 @@ func Judge(r *meta.Ring, id meta.KeyID, s Situation, answers map[string]Answer) 
 		}
 	}
 	slices.SortFunc(v.Confirmed, func(a, b meta.Server) int { return cmp.Compare(a.ID, b.ID) })
-	v.Activate = len(v.Confirmed) > len(s.Voters)/2 && !DueAt(r, k, s.Policy).After(s.Now)
+	v.Activate = len(v.Confirmed) > len(s.Voters)/2 && !DueAt(r, k, s.Policy).After(s.Now) &&
+		!(k.Scheduled && r.Active() != nil && s.Clocks.Wrong())
 	v.Drop = nobody && len(answered) == len(s.Servers) && len(answered) > 0
 	v.Blocked = nobody && Majority(s.Voters, answered)
 	return v

@@ -19,6 +19,8 @@
 //
 //	JoinRefusal  why a token lets a server not join
 //	EndedTokens  which tokens the leader is to end
+//	Sight     which times in the ring a server can believe
+//	Clocks    whose clocks are right
 //
 //	VerifiesUntil   how long a key's tokens verify
 //	MaxAge          how long its public half may be cached
@@ -67,6 +69,8 @@ type Situation struct {
 	Probes  map[meta.KeyID]Probe
 	Retry   mono.Time // after it failed to do anything but ask, it does nothing but ask before
 	Lacking mono.Time // since when it has led without the active key; zero if it has it
+	Clocks  Clocks
+	Skewed  mono.Time // since when it has led with a clock that is wrong; zero if it is right
 	// Unconfirmed says that the active key came with a snapshot, and that no majority of the voters has
 	// confirmed since, asked live, that it holds it.
 	Unconfirmed bool
@@ -101,8 +105,11 @@ const (
 	Rekey   Kind = "rekey"   // have the data of Key moved, and Key removed after that
 	Remove  Kind = "remove"  // remove Key, under which nothing is sealed
 	End     Kind = "end"     // end the join tokens Tokens
-	Resign  Kind = "resign"  // hand leadership to a voter that holds Key, the active one
-	Nothing Kind = "nothing" // wait for a change; no time helps
+	Compare Kind = "compare" // ask every server for its time
+	// HandOver is to hand leadership to one of Servers, whose clocks are right while this one's is wrong.
+	HandOver Kind = "hand over"
+	Resign   Kind = "resign"  // hand leadership to a voter that holds Key, the active one
+	Nothing  Kind = "nothing" // wait for a change; no time helps
 )
 
 // Action is what the leader does next.
@@ -165,10 +172,23 @@ func Next(r *meta.Ring, s Situation) Action {
 	} else {
 		a.add(at)
 	}
+	if hand, at := handOver(r, s); at <= s.Mono {
+		return hand
+	} else {
+		a.add(at)
+	}
+	return nextForKeys(r, s, a)
+}
+
+// nextForKeys is Next for one key after the other, when nothing else is to be done before the soonest time.
+func nextForKeys(r *meta.Ring, s Situation, a soonest) Action {
 	for _, k := range r.Prepublished() {
-		at := askAt(r, k, s)
+		ask, at := Action{Kind: Ask, Key: k.ID}, askAt(r, k, s)
+		if k.Scheduled && !DueAt(r, k, s.Policy).After(s.Now) {
+			ask, at = s.heed(r, ask, at)
+		}
 		if at <= s.Mono {
-			return Action{Kind: Ask, Key: k.ID}
+			return ask
 		}
 		a.add(at)
 	}
@@ -178,7 +198,7 @@ func Next(r *meta.Ring, s Situation) Action {
 		a.add(at)
 	}
 	for _, k := range r.Keys {
-		todo, at := leave(k, s)
+		todo, at := leave(r, k, s)
 		if at <= s.Mono {
 			return todo
 		}
@@ -309,7 +329,7 @@ func createAt(r *meta.Ring, s Situation) (Action, mono.Time) {
 		due = earliest
 	}
 	at := s.mono(active.Activated.Add(s.Policy.Every - s.Policy.Lead))
-	return Action{Kind: Create, Scheduled: true, At: due}, max(at, s.Retry)
+	return s.heed(r, Action{Kind: Create, Scheduled: true, At: due}, max(at, s.Retry))
 }
 
 // Majority reports whether more than half of the voters are among the servers.

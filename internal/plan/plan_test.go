@@ -302,7 +302,7 @@ func TestHoldUnblocksKey(t *testing.T) {
 		{plan.Probe{Attempts: 3, Index: k.ModifyIndex, Next: w.mono().Add(time.Minute), Blocked: true}, plan.Create},
 		{plan.Probe{Attempts: 3, Index: k.ModifyIndex - 1, Next: w.mono().Add(time.Minute), Blocked: true}, plan.Wait},
 	} {
-		w.probes = map[meta.KeyID]plan.Probe{k.ID: tt.probe}
+		w.probes, w.compared = map[meta.KeyID]plan.Probe{k.ID: tt.probe}, w.mono()
 		if a := w.next(); a.Kind != tt.want {
 			t.Errorf("%+v: Next says %s, want %s", tt.probe, a.Kind, tt.want)
 		}

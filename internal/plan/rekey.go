@@ -37,7 +37,7 @@ func ScanFrom(k *meta.Key, grace time.Duration) time.Time {
 // leave is what the leader does of its own accord with a key that was retired, and when: it removes
 // one that is to go, once nothing is sealed under it, and sees to it that this comes about for
 // one that the policy does not retain for longer. Nothing goes without a clean scan.
-func leave(k *meta.Key, s Situation) (Action, mono.Time) {
+func leave(r *meta.Ring, k *meta.Key, s Situation) (Action, mono.Time) {
 	at := never
 	if s.Policy.Retain > 0 && !k.Retired.IsZero() {
 		at = s.mono(k.Retired.Add(s.Policy.Retain))
@@ -53,5 +53,8 @@ func leave(k *meta.Key, s Situation) (Action, mono.Time) {
 	default:
 		return Action{}, never
 	}
-	return a, max(at, s.Retry)
+	if at = max(at, s.Retry); k.Remove && k.State == meta.StateDeprecated {
+		return a, at // it was asked for
+	}
+	return s.heed(r, a, at)
 }

@@ -40,6 +40,7 @@ func TestRetiredKeysLeave(t *testing.T) {
 		s := plan.Situation{
 			Now: tt.now, Mono: ticks(tt.now), Policy: plan.Policy{Retain: tt.retain}, Voters: []string{"a"}, Servers: []string{"a", "b", "c"}, Greeted: true,
 			Has: func(meta.KeyID) bool { return true }, Retry: ticks(tt.retry),
+			Clocks: plan.Clocks{Compared: ticks(tt.now)},
 		}
 		if got := plan.Next(&ring, s); got.Kind != tt.want || got.Until != ticks(tt.at) || tt.at.IsZero() && got.Kind != plan.Nothing && got.Key != k.ID {
 			t.Errorf("%+v: %+v", tt, got)

@@ -34,15 +34,19 @@ type world struct {
 	policy  plan.Policy
 	servers []*server // sorted by ID
 	leader  *server
-	keys    int                  // made so far
-	late    func() time.Duration // how long after its time the leader wakes; nil is at once
+	keys    int                      // made so far
+	first   map[time.Time]mono.Time  // see plan.Sight: what all servers remember
+	ahead   map[string]time.Duration // what the leader knows of the clocks of the others, when it asks
+	late    func() time.Duration     // how long after its time the leader wakes; nil is at once
 	events  strings.Builder
 
 	// Of the leader's term.
-	greeted bool
-	retry   mono.Time
-	failed  int
-	probes  map[meta.KeyID]plan.Probe
+	greeted  bool
+	compared mono.Time
+	skewed   mono.Time
+	retry    mono.Time
+	failed   int
+	probes   map[meta.KeyID]plan.Probe
 }
 
 type server struct {
@@ -104,10 +108,19 @@ func (w *world) configuration() (voters, servers []string) {
 func (w *world) situation() plan.Situation {
 	voters, servers := w.configuration()
 	return plan.Situation{
+		Clocks: plan.Clocks{Ahead: w.ahead, Leeway: time.Minute, Compared: w.compared}, Skewed: w.skewed,
 		Now: w.now, Mono: w.mono(), Policy: w.policy, Voters: voters, Servers: servers,
 		Has:     func(id meta.KeyID) bool { return w.leader.files[id] },
 		Greeted: w.greeted, Orphans: len(w.orphans()), Probes: w.probes, Retry: w.retry,
 	}
+}
+
+// believed is the ring with times that can be.
+func (w *world) believed() *meta.Ring {
+	s := plan.Sight{Now: w.now, Mono: w.mono(), Leeway: time.Minute, First: w.first}
+	w.first = s.Remember(plan.Times(w.ring)...)
+	s.First = w.first
+	return s.Ring(w.ring)
 }
 
 // orphans are the keys that servers have and the ring has never heard of.
@@ -262,7 +275,8 @@ func (w *world) report(s *server) {
 func (w *world) next() plan.Action {
 	w.Helper()
 	s := w.situation()
-	a, again := plan.Next(w.ring, s), plan.Next(w.ring, s)
+	r := w.believed()
+	a, again := plan.Next(r, s), plan.Next(r, s)
 	if !reflect.DeepEqual(a, again) {
 		w.Fatalf("%s Next says %+v, then %+v", w.clock(), a, again)
 	}
@@ -322,6 +336,8 @@ func (w *world) act(a plan.Action) {
 		w.propose(meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
 	case plan.Ask:
 		w.ask(a.Key)
+	case plan.Compare:
+		w.compared = w.mono()
 	default:
 		w.Fatalf("%s Next says %+v", w.clock(), a)
 	}
@@ -403,8 +419,9 @@ func (w *world) ask(id meta.KeyID) {
 		told += fmt.Sprintf(" (no answer from %s)", strings.Join(silent, " "))
 	}
 	s := w.situation()
-	v := plan.Judge(w.ring, id, s, answers)
-	if again := plan.Judge(w.ring, id, s, answers); !reflect.DeepEqual(v, again) {
+	r := w.believed()
+	v := plan.Judge(r, id, s, answers)
+	if again := plan.Judge(r, id, s, answers); !reflect.DeepEqual(v, again) {
 		w.Fatalf("%s Judge says %+v, then %+v", w.clock(), v, again)
 	}
 	switch {
@@ -414,11 +431,11 @@ func (w *world) ask(id meta.KeyID) {
 		if !plan.Majority(s.Voters, have) {
 			w.Fatalf("%s activates %s, which only %q have", w.clock(), name(id), have)
 		}
-		if due := plan.DueAt(w.ring, w.ring.Key(id), w.policy); due.After(w.now) {
+		if due := plan.DueAt(r, r.Key(id), w.policy); due.After(w.now) {
 			w.Fatalf("%s activates %s, which is due at %s", w.clock(), name(id), clock(due))
 		}
 		w.say("%s; activate", told)
-		w.propose(meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: w.now}})
+		w.propose(meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: plan.ActivateAt(w.ring, w.now)}})
 	case v.Drop:
 		for _, s := range w.servers {
 			if s.files[id] && !s.departed {

@@ -1,0 +1,240 @@
+package keyring
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// clocks is what this server knows of the time beyond what its own clock shows.
+type clocks struct {
+	mu     sync.Mutex              // guards below
+	ring   *meta.Ring              // the one that latest is of
+	latest time.Time               // time in its keys
+	first  map[time.Time]mono.Time // see plan.Sight; replaced whole
+
+	others   map[string]clockReading // by server that has answered; replaced whole
+	compared mono.Time               // when the others were last asked
+	leader   string                  // at that time
+	servers  []string                // at that time
+}
+
+// clockReading is what another server's clock showed. From what this server's clock shows by then follows by how much it is
+// ahead, also after this server's clock was set.
+type clockReading struct {
+	time  time.Time
+	at    mono.Time     // half way between the question and the answer
+	doubt time.Duration // how far from it the clock may have been read
+}
+
+// ahead is by how much the other's clock is ahead, less the doubt.
+func (r clockReading) ahead(now time.Time, at mono.Time) time.Duration {
+	by := r.time.Add(at.Sub(r.at)).Sub(now)
+	if by < 0 {
+		return min(0, by+r.doubt)
+	}
+	return max(0, by-r.doubt)
+}
+
+// sight is how this server sees the times in the ring, and those given. It remembers which lie ahead.
+func (k *Keyring) sight(ring *meta.Ring, times ...time.Time) plan.Sight {
+	c := &k.clocks
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := plan.Sight{Now: k.now(), Mono: mono.Now(), Leeway: k.cfg.Tokens.Leeway, First: c.first}
+	if c.ring != ring {
+		c.ring, c.latest = ring, plan.Latest(ring)
+	}
+	if s.Ahead(c.latest) {
+		times = append(times, plan.Times(ring)...)
+	}
+	if len(s.First) > 0 || slices.ContainsFunc(times, s.Ahead) {
+		s.First = s.Remember(times...)
+		c.first = s.First
+	}
+	return s
+}
+
+// knownClocks is what plan wants to know of the others' clocks.
+func (k *Keyring) knownClocks() plan.Clocks {
+	k.clocks.mu.Lock()
+	others, compared := k.clocks.others, k.clocks.compared
+	k.clocks.mu.Unlock()
+	now, at := k.now(), mono.Now()
+	known := plan.Clocks{Ahead: map[string]time.Duration{}, Leeway: k.cfg.Tokens.Leeway, Compared: compared}
+	for server, r := range others {
+		known.Ahead[server] = r.ahead(now, at)
+	}
+	return known
+}
+
+// timeToWrite is the time for the ring: what the clock shows, or what most servers' clocks show if this one's is wrong.
+// A rotation by hand does not wait until it is right. Whether it is wrong is asked anew: all clocks may have been set.
+func (k *Keyring) timeToWrite(ctx context.Context) time.Time {
+	if k.knownClocks().Wrong() {
+		k.compareClocks(ctx, nil)
+	}
+	return k.now().Add(k.knownClocks().Correction())
+}
+
+// activationTime is the time to write for an activation.
+func (k *Keyring) activationTime(ctx context.Context) time.Time {
+	now := k.timeToWrite(ctx)
+	return plan.ActivateAt(k.fsm.ring.Load(), now)
+}
+
+// removalTime is the time to write for the removal of a key.
+func (k *Keyring) removalTime(ctx context.Context, id KeyID) time.Time {
+	now := k.timeToWrite(ctx)
+	return plan.RemoveAt(k.fsm.ring.Load(), id, now)
+}
+
+const (
+	compareEvery = 6 * time.Hour // between two comparisons of clocks, if nothing asks for one
+	compareLate  = lookAgain     // until servers that have not answered are asked again
+)
+
+// watchClocks asks other servers for their time: when there is a leader, when it is another one, when servers come or go,
+// and seldom otherwise. It runs until Close.
+func (k *Keyring) watchClocks() {
+	for {
+		changed := k.fsm.changed.wait()
+		wait := k.compareIn()
+		if wait <= 0 {
+			k.compareClocks(k.ctx, nil)
+			wait = k.compareIn()
+		}
+		timer := time.NewTimer(max(0, wait))
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-k.ctx.Done():
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// compareIn is how long it is until the clocks are to be compared.
+func (k *Keyring) compareIn() time.Duration {
+	_, leader := k.raft.LeaderWithID()
+	others := k.whoseClocks()
+	if leader == "" || len(others) == 0 {
+		return idle
+	}
+	k.clocks.mu.Lock()
+	defer k.clocks.mu.Unlock()
+	if k.clocks.compared == 0 || k.clocks.leader != string(leader) || !slices.Equal(k.clocks.servers, others) {
+		return 0
+	}
+	every := compareEvery
+	if len(k.clocks.others) < len(others) {
+		every = compareLate
+	}
+	return mono.Until(k.clocks.compared.Add(every))
+}
+
+// whoseClocks are the servers that this one asks for their time: a leader all, another one the leader.
+func (k *Keyring) whoseClocks() []string {
+	_, leader := k.raft.LeaderWithID()
+	return slices.DeleteFunc(servers(k.raft), func(s string) bool {
+		return s == string(k.cfg.ID) || leader != k.cfg.ID && s != string(leader)
+	})
+}
+
+// compareClocks asks for the time, until the answers are enough.
+func (k *Keyring) compareClocks(ctx context.Context, enough func(plan.Clocks) bool) {
+	_, leader := k.raft.LeaderWithID()
+	asked := k.whoseClocks()
+	leeway := k.cfg.Tokens.Leeway
+	answers := askAll(ctx, asked, func(ctx context.Context, server string) (clockReading, error) {
+		began := mono.Now()
+		a, err := k.askState(ctx, server)
+		if err != nil {
+			return clockReading{}, err
+		}
+		half := mono.Now().Sub(began) / 2
+		return clockReading{a.Time, began.Add(half), half}, nil
+	}, func(answers map[string]clockReading) bool {
+		if enough == nil {
+			return false
+		}
+		now, at := k.now(), mono.Now()
+		c := plan.Clocks{Ahead: map[string]time.Duration{}, Leeway: leeway}
+		for server, r := range answers {
+			c.Ahead[server] = r.ahead(now, at)
+		}
+		return enough(c)
+	})
+	k.clocks.mu.Lock()
+	if k.clocks.leader == string(leader) {
+		for server, r := range k.clocks.others { // those of which there was no need to wait for
+			if _, answered := answers[server]; !answered && enough != nil && slices.Contains(asked, server) {
+				answers[server] = r
+			}
+		}
+	}
+	k.clocks.others, k.clocks.compared, k.clocks.leader, k.clocks.servers = answers, mono.Now(), string(leader), asked
+	k.clocks.mu.Unlock()
+	k.fsm.changed.notify()
+}
+
+// compare asks every server for its time. If most of them agree with this one, the others are not waited for.
+func (l *leader) compare(s plan.Situation) {
+	l.compareClocks(l.ctx, func(c plan.Clocks) bool {
+		return 2*(len(c.Ahead)+1) > len(s.Servers) && len(c.Differ()) == 0
+	})
+}
+
+// handOver hands leadership to a server whose clock is right.
+func (l *leader) handOver(to []string) error {
+	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
+		if !slices.Contains(to, string(server.ID)) {
+			continue
+		}
+		l.cfg.Logger.Warn("the clock of this server, which leads, is wrong: it hands over", "to", server.ID, "wrong by", l.knownClocks().Correction())
+		if err := l.raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
+			return outcome(l.raft, err)
+		}
+		return notLeader(l.raft)
+	}
+	return fmt.Errorf("servers %q have left", to)
+}
+
+// describeClocks adds what is wrong with the time.
+func (k *Keyring) describeClocks(st *Status, ring *meta.Ring) {
+	known := k.knownClocks()
+	for _, server := range known.Differ() {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemClock, Server: raft.ServerID(server), Detail: fmt.Sprintf(
+			"its clock is %s that of %s, and they may differ by %v", aheadOf(known.Ahead[server]), k.cfg.ID, known.Leeway)})
+	}
+	if st.Leader == k.cfg.ID && known.Wrong() {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemClock, Detail: fmt.Sprintf(
+			"the clock of %s, which leads, differs from those of %q: until it is right, nothing is rotated by schedule", k.cfg.ID, known.Differ())})
+	}
+	sight := k.sight(ring)
+	if sight.Ahead(ring.Backup.Time) {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemTime, Detail: fmt.Sprintf(
+			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", ring.Backup.Time.Format(time.DateTime))})
+	}
+	for _, odd := range sight.Odd(ring) {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemTime, Key: odd.Key, Detail: fmt.Sprintf(
+			"by the keyring it was %s at %v, which is %v ahead of this server's clock; what is to follow is planned from when this server first saw it",
+			odd.What, odd.Time.Format(time.DateTime), odd.Time.Sub(k.now()).Round(time.Second))})
+	}
+}
+
+func aheadOf(by time.Duration) string {
+	if by < 0 {
+		return fmt.Sprintf("%v behind", -by.Round(time.Millisecond))
+	}
+	return fmt.Sprintf("%v ahead of", by.Round(time.Millisecond))
+}

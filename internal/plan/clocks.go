@@ -1,0 +1,108 @@
+package plan
+
+import (
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
+)
+
+// Clocks is what a server knows of the clocks of the others. The zero value is nothing.
+type Clocks struct {
+	Ahead    map[string]time.Duration // by server that has answered, less what the answer's way may account for
+	Leeway   time.Duration            // by how much two of them may differ
+	Compared mono.Time                // when the servers were last asked
+}
+
+// What the leader does by schedule it does only with a clock that most servers agree with.
+const (
+	compared     = time.Minute      // how long a comparison of clocks is good for
+	compareAgain = 10 * time.Minute // after one that told a leader to wait
+)
+
+// differ reports whether clocks are further apart than they may be.
+func (c Clocks) differ(by time.Duration) bool { return by > c.Leeway || by < -c.Leeway }
+
+// Differ returns the servers whose clocks differ from this one's by more than they may.
+func (c Clocks) Differ() (servers []string) {
+	for s, by := range c.Ahead {
+		if c.differ(by) {
+			servers = append(servers, s)
+		}
+	}
+	slices.Sort(servers)
+	return servers
+}
+
+// Wrong reports whether this server's clock differs from those of most servers that have answered, itself included.
+func (c Clocks) Wrong() bool { return 2*len(c.Differ()) > len(c.Ahead)+1 }
+
+// Right returns the servers whose clocks agree with those of most servers that have answered.
+func (c Clocks) Right() (servers []string) {
+	for s, by := range c.Ahead {
+		agree := 1 // with itself
+		for other, b := range c.Ahead {
+			if other != s && !c.differ(b-by) {
+				agree++
+			}
+		}
+		if !c.differ(by) {
+			agree++ // with this server
+		}
+		if 2*agree > len(c.Ahead)+1 {
+			servers = append(servers, s)
+		}
+	}
+	slices.Sort(servers)
+	return servers
+}
+
+// Correction is what brings this server's clock to what most show; zero if it agrees with them, or they don't agree.
+func (c Clocks) Correction() time.Duration {
+	right := c.Right()
+	if !c.Wrong() || len(right) == 0 {
+		return 0
+	}
+	slices.SortFunc(right, func(a, b string) int { return int(max(-1, min(1, c.Ahead[a]-c.Ahead[b]))) })
+	return c.Ahead[right[len(right)/2]]
+}
+
+// heed puts off what is due by schedule, until the clocks were compared and while this server's is wrong. The first
+// key is not put off: without one nothing works.
+func (s Situation) heed(r *meta.Ring, a Action, at mono.Time) (Action, mono.Time) {
+	switch {
+	case at > s.Mono || r.Active() == nil || len(s.Servers) < 2:
+		return a, at
+	case s.compareNow():
+		return Action{Kind: Compare}, at
+	case s.Clocks.Wrong():
+		return a, s.Clocks.Compared.Add(compareAgain)
+	}
+	return a, at
+}
+
+// compareNow reports whether what is known of the clocks is too old to go by.
+func (s Situation) compareNow() bool {
+	return s.Clocks.Compared == 0 || s.Clocks.Compared.Add(compared) <= s.Mono
+}
+
+// handOver is when a leader whose clock is wrong hands leadership to a voter whose clock is right, and which
+// holds the active key. What it signs is refused by others; and what is due by schedule, it does not do.
+func handOver(r *meta.Ring, s Situation) (Action, mono.Time) {
+	active := r.Active()
+	if active == nil || s.Skewed == 0 || !s.Clocks.Wrong() {
+		return Action{}, never
+	}
+	to := slices.DeleteFunc(s.Clocks.Right(), func(server string) bool {
+		return !slices.Contains(s.Voters, server) || !active.HeldBy(server)
+	})
+	if len(to) == 0 {
+		return Action{}, never
+	}
+	at := max(s.Skewed.Add(patience), s.Retry)
+	if at <= s.Mono && s.compareNow() {
+		return Action{Kind: Compare}, at
+	}
+	return Action{Kind: HandOver, Servers: to}, at
+}
