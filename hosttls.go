@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"time"
 
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -77,9 +78,12 @@ func ClientTLS(source func() (*tls.Config, error), cluster string, server raft.S
 // handshake has not succeeded, if no chain was verified, or if the certificate is not that of a server
 // of the cluster.
 //
-// Call it for each connection or request. It does not ask again whether the server is a member, which
-// ServePeer does, nor whether the certificate is still valid: a connection may outlive it. A dialled
-// connection has the ID that was given to [ClientTLS], and no verified chain in its state.
+// It is an error too when the certificate, or one that it chains to, has ended since, by the time of day here. So
+// call it for each request, not only for each connection. It does not ask again whether the server is a member, which
+// ServePeer does, nor whether the CA still vouches for it: when CAs are replaced, or a certificate is revoked, the
+// host closes the connections that it has, idle ones too, and those of raft. It closes those of raft, and those that
+// it has dialled, when the certificates of either end have ended. A dialled connection has the ID that was given to
+// [ClientTLS], and no verified chain in its state.
 func PeerID(state *tls.ConnectionState, cluster string) (raft.ServerID, error) {
 	if state == nil {
 		return "", errors.New("peer ID: not a TLS connection")
@@ -90,6 +94,9 @@ func PeerID(state *tls.ConnectionState, cluster string) (raft.ServerID, error) {
 	id, err := peer.ServerOf(cluster, *state)
 	if err != nil {
 		return "", fmt.Errorf("peer ID: %w", err)
+	}
+	if end := peer.ChainsEnd(state.VerifiedChains); time.Now().After(end) {
+		return "", fmt.Errorf("peer ID: the certificate of %s ended at %v", id, end.UTC().Format(time.DateTime))
 	}
 	return raft.ServerID(id.ID), nil
 }

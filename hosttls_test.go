@@ -1,6 +1,7 @@
 package keyring_test
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
 
@@ -386,4 +388,54 @@ func TestHostTLSArguments(t *testing.T) {
 	if _, err := keyring.ClientTLS(good, "prod", "", "a"); err == nil || !strings.Contains(err.Error(), "server's ID is empty") {
 		t.Errorf("server: %v", err)
 	}
+}
+
+// TestPeerIDRefusesACertificateThatHasEnded since its connection was made.
+func TestPeerIDRefusesACertificateThatHasEnded(t *testing.T) {
+	ca := keyringtest.NewCA(t)
+	for end, ok := range map[time.Time]bool{time.Now().Add(time.Minute): true, time.Now().Add(-time.Minute): false} {
+		conf, err := ca.Source("keyring://test/server/s1", func(c *x509.Certificate) { c.NotAfter = end })()
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(conf.Certificates[0].Certificate[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		state := &tls.ConnectionState{HandshakeComplete: true, PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{leaf}}}
+		if id, err := keyring.PeerID(state, "test"); (err == nil) != ok || ok && id != "s1" {
+			t.Errorf("%v: %q, %v", end, id, err)
+		}
+	}
+}
+
+// TestNodeCutsConnectionsThatItsCAsDoNotVouchForAnyMore, once they are replaced.
+func TestNodeCutsConnectionsThatItsCAsDoNotVouchForAnyMore(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var replaced atomic.Bool
+	other, err := keyringtest.NewCA(t).Source("keyring://test/server/s1", nil)()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+		source, id := cfg.TLS, cfg.ID
+		cfg.TLS = func() (*tls.Config, error) {
+			conf, err := source()
+			if err == nil && id == "s1" && replaced.Load() {
+				conf = conf.Clone()
+				conf.RootCAs = other.RootCAs
+			}
+			return conf, err
+		}
+	})
+	c.ready(ctx)
+	d := &peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/s2", nil)}
+	conn, err := d.Dial(ctx, "s1", c.addrs["s1"], peer.ALPNRaft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	replaced.Store(true)
+	wantClosed(ctx, t, []*peer.Conn{conn})
 }

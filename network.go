@@ -205,6 +205,26 @@ func (w *network) followMembers(ctx context.Context) {
 	}
 }
 
+// recheckEvery is how often connections are held against the CAs of now.
+const recheckEvery = 5 * time.Second
+
+// followCertificates closes connections whose other end the CAs of now do not vouch for, and those that have
+// outlived their certificates. It runs until Close.
+func (w *network) followCertificates(ctx context.Context) {
+	tick := time.NewTicker(recheckEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if err := errors.Join(w.port.Recheck(w.node.cfg.TLS), w.dialer.Recheck()); err != nil {
+			w.refusals.Do(func() { w.node.log.Warn("certificates of connections can't be looked at", "error", err) })
+		}
+	}
+}
+
 // dropStrangers closes all connections, of both ways, but those of members.
 func (w *network) dropStrangers() {
 	stranger := func(id peer.Identity) bool { return !slices.Contains(w.members(), id.ID) }

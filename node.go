@@ -67,7 +67,9 @@ type NodeConfig struct {
 	Cluster string
 	// TLS returns this server's certificate, with keyring://<cluster>/server/<id> as a
 	// URI SAN and for both server and client authentication, and RootCAs. It is called for
-	// each connection, so that certificates can be replaced. Required with Addr.
+	// each connection, and every 5 seconds, so that certificates can be replaced: connections end at
+	// NotAfter of the certificates of both ends, and within 5 seconds when RootCAs, or ClientCAs, vouch for the
+	// other end no more. It must not block. Required with Addr.
 	TLS func() (*tls.Config, error)
 	// Peers are the addresses of the servers that found the cluster, by ID, this one
 	// included and the same on each. While this server has no raft log: when each of them has
@@ -223,6 +225,7 @@ func (n *Node) start(ctx, life context.Context) error {
 	n.loops.Go(func() { n.onChange(life, time.Minute, n.promote) })
 	n.loops.Go(func() { n.onChange(life, 3*time.Second, n.keepAddress) }) // nobody may find it meanwhile
 	n.loops.Go(func() { n.net.followMembers(life) })
+	n.loops.Go(func() { n.net.followCertificates(life) })
 	return nil
 }
 

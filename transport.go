@@ -24,6 +24,8 @@ import (
 //   - refuses until Open has returned, and after Close;
 //   - follows no redirects, and sends a request to no server but the one of that ID: connections are
 //     kept by ID, not by address;
+//   - closes connections, raft's and idle ones too, when the certificates of either end have ended, and when it
+//     replaces the CAs that vouched for them: [PeerID] refuses the former, for each request that it is asked about;
 //   - has the connections of a server that was removed come to nothing: ServePeer refuses each of its
 //     requests, raft does not;
 //   - logs who was refused and why, and no bodies;

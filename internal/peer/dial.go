@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +25,12 @@ type Conn struct {
 	*tls.Conn
 	peer   Identity
 	shown  *shown
-	forget func(*Conn)  // of the port; nil for a dialled connection
+	forget func(*Conn)  // of the port, or of the dialer
 	heard  atomic.Int64 // when the last byte came: a mono.Time
+
+	dialled bool        // by this side
+	expires time.Time   // when the first certificate of it ends
+	timer   *time.Timer // cuts it off then; nil if another clock decides
 
 	host   string // for the port: where it comes from
 	raft   bool   // for the port: what runs on it
@@ -49,6 +54,7 @@ func (c *Conn) hear() { c.heard.Store(int64(mono.Now())) }
 
 // Close closes the connection, and gives its place at the port back.
 func (c *Conn) Close() error {
+	c.stopTimer()
 	if c.forget != nil {
 		c.forget(c)
 	}
@@ -68,6 +74,9 @@ type Dialer struct {
 
 	// Elsewhere, if set, returns where a server may be that is not found at addr.
 	Elsewhere func(server, addr string) []string
+
+	mu    sync.Mutex // guards below
+	conns map[*Conn]bool
 }
 
 // Dial connects to the server of that ID, which is expected at addr, for the protocol; an
@@ -176,6 +185,12 @@ func (d *Dialer) connect(ctx context.Context, server, addr, alpn string) (*Conn,
 		raw.Close()
 		return nil, err
 	}
+	d.keep(c)
+	if base, err := load(d.TLS); err == nil {
+		if chains, err := verifyServer(base, c.ConnectionState().PeerCertificates); err == nil {
+			c.endWith(chains)
+		}
+	}
 	return c, nil
 }
 
@@ -205,7 +220,7 @@ func greet(tc *tls.Conn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Conn{Conn: tc, peer: id, shown: own}, nil
+	return &Conn{Conn: tc, peer: id, shown: own, dialled: true}, nil
 }
 
 // drain ends our side of a connection and reads on for a while, to the end of the other's.

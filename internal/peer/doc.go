@@ -56,6 +56,9 @@
 // and the client sends nothing before it. That keeps a refusal legible: the alert arrives
 // where the connection is made, and not at some later read, or never.
 //
+// A connection is cut off when the first certificate of its chains ends, on both ends, and when a recheck finds
+// that the CAs of now do not vouch for the other end.
+//
 // # Limits
 //
 //	port.go      handshakes under way, in all and of one address; connections, in all, of one

@@ -179,7 +179,7 @@ func TestSealKeysRefuses(t *testing.T) {
 		"empty":       {request, []peer.Secret{{ID: id(1)}}, "0 bytes"},
 		"large":       {request, []peer.Secret{{ID: id(1), Material: make([]byte, peer.MaxMaterial+1)}}, "8193 bytes"},
 		"no fetch":    {encoded(t, peer.Request{Hello: &peer.HelloRequest{}}), nil, "not a fetch"},
-		"no request":  {nil, nil, "unexpected end"},
+		"no request":  {nil, nil, "not JSON"},
 		"invalid key": {badKey, nil, "public key"},
 	} {
 		if _, err := peer.SealKeys(binding, tt.request, tt.keys); err == nil || !strings.Contains(err.Error(), tt.want) {

@@ -302,7 +302,13 @@ func (p *Port) bring(raw net.Conn) error {
 	if err != nil {
 		drain(raw)
 	}
+	if err == nil {
+		c.endWith(c.ConnectionState().VerifiedChains)
+	}
 	l, old, err := p.settle(raw, c, err)
+	if err != nil && c != nil {
+		c.stopTimer()
+	}
 	if old != nil {
 		cutOff(old)
 		p.refused(old, fmt.Errorf("%s: %w", old.peer, errGaveWay))

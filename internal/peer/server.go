@@ -123,6 +123,7 @@ func (s *Server) follow(c net.Conn, state http.ConnState) {
 // cutOff closes below TLS, where nothing has to be sent.
 func cutOff(c net.Conn) {
 	if c, ok := c.(*Conn); ok {
+		c.stopTimer()
 		c.NetConn().Close()
 		return
 	}

@@ -178,25 +178,7 @@ func clientCertificate(base *tls.Config) (func(*tls.CertificateRequestInfo) (*tl
 
 // verifyServer does what InsecureSkipVerify leaves out.
 func verifyServer(base *tls.Config, certs []*x509.Certificate) ([][]*x509.Certificate, error) {
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate")
-	}
-	o := x509.VerifyOptions{
-		Roots:         base.RootCAs,
-		Intermediates: x509.NewCertPool(),
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	if base.Time != nil {
-		o.CurrentTime = base.Time()
-	}
-	for _, c := range certs[1:] {
-		o.Intermediates.AddCert(c)
-	}
-	chains, err := certs[0].Verify(o)
-	if err != nil {
-		return nil, &tls.CertificateVerificationError{UnverifiedCertificates: certs, Err: err}
-	}
-	return chains, nil
+	return verifyChain(base, base.RootCAs, x509.ExtKeyUsageServerAuth, certs)
 }
 
 // ServerOf returns the identity on a connection whose chain is verified, if it is a server

@@ -1,0 +1,157 @@
+package peer
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// A connection ends with the certificates that it was made with, those of both ends, and when the CAs do not
+// vouch for the other end's any more. No handshake comes again that would tell.
+
+// ChainsEnd returns when the last of the chains ends, which is when the first of its certificates does.
+func ChainsEnd(chains [][]*x509.Certificate) (last time.Time) {
+	for _, chain := range chains {
+		var end time.Time
+		for i, cert := range chain {
+			if i == 0 || cert.NotAfter.Before(end) {
+				end = cert.NotAfter
+			}
+		}
+		if end.After(last) {
+			last = end
+		}
+	}
+	return last
+}
+
+// endWith has the connection end with the chains of the other side, or with the certificate that this side has
+// shown. A configuration with another clock may take certificates that have ended by this one: those connections
+// are left to recheck.
+func (c *Conn) endWith(chains [][]*x509.Certificate) {
+	c.expires = ChainsEnd(chains)
+	if own, err := c.shown.leaf(); err == nil && own.NotAfter.Before(c.expires) {
+		c.expires = own.NotAfter
+	}
+	if left := time.Until(c.expires); left > 0 {
+		c.timer = time.AfterFunc(left, c.expire)
+	}
+}
+
+func (c *Conn) stopTimer() {
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+}
+
+// expire cuts the connection off, unless the clock was set back meanwhile.
+func (c *Conn) expire() {
+	if left := time.Until(c.expires); left > 0 {
+		time.AfterFunc(left, c.expire)
+		return
+	}
+	c.cutOff()
+}
+
+func (c *Conn) cutOff() {
+	if c.forget != nil {
+		c.forget(c)
+	}
+	cutOff(c)
+}
+
+// recheck says why the other end would not be taken now, by its chain.
+func (c *Conn) recheck(base *tls.Config) error {
+	roots, usage := base.RootCAs, x509.ExtKeyUsageServerAuth
+	if !c.dialled {
+		usage = x509.ExtKeyUsageClientAuth
+		if base.ClientCAs != nil {
+			roots = base.ClientCAs
+		}
+	}
+	if _, err := verifyChain(base, roots, usage, c.ConnectionState().PeerCertificates); err != nil {
+		return err
+	}
+	at := time.Now()
+	if base.Time != nil {
+		at = base.Time()
+	}
+	if own, err := c.shown.leaf(); err == nil && at.After(own.NotAfter) {
+		return errors.New("this side's certificate has ended")
+	}
+	return nil
+}
+
+// verifyChain verifies the certificates of the other side.
+func verifyChain(base *tls.Config, roots *x509.CertPool, usage x509.ExtKeyUsage, certs []*x509.Certificate) ([][]*x509.Certificate, error) {
+	if len(certs) == 0 {
+		return nil, errors.New("no certificate")
+	}
+	o := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{usage}}
+	if base.Time != nil {
+		o.CurrentTime = base.Time()
+	}
+	for _, c := range certs[1:] {
+		o.Intermediates.AddCert(c)
+	}
+	chains, err := certs[0].Verify(o)
+	if err != nil {
+		return nil, &tls.CertificateVerificationError{UnverifiedCertificates: certs, Err: err}
+	}
+	return chains, nil
+}
+
+// Recheck cuts off the admitted connections whose other end the source's CAs do not vouch for now, or whose
+// certificates have ended.
+func (p *Port) Recheck(source Source) error {
+	base, err := load(source)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	conns := slices.Collect(maps.Keys(p.conns))
+	p.mu.Unlock()
+	for _, c := range conns {
+		if err := c.recheck(base); err != nil {
+			p.cut(c)
+			p.refused(c, fmt.Errorf("%s: closed: %w", c.peer, err))
+		}
+	}
+	return nil
+}
+
+// Recheck does the same with the connections that were dialled.
+func (d *Dialer) Recheck() error {
+	base, err := load(d.TLS)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	conns := slices.Collect(maps.Keys(d.conns))
+	d.mu.Unlock()
+	for _, c := range conns {
+		if c.recheck(base) != nil {
+			c.cutOff()
+		}
+	}
+	return nil
+}
+
+// keep notes a connection until it is closed.
+func (d *Dialer) keep(c *Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.conns == nil {
+		d.conns = map[*Conn]bool{}
+	}
+	d.conns[c] = true
+	c.forget = func(c *Conn) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.conns, c)
+	}
+}

@@ -1,0 +1,119 @@
+package peer_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"example.com/keyring/internal/peer"
+)
+
+// wantCut waits until a connection is closed, and wants that to be at a time, or later by little.
+func wantCut(t *testing.T, what string, c net.Conn, at time.Time) {
+	t.Helper()
+	c.SetReadDeadline(at.Add(20 * time.Second))
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%s: it is open still: %v", what, err)
+	}
+	if early := time.Until(at); early > 0 {
+		t.Errorf("%s: it is closed %v early", what, early)
+	}
+}
+
+// TestConnectionEndsWithTheCertificatesOfBothEnds, on the end whose own has ended and on the other.
+func TestConnectionEndsWithTheCertificatesOfBothEnds(t *testing.T) {
+	for _, short := range []string{"server", "client"} {
+		t.Run(short, func(t *testing.T) {
+			t.Parallel()
+			a := newCA(t)
+			end := time.Now().Add(3 * time.Second).Truncate(time.Second)
+			brief := func(c *x509.Certificate) { c.NotAfter = end }
+			sources := map[string]peer.Source{"server": a.source("s1"), "client": a.source("s2")}
+			sources[short] = a.with(a.issue([]string{serverURI(map[string]string{"server": "s1", "client": "s2"}[short])}, brief))
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := peer.Listen(ln, peer.PortOptions{TLS: serverConfig(t, sources["server"], everybody)})
+			defer p.Close()
+			accepted := p.Listener(peer.ALPNRaft)
+			d := &peer.Dialer{Cluster: cluster, TLS: sources["client"]}
+			dialled := make(chan *peer.Conn, 1)
+			go func() {
+				c, err := d.Dial(t.Context(), "s1", ln.Addr().String(), peer.ALPNRaft)
+				if err != nil {
+					t.Error(err)
+				}
+				dialled <- c
+			}()
+			in, err := accepted.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.Close()
+			out := <-dialled
+			if out == nil {
+				return
+			}
+			defer out.Close()
+			wantCut(t, "dialled", out, end)
+			wantCut(t, "accepted", in, end)
+		})
+	}
+}
+
+// TestRecheckCutsWhomTheCAsDoNotVouchFor, and nobody else.
+func TestRecheckCutsWhomTheCAsDoNotVouchFor(t *testing.T) {
+	a, other := newCA(t), newCA(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := peer.Listen(ln, peer.PortOptions{TLS: serverConfig(t, a.source("s1"), everybody)})
+	defer p.Close()
+	accepted := p.Listener(peer.ALPNRaft)
+	now := a.source("s2")
+	d := &peer.Dialer{Cluster: cluster, TLS: func() (*tls.Config, error) { return now() }}
+	connect := func() (out *peer.Conn, in net.Conn) {
+		done := make(chan error, 1)
+		go func() {
+			var err error
+			out, err = d.Dial(t.Context(), "s1", ln.Addr().String(), peer.ALPNRaft)
+			done <- err
+		}()
+		in, err := accepted.Accept()
+		if err := errors.Join(err, <-done); err != nil {
+			t.Fatal(err)
+		}
+		return out, in
+	}
+	stays := func(c net.Conn) {
+		t.Helper()
+		c.SetReadDeadline(time.Now())
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("it is closed: %v", err)
+		}
+		c.SetReadDeadline(time.Time{})
+	}
+	out, in := connect()
+	if err := errors.Join(p.Recheck(a.source("s1")), d.Recheck()); err != nil {
+		t.Fatal(err)
+	}
+	stays(out)
+	stays(in)
+	if err := p.Recheck(other.source("s1")); err != nil {
+		t.Fatal(err)
+	}
+	wantCut(t, "accepted", in, time.Time{})
+	out, in = connect()
+	now = other.source("s2")
+	if err := d.Recheck(); err != nil {
+		t.Fatal(err)
+	}
+	wantCut(t, "dialled", out, time.Time{})
+	in.Close()
+}
