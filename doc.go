@@ -81,6 +81,7 @@
 //	errors.go       the errors that callers branch on
 //	fsm.go          FSM, the fence, the snapshot, and the one place that proposes to raft
 //	past.go         FSM.Load, for a raft that does not restore its snapshots
+//	firstkey.go     what comes before the first key: greeting, founding, adopting
 //	builds.go       what the servers' builds apply; nothing else is proposed
 //	mux.go          Mux: the keyring's FSM and the host's on one raft
 //	muxsink.go      the host's snapshot, while there is nothing of the keyring's

@@ -226,7 +226,7 @@ func (k *Keyring) notReady() error {
 	case !v.caughtUp:
 		return k.caughtUp.err()
 	case active == nil:
-		return errors.New("there is no active key yet")
+		return k.noKeyYet(v.ring)
 	case !k.store.has(active):
 		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.store.faultOf(active.ID)))
 	case k.raft.State() == raft.Leader && !k.leads(term):

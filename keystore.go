@@ -63,6 +63,18 @@ type fault struct {
 	err       error
 }
 
+// waits reports whether there is a file that may open later, without anybody's doing or by another
+// configuration. A file that is set aside, or that only a KMS of Nomad's opens, does not.
+func (f fault) waits() bool {
+	switch {
+	case f.here || errors.Is(f.err, errInlineOnly):
+		return true
+	case f.mine, f.unwritten, f.file != "", errors.Is(f.err, errUnread), errors.Is(f.err, fs.ErrNotExist):
+		return false
+	}
+	return f.kek == "" // it could not be read
+}
+
 // openKeystore takes over the directory, reads it, and makes its ID durable. Files that do
 // not open never stop it.
 func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hclog.Logger) (*keystore, error) {

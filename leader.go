@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -27,6 +26,7 @@ type leader struct {
 	began   mono.Time
 	greeted bool
 	orphans []peer.Orphan
+	seen    map[string]mono.Time // the last sign of each server, until all have been greeted
 	probes  map[KeyID]plan.Probe
 	retry   mono.Time // see plan.Situation
 	lacking mono.Time // see plan.Situation
@@ -186,7 +186,7 @@ func (l *leader) begin() bool {
 	if err := l.raft.Barrier(proposeTimeout).Error(); err != nil || !l.leads(term) || l.fsm.whole() != nil {
 		return false
 	}
-	*l = leader{Keyring: l.Keyring, term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}}
+	*l = leader{Keyring: l.Keyring, term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}, seen: map[string]mono.Time{}}
 	l.Keyring.barrier.Store(l.raft.AppliedIndex())
 	l.Keyring.term.Store(term)
 	l.setCaughtUp()
@@ -333,68 +333,6 @@ func (l *leader) deliver(holds []meta.Command) error {
 
 // greetPatience is how long servers that are all of this build are waited for.
 const greetPatience = 10 * time.Second
-
-// greet asks every server what it is and which keys it has that the ring does not know. The
-// first command of a cluster waits until all have answered, for a build without a keyring would
-// not know what to do with it. Servers that are all of this build are waited for a while, for
-// the keys they may have.
-func (l *leader) greet(s plan.Situation) error {
-	answers := l.greetAll(l.ctx, s.Servers)
-	unheard := behind(s.Servers, answers, 1)
-	l.orphans = nil
-	own := func(server string) int { // first: who tells of a key first counts, and its own public keys the leader derives
-		if server == string(l.cfg.ID) {
-			return 0
-		}
-		return 1
-	}
-	for _, server := range slices.SortedStableFunc(slices.Values(s.Servers), func(a, b string) int { return own(a) - own(b) }) {
-		if _, waiting := unheard[raft.ServerID(server)]; !waiting {
-			l.orphans = append(l.orphans, answers[server].Orphans...)
-		}
-	}
-	l.blocked.waitFor(unheard)
-	if len(unheard) > 0 && !(l.cfg.sameBuild && mono.Now().Sub(l.began) > greetPatience) {
-		return fmt.Errorf("waiting for %q to answer before the first command", slices.Sorted(maps.Keys(unheard)))
-	}
-	l.greeted = true
-	return nil
-}
-
-// adoptAtOnce is how many adoptions go in one log entry, which then has a few hundred KB.
-const adoptAtOnce = 500
-
-// found names the cluster and adopts the orphans: keys that open data and verify nothing.
-func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
-	var cmds []meta.Command
-	if ring.Cluster == (meta.ClusterID{}) {
-		var id meta.ClusterID
-		rand.Read(id[:]) // never fails
-		cmds = append(cmds, meta.Command{Init: &meta.Init{Cluster: id}})
-	}
-	seen, at := map[peer.ID]bool{}, l.timeToWrite(l.ctx)
-	for _, o := range l.orphans {
-		if len(seen) == adoptAtOnce {
-			break
-		}
-		if seen[o.ID] || ring.Key(KeyID(o.ID)) != nil || ring.WasRemoved(KeyID(o.ID)) {
-			continue
-		}
-		adopt := meta.Command{Adopt: &meta.Adopt{Key: fromOrphan(o), DataOnly: true, Time: at}}
-		if _, err := (meta.Entry{Commands: []meta.Command{adopt}}).Encode(); err != nil { // one odd file must not hold up all the others
-			l.cfg.Logger.Error("orphan that can't be adopted", "key", KeyID(o.ID), "error", err)
-			continue
-		}
-		seen[o.ID] = true
-		cmds = append(cmds, adopt)
-	}
-	// There may be more orphans than one answer or entry holds: ask again before the first key.
-	l.greeted, l.orphans = len(seen) == 0, nil
-	if len(cmds)+len(holds) == 0 {
-		return nil
-	}
-	return l.propose(slices.Concat(cmds, holds))
-}
 
 // decide asks live who holds a prepublished key, then activates it, drops it, or waits.
 // Answers count only if neither a restore of the FSM nor a change of the configuration came

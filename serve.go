@@ -8,6 +8,7 @@ import (
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
 
@@ -124,7 +125,7 @@ func (k *Keyring) serveKind(ctx context.Context, from string, request []byte, q 
 	case q.Removed != nil:
 		return k.serveRemoved(q.Removed)
 	case q.Hello != nil:
-		return k.serveHello(from)
+		return k.serveHello(from, q.Hello)
 	case q.State != nil:
 		return peer.Response{State: k.state()}, nil
 	}
@@ -246,12 +247,18 @@ func (k *Keyring) serveAsk(q *peer.AskRequest) (*peer.AskAnswer, error) {
 	return a, nil
 }
 
-// serveHello tells of keys that the ring does not know to nobody but the leader, who asks for them. Before
-// this server has heard who leads it does not answer: no orphan may be left out.
-func (k *Keyring) serveHello(from string) (peer.Response, error) {
+// serveHello tells of keys that the ring does not know, and of files that wait, to nobody but the leader, who
+// asks for them. Before this server has heard who leads it does not answer: none may be left out. A leader of
+// an older build can't be told that files wait: it is to ask again until it need not be, or has made a key.
+func (k *Keyring) serveHello(from string, q *peer.HelloRequest) (peer.Response, error) {
 	a := k.hello()
-	if _, leader := k.raft.LeaderWithID(); len(a.Orphans) > 0 && string(leader) != from {
+	_, leader := k.raft.LeaderWithID()
+	unasked := a.Waiting != nil && !q.Waiting
+	if (len(a.Orphans) > 0 || a.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(k.fsm.ring.Load()) {
 		return peer.Response{}, &peer.Refusal{Code: peer.NotReady}
+	}
+	if unasked {
+		a.Waiting = nil
 	}
 	return peer.Response{Hello: a}, nil
 }
@@ -260,6 +267,7 @@ func (k *Keyring) serveHello(from string) (peer.Response, error) {
 func (k *Keyring) hello() *peer.HelloAnswer {
 	a := &peer.HelloAnswer{Build: k.fsm.build.Version, Keystore: peer.ID(k.store.id)}
 	ring := k.fsm.ring.Load()
+	a.Waiting = k.store.waiting(ring)
 	_, orphans := k.store.unknown(ring)
 	slices.SortFunc(orphans, compareIDs)
 	for _, id := range orphans {

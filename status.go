@@ -93,6 +93,7 @@ const (
 	ProblemNonvoter    ProblemKind = "no voter"         // a server of the leader's that can't vote yet
 	ProblemNewer       ProblemKind = "newer build"      // the log, or a key file, has what only a newer build reads
 	ProblemNotApplied  ProblemKind = "not applied"      // raft applies its log to another FSM than Config.FSM
+	ProblemFirstKey    ProblemKind = "first key waits"  // for a server that opens its keystore, or has key files that nothing opens yet
 	ProblemWaiting     ProblemKind = "command waits"    // servers that have not said that they apply the leader's next command
 	ProblemPublicKey   ProblemKind = "public key"       // the public key in raft is not that of the key's material
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
@@ -117,6 +118,7 @@ var problemKinds = []struct {
 	{ProblemRemoved, "Close it and delete its directory. It joins anew with AddServer or a JoinToken."},
 	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
 	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
+	{ProblemFirstKey, "See that the KEKs answer there, or configure the ones that the files name. Files that are never to be opened again: move them out of the keystore directory, which is looked at again within a minute."},
 	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
 	{ProblemRaftDisk, "Look at the disk that has raft's log: is it full, read-only, failing? Until then this server takes in nothing new."},
 	{ProblemStuck, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
@@ -346,6 +348,7 @@ type blocked struct {
 	mu       sync.Mutex               // guards below
 	failures map[string]failure       // of the last fetch, by peer
 	behind   map[raft.ServerID]string // servers that a command waits for, and why
+	hindered map[raft.ServerID]string // servers that the first key waits for, and why
 	waiting  map[raft.ServerID]string // servers that are no voters yet, and why
 	pending  map[KeyID]string
 	restored string // of the active key that came with a snapshot
@@ -375,6 +378,23 @@ func (b *blocked) waitFor(behind map[raft.ServerID]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.behind = behind
+}
+
+// hinder notes the servers that the first key waits for, but for those that do not answer.
+func (b *blocked) hinder(why map[raft.ServerID]string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hindered = why
+}
+
+// hindrances says what the first key waits for.
+func (b *blocked) hindrances() (why []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range slices.Sorted(maps.Keys(b.hindered)) {
+		why = append(why, string(s)+": "+b.hindered[s])
+	}
+	return why
 }
 
 // vote notes the servers that are no voters yet. The caller may go on with the map.
@@ -434,6 +454,9 @@ func (b *blocked) describe(st *Status) {
 	}
 	for _, s := range slices.Sorted(maps.Keys(b.waiting)) {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemNonvoter, Server: s, Detail: b.waiting[s]})
+	}
+	for _, s := range slices.Sorted(maps.Keys(b.hindered)) {
+		st.Problems = append(st.Problems, Problem{Kind: ProblemFirstKey, Server: s, Detail: b.hindered[s]})
 	}
 	for _, s := range slices.Sorted(maps.Keys(b.behind)) {
 		st.Problems = append(st.Problems, Problem{Kind: ProblemWaiting, Server: s, Detail: "it " + b.behind[s]})

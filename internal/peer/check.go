@@ -117,7 +117,24 @@ func (a *HelloAnswer) check() error {
 		}
 		ids = append(ids, o.ID)
 	}
-	return errors.Join(named(a.Keystore), distinct(MaxOrphans, ids))
+	return errors.Join(named(a.Keystore), distinct(MaxOrphans, ids), a.Waiting.check())
+}
+
+func (w *Waiting) check() error {
+	switch {
+	case w == nil:
+		return nil
+	case w.Files < 1 || w.Of < w.Files:
+		return fmt.Errorf("%d of %d key files wait", w.Files, w.Of)
+	case len(w.KEKs) > MaxWaiting:
+		return fmt.Errorf("%d KEKs, at most %d", len(w.KEKs), MaxWaiting)
+	}
+	for _, id := range w.KEKs {
+		if err := text(id); err != nil {
+			return fmt.Errorf("KEK: %w", err)
+		}
+	}
+	return nil
 }
 
 func (o Orphan) check() error {

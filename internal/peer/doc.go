@@ -28,6 +28,11 @@
 //	{"version":2,"state":{}}
 //	{"version":2,"state":{"time":"..","leads":true,"term":3,"entry":41,"applied":44,"configuration":1}}
 //
+// and members more: a leader asks with hello for the key files that wait, and is told of them if there are any.
+//
+//	{"version":2,"hello":{"waiting":true}}
+//	{"version":2,"hello":{"build":1,"keystore":"..","waiting":{"files":3,"of":50,"keks":["kms"]}}}
+//
 // A message carries the lowest version that has its kind and each of its members, and is refused
 // with another. An answer is of no higher version than its request. A build that does not know the
 // version of a request answers "unsupported", of version 1, and the caller goes on without.

@@ -26,6 +26,7 @@ const (
 	MaxMaterial = 8 << 10 // bytes of one key
 	MaxIDs      = 16384   // IDs in one hold or ask
 	MaxOrphans  = 1000    // in one hello; the next hello has those that remain
+	MaxWaiting  = 16      // KEKs in one hello
 )
 
 // ErrVersion is matched by the error about a message of another version.
@@ -78,14 +79,16 @@ type Request struct {
 
 // Version returns the lowest version that has the request: its kind, and every member that is set.
 func (r Request) Version() int {
-	if r.State != nil || r.Offer != nil && r.Offer.Configuration > 0 {
+	if r.State != nil || r.Offer != nil && r.Offer.Configuration > 0 || r.Hello != nil && r.Hello.Waiting {
 		return 2
 	}
 	return 1
 }
 
 // HelloRequest asks what the other build and keystore are, and for its orphans.
-type HelloRequest struct{}
+type HelloRequest struct {
+	Waiting bool `json:"waiting,omitempty"` // also for the key files that wait. Version 2
+}
 
 // FetchRequest asks for 1 to MaxFetch keys, sealed to the public key. NewFetch makes it.
 type FetchRequest struct {
@@ -145,7 +148,7 @@ type Response struct {
 // Version returns the lowest version that has the answer: its kind, and every member that is set. A
 // refusal is of version 1, which every build reads.
 func (r Response) Version() int {
-	if r.State != nil {
+	if r.State != nil || r.Hello != nil && r.Hello.Waiting != nil {
 		return 2
 	}
 	return 1
@@ -157,6 +160,18 @@ type HelloAnswer struct {
 	Build    int      `json:"build"`
 	Keystore ID       `json:"keystore"`
 	Orphans  []Orphan `json:"orphans,omitempty" bound:"elements=1000"`
+
+	Waiting *Waiting `json:"waiting,omitempty"` // nil if none wait. Version 2
+}
+
+// Waiting are key files of keys that the FSM does not know, and that the answerer can't open for now.
+// Version 2.
+type Waiting struct {
+	Files int `json:"files"` // that wait, at least one
+	Of    int `json:"of"`    // so many of keys that the FSM does not know
+
+	// KEKs are those which they wait for. Files that can't be read wait for none.
+	KEKs []string `json:"keks,omitempty" bound:"elements=16,bytes=128"`
 }
 
 // Orphan is a key that is in a keystore and not in the FSM.

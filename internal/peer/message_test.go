@@ -59,6 +59,8 @@ var goldenRequests = map[string]peer.Request{
 	}},
 	"removed": {Removed: &peer.RemovedRequest{IDs: []peer.ID{id(1), id(2)}}},
 	"state":   {State: &peer.StateRequest{}},
+
+	"hello-waiting": {Hello: &peer.HelloRequest{Waiting: true}},
 }
 
 var goldenAnswers = map[string]peer.Response{
@@ -71,6 +73,9 @@ var goldenAnswers = map[string]peer.Response{
 	"removed": {Removed: &peer.RemovedAnswer{IDs: []peer.ID{id(2)}}},
 	"state": {State: &peer.StateAnswer{
 		Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Leads: true, Term: 3, Entry: 41, Applied: 44, Configuration: 1,
+	}},
+	"hello-waiting": {Hello: &peer.HelloAnswer{
+		Build: 1, Keystore: id(9), Waiting: &peer.Waiting{Files: 3, Of: 50, KEKs: []string{"kms"}},
 	}},
 	"not-leader": {Refusal: &peer.Refusal{Code: peer.NotLeader, Leader: "server-2"}},
 }

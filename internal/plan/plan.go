@@ -5,6 +5,7 @@
 //	Next      what the leader does next, and when to look again
 //	Pends     whether the leader still waits for holders of a key
 //	Confirmed whether a majority of the voters holds a key that came with a snapshot
+//	FirstKeyWaits  which servers the first key waits for
 //	Judge     what the answers to the live question allow
 //	Pull      which missing key a server asks of whom, and when again
 //	Report    what a server has to tell the leader about the keys it holds
@@ -156,7 +157,7 @@ func Next(r *meta.Ring, s Situation) Action {
 	if !next.IsZero() {
 		a.add(s.mono(next))
 	}
-	if r.Active() == nil && len(r.Prepublished()) == 0 { // before the first key
+	if BeforeFirstKey(r) {
 		if s.Retry > s.Mono {
 			return Action{Kind: Wait, Until: s.Retry}
 		}

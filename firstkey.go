@@ -1,0 +1,149 @@
+package keyring
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// greet asks every server what it is and which keys it has that the ring does not know. The first
+// command of a cluster waits for all that plan says it has to wait for: a build without a keyring would
+// not know what to do with it, and the first key would make orphans of the keys that a server has yet
+// to read.
+func (l *leader) greet(s plan.Situation) error {
+	answers := l.greetEach(l.ctx, s.Servers)
+	hellos := map[string]plan.Hello{}
+	l.orphans = nil
+	own := func(server string) int { // first: who tells of a key first counts, and its own public keys the leader derives
+		if server == string(l.cfg.ID) {
+			return 0
+		}
+		return 1
+	}
+	for _, server := range slices.SortedStableFunc(slices.Values(s.Servers), func(a, b string) int { return own(a) - own(b) }) {
+		a, up := answers[server]
+		if up {
+			l.seen[server] = mono.Now()
+		}
+		h := plan.Hello{There: up, Silent: mono.Now().Sub(max(l.began, l.seen[server]))}
+		if a != nil {
+			h.Build = a.Build
+			l.orphans = append(l.orphans, a.Orphans...)
+		}
+		if a != nil && a.Waiting != nil {
+			h.Waiting = a.Waiting.Files
+		}
+		hellos[server] = h
+	}
+	waits := plan.FirstKeyWaits(s.Servers, hellos, l.cfg.sameBuild)
+	unheard, hindered := map[raft.ServerID]string{}, map[raft.ServerID]string{}
+	for server, why := range waits {
+		switch id := raft.ServerID(server); why {
+		case plan.NoAnswer:
+			unheard[id] = silent
+		case plan.NotOpen:
+			hindered[id] = "it is opening its keystore, or has yet to hear of this leader"
+		case plan.FilesWait:
+			hindered[id] = waitingText(answers[server].Waiting)
+		}
+	}
+	l.blocked.waitFor(unheard)
+	l.blocked.hinder(hindered)
+	l.fsm.changed.notify() // for WaitReady, which says so
+	if len(waits) > 0 {
+		return fmt.Errorf("the first command and key wait for %q", slices.Sorted(maps.Keys(waits)))
+	}
+	l.greeted = true
+	return nil
+}
+
+// waitingText says which key files a server can't open.
+func waitingText(w *peer.Waiting) string {
+	what := "can't be read"
+	if len(w.KEKs) > 0 {
+		what = "wait for KEK " + strings.Join(w.KEKs, " or ")
+	}
+	return fmt.Sprintf("%d of %d key files there %s", w.Files, w.Of, what)
+}
+
+// noKeyYet is why there is no active key, as far as this server knows.
+func (k *Keyring) noKeyYet(ring *meta.Ring) error {
+	why := k.blocked.hindrances()
+	if own := k.store.waiting(ring); own != nil && len(why) == 0 {
+		why = []string{string(k.cfg.ID) + ": " + waitingText(own)}
+	}
+	if len(why) == 0 || !plan.BeforeFirstKey(ring) {
+		return errors.New("there is no active key yet")
+	}
+	return fmt.Errorf("there is no active key yet: the first one waits for %s", strings.Join(why, "; "))
+}
+
+// waiting are the files of keys that the ring does not know and that this server can't open for now: their KEKs
+// do not answer, or are not configured, or the disk does not give them. It is nil if there are none.
+func (s *keystore) waiting(ring *meta.Ring) *peer.Waiting {
+	_, orphans := s.unknown(ring)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := &peer.Waiting{Of: len(orphans)}
+	keks := map[string]bool{}
+	for id, f := range s.faults {
+		if !f.waits() || ring.Key(id) != nil || ring.WasRemoved(id) || s.keys[id] != nil {
+			continue
+		}
+		w.Files++
+		w.Of++
+		if f.kek != "" {
+			keks[f.kek] = true
+		}
+	}
+	if w.Files == 0 {
+		return nil
+	}
+	w.KEKs = slices.Sorted(maps.Keys(keks))
+	w.KEKs = w.KEKs[:min(len(w.KEKs), peer.MaxWaiting)]
+	return w
+}
+
+// adoptAtOnce is how many adoptions go in one log entry, which then has a few hundred KB.
+const adoptAtOnce = 500
+
+// found names the cluster and adopts the orphans: keys that open data and verify nothing.
+func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
+	var cmds []meta.Command
+	if ring.Cluster == (meta.ClusterID{}) {
+		var id meta.ClusterID
+		rand.Read(id[:]) // never fails
+		cmds = append(cmds, meta.Command{Init: &meta.Init{Cluster: id}})
+	}
+	seen, at := map[peer.ID]bool{}, l.timeToWrite(l.ctx)
+	for _, o := range l.orphans {
+		if len(seen) == adoptAtOnce {
+			break
+		}
+		if seen[o.ID] || ring.Key(KeyID(o.ID)) != nil || ring.WasRemoved(KeyID(o.ID)) {
+			continue
+		}
+		adopt := meta.Command{Adopt: &meta.Adopt{Key: fromOrphan(o), DataOnly: true, Time: at}}
+		if _, err := (meta.Entry{Commands: []meta.Command{adopt}}).Encode(); err != nil { // one odd file must not hold up all the others
+			l.cfg.Logger.Error("orphan that can't be adopted", "key", KeyID(o.ID), "error", err)
+			continue
+		}
+		seen[o.ID] = true
+		cmds = append(cmds, adopt)
+	}
+	// There may be more orphans than one answer or entry holds: ask again before the first key.
+	l.greeted, l.orphans = len(seen) == 0, nil
+	if len(cmds)+len(holds) == 0 {
+		return nil
+	}
+	return l.propose(slices.Concat(cmds, holds))
+}
