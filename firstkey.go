@@ -31,6 +31,8 @@ func (l *leader) greet(s plan.Situation) error {
 	}
 	for _, server := range slices.SortedStableFunc(slices.Values(s.Servers), func(a, b string) int { return own(a) - own(b) }) {
 		a, up := answers[server]
+		// Where raft runs there is to be a keyring, if all are of this build, though it answers nothing yet.
+		up = up || l.cfg.sameBuild && l.watch.answers(server)
 		if up {
 			l.seen[server] = mono.Now()
 		}
@@ -51,7 +53,7 @@ func (l *leader) greet(s plan.Situation) error {
 		case plan.NoAnswer:
 			unheard[id] = silent
 		case plan.NotOpen:
-			hindered[id] = "it is opening its keystore, or has yet to hear of this leader"
+			hindered[id] = "it is opening its keystore, or does not hear from this one"
 		case plan.FilesWait:
 			hindered[id] = waitingText(answers[server].Waiting)
 		}

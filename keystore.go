@@ -63,11 +63,11 @@ type fault struct {
 	err       error
 }
 
-// waits reports whether there is a file that may open later, without anybody's doing or by another
-// configuration. A file that is set aside, or that only a KMS of Nomad's opens, does not.
+// waits reports whether there is a file of the keyring's that may open later, by itself or with another
+// configuration. One that is set aside does not, and one of Nomad's is there for who configures InlineKEK.
 func (f fault) waits() bool {
 	switch {
-	case f.here || errors.Is(f.err, errInlineOnly):
+	case f.here:
 		return true
 	case f.mine, f.unwritten, f.file != "", errors.Is(f.err, errUnread), errors.Is(f.err, fs.ErrNotExist):
 		return false

@@ -112,9 +112,6 @@ func (s *keystore) loadNomad(id KeyID) (*material, *fault) {
 	return nil, f
 }
 
-// errInlineOnly says that a file would open with another configuration.
-var errInlineOnly = errors.New("its KEK lies in it, so it is opened only with InlineKEK in KEKs or OldKEKs")
-
 func (s *keystore) openNomad(name string, id KeyID) (*material, error) {
 	b, err := s.dir.Read(name, nks.MaxFile)
 	defer clear(b) // a KEK may be in it
@@ -130,7 +127,7 @@ func (s *keystore) openNomad(name string, id KeyID) (*material, error) {
 		return nil, fmt.Errorf("%w: %w: it names %s", ErrCorrupt, errMisnamed, KeyID(file.ID))
 	}
 	if file.Inline() && !s.keks.inline() {
-		return nil, errInlineOnly
+		return nil, errors.New("its KEK lies in it, so it is opened only with InlineKEK in KEKs or OldKEKs")
 	}
 	secret, algorithm, err := file.Open()
 	if err != nil {

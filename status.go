@@ -409,7 +409,7 @@ func (b *blocked) resign() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	clear(b.pending)
-	b.behind, b.restored = nil, ""
+	b.behind, b.hindered, b.restored = nil, nil, ""
 }
 
 // wait notes what came of the live question about a key that is not active yet.

@@ -50,6 +50,14 @@ func (w *watch) observed(data any) {
 	}
 }
 
+// answers reports whether a server answers raft's heartbeats, as far as this leader knows.
+func (w *watch) answers(server string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, silent := w.silent[server]
+	return !silent
+}
+
 // set is m[k] = v, also for a nil map.
 func set[V any](m map[string]V, k string, v V) map[string]V {
 	if m == nil {
