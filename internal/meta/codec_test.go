@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/keyring/internal/bounded/boundedtest"
 	"example.com/keyring/internal/meta"
 )
 
@@ -559,9 +560,11 @@ func FuzzDecodeEntry(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e, err := meta.DecodeEntry(b)
+		var e meta.Entry
+		var err error
+		boundedtest.Memory(t, len(b), 64<<10, 128, func() { e, err = meta.DecodeEntry(b) })
 		if err != nil {
-			if !errors.Is(err, meta.ErrMalformed) {
+			if !errors.Is(err, meta.ErrMalformed) && !errors.Is(err, meta.ErrVersion) {
 				t.Fatalf("DecodeEntry: %v", err)
 			}
 			return
@@ -578,9 +581,11 @@ func FuzzDecode(f *testing.F) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := meta.Decode(b)
+		var r *meta.Ring
+		var err error
+		boundedtest.Memory(t, len(b), 64<<10, 128, func() { r, err = meta.Decode(b) })
 		if err != nil {
-			if !errors.Is(err, meta.ErrMalformed) {
+			if !errors.Is(err, meta.ErrMalformed) && !errors.Is(err, meta.ErrVersion) {
 				t.Fatalf("Decode: %v", err)
 			}
 			return

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.com/keyring/internal/bounded/boundedtest"
 	"example.com/keyring/internal/nks"
 )
 
@@ -19,7 +20,9 @@ func FuzzDecodeFile(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, b := range [][]byte{b, resum(b)} {
-			file, err := nks.DecodeFile(b)
+			var file *nks.File
+			var err error
+			boundedtest.Memory(t, len(b), 64<<10, 16, func() { file, err = nks.DecodeFile(b) })
 			if err != nil {
 				if !errors.Is(err, nks.ErrFormat) || file != nil {
 					t.Fatalf("%v, %v", file, err)
@@ -59,7 +62,9 @@ func FuzzDecodeNomad(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		n, err := nks.DecodeNomad(b)
+		var n *nks.Nomad
+		var err error
+		boundedtest.Memory(t, len(b), 64<<10, 16, func() { n, err = nks.DecodeNomad(b) })
 		if err == nil {
 			tryNomad(t, b, n)
 		} else if !errors.Is(err, nks.ErrFormat) || n != nil {
