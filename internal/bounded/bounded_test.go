@@ -201,7 +201,7 @@ func TestMemoryIsBoundedBeforeItIsAllocated(t *testing.T) {
 		"twice":   `{"list":[{},{},{}]` + strings.Repeat(`,"list":[{},{},{}]`, 50000) + `}`,
 	} {
 		b := []byte(in)
-		boundedtest.Memory(t, 0, 256<<10, 0, func() {
+		boundedtest.Memory(t, 0, 1<<20, 0, func() {
 			if _, err := outerType.Decode(b); err == nil {
 				t.Errorf("%s: decoded", name)
 			}
