@@ -3,6 +3,7 @@ package keyring
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
 )
 
 // greeting is what a server tells one that has no raft log.
@@ -19,9 +21,22 @@ type greeting struct {
 	Addr    string `json:"addr,omitempty" bound:"bytes=1024"`   // its own, by its configuration
 
 	LeaderID string `json:"leaderID,omitempty" bound:"bytes=255"` // which server leads; older builds do not say
+
+	// Founders are the servers that are to found the cluster, each as id@address, sorted, from one that has not
+	// been told of a founded one. Older builds do not say.
+	Founders []string `json:"founders,omitempty" bound:"elements=1024,bytes=2048"`
 }
 
-var greetingType = bounded.For[greeting](peer.MaxMessage)
+// founders is what a server that is to found a cluster says with its question: which ones are to. An older
+// build does not look at it.
+type founders struct {
+	Founders []string `json:"founders" bound:"elements=1024,bytes=2048"`
+}
+
+var (
+	greetingType = bounded.For[greeting](peer.MaxMessage)
+	foundersType = bounded.For[founders](peer.MaxMessage)
+)
 
 const joinRetry = 250 * time.Millisecond // until servers that did not answer are asked again
 
@@ -34,15 +49,21 @@ func (w *network) hello() ([]byte, error) {
 	case w.ready():
 		addr, leader := w.node.raft.LeaderWithID()
 		g = greeting{Founded: w.node.raft.LastIndex() > 1, Leader: string(addr), Addr: w.node.cfg.Addr, LeaderID: string(leader)}
+		if !g.Founded {
+			g.Founders = foundersOf(w.node.raft.GetConfiguration().Configuration().Servers)
+		}
 	case !w.fresh.Load():
 		return nil, &peer.Refusal{Code: peer.NotReady}
+	default:
+		g.Founders = foundersOf(w.node.cfg.founders().Servers)
 	}
 	return json.Marshal(g)
 }
 
 // founding asks the other servers until it knows whether the cluster is to be founded, or
 // exists and is to be joined. All founders have to answer before it is: a server that does
-// not answer may be one whose cluster lives on.
+// not answer may be one whose cluster lives on. And all have to name the same founders: each writes them
+// into its own log, and two that differ there would both report success.
 func (w *network) founding(ctx context.Context) (bool, error) {
 	w.fresh.Store(true)
 	if err := w.node.cfg.provable(); err != nil {
@@ -50,10 +71,13 @@ func (w *network) founding(ctx context.Context) (bool, error) {
 	}
 	others := w.node.cfg.candidates()
 	for {
-		silent, founded := w.survey(ctx, others)
+		silent, founded, err := w.survey(ctx, others)
 		if founded {
 			w.join = others // whoever of them answers
 			return false, nil
+		}
+		if err != nil {
+			return false, err
 		}
 		if len(silent) == 0 && len(w.node.cfg.Peers) > 0 {
 			return true, nil
@@ -67,25 +91,70 @@ func (w *network) founding(ctx context.Context) (bool, error) {
 	}
 }
 
-// survey asks each server what it is. It returns those that did not answer and whether one of them has a
-// founded cluster.
-func (w *network) survey(ctx context.Context, others []candidate) (silent []string, founded bool) {
+// survey asks each server what it is. It returns those that did not answer, whether one of them has a
+// founded cluster, and an error if one names other founders than this server.
+func (w *network) survey(ctx context.Context, others []candidate) (silent []string, founded bool, err error) {
 	byName := map[string]candidate{}
 	for _, c := range others {
 		byName[c.String()] = c
 	}
 	names := slices.Sorted(maps.Keys(byName))
-	answers := askAll(ctx, names, func(ctx context.Context, name string) (greeting, error) {
-		return w.greet(ctx, byName[name].id, byName[name].addr, nil)
-	}, nil)
-	for _, name := range names {
-		if g, ok := answers[name]; !ok {
-			silent = append(silent, name)
-		} else if g.Founded {
-			founded = true
-		}
+	own := foundersOf(w.node.cfg.founders().Servers)
+	body, err := json.Marshal(founders{own})
+	if err != nil {
+		return nil, false, err
 	}
-	return silent, founded
+	answers := askAll(ctx, names, func(ctx context.Context, name string) (greeting, error) {
+		return w.greet(ctx, byName[name].id, byName[name].addr, body)
+	}, nil)
+	var errs []error
+	for _, name := range names {
+		g, ok := answers[name]
+		if !ok {
+			silent = append(silent, name)
+			continue
+		}
+		founded = founded || g.Founded
+		errs = append(errs, differ(own, name, g.Founders))
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(w.founders)) {
+		errs = append(errs, differ(own, id, w.founders[id]))
+	}
+	return silent, founded, errors.Join(errs...)
+}
+
+// foundersOf is servers as they are compared.
+func foundersOf(servers []raft.Server) (all []string) {
+	for _, s := range servers {
+		all = append(all, candidate{string(s.ID), string(s.Address)}.String())
+	}
+	slices.Sort(all)
+	return all
+}
+
+// differ is an error if both lists are known and are not the same.
+func differ(own []string, name string, theirs []string) error {
+	if len(own) == 0 || len(theirs) == 0 || slices.Equal(own, theirs) {
+		return nil
+	}
+	return fmt.Errorf("found the cluster: Peers must be the same on each server, and are %q here and %q on %s", own, theirs, name)
+}
+
+// noteFounders remembers whom one of this server's founders names, which asks because it is to found the cluster
+// too. It may have given up by the time it is asked itself.
+func (w *network) noteFounders(from peer.Identity, body []byte) {
+	if _, founder := w.node.cfg.Peers[raft.ServerID(from.ID)]; !founder || len(body) == 0 || !w.fresh.Load() {
+		return
+	}
+	f, err := foundersType.Decode(body)
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.founders[from.ID] = f.Founders
 }
 
 // greet asks a server what it is.

@@ -64,11 +64,13 @@ type network struct {
 	mu     sync.Mutex // guards below
 	dialed map[*dialed]bool
 	moved  map[string]string // where members have said that they are
+
+	founders map[string][]string // whom servers that are to found the cluster with this one have named, by their ID
 }
 
 func listen(n *Node) (*network, error) {
 	w := &network{
-		node: n, closed: make(chan struct{}), dialed: map[*dialed]bool{}, moved: map[string]string{},
+		node: n, closed: make(chan struct{}), dialed: map[*dialed]bool{}, moved: map[string]string{}, founders: map[string][]string{},
 		dialer: &peer.Dialer{Cluster: n.cfg.Cluster, TLS: n.cfg.TLS},
 	}
 	w.dialer.Elsewhere = w.elsewhere
@@ -292,6 +294,7 @@ func (w *network) call(ctx context.Context, to raft.ServerID, path string, body 
 func (w *network) serve(ctx context.Context, from peer.Identity, path string, body []byte) ([]byte, error) {
 	if path == pathHello {
 		w.noteMoved(from, body)
+		w.noteFounders(from, body)
 		return w.hello()
 	}
 	if !w.ready() {

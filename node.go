@@ -72,10 +72,11 @@ type NodeConfig struct {
 	// other end no more. It must not block. Required with Addr.
 	TLS func() (*tls.Config, error)
 	// Peers are the addresses of the servers that found the cluster, by ID, this one
-	// included and the same on each. While this server has no raft log: when each of them has
-	// answered that it has none either, the cluster is founded; when one has, this server joins
-	// it anew. Later they are where a server is tried that does not answer at the address that
-	// the raft configuration has, for addresses can change: see Addr.
+	// included and the same on each; where they differ, Start is an error that has both. While this
+	// server has no raft log: when each of them has answered that it has none either, the cluster is
+	// founded; when one has, this server joins it anew. Later they are where a server is tried that
+	// does not answer at the address that the raft configuration has, for addresses can change: see
+	// Addr.
 	Peers map[raft.ServerID]string
 	// Join are servers of a cluster to join, if this server has no raft log, each as id@host:port, or as
 	// host:port where there is a JoinToken. The cluster takes this server in if it was a member under its ID

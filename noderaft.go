@@ -188,9 +188,13 @@ func (n *Node) founders(ctx context.Context) (raft.Configuration, error) {
 	if err != nil || !founding {
 		return raft.Configuration{}, err
 	}
-	var c raft.Configuration
-	for _, id := range slices.Sorted(maps.Keys(n.cfg.Peers)) {
-		c.Servers = append(c.Servers, raft.Server{ID: id, Address: raft.ServerAddress(n.cfg.Peers[id])})
+	return n.cfg.founders(), nil
+}
+
+// founders is the configuration that Peers names.
+func (c NodeConfig) founders() (conf raft.Configuration) {
+	for _, id := range slices.Sorted(maps.Keys(c.Peers)) {
+		conf.Servers = append(conf.Servers, raft.Server{ID: id, Address: raft.ServerAddress(c.Peers[id])})
 	}
-	return c, nil
+	return conf
 }
