@@ -141,6 +141,70 @@ func TestServerThatHasNotCaughtUpSaysSo(t *testing.T) {
 	})
 }
 
+// TestI8NothingIsRenamedByAnOutdatedRing: what it says of a removal may have been undone since, and what it
+// says of a key may be of before its removal.
+func TestI8NothingIsRenamedByAnOutdatedRing(t *testing.T) {
+	for name, when := range map[string]struct {
+		snapshotFirst bool // the ring of the restart knows the key that is removed by then
+	}{
+		"a file that was set aside stays aside":  {snapshotFirst: true},
+		"the file of a removed key stays a file": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
+				ready(t, c)
+				led(t, c, c.Server("s1"))
+				gone := c.Server("s1").Keyring.Keys()[0].ID
+				rotateOn(t, c)
+				whole(t, c)
+				s3 := c.Server("s3")
+				snapshot := func() {
+					if err := s3.Raft.Snapshot().Error(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if when.snapshotFirst {
+					snapshot()
+				} else {
+					c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+						if e.Server == s3 && e.Kind == "disk" && strings.Contains(e.What, gone.String()) {
+							return keyringtest.Reply{Err: errors.New("the file can't be set aside")}
+						}
+						return keyringtest.Reply{}
+					})
+				}
+				if err := c.Server("s1").Keyring.Remove(t.Context(), gone, keyring.RemoveOptions{Force: true}); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				if !when.snapshotFirst {
+					snapshot()
+				}
+				before := s3.Disk.Names()
+				if live := slices.Contains(before, gone.String()+".nks.json"); live == when.snapshotFirst {
+					t.Fatalf("the keystore has %q", before)
+				}
+				c.Stop(s3)
+				c.OnEvent(nil)
+				c.Partition(s3)
+				c.Start(s3)
+				c.Partition(s3)
+				time.Sleep(10 * time.Minute)
+				if after := s3.Disk.Names(); !slices.Equal(after, before) {
+					t.Errorf("the keystore has %q, and had %q", after, before)
+				}
+				c.Partition()
+				ready(t, c)
+				time.Sleep(10 * time.Minute)
+				if after := s3.Disk.Names(); slices.Contains(after, gone.String()+".nks.json") {
+					t.Errorf("it has caught up, and has %q", after)
+				}
+			})
+		})
+	}
+}
+
 // TestFollowerCatchesUpWithTheFSMAndNotWithRaft: raft counts as applied what it has handed to an FSM that may
 // take its time. A server whose host's Apply is slow has not caught up before that is done.
 func TestFollowerCatchesUpWithTheFSMAndNotWithRaft(t *testing.T) {

@@ -42,9 +42,10 @@
 //	     a metric or a temporary file that outlives the call.
 //	I2   At most one key is active, on every server, at every index.
 //	I3   A key becomes active only when a majority of the voters hold it, asked just before. The
-//	     FSM refuses the command otherwise.
+//	     FSM refuses the command otherwise. An active key that came with a snapshot seals and signs only
+//	     when a majority of the voters has said since, to this leader, that they hold it.
 //	I4   Only the active key seals or signs, and only on a leader that has applied the barrier of its
-//	     own term; before that it returns ErrNotReady.
+//	     own term; before that it returns ErrNotReady. The ring that it goes by was read after that.
 //	I5   What was sealed under a key opens on every holder until a scan has found nothing under it;
 //	     for whoever asks DecryptDeprecated, for as long as that key is in the FSM.
 //	     Without force, a key that a record in this raft is sealed under can't be removed, as long
@@ -53,7 +54,8 @@
 //	I7   Apply is total and deterministic: no clock, no randomness, no map order, no I/O, no
 //	     panic. The same log gives byte-equal snapshots on every server.
 //	I8   A key file is only created, replaced whole by rename, set aside, or unlinked after its
-//	     tombstone. A crash at any point, a full disk or a failed sync loses no key, and leaves
+//	     tombstone. What the ring says of a key has its file renamed or unlinked only on a server that
+//	     has caught up with a leader since its start. A crash at any point, a full disk or a failed sync loses no key, and leaves
 //	     nothing that stops a start.
 //	I9   Live servers converge: every server that can reach one holder becomes one, no matter
 //	     which other keys are lost or which peers are down. A key whose file is here under a

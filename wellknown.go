@@ -67,8 +67,8 @@ func (k *Keyring) WellKnown() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathJWKS, func(w http.ResponseWriter, r *http.Request) {
 		age, err := k.jwksAge()
-		if err != nil {
-			unavailable(w, err)
+		if err != nil { // which may name other servers
+			unavailable(w)
 			return
 		}
 		serveDocument(w, r, "application/jwk-set+json", age, k.tokenKeys(k.now()).document())
@@ -124,12 +124,12 @@ func serveDocument(w http.ResponseWriter, r *http.Request, contentType string, a
 }
 
 // unavailable answers that another server may be asked, or this one again: nothing of it is cached.
-func unavailable(w http.ResponseWriter, why error) {
+func unavailable(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("Retry-After", "1")
 	h.Set("Access-Control-Allow-Origin", "*")
-	http.Error(w, why.Error(), http.StatusServiceUnavailable)
+	http.Error(w, "this server does not know which keys are good now", http.StatusServiceUnavailable)
 }
 
 // preflight answers a browser that is about to send If-None-Match.
