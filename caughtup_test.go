@@ -295,6 +295,7 @@ func TestRestartedClusterCatchesUpFromItsSnapshots(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
 		key := rotateOn(t, c)
 		keyring.AwaitHolders(ready(t, c).Keyring, key.ID, 3)
+		time.Sleep(time.Minute)
 		for _, s := range c.Servers {
 			if err := s.Raft.Snapshot().Error(); err != nil {
 				t.Fatal(err)
@@ -305,6 +306,9 @@ func TestRestartedClusterCatchesUpFromItsSnapshots(t *testing.T) {
 		}
 		for _, s := range c.Servers {
 			c.Start(s)
+			if entry := keyring.LastEntry(s.FSM); entry > 0 {
+				t.Errorf("%s has entry %d beside its snapshot", s.ID, entry)
+			}
 		}
 		ready(t, c)
 		for _, s := range c.Servers {
