@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
@@ -126,7 +127,7 @@ func (k *Keyring) findGoal() func() bool {
 
 // askGoal asks the leader how far this server has to come.
 func (k *Keyring) askGoal(ctx context.Context, leader raft.ServerID) (func() bool, error) {
-	a, err := k.askState(ctx, string(leader))
+	a, err := k.askState(ctx, string(leader), peer.StateRequest{Confirm: true})
 	if unsupported(err) {
 		return k.localGoal(), nil
 	}

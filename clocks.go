@@ -9,6 +9,7 @@ import (
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
@@ -157,7 +158,7 @@ func (k *Keyring) compareClocks(ctx context.Context, enough func(plan.Clocks) bo
 	leeway := k.cfg.Tokens.Leeway
 	answers := askAll(ctx, asked, func(ctx context.Context, server string) (clockReading, error) {
 		began := mono.Now()
-		a, err := k.askState(ctx, server)
+		a, err := k.askState(ctx, server, peer.StateRequest{})
 		if err != nil {
 			return clockReading{}, err
 		}

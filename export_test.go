@@ -530,8 +530,8 @@ func (r *Reports) Add(h meta.Hold) { r.r.add(h) }
 // Take returns what waits, and has nothing wait.
 func (r *Reports) Take() []meta.Hold { return r.r.take() }
 
-// CloseRaftLog takes raft's log away from a Node: nothing is written to it any more.
-func CloseRaftLog(n *Node) error { return n.store.Close() }
+// WrapRaftLog puts something around the log of a Node's raft.
+func WrapRaftLog(c *NodeConfig, wrap func(raft.LogStore) raft.LogStore) { c.wrapLog = wrap }
 
 // NewRaftDisk is the disk of a Node's raft.
 func NewRaftDisk(log raft.LogStore, snaps raft.SnapshotStore, changed func()) *raftDisk {

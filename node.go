@@ -111,6 +111,8 @@ type NodeConfig struct {
 
 	clock  func() time.Time // the wall clock; nil is time.Now
 	listen string           // what Addr was; filled makes Addr what the others are told
+
+	wrapLog func(raft.LogStore) raft.LogStore // around raft's log, for tests
 }
 
 // check says all that is wrong with the configuration.

@@ -168,6 +168,9 @@ func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
 		n.net.fresh.Store(false)
 	}
 	n.disk = &raftDisk{LogStore: d.log, SnapshotStore: d.snaps, changed: fsm.changed.notify}
+	if n.cfg.wrapLog != nil {
+		n.disk.LogStore = n.cfg.wrapLog(d.log)
+	}
 	if n.raft, err = raft.NewRaft(conf, n.cfg.mux(fsm), n.disk, d.log, n.disk, transport); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}

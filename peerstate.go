@@ -8,9 +8,9 @@ import (
 	"example.com/keyring/internal/peer"
 )
 
-// state is what this server is and knows now. Whether it leads is confirmed by a majority of the
-// voters, so on a leader it takes a round of raft's heartbeats.
-func (k *Keyring) state() *peer.StateAnswer {
+// state is what this server is and knows now. If asked to confirm, a leader waits until a majority of the
+// voters has taken an entry from it.
+func (k *Keyring) state(q *peer.StateRequest) *peer.StateAnswer {
 	term := k.term.Load() // first: what is read after it has at least what the barrier of that term had
 	leads := k.leads(term) && k.fsm.whole() == nil
 	a := &peer.StateAnswer{
@@ -20,9 +20,10 @@ func (k *Keyring) state() *peer.StateAnswer {
 		Configuration: k.fsm.configAt.Load(),
 	}
 	known := a.Entry > 0 || k.fsm.ring.Load().Cluster == (meta.ClusterID{})
-	// The majority is asked after Entry was read: if another server had led by then, and applied more,
-	// it would not confirm this one.
-	if leads && known && k.raft.VerifyLeader().Error() == nil {
+	// The entry is sent after Entry was read: if another server had led by then, and applied more, no
+	// majority would take it. raft's VerifyLeader won't do, for it counts the answers to heartbeats that
+	// were sent before.
+	if q.Confirm && leads && known && k.raft.Barrier(proposeTimeout).Error() == nil {
 		a.Leads = k.leads(term)
 	}
 	a.Time = k.now()
@@ -31,8 +32,8 @@ func (k *Keyring) state() *peer.StateAnswer {
 
 // askState asks another server what it is and knows now. A build that does not know the question
 // refuses it: see unsupported.
-func (k *Keyring) askState(ctx context.Context, server string) (*peer.StateAnswer, error) {
-	request, err := peer.Request{State: &peer.StateRequest{}}.Encode()
+func (k *Keyring) askState(ctx context.Context, server string, q peer.StateRequest) (*peer.StateAnswer, error) {
+	request, err := peer.Request{State: &q}.Encode()
 	if err != nil {
 		return nil, err
 	}

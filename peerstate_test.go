@@ -14,7 +14,7 @@ import (
 // stateOf is what a server answers when another asks for its state.
 func stateOf(t *testing.T, s *keyringtest.Server, from raft.ServerID) *peer.StateAnswer {
 	t.Helper()
-	request, err := peer.Request{State: &peer.StateRequest{}}.Encode()
+	request, err := peer.Request{State: &peer.StateRequest{Confirm: true}}.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}

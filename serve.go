@@ -127,7 +127,7 @@ func (k *Keyring) serveKind(ctx context.Context, from string, request []byte, q 
 	case q.Hello != nil:
 		return k.serveHello(from, q.Hello)
 	case q.State != nil:
-		return peer.Response{State: k.state()}, nil
+		return peer.Response{State: k.state(q.State)}, nil
 	}
 	return peer.Response{}, &peer.Refusal{Code: peer.Unsupported}
 }

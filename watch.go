@@ -121,7 +121,7 @@ func (k *Keyring) askOthers() {
 	term := k.term.Load()
 	others := slices.DeleteFunc(servers(k.raft), func(s string) bool { return s == string(k.cfg.ID) })
 	answers := askAll(k.ctx, others, func(ctx context.Context, server string) (*peer.StateAnswer, error) {
-		return k.askState(ctx, server)
+		return k.askState(ctx, server, peer.StateRequest{})
 	}, nil)
 	committed := k.raft.CommitIndex()
 	if !k.leads(term) {

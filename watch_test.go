@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -125,7 +126,12 @@ func TestLeaderNamesServerWhoseLogTakesNothing(t *testing.T) {
 // TestNodeSaysThatRaftCanNotWrite, as long as it can't.
 func TestNodeSaysThatRaftCanNotWrite(t *testing.T) {
 	t.Parallel()
-	c := startNodes(t, 3, nil)
+	full := map[raft.ServerID]*atomic.Bool{}
+	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+		is := &atomic.Bool{}
+		full[cfg.ID] = is
+		keyring.WrapRaftLog(cfg, func(log raft.LogStore) raft.LogStore { return fullLog{log, is} })
+	})
 	defer c.close()
 	c.ready(t.Context())
 	leader := c.nodes["s1"].Leader()
@@ -133,21 +139,40 @@ func TestNodeSaysThatRaftCanNotWrite(t *testing.T) {
 	if leader == id {
 		id = "s2"
 	}
-	n := c.nodes[id]
-	if err := keyring.CloseRaftLog(n); err != nil {
-		t.Fatal(err)
+	await := func(want string) {
+		t.Helper()
+		for {
+			changed := c.nodes[id].Keyring().Changed()
+			if got := kindsOf(t, c.nodes[id].Keyring())[keyring.ProblemRaftDisk]; (got != "") == (want != "") && strings.Contains(got, want) {
+				return
+			}
+			select {
+			case <-changed:
+			case <-t.Context().Done():
+				t.Fatal("it never says so")
+			}
+		}
 	}
-	defer n.Close() // first: without its log raft may not stand for election
+	full[id].Store(true)
 	if _, err := c.nodes[leader].Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	for {
-		changed := n.Keyring().Changed()
-		if got := kindsOf(t, n.Keyring())[keyring.ProblemRaftDisk]; strings.Contains(got, "entries of its log since") {
-			return
-		}
-		<-changed
+	await("entries of its log since")
+	full[id].Store(false)
+	await("")
+}
+
+// fullLog is a log on a disk that may be full.
+type fullLog struct {
+	raft.LogStore
+	full *atomic.Bool
+}
+
+func (l fullLog) StoreLogs(logs []*raft.Log) error {
+	if l.full.Load() {
+		return errors.New("no space left on device")
 	}
+	return l.LogStore.StoreLogs(logs)
 }
 
 // TestDiskOfRaftIsAProblemAsLongAsItFails, for the log and for snapshots.

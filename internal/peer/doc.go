@@ -26,6 +26,7 @@
 // Version 2 has one request more, with which any member asks any other what it is and knows now:
 //
 //	{"version":2,"state":{}}
+//	{"version":2,"state":{"confirm":true}}
 //	{"version":2,"state":{"time":"..","leads":true,"term":3,"entry":41,"applied":44,"configuration":1}}
 //
 // and members more: a leader asks with hello for the key files that wait, and is told of them if there are any.

@@ -128,8 +128,11 @@ type RemovedRequest struct {
 	IDs []ID `json:"ids" bound:"elements=16384"`
 }
 
-// StateRequest asks any member what it is and knows now. Version 2.
-type StateRequest struct{}
+// StateRequest asks any member what it is and knows now. Version 2. With Confirm one that leads has a
+// majority confirm that, by an entry in raft's log: it is for those who need StateAnswer.Leads.
+type StateRequest struct {
+	Confirm bool `json:"confirm,omitempty"`
+}
 
 // Response is the answer to a request, of the same kind but for an offer's, or a refusal.
 // Exactly one field is set.
@@ -217,8 +220,8 @@ type StateAnswer struct {
 	// Time is the answerer's clock, in UTC, just before it answered.
 	Time time.Time `json:"time"`
 
-	// Leads says that the answerer leads in Term, has applied the barrier of Term, and that a majority
-	// of the voters has confirmed after the question that it still leads. Then its FSM had, when the
+	// Leads, which is for a request with Confirm, says that the answerer leads in Term, has applied the
+	// barrier of Term, and that a majority of the voters has taken an entry from it after the question. Then its FSM had, when the
 	// question came, all that any leader's had, and Entry tells how far that is.
 	Leads bool   `json:"leads"`
 	Term  uint64 `json:"term"` // raft's term there

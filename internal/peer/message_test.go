@@ -61,6 +61,7 @@ var goldenRequests = map[string]peer.Request{
 	"state":   {State: &peer.StateRequest{}},
 
 	"hello-waiting": {Hello: &peer.HelloRequest{Waiting: true}},
+	"confirm":       {State: &peer.StateRequest{Confirm: true}},
 }
 
 var goldenAnswers = map[string]peer.Response{
