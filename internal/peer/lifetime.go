@@ -38,13 +38,13 @@ func (c *Conn) endWith(chains [][]*x509.Certificate) {
 		c.expires = own.NotAfter
 	}
 	if left := time.Until(c.expires); left > 0 {
-		c.timer = time.AfterFunc(left, c.expire)
+		c.timer.Store(time.AfterFunc(left, c.expire))
 	}
 }
 
 func (c *Conn) stopTimer() {
-	if c.timer != nil {
-		c.timer.Stop()
+	if t := c.timer.Load(); t != nil {
+		t.Stop()
 	}
 }
 
