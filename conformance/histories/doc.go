@@ -29,6 +29,9 @@
 //	I10  every server that is told to end does so within seconds and with success. That no goroutine is left
 //	     is for other tests
 //
+// A server that was started shows no JWKS until it has caught up with what was committed before its
+// start, and never one without the key that was active then.
+//
 // A race or a panic in any server fails the test at once.
 //
 // Servers have network namespaces of their own, for which it needs root and ip and tc (Debian's

@@ -191,6 +191,7 @@ func inNamespace[C any](ns *os.File, socket func() (C, error)) (C, error) {
 // start starts the server, with the data that it has, and returns when its API listens.
 func (l *lab) start(h *host) {
 	l.t.Helper()
+	active := l.witness.newest()
 	args := []string{l.program, "serve", l.dir, h.id}
 	if h.netns != "" {
 		args = append([]string{"ip", "netns", "exec", h.netns}, args...) // which becomes the program
@@ -213,6 +214,7 @@ func (l *lab) start(h *host) {
 		l.t.Fatalf("%s did not start: %v: %s", h.id, err, h.log.tail())
 	}
 	go io.Copy(io.Discard, stdout) // ends with the process
+	l.catchesUp(h, active)
 }
 
 // wipe takes from a server that does not run all that it has, but for its certificate and its KEK.
