@@ -1,0 +1,128 @@
+package keyring_test
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// guarantees are the rows of the README's table, each with the tests that hold it: first what holds, then
+// how far it goes.
+var guarantees = []struct {
+	holds string
+	tests []string
+}{
+	{"No key seals or signs before a majority of the voters has said, asked live, that it holds it: on disk, read back, unwrapped", []string{
+		"TestI3NoStepOfARotationLosesAKey", "TestI3RecordedHoldsAloneActivateNothing", "TestHolderIsNobodyWhoseNamesDoNotSync",
+		"TestActivationCountsTheVotersThatThereAre", "TestKeystoresWithoutMetadataAreAdopted",
+		"TestI3NothingIsSealedAfterARestoreBeforeAMajorityHoldsTheKey",
+	}},
+	{"What was sealed opens as long as one server has the key's file and a KEK that opens it", []string{
+		"TestOneSurvivorOfThreeRecovers", "TestAnySnapshotAndAnyKeystoreRecover", "TestEachOfTwoKEKsOpensAlone",
+		"TestServerWhoseKEKIsLostFetchesAllAnew", "TestEscrowIsTheWayBack",
+	}},
+	{"A change of members leaves each key with a majority of the new voters", []string{
+		"TestRemoveServerPutsNoKeyAtRisk", "TestCheckMembersWantsAMajorityOfTheNewVoters", "TestKeysSurviveTheReplacementOfAllServers",
+		"TestWipedNodeVotesOnlyOnceItHoldsEveryKey",
+	}},
+	{"No key that has sealed goes before a scan has found nothing under it", []string{
+		"TestI5NothingIsStoredUnderAKeyAfterItsLastScan", "TestRemoveMovesTheDataFirst", "TestRekeyGraceWaitsForWritersWithoutAFence",
+		"TestForceSaysWhatIsLost",
+	}},
+	{"Only the leader seals and signs, and under the active key alone", []string{
+		"TestI4OnlyTheActiveKeySigns", "TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier",
+		"TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm", "TestLeaderThatIsCutOffSealsNoLongerThanItsLease",
+		"TestAdmitTakesTheActiveKeysCiphertextsOnly",
+	}},
+	{"No key material, wrapped or not, is in raft's log or snapshots", []string{
+		"TestI1MaterialIsInKeyFilesOnly", "TestRaftAloneHasNoJoinToken", "TestSealedSecretOpensForItsRecordAlone", "TestBackupOpensWithAgeAndTar",
+	}},
+	{"A lost key delays no other", []string{"TestI9LostKeyDelaysNoOther", "TestI6BadAnswersOnlyMoveOnToTheNextPeer"}},
+	{"Material is used only if it is that of the ring's key", []string{
+		"TestI6BadAnswersOnlyMoveOnToTheNextPeer", "TestEveryBitOfAKeyFileFlipped", "TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody",
+		"TestAdoptBelievesNobodysPublicKey",
+	}},
+	{"A token verifies until its `exp`, on every server that has caught up", []string{
+		"TestNoTokenOutlivesItsKey", "TestServerWithoutMaterialVerifiesAll", "TestTokensThroughTheLifeOfAKey",
+		"TestTokenIsValidWhereClocksAreBehind", "TestRevokedKeyVanishesAtTheActivation", "TestCompromisedLeavesAThiefNothing",
+		"TestTokensOfARemovedKeyAreRefused", "TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly",
+	}},
+	{"A server that does not know what the others have committed says so, and denies nothing", []string{
+		"TestServerThatHasNotCaughtUpSaysSo", "TestServerThatHearsFromNoLeaderSaysSo", "TestJWKSOfALostServerIsCachedForLessAndThenNotShown",
+		"TestNothingIsAnOrphanBeforeTheServerHasCaughtUp",
+	}},
+	{"Waits don't depend on the wall clock, and times in the ring don't go back", []string{
+		"TestFirstKeyDoesNotWaitForTheClock", "TestRekeyDoesNotWaitForTheClock", "TestLeaderNoticesThatItsClockWasSet",
+	}},
+	{"A server that was removed comes back by `AddServer`, or by a token made after that, alone", []string{
+		"TestStolenServerStepByStep", "TestTokensEndBeforeTheirServerIsRemoved", "TestRemovedServerGetsNothing",
+		"TestRemovedServerGetsNothingFromWhoIsBehind",
+	}},
+	{"No key file stops a start, and none is replaced or deleted that may be the only copy", []string{
+		"TestBadFileIsSetAsideAndHidesNoOther", "TestKeyFileOfANewerVersionIsLeftAlone", "TestArrivingKeyReplacesNoFileThatIsNotInMemory",
+		"TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo",
+	}},
+	{"`Decrypt` says what is wrong only as far as it may", []string{
+		"TestErrDecryptSaysNothingMore", "TestDecryptOfAnythingElseIsATypedErrorAndNoPlaintext", "TestMissingMaterialIsNamedAsSuch",
+	}},
+}
+
+// TestReadmeGuaranteesHaveTests: each row of the table is here, and the tests that are named for it exist.
+func TestReadmeGuaranteesHaveTests(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(readme), "\n## Guarantees\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var rows []string
+	for line := range strings.Lines(section) {
+		cells := strings.Split(line, "|")
+		if len(cells) == 4 && !strings.HasPrefix(line, "|---") && !strings.HasPrefix(line, "| what holds") {
+			rows = append(rows, strings.TrimSpace(cells[1]))
+		}
+	}
+	var want []string
+	for _, g := range guarantees {
+		want = append(want, g.holds)
+	}
+	if !slices.Equal(rows, want) {
+		t.Errorf("the README guarantees\n%s\nand tests are named for\n%s", strings.Join(rows, "\n"), strings.Join(want, "\n"))
+	}
+	there := tests(t)
+	for _, g := range guarantees {
+		if len(g.tests) == 0 {
+			t.Errorf("%s: no test", g.holds)
+		}
+		for _, name := range g.tests {
+			if !there[name] {
+				t.Errorf("%s: there is no %s", g.holds, name)
+			}
+		}
+	}
+}
+
+// tests are the names of the module's tests.
+func tests(t *testing.T) map[string]bool {
+	t.Helper()
+	name := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	all := map[string]bool{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range name.FindAllSubmatch(source, -1) {
+			all[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
