@@ -211,20 +211,18 @@ func (s *server) get(r *http.Request) (any, error) {
 	if who != "" && !strings.HasPrefix(path, who+"/") {
 		return nil, errForbidden
 	}
-	var n *secret
-	if r.URL.Query().Has("stale") {
-		var ok bool
-		if n, ok = s.store.state.Load().byPath.Get([]byte(path)); !ok {
-			return nil, errNone
-		}
-	} else {
-		answer, err := s.apply(r.Context(), command{Read: &path})
-		if err != nil {
-			return nil, err
-		}
-		n = answer.(*secret)
+	stale := r.URL.Query().Has("stale")
+	n, err := s.read(r.Context(), path, stale)
+	if err != nil {
+		return nil, err
 	}
 	value, err := s.node.Decrypt(r.Context(), n.Ciphertext, []byte(path))
+	if errors.Is(err, keyring.ErrUnknownKey) { // its key may have gone since it was read, and the secret moved
+		if n, err = s.read(r.Context(), path, stale); err != nil {
+			return nil, err
+		}
+		value, err = s.node.Decrypt(r.Context(), n.Ciphertext, []byte(path))
+	}
 	if errors.Is(err, keyring.ErrUnknownKey) {
 		err = s.lost(n)
 	}
@@ -232,6 +230,22 @@ func (s *server) get(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return entry{path, n.Version, n.key().String(), string(value)}, nil
+}
+
+// read returns the secret at a path: as this server has it if it may be stale, else as the log has it.
+func (s *server) read(ctx context.Context, path string, stale bool) (*secret, error) {
+	if stale {
+		n, ok := s.store.state.Load().byPath.Get([]byte(path))
+		if !ok {
+			return nil, errNone
+		}
+		return n, nil
+	}
+	answer, err := s.apply(ctx, command{Read: &path})
+	if err != nil {
+		return nil, err
+	}
+	return answer.(*secret), nil
 }
 
 // errGone is a secret that nobody can open any more.
