@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -32,6 +33,10 @@ type party struct {
 func (p *party) fetch() {
 	p.t.Helper()
 	r := request(p.server.Keyring.WellKnown(), "GET", jwksPath)
+	for r.StatusCode == http.StatusServiceUnavailable { // it has just started: what one has is no good, and it says so
+		time.Sleep(time.Second) // virtual
+		r = request(p.server.Keyring.WellKnown(), "GET", jwksPath)
+	}
 	var age int
 	if _, err := fmt.Sscanf(r.Header.Get("Cache-Control"), "public, max-age=%d", &age); err != nil {
 		p.t.Fatal(err)

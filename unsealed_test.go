@@ -164,7 +164,7 @@ func TestServerVotesWithoutAKeyThatSealedNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := c.newcomer("s4")
-	cfg.Join = []string{c.addrs["s1"]}
+	cfg.Join = []string{"s1@" + c.addrs["s1"]}
 	if err := leader.AddServer(ctx, "s4", c.addrs["s4"]); err != nil {
 		t.Fatal(err)
 	}
