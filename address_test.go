@@ -67,8 +67,8 @@ func TestNobodyTakesAnAddressThatOthersCantReach(t *testing.T) {
 			}),
 			"Join": config(func(cfg *keyring.NodeConfig) { cfg.Join = []string{"s2:7900", addr} }),
 		} {
-			if addr == "" && name == "Advertise" {
-				continue
+			if addr == "" && name == "Advertise" || name == "Join" && strings.Contains(addr, "@") {
+				continue // none, and a server named by its ID
 			}
 			if n, err := keyring.Start(ctx, cfg); err == nil || !strings.Contains(err.Error(), name) {
 				t.Errorf("%s %.100q: %v", name, addr, err)

@@ -142,9 +142,20 @@ func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
 		refused("s3 has not answered")
 		builds["s3"] = old // nothing that it said before counts
 		c.Start(s3)
-		synctest.Wait()
+		hears(s3, leader)
 		refused("s3 applies")
 	})
+}
+
+// hears waits until a server that was started knows which server leads: until then it says nothing of itself.
+func hears(s, leader *keyringtest.Server) {
+	for {
+		changed := s.Keyring.Changed()
+		if _, id := s.Raft.LeaderWithID(); id == leader.ID {
+			return
+		}
+		<-changed
+	}
 }
 
 // tokenCommand adds a join token: it came with version 2.
