@@ -166,7 +166,7 @@ func (c *cluster) start(p *process, peers map[raft.ServerID]string, away bool) {
 	var join []string
 	if peers == nil {
 		for _, h := range c.honest {
-			join = append(join, h.addr)
+			join = append(join, string(h.id)+"@"+h.addr)
 		}
 	}
 	cmd := exec.Command(program)
