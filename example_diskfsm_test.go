@@ -1,0 +1,312 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
+)
+
+// diskFSM is a host's FSM that is on disk, in bbolt: sealed records by name, and the index of the last entry
+// that is in it. It is what it was after a restart, so raft need not restore a snapshot at the start.
+type diskFSM struct {
+	keys *keyring.FSM
+	mu   sync.RWMutex // guards db, which a restore replaces
+	db   *bbolt.DB
+}
+
+// view reads from the database.
+func (d *diskFSM) view(do func(*bbolt.Tx) error) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.db.View(do)
+}
+
+var (
+	recordsBucket = []byte("records")
+	stateBucket   = []byte("state")
+	appliedKey    = []byte("applied")
+)
+
+func openDiskFSM(path string, keys *keyring.FSM) (*diskFSM, error) {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoSync: true}) // a test; others sync
+	if err != nil {
+		return nil, err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(recordsBucket)
+		_, err2 := tx.CreateBucketIfNotExists(stateBucket)
+		return errors.Join(err, err2)
+	})
+	return &diskFSM{keys: keys, db: db}, err
+}
+
+// applied is the index of the last entry that is in the database.
+func (d *diskFSM) applied() (index uint64) {
+	_ = d.view(func(tx *bbolt.Tx) error {
+		if b := tx.Bucket(stateBucket).Get(appliedKey); b != nil {
+			index = binary.BigEndian.Uint64(b)
+		}
+		return nil
+	})
+	return index
+}
+
+// Apply stores a record, "name=ciphertext", and with it the index: raft gives entries again that were applied
+// after its last snapshot.
+func (d *diskFSM) Apply(l *raft.Log) any {
+	if l.Index <= d.applied() {
+		return nil
+	}
+	name, sealed, _ := bytes.Cut(l.Data, []byte("="))
+	refused := d.keys.Admit(sealed)
+	if errors.Is(refused, keyring.ErrNotLoaded) {
+		panic(refused) // the other servers may admit it: this one must not go on
+	}
+	err := d.db.Update(func(tx *bbolt.Tx) error {
+		if refused == nil {
+			if err := tx.Bucket(recordsBucket).Put(name, sealed); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(stateBucket).Put(appliedKey, binary.BigEndian.AppendUint64(nil, l.Index))
+	})
+	return errors.Join(refused, err)
+}
+
+// Snapshot is for servers that join or are behind, and for backups: it is the database.
+func (d *diskFSM) Snapshot() (raft.FSMSnapshot, error) {
+	tx, err := d.db.Begin(false)
+	return diskSnapshot{tx}, err
+}
+
+type diskSnapshot struct{ tx *bbolt.Tx }
+
+func (s diskSnapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := s.tx.WriteTo(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (s diskSnapshot) Release() { s.tx.Rollback() }
+
+// Restore takes the place of the database by rename, so that a crash leaves the old one or the new one.
+func (d *diskFSM) Restore(rc io.ReadCloser) error {
+	defer rc.Close()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	path := d.db.Path()
+	f, err := os.Create(path + ".new")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, rc)
+	if err := errors.Join(err, f.Sync(), f.Close(), d.db.Close(), os.Rename(path+".new", path)); err != nil {
+		return err
+	}
+	restored, err := openDiskFSM(path, d.keys)
+	if err == nil {
+		d.db = restored.db
+	}
+	return err
+}
+
+// diskData is where its records are, as SealedData. Nobody else writes a record twice here: a host whose writers do
+// replaces it only if it is still the old one.
+type diskData struct {
+	fsm  *diskFSM
+	raft *raft.Raft
+}
+
+func (d *diskData) Under(_ context.Context, key keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+	return func(yield func(keyring.Sealed, error) bool) {
+		all, err := d.fsm.records()
+		if err != nil {
+			yield(keyring.Sealed{}, err)
+			return
+		}
+		for name, sealed := range all {
+			if id, _ := keyring.CiphertextKeyID(sealed); id == key && !yield(keyring.Sealed{Ref: name, Ciphertext: sealed, AAD: []byte(name)}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (d *diskData) Replace(_ context.Context, batch []keyring.Replacement) (conflicts int, err error) {
+	for _, r := range batch {
+		f := d.raft.Apply([]byte(r.Ref+"="+string(r.New)), time.Minute)
+		if err := f.Error(); err != nil {
+			return 0, err
+		}
+		if err, ok := f.Response().(error); ok && err != nil {
+			return 0, err
+		}
+	}
+	return 0, nil
+}
+
+func (d *diskFSM) records() (map[string][]byte, error) {
+	all := map[string][]byte{}
+	err := d.view(func(tx *bbolt.Tx) error {
+		return tx.Bucket(recordsBucket).ForEach(func(name, sealed []byte) error {
+			all[string(name)] = bytes.Clone(sealed)
+			return nil
+		})
+	})
+	return all, err
+}
+
+// startDiskHost is how such a host starts. It lets raft leave its snapshot alone only if the database has all that
+// is in it: one that came from the leader may have been written just before a crash, and not restored.
+func startDiskHost(t *testing.T, h *host, dir string) (app *diskFSM, restores bool) {
+	t.Helper()
+	h.fsm = keyring.NewFSM()
+	app, err := openDiskFSM(filepath.Join(dir, string(h.id)+".db"), h.fsm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := h.snaps.List()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.conf.NoSnapshotRestoreOnStart = len(list) == 0 || app.applied() >= list[0].Index
+	if h.conf.NoSnapshotRestoreOnStart {
+		if err := h.fsm.Load(h.snaps); err != nil { // before raft.NewRaft
+			t.Fatal(err)
+		}
+	}
+	h.run(t, keyring.Mux(h.fsm, app))
+	cfg := h.config(t)
+	cfg.Data = &diskData{app, h.raft}
+	if h.keyring, err = keyring.Open(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	h.serving.Store(h.keyring)
+	return app, !h.conf.NoSnapshotRestoreOnStart
+}
+
+// TestHostWithItsFSMOnDisk: three servers through restarts, snapshots, a restored snapshot and a full rotation.
+func TestHostWithItsFSMOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, hosts := t.TempDir(), newHosts(t, 3)
+		apps := map[*host]*diskFSM{}
+		defer func() {
+			for _, h := range hosts {
+				h.stop(t)
+				apps[h].db.Close()
+			}
+		}()
+		for _, h := range hosts {
+			apps[h], _ = startDiskHost(t, h, dir)
+		}
+		n := 0
+		put := func() {
+			t.Helper()
+			n++
+			name := fmt.Sprint("r", n)
+			leader := leaderOf(t, hosts)
+			sealed, err := leader.keyring.Encrypt([]byte("secret"), []byte(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := leader.raft.Apply([]byte(name+"="+string(sealed)), time.Minute)
+			if err := f.Error(); err != nil {
+				t.Fatal(err)
+			}
+			if err, ok := f.Response().(error); ok && err != nil {
+				t.Fatal(err)
+			}
+		}
+		same := func(what string) {
+			t.Helper()
+			time.Sleep(time.Minute)
+			for _, h := range hosts {
+				all, err := apps[h].records()
+				if err != nil || len(all) != n {
+					t.Errorf("%s: %s has %d records of %d, %v", what, h.id, len(all), n, err)
+				}
+				for name, sealed := range all {
+					if _, err := h.keyring.Decrypt(sealed, []byte(name)); err != nil {
+						t.Errorf("%s: %s: %s: %v", what, h.id, name, err)
+					}
+				}
+				if !bytes.Equal(snapshotOf(t, h.fsm), snapshotOf(t, hosts[0].fsm)) {
+					t.Errorf("%s: %s has another ring", what, h.id)
+				}
+			}
+		}
+		loaded := 0
+		for i := range 2 {
+			for _, h := range hosts {
+				put()
+				time.Sleep(time.Minute)
+				if err := h.raft.Snapshot().Error(); err != nil {
+					t.Fatal(err)
+				}
+				put() // is in the database, and after the snapshot
+				if i == 1 {
+					if _, err := leaderOf(t, hosts).keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				h.stop(t)
+				apps[h].db.Close()
+				var restores bool
+				if apps[h], restores = startDiskHost(t, h, dir); !restores {
+					loaded++
+				}
+				put()
+				same(fmt.Sprintf("restart of %s", h.id))
+			}
+		}
+		if loaded == 0 {
+			t.Error("raft has restored its snapshot at every start: that was no test")
+		}
+		old := leaderOf(t, hosts).keyring.Keys()[0].ID
+		if _, err := leaderOf(t, hosts).keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); err != nil {
+			t.Fatal(err)
+		}
+		keyring.AwaitState(leaderOf(t, hosts).keyring, old, keyring.StateDeprecated)
+		same("full rotation")
+
+		leader := leaderOf(t, hosts)
+		f := leader.raft.Snapshot()
+		if err := f.Error(); err != nil {
+			t.Fatal(err)
+		}
+		m, saved, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := n
+		put()
+		if err := leader.raft.Restore(m, saved, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		n = before
+		put()
+		n = before + 1
+		same("restored snapshot")
+		h := aside(hosts, leaderOf(t, hosts))
+		h.stop(t)
+		apps[h].db.Close()
+		apps[h], _ = startDiskHost(t, h, dir)
+		put()
+		same("restart after the restore")
+	})
+}
