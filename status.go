@@ -124,7 +124,7 @@ var problemKinds = []struct {
 	{ProblemStuck, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
 	{ProblemUnderheld, "Start these servers, or see in their Status why they lack it. If most of the voters that hold it are lost, so is what is sealed under it."},
 	{ProblemClock, "Set the clocks right, and have NTP keep them so. Meanwhile servers may refuse each other's tokens."},
-	{ProblemTime, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: nothing, keys rotate all the same."},
+	{ProblemTime, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
 	{ProblemRekey, "Overwrite the records that do not open, or see to the error of the host's store."},
 	{ProblemNonvoter, "Nothing, if it has just joined. Else see which keys are missing, and where."},
 	{ProblemNewer, "Start the newer build on this server: it reads what this one has left as it is."},

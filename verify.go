@@ -31,7 +31,8 @@ type Expect struct {
 // compact JWS of at most 16 KiB with the key and the algorithm of one of the keyring's keys, an
 // exp that has not passed, an nbf and an iat that have, if there are any, the issuer of
 // TokenPolicy if it has one, and an audience. A key's tokens verify while it is active, and MaxTTL
-// and the leeway longer; not if it was revoked, removed, or adopted for data only. It takes no
+// and the leeway longer, by the time of its retirement in the keyring, also if the leader's clock was ahead when it
+// wrote that: then the clock that signed may have been ahead too. They don't verify if it was revoked, removed, or adopted for data only. It takes no
 // material, and does no I/O.
 //
 // A token that is refused matches ErrToken, and ErrUnknownKey too if its key is not one whose

@@ -18,6 +18,8 @@ var endOfTime = time.Unix(1<<40, 0)
 // VerifiesUntil is when the key's public half leaves the JWKS, and its tokens verify no longer:
 // zero for a key that has no tokens, far in the future for one that may yet sign.
 //
+// It goes by the ring's own times, also by one that a clock wrote which was ahead: that clock may have signed as well.
+//
 // A prepublished key has signed nothing that this server knows of. Its tokens verify all the
 // same, for it may have become active where this server has not yet heard of it. A key that was
 // active can have signed until it was retired. What became of its data makes no difference.
