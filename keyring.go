@@ -27,7 +27,7 @@ type Keyring struct {
 	observer *raft.Observer
 	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
 	cancel   context.CancelFunc
-	loops    sync.WaitGroup // replicate, lead, catchUp, watchOthers, rekey, measure and audit
+	loops    sync.WaitGroup // replicate, lead, watchClocks, catchUp, watchOthers, rekey, measure and audit
 
 	mu     sync.Mutex // guards below
 	closed bool
