@@ -218,6 +218,12 @@ func TestOneWrongClockHarmsNoRotation(t *testing.T) {
 				}
 				time.Sleep(2 * day)
 				wrong.Clock.Set(0)
+				time.Sleep(3 * time.Minute)
+				for _, s := range c.Servers {
+					if all := problems(t, s, keyring.ProblemClock); len(all) > 0 {
+						t.Errorf("%s: minutes after the clock was right: %v", s.ID, all)
+					}
+				}
 				time.Sleep(34 * day)
 				inOrder(t, c)
 				var at []time.Duration
@@ -254,6 +260,11 @@ func TestRotationGoesOnAfterClocksWereAhead(t *testing.T) {
 						}
 						if st, _ := s.Keyring.Status(t.Context()); time.Until(st.NextRotation) > 31*day {
 							t.Errorf("%s: the next rotation is in %v", s.ID, time.Until(st.NextRotation))
+						}
+						retired := func(k keyring.Key) bool { return !k.Retired.IsZero() }
+						told := func(p keyring.Problem) bool { return strings.Contains(p.Detail, "its tokens verify until") }
+						if keys := s.Keyring.Keys(); slices.ContainsFunc(keys, retired) != slices.ContainsFunc(problems(t, s, keyring.ProblemTime), told) {
+							t.Errorf("%s: of tokens: %v", s.ID, problems(t, s, keyring.ProblemTime))
 						}
 					}
 					time.Sleep(90 * day)

@@ -23,6 +23,7 @@ type clocks struct {
 
 	others   map[string]clockReading // by server that has answered; replaced whole
 	compared mono.Time               // when the others were last asked
+	term     uint64                  // in which this server led then; zero if it did not
 	leader   string                  // at that time
 	servers  []string                // at that time
 }
@@ -66,23 +67,48 @@ func (k *Keyring) sight(ring *meta.Ring, times ...time.Time) plan.Sight {
 // knownClocks is what plan wants to know of the others' clocks.
 func (k *Keyring) knownClocks() plan.Clocks {
 	k.clocks.mu.Lock()
-	others, compared := k.clocks.others, k.clocks.compared
+	others, compared, term := k.clocks.others, k.clocks.compared, k.clocks.term
 	k.clocks.mu.Unlock()
-	now, at := k.now(), mono.Now()
-	known := plan.Clocks{Ahead: map[string]time.Duration{}, Leeway: k.cfg.Tokens.Leeway, Compared: compared}
-	for server, r := range others {
-		known.Ahead[server] = r.ahead(now, at)
-	}
+	known := k.clocksBy(others)
+	known.Compared, known.Term = compared, term
 	return known
 }
 
+// clocksBy is what readings say of the others' clocks now.
+func (k *Keyring) clocksBy(readings map[string]clockReading) plan.Clocks {
+	now, at := k.now(), mono.Now()
+	ahead := map[string]time.Duration{}
+	for server, r := range readings {
+		ahead[server] = r.ahead(now, at)
+	}
+	return plan.NewClocks(ahead, k.cfg.Tokens.Leeway)
+}
+
+// comparedAsLeader reports whether this server has asked all others since it leads, if there are any.
+func (k *Keyring) comparedAsLeader() bool {
+	return k.knownClocks().Term == k.term.Load() || len(servers(k.raft)) < 2
+}
+
 // timeToWrite is the time for the ring: what the clock shows, or what most servers' clocks show if this one's is wrong.
-// A rotation by hand does not wait until it is right. Whether it is wrong is asked anew: all clocks may have been set.
+// A rotation by hand does not wait until it is right. Whether it is wrong is asked anew, for a while: all clocks may have
+// been set, and a new leader may have asked one server alone.
 func (k *Keyring) timeToWrite(ctx context.Context) time.Time {
-	if k.knownClocks().Wrong() {
+	if k.knownClocks().Wrong() || k.wrongClock(ctx) {
+		ctx, cancel := context.WithTimeout(ctx, compareFor)
+		defer cancel()
 		k.compareClocks(ctx, nil)
 	}
 	return k.now().Add(k.knownClocks().Correction())
+}
+
+// wrongClock reports whether this leader's clock is wrong. It asks first, for a while, if it has not asked since it leads.
+func (k *Keyring) wrongClock(ctx context.Context) bool {
+	if !k.comparedAsLeader() {
+		ctx, cancel := context.WithTimeout(ctx, compareFor)
+		defer cancel()
+		k.compareWithMost(ctx)
+	}
+	return k.knownClocks().Wrong()
 }
 
 // activationTime is the time to write for an activation.
@@ -98,8 +124,10 @@ func (k *Keyring) removalTime(ctx context.Context, id KeyID) time.Time {
 }
 
 const (
-	compareEvery = 6 * time.Hour // between two comparisons of clocks, if nothing asks for one
-	compareLate  = lookAgain     // until servers that have not answered are asked again
+	compareEvery = 6 * time.Hour   // between two comparisons of clocks, if nothing asks for one
+	compareLate  = lookAgain       // until servers that have not answered are asked again
+	compareWrong = time.Minute     // while a clock is wrong: that it is right again is soon seen
+	compareFor   = 5 * time.Second // at most, for a time to write
 )
 
 // watchClocks asks other servers for their time: when there is a leader, when it is another one, when servers come or go,
@@ -127,10 +155,11 @@ func (k *Keyring) watchClocks() {
 // compareIn is how long it is until the clocks are to be compared.
 func (k *Keyring) compareIn() time.Duration {
 	_, leader := k.raft.LeaderWithID()
-	others := k.whoseClocks()
+	others := k.whoseClocks(leader)
 	if leader == "" || len(others) == 0 {
 		return idle
 	}
+	wrong := len(k.knownClocks().Differ()) > 0
 	k.clocks.mu.Lock()
 	defer k.clocks.mu.Unlock()
 	if k.clocks.compared == 0 || k.clocks.leader != string(leader) || !slices.Equal(k.clocks.servers, others) {
@@ -140,12 +169,14 @@ func (k *Keyring) compareIn() time.Duration {
 	if len(k.clocks.others) < len(others) {
 		every = compareLate
 	}
+	if wrong {
+		every = min(every, compareWrong)
+	}
 	return mono.Until(k.clocks.compared.Add(every))
 }
 
 // whoseClocks are the servers that this one asks for their time: a leader all, another one the leader.
-func (k *Keyring) whoseClocks() []string {
-	_, leader := k.raft.LeaderWithID()
+func (k *Keyring) whoseClocks(leader raft.ServerID) []string {
 	return slices.DeleteFunc(servers(k.raft), func(s string) bool {
 		return s == string(k.cfg.ID) || leader != k.cfg.ID && s != string(leader)
 	})
@@ -154,8 +185,10 @@ func (k *Keyring) whoseClocks() []string {
 // compareClocks asks for the time, until the answers are enough.
 func (k *Keyring) compareClocks(ctx context.Context, enough func(plan.Clocks) bool) {
 	_, leader := k.raft.LeaderWithID()
-	asked := k.whoseClocks()
-	leeway := k.cfg.Tokens.Leeway
+	asked, term := k.whoseClocks(leader), uint64(0)
+	if leader == k.cfg.ID {
+		term = k.raft.CurrentTerm()
+	}
 	answers := askAll(ctx, asked, func(ctx context.Context, server string) (clockReading, error) {
 		began := mono.Now()
 		a, err := k.askState(ctx, server, peer.StateRequest{})
@@ -165,15 +198,7 @@ func (k *Keyring) compareClocks(ctx context.Context, enough func(plan.Clocks) bo
 		half := mono.Now().Sub(began) / 2
 		return clockReading{a.Time, began.Add(half), half}, nil
 	}, func(answers map[string]clockReading) bool {
-		if enough == nil {
-			return false
-		}
-		now, at := k.now(), mono.Now()
-		c := plan.Clocks{Ahead: map[string]time.Duration{}, Leeway: leeway}
-		for server, r := range answers {
-			c.Ahead[server] = r.ahead(now, at)
-		}
-		return enough(c)
+		return enough != nil && enough(k.clocksBy(answers))
 	})
 	k.clocks.mu.Lock()
 	if k.clocks.leader == string(leader) {
@@ -184,14 +209,16 @@ func (k *Keyring) compareClocks(ctx context.Context, enough func(plan.Clocks) bo
 		}
 	}
 	k.clocks.others, k.clocks.compared, k.clocks.leader, k.clocks.servers = answers, mono.Now(), string(leader), asked
+	k.clocks.term = term
 	k.clocks.mu.Unlock()
 	k.fsm.changed.notify()
 }
 
-// compare asks every server for its time. If most of them agree with this one, the others are not waited for.
-func (l *leader) compare(s plan.Situation) {
-	l.compareClocks(l.ctx, func(c plan.Clocks) bool {
-		return 2*(len(c.Ahead)+1) > len(s.Servers) && len(c.Differ()) == 0
+// compareWithMost asks every server for its time. If most of them agree with this one, the others are not waited for.
+func (k *Keyring) compareWithMost(ctx context.Context) {
+	all := len(servers(k.raft))
+	k.compareClocks(ctx, func(c plan.Clocks) bool {
+		return 2*(len(c.Ahead)+1) > all && len(c.Differ()) == 0
 	})
 }
 
@@ -227,9 +254,13 @@ func (k *Keyring) describeClocks(st *Status, ring *meta.Ring) {
 			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", ring.Backup.Time.Format(time.DateTime))})
 	}
 	for _, odd := range sight.Odd(ring) {
-		st.Problems = append(st.Problems, Problem{Kind: ProblemTime, Key: odd.Key, Detail: fmt.Sprintf(
+		detail := fmt.Sprintf(
 			"by the keyring it was %s at %v, which is %v ahead of this server's clock; what is to follow is planned from when this server first saw it",
-			odd.What, odd.Time.Format(time.DateTime), odd.Time.Sub(k.now()).Round(time.Second))})
+			odd.What, odd.Time.Format(time.DateTime), odd.Time.Sub(k.now()).Round(time.Second))
+		if m := ring.Key(odd.Key); !m.Retired.IsZero() && !plan.VerifiesUntil(m, k.cfg.tokens()).IsZero() {
+			detail += fmt.Sprintf(", but its tokens verify until %v", plan.VerifiesUntil(m, k.cfg.tokens()).Format(time.DateTime))
+		}
+		st.Problems = append(st.Problems, Problem{Kind: ProblemTime, Key: odd.Key, Detail: detail})
 	}
 }
 

@@ -153,7 +153,7 @@ func (l *leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) 
 func (l *leader) act(a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	err := l.do(a, ring, s, holds)
 	if err == nil {
-		if a.Kind != plan.Greet && a.Kind != plan.Ask && a.Kind != plan.Confirm { // to have asked is no proof that anything else works
+		if a.Kind.Proves() {
 			l.failed = 0
 		}
 		return nil
@@ -244,7 +244,7 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 		l.skewed = mono.Now()
 	}
 	return plan.Situation{
-		Clocks: clocks, Skewed: l.skewed,
+		Term: l.term, Clocks: clocks, Skewed: l.skewed,
 		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
 		Lacking: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.entry.Load() == 0, Tokens: l.fsm.tokens(),
@@ -279,7 +279,7 @@ func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []me
 	case plan.Confirm:
 		return l.confirm(a.Key, ring, s, holds)
 	case plan.Compare:
-		l.compare(s)
+		l.compareWithMost(l.ctx)
 		return nil
 	case plan.HandOver:
 		if err := l.deliver(holds); err != nil {

@@ -150,7 +150,7 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 			before, all = first, moved == len(f.records)
 		case f.poisoned > 0:
 			return 0, fmt.Errorf("%d records do not open, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
-		case r.cfg.RekeyGrace > 0 && r.knownClocks().Wrong():
+		case r.cfg.RekeyGrace > 0 && r.wrongClock(ctx):
 			return 0, errors.New("the clock of this server differs from those of most others: whether RekeyGrace is over can't be told")
 		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
 			return r.whenShown(plan.ScanFrom(key, r.cfg.RekeyGrace)), nil

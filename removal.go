@@ -270,7 +270,7 @@ func (k *Keyring) confirmRemoved(ids []KeyID) ([]KeyID, error) {
 	if err := k.raft.VerifyLeader().Error(); err != nil {
 		return nil, outcome(k.raft, err)
 	}
-	if k.knownClocks().Wrong() {
+	if !k.comparedAsLeader() || k.knownClocks().Wrong() {
 		return nil, nil // by a clock that is ahead, all would be past it
 	}
 	ring := k.fsm.ring.Load()

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -13,6 +14,21 @@ type Clocks struct {
 	Ahead    map[string]time.Duration // by server that has answered, less what the answer's way may account for
 	Leeway   time.Duration            // by how much two of them may differ
 	Compared mono.Time                // when the servers were last asked
+	Term     uint64                   // in which it led while it asked them all; zero if it asked its leader alone
+}
+
+// MaxAhead is as far from another as a clock is believed to be, ahead or behind: one that was never set shows 1970.
+// A clock that is said to be so far away or further is wrong, however many agree with it, and none is corrected by that
+// much. The sums of two such readings stay in range.
+const MaxAhead = 100 * 365 * 24 * time.Hour
+
+// NewClocks returns what is known by these readings, none of them further away than MaxAhead.
+func NewClocks(ahead map[string]time.Duration, leeway time.Duration) Clocks {
+	c := Clocks{Ahead: map[string]time.Duration{}, Leeway: leeway}
+	for server, by := range ahead {
+		c.Ahead[server] = max(-MaxAhead, min(MaxAhead, by))
+	}
+	return c
 }
 
 // What the leader does by schedule it does only with a clock that most servers agree with.
@@ -38,9 +54,13 @@ func (c Clocks) Differ() (servers []string) {
 // Wrong reports whether this server's clock differs from those of most servers that have answered, itself included.
 func (c Clocks) Wrong() bool { return 2*len(c.Differ()) > len(c.Ahead)+1 }
 
-// Right returns the servers whose clocks agree with those of most servers that have answered.
+// Right returns the servers whose clocks agree with those of most servers that have answered, and are less than
+// MaxAhead away.
 func (c Clocks) Right() (servers []string) {
 	for s, by := range c.Ahead {
+		if by.Abs() >= MaxAhead {
+			continue
+		}
 		agree := 1 // with itself
 		for other, b := range c.Ahead {
 			if other != s && !c.differ(b-by) {
@@ -58,13 +78,14 @@ func (c Clocks) Right() (servers []string) {
 	return servers
 }
 
-// Correction is what brings this server's clock to what most show; zero if it agrees with them, or they don't agree.
+// Correction is what brings this server's clock to what most show, less than MaxAhead. It is zero if the clock agrees
+// with them, or they don't agree.
 func (c Clocks) Correction() time.Duration {
 	right := c.Right()
 	if !c.Wrong() || len(right) == 0 {
 		return 0
 	}
-	slices.SortFunc(right, func(a, b string) int { return int(max(-1, min(1, c.Ahead[a]-c.Ahead[b]))) })
+	slices.SortFunc(right, func(a, b string) int { return cmp.Compare(c.Ahead[a], c.Ahead[b]) })
 	return c.Ahead[right[len(right)/2]]
 }
 
@@ -82,9 +103,10 @@ func (s Situation) heed(r *meta.Ring, a Action, at mono.Time) (Action, mono.Time
 	return a, at
 }
 
-// compareNow reports whether what is known of the clocks is too old to go by.
+// compareNow reports whether what is known of the clocks is too old to go by, or from before this server led: it may
+// have asked one server alone.
 func (s Situation) compareNow() bool {
-	return s.Clocks.Compared == 0 || s.Clocks.Compared.Add(compared) <= s.Mono
+	return s.Clocks.Compared == 0 || s.Clocks.Term != s.Term || s.Clocks.Compared.Add(compared) <= s.Mono
 }
 
 // handOver is when a leader whose clock is wrong hands leadership to a voter whose clock is right, and which

@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"fmt"
+	"math"
 	"reflect"
 	"testing"
 	"time"
@@ -172,5 +173,99 @@ func TestLeaderWithAWrongClock(t *testing.T) {
 	w.compared = w.mono()
 	if a := w.next(); a.Kind != plan.Create {
 		t.Errorf("one clock agrees: %+v", a)
+	}
+}
+
+// A leader goes by no comparison that it made while it followed, and asked its leader alone, or in an earlier term.
+func TestNewLeaderComparesClocksItself(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	w.run(time.Hour)
+	w.step(31 * day)
+	w.compared = w.mono()
+	for _, tt := range []struct {
+		compared, leads uint64
+		want            plan.Kind
+	}{{0, 2, plan.Compare}, {1, 2, plan.Compare}, {2, 2, plan.Create}} {
+		s := w.situation()
+		s.Clocks.Term, s.Term = tt.compared, tt.leads
+		if a := plan.Next(w.believed(), s); a.Kind != tt.want {
+			t.Errorf("compared in term %d, leads in %d: %s, want %s", tt.compared, tt.leads, a.Kind, tt.want)
+		}
+	}
+}
+
+// Join tokens end by a clock that was compared and is right, and at once if they are from a snapshot alone.
+func TestJoinTokensDoNotEndByAWrongClock(t *testing.T) {
+	w := newWorld(t, "a", "b", "c")
+	w.run(time.Hour)
+	for n := byte(1); n <= 2; n++ {
+		w.propose(meta.Command{AddJoinToken: &meta.AddJoinToken{Token: meta.JoinToken{
+			ID: meta.TokenID{n}, Server: "d", End: w.now.Add(time.Hour), Key: w.ring.Active().ID, Sealed: make([]byte, meta.SealedTokenSize),
+		}}})
+	}
+	w.step(2 * time.Hour)
+	next := func(restored ...meta.TokenID) plan.Action {
+		s := w.situation()
+		s.Tokens = restored
+		return plan.Next(w.believed(), s)
+	}
+	if a := next(); a.Kind != plan.Compare {
+		t.Errorf("before the clocks were compared: %+v", a)
+	}
+	if a := next(meta.TokenID{2}); a.Kind != plan.End || fmt.Sprint(a.Tokens) != fmt.Sprint([]meta.TokenID{{2}}) {
+		t.Errorf("one is from a snapshot alone: %+v", a)
+	}
+	w.compared, w.ahead = w.mono(), map[string]time.Duration{"b": -2 * time.Hour, "c": -2 * time.Hour}
+	if a := next(); a.Kind != plan.Wait || a.Until != w.compared.Add(10*time.Minute) {
+		t.Errorf("the clock is wrong: %+v", a)
+	}
+	w.ahead = nil
+	if a := next(); a.Kind != plan.End || len(a.Tokens) != 2 {
+		t.Errorf("the clock is right: %+v", a)
+	}
+}
+
+// Servers that lie about the time have nothing written that lies further away than a clock can be.
+func TestNoClockIsCorrectedByACentury(t *testing.T) {
+	const first, last, century = time.Duration(math.MinInt64), time.Duration(math.MaxInt64), 100 * year
+	for _, tt := range []struct {
+		ahead      map[string]time.Duration
+		right      string
+		correction time.Duration
+	}{
+		{map[string]time.Duration{"b": first, "c": first}, "[]", 0},
+		{map[string]time.Duration{"b": last, "c": last}, "[]", 0},
+		{map[string]time.Duration{"b": first, "c": last}, "[]", 0},
+		{map[string]time.Duration{"b": first, "c": first + 1, "d": last, "e": 0}, "[]", 0},
+		{map[string]time.Duration{"b": century, "c": century}, "[]", 0},
+		{map[string]time.Duration{"b": -56 * year, "c": -56 * year}, "[b c]", -56 * year},
+		{map[string]time.Duration{"b": 1 - century, "c": 1 - century}, "[b c]", 1 - century},
+	} {
+		c := plan.NewClocks(tt.ahead, time.Minute)
+		if got := fmt.Sprint(c.Right()); got != tt.right || c.Correction() != tt.correction {
+			t.Errorf("%v: right %s, correction %v", tt.ahead, got, c.Correction())
+		}
+		for server, by := range c.Ahead {
+			if by.Abs() > century {
+				t.Errorf("%v: %s is ahead by %v", tt.ahead, server, by)
+			}
+		}
+	}
+	c := plan.NewClocks(map[string]time.Duration{"b": 99 * year, "c": -99 * year, "d": 0}, time.Minute)
+	if got := fmt.Sprint(c.Right()); got != "[]" { // this one and d are two of four
+		t.Errorf("a century and more apart: right %s", got)
+	}
+}
+
+func TestToHaveAskedProvesNothing(t *testing.T) {
+	for _, k := range []plan.Kind{plan.Greet, plan.Ask, plan.Confirm, plan.Compare} {
+		if k.Proves() {
+			t.Errorf("%s proves that other things work", k)
+		}
+	}
+	for _, k := range []plan.Kind{plan.Mark, plan.Create, plan.End, plan.Forget, plan.Rekey, plan.Remove} {
+		if !k.Proves() {
+			t.Errorf("%s proves nothing", k)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 )
 
 // Snapshot is what a server knows of join tokens that it had from a snapshot, and not from the log.
@@ -32,7 +33,7 @@ func JoinRefusal(r *meta.Ring, id meta.TokenID, server string, user meta.Digest,
 	return ""
 }
 
-// EndedTokens returns the join tokens that the leader is to end, and when the next one will be: zero if
+// EndedTokens returns the join tokens that the leader is to end by its clock, and when the next one will be: zero if
 // there is none.
 func EndedTokens(r *meta.Ring, now time.Time, s Snapshot) (ended []meta.TokenID, next time.Time) {
 	for _, t := range r.JoinTokens {
@@ -44,4 +45,20 @@ func EndedTokens(r *meta.Ring, now time.Time, s Snapshot) (ended []meta.TokenID,
 		}
 	}
 	return ended, next
+}
+
+// endTokens is when the leader ends join tokens. Those that it knows from a snapshot alone end at once. Those whose time
+// is over end when its clock was compared: ended by a clock that is ahead, they would be gone when it is right.
+func endTokens(r *meta.Ring, s Situation) (Action, mono.Time) {
+	ended, next := EndedTokens(r, s.Now, s.Tokens)
+	restored := slices.DeleteFunc(slices.Clone(ended), func(id meta.TokenID) bool { return !s.Tokens.has(id) })
+	switch {
+	case len(restored) > 0:
+		return Action{Kind: End, Tokens: restored}, s.Retry
+	case len(ended) > 0:
+		return s.heed(r, Action{Kind: End, Tokens: ended}, s.Retry)
+	case next.IsZero():
+		return Action{}, never
+	}
+	return Action{}, s.mono(next)
 }

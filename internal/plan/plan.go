@@ -70,6 +70,7 @@ type Situation struct {
 	Probes  map[meta.KeyID]Probe
 	Retry   mono.Time // after it failed to do anything but ask, it does nothing but ask before
 	Lacking mono.Time // since when it has led without the active key; zero if it has it
+	Term    uint64    // in which it leads
 	Clocks  Clocks
 	Skewed  mono.Time // since when it has led with a clock that is wrong; zero if it is right
 	// Unconfirmed says that the active key came with a snapshot, and that no majority of the voters has
@@ -113,6 +114,9 @@ const (
 	Nothing  Kind = "nothing" // wait for a change; no time helps
 )
 
+// Proves reports whether other things may work again if this was done. To have asked proves nothing.
+func (k Kind) Proves() bool { return k != Greet && k != Ask && k != Confirm && k != Compare }
+
 // Action is what the leader does next.
 type Action struct {
 	Kind      Kind
@@ -147,15 +151,10 @@ func Next(r *meta.Ring, s Situation) Action {
 		}
 		a.add(at)
 	}
-	ended, next := EndedTokens(r, s.Now, s.Tokens)
-	if len(ended) > 0 && s.Retry <= s.Mono {
-		return Action{Kind: End, Tokens: ended}
-	}
-	if len(ended) > 0 {
-		a.add(s.Retry)
-	}
-	if !next.IsZero() {
-		a.add(s.mono(next))
+	if end, at := endTokens(r, s); at <= s.Mono {
+		return end
+	} else {
+		a.add(at)
 	}
 	if BeforeFirstKey(r) {
 		if s.Retry > s.Mono {
