@@ -64,7 +64,7 @@ func (l *leader) greet(s plan.Situation) error {
 	if len(waits) > 0 {
 		return fmt.Errorf("the first command and key wait for %q", slices.Sorted(maps.Keys(waits)))
 	}
-	l.greeted = true
+	l.greeted = s.Servers
 	return nil
 }
 
@@ -143,7 +143,9 @@ func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 		cmds = append(cmds, adopt)
 	}
 	// There may be more orphans than one answer or entry holds: ask again before the first key.
-	l.greeted, l.orphans = len(seen) == 0, nil
+	if l.orphans = nil; len(seen) > 0 {
+		l.greeted = nil
+	}
 	if len(cmds)+len(holds) == 0 {
 		return nil
 	}

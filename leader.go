@@ -24,7 +24,7 @@ type leader struct {
 	*Keyring
 	term    uint64
 	began   mono.Time
-	greeted bool
+	greeted []string // see plan.Situation
 	orphans []peer.Orphan
 	seen    map[string]mono.Time // the last sign of each server, until all have been greeted
 	probes  map[KeyID]plan.Probe
@@ -144,6 +144,10 @@ func (l *leader) step() time.Duration {
 func (l *leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) {
 	maps.DeleteFunc(l.probes, func(id KeyID, _ plan.Probe) bool { return ring.Key(id) == nil })
 	l.blocked.retain(func(id KeyID) bool { return plan.Pends(ring, id, s) })
+	if !plan.BeforeFirstKey(ring) { // it may have come with a snapshot, or be dropped again
+		l.greeted = nil
+		l.blocked.hinder(nil)
+	}
 	if (a.Kind == plan.Wait || a.Kind == plan.Nothing) && s.Mono >= l.retry {
 		l.blocked.waitFor(nil)
 	}
@@ -158,6 +162,7 @@ func (l *leader) act(a plan.Action, ring *meta.Ring, s plan.Situation, holds []m
 		}
 		return nil
 	}
+	l.greeted = nil // who was passed over may be up when the step is tried again
 	failed := l.failed
 	if a.Kind == plan.Greet {
 		failed = min(failed, 5) // a server that is late should not wait for a minute

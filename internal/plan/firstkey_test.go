@@ -30,23 +30,27 @@ func TestFirstKeyWaitsForWhoMayHaveKeys(t *testing.T) {
 }
 
 // founding is a cluster of two before its first key: a leads, b has the file of a key, and a KEK that comes
-// and goes. A search visits every order of events.
+// and goes. Either may be without: b may come to the configuration later, a may not be able to wrap a key at
+// first. A search visits every order of events.
 type founding struct {
 	ring     *meta.Ring
 	up, open bool // b runs; it has read its keystore
 	kek      bool // b's KEK answers
 	read     bool // b has the key in memory
 	silent   bool // b has been down for long
+	member   bool // b is in the configuration
+	wraps    bool // a can make a key
 
-	greeted, orphan bool // what a remembers of its term
-	passed          bool // when a asked last, b had been down for long
-	left            int  // crashes and restarts, absences of the KEK, new terms
-	without         withheld
-	wrong           string
+	greeted []string // what a remembers of its term
+	orphan  bool
+	passed  bool // a asked for this attempt and this configuration, and b was no member or had been down for long
+	left    int  // crashes and restarts, absences of the KEK, new terms
+	without withheld
+	wrong   string
 }
 
 // withheld is a rule that is taken out.
-type withheld struct{ opening, files, orphans bool }
+type withheld struct{ opening, files, orphans, failures, servers bool }
 
 // step has the leader do what plan says.
 func (f *founding) step() bool {
@@ -54,9 +58,12 @@ func (f *founding) step() bool {
 	if f.orphan {
 		orphans = 1
 	}
-	ids := []string{"a", "b"}
+	ids, greeted := f.servers(), f.greeted
+	if len(greeted) > 0 && f.without.servers {
+		greeted = ids
+	}
 	switch a := plan.Next(f.ring, plan.Situation{
-		Now: start, Mono: epoch, Voters: ids, Servers: ids, Greeted: f.greeted, Orphans: orphans,
+		Now: start, Mono: epoch, Voters: ids, Servers: ids, Greeted: greeted, Orphans: orphans,
 		Has: func(meta.KeyID) bool { return true },
 	}); a.Kind {
 	case plan.Greet:
@@ -69,10 +76,20 @@ func (f *founding) step() bool {
 		if f.orphan && !f.without.orphans {
 			cmds = append(cmds, meta.Command{Adopt: &meta.Adopt{Key: newKey(keyID(1), start), DataOnly: true, Time: start}})
 		}
-		f.greeted, f.orphan = !f.orphan || f.without.orphans, false
+		if f.orphan && !f.without.orphans {
+			f.greeted = nil
+		}
+		f.orphan = false
 		f.apply(cmds...)
 		return true
 	case plan.Create:
+		if !f.wraps {
+			f.passed = false // until it tries again, anything can happen
+			if !f.without.failures {
+				f.greeted = nil
+			}
+			return true
+		}
 		if f.ring.Key(keyID(1)) == nil && !f.passed {
 			f.wrong = "a first key is made while b has a key that a does not know"
 		}
@@ -83,7 +100,7 @@ func (f *founding) step() bool {
 }
 
 func (f *founding) greet() bool {
-	f.passed = f.silent
+	f.passed = f.silent || !f.member
 	h := plan.Hello{There: f.up, Silent: time.Second}
 	if f.silent {
 		h.Silent = time.Hour
@@ -100,10 +117,21 @@ func (f *founding) greet() bool {
 	if f.without.opening && h.Build == 0 {
 		h = plan.Hello{Silent: time.Hour}
 	}
-	waits := plan.FirstKeyWaits([]string{"a", "b"}, map[string]plan.Hello{"a": {Build: 1}, "b": h}, true)
-	f.orphan = f.up && f.open && f.read && f.ring.Key(keyID(1)) == nil
-	f.greeted = len(waits) == 0
-	return f.greeted || f.orphan
+	waits := plan.FirstKeyWaits(f.servers(), map[string]plan.Hello{"a": {Build: 1}, "b": h}, true)
+	f.orphan = f.member && f.up && f.open && f.read && f.ring.Key(keyID(1)) == nil
+	f.greeted = nil
+	if len(waits) == 0 {
+		f.greeted = f.servers()
+	}
+	return len(waits) == 0 || f.orphan
+}
+
+// servers are the servers of the configuration.
+func (f *founding) servers() []string {
+	if f.member {
+		return []string{"a", "b"}
+	}
+	return []string{"a"}
 }
 
 func (f *founding) apply(cmds ...meta.Command) {
@@ -154,24 +182,39 @@ func (f *founding) events() map[string]func(*founding) bool {
 			}
 			return true
 		},
+		"a can make a key": func(f *founding) bool {
+			changed := !f.wraps
+			f.wraps = true
+			return changed
+		},
+		"b comes to the configuration": func(f *founding) bool {
+			if f.member {
+				return false
+			}
+			f.member, f.passed = true, false
+			return true
+		},
 		"a new term": func(f *founding) bool {
 			if f.left == 0 {
 				return false
 			}
-			f.greeted, f.orphan, f.left = false, false, f.left-1
+			f.greeted, f.orphan, f.left = nil, false, f.left-1
 			return true
 		},
 	}
 }
 
 func (f founding) String() string {
-	return fmt.Sprint(len(f.ring.Keys), f.ring.Cluster != meta.ClusterID{}, f.ring.Key(keyID(1)) != nil, f.up, f.open, f.kek, f.read, f.silent, f.greeted, f.orphan, f.passed, f.left)
+	return fmt.Sprint(len(f.ring.Keys), f.ring.Cluster != meta.ClusterID{}, f.ring.Key(keyID(1)) != nil, f.up, f.open, f.kek, f.read, f.silent, f.member, f.wraps, f.greeted, f.orphan, f.passed, f.left)
 }
 
 // searchFounding visits every order of events, and says what went wrong, if something did, and how many
 // states it has seen in which there is a first key and the old one.
 func searchFounding(without withheld) (wrong string, adopted int) {
-	todo := []founding{{ring: &meta.Ring{}, up: true, left: 5, without: without}}
+	todo := []founding{
+		{ring: &meta.Ring{}, up: true, member: true, left: 5, without: without},
+		{ring: &meta.Ring{}, up: true, left: 5, without: without},
+	}
 	seen := map[string]bool{}
 	for len(todo) > 0 {
 		f := todo[len(todo)-1]
@@ -205,6 +248,7 @@ func TestNoFirstKeyWhileFilesWaitInAnyOrder(t *testing.T) {
 	}
 	for name, without := range map[string]withheld{
 		"who opens is waited for": {opening: true}, "files that wait count": {files: true}, "orphans are adopted": {orphans: true},
+		"what failed is asked for anew": {failures: true}, "a server that has come is asked": {servers: true},
 	} {
 		if wrong, _ := searchFounding(without); wrong == "" {
 			t.Errorf("without the rule that %s nothing was found", name)

@@ -65,8 +65,11 @@ type Situation struct {
 	Voters  []string // of the latest raft configuration
 	Servers []string // all of it, voters included
 	Has     func(meta.KeyID) bool
-	Greeted bool // every server that has to has told its build, its keystore and its orphans
-	Orphans int  // how many keys they have told of that the ring does not know
+	// Greeted are the servers of the configuration in which every one that has to has told its build, its keystore
+	// and its orphans. It is nil before, and again after the leader failed to do anything: what they told then
+	// may be true no more, and one that was passed over may be up.
+	Greeted []string
+	Orphans int // how many keys they have told of that the ring does not know
 	Probes  map[meta.KeyID]Probe
 	Retry   mono.Time // after it failed to do anything but ask, it does nothing but ask before
 	Lacking mono.Time // since when it has led without the active key; zero if it has it
@@ -160,7 +163,7 @@ func Next(r *meta.Ring, s Situation) Action {
 		if s.Retry > s.Mono {
 			return Action{Kind: Wait, Until: s.Retry}
 		}
-		if !s.Greeted {
+		if len(s.Greeted) == 0 || !slices.Equal(s.Greeted, s.Servers) {
 			return Action{Kind: Greet}
 		}
 		if r.Cluster == (meta.ClusterID{}) || s.Orphans > 0 {

@@ -317,12 +317,12 @@ func TestRetryPutsOff(t *testing.T) {
 	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
 		t.Errorf("before greeting: %+v", a)
 	}
-	w.greeted = true
+	_, w.greeted = w.configuration()
 	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
 		t.Errorf("before the founding: %+v", a)
 	}
 	w.propose(meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{1}}})
-	w.greeted = true
+	_, w.greeted = w.configuration()
 	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
 		t.Errorf("before the first key: %+v", a)
 	}

@@ -41,7 +41,7 @@ type world struct {
 	events  strings.Builder
 
 	// Of the leader's term.
-	greeted  bool
+	greeted  []string
 	compared mono.Time
 	skewed   mono.Time
 	retry    mono.Time
@@ -89,7 +89,7 @@ func (w *world) server(id string) *server {
 // lead begins a term: what a leader remembers is gone.
 func (w *world) lead(id string) {
 	w.leader = w.server(id)
-	w.greeted, w.retry, w.failed, w.probes = false, 0, 0, map[meta.KeyID]plan.Probe{}
+	w.greeted, w.retry, w.failed, w.probes = nil, 0, 0, map[meta.KeyID]plan.Probe{}
 }
 
 func (w *world) configuration() (voters, servers []string) {
@@ -345,16 +345,17 @@ func (w *world) act(a plan.Action) {
 
 func (w *world) greet() {
 	var silent []string
+	_, w.greeted = w.configuration()
 	for _, s := range w.servers {
 		if s.down && !s.departed {
 			silent = append(silent, s.id)
 		}
 	}
-	if w.greeted = len(silent) == 0; w.greeted {
+	if len(silent) == 0 {
 		w.say("greet: all have answered")
 		return
 	}
-	w.retry = w.mono().Add(plan.Backoff(min(w.failed, 5), 0))
+	w.greeted, w.retry = nil, w.mono().Add(plan.Backoff(min(w.failed, 5), 0))
 	w.failed++
 	w.say("greet: no answer from %s, again at %s", strings.Join(silent, " "), clock(w.shown(w.retry)))
 }
