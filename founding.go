@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/bounded"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
@@ -25,6 +26,7 @@ type greeting struct {
 	// Founders are the servers that are to found the cluster, each as id@address, sorted, from one that has not
 	// been told of a founded one. Older builds do not say.
 	Founders []string `json:"founders,omitempty" bound:"elements=1024,bytes=2048"`
+	Logged   bool     `json:"logged,omitempty"` // Founders are in its raft log. Older builds do not say
 }
 
 // founders is what a server that is to found a cluster says with its question: which ones are to. An older
@@ -50,7 +52,7 @@ func (w *network) hello() ([]byte, error) {
 		addr, leader := w.node.raft.LeaderWithID()
 		g = greeting{Founded: w.node.raft.LastIndex() > 1, Leader: string(addr), Addr: w.node.cfg.Addr, LeaderID: string(leader)}
 		if !g.Founded {
-			g.Founders = foundersOf(w.node.raft.GetConfiguration().Configuration().Servers)
+			g.Founders, g.Logged = foundersOf(w.node.raft.GetConfiguration().Configuration().Servers), true
 		}
 	case !w.fresh.Load():
 		return nil, &peer.Refusal{Code: peer.NotReady}
@@ -63,15 +65,16 @@ func (w *network) hello() ([]byte, error) {
 // founding asks the other servers until it knows whether the cluster is to be founded, or
 // exists and is to be joined. All founders have to answer before it is: a server that does
 // not answer may be one whose cluster lives on. And all have to name the same founders: each writes them
-// into its own log, and two that differ there would both report success.
+// into its own log, and two that differ there would both report success. It waits until they do: an operator who
+// corrects Peers on one server need not start the others again.
 func (w *network) founding(ctx context.Context) (bool, error) {
 	w.fresh.Store(true)
 	if err := w.node.cfg.provable(); err != nil {
 		return false, err
 	}
-	others := w.node.cfg.candidates()
+	others, said, told := w.node.cfg.candidates(), "", mono.Time(0)
 	for {
-		silent, founded, err := w.survey(ctx, others)
+		silent, founded, differs, err := w.survey(ctx, others)
 		if founded {
 			w.join = others // whoever of them answers
 			return false, nil
@@ -79,21 +82,26 @@ func (w *network) founding(ctx context.Context) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if len(silent) == 0 && len(w.node.cfg.Peers) > 0 {
+		if len(silent) == 0 && differs == nil && len(w.node.cfg.Peers) > 0 {
 			return true, nil
+		}
+		if differs != nil && (differs.Error() != said || mono.Now().Sub(told) >= time.Minute) {
+			said, told = differs.Error(), mono.Now()
+			w.node.log.Error("the cluster is not founded yet", "error", differs)
 		}
 		w.node.log.Info("waiting for the other servers", "silent", silent)
 		select {
 		case <-time.After(joinRetry):
 		case <-ctx.Done():
-			return false, fmt.Errorf("found or join a cluster: %w: waiting for %q", context.Cause(ctx), silent)
+			err := fmt.Errorf("found or join a cluster: %w: waiting for %q", context.Cause(ctx), silent)
+			return false, errors.Join(err, differs)
 		}
 	}
 }
 
 // survey asks each server what it is. It returns those that did not answer, whether one of them has a
-// founded cluster, and an error if one names other founders than this server.
-func (w *network) survey(ctx context.Context, others []candidate) (silent []string, founded bool, err error) {
+// founded cluster, and in differs an error if one names other founders than this server.
+func (w *network) survey(ctx context.Context, others []candidate) (silent []string, founded bool, differs, err error) {
 	byName := map[string]candidate{}
 	for _, c := range others {
 		byName[c.String()] = c
@@ -102,12 +110,13 @@ func (w *network) survey(ctx context.Context, others []candidate) (silent []stri
 	own := foundersOf(w.node.cfg.founders().Servers)
 	body, err := json.Marshal(founders{own})
 	if err != nil {
-		return nil, false, err
+		return nil, false, nil, err
 	}
 	answers := askAll(ctx, names, func(ctx context.Context, name string) (greeting, error) {
 		return w.greet(ctx, byName[name].id, byName[name].addr, body)
 	}, nil)
 	var errs []error
+	heard := map[string]bool{}
 	for _, name := range names {
 		g, ok := answers[name]
 		if !ok {
@@ -115,14 +124,17 @@ func (w *network) survey(ctx context.Context, others []candidate) (silent []stri
 			continue
 		}
 		founded = founded || g.Founded
-		errs = append(errs, differ(own, name, g.Founders))
+		heard[byName[name].id] = len(g.Founders) > 0
+		errs = append(errs, differ(own, name, g))
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(w.founders)) {
-		errs = append(errs, differ(own, id, w.founders[id]))
+		if !heard[id] { // what it answers now is later than what it asked with
+			errs = append(errs, differ(own, id, greeting{Founders: w.founders[id]}))
+		}
 	}
-	return silent, founded, errors.Join(errs...)
+	return silent, founded, errors.Join(errs...), nil
 }
 
 // foundersOf is servers as they are compared.
@@ -135,11 +147,15 @@ func foundersOf(servers []raft.Server) (all []string) {
 }
 
 // differ is an error if both lists are known and are not the same.
-func differ(own []string, name string, theirs []string) error {
-	if len(own) == 0 || len(theirs) == 0 || slices.Equal(own, theirs) {
+func differ(own []string, name string, g greeting) error {
+	if len(own) == 0 || len(g.Founders) == 0 || slices.Equal(own, g.Founders) {
 		return nil
 	}
-	return fmt.Errorf("found the cluster: Peers must be the same on each server, and are %q here and %q on %s", own, theirs, name)
+	err := fmt.Errorf("found the cluster: Peers must be the same on each server, and are %q here and %q on %s", own, g.Founders, name)
+	if g.Logged {
+		return fmt.Errorf("%w, in its raft log, whatever its Peers are now: if no server has committed anything, stop it, delete the directory raft in its Dir, and start it again", err)
+	}
+	return err
 }
 
 // noteFounders remembers whom one of this server's founders names, which asks because it is to found the cluster

@@ -4,18 +4,21 @@ import (
 	"context"
 	"maps"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
-// TestFoundersThatNameOthersFoundNothing: each would write its own list into its log, and report success. The
-// error has both lists, on each of them, whoever asks first.
+// TestFoundersThatNameOthersFoundNothing: each would write its own list into its log, and report success. They
+// wait, say both lists once, whoever asks first, and found the cluster when the wrong one is corrected.
 func TestFoundersThatNameOthersFoundNothing(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(map[raft.ServerID]string){
@@ -25,32 +28,121 @@ func TestFoundersThatNameOthersFoundNothing(t *testing.T) {
 		"another ID":      func(peers map[raft.ServerID]string) { peers["s4"] = peers["s3"]; delete(peers, "s3") },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			c, listeners := unfounded(t)
-			ended := make(chan error, 2)
+			var all []*founder
 			for _, id := range []raft.ServerID{"s1", "s2"} {
 				cfg := c.config(id)
 				cfg.Listener, cfg.Peers = listeners[id], maps.Clone(c.addrs)
 				if id == "s2" {
 					change(cfg.Peers)
 				}
-				go func() {
-					n, err := keyring.Start(ctx, cfg)
-					if err == nil {
-						n.Close()
-					}
-					ended <- err
-				}()
+				all = append(all, begin(ctx, t, cfg))
 			}
-			for range 2 {
-				err := <-ended
-				if err == nil || !strings.Contains(err.Error(), "Peers must be the same on each server") ||
-					strings.Count(err.Error(), "s1@"+c.addrs["s1"]) < 2 {
-					t.Errorf("%v", err)
+			for _, f := range all {
+				f.says(t, "Peers must be the same on each server", c.addrs["s1"])
+			}
+			all[1].cancel()
+			err := <-all[1].ended
+			if err == nil || !strings.Contains(err.Error(), "Peers must be the same on each server") ||
+				strings.Count(err.Error(), "s1@"+c.addrs["s1"]) < 2 {
+				t.Errorf("%v", err)
+			}
+			for _, id := range []raft.ServerID{"s2", "s3"} {
+				cfg := c.config(id)
+				cfg.Peers = c.addrs
+				if id == "s3" {
+					cfg.Listener = listeners[id]
+				}
+				all = append(all, begin(ctx, t, cfg))
+			}
+			for _, f := range []*founder{all[0], all[2], all[3]} {
+				if err := <-f.ended; err != nil {
+					t.Error(err)
 				}
 			}
 		})
+	}
+}
+
+// TestFounderThatHasFoundedAloneSaysSo: what the others have to agree with is in its raft log, and no other Peers
+// change that.
+func TestFounderThatHasFoundedAloneSaysSo(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, listeners := unfounded(t)
+	stop := c.pose("s2", listeners["s2"], func(context.Context, peer.Identity, string, []byte) ([]byte, error) {
+		return []byte(`{"founded":false}`), nil
+	})
+	wrong := c.config("s1")
+	wrong.Listener, wrong.Peers = listeners["s1"], map[raft.ServerID]string{"s1": c.addrs["s1"], "s2": c.addrs["s2"]}
+	n, err := keyring.Start(ctx, wrong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	defer n.Close()
+	s3 := c.config("s3")
+	s3.Listener, s3.Peers = listeners["s3"], c.addrs
+	f := begin(ctx, t, s3)
+	f.says(t, "in its raft log", "delete the directory raft in its Dir")
+	f.cancel()
+	if err := <-f.ended; err == nil || !strings.Contains(err.Error(), "in its raft log") {
+		t.Errorf("%v", err)
+	}
+}
+
+// founder is a server that is being started.
+type founder struct {
+	cancel context.CancelFunc
+	ended  chan error  // of Start; a node that it returned is closed when it is cancelled
+	said   chan string // what it logs of Peers, once each
+}
+
+func begin(ctx context.Context, t *testing.T, cfg keyring.NodeConfig) *founder {
+	own, cancel := context.WithCancel(ctx)
+	f := &founder{cancel: cancel, ended: make(chan error, 1), said: make(chan string, 100)}
+	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: f, Level: hclog.Error})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		n, err := keyring.Start(own, cfg)
+		f.ended <- err
+		if err == nil {
+			<-own.Done()
+			n.Close()
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return f
+}
+
+// Write gets a line of the log.
+func (f *founder) Write(line []byte) (int, error) {
+	if strings.Contains(string(line), "Peers") {
+		select {
+		case f.said <- string(line):
+		default:
+		}
+	}
+	return len(line), nil
+}
+
+// says waits until it says all of these in one line.
+func (f *founder) says(t *testing.T, all ...string) {
+	t.Helper()
+	for {
+		select {
+		case line := <-f.said:
+			if !slices.ContainsFunc(all, func(s string) bool { return !strings.Contains(line, s) }) {
+				return
+			}
+		case err := <-f.ended:
+			f.ended <- err
+			t.Fatalf("it ended: %v", err)
+		}
 	}
 }
 

@@ -72,7 +72,8 @@ type NodeConfig struct {
 	// other end no more. It must not block. Required with Addr.
 	TLS func() (*tls.Config, error)
 	// Peers are the addresses of the servers that found the cluster, by ID, this one
-	// included and the same on each; where they differ, Start is an error that has both. While this
+	// included and the same on each; where they differ, Start waits, logs both, and has both in its
+	// error when its context ends. Correct the wrong ones; the others go on by themselves. While this
 	// server has no raft log: when each of them has answered that it has none either, the cluster is
 	// founded; when one has, this server joins it anew. Later they are where a server is tried that
 	// does not answer at the address that the raft configuration has, for addresses can change: see
