@@ -24,11 +24,10 @@ import (
 // Leader only. A key that no server has is ErrUnknownKey, and so is one that was removed. One whose public key in
 // raft is not that of its material is ErrCorrupt.
 func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
-	ctx, done, err := k.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
+	return k.do(ctx, func(ctx context.Context) error { return k.adoptFile(ctx, id) })
+}
+
+func (k *Keyring) adoptFile(ctx context.Context, id KeyID) error {
 	if err := k.mayLead(); err != nil {
 		return err
 	}

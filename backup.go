@@ -83,14 +83,13 @@ type BackupKey struct {
 // prepublished one, which is left out and named in the log. In the end it is noted in raft, for Status, as
 // a backup of what was there before the first key that is left out: until that one is held or removed,
 // newer keys are counted in Status.NoBackup. If that alone fails, the Manifest comes with the error and the
-// backup is good. After any other error what was written is of no use. ctx ends it between two writes;
-// one that blocks, or raft's making of the snapshot, it waits for, and so does Close.
+// backup is good. After any other error what was written is of no use. A Write that is under way when ctx
+// ends may return after Backup has; there is none after it.
 func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
-	ctx, done, err := k.enter(ctx)
-	if err != nil {
-		return Manifest{}, err
-	}
-	defer done()
+	return during(ctx, k, func(ctx context.Context) (Manifest, error) { return k.backup(ctx, w, to) })
+}
+
+func (k *Keyring) backup(ctx context.Context, w io.Writer, to []age.Recipient) (Manifest, error) {
 	if fips140.Enforced() {
 		return Manifest{}, errors.New("backup: age is not allowed in FIPS 140-only mode")
 	}
@@ -99,6 +98,9 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 	}
 	if err := k.mayLead(); err != nil {
 		return Manifest{}, err
+	}
+	if ctx.Err() != nil {
+		return Manifest{}, fmt.Errorf("backup: %w", context.Cause(ctx))
 	}
 	s, err := k.snapshot(ctx)
 	if err != nil {

@@ -60,7 +60,9 @@
 //	I9   Live servers converge: every server that can reach one holder becomes one, no matter
 //	     which other keys are lost or which peers are down. A key whose file is here under a
 //	     KEK that does not answer, or of a newer build, waits for that instead.
-//	I10  After Close no goroutine of the package runs, and the key bytes it owns are overwritten.
+//	I10  After Close no goroutine of the package runs, and the key bytes it owns are overwritten. If
+//	     something hangs that pays no heed to its context, Close says so after a while, and no
+//	     goroutine of the package runs when that has come back.
 //	     Ciphers that crypto/aes has expanded are left to the collector, as are signing keys
 //	     that crypto/rsa and crypto/ecdsa have.
 //
@@ -78,6 +80,7 @@
 // Arrows run from the root down; a test enforces it.
 //
 //	keyring.go      Keyring: Open, Close, WaitReady, Encrypt, Keys
+//	calls.go        how calls that may block end with their contexts, and what Close waits for
 //	opening.go      Decrypt, and the table in which it finds its key
 //	config.go       Config and what zero means in it; KeyID, Key, State
 //	errors.go       the errors that callers branch on

@@ -17,6 +17,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// CallGrace is how much longer than its context a call may take.
+const CallGrace = callGrace
+
 // SetFS puts a keystore on a simulated disk.
 func SetFS(c *Config, fsys durable.FS) { c.fs = fsys }
 
@@ -332,7 +335,14 @@ func KeyOf(n *Node, id KeyID) Key {
 	return Key{}
 }
 
-func AwaitKey(k *Keyring, id KeyID) (Key, error) { return k.awaitKey(context.Background(), id, true) }
+// AwaitGone waits on a server that follows for a key to be removed.
+func AwaitGone(ctx context.Context, k *Keyring, id KeyID) error {
+	return k.awaitGone(ctx, id, false)
+}
+
+func AwaitKey(k *Keyring, id KeyID) (Key, error) {
+	return k.awaitKey(context.Background(), id, true, false)
+}
 
 func CurrentTerm(n *Node) uint64 { return n.raft.CurrentTerm() }
 

@@ -65,8 +65,8 @@ func (n *Node) Sign(ctx context.Context, claims ...any) (string, error) {
 
 // Rotate is Keyring.Rotate, on the leader: done here if this server is it, else forwarded to
 // it, once. As long as ctx lets it, it waits for a leader that is ready and answers, before
-// it asks it to. Rotating makes a new key each time, so after an error look at Keys before
-// trying again.
+// it asks it to. A call after an error waits for the key that the one before has made, if that is still
+// prepublished: see Keyring.Rotate.
 func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	var here bool
 	err := n.whenLed(ctx, func() (err error) {
@@ -93,7 +93,7 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: the leader's answer: %w", err)
 	}
-	return n.keys.awaitKey(ctx, id, !o.Publish.After(n.keys.now()))
+	return n.keys.awaitKey(ctx, id, !o.Publish.After(n.keys.now()), false)
 }
 
 // Remove is Keyring.Remove, on the leader: done here if this server is it, else forwarded to it. As
@@ -115,7 +115,7 @@ func (n *Node) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 		if err != nil {
 			return err
 		}
-		if err := n.keys.awaitGone(ctx, id); err != nil || !moving || !o.Now {
+		if err := n.keys.awaitGone(ctx, id, false); err != nil || !moving || !o.Now {
 			return err
 		}
 	}
@@ -287,16 +287,13 @@ func asked[R any](data []byte, t bounded.Type[R], do func(R) ([]byte, error)) ([
 // removeForwarded does not wait until the data has moved, for that may take hours: it answers with a
 // byte if it is to move, and the server that asked waits by itself.
 func (n *Node) removeForwarded(ctx context.Context, r removeRequest) ([]byte, error) {
-	ctx, done, err := n.keys.enter(WithActor(ctx, r.By))
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	moving, err := n.keys.beginRemoval(ctx, r.ID, r.RemoveOptions)
-	if !moving {
-		return nil, err
-	}
-	return []byte{1}, nil
+	return during(WithActor(ctx, r.By), n.keys, func(ctx context.Context) ([]byte, error) {
+		moving, err := n.keys.beginRemoval(ctx, r.ID, r.RemoveOptions)
+		if !moving {
+			return nil, err
+		}
+		return []byte{1}, nil
+	})
 }
 
 // wireErrors are the errors that keep their identity when they are forwarded, by the byte

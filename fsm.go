@@ -354,16 +354,25 @@ func (k *Keyring) propose(ctx context.Context, cmds ...meta.Command) error {
 	return k.fsm.propose(ctx, k.raft, cmds)
 }
 
-func (f *FSM) propose(ctx context.Context, r *raft.Raft, cmds []meta.Command) error {
+// encode returns the log entry, unless ctx has ended.
+func (f *FSM) encode(ctx context.Context, cmds []meta.Command) ([]byte, error) {
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	b, err := f.build.EncodeEntry(meta.Entry{By: actorOf(ctx), Commands: cmds})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(b) > MaxCommand {
-		return commandTooLong(len(b))
+		return nil, commandTooLong(len(b))
+	}
+	return b, nil
+}
+
+func (f *FSM) propose(ctx context.Context, r *raft.Raft, cmds []meta.Command) error {
+	b, err := f.encode(ctx, cmds)
+	if err != nil {
+		return err
 	}
 	restores := f.restores.Load()
 	future := r.ApplyLog(raft.Log{Data: b, Extensions: extensions}, proposeTimeout)

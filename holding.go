@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -49,6 +50,13 @@ type putting struct {
 func (s *keystore) put(ctx context.Context, keys ...arrival) []error {
 	p := &putting{keys: keys}
 	p.files, p.errs = s.wrapAll(ctx, keys)
+	if ctx.Err() != nil { // nobody may want them any more
+		for i := range p.errs {
+			p.errs[i] = cmp.Or(p.errs[i], context.Cause(ctx))
+		}
+		p.forget()
+		return p.errs
+	}
 	s.mu.Lock()
 	s.puts = append(s.puts, p)
 	s.mu.Unlock()

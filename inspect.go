@@ -44,6 +44,10 @@ type FileReport struct {
 // it, and what is wrong. It changes nothing and takes no lock, so that the server may run. It
 // holds no key beyond the look at it, and knows no raft: Status tells what is missing.
 func Inspect(ctx context.Context, dir string, keks ...KEK) ([]FileReport, error) {
+	return endWith(ctx, func() ([]FileReport, error) { return inspect(ctx, dir, keks) }, nil, nil)
+}
+
+func inspect(ctx context.Context, dir string, keks []KEK) ([]FileReport, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("inspect: %w", err)

@@ -122,7 +122,11 @@ func (r joinTokenRequest) check() error {
 
 // makeJoinToken is JoinToken on the leader. It takes turns with removals: a token is either made after a
 // removal, or ends with it.
-func (n *Node) makeJoinToken(ctx context.Context, r joinTokenRequest) (text string, err error) {
+func (n *Node) makeJoinToken(ctx context.Context, r joinTokenRequest) (string, error) {
+	return during(ctx, n.keys, func(ctx context.Context) (string, error) { return n.makeTokenHere(ctx, r) })
+}
+
+func (n *Node) makeTokenHere(ctx context.Context, r joinTokenRequest) (text string, err error) {
 	if err := n.keys.mayLead(); err != nil {
 		return "", err
 	}
@@ -192,6 +196,10 @@ func (k *Keyring) openJoinToken(id meta.TokenID, server string, user meta.Digest
 
 // withdrawJoinToken is WithdrawJoinToken on the leader.
 func (n *Node) withdrawJoinToken(ctx context.Context, r withdrawRequest) error {
+	return n.keys.do(ctx, func(ctx context.Context) error { return n.withdrawHere(ctx, r) })
+}
+
+func (n *Node) withdrawHere(ctx context.Context, r withdrawRequest) error {
 	if err := n.keys.mayLead(); err != nil {
 		return err
 	}

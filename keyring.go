@@ -27,7 +27,8 @@ type Keyring struct {
 	observer *raft.Observer
 	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
 	cancel   context.CancelFunc
-	loops    sync.WaitGroup // replicate, lead, watchClocks, catchUp, watchOthers, rekey, measure and audit
+	loops    sync.WaitGroup // replicate, lead, watchClocks, catchUp, watchOthers, rekey and measure
+	auditing sync.WaitGroup // audit, which has told all when Close returns
 
 	mu     sync.Mutex // guards below
 	closed bool
@@ -47,15 +48,18 @@ type Keyring struct {
 	caughtUp  caughtUp
 	openedAt  time.Time
 
-	reports reports               // to the leader: what other servers hold
-	offered offered               // to this server, and being fetched
-	turns   chan func(leads bool) // run by the leader's loop between its steps
-	asking  chan struct{}         // has one while Config.Data is being asked
-	blocked blocked               // for Status: what the loops wait for
-	watch   watch                 // for Status: how the other servers are
-	halves  halves                // keys whose public half in the ring is another's
-	moves   moves                 // for Status: how the moves of data go
-	clocks  clocks
+	reports  reports               // to the leader: what other servers hold
+	offered  offered               // to this server, and being fetched
+	turns    chan func(leads bool) // run by the leader's loop between its steps
+	asking   chan struct{}         // has one while Config.Data is being asked
+	creating chan struct{}         // has one while Rotate looks for a pending key, or makes one
+	made     map[KeyID]knownTo     // by Rotate; guarded by creating
+	removals atomic.Uint64         // how many servers this one has removed from raft's configuration as the leader
+	blocked  blocked               // for Status: what the loops wait for
+	watch    watch                 // for Status: how the other servers are
+	halves   halves                // keys whose public half in the ring is another's
+	moves    moves                 // for Status: how the moves of data go
+	clocks   clocks
 }
 
 // sealing is the active key, to seal and to sign with, for as long as the ring and the term are
@@ -90,9 +94,9 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	}
 	store, err := openKeystore(ctx, fsys, cfg.KEKs, cfg.OldKEKs, cfg.Logger)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err), fsys.Close())
+		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
-	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, under: map[*context.CancelCauseFunc]struct{}{}, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1)}
+	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, under: map[*context.CancelCauseFunc]struct{}{}, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
 	k.moves.changed = &k.fsm.changed
 	k.openedAt = time.Now()
 	k.ctx, k.cancel = context.WithCancel(context.Background())
@@ -112,7 +116,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	if k.cfg.Audit != nil {
 		e := newEvents()
 		k.fsm.events.Store(e)
-		k.loops.Go(func() { k.audit(e) })
+		k.auditing.Go(func() { k.audit(e) })
 	}
 	return k, nil
 }
@@ -122,8 +126,13 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 func (k *Keyring) observe() *raft.Observer {
 	o := raft.NewObserver(nil, false, func(o *raft.Observation) bool {
 		k.watch.observed(o.Data)
-		switch o.Data.(type) {
-		case raft.RaftState, raft.LeaderObservation, raft.PeerObservation:
+		switch d := o.Data.(type) {
+		case raft.PeerObservation:
+			if d.Removed {
+				k.removals.Add(1)
+			}
+			k.fsm.changed.notify()
+		case raft.RaftState, raft.LeaderObservation:
 			k.fsm.changed.notify()
 		}
 		return false
@@ -136,9 +145,12 @@ func (k *Keyring) observe() *raft.Observer {
 // ends the goroutines, overwrites the key bytes that the library owns, and gives the
 // directory back. Encrypt and Decrypt calls that began before may still end after it; they
 // only use ciphers that the standard library has expanded, which are left to the collector.
-// raft is the host's: shut it down after, for it may leave a call under way unanswered. A
-// second Close waits for the first, and does
-// nothing.
+// raft is the host's: shut it down after, for it may leave a call under way unanswered. A second
+// Close waits for the first, and does nothing.
+//
+// What pays no heed to its context, as a KEK that hangs, and raft while its log store hangs, Close
+// waits for for 10 seconds. Then it overwrites the keys and returns an error; the rest it does when that
+// comes back.
 func (k *Keyring) Close() (err error) {
 	k.closing.Do(func() { err = k.close() })
 	return err
@@ -155,37 +167,29 @@ func (k *Keyring) close() error {
 	k.raft.DeregisterObserver(k.observer)
 	k.fsm.events.Store(nil)
 	k.cancel()
-	k.calls.Wait()
-	k.loops.Wait()
+	defer k.auditing.Wait()
+	ended := make(chan error, 1)
+	go func() { // ends before Close returns nil
+		k.calls.Wait()
+		k.loops.Wait()
+		k.forgetKeys()
+		ended <- k.store.close()
+	}()
+	timer := time.NewTimer(closePatience)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		k.forgetKeys()
+		k.store.wipe()
+		return fmt.Errorf("close: a call or a loop has not ended in %v: %w; the directory is given back when it has", closePatience, errLeft)
+	}
+}
+
+func (k *Keyring) forgetKeys() {
 	k.sealing.Store(nil)
 	k.opening.Store(nil)
-	return k.store.close()
-}
-
-// enter begins a call that may block. The context it returns ends with the caller's and
-// with Close. There is no context.AfterFunc in it: its goroutine could outlive Close.
-func (k *Keyring) enter(ctx context.Context) (context.Context, func(), error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.closed {
-		return nil, nil, ErrClosed
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	k.under[&cancel] = struct{}{}
-	k.calls.Add(1)
-	return ctx, func() {
-		cancel(nil)
-		k.mu.Lock()
-		delete(k.under, &cancel)
-		k.mu.Unlock()
-		k.calls.Done()
-	}, nil
-}
-
-func (k *Keyring) isClosed() bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.closed
 }
 
 // WaitReady returns once this server has caught up with a leader since Open, the active key is held

@@ -76,8 +76,19 @@ func (f fault) waits() bool {
 }
 
 // openKeystore takes over the directory, reads it, and makes its ID durable. Files that do
-// not open never stop it.
+// not open never stop it. After an error the directory is given back: when ctx ends while a KEK hangs,
+// as soon as that comes back.
 func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hclog.Logger) (*keystore, error) {
+	return endWith(ctx, func() (*keystore, error) {
+		s, err := readKeystore(ctx, fsys, keks, old, log)
+		if err != nil {
+			return nil, errors.Join(err, fsys.Close())
+		}
+		return s, nil
+	}, func(s *keystore) { s.close() }, nil)
+}
+
+func readKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hclog.Logger) (*keystore, error) {
 	s := &keystore{
 		dir: durable.New(fsys), keks: newKEKSet(keks, old), log: log,
 		keys: map[KeyID]*material{}, faults: map[KeyID]fault{}, graves: map[KeyID]*grave{},

@@ -120,6 +120,10 @@ const memberTimeout = 10 * time.Second
 
 // addServer is AddServer on the leader.
 func (n *Node) addServer(ctx context.Context, r addRequest) error {
+	return n.keys.do(ctx, func(ctx context.Context) error { return n.addHere(ctx, r) })
+}
+
+func (n *Node) addHere(ctx context.Context, r addRequest) error {
 	if n.net == nil {
 		return errors.New("add server: this server is alone, without a port")
 	}
@@ -163,6 +167,10 @@ func (n *Node) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bool)
 
 // removeServer is RemoveServer on the leader.
 func (n *Node) removeServer(ctx context.Context, r removeServerRequest) error {
+	return n.keys.do(ctx, func(ctx context.Context) error { return n.removeHere(ctx, r) })
+}
+
+func (n *Node) removeHere(ctx context.Context, r removeServerRequest) error {
 	resigns := false
 	err := n.keys.alongActivations(ctx, func(ctx context.Context) error {
 		if !n.member(r.ID) {

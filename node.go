@@ -34,7 +34,6 @@ type Node struct {
 	opened chan struct{} // closed once raft and keys are set
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
-	asked  sync.WaitGroup // what Apply has handed to raft
 	once   sync.Once
 	closed error
 }
@@ -270,7 +269,6 @@ func (n *Node) close() error {
 	if n.keys != nil {
 		errs = append(errs, n.keys.Close()) // and with it all calls of Apply
 	}
-	n.asked.Wait()
 	if n.raft != nil {
 		errs = append(errs, n.raft.Shutdown().Error())
 	}
@@ -303,31 +301,17 @@ func (n *Node) Apply(ctx context.Context, cmd []byte) (any, error) {
 	if len(cmd) > MaxCommand {
 		return nil, commandTooLong(len(cmd))
 	}
-	ctx, leave, err := n.keys.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	answered := make(chan raft.ApplyFuture, 1)
-	n.asked.Go(func() {
+	return during(ctx, n.keys, func(ctx context.Context) (any, error) {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		f := n.raft.Apply(cmd, proposeTimeout)
-		f.Error() // waits
-		answered <- f
+		if err := f.Error(); err != nil {
+			return nil, outcome(n.raft, err)
+		}
+		if err, ok := f.Response().(error); ok {
+			return nil, err
+		}
+		return f.Response(), nil
 	})
-	var f raft.ApplyFuture
-	select {
-	case f = <-answered:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-	if err := f.Error(); err != nil {
-		return nil, outcome(n.raft, err)
-	}
-	if err, ok := f.Response().(error); ok {
-		return nil, err
-	}
-	return f.Response(), nil
 }

@@ -90,10 +90,13 @@ func recoverNode(ctx context.Context, cfg NodeConfig, force bool) (r Recovered, 
 	}
 	store, err := openKeystore(ctx, fsys, cfg.KEKs, cfg.OldKEKs, cfg.Logger)
 	if err != nil {
-		return r, errors.Join(fmt.Errorf("open keystore %s: %w", dir, err), fsys.Close())
+		return r, fmt.Errorf("open keystore %s: %w", dir, err)
 	}
 	defer func() { err = errors.Join(err, store.close()) }()
 
+	if ctx.Err() != nil { // what comes is not left half done
+		return r, context.Cause(ctx)
+	}
 	if r.Time, err = d.lastEntry(); err != nil {
 		return r, err
 	}

@@ -28,7 +28,7 @@ import (
 // the disk as it is read. If that is not good, it is deleted, and cfg.Dir is as it was. After an error or a crash
 // later on, Start refuses cfg.Dir until RestoreNode has been done again with the same backup.
 func RestoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOptions) (Manifest, error) {
-	m, err := restoreNode(ctx, r, cfg.filled(), o)
+	m, err := endWith(ctx, func() (Manifest, error) { return restoreNode(ctx, r, cfg.filled(), o) }, nil, nil)
 	if err != nil {
 		return m, fmt.Errorf("restore: %w", err)
 	}

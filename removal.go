@@ -37,17 +37,16 @@ type RemoveOptions struct {
 // no way to call it off. Without Config.Data that is ErrNoData. The active key never goes: rotate first. Removing a removed key
 // has no effect, but that Now ends the time to undo it. Leader only.
 func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
-	ctx, done, err := k.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
+	return k.do(ctx, func(ctx context.Context) error { return k.remove(ctx, id, o) })
+}
+
+func (k *Keyring) remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	for {
 		moving, err := k.beginRemoval(ctx, id, o)
 		if err != nil || !moving {
 			return err
 		}
-		if err := k.awaitGone(ctx, id); err != nil || !o.Now {
+		if err := k.awaitGone(ctx, id, true); err != nil || !o.Now {
 			return err
 		}
 	}
@@ -140,25 +139,34 @@ func (k *Keyring) loss(ctx context.Context, id KeyID) any {
 	return "unknown"
 }
 
-// awaitGone waits until this server knows that a key is removed.
-func (k *Keyring) awaitGone(ctx context.Context, id KeyID) error {
-	for {
-		changed := k.fsm.changed.wait()
-		if k.fsm.ring.Load().Key(id) == nil {
-			return nil
+// awaitGone waits until this server knows that a key is removed. known is as for awaitKey.
+func (k *Keyring) awaitGone(ctx context.Context, id KeyID, known bool) error {
+	asked := known
+	err := k.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
+		m := ring.Key(id)
+		known = known || m != nil || k.mayLead() == nil
+		asked = asked || m != nil && m.Remove
+		switch {
+		case ring.WasRemoved(id):
+			return true, nil
+		case m == nil && known:
+			return false, fmt.Errorf("%w: %w", ErrUnknownKey, errRestored)
+		case m != nil && asked && !m.Remove:
+			return false, fmt.Errorf("it is %s and stays: raft has restored a snapshot from before its removal was asked for", m.State)
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			err := fmt.Errorf("remove %s: the leader goes on with it: %w", id, context.Cause(ctx))
-			if p, _ := k.moves.get(id); p.Err != nil {
-				err = fmt.Errorf("%w: %w", err, p.Err)
-			}
-			return err
-		case <-k.ctx.Done():
-			return ErrClosed
-		}
+		return false, nil
+	})
+	switch {
+	case err == nil || errors.Is(err, ErrClosed):
+		return err
+	case ctx.Err() == nil:
+		return fmt.Errorf("remove %s: %w", id, err)
 	}
+	err = fmt.Errorf("remove %s: the leader goes on with it: %w", id, err)
+	if p, _ := k.moves.get(id); p.Err != nil {
+		err = fmt.Errorf("%w: %w", err, p.Err)
+	}
+	return err
 }
 
 // removable says in which state a key is that can be removed: none if there is nothing to do.

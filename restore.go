@@ -45,10 +45,13 @@ type VerifyOptions struct {
 // too. The host's part of the snapshot is known to be what was written, and is not looked into. Whether it is a backup of
 // this cluster, and not of somebody who knows the recipients, Digest or Signer tell.
 //
-// Memory does not grow with the size of the backup, but for a hundred bytes or so for each key. ctx ends
-// it between two reads.
+// Memory does not grow with the size of the backup, but for a hundred bytes or so for each key. A
+// Read that is under way when ctx ends may return after it.
 func VerifyBackupContext(ctx context.Context, r io.Reader, o VerifyOptions) (Manifest, error) {
-	m, _, err := readBackup(ctx, r, o, parts{})
+	m, err := endWith(ctx, func() (Manifest, error) {
+		m, _, err := readBackup(ctx, r, o, parts{})
+		return m, err
+	}, nil, nil)
 	if err != nil {
 		return m, fmt.Errorf("backup: %w", err)
 	}
@@ -122,10 +125,12 @@ func (o RestoreOptions) verify() VerifyOptions {
 // No other server of the cluster may run: there would be two of it. A host with a raft of its own sees
 // to that.
 //
-// Until it has found the backup good it has the keys in memory, a few kilobytes each. ctx ends it between
-// two reads, and between two writes.
+// Until it has found the backup good it has the keys in memory, a few kilobytes each. A Read
+// or Write that is under way when ctx ends may return after Restore has; there is none after it.
 func Restore(ctx context.Context, r io.Reader, o RestoreOptions) (Manifest, error) {
-	m, err := restore(ctx, r, o, target{snapshot: func(Manifest) (io.Writer, error) { return o.Snapshot, nil }})
+	m, err := endWith(ctx, func() (Manifest, error) {
+		return restore(ctx, r, o, target{snapshot: func(Manifest) (io.Writer, error) { return o.Snapshot, nil }})
+	}, nil, nil)
 	if err != nil {
 		return m, fmt.Errorf("restore: %w", err)
 	}
@@ -197,7 +202,7 @@ func (o RestoreOptions) write(ctx context.Context, keys []arrival) (err error) {
 	}
 	s, err := openKeystore(ctx, fsys, o.KEKs, nil, o.Logger)
 	if err != nil {
-		return errors.Join(err, fsys.Close())
+		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	left, err := s.unrestored(keys)

@@ -24,14 +24,10 @@ const rewrapBatch = 64
 // It is about this server alone, leader or not. There is no need to be in a hurry: until it
 // has been called, nothing but the old KEK's retirement is late.
 func (k *Keyring) Rewrap(ctx context.Context) error {
-	ctx, done, err := k.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	err = k.store.rewrap(ctx)
-	k.fsm.changed.notify() // a key that could not be written is not held
-	return err
+	return k.do(ctx, func(ctx context.Context) error {
+		defer k.fsm.changed.notify() // a key that could not be written is not held
+		return k.store.rewrap(ctx)
+	})
 }
 
 func (s *keystore) rewrap(ctx context.Context) error {

@@ -42,15 +42,22 @@ type RotateOptions struct {
 
 // Rotate makes a new key. It returns when the key is active, or, with Publish set, when it
 // is prepublished and held by a majority of the voters. If ctx ends first the error matches
-// ErrNotDurable: the key stays prepublished, and the leader goes on with it. It does not wait for a clock that is
-// wrong to be set right, as a rotation by schedule does: after a theft it must not. Leader only. It
-// may be called again, and side by side.
+// ErrNotDurable: the key stays prepublished, and the leader goes on with it. If it ends before there is a key
+// the error is ctx's own. It does not wait for a clock that is wrong to be set right, as a rotation by schedule
+// does: after a theft it must not. Leader only.
+//
+// It may be called again, and side by side. A key that an earlier call with the same options has made here, and
+// that is still prepublished, is what it waits for then, in place of one more. But not if a server has been
+// removed since, which may have that key, or another server has led, or the file of that key is gone.
 func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
-	ctx, done, err := k.enter(ctx)
-	if err != nil {
-		return Key{}, err
+	key, err := during(ctx, k, func(ctx context.Context) (Key, error) { return k.rotate(ctx, o) })
+	if errors.Is(err, errLeft) {
+		err = fmt.Errorf("rotate: %w: %w", ErrNotDurable, err)
 	}
-	defer done()
+	return key, err
+}
+
+func (k *Keyring) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if err := k.mayRotate(); err != nil {
 		return Key{}, err
 	}
@@ -70,11 +77,11 @@ func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if err := k.mayAdd(ctx, add); err != nil {
 		return Key{}, err
 	}
-	id, err := k.create(ctx, add)
+	id, err := k.pendingOrNew(ctx, add)
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
 	}
-	return k.awaitKey(ctx, id, add.Publish.IsZero())
+	return k.awaitKey(ctx, id, add.Publish.IsZero(), true)
 }
 
 // mayAdd asks whether every server knows what goes with a new key, before there is a file of it.
@@ -88,6 +95,35 @@ func (k *Keyring) mayAdd(ctx context.Context, add meta.Add) error {
 	}
 	return nil
 }
+
+// pendingOrNew returns a key that is on its way with the same options, or makes one. Calls take turns, so
+// that the second one finds what the first has made: also while raft hangs, and all of them time out.
+func (k *Keyring) pendingOrNew(ctx context.Context, add meta.Add) (KeyID, error) {
+	select {
+	case k.creating <- struct{}{}:
+	case <-ctx.Done():
+		return KeyID{}, context.Cause(ctx)
+	}
+	defer func() { <-k.creating }()
+	now := knownTo{k.raft.CurrentTerm(), k.removals.Load(), k.fsm.restores.Load()}
+	for _, key := range plan.SameRotation(k.fsm.ring.Load(), add, k.cfg.Tokens.Algorithm, k.now()) {
+		if k.made[key.ID] == now && k.store.has(key) {
+			return key.ID, nil
+		}
+	}
+	id, err := k.create(ctx, add)
+	ring := k.fsm.ring.Load()
+	maps.DeleteFunc(k.made, func(id KeyID, then knownTo) bool {
+		m := ring.Key(id)
+		return then != now || m != nil && m.State != meta.StatePrepublished
+	})
+	k.made[id] = now // also after an error: it may have been added
+	return id, err
+}
+
+// knownTo tells since when a pending key has been known to members alone: one that this server has made in this
+// term, if no server was removed after that, and no snapshot was restored.
+type knownTo struct{ term, removals, restores uint64 }
 
 // mayRotate reports whether this server is a leader that is ready.
 func (k *Keyring) mayRotate() error {
@@ -127,34 +163,68 @@ func (k *Keyring) mayLead() error {
 	return k.fsm.fed(k.raft)
 }
 
-// awaitKey waits until the new key is active or, if it need not be, held by a majority.
-func (k *Keyring) awaitKey(ctx context.Context, id KeyID, active bool) (Key, error) {
+// unheardPatience is how long a server that follows may not have heard of what the leader has told it.
+const unheardPatience = time.Minute
+
+// errRestored says that what a call waits for is no more.
+var errRestored = errors.New("raft has restored a snapshot that does not have it")
+
+// awaitKey waits until the new key is active or, if it need not be, held by a majority. known says that
+// this server has applied what made it; if not, it follows, and that is on its way.
+func (k *Keyring) awaitKey(ctx context.Context, id KeyID, active, known bool) (key Key, err error) {
+	err = k.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
+		m := ring.Key(id)
+		known = known || m != nil || k.mayLead() == nil
+		switch {
+		case m == nil && ring.WasRemoved(id):
+			return false, fmt.Errorf("it was dropped: %w", ErrUnknownKey)
+		case m == nil && known:
+			return false, fmt.Errorf("%w: %w", ErrUnknownKey, errRestored)
+		case m == nil, m.State == meta.StatePrepublished && (active || !plan.Majority(currentVoters(k.raft), m.Holders)):
+			return false, nil
+		}
+		key = publicKey(m)
+		return true, nil
+	})
+	switch {
+	case err == nil:
+		return key, nil
+	case errors.Is(err, ErrUnknownKey), errors.Is(err, ErrClosed):
+		return Key{}, fmt.Errorf("rotate: key %s: %w", id, err)
+	}
+	return Key{ID: id}, fmt.Errorf("rotate: key %s: %w: %w", id, ErrNotDurable, err)
+}
+
+// awaitRing waits until the ring is as wanted, or can't be any more. While known is false it does so for
+// unheardPatience.
+func (k *Keyring) awaitRing(ctx context.Context, known *bool, wanted func(*meta.Ring) (bool, error)) error {
+	unheard := time.NewTimer(unheardPatience)
+	defer unheard.Stop()
 	for {
 		changed := k.fsm.changed.wait()
-		m := k.fsm.ring.Load().Key(id)
-		switch {
-		case m == nil && k.fsm.ring.Load().WasRemoved(id):
-			return Key{}, fmt.Errorf("rotate: key %s was dropped: %w", id, ErrUnknownKey)
-		case m == nil: // on a follower, it is on its way
-		case m.State != meta.StatePrepublished, !active && plan.Majority(currentVoters(k.raft), m.Holders):
-			return publicKey(m), nil
+		if done, err := wanted(k.fsm.ring.Load()); done || err != nil {
+			return err
+		}
+		late := unheard.C
+		if *known {
+			late = nil
 		}
 		select {
 		case <-changed:
+		case <-late:
+			return fmt.Errorf("the leader has done its part, and this server has not heard of it in %v", unheardPatience)
 		case <-ctx.Done():
-			if err := context.Cause(ctx); errors.Is(err, ErrClosed) {
-				return Key{}, err
-			}
-			return Key{ID: id}, fmt.Errorf("rotate: key %s: %w: %w", id, ErrNotDurable, context.Cause(ctx))
+			return context.Cause(ctx)
 		case <-k.ctx.Done():
-			return Key{}, ErrClosed
+			return ErrClosed
 		}
 	}
 }
 
 // create makes a key, its own file first: a crash here leaves an orphan file, never a key
 // that nobody holds. Then it proposes the key together with its own hold, while the other
-// servers already fetch it.
+// servers already fetch it. What can be known to fail fails before that, and a context that ends later is not
+// looked at.
 func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	secret, err := nks.Generate(k.cfg.Tokens.Algorithm)
 	if err != nil {
@@ -170,6 +240,11 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 		ID: id, Algorithm: k.cfg.Tokens.Algorithm, Public: public,
 		Check: secret.Check(id, k.cfg.Tokens.Algorithm), Created: k.timeToWrite(ctx),
 	}
+	hold := meta.Hold{Server: string(k.cfg.ID), Keystore: k.store.id, Gained: []KeyID{id}}
+	cmds := []meta.Command{{Add: &add}, {Hold: &hold}}
+	if _, err := k.fsm.encode(ctx, cmds); err != nil { // before there is a file that nobody needs
+		return KeyID{}, err
+	}
 	err = k.store.put(ctx, arrival{id, add.Key.Algorithm, add.Key.Check, add.Key.Created, secret})[0]
 	if err != nil {
 		k.store.giveUp(id)
@@ -179,8 +254,7 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	added := make(chan struct{})
 	defer close(added)
 	k.offer(add.Key, added)
-	hold := meta.Hold{Server: string(k.cfg.ID), Keystore: k.store.id, Gained: []KeyID{id}}
-	return id, k.propose(ctx, meta.Command{Add: &add}, meta.Command{Hold: &hold})
+	return id, k.propose(context.WithoutCancel(ctx), cmds...) // there is a file now
 }
 
 // offer tells the other servers of a key before raft does: an idle leader's followers learn
@@ -228,11 +302,10 @@ func newKeyID() KeyID {
 // changes its configuration by itself calls it before each change, and makes no two changes
 // at a time. Leader only.
 func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) error {
-	ctx, done, err := k.enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
+	return k.do(ctx, func(ctx context.Context) error { return k.checkMembers(ctx, voters) })
+}
+
+func (k *Keyring) checkMembers(ctx context.Context, voters []raft.ServerID) error {
 	if len(voters) == 0 {
 		return errors.New("check members: no voters")
 	}

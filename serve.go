@@ -81,18 +81,15 @@ func (k *Keyring) takeReport(h meta.Hold) {
 // answer goes back as it is; the error, which matches ErrClosed or is about ctx, means that
 // there is none.
 func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error) {
-	ctx, done, err := k.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	q, answer, err := k.serve(ctx, string(from), request)
-	if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
-		answer = peer.Response{Refusal: refusal}
-	} else if err != nil {
-		return nil, err
-	}
-	return answer.EncodeFor(q)
+	return during(ctx, k, func(ctx context.Context) ([]byte, error) {
+		q, answer, err := k.serve(ctx, string(from), request)
+		if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
+			answer = peer.Response{Refusal: refusal}
+		} else if err != nil {
+			return nil, err
+		}
+		return answer.EncodeFor(q)
+	})
 }
 
 func (k *Keyring) serve(ctx context.Context, from string, request []byte) (q peer.Request, a peer.Response, err error) {

@@ -15,6 +15,7 @@
 //	Bury      what becomes of the files of removed keys
 //	Needed    which keys something may be sealed under, now or soon
 //	Unsafe    which keys a change of voters would put at risk
+//	SameRotation    which keys are on their way by the same rotation
 //	Rekeying  which keys' data is to be moved
 //	ScanFrom  when a scan that finds no more of it counts
 //

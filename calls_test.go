@@ -1,0 +1,438 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"iter"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
+	"filippo.io/age"
+	"github.com/hashicorp/raft"
+)
+
+// hang has what asks it wait, whatever its context says, until it is over.
+type hang struct {
+	on   atomic.Bool
+	over chan struct{}
+	once sync.Once
+}
+
+func newHang() *hang { return &hang{over: make(chan struct{})} }
+
+func (h *hang) wait() {
+	if h.on.Load() {
+		<-h.over
+	}
+}
+
+func (h *hang) end() { h.once.Do(func() { h.on.Store(false); close(h.over) }) }
+
+// What hangs.
+type (
+	hangingKEK struct {
+		keyring.KEK
+		*hang
+	}
+	hangingData   struct{ *hang }
+	hangingReader struct {
+		io.Reader
+		*hang
+	}
+	hangingApp struct{ *hang }
+)
+
+func (k hangingKEK) ID() string { return "hanging" }
+
+func (k hangingKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	k.wait()
+	return k.KEK.Wrap(ctx, plaintext, aad)
+}
+
+func (k hangingKEK) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	k.wait()
+	return k.KEK.Unwrap(ctx, wrapped, aad)
+}
+
+func (d hangingData) Under(context.Context, keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+	return func(func(keyring.Sealed, error) bool) { d.wait() }
+}
+
+func (d hangingData) Replace(context.Context, []keyring.Replacement) (int, error) { return 0, nil }
+
+func (d hangingData) Count(context.Context, keyring.KeyID) (int, error) { d.wait(); return 0, nil }
+
+func (r hangingReader) Read(b []byte) (int, error) { r.wait(); return r.Reader.Read(b) }
+
+func (a hangingApp) Apply(*raft.Log) any                 { a.wait(); return nil }
+func (a hangingApp) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("none") }
+func (a hangingApp) Restore(r io.ReadCloser) (err error) { return r.Close() }
+
+// callsOfKeyring are all methods of Keyring that take a context. inactive is a key, and there is a
+// prepublished one too.
+func callsOfKeyring(s *keyringtest.Server, other raft.ServerID, inactive, prepublished keyring.KeyID, to age.Recipient) map[string]func(context.Context) error {
+	k := s.Keyring
+	request, err := peer.Request{Ask: &peer.AskRequest{IDs: []peer.ID{peer.ID(inactive)}}}.Encode()
+	return map[string]func(context.Context) error{
+		"Adopt":        func(ctx context.Context) error { return k.Adopt(ctx, keyring.NewKeyID()) },
+		"Backup":       func(ctx context.Context) error { _, err := k.Backup(ctx, io.Discard, to); return err },
+		"CheckMembers": func(ctx context.Context) error { return k.CheckMembers(ctx, []raft.ServerID{s.ID, other}) },
+		"EncryptTo": func(ctx context.Context) error {
+			return k.EncryptTo(ctx, nil, nil, func(ctx context.Context, _ []byte) error { return ctx.Err() })
+		},
+		"Remove": func(ctx context.Context) error {
+			return errors.Join(k.Remove(ctx, prepublished, keyring.RemoveOptions{}), k.Remove(ctx, inactive, keyring.RemoveOptions{Force: true}))
+		},
+		"Rewrap":    func(ctx context.Context) error { return k.Rewrap(ctx) },
+		"Rotate":    func(ctx context.Context) error { _, err := k.Rotate(ctx, keyring.RotateOptions{}); return err },
+		"ServePeer": func(ctx context.Context) error { _, e := k.ServePeer(ctx, other, request); return errors.Join(err, e) },
+		"Status":    func(ctx context.Context) error { _, err := k.Status(ctx); return err },
+		"WaitReady": func(ctx context.Context) error { return k.WaitReady(ctx) },
+	}
+}
+
+// TestEveryCallOfAKeyringEndsWithItsContext whatever hangs, and Close when nothing hangs any more.
+func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
+	wantCalls(t, "Keyring", slices.Collect(maps.Keys(callsOfKeyring(&keyringtest.Server{}, "", keyring.KeyID{}, keyring.KeyID{}, nil))))
+	for what, must := range map[string][]string{ // and what does not get by it
+		"raft's log": {"Backup", "Remove", "Rotate"}, "the transport": {"Adopt", "CheckMembers"},
+		"a KEK": {"Rotate"}, "the data": {"Remove"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, identity := newHang(), ageIdentity(t)
+				defer h.end()
+				kek := hangingKEK{anotherKEK(t), newHang()}
+				data := hangingData{newHang()}
+				c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+					cfg.Rotation.Every, cfg.Data, cfg.KEKs = -1, data, []keyring.KEK{kek}
+				}})
+				leader := ready(t, c)
+				first := leader.Keyring.Keys()[0].ID
+				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				later, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(time.Hour)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				whole(t, c)
+				time.Sleep(time.Minute) // virtual
+				kinds := map[string]string{"raft's log": "log", "the transport": "call"}
+				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+					if e.Server == leader && e.Kind == kinds[what] {
+						h.wait()
+					}
+					return keyringtest.Reply{}
+				})
+				switch what {
+				case "a KEK":
+					h = kek.hang
+				case "the data":
+					h = data.hang
+				}
+				h.on.Store(true)
+				calls := callsOfKeyring(leader, follower(c).ID, first, later.ID, identity.Recipient())
+				for _, name := range slices.Sorted(maps.Keys(calls)) {
+					began := time.Now()
+					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+					err := calls[name](ctx)
+					cancel()
+					if took := time.Since(began); took > 5*time.Second+2*keyring.CallGrace {
+						t.Errorf("%s: with 5 seconds it took %v: %v", name, took, err)
+					} else if slices.Contains(must, name) && took < 5*time.Second {
+						t.Errorf("%s: it did not wait: %v", name, err)
+					}
+				}
+				h.end()
+				time.Sleep(time.Minute) // virtual
+				for _, s := range c.Servers {
+					if err := s.Keyring.Close(); err != nil {
+						t.Errorf("%s: close: %v", s.ID, err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestCallsEndWithTheirContextsWhileADiskHangs, by the real clock: synctest's stands still while something waits
+// for a lock.
+func TestCallsEndWithTheirContextsWhileADiskHangs(t *testing.T) {
+	t.Parallel()
+	h := newHang()
+	defer h.end() // before the servers are stopped
+	c := newCluster(t, keyringtest.Options{Servers: 2, Pace: 100 * time.Millisecond, Configure: noRotation})
+	leader := ready(t, c)
+	first := leader.Keyring.Keys()[0].ID
+	c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+		if e.Server == leader && e.Kind == "disk" {
+			h.wait()
+		}
+		return keyringtest.Reply{}
+	})
+	h.on.Store(true)
+	calls := callsOfKeyring(leader, follower(c).ID, first, first, ageIdentity(t).Recipient())
+	for _, name := range []string{"CheckMembers", "Rotate", "Rotate", "ServePeer"} {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		err := calls[name](ctx)
+		cancel()
+		if took := time.Since(began); took > 5*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: with 300 ms it took %v: %v", name, took, err)
+		}
+	}
+}
+
+// TestEveryCallOfANodeEndsWithItsContext while raft applies nothing.
+func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	app := hangingApp{newHang()}
+	c := startNodes(t, 1, func(cfg *keyring.NodeConfig) { cfg.App, cfg.Data = app, keyring.NoData{} })
+	defer app.end()
+	c.ready(ctx)
+	n := c.nodes["s1"]
+	later, err := n.Rotate(ctx, keyring.RotateOptions{Publish: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := n.Encrypt(ctx, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := n.JoinToken("s7", time.Hour)
+	if err != nil || len(n.JoinTokens()) != 1 {
+		t.Fatal(token, err)
+	}
+	app.on.Store(true)
+	calls := map[string]func(context.Context) error{
+		"Apply":        func(ctx context.Context) error { _, err := n.Apply(ctx, []byte("x")); return err },
+		"Encrypt":      func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
+		"Decrypt":      func(ctx context.Context) error { _, err := n.Decrypt(ctx, sealed, nil); return err },
+		"Sign":         func(ctx context.Context) error { _, err := n.Sign(ctx, map[string]any{"aud": "x"}); return err },
+		"Status":       func(ctx context.Context) error { _, err := n.Status(ctx); return err },
+		"Rotate":       func(ctx context.Context) error { _, err := n.Rotate(ctx, keyring.RotateOptions{}); return err },
+		"Remove":       func(ctx context.Context) error { return n.Remove(ctx, later.ID, keyring.RemoveOptions{}) },
+		"AddServer":    func(ctx context.Context) error { return n.AddServer(ctx, "s8", "127.0.0.1:9") },
+		"RemoveServer": func(ctx context.Context) error { return n.RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}) },
+		"Leave":        func(ctx context.Context) error { return n.Leave(ctx) },
+		"WithdrawJoinToken": func(ctx context.Context) error {
+			return n.WithdrawJoinToken(ctx, n.JoinTokens()[0].ID)
+		},
+	}
+	wantCalls(t, "Node", slices.Collect(maps.Keys(calls)))
+	for _, name := range append([]string{"Apply"}, slices.Sorted(maps.Keys(calls))...) { // the first has raft hang
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		err := calls[name](ctx)
+		cancel()
+		if took := time.Since(began); took > 5*time.Second { // the machine is busy
+			t.Errorf("%s: with 300 ms it took %v: %v", name, took, err)
+		}
+	}
+}
+
+// TestEveryFunctionEndsWithItsContext while a KEK or a reader hangs.
+func TestEveryFunctionEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	file, m, identity := smallBackup(t)
+	kek, reader := hangingKEK{anotherKEK(t), newHang()}, hangingReader{bytes.NewReader(file), newHang()}
+	dir := t.TempDir()
+	n, err := keyring.Start(t.Context(), keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{kek}})
+	if err == nil {
+		err = n.Keyring().WaitReady(t.Context())
+	}
+	if err := errors.Join(err, n.Close()); err != nil {
+		t.Fatal(err)
+	}
+	defer kek.end()
+	defer reader.end()
+	kek.on.Store(true)
+	reader.on.Store(true)
+	restore := func(r io.Reader, kek keyring.KEK) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := keyring.Restore(ctx, r, keyring.RestoreOptions{
+				Dir: filepath.Join(t.TempDir(), "x"), KEKs: []keyring.KEK{kek}, Identities: []age.Identity{identity}, Digest: m.SHA256,
+			})
+			return err
+		}
+	}
+	calls := map[string][]func(context.Context) error{
+		"Open": {func(ctx context.Context) error { return openHung(t, ctx, kek) }},
+		"Start": {func(ctx context.Context) error {
+			_, err := keyring.Start(ctx, keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{kek}})
+			return err
+		}},
+		"Inspect": {func(ctx context.Context) error {
+			_, err := keyring.Inspect(ctx, filepath.Join(dir, "keystore"), kek)
+			return err
+		}},
+		"Restore": {restore(reader, keyring.InlineKEK()), restore(bytes.NewReader(file), kek)},
+		"RestoreNode": {func(ctx context.Context) error {
+			cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "x"), KEKs: []keyring.KEK{keyring.InlineKEK()}}
+			_, err := keyring.RestoreNode(ctx, reader, cfg, keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256})
+			return err
+		}},
+		"RecoverNode": {func(ctx context.Context) error {
+			copied := t.TempDir()
+			if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+				return err
+			}
+			_, err := keyring.RecoverNode(ctx, keyring.NodeConfig{Dir: copied, KEKs: []keyring.KEK{kek}})
+			return err
+		}},
+		"VerifyBackupContext": {func(ctx context.Context) error {
+			_, err := keyring.VerifyBackupContext(ctx, reader, keyring.VerifyOptions{Identities: []age.Identity{identity}})
+			return err
+		}},
+		"WithActor": {func(ctx context.Context) error { <-keyring.WithActor(ctx, "x").Done(); return ctx.Err() }},
+	}
+	wantCalls(t, "", slices.Collect(maps.Keys(calls)))
+	for name, each := range calls {
+		for _, call := range each {
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			err := call(ctx)
+			cancel()
+			if took := time.Since(began); took > 5*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: with 300 ms it took %v: %v", name, took, err)
+			}
+		}
+	}
+}
+
+// openHung opens a keyring whose KEK hangs.
+func openHung(t *testing.T, ctx context.Context, kek keyring.KEK) error {
+	_, trans := raft.NewInmemTransport("s1")
+	conf := raft.DefaultConfig()
+	conf.LocalID, conf.LogOutput = "s1", io.Discard
+	fsm, store := keyring.NewFSM(), raft.NewInmemStore()
+	r, err := raft.NewRaft(conf, fsm, store, store, raft.NewInmemSnapshotStore(), trans)
+	if err != nil {
+		return err
+	}
+	defer r.Shutdown()
+	_, err = keyring.Open(ctx, keyring.Config{Dir: t.TempDir(), ID: "s1", Raft: r, FSM: fsm, KEKs: []keyring.KEK{kek}})
+	return err
+}
+
+// wantCalls requires that a table has every exported function of the package, or method of a type, whose first
+// parameter is a context.
+func wantCalls(t *testing.T, of string, table []string) {
+	t.Helper()
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range f.Decls {
+			if d, ok := d.(*ast.FuncDecl); ok && d.Name.IsExported() && receiver(d) == of && takesContext(d) {
+				want = append(want, d.Name.Name)
+			}
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(table)
+	if len(want) < 5 || !slices.Equal(want, table) {
+		t.Errorf("%q has calls %v that take a context; the table has %v", of, want, table)
+	}
+}
+
+func receiver(d *ast.FuncDecl) string {
+	if d.Recv == nil {
+		return ""
+	}
+	if star, ok := d.Recv.List[0].Type.(*ast.StarExpr); ok {
+		return star.X.(*ast.Ident).Name
+	}
+	return "a value"
+}
+
+func takesContext(d *ast.FuncDecl) bool {
+	if len(d.Type.Params.List) == 0 {
+		return false
+	}
+	s, ok := d.Type.Params.List[0].Type.(*ast.SelectorExpr)
+	return ok && s.Sel.Name == "Context"
+}
+
+// TestCloseGivesUpACallThatHangs after a while, has overwritten the keys then, and what it left behind
+// writes nothing any more.
+func TestCloseGivesUpACallThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kek := hangingKEK{anotherKEK(t), newHang()}
+		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Rotation.Every, cfg.KEKs = -1, []keyring.KEK{kek}
+		}})
+		s := ready(t, c)
+		live := keyring.Live(s.Keyring)
+		kek.on.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.Keyring.Rotate(ctx, keyring.RotateOptions{}); !errors.Is(err, keyring.ErrNotDurable) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("rotate: %v", err)
+		}
+		began := time.Now()
+		err := s.Keyring.Close()
+		if took := time.Since(began); err == nil || took > 11*time.Second {
+			t.Errorf("Close took %v: %v", took, err)
+		}
+		for _, b := range live {
+			if bytes.ContainsFunc(b, func(r rune) bool { return r != 0 }) {
+				t.Error("a key is not overwritten")
+			}
+		}
+		kek.end()
+		synctest.Wait()
+		names := s.Disk.Names()
+		time.Sleep(time.Hour) // virtual
+		if len(names) != 2 || len(s.Disk.Names()) != 2 {
+			t.Errorf("what was left behind has written: %v", s.Disk.Names())
+		}
+	})
+}
+
+// TestPanicOfTheHostReachesTheCaller in whose goroutine it would have been.
+func TestPanicOfTheHostReachesTheCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t)
+		l.start()
+		defer l.stop(t)
+		defer func() {
+			if p := recover(); p != "the writer's" {
+				t.Errorf("recovered %v", p)
+			}
+		}()
+		l.keyring.Backup(t.Context(), panickingWriter{}, ageIdentity(t).Recipient())
+	})
+}
+
+type panickingWriter struct{}
+
+func (panickingWriter) Write([]byte) (int, error) { panic("the writer's") }

@@ -1,0 +1,41 @@
+package plan
+
+import (
+	"bytes"
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/meta"
+)
+
+// SameRotation returns the keys, the newest first, that are on their way by a rotation that was asked for
+// with the same options: what it waits for is what one more would make.
+func SameRotation(r *meta.Ring, add meta.Add, algorithm string, now time.Time) []*meta.Key {
+	var same []*meta.Key
+	for _, k := range r.Prepublished() {
+		if !k.Scheduled && k.Algorithm == algorithm && sameOptions(k, add, now) {
+			same = append(same, k)
+		}
+	}
+	slices.Reverse(same)
+	return same
+}
+
+// sameOptions reports whether a key is to have the effects of an Add. A time of publication that has passed
+// is none.
+func sameOptions(k *meta.Key, add meta.Add, now time.Time) bool {
+	at := func(publish time.Time) time.Time {
+		if !publish.After(now) {
+			return time.Time{}
+		}
+		return publish
+	}
+	return at(k.Publish).Equal(at(add.Publish)) && k.Full == add.Full && k.Compromised == add.Compromised &&
+		slices.Equal(set(k.Revoke), set(add.Revoke))
+}
+
+// set returns the IDs sorted, each once.
+func set(ids []meta.KeyID) []meta.KeyID {
+	ids = slices.SortedFunc(slices.Values(ids), func(a, b meta.KeyID) int { return bytes.Compare(a[:], b[:]) })
+	return slices.Compact(ids)
+}

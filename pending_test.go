@@ -1,0 +1,260 @@
+package keyring_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
+	"github.com/hashicorp/raft"
+)
+
+// TestRotateThatCantSucceedLeavesNoFile on any server.
+func TestRotateThatCantSucceedLeavesNoFile(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ctx func(context.Context) context.Context
+		o   keyring.RotateOptions
+	}{
+		"a context that has ended": {ctx: func(ctx context.Context) context.Context {
+			ctx, cancel := context.WithCancel(ctx)
+			cancel()
+			return ctx
+		}},
+		"the year 10000":              {o: keyring.RotateOptions{Publish: time.Date(10000, 1, 2, 0, 0, 0, 0, time.UTC)}},
+		"more than an entry can have": {o: keyring.RotateOptions{Revoke: make([]keyring.KeyID, 200_000)}},
+		"a key that is not there":     {o: keyring.RotateOptions{Revoke: []keyring.KeyID{{1}}}},
+		"no data":                     {o: keyring.RotateOptions{Full: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
+				leader := ready(t, c)
+				whole(t, c)
+				o, ctx := tt.o, t.Context()
+				if tt.ctx != nil {
+					ctx = tt.ctx(ctx)
+				}
+				if len(o.Revoke) > 1 {
+					o.Revoke = slices.Repeat([]keyring.KeyID{leader.Keyring.Keys()[0].ID}, len(o.Revoke))
+				}
+				if _, err := leader.Keyring.Rotate(ctx, o); err == nil || errors.Is(err, keyring.ErrNotDurable) {
+					t.Errorf("rotate: %v", err)
+				}
+				time.Sleep(time.Minute) // virtual
+				for _, s := range c.Servers {
+					if names := s.Disk.Names(); len(names) != 2 || len(s.Keyring.Keys()) != 1 {
+						t.Errorf("%s has %v, and %d keys", s.ID, names, len(s.Keyring.Keys()))
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestRotateAgainWaitsForTheKeyThatIsPending: who tries again after a timeout gets one key, not one
+// for each time.
+func TestRotateAgainWaitsForTheKeyThatIsPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Rotation.Every, cfg.Data = -1, keyring.NoData{}
+		}})
+		leader := ready(t, c)
+		whole(t, c)
+		first := leader.Keyring.Keys()[0].ID
+		stop := fullDisks(c, func(s *keyringtest.Server) bool { return s != leader })
+		rotate := func(o keyring.RotateOptions) keyring.KeyID {
+			t.Helper()
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			key, err := leader.Keyring.Rotate(ctx, o)
+			if !errors.Is(err, keyring.ErrNotDurable) || key.ID == (keyring.KeyID{}) {
+				t.Errorf("%+v: %s, %v", o, key.ID, err)
+			}
+			return key.ID
+		}
+		later := time.Now().Add(time.Hour)
+		kinds := []keyring.RotateOptions{
+			{}, {Full: true}, {Publish: later}, {Publish: later.Add(time.Hour)}, {Revoke: []keyring.KeyID{first}},
+		}
+		seen := map[keyring.KeyID]bool{}
+		for _, o := range kinds {
+			id := rotate(o)
+			if seen[id] {
+				t.Errorf("%+v: the key of other options", o)
+			}
+			seen[id] = true
+			for range 3 {
+				if again := rotate(o); again != id {
+					t.Errorf("%+v: another key", o)
+				}
+			}
+		}
+		if again := rotate(keyring.RotateOptions{Revoke: []keyring.KeyID{first, first}}); !seen[again] {
+			t.Error("another key for the same one to revoke")
+		}
+		stop()
+		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
+		if err != nil || !seen[key.ID] || key.State == keyring.StatePrepublished {
+			t.Errorf("when there is room again: %s is %s, %v", key.ID, key.State, err)
+		}
+		next, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
+		if err != nil || seen[next.ID] {
+			t.Errorf("the next one: %s, %v", next.ID, err)
+		}
+	})
+}
+
+// TestRotateMakesAnotherKeyThanOneThatMayBeKnownOrLost: a server that was removed may have the pending one,
+// and nobody may get it from a leader that does not hold it.
+func TestRotateMakesAnotherKeyThanOneThatMayBeKnownOrLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 4, Configure: noRotation})
+		leader, pending := keyOfTheDead(t, c, keyring.RotateOptions{})
+		time.Sleep(time.Minute) // virtual
+		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
+		if err != nil || key.ID == pending {
+			t.Errorf("a leader without the key that is pending: %v", err)
+		}
+		stop := fullDisks(c, func(s *keyringtest.Server) bool { return s != leader })
+		rotate := func() keyring.KeyID {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			key, err := leader.Keyring.Rotate(ctx, keyring.RotateOptions{})
+			if !errors.Is(err, keyring.ErrNotDurable) {
+				t.Error(err)
+			}
+			return key.ID
+		}
+		before := rotate()
+		if rotate() != before {
+			t.Error("another key, and nothing has changed")
+		}
+		for _, s := range c.Servers {
+			if !slices.Contains(c.Live(), s) {
+				c.Remove(s)
+			}
+		}
+		if after := rotate(); after == before {
+			t.Error("a server was removed, and the key that it may have is to be the next one")
+		}
+		stop()
+	})
+}
+
+// TestRotationsSideBySideMayShareAKey and all return one that is active.
+func TestRotationsSideBySideMayShareAKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
+		leader := ready(t, c)
+		whole(t, c)
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				if key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil || key.Activated.IsZero() {
+					t.Errorf("%s is %s, %v", key.ID, key.State, err)
+				}
+			})
+		}
+		wg.Wait()
+		for _, k := range leader.Keyring.Keys() {
+			if k.State == keyring.StatePrepublished {
+				t.Errorf("key %s is still prepublished", k.ID)
+			}
+		}
+	})
+}
+
+// TestCallsEndWhenARestoreDropsWhatTheyWaitFor.
+func TestCallsEndWhenARestoreDropsWhatTheyWaitFor(t *testing.T) {
+	for name, tt := range map[string]struct {
+		call func(ctx context.Context, k *keyring.Keyring, first keyring.KeyID) error
+		err  error
+	}{
+		"Rotate": {func(ctx context.Context, k *keyring.Keyring, _ keyring.KeyID) error {
+			_, err := k.Rotate(ctx, keyring.RotateOptions{})
+			return err
+		}, keyring.ErrUnknownKey},
+		"Remove": {func(ctx context.Context, k *keyring.Keyring, first keyring.KeyID) error {
+			return k.Remove(ctx, first, keyring.RemoveOptions{})
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				data := hangingData{newHang()}
+				c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+					cfg.Rotation.Every, cfg.Data = -1, data
+				}})
+				leader := ready(t, c)
+				first := leader.Keyring.Keys()[0].ID
+				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				whole(t, c)
+				m, snapshot := raftSnapshotOf(t, leader)
+				stop := fullDisks(c, func(s *keyringtest.Server) bool { return s != leader })
+				defer data.end()
+				data.on.Store(true)
+				ended := make(chan error, 1)
+				go func() { ended <- tt.call(t.Context(), leader.Keyring, first) }()
+				time.Sleep(time.Second) // virtual
+				if err := leader.Raft.Restore(m, snapshot, time.Minute); err != nil {
+					t.Fatal(err)
+				}
+				select {
+				case err := <-ended:
+					if err == nil || tt.err != nil && !errors.Is(err, tt.err) {
+						t.Errorf("it returned %v", err)
+					}
+				case <-time.After(time.Hour): // virtual
+					t.Error("it waits for what is no more")
+				}
+				stop()
+			})
+		})
+	}
+}
+
+func raftSnapshotOf(t *testing.T, s *keyringtest.Server) (*raft.SnapshotMeta, io.Reader) {
+	t.Helper()
+	f := s.Raft.Snapshot()
+	if err := f.Error(); err != nil {
+		t.Fatal(err)
+	}
+	m, r, err := f.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, r
+}
+
+// TestFollowerWaitsForARemovalThatItHasYetToHearOf, and for no more than a while for one that never comes.
+func TestFollowerWaitsForARemovalThatItHasYetToHearOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
+		leader := ready(t, c)
+		whole(t, c)
+		f, unheard := follower(c), keyring.NewKeyID()
+		began := time.Now()
+		if err := keyring.AwaitGone(t.Context(), f.Keyring, unheard); err == nil || time.Since(began) < time.Second || time.Since(began) > time.Hour {
+			t.Errorf("of a key that nobody knows: %v after %v", err, time.Since(began))
+		}
+		key := meta.NewKey{ID: unheard, Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: time.Now().UTC().Round(0)}
+		ended := make(chan error, 1)
+		go func() { ended <- keyring.AwaitGone(t.Context(), f.Keyring, unheard) }()
+		time.Sleep(time.Second) // virtual
+		err := keyring.Propose(t.Context(), leader.Keyring, meta.Command{Add: &meta.Add{Key: key}})
+		if err == nil {
+			err = leader.Keyring.Remove(t.Context(), unheard, keyring.RemoveOptions{})
+		}
+		if err := errors.Join(err, <-ended); err != nil || !keyring.Ring(f.FSM).WasRemoved(unheard) {
+			t.Errorf("of one that is removed: %v", err)
+		}
+	})
+}
