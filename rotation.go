@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -35,8 +36,9 @@ type RotateOptions struct {
 	// moment on at which the new key is active all others are revoked, those too that were adopted or are
 	// deprecated already, and each is removed once a scan has found nothing under it; Revoke adds nothing to
 	// that. The files of removed keys stay aside for RotationPolicy.Undo: a restore may need them, and the
-	// thief has the keys anyway. A new leader goes on with all of it. While a server runs a build that does
-	// not know of it, Rotate makes no key, and its error names the server.
+	// thief has the keys anyway. A new leader goes on with all of it. While a server does not answer, or runs
+	// a build that does not know of it, the leader does the same in several commands, with which no other leader
+	// goes on: after an error call it again. That does not go together with Publish.
 	Compromised bool `json:",omitempty"`
 }
 
@@ -74,24 +76,54 @@ func (k *Keyring) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if o.Publish.After(k.now()) {
 		add.Publish = o.Publish.UTC().Round(0)
 	}
-	if err := k.mayAdd(ctx, add); err != nil {
-		return Key{}, err
+	inSteps := false
+	if o.Compromised {
+		err := k.allApply(ctx, k.fsm.build.Needs(meta.Command{Add: &add}))
+		if inSteps = errors.As(err, new(behindError)); err != nil && (!inSteps || !add.Publish.IsZero()) {
+			return Key{}, fmt.Errorf("rotate after a compromise: %w", err)
+		}
 	}
-	id, err := k.pendingOrNew(ctx, add)
+	var id KeyID
+	var err error
+	for again := true; again; {
+		ring := k.fsm.ring.Load()
+		if inSteps {
+			add = meta.Add{Full: true, Revoke: signed(ring)}
+		}
+		id, err = k.pendingOrNew(ctx, add)
+		again = inSteps && errors.Is(err, meta.ErrRefused) && k.fsm.ring.Load() != ring // one has gone meanwhile
+	}
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
 	}
-	return k.awaitKey(ctx, id, add.Publish.IsZero(), true)
+	key, err := k.awaitKey(ctx, id, add.Publish.IsZero(), true)
+	if err == nil && inSteps {
+		err = k.removeOthers(ctx, id)
+	}
+	return key, err
 }
 
-// mayAdd asks whether every server knows what goes with a new key, before there is a file of it.
-func (k *Keyring) mayAdd(ctx context.Context, add meta.Add) error {
-	v := k.fsm.build.Needs(meta.Command{Add: &add})
-	if v == 1 {
-		return nil
+// signed returns the keys that may have signed something.
+func signed(ring *meta.Ring) (ids []KeyID) {
+	for _, key := range ring.Keys {
+		if key.State != meta.StatePrepublished {
+			ids = append(ids, key.ID)
+		}
 	}
-	if err := k.allApply(ctx, v); err != nil {
-		return fmt.Errorf("rotate after a compromise: %w; if that can't wait: rotate with Full, and all older keys in Revoke, and then Remove each of them", err)
+	return ids
+}
+
+// removeOthers has every key but one removed once nothing is sealed under it: what a rotation after a
+// compromise does by itself where every server knows of it. A crash leaves some of them without that, which
+// the next rotation of this kind makes good.
+func (k *Keyring) removeOthers(ctx context.Context, id KeyID) error {
+	for _, key := range k.fsm.ring.Load().Keys {
+		if key.ID == id || key.State == meta.StatePrepublished || key.State == meta.StateActive {
+			continue
+		}
+		if _, err := k.beginRemoval(ctx, key.ID, RemoveOptions{}); err != nil {
+			return fmt.Errorf("rotate after a compromise: key %s is active, and not all others are to be removed yet, call it again: %w", id, err)
+		}
 	}
 	return nil
 }
@@ -242,7 +274,11 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	}
 	hold := meta.Hold{Server: string(k.cfg.ID), Keystore: k.store.id, Gained: []KeyID{id}}
 	cmds := []meta.Command{{Add: &add}, {Hold: &hold}}
-	if _, err := k.fsm.encode(ctx, cmds); err != nil { // before there is a file that nobody needs
+	_, err = k.fsm.encode(ctx, cmds) // before there is a file that nobody needs
+	if err == nil {
+		_, err = k.fsm.ring.Load().Apply(math.MaxUint64, cmds)
+	}
+	if err != nil {
 		return KeyID{}, err
 	}
 	err = k.store.put(ctx, arrival{id, add.Key.Algorithm, add.Key.Check, add.Key.Created, secret})[0]
@@ -254,7 +290,8 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	added := make(chan struct{})
 	defer close(added)
 	k.offer(add.Key, added)
-	return id, k.propose(context.WithoutCancel(ctx), cmds...) // there is a file now
+	// There is a file now: nothing is asked again that could fail, as rotate has asked for what needs a newer build.
+	return id, k.fsm.propose(context.WithoutCancel(ctx), k.raft, cmds)
 }
 
 // offer tells the other servers of a key before raft does: an idle leader's followers learn
