@@ -262,7 +262,7 @@ func TestDecodeFileRefusesWhatFollowsTheEnd(t *testing.T) {
 func TestUnknownVersionIsNamed(t *testing.T) {
 	text := strings.Replace(string(vectors(t)[0].Text), "1", "27", 1)
 	_, err := nks.DecodeFile([]byte(text))
-	if !errors.Is(err, nks.ErrFormat) || !strings.Contains(err.Error(), `version "27"`) {
+	if !errors.Is(err, nks.ErrVersion) || !strings.Contains(err.Error(), "version 27") {
 		t.Error(err)
 	}
 }
