@@ -16,6 +16,7 @@ import (
 type past struct {
 	state  atomic.Uint32
 	first  atomic.Uint64 // index of the first entry that raft gave it; zero if there is none yet
+	asked  atomic.Bool   // Load was called: the host's FSM is on disk
 	loaded atomic.Uint64 // index of the snapshot that Load took; zero after a restore
 }
 
@@ -96,6 +97,7 @@ func (f *FSM) Load(snaps raft.SnapshotStore) error {
 	if err != nil {
 		return fmt.Errorf("load: list snapshots: %w", err)
 	}
+	f.past.asked.Store(true) // without a snapshot, too: the host's FSM may have what was in the log
 	if len(list) == 0 {
 		return nil
 	}

@@ -422,3 +422,22 @@ func TestWhatIsLoadedIsNotAppliedAgain(t *testing.T) {
 		t.Errorf("the entry after the snapshot was not applied: %v", ks)
 	}
 }
+
+// TestAppOnDiskIsGivenASnapshotThatHasNothingOfIt: it has records from before the start, and the cluster has
+// none by then.
+func TestAppOnDiskIsGivenASnapshotThatHasNothingOfIt(t *testing.T) {
+	nothing := snapshotOf(t, keyring.Mux(founded(t), &app{}))
+	files, _ := onDisk(t, keyring.Mux(founded(t), &app{lines: []string{"old"}}))
+	for name, store := range map[string]raft.SnapshotStore{
+		"goes on from a snapshot": files,
+		"goes on from the log":    raft.NewInmemSnapshotStore(),
+	} {
+		f, onDisk := keyring.NewFSM(), &app{lines: []string{"old"}}
+		if err := f.Load(store); err != nil {
+			t.Fatal(err)
+		}
+		if err := keyring.Mux(f, onDisk).Restore(io.NopCloser(bytes.NewReader(nothing))); err != nil || onDisk.text() != "" {
+			t.Errorf("%s: the host has %q, %v", name, onDisk.text(), err)
+		}
+	}
+}
