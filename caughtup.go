@@ -129,7 +129,7 @@ func (k *Keyring) findGoal() func() bool {
 func (k *Keyring) askGoal(ctx context.Context, leader raft.ServerID) (func() bool, error) {
 	a, err := k.askState(ctx, string(leader), peer.StateRequest{Confirm: true})
 	if unsupported(err) {
-		return k.localGoal(), nil
+		return k.localGoal()
 	}
 	if err != nil {
 		return nil, err
@@ -147,12 +147,19 @@ func (k *Keyring) askGoal(ctx context.Context, leader raft.ServerID) (func() boo
 	return reached, nil
 }
 
-// localGoal is for a leader of a build that does not know the question, and less: the server has heard
-// from it, and has handed to the FSM what it then knew to be committed. One that was behind by more
-// than a leader sends at a time may have more to come.
-func (k *Keyring) localGoal() func() bool {
+// localGoal is for a leader of a build that does not know the question, and less: the server has been told
+// what the leader knew to be committed, and has handed that to the FSM. One that was behind by more than a
+// leader sends at a time may have more to come.
+//
+// A heartbeat tells who leads and nothing of what is committed, of which raft knows nothing after a start.
+// So there is no goal before as much is committed as was in the log at Open. What was there and not
+// committed may have been replaced by less: then what is in the log now is enough.
+func (k *Keyring) localGoal() (func() bool, error) {
 	commit := k.raft.CommitIndex()
-	return func() bool { return k.raft.AppliedIndex() >= commit }
+	if commit == 0 || commit < min(k.hadLog, k.raft.LastIndex()) {
+		return nil, errors.New("its build does not know the question, and it has yet to tell what is committed")
+	}
+	return func() bool { return k.raft.AppliedIndex() >= commit }, nil
 }
 
 // position returns an index of raft's log up to which the FSM has all entries of the keyring. raft's own

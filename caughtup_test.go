@@ -262,6 +262,115 @@ func TestFollowerOfAnOlderLeaderCatchesUpByWhatItHears(t *testing.T) {
 	})
 }
 
+// olderLeader has a server take every other one for a build that does not know the question.
+func olderLeader(e keyringtest.Event) (keyringtest.Reply, bool) {
+	if e.Kind != "call" || !strings.Contains(e.What, `"state"`) {
+		return keyringtest.Reply{}, false
+	}
+	b, err := peer.Response{Refusal: &peer.Refusal{Code: peer.Unsupported}}.Encode()
+	return keyringtest.Reply{Data: b, Err: err}, true
+}
+
+// TestFollowerOfAnOlderLeaderHasNotCaughtUpByHeartbeats: they tell who leads, and nothing of what is committed.
+func TestFollowerOfAnOlderLeaderHasNotCaughtUpByHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		ready(t, c)
+		s := follower(c)
+		c.Stop(s)
+		key := rotateOn(t, c)
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if r, ok := olderLeader(e); ok {
+				return r
+			}
+			if e.Server == s && e.Kind == "log" {
+				return keyringtest.Reply{Err: errors.New("nothing is replicated")}
+			}
+			return keyringtest.Reply{}
+		})
+		c.Restart(s)
+		time.Sleep(time.Minute)
+		if _, leader := s.Raft.LeaderWithID(); leader == "" || s.Raft.CommitIndex() > 0 {
+			t.Fatalf("leader %q, committed %d", leader, s.Raft.CommitIndex())
+		}
+		if st := statusOf(t, s); st.CaughtUp {
+			t.Error("it has caught up, and has been told nothing of what is committed")
+		}
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply { r, _ := olderLeader(e); return r })
+		ready(t, c)
+		if st := statusOf(t, s); !st.CaughtUp || st.Active != key.ID {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// TestFollowerOfAnOlderLeaderCatchesUpThoughItsLogWasReplacedByLess: what it had at Open is never committed.
+func TestFollowerOfAnOlderLeaderCatchesUpThoughItsLogWasReplacedByLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		s := ready(t, c)
+		whole(t, c)
+		c.Partition(s)
+		for range 1000 {
+			s.Raft.Barrier(0) // nobody takes it
+		}
+		synctest.Wait()
+		had := s.Raft.LastIndex()
+		c.Stop(s)
+		c.Leader()
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply { r, _ := olderLeader(e); return r })
+		c.Partition()
+		c.Restart(s)
+		time.Sleep(time.Minute)
+		if last := s.Raft.LastIndex(); last >= had {
+			t.Fatalf("its log had %d entries and has %d", had, last)
+		}
+		if !statusOf(t, s).CaughtUp {
+			t.Error("it has not caught up")
+		}
+	})
+}
+
+// TestFollowerCatchesUpWithALeaderWhoseFSMLags: the leader can't confirm that it leads before its FSM has
+// applied what came before, and that takes longer than another call may.
+func TestFollowerCatchesUpWithALeaderWhoseFSMLags(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lagging atomic.Pointer[keyringtest.Server]
+		c := newCluster(t, keyringtest.Options{Servers: 3, App: func(s *keyringtest.Server) raft.FSM {
+			return laggingApp{&app{}, func() bool { return lagging.Load() == s }}
+		}})
+		leader := ready(t, c)
+		s := follower(c)
+		lagging.Store(leader)
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Server == leader && e.Kind == "answer" && strings.Contains(e.What, `"state"`) {
+				leader.Raft.Apply([]byte("slow"), 0)
+			}
+			return keyringtest.Reply{}
+		})
+		c.Restart(s)
+		time.Sleep(time.Minute)
+		if !statusOf(t, s).CaughtUp {
+			t.Error("it has not caught up")
+		}
+		c.OnEvent(nil)
+		ready(t, c)
+	})
+}
+
+// laggingApp takes five seconds for an entry, while it lags.
+type laggingApp struct {
+	*app
+	lags func() bool
+}
+
+func (a laggingApp) Apply(l *raft.Log) any {
+	if a.lags() {
+		time.Sleep(5 * time.Second)
+	}
+	return a.app.Apply(l)
+}
+
 // TestFollowerThatAskedBeforeTheFirstEntryCatchesUp: when the answer arrives, there is one.
 func TestFollowerThatAskedBeforeTheFirstEntryCatchesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

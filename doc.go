@@ -127,6 +127,7 @@
 //	caughtup.go     whether this server knows what was committed before its start
 //	serve.go        ServePeer: answers to the other servers
 //	peerstate.go    what a server is and knows now, for the others
+//	confirming.go   how a leader makes sure that it still is one
 //	rotation.go     Rotate, CheckMembers, and how a key is made
 //	metrics.go      the goroutine that sets the gauges of go-metrics
 //	audit.go        Config.Audit and the goroutine that tells it

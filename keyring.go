@@ -27,7 +27,7 @@ type Keyring struct {
 	observer *raft.Observer
 	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
 	cancel   context.CancelFunc
-	loops    sync.WaitGroup // replicate, lead, watchClocks, catchUp, watchOthers, rekey and measure
+	loops    sync.WaitGroup // replicate, lead, watchClocks, catchUp, watchOthers, rekey, measure and confirmAll
 	auditing sync.WaitGroup // audit, which has told all when Close returns
 
 	mu     sync.Mutex // guards below
@@ -47,6 +47,7 @@ type Keyring struct {
 	confirmed atomic.Uint64 // the last restore of the FSM after which a majority has confirmed that it holds the active key
 	caughtUp  caughtUp
 	openedAt  time.Time
+	hadLog    uint64 // the last index of raft's log at Open
 
 	reports  reports               // to the leader: what other servers hold
 	offered  offered               // to this server, and being fetched
@@ -60,6 +61,8 @@ type Keyring struct {
 	halves   halves                // keys whose public half in the ring is another's
 	moves    moves                 // for Status: how the moves of data go
 	clocks   clocks
+
+	confirming confirming // that this server leads
 }
 
 // sealing is the active key, to seal and to sign with, for as long as the ring and the term are
@@ -98,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	}
 	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, under: map[*context.CancelCauseFunc]struct{}{}, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
 	k.moves.changed = &k.fsm.changed
-	k.openedAt = time.Now()
+	k.openedAt, k.hadLog = time.Now(), cfg.Raft.LastIndex()
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.refresh(k.view())
 	k.observer = k.observe()

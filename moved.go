@@ -72,21 +72,9 @@ func (w *network) callMember(ctx context.Context, c candidate, path string, body
 	return s.Call(ctx, path, body)
 }
 
-// whileLeads ends what waits for a leader that leads no more: it may never answer, and this server may
-// lead meanwhile.
+// whileLeads is the Keyring's.
 func (n *Node) whileLeads(ctx context.Context, leader raft.ServerID, end context.CancelFunc) {
-	for {
-		changed := n.keys.fsm.changed.wait()
-		if n.Leader() != leader {
-			end()
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
+	n.keys.whileLeads(ctx, leader, end)
 }
 
 // place is what a server says with its greeting that is not where the others look for it.

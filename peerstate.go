@@ -6,11 +6,12 @@ import (
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
 )
 
 // state is what this server is and knows now. If asked to confirm, a leader waits until a majority of the
-// voters has taken an entry from it.
-func (k *Keyring) state(q *peer.StateRequest) *peer.StateAnswer {
+// voters has taken an entry from it. The error is that ctx has ended.
+func (k *Keyring) state(ctx context.Context, q *peer.StateRequest) (*peer.StateAnswer, error) {
 	term := k.term.Load() // first: what is read after it has at least what the barrier of that term had
 	leads := k.leads(term) && k.fsm.whole() == nil
 	a := &peer.StateAnswer{
@@ -20,22 +21,26 @@ func (k *Keyring) state(q *peer.StateRequest) *peer.StateAnswer {
 		Configuration: k.fsm.configAt.Load(),
 	}
 	known := a.Entry > 0 || k.fsm.ring.Load().Cluster == (meta.ClusterID{})
-	// The entry is sent after Entry was read: if another server had led by then, and applied more, no
-	// majority would take it. raft's VerifyLeader won't do, for it counts the answers to heartbeats that
-	// were sent before.
-	if q.Confirm && leads && known && k.raft.Barrier(proposeTimeout).Error() == nil {
-		a.Leads = k.leads(term)
+	if q.Confirm && leads && known { // after Entry was read
+		err := k.confirmLeads(ctx)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		a.Leads = err == nil && k.leads(term)
 	}
 	a.Time = k.now()
-	return a
+	return a, nil
 }
 
 // askState asks another server what it is and knows now. A build that does not know the question
-// refuses it: see unsupported.
+// refuses it: see unsupported. Only the leader is asked to confirm.
 func (k *Keyring) askState(ctx context.Context, server string, q peer.StateRequest) (*peer.StateAnswer, error) {
 	request, err := peer.Request{State: &q}.Encode()
 	if err != nil {
 		return nil, err
+	}
+	if q.Confirm {
+		return callLeader[peer.StateAnswer](ctx, k, raft.ServerID(server), request)
 	}
 	return call[peer.StateAnswer](ctx, k, server, request)
 }

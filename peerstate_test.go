@@ -1,6 +1,9 @@
 package keyring_test
 
 import (
+	"context"
+	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,6 +56,64 @@ func TestOnlyAConfirmedLeaderSaysThatItLeads(t *testing.T) {
 		}
 		if a := stateOf(t, leader, other.ID); a.Leads {
 			t.Errorf("a leader that was cut off says %+v", a)
+		}
+	})
+}
+
+// TestQuestionsToTheLeaderShareOneEntry: a member that asks often has the log grow by no more than that.
+func TestQuestionsToTheLeaderShareOneEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gates gates
+		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
+		leader := ready(t, c)
+		asker := follower(c).ID
+		whole(t, c)
+		open := gates.shut(leader.ID)
+		leader.Raft.Apply([]byte("slow"), 0)
+		synctest.Wait()
+		before := leader.Raft.LastIndex()
+		var asked sync.WaitGroup
+		for range 50 {
+			asked.Go(func() {
+				if a := stateOf(t, leader, asker); !a.Leads {
+					t.Errorf("the leader says %+v", a)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		open()
+		asked.Wait()
+		if n := leader.Raft.LastIndex() - before; n < 1 || n > 2 { // those who came after the first had begun have another
+			t.Errorf("50 questions at a time have written %d entries", n)
+		}
+	})
+}
+
+// TestQuestionToTheLeaderEndsWithItsContext, and what it has begun is there for those who ask after it.
+func TestQuestionToTheLeaderEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gates gates
+		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
+		leader := ready(t, c)
+		asker := follower(c).ID
+		open := gates.shut(leader.ID)
+		leader.Raft.Apply([]byte("slow"), 0)
+		time.AfterFunc(10*time.Second, open)
+		began := time.Now()
+		ask := func(request peer.Request) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if b, err := leader.Keyring.ServePeer(ctx, asker, must(request.Encode())); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s, %v", b, err)
+			}
+		}
+		ask(peer.Request{State: &peer.StateRequest{Confirm: true}})
+		ask(peer.Request{Removed: &peer.RemovedRequest{IDs: []peer.ID{{1}}}})
+		if took := time.Since(began); took != 2*time.Second {
+			t.Errorf("the calls have taken %v", took)
+		}
+		if a := stateOf(t, leader, asker); !a.Leads {
+			t.Errorf("the leader says %+v", a)
 		}
 	})
 }

@@ -256,13 +256,13 @@ func (k *Keyring) removedForGood(ctx context.Context, ids []KeyID) ([]KeyID, err
 	case "":
 		return nil, notLeader(k.raft)
 	case k.cfg.ID:
-		return k.confirmRemoved(ids)
+		return k.confirmRemoved(ctx, ids)
 	}
 	request, err := peer.Request{Removed: &peer.RemovedRequest{IDs: toPeer(ids)}}.Encode()
 	if err != nil {
 		return nil, err
 	}
-	a, err := call[peer.RemovedAnswer](ctx, k, string(leader), request)
+	a, err := callLeader[peer.RemovedAnswer](ctx, k, leader, request)
 	if err != nil {
 		return nil, err
 	}
@@ -271,12 +271,12 @@ func (k *Keyring) removedForGood(ctx context.Context, ids []KeyID) ([]KeyID, err
 
 // confirmRemoved says which of the keys are removed and past their undo time, on a leader that
 // a majority has just confirmed.
-func (k *Keyring) confirmRemoved(ids []KeyID) ([]KeyID, error) {
+func (k *Keyring) confirmRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error) {
 	if err := k.mayLead(); err != nil {
 		return nil, err
 	}
-	if err := k.raft.VerifyLeader().Error(); err != nil {
-		return nil, outcome(k.raft, err)
+	if err := k.confirmLeads(ctx); err != nil {
+		return nil, err
 	}
 	if !k.comparedAsLeader() || k.knownClocks().Wrong() {
 		return nil, nil // by a clock that is ahead, all would be past it
@@ -295,8 +295,11 @@ func (k *Keyring) confirmRemoved(ids []KeyID) ([]KeyID, error) {
 	}), nil
 }
 
-func (k *Keyring) serveRemoved(q *peer.RemovedRequest) (peer.Response, error) {
-	ids, err := k.confirmRemoved(fromPeer(q.IDs))
+func (k *Keyring) serveRemoved(ctx context.Context, q *peer.RemovedRequest) (peer.Response, error) {
+	ids, err := k.confirmRemoved(ctx, fromPeer(q.IDs))
+	if ctx.Err() != nil {
+		return peer.Response{}, context.Cause(ctx)
+	}
 	if err != nil {
 		_, leader := k.raft.LeaderWithID()
 		return peer.Response{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}

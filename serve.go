@@ -120,11 +120,12 @@ func (k *Keyring) serveKind(ctx context.Context, from string, request []byte, q 
 	case q.Offer != nil:
 		return k.serveOffer(ctx, from, q.Offer)
 	case q.Removed != nil:
-		return k.serveRemoved(q.Removed)
+		return k.serveRemoved(ctx, q.Removed)
 	case q.Hello != nil:
 		return k.serveHello(from, q.Hello)
 	case q.State != nil:
-		return peer.Response{State: k.state(q.State)}, nil
+		a, err := k.state(ctx, q.State)
+		return peer.Response{State: a}, err
 	}
 	return peer.Response{}, &peer.Refusal{Code: peer.Unsupported}
 }

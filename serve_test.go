@@ -143,3 +143,31 @@ func TestRemovalIsConfirmedByALeaderThatIsOne(t *testing.T) {
 		}
 	})
 }
+
+// TestRemovalIsNotConfirmedByAnAnswerFromBeforeTheQuestion: others may have led since a heartbeat was sent.
+func TestRemovalIsNotConfirmedByAnAnswerFromBeforeTheQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, old, _ := withOldKey(t)
+		remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
+		leader := c.Leader()
+		asker := follower(c).ID
+		request := must(peer.Request{Removed: &peer.RemovedRequest{IDs: []peer.ID{peer.ID(old)}}}.Encode())
+		held := make(chan struct{})
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Server != leader && e.Kind == "log" {
+				<-held // raft answers no heartbeat meanwhile
+			}
+			return keyringtest.Reply{}
+		})
+		leader.Raft.Barrier(0)
+		time.Sleep(300 * time.Millisecond) // each follower has been sent one
+		c.Partition(leader)
+		time.AfterFunc(50*time.Millisecond, func() { close(held) })
+		if leader.Raft.State() != raft.Leader {
+			t.Fatal("it knows already")
+		}
+		if r := refusalOf(t, leader, asker, request); r == nil || r.Code != peer.NotLeader {
+			t.Errorf("cut off, it confirms: %v", r)
+		}
+	})
+}

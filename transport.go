@@ -37,15 +37,20 @@ type Transport interface {
 	Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error)
 }
 
-// callTimeout is for one request to one server.
+// callTimeout is for one request to one server, but see confirmTimeout.
 const callTimeout = 2 * time.Second
 
 // call sends a request to another server and returns its answer.
 func call[A peer.Answer](ctx context.Context, k *Keyring, to string, request []byte) (*A, error) {
+	return callWithin[A](ctx, k, callTimeout, to, request)
+}
+
+// callWithin is call with a time of its own.
+func callWithin[A peer.Answer](ctx context.Context, k *Keyring, timeout time.Duration, to string, request []byte) (*A, error) {
 	if k.cfg.Transport == nil {
 		return nil, fmt.Errorf("call %s: there is no Transport", to)
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	b, err := k.cfg.Transport.Call(ctx, raft.ServerID(to), request)
 	if err != nil {
