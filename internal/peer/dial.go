@@ -28,9 +28,12 @@ type Conn struct {
 	forget func(*Conn)  // of the port, or of the dialer
 	heard  atomic.Int64 // when the last byte came: a mono.Time
 
-	dialled bool                       // by this side
-	expires time.Time                  // when the first certificate of it ends
-	timer   atomic.Pointer[time.Timer] // cuts it off then; nil if another clock decides
+	dialled bool // by this side
+
+	life    sync.Mutex  // guards below
+	expires time.Time   // when the first certificate of it ends
+	timer   *time.Timer // cuts it off then; nil if another clock decides, and at the end
+	over    bool        // it is closed: nothing is to wait any more
 
 	host   string // for the port: where it comes from
 	raft   bool   // for the port: what runs on it

@@ -1,6 +1,10 @@
 package peer
 
-import "context"
+import (
+	"context"
+	"crypto/x509"
+	"time"
+)
 
 // What fields may hold.
 const (
@@ -39,4 +43,17 @@ func (t Turns) Known() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.of)
+}
+
+// Expire is what the timer of a connection calls.
+func Expire(c *Conn) { c.expire() }
+
+// EndWith has a connection end with chains of the other side.
+func EndWith(c *Conn, chains [][]*x509.Certificate) { c.endWith(chains) }
+
+// TimerOf is what waits for the end of a connection, or nil.
+func TimerOf(c *Conn) *time.Timer {
+	c.life.Lock()
+	defer c.life.Unlock()
+	return c.timer
 }

@@ -33,28 +33,45 @@ func ChainsEnd(chains [][]*x509.Certificate) (last time.Time) {
 // shown. A configuration with another clock may take certificates that have ended by this one: those connections
 // are left to recheck.
 func (c *Conn) endWith(chains [][]*x509.Certificate) {
-	c.expires = ChainsEnd(chains)
-	if own, err := c.shown.leaf(); err == nil && own.NotAfter.Before(c.expires) {
-		c.expires = own.NotAfter
+	end := ChainsEnd(chains)
+	if own, err := c.shown.leaf(); err == nil && own.NotAfter.Before(end) {
+		end = own.NotAfter
 	}
-	if left := time.Until(c.expires); left > 0 {
-		c.timer.Store(time.AfterFunc(left, c.expire))
-	}
+	c.life.Lock()
+	defer c.life.Unlock()
+	c.expires = end
+	c.arm()
 }
 
+// arm has expire called at the end, and reports whether that is still to come. It is called with life held. A
+// connection that is closed has nothing wait.
+func (c *Conn) arm() bool {
+	left := time.Until(c.expires)
+	if left > 0 && !c.over {
+		c.timer = time.AfterFunc(left, c.expire)
+	}
+	return left > 0
+}
+
+// stopTimer is for a connection that is closed.
 func (c *Conn) stopTimer() {
-	if t := c.timer.Load(); t != nil {
-		t.Stop()
+	c.life.Lock()
+	defer c.life.Unlock()
+	c.over = true
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
 	}
 }
 
 // expire cuts the connection off, unless the clock was set back meanwhile.
 func (c *Conn) expire() {
-	if left := time.Until(c.expires); left > 0 {
-		time.AfterFunc(left, c.expire)
-		return
+	c.life.Lock()
+	early := c.arm()
+	c.life.Unlock()
+	if !early {
+		c.cutOff()
 	}
-	c.cutOff()
 }
 
 func (c *Conn) cutOff() {

@@ -117,3 +117,43 @@ func TestRecheckCutsWhomTheCAsDoNotVouchFor(t *testing.T) {
 	wantCut(t, "dialled", out, time.Time{})
 	in.Close()
 }
+
+// TestNoTimerOutlivesItsConnection: not the one that takes the place of another because the clock was set back,
+// and none that comes once the connection is closed.
+func TestNoTimerOutlivesItsConnection(t *testing.T) {
+	a := newCA(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := peer.Listen(ln, peer.PortOptions{TLS: serverConfig(t, a.source("s1"), everybody)})
+	defer p.Close()
+	d := &peer.Dialer{Cluster: cluster, TLS: a.source("s2")}
+	accepted := p.Listener(peer.ALPNRaft)
+	go func() {
+		if c, err := accepted.Accept(); err == nil {
+			defer c.Close()
+			c.Read(make([]byte, 1))
+		}
+	}()
+	c, err := d.Dial(t.Context(), "s1", ln.Addr().String(), peer.ALPNRaft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	first := peer.TimerOf(c)
+	peer.Expire(c) // before its time, as when the clock was set back
+	second := peer.TimerOf(c)
+	if first == nil || second == nil || second == first {
+		t.Errorf("timers %p and %p", first, second)
+	}
+	c.Close()
+	if second != nil && second.Stop() {
+		t.Error("the second timer was left")
+	}
+	peer.EndWith(c, [][]*x509.Certificate{{{NotAfter: time.Now().Add(time.Hour)}}})
+	peer.Expire(c)
+	if peer.TimerOf(c) != nil {
+		t.Error("it waits for the end of what is closed")
+	}
+}

@@ -60,8 +60,8 @@ type PortOptions struct {
 // own and under a deadline, and then routed by their ALPN protocol. What is not a verified
 // server of the cluster reaches no Listener.
 //
-// A certificate is looked at once, when its connection is made: whoever is no member any
-// more is to be cut off with Drop.
+// A connection ends with the certificates of both ends. Whom the CAs of now do not vouch for is cut off
+// with Recheck, and who is no member any more with Drop.
 type Port struct {
 	ln   net.Listener
 	o    PortOptions
