@@ -13,6 +13,9 @@
 // that needs a bound and has none is a mistake that [For] finds, when the program starts. Numbers,
 // booleans, times and arrays of fixed size need none.
 //
+// All lists and maps of a message together have at most [MaxElements] elements, whatever the bounds of each are:
+// those of lists within lists multiply. What is passed over or is a json.RawMessage does not count.
+//
 // # Form
 //
 // An object has no member twice, and none that is spelled in another case than the field's, both of which
@@ -38,6 +41,9 @@ var ErrBound = errors.New("more than its bound")
 
 // ErrForm is matched by errors about what is no JSON, or not of the type's form.
 var ErrForm = errors.New("malformed")
+
+// MaxElements is how many elements all lists and maps of one message have at most, together.
+const MaxElements = 1 << 17
 
 // Type decodes JSON into a T. Its zero value is of no use: see For. It is safe for concurrent use.
 type Type[T any] struct {
@@ -78,19 +84,25 @@ func (t Type[T]) decode(data []byte, strict bool) (v T, err error) {
 }
 
 // Gunzip returns what was compressed to b. It may have at most so many bytes, and at most 64 for each of b's
-// and 64 KiB: what shrinks more than that was made to.
+// and 64 KiB: what shrinks more than that was made to. Nothing follows it in b, not even another member of gzip's
+// that is empty.
 func Gunzip(b []byte, most int) ([]byte, error) {
 	most = min(most, 64<<10+64*len(b))
-	z, err := gzip.NewReader(bytes.NewReader(b))
+	r := bytes.NewReader(b)
+	z, err := gzip.NewReader(r)
 	if err != nil {
 		return nil, fmt.Errorf("%w: gzip: %w", ErrForm, err)
 	}
+	z.Multistream(false)
 	all, err := io.ReadAll(io.LimitReader(z, int64(most)+1)) // to the end, where the checksum is
 	if err != nil {
 		return nil, fmt.Errorf("%w: gzip: %w", ErrForm, err)
 	}
 	if len(all) > most {
 		return nil, fmt.Errorf("%w: %d bytes of gzip are more than %d", ErrBound, len(b), most)
+	}
+	if r.Len() > 0 {
+		return nil, fmt.Errorf("%w: %d bytes follow what is compressed", ErrForm, r.Len())
 	}
 	return all, nil
 }

@@ -260,3 +260,35 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestElementsAreCountedInAll: lists within lists multiply.
+func TestElementsAreCountedInAll(t *testing.T) {
+	type lists struct {
+		List [][]int `bound:"elements=1000"`
+	}
+	of := bounded.For[lists](1 << 20)
+	row := "[0" + strings.Repeat(",0", 510) + "]" // with itself 512 elements
+	rows := func(n int) []byte { return []byte(`{"List":[` + row + strings.Repeat(","+row, n-1) + `]}`) }
+	if _, err := of.Decode(rows(bounded.MaxElements / 512)); err != nil {
+		t.Error(err)
+	}
+	if _, err := of.Decode(rows(bounded.MaxElements/512 + 1)); !errors.Is(err, bounded.ErrBound) {
+		t.Errorf("more in all: %v", err)
+	}
+}
+
+// TestGunzipTakesOneMemberAlone: empty ones that follow would make room for what the first becomes.
+func TestGunzipTakesOneMemberAlone(t *testing.T) {
+	pack := func(text string) []byte {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		z.Write([]byte(text))
+		z.Close()
+		return b.Bytes()
+	}
+	for name, tail := range map[string][]byte{"empty": pack(""), "another": pack("b"), "garbage": []byte("b")} {
+		if _, err := bounded.Gunzip(append(pack("a"), tail...), 1000); !errors.Is(err, bounded.ErrForm) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

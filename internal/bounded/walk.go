@@ -9,9 +9,10 @@ import (
 
 // walker goes through JSON that is valid, and allocates nothing but its error.
 type walker struct {
-	data   []byte
-	at     int
-	strict bool
+	data     []byte
+	at       int
+	elements int // of all lists and dictionaries so far
+	strict   bool
 }
 
 // value passes over one value that is to have the shape.
@@ -54,10 +55,21 @@ func (w *walker) text(most int) error {
 	return nil
 }
 
+// count counts an element that comes after n others of its list.
+func (w *walker) count(n, most int) error {
+	if n == most {
+		return fmt.Errorf("%w: more than %d elements", ErrBound, most)
+	}
+	if w.elements++; w.elements > MaxElements {
+		return fmt.Errorf("%w: more than %d elements in all", ErrBound, MaxElements)
+	}
+	return nil
+}
+
 func (w *walker) list(s *shape) error {
 	for n := 0; w.next(']'); n++ {
-		if n == s.most {
-			return fmt.Errorf("%w: more than %d elements", ErrBound, s.most)
+		if err := w.count(n, s.most); err != nil {
+			return err
 		}
 		if err := w.value(s.elem); err != nil {
 			return fmt.Errorf("element %d: %w", n, err)
@@ -68,8 +80,8 @@ func (w *walker) list(s *shape) error {
 
 func (w *walker) dictionary(s *shape) error {
 	for n := 0; w.next('}'); n++ {
-		if n == s.most {
-			return fmt.Errorf("%w: more than %d elements", ErrBound, s.most)
+		if err := w.count(n, s.most); err != nil {
+			return err
 		}
 		if err := w.text(s.keys); err != nil {
 			return fmt.Errorf("key %d: %w", n, err)
