@@ -42,7 +42,7 @@ func (w *network) serveProof(ctx context.Context, from peer.Identity, body []byt
 
 // refuseToken tells the log why a server may not join. The server learns the same in all cases.
 func (w *network) refuseToken(from peer.Identity, addr string, err error) error {
-	w.seldom.Do(func() { w.node.log.Warn("server may not join", "id", from.ID, "addr", addr, "error", err) })
+	w.joins.Do(from.ID, func() { w.node.log.Warn("server may not join", "id", from.ID, "addr", addr, "error", err) })
 	return &peer.Refusal{Code: peer.NotMember}
 }
 

@@ -1,9 +1,11 @@
 package keyring
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
+	"io"
 	"slices"
 	"time"
 
@@ -166,6 +168,7 @@ func Secrets(k *Keyring) [][]byte {
 var (
 	PackStatus   = packStatus
 	UnpackStatus = unpackStatus
+	DecodeStatus = statusType.DecodeKnown
 )
 
 // Decoders decode what servers ask and answer each other, by its kind.
@@ -195,6 +198,43 @@ func CheckRaftRequest(term, commit uint64, terms map[uint64]uint64, command any)
 	v := raftView{term: term, commit: commit, termAt: func(i uint64) (uint64, bool) { t, ok := terms[i]; return t, ok }}
 	return v.checkRequest(command)
 }
+
+// SnapshotCheck hands snapshots to a server's checks of that term, and returns why each is not handed on to raft.
+func SnapshotCheck(term uint64, done <-chan struct{}) func(*raft.InstallSnapshotRequest, io.Reader) error {
+	t := &checkedTransport{
+		view: func() (raftView, bool) { return raftView{term: term}, true },
+		section: func(r io.Reader) (io.Reader, error) {
+			raw, err := readRaw(r)
+			return io.MultiReader(bytes.NewReader(raw), r), err
+		},
+		refused: func(error) {}, passed: make(chan raft.RPC), done: done,
+	}
+	go func() {
+		for {
+			select {
+			case rpc := <-t.passed:
+				_, err := io.Copy(io.Discard, rpc.Reader)
+				rpc.Respond(nil, err)
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func(q *raft.InstallSnapshotRequest, r io.Reader) error {
+		answer := make(chan raft.RPCResponse, 1)
+		t.snapshot(raft.RPC{Command: q, Reader: r, RespChan: answer})
+		return (<-answer).Error
+	}
+}
+
+// SeldomEach returns what limits log lines by name, for one in the time of the limit.
+func SeldomEach() func(name string, do func()) { return new(seldomEach).Do }
+
+// MaxSeldom is how many names it tells apart.
+const MaxSeldom = maxSeldom
+
+// LiveTokens are the join tokens that have not ended.
+var LiveTokens = liveTokens
 
 // DecodeConfiguration decodes a raft configuration of another server.
 var DecodeConfiguration = decodeConfiguration

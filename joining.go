@@ -61,8 +61,13 @@ func (c NodeConfig) candidates() []candidate {
 }
 
 // provable says why a server without a raft log could not tell the cluster from whoever has a certificate
-// of its CA.
+// of its CA. Who has a raft log needs no token: one that stayed in its configuration stops nothing.
 func (c NodeConfig) provable() error {
+	if c.JoinToken != "" {
+		if _, err := join.Parse(c.JoinToken); err != nil {
+			return fmt.Errorf("node configuration: JoinToken: %w", err)
+		}
+	}
 	for _, k := range c.candidates() {
 		if k.id == peer.AnyServer && c.JoinToken == "" {
 			return fmt.Errorf("node configuration: entry %q of Join does not say which server that is, and there is no JoinToken "+

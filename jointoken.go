@@ -67,10 +67,18 @@ func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
 	return text, err
 }
 
-// JoinTokens returns the join tokens that have not ended, as this server knows them.
+// JoinTokens returns the join tokens that have not ended, as this server knows them and by its clock. One that
+// raft has restored from a snapshot is among them until the leader ends it, though nobody can join with it
+// where the leader has it from a snapshot alone too.
 func (n *Node) JoinTokens() []JoinTokenInfo {
-	var all []JoinTokenInfo
-	for _, t := range n.keys.fsm.ring.Load().JoinTokens {
+	return liveTokens(n.keys.fsm.ring.Load(), n.keys.now())
+}
+
+func liveTokens(ring *meta.Ring, now time.Time) (all []JoinTokenInfo) {
+	for _, t := range ring.JoinTokens {
+		if !now.Before(t.End) {
+			continue
+		}
 		all = append(all, JoinTokenInfo{t.ID.String(), raft.ServerID(t.Server), t.End, t.User != meta.Digest{}})
 	}
 	return all

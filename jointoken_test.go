@@ -1,8 +1,10 @@
 package keyring_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,6 +12,8 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
+	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
 
@@ -246,4 +250,78 @@ func TestRaftAloneHasNoJoinToken(t *testing.T) {
 	if found := d.search(t, keyring.JoinSecret(token)); found > 0 {
 		t.Errorf("%d times", found)
 	}
+}
+
+// TestTokenOfAnOlderBuildStopsNoMember: it is looked at only where there is no raft log.
+func TestTokenOfAnOlderBuildStopsNoMember(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := backUp(ctx, t, 1)
+	b.nodes.close()
+	clear(b.nodes.nodes)
+	config := func() keyring.NodeConfig {
+		cfg := b.config("s1")
+		b.configure(&cfg)
+		cfg.JoinToken = "AQ"
+		return cfg
+	}
+	n, err := keyring.Start(ctx, config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeNode(t, n)
+	if _, err := keyring.RecoverNode(ctx, config()); err != nil {
+		t.Error(err)
+	}
+	restored := config()
+	restored.Dir = filepath.Join(t.TempDir(), "node")
+	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256}
+	if _, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), restored, o); err != nil {
+		t.Error(err)
+	}
+	fresh := config()
+	fresh.Dir, fresh.Join = t.TempDir(), []string{"s2@127.0.0.1:1"}
+	if n, err := keyring.Start(ctx, fresh); err == nil || !strings.Contains(err.Error(), "JoinToken: ") {
+		t.Errorf("a new server: %v", err)
+		if err == nil {
+			n.Close()
+		}
+	}
+}
+
+// TestTokenWhoseTimeHasPassedIsNotListed, also while the leader has not ended it.
+func TestTokenWhoseTimeHasPassedIsNotListed(t *testing.T) {
+	end := time.Now()
+	ring := &meta.Ring{JoinTokens: []meta.JoinToken{{Server: "s4", End: end}, {Server: "s5", End: end.Add(time.Second)}}}
+	if all := keyring.LiveTokens(ring, end); len(all) != 1 || all[0].Server != "s5" {
+		t.Errorf("%+v", all)
+	}
+}
+
+// TestRefusalsOfOneServerHideNoOthers, and servers without number have no line each.
+func TestRefusalsOfOneServerHideNoOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		do, lines := keyring.SeldomEach(), map[string]int{}
+		ask := func(id string) { do(id, func() { lines[id]++ }) }
+		for range 100 {
+			ask("s3")
+		}
+		ask("s4")
+		if lines["s3"] != 1 || lines["s4"] != 1 {
+			t.Errorf("lines: %v", lines)
+		}
+		for i := range 1000 {
+			ask(fmt.Sprint("more", i))
+		}
+		if len(lines) > keyring.MaxSeldom+1 {
+			t.Errorf("%d lines", len(lines))
+		}
+		time.Sleep(11 * time.Second) // virtual
+		ask("s3")
+		ask("new")
+		if lines["s3"] != 2 || lines["new"] != 1 {
+			t.Errorf("later: %d, %d", lines["s3"], lines["new"])
+		}
+	})
 }

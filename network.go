@@ -57,8 +57,9 @@ type network struct {
 	// sponsors are the servers of the configuration that took this one in: until raft has told it,
 	// they are all that it knows. Set before raft runs.
 	sponsors []string
-	seldom   seldom // log lines that a peer can cause
-	refusals seldom // those about raft's requests
+	seldom   seldom     // log lines that a peer can cause
+	refusals seldom     // those about raft's requests
+	joins    seldomEach // those about servers that may not join
 	closed   chan struct{}
 
 	mu     sync.Mutex // guards below
@@ -259,6 +260,39 @@ func (s *seldom) Do(do func()) {
 	if at >= mono.Time(next) && s.next.CompareAndSwap(next, int64(at.Add(10*time.Second))) {
 		do()
 	}
+}
+
+// seldomEach is seldom for each of some names. Names beyond maxSeldom in ten seconds have one turn in common.
+type seldomEach struct {
+	mu   sync.Mutex
+	of   map[string]*seldom
+	rest seldom
+}
+
+const maxSeldom = 64
+
+// Do does it, or leaves it.
+func (s *seldomEach) Do(name string, do func()) { s.turn(name).Do(do) }
+
+func (s *seldomEach) turn(name string) *seldom {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one := s.of[name]; one != nil {
+		return one
+	}
+	if len(s.of) >= maxSeldom {
+		now := int64(mono.Now())
+		maps.DeleteFunc(s.of, func(_ string, one *seldom) bool { return one.next.Load() <= now })
+	}
+	if len(s.of) >= maxSeldom {
+		return &s.rest
+	}
+	if s.of == nil {
+		s.of = map[string]*seldom{}
+	}
+	one := new(seldom)
+	s.of[name] = one
+	return one
 }
 
 // dialed is a connection of raft's that this server has made.

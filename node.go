@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -85,7 +84,7 @@ type NodeConfig struct {
 	// or which such a server says leads, or that knows the JoinToken.
 	Join []string
 	// JoinToken is from Node.JoinToken of a member. Empty means none. It is looked at only while this server
-	// has no raft log, and may stay when it has ended; one that is malformed is an error.
+	// has no raft log, where one that is malformed is an error, and may stay when it has ended.
 	JoinToken string
 
 	// App is the service's own FSM, which rides the same raft. Nil means none.
@@ -126,10 +125,6 @@ func (c NodeConfig) check() error {
 		w.unless(c.TLS != nil, "TLS is nil, with Addr set")
 		c.checkAddresses(&w)
 		addr, named := c.Peers[c.ID]
-		if c.JoinToken != "" {
-			_, err := join.Parse(c.JoinToken)
-			w.unless(err == nil, "JoinToken: %w", err)
-		}
 		w.unless(len(c.Peers) == 0 || named && addr == c.Addr, "Peers does not name this server, %s, with Addr %s", c.ID, c.Addr)
 	}
 	keys := c.keyring()

@@ -382,3 +382,44 @@ func TestServersThatWaitForACluster(t *testing.T) {
 		t.Error("it has found a cluster")
 	}
 }
+
+// TestServerIsNotRestoredBesideItself: the server whose place the new one is to take has its ID, and lives on
+// at the address that it had.
+func TestServerIsNotRestoredBesideItself(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := backUp(ctx, t, 1)
+	old := b.addrs["s1"]
+	moved := b.config("s1")
+	moved.Dir, moved.Addr = filepath.Join(t.TempDir(), "node"), "127.0.0.1:1"
+	b.configure(&moved)
+	copied := b.config("s1")
+	copied.Dir, copied.Addr = filepath.Join(t.TempDir(), "node"), "127.0.0.1:1"
+	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256}
+	if _, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), moved, o); err == nil || !strings.Contains(err.Error(), old) {
+		t.Errorf("restored: %v", err)
+	}
+	b.nodes.close()
+	clear(b.nodes.nodes)
+	if err := os.CopyFS(copied.Dir, os.DirFS(b.dirs["s1"])); err != nil {
+		t.Fatal(err)
+	}
+	first := b.config("s1")
+	b.configure(&first)
+	n, err := keyring.Start(ctx, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	b.configure(&copied)
+	if _, err := keyring.RecoverNode(ctx, copied); err == nil || !strings.Contains(err.Error(), old) {
+		t.Errorf("recovered: %v", err)
+	}
+	moved.Dir = filepath.Join(t.TempDir(), "node")
+	closeNode(t, n)
+	b.configure(&moved)
+	if _, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), moved, o); err != nil {
+		t.Errorf("it is gone: %v", err)
+	}
+}

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"example.com/keyring/internal/bounded"
+	"github.com/hashicorp/raft"
 )
 
 // Status is Keyring.Status of the leader, wherever it is called: some of it only the leader knows. Its
@@ -40,9 +42,39 @@ func (n *Node) Status(ctx context.Context) (s Status, err error) {
 // for each, have 3 MiB, which shrink to a tenth on the way.
 const maxStatus = 32 << 20
 
-// statusAnswer is a Status on its way. No list is longer than this: a message has room for no more IDs.
+// statusAnswer is a Status on its way, but for Keys and NoBackup, which whoever asks has itself. No list is longer
+// than this: a message has room for no more IDs.
 type statusAnswer struct {
-	Status `bound:"elements=32768,bytes=1048576"`
+	statusFields `bound:"elements=32768,bytes=1048576"`
+}
+
+type statusFields struct {
+	ID           raft.ServerID   `json:"id"`
+	Leader       raft.ServerID   `json:"leader"`
+	Servers      []raft.Server   `json:"servers"`
+	Ready        bool            `json:"ready"`
+	CaughtUp     bool            `json:"caughtUp"`
+	LastContact  time.Time       `json:"lastContact"`
+	Active       KeyID           `json:"active"`
+	Missing      []KeyID         `json:"missing"`
+	Orphans      []KeyID         `json:"orphans"`
+	SetAside     []string        `json:"setAside"`
+	KEKs         []KEKStatus     `json:"keks"`
+	OnOldKEKs    int             `json:"onOldKEKs"`
+	NextRotation time.Time       `json:"nextRotation"`
+	LastBackup   LastBackup      `json:"lastBackup"`
+	BackupSigner BackupSigner    `json:"backupSigner"`
+	Rekeying     []RekeyProgress `json:"rekeying"`
+	Problems     []Problem       `json:"problems"`
+}
+
+func (f statusFields) status() Status {
+	return Status{
+		ID: f.ID, Leader: f.Leader, Servers: f.Servers, Ready: f.Ready, CaughtUp: f.CaughtUp, LastContact: f.LastContact,
+		Active: f.Active, Missing: f.Missing, Orphans: f.Orphans, SetAside: f.SetAside, KEKs: f.KEKs, OnOldKEKs: f.OnOldKEKs,
+		NextRotation: f.NextRotation, LastBackup: f.LastBackup, BackupSigner: f.BackupSigner, Rekeying: f.Rekeying,
+		Problems: f.Problems,
+	}
 }
 
 var statusType = bounded.For[statusAnswer](maxStatus)
@@ -78,5 +110,5 @@ func unpackStatus(b []byte) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
 	}
-	return a.Status, nil
+	return a.status(), nil
 }

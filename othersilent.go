@@ -26,15 +26,16 @@ func (c NodeConfig) named() map[string]raft.ServerID {
 	return others
 }
 
-// othersSilent is an error if one of these servers answers, other than this one itself: then their cluster
-// lives on, and there must not be another. A server that found its cluster gone, and waits for one with an
+// othersSilent is an error if something answers at one of these addresses, this server's own apart, where nothing
+// listens yet: then their cluster lives on, and there must not be another. One with this server's own ID is asked
+// too: it may be the server whose place this one is to take. A server that found its cluster gone, and waits for one with an
 // empty directory, is no cluster. Whatever else is at the address counts: a server whose certificate
 // can't be checked has a log and a vote all the same.
 func (c NodeConfig) othersSilent(ctx context.Context, others map[string]raft.ServerID) error {
 	if c.Addr == "" {
 		return nil
 	}
-	maps.DeleteFunc(others, func(addr string, id raft.ServerID) bool { return addr == c.Addr || id == c.ID })
+	maps.DeleteFunc(others, func(addr string, _ raft.ServerID) bool { return addr == c.Addr })
 	ctx, cancel := context.WithTimeoutCause(ctx, silenceTimeout, errSilent)
 	defer cancel()
 	answers := askAll(ctx, slices.Sorted(maps.Keys(others)), func(ctx context.Context, addr string) (string, error) {

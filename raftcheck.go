@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
+	"example.com/keyring/internal/mono"
 	"github.com/hashicorp/raft"
 )
 
@@ -29,6 +31,10 @@ const (
 
 	// maxConfiguration is the most bytes of a raft configuration, which is some thousand servers.
 	maxConfiguration = 256 << 10
+
+	// sectionTime is how long the start of a snapshot may take to come in, the keyring's section: some MiB with
+	// thousands of keys. The next snapshot waits for it.
+	sectionTime = 2 * time.Minute
 
 	// maxRaftText bounds a server's ID, and its address, in what raft sends.
 	maxRaftText = 1024
@@ -60,6 +66,9 @@ func (v raftView) checkRequest(command any) error {
 	case *raft.TimeoutNowRequest:
 		return v.checkFrom(q.RPCHeader, nil, 0)
 	case *raft.InstallSnapshotRequest:
+		if q.Term < v.term { // raft would not take it either, once it is read
+			return badRequest("a snapshot in term %d, and the term here is %d", q.Term, v.term)
+		}
 		return errors.Join(v.checkFrom(q.RPCHeader, q.Leader, q.Term), checkSnapshot(q))
 	}
 	return badRequest("%T", command)
@@ -250,9 +259,7 @@ func (t *checkedTransport) check(command any) error {
 func (t *checkedTransport) snapshot(rpc raft.RPC) {
 	err := t.check(rpc.Command)
 	if err == nil {
-		t.one.Lock()
-		rpc.Reader, err = t.section(rpc.Reader)
-		t.one.Unlock()
+		rpc.Reader, err = t.begin(rpc)
 	}
 	if err != nil {
 		io.Copy(io.Discard, rpc.Reader)
@@ -260,6 +267,34 @@ func (t *checkedTransport) snapshot(rpc raft.RPC) {
 		return
 	}
 	t.pass(rpc)
+}
+
+// begin reads the start of a snapshot, and returns a reader of all of it. The term may have changed while another
+// one was read.
+func (t *checkedTransport) begin(rpc raft.RPC) (io.Reader, error) {
+	t.one.Lock()
+	defer t.one.Unlock()
+	if err := t.check(rpc.Command); err != nil {
+		return rpc.Reader, err
+	}
+	limited := &inTime{rpc.Reader, mono.Now().Add(sectionTime)}
+	all, err := t.section(limited)
+	limited.end = 0
+	return all, err
+}
+
+// inTime is a reader that is of no use after a moment, unless that is zero. A Read that has begun ends by itself:
+// the connection has a deadline for each.
+type inTime struct {
+	io.Reader
+	end mono.Time
+}
+
+func (u *inTime) Read(p []byte) (int, error) {
+	if u.end > 0 && mono.Now() > u.end {
+		return 0, badRequest("a snapshot whose start takes more than %v", sectionTime)
+	}
+	return u.Reader.Read(p)
 }
 
 func (t *checkedTransport) refuse(rpc raft.RPC, err error) {

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
@@ -113,6 +115,7 @@ func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
 		"of a term":      {snapshot(func(q *raft.InstallSnapshotRequest) { q.LastLogTerm = 4 }), false},
 		"of no term":     {snapshot(func(q *raft.InstallSnapshotRequest) { q.LastLogTerm = 0 }), false},
 		"of no size":     {snapshot(func(q *raft.InstallSnapshotRequest) { q.Size = -1 }), false},
+		"in a past term": {snapshot(func(q *raft.InstallSnapshotRequest) { q.Term = 2 }), false},
 		"in a term":      {snapshot(func(q *raft.InstallSnapshotRequest) { q.Term = 1 << 63 }), false},
 	} {
 		err := keyring.CheckRaftRequest(3, 4, map[uint64]uint64{3: 2, 4: 2}, c.request)
@@ -205,4 +208,39 @@ func TestMemberCantEndAnothersRaft(t *testing.T) {
 	}
 	c.restart(ctx, victim)
 	c.ready(ctx)
+}
+
+// trickle is the start of a snapshot of 1 GiB, of which 64 KiB come every 10 seconds.
+type trickle struct {
+	head io.Reader
+	read int
+}
+
+func (s *trickle) Read(p []byte) (int, error) {
+	if n, err := s.head.Read(p); err == nil {
+		return n, nil
+	}
+	if s.read >= 4<<20 { // minutes later; the rest is not needed
+		return 0, io.EOF
+	}
+	time.Sleep(10 * time.Second) // virtual
+	n := min(len(p), 64<<10)
+	s.read += n
+	return n, nil
+}
+
+// TestStartOfASnapshotHasItsTime: the next one waits for it. What follows the start has as long as it takes.
+func TestStartOfASnapshotHasItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		done := make(chan struct{})
+		defer close(done)
+		check := keyring.SnapshotCheck(3, done)
+		head := append([]byte("keyring-snapshot"), 0, 0, 0, 0, 1<<6, 0, 0, 0)
+		if err := check(goodSnapshot(), &trickle{head: bytes.NewReader(append(head, make([]byte, 100)...))}); err == nil || !strings.Contains(err.Error(), "takes more than") {
+			t.Errorf("the slow one: %v", err)
+		}
+		if err := check(goodSnapshot(), &trickle{head: bytes.NewReader(make([]byte, 100))}); err != nil {
+			t.Errorf("the host's: %v", err)
+		}
+	})
 }

@@ -81,12 +81,48 @@ func FuzzForwardedAnswer(f *testing.F) {
 func FuzzStatusAnswer(f *testing.F) {
 	f.Add([]byte(`{"id":"s1","servers":[{"Suffrage":0,"ID":"s1","Address":"a"}],"keys":null,"problems":[{"kind":"no voter","detail":"d"}]}`))
 	f.Add([]byte(`{"missing":["00112233-4455-6677-8899-aabbccddeeff"],"rekeying":[{"key":"00112233-4455-6677-8899-aabbccddeeff"}]}`))
+	f.Add([]byte(manyHolders(30, 1000)))
+	f.Add(padded(manyHolders(340, 32_768)))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		b := compressed(string(text))
 		boundedtest.Memory(t, len(b), 256<<10, 64*24, func() { keyring.Decoders["status"](b) })
 		boundedtest.Memory(t, len(text), 256<<10, 24, func() { keyring.Decoders["status"](text) })
 	})
 }
+
+// manyHolders is a Status whose keys have holders without names.
+func manyHolders(keys, holders int) string {
+	key := `{"heldBy":[""` + strings.Repeat(`,""`, holders-1) + `]}`
+	return `{"keys":[` + key + strings.Repeat(","+key, keys-1) + `]}`
+}
+
+// padded compresses text, and has so many empty members of gzip's follow that it seems to shrink by little.
+func padded(text string) []byte {
+	b, empty := compressed(text), compressed("")
+	return append(b, bytes.Repeat(empty, len(text)/64/len(empty)+1)...)
+}
+
+// TestStatusCostsWhatArrived: lists within lists multiply, and what follows the compressed text makes no room.
+func TestStatusCostsWhatArrived(t *testing.T) {
+	b := padded(manyHolders(340, 32_768))
+	boundedtest.Memory(t, len(b), 1<<20, 5*64, func() {
+		if err := keyring.Decoders["status"](b); err == nil {
+			t.Error("what follows is taken")
+		}
+	})
+	keys := compressed(manyHolders(2, 10_000))
+	boundedtest.Memory(t, len(keys), 512<<10, 64, func() {
+		if err := keyring.Decoders["status"](keys); err != nil {
+			t.Error(err)
+		}
+	})
+	refs := `{"rekeying":[` + strings.Repeat(manyRefs+",", 340) + manyRefs + `]}`
+	if _, err := keyring.DecodeStatus([]byte(refs)); !errors.Is(err, bounded.ErrBound) {
+		t.Errorf("lists within lists: %v", err)
+	}
+}
+
+var manyRefs = `{"poisonedRefs":[""` + strings.Repeat(`,""`, 10_000) + `]}`
 
 func compressed(text string) []byte {
 	var b bytes.Buffer
