@@ -159,7 +159,9 @@ func (n *Node) whenLed(ctx context.Context, do func() error) error {
 		case <-changed:
 		case <-time.After(joinRetry): // the leader may be ready without a change here
 		case <-ctx.Done():
-			return err
+		}
+		if ctx.Err() != nil {
+			return err // asked again, nobody would answer
 		}
 	}
 }
