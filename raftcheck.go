@@ -58,8 +58,10 @@ type raftView struct {
 func (v raftView) checkRequest(command any) error {
 	switch q := command.(type) {
 	case *raft.AppendEntriesRequest:
+		//lint:ignore SA1019 raft reads it of servers that set it
 		return errors.Join(v.checkFrom(q.RPCHeader, q.Leader, q.Term), v.checkEntries(q))
 	case *raft.RequestVoteRequest:
+		//lint:ignore SA1019 raft reads it of servers that set it
 		return v.checkFrom(q.RPCHeader, q.Candidate, q.Term)
 	case *raft.RequestPreVoteRequest:
 		return v.checkFrom(q.RPCHeader, nil, q.Term)

@@ -45,7 +45,7 @@ type outer struct {
 	On      bool            `json:"on"`
 	Inner   `bound:"elements=1,bytes=2"`
 	Hidden  any `json:"-"`
-	hidden  any
+	hidden  any //lint:ignore U1000 it is there for JSON to pass over
 }
 
 var outerType = bounded.For[outer](1 << 20)
