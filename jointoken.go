@@ -90,7 +90,7 @@ func liveTokens(ring *meta.Ring, now time.Time) (all []JoinTokenInfo) {
 func (n *Node) WithdrawJoinToken(ctx context.Context, id string) error {
 	r := withdrawRequest{By: actorOf(ctx)}
 	if err := r.ID.UnmarshalText([]byte(id)); err != nil {
-		return fmt.Errorf("withdraw join token %.64q: not the ID of one: %w", id, err)
+		return errors.New("withdraw join token: not the ID of one, which has 32 hexadecimal digits; the token itself is a secret") // it may be that
 	}
 	return n.whenLed(ctx, func() error {
 		err := n.withdrawJoinToken(ctx, r)

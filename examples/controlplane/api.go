@@ -236,6 +236,9 @@ func (s *server) get(r *http.Request) (any, error) {
 func (s *server) read(ctx context.Context, path string, stale bool) (*secret, error) {
 	if stale {
 		n, ok := s.store.state.Load().byPath.Get([]byte(path))
+		if st, err := s.node.Keyring().Status(ctx); !ok && err == nil && !st.CaughtUp {
+			return nil, fmt.Errorf("%w: this server has not caught up since its start", keyring.ErrNotReady)
+		}
 		if !ok {
 			return nil, errNone
 		}
