@@ -254,7 +254,8 @@ func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
 func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	file, m, identity := smallBackup(t)
-	kek, reader := hangingKEK{anotherKEK(t), newHang()}, hangingReader{bytes.NewReader(file), newHang()}
+	kek, reading := hangingKEK{anotherKEK(t), newHang()}, newHang()
+	reader := func() io.Reader { return hangingReader{bytes.NewReader(file), reading} } // for one call alone
 	dir := t.TempDir()
 	n, err := keyring.Start(t.Context(), keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{kek}})
 	if err == nil {
@@ -264,9 +265,9 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer kek.end()
-	defer reader.end()
+	defer reading.end()
 	kek.on.Store(true)
-	reader.on.Store(true)
+	reading.on.Store(true)
 	restore := func(r io.Reader, kek keyring.KEK) func(context.Context) error {
 		return func(ctx context.Context) error {
 			_, err := keyring.Restore(ctx, r, keyring.RestoreOptions{
@@ -285,10 +286,10 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 			_, err := keyring.Inspect(ctx, filepath.Join(dir, "keystore"), kek)
 			return err
 		}},
-		"Restore": {restore(reader, keyring.InlineKEK()), restore(bytes.NewReader(file), kek)},
+		"Restore": {restore(reader(), keyring.InlineKEK()), restore(bytes.NewReader(file), kek)},
 		"RestoreNode": {func(ctx context.Context) error {
 			cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "x"), KEKs: []keyring.KEK{keyring.InlineKEK()}}
-			_, err := keyring.RestoreNode(ctx, reader, cfg, keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256})
+			_, err := keyring.RestoreNode(ctx, reader(), cfg, keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256})
 			return err
 		}},
 		"RecoverNode": {func(ctx context.Context) error {
@@ -300,7 +301,7 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 			return err
 		}},
 		"VerifyBackupContext": {func(ctx context.Context) error {
-			_, err := keyring.VerifyBackupContext(ctx, reader, keyring.VerifyOptions{Identities: []age.Identity{identity}})
+			_, err := keyring.VerifyBackupContext(ctx, reader(), keyring.VerifyOptions{Identities: []age.Identity{identity}})
 			return err
 		}},
 		"WithActor": {func(ctx context.Context) error { <-keyring.WithActor(ctx, "x").Done(); return ctx.Err() }},
