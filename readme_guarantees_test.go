@@ -57,6 +57,8 @@ var guarantees = []struct {
 	}},
 	{"Waits don't depend on the wall clock, and times in the ring don't go back", []string{
 		"TestFirstKeyDoesNotWaitForTheClock", "TestRekeyDoesNotWaitForTheClock", "TestLeaderNoticesThatItsClockWasSet",
+		"TestOneWrongClockHarmsNoRotation", "TestRotationGoesOnAfterClocksWereAhead", "TestUndoLastsByAWrongClock",
+		"TestClocksOfMostServersAreRight",
 	}},
 	{"A server that was removed comes back by `AddServer`, or by a token made after that, alone", []string{
 		"TestStolenServerStepByStep", "TestTokensEndBeforeTheirServerIsRemoved", "TestRemovedServerGetsNothing",
@@ -68,6 +70,10 @@ var guarantees = []struct {
 	}},
 	{"`Decrypt` says what is wrong only as far as it may", []string{
 		"TestErrDecryptSaysNothingMore", "TestDecryptOfAnythingElseIsATypedErrorAndNoPlaintext", "TestMissingMaterialIsNamedAsSuch",
+	}},
+	{"A call ends with its context, a quarter of a second later at most", []string{
+		"TestEveryCallOfAKeyringEndsWithItsContext", "TestEveryCallOfANodeEndsWithItsContext", "TestEveryFunctionEndsWithItsContext",
+		"TestCallsEndWithTheirContextsWhileADiskHangs",
 	}},
 }
 
