@@ -306,6 +306,11 @@ func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) erro
 	return k.alongActivations(ctx, do)
 }
 
+// ForwardedBy is the context of a call that a server has forwarded.
+func ForwardedBy(ctx context.Context, server raft.ServerID) context.Context {
+	return context.WithValue(ctx, forwardedBy{}, string(server))
+}
+
 // Demote takes a server's vote away, on the leader.
 func Demote(n *Node, id raft.ServerID) error { return n.raft.DemoteVoter(id, 0, 0).Error() }
 

@@ -224,6 +224,7 @@ func (n *Node) serveForwarded(ctx context.Context, from peer.Identity, path stri
 		return nil, &peer.Refusal{Code: peer.BadRequest}
 	}
 	aad, data := body[used:used+int(size)], body[used+int(size):]
+	ctx = context.WithValue(ctx, forwardedBy{}, from.ID)
 	switch path {
 	case pathRotate, pathRemove, pathAddServer, pathRemoveServer, pathJoinToken, pathWithdraw: // who asked is what that server says
 		n.log.Info("asked by another server", "path", path, "server", from.ID)

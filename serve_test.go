@@ -1,6 +1,7 @@
 package keyring_test
 
 import (
+	"context"
 	"errors"
 	"reflect"
 	"strings"
@@ -168,6 +169,37 @@ func TestRemovalIsNotConfirmedByAnAnswerFromBeforeTheQuestion(t *testing.T) {
 		}
 		if r := refusalOf(t, leader, asker, request); r == nil || r.Code != peer.NotLeader {
 			t.Errorf("cut off, it confirms: %v", r)
+		}
+	})
+}
+
+// TestTurnIsRefusedToWhoWasRemovedMeanwhile: what a server asked for as a member, and waits for its turn, is not
+// done for it once it is none.
+func TestTurnIsRefusedToWhoWasRemovedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		turn := func(server raft.ServerID) (done bool, err error) {
+			err = keyring.BetweenSteps(keyring.ForwardedBy(t.Context(), server), leader.Keyring, func(context.Context) error {
+				done = true
+				return nil
+			})
+			return done, err
+		}
+		other := c.Servers[0]
+		if other == leader {
+			other = c.Servers[1]
+		}
+		if done, err := turn(other.ID); !done || err != nil {
+			t.Errorf("a member: %v, %v", done, err)
+		}
+		c.Stop(other)
+		if err := leader.Raft.RemoveServer(other.ID, 0, 0).Error(); err != nil {
+			t.Fatal(err)
+		}
+		refusal := (*peer.Refusal)(nil)
+		if done, err := turn(other.ID); done || !errors.As(err, &refusal) || refusal.Code != peer.NotMember {
+			t.Errorf("a server that was removed: %v, %v", done, err)
 		}
 	})
 }
