@@ -6,8 +6,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -264,13 +266,24 @@ func (c *cluster) stranger(t *testing.T, p *process, id string) {
 			t.Errorf("%s: %d %q %v", path, code, answer, err)
 		}
 	}
-	var anothers string
-	p.must(t, "Token", "s8", &anothers)
-	for _, token := range []string{"", "x", anothers, "A" + anothers[1:], anothers + "A", anothers[:len(anothers)-1], strings.Repeat("A", 1e5)} {
-		code, answer, err := line.post("/node/join", fmt.Appendf(nil, `{"addr":"127.0.0.1:1","token":%q}`, token))
+	anothers := c.anothers
+	var bodies []string
+	for _, token := range []string{"", "x", anothers, "A" + anothers[1:], anothers + "A", anothers[:len(anothers)-1], strings.Repeat("A", 900)} {
+		bodies = append(bodies, fmt.Sprintf(`{"addr":"127.0.0.1:1","token":%q}`, token))
+	}
+	whole, err := base64.RawURLEncoding.DecodeString(anothers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(whole[17:])
+	for _, proof := range [][]byte{make([]byte, 32), whole[17:], sum[:]} {
+		bodies = append(bodies, fmt.Sprintf(`{"addr":"127.0.0.1:1","id":"%x","proof":%q}`, whole[1:17], base64.StdEncoding.EncodeToString(proof)))
+	}
+	for _, body := range bodies {
+		code, answer, err := line.post("/node/join", []byte(body))
 		_, refusal := peer.DecodeAnswer[peer.HelloAnswer](answer)
 		if err != nil || code != http.StatusForbidden || !isRefusal(refusal, peer.NotMember) && !isRefusal(refusal, peer.NotLeader) {
-			t.Errorf("join with token %.100q: %d %q %v", token, code, answer, err)
+			t.Errorf("join with %.100q: %d %q %v", body, code, answer, err)
 		}
 	}
 }

@@ -75,6 +75,8 @@ type cluster struct {
 	honest []*process
 	fourth *process
 
+	anothers string // a join token of a server that no attacker is
+
 	calm  rotated   // how long rotations take when there was no attack, at last
 	dials int       // of the crowds
 	table []figures // one line an attack
@@ -135,6 +137,7 @@ func newCluster(t *testing.T) *cluster {
 // and is no voter.
 func (c *cluster) join(t *testing.T) {
 	t.Helper()
+	c.honest[0].must(t, "Token", "s8", &c.anothers) // now: later a server that is down would have to answer
 	c.honest[0].must(t, "Add", map[string]any{"ID": stolen, "Addr": c.fourth.addr}, nil)
 	c.start(c.fourth, nil, true)
 	c.fourth.must(t, "Goroutines", nil, new(int)) // it answers when it has joined
