@@ -221,8 +221,8 @@ func BenchmarkOpen(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if st, err := k.Status(b.Context()); err != nil || len(st.Orphans) != keys {
-			b.Fatalf("%d keys were loaded, %v", len(st.Orphans), err)
+		if n := keyring.Loaded(k); n != keys {
+			b.Fatalf("%d keys were loaded", n)
 		}
 		if err := k.Close(); err != nil {
 			b.Fatal(err)

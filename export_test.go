@@ -311,6 +311,9 @@ func ForwardedBy(ctx context.Context, server raft.ServerID) context.Context {
 	return context.WithValue(ctx, forwardedBy{}, string(server))
 }
 
+// Loaded is how many keys are in memory.
+func Loaded(k *Keyring) int { return len(k.store.all()) }
+
 // Demote takes a server's vote away, on the leader.
 func Demote(n *Node, id raft.ServerID) error { return n.raft.DemoteVoter(id, 0, 0).Error() }
 
