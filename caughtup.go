@@ -196,14 +196,26 @@ func (k *Keyring) isLost(silence time.Duration) bool { return silence > k.lostAf
 // behind is why there may be a key that this server does not know, or nil. It matches ErrNotReady. Ask
 // it before the ring is read.
 func (k *Keyring) behind() error {
-	switch {
-	case !k.caughtUp.load():
-		return fmt.Errorf("%w: %w", ErrNotReady, k.caughtUp.err())
-	case k.fsm.whole() != nil:
-		return fmt.Errorf("%w: %w", ErrNotReady, k.fsm.whole())
+	if err := k.outdated(); err != nil {
+		return err
 	}
 	if silence := k.silence(); k.isLost(silence) {
-		return fmt.Errorf("%w: this server has heard from no leader for %v", ErrNotReady, silence.Round(time.Second))
+		return lost(silence)
+	}
+	return nil
+}
+
+func lost(silence time.Duration) error {
+	return fmt.Errorf("%w: this server has heard from no leader for %v", ErrNotReady, silence.Round(time.Second))
+}
+
+// outdated is why this server may never have known a key that others have, or nil. It matches ErrNotReady.
+func (k *Keyring) outdated() error {
+	if !k.caughtUp.load() {
+		return fmt.Errorf("%w: %w", ErrNotReady, k.caughtUp.err())
+	}
+	if err := k.fsm.whole(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
 	return nil
 }

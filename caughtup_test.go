@@ -563,3 +563,27 @@ func (a *gatedApp) Apply(l *raft.Log) any {
 	}
 	return a.app.Apply(l)
 }
+
+// TestWhatIsMissingIsReadOnce: what was missing when WaitReady looked is not taken for nothing because it has
+// come by the time that it is told.
+func TestWhatIsMissingIsReadOnce(t *testing.T) {
+	h := newHosts(t, 2)[0] // the other does not answer: there is never a leader
+	h.open(t, nil)
+	over, cancel := context.WithCancel(t.Context())
+	cancel() // one look
+	var stop atomic.Bool
+	var comesAndGoes sync.WaitGroup
+	comesAndGoes.Go(func() {
+		for i := uint64(0); !stop.Load(); i++ {
+			keyring.SetMissed(h.fsm, i%2)
+		}
+	})
+	for range 100_000 {
+		if err := h.keyring.WaitReady(over); !errors.Is(err, keyring.ErrNotReady) {
+			t.Errorf("without a leader it is ready: %v", err)
+			break
+		}
+	}
+	stop.Store(true)
+	comesAndGoes.Wait()
+}

@@ -605,3 +605,6 @@ func (d *raftDisk) Problems() (details []string) {
 	}
 	return details
 }
+
+// SetMissed has the FSM say that it could not apply that entry; 0 is none.
+func SetMissed(f *FSM, entry uint64) { f.missed.Store(entry) }

@@ -63,6 +63,20 @@ func newHosts(t testing.TB, n int) []*host {
 	return hosts
 }
 
+// newQuickHosts makes servers for real time and real directories.
+func newQuickHosts(t *testing.T, n int) []*host {
+	t.Helper()
+	hosts := newHosts(t, n)
+	pace := 200 * time.Millisecond
+	if n == 1 { // nobody else is slow
+		pace = 20 * time.Millisecond
+	}
+	for _, h := range hosts {
+		h.conf.HeartbeatTimeout, h.conf.ElectionTimeout, h.conf.LeaderLeaseTimeout = pace, pace, pace
+	}
+	return hosts
+}
+
 // newHost makes a server that is linked with all others and in nobody's configuration.
 func newHost(t testing.TB, id raft.ServerID, all *[]*host) *host {
 	t.Helper()

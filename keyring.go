@@ -222,25 +222,28 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 }
 
 func (k *Keyring) notReady() error {
+	// What changes meanwhile is read once: read again, it could be nil by then.
+	whole, fed := k.fsm.whole(), k.fsm.fed(k.raft)
+	leads := k.raft.State() == raft.Leader
 	term := k.term.Load() // before the ring, as in lookUpSealing
 	v := k.view()
 	active := v.ring.Active()
 	switch {
-	case k.fsm.whole() != nil:
-		return k.fsm.whole()
-	case k.fsm.fed(k.raft) != nil:
-		return k.fsm.fed(k.raft)
+	case whole != nil:
+		return whole
+	case fed != nil:
+		return fed
 	case !v.caughtUp:
 		return k.caughtUp.err()
 	case active == nil:
 		return k.noKeyYet(v.ring)
 	case !k.store.has(active):
 		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.store.faultOf(active.ID)))
-	case k.raft.State() == raft.Leader && !k.leads(term):
+	case leads && !k.leads(term):
 		return errors.New("the leader has not applied the barrier of its term")
-	case k.raft.State() == raft.Leader && k.unconfirmed(v.ring):
+	case leads && k.unconfirmed(v.ring):
 		return k.blocked.unconfirmed()
-	case k.raft.State() != raft.Leader && slices.Equal(servers(k.raft), []string{string(k.cfg.ID)}):
+	case !leads && slices.Equal(servers(k.raft), []string{string(k.cfg.ID)}):
 		return errors.New("this server is alone and does not lead yet")
 	}
 	return away(k.store.keks.wrapping)

@@ -34,8 +34,8 @@ func (k *Keyring) JWKS() []byte {
 // jwksAge is for how long the JWKS may be cached. The error says that this server has none to show. Ask
 // it before the ring is read.
 func (k *Keyring) jwksAge() (time.Duration, error) {
-	if !k.caughtUp.load() || k.fsm.whole() != nil {
-		return 0, k.behind()
+	if err := k.outdated(); err != nil {
+		return 0, err
 	}
 	silence := k.silence()
 	if !k.isLost(silence) {
@@ -43,7 +43,7 @@ func (k *Keyring) jwksAge() (time.Duration, error) {
 	}
 	age, ok := plan.MaxAge(k.fsm.ring.Load(), k.cfg.policy(), silence)
 	if !ok {
-		return 0, k.behind()
+		return 0, lost(silence)
 	}
 	return age, nil
 }
