@@ -10,6 +10,7 @@ import (
 
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/raftwire"
 	"github.com/hashicorp/raft"
 )
 
@@ -98,7 +99,7 @@ func checkRaftMeta(s raft.SnapshotMeta) error {
 	case s.Version == 0: // it has Peers in place of a configuration
 		return nil
 	}
-	return checkConfiguration(s.Configuration)
+	return raftwire.CheckConfiguration(s.Configuration)
 }
 
 // pieces reads JSON piece by piece. A piece that is longer than it may be is an error before it is in

@@ -1,11 +1,9 @@
 package keyring
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
-	"io"
 	"slices"
 	"time"
 
@@ -192,41 +190,6 @@ var Decoders = map[string]func([]byte) error{
 // Answered reads what the leader answers.
 var Answered = answered
 
-// CheckRaftRequest checks a request at a server of that term, whose log is committed up to commit, with the
-// terms of its entries.
-func CheckRaftRequest(term, commit uint64, terms map[uint64]uint64, command any) error {
-	v := raftView{term: term, commit: commit, termAt: func(i uint64) (uint64, bool) { t, ok := terms[i]; return t, ok }}
-	return v.checkRequest(command)
-}
-
-// SnapshotCheck hands snapshots to a server's checks of that term, and returns why each is not handed on to raft.
-func SnapshotCheck(term uint64, done <-chan struct{}) func(*raft.InstallSnapshotRequest, io.Reader) error {
-	t := &checkedTransport{
-		view: func() (raftView, bool) { return raftView{term: term}, true },
-		section: func(r io.Reader) (io.Reader, error) {
-			raw, err := readRaw(r)
-			return io.MultiReader(bytes.NewReader(raw), r), err
-		},
-		refused: func(error) {}, passed: make(chan raft.RPC), done: done,
-	}
-	go func() {
-		for {
-			select {
-			case rpc := <-t.passed:
-				_, err := io.Copy(io.Discard, rpc.Reader)
-				rpc.Respond(nil, err)
-			case <-done:
-				return
-			}
-		}
-	}()
-	return func(q *raft.InstallSnapshotRequest, r io.Reader) error {
-		answer := make(chan raft.RPCResponse, 1)
-		t.snapshot(raft.RPC{Command: q, Reader: r, RespChan: answer})
-		return (<-answer).Error
-	}
-}
-
 // SeldomEach returns what limits log lines by name, for one in the time of the limit.
 func SeldomEach() func(name string, do func()) { return new(seldomEach).Do }
 
@@ -235,12 +198,6 @@ const MaxSeldom = maxSeldom
 
 // LiveTokens are the join tokens that have not ended.
 var LiveTokens = liveTokens
-
-// DecodeConfiguration decodes a raft configuration of another server.
-var DecodeConfiguration = decodeConfiguration
-
-// ErrRaftRequest is matched by what is wrong with a request of raft's.
-var ErrRaftRequest = errRaftRequest
 
 // ParseAddress takes the address of a server.
 func ParseAddress(s string) error { _, err := parseAddress(s); return err }
@@ -351,15 +308,6 @@ func Lose(k *Keyring, id KeyID) error {
 
 // SnapshotRaft has a node's raft write a snapshot.
 func SnapshotRaft(n *Node) error { return n.raft.Snapshot().Error() }
-
-// SplitTransport is what a Node puts around raft's transport.
-func SplitTransport(t interface {
-	raft.Transport
-	raft.WithPreVote
-	raft.WithClose
-}) raft.Transport {
-	return raftTransport{t}
-}
 
 // RestoreRaft makes a snapshot and restores it, which sends it to every other server.
 func RestoreRaft(n *Node) error {

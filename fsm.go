@@ -342,6 +342,18 @@ func ringOf(raw []byte, build meta.Build) (*meta.Ring, error) {
 // unanswered.
 const proposeTimeout = 5 * time.Second
 
+// MaxCommand is the most bytes of a command: of the keyring's own, and of those that Node.Apply takes.
+const MaxCommand = 4 << 20
+
+// commandTooLong is how many bytes it has. It matches ErrTooLong.
+type commandTooLong int
+
+func (n commandTooLong) Error() string {
+	return fmt.Sprintf("a command of %d bytes, at most %d are taken", int(n), MaxCommand)
+}
+
+func (commandTooLong) Is(target error) bool { return target == ErrTooLong }
+
 // propose is the one way to raft: the commands in one log entry, all of them or none. It
 // returns what Apply answered. An error that matches ErrNotLeader may hide a commit. What
 // version 1 of log entries does not have is refused unless every server has it.

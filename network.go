@@ -1,10 +1,12 @@
 package keyring
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"slices"
@@ -14,6 +16,7 @@ import (
 
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/raftwire"
 	"github.com/hashicorp/raft"
 )
 
@@ -50,9 +53,9 @@ type network struct {
 	dialer *peer.Dialer
 	raft   net.Listener
 	trans  *raft.NetworkTransport
-	checks *checkedTransport // around trans
-	fresh  atomic.Bool       // this server has found no raft log, and has not founded one yet
-	join   []candidate       // who may know the leader that is to take this server in; nil if it need not be
+	checks *raftwire.Transport // around trans
+	fresh  atomic.Bool         // this server has found no raft log, and has not founded one yet
+	join   []candidate         // who may know the leader that is to take this server in; nil if it need not be
 
 	// sponsors are the servers of the configuration that took this one in: until raft has told it,
 	// they are all that it knows. Set before raft runs.
@@ -140,7 +143,7 @@ func (w *network) close() error {
 	w.hangUp(func(peer.Identity) bool { return true })
 	errs = append(errs, w.server.Close(), w.port.Close())
 	if w.checks != nil {
-		w.checks.work.Wait()
+		w.checks.Stop()
 	}
 	return errors.Join(errs...)
 }
@@ -360,14 +363,12 @@ func (w *network) raftTransport() raft.Transport {
 	w.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: w, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: w.node.log.Named("raft"),
 	})
-	w.checks = &checkedTransport{
-		raftTransport: raftTransport{w.trans}, view: w.raftView, section: w.checkSection,
-		refused: func(err error) {
+	w.checks = raftwire.New(w.trans, raftwire.Checks{
+		View: w.raftView, Section: w.checkSection,
+		Refused: func(err error) {
 			w.refusals.Do(func() { w.node.log.Warn("raft: what a member sent is refused", "error", err) })
 		},
-		passed: make(chan raft.RPC), done: w.closed,
-	}
-	w.checks.work.Go(w.checks.relay)
+	})
 	return w.checks
 }
 
@@ -442,3 +443,33 @@ func (w *network) Close() error { return w.raft.Close() }
 
 // Addr implements raft.StreamLayer: it is what raft takes for this server's address.
 func (w *network) Addr() net.Addr { return address(w.node.cfg.Addr) }
+
+// raftView is what this server's raft knows. Before raft is there nobody is admitted who could ask.
+func (w *network) raftView() (raftwire.View, bool) {
+	if !w.ready() {
+		return raftwire.View{}, false
+	}
+	return raftwire.View{
+		Term: w.node.raft.CurrentTerm(), Commit: w.node.raft.CommitIndex(),
+		TermAt: func(index uint64) (uint64, bool) {
+			var e raft.Log
+			err := w.node.store.GetLog(index, &e)
+			return e.Term, err == nil
+		},
+	}, true
+}
+
+// checkSection reads the keyring's section of a snapshot, if it has one, and returns a reader of all of it: one
+// that is damaged, or of a newer build, would take the place of a good one on disk before raft finds out.
+func (w *network) checkSection(r io.Reader) (io.Reader, error) {
+	raw, err := readRaw(r)
+	if err != nil {
+		return r, err
+	}
+	if bytes.HasPrefix(raw, []byte(magic)) {
+		if _, err := ringOf(raw, w.node.keys.fsm.build); err != nil {
+			return r, err
+		}
+	}
+	return io.MultiReader(bytes.NewReader(raw), r), nil
+}

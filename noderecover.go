@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/raftwire"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
@@ -183,7 +184,7 @@ func (d raftDir) servers() (servers []raft.Server, err error) {
 			return nil, err
 		}
 		if entry.Type == raft.LogConfiguration {
-			c, err := decodeConfiguration(entry.Data)
+			c, err := raftwire.DecodeConfiguration(entry.Data)
 			if err != nil {
 				return nil, fmt.Errorf("raft log, entry %d: %w", i, err)
 			}

@@ -5,8 +5,9 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
+	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,97 +16,6 @@ import (
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
-
-// sent is a transport that keeps what is sent, and of which call number fails is refused or lost.
-type sent struct {
-	*raft.InmemTransport
-	requests []raft.AppendEntriesRequest
-	fails    int
-	err      error
-}
-
-func (s *sent) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	s.requests = append(s.requests, *args)
-	if len(s.requests) == s.fails {
-		*resp = raft.AppendEntriesResponse{Term: args.Term + 1, NoRetryBackoff: true}
-		return s.err
-	}
-	resp.Term, resp.LastLog, resp.Success = args.Term, uint64(len(s.requests)), true
-	return nil
-}
-
-func TestRequestsAreSplit(t *testing.T) {
-	const limit = 1 << 20
-	lost := errors.New("lost")
-	rnd := rand.New(rand.NewPCG(1, 2))
-	data := make([]byte, 2*limit)
-	for range 500 {
-		req := &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 40, PrevLogTerm: 3, LeaderCommitIndex: 40 + rnd.Uint64N(80), RPCHeader: raft.RPCHeader{Addr: []byte("l")}}
-		for i := range rnd.IntN(64) {
-			size := rnd.IntN(limit >> rnd.IntN(8))
-			if rnd.IntN(8) == 0 {
-				size = rnd.IntN(4 * limit)
-			}
-			req.Entries = append(req.Entries, &raft.Log{Index: 41 + uint64(i), Term: 3 + uint64(i)/8, Data: data[:size/2], Extensions: data[:size/2]})
-		}
-		before := *req
-		s := &sent{fails: rnd.IntN(6)}
-		if rnd.IntN(2) == 0 {
-			s.err = lost
-		}
-		resp := raft.AppendEntriesResponse{NoRetryBackoff: true} // of an earlier call
-		err := keyring.SplitTransport(s).AppendEntries("b", "b", req, &resp)
-
-		var got []*raft.Log
-		prev := raft.Log{Index: 40, Term: 3}
-		for i, r := range s.requests {
-			size := 0
-			for _, e := range r.Entries {
-				size += len(e.Data) + len(e.Extensions)
-			}
-			got = append(got, r.Entries...)
-			commit := req.LeaderCommitIndex
-			if len(got) < len(req.Entries) {
-				commit = min(commit, got[len(got)-1].Index)
-			}
-			if size > limit && len(r.Entries) > 1 || len(r.Entries) == 0 && len(req.Entries) > 0 {
-				t.Fatalf("request %d: %d bytes in %d entries", i, size, len(r.Entries))
-			}
-			if r.Term != 7 || string(r.Addr) != "l" || r.PrevLogEntry != prev.Index || r.PrevLogTerm != prev.Term || r.LeaderCommitIndex != commit {
-				t.Fatalf("request %d of %d: %+v after %d, %d, want commit index %d", i, len(s.requests), r, prev.Index, prev.Term, commit)
-			}
-			if len(got) > 0 {
-				prev = *got[len(got)-1]
-			}
-		}
-		failed := s.fails > 0 && len(s.requests) == s.fails
-		if !slices.Equal(got, req.Entries[:len(got)]) || (len(got) < len(req.Entries)) && !failed || len(s.requests) > s.fails && s.fails > 0 {
-			t.Fatalf("%d of %d entries in %d requests, the %d. fails", len(got), len(req.Entries), len(s.requests), s.fails)
-		}
-		want := raft.AppendEntriesResponse{Term: 7, LastLog: uint64(len(s.requests)), Success: true}
-		if failed {
-			want = raft.AppendEntriesResponse{Term: 8, NoRetryBackoff: true}
-		}
-		if resp.Term != want.Term || resp.LastLog != want.LastLog || resp.Success != want.Success || resp.NoRetryBackoff != want.NoRetryBackoff || failed && err != s.err || !failed && err != nil {
-			t.Fatalf("%+v, %v, want %+v", resp, err, want)
-		}
-		if before.PrevLogEntry != req.PrevLogEntry || before.LeaderCommitIndex != req.LeaderCommitIndex || len(before.Entries) != len(req.Entries) {
-			t.Fatal("raft's request is changed")
-		}
-	}
-}
-
-// Raft finds out by assertion whether a transport can ask before it votes, and be closed.
-func TestSplittingKeepsWhatATransportCan(t *testing.T) {
-	_, inner := raft.NewInmemTransport("a")
-	trans := keyring.SplitTransport(inner)
-	if _, ok := trans.(raft.WithPreVote); !ok {
-		t.Error("no pre-vote")
-	}
-	if _, ok := trans.(raft.WithClose); !ok {
-		t.Error("no Close")
-	}
-}
 
 // blobs is an App of which only the sizes are known, and the bytes of a snapshot.
 type blobs struct {
@@ -245,4 +155,76 @@ func TestLargestCommandFitsAFrame(t *testing.T) {
 	if keyring.MaxCommand > peer.MaxEntry {
 		t.Errorf("commands of %d bytes, entries of %d", keyring.MaxCommand, peer.MaxEntry)
 	}
+}
+
+// asMember is a StreamLayer with the certificate of a member.
+type asMember struct {
+	dialer *peer.Dialer
+	server string
+}
+
+func (l asMember) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return l.dialer.Dial(ctx, l.server, string(addr), peer.ALPNRaft)
+}
+func (asMember) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+func (asMember) Close() error              { return nil }
+func (asMember) Addr() net.Addr            { return &net.TCPAddr{} }
+
+// TestMemberCantEndAnothersRaft sends what a member with raft's protocol can: the server goes on, and its log is
+// as it was, so that it also starts again.
+func TestMemberCantEndAnothersRaft(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := startNodes(t, 3, nil)
+	c.ready(ctx)
+	from := besides(c.nodes["s1"].Leader())
+	victim := from
+	for id := range c.nodes {
+		if id != from && id != c.nodes["s1"].Leader() {
+			victim = id
+		}
+	}
+	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:  asMember{&peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/"+string(from), nil)}, string(victim)},
+		MaxPool: 1, Timeout: 5 * time.Second,
+	})
+	defer trans.Close()
+	to, term := raft.ServerAddress(c.addrs[victim]), keyring.CurrentTerm(c.nodes[victim])
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(from), Addr: []byte(c.addrs[from])}
+	for name, e := range map[string]*raft.Log{
+		"configuration": {Index: 1, Term: term, Type: raft.LogConfiguration, Data: []byte("garbage")},
+		"type":          {Index: 1, Term: term, Type: 99},
+		"gap":           {Index: 1 << 40, Term: term, Type: raft.LogNoop},
+	} {
+		q := &raft.AppendEntriesRequest{RPCHeader: header, Term: term, Entries: []*raft.Log{e}, LeaderCommitIndex: 1 << 40}
+		if err := trans.AppendEntries(victim, to, q, new(raft.AppendEntriesResponse)); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	vote := &raft.RequestVoteRequest{RPCHeader: header, Term: 1<<64 - 1, LastLogIndex: 1 << 40, LastLogTerm: 1 << 40}
+	if err := trans.RequestVote(victim, to, vote, new(raft.RequestVoteResponse)); err == nil {
+		t.Error("the largest term is taken")
+	}
+	beat := &raft.AppendEntriesRequest{RPCHeader: header, Term: 1<<64 - 1}
+	if err := trans.AppendEntries(victim, to, beat, new(raft.AppendEntriesResponse)); err == nil {
+		t.Error("the largest term is taken from a heartbeat")
+	}
+	damaged := append([]byte("keyring-snapshot"), make([]byte, 100)...)
+	install := &raft.InstallSnapshotRequest{
+		RPCHeader: header, SnapshotVersion: 1, Term: term, LastLogIndex: 1 << 20, LastLogTerm: term,
+		Configuration: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "s1", Address: "s1:1"}}}), ConfigurationIndex: 1, Size: int64(len(damaged)),
+	}
+	if err := trans.InstallSnapshot(victim, to, install, new(raft.InstallSnapshotResponse), bytes.NewReader(damaged)); err == nil {
+		t.Error("a damaged snapshot is taken")
+	}
+	if got := keyring.CurrentTerm(c.nodes[victim]); got > term+1000 {
+		t.Errorf("term %d", got)
+	}
+	if _, err := c.nodes[victim].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+		t.Error(err)
+	}
+	c.restart(ctx, victim)
+	c.ready(ctx)
 }

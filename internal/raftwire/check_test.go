@@ -1,19 +1,12 @@
-package keyring_test
+package raftwire_test
 
 import (
-	"bytes"
-	"context"
 	"errors"
-	"io"
-	"net"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
-	"example.com/keyring"
 	"example.com/keyring/internal/bounded/boundedtest"
-	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/raftwire"
 	"github.com/hashicorp/raft"
 )
 
@@ -43,6 +36,11 @@ func goodSnapshot() *raft.InstallSnapshotRequest {
 		RPCHeader: raft.RPCHeader{ProtocolVersion: 3, ID: []byte("s1"), Addr: []byte("s1:1")}, SnapshotVersion: 1,
 		Term: 3, LastLogIndex: 9, LastLogTerm: 2, Configuration: configuration(voter("s1")), ConfigurationIndex: 7, Size: 10,
 	}
+}
+
+// at is what a server knows in that term, whose log is committed up to commit, with the terms of its entries.
+func at(term, commit uint64, terms map[uint64]uint64) raftwire.View {
+	return raftwire.View{Term: term, Commit: commit, TermAt: func(i uint64) (uint64, bool) { t, ok := terms[i]; return t, ok }}
 }
 
 // What raft would panic on, now or at its next start, or could never leave again, is refused before it has it.
@@ -119,13 +117,13 @@ func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
 		"in a past term": {snapshot(func(q *raft.InstallSnapshotRequest) { q.Term = 2 }), false},
 		"in a term":      {snapshot(func(q *raft.InstallSnapshotRequest) { q.Term = 1 << 63 }), false},
 	} {
-		err := keyring.CheckRaftRequest(3, 4, map[uint64]uint64{3: 2, 4: 2}, c.request)
-		if (err == nil) != c.ok || err != nil && !errors.Is(err, keyring.ErrRaftRequest) {
+		err := at(3, 4, map[uint64]uint64{3: 2, 4: 2}).Check(c.request)
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, raftwire.ErrRefused) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for term, ok := range map[uint64]bool{1: true, 1 << 48: true, 1<<48 + 1: false} { // of a server that has none
-		if err := keyring.CheckRaftRequest(0, 0, nil, &raft.AppendEntriesRequest{Term: term}); (err == nil) != ok {
+		if err := at(0, 0, nil).Check(&raft.AppendEntriesRequest{Term: term}); (err == nil) != ok {
 			t.Errorf("term %d at a new server: %v", term, err)
 		}
 	}
@@ -135,113 +133,6 @@ func FuzzConfiguration(f *testing.F) {
 	f.Add(configuration(voter("s1"), voter("s2")))
 	f.Add([]byte("garbage"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		boundedtest.Memory(t, len(b), 256<<10, 512, func() { keyring.DecodeConfiguration(b) })
-	})
-}
-
-// asMember is a StreamLayer with the certificate of a member.
-type asMember struct {
-	dialer *peer.Dialer
-	server string
-}
-
-func (l asMember) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	return l.dialer.Dial(ctx, l.server, string(addr), peer.ALPNRaft)
-}
-func (asMember) Accept() (net.Conn, error) { return nil, net.ErrClosed }
-func (asMember) Close() error              { return nil }
-func (asMember) Addr() net.Addr            { return &net.TCPAddr{} }
-
-// TestMemberCantEndAnothersRaft sends what a member with raft's protocol can: the server goes on, and its log is
-// as it was, so that it also starts again.
-func TestMemberCantEndAnothersRaft(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	from := besides(c.nodes["s1"].Leader())
-	victim := from
-	for id := range c.nodes {
-		if id != from && id != c.nodes["s1"].Leader() {
-			victim = id
-		}
-	}
-	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  asMember{&peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/"+string(from), nil)}, string(victim)},
-		MaxPool: 1, Timeout: 5 * time.Second,
-	})
-	defer trans.Close()
-	to, term := raft.ServerAddress(c.addrs[victim]), keyring.CurrentTerm(c.nodes[victim])
-	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(from), Addr: []byte(c.addrs[from])}
-	for name, e := range map[string]*raft.Log{
-		"configuration": {Index: 1, Term: term, Type: raft.LogConfiguration, Data: []byte("garbage")},
-		"type":          {Index: 1, Term: term, Type: 99},
-		"gap":           {Index: 1 << 40, Term: term, Type: raft.LogNoop},
-	} {
-		q := &raft.AppendEntriesRequest{RPCHeader: header, Term: term, Entries: []*raft.Log{e}, LeaderCommitIndex: 1 << 40}
-		if err := trans.AppendEntries(victim, to, q, new(raft.AppendEntriesResponse)); err == nil || !strings.Contains(err.Error(), "refused") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	vote := &raft.RequestVoteRequest{RPCHeader: header, Term: 1<<64 - 1, LastLogIndex: 1 << 40, LastLogTerm: 1 << 40}
-	if err := trans.RequestVote(victim, to, vote, new(raft.RequestVoteResponse)); err == nil {
-		t.Error("the largest term is taken")
-	}
-	beat := &raft.AppendEntriesRequest{RPCHeader: header, Term: 1<<64 - 1}
-	if err := trans.AppendEntries(victim, to, beat, new(raft.AppendEntriesResponse)); err == nil {
-		t.Error("the largest term is taken from a heartbeat")
-	}
-	damaged := append([]byte("keyring-snapshot"), make([]byte, 100)...)
-	install := &raft.InstallSnapshotRequest{
-		RPCHeader: header, SnapshotVersion: 1, Term: term, LastLogIndex: 1 << 20, LastLogTerm: term,
-		Configuration: configuration(voter("s1")), ConfigurationIndex: 1, Size: int64(len(damaged)),
-	}
-	if err := trans.InstallSnapshot(victim, to, install, new(raft.InstallSnapshotResponse), bytes.NewReader(damaged)); err == nil {
-		t.Error("a damaged snapshot is taken")
-	}
-	if got := keyring.CurrentTerm(c.nodes[victim]); got > term+1000 {
-		t.Errorf("term %d", got)
-	}
-	if _, err := c.nodes[victim].Rotate(ctx, keyring.RotateOptions{}); err != nil {
-		t.Error(err)
-	}
-	c.restart(ctx, victim)
-	c.ready(ctx)
-}
-
-// trickle is the start of a snapshot of 1 GiB, of which 64 KiB come every 10 seconds.
-type trickle struct {
-	head io.Reader
-	read int
-}
-
-func (s *trickle) Read(p []byte) (int, error) {
-	if n, err := s.head.Read(p); err == nil {
-		return n, nil
-	}
-	if s.read >= 4<<20 { // minutes later; the rest is not needed
-		return 0, io.EOF
-	}
-	time.Sleep(10 * time.Second) // virtual
-	n := min(len(p), 64<<10)
-	s.read += n
-	return n, nil
-}
-
-// TestStartOfASnapshotHasItsTime: the next one waits for it. What follows the start has as long as it takes.
-func TestStartOfASnapshotHasItsTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		done := make(chan struct{})
-		defer close(done)
-		check := keyring.SnapshotCheck(3, done)
-		head := append([]byte("keyring-snapshot"), 0, 0, 0, 0, 1<<6, 0, 0, 0)
-		if err := check(goodSnapshot(), &trickle{head: bytes.NewReader(append(head, make([]byte, 100)...))}); err == nil || !strings.Contains(err.Error(), "takes more than") {
-			t.Errorf("the slow one: %v", err)
-		}
-		if err := check(goodSnapshot(), &trickle{head: bytes.NewReader(make([]byte, 100))}); err != nil {
-			t.Errorf("the host's: %v", err)
-		}
+		boundedtest.Memory(t, len(b), 256<<10, 512, func() { raftwire.DecodeConfiguration(b) })
 	})
 }

@@ -1,41 +1,25 @@
-package keyring
+package raftwire
 
-import (
-	"fmt"
+import "github.com/hashicorp/raft"
 
-	"github.com/hashicorp/raft"
-)
-
-// MaxCommand is the most bytes that Node.Apply takes.
-const MaxCommand = 4 << 20
-
-// commandTooLong is how many bytes it has. It matches ErrTooLong.
-type commandTooLong int
-
-func (n commandTooLong) Error() string {
-	return fmt.Sprintf("a command of %d bytes, at most %d are taken", int(n), MaxCommand)
-}
-
-func (commandTooLong) Is(target error) bool { return target == ErrTooLong }
-
-// batchLimit is how many bytes of entries go in one request of raft's. Raft itself bounds only
-// how many entries do, and the other side takes no frame beyond peer.MaxFrame.
+// batchLimit is how many bytes of entries go in one request of raft's. Raft itself bounds only how many
+// entries do, and the other side takes no frame beyond peer.MaxFrame.
 const batchLimit = 1 << 20
 
-// wire is what a raft.NetworkTransport is to raft. Raft asks for the last two by assertion.
-type wire interface {
+// Inner is what a raft.NetworkTransport is to raft. Raft asks for the last two by assertion.
+type Inner interface {
 	raft.Transport
 	raft.WithPreVote
 	raft.WithClose
 }
 
-// raftTransport splits the requests that carry many bytes.
-type raftTransport struct{ wire }
+// splitter splits the requests that carry many bytes.
+type splitter struct{ Inner }
 
 // AppendEntries implements raft.Transport. A request of more than batchLimit bytes goes as
 // several, in order, up to the first that is not answered with success. Those before it stay
 // in the follower's log, where raft finds them when it tries again.
-func (t raftTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (t splitter) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	rest := args.Entries
 	part := *args
 	for {
@@ -46,7 +30,7 @@ func (t raftTransport) AppendEntries(id raft.ServerID, target raft.ServerAddress
 			part.LeaderCommitIndex = min(args.LeaderCommitIndex, part.Entries[n-1].Index)
 		}
 		*resp = raft.AppendEntriesResponse{}
-		err := t.wire.AppendEntries(id, target, &part, resp)
+		err := t.Inner.AppendEntries(id, target, &part, resp)
 		if err != nil || !resp.Success || len(rest) == 0 {
 			return err
 		}
