@@ -16,7 +16,7 @@ import (
 
 // serveProof proves to a server that wants to join that this one knows the secret of its token: it is the
 // leader of the cluster that made it. The server believes nothing before that.
-func (w *network) serveProof(ctx context.Context, from peer.Identity, body []byte) ([]byte, error) {
+func (w *network) serveProof(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
 	q, err := provingType.Decode(body)
 	if err != nil {
 		return nil, &peer.Refusal{Code: peer.Unsupported}
@@ -28,7 +28,7 @@ func (w *network) serveProof(ctx context.Context, from peer.Identity, body []byt
 	if err != nil {
 		return nil, w.refuseToken(from, q.Addr, err)
 	}
-	token, err := w.node.keys.openJoinToken(q.Token, from.ID, meta.Digest{})
+	token, err := w.node.keys.openJoinToken(q.Token, string(from), meta.Digest{})
 	if err != nil {
 		return nil, w.refuseToken(from, q.Addr, err)
 	}
@@ -41,14 +41,14 @@ func (w *network) serveProof(ctx context.Context, from peer.Identity, body []byt
 }
 
 // refuseToken tells the log why a server may not join. The server learns the same in all cases.
-func (w *network) refuseToken(from peer.Identity, addr string, err error) error {
-	w.joins.Do(from.ID, func() { w.node.log.Warn("server may not join", "id", from.ID, "addr", addr, "error", err) })
+func (w *network) refuseToken(from raft.ServerID, addr string, err error) error {
+	w.joins.Do(string(from), func() { w.node.log.Warn("server may not join", "id", from, "addr", addr, "error", err) })
 	return &peer.Refusal{Code: peer.NotMember}
 }
 
 // mayJoin refuses what is asked of a server that can't take anybody in, or by one that can't be taken in.
-func (w *network) mayJoin(from peer.Identity, addr string) error {
-	id := raft.ServerID(from.ID)
+func (w *network) mayJoin(from raft.ServerID, addr string) error {
+	id := from
 	if (addRequest{ID: id, Addr: addr}).check() != nil || id == w.node.cfg.ID {
 		return &peer.Refusal{Code: peer.BadRequest}
 	}
@@ -77,7 +77,7 @@ func (w *network) meeting(ctx context.Context, addr string) (join.Meeting, meta.
 
 // serveJoin takes a server without a raft log into the configuration, without a vote: one that is in
 // it already, or proves that it has a token.
-func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte) ([]byte, error) {
+func (w *network) serveJoin(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
 	j, err := joiningType.Decode(body)
 	if err != nil {
 		return nil, &peer.Refusal{Code: peer.Unsupported}
@@ -85,7 +85,7 @@ func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte
 	if err := w.mayJoin(from, j.Addr); err != nil {
 		return nil, err
 	}
-	n, id := w.node, raft.ServerID(from.ID)
+	n, id := w.node, from
 	was, known := n.serverOf(id)
 	var use meta.UseJoinToken
 	if !known {
@@ -118,7 +118,7 @@ func (w *network) serveJoin(ctx context.Context, from peer.Identity, body []byte
 
 // checkProof returns what is to be recorded of the token that a server has proved to have, on this
 // connection.
-func (w *network) checkProof(ctx context.Context, from peer.Identity, j joining) (meta.UseJoinToken, error) {
+func (w *network) checkProof(ctx context.Context, from raft.ServerID, j joining) (meta.UseJoinToken, error) {
 	if j.ID == (meta.TokenID{}) {
 		return meta.UseJoinToken{}, errors.New("no join token, or one of an older build")
 	}
@@ -126,7 +126,7 @@ func (w *network) checkProof(ctx context.Context, from peer.Identity, j joining)
 	if err != nil {
 		return meta.UseJoinToken{}, err
 	}
-	token, err := w.node.keys.openJoinToken(j.ID, from.ID, user)
+	token, err := w.node.keys.openJoinToken(j.ID, string(from), user)
 	if err != nil {
 		return meta.UseJoinToken{}, err
 	}
@@ -138,13 +138,13 @@ func (w *network) checkProof(ctx context.Context, from peer.Identity, j joining)
 	if !join.Proven(j.Proof, want) {
 		return meta.UseJoinToken{}, fmt.Errorf("join token %s: the server does not prove that it has it", j.ID)
 	}
-	return meta.UseJoinToken{ID: j.ID, Server: from.ID, User: user}, nil
+	return meta.UseJoinToken{ID: j.ID, Server: string(from), User: user}, nil
 }
 
 // takeIn binds the token to the server's certificate, then adds the server. A crash in between leaves a
 // token with which that server, with that certificate, can ask again. It takes turns with removals,
 // which end the token.
-func (w *network) takeIn(ctx context.Context, from peer.Identity, use meta.UseJoinToken, addr string) error {
+func (w *network) takeIn(ctx context.Context, from raft.ServerID, use meta.UseJoinToken, addr string) error {
 	n := w.node
 	if why := plan.JoinRefusal(n.keys.fsm.ring.Load(), use.ID, use.Server, use.User, n.keys.now(), n.keys.fsm.tokens()); why != "" {
 		return w.refuseToken(from, addr, errors.New(why))
@@ -157,6 +157,6 @@ func (w *network) takeIn(ctx context.Context, from peer.Identity, use meta.UseJo
 	if err != nil {
 		return err
 	}
-	n.log.Info("server joins", "id", from.ID, "addr", addr, "token", use.ID)
-	return n.setAddress(raft.ServerID(from.ID), raft.ServerAddress(addr), false)
+	n.log.Info("server joins", "id", from, "addr", addr, "token", use.ID)
+	return n.setAddress(from, raft.ServerAddress(addr), false)
 }

@@ -90,7 +90,7 @@ func checkRaftMeta(s raft.SnapshotMeta) error {
 	switch {
 	case s.Version < raft.SnapshotVersionMin || s.Version > raft.SnapshotVersionMax:
 		return fmt.Errorf("a raft snapshot of version %d", s.Version)
-	case s.Index == 0 || s.Index > maxIndex || s.Term == 0 || s.Term > maxIndex: // the log has to go on
+	case s.Index == 0 || s.Index > raftwire.MaxIndex || s.Term == 0 || s.Term > raftwire.MaxIndex: // the log has to go on
 		return fmt.Errorf("a raft snapshot of index %d and term %d", s.Index, s.Term)
 	case s.ConfigurationIndex > s.Index:
 		return fmt.Errorf("a raft snapshot of index %d, with the configuration of index %d", s.Index, s.ConfigurationIndex)

@@ -175,11 +175,11 @@ type Config struct {
 	// Logger gets what an operator should know; never key material. Nil logs nothing.
 	Logger hclog.Logger
 
-	fs        durable.FS       // a simulated disk in place of Dir, for tests
-	clock     func() time.Time // the wall clock; nil is time.Now
-	sameBuild bool             // every server is at this build: the first command need not wait for all
-	raftDisk  *raftDisk        // of a Node, for Status
-	onLookUp  func()           // called between the two loads of lookUpSealing, by tests
+	fs         durable.FS       // a simulated disk in place of Dir, for tests
+	clock      func() time.Time // the wall clock; nil is time.Now
+	sameBuild  bool             // every server is at this build: the first command need not wait for all
+	raftFaults func() []string  // what a Node's raft can't write, for Status
+	onLookUp   func()           // called between the two loads of lookUpSealing, by tests
 }
 
 const (

@@ -137,19 +137,15 @@
 //	statustext.go   Status for people
 //	node.go         Node: raft and bolt put together with the keyring
 //	noderaft.go     what a Node's raft has on disk, and how it is configured
-//	raftdisk.go     which writes of a Node's raft fail
-//	network.go      a Node's port, and its connections to the ports of others
+//	network.go      the calls at a Node's port
 //	founding.go     how a Node's cluster is founded
 //	joining.go      how a server joins one, and whom it takes for the cluster
 //	admission.go    how the leader takes in a server that joins
-//	address.go      the address at which a server is reached
 //	members.go      AddServer, RemoveServer, Leave: how members come and go
 //	promotion.go    how servers that hold every key become voters
 //	jointoken.go    tokens with which a server may join: made, listed, withdrawn, ended
 //	moved.go        how the leader learns the new address of a server
 //	hosttls.go      ServerTLS, ClientTLS, PeerID: what a host with a raft of its own checks
-//	rafttransport.go what a Node's raft sends at once, and the bound of Node.Apply
-//	raftcheck.go    what of a member's requests a Node's raft is given
 //	forward.go      what a Node that follows has the leader do
 //	nodestatus.go   Status of the leader, on every Node
 //
@@ -162,6 +158,8 @@
 //	internal/join     join tokens: how both sides prove that they know one
 //	internal/durable  the only code that writes files
 //	internal/peer     messages between servers, HPKE, mutual TLS, HTTP
+//	internal/raftwire  raft's requests: large ones are split, and what others send is checked
+//	internal/cluster  a Node's raft on disk, and its port
 //	internal/bounded  JSON of others, into types that say how much they may hold
 //	internal/keyringtest  clusters and disks for tests, with faults; drills under strace
 //

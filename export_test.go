@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"net"
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/jwt"
@@ -190,20 +192,8 @@ var Decoders = map[string]func([]byte) error{
 // Answered reads what the leader answers.
 var Answered = answered
 
-// SeldomEach returns what limits log lines by name, for one in the time of the limit.
-func SeldomEach() func(name string, do func()) { return new(seldomEach).Do }
-
-// MaxSeldom is how many names it tells apart.
-const MaxSeldom = maxSeldom
-
 // LiveTokens are the join tokens that have not ended.
 var LiveTokens = liveTokens
-
-// ParseAddress takes the address of a server.
-func ParseAddress(s string) error { _, err := parseAddress(s); return err }
-
-// CheckServerID says what is wrong with the ID of a server that is to come.
-var CheckServerID = checkServerID
 
 // MembersOf returns the servers of the latest raft configuration.
 func MembersOf(n *Node) []string { return servers(n.raft) }
@@ -279,23 +269,28 @@ func RaftServers(n *Node) []raft.Server { return n.raft.GetConfiguration().Confi
 
 // ServeJoin is what a leader does when that server asks to join.
 func ServeJoin(ctx context.Context, n *Node, from raft.ServerID, body []byte) error {
-	_, err := n.net.serveJoin(ctx, peer.Identity{Cluster: n.cfg.Cluster, Role: peer.RoleServer, ID: string(from)}, body)
+	_, err := n.net.serveJoin(ctx, from, body)
 	return err
 }
 
 // SaysItIsAt has a member say to a node, with its greeting, that it has moved.
 func SaysItIsAt(n *Node, from raft.ServerID, addr string) {
-	n.net.noteMoved(peer.Identity{Cluster: n.cfg.Cluster, Role: peer.RoleServer, ID: string(from)}, []byte(`{"addr":"`+addr+`"}`))
+	n.net.noteMoved(from, []byte(`{"addr":"`+addr+`"}`))
 }
 
 // CallPeer has a node ask another one what it is, over a new connection.
 func CallPeer(ctx context.Context, n *Node, to raft.ServerID) error {
-	n.net.client.CloseIdle()
 	request, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
 	if err != nil {
 		return err
 	}
-	_, err = call[peer.HelloAnswer](ctx, n.keys, string(to), request)
+	s, _ := n.serverOf(to)
+	session, err := n.net.Session(ctx, cluster.Candidate{ID: string(s.ID), Addr: string(s.Address)})
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	_, err = session.Call(ctx, cluster.PathKeyring, request)
 	return err
 }
 
@@ -347,11 +342,19 @@ func Depose(leader *Node) error {
 	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader.cfg.ID)}
 	for _, s := range leader.raft.GetConfiguration().Configuration().Servers {
 		if s.ID != leader.cfg.ID {
-			return leader.net.trans.TimeoutNow(s.ID, s.Address, &raft.TimeoutNowRequest{RPCHeader: header}, new(raft.TimeoutNowResponse))
+			trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: dialOnly{leader.net.StreamLayer()}, MaxPool: 1, Timeout: 5 * time.Second})
+			defer trans.Close()
+			return trans.TimeoutNow(s.ID, s.Address, &raft.TimeoutNowRequest{RPCHeader: header}, new(raft.TimeoutNowResponse))
 		}
 	}
 	return errors.New("there is no other server")
 }
+
+// dialOnly accepts no connections, and leaves the port open.
+type dialOnly struct{ raft.StreamLayer }
+
+func (dialOnly) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+func (dialOnly) Close() error              { return nil }
 
 // Propose proposes commands as the keyring does.
 func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
@@ -538,21 +541,6 @@ func (r *Reports) Take() []meta.Hold { return r.r.take() }
 
 // WrapRaftLog puts something around the log of a Node's raft.
 func WrapRaftLog(c *NodeConfig, wrap func(raft.LogStore) raft.LogStore) { c.wrapLog = wrap }
-
-// NewRaftDisk is the disk of a Node's raft.
-func NewRaftDisk(log raft.LogStore, snaps raft.SnapshotStore, changed func()) *raftDisk {
-	return &raftDisk{LogStore: log, SnapshotStore: snaps, changed: changed}
-}
-
-// Problems is what Status says of it.
-func (d *raftDisk) Problems() (details []string) {
-	var st Status
-	d.describe(&st)
-	for _, p := range st.Problems {
-		details = append(details, p.Detail)
-	}
-	return details
-}
 
 // SetMissed has the FSM say that it could not apply that entry; 0 is none.
 func SetMissed(f *FSM, entry uint64) { f.missed.Store(entry) }

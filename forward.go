@@ -186,7 +186,7 @@ func (n *Node) forward(ctx context.Context, timeout time.Duration, path string, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	b, err := n.net.call(ctx, leader, path, framed(data, aad))
+	b, err := n.net.CallMember(ctx, leader, path, framed(data, aad))
 	if err != nil {
 		return nil, notAnswered(ctx, err)
 	}
@@ -218,16 +218,16 @@ func notAnswered(ctx context.Context, err error) error {
 
 // serveForwarded does here, on the leader, what another server was asked for. It never
 // forwards again.
-func (n *Node) serveForwarded(ctx context.Context, from peer.Identity, path string, body []byte) ([]byte, error) {
+func (n *Node) serveForwarded(ctx context.Context, from raft.ServerID, path string, body []byte) ([]byte, error) {
 	size, used := binary.Uvarint(body)
 	if used <= 0 || size > uint64(len(body)-used) {
 		return nil, &peer.Refusal{Code: peer.BadRequest}
 	}
 	aad, data := body[used:used+int(size)], body[used+int(size):]
-	ctx = context.WithValue(ctx, forwardedBy{}, from.ID)
+	ctx = context.WithValue(ctx, forwardedBy{}, string(from))
 	switch path {
 	case pathRotate, pathRemove, pathAddServer, pathRemoveServer, pathJoinToken, pathWithdraw: // who asked is what that server says
-		n.log.Info("asked by another server", "path", path, "server", from.ID)
+		n.log.Info("asked by another server", "path", path, "server", from)
 	}
 	var out []byte
 	var err error

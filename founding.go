@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/bounded"
+	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -101,8 +102,8 @@ func (w *network) founding(ctx context.Context) (bool, error) {
 
 // survey asks each server what it is. It returns those that did not answer, whether one of them has a
 // founded cluster, and in differs an error if one names other founders than this server.
-func (w *network) survey(ctx context.Context, others []candidate) (silent []string, founded bool, differs, err error) {
-	byName := map[string]candidate{}
+func (w *network) survey(ctx context.Context, others []cluster.Candidate) (silent []string, founded bool, differs, err error) {
+	byName := map[string]cluster.Candidate{}
 	for _, c := range others {
 		byName[c.String()] = c
 	}
@@ -113,10 +114,10 @@ func (w *network) survey(ctx context.Context, others []candidate) (silent []stri
 		return nil, false, nil, err
 	}
 	answers := askAll(ctx, names, func(ctx context.Context, name string) (greeting, error) {
-		return w.greet(ctx, byName[name].id, byName[name].addr, body)
+		return w.greet(ctx, byName[name], body)
 	}, nil)
 	var errs []error
-	heard := map[string]bool{}
+	heard := map[raft.ServerID]bool{}
 	for _, name := range names {
 		g, ok := answers[name]
 		if !ok {
@@ -124,14 +125,14 @@ func (w *network) survey(ctx context.Context, others []candidate) (silent []stri
 			continue
 		}
 		founded = founded || g.Founded
-		heard[byName[name].id] = len(g.Founders) > 0
+		heard[raft.ServerID(byName[name].ID)] = len(g.Founders) > 0
 		errs = append(errs, differ(own, name, g))
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(w.founders)) {
 		if !heard[id] { // what it answers now is later than what it asked with
-			errs = append(errs, differ(own, id, greeting{Founders: w.founders[id]}))
+			errs = append(errs, differ(own, string(id), greeting{Founders: w.founders[id]}))
 		}
 	}
 	return silent, founded, errors.Join(errs...), nil
@@ -140,7 +141,7 @@ func (w *network) survey(ctx context.Context, others []candidate) (silent []stri
 // foundersOf is servers as they are compared.
 func foundersOf(servers []raft.Server) (all []string) {
 	for _, s := range servers {
-		all = append(all, candidate{string(s.ID), string(s.Address)}.String())
+		all = append(all, cluster.Candidate{ID: string(s.ID), Addr: string(s.Address)}.String())
 	}
 	slices.Sort(all)
 	return all
@@ -160,8 +161,8 @@ func differ(own []string, name string, g greeting) error {
 
 // noteFounders remembers whom one of this server's founders names, which asks because it is to found the cluster
 // too. It may have given up by the time it is asked itself.
-func (w *network) noteFounders(from peer.Identity, body []byte) {
-	if _, founder := w.node.cfg.Peers[raft.ServerID(from.ID)]; !founder || len(body) == 0 || !w.fresh.Load() {
+func (w *network) noteFounders(from raft.ServerID, body []byte) {
+	if _, founder := w.node.cfg.Peers[from]; !founder || len(body) == 0 || !w.fresh.Load() {
 		return
 	}
 	f, err := foundersType.Decode(body)
@@ -170,20 +171,20 @@ func (w *network) noteFounders(from peer.Identity, body []byte) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.founders[from.ID] = f.Founders
+	w.founders[from] = f.Founders
 }
 
 // greet asks a server what it is.
-func (w *network) greet(ctx context.Context, id, addr string, body []byte) (g greeting, err error) {
+func (w *network) greet(ctx context.Context, c cluster.Candidate, body []byte) (g greeting, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	b, err := w.client.Call(ctx, id, addr, pathHello, body)
+	b, err := w.CallAt(ctx, c, pathHello, body)
 	if err != nil {
-		w.node.log.Debug("hello", "addr", addr, "error", err)
+		w.node.log.Debug("hello", "addr", c.Addr, "error", err)
 		return g, err
 	}
 	if g, err = greetingType.DecodeKnown(b); err != nil {
-		return g, fmt.Errorf("hello of %s: the answer: %w", addr, err)
+		return g, fmt.Errorf("hello of %s: the answer: %w", c.Addr, err)
 	}
 	return g, nil
 }

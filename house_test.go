@@ -14,7 +14,7 @@ import (
 
 // house says which packages of this module each package may import, tests apart.
 var house = map[string][]string{
-	".":                {"internal/meta", "internal/mono", "internal/plan", "internal/nks", "internal/seal", "internal/durable", "internal/peer", "internal/jwt", "internal/bounded", "internal/join"},
+	".":                {"internal/meta", "internal/mono", "internal/plan", "internal/nks", "internal/seal", "internal/durable", "internal/peer", "internal/jwt", "internal/bounded", "internal/join", "internal/cluster", "internal/raftwire"},
 	"internal/meta":    {},
 	"internal/mono":    {},
 	"internal/plan":    {"internal/meta", "internal/mono"},
@@ -25,6 +25,9 @@ var house = map[string][]string{
 	"internal/bounded": {},
 
 	"internal/bounded/boundedtest": {},
+
+	"internal/raftwire": {"internal/mono"},
+	"internal/cluster":  {"internal/mono", "internal/peer", "internal/raftwire"},
 
 	"internal/jwt":         {},
 	"internal/join":        {},

@@ -5,55 +5,28 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"example.com/keyring/internal/bounded"
+	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
-	"github.com/hashicorp/raft"
 )
 
 // A server that joins takes nobody for the cluster but one that proves it: by its certificate where the
 // server's ID is known, and else by the join token. What others say is where to look, and no more.
 
-// candidate is a server that may know who leads the cluster.
-type candidate struct {
-	id   string // AnyServer if it is not known
-	addr string
-}
-
-func (c candidate) String() string {
-	if c.id == peer.AnyServer {
-		return c.addr
-	}
-	return c.id + "@" + c.addr
-}
-
-// parseCandidate reads an entry of NodeConfig.Join. An ID may have an @ in it, an address has none.
-func parseCandidate(entry string) (candidate, error) {
-	c := candidate{peer.AnyServer, entry}
-	if i := strings.LastIndexByte(entry, '@'); i >= 0 {
-		c = candidate{entry[:i], entry[i+1:]}
-		if err := checkServerID(raft.ServerID(c.id)); err != nil {
-			return c, fmt.Errorf("%.300q: %w", entry, err)
-		}
-	}
-	_, err := parseAddress(c.addr)
-	return c, err
-}
-
 // candidates are the others that the configuration names.
-func (c NodeConfig) candidates() []candidate {
-	var all []candidate
+func (c NodeConfig) candidates() []cluster.Candidate {
+	var all []cluster.Candidate
 	for id, addr := range c.Peers {
 		if id != c.ID {
-			all = append(all, candidate{string(id), addr})
+			all = append(all, cluster.Candidate{ID: string(id), Addr: addr})
 		}
 	}
 	for _, entry := range c.Join {
-		if k, err := parseCandidate(entry); err == nil { // as check has seen
+		if k, err := cluster.ParseCandidate(entry); err == nil { // as check has seen
 			all = append(all, k)
 		}
 	}
@@ -69,9 +42,9 @@ func (c NodeConfig) provable() error {
 		}
 	}
 	for _, k := range c.candidates() {
-		if k.id == peer.AnyServer && c.JoinToken == "" {
+		if k.ID == peer.AnyServer && c.JoinToken == "" {
 			return fmt.Errorf("node configuration: entry %q of Join does not say which server that is, and there is no JoinToken "+
-				"by which it could prove that it belongs to the cluster: write id@host:port, or set JoinToken", k.addr)
+				"by which it could prove that it belongs to the cluster: write id@host:port, or set JoinToken", k.Addr)
 		}
 	}
 	return nil
@@ -133,8 +106,8 @@ func (w *network) askToJoin(ctx context.Context) error {
 // joinBy asks the leader that a candidate knows of. A candidate whose ID is known has proved it, and says
 // which server leads: that one has to prove its ID. Of any other the address of the leader is taken, who has
 // to prove that it knows the token.
-func (w *network) joinBy(ctx context.Context, c candidate) error {
-	g, err := w.greet(ctx, c.id, c.addr, nil)
+func (w *network) joinBy(ctx context.Context, c cluster.Candidate) error {
+	g, err := w.greet(ctx, c, nil)
 	if err != nil {
 		return err
 	}
@@ -143,9 +116,9 @@ func (w *network) joinBy(ctx context.Context, c candidate) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
 	defer cancel()
-	leader := candidate{peer.AnyServer, g.Leader}
-	if c.id != peer.AnyServer {
-		if leader.id = w.leaderID(g); leader.id == "" {
+	leader := cluster.Candidate{ID: peer.AnyServer, Addr: g.Leader}
+	if c.ID != peer.AnyServer {
+		if leader.ID = w.leaderID(g); leader.ID == "" {
 			return fmt.Errorf("%s runs a build that does not say which server leads, at %s: name that server in Join, as id@host:port", c, g.Leader)
 		}
 		err := w.joinAsMember(ctx, leader)
@@ -162,32 +135,32 @@ func (w *network) leaderID(g greeting) string {
 		return g.LeaderID
 	}
 	for _, c := range w.join {
-		if c.addr == g.Leader {
-			return c.id
+		if c.Addr == g.Leader {
+			return c.ID
 		}
 	}
 	return ""
 }
 
 // joinAsMember asks to be taken in anew as the member that this server is already.
-func (w *network) joinAsMember(ctx context.Context, leader candidate) error {
+func (w *network) joinAsMember(ctx context.Context, leader cluster.Candidate) error {
 	body, err := json.Marshal(joining{Addr: w.node.cfg.Addr})
 	if err != nil {
 		return err
 	}
-	b, err := w.client.Call(ctx, leader.id, leader.addr, pathJoin, body)
+	b, err := w.CallAt(ctx, leader, pathJoin, body)
 	return w.takenIn(b, err)
 }
 
 // joinByToken asks a server to take this one in that first has to prove that it knows the token's secret, over
 // the same connection.
-func (w *network) joinByToken(ctx context.Context, leader candidate) error {
+func (w *network) joinByToken(ctx context.Context, leader cluster.Candidate) error {
 	token, err := join.Parse(w.node.cfg.JoinToken)
 	if err != nil {
 		return err
 	}
 	defer token.Wipe()
-	s, err := w.dialer.Session(ctx, leader.id, leader.addr)
+	s, err := w.Session(ctx, leader)
 	if err != nil {
 		return err
 	}
@@ -260,7 +233,7 @@ func (w *network) takenIn(b []byte, err error) error {
 	if err != nil {
 		return fmt.Errorf("join: the leader's answer: %w", err)
 	}
-	w.sponsors = j.Servers
+	w.Introduced(j.Servers)
 	return nil
 }
 

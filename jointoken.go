@@ -119,7 +119,7 @@ var (
 )
 
 func (r joinTokenRequest) check() error {
-	if err := checkServerID(r.ID); err != nil {
+	if err := peer.CheckServerID(string(r.ID)); err != nil {
 		return fmt.Errorf("join token: %w", err)
 	}
 	if r.TTL <= 0 || r.TTL > MaxJoinTTL {

@@ -298,30 +298,3 @@ func TestTokenWhoseTimeHasPassedIsNotListed(t *testing.T) {
 		t.Errorf("%+v", all)
 	}
 }
-
-// TestRefusalsOfOneServerHideNoOthers, and servers without number have no line each.
-func TestRefusalsOfOneServerHideNoOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		do, lines := keyring.SeldomEach(), map[string]int{}
-		ask := func(id string) { do(id, func() { lines[id]++ }) }
-		for range 100 {
-			ask("s3")
-		}
-		ask("s4")
-		if lines["s3"] != 1 || lines["s4"] != 1 {
-			t.Errorf("lines: %v", lines)
-		}
-		for i := range 1000 {
-			ask(fmt.Sprint("more", i))
-		}
-		if len(lines) > keyring.MaxSeldom+1 {
-			t.Errorf("%d lines", len(lines))
-		}
-		time.Sleep(11 * time.Second) // virtual
-		ask("s3")
-		ask("new")
-		if lines["s3"] != 2 || lines["new"] != 1 {
-			t.Errorf("later: %d, %d", lines["s3"], lines["new"])
-		}
-	})
-}

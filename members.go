@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/bounded"
+	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -106,10 +107,10 @@ var (
 )
 
 func (r addRequest) check() error {
-	if err := checkServerID(r.ID); err != nil {
+	if err := peer.CheckServerID(string(r.ID)); err != nil {
 		return fmt.Errorf("add server: %w", err)
 	}
-	if _, err := parseAddress(r.Addr); err != nil {
+	if err := peer.CheckAddress(r.Addr); err != nil {
 		return fmt.Errorf("add server %s: %w", r.ID, err)
 	}
 	return nil
@@ -272,7 +273,7 @@ func (n *Node) member(id raft.ServerID) bool {
 // server with its certificate. It may be the member itself, which is at the new address and can still be
 // reached at the old one.
 func (w *network) checkGone(ctx context.Context, s raft.Server, addr string) error {
-	g, err := w.greet(ctx, string(s.ID), string(s.Address), nil)
+	g, err := w.greet(ctx, cluster.Candidate{ID: string(s.ID), Addr: string(s.Address)}, nil)
 	if refusal := (*peer.Refusal)(nil); err == nil && g.Founded && g.Addr != addr || errors.As(err, &refusal) {
 		return fmt.Errorf("server %s: it is a member already, and answers at %s", s.ID, s.Address)
 	}

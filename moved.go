@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"example.com/keyring/internal/bounded"
+	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
@@ -50,26 +51,12 @@ func (n *Node) tellAddress(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := n.net.callMember(ctx, leader, pathAddServer, framed(body, nil))
+	b, err := n.net.CallMemberAt(ctx, leader, pathAddServer, framed(body, nil))
 	if err != nil {
 		return err
 	}
 	_, err = answered(b)
 	return err
-}
-
-// callMember calls the server at an address, which may be any that the raft configuration names, or the one
-// with the candidate's ID.
-func (w *network) callMember(ctx context.Context, c candidate, path string, body []byte) ([]byte, error) {
-	s, err := w.dialer.Session(ctx, c.id, c.addr)
-	if err != nil {
-		return nil, err
-	}
-	defer s.Close()
-	if id := s.Conn().Identity().ID; c.id == peer.AnyServer && !w.node.member(raft.ServerID(id)) {
-		return nil, fmt.Errorf("call %s: server %q is not in the raft configuration", c, id)
-	}
-	return s.Call(ctx, path, body)
 }
 
 // whileLeads is the Keyring's.
@@ -86,7 +73,7 @@ var placeType = bounded.For[place](peer.MaxMessage)
 
 // noteMoved remembers where a member says that it is. It can say so for itself alone, and whoever answers
 // there has to prove that it is that server.
-func (w *network) noteMoved(from peer.Identity, body []byte) {
+func (w *network) noteMoved(from raft.ServerID, body []byte) {
 	if len(body) == 0 || !w.ready() {
 		return
 	}
@@ -94,34 +81,32 @@ func (w *network) noteMoved(from peer.Identity, body []byte) {
 	if err != nil {
 		return
 	}
-	s, known := w.node.serverOf(raft.ServerID(from.ID))
+	s, known := w.node.serverOf(from)
 	if !known || (addRequest{ID: s.ID, Addr: p.Addr}).check() != nil {
 		return
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.moved[from.ID] = p.Addr
+	w.NoteAddress(from, p.Addr)
 }
 
 // leaderOfOthers tells all other servers where this one is, and returns the leader, as the first of them
 // has it that knows one.
-func (w *network) leaderOfOthers(ctx context.Context) (candidate, error) {
+func (w *network) leaderOfOthers(ctx context.Context) (cluster.Candidate, error) {
 	body, err := json.Marshal(place{w.node.cfg.Addr})
 	if err != nil {
-		return candidate{}, err
+		return cluster.Candidate{}, err
 	}
 	var others []string // whoever is there now, if one has the address that another had
 	for _, s := range w.node.raft.GetConfiguration().Configuration().Servers {
 		if s.ID != w.node.cfg.ID {
-			others = append(others, w.places(s)...)
+			others = append(others, w.Addresses(s)...)
 		}
 	}
 	slices.Sort(others)
-	var leader candidate
+	var leader cluster.Candidate
 	askAll(ctx, slices.Compact(others), func(ctx context.Context, addr string) (greeting, error) {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
-		b, err := w.callMember(ctx, candidate{peer.AnyServer, addr}, pathHello, body)
+		b, err := w.CallMemberAt(ctx, cluster.Candidate{ID: peer.AnyServer, Addr: addr}, pathHello, body)
 		if err != nil {
 			w.node.log.Debug("hello", "addr", addr, "error", err)
 			return greeting{}, err
@@ -130,13 +115,13 @@ func (w *network) leaderOfOthers(ctx context.Context) (candidate, error) {
 	}, func(answers map[string]greeting) bool {
 		for _, g := range answers {
 			if g.Leader != "" {
-				leader = candidate{g.LeaderID, g.Leader}
+				leader = cluster.Candidate{ID: g.LeaderID, Addr: g.Leader}
 			}
 		}
-		return leader.addr != ""
+		return leader.Addr != ""
 	})
-	if leader.addr == "" {
-		return candidate{}, fmt.Errorf("%w, by none of the other servers that answer", NotLeaderError{})
+	if leader.Addr == "" {
+		return cluster.Candidate{}, fmt.Errorf("%w, by none of the other servers that answer", NotLeaderError{})
 	}
 	return leader, nil
 }

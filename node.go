@@ -14,10 +14,11 @@ import (
 	"sync"
 	"time"
 
+	"example.com/keyring/internal/cluster"
+	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // Node is a whole server: raft, its log and snapshots on disk, mutual TLS on one port, and
@@ -25,12 +26,11 @@ import (
 type Node struct {
 	cfg    NodeConfig
 	log    hclog.Logger
-	store  *raftboltdb.BoltStore
-	disk   *raftDisk // that and raft's snapshots, for raft
+	dir    *cluster.Dir
+	disk   *cluster.Disk // what is in dir, for raft
 	raft   *raft.Raft
 	keys   *Keyring
-	net    *network      // nil for a server alone
-	opened chan struct{} // closed once raft and keys are set
+	net    *network // nil for a server alone
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 	once   sync.Once
@@ -137,7 +137,7 @@ func (c NodeConfig) check() error {
 
 // checkAddresses wants addresses at which others can be reached.
 func (c NodeConfig) checkAddresses(w *wrongs) {
-	_, err := parseAddress(c.Addr)
+	err := peer.CheckAddress(c.Addr)
 	if c.Advertise == "" {
 		w.unless(err == nil, "Addr: %w; with one that is only listened at, set Advertise", err)
 	} else {
@@ -146,11 +146,11 @@ func (c NodeConfig) checkAddresses(w *wrongs) {
 		w.unless(err == nil || c.Listener != nil, "Addr: %w", err)
 	}
 	for _, id := range slices.Sorted(maps.Keys(c.Peers)) {
-		_, err := parseAddress(c.Peers[id])
+		err := peer.CheckAddress(c.Peers[id])
 		w.unless(err == nil, "Peers: server %s: %w", id, err)
 	}
 	for _, entry := range c.Join {
-		_, err := parseCandidate(entry)
+		_, err := cluster.ParseCandidate(entry)
 		w.unless(err == nil, "Join: %w", err)
 	}
 }
@@ -187,7 +187,7 @@ func Start(ctx context.Context, cfg NodeConfig) (*Node, error) {
 		return nil, err
 	}
 	life, cancel := context.WithCancel(context.Background())
-	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel, opened: make(chan struct{})}
+	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel}
 	if err := n.start(ctx, life); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -197,10 +197,11 @@ func Start(ctx context.Context, cfg NodeConfig) (*Node, error) {
 // start does what Close undoes, whatever part of it was done.
 func (n *Node) start(ctx, life context.Context) error {
 	if n.cfg.Addr != "" {
-		var err error
-		if n.net, err = listen(n); err != nil {
+		net, err := listen(n)
+		if err != nil {
 			return err
 		}
+		n.net = net
 	}
 	fsm := cmp.Or(n.cfg.Keys, NewFSM())
 	if err := n.startRaft(ctx, fsm); err != nil {
@@ -208,7 +209,7 @@ func (n *Node) start(ctx, life context.Context) error {
 	}
 	cfg := n.cfg.keyring()
 	cfg.Dir, cfg.Raft, cfg.FSM = filepath.Join(n.cfg.Dir, "keystore"), n.raft, fsm
-	cfg.Logger, cfg.sameBuild, cfg.raftDisk = n.log.Named("keyring"), true, n.disk
+	cfg.Logger, cfg.sameBuild, cfg.raftFaults = n.log.Named("keyring"), true, n.disk.Faults
 	if n.net != nil {
 		cfg.Transport = n.net
 	}
@@ -216,14 +217,12 @@ func (n *Node) start(ctx, life context.Context) error {
 	if n.keys, err = Open(ctx, cfg); err != nil {
 		return err
 	}
-	close(n.opened)
 	if n.net == nil {
 		return nil
 	}
+	n.net.Start(n.raft, membership{fsm}, n.calls())
 	n.loops.Go(func() { n.onChange(life, time.Minute, n.promote) })
 	n.loops.Go(func() { n.onChange(life, 3*time.Second, n.keepAddress) }) // nobody may find it meanwhile
-	n.loops.Go(func() { n.net.followMembers(life) })
-	n.loops.Go(func() { n.net.followCertificates(life) })
 	return nil
 }
 
@@ -268,10 +267,10 @@ func (n *Node) close() error {
 		errs = append(errs, n.raft.Shutdown().Error())
 	}
 	if n.net != nil {
-		errs = append(errs, n.net.close())
+		errs = append(errs, n.net.Close())
 	}
-	if n.store != nil {
-		errs = append(errs, n.store.Close())
+	if n.dir != nil {
+		errs = append(errs, n.dir.Close())
 	}
 	return errors.Join(errs...)
 }

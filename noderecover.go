@@ -9,10 +9,9 @@ import (
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/durable"
-	"example.com/keyring/internal/raftwire"
 	"github.com/hashicorp/raft"
-	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // Recovered says what RecoverNode has made a cluster of.
@@ -67,19 +66,22 @@ func recoverNode(ctx context.Context, cfg NodeConfig, force bool) (r Recovered, 
 	if err := cfg.check(); err != nil {
 		return r, err
 	}
-	if there, err := cfg.hasRaft(); err != nil || !there {
-		return r, cmp.Or(err, errNothingToRecover(filepath.Join(cfg.Dir, "raft")))
+	if there, err := cluster.HasRaft(cfg.raftDir()); err != nil || !there {
+		return r, cmp.Or(err, errNothingToRecover(cfg.raftDir()))
 	}
 	d, err := cfg.openRaftDir()
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, d.log.Close()) }()
-	if err := d.recoverable(); err != nil {
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if known, err := d.Known(); err != nil || !known {
+		return r, cmp.Or(err, errNothingToRecover(cfg.raftDir()))
+	}
+	if err := d.CheckNewestSnapshot(); err != nil {
 		return r, err
 	}
 	if !force {
-		if err := d.othersSilent(ctx, cfg); err != nil {
+		if err := othersSilent(ctx, d, cfg); err != nil {
 			return r, err
 		}
 	}
@@ -98,18 +100,18 @@ func recoverNode(ctx context.Context, cfg NodeConfig, force bool) (r Recovered, 
 	if ctx.Err() != nil { // what comes is not left half done
 		return r, context.Cause(ctx)
 	}
-	if r.Time, err = d.lastEntry(); err != nil {
+	if r.Time, err = d.LastEntryTime(); err != nil {
 		return r, err
 	}
-	if err := d.keepTerm(); err != nil {
+	if err := d.KeepTerm(); err != nil {
 		return r, err
 	}
 	fsm := cmp.Or(cfg.Keys, NewFSM())
 	_, trans := raft.NewInmemTransport(cfg.address())
-	if err := raft.RecoverCluster(cfg.raft(), cfg.mux(fsm), d.log, d.log, d.snaps, trans, cfg.alone()); err != nil {
+	if err := raft.RecoverCluster(cfg.raft(), cfg.mux(fsm), d.Log, d.Log, d.Snaps, trans, cfg.alone()); err != nil {
 		return r, err
 	}
-	list, err := d.snaps.List()
+	list, err := d.Snaps.List()
 	if err != nil {
 		return r, err
 	}
@@ -122,34 +124,13 @@ func recoverNode(ctx context.Context, cfg NodeConfig, force bool) (r Recovered, 
 	return r, nil
 }
 
-// recoverable says why there is nothing to recover. A newest snapshot that is damaged is for people to
-// look at: raft would go on with an older one, and not say so.
-func (d raftDir) recoverable() error {
-	known, err := d.known()
-	if err != nil {
-		return err
-	}
-	if !known {
-		return errNothingToRecover(d.path)
-	}
-	list, err := d.snaps.List()
-	if err != nil || len(list) == 0 {
-		return err
-	}
-	_, content, err := d.snaps.Open(list[0].ID)
-	if err != nil {
-		return fmt.Errorf("the newest snapshot, %s: %w; without it the older ones are used", list[0].ID, err)
-	}
-	return content.Close()
-}
-
 func errNothingToRecover(path string) error {
 	return fmt.Errorf("%s has neither a log nor a snapshot: start the servers, and the keys that are there are adopted", path)
 }
 
 // othersSilent is an error if another server of the cluster answers.
-func (d raftDir) othersSilent(ctx context.Context, cfg NodeConfig) error {
-	servers, err := d.servers()
+func othersSilent(ctx context.Context, d *cluster.Dir, cfg NodeConfig) error {
+	servers, err := d.Servers()
 	if err != nil {
 		return err
 	}
@@ -158,67 +139,4 @@ func (d raftDir) othersSilent(ctx context.Context, cfg NodeConfig) error {
 		others[string(s.Address)] = s.ID
 	}
 	return cfg.othersSilent(ctx, others)
-}
-
-// servers are those of the newest configuration that raft has on disk.
-func (d raftDir) servers() (servers []raft.Server, err error) {
-	list, err := d.snaps.List()
-	if err != nil {
-		return nil, err
-	}
-	folded := uint64(0)
-	if len(list) > 0 {
-		servers, folded = list[0].Configuration.Servers, list[0].Index
-	}
-	first, err := d.log.FirstIndex()
-	if err != nil {
-		return nil, err
-	}
-	last, err := d.log.LastIndex()
-	if err != nil {
-		return nil, err
-	}
-	for i := last; i >= max(first, folded+1); i-- {
-		var entry raft.Log
-		if err := d.log.GetLog(i, &entry); err != nil {
-			return nil, err
-		}
-		if entry.Type == raft.LogConfiguration {
-			c, err := raftwire.DecodeConfiguration(entry.Data)
-			if err != nil {
-				return nil, fmt.Errorf("raft log, entry %d: %w", i, err)
-			}
-			return c.Servers, nil
-		}
-	}
-	return servers, nil
-}
-
-// lastEntry is when a leader made the last entry of the log, or zero if there is none.
-func (d raftDir) lastEntry() (time.Time, error) {
-	last, err := d.log.LastIndex()
-	if err != nil || last == 0 {
-		return time.Time{}, err
-	}
-	var entry raft.Log
-	err = d.log.GetLog(last, &entry)
-	return entry.AppendedAt.UTC(), err
-}
-
-// keepTerm keeps raft's term from falling behind that of a snapshot which came without the log: a
-// server that has the snapshot alone would take its own log for the newer one.
-func (d raftDir) keepTerm() error {
-	list, err := d.snaps.List()
-	if err != nil || len(list) == 0 {
-		return err
-	}
-	currentTerm := []byte("CurrentTerm") // where raft keeps it
-	term, err := d.log.GetUint64(currentTerm)
-	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
-		return err
-	}
-	if term >= list[0].Term {
-		return nil
-	}
-	return d.log.SetUint64(currentTerm, list[0].Term)
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/durable"
 	"github.com/hashicorp/raft"
 )
@@ -48,7 +49,7 @@ func restoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOpti
 	}
 	n := &nodeRestore{cfg: cfg, o: o}
 	if err := n.look(ctx); err != nil {
-		return m, errors.Join(err, n.d.close())
+		return m, errors.Join(err, n.close())
 	}
 	m, err = restore(ctx, r, o, target{snapshot: n.begin, good: n.good})
 	return m, n.end(err)
@@ -58,8 +59,8 @@ func restoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOpti
 type nodeRestore struct {
 	cfg  NodeConfig
 	o    RestoreOptions
-	d    raftDir
-	made []string // what was not there before, the deepest first
+	d    *cluster.Dir // nil until it is open
+	made []string     // what was not there before, the deepest first
 	sink raft.SnapshotSink
 	keep bool // keys may have been written
 }
@@ -67,7 +68,7 @@ type nodeRestore struct {
 // look makes sure that nothing is in the way, and makes nothing. A log that is there is opened: so no server
 // runs on it.
 func (n *nodeRestore) look(ctx context.Context) error {
-	there, err := n.cfg.hasRaft()
+	there, err := cluster.HasRaft(n.cfg.raftDir())
 	if err != nil {
 		return err
 	}
@@ -75,12 +76,12 @@ func (n *nodeRestore) look(ctx context.Context) error {
 		if n.d, err = n.cfg.openRaftDir(); err != nil {
 			return err
 		}
-		known, err := n.d.known()
+		known, err := n.d.Known()
 		if err != nil {
 			return err
 		}
 		if known {
-			return fmt.Errorf("%s has a raft log or snapshot already", n.d.path)
+			return fmt.Errorf("%s has a raft log or snapshot already", n.cfg.raftDir())
 		}
 	}
 	if n.o.Force {
@@ -95,7 +96,7 @@ func (n *nodeRestore) begin(m Manifest) (_ io.Writer, err error) {
 	if n.cfg.App == nil && m.Host > 0 {
 		return nil, fmt.Errorf("the host's part of the snapshot has %d bytes, and the configuration has no App that could read it", m.Host)
 	}
-	path := filepath.Join(n.cfg.Dir, "raft")
+	path := n.cfg.raftDir()
 	for _, name := range []string{"raft.db", "snapshots", durable.LockName, unfinished} {
 		n.notice(filepath.Join(path, name))
 	}
@@ -105,7 +106,7 @@ func (n *nodeRestore) begin(m Manifest) (_ io.Writer, err error) {
 	if err := markUnfinished(path); err != nil {
 		return nil, err
 	}
-	if n.d.log == nil {
+	if n.d == nil {
 		if n.d, err = n.cfg.openRaftDir(); err != nil {
 			return nil, err
 		}
@@ -118,8 +119,16 @@ func (n *nodeRestore) begin(m Manifest) (_ io.Writer, err error) {
 		return nil, err
 	}
 	_, trans := raft.NewInmemTransport(n.cfg.address())
-	n.sink, err = n.d.snaps.Create(raft.SnapshotVersionMax, m.Raft.Index, 1, n.cfg.alone(), 1, trans)
+	n.sink, err = n.d.Snaps.Create(raft.SnapshotVersionMax, m.Raft.Index, 1, n.cfg.alone(), 1, trans)
 	return n.sink, err
+}
+
+// close closes the raft directory, if it is open.
+func (n *nodeRestore) close() error {
+	if n.d == nil {
+		return nil
+	}
+	return n.d.Close()
 }
 
 // notice notes what is not there, and reports whether it did.
@@ -156,8 +165,8 @@ func (n *nodeRestore) end(err error) error {
 	} else if n.sink != nil {
 		err = errors.Join(err, n.sink.Cancel())
 	}
-	if err = errors.Join(err, n.d.close()); err == nil {
-		return unmark(filepath.Join(n.cfg.Dir, "raft"))
+	if err = errors.Join(err, n.close()); err == nil {
+		return unmark(n.cfg.raftDir())
 	}
 	if !n.keep {
 		for _, path := range n.made { // the mark after all that it is for; what can't be removed is as after a crash

@@ -21,7 +21,7 @@ const silenceTimeout = 3 * time.Second
 func (c NodeConfig) named() map[string]raft.ServerID {
 	others := map[string]raft.ServerID{}
 	for _, k := range c.candidates() {
-		others[k.addr] = raft.ServerID(k.id)
+		others[k.Addr] = raft.ServerID(k.ID)
 	}
 	return others
 }

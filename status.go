@@ -251,8 +251,10 @@ func (k *Keyring) describeRaft(s *Status) {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemNotApplied, Detail: err.Error()})
 	}
 	k.describeContact(s)
-	if k.cfg.raftDisk != nil {
-		k.cfg.raftDisk.describe(s)
+	if k.cfg.raftFaults != nil {
+		for _, detail := range k.cfg.raftFaults() {
+			s.Problems = append(s.Problems, Problem{Kind: ProblemRaftDisk, Detail: detail})
+		}
 	}
 }
 

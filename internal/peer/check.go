@@ -10,8 +10,8 @@ import (
 
 // What the fields of a message may hold.
 const (
-	maxText   = 255  // bytes of a server ID, of an algorithm
-	maxPublic = 1024 // bytes of a public key; RSA with 4096 bits has 550
+	maxText   = MaxServerID // bytes of a server ID, of an algorithm
+	maxPublic = 1024        // bytes of a public key; RSA with 4096 bits has 550
 )
 
 // A kind is a pointer to one of the requests or answers.

@@ -15,8 +15,8 @@ const (
 	// maxFirstTerm bounds the term that a server takes which has none yet.
 	maxFirstTerm = 1 << 48
 
-	// maxIndex is far beyond any log.
-	maxIndex = 1 << 62
+	// MaxIndex is far beyond the index of any entry.
+	MaxIndex = 1 << 62
 
 	// maxConfiguration is the most bytes of a raft configuration, which is some thousand servers.
 	maxConfiguration = 256 << 10
@@ -79,7 +79,7 @@ func (v View) checkTerm(term uint64) error {
 // checkEntries requires that the entries follow one another, are of this term or earlier ones, are of the kinds
 // that raft has, and take the place of none that is final.
 func (v View) checkEntries(q *raft.AppendEntriesRequest) error {
-	if q.PrevLogEntry > maxIndex || q.PrevLogTerm > q.Term {
+	if q.PrevLogEntry > MaxIndex || q.PrevLogTerm > q.Term {
 		return badRequest("entries after %d of term %d in term %d", q.PrevLogEntry, q.PrevLogTerm, q.Term)
 	}
 	last := q.PrevLogTerm
@@ -127,7 +127,7 @@ func checkSnapshot(q *raft.InstallSnapshotRequest) error {
 	switch {
 	case q.SnapshotVersion != raft.SnapshotVersionMax:
 		return badRequest("a snapshot of version %d", q.SnapshotVersion)
-	case q.LastLogIndex == 0 || q.LastLogIndex > maxIndex || q.ConfigurationIndex > q.LastLogIndex:
+	case q.LastLogIndex == 0 || q.LastLogIndex > MaxIndex || q.ConfigurationIndex > q.LastLogIndex:
 		return badRequest("a snapshot of entry %d with the configuration of %d", q.LastLogIndex, q.ConfigurationIndex)
 	case q.LastLogTerm == 0 || q.LastLogTerm > q.Term:
 		return badRequest("a snapshot of term %d in term %d", q.LastLogTerm, q.Term)

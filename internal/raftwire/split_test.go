@@ -45,6 +45,7 @@ func TestRequestsAreSplit(t *testing.T) {
 	lost := errors.New("lost")
 	rnd := rand.New(rand.NewPCG(1, 2))
 	data := make([]byte, 2*limit)
+	_, inmem := raft.NewInmemTransport("a")
 	for range 500 {
 		req := &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 40, PrevLogTerm: 3, LeaderCommitIndex: 40 + rnd.Uint64N(80), RPCHeader: raft.RPCHeader{Addr: []byte("l")}}
 		for i := range rnd.IntN(64) {
@@ -55,7 +56,7 @@ func TestRequestsAreSplit(t *testing.T) {
 			req.Entries = append(req.Entries, &raft.Log{Index: 41 + uint64(i), Term: 3 + uint64(i)/8, Data: data[:size/2], Extensions: data[:size/2]})
 		}
 		before := *req
-		s := &sent{fails: rnd.IntN(6)}
+		s := &sent{InmemTransport: inmem, fails: rnd.IntN(6)}
 		if rnd.IntN(2) == 0 {
 			s.err = lost
 		}

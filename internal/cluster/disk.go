@@ -1,4 +1,4 @@
-package keyring
+package cluster
 
 import (
 	"fmt"
@@ -10,9 +10,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// raftDisk is the disk of a Node's raft. It remembers which writes fail: raft only logs that, and a
-// follower whose log can't be written looks like any other.
-type raftDisk struct {
+// Disk is raft's log and snapshots. It remembers which writes fail: raft only logs that, and a follower whose
+// log can't be written looks like any other.
+type Disk struct {
 	raft.LogStore
 	raft.SnapshotStore
 	changed func() // called when writes begin to fail, and when they succeed again
@@ -33,16 +33,22 @@ const (
 	writesSnapshot = "a snapshot"
 )
 
+// NewDisk returns a Disk that writes to log and snaps. It calls changed when writes begin to fail, and when they
+// succeed again.
+func NewDisk(log raft.LogStore, snaps raft.SnapshotStore, changed func()) *Disk {
+	return &Disk{LogStore: log, SnapshotStore: snaps, changed: changed, faults: map[string]diskFault{}}
+}
+
 // StoreLog implements raft.LogStore.
-func (d *raftDisk) StoreLog(l *raft.Log) error { return d.note(writesLog, d.LogStore.StoreLog(l)) }
+func (d *Disk) StoreLog(l *raft.Log) error { return d.note(writesLog, d.LogStore.StoreLog(l)) }
 
 // StoreLogs implements raft.LogStore.
-func (d *raftDisk) StoreLogs(logs []*raft.Log) error {
+func (d *Disk) StoreLogs(logs []*raft.Log) error {
 	return d.note(writesLog, d.LogStore.StoreLogs(logs))
 }
 
 // Create implements raft.SnapshotStore.
-func (d *raftDisk) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+func (d *Disk) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
 	sink, err := d.SnapshotStore.Create(version, index, term, conf, confIndex, trans)
 	if err != nil {
 		return nil, d.note(writesSnapshot, err)
@@ -53,7 +59,7 @@ func (d *raftDisk) Create(version raft.SnapshotVersion, index, term uint64, conf
 // diskSink is one snapshot that is being written.
 type diskSink struct {
 	raft.SnapshotSink
-	disk *raftDisk
+	disk *Disk
 }
 
 // Write implements io.Writer.
@@ -65,16 +71,16 @@ func (s *diskSink) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Close implements io.Closer. With it the snapshot is whole.
+// Close implements io.Closer. It completes the snapshot.
 func (s *diskSink) Close() error { return s.disk.note(writesSnapshot, s.SnapshotSink.Close()) }
 
-// note takes in how a write ended, and returns its error.
-func (d *raftDisk) note(what string, err error) error {
+// note records how a write ended, and returns its error.
+func (d *Disk) note(what string, err error) error {
 	d.mu.Lock()
 	f, failing := d.faults[what]
 	switch {
 	case err != nil && !failing:
-		d.faults = set(d.faults, what, diskFault{time.Now().UTC().Round(0), err})
+		d.faults[what] = diskFault{time.Now().UTC().Round(0), err}
 	case err != nil:
 		d.faults[what] = diskFault{f.since, err}
 	case failing:
@@ -87,13 +93,13 @@ func (d *raftDisk) note(what string, err error) error {
 	return err
 }
 
-// describe adds what can't be written.
-func (d *raftDisk) describe(st *Status) {
+// Faults says which writes fail now, and since when.
+func (d *Disk) Faults() (details []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, what := range slices.Sorted(maps.Keys(d.faults)) {
 		f := d.faults[what]
-		st.Problems = append(st.Problems, Problem{Kind: ProblemRaftDisk, Detail: fmt.Sprintf(
-			"raft has been unable to write %s since %s: %v", what, f.since.Format(time.DateTime), f.err)})
+		details = append(details, fmt.Sprintf("raft has been unable to write %s since %s: %v", what, f.since.Format(time.DateTime), f.err))
 	}
+	return details
 }

@@ -1,0 +1,347 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/raftwire"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// startPatience is how long a connection of raft's waits for raft to start.
+const startPatience = time.Second
+
+// recheckEvery is how often connections are checked against the present CAs.
+const recheckEvery = 5 * time.Second
+
+// PathKeyring is the path of the calls between the keyrings.
+const PathKeyring = "/keyring"
+
+// PortConfig is what Listen needs.
+type PortConfig struct {
+	ID      raft.ServerID
+	Cluster string // the cluster's name in the certificates
+	Addr    string // the host:port at which the other servers reach this one
+	Listen  string // the host:port to listen at
+	// Listener is used in place of listening at Listen, unless it is nil. The Port closes it.
+	Listener net.Listener
+	// TLS returns this server's certificate and the CAs. It is called for each connection.
+	TLS func() (*tls.Config, error)
+	// Peers are further addresses at which servers are tried that are not found where raft's configuration says.
+	Peers  map[raft.ServerID]string
+	Logger hclog.Logger
+}
+
+// Handler answers a call of another server, which has proved that it is the server of that ID. An error that is a
+// *peer.Refusal goes to the caller as it is; of any other one the caller learns only that there was one.
+type Handler func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error)
+
+// Membership tells when raft's configuration may have changed.
+type Membership interface {
+	// Changed returns a channel that is closed at the next change, or earlier.
+	Changed() <-chan struct{}
+	// Configurations returns another number after each change.
+	Configurations() uint64
+}
+
+// Port is a listener of one server, and its connections to the ports of the other servers, with mutual TLS. On it
+// run raft, over its StreamLayer, and the calls of the keyrings, for which it is the keyring.Transport. Each server proves its ID with its certificate, and has to be in raft's latest configuration.
+type Port struct {
+	cfg       PortConfig
+	port      *peer.Port
+	server    *peer.Server
+	client    *peer.Client
+	dialer    *peer.Dialer
+	raftConns net.Listener
+	running   chan struct{} // closed by Start
+	closed    chan struct{}
+	end       context.CancelFunc // of the loops
+	loops     sync.WaitGroup
+
+	// Log lines that another server can cause.
+	failedCalls, refusedRequests mono.Limit
+
+	inner     *raft.NetworkTransport // set by RaftTransport
+	transport *raftwire.Transport    // around inner
+
+	introducers []string // set before Start, see Introduced
+
+	open atomic.Pointer[map[string]Handler] // see Open
+
+	raft  *raft.Raft         // set by Start
+	calls map[string]Handler // set by Start
+
+	mu     sync.Mutex // guards below
+	dialed map[*dialed]bool
+	moved  map[raft.ServerID]string // where members have said that they are
+}
+
+// Listen opens the port. It answers no calls before Open and Start.
+func Listen(cfg PortConfig) (*Port, error) {
+	if err := cfg.checkCertificate(); err != nil {
+		return nil, fmt.Errorf("port: %w", err)
+	}
+	p := &Port{
+		cfg: cfg, running: make(chan struct{}), closed: make(chan struct{}),
+		dialed: map[*dialed]bool{}, moved: map[raft.ServerID]string{},
+		dialer: &peer.Dialer{Cluster: cfg.Cluster, TLS: cfg.TLS},
+	}
+	p.dialer.Elsewhere = p.elsewhere
+	conf, err := peer.ServerConfig(cfg.TLS, cfg.Cluster, p.admit, peer.ALPNRaft, peer.ALPNPeer)
+	if err != nil {
+		return nil, fmt.Errorf("port: %w", err)
+	}
+	ln := cfg.Listener
+	if ln == nil {
+		if ln, err = net.Listen("tcp", cfg.Listen); err != nil {
+			return nil, fmt.Errorf("port: %w", err)
+		}
+	}
+	p.port = peer.Listen(ln, peer.PortOptions{
+		TLS:    conf,
+		Member: func(id peer.Identity) bool { return p.Running() && p.isMember(id) },
+		OnRefuse: func(remote net.Addr, err error) {
+			cfg.Logger.Warn("connection refused", "from", remote, "error", err)
+		},
+	})
+	p.client = peer.NewClient(p.dialer)
+	p.raftConns = p.port.Listener(peer.ALPNRaft)
+	p.server = peer.Serve(p.port.Listener(peer.ALPNPeer), p.serve, peer.ServerOptions{
+		OnError: func(from peer.Identity, path string, err error) {
+			p.failedCalls.Do(func() { cfg.Logger.Warn("peer call", "from", from, "path", path, "error", err) })
+		},
+	})
+	return p, nil
+}
+
+// checkCertificate requires that this server's own certificate names it: the others would refuse it one by one, in
+// their logs.
+func (c PortConfig) checkCertificate() error {
+	conf, err := c.TLS()
+	if err != nil {
+		return fmt.Errorf("TLS configuration: %w", err)
+	}
+	if conf == nil || len(conf.Certificates) == 0 || len(conf.Certificates[0].Certificate) == 0 {
+		return nil // it comes from a callback
+	}
+	leaf, err := x509.ParseCertificate(conf.Certificates[0].Certificate[0])
+	if err != nil {
+		return fmt.Errorf("own certificate: %w", err)
+	}
+	id, err := peer.ParseIdentity(leaf)
+	if err != nil {
+		return fmt.Errorf("own certificate: %w", err)
+	}
+	if want := (peer.Identity{Cluster: c.Cluster, Role: peer.RoleServer, ID: string(c.ID)}); id != want {
+		return fmt.Errorf("own certificate is that of %s, want %s", id, want)
+	}
+	return nil
+}
+
+// RaftTransport returns raft's transport on the port. It is called once, before Start. Log is raft's own log; section
+// checks the start of a snapshot and returns a reader of all of it.
+//
+// The transport does not pipeline: at v1.7.3 a leader that is deposed under load can block for ever on a full
+// pipeline, and its shutdown with it (hashicorp/raft issue 612). Entries go in batches all the same.
+func (p *Port) RaftTransport(log raft.LogStore, section func(io.Reader) (io.Reader, error)) raft.Transport {
+	p.inner = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: p.StreamLayer(), MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: p.cfg.Logger.Named("raft"),
+	})
+	p.transport = raftwire.New(p.inner, raftwire.Checks{
+		View:    func() (raftwire.View, bool) { return p.raftView(log) },
+		Section: section,
+		Refused: func(err error) {
+			p.refusedRequests.Do(func() { p.cfg.Logger.Warn("raft: what a member sent is refused", "error", err) })
+		},
+	})
+	return p.transport
+}
+
+// raftView is what this server's raft knows. Before raft runs nobody is admitted who could ask.
+func (p *Port) raftView(log raft.LogStore) (raftwire.View, bool) {
+	if !p.Running() {
+		return raftwire.View{}, false
+	}
+	return raftwire.View{
+		Term: p.raft.CurrentTerm(), Commit: p.raft.CommitIndex(),
+		TermAt: func(index uint64) (uint64, bool) {
+			var e raft.Log
+			err := log.GetLog(index, &e)
+			return e.Term, err == nil
+		},
+	}, true
+}
+
+// Open has the Port answer calls, by path, that a server may make which is no member, and which may come before
+// Start. It is called before Start, if at all.
+func (p *Port) Open(calls map[string]Handler) { p.open.Store(&calls) }
+
+// Introduced tells the Port the members of the configuration that has added this server. They count as the members
+// as long as raft has no configuration. It is called before Start, if at all.
+func (p *Port) Introduced(members []string) { p.introducers = members }
+
+// Start has the Port answer the members' calls, by path, and closes connections of servers that are members no
+// longer. It is called once, when raft and the keyring run.
+func (p *Port) Start(r *raft.Raft, m Membership, calls map[string]Handler) {
+	p.raft, p.calls = r, calls
+	ctx, end := context.WithCancel(context.Background())
+	p.end = end
+	close(p.running)
+	p.loops.Go(func() { p.followMembers(ctx, m) })
+	p.loops.Go(func() { p.followCertificates(ctx) })
+}
+
+// Running reports whether Start was called.
+func (p *Port) Running() bool {
+	select {
+	case <-p.running:
+		return true
+	default:
+		return false
+	}
+}
+
+// Close ends the port, the calls of others and the calls to others. Raft has to be shut down before.
+func (p *Port) Close() error {
+	if p.end != nil {
+		p.end()
+	}
+	p.loops.Wait()
+	close(p.closed)
+	p.client.Close()
+	var errs []error
+	if p.inner != nil {
+		errs = append(errs, p.inner.Close())
+	}
+	p.hangUp(func(peer.Identity) bool { return true })
+	errs = append(errs, p.server.Close(), p.port.Close())
+	if p.transport != nil {
+		p.transport.Stop()
+	}
+	return errors.Join(errs...)
+}
+
+// admit is asked in each handshake. Raft's connections are for members alone; calls are checked one by one. A
+// leader dials a server as soon as it has added it, and when it is refused it waits longer before it dials again than
+// a start takes.
+func (p *Port) admit(id peer.Identity, alpn string) error {
+	if alpn != peer.ALPNRaft {
+		return nil
+	}
+	select {
+	case <-p.running:
+	case <-p.closed:
+		return net.ErrClosed
+	case <-time.After(startPatience):
+		return errors.New("raft does not run here yet")
+	}
+	if !p.isMember(id) {
+		return errors.New("not in the raft configuration")
+	}
+	return nil
+}
+
+// serve answers the calls of other servers.
+func (p *Port) serve(ctx context.Context, from peer.Identity, path string, body []byte) ([]byte, error) {
+	id := raft.ServerID(from.ID)
+	if open := p.open.Load(); open != nil && (*open)[path] != nil {
+		return (*open)[path](ctx, id, body)
+	}
+	if !p.Running() {
+		return nil, &peer.Refusal{Code: peer.NotReady}
+	}
+	if _, member := p.Member(id); !member {
+		return nil, &peer.Refusal{Code: peer.NotMember}
+	}
+	if h := p.calls[path]; h != nil {
+		return h(ctx, id, body)
+	}
+	return nil, &peer.Refusal{Code: peer.Unsupported}
+}
+
+// Members returns the servers of raft's latest configuration, in its order.
+func (p *Port) Members() []raft.Server { return p.raft.GetConfiguration().Configuration().Servers }
+
+// Member returns a server of raft's latest configuration.
+func (p *Port) Member(id raft.ServerID) (raft.Server, bool) {
+	all := p.Members()
+	i := slices.IndexFunc(all, func(s raft.Server) bool { return s.ID == id })
+	if i < 0 {
+		return raft.Server{}, false
+	}
+	return all[i], true
+}
+
+// isMember reports whether a server is in raft's latest configuration or, while raft has none, in the one that has
+// added this server.
+func (p *Port) isMember(id peer.Identity) bool {
+	if all := p.Members(); len(all) > 0 {
+		return slices.ContainsFunc(all, func(s raft.Server) bool { return string(s.ID) == id.ID })
+	}
+	return slices.Contains(p.introducers, id.ID)
+}
+
+// followMembers closes the connections of servers that are not members, each time the configuration has changed. It
+// counts the changes: a server that was added and removed in between is in none of the lists that it sees. A server
+// that joins, and is cut off, asks again. It runs until Close.
+func (p *Port) followMembers(ctx context.Context, m Membership) {
+	type state struct {
+		configurations uint64
+		leader         raft.ServerID // another one may have undone what was not committed
+	}
+	var seen state
+	for {
+		changed := m.Changed()
+		_, leader := p.raft.LeaderWithID()
+		if now := (state{m.Configurations(), leader}); now != seen {
+			seen = now
+			p.dropNonMembers()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// followCertificates closes connections whose other end the present CAs do not vouch for, and those that have
+// outlived their certificates. It runs until Close.
+func (p *Port) followCertificates(ctx context.Context) {
+	tick := time.NewTicker(recheckEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if err := errors.Join(p.port.Recheck(p.cfg.TLS), p.dialer.Recheck()); err != nil {
+			p.refusedRequests.Do(func() { p.cfg.Logger.Warn("certificates of connections can't be checked", "error", err) })
+		}
+	}
+}
+
+// dropNonMembers closes all connections, in both directions, but those of members.
+func (p *Port) dropNonMembers() {
+	gone := func(id peer.Identity) bool { return !p.isMember(id) }
+	p.port.Drop(gone)
+	p.client.CloseIdle()
+	p.hangUp(gone)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.moved, func(id raft.ServerID, _ string) bool { return gone(peer.Identity{ID: string(id)}) })
+}
