@@ -196,12 +196,12 @@ func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("open the snapshot: %w", err)
 	}
-	section, err := readRaw(body)
-	var ring *meta.Ring
-	if err == nil && bytes.HasPrefix(section, []byte(magic)) {
-		ring, err = ringOf(section, k.fsm.build)
-	} else if err == nil {
-		err = fmt.Errorf("%w: a snapshot without the keyring's section", ErrCorrupt)
+	read, err := k.fsm.build.ReadSnapshot(body)
+	ring, section := read.Ring, read.Head
+	if err != nil {
+		err = snapshotError(err)
+	} else if ring == nil {
+		err = fmt.Errorf("%w: a snapshot without the keyring's part", ErrCorrupt)
 	}
 	if err == nil && ring.Active() == nil {
 		err = fmt.Errorf("%w: there is no active key, which would sign it", ErrNotReady)

@@ -17,6 +17,3 @@ func PlainHeader(h *tar.Header) bool { return plainHeader(h) }
 
 // DecodeManifest reads one.
 func DecodeManifest(r io.Reader) (Manifest, error) { return decodeManifest(r) }
-
-// HeadSize is the length of what stands before the keyring's section of a snapshot.
-const HeadSize = headSize

@@ -38,7 +38,7 @@ func forgeBackup(t *testing.T, file []byte, m keyring.Manifest, identity *age.X2
 	f := &forgery{manifest: m, parts: parts[:len(parts)-1]}
 	snapshot := &f.parts[len(f.parts)-1]
 	var err error
-	if f.ring, err = meta.Decode(snapshot.content[keyring.HeadSize:]); err != nil {
+	if f.ring, err = meta.Decode(snapshot.content[meta.SnapshotHead:]); err != nil {
 		t.Fatal(err)
 	}
 	f.manifest.Format = "keyring backup 1"

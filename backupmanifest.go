@@ -94,7 +94,7 @@ func checkRaftMeta(s raft.SnapshotMeta) error {
 		return fmt.Errorf("a raft snapshot of index %d and term %d", s.Index, s.Term)
 	case s.ConfigurationIndex > s.Index:
 		return fmt.Errorf("a raft snapshot of index %d, with the configuration of index %d", s.Index, s.ConfigurationIndex)
-	case s.Size < int64(headSize):
+	case s.Size < int64(meta.SnapshotHead):
 		return fmt.Errorf("a raft snapshot of %d bytes", s.Size)
 	case s.Version == 0: // it has Peers in place of a configuration
 		return nil

@@ -192,16 +192,15 @@ func (b *reading) readSnapshot() error {
 	if size != b.m.Raft.Size {
 		return fmt.Errorf("%w: %d bytes, not %d", ErrCorrupt, size, b.m.Raft.Size)
 	}
-	section, err := readRaw(b.archive)
+	s, err := meta.This.ReadSnapshot(b.archive)
 	if err != nil {
-		return err
+		return snapshotError(err)
 	}
-	if !bytes.HasPrefix(section, []byte(magic)) {
-		return fmt.Errorf("%w: it has no section of the keyring's", ErrCorrupt)
+	if s.Ring == nil {
+		return fmt.Errorf("%w: it has no part of the keyring's", ErrCorrupt)
 	}
-	if b.ring, err = ringOf(section, meta.This); err != nil {
-		return err
-	}
+	section := s.Head
+	b.ring = s.Ring
 	b.m.Host = size - int64(len(section))
 	if err := b.compare(); err != nil {
 		return err
@@ -235,7 +234,7 @@ func (b *reading) converted(section []byte) ([]byte, error) {
 		return section, nil
 	}
 	var out bytes.Buffer
-	if err := (fsmSnapshot{ring: b.ring, build: meta.This}).writeSection(&out); err != nil {
+	if err := meta.This.WriteSnapshot(&out, b.ring); err != nil {
 		return nil, err
 	}
 	b.m.Raft.Size = int64(out.Len()) + b.m.Host

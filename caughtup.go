@@ -67,7 +67,7 @@ func (k *Keyring) catchUp() {
 	k.caughtUp.last.Store(nil)
 	for reached != nil && !k.caughtUp.load() {
 		changed := k.fsm.changed.wait()
-		if k.fsm.whole() == nil && reached() {
+		if k.fsm.complete() == nil && reached() {
 			k.setCaughtUp()
 			return
 		}
@@ -214,7 +214,7 @@ func (k *Keyring) outdated() error {
 	if !k.caughtUp.load() {
 		return fmt.Errorf("%w: %w", ErrNotReady, k.caughtUp.err())
 	}
-	if err := k.fsm.whole(); err != nil {
+	if err := k.fsm.complete(); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
 	return nil

@@ -233,7 +233,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.clock = time.Now
 	}
 	if c.Raft != nil && c.FSM != nil {
-		if err := c.FSM.past.begins(c.Raft); err != nil {
+		if err := c.FSM.history.start(c.Raft); err != nil {
 			w = append(w, err)
 		}
 	}

@@ -84,12 +84,10 @@
 //	opening.go      Decrypt, and the table in which it finds its key
 //	config.go       Config and what zero means in it; KeyID, Key, State
 //	errors.go       the errors that callers branch on
-//	fsm.go          FSM, the fence, the snapshot, and the one place that proposes to raft
-//	past.go         FSM.Load, for a raft that does not restore its snapshots
+//	fsm.go          FSM, Load, the fence, and the one place that proposes to raft
 //	firstkey.go     what comes before the first key: greeting, founding, adopting
 //	builds.go       what the servers' builds apply; nothing else is proposed
 //	mux.go          Mux: the keyring's FSM and the host's on one raft
-//	muxsink.go      the host's snapshot, while there is nothing of the keyring's
 //	keystore.go     the directory of key files: what lies in it, and what is done with it
 //	holding.go      how a key comes to be held: written, read back, asked for live
 //	material.go     the keys in memory
@@ -149,7 +147,7 @@
 //	forward.go      what a Node that follows has the leader do
 //	nodestatus.go   Status of the leader, on every Node
 //
-//	internal/meta     the pure state machine: ring, commands, codec, Check
+//	internal/meta     the pure state machine: ring, commands, codec of entries and snapshots, Check
 //	internal/plan     pure decisions: what is missing, whom to ask, what the leader does next
 //	internal/mono     moments by the monotonic clock, for all that is waited for in memory
 //	internal/nks      material, its check value, the .nks.json codec, the reader of Nomad's files

@@ -1,15 +1,13 @@
 package keyring
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,16 +21,6 @@ import (
 // extensions marks the keyring's own log entries. raft carries it beside Log.Data, which
 // belongs to the host alone: no bytes of a user can pose as a command.
 var extensions = []byte("keyring/1")
-
-// magic begins every snapshot that has a section of the keyring.
-const magic = "keyring-snapshot"
-
-// After the magic come the length of the keyring's section in 8 bytes, big-endian, its SHA-256,
-// and the section: the JSON of internal/meta. The checksum is for the host whose snapshot
-// store has none.
-//
-// maxSection bounds the keyring's section of a snapshot, far above 100,000 keys.
-const maxSection = 1 << 30
 
 // FSM is the keyring's metadata as a raft.FSM. Make it with NewFSM, give it to raft alone or
 // through Mux, and to Config. Several Keyrings may follow one another on it, never two at a
@@ -48,7 +36,7 @@ type FSM struct {
 	missed   atomic.Uint64             // index of an entry of a newer build, which is not in the ring; zero if there is none
 	entry    atomic.Uint64             // index of the keyring's last entry since the last restore; zero if there is none
 	configAt atomic.Uint64             // index of the raft configuration that came last; zero if none has since the start
-	past     past                      // whether raft has given it all
+	history  history                   // whether raft has given it everything
 	stray    atomic.Uint64             // index of an entry that raft has taken and applied to another FSM; zero if there is none
 }
 
@@ -71,11 +59,11 @@ type restored struct {
 // an error and changes nothing. After one that a newer build wrote, the server makes no snapshots,
 // and does not seal or act as the leader, until it runs a build that reads it.
 func (f *FSM) Apply(l *raft.Log) any {
-	f.past.see(l.Index)
-	if !own(l) {
+	f.history.applied(l.Index)
+	if !isKeyringEntry(l) {
 		return fmt.Errorf("%w: log entry %d is not the keyring's; a host with entries of its own needs Mux", ErrCorrupt, l.Index)
 	}
-	if l.Index <= f.past.loaded.Load() {
+	if l.Index <= f.history.loaded.Load() {
 		return nil // the snapshot that Load took has it
 	}
 	defer f.changed.notify()
@@ -100,15 +88,15 @@ func (f *FSM) Apply(l *raft.Log) any {
 	return nil
 }
 
-// own reports whether a log entry is a command of the keyring's.
-func own(l *raft.Log) bool {
+// isKeyringEntry reports whether a log entry is a command of the keyring's.
+func isKeyringEntry(l *raft.Log) bool {
 	return l.Type == raft.LogCommand && bytes.Equal(l.Extensions, extensions)
 }
 
-// whole is an error if there is an entry that this build could not apply, or something that raft has not
-// given.
-func (f *FSM) whole() error {
-	if f.past.state.Load() == pastMissing {
+// complete is an error if there is an entry that this build could not apply, or something that raft has
+// not given this FSM.
+func (f *FSM) complete() error {
+	if f.history.state.Load() == historyMissing {
 		return ErrNotLoaded
 	}
 	if i := f.missed.Load(); i > 0 {
@@ -120,7 +108,7 @@ func (f *FSM) whole() error {
 // Snapshot implements raft.FSM. It refuses to leave out an entry: raft would drop that from its log,
 // and no newer build could apply it any more.
 func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
-	if err := f.whole(); err != nil {
+	if err := f.complete(); err != nil {
 		return nil, err
 	}
 	return fsmSnapshot{ring: f.ring.Load(), build: f.build}, nil
@@ -128,12 +116,12 @@ func (f *FSM) Snapshot() (raft.FSMSnapshot, error) {
 
 // Restore implements raft.FSM.
 func (f *FSM) Restore(rc io.ReadCloser) error {
-	ring, rest, err := readSection(rc, f.build)
+	ring, rest, err := readSnapshot(rc, f.build)
 	if err != nil {
 		return err
 	}
 	if ring == nil {
-		return fmt.Errorf("%w: a snapshot without the keyring's section", ErrCorrupt)
+		return fmt.Errorf("%w: a snapshot without the keyring's part", ErrCorrupt)
 	}
 	n, err := io.Copy(io.Discard, rest)
 	if err != nil {
@@ -146,11 +134,11 @@ func (f *FSM) Restore(rc io.ReadCloser) error {
 	return nil
 }
 
-// StoreConfiguration implements raft.ConfigurationStore: who is a member is looked up in raft,
-// all that is needed is to know when.
+// StoreConfiguration implements raft.ConfigurationStore. The keyring reads the members from raft itself,
+// and learns here only that they have changed.
 func (f *FSM) StoreConfiguration(index uint64, _ raft.Configuration) {
 	f.configAt.Store(index)
-	f.past.see(index)
+	f.history.applied(index)
 	f.configs.Add(1)
 	f.changed.notify()
 }
@@ -166,7 +154,7 @@ func (f *FSM) publish(ring *meta.Ring) {
 	f.entry.Store(0)
 	f.restored.Store(r) // before the ring: who reads the ring first knows where it comes from
 	f.ring.Store(ring)
-	f.past.restored()
+	f.history.restored()
 	f.stray.Store(0)
 	f.missed.Store(0)
 	f.restores.Add(1)
@@ -189,7 +177,7 @@ func (f *FSM) Admit(ciphertext []byte) error {
 		return err
 	}
 	ring := f.ring.Load()
-	if err := f.past.check(ring); err != nil {
+	if err := f.history.check(ring); err != nil {
 		return err
 	}
 	switch active := ring.Active(); {
@@ -210,129 +198,120 @@ func CiphertextKeyID(ciphertext []byte) (KeyID, error) {
 	return id, nil
 }
 
-// fsmSnapshot is the keyring's section, then the host's snapshot if there is one. Before the cluster is
-// founded it is the host's alone: a server may get it that has no Mux yet.
-type fsmSnapshot struct {
-	ring  *meta.Ring
-	build meta.Build
-	app   raft.FSMSnapshot
+// history is whether raft has given an FSM everything since the first entry of the log, as entries or as a
+// snapshot that has them. An FSM that lacks some of it must not be used. A raft that is configured with
+// NoSnapshotRestoreOnStart gives it neither, and Load has to.
+type history struct {
+	state  atomic.Uint32
+	first  atomic.Uint64 // index of the first entry that raft gave it; zero if there is none yet
+	asked  atomic.Bool   // Load was called: the host's FSM is on disk
+	loaded atomic.Uint64 // index of the snapshot that Load took; zero after a restore
 }
 
-// Persist implements raft.FSMSnapshot. The host's Persist closes the sink.
-func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
-	if s.app != nil && !founded(s.ring) {
-		return s.persistApp(sink)
-	}
-	err := s.writeSection(sink)
-	if err == nil && s.app != nil {
-		return s.app.Persist(sink)
-	}
-	if err == nil {
-		return sink.Close()
-	}
-	return errors.Join(err, sink.Cancel())
-}
+// The states of a history.
+const (
+	historyUnknown  uint32 = iota
+	historyComplete        // nothing is missing
+	historyMissing         // raft went on from a snapshot that it did not give this FSM
+)
 
-// Release implements raft.FSMSnapshot.
-func (s fsmSnapshot) Release() {
-	if s.app != nil {
-		s.app.Release()
+// applied notes an entry that raft gives this FSM, or the host's behind it. An FSM that gets the first
+// entry of the log gets them all.
+func (h *history) applied(index uint64) {
+	if h.first.Load() > 0 {
+		return
+	}
+	h.first.Store(index)
+	if index == 1 {
+		h.state.Store(historyComplete)
 	}
 }
 
-// writeSection encodes the ring twice, to know its sum and size first: it may be large, and is never in
-// memory as a whole.
-func (s fsmSnapshot) writeSection(w io.Writer) error {
-	var size counter
-	sum := sha256.New()
-	if err := s.build.EncodeRing(io.MultiWriter(sum, &size), s.ring); err != nil {
-		return err
+// restored notes a snapshot that raft gave.
+func (h *history) restored() {
+	h.loaded.Store(0)
+	h.state.Store(historyComplete)
+}
+
+// start looks at where raft's log began for this FSM, when a Keyring is opened on both. A snapshot that
+// raft has made since then does no harm: a raft that has none yet has given everything from the first
+// entry on.
+func (h *history) start(r *raft.Raft) error {
+	snapshot, err := strconv.ParseUint(r.Stats()["last_snapshot_index"], 10, 64)
+	if err != nil {
+		return fmt.Errorf("index of raft's last snapshot: %w", err)
 	}
-	head := binary.BigEndian.AppendUint64([]byte(magic), uint64(size))
-	out := bufio.NewWriterSize(w, 64<<10)
-	out.Write(sum.Sum(head)) // Flush has the error
-	if err := errors.Join(s.build.EncodeRing(out, s.ring), out.Flush()); err != nil {
-		return fmt.Errorf("write keyring snapshot: %w", err)
+	if snapshot == 0 {
+		h.state.CompareAndSwap(historyUnknown, historyComplete)
+	} else {
+		h.state.CompareAndSwap(historyUnknown, historyMissing)
+	}
+	if h.state.Load() == historyComplete {
+		return nil
+	}
+	return fmt.Errorf("%w: raft has gone on from its snapshot at index %d without giving it to FSM, as it does with NoSnapshotRestoreOnStart", ErrNotLoaded, snapshot)
+}
+
+// check is an error if something is known to be missing. An FSM that no Keyring is opened on, and whose
+// first entry was not that of the log, can't tell: it counts as one that lacks something.
+func (h *history) check(ring *meta.Ring) error {
+	switch state := h.state.Load(); {
+	case state == historyMissing, state == historyUnknown && h.first.Load() > 1 && !hasCluster(ring):
+		return fmt.Errorf("%w: %w", ErrNotReady, ErrNotLoaded)
 	}
 	return nil
 }
 
-type counter uint64
+// hasCluster reports whether the keyring has committed anything in this raft: its first command names the
+// cluster.
+func hasCluster(r *meta.Ring) bool { return r.Cluster != meta.ClusterID{} }
 
-func (c *counter) Write(b []byte) (int, error) { *c += counter(len(b)); return len(b), nil }
-
-// headSize is the length of what comes before the keyring's section.
-const headSize = len(magic) + 8 + sha256.Size
-
-// readSection returns the ring of a snapshot and a reader of what follows. A snapshot from
-// before the Mux has no section: the ring is nil and all of it follows.
-func readSection(r io.Reader, build meta.Build) (*meta.Ring, io.Reader, error) {
-	raw, err := readRaw(r)
+// Load takes the keyring's part of the newest snapshot. It is for a host whose own FSM is on disk and
+// which has raft go on from a snapshot without restoring it: raft.Config.NoSnapshotRestoreOnStart. Such
+// a host calls it at each start, before raft.NewRaft and with the same snapshot store. raft then gives
+// the entries that came after that snapshot, as ever. Without Load, Open and Admit return ErrNotLoaded.
+//
+// That raft goes on from the newest snapshot whether it is whole or not. So one that can't be read is an
+// error, which names it, and no older one is taken in its place. To go on from an older one, move the
+// newest out of the store first; raft's log must still have every entry since the older one. Where there
+// is no snapshot, raft gives all entries, and Load does nothing. A snapshot from before the Mux has no
+// part of the keyring's, and leaves the FSM empty.
+//
+// With a raft that does restore its snapshots Load is of no use and does no harm.
+func (f *FSM) Load(snaps raft.SnapshotStore) error {
+	if f.history.first.Load() > 0 {
+		return errors.New("load: raft has begun to apply its log to this FSM: Load comes before raft.NewRaft")
+	}
+	list, err := snaps.List()
 	if err != nil {
-		return nil, nil, err
+		return fmt.Errorf("load: list snapshots: %w", err)
 	}
-	if !bytes.HasPrefix(raw, []byte(magic)) {
-		return nil, io.MultiReader(bytes.NewReader(raw), r), nil
+	f.history.asked.Store(true) // without a snapshot, too: the host's FSM may have what was in the log
+	if len(list) == 0 {
+		return nil
 	}
-	ring, err := ringOf(raw, build)
-	return ring, r, err
+	newest := list[0] // raft takes the first, too
+	ring, err := f.readRing(snaps, newest.ID)
+	if err != nil {
+		return fmt.Errorf("load snapshot %s, from which raft goes on: %w", newest.ID, err)
+	}
+	f.publish(ring)
+	f.history.loaded.Store(newest.Index)
+	return nil
 }
 
-// readRaw reads the keyring's section and what comes before it or, of a snapshot that has none, as much
-// as it takes to know that.
-func readRaw(r io.Reader) ([]byte, error) {
-	head := make([]byte, headSize)
-	n, err := io.ReadFull(r, head)
-	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		return nil, fmt.Errorf("read keyring snapshot: %w", err)
-	}
-	if !bytes.HasPrefix(head[:n], []byte(magic)) {
-		return head[:n], nil
-	}
-	if n < len(head) {
-		return nil, fmt.Errorf("%w: keyring snapshot cut short", ErrCorrupt)
-	}
-	size := binary.BigEndian.Uint64(head[len(magic):])
-	if size > maxSection {
-		return nil, fmt.Errorf("%w: keyring snapshot of %d bytes", ErrCorrupt, size)
-	}
-	raw, err := readGrowing(r, head, headSize+int(size))
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return nil, fmt.Errorf("%w: keyring snapshot damaged", ErrCorrupt)
-	}
+// readRing returns the ring of a snapshot: an empty one, if the snapshot has no part of the keyring's.
+func (f *FSM) readRing(snaps raft.SnapshotStore, id string) (*meta.Ring, error) {
+	_, content, err := snaps.Open(id)
 	if err != nil {
-		return nil, fmt.Errorf("read keyring snapshot: %w", err)
+		return nil, err
 	}
-	return raw, nil
-}
-
-// readGrowing reads on after b until there are size bytes. It has no memory for more than four times of
-// what has come: the size is only what a header says.
-func readGrowing(r io.Reader, b []byte, size int) ([]byte, error) {
-	for len(b) < size {
-		n := len(b)
-		room := make([]byte, min(size, max(256<<10, 4*n)))
-		copy(room, b)
-		if _, err := io.ReadFull(r, room[n:]); err != nil {
-			return nil, err
-		}
-		b = room
+	ring, _, err := readSnapshot(content, f.build)
+	if err := errors.Join(err, content.Close()); err != nil {
+		return nil, err
 	}
-	return b, nil
-}
-
-// ringOf checks and decodes what readRaw has read.
-func ringOf(raw []byte, build meta.Build) (*meta.Ring, error) {
-	section := raw[headSize:]
-	if sum := sha256.Sum256(section); !bytes.Equal(sum[:], raw[len(magic)+8:headSize]) {
-		return nil, fmt.Errorf("%w: keyring snapshot damaged", ErrCorrupt)
-	}
-	ring, err := build.DecodeRing(section)
-	if errors.Is(err, meta.ErrVersion) {
-		return nil, fmt.Errorf("the snapshot is of a newer build: %w", err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	if ring == nil {
+		ring = &meta.Ring{}
 	}
 	return ring, nil
 }
@@ -415,7 +394,7 @@ func (f *FSM) fed(r *raft.Raft) error {
 	if stray := f.stray.Load(); stray > f.entry.Load() {
 		return fmt.Errorf("log entry %d: %w", stray, errNotApplied)
 	}
-	if applied := r.AppliedIndex(); applied > 0 && f.past.first.Load() == 0 && f.restores.Load() == 0 {
+	if applied := r.AppliedIndex(); applied > 0 && f.history.first.Load() == 0 && f.restores.Load() == 0 {
 		return fmt.Errorf("nothing of the log up to entry %d: %w", applied, errNotApplied)
 	}
 	return nil

@@ -223,7 +223,7 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 
 func (k *Keyring) notReady() error {
 	// What changes meanwhile is read once: read again, it could be nil by then.
-	whole, fed := k.fsm.whole(), k.fsm.fed(k.raft)
+	whole, fed := k.fsm.complete(), k.fsm.fed(k.raft)
 	leads := k.raft.State() == raft.Leader
 	term := k.term.Load() // before the ring, as in lookUpSealing
 	v := k.view()

@@ -103,9 +103,9 @@ const again = 250 * time.Millisecond
 
 // pause is how long there is nothing to do for a server that could not act as the leader.
 func (l *leader) pause() time.Duration {
-	if l.raft.State() == raft.Leader && l.fsm.whole() != nil {
+	if l.raft.State() == raft.Leader && l.fsm.complete() != nil {
 		// Nothing can be sealed until a server leads that applies what this one can't.
-		l.cfg.Logger.Warn("this server leads and runs too old a build: it hands over", "error", l.fsm.whole())
+		l.cfg.Logger.Warn("this server leads and runs too old a build: it hands over", "error", l.fsm.complete())
 		if err := l.raft.LeadershipTransfer().Error(); err != nil {
 			l.cfg.Logger.Warn("hand over", "error", err)
 		}
@@ -192,10 +192,10 @@ func (l *leader) begin() bool {
 	if l.Keyring.term.Load() == term && l.term == term {
 		return true
 	}
-	if l.fsm.whole() != nil {
+	if l.fsm.complete() != nil {
 		return false
 	}
-	if err := l.raft.Barrier(proposeTimeout).Error(); err != nil || !l.leads(term) || l.fsm.whole() != nil {
+	if err := l.raft.Barrier(proposeTimeout).Error(); err != nil || !l.leads(term) || l.fsm.complete() != nil {
 		return false
 	}
 	*l = leader{Keyring: l.Keyring, term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}, seen: map[string]mono.Time{}}

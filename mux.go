@@ -2,7 +2,9 @@ package keyring
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"sync/atomic"
 
@@ -14,7 +16,7 @@ import (
 // outermost. Entries that the keyring proposed go to keys, all others to app, which sees its
 // log, its batches (if it is a raft.BatchingFSM) and the raft configurations (if it is a
 // raft.ConfigurationStore) as it would without. The keyring sees these too: what Mux returns
-// is always a raft.ConfigurationStore. A snapshot holds both: the keyring's section
+// is always a raft.ConfigurationStore. A snapshot holds both: the keyring's part
 // first, then app's to the end. Snapshots and logs from before the Mux are read as app's
 // alone, and before the first command of the keyring's a snapshot is app's alone too, so that a
 // server can read it that has yet to get the Mux. After that command going back to a build without
@@ -40,10 +42,10 @@ type mux struct {
 }
 
 func (m mux) Apply(l *raft.Log) any {
-	if own(l) {
+	if isKeyringEntry(l) {
 		return m.keys.Apply(l)
 	}
-	m.keys.past.see(l.Index)
+	m.keys.history.applied(l.Index)
 	m.used.Store(true)
 	return m.app.Apply(l)
 }
@@ -57,7 +59,7 @@ func (m mux) StoreConfiguration(index uint64, c raft.Configuration) {
 }
 
 func (m mux) Snapshot() (raft.FSMSnapshot, error) {
-	if err := m.keys.whole(); err != nil {
+	if err := m.keys.complete(); err != nil {
 		return nil, err
 	}
 	app, err := m.app.Snapshot()
@@ -67,16 +69,16 @@ func (m mux) Snapshot() (raft.FSMSnapshot, error) {
 	return fsmSnapshot{m.keys.ring.Load(), m.keys.build, app}, nil
 }
 
-// Restore reads and checks the keyring's section before the host's state is touched, and
+// Restore reads and checks the keyring's part before the host's state is touched, and
 // publishes it only once the host has restored its own.
 func (m mux) Restore(rc io.ReadCloser) error {
-	ring, rest, err := readSection(rc, m.keys.build)
+	ring, rest, err := readSnapshot(rc, m.keys.build)
 	if err != nil {
 		return err
 	}
 	buffered := bufio.NewReader(rest)
 	_, err = buffered.Peek(1)
-	mayLackApp := ring != nil && err == io.EOF && !m.used.Load() && !m.keys.past.asked.Load()
+	mayLackApp := ring != nil && err == io.EOF && !m.used.Load() && !m.keys.history.asked.Load()
 	if !mayLackApp || !writesSomething(m.app) {
 		err := m.app.Restore(restCloser{buffered, rc})
 		if err != nil && !(mayLackApp && isEOF(err)) {
@@ -141,14 +143,14 @@ func (m muxBatching) ApplyBatch(logs []*raft.Log) []any {
 	responses := make([]any, 0, len(logs))
 	for len(logs) > 0 {
 		n := 0
-		for n < len(logs) && !own(logs[n]) {
+		for n < len(logs) && !isKeyringEntry(logs[n]) {
 			if l := logs[n]; l.Type == raft.LogConfiguration {
 				m.keys.StoreConfiguration(l.Index, raft.Configuration{}) // raft does not call it here
 			}
 			n++
 		}
 		if n > 0 {
-			m.keys.past.see(logs[0].Index)
+			m.keys.history.applied(logs[0].Index)
 			m.used.Store(true)
 			responses = append(responses, m.app.ApplyBatch(logs[:n])...)
 		} else {
@@ -158,4 +160,111 @@ func (m muxBatching) ApplyBatch(logs []*raft.Log) []any {
 		logs = logs[n:]
 	}
 	return responses
+}
+
+// fsmSnapshot is the keyring's part, then the host's snapshot if there is one. Until the keyring has
+// committed something it is the host's alone: raft may send it to a server that has no Mux yet.
+type fsmSnapshot struct {
+	ring  *meta.Ring
+	build meta.Build
+	app   raft.FSMSnapshot
+}
+
+// Persist implements raft.FSMSnapshot. The host's Persist closes the sink.
+func (s fsmSnapshot) Persist(sink raft.SnapshotSink) error {
+	if s.app != nil && !hasCluster(s.ring) {
+		return s.persistApp(sink)
+	}
+	err := s.build.WriteSnapshot(sink, s.ring)
+	if err == nil && s.app != nil {
+		return s.app.Persist(sink)
+	}
+	if err == nil {
+		return sink.Close()
+	}
+	return errors.Join(err, sink.Cancel())
+}
+
+// Release implements raft.FSMSnapshot.
+func (s fsmSnapshot) Release() {
+	if s.app != nil {
+		s.app.Release()
+	}
+}
+
+// persistApp writes the host's snapshot alone.
+func (s fsmSnapshot) persistApp(sink raft.SnapshotSink) error {
+	app := &appSink{SnapshotSink: sink, keyring: s}
+	if err := s.app.Persist(app); err != nil {
+		return err
+	}
+	return app.flush() // if the host has left it to raft to close the sink
+}
+
+// appSink takes a host's snapshot that has no part of the keyring's before it. What a host writes comes
+// from the host or from its users. If it begins with the keyring's magic, the sink writes the keyring's
+// part, of an empty ring, before it: so no reader takes the host's bytes for the keyring's.
+type appSink struct {
+	raft.SnapshotSink
+	keyring fsmSnapshot
+	held    []byte // the first bytes, until there are as many as the magic has
+	flushed bool
+}
+
+// Write implements io.Writer.
+func (s *appSink) Write(b []byte) (int, error) {
+	if s.flushed {
+		return s.SnapshotSink.Write(b)
+	}
+	s.held = append(s.held, b...)
+	if len(s.held) >= len(meta.SnapshotMagic) {
+		if err := s.flush(); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
+}
+
+// flush writes what is held.
+func (s *appSink) flush() error {
+	if s.flushed {
+		return nil
+	}
+	s.flushed = true
+	if bytes.HasPrefix(s.held, []byte(meta.SnapshotMagic)) {
+		if err := s.keyring.build.WriteSnapshot(s.SnapshotSink, s.keyring.ring); err != nil {
+			return err
+		}
+	}
+	if len(s.held) == 0 {
+		return nil
+	}
+	_, err := s.SnapshotSink.Write(s.held)
+	return err
+}
+
+// Close implements raft.SnapshotSink.
+func (s *appSink) Close() error {
+	if err := s.flush(); err != nil {
+		return err // the host cancels
+	}
+	return s.SnapshotSink.Close()
+}
+
+// readSnapshot returns the ring of a snapshot, which is nil if it has no part of the keyring's, and a
+// reader of the host's part.
+func readSnapshot(r io.Reader, build meta.Build) (*meta.Ring, io.Reader, error) {
+	s, err := build.ReadSnapshot(r)
+	return s.Ring, s.Host, snapshotError(err)
+}
+
+// snapshotError adds to an error about a snapshot the one that callers branch on.
+func snapshotError(err error) error {
+	switch {
+	case errors.Is(err, meta.ErrVersion):
+		return fmt.Errorf("the snapshot is of a newer build: %w", err)
+	case errors.Is(err, meta.ErrMalformed):
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
 }

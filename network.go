@@ -96,17 +96,9 @@ type membership struct{ fsm *FSM }
 func (m membership) Changed() <-chan struct{} { return m.fsm.changed.wait() }
 func (m membership) Configurations() uint64   { return m.fsm.configs.Load() + m.fsm.restores.Load() }
 
-// checkSection reads the keyring's section of a snapshot, if it has one, and returns a reader of all of it: one
+// checkSection reads the keyring's part of a snapshot, if it has one, and returns a reader of all of it: one
 // that is damaged, or of a newer build, would take the place of a good one on disk before raft finds out.
 func (f *FSM) checkSection(r io.Reader) (io.Reader, error) {
-	raw, err := readRaw(r)
-	if err != nil {
-		return r, err
-	}
-	if bytes.HasPrefix(raw, []byte(magic)) {
-		if _, err := ringOf(raw, f.build); err != nil {
-			return r, err
-		}
-	}
-	return io.MultiReader(bytes.NewReader(raw), r), nil
+	s, err := f.build.ReadSnapshot(r)
+	return io.MultiReader(bytes.NewReader(s.Head), r), snapshotError(err)
 }

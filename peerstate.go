@@ -13,7 +13,7 @@ import (
 // voters has taken an entry from it. The error is that ctx has ended.
 func (k *Keyring) state(ctx context.Context, q *peer.StateRequest) (*peer.StateAnswer, error) {
 	term := k.term.Load() // first: what is read after it has at least what the barrier of that term had
-	leads := k.leads(term) && k.fsm.whole() == nil
+	leads := k.leads(term) && k.fsm.complete() == nil
 	a := &peer.StateAnswer{
 		Term:          k.raft.CurrentTerm(),
 		Entry:         k.fsm.entry.Load(),

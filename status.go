@@ -244,7 +244,7 @@ func (k *Keyring) statusOf(v view) Status {
 
 // describeRaft adds what this server's raft is in need of.
 func (k *Keyring) describeRaft(s *Status) {
-	if err := k.fsm.whole(); err != nil {
+	if err := k.fsm.complete(); err != nil {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemNewer, Detail: err.Error()})
 	}
 	if err := k.fsm.fed(k.raft); err != nil {

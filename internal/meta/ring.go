@@ -10,9 +10,24 @@
 //	     |                        |                                      ^             |
 //	     +--remove                +---------- full rotate ---------------+             +--remove
 //
-// A log entry is the JSON of [Entry], a snapshot is the JSON of a Ring; both begin with a
+// # Encoding
+//
+// A log entry is the JSON of [Entry], a section of a snapshot is the JSON of a Ring; both begin with a
 // version, the lowest that has all that is in them, and have exactly one encoding: what does not
 // encode back to the same bytes is refused, and so are unknown versions, commands and members.
+//
+// # Snapshot
+//
+// A raft snapshot begins with the keyring's part, which is
+//
+//	magic    16 bytes: "keyring-snapshot"
+//	length   8 bytes: that of the section, big endian, at most 1 GiB
+//	sum      32 bytes: the SHA-256 of the section
+//	section  the JSON of the Ring
+//
+// The host's part follows, to the end of the snapshot. It may be empty. The sum is for hosts whose
+// snapshot store has none. A snapshot that does not begin with the magic is the host's alone: it was
+// made before the keyring wrote anything into that raft.
 package meta
 
 import (

@@ -12,7 +12,8 @@ import (
 )
 
 // Invariant 7 by reading the source: nothing in the package can reach a clock, randomness,
-// I/O or another goroutine.
+// I/O or another goroutine. The codec of snapshots reads and writes what its caller hands it: it imports
+// io, for its two interfaces, and no other file does.
 func TestI7SourceIsPure(t *testing.T) {
 	forbidden := []string{"os", "net", "sync", "context", "log", "math/rand", "crypto/rand", "io", "runtime", "unsafe", "reflect", "maps", "example.com"}
 	clock := []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker", "Local", "LoadLocation"}
@@ -38,6 +39,9 @@ func TestI7SourceIsPure(t *testing.T) {
 				t.Errorf("%s imports %s under another name, which hides it from this test", name, path)
 			}
 			for _, bad := range forbidden {
+				if path == "io" && name == "snapshot.go" {
+					continue
+				}
 				if path == bad || strings.HasPrefix(path, bad+"/") {
 					t.Errorf("%s imports %s", name, path)
 				}

@@ -71,8 +71,8 @@ func (h *host) put(t *testing.T, data string) {
 	}
 }
 
-// TestOpenRefusesAnFSMThatLacksItsPast: whenever it is called, and whatever raft has done meanwhile.
-func TestOpenRefusesAnFSMThatLacksItsPast(t *testing.T) {
+// TestOpenRefusesAnFSMThatLacksItsHistory: whenever it is called, and whatever raft has done meanwhile.
+func TestOpenRefusesAnFSMThatLacksItsHistory(t *testing.T) {
 	for name, between := range map[string]func(t *testing.T, h, leader *host){
 		"before the first entry": func(*testing.T, *host, *host) {},
 		"after some of the host's": func(t *testing.T, h, leader *host) {
@@ -122,16 +122,16 @@ func TestOpenRefusesAnFSMThatLacksItsPast(t *testing.T) {
 				leader.put(t, "and more")
 				time.Sleep(time.Minute)
 				if err := h.raft.Snapshot().Error(); name != "before the first entry" && (err == nil || !strings.Contains(err.Error(), keyring.ErrNotLoaded.Error())) {
-					t.Errorf("raft's snapshot of an FSM that lacks its past: %v", err)
+					t.Errorf("raft's snapshot of an FSM that lacks its history: %v", err)
 				}
 			})
 		})
 	}
 }
 
-// TestAdmitNeverAnswersWithoutThePast: also before anybody has called Open, and also when the keyring's
+// TestAdmitNeverAnswersWithoutTheHistory: also before anybody has called Open, and also when the keyring's
 // entries of the time after the snapshot have come.
-func TestAdmitNeverAnswersWithoutThePast(t *testing.T) {
+func TestAdmitNeverAnswersWithoutTheHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 3)
 		for _, h := range hosts {
@@ -164,9 +164,9 @@ func TestAdmitNeverAnswersWithoutThePast(t *testing.T) {
 	})
 }
 
-// TestOpenTakesAnFSMThatHasItsPast: a snapshot that was made, or came, since the start is no reason to
+// TestOpenTakesAnFSMThatHasItsHistory: a snapshot that was made, or came, since the start is no reason to
 // refuse.
-func TestOpenTakesAnFSMThatHasItsPast(t *testing.T) {
+func TestOpenTakesAnFSMThatHasItsHistory(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, hosts []*host) *host{
 		"a snapshot before the first Open": func(t *testing.T, hosts []*host) *host {
 			for _, h := range hosts {
@@ -248,9 +248,9 @@ func TestOpenTakesAnFSMThatHasItsPast(t *testing.T) {
 	}
 }
 
-// TestLoadGivesAnFSMItsPast: servers that are restarted one after the other, each after a snapshot, have
+// TestLoadGivesAnFSMItsHistory: servers that are restarted one after the other, each after a snapshot, have
 // the ring that the others have, through removals and rotations.
-func TestLoadGivesAnFSMItsPast(t *testing.T) {
+func TestLoadGivesAnFSMItsHistory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 3)
 		for _, h := range hosts {
