@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -234,5 +235,62 @@ func TestRestoreChecksTheDigest(t *testing.T) {
 		if _, err := keyring.Restore(t.Context(), bytes.NewReader(file), o); err == nil {
 			t.Errorf("restored with %s", fmt.Sprint(o.Dir != "", len(o.KEKs), len(o.Identities)))
 		}
+	}
+}
+
+// TestRestoreAsksBeforeItWrites: a host with a raft of its own creates the snapshot when it knows what it is of,
+// and has the last word before a key is written.
+func TestRestoreAsksBeforeItWrites(t *testing.T) {
+	file, m, identity := smallBackup(t)
+	errNo := errors.New("no")
+	restore := func(dir string, change func(*keyring.RestoreOptions)) error {
+		o := keyring.RestoreOptions{
+			Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Digest: m.SHA256,
+		}
+		change(&o)
+		_, err := keyring.Restore(t.Context(), bytes.NewReader(file), o)
+		return err
+	}
+	var snapshot, other bytes.Buffer
+	var asked []string
+	dir := filepath.Join(t.TempDir(), "keystore")
+	err := restore(dir, func(o *keyring.RestoreOptions) {
+		o.OpenSnapshot = func(got keyring.Manifest) (io.Writer, error) {
+			asked = append(asked, "snapshot")
+			if fmt.Sprint(got.Raft) != fmt.Sprint(m.Raft) || got.Host != m.Host || len(left(t, dir)) > 0 {
+				t.Errorf("the snapshot is of %+v, with %v there; want %+v", got, left(t, dir), m)
+			}
+			return &snapshot, nil
+		}
+		o.Confirm = func(_ context.Context, got keyring.Manifest) error {
+			asked = append(asked, "confirm")
+			if got.SHA256 != m.SHA256 || int64(snapshot.Len()) != m.Raft.Size || len(left(t, dir)) > 0 {
+				t.Errorf("asked to confirm %+v, with %d bytes of the snapshot and %v there", got, snapshot.Len(), left(t, dir))
+			}
+			return nil
+		}
+	})
+	if err != nil || !slices.Equal(asked, []string{"snapshot", "confirm"}) || len(keysIn(t, dir)) != len(m.Keys) {
+		t.Errorf("%v, asked %v, and %v are there", err, asked, left(t, dir))
+	}
+	for name, change := range map[string]func(*keyring.RestoreOptions){
+		"no snapshot": func(o *keyring.RestoreOptions) {
+			o.OpenSnapshot = func(keyring.Manifest) (io.Writer, error) { return nil, errNo }
+		},
+		"not confirmed": func(o *keyring.RestoreOptions) {
+			o.Confirm = func(context.Context, keyring.Manifest) error { return errNo }
+		},
+	} {
+		dir := filepath.Join(t.TempDir(), "keystore")
+		if err := restore(dir, change); !errors.Is(err, errNo) || len(left(t, dir)) > 0 {
+			t.Errorf("%s: %v, and %v are there", name, err, left(t, dir))
+		}
+	}
+	err = restore(filepath.Join(t.TempDir(), "keystore"), func(o *keyring.RestoreOptions) {
+		o.Snapshot = &other
+		o.OpenSnapshot = func(keyring.Manifest) (io.Writer, error) { return &other, nil }
+	})
+	if err == nil || other.Len() > 0 {
+		t.Errorf("two places for the snapshot: %v", err)
 	}
 }

@@ -37,8 +37,8 @@ func RestoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOpti
 }
 
 func restoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOptions) (m Manifest, err error) {
-	if o.Dir != "" || len(o.KEKs) > 0 || o.Snapshot != nil {
-		return m, errors.New("in RestoreNode Dir, KEKs and Snapshot are not set: they are the NodeConfig's")
+	if o.Dir != "" || len(o.KEKs) > 0 || o.Snapshot != nil || o.OpenSnapshot != nil || o.Confirm != nil {
+		return m, errors.New("in RestoreNode Dir, KEKs, Snapshot, OpenSnapshot and Confirm are not set: they are the Node's")
 	}
 	if err := cfg.check(); err != nil {
 		return m, err
@@ -51,7 +51,8 @@ func restoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOpti
 	if err := n.look(ctx); err != nil {
 		return m, errors.Join(err, n.close())
 	}
-	m, err = restore(ctx, r, o, target{snapshot: n.begin, good: n.good})
+	o.OpenSnapshot, o.Confirm = n.begin, n.good
+	m, err = restore(ctx, r, o)
 	return m, n.end(err)
 }
 

@@ -70,6 +70,14 @@ type RestoreOptions struct {
 	// Snapshot gets the raft snapshot, which Manifest.Raft describes, for raft's Restore. What
 	// it got is void if Restore returns an error. Nil throws it away.
 	Snapshot io.Writer
+	// OpenSnapshot returns what gets the raft snapshot in place of Snapshot, for a host that writes it into
+	// raft's own snapshot store. Restore calls it once, when everything in the backup that comes before the
+	// host's part of the snapshot is good. By then Manifest.Raft describes what will be written, and
+	// Manifest.Host is known. Restore closes nothing.
+	OpenSnapshot func(Manifest) (io.Writer, error)
+	// Confirm is called when all of the backup is good, before anything is written to Dir. Its error ends
+	// Restore. Nil confirms.
+	Confirm func(context.Context, Manifest) error
 	// Digest is the SHA-256 that the backup must have, and Signer who must have signed it: from a place that its
 	// writer can't reach. One of them is required, or Unauthenticated.
 	Digest [32]byte
@@ -101,6 +109,7 @@ func (o RestoreOptions) check(ctx context.Context) error {
 	w.unless(o.Dir != "", "Dir is empty")
 	w.unless(len(o.Identities) > 0, "Identities is empty")
 	w.unless(o.MaxBytes >= 0, "MaxBytes %d is negative", o.MaxBytes)
+	w.unless(o.Snapshot == nil || o.OpenSnapshot == nil, "both Snapshot and OpenSnapshot are set")
 	w.unless(o.Digest != [32]byte{} || o.Signer != BackupSigner{} || o.Unauthenticated,
 		"nothing tells who wrote the backup: set Digest, Signer or Unauthenticated")
 	if err := errors.Join(append(w, Config{KEKs: o.KEKs}.checkKEKs()...)...); err != nil {
@@ -128,22 +137,14 @@ func (o RestoreOptions) verify() VerifyOptions {
 // Until it has found the backup good it has the keys in memory, a few kilobytes each. A Read
 // or Write that is under way when ctx ends may return after Restore has; there is none after it.
 func Restore(ctx context.Context, r io.Reader, o RestoreOptions) (Manifest, error) {
-	m, err := endWith(ctx, func() (Manifest, error) {
-		return restore(ctx, r, o, target{snapshot: func(Manifest) (io.Writer, error) { return o.Snapshot, nil }})
-	}, nil, nil)
+	m, err := endWith(ctx, func() (Manifest, error) { return restore(ctx, r, o) }, nil, nil)
 	if err != nil {
 		return m, fmt.Errorf("restore: %w", err)
 	}
 	return m, nil
 }
 
-// target is what a restore does besides writing the keys.
-type target struct {
-	snapshot func(Manifest) (io.Writer, error)           // see parts
-	good     func(ctx context.Context, m Manifest) error // the backup is good; the first key comes next
-}
-
-func restore(ctx context.Context, r io.Reader, o RestoreOptions, t target) (m Manifest, err error) {
+func restore(ctx context.Context, r io.Reader, o RestoreOptions) (m Manifest, err error) {
 	if err := o.check(ctx); err != nil {
 		return Manifest{}, err
 	}
@@ -159,17 +160,25 @@ func restore(ctx context.Context, r io.Reader, o RestoreOptions, t target) (m Ma
 	m, ring, err := readBackup(ctx, r, o.verify(), parts{
 		key:      func(a arrival) { keys = append(keys, a) },
 		convert:  o.convert,
-		snapshot: t.snapshot,
+		snapshot: o.openSnapshot,
 	})
 	if err != nil {
 		return m, err
 	}
-	if t.good != nil {
-		if err := t.good(ctx, m); err != nil {
+	if o.Confirm != nil {
+		if err := o.Confirm(ctx, m); err != nil {
 			return m, err
 		}
 	}
 	return m, o.write(ctx, slices.DeleteFunc(slices.Clone(keys), func(k arrival) bool { return ring.Key(k.id) == nil }))
+}
+
+// openSnapshot returns what gets the snapshot, or nil.
+func (o RestoreOptions) openSnapshot(m Manifest) (io.Writer, error) {
+	if o.OpenSnapshot != nil {
+		return o.OpenSnapshot(m)
+	}
+	return o.Snapshot, nil
 }
 
 // convert returns the ring that takes the place of the backup's.
