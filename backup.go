@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"filippo.io/age"
@@ -257,15 +258,15 @@ func writeBackup(ctx context.Context, w io.Writer, s *snapshotted, to []age.Reci
 }
 
 func (s *snapshotted) writeKeys(ctx context.Context, archive *tar.Writer) error {
-	inline := &keystore{keks: newKEKSet([]KEK{InlineKEK()}, nil)} // wraps, and has no directory
+	inline := kek.NewSet([]KEK{InlineKEK()}, nil)
 	for _, key := range s.keys {
-		f, fault := inline.wrap(ctx, key)
-		if fault != nil {
-			return fault.err
+		content, opened, err := inline.Encode(ctx, key.file(), key.secret)
+		if err != nil {
+			return fmt.Errorf("key %s: %w", key.id, err)
 		}
-		f.m.wipe()
-		err := writeFile(archive, s.manifest.Created, backupKeys+nks.FileName(key.id), int64(len(f.data)), bytes.NewReader(f.data))
-		clear(f.data)
+		opened.Wipe()
+		err = writeFile(archive, s.manifest.Created, backupKeys+nks.FileName(key.id), int64(len(content)), bytes.NewReader(content))
+		clear(content)
 		if err != nil {
 			return err
 		}

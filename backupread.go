@@ -12,6 +12,7 @@ import (
 	"io"
 	"slices"
 
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"filippo.io/age"
@@ -149,19 +150,19 @@ func (b *reading) readKey(ctx context.Context, key BackupKey) error {
 	if file.ID != key.ID || file.Check != key.Check {
 		return fmt.Errorf("%w: its file is another key's", ErrCorrupt)
 	}
-	got, fault := newKEKSet([]KEK{InlineKEK()}, nil).unwrap(ctx, file)
-	if fault != nil {
-		return fault.err
+	secret, _, err := kek.NewSet([]KEK{InlineKEK()}, nil).Decode(ctx, file)
+	if err != nil {
+		return err
 	}
-	if err := b.noteKey(key, file.Algorithm, got.secret); err != nil {
-		got.secret.Wipe()
+	if err := b.noteKey(key, file.Algorithm, secret); err != nil {
+		secret.Wipe()
 		return err
 	}
 	if b.key == nil {
-		got.secret.Wipe()
+		secret.Wipe()
 		return nil
 	}
-	b.key(arrival{key.ID, file.Algorithm, file.Check, file.Created, got.secret})
+	b.key(arrival{key.ID, file.Algorithm, file.Check, file.Created, secret})
 	return nil
 }
 

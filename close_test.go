@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/raft"
@@ -457,7 +458,7 @@ func TestNothingPrintsSecrets(t *testing.T) {
 		_, e1 := h.keyring.Decrypt(sealed, nil)
 		_, e2 := h.keyring.Decrypt(nil, nil)
 		_, e3 := file.Unwrap(t.Context(), data, nil)
-		_, e4 := keyring.FileKEK(writeKEK(t, append(key, key...)))
+		_, e4 := keyring.FileKEK(kektest.WriteFile(t, append(key, key...)))
 		values["errors"] = []error{e1, e2, e3, e4}
 		if e1 == nil || e2 == nil || e3 == nil || e4 == nil || len(h.status(t).SetAside) != 1 {
 			t.Fatalf("%v", values["errors"])

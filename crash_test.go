@@ -338,14 +338,14 @@ func TestRewrapWritesNothingThatWouldNotOpen(t *testing.T) {
 	plantKey(t, disk, keyring.KeyID{1}, a)
 	before := fmt.Sprint(keyFiles(disk))
 	s := openStore(t, disk, []keyring.KEK{b}, []keyring.KEK{a})
-	b.set(func(k *kms) { k.noUnwrap = errBroken })
+	b.Set(func(k *kms) { k.NoUnwrap = errBroken })
 	if err := s.Rewrap(t.Context()); !errors.Is(err, errBroken) || s.OnOldKEKs() != 1 {
 		t.Errorf("%v, %d left", err, s.OnOldKEKs())
 	}
 	if fmt.Sprint(keyFiles(disk)) != before {
 		t.Error("the file was replaced by one that nothing opens")
 	}
-	b.set(answers)
+	b.Set(answers)
 	if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
 		t.Errorf("%v, %d left", err, s.OnOldKEKs())
 	}
@@ -359,11 +359,11 @@ func TestRewrapWritesNothingThatWouldNotOpen(t *testing.T) {
 // TestWrongKEKLeavesFilesAlone: one by the right name that is another KEK.
 func TestWrongKEKLeavesFilesAlone(t *testing.T) {
 	disk, right := keyringtest.NewDisk(), newKMS("kms")
-	right.inner = fileKEK(t, countingKey())
+	right.Inner = fileKEK(t, countingKey())
 	plantKey(t, disk, keyring.KeyID{1}, right)
 	before := fmt.Sprint(keyFiles(disk))
 	wrong := newKMS("kms")
-	wrong.inner = fileKEK(t, bytes.Repeat([]byte{7}, 32))
+	wrong.Inner = fileKEK(t, bytes.Repeat([]byte{7}, 32))
 	s := openStore(t, disk, []keyring.KEK{wrong}, nil)
 	if err := s.Rewrap(t.Context()); err == nil || s.OnOldKEKs() != 1 || len(s.SetAside()) > 0 {
 		t.Errorf("rewrap: %v, %d left, set aside %v", err, s.OnOldKEKs(), s.SetAside())

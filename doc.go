@@ -92,10 +92,7 @@
 //	holding.go      how a key comes to be held: written, read back, asked for live
 //	material.go     the keys in memory
 //	inspect.go      Inspect: what lies in a keystore directory, offline
-//	kek.go          KEK, InlineKEK, FileKEK
-//	passphrase.go   PassphraseKEK
-//	escrow.go       AgeKEK
-//	kekset.go       the KEKs of a keystore: wrap under all, unwrap with any, who is away
+//	kek.go          KEK, and the four that come with the library
 //	rewrap.go       Rewrap: the key files moved to other KEKs
 //	signing.go      Sign
 //	verify.go       Verify, and the keys whose tokens verify
@@ -151,6 +148,7 @@
 //	internal/plan     pure decisions: what is missing, whom to ask, what the leader does next
 //	internal/mono     moments by the monotonic clock, for all that is waited for in memory
 //	internal/nks      material, its check value, the .nks.json codec, the reader of Nomad's files
+//	internal/kek      the KEKs that come with the library, and the KEKs of a keystore: wrap under all, unwrap with any
 //	internal/seal     the ciphertext envelope
 //	internal/jwt      tokens: what is written, and what is read, strictly
 //	internal/join     join tokens: how both sides prove that they know one

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/raft"
 )
@@ -48,9 +50,9 @@ var (
 	// ErrNotMember means that no server of that ID is in the raft configuration.
 	ErrNotMember = errors.New("not a member of the cluster")
 	// ErrCorrupt means that a file, snapshot or log entry is not what the keyring wrote.
-	ErrCorrupt = errors.New("corrupt")
+	ErrCorrupt = nks.ErrCorrupt
 	// ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.
-	ErrWrapOnly = errors.New("this KEK can wrap but not unwrap")
+	ErrWrapOnly = kek.ErrWrapOnly
 	// ErrClosed means that Close has been called.
 	ErrClosed = errors.New("keyring closed")
 )

@@ -2,42 +2,26 @@ package keyring_test
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"strings"
 	"testing"
 
-	"filippo.io/age"
-
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"filippo.io/age"
 )
 
-func ageIdentity(t testing.TB) *age.X25519Identity {
-	t.Helper()
-	identity, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return identity
-}
+func ageIdentity(t testing.TB) *age.X25519Identity { return kektest.Identity(t) }
 
 func ageKEK(t testing.TB, to *age.X25519Identity, with ...age.Identity) keyring.KEK {
-	t.Helper()
-	kek, err := keyring.AgeKEK([]age.Recipient{to.Recipient()}, with...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kek
+	return kektest.Age(t, to, with...)
 }
 
 // TestEscrowIsTheWayBack: the KMS is gone for good. The stolen or saved directory opens
 // nothing by itself, and everything with the offline identity, which moves it to a new KEK.
 func TestEscrowIsTheWayBack(t *testing.T) {
 	disk, lost, identity := keyringtest.NewDisk(), newKMS("kms"), ageIdentity(t)
-	lost.inner = fileKEK(t, countingKey())
+	lost.Inner = fileKEK(t, countingKey())
 	id := keyring.KeyID{1}
 	plantKey(t, disk, id, lost, ageKEK(t, identity))
 	before := fmt.Sprint(keyFiles(disk))
@@ -66,61 +50,5 @@ func TestEscrowIsTheWayBack(t *testing.T) {
 	s.Close()
 	if s = openStore(t, disk, []keyring.KEK{next}, nil); !s.Confirm(id) {
 		t.Error("it does not open under the new KEK alone")
-	}
-}
-
-func TestAgeKEKRefuses(t *testing.T) {
-	scrypt, err := age.NewScryptRecipient("passphrase")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, to := range map[string][]age.Recipient{
-		"no recipients": {}, "a passphrase": {scrypt}, "a recipient without a name": {nameless{}},
-	} {
-		if kek, err := keyring.AgeKEK(to); err == nil {
-			t.Errorf("%s: %v", name, kek)
-		}
-	}
-	if _, err := ageKEK(t, ageIdentity(t)).Unwrap(t.Context(), nil, nil); !errors.Is(err, keyring.ErrWrapOnly) {
-		t.Errorf("escrow unwraps: %v", err)
-	}
-}
-
-type nameless struct{ age.Recipient }
-
-func TestAgeKEKIDIsOfTheRecipientsInAnyOrder(t *testing.T) {
-	a, b := ageIdentity(t), ageIdentity(t)
-	id := func(with []age.Identity, to ...age.Recipient) string {
-		kek, err := keyring.AgeKEK(to, with...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return kek.ID()
-	}
-	both := id(nil, a.Recipient(), b.Recipient())
-	if both != id([]age.Identity{b}, b.Recipient(), a.Recipient()) || both == id(nil, a.Recipient()) {
-		t.Errorf("%s is not the ID of both", both)
-	}
-}
-
-// TestFIPSOnlyRefusesWhatCannotWork and nothing else, before anything is opened. It runs itself
-// in a process that allows nothing else.
-func TestFIPSOnlyRefusesWhatCannotWork(t *testing.T) {
-	if os.Getenv("KEYRING_TEST_FIPS") != "" {
-		_, err := keyring.PassphraseKEK([]byte("passphrase"))
-		fmt.Println("passphrase:", err)
-		_, err = keyring.AgeKEK([]age.Recipient{nameless{}})
-		fmt.Println("age:", err)
-		s := openStore(t, keyringtest.NewDisk(), []keyring.KEK{fileKEK(t, countingKey()), keyring.InlineKEK()}, nil)
-		if _, err := put(t, s, keyring.KeyID{1}); err != nil || !s.Confirm(keyring.KeyID{1}) {
-			t.Errorf("the other KEKs: %v", err)
-		}
-		return
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestFIPSOnlyRefusesWhatCannotWork$", "-test.v")
-	cmd.Env = append(os.Environ(), "GODEBUG=fips140=only", "KEYRING_TEST_FIPS=1")
-	out, err := cmd.CombinedOutput()
-	if err != nil || strings.Count(string(out), "not allowed in FIPS 140-only mode") != 2 || !strings.Contains(string(out), "--- PASS") {
-		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
@@ -156,8 +157,8 @@ func Secrets(k *Keyring) [][]byte {
 		}
 		for _, w := range f.Wrapped {
 			secrets = append(secrets, w.Ciphertext)
-			if w.KEK == inlineID {
-				secrets = append(secrets, w.Ciphertext[:kekSize])
+			if w.KEK == kek.InlineID {
+				secrets = append(secrets, w.Ciphertext[:kek.Size])
 			}
 		}
 	}
@@ -484,7 +485,7 @@ func (s Store) Rewrap(ctx context.Context) error { return s.rewrap(ctx) }
 func (s Store) OnOldKEKs() int { return s.onOldKEKs() }
 
 // Away says which KEK does not answer.
-func (s Store) Away() error { return away(s.keks.all) }
+func (s Store) Away() error { return s.keks.Down() }
 
 // SetAside are the names of the files that this start has set aside.
 func (s Store) SetAside() []string { return s.setAside }
@@ -509,7 +510,7 @@ func LiveOf(k *Keyring, id KeyID) [][]byte {
 }
 
 // NewFileKEK is FileKEK without a file.
-var NewFileKEK = newFileKEK
+var NewFileKEK = kek.FromKey
 
 // FromNomad are the keys that are in memory only, from files of Nomad's, and their check values.
 func (s Store) FromNomad() map[KeyID][32]byte {
@@ -521,11 +522,6 @@ func (s Store) FromNomad() map[KeyID][32]byte {
 	}
 	return keys
 }
-
-// LocalKEK is a KEK that needs nobody's answer.
-type LocalKEK struct{ KEK }
-
-func (LocalKEK) unwraps() bool { return true }
 
 // HasAdvice reports whether Status has a rank and advice for a problem of that kind.
 func HasAdvice(k ProblemKind) bool { return k.rank() >= 0 && problemKinds[k.rank()].advice != "" }

@@ -69,16 +69,16 @@ func TestNoFirstKeyWhileFilesWait(t *testing.T) {
 		begin, end func(*kms)
 		says       string
 	}{
-		"a KMS that is away":           {func(k *kms) { k.err = errAway }, func(k *kms) { k.err = nil }, "5 of 5 key files there wait for KEK a"},
-		"a KMS that fails for a while": {func(k *kms) { k.noUnwrap = errAway }, func(k *kms) { k.noUnwrap = nil }, "5 of 5 key files there wait for KEK a"},
-		"another KEK by its name":      {func(k *kms) { k.noUnwrap = keyring.ErrDecrypt }, func(k *kms) { k.noUnwrap = nil }, "5 of 5 key files there wait for KEK a"},
+		"a KMS that is away":           {func(k *kms) { k.Err = errAway }, func(k *kms) { k.Err = nil }, "5 of 5 key files there wait for KEK a"},
+		"a KMS that fails for a while": {func(k *kms) { k.NoUnwrap = errAway }, func(k *kms) { k.NoUnwrap = nil }, "5 of 5 key files there wait for KEK a"},
+		"another KEK by its name":      {func(k *kms) { k.NoUnwrap = keyring.ErrDecrypt }, func(k *kms) { k.NoUnwrap = nil }, "5 of 5 key files there wait for KEK a"},
 	} {
 		for _, servers := range []int{1, 3} {
 			for _, sameBuild := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, %d servers, same build %v", name, servers, sameBuild), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
 						k := newKMS("a")
-						k.set(tt.begin)
+						k.Set(tt.begin)
 						c := withFiles(t, servers, newKMS("a"), func(_ *keyringtest.Server, cfg *keyring.Config) {
 							cfg.KEKs = []keyring.KEK{k}
 							if strings.HasPrefix(name, "another") {
@@ -101,7 +101,7 @@ func TestNoFirstKeyWhileFilesWait(t *testing.T) {
 						if n := keyring.LastEntry(leader.FSM); n > 0 {
 							t.Errorf("the keyring has entry %d in raft already", n)
 						}
-						k.set(tt.end)
+						k.Set(tt.end)
 						adopted(t, c)
 					})
 				})
@@ -255,7 +255,7 @@ func TestServerThatIsDownIsNotWaitedForLong(t *testing.T) {
 func TestLeaderOfAnOlderBuildAsksAgainWhileFilesWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKMS("a")
-		k.set(func(k *kms) { k.err = errAway })
+		k.Set(func(k *kms) { k.Err = errAway })
 		c := withFiles(t, 3, newKMS("a"), func(s *keyringtest.Server, cfg *keyring.Config) {
 			if s.ID == "s1" {
 				cfg.KEKs = []keyring.KEK{k}
@@ -269,7 +269,7 @@ func TestLeaderOfAnOlderBuildAsksAgainWhileFilesWait(t *testing.T) {
 		if err != nil || string(answer) != refusal {
 			t.Errorf("%s, %v", answer, err)
 		}
-		k.set(func(k *kms) { k.err = nil })
+		k.Set(func(k *kms) { k.Err = nil })
 		adopted(t, c)
 		c.Server("s1").Disk.Plant(nks.FileName(keyring.KeyID{8}), 0o600, func() []byte {
 			b, _ := newKeyFile(t, keyring.KeyID{8}, newKMS("unknown"))

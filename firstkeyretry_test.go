@@ -24,7 +24,7 @@ func TestEachTryOfTheFirstKeyAsksWhoHasFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				k, disk := newKMS("a"), keyringtest.NewDisk()
-				k.set(func(k *kms) { k.err = errAway })
+				k.Set(func(k *kms) { k.Err = errAway })
 				for i := range 5 {
 					plantKey(t, disk, keyring.KeyID{7, byte(i)}, newKMS("a"))
 				}
@@ -55,7 +55,7 @@ func TestEachTryOfTheFirstKeyAsksWhoHasFiles(t *testing.T) {
 				if got := problem(t, c.Leader(), keyring.ProblemFirstKey, comes.from); got != "5 of 5 key files there wait for KEK a" {
 					t.Errorf("problem %q", got)
 				}
-				k.set(func(k *kms) { k.err = nil })
+				k.Set(func(k *kms) { k.Err = nil })
 				adopted(t, c)
 			})
 		})
@@ -70,7 +70,7 @@ func TestFirstKeyOfASnapshotIsWaitedForNoMore(t *testing.T) {
 		from := ready(t, donor)
 		snap, index := snapshotOf(t, from.FSM), from.Raft.AppliedIndex()
 		k := newKMS("a")
-		k.set(func(k *kms) { k.err = errAway })
+		k.Set(func(k *kms) { k.Err = errAway })
 		c := withFiles(t, 3, newKMS("a"), func(s *keyringtest.Server, cfg *keyring.Config) {
 			if s.ID == "s1" {
 				cfg.KEKs = []keyring.KEK{k}

@@ -58,7 +58,7 @@ func (s *keystore) isStale(aside string) bool {
 	if err != nil {
 		return !unfit(err) && !errors.Is(err, nks.ErrFormat) && !errors.Is(err, fs.ErrNotExist)
 	}
-	return !s.keks.named(file) || slices.ContainsFunc(s.keks.wrapping, s.keks.shared)
+	return s.keks.MayNeedRewrap(file)
 }
 
 // decode reads a file that is not a key's now.

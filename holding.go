@@ -27,6 +27,11 @@ type arrival struct {
 	secret    *nks.Material
 }
 
+// file is what its key file says of the key.
+func (k arrival) file() nks.File {
+	return nks.File{ID: k.id, Algorithm: k.algorithm, Check: k.check, Created: k.created}
+}
+
 // proven is the content of a key file, and the key that it was opened to.
 type proven struct {
 	data []byte
@@ -205,26 +210,12 @@ func (s *keystore) spareNewer(name string) error {
 // wrap encodes the file of a key, wrapped under every KEK, one that fails fails the key, and
 // opens it as the next start would.
 func (s *keystore) wrap(ctx context.Context, k arrival) (proven, *fault) {
-	file := &nks.File{ID: k.id, Algorithm: k.algorithm, Check: k.check, Created: k.created}
-	plaintext := k.secret.Encode()
-	defer clear(plaintext)
-	var f *fault
-	if file.Wrapped, f = s.keks.wrap(ctx, plaintext, file.AAD()); f != nil {
-		return proven{}, &fault{kek: f.kek, err: fmt.Errorf("key %s: %w", k.id, f.err)}
-	}
-	b, err := file.Encode()
-	if err == nil {
-		file, err = nks.DecodeFile(b)
-	}
+	b, secret, err := s.keks.Encode(ctx, k.file(), k.secret)
 	if err != nil {
-		return proven{}, &fault{err: err}
-	}
-	secret, f := s.keks.prove(ctx, file)
-	if f != nil {
-		return proven{}, &fault{kek: f.kek, err: fmt.Errorf("key %s would not open: %w", k.id, f.err)}
+		return proven{}, &fault{kek: blamed(err), err: fmt.Errorf("key %s: %w", k.id, err)}
 	}
 	return proven{b, &material{
-		algorithm: k.algorithm, check: k.check, created: file.Created, secret: secret, sum: sha256.Sum256(b),
+		algorithm: k.algorithm, check: k.check, created: k.created.UTC().Round(0), secret: secret, sum: sha256.Sum256(b),
 	}}, nil
 }
 

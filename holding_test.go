@@ -23,7 +23,7 @@ func TestRewrapWritesNothingThatOnlyAnOldKEKOpens(t *testing.T) {
 	escrow := ageKEK(t, identity)
 	plantKey(t, disk, keyring.KeyID{1}, newKMS("lost"), escrow)
 	before := fmt.Sprint(keyFiles(disk))
-	anew.set(func(k *kms) { k.noUnwrap = errBroken })
+	anew.Set(func(k *kms) { k.NoUnwrap = errBroken })
 	s := openStore(t, disk, []keyring.KEK{anew, escrow}, []keyring.KEK{ageKEK(t, identity, identity)})
 	if err := s.Rewrap(t.Context()); !errors.Is(err, errBroken) || s.OnOldKEKs() != 1 {
 		t.Errorf("%v, %d left", err, s.OnOldKEKs())
@@ -72,11 +72,11 @@ func put(t testing.TB, s keyring.Store, id keyring.KeyID) ([32]byte, error) {
 func TestNothingIsWrittenThatDoesNotOpen(t *testing.T) {
 	disk, a := keyringtest.NewDisk(), newKMS("a")
 	s := openStore(t, disk, []keyring.KEK{a}, nil)
-	a.set(func(k *kms) { k.noUnwrap = errBroken })
+	a.Set(func(k *kms) { k.NoUnwrap = errBroken })
 	if _, err := put(t, s, keyring.KeyID{1}); !errors.Is(err, errBroken) || len(keyFiles(disk)) > 0 {
 		t.Errorf("%v, %d files", err, len(keyFiles(disk)))
 	}
-	a.set(answers)
+	a.Set(answers)
 	if check, err := put(t, s, keyring.KeyID{1}); err != nil || !s.Has(keyring.KeyID{1}, check) {
 		t.Errorf("when it unwraps again: %v", err)
 	}
@@ -177,7 +177,7 @@ func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(*kms){
 		"fails": away["fails"], "hangs": away["hangs"],
-		"wraps, and does not unwrap": func(k *kms) { k.noUnwrap = errBroken },
+		"wraps, and does not unwrap": func(k *kms) { k.NoUnwrap = errBroken },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -189,7 +189,7 @@ func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {
 				keyring.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 3)
 				f := follower(c)
 				kek := keks[string(f.ID)]
-				kek.set(fail)
+				kek.Set(fail)
 				key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
 				if err != nil {
 					t.Fatal(err)
@@ -200,14 +200,14 @@ func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {
 					if keyring.Ring(f.FSM).Key(key.ID).HeldBy(string(f.ID)) || f.Disk.Bytes(nks.FileName(key.ID)) != nil {
 						t.Errorf("%s: it is a holder, or has a file", when)
 					}
-					if st, err := f.Keyring.Status(t.Context()); err != nil || !named(st, kek.id) || st.Ready || len(st.Missing) == 0 {
+					if st, err := f.Keyring.Status(t.Context()); err != nil || !named(st, kek.Name) || st.Ready || len(st.Missing) == 0 {
 						t.Errorf("%s: %v, %v", when, st.Problems, err)
 					}
 				}
 				check("while it runs")
 				c.Restart(f)
 				check("restarted")
-				kek.set(answers)
+				kek.Set(answers)
 				keyring.AwaitHolders(f.Keyring, key.ID, 3)
 				time.Sleep(time.Minute) // virtual
 				if st, err := f.Keyring.Status(t.Context()); err != nil || !st.Ready || len(st.Problems) > 0 {
@@ -224,7 +224,7 @@ func TestRotationUnderAKEKThatDoesNotUnwrapLeavesNoOrphan(t *testing.T) {
 		a := newKMS("a")
 		l := newLone(t, a)
 		sealed := l.seal("data")
-		a.set(func(k *kms) { k.noUnwrap = errBroken })
+		a.Set(func(k *kms) { k.NoUnwrap = errBroken })
 		for range 3 {
 			if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); !errors.Is(err, errBroken) || !strings.Contains(err.Error(), "KEK a") {
 				t.Errorf("rotate: %v", err)
@@ -233,7 +233,7 @@ func TestRotationUnderAKEKThatDoesNotUnwrapLeavesNoOrphan(t *testing.T) {
 		if st := l.status(); len(keyFiles(l.Disk)) != 1 || !named(st, "a") {
 			t.Errorf("%d files, %v", len(keyFiles(l.Disk)), st.Problems)
 		}
-		a.set(answers)
+		a.Set(answers)
 		if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Errorf("right after it unwraps again: %v", err)
 		}

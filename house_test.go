@@ -14,17 +14,33 @@ import (
 
 // house says which packages of this module each package may import, tests apart.
 var house = map[string][]string{
-	".":                {"internal/meta", "internal/mono", "internal/plan", "internal/nks", "internal/seal", "internal/durable", "internal/peer", "internal/jwt", "internal/bounded", "internal/join", "internal/cluster", "internal/raftwire"},
+	".": { // one a line
+		"internal/bounded",
+		"internal/cluster",
+		"internal/durable",
+		"internal/join",
+		"internal/jwt",
+		"internal/kek",
+		"internal/meta",
+		"internal/mono",
+		"internal/nks",
+		"internal/peer",
+		"internal/plan",
+		"internal/raftwire",
+		"internal/seal",
+	},
 	"internal/meta":    {},
 	"internal/mono":    {},
 	"internal/plan":    {"internal/meta", "internal/mono"},
 	"internal/nks":     {},
+	"internal/kek":     {"internal/nks", "internal/seal"},
 	"internal/seal":    {},
 	"internal/durable": {},
 	"internal/peer":    {"internal/bounded", "internal/mono"},
 	"internal/bounded": {},
 
 	"internal/bounded/boundedtest": {},
+	"internal/kek/kektest":         {"internal/kek"},
 
 	"internal/raftwire": {"internal/mono"},
 	"internal/cluster":  {"internal/mono", "internal/peer", "internal/raftwire"},

@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/nks"
 )
 
@@ -138,13 +140,13 @@ func (r *FileReport) open(ctx context.Context, b []byte, keks []KEK) error {
 		return fmt.Errorf("%w: it is the file of key %s", ErrCorrupt, KeyID(file.ID))
 	}
 	why := errors.New("none of the KEKs given is one of its own")
-	for _, kek := range keks {
-		got, fault := newKEKSet([]KEK{kek}, nil).unwrap(ctx, file)
-		if fault == nil {
-			got.secret.Wipe()
-			r.Opens = append(r.Opens, kek.ID())
-		} else if entry(file, kek) != nil {
-			why = fault.err
+	for _, k := range keks {
+		secret, _, err := kek.NewSet([]KEK{k}, nil).Decode(ctx, file)
+		if err == nil {
+			secret.Wipe()
+			r.Opens = append(r.Opens, k.ID())
+		} else if slices.Contains(r.KEKs, k.ID()) {
+			why = err
 		}
 	}
 	if len(r.Opens) == 0 {

@@ -3,252 +3,36 @@ package keyring_test
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 )
 
-// countingKey is 0, 1, 2 to 31.
-func countingKey() []byte {
-	key := make([]byte, 32)
-	for i := range key {
-		key[i] = byte(i)
-	}
-	return key
-}
-
-func writeKEK(t testing.TB, content []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "kek")
-	if err := os.WriteFile(path, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-func fileKEK(t testing.TB, content []byte) keyring.KEK {
-	t.Helper()
-	k, err := keyring.FileKEK(writeKEK(t, content))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-func TestKEKUnwrapsWhatItWrappedForThatAADOnly(t *testing.T) {
-	another := fileKEK(t, bytes.Repeat([]byte{7}, 32))
-	identity := ageIdentity(t)
-	for name, kek := range map[string]keyring.KEK{
-		"inline": keyring.InlineKEK(), "file": fileKEK(t, countingKey()),
-		"age": ageKEK(t, identity, identity),
-	} {
-		for _, n := range []int{0, 1, 89, 1300} {
-			plaintext, aad := bytes.Repeat([]byte{0xa5}, n), []byte("aad")
-			wrapped, err := kek.Wrap(t.Context(), plaintext, aad)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got, err := kek.Unwrap(t.Context(), wrapped, aad); err != nil || !bytes.Equal(got, plaintext) {
-				t.Errorf("%s, %d bytes: %x, %v", name, n, got, err)
-			}
-			again, err := kek.Wrap(t.Context(), plaintext, aad)
-			if err != nil || bytes.Equal(wrapped, again) {
-				t.Errorf("%s, %d bytes: wrapped twice, it is the same (%v)", name, n, err)
-			}
-			refuse := func(what string, kek keyring.KEK, wrapped, aad []byte) {
-				t.Helper()
-				if got, err := kek.Unwrap(t.Context(), wrapped, aad); err != keyring.ErrDecrypt || got != nil {
-					t.Fatalf("%s, %d bytes, %s: %x, %v", name, n, what, got, err)
-				}
-			}
-			refuse("no AAD", kek, wrapped, nil)
-			refuse("another AAD", kek, wrapped, []byte("aaD"))
-			refuse("longer", kek, append(bytes.Clone(wrapped), 0), aad)
-			refuse("nil", kek, nil, aad)
-			if name == "file" {
-				refuse("another key", another, wrapped, aad)
-			}
-			for i := range wrapped {
-				refuse("truncated", kek, wrapped[:i], aad)
-				if n < 100 {
-					flipped := bytes.Clone(wrapped)
-					flipped[i] ^= 1 << (i % 8)
-					refuse("a bit flipped", kek, flipped, aad)
-				}
-			}
-		}
-	}
-}
-
-func TestFileKEKReadsThreeForms(t *testing.T) {
-	key := countingKey()
-	wrapped, err := fileKEK(t, key).Wrap(t.Context(), []byte("data"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	forms := map[string][]byte{
-		"raw":                []byte(key),
-		"base64":             []byte(base64.StdEncoding.EncodeToString(key)),
-		"base64 and newline": []byte(base64.StdEncoding.EncodeToString(key) + "\n"),
-		"hex":                []byte(hex.EncodeToString(key)),
-		"hex and newline":    []byte(hex.EncodeToString(key) + "\n"),
-		"upper-case hex":     []byte(strings.ToUpper(hex.EncodeToString(key))),
-	}
-	for name, content := range forms {
-		kek := fileKEK(t, content)
-		if kek.ID() != "file:74d8b8ddbeaf0f6d" { // HKDF-SHA256, made with another program
-			t.Errorf("%s: the ID is %s", name, kek.ID())
-		}
-		if got, err := kek.Unwrap(t.Context(), wrapped, nil); err != nil || string(got) != "data" {
-			t.Errorf("%s: %q, %v", name, got, err)
-		}
-	}
-	endsInNewline := append(bytes.Repeat([]byte{7}, 31), '\n')
-	if fileKEK(t, endsInNewline).ID() == fileKEK(t, bytes.Repeat([]byte{7}, 32)).ID() {
-		t.Error("a raw key that ends in a newline is read as another")
-	}
-}
-
-func TestFileKEKRefusesOtherFilesWithoutTellingWhatIsInThem(t *testing.T) {
-	secret := "Zm9vYmFyYmF6"
-	h := hex.EncodeToString(countingKey())
-	b := base64.StdEncoding.EncodeToString(countingKey())
-	for name, content := range map[string]string{
-		"empty":                  "",
-		"a newline":              "\n",
-		"31 bytes":               strings.Repeat("k", 31),
-		"33 bytes":               strings.Repeat("k", 33),
-		"32 bytes and newline":   strings.Repeat("k", 32) + "\n",
-		"hex and two newlines":   h + "\n\n",
-		"hex and CRLF":           h + "\r\n",
-		"hex, one digit bad":     secret + h[len(secret):63] + "g",
-		"hex, 66 digits":         h + "00",
-		"base64, two newlines":   b + "\n\n",
-		"base64 without its =":   b[:43],
-		"base64, stray bits":     secret + b[len(secret):42] + "9=",
-		"base64 of 33 bytes":     base64.StdEncoding.EncodeToString(append(countingKey(), 0)),
-		"base64 of 31 bytes":     base64.StdEncoding.EncodeToString(countingKey()[:31]),
-		"base64url":              strings.Repeat("_", 43) + "=",
-		"a leading space":        " " + h,
-		"a PEM file":             "-----BEGIN PRIVATE KEY-----\n" + secret,
-		"a megabyte":             strings.Repeat(secret, 1<<17),
-		"the key, and then some": h + "\n" + secret,
-	} {
-		path := writeKEK(t, []byte(content))
-		kek, err := keyring.FileKEK(path)
-		if err == nil || kek != nil {
-			t.Errorf("%s: accepted", name)
-			continue
-		}
-		rest := strings.ReplaceAll(err.Error(), path, "")
-		if rest == err.Error() || strings.Contains(rest, secret) || strings.Contains(rest, h[:8]) || strings.Contains(rest, "kkk") {
-			t.Errorf("%s: the error is %q", name, err)
-		}
-	}
-	if _, err := keyring.FileKEK(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("no file: %v", err)
-	}
-	if _, err := keyring.FileKEK(t.TempDir()); err == nil {
-		t.Error("a directory is accepted")
-	}
-}
-
-func TestFileKEKIDIsOfTheKeyAndNotTheKey(t *testing.T) {
-	key := countingKey()
-	a, b := fileKEK(t, key), fileKEK(t, key)
-	if a.ID() != b.ID() {
-		t.Errorf("one key, two IDs: %s, %s", a.ID(), b.ID())
-	}
-	key[31] ^= 1
-	if fileKEK(t, key).ID() == a.ID() {
-		t.Error("two keys, one ID")
-	}
-	for i := range len(key) - 2 {
-		if strings.Contains(a.ID(), hex.EncodeToString(countingKey()[i:i+3])) {
-			t.Errorf("the ID %s has bytes of the key in it", a.ID())
-		}
-	}
-}
-
 // kms is a KEK that a test can make fail, hang, or only wrap.
-type kms struct {
-	id    string
-	inner keyring.KEK
+type kms = kektest.KMS
 
-	mu       sync.Mutex // guards below
-	err      error      // of both calls
-	noWrap   error      // of Wrap
-	noUnwrap error      // of Unwrap
-	hang     bool       // until the context ends
-	calls    int
-}
+func newKMS(id string) *kms { return kektest.New(id) }
 
-func newKMS(id string) *kms { return &kms{id: id, inner: keyring.InlineKEK()} }
-
-func (k *kms) ID() string { return k.id }
-
-// set changes how it behaves.
-func (k *kms) set(change func(*kms)) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	change(k)
-}
-
-func (k *kms) called() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.calls
-}
-
-func (k *kms) answer(ctx context.Context, own func(*kms) error) error {
-	k.mu.Lock()
-	k.calls++
-	hang, err := k.hang, errors.Join(k.err, own(k))
-	k.mu.Unlock()
-	if hang {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	return err
-}
-
-func (k *kms) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
-	if err := k.answer(ctx, func(k *kms) error { return k.noWrap }); err != nil {
-		return nil, err
-	}
-	return k.inner.Wrap(ctx, plaintext, append([]byte(k.id), aad...))
-}
-
-func (k *kms) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
-	if err := k.answer(ctx, func(k *kms) error { return k.noUnwrap }); err != nil {
-		return nil, err
-	}
-	return k.inner.Unwrap(ctx, wrapped, append([]byte(k.id), aad...))
-}
-
-var errAway = errors.New("the KMS is away")
+var errAway = kektest.ErrDown
 
 // away are the ways in which a KEK does not answer.
-var away = map[string]func(*kms){
-	"fails": func(k *kms) { k.err = errAway },
-	"hangs": func(k *kms) { k.hang = true },
-}
+var away = kektest.Outages
 
 // answers makes it answer again.
-func answers(k *kms) { k.err, k.hang, k.noWrap, k.noUnwrap = nil, false, nil, nil }
+var answers = kektest.Answers
+
+func countingKey() []byte { return kektest.CountingKey() }
+
+func fileKEK(t testing.TB, content []byte) keyring.KEK { return kektest.File(t, content) }
 
 // lone is a cluster of one whose KEKs can be changed between its starts.
 type lone struct {
@@ -339,7 +123,7 @@ func TestServerStartsWithTheKEKsThatAnswer(t *testing.T) {
 				a, b := newKMS("a"), newKMS("b")
 				l := newLone(t, a, b)
 				sealed := l.seal("data")
-				b.set(fail)
+				b.Set(fail)
 				began := time.Now()
 				l.restart(a, b)
 				if d := time.Since(began); d > time.Minute {
@@ -357,7 +141,7 @@ func TestServerStartsWithTheKEKsThatAnswer(t *testing.T) {
 				if st := l.status(); !named(st, "b") || named(st, "a") || st.Ready {
 					t.Errorf("status: ready %v, %v", st.Ready, st.Problems)
 				}
-				b.set(answers)
+				b.Set(answers)
 				if !l.readyWithin(5 * time.Minute) {
 					t.Errorf("not ready when all KEKs answer again: %v", l.status().Problems)
 				}
@@ -383,8 +167,8 @@ func TestKeysWaitForTheOnlyKEK(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				files, before := keyFiles(l.Disk), a.called()
-				a.set(fail)
+				files, before := keyFiles(l.Disk), a.Calls()
+				a.Set(fail)
 				began := time.Now()
 				l.restart(a)
 				if d := time.Since(began); d > time.Minute {
@@ -402,10 +186,10 @@ func TestKeysWaitForTheOnlyKEK(t *testing.T) {
 				if now := keyFiles(l.Disk); fmt.Sprint(now) != fmt.Sprint(files) {
 					t.Errorf("key files have changed while the KEK was away: %d, %d before", len(now), len(files))
 				}
-				if n := a.called() - before; n < 10 || n > 40 {
+				if n := a.Calls() - before; n < 10 || n > 40 {
 					t.Errorf("the KEK was called %d times in ten minutes", n)
 				}
-				a.set(answers)
+				a.Set(answers)
 				l.opens(sealed)
 				if st := l.status(); len(st.Missing) > 0 || named(st, "a") {
 					t.Errorf("status: %d missing, %v", len(st.Missing), st.Problems)
@@ -424,7 +208,7 @@ func TestRotationFailsCleanWhileAKEKIsAway(t *testing.T) {
 				l := newLone(t, a, b)
 				sealed := l.seal("data")
 				files := keyFiles(l.Disk)
-				b.set(fail)
+				b.Set(fail)
 				for range 3 {
 					began := time.Now()
 					_, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
@@ -441,7 +225,7 @@ func TestRotationFailsCleanWhileAKEKIsAway(t *testing.T) {
 				if _, err := l.Keyring.Encrypt(nil, nil); err != nil {
 					t.Errorf("under the old key: %v", err)
 				}
-				b.set(answers)
+				b.Set(answers)
 				l.opens(sealed)
 				if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 					t.Errorf("when it answers again: %v", err)
@@ -550,7 +334,7 @@ func TestOpenRefusesASetInWhichNothingUnwraps(t *testing.T) {
 		h.run(t, h.fsm)
 		escrow, other := newKMS("escrow"), newKMS("other")
 		for _, k := range []*kms{escrow, other} {
-			k.set(func(k *kms) { k.noUnwrap = fmt.Errorf("no: %w", keyring.ErrWrapOnly) })
+			k.Set(func(k *kms) { k.NoUnwrap = fmt.Errorf("no: %w", keyring.ErrWrapOnly) })
 		}
 		for name, set := range map[string][2][]keyring.KEK{
 			"one":                     {{escrow}, nil},
@@ -584,20 +368,20 @@ func TestOpenRefusesASetInWhichNothingUnwraps(t *testing.T) {
 func TestEscrowBesideAnotherKEKIsNeverToBlame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, escrow := newKMS("a"), newKMS("escrow")
-		escrow.set(func(k *kms) { k.noUnwrap = keyring.ErrWrapOnly })
+		escrow.Set(func(k *kms) { k.NoUnwrap = keyring.ErrWrapOnly })
 		l := newLone(t, a, escrow)
 		sealed := l.seal("data")
 
-		a.set(away["fails"])
+		a.Set(away["fails"])
 		l.restart(a, escrow)
 		if st := l.status(); !named(st, "a") || named(st, "escrow") {
 			t.Errorf("while a is away: %v", st.Problems)
 		}
-		a.set(answers)
+		a.Set(answers)
 		l.opens(sealed)
 
 		// A says that the file is not its own: another KEK may have had that name.
-		stranger := &kms{id: "a", inner: fileKEK(t, countingKey())}
+		stranger := &kms{Name: "a", Inner: fileKEK(t, countingKey())}
 		plantKey(t, l.Disk, keyring.KeyID{8}, stranger, newKMS("escrow"))
 		l.restart(a, escrow)
 		if st := l.status(); len(st.SetAside) != 0 || !named(st, "a") || named(st, "escrow") {
@@ -623,7 +407,7 @@ func TestEachOfTwoKEKsOpensAlone(t *testing.T) {
 			l.restart(one)
 			l.opens(sealed)
 			if st := l.status(); len(st.SetAside) > 0 || len(st.Missing) > 0 {
-				t.Errorf("%s alone: %v", one.id, st.Problems)
+				t.Errorf("%s alone: %v", one.Name, st.Problems)
 			}
 		}
 		l.keks, l.old = []keyring.KEK{newKMS("c")}, []keyring.KEK{a}
@@ -638,14 +422,14 @@ func TestOldKEKNeedNotWrap(t *testing.T) {
 		old := newKMS("old")
 		l := newLone(t, old)
 		sealed := l.seal("data")
-		old.set(func(k *kms) { k.noWrap = errors.New("this key version may only decrypt") })
+		old.Set(func(k *kms) { k.NoWrap = errors.New("this key version may only decrypt") })
 		l.keks, l.old = []keyring.KEK{newKMS("new")}, []keyring.KEK{old}
 		l.Cluster.Restart(l.Server)
 		if !l.readyWithin(time.Minute) {
 			t.Errorf("not ready: %v", l.status().Problems)
 		}
 		l.opens(sealed)
-		old.set(away["fails"])
+		old.Set(away["fails"])
 		l.Cluster.Restart(l.Server)
 		if st := l.status(); st.Ready || !named(st, "old") {
 			t.Errorf("while the old KEK is away: %v", st.Problems)
@@ -659,7 +443,7 @@ func TestHangingKEKDoesNotKeepCloseWaiting(t *testing.T) {
 		a := newKMS("a")
 		l := newLone(t, a)
 		l.seal("data")
-		a.set(away["hangs"])
+		a.Set(away["hangs"])
 		failed := make(chan error)
 		go func() {
 			_, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{})

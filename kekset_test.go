@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 )
@@ -19,14 +20,14 @@ import (
 // what they open.
 func namedVault(t testing.TB, key byte) *kms {
 	k := newKMS("vault")
-	k.inner = fileKEK(t, bytes.Repeat([]byte{key}, 32))
+	k.Inner = fileKEK(t, bytes.Repeat([]byte{key}, 32))
 	return k
 }
 
 // TestOldKEKSilencesNoPresentOneOfItsName: a KMS was lost and built anew under the same name.
 func TestOldKEKSilencesNoPresentOneOfItsName(t *testing.T) {
 	disk, present, gone := keyringtest.NewDisk(), namedVault(t, 1), namedVault(t, 2)
-	gone.set(away["fails"])
+	gone.Set(away["fails"])
 	plantKey(t, disk, keyring.KeyID{1}, present)
 	if s := openStore(t, disk, []keyring.KEK{present}, []keyring.KEK{gone}); !s.Confirm(keyring.KeyID{1}) || s.OnOldKEKs() != 0 {
 		t.Error("the file under the present KEK does not open")
@@ -71,7 +72,7 @@ func TestFileThatAPresentKEKDoesNotOpenIsRewrapped(t *testing.T) {
 		"one was exchanged":                             {[]keyring.KEK{a, newKMS("other")}, []keyring.KEK{a, anew}, nil},
 		"one was added":                                 {[]keyring.KEK{a}, []keyring.KEK{a, anew}, nil},
 		"it disowns the file":                           {[]keyring.KEK{lost, a}, []keyring.KEK{anew, a}, nil},
-		"it does not say that":                          {[]keyring.KEK{lost, a}, []keyring.KEK{picky{anew}, a}, nil},
+		"it does not say that":                          {[]keyring.KEK{lost, a}, []keyring.KEK{kektest.Picky{KEK: anew}, a}, nil},
 		"the old one of its name opens":                 {[]keyring.KEK{lost, a}, []keyring.KEK{anew, a}, []keyring.KEK{lost}},
 		"it was not asked, but an old one has its name": {[]keyring.KEK{a, lost}, []keyring.KEK{a, anew}, []keyring.KEK{lost}},
 	} {
@@ -101,7 +102,7 @@ func TestFileThatAPresentKEKDoesNotOpenIsRewrapped(t *testing.T) {
 func TestFileIsNotToBeRewrappedBecauseItsKEKIsAway(t *testing.T) {
 	disk, a, b := keyringtest.NewDisk(), newKMS("a"), newKMS("b")
 	plantKey(t, disk, keyring.KeyID{1}, a, b)
-	a.set(away["fails"])
+	a.Set(away["fails"])
 	if s := openStore(t, disk, []keyring.KEK{a, b}, nil); !s.Confirm(keyring.KeyID{1}) || s.OnOldKEKs() != 0 {
 		t.Errorf("%d on old KEKs", s.OnOldKEKs())
 	}
@@ -128,40 +129,20 @@ func TestFileWithAWayBackIsNotSetAside(t *testing.T) {
 		}
 		disk.Plant(nks.FileName(keyring.KeyID{1}), 0o600, b)
 		a := newKMS("a")
-		a.set(away["fails"])
+		a.Set(away["fails"])
 		if s := openStore(t, disk, []keyring.KEK{a, local}, nil); len(s.SetAside()) > 0 || s.OnOldKEKs() != 1 {
 			t.Errorf("%s: set aside %v, %d on old KEKs", name, s.SetAside(), s.OnOldKEKs())
 		}
 	}
 }
 
-// garbler is a KEK that authenticates nothing: with another key something else comes out.
-type garbler struct {
-	id  string
-	key byte
-}
-
-func (g garbler) ID() string { return g.id }
-
-func (g garbler) Wrap(_ context.Context, plaintext, _ []byte) ([]byte, error) {
-	out := bytes.Clone(plaintext)
-	for i := range out {
-		out[i] ^= g.key
-	}
-	return out, nil
-}
-
-func (g garbler) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
-	return g.Wrap(ctx, wrapped, aad)
-}
-
 // TestWrongKEKThatAuthenticatesNothingSetsNothingAside: what it unwraps is no key, and that is
 // its own fault.
 func TestWrongKEKThatAuthenticatesNothingSetsNothingAside(t *testing.T) {
 	disk := keyringtest.NewDisk()
-	plantKey(t, disk, keyring.KeyID{1}, garbler{"kms", 1})
+	plantKey(t, disk, keyring.KeyID{1}, kektest.Garbler{Name: "kms", Key: 1})
 	before := fmt.Sprint(keyFiles(disk))
-	s := openStore(t, disk, []keyring.KEK{garbler{"kms", 2}}, nil)
+	s := openStore(t, disk, []keyring.KEK{kektest.Garbler{Name: "kms", Key: 2}}, nil)
 	if s.Confirm(keyring.KeyID{1}) || len(s.SetAside()) > 0 || s.OnOldKEKs() != 1 {
 		t.Errorf("set aside %v, %d on old KEKs", s.SetAside(), s.OnOldKEKs())
 	}
@@ -169,7 +150,7 @@ func TestWrongKEKThatAuthenticatesNothingSetsNothingAside(t *testing.T) {
 	if fmt.Sprint(keyFiles(disk)) != before {
 		t.Error("a file was touched")
 	}
-	if s = openStore(t, disk, []keyring.KEK{garbler{"kms", 1}}, nil); !s.Confirm(keyring.KeyID{1}) {
+	if s = openStore(t, disk, []keyring.KEK{kektest.Garbler{Name: "kms", Key: 1}}, nil); !s.Confirm(keyring.KeyID{1}) {
 		t.Error("it does not open with the right one")
 	}
 }
@@ -180,7 +161,7 @@ func TestKEKThatUnwrapsNoMoreStaysNamed(t *testing.T) {
 		a, b := newKMS("a"), newKMS("b")
 		l := newLone(t, a, b)
 		l.seal("data")
-		b.set(func(k *kms) { k.noUnwrap = errBroken })
+		b.Set(func(k *kms) { k.NoUnwrap = errBroken })
 		l.restart(a, b)
 		for range 2 {
 			leaderOfLone(l)
@@ -346,15 +327,15 @@ func TestKMSThatHangsInARewrapIsNotAskedForEachFile(t *testing.T) {
 			plantKey(t, disk, keyring.KeyID{byte(i)}, a)
 		}
 		s := openStore(t, disk, []keyring.KEK{b}, []keyring.KEK{a})
-		b.set(away["hangs"])
-		before, began := b.called(), time.Now()
+		b.Set(away["hangs"])
+		before, began := b.Calls(), time.Now()
 		if err := s.Rewrap(t.Context()); !errors.Is(err, context.DeadlineExceeded) || s.OnOldKEKs() != 200 || len(err.Error()) > 300 {
 			t.Errorf("%v, %d left", err, s.OnOldKEKs())
 		}
-		if d, n := time.Since(began), b.called()-before; d > 11*time.Second || n != 1 {
+		if d, n := time.Since(began), b.Calls()-before; d > 11*time.Second || n != 1 {
 			t.Errorf("%v, %d calls", d, n)
 		}
-		b.set(answers)
+		b.Set(answers)
 		if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
 			t.Errorf("when it answers again: %v, %d left", err, s.OnOldKEKs())
 		}
@@ -377,7 +358,7 @@ func (k answersProbes) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte,
 func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newKMS("a")
-		l := newLone(t, picky{a})
+		l := newLone(t, kektest.Picky{KEK: a})
 		l.seal("data")
 		lost := l.Keyring.Keys()[0].ID
 		if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
@@ -387,10 +368,10 @@ func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
 		l.Disk.Plant(nks.FileName(lost), 0o600, nil) // so that the directory is read again and again
 		for i := range 40 {
 			stray := namedVault(t, 7)
-			stray.id = "a"
+			stray.Name = "a"
 			plantKey(t, l.Disk, keyring.KeyID{0, byte(i)}, stray)
 		}
-		l.restart(picky{a})
+		l.restart(kektest.Picky{KEK: a})
 		l.opens(sealed)
 		for range 60 {
 			time.Sleep(time.Minute) // virtual
@@ -405,7 +386,7 @@ func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
 func TestKEKThatFailsNowAndThenIsNotAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk, a, stray := keyringtest.NewDisk(), newKMS("a"), namedVault(t, 7)
-		stray.id = "a"
+		stray.Name = "a"
 		for i := range 250 {
 			kek := a
 			if i%10 == 0 {
@@ -413,7 +394,7 @@ func TestKEKThatFailsNowAndThenIsNotAway(t *testing.T) {
 			}
 			plantKey(t, disk, keyring.KeyID{byte(i)}, kek)
 		}
-		s := openStore(t, disk, []keyring.KEK{picky{&slowKMS{KEK: a, takes: 3 * time.Second}}}, nil)
+		s := openStore(t, disk, []keyring.KEK{kektest.Picky{KEK: &slowKMS{KEK: a, takes: 3 * time.Second}}}, nil)
 		if s.Away() != nil || s.OnOldKEKs() != 25 {
 			t.Errorf("away: %v, %d files do not open", s.Away(), s.OnOldKEKs())
 		}
@@ -427,44 +408,16 @@ func TestCallThatIsGivenUpSaysNothingAboutItsKEK(t *testing.T) {
 		a := newKMS("a")
 		l := newLone(t, a)
 		l.seal("data")
-		a.set(away["hangs"])
+		a.Set(away["hangs"])
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := l.Keyring.Rotate(ctx, keyring.RotateOptions{}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("rotate: %v", err)
 		}
-		a.set(answers)
+		a.Set(answers)
 		if st := l.status(); named(st, "a") || !st.Ready {
 			t.Errorf("ready %v, %v", st.Ready, st.Problems)
 		}
-	})
-}
-
-// picky says of what is not its own that something is wrong.
-type picky struct{ keyring.KEK }
-
-func (k picky) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
-	b, err := k.KEK.Unwrap(ctx, wrapped, aad)
-	if err != nil {
-		err = errors.New("400 Bad Request")
-	}
-	return b, err
-}
-
-// TestKEKOfThisMachineIsAskedAgain: one that needs nobody's answer can be late too, if deriving
-// its key takes long.
-func TestKEKOfThisMachineIsAskedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newKMS("a")
-		l := newLone(t, keyring.LocalKEK{KEK: a})
-		sealed := l.seal("data")
-		a.set(away["hangs"])
-		l.restart(keyring.LocalKEK{KEK: a})
-		if _, err := l.Keyring.Decrypt(sealed, nil); !errors.Is(err, keyring.ErrKeyMissing) || !named(l.status(), "a") {
-			t.Errorf("while it is late: %v, %v", err, l.status().Problems)
-		}
-		a.set(answers)
-		l.opens(sealed)
 	})
 }
 
@@ -477,7 +430,7 @@ func TestDeadOldKEKKeepsNobodyFromBeingReady(t *testing.T) {
 				gone, escrow := newKMS("gone"), newKMS("escrow")
 				l := newLone(t, gone, escrow)
 				sealed := l.seal("data")
-				gone.set(fail)
+				gone.Set(fail)
 				l.keks, l.old = []keyring.KEK{newKMS("new")}, []keyring.KEK{gone, escrow}
 				l.Cluster.Restart(l.Server)
 				if !l.readyWithin(time.Minute) {

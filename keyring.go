@@ -246,7 +246,7 @@ func (k *Keyring) notReady() error {
 	case !leads && slices.Equal(servers(k.raft), []string{string(k.cfg.ID)}):
 		return errors.New("this server is alone and does not lead yet")
 	}
-	return away(k.store.keks.wrapping)
+	return k.store.keks.WrappingDown()
 }
 
 // Encrypt seals plaintext under the active key and binds it to aad; both may be empty or

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/go-hclog"
@@ -34,7 +35,7 @@ func newerIdentity(b []byte) bool { return len(b) > 1 && b[0] == 'v' && '1' <= b
 type keystore struct {
 	dir  *durable.Dir
 	id   meta.KeystoreID
-	keks *kekSet
+	keks *kek.Set
 	log  hclog.Logger
 
 	mu       sync.Mutex // guards below; no I/O and no KEK call under it
@@ -59,7 +60,6 @@ type fault struct {
 	unwritten bool   // the key could not be written; there may be no file
 	here      bool   // there is a file, wrapped under a KEK that does not answer or is not configured, or newer
 	newer     bool   // the file is of a newer build, which alone knows what is in it
-	away      bool   // the KEK was not asked, since it does not answer
 	err       error
 }
 
@@ -73,6 +73,23 @@ func (f fault) waits() bool {
 		return false
 	}
 	return f.kek == "" // it could not be read
+}
+
+// notOpened is the fault of a file that no KEK has opened.
+func notOpened(err error) *fault {
+	if kek := blamed(err); kek != "" {
+		return &fault{kek: kek, here: true, err: err}
+	}
+	return &fault{mine: true, err: err}
+}
+
+// blamed is the KEK to blame for an error, if one is.
+func blamed(err error) string {
+	var e *kek.Error
+	if errors.As(err, &e) {
+		return e.KEK
+	}
+	return ""
 }
 
 // openKeystore takes over the directory, reads it, and makes its ID durable. Files that do
@@ -90,7 +107,7 @@ func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hcl
 
 func readKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hclog.Logger) (*keystore, error) {
 	s := &keystore{
-		dir: durable.New(fsys), keks: newKEKSet(keks, old), log: log,
+		dir: durable.New(fsys), keks: kek.NewSet(keks, old), log: log,
 		keys: map[KeyID]*material{}, faults: map[KeyID]fault{}, graves: map[KeyID]*grave{},
 		nomad: map[KeyID][]string{}, taken: map[KeyID]bool{},
 	}
@@ -103,7 +120,7 @@ func readKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hcl
 	if err := s.identify(); err != nil {
 		return nil, err
 	}
-	if !s.keks.probe(ctx) {
+	if !s.keks.Probe(ctx) {
 		return nil, errors.New("none of the KEKs can unwrap")
 	}
 	if err := s.scan(ctx, &meta.Ring{}); err != nil {
@@ -356,13 +373,13 @@ func (s *keystore) load(ctx context.Context, id KeyID) (*material, *fault) {
 	if file.ID != id {
 		return nil, &fault{mine: true, err: fmt.Errorf("%w: %w: it names %s", ErrCorrupt, errMisnamed, KeyID(file.ID))}
 	}
-	got, f := s.keks.unwrap(ctx, file)
-	if f != nil {
-		return nil, f
+	secret, rewrap, err := s.keks.Decode(ctx, file)
+	if err != nil {
+		return nil, notOpened(err)
 	}
 	return &material{
 		algorithm: file.Algorithm, check: file.Check, created: file.Created,
-		secret: got.secret, sum: sha256.Sum256(b), stale: got.stale,
+		secret: secret, sum: sha256.Sum256(b), stale: rewrap,
 	}, nil
 }
 

@@ -248,7 +248,7 @@ func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	away := newKMS("kms")
-	away.set(func(k *kms) { k.err = errors.New("away") })
+	away.Set(func(k *kms) { k.Err = errors.New("away") })
 	tried := make(chan struct{}, 1)
 	c := startNodes(t, 1, func(cfg *keyring.NodeConfig) {
 		cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), away}

@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"crypto/hmac"
 	"fmt"
 	"maps"
 	"sync/atomic"
@@ -28,21 +27,6 @@ type material struct {
 	signer    atomic.Pointer[jwt.Signer]
 	public    atomic.Pointer[[]byte]       // of the signing key, once it was asked for
 	backups   atomic.Pointer[BackupSigner] // with which backups are signed while it is active
-}
-
-// decodeChecked reads unwrapped material, requires the check value of its file, and
-// overwrites plaintext.
-func decodeChecked(plaintext []byte, file *nks.File) (*nks.Material, error) {
-	defer clear(plaintext)
-	m, err := nks.Decode(plaintext)
-	if err != nil {
-		return nil, err
-	}
-	if check := m.Check(file.ID, file.Algorithm); !hmac.Equal(check[:], file.Check[:]) {
-		m.Wipe()
-		return nil, fmt.Errorf("%w: check value", ErrCorrupt)
-	}
-	return m, nil
 }
 
 // has reports whether the ring's key is held, and is the right one.

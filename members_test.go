@@ -115,7 +115,7 @@ func TestWipedNodeVotesOnlyOnceItHoldsEveryKey(t *testing.T) {
 	delete(c.nodes, wiped)
 	c.dirs[wiped] = t.TempDir()
 	broken := newKMS("kms")
-	broken.set(func(k *kms) { k.err = errors.New("away") })
+	broken.Set(func(k *kms) { k.Err = errors.New("away") })
 	cfg := c.config(wiped)
 	cfg.Peers, cfg.KEKs = c.addrs, []keyring.KEK{keyring.InlineKEK(), broken}
 	n, err := keyring.Start(ctx, cfg)
@@ -147,7 +147,7 @@ func TestWipedNodeVotesOnlyOnceItHoldsEveryKey(t *testing.T) {
 			t.Fatalf("a server that holds nothing is %s", got)
 		}
 	}
-	broken.set(func(k *kms) { k.err = nil })
+	broken.Set(func(k *kms) { k.Err = nil })
 	until("Voter")
 	for _, key := range k.Keys() {
 		if len(key.Holders) != 3 {
@@ -236,21 +236,21 @@ func TestOneFailedWrapBlocksNoRotation(t *testing.T) {
 			cfg.KEKs = []keyring.KEK{only}
 		}})
 		s := ready(t, c)
-		only.set(func(k *kms) { k.noWrap = errors.New("throttled") })
+		only.Set(func(k *kms) { k.NoWrap = errors.New("throttled") })
 		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err == nil {
 			t.Error("rotated under a KEK that does not wrap")
 		}
-		only.set(func(k *kms) { k.noWrap = nil })
+		only.Set(func(k *kms) { k.NoWrap = nil })
 		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Errorf("rotate with the KEK back: %v", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		only.set(func(k *kms) { k.hang = true })
+		only.Set(func(k *kms) { k.Hang = true })
 		if _, err := s.Keyring.Rotate(ctx, keyring.RotateOptions{}); err == nil {
 			t.Error("rotated with a KEK that hangs")
 		}
-		only.set(func(k *kms) { k.hang = false })
+		only.Set(func(k *kms) { k.Hang = false })
 		if p := problems(t, s, keyring.ProblemKEKAway); len(p) > 0 {
 			t.Errorf("the caller's deadline is blamed on the KEK: %v", p)
 		}

@@ -126,7 +126,7 @@ func (s *keystore) openNomad(name string, id KeyID) (*material, error) {
 	if file.ID != id {
 		return nil, fmt.Errorf("%w: %w: it names %s", ErrCorrupt, errMisnamed, KeyID(file.ID))
 	}
-	if file.Inline() && !s.keks.inline() {
+	if file.Inline() && !s.keks.HasInline() {
 		return nil, errors.New("its KEK lies in it, so it is opened only with InlineKEK in KEKs or OldKEKs")
 	}
 	secret, algorithm, err := file.Open()

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -424,7 +425,7 @@ func TestReadmeTokens(t *testing.T) {
 
 // TestReadmeCredential uses a systemd credential as the README does.
 func TestReadmeCredential(t *testing.T) {
-	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(writeKEK(t, countingKey())))
+	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(kektest.WriteFile(t, countingKey())))
 	kek, err := readmeCredential()
 	if err != nil || kek.ID() != fileKEK(t, countingKey()).ID() {
 		t.Errorf("%v, %v", kek, err)
@@ -481,7 +482,7 @@ func TestReadmeRecoversFromALostKMS(t *testing.T) {
 	if err := readmeEscrow(ctx, dir, lost, recipientsFile(), seals); err != nil {
 		t.Fatal(err)
 	}
-	lost.set(away["fails"])
+	lost.Set(away["fails"])
 	locked := func(n *keyring.Node) error {
 		keyring.AwaitHolders(n.Keyring(), keyOf(t, sealed[0]), 0)
 		if _, err := n.Keyring().Decrypt(sealed[0], nil); !errors.Is(err, keyring.ErrKeyMissing) {

@@ -233,7 +233,7 @@ func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
 // again. And it sees what an operator has put right. It returns when to look again.
 func (r *replicator) heal(v view, l look) mono.Time {
 	missing := l.missing
-	if len(missing) == 0 && away(r.store.keks.all) == nil && !l.unknown && !r.store.curable(v.ring) {
+	if len(missing) == 0 && r.store.keks.Down() == nil && !l.unknown && !r.store.curable(v.ring) {
 		r.healing.rest()
 		return 0
 	}
@@ -256,8 +256,8 @@ func (r *replicator) heal(v view, l look) mono.Time {
 }
 
 func (r *replicator) reread(v view, missing []*meta.Key) {
-	if len(missing) > 0 || away(r.store.keks.all) != nil {
-		r.store.keks.probe(r.ctx)
+	if len(missing) > 0 || r.store.keks.Down() != nil {
+		r.store.keks.Probe(r.ctx)
 	}
 	var lost []KeyID
 	for _, m := range missing {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"filippo.io/age"
@@ -115,11 +116,11 @@ func (o RestoreOptions) check(ctx context.Context) error {
 	if err := errors.Join(append(w, Config{KEKs: o.KEKs}.checkKEKs()...)...); err != nil {
 		return err
 	}
-	keks := newKEKSet(o.KEKs, nil)
-	if !keks.probe(ctx) {
+	keks := kek.NewSet(o.KEKs, nil)
+	if !keks.Probe(ctx) {
 		return errors.New("none of the KEKs can unwrap")
 	}
-	return away(keks.wrapping)
+	return keks.WrappingDown()
 }
 
 func (o RestoreOptions) verify() VerifyOptions {

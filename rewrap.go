@@ -41,7 +41,7 @@ func (s *keystore) rewrap(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("rewrap: %w", context.Cause(ctx))
 		}
-		if len(errs) > 0 && away(s.keks.wrapping) != nil {
+		if len(errs) > 0 && s.keks.WrappingDown() != nil {
 			break // what comes would fail too, each after its time
 		}
 		for _, err := range s.rewrite(ctx, ids...) {
@@ -65,12 +65,12 @@ func (s *keystore) rewrapAside(ctx context.Context, aside string) error {
 	if err != nil {
 		return err
 	}
-	got, f := s.keks.unwrap(ctx, file)
-	if f != nil {
-		return fmt.Errorf("%s: %w", aside, f.err)
+	secret, _, err := s.keks.Decode(ctx, file)
+	if err != nil {
+		return fmt.Errorf("%s: %w", aside, err)
 	}
-	defer got.secret.Wipe()
-	again, f := s.wrap(ctx, arrival{file.ID, file.Algorithm, file.Check, file.Created, got.secret})
+	defer secret.Wipe()
+	again, f := s.wrap(ctx, arrival{file.ID, file.Algorithm, file.Check, file.Created, secret})
 	if f != nil {
 		return f.err
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -222,7 +223,7 @@ func (k *Keyring) statusOf(v view) Status {
 		s.Problems = append(s.Problems, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
 			"%d key files are not wrapped under exactly the KEKs of the configuration", s.OnOldKEKs)})
 	}
-	k.store.keks.describe(&s)
+	describeKEKs(&s, k.store.keks)
 	k.blocked.describe(&s)
 	k.halves.describe(&s)
 	if v.caughtUp && len(s.Servers) > 0 && !slices.ContainsFunc(s.Servers, func(r raft.Server) bool { return r.ID == k.cfg.ID }) {
@@ -330,18 +331,18 @@ func (s *keystore) describe(st *Status, v view) {
 	}
 }
 
-// describe adds what the KEKs have to say.
-func (s *kekSet) describe(st *Status) {
-	for i, kek := range s.all {
-		status := KEKStatus{ID: kek.ID(), Old: i >= len(s.wrapping)}
-		if err := kek.silence(); err != nil {
-			status.Away = err.Error()
-			st.Problems = append(st.Problems, Problem{Kind: ProblemKEKAway, KEK: kek.ID(), Detail: err.Error()})
+// describeKEKs adds how the KEKs do.
+func describeKEKs(s *Status, keks *kek.Set) {
+	for _, k := range keks.Status() {
+		status := KEKStatus{ID: k.ID, Old: k.Old}
+		if k.Down != nil {
+			status.Away = k.Down.Error()
+			s.Problems = append(s.Problems, Problem{Kind: ProblemKEKAway, KEK: k.ID, Detail: status.Away})
 		}
-		st.KEKs = append(st.KEKs, status)
+		s.KEKs = append(s.KEKs, status)
 	}
-	if s.inline() {
-		st.Problems = append(st.Problems, Problem{Kind: ProblemInlineKEK, KEK: inlineID, Detail: "whoever reads the key files has the keys"})
+	if keks.HasInline() {
+		s.Problems = append(s.Problems, Problem{Kind: ProblemInlineKEK, KEK: kek.InlineID, Detail: "whoever reads the key files has the keys"})
 	}
 }
 

@@ -152,6 +152,9 @@ import (
 // wraps. The detail around it says where, and quotes neither secrets nor what is wrapped.
 var ErrFormat = errors.New("nks: malformed")
 
+// ErrCorrupt means that something is well formed, and not what was written.
+var ErrCorrupt = errors.New("corrupt")
+
 // ErrVersion is matched, besides ErrFormat, by the error about a file of a later version than this
 // build reads. Only a newer build knows what is in it, and whether it is damaged.
 var ErrVersion = errors.New("of a newer version than this build reads")

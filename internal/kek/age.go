@@ -1,4 +1,4 @@
-package keyring
+package kek
 
 import (
 	"bytes"
@@ -16,16 +16,9 @@ import (
 	"filippo.io/age"
 )
 
-// AgeKEK wraps keys to age recipients (c2sp.org/age). Without identities it is escrow: it
-// wraps and never unwraps, so the identities can lie offline, in a safe. With one of them it
-// is the way back when the other KEKs are lost: put it in Config.OldKEKs, a new KEK in
-// Config.KEKs, with escrow beside it as before, and call Rewrap.
-//
-// Its ID is derived from the recipients, in any order; so the way back is built with the same
-// recipients. They must have a String method, as age's own key pairs do. Passphrase
-// recipients are refused: PassphraseKEK is for that. Under GODEBUG=fips140=only it is an error,
-// since X25519 and ChaCha20-Poly1305 are not approved.
-func AgeKEK(to []age.Recipient, with ...age.Identity) (KEK, error) {
+// Age returns the KEK that wraps keys to age recipients (c2sp.org/age). Without identities it never unwraps.
+// Its ID is derived from the names of the recipients, in any order.
+func Age(to []age.Recipient, with ...age.Identity) (KEK, error) {
 	if fips140.Enforced() {
 		return nil, errors.New("KEK: age is not allowed in FIPS 140-only mode")
 	}
@@ -87,13 +80,13 @@ func (k *ageKEK) Unwrap(_ context.Context, wrapped, aad []byte) ([]byte, error) 
 	}
 	r, err := age.Decrypt(bytes.NewReader(wrapped), k.with...)
 	if err != nil {
-		return nil, ErrDecrypt
+		return nil, errOpen
 	}
 	b, err := io.ReadAll(io.LimitReader(r, nks.MaxFile))
 	defer clear(b)
 	bound := boundTo(aad)
 	if err != nil || len(b) < len(bound) || subtle.ConstantTimeCompare(b[:len(bound)], bound[:]) != 1 {
-		return nil, ErrDecrypt
+		return nil, errOpen
 	}
 	return bytes.Clone(b[len(bound):]), nil
 }

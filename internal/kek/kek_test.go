@@ -1,0 +1,151 @@
+package kek_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/kek/kektest"
+	"example.com/keyring/internal/seal"
+)
+
+func TestKEKUnwrapsWhatItWrappedForThatAADOnly(t *testing.T) {
+	another := kektest.File(t, bytes.Repeat([]byte{7}, 32))
+	identity := kektest.Identity(t)
+	for name, k := range map[string]kek.KEK{
+		"inline": kek.Inline(), "file": kektest.File(t, kektest.CountingKey()),
+		"age": kektest.Age(t, identity, identity),
+	} {
+		for _, n := range []int{0, 1, 89, 1300} {
+			plaintext, aad := bytes.Repeat([]byte{0xa5}, n), []byte("aad")
+			wrapped, err := k.Wrap(t.Context(), plaintext, aad)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := k.Unwrap(t.Context(), wrapped, aad); err != nil || !bytes.Equal(got, plaintext) {
+				t.Errorf("%s, %d bytes: %x, %v", name, n, got, err)
+			}
+			again, err := k.Wrap(t.Context(), plaintext, aad)
+			if err != nil || bytes.Equal(wrapped, again) {
+				t.Errorf("%s, %d bytes: wrapped twice, it is the same (%v)", name, n, err)
+			}
+			refuse := func(what string, k kek.KEK, wrapped, aad []byte) {
+				t.Helper()
+				if got, err := k.Unwrap(t.Context(), wrapped, aad); err != seal.ErrOpen || got != nil {
+					t.Fatalf("%s, %d bytes, %s: %x, %v", name, n, what, got, err)
+				}
+			}
+			refuse("no AAD", k, wrapped, nil)
+			refuse("another AAD", k, wrapped, []byte("aaD"))
+			refuse("longer", k, append(bytes.Clone(wrapped), 0), aad)
+			refuse("nil", k, nil, aad)
+			if name == "file" {
+				refuse("another key", another, wrapped, aad)
+			}
+			for i := range wrapped {
+				refuse("truncated", k, wrapped[:i], aad)
+				if n < 100 {
+					flipped := bytes.Clone(wrapped)
+					flipped[i] ^= 1 << (i % 8)
+					refuse("a bit flipped", k, flipped, aad)
+				}
+			}
+		}
+	}
+}
+
+func TestFileKEKReadsThreeForms(t *testing.T) {
+	key := kektest.CountingKey()
+	wrapped, err := kektest.File(t, key).Wrap(t.Context(), []byte("data"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forms := map[string][]byte{
+		"raw":                []byte(key),
+		"base64":             []byte(base64.StdEncoding.EncodeToString(key)),
+		"base64 and newline": []byte(base64.StdEncoding.EncodeToString(key) + "\n"),
+		"hex":                []byte(hex.EncodeToString(key)),
+		"hex and newline":    []byte(hex.EncodeToString(key) + "\n"),
+		"upper-case hex":     []byte(strings.ToUpper(hex.EncodeToString(key))),
+	}
+	for name, content := range forms {
+		k := kektest.File(t, content)
+		if k.ID() != "file:74d8b8ddbeaf0f6d" { // HKDF-SHA256, made with another program
+			t.Errorf("%s: the ID is %s", name, k.ID())
+		}
+		if got, err := k.Unwrap(t.Context(), wrapped, nil); err != nil || string(got) != "data" {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	endsInNewline := append(bytes.Repeat([]byte{7}, 31), '\n')
+	if kektest.File(t, endsInNewline).ID() == kektest.File(t, bytes.Repeat([]byte{7}, 32)).ID() {
+		t.Error("a raw key that ends in a newline is read as another")
+	}
+}
+
+func TestFileKEKRefusesOtherFilesWithoutTellingWhatIsInThem(t *testing.T) {
+	secret := "Zm9vYmFyYmF6"
+	h := hex.EncodeToString(kektest.CountingKey())
+	b := base64.StdEncoding.EncodeToString(kektest.CountingKey())
+	for name, content := range map[string]string{
+		"empty":                  "",
+		"a newline":              "\n",
+		"31 bytes":               strings.Repeat("k", 31),
+		"33 bytes":               strings.Repeat("k", 33),
+		"32 bytes and newline":   strings.Repeat("k", 32) + "\n",
+		"hex and two newlines":   h + "\n\n",
+		"hex and CRLF":           h + "\r\n",
+		"hex, one digit bad":     secret + h[len(secret):63] + "g",
+		"hex, 66 digits":         h + "00",
+		"base64, two newlines":   b + "\n\n",
+		"base64 without its =":   b[:43],
+		"base64, stray bits":     secret + b[len(secret):42] + "9=",
+		"base64 of 33 bytes":     base64.StdEncoding.EncodeToString(append(kektest.CountingKey(), 0)),
+		"base64 of 31 bytes":     base64.StdEncoding.EncodeToString(kektest.CountingKey()[:31]),
+		"base64url":              strings.Repeat("_", 43) + "=",
+		"a leading space":        " " + h,
+		"a PEM file":             "-----BEGIN PRIVATE KEY-----\n" + secret,
+		"a megabyte":             strings.Repeat(secret, 1<<17),
+		"the key, and then some": h + "\n" + secret,
+	} {
+		path := kektest.WriteFile(t, []byte(content))
+		k, err := kek.File(path)
+		if err == nil || k != nil {
+			t.Errorf("%s: accepted", name)
+			continue
+		}
+		rest := strings.ReplaceAll(err.Error(), path, "")
+		if rest == err.Error() || strings.Contains(rest, secret) || strings.Contains(rest, h[:8]) || strings.Contains(rest, "kkk") {
+			t.Errorf("%s: the error is %q", name, err)
+		}
+	}
+	if _, err := kek.File(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+	if _, err := kek.File(t.TempDir()); err == nil {
+		t.Error("a directory is accepted")
+	}
+}
+
+func TestFileKEKIDIsOfTheKeyAndNotTheKey(t *testing.T) {
+	key := kektest.CountingKey()
+	a, b := kektest.File(t, key), kektest.File(t, key)
+	if a.ID() != b.ID() {
+		t.Errorf("one key, two IDs: %s, %s", a.ID(), b.ID())
+	}
+	key[31] ^= 1
+	if kektest.File(t, key).ID() == a.ID() {
+		t.Error("two keys, one ID")
+	}
+	for i := range len(key) - 2 {
+		if strings.Contains(a.ID(), hex.EncodeToString(kektest.CountingKey()[i:i+3])) {
+			t.Errorf("the ID %s has bytes of the key in it", a.ID())
+		}
+	}
+}

@@ -1,0 +1,390 @@
+package kek
+
+import (
+	"context"
+	"crypto/hmac"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"example.com/keyring/internal/nks"
+)
+
+// Set is the KEKs of a keystore: it wraps material under all KEKs that wrap, unwraps it with any, and
+// knows which of them are down. Its methods may be called at the same time.
+type Set struct {
+	all      []*member // in the order in which they are asked: an old one where no other opens
+	wrapping []*member // the first of them
+	old      []*member
+}
+
+// member is a KEK of a set, and how it answers. An old one may have the ID of a present one, and has a
+// health of its own.
+type member struct {
+	KEK
+	health
+}
+
+// NewSet returns the set of these KEKs. The old ones unwrap, and wrap nothing any more.
+func NewSet[K KEK](wrapping, old []K) *Set {
+	s := &Set{}
+	for _, k := range slices.Concat(wrapping, old) {
+		s.all = append(s.all, &member{KEK: k})
+	}
+	s.wrapping, s.old = s.all[:len(wrapping)], s.all[len(wrapping):]
+	return s
+}
+
+// Error says why a key could not be wrapped or unwrapped, and what is to blame.
+type Error struct {
+	KEK     string // the KEK to blame; empty if it is the key or the content of its file
+	Skipped bool   // the KEK was not asked, because it is down
+	Err     error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error without the blame.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Status is how one KEK of a set does.
+type Status struct {
+	ID   string
+	Old  bool  // it only unwraps
+	Down error // why it counts as down, or nil
+}
+
+// Status returns how each KEK does, the present ones first, in the order of the configuration.
+func (s *Set) Status() []Status {
+	var all []Status
+	for i, k := range s.all {
+		all = append(all, Status{ID: k.ID(), Old: i >= len(s.wrapping), Down: k.down()})
+	}
+	return all
+}
+
+// Down says why one of the KEKs is down, or is nil if none is.
+func (s *Set) Down() error { return firstDown(s.all) }
+
+// WrappingDown is Down of the KEKs that wrap.
+func (s *Set) WrappingDown() error { return firstDown(s.wrapping) }
+
+func firstDown(members []*member) error {
+	for _, k := range members {
+		if err := k.down(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// HasInline reports whether the KEK that Inline returns is one of them.
+func (s *Set) HasInline() bool { return s.has(InlineID) }
+
+func (s *Set) has(id string) bool {
+	return slices.ContainsFunc(s.all, func(k *member) bool { return k.ID() == id })
+}
+
+// local is a KEK that needs no answer from elsewhere, and knows by itself whether it unwraps.
+type local interface{ unwraps() bool }
+
+// What a KEK is asked to wrap and unwrap in order to see whether it does.
+var probe, probeAAD = []byte("probe"), []byte("keyring v1 probe")
+
+// Probe asks every KEK that is not local to wrap and unwrap something, an old one only to
+// unwrap, and reports whether one of those that wrap can also unwrap, or may yet: a KEK that
+// does not answer is no reason not to start.
+func (s *Set) Probe(ctx context.Context) (canUnwrap bool) {
+	for _, k := range s.wrapping {
+		if l, ok := k.KEK.(local); ok {
+			canUnwrap = canUnwrap || l.unwraps()
+			k.checked(ctx, nil) // if a call of it has timed out, that is over
+			continue
+		}
+		wrapped, err := k.wrap(ctx, probe, probeAAD)
+		if err == nil {
+			_, err = k.unwrap(ctx, wrapped, probeAAD)
+		}
+		if errors.Is(err, ErrWrapOnly) {
+			err = nil
+		} else {
+			canUnwrap = true
+		}
+		k.checked(ctx, err)
+	}
+	for _, k := range s.old {
+		var err error
+		if _, ok := k.KEK.(local); !ok {
+			_, err = k.unwrap(ctx, probe, probeAAD)
+		}
+		if errors.Is(err, errOpen) || errors.Is(err, ErrWrapOnly) {
+			err = nil // it has answered
+		}
+		k.checked(ctx, err)
+	}
+	return canUnwrap
+}
+
+// withTimeout bounds one call of a KEK. The two that never wait would not look at the clock, which is not
+// free where there are thousands of files.
+func (k *member) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	switch k.KEK.(type) {
+	case inlineKEK, *fileKEK:
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, timeout)
+}
+
+func (k *member) wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	bounded, cancel := k.withTimeout(ctx)
+	defer cancel()
+	b, err := k.Wrap(bounded, plaintext, aad)
+	if err != nil {
+		return nil, fmt.Errorf("wrap with KEK %s: %w", k.ID(), withCause(ctx, err))
+	}
+	return b, nil
+}
+
+func (k *member) unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	bounded, cancel := k.withTimeout(ctx)
+	defer cancel()
+	b, err := k.Unwrap(bounded, wrapped, aad)
+	if err != nil {
+		return nil, fmt.Errorf("unwrap with KEK %s: %w", k.ID(), withCause(ctx, err))
+	}
+	return b, nil
+}
+
+// Encode returns the content of the file of a key: that of file, with m wrapped under every KEK that wraps; if
+// one of them fails, so does Encode. It opens the file as the next start would, and returns the material that came
+// out too. The caller wipes both m and that. An error is an *Error.
+func (s *Set) Encode(ctx context.Context, file nks.File, m *nks.Material) (content []byte, opened *nks.Material, err error) {
+	wrapped, failed := s.wrap(ctx, m, file.AAD())
+	if failed != nil {
+		return nil, nil, failed
+	}
+	file.Wrapped = wrapped
+	b, err := file.Encode()
+	if err != nil {
+		return nil, nil, &Error{Err: err}
+	}
+	written, err := nks.DecodeFile(b)
+	if err != nil {
+		clear(b) // an inline KEK is in it
+		return nil, nil, &Error{Err: err}
+	}
+	opened, failed = s.openOwn(ctx, written)
+	if failed != nil {
+		clear(b)
+		return nil, nil, &Error{KEK: failed.KEK, Err: fmt.Errorf("its file would not open: %w", failed)}
+	}
+	return b, opened, nil
+}
+
+// wrap wraps material under every KEK that wraps: if one fails, that is the error.
+func (s *Set) wrap(ctx context.Context, m *nks.Material, aad []byte) ([]nks.Wrapped, *Error) {
+	plaintext := m.Encode()
+	defer clear(plaintext)
+	var all []nks.Wrapped
+	for _, k := range s.wrapping {
+		wrapped, err := k.wrap(ctx, plaintext, aad)
+		if err != nil {
+			k.checked(ctx, err)
+			return nil, &Error{KEK: k.ID(), Err: err}
+		}
+		all = append(all, nks.Wrapped{KEK: k.ID(), Ciphertext: wrapped})
+	}
+	return all, nil
+}
+
+// openOwn opens a file that is not written yet, with one of the KEKs that have just wrapped it: a file that only
+// an old KEK opens is lost when the old one goes.
+func (s *Set) openOwn(ctx context.Context, file *nks.File) (*nks.Material, *Error) {
+	var why *Error
+	for _, k := range s.wrapping {
+		m, failed := k.open(ctx, file)
+		if failed == nil {
+			k.checked(ctx, nil) // it wraps and unwraps
+			return m, nil
+		}
+		if !errors.Is(failed, ErrWrapOnly) {
+			k.checked(ctx, failed.Err)
+		}
+		why = moreSerious(why, failed)
+	}
+	return nil, why
+}
+
+// Decode opens a file with the first KEK that can, and reports whether the file is to be rewrapped: it is not wrapped
+// under exactly the KEKs that wrap. The caller wipes the material. An error is an *Error.
+//
+// A KEK that refuses says nothing about the file, whose Sum is right: it may be another KEK of the same ID. So
+// only what comes out can make a file bad.
+func (s *Set) Decode(ctx context.Context, file *nks.File) (m *nks.Material, rewrap bool, err error) {
+	why := s.unconfigured(file)
+	refused := false
+	for i, k := range s.all {
+		if k.entry(file) == nil {
+			continue
+		}
+		m, failed := k.openCounted(ctx, file)
+		if failed == nil {
+			s.learnSalts(ctx, file, k)
+			return m, i >= len(s.wrapping) || refused || s.needsRewrap(ctx, file), nil
+		}
+		refused = refused || !failed.Skipped && !errors.Is(failed, ErrWrapOnly)
+		why = moreSerious(why, failed)
+	}
+	return nil, false, why
+}
+
+// salted is a KEK whose files share a salt, as soon as it has opened one of them.
+type salted interface{ knowsSalt() bool }
+
+// learnSalts shows a file that another KEK has opened to the KEKs that do not know the salt of their files yet.
+func (s *Set) learnSalts(ctx context.Context, file *nks.File, opener *member) {
+	for _, k := range s.wrapping {
+		if l, ok := k.KEK.(salted); !ok || k == opener || l.knowsSalt() || k.entry(file) == nil {
+			continue
+		}
+		if m, failed := k.openCounted(ctx, file); failed == nil {
+			m.Wipe()
+		}
+	}
+}
+
+// unconfigured is the error about a file that names KEKs which are not in the set, or nil.
+func (s *Set) unconfigured(file *nks.File) *Error {
+	var names []string
+	for _, w := range file.Wrapped {
+		if !s.has(w.KEK) {
+			names = append(names, w.KEK)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return &Error{KEK: names[0], Err: fmt.Errorf("no KEK %s is configured", strings.Join(names, " or "))}
+}
+
+// entry returns what a file has for the KEK, or nil.
+func (k *member) entry(file *nks.File) []byte {
+	for _, w := range file.Wrapped {
+		if w.KEK == k.ID() {
+			return w.Ciphertext
+		}
+	}
+	return nil
+}
+
+// openCounted is open, which it skips while the KEK is down, and counts how it does.
+func (k *member) openCounted(ctx context.Context, file *nks.File) (*nks.Material, *Error) {
+	if err := k.down(); err != nil {
+		return nil, &Error{KEK: k.ID(), Skipped: true, Err: err}
+	}
+	began := time.Now()
+	m, failed := k.open(ctx, file)
+	if failed != nil && failed.KEK != "" && !errors.Is(failed, errOpen) && !errors.Is(failed, ErrWrapOnly) {
+		k.failure(ctx, began, failed.Err)
+	} else {
+		k.success()
+	}
+	return m, failed
+}
+
+// open has the KEK open a file, and says what is to blame if it does not. The file is to blame for content that is no
+// key where the KEK authenticates what it unwraps, as those of this package do.
+func (k *member) open(ctx context.Context, file *nks.File) (*nks.Material, *Error) {
+	plaintext, err := k.unwrap(ctx, k.entry(file), file.AAD())
+	switch {
+	case errors.Is(err, errOpen):
+		return nil, &Error{KEK: k.ID(), Err: fmt.Errorf("another KEK by that name, or an altered file: %w", err)}
+	case err != nil:
+		return nil, &Error{KEK: k.ID(), Err: err}
+	}
+	m, err := decodeChecked(plaintext, file)
+	if err == nil {
+		return m, nil
+	}
+	if _, ok := k.KEK.(local); ok {
+		return nil, &Error{Err: err}
+	}
+	return nil, &Error{KEK: k.ID(), Err: fmt.Errorf("what KEK %s unwraps is not the key: %w", k.ID(), err)}
+}
+
+// decodeChecked reads unwrapped material, requires the check value of its file, and
+// overwrites plaintext.
+func decodeChecked(plaintext []byte, file *nks.File) (*nks.Material, error) {
+	defer clear(plaintext)
+	m, err := nks.Decode(plaintext)
+	if err != nil {
+		return nil, err
+	}
+	if check := m.Check(file.ID, file.Algorithm); !hmac.Equal(check[:], file.Check[:]) {
+		m.Wipe()
+		return nil, fmt.Errorf("%w: check value", nks.ErrCorrupt)
+	}
+	return m, nil
+}
+
+// moreSerious picks the error to report, and to act on, when no KEK opens a file: first one that may pass or
+// be about another KEK, then a content that is wrong, then a KEK that never unwraps.
+func moreSerious(a, b *Error) *Error {
+	rank := func(e *Error) int {
+		switch {
+		case errors.Is(e, ErrWrapOnly):
+			return 0
+		case e.KEK == "":
+			return 1
+		}
+		return 2
+	}
+	if a == nil || rank(b) >= rank(a) {
+		return b
+	}
+	return a
+}
+
+// MayNeedRewrap reports whether a file is to be rewrapped, as far as the IDs of its KEKs tell: no KEK is
+// asked. Where an old KEK has the ID of a present one, they don't.
+func (s *Set) MayNeedRewrap(file *nks.File) bool {
+	return !s.isUnderPresentIDs(file) || slices.ContainsFunc(s.wrapping, s.sharesID)
+}
+
+// isUnderPresentIDs reports whether the IDs of the KEKs in a file are exactly those of the KEKs that wrap.
+func (s *Set) isUnderPresentIDs(file *nks.File) bool {
+	for _, k := range s.wrapping {
+		if k.entry(file) == nil {
+			return false
+		}
+	}
+	return len(file.Wrapped) == len(s.wrapping)
+}
+
+// sharesID reports whether an old KEK has the ID of a present one.
+func (s *Set) sharesID(k *member) bool {
+	return slices.ContainsFunc(s.old, func(o *member) bool { return o.ID() == k.ID() })
+}
+
+// needsRewrap reports whether a file that a present KEK has opened is to be rewrapped: its KEKs are
+// not those that wrap. Where an old KEK has the ID of a present one, the present one must
+// open its entry.
+func (s *Set) needsRewrap(ctx context.Context, file *nks.File) bool {
+	if !s.isUnderPresentIDs(file) {
+		return true
+	}
+	for _, k := range s.wrapping {
+		if !s.sharesID(k) {
+			continue
+		}
+		m, failed := k.openCounted(ctx, file)
+		if failed == nil {
+			m.Wipe()
+		} else if !errors.Is(failed, ErrWrapOnly) {
+			return true
+		}
+	}
+	return false
+}
