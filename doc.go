@@ -156,6 +156,7 @@
 //	internal/peer     messages between servers, HPKE, mutual TLS, HTTP
 //	internal/raftwire  raft's requests: large ones are split, and what others send is checked
 //	internal/cluster  a Node's raft on disk, and its port
+//	internal/strictjson JSON of others, walked through by hand: no member twice, no second spelling
 //	internal/bounded  JSON of others, into types that say how much they may hold
 //	internal/keyringtest  clusters and disks for tests, with faults; drills under strace
 //

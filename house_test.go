@@ -32,12 +32,12 @@ var house = map[string][]string{
 	"internal/meta":    {},
 	"internal/mono":    {},
 	"internal/plan":    {"internal/meta", "internal/mono"},
-	"internal/nks":     {},
+	"internal/nks":     {"internal/strictjson"},
 	"internal/kek":     {"internal/nks", "internal/seal"},
 	"internal/seal":    {},
 	"internal/durable": {},
 	"internal/peer":    {"internal/bounded", "internal/mono"},
-	"internal/bounded": {},
+	"internal/bounded": {"internal/strictjson"},
 
 	"internal/bounded/boundedtest": {},
 	"internal/kek/kektest":         {"internal/kek"},
@@ -45,7 +45,8 @@ var house = map[string][]string{
 	"internal/raftwire": {"internal/mono"},
 	"internal/cluster":  {"internal/mono", "internal/peer", "internal/raftwire"},
 
-	"internal/jwt":         {},
+	"internal/jwt":         {"internal/strictjson"},
+	"internal/strictjson":  {},
 	"internal/join":        {},
 	"internal/keyringtest": {".", "internal/durable"},
 	"examples/quickstart":  {"."},
@@ -60,7 +61,7 @@ var pure = []string{"os", "net", "sync", "context", "log", "math/rand", "math/ra
 
 // std lists the packages that are made of the standard library alone, or of the one module named.
 var std = map[string]string{
-	"internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/join": "",
+	"internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/strictjson": "", "internal/join": "",
 	"internal/durable": "golang.org/x/sys", "internal/jwt": "github.com/go-jose/go-jose/v3",
 }
 

@@ -34,6 +34,8 @@ import (
 	"io"
 	"reflect"
 	"unicode/utf8"
+
+	"example.com/keyring/internal/strictjson"
 )
 
 // ErrBound is matched by errors about what holds more than it may.
@@ -73,7 +75,7 @@ func (t Type[T]) decode(data []byte, strict bool) (v T, err error) {
 	if !json.Valid(data) || !utf8.Valid(data) {
 		return none, fmt.Errorf("%w: not JSON in UTF-8", ErrForm)
 	}
-	w := walker{data: data, strict: strict}
+	w := walker{in: strictjson.Scan(data), strict: strict}
 	if err := w.value(t.shape); err != nil {
 		return none, err
 	}

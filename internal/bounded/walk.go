@@ -5,27 +5,27 @@ import (
 	"fmt"
 	"strconv"
 	"unicode/utf8"
+
+	"example.com/keyring/internal/strictjson"
 )
 
 // walker goes through JSON that is valid, and allocates nothing but its error.
 type walker struct {
-	data     []byte
-	at       int
+	in       strictjson.Scanner
 	elements int // of all lists and dictionaries so far
 	strict   bool
 }
 
 // value passes over one value that is to have the shape.
 func (w *walker) value(s *shape) error {
-	w.space()
-	begin, first := w.at, w.data[w.at]
+	first := w.in.Peek()
 	switch {
 	case first == 'n':
-		w.skip()
+		w.in.Skip()
 		return nil
 	case s.kind == raw:
-		if w.skip(); w.at-begin > s.most {
-			return tooMany(w.at-begin, "bytes", s.most)
+		if n := len(w.in.Skip()); n > s.most {
+			return tooMany(n, "bytes", s.most)
 		}
 		return nil
 	case s.kind == text && first == '"':
@@ -37,7 +37,7 @@ func (w *walker) value(s *shape) error {
 	case s.kind == dictionary && first == '{':
 		return w.dictionary(s)
 	case s.kind == scalar && first != '"' && first != '[' && first != '{':
-		w.skip()
+		w.in.Skip()
 		return nil
 	}
 	return fmt.Errorf("%w: another kind of value is expected", ErrForm)
@@ -49,7 +49,7 @@ func tooMany(n int, what string, most int) error {
 
 // text passes over a string of at most so many bytes, when it is decoded.
 func (w *walker) text(most int) error {
-	if n := decodedLen(w.string()); n > most {
+	if n := decodedLen(w.in.String()); n > most {
 		return tooMany(n, "bytes", most)
 	}
 	return nil
@@ -67,7 +67,7 @@ func (w *walker) count(n, most int) error {
 }
 
 func (w *walker) list(s *shape) error {
-	for n := 0; w.next(']'); n++ {
+	for n := 0; w.in.Next('[', ']'); n++ {
 		if err := w.count(n, s.most); err != nil {
 			return err
 		}
@@ -79,14 +79,14 @@ func (w *walker) list(s *shape) error {
 }
 
 func (w *walker) dictionary(s *shape) error {
-	for n := 0; w.next('}'); n++ {
+	for n := 0; w.in.Next('{', '}'); n++ {
 		if err := w.count(n, s.most); err != nil {
 			return err
 		}
 		if err := w.text(s.keys); err != nil {
 			return fmt.Errorf("key %d: %w", n, err)
 		}
-		w.colon()
+		w.in.Colon()
 		if err := w.value(s.elem); err != nil {
 			return fmt.Errorf("element %d: %w", n, err)
 		}
@@ -96,15 +96,15 @@ func (w *walker) dictionary(s *shape) error {
 
 func (w *walker) object(s *shape) error {
 	var seen uint64
-	for w.next('}') {
-		name := w.string()
-		w.colon()
+	for w.in.Next('{', '}') {
+		name := w.in.String()
+		w.in.Colon()
 		i, err := w.find(s, name)
 		switch {
 		case err != nil:
 			return err
 		case i < 0:
-			w.skip()
+			w.in.Skip()
 			continue
 		case seen&(1<<i) != 0:
 			return fmt.Errorf("%w: %s comes twice", ErrForm, s.fields[i].name)
@@ -137,85 +137,6 @@ func (w *walker) find(s *shape, name []byte) (int, error) {
 		return 0, fmt.Errorf("%w: unknown member %.64q", ErrForm, name)
 	}
 	return -1, nil
-}
-
-// next goes to the next element of a list, or name of an object, and reports whether there is one. At the
-// first call it is at the bracket, at a later one at the comma or the bracket that follows an element.
-func (w *walker) next(end byte) bool {
-	w.space()
-	if w.data[w.at] == '[' && end == ']' || w.data[w.at] == '{' && end == '}' {
-		w.at++
-		w.space()
-		if w.data[w.at] == end {
-			w.at++
-			return false
-		}
-		return true
-	}
-	c := w.data[w.at] // a comma, or the end
-	w.at++
-	w.space()
-	return c != end
-}
-
-func (w *walker) space() {
-	for w.at < len(w.data) {
-		switch w.data[w.at] {
-		case ' ', '\t', '\r', '\n':
-			w.at++
-		default:
-			return
-		}
-	}
-}
-
-func (w *walker) colon() {
-	w.space()
-	w.at++
-}
-
-// string passes over a string and returns what is between its quotes.
-func (w *walker) string() []byte {
-	w.at++
-	begin := w.at
-	for ; w.data[w.at] != '"'; w.at++ {
-		if w.data[w.at] == '\\' {
-			w.at++
-		}
-	}
-	w.at++
-	return w.data[begin : w.at-1]
-}
-
-// skip passes over any value.
-func (w *walker) skip() {
-	w.space()
-	for depth := 0; w.at < len(w.data); {
-		switch w.data[w.at] {
-		case '"':
-			w.string()
-		case '{', '[':
-			depth++
-			w.at++
-		case '}', ']':
-			if depth == 0 {
-				return
-			}
-			depth--
-			w.at++
-		case ',':
-			if depth == 0 {
-				return
-			}
-			w.at++
-		default:
-			w.at++
-			continue
-		}
-		if depth == 0 {
-			return
-		}
-	}
 }
 
 // decodedLen is how many bytes what is between quotes decodes to, or a few more where there are escapes

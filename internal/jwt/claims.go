@@ -9,7 +9,12 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"example.com/keyring/internal/strictjson"
 )
+
+// maxDepth is how deep claims may be nested.
+const maxDepth = 64
 
 // Why a token is refused whose signature is right.
 var (
@@ -51,7 +56,7 @@ var registeredNames = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti"}
 // ParseClaims reads the payload of a token.
 func ParseClaims(payload []byte) (*Claims, error) {
 	c := &Claims{}
-	if err := members(payload, c.set); err != nil {
+	if err := strictjson.Object(payload, maxDepth, c.set); err != nil {
 		return nil, fmt.Errorf("%w: %w", errClaims, err)
 	}
 	return c, nil
@@ -106,7 +111,7 @@ func text(value []byte) ([]byte, error) {
 	if value[0] != '"' {
 		return nil, errNoStrings
 	}
-	return unquote(value, bytes.IndexByte(value, '\\') >= 0)
+	return strictjson.Unescape(value[1 : len(value)-1]), nil
 }
 
 // texts reads an audience: a string or an array of them, in JSON that is known to be right.
@@ -115,18 +120,15 @@ func texts(value []byte) (all [][]byte, err error) {
 		one, err := text(value)
 		return [][]byte{one}, err
 	}
-	s := scanner{b: value}
-	if !s.take('[') {
+	s := strictjson.Scan(value)
+	if s.Peek() != '[' {
 		return nil, errNoStrings
 	}
-	for s.space(); s.peek() != ']'; s.space() {
-		one, err := s.name()
-		if err != nil {
+	for s.Next('[', ']') {
+		if s.Peek() != '"' {
 			return nil, errNoStrings
 		}
-		all = append(all, one)
-		s.space()
-		s.take(',')
+		all = append(all, strictjson.Unescape(s.String()))
 	}
 	return all, nil
 }
@@ -192,7 +194,7 @@ func Merge(values ...any) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = members(b, func(name, value []byte) error {
+		err = strictjson.Object(b, maxDepth, func(name, value []byte) error {
 			if _, again := merged[string(name)]; !again {
 				order = append(order, string(name))
 			}

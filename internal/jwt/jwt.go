@@ -39,6 +39,7 @@ import (
 	"errors"
 	"strings"
 
+	"example.com/keyring/internal/strictjson"
 	"github.com/go-jose/go-jose/v3"
 )
 
@@ -123,7 +124,7 @@ type header struct{ alg, kid string }
 
 func parseHeader(b []byte) (header, error) {
 	var h header
-	err := members(b, func(name, value []byte) error {
+	err := strictjson.Object(b, maxDepth, func(name, value []byte) error {
 		if value[0] != '"' {
 			return errHeader
 		}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"example.com/keyring/internal/strictjson"
 )
 
 // nomadForm is what Nomad's versions differ in: the members of a file, where the key lies, and
@@ -42,7 +44,7 @@ func DecodeNomad(b []byte) (*Nomad, error) {
 	if len(b) > MaxFile {
 		return nil, malformedNomad(fmt.Sprintf("%d bytes are more than %d", len(b), MaxFile))
 	}
-	if !validJSON(b) {
+	if !strictjson.Valid(b, maxNesting) {
 		return nil, malformedNomad("not JSON, or nested too deep")
 	}
 	form := nomadBare

@@ -1,265 +1,156 @@
-package jwt
+// Package strictjson reads JSON that somebody else has written, where encoding/json would take what two readers
+// can understand in two ways: an object that has a member twice, or in two spellings; half a surrogate pair.
+//
+// [Object] holds a whole text to these rules. [Scanner] and [Members] walk through a text as it is spelled, for those who
+// have rules of their own. All of it takes one pass, and little memory, whatever the bytes.
+package strictjson
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// maxDepth is how deep claims may be nested.
-const maxDepth = 64
-
 var (
-	errJSON      = errors.New("not a JSON object")
-	errDuplicate = errors.New("a member that is there twice, or differs from another in case only")
+	// ErrForm is returned for what is no JSON object in UTF-8, or is nested too deep.
+	ErrForm = errors.New("not a JSON object")
+	// ErrTwice is returned for an object with two members whose names are equal but for case.
+	ErrTwice = errors.New("a member that is there twice, or differs from another in case only")
 )
 
-// members calls each for every member of the JSON object that b is, in order, with the name
-// unescaped and the value as it stands there. It is stricter than encoding/json, which would
-// take what two readers can understand differently: no object in it, however deep, may have
-// two members whose names are equal but for case, strings are UTF-8 without lone surrogates,
-// and nothing but white space surrounds the object.
-func members(b []byte, each func(name, value []byte) error) error {
-	if !utf8.Valid(b) {
-		return errJSON
+// Valid reports whether b is JSON in which objects and arrays lie in each other at most so deep. It looks at
+// the depth first: encoding/json keeps note of ten thousand levels before it gives up.
+func Valid(b []byte, depth int) bool { return nesting(b) <= depth && json.Valid(b) }
+
+// nesting is how deep objects and arrays lie in each other.
+func nesting(b []byte) (deepest int) {
+	s := Scan(b)
+	depth := 0
+	for s.at < len(s.data) {
+		switch s.data[s.at] {
+		case '"':
+			s.String()
+			continue
+		case '{', '[':
+			depth++
+			deepest = max(deepest, depth)
+		case '}', ']':
+			depth--
+		}
+		s.at++
 	}
-	s := scanner{b: b}
-	s.space()
-	if err := s.object(maxDepth, each); err != nil {
-		return err
+	return deepest
+}
+
+// Object calls each for every member of the JSON object that b is, in order, with the name
+// unescaped and the value as it stands there. It is stricter than encoding/json: no object in b, however deep, has
+// two members whose names are equal but for case, strings are UTF-8 without lone surrogates, objects and arrays
+// lie in each other at most so deep, and nothing but white space surrounds the object.
+func Object(b []byte, depth int, each func(name, value []byte) error) error {
+	s := Scan(b)
+	if s.Peek() != '{' || !utf8.Valid(b) || !Valid(b, depth) {
+		return ErrForm
 	}
-	s.space()
-	if s.i != len(b) {
-		return errJSON
+	return s.object(each)
+}
+
+// object passes over an object, in text that is valid.
+func (s *Scanner) object(each func(name, value []byte) error) error {
+	var seen names
+	for s.Next('{', '}') {
+		name := s.String()
+		if !pairsSurrogates(name) {
+			return ErrForm
+		}
+		if name = Unescape(name); !seen.add(name) {
+			return ErrTwice
+		}
+		s.Colon()
+		s.space()
+		begin := s.at
+		if err := s.value(); err != nil {
+			return err
+		}
+		if each == nil {
+			continue
+		}
+		if err := each(name, bytes.TrimRight(s.data[begin:s.at], space)); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// scanner reads JSON from b[i:].
-type scanner struct {
-	b []byte
-	i int
-}
-
-// peek returns the next byte, or zero at the end: no JSON text has one.
-func (s *scanner) peek() byte {
-	if s.i < len(s.b) {
-		return s.b[s.i]
-	}
-	return 0
-}
-
-func (s *scanner) take(c byte) bool {
-	if s.peek() != c {
-		return false
-	}
-	s.i++
-	return true
-}
-
-func (s *scanner) space() {
-	for s.i < len(s.b) && (s.b[s.i] == ' ' || s.b[s.i] == '\t' || s.b[s.i] == '\n' || s.b[s.i] == '\r') {
-		s.i++
-	}
-}
-
-func (s *scanner) object(depth int, each func(name, value []byte) error) error {
-	if depth == 0 || !s.take('{') {
-		return errJSON
-	}
-	s.space()
-	if s.take('}') {
-		return nil
-	}
-	var seen names
-	for {
-		name, err := s.name()
-		if err != nil {
-			return err
-		}
-		if !seen.add(name) {
-			return errDuplicate
-		}
-		s.space()
-		if !s.take(':') {
-			return errJSON
-		}
-		s.space()
-		start := s.i
-		if err := s.value(depth - 1); err != nil {
-			return err
-		}
-		if each != nil {
-			if err := each(name, s.b[start:s.i]); err != nil {
+// value passes over a value, in text that is valid.
+func (s *Scanner) value() error {
+	switch s.Peek() {
+	case '{':
+		return s.object(nil)
+	case '[':
+		for s.Next('[', ']') {
+			if err := s.value(); err != nil {
 				return err
 			}
 		}
-		s.space()
-		if s.take('}') {
-			return nil
+	case '"':
+		if !pairsSurrogates(s.String()) {
+			return ErrForm
 		}
-		if !s.take(',') {
-			return errJSON
-		}
-		s.space()
-	}
-}
-
-func (s *scanner) array(depth int) error {
-	if depth == 0 || !s.take('[') {
-		return errJSON
-	}
-	s.space()
-	if s.take(']') {
-		return nil
-	}
-	for {
-		if err := s.value(depth - 1); err != nil {
-			return err
-		}
-		s.space()
-		if s.take(']') {
-			return nil
-		}
-		if !s.take(',') {
-			return errJSON
-		}
-		s.space()
-	}
-}
-
-func (s *scanner) value(depth int) error {
-	switch c := s.peek(); {
-	case c == '{':
-		return s.object(depth, nil)
-	case c == '[':
-		return s.array(depth)
-	case c == '"':
-		_, err := s.text()
-		return err
-	case c == '-' || digit(c):
-		return s.number()
-	}
-	for _, word := range []string{"true", "false", "null"} {
-		if bytes.HasPrefix(s.b[s.i:], []byte(word)) {
-			s.i += len(word)
-			return nil
-		}
-	}
-	return errJSON
-}
-
-// name reads a string and returns it unescaped.
-func (s *scanner) name() ([]byte, error) {
-	start := s.i
-	escaped, err := s.text()
-	if err != nil {
-		return nil, err
-	}
-	return unquote(s.b[start:s.i], escaped)
-}
-
-// unquote returns what stands between the quotation marks.
-func unquote(quoted []byte, escaped bool) ([]byte, error) {
-	if !escaped {
-		return quoted[1 : len(quoted)-1], nil
-	}
-	var text string
-	if err := json.Unmarshal(quoted, &text); err != nil {
-		return nil, errJSON
-	}
-	return []byte(text), nil
-}
-
-// text reads a string with its quotation marks, and reports whether it has escapes.
-func (s *scanner) text() (escaped bool, err error) {
-	if !s.take('"') {
-		return false, errJSON
-	}
-	for {
-		for s.i < len(s.b) && s.b[s.i] >= ' ' && s.b[s.i] != '"' && s.b[s.i] != '\\' {
-			s.i++
-		}
-		switch s.peek() {
-		case '"':
-			s.i++
-			return escaped, nil
-		case '\\':
-			escaped = true
-			if s.escape() {
-				continue
-			}
-		}
-		return false, errJSON
-	}
-}
-
-// escape reads one escape, or the two of a surrogate pair.
-func (s *scanner) escape() bool {
-	s.i++
-	c := s.peek()
-	s.i++
-	if c != 'u' {
-		return strings.IndexByte(`"\/bfnrt`, c) >= 0
-	}
-	first, ok := s.hex()
-	if !ok || first < 0xd800 || first > 0xdfff {
-		return ok
-	}
-	if first > 0xdbff || !s.take('\\') || !s.take('u') {
-		return false
-	}
-	second, ok := s.hex()
-	return ok && second >= 0xdc00 && second <= 0xdfff
-}
-
-func (s *scanner) hex() (n int, ok bool) {
-	for range 4 {
-		c := s.peek()
-		s.i++
-		switch {
-		case digit(c):
-			n = n<<4 | int(c-'0')
-		case c|0x20 >= 'a' && c|0x20 <= 'f':
-			n = n<<4 | int(c|0x20-'a'+10)
-		default:
-			return 0, false
-		}
-	}
-	return n, true
-}
-
-func digit(c byte) bool { return c >= '0' && c <= '9' }
-
-func (s *scanner) number() error {
-	s.take('-')
-	if !s.take('0') && !s.digits() {
-		return errJSON
-	}
-	if s.take('.') && !s.digits() {
-		return errJSON
-	}
-	if c := s.peek(); c == 'e' || c == 'E' {
-		s.i++
-		if c := s.peek(); c == '+' || c == '-' {
-			s.i++
-		}
-		if !s.digits() {
-			return errJSON
-		}
+	default:
+		s.Skip()
 	}
 	return nil
 }
 
-func (s *scanner) digits() bool {
-	start := s.i
-	for digit(s.peek()) {
-		s.i++
+// Unescape returns what a string stands for that is spelled like this between its quotation marks, in text that
+// Object has taken.
+func Unescape(spelled []byte) []byte {
+	if bytes.IndexByte(spelled, '\\') < 0 {
+		return spelled
 	}
-	return s.i > start
+	var text string
+	json.Unmarshal(append(append([]byte{'"'}, spelled...), '"'), &text) // it is valid
+	return []byte(text)
+}
+
+// pairsSurrogates reports whether the surrogates in a valid string, which are always escaped, come in pairs.
+func pairsSurrogates(spelled []byte) bool {
+	for high := false; ; {
+		i := bytes.IndexByte(spelled, '\\')
+		if high && i != 0 {
+			return false
+		}
+		if i < 0 {
+			return true
+		}
+		spelled = spelled[i+1:]
+		if spelled[0] != 'u' {
+			if high {
+				return false
+			}
+			spelled = spelled[1:]
+			continue
+		}
+		unit := codeUnit(spelled[1:5])
+		spelled = spelled[5:]
+		if low := unit >= 0xdc00 && unit <= 0xdfff; low != high {
+			return false
+		}
+		high = unit >= 0xd800 && unit <= 0xdbff
+	}
+}
+
+// codeUnit is the number that four hexadecimal digits stand for.
+func codeUnit(digits []byte) (n int) {
+	for _, c := range digits {
+		if c >= 'A' {
+			c += 9 // 'A' and 'a' end in 1
+		}
+		n = n<<4 | int(c&0xf)
+	}
+	return n
 }
 
 // names are those of one object. They are few as a rule, and compared one by one; a map of

@@ -1,4 +1,4 @@
-package jwt_test
+package strictjson_test
 
 import (
 	"bytes"
@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/strictjson"
 )
 
 func TestObjectsThatAreTaken(t *testing.T) {
@@ -28,7 +28,7 @@ func TestObjectsThatAreTaken(t *testing.T) {
 			t.Fatalf("%.80s: %v", text, err)
 		}
 		got := map[string]json.RawMessage{}
-		if err := jwt.Members([]byte(text), func(name, value []byte) error {
+		if err := strictjson.Object([]byte(text), 64, func(name, value []byte) error {
 			got[string(name)] = bytes.Clone(value)
 			return nil
 		}); err != nil {
@@ -60,21 +60,21 @@ func TestObjectsThatAreRefused(t *testing.T) {
 		`{"a":` + strings.Repeat(`{"a":`, 64) + `1` + strings.Repeat(`}`, 64) + `}`,
 		`{"a":` + strings.Repeat(`[`, 16000),
 	} {
-		if err := jwt.Members([]byte(text), nil); err == nil {
+		if err := strictjson.Object([]byte(text), 64, nil); err == nil {
 			t.Errorf("%.80q was taken", text)
 		}
 	}
 }
 
-// FuzzMembers: what is taken, encoding/json takes too, and finds the same members in it.
-func FuzzMembers(f *testing.F) {
+// FuzzObject: what is taken, encoding/json takes too, and finds the same members in it.
+func FuzzObject(f *testing.F) {
 	for _, s := range []string{`{"a":1}`, `{"a":{"b":[1.5e3,"\ud83d\ude00",null]},"c":""}`, `{"k":1,"K":2}`, `{"a":1,"\u0061":2}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		got := map[string]string{}
 		n := 0
-		if jwt.Members(b, func(name, value []byte) error {
+		if strictjson.Object(b, 64, func(name, value []byte) error {
 			got[string(name)] = string(value)
 			n++
 			return nil
