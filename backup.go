@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -87,7 +88,7 @@ type BackupKey struct {
 // backup is good. After any other error what was written is of no use. A Write that is under way when ctx
 // ends may return after Backup has; there is none after it.
 func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
-	return during(ctx, k, func(ctx context.Context) (Manifest, error) { return k.backup(ctx, w, to) })
+	return gate.Through(ctx, &k.gate, func(ctx context.Context) (Manifest, error) { return k.backup(ctx, w, to) })
 }
 
 func (k *Keyring) backup(ctx context.Context, w io.Writer, to []age.Recipient) (Manifest, error) {

@@ -80,7 +80,6 @@
 // Arrows run from the root down; a test enforces it.
 //
 //	keyring.go      Keyring: Open, Close, WaitReady, Encrypt, Keys
-//	calls.go        how calls that may block end with their contexts, and what Close waits for
 //	opening.go      Decrypt, and the table in which it finds its key
 //	config.go       Config and what zero means in it; KeyID, Key, State
 //	errors.go       the errors that callers branch on
@@ -147,6 +146,7 @@
 //	internal/meta     the pure state machine: ring, commands, codec of entries and snapshots, Check
 //	internal/plan     pure decisions: what is missing, whom to ask, what the leader does next
 //	internal/mono     moments by the monotonic clock, for all that is waited for in memory
+//	internal/gate     how calls that may block end with their contexts, and what Close waits for
 //	internal/nks      material, its check value, the .nks.json codec, the reader of Nomad's files
 //	internal/kek      the KEKs that come with the library, and the KEKs of a keystore: wrap under all, unwrap with any
 //	internal/seal     the ciphertext envelope

@@ -10,6 +10,7 @@ import (
 
 	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/kek"
@@ -21,7 +22,7 @@ import (
 )
 
 // CallGrace is how much longer than its context a call may take.
-const CallGrace = callGrace
+const CallGrace = gate.Grace
 
 // SetFS puts a keystore on a simulated disk.
 func SetFS(c *Config, fsys durable.FS) { c.fs = fsys }

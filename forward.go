@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/bounded"
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -290,7 +291,7 @@ func asked[R any](data []byte, t bounded.Type[R], do func(R) ([]byte, error)) ([
 // removeForwarded does not wait until the data has moved, for that may take hours: it answers with a
 // byte if it is to move, and the server that asked waits by itself.
 func (n *Node) removeForwarded(ctx context.Context, r removeRequest) ([]byte, error) {
-	return during(WithActor(ctx, r.By), n.keys, func(ctx context.Context) ([]byte, error) {
+	return gate.Through(WithActor(ctx, r.By), &n.keys.gate, func(ctx context.Context) ([]byte, error) {
 		moving, err := n.keys.beginRemoval(ctx, r.ID, r.RemoveOptions)
 		if !moving {
 			return nil, err

@@ -18,6 +18,7 @@ var house = map[string][]string{
 		"internal/bounded",
 		"internal/cluster",
 		"internal/durable",
+		"internal/gate",
 		"internal/join",
 		"internal/jwt",
 		"internal/kek",
@@ -30,6 +31,7 @@ var house = map[string][]string{
 		"internal/seal",
 	},
 	"internal/meta":    {},
+	"internal/gate":    {},
 	"internal/mono":    {},
 	"internal/plan":    {"internal/meta", "internal/mono"},
 	"internal/nks":     {"internal/strictjson"},
@@ -61,7 +63,7 @@ var pure = []string{"os", "net", "sync", "context", "log", "math/rand", "math/ra
 
 // std lists the packages that are made of the standard library alone, or of the one module named.
 var std = map[string]string{
-	"internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/strictjson": "", "internal/join": "",
+	"internal/gate": "", "internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/strictjson": "", "internal/join": "",
 	"internal/durable": "golang.org/x/sys", "internal/jwt": "github.com/go-jose/go-jose/v3",
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/nks"
 )
@@ -46,7 +47,7 @@ type FileReport struct {
 // it, and what is wrong. It changes nothing and takes no lock, so that the server may run. It
 // holds no key beyond the look at it, and knows no raft: Status tells what is missing.
 func Inspect(ctx context.Context, dir string, keks ...KEK) ([]FileReport, error) {
-	return endWith(ctx, func() ([]FileReport, error) { return inspect(ctx, dir, keks) }, nil, nil)
+	return gate.Await(ctx, func() ([]FileReport, error) { return inspect(ctx, dir, keks) })
 }
 
 func inspect(ctx context.Context, dir string, keks []KEK) ([]FileReport, error) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/bounded"
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
@@ -131,7 +132,7 @@ func (r joinTokenRequest) check() error {
 // makeJoinToken is JoinToken on the leader. It takes turns with removals: a token is either made after a
 // removal, or ends with it.
 func (n *Node) makeJoinToken(ctx context.Context, r joinTokenRequest) (string, error) {
-	return during(ctx, n.keys, func(ctx context.Context) (string, error) { return n.makeTokenHere(ctx, r) })
+	return gate.Through(ctx, &n.keys.gate, func(ctx context.Context) (string, error) { return n.makeTokenHere(ctx, r) })
 }
 
 func (n *Node) makeTokenHere(ctx context.Context, r joinTokenRequest) (text string, err error) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/seal"
@@ -30,11 +31,7 @@ type Keyring struct {
 	loops    sync.WaitGroup // replicate, lead, watchClocks, catchUp, watchOthers, rekey, measure and confirmAll
 	auditing sync.WaitGroup // audit, which has told all when Close returns
 
-	mu     sync.Mutex // guards below
-	closed bool
-	under  map[*context.CancelCauseFunc]struct{} // ends the calls under way that may block
-	calls  sync.WaitGroup                        // the same, for Close to wait for; Add only under mu and before closed
-
+	gate    gate.Gate // of the calls that may block
 	closing sync.Once
 
 	// What the hot paths read. Each is replaced whole.
@@ -99,7 +96,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
-	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, under: map[*context.CancelCauseFunc]struct{}{}, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
+	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
 	k.moves.changed = &k.fsm.changed
 	k.openedAt, k.hadLog = time.Now(), cfg.Raft.LastIndex()
 	k.ctx, k.cancel = context.WithCancel(context.Background())
@@ -160,20 +157,14 @@ func (k *Keyring) Close() (err error) {
 }
 
 func (k *Keyring) close() error {
-	k.mu.Lock()
-	k.closed = true
-	for end := range k.under {
-		(*end)(ErrClosed)
-	}
-	k.mu.Unlock()
-
+	k.gate.Close(ErrClosed)
 	k.raft.DeregisterObserver(k.observer)
 	k.fsm.events.Store(nil)
 	k.cancel()
 	defer k.auditing.Wait()
 	ended := make(chan error, 1)
 	go func() { // ends before Close returns nil
-		k.calls.Wait()
+		k.gate.Wait()
 		k.loops.Wait()
 		k.forgetKeys()
 		ended <- k.store.close()
@@ -186,8 +177,18 @@ func (k *Keyring) close() error {
 	case <-timer.C:
 		k.forgetKeys()
 		k.store.wipe()
-		return fmt.Errorf("close: a call or a loop has not ended in %v: %w; the directory is given back when it has", closePatience, errLeft)
+		return fmt.Errorf("close: a call or a loop has not ended in %v: %w; the directory is given back when it has", closePatience, gate.ErrLeft)
 	}
+}
+
+// closePatience is how long Close waits for calls that were left behind, and for the loops.
+const closePatience = 10 * time.Second
+
+// do runs an exported call that returns no more than an error. It ends with the caller's context and with
+// Close.
+func (k *Keyring) do(ctx context.Context, call func(context.Context) error) error {
+	_, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
+	return err
 }
 
 func (k *Keyring) forgetKeys() {
@@ -202,7 +203,7 @@ func (k *Keyring) forgetKeys() {
 // may be gone for good; Status has both. Once it has caught up it does not wait for others to elect a
 // leader: calls for the leader only may be ErrNotLeader right after it, but for those of a Node.
 func (k *Keyring) WaitReady(ctx context.Context) error {
-	ctx, done, err := k.enter(ctx)
+	ctx, done, err := k.gate.Enter(ctx)
 	if err != nil {
 		return err
 	}
@@ -308,8 +309,8 @@ func (k *Keyring) leads(term uint64) bool {
 
 // lookUpSealing finds the active key, and keeps it while nothing changes.
 func (k *Keyring) lookUpSealing() (*sealing, error) {
-	if k.isClosed() {
-		return nil, ErrClosed
+	if err := k.gate.Err(); err != nil {
+		return nil, err
 	}
 	if k.raft.State() != raft.Leader {
 		return nil, notLeader(k.raft)
@@ -351,8 +352,8 @@ func (k *Keyring) unconfirmed(ring *meta.Ring) bool {
 
 // missing is why there is no material of a key: Close may have come in between.
 func (k *Keyring) missing(id KeyID) error {
-	if k.isClosed() {
-		return ErrClosed
+	if err := k.gate.Err(); err != nil {
+		return err
 	}
 	return fmt.Errorf("%w: %s", ErrKeyMissing, id)
 }
@@ -360,8 +361,8 @@ func (k *Keyring) missing(id KeyID) error {
 // sealerOf is the keystore's, which does not know why a key that was there is gone.
 func (k *Keyring) sealerOf(id KeyID, m *material) (*seal.Key, error) {
 	key, err := k.store.sealerOf(id, m)
-	if err != nil && k.isClosed() {
-		return nil, ErrClosed
+	if closed := k.gate.Err(); err != nil && closed != nil {
+		return nil, closed
 	}
 	return key, err
 }

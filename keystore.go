@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -96,13 +97,13 @@ func blamed(err error) string {
 // not open never stop it. After an error the directory is given back: when ctx ends while a KEK hangs,
 // as soon as that comes back.
 func openKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hclog.Logger) (*keystore, error) {
-	return endWith(ctx, func() (*keystore, error) {
+	return gate.AwaitOr(ctx, func() (*keystore, error) {
 		s, err := readKeystore(ctx, fsys, keks, old, log)
 		if err != nil {
 			return nil, errors.Join(err, fsys.Close())
 		}
 		return s, nil
-	}, func(s *keystore) { s.close() }, nil)
+	}, func(s *keystore) { s.close() })
 }
 
 func readKeystore(ctx context.Context, fsys durable.FS, keks, old []KEK, log hclog.Logger) (*keystore, error) {

@@ -64,7 +64,7 @@ func (k *Keyring) lead() {
 // it finds out about who holds which key no activation overtakes. Only on a leader that has
 // applied its barrier.
 func (k *Keyring) alongActivations(ctx context.Context, do func(context.Context) error) error {
-	ctx, done, err := k.enter(ctx)
+	ctx, done, err := k.gate.Enter(ctx)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/cluster"
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/go-hclog"
@@ -295,7 +296,7 @@ func (n *Node) Apply(ctx context.Context, cmd []byte) (any, error) {
 	if len(cmd) > MaxCommand {
 		return nil, commandTooLong(len(cmd))
 	}
-	return during(ctx, n.keys, func(ctx context.Context) (any, error) {
+	return gate.Through(ctx, &n.keys.gate, func(ctx context.Context) (any, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}

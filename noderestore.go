@@ -11,6 +11,7 @@ import (
 
 	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/gate"
 	"github.com/hashicorp/raft"
 )
 
@@ -29,7 +30,7 @@ import (
 // the disk as it is read. If that is not good, it is deleted, and cfg.Dir is as it was. After an error or a crash
 // later on, Start refuses cfg.Dir until RestoreNode has been done again with the same backup.
 func RestoreNode(ctx context.Context, r io.Reader, cfg NodeConfig, o RestoreOptions) (Manifest, error) {
-	m, err := endWith(ctx, func() (Manifest, error) { return restoreNode(ctx, r, cfg.filled(), o) }, nil, nil)
+	m, err := gate.Await(ctx, func() (Manifest, error) { return restoreNode(ctx, r, cfg.filled(), o) })
 	if err != nil {
 		return m, fmt.Errorf("restore: %w", err)
 	}

@@ -15,8 +15,8 @@ import (
 // ErrDecrypt, as is data that is not Nomad's. The other errors are those of Decrypt. On any
 // server that holds the key.
 func (k *Keyring) OpenNomad(id KeyID, data []byte) ([]byte, error) {
-	if k.isClosed() {
-		return nil, ErrClosed
+	if err := k.gate.Err(); err != nil {
+		return nil, err
 	}
 	key, err := k.knownKey(id)
 	if err != nil {

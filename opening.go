@@ -83,8 +83,8 @@ func (k *Keyring) AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error) {
 
 // lookUpOpening finds a key that opens data, or says why there is none.
 func (k *Keyring) lookUpOpening(id KeyID) (*seal.Key, error) {
-	if k.isClosed() {
-		return nil, ErrClosed
+	if err := k.gate.Err(); err != nil {
+		return nil, err
 	}
 	key, err := k.knownKey(id)
 	if err != nil {
@@ -116,7 +116,7 @@ func isEmpty(key *meta.Key) bool { return key.State == StateDeprecated && !key.A
 // comes from. Once the key is removed it is ErrUnknownKey.
 func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 	id, ok := seal.KeyID(ciphertext)
-	if !ok || k.isClosed() {
+	if !ok || k.gate.Err() != nil {
 		return k.Decrypt(ciphertext, aad)
 	}
 	key := k.fsm.ring.Load().Key(id)

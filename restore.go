@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -49,10 +50,10 @@ type VerifyOptions struct {
 // Memory does not grow with the size of the backup, but for a hundred bytes or so for each key. A
 // Read that is under way when ctx ends may return after it.
 func VerifyBackupContext(ctx context.Context, r io.Reader, o VerifyOptions) (Manifest, error) {
-	m, err := endWith(ctx, func() (Manifest, error) {
+	m, err := gate.Await(ctx, func() (Manifest, error) {
 		m, _, err := readBackup(ctx, r, o, parts{})
 		return m, err
-	}, nil, nil)
+	})
 	if err != nil {
 		return m, fmt.Errorf("backup: %w", err)
 	}
@@ -138,7 +139,7 @@ func (o RestoreOptions) verify() VerifyOptions {
 // Until it has found the backup good it has the keys in memory, a few kilobytes each. A Read
 // or Write that is under way when ctx ends may return after Restore has; there is none after it.
 func Restore(ctx context.Context, r io.Reader, o RestoreOptions) (Manifest, error) {
-	m, err := endWith(ctx, func() (Manifest, error) { return restore(ctx, r, o) }, nil, nil)
+	m, err := gate.Await(ctx, func() (Manifest, error) { return restore(ctx, r, o) })
 	if err != nil {
 		return m, fmt.Errorf("restore: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
@@ -52,8 +53,8 @@ type RotateOptions struct {
 // that is still prepublished, is what it waits for then, in place of one more. But not if a server has been
 // removed since, which may have that key, or another server has led, or the file of that key is gone.
 func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
-	key, err := during(ctx, k, func(ctx context.Context) (Key, error) { return k.rotate(ctx, o) })
-	if errors.Is(err, errLeft) {
+	key, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (Key, error) { return k.rotate(ctx, o) })
+	if errors.Is(err, gate.ErrLeft) {
 		err = fmt.Errorf("rotate: %w: %w", ErrNotDurable, err)
 	}
 	return key, err
@@ -185,8 +186,8 @@ func (k *Keyring) mayRevoke(ids []KeyID) error {
 // mayLead reports whether this server is a leader that has applied the barrier of its term.
 func (k *Keyring) mayLead() error {
 	switch {
-	case k.isClosed():
-		return ErrClosed
+	case k.gate.Err() != nil:
+		return k.gate.Err()
 	case k.raft.State() != raft.Leader:
 		return notLeader(k.raft)
 	case !k.leads(k.term.Load()):

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
@@ -81,7 +82,7 @@ func (k *Keyring) takeReport(h meta.Hold) {
 // answer goes back as it is; the error, which matches ErrClosed or is about ctx, means that
 // there is none.
 func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error) {
-	return during(ctx, k, func(ctx context.Context) ([]byte, error) {
+	return gate.Through(ctx, &k.gate, func(ctx context.Context) ([]byte, error) {
 		q, answer, err := k.serve(ctx, string(from), request)
 		if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
 			answer = peer.Response{Refusal: refusal}

@@ -173,7 +173,7 @@ func (p Problem) String() string {
 
 // Status tells how the keyring is, as far as this server knows. It does no I/O.
 func (k *Keyring) Status(ctx context.Context) (Status, error) {
-	_, done, err := k.enter(ctx)
+	_, done, err := k.gate.Enter(ctx)
 	if err != nil {
 		return Status{}, err
 	}
