@@ -57,7 +57,7 @@ func (k *Keyring) view() view {
 // setCaughtUp is called by the leader's loop and by catchUp.
 func (k *Keyring) setCaughtUp() {
 	if k.caughtUp.done.CompareAndSwap(false, true) {
-		k.fsm.changed.notify()
+		k.fsm.bell.ring()
 	}
 }
 
@@ -66,29 +66,16 @@ func (k *Keyring) catchUp() {
 	reached := k.findGoal()
 	k.caughtUp.last.Store(nil)
 	for reached != nil && !k.caughtUp.load() {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		if k.fsm.complete() == nil && reached() {
 			k.setCaughtUp()
 			return
 		}
 		// raft notes the index of a snapshot that was restored a little later than the FSM hears of it.
-		if !k.pause(changed, time.Second) {
+		if !pause(k.ctx, changed, time.Second) {
 			return
 		}
 	}
-}
-
-// pause waits for a change, and no longer than d. It returns false after Close.
-func (k *Keyring) pause(changed <-chan struct{}, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-changed:
-	case <-timer.C:
-	case <-k.ctx.Done():
-		return false
-	}
-	return true
 }
 
 // findGoal asks each leader that comes up until one has told how far this server has to come, and
@@ -97,7 +84,7 @@ func (k *Keyring) findGoal() func() bool {
 	var asked raft.ServerID // the leader that gave no answer of use
 	var again time.Time     // when it is asked again
 	for tries := 0; !k.caughtUp.load(); {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		_, leader := k.raft.LeaderWithID()
 		wait := idle
 		switch {
@@ -118,7 +105,7 @@ func (k *Keyring) findGoal() func() bool {
 			asked, again = leader, time.Now().Add(wait)
 			tries++
 		}
-		if !k.pause(changed, wait) {
+		if !pause(k.ctx, changed, wait) {
 			return nil
 		}
 	}

@@ -134,21 +134,15 @@ const (
 // and seldom otherwise. It runs until Close.
 func (k *Keyring) watchClocks() {
 	for {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		wait := k.compareIn()
 		if wait <= 0 {
 			k.compareClocks(k.ctx, nil)
 			wait = k.compareIn()
 		}
-		timer := time.NewTimer(max(0, wait))
-		select {
-		case <-changed:
-		case <-timer.C:
-		case <-k.ctx.Done():
-			timer.Stop()
+		if !pause(k.ctx, changed, max(0, wait)) {
 			return
 		}
-		timer.Stop()
 	}
 }
 
@@ -211,7 +205,7 @@ func (k *Keyring) compareClocks(ctx context.Context, enough func(plan.Clocks) bo
 	k.clocks.others, k.clocks.compared, k.clocks.leader, k.clocks.servers = answers, mono.Now(), string(leader), asked
 	k.clocks.term = term
 	k.clocks.mu.Unlock()
-	k.fsm.changed.notify()
+	k.fsm.bell.ring()
 }
 
 // compareWithMost asks every server for its time. If most of them agree with this one, the others are not waited for.

@@ -107,7 +107,7 @@ func callLeader[A peer.Answer](ctx context.Context, k *Keyring, leader raft.Serv
 // lead meanwhile.
 func (k *Keyring) whileLeads(ctx context.Context, leader raft.ServerID, end context.CancelFunc) {
 	for {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		if _, now := k.raft.LeaderWithID(); now != leader {
 			end()
 			return

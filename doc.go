@@ -80,6 +80,7 @@
 // Arrows run from the root down; a test enforces it.
 //
 //	keyring.go      Keyring: Open, Close, WaitReady, Encrypt, Keys
+//	bell.go         how all who wait learn that something may have changed
 //	opening.go      Decrypt, and the table in which it finds its key
 //	config.go       Config and what zero means in it; KeyID, Key, State
 //	errors.go       the errors that callers branch on

@@ -69,7 +69,7 @@ func WhileLeads(ctx context.Context, n *Node, leader raft.ServerID, end context.
 // AwaitHolders waits until n servers are recorded as holders of the key.
 func AwaitHolders(k *Keyring, id KeyID, n int) {
 	for {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		if m := k.fsm.ring.Load().Key(id); m != nil && len(m.Holders) >= n {
 			return
 		}
@@ -80,7 +80,7 @@ func AwaitHolders(k *Keyring, id KeyID, n int) {
 // AwaitAll waits until n keys are in the ring and this server holds each of them.
 func AwaitAll(ctx context.Context, k *Keyring, n int) error {
 	for {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		ring := k.fsm.ring.Load()
 		lacks := func(m *meta.Key) bool { return !k.store.has(m) }
 		if len(ring.Keys) >= n && !slices.ContainsFunc(ring.Keys, lacks) {
@@ -134,7 +134,7 @@ func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
 // AwaitState waits until this server knows the key in that state.
 func AwaitState(k *Keyring, id KeyID, s State) {
 	for {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		if m := k.fsm.ring.Load().Key(id); m != nil && m.State == s {
 			return
 		}
@@ -299,7 +299,7 @@ func CallPeer(ctx context.Context, n *Node, to raft.ServerID) error {
 // Lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
 func Lose(k *Keyring, id KeyID) error {
 	k.store.drop(id)
-	k.fsm.changed.notify()
+	k.fsm.bell.ring()
 	return k.store.dir.Remove(nks.FileName(id))
 }
 

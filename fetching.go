@@ -114,7 +114,7 @@ func (k *Keyring) keep(ctx context.Context, arrivals []arrival) (err error) {
 			err = errors.Join(err, fmt.Errorf("write key file %s: %w", arrivals[i].id, failed))
 		}
 	}
-	k.fsm.changed.notify() // for WaitReady
+	k.fsm.bell.ring() // for WaitReady
 	return err
 }
 

@@ -60,7 +60,7 @@ func (l *leader) greet(s plan.Situation) error {
 	}
 	l.blocked.waitFor(unheard)
 	l.blocked.hinder(hindered)
-	l.fsm.changed.notify() // for WaitReady, which says so
+	l.fsm.bell.ring() // for WaitReady, which says so
 	if len(waits) > 0 {
 		return fmt.Errorf("the first command and key wait for %q", slices.Sorted(maps.Keys(waits)))
 	}

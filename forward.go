@@ -150,7 +150,7 @@ var errUnreachable = errors.New("no answer from the leader")
 // ready or does not answer.
 func (n *Node) whenLed(ctx context.Context, do func() error) error {
 	for {
-		changed := n.keys.fsm.changed.wait()
+		changed := n.keys.fsm.bell.wait()
 		err := do()
 		unled := errors.Is(err, ErrNotLeader) || errors.Is(err, ErrNotReady) || errors.Is(err, errUnreachable)
 		if !unled || ctx.Err() != nil {

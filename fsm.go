@@ -8,7 +8,6 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +29,7 @@ type FSM struct {
 	restores atomic.Uint64             // how often a snapshot was restored
 	restored atomic.Pointer[restored]  // the last of these times; never nil, and never older than the ring
 	configs  atomic.Uint64             // how often the raft configuration has changed
-	changed  changes                   // woken on every change, and by the Keyring on its own
+	bell     bell                      // rung on every change, and by the Keyring on its own
 	events   atomic.Pointer[events]    // of the Keyring, for Config.Audit; nil without
 	build    meta.Build                // what is read and written
 	missed   atomic.Uint64             // index of an entry of a newer build, which is not in the ring; zero if there is none
@@ -66,7 +65,7 @@ func (f *FSM) Apply(l *raft.Log) any {
 	if l.Index <= f.history.loaded.Load() {
 		return nil // the snapshot that Load took has it
 	}
-	defer f.changed.notify()
+	defer f.bell.ring()
 	defer f.entry.Store(l.Index) // after the ring: who reads this first finds a ring that has the entry
 	entry, err := f.build.DecodeEntry(l.Data)
 	if errors.Is(err, meta.ErrVersion) {
@@ -140,7 +139,7 @@ func (f *FSM) StoreConfiguration(index uint64, _ raft.Configuration) {
 	f.configAt.Store(index)
 	f.history.applied(index)
 	f.configs.Add(1)
-	f.changed.notify()
+	f.bell.ring()
 }
 
 func (f *FSM) publish(ring *meta.Ring) {
@@ -158,7 +157,7 @@ func (f *FSM) publish(ring *meta.Ring) {
 	f.stray.Store(0)
 	f.missed.Store(0)
 	f.restores.Add(1)
-	f.changed.notify()
+	f.bell.ring()
 }
 
 // Admit is the fence, for the host's own Apply: it returns nil if the ciphertext was sealed
@@ -372,7 +371,7 @@ func (f *FSM) propose(ctx context.Context, r *raft.Raft, cmds []meta.Command) er
 	}
 	if f.entry.Load() < future.Index() && f.restores.Load() == restores {
 		f.stray.Store(future.Index())
-		f.changed.notify()
+		f.bell.ring()
 		return errNotApplied
 	}
 	if slices.ContainsFunc(cmds, urgent) {
@@ -421,29 +420,4 @@ func outcome(r *raft.Raft, err error) error {
 func notLeader(r *raft.Raft) error {
 	_, leader := r.LeaderWithID()
 	return NotLeaderError{Leader: leader}
-}
-
-// changes wakes all who wait, each time something has changed. Take the channel first, then
-// look at the state, then wait: no change is missed.
-type changes struct {
-	mu sync.Mutex // guards below
-	ch chan struct{}
-}
-
-func (c *changes) wait() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ch == nil {
-		c.ch = make(chan struct{})
-	}
-	return c.ch
-}
-
-func (c *changes) notify() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ch != nil {
-		close(c.ch)
-		c.ch = nil
-	}
 }

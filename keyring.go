@@ -97,7 +97,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
 	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
-	k.moves.changed = &k.fsm.changed
+	k.moves.changed = &k.fsm.bell
 	k.openedAt, k.hadLog = time.Now(), cfg.Raft.LastIndex()
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.refresh(k.view())
@@ -131,9 +131,9 @@ func (k *Keyring) observe() *raft.Observer {
 			if d.Removed {
 				k.removals.Add(1)
 			}
-			k.fsm.changed.notify()
+			k.fsm.bell.ring()
 		case raft.RaftState, raft.LeaderObservation:
-			k.fsm.changed.notify()
+			k.fsm.bell.ring()
 		}
 		return false
 	})
@@ -209,7 +209,7 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 	}
 	defer done()
 	for {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		missing := k.notReady()
 		if missing == nil {
 			return nil
@@ -374,7 +374,7 @@ func (k *Keyring) Keys() []Key { return publicKeys(k.fsm.ring.Load()) }
 // WaitReady tell of: take it, look, then wait on it. It may be closed for less. Of a change of
 // the raft configuration it tells if the FSM is in no Mux, or the host's FSM is a
 // raft.ConfigurationStore.
-func (k *Keyring) Changed() <-chan struct{} { return k.fsm.changed.wait() }
+func (k *Keyring) Changed() <-chan struct{} { return k.fsm.bell.wait() }
 
 // now is the time of the wall clock as the ring wants it. It is for times in the ring, in tokens and in files, and
 // for what is compared with them. Waits in memory go by the monotonic clock, which nobody can set: mono.Now.

@@ -38,7 +38,7 @@ type leader struct {
 func (k *Keyring) lead() {
 	l := &leader{Keyring: k}
 	for {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		delay := l.step()
 		select {
 		case turn := <-k.turns: // comes first, however much is due
@@ -202,7 +202,7 @@ func (l *leader) begin() bool {
 	l.Keyring.barrier.Store(l.raft.AppliedIndex())
 	l.Keyring.term.Store(term)
 	l.setCaughtUp()
-	l.fsm.changed.notify()
+	l.fsm.bell.ring()
 	return true
 }
 
@@ -390,7 +390,7 @@ func (l *leader) confirm(id KeyID, ring *meta.Ring, s plan.Situation, holds []me
 	if plan.Confirmed(id, s.Voters, answers) {
 		l.confirmed.Store(restored.count)
 		delete(l.probes, id)
-		l.fsm.changed.notify()
+		l.fsm.bell.ring()
 	} else {
 		l.probes[id] = l.probes[id].Again(ring.Key(id), plan.Verdict{}, mono.Now(), mathrand.Float64())
 	}

@@ -93,7 +93,7 @@ func (n *Node) calls() map[string]cluster.Handler {
 // membership tells the port when raft's configuration may have changed.
 type membership struct{ fsm *FSM }
 
-func (m membership) Changed() <-chan struct{} { return m.fsm.changed.wait() }
+func (m membership) Changed() <-chan struct{} { return m.fsm.bell.wait() }
 func (m membership) Configurations() uint64   { return m.fsm.configs.Load() + m.fsm.restores.Load() }
 
 // checkSection reads the keyring's part of a snapshot, if it has one, and returns a reader of all of it: one

@@ -231,7 +231,7 @@ func (n *Node) start(ctx, life context.Context) error {
 // each time, up to most. It returns when ctx ends.
 func (n *Node) onChange(ctx context.Context, most time.Duration, do func(context.Context) error) {
 	for tries := 0; ; {
-		changed := n.keys.fsm.changed.wait()
+		changed := n.keys.fsm.bell.wait()
 		var retry <-chan time.Time
 		if err := do(ctx); err == nil {
 			tries = 0

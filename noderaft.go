@@ -104,7 +104,7 @@ func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
 	if n.cfg.wrapLog != nil {
 		log = n.cfg.wrapLog(log)
 	}
-	n.disk = cluster.NewDisk(log, d.Snaps, fsm.changed.notify)
+	n.disk = cluster.NewDisk(log, d.Snaps, fsm.bell.ring)
 	if n.raft, err = raft.NewRaft(conf, n.cfg.mux(fsm), n.disk, d.Log, n.disk, transport); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}

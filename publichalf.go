@@ -146,7 +146,7 @@ func (only) WithID(string) (*jwt.Key, error) { return nil, jwt.ErrUnknownKey }
 // the ring has its public half.
 func (k *Keyring) awaitMaterial(ctx context.Context, id KeyID) (*meta.Key, error) {
 	for {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		m := k.fsm.ring.Load().Key(id)
 		if m == nil {
 			return nil, fmt.Errorf("%w: it was removed", ErrUnknownKey)

@@ -35,16 +35,10 @@ type rekeyer struct {
 func (k *Keyring) rekey() {
 	r := &rekeyer{Keyring: k}
 	for {
-		changed := k.fsm.changed.wait()
-		timer := time.NewTimer(r.step())
-		select {
-		case <-changed:
-		case <-timer.C:
-		case <-k.ctx.Done():
-			timer.Stop()
+		changed := k.fsm.bell.wait()
+		if !pause(k.ctx, changed, r.step()) {
 			return
 		}
-		timer.Stop()
 	}
 }
 

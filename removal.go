@@ -103,7 +103,7 @@ func (k *Keyring) removeNow(ctx context.Context, id KeyID, from State, o RemoveO
 		k.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
 	}
 	k.store.bury(id) // here before we return; elsewhere the replicator does
-	k.fsm.changed.notify()
+	k.fsm.bell.ring()
 	return nil
 }
 

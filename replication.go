@@ -157,7 +157,7 @@ func (k *Keyring) replicate() {
 	r := &replicator{Keyring: k, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *chore)}
 	defer r.calls.Wait()
 	for {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		timer := time.NewTimer(r.step())
 		select {
 		case <-changed:
@@ -276,7 +276,7 @@ func (r *replicator) reread(v view, missing []*meta.Key) {
 	if err := r.store.scan(r.ctx, v.ring); err != nil && r.ctx.Err() == nil {
 		r.cfg.Logger.Error("read keystore", "error", err)
 	}
-	r.fsm.changed.notify() // for this loop and for WaitReady
+	r.fsm.bell.ring() // for this loop and for WaitReady
 }
 
 // report tells the leader what the ring does not know of this server's keys, and returns

@@ -25,7 +25,7 @@ const rewrapBatch = 64
 // has been called, nothing but the old KEK's retirement is late.
 func (k *Keyring) Rewrap(ctx context.Context) error {
 	return k.do(ctx, func(ctx context.Context) error {
-		defer k.fsm.changed.notify() // a key that could not be written is not held
+		defer k.fsm.bell.ring() // a key that could not be written is not held
 		return k.store.rewrap(ctx)
 	})
 }

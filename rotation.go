@@ -234,7 +234,7 @@ func (k *Keyring) awaitRing(ctx context.Context, known *bool, wanted func(*meta.
 	unheard := time.NewTimer(unheardPatience)
 	defer unheard.Stop()
 	for {
-		changed := k.fsm.changed.wait()
+		changed := k.fsm.bell.wait()
 		if done, err := wanted(k.fsm.ring.Load()); done || err != nil {
 			return err
 		}
@@ -285,7 +285,7 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	err = k.store.put(ctx, arrival{id, add.Key.Algorithm, add.Key.Check, add.Key.Created, secret})[0]
 	if err != nil {
 		k.store.giveUp(id)
-		k.fsm.changed.notify() // the replicator sees to a KEK that does not answer
+		k.fsm.bell.ring() // the replicator sees to a KEK that does not answer
 		return KeyID{}, err
 	}
 	added := make(chan struct{})

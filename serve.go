@@ -73,7 +73,7 @@ func (r *reports) waiting() bool {
 
 func (k *Keyring) takeReport(h meta.Hold) {
 	k.reports.add(h)
-	k.fsm.changed.notify()
+	k.fsm.bell.ring()
 }
 
 // ServePeer answers a request that another server's Transport carried here. from is the ID
@@ -241,7 +241,7 @@ func (k *Keyring) serveAsk(q *peer.AskRequest) (*peer.AskAnswer, error) {
 		}
 	}
 	if len(a.Held) < len(q.IDs) {
-		k.fsm.changed.notify() // a file may be gone, and is to be written anew
+		k.fsm.bell.ring() // a file may be gone, and is to be written anew
 	}
 	return a, nil
 }
