@@ -231,36 +231,12 @@ func (l *leader) handOver(to []string) error {
 	return fmt.Errorf("servers %q have left", to)
 }
 
-// describeClocks adds what is wrong with the time.
-func (k *Keyring) describeClocks(st *Status, ring *meta.Ring) {
-	known := k.knownClocks()
-	for _, server := range known.Differ() {
-		st.Problems = append(st.Problems, Problem{Kind: ProblemClock, Server: raft.ServerID(server), Detail: fmt.Sprintf(
-			"its clock is %s that of %s, and they may differ by %v", aheadOf(known.Ahead[server]), k.cfg.ID, known.Leeway)})
-	}
-	if st.Leader == k.cfg.ID && known.Wrong() {
-		st.Problems = append(st.Problems, Problem{Kind: ProblemClock, Detail: fmt.Sprintf(
-			"the clock of %s, which leads, differs from those of %q: until it is right, nothing is rotated by schedule", k.cfg.ID, known.Differ())})
-	}
-	sight := k.sight(ring)
-	if sight.Ahead(ring.Backup.Time) {
-		st.Problems = append(st.Problems, Problem{Kind: ProblemTime, Detail: fmt.Sprintf(
-			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", ring.Backup.Time.Format(time.DateTime))})
-	}
-	for _, odd := range sight.Odd(ring) {
-		detail := fmt.Sprintf(
-			"by the keyring it was %s at %v, which is %v ahead of this server's clock; what is to follow is planned from when this server first saw it",
-			odd.What, odd.Time.Format(time.DateTime), odd.Time.Sub(k.now()).Round(time.Second))
-		if m := ring.Key(odd.Key); !m.Retired.IsZero() && !plan.VerifiesUntil(m, k.cfg.tokens()).IsZero() {
-			detail += fmt.Sprintf(", but its tokens verify until %v", plan.VerifiesUntil(m, k.cfg.tokens()).Format(time.DateTime))
-		}
-		st.Problems = append(st.Problems, Problem{Kind: ProblemTime, Key: odd.Key, Detail: detail})
-	}
+// clocksStatus is what this server knows of the time at one moment.
+type clocksStatus struct {
+	known plan.Clocks // the clocks of the others
+	sight plan.Sight  // of the times in the ring
 }
 
-func aheadOf(by time.Duration) string {
-	if by < 0 {
-		return fmt.Sprintf("%v behind", -by.Round(time.Millisecond))
-	}
-	return fmt.Sprintf("%v ahead of", by.Round(time.Millisecond))
+func (k *Keyring) clocksStatus(ring *meta.Ring) clocksStatus {
+	return clocksStatus{k.knownClocks(), k.sight(ring)}
 }

@@ -128,7 +128,8 @@
 //	audit.go        Config.Audit and the goroutine that tells it
 //	clocks.go       the clocks of the other servers, and times in the ring that lie ahead
 //	leader.go       the goroutine in which the leader acts
-//	status.go       Status and its Problems
+//	status.go       Status, and what the parts say of which it is made
+//	problems.go     Problems: their kinds, what to do about each, and how they follow from Status
 //	statustext.go   Status for people
 //	node.go         Node: raft and bolt put together with the keyring
 //	noderaft.go     what a Node's raft has on disk, and how it is configured

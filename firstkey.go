@@ -58,8 +58,8 @@ func (l *leader) greet(s plan.Situation) error {
 			hindered[id] = waitingText(answers[server].Waiting)
 		}
 	}
-	l.blocked.waitFor(unheard)
-	l.blocked.hinder(hindered)
+	l.noteCommand(unheard)
+	l.noteFirstKey(hindered)
 	l.fsm.bell.ring() // for WaitReady, which says so
 	if len(waits) > 0 {
 		return fmt.Errorf("the first command and key wait for %q", slices.Sorted(maps.Keys(waits)))
@@ -79,7 +79,11 @@ func waitingText(w *peer.Waiting) string {
 
 // noKeyYet is why there is no active key, as far as this server knows.
 func (k *Keyring) noKeyYet(ring *meta.Ring) error {
-	why := k.blocked.hindrances()
+	var why []string
+	waits := k.leader.status(ring).firstKey
+	for _, s := range slices.Sorted(maps.Keys(waits)) {
+		why = append(why, string(s)+": "+waits[s])
+	}
 	if own := k.store.waiting(ring); own != nil && len(why) == 0 {
 		why = []string{string(k.cfg.ID) + ": " + waitingText(own)}
 	}

@@ -46,6 +46,9 @@ type Keyring struct {
 	openedAt  time.Time
 	hadLog    uint64 // the last index of raft's log at Open
 
+	leader     *leader
+	replicator *replicator
+
 	reports  reports               // to the leader: what other servers hold
 	offered  offered               // to this server, and being fetched
 	turns    chan func(leads bool) // run by the leader's loop between its steps
@@ -53,7 +56,6 @@ type Keyring struct {
 	creating chan struct{}         // has one while Rotate looks for a pending key, or makes one
 	made     map[KeyID]knownTo     // by Rotate; guarded by creating
 	removals atomic.Uint64         // how many servers this one has removed from raft's configuration as the leader
-	blocked  blocked               // for Status: what the loops wait for
 	watch    watch                 // for Status: how the other servers are
 	halves   halves                // keys whose public half in the ring is another's
 	moves    moves                 // for Status: how the moves of data go
@@ -97,9 +99,10 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
 	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
-	k.moves.changed = &k.fsm.bell
+	k.moves.bell = &k.fsm.bell
 	k.openedAt, k.hadLog = time.Now(), cfg.Raft.LastIndex()
 	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k.leader, k.replicator = &leader{Keyring: k}, newReplicator(k)
 	k.refresh(k.view())
 	k.observer = k.observe()
 	k.loops.Go(k.replicate)
@@ -243,7 +246,7 @@ func (k *Keyring) notReady() error {
 	case leads && !k.leads(term):
 		return errors.New("the leader has not applied the barrier of its term")
 	case leads && k.unconfirmed(v.ring):
-		return k.blocked.unconfirmed()
+		return k.leader.whyUnconfirmed()
 	case !leads && slices.Equal(servers(k.raft), []string{string(k.cfg.ID)}):
 		return errors.New("this server is alone and does not lead yet")
 	}
@@ -327,7 +330,7 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 		return nil, ErrNotReady
 	}
 	if k.unconfirmed(s.ring) {
-		return nil, fmt.Errorf("%w: %w", ErrNotReady, k.blocked.unconfirmed())
+		return nil, fmt.Errorf("%w: %w", ErrNotReady, k.leader.whyUnconfirmed())
 	}
 	s.id, s.m = active.ID, k.store.get(active.ID)
 	if s.m == nil || s.m.check != active.Check {

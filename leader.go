@@ -22,6 +22,14 @@ import (
 // remembers is of its term; what it has begun, a new leader finishes from the ring.
 type leader struct {
 	*Keyring
+	leadership
+
+	mu    sync.Mutex // guards below
+	waits leaderStatus
+}
+
+// leadership is what the leader's loop remembers, for one term.
+type leadership struct {
 	term    uint64
 	began   mono.Time
 	greeted []string // see plan.Situation
@@ -34,9 +42,78 @@ type leader struct {
 	failed  int       // failures in a row
 }
 
+// leaderStatus is what the leader waits for.
+type leaderStatus struct {
+	pending   map[KeyID]string         // keys that can't be activated yet, and why
+	command   map[raft.ServerID]string // servers that the next command waits for, and why
+	firstKey  map[raft.ServerID]string // servers that the first key waits for, and why, but for those that do not answer
+	nonvoters map[raft.ServerID]string // servers that are to become voters, and why they are not yet
+	restored  string                   // what came of the last question about an active key that came with a snapshot
+
+	unconfirmed error // why nothing is sealed after a restore, or nil
+}
+
+// status is what this leader waits for. It waits for nothing on a server that does not lead.
+func (l *leader) status(ring *meta.Ring) leaderStatus {
+	l.mu.Lock()
+	s := l.waits
+	s.pending, s.command, s.firstKey = maps.Clone(s.pending), maps.Clone(s.command), maps.Clone(s.firstKey)
+	s.nonvoters = maps.Clone(s.nonvoters)
+	l.mu.Unlock()
+	if l.unconfirmed(ring) {
+		s.unconfirmed = l.whyUnconfirmed()
+	}
+	return s
+}
+
+// whyUnconfirmed is why nothing is sealed after a restore.
+func (l *leader) whyUnconfirmed() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.New("a snapshot was restored, and no majority of the voters has confirmed since that it holds the active key" + l.waits.restored)
+}
+
+// note changes what the leader is known to wait for.
+func (l *leader) note(change func(*leaderStatus)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	change(&l.waits)
+}
+
+// noteCommand notes the servers that the next command waits for; nil is none.
+func (l *leader) noteCommand(behind map[raft.ServerID]string) {
+	l.note(func(s *leaderStatus) { s.command = behind })
+}
+
+// noteFirstKey notes the servers that the first key waits for; nil is none.
+func (l *leader) noteFirstKey(hindered map[raft.ServerID]string) {
+	l.note(func(s *leaderStatus) { s.firstKey = hindered })
+}
+
+// noteNonvoter notes why a server is no voter yet, or that nothing keeps it from being one.
+func (l *leader) noteNonvoter(server raft.ServerID, why error) {
+	l.note(func(s *leaderStatus) {
+		if delete(s.nonvoters, server); why != nil {
+			s.nonvoters = set(s.nonvoters, server, why.Error())
+		}
+	})
+}
+
+// notePending notes why a key can't be activated yet.
+func (l *leader) notePending(id KeyID, why string) {
+	l.note(func(s *leaderStatus) { s.pending = set(s.pending, id, why) })
+}
+
+// retainPending forgets the keys that no longer wait.
+func (l *leader) retainPending(pends func(KeyID) bool) {
+	l.note(func(s *leaderStatus) {
+		maps.DeleteFunc(s.pending, func(id KeyID, _ string) bool { return !pends(id) })
+	})
+}
+
 // lead runs until Close.
 func (k *Keyring) lead() {
-	l := &leader{Keyring: k}
+	l := k.leader
 	for {
 		changed := k.fsm.bell.wait()
 		delay := l.step()
@@ -150,13 +227,13 @@ func (l *leader) step() time.Duration {
 // for a command that need not be proposed.
 func (l *leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) {
 	maps.DeleteFunc(l.probes, func(id KeyID, _ plan.Probe) bool { return ring.Key(id) == nil })
-	l.blocked.retain(func(id KeyID) bool { return plan.Pends(ring, id, s) })
+	l.retainPending(func(id KeyID) bool { return plan.Pends(ring, id, s) })
 	if !plan.BeforeFirstKey(ring) { // it may have come with a snapshot, or be dropped again
 		l.greeted = nil
-		l.blocked.hinder(nil)
+		l.noteFirstKey(nil)
 	}
 	if (a.Kind == plan.Wait || a.Kind == plan.Nothing) && s.Mono >= l.retry {
-		l.blocked.waitFor(nil)
+		l.noteCommand(nil)
 	}
 }
 
@@ -186,10 +263,10 @@ func (l *leader) begin() bool {
 	term := l.raft.CurrentTerm()
 	if l.raft.State() != raft.Leader {
 		l.reports.drop()
-		l.blocked.resign()
+		l.note(func(s *leaderStatus) { *s = leaderStatus{} })
 		return false
 	}
-	if l.Keyring.term.Load() == term && l.term == term {
+	if l.Keyring.term.Load() == term && l.leadership.term == term {
 		return true
 	}
 	if l.fsm.complete() != nil {
@@ -198,7 +275,7 @@ func (l *leader) begin() bool {
 	if err := l.raft.Barrier(proposeTimeout).Error(); err != nil || !l.leads(term) || l.fsm.complete() != nil {
 		return false
 	}
-	*l = leader{Keyring: l.Keyring, term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}, seen: map[string]mono.Time{}}
+	l.leadership = leadership{term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}, seen: map[string]mono.Time{}}
 	l.Keyring.barrier.Store(l.raft.AppliedIndex())
 	l.Keyring.term.Store(term)
 	l.setCaughtUp()
@@ -235,10 +312,10 @@ func (l *leader) propose(holds []meta.Command, more ...meta.Command) error {
 	}
 	behind := behindError{}
 	if !errors.As(err, &behind) {
-		l.blocked.waitFor(nil)
+		l.noteCommand(nil)
 		return err
 	}
-	l.blocked.waitFor(behind.servers)
+	l.noteCommand(behind.servers)
 	return errors.Join(err, l.deliver(holds))
 }
 
@@ -256,7 +333,7 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 		l.skewed = mono.Now()
 	}
 	return plan.Situation{
-		Term: l.term, Clocks: clocks, Skewed: l.skewed,
+		Term: l.leadership.term, Clocks: clocks, Skewed: l.skewed,
 		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
 		Lacking: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.entry.Load() == 0, Tokens: l.fsm.tokens(),
@@ -369,10 +446,10 @@ func (l *leader) decide(id KeyID, ring *meta.Ring, s plan.Situation, holds []met
 	}
 	if k := l.fsm.ring.Load().Key(id); k != nil && k.State == meta.StatePrepublished {
 		l.probes[id] = l.probes[id].Again(k, v, mono.Now(), mathrand.Float64())
-		l.blocked.wait(id, len(v.Confirmed), len(answers), len(s.Servers))
+		l.notePending(id, fmt.Sprintf("%d servers hold it; %d of %d answered", len(v.Confirmed), len(answers), len(s.Servers)))
 	} else {
 		delete(l.probes, id)
-		l.blocked.clear(id)
+		l.retainPending(func(i KeyID) bool { return i != id })
 	}
 	return err
 }
@@ -394,7 +471,8 @@ func (l *leader) confirm(id KeyID, ring *meta.Ring, s plan.Situation, holds []me
 	} else {
 		l.probes[id] = l.probes[id].Again(ring.Key(id), plan.Verdict{}, mono.Now(), mathrand.Float64())
 	}
-	l.blocked.confirm(len(plan.HoldersIn(answers, id)), len(s.Voters))
+	told := fmt.Sprintf(": %d of %d voters hold it, by the last question", len(plan.HoldersIn(answers, id)), len(s.Voters))
+	l.note(func(s *leaderStatus) { s.restored = told })
 	return l.deliver(holds)
 }
 

@@ -29,7 +29,7 @@ const poisonedRefs = 16 // named in RekeyProgress
 
 // moves is the progress, for Status and for metrics.
 type moves struct {
-	changed *changes // woken when it has changed
+	bell *bell // rung when it has changed
 
 	mu   sync.Mutex // guards below
 	keys map[KeyID]*RekeyProgress
@@ -38,7 +38,7 @@ type moves struct {
 // of changes the progress of a key.
 func (m *moves) of(id KeyID, change func(*RekeyProgress)) {
 	m.edit(id, change)
-	m.changed.notify()
+	m.bell.ring()
 }
 
 func (m *moves) edit(id KeyID, change func(*RekeyProgress)) {
@@ -93,7 +93,7 @@ func (m *moves) keep(keys []*meta.Key) {
 		gauge("poisoned", id, 0)
 	}
 	if len(dropped) > 0 {
-		m.changed.notify()
+		m.bell.ring()
 	}
 }
 
@@ -110,8 +110,8 @@ func (m *moves) drop(keys []*meta.Key) (dropped []KeyID) {
 	return dropped
 }
 
-// describe adds the progress of the keys that are rekeying, and what stands in its way.
-func (m *moves) describe(st *Status, rekeying []*meta.Key) {
+// status is the progress of the keys that are rekeying.
+func (m *moves) status(rekeying []*meta.Key) (all []RekeyProgress) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, key := range rekeying {
@@ -121,9 +121,7 @@ func (m *moves) describe(st *Status, rekeying []*meta.Key) {
 		}
 		c := *p
 		c.PoisonedRefs = slices.Clone(p.PoisonedRefs)
-		st.Rekeying = append(st.Rekeying, c)
-		if p.Err != nil {
-			st.Problems = append(st.Problems, Problem{Kind: ProblemRekey, Key: p.Key, Detail: p.Err.Error()})
-		}
+		all = append(all, c)
 	}
+	return all
 }

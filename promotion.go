@@ -12,7 +12,6 @@ import (
 // promote makes voters, on the leader, of the servers that hold every key that is needed. The error is
 // that of those for which it has failed.
 func (n *Node) promote(ctx context.Context) error {
-	waiting := map[raft.ServerID]string{}
 	var errs []error
 	if n.raft.State() == raft.Leader {
 		for _, s := range n.raft.GetConfiguration().Configuration().Servers {
@@ -20,15 +19,17 @@ func (n *Node) promote(ctx context.Context) error {
 				continue
 			}
 			if lacks := n.lacks(string(s.ID)); lacks > 0 {
-				waiting[s.ID] = fmt.Sprintf("it lacks %d keys", lacks)
-			} else if err := n.promoteOne(ctx, s); err != nil {
-				waiting[s.ID] = err.Error()
+				n.keys.leader.noteNonvoter(s.ID, fmt.Errorf("it lacks %d keys", lacks))
+				continue
+			}
+			err := n.promoteOne(ctx, s)
+			n.keys.leader.noteNonvoter(s.ID, err)
+			if err != nil {
 				n.log.Warn("promote", "id", s.ID, "error", err)
 				errs = append(errs, err)
 			}
 		}
 	}
-	n.keys.blocked.vote(waiting)
 	return errors.Join(errs...)
 }
 

@@ -41,13 +41,11 @@ func (h *halves) set(wrong map[KeyID]bool) bool {
 	return true
 }
 
-func (h *halves) describe(st *Status) {
+// status is which they are, in order.
+func (h *halves) status() []KeyID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, id := range slices.SortedFunc(maps.Keys(h.wrong), compareIDs) {
-		st.Problems = append(st.Problems, Problem{Kind: ProblemPublicKey, Key: id,
-			Detail: "the public key in raft is not that of the key's material: it is not in the JWKS here, and no token verifies with it"})
-	}
+	return slices.SortedFunc(maps.Keys(h.wrong), compareIDs)
 }
 
 // publicOf returns the public half that the material determines, derived at its first use. Deriving costs half a

@@ -53,6 +53,47 @@ type replicator struct {
 	ended     chan *chore // its goroutine has ended
 	paused    mono.Time   // no fetches before
 	unwritten int         // fetches in a row whose keys could not be written
+
+	mu       sync.Mutex // guards below
+	failures map[string]failure
+}
+
+// failure is a fetch that came to nothing. It is news for an hour: when nothing is missing,
+// there is no other fetch to tell that it has passed.
+type failure struct {
+	err error
+	at  mono.Time
+}
+
+const failureNews = time.Hour
+
+func newReplicator(k *Keyring) *replicator {
+	return &replicator{
+		Keyring: k, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *chore),
+		failures: map[string]failure{},
+	}
+}
+
+// status is how the last fetch from each server has failed, if it has.
+func (r *replicator) status() map[string]error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	failed := map[string]error{}
+	for server, f := range r.failures {
+		if mono.Now().Sub(f.at) < failureNews {
+			failed[server] = f.err
+		}
+	}
+	return failed
+}
+
+// note notes how a fetch has ended.
+func (r *replicator) note(f fetched) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if delete(r.failures, f.Peer); f.err != nil {
+		r.failures[f.Peer] = failure{f.err, mono.Now()}
+	}
 }
 
 // chore is work on the directory that is done beside the loop, by one goroutine at a time:
@@ -154,7 +195,7 @@ func (r report) equal(o report) bool {
 
 // replicate runs until Close.
 func (k *Keyring) replicate() {
-	r := &replicator{Keyring: k, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *chore)}
+	r := k.replicator
 	defer r.calls.Wait()
 	for {
 		changed := k.fsm.bell.wait()
@@ -166,7 +207,7 @@ func (k *Keyring) replicate() {
 			c.running = false
 		case f := <-r.answered:
 			r.pull.Answered(f.Fetch, f.err != nil, mono.Now(), rand.Float64())
-			r.blocked.fetch(f)
+			r.note(f)
 		case f := <-r.done:
 			r.written(f)
 		case <-k.ctx.Done():

@@ -114,7 +114,7 @@ func TestStatusForMachines(t *testing.T) {
 
 // TestEveryProblemHasAdvice and a rank.
 func TestEveryProblemHasAdvice(t *testing.T) {
-	f, err := parser.ParseFile(token.NewFileSet(), "status.go", nil, 0)
+	f, err := parser.ParseFile(token.NewFileSet(), "problems.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,7 @@ package keyring
 
 import (
 	"context"
-	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -17,11 +17,8 @@ import (
 // watch is what a leader knows of the other servers, for Status: who does not answer raft, who gets no
 // further in its log, and who lacks the active key. It is of the leader's term, and forgotten after it.
 type watch struct {
-	mu       sync.Mutex // guards below
-	silent   map[string]silence
-	progress map[string]plan.Progress
-	active   KeyID
-	lacks    map[string]mono.Time // since when the ring has a server not among the active key's holders
+	mu sync.Mutex // guards below
+	watchStatus
 }
 
 // silence is since when a server has not answered raft's heartbeats.
@@ -59,9 +56,9 @@ func (w *watch) answers(server string) bool {
 }
 
 // set is m[k] = v, also for a nil map.
-func set[V any](m map[string]V, k string, v V) map[string]V {
+func set[K comparable, V any](m map[K]V, k K, v V) map[K]V {
 	if m == nil {
-		m = map[string]V{}
+		m = map[K]V{}
 	}
 	m[k] = v
 	return m
@@ -132,29 +129,16 @@ func (k *Keyring) askOthers() {
 	}
 }
 
-// describe adds what is wrong with the other servers of the configuration, as far as it has lasted for that
-// long.
-func (w *watch) describe(st *Status, lasted time.Duration) {
+// watchStatus is what a leader knows of the other servers at one moment, by server.
+type watchStatus struct {
+	silent   map[string]silence
+	progress map[string]plan.Progress
+	active   KeyID                // the active key
+	lacks    map[string]mono.Time // since when a server has not been among its holders
+}
+
+func (w *watch) status() watchStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	old := func(since mono.Time) bool { return since != 0 && -mono.Until(since) > lasted }
-	var lacking []raft.ServerID
-	for _, server := range st.Servers {
-		id := string(server.ID)
-		if s := w.silent[id]; old(s.since) {
-			st.Problems = append(st.Problems, Problem{Kind: ProblemUnreachable, Server: server.ID, Detail: fmt.Sprintf(
-				"it has not answered raft since %s", s.heard.Format(time.DateTime))})
-		}
-		if p := w.progress[id]; p.Stuck {
-			st.Problems = append(st.Problems, Problem{Kind: ProblemStuck, Server: server.ID, Detail: fmt.Sprintf(
-				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, p.Since.Format(time.DateTime))})
-		}
-		if old(w.lacks[id]) && w.active == st.Active {
-			lacking = append(lacking, server.ID)
-		}
-	}
-	if len(lacking) > 0 {
-		st.Problems = append(st.Problems, Problem{Kind: ProblemUnderheld, Key: st.Active, Detail: fmt.Sprintf(
-			"it is the active key, and not held by %q", lacking)})
-	}
+	return watchStatus{maps.Clone(w.silent), maps.Clone(w.progress), w.active, maps.Clone(w.lacks)}
 }

@@ -1,0 +1,342 @@
+package keyring
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// ProblemKind says what a Problem is.
+type ProblemKind string
+
+// The kinds of problems.
+const (
+	ProblemNoLeader    ProblemKind = "no leader"        // this server has heard from no leader for a while
+	ProblemBehind      ProblemKind = "not caught up"    // this server does not know yet what was committed before its start
+	ProblemUnconfirmed ProblemKind = "restored"         // nothing is sealed before a majority confirms that it holds the active key
+	ProblemKeyMissing  ProblemKind = "key missing"      // a key's material is not held on this server
+	ProblemKeyPending  ProblemKind = "key pending"      // a prepublished key is due and can't be activated
+	ProblemClock       ProblemKind = "clock"            // clocks of two servers differ by more than TokenPolicy.Leeway
+	ProblemTime        ProblemKind = "time ahead"       // a time in the keyring lies ahead of this server's clock
+	ProblemKEKAway     ProblemKind = "KEK away"         // a KEK does not answer, or is not configured
+	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
+	ProblemUnderheld   ProblemKind = "underheld"        // the active key is not held by every server
+	ProblemStuck       ProblemKind = "server behind"    // another server gets no further in raft's log
+	ProblemRaftDisk    ProblemKind = "raft not written" // raft could not write its log here
+	ProblemUnreachable ProblemKind = "no usable answer" // another server is unreachable, or what it sent was of no use
+	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
+	ProblemRemoved     ProblemKind = "removed"          // this server is in the raft configuration no more
+	ProblemNonvoter    ProblemKind = "no voter"         // a server of the leader's that can't vote yet
+	ProblemNewer       ProblemKind = "newer build"      // the log, or a key file, has what only a newer build reads
+	ProblemNotApplied  ProblemKind = "not applied"      // raft applies its log to another FSM than Config.FSM
+	ProblemFirstKey    ProblemKind = "first key waits"  // for a server that opens its keystore, or has key files that nothing opens yet
+	ProblemWaiting     ProblemKind = "command waits"    // servers that have not said that they apply the leader's next command
+	ProblemPublicKey   ProblemKind = "public key"       // the public key in raft is not that of the key's material
+	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
+	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
+	ProblemNomad       ProblemKind = "Nomad's file"     // a key file of Nomad's that does not open, or that should go
+	ProblemBackup      ProblemKind = "no backup"        // keys are newer than the last backup
+	ProblemOldKEK      ProblemKind = "old KEKs"         // key files are not wrapped under exactly Config.KEKs
+	ProblemInlineKEK   ProblemKind = "inline KEK"       // keys protect nothing from those who can read the files
+)
+
+// problemKinds are the kinds, the worst first, with what to do about each.
+var problemKinds = []struct {
+	kind   ProblemKind
+	advice string
+}{
+	{ProblemNotApplied, "Give raft Config.FSM, alone or in a Mux that is outermost, with StoreConfiguration, and leave Log.Extensions as they are."},
+	{ProblemNoLeader, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good: RecoverNode. If this server was removed, the others say so."},
+	{ProblemBehind, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
+	{ProblemUnconfirmed, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
+	{ProblemKeyMissing, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
+	{ProblemPublicKey, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
+	{ProblemRemoved, "Close it and delete its directory. It joins anew with AddServer or a JoinToken."},
+	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
+	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
+	{ProblemFirstKey, "See that the KEKs answer there, or configure the ones that the files name. Files that are never to be opened again: move them out of the keystore directory, which is looked at again within a minute."},
+	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
+	{ProblemRaftDisk, "Look at the disk that has raft's log: is it full, read-only, failing? Until then this server takes in nothing new."},
+	{ProblemStuck, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
+	{ProblemUnderheld, "Start these servers, or see in their Status why they lack it. If most of the voters that hold it are lost, so is what is sealed under it."},
+	{ProblemClock, "Set the clocks right, and have NTP keep them so. Meanwhile servers may refuse each other's tokens."},
+	{ProblemTime, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
+	{ProblemRekey, "Overwrite the records that do not open, or see to the error of the host's store."},
+	{ProblemNonvoter, "Nothing, if it has just joined. Else see which keys are missing, and where."},
+	{ProblemNewer, "Start the newer build on this server: it reads what this one has left as it is."},
+	{ProblemWaiting, "Start these servers, with this build."},
+	{ProblemUnreachable, "Look at that server, its certificate and the network."},
+	{ProblemSetAside, "Nothing in haste. It may be the only copy of a key: keep it until no server misses a key and there is a backup from after that."},
+	{ProblemOrphan, "Adopt it if data is sealed under it; else leave it where it is."},
+	{ProblemNomad, "Delete the files of Nomad's when the keyring holds their keys."},
+	{ProblemBackup, "Call Backup."},
+	{ProblemOldKEK, "Call Rewrap before OldKEKs are taken away."},
+	{ProblemInlineKEK, "Use another KEK, unless you want just that."},
+}
+
+// rank is where the kind is among them.
+func (k ProblemKind) rank() int {
+	for i, p := range problemKinds {
+		if p.kind == k {
+			return i
+		}
+	}
+	return -1
+}
+
+// Problem is one thing that is wrong.
+type Problem struct {
+	Kind   ProblemKind   `json:"kind"`
+	Key    KeyID         `json:"key,omitzero"`     // zero if it is about no key
+	Server raft.ServerID `json:"server,omitempty"` // empty if it is about this one
+	KEK    string        `json:"kek,omitempty"`    // the ID, if it is about a KEK
+	Detail string        `json:"detail"`
+	Advice string        `json:"advice"` // what to do about it
+}
+
+// String is one line for people.
+func (p Problem) String() string {
+	s := string(p.Kind)
+	if p.Key != (KeyID{}) {
+		s += " " + p.Key.String()
+	}
+	if p.Server != "" {
+		s += " " + string(p.Server)
+	}
+	return s + ": " + p.Detail
+}
+
+// problemsOf returns what is wrong by an overview, the worst first, with what to do about it.
+func problemsOf(o overview, st Status) []Problem {
+	all := slices.Concat(
+		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.keystoreProblems(st), o.kekProblems(st),
+		o.waitProblems(st), o.ownProblems(), o.leaderProblems(st),
+	)
+	for i, p := range all {
+		all[i].Advice = problemKinds[p.Kind.rank()].advice
+	}
+	slices.SortStableFunc(all, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
+	return all
+}
+
+func (o overview) backupProblems(st Status) (all []Problem) {
+	if n := len(st.NoBackup); n > 0 && st.LastBackup.Index > 0 {
+		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
+			"%d keys are newer than the last backup, of %v", n, st.LastBackup.Time.Format(time.DateTime))})
+	}
+	return all
+}
+
+// raftProblems are what this server's raft is in need of, and what it knows of a leader.
+func (o overview) raftProblems(st Status) (all []Problem) {
+	add := func(k ProblemKind, detail string) { all = append(all, Problem{Kind: k, Detail: detail}) }
+	if o.raft.incomplete != nil {
+		add(ProblemNewer, o.raft.incomplete.Error())
+	}
+	if o.raft.unfed != nil {
+		add(ProblemNotApplied, o.raft.unfed.Error())
+	}
+	since := "since its start"
+	if !st.LastContact.IsZero() {
+		since = "since " + st.LastContact.Format(time.DateTime)
+	}
+	if o.raft.silence > o.raft.patience {
+		add(ProblemNoLeader, fmt.Sprintf("this server has heard from no leader %s, for %v", since, o.raft.silence.Round(time.Second)))
+	}
+	if !o.caughtUp {
+		add(ProblemBehind, o.raft.behind.Error())
+	}
+	member := slices.ContainsFunc(o.servers, func(s raft.Server) bool { return s.ID == o.id })
+	if o.caughtUp && len(o.servers) > 0 && !member {
+		add(ProblemRemoved, "this server has left the cluster, or was removed")
+	}
+	for _, fault := range o.raft.disk {
+		add(ProblemRaftDisk, fault)
+	}
+	return all
+}
+
+// clockProblems are what is wrong with the time.
+func (o overview) clockProblems() (all []Problem) {
+	known, sight := o.clocks.known, o.clocks.sight
+	for _, server := range known.Differ() {
+		all = append(all, Problem{Kind: ProblemClock, Server: raft.ServerID(server), Detail: fmt.Sprintf(
+			"its clock is %s that of %s, and they may differ by %v", aheadOf(known.Ahead[server]), o.id, known.Leeway)})
+	}
+	if o.leader == o.id && known.Wrong() {
+		all = append(all, Problem{Kind: ProblemClock, Detail: fmt.Sprintf(
+			"the clock of %s, which leads, differs from those of %q: until it is right, nothing is rotated by schedule", o.id, known.Differ())})
+	}
+	if sight.Ahead(o.ring.Backup.Time) {
+		all = append(all, Problem{Kind: ProblemTime, Detail: fmt.Sprintf(
+			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", o.ring.Backup.Time.Format(time.DateTime))})
+	}
+	for _, odd := range sight.Odd(o.ring) {
+		detail := fmt.Sprintf(
+			"by the keyring it was %s at %v, which is %v ahead of this server's clock; what is to follow is planned from when this server first saw it",
+			odd.What, odd.Time.Format(time.DateTime), odd.Time.Sub(o.now).Round(time.Second))
+		if m := o.ring.Key(odd.Key); !m.Retired.IsZero() && !plan.VerifiesUntil(m, o.tokens).IsZero() {
+			detail += fmt.Sprintf(", but its tokens verify until %v", plan.VerifiesUntil(m, o.tokens).Format(time.DateTime))
+		}
+		all = append(all, Problem{Kind: ProblemTime, Key: odd.Key, Detail: detail})
+	}
+	return all
+}
+
+func aheadOf(by time.Duration) string {
+	if by < 0 {
+		return fmt.Sprintf("%v behind", -by.Round(time.Millisecond))
+	}
+	return fmt.Sprintf("%v ahead of", by.Round(time.Millisecond))
+}
+
+// keystoreProblems are those of the key files of this server.
+func (o overview) keystoreProblems(st Status) (all []Problem) {
+	add := func(p Problem) { all = append(all, p) }
+	voters := votersOf(o.servers)
+	for _, id := range st.Missing {
+		_, says := o.keystore.faults[id] // why; or it may be removed, or the leader says that it is pending
+		if !says && o.caughtUp && plan.IsNeeded(o.ring.Key(id), voters) {
+			add(Problem{Kind: ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers"})
+		}
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(o.keystore.faults), compareIDs) {
+		add(problemOfFault(id, o.keystore.faults[id]))
+	}
+	for _, name := range o.keystore.setAside {
+		add(Problem{Kind: ProblemSetAside, Detail: name})
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(o.keystore.nomad), compareIDs) {
+		if o.caughtUp && o.ring.WasRemoved(id) {
+			add(Problem{Kind: ProblemNomad, Key: id, Detail: fmt.Sprintf(
+				"the key was removed, and Nomad's files %q still have it: delete them", o.keystore.nomad[id])})
+		}
+	}
+	for _, id := range plan.Orphans(o.ring, o.caughtUp, slices.SortedFunc(maps.Keys(o.keystore.aside), compareIDs)) {
+		add(Problem{Kind: ProblemOrphan, Key: id, Detail: fmt.Sprintf(
+			"files %q that were set aside, of a key that the keyring does not know; they are kept", o.keystore.aside[id])})
+	}
+	for _, id := range st.Orphans {
+		add(Problem{Kind: ProblemOrphan, Key: id, Detail: "a key file that the keyring does not know; it is kept"})
+	}
+	return all
+}
+
+// problemOfFault says what keeps this server from a key whose file is here, or should be.
+func problemOfFault(id KeyID, f fault) Problem {
+	p := Problem{Key: id, Detail: f.err.Error()}
+	switch {
+	case f.file != "":
+		p.Kind = ProblemNomad
+	case f.newer:
+		p.Kind, p.Detail = ProblemNewer, p.Detail+"; it is left as it is, and the key waits for it"
+	case f.kek != "":
+		p.Kind, p.KEK = ProblemKEKAway, f.kek
+	case f.mine:
+		p.Kind = ProblemKeyMissing
+	default:
+		p.Kind = ProblemWrite
+	}
+	return p
+}
+
+func (o overview) kekProblems(st Status) (all []Problem) {
+	if st.OnOldKEKs > 0 {
+		all = append(all, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
+			"%d key files are not wrapped under exactly the KEKs of the configuration", st.OnOldKEKs)})
+	}
+	for _, k := range st.KEKs {
+		if k.Away != "" {
+			all = append(all, Problem{Kind: ProblemKEKAway, KEK: k.ID, Detail: k.Away})
+		}
+	}
+	if o.inline {
+		all = append(all, Problem{Kind: ProblemInlineKEK, KEK: kek.InlineID, Detail: "whoever reads the key files has the keys"})
+	}
+	return all
+}
+
+// waitProblems are what the leader and this server wait for.
+func (o overview) waitProblems(st Status) (all []Problem) {
+	if o.leader == o.id && o.waits.unconfirmed != nil {
+		all = append(all, Problem{Kind: ProblemUnconfirmed, Key: st.Active, Detail: o.waits.unconfirmed.Error()})
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(o.waits.pending), compareIDs) {
+		all = append(all, Problem{Kind: ProblemKeyPending, Key: id, Detail: o.waits.pending[id]})
+	}
+	each := func(k ProblemKind, servers map[raft.ServerID]string, prefix string) {
+		for _, s := range slices.Sorted(maps.Keys(servers)) {
+			all = append(all, Problem{Kind: k, Server: s, Detail: prefix + servers[s]})
+		}
+	}
+	nonvoters := maps.Clone(o.waits.nonvoters)
+	maps.DeleteFunc(nonvoters, func(id raft.ServerID, _ string) bool { // it may have become one, or have gone
+		waits := func(s raft.Server) bool { return s.ID == id && s.Suffrage != raft.Voter }
+		return o.leader != o.id || !slices.ContainsFunc(o.servers, waits)
+	})
+	each(ProblemNonvoter, nonvoters, "")
+	each(ProblemFirstKey, o.waits.firstKey, "")
+	each(ProblemWaiting, o.waits.command, "it ")
+	return all
+}
+
+// ownProblems are what this server knows of what others sent it.
+func (o overview) ownProblems() (all []Problem) {
+	for _, s := range slices.Sorted(maps.Keys(o.failures)) {
+		all = append(all, Problem{Kind: ProblemUnreachable, Server: raft.ServerID(s), Detail: o.failures[s].Error()})
+	}
+	for _, id := range o.wrongPublic {
+		all = append(all, Problem{Kind: ProblemPublicKey, Key: id,
+			Detail: "the public key in raft is not that of the key's material: it is not in the JWKS here, and no token verifies with it"})
+	}
+	return all
+}
+
+// leaderProblems are those that only the leader knows: of the other servers, and of the data under old keys.
+func (o overview) leaderProblems(st Status) (all []Problem) {
+	if o.leader != o.id {
+		return nil
+	}
+	all = o.serverProblems(st)
+	for _, p := range st.Rekeying {
+		if p.Err != nil {
+			all = append(all, Problem{Kind: ProblemRekey, Key: p.Key, Detail: p.Err.Error()})
+		}
+	}
+	if len(st.Rekeying) > 0 && o.noData {
+		all = append(all, Problem{Kind: ProblemRekey, Key: st.Rekeying[0].Key, Detail: "the leader can't move its data: Config.Data is nil"})
+	}
+	return all
+}
+
+// serverProblems are what is wrong with the other servers, as far as it has lasted for longer than an election
+// takes.
+func (o overview) serverProblems(st Status) (all []Problem) {
+	old := func(since mono.Time) bool { return since != 0 && o.at.Sub(since) > o.raft.patience/2 }
+	var lacking []raft.ServerID
+	for _, server := range o.servers {
+		id := string(server.ID)
+		if s := o.watch.silent[id]; old(s.since) {
+			all = append(all, Problem{Kind: ProblemUnreachable, Server: server.ID, Detail: fmt.Sprintf(
+				"it has not answered raft since %s", s.heard.Format(time.DateTime))})
+		}
+		if p := o.watch.progress[id]; p.Stuck {
+			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Detail: fmt.Sprintf(
+				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, p.Since.Format(time.DateTime))})
+		}
+		if old(o.watch.lacks[id]) && o.watch.active == st.Active {
+			lacking = append(lacking, server.ID)
+		}
+	}
+	if len(lacking) > 0 {
+		all = append(all, Problem{Kind: ProblemUnderheld, Key: st.Active, Detail: fmt.Sprintf(
+			"it is the active key, and not held by %q", lacking)})
+	}
+	return all
+}

@@ -1,0 +1,180 @@
+package keyring
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// goodOverview is that of a leader of three servers with one key, at which nothing is wrong.
+func goodOverview() overview {
+	now, at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), mono.Now()
+	id, server := KeyID{15: 1}, meta.Server{ID: "s1", Keystore: meta.KeystoreID{1}}
+	key := meta.NewKey{ID: id, Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: now}
+	ring, err := new(meta.Ring).Apply(5, []meta.Command{
+		{Init: &meta.Init{Cluster: meta.ClusterID{1}}},
+		{Add: &meta.Add{Key: key}},
+		{Hold: &meta.Hold{Server: server.ID, Keystore: server.Keystore, Gained: []KeyID{id}}},
+		{Activate: &meta.Activate{ID: id, Voters: []string{"s1"}, Confirmed: []meta.Server{server}, Time: now}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	o := overview{
+		view: view{caughtUp: true, ring: ring},
+		now:  now, at: at, id: "s1", leader: "s1", ready: true,
+		servers:  []raft.Server{{ID: "s1"}, {ID: "s2"}, {ID: "s3"}},
+		raft:     raftStatus{behind: errors.New("of no meaning here"), lastContact: now, patience: 10 * time.Second},
+		clocks:   clocksStatus{plan.NewClocks(nil, time.Minute), plan.Sight{Now: now, Mono: at, Leeway: time.Minute}},
+		watch:    watchStatus{active: id},
+		keystore: keystoreStatus{files: []KeyID{id}},
+		keks:     []KEKStatus{{ID: "kms"}},
+	}
+	o.ring.Backup.Index = 5
+	return o
+}
+
+// problemCases are overviews at which one thing is wrong, with what Status says of it.
+var problemCases = []struct {
+	name   string
+	wrong  func(o *overview)
+	kind   ProblemKind
+	key    KeyID
+	server raft.ServerID
+	kek    string
+}{
+	{name: "raft feeds another FSM", wrong: func(o *overview) { o.raft.unfed = errors.New("x") }, kind: ProblemNotApplied},
+	{name: "a newer entry", wrong: func(o *overview) { o.raft.incomplete = errors.New("x") }, kind: ProblemNewer},
+	{name: "silence", wrong: func(o *overview) { o.raft.silence = 11 * time.Second }, kind: ProblemNoLeader},
+	{name: "just started", wrong: func(o *overview) { o.caughtUp = false }, kind: ProblemBehind},
+	{name: "left", wrong: func(o *overview) { o.id, o.leader = "s4", "s1" }, kind: ProblemRemoved},
+	{name: "raft's disk", wrong: func(o *overview) { o.raft.disk = []string{"x"} }, kind: ProblemRaftDisk},
+	{name: "restored", wrong: func(o *overview) { o.waits.unconfirmed = errors.New("x") }, kind: ProblemUnconfirmed, key: KeyID{15: 1}},
+	{name: "a key is missing", wrong: func(o *overview) { o.keystore.missing = []KeyID{{15: 1}} }, kind: ProblemKeyMissing, key: KeyID{15: 1}},
+	{name: "a bad file", wrong: withFault(fault{mine: true}), kind: ProblemKeyMissing, key: KeyID{15: 1}},
+	{name: "a file of a KEK that is away", wrong: withFault(fault{kek: "kms", here: true}), kind: ProblemKEKAway, key: KeyID{15: 1}, kek: "kms"},
+	{name: "a file of a newer build", wrong: withFault(fault{newer: true, here: true}), kind: ProblemNewer, key: KeyID{15: 1}},
+	{name: "a file that can't be written", wrong: withFault(fault{unwritten: true}), kind: ProblemWrite, key: KeyID{15: 1}},
+	{name: "a file of Nomad's", wrong: withFault(fault{file: "x"}), kind: ProblemNomad, key: KeyID{15: 1}},
+	{name: "a removed key in a file of Nomad's", wrong: func(o *overview) {
+		o.ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
+		o.keystore.nomad = map[KeyID][]string{{15: 1}: {"x"}, {15: 2}: {"y"}}
+	}, kind: ProblemNomad, key: KeyID{15: 2}},
+	{name: "a file that was set aside", wrong: func(o *overview) { o.keystore.setAside = []string{"x"} }, kind: ProblemSetAside},
+	{name: "an orphan", wrong: func(o *overview) { o.keystore.files = []KeyID{{15: 1}, {15: 3}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
+	{name: "an orphan aside", wrong: func(o *overview) { o.keystore.aside = map[KeyID][]string{{15: 3}: {"x"}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
+	{name: "old KEKs", wrong: func(o *overview) { o.keystore.onOldKEKs = 1 }, kind: ProblemOldKEK},
+	{name: "a KEK is away", wrong: func(o *overview) { o.keks[0].Away = "x" }, kind: ProblemKEKAway, kek: "kms"},
+	{name: "inline", wrong: func(o *overview) { o.inline = true }, kind: ProblemInlineKEK, kek: kek.InlineID},
+	{name: "pending", wrong: func(o *overview) { o.waits.pending = map[KeyID]string{{15: 4}: "x"} }, kind: ProblemKeyPending, key: KeyID{15: 4}},
+	{name: "a command waits", wrong: func(o *overview) { o.waits.command = map[raft.ServerID]string{"s2": "x"} }, kind: ProblemWaiting, server: "s2"},
+	{name: "the first key waits", wrong: func(o *overview) { o.waits.firstKey = map[raft.ServerID]string{"s2": "x"} }, kind: ProblemFirstKey, server: "s2"},
+	{name: "no voter yet", wrong: func(o *overview) {
+		o.servers = append(o.servers, raft.Server{ID: "s4", Suffrage: raft.Nonvoter})
+		o.waits.nonvoters = map[raft.ServerID]string{"s2": "it is one", "s4": "x", "s5": "it has gone"}
+	}, kind: ProblemNonvoter, server: "s4"},
+	{name: "a fetch has failed", wrong: func(o *overview) { o.failures = map[string]error{"s2": errors.New("x")} }, kind: ProblemUnreachable, server: "s2"},
+	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
+	{name: "a clock", wrong: withClocks(map[string]time.Duration{"s2": time.Hour, "s3": 0}), kind: ProblemClock, server: "s2"},
+	{name: "the last backup lies ahead", wrong: func(o *overview) { o.ring.Backup.Time = o.now.Add(time.Hour) }, kind: ProblemTime},
+	{name: "an activation lies ahead", wrong: func(o *overview) { o.ring.Keys[0].Activated = o.now.Add(time.Hour) }, kind: ProblemTime, key: KeyID{15: 1}},
+	{name: "keys without a backup", wrong: func(o *overview) { o.ring.Keys[0].CreateIndex = 6 }, kind: ProblemBackup},
+	{name: "a server does not answer raft", wrong: func(o *overview) {
+		o.watch.silent = map[string]silence{"s2": {since: o.at.Add(-6 * time.Second)}, "s3": {since: o.at.Add(-4 * time.Second)}}
+	}, kind: ProblemUnreachable, server: "s2"},
+	{name: "a server gets no further", wrong: func(o *overview) {
+		o.watch.progress = map[string]plan.Progress{"s2": {Stuck: true}, "s3": {}}
+	}, kind: ProblemStuck, server: "s2"},
+	{name: "a server lacks the active key", wrong: func(o *overview) {
+		o.watch.lacks = map[string]mono.Time{"s2": o.at.Add(-6 * time.Second), "s3": o.at.Add(-4 * time.Second)}
+	}, kind: ProblemUnderheld, key: KeyID{15: 1}},
+	{name: "a rekey is stuck", wrong: func(o *overview) { o.rekeying = []RekeyProgress{{Key: KeyID{15: 5}, Err: errors.New("x")}} }, kind: ProblemRekey, key: KeyID{15: 5}},
+	{name: "a rekey without data", wrong: func(o *overview) { o.noData, o.rekeying = true, []RekeyProgress{{Key: KeyID{15: 5}}} }, kind: ProblemRekey, key: KeyID{15: 5}},
+}
+
+func withFault(f fault) func(*overview) {
+	f.err = errors.New("x")
+	return func(o *overview) { o.keystore.faults = map[KeyID]fault{{15: 1}: f} }
+}
+
+func withClocks(ahead map[string]time.Duration) func(*overview) {
+	return func(o *overview) { o.clocks.known = plan.NewClocks(ahead, time.Minute) }
+}
+
+// TestEachThingThatIsWrongIsOneProblem, with advice; every kind of problem is among them.
+func TestEachThingThatIsWrongIsOneProblem(t *testing.T) {
+	if st := goodOverview().status(); len(st.Problems) > 0 || !st.Ready || st.Active != (KeyID{15: 1}) {
+		t.Fatalf("nothing is wrong: %+v", st)
+	}
+	seen := map[ProblemKind]bool{}
+	for _, tt := range problemCases {
+		o := goodOverview()
+		tt.wrong(&o)
+		all := o.status().Problems
+		if len(all) != 1 {
+			t.Errorf("%s: %d problems: %v", tt.name, len(all), all)
+			continue
+		}
+		p := all[0]
+		seen[p.Kind] = true
+		if p.Kind != tt.kind || p.Key != tt.key || p.Server != tt.server || p.KEK != tt.kek || p.Advice == "" {
+			t.Errorf("%s: %+v", tt.name, p)
+		}
+	}
+	for _, k := range problemKinds {
+		if !seen[k.kind] {
+			t.Errorf("no overview has a problem of the kind %q", k.kind)
+		}
+	}
+}
+
+// TestOnlyTheLeaderTellsOfOthers: what it knows is of no meaning when another one leads.
+func TestOnlyTheLeaderTellsOfOthers(t *testing.T) {
+	o := goodOverview()
+	o.leader = "s2"
+	o.waits.unconfirmed = errors.New("x")
+	o.rekeying, o.noData = []RekeyProgress{{Key: KeyID{15: 5}, Err: errors.New("x")}}, true
+	o.watch.silent = map[string]silence{"s2": {since: o.at.Add(-time.Hour)}}
+	o.watch.lacks = map[string]mono.Time{"s2": o.at.Add(-time.Hour)}
+	if st := o.status(); len(st.Problems) > 0 || st.Rekeying != nil {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestNothingIsSaidOfFilesBeforeThisServerHasCaughtUp, but that it has not: the ring may be of before they were
+// made.
+func TestNothingIsSaidOfFilesBeforeThisServerHasCaughtUp(t *testing.T) {
+	o := goodOverview()
+	o.caughtUp = false
+	o.ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
+	o.ring.Keys[0].CreateIndex = 6
+	o.keystore = keystoreStatus{
+		missing: []KeyID{{15: 1}}, files: []KeyID{{15: 3}},
+		aside: map[KeyID][]string{{15: 4}: {"x"}}, nomad: map[KeyID][]string{{15: 2}: {"y"}},
+	}
+	st := o.status()
+	if len(st.Problems) != 1 || st.Problems[0].Kind != ProblemBehind || st.Orphans != nil || st.NoBackup != nil {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestProblemsAreSortedTheWorstFirst.
+func TestProblemsAreSortedTheWorstFirst(t *testing.T) {
+	o := goodOverview()
+	for _, tt := range problemCases {
+		if tt.name != "left" && tt.name != "just started" { // they leave others unsaid
+			tt.wrong(&o)
+		}
+	}
+	rank := func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() }
+	if all := o.status().Problems; len(all) < 20 || !slices.IsSortedFunc(all, rank) {
+		t.Errorf("%v", all)
+	}
+}
