@@ -1,48 +1,32 @@
 package keyring
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/fips140"
-	"encoding/json"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"example.com/keyring/internal/backup"
 	"example.com/keyring/internal/gate"
-	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/nks"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
 
-// A backup is a file of age (https://c2sp.org/age) that holds a tar archive:
+// BackupFormat is what Manifest.Format says in a backup that Backup makes today. A backup is a file of age
+// (https://c2sp.org/age) that holds a tar archive:
 //
 //	manifest.json              a Manifest
 //	keystore/<key id>.nks.json each of its keys, in its order, as InlineKEK wraps them
-//	snapshot                   the raft snapshot: the keyring's section, then the host's to the end
+//	snapshot                   the raft snapshot: the keyring's part, then the host's to the end
 //	signature                  64 bytes: see BackupSigner
 //
-// It is of the format "keyring backup 2". Those of "keyring backup 1" have no signature, and are the same
-// otherwise.
-const (
-	backupManifest  = "manifest.json"
-	backupKeys      = "keystore/"
-	backupSnapshot  = "snapshot"
-	backupSignature = "signature"
-)
-
-// BackupFormat is what Manifest.Format says in a backup that Backup makes today.
-const BackupFormat = "keyring backup 2"
-
-// unsignedFormat is what it says in those that are not signed, of builds before this one.
-const unsignedFormat = "keyring backup 1"
+// Those of "keyring backup 1", of earlier builds, have no signature, and are the same otherwise.
+const BackupFormat = backup.Format
 
 // Manifest says what is in a backup.
 type Manifest struct {
@@ -60,7 +44,7 @@ type Manifest struct {
 	// Host is how many bytes of the snapshot are the host's own. They are its last.
 	Host int64 `json:"-"`
 	// SHA256 is that of the whole file, as it lies on a disk. age keeps others from reading it, and
-	// does not say who wrote it: whoever knows the recipients can. Keep it where they can't write.
+	// does not say who wrote it: everybody who knows the recipients can. Keep it where they can't write.
 	SHA256 [32]byte `json:"-"`
 	// Signer is who has signed the backup: in VerifyBackup and Restore, a server that had the active key that
 	// is in it. That it is the cluster's own key, the backup alone can't tell: compare it with the
@@ -73,6 +57,76 @@ type BackupKey struct {
 	ID    KeyID
 	State State           // at the time
 	Check meta.CheckValue // tells the right material from any other
+}
+
+// newManifest returns the public form of a manifest.
+func newManifest(m backup.Manifest) Manifest {
+	public := Manifest{
+		Format: m.Format, Cluster: m.Cluster, Created: m.Created, Raft: m.Raft, Missing: m.Missing, Host: m.Host,
+		SHA256: m.SHA256, Signer: BackupSigner(m.Signer),
+	}
+	for _, k := range m.Keys {
+		public.Keys = append(public.Keys, BackupKey(k))
+	}
+	return public
+}
+
+// BackupSigner is the Ed25519 public key with which a backup is signed. It follows from the material of the
+// key that is active when the backup is made, so it changes with each rotation, and only servers of the
+// cluster can sign. A server that has left the cluster can go on signing with the keys of its day: after a theft
+// note the signer that the next rotation brings. It is no secret. Its text is 64 hexadecimal digits; zero is
+// none.
+type BackupSigner [32]byte
+
+// String returns the text.
+func (b BackupSigner) String() string { return hex.EncodeToString(b[:]) }
+
+// MarshalText returns the text.
+func (b BackupSigner) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+
+// UnmarshalText reads the text.
+func (b *BackupSigner) UnmarshalText(text []byte) error {
+	raw, err := hex.DecodeString(string(text))
+	if err != nil || len(raw) != len(b) {
+		return fmt.Errorf("signer of a backup: want %d hexadecimal digits", hex.EncodedLen(len(b)))
+	}
+	*b = BackupSigner(raw)
+	return nil
+}
+
+// signers has the signer of a key, for it is computed once.
+type signers struct{ last atomic.Pointer[keySigner] }
+
+type keySigner struct {
+	id     KeyID
+	check  meta.CheckValue
+	signer BackupSigner
+}
+
+// of returns the signer of the backups that are made while this key is active. It is zero if the material of the
+// key is not here, or if there is no key.
+func (s *signers) of(k *Keyring, key *meta.Key) BackupSigner {
+	if key == nil {
+		return BackupSigner{}
+	}
+	if m := k.store.get(key.ID); m == nil || m.check != key.Check {
+		return BackupSigner{}
+	}
+	if known := s.last.Load(); known != nil && known.id == key.ID && known.check == key.Check {
+		return known.signer
+	}
+	a, ok := k.store.copy(key.ID)
+	if !ok || a.check != key.Check { // it was dropped meanwhile
+		return BackupSigner{}
+	}
+	defer a.secret.Wipe()
+	signer, err := backup.SignerOf(key.ID, a.secret)
+	if err != nil {
+		k.cfg.Logger.Error("signer of backups", "key", key.ID, "error", err)
+		return BackupSigner{}
+	}
+	s.last.Store(&keySigner{key.ID, key.Check, BackupSigner(signer)})
+	return BackupSigner(signer)
 }
 
 // Backup writes one file with everything to w: the metadata, the material of every key in it, and
@@ -92,11 +146,8 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 }
 
 func (k *Keyring) backup(ctx context.Context, w io.Writer, to []age.Recipient) (Manifest, error) {
-	if fips140.Enforced() {
-		return Manifest{}, errors.New("backup: age is not allowed in FIPS 140-only mode")
-	}
-	if len(to) == 0 {
-		return Manifest{}, errors.New("backup: there are no age recipients")
+	if err := backup.CheckRecipients(to); err != nil {
+		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
 	if err := k.mayLead(); err != nil {
 		return Manifest{}, err
@@ -104,220 +155,133 @@ func (k *Keyring) backup(ctx context.Context, w io.Writer, to []age.Recipient) (
 	if ctx.Err() != nil {
 		return Manifest{}, fmt.Errorf("backup: %w", context.Cause(ctx))
 	}
-	s, err := k.snapshot(ctx)
+	archive, upTo, err := k.archive(ctx)
 	if err != nil {
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
-	defer s.close()
-	s.manifest.SHA256, err = digest(func(d io.Writer) error {
-		return writeBackup(ctx, io.MultiWriter(within{ctx, w}, d), s, to)
-	})
+	defer archive.Close()
+	written, err := archive.Write(ctx, w, to...)
 	if err != nil {
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
-	err = k.propose(ctx, meta.Command{Backup: &meta.Backup{
-		Index: s.upTo, Time: s.manifest.Created, Digest: s.manifest.SHA256,
-	}})
-	if err != nil {
-		return s.manifest, fmt.Errorf("backup: it is whole, but not noted: %w", err)
+	m := newManifest(written)
+	if err := k.propose(ctx, meta.Command{Backup: &meta.Backup{Index: upTo, Time: m.Created, Digest: m.SHA256}}); err != nil {
+		return m, fmt.Errorf("backup: it is complete, but not noted: %w", err)
 	}
-	k.cfg.Logger.Info("backup made", "index", s.manifest.Raft.Index, "keys", len(s.manifest.Keys))
-	return s.manifest, nil
+	k.cfg.Logger.Info("backup made", "index", m.Raft.Index, "keys", len(m.Keys))
+	return m, nil
 }
 
-// snapshotted is a snapshot of raft's, and the keys that it is of.
-type snapshotted struct {
-	manifest Manifest
-	keys     []arrival
-	active   KeyID  // one of them, which signs
-	upTo     uint64 // it has every key with a CreateIndex up to this one
-	section  []byte // the keyring's part, which is read already
-	body     io.ReadCloser
-}
-
-func (s *snapshotted) close() {
-	s.body.Close()
-	for _, k := range s.keys {
-		k.secret.Wipe()
-	}
-}
-
-// snapshot has raft make one, and takes a copy of each of its keys: from then on none can be removed
-// under our hands. If one has been before that, a newer snapshot does not have it.
-func (k *Keyring) snapshot(ctx context.Context) (*snapshotted, error) {
+// archive has raft make a snapshot, and copies the material of each of its keys: from then on no key can be
+// removed before it is written. If a key of the snapshot has been removed already, a newer snapshot does not
+// have it. The backup has every key with a CreateIndex up to upTo.
+func (k *Keyring) archive(ctx context.Context) (a *backup.Archive, upTo uint64, err error) {
 	for {
-		s, ring, err := k.openSnapshot()
+		a, upTo, err := k.archiveSnapshot()
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		var missing []string
-		gone := false
-		for _, key := range ring.Keys {
-			a, ok := k.store.copy(key.ID)
+		removed := false
+		for _, key := range a.Ring.Keys {
+			m, ok := k.store.copy(key.ID)
 			switch {
-			case ok && a.check == key.Check:
-				s.keys = append(s.keys, a)
+			case ok && m.check == key.Check:
+				a.Add(key, backup.Material{ID: m.id, Algorithm: m.algorithm, Check: m.check, Created: m.created, Secret: m.secret})
 				continue
 			case key.Sealed():
 				missing = append(missing, key.ID.String())
-				gone = gone || k.fsm.ring.Load().WasRemoved(key.ID)
+				removed = removed || k.fsm.ring.Load().WasRemoved(key.ID)
 			default:
 				k.cfg.Logger.Warn("a prepublished key that is not here is left out of the backup", "key", key.ID)
-				s.leaveOut(key)
+				upTo = min(upTo, key.CreateIndex-1)
 			}
-			a.secret.Wipe()
+			m.secret.Wipe()
 		}
 		if len(missing) == 0 {
-			return s, nil
+			return a, upTo, nil
 		}
-		if s.close(); !gone {
-			return nil, fmt.Errorf("%w: %s", ErrKeyMissing, strings.Join(missing, ", "))
+		a.Close()
+		if !removed {
+			return nil, 0, fmt.Errorf("%w: %s", ErrKeyMissing, strings.Join(missing, ", "))
 		}
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return nil, 0, context.Cause(ctx)
 		}
 	}
 }
 
-// leaveOut makes it a backup without a key.
-func (s *snapshotted) leaveOut(key *meta.Key) {
-	s.upTo = min(s.upTo, key.CreateIndex-1)
-	s.manifest.Keys = slices.DeleteFunc(s.manifest.Keys, func(b BackupKey) bool { return b.ID == key.ID })
-}
-
-func (k *Keyring) openSnapshot() (*snapshotted, *meta.Ring, error) {
+// archiveSnapshot returns an archive of a new snapshot, without keys, and the index of the snapshot.
+func (k *Keyring) archiveSnapshot() (*backup.Archive, uint64, error) {
 	// Raft makes no snapshot right after a change of its configuration. An entry helps.
 	if err := k.raft.Barrier(proposeTimeout).Error(); err != nil {
-		return nil, nil, outcome(k.raft, err)
+		return nil, 0, outcome(k.raft, err)
 	}
 	f := k.raft.Snapshot()
 	if err := f.Error(); err != nil {
-		return nil, nil, fmt.Errorf("make a snapshot: %w", err)
+		return nil, 0, fmt.Errorf("make a snapshot: %w", err)
 	}
 	m, body, err := f.Open()
 	if err != nil {
-		return nil, nil, fmt.Errorf("open the snapshot: %w", err)
+		return nil, 0, fmt.Errorf("open the snapshot: %w", err)
 	}
-	read, err := k.fsm.build.ReadSnapshot(body)
-	ring, section := read.Ring, read.Head
+	a, err := backup.New(*m, body, k.fsm.build, k.now())
 	if err != nil {
-		err = snapshotError(err)
-	} else if ring == nil {
-		err = fmt.Errorf("%w: a snapshot without the keyring's part", ErrCorrupt)
+		return nil, 0, err
 	}
-	if err == nil && ring.Active() == nil {
-		err = fmt.Errorf("%w: there is no active key, which would sign it", ErrNotReady)
+	if a.Ring.Active() == nil {
+		return nil, 0, errors.Join(fmt.Errorf("%w: there is no active key, which would sign it", ErrNotReady), a.Close())
 	}
+	return a, m.Index, nil
+}
+
+// VerifyBackup is VerifyBackupContext with these identities alone.
+func VerifyBackup(r io.Reader, with ...age.Identity) (Manifest, error) {
+	return VerifyBackupContext(context.Background(), r, VerifyOptions{Identities: with})
+}
+
+// VerifyOptions says how a backup is opened, and what is required of it besides being whole.
+type VerifyOptions struct {
+	// Identities open the backup. Required.
+	Identities []age.Identity
+	// Digest is the SHA-256 that the backup must have, and Signer who must have signed it: from a place that
+	// its writer can't reach. Zero is not checked.
+	Digest [32]byte
+	Signer BackupSigner
+	// Cluster is the ID of the cluster that it must be of: Manifest.Cluster. Empty is not checked.
+	Cluster string
+	// MaxBytes is how many bytes may be in the backup, unpacked. Zero means no bound but that of the file
+	// itself: nothing in a backup unpacks to more bytes than it has there.
+	MaxBytes int64
+}
+
+// VerifyBackupContext reads a whole backup and says what is in it. It returns no error only for one that
+// restores, and that a server starts from: nothing is altered, cut short or left over, it has the right
+// material of every key of its snapshot that something may be sealed under, the public keys fit it, the log index fits the keys, and the
+// signature is that of the active key in it. Manifest.Missing names the keys that it lacks, which is an error
+// too. The host's part of the snapshot is known to be what was written, and is not looked into. Whether it is a backup of
+// this cluster, and not of somebody who knows the recipients, Digest or Signer tell.
+//
+// Memory does not grow with the size of the backup, but for a hundred bytes or so for each key. A
+// Read that is under way when ctx ends may return after it.
+func VerifyBackupContext(ctx context.Context, r io.Reader, o VerifyOptions) (Manifest, error) {
+	m, err := gate.Await(ctx, func() (Manifest, error) {
+		m, _, err := readBackup(ctx, r, o, backup.Receiver{})
+		return m, err
+	})
 	if err != nil {
-		return nil, nil, errors.Join(err, body.Close())
+		return m, fmt.Errorf("backup: %w", err)
 	}
-	s := &snapshotted{
-		manifest: manifestOf(ring, *m, k.now()), active: ring.Active().ID, upTo: m.Index, section: section, body: body,
-	}
-	s.manifest.Host = m.Size - int64(len(section))
-	return s, ring, nil
+	return m, nil
 }
 
-func manifestOf(ring *meta.Ring, snapshot raft.SnapshotMeta, created time.Time) Manifest {
-	cluster, _ := ring.Cluster.MarshalText() // never fails
-	m := Manifest{Format: BackupFormat, Cluster: string(cluster), Created: created, Raft: snapshot}
-	for _, key := range ring.Keys {
-		m.Keys = append(m.Keys, BackupKey{key.ID, key.State, key.Check})
+// readBackup is backup.Read.
+func readBackup(ctx context.Context, r io.Reader, o VerifyOptions, to backup.Receiver) (Manifest, *meta.Ring, error) {
+	m, ring, err := backup.Read(ctx, r, backup.Options{
+		Identities: o.Identities, Digest: o.Digest, Signer: backup.Signer(o.Signer), Cluster: o.Cluster, MaxBytes: o.MaxBytes,
+	}, to)
+	if errors.Is(err, backup.ErrMissing) {
+		err = fmt.Errorf("%w: %w", ErrKeyMissing, err)
 	}
-	return m
-}
-
-func writeBackup(ctx context.Context, w io.Writer, s *snapshotted, to []age.Recipient) error {
-	sealed, err := age.Encrypt(w, to...)
-	if err != nil {
-		return err
-	}
-	sum := newArchiveSum()
-	defer sum.sum() // its goroutine ends
-	archive := tar.NewWriter(io.MultiWriter(sealed, sum))
-	manifest, err := json.MarshalIndent(s.manifest, "", "  ")
-	if err == nil && len(manifest) > maxManifest {
-		err = fmt.Errorf("%d keys are more than a manifest has room for", len(s.keys))
-	}
-	if err != nil {
-		return err
-	}
-	if err := writeFile(archive, s.manifest.Created, backupManifest, int64(len(manifest)), bytes.NewReader(manifest)); err != nil {
-		return err
-	}
-	if err := s.writeKeys(ctx, archive); err != nil {
-		return err
-	}
-	body := io.MultiReader(bytes.NewReader(s.section), s.body)
-	if err := writeFile(archive, s.manifest.Created, backupSnapshot, s.manifest.Raft.Size, body); err != nil {
-		return err
-	}
-	if err := s.writeSignature(archive, sum); err != nil {
-		return err
-	}
-	return errors.Join(archive.Close(), sealed.Close())
-}
-
-func (s *snapshotted) writeKeys(ctx context.Context, archive *tar.Writer) error {
-	inline := kek.NewSet([]KEK{InlineKEK()}, nil)
-	for _, key := range s.keys {
-		content, opened, err := inline.Encode(ctx, key.file(), key.secret)
-		if err != nil {
-			return fmt.Errorf("key %s: %w", key.id, err)
-		}
-		opened.Wipe()
-		err = writeFile(archive, s.manifest.Created, backupKeys+nks.FileName(key.id), int64(len(content)), bytes.NewReader(content))
-		clear(content)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// writeSignature writes the header of the signature first, for that is what it covers last.
-func (s *snapshotted) writeSignature(archive *tar.Writer, sum *archiveSum) error {
-	h := &tar.Header{Name: backupSignature, Mode: 0o600, Size: ed25519.SignatureSize, ModTime: s.manifest.Created}
-	if err := archive.WriteHeader(h); err != nil {
-		return err
-	}
-	i := slices.IndexFunc(s.keys, func(k arrival) bool { return k.id == s.active })
-	signature, err := signBackup(s.active, s.keys[i].secret, sum.sum())
-	if err == nil {
-		_, err = archive.Write(signature)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", backupSignature, err)
-	}
-	s.manifest.Signer, err = signerOfBackups(s.active, s.keys[i].secret)
-	return err
-}
-
-// writeFile writes one file of the archive.
-func writeFile(archive *tar.Writer, made time.Time, name string, size int64, content io.Reader) error {
-	h := &tar.Header{Name: name, Mode: 0o600, Size: size, ModTime: made}
-	if err := archive.WriteHeader(h); err != nil {
-		return err
-	}
-	n, err := io.Copy(archive, content)
-	if err == nil && n < size {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
-}
-
-// within is a writer that a context ends.
-type within struct {
-	ctx context.Context
-	io.Writer
-}
-
-func (w within) Write(b []byte) (int, error) {
-	if w.ctx.Err() != nil {
-		return 0, context.Cause(w.ctx)
-	}
-	return w.Writer.Write(b)
+	return newManifest(m), ring, err
 }

@@ -107,12 +107,8 @@
 //	graves.go       what a keystore has of removed keys
 //	nomad.go        the key files of HashiCorp Nomad, and OpenNomad
 //	adopt.go        Adopt: keys whose files are there and whose metadata is not
-//	backup.go       Backup, and what is in one
-//	backupsign.go   what a backup is signed with
-//	backupread.go   how a backup is read, and all that is checked of it
-//	backupmanifest.go its manifest, read piece by piece
-//	restore.go      VerifyBackup, Restore
-//	digest.go       the SHA-256 of a backup, computed beside the encryption
+//	backup.go       Backup, VerifyBackup
+//	restore.go      Restore
 //	noderestore.go  RestoreNode: a Node's directory from a backup
 //	noderecover.go  RecoverNode: a cluster from what is left of one
 //	othersilent.go  whether servers of a cluster answer that is to be made anew
@@ -155,6 +151,7 @@
 //	internal/jwt      tokens: what is written, and what is read, strictly
 //	internal/join     join tokens: how both sides prove that they know one
 //	internal/durable  the only code that writes files
+//	internal/backup   archives: how a backup is written, read and checked
 //	internal/peer     messages between servers, HPKE, mutual TLS, HTTP
 //	internal/raftwire  raft's requests: large ones are split, and what others send is checked
 //	internal/cluster  a Node's raft on disk, and its port

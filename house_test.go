@@ -15,6 +15,7 @@ import (
 // house says which packages of this module each package may import, tests apart.
 var house = map[string][]string{
 	".": { // one a line
+		"internal/backup",
 		"internal/bounded",
 		"internal/cluster",
 		"internal/durable",
@@ -40,6 +41,9 @@ var house = map[string][]string{
 	"internal/durable": {},
 	"internal/peer":    {"internal/bounded", "internal/mono"},
 	"internal/bounded": {"internal/strictjson"},
+	"internal/backup":  {"internal/bounded", "internal/kek", "internal/meta", "internal/nks", "internal/raftwire"},
+
+	"internal/backup/backuptest": {"internal/backup", "internal/meta", "internal/nks"},
 
 	"internal/bounded/boundedtest": {},
 	"internal/kek/kektest":         {"internal/kek"},

@@ -25,8 +25,7 @@ type material struct {
 	lost      bool     // the file was found missing or changed since, or is not known to be durable
 	sealer    atomic.Pointer[seal.Key]
 	signer    atomic.Pointer[jwt.Signer]
-	public    atomic.Pointer[[]byte]       // of the signing key, once it was asked for
-	backups   atomic.Pointer[BackupSigner] // with which backups are signed while it is active
+	public    atomic.Pointer[[]byte] // of the signing key, once it was asked for
 }
 
 // has reports whether the ring's key is held, and is the right one.

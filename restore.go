@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/backup"
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
@@ -19,46 +20,6 @@ import (
 	"filippo.io/age"
 	"github.com/hashicorp/go-hclog"
 )
-
-// VerifyBackup is VerifyBackupContext with these identities alone.
-func VerifyBackup(r io.Reader, with ...age.Identity) (Manifest, error) {
-	return VerifyBackupContext(context.Background(), r, VerifyOptions{Identities: with})
-}
-
-// VerifyOptions says how a backup is opened, and what is required of it besides being whole.
-type VerifyOptions struct {
-	// Identities open the backup. Required.
-	Identities []age.Identity
-	// Digest is the SHA-256 that the backup must have, and Signer who must have signed it: from a place that
-	// its writer can't reach. Zero is not checked.
-	Digest [32]byte
-	Signer BackupSigner
-	// Cluster is the ID of the cluster that it must be of: Manifest.Cluster. Empty is not checked.
-	Cluster string
-	// MaxBytes is how many bytes may be in the backup, unpacked. Zero means no bound but that of the file
-	// itself: nothing in a backup unpacks to more bytes than it has there.
-	MaxBytes int64
-}
-
-// VerifyBackupContext reads a whole backup and says what is in it. It returns no error only for one that
-// restores, and that a server starts from: nothing is altered, cut short or left over, it has the right
-// material of every key of its snapshot that something may be sealed under, the public keys fit it, the log index fits the keys, and the
-// signature is that of the active key in it. Manifest.Missing names the keys that it lacks, which is an error
-// too. The host's part of the snapshot is known to be what was written, and is not looked into. Whether it is a backup of
-// this cluster, and not of somebody who knows the recipients, Digest or Signer tell.
-//
-// Memory does not grow with the size of the backup, but for a hundred bytes or so for each key. A
-// Read that is under way when ctx ends may return after it.
-func VerifyBackupContext(ctx context.Context, r io.Reader, o VerifyOptions) (Manifest, error) {
-	m, err := gate.Await(ctx, func() (Manifest, error) {
-		m, _, err := readBackup(ctx, r, o, parts{})
-		return m, err
-	})
-	if err != nil {
-		return m, fmt.Errorf("backup: %w", err)
-	}
-	return m, nil
-}
 
 // RestoreOptions says where to restore to, and from what.
 type RestoreOptions struct {
@@ -159,10 +120,10 @@ func restore(ctx context.Context, r io.Reader, o RestoreOptions) (m Manifest, er
 			k.secret.Wipe()
 		}
 	}()
-	m, ring, err := readBackup(ctx, r, o.verify(), parts{
-		key:      func(a arrival) { keys = append(keys, a) },
-		convert:  o.convert,
-		snapshot: o.openSnapshot,
+	m, ring, err := readBackup(ctx, r, o.verify(), backup.Receiver{
+		Key:      func(m backup.Material) { keys = append(keys, arrival{m.ID, m.Algorithm, m.Check, m.Created, m.Secret}) },
+		Convert:  o.convert,
+		Snapshot: o.openSnapshot,
 	})
 	if err != nil {
 		return m, err
@@ -176,9 +137,9 @@ func restore(ctx context.Context, r io.Reader, o RestoreOptions) (m Manifest, er
 }
 
 // openSnapshot returns what gets the snapshot, or nil.
-func (o RestoreOptions) openSnapshot(m Manifest) (io.Writer, error) {
+func (o RestoreOptions) openSnapshot(m backup.Manifest) (io.Writer, error) {
 	if o.OpenSnapshot != nil {
-		return o.OpenSnapshot(m)
+		return o.OpenSnapshot(newManifest(m))
 	}
 	return o.Snapshot, nil
 }

@@ -1,9 +1,10 @@
-package keyring
+package backup
 
 import (
 	"crypto/sha256"
 	"io"
 	"slices"
+	"sync"
 )
 
 // digest returns the SHA-256 of all that write writes.
@@ -50,4 +51,29 @@ func (d *digester) Write(b []byte) (int, error) {
 func (d *digester) sum() [32]byte {
 	close(d.full)
 	return <-d.result
+}
+
+// archiveSum is a writer that computes the SHA-256 of the archive of a backup up to the moment when sum is
+// called first. What comes later is not in it. sum has to be called.
+type archiveSum struct {
+	d    *digester
+	over bool
+	sum  func() [32]byte
+}
+
+func newArchiveSum() *archiveSum {
+	a := &archiveSum{d: newDigester()}
+	a.sum = sync.OnceValue(func() [32]byte {
+		a.over = true
+		return a.d.sum()
+	})
+	return a
+}
+
+// Write never fails.
+func (a *archiveSum) Write(b []byte) (int, error) {
+	if a.over {
+		return len(b), nil
+	}
+	return a.d.Write(b)
 }

@@ -1,4 +1,4 @@
-package keyring_test
+package backup_test
 
 import (
 	"archive/tar"
@@ -6,11 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"strings"
 	"testing"
 
-	"example.com/keyring"
+	"example.com/keyring/internal/backup"
+	"example.com/keyring/internal/backup/backuptest"
 	"example.com/keyring/internal/bounded/boundedtest"
 	"filippo.io/age"
 )
@@ -22,22 +22,14 @@ const (
 	backupEach = 64
 )
 
-// readsWithinBounds reads the backup that has this plaintext: whoever knows the recipients can write it.
+// readsWithinBounds reads the backup that has this plaintext: everybody who knows the recipients can write it.
 func readsWithinBounds(t *testing.T, identity *age.X25519Identity, plain []byte) error {
 	t.Helper()
-	var file bytes.Buffer
-	w, err := age.Encrypt(&file, identity.Recipient())
-	if err == nil {
-		_, err = w.Write(plain)
-	}
-	if err := errors.Join(err, w.Close()); err != nil {
-		t.Fatal(err)
-	}
-	var m keyring.Manifest
-	boundedtest.Memory(t, file.Len(), backupBase, backupEach, func() {
-		m, err = keyring.VerifyBackup(bytes.NewReader(file.Bytes()), identity)
-	})
-	if err == nil && (m.Raft.Size > int64(len(plain)) || m.Host < 0 || m.Host > m.Raft.Size || m.SHA256 != sha256.Sum256(file.Bytes())) {
+	file := backuptest.Encrypt(t, plain, identity.Recipient())
+	var m backup.Manifest
+	var err error
+	boundedtest.Memory(t, len(file), backupBase, backupEach, func() { m, err = read(file, identity) })
+	if err == nil && (m.Raft.Size > int64(len(plain)) || m.Host < 0 || m.Host > m.Raft.Size || m.SHA256 != sha256.Sum256(file)) {
 		t.Errorf("%+v, of %d bytes", m, len(plain))
 	}
 	return err
@@ -45,27 +37,23 @@ func readsWithinBounds(t *testing.T, identity *age.X25519Identity, plain []byte)
 
 // FuzzBackup reads anything in place of the archive.
 func FuzzBackup(f *testing.F) {
-	identity, err := age.GenerateX25519Identity()
-	if err != nil {
-		f.Fatal(err)
-	}
+	identity := backuptest.Identity(f)
 	f.Fuzz(func(t *testing.T, plain []byte) { readsWithinBounds(t, identity, plain) })
 }
 
 // FuzzBackupParts reads anything in place of each part, with sums and sizes that are right: what
 // fuzzing by itself never gets to.
 func FuzzBackupParts(f *testing.F) {
-	identity, err := age.GenerateX25519Identity()
-	if err != nil {
-		f.Fatal(err)
-	}
+	identity := backuptest.Identity(f)
 	f.Fuzz(func(t *testing.T, manifest, key, section, host, signature []byte) {
-		readsWithinBounds(t, identity, archiveOf(manifest, key, section, host, signature))
+		if plain, err := archiveOf(manifest, key, section, host, signature); err == nil {
+			readsWithinBounds(t, identity, plain)
+		}
 	})
 }
 
-// archiveOf is a backup of one key, whose name is that in its file.
-func archiveOf(manifest, key, section, host, signature []byte) []byte {
+// archiveOf is the archive of a backup of one key, whose name is that in its file.
+func archiveOf(manifest, key, section, host, signature []byte) ([]byte, error) {
 	sum := sha256.Sum256(section)
 	head := binary.BigEndian.AppendUint64([]byte("keyring-snapshot"), uint64(len(section)))
 	snapshot := bytes.Join([][]byte{head, sum[:], section, host}, nil)
@@ -73,21 +61,16 @@ func archiveOf(manifest, key, section, host, signature []byte) []byte {
 	if _, rest, ok := strings.Cut(string(key), `"ID": "`); ok {
 		name, _, _ = strings.Cut(rest, `"`)
 	}
-	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	for _, p := range []part{
-		{tar.Header{Name: "manifest.json"}, manifest}, {tar.Header{Name: "keystore/" + name + ".nks.json"}, withRightSum(key)},
-		{tar.Header{Name: "snapshot"}, snapshot}, {tar.Header{Name: "signature"}, signature},
-	} {
-		if p.Name == "signature" && len(signature) == 0 {
-			continue
-		}
-		p.Size = int64(len(p.content))
-		w.WriteHeader(&p.Header)
-		w.Write(p.content)
+	parts := []backuptest.Part{
+		{Header: tar.Header{Name: "manifest.json"}, Content: manifest},
+		{Header: tar.Header{Name: "keystore/" + name + ".nks.json"}, Content: withRightSum(key)},
+		{Header: tar.Header{Name: "snapshot"}, Content: snapshot},
+		{Header: tar.Header{Name: "signature"}, Content: signature},
 	}
-	w.Close()
-	return out.Bytes()
+	if len(signature) == 0 {
+		parts = parts[:3]
+	}
+	return backuptest.Archive(parts...)
 }
 
 // withRightSum puts the Sum of a key file right.

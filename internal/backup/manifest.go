@@ -1,4 +1,4 @@
-package keyring
+package backup
 
 import (
 	"encoding"
@@ -10,22 +10,26 @@ import (
 
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/raftwire"
 	"github.com/hashicorp/raft"
 )
 
-// Bounds on a manifest, in bytes. It is read piece by piece, and left at the first that is too long or not
-// what it should be: so it costs no more memory than its keys.
+// Bounds on a manifest, in bytes. It is read piece by piece, and no further than the first piece that is too long
+// or not what it should be. So it costs no more memory than its keys.
 const (
-	maxManifest  = 64 << 20 // far above 100,000 keys
-	maxScalar    = 1 << 10
-	maxBackupKey = 1 << 10
-	maxRaftMeta  = 1 << 20
+	maxManifest = 64 << 20 // far above 100,000 keys
+	maxScalar   = 1 << 10
+	maxKey      = 1 << 10
+	maxRaftMeta = 1 << 20
 )
 
+// maxIndex is far beyond any index or term of a raft log.
+const maxIndex = 1 << 62
+
 var (
-	raftMetaType  = bounded.For[manifestRaft](maxRaftMeta)
-	backupKeyType = bounded.For[manifestKey](maxBackupKey)
+	raftMetaType = bounded.For[manifestRaft](maxRaftMeta)
+	keyType      = bounded.For[manifestKey](maxKey)
 )
 
 type manifestRaft struct {
@@ -33,7 +37,7 @@ type manifestRaft struct {
 }
 
 type manifestKey struct {
-	BackupKey `bound:"bytes=64"`
+	Key `bound:"bytes=64"`
 }
 
 // decodeManifest reads a manifest as json.Marshal writes it, or json.MarshalIndent: its members in their
@@ -42,8 +46,8 @@ func decodeManifest(r io.Reader) (m Manifest, err error) {
 	p := newPieces(r)
 	p.delim('{')
 	m.Format = p.text("Format")
-	if p.err == nil && m.Format != BackupFormat && m.Format != unsignedFormat {
-		return m, fmt.Errorf("%w: its format is %.64q, this build reads %q and %q", ErrCorrupt, m.Format, unsignedFormat, BackupFormat)
+	if p.err == nil && m.Format != Format && m.Format != unsignedFormat {
+		return m, fmt.Errorf("%w: its format is %.64q, this build reads %q and %q", nks.ErrCorrupt, m.Format, unsignedFormat, Format)
 	}
 	m.Cluster = p.text("Cluster")
 	p.parse(&m.Created, p.text("Created"))
@@ -52,7 +56,7 @@ func decodeManifest(r io.Reader) (m Manifest, err error) {
 	p.name("Keys")
 	if p.list() {
 		for p.more() {
-			m.addKey(p, value(p, maxBackupKey, backupKeyType).BackupKey)
+			m.addKey(p, value(p, maxKey, keyType).Key)
 		}
 		p.delim(']')
 	}
@@ -62,18 +66,18 @@ func decodeManifest(r io.Reader) (m Manifest, err error) {
 		p.err = checkRaftMeta(m.Raft)
 	}
 	if p.err != nil {
-		return m, fmt.Errorf("%w: manifest: %w", ErrCorrupt, p.err)
+		return m, fmt.Errorf("%w: manifest: %w", nks.ErrCorrupt, p.err)
 	}
 	return m, nil
 }
 
 // addKey adds a key that can be the next.
-func (m *Manifest) addKey(p *pieces, key BackupKey) {
+func (m *Manifest) addKey(p *pieces, key Key) {
 	i := slices.Index(states, key.State)
 	n := len(m.Keys)
 	switch {
 	case p.err != nil:
-	case key.ID == KeyID{} || key.Check == meta.CheckValue{} || i < 0:
+	case key.ID == meta.KeyID{} || key.Check == meta.CheckValue{} || i < 0:
 		p.err = errors.New("a key without ID, check value or state")
 	case n > 0 && compareIDs(m.Keys[n-1].ID, key.ID) >= 0:
 		p.err = errors.New("keys out of order")
@@ -83,7 +87,9 @@ func (m *Manifest) addKey(p *pieces, key BackupKey) {
 	}
 }
 
-var states = []State{StatePrepublished, StateActive, StateInactive, StateRekeying, StateDeprecated}
+var states = []meta.State{
+	meta.StatePrepublished, meta.StateActive, meta.StateInactive, meta.StateRekeying, meta.StateDeprecated,
+}
 
 // checkRaftMeta says why raft could not go on from a snapshot that is described so, or nil.
 func checkRaftMeta(s raft.SnapshotMeta) error {

@@ -1,0 +1,8 @@
+package backup
+
+// What tests look into.
+var (
+	Sign           = sign
+	IsPlain        = isPlain
+	DecodeManifest = decodeManifest
+)
