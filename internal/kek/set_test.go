@@ -154,6 +154,39 @@ func TestDecodeSaysWhatIsToBlame(t *testing.T) {
 	}
 }
 
+// TestFirstToBlameIsWhatMayPass: a KEK that can open the file another day, then a content that is wrong, then escrow.
+func TestFirstToBlameIsWhatMayPass(t *testing.T) {
+	local := kektest.File(t, kektest.CountingKey())
+	file := encoded(t, kektest.New("down"), kektest.New("escrow"))
+	nonsense, err := local.Wrap(t.Context(), []byte("nonsense"), file.AAD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Wrapped = append(file.Wrapped, nks.Wrapped{KEK: local.ID(), Ciphertext: nonsense})
+	down, escrow := kektest.New("down"), kektest.New("escrow")
+	down.Set(kektest.Outages["fails"])
+	escrow.Set(func(k *kektest.KMS) { k.NoUnwrap = kek.ErrWrapOnly })
+	for _, c := range []struct {
+		keks []kek.KEK
+		want string
+	}{
+		{[]kek.KEK{down, local, escrow}, "down"}, {[]kek.KEK{escrow, local, down}, "down"}, {[]kek.KEK{local, down, escrow}, "down"},
+		{[]kek.KEK{down}, "down"}, // and not those that are not configured
+	} {
+		_, _, err := kek.NewSet(c.keks, nil).Decode(t.Context(), file)
+		if id, _ := blamed(t, err); id != c.want {
+			t.Errorf("%v blames %q", err, id)
+		}
+	}
+	file.Wrapped = file.Wrapped[1:]
+	for _, keks := range [][]kek.KEK{{local, escrow}, {escrow, local}} {
+		_, _, err := kek.NewSet(keks, nil).Decode(t.Context(), file)
+		if id, _ := blamed(t, err); id != "" {
+			t.Errorf("%v blames %q", err, id)
+		}
+	}
+}
+
 // TestMaterialIsHeldAgainstTheCheckValue: a KEK may give back another key than the file is of.
 func TestMaterialIsHeldAgainstTheCheckValue(t *testing.T) {
 	file, _ := newKey(t)

@@ -26,14 +26,21 @@ func (s *Scanner) space() {
 
 // Peek returns the next byte that is not white space, or zero at the end.
 func (s *Scanner) Peek() byte {
-	if s.space(); s.at < len(s.data) {
+	s.space()
+	return s.peek()
+}
+
+// peek returns the next byte, or zero at the end: no JSON text has one.
+func (s *Scanner) peek() byte {
+	if s.at < len(s.data) {
 		return s.data[s.at]
 	}
 	return 0
 }
 
+// take passes over that byte, if it is the next.
 func (s *Scanner) take(c byte) bool {
-	if s.Peek() != c {
+	if s.peek() != c {
 		return false
 	}
 	s.at++
@@ -44,7 +51,8 @@ func (s *Scanner) take(c byte) bool {
 // is one. At the first call the scanner is at the opening bracket, later behind an element; at the end it is behind the
 // closing one.
 func (s *Scanner) Next(open, end byte) bool {
-	if s.take(open) {
+	if s.space(); s.take(open) {
+		s.space()
 		return !s.take(end)
 	}
 	if s.take(',') {
@@ -57,7 +65,7 @@ func (s *Scanner) Next(open, end byte) bool {
 // String passes over a string and returns what is between its quotation marks, as it is spelled: nil if there is no
 // string.
 func (s *Scanner) String() []byte {
-	if !s.take('"') {
+	if s.space(); !s.take('"') {
 		return nil
 	}
 	begin := s.at
@@ -75,7 +83,10 @@ func (s *Scanner) String() []byte {
 }
 
 // Colon passes over the colon behind a name, and reports whether there is one.
-func (s *Scanner) Colon() bool { return s.take(':') }
+func (s *Scanner) Colon() bool {
+	s.space()
+	return s.take(':')
+}
 
 // Skip passes over a value, to the comma or the bracket that follows it, and returns it.
 func (s *Scanner) Skip() []byte {

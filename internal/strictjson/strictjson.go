@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
@@ -49,59 +50,199 @@ func nesting(b []byte) (deepest int) {
 // two members whose names are equal but for case, strings are UTF-8 without lone surrogates, objects and arrays
 // lie in each other at most so deep, and nothing but white space surrounds the object.
 func Object(b []byte, depth int, each func(name, value []byte) error) error {
-	s := Scan(b)
-	if s.Peek() != '{' || !utf8.Valid(b) || !Valid(b, depth) {
+	if !utf8.Valid(b) {
 		return ErrForm
 	}
-	return s.object(each)
-}
-
-// object passes over an object, in text that is valid.
-func (s *Scanner) object(each func(name, value []byte) error) error {
-	var seen names
-	for s.Next('{', '}') {
-		name := s.String()
-		if !pairsSurrogates(name) {
-			return ErrForm
-		}
-		if name = Unescape(name); !seen.add(name) {
-			return ErrTwice
-		}
-		s.Colon()
-		s.space()
-		begin := s.at
-		if err := s.value(); err != nil {
-			return err
-		}
-		if each == nil {
-			continue
-		}
-		if err := each(name, bytes.TrimRight(s.data[begin:s.at], space)); err != nil {
-			return err
-		}
+	s := checker{Scan(b)}
+	s.space()
+	if err := s.object(depth, each); err != nil {
+		return err
+	}
+	if s.Peek(); s.at != len(b) {
+		return ErrForm
 	}
 	return nil
 }
 
-// value passes over a value, in text that is valid.
-func (s *Scanner) value() error {
-	switch s.Peek() {
-	case '{':
-		return s.object(nil)
-	case '[':
-		for s.Next('[', ']') {
-			if err := s.value(); err != nil {
+// checker reads JSON of which nothing is known yet.
+type checker struct{ Scanner }
+
+// object reads an object, and everything in it.
+func (s *checker) object(depth int, each func(name, value []byte) error) error {
+	if depth == 0 || !s.take('{') {
+		return ErrForm
+	}
+	s.space()
+	if s.take('}') {
+		return nil
+	}
+	var seen names
+	for {
+		name, err := s.name()
+		if err != nil {
+			return err
+		}
+		if !seen.add(name) {
+			return ErrTwice
+		}
+		s.space()
+		if !s.take(':') {
+			return ErrForm
+		}
+		s.space()
+		start := s.at
+		if err := s.value(depth - 1); err != nil {
+			return err
+		}
+		if each != nil {
+			if err := each(name, s.data[start:s.at]); err != nil {
 				return err
 			}
 		}
-	case '"':
-		if !pairsSurrogates(s.String()) {
+		s.space()
+		if s.take('}') {
+			return nil
+		}
+		if !s.take(',') {
 			return ErrForm
 		}
-	default:
-		s.Skip()
+		s.space()
+	}
+}
+
+func (s *checker) array(depth int) error {
+	if depth == 0 || !s.take('[') {
+		return ErrForm
+	}
+	s.space()
+	if s.take(']') {
+		return nil
+	}
+	for {
+		if err := s.value(depth - 1); err != nil {
+			return err
+		}
+		s.space()
+		if s.take(']') {
+			return nil
+		}
+		if !s.take(',') {
+			return ErrForm
+		}
+		s.space()
+	}
+}
+
+func (s *checker) value(depth int) error {
+	switch c := s.peek(); {
+	case c == '{':
+		return s.object(depth, nil)
+	case c == '[':
+		return s.array(depth)
+	case c == '"':
+		return s.text()
+	case c == '-' || digit(c):
+		return s.number()
+	}
+	for _, word := range []string{"true", "false", "null"} {
+		if bytes.HasPrefix(s.data[s.at:], []byte(word)) {
+			s.at += len(word)
+			return nil
+		}
+	}
+	return ErrForm
+}
+
+// name reads a string and returns it unescaped.
+func (s *checker) name() ([]byte, error) {
+	begin := s.at
+	if err := s.text(); err != nil {
+		return nil, err
+	}
+	return Unescape(s.data[begin+1 : s.at-1]), nil
+}
+
+// text reads a string with its quotation marks.
+func (s *checker) text() error {
+	if !s.take('"') {
+		return ErrForm
+	}
+	for {
+		for s.at < len(s.data) && s.data[s.at] >= ' ' && s.data[s.at] != '"' && s.data[s.at] != '\\' {
+			s.at++
+		}
+		if s.take('"') {
+			return nil
+		}
+		if s.peek() != '\\' || !s.escape() {
+			return ErrForm
+		}
+	}
+}
+
+// escape reads one escape, or the two of a surrogate pair.
+func (s *checker) escape() bool {
+	s.at++
+	c := s.peek()
+	s.at++
+	if c != 'u' {
+		return strings.IndexByte(`"\/bfnrt`, c) >= 0
+	}
+	first, ok := s.hex()
+	if !ok || first < 0xd800 || first > 0xdfff {
+		return ok
+	}
+	if first > 0xdbff || !s.take('\\') || !s.take('u') {
+		return false
+	}
+	second, ok := s.hex()
+	return ok && second >= 0xdc00 && second <= 0xdfff
+}
+
+func (s *checker) hex() (n int, ok bool) {
+	for range 4 {
+		c := s.peek()
+		s.at++
+		switch {
+		case digit(c):
+			n = n<<4 | int(c-'0')
+		case c|0x20 >= 'a' && c|0x20 <= 'f':
+			n = n<<4 | int(c|0x20-'a'+10)
+		default:
+			return 0, false
+		}
+	}
+	return n, true
+}
+
+func digit(c byte) bool { return c >= '0' && c <= '9' }
+
+func (s *checker) number() error {
+	s.take('-')
+	if !s.take('0') && !s.digits() {
+		return ErrForm
+	}
+	if s.take('.') && !s.digits() {
+		return ErrForm
+	}
+	if c := s.peek(); c == 'e' || c == 'E' {
+		s.at++
+		if c := s.peek(); c == '+' || c == '-' {
+			s.at++
+		}
+		if !s.digits() {
+			return ErrForm
+		}
 	}
 	return nil
+}
+
+func (s *checker) digits() bool {
+	start := s.at
+	for digit(s.peek()) {
+		s.at++
+	}
+	return s.at > start
 }
 
 // Unescape returns what a string stands for that is spelled like this between its quotation marks, in text that
@@ -113,44 +254,6 @@ func Unescape(spelled []byte) []byte {
 	var text string
 	json.Unmarshal(append(append([]byte{'"'}, spelled...), '"'), &text) // it is valid
 	return []byte(text)
-}
-
-// pairsSurrogates reports whether the surrogates in a valid string, which are always escaped, come in pairs.
-func pairsSurrogates(spelled []byte) bool {
-	for high := false; ; {
-		i := bytes.IndexByte(spelled, '\\')
-		if high && i != 0 {
-			return false
-		}
-		if i < 0 {
-			return true
-		}
-		spelled = spelled[i+1:]
-		if spelled[0] != 'u' {
-			if high {
-				return false
-			}
-			spelled = spelled[1:]
-			continue
-		}
-		unit := codeUnit(spelled[1:5])
-		spelled = spelled[5:]
-		if low := unit >= 0xdc00 && unit <= 0xdfff; low != high {
-			return false
-		}
-		high = unit >= 0xd800 && unit <= 0xdbff
-	}
-}
-
-// codeUnit is the number that four hexadecimal digits stand for.
-func codeUnit(digits []byte) (n int) {
-	for _, c := range digits {
-		if c >= 'A' {
-			c += 9 // 'A' and 'a' end in 1
-		}
-		n = n<<4 | int(c&0xf)
-	}
-	return n
 }
 
 // names are those of one object. They are few as a rule, and compared one by one; a map of
