@@ -45,7 +45,7 @@ func (k *Keyring) adoptFile(ctx context.Context, id KeyID) error {
 	if err != nil {
 		return err
 	}
-	if err := k.adopt(ctx, meta.Adopt{Key: fromOrphan(orphan), DataOnly: !own}); err != nil || own {
+	if err := k.adopt(ctx, meta.Adopt{Key: orphan, DataOnly: !own}); err != nil || own {
 		return err
 	}
 	return k.admit(ctx, id)
@@ -70,18 +70,14 @@ func (k *Keyring) adopt(ctx context.Context, a meta.Adopt) error {
 
 // findOrphan asks this server, then the others, for a key that the ring does not know, and says whether it is
 // this server's own: then its public key was derived here.
-func (k *Keyring) findOrphan(ctx context.Context, id KeyID) (orphan peer.Orphan, own bool, err error) {
-	request, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
-	if err != nil {
-		return peer.Orphan{}, false, err
-	}
-	named := func(a *peer.HelloAnswer) (peer.Orphan, bool) {
-		for _, o := range a.Orphans {
-			if KeyID(o.ID) == id {
+func (k *Keyring) findOrphan(ctx context.Context, id KeyID) (orphan meta.NewKey, own bool, err error) {
+	named := func(h *peer.Hello) (meta.NewKey, bool) {
+		for _, o := range h.Orphans {
+			if o.ID == id {
 				return o, true
 			}
 		}
-		return peer.Orphan{}, false
+		return meta.NewKey{}, false
 	}
 	if o, ok := named(k.hello()); ok {
 		return o, true, nil
@@ -90,19 +86,13 @@ func (k *Keyring) findOrphan(ctx context.Context, id KeyID) (orphan peer.Orphan,
 		if server == string(k.cfg.ID) {
 			continue
 		}
-		a, err := call[peer.HelloAnswer](ctx, k, server, request)
+		h, err := k.peers.Hello(ctx, server)
 		if err != nil {
 			continue
 		}
-		if o, ok := named(a); ok {
+		if o, ok := named(h); ok {
 			return o, false, nil
 		}
 	}
-	return peer.Orphan{}, false, fmt.Errorf("adopt: %w %s: no server that answers has its file", ErrUnknownKey, id)
-}
-
-func fromOrphan(o peer.Orphan) meta.NewKey {
-	return meta.NewKey{
-		ID: KeyID(o.ID), Algorithm: o.Algorithm, Public: o.Public, Check: meta.CheckValue(o.Check), Created: o.Created,
-	}
+	return meta.NewKey{}, false, fmt.Errorf("adopt: %w %s: no server that answers has its file", ErrUnknownKey, id)
 }

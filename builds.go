@@ -27,40 +27,29 @@ func (k *Keyring) allApply(ctx context.Context, v int) error {
 }
 
 // greetAll asks servers what they are. Those that do not answer are not among the answers.
-func (k *Keyring) greetAll(ctx context.Context, servers []string) map[string]*peer.HelloAnswer {
+func (k *Keyring) greetAll(ctx context.Context, servers []string) map[string]*peer.Hello {
 	answers := k.greetEach(ctx, servers)
-	maps.DeleteFunc(answers, func(_ string, a *peer.HelloAnswer) bool { return a == nil })
+	maps.DeleteFunc(answers, func(_ string, h *peer.Hello) bool { return h == nil })
 	return answers
 }
 
 // greetEach asks servers what they are. Those that are not ready to say so have nil for an answer, and those
 // that do not answer have none.
-func (k *Keyring) greetEach(ctx context.Context, servers []string) map[string]*peer.HelloAnswer {
-	return askAll(ctx, servers, func(ctx context.Context, server string) (*peer.HelloAnswer, error) {
+func (k *Keyring) greetEach(ctx context.Context, servers []string) map[string]*peer.Hello {
+	return peer.All(ctx, servers, func(ctx context.Context, server string) (*peer.Hello, error) {
 		if server == string(k.cfg.ID) {
 			return k.hello(), nil
 		}
-		a, err := k.greetOne(ctx, server, &peer.HelloRequest{Waiting: true})
-		if unsupported(err) { // its build knows nothing of files that wait
-			a, err = k.greetOne(ctx, server, &peer.HelloRequest{})
-		}
-		if refusal, ok := errors.AsType[*peer.Refusal](err); ok && refusal.Code == peer.NotReady {
+		h, err := k.peers.HelloWaiting(ctx, server)
+		if peer.Refused(err, peer.NotReady) {
 			return nil, nil
 		}
-		return a, err
+		return h, err
 	}, nil)
 }
 
-func (k *Keyring) greetOne(ctx context.Context, server string, q *peer.HelloRequest) (*peer.HelloAnswer, error) {
-	request, err := peer.Request{Hello: q}.Encode()
-	if err != nil {
-		return nil, err
-	}
-	return call[peer.HelloAnswer](ctx, k, server, request)
-}
-
 // behind returns the servers that have not said that they apply version v, each with what it did.
-func behind(servers []string, answers map[string]*peer.HelloAnswer, v int) map[raft.ServerID]string {
+func behind(servers []string, answers map[string]*peer.Hello, v int) map[raft.ServerID]string {
 	out := map[raft.ServerID]string{}
 	for _, s := range servers {
 		switch a := answers[s]; {

@@ -114,8 +114,8 @@ func (k *Keyring) findGoal() func() bool {
 
 // askGoal asks the leader how far this server has to come.
 func (k *Keyring) askGoal(ctx context.Context, leader raft.ServerID) (func() bool, error) {
-	a, err := k.askState(ctx, string(leader), peer.StateRequest{Confirm: true})
-	if unsupported(err) {
+	a, err := k.toLeader.State(ctx, string(leader), peer.StateRequest{Confirm: true})
+	if peer.Refused(err, peer.Unsupported) { // its build does not know the question
 		return k.localGoal()
 	}
 	if err != nil {

@@ -183,9 +183,9 @@ func (k *Keyring) compareClocks(ctx context.Context, enough func(plan.Clocks) bo
 	if leader == k.cfg.ID {
 		term = k.raft.CurrentTerm()
 	}
-	answers := askAll(ctx, asked, func(ctx context.Context, server string) (clockReading, error) {
+	answers := peer.All(ctx, asked, func(ctx context.Context, server string) (clockReading, error) {
 		began := mono.Now()
-		a, err := k.askState(ctx, server, peer.StateRequest{})
+		a, err := k.peers.State(ctx, server, peer.StateRequest{})
 		if err != nil {
 			return clockReading{}, err
 		}

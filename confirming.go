@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
 
@@ -93,14 +92,15 @@ func (k *Keyring) barrierTaken() error {
 	}
 }
 
-// callLeader is call for what a leader answers after confirmLeads. It ends when that server leads no more.
-func callLeader[A peer.Answer](ctx context.Context, k *Keyring, leader raft.ServerID, request []byte) (*A, error) {
+// sendToLeader carries to the leader what it answers after confirmLeads, for Keyring.toLeader. It ends when that
+// server no longer leads.
+func (k *Keyring) sendToLeader(ctx context.Context, leader string, request []byte) ([]byte, error) {
 	ctx, end := context.WithCancel(ctx)
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer end()
-	watching.Go(func() { k.whileLeads(ctx, leader, end) })
-	return callWithin[A](ctx, k, confirmTimeout, string(leader), request)
+	watching.Go(func() { k.whileLeads(ctx, raft.ServerID(leader), end) })
+	return k.sendWithin(ctx, confirmTimeout, leader, request)
 }
 
 // whileLeads ends what waits for a leader that leads no more: it may never answer, and this server may

@@ -119,12 +119,12 @@ func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
 		return 0, 0, err
 	}
 	a, _ := k.store.copy(id)
-	secret := peer.Secret{ID: peer.ID(id), Check: peer.Check(a.check), Material: a.secret.Encode()}
-	sealed, err := peer.SealKeys(k.binding("a", "b"), pull.Request(), []peer.Secret{secret})
+	b := peer.Binding{Cluster: k.fsm.ring.Load().Cluster, Asker: "a", Answerer: "b"}
+	sealed, err := peer.SealKeys(b, pull.Request(), []peer.Secret{peer.NewSecret(id, a.check, a.secret.Encode())})
 	if err != nil {
 		return 0, 0, err
 	}
-	if _, err := pull.Open(k.binding("a", "b"), sealed); err != nil {
+	if _, err := pull.Open(b, sealed); err != nil {
 		return 0, 0, err
 	}
 	encoded, err := peer.Response{Fetch: sealed}.Encode()

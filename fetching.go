@@ -12,7 +12,6 @@ import (
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/nks"
-	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 )
 
@@ -74,34 +73,20 @@ func (r *replicator) send(to chan<- fetched, f fetched) {
 // error says that the peer's answer, or a part of it, was of no use; a key it does not have is no
 // error.
 func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]arrival, error) {
-	var ids []peer.ID
-	for id := range keys {
-		ids = append(ids, peer.ID(id))
-	}
-	pull, err := peer.NewFetch(ids)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := call[peer.FetchAnswer](ctx, k, from, pull.Request())
-	if err != nil {
-		return nil, err
-	}
-	secrets, err := pull.Open(k.binding(string(k.cfg.ID), from), answer)
-	if err != nil {
-		return nil, fmt.Errorf("fetch from %s: %w", from, err)
-	}
 	var arrivals []arrival
 	var bad error
-	for _, s := range secrets {
-		key := keys[KeyID(s.ID)]
-		m, err := nks.Decode(s.Material)
-		s.Wipe()
+	err := k.peers.Fetch(ctx, from, k.fsm.ring.Load().Cluster, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
+		key := keys[id]
+		m, err := nks.Decode(material)
 		if err != nil || !rightCheck(m, key) {
-			bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, key.ID, ErrCorrupt)
+			bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, id, ErrCorrupt)
 			m.Wipe()
-			continue
+			return
 		}
 		arrivals = append(arrivals, arrival{key.ID, key.Algorithm, key.Check, key.Created, m})
+	})
+	if err != nil {
+		return nil, err
 	}
 	return arrivals, bad
 }
@@ -121,10 +106,6 @@ func (k *Keyring) keep(ctx context.Context, arrivals []arrival) (err error) {
 func rightCheck(m *nks.Material, key meta.NewKey) bool {
 	check := m.Check(key.ID, key.Algorithm)
 	return hmac.Equal(check[:], key.Check[:])
-}
-
-func (k *Keyring) binding(asker, answerer string) peer.Binding {
-	return peer.Binding{Cluster: k.fsm.ring.Load().Cluster, Asker: asker, Answerer: answerer}
 }
 
 // fetched is the end of one fetch, or of the writing of what it brought.

@@ -130,17 +130,17 @@ func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 		rand.Read(id[:]) // never fails
 		cmds = append(cmds, meta.Command{Init: &meta.Init{Cluster: id}})
 	}
-	seen, at := map[peer.ID]bool{}, l.timeToWrite(l.ctx)
+	seen, at := map[KeyID]bool{}, l.timeToWrite(l.ctx)
 	for _, o := range l.orphans {
 		if len(seen) == adoptAtOnce {
 			break
 		}
-		if seen[o.ID] || ring.Key(KeyID(o.ID)) != nil || ring.WasRemoved(KeyID(o.ID)) {
+		if seen[o.ID] || ring.Key(o.ID) != nil || ring.WasRemoved(o.ID) {
 			continue
 		}
-		adopt := meta.Command{Adopt: &meta.Adopt{Key: fromOrphan(o), DataOnly: true, Time: at}}
+		adopt := meta.Command{Adopt: &meta.Adopt{Key: o, DataOnly: true, Time: at}}
 		if _, err := (meta.Entry{Commands: []meta.Command{adopt}}).Encode(); err != nil { // one odd file must not hold up all the others
-			l.cfg.Logger.Error("orphan that can't be adopted", "key", KeyID(o.ID), "error", err)
+			l.cfg.Logger.Error("orphan that can't be adopted", "key", o.ID, "error", err)
 			continue
 		}
 		seen[o.ID] = true

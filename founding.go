@@ -113,7 +113,7 @@ func (w *network) survey(ctx context.Context, others []cluster.Candidate) (silen
 	if err != nil {
 		return nil, false, nil, err
 	}
-	answers := askAll(ctx, names, func(ctx context.Context, name string) (greeting, error) {
+	answers := peer.All(ctx, names, func(ctx context.Context, name string) (greeting, error) {
 		return w.greet(ctx, byName[name], body)
 	}, nil)
 	var errs []error

@@ -39,7 +39,7 @@ var house = map[string][]string{
 	"internal/kek":     {"internal/nks", "internal/seal"},
 	"internal/seal":    {},
 	"internal/durable": {},
-	"internal/peer":    {"internal/bounded", "internal/mono"},
+	"internal/peer":    {"internal/bounded", "internal/meta", "internal/mono"},
 	"internal/bounded": {"internal/strictjson"},
 	"internal/backup":  {"internal/bounded", "internal/kek", "internal/meta", "internal/nks", "internal/raftwire"},
 

@@ -13,6 +13,7 @@ import (
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/raft"
 )
@@ -24,6 +25,9 @@ type Keyring struct {
 	raft  *raft.Raft
 	fsm   *FSM
 	store *keystore
+
+	peers    peer.Calls // what this server asks the others
+	toLeader peer.Calls // what the leader answers only after most of the voters have confirmed that it leads
 
 	observer *raft.Observer
 	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
@@ -100,6 +104,8 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
 	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
+	k.peers = peer.Calls{Self: string(cfg.ID), Send: k.send}
+	k.toLeader = peer.Calls{Self: string(cfg.ID), Send: k.sendToLeader}
 	k.moves.bell = &k.fsm.bell
 	k.openedAt, k.hadLog = time.Now(), cfg.Raft.LastIndex()
 	k.ctx, k.cancel = context.WithCancel(context.Background())

@@ -33,7 +33,7 @@ type leadership struct {
 	term    uint64
 	began   mono.Time
 	greeted []string // see plan.Situation
-	orphans []peer.Orphan
+	orphans []meta.NewKey
 	seen    map[string]mono.Time // the last sign of each server, until all have been greeted
 	probes  map[KeyID]plan.Probe
 	retry   mono.Time // see plan.Situation
@@ -478,55 +478,16 @@ func (l *leader) confirm(id KeyID, ring *meta.Ring, s plan.Situation, holds []me
 
 // ask asks the servers live which of the keys they hold, and stops when the answers are enough.
 func (k *Keyring) ask(ctx context.Context, servers []string, ids []KeyID, enough func(map[string]plan.Answer) bool) map[string]plan.Answer {
-	question := &peer.AskRequest{IDs: toPeer(ids)}
-	request, err := peer.Request{Ask: question}.Encode()
-	if err != nil {
-		k.cfg.Logger.Error("live question", "error", err)
-		return nil
-	}
-	return askAll(ctx, servers, func(ctx context.Context, server string) (plan.Answer, error) {
-		if server == string(k.cfg.ID) {
-			a, err := k.serveAsk(question)
-			if err != nil {
-				return plan.Answer{}, err
-			}
-			return plan.Answer{Keystore: k.store.id, Held: fromPeer(a.Held)}, nil
-		}
-		a, err := call[peer.AskAnswer](ctx, k, server, request)
-		if err != nil {
-			return plan.Answer{}, err
-		}
-		return plan.Answer{Keystore: meta.KeystoreID(a.Keystore), Held: fromPeer(a.Held)}, nil
+	return peer.All(ctx, servers, func(ctx context.Context, server string) (plan.Answer, error) {
+		held, err := k.askHeld(ctx, server, ids)
+		return plan.Answer{Keystore: held.Keystore, Held: held.Keys}, err
 	}, enough)
 }
 
-// askAll asks all servers at once and returns the answers by server, without those that
-// failed. It stops when enough says so, and waits for every goroutine it started.
-func askAll[A any](ctx context.Context, servers []string, ask func(context.Context, string) (A, error), enough func(map[string]A) bool) map[string]A {
-	ctx, cancel := context.WithCancel(ctx)
-	type answer struct {
-		server string
-		a      A
-		err    error
+// askHeld asks one server, which may be this one.
+func (k *Keyring) askHeld(ctx context.Context, server string, ids []KeyID) (peer.Held, error) {
+	if server == string(k.cfg.ID) {
+		return k.heldHere(ids)
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
-	ch := make(chan answer, len(servers))
-	for _, s := range servers {
-		wg.Go(func() {
-			a, err := ask(ctx, s)
-			ch <- answer{s, a, err}
-		})
-	}
-	answers := map[string]A{}
-	for range servers {
-		if a := <-ch; a.err == nil {
-			answers[a.server] = a.a
-			if enough != nil && enough(answers) {
-				break
-			}
-		}
-	}
-	return answers
+	return k.peers.Held(ctx, server, ids)
 }

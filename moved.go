@@ -103,7 +103,7 @@ func (w *network) leaderOfOthers(ctx context.Context) (cluster.Candidate, error)
 	}
 	slices.Sort(others)
 	var leader cluster.Candidate
-	askAll(ctx, slices.Compact(others), func(ctx context.Context, addr string) (greeting, error) {
+	peer.All(ctx, slices.Compact(others), func(ctx context.Context, addr string) (greeting, error) {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		b, err := w.CallMemberAt(ctx, cluster.Candidate{ID: peer.AnyServer, Addr: addr}, pathHello, body)

@@ -38,7 +38,7 @@ func (c NodeConfig) othersSilent(ctx context.Context, others map[string]raft.Ser
 	maps.DeleteFunc(others, func(addr string, _ raft.ServerID) bool { return addr == c.Addr })
 	ctx, cancel := context.WithTimeoutCause(ctx, silenceTimeout, errSilent)
 	defer cancel()
-	answers := askAll(ctx, slices.Sorted(maps.Keys(others)), func(ctx context.Context, addr string) (string, error) {
+	answers := peer.All(ctx, slices.Sorted(maps.Keys(others)), func(ctx context.Context, addr string) (string, error) {
 		return c.answers(ctx, others[addr], addr)
 	}, nil)
 	var errs []error

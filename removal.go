@@ -258,15 +258,7 @@ func (k *Keyring) removedForGood(ctx context.Context, ids []KeyID) ([]KeyID, err
 	case k.cfg.ID:
 		return k.confirmRemoved(ctx, ids)
 	}
-	request, err := peer.Request{Removed: &peer.RemovedRequest{IDs: toPeer(ids)}}.Encode()
-	if err != nil {
-		return nil, err
-	}
-	a, err := callLeader[peer.RemovedAnswer](ctx, k, leader, request)
-	if err != nil {
-		return nil, err
-	}
-	return fromPeer(a.IDs), nil
+	return k.toLeader.Removed(ctx, string(leader), ids)
 }
 
 // confirmRemoved says which of the keys are removed and past their undo time, on a leader that
@@ -295,14 +287,14 @@ func (k *Keyring) confirmRemoved(ctx context.Context, ids []KeyID) ([]KeyID, err
 	}), nil
 }
 
-func (k *Keyring) serveRemoved(ctx context.Context, q *peer.RemovedRequest) (peer.Response, error) {
-	ids, err := k.confirmRemoved(ctx, fromPeer(q.IDs))
+func (k *Keyring) serveRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error) {
+	gone, err := k.confirmRemoved(ctx, ids)
 	if ctx.Err() != nil {
-		return peer.Response{}, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	if err != nil {
 		_, leader := k.raft.LeaderWithID()
-		return peer.Response{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
+		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
-	return peer.Response{Removed: &peer.RemovedAnswer{IDs: toPeer(ids)}}, nil
+	return gone, nil
 }

@@ -1,7 +1,6 @@
 package keyring
 
 import (
-	"context"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -10,7 +9,6 @@ import (
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
-	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 )
 
@@ -349,22 +347,11 @@ func (r *replicator) report(l look) mono.Time {
 		return r.resend
 	}
 	r.calls.Go(func() {
-		if err := r.tell(r.ctx, next.leader, hold); err != nil {
+		if err := r.Keyring.peers.Report(r.ctx, next.leader, hold); err != nil {
 			r.cfg.Logger.Debug("report held keys", "leader", next.leader, "error", err)
 			return
 		}
 		r.repeats.Add(1)
 	})
 	return r.resend
-}
-
-func (k *Keyring) tell(ctx context.Context, leader string, h meta.Hold) error {
-	request, err := peer.Request{Hold: &peer.HoldRequest{
-		Keystore: peer.ID(h.Keystore), Gained: toPeer(h.Gained), Lost: toPeer(h.Lost),
-	}}.Encode()
-	if err != nil {
-		return err
-	}
-	_, err = call[peer.HoldAnswer](ctx, k, leader, request)
-	return err
 }

@@ -13,7 +13,6 @@ import (
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
-	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
@@ -299,26 +298,19 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 // of a commit two writes of their logs after it. Who has taken it up counts as a holder once
 // the key is added. A server that does not answer has it by replication.
 func (k *Keyring) offer(key meta.NewKey, added <-chan struct{}) {
-	request, err := peer.Request{Offer: &peer.OfferRequest{
-		ID: peer.ID(key.ID), Algorithm: key.Algorithm, Check: peer.Check(key.Check), Created: key.Created,
-		Configuration: max(k.barrier.Load(), k.fsm.configAt.Load()),
-	}}.Encode()
-	if err != nil {
-		k.cfg.Logger.Error("offer", "key", key.ID, "error", err)
-		return
-	}
+	configuration := max(k.barrier.Load(), k.fsm.configAt.Load())
 	for _, s := range servers(k.raft) {
 		if s == string(k.cfg.ID) {
 			continue
 		}
 		k.loops.Go(func() {
-			a, err := call[peer.AskAnswer](k.ctx, k, s, request)
-			if err != nil || len(a.Held) == 0 {
+			held, err := k.peers.Offer(k.ctx, s, key, configuration)
+			if err != nil || len(held.Keys) == 0 {
 				return
 			}
 			select {
 			case <-added:
-				k.takeReport(meta.Hold{Server: s, Keystore: meta.KeystoreID(a.Keystore), Gained: []KeyID{key.ID}})
+				k.takeReport(meta.Hold{Server: s, Keystore: held.Keystore, Gained: []KeyID{key.ID}})
 			case <-k.ctx.Done():
 			}
 		})

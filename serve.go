@@ -83,93 +83,59 @@ func (k *Keyring) takeReport(h meta.Hold) {
 // there is none.
 func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error) {
 	return gate.Through(ctx, &k.gate, func(ctx context.Context) ([]byte, error) {
-		q, answer, err := k.serve(ctx, string(from), request)
-		if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
-			answer = peer.Response{Refusal: refusal}
-		} else if err != nil {
-			return nil, err
+		if !slices.Contains(servers(k.raft), string(from)) {
+			return (&peer.Refusal{Code: peer.NotMember}).Encode()
 		}
-		return answer.EncodeFor(q)
+		return k.handlers().Answer(ctx, string(from), request)
 	})
 }
 
-func (k *Keyring) serve(ctx context.Context, from string, request []byte) (q peer.Request, a peer.Response, err error) {
-	if !slices.Contains(servers(k.raft), from) {
-		return q, a, &peer.Refusal{Code: peer.NotMember}
+// handlers say what this server answers to each kind of request.
+func (k *Keyring) handlers() peer.Handlers {
+	return peer.Handlers{
+		Self:    string(k.cfg.ID),
+		Cluster: func() meta.ClusterID { return k.fsm.ring.Load().Cluster },
+		Hello:   k.serveHello,
+		Fetch:   k.serveFetch,
+		Report:  k.serveReport,
+		Held:    k.heldHere,
+		Offer:   k.serveOffer,
+		Removed: k.serveRemoved,
+		State:   k.state,
 	}
-	q, err = peer.DecodeRequest(request)
-	switch {
-	case errors.Is(err, peer.ErrVersion):
-		return q, a, &peer.Refusal{Code: peer.Unsupported}
-	case err != nil:
-		return q, a, &peer.Refusal{Code: peer.BadRequest}
-	}
-	a, err = k.serveKind(ctx, from, request, q)
-	return q, a, err
-}
-
-// serveKind answers a request that was read, and must not set members that are newer than it.
-func (k *Keyring) serveKind(ctx context.Context, from string, request []byte, q peer.Request) (peer.Response, error) {
-	switch {
-	case q.Fetch != nil:
-		return k.serveFetch(from, request, q.Fetch)
-	case q.Hold != nil:
-		return k.serveHold(from, q.Hold)
-	case q.Ask != nil:
-		a, err := k.serveAsk(q.Ask)
-		return peer.Response{Ask: a}, err
-	case q.Offer != nil:
-		return k.serveOffer(ctx, from, q.Offer)
-	case q.Removed != nil:
-		return k.serveRemoved(ctx, q.Removed)
-	case q.Hello != nil:
-		return k.serveHello(from, q.Hello)
-	case q.State != nil:
-		a, err := k.state(ctx, q.State)
-		return peer.Response{State: a}, err
-	}
-	return peer.Response{}, &peer.Refusal{Code: peer.Unsupported}
 }
 
 // serveFetch hands out the material of keys that are held here and were not removed. A key that the ring
 // does not know is handed out by a leader alone, which may be about to add it: a server that is behind may
 // take one for a member that was removed before the key was made.
-func (k *Keyring) serveFetch(from string, request []byte, q *peer.FetchRequest) (peer.Response, error) {
+func (k *Keyring) serveFetch(ids []KeyID) ([]peer.Secret, error) {
 	leads := k.mayLead() == nil // first: then the ring has at least what the barrier had
 	ring := k.fsm.ring.Load()
 	var secrets []peer.Secret
-	for _, id := range q.IDs {
-		a, ok := k.store.copy(KeyID(id))
+	for _, id := range ids {
+		a, ok := k.store.copy(id)
 		if !ok {
 			continue
 		}
-		if key := ring.Key(KeyID(id)); !ring.WasRemoved(KeyID(id)) && (key == nil && leads || key != nil && key.Check == a.check) {
-			secrets = append(secrets, peer.Secret{ID: id, Check: peer.Check(a.check), Material: a.secret.Encode()})
+		if key := ring.Key(id); !ring.WasRemoved(id) && (key == nil && leads || key != nil && key.Check == a.check) {
+			secrets = append(secrets, peer.NewSecret(id, a.check, a.secret.Encode()))
 		}
 		a.secret.Wipe()
 	}
-	answer, err := peer.SealKeys(k.binding(from, string(k.cfg.ID)), request, secrets)
-	for _, s := range secrets {
-		s.Wipe()
-	}
-	if err != nil {
-		return peer.Response{}, &peer.Refusal{Code: peer.BadRequest}
-	}
-	return peer.Response{Fetch: answer}, nil
+	return secrets, nil
 }
 
 // serveOffer fetches a key that the leader is about to add, and says whether it is held
 // now. If the leader fails in between, an orphan file is left.
-func (k *Keyring) serveOffer(ctx context.Context, from string, q *peer.OfferRequest) (peer.Response, error) {
+func (k *Keyring) serveOffer(ctx context.Context, from string, key meta.NewKey, configuration uint64) (peer.Held, error) {
 	if _, leader := k.raft.LeaderWithID(); string(leader) != from {
-		return peer.Response{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
+		return peer.Held{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
-	id := KeyID(q.ID)
+	id := key.ID
 	// A server that is behind the leader's configuration does not know who was removed before this key
 	// was made. It gets the key with the log.
-	behind := k.raft.AppliedIndex() < q.Configuration
+	behind := k.raft.AppliedIndex() < configuration
 	if !behind && !k.fsm.ring.Load().WasRemoved(id) && k.store.get(id) == nil && k.offered.add(id) {
-		key := meta.NewKey{ID: id, Algorithm: q.Algorithm, Check: meta.CheckValue(q.Check), Created: q.Created}
 		arrivals, err := k.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
 		err = errors.Join(err, k.keep(ctx, arrivals))
 		k.offered.remove(id)
@@ -178,8 +144,7 @@ func (k *Keyring) serveOffer(ctx context.Context, from string, q *peer.OfferRequ
 			k.store.giveUp(id) // the ring may never know it; if it does, it is fetched
 		}
 	}
-	a, err := k.serveAsk(&peer.AskRequest{IDs: []peer.ID{q.ID}})
-	return peer.Response{Ask: a}, err
+	return k.heldHere([]KeyID{id})
 }
 
 // offered are the keys that are on their way by an offer.
@@ -214,63 +179,61 @@ func (o *offered) all() []KeyID {
 	return slices.Clone(o.ids)
 }
 
-func (k *Keyring) serveHold(from string, q *peer.HoldRequest) (peer.Response, error) {
+func (k *Keyring) serveReport(h meta.Hold) error {
 	if k.raft.State() != raft.Leader {
 		_, leader := k.raft.LeaderWithID()
-		return peer.Response{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
+		return &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
-	k.takeReport(meta.Hold{
-		Server: from, Keystore: meta.KeystoreID(q.Keystore), Gained: fromPeer(q.Gained), Lost: fromPeer(q.Lost),
-	})
-	return peer.Response{Hold: &peer.HoldAnswer{}}, nil
+	k.takeReport(h)
+	return nil
 }
 
-// serveAsk answers the live question from the disk, not from memory. About one key that it
+// heldHere answers the live question from the disk, not from memory. About one key that it
 // can't read at the moment it does not answer at all, for "no" may have the key dropped; among
 // many, such a key is not held.
-func (k *Keyring) serveAsk(q *peer.AskRequest) (*peer.AskAnswer, error) {
-	a := &peer.AskAnswer{Keystore: peer.ID(k.store.id)}
-	for _, id := range q.IDs {
-		held, err := k.store.confirm(KeyID(id))
-		if err != nil && len(q.IDs) == 1 {
-			k.cfg.Logger.Error("confirm key", "key", KeyID(id), "error", err)
-			return nil, &peer.Refusal{Code: peer.NotReady}
+func (k *Keyring) heldHere(ids []KeyID) (peer.Held, error) {
+	held := peer.Held{Keystore: k.store.id}
+	for _, id := range ids {
+		here, err := k.store.confirm(id)
+		if err != nil && len(ids) == 1 {
+			k.cfg.Logger.Error("confirm key", "key", id, "error", err)
+			return peer.Held{}, &peer.Refusal{Code: peer.NotReady}
 		}
-		if held {
-			a.Held = append(a.Held, id)
+		if here {
+			held.Keys = append(held.Keys, id)
 		}
 	}
-	if len(a.Held) < len(q.IDs) {
-		k.fsm.bell.ring() // a file may be gone, and is to be written anew
+	if len(held.Keys) < len(ids) {
+		k.fsm.bell.ring() // a file may be gone, and is to be written again
 	}
-	return a, nil
+	return held, nil
 }
 
 // serveHello tells of keys that the ring does not know, and of files that wait, to nobody but the leader, who
 // asks for them. Before this server has heard who leads it does not answer: none may be left out. A leader of
 // an older build can't be told that files wait: it is to ask again until it need not be, or has made a key.
-func (k *Keyring) serveHello(from string, q *peer.HelloRequest) (peer.Response, error) {
-	a := k.hello()
+func (k *Keyring) serveHello(from string, q peer.HelloRequest) (*peer.Hello, error) {
+	h := k.hello()
 	_, leader := k.raft.LeaderWithID()
-	unasked := a.Waiting != nil && !q.Waiting
-	if (len(a.Orphans) > 0 || a.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(k.fsm.ring.Load()) {
-		return peer.Response{}, &peer.Refusal{Code: peer.NotReady}
+	unasked := h.Waiting != nil && !q.Waiting
+	if (len(h.Orphans) > 0 || h.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(k.fsm.ring.Load()) {
+		return nil, &peer.Refusal{Code: peer.NotReady}
 	}
 	if unasked {
-		a.Waiting = nil
+		h.Waiting = nil
 	}
-	return peer.Response{Hello: a}, nil
+	return h, nil
 }
 
 // hello says what this server is, and which keys it has that the ring does not know.
-func (k *Keyring) hello() *peer.HelloAnswer {
-	a := &peer.HelloAnswer{Build: k.fsm.build.Version, Keystore: peer.ID(k.store.id)}
+func (k *Keyring) hello() *peer.Hello {
+	h := &peer.Hello{Build: k.fsm.build.Version, Keystore: k.store.id}
 	ring := k.fsm.ring.Load()
-	a.Waiting = k.store.waiting(ring)
+	h.Waiting = k.store.waiting(ring)
 	_, orphans := k.store.unknown(ring)
 	slices.SortFunc(orphans, compareIDs)
 	for _, id := range orphans {
-		if len(a.Orphans) == peer.MaxOrphans {
+		if len(h.Orphans) == peer.MaxOrphans {
 			break
 		}
 		key, ok := k.store.copy(id)
@@ -283,25 +246,9 @@ func (k *Keyring) hello() *peer.HelloAnswer {
 			k.cfg.Logger.Error("orphan with an unreadable signing key", "key", id, "error", err)
 			continue
 		}
-		a.Orphans = append(a.Orphans, peer.Orphan{
-			ID: peer.ID(id), Algorithm: key.algorithm, Public: public, Check: peer.Check(key.check), Created: key.created.UTC(),
+		h.Orphans = append(h.Orphans, meta.NewKey{
+			ID: id, Algorithm: key.algorithm, Public: public, Check: key.check, Created: key.created.UTC(),
 		})
 	}
-	return a
-}
-
-func toPeer(ids []KeyID) []peer.ID {
-	var out []peer.ID
-	for _, id := range ids {
-		out = append(out, peer.ID(id))
-	}
-	return out
-}
-
-func fromPeer(ids []peer.ID) []KeyID {
-	var out []KeyID
-	for _, id := range ids {
-		out = append(out, KeyID(id))
-	}
-	return out
+	return h
 }

@@ -2,10 +2,9 @@ package keyring
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"time"
 
-	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
 
@@ -40,27 +39,18 @@ type Transport interface {
 // callTimeout is for one request to one server, but see confirmTimeout.
 const callTimeout = 2 * time.Second
 
-// call sends a request to another server and returns its answer.
-func call[A peer.Answer](ctx context.Context, k *Keyring, to string, request []byte) (*A, error) {
-	return callWithin[A](ctx, k, callTimeout, to, request)
+// send carries a request to another server, for Keyring.peers.
+func (k *Keyring) send(ctx context.Context, to string, request []byte) ([]byte, error) {
+	return k.sendWithin(ctx, callTimeout, to, request)
 }
 
-// callWithin is call with a time of its own.
-func callWithin[A peer.Answer](ctx context.Context, k *Keyring, timeout time.Duration, to string, request []byte) (*A, error) {
+func (k *Keyring) sendWithin(ctx context.Context, timeout time.Duration, to string, request []byte) ([]byte, error) {
 	if k.cfg.Transport == nil {
-		return nil, fmt.Errorf("call %s: there is no Transport", to)
+		return nil, errors.New("there is no Transport")
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	b, err := k.cfg.Transport.Call(ctx, raft.ServerID(to), request)
-	if err != nil {
-		return nil, fmt.Errorf("call %s: %w", to, err)
-	}
-	a, err := peer.DecodeAnswer[A](b)
-	if err != nil {
-		return nil, fmt.Errorf("call %s: %w", to, err)
-	}
-	return a, nil
+	return k.cfg.Transport.Call(ctx, raft.ServerID(to), request)
 }
 
 // servers returns the IDs of the latest raft configuration, in its order.

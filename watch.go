@@ -117,8 +117,8 @@ func (k *Keyring) watchOthers() {
 func (k *Keyring) askOthers() {
 	term := k.term.Load()
 	others := slices.DeleteFunc(servers(k.raft), func(s string) bool { return s == string(k.cfg.ID) })
-	answers := askAll(k.ctx, others, func(ctx context.Context, server string) (*peer.StateAnswer, error) {
-		return k.askState(ctx, server, peer.StateRequest{})
+	answers := peer.All(k.ctx, others, func(ctx context.Context, server string) (*peer.StateAnswer, error) {
+		return k.peers.State(ctx, server, peer.StateRequest{})
 	}, nil)
 	committed := k.raft.CommitIndex()
 	if !k.leads(term) {

@@ -266,6 +266,15 @@ func (r *Refusal) Error() string {
 	return "peer refused: " + string(r.Code)
 }
 
+// Encode returns the message. It is of version 1, which every build reads.
+func (r *Refusal) Encode() ([]byte, error) { return Response{Refusal: r}.Encode() }
+
+// Refused reports whether err is a refusal with that code.
+func Refused(err error, code Code) bool {
+	refusal, ok := errors.AsType[*Refusal](err)
+	return ok && refusal.Code == code
+}
+
 type wireRequest struct {
 	Version int `json:"version"`
 	Request
