@@ -102,9 +102,8 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 // changes: removing a key twice does no more than removing it once. When it returns, the key is
 // removed on this server too.
 func (n *Node) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
-	for {
-		moving := false
-		err := n.whenLed(ctx, func() error {
+	begin := func() (moving bool, err error) {
+		err = n.whenLed(ctx, func() error {
 			err := n.keys.Remove(ctx, id, o)
 			if errors.Is(err, ErrNotLeader) {
 				var b []byte
@@ -113,13 +112,9 @@ func (n *Node) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 			}
 			return err
 		})
-		if err != nil {
-			return err
-		}
-		if err := n.keys.awaitGone(ctx, id, false); err != nil || !moving || !o.Now {
-			return err
-		}
+		return moving, err
 	}
+	return untilRemoved(o, begin, func() error { return n.keys.awaitGone(ctx, id, false) })
 }
 
 // What the leader is asked for, and by whom.

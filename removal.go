@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"example.com/keyring/internal/meta"
@@ -41,12 +42,19 @@ func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 }
 
 func (k *Keyring) remove(ctx context.Context, id KeyID, o RemoveOptions) error {
+	return untilRemoved(o, func() (bool, error) { return k.beginRemoval(ctx, id, o) }, func() error { return k.awaitGone(ctx, id, true) })
+}
+
+// untilRemoved calls begin, which has the leader begin to remove a key, and then gone, which waits until this
+// server knows that the key is removed. begin reports whether the data of the key is moved first. Then the leader
+// removes the key with time to undo it: for RemoveOptions.Now begin is called again.
+func untilRemoved(o RemoveOptions, begin func() (moving bool, err error), gone func() error) error {
 	for {
-		moving, err := k.beginRemoval(ctx, id, o)
-		if err != nil || !moving {
+		moving, err := begin()
+		if err != nil {
 			return err
 		}
-		if err := k.awaitGone(ctx, id, true); err != nil || !o.Now {
+		if err := gone(); err != nil || !moving || !o.Now {
 			return err
 		}
 	}
@@ -58,48 +66,49 @@ func (k *Keyring) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (
 	if err := k.mayLead(); err != nil {
 		return false, err
 	}
+	options := plan.RemoveOptions{Force: o.Force, Now: o.Now, HasData: k.cfg.Data != nil}
 	for {
 		ring := k.fsm.ring.Load()
-		from, err := k.removable(ring, id, o)
-		if err != nil || from == "" {
-			return false, err
-		}
-		moving = !o.Force && (from == StateInactive || from == StateRekeying)
-		switch {
-		case !moving:
-			err = k.removeNow(ctx, id, from, o)
-		case ring.Key(id).Remove: // it is under way
-		default:
+		removal := plan.DecideRemoval(ring, id, options)
+		var err error
+		switch removal {
+		case plan.RefusedUnknown:
+			return false, fmt.Errorf("remove: %w %s", ErrUnknownKey, id)
+		case plan.RefusedActive:
+			return false, fmt.Errorf("remove %s: it is the active key", id)
+		case plan.RefusedNoData:
+			return false, fmt.Errorf("remove %s, which is %s: %w: Config.Data is nil", id, ring.Key(id).State, ErrNoData)
+		case plan.RemovalDone, plan.RemovalRekeying:
+		case plan.RemovalRekey:
 			err = k.propose(ctx, meta.Command{Rekey: &meta.Rekey{ID: id, Remove: true}})
+		default:
+			err = k.removeNow(ctx, ring, id, options, removal)
 		}
 		if errors.Is(err, meta.ErrRefused) && k.fsm.ring.Load() != ring {
-			continue // somebody was quicker
+			continue // another command came first
 		}
 		if err != nil {
 			return false, fmt.Errorf("remove %s: %w", id, err)
 		}
-		return moving, nil
+		return removal.Moves(), nil
 	}
 }
 
 // removeNow removes a key that can go at once.
-func (k *Keyring) removeNow(ctx context.Context, id KeyID, from State, o RemoveOptions) error {
-	if from == StateDeprecated && !o.Force && k.cfg.Data != nil {
-		if err := k.unused(ctx, id); err != nil {
+func (k *Keyring) removeNow(ctx context.Context, ring *meta.Ring, id KeyID, o plan.RemoveOptions, removal plan.Removal) error {
+	var lost string
+	switch removal {
+	case plan.RemovalIfUnused:
+		if err := k.checkUnused(ctx, id); err != nil {
 			return err
 		}
+	case plan.RemovalWithLoss:
+		lost = k.lostRecords(ctx, id)
 	}
-	var lost any
-	if o.Force && (from == StateInactive || from == StateRekeying) {
-		lost = k.loss(ctx, id)
-	}
-	err := k.propose(ctx, meta.Command{Remove: &meta.Remove{
-		ID: id, From: from, Force: o.Force, Now: o.Now, Time: k.removalTime(ctx, id),
-	}})
-	if err != nil {
+	if err := k.propose(ctx, plan.RemoveCommand(ring, id, o, k.removalTime(ctx, id))); err != nil {
 		return err
 	}
-	if lost != nil {
+	if removal == plan.RemovalWithLoss {
 		k.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
 	}
 	k.store.bury(id) // here before we return; elsewhere the replicator does
@@ -107,9 +116,9 @@ func (k *Keyring) removeNow(ctx context.Context, id KeyID, from State, o RemoveO
 	return nil
 }
 
-// unused looks once more whether anything is sealed under a deprecated key. It can only be there if
+// checkUnused looks once more whether anything is sealed under a deprecated key. It can only be there if
 // the host's Apply does not ask Admit, or RekeyGrace was too short.
-func (k *Keyring) unused(ctx context.Context, id KeyID) error {
+func (k *Keyring) checkUnused(ctx context.Context, id KeyID) error {
 	done, err := k.askData(ctx)
 	if err != nil {
 		return err
@@ -126,14 +135,11 @@ func (k *Keyring) unused(ctx context.Context, id KeyID) error {
 	return nil
 }
 
-// stateRemoved is what Remove names for a key that is removed already.
-const stateRemoved State = "removed"
-
-// loss is how many records a key takes with it.
-func (k *Keyring) loss(ctx context.Context, id KeyID) any {
+// lostRecords says how many records are lost with a key, for the log.
+func (k *Keyring) lostRecords(ctx context.Context, id KeyID) string {
 	if c, ok := k.cfg.Data.(Counter); ok {
 		if n, err := c.Count(ctx, id); err == nil {
-			return n
+			return strconv.Itoa(n)
 		}
 	}
 	return "unknown"
@@ -167,28 +173,6 @@ func (k *Keyring) awaitGone(ctx context.Context, id KeyID, known bool) error {
 		err = fmt.Errorf("%w: %w", err, p.Err)
 	}
 	return err
-}
-
-// removable says in which state a key is that can be removed: none if there is nothing to do.
-func (k *Keyring) removable(ring *meta.Ring, id KeyID, o RemoveOptions) (State, error) {
-	if t, removed := ring.Tombstone(id); removed && o.Now && !t.Now {
-		return stateRemoved, nil
-	} else if removed {
-		return "", nil
-	}
-	key := ring.Key(id)
-	if key == nil {
-		return "", fmt.Errorf("remove: %w %s", ErrUnknownKey, id)
-	}
-	switch key.State {
-	case StateActive:
-		return "", fmt.Errorf("remove %s: it is the active key", id)
-	case StateInactive, StateRekeying:
-		if !o.Force && k.cfg.Data == nil {
-			return "", fmt.Errorf("remove %s, which is %s: %w: Config.Data is nil", id, key.State, ErrNoData)
-		}
-	}
-	return key.State, nil
 }
 
 // bury does with the files of removed keys what plan says, beside the loop, and returns when

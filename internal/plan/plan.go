@@ -13,6 +13,7 @@
 //	Orphans   which key files the keyring does not know
 //	Progress  how far another server is in raft's log
 //	Bury      what becomes of the files of removed keys
+//	DecideRemoval  what removing a key takes
 //	Needed    which keys something may be sealed under, now or soon
 //	Unsafe    which keys a change of voters would put at risk
 //	SameRotation    which keys are on their way by the same rotation
