@@ -1,6 +1,6 @@
-// Package join is the cryptography of join tokens: how their secret lies in raft, and how a server
-// that joins and the leader prove to each other that both have it, without sending it. With lp(x) =
-// the length of x as 4 bytes, big endian, followed by x:
+// Package join is the cryptography of join tokens: how their secret is stored in raft, and how a server that joins and
+// the leader prove to each other that both have it, without sending it. It is pure but for the randomness of New and
+// Seal. With lp(x) = the length of x as 4 bytes, big endian, followed by x:
 //
 // The token is the base64url, without padding, of
 //
@@ -12,7 +12,7 @@
 //	key = HKDF-SHA256(secret = root key, salt = none, info = "keyring v2 join" || key ID), 32 bytes
 //	aad = lp("keyring v2 join token") || lp(cluster ID) || lp(token ID) || lp(server ID) || lp(end) || lp(key ID)
 //
-// where the end is RFC 3339 in UTC. Each side's proof, for one TLS connection, is
+// where the end is RFC 3339 in UTC. The proof of each side, for one TLS connection, is
 //
 //	HKDF-SHA256(secret = the token's, salt = exporter, info), 32 bytes
 //	info = lp("keyring v2 join leader" or "keyring v2 join joiner") || lp(cluster name) || lp(token ID) ||
@@ -20,7 +20,7 @@
 //
 // The exporter is the tls-exporter channel binding of RFC 9266, public keys are the DER
 // SubjectPublicKeyInfo of the certificates on the connection, and the address is where the joiner
-// listens. So a proof is worth nothing on another connection, or between other servers.
+// listens. So a proof is of no use on another connection, or between other servers.
 package join
 
 import (
@@ -45,7 +45,7 @@ const (
 // ErrOpen says that a sealed secret was altered, or is another token's. It never says which.
 var ErrOpen = errors.New("the token's secret does not open")
 
-// Token is what the server that joins is given. It prints without its secret.
+// Token is a join token, which the operator gives to the server that joins. It prints without its secret.
 type Token struct {
 	ID     [16]byte
 	secret [32]byte
@@ -72,7 +72,7 @@ func Parse(text string) (Token, error) {
 	return Token{ID: [16]byte(b[1:17]), secret: [32]byte(b[17:])}, nil
 }
 
-// Text is what Parse reads: it has the secret.
+// Text returns what Parse reads. The secret is in it.
 func (t Token) Text() string {
 	b := append(append([]byte{version}, t.ID[:]...), t.secret[:]...)
 	defer clear(b)
@@ -88,7 +88,7 @@ func (t Token) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "join token %x (reda
 // MarshalJSON leaves the secret out.
 func (t Token) MarshalJSON() ([]byte, error) { return fmt.Appendf(nil, "%q", fmt.Sprint(t)), nil }
 
-// Record is what raft has of a token besides its sealed secret.
+// Record is what raft stores about a token besides its sealed secret.
 type Record struct {
 	Cluster [16]byte
 	Server  string
@@ -124,7 +124,7 @@ func Open(root []byte, id [16]byte, r Record, sealed []byte) (Token, error) {
 	return Token{ID: id, secret: [32]byte(b)}, nil
 }
 
-// cipher draws its nonces.
+// cipher returns the AEAD for the secret, which draws its nonces.
 func (r Record) cipher(root []byte) (cipher.AEAD, error) {
 	key, err := hkdf.Key(sha256.New, root, nil, "keyring v2 join"+string(r.Key[:]), 32)
 	defer clear(key)
@@ -138,12 +138,12 @@ func (r Record) cipher(root []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// Meeting is one TLS connection between a server that joins and the leader, as both see it.
+// Meeting is one TLS connection between a server that joins and the leader, as both ends know it.
 type Meeting struct {
-	Exporter             []byte // of that connection, 32 bytes
-	Cluster              string // its name in the certificates
-	Leader, Joiner       string // IDs, as the certificates have them
-	LeaderKey, JoinerKey []byte // of the certificates, in DER
+	Exporter             []byte // tls-exporter of the connection, 32 bytes
+	Cluster              string // the name of the cluster in the certificates
+	Leader, Joiner       string // the server IDs in the certificates
+	LeaderKey, JoinerKey []byte // the public keys of the certificates, in DER
 	Addr                 string // where the joiner listens
 }
 
@@ -153,7 +153,7 @@ func (m Meeting) LeaderProof(t Token) ([]byte, error) { return m.proof("keyring 
 // JoinerProof is what the server that joins sends.
 func (m Meeting) JoinerProof(t Token) ([]byte, error) { return m.proof("keyring v2 join joiner", t) }
 
-// Proven reports whether a proof is the one that is wanted.
+// Proven reports whether a proof is the expected one.
 func Proven(got, want []byte) bool { return len(want) == sha256.Size && hmac.Equal(got, want) }
 
 func (m Meeting) proof(label string, t Token) ([]byte, error) {

@@ -13,13 +13,12 @@ import (
 	"example.com/keyring/internal/durable"
 )
 
-// VersusByHand benchmarks durable writes to a directory. For each round, next makes files, of
-// names that are new, and what writes them; their like is then written by hand too, in several
-// ways if there are several of them, each with the system calls that no durable write can be
-// without. All take turns in random order, so that the disk's moods meet all of them alike, and
-// in the same directory: what a new file costs depends on what is around it on the disk. x-limit
-// is the median of the ratios of each round's write to its writes by hand in the way that is the
-// cheapest by its median; the medians of all are reported too.
+// VersusByHand benchmarks durable writes to a directory. For each round, next makes files with new names, and the function
+// that writes them. The same files are also written by hand, with the system calls that every durable write needs,
+// and if there are several files, in several ways. All ways take turns in random order, so that changes in the
+// disk's speed affect all of them alike, and in the same directory, because the cost of a new file depends on what is
+// around it on the disk. The cheapest way is the one with the lowest median. x-limit is the median of the ratio of the
+// write to the cheapest way in the same round. The medians of all ways are reported too.
 func VersusByHand(b *testing.B, path string, next func() (files []durable.Named, write func() error)) {
 	dir, err := os.Open(path)
 	if err != nil {

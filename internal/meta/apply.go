@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// ErrRefused is matched by errors about commands that are well formed but not allowed in
-// the ring as it is.
+// ErrRefused is matched by errors about commands that are well formed, and not allowed in the present ring.
 var ErrRefused = errors.New("keyring command refused")
 
 func refuse(format string, args ...any) error {
@@ -38,8 +37,8 @@ func (r *Ring) Apply(index uint64, cmds []Command) (*Ring, error) {
 	return &d.Ring, nil
 }
 
-// draft is a ring being changed. Its slices are its own; the keys in them are shared with
-// the ring before and are replaced, not written to: see edit.
+// draft is a ring that is being changed. It owns its slices. The keys in them are shared with the ring before, and
+// are replaced and not written to: see edit.
 type draft struct {
 	Ring
 	at uint64 // index of the log entry
@@ -92,7 +91,7 @@ func (d *draft) init(c *Init) error {
 }
 
 func (d *draft) add(c *Add) error {
-	if err := d.unused(c.Key.ID); err != nil {
+	if err := d.checkUnused(c.Key.ID); err != nil {
 		return err
 	}
 	for _, id := range c.Revoke {
@@ -138,13 +137,13 @@ func (d *draft) activate(c *Activate) error {
 	if k == nil || k.State != StatePrepublished {
 		return refuse("activate %s: not prepublished", c.ID)
 	}
-	if err := d.confirmed(k, c); err != nil {
+	if err := d.checkConfirmed(k, c); err != nil {
 		return err
 	}
 	if k.Full {
 		for _, other := range d.Prepublished() {
 			if other.ID != c.ID {
-				d.bury(other.ID, c.Time, false)
+				d.leaveTombstone(other.ID, c.Time, false)
 			}
 		}
 	}
@@ -165,7 +164,7 @@ func (d *draft) activate(c *Activate) error {
 	return nil
 }
 
-// retire does with a key what the activation of next means for it.
+// retire changes an old key as the activation of next demands.
 func (d *draft) retire(old, next *Key, at time.Time) {
 	retired := StateInactive
 	if next.Full {
@@ -182,9 +181,9 @@ func (d *draft) retire(old, next *Key, at time.Time) {
 	}
 }
 
-// confirmed says whether the answers behind the command are a majority of its voters, each
+// checkConfirmed requires that the answers behind the command are a majority of its voters, each
 // from the keystore that is recorded as a holder.
-func (d *draft) confirmed(k *Key, c *Activate) error {
+func (d *draft) checkConfirmed(k *Key, c *Activate) error {
 	for _, s := range c.Confirmed {
 		if !slices.Contains(c.Voters, s.ID) {
 			return refuse("activate %s: %q is no voter", c.ID, s.ID)
@@ -231,7 +230,7 @@ func (d *draft) deprecate(c *Deprecate) error {
 
 func (d *draft) remove(c *Remove) error {
 	k := d.Key(c.ID)
-	if k == nil && c.Now && d.hurry(c.ID) {
+	if k == nil && c.Now && d.endUndo(c.ID) {
 		return nil
 	}
 	if k == nil || k.State != c.From {
@@ -246,7 +245,7 @@ func (d *draft) remove(c *Remove) error {
 	default:
 		return refuse("remove %s: it is %s", c.ID, k.State)
 	}
-	d.bury(c.ID, c.Time, c.Now)
+	d.leaveTombstone(c.ID, c.Time, c.Now)
 	return nil
 }
 
@@ -263,7 +262,7 @@ func (d *draft) adopt(c *Adopt) error {
 		})
 		return nil
 	}
-	if err := d.unused(c.Key.ID); err != nil {
+	if err := d.checkUnused(c.Key.ID); err != nil {
 		return err
 	}
 	k := d.newKey(c.Key, StateInactive)
@@ -282,7 +281,8 @@ func (d *draft) backup(c *Backup) error {
 	return nil
 }
 
-func (d *draft) unused(id KeyID) error {
+// checkUnused refuses a key ID that is in use or was used before.
+func (d *draft) checkUnused(id KeyID) error {
 	if d.Key(id) != nil || d.WasRemoved(id) {
 		return refuse("key ID %s is used", id)
 	}
@@ -310,8 +310,8 @@ func (d *draft) edit(id KeyID, change func(*Key)) {
 	d.Keys[i] = &k
 }
 
-// bury leaves a tombstone in place of the key.
-func (d *draft) bury(id KeyID, at time.Time, now bool) {
+// leaveTombstone leaves a tombstone in place of the key.
+func (d *draft) leaveTombstone(id KeyID, at time.Time, now bool) {
 	i, _ := d.search(id)
 	d.Keys = slices.Delete(d.Keys, i, i+1)
 	d.endJoinTokens(sealedWith(id))
@@ -319,8 +319,8 @@ func (d *draft) bury(id KeyID, at time.Time, now bool) {
 	d.Removed = slices.Insert(d.Removed, i, Tombstone{ID: id, Removed: at, Index: d.at, Now: now})
 }
 
-// hurry ends the time to undo a removal, and reports whether there was one.
-func (d *draft) hurry(id KeyID) bool {
+// endUndo ends the time to undo a removal, and reports whether the key was removed.
+func (d *draft) endUndo(id KeyID) bool {
 	i, ok := slices.BinarySearchFunc(d.Removed, id, func(t Tombstone, id KeyID) int { return compareIDs(t.ID, id) })
 	if ok {
 		d.Removed[i].Now = true

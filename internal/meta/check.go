@@ -11,13 +11,13 @@ import (
 // MaxPublic is the largest public key in bytes that the ring takes.
 const MaxPublic = 4096
 
-// MaxActor is the longest name of who asked for something, in bytes.
+// MaxActor is the longest name of an actor, who asked for a command, in bytes.
 const MaxActor = 255
 
 // MaxServerID is the longest server ID in bytes that the ring takes.
 const MaxServerID = 255
 
-// validate says what is wrong with a command whatever the ring it meets.
+// validate says what is wrong with a command in any ring.
 func (c Command) validate() error {
 	set := 0
 	var err error
@@ -222,9 +222,9 @@ func (r *Ring) checkKey(k *Key) error {
 	return nil
 }
 
-// CheckStep says what is wrong if next came right after r, or nil. Together with Check it is
-// the ring's half of the invariants: no key goes back to an earlier state, changes what it
-// was made of, or vanishes without a tombstone, and no tombstone vanishes.
+// CheckStep says what is wrong if next came right after r, or nil. Together with Check it enforces the ring's part of
+// the invariants: no key returns to an earlier state, changes its material, or vanishes without a tombstone, and
+// no tombstone vanishes.
 func (r *Ring) CheckStep(next *Ring) error {
 	if r.Cluster != (ClusterID{}) && r.Cluster != next.Cluster {
 		return errors.New("the cluster ID changed")
@@ -263,7 +263,7 @@ func (r *Ring) CheckStep(next *Ring) error {
 	return r.checkTokenSteps(next)
 }
 
-// checkReplaced requires that no key of r but the one which took over after a compromise is of use in next.
+// checkReplaced requires that after a compromise every key of r but the new active one is revoked and leaving in next.
 func (r *Ring) checkReplaced(next *Ring, by *Key) error {
 	for _, k := range r.Keys {
 		o := next.Key(k.ID)

@@ -9,18 +9,18 @@ import (
 	"unicode/utf8"
 )
 
-// Build is what a build knows. Servers of several builds may share a log: an entry, and a snapshot,
-// carries the lowest version that has all that is in it, and no other, so that all who read it write
-// and refuse the same.
+// Build says what a build of the keyring knows. Servers of several builds may share a log. So an entry or a snapshot
+// carries exactly the lowest version that has everything in it, and all builds that can read it write the same
+// bytes and refuse the same.
 type Build struct {
 	Version int // the newest it reads and writes
-	// Command and Ring tell the lowest version that has the command, or the ring, with every member
-	// that is set in it. Nil is version 1 for all.
+	// Command and Ring return the lowest version that has the command, or the ring, with every member
+	// that is set in it. Nil means version 1 for all.
 	Command func(*Command) int
 	Ring    func(*Ring) int
 }
 
-// ErrMalformed is matched by errors about bytes that are no entry or snapshot.
+// ErrMalformed is matched by errors about bytes that are not an entry or a snapshot.
 var ErrMalformed = errors.New("malformed keyring metadata")
 
 // ErrVersion is matched by errors about bytes of a version that the build does not know yet.
@@ -110,8 +110,8 @@ func (r *Ring) Encode() ([]byte, error) {
 // Decode reads a snapshot as this build does.
 func Decode(data []byte) (*Ring, error) { return This.DecodeRing(data) }
 
-// EncodeRing writes the snapshot of the ring, the JSON of snapshot, one key at a time: as a whole it
-// would be in memory twice. Equal rings have equal snapshots, by whatever builds that can write them.
+// EncodeRing writes the snapshot of the ring, which is the JSON of snapshot, one key at a time: otherwise it would be
+// in memory twice. Equal rings have equal snapshots, in every build that can write them.
 func (b Build) EncodeRing(w writer, r *Ring) error {
 	return encodeRing(w, b.ringNeeds(r), r)
 }
@@ -229,8 +229,8 @@ func (b Build) decode(data []byte, v any, version *int, canonical func() bool) e
 	return nil
 }
 
-// exactly requires the version that is needed. One that is lower is refused by the builds that it
-// names, one that is higher by builds that would understand the rest.
+// exactly requires the version that is needed. With a lower one, builds that it names would refuse the rest; with a
+// higher one, builds that understand the rest would refuse it.
 func exactly(version, needed int) error {
 	if version != needed {
 		return fmt.Errorf("%w: version %d, and what it has is of version %d", ErrMalformed, version, needed)
@@ -238,8 +238,8 @@ func exactly(version, needed int) error {
 	return nil
 }
 
-// What lists are made of checks itself while it is read, so that a long list of short
-// forgeries is refused at the first of them and never grows to many times its size.
+// The elements of lists are checked while they are read, so that a long list of short forgeries is refused at the
+// first of them and never grows to many times its size.
 
 // UnmarshalJSON reads a command and validates it.
 func (c *Command) UnmarshalJSON(b []byte) error {

@@ -4,9 +4,9 @@ import "time"
 
 // Command is one change of the ring. Exactly one member is set.
 //
-// Every command is safe to repeat: one that has already had its effect is refused or
-// changes nothing, and never does harm a second time. AddJoinToken is the exception: after the token
-// has ended it would be there again, so it is proposed once, by who waits for its outcome.
+// Every command but one is safe to repeat: if it has already had its effect, it is refused or changes nothing.
+// The exception is AddJoinToken, which would bring back a token that has ended: it is proposed once, by a caller
+// that waits for the outcome.
 type Command struct {
 	Init      *Init      `json:"init,omitempty"`
 	Add       *Add       `json:"add,omitempty"`
@@ -39,8 +39,8 @@ type NewKey struct {
 	Created   time.Time  `json:"created"`
 }
 
-// Add prepublishes a key. It carries all that is meant by it, so that a new leader can
-// finish the rotation from the ring alone.
+// Add prepublishes a key. It carries everything about the rotation, so that a new leader can finish the rotation from
+// the ring alone.
 type Add struct {
 	Key       NewKey    `json:"key"`
 	Publish   time.Time `json:"publish,omitzero"`
@@ -51,8 +51,8 @@ type Add struct {
 	Compromised bool `json:"compromised,omitempty"`
 }
 
-// Hold records which keys a server has gained, then which it has lost. A new keystore ID drops all
-// that was recorded of the server before. Keys that are no longer in the ring are passed over.
+// Hold records which keys a server has gained, and then which it has lost. A new keystore ID drops everything that
+// was recorded about the server before. Keys that are no longer in the ring are ignored.
 type Hold struct {
 	Server   string     `json:"server"`
 	Keystore KeystoreID `json:"keystore"`
@@ -60,15 +60,15 @@ type Hold struct {
 	Lost     []KeyID    `json:"lost,omitempty"`
 }
 
-// Forget drops what is recorded of servers that have left the raft configuration.
+// Forget drops the records of servers that have left the raft configuration.
 type Forget struct {
 	Servers []string `json:"servers"`
 }
 
-// Activate makes a prepublished key the active one and retires its predecessor. Voters is
-// the raft configuration the leader read after the answers; Confirmed are those of them
-// that have just said that they hold the key. The ring refuses it unless they are a
-// majority, each with a recorded hold of that very keystore.
+// Activate makes a prepublished key the active one and retires its predecessor. Voters are those of the raft
+// configuration that the leader read after the answers. Confirmed are the voters that have just said that they
+// hold the key. The ring refuses the command unless they are a majority, each with a recorded hold in the same
+// keystore.
 type Activate struct {
 	ID        KeyID     `json:"id"`
 	Voters    []string  `json:"voters"`
@@ -76,33 +76,30 @@ type Activate struct {
 	Time      time.Time `json:"time"`
 }
 
-// Rekey starts the move of an inactive key's data to the active key. With Remove the key is
-// removed when nothing is sealed under it any more, also one that is rekeying already.
+// Rekey starts the move of an inactive key's data to the active key. With Remove, which also works for a key that is
+// rekeying already, the leader removes the key when nothing is sealed under it any more.
 type Rekey struct {
 	ID     KeyID `json:"id"`
 	Remove bool  `json:"remove,omitempty"`
 }
 
-// Clean records that a scan found nothing sealed under a rekeying key, and when. The ring takes
-// it from whoever says so.
+// Clean records that a scan found nothing sealed under a rekeying key, and when. The ring does not ask for proof.
 type Clean struct {
 	ID KeyID `json:"id"`
 }
 
-// Deprecate makes a rekeying key a deprecated one. Clean is the index of the Clean that was
-// recorded last: its proposer has seen that no snapshot was restored between the scan and it. A
-// snapshot that is restored after that is either from before, and the command is refused, or it
-// has nothing under the key either.
+// Deprecate makes a rekeying key a deprecated one. Clean is the index of the Clean that was recorded last: its proposer
+// has seen that no snapshot was restored between the scan and that command. A snapshot that is restored later is
+// either from before it, and Deprecate is refused, or has nothing under the key either.
 type Deprecate struct {
 	ID    KeyID  `json:"id"`
 	Clean uint64 `json:"clean"`
 }
 
-// Remove leaves a tombstone in place of a key. From is the state in which the proposer saw
-// it; in any other state the command is refused. Without Force only a prepublished and a
-// deprecated key can go, with it also an inactive and a rekeying one, whose data is then
-// lost. The active key never goes. With Now there is no time in which it can be undone, also
-// that of a key which is removed already.
+// Remove leaves a tombstone in place of a key. From is the state in which the proposer saw the key; in another state
+// the command is refused. Without Force only a prepublished or a deprecated key can be removed. With Force an
+// inactive or a rekeying key can be removed too, and its data is lost. The active key is never removed. With Now
+// there is no time to undo the removal; it also ends that time for a key that is removed already.
 type Remove struct {
 	ID    KeyID     `json:"id"`
 	From  State     `json:"from"`
@@ -111,10 +108,9 @@ type Remove struct {
 	Time  time.Time `json:"time"`
 }
 
-// Adopt takes a key whose file was found into the ring as inactive. With DataOnly it opens
-// data and verifies no token; adopting such a key again without it admits its tokens too. With Admit those
-// verify for as long from Time on as if the key had been adopted with them then; without it their time counts
-// from the first adoption.
+// Adopt takes a key into the ring, as inactive, whose file was found on a server. With DataOnly the key opens data and
+// verifies no token. If such a key is adopted again without DataOnly, its tokens are admitted too. They
+// verify for as long as those of a retired key, with Admit from Time on and without it from the first adoption on.
 type Adopt struct {
 	Key      NewKey    `json:"key"`
 	DataOnly bool      `json:"dataOnly,omitempty"`
@@ -122,8 +118,8 @@ type Adopt struct {
 	Time     time.Time `json:"time"`
 }
 
-// Backup records a backup that has been written whole: of which log index it is, when it was
-// made, and the SHA-256 of its file. One that is of an earlier index than the last changes nothing.
+// Backup records a backup that was written completely: its log index, when it was made, and the SHA-256 of its file.
+// A backup of an earlier index than the last one changes nothing.
 type Backup struct {
 	Index  uint64    `json:"index"`
 	Time   time.Time `json:"time"`

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// MaxJoinTokens is how many join tokens there are at a time.
+// MaxJoinTokens is the most join tokens that there are at a time.
 const MaxJoinTokens = 64
 
 // SealedTokenSize is the size of a join token's sealed secret: nonce 12, secret 32, tag 16.
@@ -27,11 +27,11 @@ func (t TokenID) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, t[
 // UnmarshalText reads hexadecimal.
 func (t *TokenID) UnmarshalText(b []byte) error { return unhex(t[:], b) }
 
-// JoinToken is a token with which one server may join. Its secret is sealed with a key of the root
-// key that was active when it was made: who has the log or a snapshot alone does not have it.
+// JoinToken is a token with which one server may join. Its secret is sealed with a key that is derived from the root
+// key which was active when it was made: the log or a snapshot alone does not reveal it.
 type JoinToken struct {
 	ID     TokenID   `json:"id"`
-	Server string    `json:"server"` // who may join
+	Server string    `json:"server"` // that may join
 	End    time.Time `json:"end"`    // the leader ends it when this has passed
 	Key    KeyID     `json:"key"`    // the root key that it is sealed with
 	Sealed []byte    `json:"sealed"`
@@ -43,8 +43,8 @@ type AddJoinToken struct {
 	Token JoinToken `json:"token"`
 }
 
-// UseJoinToken binds a token to the first certificate with which its server has joined. The same one
-// may use it again, until it ends.
+// UseJoinToken binds a token to the first certificate with which its server has joined. The token can be used again
+// with the same certificate, until it ends.
 type UseJoinToken struct {
 	ID     TokenID `json:"id"`
 	Server string  `json:"server"`
@@ -111,8 +111,8 @@ func (d *draft) endJoinTokens(ends func(JoinToken) bool) {
 
 func (c *EndJoinTokens) ends(t JoinToken) bool { return c.All || slices.Contains(c.IDs, t.ID) }
 
-// sealedWith tells the tokens that are sealed with a key. They end when the key's data is moved, or the
-// key goes: they are never sealed anew.
+// sealedWith selects the tokens that are sealed with a key. They end when the key's data is moved or the key is
+// removed: a token is never sealed again.
 func sealedWith(key KeyID) func(JoinToken) bool {
 	return func(t JoinToken) bool { return t.Key == key }
 }
@@ -137,7 +137,7 @@ func (c *EndJoinTokens) validate() error {
 	return nil
 }
 
-// checkJoinTokens is the part of Check that is about them.
+// checkJoinTokens is the part of Check that is about join tokens.
 func (r *Ring) checkJoinTokens() error {
 	if len(r.JoinTokens) > MaxJoinTokens {
 		return fmt.Errorf("%d join tokens", len(r.JoinTokens))

@@ -2,8 +2,7 @@ package meta
 
 import "time"
 
-// LastIndex is the highest log index that the ring has anywhere: a snapshot of an earlier one is not
-// of this ring.
+// LastIndex is the highest log index in the ring. A snapshot at an earlier index can't be of this ring.
 func (r *Ring) LastIndex() uint64 {
 	last := r.Backup.Index
 	for _, k := range r.Keys {
@@ -15,7 +14,7 @@ func (r *Ring) LastIndex() uint64 {
 	return last
 }
 
-// Restored returns the ring as a backup of it is restored: join tokens end with that.
+// Restored returns the ring as it is restored from a backup: join tokens end with that.
 func (r *Ring) Restored() *Ring {
 	if len(r.JoinTokens) == 0 {
 		return r
@@ -25,10 +24,10 @@ func (r *Ring) Restored() *Ring {
 	return &next
 }
 
-// DataOnly returns a ring of another cluster, in which the keys of r open data and do nothing else: they
-// are inactive, as if they had been adopted at that time for their data alone. Keys that have sealed nothing
-// are left out. So is all that r knows of servers and backups, and whatever else is not named here: a
-// new member of Ring has to be thought about before it goes from one cluster to another.
+// DataOnly returns the ring of another cluster, in which the keys of r open data and do nothing else: they are
+// inactive, as if they had been adopted at that time for their data only. Keys that have sealed nothing are left
+// out, and so are the servers and backups of r and every other member that is not named here: a new member of Ring
+// has to be thought about before it goes from one cluster to another.
 func (r *Ring) DataOnly(cluster ClusterID, at time.Time) *Ring {
 	next := &Ring{Cluster: cluster, Removed: r.Removed}
 	for _, k := range r.Keys {

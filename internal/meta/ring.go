@@ -1,6 +1,6 @@
-// Package meta is the state machine of the keyring's metadata. It is pure: no clock, no
-// randomness, no I/O. Times and IDs come in with the commands, so the same log gives the
-// same bytes on every server.
+// Package meta is the state machine of the keyring's metadata: the ring, the commands that change it, and the format of
+// both in raft's log and snapshots. It is pure: no clock, no randomness, no I/O, no goroutines. Times and IDs come
+// in with the commands, so the same log gives the same bytes on every server.
 //
 // A [Ring] is immutable once published. [Ring.Apply] takes a decoded log entry and returns
 // the next Ring, or an error and no change. [Ring.Check] says whether a Ring can exist and
@@ -66,7 +66,7 @@ type Key struct {
 	Check     CheckValue `json:"check"`
 
 	Created   time.Time `json:"created"`
-	Publish   time.Time `json:"publish,omitzero"`   // not to be activated before; zero is at once
+	Publish   time.Time `json:"publish,omitzero"`   // it is not activated before; zero is at once
 	Activated time.Time `json:"activated,omitzero"` // zero for a key that was adopted
 	Retired   time.Time `json:"retired,omitzero"`
 
@@ -78,8 +78,8 @@ type Key struct {
 	Clean     uint64  `json:"clean,omitempty"`     // index at which a scan was recorded that found nothing under it
 	Remove    bool    `json:"remove,omitempty"`    // to be removed once it is deprecated
 
-	// Compromised is of a prepublished key: with its activation no token of another key verifies any more,
-	// and every other key is to be removed, once what is sealed under it has moved.
+	// Compromised is set on a prepublished key that follows a compromise: from its activation on, no token of
+	// another key verifies, and every other key is removed once its data has moved.
 	Compromised bool `json:"compromised,omitempty"`
 
 	CreateIndex uint64   `json:"createIndex"`
@@ -93,7 +93,7 @@ func (k *Key) Sealed() bool { return k.State.Opens() }
 // Adopted reports whether the key came from outside, and so was never active.
 func (k *Key) Adopted() bool { return k.State.Opens() && k.Activated.IsZero() }
 
-// New returns what the key came with.
+// New returns the metadata with which the key came.
 func (k *Key) New() NewKey { return NewKey{k.ID, k.Algorithm, k.Public, k.Check, k.Created} }
 
 // HeldBy reports whether the server is recorded as a holder.
@@ -102,12 +102,12 @@ func (k *Key) HeldBy(server string) bool {
 	return ok
 }
 
-// Tombstone is what is left of a removed key: its ID is never used again.
+// Tombstone is what is left of a removed key. Its ID is never used again.
 type Tombstone struct {
 	ID      KeyID     `json:"id"`
 	Removed time.Time `json:"removed"`
 	Index   uint64    `json:"index"`
-	Now     bool      `json:"now,omitempty"` // its files are to go at once
+	Now     bool      `json:"now,omitempty"` // its files are unlinked at once
 }
 
 // Server is a server that has reported itself a holder, with its present keystore.
@@ -138,7 +138,7 @@ func (r *Ring) Key(id KeyID) *Key {
 	return nil
 }
 
-// With returns the ring with each key changed, to be read and not to be applied to. r stays as it is.
+// With returns a copy of the ring in which each key is changed. It is for reading only, not for Apply. r stays as it is.
 func (r *Ring) With(change func(*Key)) *Ring {
 	other := *r
 	other.Keys = slices.Clone(r.Keys)

@@ -6,8 +6,8 @@ type StepKind string
 // The steps of a key's life, and a backup.
 const (
 	StepAdded          StepKind = "added"           // prepublished, not active yet
-	StepAdopted        StepKind = "adopted"         // its file was there, and its metadata was not
-	StepTokensAdmitted StepKind = "tokens admitted" // of a key that was adopted for data alone
+	StepAdopted        StepKind = "adopted"         // it had a file and no metadata
+	StepTokensAdmitted StepKind = "tokens admitted" // of a key that had been adopted for its data only
 	StepCompromised    StepKind = "compromised"     // when the key is active, all others are revoked and removed
 	StepActivated      StepKind = "activated"
 	StepRetired        StepKind = "retired"
@@ -25,8 +25,8 @@ type Step struct {
 	Key  KeyID
 }
 
-// Steps returns what has changed from one ring to a later one, by key: what was retired comes before
-// what was activated in its place.
+// Steps returns what has changed from one ring to a later one, by key. The retirement of a key comes before the
+// activation of its successor.
 func Steps(before, after *Ring) []Step {
 	var steps, last []Step
 	for _, k := range after.Keys {
@@ -53,7 +53,7 @@ func Steps(before, after *Ring) []Step {
 	return append(steps, last...)
 }
 
-// since returns the steps from what the key was. A key that was not there is one without a state.
+// since returns the steps from an earlier form of the key. A key that did not exist has no state.
 func (k *Key) since(was *Key) (steps []StepKind) {
 	add := func(happened bool, s StepKind) {
 		if happened {

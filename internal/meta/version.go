@@ -8,8 +8,8 @@ const Version = 2
 // This is this build.
 var This = Build{Version: Version, Command: needs(commandSince), Ring: needs(ringSince)}
 
-// since says which version something came with: a command, or a member of one or of the ring. What
-// stands in neither table is of version 1. A version that has been released gets no more lines.
+// since says with which version something came: a command, or a member of one or of the ring. Everything that is in
+// neither table is of version 1. A version that has been released gets no more lines.
 type since[T any] struct {
 	version int
 	isSet   func(*T) bool
@@ -28,8 +28,7 @@ var ringSince = []since[Ring]{
 	{2, anyKey(func(k *Key) bool { return k.Compromised })},
 }
 
-// anyKey looks for a member of a key: a line of ringSince about one is made with it. The ring may be one that
-// is not checked yet, with a key that is nil.
+// anyKey makes a line of ringSince about a member of a key. The ring may not be checked yet, so a key may be nil.
 func anyKey(isSet func(*Key) bool) func(*Ring) bool {
 	return func(r *Ring) bool {
 		return slices.ContainsFunc(r.Keys, func(k *Key) bool { return k != nil && isSet(k) })

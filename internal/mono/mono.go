@@ -1,8 +1,8 @@
-// Package mono reads the monotonic clock. Its times have a type of their own, so that they can't be mixed up
-// with times of the wall clock: the wall clock can be set, and the monotonic clock can't.
+// Package mono reads the monotonic clock. Its times have a type of their own, so that they can't be confused with times of
+// the wall clock, which can be set while the monotonic clock can't.
 //
-// Waits, pauses and deadlines in memory are times of this package. Times in the ring, in tokens and in
-// files are of the wall clock, and so is what is compared with them.
+// Waits, pauses and deadlines in memory use the times of this package. Times in the ring, in tokens and in files are those
+// of the wall clock, and so are the times that are compared with them.
 package mono
 
 import (

@@ -79,9 +79,9 @@ func (c Calls) held(ctx context.Context, to string, q Request) (Held, error) {
 	return Held{meta.KeystoreID(a.Keystore), keyIDs(a.Held)}, nil
 }
 
-// Fetch asks a server for 1 to MaxFetch keys, and hands the material of each that has come to take. The
-// material is overwritten when take returns. Whether it is the right one is for take to find out. A key that the server does not hold is no
-// error.
+// Fetch asks a server for 1 to MaxFetch keys, and hands the material of each key that has come to take, which has to
+// find out whether it is the right one. The material is overwritten when take returns. A key that the server
+// does not hold is no error.
 func (c Calls) Fetch(ctx context.Context, from string, cluster meta.ClusterID, ids []meta.KeyID,
 	take func(id meta.KeyID, material []byte)) error {
 	pull, err := NewFetch(wireIDs(ids))

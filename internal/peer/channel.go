@@ -8,15 +8,14 @@ import (
 	"fmt"
 )
 
-// Channel is what the two ends of one connection know of it, and nobody else. Both can bind to it what
-// they say.
+// Channel is what the two ends of one connection know about it, and nobody else. Both ends can bind messages to it.
 type Channel struct {
 	Exporter []byte // tls-exporter of RFC 9266, 32 bytes
 	Own      []byte // public key of the certificate that this end has shown, in DER
-	Other    []byte // and of the other end's
+	Other    []byte // the same of the other end
 }
 
-// Channel returns that of the connection.
+// Channel returns the channel binding of the connection.
 func (c *Conn) Channel() (Channel, error) {
 	state := c.ConnectionState()
 	exporter, err := state.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
@@ -36,7 +35,7 @@ type shown struct{ cert *tls.Certificate }
 
 type shownKey struct{}
 
-// note has what is chosen in a handshake with ctx noted in s.
+// note returns a context for a handshake, in which the certificate that is chosen is noted in s.
 func (s *shown) note(ctx context.Context) context.Context {
 	return context.WithValue(ctx, shownKey{}, s)
 }

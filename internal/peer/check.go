@@ -29,14 +29,15 @@ func given[T any, P interface {
 }
 
 func (r Request) kind() (kind, error) {
-	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Offer), given(r.Removed), given(r.State))
+	return onlyOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Offer), given(r.Removed), given(r.State))
 }
 
 func (r Response) kind() (kind, error) {
-	return theOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Refusal), given(r.Removed), given(r.State))
+	return onlyOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Refusal), given(r.Removed), given(r.State))
 }
 
-func theOne(kinds ...kind) (kind, error) {
+// onlyOne returns the one kind that is set, checked.
+func onlyOne(kinds ...kind) (kind, error) {
 	var one kind
 	for _, k := range kinds {
 		if k != nil && one != nil {
@@ -73,34 +74,34 @@ func (r *FetchRequest) check() error {
 	if len(r.Public) != publicKeySize {
 		return fmt.Errorf("public key of %d bytes, want %d", len(r.Public), publicKeySize)
 	}
-	return distinct(MaxFetch, r.IDs)
+	return checkDistinct(MaxFetch, r.IDs)
 }
 
 func (r *HoldRequest) check() error {
-	return errors.Join(named(r.Keystore), distinct(MaxIDs, r.Gained, r.Lost))
+	return errors.Join(checkKeystore(r.Keystore), checkDistinct(MaxIDs, r.Gained, r.Lost))
 }
 
 func (r *AskRequest) check() error {
 	if len(r.IDs) == 0 {
 		return errors.New("no IDs")
 	}
-	return distinct(MaxIDs, r.IDs)
+	return checkDistinct(MaxIDs, r.IDs)
 }
 
 func (r *RemovedRequest) check() error {
 	if len(r.IDs) == 0 {
 		return errors.New("no IDs")
 	}
-	return distinct(MaxIDs, r.IDs)
+	return checkDistinct(MaxIDs, r.IDs)
 }
 
-func (a *RemovedAnswer) check() error { return distinct(MaxIDs, a.IDs) }
+func (a *RemovedAnswer) check() error { return checkDistinct(MaxIDs, a.IDs) }
 
 func (r *OfferRequest) check() error {
 	if r.Created.Location() != time.UTC {
 		return errors.New("created is not in UTC")
 	}
-	return text(r.Algorithm)
+	return checkText(r.Algorithm)
 }
 
 func (a *HelloAnswer) check() error {
@@ -117,7 +118,7 @@ func (a *HelloAnswer) check() error {
 		}
 		ids = append(ids, o.ID)
 	}
-	return errors.Join(named(a.Keystore), distinct(MaxOrphans, ids), a.Waiting.check())
+	return errors.Join(checkKeystore(a.Keystore), checkDistinct(MaxOrphans, ids), a.Waiting.check())
 }
 
 func (w *Waiting) check() error {
@@ -130,7 +131,7 @@ func (w *Waiting) check() error {
 		return fmt.Errorf("%d KEKs, at most %d", len(w.KEKs), MaxWaiting)
 	}
 	for _, id := range w.KEKs {
-		if err := text(id); err != nil {
+		if err := checkText(id); err != nil {
 			return fmt.Errorf("KEK: %w", err)
 		}
 	}
@@ -138,7 +139,7 @@ func (w *Waiting) check() error {
 }
 
 func (o Orphan) check() error {
-	if err := text(o.Algorithm); err != nil {
+	if err := checkText(o.Algorithm); err != nil {
 		return fmt.Errorf("algorithm: %w", err)
 	}
 	if o.Created.Location() != time.UTC {
@@ -164,11 +165,11 @@ func (a *FetchAnswer) check() error {
 		}
 		ids = append(ids, k.ID)
 	}
-	return distinct(MaxFetch, ids)
+	return checkDistinct(MaxFetch, ids)
 }
 
 func (a *AskAnswer) check() error {
-	return errors.Join(named(a.Keystore), distinct(MaxIDs, a.Held))
+	return errors.Join(checkKeystore(a.Keystore), checkDistinct(MaxIDs, a.Held))
 }
 
 func (r *Refusal) check() error {
@@ -183,11 +184,11 @@ func (r *Refusal) check() error {
 	if r.Code != NotLeader {
 		return fmt.Errorf("%s names a leader", r.Code)
 	}
-	return text(r.Leader)
+	return checkText(r.Leader)
 }
 
-// distinct refuses more than limit IDs in all, and one that comes twice.
-func distinct(limit int, lists ...[]ID) error {
+// checkDistinct refuses more than limit IDs in all, and one that comes twice.
+func checkDistinct(limit int, lists ...[]ID) error {
 	seen := make(map[ID]bool)
 	for _, ids := range lists {
 		for _, id := range ids {
@@ -203,14 +204,15 @@ func distinct(limit int, lists ...[]ID) error {
 	return nil
 }
 
-func named(keystore ID) error {
+func checkKeystore(keystore ID) error {
 	if keystore == (ID{}) {
 		return errors.New("no keystore ID")
 	}
 	return nil
 }
 
-func text(s string) error {
+// checkText refuses what is no server ID or algorithm name.
+func checkText(s string) error {
 	if s == "" || len(s) > maxText || !utf8.ValidString(s) {
 		return fmt.Errorf("text of %d bytes, want 1 to %d of UTF-8", len(s), maxText)
 	}

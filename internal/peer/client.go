@@ -17,9 +17,9 @@ import (
 	"time"
 )
 
-// maxDials is how many dials to one server are under way at a time. With what raft dials they are to
-// stay below MaxPendingPerAddr: a port closes the oldest of more than that. maxConns is how many
-// connections to one server there are.
+// maxDials is the most dials to one server that are under way at a time. Together with those of raft they have to
+// stay below MaxPendingPerAddr, because a port closes the oldest of more than that. maxConns is the most
+// connections to one server.
 const (
 	maxDials = 8
 	maxConns = 32
@@ -29,7 +29,7 @@ const (
 // concurrent use.
 type Client struct {
 	dialer    *Dialer
-	dials     *turns[string] // by pool host
+	dials     *limits[string] // by pool host
 	transport *http.Transport
 	life      context.Context // ends with Close: http.Transport lets a dial outlive its call
 	end       context.CancelFunc
@@ -41,7 +41,7 @@ type Client struct {
 
 // NewClient returns a client that dials with d.
 func NewClient(d *Dialer) *Client {
-	c := &Client{dialer: d, dials: newTurns[string](maxDials)}
+	c := &Client{dialer: d, dials: newLimits[string](maxDials)}
 	c.life, c.end = context.WithCancel(context.Background())
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -59,8 +59,7 @@ func NewClient(d *Dialer) *Client {
 
 // Call sends body to the path at a server, which is expected at addr, and returns the
 // response; an empty ID is AnyServer, as in ClientConfig. ctx should have a deadline: a peer
-// may never answer. A refusal is a *Refusal.
-// A call that got an error may still have arrived.
+// may never answer. A refusal comes back as a *Refusal. A call that returns an error may still have arrived.
 func (c *Client) Call(ctx context.Context, server, addr, path string, body []byte) ([]byte, error) {
 	if !c.begin() {
 		return nil, net.ErrClosed
@@ -184,11 +183,11 @@ func (c *Client) dial(ctx context.Context, _, hostport string) (net.Conn, error)
 	defer cancel()
 	wait, stop := context.WithTimeout(ctx, maxConns/maxDials*DefaultTimeout)
 	defer stop()
-	done, ok := c.dials.take(wait, hostport)
+	release, ok := c.dials.acquire(wait, hostport)
 	if !ok {
 		return nil, fmt.Errorf("dial server %q at %s: too many dials are under way", server, addr)
 	}
-	defer done()
+	defer release()
 	conn, err := c.dialer.Dial(ctx, server, addr, ALPNPeer)
 	if err != nil {
 		return nil, err

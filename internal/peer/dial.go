@@ -83,12 +83,12 @@ type Dialer struct {
 }
 
 // Dial connects to the server of that ID, which is expected at addr, for the protocol; an
-// empty ID is AnyServer, as in ClientConfig. It returns when the other side has admitted this
-// one. An error says who was dialled; if it
-// was this side that refused, it says which check failed, and else it has the alert.
+// empty ID is AnyServer, as in ClientConfig. It returns when the other side has admitted this one. An error says
+// which server was dialled. If this side refused the other, the error says which check failed; otherwise it has
+// the alert of the other side.
 //
-// What Elsewhere returns is dialled too, as in Happy Eyeballs, RFC 8305: the next address when one has
-// failed, or has not answered for a quarter of a second. The first connection counts.
+// The addresses that Elsewhere returns are dialled too, as in Happy Eyeballs, RFC 8305: the next one when one has
+// failed, or has not answered for a quarter of a second. The first connection wins.
 func (d *Dialer) Dial(ctx context.Context, server, addr, alpn string) (*Conn, error) {
 	timeout := d.Timeout
 	if timeout == 0 {
@@ -106,10 +106,10 @@ func (d *Dialer) Dial(ctx context.Context, server, addr, alpn string) (*Conn, er
 	return d.dialAny(ctx, server, addrs, alpn)
 }
 
-// nextAddress is how long a dial waits for an answer before it tries another address besides.
+// nextAddress is how long a dial waits for an answer before it also tries another address.
 const nextAddress = 250 * time.Millisecond
 
-// dialAny returns when every dial that it has begun has ended.
+// dialAny dials the addresses until one answers. It returns when every dial that it has begun has ended.
 func (d *Dialer) dialAny(ctx context.Context, server string, addrs []string, alpn string) (first *Conn, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -179,7 +179,7 @@ func (d *Dialer) connect(ctx context.Context, server, addr, alpn string) (*Conn,
 	keepAlive(raw)
 	cut := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { raw.Close(); close(cut) })
-	c, err := greet(tls.Client(raw, config))
+	c, err := awaitAdmission(tls.Client(raw, config))
 	if !stop() {
 		<-cut
 		return nil, ctx.Err()
@@ -197,16 +197,15 @@ func (d *Dialer) connect(ctx context.Context, server, addr, alpn string) (*Conn,
 	return c, nil
 }
 
-// keepAlive has the kernel find out, within half a minute, that the other side is gone. What is
-// not TCP keeps itself.
+// keepAlive has the kernel find out, within half a minute, that the other side of a TCP connection is gone.
 func keepAlive(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3})
 	}
 }
 
-// greet shakes hands and waits for the admission.
-func greet(tc *tls.Conn) (*Conn, error) {
+// awaitAdmission does the handshake and waits for the first byte.
+func awaitAdmission(tc *tls.Conn) (*Conn, error) {
 	own := new(shown)
 	if err := tc.HandshakeContext(own.note(context.Background())); err != nil { // the dial closes what is below
 		drain(tc.NetConn())
@@ -226,9 +225,8 @@ func greet(tc *tls.Conn) (*Conn, error) {
 	return &Conn{Conn: tc, peer: id, shown: own, dialled: true}, nil
 }
 
-// drain ends our side of a connection and reads on for a while, to the end of the other's.
-// Closing while bytes are unread would reset the connection, and the reset may overtake
-// the alert that says why.
+// drain ends this side of a connection and reads on for a while, to the end of the other side. Closing it while
+// bytes are unread would reset the connection, and the reset may overtake the alert that says why.
 func drain(raw net.Conn) {
 	const longest = time.Second
 	if w, ok := raw.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {

@@ -29,20 +29,22 @@ func FrameEnds(stream []byte) (ends []int, err error) {
 	return ends, nil
 }
 
-// Turns is turns for tests.
-type Turns struct{ *turns[string] }
+// Limits is limits for tests.
+type Limits struct{ *limits[string] }
 
-// NewTurns gives each most turns at a time.
-func NewTurns(most int) Turns { return Turns{newTurns[string](most)} }
+// NewLimits gives each key most places at a time.
+func NewLimits(most int) Limits { return Limits{newLimits[string](most)} }
 
-// Take takes one.
-func (t Turns) Take(ctx context.Context, id string) (done func(), ok bool) { return t.take(ctx, id) }
+// Acquire waits for a place.
+func (l Limits) Acquire(ctx context.Context, key string) (release func(), ok bool) {
+	return l.acquire(ctx, key)
+}
 
-// Known is how many have a turn or wait for one.
-func (t Turns) Known() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.of)
+// Known is how many keys have a place or wait for one.
+func (l Limits) Known() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.limits.limits)
 }
 
 // Expire is what the timer of a connection calls.

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Bounds of what raft sends. Its frames have no length of their own: its decoder takes what
-// comes, and makes of it what it says it is.
+// Bounds on what raft reads. The frames of raft's network transport carry no length: its decoder reads on for as
+// long as the values in them say.
 const (
 	// MaxEntry is the most bytes of one log entry that a frame carries.
 	MaxEntry = 4 << 20
@@ -23,10 +23,10 @@ const (
 	maxAnswer       = 64 << 10
 	maxAnswerValues = 64 // an answer has 14
 
-	// Of a request that has begun, and of the snapshot behind it, so many bytes, or the rest, may
-	// be waited for so long.
-	paceBytes = 64 << 10
-	paceTime  = 10 * time.Second
+	// The read rate: once a request has begun, rateBytes of it or of the snapshot behind it, or the rest if
+	// that is less, have to come within rateTime of reading.
+	rateBytes = 64 << 10
+	rateTime  = 10 * time.Second
 )
 
 // Why a frame was refused.
@@ -39,19 +39,18 @@ var (
 	errFrameSlow   = errors.New("raft frame: its bytes, or those of its snapshot, come too slowly")
 )
 
-// RaftRequests bounds what raft reads from a connection that the port has admitted. A
-// request beyond the bounds, or of another form than raft's, ends the connection, with an
-// error, before its bytes are handed on. So does one that stops on its way, or nearly does: raft
-// reads a snapshot where it does everything else. The time between two reads does not count.
-// After a snapshot the connection is at its end, as it is for raft, which uses it no more.
+// RaftRequests bounds what raft reads from a connection that the port has admitted. A request beyond the bounds, or
+// of another form than raft's, ends the connection with an error before its bytes are handed on. So does a
+// request that comes too slowly, because raft reads a snapshot in the goroutine that does everything else. The
+// time between two reads does not count. After a snapshot the connection ends: raft does not use it again.
 //
 // It sets the read deadlines of c.
 func RaftRequests(c net.Conn) net.Conn {
 	return &framed{Conn: c, scanner: scanner{next: atType}}
 }
 
-// RaftAnswers bounds what raft reads from a connection that it has dialled. How long that may
-// take is what raft itself bounds there.
+// RaftAnswers bounds what raft reads from a connection that it has dialled. raft itself bounds how long that may
+// take.
 func RaftAnswers(c net.Conn) net.Conn {
 	return &framed{Conn: c, scanner: scanner{next: atText}}
 }
@@ -60,15 +59,15 @@ func RaftAnswers(c net.Conn) net.Conn {
 type framed struct {
 	net.Conn
 	scanner scanner
-	pace    pace
-	err     error // that of the frame that was refused
+	rate    readRate
+	err     error // why a frame was refused
 }
 
-// pace is how fast a request comes.
-type pace struct {
-	frame uint64        // its number
-	bytes int           // that came in this step
-	left  time.Duration // that may be waited in this step
+// readRate measures how fast a request comes, in steps of rateBytes.
+type readRate struct {
+	frame uint64        // the number of the request
+	bytes int           // that have come in this step
+	left  time.Duration // for which this step may still wait
 }
 
 // Read implements net.Conn. It allocates nothing.
@@ -81,7 +80,7 @@ func (f *framed) Read(p []byte) (int, error) {
 	}
 	n, err := f.read(p)
 	n, bad := f.scanner.scan(p[:n])
-	f.pace.add(n, f.scanner.frame)
+	f.rate.add(n, f.scanner.frame)
 	if bad == nil && f.scanner.within() && errors.Is(err, os.ErrDeadlineExceeded) {
 		bad = errFrameSlow
 	}
@@ -96,29 +95,29 @@ func (f *framed) Read(p []byte) (int, error) {
 	return 0, f.err
 }
 
-// read reads, and within a request waits no longer than its pace allows. A deadline is refused on a
-// closed connection only, of which Read tells more.
+// read reads, and within a request waits no longer than the read rate allows. Only a closed connection refuses a
+// deadline, and then Read returns a better error.
 func (f *framed) read(p []byte) (int, error) {
 	if !f.scanner.within() {
 		return f.Conn.Read(p)
 	}
 	began := time.Now()
-	f.Conn.SetReadDeadline(began.Add(f.pace.left))
+	f.Conn.SetReadDeadline(began.Add(f.rate.left))
 	n, err := f.Conn.Read(p)
 	f.Conn.SetReadDeadline(time.Time{})
-	f.pace.left -= time.Since(began)
+	f.rate.left -= time.Since(began)
 	return n, err
 }
 
-// add notes n bytes, the last of them of that frame.
-func (p *pace) add(n int, frame uint64) {
-	p.bytes += n
-	if frame != p.frame || p.bytes >= paceBytes {
-		*p = pace{frame: frame, left: paceTime}
+// add notes that n bytes have come, the last of which belongs to that frame.
+func (r *readRate) add(n int, frame uint64) {
+	r.bytes += n
+	if frame != r.frame || r.bytes >= rateBytes {
+		*r = readRate{frame: frame, left: rateTime}
 	}
 }
 
-// place is what is to come at level 0.
+// place says what comes next outside of all maps and arrays.
 type place uint8
 
 const (
@@ -129,17 +128,16 @@ const (
 	atAnswer                // a map, or nil if there was an error
 )
 
-// rpcInstallSnapshot is raft's number of the request that a snapshot follows; rpcLast is the
-// last number that raft has.
+// rpcInstallSnapshot is the type of the request that is followed by a snapshot, and rpcLast the highest type that
+// raft has.
 const (
 	rpcInstallSnapshot = 2
 	rpcLast            = 4
 )
 
-// scanner follows the frames in a stream of bytes, however they are cut. It takes the part of
-// msgpack that raft writes: maps have strings as keys, and arrays, which are those of the log
-// entries, have maps as elements. Raft's decoder would make of a nil there an entry on which
-// raft panics.
+// scanner follows the frames in a stream of bytes, which may come in pieces of any size. It accepts the part of
+// msgpack that raft writes: the keys of maps are strings, and the elements of arrays, which are log entries, are
+// maps. raft's decoder would turn a nil there into an entry on which raft panics.
 //
 // A frame is a type and a map, or a string and a map if it is an answer. The map of
 // InstallSnapshot has a Size, and that many bytes follow.

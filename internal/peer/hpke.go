@@ -39,8 +39,8 @@ func (s Secret) MarshalJSON() ([]byte, error) {
 	return []byte(`"key ` + s.ID.String() + ` (redacted)"`), nil
 }
 
-// Binding is what an answer is bound to besides its request: which cluster, who asked, who
-// answers. Both sides take it from what they know, and not from the message.
+// Binding is what an answer is bound to besides its request: the cluster, and the IDs of the servers that asked and
+// answered. Both sides take it from what they know, and not from the message.
 type Binding struct {
 	Cluster  [16]byte
 	Asker    string
@@ -62,8 +62,8 @@ func (b Binding) info(request []byte) []byte {
 
 func aad(id ID, check Check) []byte { return append(id[:], check[:]...) }
 
-// SealKeys answers an encoded fetch request with those of its keys that are given. What was
-// not asked for is an error. The keys stay the caller's to wipe.
+// SealKeys answers an encoded fetch request with the given keys. A key that was not asked for is an error. The
+// caller still has to wipe the keys.
 func SealKeys(b Binding, request []byte, keys []Secret) (*FetchAnswer, error) {
 	r, err := DecodeRequest(request)
 	if err != nil {
@@ -112,8 +112,8 @@ func (a *FetchAnswer) answers(ids []ID) error {
 	return a.check() // none comes twice
 }
 
-// Pull is a fetch under way: its request, and the ephemeral key that opens one answer to it.
-// Every peer that is asked gets a Pull of its own. It is not safe for concurrent use.
+// Pull is a fetch under way: its request, and the ephemeral key that opens one answer to it. Each server that is
+// asked needs another Pull. It is not safe for concurrent use.
 type Pull struct {
 	ids     []ID
 	request []byte
@@ -139,10 +139,10 @@ func (p *Pull) Request() []byte { return p.request }
 // Format implements fmt.Formatter, for every verb, without the private key.
 func (p *Pull) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "fetch of %d keys", len(p.ids)) }
 
-// Open opens the answer to the request, once: a second call is an error whatever the first
-// one said. It returns all the keys of the answer or an error, and then nothing that was
-// opened is left in memory. That a key is the right one is for the caller to find out: its
-// check value must be the FSM's, and its material must match it.
+// Open opens the answer to the request. It can be called once: a second call is an error, whatever the first one
+// returned. It returns all the keys of the answer, or an error and then leaves no opened key in memory. The caller
+// has to find out whether a key is the right one: its check value must be that of the FSM, and its material must
+// match it.
 func (p *Pull) Open(b Binding, a *FetchAnswer) ([]Secret, error) {
 	if p.private == nil {
 		return nil, errors.New("open keys: a second answer to one fetch")

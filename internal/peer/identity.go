@@ -11,13 +11,13 @@ import (
 const (
 	scheme = "keyring"
 
-	// RoleServer is the role of a server's certificate. Any other may be in use for
-	// certificates of the same CA, and none of them gets a connection.
+	// RoleServer is the role of a server's certificate. Other certificates of the same CA may have other
+	// roles, and none of those gets a connection.
 	RoleServer = "server"
 )
 
-// Identity is whom a certificate names. Cluster is the name in the host's configuration:
-// letters, digits, dots, dashes and underscores. ID is any text.
+// Identity is the server that a certificate names. Cluster is the name in the host's configuration: letters, digits,
+// dots, dashes and underscores. ID is any text.
 type Identity struct {
 	Cluster string
 	Role    string
@@ -70,7 +70,7 @@ func parseURI(u *url.URL) (Identity, error) {
 	if errRole != nil || errID != nil || i.String() != u.String() {
 		return Identity{}, errors.New("not in the canonical form")
 	}
-	if role == "" || text(id) != nil || !validCluster(i.Cluster) {
+	if role == "" || checkText(id) != nil || !validCluster(i.Cluster) {
 		return Identity{}, errors.New("no role, or not the name of a cluster or server")
 	}
 	return i, nil

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// A connection ends with the certificates that it was made with, those of both ends, and when the CAs do not
-// vouch for the other end's any more. No handshake comes again that would tell.
+// A connection ends when a certificate of either end expires, and when the CAs no longer vouch for the other end.
+// There is no second handshake that would find out.
 
 // ChainsEnd returns when the last of the chains ends, which is when the first of its certificates does.
 func ChainsEnd(chains [][]*x509.Certificate) (last time.Time) {
@@ -29,9 +29,9 @@ func ChainsEnd(chains [][]*x509.Certificate) (last time.Time) {
 	return last
 }
 
-// endWith has the connection end with the chains of the other side, or with the certificate that this side has
-// shown. A configuration with another clock may take certificates that have ended by this one: those connections
-// are left to recheck.
+// endWith has the connection end when the chains of the other side do, or the certificate that this side has shown.
+// A TLS configuration with a clock of its own may accept certificates that have expired by this server's clock:
+// those connections are left to recheck.
 func (c *Conn) endWith(chains [][]*x509.Certificate) {
 	end := ChainsEnd(chains)
 	if own, err := c.shown.leaf(); err == nil && own.NotAfter.Before(end) {
@@ -43,8 +43,8 @@ func (c *Conn) endWith(chains [][]*x509.Certificate) {
 	c.arm()
 }
 
-// arm has expire called at the end, and reports whether that is still to come. It is called with life held. A
-// connection that is closed has nothing wait.
+// arm has expire called at the end, unless the connection is closed, and reports whether the end is still to come.
+// The caller holds life.
 func (c *Conn) arm() bool {
 	left := time.Until(c.expires)
 	if left > 0 && !c.over {
@@ -53,7 +53,7 @@ func (c *Conn) arm() bool {
 	return left > 0
 }
 
-// stopTimer is for a connection that is closed.
+// stopTimer ends the wait of a connection that is closed.
 func (c *Conn) stopTimer() {
 	c.life.Lock()
 	defer c.life.Unlock()
@@ -81,7 +81,7 @@ func (c *Conn) cutOff() {
 	cutOff(c)
 }
 
-// recheck says why the other end would not be taken now, by its chain.
+// recheck says why the certificates of the connection would not be accepted now. Nil is that they would.
 func (c *Conn) recheck(base *tls.Config) error {
 	roots, usage := base.RootCAs, x509.ExtKeyUsageServerAuth
 	if !c.dialled {
@@ -122,8 +122,8 @@ func verifyChain(base *tls.Config, roots *x509.CertPool, usage x509.ExtKeyUsage,
 	return chains, nil
 }
 
-// Recheck cuts off the admitted connections whose other end the source's CAs do not vouch for now, or whose
-// certificates have ended.
+// Recheck cuts off the admitted connections whose certificates have expired, or are no longer vouched for by the CAs
+// of the source.
 func (p *Port) Recheck(source Source) error {
 	base, err := load(source)
 	if err != nil {
@@ -141,7 +141,7 @@ func (p *Port) Recheck(source Source) error {
 	return nil
 }
 
-// Recheck does the same with the connections that were dialled.
+// Recheck does the same to the connections that were dialled.
 func (d *Dialer) Recheck() error {
 	base, err := load(d.TLS)
 	if err != nil {

@@ -11,21 +11,21 @@ import (
 	"example.com/keyring/internal/bounded"
 )
 
-// Version is the newest version of messages that this package reads and writes. A message carries the
-// lowest version that has its kind and every member that is set, and an answer none that is higher
-// than its request's. So servers of several builds understand each other in what they share, and an
-// older one refuses the rest as Unsupported.
+// Version is the newest version of messages that this package reads and writes. A message carries the lowest
+// version that has its kind and every member that is set. An answer is never of a higher version than its
+// request. So servers of different builds understand each other in what they share, and the older one refuses
+// the rest as Unsupported.
 const Version = 2
 
-// What a message may hold. Whatever keeps these limits fits MaxMessage, except for a very
-// long list of orphans, which does not encode. The tags of the messages repeat them: nothing is allocated
-// for what is beyond.
+// What a message may hold. A message within these limits fits MaxMessage, except for a very long list of orphans,
+// which does not encode. The tags of the messages repeat the limits, so that nothing is allocated beyond
+// them.
 const (
 	MaxMessage  = 1 << 20
 	MaxFetch    = 64      // keys in one fetch
 	MaxMaterial = 8 << 10 // bytes of one key
 	MaxIDs      = 16384   // IDs in one hold or ask
-	MaxOrphans  = 1000    // in one hello; the next hello has those that remain
+	MaxOrphans  = 1000    // in one hello; the next hello has the rest
 	MaxWaiting  = 16      // KEKs in one hello
 )
 
@@ -96,8 +96,8 @@ type FetchRequest struct {
 	Public []byte `json:"public" bound:"bytes=1216"`
 }
 
-// HoldRequest tells the leader which keys the asker has come to hold, or holds no more, in
-// the keystore it has now. Both may be empty: then the keystore is the news.
+// HoldRequest tells the leader which keys the asker has come to hold, and which it no longer holds, in its present
+// keystore. Both lists may be empty: then the leader learns of the keystore.
 type HoldRequest struct {
 	Keystore ID   `json:"keystore"`
 	Gained   []ID `json:"gained,omitempty" bound:"elements=16384"`
@@ -109,10 +109,9 @@ type AskRequest struct {
 	IDs []ID `json:"ids" bound:"elements=16384"`
 }
 
-// OfferRequest tells of a key that the asker, who leads, is about to add: the answerer may
-// fetch it before it is in its FSM. The answer is an AskAnswer. Configuration is the index of the asker's
-// latest raft configuration, or a later one: who has not applied it fetches nothing. Zero, of version 1,
-// is none.
+// OfferRequest tells of a key that the asker, which leads, is about to add: the answerer may fetch the key before
+// the key is in its FSM. The answer is an AskAnswer. Configuration is the index of the asker's latest raft
+// configuration, or a later index: a server that has not applied it fetches nothing. Zero, in version 1, is none.
 type OfferRequest struct {
 	ID        ID        `json:"id"`
 	Algorithm string    `json:"algorithm" bound:"bytes=255"`
@@ -128,8 +127,8 @@ type RemovedRequest struct {
 	IDs []ID `json:"ids" bound:"elements=16384"`
 }
 
-// StateRequest asks any member what it is and knows now. Version 2. With Confirm one that leads has a
-// majority confirm that, by an entry in raft's log: it is for those who need StateAnswer.Leads.
+// StateRequest asks any member what it is and knows now. Version 2. With Confirm a leader has a majority confirm
+// that it leads, by an entry in raft's log: it is for askers that need StateAnswer.Leads.
 type StateRequest struct {
 	Confirm bool `json:"confirm,omitempty"`
 }
@@ -167,13 +166,13 @@ type HelloAnswer struct {
 	Waiting *Waiting `json:"waiting,omitempty"` // nil if none wait. Version 2
 }
 
-// Waiting are key files of keys that the FSM does not know, and that the answerer can't open for now.
+// Waiting tells of key files of keys that the FSM does not know, and that the answerer can't open for now.
 // Version 2.
 type Waiting struct {
-	Files int `json:"files"` // that wait, at least one
-	Of    int `json:"of"`    // so many of keys that the FSM does not know
+	Files int `json:"files"` // how many wait, at least one
+	Of    int `json:"of"`    // how many there are of keys that the FSM does not know
 
-	// KEKs are those which they wait for. Files that can't be read wait for none.
+	// KEKs are the ones that the files wait for. Files that can't be read wait for none.
 	KEKs []string `json:"keks,omitempty" bound:"elements=16,bytes=128"`
 }
 
@@ -214,25 +213,25 @@ type RemovedAnswer struct {
 	IDs []ID `json:"ids,omitempty" bound:"elements=16384"`
 }
 
-// StateAnswer is what the answerer is and knows now. Version 2. A member that comes to it later is of
-// a later version, and left out when the request is older.
+// StateAnswer is what the answerer is and knows now. Version 2. A member that is added to it later belongs to a
+// later version, and is left out when the request is older.
 type StateAnswer struct {
 	// Time is the answerer's clock, in UTC, just before it answered.
 	Time time.Time `json:"time"`
 
-	// Leads, which is for a request with Confirm, says that the answerer leads in Term, has applied the
-	// barrier of Term, and that a majority of the voters has taken an entry from it after the question. Then its FSM had, when the
-	// question came, all that any leader's had, and Entry tells how far that is.
+	// Leads, for a request with Confirm, says that the answerer leads in Term, has applied the barrier of
+	// Term, and that a majority of the voters has taken an entry from it after the question. Then its FSM
+	// had, when the question came, all that the FSM of any leader had, and Entry tells how far that is.
 	Leads bool   `json:"leads"`
 	Term  uint64 `json:"term"` // raft's term there
 
 	// Entry is the index of the keyring's last entry in raft's log that the answerer's FSM has applied
-	// since its last restore. Zero is none; with Leads, the log has no entry of the keyring's at all.
+	// since its last restore. Zero is none; with Leads, the log has no entry of the keyring at all.
 	Entry uint64 `json:"entry"`
 
-	// Applied is the index of raft's log up to which raft has handed entries to the FSM, which may
-	// still be at work on them. Configuration is that of the raft configuration that its FSM was told
-	// of last, and zero if that is one of a snapshot.
+	// Applied is the index of raft's log up to which raft has handed entries to the FSM, which may not
+	// have applied them all yet. Configuration is the index of the raft configuration that its FSM was
+	// told of last, and zero if that one came with a snapshot.
 	Applied       uint64 `json:"applied"`
 	Configuration uint64 `json:"configuration"`
 }
@@ -313,7 +312,7 @@ func DecodeRequest(b []byte) (Request, error) {
 	if _, err := w.kind(); err != nil {
 		return Request{}, err
 	}
-	if err := lowest(w.Version, w.Request.Version()); err != nil {
+	if err := checkLowest(w.Version, w.Request.Version()); err != nil {
 		return Request{}, err
 	}
 	return w.Request, nil
@@ -327,8 +326,8 @@ func (r Response) Encode() ([]byte, error) {
 	return encode(wireResponse{r.Version(), r})
 }
 
-// EncodeFor is Encode for the answer to q. An answer of a newer version than q is an error: the build
-// that asked may not read it. Who answers leaves out the members that q's version does not have.
+// EncodeFor is Encode for the answer to q. An answer of a newer version than q is an error, because the asker's
+// build may not read it: the answerer has to leave out the members that q's version does not have.
 func (r Response) EncodeFor(q Request) ([]byte, error) {
 	if have, most := r.Version(), q.Version(); have > most {
 		return nil, fmt.Errorf("peer message: an answer of version %d to a request of version %d", have, most)
@@ -352,7 +351,7 @@ func DecodeAnswer[A Answer](b []byte) (*A, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := lowest(w.Version, w.Response.Version()); err != nil {
+	if err := checkLowest(w.Version, w.Response.Version()); err != nil {
 		return nil, err
 	}
 	switch k := any(k).(type) {
@@ -375,8 +374,8 @@ func encode(w any) ([]byte, error) {
 	return b, nil
 }
 
-// decode accepts b only if what it decodes to encodes to the same bytes: that one rule refuses misspelt
-// members, trailing bytes and other spellings of a value.
+// decode accepts b only if its value encodes to the same bytes. That one rule refuses misspelt members, trailing
+// bytes and other spellings of a value.
 func decode[W any](t bounded.Type[W], b []byte) (w W, err error) {
 	var none W
 	// The version comes first: a message of another one has members that we do not know.
@@ -397,8 +396,8 @@ func decode[W any](t bounded.Type[W], b []byte) (w W, err error) {
 	return w, nil
 }
 
-// lowest refuses a message that carries another version than the lowest that has it.
-func lowest(carries, needs int) error {
+// checkLowest refuses a message that does not carry the lowest version that has it.
+func checkLowest(carries, needs int) error {
 	if carries != needs {
 		return fmt.Errorf("peer message: not in the canonical form: it carries version %d and is of version %d", carries, needs)
 	}

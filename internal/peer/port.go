@@ -2,7 +2,6 @@ package peer
 
 import (
 	"cmp"
-	"context"
 	"crypto/tls"
 	"fmt"
 	"maps"
@@ -20,55 +19,54 @@ type PortOptions struct {
 	// Handshake bounds the time from accept to admission. Zero means DefaultTimeout.
 	Handshake time.Duration
 
-	// MaxPending bounds the connections whose handshake is under way; when one more
-	// arrives, the oldest is closed, so that silent peers can't keep others out. Those from
-	// an address at which a member is connected are counted apart, as many again: strangers
-	// elsewhere push none of them out. Zero means 64.
+	// MaxPending bounds the connections whose handshake is under way. When one more arrives, the oldest
+	// is closed, so that silent peers can't keep others out. Connections from an address at which a member
+	// is connected have a bound of their own, of the same number: non-members elsewhere can't push them
+	// out. Zero means 64.
 	MaxPending int
 
-	// MaxPendingPerAddr bounds them for each address, ports apart; when one more arrives, the
-	// oldest from there is closed. Zero means 16.
+	// MaxPendingPerAddr bounds those of one IP address. When one more arrives, the oldest from there is
+	// closed. Zero means 16.
 	MaxPendingPerAddr int
 
 	// MaxConns bounds the admitted connections. Zero means 512.
 	//
-	// Whoever is at this bound or one of those below gets a new connection in place of the
-	// one of its own that has been silent for longest: what a server had open before it was
-	// cut off from here may look alive for minutes, and must not keep it out. Who has none
-	// to give is refused.
+	// A server that is at this bound or one of those below is given a new connection in place of its own
+	// that has been silent for longest: the connections that it had before it was cut off from here may
+	// look alive for minutes, and must not keep it out. A server that has none to give up is refused.
 	MaxConns int
 
-	// MaxPerServer bounds the admitted connections of one server, and MaxRaftPerServer those
-	// among them of raft's protocol, of which a server has a few. Zero means 64, and 8.
+	// MaxPerServer bounds the admitted connections of one server, and MaxRaftPerServer those of raft's
+	// protocol among them. Zero means 64 and 8.
 	MaxPerServer, MaxRaftPerServer int
 
-	// MaxOutsiders bounds the admitted connections of servers that are no members, all
-	// together; one of them has at most a quarter. What is left is the members'. Zero means 32.
+	// MaxOutsiders bounds the admitted connections of all non-members together. One of them has at most a
+	// quarter of that. Zero means 32.
 	MaxOutsiders int
 
-	// Member tells who is a member. It is asked at each admission. Nil means that all are.
+	// Member reports whether a server is a member. It is asked at each admission. Nil means that all are.
 	Member func(Identity) bool
 
-	// OnRefuse, if set, is told of every connection that was not admitted, or had to give way
-	// to another, and of accepts that failed. Of more than 10 in a second it is only told how
-	// many more they were, with the address of the port. It is called concurrently, and must
-	// not call Close.
+	// OnRefuse, if set, is called for every connection that was not admitted, or was closed in favour of
+	// another, and for every accept that failed. After 10 in one second it is only called once more, with
+	// how many more there were and the address of the port. It is called concurrently, and must not call
+	// Close.
 	OnRefuse func(remote net.Addr, err error)
 }
 
-// Port is one listener whose connections are shaken hands with, each in a goroutine of its
-// own and under a deadline, and then routed by their ALPN protocol. What is not a verified
-// server of the cluster reaches no Listener.
+// Port is one listener for several protocols. Each connection has its TLS handshake in a goroutine of its own
+// and under a deadline, and is then routed by its ALPN protocol. Only connections of verified servers of the
+// cluster reach a Listener.
 //
-// A connection ends with the certificates of both ends. Whom the CAs of now do not vouch for is cut off
-// with Recheck, and who is no member any more with Drop.
+// A connection ends when a certificate of either end expires. Recheck cuts off the servers for which the present
+// CAs no longer vouch, and Drop those that are no longer members.
 type Port struct {
 	ln   net.Listener
 	o    PortOptions
 	done chan struct{} // closed by Close
 	wg   sync.WaitGroup
 
-	told teller
+	refusals refusalLog
 
 	mu        sync.Mutex // guards below
 	closed    bool
@@ -82,8 +80,8 @@ type Port struct {
 type pending struct {
 	net.Conn
 	host  string
-	known bool                  // when it came, a member was connected from there
-	gone  []func(Identity) bool // who Drop was told of meanwhile
+	known bool                  // a member was connected from its address when it came
+	gone  []func(Identity) bool // the arguments of Drop since then
 }
 
 // Listen starts the port on ln, which it owns from now on.
@@ -92,7 +90,7 @@ func Listen(ln net.Listener, o PortOptions) *Port {
 		ln: ln, o: o.filled(), done: make(chan struct{}),
 		conns: make(map[*Conn]bool), listeners: make(map[string]*listener),
 	}
-	p.told = teller{tell: p.o.OnRefuse, addr: ln.Addr(), done: p.done, wg: &p.wg}
+	p.refusals = refusalLog{tell: p.o.OnRefuse, addr: ln.Addr(), done: p.done, wg: &p.wg}
 	p.wg.Go(p.accept)
 	return p
 }
@@ -118,8 +116,8 @@ func (o PortOptions) filled() PortOptions {
 // Addr returns the address of the port.
 func (p *Port) Addr() net.Addr { return p.ln.Addr() }
 
-// Listener returns the listener for one protocol. Its connections are *Conn. Until it is
-// asked for, and after it was closed, connections for that protocol are refused.
+// Listener returns the listener for one protocol. Its connections are *Conn. Before the first call, and after the
+// listener was closed, connections for that protocol are refused.
 func (p *Port) Listener(alpn string) net.Listener {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -134,9 +132,10 @@ func (p *Port) Listener(alpn string) net.Listener {
 	return l
 }
 
-// Drop closes the connections of those that gone reports. Whose handshake is under way is asked for
-// when it is done, since it may have passed the check before the members changed: gone may be called
-// until then, by other goroutines, and must not call the port.
+// Drop closes the connections of the servers for which gone returns true. For a connection whose handshake is under
+// way gone is called when the handshake is done, because it may have passed the membership check before the
+// members changed. So gone may be called after Drop has returned, and by other goroutines. It must not call the
+// port.
 func (p *Port) Drop(gone func(Identity) bool) {
 	p.mu.Lock()
 	for i := range p.pending {
@@ -177,8 +176,8 @@ func (p *Port) Close() error {
 	return err
 }
 
-// accept never waits for a peer. An error, such as too many open files, passes or is the
-// last: then only Close ends the waiting.
+// accept never waits for a peer. After an error, such as too many open files, it tries again more and more
+// slowly, until Close.
 func (p *Port) accept() {
 	const longest = time.Second
 	delay := 5 * time.Millisecond
@@ -192,7 +191,7 @@ func (p *Port) accept() {
 		if p.stopped() {
 			return
 		}
-		p.told.note(p.ln.Addr(), fmt.Errorf("accept: %w", err))
+		p.refusals.note(p.ln.Addr(), fmt.Errorf("accept: %w", err))
 		select {
 		case <-time.After(delay):
 			delay = min(2*delay, longest)
@@ -208,233 +207,6 @@ func (p *Port) stopped() bool {
 		return true
 	default:
 		return false
-	}
-}
-
-// admit starts the goroutine that brings a connection to its listener, or closes it.
-func (p *Port) admit(raw net.Conn) {
-	keepAlive(raw)
-	oldest, ok := p.enqueue(raw)
-	if oldest != nil {
-		oldest.Close()
-	}
-	if !ok {
-		raw.Close()
-		return
-	}
-	p.wg.Go(func() {
-		err := p.bring(raw)
-		if err == nil {
-			return
-		}
-		raw.Close()
-		p.refused(raw, err)
-	})
-}
-
-func (p *Port) refused(c net.Conn, err error) {
-	if !p.stopped() {
-		p.told.note(c.RemoteAddr(), err)
-	}
-}
-
-// enqueue makes raw pending, and returns the one that gives way to it, if any.
-func (p *Port) enqueue(raw net.Conn) (oldest net.Conn, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return nil, false
-	}
-	c := pending{Conn: raw, host: hostOf(raw)}
-	c.known = p.memberAt(c.host)
-	if i := p.crowded(c); i >= 0 {
-		oldest = p.pending[i]
-		p.pending = slices.Delete(p.pending, i, i+1)
-	}
-	p.pending = append(p.pending, c)
-	return oldest, true
-}
-
-// crowded returns the index of the pending connection that gives way to c: the oldest of its
-// address, if that has too many, else the oldest of those that c is counted with; or -1.
-func (p *Port) crowded(c pending) int {
-	same := func(q pending) bool { return q.host == c.host }
-	if i := oldestOf(p.pending, p.o.MaxPendingPerAddr, same); i >= 0 {
-		return i
-	}
-	return oldestOf(p.pending, p.o.MaxPending, func(q pending) bool { return q.known == c.known })
-}
-
-// oldestOf returns the index of the first for which is holds, if it holds for as many as most, or -1.
-func oldestOf(list []pending, most int, is func(pending) bool) int {
-	n := 0
-	for _, q := range list {
-		if is(q) {
-			n++
-		}
-	}
-	if n < most {
-		return -1
-	}
-	return slices.IndexFunc(list, is)
-}
-
-func (p *Port) memberAt(host string) bool {
-	for c := range p.conns {
-		if c.member && c.host == host {
-			return true
-		}
-	}
-	return false
-}
-
-// hostOf returns the address of the other side without its port.
-func hostOf(c net.Conn) string {
-	addr := c.RemoteAddr().String()
-	if host, _, err := net.SplitHostPort(addr); err == nil {
-		return host
-	}
-	return addr
-}
-
-func (p *Port) bring(raw net.Conn) error {
-	c, err := p.handshake(raw)
-	if err != nil {
-		drain(raw)
-	}
-	if err == nil {
-		c.endWith(c.ConnectionState().VerifiedChains)
-	}
-	l, old, err := p.settle(raw, c, err)
-	if err != nil && c != nil {
-		c.stopTimer()
-	}
-	if old != nil {
-		cutOff(old)
-		p.refused(old, fmt.Errorf("%s: %w", old.peer, errGaveWay))
-	}
-	if err != nil {
-		return err
-	}
-	if err := p.deliver(c, l); err != nil {
-		p.cut(c)
-		return fmt.Errorf("%s: %w", c.peer, err)
-	}
-	return nil
-}
-
-func (p *Port) handshake(raw net.Conn) (*Conn, error) {
-	if err := raw.SetDeadline(time.Now().Add(p.o.Handshake)); err != nil {
-		return nil, err
-	}
-	tc := tls.Server(raw, p.o.TLS)
-	own := new(shown)
-	if err := tc.HandshakeContext(own.note(context.Background())); err != nil { // its deadline is raw's
-		return nil, fmt.Errorf("handshake: %w", err)
-	}
-	id, err := identityOf(tc.ConnectionState())
-	if err != nil {
-		return nil, err
-	}
-	c := &Conn{Conn: tc, peer: id, shown: own, forget: p.forget, host: hostOf(raw)}
-	c.raft = tc.ConnectionState().NegotiatedProtocol == ALPNRaft
-	c.hear()
-	return c, nil
-}
-
-// settle ends the pending state, in which a handshake came to c or to err. It returns the
-// listener for c, and the connection that gives way to it, if any.
-func (p *Port) settle(raw net.Conn, c *Conn, err error) (l *listener, old *Conn, _ error) {
-	member := err == nil && p.o.Member(c.peer)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	i := slices.IndexFunc(p.pending, func(q pending) bool { return q.Conn == raw })
-	if i < 0 {
-		return nil, nil, errCut
-	}
-	gone := p.pending[i].gone
-	p.pending = slices.Delete(p.pending, i, i+1)
-	if err != nil {
-		return nil, nil, err
-	}
-	if slices.ContainsFunc(gone, func(gone func(Identity) bool) bool { return gone(c.peer) }) {
-		return nil, nil, fmt.Errorf("%s: %w", c.peer, errDropped)
-	}
-	l = p.listeners[c.ConnectionState().NegotiatedProtocol]
-	switch {
-	case p.closed:
-		return nil, nil, net.ErrClosed
-	case l == nil || l.closed():
-		return nil, nil, fmt.Errorf("%s: %w", c.peer, errNoListener)
-	}
-	c.member = member
-	if old, err = p.room(c); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", c.peer, err)
-	}
-	p.admitted++
-	c.number = p.admitted
-	delete(p.conns, old)
-	p.conns[c] = true
-	return l, old, nil
-}
-
-// room returns the connection that has to give way to c, or nil if there is room for it.
-func (p *Port) room(c *Conn) (*Conn, error) {
-	var own, raft []*Conn
-	outsiders := 0
-	for o := range p.conns {
-		if o.peer == c.peer {
-			o.member = c.member // it may have become one, or be one no more
-			own = append(own, o)
-			if o.raft {
-				raft = append(raft, o)
-			}
-		}
-		if !o.member {
-			outsiders++
-		}
-	}
-	mine := p.o.MaxPerServer
-	if !c.member {
-		mine = min(mine, max(1, p.o.MaxOutsiders/4))
-	}
-	switch {
-	case c.raft && len(raft) >= p.o.MaxRaftPerServer:
-		return quietest(raft), nil
-	case len(own) >= mine, !c.member && outsiders >= p.o.MaxOutsiders, len(p.conns) >= p.o.MaxConns:
-		if len(own) == 0 {
-			return nil, errFull
-		}
-		return quietest(own), nil
-	}
-	return nil, nil
-}
-
-// quietest returns the connection that nothing was heard on for longest. What is half-open
-// is among those, for nothing can be heard on it.
-func quietest(conns []*Conn) *Conn {
-	return slices.MinFunc(conns, func(a, b *Conn) int {
-		return cmp.Or(cmp.Compare(a.heard.Load(), b.heard.Load()), cmp.Compare(a.number, b.number))
-	})
-}
-
-// deliver says that c is admitted and hands it over, if somebody takes it in time.
-func (p *Port) deliver(c *Conn, l *listener) error {
-	if _, err := c.Write([]byte{admitted}); err != nil {
-		return err
-	}
-	if err := c.SetDeadline(time.Time{}); err != nil {
-		return err
-	}
-	late := time.NewTimer(p.o.Handshake)
-	defer late.Stop()
-	select {
-	case l.conns <- c:
-		return nil
-	case <-l.done:
-		return errNoListener
-	case <-late.C:
-		return errNoListener
 	}
 }
 

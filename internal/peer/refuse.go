@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Why a port refused a connection that its checks had nothing against.
+// Why a port refused a connection whose certificate it accepts.
 var (
 	errCut        = errors.New("cut off before its handshake was done: too many others")
 	errDropped    = errors.New("no member, and the members changed during its handshake")
@@ -17,14 +17,14 @@ var (
 	errNoListener = errors.New("nobody listens for this protocol here")
 )
 
-// Of the refusals of one second, so many are told one by one, and then how many more there were.
+// Of the refusals within tellEvery, tellEach are told one by one, and of the rest only their number.
 const (
 	tellEach  = 10
 	tellEvery = time.Second
 )
 
-// teller tells of refusals, and keeps a flood of connections from becoming one of log lines.
-type teller struct {
+// refusalLog reports refusals to the host, and keeps a flood of connections from becoming a flood of log lines.
+type refusalLog struct {
 	tell func(net.Addr, error)
 	addr net.Addr        // the port's
 	done <-chan struct{} // closed at the port's end
@@ -32,19 +32,19 @@ type teller struct {
 
 	mu       sync.Mutex // guards below
 	counting bool       // a second has begun
-	told     int        // in that second
-	more     int
+	told     int        // one by one in that second
+	more     int        // that were only counted
 }
 
-// note tells of one refusal, or counts it.
-func (t *teller) note(remote net.Addr, err error) {
+// note reports one refusal, or counts it.
+func (t *refusalLog) note(remote net.Addr, err error) {
 	if t.count() {
 		t.tell(remote, err)
 	}
 }
 
-// count reports whether a refusal is to be told by itself. The first begins a second.
-func (t *teller) count() bool {
+// count reports whether a refusal is to be reported by itself. The first refusal begins a second.
+func (t *refusalLog) count() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.counting {
@@ -59,8 +59,8 @@ func (t *teller) count() bool {
 	return true
 }
 
-// sum ends the second that has begun.
-func (t *teller) sum() {
+// sum waits for the end of the second, and reports how many more refusals there were.
+func (t *refusalLog) sum() {
 	end := time.NewTimer(tellEvery)
 	defer end.Stop()
 	select {

@@ -21,7 +21,7 @@ const (
 	// timeoutHeader has the milliseconds that the caller still waits. Clocks need not agree.
 	timeoutHeader = "Keyring-Timeout"
 
-	// A body of more than shortBody is long, and of one server's only maxLong are read at a time.
+	// A body of more than shortBody is long. Of each server, maxLong long bodies are read at a time.
 	shortBody = 64 << 10
 	maxLong   = 4
 
@@ -29,21 +29,21 @@ const (
 	statusRefused = http.StatusForbidden
 )
 
-// Handler answers one call. From is the identity that the connection proved. An error that
-// is a *Refusal goes to the caller as it is; of another one the caller only learns that
-// there was one. ctx ends when the caller hangs up or the Server closes.
+// Handler answers one call. from is the identity that the connection has proved. An error that is a *Refusal is
+// sent to the caller; of any other error the caller learns only that there was one. ctx ends when the caller
+// hangs up or the Server closes.
 type Handler func(ctx context.Context, from Identity, path string, body []byte) ([]byte, error)
 
 // ServerOptions configure a Server.
 type ServerOptions struct {
-	// Timeout bounds the reading of a request, and the writing of a response. The handler
-	// takes the time it takes. Zero means 30 seconds.
+	// Timeout bounds the reading of a request, and the writing of a response, but not the handler. Zero
+	// means 30 seconds.
 	//
-	// Of the bodies of more than 64 KiB that one server sends, four are read at a time. The
-	// others wait for their turn, for twice as long at most, and have Timeout again from then on.
+	// Of the bodies of more than 64 KiB that one server sends, four are read at a time. The others wait
+	// for twice as long at most, and have Timeout again once they are read.
 	Timeout time.Duration
 
-	// OnError, if set, is told of the errors that callers don't get to see. It is called
+	// OnError, if set, is told of the errors that callers do not see. It is called
 	// concurrently. The identity is zero if the error has no caller.
 	OnError func(from Identity, path string, err error)
 }
@@ -55,8 +55,8 @@ type Server struct {
 	http   http.Server
 	end    context.CancelFunc // of all handlers' contexts
 	accept sync.WaitGroup
-	served sync.WaitGroup   // connections; grows only while accept is not done
-	long   *turns[Identity] // to read the rest of a long body
+	served sync.WaitGroup    // connections; grows only while accept is not done
+	long   *limits[Identity] // on long bodies that are read at a time
 
 	mu    sync.Mutex // guards below
 	conns map[net.Conn]bool
@@ -71,7 +71,7 @@ func Serve(ln net.Listener, h Handler, o ServerOptions) *Server {
 		o.OnError = func(Identity, string, error) {}
 	}
 	life, end := context.WithCancel(context.Background())
-	s := &Server{handle: h, o: o, end: end, long: newTurns[Identity](maxLong), conns: make(map[net.Conn]bool)}
+	s := &Server{handle: h, o: o, end: end, long: newLimits[Identity](maxLong), conns: make(map[net.Conn]bool)}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	s.http = http.Server{
@@ -105,8 +105,8 @@ func (s *Server) Close() error {
 	return err
 }
 
-// follow knows of the connections whose goroutine in net/http is running. Its own Close
-// does not wait for those, and waits for peers that don't read.
+// follow counts the connections whose goroutine in net/http is running, for Close: that of net/http does not
+// wait for them, and does wait for peers that do not read.
 func (s *Server) follow(c net.Conn, state http.ConnState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,8 +145,8 @@ func ConnOf(ctx context.Context) *Conn {
 	return c
 }
 
-// writeBy gives the peer the time to read what is written next. net/http would count it from
-// the request on, the handler's time included.
+// writeBy gives the peer Timeout to read what is written next. net/http would count from the request on, and
+// include the time of the handler.
 func (s *Server) writeBy(w http.ResponseWriter) {
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.o.Timeout))
 }
@@ -190,8 +190,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 var errCrowded = errors.New("too many long requests of this server at once")
 
-// read reads the body. A server that is not what it should be can have many connections: what
-// it sends on all of them has to stay small.
+// read reads the body. A misbehaving server can have many connections: what it sends on all of them together
+// must not fill the memory.
 func (s *Server) read(ctx context.Context, w http.ResponseWriter, r *http.Request, from Identity) ([]byte, error) {
 	body := http.MaxBytesReader(w, r.Body, MaxMessage)
 	head, err := io.ReadAll(io.LimitReader(body, shortBody))
@@ -200,11 +200,11 @@ func (s *Server) read(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*s.o.Timeout) // more than those before it may take
 	defer cancel()
-	done, ok := s.long.take(ctx, from)
+	release, ok := s.long.acquire(ctx, from)
 	if !ok {
 		return nil, errCrowded
 	}
-	defer done()
+	defer release()
 	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.o.Timeout)); err != nil {
 		return nil, err
 	}
@@ -212,8 +212,8 @@ func (s *Server) read(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	return append(head, rest...), err
 }
 
-// callersTime returns a context that ends when the caller waits no longer. It may be cut off without
-// a word: then this is all that ends the call.
+// callersTime returns a context that ends when the caller no longer waits. If the connection breaks without
+// notice, this alone ends the call.
 func callersTime(r *http.Request) (context.Context, context.CancelFunc, error) {
 	text := r.Header.Get(timeoutHeader)
 	if text == "" {
@@ -245,7 +245,7 @@ func (s *Server) answer(ctx context.Context, from Identity, path string, body []
 	return b, err
 }
 
-// errorWriter is net/http's log, which has the panics of handlers.
+// errorWriter takes the log of net/http, in which the panics of handlers are.
 type errorWriter func(Identity, string, error)
 
 func (f errorWriter) Write(b []byte) (int, error) {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Session is calls over one connection, one after the other, for what is bound to that connection. It is
-// not safe for concurrent use.
+// Session makes calls over one connection, one after the other, for messages that are bound to that connection. It
+// is not safe for concurrent use.
 type Session struct {
 	conn *Conn
 	in   *bufio.Reader
@@ -26,7 +26,7 @@ func (d *Dialer) Session(ctx context.Context, server, addr string) (*Session, er
 // Conn returns the connection, to look at.
 func (s *Session) Conn() *Conn { return s.conn }
 
-// Call is as Client.Call. After an error that is no *Refusal the session is at its end.
+// Call is as Client.Call. After an error that is not a *Refusal the session can no longer be used.
 func (s *Session) Call(ctx context.Context, path string, body []byte) ([]byte, error) {
 	stop := context.AfterFunc(ctx, func() { cutOff(s.conn) })
 	defer stop()

@@ -9,14 +9,14 @@ import (
 	"strings"
 )
 
-// What runs on a connection is its ALPN protocol.
+// ALPN names the protocol that runs on a connection.
 const (
 	ALPNRaft = "keyring-raft/1"
 	ALPNPeer = "keyring-peer/1"
 )
 
-// AnyServer, for a server ID, is any server of the cluster: whoever joins does not know yet
-// whom it meets.
+// AnyServer, as a server ID, stands for any server of the cluster: a server that joins does not know yet which one
+// it meets.
 const AnyServer = ""
 
 // Source returns the host's part of a TLS configuration: Certificates, GetCertificate or
@@ -24,17 +24,16 @@ const AnyServer = ""
 // is called for every connection, so that certificates can be replaced, and must not
 // block. What it returns is not modified.
 //
-// VerifyPeerCertificate and VerifyConnection are called in both directions, after all of our
-// checks. Versions, client authentication, session tickets, names and ALPN are ours to set.
+// VerifyPeerCertificate and VerifyConnection are called in both directions, after all checks of this package.
+// Versions, client authentication, session tickets, names and ALPN are set by this package.
 type Source func() (*tls.Config, error)
 
-// ServerConfig returns the configuration that admits only servers of the cluster: TLS 1.3,
-// a certificate that chains to ClientCAs and is valid for client authentication, with the
-// server role, who asks for one of the protocols, and to which check has nothing to object. The
-// membership test is check; it is called in every handshake, with the protocol. No session is
-// resumed, which would skip all that.
+// ServerConfig returns the configuration that admits only servers of the cluster: with TLS 1.3, with a certificate
+// that chains to ClientCAs, is valid for client authentication and has the server role, that ask for one of the
+// protocols, and that pass check. check is the membership test; it is called in every handshake, with the
+// protocol. No session is resumed, because that would skip these checks.
 func ServerConfig(source Source, cluster string, check func(Identity, string) error, protocols ...string) (*tls.Config, error) {
-	if err := sane(cluster, protocols); err != nil {
+	if err := checkNames(cluster, protocols); err != nil {
 		return nil, err
 	}
 	build := func() (*tls.Config, error) { return serverConfig(source, cluster, check, protocols) }
@@ -57,7 +56,7 @@ func serverConfig(source Source, cluster string, check func(Identity, string) er
 	if len(base.Certificates) == 0 && base.GetCertificate == nil {
 		return nil, errors.New("TLS: no certificate to answer with")
 	}
-	c := ours(base)
+	c := common(base)
 	c.Certificates, c.GetCertificate = nil, shownByServer(base)
 	c.NextProtos = protocols
 	c.ClientAuth = tls.RequireAndVerifyClientCert
@@ -83,16 +82,16 @@ func serverConfig(source Source, cluster string, check func(Identity, string) er
 // ClientConfig returns the configuration for one connection to the server of that ID in the
 // cluster: TLS 1.3 and one of the protocols, a certificate that chains to RootCAs and is valid
 // for server authentication. The identity in it is compared, instead of a host name.
-// AnyServer as the server leaves its ID open, and nothing else.
+// With AnyServer as the server any ID is accepted, and everything else is checked.
 func ClientConfig(source Source, cluster, server string, protocols ...string) (*tls.Config, error) {
-	if err := sane(cluster, protocols); err != nil {
+	if err := checkNames(cluster, protocols); err != nil {
 		return nil, err
 	}
 	base, err := load(source)
 	if err != nil {
 		return nil, err
 	}
-	c := ours(base)
+	c := common(base)
 	c.NextProtos = protocols
 	c.ServerName = ""
 	choose, err := clientCertificate(base)
@@ -122,8 +121,8 @@ func ClientConfig(source Source, cluster, server string, protocols ...string) (*
 	return c, nil
 }
 
-// sane refuses what would never match, or would let the certificates of one port in at another.
-func sane(cluster string, protocols []string) error {
+// checkNames refuses names that would never match, or would admit the certificates of one port at another.
+func checkNames(cluster string, protocols []string) error {
 	if !validCluster(cluster) {
 		return fmt.Errorf("TLS: cluster %q is not 1 or more letters, digits, dots, dashes and underscores", cluster)
 	}
@@ -145,8 +144,8 @@ func load(source Source) (*tls.Config, error) {
 	return base, nil
 }
 
-// ours is what both directions have in common.
-func ours(base *tls.Config) *tls.Config {
+// common is what both directions have in common.
+func common(base *tls.Config) *tls.Config {
 	c := base.Clone()
 	c.MinVersion = tls.VersionTLS13
 	c.MaxVersion = tls.VersionTLS13
@@ -176,7 +175,7 @@ func clientCertificate(base *tls.Config) (func(*tls.CertificateRequestInfo) (*tl
 	}, nil
 }
 
-// verifyServer does what InsecureSkipVerify leaves out.
+// verifyServer verifies the chain, which InsecureSkipVerify leaves out.
 func verifyServer(base *tls.Config, certs []*x509.Certificate) ([][]*x509.Certificate, error) {
 	return verifyChain(base, base.RootCAs, x509.ExtKeyUsageServerAuth, certs)
 }

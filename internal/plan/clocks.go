@@ -9,20 +9,20 @@ import (
 	"example.com/keyring/internal/mono"
 )
 
-// Clocks is what a server knows of the clocks of the others. The zero value is nothing.
+// Clocks is what a server knows about the clocks of the others. The zero value knows nothing.
 type Clocks struct {
-	Ahead    map[string]time.Duration // by server that has answered, less what the answer's way may account for
-	Leeway   time.Duration            // by how much two of them may differ
+	Ahead    map[string]time.Duration // by server that has answered, corrected for the time that the answer took
+	Leeway   time.Duration            // by how much two clocks may differ
 	Compared mono.Time                // when the servers were last asked
-	Term     uint64                   // in which it led while it asked them all; zero if it asked its leader alone
+	Term     uint64                   // in which this server led and asked them all; zero if it asked only its leader
 }
 
-// MaxAhead is as far from another as a clock is believed to be, ahead or behind: one that was never set shows 1970.
-// A clock that is said to be so far away or further is wrong, however many agree with it, and none is corrected by that
-// much. The sums of two such readings stay in range.
+// MaxAhead is the largest difference between two clocks that is believed, ahead or behind: a clock that was never set
+// shows 1970. A clock that is said to be that far away is wrong, however many agree with it, and no clock is
+// corrected by that much. The sum of two such readings does not overflow.
 const MaxAhead = 100 * 365 * 24 * time.Hour
 
-// NewClocks returns what is known by these readings, none of them further away than MaxAhead.
+// NewClocks returns what these readings tell, each limited to MaxAhead.
 func NewClocks(ahead map[string]time.Duration, leeway time.Duration) Clocks {
 	c := Clocks{Ahead: map[string]time.Duration{}, Leeway: leeway}
 	for server, by := range ahead {
@@ -31,10 +31,10 @@ func NewClocks(ahead map[string]time.Duration, leeway time.Duration) Clocks {
 	return c
 }
 
-// What the leader does by schedule it does only with a clock that most servers agree with.
+// The leader acts by schedule only while most servers agree with its clock.
 const (
-	compared     = time.Minute      // how long a comparison of clocks is good for
-	compareAgain = 10 * time.Minute // after one that told a leader to wait
+	compared     = time.Minute      // how long a comparison of clocks is valid
+	compareAgain = 10 * time.Minute // when to compare again if the clock was wrong
 )
 
 // differ reports whether clocks are further apart than they may be.
@@ -78,8 +78,8 @@ func (c Clocks) Right() (servers []string) {
 	return servers
 }
 
-// Correction is what brings this server's clock to what most show, less than MaxAhead. It is zero if the clock agrees
-// with them, or they don't agree.
+// Correction is what has to be added to this server's clock to agree with most others, less than MaxAhead. It is zero
+// if the clock agrees with them, or they do not agree with each other.
 func (c Clocks) Correction() time.Duration {
 	right := c.Right()
 	if !c.Wrong() || len(right) == 0 {
@@ -89,9 +89,9 @@ func (c Clocks) Correction() time.Duration {
 	return c.Ahead[right[len(right)/2]]
 }
 
-// heed puts off what is due by schedule, until the clocks were compared and while this server's is wrong. The first
-// key is not put off: without one nothing works.
-func (s Situation) heed(r *meta.Ring, a Action, at mono.Time) (Action, mono.Time) {
+// onceClockIsRight puts off a scheduled action until the clocks have been compared, and while this server's clock is
+// wrong. The first key is not put off, because nothing works without one.
+func (s Situation) onceClockIsRight(r *meta.Ring, a Action, at mono.Time) (Action, mono.Time) {
 	switch {
 	case at > s.Mono || r.Active() == nil || len(s.Servers) < 2:
 		return a, at
@@ -103,14 +103,14 @@ func (s Situation) heed(r *meta.Ring, a Action, at mono.Time) (Action, mono.Time
 	return a, at
 }
 
-// compareNow reports whether what is known of the clocks is too old to go by, or from before this server led: it may
-// have asked one server alone.
+// compareNow reports whether the last comparison is too old, or from before this server led, when it may have asked one
+// server only.
 func (s Situation) compareNow() bool {
 	return s.Clocks.Compared == 0 || s.Clocks.Term != s.Term || s.Clocks.Compared.Add(compared) <= s.Mono
 }
 
-// handOver is when a leader whose clock is wrong hands leadership to a voter whose clock is right, and which
-// holds the active key. What it signs is refused by others; and what is due by schedule, it does not do.
+// handOver is when a leader whose clock is wrong hands leadership to a voter whose clock is right and which holds the
+// active key. Others may refuse the tokens that such a leader signs, and it does nothing by schedule.
 func handOver(r *meta.Ring, s Situation) (Action, mono.Time) {
 	active := r.Active()
 	if active == nil || s.Skewed == 0 || !s.Clocks.Wrong() {

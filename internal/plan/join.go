@@ -8,15 +8,15 @@ import (
 	"example.com/keyring/internal/mono"
 )
 
-// Snapshot is what a server knows of join tokens that it had from a snapshot, and not from the log.
-// One that was restored may be from before the tokens ended.
+// Snapshot lists the join tokens that a server knows from a snapshot, and not from the log: the snapshot may be from
+// before the tokens ended.
 type Snapshot []meta.TokenID
 
 func (s Snapshot) has(id meta.TokenID) bool { return slices.Contains(s, id) }
 
-// JoinRefusal says why the leader does not let a server join with a token and the certificate whose
-// public key has the digest user; it is empty if the leader does. The server learns of none of it. User
-// is zero while the server has not proved yet that it has the token.
+// JoinRefusal says why the leader does not let a server join with a token and a certificate. user is the digest of that
+// certificate's public key, or zero while the server has not proved yet that it has the token. The reason is empty if
+// the server may join. It is for the leader's log; the server does not learn it.
 func JoinRefusal(r *meta.Ring, id meta.TokenID, server string, user meta.Digest, now time.Time, s Snapshot) string {
 	switch t := r.JoinToken(id); {
 	case t == nil:
@@ -33,8 +33,8 @@ func JoinRefusal(r *meta.Ring, id meta.TokenID, server string, user meta.Digest,
 	return ""
 }
 
-// EndedTokens returns the join tokens that the leader is to end by its clock, and when the next one will be: zero if
-// there is none.
+// EndedTokens returns the join tokens that the leader has to end by its clock, and when the next one ends: zero if there
+// is none.
 func EndedTokens(r *meta.Ring, now time.Time, s Snapshot) (ended []meta.TokenID, next time.Time) {
 	for _, t := range r.JoinTokens {
 		switch {
@@ -47,8 +47,8 @@ func EndedTokens(r *meta.Ring, now time.Time, s Snapshot) (ended []meta.TokenID,
 	return ended, next
 }
 
-// endTokens is when the leader ends join tokens. Those that it knows from a snapshot alone end at once. Those whose time
-// is over end when its clock was compared: ended by a clock that is ahead, they would be gone when it is right.
+// endTokens is when the leader ends join tokens. Tokens that it knows from a snapshot only end at once. Tokens whose time
+// is over end once its clock has been compared: a clock that is ahead would end them too early.
 func endTokens(r *meta.Ring, s Situation) (Action, mono.Time) {
 	ended, next := EndedTokens(r, s.Now, s.Tokens)
 	restored := slices.DeleteFunc(slices.Clone(ended), func(id meta.TokenID) bool { return !s.Tokens.has(id) })
@@ -56,7 +56,7 @@ func endTokens(r *meta.Ring, s Situation) (Action, mono.Time) {
 	case len(restored) > 0:
 		return Action{Kind: End, Tokens: restored}, s.Retry
 	case len(ended) > 0:
-		return s.heed(r, Action{Kind: End, Tokens: ended}, s.Retry)
+		return s.onceClockIsRight(r, Action{Kind: End, Tokens: ended}, s.Retry)
 	case next.IsZero():
 		return Action{}, never
 	}

@@ -24,12 +24,11 @@ type Verdict struct {
 	Blocked   bool          // a majority of the voters have answered, and none has it
 }
 
-// Judge decides about a prepublished key. Answers come from the servers of the present
-// configuration, were given after its last change and after the last FSM restore, and are
-// by server; a server that did not answer is absent. An answer counts for the activation
-// only if its keystore is the one recorded as a holder: the ring would refuse it.
+// Judge decides about a prepublished key. answers are those of the servers of the present configuration, given after its
+// last change and after the last restore of the FSM; a server that did not answer is absent. An answer counts for the
+// activation only if its keystore is the one that is recorded as a holder, for otherwise the ring would refuse it.
 //
-// It only confirms a key whose time has come.
+// It has a key activated only when its time has come.
 func Judge(r *meta.Ring, id meta.KeyID, s Situation, answers map[string]Answer) Verdict {
 	k := r.Key(id)
 	if k == nil || k.State != meta.StatePrepublished {
@@ -78,8 +77,8 @@ func HoldersIn(answers map[string]Answer, id meta.KeyID) []string {
 	return servers
 }
 
-// Again returns the probe to remember when the verdict led to nothing: the question is put
-// off, longer each time, until the key's holders change.
+// Again returns the probe to remember when the verdict led to nothing: the next question waits longer each time, until
+// the key's holders change.
 func (p Probe) Again(k *meta.Key, v Verdict, now mono.Time, jitter float64) Probe {
 	attempts := p.Attempts
 	if p.Index != k.ModifyIndex {
@@ -93,20 +92,18 @@ func (p Probe) Again(k *meta.Key, v Verdict, now mono.Time, jitter float64) Prob
 	}
 }
 
-// IsNeeded reports whether something may be sealed under a key, or may be soon: a prepublished one that
-// most of the present voters hold can become active at any time. Any other prepublished one stands in
-// nobody's way: nothing is lost with it, and its activation will need a majority of the voters of that
-// day.
+// IsNeeded reports whether something may be sealed under a key, now or soon: a prepublished key that most of the present
+// voters hold can become active at any time. Any other prepublished key is not needed: nothing is lost with it, and
+// its activation will need a majority of the voters at that time.
 func IsNeeded(k *meta.Key, voters []string) bool { return k.Sealed() || Majority(voters, k.Holders) }
 
-// Needed returns the keys that are needed.
+// Needed returns the keys that are needed: see IsNeeded.
 func Needed(r *meta.Ring, voters []string) []*meta.Key {
 	return slices.DeleteFunc(slices.Clone(r.Keys), func(k *meta.Key) bool { return !IsNeeded(k, voters) })
 }
 
-// Unsafe returns the keys that are needed and that, going by the answers, no majority of the
-// voters-to-be holds. A change of voters is safe when there are none, for then every quorum to
-// come still meets a holder of each key.
+// Unsafe returns the needed keys that, by the answers, no majority of the new voters holds. A change of voters is safe if
+// there are none, for then every quorum of the new voters has a holder of each key.
 func Unsafe(r *meta.Ring, present, voters []string, answers map[string]Answer) []meta.KeyID {
 	count := map[meta.KeyID]int{}
 	for _, v := range voters {
@@ -127,8 +124,8 @@ func Unsafe(r *meta.Ring, present, voters []string, answers map[string]Answer) [
 	return ids
 }
 
-// Backoff is how long to wait after the attempt with that number, counted from zero: 100 ms
-// doubling to a minute, less up to half of it by jitter in [0, 1).
+// Backoff is how long to wait after an attempt, the first of which is number zero: 100 ms, doubling up to a minute, less
+// up to a half by jitter in [0, 1).
 func Backoff(attempt int, jitter float64) time.Duration {
 	const first, most = 100 * time.Millisecond, time.Minute
 	d := most

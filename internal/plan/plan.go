@@ -1,6 +1,6 @@
-// Package plan makes the keyring's decisions and does nothing about them. Every function is
-// pure: the ring, the raft configuration, the time and all randomness are arguments. The
-// goroutines of package keyring ask it what to do, do it, and come back with what happened.
+// Package plan makes the keyring's decisions and does not act on them. Every function is pure: no clock, no
+// randomness, no I/O, no goroutines. The ring, the raft configuration, the time and all randomness are arguments. The
+// goroutines of package keyring ask it what to do, do it, and come back with the outcome.
 //
 //	Next      what the leader does next, and when to look again
 //	Pends     whether the leader still waits for holders of a key
@@ -47,15 +47,13 @@ type Policy struct {
 	Retain time.Duration
 }
 
-// Settle is how long verifiers may go on with a JWKS they have cached, if the policy's lead is not
-// shorter. A scheduled key is never activated sooner than this after it was made, however late
-// it was made, and a tenth more: until it is in every server's JWKS it has yet to be generated,
-// written, committed and replicated.
+// Settle is how long verifiers may use a cached JWKS, unless the policy's lead is shorter. A scheduled key is never
+// activated sooner than this and a tenth more after it was made, however late it was made: before it is in the
+// JWKS of every server, it has to be generated, written, committed and replicated.
 const Settle = 5 * time.Minute
 
-// patience is how long a prepublished key may be short of holders before the leader asks
-// around for it, and how long a leader may lack the active key. Replication takes milliseconds;
-// this is for when it does not come.
+// patience is how long a prepublished key may be short of holders before the leader asks all servers about it, and how
+// long a leader may lack the active key. Replication takes milliseconds; this is for when it fails.
 const patience = 10 * time.Second
 
 // Situation is what the leader knows when it asks what to do next. It has applied the
@@ -67,33 +65,32 @@ type Situation struct {
 	Voters  []string // of the latest raft configuration
 	Servers []string // all of it, voters included
 	Has     func(meta.KeyID) bool
-	// Greeted are the servers of the configuration in which every one that has to has told its build, its keystore
-	// and its orphans. It is nil before, and again after the leader failed to do anything: what they told then
-	// may be true no more, and one that was passed over may be up.
+	// Greeted are the servers of the configuration, once each one that has to has told its build, its keystore
+	// and its orphans. It is nil before, and again after a step of the leader has failed: the answers may be
+	// out of date, and a server that was left out may be up again.
 	Greeted []string
-	Orphans int // how many keys they have told of that the ring does not know
+	Orphans int // how many keys they have reported that the ring does not know
 	Probes  map[meta.KeyID]Probe
-	Retry   mono.Time // after it failed to do anything but ask, it does nothing but ask before
-	Lacking mono.Time // since when it has led without the active key; zero if it has it
-	Term    uint64    // in which it leads
+	Retry   mono.Time // after a failed step the leader only asks questions before this
+	Lacking mono.Time // since when it has led without holding the active key; zero if it holds it
+	Term    uint64    // raft's term in which it leads
 	Clocks  Clocks
-	Skewed  mono.Time // since when it has led with a clock that is wrong; zero if it is right
-	// Unconfirmed says that the active key came with a snapshot, and that no majority of the voters has
-	// confirmed since, asked live, that it holds it.
+	Skewed  mono.Time // since when it has led with a wrong clock; zero if the clock is right
+	// Unconfirmed says that the active key came with a snapshot, and that no majority of the voters has said
+	// since then, asked live, that it holds the key.
 	Unconfirmed bool
-	// Unmarked says that the FSM has applied no entry of the keyring's since its last restore, so that the
-	// leader can't name one to the servers that want to know whether they have caught up.
+	// Unmarked says that the FSM has applied no entry of the keyring since its last restore, so that the
+	// leader can't name one to servers that want to know whether they have caught up.
 	Unmarked bool
-	Tokens   Snapshot // join tokens that it has from a snapshot alone
+	Tokens   Snapshot // join tokens that are known from a snapshot only
 }
 
-// Probe is what came of the live question about a key. The leader keeps it in
-// memory for its term.
+// Probe is the outcome of the live question about a key. The leader keeps it in memory for its term.
 type Probe struct {
 	Attempts int
 	Index    uint64    // the key's ModifyIndex when it was asked
 	Next     mono.Time // not to be asked again before
-	Blocked  bool      // most voters have answered, and nobody has it
+	Blocked  bool      // most voters have answered, and nobody holds it
 }
 
 // Kind says what an Action is.
@@ -101,7 +98,7 @@ type Kind string
 
 // What a leader can have to do.
 const (
-	Mark    Kind = "mark"    // make an entry that changes nothing, for the others to catch up with
+	Mark    Kind = "mark"    // make an entry that changes nothing, up to which the others can catch up
 	Wait    Kind = "wait"    // nothing until Until, or until something changes
 	Greet   Kind = "greet"   // ask every server for its build, keystore and orphans
 	Found   Kind = "found"   // name the cluster, and adopt the orphans
@@ -109,17 +106,17 @@ const (
 	Confirm Kind = "confirm" // ask live who of the voters holds Key, the active one
 	Ask     Kind = "ask"     // ask live who holds Key, then Judge
 	Forget  Kind = "forget"  // drop the records of Servers that have left
-	Rekey   Kind = "rekey"   // have the data of Key moved, and Key removed after that
+	Rekey   Kind = "rekey"   // have the data of Key moved, and then Key removed
 	Remove  Kind = "remove"  // remove Key, under which nothing is sealed
 	End     Kind = "end"     // end the join tokens Tokens
 	Compare Kind = "compare" // ask every server for its time
-	// HandOver is to hand leadership to one of Servers, whose clocks are right while this one's is wrong.
+	// HandOver is to hand leadership to one of Servers, whose clocks are right, because this clock is wrong.
 	HandOver Kind = "hand over"
 	Resign   Kind = "resign"  // hand leadership to a voter that holds Key, the active one
 	Nothing  Kind = "nothing" // wait for a change; no time helps
 )
 
-// Proves reports whether other things may work again if this was done. To have asked proves nothing.
+// Proves reports whether a success shows that other steps may work again. A question that was answered does not.
 func (k Kind) Proves() bool { return k != Greet && k != Ask && k != Confirm && k != Compare }
 
 // Action is what the leader does next.
@@ -127,14 +124,14 @@ type Action struct {
 	Kind      Kind
 	Key       meta.KeyID
 	At        time.Time // of Create
-	Until     mono.Time // of Wait; if it is for a time of the wall clock, for as long as that is not set
+	Until     mono.Time // of Wait; a time of the wall clock is converted, as if nobody set that clock meanwhile
 	Scheduled bool
 	Servers   []string
 	Tokens    []meta.TokenID
 }
 
-// Next returns what the leader has to do. It is level-triggered: the answer follows from
-// the ring and the situation alone, so a new leader goes on where the old one stopped.
+// Next returns what the leader has to do. It is level-triggered: the answer follows from the ring and the situation
+// only, so a new leader goes on where the old one stopped.
 func Next(r *meta.Ring, s Situation) Action {
 	a := soonest{}
 	if s.Unmarked && r.Cluster != (meta.ClusterID{}) && len(s.Servers) > 1 {
@@ -185,12 +182,12 @@ func Next(r *meta.Ring, s Situation) Action {
 	return nextForKeys(r, s, a)
 }
 
-// nextForKeys is Next for one key after the other, when nothing else is to be done before the soonest time.
+// nextForKeys is the part of Next that goes through the keys. a is when anything else is due.
 func nextForKeys(r *meta.Ring, s Situation, a soonest) Action {
 	for _, k := range r.Prepublished() {
 		ask, at := Action{Kind: Ask, Key: k.ID}, askAt(r, k, s)
 		if k.Scheduled && !DueAt(r, k, s.Policy).After(s.Now) {
-			ask, at = s.heed(r, ask, at)
+			ask, at = s.onceClockIsRight(r, ask, at)
 		}
 		if at <= s.Mono {
 			return ask
@@ -203,7 +200,7 @@ func nextForKeys(r *meta.Ring, s Situation, a soonest) Action {
 		a.add(at)
 	}
 	for _, k := range r.Keys {
-		todo, at := leave(r, k, s)
+		todo, at := nextForRetired(r, k, s)
 		if at <= s.Mono {
 			return todo
 		}
@@ -212,8 +209,8 @@ func nextForKeys(r *meta.Ring, s Situation, a soonest) Action {
 	return a.action()
 }
 
-// resignAt is when a leader that lacks the active key gives up getting it: nothing can be sealed or
-// signed until another server leads.
+// resignAt is when a leader that lacks the active key hands over: nothing can be sealed or signed until another server
+// leads.
 func resignAt(r *meta.Ring, s Situation) mono.Time {
 	if r.Active() == nil || s.Lacking == 0 || len(s.Voters) < 2 {
 		return never
@@ -224,10 +221,10 @@ func resignAt(r *meta.Ring, s Situation) mono.Time {
 // never is later than every moment that a plan waits for.
 const never = mono.Time(math.MaxInt64)
 
-// mono is when the wall clock will show a time, if nobody sets it.
+// mono returns the moment at which the wall clock will show a time, if nobody sets that clock.
 func (s Situation) mono(at time.Time) mono.Time { return s.Mono.Add(at.Sub(s.Now)) }
 
-// soonest is the earliest of the moments it was given, zero if that is never.
+// soonest is the earliest of the moments that were added, zero if none was.
 type soonest struct{ at mono.Time }
 
 func (s *soonest) add(at mono.Time) {
@@ -253,9 +250,8 @@ func departed(r *meta.Ring, servers []string) []string {
 	return gone
 }
 
-// askAt is when the live question about a prepublished key is due. While a majority holds
-// it that is its time of activation; while fewer do, it is when patience ends. A failed
-// question backs off, until a change of the key's holders makes a new one worth while.
+// askAt is when the live question about a prepublished key is due. If a majority holds the key, that is its time of
+// activation; if fewer do, it is when patience ends. A failed question backs off, until the key's holders change.
 func askAt(r *meta.Ring, k *meta.Key, s Situation) mono.Time {
 	at := s.mono(k.Created.Add(patience))
 	if Majority(s.Voters, k.Holders) {
@@ -264,8 +260,8 @@ func askAt(r *meta.Ring, k *meta.Key, s Situation) mono.Time {
 	return s.Probes[k.ID].again(k, at)
 }
 
-// again is when the question is put that is due at that time. A failed one backs off, until a change of the
-// key's holders.
+// again is when a question is asked that is due at that time. After a failed one it backs off, until the key's holders
+// change.
 func (p Probe) again(k *meta.Key, due mono.Time) mono.Time {
 	if p.Attempts > 0 && p.Index == k.ModifyIndex {
 		return max(due, p.Next)
@@ -273,16 +269,16 @@ func (p Probe) again(k *meta.Key, due mono.Time) mono.Time {
 	return due
 }
 
-// Pends reports whether a key still waits for what the live question is asked for: it is prepublished, and
-// short of holders or due.
+// Pends reports whether a key waits for the outcome of the live question: it is prepublished, and due or short of
+// holders.
 func Pends(r *meta.Ring, id meta.KeyID, s Situation) bool {
 	k := r.Key(id)
 	return k != nil && k.State == meta.StatePrepublished &&
 		(!Majority(s.Voters, k.Holders) || !DueAt(r, k, s.Policy).After(s.Now))
 }
 
-// DueAt is when a prepublished key is to be activated. A scheduled one counts from the
-// activation of the present key: a rotation by hand in between moves it.
+// DueAt is when a prepublished key is to be activated. For a scheduled key the period starts with the activation of the
+// present key: a rotation by hand in between moves it.
 func DueAt(r *meta.Ring, k *meta.Key, p Policy) time.Time {
 	active := r.Active()
 	if !k.Scheduled || active == nil || p.Every <= 0 {
@@ -294,8 +290,8 @@ func DueAt(r *meta.Ring, k *meta.Key, p Policy) time.Time {
 	return k.Publish
 }
 
-// NextRotation is when a key is to take over from the active one: the first that is prepublished, or
-// one that is yet to be made. Zero is never, or as soon as it can be.
+// NextRotation is when a key is to take over from the active one: the first of the prepublished keys, or one that has
+// not been made yet. Zero is never, or as soon as possible.
 func NextRotation(r *meta.Ring, p Policy) time.Time {
 	var next time.Time
 	for _, k := range r.Prepublished() {
@@ -309,10 +305,10 @@ func NextRotation(r *meta.Ring, p Policy) time.Time {
 	return next
 }
 
-// createAt is when the leader makes a key of its own accord, and the action that does it: a
-// first one when there is none to seal with, a scheduled one ahead of the next rotation. It
-// makes none while another is on its way, unless that one is blocked; and none to follow an
-// active key whose material it lacks, for that is the operator's to hear of first.
+// createAt is when the leader makes a key of its own accord, and the action that does it: a first key when there is
+// none to seal with, and a scheduled key ahead of the next rotation. It makes no key while another is on its way,
+// unless that one is blocked. It makes no successor to an active key whose material it lacks: the operator has to
+// hear of that first.
 func createAt(r *meta.Ring, s Situation) (Action, mono.Time) {
 	active := r.Active()
 	for _, k := range r.Prepublished() {
@@ -334,7 +330,7 @@ func createAt(r *meta.Ring, s Situation) (Action, mono.Time) {
 		due = earliest
 	}
 	at := s.mono(active.Activated.Add(s.Policy.Every - s.Policy.Lead))
-	return s.heed(r, Action{Kind: Create, Scheduled: true, At: due}, max(at, s.Retry))
+	return s.onceClockIsRight(r, Action{Kind: Create, Scheduled: true, At: due}, max(at, s.Retry))
 }
 
 // Majority reports whether more than half of the voters are among the servers.

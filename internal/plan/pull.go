@@ -16,8 +16,8 @@ const (
 	maxUnderWay = 16 * MaxFetch // keys that are asked for, or have come and are being written
 )
 
-// Missing returns the keys of the ring that the server lacks, the active one first, then
-// those about to be, then the newest: the order in which they are wanted.
+// Missing returns the keys of the ring that the server lacks, in the order in which it needs them: the active one,
+// those that are about to be active, and then the newest first.
 func Missing(r *meta.Ring, has func(meta.KeyID) bool) []*meta.Key {
 	var keys []*meta.Key
 	for _, k := range r.Keys {
@@ -41,8 +41,8 @@ func urgency(k *meta.Key) int {
 	return 2
 }
 
-// Sources returns whom to ask for a key, in order: the leader, those recorded as holders,
-// then every other server, since a record can be behind.
+// Sources returns the servers to ask for a key, in order: the leader, the recorded holders, and then every other server,
+// since the records can be out of date.
 func Sources(k *meta.Key, self, leader string, servers []string) []string {
 	order := func(s string) int {
 		switch {
@@ -64,9 +64,8 @@ type Fetch struct {
 	IDs  []meta.KeyID
 }
 
-// Pull is where a server stands in getting the keys it lacks. Keys are independent: a key
-// that nobody has delays no other. A peer that fails is asked last until its time is up.
-// The zero value is ready to use.
+// Pull keeps track of the keys that a server lacks and has asked for. Keys are independent: a key that nobody has delays
+// no other key. A peer that has failed is asked last for a while. The zero value is ready to use.
 type Pull struct {
 	keys  map[meta.KeyID]*pulling
 	peers map[string]*peer
@@ -87,8 +86,8 @@ type peer struct {
 	badUntil mono.Time
 }
 
-// Next returns the requests to make now, and when to call it again if nothing happens
-// before: zero if no time helps. Missing is in the order of urgency.
+// Next returns the requests to make now, and when to call it again if nothing happens before: zero is never. missing is
+// in the order of urgency.
 func (p *Pull) Next(now mono.Time, missing []*meta.Key, sources func(*meta.Key) []string, jitter float64) ([]Fetch, mono.Time) {
 	p.track(missing)
 	var fetches []Fetch
@@ -100,7 +99,7 @@ func (p *Pull) Next(now mono.Time, missing []*meta.Key, sources func(*meta.Key) 
 			continue
 		}
 		if underWay == maxUnderWay {
-			break // the next turn comes when some of them are Done
+			break // there is room again when some of them are Done
 		}
 		if k.next > now {
 			wake.add(k.next)
@@ -133,8 +132,8 @@ func (p *Pull) underWay() (n int) {
 	return n
 }
 
-// pause is how long a key waits for its next round. A round asks every server, and what can
-// help is a change that starts one at once: so after some minutes they are ten apart.
+// pause is how long a key waits for its next round. A round asks every server, and a change that can help starts a new
+// one at once. So after some minutes there are ten between two rounds.
 func pause(attempts int, jitter float64) time.Duration {
 	d := Backoff(attempts, jitter)
 	if attempts >= 15 {
@@ -143,8 +142,8 @@ func pause(attempts int, jitter float64) time.Duration {
 	return d
 }
 
-// source picks whom to ask next in the key's round: the first in order that has not been
-// asked, those that failed lately last.
+// source picks the server to ask next in the key's round: the first that has not been asked, with those that failed
+// lately last.
 func (p *Pull) source(now mono.Time, k *pulling, sources []string) (string, bool) {
 	last, more := "", false
 	for _, s := range sources {
@@ -176,7 +175,7 @@ func (p *Pull) ask(fetches []Fetch, from string, id meta.KeyID) []Fetch {
 		p.peers[from] = &peer{}
 	}
 	if p.peers[from].inFlight == maxInFlight {
-		return fetches // its turn comes when one of them is Done
+		return fetches // there is room again when one of them is Done
 	}
 	p.peers[from].inFlight++
 	k.inFlight = true
@@ -184,8 +183,8 @@ func (p *Pull) ask(fetches []Fetch, from string, id meta.KeyID) []Fetch {
 	return append(fetches, Fetch{Peer: from, IDs: []meta.KeyID{id}})
 }
 
-// Answered takes the end of a request into account: the peer has room for another one, while the
-// keys that came are written. Failed says that it gave no answer that could be used.
+// Answered takes the end of a request into account: the peer has room for another one while the keys that came are
+// written. failed says that its answer could not be used.
 func (p *Pull) Answered(f Fetch, failed bool, now mono.Time, jitter float64) {
 	pr := p.peers[f.Peer]
 	if pr == nil {
@@ -200,8 +199,8 @@ func (p *Pull) Answered(f Fetch, failed bool, now mono.Time, jitter float64) {
 	pr.failures++
 }
 
-// Done says that all is done with the keys of a request: which of them are here is seen from what is
-// still missing. It comes after Answered.
+// Done says that the keys of a request have been written or given up. Next learns from the missing keys which of them
+// are here. Done comes after Answered.
 func (p *Pull) Done(f Fetch) {
 	for _, id := range f.IDs {
 		if k := p.keys[id]; k != nil {
@@ -210,8 +209,8 @@ func (p *Pull) Done(f Fetch) {
 	}
 }
 
-// Retry starts a new round for every key that waits for one: something has changed that may
-// help, such as a new leader or configuration.
+// Retry starts a new round for every key that waits for one, because a change may help, such as a new leader or
+// configuration.
 func (p *Pull) Retry() {
 	for _, k := range p.keys {
 		k.newRound()
@@ -239,15 +238,15 @@ func (p *Pull) track(missing []*meta.Key) {
 	p.keys = keys
 }
 
-// newRound has every source asked once more, from now on. While a request is under way the
-// peer it went to is asked again too: it may have got the key since it was asked.
+// newRound has every source asked once more. While a request is under way its peer is asked again too: it may have got
+// the key since then.
 func (k *pulling) newRound() {
 	k.asked, k.next = nil, 0
 }
 
-// Report returns what the server has to tell the leader: keys of the ring that it holds
-// without being recorded as their holder, and the other way round. If another keystore is
-// recorded than the present one, all that it holds is new.
+// Report returns what the server has to tell the leader: the keys of the ring that it holds without being recorded as a
+// holder, and those that it is recorded for and does not hold. If another keystore is recorded than the present
+// one, every key that it holds is new.
 func Report(r *meta.Ring, self string, keystore meta.KeystoreID, has func(meta.KeyID) bool) (gained, lost []meta.KeyID) {
 	recorded, known := r.Keystore(self)
 	same := known && recorded == keystore
@@ -262,7 +261,7 @@ func Report(r *meta.Ring, self string, keystore meta.KeystoreID, has func(meta.K
 	return gained, lost
 }
 
-// Pressing reports whether somebody waits for a report: of a key that is to seal, or does.
+// Pressing reports whether a report is urgent: it is about a key that seals, or is about to.
 func Pressing(r *meta.Ring, gained []meta.KeyID) bool {
 	return slices.ContainsFunc(gained, func(id meta.KeyID) bool {
 		k := r.Key(id)

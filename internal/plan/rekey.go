@@ -10,8 +10,7 @@ import (
 	"example.com/keyring/internal/mono"
 )
 
-// Rekeying returns the keys whose data is moving to the active key, those that were retired
-// first before the others.
+// Rekeying returns the keys whose data is being moved to the active key, in the order of their retirement.
 func Rekeying(r *meta.Ring) []*meta.Key {
 	var keys []*meta.Key
 	for _, k := range r.Keys {
@@ -25,8 +24,8 @@ func Rekeying(r *meta.Ring) []*meta.Key {
 	return keys
 }
 
-// ScanFrom is when a scan that finds nothing under the key may begin, to count: writers that no
-// fence stops have had their time. Zero is at any time.
+// ScanFrom is the earliest start of a scan that counts as proof that nothing is sealed under the key: by then, writers
+// that no fence stops have had their time. Zero is at any time.
 func ScanFrom(k *meta.Key, grace time.Duration) time.Time {
 	if grace <= 0 {
 		return time.Time{}
@@ -34,10 +33,10 @@ func ScanFrom(k *meta.Key, grace time.Duration) time.Time {
 	return k.Retired.Add(grace)
 }
 
-// leave is what the leader does of its own accord with a key that was retired, and when: it removes
-// one that is to go, once nothing is sealed under it, and sees to it that this comes about for
-// one that the policy does not retain for longer. Nothing goes without a clean scan.
-func leave(r *meta.Ring, k *meta.Key, s Situation) (Action, mono.Time) {
+// nextForRetired is what the leader does of its own accord with a retired key, and when: it has the data of a key moved
+// that the policy no longer retains, and removes a key that is to be removed once nothing is sealed under it. No
+// key is removed without a clean scan.
+func nextForRetired(r *meta.Ring, k *meta.Key, s Situation) (Action, mono.Time) {
 	at := never
 	if s.Policy.Retain > 0 && !k.Retired.IsZero() {
 		at = s.mono(k.Retired.Add(s.Policy.Retain))
@@ -56,5 +55,5 @@ func leave(r *meta.Ring, k *meta.Key, s Situation) (Action, mono.Time) {
 	if at = max(at, s.Retry); k.Remove && k.State == meta.StateDeprecated {
 		return a, at // it was asked for
 	}
-	return s.heed(r, a, at)
+	return s.onceClockIsRight(r, a, at)
 }

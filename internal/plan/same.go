@@ -8,8 +8,8 @@ import (
 	"example.com/keyring/internal/meta"
 )
 
-// SameRotation returns the keys, the newest first, that are on their way by a rotation that was asked for
-// with the same options: what it waits for is what one more would make.
+// SameRotation returns the prepublished keys, the newest first, of rotations with the same options: one more such rotation
+// can wait for that key, and need not make another.
 func SameRotation(r *meta.Ring, add meta.Add, algorithm string, now time.Time) []*meta.Key {
 	var same []*meta.Key
 	for _, k := range r.Prepublished() {
@@ -21,8 +21,7 @@ func SameRotation(r *meta.Ring, add meta.Add, algorithm string, now time.Time) [
 	return same
 }
 
-// sameOptions reports whether a key is to have the effects of an Add. A time of publication that has passed
-// is none.
+// sameOptions reports whether a key is to have the effects of an Add. A publication time that has passed is as none.
 func sameOptions(k *meta.Key, add meta.Add, now time.Time) bool {
 	at := func(publish time.Time) time.Time {
 		if !publish.After(now) {

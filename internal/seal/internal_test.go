@@ -379,8 +379,8 @@ func TestWipe(t *testing.T) {
 	if _, err := k.nextEpoch(inFlight); err != ErrClosed {
 		t.Errorf("nextEpoch: %v", err)
 	}
-	if _, err := k.openUnmet(nil, foreign, nil); err != ErrClosed {
-		t.Errorf("openUnmet: %v", err)
+	if _, err := k.openNew(nil, foreign, nil); err != ErrClosed {
+		t.Errorf("openNew: %v", err)
 	}
 	k.remember(inFlight)
 	if k.epoch.Load() != nil || k.cache.Load() != nil {

@@ -18,8 +18,10 @@
 // ends after about 2^31 messages, which leaves a collision of N2 within it a chance of
 // 2^-35, and there is no practical limit to the messages under one key.
 //
-// GCM commits to neither key nor plaintext: whoever knows two keys can make one ciphertext
-// that opens under both. The key ID names one key, and nothing here tries several.
+// GCM commits to neither key nor plaintext: an attacker who knows two keys can make one ciphertext that opens under both.
+// The key ID names one key, and nothing here tries several.
+//
+// The package touches nothing but memory and the system's randomness.
 package seal
 
 import (
@@ -169,7 +171,7 @@ func (k *Key) Open(dst, ciphertext, aad []byte) ([]byte, error) {
 	if e := cached.find(header); e != nil {
 		return k.open(e, dst, ciphertext, aad)
 	}
-	return k.openUnmet(dst, ciphertext, aad)
+	return k.openNew(dst, ciphertext, aad)
 }
 
 // open is Open in an epoch.
@@ -191,9 +193,9 @@ func count(n *atomic.Uint64, n2 []byte) {
 	}
 }
 
-// openUnmet is Open for an epoch that is not in memory. Only here is the header checked by
-// itself: an epoch that is in memory matched it whole.
-func (k *Key) openUnmet(dst, ciphertext, aad []byte) ([]byte, error) {
+// openNew is Open for an epoch that is not in memory. Only here is the header checked by itself: an epoch in memory has
+// matched all of it.
+func (k *Key) openNew(dst, ciphertext, aad []byte) ([]byte, error) {
 	if id, ok := KeyID(ciphertext); !ok || id != k.id {
 		return nil, ErrOpen
 	}
@@ -207,8 +209,8 @@ func (k *Key) openUnmet(dst, ciphertext, aad []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Only now, with a tag verified, is this N1 known to come from a holder of the key. A
-	// forger who could fill the cache could empty it.
+	// Only after a tag has verified is this N1 known to come from a holder of the key. A forger who could
+	// fill the cache could also empty it.
 	k.remember(e)
 	return plaintext, nil
 }
@@ -216,9 +218,9 @@ func (k *Key) openUnmet(dst, ciphertext, aad []byte) ([]byte, error) {
 // Wipe ends the use of k: from its return on, Seal and Open return ErrClosed. Calls under
 // way finish, or return ErrClosed. Wipe may be called again.
 //
-// It overwrites the bytes k owns. The expanded AES keys are inside crypto/aes and
-// crypto/cipher, and what HKDF had in hand is inside crypto/hkdf: no one can overwrite
-// those. Wipe drops every reference to them, and the collector takes them in its own time.
+// It overwrites the bytes that k owns. The expanded AES keys inside crypto/aes and crypto/cipher, and the intermediate
+// values inside crypto/hkdf, can't be overwritten. Wipe drops every reference to them, and the garbage collector
+// frees them later.
 func (k *Key) Wipe() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

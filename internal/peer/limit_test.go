@@ -9,40 +9,40 @@ import (
 	"example.com/keyring/internal/peer"
 )
 
-func TestTurnsAreGivenInOrder(t *testing.T) {
+func TestLimitsAreFirstComeFirstServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := peer.NewTurns(2)
+		limits := peer.NewLimits(2)
 		order := make(chan int, 6)
 		for i := range 6 {
 			go func() {
-				done, ok := turns.Take(t.Context(), "a")
+				release, ok := limits.Acquire(t.Context(), "a")
 				if !ok {
 					t.Errorf("%d has got none", i)
 					return
 				}
 				order <- i
 				time.Sleep(time.Minute + time.Duration(i)*time.Second)
-				done()
+				release()
 			}()
 			synctest.Wait()
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, ok := turns.Take(ctx, "a"); ok || len(order) != 2 {
-			t.Errorf("%d have a turn", len(order))
+		if _, ok := limits.Acquire(ctx, "a"); ok || len(order) != 2 {
+			t.Errorf("%d have a place", len(order))
 		}
-		done, ok := turns.Take(t.Context(), "b")
+		release, ok := limits.Acquire(t.Context(), "b")
 		if !ok {
-			t.Error("another has none")
+			t.Error("another key has none")
 		}
-		done()
+		release()
 		time.Sleep(time.Hour)
-		if n := turns.Known(); n != 0 {
+		if n := limits.Known(); n != 0 {
 			t.Errorf("%d are remembered", n)
 		}
 		for i := range 6 {
 			if n := <-order; n != i {
-				t.Errorf("%d has its turn where %d should", n, i)
+				t.Errorf("%d has its place where %d should", n, i)
 			}
 		}
 	})
