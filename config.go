@@ -169,8 +169,12 @@ type Config struct {
 	// open: one at a time, in the order of the log, soon after. What a server gets as a snapshot, or
 	// has applied before Open, another one has told. Close waits for it. Nil tells nobody.
 	Audit func(Event)
-	// MetricsEvery is how often the gauges of the process's go-metrics sink are set. Zero means 30
-	// seconds, for sinks forget what is not set again; negative means never. It is at least a second.
+	// Metrics receives the figures of this server: see MetricInfos. Packages gometrics and prometheus have
+	// ready ones. Nil means that nobody does.
+	Metrics Metrics
+	// MetricsEvery is how often Metrics receives what MetricInfos lists, but for the progress of a rekey, which it
+	// receives as it comes. Zero means 30 seconds, for some sinks forget what is not set again; negative
+	// means never. It is at least a second.
 	MetricsEvery time.Duration
 	// Logger gets what an operator should know; never key material. Nil logs nothing.
 	Logger hclog.Logger
@@ -238,6 +242,9 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	c.MetricsEvery = cmp.Or(c.MetricsEvery, defaultMetricsEvery)
+	if c.Metrics == nil {
+		c.Metrics, c.MetricsEvery = noMetrics{}, -1
+	}
 	if c.Logger == nil {
 		c.Logger = hclog.NewNullLogger()
 	}

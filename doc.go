@@ -120,7 +120,7 @@
 //	peerstate.go    what a server is and knows now, for the others
 //	confirming.go   how a leader makes sure that it still is one
 //	rotation.go     Rotate, CheckMembers, and how a key is made
-//	metrics.go      the goroutine that sets the gauges of go-metrics
+//	metrics.go      Metrics, and the goroutine that gives it the figures
 //	audit.go        Config.Audit and the goroutine that tells it
 //	clocks.go       the clocks of the other servers, and times in the ring that lie ahead
 //	leader.go       the goroutine in which the leader acts
@@ -140,6 +140,8 @@
 //	hosttls.go      ServerTLS, ClientTLS, PeerID: what a host with a raft of its own checks
 //	forward.go      what a Node that follows has the leader do
 //	nodestatus.go   Status of the leader, on every Node
+//
+//	gometrics         Config.Metrics for go-metrics
 //
 //	internal/meta     the pure state machine: ring, commands, codec of entries and snapshots, Check
 //	internal/plan     pure decisions: what is missing, whom to ask, what the leader does next

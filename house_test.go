@@ -55,6 +55,7 @@ var house = map[string][]string{
 	"internal/strictjson":  {},
 	"internal/join":        {},
 	"internal/keyringtest": {".", "internal/durable"},
+	"gometrics":            {"."},
 	"examples/quickstart":  {"."},
 	"examples/failover":    {"."},
 

@@ -106,7 +106,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
 	k.peers = peer.Calls{Self: string(cfg.ID), Send: k.send}
 	k.toLeader = peer.Calls{Self: string(cfg.ID), Send: k.sendToLeader}
-	k.moves.bell = &k.fsm.bell
+	k.moves.bell, k.moves.metrics = &k.fsm.bell, cfg.Metrics
 	k.openedAt, k.hadLog = time.Now(), cfg.Raft.LastIndex()
 	k.ctx, k.cancel = context.WithCancel(context.Background())
 	k.leader, k.replicator = &leader{Keyring: k}, newReplicator(k)

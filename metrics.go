@@ -5,14 +5,61 @@ import (
 	"time"
 
 	"example.com/keyring/internal/plan"
-	metrics "github.com/hashicorp/go-metrics/compat"
+	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/raft"
 )
 
-// measure gives the figures of this server to the process's sink of metrics, which raft uses too,
-// until Close. Those of a rekey go there as it goes on: see RekeyProgress.
+// Metrics receives the figures of a server: each metric that MetricInfos lists, by its name, and with the one
+// label that it has there, or none. Package gometrics has one for go-metrics, and the module
+// example.com/keyring/prometheus one for Prometheus.
+//
+// The keyring calls it from several goroutines, and waits for each call: a call must return at once. It
+// must not change the map.
+type Metrics interface {
+	// SetGauge is told the present value of a gauge.
+	SetGauge(name string, value float64, labels map[string]string)
+	// AddCounter is told by how much a counter has grown.
+	AddCounter(name string, growth float64, labels map[string]string)
+}
+
+// MetricInfo describes a metric.
+type MetricInfo struct {
+	Name    string // as in "keyring.keys"
+	Counter bool   // it only grows, by AddCounter; false for a gauge
+	Label   string // the name of its label: "key", for the ID of a key, or "kind", for a ProblemKind; empty if it has none
+	Unit    string // in the plural: seconds, keys, messages, records or problems
+	Help    string // what it tells, in a sentence
+}
+
+// MetricInfos returns a description of every metric that Config.Metrics receives.
+func MetricInfos() []MetricInfo { return slices.Clone(metricInfos) }
+
+var metricInfos = []MetricInfo{
+	{Name: "keyring.key.active.age", Unit: "seconds", Help: "Time since the active key was activated. Alarm above RotationPolicy.Every and a day."},
+	{Name: "keyring.keys", Unit: "keys", Help: "All keys of the keyring."},
+	{Name: "keyring.keys.missing", Unit: "keys", Help: "Keys whose material this server lacks, without prepublished ones that no majority of the voters holds. Alarm if it stays above zero."},
+	{Name: "keyring.keys.underheld", Unit: "keys", Help: "Keys that some server of the raft configuration has not reported to hold."},
+	{Name: "keyring.keys.unbacked", Unit: "keys", Help: "Keys that no backup made by Backup contains."},
+	{Name: "keyring.problems", Label: "kind", Unit: "problems", Help: "Entries of Status.Problems of each kind."},
+	{Name: "keyring.key.seals", Counter: true, Label: "key", Unit: "messages", Help: "Messages that this server encrypted under the key. An estimate: one in 256 is counted, as 256."},
+	{Name: "keyring.key.opens", Counter: true, Label: "key", Unit: "messages", Help: "Messages that this server decrypted under the key. An estimate: one in 256 is counted, as 256."},
+	{Name: "keyring.rekey.moved", Counter: true, Label: "key", Unit: "records", Help: "Records that this leader re-encrypted, which were under the key."},
+	{Name: "keyring.rekey.conflicts", Counter: true, Label: "key", Unit: "records", Help: "Records under the key that this leader left alone because a writer had just replaced them."},
+	{Name: "keyring.rekey.left", Label: "key", Unit: "records", Help: "Records that are still under the key, on the leader that re-encrypts them, if Config.Data is a Counter."},
+	{Name: "keyring.rekey.poisoned", Label: "key", Unit: "records", Help: "Records under the key that do not decrypt, by the last scan of this leader."},
+}
+
+// noMetrics is what Metrics nil means.
+type noMetrics struct{}
+
+func (noMetrics) SetGauge(string, float64, map[string]string)   {}
+func (noMetrics) AddCounter(string, float64, map[string]string) {}
+
+func keyLabel(id KeyID) map[string]string { return map[string]string{"key": id.String()} }
+
+// measure gives the figures of this server to Config.Metrics until Close.
 func (k *Keyring) measure() {
-	told := map[KeyID][2]uint64{} // seals and opens
+	told := map[KeyID]use{}
 	ticks := time.NewTicker(k.cfg.MetricsEvery)
 	defer ticks.Stop()
 	for {
@@ -43,58 +90,50 @@ func (k *Keyring) setGauges() {
 			underheld++
 		}
 	}
-	set := func(v float64, name ...string) { metrics.SetGauge(append([]string{"keyring"}, name...), float32(v)) }
-	set(age, "key", "active", "age")
-	set(float64(len(ring.Keys)), "keys")
-	set(float64(missing), "keys", "missing")
-	set(float64(underheld), "keys", "underheld")
-	set(float64(len(st.NoBackup)), "keys", "unbacked")
+	to := k.cfg.Metrics
+	to.SetGauge("keyring.key.active.age", age, nil)
+	to.SetGauge("keyring.keys", float64(len(ring.Keys)), nil)
+	to.SetGauge("keyring.keys.missing", float64(missing), nil)
+	to.SetGauge("keyring.keys.underheld", float64(underheld), nil)
+	to.SetGauge("keyring.keys.unbacked", float64(len(st.NoBackup)), nil)
 	problems := map[ProblemKind]int{}
 	for _, p := range st.Problems {
 		problems[p.Kind]++
 	}
 	for _, p := range problemKinds { // also those of which there is none any more
-		kind := []metrics.Label{{Name: "kind", Value: string(p.kind)}}
-		metrics.SetGaugeWithLabels([]string{"keyring", "problems"}, float32(problems[p.kind]), kind)
+		to.SetGauge("keyring.problems", float64(problems[p.kind]), map[string]string{"kind": string(p.kind)})
 	}
 }
 
+// use is how much a key was used, when it was last told.
+type use struct {
+	key          *seal.Key
+	seals, opens uint64
+}
+
 // countUse counts what was sealed and opened since the last time, as seal.Key estimates it.
-func (k *Keyring) countUse(told map[KeyID][2]uint64) {
+func (k *Keyring) countUse(told map[KeyID]use) {
 	all := k.store.all()
 	for id, m := range all {
 		key := m.sealer.Load()
 		if key == nil {
 			continue
 		}
-		seals, opens := key.Counts()
 		was := told[id]
-		if seals < was[0] || opens < was[1] { // the key came anew, and counts anew
-			was = [2]uint64{}
+		if was.key != key { // of a key that was fetched again, it counts from zero
+			was = use{}
 		}
-		for name, n := range map[string]uint64{"seals": seals - was[0], "opens": opens - was[1]} {
+		seals, opens := key.Counts()
+		for name, n := range map[string]uint64{"keyring.key.seals": seals - was.seals, "keyring.key.opens": opens - was.opens} {
 			if n > 0 {
-				metrics.IncrCounterWithLabels([]string{"keyring", "key", name}, float32(n), labels(id))
+				k.cfg.Metrics.AddCounter(name, float64(n), keyLabel(id))
 			}
 		}
-		told[id] = [2]uint64{seals, opens}
+		told[id] = use{key, seals, opens}
 	}
 	for id := range told {
 		if all[id] == nil {
 			delete(told, id)
 		}
 	}
-}
-
-// count and gauge give a figure of a rekey to the sink.
-func count(name string, key KeyID, n int) {
-	metrics.IncrCounterWithLabels([]string{"keyring", "rekey", name}, float32(n), labels(key))
-}
-
-func gauge(name string, key KeyID, n int) {
-	metrics.SetGaugeWithLabels([]string{"keyring", "rekey", name}, float32(n), labels(key))
-}
-
-func labels(key KeyID) []metrics.Label {
-	return []metrics.Label{{Name: "key", Value: key.String()}}
 }

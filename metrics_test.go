@@ -2,38 +2,63 @@ package keyring_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
-	metrics "github.com/hashicorp/go-metrics/compat"
 )
 
-// metricsSink has the process's metrics go to memory, in one interval of virtual time.
-func metricsSink(t *testing.T) *metrics.InmemSink {
-	t.Helper()
-	s := metrics.NewInmemSink(1000*time.Hour, 2000*time.Hour)
-	conf := metrics.DefaultConfig("")
-	conf.EnableHostname, conf.EnableRuntimeMetrics, conf.EnableServiceLabel = false, false, false
-	if _, err := metrics.NewGlobal(conf, s); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { metrics.NewGlobal(conf, &metrics.BlackholeSink{}) })
-	return s
+// figures is a Metrics that remembers. A series is "name" or "name;label=value".
+type figures struct {
+	mu       sync.Mutex // guards below
+	gauges   map[string]float64
+	counters map[string]float64
 }
 
-// TestMetricsOfAServer, and that the README has each of them.
+func newFigures() *figures {
+	return &figures{gauges: map[string]float64{}, counters: map[string]float64{}}
+}
+
+func series(name string, labels map[string]string) string {
+	for label, value := range labels {
+		name += ";" + label + "=" + value
+	}
+	return name
+}
+
+func (f *figures) SetGauge(name string, value float64, labels map[string]string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gauges[series(name, labels)] = value
+}
+
+func (f *figures) AddCounter(name string, growth float64, labels map[string]string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.counters[series(name, labels)] += growth
+}
+
+// get returns what has come so far.
+func (f *figures) get() (gauges, counters map[string]float64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.gauges), maps.Clone(f.counters)
+}
+
+// TestMetricsOfAServer: each that MetricInfos lists comes, with the label that it has there, and no other.
 func TestMetricsOfAServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := metricsSink(t)
+		s := newFigures()
 		const every = 30 * time.Second
 		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
-			cfg.MetricsEvery, cfg.Rotation.Every = every, -1
+			cfg.Metrics, cfg.MetricsEvery, cfg.Rotation.Every = s, every, -1
 		}})
 		k := ready(t, c).Keyring
 		if _, err := k.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
@@ -50,18 +75,10 @@ func TestMetricsOfAServer(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Hour) // virtual
-		gauges, counters := map[string]float64{}, map[string]float64{}
-		for _, interval := range s.Data() {
-			for name, g := range interval.Gauges {
-				gauges[name] = float64(g.Value)
-			}
-			for name, c := range interval.Counters {
-				counters[name] += c.AggregateSample.Sum
-			}
-		}
+		gauges, counters := s.get()
 		for name, want := range map[string]float64{
 			"keyring.keys": 2, "keyring.keys.missing": 0, "keyring.keys.underheld": 0, "keyring.keys.unbacked": 2,
-			"keyring.problems;kind=inline_KEK": 1, "keyring.problems;kind=KEK_away": 0,
+			"keyring.problems;kind=inline KEK": 1, "keyring.problems;kind=KEK away": 0,
 		} {
 			if got, ok := gauges[name]; !ok || got != want {
 				t.Errorf("%s is %v, %t, want %v", name, got, ok, want)
@@ -76,28 +93,90 @@ func TestMetricsOfAServer(t *testing.T) {
 				t.Errorf("%s is %v, want about %d", name, n, messages)
 			}
 		}
-		readme, err := os.ReadFile("README.md")
-		if err != nil {
-			t.Fatal(err)
+		checkInfos(t, gauges, false)
+		checkInfos(t, counters, true)
+	})
+}
+
+// checkInfos holds what has come, which is nothing of a rekey, against MetricInfos.
+func checkInfos(t *testing.T, got map[string]float64, counter bool) {
+	t.Helper()
+	listed := map[string]keyring.MetricInfo{}
+	for _, info := range keyring.MetricInfos() {
+		if info.Counter == counter && !strings.HasPrefix(info.Name, "keyring.rekey.") {
+			listed[info.Name] = info
 		}
-		for name := range gauges {
-			name, _, _ = strings.Cut(name, ";")
-			if strings.HasPrefix(name, "keyring.") && !strings.Contains(string(readme), "`"+name+"`") {
-				t.Errorf("the README does not have %s", name)
-			}
+	}
+	came := map[string]bool{}
+	for s := range got {
+		name, label, _ := strings.Cut(s, ";")
+		label, _, _ = strings.Cut(label, "=")
+		if info, is := listed[name]; !is || info.Label != label {
+			t.Errorf("%s came, and MetricInfos has %+v", s, info)
 		}
-		for _, name := range regexp.MustCompile("`keyring\\.[a-z.]+`").FindAllString(string(readme), -1) {
-			name = strings.Trim(name, "`")
-			known := strings.HasPrefix(name, "keyring.rekey.")
-			for metric := range gauges {
-				known = known || strings.HasPrefix(metric, name)
+		came[name] = true
+	}
+	for name := range listed {
+		if !came[name] {
+			t.Errorf("%s never came", name)
+		}
+	}
+}
+
+// TestReadmeListsEveryMetric, as MetricInfos does.
+func TestReadmeListsEveryMetric(t *testing.T) {
+	table := "| metric | kind | unit | meaning |\n|---|---|---|---|\n"
+	for _, info := range keyring.MetricInfos() {
+		kind := "gauge"
+		if info.Counter {
+			kind = "counter"
+		}
+		if info.Label != "" {
+			kind += ", by `" + info.Label + "`"
+		}
+		table += fmt.Sprintf("| `%s` | %s | %s | %s |\n", info.Name, kind, info.Unit, info.Help)
+	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), table) {
+		t.Errorf("the README does not have this table:\n%s", table)
+	}
+	for _, name := range regexp.MustCompile("`keyring\\.[a-z.]+`").FindAllString(string(readme), -1) {
+		if !strings.Contains(table, name) {
+			t.Errorf("the README has %s, which is no metric", name)
+		}
+	}
+}
+
+// TestUseIsCountedAcrossAFetch: a key that is read or fetched again counts from zero, and its counters grow by what
+// comes then.
+func TestUseIsCountedAcrossAFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFigures()
+		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Metrics, cfg.MetricsEvery, cfg.Rotation.Every = s, time.Second, -1
+		}})
+		k := ready(t, c).Keyring
+		id := k.Keys()[0].ID
+		total := 0
+		for i, n := range []int{40_000, 20_000, 80_000} { // fewer, and more, than before
+			for range n {
+				if _, err := k.Encrypt(nil, nil); err != nil {
+					t.Fatal(err)
+				}
 			}
-			for metric := range counters {
-				known = known || strings.HasPrefix(metric, name)
+			total += n
+			time.Sleep(time.Minute) // virtual
+			_, counters := s.get()
+			if got := counters["keyring.key.seals;key="+id.String()]; got < 0.7*float64(total) || got > 1.4*float64(total) { // one in 256 stands for all
+				t.Errorf("%d times read: %v, want about %d", i+1, got, total)
 			}
-			if !known {
-				t.Errorf("the README has %s, which is none", name)
+			if err := keyring.Reread(k, id); err != nil {
+				t.Fatal(err)
 			}
+			_, _ = k.Encrypt(nil, nil) // it notices
 		}
 	})
 }

@@ -102,9 +102,10 @@ type NodeConfig struct {
 	Rotation RotationPolicy
 	// Tokens is how tokens are signed and verified. Zero means RS256 and at most 24 hours.
 	Tokens TokenPolicy
-	// Audit is told of every step in the life of a key. MetricsEvery is how often gauges are set. See
-	// Config for both.
+	// Audit is told of every step in the life of a key. Metrics receives the figures of this server every
+	// MetricsEvery. See Config for the three.
 	Audit        func(Event)
+	Metrics      Metrics
 	MetricsEvery time.Duration
 	// Logger gets what raft and the keyring log. Nil logs nothing.
 	Logger hclog.Logger
@@ -175,7 +176,7 @@ func (c NodeConfig) keyring() Config {
 	return Config{
 		ID: c.ID, KEKs: c.KEKs, OldKEKs: c.OldKEKs, Rotation: c.Rotation, Tokens: c.Tokens,
 		Data: c.Data, RekeyGrace: c.RekeyGrace, RekeyRate: c.RekeyRate,
-		Audit: c.Audit, MetricsEvery: c.MetricsEvery, clock: c.clock,
+		Audit: c.Audit, Metrics: c.Metrics, MetricsEvery: c.MetricsEvery, clock: c.clock,
 	}
 }
 

@@ -8,9 +8,7 @@ import (
 )
 
 // RekeyProgress is how far the data under one key has been moved to the active key, by this
-// leader: a new one begins to count anew. The same goes to go-metrics, with the key as a label:
-// the counters keyring.rekey.moved and keyring.rekey.conflicts, the gauges keyring.rekey.left and
-// keyring.rekey.poisoned.
+// leader: a new one begins to count from zero. Config.Metrics receives the same.
 type RekeyProgress struct {
 	Key       KeyID `json:"key"`
 	Moved     int   `json:"moved"`     // records that were replaced
@@ -29,7 +27,8 @@ const poisonedRefs = 16 // named in RekeyProgress
 
 // moves is the progress, for Status and for metrics.
 type moves struct {
-	bell *bell // rung when it has changed
+	bell    *bell // rung when it has changed
+	metrics Metrics
 
 	mu   sync.Mutex // guards below
 	keys map[KeyID]*RekeyProgress
@@ -59,14 +58,14 @@ func unbegun(id KeyID) *RekeyProgress { return &RekeyProgress{Key: id, Left: -1}
 // add counts a batch.
 func (m *moves) add(id KeyID, moved, conflicts int) {
 	m.of(id, func(p *RekeyProgress) { p.Moved, p.Conflicts = p.Moved+moved, p.Conflicts+conflicts })
-	count("moved", id, moved)
-	count("conflicts", id, conflicts)
+	m.metrics.AddCounter("keyring.rekey.moved", float64(moved), keyLabel(id))
+	m.metrics.AddCounter("keyring.rekey.conflicts", float64(conflicts), keyLabel(id))
 }
 
 // leave notes how many records are left under a key.
 func (m *moves) leave(id KeyID, left int) {
 	m.of(id, func(p *RekeyProgress) { p.Left = left })
-	gauge("left", id, left)
+	m.metrics.SetGauge("keyring.rekey.left", float64(left), keyLabel(id))
 }
 
 // get returns the progress of a key, and whether there is any.
@@ -82,15 +81,15 @@ func (m *moves) get(id KeyID) (p RekeyProgress, known bool) {
 // poison notes what a scan has found that does not open.
 func (m *moves) poison(id KeyID, n int, refs []string) {
 	m.of(id, func(p *RekeyProgress) { p.Poisoned, p.PoisonedRefs = n, refs })
-	gauge("poisoned", id, n)
+	m.metrics.SetGauge("keyring.rekey.poisoned", float64(n), keyLabel(id))
 }
 
 // keep forgets all but these keys.
 func (m *moves) keep(keys []*meta.Key) {
 	dropped := m.drop(keys)
 	for _, id := range dropped {
-		gauge("left", id, 0) // it is another leader's to say, or there is nothing
-		gauge("poisoned", id, 0)
+		m.metrics.SetGauge("keyring.rekey.left", 0, keyLabel(id)) // it is another leader's to say, or there is nothing
+		m.metrics.SetGauge("keyring.rekey.poisoned", 0, keyLabel(id))
 	}
 	if len(dropped) > 0 {
 		m.bell.ring()

@@ -11,11 +11,10 @@ import (
 	"example.com/keyring"
 )
 
-// TestMetricsOfARekey: the figures go to the sink that the process has set, as raft's do.
 func TestMetricsOfARekey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sink := metricsSink(t)
-		rc := newRecordsCluster(t, 1, false, nil)
+		sink := newFigures()
+		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.Metrics, cfg.MetricsEvery = sink, -1 })
 		rc.store("a", 300)
 		old := rc.active()
 		rc.spoil("a/7")
@@ -32,15 +31,11 @@ func TestMetricsOfARekey(t *testing.T) {
 		})
 		rc.rotate(keyring.RotateOptions{Full: true})
 		time.Sleep(10 * time.Minute) // virtual
-		figures := func() (moved, conflicts float64, left, poisoned float32) {
+		figures := func() (moved, conflicts, left, poisoned float64) {
+			gauges, counters := sink.get()
 			key := ";key=" + old.String()
-			for _, interval := range sink.Data() {
-				moved += interval.Counters["keyring.rekey.moved"+key].AggregateSample.Sum
-				conflicts += interval.Counters["keyring.rekey.conflicts"+key].AggregateSample.Sum
-				left = interval.Gauges["keyring.rekey.left"+key].Value
-				poisoned = interval.Gauges["keyring.rekey.poisoned"+key].Value
-			}
-			return moved, conflicts, left, poisoned
+			return counters["keyring.rekey.moved"+key], counters["keyring.rekey.conflicts"+key],
+				gauges["keyring.rekey.left"+key], gauges["keyring.rekey.poisoned"+key]
 		}
 		if moved, conflicts, left, poisoned := figures(); moved != 297 || conflicts != 1 || left != 2 || poisoned != 2 {
 			t.Errorf("moved %v, conflicts %v, left %v, poisoned %v", moved, conflicts, left, poisoned)

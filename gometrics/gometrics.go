@@ -1,0 +1,56 @@
+// Package gometrics gives the figures of a keyring to go-metrics, as raft does with its own.
+//
+// go-metrics has two import paths, github.com/hashicorp/go-metrics and the older
+// github.com/armon/go-metrics. This package imports neither and works with both. The figures of the
+// keyring arrive beside those of raft if it is given the Default of the path that raft uses:
+//
+//   - raft v1.8.0 uses github.com/hashicorp/go-metrics,
+//   - raft v1.7.3 uses github.com/hashicorp/go-metrics/compat, which is the older path unless the
+//     program is built with the tag hashicorpmetrics.
+package gometrics
+
+import (
+	"strings"
+
+	"example.com/keyring"
+)
+
+// Label is the Label of either path.
+type Label interface {
+	~struct {
+		Name  string
+		Value string
+	}
+}
+
+// Sink is what is used of go-metrics: *Metrics of either path is one, and so is each MetricSink.
+type Sink[L Label] interface {
+	SetGaugeWithLabels(key []string, value float32, labels []L)
+	IncrCounterWithLabels(key []string, value float32, labels []L)
+}
+
+// New returns a keyring.Metrics that gives each metric to s. The key is the
+// metric's name, split at its dots.
+//
+//	Metrics: gometrics.New(metrics.Default())
+//
+// Default returns what NewGlobal has set before; what it sets later is not seen.
+func New[L Label](s Sink[L]) keyring.Metrics { return adapter[L]{s} }
+
+type adapter[L Label] struct{ sink Sink[L] }
+
+func (a adapter[L]) SetGauge(name string, value float64, labels map[string]string) {
+	a.sink.SetGaugeWithLabels(strings.Split(name, "."), float32(value), list[L](labels))
+}
+
+func (a adapter[L]) AddCounter(name string, growth float64, labels map[string]string) {
+	a.sink.IncrCounterWithLabels(strings.Split(name, "."), float32(growth), list[L](labels))
+}
+
+// list returns the labels as go-metrics has them. A metric of the keyring has at most one.
+func list[L Label](labels map[string]string) (list []L) {
+	for name, value := range labels {
+		list = append(list, L{Name: name, Value: value})
+	}
+	return list
+}
