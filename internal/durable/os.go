@@ -118,6 +118,11 @@ func (d *osDir) Open(name string) (File, fs.FileInfo, error) {
 	if err != nil {
 		return nil, nil, d.in(err)
 	}
+	return d.openAs(name, named)
+}
+
+// openAs opens a file, if it is still the one that was named so.
+func (d *osDir) openAs(name string, named fs.FileInfo) (File, fs.FileInfo, error) {
 	if !named.Mode().IsRegular() {
 		return nil, nil, fmt.Errorf("%w: %v", ErrNotRegular, named.Mode().Type())
 	}

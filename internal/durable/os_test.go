@@ -361,6 +361,35 @@ func TestOddFilesAreNeverReadAndCanBeSetAside(t *testing.T) {
 }
 
 // A planted symlink is replaced by a write, never written through.
+// TestFileThatIsReplacedWhileItIsOpenedIsRefused: os.Root would follow a symlink to another name in it.
+func TestFileThatIsReplacedWhileItIsOpenedIsRefused(t *testing.T) {
+	for what, replace := range map[string]func(dir string) error{
+		"by a symlink to another": func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, "a")), os.Symlink("b", filepath.Join(dir, "a")))
+		},
+		"by another": func(dir string) error { return os.Rename(filepath.Join(dir, "b"), filepath.Join(dir, "a")) },
+		"by none":    func(string) error { return nil },
+	} {
+		dir := t.TempDir()
+		for _, name := range []string{"a", "b"} {
+			must(t, os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600))
+		}
+		fsys, err := durable.OpenDir(dir)
+		must(t, err)
+		defer fsys.Close()
+		named, err := fsys.Lstat("a")
+		must(t, err)
+		must(t, replace(dir))
+		f, _, err := durable.OpenAs(fsys, "a", named)
+		if err == nil {
+			f.Close()
+		}
+		if (err == nil) != (what == "by none") {
+			t.Errorf("replaced %s: %v", what, err)
+		}
+	}
+}
+
 func TestWriteReplacesASymlink(t *testing.T) {
 	dir := t.TempDir()
 	d := openDir(t, dir)
