@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -487,4 +488,51 @@ func TestNothingPrintsSecrets(t *testing.T) {
 			t.Error("a file KEK does not print its ID")
 		}
 	})
+}
+
+// TestCloseWaitsForWhatReplicationHasBegun: another server, or the disk, answers late, and pays no heed to the
+// context.
+func TestCloseWaitsForWhatReplicationHasBegun(t *testing.T) {
+	for what, is := range map[string]func(e keyringtest.Event, s raft.ServerID) bool{
+		"a fetch": isFetch,
+		"a scan": func(e keyringtest.Event, s raft.ServerID) bool {
+			return e.Server.ID == s && e.Kind == "disk" && strings.HasPrefix(e.What, "list")
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCluster(t, keyringtest.Options{Servers: 3})
+				ready(t, c)
+				s := follower(c)
+				began, proceed := make(chan struct{}), make(chan struct{})
+				var once sync.Once
+				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+					if is(e, s.ID) {
+						once.Do(func() { close(began) })
+						<-proceed
+					}
+					if isFetch(e, s.ID) { // else it would not scan
+						return keyringtest.Reply{Err: syscall.EIO}
+					}
+					return keyringtest.Reply{}
+				})
+				if err := keyring.Lose(s.Keyring, s.Keyring.Keys()[0].ID); err != nil {
+					t.Fatal(err)
+				}
+				<-began
+				closed := make(chan error, 1)
+				go func() { closed <- s.Keyring.Close() }()
+				synctest.Wait()
+				select {
+				case err := <-closed:
+					t.Errorf("Close did not wait: %v", err)
+				default:
+				}
+				close(proceed)
+				if err := <-closed; err != nil {
+					t.Errorf("close: %v", err)
+				}
+			})
+		})
+	}
 }

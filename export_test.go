@@ -436,6 +436,31 @@ func (s Store) Putting(ctx context.Context, keys map[KeyID]*nks.Material) func()
 	}
 }
 
+// PutLive is Put of one key, and returns the memory that it was proven in.
+func (s Store) PutLive(ctx context.Context, id KeyID, m *nks.Material) (live [][]byte, err error) {
+	p := &putting{keys: []arrival{{id: id, algorithm: "EdDSA", check: m.Check(id, "EdDSA"), secret: m.Clone()}}}
+	if p.files, p.errs = s.wrapAll(ctx, p.keys); p.errs[0] != nil {
+		return nil, p.errs[0]
+	}
+	live = [][]byte{p.files[0].m.secret.Root()[:], p.files[0].m.secret.Signing()}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.writeAll(ctx, []*putting{p})
+	return live, p.errs[0]
+}
+
+// Signer is what a key in memory signs with, if it was not dropped meanwhile.
+func (s Store) Signer(id KeyID) (*jwt.Signer, error) {
+	m := s.get(id)
+	if m == nil {
+		return nil, jwt.ErrWiped
+	}
+	return s.signerOf(id, m)
+}
+
+// Drop takes a key out of memory.
+func (s Store) Drop(id KeyID) { s.drop(id) }
+
 // Waiting counts the calls of Put that wait to be written.
 func (s Store) Waiting() int {
 	s.mu.Lock()

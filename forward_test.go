@@ -239,3 +239,18 @@ func TestNodesForwardSignAndRevoke(t *testing.T) {
 		}
 	}
 }
+
+// TestCallGoesToTheNextLeader: the one that the server knows of has gone.
+func TestCallGoesToTheNextLeader(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := founded3(t)
+	leader := c.nodes["s1"].Leader()
+	asked := besides(leader)
+	if err := c.nodes[leader].Close(); err != nil {
+		t.Fatal(err)
+	}
+	delete(c.nodes, leader)
+	if _, err := c.nodes[asked].Encrypt(ctx, []byte("hello"), nil); err != nil {
+		t.Error(err)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 )
@@ -305,5 +306,73 @@ func TestKeyIsHeldWhileItsFileIsReplaced(t *testing.T) {
 			t.Fatal("it is not held")
 		}
 		s.Close()
+	}
+}
+
+// TestKeyThatCouldNotBeWrittenIsOverwritten in memory, where it was already proven to open.
+func TestKeyThatCouldNotBeWrittenIsOverwritten(t *testing.T) {
+	for _, kind := range []string{"create", "write", "sync", "rename", "open"} {
+		disk := keyringtest.NewDisk()
+		s := openStore(t, disk, []keyring.KEK{keyring.InlineKEK()}, nil)
+		live, err := s.PutLive(t.Context(), keyring.KeyID{1}, newMaterial())
+		if err != nil || zero(live[0]) || zero(live[1]) {
+			t.Fatalf("a key that is held: %v, %v", live, err)
+		}
+		disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+			if op.Kind == kind {
+				return keyringtest.Fault{Err: syscall.EIO}
+			}
+			return keyringtest.Fault{}
+		})
+		live, err = s.PutLive(t.Context(), keyring.KeyID{2}, newMaterial())
+		if err == nil || !zero(live[0]) || !zero(live[1]) {
+			t.Errorf("%s fails: %v, and the key is left in memory", kind, err)
+		}
+	}
+}
+
+// TestSignerOfAKeyThatIsDroppedIsWiped: the key goes while its signing key is being parsed, at one moment or another.
+func TestSignerOfAKeyThatIsDroppedIsWiped(t *testing.T) {
+	m, err := nks.Generate("RS256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kek, id, disk := keyring.InlineKEK(), keyring.KeyID{1}, keyringtest.NewDisk()
+	file := nks.File{ID: id, Algorithm: "RS256", Check: m.Check(id, "RS256"), Created: time.Now().UTC()}
+	wrapped, err := kek.Wrap(t.Context(), m.Encode(), file.AAD())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Wrapped = []nks.Wrapped{{KEK: kek.ID(), Ciphertext: wrapped}}
+	b, err := file.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk.Plant(nks.FileName(id), 0o600, b)
+	s := openStore(t, disk, []keyring.KEK{kek}, nil)
+	for i := range 100 {
+		type signed struct {
+			by  *jwt.Signer
+			err error
+		}
+		begun, done := make(chan time.Time, 1), make(chan signed, 1)
+		go func() {
+			begun <- time.Now()
+			by, err := s.Signer(id)
+			done <- signed{by, err}
+		}()
+		for start := <-begun; time.Since(start) < time.Duration(i)*5*time.Microsecond; {
+		}
+		s.Drop(id)
+		r := <-done
+		if r.err == nil {
+			_, r.err = r.by.Sign([]byte("{}"))
+		}
+		if !errors.Is(r.err, jwt.ErrWiped) {
+			t.Fatalf("dropped after %d µs: %v", 5*i, r.err)
+		}
+		if err := s.TakeBack(t.Context(), id); err != nil { // reads it again
+			t.Fatal(err)
+		}
 	}
 }

@@ -100,6 +100,43 @@ func TestI9LostKeyDelaysNoOther(t *testing.T) {
 	})
 }
 
+// TestI9LockedKeyDelaysNoOther: the file of one key is wrapped under a KEK that this server is not given, for days.
+// Nobody is asked for that key, and any other comes at once.
+func TestI9LockedKeyDelaysNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		v := &vault{t: t}
+		if err := v.seal(ready(t, c)); err != nil {
+			t.Fatal(err)
+		}
+		rotate(t, c, v, 2)
+		whole(t, c)
+		s := follower(c)
+		keys := s.Keyring.Keys()
+		locked, other := keys[2].ID, keys[1].ID
+		c.Stop(s)
+		plantKey(t, s.Disk, locked, newKMS("stranger's"))
+		c.Restart(s)
+		ready(t, c)
+		for range 5 {
+			time.Sleep(time.Hour) // virtual
+			if err := keyring.Lose(s.Keyring, other); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			for !keyring.Has(s.Keyring, other) {
+				time.Sleep(100 * time.Millisecond) // virtual
+			}
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("another key came after %v", took)
+			}
+		}
+		if keyring.Has(s.Keyring, locked) {
+			t.Error("a copy has taken the place of the file that waits for its KEK")
+		}
+	})
+}
+
 // isFetch reports whether an event is a request for keys that leaves the server.
 func isFetch(e keyringtest.Event, from raft.ServerID) bool {
 	return e.Kind == "call" && e.Server.ID == from && strings.Contains(e.What, `"fetch"`)

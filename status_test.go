@@ -12,6 +12,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
 )
 
@@ -134,4 +135,25 @@ func TestEveryProblemHasAdvice(t *testing.T) {
 	if kinds < 13 {
 		t.Errorf("only %d kinds found", kinds)
 	}
+}
+
+// TestKeyMadeAtTheIndexOfABackupIsInIt.
+func TestKeyMadeAtTheIndexOfABackupIsInIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 1})
+		s := ready(t, c)
+		at := s.Keyring.Keys()[0].CreateIndex
+		for _, tt := range []struct {
+			index uint64
+			newer int
+		}{{at - 1, 1}, {at, 0}} {
+			backup := &meta.Backup{Index: tt.index, Time: time.Now().UTC(), Digest: meta.Digest{1}}
+			if err := keyring.Propose(t.Context(), s.Keyring, meta.Command{Backup: backup}); err != nil {
+				t.Fatal(err)
+			}
+			if st, err := s.Keyring.Status(t.Context()); err != nil || len(st.NoBackup) != tt.newer {
+				t.Errorf("the key is made at %d, the backup is of %d: %v have none, %v", at, tt.index, st.NoBackup, err)
+			}
+		}
+	})
 }

@@ -1,7 +1,9 @@
 package keyring_test
 
 import (
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -159,4 +161,63 @@ func TestFileOfAKeyThatIsBackIsNotUnlinked(t *testing.T) {
 	if err := s.Unlink(id); err != nil || disk.Bytes(aside) != nil {
 		t.Errorf("removed all the same: %v; files %v", err, disk.Names())
 	}
+}
+
+// TestFilesOfRemovedKeysDoNotWaitForEachOther: one can't be set aside, and the others are at the first try.
+func TestFilesOfRemovedKeysDoNotWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _, v := withOldKey(t)
+		rotate(t, c, v, 3)
+		whole(t, c)
+		s := follower(c)
+		failed := make(chan struct{})
+		var once sync.Once
+		s.Disk.OnOp(func(op keyringtest.Op) (f keyringtest.Fault) {
+			if op.Kind == "rename" {
+				once.Do(func() { f.Err = syscall.EIO; close(failed) })
+			}
+			return f
+		})
+		c.Partition(s)
+		var removed []keyring.KeyID
+		for _, key := range s.Keyring.Keys()[1:] { // all but the active one
+			remove(t, c, key.ID, keyring.RemoveOptions{Force: true})
+			removed = append(removed, key.ID)
+		}
+		c.Partition()
+		<-failed
+		synctest.Wait() // no time passes
+		left := slices.DeleteFunc(removed, func(id keyring.KeyID) bool { return s.Disk.Bytes(nks.FileName(id)) == nil })
+		if len(left) != 1 {
+			t.Errorf("at the first try %d files are left under their names", len(left))
+		}
+	})
+}
+
+// TestRemovedKeyIsOnItsOldKEKUntilItsFileIsSetAside, and its file is counted there then.
+func TestRemovedKeyIsOnItsOldKEKUntilItsFileIsSetAside(t *testing.T) {
+	disk, old, id := keyringtest.NewDisk(), newKMS("old"), keyring.KeyID{1}
+	plantKey(t, disk, id, old)
+	s := openStore(t, disk, []keyring.KEK{newKMS("new")}, []keyring.KEK{old})
+	count := func(when string) {
+		if n := s.OnOldKEKs(); n != 1 {
+			t.Errorf("%s %d files are on old KEKs", when, n)
+		}
+	}
+	count("before")
+	disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+		if op.Kind == "rename" {
+			return keyringtest.Fault{Err: syscall.EIO}
+		}
+		return keyringtest.Fault{}
+	})
+	if err := s.Remove(id); err == nil {
+		t.Fatal("it was set aside on a disk that fails")
+	}
+	count("while it can't be set aside")
+	disk.OnOp(nil)
+	if err := s.Remove(id); err != nil {
+		t.Fatal(err)
+	}
+	count("set aside")
 }
