@@ -83,29 +83,16 @@ func readSection(r io.Reader) ([]byte, error) {
 	if size > maxSection {
 		return nil, fmt.Errorf("%w: a snapshot of %d bytes", ErrMalformed, size)
 	}
-	all, err := readUpTo(r, head, SnapshotHead+int(size))
+	// The size is only what the head says: a buffer has at most twice of what has come.
+	all := bytes.NewBuffer(head)
+	_, err = io.CopyN(all, r, int64(size))
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return nil, fmt.Errorf("%w: the snapshot is cut short", ErrMalformed)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read keyring snapshot: %w", err)
 	}
-	return all, nil
-}
-
-// readUpTo reads on after b until there are size bytes. It allocates at most four times what it has
-// read: the size is only what the head says.
-func readUpTo(r io.Reader, b []byte, size int) ([]byte, error) {
-	for len(b) < size {
-		n := len(b)
-		room := make([]byte, min(size, max(256<<10, 4*n)))
-		copy(room, b)
-		if _, err := io.ReadFull(r, room[n:]); err != nil {
-			return nil, err
-		}
-		b = room
-	}
-	return b, nil
+	return all.Bytes(), nil
 }
 
 // decodeSection checks what readSection has read and decodes it.
