@@ -1,6 +1,6 @@
-// Package bounded decodes JSON that another server, a backup or a file has sent, into types that say
-// how much they may hold. What holds more is refused before anything is allocated for it: a few bytes
-// of JSON can otherwise stand for many times as many in memory, as {} does in a list of structs.
+// Package bounded decodes JSON that comes from another server, a backup or a file, into types that say how much they may
+// hold. JSON that holds more is refused before anything is allocated for it: otherwise a few bytes of JSON could become
+// many times as many in memory, as {} does in a list of structs. The package is pure.
 //
 // # Bounds
 //
@@ -8,21 +8,22 @@
 //
 //	Servers []string `json:"servers" bound:"elements=1000,bytes=255"`
 //
-// elements is for each list and each map, bytes for each text: a string, a []byte once it is decoded, a
-// json.RawMessage as it stands, a key of a map. A field below with a tag of its own goes by that one. A field
-// that needs a bound and has none is a mistake that [For] finds, when the program starts. Numbers,
-// booleans, times and arrays of fixed size need none.
+// elements bounds each list and each map, and bytes each text: a string, a decoded []byte, a json.RawMessage as it is
+// written, a key of a map. A tag on a field below replaces the one above. A field that needs a bound and has none is a
+// mistake, which [For] finds when the program starts. Numbers, booleans, times and arrays of fixed size need no
+// bound.
 //
-// All lists and maps of a message together have at most [MaxElements] elements, whatever the bounds of each are:
-// those of lists within lists multiply. What is passed over or is a json.RawMessage does not count.
+// All lists and maps of a message together have at most [MaxElements] elements, whatever the bounds of each are, because
+// the bounds of lists within lists multiply. Members that are ignored, and elements of a json.RawMessage, do not
+// count.
 //
 // # Form
 //
-// An object has no member twice, and none that is spelled in another case than the field's, both of which
-// encoding/json allows; its names are written without escapes; a []byte is a string of base64; and all of it
-// is UTF-8. A null stands for what is absent.
+// No object has a member twice, or a name that differs from the field's in case only, both of which encoding/json allows.
+// Names are written without escapes, a []byte is a string of base64, and all of it is UTF-8. A null stands for an
+// absent value.
 //
-// Errors say where and what, in words of ours, and quote at most a little of what was sent.
+// Errors say where and what is wrong in words of this package, and quote at most a little of the input.
 package bounded
 
 import (
@@ -38,33 +39,33 @@ import (
 	"example.com/keyring/internal/strictjson"
 )
 
-// ErrBound is matched by errors about what holds more than it may.
+// ErrBound is matched by errors about JSON that holds more than it may.
 var ErrBound = errors.New("more than its bound")
 
-// ErrForm is matched by errors about what is no JSON, or not of the type's form.
+// ErrForm is matched by errors about input that is not JSON, or does not have the form of the type.
 var ErrForm = errors.New("malformed")
 
-// MaxElements is how many elements all lists and maps of one message have at most, together.
+// MaxElements is the most elements that all lists and maps of one message have together.
 const MaxElements = 1 << 17
 
-// Type decodes JSON into a T. Its zero value is of no use: see For. It is safe for concurrent use.
+// Type decodes JSON into a T. It comes from For, and its zero value can't be used. It is safe for concurrent use.
 type Type[T any] struct {
 	most  int
 	shape *shape
 }
 
-// For returns the decoder for T, of at most so many bytes of JSON. It panics if a field of T has no
-// bound and needs one, or is of a type that JSON could fill with anything, such as an interface: so call
-// it for a variable of a package.
+// For returns the decoder for T, which takes at most most bytes of JSON. It panics if a field of T needs a bound and has
+// none, or has a type that JSON could fill with anything, such as an interface. So call it to initialize a variable of
+// a package.
 func For[T any](most int) Type[T] {
 	return Type[T]{most, shapeOf(reflect.TypeFor[T](), limits{}, nil)}
 }
 
-// Decode decodes data, and refuses members that T has not.
+// Decode decodes data, and refuses members that T does not have.
 func (t Type[T]) Decode(data []byte) (T, error) { return t.decode(data, true) }
 
-// DecodeKnown decodes data, and passes over members that T has not: for answers to which a newer build may
-// add some.
+// DecodeKnown decodes data, and ignores members that T does not have: it is for answers to which a newer build may add
+// members.
 func (t Type[T]) DecodeKnown(data []byte) (T, error) { return t.decode(data, false) }
 
 func (t Type[T]) decode(data []byte, strict bool) (v T, err error) {
@@ -85,9 +86,8 @@ func (t Type[T]) decode(data []byte, strict bool) (v T, err error) {
 	return v, nil
 }
 
-// Gunzip returns what was compressed to b. It may have at most so many bytes, and at most 64 for each of b's
-// and 64 KiB: what shrinks more than that was made to. Nothing follows it in b, not even another member of gzip's
-// that is empty.
+// Gunzip decompresses b. The result may have at most most bytes, and at most 64 for each byte of b and 64 KiB: only data
+// that is made for it shrinks further. Nothing may follow in b, not even another, empty gzip member.
 func Gunzip(b []byte, most int) ([]byte, error) {
 	most = min(most, 64<<10+64*len(b))
 	r := bytes.NewReader(b)

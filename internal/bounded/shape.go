@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// kind is what a value has to be.
+// kind is the kind of JSON value that is expected.
 type kind uint8
 
 const (
@@ -27,7 +27,7 @@ const (
 // shape is what JSON has to look like for a type.
 type shape struct {
 	kind   kind
-	most   int      // bytes of a text, of a key, or of what is raw; elements of a list
+	most   int      // bytes of a text or of raw JSON; elements of a list or a dictionary
 	keys   int      // bytes of a dictionary's keys
 	elem   *shape   // of a list, of a dictionary
 	fields []member // of an object
@@ -39,7 +39,7 @@ type member struct {
 	shape *shape
 }
 
-// limits are those of a tag. Zero is none.
+// limits are the bounds of a tag. Zero is none.
 type limits struct{ elements, bytes int }
 
 var (
@@ -49,10 +49,10 @@ var (
 	jsonType = reflect.TypeFor[json.Unmarshaler]()
 )
 
-// maxTime is more than the text of a time has, of any zone.
+// maxTime is more bytes than the text of a time has in any zone.
 const maxTime = 64
 
-// shapeOf panics about types that can't be bounded. within are the types that t lies in.
+// shapeOf returns the shape of a type, and panics if the type can't be bounded. within are the types around t.
 func shapeOf(t reflect.Type, l limits, within []reflect.Type) *shape {
 	if slices.Contains(within, t) {
 		panic(fmt.Sprintf("bounded: %v contains itself", t))
@@ -101,7 +101,7 @@ func need(n int, what string, within []reflect.Type) int {
 	return n
 }
 
-// membersOf follows encoding/json, as far as types go that are decoded here.
+// membersOf returns the members of a struct as encoding/json does, for the types that are decoded here.
 func membersOf(t reflect.Type, l limits, within []reflect.Type) (all []member) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -112,15 +112,15 @@ func membersOf(t reflect.Type, l limits, within []reflect.Type) (all []member) {
 		if slices.Contains(strings.Split(options, ","), "string") {
 			panic(fmt.Sprintf("bounded: %v.%s is a string that holds a value", t, f.Name))
 		}
-		own := l.with(f.Tag.Get("bound"))
+		bounds := l.with(f.Tag.Get("bound"))
 		if f.Anonymous && name == "" && f.Type.Kind() == reflect.Struct {
-			all = append(all, membersOf(f.Type, own, append(slices.Clip(within), f.Type))...)
+			all = append(all, membersOf(f.Type, bounds, append(slices.Clip(within), f.Type))...)
 			continue
 		}
 		if name == "" {
 			name = f.Name
 		}
-		all = append(all, member{name, shapeOf(f.Type, own, within)})
+		all = append(all, member{name, shapeOf(f.Type, bounds, within)})
 	}
 	if len(all) > 64 {
 		panic(fmt.Sprintf("bounded: %v has %d members, at most 64 are followed", t, len(all)))
@@ -128,7 +128,7 @@ func membersOf(t reflect.Type, l limits, within []reflect.Type) (all []member) {
 	return all
 }
 
-// with returns the limits that a tag sets, and those of before where it sets none.
+// with returns the limits with those that a tag sets.
 func (l limits) with(tag string) limits {
 	if tag == "" {
 		return l

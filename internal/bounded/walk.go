@@ -9,14 +9,14 @@ import (
 	"example.com/keyring/internal/strictjson"
 )
 
-// walker goes through JSON that is valid, and allocates nothing but its error.
+// walker goes through valid JSON, and allocates nothing but its error.
 type walker struct {
 	in       strictjson.Scanner
 	elements int // of all lists and dictionaries so far
 	strict   bool
 }
 
-// value passes over one value that is to have the shape.
+// value goes through one value, which has to have the shape.
 func (w *walker) value(s *shape) error {
 	first := w.in.Peek()
 	switch {
@@ -47,7 +47,7 @@ func tooMany(n int, what string, most int) error {
 	return fmt.Errorf("%w: %d %s, at most %d", ErrBound, n, what, most)
 }
 
-// text passes over a string of at most so many bytes, when it is decoded.
+// text goes through a string that decodes to at most most bytes.
 func (w *walker) text(most int) error {
 	if n := decodedLen(w.in.String()); n > most {
 		return tooMany(n, "bytes", most)
@@ -117,8 +117,8 @@ func (w *walker) object(s *shape) error {
 	return nil
 }
 
-// find returns which member has the name, or -1 for one to pass over. encoding/json would take what is
-// spelled in another case for the member, without a bound.
+// find returns the index of the member with that name, or -1 for a name to ignore. A name in another case is an error:
+// encoding/json would take it for the member, without a bound.
 func (w *walker) find(s *shape, name []byte) (int, error) {
 	if bytes.IndexByte(name, '\\') >= 0 {
 		return 0, fmt.Errorf("%w: a name with an escape", ErrForm)
@@ -139,8 +139,8 @@ func (w *walker) find(s *shape, name []byte) (int, error) {
 	return -1, nil
 }
 
-// decodedLen is how many bytes what is between quotes decodes to, or a few more where there are escapes
-// of surrogates.
+// decodedLen is the number of bytes to which the inside of a string decodes, or a few more if it has escaped
+// surrogates.
 func decodedLen(s []byte) int {
 	n := len(s)
 	for {

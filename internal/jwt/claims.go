@@ -16,7 +16,7 @@ import (
 // maxDepth is how deep claims may be nested.
 const maxDepth = 64
 
-// Why a token is refused whose signature is right.
+// Why a token with a valid signature is refused.
 var (
 	errClaims    = errors.New("claims")
 	errMissing   = errors.New("no expiry")
@@ -30,7 +30,7 @@ var (
 	errNoStrings = errors.New("not a string, or an array of strings")
 )
 
-// Claims are the registered claims. Those that are missing are zero.
+// Claims are the registered claims of a token. Missing ones are zero.
 type Claims struct {
 	issuer, subject              []byte
 	audience                     [][]byte
@@ -114,7 +114,7 @@ func text(value []byte) ([]byte, error) {
 	return strictjson.Unescape(value[1 : len(value)-1]), nil
 }
 
-// texts reads an audience: a string or an array of them, in JSON that is known to be right.
+// texts reads an audience: a string or an array of strings, in valid JSON.
 func texts(value []byte) (all [][]byte, err error) {
 	if value[0] == '"' {
 		one, err := text(value)
@@ -148,12 +148,12 @@ func date(value []byte) (time.Time, error) {
 	return time.Unix(int64(seconds), int64(part*1e9)), nil
 }
 
-// Want is what a token is held against.
+// Want is what Check requires of a token.
 type Want struct {
-	Issuer   string   // empty takes any
+	Issuer   string   // empty accepts any
 	Audience []string // one of them is enough
-	Subject  string   // empty takes any
-	Foreign  bool     // expiry, issuer and audience may be missing; what is there must be right
+	Subject  string   // empty accepts any
+	Foreign  bool     // expiry, issuer and audience may be missing; if they are present they have to be right
 	Now      time.Time
 	Leeway   time.Duration
 }
@@ -181,8 +181,8 @@ func (c *Claims) isFor(audience string) bool {
 	return slices.ContainsFunc(c.audience, func(a []byte) bool { return string(a) == audience })
 }
 
-// Merge returns one JSON object with the members of all values, each of which must be
-// encoded as an object by encoding/json. Where two have a member, the later one's stays.
+// Merge returns one JSON object with the members of all values, each of which encoding/json has to encode as an object.
+// If two values have the same member, the later one wins.
 func Merge(values ...any) ([]byte, error) {
 	if len(values) == 1 {
 		return json.Marshal(values[0])
@@ -219,18 +219,18 @@ func Merge(values ...any) ([]byte, error) {
 	return append(object, '}'), nil
 }
 
-// Defaults are what a token gets that its claims leave open, and what they are held against.
+// Defaults are the claims that a token gets where its own are missing, and the limits of its own.
 type Defaults struct {
 	Issuer string // empty: none
 	ID     string
 	Now    time.Time
 	MaxTTL time.Duration
-	Leeway time.Duration // of those who will read the token
+	Leeway time.Duration // of the verifiers
 }
 
-// Complete returns a JSON object of claims with iss, iat, nbf, exp and jti filled in where they
-// are missing. The nbf is the leeway ago, for readers whose clocks are behind and who allow for nothing. It is an error if no reader would take the token, now or when it becomes valid, or
-// if it would outlive MaxTTL. An audience is the caller's to name.
+// Complete returns a JSON object of claims in which missing iss, iat, nbf, exp and jti are filled in. The nbf is the
+// leeway ago, for verifiers whose clocks are behind and that allow no leeway. It is an error if no verifier would accept
+// the token, now or when it becomes valid, or if the token would outlive MaxTTL. The caller has to name the audience.
 func Complete(object []byte, d Defaults) ([]byte, error) {
 	c, err := ParseClaims(object)
 	if err != nil {

@@ -1,8 +1,8 @@
-// Package jwt is the tokens of the keyring: compact JWS (RFC 7515) around a JSON object of
-// claims (RFC 7519). It is pure but for the randomness of an ECDSA signature: keys, the time
-// and the policy are arguments.
+// Package jwt writes and reads the tokens of the keyring: compact JWS (RFC 7515) around a JSON object of claims (RFC
+// 7519), and their public keys as a JWKS (RFC 7517). It is pure but for the randomness of an ECDSA signature: keys, the
+// time and the policy are arguments.
 //
-// # What is written
+// # How tokens are written
 //
 //	base64url(header) "." base64url(claims) "." base64url(signature)
 //
@@ -10,28 +10,27 @@
 // The signature is RS256 with 2048 bits, ES256, or EdDSA with Ed25519, over the ASCII bytes
 // before the second dot.
 //
-// # What is read
+// # How tokens are read
 //
 // A token is refused before any of it is parsed if it
 //
 //   - is longer than 16 KiB,
 //   - is not three parts with two dots: not compact, or encrypted,
-//   - has a part that is not canonical base64url: padded, with a line break or a space, with
-//     bits left over, or empty, the header and the payload being JSON and no signature empty.
+//   - has a part that is empty or not canonical base64url: padded, with a line break or a space, or
+//     with bits left over.
 //
-// A header that is, byte for byte, one that the keyring writes needs no parsing. Any other is
+// A header that is, byte for byte, one that the keyring writes needs no parsing. Any other header is
 // refused unless it
 //
 //   - is one JSON object with the members alg, kid and typ, the last of which may be missing,
 //     each once, all strings without escapes: so there is no jwk, jku, x5u, x5c, crit or b64,
 //   - has the typ JWT, in any case, if it has one,
-//   - has the kid of a key and that key's alg: the algorithm is the key's, never the token's.
+//   - has the kid of a key and the alg of that key: the key decides the algorithm, never the token.
 //
-// Then go-jose parses it and checks its signature. Claims are looked at once the signature is
-// right, and so are not a stranger's any more: they must be one JSON object in UTF-8, nested
-// 64 deep at most, in which no two members of an object have names that are equal but for
-// case, nor one that is a registered name (iss, sub, aud, exp, nbf, iat, jti) but for case; and
-// the registered ones are of the types that RFC 7519 gives them.
+// Then go-jose parses the token and checks its signature. Claims are read only after the signature has been verified,
+// so they come from a holder of the key. They must be one JSON object in UTF-8, nested at most 64 deep. No two members
+// of an object have names that differ in case only, and no name differs from a registered one (iss, sub, aud, exp,
+// nbf, iat, jti) in case only. The registered claims have the types of RFC 7519.
 package jwt
 
 import (
@@ -46,7 +45,7 @@ import (
 // MaxToken is the length in bytes of the longest token that is read or written.
 const MaxToken = 16 << 10
 
-// Why a token is refused. None of them says more than the token and the public keys do.
+// Why a token is refused. No error reveals more than the token and the public keys do.
 var (
 	ErrUnknownKey = errors.New("unknown key")
 
@@ -56,16 +55,15 @@ var (
 	errSignature = errors.New("signature")
 )
 
-// Keys are the keys whose tokens are taken.
+// Keys are the keys whose tokens are accepted.
 type Keys interface {
 	// WithHeader returns the key whose Header that is, or nil.
 	WithHeader(encoded string) *Key
-	// WithID returns the key that a kid names. The error for one that is not there is
-	// ErrUnknownKey.
+	// WithID returns the key that a kid names. If there is none, the error is ErrUnknownKey.
 	WithID(kid string) (*Key, error)
 }
 
-// Open returns the payload of a token whose signature is right, and the key it is of.
+// Open verifies the signature of a token, and returns its payload and the key that signed it.
 func Open(token string, keys Keys) ([]byte, *Key, error) {
 	if len(token) > MaxToken {
 		return nil, nil, errForm
@@ -119,7 +117,7 @@ func openForeign(token, header64 string, keys Keys) ([]byte, *Key, error) {
 	return payload, key, nil
 }
 
-// header is what a header says.
+// header is the content of a header.
 type header struct{ alg, kid string }
 
 func parseHeader(b []byte) (header, error) {
@@ -128,7 +126,7 @@ func parseHeader(b []byte) (header, error) {
 		if value[0] != '"' {
 			return errHeader
 		}
-		text := string(value[1 : len(value)-1]) // with its escapes: no key and no algorithm has any
+		text := string(value[1 : len(value)-1]) // escapes stay: no key ID and no algorithm has any
 		switch string(name) {
 		case "alg":
 			h.alg = text
@@ -149,10 +147,10 @@ func parseHeader(b []byte) (header, error) {
 	return h, nil
 }
 
-// strict refuses bits left over. The decoder passes over line breaks all the same.
+// strict refuses bits left over. Its decoder ignores line breaks all the same.
 var strict = base64.RawURLEncoding.Strict()
 
-// decode reads canonical base64url that is not empty.
+// decode reads canonical base64url, which is not empty.
 func decode(s string) ([]byte, bool) {
 	if s == "" || strings.IndexByte(s, '\n') >= 0 || strings.IndexByte(s, '\r') >= 0 {
 		return nil, false

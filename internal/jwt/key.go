@@ -21,15 +21,15 @@ const (
 	eddsa = "EdDSA"
 )
 
-// Algorithms are all there are. It is what the discovery document names.
+// Algorithms are all of them, as the discovery document names them.
 func Algorithms() []string { return []string{rs256, es256, eddsa} }
 
 const (
 	rsaBits = 2048
-	p256Len = 32 // bytes of each half of an ES256 signature
+	p256Len = 32 // bytes of r, and of s, in an ES256 signature
 )
 
-// Key is a public key and what its tokens are signed with.
+// Key is a public key, with the ID and algorithm in the headers of its tokens.
 type Key struct {
 	alg    string
 	public crypto.PublicKey
@@ -37,8 +37,8 @@ type Key struct {
 	jwk    []byte
 }
 
-// NewKey reads a public key in PKIX DER. It is an error unless it is one for the algorithm:
-// RSA with 2048 bits, P-256 or Ed25519.
+// NewKey reads a public key in PKIX DER. It is an error unless the key is one for the algorithm: RSA with 2048 bits, P-256
+// or Ed25519.
 func NewKey(id, alg string, pkix []byte) (*Key, error) {
 	public, err := x509.ParsePKIXPublicKey(pkix)
 	if err != nil {
@@ -67,7 +67,7 @@ func fits(public crypto.PublicKey, alg string) bool {
 	return false
 }
 
-// Header is the header, encoded, of the tokens that the keyring signs with this key.
+// Header returns the encoded header of the tokens that the keyring signs with this key.
 func (k *Key) Header() string { return k.header }
 
 // headerOf escapes nothing: a key ID is hexadecimal, and an algorithm one of three.
@@ -75,7 +75,7 @@ func headerOf(id, alg string) string {
 	return strict.EncodeToString([]byte(`{"alg":"` + alg + `","kid":"` + id + `","typ":"JWT"}`))
 }
 
-// Check reports whether the signature is the key's over input.
+// Check reports whether the signature is one over input by this key.
 func (k *Key) Check(input, signature []byte) bool {
 	switch public := k.public.(type) {
 	case *rsa.PublicKey:
@@ -94,7 +94,7 @@ func (k *Key) Check(input, signature []byte) bool {
 	return false
 }
 
-// JWKS is the document (RFC 7517) of the keys, in their order.
+// JWKS returns the document (RFC 7517) of the keys, in their order.
 func JWKS(keys []*Key) []byte {
 	doc := []byte(`{"keys":[`)
 	for i, k := range keys {

@@ -14,14 +14,14 @@ import (
 	"sync"
 )
 
-// ErrWiped is for a Signer that was wiped.
+// ErrWiped is the error of a Signer that was wiped.
 var ErrWiped = errors.New("signing key is wiped")
 
 // Signer signs with one private key. It is safe for concurrent use.
 type Signer struct {
 	header string // with the dot after it
 
-	mu sync.RWMutex // guards below: Wipe waits for those who sign
+	mu sync.RWMutex // guards below: Wipe waits for the signatures under way
 	// A closure, because nothing that works by reflection can look into one.
 	sign func(input []byte) ([]byte, error)
 	wipe func()
@@ -32,7 +32,7 @@ type Signer struct {
 func NewSigner(id, alg string, der []byte) (*Signer, error) {
 	private, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
-		// Without the cause: it talks about the insides of a private key.
+		// Without the cause: it may tell something about the private key.
 		return nil, errors.New("signing key is not PKCS #8")
 	}
 	return newSigner(id, alg, private)
@@ -58,7 +58,7 @@ func newSigner(id, alg string, private any) (*Signer, error) {
 			if err != nil {
 				return nil, err
 			}
-			return halves(der), nil
+			return concatenated(der), nil
 		}
 	case ed25519.PrivateKey:
 		s.sign = func(input []byte) ([]byte, error) { return ed25519.Sign(private, input), nil }
@@ -67,7 +67,7 @@ func newSigner(id, alg string, private any) (*Signer, error) {
 	return s, nil
 }
 
-// Sign returns the token of a payload. It is an error if no reader would take it for its length.
+// Sign returns the token of a payload. It is an error if the token is too long to be accepted.
 func (s *Signer) Sign(payload []byte) (string, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -89,9 +89,9 @@ func (s *Signer) Sign(payload []byte) (string, error) {
 	return string(token), nil
 }
 
-// halves turns a signature as crypto/ecdsa writes it, in DER of less than 128 bytes, into r and s
-// side by side. ecdsa.Sign, which returns the two, makes numbers of them first.
-func halves(der []byte) []byte {
+// concatenated turns a signature as crypto/ecdsa writes it, in DER of less than 128 bytes, into r and s side by side, as
+// RFC 7518 has it. ecdsa.Sign, which returns the two, makes numbers of them first.
+func concatenated(der []byte) []byte {
 	signature := make([]byte, 2*p256Len)
 	rest := der[2:] // SEQUENCE
 	for _, half := range [][]byte{signature[:p256Len], signature[p256Len:]} {
@@ -103,8 +103,8 @@ func halves(der []byte) []byte {
 	return signature
 }
 
-// Wipe ends the use of s: calls under way finish, later ones return ErrWiped. It overwrites an
-// Ed25519 key; what crypto/rsa and crypto/ecdsa have made of theirs is left to the collector.
+// Wipe ends the use of s: calls under way finish, later ones return ErrWiped. It overwrites an Ed25519 key. What crypto/rsa
+// and crypto/ecdsa have computed from their keys is left to the garbage collector.
 func (s *Signer) Wipe() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

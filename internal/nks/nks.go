@@ -1,22 +1,20 @@
-// Package nks is the secret part of a root key, its check value, and the files
-// named <key id>.nks.json that hold it, wrapped, on one server.
+// Package nks is the secret part of a root key, its check value, and the files named <key id>.nks.json that hold it,
+// wrapped, on one server.
 //
-// It turns values into bytes and back. It opens no file and knows no KEK: whoever
-// stores a key wraps [Material.Encode] under each KEK with [File.AAD], and puts
-// what comes out into a [File].
+// It turns values into bytes and back. It opens no file and knows no KEK: the caller wraps [Material.Encode] under each
+// KEK with [File.AAD], and puts the results into a [File].
 //
 // # What protects what
 //
 // The KEK's AEAD keeps material secret and binds it to key ID, signing algorithm
 // and check value. The check value tells the right key from any other, once it is
 // compared with the one in the raft state. The Sum of a file authenticates
-// nothing, for anyone can compute it: it tells a damaged file from a KEK that is
-// not the right one. Created is covered by the Sum alone, and so is no more than
-// a note.
+// nothing, because anyone can compute it: it tells a damaged file from a wrong KEK.
+// Only the Sum covers Created, which is therefore no more than a note.
 //
 // The bytes of a [Material] are out of reach of fmt, log, slog and every encoder or
-// dumper that works by reflection, however deep in other values it lies. What its
-// methods return is not: those who ask for bytes get bytes.
+// dumper that works by reflection, however deep in other values it lies. The byte
+// slices that its methods return are not protected.
 //
 // # Fields
 //
@@ -28,7 +26,7 @@
 //	0x01 | field(root) | field(signing)
 //
 // The root is 32 bytes. The signing key is the PKCS #8 DER of a private key, of 1
-// to 4096 bytes, and is not looked into. Nothing follows. This is what KEKs wrap.
+// to 4096 bytes, and is not parsed. Nothing follows. KEKs wrap these bytes.
 //
 // # Check value, version 1
 //
@@ -148,11 +146,11 @@ import (
 	"hash"
 )
 
-// ErrFormat is what every refusal of bytes, or of values that no bytes stand for,
-// wraps. The detail around it says where, and quotes neither secrets nor what is wrapped.
+// ErrFormat is matched by every error about bytes that are not of the format, and about values that have no encoding. The
+// text around it says where, and quotes neither secrets nor ciphertext.
 var ErrFormat = errors.New("nks: malformed")
 
-// ErrCorrupt means that something is well formed, and not what was written.
+// ErrCorrupt means that a value is well formed, but not the one that was written.
 var ErrCorrupt = errors.New("corrupt")
 
 // ErrVersion is matched, besides ErrFormat, by the error about a file of a later version than this

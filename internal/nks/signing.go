@@ -39,14 +39,13 @@ func newPrivate(algorithm string) (private any, err error) {
 	return nil, fmt.Errorf("unknown algorithm %q", algorithm)
 }
 
-// Public returns the PKIX DER of the public half of the signing key. It is an
-// error if the private key is not one for algorithm. Parsing an RSA key costs more
-// than all else here together, so nothing but Public does it; and what it parses
-// is left to the garbage collector, not overwritten.
+// Public returns the PKIX DER of the public key that belongs to the signing key. It is an error if the private key is not
+// one for algorithm. Parsing an RSA key costs more than everything else here together, so only Public does it. The parsed
+// key is not overwritten but left to the garbage collector.
 func (m *Material) Public(algorithm string) ([]byte, error) {
 	private, err := x509.ParsePKCS8PrivateKey(m.Signing())
 	if err != nil {
-		// Without the cause: it talks about the insides of a private key.
+		// Without the cause: it may tell something about the private key.
 		return nil, fmt.Errorf("%w: signing key: not PKCS #8", ErrFormat)
 	}
 	public := publicFor(private, algorithm)
