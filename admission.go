@@ -2,15 +2,12 @@ package keyring
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 
-	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
-	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
 
@@ -24,16 +21,11 @@ func (w *network) serveProof(ctx context.Context, from raft.ServerID, body []byt
 	if err := w.mayJoin(from, q.Addr); err != nil {
 		return nil, err
 	}
-	m, _, err := w.meeting(ctx, q.Addr)
+	c, err := w.joinConn(ctx, q.Addr)
 	if err != nil {
 		return nil, w.refuseToken(from, q.Addr, err)
 	}
-	token, err := w.node.keys.openJoinToken(q.Token, string(from), meta.Digest{})
-	if err != nil {
-		return nil, w.refuseToken(from, q.Addr, err)
-	}
-	defer token.Wipe()
-	proof, err := m.LeaderProof(token)
+	proof, err := w.node.keys.LeaderProof(c, q.Token.String())
 	if err != nil {
 		return nil, w.refuseToken(from, q.Addr, err)
 	}
@@ -48,31 +40,29 @@ func (w *network) refuseToken(from raft.ServerID, addr string, err error) error 
 
 // mayJoin refuses what is asked of a server that can't take anybody in, or by one that can't be taken in.
 func (w *network) mayJoin(from raft.ServerID, addr string) error {
-	id := from
-	if (addRequest{ID: id, Addr: addr}).check() != nil || id == w.node.cfg.ID {
+	if (addRequest{ID: from, Addr: addr}).check() != nil || from == w.node.cfg.ID {
 		return &peer.Refusal{Code: peer.BadRequest}
 	}
-	if err := w.node.keys.mayLead(); err != nil {
+	if err := w.node.keys.Leading(); err != nil {
 		return &peer.Refusal{Code: peer.NotLeader, Leader: string(w.node.Leader())}
 	}
 	return nil
 }
 
-// meeting is the connection of a call as the leader sees it, and the digest of the other side's public key.
-func (w *network) meeting(ctx context.Context, addr string) (join.Meeting, meta.Digest, error) {
+// joinConn is the connection of a call as the leader sees it.
+func (w *network) joinConn(ctx context.Context, addr string) (JoinConn, error) {
 	c := peer.ConnOf(ctx)
 	if c == nil {
-		return join.Meeting{}, meta.Digest{}, errors.New("a call of no connection")
+		return JoinConn{}, errors.New("a call of no connection")
 	}
 	ch, err := c.Channel()
 	if err != nil {
-		return join.Meeting{}, meta.Digest{}, err
+		return JoinConn{}, err
 	}
-	return join.Meeting{
-		Exporter: ch.Exporter, Cluster: w.node.cfg.Cluster,
-		Leader: string(w.node.cfg.ID), LeaderKey: ch.Own,
-		Joiner: c.Identity().ID, JoinerKey: ch.Other, Addr: addr,
-	}, sha256.Sum256(ch.Other), nil
+	return JoinConn{
+		Exporter: ch.Exporter, Cluster: w.node.cfg.Cluster, Leader: w.node.cfg.ID, LeaderKey: ch.Own,
+		Joiner: raft.ServerID(c.Identity().ID), JoinerKey: ch.Other, Addr: raft.ServerAddress(addr),
+	}, nil
 }
 
 // serveJoin takes a server without a raft log into the configuration, without a vote: one that is in
@@ -85,78 +75,34 @@ func (w *network) serveJoin(ctx context.Context, from raft.ServerID, body []byte
 	if err := w.mayJoin(from, j.Addr); err != nil {
 		return nil, err
 	}
-	n, id := w.node, from
-	was, known := n.serverOf(id)
-	var use meta.UseJoinToken
-	if !known {
-		if use, err = w.checkProof(ctx, from, j); err != nil {
-			return nil, w.refuseToken(from, j.Addr, err)
+	if was, known := w.node.serverOf(from); known {
+		if err := w.checkGone(ctx, was, ""); err != nil {
+			return answer(nil, err), nil
 		}
-	} else if err := w.checkGone(ctx, was, ""); err != nil {
-		return answer(nil, err), nil
+		err = w.node.keys.ReadmitServer(ctx, from, raft.ServerAddress(j.Addr))
+	} else {
+		err = w.acceptToken(ctx, j)
 	}
-	err = n.keys.alongActivations(ctx, func(ctx context.Context) error {
-		is, still := n.serverOf(id)
-		switch {
-		case known && !still:
-			return &peer.Refusal{Code: peer.NotMember} // it was removed meanwhile
-		case still:
-			n.log.Info("server joins anew", "id", id, "addr", j.Addr)
-			return n.startAnew(ctx, is, raft.ServerAddress(j.Addr))
-		}
-		return w.takeIn(ctx, from, use, j.Addr)
-	})
-	if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
-		return nil, refusal
+	switch {
+	case errors.Is(err, ErrJoinRefused):
+		return nil, w.refuseToken(from, j.Addr, err)
+	case errors.Is(err, ErrNotMember): // it was removed meanwhile
+		return nil, &peer.Refusal{Code: peer.NotMember}
+	case err != nil:
+		return answer(nil, fmt.Errorf("join of %s: %w", from, err)), nil
 	}
-	if err != nil {
-		return answer(nil, fmt.Errorf("join of %s: %w", id, err)), nil
-	}
-	b, err := json.Marshal(joined{servers(n.raft)})
+	b, err := json.Marshal(joined{servers(w.node.raft)})
 	return answer(b, err), nil
 }
 
-// checkProof returns what is to be recorded of the token that a server has proved to have, on this
-// connection.
-func (w *network) checkProof(ctx context.Context, from raft.ServerID, j joining) (meta.UseJoinToken, error) {
+// acceptToken adds a server that proves to have a token, on this connection.
+func (w *network) acceptToken(ctx context.Context, j joining) error {
 	if j.ID == (meta.TokenID{}) {
-		return meta.UseJoinToken{}, errors.New("no join token, or one of an older build")
+		return fmt.Errorf("%w: no join token, or one of an older build", ErrJoinRefused)
 	}
-	m, user, err := w.meeting(ctx, j.Addr)
+	c, err := w.joinConn(ctx, j.Addr)
 	if err != nil {
-		return meta.UseJoinToken{}, err
+		return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 	}
-	token, err := w.node.keys.openJoinToken(j.ID, string(from), user)
-	if err != nil {
-		return meta.UseJoinToken{}, err
-	}
-	defer token.Wipe()
-	want, err := m.JoinerProof(token)
-	if err != nil {
-		return meta.UseJoinToken{}, err
-	}
-	if !join.Proven(j.Proof, want) {
-		return meta.UseJoinToken{}, fmt.Errorf("join token %s: the server does not prove that it has it", j.ID)
-	}
-	return meta.UseJoinToken{ID: j.ID, Server: string(from), User: user}, nil
-}
-
-// takeIn binds the token to the server's certificate, then adds the server. A crash in between leaves a
-// token with which that server, with that certificate, can ask again. It takes turns with removals,
-// which end the token.
-func (w *network) takeIn(ctx context.Context, from raft.ServerID, use meta.UseJoinToken, addr string) error {
-	n := w.node
-	if why := plan.JoinRefusal(n.keys.fsm.ring.Load(), use.ID, use.Server, use.User, n.keys.now(), n.keys.fsm.tokens()); why != "" {
-		return w.refuseToken(from, addr, errors.New(why))
-	}
-	// As with the end of tokens, no server is asked whether it applies this.
-	err := n.keys.fsm.propose(ctx, n.raft, []meta.Command{{UseJoinToken: &use}})
-	if errors.Is(err, meta.ErrRefused) {
-		return w.refuseToken(from, addr, err)
-	}
-	if err != nil {
-		return err
-	}
-	n.log.Info("server joins", "id", from, "addr", addr, "token", use.ID)
-	return n.setAddress(from, raft.ServerAddress(addr), false)
+	return w.node.keys.AcceptJoin(ctx, c, j.ID.String(), j.Proof)
 }

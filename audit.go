@@ -48,7 +48,8 @@ func WithActor(ctx context.Context, name string) context.Context {
 
 type actorKey struct{}
 
-func actorOf(ctx context.Context) string {
+// Actor is the name that WithActor has put into the context, or nothing.
+func Actor(ctx context.Context) string {
 	name, _ := ctx.Value(actorKey{}).(string)
 	return name
 }

@@ -178,12 +178,18 @@ type Config struct {
 	MetricsEvery time.Duration
 	// Logger gets what an operator should know; never key material. Nil logs nothing.
 	Logger hclog.Logger
+	// EveryBuild says that every build of the service that a server of this cluster may run has the keyring. Then the
+	// first command waits 10 seconds, and no longer, for a server that does not answer. Else it waits until that server
+	// has answered: a build without the keyring could not apply the command.
+	EveryBuild bool
+	// Problems returns what is wrong with the host's part, as the disk of its raft, for Status: problems whose Advice is
+	// empty get the one for their Kind. It is called from several goroutines, and must not block. See Notify. Nil
+	// returns none.
+	Problems func() []Problem
 
-	fs         durable.FS       // a simulated disk in place of Dir, for tests
-	clock      func() time.Time // the wall clock; nil is time.Now
-	sameBuild  bool             // every server is at this build: the first command need not wait for all
-	raftFaults func() []string  // what a Node's raft can't write, for Status
-	onLookUp   func()           // called between the two loads of lookUpSealing, by tests
+	fs       durable.FS       // a simulated disk in place of Dir, for tests
+	clock    func() time.Time // the wall clock; nil is time.Now
+	onLookUp func()           // called between the two loads of lookUpSealing, by tests
 }
 
 const (
@@ -254,7 +260,15 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// fillPolicies does so for what a NodeConfig has too.
+// Check says all that is wrong with the KEKs, the policies and the other options, as Open does, but for Dir, ID, Raft,
+// FSM and Transport: for a host that wants to know before it starts its raft.
+func (c Config) Check() error {
+	var w wrongs
+	c.fillPolicies(&w)
+	return errors.Join(w...)
+}
+
+// fillPolicies does so for what Check looks at.
 func (c *Config) fillPolicies(w *wrongs) {
 	*w = append(*w, c.checkKEKs()...)
 	w.duration("Rotation.Every", max(c.Rotation.Every, 0), longest)

@@ -127,15 +127,17 @@
 //	status.go       Status, and what the parts say of which it is made
 //	problems.go     Problems: their kinds, what to do about each, and how they follow from Status
 //	statustext.go   Status for people
+//	statuswire.go   the leader's Status for another server
 //	node.go         Node: raft and bolt put together with the keyring
 //	noderaft.go     what a Node's raft has on disk, and how it is configured
 //	network.go      the calls at a Node's port
 //	founding.go     how a Node's cluster is founded
 //	joining.go      how a server joins one, and whom it takes for the cluster
 //	admission.go    how the leader takes in a server that joins
-//	members.go      AddServer, RemoveServer, Leave: how members come and go
-//	promotion.go    how servers that hold every key become voters
-//	jointoken.go    tokens with which a server may join: made, listed, withdrawn, ended
+//	members.go      members added, readmitted, removed, and given a vote
+//	jointokens.go   tokens with which a server may join: made, listed, withdrawn, ended, accepted
+//	nodemembers.go  AddServer, RemoveServer, Leave of a Node, and how it gives servers a vote
+//	nodetokens.go   JoinToken, JoinTokens, WithdrawJoinToken of a Node
 //	moved.go        how the leader learns the new address of a server
 //	hosttls.go      ServerTLS, ClientTLS, PeerID: what a host with a raft of its own checks
 //	forward.go      what a Node that follows has the leader do

@@ -30,17 +30,11 @@ func SetFS(c *Config, fsys durable.FS) { c.fs = fsys }
 // SetClock gives a server its wall clock.
 func SetClock(c *Config, now func() time.Time) { c.clock = now }
 
-// SetNodeClock gives a server its wall clock.
-func SetNodeClock(c *NodeConfig, now func() time.Time) { c.clock = now }
-
 // SetRestoreFS restores to a simulated disk.
 func SetRestoreFS(o *RestoreOptions, fsys durable.FS) { o.fs = fsys }
 
 // OnLookUp has do called each time the active key is looked up, between the two loads.
 func OnLookUp(c *Config, do func()) { c.onLookUp = do }
-
-// SetSameBuild tells a server that every other one is at its build.
-func SetSameBuild(c *Config) { c.sameBuild = true }
 
 // NewFSMOf is NewFSM in another build.
 func NewFSMOf(b meta.Build) *FSM {
@@ -207,7 +201,7 @@ func NewKeyID() KeyID { return newKeyID() }
 func JoinRefusal(n *Node, token string, id raft.ServerID) string {
 	t, err := join.Parse(token)
 	if err == nil {
-		_, err = n.keys.openJoinToken(t.ID, string(id), meta.Digest{})
+		_, err = n.keys.openJoinToken(JoinConn{Leader: n.cfg.ID, Joiner: id}, meta.TokenID(t.ID).String(), meta.Digest{})
 	}
 	if err != nil {
 		return err.Error()
@@ -253,11 +247,6 @@ func JoinSecret(token string) []byte {
 // BetweenSteps has the leader's loop do something between two of its steps.
 func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) error) error {
 	return k.alongActivations(ctx, do)
-}
-
-// ForwardedBy is the context of a call that a server has forwarded.
-func ForwardedBy(ctx context.Context, server raft.ServerID) context.Context {
-	return context.WithValue(ctx, forwardedBy{}, string(server))
 }
 
 // Loaded is how many keys are in memory.
@@ -334,7 +323,7 @@ func AwaitGone(ctx context.Context, k *Keyring, id KeyID) error {
 }
 
 func AwaitKey(k *Keyring, id KeyID) (Key, error) {
-	return k.awaitKey(context.Background(), id, true, false)
+	return k.awaitKey(context.Background(), id, func(*meta.Key) bool { return true }, false)
 }
 
 func CurrentTerm(n *Node) uint64 { return n.raft.CurrentTerm() }
@@ -550,7 +539,7 @@ func (s Store) FromNomad() map[KeyID][32]byte {
 }
 
 // HasAdvice reports whether Status has a rank and advice for a problem of that kind.
-func HasAdvice(k ProblemKind) bool { return k.rank() >= 0 && problemKinds[k.rank()].advice != "" }
+func HasAdvice(k ProblemKind) bool { return k.advice() != "" }
 
 // Reports are what waits for the log of what servers hold.
 type Reports struct{ r reports }

@@ -32,7 +32,7 @@ func (l *leader) greet(s plan.Situation) error {
 	for _, server := range slices.SortedStableFunc(slices.Values(s.Servers), func(a, b string) int { return own(a) - own(b) }) {
 		a, up := answers[server]
 		// Where raft runs there is to be a keyring, if all are of this build, though it answers nothing yet.
-		up = up || l.cfg.sameBuild && l.watch.answers(server)
+		up = up || l.cfg.EveryBuild && l.watch.answers(server)
 		if up {
 			l.seen[server] = mono.Now()
 		}
@@ -46,7 +46,7 @@ func (l *leader) greet(s plan.Situation) error {
 		}
 		hellos[server] = h
 	}
-	waits := plan.FirstKeyWaits(s.Servers, hellos, l.cfg.sameBuild)
+	waits := plan.FirstKeyWaits(s.Servers, hellos, l.cfg.EveryBuild)
 	unheard, hindered := map[raft.ServerID]string{}, map[raft.ServerID]string{}
 	for server, why := range waits {
 		switch id := raft.ServerID(server); why {

@@ -85,7 +85,7 @@ func TestNoFirstKeyWhileFilesWait(t *testing.T) {
 								cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), k} // which wraps, and could make a first key
 							}
 							if sameBuild {
-								keyring.SetSameBuild(cfg)
+								cfg.EveryBuild = true
 							}
 						})
 						time.Sleep(time.Minute)
@@ -181,7 +181,7 @@ func TestNoFirstKeyWhileAServerOpensItsKeystore(t *testing.T) {
 				}
 				return keyringtest.NewDisk()
 			}, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
-				keyring.SetSameBuild(cfg)
+				cfg.EveryBuild = true
 				if s.ID == "s3" {
 					cfg.KEKs = []keyring.KEK{slow{newKMS("a")}}
 				}
@@ -215,7 +215,7 @@ func refusing(server raft.ServerID, yes func() bool) func(keyringtest.Event) key
 func TestServerThatIsDownIsNotWaitedForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
-			keyring.SetSameBuild(cfg)
+			cfg.EveryBuild = true
 		}, Raft: func(conf *raft.Config) {
 			if conf.LocalID == "s3" {
 				conf.HeartbeatTimeout, conf.ElectionTimeout = 100*conf.HeartbeatTimeout, 100*conf.ElectionTimeout

@@ -35,7 +35,7 @@ func TestEachTryOfTheFirstKeyAsksWhoHasFiles(t *testing.T) {
 					return keyringtest.NewDisk()
 				}, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 					cfg.KEKs = []keyring.KEK{k}
-					keyring.SetSameBuild(cfg)
+					cfg.EveryBuild = true
 				}, Raft: func(conf *raft.Config) {
 					if conf.LocalID == "s3" { // it does not lead
 						conf.HeartbeatTimeout, conf.ElectionTimeout = 100*conf.HeartbeatTimeout, 100*conf.ElectionTimeout

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"example.com/keyring/internal/bounded"
-	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -71,7 +70,7 @@ func (n *Node) Sign(ctx context.Context, claims ...any) (string, error) {
 func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	var here bool
 	err := n.whenLed(ctx, func() (err error) {
-		err = n.keys.mayRotate()
+		err = n.mayRotate()
 		if here = !errors.Is(err, ErrNotLeader); !here {
 			_, err = n.forward(ctx, callTimeout, pathReady, nil, nil)
 		}
@@ -83,7 +82,7 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if here {
 		return n.keys.Rotate(ctx, o)
 	}
-	b, err := n.forwardRequest(ctx, rotateTimeout, pathRotate, rotateRequest{actorOf(ctx), o})
+	b, err := n.forwardRequest(ctx, rotateTimeout, pathRotate, rotateRequest{Actor(ctx), o})
 	if err != nil && ctx.Err() != nil {
 		return Key{}, fmt.Errorf("%w: %w", ErrNotDurable, err)
 	}
@@ -94,7 +93,16 @@ func (n *Node) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: the leader's answer: %w", err)
 	}
-	return n.keys.awaitKey(ctx, id, !o.Publish.After(n.keys.now()), false)
+	return n.keys.WaitRotated(ctx, id)
+}
+
+// mayRotate reports whether this server is a leader that can rotate: Rotate is asked once.
+func (n *Node) mayRotate() error {
+	if err := n.keys.Leading(); err != nil {
+		return err
+	}
+	_, err := n.keys.ActiveKey()
+	return err
 }
 
 // Remove is Keyring.Remove, on the leader: done here if this server is it, else forwarded to it. As
@@ -107,14 +115,14 @@ func (n *Node) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 			err := n.keys.Remove(ctx, id, o)
 			if errors.Is(err, ErrNotLeader) {
 				var b []byte
-				b, err = n.forwardRequest(ctx, callTimeout, pathRemove, removeRequest{actorOf(ctx), id, o})
+				b, err = n.forwardRequest(ctx, callTimeout, pathRemove, removeRequest{Actor(ctx), id, o})
 				moving = len(b) > 0
 			}
 			return err
 		})
 		return moving, err
 	}
-	return untilRemoved(o, begin, func() error { return n.keys.awaitGone(ctx, id, false) })
+	return untilRemoved(o, begin, func() error { return n.keys.WaitRemoved(ctx, id) })
 }
 
 // What the leader is asked for, and by whom.
@@ -145,7 +153,7 @@ var errUnreachable = errors.New("no answer from the leader")
 // ready or does not answer.
 func (n *Node) whenLed(ctx context.Context, do func() error) error {
 	for {
-		changed := n.keys.fsm.bell.wait()
+		changed := n.keys.Changed()
 		err := do()
 		unled := errors.Is(err, ErrNotLeader) || errors.Is(err, ErrNotReady) || errors.Is(err, errUnreachable)
 		if !unled || ctx.Err() != nil {
@@ -220,7 +228,7 @@ func (n *Node) serveForwarded(ctx context.Context, from raft.ServerID, path stri
 		return nil, &peer.Refusal{Code: peer.BadRequest}
 	}
 	aad, data := body[used:used+int(size)], body[used+int(size):]
-	ctx = context.WithValue(ctx, forwardedBy{}, string(from))
+	ctx = WithForwarder(ctx, from)
 	switch path {
 	case pathRotate, pathRemove, pathAddServer, pathRemoveServer, pathJoinToken, pathWithdraw: // who asked is what that server says
 		n.log.Info("asked by another server", "path", path, "server", from)
@@ -237,9 +245,9 @@ func (n *Node) serveForwarded(ctx context.Context, from raft.ServerID, path stri
 		token, err = n.keys.Sign(json.RawMessage(data))
 		out = []byte(token)
 	case pathReady:
-		err = n.keys.mayRotate()
+		err = n.mayRotate()
 	case pathStatus:
-		out, err = n.serveStatus()
+		out, err = n.keys.EncodeStatus()
 	case pathRotate:
 		out, err = asked(data, rotateType, func(r rotateRequest) ([]byte, error) {
 			k, err := n.keys.Rotate(WithActor(ctx, r.By), r.RotateOptions)
@@ -252,20 +260,21 @@ func (n *Node) serveForwarded(ctx context.Context, from raft.ServerID, path stri
 			if err := r.check(); err != nil {
 				return nil, err
 			}
-			return nil, n.addServer(ctx, r)
+			return nil, n.addServer(WithActor(ctx, r.By), r)
 		})
 	case pathRemoveServer:
-		out, err = asked(data, removeServerType, func(r removeServerRequest) ([]byte, error) { return nil, n.removeServer(ctx, r) })
+		out, err = asked(data, removeServerType, func(r removeServerRequest) ([]byte, error) {
+			return nil, n.keys.RemoveServer(WithActor(ctx, r.By), r.ID, r.RemoveServerOptions)
+		})
 	case pathJoinToken:
 		out, err = asked(data, joinTokenType, func(r joinTokenRequest) ([]byte, error) {
-			if err := r.check(); err != nil {
-				return nil, err
-			}
-			text, err := n.makeJoinToken(ctx, r)
+			text, err := n.keys.MakeJoinToken(ctx, r.ID, r.TTL)
 			return []byte(text), err
 		})
 	case pathWithdraw:
-		out, err = asked(data, withdrawType, func(r withdrawRequest) ([]byte, error) { return nil, n.withdrawJoinToken(ctx, r) })
+		out, err = asked(data, withdrawType, func(r withdrawRequest) ([]byte, error) {
+			return nil, n.keys.WithdrawJoinToken(WithActor(ctx, r.By), r.ID.String())
+		})
 	}
 	if refusal := (*peer.Refusal)(nil); errors.As(err, &refusal) {
 		return nil, refusal
@@ -286,13 +295,11 @@ func asked[R any](data []byte, t bounded.Type[R], do func(R) ([]byte, error)) ([
 // removeForwarded does not wait until the data has moved, for that may take hours: it answers with a
 // byte if it is to move, and the server that asked waits by itself.
 func (n *Node) removeForwarded(ctx context.Context, r removeRequest) ([]byte, error) {
-	return gate.Through(WithActor(ctx, r.By), &n.keys.gate, func(ctx context.Context) ([]byte, error) {
-		moving, err := n.keys.beginRemoval(ctx, r.ID, r.RemoveOptions)
-		if !moving {
-			return nil, err
-		}
-		return []byte{1}, nil
-	})
+	moving, err := n.keys.StartRemoval(WithActor(ctx, r.By), r.ID, r.RemoveOptions)
+	if !moving {
+		return nil, err
+	}
+	return []byte{1}, nil
 }
 
 // wireErrors are the errors that keep their identity when they are forwarded, by the byte

@@ -143,7 +143,7 @@ func (h *host) configOf(fsys durable.FS) keyring.Config {
 		KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	}
 	keyring.SetFS(&cfg, fsys)
-	keyring.SetSameBuild(&cfg)
+	cfg.EveryBuild = true
 	return cfg
 }
 

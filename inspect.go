@@ -15,6 +15,7 @@ import (
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/nks"
+	"github.com/hashicorp/go-hclog"
 )
 
 // FileKind says what a file in a keystore directory is.
@@ -187,4 +188,42 @@ func readKeyFile(path string) ([]byte, fs.FileMode, error) {
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, nks.MaxFile))
 	return b, info.Mode(), err
+}
+
+// MissingKey is a key whose material a server does not have.
+type MissingKey struct {
+	ID  KeyID
+	Err error // why its file here does not open, or nil if there is none
+}
+
+// RecoverKeys is for a host that recovers its raft offline, by raft.RecoverCluster: it returns the keys whose material
+// is not in the keystore directory, by ID, but for those that have sealed nothing. It opens the keystore first, so that
+// nothing has changed if a KEK does not answer; then it calls recoverRaft, which gives cfg.FSM the snapshot and the log;
+// and it gives the directory back. Of cfg it uses Dir, FSM, KEKs, OldKEKs and Logger. When ctx has ended before
+// recoverRaft, that is not called; later it is not looked at.
+func RecoverKeys(ctx context.Context, cfg Config, recoverRaft func() error) (missing []MissingKey, err error) {
+	fsys, err := durable.OpenDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	store, err := openKeystore(ctx, fsys, cfg.KEKs, cfg.OldKEKs, cfg.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("open keystore %s: %w", cfg.Dir, err)
+	}
+	defer func() { err = errors.Join(err, store.close()) }()
+	if ctx.Err() != nil { // what comes is not left half done
+		return nil, context.Cause(ctx)
+	}
+	if err := recoverRaft(); err != nil {
+		return nil, err
+	}
+	for _, key := range cfg.FSM.ring.Load().Keys {
+		if key.Sealed() && !store.has(key) {
+			missing = append(missing, MissingKey{key.ID, store.faultOf(key.ID)})
+		}
+	}
+	return missing, nil
 }

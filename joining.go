@@ -9,9 +9,9 @@ import (
 
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/cluster"
-	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
 )
 
 // A server that joins takes nobody for the cluster but one that proves it: by its certificate where the
@@ -37,7 +37,7 @@ func (c NodeConfig) candidates() []cluster.Candidate {
 // of its CA. Who has a raft log needs no token: one that stayed in its configuration stops nothing.
 func (c NodeConfig) provable() error {
 	if c.JoinToken != "" {
-		if _, err := join.Parse(c.JoinToken); err != nil {
+		if _, err := JoinTokenID(c.JoinToken); err != nil {
 			return fmt.Errorf("node configuration: JoinToken: %w", err)
 		}
 	}
@@ -155,25 +155,23 @@ func (w *network) joinAsMember(ctx context.Context, leader cluster.Candidate) er
 // joinByToken asks a server to take this one in that first has to prove that it knows the token's secret, over
 // the same connection.
 func (w *network) joinByToken(ctx context.Context, leader cluster.Candidate) error {
-	token, err := join.Parse(w.node.cfg.JoinToken)
-	if err != nil {
-		return err
-	}
-	defer token.Wipe()
 	s, err := w.Session(ctx, leader)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	m, err := w.meetingAt(s.Conn())
+	c, err := w.connTo(s.Conn())
 	if err != nil {
 		return err
 	}
-	if err := w.proveCluster(ctx, s, m, token); err != nil {
+	if err := w.proveCluster(ctx, s, c); err != nil {
 		return err
 	}
-	j := joining{Addr: m.Addr, ID: token.ID}
-	if j.Proof, err = m.JoinerProof(token); err != nil {
+	j := joining{Addr: string(c.Addr)}
+	if j.ID, err = w.node.cfg.tokenID(); err != nil {
+		return err
+	}
+	if j.Proof, err = c.JoinerProof(w.node.cfg.JoinToken); err != nil {
 		return err
 	}
 	body, err := json.Marshal(j)
@@ -184,22 +182,34 @@ func (w *network) joinByToken(ctx context.Context, leader cluster.Candidate) err
 	return w.takenIn(b, err)
 }
 
-// meetingAt is a connection as the server that joins sees it.
-func (w *network) meetingAt(c *peer.Conn) (join.Meeting, error) {
+// tokenID is the ID of the JoinToken.
+func (c NodeConfig) tokenID() (id meta.TokenID, err error) {
+	text, err := JoinTokenID(c.JoinToken)
+	if err != nil {
+		return id, err
+	}
+	return id, id.UnmarshalText([]byte(text))
+}
+
+// connTo is a connection as the server that joins sees it.
+func (w *network) connTo(c *peer.Conn) (JoinConn, error) {
 	ch, err := c.Channel()
 	if err != nil {
-		return join.Meeting{}, err
+		return JoinConn{}, err
 	}
-	return join.Meeting{
-		Exporter: ch.Exporter, Cluster: w.node.cfg.Cluster,
-		Leader: c.Identity().ID, LeaderKey: ch.Other,
-		Joiner: string(w.node.cfg.ID), JoinerKey: ch.Own, Addr: w.node.cfg.Addr,
+	return JoinConn{
+		Exporter: ch.Exporter, Cluster: w.node.cfg.Cluster, Leader: raft.ServerID(c.Identity().ID), LeaderKey: ch.Other,
+		Joiner: w.node.cfg.ID, JoinerKey: ch.Own, Addr: raft.ServerAddress(w.node.cfg.Addr),
 	}, nil
 }
 
 // proveCluster has the other side prove that it knows the token's secret.
-func (w *network) proveCluster(ctx context.Context, s *peer.Session, m join.Meeting, token join.Token) error {
-	body, err := json.Marshal(proving{token.ID, m.Addr})
+func (w *network) proveCluster(ctx context.Context, s *peer.Session, c JoinConn) error {
+	token, err := w.node.cfg.tokenID()
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(proving{token, string(c.Addr)})
 	if err != nil {
 		return err
 	}
@@ -209,16 +219,9 @@ func (w *network) proveCluster(ctx context.Context, s *peer.Session, m join.Meet
 	}
 	p, err := provenType.DecodeKnown(b)
 	if err != nil {
-		return fmt.Errorf("join: proof of %s: %w", m.Leader, err)
+		return fmt.Errorf("join: proof of %s: %w", c.Leader, err)
 	}
-	want, err := m.LeaderProof(token)
-	if err != nil {
-		return err
-	}
-	if !join.Proven(p.Proof, want) {
-		return fmt.Errorf("join: server %q does not prove that it belongs to the cluster that has made the JoinToken", m.Leader)
-	}
-	return nil
+	return c.CheckLeader(w.node.cfg.JoinToken, p.Proof)
 }
 
 // takenIn reads the answer of a server that has proved itself.

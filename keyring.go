@@ -386,6 +386,9 @@ func (k *Keyring) Keys() []Key { return publicKeys(k.fsm.ring.Load()) }
 // raft.ConfigurationStore.
 func (k *Keyring) Changed() <-chan struct{} { return k.fsm.bell.wait() }
 
+// Notify closes the channel of Changed, for a host whose Config.Problems returns something else than before.
+func (k *Keyring) Notify() { k.fsm.bell.ring() }
+
 // now is the time of the wall clock as the ring wants it. It is for times in the ring, in tokens and in files, and
 // for what is compared with them. Waits in memory go by the monotonic clock, which nobody can set: mono.Now.
 func (k *Keyring) now() time.Time { return k.cfg.clock().UTC().Round(0) }

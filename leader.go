@@ -157,8 +157,8 @@ func (k *Keyring) alongActivations(ctx context.Context, do func(context.Context)
 			result <- context.Cause(ctx)
 			return
 		}
-		if server, ok := ctx.Value(forwardedBy{}).(string); ok && !slices.Contains(servers(k.raft), server) {
-			result <- &peer.Refusal{Code: peer.NotMember} // it was removed while it waited for its turn
+		if err := k.mayForward(ctx); err != nil {
+			result <- err // who forwarded the call was removed while it waited for its turn
 			return
 		}
 		result <- do(ctx)
@@ -168,9 +168,6 @@ func (k *Keyring) alongActivations(ctx context.Context, do func(context.Context)
 		return context.Cause(ctx)
 	}
 }
-
-// forwardedBy is the key in a context under which the ID of the server is that has forwarded a call.
-type forwardedBy struct{}
 
 // idle is how long a loop waits when no time is known: a safety net, since changes wake it.
 const idle = time.Hour

@@ -59,9 +59,21 @@ func (n *Node) tellAddress(ctx context.Context) error {
 	return err
 }
 
-// whileLeads is the Keyring's.
+// whileLeads ends what waits for a leader that leads no more: it may never answer, and this server may
+// lead meanwhile.
 func (n *Node) whileLeads(ctx context.Context, leader raft.ServerID, end context.CancelFunc) {
-	n.keys.whileLeads(ctx, leader, end)
+	for {
+		changed := n.keys.Changed()
+		if n.Leader() != leader {
+			end()
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // place is what a server says with its greeting that is not where the others look for it.

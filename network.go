@@ -1,10 +1,8 @@
 package keyring
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 
@@ -91,14 +89,7 @@ func (n *Node) calls() map[string]cluster.Handler {
 }
 
 // membership tells the port when raft's configuration may have changed.
-type membership struct{ fsm *FSM }
+type membership struct{ keys *Keyring }
 
-func (m membership) Changed() <-chan struct{} { return m.fsm.bell.wait() }
-func (m membership) Configurations() uint64   { return m.fsm.configs.Load() + m.fsm.restores.Load() }
-
-// checkSection reads the keyring's part of a snapshot, if it has one, and returns a reader of all of it: one
-// that is damaged, or of a newer build, would take the place of a good one on disk before raft finds out.
-func (f *FSM) checkSection(r io.Reader) (io.Reader, error) {
-	s, err := f.build.ReadSnapshot(r)
-	return io.MultiReader(bytes.NewReader(s.Head), r), snapshotError(err)
-}
+func (m membership) Changed() <-chan struct{} { return m.keys.Changed() }
+func (m membership) Configurations() uint64   { return m.keys.MembershipVersion() }

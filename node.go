@@ -31,7 +31,8 @@ type Node struct {
 	disk   *cluster.Disk // what is in dir, for raft
 	raft   *raft.Raft
 	keys   *Keyring
-	net    *network // nil for a server alone
+	net    *network      // nil for a server alone
+	opened chan struct{} // closed once keys is set
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 	once   sync.Once
@@ -110,8 +111,7 @@ type NodeConfig struct {
 	// Logger gets what raft and the keyring log. Nil logs nothing.
 	Logger hclog.Logger
 
-	clock  func() time.Time // the wall clock; nil is time.Now
-	listen string           // what Addr was; filled makes Addr what the others are told
+	listen string // what Addr was; filled makes Addr what the others are told
 
 	wrapLog func(raft.LogStore) raft.LogStore // around raft's log, for tests
 }
@@ -129,8 +129,9 @@ func (c NodeConfig) check() error {
 		addr, named := c.Peers[c.ID]
 		w.unless(len(c.Peers) == 0 || named && addr == c.Addr, "Peers does not name this server, %s, with Addr %s", c.ID, c.Addr)
 	}
-	keys := c.keyring()
-	keys.fillPolicies(&w)
+	if err := c.keyring().Check(); err != nil {
+		w = append(w, err)
+	}
 	if err := errors.Join(w...); err != nil {
 		return fmt.Errorf("node configuration: %w", err)
 	}
@@ -176,7 +177,7 @@ func (c NodeConfig) keyring() Config {
 	return Config{
 		ID: c.ID, KEKs: c.KEKs, OldKEKs: c.OldKEKs, Rotation: c.Rotation, Tokens: c.Tokens,
 		Data: c.Data, RekeyGrace: c.RekeyGrace, RekeyRate: c.RekeyRate,
-		Audit: c.Audit, Metrics: c.Metrics, MetricsEvery: c.MetricsEvery, clock: c.clock,
+		Audit: c.Audit, Metrics: c.Metrics, MetricsEvery: c.MetricsEvery, EveryBuild: true,
 	}
 }
 
@@ -189,7 +190,7 @@ func Start(ctx context.Context, cfg NodeConfig) (*Node, error) {
 		return nil, err
 	}
 	life, cancel := context.WithCancel(context.Background())
-	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel}
+	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel, opened: make(chan struct{})}
 	if err := n.start(ctx, life); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -211,7 +212,7 @@ func (n *Node) start(ctx, life context.Context) error {
 	}
 	cfg := n.cfg.keyring()
 	cfg.Dir, cfg.Raft, cfg.FSM = filepath.Join(n.cfg.Dir, "keystore"), n.raft, fsm
-	cfg.Logger, cfg.sameBuild, cfg.raftFaults = n.log.Named("keyring"), true, n.disk.Faults
+	cfg.Logger, cfg.Problems = n.log.Named("keyring"), n.problems
 	if n.net != nil {
 		cfg.Transport = n.net
 	}
@@ -219,10 +220,11 @@ func (n *Node) start(ctx, life context.Context) error {
 	if n.keys, err = Open(ctx, cfg); err != nil {
 		return err
 	}
+	close(n.opened)
 	if n.net == nil {
 		return nil
 	}
-	n.net.Start(n.raft, membership{fsm}, n.calls())
+	n.net.Start(n.raft, membership{n.keys}, n.calls())
 	n.loops.Go(func() { n.onChange(life, time.Minute, n.promote) })
 	n.loops.Go(func() { n.onChange(life, 3*time.Second, n.keepAddress) }) // nobody may find it meanwhile
 	return nil
@@ -232,7 +234,7 @@ func (n *Node) start(ctx, life context.Context) error {
 // each time, up to most. It returns when ctx ends.
 func (n *Node) onChange(ctx context.Context, most time.Duration, do func(context.Context) error) {
 	for tries := 0; ; {
-		changed := n.keys.fsm.bell.wait()
+		changed := n.keys.Changed()
 		var retry <-chan time.Time
 		if err := do(ctx); err == nil {
 			tries = 0
@@ -246,6 +248,23 @@ func (n *Node) onChange(ctx context.Context, most time.Duration, do func(context
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// problems says which writes of raft's fail.
+func (n *Node) problems() (all []Problem) {
+	for _, fault := range n.disk.Faults() {
+		all = append(all, Problem{Kind: ProblemRaftDisk, Detail: fault})
+	}
+	return all
+}
+
+// notify has those look at Status who wait for a change.
+func (n *Node) notify() {
+	select {
+	case <-n.opened:
+		n.keys.Notify()
+	default: // nobody can have looked
 	}
 }
 

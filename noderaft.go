@@ -77,7 +77,7 @@ func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
 	_, trans := raft.NewInmemTransport(n.cfg.address())
 	var transport raft.Transport = trans
 	if n.net != nil {
-		transport = n.net.RaftTransport(d.Log, fsm.checkSection)
+		transport = n.net.RaftTransport(d.Log, fsm.CheckSnapshot)
 	}
 	conf := n.cfg.raft()
 	if !known {
@@ -104,7 +104,7 @@ func (n *Node) startRaft(ctx context.Context, fsm *FSM) error {
 	if n.cfg.wrapLog != nil {
 		log = n.cfg.wrapLog(log)
 	}
-	n.disk = cluster.NewDisk(log, d.Snaps, fsm.bell.ring)
+	n.disk = cluster.NewDisk(log, d.Snaps, n.notify)
 	if n.raft, err = raft.NewRaft(conf, n.cfg.mux(fsm), n.disk, d.Log, n.disk, transport); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"example.com/keyring/internal/cluster"
-	"example.com/keyring/internal/durable"
 	"github.com/hashicorp/raft"
 )
 
@@ -23,12 +22,6 @@ type Recovered struct {
 	// Missing are keys whose material is not here, by ID, but for those that have sealed nothing. What was sealed under them stays sealed until
 	// a key file of theirs turns up: put into the keystore directory it is taken, without a restart.
 	Missing []MissingKey
-}
-
-// MissingKey is a key whose material a server does not have.
-type MissingKey struct {
-	ID  KeyID
-	Err error // why its file here does not open, or nil if there is none
 }
 
 // RecoverOptions says how RecoverNode goes about it.
@@ -85,43 +78,30 @@ func recoverNode(ctx context.Context, cfg NodeConfig, force bool) (r Recovered, 
 			return r, err
 		}
 	}
-	// The keystore comes first: if a KEK is away, nothing has changed.
-	dir := filepath.Join(cfg.Dir, "keystore")
-	fsys, err := durable.OpenDir(dir)
-	if err != nil {
-		return r, err
-	}
-	store, err := openKeystore(ctx, fsys, cfg.KEKs, cfg.OldKEKs, cfg.Logger)
-	if err != nil {
-		return r, fmt.Errorf("open keystore %s: %w", dir, err)
-	}
-	defer func() { err = errors.Join(err, store.close()) }()
+	keys := cfg.keyring()
+	keys.Dir, keys.FSM, keys.Logger = filepath.Join(cfg.Dir, "keystore"), cmp.Or(cfg.Keys, NewFSM()), cfg.Logger
+	r.Missing, err = RecoverKeys(ctx, keys, func() error { return cfg.recoverRaft(d, keys.FSM, &r) })
+	return r, err
+}
 
-	if ctx.Err() != nil { // what comes is not left half done
-		return r, context.Cause(ctx)
-	}
+// recoverRaft makes this server the only member, and says what the log here has.
+func (c NodeConfig) recoverRaft(d *cluster.Dir, fsm *FSM, r *Recovered) (err error) {
 	if r.Time, err = d.LastEntryTime(); err != nil {
-		return r, err
+		return err
 	}
 	if err := d.KeepTerm(); err != nil {
-		return r, err
+		return err
 	}
-	fsm := cmp.Or(cfg.Keys, NewFSM())
-	_, trans := raft.NewInmemTransport(cfg.address())
-	if err := raft.RecoverCluster(cfg.raft(), cfg.mux(fsm), d.Log, d.Log, d.Snaps, trans, cfg.alone()); err != nil {
-		return r, err
+	_, trans := raft.NewInmemTransport(c.address())
+	if err := raft.RecoverCluster(c.raft(), c.mux(fsm), d.Log, d.Log, d.Snaps, trans, c.alone()); err != nil {
+		return err
 	}
 	list, err := d.Snaps.List()
 	if err != nil {
-		return r, err
+		return err
 	}
 	r.Index = list[0].Index // of the snapshot that RecoverCluster has made
-	for _, key := range fsm.ring.Load().Keys {
-		if key.Sealed() && !store.has(key) {
-			r.Missing = append(r.Missing, MissingKey{key.ID, store.faultOf(key.ID)})
-		}
-	}
-	return r, nil
+	return nil
 }
 
 func errNothingToRecover(path string) error {

@@ -80,14 +80,22 @@ var problemKinds = []struct {
 	{ProblemInlineKEK, "Use another KEK, unless you want just that."},
 }
 
-// rank is where the kind is among them.
+// rank is where the kind is among them. A kind of the host's own comes last.
 func (k ProblemKind) rank() int {
 	for i, p := range problemKinds {
 		if p.kind == k {
 			return i
 		}
 	}
-	return -1
+	return len(problemKinds)
+}
+
+// advice is what to do about problems of the kind: nothing for a kind of the host's own.
+func (k ProblemKind) advice() string {
+	if i := k.rank(); i < len(problemKinds) {
+		return problemKinds[i].advice
+	}
+	return ""
 }
 
 // Problem is one thing that is wrong.
@@ -116,10 +124,12 @@ func (p Problem) String() string {
 func problemsOf(o overview, st Status) []Problem {
 	all := slices.Concat(
 		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.keystoreProblems(st), o.kekProblems(st),
-		o.waitProblems(st), o.ownProblems(), o.leaderProblems(st),
+		o.waitProblems(st), o.ownProblems(), o.leaderProblems(st), o.host,
 	)
 	for i, p := range all {
-		all[i].Advice = problemKinds[p.Kind.rank()].advice
+		if p.Advice == "" {
+			all[i].Advice = p.Kind.advice()
+		}
 	}
 	slices.SortStableFunc(all, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
 	return all
@@ -155,9 +165,6 @@ func (o overview) raftProblems(st Status) (all []Problem) {
 	member := slices.ContainsFunc(o.servers, func(s raft.Server) bool { return s.ID == o.id })
 	if o.caughtUp && len(o.servers) > 0 && !member {
 		add(ProblemRemoved, "this server has left the cluster, or was removed")
-	}
-	for _, fault := range o.raft.disk {
-		add(ProblemRaftDisk, fault)
 	}
 	return all
 }

@@ -55,7 +55,7 @@ var problemCases = []struct {
 	{name: "silence", wrong: func(o *overview) { o.raft.silence = 11 * time.Second }, kind: ProblemNoLeader},
 	{name: "just started", wrong: func(o *overview) { o.caughtUp = false }, kind: ProblemBehind},
 	{name: "left", wrong: func(o *overview) { o.id, o.leader = "s4", "s1" }, kind: ProblemRemoved},
-	{name: "raft's disk", wrong: func(o *overview) { o.raft.disk = []string{"x"} }, kind: ProblemRaftDisk},
+	{name: "raft's disk", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemRaftDisk, Detail: "x"}} }, kind: ProblemRaftDisk},
 	{name: "restored", wrong: func(o *overview) { o.waits.unconfirmed = errors.New("x") }, kind: ProblemUnconfirmed, key: KeyID{15: 1}},
 	{name: "a key is missing", wrong: func(o *overview) { o.keystore.missing = []KeyID{{15: 1}} }, kind: ProblemKeyMissing, key: KeyID{15: 1}},
 	{name: "a bad file", wrong: withFault(fault{mine: true}), kind: ProblemKeyMissing, key: KeyID{15: 1}},

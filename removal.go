@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
@@ -58,6 +59,19 @@ func untilRemoved(o RemoveOptions, begin func() (moving bool, err error), gone f
 			return err
 		}
 	}
+}
+
+// StartRemoval is Remove for a host that does not wait until the data has moved, which may take hours: it reports
+// whether that has begun. Then the leader removes the key of its own accord, and WaitRemoved waits for it, on any
+// server. With RemoveOptions.Now, call StartRemoval again after that. Leader only.
+func (k *Keyring) StartRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
+	return gate.Through(ctx, &k.gate, func(ctx context.Context) (bool, error) { return k.beginRemoval(ctx, id, o) })
+}
+
+// WaitRemoved waits, on any server, until this one knows that a key is removed whose removal the leader has begun. It
+// need not have heard of the removal yet. If raft restores a snapshot from before the removal, that is an error.
+func (k *Keyring) WaitRemoved(ctx context.Context, id KeyID) error {
+	return k.do(ctx, func(ctx context.Context) error { return k.awaitGone(ctx, id, false) })
 }
 
 // beginRemoval removes a key, or reports that its data is being moved first, after which the leader

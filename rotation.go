@@ -96,7 +96,7 @@ func (k *Keyring) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
 	}
-	key, err := k.awaitKey(ctx, id, add.Publish.IsZero(), true)
+	key, err := k.awaitKey(ctx, id, func(*meta.Key) bool { return add.Publish.IsZero() }, true)
 	if err == nil && inSteps {
 		err = k.removeOthers(ctx, id)
 	}
@@ -162,10 +162,17 @@ func (k *Keyring) mayRotate() error {
 	if err := k.mayLead(); err != nil {
 		return err
 	}
-	if k.fsm.ring.Load().Active() == nil {
-		return ErrNotReady
+	_, err := k.ActiveKey()
+	return err
+}
+
+// ActiveKey returns the metadata of the active key, as this server knows it. Before the first one it is ErrNotReady.
+func (k *Keyring) ActiveKey() (Key, error) {
+	active := k.fsm.ring.Load().Active()
+	if active == nil {
+		return Key{}, ErrNotReady
 	}
-	return nil
+	return publicKey(active), nil
 }
 
 // mayRevoke asks what the FSM will, before there is a key file that nobody needs.
@@ -181,6 +188,10 @@ func (k *Keyring) mayRevoke(ids []KeyID) error {
 	}
 	return nil
 }
+
+// Leading is nil on a leader that has applied the barrier of its term: what is leader only can be done here. Else the
+// error matches ErrNotLeader and names the leader, or matches ErrNotReady.
+func (k *Keyring) Leading() error { return k.mayLead() }
 
 // mayLead reports whether this server is a leader that has applied the barrier of its term.
 func (k *Keyring) mayLead() error {
@@ -201,9 +212,24 @@ const unheardPatience = time.Minute
 // errRestored says that what a call waits for is no more.
 var errRestored = errors.New("raft has restored a snapshot that does not have it")
 
+// WaitRotated waits for a key that Rotate has made, on any server: until it is active or, if it was to be published
+// later, prepublished and held by a majority of the voters. This server need not have heard of the key yet: another
+// server that leads has. Errors are those of Rotate, and ErrUnknownKey if the key was dropped or removed.
+func (k *Keyring) WaitRotated(ctx context.Context, id KeyID) (Key, error) {
+	return gate.Through(ctx, &k.gate, func(ctx context.Context) (Key, error) {
+		seen, active := false, true
+		return k.awaitKey(ctx, id, func(m *meta.Key) bool {
+			if !seen {
+				seen, active = true, !m.Publish.After(k.now())
+			}
+			return active
+		}, false)
+	})
+}
+
 // awaitKey waits until the new key is active or, if it need not be, held by a majority. known says that
 // this server has applied what made it; if not, it follows, and that is on its way.
-func (k *Keyring) awaitKey(ctx context.Context, id KeyID, active, known bool) (key Key, err error) {
+func (k *Keyring) awaitKey(ctx context.Context, id KeyID, active func(*meta.Key) bool, known bool) (key Key, err error) {
 	err = k.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
 		m := ring.Key(id)
 		known = known || m != nil || k.mayLead() == nil
@@ -212,7 +238,7 @@ func (k *Keyring) awaitKey(ctx context.Context, id KeyID, active, known bool) (k
 			return false, fmt.Errorf("it was dropped: %w", ErrUnknownKey)
 		case m == nil && known:
 			return false, fmt.Errorf("%w: %w", ErrUnknownKey, errRestored)
-		case m == nil, m.State == meta.StatePrepublished && (active || !plan.Majority(currentVoters(k.raft), m.Holders)):
+		case m == nil, m.State == meta.StatePrepublished && (active(m) || !plan.Majority(currentVoters(k.raft), m.Holders)):
 			return false, nil
 		}
 		key = publicKey(m)

@@ -180,7 +180,7 @@ func TestTurnIsRefusedToWhoWasRemovedMeanwhile(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
 		turn := func(server raft.ServerID) (done bool, err error) {
-			err = keyring.BetweenSteps(keyring.ForwardedBy(t.Context(), server), leader.Keyring, func(context.Context) error {
+			err = keyring.BetweenSteps(keyring.WithForwarder(t.Context(), server), leader.Keyring, func(context.Context) error {
 				done = true
 				return nil
 			})

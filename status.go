@@ -109,6 +109,8 @@ type overview struct {
 	failures map[string]error // of fetches, by server
 
 	wrongPublic []KeyID // keys whose public key in raft is not that of their material
+
+	host []Problem // by Config.Problems
 }
 
 // raftStatus is what this server knows of its raft.
@@ -119,7 +121,6 @@ type raftStatus struct {
 	lastContact time.Time     // zero if there was none since its start
 	silence     time.Duration // for which it has heard from no leader
 	patience    time.Duration // longer than which no election takes
-	disk        []string      // writes that fail
 }
 
 func (k *Keyring) overview(v view) overview {
@@ -133,6 +134,9 @@ func (k *Keyring) overview(v view) overview {
 		waits: k.leader.status(v.ring), watch: k.watch.status(), rekeying: k.moves.status(plan.Rekeying(v.ring)),
 		failures: k.replicator.status(), wrongPublic: k.halves.status(),
 	}
+	if k.cfg.Problems != nil {
+		o.host = k.cfg.Problems()
+	}
 	return o
 }
 
@@ -143,9 +147,6 @@ func (k *Keyring) raftStatus() raftStatus {
 	}
 	if k.raft.State() == raft.Leader {
 		s.lastContact = k.now()
-	}
-	if k.cfg.raftFaults != nil {
-		s.disk = k.cfg.raftFaults()
 	}
 	return s
 }

@@ -265,9 +265,15 @@ func (c *Cluster) Join(s *Server) {
 
 // Add starts a fresh server and makes it a voter.
 func (c *Cluster) Add(id raft.ServerID) *Server {
+	s := c.StartFresh(id)
+	c.Join(s)
+	return s
+}
+
+// StartFresh starts a server with empty disks, which is in nobody's configuration.
+func (c *Cluster) StartFresh(id raft.ServerID) *Server {
 	s := c.newServer(id)
 	c.Start(s)
-	c.Join(s)
 	return s
 }
 

@@ -1,0 +1,332 @@
+package keyring
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/join"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// Bounds on join tokens.
+const (
+	defaultJoinTTL = time.Hour
+	// MaxJoinTTL is how long a join token is good at most.
+	MaxJoinTTL = 24 * time.Hour
+	// MaxJoinTokens is how many there are at a time.
+	MaxJoinTokens = meta.MaxJoinTokens
+
+	tokenVersion = 2 // of log entries: join tokens came with it
+)
+
+// ErrJoinRefused means that a server may not join with its token. The rest of the error is for the leader's log: the
+// server must learn no more than that it is no member.
+var ErrJoinRefused = errors.New("the server may not join")
+
+// JoinTokenInfo is a join token that has not ended, without its secret.
+type JoinTokenInfo struct {
+	ID     string        `json:"id"`     // 32 hexadecimal digits; no secret
+	Server raft.ServerID `json:"server"` // that may join with it
+	End    time.Time     `json:"end"`
+	Used   bool          `json:"used"` // a certificate of that server has joined with it, and no other can
+}
+
+// MakeJoinToken makes a token with which the server of that ID may join this cluster: it proves the server to the
+// cluster and the cluster to the server, over one TLS connection, as JoinConn says. It is a secret. It is good for
+// ttl, zero means an hour, at most MaxJoinTTL; for that server alone; and for the first certificate of it that joins,
+// which may do so again. It ends before when any server is removed, with a full rotation or one that revokes a key,
+// when the data under the key that was active as it was made is moved, when raft restores a snapshot, for a leader
+// that has it from a snapshot alone, as after a restart, and by WithdrawJoinToken. There are MaxJoinTokens at most.
+//
+// While a server of the cluster does not answer, or runs a build without such tokens, it is an error that names that
+// server; if none has answered otherwise, it matches ErrNotReady. Leader only.
+func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (string, error) {
+	if err := peer.CheckServerID(string(id)); err != nil {
+		return "", fmt.Errorf("join token: %w", err)
+	}
+	if ttl == 0 {
+		ttl = defaultJoinTTL
+	}
+	if ttl < 0 || ttl > MaxJoinTTL {
+		return "", fmt.Errorf("join token for server %s: for %v, want at most %v", id, ttl, MaxJoinTTL)
+	}
+	text, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (string, error) { return k.makeJoinToken(ctx, id, ttl) })
+	if err != nil && !errors.Is(err, ErrNotLeader) {
+		return "", fmt.Errorf("join token for server %s: %w", id, err)
+	}
+	return text, err
+}
+
+// makeJoinToken takes turns with removals: a token is either made after a removal, or ends with it.
+func (k *Keyring) makeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (text string, err error) {
+	if err := k.mayLead(); err != nil {
+		return "", err
+	}
+	behind := behindError{}
+	if err := k.allApply(ctx, tokenVersion); errors.As(err, &behind) && behind.allSilent() {
+		return "", fmt.Errorf("%w: %w", ErrNotReady, err) // they may just have started
+	}
+	err = k.alongActivations(ctx, func(ctx context.Context) error {
+		token := join.New()
+		defer token.Wipe()
+		record, err := k.sealJoinToken(token, id, ttl)
+		if err != nil {
+			return err
+		}
+		// The turn lasts until the outcome is known, whoever still waits for it: an entry under way could
+		// come into the log after a removal.
+		add := meta.Command{AddJoinToken: &meta.AddJoinToken{Token: record}}
+		if err := k.propose(context.WithoutCancel(ctx), add); err != nil {
+			return err
+		}
+		k.cfg.Logger.Info("join token is made", "token", record.ID, "id", id, "end", record.End)
+		text = token.Text()
+		return nil
+	})
+	return text, err
+}
+
+func (k *Keyring) sealJoinToken(token join.Token, id raft.ServerID, ttl time.Duration) (meta.JoinToken, error) {
+	ring := k.fsm.ring.Load()
+	active := ring.Active()
+	switch {
+	case active == nil:
+		return meta.JoinToken{}, ErrNotReady
+	case len(ring.JoinTokens) == MaxJoinTokens:
+		return meta.JoinToken{}, fmt.Errorf("there are %d already: withdraw some", MaxJoinTokens)
+	}
+	t := meta.JoinToken{ID: token.ID, Server: string(id), End: k.now().Add(ttl).Truncate(time.Second), Key: active.ID}
+	m, ok := k.store.copy(t.Key)
+	if !ok {
+		return meta.JoinToken{}, fmt.Errorf("%w %s", ErrKeyMissing, t.Key)
+	}
+	defer m.secret.Wipe()
+	var err error
+	t.Sealed, err = token.Seal(m.secret.Root()[:], joinRecord(ring, t))
+	return t, err
+}
+
+func joinRecord(ring *meta.Ring, t meta.JoinToken) join.Record {
+	return join.Record{Cluster: ring.Cluster, Server: t.Server, End: t.End, Key: t.Key}
+}
+
+// JoinTokens returns the join tokens that have not ended, as this server knows them and by its clock. One that
+// raft has restored from a snapshot is among them until the leader ends it, though nobody can join with it
+// where the leader has it from a snapshot alone too.
+func (k *Keyring) JoinTokens() []JoinTokenInfo { return liveTokens(k.fsm.ring.Load(), k.now()) }
+
+func liveTokens(ring *meta.Ring, now time.Time) (all []JoinTokenInfo) {
+	for _, t := range ring.JoinTokens {
+		if !now.Before(t.End) {
+			continue
+		}
+		all = append(all, JoinTokenInfo{t.ID.String(), raft.ServerID(t.Server), t.End, t.User != meta.Digest{}})
+	}
+	return all
+}
+
+// WithdrawJoinToken ends the join token of that ID, which is JoinTokenInfo's: nobody can join with it any
+// more. A server that has joined stays: see RemoveServer. That there is no such token is an error. Leader only.
+func (k *Keyring) WithdrawJoinToken(ctx context.Context, id string) error {
+	token, err := parseTokenID(id)
+	if err != nil {
+		return fmt.Errorf("withdraw join token: %w", err)
+	}
+	return k.do(ctx, func(ctx context.Context) error {
+		if err := k.mayLead(); err != nil {
+			return err
+		}
+		if k.fsm.ring.Load().JoinToken(token) == nil {
+			return fmt.Errorf("withdraw join token %s: there is none of that ID: it may have ended", token)
+		}
+		k.cfg.Logger.Info("join token is withdrawn", "token", token, "by", Actor(ctx))
+		return k.endJoinTokens(ctx, meta.EndJoinTokens{IDs: []meta.TokenID{token}})
+	})
+}
+
+func parseTokenID(s string) (id meta.TokenID, err error) {
+	if err := id.UnmarshalText([]byte(s)); err != nil {
+		return id, errors.New("not the ID of one, which has 32 hexadecimal digits; the token itself is a secret") // it may be that
+	}
+	return id, nil
+}
+
+// endJoinTokens ends tokens that are there. So every server has said before that it applies such
+// commands, and none is asked again: one that is stolen would stop its removal by silence.
+func (k *Keyring) endJoinTokens(ctx context.Context, end meta.EndJoinTokens) error {
+	return k.fsm.propose(ctx, k.raft, []meta.Command{{EndJoinTokens: &end}})
+}
+
+// endAllJoinTokens is for before a server is removed: it may have seen them all.
+func (k *Keyring) endAllJoinTokens(ctx context.Context) error {
+	if len(k.fsm.ring.Load().JoinTokens) == 0 {
+		return nil
+	}
+	k.cfg.Logger.Info("all join tokens end: a server is removed")
+	return k.endJoinTokens(ctx, meta.EndJoinTokens{All: true})
+}
+
+// JoinConn is the TLS connection over which a server joins with a token, as both of its ends see it. First the server
+// tells the leader the token's ID; the leader answers with LeaderProof, and the server believes nothing before
+// CheckLeader has taken that. Then it sends JoinerProof, and the leader calls AcceptJoin. A proof is worth nothing on
+// another connection, or between other servers.
+type JoinConn struct {
+	Exporter             []byte // tls-exporter of RFC 9266: 32 bytes of EXPORTER-Channel-Binding without a context
+	Cluster              string // the cluster's name in the certificates
+	Leader, Joiner       raft.ServerID
+	LeaderKey, JoinerKey []byte             // DER SubjectPublicKeyInfo of the certificates that were shown
+	Addr                 raft.ServerAddress // where the server that joins is to be reached
+}
+
+func (c JoinConn) meeting() join.Meeting {
+	return join.Meeting{
+		Exporter: c.Exporter, Cluster: c.Cluster, Leader: string(c.Leader), LeaderKey: c.LeaderKey,
+		Joiner: string(c.Joiner), JoinerKey: c.JoinerKey, Addr: string(c.Addr),
+	}
+}
+
+// JoinTokenID returns the ID of a token, which is no secret, or says what is wrong with the token.
+func JoinTokenID(token string) (string, error) {
+	t, err := join.Parse(token)
+	if err != nil {
+		return "", err
+	}
+	defer t.Wipe()
+	return meta.TokenID(t.ID).String(), nil
+}
+
+// JoinerProof is what the server that joins sends, to prove that it has the token.
+func (c JoinConn) JoinerProof(token string) ([]byte, error) {
+	t, err := join.Parse(token)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Wipe()
+	return c.meeting().JoinerProof(t)
+}
+
+// CheckLeader is an error unless a proof is the LeaderProof for the token and this connection.
+func (c JoinConn) CheckLeader(token string, proof []byte) error {
+	t, err := join.Parse(token)
+	if err != nil {
+		return err
+	}
+	defer t.Wipe()
+	want, err := c.meeting().LeaderProof(t)
+	if err != nil {
+		return err
+	}
+	if !join.Proven(proof, want) {
+		return fmt.Errorf("join: server %q does not prove that it belongs to the cluster that has made the join token", c.Leader)
+	}
+	return nil
+}
+
+// LeaderProof is what the leader sends to a server that has told the ID of its token: it proves that this is the
+// leader of the cluster that made it. Errors that match ErrJoinRefused are for the leader's log. Leader only.
+func (k *Keyring) LeaderProof(c JoinConn, token string) ([]byte, error) {
+	if err := k.mayLead(); err != nil {
+		return nil, err
+	}
+	t, err := k.openJoinToken(c, token, meta.Digest{})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrJoinRefused, err)
+	}
+	defer t.Wipe()
+	proof, err := c.meeting().LeaderProof(t)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrJoinRefused, err)
+	}
+	return proof, nil
+}
+
+// AcceptJoin adds the server at the other end of the connection, without a vote, if its proof is the JoinerProof for
+// the token of that ID. From then on the token is good for this certificate alone. A server that is a member by then
+// is readmitted: see ReadmitServer. Errors that match ErrJoinRefused are for the leader's log. Leader only.
+func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proof []byte) error {
+	return k.do(ctx, func(ctx context.Context) error {
+		if err := k.mayLead(); err != nil {
+			return err
+		}
+		use, err := k.checkJoinerProof(c, token, proof)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrJoinRefused, err)
+		}
+		return k.alongActivations(ctx, func(ctx context.Context) error {
+			if s, known := k.serverOf(c.Joiner); known {
+				return k.readmit(ctx, s, c.Addr)
+			}
+			return k.admitBy(ctx, use, c.Addr)
+		})
+	})
+}
+
+// checkJoinerProof returns what is to be recorded of the token that a server has proved to have.
+func (k *Keyring) checkJoinerProof(c JoinConn, token string, proof []byte) (use meta.UseJoinToken, err error) {
+	user := meta.Digest(sha256.Sum256(c.JoinerKey))
+	t, err := k.openJoinToken(c, token, user)
+	if err != nil {
+		return use, err
+	}
+	defer t.Wipe()
+	want, err := c.meeting().JoinerProof(t)
+	if err != nil {
+		return use, err
+	}
+	if !join.Proven(proof, want) {
+		return use, fmt.Errorf("join token %s: the server does not prove that it has it", token)
+	}
+	return meta.UseJoinToken{ID: t.ID, Server: string(c.Joiner), User: user}, nil
+}
+
+// admitBy binds the token to the server's certificate, then adds the server. A crash in between leaves a
+// token with which that server, with that certificate, can ask again. It takes turns with removals,
+// which end the token.
+func (k *Keyring) admitBy(ctx context.Context, use meta.UseJoinToken, addr raft.ServerAddress) error {
+	if why := plan.JoinRefusal(k.fsm.ring.Load(), use.ID, use.Server, use.User, k.now(), k.fsm.tokens()); why != "" {
+		return fmt.Errorf("%w: join token %s: %s", ErrJoinRefused, use.ID, why)
+	}
+	// As with the end of tokens, no server is asked whether it applies this.
+	err := k.fsm.propose(ctx, k.raft, []meta.Command{{UseJoinToken: &use}})
+	if errors.Is(err, meta.ErrRefused) {
+		return fmt.Errorf("%w: %w", ErrJoinRefused, err)
+	}
+	if err != nil {
+		return err
+	}
+	k.cfg.Logger.Info("server joins", "id", use.Server, "addr", addr, "token", use.ID)
+	return k.setAddress(raft.ServerID(use.Server), addr, false)
+}
+
+// openJoinToken returns a token with which a server may join now. user is the digest of its certificate's public key,
+// or zero while that is not known.
+func (k *Keyring) openJoinToken(c JoinConn, token string, user meta.Digest) (join.Token, error) {
+	id, err := parseTokenID(token)
+	if err != nil {
+		return join.Token{}, fmt.Errorf("join token: %w", err)
+	}
+	if c.Leader != k.cfg.ID {
+		return join.Token{}, fmt.Errorf("join token %s: the connection is one to %q", id, c.Leader)
+	}
+	ring := k.fsm.ring.Load()
+	if why := plan.JoinRefusal(ring, id, string(c.Joiner), user, k.now(), k.fsm.tokens()); why != "" {
+		return join.Token{}, fmt.Errorf("join token %s: %s", id, why)
+	}
+	t := ring.JoinToken(id)
+	m, ok := k.store.copy(t.Key)
+	if !ok {
+		return join.Token{}, fmt.Errorf("join token %s: %w %s", id, ErrKeyMissing, t.Key)
+	}
+	defer m.secret.Wipe()
+	return join.Open(m.secret.Root()[:], id, joinRecord(ring, *t), t.Sealed)
+}
+
+// tokens returns what it has from a snapshot alone.
+func (f *FSM) tokens() plan.Snapshot { return f.restored.Load().tokens }
