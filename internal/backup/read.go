@@ -11,12 +11,12 @@ import (
 	"io"
 	"runtime"
 	"slices"
-	"sync"
 
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"filippo.io/age"
+	"golang.org/x/sync/errgroup"
 )
 
 // Options says how a backup is opened, and what it has to be. What is zero is not checked.
@@ -148,30 +148,29 @@ func (b *reading) readManifest() (err error) {
 func (b *reading) readKeys(ctx context.Context) error {
 	opened := newOpenedKeys(b.m.Keys, b.to.Key != nil)
 	defer opened.wipe()
-	working, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	var workers sync.WaitGroup
-	busy := make(chan struct{}, runtime.GOMAXPROCS(0)) // has an element of each worker
+	workers, working := errgroup.WithContext(ctx)
+	workers.SetLimit(runtime.GOMAXPROCS(0))
 	for i, key := range b.m.Keys {
 		if working.Err() != nil {
 			break
 		}
 		content, err := b.readKeyFile(key)
-		busy <- struct{}{}
-		workers.Go(func() {
-			defer func() { <-busy }()
+		workers.Go(func() error {
 			defer clear(content) // the inline KEK is in it
 			if err == nil {
 				err = opened.open(working, i, content)
 			}
 			if err != nil {
-				fail(fmt.Errorf("key %s: %w", key.ID, err))
+				return fmt.Errorf("key %s: %w", key.ID, err)
 			}
+			return nil
 		})
 	}
-	workers.Wait()
-	if working.Err() != nil {
-		return context.Cause(working) // the first failure, or why ctx has ended
+	if err := workers.Wait(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	b.signing, b.signer = opened.signing, opened.signer
 	opened.handOver(b.to.Key)
