@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// house says which packages of this module each package may import, tests apart.
+// house lists the packages of this module that each package may import. Tests are not checked.
 var house = map[string][]string{
 	".": { // one a line
 		"internal/backup",
@@ -63,34 +63,38 @@ var house = map[string][]string{
 	"examples/controlplane/demo": {},
 }
 
-// pure lists what the packages that decide must do without.
-var pure = []string{"os", "net", "sync", "context", "log", "math/rand", "math/rand/v2", "crypto/rand"}
+// pure lists the packages that decide and do not act. They import none of impure, nor a package below one of those.
+var (
+	pure   = []string{"internal/meta", "internal/plan"}
+	impure = []string{"os", "net", "sync", "context", "log", "math/rand", "crypto/rand", "runtime", "testing"}
+)
 
-// std lists the packages that are made of the standard library alone, or of the one module named.
+// hosts lists the packages below internal that may import the root: they are the hosts of tests.
+var hosts = []string{"internal/keyringtest"}
+
+// std lists the packages that import nothing but the standard library, this module, and the one module named.
 var std = map[string]string{
 	"internal/gate": "", "internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/strictjson": "", "internal/join": "",
 	"internal/durable": "golang.org/x/sys", "internal/jwt": "github.com/go-jose/go-jose/v3",
 }
 
-// TestImportsKeepToTheHouse holds every import against the plan in the package doc.
+const module = "example.com/keyring"
+
+// TestImportsKeepToTheHouse checks every import against these lists.
 func TestImportsKeepToTheHouse(t *testing.T) {
-	const module = "example.com/keyring"
 	seen := map[string]bool{}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() && (d.Name() == "testdata" || strings.HasPrefix(d.Name(), ".") && path != ".") {
-			return errorsOrSkip(err)
+		if err != nil {
+			return err
 		}
-		if d.IsDir() && path != "." {
-			if _, err := os.Stat(filepath.Join(path, "go.mod")); err == nil {
-				return filepath.SkipDir // a module of its own
-			}
+		if d.IsDir() {
+			return enter(path, d.Name())
 		}
-		if d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			return nil
 		}
 		pkg := filepath.ToSlash(filepath.Dir(path))
-		allowed, known := house[pkg]
-		if !known {
+		if _, known := house[pkg]; !known {
 			t.Errorf("%s: the house has no room %s", path, pkg)
 			return nil
 		}
@@ -101,15 +105,8 @@ func TestImportsKeepToTheHouse(t *testing.T) {
 		}
 		for _, spec := range f.Imports {
 			name, _ := strconv.Unquote(spec.Path.Value)
-			own, local := strings.CutPrefix(name, module)
-			if local && !slices.Contains(allowed, strings.TrimPrefix(own, "/")) && !(own == "" && slices.Contains(allowed, ".")) {
-				t.Errorf("%s imports %s", path, name)
-			}
-			if only, is := std[pkg]; is && !local && strings.Contains(name, ".") && (only == "" || !strings.HasPrefix(name, only)) {
-				t.Errorf("%s imports %s", path, name)
-			}
-			if (pkg == "internal/meta" || pkg == "internal/plan") && slices.Contains(pure, name) {
-				t.Errorf("%s imports %s", path, name)
+			if wrong := whyNot(pkg, name); wrong != "" {
+				t.Errorf("%s imports %s: %s", path, name, wrong)
 			}
 		}
 		return nil
@@ -124,9 +121,60 @@ func TestImportsKeepToTheHouse(t *testing.T) {
 	}
 }
 
-func errorsOrSkip(err error) error {
-	if err != nil {
-		return err
+// enter skips what is no part of this module.
+func enter(dir, name string) error {
+	if dir == "." {
+		return nil
 	}
-	return filepath.SkipDir
+	if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil || name == "testdata" || strings.HasPrefix(name, ".") {
+		return filepath.SkipDir
+	}
+	return nil
+}
+
+// whyNot says why a package may not import another. It is empty if it may.
+func whyNot(pkg, name string) string {
+	below := func(parent string) bool { return name == parent || strings.HasPrefix(name, parent+"/") }
+	room, local := strings.CutPrefix(name, module+"/")
+	if name == module {
+		room, local = ".", true
+	}
+	only, limited := std[pkg]
+	switch {
+	case local && !slices.Contains(house[pkg], room):
+		return "the house has no such door"
+	case room == "." && strings.HasPrefix(pkg, "internal/") && !slices.Contains(hosts, pkg):
+		return "nothing internal imports the root"
+	case limited && !local && strings.Contains(name, ".") && (only == "" || !below(only)):
+		return "it needs no other module"
+	case slices.Contains(pure, pkg) && slices.ContainsFunc(impure, below):
+		return "it is pure"
+	}
+	return ""
+}
+
+func TestHouseRules(t *testing.T) {
+	for _, tt := range []struct {
+		pkg, name string
+		allowed   bool
+	}{
+		{".", module + "/internal/plan", true},
+		{"internal/plan", module + "/internal/meta", true},
+		{"internal/plan", module + "/internal/peer", false},
+		{"internal/plan", "slices", true},
+		{"internal/plan", "log/slog", false},
+		{"internal/plan", "sync/atomic", false},
+		{"internal/meta", "net", false},
+		{"internal/meta", "github.com/hashicorp/raft", false},
+		{"internal/durable", "golang.org/x/sys/unix", true},
+		{"internal/durable", "golang.org/x/text", false},
+		{"internal/peer", module, false},
+		{"internal/keyringtest", module, true},
+		{"examples/quickstart", module, true},
+		{"examples/quickstart", module + "/internal/plan", false},
+	} {
+		if why := whyNot(tt.pkg, tt.name); (why == "") != tt.allowed {
+			t.Errorf("%s imports %s: %q", tt.pkg, tt.name, why)
+		}
+	}
 }
