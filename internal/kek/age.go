@@ -54,8 +54,6 @@ func (k *ageKEK) unwraps() bool { return len(k.with) > 0 }
 // Format keeps the identities out of everything that prints.
 func (k *ageKEK) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+k.id) }
 
-// Wrap returns an age file. age has no additional data, so what it holds is version 1, the
-// SHA-256 of aad and plaintext.
 func (k *ageKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, error) {
 	var out bytes.Buffer
 	w, err := age.Encrypt(&out, k.to...)

@@ -1,9 +1,29 @@
 // Package kek has the KEKs that come with the library, and [Set], the KEKs that the key files of
 // one server are wrapped under.
 //
-// A KEK that is local needs no answer from elsewhere, and knows by itself whether it unwraps: those
-// of this package are. Any other may be a KMS, which can fail, hang, or lack a permission: the set asks it with
-// a deadline, and stops asking it for each file once it counts as down.
+// A KEK that is local needs no answer from elsewhere, and knows by itself whether it unwraps. The KEKs of this
+// package are local. Any other KEK may be a KMS, which can fail, hang, or lack a permission: the set asks it with a
+// deadline, and stops asking it for each file once it counts as down.
+//
+// # What the KEKs of this package return for material
+//
+// sealed(k, aad) is a random nonce of 12 bytes, then ciphertext and tag (16 bytes) of AES-256-GCM under k.
+// u32(n) is four bytes, big endian.
+//
+//	Inline      k | sealed(k, aad)        where k is 32 random bytes
+//	File        sealed(k, aad)            where k is the key in the file
+//	Passphrase  head | sealed(k, head | aad)
+//	            head = 0x01 | u32(passes) | u32(KiB of memory) | lanes (1 byte) | salt (16 bytes)
+//	            k    = argon2id(passphrase, salt, passes, KiB, lanes, 32 bytes)
+//	Age         an age file of 0x01 | SHA-256(aad) | material, for age has no additional data
+//
+// # Their IDs
+//
+//	Inline      inline
+//	File        file:<16 hexadecimal digits> of HKDF-SHA256(k, no salt, info "keyring v1 kek id", 8 bytes)
+//	Passphrase  passphrase
+//	Age         age:<16 hexadecimal digits>, the first 8 bytes of the SHA-256 of the names of the recipients,
+//	            sorted, each once, each with a newline
 package kek
 
 import (
@@ -54,7 +74,6 @@ func (inlineKEK) ID() string { return InlineID }
 
 func (inlineKEK) unwraps() bool { return true }
 
-// Wrap returns the KEK, then what it wraps.
 func (inlineKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, error) {
 	key := make([]byte, Size, Size+aeadOverhead+len(plaintext))
 	rand.Read(key) // never fails

@@ -2,17 +2,22 @@ package kek_test
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/seal"
+	"filippo.io/age"
 )
 
 func TestKEKUnwrapsWhatItWrappedForThatAADOnly(t *testing.T) {
@@ -146,6 +151,48 @@ func TestFileKEKIDIsOfTheKeyAndNotTheKey(t *testing.T) {
 	for i := range len(key) - 2 {
 		if strings.Contains(a.ID(), hex.EncodeToString(kektest.CountingKey()[i:i+3])) {
 			t.Errorf("the ID %s has bytes of the key in it", a.ID())
+		}
+	}
+}
+
+// TestFormatsAreThoseOfTheDoc makes what each KEK unwraps by hand.
+func TestFormatsAreThoseOfTheDoc(t *testing.T) {
+	key, material, aad := kektest.CountingKey(), []byte("material"), []byte("aad")
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nonce := []byte("twelve bytes")
+	sealed := gcm.Seal(bytes.Clone(nonce), nonce, material, aad)
+	identity := kektest.Identity(t)
+	var file bytes.Buffer
+	w, err := age.Encrypt(&file, identity.Recipient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(aad)
+	if _, err := w.Write(slices.Concat([]byte{1}, sum[:], material)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	name := sha256.Sum256([]byte(identity.Recipient().String() + "\n"))
+	for _, c := range []struct {
+		k       kek.KEK
+		id      string
+		wrapped []byte
+	}{
+		{kek.Inline(), "inline", append(bytes.Clone(key), sealed...)},
+		{kektest.File(t, key), "file:74d8b8ddbeaf0f6d", sealed},
+		{kektest.Age(t, identity, identity), "age:" + hex.EncodeToString(name[:8]), file.Bytes()},
+	} {
+		if got, err := c.k.Unwrap(t.Context(), c.wrapped, aad); err != nil || !bytes.Equal(got, material) || c.k.ID() != c.id {
+			t.Errorf("%s: %q, %v", c.k.ID(), got, err)
 		}
 	}
 }

@@ -104,8 +104,6 @@ func (k *passphraseKEK) knowsSalt() bool {
 // Format keeps the passphrase out of everything that prints.
 func (k *passphraseKEK) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+passphraseID) }
 
-// Wrap returns version and parameters (26 bytes), then nonce, ciphertext and tag of
-// AES-256-GCM, which covers the parameters too.
 func (k *passphraseKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -68,14 +68,14 @@ func TestPassphraseIsDerivedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := next.Unwrap(ended, files[1], []byte("aad")); err != nil {
-		t.Errorf("the second file is derived for anew: %v", err)
+		t.Errorf("the second file is derived for again: %v", err)
 	}
 	if b, err := next.Wrap(ended, nil, nil); err != nil || !bytes.Equal(b[:26], files[0][:26]) {
 		t.Errorf("a new file has another salt: %v", err)
 	}
 }
 
-// TestPassphraseSaltsAreBounded: files that were made to take time may have each its own.
+// TestPassphraseSaltsAreBounded: files that were made to take time may each have a salt.
 func TestPassphraseSaltsAreBounded(t *testing.T) {
 	k := kektest.Passphrase(t, "correct horse")
 	good := wrapped(t, k)
@@ -90,7 +90,7 @@ func TestPassphraseSaltsAreBounded(t *testing.T) {
 		t.Errorf("%d derivations for files that were made nowhere", tried)
 	}
 	if got, err := k.Unwrap(t.Context(), good, []byte("aad")); err != nil || string(got) != "material" {
-		t.Errorf("its own: %q, %v", got, err)
+		t.Errorf("the first file: %q, %v", got, err)
 	}
 	if _, err := k.Wrap(t.Context(), nil, nil); err != nil {
 		t.Errorf("a new file: %v", err)

@@ -20,8 +20,8 @@ type Set struct {
 	old      []*member
 }
 
-// member is a KEK of a set, and how it answers. An old one may have the ID of a present one, and has a
-// health of its own.
+// member is a KEK of a set, and how it answers. An old one may have the ID of a present one, but
+// not its health.
 type member struct {
 	KEK
 	health
@@ -157,9 +157,9 @@ func (k *member) unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error
 	return b, nil
 }
 
-// Encode returns the content of the file of a key: that of file, with m wrapped under every KEK that wraps; if
-// one of them fails, so does Encode. It opens the file as the next start would, and returns the material that came
-// out too. The caller wipes both m and that. An error is an *Error.
+// Encode returns the content of a key file: file, with m wrapped under every KEK that wraps. If one of them fails,
+// so does Encode. Before it returns, it opens the content as the next start would; opened is the material that
+// came out. The caller wipes both m and opened. An error is an *Error.
 func (s *Set) Encode(ctx context.Context, file nks.File, m *nks.Material) (content []byte, opened *nks.Material, err error) {
 	wrapped, failed := s.wrap(ctx, m, file.AAD())
 	if failed != nil {
@@ -175,7 +175,7 @@ func (s *Set) Encode(ctx context.Context, file nks.File, m *nks.Material) (conte
 		clear(b) // an inline KEK is in it
 		return nil, nil, &Error{Err: err}
 	}
-	opened, failed = s.openOwn(ctx, written)
+	opened, failed = s.openEncoded(ctx, written)
 	if failed != nil {
 		clear(b)
 		return nil, nil, &Error{KEK: failed.KEK, Err: fmt.Errorf("its file would not open: %w", failed)}
@@ -199,9 +199,9 @@ func (s *Set) wrap(ctx context.Context, m *nks.Material, aad []byte) ([]nks.Wrap
 	return all, nil
 }
 
-// openOwn opens a file that is not written yet, with one of the KEKs that have just wrapped it: a file that only
+// openEncoded opens a file that is not written yet, with one of the KEKs that have just wrapped it: a file that only
 // an old KEK opens is lost when the old one goes.
-func (s *Set) openOwn(ctx context.Context, file *nks.File) (*nks.Material, *Error) {
+func (s *Set) openEncoded(ctx context.Context, file *nks.File) (*nks.Material, *Error) {
 	var why *Error
 	for _, k := range s.wrapping {
 		m, failed := k.open(ctx, file)
@@ -217,8 +217,8 @@ func (s *Set) openOwn(ctx context.Context, file *nks.File) (*nks.Material, *Erro
 	return nil, why
 }
 
-// Decode opens a file with the first KEK that can, and reports whether the file is to be rewrapped: it is not wrapped
-// under exactly the KEKs that wrap. The caller wipes the material. An error is an *Error.
+// Decode opens a file with the first KEK that can. It reports whether the file is to be rewrapped, which it is unless
+// it is wrapped under exactly the KEKs that wrap. The caller wipes the material. An error is an *Error.
 //
 // A KEK that refuses says nothing about the file, whose Sum is right: it may be another KEK of the same ID. So
 // only what comes out can make a file bad.
@@ -294,8 +294,8 @@ func (k *member) openCounted(ctx context.Context, file *nks.File) (*nks.Material
 	return m, failed
 }
 
-// open has the KEK open a file, and says what is to blame if it does not. The file is to blame for content that is no
-// key where the KEK authenticates what it unwraps, as those of this package do.
+// open has the KEK open a file, and says what is to blame if it does not open. For content that is no key the file
+// is to blame if the KEK authenticates what it unwraps, as the KEKs of this package do.
 func (k *member) open(ctx context.Context, file *nks.File) (*nks.Material, *Error) {
 	plaintext, err := k.unwrap(ctx, k.entry(file), file.AAD())
 	switch {

@@ -1,8 +1,8 @@
-// Package strictjson reads JSON that somebody else has written, where encoding/json would take what two readers
-// can understand in two ways: an object that has a member twice, or in two spellings; half a surrogate pair.
+// Package strictjson reads JSON that another program has written. encoding/json accepts texts that two readers can
+// understand differently: an object with a member twice, or in two spellings, or a string with half a surrogate pair.
 //
-// [Object] holds a whole text to these rules. [Scanner] and [Members] walk through a text as it is spelled, for those who
-// have rules of their own. All of it takes one pass, and little memory, whatever the bytes.
+// [Object] refuses such texts. [Scanner] and [Members] walk through a text as it is spelled, for callers with other
+// rules. Each of them takes one pass and little memory, whatever the bytes.
 package strictjson
 
 import (
@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	// ErrForm is returned for what is no JSON object in UTF-8, or is nested too deep.
+	// ErrForm is returned for a text that is no JSON object in UTF-8, or is nested too deep.
 	ErrForm = errors.New("not a JSON object")
 	// ErrTwice is returned for an object with two members whose names are equal but for case.
 	ErrTwice = errors.New("a member that is there twice, or differs from another in case only")

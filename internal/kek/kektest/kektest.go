@@ -48,10 +48,10 @@ func (k *KMS) Calls() int {
 }
 
 // answer waits or fails as the test wants.
-func (k *KMS) answer(ctx context.Context, own func(*KMS) error) error {
+func (k *KMS) answer(ctx context.Context, ofCall func(*KMS) error) error {
 	k.mu.Lock()
 	k.calls++
-	hang, err := k.Hang, errors.Join(k.Err, own(k))
+	hang, err := k.Hang, errors.Join(k.Err, ofCall(k))
 	k.mu.Unlock()
 	if hang {
 		<-ctx.Done()
@@ -88,7 +88,7 @@ var Outages = map[string]func(*KMS){
 // Answers makes it answer again.
 func Answers(k *KMS) { k.Err, k.Hang, k.NoWrap, k.NoUnwrap = nil, false, nil, nil }
 
-// Picky is a KMS that does not say which ciphertext is not its own, only that something is wrong.
+// Picky is a KMS that does not say which ciphertext another KEK has made, only that something is wrong.
 type Picky struct{ kek.KEK }
 
 // Unwrap gives every error the same text.
