@@ -94,38 +94,39 @@ func (b *BackupSigner) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// signers has the signer of a key, for it is computed once.
-type signers struct{ last atomic.Pointer[keySigner] }
-
-type keySigner struct {
+// knownSigner is the signer of the backups that are made while a key is active: it is computed once for each key.
+type knownSigner struct {
 	id     KeyID
 	check  meta.CheckValue
 	signer BackupSigner
 }
 
-// of returns the signer of the backups that are made while this key is active. It is zero if the material of the
-// key is not here, or if there is no key.
-func (s *signers) of(k *Keyring, key *meta.Key) BackupSigner {
+// signerCache has the signer that was asked for last, or nil.
+type signerCache struct{ atomic.Pointer[knownSigner] }
+
+// backupSigner returns the signer of the backups that are made while this key is active. It is zero if the
+// material of the key is not here, or if there is no key.
+func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 	if key == nil {
 		return BackupSigner{}
 	}
 	if m := k.store.get(key.ID); m == nil || m.check != key.Check {
 		return BackupSigner{}
 	}
-	if known := s.last.Load(); known != nil && known.id == key.ID && known.check == key.Check {
+	if known := k.signer.Load(); known != nil && known.id == key.ID && known.check == key.Check {
 		return known.signer
 	}
-	a, ok := k.store.copy(key.ID)
-	if !ok || a.check != key.Check { // it was dropped meanwhile
+	m, ok := k.store.copy(key.ID)
+	if !ok || m.check != key.Check { // it was dropped meanwhile
 		return BackupSigner{}
 	}
-	defer a.secret.Wipe()
-	signer, err := backup.SignerOf(key.ID, a.secret)
+	defer m.secret.Wipe()
+	signer, err := backup.SignerOf(key.ID, m.secret)
 	if err != nil {
 		k.cfg.Logger.Error("signer of backups", "key", key.ID, "error", err)
 		return BackupSigner{}
 	}
-	s.last.Store(&keySigner{key.ID, key.Check, BackupSigner(signer)})
+	k.signer.Store(&knownSigner{key.ID, key.Check, BackupSigner(signer)})
 	return BackupSigner(signer)
 }
 

@@ -62,7 +62,7 @@ type Keyring struct {
 	removals atomic.Uint64         // how many servers this one has removed from raft's configuration as the leader
 	watch    watch                 // for Status: how the other servers are
 	halves   halves                // keys whose public half in the ring is another's
-	signers  signers               // for Status: who signs backups
+	signer   signerCache           // for Status: who signs backups
 	moves    moves                 // for Status: how the moves of data go
 	clocks   clocks
 

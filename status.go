@@ -129,7 +129,7 @@ func (k *Keyring) overview(v view) overview {
 		view: v, now: k.now(), at: mono.Now(), id: k.cfg.ID, leader: leader,
 		servers: k.raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
 		policy: k.cfg.policy(), tokens: k.cfg.tokens(), noData: k.cfg.Data == nil,
-		raft: k.raftStatus(), keystore: k.store.status(v.ring), signer: k.signers.of(k, v.ring.Active()),
+		raft: k.raftStatus(), keystore: k.store.status(v.ring), signer: k.backupSigner(v.ring.Active()),
 		keks: keksStatus(k.store.keks.Status()), inline: k.store.keks.HasInline(), clocks: k.clocksStatus(v.ring),
 		waits: k.leader.status(v.ring), watch: k.watch.status(), rekeying: k.moves.status(plan.Rekeying(v.ring)),
 		failures: k.replicator.status(), wrongPublic: k.halves.status(),
