@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,8 +35,22 @@ func Identity(t testing.TB) *age.X25519Identity {
 // cluster.
 func Small(t testing.TB) (file []byte, m backup.Manifest, identity *age.X25519Identity) {
 	t.Helper()
-	ring, secrets := smallRing(t)
-	snapshot := encode(t, ring)
+	var secrets []*nks.Material
+	for range 2 {
+		secret, err := nks.Generate("EdDSA")
+		if err != nil {
+			t.Fatal(err)
+		}
+		secrets = append(secrets, secret)
+	}
+	return Of(t, "EdDSA", secrets...)
+}
+
+// Of returns a backup of a cluster of one server with keys of this material, which it wipes. The last one is the
+// active key.
+func Of(t testing.TB, algorithm string, secrets ...*nks.Material) (file []byte, m backup.Manifest, identity *age.X25519Identity) {
+	t.Helper()
+	snapshot := encode(t, ringOf(t, algorithm, secrets))
 	a, err := backup.New(raft.SnapshotMeta{
 		Version: raft.SnapshotVersionMax, ID: "2-9-1", Index: 9, Term: 2, Size: int64(len(snapshot)),
 		Configuration:      raft.Configuration{Servers: []raft.Server{{ID: "s1", Address: "s1"}}},
@@ -44,8 +59,8 @@ func Small(t testing.TB) (file []byte, m backup.Manifest, identity *age.X25519Id
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range a.Ring.Keys {
-		a.Add(k, backup.Material{ID: k.ID, Algorithm: k.Algorithm, Check: k.Check, Created: k.Created, Secret: secrets[k.ID]})
+	for i, k := range a.Ring.Keys {
+		a.Add(k, backup.Material{ID: k.ID, Algorithm: k.Algorithm, Check: k.Check, Created: k.Created, Secret: secrets[i]})
 	}
 	identity = Identity(t)
 	var out bytes.Buffer
@@ -58,37 +73,29 @@ func Small(t testing.TB) (file []byte, m backup.Manifest, identity *age.X25519Id
 
 func at(hour int) time.Time { return time.Date(2026, 1, 2, hour, 0, 0, 0, time.UTC) }
 
-// smallRing is a ring with a key that was rotated, and the active one.
-func smallRing(t testing.TB) (*meta.Ring, map[meta.KeyID]*nks.Material) {
+// ringOf is a ring of another cluster with keys of this material.
+func ringOf(t testing.TB, algorithm string, secrets []*nks.Material) *meta.Ring {
 	t.Helper()
-	secrets := map[meta.KeyID]*nks.Material{}
-	key := func(n byte, index uint64) *meta.Key {
-		secret, err := nks.Generate("EdDSA")
-		if err != nil {
-			t.Fatal(err)
-		}
-		public, err := secret.Public("EdDSA")
+	ring := &meta.Ring{Servers: []meta.Server{{ID: "s1", Keystore: meta.KeystoreID{1}}}}
+	rand.Read(ring.Cluster[:]) // never fails
+	for i, secret := range secrets {
+		public, err := secret.Public(algorithm)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var id meta.KeyID
-		rand.Read(id[:]) // never fails
-		id[0] = n
-		secrets[id] = secret
-		return &meta.Key{
-			ID: id, Algorithm: "EdDSA", Public: public, Check: secret.Check(id, "EdDSA"), Created: at(int(n)),
-			Activated: at(int(n) + 1), CreateIndex: index, ModifyIndex: 8, Holders: []string{"s1"},
+		rand.Read(id[:])
+		binary.BigEndian.PutUint32(id[:], uint32(i+1))
+		k := &meta.Key{
+			ID: id, State: meta.StateInactive, Algorithm: algorithm, Public: public, Check: secret.Check(id, algorithm),
+			Created: at(1), Activated: at(2), Retired: at(3), CreateIndex: 3, ModifyIndex: 8, Holders: []string{"s1"},
 		}
+		if i == len(secrets)-1 {
+			k.State, k.Retired = meta.StateActive, time.Time{}
+		}
+		ring.Keys = append(ring.Keys, k)
 	}
-	first, second := key(1, 3), key(2, 6)
-	first.State, first.Retired = meta.StateInactive, second.Activated
-	second.State = meta.StateActive
-	var cluster meta.ClusterID
-	rand.Read(cluster[:])
-	return &meta.Ring{
-		Cluster: cluster, Keys: []*meta.Key{first, second},
-		Servers: []meta.Server{{ID: "s1", Keystore: meta.KeystoreID{1}}},
-	}, secrets
+	return ring
 }
 
 // Part is a file of a backup.
