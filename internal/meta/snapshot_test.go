@@ -52,18 +52,21 @@ func TestSnapshotIsAsSpecified(t *testing.T) {
 	}
 }
 
-// TestReadSnapshotReadsNoByteOfTheHosts, however short the reads are.
+// TestReadSnapshotReadsNoByteOfTheHosts, however much the reader has and however short its reads are.
 func TestReadSnapshotReadsNoByteOfTheHosts(t *testing.T) {
 	ring := recent(t)
 	part := writeSnapshot(t, ring)
 	for _, host := range []string{"", "h", "the host's", "keyring-snapshot"} {
 		all := bytes.NewReader(append(bytes.Clone(part), host...))
-		s, err := meta.This.ReadSnapshot(iotest.OneByteReader(all))
-		if err != nil || !reflect.DeepEqual(s.Ring, ring) || !bytes.Equal(s.Head, part) || all.Len() != len(host) {
-			t.Fatalf("%q: %d bytes are left; %v", host, all.Len(), err)
-		}
-		if rest, err := io.ReadAll(s.Host); err != nil || string(rest) != host {
-			t.Errorf("the host reads %q, %v; want %q", rest, err, host)
+		for _, r := range []io.Reader{all, iotest.OneByteReader(all)} {
+			all.Seek(0, io.SeekStart)
+			s, err := meta.This.ReadSnapshot(r)
+			if err != nil || !reflect.DeepEqual(s.Ring, ring) || !bytes.Equal(s.Head, part) || all.Len() != len(host) {
+				t.Fatalf("%q: %d bytes are left; %v", host, all.Len(), err)
+			}
+			if rest, err := io.ReadAll(s.Host); err != nil || string(rest) != host {
+				t.Errorf("the host reads %q, %v; want %q", rest, err, host)
+			}
 		}
 	}
 }
@@ -149,5 +152,15 @@ func TestReadSnapshotAllocatesNoMoreThanThereIs(t *testing.T) {
 				t.Errorf("a section said to have %d bytes", size)
 			}
 		})
+	}
+}
+
+// TestLengthOfASectionIsBounded, before any of it is read.
+func TestLengthOfASectionIsBounded(t *testing.T) {
+	for size, want := range map[uint64]error{1 << 30: errDisk, 1<<30 + 1: meta.ErrMalformed, 1<<64 - 1: meta.ErrMalformed} {
+		r := io.MultiReader(bytes.NewReader(framed(size, nil)), iotest.ErrReader(errDisk))
+		if _, err := meta.This.ReadSnapshot(r); !errors.Is(err, want) {
+			t.Errorf("a length of %d: %v, want %v", size, err, want)
+		}
 	}
 }
