@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -25,8 +27,8 @@ var badAddresses = []string{
 func TestNobodyTakesAnAddressThatOthersCantReach(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	config := func(change func(*keyring.NodeConfig)) keyring.NodeConfig {
-		cfg := keyring.NodeConfig{
+	config := func(change func(*node.Config)) node.Config {
+		cfg := node.Config{
 			ID: "s1", Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Addr: "127.0.0.1:7900", Cluster: "test",
 			TLS: func() (*tls.Config, error) { return nil, errors.New("asked for") },
 		}
@@ -34,18 +36,18 @@ func TestNobodyTakesAnAddressThatOthersCantReach(t *testing.T) {
 		return cfg
 	}
 	for _, addr := range badAddresses {
-		for name, cfg := range map[string]keyring.NodeConfig{
-			"Addr":      config(func(cfg *keyring.NodeConfig) { cfg.Addr = addr; cfg.Join = []string{"s2:7900"} }),
-			"Advertise": config(func(cfg *keyring.NodeConfig) { cfg.Advertise = addr }),
-			"Peers": config(func(cfg *keyring.NodeConfig) {
+		for name, cfg := range map[string]node.Config{
+			"Addr":      config(func(cfg *node.Config) { cfg.Addr = addr; cfg.Join = []string{"s2:7900"} }),
+			"Advertise": config(func(cfg *node.Config) { cfg.Advertise = addr }),
+			"Peers": config(func(cfg *node.Config) {
 				cfg.Peers = map[raft.ServerID]string{"s1": cfg.Addr, "s2": addr}
 			}),
-			"Join": config(func(cfg *keyring.NodeConfig) { cfg.Join = []string{"s2:7900", addr} }),
+			"Join": config(func(cfg *node.Config) { cfg.Join = []string{"s2:7900", addr} }),
 		} {
 			if addr == "" && name == "Advertise" || name == "Join" && strings.Contains(addr, "@") {
 				continue // none, and a server named by its ID
 			}
-			if n, err := keyring.Start(ctx, cfg); err == nil || !strings.Contains(err.Error(), name) {
+			if n, err := node.Start(ctx, cfg); err == nil || !strings.Contains(err.Error(), name) {
 				t.Errorf("%s %.100q: %v", name, addr, err)
 				if n != nil {
 					n.Close()
@@ -53,10 +55,10 @@ func TestNobodyTakesAnAddressThatOthersCantReach(t *testing.T) {
 			}
 		}
 	}
-	c := startNodes(t, 1, nil)
-	c.ready(ctx)
+	c := keyringtest.StartNodes(t, 1, nil)
+	c.Ready(ctx)
 	for _, addr := range badAddresses {
-		if err := c.nodes["s1"].AddServer(ctx, "s4", addr); err == nil {
+		if err := c.Nodes["s1"].AddServer(ctx, "s4", addr); err == nil {
 			t.Errorf("AddServer takes %q", addr)
 		}
 	}
@@ -66,53 +68,53 @@ func TestNobodyTakesAnAddressThatOthersCantReach(t *testing.T) {
 func TestAdvertisedAddressIsWhatOthersAreTold(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) {
 		_, port, err := net.SplitHostPort(cfg.Addr)
 		if err != nil {
 			t.Error(err)
 		}
 		cfg.Advertise, cfg.Addr = cfg.Addr, ":"+port
 	})
-	c.ready(ctx)
-	s, err := c.nodes["s1"].Status(ctx)
+	c.Ready(ctx)
+	s, err := c.Nodes["s1"].Status(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, server := range s.Servers {
-		if string(server.Address) != c.addrs[server.ID] {
+		if string(server.Address) != c.Addrs[server.ID] {
 			t.Errorf("%s is at %s", server.ID, server.Address)
 		}
 	}
-	old := c.nodes["s2"]
-	delete(c.nodes, "s2")
+	old := c.Nodes["s2"]
+	delete(c.Nodes, "s2")
 	if err := old.Close(); err != nil {
 		t.Fatal(err)
 	}
-	cfg := c.config("s2")
-	cfg.KEKs = c.keks["s2"]
+	cfg := c.Config("s2")
+	cfg.KEKs = c.KEKs["s2"]
 	_, port, _ := net.SplitHostPort(cfg.Addr)
 	cfg.Advertise, cfg.Addr = cfg.Addr, "0.0.0.0:"+port // without a Listener
-	n, err := keyring.Start(ctx, cfg)
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes["s2"] = n
-	c.ready(ctx)
+	c.Nodes["s2"] = n
+	c.Ready(ctx)
 }
 
 // TestLeaderKeepsTheAddressThatItAnswersAt, as every other member.
 func TestLeaderKeepsTheAddressThatItAnswersAt(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	for id, n := range c.nodes {
-		for _, other := range []raft.ServerID{n.Leader(), besides(n.Leader())} {
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	for id, n := range c.Nodes {
+		for _, other := range []raft.ServerID{n.Leader(), keyringtest.Besides(n.Leader())} {
 			if err := n.AddServer(ctx, other, "127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "answers at") {
 				t.Errorf("%s moves %s: %v", id, other, err)
 			}
 		}
-		if err := n.AddServer(ctx, n.Leader(), c.addrs[n.Leader()]); err != nil {
+		if err := n.AddServer(ctx, n.Leader(), c.Addrs[n.Leader()]); err != nil {
 			t.Error(err)
 		}
 	}
@@ -121,27 +123,27 @@ func TestLeaderKeepsTheAddressThatItAnswersAt(t *testing.T) {
 func TestRemoveServerOfNobodyIsAnError(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	wantNobody := func(n *keyring.Node, id raft.ServerID) {
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	wantNobody := func(n *node.Node, id raft.ServerID) {
 		t.Helper()
 		err := n.RemoveServer(ctx, id, keyring.RemoveServerOptions{Force: true})
 		if !errors.Is(err, keyring.ErrNotMember) || !strings.Contains(err.Error(), `"s1" "s2"`) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
-	for _, n := range c.nodes { // the leader, and those that forward
+	for _, n := range c.Nodes { // the leader, and those that forward
 		for _, id := range []raft.ServerID{"s9", "S3", "s3 ", ""} {
 			wantNobody(n, id)
 		}
 	}
-	if err := c.nodes["s1"].RemoveServer(ctx, "s3", keyring.RemoveServerOptions{}); err != nil {
+	if err := c.Nodes["s1"].RemoveServer(ctx, "s3", keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	wantNobody(c.nodes["s1"], "s3")
-	wantNobody(c.nodes["s2"], "s3")
+	wantNobody(c.Nodes["s1"], "s3")
+	wantNobody(c.Nodes["s2"], "s3")
 	for range 2 {
-		if err := c.nodes["s3"].Leave(ctx); err != nil {
+		if err := c.Nodes["s3"].Leave(ctx); err != nil {
 			t.Errorf("one that has left, leaves: %v", err)
 		}
 	}
@@ -178,21 +180,21 @@ func (c *cuttingConn) Write(b []byte) (int, error) {
 func TestRemovalWhoseAnswerIsLostSucceeds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var leads atomic.Pointer[keyring.Node]
+	var leads atomic.Pointer[node.Node]
 	removed := func() bool { n := leads.Load(); return n != nil && len(keyring.MembersOf(n)) == 2 }
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Listener = cutting{cfg.Listener, removed} })
-	c.ready(ctx)
-	leader := c.nodes["s1"].Leader()
-	asks := besides(leader)
-	n := c.nodes[asks]
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.Listener = cutting{cfg.Listener, removed} })
+	c.Ready(ctx)
+	leader := c.Nodes["s1"].Leader()
+	asks := keyringtest.Besides(leader)
+	n := c.Nodes[asks]
 	if err := n.RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotMember) {
 		t.Fatal(err) // and now there is a connection
 	}
-	leads.Store(c.nodes[leader])
-	if err := n.RemoveServer(ctx, besides(asks), keyring.RemoveServerOptions{}); err != nil {
+	leads.Store(c.Nodes[leader])
+	if err := n.RemoveServer(ctx, keyringtest.Besides(asks), keyring.RemoveServerOptions{}); err != nil {
 		t.Error(err)
 	}
 	if !removed() {
-		t.Errorf("the members are %q", keyring.MembersOf(c.nodes[leader]))
+		t.Errorf("the members are %q", keyring.MembersOf(c.Nodes[leader]))
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -128,17 +129,17 @@ func TestNodesForwardTheActor(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var told trail
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) {
 		if cfg.Data = (keyring.NoData{}); cfg.ID == "s1" {
 			cfg.Audit = told.add
 		}
 	})
-	c.ready(ctx)
-	old := c.nodes["s1"].Keyring().Keys()[0].ID
+	c.Ready(ctx)
+	old := c.Nodes["s1"].Keyring().Keys()[0].ID
 	var want []string
 	var last keyring.KeyID
 	for _, id := range []string{"s1", "s2", "s3"} {
-		n := c.nodes[raft.ServerID(id)]
+		n := c.Nodes[raft.ServerID(id)]
 		if _, err := n.Rotate(keyring.WithActor(ctx, "rotate "+id), keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -149,10 +150,10 @@ func TestNodesForwardTheActor(t *testing.T) {
 		want = append(want, "added by rotate "+id, "removed by remove "+id)
 	}
 	// Once more, which changes nothing: then s1 has applied it too.
-	if err := c.nodes["s1"].Remove(ctx, last, keyring.RemoveOptions{Force: true}); err != nil {
+	if err := c.Nodes["s1"].Remove(ctx, last, keyring.RemoveOptions{Force: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.nodes["s1"].Close(); err != nil {
+	if err := c.Nodes["s1"].Close(); err != nil {
 		t.Fatal(err)
 	}
 	var got []string

@@ -12,6 +12,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -31,7 +32,7 @@ func BenchmarkBackup(b *testing.B) {
 		b.Fatal(err)
 	}
 	plantKeys(b, filepath.Join(dir, "keystore"), *backupKeys)
-	n, err := keyring.Start(b.Context(), keyring.NodeConfig{
+	n, err := node.Start(b.Context(), node.Config{
 		Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, App: bulky{},
 	})
 	if err != nil {

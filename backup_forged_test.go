@@ -15,6 +15,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/backup/backuptest"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -96,8 +97,8 @@ func TestVerifyBackupProvesWhatAStartNeeds(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		dir := filepath.Join(t.TempDir(), "node")
-		cfg := keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
-		_, err := keyring.RestoreNode(t.Context(), bytes.NewReader(forged), cfg, keyring.RestoreOptions{
+		cfg := node.Config{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
+		_, err := node.Restore(t.Context(), bytes.NewReader(forged), cfg, keyring.RestoreOptions{
 			Identities: []age.Identity{identity}, Unauthenticated: true,
 		})
 		if (err == nil) != c.good {
@@ -126,12 +127,12 @@ func left(t *testing.T, dir string) (names []string) {
 
 // startsAndGoesOn wants a node that was restored to rotate, to be backed up, and to start again from a snapshot
 // of its own.
-func startsAndGoesOn(t *testing.T, what string, cfg keyring.NodeConfig) {
+func startsAndGoesOn(t *testing.T, what string, cfg node.Config) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for range 2 {
-		n, err := keyring.Start(ctx, cfg)
+		n, err := node.Start(ctx, cfg)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}

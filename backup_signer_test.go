@@ -12,6 +12,8 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/backup/backuptest"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"filippo.io/age"
 )
 
@@ -34,9 +36,9 @@ func TestBackupIsSignedWithWhatStatusShows(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	leader := c.nodes[c.nodes["s1"].Leader()]
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	leader := c.Nodes[c.Nodes["s1"].Leader()]
 	identity := newIdentity(t)
 	var before keyring.BackupSigner
 	for range 2 {
@@ -52,9 +54,9 @@ func TestBackupIsSignedWithWhatStatusShows(t *testing.T) {
 		if m, err := keyring.VerifyBackup(bytes.NewReader(file.Bytes()), identity); err != nil || m.Signer != made.Signer {
 			t.Errorf("signed by %s, made by %s: %v", m.Signer, made.Signer, err)
 		}
-		keyring.AwaitHolders(leader.Keyring(), leader.Keyring().Keys()[0].ID, 3)
-		for id, n := range c.nodes {
-			c.await(ctx, n, "one that knows the signer", func(st keyring.Status) bool { return st.BackupSigner == made.Signer })
+		keyringtest.AwaitHolders(leader.Keyring(), leader.Keyring().Keys()[0].ID, 3)
+		for id, n := range c.Nodes {
+			c.Await(ctx, n, "one that knows the signer", func(st keyring.Status) bool { return st.BackupSigner == made.Signer })
 			if st, err := n.Status(ctx); err != nil || st.BackupSigner != made.Signer || !strings.Contains(st.String(), made.Signer.String()) {
 				t.Errorf("%s: %v, %v", id, st, err)
 			}
@@ -140,17 +142,17 @@ func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	app := &records{keys: keyring.NewFSM(), all: map[string][]byte{}}
-	cfg := keyring.NodeConfig{
+	cfg := node.Config{
 		Dir: filepath.Join(t.TempDir(), "drill"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: app, Keys: app.keys,
 		Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	}
-	_, err = keyring.RestoreNode(ctx, bytes.NewReader(file.Bytes()), cfg, keyring.RestoreOptions{
+	_, err = node.Restore(ctx, bytes.NewReader(file.Bytes()), cfg, keyring.RestoreOptions{
 		Identities: []age.Identity{b.identity}, Signer: m.Signer, Cluster: m.Cluster, DataOnly: true,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	drill, err := keyring.Start(ctx, cfg)
+	drill, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,14 +247,14 @@ func TestGoldenBackupOfFormat2(t *testing.T) {
 		t.Errorf("%+v, %v", m, err)
 	}
 	host := &app{}
-	cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: host}
-	_, err = keyring.RestoreNode(t.Context(), bytes.NewReader(file), cfg, keyring.RestoreOptions{
+	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: host}
+	_, err = node.Restore(t.Context(), bytes.NewReader(file), cfg, keyring.RestoreOptions{
 		Identities: []age.Identity{identity}, Signer: want.Signer, Cluster: want.Cluster,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n, err := keyring.Start(t.Context(), cfg)
+	n, err := node.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

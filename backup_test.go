@@ -17,13 +17,14 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
 
 // backedUp is a cluster of Nodes with records under several keys, and a backup of it.
 type backedUp struct {
-	*nodes
+	*keyringtest.Nodes
 	apps     map[raft.ServerID]*records
 	identity *age.X25519Identity
 	file     []byte
@@ -44,8 +45,8 @@ func newIdentity(t testing.TB) *age.X25519Identity {
 func backUp(ctx context.Context, t *testing.T, n int) *backedUp {
 	t.Helper()
 	b := &backedUp{identity: newIdentity(t), texts: map[string]string{}, apps: map[raft.ServerID]*records{}}
-	b.nodes = startNodes(t, n, b.configure)
-	b.ready(ctx)
+	b.Nodes = keyringtest.StartNodes(t, n, b.configure)
+	b.Ready(ctx)
 	leader := b.leader()
 	for i := range 30 {
 		if i%10 == 5 {
@@ -64,27 +65,27 @@ func backUp(ctx context.Context, t *testing.T, n int) *backedUp {
 	return b
 }
 
-func (b *backedUp) configure(cfg *keyring.NodeConfig) {
+func (b *backedUp) configure(cfg *node.Config) {
 	cfg.Keys = keyring.NewFSM()
 	b.apps[cfg.ID] = &records{keys: cfg.Keys, all: map[string][]byte{}}
 	cfg.App = b.apps[cfg.ID]
 }
 
-func (b *backedUp) leader() *keyring.Node {
-	for _, n := range b.nodes.nodes {
-		return b.nodes.nodes[n.Leader()]
+func (b *backedUp) leader() *node.Node {
+	for _, n := range b.Nodes.Nodes {
+		return b.Nodes.Nodes[n.Leader()]
 	}
 	return nil
 }
 
 func (b *backedUp) put(ctx context.Context, ref, text string) {
-	b.tb.Helper()
+	b.TB.Helper()
 	list := &listed{leader: b.leader()}
 	err := b.leader().Keyring().EncryptTo(ctx, []byte(text), []byte(ref), func(ctx context.Context, c []byte) error {
 		return list.put(ctx, []recordPut{{Ref: ref, New: c}})
 	})
 	if err != nil {
-		b.tb.Fatal(err)
+		b.TB.Fatal(err)
 	}
 	b.texts[ref] = text
 }
@@ -96,16 +97,16 @@ func TestBackupRestoresACluster(t *testing.T) {
 	defer cancel()
 	b := backUp(ctx, t, 3)
 	old := b.leader().Keyring().Keys()
-	b.nodes.close()
-	clear(b.nodes.nodes)
+	b.Nodes.Close()
+	clear(b.Nodes.Nodes)
 
-	for id := range b.dirs {
-		b.dirs[id] = t.TempDir()
+	for id := range b.Dirs {
+		b.Dirs[id] = t.TempDir()
 	}
-	first := b.config("s2")
+	first := b.Config("s2")
 	b.configure(&first)
 	first.Peers = nil // it has a raft then, and needs nobody
-	m, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{
+	m, err := node.Restore(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{
 		Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256,
 	})
 	if err != nil {
@@ -114,25 +115,25 @@ func TestBackupRestoresACluster(t *testing.T) {
 	if m.SHA256 != b.manifest.SHA256 || len(m.Keys) != len(old) || m.Cluster != b.manifest.Cluster {
 		t.Errorf("%+v, want %+v", m, b.manifest)
 	}
-	if b.nodes.nodes["s2"], err = keyring.Start(ctx, first); err != nil {
+	if b.Nodes.Nodes["s2"], err = node.Start(ctx, first); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []raft.ServerID{"s1", "s3"} {
-		cfg := b.config(id)
+		cfg := b.Config(id)
 		b.configure(&cfg)
-		cfg.Peers = b.addrs
-		if err := b.nodes.nodes["s2"].AddServer(ctx, id, cfg.Addr); err != nil {
+		cfg.Peers = b.Addrs
+		if err := b.Nodes.Nodes["s2"].AddServer(ctx, id, cfg.Addr); err != nil {
 			t.Fatal(err)
 		}
-		if b.nodes.nodes[id], err = keyring.Start(ctx, cfg); err != nil {
+		if b.Nodes.Nodes[id], err = node.Start(ctx, cfg); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b.ready(ctx)
+	b.Ready(ctx)
 	b.put(ctx, "after", "the restore")
-	for id, n := range b.nodes.nodes {
+	for id, n := range b.Nodes.Nodes {
 		for _, key := range old {
-			keyring.AwaitHolders(n.Keyring(), key.ID, 3)
+			keyringtest.AwaitHolders(n.Keyring(), key.ID, 3)
 		}
 		b.awaitRecord(ctx, id, "after")
 		all := b.apps[id].copy()
@@ -147,13 +148,13 @@ func TestBackupRestoresACluster(t *testing.T) {
 	}
 	refused := func(why string) {
 		t.Helper()
-		_, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Unauthenticated: true})
+		_, err := node.Restore(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Unauthenticated: true})
 		if err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("restored over a cluster: %v, want %q", err, why)
 		}
 	}
 	refused("does its server run?")
-	if err := b.nodes.nodes["s2"].Close(); err != nil {
+	if err := b.Nodes.Nodes["s2"].Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(filepath.Join(first.Dir, "keystore")); err != nil {
@@ -164,10 +165,10 @@ func TestBackupRestoresACluster(t *testing.T) {
 
 // awaitRecord waits until a server has applied a record.
 func (b *backedUp) awaitRecord(ctx context.Context, id raft.ServerID, ref string) {
-	b.tb.Helper()
+	b.TB.Helper()
 	for b.apps[id].copy()[ref] == nil {
 		if ctx.Err() != nil {
-			b.tb.Fatalf("%s never gets %s", id, ref)
+			b.TB.Fatalf("%s never gets %s", id, ref)
 		}
 		b.put(ctx, "more", "so that it learns of what has committed")
 		delete(b.texts, "more") // nobody waits for that one
@@ -264,12 +265,12 @@ func TestBackupIsRefused(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	leader := c.nodes[c.nodes["s1"].Leader()]
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	leader := c.Nodes[c.Nodes["s1"].Leader()]
 	recipient := newIdentity(t).Recipient()
 	var out bytes.Buffer
-	for id, n := range c.nodes {
+	for id, n := range c.Nodes {
 		if _, err := n.Keyring().Backup(ctx, &out, recipient); n != leader && !errors.Is(err, keyring.ErrNotLeader) {
 			t.Errorf("%s: %v", id, err)
 		}

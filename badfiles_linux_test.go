@@ -44,7 +44,7 @@ func symlink(to string) func(*testing.T, place) error {
 	return func(_ *testing.T, p place) error { return os.Symlink(to, p.path) }
 }
 
-func node(mode uint32, dev uint64) func(*testing.T, place) error {
+func inode(mode uint32, dev uint64) func(*testing.T, place) error {
 	return func(_ *testing.T, p place) error { return unix.Mknod(p.path, mode|0o600, int(dev)) }
 }
 
@@ -85,8 +85,8 @@ var badKinds = []badKind{
 	{name: "symlink to itself", why: "not-a-file", put: func(_ *testing.T, p place) error {
 		return os.Symlink(filepath.Base(p.path), p.path)
 	}},
-	{name: "FIFO", why: "not-a-file", put: node(unix.S_IFIFO, 0)},
-	{name: "socket", why: "not-a-file", put: node(unix.S_IFSOCK, 0)},
+	{name: "FIFO", why: "not-a-file", put: inode(unix.S_IFIFO, 0)},
+	{name: "socket", why: "not-a-file", put: inode(unix.S_IFSOCK, 0)},
 	{name: "directory", why: "not-a-file", put: func(_ *testing.T, p place) error { return os.Mkdir(p.path, 0o700) }},
 	{name: "full directory", why: "not-a-file", put: func(_ *testing.T, p place) error {
 		return os.MkdirAll(filepath.Join(p.path, "full"), 0o700)
@@ -105,7 +105,7 @@ func init() {
 		return
 	}
 	badKinds = append(badKinds,
-		badKind{name: "device", why: "not-a-file", put: node(unix.S_IFCHR, unix.Mkdev(1, 5))}, // /dev/zero
+		badKind{name: "device", why: "not-a-file", put: inode(unix.S_IFCHR, unix.Mkdev(1, 5))}, // /dev/zero
 		badKind{name: "another user's", why: "foreign", put: func(_ *testing.T, p place) error {
 			return errors.Join(os.WriteFile(p.path, p.good, 0o600), os.Chown(p.path, 12345, -1))
 		}})

@@ -21,6 +21,7 @@ import (
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -32,7 +33,7 @@ import (
 // benchNode is a leader alone that has n keys.
 func benchNode(b *testing.B, n int) *keyring.Keyring {
 	b.Helper()
-	node, err := keyring.Start(b.Context(), keyring.NodeConfig{
+	node, err := node.Start(b.Context(), node.Config{
 		Dir: b.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	})
 	if err != nil {
@@ -145,10 +146,10 @@ func BenchmarkAppendDecrypt(b *testing.B) {
 // durable write of the leader's, one apply of the same cluster, a durable write of the
 // followers'. Making the key pair is not in it: Ed25519 costs nothing beside a sync.
 func BenchmarkRotate(b *testing.B) {
-	c := startNodes(b, 3, func(cfg *keyring.NodeConfig) { cfg.App = nullFSM{} })
+	c := keyringtest.StartNodes(b, 3, func(cfg *node.Config) { cfg.App = nullFSM{} })
 	ctx := b.Context()
-	c.ready(ctx)
-	leader := c.nodes[c.nodes["s1"].Leader()]
+	c.Ready(ctx)
+	leader := c.Nodes[c.Nodes["s1"].Leader()]
 	fsys, err := durable.OpenDir(b.TempDir())
 	if err != nil {
 		b.Fatal(err)
@@ -169,7 +170,7 @@ func BenchmarkRotate(b *testing.B) {
 			b.Fatal(err)
 		}
 		took := ms(time.Since(start))
-		keyring.AwaitHolders(leader.Keyring(), key.ID, 3)
+		keyringtest.AwaitHolders(leader.Keyring(), key.ID, 3)
 		active, held = append(active, took), append(held, ms(time.Since(start)))
 		writes, applies = append(writes, write), append(applies, apply)
 		floor = append(floor, 2*write+apply)

@@ -23,6 +23,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -89,27 +90,43 @@ func (a hangingApp) Restore(r io.ReadCloser) (err error) { return r.Close() }
 func callsOfKeyring(s *keyringtest.Server, other raft.ServerID, inactive, prepublished keyring.KeyID, to age.Recipient) map[string]func(context.Context) error {
 	k := s.Keyring
 	request, err := peer.Request{Ask: &peer.AskRequest{IDs: []peer.ID{peer.ID(inactive)}}}.Encode()
+	stays := keyring.AddServerOptions{MayMove: func(context.Context, raft.Server) error { return errors.New("it stays") }}
 	return map[string]func(context.Context) error{
+		"AcceptJoin":   func(ctx context.Context) error { return k.AcceptJoin(ctx, keyring.JoinConn{}, "", nil) },
+		"AddServer":    func(ctx context.Context) error { return k.AddServer(ctx, other, "elsewhere", stays) },
 		"Adopt":        func(ctx context.Context) error { return k.Adopt(ctx, keyring.NewKeyID()) },
 		"Backup":       func(ctx context.Context) error { _, err := k.Backup(ctx, io.Discard, to); return err },
 		"CheckMembers": func(ctx context.Context) error { return k.CheckMembers(ctx, []raft.ServerID{s.ID, other}) },
 		"EncryptTo": func(ctx context.Context) error {
 			return k.EncryptTo(ctx, nil, nil, func(ctx context.Context, _ []byte) error { return ctx.Err() })
 		},
+		"MakeJoinToken": func(ctx context.Context) error { _, err := k.MakeJoinToken(ctx, "s9", 0); return err },
+		"PromoteServer": func(ctx context.Context) error { return k.PromoteServer(ctx, other) },
+		"ReadmitServer": func(ctx context.Context) error { return k.ReadmitServer(ctx, "s9", "s9") },
+		"RemoveServer":  func(ctx context.Context) error { return k.RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}) },
 		"Remove": func(ctx context.Context) error {
 			return errors.Join(k.Remove(ctx, prepublished, keyring.RemoveOptions{}), k.Remove(ctx, inactive, keyring.RemoveOptions{Force: true}))
 		},
 		"Rewrap":    func(ctx context.Context) error { return k.Rewrap(ctx) },
 		"Rotate":    func(ctx context.Context) error { _, err := k.Rotate(ctx, keyring.RotateOptions{}); return err },
 		"ServePeer": func(ctx context.Context) error { _, e := k.ServePeer(ctx, other, request); return errors.Join(err, e) },
-		"Status":    func(ctx context.Context) error { _, err := k.Status(ctx); return err },
-		"WaitReady": func(ctx context.Context) error { return k.WaitReady(ctx) },
+		"StartRemoval": func(ctx context.Context) error {
+			_, err := k.StartRemoval(ctx, inactive, keyring.RemoveOptions{Force: true})
+			return err
+		},
+		"Status":      func(ctx context.Context) error { _, err := k.Status(ctx); return err },
+		"WaitReady":   func(ctx context.Context) error { return k.WaitReady(ctx) },
+		"WaitRemoved": func(ctx context.Context) error { return k.WaitRemoved(ctx, inactive) },
+		"WaitRotated": func(ctx context.Context) error { _, err := k.WaitRotated(ctx, prepublished); return err },
+		"WithdrawJoinToken": func(ctx context.Context) error {
+			return k.WithdrawJoinToken(ctx, strings.Repeat("0", 32))
+		},
 	}
 }
 
 // TestEveryCallOfAKeyringEndsWithItsContext whatever hangs, and Close when nothing hangs any more.
 func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
-	wantCalls(t, "Keyring", slices.Collect(maps.Keys(callsOfKeyring(&keyringtest.Server{}, "", keyring.KeyID{}, keyring.KeyID{}, nil))))
+	wantCalls(t, ".", "Keyring", slices.Collect(maps.Keys(callsOfKeyring(&keyringtest.Server{}, "", keyring.KeyID{}, keyring.KeyID{}, nil))))
 	for what, must := range map[string][]string{ // and what does not get by it
 		"raft's log": {"Backup", "Remove", "Rotate"}, "the transport": {"Adopt", "CheckMembers"},
 		"a KEK": {"Rotate"}, "the data": {"Remove"},
@@ -206,10 +223,10 @@ func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	app := hangingApp{newHang()}
-	c := startNodes(t, 1, func(cfg *keyring.NodeConfig) { cfg.App, cfg.Data = app, keyring.NoData{} })
+	c := keyringtest.StartNodes(t, 1, func(cfg *node.Config) { cfg.App, cfg.Data = app, keyring.NoData{} })
 	defer app.end()
-	c.ready(ctx)
-	n := c.nodes["s1"]
+	c.Ready(ctx)
+	n := c.Nodes["s1"]
 	later, err := n.Rotate(ctx, keyring.RotateOptions{Publish: time.Now().Add(time.Hour)})
 	if err != nil {
 		t.Fatal(err)
@@ -238,7 +255,7 @@ func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
 			return n.WithdrawJoinToken(ctx, n.JoinTokens()[0].ID)
 		},
 	}
-	wantCalls(t, "Node", slices.Collect(maps.Keys(calls)))
+	wantCalls(t, "node", "Node", slices.Collect(maps.Keys(calls)))
 	for _, name := range append([]string{"Apply"}, slices.Sorted(maps.Keys(calls))...) { // the first has raft hang
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
@@ -257,7 +274,7 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 	kek, reading := hangingKEK{anotherKEK(t), newHang()}, newHang()
 	reader := func() io.Reader { return hangingReader{bytes.NewReader(file), reading} } // for one call alone
 	dir := t.TempDir()
-	n, err := keyring.Start(t.Context(), keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{kek}})
+	n, err := node.Start(t.Context(), node.Config{Dir: dir, KEKs: []keyring.KEK{kek}})
 	if err == nil {
 		err = n.Keyring().WaitReady(t.Context())
 	}
@@ -278,8 +295,8 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 	}
 	calls := map[string][]func(context.Context) error{
 		"Open": {func(ctx context.Context) error { return openHung(t, ctx, kek) }},
-		"Start": {func(ctx context.Context) error {
-			_, err := keyring.Start(ctx, keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{kek}})
+		"node.Start": {func(ctx context.Context) error {
+			_, err := node.Start(ctx, node.Config{Dir: dir, KEKs: []keyring.KEK{kek}})
 			return err
 		}},
 		"Inspect": {func(ctx context.Context) error {
@@ -287,26 +304,46 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 			return err
 		}},
 		"Restore": {restore(reader(), keyring.InlineKEK()), restore(bytes.NewReader(file), kek)},
-		"RestoreNode": {func(ctx context.Context) error {
-			cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "x"), KEKs: []keyring.KEK{keyring.InlineKEK()}}
-			_, err := keyring.RestoreNode(ctx, reader(), cfg, keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256})
+		"node.Restore": {func(ctx context.Context) error {
+			cfg := node.Config{Dir: filepath.Join(t.TempDir(), "x"), KEKs: []keyring.KEK{keyring.InlineKEK()}}
+			_, err := node.Restore(ctx, reader(), cfg, keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256})
 			return err
 		}},
-		"RecoverNode": {func(ctx context.Context) error {
+		"node.Recover": {func(ctx context.Context) error {
 			copied := t.TempDir()
 			if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
 				return err
 			}
-			_, err := keyring.RecoverNode(ctx, keyring.NodeConfig{Dir: copied, KEKs: []keyring.KEK{kek}})
+			_, err := node.Recover(ctx, node.Config{Dir: copied, KEKs: []keyring.KEK{kek}})
 			return err
 		}},
 		"VerifyBackupContext": {func(ctx context.Context) error {
 			_, err := keyring.VerifyBackupContext(ctx, reader(), keyring.VerifyOptions{Identities: []age.Identity{identity}})
 			return err
 		}},
-		"WithActor": {func(ctx context.Context) error { <-keyring.WithActor(ctx, "x").Done(); return ctx.Err() }},
+		"RecoverKeys": {func(ctx context.Context) error {
+			copied := t.TempDir()
+			if err := os.CopyFS(copied, os.DirFS(filepath.Join(dir, "keystore"))); err != nil {
+				return err
+			}
+			cfg := keyring.Config{Dir: copied, FSM: keyring.NewFSM(), KEKs: []keyring.KEK{kek}}
+			_, err := keyring.RecoverKeys(ctx, cfg, func() error { return errors.New("the keystore is open") })
+			return err
+		}},
+		"Actor":         {func(ctx context.Context) error { keyring.Actor(ctx); <-ctx.Done(); return ctx.Err() }},
+		"WithActor":     {func(ctx context.Context) error { <-keyring.WithActor(ctx, "x").Done(); return ctx.Err() }},
+		"WithForwarder": {func(ctx context.Context) error { <-keyring.WithForwarder(ctx, "x").Done(); return ctx.Err() }},
 	}
-	wantCalls(t, "", slices.Collect(maps.Keys(calls)))
+	var ofKeyring, ofNode []string
+	for name := range calls {
+		if of, is := strings.CutPrefix(name, "node."); is {
+			ofNode = append(ofNode, of)
+		} else {
+			ofKeyring = append(ofKeyring, name)
+		}
+	}
+	wantCalls(t, ".", "", ofKeyring)
+	wantCalls(t, "node", "", ofNode)
 	for name, each := range calls {
 		for _, call := range each {
 			began := time.Now()
@@ -335,11 +372,11 @@ func openHung(t *testing.T, ctx context.Context, kek keyring.KEK) error {
 	return err
 }
 
-// wantCalls requires that a table has every exported function of the package, or method of a type, whose first
-// parameter is a context.
-func wantCalls(t *testing.T, of string, table []string) {
+// wantCalls requires that a table has every exported function of the package in a directory, or method of a type,
+// whose first parameter is a context.
+func wantCalls(t *testing.T, dir, of string, table []string) {
 	t.Helper()
-	names, err := filepath.Glob("*.go")
+	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,8 +397,8 @@ func wantCalls(t *testing.T, of string, table []string) {
 	}
 	slices.Sort(want)
 	slices.Sort(table)
-	if len(want) < 5 || !slices.Equal(want, table) {
-		t.Errorf("%q has calls %v that take a context; the table has %v", of, want, table)
+	if len(want) < 3 || !slices.Equal(want, table) {
+		t.Errorf("%s, %q: calls %v take a context; the table has %v", dir, of, want, table)
 	}
 }
 

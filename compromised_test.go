@@ -14,6 +14,7 @@ import (
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -210,10 +211,10 @@ func TestCompromisedWaitsForNoOlderBuild(t *testing.T) {
 // TestCompromisedIsAskedForOnAnyServer, and the order goes with the call to the leader.
 func TestCompromisedIsAskedForOnAnyServer(t *testing.T) {
 	t.Parallel()
-	ctx := untilKilled(t)
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Data = keyring.NoData{} })
-	c.ready(ctx)
-	for id, n := range c.nodes {
+	ctx := keyringtest.UntilKilled(t)
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.Data = keyring.NoData{} })
+	c.Ready(ctx)
+	for id, n := range c.Nodes {
 		old := n.Keyring().Keys()[0].ID
 		_, err := n.Rotate(ctx, keyring.RotateOptions{Compromised: true})
 		for errors.Is(err, keyring.ErrNotLeader) { // an election on a busy machine
@@ -222,7 +223,7 @@ func TestCompromisedIsAskedForOnAnyServer(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", id, err)
 		}
-		c.await(ctx, n, "without the key of before", func(keyring.Status) bool { return keyring.KeyOf(n, old).State == "" })
+		c.Await(ctx, n, "without the key of before", func(keyring.Status) bool { return keyring.KeyOf(n, old).State == "" })
 	}
 }
 

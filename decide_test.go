@@ -54,9 +54,9 @@ func TestActivationCountsTheVotersThatThereAre(t *testing.T) {
 		leader := ready(t, c)
 		whole(t, c)
 		holder := follower(c)
-		lacks := besides(holder.ID)
+		lacks := keyringtest.Besides(holder.ID)
 		if lacks == leader.ID {
-			lacks = besides(lacks)
+			lacks = keyringtest.Besides(lacks)
 		}
 		q := holdQuestion(c, leader, holder, nil, lacks, "s4")
 		key := make(chan keyring.KeyID, 1)

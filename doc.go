@@ -5,7 +5,7 @@
 // directory, one <key id>.nks.json file a key, wrapped under key encryption keys that no other
 // server has. A server that lacks a key fetches it from the others.
 //
-// [Start] runs a whole server, a [Node], for a service with no raft of its own. A host that
+// Package node runs a whole server, for a service with no raft of its own. A host that
 // has a raft gives it a [NewFSM], alone or in a [Mux] with its own FSM, and calls [Open].
 // [Keyring.WaitReady] then tells when [Keyring.Decrypt] and [Keyring.Verify] work, and on the leader
 // [Keyring.Encrypt] and [Keyring.Sign].
@@ -83,6 +83,7 @@
 //
 // Imports run from this package down; a test enforces it. Nothing internal imports this package.
 //
+//	node                 a whole server: raft, its log on disk, one port, and the keyring
 //	gometrics            Config.Metrics for go-metrics; the module prometheus has one for Prometheus
 //
 //	internal/meta        the pure state machine: ring, commands, codec of entries and snapshots, Check
@@ -95,7 +96,7 @@
 //	internal/backup      archives: how a backup is written, read and checked
 //	internal/peer        messages and calls between servers, HPKE, mutual TLS, HTTP
 //	internal/join        join tokens: how both sides prove that they know one
-//	internal/cluster     the raft of a whole server: its log on disk, and its port
+//	internal/cluster     the raft of a whole server: its log on disk, its port, how servers bootstrap and join
 //	internal/raftwire    raft's requests: large ones are split, and those of others are checked
 //	internal/durable     the only code that writes files
 //	internal/bounded     JSON from elsewhere, decoded into types that say how much they may hold

@@ -4,11 +4,9 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"net"
 	"slices"
 	"time"
 
-	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/join"
@@ -54,11 +52,6 @@ func Configurations(f *FSM) uint64 { return f.configs.Load() }
 
 // IsAudited reports whether events wait to be told.
 func IsAudited(f *FSM) bool { return f.events.Load() != nil }
-
-// WhileLeads calls end when somebody else leads, or nobody.
-func WhileLeads(ctx context.Context, n *Node, leader raft.ServerID, end context.CancelFunc) {
-	n.whileLeads(ctx, leader, end)
-}
 
 // AwaitHolders waits until n servers are recorded as holders of the key.
 func AwaitHolders(k *Keyring, id KeyID, n int) {
@@ -167,41 +160,23 @@ var (
 	DecodeStatus = statusType.DecodeKnown
 )
 
-// Decoders decode what servers ask and answer each other, by its kind.
-var Decoders = map[string]func([]byte) error{
-	"greeting":      func(b []byte) error { _, err := greetingType.DecodeKnown(b); return err },
-	"place":         func(b []byte) error { _, err := placeType.Decode(b); return err },
-	"joining":       func(b []byte) error { _, err := joiningType.Decode(b); return err },
-	"joined":        func(b []byte) error { _, err := joinedType.DecodeKnown(b); return err },
-	"rotate":        func(b []byte) error { _, err := rotateType.Decode(b); return err },
-	"remove":        func(b []byte) error { _, err := removeType.Decode(b); return err },
-	"add server":    func(b []byte) error { _, err := addType.Decode(b); return err },
-	"remove server": func(b []byte) error { _, err := removeServerType.Decode(b); return err },
-	"proving":       func(b []byte) error { _, err := provingType.Decode(b); return err },
-	"proof":         func(b []byte) error { _, err := provenType.DecodeKnown(b); return err },
-	"join token":    func(b []byte) error { _, err := joinTokenType.Decode(b); return err },
-	"withdraw":      func(b []byte) error { _, err := withdrawType.Decode(b); return err },
-	"status":        func(b []byte) error { _, err := unpackStatus(b); return err },
-	"answer":        func(b []byte) error { _, err := answered(b); return err },
-}
-
-// Answered reads what the leader answers.
-var Answered = answered
-
 // LiveTokens are the join tokens that have not ended.
 var LiveTokens = liveTokens
 
+// Node has a keyring.
+type Node interface{ Keyring() *Keyring }
+
 // MembersOf returns the servers of the latest raft configuration.
-func MembersOf(n *Node) []string { return servers(n.raft) }
+func MembersOf(n Node) []string { return servers(n.Keyring().raft) }
 
 // NewKeyID draws one.
 func NewKeyID() KeyID { return newKeyID() }
 
 // JoinRefusal says why a server may not join with a token now, or nothing.
-func JoinRefusal(n *Node, token string, id raft.ServerID) string {
+func JoinRefusal(n Node, token string, id raft.ServerID) string {
 	t, err := join.Parse(token)
 	if err == nil {
-		_, err = n.keys.openJoinToken(JoinConn{Leader: n.cfg.ID, Joiner: id}, meta.TokenID(t.ID).String(), meta.Digest{})
+		_, err = n.Keyring().openJoinToken(JoinConn{Leader: n.Keyring().cfg.ID, Joiner: id}, meta.TokenID(t.ID).String(), meta.Digest{})
 	}
 	if err != nil {
 		return err.Error()
@@ -223,20 +198,17 @@ func PlantKey(k *Keyring) (KeyID, error) {
 func Has(k *Keyring, id KeyID) bool { return k.store.get(id) != nil }
 
 // FSMOf is a node's.
-func FSMOf(n *Node) *FSM { return n.keys.fsm }
+func FSMOf(n Node) *FSM { return n.Keyring().fsm }
 
 // UseToken binds a join token to a certificate, on the leader.
-func UseToken(ctx context.Context, n *Node, token string, user meta.Digest) error {
+func UseToken(ctx context.Context, n Node, token string, user meta.Digest) error {
 	t, err := join.Parse(token)
 	if err != nil {
 		return err
 	}
-	use := &meta.UseJoinToken{ID: t.ID, Server: n.keys.fsm.ring.Load().JoinToken(t.ID).Server, User: user}
-	return n.keys.fsm.propose(ctx, n.raft, []meta.Command{{UseJoinToken: use}})
+	use := &meta.UseJoinToken{ID: t.ID, Server: n.Keyring().fsm.ring.Load().JoinToken(t.ID).Server, User: user}
+	return n.Keyring().fsm.propose(ctx, n.Keyring().raft, []meta.Command{{UseJoinToken: use}})
 }
-
-// Named are the servers that a configuration names.
-func Named(c NodeConfig) map[string]raft.ServerID { return c.named() }
 
 // JoinSecret is what raft must not have of a join token.
 func JoinSecret(token string) []byte {
@@ -253,36 +225,11 @@ func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) erro
 func Loaded(k *Keyring) int { return len(k.store.all()) }
 
 // Demote takes a server's vote away, on the leader.
-func Demote(n *Node, id raft.ServerID) error { return n.raft.DemoteVoter(id, 0, 0).Error() }
+func Demote(n Node, id raft.ServerID) error { return n.Keyring().raft.DemoteVoter(id, 0, 0).Error() }
 
 // RaftServers are the servers of a node's latest raft configuration.
-func RaftServers(n *Node) []raft.Server { return n.raft.GetConfiguration().Configuration().Servers }
-
-// ServeJoin is what a leader does when that server asks to join.
-func ServeJoin(ctx context.Context, n *Node, from raft.ServerID, body []byte) error {
-	_, err := n.net.serveJoin(ctx, from, body)
-	return err
-}
-
-// SaysItIsAt has a member say to a node, with its greeting, that it has moved.
-func SaysItIsAt(n *Node, from raft.ServerID, addr string) {
-	n.net.noteMoved(from, []byte(`{"addr":"`+addr+`"}`))
-}
-
-// CallPeer has a node ask another one what it is, over a new connection.
-func CallPeer(ctx context.Context, n *Node, to raft.ServerID) error {
-	request, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
-	if err != nil {
-		return err
-	}
-	s, _ := n.serverOf(to)
-	session, err := n.net.Session(ctx, cluster.Candidate{ID: string(s.ID), Addr: string(s.Address)})
-	if err != nil {
-		return err
-	}
-	defer session.Close()
-	_, err = session.Call(ctx, cluster.PathKeyring, request)
-	return err
+func RaftServers(n Node) []raft.Server {
+	return n.Keyring().raft.GetConfiguration().Configuration().Servers
 }
 
 // Lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
@@ -293,11 +240,11 @@ func Lose(k *Keyring, id KeyID) error {
 }
 
 // SnapshotRaft has a node's raft write a snapshot.
-func SnapshotRaft(n *Node) error { return n.raft.Snapshot().Error() }
+func SnapshotRaft(n Node) error { return n.Keyring().raft.Snapshot().Error() }
 
 // RestoreRaft makes a snapshot and restores it, which sends it to every other server.
-func RestoreRaft(n *Node) error {
-	f := n.raft.Snapshot()
+func RestoreRaft(n Node) error {
+	f := n.Keyring().raft.Snapshot()
 	if err := f.Error(); err != nil {
 		return err
 	}
@@ -306,12 +253,12 @@ func RestoreRaft(n *Node) error {
 		return err
 	}
 	defer r.Close()
-	return n.raft.Restore(meta, r, time.Minute)
+	return n.Keyring().raft.Restore(meta, r, time.Minute)
 }
 
 // KeyOf returns the metadata of a key, or that of none.
-func KeyOf(n *Node, id KeyID) Key {
-	if m := n.keys.fsm.ring.Load().Key(id); m != nil {
+func KeyOf(n Node, id KeyID) Key {
+	if m := n.Keyring().fsm.ring.Load().Key(id); m != nil {
 		return publicKey(m)
 	}
 	return Key{}
@@ -326,26 +273,7 @@ func AwaitKey(k *Keyring, id KeyID) (Key, error) {
 	return k.awaitKey(context.Background(), id, func(*meta.Key) bool { return true }, false)
 }
 
-func CurrentTerm(n *Node) uint64 { return n.raft.CurrentTerm() }
-
-// Depose has another server stand for election at once, against a leader that knows nothing of it.
-func Depose(leader *Node) error {
-	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader.cfg.ID)}
-	for _, s := range leader.raft.GetConfiguration().Configuration().Servers {
-		if s.ID != leader.cfg.ID {
-			trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: dialOnly{leader.net.StreamLayer()}, MaxPool: 1, Timeout: 5 * time.Second})
-			defer trans.Close()
-			return trans.TimeoutNow(s.ID, s.Address, &raft.TimeoutNowRequest{RPCHeader: header}, new(raft.TimeoutNowResponse))
-		}
-	}
-	return errors.New("there is no other server")
-}
-
-// dialOnly accepts no connections, and leaves the port open.
-type dialOnly struct{ raft.StreamLayer }
-
-func (dialOnly) Accept() (net.Conn, error) { return nil, net.ErrClosed }
-func (dialOnly) Close() error              { return nil }
+func CurrentTerm(n Node) uint64 { return n.Keyring().raft.CurrentTerm() }
 
 // Propose proposes commands as the keyring does.
 func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
@@ -549,9 +477,6 @@ func (r *Reports) Add(h meta.Hold) { r.r.add(h) }
 
 // Take returns what waits, and has nothing wait.
 func (r *Reports) Take() []meta.Hold { return r.r.take() }
-
-// WrapRaftLog puts something around the log of a Node's raft.
-func WrapRaftLog(c *NodeConfig, wrap func(raft.LogStore) raft.LogStore) { c.wrapLog = wrap }
 
 // SetMissed has the FSM say that it could not apply that entry; 0 is none.
 func SetMissed(f *FSM, entry uint64) { f.missed.Store(entry) }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -18,9 +20,9 @@ func TestNodesForwardToTheLeader(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	for id, n := range c.nodes {
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	for id, n := range c.Nodes {
 		sealed, err := n.Encrypt(ctx, []byte("hello"), []byte("aad"))
 		if err != nil {
 			t.Fatalf("%s: %v", id, err)
@@ -29,7 +31,7 @@ func TestNodesForwardToTheLeader(t *testing.T) {
 		if err != nil || key.State != keyring.StateActive {
 			t.Fatalf("%s: key is %s, %v", id, key.State, err)
 		}
-		for other, n := range c.nodes {
+		for other, n := range c.Nodes {
 			if got, err := n.Decrypt(ctx, sealed, []byte("aad")); err != nil || string(got) != "hello" {
 				t.Errorf("sealed on %s, opened on %s: %q, %v", id, other, got, err)
 			}
@@ -44,9 +46,9 @@ func TestNodesForwardRemove(t *testing.T) {
 	for _, data := range []keyring.SealedData{keyring.NoData{}, nil} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Data = data })
-		c.ready(ctx)
-		for id, n := range c.nodes {
+		c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.Data = data })
+		c.Ready(ctx)
+		for id, n := range c.Nodes {
 			key, err := n.Rotate(ctx, keyring.RotateOptions{})
 			if err != nil {
 				t.Fatal(err)
@@ -73,10 +75,10 @@ func TestNodesForwardRemove(t *testing.T) {
 func TestNodesForwardStatus(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	if _, err := c.nodes["s1"].Rotate(ctx, keyring.RotateOptions{Full: true}); !errors.Is(err, keyring.ErrNoData) {
+	if _, err := c.Nodes["s1"].Rotate(ctx, keyring.RotateOptions{Full: true}); !errors.Is(err, keyring.ErrNoData) {
 		t.Fatal(err) // so there is a leader that is ready
 	}
-	for id, n := range c.nodes {
+	for id, n := range c.Nodes {
 		if err := n.AddServer(ctx, "s9", "127.0.0.1:9"); err != nil { // which never comes
 			t.Fatalf("%s: %v", id, err)
 		}
@@ -89,17 +91,17 @@ func TestNodesForwardStatus(t *testing.T) {
 			t.Errorf("%s: %+v, %v", id, st, err)
 		}
 	}
-	if err := c.nodes["s2"].RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
+	if err := c.Nodes["s2"].RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	for id, n := range c.nodes {
+	for id, n := range c.Nodes {
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := n.Status(ctx); !errors.Is(err, keyring.ErrClosed) {
 			t.Errorf("%s, closed: %v", id, err)
 		}
-		delete(c.nodes, id)
+		delete(c.Nodes, id)
 	}
 }
 
@@ -112,7 +114,7 @@ func TestLargeStatusTravels(t *testing.T) {
 		st.Problems = append(st.Problems, keyring.Problem{Kind: keyring.ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers", Advice: "Nothing, if another server has it. Else bring its file back."})
 	}
 	b, err := keyring.PackStatus(st)
-	if err != nil || len(b) > keyring.MaxForward/2 {
+	if err != nil || len(b) > node.MaxForward/2 {
 		t.Fatalf("%d bytes, %v", len(b), err)
 	}
 	got, err := keyring.UnpackStatus(b)
@@ -147,20 +149,20 @@ func TestRemovalsThatWaitLeaveTheLeaderReachable(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	data := heldData{release: make(chan struct{})}
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Data = data })
-	c.ready(ctx)
-	old := c.nodes["s1"].Keyring().Keys()[0].ID
-	if _, err := c.nodes["s1"].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.Data = data })
+	c.Ready(ctx)
+	old := c.Nodes["s1"].Keyring().Keys()[0].ID
+	if _, err := c.Nodes["s1"].Rotate(ctx, keyring.RotateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	const calls = 100 // more than connections
 	errs := make(chan error, 3*calls)
-	for _, n := range c.nodes {
+	for _, n := range c.Nodes {
 		for range calls {
 			go func() { errs <- n.Remove(ctx, old, keyring.RemoveOptions{}) }()
 		}
 	}
-	for id, n := range c.nodes {
+	for id, n := range c.Nodes {
 		for key := keyring.StateInactive; key != keyring.StateRekeying; { // a removal has arrived
 			changed := n.Keyring().Changed()
 			if key = keyring.KeyOf(n, old).State; key != keyring.StateRekeying {
@@ -200,19 +202,19 @@ func TestNodesForwardSignAndRevoke(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Tokens.Issuer = tokenIssuer })
-	for _, n := range c.nodes { // before there is a leader: it waits for one
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.Tokens.Issuer = tokenIssuer })
+	for _, n := range c.Nodes { // before there is a leader: it waits for one
 		if token, err := n.Sign(ctx, forMe()); err != nil || token == "" {
 			t.Fatalf("%q, %v", token, err)
 		}
 	}
-	c.ready(ctx)
-	for id, n := range c.nodes {
+	c.Ready(ctx)
+	for id, n := range c.Nodes {
 		token, err := n.Sign(ctx, forMe(), map[string]any{"by": id})
 		if err != nil {
 			t.Fatalf("%s: %v", id, err)
 		}
-		for other, n := range c.nodes {
+		for other, n := range c.Nodes {
 			var claims struct{ By raft.ServerID }
 			if err := n.Keyring().Verify(token, me, &claims); err != nil || claims.By != id {
 				t.Errorf("signed for %s, verified on %s: %+v, %v", id, other, claims, err)
@@ -228,7 +230,7 @@ func TestNodesForwardSignAndRevoke(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", id, err)
 		}
-		for other, n := range c.nodes {
+		for other, n := range c.Nodes {
 			keyring.AwaitState(n.Keyring(), key.ID, keyring.StateActive)
 			if err := n.Keyring().Verify(token, me); !errors.Is(err, keyring.ErrToken) {
 				t.Errorf("revoked on %s, on %s: %v", id, other, err)
@@ -244,13 +246,13 @@ func TestNodesForwardSignAndRevoke(t *testing.T) {
 func TestCallGoesToTheNextLeader(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	leader := c.nodes["s1"].Leader()
-	asked := besides(leader)
-	if err := c.nodes[leader].Close(); err != nil {
+	leader := c.Nodes["s1"].Leader()
+	asked := keyringtest.Besides(leader)
+	if err := c.Nodes[leader].Close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(c.nodes, leader)
-	if _, err := c.nodes[asked].Encrypt(ctx, []byte("hello"), nil); err != nil {
+	delete(c.Nodes, leader)
+	if _, err := c.Nodes[asked].Encrypt(ctx, []byte("hello"), nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -3,16 +3,15 @@ package keyring_test
 import (
 	"context"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -31,28 +30,28 @@ func TestFoundersThatNameOthersFoundNothing(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			c, listeners := unfounded(t)
+			c, listeners := keyringtest.NewNodes(t, 3)
 			var all []*founder
 			for _, id := range []raft.ServerID{"s1", "s2"} {
-				cfg := c.config(id)
-				cfg.Listener, cfg.Peers = listeners[id], maps.Clone(c.addrs)
+				cfg := c.Config(id)
+				cfg.Listener, cfg.Peers = listeners[id], maps.Clone(c.Addrs)
 				if id == "s2" {
 					change(cfg.Peers)
 				}
 				all = append(all, begin(ctx, t, cfg))
 			}
 			for _, f := range all {
-				f.says(t, "Peers must be the same on each server", c.addrs["s1"])
+				f.says(t, "Peers must be the same on each server", c.Addrs["s1"])
 			}
 			all[1].cancel()
 			err := <-all[1].ended
 			if err == nil || !strings.Contains(err.Error(), "Peers must be the same on each server") ||
-				strings.Count(err.Error(), "s1@"+c.addrs["s1"]) < 2 {
+				strings.Count(err.Error(), "s1@"+c.Addrs["s1"]) < 2 {
 				t.Errorf("%v", err)
 			}
 			for _, id := range []raft.ServerID{"s2", "s3"} {
-				cfg := c.config(id)
-				cfg.Peers = c.addrs
+				cfg := c.Config(id)
+				cfg.Peers = c.Addrs
 				if id == "s3" {
 					cfg.Listener = listeners[id]
 				}
@@ -73,20 +72,20 @@ func TestFounderThatHasFoundedAloneSaysSo(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c, listeners := unfounded(t)
-	stop := c.pose("s2", listeners["s2"], func(context.Context, peer.Identity, string, []byte) ([]byte, error) {
+	c, listeners := keyringtest.NewNodes(t, 3)
+	stop := c.Pose("s2", listeners["s2"], func(context.Context, peer.Identity, string, []byte) ([]byte, error) {
 		return []byte(`{"founded":false}`), nil
 	})
-	wrong := c.config("s1")
-	wrong.Listener, wrong.Peers = listeners["s1"], map[raft.ServerID]string{"s1": c.addrs["s1"], "s2": c.addrs["s2"]}
-	n, err := keyring.Start(ctx, wrong)
+	wrong := c.Config("s1")
+	wrong.Listener, wrong.Peers = listeners["s1"], map[raft.ServerID]string{"s1": c.Addrs["s1"], "s2": c.Addrs["s2"]}
+	n, err := node.Start(ctx, wrong)
 	if err != nil {
 		t.Fatal(err)
 	}
 	stop()
 	defer n.Close()
-	s3 := c.config("s3")
-	s3.Listener, s3.Peers = listeners["s3"], c.addrs
+	s3 := c.Config("s3")
+	s3.Listener, s3.Peers = listeners["s3"], c.Addrs
 	f := begin(ctx, t, s3)
 	f.says(t, "in its raft log", "delete the directory raft in its Dir")
 	f.cancel()
@@ -102,13 +101,13 @@ type founder struct {
 	said   chan string // what it logs of Peers, once each
 }
 
-func begin(ctx context.Context, t *testing.T, cfg keyring.NodeConfig) *founder {
+func begin(ctx context.Context, t *testing.T, cfg node.Config) *founder {
 	own, cancel := context.WithCancel(ctx)
 	f := &founder{cancel: cancel, ended: make(chan error, 1), said: make(chan string, 100)}
 	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: f, Level: hclog.Error})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		n, err := keyring.Start(own, cfg)
+		n, err := node.Start(own, cfg)
 		f.ended <- err
 		if err == nil {
 			<-own.Done()
@@ -146,44 +145,29 @@ func (f *founder) says(t *testing.T, all ...string) {
 	}
 }
 
-// unfounded is three servers that are not started.
-func unfounded(t *testing.T) (*nodes, map[raft.ServerID]net.Listener) {
-	t.Helper()
-	c := &nodes{
-		tb: t, ca: keyringtest.NewCA(t),
-		addrs: map[raft.ServerID]string{}, nodes: map[raft.ServerID]*keyring.Node{}, dirs: map[raft.ServerID]string{},
-	}
-	listeners := map[raft.ServerID]net.Listener{}
-	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
-		listeners[id] = keyringtest.Listen(t)
-		c.addrs[id], c.dirs[id] = listeners[id].Addr().String(), t.TempDir()
-	}
-	return c, listeners
-}
-
 // TestFounderOfAnOlderBuildIsTakenAtItsWord, for it does not say whom it names.
 func TestFounderOfAnOlderBuildIsTakenAtItsWord(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c, listeners := unfounded(t)
+	c, listeners := keyringtest.NewNodes(t, 3)
 	defer listeners["s3"].Close()
 	asked := make(chan string, 1)
-	defer c.pose("s2", listeners["s2"], func(_ context.Context, _ peer.Identity, _ string, body []byte) ([]byte, error) {
+	defer c.Pose("s2", listeners["s2"], func(_ context.Context, _ peer.Identity, _ string, body []byte) ([]byte, error) {
 		select {
 		case asked <- string(body):
 		default:
 		}
 		return []byte(`{"founded":false}`), nil
 	})()
-	cfg := c.config("s1")
+	cfg := c.Config("s1")
 	cfg.Listener = listeners["s1"]
-	cfg.Peers = map[raft.ServerID]string{"s1": c.addrs["s1"], "s2": c.addrs["s2"]}
-	n, err := keyring.Start(ctx, cfg)
+	cfg.Peers = map[raft.ServerID]string{"s1": c.Addrs["s1"], "s2": c.Addrs["s2"]}
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if body := <-asked; !strings.Contains(body, "s2@"+c.addrs["s2"]) {
+	if body := <-asked; !strings.Contains(body, "s2@"+c.Addrs["s2"]) {
 		t.Errorf("it was asked with %q", body)
 	}
 	if err := n.Close(); err != nil {

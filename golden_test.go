@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -106,14 +108,14 @@ func parseIdentity(t *testing.T, text string) *age.X25519Identity {
 }
 
 // goldenNode starts the Node of a set.
-func goldenNode(t *testing.T, dir, algorithm string, kek keyring.KEK, old ...keyring.KEK) (*keyring.Node, *app) {
+func goldenNode(t *testing.T, dir, algorithm string, kek keyring.KEK, old ...keyring.KEK) (*node.Node, *app) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	host := &app{}
 	const years = 365 * 24 * time.Hour
-	n, err := keyring.Start(ctx, keyring.NodeConfig{
-		Dir: dir, KEKs: []keyring.KEK{kek}, OldKEKs: old, App: host, Data: keyring.NoData{}, Logger: testLogger(),
+	n, err := node.Start(ctx, node.Config{
+		Dir: dir, KEKs: []keyring.KEK{kek}, OldKEKs: old, App: host, Data: keyring.NoData{}, Logger: keyringtest.Logger(),
 		Rotation: keyring.RotationPolicy{Every: -1, Undo: 100 * years},
 		Tokens:   keyring.TokenPolicy{Issuer: tokenIssuer, Algorithm: algorithm, MaxTTL: 100 * years},
 	})
@@ -153,7 +155,7 @@ func makeGolden(t *testing.T, set string) {
 	}
 	keks := g.keks(t)
 	dir := t.TempDir()
-	use := func(n *keyring.Node, texts ...string) {
+	use := func(n *node.Node, texts ...string) {
 		t.Helper()
 		for _, text := range texts {
 			aad := []byte("aad of " + text)
@@ -175,7 +177,7 @@ func makeGolden(t *testing.T, set string) {
 		active := n.Keyring().Keys()[0]
 		g.Tokens = append(g.Tokens, goldenToken{active.ID, active.Algorithm, token})
 	}
-	rotate := func(n *keyring.Node, o keyring.RotateOptions) keyring.KeyID {
+	rotate := func(n *node.Node, o keyring.RotateOptions) keyring.KeyID {
 		t.Helper()
 		key, err := n.Rotate(t.Context(), o)
 		if err != nil {
@@ -319,7 +321,7 @@ func (g golden) checkKeystore(t *testing.T, dir string, kek keyring.KEK) {
 }
 
 // check requires a Node to open what was sealed and signed, and to have the keys as they were.
-func (g golden) check(t *testing.T, n *keyring.Node) {
+func (g golden) check(t *testing.T, n *node.Node) {
 	t.Helper()
 	for _, s := range g.Sealed {
 		got, err := n.Keyring().DecryptDeprecated(s.Ciphertext, s.AAD) // some of the keys are
@@ -368,7 +370,7 @@ func (g golden) check(t *testing.T, n *keyring.Node) {
 }
 
 // goOn requires a Node to rotate, also after another start.
-func (g golden) goOn(t *testing.T, n *keyring.Node, kek keyring.KEK, dir string) {
+func (g golden) goOn(t *testing.T, n *node.Node, kek keyring.KEK, dir string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
@@ -402,7 +404,7 @@ func (g golden) checkBackup(set string) func(*testing.T) {
 			t.Errorf("%+v, %v", m, err)
 		}
 		dir, kek := filepath.Join(t.TempDir(), "restored"), keyring.InlineKEK()
-		_, err = keyring.RestoreNode(t.Context(), bytes.NewReader(file), keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{kek}, App: &app{}},
+		_, err = node.Restore(t.Context(), bytes.NewReader(file), node.Config{Dir: dir, KEKs: []keyring.KEK{kek}, App: &app{}},
 			keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256})
 		if err != nil {
 			t.Fatal(err)
@@ -502,7 +504,7 @@ func roundTrip(t *testing.T, v any) (out any) {
 	return out
 }
 
-func closeNode(t *testing.T, n *keyring.Node) {
+func closeNode(t *testing.T, n *node.Node) {
 	t.Helper()
 	if err := n.Close(); err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 )
 
 // ServerTLS returns a configuration for the listener of a host's own Transport, and for that of its
-// raft. It does what a [Node] does at its port: TLS 1.3; a client certificate is required, has to
+// raft. It does what a Node does at its port: TLS 1.3; a client certificate is required, has to
 // chain to ClientCAs, to be valid now and for client authentication, and to have exactly one URI of
 // the form
 //
@@ -50,7 +50,7 @@ func ServerTLS(source func() (*tls.Config, error), cluster string, member func(r
 }
 
 // ClientTLS returns a configuration for one connection to the server of that ID. It does what a
-// [Node] does when it dials: TLS 1.3; the certificate of the other side has to chain to RootCAs, to be
+// Node does when it dials: TLS 1.3; the certificate of the other side has to chain to RootCAs, to be
 // valid now and for server authentication, and to have the URI keyring://<cluster>/server/<id> of that
 // very server, which takes the place of a host name. One of the protocols has to be agreed on. Source,
 // cluster and protocols are as for [ServerTLS]; GetClientCertificate may give the certificate too.

@@ -16,6 +16,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -418,7 +419,7 @@ func TestNodeCutsConnectionsThatItsCAsDoNotVouchForAnyMore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) {
 		source, id := cfg.TLS, cfg.ID
 		cfg.TLS = func() (*tls.Config, error) {
 			conf, err := source()
@@ -429,9 +430,9 @@ func TestNodeCutsConnectionsThatItsCAsDoNotVouchForAnyMore(t *testing.T) {
 			return conf, err
 		}
 	})
-	c.ready(ctx)
-	d := &peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/s2", nil)}
-	conn, err := d.Dial(ctx, "s1", c.addrs["s1"], peer.ALPNRaft)
+	c.Ready(ctx)
+	d := &peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/s2", nil)}
+	conn, err := d.Dial(ctx, "s1", c.Addrs["s1"], peer.ALPNRaft)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,6 @@ var house = map[string][]string{
 	".": { // one a line
 		"internal/backup",
 		"internal/bounded",
-		"internal/cluster",
 		"internal/durable",
 		"internal/gate",
 		"internal/join",
@@ -49,17 +48,22 @@ var house = map[string][]string{
 	"internal/kek/kektest":         {"internal/kek"},
 
 	"internal/raftwire": {"internal/mono"},
-	"internal/cluster":  {"internal/mono", "internal/peer", "internal/raftwire"},
+	"internal/cluster": {
+		"internal/bounded", "internal/durable", "internal/join", "internal/meta", "internal/mono", "internal/peer", "internal/raftwire",
+	},
+	"node": {
+		".", "internal/bounded", "internal/cluster", "internal/gate", "internal/join", "internal/jwt", "internal/meta", "internal/peer", "internal/plan",
+	},
 
 	"internal/jwt":         {"internal/strictjson"},
 	"internal/strictjson":  {},
 	"internal/join":        {},
-	"internal/keyringtest": {".", "internal/durable"},
+	"internal/keyringtest": {".", "internal/durable", "internal/peer", "node"},
 	"gometrics":            {"."},
-	"examples/quickstart":  {"."},
-	"examples/failover":    {"."},
+	"examples/quickstart":  {".", "node"},
+	"examples/failover":    {".", "node"},
 
-	"examples/controlplane":      {"."},
+	"examples/controlplane":      {".", "node"},
 	"examples/controlplane/demo": {},
 }
 

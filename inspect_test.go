@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 )
 
 // TestInspectSaysWhatEachFileIs in the directory of a server that has had all kinds, and changes none.
@@ -21,7 +22,7 @@ func TestInspectSaysWhatEachFileIs(t *testing.T) {
 	dir := t.TempDir()
 	keystore := filepath.Join(dir, "keystore")
 	kek, other := fileKEK(t, countingKey()), fileKEK(t, bytes.Repeat([]byte{7}, 32))
-	n, err := keyring.Start(ctx, keyring.NodeConfig{
+	n, err := node.Start(ctx, node.Config{
 		Dir: dir, KEKs: []keyring.KEK{kek, keyring.InlineKEK()}, Data: keyring.NoData{}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	})
 	if err != nil {

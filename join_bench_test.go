@@ -19,6 +19,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -42,13 +43,13 @@ func BenchmarkJoin(b *testing.B) {
 		for i := range files {
 			files[i].Name = fmt.Sprintf("%d-%d", round, i)
 		}
-		cfg := c.newcomer(joiner(round))
+		cfg := c.Newcomer(joiner(round))
 		return files, func() error {
-			n, err := keyring.Start(b.Context(), cfg)
+			n, err := node.Start(b.Context(), cfg)
 			if err != nil {
 				return err
 			}
-			c.nodes.nodes[cfg.ID] = n
+			c.Nodes.Nodes[cfg.ID] = n
 			return c.holdsAll(b.Context(), n)
 		}
 	})
@@ -58,7 +59,7 @@ func joiner(round int) raft.ServerID { return raft.ServerID(fmt.Sprint("joiner",
 
 // full is a cluster that has many keys.
 type full struct {
-	*nodes
+	*keyringtest.Nodes
 	keys int
 	size int // of a key file
 }
@@ -74,27 +75,27 @@ func startFull(b *testing.B, n int) full {
 		b.Fatal(err)
 	}
 	c := full{keys: n + 1, size: len(data)}
-	c.nodes = startNodes(b, 3, func(cfg *keyring.NodeConfig) {
+	c.Nodes = keyringtest.StartNodes(b, 3, func(cfg *node.Config) {
 		if err := os.CopyFS(filepath.Join(cfg.Dir, "keystore"), os.DirFS(planted)); err != nil {
 			b.Fatal(err)
 		}
 	})
-	for _, n := range c.nodes.nodes {
+	for _, n := range c.Nodes.Nodes {
 		if err := c.holdsAll(b.Context(), n); err != nil {
 			b.Fatal(err)
 		}
 	}
 	leader := c.leader()
 	for _, k := range leader.Keyring().Keys() {
-		keyring.AwaitHolders(leader.Keyring(), k.ID, 3)
+		keyringtest.AwaitHolders(leader.Keyring(), k.ID, 3)
 	}
 	return c
 }
 
-func (c full) leader() *keyring.Node { return c.nodes.nodes[c.nodes.nodes["s1"].Leader()] }
+func (c full) leader() *node.Node { return c.Nodes.Nodes[c.Nodes.Nodes["s1"].Leader()] }
 
 // holdsAll waits until the server is ready and lacks no key.
-func (c full) holdsAll(ctx context.Context, n *keyring.Node) error {
+func (c full) holdsAll(ctx context.Context, n *node.Node) error {
 	if err := keyring.AwaitAll(ctx, n.Keyring(), c.keys); err != nil {
 		return err
 	}
@@ -102,27 +103,27 @@ func (c full) holdsAll(ctx context.Context, n *keyring.Node) error {
 }
 
 // newcomer is what a server starts with that is to join, with a token.
-func (c full) newcomer(id raft.ServerID) keyring.NodeConfig {
-	c.tb.Helper()
-	cfg := c.nodes.newcomer(id)
+func (c full) newcomer(id raft.ServerID) node.Config {
+	c.TB.Helper()
+	cfg := c.Nodes.Newcomer(id)
 	var err error
 	if cfg.JoinToken, err = c.leader().JoinToken(id, 0); err != nil {
-		c.tb.Fatal(err)
+		c.TB.Fatal(err)
 	}
 	return cfg
 }
 
 // dismiss ends a server that has joined.
 func (c full) dismiss(id raft.ServerID) {
-	c.tb.Helper()
-	if n := c.nodes.nodes[id]; n != nil { // else it is in another process
+	c.TB.Helper()
+	if n := c.Nodes.Nodes[id]; n != nil { // else it is in another process
 		if err := n.Close(); err != nil {
-			c.tb.Error(err)
+			c.TB.Error(err)
 		}
-		delete(c.nodes.nodes, id)
+		delete(c.Nodes.Nodes, id)
 	}
-	if err := c.leader().RemoveServer(c.tb.Context(), id, keyring.RemoveServerOptions{Force: true}); err != nil {
-		c.tb.Fatal(err)
+	if err := c.leader().RemoveServer(c.TB.Context(), id, keyring.RemoveServerOptions{Force: true}); err != nil {
+		c.TB.Fatal(err)
 	}
 }
 
@@ -173,7 +174,7 @@ type told struct {
 // joinApart has a process of its own join, and returns when it holds every key. The process ends when
 // end is called.
 func (c full) joinApart(b *testing.B, id raft.ServerID) (end func()) {
-	cfg := c.newcomer(id)
+	cfg := c.Newcomer(id)
 	cfg.Listener.Close()
 	conf, err := cfg.TLS()
 	if err != nil {
@@ -205,7 +206,7 @@ func (c full) joinApart(b *testing.B, id raft.ServerID) (end func()) {
 	}
 	if err := json.NewEncoder(in).Encode(told{
 		ID: string(id), Addr: cfg.Addr, Dir: cfg.Dir, Token: cfg.JoinToken, Join: cfg.Join, Keys: c.keys,
-		Cert: conf.Certificates[0].Certificate[0], Key: key, Root: c.ca.Cert.Raw,
+		Cert: conf.Certificates[0].Certificate[0], Key: key, Root: c.CA.Cert.Raw,
 	}); err != nil {
 		b.Fatal(err)
 	}
@@ -238,7 +239,7 @@ func joinAsTold(ctx context.Context, in io.Reader, out io.Writer) error {
 		Certificates: []tls.Certificate{{Certificate: [][]byte{t.Cert}, PrivateKey: key}}, RootCAs: x509.NewCertPool(),
 	}
 	conf.RootCAs.AddCert(root)
-	n, err := keyring.Start(ctx, keyring.NodeConfig{
+	n, err := node.Start(ctx, node.Config{
 		ID: raft.ServerID(t.ID), Dir: t.Dir, Addr: t.Addr, Cluster: "test", Join: t.Join, JoinToken: t.Token,
 		TLS:  func() (*tls.Config, error) { return conf, nil },
 		KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
@@ -256,7 +257,7 @@ func joinAsTold(ctx context.Context, in io.Reader, out io.Writer) error {
 }
 
 // underLoad returns the latency of each call while do runs, in milliseconds.
-func underLoad(b *testing.B, leader *keyring.Node, do func()) (latencies []float64) {
+func underLoad(b *testing.B, leader *node.Node, do func()) (latencies []float64) {
 	done := make(chan struct{})
 	go func() { defer close(done); do() }()
 	plaintext := make([]byte, 1<<10)

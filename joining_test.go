@@ -13,72 +13,19 @@ import (
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
-// newcomer is the configuration of a further server, which knows one of the others.
-func (c *nodes) newcomer(id raft.ServerID) keyring.NodeConfig {
-	ln := keyringtest.Listen(c.tb)
-	c.addrs[id], c.dirs[id] = ln.Addr().String(), c.tb.TempDir()
-	cfg := c.config(id)
-	cfg.Listener, cfg.Join = ln, []string{"s1@" + c.addrs["s1"], "s2@" + c.addrs["s2"]}
-	return cfg
-}
-
-// start starts a server and waits until it holds all and votes.
-func (c *nodes) start(ctx context.Context, cfg keyring.NodeConfig) *keyring.Node {
-	c.tb.Helper()
-	n, err := keyring.Start(ctx, cfg)
-	if err != nil {
-		c.tb.Fatal(err)
-	}
-	c.nodes[cfg.ID] = n
-	c.awaitVote(ctx, n, cfg.ID)
-	return n
-}
-
-// awaitVote waits until a server holds all and votes.
-func (c *nodes) awaitVote(ctx context.Context, n *keyring.Node, id raft.ServerID) {
-	c.tb.Helper()
-	c.await(ctx, n, "a voter", func(st keyring.Status) bool {
-		for _, s := range st.Servers {
-			if s.ID == id {
-				return s.Suffrage == raft.Voter && len(st.Missing) == 0
-			}
-		}
-		return false
-	})
-}
-
-// await waits until a node's own status is as wanted.
-func (c *nodes) await(ctx context.Context, n *keyring.Node, what string, wanted func(keyring.Status) bool) {
-	c.tb.Helper()
-	for {
-		changed := n.Keyring().Changed()
-		st, err := n.Keyring().Status(ctx)
-		if err != nil {
-			c.tb.Fatal(err)
-		}
-		if wanted(st) {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			c.tb.Fatalf("never %s: %+v", what, st)
-		}
-	}
-}
-
 // founded3 is a cluster of three that is ready, and something that it has sealed.
-func founded3(t *testing.T) (context.Context, *nodes, []byte) {
+func founded3(t *testing.T) (context.Context, *keyringtest.Nodes, []byte) {
 	t.Helper()
-	ctx := untilKilled(t)
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	sealed, err := c.nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
+	ctx := keyringtest.UntilKilled(t)
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	sealed, err := c.Nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,16 +54,16 @@ func (l logged) Write(b []byte) (int, error) {
 func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	other, err := c.nodes["s2"].JoinToken("s5", 0)
+	other, err := c.Nodes["s2"].JoinToken("s5", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, token := range map[string]string{"none": "", "of another server": other, "made up": join.New().Text()} {
-		cfg := c.newcomer("s4")
+		cfg := c.Newcomer("s4")
 		cfg.JoinToken = token
 		asking, stop := context.WithCancel(ctx)
 		cfg.Logger = whenLogged("asking to join", stop)
-		n, err := keyring.Start(asking, cfg)
+		n, err := node.Start(asking, cfg)
 		if err == nil {
 			n.Close()
 			t.Errorf("with a token that is %s it was taken in", name)
@@ -124,7 +71,7 @@ func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
 			t.Errorf("with a token that is %s: %v", name, err)
 		}
 	}
-	for id, n := range c.nodes {
+	for id, n := range c.Nodes {
 		if servers := keyring.RaftServers(n); len(servers) != 3 {
 			t.Errorf("%s has %v", id, servers)
 		}
@@ -134,13 +81,13 @@ func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
 func TestServerJoinsWithAToken(t *testing.T) {
 	t.Parallel()
 	ctx, c, sealed := founded3(t)
-	cfg := c.newcomer("s4")
-	var n *keyring.Node
-	if err := readmeJoin(ctx, c.nodes["s3"], cfg.Join, cfg, func(node *keyring.Node) { n = node }); err != nil {
+	cfg := c.Newcomer("s4")
+	var n *node.Node
+	if err := readmeJoin(ctx, c.Nodes["s3"], cfg.Join, cfg, func(node *node.Node) { n = node }); err != nil {
 		t.Fatal(err)
 	}
-	c.nodes["s4"] = n
-	c.awaitVote(ctx, n, "s4")
+	c.Nodes["s4"] = n
+	c.AwaitVote(ctx, n, "s4")
 	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -151,19 +98,19 @@ func TestServerJoinsWithAToken(t *testing.T) {
 func TestNewcomerTakesRaftFromThoseAloneWhoTookItIn(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	cfg := c.newcomer("s4")
+	cfg := c.Newcomer("s4")
 	at := cfg.Addr
 	cfg.Addr = "127.0.0.1:9"
-	if err := c.nodes["s1"].AddServer(ctx, "s4", cfg.Addr); err != nil {
+	if err := c.Nodes["s1"].AddServer(ctx, "s4", cfg.Addr); err != nil {
 		t.Fatal(err)
 	}
-	n, err := keyring.Start(ctx, cfg)
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes["s4"] = n
+	c.Nodes["s4"] = n
 	for id, welcome := range map[string]bool{"s1": true, "s3": true, "s5": false} {
-		d := &peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/"+id, nil)}
+		d := &peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/"+id, nil)}
 		conn, err := d.Dial(ctx, "s4", at, peer.ALPNRaft)
 		if (err == nil) != welcome {
 			t.Errorf("%s: %v", id, err)
@@ -200,18 +147,18 @@ func TestServerKilledBeforeItsFirstEntryBeginsAnew(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) {
 		if cfg.ID == "s2" {
 			plantTerm(t, cfg.Dir)
 		}
 	})
-	c.ready(ctx)
-	cfg := c.newcomer("s4")
-	if err := c.nodes["s1"].AddServer(ctx, "s4", cfg.Addr); err != nil {
+	c.Ready(ctx)
+	cfg := c.Newcomer("s4")
+	if err := c.Nodes["s1"].AddServer(ctx, "s4", cfg.Addr); err != nil {
 		t.Fatal(err)
 	}
 	plantTerm(t, cfg.Dir)
-	c.start(ctx, cfg)
+	c.Start(ctx, cfg)
 }
 
 // TestThreeNodesAreReplacedByThree, one by one, while keys rotate: with tokens they come, with Leave they
@@ -220,7 +167,7 @@ func TestThreeNodesAreReplacedByThree(t *testing.T) {
 	t.Parallel()
 	ctx, c, sealed := founded3(t)
 	rotating, stop := context.WithCancel(ctx)
-	rotated, first := make(chan int), c.nodes["s1"]
+	rotated, first := make(chan int), c.Nodes["s1"]
 	go func() {
 		n := 0
 		for rotating.Err() == nil {
@@ -231,20 +178,20 @@ func TestThreeNodesAreReplacedByThree(t *testing.T) {
 		rotated <- n
 	}()
 	for _, id := range []raft.ServerID{"s4", "s5", "s6"} {
-		cfg := c.newcomer(id)
+		cfg := c.Newcomer(id)
 		var err error
-		if cfg.JoinToken, err = c.nodes["s2"].JoinToken(id, 0); err != nil {
+		if cfg.JoinToken, err = c.Nodes["s2"].JoinToken(id, 0); err != nil {
 			t.Fatal(err)
 		}
-		c.start(ctx, cfg)
+		c.Start(ctx, cfg)
 	}
 	stop()
 	if n := <-rotated; n < 3 {
 		t.Errorf("only %d rotations", n)
 	}
-	last := c.nodes["s6"]
+	last := c.Nodes["s6"]
 	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
-		leave := c.nodes[id]
+		leave := c.Nodes[id]
 		// A key that has just been made may not be held by enough of those that stay.
 		for {
 			changed := last.Keyring().Changed()
@@ -261,7 +208,7 @@ func TestThreeNodesAreReplacedByThree(t *testing.T) {
 		if err := leave.Close(); err != nil {
 			t.Error(err)
 		}
-		delete(c.nodes, id)
+		delete(c.Nodes, id)
 		if _, err := last.Rotate(ctx, keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -270,8 +217,8 @@ func TestThreeNodesAreReplacedByThree(t *testing.T) {
 	if err != nil || len(st.Servers) != 3 {
 		t.Errorf("%+v, %v", st.Servers, err)
 	}
-	for id, n := range c.nodes {
-		c.await(ctx, n, "whole", func(st keyring.Status) bool { return len(st.Missing) == 0 })
+	for id, n := range c.Nodes {
+		c.Await(ctx, n, "whole", func(st keyring.Status) bool { return len(st.Missing) == 0 })
 		if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
 			t.Errorf("%s: %q, %v", id, got, err)
 		}

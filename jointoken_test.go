@@ -13,14 +13,15 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
 
 // issuer is a server alone that makes join tokens.
-func issuer(t *testing.T, dir string) *keyring.Node {
+func issuer(t *testing.T, dir string) *node.Node {
 	t.Helper()
-	n, err := keyring.Start(t.Context(), keyring.NodeConfig{
+	n, err := node.Start(t.Context(), node.Config{
 		Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Data: keyring.NoData{}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	})
 	if err != nil {
@@ -33,7 +34,7 @@ func issuer(t *testing.T, dir string) *keyring.Node {
 	return n
 }
 
-func joinToken(t *testing.T, n *keyring.Node, id raft.ServerID, ttl time.Duration) string {
+func joinToken(t *testing.T, n *node.Node, id raft.ServerID, ttl time.Duration) string {
 	t.Helper()
 	token, err := n.JoinToken(id, ttl)
 	if err != nil {
@@ -43,14 +44,14 @@ func joinToken(t *testing.T, n *keyring.Node, id raft.ServerID, ttl time.Duratio
 }
 
 // refusesToken requires a token to be refused for a reason.
-func refusesToken(t *testing.T, n *keyring.Node, token, why string) {
+func refusesToken(t *testing.T, n *node.Node, token, why string) {
 	t.Helper()
 	if got := keyring.JoinRefusal(n, token, "s4"); !strings.Contains(got, why) || why == "" {
 		t.Errorf("%q, want %q", got, why)
 	}
 }
 
-func rotateNode(t *testing.T, n *keyring.Node, o keyring.RotateOptions) keyring.Key {
+func rotateNode(t *testing.T, n *node.Node, o keyring.RotateOptions) keyring.Key {
 	t.Helper()
 	k, err := n.Rotate(t.Context(), o)
 	if err != nil {
@@ -64,30 +65,30 @@ func TestJoinTokenIsGoodUntilItEnds(t *testing.T) {
 	t.Parallel()
 	const gone = "there is no such token"
 	for name, test := range map[string]struct {
-		then func(t *testing.T, n *keyring.Node)
+		then func(t *testing.T, n *node.Node)
 		why  string // it is refused then; empty if it is not
 	}{
-		"nothing":  {func(*testing.T, *keyring.Node) {}, ""},
-		"rotation": {func(t *testing.T, n *keyring.Node) { rotateNode(t, n, keyring.RotateOptions{}) }, ""},
-		"full rotation": {func(t *testing.T, n *keyring.Node) {
+		"nothing":  {func(*testing.T, *node.Node) {}, ""},
+		"rotation": {func(t *testing.T, n *node.Node) { rotateNode(t, n, keyring.RotateOptions{}) }, ""},
+		"full rotation": {func(t *testing.T, n *node.Node) {
 			rotateNode(t, n, keyring.RotateOptions{Full: true})
 		}, gone},
-		"revocation": {func(t *testing.T, n *keyring.Node) {
+		"revocation": {func(t *testing.T, n *node.Node) {
 			rotateNode(t, n, keyring.RotateOptions{Revoke: []keyring.KeyID{n.Keyring().Keys()[0].ID}})
 		}, gone},
-		"removal of its key": {func(t *testing.T, n *keyring.Node) {
+		"removal of its key": {func(t *testing.T, n *node.Node) {
 			old := n.Keyring().Keys()[0].ID
 			rotateNode(t, n, keyring.RotateOptions{})
 			if err := n.Remove(t.Context(), old, keyring.RemoveOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}, gone},
-		"withdrawal": {func(t *testing.T, n *keyring.Node) {
+		"withdrawal": {func(t *testing.T, n *node.Node) {
 			if err := n.WithdrawJoinToken(t.Context(), n.JoinTokens()[0].ID); err != nil {
 				t.Fatal(err)
 			}
 		}, gone},
-		"a snapshot restored": {func(t *testing.T, n *keyring.Node) {
+		"a snapshot restored": {func(t *testing.T, n *node.Node) {
 			if err := keyring.RestoreRaft(n); err != nil {
 				t.Fatal(err)
 			}
@@ -110,7 +111,7 @@ func TestJoinTokenIsGoodUntilItEnds(t *testing.T) {
 }
 
 // awaitTokens waits until a node knows so many join tokens.
-func awaitTokens(t *testing.T, n *keyring.Node, want int) {
+func awaitTokens(t *testing.T, n *node.Node, want int) {
 	t.Helper()
 	for {
 		changed := n.Keyring().Changed()
@@ -140,7 +141,7 @@ func TestRestoredTokenIsRefusedBeforeItEnds(t *testing.T) {
 	refusesToken(t, n, token, "there is no such token")
 }
 
-// TestTokenOfASnapshotEndsWithAStart: after a restart, as after RestoreNode and RecoverNode, nobody can tell
+// TestTokenOfASnapshotEndsWithAStart: after a restart, as after Restore and Recover, nobody can tell
 // whether it ended meanwhile. One that the log has lives on.
 func TestTokenOfASnapshotEndsWithAStart(t *testing.T) {
 	t.Parallel()
@@ -159,8 +160,8 @@ func TestTokenOfASnapshotEndsWithAStart(t *testing.T) {
 		t.Errorf("a token of the log is refused: %s", got)
 	}
 	closeNode(t, n)
-	cfg := keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}}
-	if _, err := keyring.RecoverNode(t.Context(), cfg); err != nil {
+	cfg := node.Config{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}}
+	if _, err := node.Recover(t.Context(), cfg); err != nil {
 		t.Fatal(err)
 	}
 	n = issuer(t, dir)
@@ -258,31 +259,31 @@ func TestTokenOfAnOlderBuildStopsNoMember(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b := backUp(ctx, t, 1)
-	b.nodes.close()
-	clear(b.nodes.nodes)
-	config := func() keyring.NodeConfig {
-		cfg := b.config("s1")
+	b.Nodes.Close()
+	clear(b.Nodes.Nodes)
+	config := func() node.Config {
+		cfg := b.Config("s1")
 		b.configure(&cfg)
 		cfg.JoinToken = "AQ"
 		return cfg
 	}
-	n, err := keyring.Start(ctx, config())
+	n, err := node.Start(ctx, config())
 	if err != nil {
 		t.Fatal(err)
 	}
 	closeNode(t, n)
-	if _, err := keyring.RecoverNode(ctx, config()); err != nil {
+	if _, err := node.Recover(ctx, config()); err != nil {
 		t.Error(err)
 	}
 	restored := config()
 	restored.Dir = filepath.Join(t.TempDir(), "node")
 	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256}
-	if _, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), restored, o); err != nil {
+	if _, err := node.Restore(ctx, bytes.NewReader(b.file), restored, o); err != nil {
 		t.Error(err)
 	}
 	fresh := config()
 	fresh.Dir, fresh.Join = t.TempDir(), []string{"s2@127.0.0.1:1"}
-	if n, err := keyring.Start(ctx, fresh); err == nil || !strings.Contains(err.Error(), "JoinToken: ") {
+	if n, err := node.Start(ctx, fresh); err == nil || !strings.Contains(err.Error(), "JoinToken: ") {
 		t.Errorf("a new server: %v", err)
 		if err == nil {
 			n.Close()

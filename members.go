@@ -111,7 +111,7 @@ func (k *Keyring) readmit(ctx context.Context, s raft.Server, addr raft.ServerAd
 type RemoveServerOptions struct {
 	// Force removes it also if a key is then held by less than a majority of the voters that
 	// remain, or nobody can say. It is for servers that will never come back. It can't help where
-	// most of the remaining voters are down: see RecoverNode.
+	// most of the remaining voters are down: see node.Recover.
 	Force bool
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -101,29 +102,29 @@ func TestWipedNodeVotesOnlyOnceItHoldsEveryKey(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	leader := c.nodes["s1"].Leader()
-	keyring.AwaitHolders(c.nodes[leader].Keyring(), c.nodes[leader].Keyring().Keys()[0].ID, 3)
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	leader := c.Nodes["s1"].Leader()
+	keyringtest.AwaitHolders(c.Nodes[leader].Keyring(), c.Nodes[leader].Keyring().Keys()[0].ID, 3)
 	wiped := raft.ServerID("s1")
 	if leader == wiped {
 		wiped = "s2"
 	}
-	if err := c.nodes[wiped].Close(); err != nil {
+	if err := c.Nodes[wiped].Close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(c.nodes, wiped)
-	c.dirs[wiped] = t.TempDir()
+	delete(c.Nodes, wiped)
+	c.Dirs[wiped] = t.TempDir()
 	broken := newKMS("kms")
 	broken.Set(func(k *kms) { k.Err = errors.New("away") })
-	cfg := c.config(wiped)
-	cfg.Peers, cfg.KEKs = c.addrs, []keyring.KEK{keyring.InlineKEK(), broken}
-	n, err := keyring.Start(ctx, cfg)
+	cfg := c.Config(wiped)
+	cfg.Peers, cfg.KEKs = c.Addrs, []keyring.KEK{keyring.InlineKEK(), broken}
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes[wiped] = n
-	k := c.nodes[leader].Keyring()
+	c.Nodes[wiped] = n
+	k := c.Nodes[leader].Keyring()
 	until := func(want string) {
 		t.Helper()
 		for {
@@ -140,7 +141,7 @@ func TestWipedNodeVotesOnlyOnceItHoldsEveryKey(t *testing.T) {
 	}
 	until("Nonvoter")
 	for range 3 { // rotations go on without it
-		if _, err := c.nodes[leader].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+		if _, err := c.Nodes[leader].Rotate(ctx, keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		if got := suffrage(t, k, wiped); got != "Nonvoter" {
@@ -161,25 +162,25 @@ func TestNodeJoinsByAddress(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	sealed, err := c.nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	sealed, err := c.Nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ln := keyringtest.Listen(t)
-	c.addrs["s4"], c.dirs["s4"] = ln.Addr().String(), t.TempDir()
-	cfg := c.config("s4")
-	cfg.Listener, cfg.Join = ln, []string{"s1@127.0.0.1:1", "s2@" + c.addrs["s2"]}
-	if err := c.nodes["s1"].AddServer(ctx, "s4", cfg.Addr); err != nil {
+	c.Addrs["s4"], c.Dirs["s4"] = ln.Addr().String(), t.TempDir()
+	cfg := c.Config("s4")
+	cfg.Listener, cfg.Join = ln, []string{"s1@127.0.0.1:1", "s2@" + c.Addrs["s2"]}
+	if err := c.Nodes["s1"].AddServer(ctx, "s4", cfg.Addr); err != nil {
 		t.Fatal(err)
 	}
-	n, err := keyring.Start(ctx, cfg)
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes["s4"] = n
-	c.ready(ctx)
+	c.Nodes["s4"] = n
+	c.Ready(ctx)
 	for suffrage(t, n.Keyring(), "s4") != "Voter" {
 		changed := n.Keyring().Changed()
 		if suffrage(t, n.Keyring(), "s4") == "Voter" {
@@ -195,13 +196,13 @@ func TestNodeJoinsByAddress(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 	// A second server under a living one's name is refused, and takes nobody's place.
-	twin := c.config("s4")
-	twin.Dir, twin.Join = t.TempDir(), []string{"s1@" + c.addrs["s1"]}
+	twin := c.Config("s4")
+	twin.Dir, twin.Join = t.TempDir(), []string{"s1@" + c.Addrs["s1"]}
 	twin.Listener = keyringtest.Listen(t)
 	twin.Addr = twin.Listener.Addr().String()
 	short, stop := context.WithTimeout(ctx, 2*time.Second)
 	defer stop()
-	if second, err := keyring.Start(short, twin); err == nil {
+	if second, err := node.Start(short, twin); err == nil {
 		second.Close()
 		t.Error("a second s4 was taken in")
 	}
@@ -212,7 +213,7 @@ func TestNodeJoinsByAddress(t *testing.T) {
 
 // TestClosedNodeSaysSo: what waits for a leader does not wait for one on a closed node.
 func TestClosedNodeSaysSo(t *testing.T) {
-	n, err := keyring.Start(t.Context(), keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}})
+	n, err := node.Start(t.Context(), node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}})
 	if err != nil {
 		t.Fatal(err)
 	}

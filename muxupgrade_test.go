@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
@@ -418,11 +419,11 @@ func TestAppRestoresASnapshotOfNoBytes(t *testing.T) {
 func TestAppIsAddedToANode(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cfg := keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
-	restarted := func(app raft.FSM, do func(*keyring.Node)) {
+	cfg := node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
+	restarted := func(app raft.FSM, do func(*node.Node)) {
 		t.Helper()
 		cfg.App = app
-		n, err := keyring.Start(ctx, cfg)
+		n, err := node.Start(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -435,12 +436,12 @@ func TestAppIsAddedToANode(t *testing.T) {
 		}
 	}
 	var sealed bytes.Buffer
-	backup := func(n *keyring.Node) {
+	backup := func(n *node.Node) {
 		if _, err := n.Keyring().Backup(ctx, io.Discard, newIdentity(t).Recipient()); err != nil { // makes a snapshot
 			t.Fatal(err)
 		}
 	}
-	restarted(nil, func(n *keyring.Node) {
+	restarted(nil, func(n *node.Node) {
 		b, err := n.Encrypt(ctx, []byte("x"), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -448,14 +449,14 @@ func TestAppIsAddedToANode(t *testing.T) {
 		sealed.Write(b)
 		backup(n)
 	})
-	restarted(&marshalling{app: &app{}}, func(n *keyring.Node) {
+	restarted(&marshalling{app: &app{}}, func(n *node.Node) {
 		if _, err := n.Apply(ctx, []byte("line")); err != nil {
 			t.Fatal(err)
 		}
 		backup(n)
 	})
 	again := &marshalling{app: &app{}}
-	restarted(again, func(n *keyring.Node) {
+	restarted(again, func(n *node.Node) {
 		if again.asked != 1 || again.text() != "line" {
 			t.Errorf("the app has %q, restored %d times", again.text(), again.asked)
 		}

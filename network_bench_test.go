@@ -9,6 +9,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -16,9 +17,9 @@ import (
 // trip of as many bytes over a bare TLS connection: below 1, forwarding costs no more than one.
 func BenchmarkForward(b *testing.B) {
 	c, leader, follower := leaderAndFollower(b)
-	echo := newEcho(b, c.ca, 1<<10+len(benchAAD), 1<<10+keyring.Overhead)
+	echo := newEcho(b, c.CA, 1<<10+len(benchAAD), 1<<10+keyring.Overhead)
 	plaintext := make([]byte, 1<<10)
-	seal := func(n *keyring.Node) {
+	seal := func(n *node.Node) {
 		if _, err := n.Encrypt(b.Context(), plaintext, benchAAD); err != nil {
 			b.Fatal(err)
 		}
@@ -36,7 +37,7 @@ func BenchmarkPull(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	echo := newEcho(b, c.ca, request, answer)
+	echo := newEcho(b, c.CA, request, answer)
 	perCall(b, echo, func() {
 		if err := keyring.Fetch(b.Context(), follower.Keyring(), from, id); err != nil {
 			b.Fatal(err)
@@ -48,19 +49,19 @@ func BenchmarkPull(b *testing.B) {
 	})
 }
 
-func leaderAndFollower(b *testing.B) (c *nodes, leader, follower *keyring.Node) {
+func leaderAndFollower(b *testing.B) (c *keyringtest.Nodes, leader, follower *node.Node) {
 	b.Helper()
-	c = startNodes(b, 3, nil)
+	c = keyringtest.StartNodes(b, 3, nil)
 	ctx, cancel := context.WithTimeout(b.Context(), time.Minute)
 	defer cancel()
-	c.ready(ctx)
-	if _, err := c.nodes["s1"].Encrypt(ctx, nil, nil); err != nil { // there is a leader
+	c.Ready(ctx)
+	if _, err := c.Nodes["s1"].Encrypt(ctx, nil, nil); err != nil { // there is a leader
 		b.Fatal(err)
 	}
-	lead := c.nodes["s1"].Leader()
+	lead := c.Nodes["s1"].Leader()
 	for _, id := range []raft.ServerID{"s1", "s2"} {
 		if id != lead {
-			return c, c.nodes[lead], c.nodes[id]
+			return c, c.Nodes[lead], c.Nodes[id]
 		}
 	}
 	panic("two leaders")

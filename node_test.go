@@ -3,11 +3,8 @@ package keyring_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
-	"net"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -16,26 +13,17 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
-	"github.com/hashicorp/go-hclog"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
-
-// testLogger logs to standard error if KEYRING_LOG names a level.
-func testLogger() hclog.Logger {
-	level := os.Getenv("KEYRING_LOG")
-	if level == "" {
-		return hclog.NewNullLogger()
-	}
-	return hclog.New(&hclog.LoggerOptions{Level: hclog.LevelFromString(level)})
-}
 
 func TestNodeAloneKeepsItsKeysAcrossRestarts(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cfg := keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Logger: testLogger()}
+	cfg := node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Logger: keyringtest.Logger()}
 	var sealed [][]byte
 	for range 3 {
-		n, err := keyring.Start(ctx, cfg)
+		n, err := node.Start(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +55,7 @@ func TestNodeRotatesAsSoonAsItLeads(t *testing.T) {
 	defer cancel()
 	dir := t.TempDir()
 	for range 3 {
-		n, err := keyring.Start(ctx, keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}})
+		n, err := node.Start(ctx, node.Config{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,120 +88,15 @@ func TestNodeAloneLeadsOnceItIsReady(t *testing.T) {
 	}
 }
 
-// untilKilled is for waits on real servers, which take what a loaded machine takes: it ends just before
-// the test binary would be killed, so that a wait without an end says what it was for.
-func untilKilled(tb testing.TB) context.Context {
-	limited, ok := tb.(interface{ Deadline() (time.Time, bool) })
-	if !ok {
-		return tb.Context()
-	}
-	end, ok := limited.Deadline()
-	if !ok {
-		return tb.Context()
-	}
-	ctx, cancel := context.WithDeadline(tb.Context(), end.Add(-10*time.Second))
-	tb.Cleanup(cancel)
-	return ctx
-}
-
-// nodes is a cluster of real Nodes on loopback.
-type nodes struct {
-	tb    testing.TB
-	ca    *keyringtest.CA
-	addrs map[raft.ServerID]string
-	nodes map[raft.ServerID]*keyring.Node
-	dirs  map[raft.ServerID]string
-	keks  map[raft.ServerID][]keyring.KEK
-}
-
-// startNodes founds a cluster of n servers with mutual TLS, bolt and real directories.
-func startNodes(tb testing.TB, n int, change func(*keyring.NodeConfig)) *nodes {
-	tb.Helper()
-	c := &nodes{
-		tb: tb, ca: keyringtest.NewCA(tb),
-		addrs: map[raft.ServerID]string{}, nodes: map[raft.ServerID]*keyring.Node{}, dirs: map[raft.ServerID]string{},
-		keks: map[raft.ServerID][]keyring.KEK{},
-	}
-	listeners := map[raft.ServerID]net.Listener{}
-	for i := range n {
-		id := raft.ServerID(fmt.Sprintf("s%d", i+1))
-		listeners[id] = keyringtest.Listen(tb)
-		c.addrs[id] = listeners[id].Addr().String()
-		c.dirs[id] = tb.TempDir()
-	}
-	tb.Cleanup(c.close) // before their directories are removed
-	ctx := untilKilled(tb)
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for id, ln := range listeners {
-		cfg := c.config(id)
-		cfg.Listener, cfg.Peers = ln, maps.Clone(c.addrs)
-		if change != nil {
-			change(&cfg)
-		}
-		c.keks[id] = cfg.KEKs
-		wg.Go(func() {
-			node, err := keyring.Start(ctx, cfg)
-			if err != nil {
-				tb.Errorf("%s: %v", id, err)
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			c.nodes[id] = node
-		})
-	}
-	wg.Wait()
-	if tb.Failed() {
-		tb.FailNow()
-	}
-	return c
-}
-
-func (c *nodes) config(id raft.ServerID) keyring.NodeConfig {
-	return keyring.NodeConfig{
-		ID: id, Dir: c.dirs[id], Addr: c.addrs[id], Cluster: "test",
-		TLS:  c.ca.Source("keyring://test/server/"+string(id), nil),
-		KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
-		Logger: testLogger().Named(string(id)),
-	}
-}
-
-func (c *nodes) close() {
-	for id, n := range c.nodes {
-		if err := n.Close(); err != nil {
-			c.tb.Errorf("%s: %v", id, err)
-		}
-	}
-}
-
-// ready waits for every node.
-func (c *nodes) ready(ctx context.Context) {
-	c.tb.Helper()
-	for id, n := range c.nodes {
-		if err := n.Keyring().WaitReady(ctx); err != nil {
-			c.tb.Fatalf("%s: %v", id, err)
-		}
-	}
-}
-
 // TestNothingIsFoundedWhileAFounderIsSilent, though a majority is there: the cluster may live on, with the
 // silent one in it and these two wiped.
 func TestNothingIsFoundedWhileAFounderIsSilent(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithCancel(untilKilled(t))
+	ctx, cancel := context.WithCancel(keyringtest.UntilKilled(t))
 	defer cancel()
-	c := &nodes{
-		tb: t, ca: keyringtest.NewCA(t),
-		addrs: map[raft.ServerID]string{}, nodes: map[raft.ServerID]*keyring.Node{}, dirs: map[raft.ServerID]string{},
-	}
-	listeners := map[raft.ServerID]net.Listener{}
-	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
-		listeners[id] = keyringtest.Listen(t)
-		c.addrs[id], c.dirs[id] = listeners[id].Addr().String(), t.TempDir()
-	}
+	c, listeners := keyringtest.NewNodes(t, 3)
 	asked := make(chan string)
-	defer c.pose("s3", listeners["s3"], func(asking context.Context, from peer.Identity, _ string, _ []byte) ([]byte, error) {
+	defer c.Pose("s3", listeners["s3"], func(asking context.Context, from peer.Identity, _ string, _ []byte) ([]byte, error) {
 		select {
 		case asked <- from.ID:
 		case <-asking.Done():
@@ -222,10 +105,10 @@ func TestNothingIsFoundedWhileAFounderIsSilent(t *testing.T) {
 	})()
 	ended := make(chan error, 2)
 	for _, id := range []raft.ServerID{"s1", "s2"} {
-		cfg := c.config(id)
-		cfg.Listener, cfg.Peers = listeners[id], maps.Clone(c.addrs)
+		cfg := c.Config(id)
+		cfg.Listener, cfg.Peers = listeners[id], maps.Clone(c.Addrs)
 		go func() {
-			n, err := keyring.Start(ctx, cfg)
+			n, err := node.Start(ctx, cfg)
 			if err == nil {
 				n.Close()
 			}
@@ -255,30 +138,30 @@ func TestWipedNodeJoinsAnew(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	sealed, err := c.nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	sealed, err := c.Nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	leader := c.nodes["s1"].Leader()
-	if err := c.nodes[leader].Close(); err != nil {
+	leader := c.Nodes["s1"].Leader()
+	if err := c.Nodes[leader].Close(); err != nil {
 		t.Fatal(err)
 	}
-	c.dirs[leader] = t.TempDir()
-	cfg := c.config(leader)
-	cfg.Peers = c.addrs
-	delete(c.nodes, leader)
-	fresh, err := keyring.Start(ctx, cfg)
+	c.Dirs[leader] = t.TempDir()
+	cfg := c.Config(leader)
+	cfg.Peers = c.Addrs
+	delete(c.Nodes, leader)
+	fresh, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes[leader] = fresh
-	c.ready(ctx)
-	if got, err := c.nodes[leader].Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
+	c.Nodes[leader] = fresh
+	c.Ready(ctx)
+	if got, err := c.Nodes[leader].Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
 		t.Errorf("%q, %v", got, err)
 	}
-	for id, n := range c.nodes {
+	for id, n := range c.Nodes {
 		if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
 			t.Errorf("%s: %v", id, err)
 		}
@@ -287,25 +170,25 @@ func TestWipedNodeJoinsAnew(t *testing.T) {
 
 func TestStartRefusesWhatCantWork(t *testing.T) {
 	ca := keyringtest.NewCA(t)
-	good := func() keyring.NodeConfig {
-		return keyring.NodeConfig{
+	good := func() node.Config {
+		return node.Config{
 			ID: "s1", Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Addr: "127.0.0.1:1", Cluster: "test",
 			TLS: ca.Source("keyring://test/server/s1", nil), Peers: map[raft.ServerID]string{"s1": "127.0.0.1:1"},
 		}
 	}
 	for _, tt := range []struct {
 		name   string
-		change func(*keyring.NodeConfig)
+		change func(*node.Config)
 		want   []string
 	}{
-		{"nothing set", func(c *keyring.NodeConfig) { *c = keyring.NodeConfig{} }, []string{"Dir is empty"}},
-		{"no KEK", func(c *keyring.NodeConfig) { *c = keyring.NodeConfig{Dir: c.Dir} }, []string{"KEKs is empty"}},
-		{"no TLS, no cluster", func(c *keyring.NodeConfig) { c.TLS, c.Cluster = nil, "" }, []string{"TLS is nil", "Cluster is empty"}},
-		{"peers without an address", func(c *keyring.NodeConfig) { c.Addr = "" }, []string{"Addr is empty"}},
-		{"not among the peers", func(c *keyring.NodeConfig) { c.Peers = map[raft.ServerID]string{"s2": "x"} }, []string{"Peers does not name this server, s1"}},
-		{"certificate of another server", func(c *keyring.NodeConfig) { c.TLS = ca.Source("keyring://test/server/s2", nil) }, []string{"keyring://test/server/s2", "keyring://test/server/s1"}},
-		{"certificate of another role", func(c *keyring.NodeConfig) { c.TLS = ca.Source("keyring://test/client/s1", nil) }, []string{"keyring://test/client/s1"}},
-		{"address that is not here", func(c *keyring.NodeConfig) {
+		{"nothing set", func(c *node.Config) { *c = node.Config{} }, []string{"Dir is empty"}},
+		{"no KEK", func(c *node.Config) { *c = node.Config{Dir: c.Dir} }, []string{"KEKs is empty"}},
+		{"no TLS, no cluster", func(c *node.Config) { c.TLS, c.Cluster = nil, "" }, []string{"TLS is nil", "Cluster is empty"}},
+		{"peers without an address", func(c *node.Config) { c.Addr = "" }, []string{"Addr is empty"}},
+		{"not among the peers", func(c *node.Config) { c.Peers = map[raft.ServerID]string{"s2": "x"} }, []string{"Peers does not name this server, s1"}},
+		{"certificate of another server", func(c *node.Config) { c.TLS = ca.Source("keyring://test/server/s2", nil) }, []string{"keyring://test/server/s2", "keyring://test/server/s1"}},
+		{"certificate of another role", func(c *node.Config) { c.TLS = ca.Source("keyring://test/client/s1", nil) }, []string{"keyring://test/client/s1"}},
+		{"address that is not here", func(c *node.Config) {
 			c.Addr = "192.0.2.1:1" // TEST-NET-1, RFC 5737: listened on, not dialled
 			c.Peers = map[raft.ServerID]string{"s1": c.Addr}
 		}, []string{"192.0.2.1:1"}},
@@ -313,7 +196,7 @@ func TestStartRefusesWhatCantWork(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := good()
 			tt.change(&cfg)
-			n, err := keyring.Start(t.Context(), cfg)
+			n, err := node.Start(t.Context(), cfg)
 			if err == nil {
 				n.Close()
 				t.Fatal("started")
@@ -329,13 +212,13 @@ func TestStartRefusesWhatCantWork(t *testing.T) {
 
 // TestSecondProcessIsRefused starts a second server on the first one's directory.
 func TestSecondProcessIsRefused(t *testing.T) {
-	cfg := keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
-	n, err := keyring.Start(t.Context(), cfg)
+	cfg := node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
+	n, err := node.Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	second, err := keyring.Start(t.Context(), cfg)
+	second, err := node.Start(t.Context(), cfg)
 	if err == nil {
 		second.Close()
 	}
@@ -355,7 +238,7 @@ func (slowApp) Restore(r io.ReadCloser) error       { return r.Close() }
 // any more, Close returns.
 func TestApplyEndsWithItsContextAndWithClose(t *testing.T) {
 	app := slowApp{make(chan struct{})}
-	n, err := keyring.Start(t.Context(), keyring.NodeConfig{
+	n, err := node.Start(t.Context(), node.Config{
 		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: app,
 	})
 	if err != nil {
@@ -402,7 +285,7 @@ func TestCloseWaitsForWhatRaftWasAsked(t *testing.T) {
 	for range 3 {
 		app := slowApp{make(chan struct{})}
 		close(app.release) // not slow at all
-		n, err := keyring.Start(t.Context(), keyring.NodeConfig{
+		n, err := node.Start(t.Context(), node.Config{
 			Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: app,
 		})
 		if err != nil {
@@ -437,7 +320,7 @@ func TestCloseWaitsForWhatRaftWasAsked(t *testing.T) {
 			t.Error(err)
 		}
 		load.Wait()
-		if strings.Contains(goroutines(), "keyring.(*Node).Apply") {
+		if strings.Contains(goroutines(), "node.(*Node).Apply") {
 			t.Fatal("something still waits for raft's answer")
 		}
 	}

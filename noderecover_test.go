@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -19,7 +21,7 @@ import (
 // fallen is a cluster of three servers that had something sealed under each of some keys, and are
 // all stopped.
 type fallen struct {
-	*nodes
+	*keyringtest.Nodes
 	ctx    context.Context
 	keys   []keyring.KeyID
 	sealed [][]byte // under each
@@ -30,17 +32,17 @@ func fallenCluster(t *testing.T) *fallen {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	f := &fallen{ctx: ctx}
-	f.nodes = startNodes(t, 3, func(cfg *keyring.NodeConfig) { // s1 has the KEK 1, and so on
+	f.Nodes = keyringtest.StartNodes(t, 3, func(cfg *node.Config) { // s1 has the KEK 1, and so on
 		cfg.KEKs = []keyring.KEK{fileKEK(t, bytes.Repeat([]byte(cfg.ID[1:]), 32))}
 	})
-	f.ready(ctx)
-	n := f.nodes.nodes["s1"]
+	f.Ready(ctx)
+	n := f.Nodes.Nodes["s1"]
 	for range 4 {
 		key, err := n.Rotate(ctx, keyring.RotateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		keyring.AwaitHolders(n.Keyring(), key.ID, 3)
+		keyringtest.AwaitHolders(n.Keyring(), key.ID, 3)
 		sealed, err := n.Encrypt(ctx, []byte("sealed"), key.ID[:])
 		if err != nil {
 			t.Fatal(err)
@@ -53,71 +55,71 @@ func fallenCluster(t *testing.T) *fallen {
 
 // stop closes all servers.
 func (f *fallen) stop() {
-	f.tb.Helper()
-	f.close()
-	clear(f.nodes.nodes)
+	f.TB.Helper()
+	f.Close()
+	clear(f.Nodes.Nodes)
 }
 
 // lose deletes the directory of a server.
 func (f *fallen) lose(ids ...raft.ServerID) {
-	f.tb.Helper()
+	f.TB.Helper()
 	for _, id := range ids {
-		if err := os.RemoveAll(f.dirs[id]); err != nil {
-			f.tb.Fatal(err)
+		if err := os.RemoveAll(f.Dirs[id]); err != nil {
+			f.TB.Fatal(err)
 		}
 	}
 }
 
 // copy copies a part of one server's directory to another's.
 func (f *fallen) copy(from, to raft.ServerID, part string) {
-	f.tb.Helper()
-	if err := os.CopyFS(filepath.Join(f.dirs[to], part), os.DirFS(filepath.Join(f.dirs[from], part))); err != nil {
-		f.tb.Fatal(err)
+	f.TB.Helper()
+	if err := os.CopyFS(filepath.Join(f.Dirs[to], part), os.DirFS(filepath.Join(f.Dirs[from], part))); err != nil {
+		f.TB.Fatal(err)
 	}
 }
 
 // newestSnapshot is what a server's newest snapshot says of itself.
 func (f *fallen) newestSnapshot(id raft.ServerID) *raft.SnapshotMeta {
-	f.tb.Helper()
-	snaps, err := raft.NewFileSnapshotStore(filepath.Join(f.dirs[id], "raft"), 1, io.Discard)
+	f.TB.Helper()
+	snaps, err := raft.NewFileSnapshotStore(filepath.Join(f.Dirs[id], "raft"), 1, io.Discard)
 	if err != nil {
-		f.tb.Fatal(err)
+		f.TB.Fatal(err)
 	}
 	list, err := snaps.List()
 	if err != nil || len(list) == 0 {
-		f.tb.Fatal(list, err)
+		f.TB.Fatal(list, err)
 	}
 	return list[0]
 }
 
 // conf is the configuration of a server that knows all three.
-func (f *fallen) conf(id raft.ServerID) keyring.NodeConfig {
-	cfg := f.config(id)
-	cfg.KEKs, cfg.Peers = f.keks[id], f.addrs
+func (f *fallen) conf(id raft.ServerID) node.Config {
+	cfg := f.Config(id)
+	cfg.KEKs, cfg.Peers = f.KEKs[id], f.Addrs
 	return cfg
 }
 
 // start starts servers and waits until they are ready.
-func (f *fallen) start(cfgs ...keyring.NodeConfig) {
-	f.tb.Helper()
+func (f *fallen) start(cfgs ...node.Config) {
+	f.TB.Helper()
 	for _, cfg := range cfgs {
-		n, err := keyring.Start(f.ctx, cfg)
+		n, err := node.Start(f.ctx, cfg)
 		if err != nil {
-			f.tb.Fatalf("%s: %v", cfg.ID, err)
+			f.TB.Fatalf("%s: %v", cfg.ID, err)
 		}
-		f.nodes.nodes[cfg.ID] = n
+		f.Nodes.Nodes[cfg.ID] = n
 	}
-	f.ready(f.ctx)
+	f.Ready(f.ctx)
 }
 
 // await waits until a server's status is as wanted.
-func (f *fallen) await(n *keyring.Node, what string, wanted func(keyring.Status) bool) {
-	f.tb.Helper()
+func (f *fallen) await(n *node.Node, what string, wanted func(keyring.Status) bool) {
+	f.TB.Helper()
 	for {
 		changed := n.Keyring().Changed()
 		st, err := n.Keyring().Status(f.ctx)
 		if err != nil {
-			f.tb.Fatal(err)
+			f.TB.Fatal(err)
 		}
 		if wanted(st) {
 			return
@@ -125,41 +127,41 @@ func (f *fallen) await(n *keyring.Node, what string, wanted func(keyring.Status)
 		select {
 		case <-changed:
 		case <-f.ctx.Done():
-			f.tb.Fatalf("not %s: %+v", what, st)
+			f.TB.Fatalf("not %s: %+v", what, st)
 		}
 	}
 }
 
 // opens wants a server to open what is sealed under each key but those that are missing.
-func (f *fallen) opens(n *keyring.Node, missing ...keyring.KeyID) {
-	f.tb.Helper()
+func (f *fallen) opens(n *node.Node, missing ...keyring.KeyID) {
+	f.TB.Helper()
 	for i, id := range f.keys {
 		got, err := n.Keyring().Decrypt(f.sealed[i], id[:])
 		if opened := err == nil && string(got) == "sealed"; opened == slices.Contains(missing, id) {
-			f.tb.Errorf("what is sealed under key %d: %q, %v", i, got, err)
+			f.TB.Errorf("what is sealed under key %d: %q, %v", i, got, err)
 		}
 	}
 }
 
 // rise starts the others with nothing, and wants all of them to have all, and another rotation.
-func (f *fallen) rise(first *keyring.Node) {
-	f.tb.Helper()
-	for id := range f.addrs {
-		if f.nodes.nodes[id] == nil {
-			if err := first.AddServer(f.ctx, id, f.addrs[id]); err != nil {
-				f.tb.Fatal(err)
+func (f *fallen) rise(first *node.Node) {
+	f.TB.Helper()
+	for id := range f.Addrs {
+		if f.Nodes.Nodes[id] == nil {
+			if err := first.AddServer(f.ctx, id, f.Addrs[id]); err != nil {
+				f.TB.Fatal(err)
 			}
 			f.start(f.conf(id))
 		}
 	}
 	key, err := first.Rotate(f.ctx, keyring.RotateOptions{})
 	if err != nil {
-		f.tb.Fatal(err)
+		f.TB.Fatal(err)
 	}
 	for _, id := range append(slices.Clone(f.keys), key.ID) {
-		keyring.AwaitHolders(first.Keyring(), id, 3)
+		keyringtest.AwaitHolders(first.Keyring(), id, 3)
 	}
-	for _, n := range f.nodes.nodes {
+	for _, n := range f.Nodes.Nodes {
 		f.opens(n)
 	}
 	f.await(first, "three voters", func(st keyring.Status) bool {
@@ -171,16 +173,16 @@ func TestOneSurvivorOfThreeRecovers(t *testing.T) {
 	t.Parallel()
 	f := fallenCluster(t)
 	f.lose("s1", "s3")
-	r, err := keyring.RecoverNode(f.ctx, f.conf("s2"))
+	r, err := node.Recover(f.ctx, f.conf("s2"))
 	if err != nil || len(r.Missing) > 0 || r.Index < 10 {
 		t.Fatalf("%+v, %v", r, err)
 	}
-	again, err := keyring.RecoverNode(f.ctx, f.conf("s2")) // as after a crash
+	again, err := node.Recover(f.ctx, f.conf("s2")) // as after a crash
 	if err != nil || again.Index != r.Index || len(again.Missing) > 0 {
 		t.Fatalf("again %+v, %v", again, err)
 	}
 	f.start(f.conf("s2"))
-	n := f.nodes.nodes["s2"]
+	n := f.Nodes.Nodes["s2"]
 	f.opens(n)
 	f.rise(n)
 }
@@ -191,7 +193,7 @@ func TestAnySnapshotAndAnyKeystoreRecover(t *testing.T) {
 	t.Parallel()
 	f := fallenCluster(t)
 	f.start(f.conf("s1"), f.conf("s2"))
-	if err := keyring.SnapshotRaft(f.nodes.nodes["s1"]); err != nil {
+	if err := keyring.SnapshotRaft(f.Nodes.Nodes["s1"]); err != nil {
 		t.Fatal(err)
 	}
 	f.stop()
@@ -201,15 +203,15 @@ func TestAnySnapshotAndAnyKeystoreRecover(t *testing.T) {
 	f.copy("s2", "s3", "keystore")
 	f.lose("s1", "s2")
 	cfg := f.conf("s3")
-	if r, err := keyring.RecoverNode(f.ctx, cfg); err != nil || len(r.Missing) != 5 || r.Missing[0].Err == nil {
+	if r, err := node.Recover(f.ctx, cfg); err != nil || len(r.Missing) != 5 || r.Missing[0].Err == nil {
 		t.Errorf("without the KEK: %+v, %v", r, err)
 	}
-	cfg.OldKEKs = f.keks["s2"]
-	if r, err := keyring.RecoverNode(f.ctx, cfg); err != nil || len(r.Missing) > 0 {
+	cfg.OldKEKs = f.KEKs["s2"]
+	if r, err := node.Recover(f.ctx, cfg); err != nil || len(r.Missing) > 0 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	f.start(cfg)
-	n := f.nodes.nodes["s3"]
+	n := f.Nodes.Nodes["s3"]
 	f.opens(n)
 	f.rise(n)
 	if term := keyring.CurrentTerm(n); term <= was { // else whoever has the snapshot alone has the newer log
@@ -222,7 +224,7 @@ func TestRecoveryNamesWhatIsLost(t *testing.T) {
 	t.Parallel()
 	f := fallenCluster(t)
 	lost := f.keys[1]
-	file := filepath.Join(f.dirs["s2"], "keystore", lost.String()+".nks.json")
+	file := filepath.Join(f.Dirs["s2"], "keystore", lost.String()+".nks.json")
 	kept, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -231,12 +233,12 @@ func TestRecoveryNamesWhatIsLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.lose("s1", "s3")
-	r, err := keyring.RecoverNode(f.ctx, f.conf("s2"))
+	r, err := node.Recover(f.ctx, f.conf("s2"))
 	if err != nil || !slices.Equal(r.Missing, []keyring.MissingKey{{ID: lost}}) || time.Since(r.Time) > time.Hour {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	f.start(f.conf("s2"))
-	n := f.nodes.nodes["s2"]
+	n := f.Nodes.Nodes["s2"]
 	f.opens(n, lost)
 	if err := os.WriteFile(file, kept, 0o600); err != nil {
 		t.Fatal(err)
@@ -250,18 +252,18 @@ func TestRecoverNodeRefuses(t *testing.T) {
 	f := fallenCluster(t)
 	refused := func(what, why string) {
 		t.Helper()
-		r, err := keyring.RecoverNode(f.ctx, f.conf("s1"))
+		r, err := node.Recover(f.ctx, f.conf("s1"))
 		if err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("%s: %+v, %v, want %q", what, r, err, why)
 		}
 	}
 	f.start(f.conf("s1"), f.conf("s2"))
 	refused("a server that runs", "one process at a time")
-	if err := keyring.SnapshotRaft(f.nodes.nodes["s1"]); err != nil {
+	if err := keyring.SnapshotRaft(f.Nodes.Nodes["s1"]); err != nil {
 		t.Fatal(err)
 	}
 	f.stop()
-	dir := filepath.Join(f.dirs["s1"], "raft")
+	dir := filepath.Join(f.Dirs["s1"], "raft")
 	states, err := filepath.Glob(filepath.Join(dir, "snapshots", "*", "state.bin"))
 	if err != nil || len(states) != 1 {
 		t.Fatal(states, err)
@@ -279,7 +281,7 @@ func TestRecoverNodeRefuses(t *testing.T) {
 		}
 	}
 	f.start(f.conf("s1"), f.conf("s2")) // nothing has changed
-	f.opens(f.nodes.nodes["s1"])
+	f.opens(f.Nodes.Nodes["s1"])
 	f.stop()
 	f.lose("s1")
 	f.copy("s2", "s1", "keystore")
@@ -307,31 +309,31 @@ func (l lines) Write(b []byte) (int, error) {
 func TestServerThatCanNotBecomeAVoterIsTriedLessAndLess(t *testing.T) {
 	t.Parallel()
 	f := fallenCluster(t)
-	if err := os.RemoveAll(filepath.Join(f.dirs["s3"], "keystore")); err != nil {
+	if err := os.RemoveAll(filepath.Join(f.Dirs["s3"], "keystore")); err != nil {
 		t.Fatal(err)
 	}
 	f.copy("s2", "s3", "keystore")
-	if err := os.RemoveAll(filepath.Join(f.dirs["s1"], "raft")); err != nil {
+	if err := os.RemoveAll(filepath.Join(f.Dirs["s1"], "raft")); err != nil {
 		t.Fatal(err)
 	}
 	f.lose("s2")
 	cfg := f.conf("s3")
-	if _, err := keyring.RecoverNode(f.ctx, cfg); err != nil {
+	if _, err := node.Recover(f.ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
 	log := lines{"promote:", make(chan time.Time, 3)}
 	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log})
-	for _, cfg := range []keyring.NodeConfig{cfg, f.conf("s1")} {
+	for _, cfg := range []node.Config{cfg, f.conf("s1")} {
 		if cfg.ID == "s1" {
-			if err := f.nodes.nodes["s3"].AddServer(f.ctx, "s1", cfg.Addr); err != nil {
+			if err := f.Nodes.Nodes["s3"].AddServer(f.ctx, "s1", cfg.Addr); err != nil {
 				t.Fatal(err)
 			}
 		}
-		n, err := keyring.Start(f.ctx, cfg)
+		n, err := node.Start(f.ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.nodes.nodes[cfg.ID] = n
+		f.Nodes.Nodes[cfg.ID] = n
 	}
 	var tries []time.Time
 	for range cap(log.seen) {
@@ -345,7 +347,7 @@ func TestServerThatCanNotBecomeAVoterIsTriedLessAndLess(t *testing.T) {
 	if took := tries[2].Sub(tries[0]); took < time.Second {
 		t.Errorf("three tries in %v", took)
 	}
-	f.await(f.nodes.nodes["s3"], "telling of it", func(st keyring.Status) bool {
+	f.await(f.Nodes.Nodes["s3"], "telling of it", func(st keyring.Status) bool {
 		return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemNonvoter && p.Server == "s1" })
 	})
 }

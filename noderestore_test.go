@@ -16,6 +16,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -59,8 +60,8 @@ func TestRestoreWritesNothingBeforeItKnowsThatItCan(t *testing.T) {
 		for _, parent := range []string{"", "a/b"} {
 			base := t.TempDir()
 			dir := filepath.Join(base, parent, "node")
-			cfg := keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{kek}}
-			if _, err := keyring.RestoreNode(t.Context(), bytes.NewReader(c.file), cfg, c.o); err == nil {
+			cfg := node.Config{Dir: dir, KEKs: []keyring.KEK{kek}}
+			if _, err := node.Restore(t.Context(), bytes.NewReader(c.file), cfg, c.o); err == nil {
 				t.Errorf("%s: a node is restored", name)
 			}
 			isAbsent(t, name+": node", filepath.Join(base, "a"))
@@ -76,8 +77,8 @@ func TestRestoreWritesNothingBeforeItKnowsThatItCan(t *testing.T) {
 		if err := os.Mkdir(filepath.Join(dir, "raft"), 0o700); err != nil { // of a start that was ended in time
 			t.Fatal(err)
 		}
-		cfg := keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{kek}}
-		if _, err := keyring.RestoreNode(t.Context(), bytes.NewReader(c.file), cfg, c.o); err == nil || len(left(t, dir)) > 0 {
+		cfg := node.Config{Dir: dir, KEKs: []keyring.KEK{kek}}
+		if _, err := node.Restore(t.Context(), bytes.NewReader(c.file), cfg, c.o); err == nil || len(left(t, dir)) > 0 {
 			t.Errorf("%s: %v, and it has left %v", name, err, left(t, dir))
 		}
 	}
@@ -99,8 +100,8 @@ func TestRestoreNodeWantsTheHostsFSM(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b := backUp(ctx, t, 1)
-	cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}}
-	_, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), cfg, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256})
+	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}}
+	_, err := node.Restore(ctx, bytes.NewReader(b.file), cfg, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256})
 	if err == nil || !strings.Contains(err.Error(), "no App") {
 		t.Errorf("%v", err)
 	}
@@ -127,11 +128,11 @@ func (f *failingKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, e
 func TestInterruptedRestoreNodeIsDoneAgain(t *testing.T) {
 	file, m, identity := smallBackup(t)
 	o := keyring.RestoreOptions{Identities: []age.Identity{identity}, Signer: m.Signer}
-	cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "node"), Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
+	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
 	kek := fileKEK(t, countingKey())
 	for left := 1; ; left++ { // the probe of the KEK wraps too
 		cfg.KEKs = []keyring.KEK{&failingKEK{kek, left}}
-		_, err := keyring.RestoreNode(t.Context(), bytes.NewReader(file), cfg, o)
+		_, err := node.Restore(t.Context(), bytes.NewReader(file), cfg, o)
 		if err == nil {
 			break
 		}
@@ -149,10 +150,10 @@ func TestInterruptedRestoreNodeIsDoneAgain(t *testing.T) {
 	startsAndGoesOn(t, "restored at last", cfg)
 }
 
-func startIsRefused(t *testing.T, cfg keyring.NodeConfig) {
+func startIsRefused(t *testing.T, cfg node.Config) {
 	t.Helper()
-	n, err := keyring.Start(t.Context(), cfg)
-	if err == nil || !strings.Contains(err.Error(), "RestoreNode has not finished") {
+	n, err := node.Start(t.Context(), cfg)
+	if err == nil || !strings.Contains(err.Error(), "node.Restore has not finished") {
 		t.Errorf("started: %v", err)
 	}
 	if err == nil {
@@ -188,14 +189,14 @@ func TestRestoreNodeThatIsKilledIsDoneAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	copied := filepath.Join(t.TempDir(), "node")
-	cfg := keyring.NodeConfig{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: &app{}}
+	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: &app{}}
 	r := breaks{bytes.NewReader(file.Bytes()), func() { // all has been read, and nothing is whole yet
 		if err := os.CopyFS(copied, os.DirFS(cfg.Dir)); err != nil {
 			t.Error(err)
 		}
 	}}
 	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: [32]byte{1}}
-	if _, err := keyring.RestoreNode(ctx, r, cfg, o); err == nil {
+	if _, err := node.Restore(ctx, r, cfg, o); err == nil {
 		t.Fatal("restored with another digest")
 	}
 	isAbsent(t, "another digest", cfg.Dir)
@@ -203,7 +204,7 @@ func TestRestoreNodeThatIsKilledIsDoneAgain(t *testing.T) {
 	startIsRefused(t, cfg)
 	o.Digest = m.SHA256
 	b.configure(&cfg)
-	if _, err := keyring.RestoreNode(ctx, bytes.NewReader(file.Bytes()), cfg, o); err != nil {
+	if _, err := node.Restore(ctx, bytes.NewReader(file.Bytes()), cfg, o); err != nil {
 		t.Fatal(err)
 	}
 	torn, err := filepath.Glob(filepath.Join(copied, "raft", "snapshots", "*.tmp"))
@@ -215,7 +216,7 @@ func TestRestoreNodeThatIsKilledIsDoneAgain(t *testing.T) {
 	if err := os.WriteFile(mark, nil, 0o600); err != nil { // a crash before it was removed
 		t.Fatal(err)
 	}
-	n, err := keyring.Start(ctx, cfg)
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,13 +227,13 @@ func TestRestoreNodeThatIsKilledIsDoneAgain(t *testing.T) {
 
 // TestNothingIsMadeWhereThereIsNothing to recover, or to join.
 func TestNothingIsMadeWhereThereIsNothing(t *testing.T) {
-	cfg := (&nodes{tb: t, ca: keyringtest.NewCA(t), addrs: map[raft.ServerID]string{"s1": "127.0.0.1:0"}}).config("s1")
+	cfg := (&keyringtest.Nodes{TB: t, CA: keyringtest.NewCA(t), Addrs: map[raft.ServerID]string{"s1": "127.0.0.1:0"}}).Config("s1")
 	cfg.Dir = filepath.Join(t.TempDir(), "node")
-	if r, err := keyring.RecoverNode(t.Context(), cfg); err == nil {
+	if r, err := node.Recover(t.Context(), cfg); err == nil {
 		t.Errorf("recovered %+v", r)
 	}
 	isAbsent(t, "recover", cfg.Dir)
-	if _, err := keyring.Start(t.Context(), cfg); err == nil {
+	if _, err := node.Start(t.Context(), cfg); err == nil {
 		t.Error("started with nobody to join")
 	}
 	isAbsent(t, "start", cfg.Dir)
@@ -243,9 +244,9 @@ func TestNothingIsMadeWhereThereIsNothing(t *testing.T) {
 func TestRestoreIsRefusedInFIPSOnly(t *testing.T) {
 	if os.Getenv("KEYRING_TEST_FIPS") != "" {
 		dir := filepath.Join(t.TempDir(), "node")
-		cfg := keyring.NodeConfig{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}}
+		cfg := node.Config{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}}
 		o := keyring.RestoreOptions{Identities: []age.Identity{nil}, Unauthenticated: true}
-		_, err := keyring.RestoreNode(t.Context(), strings.NewReader(""), cfg, o)
+		_, err := node.Restore(t.Context(), strings.NewReader(""), cfg, o)
 		fmt.Println(err)
 		o.Dir, o.KEKs = dir, cfg.KEKs
 		_, err = keyring.Restore(t.Context(), strings.NewReader(""), o)
@@ -270,31 +271,31 @@ func TestNoSecondClusterIsMadeWhileTheFirstAnswers(t *testing.T) {
 	for len(b.apps["s3"].copy()) < len(b.texts) { // it has what it would be recovered from
 		b.put(ctx, "more", "so that it learns of what has committed")
 	}
-	if err := b.nodes.nodes["s3"].Close(); err != nil {
+	if err := b.Nodes.Nodes["s3"].Close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(b.nodes.nodes, "s3")
-	config := func() keyring.NodeConfig {
-		cfg := b.config("s3")
+	delete(b.Nodes.Nodes, "s3")
+	config := func() node.Config {
+		cfg := b.Config("s3")
 		b.configure(&cfg)
 		return cfg
 	}
 	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256}
-	restore := func(cfg keyring.NodeConfig, o keyring.RestoreOptions) error {
+	restore := func(cfg node.Config, o keyring.RestoreOptions) error {
 		cfg.Dir = filepath.Join(t.TempDir(), "node")
-		_, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), cfg, o)
+		_, err := node.Restore(ctx, bytes.NewReader(b.file), cfg, o)
 		if err != nil {
 			isAbsent(t, "restore", cfg.Dir)
 		}
 		return err
 	}
-	recover := func(cfg keyring.NodeConfig, o ...keyring.RecoverOptions) error {
+	recover := func(cfg node.Config, o ...node.RecoverOptions) error {
 		dir := filepath.Join(t.TempDir(), "node")
 		if err := os.CopyFS(dir, os.DirFS(cfg.Dir)); err != nil {
 			t.Fatal(err)
 		}
 		cfg.Dir = dir
-		_, err := keyring.RecoverNode(ctx, cfg, o...)
+		_, err := node.Recover(ctx, cfg, o...)
 		return err
 	}
 	refused := func(what string, err error, addrs ...string) {
@@ -306,11 +307,11 @@ func TestNoSecondClusterIsMadeWhileTheFirstAnswers(t *testing.T) {
 		}
 	}
 	peers, join := config(), config()
-	peers.Peers, join.Join = b.addrs, []string{b.addrs["s2"]}
-	refused("restore beside Peers", restore(peers, o), b.addrs["s1"], b.addrs["s2"])
-	refused("restore beside Join", restore(join, o), b.addrs["s2"])
-	refused("restore beside those of the backup", restore(config(), o), b.addrs["s1"], b.addrs["s2"])
-	refused("recover", recover(config()), b.addrs["s1"], b.addrs["s2"])
+	peers.Peers, join.Join = b.Addrs, []string{b.Addrs["s2"]}
+	refused("restore beside Peers", restore(peers, o), b.Addrs["s1"], b.Addrs["s2"])
+	refused("restore beside Join", restore(join, o), b.Addrs["s2"])
+	refused("restore beside those of the backup", restore(config(), o), b.Addrs["s1"], b.Addrs["s2"])
+	refused("recover", recover(config()), b.Addrs["s1"], b.Addrs["s2"])
 	drill := o
 	drill.DataOnly = true
 	if err := restore(config(), drill); err != nil {
@@ -321,12 +322,12 @@ func TestNoSecondClusterIsMadeWhileTheFirstAnswers(t *testing.T) {
 	if err := restore(peers, forced); err != nil {
 		t.Errorf("forced: %v", err)
 	}
-	if err := recover(peers, keyring.RecoverOptions{Force: true}); err != nil {
+	if err := recover(peers, node.RecoverOptions{Force: true}); err != nil {
 		t.Errorf("forced: %v", err)
 	}
-	b.nodes.close()
-	clear(b.nodes.nodes)
-	ln, err := net.Listen("tcp", b.addrs["s1"]) // one whose certificate has ended, say
+	b.Nodes.Close()
+	clear(b.Nodes.Nodes)
+	ln, err := net.Listen("tcp", b.Addrs["s1"]) // one whose certificate has ended, say
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +340,7 @@ func TestNoSecondClusterIsMadeWhileTheFirstAnswers(t *testing.T) {
 			c.Close()
 		}
 	}()
-	refused("restore beside what can't be told", restore(peers, o), b.addrs["s1"])
+	refused("restore beside what can't be told", restore(peers, o), b.Addrs["s1"])
 	ln.Close()
 	if err := restore(peers, o); err != nil {
 		t.Errorf("all are gone: %v", err)
@@ -355,25 +356,25 @@ func TestServersThatWaitForACluster(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b := backUp(ctx, t, 1)
-	b.nodes.close()
-	clear(b.nodes.nodes)
+	b.Nodes.Close()
+	clear(b.Nodes.Nodes)
 	ln := keyringtest.Listen(t)
-	b.addrs["s2"], b.dirs["s2"] = ln.Addr().String(), t.TempDir()
-	waiting := b.config("s2")
-	waiting.Listener, waiting.Peers = ln, b.addrs
+	b.Addrs["s2"], b.Dirs["s2"] = ln.Addr().String(), t.TempDir()
+	waiting := b.Config("s2")
+	waiting.Listener, waiting.Peers = ln, b.Addrs
 	started := make(chan error, 1)
 	go func() {
-		n, err := keyring.Start(ctx, waiting)
+		n, err := node.Start(ctx, waiting)
 		if err == nil {
 			err = n.Close()
 		}
 		started <- err
 	}()
-	b.dirs["s1"] = filepath.Join(t.TempDir(), "node")
-	first := b.config("s1")
+	b.Dirs["s1"] = filepath.Join(t.TempDir(), "node")
+	first := b.Config("s1")
 	b.configure(&first)
-	first.Peers = b.addrs
-	_, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256})
+	first.Peers = b.Addrs
+	_, err := node.Restore(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256})
 	if err != nil {
 		t.Error(err)
 	}
@@ -390,36 +391,36 @@ func TestServerIsNotRestoredBesideItself(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b := backUp(ctx, t, 1)
-	old := b.addrs["s1"]
-	moved := b.config("s1")
+	old := b.Addrs["s1"]
+	moved := b.Config("s1")
 	moved.Dir, moved.Addr = filepath.Join(t.TempDir(), "node"), "127.0.0.1:1"
 	b.configure(&moved)
-	copied := b.config("s1")
+	copied := b.Config("s1")
 	copied.Dir, copied.Addr = filepath.Join(t.TempDir(), "node"), "127.0.0.1:1"
 	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256}
-	if _, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), moved, o); err == nil || !strings.Contains(err.Error(), old) {
+	if _, err := node.Restore(ctx, bytes.NewReader(b.file), moved, o); err == nil || !strings.Contains(err.Error(), old) {
 		t.Errorf("restored: %v", err)
 	}
-	b.nodes.close()
-	clear(b.nodes.nodes)
-	if err := os.CopyFS(copied.Dir, os.DirFS(b.dirs["s1"])); err != nil {
+	b.Nodes.Close()
+	clear(b.Nodes.Nodes)
+	if err := os.CopyFS(copied.Dir, os.DirFS(b.Dirs["s1"])); err != nil {
 		t.Fatal(err)
 	}
-	first := b.config("s1")
+	first := b.Config("s1")
 	b.configure(&first)
-	n, err := keyring.Start(ctx, first)
+	n, err := node.Start(ctx, first)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer n.Close()
 	b.configure(&copied)
-	if _, err := keyring.RecoverNode(ctx, copied); err == nil || !strings.Contains(err.Error(), old) {
+	if _, err := node.Recover(ctx, copied); err == nil || !strings.Contains(err.Error(), old) {
 		t.Errorf("recovered: %v", err)
 	}
 	moved.Dir = filepath.Join(t.TempDir(), "node")
 	closeNode(t, n)
 	b.configure(&moved)
-	if _, err := keyring.RestoreNode(ctx, bytes.NewReader(b.file), moved, o); err != nil {
+	if _, err := node.Restore(ctx, bytes.NewReader(b.file), moved, o); err != nil {
 		t.Errorf("it is gone: %v", err)
 	}
 }

@@ -52,7 +52,7 @@ var problemKinds = []struct {
 	advice string
 }{
 	{ProblemNotApplied, "Give raft Config.FSM, alone or in a Mux that is outermost, with StoreConfiguration, and leave Log.Extensions as they are."},
-	{ProblemNoLeader, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good: RecoverNode. If this server was removed, the others say so."},
+	{ProblemNoLeader, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good: node.Recover. If this server was removed, the others say so."},
 	{ProblemBehind, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
 	{ProblemUnconfirmed, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
 	{ProblemKeyMissing, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},

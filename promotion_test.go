@@ -15,6 +15,7 @@ import (
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -244,7 +245,7 @@ func TestRotationByHandMovesTheSchedule(t *testing.T) {
 // recorded of the keystore that it had before is not there any more.
 func TestServerWithAnotherKeystoreThanIsRecordedGetsNoVote(t *testing.T) {
 	t.Parallel()
-	ctx := untilKilled(t)
+	ctx := keyringtest.UntilKilled(t)
 	var voted atomic.Bool
 	tried := make(chan struct{}, 1)
 	tell := func() {
@@ -257,14 +258,14 @@ func TestServerWithAnotherKeystoreThanIsRecordedGetsNoVote(t *testing.T) {
 		voted.Store(true)
 		tell()
 	}})
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) { cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log}) })
-	c.ready(ctx)
-	leader := c.nodes[c.nodes["s1"].Leader()]
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log}) })
+	c.Ready(ctx)
+	leader := c.Nodes[c.Nodes["s1"].Leader()]
 	recorded, another := peer.ID{1}, peer.ID{2}
 	present := atomic.Pointer[peer.ID]{}
 	present.Store(&another)
 	ln := keyringtest.Listen(t)
-	defer c.pose("s9", ln, func(_ context.Context, _ peer.Identity, _ string, body []byte) ([]byte, error) {
+	defer c.Pose("s9", ln, func(_ context.Context, _ peer.Identity, _ string, body []byte) ([]byte, error) {
 		q, err := peer.DecodeRequest(body)
 		switch {
 		case err != nil:
@@ -294,7 +295,7 @@ func TestServerWithAnotherKeystoreThanIsRecordedGetsNoVote(t *testing.T) {
 		t.Error("it gets one")
 	}
 	present.Store(&recorded)
-	c.await(ctx, leader, "of the opinion that it may vote", func(st keyring.Status) bool {
+	c.Await(ctx, leader, "of the opinion that it may vote", func(st keyring.Status) bool {
 		return slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return s.ID == "s9" && s.Suffrage == raft.Voter })
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -13,7 +12,9 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -92,15 +93,15 @@ func TestLargeEntriesAndSnapshotsReachTheOthers(t *testing.T) {
 	defer cancel()
 	var mu sync.Mutex
 	apps := map[raft.ServerID]*blobs{}
-	withApp := func(c *keyring.NodeConfig) {
+	withApp := func(c *node.Config) {
 		b := &blobs{changed: make(chan struct{})}
 		mu.Lock()
 		apps[c.ID], c.App = b, b
 		mu.Unlock()
 	}
-	c := startNodes(t, 3, withApp)
-	c.ready(ctx)
-	leader := c.nodes[c.nodes["s1"].Leader()]
+	c := keyringtest.StartNodes(t, 3, withApp)
+	c.Ready(ctx)
+	leader := c.Nodes[c.Nodes["s1"].Leader()]
 	apply := func(size int) {
 		t.Helper()
 		if _, err := leader.Apply(ctx, make([]byte, size)); err != nil {
@@ -116,26 +117,26 @@ func TestLargeEntriesAndSnapshotsReachTheOthers(t *testing.T) {
 	}
 
 	away := raft.ServerID("s1")
-	if c.nodes[away] == leader {
+	if c.Nodes[away] == leader {
 		away = "s2"
 	}
-	if err := c.nodes[away].Close(); err != nil {
+	if err := c.Nodes[away].Close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(c.nodes, away)
+	delete(c.Nodes, away)
 	var wg sync.WaitGroup
 	for range 64 {
 		wg.Go(func() { apply(256 << 10) }) // at once, so that raft sends many in one request
 	}
 	wg.Wait()
-	cfg := c.config(away)
-	cfg.KEKs = c.keks[away]
+	cfg := c.Config(away)
+	cfg.KEKs = c.KEKs[away]
 	withApp(&cfg)
-	node, err := keyring.Start(ctx, cfg)
+	node, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes[away] = node
+	c.Nodes[away] = node
 	apps[away].await(ctx, t, "catching up", func(b *blobs) bool { return len(b.sizes) == 65 })
 
 	if err := keyring.RestoreRaft(leader); err != nil {
@@ -157,42 +158,24 @@ func TestLargestCommandFitsAFrame(t *testing.T) {
 	}
 }
 
-// asMember is a StreamLayer with the certificate of a member.
-type asMember struct {
-	dialer *peer.Dialer
-	server string
-}
-
-func (l asMember) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	return l.dialer.Dial(ctx, l.server, string(addr), peer.ALPNRaft)
-}
-func (asMember) Accept() (net.Conn, error) { return nil, net.ErrClosed }
-func (asMember) Close() error              { return nil }
-func (asMember) Addr() net.Addr            { return &net.TCPAddr{} }
-
 // TestMemberCantEndAnothersRaft sends what a member with raft's protocol can: the server goes on, and its log is
 // as it was, so that it also starts again.
 func TestMemberCantEndAnothersRaft(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 3, nil)
-	c.ready(ctx)
-	from := besides(c.nodes["s1"].Leader())
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	from := keyringtest.Besides(c.Nodes["s1"].Leader())
 	victim := from
-	for id := range c.nodes {
-		if id != from && id != c.nodes["s1"].Leader() {
+	for id := range c.Nodes {
+		if id != from && id != c.Nodes["s1"].Leader() {
 			victim = id
 		}
 	}
-	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:  asMember{&peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/"+string(from), nil)}, string(victim)},
-		MaxPool: 1, Timeout: 5 * time.Second,
-	})
+	trans := c.RaftTransport(from, victim)
 	defer trans.Close()
-	to, term := raft.ServerAddress(c.addrs[victim]), keyring.CurrentTerm(c.nodes[victim])
-	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(from), Addr: []byte(c.addrs[from])}
+	to, term := raft.ServerAddress(c.Addrs[victim]), keyring.CurrentTerm(c.Nodes[victim])
+	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(from), Addr: []byte(c.Addrs[from])}
 	for name, e := range map[string]*raft.Log{
 		"configuration": {Index: 1, Term: term, Type: raft.LogConfiguration, Data: []byte("garbage")},
 		"type":          {Index: 1, Term: term, Type: 99},
@@ -219,12 +202,12 @@ func TestMemberCantEndAnothersRaft(t *testing.T) {
 	if err := trans.InstallSnapshot(victim, to, install, new(raft.InstallSnapshotResponse), bytes.NewReader(damaged)); err == nil {
 		t.Error("a damaged snapshot is taken")
 	}
-	if got := keyring.CurrentTerm(c.nodes[victim]); got > term+1000 {
+	if got := keyring.CurrentTerm(c.Nodes[victim]); got > term+1000 {
 		t.Errorf("term %d", got)
 	}
-	if _, err := c.nodes[victim].Rotate(ctx, keyring.RotateOptions{}); err != nil {
+	if _, err := c.Nodes[victim].Rotate(ctx, keyring.RotateOptions{}); err != nil {
 		t.Error(err)
 	}
-	c.restart(ctx, victim)
-	c.ready(ctx)
+	c.Restart(ctx, victim)
+	c.Ready(ctx)
 }

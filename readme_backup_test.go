@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
 
-func readmeBackup(ctx context.Context, node *keyring.Node, file io.Writer, recipients ...age.Recipient) error {
-	m, err := node.Keyring().Backup(ctx, file, recipients...)
+func readmeBackup(ctx context.Context, n *node.Node, file io.Writer, recipients ...age.Recipient) error {
+	m, err := n.Keyring().Backup(ctx, file, recipients...)
 	if err != nil {
 		return err
 	}
@@ -23,35 +24,35 @@ func readmeBackup(ctx context.Context, node *keyring.Node, file io.Writer, recip
 	return nil
 }
 
-func readmeRestore(ctx context.Context, file io.Reader, cfg keyring.NodeConfig, identities []age.Identity, digest [32]byte, use func(*keyring.Node)) error {
-	_, err := keyring.RestoreNode(ctx, file, cfg, keyring.RestoreOptions{
+func readmeRestore(ctx context.Context, file io.Reader, cfg node.Config, identities []age.Identity, digest [32]byte, use func(*node.Node)) error {
+	_, err := node.Restore(ctx, file, cfg, keyring.RestoreOptions{
 		Identities: identities,
 		Digest:     digest,
 	})
 	if err != nil {
 		return err
 	}
-	node, err := keyring.Start(ctx, cfg)
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	use(node)
-	return node.Close()
+	use(n)
+	return n.Close()
 }
 
-func readmeRecoverNode(ctx context.Context, cfg keyring.NodeConfig, newApp func() (raft.FSM, *keyring.FSM), use func(*keyring.Node)) error {
-	r, err := keyring.RecoverNode(ctx, cfg)
+func readmeRecoverNode(ctx context.Context, cfg node.Config, newApp func() (raft.FSM, *keyring.FSM), use func(*node.Node)) error {
+	r, err := node.Recover(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	log.Printf("recovered as of log index %d of %v, keys missing: %v", r.Index, r.Time, r.Missing)
 	cfg.App, cfg.Keys = newApp() // it has used up the ones it was given
-	node, err := keyring.Start(ctx, cfg)
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	use(node)
-	return node.Close()
+	use(n)
+	return n.Close()
 }
 
 // TestReadmeRecoversASurvivor as it says: a node whose FSM has what was applied once, and not twice.
@@ -59,7 +60,7 @@ func TestReadmeRecoversASurvivor(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	log.SetOutput(io.Discard)
-	cfg := keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
+	cfg := node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
 	var app *records
 	newApp := func() (raft.FSM, *keyring.FSM) {
 		keys := keyring.NewFSM()
@@ -67,11 +68,11 @@ func TestReadmeRecoversASurvivor(t *testing.T) {
 		return app, keys
 	}
 	cfg.App, cfg.Keys = newApp()
-	node, err := keyring.Start(ctx, cfg)
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := node.Encrypt(ctx, []byte("data"), nil)
+	sealed, err := n.Encrypt(ctx, []byte("data"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,18 +80,18 @@ func TestReadmeRecoversASurvivor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := node.Apply(ctx, put); err != nil {
+	if _, err := n.Apply(ctx, put); err != nil {
 		t.Fatal(err)
 	}
-	if err := node.Close(); err != nil {
+	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
 	cfg.App, cfg.Keys = newApp()
-	err = readmeRecoverNode(ctx, cfg, newApp, func(node *keyring.Node) {
-		if err := node.Keyring().WaitReady(ctx); err != nil {
+	err = readmeRecoverNode(ctx, cfg, newApp, func(n *node.Node) {
+		if err := n.Keyring().WaitReady(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := node.Decrypt(ctx, app.copy()["a"], nil); err != nil || string(got) != "data" {
+		if got, err := n.Decrypt(ctx, app.copy()["a"], nil); err != nil || string(got) != "data" {
 			t.Errorf("%q, %v", got, err)
 		}
 	})
@@ -105,29 +106,29 @@ func TestReadmeRestoresABackup(t *testing.T) {
 	defer cancel()
 	log.SetOutput(io.Discard)
 	identity := newIdentity(t)
-	config := func() keyring.NodeConfig {
-		return keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
+	config := func() node.Config {
+		return node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
 	}
-	node, err := keyring.Start(ctx, config())
+	n, err := node.Start(ctx, config())
 	if err != nil {
 		t.Fatal(err)
 	}
-	sealed, err := node.Encrypt(ctx, []byte("data"), nil)
+	sealed, err := n.Encrypt(ctx, []byte("data"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var file bytes.Buffer
-	if err := readmeBackup(ctx, node, &file, identity.Recipient()); err != nil {
+	if err := readmeBackup(ctx, n, &file, identity.Recipient()); err != nil {
 		t.Fatal(err)
 	}
-	st, err := node.Keyring().Status(ctx)
+	st, err := n.Keyring().Status(ctx)
 	if err != nil || len(st.NoBackup) > 0 {
 		t.Errorf("no backup of %v, %v", st.NoBackup, err)
 	}
-	if err := node.Close(); err != nil {
+	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	err = readmeRestore(ctx, &file, config(), []age.Identity{identity}, st.LastBackup.SHA256, func(restored *keyring.Node) {
+	err = readmeRestore(ctx, &file, config(), []age.Identity{identity}, st.LastBackup.SHA256, func(restored *node.Node) {
 		if err := restored.Keyring().WaitReady(ctx); err != nil {
 			t.Fatal(err)
 		}

@@ -23,6 +23,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -30,22 +31,22 @@ import (
 // The functions below hold the README's snippets to the letter, so that they compile.
 
 func readmeAlone(ctx context.Context, dir string) error {
-	node, err := keyring.Start(ctx, keyring.NodeConfig{
+	n, err := node.Start(ctx, node.Config{
 		Dir:  dir,
 		KEKs: []keyring.KEK{keyring.InlineKEK()},
 	})
 	if err != nil {
 		return err
 	}
-	defer node.Close()
-	if err := node.Keyring().WaitReady(ctx); err != nil {
+	defer n.Close()
+	if err := n.Keyring().WaitReady(ctx); err != nil {
 		return err
 	}
-	sealed, err := node.Encrypt(ctx, []byte("secret"), []byte("users/7"))
+	sealed, err := n.Encrypt(ctx, []byte("secret"), []byte("users/7"))
 	if err != nil {
 		return err
 	}
-	plaintext, err := node.Decrypt(ctx, sealed, []byte("users/7"))
+	plaintext, err := n.Decrypt(ctx, sealed, []byte("users/7"))
 	if err == nil && string(plaintext) != "secret" {
 		return errors.New("not what was sealed")
 	}
@@ -59,7 +60,7 @@ func readmeCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	node, err := keyring.Start(ctx, keyring.NodeConfig{
+	n, err := node.Start(ctx, node.Config{
 		ID:      "s1",
 		Dir:     "/var/lib/myservice",
 		KEKs:    []keyring.KEK{kek},
@@ -73,18 +74,18 @@ func readmeCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return node.Close()
+	return n.Close()
 }
 
-func readmeJoin(ctx context.Context, member *keyring.Node, addresses []string, cfg keyring.NodeConfig, use func(*keyring.Node)) error {
+func readmeJoin(ctx context.Context, member *node.Node, addresses []string, cfg node.Config, use func(*node.Node)) error {
 	token, err := member.JoinToken("s4", time.Hour) // for that server alone
 	if err != nil {
 		return err
 	}
 	cfg.Join, cfg.JoinToken = addresses, token // there: ID "s4", an empty Dir, its own KEKs and certificate
-	node, err := keyring.Start(ctx, cfg)
+	n, err := node.Start(ctx, cfg)
 	if err == nil {
-		use(node)
+		use(n)
 	}
 	return err
 }
@@ -94,8 +95,8 @@ func readmeCredential() (keyring.KEK, error) {
 	return kek, err
 }
 
-func readmeTokens(ctx context.Context, node *keyring.Node) error {
-	token, err := node.Sign(ctx, map[string]any{"sub": "prod/job/web", "aud": "consul.example"})
+func readmeTokens(ctx context.Context, n *node.Node) error {
+	token, err := n.Sign(ctx, map[string]any{"sub": "prod/job/web", "aud": "consul.example"})
 	if err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ func readmeTokens(ctx context.Context, node *keyring.Node) error {
 		Subject string `json:"sub"`
 	}
 	want := keyring.Expect{Audience: []string{"consul.example"}}
-	if err := node.Keyring().Verify(token, want, &claims); err != nil {
+	if err := n.Keyring().Verify(token, want, &claims); err != nil {
 		return err // matches ErrToken
 	}
 	if claims.Subject != "prod/job/web" {
@@ -112,12 +113,12 @@ func readmeTokens(ctx context.Context, node *keyring.Node) error {
 	return nil
 }
 
-func readmeWellKnown(mux *http.ServeMux, node *keyring.Node) {
-	mux.Handle("/.well-known/", node.Keyring().WellKnown())
+func readmeWellKnown(mux *http.ServeMux, n *node.Node) {
+	mux.Handle("/.well-known/", n.Keyring().WellKnown())
 }
 
 // readmeEscrow is a server in production, for as long as use takes.
-func readmeEscrow(ctx context.Context, dir string, kms keyring.KEK, recipientsFile io.Reader, use func(*keyring.Node) error) error {
+func readmeEscrow(ctx context.Context, dir string, kms keyring.KEK, recipientsFile io.Reader, use func(*node.Node) error) error {
 	recipients, err := age.ParseRecipients(recipientsFile) // one a line, as for age -R
 	if err != nil {
 		return err
@@ -126,17 +127,17 @@ func readmeEscrow(ctx context.Context, dir string, kms keyring.KEK, recipientsFi
 	if err != nil {
 		return err
 	}
-	node, err := keyring.Start(ctx, keyring.NodeConfig{
+	n, err := node.Start(ctx, node.Config{
 		Dir:  dir,
 		KEKs: []keyring.KEK{kms, escrow},
 	})
 	if err != nil {
 		return err
 	}
-	return errors.Join(use(node), node.Close())
+	return errors.Join(use(n), n.Close())
 }
 
-func readmeRecover(ctx context.Context, dir string, newKEK, escrow keyring.KEK, recipients []age.Recipient, identityFile io.Reader, use func(*keyring.Node) error) error {
+func readmeRecover(ctx context.Context, dir string, newKEK, escrow keyring.KEK, recipients []age.Recipient, identityFile io.Reader, use func(*node.Node) error) error {
 	identities, err := age.ParseIdentities(identityFile)
 	if err != nil {
 		return err
@@ -145,7 +146,7 @@ func readmeRecover(ctx context.Context, dir string, newKEK, escrow keyring.KEK, 
 	if err != nil {
 		return err
 	}
-	node, err := keyring.Start(ctx, keyring.NodeConfig{
+	n, err := node.Start(ctx, node.Config{
 		Dir:     dir,
 		KEKs:    []keyring.KEK{newKEK, escrow},
 		OldKEKs: []keyring.KEK{wayBack},
@@ -153,14 +154,14 @@ func readmeRecover(ctx context.Context, dir string, newKEK, escrow keyring.KEK, 
 	if err != nil {
 		return err
 	}
-	defer node.Close()
-	if err := node.Keyring().WaitReady(ctx); err != nil {
+	defer n.Close()
+	if err := n.Keyring().WaitReady(ctx); err != nil {
 		return err
 	}
-	if err := node.Keyring().Rewrap(ctx); err != nil {
+	if err := n.Keyring().Rewrap(ctx); err != nil {
 		return err // not all files are moved: Status says why; call it again
 	}
-	return use(node)
+	return use(n)
 }
 
 func readmeOwnRaft(ctx context.Context, conf *raft.Config, dir string, kek keyring.KEK, peers keyring.Transport) error {
@@ -223,7 +224,7 @@ type write struct {
 // store is a host's FSM: secrets by path. It proposes through a Node.
 type store struct {
 	keys *keyring.FSM
-	node *keyring.Node
+	node *node.Node
 
 	mu     sync.Mutex // guards below
 	byPath map[string][]byte
@@ -360,15 +361,15 @@ func TestReadmeSnippetsRun(t *testing.T) {
 func TestReadmeFullRotation(t *testing.T) {
 	ctx := t.Context()
 	s := &store{keys: keyring.NewFSM(), byPath: map[string][]byte{}}
-	node, err := keyring.Start(ctx, keyring.NodeConfig{
+	n, err := node.Start(ctx, node.Config{
 		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: s, Keys: s.keys, Data: data{s},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer node.Close()
-	s.node = node
-	keys := node.Keyring()
+	defer n.Close()
+	s.node = n
+	keys := n.Keyring()
 	if err := keys.WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +379,7 @@ func TestReadmeFullRotation(t *testing.T) {
 		}
 	}
 	old := keys.Keys()[0].ID
-	if _, err := node.Rotate(ctx, keyring.RotateOptions{Full: true}); err != nil {
+	if _, err := n.Rotate(ctx, keyring.RotateOptions{Full: true}); err != nil {
 		t.Fatal(err)
 	}
 	if err := keys.Remove(ctx, old, keyring.RemoveOptions{Now: true}); err != nil {
@@ -397,23 +398,23 @@ func TestReadmeFullRotation(t *testing.T) {
 // TestReadmeTokens: a token is signed, verified, and its key served.
 func TestReadmeTokens(t *testing.T) {
 	issuer := "https://keys.example.com"
-	node, err := keyring.Start(t.Context(), keyring.NodeConfig{
+	n, err := node.Start(t.Context(), node.Config{
 		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Issuer: issuer, Algorithm: "EdDSA"},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer node.Close()
-	if err := node.Keyring().WaitReady(t.Context()); err != nil {
+	defer n.Close()
+	if err := n.Keyring().WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := readmeTokens(t.Context(), node); err != nil {
+	if err := readmeTokens(t.Context(), n); err != nil {
 		t.Error(err)
 	}
 	mux := http.NewServeMux()
-	readmeWellKnown(mux, node)
+	readmeWellKnown(mux, n)
 	for path, want := range map[string]string{
-		"/.well-known/jwks.json": node.Keyring().Keys()[0].ID.String(), "/.well-known/openid-configuration": issuer + "/.well-known/jwks.json",
+		"/.well-known/jwks.json": n.Keyring().Keys()[0].ID.String(), "/.well-known/openid-configuration": issuer + "/.well-known/jwks.json",
 	} {
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
@@ -448,7 +449,7 @@ func TestReadmeRecoversFromALostKMS(t *testing.T) {
 	}
 
 	var sealed [][]byte
-	seals := func(n *keyring.Node) error {
+	seals := func(n *node.Node) error {
 		if err := n.Keyring().WaitReady(ctx); err != nil {
 			return err
 		}
@@ -464,7 +465,7 @@ func TestReadmeRecoversFromALostKMS(t *testing.T) {
 		}
 		return nil
 	}
-	opens := func(n *keyring.Node) error {
+	opens := func(n *node.Node) error {
 		if err := n.Keyring().WaitReady(ctx); err != nil {
 			return err
 		}
@@ -483,7 +484,7 @@ func TestReadmeRecoversFromALostKMS(t *testing.T) {
 		t.Fatal(err)
 	}
 	lost.Set(away["fails"])
-	locked := func(n *keyring.Node) error {
+	locked := func(n *node.Node) error {
 		keyring.AwaitHolders(n.Keyring(), keyOf(t, sealed[0]), 0)
 		if _, err := n.Keyring().Decrypt(sealed[0], nil); !errors.Is(err, keyring.ErrKeyMissing) {
 			t.Errorf("the KMS is dead and it opens: %v", err)
@@ -518,7 +519,7 @@ func TestReadmeRecoversFromALostKMS(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	both := func(n *keyring.Node) error { return errors.Join(opens(n), seals(n)) }
+	both := func(n *node.Node) error { return errors.Join(opens(n), seals(n)) }
 	if err := readmeRecover(ctx, dir, newKEK, escrow, recipients, strings.NewReader(identity.String()), both); err != nil {
 		t.Fatal(err)
 	}

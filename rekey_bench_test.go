@@ -13,6 +13,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 )
 
 // BenchmarkReseal is the step of a rekey: what one scan has read, 2,048 records of 1 KiB, opened and
@@ -85,13 +86,13 @@ func repeat(n int, do func()) {
 func BenchmarkRekey(b *testing.B) {
 	const each = 256
 	list := &listed{}
-	c := startNodes(b, 3, func(cfg *keyring.NodeConfig) {
+	c := keyringtest.StartNodes(b, 3, func(cfg *node.Config) {
 		cfg.Keys = keyring.NewFSM()
 		cfg.App, cfg.Data = &records{keys: cfg.Keys, all: map[string][]byte{}}, list
 		cfg.Rotation.Every = -1
 	})
-	c.ready(b.Context())
-	leader := c.nodes[c.nodes["s1"].Leader()]
+	c.Ready(b.Context())
+	leader := c.Nodes[c.Nodes["s1"].Leader()]
 	list.lead(leader)
 	var ratios []float64
 	for b.Loop() {
@@ -130,11 +131,11 @@ func BenchmarkRekey(b *testing.B) {
 // listed is SealedData that costs next to nothing to scan.
 type listed struct {
 	mu     sync.Mutex // guards below
-	leader *keyring.Node
+	leader *node.Node
 	left   []keyring.Sealed
 }
 
-func (l *listed) lead(n *keyring.Node) {
+func (l *listed) lead(n *node.Node) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.leader = n

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -19,6 +18,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
@@ -137,19 +137,19 @@ func TestTokensEndBeforeTheirServerIsRemoved(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
 	for _, id := range []raft.ServerID{"s3", "s4"} {
-		joinToken(t, c.nodes["s1"], id, 0)
+		joinToken(t, c.Nodes["s1"], id, 0)
 	}
-	stays := c.nodes["s1"].Leader()
-	gone := besides(stays)
-	if err := c.nodes[stays].RemoveServer(ctx, gone, keyring.RemoveServerOptions{}); err != nil {
+	stays := c.Nodes["s1"].Leader()
+	gone := keyringtest.Besides(stays)
+	if err := c.Nodes[stays].RemoveServer(ctx, gone, keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if left := c.nodes[stays].JoinTokens(); len(left) > 0 {
+	if left := c.Nodes[stays].JoinTokens(); len(left) > 0 {
 		t.Errorf("%v are left", left)
 	}
-	dir := c.dirs[stays]
-	closeNode(t, c.nodes[stays])
-	delete(c.nodes, stays)
+	dir := c.Dirs[stays]
+	closeNode(t, c.Nodes[stays])
+	delete(c.Nodes, stays)
 	log, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft/raft.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -182,22 +182,22 @@ func TestTokensEndBeforeTheirServerIsRemoved(t *testing.T) {
 func TestServerWhoseAnswerIsLostJoinsWithItsToken(t *testing.T) {
 	t.Parallel()
 	ctx, c, sealed := founded3(t)
-	cfg := c.newcomer("s4")
-	cfg.Join = []string{c.addrs["s1"], c.addrs["s2"], c.addrs["s3"]}
-	cfg.JoinToken = joinToken(t, c.nodes["s2"], "s4", 0)
-	n, err := keyring.Start(ctx, cfg)
+	cfg := c.Newcomer("s4")
+	cfg.Join = []string{c.Addrs["s1"], c.Addrs["s2"], c.Addrs["s3"]}
+	cfg.JoinToken = joinToken(t, c.Nodes["s2"], "s4", 0)
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes["s4"] = n
-	c.awaitVote(ctx, n, "s4")
-	if infos := c.nodes["s1"].JoinTokens(); len(infos) != 1 || !infos[0].Used || infos[0].Server != "s4" {
+	c.Nodes["s4"] = n
+	c.AwaitVote(ctx, n, "s4")
+	if infos := c.Nodes["s1"].JoinTokens(); len(infos) != 1 || !infos[0].Used || infos[0].Server != "s4" {
 		t.Errorf("%+v", infos)
 	}
 	closeNode(t, n)
-	delete(c.nodes, "s4")
+	delete(c.Nodes, "s4")
 	cfg.Dir, cfg.Listener = t.TempDir(), nil // as if it had heard no answer
-	n = c.start(ctx, cfg)
+	n = c.Start(ctx, cfg)
 	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -208,20 +208,20 @@ func TestServerWhoseAnswerIsLostJoinsWithItsToken(t *testing.T) {
 func TestTokenIsBoundToOneCertificate(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	token := joinToken(t, c.nodes["s2"], "s4", 0)
-	if err := keyring.UseToken(ctx, c.nodes[c.nodes["s1"].Leader()], token, [32]byte{1}); err != nil {
+	token := joinToken(t, c.Nodes["s2"], "s4", 0)
+	if err := keyring.UseToken(ctx, c.Nodes[c.Nodes["s1"].Leader()], token, [32]byte{1}); err != nil {
 		t.Fatal(err)
 	}
-	cfg := c.newcomer("s4")
+	cfg := c.Newcomer("s4")
 	cfg.JoinToken = token
 	wantOut(t, ctx, cfg, "JoinToken, or AddServer")
-	if servers := keyring.RaftServers(c.nodes["s1"]); len(servers) != 3 {
+	if servers := keyring.RaftServers(c.Nodes["s1"]); len(servers) != 3 {
 		t.Errorf("%v", servers)
 	}
 }
 
 // wantOut requires a server not to be taken in, however often it asks for a second.
-func wantOut(t *testing.T, ctx context.Context, cfg keyring.NodeConfig, why string) {
+func wantOut(t *testing.T, ctx context.Context, cfg node.Config, why string) {
 	t.Helper()
 	asking, stop := context.WithCancel(ctx)
 	defer stop()
@@ -231,7 +231,7 @@ func wantOut(t *testing.T, ctx context.Context, cfg keyring.NodeConfig, why stri
 			stop()
 		}
 	})
-	n, err := keyring.Start(asking, cfg)
+	n, err := node.Start(asking, cfg)
 	if err == nil {
 		closeNode(t, n)
 		t.Errorf("%s was taken in", cfg.ID)
@@ -240,49 +240,11 @@ func wantOut(t *testing.T, ctx context.Context, cfg keyring.NodeConfig, why stri
 	}
 }
 
-// impostor founds a cluster of its own at an address, with the certificate that a removed server had, and
-// takes in whoever comes.
-func (c *nodes) impostor(ctx context.Context, id raft.ServerID, addr string, admits ...raft.ServerID) *keyring.Node {
-	c.tb.Helper()
-	cfg := c.config(id)
-	cfg.Dir, cfg.Addr, cfg.Peers = c.tb.TempDir(), addr, map[raft.ServerID]string{id: addr}
-	var err error
-	if cfg.Listener, err = net.Listen("tcp", addr); err != nil {
-		c.tb.Fatal(err)
-	}
-	n, err := keyring.Start(ctx, cfg)
-	if err != nil {
-		c.tb.Fatal(err)
-	}
-	c.tb.Cleanup(func() { n.Close() })
-	if err := n.Keyring().WaitReady(ctx); err != nil {
-		c.tb.Fatal(err)
-	}
-	for _, id := range admits {
-		if err := n.AddServer(ctx, id, c.addrs[id]); err != nil {
-			c.tb.Fatal(err)
-		}
-	}
-	return n
-}
-
-// expel removes a server and stops it.
-func (c *nodes) expel(ctx context.Context, id raft.ServerID) {
-	c.tb.Helper()
-	if err := c.nodes[besides(id)].RemoveServer(ctx, id, keyring.RemoveServerOptions{}); err != nil {
-		c.tb.Fatal(err)
-	}
-	if err := c.nodes[id].Close(); err != nil {
-		c.tb.Error(err)
-	}
-	delete(c.nodes, id)
-}
-
 // within requires a node to be in the cluster of others.
-func within(t *testing.T, ctx context.Context, c *nodes, n *keyring.Node, id raft.ServerID) {
+func within(t *testing.T, ctx context.Context, c *keyringtest.Nodes, n *node.Node, id raft.ServerID) {
 	t.Helper()
-	c.awaitVote(ctx, n, id)
-	if keyring.Ring(keyring.FSMOf(n)).Cluster != keyring.Ring(keyring.FSMOf(c.nodes["s1"])).Cluster {
+	c.AwaitVote(ctx, n, id)
+	if keyring.Ring(keyring.FSMOf(n)).Cluster != keyring.Ring(keyring.FSMOf(c.Nodes["s1"])).Cluster {
 		t.Errorf("%s is in the cluster of whoever answered", id)
 	}
 }
@@ -292,18 +254,18 @@ func within(t *testing.T, ctx context.Context, c *nodes, n *keyring.Node, id raf
 func TestJoinerTakesNobodyForTheClusterWithoutProof(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	c.expel(ctx, "s3")
-	alone, cfg := c.newcomer("s4"), c.newcomer("s4")
-	c.impostor(ctx, "s3", c.addrs["s3"], "s4")
-	cfg.Join = []string{c.addrs["s3"], c.addrs["s1"], c.addrs["s2"]}
-	cfg.JoinToken = joinToken(t, c.nodes["s1"], "s4", 0)
+	c.Expel(ctx, "s3")
+	alone, cfg := c.Newcomer("s4"), c.Newcomer("s4")
+	c.Impostor(ctx, "s3", c.Addrs["s3"], "s4")
+	cfg.Join = []string{c.Addrs["s3"], c.Addrs["s1"], c.Addrs["s2"]}
+	cfg.JoinToken = joinToken(t, c.Nodes["s1"], "s4", 0)
 	alone.Join, alone.JoinToken = cfg.Join[:1], cfg.JoinToken
 	wantOut(t, ctx, alone, "JoinToken, or AddServer")
-	n, err := keyring.Start(ctx, cfg)
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes["s4"] = n
+	c.Nodes["s4"] = n
 	within(t, ctx, c, n, "s4")
 }
 
@@ -312,27 +274,27 @@ func TestLostFounderJoinsByIDAlone(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 4, nil)
-	c.ready(ctx)
-	c.expel(ctx, "s3")
-	c.impostor(ctx, "s3", c.addrs["s3"], "s2")
-	closeNode(t, c.nodes["s2"])
-	delete(c.nodes, "s2")
-	cfg := c.config("s2")
+	c := keyringtest.StartNodes(t, 4, nil)
+	c.Ready(ctx)
+	c.Expel(ctx, "s3")
+	c.Impostor(ctx, "s3", c.Addrs["s3"], "s2")
+	closeNode(t, c.Nodes["s2"])
+	delete(c.Nodes, "s2")
+	cfg := c.Config("s2")
 	cfg.Dir = t.TempDir()
-	cfg.Peers = map[raft.ServerID]string{"s1": c.addrs["s3"], "s2": c.addrs["s2"]}
+	cfg.Peers = map[raft.ServerID]string{"s1": c.Addrs["s3"], "s2": c.Addrs["s2"]}
 	wantSilent(t, ctx, cfg)
-	cfg.Peers, cfg.Listener = map[raft.ServerID]string{"s1": c.addrs["s1"], "s2": c.addrs["s2"], "s4": c.addrs["s4"]}, nil
-	n, err := keyring.Start(ctx, cfg)
+	cfg.Peers, cfg.Listener = map[raft.ServerID]string{"s1": c.Addrs["s1"], "s2": c.Addrs["s2"], "s4": c.Addrs["s4"]}, nil
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes["s2"] = n
+	c.Nodes["s2"] = n
 	within(t, ctx, c, n, "s2")
 }
 
 // wantSilent requires a server to find none of the others.
-func wantSilent(t *testing.T, ctx context.Context, cfg keyring.NodeConfig) {
+func wantSilent(t *testing.T, ctx context.Context, cfg node.Config) {
 	t.Helper()
 	asking, stop := context.WithCancel(ctx)
 	defer stop()
@@ -342,7 +304,7 @@ func wantSilent(t *testing.T, ctx context.Context, cfg keyring.NodeConfig) {
 			stop()
 		}
 	})
-	n, err := keyring.Start(asking, cfg)
+	n, err := node.Start(asking, cfg)
 	if err == nil {
 		closeNode(t, n)
 		t.Errorf("%s has found somebody", cfg.ID)
@@ -354,42 +316,42 @@ func wantSilent(t *testing.T, ctx context.Context, cfg keyring.NodeConfig) {
 func TestJoinerGoesOnWithNobodyWhoProvesNothing(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	c.expel(ctx, "s3")
-	leader := c.nodes["s1"].Leader()
-	out := peer.NewClient(&peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/s3", nil)})
+	c.Expel(ctx, "s3")
+	leader := c.Nodes["s1"].Leader()
+	out := peer.NewClient(&peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/s3", nil)})
 	defer out.Close()
 	for name, answer := range map[string]peer.Handler{
 		"made up": func(context.Context, peer.Identity, string, []byte) ([]byte, error) {
 			return json.Marshal(map[string]any{"proof": make([]byte, 32)})
 		},
 		"handed on": func(ctx context.Context, _ peer.Identity, path string, body []byte) ([]byte, error) {
-			return out.Call(ctx, string(leader), c.addrs[leader], path, body)
+			return out.Call(ctx, string(leader), c.Addrs[leader], path, body)
 		},
 	} {
-		ln, err := net.Listen("tcp", c.addrs["s3"])
+		ln, err := net.Listen("tcp", c.Addrs["s3"])
 		if err != nil {
 			t.Fatal(err)
 		}
 		var mu sync.Mutex
 		var asked []string
-		stop := c.pose("s3", ln, func(ctx context.Context, from peer.Identity, path string, body []byte) ([]byte, error) {
+		stop := c.Pose("s3", ln, func(ctx context.Context, from peer.Identity, path string, body []byte) ([]byte, error) {
 			if path == "/node/hello" {
-				return json.Marshal(map[string]any{"founded": true, "leader": c.addrs["s3"], "leaderID": "s3"})
+				return json.Marshal(map[string]any{"founded": true, "leader": c.Addrs["s3"], "leaderID": "s3"})
 			}
 			mu.Lock()
 			asked = append(asked, path)
 			mu.Unlock()
 			return answer(ctx, from, path, body)
 		})
-		cfg := c.newcomer("s4")
-		cfg.Join, cfg.JoinToken = []string{c.addrs["s3"]}, joinToken(t, c.nodes["s1"], "s4", 0)
+		cfg := c.Newcomer("s4")
+		cfg.Join, cfg.JoinToken = []string{c.Addrs["s3"]}, joinToken(t, c.Nodes["s1"], "s4", 0)
 		wantOut(t, ctx, cfg, "join")
 		stop()
 		if slices.Contains(asked, "/node/join") || !slices.Contains(asked, "/node/proof") {
 			t.Errorf("%s: it has asked for %v", name, asked)
 		}
 	}
-	for id, n := range c.nodes {
+	for id, n := range c.Nodes {
 		if servers := keyring.RaftServers(n); len(servers) != 2 {
 			t.Errorf("%s has %v", id, servers)
 		}
@@ -401,19 +363,19 @@ func TestJoinerGoesOnWithNobodyWhoProvesNothing(t *testing.T) {
 func TestJoinNeedsAProof(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := founded3(t)
-	joinToken(t, c.nodes["s1"], "s4", 0)
-	joinToken(t, c.nodes["s1"], "s5", 0)
-	awaitTokens(t, c.nodes["s1"], 2)
+	joinToken(t, c.Nodes["s1"], "s4", 0)
+	joinToken(t, c.Nodes["s1"], "s5", 0)
+	awaitTokens(t, c.Nodes["s1"], 2)
 	mine, others := "", ""
-	for _, info := range c.nodes["s1"].JoinTokens() {
+	for _, info := range c.Nodes["s1"].JoinTokens() {
 		if info.Server == "s4" {
 			mine = info.ID
 		} else {
 			others = info.ID
 		}
 	}
-	leader := c.nodes["s1"].Leader()
-	client := peer.NewClient(&peer.Dialer{Cluster: "test", TLS: c.ca.Source("keyring://test/server/s4", nil)})
+	leader := c.Nodes["s1"].Leader()
+	client := peer.NewClient(&peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/s4", nil)})
 	defer client.Close()
 	proof := make([]byte, 32)
 	io.ReadFull(rand.Reader, proof)
@@ -429,34 +391,27 @@ func TestJoinNeedsAProof(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = client.Call(ctx, string(leader), c.addrs[leader], "/node/join", b)
+		_, err = client.Call(ctx, string(leader), c.Addrs[leader], "/node/join", b)
 		if refusal(err) != peer.NotMember {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for _, id := range []string{others, strings.Repeat("ab", 16)} {
 		body := []byte(`{"token":"` + id + `","addr":"127.0.0.1:9"}`)
-		if _, err := client.Call(ctx, string(leader), c.addrs[leader], "/node/proof", body); refusal(err) != peer.NotMember {
+		if _, err := client.Call(ctx, string(leader), c.Addrs[leader], "/node/proof", body); refusal(err) != peer.NotMember {
 			t.Errorf("proof of %s: %v", id, err)
 		}
 	}
-	if servers := keyring.RaftServers(c.nodes["s1"]); len(servers) != 3 {
+	if servers := keyring.RaftServers(c.Nodes["s1"]); len(servers) != 3 {
 		t.Errorf("%v", servers)
 	}
 }
 
 // TestJoinNamesServersByAddressAndID, for who joins, and for a restore that asks whether they are silent.
 func TestJoinNamesServersByAddressAndID(t *testing.T) {
-	cfg := keyring.NodeConfig{
-		ID: "s1", Peers: map[raft.ServerID]string{"s1": "h1:1", "s2": "h2:1"}, Join: []string{"a@b@h3:1", "h4:1", "s5@[::1]:1"},
-	}
-	want := map[string]raft.ServerID{"h2:1": "s2", "h3:1": "a@b", "h4:1": "", "[::1]:1": "s5"}
-	if got := keyring.Named(cfg); !maps.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
-	}
 	for _, entry := range []string{"@h:1", "s1@", "s1@h", "h", " @h:1", "s1@0.0.0.0:1", ""} {
-		cfg := keyring.NodeConfig{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Addr: "h1:1", Cluster: "test", Join: []string{entry}}
-		if _, err := keyring.Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "Join: ") {
+		cfg := node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Addr: "h1:1", Cluster: "test", Join: []string{entry}}
+		if _, err := node.Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "Join: ") {
 			t.Errorf("%q: %v", entry, err)
 		}
 	}
@@ -467,12 +422,12 @@ func TestPlainAddressNeedsAToken(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 2, nil)
-	cfg := c.newcomer("s4")
-	cfg.Join = append(cfg.Join, c.addrs["s1"])
+	c := keyringtest.StartNodes(t, 2, nil)
+	cfg := c.Newcomer("s4")
+	cfg.Join = append(cfg.Join, c.Addrs["s1"])
 	refused := func(what ...string) {
 		t.Helper()
-		n, err := keyring.Start(ctx, cfg)
+		n, err := node.Start(ctx, cfg)
 		if err == nil {
 			n.Close()
 			t.Fatal("it joins")
@@ -484,7 +439,7 @@ func TestPlainAddressNeedsAToken(t *testing.T) {
 		}
 	}
 	refused("id@host:port", "JoinToken")
-	cfg = c.newcomer("s5")
-	cfg.Join, cfg.JoinToken = append(cfg.Join, c.addrs["s1"]), "AQ"
+	cfg = c.Newcomer("s5")
+	cfg.Join, cfg.JoinToken = append(cfg.Join, c.Addrs["s1"]), "AQ"
 	refused("JoinToken: ")
 }

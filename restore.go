@@ -56,9 +56,9 @@ type RestoreOptions struct {
 	// DataOnly is for drills: what is restored is a new cluster, with an ID of its own, in which the keys of the
 	// backup open data and no more. It makes a fresh active key. So it signs no token that the
 	// cluster of the backup takes, takes none of its tokens, and no server can join the one with a token
-	// of the other's. Keys that have sealed nothing are left out. Give it another NodeConfig.Cluster and CA.
+	// of the other's. Keys that have sealed nothing are left out. Give it another node.Config.Cluster and CA.
 	DataOnly bool
-	// Force is for RestoreNode: it does not ask whether other servers of the cluster answer.
+	// Force is for node.Restore: it does not ask whether other servers of the cluster answer.
 	Force bool
 	// Logger gets what the keystore logs. Nil logs nothing.
 	Logger hclog.Logger
@@ -92,7 +92,7 @@ func (o RestoreOptions) verify() VerifyOptions {
 // Restore reads a backup and writes its keys into a keystore directory under this server's KEKs. It
 // writes nothing, not even the directory, before it has read all of the backup and found it good. After an
 // error, or a crash, the same Restore finishes what is in Dir. The other servers need no backup: they get the
-// keys from this one. See RestoreNode for a Node.
+// keys from this one. See node.Restore for a Node.
 //
 // No other server of the cluster may run: there would be two of it. A host with a raft of its own sees
 // to that.

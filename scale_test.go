@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -46,7 +48,7 @@ func TestRecordsMoveOnceThroughLeaderChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keyring.AwaitHolders(c.leader().node.Keyring(), key.ID, 3) // so that any of them can be closed
+	keyringtest.AwaitHolders(c.leader().node.Keyring(), key.ID, 3) // so that any of them can be closed
 
 	for n := range changes {
 		due := share * (n + 1)
@@ -96,7 +98,7 @@ const ahead = 6 * 256
 
 // shelves are three Nodes with shelves.
 type shelves struct {
-	*nodes
+	*keyringtest.Nodes
 	ctx    context.Context
 	refs   []string
 	told   []int // the last write that was said to be stored, by record; each of one writer
@@ -125,17 +127,17 @@ func startShelves(ctx context.Context, t *testing.T, records int) *shelves {
 	for i := range records {
 		c.refs = append(c.refs, fmt.Sprintf("record/%06d", i))
 	}
-	c.nodes = startNodes(t, 3, func(cfg *keyring.NodeConfig) { c.up[cfg.ID] = c.newServer(cfg) })
+	c.Nodes = keyringtest.StartNodes(t, 3, func(cfg *node.Config) { c.up[cfg.ID] = c.newServer(cfg) })
 	for id, s := range c.up {
-		s.node, s.level = c.nodes.nodes[id], true
+		s.node, s.level = c.Nodes.Nodes[id], true
 		close(s.started)
 	}
-	c.ready(ctx)
+	c.Ready(ctx)
 	return c
 }
 
 // newServer completes the configuration of a server that is about to start.
-func (c *shelves) newServer(cfg *keyring.NodeConfig) *shelfServer {
+func (c *shelves) newServer(cfg *node.Config) *shelfServer {
 	s := &shelfServer{c: c, id: cfg.ID, keys: keyring.NewFSM()}
 	s.started = make(chan struct{})
 	s.shelf = newShelf(s.keys)
@@ -194,16 +196,16 @@ func (c *shelves) any(wait []<-chan struct{}) error {
 
 // leader returns a server that leads and is ready.
 func (c *shelves) leader() (leader *shelfServer) {
-	c.tb.Helper()
+	c.TB.Helper()
 	if err := c.led(func(s *shelfServer) error { leader = s; return nil }); err != nil {
-		c.tb.Fatal("no leader: ", err)
+		c.TB.Fatal("no leader: ", err)
 	}
 	return leader
 }
 
 // await waits until a shelf has counted enough.
 func (c *shelves) await(enough func(shelved) bool) {
-	c.tb.Helper()
+	c.TB.Helper()
 	for {
 		var wait []<-chan struct{}
 		var counts shelved
@@ -215,27 +217,27 @@ func (c *shelves) await(enough func(shelved) bool) {
 			wait = append(wait, changed)
 		}
 		if err := c.any(wait); err != nil {
-			c.tb.Fatalf("there is no more than %+v: %v", counts, err)
+			c.TB.Fatalf("there is no more than %+v: %v", counts, err)
 		}
 	}
 }
 
 // catchUp waits until a shelf has applied all that another has.
 func (c *shelves) catchUp(s, with *shelfServer) {
-	c.tb.Helper()
+	c.TB.Helper()
 	for want, _ := with.shelf.look(); ; {
 		counts, changed := s.shelf.look()
 		if counts.Index >= want.Index {
 			return
 		}
 		if err := c.any([]<-chan struct{}{changed}); err != nil {
-			c.tb.Fatalf("%s has %d, not %d: %v", s.id, counts.Index, want.Index, err)
+			c.TB.Fatalf("%s has %d, not %d: %v", s.id, counts.Index, want.Index, err)
 		}
 	}
 }
 
 func (c *shelves) awaitState(s *shelfServer, id keyring.KeyID, want keyring.State) {
-	c.tb.Helper()
+	c.TB.Helper()
 	for {
 		changed := s.node.Keyring().Changed()
 		state := keyring.Ring(s.keys).Key(id).State
@@ -244,7 +246,7 @@ func (c *shelves) awaitState(s *shelfServer, id keyring.KeyID, want keyring.Stat
 		}
 		if err := c.any([]<-chan struct{}{changed}); err != nil {
 			counts, _ := s.shelf.look()
-			c.tb.Fatalf("%s: the key is %s after %d moves and not %s: %v", s.id, state, counts.Moved, want, err)
+			c.TB.Fatalf("%s: the key is %s after %d moves and not %s: %v", s.id, state, counts.Moved, want, err)
 		}
 	}
 }
@@ -257,10 +259,10 @@ func (c *shelves) active() keyring.KeyID {
 // other may be behind, and raft then lets it believe in the old leader until a new one is heard of: if
 // the old one were closed before, there might never be one.
 func (c *shelves) depose(from *shelfServer) *shelfServer {
-	c.tb.Helper()
+	c.TB.Helper()
 	before, _ := from.shelf.look()
-	if err := keyring.Depose(from.node); err != nil {
-		c.tb.Fatal(err)
+	if err := c.Depose(from.id); err != nil {
+		c.TB.Fatal(err)
 	}
 	for _, s := range c.servers() {
 		for {
@@ -269,7 +271,7 @@ func (c *shelves) depose(from *shelfServer) *shelfServer {
 				break
 			}
 			if err := c.any([]<-chan struct{}{changed}); err != nil {
-				c.tb.Fatalf("%s has not heard of another leader: %v", s.id, err)
+				c.TB.Fatalf("%s has not heard of another leader: %v", s.id, err)
 			}
 		}
 	}
@@ -278,7 +280,7 @@ func (c *shelves) depose(from *shelfServer) *shelfServer {
 
 // restart closes the leader, and starts it again when another leads and stores.
 func (c *shelves) restart(from *shelfServer) {
-	c.tb.Helper()
+	c.TB.Helper()
 	before, _ := from.shelf.look()
 	c.mu.Lock()
 	delete(c.up, from.id)
@@ -286,18 +288,18 @@ func (c *shelves) restart(from *shelfServer) {
 	c.mu.Unlock()
 	from.readers.Wait()
 	if err := from.node.Close(); err != nil {
-		c.tb.Fatal(err)
+		c.TB.Fatal(err)
 	}
 	c.await(func(s shelved) bool { return s.Term > before.Term })
 
-	cfg := c.config(from.id)
+	cfg := c.Config(from.id)
 	s := c.newServer(&cfg)
 	var err error
-	if s.node, err = keyring.Start(c.ctx, cfg); err != nil {
-		c.tb.Fatal(err)
+	if s.node, err = node.Start(c.ctx, cfg); err != nil {
+		c.TB.Fatal(err)
 	}
 	close(s.started)
-	c.nodes.nodes[s.id] = s.node
+	c.Nodes.Nodes[s.id] = s.node
 	c.mu.Lock()
 	c.up[s.id] = s
 	c.turn()
@@ -316,7 +318,7 @@ func (c *shelves) turn() {
 
 // check opens every record on every server, and returns what the shelves have counted.
 func (c *shelves) check(old keyring.KeyID) (end shelved) {
-	c.tb.Helper()
+	c.TB.Helper()
 	leader, active := c.leader(), c.active()
 	for _, s := range c.servers() {
 		c.catchUp(s, leader)
@@ -329,18 +331,18 @@ func (c *shelves) check(old keyring.KeyID) (end shelved) {
 				continue
 			}
 			if bad++; bad <= 10 {
-				c.tb.Errorf("%s: %s is %q, %v, under %s; want %q under %s", s.id, ref, got, err, id, want, active)
+				c.TB.Errorf("%s: %s is %q, %v, under %s; want %q under %s", s.id, ref, got, err, id, want, active)
 			}
 		}
 		counts, _ := s.shelf.look()
 		if under := len(s.shelf.refs(old)); bad > 0 || under > 0 {
-			c.tb.Errorf("%s: %d records are not as they should be, %d are under the old key", s.id, bad, under)
+			c.TB.Errorf("%s: %d records are not as they should be, %d are under the old key", s.id, bad, under)
 		}
 		if end.Index > 0 && counts.Moved != end.Moved {
-			c.tb.Errorf("%s counts %+v, another %+v", s.id, counts, end)
+			c.TB.Errorf("%s counts %+v, another %+v", s.id, counts, end)
 		}
 		if end = counts; keyring.Ring(s.keys).Key(old).State != keyring.StateDeprecated {
-			c.tb.Errorf("%s: the old key is %s", s.id, keyring.Ring(s.keys).Key(old).State)
+			c.TB.Errorf("%s: the old key is %s", s.id, keyring.Ring(s.keys).Key(old).State)
 		}
 	}
 	return end

@@ -14,8 +14,9 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 )
 
 // spellings are the ways in which a secret could stand in a file: raw, hex in both cases,
@@ -84,15 +85,15 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) {
 		if cfg.ID == "s1" {
 			cfg.KEKs = []keyring.KEK{kek, keyring.InlineKEK()}
 		}
 		cfg.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Trace, Output: &logs})
 		cfg.Tokens.Algorithm = "ES256"
 	})
-	c.ready(ctx)
-	for id, n := range c.nodes {
+	c.Ready(ctx)
+	for id, n := range c.Nodes {
 		for range 2 {
 			if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
 				t.Fatalf("%s: %v", id, err)
@@ -103,25 +104,25 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 		}
 	}
 	secrets := [][]byte{wrapping}
-	for id, n := range c.nodes {
-		keyring.AwaitHolders(n.Keyring(), n.Keyring().Keys()[0].ID, 3)
+	for id, n := range c.Nodes {
+		keyringtest.AwaitHolders(n.Keyring(), n.Keyring().Keys()[0].ID, 3)
 		secrets = append(secrets, keyring.Secrets(n.Keyring())...)
 		if err := keyring.SnapshotRaft(n); err != nil {
 			t.Fatalf("%s: %v", id, err)
 		}
 	}
-	for id := range c.nodes { // a restart logs, and syncs what bolt has
-		c.restart(ctx, id)
+	for id := range c.Nodes { // a restart logs, and syncs what bolt has
+		c.Restart(ctx, id)
 	}
-	c.ready(ctx)
-	c.close()
-	clear(c.nodes)
+	c.Ready(ctx)
+	c.Close()
+	clear(c.Nodes)
 
 	if len(secrets) < 3*7*3 {
 		t.Fatalf("only %d secrets to search for", len(secrets))
 	}
 	var inKeyFiles, searched int
-	for id, dir := range c.dirs {
+	for id, dir := range c.Dirs {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err
@@ -150,23 +151,6 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 		t.Errorf("the search has found nothing where it had to: %d in key files, %d files, %d bytes of logs",
 			inKeyFiles, searched, len(logs.bytes()))
 	}
-}
-
-// restart closes a node and starts it on the same directory and address.
-func (c *nodes) restart(ctx context.Context, id raft.ServerID) {
-	c.tb.Helper()
-	old := c.nodes[id]
-	delete(c.nodes, id)
-	if err := old.Close(); err != nil {
-		c.tb.Fatal(err)
-	}
-	cfg := c.config(id)
-	cfg.KEKs = c.keks[id]
-	n, err := keyring.Start(ctx, cfg)
-	if err != nil {
-		c.tb.Fatalf("%s: %v", id, err)
-	}
-	c.nodes[id] = n
 }
 
 // lockedBuffer is a log.

@@ -74,9 +74,9 @@ func TestOfferIsTheLeadersAlone(t *testing.T) {
 			ID: peer.ID(id), Algorithm: "EdDSA", Check: material.Check(id, "EdDSA"), Created: time.Now().UTC(),
 		}}.Encode())
 		leader := c.Leader()
-		other := c.Server(besides(s.ID))
+		other := c.Server(keyringtest.Besides(s.ID))
 		if other == leader {
-			other = c.Server(besides(other.ID))
+			other = c.Server(keyringtest.Besides(other.ID))
 		}
 		for _, from := range []*keyringtest.Server{other, leader} {
 			from.Disk.Plant(nks.FileName(id), 0o600, file)

@@ -17,7 +17,7 @@ func text(record, n int) []byte {
 
 // fill stores all records, under the first key.
 func (c *shelves) fill() {
-	c.tb.Helper()
+	c.TB.Helper()
 	for i := 0; i < len(c.refs); i += 1000 {
 		err := c.led(func(s *shelfServer) error {
 			var puts []recordPut
@@ -32,7 +32,7 @@ func (c *shelves) fill() {
 			return errors.Join(append(errs, err)...)
 		})
 		if err != nil {
-			c.tb.Fatal(err)
+			c.TB.Fatal(err)
 		}
 	}
 	for _, s := range c.servers() {
@@ -41,13 +41,13 @@ func (c *shelves) fill() {
 }
 
 func (c *shelves) seal(ref string) (sealed []byte) {
-	c.tb.Helper()
+	c.TB.Helper()
 	err := c.led(func(s *shelfServer) (err error) {
 		sealed, err = s.node.Keyring().Encrypt([]byte(ref), []byte(ref))
 		return err
 	})
 	if err != nil {
-		c.tb.Fatal(err)
+		c.TB.Fatal(err)
 	}
 	return sealed
 }
@@ -83,7 +83,7 @@ func (c *shelves) write(writer int, stop <-chan struct{}) {
 		})
 		if err != nil {
 			if c.ctx.Err() == nil {
-				c.tb.Errorf("write %s: %v", ref, err)
+				c.TB.Errorf("write %s: %v", ref, err)
 			}
 			return
 		}
@@ -134,7 +134,7 @@ func (c *shelves) readSome(s *shelfServer, random *rand.Rand) bool {
 		ref := c.refs[record]
 		got, err := s.node.Decrypt(c.ctx, s.shelf.get(ref), []byte(ref))
 		if want := fmt.Sprintf("record %d write ", record); err != nil || !strings.HasPrefix(string(got), want) {
-			c.tb.Errorf("read %s on %s: %q, %v", ref, s.id, got, err)
+			c.TB.Errorf("read %s on %s: %q, %v", ref, s.id, got, err)
 			return false
 		}
 		c.reads.Add(1)

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -166,7 +167,7 @@ type shelfServer struct {
 	shelf *shelf
 
 	started chan struct{} // closed when node is set
-	node    *keyring.Node
+	node    *node.Node
 	readers sync.WaitGroup // Add under shelves.mu, and while the server is there
 	level   bool           // it has what it had before its restart; guarded by shelves.mu
 }

@@ -15,6 +15,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 )
 
 var algorithms = []string{"RS256", "ES256", "EdDSA"}
@@ -22,7 +23,7 @@ var algorithms = []string{"RS256", "ES256", "EdDSA"}
 // benchSigner is a leader alone whose keys are of that algorithm.
 func benchSigner(b *testing.B, algorithm string) *keyring.Keyring {
 	b.Helper()
-	node, err := keyring.Start(b.Context(), keyring.NodeConfig{
+	node, err := node.Start(b.Context(), node.Config{
 		Dir: b.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()},
 		Tokens: keyring.TokenPolicy{Algorithm: algorithm, Issuer: "https://issuer.example"},
 	})

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 )
 
 // TestStolenDiskOpensNothing: somebody has a copy of everything that a server had in its directory,
@@ -105,9 +107,9 @@ func copyDir(t *testing.T, dir string) string {
 	return to
 }
 
-func startAlone(t *testing.T, ctx context.Context, dir string, keks, old []keyring.KEK) *keyring.Node {
+func startAlone(t *testing.T, ctx context.Context, dir string, keks, old []keyring.KEK) *node.Node {
 	t.Helper()
-	n, err := keyring.Start(ctx, keyring.NodeConfig{
+	n, err := node.Start(ctx, node.Config{
 		Dir: dir, KEKs: keks, OldKEKs: old, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	})
 	if err != nil {
@@ -141,7 +143,7 @@ func (d stolen) opensNothing(t *testing.T, how string, keks, old []keyring.KEK) 
 	t.Helper()
 	n := startAlone(t, t.Context(), copyDir(t, d.dir), keks, old)
 	for i, c := range d.sealed {
-		keyring.AwaitHolders(n.Keyring(), d.keys[i], 0) // until raft has it, holders or not
+		keyringtest.AwaitHolders(n.Keyring(), d.keys[i], 0) // until raft has it, holders or not
 		if _, err := n.Keyring().Decrypt(c, nil); !errors.Is(err, keyring.ErrKeyMissing) {
 			t.Errorf("%s: key %d: %v", how, i, err)
 		}

@@ -11,19 +11,21 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
 // theft is a cluster of four, of which s3 was stolen, and the thief.
 type theft struct {
-	*nodes
+	*keyringtest.Nodes
 	t       *testing.T
 	ctx     context.Context
 	dir     string          // s3's
 	tokens  []string        // that s3 knew, the first for itself
 	sealed  []byte          // before
-	thief   *keyring.Node   // all that s3 had, as a cluster of its own, with s3's address
+	thief   *node.Node      // all that s3 had, as a cluster of its own, with s3's address
 	forged  []byte          // sealed by the thief
 	old     []keyring.KeyID // keys of that day
 	client  *peer.Client    // with s3's certificate
@@ -70,11 +72,11 @@ func TestStolenServerStepByStep(t *testing.T) {
 // stealServer has a cluster live, takes all that s3 has, and lets the thief run it.
 func stealServer(t *testing.T, ctx context.Context) *theft {
 	t.Helper()
-	s := &theft{t: t, ctx: ctx, nodes: startNodes(t, 4, func(cfg *keyring.NodeConfig) { cfg.Data = keyring.NoData{} })}
-	s.ready(ctx)
-	s3 := s.nodes.nodes["s3"]
+	s := &theft{t: t, ctx: ctx, Nodes: keyringtest.StartNodes(t, 4, func(cfg *node.Config) { cfg.Data = keyring.NoData{} })}
+	s.Ready(ctx)
+	s3 := s.Nodes.Nodes["s3"]
 	s.old = append(s.old, s3.Keyring().Keys()[0].ID)
-	keyring.AwaitHolders(s3.Keyring(), s.old[0], 4)
+	keyringtest.AwaitHolders(s3.Keyring(), s.old[0], 4)
 	for _, id := range []raft.ServerID{"s3", "s9"} {
 		s.tokens = append(s.tokens, joinToken(t, s3, id, 0))
 	}
@@ -86,25 +88,25 @@ func stealServer(t *testing.T, ctx context.Context) *theft {
 		t.Fatal(err)
 	}
 	closeNode(t, s3)
-	delete(s.nodes.nodes, "s3")
-	s.dir = copyDir(t, s.dirs["s3"])
-	s.client = peer.NewClient(&peer.Dialer{Cluster: "test", TLS: s.ca.Source("keyring://test/server/s3", nil)})
+	delete(s.Nodes.Nodes, "s3")
+	s.dir = copyDir(t, s.Dirs["s3"])
+	s.client = peer.NewClient(&peer.Dialer{Cluster: "test", TLS: s.CA.Source("keyring://test/server/s3", nil)})
 	t.Cleanup(s.client.Close)
 	return s
 }
 
 // runThief lets the thief have a cluster of its own of what it has, where s3 was.
 func (s *theft) runThief() {
-	cfg := s.config("s3")
+	cfg := s.Config("s3")
 	cfg.Dir = s.dir
-	if _, err := keyring.RecoverNode(s.ctx, cfg, keyring.RecoverOptions{Force: true}); err != nil {
+	if _, err := node.Recover(s.ctx, cfg, node.RecoverOptions{Force: true}); err != nil {
 		s.t.Fatal(err)
 	}
 	var err error
-	if cfg.Listener, err = net.Listen("tcp", s.addrs["s3"]); err != nil {
+	if cfg.Listener, err = net.Listen("tcp", s.Addrs["s3"]); err != nil {
 		s.t.Fatal(err)
 	}
-	if s.thief, err = keyring.Start(s.ctx, cfg); err != nil {
+	if s.thief, err = node.Start(s.ctx, cfg); err != nil {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { s.thief.Close() })
@@ -116,10 +118,10 @@ func (s *theft) runThief() {
 	}
 }
 
-func (s *theft) member() *keyring.Node { return s.nodes.nodes["s1"] }
+func (s *theft) member() *node.Node { return s.Nodes.Nodes["s1"] }
 
 // decrypts reports whether a server opens something from memory.
-func (s *theft) decrypts(n *keyring.Node, sealed []byte) bool {
+func (s *theft) decrypts(n *node.Node, sealed []byte) bool {
 	_, err := n.Keyring().Decrypt(sealed, nil)
 	return err == nil
 }
@@ -138,23 +140,23 @@ func (s *theft) stays() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for id := range s.nodes.nodes {
+	for id := range s.Nodes.Nodes {
 		for _, path := range []string{
 			"/keyring", "/node/encrypt", "/node/decrypt", "/node/sign", "/node/rotate", "/node/remove", "/node/status",
 			"/node/add-server", "/node/remove-server", "/node/join-token", "/node/withdraw-join-token",
 		} {
-			if _, err := s.client.Call(s.ctx, string(id), s.addrs[id], path, hello); refusal(err) != peer.NotMember {
+			if _, err := s.client.Call(s.ctx, string(id), s.Addrs[id], path, hello); refusal(err) != peer.NotMember {
 				s.t.Errorf("%s of %s: %v", path, id, err)
 			}
 		}
-		d := &peer.Dialer{Cluster: "test", TLS: s.ca.Source("keyring://test/server/s3", nil)}
-		if c, err := d.Dial(s.ctx, string(id), s.addrs[id], peer.ALPNRaft); err == nil {
+		d := &peer.Dialer{Cluster: "test", TLS: s.CA.Source("keyring://test/server/s3", nil)}
+		if c, err := d.Dial(s.ctx, string(id), s.Addrs[id], peer.ALPNRaft); err == nil {
 			c.Close()
 			s.t.Errorf("%s talks raft to it", id)
 		}
 	}
 	for _, token := range append(s.tokens, "") {
-		cfg := s.newcomer("s3")
+		cfg := s.Newcomer("s3")
 		cfg.JoinToken = token
 		wantOut(s.t, s.ctx, cfg, "JoinToken, or AddServer")
 	}
@@ -166,17 +168,17 @@ func (s *theft) stays() {
 }
 
 func (s *theft) remove() {
-	at := s.addrs["s3"]
+	at := s.Addrs["s3"]
 	if err := s.member().RemoveServer(s.ctx, "s3", keyring.RemoveServerOptions{}); err != nil {
 		s.t.Fatal(err)
 	}
-	for _, n := range s.nodes.nodes { // who is behind learns of it with the log
-		s.await(s.ctx, n, "told", func(st keyring.Status) bool {
+	for _, n := range s.Nodes.Nodes { // who is behind learns of it with the log
+		s.Await(s.ctx, n, "told", func(st keyring.Status) bool {
 			return !slices.ContainsFunc(st.Servers, func(server raft.Server) bool { return server.ID == "s3" })
 		})
 	}
 	s.stays()
-	s.addrs["s3"] = at
+	s.Addrs["s3"] = at
 	s.runThief()
 	after, err := s.member().Encrypt(s.ctx, []byte("after"), nil)
 	if err != nil {
@@ -186,7 +188,7 @@ func (s *theft) remove() {
 	s.want("the thief opens what is sealed now", s.decrypts(s.thief, after), true)
 	s.want("a server opens what the thief seals", s.decrypts(s.member(), s.forged), true)
 	s.want("a token that the thief signs is good", s.member().Keyring().Verify(s.signed(), me) == nil, true)
-	cfg := s.newcomer("s6")
+	cfg := s.Newcomer("s6")
 	if err := s.thief.AddServer(s.ctx, "s6", cfg.Addr); err != nil {
 		s.t.Fatal(err)
 	}
@@ -223,39 +225,39 @@ func (s *theft) rotate() {
 
 func (s *theft) removeKeys() {
 	for _, id := range s.old {
-		s.await(s.ctx, s.member(), "without a key of before", func(keyring.Status) bool { return keyring.KeyOf(s.member(), id).State == "" })
+		s.Await(s.ctx, s.member(), "without a key of before", func(keyring.Status) bool { return keyring.KeyOf(s.member(), id).State == "" })
 		if err := s.member().Remove(s.ctx, id, keyring.RemoveOptions{Now: true}); err != nil {
 			s.t.Fatal(err)
 		}
 	}
-	for _, n := range s.nodes.nodes {
-		s.await(s.ctx, n, "without the keys", func(keyring.Status) bool { return !s.decrypts(n, s.forged) })
+	for _, n := range s.Nodes.Nodes {
+		s.Await(s.ctx, n, "without the keys", func(keyring.Status) bool { return !s.decrypts(n, s.forged) })
 	}
 }
 
 func (s *theft) forgetPeer() {
 	lost := raft.ServerID("s2")
-	closeNode(s.t, s.nodes.nodes[lost])
-	delete(s.nodes.nodes, lost)
-	if err := s.thief.AddServer(s.ctx, lost, s.addrs[lost]); err != nil { // the thief would take it in
+	closeNode(s.t, s.Nodes.Nodes[lost])
+	delete(s.Nodes.Nodes, lost)
+	if err := s.thief.AddServer(s.ctx, lost, s.Addrs[lost]); err != nil { // the thief would take it in
 		s.t.Fatal(err)
 	}
-	cfg := s.config(lost)
+	cfg := s.Config(lost)
 	cfg.Dir, cfg.Data = s.t.TempDir(), keyring.NoData{}
-	cfg.Peers = map[raft.ServerID]string{"s1": s.addrs["s3"], "s2": s.addrs["s2"], "s4": s.addrs["s3"]} // led astray
+	cfg.Peers = map[raft.ServerID]string{"s1": s.Addrs["s3"], "s2": s.Addrs["s2"], "s4": s.Addrs["s3"]} // led astray
 	wantSilent(s.t, s.ctx, cfg)
-	cfg.Peers["s1"], cfg.Peers["s4"] = s.addrs["s1"], s.addrs["s4"]
-	n, err := keyring.Start(s.ctx, cfg)
+	cfg.Peers["s1"], cfg.Peers["s4"] = s.Addrs["s1"], s.Addrs["s4"]
+	n, err := node.Start(s.ctx, cfg)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.nodes.nodes[lost] = n
-	within(s.t, s.ctx, s.nodes, n, lost)
+	s.Nodes.Nodes[lost] = n
+	within(s.t, s.ctx, s.Nodes, n, lost)
 }
 
 func (s *theft) backup() {
 	var file bytes.Buffer
-	leader := s.nodes.nodes[s.member().Leader()]
+	leader := s.Nodes.Nodes[s.member().Leader()]
 	identity := newIdentity(s.t)
 	m, err := leader.Keyring().Backup(s.ctx, &file, identity.Recipient())
 	if err != nil {
@@ -267,9 +269,9 @@ func (s *theft) backup() {
 }
 
 func (s *theft) replace() {
-	cfg := s.newcomer("s5")
+	cfg := s.Newcomer("s5")
 	cfg.JoinToken = joinToken(s.t, s.member(), "s5", 0)
-	n := s.start(s.ctx, cfg)
+	n := s.Start(s.ctx, cfg)
 	s.want("the new server opens what is sealed now", s.decrypts(n, s.present), true)
 	if _, err := n.Keyring().Decrypt(s.sealed, nil); !errors.Is(err, keyring.ErrUnknownKey) {
 		s.t.Errorf("the new server knows an old key: %v", err)

@@ -13,6 +13,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -150,9 +151,9 @@ func TestServerVotesWithoutAKeyThatSealedNothing(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := startNodes(t, 1, nil)
-	c.ready(ctx)
-	leader := c.nodes["s1"]
+	c := keyringtest.StartNodes(t, 1, nil)
+	c.Ready(ctx)
+	leader := c.Nodes["s1"]
 	if err := leader.AddServer(ctx, "s9", "127.0.0.1:9"); err != nil { // and is never started
 		t.Fatal(err)
 	}
@@ -163,17 +164,17 @@ func TestServerVotesWithoutAKeyThatSealedNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := c.newcomer("s4")
-	cfg.Join = []string{"s1@" + c.addrs["s1"]}
-	if err := leader.AddServer(ctx, "s4", c.addrs["s4"]); err != nil {
+	cfg := c.Newcomer("s4")
+	cfg.Join = []string{"s1@" + c.Addrs["s1"]}
+	if err := leader.AddServer(ctx, "s4", c.Addrs["s4"]); err != nil {
 		t.Fatal(err)
 	}
-	n, err := keyring.Start(ctx, cfg)
+	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.nodes["s4"] = n
-	c.await(ctx, leader, "a voter", func(st keyring.Status) bool {
+	c.Nodes["s4"] = n
+	c.Await(ctx, leader, "a voter", func(st keyring.Status) bool {
 		return slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return s.ID == "s4" && s.Suffrage == raft.Voter })
 	})
 	st, err := n.Keyring().Status(ctx)

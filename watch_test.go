@@ -3,14 +3,12 @@ package keyring_test
 import (
 	"errors"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
-	"github.com/hashicorp/raft"
 )
 
 // TestLeaderNamesServersThatAreDownAndLackTheActiveKey, from when on, and no longer than they are.
@@ -119,56 +117,4 @@ func TestLeaderNamesServerWhoseLogTakesNothing(t *testing.T) {
 			t.Errorf("problems %v", got)
 		}
 	})
-}
-
-// TestNodeSaysThatRaftCanNotWrite, as long as it can't.
-func TestNodeSaysThatRaftCanNotWrite(t *testing.T) {
-	t.Parallel()
-	full := map[raft.ServerID]*atomic.Bool{}
-	c := startNodes(t, 3, func(cfg *keyring.NodeConfig) {
-		is := &atomic.Bool{}
-		full[cfg.ID] = is
-		keyring.WrapRaftLog(cfg, func(log raft.LogStore) raft.LogStore { return fullLog{log, is} })
-	})
-	defer c.close()
-	c.ready(t.Context())
-	leader := c.nodes["s1"].Leader()
-	id := raft.ServerID("s1")
-	if leader == id {
-		id = "s2"
-	}
-	await := func(want string) {
-		t.Helper()
-		for {
-			changed := c.nodes[id].Keyring().Changed()
-			if got := kindsOf(t, c.nodes[id].Keyring())[keyring.ProblemRaftDisk]; (got != "") == (want != "") && strings.Contains(got, want) {
-				return
-			}
-			select {
-			case <-changed:
-			case <-t.Context().Done():
-				t.Fatal("it never says so")
-			}
-		}
-	}
-	full[id].Store(true)
-	if _, err := c.nodes[leader].Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	await("entries of its log since")
-	full[id].Store(false)
-	await("")
-}
-
-// fullLog is a log on a disk that may be full.
-type fullLog struct {
-	raft.LogStore
-	full *atomic.Bool
-}
-
-func (l fullLog) StoreLogs(logs []*raft.Log) error {
-	if l.full.Load() {
-		return errors.New("no space left on device")
-	}
-	return l.LogStore.StoreLogs(logs)
 }

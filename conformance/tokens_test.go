@@ -16,13 +16,14 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 )
 
 const audience = "https://audience.example"
 
 // issuer is a server that signs, and serves what its relying parties need.
 type issuer struct {
-	*keyring.Node
+	*node.Node
 	url     string
 	fetches atomic.Int64 // of the JWKS
 }
@@ -33,7 +34,7 @@ func newIssuer(t *testing.T, algorithm, url string) *issuer {
 	if url == "" {
 		url = "http://" + server.Listener.Addr().String()
 	}
-	node, err := keyring.Start(t.Context(), keyring.NodeConfig{
+	node, err := node.Start(t.Context(), node.Config{
 		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()},
 		Tokens: keyring.TokenPolicy{Issuer: url, Algorithm: algorithm},
 	})

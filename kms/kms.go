@@ -19,7 +19,7 @@
 // # Limitations
 //
 // SetConfig of most wrappers asks the KMS, and fails if it is away; keyring.Open and
-// keyring.Start, given the KEK, would not. What a wrapper does not read or authenticate in a
+// node.Start, given the KEK, would not. What a wrapper does not read or authenticate in a
 // BlobInfo, such as the key ID with transit, can be altered and the rest still opens, to the
 // same plaintext. Copies of the plaintext that a wrapper or its client makes are not
 // overwritten. The wrapper of AWS KMS ignores ctx as of v2.0.11: a call that has been given up goes

@@ -21,6 +21,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/kms"
+	"example.com/keyring/node"
 	wrapping "github.com/hashicorp/go-kms-wrapping/v2"
 	"github.com/hashicorp/go-kms-wrapping/v2/aead"
 	"github.com/hashicorp/go-kms-wrapping/wrappers/transit/v2"
@@ -528,9 +529,9 @@ func TestKEKPrintsItsNameOnly(t *testing.T) {
 	}
 }
 
-func startNode(t *testing.T, ctx context.Context, dir string, keks []keyring.KEK, old ...keyring.KEK) *keyring.Node {
+func startNode(t *testing.T, ctx context.Context, dir string, keks []keyring.KEK, old ...keyring.KEK) *node.Node {
 	t.Helper()
-	n, err := keyring.Start(ctx, keyring.NodeConfig{
+	n, err := node.Start(ctx, node.Config{
 		Dir: dir, KEKs: keks, OldKEKs: old, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	})
 	if err != nil {
@@ -541,7 +542,7 @@ func startNode(t *testing.T, ctx context.Context, dir string, keks []keyring.KEK
 }
 
 // openNode starts a Node and waits until it has a key.
-func openNode(t *testing.T, ctx context.Context, dir string, keks ...keyring.KEK) *keyring.Node {
+func openNode(t *testing.T, ctx context.Context, dir string, keks ...keyring.KEK) *node.Node {
 	t.Helper()
 	n := startNode(t, ctx, dir, keks)
 	if err := n.Keyring().WaitReady(ctx); err != nil {
@@ -550,7 +551,7 @@ func openNode(t *testing.T, ctx context.Context, dir string, keks ...keyring.KEK
 	return n
 }
 
-func shut(t *testing.T, n *keyring.Node) {
+func shut(t *testing.T, n *node.Node) {
 	t.Helper()
 	if err := n.Close(); err != nil {
 		t.Fatal(err)

@@ -15,16 +15,17 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
 // alone is a control plane of one server, without a port of its node's. Change, if not nil, is
 // called before it starts.
-func alone(t *testing.T, change func(*server, *keyring.NodeConfig)) (*server, client) {
+func alone(t *testing.T, change func(*server, *node.Config)) (*server, client) {
 	t.Helper()
 	keys := keyring.NewFSM()
 	s := &server{id: "server", store: newStore(keys), started: make(chan struct{})}
-	conf := keyring.NodeConfig{
+	conf := node.Config{
 		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: s.store, Keys: keys, Data: data{s},
 		Tokens: keyring.TokenPolicy{Issuer: "http://127.0.0.1:8001", Algorithm: "EdDSA", MaxTTL: maxTTL},
 	}
@@ -32,7 +33,7 @@ func alone(t *testing.T, change func(*server, *keyring.NodeConfig)) (*server, cl
 		change(s, &conf)
 	}
 	var err error
-	if s.node, err = keyring.Start(t.Context(), conf); err != nil {
+	if s.node, err = node.Start(t.Context(), conf); err != nil {
 		t.Fatal(err)
 	}
 	close(s.started)

@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -277,7 +278,7 @@ func (c cli) restore(ctx context.Context, args []string) error {
 		return err
 	}
 	return c.read("restore", b, func(r io.Reader) (keyring.Manifest, error) {
-		return keyring.RestoreNode(ctx, r, conf, o)
+		return node.Restore(ctx, r, conf, o)
 	})
 }
 
@@ -294,7 +295,7 @@ func (c cli) recover(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := keyring.RecoverNode(ctx, conf, keyring.RecoverOptions{Force: *force})
+	r, err := node.Recover(ctx, conf, node.RecoverOptions{Force: *force})
 	if err != nil {
 		return err
 	}

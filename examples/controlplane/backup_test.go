@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"filippo.io/age"
 )
 
@@ -93,7 +94,7 @@ func TestBackupVerifyRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.node, err = keyring.Start(t.Context(), conf); err != nil {
+	if s.node, err = node.Start(t.Context(), conf); err != nil {
 		t.Fatal(err)
 	}
 	defer s.node.Close()

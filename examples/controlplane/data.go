@@ -25,7 +25,7 @@ func (d data) Under(_ context.Context, key keyring.KeyID) iter.Seq2[keyring.Seal
 // Replace proposes the swaps as one log entry. Which of them are conflicts, Apply decides.
 func (d data) Replace(ctx context.Context, batch []keyring.Replacement) (conflicts int, err error) {
 	select {
-	case <-d.started: // a server may lead a moment before keyring.Start has returned its node
+	case <-d.started: // a server may lead a moment before node.Start has returned its node
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 )
 
 // wantRow wants a file's row in a table, and what its cells begin with.
@@ -80,7 +81,7 @@ func TestInspectSaysWhatIsWrong(t *testing.T) {
 // A key that is wrapped inline opens without any KEK in the arguments.
 func TestInspectOpensInlineKeys(t *testing.T) {
 	var keystore string
-	s, c := alone(t, func(_ *server, conf *keyring.NodeConfig) { keystore = filepath.Join(conf.Dir, "keystore") })
+	s, c := alone(t, func(_ *server, conf *node.Config) { keystore = filepath.Join(conf.Dir, "keystore") })
 	out, err := runCommand(t, c, "inspect", keystore)
 	if err != nil {
 		t.Error(err)

@@ -9,13 +9,14 @@ import (
 	"testing"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 )
 
 // Scripts tell by the exit status whether it is their fault, the world's, or what they wanted to know. And
 // they get nothing that is for terminals.
 func TestExitStatus(t *testing.T) {
 	var keystore string
-	_, c := alone(t, func(_ *server, conf *keyring.NodeConfig) { keystore = filepath.Join(conf.Dir, "keystore") })
+	_, c := alone(t, func(_ *server, conf *node.Config) { keystore = filepath.Join(conf.Dir, "keystore") })
 	dir, identity, cluster := t.TempDir(), newIdentity(t), initialized(t, 3)
 	path := func(name string) string { return filepath.Join(dir, name) }
 	write := func(name, content string) {

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"example.com/keyring"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -20,7 +20,7 @@ func TestViewTellsOfASecondCluster(t *testing.T) {
 		json.NewEncoder(w).Encode(other)
 	}))
 	defer api.Close()
-	_, c := alone(t, func(s *server, _ *keyring.NodeConfig) {
+	_, c := alone(t, func(s *server, _ *node.Config) {
 		s.cluster.Servers = map[raft.ServerID]serverAddrs{"server": {}, "t2": {HTTP: strings.TrimPrefix(api.URL, "http://")}}
 	})
 	for _, test := range []struct {
@@ -50,7 +50,7 @@ func TestViewTellsOfASecondCluster(t *testing.T) {
 
 // Problems come with what to do. An inline KEK is one that may be wanted.
 func TestStatusSaysWhatToDo(t *testing.T) {
-	_, c := alone(t, func(s *server, _ *keyring.NodeConfig) {
+	_, c := alone(t, func(s *server, _ *node.Config) {
 		s.cluster.Servers = map[raft.ServerID]serverAddrs{"server": {}}
 	})
 	out, err := runCommand(t, c, "keys", "status")

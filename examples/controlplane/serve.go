@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -51,7 +52,7 @@ type server struct {
 	store   *store
 	clicks  bool // the page may rotate keys
 	log     hclog.Logger
-	node    *keyring.Node // set when started is closed
+	node    *node.Node // set when started is closed
 	started chan struct{}
 }
 
@@ -68,17 +69,17 @@ type options struct {
 }
 
 // newServer reads what init has put into dir for a server. Without a log in the options it logs nothing.
-func newServer(dir string, id raft.ServerID, o options) (*server, keyring.NodeConfig, error) {
+func newServer(dir string, id raft.ServerID, o options) (*server, node.Config, error) {
 	c, err := readCluster(dir)
 	if err != nil {
-		return nil, keyring.NodeConfig{}, err
+		return nil, node.Config{}, err
 	}
 	if _, known := c.Servers[id]; !known {
-		return nil, keyring.NodeConfig{}, usage{fmt.Errorf("cluster.json has no server %q", id)}
+		return nil, node.Config{}, usage{fmt.Errorf("cluster.json has no server %q", id)}
 	}
 	keks, old, err := o.keks(dir, id)
 	if err != nil {
-		return nil, keyring.NodeConfig{}, err
+		return nil, node.Config{}, err
 	}
 	if o.log == nil {
 		o.log = hclog.NewNullLogger()
@@ -91,7 +92,7 @@ func newServer(dir string, id raft.ServerID, o options) (*server, keyring.NodeCo
 	if o.token != "" {
 		b, err := os.ReadFile(o.token)
 		if err != nil {
-			return nil, keyring.NodeConfig{}, fmt.Errorf("join token: %w", err)
+			return nil, node.Config{}, fmt.Errorf("join token: %w", err)
 		}
 		conf.JoinToken = strings.TrimSpace(string(b))
 	}
@@ -128,7 +129,7 @@ func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err er
 			err = errors.Join(err, e)
 		}
 	}()
-	if s.node, err = keyring.Start(ctx, conf); err != nil {
+	if s.node, err = node.Start(ctx, conf); err != nil {
 		return err
 	}
 	close(s.started)
@@ -161,8 +162,8 @@ func (s *server) moveOffOldKEKs(ctx context.Context) {
 }
 
 // config is what the keyring needs to know of the program.
-func (s *server) config(dir string, keys *keyring.FSM, o options) keyring.NodeConfig {
-	conf := keyring.NodeConfig{
+func (s *server) config(dir string, keys *keyring.FSM, o options) node.Config {
+	conf := node.Config{
 		ID:        s.id,
 		Dir:       filepath.Join(dir, string(s.id)),
 		Addr:      s.cluster.Servers[s.id].Raft,

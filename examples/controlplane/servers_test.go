@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -47,7 +48,7 @@ func initialized(t *testing.T, servers int) (dir string) {
 
 // startServers starts servers, without their ports for the API, and waits until they are ready.
 // Change, if not nil, is called before each starts.
-func startServers(t *testing.T, dir string, o options, change func(*keyring.NodeConfig), ids ...raft.ServerID) map[raft.ServerID]*server {
+func startServers(t *testing.T, dir string, o options, change func(*node.Config), ids ...raft.ServerID) map[raft.ServerID]*server {
 	t.Helper()
 	servers, errs := map[raft.ServerID]*server{}, make(chan error, len(ids))
 	for _, id := range ids {
@@ -61,7 +62,7 @@ func startServers(t *testing.T, dir string, o options, change func(*keyring.Node
 		servers[id] = s
 		go func() { // all at once: they found their cluster together
 			var err error
-			if s.node, err = keyring.Start(t.Context(), conf); err == nil {
+			if s.node, err = node.Start(t.Context(), conf); err == nil {
 				close(s.started)
 				err = s.node.Keyring().WaitReady(t.Context())
 			}
@@ -117,7 +118,7 @@ func (k interrupted) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, e
 // redirect, would have clients send the request again.
 func TestARotationThatHasBegunIsOfUnknownOutcome(t *testing.T) {
 	wrapping := map[raft.ServerID]chan func(){}
-	servers := startServers(t, initialized(t, 3), options{}, func(c *keyring.NodeConfig) {
+	servers := startServers(t, initialized(t, 3), options{}, func(c *node.Config) {
 		wrapping[c.ID] = make(chan func(), 1)
 		c.KEKs[0] = interrupted{c.KEKs[0], wrapping[c.ID]}
 	}, "s1", "s2", "s3")

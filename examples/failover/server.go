@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -68,7 +69,7 @@ func serve() error {
 	if err != nil {
 		return err
 	}
-	conf := keyring.NodeConfig{
+	conf := node.Config{
 		ID:       s.ID,
 		Dir:      s.Dir,
 		KEKs:     []keyring.KEK{keyring.InlineKEK()}, // see FileKEK and others for one that protects
@@ -85,7 +86,7 @@ func serve() error {
 	if len(s.Join) == 0 {
 		conf.Peers = map[raft.ServerID]string{s.ID: conf.Addr}
 	}
-	node, err := keyring.Start(ctx, conf)
+	node, err := node.Start(ctx, conf)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil // the parent has not waited for it
@@ -119,7 +120,7 @@ func (s setup) tls() (*tls.Config, error) {
 // Server is what the parent can call.
 type Server struct {
 	ctx     context.Context // ends with the input; net/rpc has none for a call
-	node    *keyring.Node
+	node    *node.Node
 	changed <-chan struct{} // of the last Status
 }
 

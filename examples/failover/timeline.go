@@ -142,7 +142,7 @@ func (vs views) leader() keyring.Status {
 	return keyring.Status{}
 }
 
-// others returns the live servers but one, as keyring.NodeConfig.Join has them.
+// others returns the live servers but one, as node.Config.Join has them.
 func (vs views) others(id raft.ServerID) (all []string) {
 	for own, view := range vs {
 		for _, s := range view.Servers {

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 )
 
 const usage = `usage: quickstart [-dir D] [-kek FILE] FILE...
@@ -73,7 +74,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 
 	ctx, cancel := context.WithTimeout(ctx, time.Minute) // a server alone is ready in seconds
 	defer cancel()
-	node, err := keyring.Start(ctx, keyring.NodeConfig{Dir: *dir, KEKs: []keyring.KEK{kek}})
+	node, err := node.Start(ctx, node.Config{Dir: *dir, KEKs: []keyring.KEK{kek}})
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 // demo works in a directory with a server that is ready.
 type demo struct {
 	dir  string
-	node *keyring.Node
+	node *node.Node
 	out  io.Writer
 }
 

@@ -53,8 +53,8 @@ type Handler func(ctx context.Context, from raft.ServerID, body []byte) ([]byte,
 type Membership interface {
 	// Changed returns a channel that is closed at the next change, or earlier.
 	Changed() <-chan struct{}
-	// Configurations returns another number after each change.
-	Configurations() uint64
+	// MembershipVersion returns another number after each change.
+	MembershipVersion() uint64
 }
 
 // Port is a listener of one server, and its connections to the ports of the other servers, with mutual TLS. On it
@@ -277,7 +277,10 @@ func (p *Port) Members() []raft.Server { return p.raft.GetConfiguration().Config
 
 // Member returns a server of raft's latest configuration.
 func (p *Port) Member(id raft.ServerID) (raft.Server, bool) {
-	all := p.Members()
+	return member(p.Members(), id)
+}
+
+func member(all []raft.Server, id raft.ServerID) (raft.Server, bool) {
 	i := slices.IndexFunc(all, func(s raft.Server) bool { return s.ID == id })
 	if i < 0 {
 		return raft.Server{}, false
@@ -299,14 +302,14 @@ func (p *Port) isMember(id peer.Identity) bool {
 // that joins, and is cut off, asks again. It runs until Close.
 func (p *Port) followMembers(ctx context.Context, m Membership) {
 	type state struct {
-		configurations uint64
-		leader         raft.ServerID // another one may have undone what was not committed
+		version uint64
+		leader  raft.ServerID // another one may have undone what was not committed
 	}
 	var seen state
 	for {
 		changed := m.Changed()
 		_, leader := p.raft.LeaderWithID()
-		if now := (state{m.Configurations(), leader}); now != seen {
+		if now := (state{m.MembershipVersion(), leader}); now != seen {
 			seen = now
 			p.dropNonMembers()
 		}

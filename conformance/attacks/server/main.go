@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -71,7 +72,7 @@ func serve() error {
 	}
 	kek, keys := &fickle{KEK: keyring.InlineKEK()}, keyring.NewFSM()
 	kek.away.Store(s.Away)
-	node, err := keyring.Start(ctx, keyring.NodeConfig{
+	node, err := node.Start(ctx, node.Config{
 		ID: s.ID, Dir: s.Dir, Addr: s.Addr, Cluster: s.Cluster, Peers: s.Peers, Join: s.Join,
 		KEKs: []keyring.KEK{kek}, Keys: keys, App: terms{},
 		TLS:      func() (*tls.Config, error) { return conf, nil },
@@ -141,7 +142,7 @@ func (terms) Release()                             {}
 // Server is what the test can call.
 type Server struct {
 	ctx  context.Context // ends with the input; net/rpc has none for a call
-	node *keyring.Node
+	node *node.Node
 	keys *keyring.FSM
 	kek  *fickle
 }

@@ -1,4 +1,4 @@
-package keyring
+package cluster
 
 import (
 	"context"
@@ -17,8 +17,8 @@ import (
 // silenceTimeout is how long a server may take to answer before it counts as gone.
 const silenceTimeout = 3 * time.Second
 
-// named are the servers that the configuration names, by address, the ID empty where it is not known.
-func (c NodeConfig) named() map[string]raft.ServerID {
+// Named returns the servers that the configuration names, by address, the ID empty where it is not known.
+func (c Config) Named() map[string]raft.ServerID {
 	others := map[string]raft.ServerID{}
 	for _, k := range c.candidates() {
 		others[k.Addr] = raft.ServerID(k.ID)
@@ -26,20 +26,21 @@ func (c NodeConfig) named() map[string]raft.ServerID {
 	return others
 }
 
-// othersSilent is an error if something answers at one of these addresses, this server's own apart, where nothing
-// listens yet: then their cluster lives on, and there must not be another. One with this server's own ID is asked
-// too: it may be the server whose place this one is to take. A server that found its cluster gone, and waits for one with an
-// empty directory, is no cluster. Whatever else is at the address counts: a server whose certificate
-// can't be checked has a log and a vote all the same.
-func (c NodeConfig) othersSilent(ctx context.Context, others map[string]raft.ServerID) error {
+// OthersSilent is an error if something answers at one of these addresses: then their cluster lives on, and there must
+// not be another. It does not ask at this server's own address, where nothing listens yet. A server with this server's
+// own ID is asked too: it may be the one whose place this server is to take. A server that found its cluster gone, and
+// waits for one with an empty directory, is no cluster. Anything else at the address counts: a server whose
+// certificate can't be checked has a log and a vote all the same.
+func (c Config) OthersSilent(ctx context.Context, others map[string]raft.ServerID) error {
 	if c.Addr == "" {
 		return nil
 	}
-	maps.DeleteFunc(others, func(addr string, _ raft.ServerID) bool { return addr == c.Addr })
+	others = maps.Clone(others)
+	delete(others, c.Addr)
 	ctx, cancel := context.WithTimeoutCause(ctx, silenceTimeout, errSilent)
 	defer cancel()
 	answers := peer.All(ctx, slices.Sorted(maps.Keys(others)), func(ctx context.Context, addr string) (string, error) {
-		return c.answers(ctx, others[addr], addr)
+		return c.whatAnswers(ctx, others[addr], addr)
 	}, nil)
 	var errs []error
 	for _, addr := range slices.Sorted(maps.Keys(answers)) {
@@ -53,8 +54,8 @@ func (c NodeConfig) othersSilent(ctx context.Context, others map[string]raft.Ser
 
 var errSilent = errors.New("no answer")
 
-// answers says what answers at the address, or returns an error if nothing does that could be of a cluster.
-func (c NodeConfig) answers(ctx context.Context, id raft.ServerID, addr string) (string, error) {
+// whatAnswers says what answers at the address, or returns an error if nothing does that could belong to a cluster.
+func (c Config) whatAnswers(ctx context.Context, id raft.ServerID, addr string) (string, error) {
 	var connected atomic.Bool
 	client := peer.NewClient(&peer.Dialer{
 		Cluster: c.Cluster, TLS: c.TLS,
@@ -67,18 +68,18 @@ func (c NodeConfig) answers(ctx context.Context, id raft.ServerID, addr string) 
 		},
 	})
 	defer client.Close()
-	g, err := c.hello(ctx, client, id, addr)
-	if err == nil && !g.Founded {
+	a, err := helloOf(ctx, client, id, addr)
+	if err == nil && !a.Bootstrapped {
 		return "", errSilent
 	}
 	name := fmt.Sprintf("server %q at %s", id, addr)
-	if id == "" {
+	if id == peer.AnyServer {
 		name = "a server at " + addr
 	}
-	switch refusal := (*peer.Refusal)(nil); {
+	switch {
 	case err == nil:
 		return name + " answers", nil
-	case errors.As(err, &refusal):
+	case isRefusal(err):
 		return name + " answers that it starts", nil
 	case connected.Load():
 		return fmt.Sprintf("%s is there, though what it is can't be told (%v)", name, err), nil
@@ -86,24 +87,20 @@ func (c NodeConfig) answers(ctx context.Context, id raft.ServerID, addr string) 
 	return "", err
 }
 
-// hello asks a server what it is, until it knows that itself or ctx ends.
-func (c NodeConfig) hello(ctx context.Context, client *peer.Client, id raft.ServerID, addr string) (g greeting, err error) {
-	expect := string(id)
-	if id == "" {
-		expect = peer.AnyServer
-	}
+// helloOf asks a server what it is, until it knows that itself or ctx ends.
+func helloOf(ctx context.Context, client *peer.Client, id raft.ServerID, addr string) (a helloAnswer, err error) {
 	for {
-		b, err := client.Call(ctx, expect, addr, pathHello, nil)
+		b, err := client.Call(ctx, string(id), addr, pathHello, nil)
 		if err == nil {
-			return greetingType.DecodeKnown(b)
+			return helloAnswerType.DecodeKnown(b)
 		}
-		if r := (*peer.Refusal)(nil); !errors.As(err, &r) || r.Code != peer.NotReady {
-			return g, err
+		if !isRefusal(err, peer.NotReady) {
+			return a, err
 		}
 		select {
 		case <-time.After(joinRetry):
 		case <-ctx.Done():
-			return g, err
+			return a, err
 		}
 	}
 }

@@ -1,0 +1,138 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"example.com/keyring/internal/join"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// Host is what a Server asks of the keyring that runs on it.
+type Host interface {
+	Membership
+	// Leading returns nil if this server can act as the leader.
+	Leading() error
+	// LeaderProof proves to a server that wants to join that this one leads the cluster which has made a token. An
+	// error that matches ErrRefused is for the log alone.
+	LeaderProof(m join.Meeting, token meta.TokenID) ([]byte, error)
+	// AcceptJoin adds a server that proves to have a token. An error that matches ErrRefused is for the log alone.
+	AcceptJoin(ctx context.Context, m join.Meeting, token meta.TokenID, proof []byte) error
+	// ReadmitServer makes a member that has lost its raft log a member without a vote. An error that matches
+	// ErrNotMember says that there is no such member any longer.
+	ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error
+}
+
+// Errors of a Host.
+var (
+	ErrRefused   = errors.New("the server may not join")
+	ErrNotMember = errors.New("not a member")
+)
+
+// serveProof proves to a server that wants to join that this one knows the secret of its token: it is the leader of
+// the cluster that made it. The server believes nothing before that.
+func (s *Server) serveProof(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
+	q, err := proofRequestType.Decode(body)
+	if err != nil {
+		return nil, &peer.Refusal{Code: peer.Unsupported}
+	}
+	if err := s.mayAdd(from, q.Addr); err != nil {
+		return nil, err
+	}
+	m, err := s.meetingOf(ctx, q.Addr)
+	if err != nil {
+		return nil, s.refuse(from, q.Addr, err)
+	}
+	proof, err := s.host.LeaderProof(m, q.Token)
+	if err != nil {
+		return nil, s.refuse(from, q.Addr, err)
+	}
+	return json.Marshal(proofAnswer{proof})
+}
+
+// refuse tells the log why a server may not join. The server learns the same in all cases.
+func (s *Server) refuse(from raft.ServerID, addr string, err error) error {
+	s.refused.Do(string(from), func() { s.cfg.Logger.Warn("server may not join", "id", from, "addr", addr, "error", err) })
+	return &peer.Refusal{Code: peer.NotMember}
+}
+
+// mayAdd refuses a request if this server can add none, or not that one.
+func (s *Server) mayAdd(from raft.ServerID, addr string) error {
+	if !s.port.Running() {
+		return &peer.Refusal{Code: peer.NotReady}
+	}
+	if from == s.cfg.ID || peer.CheckServerID(string(from)) != nil || peer.CheckAddress(addr) != nil {
+		return &peer.Refusal{Code: peer.BadRequest}
+	}
+	if err := s.host.Leading(); err != nil {
+		return &peer.Refusal{Code: peer.NotLeader, Leader: string(s.Leader())}
+	}
+	return nil
+}
+
+// meetingOf is the connection of a call to this server, the leader, for the proofs on both sides.
+func (s *Server) meetingOf(ctx context.Context, addr string) (join.Meeting, error) {
+	c := peer.ConnOf(ctx)
+	if c == nil {
+		return join.Meeting{}, errors.New("a call of no connection")
+	}
+	ch, err := c.Channel()
+	if err != nil {
+		return join.Meeting{}, err
+	}
+	return join.Meeting{
+		Exporter: ch.Exporter, Cluster: s.cfg.Cluster,
+		Leader: string(s.cfg.ID), LeaderKey: ch.Own,
+		Joiner: c.Identity().ID, JoinerKey: ch.Other, Addr: addr,
+	}, nil
+}
+
+// serveJoin adds a server without a raft log to the configuration, without a vote: one that is a member already, or
+// proves that it has a token.
+func (s *Server) serveJoin(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
+	q, err := joinRequestType.Decode(body)
+	if err != nil {
+		return nil, &peer.Refusal{Code: peer.Unsupported}
+	}
+	if err := s.mayAdd(from, q.Addr); err != nil {
+		return nil, err
+	}
+	if was, known := s.port.Member(from); known {
+		if err := s.CheckGone(ctx, was, ""); err != nil {
+			return s.cfg.Errors.EncodeReply(nil, err), nil
+		}
+		err = s.host.ReadmitServer(ctx, from, raft.ServerAddress(q.Addr))
+	} else {
+		err = s.acceptToken(ctx, q)
+	}
+	switch {
+	case errors.Is(err, ErrRefused):
+		return nil, s.refuse(from, q.Addr, err)
+	case errors.Is(err, ErrNotMember): // it was removed meanwhile
+		return nil, &peer.Refusal{Code: peer.NotMember}
+	case err != nil:
+		return s.cfg.Errors.EncodeReply(nil, fmt.Errorf("join of %s: %w", from, err)), nil
+	}
+	var a joinAnswer
+	for _, member := range s.port.Members() {
+		a.Servers = append(a.Servers, string(member.ID))
+	}
+	b, err := json.Marshal(a)
+	return s.cfg.Errors.EncodeReply(b, err), nil
+}
+
+// acceptToken adds a server that proves on this connection that it has a token.
+func (s *Server) acceptToken(ctx context.Context, q joinRequest) error {
+	if q.ID == (meta.TokenID{}) {
+		return fmt.Errorf("%w: no join token, or one of an older build", ErrRefused)
+	}
+	m, err := s.meetingOf(ctx, q.Addr)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return s.host.AcceptJoin(ctx, m, q.ID, q.Proof)
+}

@@ -1,0 +1,273 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"example.com/keyring/internal/bounded"
+	"example.com/keyring/internal/join"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// A server that joins takes no other server for one of the cluster unless that proves it: by its certificate where its
+// ID is known, and else by the join token. What other servers say is where to look, and no more.
+
+// joinTimeout covers the live question and two changes of the configuration.
+const joinTimeout = 10 * time.Second
+
+// joinRequest is what a server asks that has no raft log.
+type joinRequest struct {
+	Addr  string       `json:"addr" bound:"bytes=1024"`
+	Token string       `json:"token,omitempty" bound:"bytes=1024"` // of older builds: it counts for nothing
+	ID    meta.TokenID `json:"id,omitzero"`                        // of the token
+	Proof []byte       `json:"proof,omitempty" bound:"bytes=32"`
+}
+
+// joinAnswer lists the servers of the configuration that has added the one that asked.
+type joinAnswer struct {
+	Servers []string `json:"servers" bound:"elements=4096,bytes=255"`
+}
+
+// proofRequest asks a server to prove that it knows a token's secret.
+type (
+	proofRequest struct {
+		Token meta.TokenID `json:"token"`
+		Addr  string       `json:"addr" bound:"bytes=1024"`
+	}
+	proofAnswer struct {
+		Proof []byte `json:"proof" bound:"bytes=32"`
+	}
+)
+
+var (
+	joinRequestType  = bounded.For[joinRequest](peer.MaxMessage)
+	joinAnswerType   = bounded.For[joinAnswer](peer.MaxMessage)
+	proofRequestType = bounded.For[proofRequest](peer.MaxMessage)
+	proofAnswerType  = bounded.For[proofAnswer](peer.MaxMessage)
+)
+
+// candidates are the other servers that the configuration names.
+func (c Config) candidates() []Candidate {
+	var all []Candidate
+	for id, addr := range c.Peers {
+		if id != c.ID {
+			all = append(all, Candidate{string(id), addr})
+		}
+	}
+	return append(all, c.Join...)
+}
+
+// provable says why a server without a raft log could not tell the cluster from any server that has a certificate of
+// its CA. A server that has a raft log needs no token: one that stayed in its configuration is no reason to stop.
+func (c Config) provable() error {
+	if c.JoinToken != "" {
+		if _, err := join.Parse(c.JoinToken); err != nil {
+			return fmt.Errorf("node configuration: JoinToken: %w", err)
+		}
+	}
+	for _, k := range c.candidates() {
+		if k.ID == peer.AnyServer && c.JoinToken == "" {
+			return fmt.Errorf("node configuration: entry %q of Join does not say which server that is, and there is no JoinToken "+
+				"by which it could prove that it belongs to the cluster: write id@host:port, or set JoinToken", k.Addr)
+		}
+	}
+	return nil
+}
+
+// askToJoin asks the cluster to add this server, until it has. It comes before raft is started: until the cluster has
+// removed the voter that this server may have been, it must not be able to vote.
+func (s *Server) askToJoin(ctx context.Context, others []Candidate) error {
+	for {
+		var errs []error
+		for _, c := range others {
+			if err := s.joinBy(ctx, c, others); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			return nil
+		}
+		s.cfg.Logger.Info("asking to join", "error", errors.Join(errs...))
+		select {
+		case <-time.After(joinRetry):
+		case <-ctx.Done():
+			return fmt.Errorf("join: %w: %w", context.Cause(ctx), errors.Join(errs...))
+		}
+	}
+}
+
+// joinBy asks the leader that a candidate knows of. A candidate whose ID is known has proved it, and says
+// which server leads: that one has to prove its ID. Of any other candidate only the leader's address is taken, and the
+// server there has to prove that it knows the token.
+func (s *Server) joinBy(ctx context.Context, c Candidate, others []Candidate) error {
+	a, err := s.hello(ctx, c, nil)
+	if err != nil {
+		return err
+	}
+	if a.Leader == "" {
+		return fmt.Errorf("%s knows of no leader", c)
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	leader := Candidate{peer.AnyServer, a.Leader}
+	if c.ID != peer.AnyServer {
+		if leader.ID = leaderID(a, others); leader.ID == "" {
+			return fmt.Errorf("%s runs a build that does not say which server leads, at %s: name that server in Join, as id@host:port", c, a.Leader)
+		}
+		err := s.joinAsMember(ctx, leader)
+		if s.cfg.JoinToken == "" || !isRefusal(err, peer.NotMember) {
+			return err
+		}
+	}
+	return s.joinByToken(ctx, leader)
+}
+
+// leaderID is which server leads, as one says that has proved its own ID. Older builds tell the address alone.
+func leaderID(a helloAnswer, others []Candidate) string {
+	if a.LeaderID != "" {
+		return a.LeaderID
+	}
+	for _, c := range others {
+		if c.Addr == a.Leader {
+			return c.ID
+		}
+	}
+	return ""
+}
+
+// joinAsMember asks to be added again, as the member that this server is already.
+func (s *Server) joinAsMember(ctx context.Context, leader Candidate) error {
+	body, err := json.Marshal(joinRequest{Addr: s.cfg.Addr})
+	if err != nil {
+		return err
+	}
+	b, err := s.port.CallAt(ctx, leader, pathJoin, body)
+	return s.joined(b, err)
+}
+
+// joinByToken asks a server to add this one, which first has to prove that it knows the token's secret, over the same
+// connection.
+func (s *Server) joinByToken(ctx context.Context, leader Candidate) error {
+	token, err := join.Parse(s.cfg.JoinToken)
+	if err != nil {
+		return err
+	}
+	defer token.Wipe()
+	session, err := s.port.Session(ctx, leader)
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	m, err := s.meetingWith(session.Conn())
+	if err != nil {
+		return err
+	}
+	if err := proveCluster(ctx, session, m, token); err != nil {
+		return err
+	}
+	q := joinRequest{Addr: m.Addr, ID: token.ID}
+	if q.Proof, err = m.JoinerProof(token); err != nil {
+		return err
+	}
+	body, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	b, err := session.Call(ctx, pathJoin, body)
+	return s.joined(b, err)
+}
+
+// meetingWith is a connection to the leader, for the proofs on both sides.
+func (s *Server) meetingWith(leader *peer.Conn) (join.Meeting, error) {
+	ch, err := leader.Channel()
+	if err != nil {
+		return join.Meeting{}, err
+	}
+	return join.Meeting{
+		Exporter: ch.Exporter, Cluster: s.cfg.Cluster,
+		Leader: leader.Identity().ID, LeaderKey: ch.Other,
+		Joiner: string(s.cfg.ID), JoinerKey: ch.Own, Addr: s.cfg.Addr,
+	}, nil
+}
+
+// proveCluster has the other side prove that it knows the token's secret.
+func proveCluster(ctx context.Context, s *peer.Session, m join.Meeting, token join.Token) error {
+	body, err := json.Marshal(proofRequest{token.ID, m.Addr})
+	if err != nil {
+		return err
+	}
+	b, err := s.Call(ctx, pathProof, body)
+	if err != nil {
+		return explained(err)
+	}
+	p, err := proofAnswerType.DecodeKnown(b)
+	if err != nil {
+		return fmt.Errorf("join: proof of %s: %w", m.Leader, err)
+	}
+	want, err := m.LeaderProof(token)
+	if err != nil {
+		return err
+	}
+	if !join.Proven(p.Proof, want) {
+		return fmt.Errorf("join: server %q does not prove that it belongs to the cluster that has made the JoinToken", m.Leader)
+	}
+	return nil
+}
+
+// joined reads the answer of a server that has proved itself.
+func (s *Server) joined(b []byte, err error) error {
+	if err != nil {
+		return explained(err)
+	}
+	if b, err = s.cfg.Errors.DecodeReply(b); err != nil {
+		return err
+	}
+	a, err := joinAnswerType.DecodeKnown(b)
+	if err != nil {
+		return fmt.Errorf("join: the leader's answer: %w", err)
+	}
+	s.port.Introduced(a.Servers)
+	return nil
+}
+
+// explained says what to do about a refusal.
+func explained(err error) error {
+	if isRefusal(err, peer.NotMember) {
+		return fmt.Errorf("%w: the cluster has no server of this name; it needs a JoinToken, or AddServer there. "+
+			"A token that it has may have ended, or be of another server: the leader's log says why", err)
+	}
+	return err
+}
+
+// isRefusal reports whether an error is a refusal, with one of the codes if there are any.
+func isRefusal(err error, codes ...peer.Code) bool {
+	r := (*peer.Refusal)(nil)
+	if !errors.As(err, &r) {
+		return false
+	}
+	for _, c := range codes {
+		if r.Code == c {
+			return true
+		}
+	}
+	return len(codes) == 0
+}
+
+// noteMoved records where a member says that it is. A server can say so for itself alone, and the server that
+// answers there has to prove that it is that member.
+func (s *Server) noteMoved(from raft.ServerID, body []byte) {
+	if len(body) == 0 || !s.port.Running() {
+		return
+	}
+	h, err := movedHelloType.Decode(body)
+	if err != nil {
+		return
+	}
+	if _, known := s.port.Member(from); known && peer.CheckServerID(string(from)) == nil && peer.CheckAddress(h.Addr) == nil {
+		s.port.NoteAddress(from, h.Addr)
+	}
+}

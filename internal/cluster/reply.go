@@ -1,0 +1,63 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+)
+
+// A call of the leader is answered with one byte, which is replyOK, replyText or the code of an error, and then with
+// the result or the error's text.
+const (
+	replyOK   = 0
+	replyText = 0xff // an error of which only the text is kept
+)
+
+// maxErrorText is how many bytes of an error's text another server's answer may have here. The rest is cut
+// off: errors are logged.
+const maxErrorText = 4 << 10
+
+// ErrorCode is an error that keeps its identity when another server's answer has it.
+type ErrorCode struct {
+	Code byte // neither 0 nor 255
+	Err  error
+	// Bare errors come without the text that they had on the other server.
+	Bare bool
+}
+
+// ErrorCodes are the errors that keep their identity. Builds differ in them: of an unknown code the text is shown.
+type ErrorCodes []ErrorCode
+
+// EncodeReply returns the answer to a call of the leader.
+func (c ErrorCodes) EncodeReply(result []byte, err error) []byte {
+	if err == nil {
+		return append([]byte{replyOK}, result...)
+	}
+	for _, e := range c {
+		if errors.Is(err, e.Err) {
+			return append([]byte{e.Code}, err.Error()...)
+		}
+	}
+	return append([]byte{replyText}, err.Error()...)
+}
+
+// DecodeReply returns what EncodeReply was given.
+func (c ErrorCodes) DecodeReply(b []byte) ([]byte, error) {
+	if len(b) == 0 {
+		return nil, errors.New("the leader's answer is empty")
+	}
+	code, rest := b[0], b[1:]
+	if code == replyOK {
+		return rest, nil
+	}
+	rest = rest[:min(len(rest), maxErrorText)]
+	for _, e := range c {
+		switch {
+		case e.Code != code:
+		case e.Bare:
+			return nil, e.Err
+		default:
+			return nil, fmt.Errorf("from the leader: %w: %s", e.Err, rest)
+		}
+	}
+	return nil, fmt.Errorf("from the leader: %s", rest)
+}

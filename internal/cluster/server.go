@@ -1,0 +1,229 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/mono"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// Config is what Start needs.
+type Config struct {
+	ID  raft.ServerID
+	Dir string // in which raft keeps its log and snapshots
+	// FSM is what raft applies its log to. Section checks the start of a snapshot for it, and returns a reader of all
+	// of the snapshot.
+	FSM     raft.FSM
+	Section func(io.Reader) (io.Reader, error)
+	// DiskChanged is called when raft's writes begin to fail, and when they succeed again: see Server.DiskFaults.
+	DiskChanged func()
+	Logger      hclog.Logger
+	// WrapLog, if it is set, returns what raft uses in place of its log.
+	WrapLog func(raft.LogStore) raft.LogStore
+
+	// Addr is the host:port at which the other servers reach this one. Empty means that there are no others, and no
+	// port: then nothing below counts.
+	Addr      string
+	Listen    string       // the host:port to listen at
+	Listener  net.Listener // in place of Listen; nil means none
+	Cluster   string       // the cluster's name in the certificates
+	TLS       func() (*tls.Config, error)
+	Peers     map[raft.ServerID]string // the addresses of the initial servers
+	Join      []Candidate              // servers of a cluster to join
+	JoinToken string
+	Errors    ErrorCodes // that keep their identity in the leader's answers
+}
+
+// Server is one server of a cluster, or one alone: its raft, raft's log and snapshots on disk, and its port.
+type Server struct {
+	cfg  Config
+	dir  *Dir
+	disk *Disk
+	raft *raft.Raft
+	port *Port // nil for a server alone
+	host Host  // set before the port runs
+
+	fresh   atomic.Bool // this server has found no raft log, and has not bootstrapped a cluster yet
+	refused mono.Limits // log lines about servers that may not join
+
+	mu    sync.Mutex                 // guards below
+	named map[raft.ServerID][]string // the initial servers that another one of them has named, while this server is fresh
+}
+
+// Start opens the port and raft's directory and starts raft. A server that has nothing there first learns from the
+// others whether there is a cluster already: it must not come back as the voter that it may have been. ctx bounds how
+// long it asks. The other servers' calls are answered after Serve.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	s := &Server{cfg: cfg, named: map[raft.ServerID][]string{}}
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// start does what Close undoes, whatever part of it was done.
+func (s *Server) start(ctx context.Context) (err error) {
+	if s.cfg.Addr != "" {
+		if err := s.listen(); err != nil {
+			return err
+		}
+		if len(s.cfg.Peers)+len(s.cfg.Join) == 0 { // it must not create a log where there is none
+			if there, err := HasRaft(s.cfg.Dir); err != nil || !there {
+				return cmp.Or(err, errNoCluster)
+			}
+		}
+	}
+	if s.dir, err = OpenDir(s.cfg.Dir, s.cfg.Logger); err != nil {
+		return err
+	}
+	trans := s.transport()
+	if err := s.enterCluster(ctx, trans); err != nil {
+		return err
+	}
+	s.fresh.Store(false)
+	var log raft.LogStore = s.dir.Log
+	if s.cfg.WrapLog != nil {
+		log = s.cfg.WrapLog(log)
+	}
+	s.disk = NewDisk(log, s.dir.Snaps, s.cfg.DiskChanged)
+	if s.raft, err = raft.NewRaft(s.cfg.raft(), s.cfg.FSM, s.disk, s.dir.Log, s.disk, trans); err != nil {
+		return fmt.Errorf("start raft: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) listen() error {
+	port, err := Listen(PortConfig{
+		ID: s.cfg.ID, Cluster: s.cfg.Cluster, Addr: s.cfg.Addr, Listen: s.cfg.Listen, Listener: s.cfg.Listener,
+		TLS: s.cfg.TLS, Peers: s.cfg.Peers, Logger: s.cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	s.port = port
+	port.Open(map[string]Handler{pathHello: s.serveHello, pathProof: s.serveProof, pathJoin: s.serveJoin})
+	return nil
+}
+
+// transport returns what raft talks to the other servers with.
+func (s *Server) transport() raft.Transport {
+	if s.port == nil {
+		_, trans := raft.NewInmemTransport(s.cfg.address())
+		return trans
+	}
+	return s.port.RaftTransport(s.dir.Log, s.cfg.Section)
+}
+
+var errNoCluster = errors.New("node configuration: Peers and Join are empty, and there is no raft log or snapshot: no cluster to bootstrap or join")
+
+// enterCluster bootstraps the cluster or joins it, if raft knows of none.
+func (s *Server) enterCluster(ctx context.Context, trans raft.Transport) error {
+	known, err := s.dir.Known()
+	if err != nil || known {
+		return err
+	}
+	if err := s.dir.CheckRestored(); err != nil {
+		return err
+	}
+	initial := s.cfg.Alone()
+	if s.port != nil {
+		if len(s.cfg.Peers)+len(s.cfg.Join) == 0 {
+			return errNoCluster
+		}
+		others, err := s.toBootstrap(ctx)
+		if err == nil && len(others) > 0 {
+			err = s.askToJoin(ctx, others)
+		}
+		if err != nil || len(others) > 0 {
+			return err
+		}
+		initial = s.cfg.initialServers()
+	}
+	if err := s.dir.Bootstrap(s.cfg.raft(), trans, initial); err != nil {
+		return fmt.Errorf("bootstrap the cluster: %w", err)
+	}
+	return nil
+}
+
+// Serve answers the other servers from now on: their calls by path, and what they ask to join. It is called once,
+// when the keyring runs.
+func (s *Server) Serve(h Host, calls map[string]Handler) {
+	if s.port == nil {
+		return
+	}
+	s.host = h
+	s.port.Start(s.raft, h, calls)
+}
+
+// Close shuts raft down, and closes its port and its directory. The FSM has to apply what it is given until then.
+func (s *Server) Close() error {
+	var errs []error
+	if s.raft != nil {
+		errs = append(errs, s.raft.Shutdown().Error())
+	}
+	if s.port != nil {
+		errs = append(errs, s.port.Close())
+	}
+	if s.dir != nil {
+		errs = append(errs, s.dir.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Raft returns the server's raft.
+func (s *Server) Raft() *raft.Raft { return s.raft }
+
+// Port returns the server's port, or nil if it is alone.
+func (s *Server) Port() *Port { return s.port }
+
+// DiskFaults says which of raft's writes fail now, and since when.
+func (s *Server) DiskFaults() []string { return s.disk.Faults() }
+
+// Leader returns the ID of the leader, or nothing if none is known.
+func (s *Server) Leader() raft.ServerID {
+	_, leader := s.raft.LeaderWithID()
+	return leader
+}
+
+// Members returns the servers of raft's latest configuration, in its order.
+func (s *Server) Members() []raft.Server { return s.raft.GetConfiguration().Configuration().Servers }
+
+// Member returns a server of raft's latest configuration.
+func (s *Server) Member(id raft.ServerID) (raft.Server, bool) {
+	return member(s.Members(), id)
+}
+
+// address is what raft calls this server. One that is alone has no address, and its ID will do.
+func (c Config) address() raft.ServerAddress {
+	return cmp.Or(raft.ServerAddress(c.Addr), raft.ServerAddress(c.ID))
+}
+
+// Alone is the configuration of a cluster that has this server as its only member.
+func (c Config) Alone() raft.Configuration {
+	return raft.Configuration{Servers: []raft.Server{{ID: c.ID, Address: c.address()}}}
+}
+
+// singleServerTimeout is a timeout of raft's for a server alone.
+const singleServerTimeout = 20 * time.Millisecond
+
+func (c Config) raft() *raft.Config {
+	conf := raft.DefaultConfig()
+	conf.LocalID = c.ID
+	conf.Logger = c.Logger.Named("raft")
+	conf.ShutdownOnRemove = false // Close alone shuts it down
+	if c.Addr == "" {             // it need not wait for another server's vote
+		conf.HeartbeatTimeout, conf.ElectionTimeout = singleServerTimeout, singleServerTimeout
+		conf.LeaderLeaseTimeout, conf.CommitTimeout = singleServerTimeout, singleServerTimeout
+	}
+	return conf
+}

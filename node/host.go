@@ -1,0 +1,50 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/cluster"
+	"example.com/keyring/internal/join"
+	"example.com/keyring/internal/meta"
+	"github.com/hashicorp/raft"
+)
+
+// host is the keyring as the cluster asks it.
+type host struct{ *keyring.Keyring }
+
+// LeaderProof implements cluster.Host.
+func (h host) LeaderProof(m join.Meeting, token meta.TokenID) ([]byte, error) {
+	proof, err := h.Keyring.LeaderProof(connOf(m), token.String())
+	return proof, hostError(err)
+}
+
+// AcceptJoin implements cluster.Host.
+func (h host) AcceptJoin(ctx context.Context, m join.Meeting, token meta.TokenID, proof []byte) error {
+	return hostError(h.Keyring.AcceptJoin(ctx, connOf(m), token.String(), proof))
+}
+
+// ReadmitServer implements cluster.Host.
+func (h host) ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
+	return hostError(h.Keyring.ReadmitServer(ctx, id, addr))
+}
+
+func connOf(m join.Meeting) keyring.JoinConn {
+	return keyring.JoinConn{
+		Exporter: m.Exporter, Cluster: m.Cluster, Leader: raft.ServerID(m.Leader), LeaderKey: m.LeaderKey,
+		Joiner: raft.ServerID(m.Joiner), JoinerKey: m.JoinerKey, Addr: raft.ServerAddress(m.Addr),
+	}
+}
+
+// hostError returns an error of the keyring's as one of cluster's.
+func hostError(err error) error {
+	switch {
+	case errors.Is(err, keyring.ErrJoinRefused):
+		return fmt.Errorf("%w: %w", cluster.ErrRefused, err)
+	case errors.Is(err, keyring.ErrNotMember):
+		return fmt.Errorf("%w: %w", cluster.ErrNotMember, err)
+	}
+	return err
+}

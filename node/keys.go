@@ -1,0 +1,102 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/jwt"
+)
+
+// Encrypt is Keyring.Encrypt, on the leader: done here if this server is it, else forwarded
+// to it, once. As long as ctx lets it, it waits for a leader that is ready and answers.
+func (n *Node) Encrypt(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	here := func() ([]byte, error) { return n.keys.Encrypt(plaintext, aad) }
+	return onLeader(ctx, n, here, forwarded{path: pathEncrypt, timeout: callTimeout, data: plaintext, aad: aad}, raw)
+}
+
+// Decrypt is Keyring.Decrypt, here if this server holds the key, else on the leader.
+func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, error) {
+	out, err := n.keys.Decrypt(ciphertext, aad)
+	elsewhere := errors.Is(err, keyring.ErrKeyMissing) || errors.Is(err, keyring.ErrUnknownKey) || errors.Is(err, keyring.ErrNotReady)
+	if !elsewhere || n.isLeader() {
+		return out, err
+	}
+	if errors.Is(err, keyring.ErrNotReady) && (n.Leader() == "" || n.cluster.Port() == nil) {
+		return nil, err
+	}
+	return n.forward(ctx, forwarded{path: pathDecrypt, timeout: callTimeout, data: ciphertext, aad: aad})
+}
+
+// Sign is Keyring.Sign, on the leader: done here if this server is it, else forwarded to it,
+// once. As long as ctx lets it, it waits for a leader that is ready and answers.
+func (n *Node) Sign(ctx context.Context, claims ...any) (string, error) {
+	object, err := jwt.Merge(claims...)
+	if err != nil {
+		return "", fmt.Errorf("sign: %w", err)
+	}
+	here := func() (string, error) { return n.keys.Sign(json.RawMessage(object)) }
+	return onLeader(ctx, n, here, forwarded{path: pathSign, timeout: callTimeout, data: object}, text)
+}
+
+// Rotate is Keyring.Rotate, on the leader: done here if this server is it, else forwarded to
+// it, once. As long as ctx lets it, it waits for a leader that is ready and answers, before
+// it asks it to. A call after an error waits for the key that the one before has made, if that is still
+// prepublished: see Keyring.Rotate.
+func (n *Node) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key, error) {
+	here := func() (bool, error) { return true, n.leading() }
+	there := func([]byte) (bool, error) { return false, nil }
+	leads, err := onLeader(ctx, n, here, forwarded{path: pathReady, timeout: callTimeout}, there)
+	if err != nil {
+		return keyring.Key{}, err
+	}
+	if leads {
+		return n.keys.Rotate(ctx, o)
+	}
+	b, err := n.forward(ctx, request(pathRotate, rotateTimeout, rotateRequest{keyring.Actor(ctx), o}))
+	if err != nil && ctx.Err() != nil {
+		return keyring.Key{}, fmt.Errorf("%w: %w", keyring.ErrNotDurable, err)
+	}
+	if err != nil {
+		return keyring.Key{}, err
+	}
+	id, err := keyring.ParseKeyID(string(b))
+	if err != nil {
+		return keyring.Key{}, fmt.Errorf("rotate: the leader's answer: %w", err)
+	}
+	return n.keys.WaitRotated(ctx, id)
+}
+
+// Remove is Keyring.Remove, on the leader: done here if this server is it, else forwarded to it. As
+// long as ctx lets it, it waits for a leader that is ready, and asks the next one when the leader
+// changes: removing a key twice does no more than removing it once. When it returns, the key is
+// removed on this server too.
+func (n *Node) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOptions) error {
+	here := func() (bool, error) { return false, n.keys.Remove(ctx, id, o) }
+	there := request(pathRemove, callTimeout, removeRequest{keyring.Actor(ctx), id, o})
+	isMoving := func(b []byte) (bool, error) { return len(b) > 0, nil }
+	for {
+		moving, err := onLeader(ctx, n, here, there, isMoving)
+		if err != nil {
+			return err
+		}
+		if err := n.keys.WaitRemoved(ctx, id); err != nil || !moving || !o.Now {
+			return err
+		}
+	}
+}
+
+// Status is Keyring.Status of the leader, wherever it is called: some of it only the leader knows. Its
+// Keys and NoBackup are as this server has them. As long as ctx lets it, it waits for a leader that
+// answers. What any one server knows is Keyring().Status there.
+func (n *Node) Status(ctx context.Context) (keyring.Status, error) {
+	here := func() (keyring.Status, error) {
+		if err := n.keys.Leading(); err != nil {
+			return keyring.Status{}, err
+		}
+		return n.keys.Status(ctx)
+	}
+	return onLeader(ctx, n, here, forwarded{path: pathStatus, timeout: callTimeout}, n.keys.DecodeStatus)
+}

@@ -1,0 +1,157 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// MaxForward is the most that a plaintext or ciphertext and its AAD may have together, in
+// bytes, for a follower to forward them to the leader.
+const MaxForward = peer.MaxMessage - 1024
+
+// How long a forwarded call may take if its context allows more.
+const (
+	callTimeout   = 2 * time.Second
+	memberTimeout = 10 * time.Second // covers the live question and two changes of the configuration
+	rotateTimeout = 10 * time.Minute
+)
+
+// askAgain is how long a call waits before it looks for a leader again: one may be ready without a change here.
+const askAgain = 250 * time.Millisecond
+
+// errUnreachable is matched by the errors of calls that got no answer from the leader.
+var errUnreachable = errors.New("no answer from the leader")
+
+// forwarded is a call as it goes to the leader.
+type forwarded struct {
+	path      string
+	timeout   time.Duration
+	data, aad []byte
+	err       error // why there is no data
+}
+
+// request is a forwarded call whose argument is JSON.
+func request(path string, timeout time.Duration, argument any) forwarded {
+	b, err := json.Marshal(argument)
+	return forwarded{path: path, timeout: timeout, data: b, err: err}
+}
+
+// onLeader makes a call on the leader: here if this server is it, else by forwarding it, once. It tries again as
+// long as the cluster has no leader, or one that is not ready or does not answer, until ctx ends.
+func onLeader[T any](ctx context.Context, n *Node, here func() (T, error), there forwarded, decode func([]byte) (T, error)) (T, error) {
+	return whenLed(ctx, n, func() (T, error) { return hereOrForwarded(ctx, n, here, there, decode) })
+}
+
+// hereOrForwarded is one try of onLeader.
+func hereOrForwarded[T any](ctx context.Context, n *Node, here func() (T, error), there forwarded, decode func([]byte) (T, error)) (T, error) {
+	v, err := here()
+	if !errors.Is(err, keyring.ErrNotLeader) {
+		return v, err
+	}
+	b, err := n.forward(ctx, there)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return decode(b)
+}
+
+// whenLed calls do, and again for as long as the cluster has no leader, or one that is not ready or does not answer.
+func whenLed[T any](ctx context.Context, n *Node, do func() (T, error)) (T, error) {
+	for {
+		changed := n.keys.Changed()
+		v, err := do()
+		again := errors.Is(err, keyring.ErrNotLeader) || errors.Is(err, keyring.ErrNotReady) || errors.Is(err, errUnreachable)
+		if !again || ctx.Err() != nil {
+			return v, err
+		}
+		select {
+		case <-changed:
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			return v, err // another try would get no answer
+		}
+	}
+}
+
+// Answers of the leader: what it returns, its text, or nothing.
+func raw(b []byte) ([]byte, error)     { return b, nil }
+func text(b []byte) (string, error)    { return string(b), nil }
+func nothing([]byte) (struct{}, error) { return struct{}{}, nil }
+func only(err error) (struct{}, error) { return struct{}{}, err }
+
+// forward sends a call to the leader.
+func (n *Node) forward(ctx context.Context, f forwarded) ([]byte, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	if size := len(f.data) + len(f.aad); size > MaxForward {
+		return nil, fmt.Errorf("%w to forward to the leader: %d bytes, at most %d", keyring.ErrTooLong, size, MaxForward)
+	}
+	leader, port := n.Leader(), n.cluster.Port()
+	if leader == "" || port == nil || leader == n.cfg.ID {
+		return nil, keyring.NotLeaderError{Leader: leader}
+	}
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	b, err := port.CallMember(ctx, leader, f.path, f.body())
+	if err != nil {
+		return nil, notAnswered(ctx, err)
+	}
+	return wireErrors.DecodeReply(b)
+}
+
+// body is what goes over the wire: the length of the AAD, the AAD and the data.
+func (f forwarded) body() []byte {
+	body := binary.AppendUvarint(nil, uint64(len(f.aad)))
+	return append(append(body, f.aad...), f.data...)
+}
+
+// parseBody is the reverse of body.
+func parseBody(body []byte) (data, aad []byte, ok bool) {
+	size, used := binary.Uvarint(body)
+	if used <= 0 || size > uint64(len(body)-used) {
+		return nil, nil, false
+	}
+	return body[used+int(size):], body[used : used+int(size)], true
+}
+
+// notAnswered tells a leader that was not reached, or may yet be one, from one that refuses
+// for good.
+func notAnswered(ctx context.Context, err error) error {
+	r := (*peer.Refusal)(nil)
+	switch {
+	case !errors.As(err, &r), r.Code == peer.NotReady, r.Code == peer.NotLeader:
+	case r.Code == peer.Unsupported:
+		return fmt.Errorf("forward to the leader, whose build does not know this call: %w", err)
+	default:
+		return fmt.Errorf("forward to the leader: %w", err)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w: %w", errUnreachable, context.Cause(ctx), err)
+	}
+	return fmt.Errorf("%w: %w", errUnreachable, err)
+}
+
+// leading reports whether this server is a leader that has a key: Rotate asks before it asks for a key, which is
+// made once.
+func (n *Node) leading() error {
+	if err := n.keys.Leading(); err != nil {
+		return err
+	}
+	_, err := n.keys.ActiveKey()
+	return err
+}
+
+// isLeader reports whether raft takes this server for the leader.
+func (n *Node) isLeader() bool { return n.cluster.Raft().State() == raft.Leader }

@@ -1,0 +1,208 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
+)
+
+// AddServer admits the server of that ID, which is reached at addr, host:port: start it with an empty
+// directory and a server of the cluster in Join, as id@host:port, and it gets every key, and then a vote. Without
+// AddServer a server needs a JoinToken. One that is a member already, and has moved, gets its new
+// address; that too is refused while it answers at the old one, the leader included.
+//
+// The host is a name or an IP address of one server, so not 0.0.0.0, and the port is from 1 to 65535. An ID of up to
+// 255 bytes is taken as it is: case counts, and spaces around it are refused.
+//
+// It may be called on any server, and again. As long as ctx lets it, it waits for a leader that is
+// ready and answers.
+func (n *Node) AddServer(ctx context.Context, id raft.ServerID, addr string) error {
+	r := addRequest{keyring.Actor(ctx), id, addr}
+	if err := r.check(); err != nil {
+		return err
+	}
+	here := func() (struct{}, error) { return only(n.addServer(ctx, r)) }
+	_, err := onLeader(ctx, n, here, request(pathAddServer, memberTimeout, r), nothing)
+	return err
+}
+
+// RemoveServer takes a server out of the cluster: its connections are closed, and it is given no key
+// any more. What it has got it keeps: after a theft, a rotation with RotateOptions.Compromised comes next. Unless
+// RemoveServerOptions.Force is set, each key has to be held, asked live, by a majority of the voters
+// that remain; else it is refused, with an error that matches keyring.ErrNotDurable. A leader that is to be
+// removed first hands over. All join tokens end. To come back, the server needs AddServer, or a JoinToken
+// that was made after the removal: nothing that it has or had will do.
+//
+// An ID that is not in the raft configuration, exactly as it is given, is an error that matches keyring.ErrNotMember
+// and names the members: also one that an earlier call has removed. Within one call an attempt whose answer was lost
+// does no harm. A server that removes itself, and has been removed, gets no error.
+//
+// It may be called on any server. As long as ctx lets it, it waits for a leader that is ready and
+// answers.
+func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.RemoveServerOptions) error {
+	here := func() (struct{}, error) { return only(n.keys.RemoveServer(ctx, id, o)) }
+	there := request(pathRemoveServer, memberTimeout, removeServerRequest{keyring.Actor(ctx), id, o})
+	tries, known := 0, false
+	_, err := whenLed(ctx, n, func() (struct{}, error) {
+		_, member := n.cluster.Member(id)
+		tries, known = tries+1, known || member
+		if id == n.cfg.ID && !member && len(n.cluster.Members()) > 0 {
+			return struct{}{}, nil // the log has told this server, whatever became of the leader's answer
+		}
+		_, err := hereOrForwarded(ctx, n, here, there, nothing)
+		if refusal := (*peer.Refusal)(nil); id == n.cfg.ID && errors.As(err, &refusal) && refusal.Code == peer.NotMember {
+			return struct{}{}, nil
+		}
+		if known && tries > 1 && errors.Is(err, keyring.ErrNotMember) {
+			return struct{}{}, nil // the attempt before has removed it, and its answer was lost
+		}
+		return struct{}{}, err
+	})
+	return err
+}
+
+// Leave takes this server out of the cluster, as RemoveServer does. Afterwards close it, and delete its
+// directory: what it goes on with until then is what it had.
+func (n *Node) Leave(ctx context.Context) error {
+	return n.RemoveServer(ctx, n.cfg.ID, keyring.RemoveServerOptions{})
+}
+
+// JoinToken has the leader make a token with which the server of that ID may join this cluster: it
+// goes into Config.JoinToken there, and proves the server to the cluster and the cluster to the
+// server. It is a secret. See Keyring.MakeJoinToken for how long it is good.
+//
+// It may be called on any server. It waits for a leader that is ready and answers, 10 seconds at most.
+// While a server of the cluster does not answer, or is of a build without such tokens, it is an error that
+// names that server: remove it if it will not come back, or use AddServer.
+func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), memberTimeout)
+	defer cancel()
+	ttl = cmp.Or(ttl, time.Hour) // leaders of older builds do not know what zero means
+	here := func() (string, error) { return n.keys.MakeJoinToken(ctx, id, ttl) }
+	return onLeader(ctx, n, here, request(pathJoinToken, memberTimeout, joinTokenRequest{ID: id, TTL: ttl}), text)
+}
+
+// JoinTokens is Keyring.JoinTokens, as this server knows them.
+func (n *Node) JoinTokens() []keyring.JoinTokenInfo { return n.keys.JoinTokens() }
+
+// WithdrawJoinToken ends the join token of that ID, which is JoinTokenInfo's: no server can join with it any
+// more. A server that has joined stays: see RemoveServer. That there is no such token is an error. It may be called
+// on any server. As long as ctx lets it, it waits for a leader that is ready and answers.
+func (n *Node) WithdrawJoinToken(ctx context.Context, id string) error {
+	var token meta.TokenID
+	_ = token.UnmarshalText([]byte(id)) // the keyring says what is wrong with it
+	here := func() (struct{}, error) { return only(n.keys.WithdrawJoinToken(ctx, id)) }
+	_, err := onLeader(ctx, n, here, request(pathWithdraw, memberTimeout, withdrawRequest{keyring.Actor(ctx), token}), nothing)
+	return err
+}
+
+// addServer is AddServer on the leader.
+func (n *Node) addServer(ctx context.Context, r addRequest) error {
+	if n.cluster.Port() == nil {
+		return errors.New("add server: this server is alone, without a port")
+	}
+	return n.keys.AddServer(ctx, r.ID, raft.ServerAddress(r.Addr), keyring.AddServerOptions{
+		MayMove: func(ctx context.Context, member raft.Server) error { return n.mayMove(ctx, member, r.Addr) },
+	})
+}
+
+// mayMove refuses an address of the leader's at which it does not answer, and one of a member that still
+// answers at its old address.
+func (n *Node) mayMove(ctx context.Context, member raft.Server, addr string) error {
+	if member.ID != n.cfg.ID {
+		return n.cluster.CheckGone(ctx, member, raft.ServerAddress(addr))
+	}
+	if addr != n.cfg.advertised() {
+		return fmt.Errorf("add server %s: it is the leader, and answers at %s", member.ID, n.cfg.advertised())
+	}
+	return nil
+}
+
+// promote gives servers a vote, on the leader, once they hold every key that is needed. The error is
+// that of those for which it has failed, and need not be tried again before something changes.
+func (n *Node) promote(ctx context.Context) error {
+	if n.keys.Leading() != nil {
+		return nil
+	}
+	var errs []error
+	for _, s := range n.cluster.Members() {
+		if s.Suffrage == raft.Voter {
+			continue
+		}
+		err := n.keys.PromoteServer(ctx, s.ID)
+		if err != nil && !errors.Is(err, keyring.ErrKeyMissing) {
+			n.log.Warn("promote", "id", s.ID, "error", err)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// keepAddress has the raft configuration say where this server is, which may have moved since it ran
+// last.
+func (n *Node) keepAddress(ctx context.Context) error {
+	s, known := n.cluster.Member(n.cfg.ID)
+	if !known || string(s.Address) == n.cfg.advertised() {
+		return nil
+	}
+	err := n.tellAddress(ctx)
+	if err != nil {
+		n.log.Warn("this server has another address than the raft configuration says",
+			"is", n.cfg.advertised(), "was", s.Address, "error", err)
+	}
+	return err
+}
+
+// tellAddress has the leader write down where this server is. If this server knows of no leader it tells all others,
+// so that one of them can be elected which does not find this server otherwise, and asks the leader that they name.
+func (n *Node) tellAddress(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
+	defer cancel()
+	if leader := n.Leader(); leader != "" {
+		var watch sync.WaitGroup
+		watch.Go(func() { n.whileLeads(ctx, leader, cancel) })
+		err := n.AddServer(ctx, n.cfg.ID, n.cfg.advertised())
+		cancel()
+		watch.Wait()
+		return err
+	}
+	leader, found, err := n.cluster.FindLeader(ctx)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return fmt.Errorf("%w: none of the other servers that answer knows a leader", keyring.NotLeaderError{})
+	}
+	r := request(pathAddServer, memberTimeout, addRequest{ID: n.cfg.ID, Addr: n.cfg.advertised()})
+	b, err := n.cluster.Port().CallMemberAt(ctx, leader, r.path, r.body())
+	if err != nil {
+		return err
+	}
+	_, err = wireErrors.DecodeReply(b)
+	return err
+}
+
+// whileLeads ends a call to a leader that no longer leads: it may never answer, and this server may
+// lead meanwhile.
+func (n *Node) whileLeads(ctx context.Context, leader raft.ServerID, end context.CancelFunc) {
+	for {
+		changed := n.keys.Changed()
+		if n.Leader() != leader {
+			end()
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

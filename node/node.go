@@ -1,0 +1,187 @@
+// Package node runs a whole server of a service that has no raft of its own: raft, its log and snapshots on disk,
+// mutual TLS on one port, and the keyring.
+//
+// Start starts a [Node], on one server alone or on each server of a cluster. A Node forwards to the leader what only
+// the leader can do, so its methods may be called on any server. Recover and Restore make a directory from which a
+// cluster can start again.
+//
+// A service that has a raft already uses package keyring alone.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/cluster"
+	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// Node is a whole server: raft, its log and snapshots on disk, mutual TLS on one port, and
+// the keyring, for a service that has no raft of its own.
+type Node struct {
+	cfg     Config
+	log     hclog.Logger
+	cluster *cluster.Server
+	keys    *keyring.Keyring
+	open    atomic.Pointer[keyring.Keyring] // keys once it is open, for raft's disk
+	gate    gate.Gate                       // of the calls of Apply
+	cancel  context.CancelFunc              // of the loops
+	loops   sync.WaitGroup
+	once    sync.Once
+	closed  error
+}
+
+// Start starts the server. It returns when raft and the keyring run, which for a server
+// with no raft log of its own means that its cluster is bootstrapped or has accepted it; ctx
+// bounds that. It does not wait for a leader or a key: see Keyring.WaitReady.
+func Start(ctx context.Context, cfg Config) (*Node, error) {
+	cfg = cfg.filled()
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	life, cancel := context.WithCancel(context.Background())
+	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel}
+	if err := n.start(ctx, life); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+// start does what Close undoes, whatever part of it was done.
+func (n *Node) start(ctx, life context.Context) (err error) {
+	conf := n.cfg.cluster()
+	conf.DiskChanged = n.diskChanged
+	if n.cluster, err = cluster.Start(ctx, conf); err != nil {
+		return fmt.Errorf("node: %w", err)
+	}
+	keys := n.cfg.keyring()
+	keys.Raft, keys.Problems = n.cluster.Raft(), n.problems
+	port := n.cluster.Port()
+	if port != nil {
+		keys.Transport = port
+	}
+	if n.keys, err = keyring.Open(ctx, keys); err != nil {
+		return err
+	}
+	n.open.Store(n.keys)
+	n.cluster.Serve(host{n.keys}, n.handlers())
+	if port != nil {
+		n.loops.Go(func() { n.onChange(life, time.Minute, n.promote) })
+		n.loops.Go(func() { n.onChange(life, 3*time.Second, n.keepAddress) }) // no other server may find it meanwhile
+	}
+	return nil
+}
+
+// problems says which of raft's writes fail.
+func (n *Node) problems() (all []keyring.Problem) {
+	for _, fault := range n.cluster.DiskFaults() {
+		all = append(all, keyring.Problem{Kind: keyring.ProblemRaftDisk, Detail: fault})
+	}
+	return all
+}
+
+// diskChanged wakes all who wait for a change of Status.
+func (n *Node) diskChanged() {
+	if keys := n.open.Load(); keys != nil {
+		keys.Notify()
+	}
+}
+
+// onChange calls do now and after each change of the keyring. If do fails, onChange calls it again after a pause, which
+// grows with each failure, up to most. It returns when ctx ends.
+func (n *Node) onChange(ctx context.Context, most time.Duration, do func(context.Context) error) {
+	for tries := 0; ; {
+		changed := n.keys.Changed()
+		var retry <-chan time.Time
+		if err := do(ctx); err == nil {
+			tries = 0
+		} else { // trying has changed something by itself: that is no reason to try again
+			changed, retry = nil, time.After(min(most, plan.Backoff(tries+3, rand.Float64())))
+			tries++
+		}
+		select {
+		case <-changed:
+		case <-retry:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Close ends the server and waits for all of it. A second Close returns what the first did.
+func (n *Node) Close() error {
+	n.once.Do(func() { n.closed = n.close() })
+	return n.closed
+}
+
+// close ends what start began, the last first: the keyring before its raft. A raft that is shut down leaves unanswered
+// what its FSM has not applied yet, so it has to answer the calls of Apply first.
+func (n *Node) close() error {
+	n.cancel()
+	n.loops.Wait()
+	n.gate.Close(keyring.ErrClosed)
+	var errs []error
+	if n.keys != nil {
+		errs = append(errs, n.keys.Close())
+	}
+	n.gate.Wait()
+	if n.cluster != nil {
+		errs = append(errs, n.cluster.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Keyring returns the server's keyring. The Node closes it.
+func (n *Node) Keyring() *keyring.Keyring { return n.keys }
+
+// Leader returns the ID of the cluster's leader, or nothing if none is known.
+func (n *Node) Leader() raft.ServerID { return n.cluster.Leader() }
+
+// applyTimeout is how long a command may wait for raft to take it.
+const applyTimeout = 5 * time.Second
+
+// Apply puts a command of App's into the log and returns what its Apply answered, or that
+// answer as the error if it is one. Leader only: elsewhere the error matches keyring.ErrNotLeader.
+// That error, ctx's own and keyring.ErrClosed leave open whether the command is executed. A command of
+// more than keyring.MaxCommand bytes never is: its error matches keyring.ErrTooLong.
+func (n *Node) Apply(ctx context.Context, cmd []byte) (any, error) {
+	if n.cfg.App == nil {
+		return nil, errors.New("apply: the node has no App")
+	}
+	if len(cmd) > keyring.MaxCommand {
+		return nil, fmt.Errorf("%w: a command of %d bytes, at most %d are taken", keyring.ErrTooLong, len(cmd), keyring.MaxCommand)
+	}
+	return gate.Through(ctx, &n.gate, func(ctx context.Context) (any, error) {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		f := n.cluster.Raft().Apply(cmd, applyTimeout)
+		if err := f.Error(); err != nil {
+			return nil, n.outcome(err)
+		}
+		if err, ok := f.Response().(error); ok {
+			return nil, err
+		}
+		return f.Response(), nil
+	})
+}
+
+// outcome returns an error of raft's as one of the keyring's.
+func (n *Node) outcome(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return keyring.NotLeaderError{Leader: n.Leader()}
+	case errors.Is(err, raft.ErrRaftShutdown):
+		return fmt.Errorf("%w: %w", keyring.ErrClosed, err)
+	}
+	return fmt.Errorf("apply: %w", err)
+}

@@ -1,0 +1,44 @@
+package node_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"example.com/keyring"
+	"example.com/keyring/node"
+)
+
+// TestWireErrorsKeepTheirCodes: servers of several builds forward to each other.
+func TestWireErrorsKeepTheirCodes(t *testing.T) {
+	want := []struct {
+		code byte
+		err  error
+	}{
+		{1, keyring.ErrNotLeader}, {2, keyring.ErrNotReady}, {3, keyring.ErrUnknownKey}, {4, keyring.ErrKeyMissing},
+		{5, keyring.ErrDecrypt}, {6, keyring.ErrTooLong}, {7, keyring.ErrNotDurable}, {8, keyring.ErrClosed},
+		{9, keyring.ErrNoData}, {10, keyring.ErrNotMember},
+	}
+	if len(node.WireErrors) != len(want) {
+		t.Errorf("%d codes, want %d", len(node.WireErrors), len(want))
+	}
+	for _, w := range want {
+		b := node.WireErrors.EncodeReply(nil, fmt.Errorf("why: %w", w.err))
+		if len(b) == 0 || b[0] != w.code {
+			t.Errorf("%v has the code %v, want %d", w.err, b, w.code)
+		}
+		_, err := node.WireErrors.DecodeReply(append([]byte{w.code}, "why"...))
+		if !errors.Is(err, w.err) || w.code == 5 && err != keyring.ErrDecrypt {
+			t.Errorf("%d is %v, want %v", w.code, err, w.err)
+		}
+	}
+	if b := node.WireErrors.EncodeReply([]byte("out"), nil); string(b) != "\x00out" {
+		t.Errorf("success is %q", b)
+	}
+	if b := node.WireErrors.EncodeReply(nil, errors.New("text")); string(b) != "\xfftext" {
+		t.Errorf("another error is %q", b)
+	}
+	if _, err := node.WireErrors.DecodeReply([]byte("\x63of a newer build")); err == nil || err.Error() != "from the leader: of a newer build" {
+		t.Errorf("%v", err)
+	}
+}
