@@ -110,18 +110,18 @@ func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 	if key == nil {
 		return BackupSigner{}
 	}
-	if m := k.store.get(key.ID); m == nil || m.check != key.Check {
+	if !k.store.Has(key.ID, key.Check) {
 		return BackupSigner{}
 	}
 	if known := k.signer.Load(); known != nil && known.id == key.ID && known.check == key.Check {
 		return known.signer
 	}
-	m, ok := k.store.copy(key.ID)
-	if !ok || m.check != key.Check { // it was dropped meanwhile
+	m, ok := k.store.Copy(key.ID)
+	if !ok || m.Check != key.Check { // it was dropped meanwhile
 		return BackupSigner{}
 	}
-	defer m.secret.Wipe()
-	signer, err := backup.SignerOf(key.ID, m.secret)
+	defer m.Secret.Wipe()
+	signer, err := backup.SignerOf(key.ID, m.Secret)
 	if err != nil {
 		k.cfg.Logger.Error("signer of backups", "key", key.ID, "error", err)
 		return BackupSigner{}
@@ -185,10 +185,10 @@ func (k *Keyring) archive(ctx context.Context) (a *backup.Archive, upTo uint64, 
 		var missing []string
 		removed := false
 		for _, key := range a.Ring.Keys {
-			m, ok := k.store.copy(key.ID)
+			m, ok := k.store.Copy(key.ID)
 			switch {
-			case ok && m.check == key.Check:
-				a.Add(key, backup.Material{ID: m.id, Algorithm: m.algorithm, Check: m.check, Created: m.created, Secret: m.secret})
+			case ok && m.Check == key.Check:
+				a.Add(key, backup.Material{ID: m.ID, Algorithm: m.Algorithm, Check: m.Check, Created: m.Created, Secret: m.Secret})
 				continue
 			case key.Sealed():
 				missing = append(missing, key.ID.String())
@@ -197,7 +197,7 @@ func (k *Keyring) archive(ctx context.Context) (a *backup.Archive, upTo uint64, 
 				k.cfg.Logger.Warn("a prepublished key that is not here is left out of the backup", "key", key.ID)
 				upTo = min(upTo, key.CreateIndex-1)
 			}
-			m.secret.Wipe()
+			m.Secret.Wipe()
 		}
 		if len(missing) == 0 {
 			return a, upTo, nil

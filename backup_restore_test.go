@@ -14,25 +14,25 @@ import (
 	"testing"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/meta"
 	"filippo.io/age"
+	"github.com/hashicorp/go-hclog"
 )
 
 // TestInterruptedRestoreIsFinishedByAnother: a crash at every operation, with what was not synced
 // kept, dropped, reordered and torn.
 func TestInterruptedRestoreIsFinishedByAnother(t *testing.T) {
 	file, m, identity := smallBackup(t)
-	key := bytes.Repeat([]byte{7}, 32)
-	kek, err := keyring.NewFileKEK(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	under := fileKEK(t, bytes.Repeat([]byte{7}, 32))
 	restore := func(d *keyringtest.Disk) error {
 		fsys, err := d.Open()
 		if err != nil {
 			return err
 		}
-		o := keyring.RestoreOptions{Dir: "simulated", KEKs: []keyring.KEK{kek}, Identities: []age.Identity{identity}, Unauthenticated: true}
+		o := keyring.RestoreOptions{Dir: "simulated", KEKs: []keyring.KEK{under}, Identities: []age.Identity{identity}, Unauthenticated: true}
 		keyring.SetRestoreFS(&o, fsys)
 		_, err = keyring.Restore(t.Context(), bytes.NewReader(file), o)
 		return err
@@ -63,12 +63,12 @@ func TestInterruptedRestoreIsFinishedByAnother(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s, err := keyring.OpenStore(t.Context(), fsys, []keyring.KEK{kek}, nil)
+			s, err := keystore.Open(t.Context(), fsys, kek.NewSet([]keyring.KEK{under}, nil), hclog.NewNullLogger())
 			if err != nil {
 				t.Fatal(err)
 			}
 			for _, k := range m.Keys {
-				if !s.Has(k.ID, k.Check) {
+				if !s.Holds(&meta.Key{ID: k.ID, Check: k.Check}) {
 					t.Errorf("after a crash at operation %d, %v: key %s is not there", at, how, k.ID)
 				}
 			}
@@ -179,11 +179,7 @@ func TestRestoreOverwritesNothing(t *testing.T) {
 		b := other
 		if strings.Contains(what, "KEK") {
 			b = file
-			kek, err := keyring.NewFileKEK(make([]byte, 32))
-			if err != nil {
-				t.Fatal(err)
-			}
-			o.KEKs = []keyring.KEK{kek}
+			o.KEKs = []keyring.KEK{fileKEK(t, make([]byte, 32))}
 		}
 		if _, err := keyring.Restore(t.Context(), bytes.NewReader(b), o); err == nil {
 			t.Errorf("%s: restored over it", what)

@@ -345,3 +345,18 @@ func TestOnlyOurTemporaryFilesGo(t *testing.T) {
 		}
 	}
 }
+
+func namesIn(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// staleTemp is the name of a temporary file of an earlier process.
+const staleTemp = ".tmp-000102030405060708090a0b0c0d0e0f"

@@ -178,26 +178,3 @@ func TestFileOfAnotherKeyUnderThatIDIsSetAside(t *testing.T) {
 		l.vault.opens(t, l.keyring, "the other key")
 	})
 }
-
-// TestEveryBitOfAKeyFileFlipped: none of them goes unseen, and none loses a byte. What makes a later version
-// of it is left where it is.
-func TestEveryBitOfAKeyFileFlipped(t *testing.T) {
-	id, kek := keyring.KeyID{1}, []keyring.KEK{keyring.InlineKEK()}
-	name := nks.FileName(id)
-	good, _ := newKeyFile(t, id, kek...)
-	for i := range 8 * len(good) {
-		disk, bad := keyringtest.NewDisk(), bytes.Clone(good)
-		bad[i/8] ^= 1 << (i % 8)
-		disk.Plant(name, 0o600, bad)
-		s := openStore(t, disk, kek, nil)
-		aside := name + ".malformed-1"
-		if bytes.Contains(bad, []byte(`"Version": `)) && bad[15] > '1' && bad[15] <= '9' {
-			if len(s.SetAside()) > 0 || !bytes.Equal(disk.Bytes(name), bad) || s.Confirm(id) {
-				t.Errorf("version %c: set aside %v", bad[15], s.SetAside())
-			}
-		} else if s.Confirm(id) || !slices.Equal(s.SetAside(), []string{aside}) || !bytes.Equal(disk.Bytes(aside), bad) {
-			t.Errorf("bit %d of byte %d: set aside %v", i%8, i/8, s.SetAside())
-		}
-		s.Close()
-	}
-}

@@ -5,13 +5,9 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
-	"errors"
-	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -234,40 +230,6 @@ func BenchmarkOpen(b *testing.B) {
 	b.ReportMetric(keyringtest.Median(opens), "ms/open")
 	b.ReportMetric(keyringtest.Median(reads), "ms/limit")
 	b.ReportMetric(keyringtest.Median(ratios), "x-limit")
-}
-
-// BenchmarkPut takes keys into the keystore as they arrive: wrapped, durable, read back and
-// unwrapped. Its limit is to write files of that size: two syncs for one.
-func BenchmarkPut(b *testing.B) {
-	m, err := nks.Generate("RS256")
-	if err != nil {
-		b.Fatal(err)
-	}
-	for _, n := range []int{1, 64, 500} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			path := b.TempDir()
-			fsys, err := durable.OpenDir(path)
-			if err != nil {
-				b.Fatal(err)
-			}
-			store, err := keyring.OpenStore(b.Context(), fsys, []keyring.KEK{keyring.InlineKEK()}, nil)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer store.Close()
-			keyringtest.VersusByHand(b, path, func() (files []durable.Named, write func() error) {
-				keys := map[keyring.KeyID]*nks.Material{}
-				for range n {
-					id := keyring.KeyID{}
-					rand.Read(id[:])
-					keys[id] = m
-					files = append(files, durable.Named{Name: nks.FileName(id), Data: make([]byte, 2112)})
-				}
-				put := store.Putting(b.Context(), keys)
-				return files, func() error { return errors.Join(slices.Collect(maps.Values(put()))...) }
-			})
-		})
-	}
 }
 
 // plantKeys writes n key files that share one signing key: making 10,000 takes ten minutes.

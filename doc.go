@@ -90,6 +90,7 @@
 //	internal/plan        pure decisions: what the leader does next, which keys to fetch from which server
 //	internal/gate        how calls that may block end with their contexts, and what Close waits for
 //	internal/kek         the KEKs that come with the library, and the KEKs of a keystore
+//	internal/keystore    the key files of one server, and the keys in memory
 //	internal/nks         material, its check value, the codec of .nks.json files, the reader of Nomad's files
 //	internal/seal        the ciphertext envelope
 //	internal/jwt         how tokens are written, and read strictly
@@ -99,6 +100,7 @@
 //	internal/cluster     the raft of a whole server: its log on disk, its port, how servers bootstrap and join
 //	internal/raftwire    raft's requests: large ones are split, and those of others are checked
 //	internal/durable     the only code that writes files
+//	internal/parallel    one thing done to many items at a time
 //	internal/bounded     JSON from elsewhere, decoded into types that say how much they may hold
 //	internal/strictjson  a scanner of JSON that allows each member once, in one spelling
 //	internal/mono        moments by the monotonic clock, for everything that is waited for in memory

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -12,10 +14,10 @@ import (
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
@@ -69,7 +71,7 @@ func AwaitAll(ctx context.Context, k *Keyring, n int) error {
 	for {
 		changed := k.fsm.bell.wait()
 		ring := k.fsm.ring.Load()
-		lacks := func(m *meta.Key) bool { return !k.store.has(m) }
+		lacks := func(m *meta.Key) bool { return !k.store.Holds(m) }
 		if len(ring.Keys) >= n && !slices.ContainsFunc(ring.Keys, lacks) {
 			return nil
 		}
@@ -88,12 +90,12 @@ func Fetch(ctx context.Context, k *Keyring, from raft.ServerID, id KeyID) error 
 
 // FetchNew is Fetch of a key that need not be in the ring.
 func FetchNew(ctx context.Context, k *Keyring, from raft.ServerID, key meta.NewKey) error {
-	arrivals, err := k.fetchFrom(ctx, string(from), map[KeyID]meta.NewKey{key.ID: key})
-	if err == nil && len(arrivals) != 1 {
+	got, err := k.fetchFrom(ctx, string(from), map[KeyID]meta.NewKey{key.ID: key})
+	if err == nil && len(got) != 1 {
 		err = errors.New("it has not come")
 	}
-	for _, a := range arrivals {
-		a.secret.Wipe()
+	for _, key := range got {
+		key.Secret.Wipe()
 	}
 	return err
 }
@@ -105,9 +107,9 @@ func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	a, _ := k.store.copy(id)
+	a, _ := k.store.Copy(id)
 	b := peer.Binding{Cluster: k.fsm.ring.Load().Cluster, Asker: "a", Answerer: "b"}
-	sealed, err := peer.SealKeys(b, pull.Request(), []peer.Secret{peer.NewSecret(id, a.check, a.secret.Encode())})
+	sealed, err := peer.SealKeys(b, pull.Request(), []peer.Secret{peer.NewSecret(id, a.Check, a.Secret.Encode())})
 	if err != nil {
 		return 0, 0, err
 	}
@@ -133,9 +135,11 @@ func AwaitState(k *Keyring, id KeyID, s State) {
 // its files wrap them under.
 func Secrets(k *Keyring) [][]byte {
 	var secrets [][]byte
-	for id, m := range k.store.all() {
-		secrets = append(secrets, slices.Clone(m.secret.Root()[:]), slices.Clone(m.secret.Signing()))
-		b, err := k.store.dir.Read(nks.FileName(id), nks.MaxFile)
+	for _, id := range k.store.Keys() {
+		for _, b := range LiveOf(k, id) {
+			secrets = append(secrets, slices.Clone(b))
+		}
+		b, err := readKeyFile(k.cfg, id)
 		if err != nil {
 			panic(err)
 		}
@@ -151,6 +155,13 @@ func Secrets(k *Keyring) [][]byte {
 		}
 	}
 	return secrets
+}
+
+func readKeyFile(c Config, id KeyID) ([]byte, error) {
+	if c.fs == nil {
+		return os.ReadFile(filepath.Join(c.Dir, nks.FileName(id)))
+	}
+	return durable.New(c.fs).Read(nks.FileName(id), nks.MaxFile)
 }
 
 // PackStatus and UnpackStatus are how a Status travels.
@@ -191,11 +202,13 @@ func PlantKey(k *Keyring) (KeyID, error) {
 		return KeyID{}, err
 	}
 	id := newKeyID()
-	return id, k.store.put(k.ctx, arrival{id, "EdDSA", secret.Check(id, "EdDSA"), time.Now().UTC().Round(0), secret})[0]
+	return id, k.store.Put(k.ctx, keystore.Key{
+		ID: id, Algorithm: "EdDSA", Check: secret.Check(id, "EdDSA"), Created: time.Now().UTC().Round(0), Secret: secret,
+	})[0]
 }
 
 // Has reports whether a keyring has material of a key.
-func Has(k *Keyring, id KeyID) bool { return k.store.get(id) != nil }
+func Has(k *Keyring, id KeyID) bool { return k.store.InMemory(id) }
 
 // FSMOf is a node's.
 func FSMOf(n Node) *FSM { return n.Keyring().fsm }
@@ -222,7 +235,7 @@ func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) erro
 }
 
 // Loaded is how many keys are in memory.
-func Loaded(k *Keyring) int { return len(k.store.all()) }
+func Loaded(k *Keyring) int { return len(k.store.Keys()) }
 
 // Demote takes a server's vote away, on the leader.
 func Demote(n Node, id raft.ServerID) error { return n.Keyring().raft.DemoteVoter(id, 0, 0).Error() }
@@ -234,9 +247,10 @@ func RaftServers(n Node) []raft.Server {
 
 // Lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
 func Lose(k *Keyring, id KeyID) error {
-	k.store.drop(id)
+	k.store.NoteRemoved(id)
 	k.fsm.bell.ring()
-	return k.store.dir.Remove(nks.FileName(id))
+	isRemoved := func(KeyID) bool { return true }
+	return errors.Join(k.store.SetAside(id, isRemoved), k.store.Unlink(id, isRemoved))
 }
 
 // SnapshotRaft has a node's raft write a snapshot.
@@ -283,30 +297,36 @@ func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
 // Live are the key bytes themselves that a keyring has in memory, not a copy of them.
 func Live(k *Keyring) [][]byte {
 	var live [][]byte
-	for _, m := range k.store.all() {
-		live = append(live, m.secret.Root()[:], m.secret.Signing())
+	for _, id := range k.store.Keys() {
+		live = append(live, LiveOf(k, id)...)
 	}
 	return live
 }
 
 // SigningKey is the PKCS #8 DER of a key's private half.
-func SigningKey(k *Keyring, id KeyID) []byte { return slices.Clone(k.store.get(id).secret.Signing()) }
+func SigningKey(k *Keyring, id KeyID) []byte { return slices.Clone(LiveOf(k, id)[1]) }
 
-// SignerOf is what a key signs with: nil if it has not signed.
-func SignerOf(k *Keyring, id KeyID) *jwt.Signer { return k.store.get(id).signer.Load() }
+// SignerOf is what a key of the ring signs with.
+func SignerOf(k *Keyring, id KeyID) *jwt.Signer {
+	s, err := k.store.Signer(id, k.fsm.ring.Load().Key(id).Check)
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
 
 // Reread drops a key from memory and reads its file again, while Decrypt still has the one
 // that was dropped.
 func Reread(k *Keyring, id KeyID) error {
-	k.store.drop(id)
+	k.store.NoteRemoved(id)
 	return ReadFiles(k)
 }
 
 // ReadFiles reads the key files that are not in memory, removed keys' too.
-func ReadFiles(k *Keyring) error { return k.store.scan(k.ctx, &meta.Ring{}) }
+func ReadFiles(k *Keyring) error { return k.store.Heal(k.ctx, &meta.Ring{}, nil) }
 
 // Confirm reports whether a key is held at this moment, by its file.
-func Confirm(k *Keyring, id KeyID) (bool, error) { return k.store.confirm(id) }
+func Confirm(k *Keyring, id KeyID) (bool, error) { return k.store.Confirm(id) }
 
 // Heal does what the replicator does about keys that it took for missing.
 func Heal(k *Keyring, keys ...KeyID) {
@@ -319,122 +339,10 @@ func Heal(k *Keyring, keys ...KeyID) {
 }
 
 // SetRemovedAside sets the file of a removed key aside.
-func SetRemovedAside(k *Keyring, id KeyID) error { return k.store.setRemovedAside(id, k.wasRemoved) }
+func SetRemovedAside(k *Keyring, id KeyID) error { return k.store.SetAside(id, k.wasRemoved) }
 
 // DropActive takes the active key out of memory.
-func DropActive(k *Keyring) { k.store.drop(k.fsm.ring.Load().Active().ID) }
-
-// Store is a keystore without a keyring around it.
-type Store struct{ *keystore }
-
-// OpenStore opens the keystore in fsys.
-func OpenStore(ctx context.Context, fsys durable.FS, keks, old []KEK) (Store, error) {
-	s, err := openKeystore(ctx, fsys, keks, old, hclog.NewNullLogger())
-	return Store{s}, err
-}
-
-// Put makes new keys durable and returns an error for each.
-func (s Store) Put(ctx context.Context, keys map[KeyID]*nks.Material) map[KeyID]error {
-	return s.Putting(ctx, keys)()
-}
-
-// Putting returns what Put does when the keys and their check values are there.
-func (s Store) Putting(ctx context.Context, keys map[KeyID]*nks.Material) func() map[KeyID]error {
-	var arrivals []arrival
-	for id, m := range keys {
-		arrivals = append(arrivals, arrival{id: id, algorithm: "EdDSA", check: m.Check(id, "EdDSA"), secret: m.Clone()})
-	}
-	return func() map[KeyID]error {
-		errs := map[KeyID]error{}
-		for i, err := range s.put(ctx, arrivals...) {
-			errs[arrivals[i].id] = err
-		}
-		return errs
-	}
-}
-
-// PutLive is Put of one key, and returns the memory that it was proven in.
-func (s Store) PutLive(ctx context.Context, id KeyID, m *nks.Material) (live [][]byte, err error) {
-	p := &putting{keys: []arrival{{id: id, algorithm: "EdDSA", check: m.Check(id, "EdDSA"), secret: m.Clone()}}}
-	if p.files, p.errs = s.wrapAll(ctx, p.keys); p.errs[0] != nil {
-		return nil, p.errs[0]
-	}
-	live = [][]byte{p.files[0].m.secret.Root()[:], p.files[0].m.secret.Signing()}
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	s.writeAll(ctx, []*putting{p})
-	return live, p.errs[0]
-}
-
-// Signer is what a key in memory signs with, if it was not dropped meanwhile.
-func (s Store) Signer(id KeyID) (*jwt.Signer, error) {
-	m := s.get(id)
-	if m == nil {
-		return nil, jwt.ErrWiped
-	}
-	return s.signerOf(id, m)
-}
-
-// Drop takes a key out of memory.
-func (s Store) Drop(id KeyID) { s.drop(id) }
-
-// Waiting counts the calls of Put that wait to be written.
-func (s Store) Waiting() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.puts)
-}
-
-// Has reports whether the key is held, with that check value.
-func (s Store) Has(id KeyID, check [32]byte) bool { return s.has(&meta.Key{ID: id, Check: check}) }
-
-// Confirm reports whether the key is held at this moment, by its file.
-func (s Store) Confirm(id KeyID) bool {
-	ok, err := s.confirm(id)
-	return ok && err == nil
-}
-
-// Remove does with a key what becomes of a removed one, up to where it can be undone.
-func (s Store) Remove(id KeyID) error {
-	s.bury(id)
-	return s.setRemovedAside(id, isRemoved)
-}
-
-// Unlink removes for good what is left of a removed key.
-func (s Store) Unlink(id KeyID) error { return s.unlink(id, isRemoved) }
-
-// UnlinkRestored is Unlink of a key that a restore has brought back meanwhile.
-func (s Store) UnlinkRestored(id KeyID) error { return s.unlink(id, func(KeyID) bool { return false }) }
-
-func isRemoved(KeyID) bool { return true }
-
-// TakeBack undoes a removal and reads the directory again.
-func (s Store) TakeBack(ctx context.Context, id KeyID) error {
-	if err := s.takeBack(id); err != nil {
-		return err
-	}
-	return s.scan(ctx, &meta.Ring{})
-}
-
-// Rewrite makes keys durable again that are in memory.
-func (s Store) Rewrite(ctx context.Context, ids ...KeyID) error {
-	return errors.Join(s.rewrite(ctx, ids...)...)
-}
-
-// Rewrap moves the key files to the present KEKs.
-func (s Store) Rewrap(ctx context.Context) error { return s.rewrap(ctx) }
-
-// OnOldKEKs counts the files that Rewrap has left.
-func (s Store) OnOldKEKs() int { return s.onOldKEKs() }
-
-// Away says which KEK does not answer.
-func (s Store) Away() error { return s.keks.Down() }
-
-// SetAside are the names of the files that this start has set aside.
-func (s Store) SetAside() []string { return s.setAside }
-
-// Close gives the directory back.
-func (s Store) Close() error { return s.close() }
+func DropActive(k *Keyring) { k.store.NoteRemoved(k.fsm.ring.Load().Active().ID) }
 
 // Reseal opens records and seals them under the active key, and returns how many.
 func Reseal(k *Keyring, records []Sealed) (int, error) {
@@ -445,26 +353,13 @@ func Reseal(k *Keyring, records []Sealed) (int, error) {
 
 // LiveOf are the key bytes themselves that a keyring has in memory of one key.
 func LiveOf(k *Keyring, id KeyID) [][]byte {
-	m := k.store.get(id)
-	if m == nil {
-		return nil
-	}
-	return [][]byte{m.secret.Root()[:], m.secret.Signing()}
+	var live [][]byte
+	k.store.View(id, func(m *nks.Material) { live = [][]byte{m.Root()[:], m.Signing()} })
+	return live
 }
 
 // NewFileKEK is FileKEK without a file.
 var NewFileKEK = kek.FromKey
-
-// FromNomad are the keys that are in memory only, from files of Nomad's, and their check values.
-func (s Store) FromNomad() map[KeyID][32]byte {
-	keys := map[KeyID][32]byte{}
-	for id, m := range s.all() {
-		if m.nomad {
-			keys[id] = m.check
-		}
-	}
-	return keys
-}
 
 // HasAdvice reports whether Status has a rank and advice for a problem of that kind.
 func HasAdvice(k ProblemKind) bool { return k.advice() != "" }

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/nks"
@@ -20,12 +21,12 @@ import (
 // removed key that heal has yet to take back. Nor need it be asked for what is on its way by an
 // offer. Until this server has caught up, nothing takes the place of a key that is in memory either.
 func (r *replicator) wanted(v view, missing []*meta.Key) []*meta.Key {
-	come := r.store.locked()
+	come := r.store.Closed()
 	if r.healing.untried() || !v.caughtUp {
-		come = append(come, r.store.buriedKeys()...)
+		come = append(come, r.store.AllToTakeBack()...)
 	}
 	if !v.caughtUp {
-		come = slices.AppendSeq(come, maps.Keys(r.store.all()))
+		come = append(come, r.store.Keys()...)
 	}
 	if come = append(come, r.offered.all()...); len(come) == 0 {
 		return missing
@@ -53,9 +54,9 @@ func (r *replicator) fetch(ring *meta.Ring, missing []*meta.Key) mono.Time {
 			keys[id] = ring.Key(id).New()
 		}
 		r.calls.Go(func() {
-			arrivals, err := r.fetchFrom(r.ctx, f.Peer, keys)
+			got, err := r.fetchFrom(r.ctx, f.Peer, keys)
 			r.send(r.answered, fetched{f, err})
-			r.send(r.done, fetched{f, r.keep(r.ctx, arrivals)})
+			r.send(r.done, fetched{f, r.keep(r.ctx, got)})
 		})
 	}
 	return wake
@@ -72,8 +73,8 @@ func (r *replicator) send(to chan<- fetched, f fetched) {
 // fetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
 // error says that the peer's answer, or a part of it, was of no use; a key it does not have is no
 // error.
-func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]arrival, error) {
-	var arrivals []arrival
+func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]keystore.Key, error) {
+	var got []keystore.Key
 	var bad error
 	err := k.peers.Fetch(ctx, from, k.fsm.ring.Load().Cluster, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
 		key := keys[id]
@@ -83,20 +84,20 @@ func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]met
 			m.Wipe()
 			return
 		}
-		arrivals = append(arrivals, arrival{key.ID, key.Algorithm, key.Check, key.Created, m})
+		got = append(got, keystore.Key{ID: key.ID, Algorithm: key.Algorithm, Check: key.Check, Created: key.Created, Secret: m})
 	})
 	if err != nil {
 		return nil, err
 	}
-	return arrivals, bad
+	return got, bad
 }
 
 // keep makes durable what has come.
-func (k *Keyring) keep(ctx context.Context, arrivals []arrival) (err error) {
-	for i, failed := range k.store.put(ctx, arrivals...) {
+func (k *Keyring) keep(ctx context.Context, got []keystore.Key) (err error) {
+	for i, failed := range k.store.Put(ctx, got...) {
 		if failed != nil && ctx.Err() == nil {
-			k.cfg.Logger.Error("write key file", "key", arrivals[i].id, "error", failed)
-			err = errors.Join(err, fmt.Errorf("write key file %s: %w", arrivals[i].id, failed))
+			k.cfg.Logger.Error("write key file", "key", got[i].ID, "error", failed)
+			err = errors.Join(err, fmt.Errorf("write key file %s: %w", got[i].ID, failed))
 		}
 	}
 	k.fsm.bell.ring() // for WaitReady

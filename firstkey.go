@@ -84,7 +84,7 @@ func (k *Keyring) noKeyYet(ring *meta.Ring) error {
 	for _, s := range slices.Sorted(maps.Keys(waits)) {
 		why = append(why, string(s)+": "+waits[s])
 	}
-	if own := k.store.waiting(ring); own != nil && len(why) == 0 {
+	if own := k.waiting(ring); own != nil && len(why) == 0 {
 		why = []string{string(k.cfg.ID) + ": " + waitingText(own)}
 	}
 	if len(why) == 0 || !plan.BeforeFirstKey(ring) {
@@ -95,28 +95,12 @@ func (k *Keyring) noKeyYet(ring *meta.Ring) error {
 
 // waiting are the files of keys that the ring does not know and that this server can't open for now: their KEKs
 // do not answer, or are not configured, or the disk does not give them. It is nil if there are none.
-func (s *keystore) waiting(ring *meta.Ring) *peer.Waiting {
-	_, orphans := s.unknown(ring)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	w := &peer.Waiting{Of: len(orphans)}
-	keks := map[string]bool{}
-	for id, f := range s.faults {
-		if !f.waits() || ring.Key(id) != nil || ring.WasRemoved(id) || s.keys[id] != nil {
-			continue
-		}
-		w.Files++
-		w.Of++
-		if f.kek != "" {
-			keks[f.kek] = true
-		}
-	}
+func (k *Keyring) waiting(ring *meta.Ring) *peer.Waiting {
+	w := k.store.Waiting(ring)
 	if w.Files == 0 {
 		return nil
 	}
-	w.KEKs = slices.Sorted(maps.Keys(keks))
-	w.KEKs = w.KEKs[:min(len(w.KEKs), peer.MaxWaiting)]
-	return w
+	return &peer.Waiting{Files: w.Files, Of: w.Of, KEKs: w.KEKs[:min(len(w.KEKs), peer.MaxWaiting)]}
 }
 
 // adoptAtOnce is how many adoptions go in one log entry, which then has a few hundred KB.

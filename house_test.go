@@ -22,9 +22,11 @@ var house = map[string][]string{
 		"internal/join",
 		"internal/jwt",
 		"internal/kek",
+		"internal/keystore",
 		"internal/meta",
 		"internal/mono",
 		"internal/nks",
+		"internal/parallel",
 		"internal/peer",
 		"internal/plan",
 		"internal/raftwire",
@@ -46,6 +48,10 @@ var house = map[string][]string{
 
 	"internal/bounded/boundedtest": {},
 	"internal/kek/kektest":         {"internal/kek"},
+
+	"internal/parallel":              {},
+	"internal/keystore":              {"internal/durable", "internal/jwt", "internal/kek", "internal/meta", "internal/nks", "internal/parallel", "internal/seal"},
+	"internal/keystore/keystoretest": {"internal/kek", "internal/meta", "internal/nks"},
 
 	"internal/raftwire": {"internal/mono"},
 	"internal/cluster": {
@@ -78,7 +84,7 @@ var hosts = []string{"internal/keyringtest"}
 
 // std lists the packages that import nothing but the standard library, this module, and the one module named.
 var std = map[string]string{
-	"internal/gate": "", "internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/strictjson": "", "internal/join": "",
+	"internal/gate": "", "internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/strictjson": "", "internal/join": "", "internal/parallel": "",
 	"internal/durable": "golang.org/x/sys", "internal/jwt": "github.com/go-jose/go-jose/v3",
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keystore/keystoretest"
 	"example.com/keyring/node"
 )
 
@@ -74,9 +75,9 @@ func TestInspectSaysWhatEachFileIs(t *testing.T) {
 	write(stranger.String()+".nks.json.malformed-1", []byte("x"), 0o600)
 	write(".tmp-000102030405060708090a0b0c0d0e0f", nil, 0o600)
 	write("notes.txt", nil, 0o644)
-	nomads := []nomadKey{newNomadKey(t, 7, "1.4"), newNomadKey(t, 8, "1.9"), newNomadKey(t, 9, "damaged")}
+	nomads := []keystoretest.NomadKey{keystoretest.NewNomadKey(t, 7, "1.4"), keystoretest.NewNomadKey(t, 8, "1.9"), keystoretest.NewNomadKey(t, 9, "damaged")}
 	for _, key := range nomads {
-		for file, content := range key.files(t) {
+		for file, content := range key.Files(t) {
 			write(file, content, 0o600)
 		}
 	}
@@ -107,9 +108,9 @@ func TestInspectSaysWhatEachFileIs(t *testing.T) {
 		removed + ".removed-1":          "removed key, opens",
 		stranger.String() + ".nks.json": "key: corrupt: it is the file of key " + ids[3].String(),
 		stranger.String() + ".nks.json.malformed-1":    "set aside: ",
-		nomads[0].id.String() + ".nks.json":            "Nomad's key",
-		nomads[1].id.String() + ".aead.local.nks.json": "Nomad's key",
-		nomads[2].id.String() + ".nks.json":            "Nomad's key: ",
+		nomads[0].ID.String() + ".nks.json":            "Nomad's key",
+		nomads[1].ID.String() + ".aead.local.nks.json": "Nomad's key",
+		nomads[2].ID.String() + ".nks.json":            "Nomad's key: ",
 		".tmp-000102030405060708090a0b0c0d0e0f":        "temporary",
 		"notes.txt":                                    "foreign",
 		"keystore.id":                                  "own",

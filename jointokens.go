@@ -103,13 +103,13 @@ func (k *Keyring) sealJoinToken(token join.Token, id raft.ServerID, ttl time.Dur
 		return meta.JoinToken{}, fmt.Errorf("there are %d already: withdraw some", MaxJoinTokens)
 	}
 	t := meta.JoinToken{ID: token.ID, Server: string(id), End: k.now().Add(ttl).Truncate(time.Second), Key: active.ID}
-	m, ok := k.store.copy(t.Key)
+	m, ok := k.store.Copy(t.Key)
 	if !ok {
 		return meta.JoinToken{}, fmt.Errorf("%w %s", ErrKeyMissing, t.Key)
 	}
-	defer m.secret.Wipe()
+	defer m.Secret.Wipe()
 	var err error
-	t.Sealed, err = token.Seal(m.secret.Root()[:], joinRecord(ring, t))
+	t.Sealed, err = token.Seal(m.Secret.Root()[:], joinRecord(ring, t))
 	return t, err
 }
 
@@ -320,12 +320,12 @@ func (k *Keyring) openJoinToken(c JoinConn, token string, user meta.Digest) (joi
 		return join.Token{}, fmt.Errorf("join token %s: %s", id, why)
 	}
 	t := ring.JoinToken(id)
-	m, ok := k.store.copy(t.Key)
+	m, ok := k.store.Copy(t.Key)
 	if !ok {
 		return join.Token{}, fmt.Errorf("join token %s: %w %s", id, ErrKeyMissing, t.Key)
 	}
-	defer m.secret.Wipe()
-	return join.Open(m.secret.Root()[:], id, joinRecord(ring, *t), t.Sealed)
+	defer m.Secret.Wipe()
+	return join.Open(m.Secret.Root()[:], id, joinRecord(ring, *t), t.Sealed)
 }
 
 // tokens returns what it has from a snapshot alone.

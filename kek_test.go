@@ -14,7 +14,9 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/keystore/keystoretest"
 	"example.com/keyring/internal/nks"
+	"filippo.io/age"
 )
 
 // kms is a KEK that a test can make fail, hang, or only wrap.
@@ -33,6 +35,16 @@ var answers = kektest.Answers
 func countingKey() []byte { return kektest.CountingKey() }
 
 func fileKEK(t testing.TB, content []byte) keyring.KEK { return kektest.File(t, content) }
+
+func ageIdentity(t testing.TB) *age.X25519Identity { return kektest.Identity(t) }
+
+func ageKEK(t testing.TB, to *age.X25519Identity, with ...age.Identity) keyring.KEK {
+	return kektest.Age(t, to, with...)
+}
+
+func passphraseKEK(t testing.TB, passphrase string) keyring.KEK {
+	return kektest.Passphrase(t, passphrase)
+}
 
 // lone is a cluster of one whose KEKs can be changed between its starts.
 type lone struct {
@@ -282,31 +294,17 @@ func TestFileUnderAnUnknownKEKIsLeftAlone(t *testing.T) {
 // plantKey puts the file of a new key on a disk, wrapped under KEKs.
 func plantKey(t testing.TB, d *keyringtest.Disk, id keyring.KeyID, keks ...keyring.KEK) {
 	t.Helper()
-	b, _ := newKeyFile(t, id, keks...)
-	d.Plant(nks.FileName(id), 0o600, b)
+	keystoretest.Plant(t, d, id, keks...)
 }
 
 // newKeyFile makes a key and its file.
 func newKeyFile(t testing.TB, id keyring.KeyID, keks ...keyring.KEK) ([]byte, *nks.Material) {
 	t.Helper()
-	m, err := nks.Generate("EdDSA")
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := nks.File{ID: id, Algorithm: "EdDSA", Check: m.Check(id, "EdDSA"), Created: time.Now().UTC()}
-	for _, kek := range keks {
-		wrapped, err := kek.Wrap(t.Context(), m.Encode(), file.AAD())
-		if err != nil {
-			t.Fatal(err)
-		}
-		file.Wrapped = append(file.Wrapped, nks.Wrapped{KEK: kek.ID(), Ciphertext: wrapped})
-	}
-	b, err := file.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b, m
+	return keystoretest.KeyFile(t, id, keks...)
 }
+
+// errBroken is a KMS that wraps, and can't open what it wrapped.
+var errBroken = errors.New("permission denied")
 
 func TestStrayFileUnderAnUnknownKEKKeepsNobodyFromBeingReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
@@ -24,7 +26,8 @@ type Keyring struct {
 	cfg   Config
 	raft  *raft.Raft
 	fsm   *FSM
-	store *keystore
+	store *keystore.Store
+	keks  *kek.Set
 
 	peers    peer.Calls // what this server asks the others
 	toLeader peer.Calls // what the leader answers only after most of the voters have confirmed that it leads
@@ -40,7 +43,7 @@ type Keyring struct {
 
 	// What the hot paths read. Each is replaced whole.
 	sealing atomic.Pointer[sealing]
-	opening atomic.Pointer[opening] // nil after Close
+	opening atomic.Pointer[keystore.Table] // nil after Close
 	tokens  atomic.Pointer[tokenKeys]
 	term    atomic.Uint64 // the term whose barrier this leader has applied
 	barrier atomic.Uint64 // what had been applied then
@@ -75,10 +78,10 @@ type sealing struct {
 	ring *meta.Ring
 	term uint64
 	id   KeyID
-	m    *material
 	key  *seal.Key
 
-	algorithm string // in the ring, as is public
+	check     meta.CheckValue // in the ring, as what follows
+	algorithm string
 	public    []byte
 	proved    atomic.Bool // a token was verified with them
 }
@@ -99,11 +102,12 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 			return nil, fmt.Errorf("keyring: %w", err)
 		}
 	}
-	store, err := openKeystore(ctx, fsys, cfg.KEKs, cfg.OldKEKs, cfg.Logger)
+	keks := kek.NewSet(cfg.KEKs, cfg.OldKEKs)
+	store, err := openKeystore(ctx, fsys, keks, cfg.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
-	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
+	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, keks: keks, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
 	k.peers = peer.Calls{Self: string(cfg.ID), Send: k.send}
 	k.toLeader = peer.Calls{Self: string(cfg.ID), Send: k.sendToLeader}
 	k.moves.bell, k.moves.metrics = &k.fsm.bell, cfg.Metrics
@@ -177,7 +181,7 @@ func (k *Keyring) close() error {
 		k.gate.Wait()
 		k.loops.Wait()
 		k.forgetKeys()
-		ended <- k.store.close()
+		ended <- k.store.Close()
 	}()
 	timer := time.NewTimer(closePatience)
 	defer timer.Stop()
@@ -186,7 +190,7 @@ func (k *Keyring) close() error {
 		return err
 	case <-timer.C:
 		k.forgetKeys()
-		k.store.wipe()
+		k.store.Wipe()
 		return fmt.Errorf("close: a call or a loop has not ended in %v: %w; the directory is given back when it has", closePatience, gate.ErrLeft)
 	}
 }
@@ -248,8 +252,8 @@ func (k *Keyring) notReady() error {
 		return k.caughtUp.err()
 	case active == nil:
 		return k.noKeyYet(v.ring)
-	case !k.store.has(active):
-		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.store.faultOf(active.ID)))
+	case !k.store.Holds(active):
+		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.store.FaultOf(active.ID)))
 	case leads && !k.leads(term):
 		return errors.New("the leader has not applied the barrier of its term")
 	case leads && k.unconfirmed(v.ring):
@@ -257,7 +261,7 @@ func (k *Keyring) notReady() error {
 	case !leads && slices.Equal(servers(k.raft), []string{string(k.cfg.ID)}):
 		return errors.New("this server is alone and does not lead yet")
 	}
-	return k.store.keks.WrappingDown()
+	return k.keks.WrappingDown()
 }
 
 // Encrypt seals plaintext under the active key and binds it to aad; both may be empty or
@@ -339,13 +343,9 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 	if k.unconfirmed(s.ring) {
 		return nil, fmt.Errorf("%w: %w", ErrNotReady, k.leader.whyUnconfirmed())
 	}
-	s.id, s.m = active.ID, k.store.get(active.ID)
-	if s.m == nil || s.m.check != active.Check {
-		return nil, k.missing(s.id)
-	}
+	s.id, s.check, s.algorithm, s.public = active.ID, active.Check, active.Algorithm, active.Public
 	var err error
-	s.algorithm, s.public = active.Algorithm, active.Public
-	if s.key, err = k.sealerOf(s.id, s.m); err != nil {
+	if s.key, err = k.sealer(active); err != nil {
 		return nil, err
 	}
 	k.sealing.Store(s)
@@ -368,13 +368,13 @@ func (k *Keyring) missing(id KeyID) error {
 	return fmt.Errorf("%w: %s", ErrKeyMissing, id)
 }
 
-// sealerOf is the keystore's, which does not know why a key that was there is gone.
-func (k *Keyring) sealerOf(id KeyID, m *material) (*seal.Key, error) {
-	key, err := k.store.sealerOf(id, m)
-	if closed := k.gate.Err(); err != nil && closed != nil {
-		return nil, closed
+// sealer returns what seals and opens data under a key of the ring.
+func (k *Keyring) sealer(key *meta.Key) (*seal.Key, error) {
+	s, err := k.store.Sealer(key.ID, key.Check)
+	if errors.Is(err, keystore.ErrNotHere) {
+		return nil, k.missing(key.ID)
 	}
-	return key, err
+	return s, err
 }
 
 // Keys returns the metadata of all keys as this server knows it, the newest first.

@@ -5,18 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
-	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -332,13 +329,7 @@ func crashedAt(d *keyringtest.Disk) bool {
 }
 
 // faults are the ways in which a disk operation goes wrong.
-var faults = []keyringtest.Fault{
-	{Err: syscall.EIO},
-	{Err: syscall.EIO, Applied: true},
-	{Err: syscall.ENOSPC},
-	{Err: syscall.ENOSPC, Applied: true},
-	{Err: syscall.ENOSPC, Wrote: 50},
-}
+var faults = keyringtest.Faults
 
 // TestFaultAtEveryDiskOperationOfARotation: whichever operation fails, the rotation reports it
 // or gets over it, the old key serves on, nobody is recorded as a holder of what a crash would
@@ -633,65 +624,5 @@ func TestKeyThatReadsBackAsAnotherIsNotHeld(t *testing.T) {
 			l.start()
 			l.vault.opens(t, l.keyring, what)
 		})
-	}
-}
-
-// gated is a disk whose first sync of the directory waits, and that counts them.
-type gated struct {
-	durable.FS
-	syncs         atomic.Int32
-	reached, open chan struct{}
-}
-
-func (g *gated) Sync() error {
-	if g.syncs.Add(1) == 1 {
-		close(g.reached)
-		<-g.open
-	}
-	return g.FS.Sync()
-}
-
-// TestPutsThatWaitAreWrittenTogether: keys that come while others are being written share the syncs of
-// one write, and one that comes twice is held in the end.
-func TestPutsThatWaitAreWrittenTogether(t *testing.T) {
-	const more = 5
-	fsys, err := keyringtest.NewDisk().Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk := &gated{FS: fsys, reached: make(chan struct{}), open: make(chan struct{})}
-	disk.syncs.Store(-1) // the first is that of the keystore's ID
-	store, err := keyring.OpenStore(t.Context(), disk, []keyring.KEK{keyring.InlineKEK()}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
-	var puts sync.WaitGroup
-	put := func(id keyring.KeyID, m *nks.Material) {
-		puts.Go(func() {
-			if err := store.Put(t.Context(), map[keyring.KeyID]*nks.Material{id: m})[id]; err != nil {
-				t.Errorf("%s: %v", id, err)
-			}
-		})
-	}
-	put(keyring.KeyID{0xff}, newMaterial())
-	<-disk.reached
-	m := newMaterial()
-	for i := range more {
-		put(keyring.KeyID{byte(i)}, m)
-	}
-	put(keyring.KeyID{0}, m)
-	for store.Waiting() < more+1 {
-		runtime.Gosched()
-	}
-	close(disk.open)
-	puts.Wait()
-	if n := disk.syncs.Load(); n != 3 { // the first, the others, and the second of one key
-		t.Errorf("the directory was synced %d times, want 3", n)
-	}
-	for i := range more {
-		if !store.Confirm(keyring.KeyID{byte(i)}) {
-			t.Errorf("key %d is not held", i)
-		}
 	}
 }

@@ -317,7 +317,7 @@ func (l *leader) propose(holds []meta.Command, more ...meta.Command) error {
 }
 
 func (l *leader) situation(ring *meta.Ring) plan.Situation {
-	if active := ring.Active(); active == nil || l.store.has(active) {
+	if active := ring.Active(); active == nil || l.store.Holds(active) {
 		l.lacking = 0
 	} else if l.lacking == 0 {
 		l.lacking = mono.Now()
@@ -341,7 +341,7 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	switch a.Kind {
 	case plan.Mark: // a report of what is known already is an entry that every build applies
-		return l.propose(holds, meta.Command{Hold: &meta.Hold{Server: string(l.cfg.ID), Keystore: l.store.id}})
+		return l.propose(holds, meta.Command{Hold: &meta.Hold{Server: string(l.cfg.ID), Keystore: l.store.ID()}})
 	case plan.Forget:
 		return l.propose(holds, meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
 	case plan.End:

@@ -1,11 +1,12 @@
 package keyring
 
 import (
+	"maps"
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/plan"
-	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/raft"
 )
 
@@ -59,7 +60,7 @@ func keyLabel(id KeyID) map[string]string { return map[string]string{"key": id.S
 
 // measure gives the figures of this server to Config.Metrics until Close.
 func (k *Keyring) measure() {
-	told := map[KeyID]use{}
+	told := map[KeyID]keystore.Use{}
 	ticks := time.NewTicker(k.cfg.MetricsEvery)
 	defer ticks.Stop()
 	for {
@@ -81,7 +82,7 @@ func (k *Keyring) setGauges() {
 	}
 	missing, underheld := 0, 0
 	for _, key := range plan.Needed(ring, votersOf(st.Servers)) {
-		if !k.store.has(key) {
+		if !k.store.Holds(key) {
 			missing++
 		}
 	}
@@ -105,35 +106,23 @@ func (k *Keyring) setGauges() {
 	}
 }
 
-// use is how much a key was used, when it was last told.
-type use struct {
-	key          *seal.Key
-	seals, opens uint64
-}
-
 // countUse counts what was sealed and opened since the last time, as seal.Key estimates it.
-func (k *Keyring) countUse(told map[KeyID]use) {
-	all := k.store.all()
-	for id, m := range all {
-		key := m.sealer.Load()
-		if key == nil {
-			continue
-		}
+func (k *Keyring) countUse(told map[KeyID]keystore.Use) {
+	uses := k.store.Uses()
+	for id, use := range uses {
 		was := told[id]
-		if was.key != key { // of a key that was fetched again, it counts from zero
-			was = use{}
+		if was.Key != use.Key { // of a key that was fetched again, it counts from zero
+			was = keystore.Use{}
 		}
-		seals, opens := key.Counts()
-		for name, n := range map[string]uint64{"keyring.key.seals": seals - was.seals, "keyring.key.opens": opens - was.opens} {
+		for name, n := range map[string]uint64{"keyring.key.seals": use.Seals - was.Seals, "keyring.key.opens": use.Opens - was.Opens} {
 			if n > 0 {
 				k.cfg.Metrics.AddCounter(name, float64(n), keyLabel(id))
 			}
 		}
-		told[id] = use{key, seals, opens}
+		told[id] = use
 	}
-	for id := range told {
-		if all[id] == nil {
-			delete(told, id)
-		}
-	}
+	maps.DeleteFunc(told, func(id KeyID, _ keystore.Use) bool {
+		_, used := uses[id]
+		return !used
+	})
 }

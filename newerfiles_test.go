@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"example.com/keyring"
-	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 )
 
@@ -65,48 +64,6 @@ func TestKeyFileOfANewerVersionIsLeftAlone(t *testing.T) {
 		time.Sleep(time.Minute)
 		sealings{id: {sealed}}.opens(t, f.keyring, "with the build that wrote it")
 	})
-}
-
-// TestNewerFileIsNotWrittenOver: also where the key is in memory.
-func TestNewerFileIsNotWrittenOver(t *testing.T) {
-	id, disk := keyring.KeyID{1}, keyringtest.NewDisk()
-	name := nks.FileName(id)
-	s := openStore(t, disk, []keyring.KEK{keyring.InlineKEK()}, nil)
-	if _, err := put(t, s, id); err != nil {
-		t.Fatal(err)
-	}
-	late := laterVersion(disk.Bytes(name))
-	disk.Plant(name, 0o600, late)
-	if s.Confirm(id) {
-		t.Error("it is held")
-	}
-	if err := s.Rewrite(t.Context(), id); !errors.Is(err, nks.ErrVersion) || !bytes.Equal(disk.Bytes(name), late) {
-		t.Errorf("it is written over: %v", err)
-	}
-	s.Close()
-	s = openStore(t, disk, []keyring.KEK{keyring.InlineKEK()}, nil)
-	defer s.Close()
-	if _, err := put(t, s, id); !errors.Is(err, nks.ErrVersion) || !bytes.Equal(disk.Bytes(name), late) {
-		t.Errorf("it is written over after a start: %v", err)
-	}
-}
-
-// TestKeystoreIDOfANewerVersionStopsTheStart: another ID in its place would cost every hold.
-func TestKeystoreIDOfANewerVersionStopsTheStart(t *testing.T) {
-	disk := keyringtest.NewDisk()
-	openStore(t, disk, []keyring.KEK{keyring.InlineKEK()}, nil).Close()
-	late := []byte("v2 00112233445566778899aabbccddeeff\n" + strings.Repeat("more\n", 100))
-	disk.Plant("keystore.id", 0o600, late)
-	fsys, err := disk.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := keyring.OpenStore(t.Context(), fsys, []keyring.KEK{keyring.InlineKEK()}, nil); !errors.Is(err, nks.ErrVersion) {
-		t.Error(err)
-	}
-	if !bytes.Equal(disk.Bytes("keystore.id"), late) {
-		t.Errorf("it is %q", disk.Bytes("keystore.id"))
-	}
 }
 
 func TestInspectSaysWhichFilesAreNewer(t *testing.T) {

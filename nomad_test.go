@@ -1,135 +1,34 @@
 package keyring_test
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/keystore/keystoretest"
 	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/raft"
 )
 
-// nomadKey is a root key of Nomad's, and how one of its versions writes it.
-type nomadKey struct {
-	id   keyring.KeyID
-	root [32]byte
-	rsa  []byte // PKCS #1 DER; nil for a key that signs with the root key as its Ed25519 seed
-	form string // see files
-}
-
-// gcm is how Nomad encrypts: the nonce first.
-func gcm(key, plaintext, aad []byte) []byte {
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		panic(err)
-	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		panic(err)
-	}
-	nonce := make([]byte, aead.NonceSize())
-	rand.Read(nonce)
-	return aead.Seal(nonce, nonce, plaintext, aad)
-}
-
-// seal is data that Nomad encrypted under the key.
-func (k nomadKey) seal(plaintext string) []byte {
-	return gcm(k.root[:], []byte(plaintext), []byte(k.id.String()))
-}
-
-// files are what Nomad writes of the key, by name.
-func (k nomadKey) files(t testing.TB) map[string][]byte {
-	t.Helper()
-	kek := make([]byte, 32)
-	rand.Read(kek)
-	meta := map[string]any{"KeyID": k.id.String(), "Algorithm": "aes256-gcm", "CreateTime": 1700000000123456789,
-		"CreateIndex": 7, "ModifyIndex": 9, "State": "active"}
-	file := map[string]any{"Meta": meta, "KEK": kek}
-	wrapped := func(b []byte) map[string]any {
-		return map[string]any{"ciphertext": gcm(kek, b, nil), "key_info": map[string]any{"key_id": k.id.String()}}
-	}
-	name := k.id.String() + ".nks.json"
-	switch k.form {
-	case "1.4":
-		file["DEK"] = gcm(kek, k.root[:], nil)
-	case "1.7":
-		file["DEK"], file["RSAKey"] = gcm(kek, k.root[:], nil), gcm(kek, k.rsa, nil)
-	case "1.8.3":
-		meta["PublishTime"] = 0
-		name = k.id.String() + ".aead.nks.json"
-		file["Provider"], file["ProviderID"] = "aead", "aead"
-		file["WrappedDEK"], file["WrappedRSAKey"] = wrapped(k.root[:]), wrapped(k.rsa)
-	case "1.9":
-		name = k.id.String() + ".aead.local.nks.json"
-		file["ProviderID"] = "aead.local"
-		file["WrappedDEK"], file["WrappedRSAKey"] = wrapped(k.root[:]), map[string]any{}
-	case "kms":
-		name = k.id.String() + ".transit.nks.json"
-		delete(file, "KEK")
-		file["Provider"], file["ProviderID"] = "transit", "transit"
-		file["WrappedDEK"] = map[string]any{"ciphertext": []byte("vault:v1:AAAA")}
-	case "damaged":
-		file["DEK"] = gcm(kek, k.root[:], nil)[1:]
-	default:
-		t.Fatalf("unknown form %s", k.form)
-	}
-	order := []byte(`{"Meta":`) // as Nomad does, which json.Marshal of a map does not
-	b, err := json.Marshal(meta)
-	if err != nil {
-		t.Fatal(err)
-	}
-	order = append(order, b...)
-	delete(file, "Meta")
-	for _, member := range slices.Sorted(maps.Keys(file)) {
-		b, err := json.Marshal(file[member])
-		if err != nil {
-			t.Fatal(err)
-		}
-		order = append(order, fmt.Sprintf(",%q:%s", member, b)...)
-	}
-	return map[string][]byte{name: append(order, '}')}
-}
-
-func newNomadKey(t testing.TB, n byte, form string) nomadKey {
-	t.Helper()
-	k := nomadKey{id: keyring.KeyID{0x4e, 15: n}, form: form}
-	rand.Read(k.root[:])
-	if form == "1.7" || form == "1.8.3" {
-		key, err := rsa.GenerateKey(rand.Reader, 2048)
-		if err != nil {
-			t.Fatal(err)
-		}
-		k.rsa = x509.MarshalPKCS1PrivateKey(key)
-	}
-	return k
-}
-
 // nomadKeystore is a disk with one key of each form, the last two of which nobody can open,
 // and a second file of one.
-func nomadKeystore(t testing.TB) (disk *keyringtest.Disk, keys []nomadKey, files map[string][]byte) {
+func nomadKeystore(t testing.TB) (disk *keyringtest.Disk, keys []keystoretest.NomadKey, files map[string][]byte) {
 	t.Helper()
 	disk, files = keyringtest.NewDisk(), map[string][]byte{}
 	for i, form := range []string{"1.4", "1.7", "1.8.3", "1.9", "kms", "damaged"} {
-		keys = append(keys, newNomadKey(t, byte(i), form))
-		maps.Copy(files, keys[i].files(t))
+		keys = append(keys, keystoretest.NewNomadKey(t, byte(i), form))
+		maps.Copy(files, keys[i].Files(t))
 	}
 	again := keys[2]
-	again.form = "1.7"
-	maps.Copy(files, again.files(t))
+	again.Form = "1.7"
+	maps.Copy(files, again.Files(t))
 	for name, b := range files {
 		disk.Plant(name, 0o600, b)
 	}
@@ -168,23 +67,23 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 		time.Sleep(time.Minute)
 		whole(t, c)
 		for _, k := range keys[:4] {
-			meta := keyring.Ring(c.Leader().FSM).Key(k.id)
+			meta := keyring.Ring(c.Leader().FSM).Key(k.ID)
 			if meta == nil || meta.State != keyring.StateInactive || !meta.DataOnly || len(meta.Holders) != 3 {
-				t.Fatalf("%s is adopted as %+v", k.form, meta)
+				t.Fatalf("%s is adopted as %+v", k.Form, meta)
 			}
-			if err := leader.Adopt(t.Context(), k.id); err != nil {
+			if err := leader.Adopt(t.Context(), k.ID); err != nil {
 				t.Error(err)
 			}
-			if want := map[bool]string{true: "RS256", false: "EdDSA"}[k.rsa != nil]; meta.Algorithm != want {
-				t.Errorf("%s signs with %s", k.form, meta.Algorithm)
+			if want := map[bool]string{true: "RS256", false: "EdDSA"}[k.RSA != nil]; meta.Algorithm != want {
+				t.Errorf("%s signs with %s", k.Form, meta.Algorithm)
 			}
 		}
 		opens := func(when string) {
 			t.Helper()
 			for _, s := range c.Servers {
 				for _, k := range keys[:4] {
-					if got, err := s.Keyring.OpenNomad(k.id, k.seal("data")); err != nil || string(got) != "data" {
-						t.Errorf("%s: %s, %s: %q, %v", when, s.ID, k.form, got, err)
+					if got, err := s.Keyring.OpenNomad(k.ID, k.Seal("data")); err != nil || string(got) != "data" {
+						t.Errorf("%s: %s, %s: %q, %v", when, s.ID, k.Form, got, err)
 					}
 				}
 			}
@@ -195,19 +94,19 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 			t.Helper()
 			own := c.Server("s2").Disk.Names()
 			for _, k := range keys[:4] {
-				name := nks.FileName(k.id)
+				name := nks.FileName(k.ID)
 				if files[name] != nil {
-					name = nks.BesideName(k.id)
+					name = nks.BesideName(k.ID)
 				}
 				if !slices.Contains(own, name) {
-					t.Errorf("%s: %s: there is no file of the keyring's: %v", when, k.form, own)
+					t.Errorf("%s: %s: there is no file of the keyring's: %v", when, k.Form, own)
 				}
 			}
 		}
 		ownFiles("adopted")
 		for _, k := range keys[4:] {
-			if n := len(slices.DeleteFunc(problems(t, c.Server("s2"), keyring.ProblemNomad), func(p keyring.Problem) bool { return p.Key != k.id })); n != 1 {
-				t.Errorf("%s: %d problems", k.form, n)
+			if n := len(slices.DeleteFunc(problems(t, c.Server("s2"), keyring.ProblemNomad), func(p keyring.Problem) bool { return p.Key != k.ID })); n != 1 {
+				t.Errorf("%s: %d problems", k.Form, n)
 			}
 		}
 
@@ -263,8 +162,8 @@ func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		whole(t, c)
 		for _, k := range keys[:4] {
-			if got, err := s2.Keyring.OpenNomad(k.id, k.seal("data")); err != nil || string(got) != "data" {
-				t.Errorf("%s: %q, %v", k.form, got, err)
+			if got, err := s2.Keyring.OpenNomad(k.ID, k.Seal("data")); err != nil || string(got) != "data" {
+				t.Errorf("%s: %q, %v", k.Form, got, err)
 			}
 		}
 		unchanged(t, s2.Disk, files, "fetched")
@@ -296,9 +195,9 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		planted := newNomadKey(t, 1, "1.4")
-		planted.id = id
-		files := planted.files(t)
+		planted := keystoretest.NewNomadKey(t, 1, "1.4")
+		planted.ID = id
+		files := planted.Files(t)
 		for name, b := range files { // over the keyring's own
 			s.Disk.Plant(name, 0o600, b)
 		}
@@ -310,7 +209,7 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 		if s.Disk.Bytes(nks.BesideName(id)) == nil {
 			t.Errorf("no file beside it: %v", s.Disk.Names())
 		}
-		if _, err := s.Keyring.OpenNomad(id, planted.seal("data")); !errors.Is(err, keyring.ErrDecrypt) {
+		if _, err := s.Keyring.OpenNomad(id, planted.Seal("data")); !errors.Is(err, keyring.ErrDecrypt) {
 			t.Errorf("opened data of the planted key: %v", err)
 		}
 		c.Restart(s)
@@ -322,8 +221,8 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		planted.id = other
-		maps.Copy(files, planted.files(t))
+		planted.ID = other
+		maps.Copy(files, planted.Files(t))
 		for name, b := range files {
 			s.Disk.Plant(name, 0o600, b)
 		}
@@ -348,18 +247,18 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 		s := ready(t, c)
 		time.Sleep(10 * time.Hour)
 		for _, k := range keys[:4] {
-			remove(t, c, k.id, keyring.RemoveOptions{Force: true, Now: true})
+			remove(t, c, k.ID, keyring.RemoveOptions{Force: true, Now: true})
 		}
 		time.Sleep(10 * time.Hour)
 		for restarts := range 2 {
 			for _, k := range keys[:4] {
-				if _, err := s.Keyring.OpenNomad(k.id, k.seal("data")); !errors.Is(err, keyring.ErrUnknownKey) {
-					t.Errorf("%s: %v", k.form, err)
+				if _, err := s.Keyring.OpenNomad(k.ID, k.Seal("data")); !errors.Is(err, keyring.ErrUnknownKey) {
+					t.Errorf("%s: %v", k.Form, err)
 				}
-				if live := keyring.LiveOf(s.Keyring, k.id); len(live) > 0 {
-					t.Errorf("%s is in memory", k.form)
+				if live := keyring.LiveOf(s.Keyring, k.ID); len(live) > 0 {
+					t.Errorf("%s is in memory", k.Form)
 				}
-				for _, name := range filesOf(s, k.id) {
+				for _, name := range filesOf(s, k.ID) {
 					if files[name] == nil {
 						t.Errorf("%d: %s is left", restarts, name)
 					}
@@ -376,67 +275,33 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 	})
 }
 
-// TestFileOfARemovedKeyThatCannotBeReadIsLeftThere until it is known not to be Nomad's.
-func TestFileOfARemovedKeyThatCannotBeReadIsLeftThere(t *testing.T) {
-	disk, nomads := keyringtest.NewDisk(), newNomadKey(t, 1, "1.4")
-	files := nomads.files(t)
-	for name, b := range files {
-		disk.Plant(name, 0o600, b)
-	}
-	own := keyring.KeyID{1}
-	plantKey(t, disk, own, keyring.InlineKEK())
-	disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
-		if op.Kind == "read" && strings.HasSuffix(op.Name, ".nks.json") {
-			return keyringtest.Fault{Err: syscall.EIO}
-		}
-		return keyringtest.Fault{}
-	})
-	s := openStore(t, disk, []keyring.KEK{keyring.InlineKEK()}, nil)
-	for _, id := range []keyring.KeyID{own, nomads.id} {
-		if err := s.Remove(id); !errors.Is(err, syscall.EIO) {
-			t.Errorf("unreadable: %v", err)
-		}
-	}
-	disk.OnOp(nil)
-	for _, id := range []keyring.KeyID{own, nomads.id} {
-		if err := s.Remove(id); err != nil {
-			t.Error(err)
-		}
-	}
-	unchanged(t, disk, files, "removed")
-	if names := disk.Names(); slices.Contains(names, nks.FileName(own)) {
-		t.Errorf("files %v", names)
-	}
-	s.Close()
-}
-
 // TestOpenNomadRefuses what Nomad did not seal under an adopted key.
 func TestOpenNomadRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk, keys, _ := nomadKeystore(t)
 		c := newCluster(t, keyringtest.Options{Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
-		k, sealed := ready(t, c).Keyring, keys[0].seal("data")
+		k, sealed := ready(t, c).Keyring, keys[0].Seal("data")
 		time.Sleep(time.Minute)
 		for i := range len(sealed) * 8 {
 			flipped := slices.Clone(sealed)
 			flipped[i/8] ^= 1 << (i % 8)
-			if got, err := k.OpenNomad(keys[0].id, flipped); err != keyring.ErrDecrypt || got != nil {
+			if got, err := k.OpenNomad(keys[0].ID, flipped); err != keyring.ErrDecrypt || got != nil {
 				t.Errorf("bit %d flipped: %q, %v", i, got, err)
 			}
 		}
 		for n := range len(sealed) {
-			if got, err := k.OpenNomad(keys[0].id, sealed[:n]); err != keyring.ErrDecrypt || got != nil {
+			if got, err := k.OpenNomad(keys[0].ID, sealed[:n]); err != keyring.ErrDecrypt || got != nil {
 				t.Errorf("%d bytes of it: %q, %v", n, got, err)
 			}
 		}
-		if _, err := k.OpenNomad(keys[1].id, sealed); err != keyring.ErrDecrypt {
+		if _, err := k.OpenNomad(keys[1].ID, sealed); err != keyring.ErrDecrypt {
 			t.Errorf("another key: %v", err)
 		}
 		if _, err := k.OpenNomad(keyring.KeyID{1}, sealed); !errors.Is(err, keyring.ErrUnknownKey) {
 			t.Errorf("an unknown key: %v", err)
 		}
 		active := k.Keys()[0]
-		forged := gcm(keyring.LiveOf(k, active.ID)[0], []byte("data"), []byte(active.ID.String()))
+		forged := keystoretest.GCM(keyring.LiveOf(k, active.ID)[0], []byte("data"), []byte(active.ID.String()))
 		if _, err := k.OpenNomad(active.ID, forged); active.State != keyring.StateActive || err != keyring.ErrDecrypt {
 			t.Errorf("the key is %s and was not adopted: %v", active.State, err)
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
@@ -208,26 +209,29 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 	add := func(p Problem) { all = append(all, p) }
 	voters := votersOf(o.servers)
 	for _, id := range st.Missing {
-		_, says := o.keystore.faults[id] // why; or it may be removed, or the leader says that it is pending
+		says := slices.ContainsFunc(o.keystore.Faults, func(f keystore.Fault) bool { return f.Key == id })
+		// A fault says why; or the key may be removed, or the leader says that it is pending.
 		if !says && o.caughtUp && plan.IsNeeded(o.ring.Key(id), voters) {
 			add(Problem{Kind: ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers"})
 		}
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(o.keystore.faults), compareIDs) {
-		add(problemOfFault(id, o.keystore.faults[id]))
+	for _, f := range o.keystore.Faults {
+		add(problemOfFault(f))
 	}
-	for _, name := range o.keystore.setAside {
+	for _, name := range o.keystore.SetAside {
 		add(Problem{Kind: ProblemSetAside, Detail: name})
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(o.keystore.nomad), compareIDs) {
-		if o.caughtUp && o.ring.WasRemoved(id) {
-			add(Problem{Kind: ProblemNomad, Key: id, Detail: fmt.Sprintf(
-				"the key was removed, and Nomad's files %q still have it: delete them", o.keystore.nomad[id])})
+	for _, f := range o.keystore.Nomad {
+		if o.caughtUp && o.ring.WasRemoved(f.Key) {
+			add(Problem{Kind: ProblemNomad, Key: f.Key, Detail: fmt.Sprintf(
+				"the key was removed, and Nomad's files %q still have it: delete them", f.Names)})
 		}
 	}
-	for _, id := range plan.Orphans(o.ring, o.caughtUp, slices.SortedFunc(maps.Keys(o.keystore.aside), compareIDs)) {
-		add(Problem{Kind: ProblemOrphan, Key: id, Detail: fmt.Sprintf(
-			"files %q that were set aside, of a key that the keyring does not know; they are kept", o.keystore.aside[id])})
+	for _, f := range o.keystore.Aside {
+		if len(plan.Orphans(o.ring, o.caughtUp, []KeyID{f.Key})) > 0 {
+			add(Problem{Kind: ProblemOrphan, Key: f.Key, Detail: fmt.Sprintf(
+				"files %q that were set aside, of a key that the keyring does not know; they are kept", f.Names)})
+		}
 	}
 	for _, id := range st.Orphans {
 		add(Problem{Kind: ProblemOrphan, Key: id, Detail: "a key file that the keyring does not know; it is kept"})
@@ -235,19 +239,19 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 	return all
 }
 
-// problemOfFault says what keeps this server from a key whose file is here, or should be.
-func problemOfFault(id KeyID, f fault) Problem {
-	p := Problem{Key: id, Detail: f.err.Error()}
-	switch {
-	case f.file != "":
+// problemOfFault says why this server does not hold a key whose file is here, or should be.
+func problemOfFault(f keystore.Fault) Problem {
+	p := Problem{Key: f.Key, KEK: f.KEK, Detail: f.Err.Error()}
+	switch f.Cause {
+	case keystore.NomadFile:
 		p.Kind = ProblemNomad
-	case f.newer:
+	case keystore.Newer:
 		p.Kind, p.Detail = ProblemNewer, p.Detail+"; it is left as it is, and the key waits for it"
-	case f.kek != "":
-		p.Kind, p.KEK = ProblemKEKAway, f.kek
-	case f.mine:
+	case keystore.Locked:
+		p.Kind = ProblemKEKAway
+	case keystore.BadFile:
 		p.Kind = ProblemKeyMissing
-	default:
+	case keystore.Unreadable, keystore.Unwritten:
 		p.Kind = ProblemWrite
 	}
 	return p

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -34,7 +35,7 @@ func goodOverview() overview {
 		raft:     raftStatus{behind: errors.New("of no meaning here"), lastContact: now, patience: 10 * time.Second},
 		clocks:   clocksStatus{plan.NewClocks(nil, time.Minute), plan.Sight{Now: now, Mono: at, Leeway: time.Minute}},
 		watch:    watchStatus{active: id},
-		keystore: keystoreStatus{files: []KeyID{id}},
+		keystore: keystore.Report{Files: []KeyID{id}},
 		keks:     []KEKStatus{{ID: "kms"}},
 	}
 	o.ring.Backup.Index = 5
@@ -57,20 +58,20 @@ var problemCases = []struct {
 	{name: "left", wrong: func(o *overview) { o.id, o.leader = "s4", "s1" }, kind: ProblemRemoved},
 	{name: "raft's disk", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemRaftDisk, Detail: "x"}} }, kind: ProblemRaftDisk},
 	{name: "restored", wrong: func(o *overview) { o.waits.unconfirmed = errors.New("x") }, kind: ProblemUnconfirmed, key: KeyID{15: 1}},
-	{name: "a key is missing", wrong: func(o *overview) { o.keystore.missing = []KeyID{{15: 1}} }, kind: ProblemKeyMissing, key: KeyID{15: 1}},
-	{name: "a bad file", wrong: withFault(fault{mine: true}), kind: ProblemKeyMissing, key: KeyID{15: 1}},
-	{name: "a file of a KEK that is away", wrong: withFault(fault{kek: "kms", here: true}), kind: ProblemKEKAway, key: KeyID{15: 1}, kek: "kms"},
-	{name: "a file of a newer build", wrong: withFault(fault{newer: true, here: true}), kind: ProblemNewer, key: KeyID{15: 1}},
-	{name: "a file that can't be written", wrong: withFault(fault{unwritten: true}), kind: ProblemWrite, key: KeyID{15: 1}},
-	{name: "a file of Nomad's", wrong: withFault(fault{file: "x"}), kind: ProblemNomad, key: KeyID{15: 1}},
+	{name: "a key is missing", wrong: func(o *overview) { o.keystore.Missing = []KeyID{{15: 1}} }, kind: ProblemKeyMissing, key: KeyID{15: 1}},
+	{name: "a bad file", wrong: withFault(keystore.Fault{Cause: keystore.BadFile}), kind: ProblemKeyMissing, key: KeyID{15: 1}},
+	{name: "a file of a KEK that is away", wrong: withFault(keystore.Fault{Cause: keystore.Locked, KEK: "kms"}), kind: ProblemKEKAway, key: KeyID{15: 1}, kek: "kms"},
+	{name: "a file of a newer build", wrong: withFault(keystore.Fault{Cause: keystore.Newer}), kind: ProblemNewer, key: KeyID{15: 1}},
+	{name: "a file that can't be written", wrong: withFault(keystore.Fault{Cause: keystore.Unwritten}), kind: ProblemWrite, key: KeyID{15: 1}},
+	{name: "a file of Nomad's", wrong: withFault(keystore.Fault{Cause: keystore.NomadFile, File: "x"}), kind: ProblemNomad, key: KeyID{15: 1}},
 	{name: "a removed key in a file of Nomad's", wrong: func(o *overview) {
 		o.ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
-		o.keystore.nomad = map[KeyID][]string{{15: 1}: {"x"}, {15: 2}: {"y"}}
+		o.keystore.Nomad = []keystore.KeyFiles{{Key: KeyID{15: 1}, Names: []string{"x"}}, {Key: KeyID{15: 2}, Names: []string{"y"}}}
 	}, kind: ProblemNomad, key: KeyID{15: 2}},
-	{name: "a file that was set aside", wrong: func(o *overview) { o.keystore.setAside = []string{"x"} }, kind: ProblemSetAside},
-	{name: "an orphan", wrong: func(o *overview) { o.keystore.files = []KeyID{{15: 1}, {15: 3}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
-	{name: "an orphan aside", wrong: func(o *overview) { o.keystore.aside = map[KeyID][]string{{15: 3}: {"x"}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
-	{name: "old KEKs", wrong: func(o *overview) { o.keystore.onOldKEKs = 1 }, kind: ProblemOldKEK},
+	{name: "a file that was set aside", wrong: func(o *overview) { o.keystore.SetAside = []string{"x"} }, kind: ProblemSetAside},
+	{name: "an orphan", wrong: func(o *overview) { o.keystore.Files = []KeyID{{15: 1}, {15: 3}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
+	{name: "an orphan aside", wrong: func(o *overview) { o.keystore.Aside = []keystore.KeyFiles{{Key: KeyID{15: 3}, Names: []string{"x"}}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
+	{name: "old KEKs", wrong: func(o *overview) { o.keystore.OnOldKEKs = 1 }, kind: ProblemOldKEK},
 	{name: "a KEK is away", wrong: func(o *overview) { o.keks[0].Away = "x" }, kind: ProblemKEKAway, kek: "kms"},
 	{name: "inline", wrong: func(o *overview) { o.inline = true }, kind: ProblemInlineKEK, kek: kek.InlineID},
 	{name: "pending", wrong: func(o *overview) { o.waits.pending = map[KeyID]string{{15: 4}: "x"} }, kind: ProblemKeyPending, key: KeyID{15: 4}},
@@ -99,9 +100,9 @@ var problemCases = []struct {
 	{name: "a rekey without data", wrong: func(o *overview) { o.noData, o.rekeying = true, []RekeyProgress{{Key: KeyID{15: 5}}} }, kind: ProblemRekey, key: KeyID{15: 5}},
 }
 
-func withFault(f fault) func(*overview) {
-	f.err = errors.New("x")
-	return func(o *overview) { o.keystore.faults = map[KeyID]fault{{15: 1}: f} }
+func withFault(f keystore.Fault) func(*overview) {
+	f.Key, f.Err = KeyID{15: 1}, errors.New("x")
+	return func(o *overview) { o.keystore.Faults = []keystore.Fault{f} }
 }
 
 func withClocks(ahead map[string]time.Duration) func(*overview) {
@@ -155,9 +156,9 @@ func TestNothingIsSaidOfFilesBeforeThisServerHasCaughtUp(t *testing.T) {
 	o.caughtUp = false
 	o.ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
 	o.ring.Keys[0].CreateIndex = 6
-	o.keystore = keystoreStatus{
-		missing: []KeyID{{15: 1}}, files: []KeyID{{15: 3}},
-		aside: map[KeyID][]string{{15: 4}: {"x"}}, nomad: map[KeyID][]string{{15: 2}: {"y"}},
+	o.keystore = keystore.Report{
+		Missing: []KeyID{{15: 1}}, Files: []KeyID{{15: 3}},
+		Aside: []keystore.KeyFiles{{Key: KeyID{15: 4}, Names: []string{"x"}}}, Nomad: []keystore.KeyFiles{{Key: KeyID{15: 2}, Names: []string{"y"}}},
 	}
 	st := o.status()
 	if len(st.Problems) != 1 || st.Problems[0].Kind != ProblemBehind || st.Orphans != nil || st.NoBackup != nil {

@@ -48,33 +48,10 @@ func (h *halves) status() []KeyID {
 	return slices.SortedFunc(maps.Keys(h.wrong), compareIDs)
 }
 
-// publicOf returns the public half that the material determines, derived at its first use. Deriving costs half a
-// millisecond for RSA. It is nil for a key that is not in memory, or not the ring's.
-func (s *keystore) publicOf(key *meta.Key) (public []byte, derived bool) {
-	m := s.get(key.ID)
-	if m == nil || m.check != key.Check {
-		return nil, false
-	}
-	if p := m.public.Load(); p != nil {
-		return *p, false
-	}
-	a, ok := s.copy(key.ID)
-	if !ok || a.check != key.Check {
-		return nil, false
-	}
-	defer a.secret.Wipe()
-	public, err := a.secret.Public(a.algorithm)
-	if err != nil {
-		public = []byte{} // no public key is that of this one
-	}
-	m.public.Store(&public)
-	return public, true
-}
-
 // agrees reports whether the ring has the public half of the key's material. Without material here that is not
 // known.
 func (k *Keyring) agrees(key *meta.Key) (agrees, known bool) {
-	public, _ := k.store.publicOf(key)
+	public, _ := k.store.Public(key)
 	return bytes.Equal(public, key.Public), public != nil
 }
 
@@ -95,7 +72,7 @@ func (r *replicator) compare(l look) mono.Time {
 		if derived == compareAtOnce {
 			return mono.Now().Add(100 * time.Millisecond)
 		}
-		public, anew := r.store.publicOf(m)
+		public, anew := r.store.Public(m)
 		if anew {
 			derived++
 		}

@@ -10,6 +10,7 @@ import (
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/parallel"
 	"example.com/keyring/internal/plan"
 )
 
@@ -226,7 +227,7 @@ func (k *Keyring) askData(ctx context.Context) (done func(), err error) {
 // are poisoned; any other error is not about the record.
 func (r *rekeyer) reseal(f *found, key KeyID, chunk []Sealed) error {
 	sealed, errs := make([][]byte, len(chunk)), make([]error, len(chunk))
-	inParallel((len(chunk)+runRecords-1)/runRecords, func(run int) {
+	parallel.Do((len(chunk)+runRecords-1)/runRecords, func(run int) {
 		from, to := run*runRecords, min(len(chunk), (run+1)*runRecords)
 		size := 0
 		for _, s := range chunk[from:to] {

@@ -493,14 +493,14 @@ func TestWhatNomadSealedIsMovedToo(t *testing.T) {
 		data := &nomadData{all: map[string]keyring.Sealed{}}
 		for i := range 300 {
 			ref := fmt.Sprint("var/", i)
-			data.all[ref] = keyring.Sealed{Ref: ref, Ciphertext: k.seal(ref), AAD: []byte(ref), Nomad: true}
+			data.all[ref] = keyring.Sealed{Ref: ref, Ciphertext: k.Seal(ref), AAD: []byte(ref), Nomad: true}
 		}
 		c := newCluster(t, keyringtest.Options{
 			Disk:      func(raft.ServerID) *keyringtest.Disk { return disk },
 			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = data },
 		})
 		leader := ready(t, c)
-		if err := leader.Keyring.Remove(t.Context(), k.id, keyring.RemoveOptions{}); err != nil {
+		if err := leader.Keyring.Remove(t.Context(), k.ID, keyring.RemoveOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		for ref, s := range data.all {

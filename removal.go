@@ -125,7 +125,7 @@ func (k *Keyring) removeNow(ctx context.Context, ring *meta.Ring, id KeyID, o pl
 	if removal == plan.RemovalWithLoss {
 		k.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
 	}
-	k.store.bury(id) // here before we return; elsewhere the replicator does
+	k.store.NoteRemoved(id) // here before we return; elsewhere the replicator does
 	k.fsm.bell.ring()
 	return nil
 }
@@ -192,10 +192,11 @@ func (k *Keyring) awaitGone(ctx context.Context, id KeyID, known bool) error {
 // bury does with the files of removed keys what plan says, beside the loop, and returns when
 // to look again: zero for never, if nothing changes.
 func (r *replicator) bury(v view) mono.Time {
-	graves := r.store.gravesOf(v.ring)
+	var graves []plan.Grave
 	var removed []time.Time
-	for _, g := range graves {
-		if t, ok := v.ring.Tombstone(g.ID); ok {
+	for _, l := range r.store.Leftovers(v.ring) {
+		graves = append(graves, plan.Grave{ID: l.Key, File: l.InPlace, Aside: l.Aside})
+		if t, ok := v.ring.Tombstone(l.Key); ok {
 			removed = append(removed, t.Removed)
 		}
 	}
@@ -224,7 +225,7 @@ func (r *replicator) bury(v view) mono.Time {
 func (k *Keyring) dig(b plan.Burial) error {
 	var errs []error
 	for _, id := range b.SetAside {
-		if err := k.store.setRemovedAside(id, k.wasRemoved); err != nil {
+		if err := k.store.SetAside(id, k.wasRemoved); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -234,7 +235,7 @@ func (k *Keyring) dig(b plan.Burial) error {
 			return errors.Join(append(errs, err)...)
 		}
 		for _, id := range gone {
-			if err := k.store.unlink(id, k.wasRemoved); err != nil {
+			if err := k.store.Unlink(id, k.wasRemoved); err != nil {
 				errs = append(errs, err)
 			}
 		}

@@ -154,7 +154,7 @@ func (r *replicator) keySet(v view) keySet {
 			}
 		}
 	}
-	return keySet{r.restores, r.store.version(), len(v.ring.Keys), len(v.ring.Removed), r.empty, v.caughtUp}
+	return keySet{r.restores, r.store.Version(), len(v.ring.Keys), len(v.ring.Removed), r.empty, v.caughtUp}
 }
 
 // look is what the ring and the keystore say together. There may be thousands of keys, and most of what
@@ -168,16 +168,15 @@ type look struct {
 }
 
 func (r *replicator) look(ring *meta.Ring) look {
-	stored := r.store.version()
+	stored := r.store.Version()
 	if r.seen.ring == ring && r.seen.stored == stored {
 		return r.seen
 	}
-	lacks := r.store.lacks(ring.Keys)
+	lacks := r.store.Lacks(ring.Keys)
 	has := func(id KeyID) bool { return !lacks[id] }
 	r.seen = look{ring: ring, stored: stored, missing: plan.Missing(ring, has)}
-	unknown, _ := r.store.unknown(ring)
-	r.seen.unknown = len(unknown) > 0
-	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.cfg.ID), r.store.id, has)
+	r.seen.unknown = r.store.HasUnknown(ring)
+	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.cfg.ID), r.store.ID(), has)
 	return r.seen
 }
 
@@ -264,7 +263,7 @@ func earliest(times ...mono.Time) (first mono.Time) {
 
 // held tells plan which keys of the ring this server holds.
 func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
-	return func(id KeyID) bool { return k.store.has(ring.Key(id)) }
+	return func(id KeyID) bool { return k.store.Holds(ring.Key(id)) }
 }
 
 // heal gets back what needs no other server: keys in memory whose file is gone, files that
@@ -272,7 +271,7 @@ func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
 // again. And it sees what an operator has put right. It returns when to look again.
 func (r *replicator) heal(v view, l look) mono.Time {
 	missing := l.missing
-	if len(missing) == 0 && r.store.keks.Down() == nil && !l.unknown && !r.store.curable(v.ring) {
+	if len(missing) == 0 && r.keks.Down() == nil && !l.unknown && !r.store.IsCurable(v.ring) {
 		r.healing.rest()
 		return 0
 	}
@@ -295,24 +294,18 @@ func (r *replicator) heal(v view, l look) mono.Time {
 }
 
 func (r *replicator) reread(v view, missing []*meta.Key) {
-	if len(missing) > 0 || r.store.keks.Down() != nil {
-		r.store.keks.Probe(r.ctx)
+	if len(missing) > 0 || r.keks.Down() != nil {
+		r.keks.Probe(r.ctx)
 	}
-	var lost []KeyID
 	for _, m := range missing {
-		s := r.store.get(m.ID)
-		switch {
-		case r.store.has(m): // it has come meanwhile
-		case s != nil && s.check == m.Check:
-			lost = append(lost, m.ID)
-		case v.caughtUp && r.store.buried(m.ID): // else it may be removed all the same
-			if err := r.store.takeBack(m.ID); err != nil {
-				r.cfg.Logger.Error("take back key file", "key", m.ID, "error", err)
-			}
+		if !v.caughtUp { // it may be removed all the same
+			break
+		}
+		if err := r.store.TakeBack(m); err != nil {
+			r.cfg.Logger.Error("take back key file", "key", m.ID, "error", err)
 		}
 	}
-	r.store.rewrite(r.ctx, lost...)
-	if err := r.store.scan(r.ctx, v.ring); err != nil && r.ctx.Err() == nil {
+	if err := r.store.Heal(r.ctx, v.ring, missing); err != nil && r.ctx.Err() == nil {
 		r.cfg.Logger.Error("read keystore", "error", err)
 	}
 	r.fsm.bell.ring() // for this loop and for WaitReady
@@ -340,7 +333,7 @@ func (r *replicator) report(l look) mono.Time {
 	}
 	r.reported, r.told = next, mono.Now()
 	r.resend = r.told.Add(min(reportRetry<<min(r.repeats.Load(), 8), maxReportRetry)) // each is an entry of raft's log
-	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.id, Gained: next.gained, Lost: next.lost}
+	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.ID(), Gained: next.gained, Lost: next.lost}
 	if next.leader == string(r.cfg.ID) {
 		r.repeats.Add(1)
 		r.takeReport(hold)

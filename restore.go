@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -15,8 +13,8 @@ import (
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/nks"
 	"filippo.io/age"
 	"github.com/hashicorp/go-hclog"
 )
@@ -114,14 +112,16 @@ func restore(ctx context.Context, r io.Reader, o RestoreOptions) (m Manifest, er
 	if err := o.checkDir(); err != nil {
 		return Manifest{}, err
 	}
-	var keys []arrival
+	var keys []keystore.Key
 	defer func() {
 		for _, k := range keys {
-			k.secret.Wipe()
+			k.Secret.Wipe()
 		}
 	}()
 	m, ring, err := readBackup(ctx, r, o.verify(), backup.Receiver{
-		Key:      func(m backup.Material) { keys = append(keys, arrival{m.ID, m.Algorithm, m.Check, m.Created, m.Secret}) },
+		Key: func(m backup.Material) {
+			keys = append(keys, keystore.Key{ID: m.ID, Algorithm: m.Algorithm, Check: m.Check, Created: m.Created, Secret: m.Secret})
+		},
 		Convert:  o.convert,
 		Snapshot: o.openSnapshot,
 	})
@@ -133,7 +133,7 @@ func restore(ctx context.Context, r io.Reader, o RestoreOptions) (m Manifest, er
 			return m, err
 		}
 	}
-	return m, o.write(ctx, slices.DeleteFunc(slices.Clone(keys), func(k arrival) bool { return ring.Key(k.id) == nil }))
+	return m, o.write(ctx, slices.DeleteFunc(slices.Clone(keys), func(k keystore.Key) bool { return ring.Key(k.ID) == nil }))
 }
 
 // openSnapshot returns what gets the snapshot, or nil.
@@ -155,42 +155,17 @@ func (o RestoreOptions) convert(r *meta.Ring) *meta.Ring {
 }
 
 // write writes the keys that are not in the directory yet. They are the caller's to wipe.
-func (o RestoreOptions) write(ctx context.Context, keys []arrival) (err error) {
+func (o RestoreOptions) write(ctx context.Context, keys []keystore.Key) (err error) {
 	fsys := o.fs
 	if fsys == nil {
 		if fsys, err = durable.OpenDir(o.Dir); err != nil {
 			return err
 		}
 	}
-	names, err := durable.New(fsys).List()
-	if err == nil {
-		err = strangers(names)
-	}
-	if err != nil {
-		return errors.Join(err, fsys.Close())
-	}
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
-	s, err := openKeystore(ctx, fsys, o.KEKs, nil, o.Logger)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	left, err := s.unrestored(keys)
-	if err != nil {
-		return err
-	}
-	const together = 256 // whose files are synced at a time
-	for some := range slices.Chunk(left, together) {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err := errors.Join(s.put(ctx, some...)...); err != nil {
-			return err
-		}
-	}
-	return nil
+	return keystore.Restore(ctx, fsys, kek.NewSet(o.KEKs, nil), o.Logger, keys)
 }
 
 // checkDir looks at the directory before anything is read, and makes nothing.
@@ -198,65 +173,5 @@ func (o RestoreOptions) checkDir() error {
 	if o.fs != nil {
 		return nil
 	}
-	entries, err := os.ReadDir(o.Dir)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	var names []string
-	for _, e := range entries {
-		if e.Name() != durable.LockName && !durable.IsTemp(e.Name()) {
-			names = append(names, e.Name())
-		}
-	}
-	return strangers(names)
-}
-
-// strangers says what lies in a directory that is to be restored into and is no keystore's, or of
-// a key that was set aside.
-func strangers(names []string) error {
-	for _, name := range names {
-		if _, key := nks.ParseFileName(name); !key && name != identity {
-			return fmt.Errorf("the directory is not empty: it has %q", name)
-		}
-	}
-	return nil
-}
-
-// unrestored returns the keys of a backup that are not in the directory yet, as they are to be.
-// Whatever else is there is an error.
-func (s *keystore) unrestored(keys []arrival) (left []arrival, err error) {
-	if err := s.oddities(); err != nil {
-		return nil, fmt.Errorf("the directory is not empty: %w", err)
-	}
-	there := s.all()
-	for _, k := range keys {
-		m := there[k.id]
-		if m != nil && m.check != k.check {
-			return nil, fmt.Errorf("the directory has another key with the ID %s", k.id)
-		}
-		if m == nil || m.stale { // also where nobody knows that it is durable
-			left = append(left, k)
-		}
-		delete(there, k.id)
-	}
-	for id := range there {
-		return nil, fmt.Errorf("the directory is not empty: it has key %s, which is not in the backup", id)
-	}
-	return left, nil
-}
-
-// oddities says what an opened directory had that is no good key.
-func (s *keystore) oddities() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.setAside) > 0 {
-		return fmt.Errorf("it had a file that is now set aside as %q", s.setAside[0])
-	}
-	for id, f := range s.faults {
-		return fmt.Errorf("it has a file of key %s that does not open: %w", id, f.err)
-	}
-	return nil
+	return keystore.CheckDir(o.Dir)
 }

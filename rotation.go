@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/plan"
@@ -139,7 +140,7 @@ func (k *Keyring) pendingOrNew(ctx context.Context, add meta.Add) (KeyID, error)
 	defer func() { <-k.creating }()
 	now := knownTo{k.raft.CurrentTerm(), k.removals.Load(), k.fsm.restores.Load()}
 	for _, key := range plan.SameRotation(k.fsm.ring.Load(), add, k.cfg.Tokens.Algorithm, k.now()) {
-		if k.made[key.ID] == now && k.store.has(key) {
+		if k.made[key.ID] == now && k.store.Holds(key) {
 			return key.ID, nil
 		}
 	}
@@ -298,7 +299,7 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 		ID: id, Algorithm: k.cfg.Tokens.Algorithm, Public: public,
 		Check: secret.Check(id, k.cfg.Tokens.Algorithm), Created: k.timeToWrite(ctx),
 	}
-	hold := meta.Hold{Server: string(k.cfg.ID), Keystore: k.store.id, Gained: []KeyID{id}}
+	hold := meta.Hold{Server: string(k.cfg.ID), Keystore: k.store.ID(), Gained: []KeyID{id}}
 	cmds := []meta.Command{{Add: &add}, {Hold: &hold}}
 	_, err = k.fsm.encode(ctx, cmds) // before there is a file that nobody needs
 	if err == nil {
@@ -307,9 +308,9 @@ func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	if err != nil {
 		return KeyID{}, err
 	}
-	err = k.store.put(ctx, arrival{id, add.Key.Algorithm, add.Key.Check, add.Key.Created, secret})[0]
+	err = k.store.Put(ctx, keystore.Key{ID: id, Algorithm: add.Key.Algorithm, Check: add.Key.Check, Created: add.Key.Created, Secret: secret})[0]
 	if err != nil {
-		k.store.giveUp(id)
+		k.store.Discard(id)
 		k.fsm.bell.ring() // the replicator sees to a KEK that does not answer
 		return KeyID{}, err
 	}

@@ -113,14 +113,14 @@ func (k *Keyring) serveFetch(ids []KeyID) ([]peer.Secret, error) {
 	ring := k.fsm.ring.Load()
 	var secrets []peer.Secret
 	for _, id := range ids {
-		a, ok := k.store.copy(id)
+		a, ok := k.store.Copy(id)
 		if !ok {
 			continue
 		}
-		if key := ring.Key(id); !ring.WasRemoved(id) && (key == nil && leads || key != nil && key.Check == a.check) {
-			secrets = append(secrets, peer.NewSecret(id, a.check, a.secret.Encode()))
+		if key := ring.Key(id); !ring.WasRemoved(id) && (key == nil && leads || key != nil && key.Check == a.Check) {
+			secrets = append(secrets, peer.NewSecret(id, a.Check, a.Secret.Encode()))
 		}
-		a.secret.Wipe()
+		a.Secret.Wipe()
 	}
 	return secrets, nil
 }
@@ -135,13 +135,13 @@ func (k *Keyring) serveOffer(ctx context.Context, from string, key meta.NewKey, 
 	// A server that is behind the leader's configuration does not know who was removed before this key
 	// was made. It gets the key with the log.
 	behind := k.raft.AppliedIndex() < configuration
-	if !behind && !k.fsm.ring.Load().WasRemoved(id) && k.store.get(id) == nil && k.offered.add(id) {
-		arrivals, err := k.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
-		err = errors.Join(err, k.keep(ctx, arrivals))
+	if !behind && !k.fsm.ring.Load().WasRemoved(id) && !k.store.InMemory(id) && k.offered.add(id) {
+		got, err := k.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
+		err = errors.Join(err, k.keep(ctx, got))
 		k.offered.remove(id)
 		if err != nil {
 			k.cfg.Logger.Debug("offered key", "key", id, "error", err)
-			k.store.giveUp(id) // the ring may never know it; if it does, it is fetched
+			k.store.Discard(id) // the ring may never know it; if it does, it is fetched
 		}
 	}
 	return k.heldHere([]KeyID{id})
@@ -192,9 +192,9 @@ func (k *Keyring) serveReport(h meta.Hold) error {
 // can't read at the moment it does not answer at all, for "no" may have the key dropped; among
 // many, such a key is not held.
 func (k *Keyring) heldHere(ids []KeyID) (peer.Held, error) {
-	held := peer.Held{Keystore: k.store.id}
+	held := peer.Held{Keystore: k.store.ID()}
 	for _, id := range ids {
-		here, err := k.store.confirm(id)
+		here, err := k.store.Confirm(id)
 		if err != nil && len(ids) == 1 {
 			k.cfg.Logger.Error("confirm key", "key", id, "error", err)
 			return peer.Held{}, &peer.Refusal{Code: peer.NotReady}
@@ -227,28 +227,9 @@ func (k *Keyring) serveHello(from string, q peer.HelloRequest) (*peer.Hello, err
 
 // hello says what this server is, and which keys it has that the ring does not know.
 func (k *Keyring) hello() *peer.Hello {
-	h := &peer.Hello{Build: k.fsm.build.Version, Keystore: k.store.id}
+	h := &peer.Hello{Build: k.fsm.build.Version, Keystore: k.store.ID()}
 	ring := k.fsm.ring.Load()
-	h.Waiting = k.store.waiting(ring)
-	_, orphans := k.store.unknown(ring)
-	slices.SortFunc(orphans, compareIDs)
-	for _, id := range orphans {
-		if len(h.Orphans) == peer.MaxOrphans {
-			break
-		}
-		key, ok := k.store.copy(id)
-		if !ok {
-			continue
-		}
-		public, err := key.secret.Public(key.algorithm)
-		key.secret.Wipe()
-		if err != nil {
-			k.cfg.Logger.Error("orphan with an unreadable signing key", "key", id, "error", err)
-			continue
-		}
-		h.Orphans = append(h.Orphans, meta.NewKey{
-			ID: id, Algorithm: key.algorithm, Public: public, Check: key.check, Created: key.created.UTC(),
-		})
-	}
+	h.Waiting = k.waiting(ring)
+	h.Orphans = k.store.Orphans(ring, peer.MaxOrphans)
 	return h
 }

@@ -48,7 +48,7 @@ func (k *Keyring) Sign(claims ...any) (token string, err error) {
 }
 
 func (k *Keyring) signWith(s *sealing, payload []byte) (string, error) {
-	signer, err := k.store.signerOf(s.id, s.m)
+	signer, err := k.store.Signer(s.id, s.check)
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
 	}

@@ -2,11 +2,10 @@ package keyring
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"time"
 
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -98,7 +97,7 @@ type overview struct {
 	noData     bool // Config.Data is nil
 
 	raft     raftStatus
-	keystore keystoreStatus
+	keystore keystore.Report
 	signer   BackupSigner
 	keks     []KEKStatus
 	inline   bool // one of them is InlineKEK
@@ -129,8 +128,8 @@ func (k *Keyring) overview(v view) overview {
 		view: v, now: k.now(), at: mono.Now(), id: k.cfg.ID, leader: leader,
 		servers: k.raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
 		policy: k.cfg.policy(), tokens: k.cfg.tokens(), noData: k.cfg.Data == nil,
-		raft: k.raftStatus(), keystore: k.store.status(v.ring), signer: k.backupSigner(v.ring.Active()),
-		keks: keksStatus(k.store.keks.Status()), inline: k.store.keks.HasInline(), clocks: k.clocksStatus(v.ring),
+		raft: k.raftStatus(), keystore: k.store.Report(v.ring), signer: k.backupSigner(v.ring.Active()),
+		keks: keksStatus(k.keks.Status()), inline: k.keks.HasInline(), clocks: k.clocksStatus(v.ring),
 		waits: k.leader.status(v.ring), watch: k.watch.status(), rekeying: k.moves.status(plan.Rekeying(v.ring)),
 		failures: k.replicator.status(), wrongPublic: k.halves.status(),
 	}
@@ -157,8 +156,8 @@ func (o overview) status() Status {
 		ID: o.id, Leader: o.leader, Servers: o.servers, Ready: o.ready, CaughtUp: o.caughtUp,
 		LastBackup:   LastBackup{o.ring.Backup.Index, o.ring.Backup.Time, o.ring.Backup.Digest},
 		NextRotation: plan.NextRotation(o.clocks.sight.Ring(o.ring), o.policy),
-		Missing:      o.keystore.missing, SetAside: o.keystore.setAside,
-		Orphans: plan.Orphans(o.ring, o.caughtUp, o.keystore.files), OnOldKEKs: o.keystore.onOldKEKs,
+		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
+		Orphans: plan.Orphans(o.ring, o.caughtUp, o.keystore.Files), OnOldKEKs: o.keystore.OnOldKEKs,
 		KEKs: o.keks, BackupSigner: o.signer,
 	}
 	if active := o.ring.Active(); active != nil {
@@ -177,42 +176,6 @@ func (o overview) status() Status {
 	}
 	s.Problems = problemsOf(o, s)
 	return s
-}
-
-// keystoreStatus is what a keystore says of its files.
-type keystoreStatus struct {
-	missing   []KeyID            // keys of the ring that are not held, in its order
-	files     []KeyID            // keys in memory whose files are here, in order
-	faults    map[KeyID]fault    // what stands between this server and a key
-	setAside  []string           // files that were set aside because they were bad
-	aside     map[KeyID][]string // files that were set aside, of keys that are not in memory
-	nomad     map[KeyID][]string // files of Nomad's
-	onOldKEKs int                // files that are not wrapped under exactly the present KEKs
-}
-
-func (s *keystore) status(ring *meta.Ring) keystoreStatus {
-	st := keystoreStatus{onOldKEKs: s.onOldKEKs()}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, m := range ring.Keys {
-		if !s.holds(m) {
-			st.missing = append(st.missing, m.ID)
-		}
-	}
-	st.faults, st.nomad, st.setAside = maps.Clone(s.faults), maps.Clone(s.nomad), append([]string(nil), s.setAside...)
-	st.aside = map[KeyID][]string{}
-	for id, g := range s.graves {
-		if len(g.aside) > 0 && s.keys[id] == nil {
-			st.aside[id] = slices.Clone(g.aside)
-		}
-	}
-	for id, m := range s.keys {
-		if !m.gone {
-			st.files = append(st.files, id)
-		}
-	}
-	slices.SortFunc(st.files, compareIDs)
-	return st
 }
 
 // keksStatus says how the KEKs answer.

@@ -18,29 +18,6 @@ import (
 // anotherKEK is a KEK that no server of a cluster has.
 func anotherKEK(t *testing.T) keyring.KEK { return fileKEK(t, bytes.Repeat([]byte{7}, 32)) }
 
-// fileOf is the file of a new key.
-func fileOf(t *testing.T, id keyring.KeyID, kek keyring.KEK) []byte {
-	t.Helper()
-	disk := keyringtest.NewDisk()
-	fsys, err := disk.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := keyring.OpenStore(t.Context(), fsys, []keyring.KEK{kek}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := nks.Generate("EdDSA")
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = s.Put(t.Context(), map[keyring.KeyID]*nks.Material{id: m})[id]
-	if err := errors.Join(err, s.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return disk.Bytes(nks.FileName(id))
-}
-
 // fullDisks has these servers create no file until it is told to stop.
 func fullDisks(c *keyringtest.Cluster, full func(*keyringtest.Server) bool) (stop func()) {
 	c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
@@ -174,12 +151,12 @@ func TestWhatIsSaidOfAFileEndsWithIt(t *testing.T) {
 		},
 		"an orphan": func(t *testing.T, s *keyringtest.Server) []string {
 			id := keyring.NewKeyID()
-			s.Disk.Plant(nks.FileName(id), 0o600, fileOf(t, id, keyring.InlineKEK()))
+			plantKey(t, s.Disk, id, keyring.InlineKEK())
 			return []string{nks.FileName(id)}
 		},
 		"an orphan under a KEK that is not configured": func(t *testing.T, s *keyringtest.Server) []string {
 			id := keyring.NewKeyID()
-			s.Disk.Plant(nks.FileName(id), 0o600, fileOf(t, id, anotherKEK(t)))
+			plantKey(t, s.Disk, id, anotherKEK(t))
 			return []string{nks.FileName(id)}
 		},
 		"a file of Nomad's that does not open": func(t *testing.T, s *keyringtest.Server) []string {

@@ -11,6 +11,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/keystore/keystoretest"
 	"example.com/keyring/internal/nks"
 )
 
@@ -88,10 +89,10 @@ func TestNomadFileDoesNotHideARemovedOne(t *testing.T) {
 		restore := snapshot(t, c.Leader())
 		remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
-		planted := newNomadKey(t, 1, "damaged")
-		planted.id = old
+		planted := keystoretest.NewNomadKey(t, 1, "damaged")
+		planted.ID = old
 		for _, s := range c.Servers {
-			for name, b := range planted.files(t) {
+			for name, b := range planted.Files(t) {
 				s.Disk.Plant(name, 0o600, b)
 			}
 		}
@@ -144,25 +145,6 @@ func TestRemoveNowHurriesAnEarlierRemoval(t *testing.T) {
 	})
 }
 
-// TestFileOfAKeyThatIsBackIsNotUnlinked: a snapshot is restored between the decision and the deed.
-func TestFileOfAKeyThatIsBackIsNotUnlinked(t *testing.T) {
-	disk, id := keyringtest.NewDisk(), keyring.KeyID{1}
-	s := openStore(t, disk, []keyring.KEK{keyring.InlineKEK()}, nil)
-	if _, err := put(t, s, id); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Remove(id); err != nil {
-		t.Fatal(err)
-	}
-	aside := nks.FileName(id) + ".removed-1"
-	if err := s.UnlinkRestored(id); err != nil || disk.Bytes(aside) == nil {
-		t.Errorf("%v; files %v", err, disk.Names())
-	}
-	if err := s.Unlink(id); err != nil || disk.Bytes(aside) != nil {
-		t.Errorf("removed all the same: %v; files %v", err, disk.Names())
-	}
-}
-
 // TestFilesOfRemovedKeysDoNotWaitForEachOther: one can't be set aside, and the others are at the first try.
 func TestFilesOfRemovedKeysDoNotWaitForEachOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -192,32 +174,4 @@ func TestFilesOfRemovedKeysDoNotWaitForEachOther(t *testing.T) {
 			t.Errorf("at the first try %d files are left under their names", len(left))
 		}
 	})
-}
-
-// TestRemovedKeyIsOnItsOldKEKUntilItsFileIsSetAside, and its file is counted there then.
-func TestRemovedKeyIsOnItsOldKEKUntilItsFileIsSetAside(t *testing.T) {
-	disk, old, id := keyringtest.NewDisk(), newKMS("old"), keyring.KeyID{1}
-	plantKey(t, disk, id, old)
-	s := openStore(t, disk, []keyring.KEK{newKMS("new")}, []keyring.KEK{old})
-	count := func(when string) {
-		if n := s.OnOldKEKs(); n != 1 {
-			t.Errorf("%s %d files are on old KEKs", when, n)
-		}
-	}
-	count("before")
-	disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
-		if op.Kind == "rename" {
-			return keyringtest.Fault{Err: syscall.EIO}
-		}
-		return keyringtest.Fault{}
-	})
-	if err := s.Remove(id); err == nil {
-		t.Fatal("it was set aside on a disk that fails")
-	}
-	count("while it can't be set aside")
-	disk.OnOp(nil)
-	if err := s.Remove(id); err != nil {
-		t.Fatal(err)
-	}
-	count("set aside")
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"syscall"
 
 	"example.com/keyring/internal/durable"
 )
@@ -36,6 +37,15 @@ type Fault struct {
 	// Wrote is how many bytes a write that fails with Err puts down. Zero with
 	// Applied is all of them.
 	Wrote int
+}
+
+// Faults are the ways in which an operation goes wrong.
+var Faults = []Fault{
+	{Err: syscall.EIO},
+	{Err: syscall.EIO, Applied: true},
+	{Err: syscall.ENOSPC},
+	{Err: syscall.ENOSPC, Applied: true},
+	{Err: syscall.ENOSPC, Wrote: 50},
 }
 
 // Disk is one directory on a simulated disk, in memory. It knows what a running

@@ -1,4 +1,4 @@
-package keyring_test
+package keystore_test
 
 import (
 	"bytes"
@@ -12,9 +12,10 @@ import (
 	"sync"
 	"testing"
 
-	"example.com/keyring"
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 )
 
@@ -45,10 +46,10 @@ var polled = []string{"fcntl", "epoll_ctl"}
 
 // The keys of a keystore that was there before.
 var (
-	fleeing = keyring.KeyID{2} // removed and taken back
-	losing  = keyring.KeyID{3} // its file goes, and is written again from memory
-	buried  = keyring.KeyID{4} // removed before, and unlinked
-	spoilt  = keyring.KeyID{5} // no key file
+	fleeing = meta.KeyID{2} // removed and taken back
+	losing  = meta.KeyID{3} // its file goes, and is written again from memory
+	buried  = meta.KeyID{4} // removed before, and unlinked
+	spoilt  = meta.KeyID{5} // no key file
 )
 
 const (
@@ -58,37 +59,29 @@ const (
 )
 
 // drillKeys are the keys that were there before.
-var drillKeys = sync.OnceValue(func() map[keyring.KeyID]*nks.Material {
-	keys := map[keyring.KeyID]*nks.Material{}
-	for _, id := range []keyring.KeyID{fleeing, losing, buried} {
+var drillKeys = sync.OnceValue(func() map[meta.KeyID]*nks.Material {
+	keys := map[meta.KeyID]*nks.Material{}
+	for _, id := range []meta.KeyID{fleeing, losing, buried} {
 		keys[id] = newMaterial()
 	}
 	return keys
 })
 
-func newMaterial() *nks.Material {
-	m, err := nks.Generate("EdDSA")
+func drillKEK(n byte) []kek.KEK {
+	k, err := kek.FromKey(bytes.Repeat([]byte{n}, 32))
 	if err != nil {
 		panic(err)
 	}
-	return m
+	return []kek.KEK{k}
 }
 
-func drillKEK(n byte) []keyring.KEK {
-	kek, err := keyring.NewFileKEK(bytes.Repeat([]byte{n}, 32))
-	if err != nil {
-		panic(err)
-	}
-	return []keyring.KEK{kek}
-}
-
-func openRealStore(t *testing.T, dir string, keks, old []keyring.KEK) keyring.Store {
+func openRealStore(t *testing.T, dir string, keks, old []kek.KEK) store {
 	t.Helper()
 	fsys, err := durable.OpenDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := keyring.OpenStore(t.Context(), fsys, keks, old)
+	s, err := openOn(t.Context(), fsys, keks, old)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,8 +113,8 @@ var steps = []struct {
 	name string
 	do   func(l *drillLife) error
 }{
-	{"put one", func(l *drillLife) error { return l.put(keyring.KeyID{0x11}) }},
-	{"put many", func(l *drillLife) error { return l.put(keyring.KeyID{0x12}, keyring.KeyID{0x13}) }},
+	{"put one", func(l *drillLife) error { return l.put(meta.KeyID{0x11}) }},
+	{"put many", func(l *drillLife) error { return l.put(meta.KeyID{0x12}, meta.KeyID{0x13}) }},
 	{"lose", func(l *drillLife) error { // somebody else would
 		if !l.Confirm(losing) {
 			return errors.New("it could not be read, and would be lost for good")
@@ -141,18 +134,18 @@ var steps = []struct {
 
 // drillLife is one start of a keystore in the other process.
 type drillLife struct {
-	keyring.Store
+	store
 	ctx  context.Context
 	pin  *keyringtest.Pin
 	fsys durable.FS
 }
 
 // start returns nil if it can't.
-func start(p *keyringtest.Pin, dir string, keks, old []keyring.KEK) *drillLife {
+func start(p *keyringtest.Pin, dir string, keks, old []kek.KEK) *drillLife {
 	l := &drillLife{ctx: context.Background(), pin: p}
 	var err error
 	if l.fsys, err = p.OpenDir(dir); err == nil {
-		l.Store, err = keyring.OpenStore(l.ctx, l.fsys, keks, old)
+		l.store, err = openOn(l.ctx, l.fsys, keks, old)
 	}
 	if p.Done("start", err); err != nil {
 		return nil
@@ -171,8 +164,8 @@ func doFound(p *keyringtest.Pin, dir string) {
 }
 
 // put makes keys and says of each that is held what it is.
-func (l *drillLife) put(ids ...keyring.KeyID) error {
-	keys := map[keyring.KeyID]*nks.Material{}
+func (l *drillLife) put(ids ...meta.KeyID) error {
+	keys := map[meta.KeyID]*nks.Material{}
 	for _, id := range ids {
 		keys[id] = newMaterial()
 	}
@@ -186,15 +179,15 @@ func (l *drillLife) put(ids ...keyring.KeyID) error {
 }
 
 // saidToBeHeld are the new keys of which the process has said that they are held.
-func saidToBeHeld(t *testing.T, said []string) map[keyring.KeyID][32]byte {
+func saidToBeHeld(t *testing.T, said []string) map[meta.KeyID][32]byte {
 	t.Helper()
-	held := map[keyring.KeyID][32]byte{}
+	held := map[meta.KeyID][32]byte{}
 	for _, line := range said {
 		words := strings.Fields(line)
 		if words[0] != "held" {
 			continue
 		}
-		id, err := keyring.ParseKeyID(words[1])
+		id, err := meta.ParseKeyID(words[1])
 		check, err2 := hex.DecodeString(words[2])
 		if err := errors.Join(err, err2); err != nil || len(check) != 32 {
 			t.Fatalf("%q: %v", line, err)
@@ -236,7 +229,7 @@ func checkFound(t *testing.T, dir, when string, said []string) {
 	} else if done("unlink") {
 		t.Errorf("%s: unlinked and still there", when)
 	}
-	for _, id := range []keyring.KeyID{fleeing, buried} {
+	for _, id := range []meta.KeyID{fleeing, buried} {
 		if err := s.TakeBack(t.Context(), id); err != nil {
 			t.Errorf("%s: take back %s: %v", when, id, err)
 		}
@@ -251,7 +244,7 @@ func checkFound(t *testing.T, dir, when string, said []string) {
 }
 
 // checkHeld wants the keys to be held, with these check values, and closes the keystore.
-func checkHeld(t *testing.T, s keyring.Store, when string, held map[keyring.KeyID][32]byte) {
+func checkHeld(t *testing.T, s store, when string, held map[meta.KeyID][32]byte) {
 	t.Helper()
 	for id, check := range held {
 		if !s.Has(id, check) || !s.Confirm(id) {
@@ -279,7 +272,7 @@ func checkKept(t *testing.T, dir, when string, kept map[string]string) {
 }
 
 // asideOf counts the files that were set aside of a removed key.
-func asideOf(t *testing.T, dir string, id keyring.KeyID) (n int) {
+func asideOf(t *testing.T, dir string, id meta.KeyID) (n int) {
 	t.Helper()
 	for _, name := range namesIn(t, dir) {
 		if strings.HasPrefix(name, nks.FileName(id)+".removed-") {

@@ -1,9 +1,7 @@
-package keyring_test
+package keystore_test
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -15,8 +13,10 @@ import (
 	"syscall"
 	"testing"
 
-	"example.com/keyring"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/keystore/keystoretest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 )
 
@@ -57,14 +57,14 @@ type campaign struct {
 	t      *testing.T
 	chance *rand.Rand
 	disk   *keyringtest.Disk
-	keks   []keyring.KEK // all there ever were; the last one wraps
-	needed int           // from this one on they are configured
-	held   map[keyring.KeyID][32]byte
-	buried map[keyring.KeyID][32]byte // removed, and to be taken back if need be
-	gone   map[keyring.KeyID]bool     // unlinked
-	nomad  map[string][]byte          // Nomad's files, which are to stay
-	bad    [][]byte                   // content that is to be kept in files set aside
-	what   string                     // what is being done
+	keks   []kek.KEK // all there ever were; the last one wraps
+	needed int       // from this one on they are configured
+	held   map[meta.KeyID][32]byte
+	buried map[meta.KeyID][32]byte // removed, and to be taken back if need be
+	gone   map[meta.KeyID]bool     // unlinked
+	nomad  map[string][]byte       // Nomad's files, which are to stay
+	bad    [][]byte                // content that is to be kept in files set aside
+	what   string                  // what is being done
 	points int
 	during map[string]int
 }
@@ -82,7 +82,7 @@ func newCampaign(t *testing.T, seed uint64) *campaign {
 func (c *campaign) replace() {
 	c.disk, c.bad, c.keks, c.needed = keyringtest.NewDisk(), nil, nil, 0
 	c.nomad = map[string][]byte{}
-	c.held, c.buried, c.gone = map[keyring.KeyID][32]byte{}, map[keyring.KeyID][32]byte{}, map[keyring.KeyID]bool{}
+	c.held, c.buried, c.gone = map[meta.KeyID][32]byte{}, map[meta.KeyID][32]byte{}, map[meta.KeyID]bool{}
 	c.newKEK()
 }
 
@@ -91,20 +91,20 @@ func (c *campaign) newKEK() {
 	for i := range key {
 		key[i] = byte(c.chance.Uint32())
 	}
-	kek, err := keyring.NewFileKEK(key)
+	k, err := kek.FromKey(key)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.keks = append(c.keks, kek)
+	c.keks = append(c.keks, k)
 }
 
-func (c *campaign) open() (keyring.Store, error) {
+func (c *campaign) open() (store, error) {
 	fsys, err := c.disk.Open()
 	if err != nil {
-		return keyring.Store{}, err
+		return store{}, err
 	}
 	last := len(c.keks) - 1
-	return keyring.OpenStore(c.t.Context(), fsys, c.keks[last:], append(c.keks[c.needed:last:last], keyring.InlineKEK()))
+	return openOn(c.t.Context(), fsys, c.keks[last:], append(c.keks[c.needed:last:last], kek.Inline()))
 }
 
 // live does things until the crash that it arms.
@@ -164,14 +164,14 @@ func (c *campaign) live() {
 }
 
 // put makes new keys. Those that it says are held have to be held for ever.
-func (c *campaign) put(s keyring.Store, n int) {
-	keys := map[keyring.KeyID]*nks.Material{}
+func (c *campaign) put(s store, n int) {
+	keys := map[meta.KeyID]*nks.Material{}
 	for range n {
 		m, err := nks.Generate("EdDSA")
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		keys[keyring.KeyID{byte(c.chance.Uint32()), byte(c.chance.Uint32()), byte(c.chance.Uint32())}] = m
+		keys[meta.KeyID{byte(c.chance.Uint32()), byte(c.chance.Uint32()), byte(c.chance.Uint32())}] = m
 	}
 	for id, err := range s.Put(c.t.Context(), keys) {
 		if err == nil {
@@ -181,16 +181,16 @@ func (c *campaign) put(s keyring.Store, n int) {
 }
 
 // any returns one of the keys.
-func (c *campaign) any(keys map[keyring.KeyID][32]byte) (keyring.KeyID, bool) {
-	ids := slices.SortedFunc(maps.Keys(keys), func(a, b keyring.KeyID) int { return bytes.Compare(a[:], b[:]) })
+func (c *campaign) any(keys map[meta.KeyID][32]byte) (meta.KeyID, bool) {
+	ids := slices.SortedFunc(maps.Keys(keys), func(a, b meta.KeyID) int { return bytes.Compare(a[:], b[:]) })
 	if len(ids) == 0 {
-		return keyring.KeyID{}, false
+		return meta.KeyID{}, false
 	}
 	return ids[c.chance.IntN(len(ids))], true
 }
 
 // remove removes a key in a way that can be undone, whatever comes of it.
-func (c *campaign) remove(s keyring.Store) {
+func (c *campaign) remove(s store) {
 	if id, ok := c.any(c.held); ok {
 		c.buried[id] = c.held[id]
 		delete(c.held, id)
@@ -199,7 +199,7 @@ func (c *campaign) remove(s keyring.Store) {
 }
 
 // unlink removes one for good. If it says so, nothing may be left.
-func (c *campaign) unlink(s keyring.Store) {
+func (c *campaign) unlink(s store) {
 	if id, ok := c.any(c.buried); ok {
 		delete(c.buried, id)
 		if s.Remove(id) == nil && s.Unlink(id) == nil {
@@ -209,7 +209,7 @@ func (c *campaign) unlink(s keyring.Store) {
 }
 
 // takeBack undoes a removal. If the key is held then, it has to be held for ever.
-func (c *campaign) takeBack(s keyring.Store) {
+func (c *campaign) takeBack(s store) {
 	if id, ok := c.any(c.buried); ok {
 		if err := s.TakeBack(c.t.Context(), id); err == nil && s.Has(id, c.buried[id]) {
 			c.held[id] = c.buried[id]
@@ -219,7 +219,7 @@ func (c *campaign) takeBack(s keyring.Store) {
 }
 
 // adopt makes keys of Nomad's durable that are in memory only.
-func (c *campaign) adopt(s keyring.Store) {
+func (c *campaign) adopt(s store) {
 	for id, check := range s.FromNomad() {
 		delete(c.buried, id)
 		delete(c.gone, id)
@@ -290,16 +290,16 @@ func (c *campaign) change() {
 	case 0:
 		c.newKEK()
 	case 2:
-		k := nomadKey{id: keyring.KeyID{0x4e, byte(c.chance.Uint32()), byte(len(c.nomad))}, form: []string{"1.4", "1.9"}[c.chance.IntN(2)]}
-		copy(k.root[:], k.id[:])
-		for name, b := range k.files(c.t) {
+		k := keystoretest.NomadKey{ID: meta.KeyID{0x4e, byte(c.chance.Uint32()), byte(len(c.nomad))}, Form: []string{"1.4", "1.9"}[c.chance.IntN(2)]}
+		copy(k.Root[:], k.ID[:])
+		for name, b := range k.Files(c.t) {
 			c.nomad[name] = b
 			c.disk.Plant(name, 0o600, b)
 		}
 	case 1:
 		content := fmt.Appendf(nil, "no key file %d", c.points)
 		c.bad = append(c.bad, content)
-		c.disk.Plant(nks.FileName(keyring.KeyID{0xff, byte(c.chance.Uint32()), byte(len(c.bad))}), 0o600, content)
+		c.disk.Plant(nks.FileName(meta.KeyID{0xff, byte(c.chance.Uint32()), byte(len(c.bad))}), 0o600, content)
 		c.what = "bad file"
 		c.during[c.what]++
 	}
@@ -329,125 +329,12 @@ func (c *campaign) checkFiles(when string) {
 	}
 }
 
-// errBroken is a KMS that wraps, and can't open what it wrapped.
-var errBroken = errors.New("permission denied")
-
-// TestRewrapWritesNothingThatWouldNotOpen: the new KEK may wrap and not unwrap.
-func TestRewrapWritesNothingThatWouldNotOpen(t *testing.T) {
-	disk, a, b := keyringtest.NewDisk(), newKMS("a"), newKMS("b")
-	plantKey(t, disk, keyring.KeyID{1}, a)
-	before := fmt.Sprint(keyFiles(disk))
-	s := openStore(t, disk, []keyring.KEK{b}, []keyring.KEK{a})
-	b.Set(func(k *kms) { k.NoUnwrap = errBroken })
-	if err := s.Rewrap(t.Context()); !errors.Is(err, errBroken) || s.OnOldKEKs() != 1 {
-		t.Errorf("%v, %d left", err, s.OnOldKEKs())
-	}
-	if fmt.Sprint(keyFiles(disk)) != before {
-		t.Error("the file was replaced by one that nothing opens")
-	}
-	b.Set(answers)
-	if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
-		t.Errorf("%v, %d left", err, s.OnOldKEKs())
-	}
-	s.Close()
-	s = openStore(t, disk, []keyring.KEK{b}, nil)
-	if !s.Confirm(keyring.KeyID{1}) {
-		t.Error("the key does not open under the new KEK alone")
-	}
-}
-
-// TestWrongKEKLeavesFilesAlone: one by the right name that is another KEK.
-func TestWrongKEKLeavesFilesAlone(t *testing.T) {
-	disk, right := keyringtest.NewDisk(), newKMS("kms")
-	right.Inner = fileKEK(t, countingKey())
-	plantKey(t, disk, keyring.KeyID{1}, right)
-	before := fmt.Sprint(keyFiles(disk))
-	wrong := newKMS("kms")
-	wrong.Inner = fileKEK(t, bytes.Repeat([]byte{7}, 32))
-	s := openStore(t, disk, []keyring.KEK{wrong}, nil)
-	if err := s.Rewrap(t.Context()); err == nil || s.OnOldKEKs() != 1 || len(s.SetAside()) > 0 {
-		t.Errorf("rewrap: %v, %d left, set aside %v", err, s.OnOldKEKs(), s.SetAside())
-	}
-	s.Close()
-	if fmt.Sprint(keyFiles(disk)) != before {
-		t.Error("a file was touched")
-	}
-
-	// Where both are configured, the old one by the same name, the file moves.
-	s = openStore(t, disk, []keyring.KEK{wrong}, []keyring.KEK{right})
-	if s.OnOldKEKs() != 1 {
-		t.Errorf("%d files on the old KEK of the same name", s.OnOldKEKs())
-	}
-	if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
-		t.Errorf("%v, %d left", err, s.OnOldKEKs())
-	}
-	s.Close()
-	s = openStore(t, disk, []keyring.KEK{wrong}, nil)
-	if !s.Confirm(keyring.KeyID{1}) {
-		t.Error("the key does not open under the new KEK alone")
-	}
-}
-
-// TestRewrapGoesOnWhereItEnded, in the same process or in the next one, and whoever opens the
-// keystore meanwhile has every key.
-func TestRewrapGoesOnWhereItEnded(t *testing.T) {
-	const files = 200
-	disk, a, b := keyringtest.NewDisk(), newKMS("a"), &shortLived{KEK: newKMS("b")}
-	for i := range files {
-		plantKey(t, disk, keyring.KeyID{byte(i)}, a)
-	}
-	left := files
-	for _, part := range []int{30, 100, files} {
-		ctx, cancel := context.WithCancel(t.Context())
-		b.wraps.Store(0)
-		b.most, b.end = int64(part), cancel
-		s := openStore(t, disk, []keyring.KEK{b}, []keyring.KEK{a})
-		if n := s.OnOldKEKs(); n != left {
-			t.Errorf("%d files on the old KEK, %d were left", n, left)
-		}
-		most := int64(min(part+atOnce, left)) // it may have been asked for more when it ends
-		err := s.Rewrap(ctx)
-		left = s.OnOldKEKs()
-		if done := part == files; done != (err == nil) || done != (left == 0) || b.wraps.Load() > most {
-			t.Errorf("up to %d: %v, %d left, %d wrapped", part, err, left, b.wraps.Load())
-		}
-		for i := range files {
-			if !s.Confirm(keyring.KeyID{byte(i)}) {
-				t.Errorf("up to %d: key %d is not held", part, i)
-			}
-		}
-		s.Close()
-	}
-	s := openStore(t, disk, []keyring.KEK{b}, nil)
-	for i := range files {
-		if !s.Confirm(keyring.KeyID{byte(i)}) {
-			t.Errorf("key %d does not open under the new KEK alone", i)
-		}
-	}
-}
-
-// shortLived is a KEK at which the caller loses patience.
-type shortLived struct {
-	keyring.KEK
-	wraps atomic.Int64
-	most  int64
-	end   func()
-}
-
-func (k *shortLived) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
-	if string(plaintext) != "probe" && k.wraps.Add(1) > k.most {
-		k.end()
-		return nil, ctx.Err()
-	}
-	return k.KEK.Wrap(ctx, plaintext, aad)
-}
-
 // TestTemporaryFileThatStaysStopsNoStart: on a disk that is full or fails, even removing may
 // not work.
 func TestTemporaryFileThatStaysStopsNoStart(t *testing.T) {
 	for _, kind := range []string{"lstat", "remove"} {
-		disk, kek := keyringtest.NewDisk(), keyring.InlineKEK()
-		plantKey(t, disk, keyring.KeyID{1}, kek)
+		disk, inline := keyringtest.NewDisk(), kek.Inline()
+		plantKey(t, disk, meta.KeyID{1}, inline)
 		disk.Plant(".tmp-000102030405060708090a0b0c0d0e0f", 0o600, nil)
 		disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
 			if op.Kind == kind && strings.HasPrefix(op.Name, ".tmp-") {
@@ -455,22 +342,8 @@ func TestTemporaryFileThatStaysStopsNoStart(t *testing.T) {
 			}
 			return keyringtest.Fault{}
 		})
-		if s := openStore(t, disk, []keyring.KEK{kek}, nil); !s.Confirm(keyring.KeyID{1}) {
+		if s := openStore(t, disk, []kek.KEK{inline}, nil); !s.Confirm(meta.KeyID{1}) {
 			t.Errorf("%s: the key is not held", kind)
 		}
 	}
-}
-
-func openStore(t *testing.T, disk *keyringtest.Disk, keks, old []keyring.KEK) keyring.Store {
-	t.Helper()
-	fsys, err := disk.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := keyring.OpenStore(t.Context(), fsys, keks, old)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
 }

@@ -1,0 +1,132 @@
+package keystore
+
+import (
+	"errors"
+	"io/fs"
+
+	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+)
+
+// Fault is why a key is not held whose file is here, or should be.
+type Fault struct {
+	Key   meta.KeyID
+	Cause Cause
+	KEK   string // the KEK to blame, if one is
+	File  string // the file of Nomad's to blame, if one is
+	Err   error
+}
+
+// Cause says what kind of fault it is.
+type Cause int
+
+// The causes.
+const (
+	Unreadable Cause = iota // the file could not be read, or has not been read yet
+	Unwritten               // the key could not be written; there may be no file
+	BadFile                 // the file itself is bad: it is set aside, and trying again is no use
+	Locked                  // the KEKs of the file do not answer, are not configured or do not open it
+	Newer                   // a newer build has written the file, and knows alone what is in it
+	NomadFile               // a file of Nomad's does not open, or has another key
+)
+
+// isClosed reports whether there is a file that nothing opens for now. Nothing may take its place: it may be the
+// way back.
+func (f Fault) isClosed() bool { return f.Cause == Locked || f.Cause == Newer }
+
+// mayOpen reports whether there is a file of the keyring's that may open later, by itself or with another
+// configuration. One that is set aside does not, and one of Nomad's is there for who configures InlineKEK.
+func (f Fault) mayOpen() bool {
+	return f.isClosed() || f.Cause == Unreadable && !errors.Is(f.Err, errUnread) && !errors.Is(f.Err, fs.ErrNotExist)
+}
+
+// kekFault is the fault of a file that a set of KEKs has not opened.
+func kekFault(err error) *Fault {
+	var e *kek.Error
+	if errors.As(err, &e) && e.KEK != "" {
+		return &Fault{Cause: Locked, KEK: e.KEK, Err: err}
+	}
+	return &Fault{Cause: BadFile, Err: err}
+}
+
+// errUnread is what is wrong with a key whose file has been taken back.
+var errUnread = errors.New("its file has not been read yet")
+
+// errMisnamed says that a file is another key's.
+var errMisnamed = errors.New("the file is another key's")
+
+// isUnfit reports whether an error of reading a file is about what lies there, and will stay.
+func isUnfit(err error) bool {
+	return errors.Is(err, durable.ErrNotRegular) || errors.Is(err, durable.ErrTooLarge) ||
+		errors.Is(err, durable.ErrForeign) || errors.Is(err, fs.ErrPermission)
+}
+
+// What files are set aside as, where it matters later.
+const (
+	asideRemoved    = "removed"
+	asideMalformed  = "malformed"
+	asideUnreadable = "unreadable"
+	asideForeign    = "foreign"
+	asideMisnamed   = "misnamed"
+	asideWrong      = "wrong"
+)
+
+// asideFor is what a bad file is set aside as: a part of its new name.
+func asideFor(err error) string {
+	for _, r := range []struct {
+		err error
+		why string
+	}{
+		{durable.ErrNotRegular, "not-a-file"}, {durable.ErrTooLarge, "oversized"}, {durable.ErrForeign, asideForeign},
+		{fs.ErrPermission, asideUnreadable}, {errMisnamed, asideMisnamed}, {nks.ErrFormat, asideMalformed},
+	} {
+		if errors.Is(err, r.err) {
+			return r.why
+		}
+	}
+	return asideWrong
+}
+
+// noteFault notes what is wrong with a key.
+func (s *Store) noteFault(id meta.KeyID, f Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noteFaultLocked(id, f)
+}
+
+// noteFaultLocked is noteFault for a caller that holds mu.
+func (s *Store) noteFaultLocked(id meta.KeyID, f Fault) {
+	f.Key = id
+	s.faults[id] = f
+}
+
+// FaultOf returns why a key is not held whose file is here, or should be. It is nil if nothing is known to be wrong.
+func (s *Store) FaultOf(id meta.KeyID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.faults[id].Err
+}
+
+// Discard forgets what was wrong with a key that is not to be: one that could not be written, and that no
+// ring knows.
+func (s *Store) Discard(id meta.KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.faults[id].isClosed() {
+		delete(s.faults, id)
+	}
+}
+
+// Closed returns the keys of which there is a file that nothing opens for now.
+func (s *Store) Closed() (ids []meta.KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, f := range s.faults {
+		if f.isClosed() {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

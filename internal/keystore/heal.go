@@ -1,0 +1,113 @@
+package keystore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io/fs"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+)
+
+// Confirm reports whether the key is held at this moment: its file is read once more and compared with what was found
+// right before. A key whose file is gone is no longer held. The error means that it can't be told.
+func (s *Store) Confirm(id meta.KeyID) (held bool, err error) {
+	m := s.get(id)
+	if m == nil {
+		return false, s.mayCome(id)
+	}
+	same, err := s.isUnchanged(id, m)
+	if !same { // it may be on its way: look again when nothing writes
+		s.writing.Lock()
+		defer s.writing.Unlock()
+		same, err = s.isUnchanged(id, m)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !same && !m.notDurable {
+		m.notDurable = true
+		s.changes++
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !isUnfit(err) {
+		return false, err
+	}
+	return !m.notDurable, nil
+}
+
+// mayCome is why a key that is not in memory may be there soon, from a file that is here, or nil.
+func (s *Store) mayCome(id meta.KeyID) error {
+	removed := s.CanTakeBack(id) // first: TakeBack notes the fault before it forgets the removed file
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.faults[id]; f.isClosed() || errors.Is(f.Err, errUnread) {
+		return f.Err
+	}
+	if removed {
+		return errUnread // it was removed, and that may have been undone
+	}
+	return nil
+}
+
+// isUnchanged reads the file of a key, and reports whether it is what was found right.
+func (s *Store) isUnchanged(id meta.KeyID, m *material) (bool, error) {
+	b, err := s.dir.Read(s.fileName(id), nks.MaxFile)
+	defer clear(b) // an inline KEK is in it
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return err == nil && sha256.Sum256(b) == m.sum, err
+}
+
+// Heal gets back what needs no other server: it writes those of the missing keys of a ring that are in memory, and
+// reads the directory for files that have appeared or whose KEKs answer again. It forgets what was wrong with files that
+// an operator has put right. The error is about the directory or ctx, never about a key.
+func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing []*meta.Key) error {
+	var ids []meta.KeyID
+	for _, k := range missing {
+		if m, err := s.right(k.ID, k.Check); err == nil && !s.isDurable(m) {
+			ids = append(ids, k.ID)
+		}
+	}
+	s.rewrite(ctx, ids...)
+	return s.scan(ctx, ring)
+}
+
+func (s *Store) isDurable(m *material) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !m.notDurable
+}
+
+// rewrite makes keys durable again that are in memory, under the KEKs that wrap now.
+func (s *Store) rewrite(ctx context.Context, ids ...meta.KeyID) []error {
+	var keys []Key
+	for _, id := range ids {
+		if k, ok := s.Copy(id); ok {
+			keys = append(keys, k)
+		}
+	}
+	return s.Put(ctx, keys...)
+}
+
+// What Report says of the directory, an operator can put right while the server runs: he deletes a file that was set
+// aside, or moves one out that no KEK opens. Each scan forgets what is said of files that are gone.
+
+// IsCurable reports whether something is said of the directory, but of orphans, that an operator may put right there.
+func (s *Store) IsCurable(ring *meta.Ring) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.faults)+len(s.setAside) > 0 {
+		return true
+	}
+	for id, r := range s.removed {
+		if len(r.aside) > 0 && ring.Key(id) == nil && !ring.WasRemoved(id) {
+			return true
+		}
+	}
+	for id := range s.nomad {
+		if ring.WasRemoved(id) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,262 @@
+package keystore
+
+import (
+	"errors"
+	"io/fs"
+	"slices"
+
+	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+)
+
+// removedFiles is what the directory has of a key that is or was removed, or whose file was bad.
+type removedFiles struct {
+	inPlace bool     // a file may lie under the key's name
+	current bool     // and it is wrapped under exactly the KEKs that wrap now
+	aside   []string // files that were set aside, and go when the key does
+	rewrap  []string // those of them that are whole and to be rewrapped: the removal may be undone
+}
+
+// removedLocked returns the entry of that key, made if need be. The caller holds mu.
+func (s *Store) removedLocked(id meta.KeyID) *removedFiles {
+	r := s.removed[id]
+	if r == nil {
+		r = &removedFiles{}
+		s.removed[id] = r
+	}
+	return r
+}
+
+// forgetIfEmptyLocked forgets the entry of a key if it says nothing. The caller holds mu.
+func (s *Store) forgetIfEmptyLocked(id meta.KeyID) {
+	if r := s.removed[id]; r != nil && !r.inPlace && len(r.aside) == 0 {
+		delete(s.removed, id)
+	}
+}
+
+// noteInUseLocked notes that the file of a key is in use again: its removal was undone before the file was set
+// aside. The caller holds mu.
+func (s *Store) noteInUseLocked(id meta.KeyID) {
+	if r := s.removed[id]; r != nil {
+		r.inPlace = false
+		s.forgetIfEmptyLocked(id)
+	}
+}
+
+// NoteRemoved overwrites a removed key in memory. SetAside sets its file aside later.
+func (s *Store) NoteRemoved(id meta.KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.removedLocked(id)
+	if m := s.keys[id]; m != nil {
+		r.current = !m.needsRewrap
+	}
+	s.dropLocked(id)
+	delete(s.faults, id)
+	r.inPlace = true
+}
+
+// noteRemovedFile notes that the file of a removed key lies under the key's name.
+func (s *Store) noteRemovedFile(id meta.KeyID, f files) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range f.own {
+		if !slices.Contains(s.nomad[id], name) {
+			s.removedLocked(id).inPlace = true
+		}
+	}
+}
+
+// noteAside notes a file that was set aside, now or by an earlier process, if it goes when its key does: the
+// removed one, and what it was before something happened to it. A misnamed one may be the only copy of another
+// key.
+func (s *Store) noteAside(aside string) {
+	name, why, ok := durable.ParseAside(aside)
+	id, isKey := nks.ParseFileName(name)
+	if !ok || !isKey || !slices.Contains([]string{asideRemoved, asideMalformed, asideUnreadable, asideForeign}, why) {
+		return
+	}
+	rewrap := why == asideRemoved && s.mayNeedRewrap(aside)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.removedLocked(id)
+	if !slices.Contains(r.aside, aside) {
+		r.aside = append(r.aside, aside)
+	}
+	if rewrap && !slices.Contains(r.rewrap, aside) {
+		r.rewrap = append(r.rewrap, aside)
+	}
+}
+
+// forgetAside forgets a file that was set aside, and is gone or has its name again.
+func (s *Store) forgetAside(aside string) {
+	original, _, _ := durable.ParseAside(aside)
+	id, isKey := nks.ParseFileName(original)
+	is := func(name string) bool { return name == aside }
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.setAside = slices.DeleteFunc(s.setAside, is)
+	if r := s.removed[id]; isKey && r != nil {
+		r.aside, r.rewrap = slices.DeleteFunc(r.aside, is), slices.DeleteFunc(r.rewrap, is)
+		s.forgetIfEmptyLocked(id)
+	}
+}
+
+// asideOf returns the files of a key that were set aside.
+func (s *Store) asideOf(id meta.KeyID) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.removed[id]; r != nil {
+		return slices.Clone(r.aside)
+	}
+	return nil
+}
+
+// asideNames returns the names of all files that were set aside.
+func (s *Store) asideNames() map[string]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := map[string]bool{}
+	for _, name := range s.setAside {
+		names[name] = true
+	}
+	for _, r := range s.removed {
+		for _, name := range r.aside {
+			names[name] = true
+		}
+	}
+	return names
+}
+
+// Leftover is what the directory has of a key that is or was removed, or whose file was bad.
+type Leftover struct {
+	Key     meta.KeyID
+	InPlace bool // a file may lie under the key's name
+	Aside   bool // there are files that were set aside
+}
+
+// Leftovers returns what there is of keys that are or were removed, in no order.
+func (s *Store) Leftovers(ring *meta.Ring) (all []Leftover) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.faults {
+		if ring.WasRemoved(id) { // its file did not open, or could not be written
+			delete(s.faults, id)
+			r := s.removedLocked(id)
+			r.inPlace, r.current = true, false
+		}
+	}
+	for id, r := range s.removed {
+		all = append(all, Leftover{id, r.inPlace, len(r.aside) > 0})
+	}
+	return all
+}
+
+// SetAside sets the file of a key aside, if there is one and the key is still removed. A crash leaves it under one of
+// the two names, for the next process to go on.
+func (s *Store) SetAside(id meta.KeyID, stillRemoved func(meta.KeyID) bool) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if !stillRemoved(id) {
+		return nil
+	}
+	name, err := s.resolveFileName(id)
+	if err != nil {
+		return err // it may be Nomad's
+	}
+	why := asideRemoved
+	if file, err := s.decode(name); err == nil && file.ID != id {
+		why = asideMisnamed // it may be the only copy
+	}
+	aside, err := s.dir.SetAside(name, why)
+	s.noteAside(aside) // also one that is not durable under its new name yet
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.removedLocked(id).inPlace = false
+	s.forgetIfEmptyLocked(id)
+	return nil
+}
+
+// Unlink removes for good what was set aside of a removed key, if the key is still removed. A crash leaves some of it, for
+// the next process to go on.
+func (s *Store) Unlink(id meta.KeyID, stillRemoved func(meta.KeyID) bool) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if !stillRemoved(id) {
+		return nil
+	}
+	for _, name := range s.asideOf(id) {
+		if err := s.dir.Remove(name); err != nil {
+			return err
+		}
+		s.forgetAside(name)
+	}
+	return nil
+}
+
+// TakeBack gives the file of a key its name again that was set aside when the key was removed: after a restore the key
+// is no longer removed. Heal reads it then, like any other. There may be none, and a key in memory needs
+// none.
+func (s *Store) TakeBack(key *meta.Key) error {
+	if _, err := s.right(key.ID, key.Check); err == nil || !s.CanTakeBack(key.ID) {
+		return nil
+	}
+	return s.takeBack(key.ID)
+}
+
+func (s *Store) takeBack(id meta.KeyID) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	for _, name := range s.asideOf(id) {
+		if !isRemovedFile(name) {
+			continue
+		}
+		free, _ := s.resolveFileName(id) // Nomad's file may have its name by now
+		err := s.dir.TakeBack(name, free)
+		s.noteUnread(id)
+		switch {
+		case err == nil, errors.Is(err, fs.ErrNotExist):
+			s.forgetAside(name)
+			return nil
+		case errors.Is(err, fs.ErrExist): // it is there already
+			return nil
+		}
+		return err // it may have been renamed
+	}
+	return nil
+}
+
+// noteUnread notes that there may be a file of a key that has not been read.
+func (s *Store) noteUnread(id meta.KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.faults[id]; !ok && s.keys[id] == nil {
+		s.noteFaultLocked(id, Fault{Cause: Unreadable, Err: errUnread})
+	}
+}
+
+func isRemovedFile(aside string) bool {
+	_, why, _ := durable.ParseAside(aside)
+	return why == asideRemoved
+}
+
+// CanTakeBack reports whether there is a file of the key that was set aside when it was removed.
+func (s *Store) CanTakeBack(id meta.KeyID) bool {
+	return slices.ContainsFunc(s.asideOf(id), isRemovedFile)
+}
+
+// AllToTakeBack returns the keys of which there is such a file.
+func (s *Store) AllToTakeBack() (ids []meta.KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, r := range s.removed {
+		if slices.ContainsFunc(r.aside, isRemovedFile) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

@@ -1,0 +1,132 @@
+package keystore
+
+import (
+	"maps"
+	"slices"
+
+	"example.com/keyring/internal/meta"
+)
+
+// Report is what a Store knows of its directory, for people. All of it is of one moment.
+type Report struct {
+	Missing   []meta.KeyID // keys of the ring that are not held, in its order
+	Faults    []Fault      // by key
+	SetAside  []string     // names of the files that this process has set aside because they were bad
+	Files     []meta.KeyID // keys in memory of which there is a file, or should be, by ID
+	Nomad     []KeyFiles   // Nomad's files, by key
+	Aside     []KeyFiles   // files that were set aside, of keys that are not in memory, by key
+	OnOldKEKs int          // key files that are not known to be durable under exactly the KEKs that wrap now
+}
+
+// KeyFiles are the names of files of one key.
+type KeyFiles struct {
+	Key   meta.KeyID
+	Names []string
+}
+
+// Report returns it.
+func (s *Store) Report(ring *meta.Ring) Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := Report{SetAside: slices.Clone(s.setAside), OnOldKEKs: s.onOldKEKsLocked()}
+	for _, k := range ring.Keys {
+		if !s.holdsLocked(k) {
+			r.Missing = append(r.Missing, k.ID)
+		}
+	}
+	for _, id := range sortedIDs(s.faults) {
+		r.Faults = append(r.Faults, s.faults[id])
+	}
+	for _, id := range sortedIDs(s.keys) {
+		if !s.keys[id].fileIsGone {
+			r.Files = append(r.Files, id)
+		}
+	}
+	for _, id := range sortedIDs(s.nomad) {
+		r.Nomad = append(r.Nomad, KeyFiles{id, slices.Clone(s.nomad[id])})
+	}
+	for _, id := range sortedIDs(s.removed) {
+		if aside := s.removed[id].aside; len(aside) > 0 && s.keys[id] == nil {
+			r.Aside = append(r.Aside, KeyFiles{id, slices.Clone(aside)})
+		}
+	}
+	return r
+}
+
+func sortedIDs[V any](m map[meta.KeyID]V) []meta.KeyID {
+	return slices.SortedFunc(maps.Keys(m), compareIDs)
+}
+
+// unknown returns the keys in memory that the ring does not know, in no order, and those of them of which there is a
+// file: the orphans.
+func (s *Store) unknown(ring *meta.Ring) (all, orphans []meta.KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, m := range s.keys {
+		if ring.Key(id) != nil || ring.WasRemoved(id) {
+			continue
+		}
+		if all = append(all, id); !m.fileIsGone {
+			orphans = append(orphans, id)
+		}
+	}
+	return all, orphans
+}
+
+// HasUnknown reports whether a key is in memory that the ring does not know.
+func (s *Store) HasUnknown(ring *meta.Ring) bool {
+	all, _ := s.unknown(ring)
+	return len(all) > 0
+}
+
+// Orphans returns keys that the ring does not know and of which there is a file, by ID, the first of them up to most.
+func (s *Store) Orphans(ring *meta.Ring, most int) (keys []meta.NewKey) {
+	_, orphans := s.unknown(ring)
+	slices.SortFunc(orphans, compareIDs)
+	for _, id := range orphans {
+		if len(keys) == most {
+			break
+		}
+		k, ok := s.Copy(id)
+		if !ok {
+			continue
+		}
+		public, err := k.Secret.Public(k.Algorithm)
+		k.Secret.Wipe()
+		if err != nil {
+			s.log.Error("orphan with an unreadable signing key", "key", id, "error", err)
+			continue
+		}
+		keys = append(keys, meta.NewKey{ID: id, Algorithm: k.Algorithm, Public: public, Check: k.Check, Created: k.Created.UTC()})
+	}
+	return keys
+}
+
+// Waiting are files of keys that a ring does not know and that nothing opens for now: their KEKs do not answer, or are
+// not configured, or the disk does not give them.
+type Waiting struct {
+	Files int      // how many
+	Of    int      // how many there are of keys that the ring does not know, those that open among them
+	KEKs  []string // the IDs of the KEKs that are to blame
+}
+
+// Waiting returns the files that wait.
+func (s *Store) Waiting(ring *meta.Ring) Waiting {
+	_, orphans := s.unknown(ring)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := Waiting{Of: len(orphans)}
+	keks := map[string]bool{}
+	for id, f := range s.faults {
+		if !f.mayOpen() || ring.Key(id) != nil || ring.WasRemoved(id) || s.keys[id] != nil {
+			continue
+		}
+		w.Files++
+		w.Of++
+		if f.KEK != "" {
+			keks[f.KEK] = true
+		}
+	}
+	w.KEKs = slices.Sorted(maps.Keys(keks))
+	return w
+}

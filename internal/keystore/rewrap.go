@@ -1,0 +1,138 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+)
+
+// rewrapBatch is how many files one batch replaces, with one sync of the directory.
+const rewrapBatch = 64
+
+// Rewrap wraps every key file under exactly the KEKs that wrap now, those of removed keys too. Each file is replaced
+// whole, and only by one that has been opened before it is written. A crash leaves each file as it was or rewrapped;
+// Rewrap again goes on. Files that no KEK opens are left as they are, and are part of the error.
+func (s *Store) Rewrap(ctx context.Context) error {
+	var errs []error
+	for _, aside := range s.asideToRewrap() {
+		if err := s.rewrapAside(ctx, aside); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for ids := range slices.Chunk(s.toRewrap(), rewrapBatch) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("rewrap: %w", context.Cause(ctx))
+		}
+		if len(errs) > 0 && s.keks.WrappingDown() != nil {
+			break // what comes would fail too, each after its time
+		}
+		for _, err := range s.rewrite(ctx, ids...) {
+			if err != nil && !slices.Contains(errs, err) { // a KEK fails all of a batch with one error
+				errs = append(errs, err)
+			}
+		}
+	}
+	if left := s.onOldKEKs(); left > 0 {
+		errs = append(errs, fmt.Errorf("%d key files left", left))
+		return fmt.Errorf("rewrap: %w", errors.Join(errs...))
+	}
+	return nil
+}
+
+// toRewrap returns the keys in memory whose files are to be rewrapped.
+func (s *Store) toRewrap() (ids []meta.KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range slices.SortedFunc(maps.Keys(s.keys), compareIDs) {
+		if s.keys[id].needsRewrap {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// asideToRewrap returns the files of removed keys that are to be rewrapped.
+func (s *Store) asideToRewrap() (names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.removed {
+		names = append(names, r.rewrap...)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// mayNeedRewrap reports whether a file that was set aside is to be rewrapped, as far as the IDs of its KEKs tell. One
+// that can't be read now may need it.
+func (s *Store) mayNeedRewrap(aside string) bool {
+	file, err := s.decode(aside)
+	if err != nil {
+		return !isUnfit(err) && !errors.Is(err, nks.ErrFormat) && !errors.Is(err, fs.ErrNotExist)
+	}
+	return s.keks.MayNeedRewrap(file)
+}
+
+// rewrapAside rewraps the file of a removed key where it lies.
+func (s *Store) rewrapAside(ctx context.Context, aside string) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	file, err := s.decode(aside)
+	if err != nil {
+		return err
+	}
+	secret, _, err := s.keks.Decode(ctx, file)
+	if err != nil {
+		return fmt.Errorf("%s: %w", aside, err)
+	}
+	defer secret.Wipe()
+	again, err := s.encode(ctx, Key{ID: file.ID, Algorithm: file.Algorithm, Check: file.Check, Created: file.Created, Secret: secret})
+	if err != nil {
+		return err
+	}
+	again.m.wipe()
+	defer clear(again.content) // an inline KEK is in it
+	if err := s.dir.Write(durable.Named{Name: aside, Data: again.content})[0]; err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.removed {
+		r.rewrap = slices.DeleteFunc(r.rewrap, func(name string) bool { return name == aside })
+	}
+	return nil
+}
+
+// onOldKEKs is Report.OnOldKEKs.
+func (s *Store) onOldKEKs() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.onOldKEKsLocked()
+}
+
+// onOldKEKsLocked is onOldKEKs for a caller that holds mu.
+func (s *Store) onOldKEKsLocked() int {
+	n := 0
+	for _, m := range s.keys {
+		if m.needsRewrap {
+			n++
+		}
+	}
+	for id, f := range s.faults {
+		if (f.isClosed() || f.Cause == Unreadable) && s.keys[id] == nil {
+			n++
+		}
+	}
+	for _, r := range s.removed {
+		if n += len(r.rewrap); r.inPlace && !r.current {
+			n++ // not set aside yet
+		}
+	}
+	return n
+}
