@@ -41,7 +41,7 @@ func keysIn(t *testing.T, dir string) []string {
 	return names
 }
 
-// TestVerifyBackupProvesWhatAStartNeeds: each of these is whole, and would not start, or go wrong after it has.
+// TestVerifyBackupProvesWhatAStartNeeds: nothing in these is damaged, and a server would not start from them, or go wrong after it has.
 func TestVerifyBackupProvesWhatAStartNeeds(t *testing.T) {
 	file, m, identity := smallBackup(t)
 	_, stranger, _ := smallBackup(t)

@@ -67,8 +67,8 @@ func TestBackupIsSignedWithWhatStatusShows(t *testing.T) {
 	}
 }
 
-// TestRestoreTakesNoStrangersBackup: whoever knows the recipients can write one, but not sign it.
-func TestRestoreTakesNoStrangersBackup(t *testing.T) {
+// TestRestoreTakesNoForgedBackup: everybody who knows the recipients can write one, but not sign it.
+func TestRestoreTakesNoForgedBackup(t *testing.T) {
 	file, m, identity := smallBackup(t)
 	other, stranger, otherIdentity := smallBackup(t)
 	unsigned := backuptest.Forge(t, file, identity, func(*backuptest.Forgery) {})

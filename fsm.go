@@ -278,7 +278,7 @@ func hasCluster(r *meta.Ring) bool { return r.Cluster != meta.ClusterID{} }
 // a host calls it at each start, before raft.NewRaft and with the same snapshot store. raft then gives
 // the entries that came after that snapshot, as ever. Without Load, Open and Admit return ErrNotLoaded.
 //
-// That raft goes on from the newest snapshot whether it is whole or not. So one that can't be read is an
+// That raft goes on from the newest snapshot whether it can be read or not. So one that can't is an
 // error, which names it, and no older one is taken in its place. To go on from an older one, move the
 // newest out of the store first; raft's log must still have every entry since the older one. Where there
 // is no snapshot, raft gives all entries, and Load does nothing. A snapshot from before the Mux has no

@@ -398,7 +398,7 @@ func TestLoadComesBeforeRaft(t *testing.T) {
 	}
 }
 
-// TestWhatIsLoadedIsNotAppliedAgain: whoever gives entries from before the snapshot, they are in it.
+// TestWhatIsLoadedIsNotAppliedAgain: entries from before the snapshot are in it, from wherever they come.
 func TestWhatIsLoadedIsNotAppliedAgain(t *testing.T) {
 	source := founded(t)
 	store, _ := onDisk(t, keyring.Mux(source, &app{}))

@@ -126,7 +126,7 @@ func (*firstByte) Close() error  { return nil }
 func (*firstByte) Cancel() error { return nil }
 func (*firstByte) ID() string    { return "" }
 
-// restCloser reads the host's part of a snapshot and closes the whole.
+// restCloser reads the host's part of a snapshot, and closes the snapshot.
 type restCloser struct {
 	io.Reader
 	io.Closer

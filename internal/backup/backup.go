@@ -65,7 +65,7 @@ type Manifest struct {
 
 	Missing []meta.KeyID `json:"-"` // keys of the snapshot that something may be sealed under, and that are not in Keys
 	Host    int64        `json:"-"` // how many bytes of the snapshot are the host's
-	SHA256  [32]byte     `json:"-"` // of the whole file
+	SHA256  [32]byte     `json:"-"` // of the file
 	Signer  Signer       `json:"-"` // zero if the format has no signature
 }
 
@@ -82,7 +82,7 @@ type Material struct {
 	Algorithm string
 	Check     meta.CheckValue
 	Created   time.Time
-	Secret    *nks.Material // whoever has the Material last wipes it
+	Secret    *nks.Material // its last owner wipes it
 }
 
 // ErrMissing is matched by the error about a backup that lacks keys of its snapshot: see Manifest.Missing.

@@ -22,7 +22,7 @@ import (
 // Options says how a backup is opened, and what it has to be. What is zero is not checked.
 type Options struct {
 	Identities []age.Identity
-	Digest     [32]byte // of the whole file
+	Digest     [32]byte // of the file
 	Signer     Signer
 	Cluster    string
 	MaxBytes   int64 // of what is in the backup, unpacked
@@ -275,7 +275,7 @@ func (b *reading) readSnapshot() error {
 		return snapshotError(err)
 	}
 	if s.Ring == nil {
-		return fmt.Errorf("%w: it has no part of the keyring's", nks.ErrCorrupt)
+		return fmt.Errorf("%w: the keyring has no part in it", nks.ErrCorrupt)
 	}
 	b.ring, b.m.Host = s.Ring, size-int64(len(s.Head))
 	if err := b.compare(); err != nil {

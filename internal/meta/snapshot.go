@@ -20,7 +20,7 @@ const SnapshotHead = len(SnapshotMagic) + 8 + sha256.Size
 const maxSection = 1 << 30
 
 // WriteSnapshot writes the keyring's part of a raft snapshot. It encodes the ring twice, to know its
-// SHA-256 and length first: the ring may be large, and its section is never in memory as a whole.
+// SHA-256 and length first: the ring may be large, and its section is never in memory at once.
 func (b Build) WriteSnapshot(w io.Writer, r *Ring) error {
 	var size counter
 	sum := sha256.New()
