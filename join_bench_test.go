@@ -43,7 +43,7 @@ func BenchmarkJoin(b *testing.B) {
 		for i := range files {
 			files[i].Name = fmt.Sprintf("%d-%d", round, i)
 		}
-		cfg := c.Newcomer(joiner(round))
+		cfg := c.invited(joiner(round))
 		return files, func() error {
 			n, err := node.Start(b.Context(), cfg)
 			if err != nil {
@@ -102,8 +102,8 @@ func (c full) holdsAll(ctx context.Context, n *node.Node) error {
 	return n.Keyring().WaitReady(ctx)
 }
 
-// newcomer is what a server starts with that is to join, with a token.
-func (c full) newcomer(id raft.ServerID) node.Config {
+// invited is what a server starts with that is to join, with a token.
+func (c full) invited(id raft.ServerID) node.Config {
 	c.TB.Helper()
 	cfg := c.Nodes.Newcomer(id)
 	var err error
@@ -174,7 +174,7 @@ type told struct {
 // joinApart has a process of its own join, and returns when it holds every key. The process ends when
 // end is called.
 func (c full) joinApart(b *testing.B, id raft.ServerID) (end func()) {
-	cfg := c.Newcomer(id)
+	cfg := c.invited(id)
 	cfg.Listener.Close()
 	conf, err := cfg.TLS()
 	if err != nil {
