@@ -54,6 +54,16 @@ func (s *Server) serveProof(ctx context.Context, from raft.ServerID, body []byte
 	return json.Marshal(proofAnswer{proof})
 }
 
+// whenRunning refuses calls before raft and the keyring run.
+func (s *Server) whenRunning(h Handler) Handler {
+	return func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
+		if !s.port.Running() {
+			return nil, &peer.Refusal{Code: peer.NotReady}
+		}
+		return h(ctx, from, body)
+	}
+}
+
 // refuse tells the log why a server may not join. The server learns the same in all cases.
 func (s *Server) refuse(from raft.ServerID, addr string, err error) error {
 	s.refused.Do(string(from), func() { s.cfg.Logger.Warn("server may not join", "id", from, "addr", addr, "error", err) })
@@ -62,9 +72,6 @@ func (s *Server) refuse(from raft.ServerID, addr string, err error) error {
 
 // mayAdd refuses a request if this server can add none, or not that one.
 func (s *Server) mayAdd(from raft.ServerID, addr string) error {
-	if !s.port.Running() {
-		return &peer.Refusal{Code: peer.NotReady}
-	}
 	if from == s.cfg.ID || peer.CheckServerID(string(from)) != nil || peer.CheckAddress(addr) != nil {
 		return &peer.Refusal{Code: peer.BadRequest}
 	}

@@ -111,7 +111,7 @@ func (s *Server) listen() error {
 		return err
 	}
 	s.port = port
-	port.Open(map[string]Handler{pathHello: s.serveHello, pathProof: s.serveProof, pathJoin: s.serveJoin})
+	port.Open(map[string]Handler{pathHello: s.serveHello, pathProof: s.whenRunning(s.serveProof), pathJoin: s.whenRunning(s.serveJoin)})
 	return nil
 }
 
