@@ -90,9 +90,10 @@ var std = map[string]string{
 
 const module = "example.com/keyring"
 
-// TestImportsKeepToTheHouse checks every import against these lists.
-func TestImportsKeepToTheHouse(t *testing.T) {
-	seen := map[string]bool{}
+// imports returns the imports of each package of this module, by the file that has them. Tests are left out.
+func imports(t *testing.T) map[string]map[string][]string {
+	t.Helper()
+	all := map[string]map[string][]string{}
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -103,31 +104,74 @@ func TestImportsKeepToTheHouse(t *testing.T) {
 		if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			return nil
 		}
-		pkg := filepath.ToSlash(filepath.Dir(path))
-		if _, known := house[pkg]; !known {
-			t.Errorf("%s: the house has no room %s", path, pkg)
-			return nil
-		}
-		seen[pkg] = true
 		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
 		if err != nil {
 			return err
 		}
+		pkg := filepath.ToSlash(filepath.Dir(path))
+		if all[pkg] == nil {
+			all[pkg] = map[string][]string{}
+		}
+		all[pkg][path] = nil
 		for _, spec := range f.Imports {
 			name, _ := strconv.Unquote(spec.Path.Value)
-			if wrong := whyNot(pkg, name); wrong != "" {
-				t.Errorf("%s imports %s: %s", path, name, wrong)
-			}
+			all[pkg][path] = append(all[pkg][path], name)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return all
+}
+
+// TestImportsKeepToTheHouse checks every import against these lists.
+func TestImportsKeepToTheHouse(t *testing.T) {
+	all := imports(t)
+	for pkg, files := range all {
+		if _, known := house[pkg]; !known {
+			t.Errorf("the house has no room %s", pkg)
+			continue
+		}
+		for path, names := range files {
+			for _, name := range names {
+				if wrong := whyNot(pkg, name); wrong != "" {
+					t.Errorf("%s imports %s: %s", path, name, wrong)
+				}
+			}
+		}
+	}
 	for pkg := range house {
-		if !seen[pkg] {
+		if all[pkg] == nil {
 			t.Errorf("the house has a room %s and the tree has none", pkg)
 		}
+	}
+}
+
+// heavy lists the modules that only a whole server needs, or a sink of metrics: a host with a raft of its own builds the
+// root without them.
+var heavy = []string{
+	"github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt", "github.com/hashicorp/go-metrics", "github.com/armon/go-metrics",
+}
+
+// TestRootIsLight follows the imports of the root through this module.
+func TestRootIsLight(t *testing.T) {
+	all := imports(t)
+	rooms := []string{"."}
+	for i := 0; i < len(rooms); i++ {
+		for path, names := range all[rooms[i]] {
+			for _, name := range names {
+				if slices.ContainsFunc(heavy, func(h string) bool { return name == h || strings.HasPrefix(name, h+"/") }) {
+					t.Errorf("the root needs %s, which imports %s", path, name)
+				}
+				if room, local := strings.CutPrefix(name, module+"/"); local && !slices.Contains(rooms, room) {
+					rooms = append(rooms, room)
+				}
+			}
+		}
+	}
+	if len(rooms) < 10 {
+		t.Errorf("the root needs only %q", rooms)
 	}
 }
 

@@ -3,14 +3,13 @@
 // this module writes files.
 //
 // A file is created, replaced whole by rename, set aside under another name, or
-// removed; nothing is ever written in place. So a reader, and whoever comes
-// after a crash, finds under a name the whole old content or the whole new one,
-// never a mixture. What else a crash can leave is temporary files, which Sweep
-// removes.
+// removed; nothing is ever written in place. So a reader, also after a crash, finds
+// under a name the whole old content or the whole new one, and never a mixture. A
+// crash can also leave temporary files, which Sweep removes.
 //
-// What it does not do: it trusts the device to keep what fsync acknowledged, and
-// it trusts the owner of the directory, the one user who can change names in it
-// besides this process.
+// Limits: it trusts the device to keep what fsync has acknowledged, and it trusts the
+// owner of the directory, the only user who can change names in it besides this
+// process.
 package durable
 
 import (
@@ -47,14 +46,14 @@ type Dir struct {
 	writing  sync.Mutex // one change at a time: Sweep must not meet a live temporary file
 }
 
-// New returns the Dir kept on fsys, which from now on is its own.
+// New returns the Dir on fsys, which it owns from now on.
 func New(fsys FS) *Dir { return &Dir{fs: fsys, repaired: func(string, fs.FileMode) {}} }
 
-// OnRepair has f told of every file whose mode Read has set to 0600. Call it before Read; f
-// may be called from several goroutines.
+// OnRepair sets the function that is called for every file whose mode Read has set to 0600. Call it before Read; f may be
+// called from several goroutines.
 func (d *Dir) OnRepair(f func(name string, was fs.FileMode)) { d.repaired = f }
 
-// Named is one file: its plain name and all it holds.
+// Named is one file: its plain name and its content.
 type Named struct {
 	Name string
 	Data []byte
@@ -104,7 +103,7 @@ func (d *Dir) Write(files ...Named) []error {
 	return errs
 }
 
-// publish renames what is synced, discards what failed, and syncs the directory.
+// publish renames the files that are synced, removes those that failed, and syncs the directory.
 func (d *Dir) publish(temps []*temp) {
 	renamed := false
 	for _, t := range temps {
@@ -113,8 +112,8 @@ func (d *Dir) publish(temps []*temp) {
 			renamed = renamed || t.err == nil
 		}
 		if t.err != nil {
-			// Also after a failed create, which may have created. What can't be
-			// removed now is left to Sweep.
+			// Also after a failed create, which may have created the file. If it can't be
+			// removed now, Sweep does it.
 			_ = d.fs.Remove(t.name)
 		}
 	}
@@ -218,7 +217,7 @@ func (d *Dir) free(prefix string) (string, error) {
 	}
 }
 
-// asidePattern is what SetAside makes of a name.
+// asidePattern matches the names that SetAside gives.
 var asidePattern = regexp.MustCompile(`^(.+)\.([a-z-]+)-([1-9][0-9]*)$`)
 
 // ParseAside reports whether SetAside may have given a file this name, which it had before,
@@ -259,9 +258,9 @@ func (d *Dir) takeBack(aside, name string) error {
 	return d.fs.Sync()
 }
 
-// Remove unlinks name for good. That name is not there is no error: the directory
-// is synced all the same, so that calling again after an error makes an earlier
-// removal durable. A crash leaves the whole file or none.
+// Remove unlinks name for good. If there is no such name it is no error, and the directory
+// is synced all the same, so that a second call after an error makes the removal durable.
+// A crash leaves the whole file or none.
 func (d *Dir) Remove(name string) error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
@@ -299,9 +298,9 @@ func (d *Dir) List() ([]string, error) {
 	return names, nil
 }
 
-// Sweep removes the temporary files that a crash or a failed Write has left: what
-// is regular and has exactly the name that Write would give it. One that can't be
-// removed stops no other. Call it before the first Write; calling again is safe.
+// Sweep removes the temporary files that a crash or a failed Write has left: regular files
+// whose name is one that Write gives. A file that can't be removed does not stop it. Call it
+// before the first Write; calling again is safe.
 func (d *Dir) Sweep() error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
@@ -347,10 +346,10 @@ const (
 	maxSyncs = 64
 )
 
-// temp is a file on its way through Write. Its first error ends the way.
+// temp is a file that Write is writing. After its first error nothing more is done with it.
 type temp struct {
 	Named
-	name string // until it has its own
+	name string // before it is renamed
 	file File   // nil if it could not be created
 	err  error
 }
@@ -408,14 +407,14 @@ var tempPattern = regexp.MustCompile(`^\.tmp-[0-9a-f]{32}$`)
 // IsTemp reports whether a file of this name is a Write's, cut short or under way.
 func IsTemp(name string) bool { return tempPattern.MatchString(name) }
 
-// tempName is random, so that what an earlier process has left is never in the way.
+// tempName is random, so that files of an earlier process are never in the way.
 func tempName() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails
 	return fmt.Sprintf(".tmp-%x", b)
 }
 
-// checkName refuses what is not one plain name, or is ours.
+// checkName refuses names that are not one plain file name, or are used by this package.
 func checkName(name string) error {
 	if !filepath.IsLocal(name) || name != filepath.Base(name) || name == "." {
 		return errors.New("not a plain file name")

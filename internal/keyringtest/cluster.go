@@ -240,7 +240,7 @@ func (c *Cluster) Restart(s *Server) {
 }
 
 // Wipe stops a server and starts it with empty disks. It is in nobody's configuration
-// until it is joined anew.
+// until it is joined again.
 func (c *Cluster) Wipe(s *Server) {
 	c.Stop(s)
 	c.wipe(s)

@@ -133,7 +133,7 @@ func (d *Disk) Plant(name string, mode fs.FileMode, data []byte) {
 	d.names[name], d.synced[name] = node, node
 }
 
-// Unlink removes a name behind the back of whoever has the disk open, durably.
+// Unlink removes a name durably, without the knowledge of the process that has the disk open.
 func (d *Disk) Unlink(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

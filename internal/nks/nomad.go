@@ -44,7 +44,7 @@ type Nomad struct {
 // nomadWrapped is as good as the key.
 type nomadWrapped struct{ kek, root, rsa []byte }
 
-// Inline reports whether the KEK lies in the file, so that whoever reads the file has the key.
+// Inline reports whether the KEK is in the file, so that anyone who reads the file has the key.
 func (n *Nomad) Inline() bool { return n.reveal != nil }
 
 // Open unwraps the key with the KEK that lies in the file, and names the algorithm of its

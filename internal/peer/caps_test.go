@@ -120,7 +120,7 @@ func TestAnAddressHasSoManyHandshakes(t *testing.T) {
 	})
 }
 
-func TestStrangersPushNoMemberOut(t *testing.T) {
+func TestNonMembersPushNoMemberOut(t *testing.T) {
 	member := func(id peer.Identity) bool { return id.ID == "m" }
 	bubbled(t, peer.PortOptions{MaxPending: 4, Member: member}, func(b *busy) {
 		c, server := b.connect("m", "10.0.0.1", peer.ALPNRaft), b.connect("x", "10.0.0.2", peer.ALPNPeer)

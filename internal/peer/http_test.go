@@ -514,7 +514,7 @@ func TestLongBodiesWaitForTheirTurn(t *testing.T) {
 	})
 }
 
-// Whoever waits for too long is told, and whose caller waits no longer gives its place up.
+// A call that waits for too long is refused, and one whose caller no longer waits gives up its place.
 func TestLongBodiesAreRefusedIfThereAreTooMany(t *testing.T) {
 	inBubble(t, echoLength, func(t *testing.T, s *service) {
 		var all []*posted

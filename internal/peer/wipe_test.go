@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// This is in the package because whoever gets the error has no way to the memory.
+// This is in the package because a caller that gets the error has no way to the memory.
 func TestMaterialOpenedBeforeAnErrorIsWiped(t *testing.T) {
 	var opened [][]byte
 	open := func(aad, sealed []byte) ([]byte, error) {

@@ -248,7 +248,7 @@ func TestNoFirstKeyWhileFilesWaitInAnyOrder(t *testing.T) {
 	}
 	for name, without := range map[string]withheld{
 		"who opens is waited for": {opening: true}, "files that wait count": {files: true}, "orphans are adopted": {orphans: true},
-		"what failed is asked for anew": {failures: true}, "a server that has come is asked": {servers: true},
+		"what failed is asked for again": {failures: true}, "a server that has come is asked": {servers: true},
 	} {
 		if wrong, _ := searchFounding(without); wrong == "" {
 			t.Errorf("without the rule that %s nothing was found", name)

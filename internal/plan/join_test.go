@@ -225,7 +225,7 @@ func searchJoins(t *testing.T, r joinRules, depth int) (bad joinWorld, states in
 	return joinWorld{}, len(seen)
 }
 
-// TestEveryOrderOfJoins finds no order of events in which a token lets in whom it must not, and finds one as
+// TestEveryOrderOfJoins finds no order of events in which a token admits a server that it must not, and finds one as
 // soon as a rule is left out.
 func TestEveryOrderOfJoins(t *testing.T) {
 	all := joinRules{removal: true, time: true, restore: true, binding: true}

@@ -7,7 +7,7 @@
 //	Confirmed whether a majority of the voters holds a key that came with a snapshot
 //	FirstKeyWaits  which servers the first key waits for
 //	Judge     what the answers to the live question allow
-//	Pull      which missing key a server asks of whom, and when again
+//	Pull      which missing key to ask which server for, and when again
 //	Report    what a server has to tell the leader about the keys it holds
 //	Reached   whether a server has caught up since its start
 //	Orphans   which key files the keyring does not know

@@ -22,7 +22,7 @@ func TestServerIsStuckWhenItGetsNoFurtherAndCould(t *testing.T) {
 		"stuck":                          {answers: []answer{{9, 9}, {9, 12}, {9, 12}}, stuck: true, behind: 3},
 		"stuck after it went on":         {answers: []answer{{1, 9}, {2, 12}, {2, 12}}, stuck: true, behind: 10, since: 1},
 		"it goes on again":               {answers: []answer{{9, 12}, {9, 12}, {12, 12}}, since: 2},
-		"it began anew":                  {answers: []answer{{9, 12}, {0, 12}}, behind: 12, since: 1},
+		"it began again":                 {answers: []answer{{9, 12}, {0, 12}}, behind: 12, since: 1},
 	} {
 		var p plan.Progress
 		for i, a := range tt.answers {

@@ -406,7 +406,7 @@ func (p *protocol) beginScan() bool {
 	return true
 }
 
-// look takes the scan one record further. One that is under the key is sealed anew.
+// look takes the scan one record further. A record that is under the key is re-encrypted.
 func (p *protocol) look() bool {
 	if p.scan == nil || p.scan.seen == len(p.records) {
 		return false

@@ -29,7 +29,7 @@ type download struct {
 	pull   plan.Pull
 	wake   time.Time
 	calls  []*call
-	asked  map[meta.KeyID][]string // whom, since the key was last heard of or Retry
+	asked  map[meta.KeyID][]string // servers, since the key last changed or Retry
 	events strings.Builder
 }
 

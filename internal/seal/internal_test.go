@@ -319,7 +319,7 @@ func TestSealedLen(t *testing.T) {
 	}
 }
 
-// TestTooLong hands over more than GCM takes. The memory is reserved only: whoever looked
+// TestTooLong hands over more than GCM takes. The memory is reserved only: code that looked
 // into it before the length would die of it.
 func TestTooLong(t *testing.T) {
 	length := uint64(MaxPlaintext + Overhead + 1)
