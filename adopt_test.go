@@ -17,6 +17,7 @@ import (
 // TestAdoptTakesAnOrphanOfAnyServer: its file is planted on a follower, and after Adopt every
 // server holds the key.
 func TestAdoptTakesAnOrphanOfAnyServer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		id := keyring.KeyID{7}
 		c := newCluster(t, keyringtest.Options{Servers: 3})
@@ -47,6 +48,7 @@ func TestAdoptTakesAnOrphanOfAnyServer(t *testing.T) {
 
 // TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly, which is what the leader adopts by itself.
 func TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		id, disk := keyring.KeyID{7}, keyringtest.NewDisk()
 		plantKey(t, disk, id, keyring.InlineKEK())
@@ -64,6 +66,7 @@ func TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly(t *testing.T) {
 
 // TestTokensVerifyFromTheirAdmissionOn, however long after the leader's own adoption that is.
 func TestTokensVerifyFromTheirAdmissionOn(t *testing.T) {
+	t.Parallel()
 	for _, wait := range []time.Duration{time.Minute, 2 * day, year} {
 		synctest.Test(t, func(t *testing.T) {
 			id, disk := keyring.KeyID{7}, keyringtest.NewDisk()
@@ -92,6 +95,7 @@ func TestTokensVerifyFromTheirAdmissionOn(t *testing.T) {
 
 // TestAdmissionWaitsForServersOfAnOlderBuild, and says for which.
 func TestAdmissionWaitsForServersOfAnOlderBuild(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		id, disk := keyring.KeyID{7}, keyringtest.NewDisk()
 		plantKey(t, disk, id, keyring.InlineKEK())
@@ -122,6 +126,7 @@ func TestAdmissionWaitsForServersOfAnOlderBuild(t *testing.T) {
 
 // TestManyOrphansAreAdoptedInSeveralEntries: one log entry with all of them would be too long.
 func TestManyOrphansAreAdoptedInSeveralEntries(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const orphans, most = 1200, 500
 		disk := keyringtest.NewDisk()

@@ -55,6 +55,7 @@ func (a *trail) lines() (lines []string) {
 
 // TestEveryServerTellsOfEveryStep with the same index, time and actor.
 func TestEveryServerTellsOfEveryStep(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		trails := map[*keyringtest.Server]*trail{}
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
@@ -96,6 +97,7 @@ func TestEveryServerTellsOfEveryStep(t *testing.T) {
 
 // TestAuditIsToldAllBeforeCloseReturns, and a slow one holds up nothing else.
 func TestAuditIsToldAllBeforeCloseReturns(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var told trail
 		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {

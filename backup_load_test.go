@@ -19,6 +19,7 @@ import (
 // TestBackupUnderLoadIsConsistent: records are stored, keys rotate and are removed for good while
 // backups are made. Each of them opens all that its snapshot holds.
 func TestBackupUnderLoadIsConsistent(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 3, false, nil)
 		leader := ready(t, rc.Cluster)

@@ -177,6 +177,7 @@ func (b *backedUp) awaitRecord(ctx context.Context, id raft.ServerID, ref string
 
 // TestStatusTellsWhichKeysHaveABackup, on every server.
 func TestStatusTellsWhichKeysHaveABackup(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -291,6 +292,7 @@ func TestBackupIsRefused(t *testing.T) {
 
 // TestBackupWithoutEveryKeyIsRefused: there is a snapshot, and no material of one of its keys.
 func TestBackupWithoutEveryKeyIsRefused(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, restore, _ := lostCluster(t)
 		c := newCluster(t, keyringtest.Options{Servers: 1})

@@ -56,6 +56,7 @@ func badFiles(good, another []byte) map[string]struct {
 // TestBadFileIsSetAsideAndHidesNoOther is one start for each kind of bad file, beside good
 // ones whose names sort before and after.
 func TestBadFileIsSetAsideAndHidesNoOther(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t)
 		l.start()
@@ -105,6 +106,7 @@ func TestBadFileIsSetAsideAndHidesNoOther(t *testing.T) {
 
 // TestBadFileIsFetchedAnew in a cluster of three.
 func TestBadFileIsFetchedAnew(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 3)
 		for _, h := range hosts {
@@ -156,6 +158,7 @@ func TestBadFileIsFetchedAnew(t *testing.T) {
 // TestFileOfAnotherKeyUnderThatIDIsSetAside: a whole, well wrapped file, of other material
 // than the ring's.
 func TestFileOfAnotherKeyUnderThatIDIsSetAside(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t)
 		l.start()

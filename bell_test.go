@@ -9,6 +9,7 @@ import (
 
 // TestBellMissesNoRing that comes after the channel was taken, and wakes all who wait.
 func TestBellMissesNoRing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b bell
 		b.ring() // nobody waits
@@ -30,6 +31,7 @@ func TestBellMissesNoRing(t *testing.T) {
 
 // TestPauseEnds with the time, and says so when the context has ended.
 func TestPauseEnds(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b bell
 		began := time.Now()

@@ -103,6 +103,7 @@ func led(t *testing.T, c *keyringtest.Cluster, s *keyringtest.Server) {
 
 // Scenario 24: a command is proposed when every server says that it applies it, and not before.
 func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": old}
 		c := mixed(t, 3, builds)
@@ -169,6 +170,7 @@ func tokenCommand(leader *keyringtest.Server, end time.Time) meta.Command {
 // TestMixedBuildsWriteNoVersionTwo: a cluster with a server of version 1 has a log and snapshots of
 // version 1, byte for byte.
 func TestMixedBuildsWriteNoVersionTwo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": old, "s2": old, "s3": first}
 		c := mixed(t, 3, builds)
@@ -199,6 +201,7 @@ func TestMixedBuildsWriteNoVersionTwo(t *testing.T) {
 
 // TestNothingIsAskedForVersionOne: no command of version 1 costs a question.
 func TestNothingIsAskedForVersionOne(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := mixed(t, 3, map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": next})
 		ready(t, c)
@@ -216,6 +219,7 @@ func TestNothingIsAskedForVersionOne(t *testing.T) {
 // TestLeaderGoesOnWhileACommandWaits: what the leader's loop can't propose yet is in Status, and does
 // not keep it from the rest.
 func TestLeaderGoesOnWhileACommandWaits(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": old, "s4": next}
 		c := mixed(t, 4, builds)
@@ -262,6 +266,7 @@ func TestLeaderGoesOnWhileACommandWaits(t *testing.T) {
 // an error, changes nothing, applies what follows, and does no harm: no snapshot without the entry,
 // and nothing done as the leader. The newer build then has it all.
 func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": next}
 		c := mixed(t, 3, builds)
@@ -325,6 +330,7 @@ func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
 
 // Scenario 24: a server of an older build that is sent a snapshot of a newer one refuses it and goes on.
 func TestOlderBuildRefusesANewerSnapshot(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": next, "s4": old}
 		c := newCluster(t, keyringtest.Options{Servers: 3, FSM: func(s *keyringtest.Server) *keyring.FSM {
@@ -413,6 +419,7 @@ func TestNoSnapshotLeavesOutAnEntryOfANewerBuild(t *testing.T) {
 
 // Scenario 24: a message of a newer build is refused as unsupported, by a server that goes on.
 func TestNewerMessageIsUnsupported(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		ready(t, c)

@@ -126,6 +126,7 @@ func callsOfKeyring(s *keyringtest.Server, other raft.ServerID, inactive, prepub
 
 // TestEveryCallOfAKeyringEndsWithItsContext whatever hangs, and Close when nothing hangs any more.
 func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	wantCalls(t, ".", "Keyring", slices.Collect(maps.Keys(callsOfKeyring(&keyringtest.Server{}, "", keyring.KeyID{}, keyring.KeyID{}, nil))))
 	for what, must := range map[string][]string{ // and what does not get by it
 		"raft's log": {"Backup", "Remove", "Rotate"}, "the transport": {"Adopt", "CheckMembers"},
@@ -423,6 +424,7 @@ func takesContext(d *ast.FuncDecl) bool {
 // TestCloseGivesUpACallThatHangs after a while, has overwritten the keys then, and what it left behind
 // writes nothing any more.
 func TestCloseGivesUpACallThatHangs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kek := hangingKEK{anotherKEK(t), newHang()}
 		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
@@ -458,6 +460,7 @@ func TestCloseGivesUpACallThatHangs(t *testing.T) {
 
 // TestPanicOfTheHostReachesTheCaller in whose goroutine it would have been.
 func TestPanicOfTheHostReachesTheCaller(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t)
 		l.start()

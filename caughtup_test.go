@@ -75,6 +75,7 @@ var anyone = keyring.Expect{Audience: []string{"a"}}
 // TestServerThatHasNotCaughtUpSaysSo: what it does not know others may know, so it says that it is not
 // ready; nothing is an orphan, nothing is renamed, and no relying party gets its JWKS.
 func TestServerThatHasNotCaughtUpSaysSo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var before []string
 		c, s3, sealed, token := outdated(t, func(c *keyringtest.Cluster, s3 *keyringtest.Server) {
@@ -144,6 +145,7 @@ func TestServerThatHasNotCaughtUpSaysSo(t *testing.T) {
 // TestI8NothingIsRenamedByAnOutdatedRing: what it says of a removal may have been undone since, and what it
 // says of a key may be of before its removal.
 func TestI8NothingIsRenamedByAnOutdatedRing(t *testing.T) {
+	t.Parallel()
 	for name, when := range map[string]struct {
 		snapshotFirst bool // the ring of the restart knows the key that is removed by then
 	}{
@@ -208,6 +210,7 @@ func TestI8NothingIsRenamedByAnOutdatedRing(t *testing.T) {
 // TestFollowerCatchesUpWithTheFSMAndNotWithRaft: raft counts as applied what it has handed to an FSM that may
 // take its time. A server whose host's Apply is slow has not caught up before that is done.
 func TestFollowerCatchesUpWithTheFSMAndNotWithRaft(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var gates gates
 		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
@@ -237,6 +240,7 @@ func TestFollowerCatchesUpWithTheFSMAndNotWithRaft(t *testing.T) {
 
 // TestFollowerOfAnOlderLeaderCatchesUpByWhatItHears: a build that does not know the question refuses it.
 func TestFollowerOfAnOlderLeaderCatchesUpByWhatItHears(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		rotateOn(t, c)
@@ -273,6 +277,7 @@ func olderLeader(e keyringtest.Event) (keyringtest.Reply, bool) {
 
 // TestFollowerOfAnOlderLeaderHasNotCaughtUpByHeartbeats: they tell who leads, and nothing of what is committed.
 func TestFollowerOfAnOlderLeaderHasNotCaughtUpByHeartbeats(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		ready(t, c)
@@ -306,6 +311,7 @@ func TestFollowerOfAnOlderLeaderHasNotCaughtUpByHeartbeats(t *testing.T) {
 
 // TestFollowerOfAnOlderLeaderCatchesUpThoughItsLogWasReplacedByLess: what it had at Open is never committed.
 func TestFollowerOfAnOlderLeaderCatchesUpThoughItsLogWasReplacedByLess(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		s := ready(t, c)
@@ -334,6 +340,7 @@ func TestFollowerOfAnOlderLeaderCatchesUpThoughItsLogWasReplacedByLess(t *testin
 // TestFollowerCatchesUpWithALeaderWhoseFSMLags: the leader can't confirm that it leads before its FSM has
 // applied what came before, and that takes longer than another call may.
 func TestFollowerCatchesUpWithALeaderWhoseFSMLags(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var lagging atomic.Pointer[keyringtest.Server]
 		c := newCluster(t, keyringtest.Options{Servers: 3, App: func(s *keyringtest.Server) raft.FSM {
@@ -373,6 +380,7 @@ func (a laggingApp) Apply(l *raft.Log) any {
 
 // TestFollowerThatAskedBeforeTheFirstEntryCatchesUp: when the answer arrives, there is one.
 func TestFollowerThatAskedBeforeTheFirstEntryCatchesUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		var late atomic.Int32
@@ -401,6 +409,7 @@ func TestFollowerThatAskedBeforeTheFirstEntryCatchesUp(t *testing.T) {
 
 // TestRestartedClusterCatchesUpFromItsSnapshots: no FSM has seen an entry of the keyring's, only its snapshot.
 func TestRestartedClusterCatchesUpFromItsSnapshots(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
 		key := rotateOn(t, c)
@@ -432,6 +441,7 @@ func TestRestartedClusterCatchesUpFromItsSnapshots(t *testing.T) {
 // TestJWKSOfALostServerIsCachedForLessAndThenNotShown: together with the time for which it is cached it
 // is never older than it may be, and a key that was revoked elsewhere is not shown for ever.
 func TestJWKSOfALostServerIsCachedForLessAndThenNotShown(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		ready(t, c)
@@ -472,6 +482,7 @@ func TestJWKSOfALostServerIsCachedForLessAndThenNotShown(t *testing.T) {
 // TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm: a call that comes in before the new leader has
 // applied what the old one has committed may go on after that.
 func TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var gates gates
 		var mu sync.Mutex

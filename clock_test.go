@@ -156,6 +156,7 @@ func (d *oneRecord) Replace(_ context.Context, batch []keyring.Replacement) (int
 
 // The leader's clock is set ahead while it waits for the time of a rotation: no timer notices.
 func TestLeaderNoticesThatItsClockWasSet(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: hour})
 		leader := ready(t, c)
@@ -354,6 +355,7 @@ func active(t testing.TB, s *keyringtest.Server) keyring.KeyID {
 
 // A verifier that is behind by the leeway, and allows for nothing, takes a token at once.
 func TestTokenIsValidWhereClocksAreBehind(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, leeway := range []time.Duration{time.Second, time.Minute, day} {
 			c := signing(t, 1, func(cfg *keyring.Config) { cfg.Tokens.Leeway = leeway })

@@ -27,6 +27,7 @@ import (
 // TestEveryCallAfterCloseIsErrClosed asks every method that can return an error, also those
 // that are yet to be written.
 func TestEveryCallAfterCloseIsErrClosed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		k := ready(t, c).Keyring
@@ -78,6 +79,7 @@ func TestEveryCallAfterCloseIsErrClosed(t *testing.T) {
 // TestCloseEndsEveryCallThatWaits closes the keyring while a call is held up at each of the
 // places where one can be.
 func TestCloseEndsEveryCallThatWaits(t *testing.T) {
+	t.Parallel()
 	type cluster = keyringtest.Cluster
 	hang := func(kind string) func(keyringtest.Event) keyringtest.Reply {
 		return func(e keyringtest.Event) keyringtest.Reply {
@@ -147,6 +149,7 @@ func TestCloseEndsEveryCallThatWaits(t *testing.T) {
 
 // TestCloseWaitsForAWriteUnderWay: a rotation is at its disk when Close comes.
 func TestCloseWaitsForAWriteUnderWay(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t)
 		l.start()
@@ -188,6 +191,7 @@ func TestCloseWaitsForAWriteUnderWay(t *testing.T) {
 // TestCloseDuringAStormOfCalls: every call, many at a time, and Close in the middle, twice at
 // once. Whoever comes too late gets ErrClosed, and nothing else goes wrong.
 func TestCloseDuringAStormOfCalls(t *testing.T) {
+	t.Parallel()
 	for range 5 {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t, keyringtest.Options{Servers: 3})
@@ -262,6 +266,7 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 
 // TestI10CloseOverwritesTheKeys looks at the memory itself.
 func TestI10CloseOverwritesTheKeys(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t)
 		l.start()
@@ -335,6 +340,7 @@ func goroutines() string {
 
 // TestSeveralKeyringsFollowOneAnotherOnOneFSM as its doc says.
 func TestSeveralKeyringsFollowOneAnotherOnOneFSM(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t)
 		l.start()
@@ -351,6 +357,7 @@ func TestSeveralKeyringsFollowOneAnotherOnOneFSM(t *testing.T) {
 
 // TestCloseAfterRaftHasEnded: the host may close either first.
 func TestCloseAfterRaftHasEnded(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t)
 		l.start()
@@ -405,6 +412,7 @@ func printed(v any) string {
 
 // TestNothingPrintsSecrets prints what a user can get hold of, and errors, in every way.
 func TestNothingPrintsSecrets(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 1)
 		h := hosts[0]
@@ -493,6 +501,7 @@ func TestNothingPrintsSecrets(t *testing.T) {
 // TestCloseWaitsForWhatReplicationHasBegun: another server, or the disk, answers late, and pays no heed to the
 // context.
 func TestCloseWaitsForWhatReplicationHasBegun(t *testing.T) {
+	t.Parallel()
 	for what, is := range map[string]func(e keyringtest.Event, s raft.ServerID) bool{
 		"a fetch": isFetch,
 		"a scan": func(e keyringtest.Event, s raft.ServerID) bool {

@@ -56,6 +56,7 @@ func ready(t testing.TB, c *keyringtest.Cluster) *keyringtest.Server {
 }
 
 func TestClusterSealsOpensAndRotates(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)

@@ -32,6 +32,7 @@ func refusesToOpen(t testing.TB, c *keyringtest.Cluster, ciphertext []byte, when
 // TestCompromisedLeavesAThiefNothing: one call, and what was taken is of no use: for tokens from the
 // activation on, for data from the end of its move, though the leader changes meanwhile.
 func TestCompromisedLeavesAThiefNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 3, false, func(cfg *keyring.Config) { cfg.Tokens.Issuer = tokenIssuer })
 		var stolen []keyring.KeyID
@@ -93,6 +94,7 @@ func TestCompromisedLeavesAThiefNothing(t *testing.T) {
 // forged, or from elsewhere. A key that was adopted goes on, and a restore of a snapshot from before
 // brings back what it opened.
 func TestDeprecatedKeyOpensNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 3, false, nil)
 		rc.store("r", 10)
@@ -140,6 +142,7 @@ func TestDeprecatedKeyOpensNothing(t *testing.T) {
 
 // TestAdoptedKeyOpensWhenItIsDeprecated: Data may know nothing of what was sealed under it elsewhere.
 func TestAdoptedKeyOpensWhenItIsDeprecated(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		elsewhere := ready(t, newCluster(t, keyringtest.Options{Servers: 1}))
 		id := keyring.Ring(elsewhere.FSM).Active().ID
@@ -168,6 +171,7 @@ func TestAdoptedKeyOpensWhenItIsDeprecated(t *testing.T) {
 // TestCompromisedWaitsForNoOlderBuild, nor for a server that is down: it ends all keys all the same. With a
 // time of publication it can't, and makes no key.
 func TestCompromisedWaitsForNoOlderBuild(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": old, "s2": old, "s3": first}
 		c := newCluster(t, keyringtest.Options{
@@ -229,6 +233,7 @@ func TestCompromisedIsAskedForOnAnyServer(t *testing.T) {
 
 // TestCompromisedNeedsData, since it is a full rotation.
 func TestCompromisedNeedsData(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := ready(t, newCluster(t, keyringtest.Options{Servers: 1}))
 		if _, err := s.Keyring.Rotate(context.Background(), keyring.RotateOptions{Compromised: true}); !errors.Is(err, keyring.ErrNoData) {

@@ -52,6 +52,7 @@ func restoredHosts(t *testing.T, withKeystore bool) []*host {
 // TestI3NothingIsSealedAfterARestoreBeforeAMajorityHoldsTheKey: a snapshot says nothing of the keystores of
 // the servers that it is restored to.
 func TestI3NothingIsSealedAfterARestoreBeforeAMajorityHoldsTheKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := restoredHosts(t, true)
 		k := hosts[0].keyring
@@ -91,6 +92,7 @@ func TestI3NothingIsSealedAfterARestoreBeforeAMajorityHoldsTheKey(t *testing.T) 
 
 // TestRotateIsTheWayOutWhenNoMajorityCanHoldTheRestoredKey: nobody has it any more.
 func TestRotateIsTheWayOutWhenNoMajorityCanHoldTheRestoredKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := restoredHosts(t, false)
 		for _, h := range hosts[1:] {

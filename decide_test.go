@@ -49,6 +49,7 @@ func holdQuestion(c *keyringtest.Cluster, leader, to *keyringtest.Server, err er
 // TestActivationCountsTheVotersThatThereAre: the answers that are a majority when the question begins are
 // none when it ends, for a server has become a voter meanwhile.
 func TestActivationCountsTheVotersThatThereAre(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -84,6 +85,7 @@ func TestActivationCountsTheVotersThatThereAre(t *testing.T) {
 
 // TestAnswersFromBeforeARestoreDecideNothing: it may have taken away, or brought back, what they speak of.
 func TestAnswersFromBeforeARestoreDecideNothing(t *testing.T) {
+	t.Parallel()
 	for what, lost := range map[string]bool{"a key that all hold": false, "a key that nobody holds": true} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

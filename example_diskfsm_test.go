@@ -202,6 +202,7 @@ func startDiskHost(t *testing.T, h *host, dir string) (app *diskFSM, restores bo
 
 // TestHostWithItsFSMOnDisk: three servers through restarts, snapshots, a restored snapshot and a full rotation.
 func TestHostWithItsFSMOnDisk(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		dir, hosts := t.TempDir(), newHosts(t, 3)
 		apps := map[*host]*diskFSM{}

@@ -16,6 +16,7 @@ import (
 // TestRemoveLooksOnceMoreAtADeprecatedKey: where Apply does not ask Admit, a writer can store under it
 // after the last scan.
 func TestRemoveLooksOnceMoreAtADeprecatedKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 3, true, nil)
 		rc.store("early", 10)
@@ -52,6 +53,7 @@ func TestRemoveLooksOnceMoreAtADeprecatedKey(t *testing.T) {
 
 // TestEncryptToGivesUpOnAnFSMThatNobodyFeeds: the host asks another one than raft applies to.
 func TestEncryptToGivesUpOnAnFSMThatNobodyFeeds(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 1, false, nil)
 		k := ready(t, rc.Cluster).Keyring
@@ -73,6 +75,7 @@ func TestEncryptToGivesUpOnAnFSMThatNobodyFeeds(t *testing.T) {
 
 // TestRemovalThatEndsEarlySaysWhatHoldsItUp and is in the key's metadata.
 func TestRemovalThatEndsEarlySaysWhatHoldsItUp(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 1, false, nil)
 		rc.store("r", 3)
@@ -94,6 +97,7 @@ func TestRemovalThatEndsEarlySaysWhatHoldsItUp(t *testing.T) {
 // TestGraceIsOverBeforeTheScanThatCounts begins: without a fence, a writer may store under the key behind
 // the scan's back while the grace lasts, however long the scan takes.
 func TestGraceIsOverBeforeTheScanThatCounts(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const grace = time.Minute
 		rc := newRecordsCluster(t, 1, true, func(cfg *keyring.Config) { cfg.RekeyGrace = grace })

@@ -65,6 +65,7 @@ func adopted(t *testing.T, c *keyringtest.Cluster) {
 
 // TestNoFirstKeyWhileFilesWait: it would make orphans of the keys in them.
 func TestNoFirstKeyWhileFilesWait(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		begin, end func(*kms)
 		says       string
@@ -112,6 +113,7 @@ func TestNoFirstKeyWhileFilesWait(t *testing.T) {
 
 // TestNoFirstKeyWhileFilesCannotBeRead: whatever stands in their way.
 func TestNoFirstKeyWhileFilesCannotBeRead(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var bad atomic.Bool
 		bad.Store(true)
@@ -137,6 +139,7 @@ func TestNoFirstKeyWhileFilesCannotBeRead(t *testing.T) {
 // TestFirstKeyComesWhenFilesThatWaitAreMovedAway: a KEK that is gone for good does not stand in its way for
 // ever, and no server need be restarted.
 func TestFirstKeyComesWhenFilesThatWaitAreMovedAway(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := withFiles(t, 3, newKMS("lost"), func(*keyringtest.Server, *keyring.Config) {})
 		time.Sleep(time.Hour)
@@ -169,6 +172,7 @@ func (s slow) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
 // TestNoFirstKeyWhileAServerOpensItsKeystore: however long that takes, though the others are known to be of
 // this build and wait for none that is down.
 func TestNoFirstKeyWhileAServerOpensItsKeystore(t *testing.T) {
+	t.Parallel()
 	for _, keys := range []int{8, 40} { // sixteen at a time: 8 seconds, 24 seconds
 		synctest.Test(t, func(t *testing.T) {
 			disk := keyringtest.NewDisk()
@@ -213,6 +217,7 @@ func refusing(server raft.ServerID, yes func() bool) func(keyringtest.Event) key
 // TestServerThatIsDownIsNotWaitedForLong where all are known to be of this build, but one that refuses is, and
 // one that comes and goes.
 func TestServerThatIsDownIsNotWaitedForLong(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.EveryBuild = true
@@ -253,6 +258,7 @@ func TestServerThatIsDownIsNotWaitedForLong(t *testing.T) {
 // TestLeaderOfAnOlderBuildAsksAgainWhileFilesWait, for it can't be told of them; and is answered when it has
 // made its key all the same.
 func TestLeaderOfAnOlderBuildAsksAgainWhileFilesWait(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := newKMS("a")
 		k.Set(func(k *kms) { k.Err = errAway })
@@ -287,6 +293,7 @@ func TestLeaderOfAnOlderBuildAsksAgainWhileFilesWait(t *testing.T) {
 
 // TestServersOfAnOlderBuildAreAskedAsTheyUnderstand.
 func TestServersOfAnOlderBuildAreAskedAsTheyUnderstand(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var asked atomic.Int32
 		var c *keyringtest.Cluster

@@ -14,6 +14,7 @@ import (
 // TestEachTryOfTheFirstKeyAsksWhoHasFiles: a server that was down, or no member, when the leader asked before
 // the try that failed may be up with its files at the next one.
 func TestEachTryOfTheFirstKeyAsksWhoHasFiles(t *testing.T) {
+	t.Parallel()
 	for name, comes := range map[string]struct {
 		from raft.ServerID
 		come func(*keyringtest.Cluster)
@@ -65,6 +66,7 @@ func TestEachTryOfTheFirstKeyAsksWhoHasFiles(t *testing.T) {
 // TestFirstKeyOfASnapshotIsWaitedForNoMore: the host restores one that has an active key, while the leader waits
 // to make the first.
 func TestFirstKeyOfASnapshotIsWaitedForNoMore(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		donor := newCluster(t, keyringtest.Options{Servers: 1})
 		from := ready(t, donor)

@@ -471,6 +471,7 @@ func TestApplyDoesAllCommandsOfAnEntryOrNone(t *testing.T) {
 }
 
 func TestApplysAnswerReachesTheProposer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		s := ready(t, c)
@@ -647,6 +648,7 @@ func naming(ciphertext []byte, id keyring.KeyID) []byte {
 }
 
 func TestAdmitTakesTheActiveKeysCiphertextsOnly(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		s := ready(t, c)

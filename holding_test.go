@@ -61,6 +61,7 @@ func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {
 
 // TestRotationUnderAKEKThatDoesNotUnwrapLeavesNoOrphan, however often the leader tries.
 func TestRotationUnderAKEKThatDoesNotUnwrapLeavesNoOrphan(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := newKMS("a")
 		l := newLone(t, a)
@@ -90,6 +91,7 @@ func TestRotationUnderAKEKThatDoesNotUnwrapLeavesNoOrphan(t *testing.T) {
 
 // TestServerWhoseKEKIsLostFetchesAllAnew if its keystore is moved away, under any other KEK.
 func TestServerWhoseKEKIsLostFetchesAllAnew(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		keks := map[string]*kms{"s1": newKMS("k1"), "s2": newKMS("k2"), "s3": newKMS("k3")}
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {

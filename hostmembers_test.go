@@ -45,6 +45,7 @@ func promoted(ctx context.Context, t *testing.T, leader *keyringtest.Server, id 
 // TestAddedServerGetsItsVoteWithTheKeys: a host adds a server, which has no vote before it holds every key, and Status
 // says what it waits for.
 func TestAddedServerGetsItsVoteWithTheKeys(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -84,6 +85,7 @@ func TestAddedServerGetsItsVoteWithTheKeys(t *testing.T) {
 
 // TestPromotionAsksLive: a record that a server holds every key is not enough.
 func TestPromotionAsksLive(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -106,6 +108,7 @@ func TestPromotionAsksLive(t *testing.T) {
 
 // TestMemberMovesIfTheHostAllowsIt, and keeps its vote.
 func TestMemberMovesIfTheHostAllowsIt(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -136,6 +139,7 @@ func TestMemberMovesIfTheHostAllowsIt(t *testing.T) {
 
 // TestRemovedServerIsForgotten, with its keystore and all join tokens; and what takes keys from a majority is refused.
 func TestRemovedServerIsForgotten(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -188,6 +192,7 @@ func TestRemovedServerIsForgotten(t *testing.T) {
 
 // TestReadmittedServerHoldsNothing: one that has lost its raft log has no vote, and none of what is recorded of it.
 func TestReadmittedServerHoldsNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -215,6 +220,7 @@ func TestReadmittedServerHoldsNothing(t *testing.T) {
 
 // TestMembersAreTheLeadersAlone to change, but what is asked of any server.
 func TestMembersAreTheLeadersAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -254,6 +260,7 @@ func TestMembersAreTheLeadersAlone(t *testing.T) {
 
 // TestFollowersWaitForWhatTheLeaderDoes: for a rotation, and for a removal that was begun and not waited for.
 func TestFollowersWaitForWhatTheLeaderDoes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Data = keyring.NoData{}
@@ -289,6 +296,7 @@ func TestFollowersWaitForWhatTheLeaderDoes(t *testing.T) {
 
 // TestFollowerShowsTheLeadersStatus, with the keys as it has them itself.
 func TestFollowerShowsTheLeadersStatus(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -309,6 +317,7 @@ func TestFollowerShowsTheLeadersStatus(t *testing.T) {
 
 // TestStatusHasTheHostsProblems, also those of a kind that only the host knows.
 func TestStatusHasTheHostsProblems(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Problems = func() []keyring.Problem {

@@ -21,6 +21,7 @@ func joinConn(leader *keyringtest.Server, joiner raft.ServerID) keyring.JoinConn
 
 // TestServerJoinsAHostsClusterByToken: each side proves to the other that it has the token, over one connection.
 func TestServerJoinsAHostsClusterByToken(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)

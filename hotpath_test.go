@@ -19,6 +19,7 @@ import (
 )
 
 func TestDecryptOfAnythingElseIsATypedErrorAndNoPlaintext(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		k := ready(t, c).Keyring
@@ -79,6 +80,7 @@ func TestDecryptOfAnythingElseIsATypedErrorAndNoPlaintext(t *testing.T) {
 
 // TestErrDecryptSaysNothingMore: whatever is wrong with the bytes, it is one and the same.
 func TestErrDecryptSaysNothingMore(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		k := ready(t, c).Keyring
@@ -98,6 +100,7 @@ func TestErrDecryptSaysNothingMore(t *testing.T) {
 }
 
 func TestEmptyAndNilRoundTrip(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		k := ready(t, c).Keyring
@@ -127,6 +130,7 @@ func TestEmptyAndNilRoundTrip(t *testing.T) {
 // TestPlaintextBeyondTheLimitOfGCMIsAnError: the memory is reserved only, and reading it would
 // be a fault.
 func TestPlaintextBeyondTheLimitOfGCMIsAnError(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		k := ready(t, c).Keyring
@@ -146,6 +150,7 @@ func TestPlaintextBeyondTheLimitOfGCMIsAnError(t *testing.T) {
 }
 
 func TestDstThatOverlapsIsAnError(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		k := ready(t, c).Keyring
@@ -182,6 +187,7 @@ func TestDstThatOverlapsIsAnError(t *testing.T) {
 }
 
 func TestAppendKeepsWhatDstHas(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		k := ready(t, c).Keyring
@@ -222,6 +228,7 @@ func TestHotPathsAllocateNothing(t *testing.T) {
 }
 
 func TestFollowerNamesTheLeaderAndOpens(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -258,6 +265,7 @@ func TestFollowerNamesTheLeaderAndOpens(t *testing.T) {
 }
 
 func TestNoFirstKeyIsNotReady(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 2)
 		for _, h := range hosts {
@@ -299,6 +307,7 @@ func (g *gate) Restore(io.ReadCloser) error         { return errDiskFull }
 // TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier: a server becomes the leader that has not yet
 // applied a rotation. Its ring still has the old key for the active one.
 func TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 3)
 		gates := map[*host]*gate{}
@@ -357,6 +366,7 @@ func TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier(t *testing.T) {
 }
 
 func TestMissingMaterialIsNamedAsSuch(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t)
 		l.start()
@@ -387,6 +397,7 @@ func TestMissingMaterialIsNamedAsSuch(t *testing.T) {
 // TestDecryptOfAKeyThatWasReadAnewIsNeverSilent: a key that was overwritten and has come back
 // gives the plaintext or an error, never neither.
 func TestDecryptOfAKeyThatWasReadAnewIsNeverSilent(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		k := ready(t, c).Keyring
@@ -418,6 +429,7 @@ func TestDecryptOfAKeyThatWasReadAnewIsNeverSilent(t *testing.T) {
 
 // TestHotPathsGoOnThroughRotations: readers and writers on all servers while keys change.
 func TestHotPathsGoOnThroughRotations(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)

@@ -171,6 +171,7 @@ func TestTokenOfASnapshotEndsWithAStart(t *testing.T) {
 
 // TestJoinTokenEndsWithItsTime, and a clock that is set back does not bring it to life.
 func TestJoinTokenEndsWithItsTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)

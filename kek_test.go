@@ -129,6 +129,7 @@ func keyFiles(d *keyringtest.Disk) map[string]string {
 // TestServerStartsWithTheKEKsThatAnswer is the first half of what must hold when a KMS is away:
 // the keys that another KEK opens are used, the other one is named, and tried again.
 func TestServerStartsWithTheKEKsThatAnswer(t *testing.T) {
+	t.Parallel()
 	for name, fail := range away {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -168,6 +169,7 @@ func TestServerStartsWithTheKEKsThatAnswer(t *testing.T) {
 // TestKeysWaitForTheOnlyKEK is the second half: files that nothing opens for now stay as they
 // are, and open when the KEK answers.
 func TestKeysWaitForTheOnlyKEK(t *testing.T) {
+	t.Parallel()
 	for name, fail := range away {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -213,6 +215,7 @@ func TestKeysWaitForTheOnlyKEK(t *testing.T) {
 
 // TestRotationFailsCleanWhileAKEKIsAway: each KEK has to wrap a key, or the key is not held.
 func TestRotationFailsCleanWhileAKEKIsAway(t *testing.T) {
+	t.Parallel()
 	for name, fail := range away {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -254,6 +257,7 @@ func TestRotationFailsCleanWhileAKEKIsAway(t *testing.T) {
 // TestFileUnderAnUnknownKEKIsLeftAlone, in a cluster whose other servers have the key: it may
 // be the way back.
 func TestFileUnderAnUnknownKEKIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		keks := map[string]keyring.KEK{}
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
@@ -307,6 +311,7 @@ func newKeyFile(t testing.TB, id keyring.KeyID, keks ...keyring.KEK) ([]byte, *n
 var errBroken = errors.New("permission denied")
 
 func TestStrayFileUnderAnUnknownKEKKeepsNobodyFromBeingReady(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLone(t, newKMS("a"))
 		sealed := l.seal("data")
@@ -325,6 +330,7 @@ func TestStrayFileUnderAnUnknownKEKKeepsNobodyFromBeingReady(t *testing.T) {
 }
 
 func TestOpenRefusesASetInWhichNothingUnwraps(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 1)
 		h := hosts[0]
@@ -364,6 +370,7 @@ func TestOpenRefusesASetInWhichNothingUnwraps(t *testing.T) {
 // TestEscrowBesideAnotherKEKIsNeverToBlame: it wraps, and what it answers to Unwrap says
 // nothing about the file.
 func TestEscrowBesideAnotherKEKIsNeverToBlame(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, escrow := newKMS("a"), newKMS("escrow")
 		escrow.Set(func(k *kms) { k.NoUnwrap = keyring.ErrWrapOnly })
@@ -397,6 +404,7 @@ func TestEscrowBesideAnotherKEKIsNeverToBlame(t *testing.T) {
 }
 
 func TestEachOfTwoKEKsOpensAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newKMS("a"), newKMS("b")
 		l := newLone(t, a, b)
@@ -416,6 +424,7 @@ func TestEachOfTwoKEKsOpensAlone(t *testing.T) {
 
 // TestOldKEKNeedNotWrap: it is there to open, and a KMS may have been told so.
 func TestOldKEKNeedNotWrap(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		old := newKMS("old")
 		l := newLone(t, old)
@@ -437,6 +446,7 @@ func TestOldKEKNeedNotWrap(t *testing.T) {
 
 // TestHangingKEKDoesNotKeepCloseWaiting and does not keep the server from its other work.
 func TestHangingKEKDoesNotKeepCloseWaiting(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := newKMS("a")
 		l := newLone(t, a)

@@ -23,6 +23,7 @@ func namedVault(t testing.TB, key byte) *kms {
 
 // TestKEKThatUnwrapsNoMoreStaysNamed: that it wraps is not enough.
 func TestKEKThatUnwrapsNoMoreStaysNamed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, b := newKMS("a"), newKMS("b")
 		l := newLone(t, a, b)
@@ -55,6 +56,7 @@ func leaderOfLone(l *lone) {
 // TestOneBadFileDoesNotMakeItsKEKAway, and so keeps no other file closed: a KMS does not always
 // say that a ciphertext is not its own.
 func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := newKMS("a")
 		l := newLone(t, kektest.Picky{KEK: a})
@@ -83,6 +85,7 @@ func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
 
 // TestCallThatIsGivenUpSaysNothingAboutItsKEK: it may be slow, and the caller in a hurry.
 func TestCallThatIsGivenUpSaysNothingAboutItsKEK(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := newKMS("a")
 		l := newLone(t, a)
@@ -103,6 +106,7 @@ func TestCallThatIsGivenUpSaysNothingAboutItsKEK(t *testing.T) {
 // TestDeadOldKEKKeepsNobodyFromBeingReady: after a recovery it may well be left in the
 // configuration.
 func TestDeadOldKEKKeepsNobodyFromBeingReady(t *testing.T) {
+	t.Parallel()
 	for name, fail := range away {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -261,6 +261,7 @@ func checkOrphans(t testing.TB, h *host, when string) {
 // TestCrashWhileAFileIsSetAsideKeepsIt crashes at each operation of a start that finds a bad
 // file, beside a good one.
 func TestCrashWhileAFileIsSetAsideKeepsIt(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t)
 		l.start()
@@ -335,6 +336,7 @@ var faults = keyringtest.Faults
 // or gets over it, the old key serves on, nobody is recorded as a holder of what a crash would
 // take away, a later rotation works, and so does the next start, with the orphan reported.
 func TestFaultAtEveryDiskOperationOfARotation(t *testing.T) {
+	t.Parallel()
 	strike := func(t *testing.T, at int, fault keyringtest.Fault) (struck, failed bool) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLife(t)
@@ -421,6 +423,7 @@ func checkTidyLater(t testing.TB, d *keyringtest.Disk, when string) {
 // file all the same, reads it back, and is no holder. When the directory syncs again it
 // becomes one, and a crash then takes nothing away.
 func TestHolderIsNobodyWhoseNamesDoNotSync(t *testing.T) {
+	t.Parallel()
 	for _, restart := range []bool{false, true} {
 		t.Run(fmt.Sprintf("restart=%v", restart), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -474,6 +477,7 @@ func TestHolderIsNobodyWhoseNamesDoNotSync(t *testing.T) {
 // file and the sync of its directory, the machine lives on, and dies when the next process
 // has reported itself a holder.
 func TestRestartedServerHoldsOnlyWhatItHasSynced(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 3)
 		for _, h := range hosts {
@@ -510,6 +514,7 @@ func (h *host) keystoreID() (id meta.KeystoreID) {
 }
 
 func TestKeystoreIDIsKeptAndAWipedServerHasAnother(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 3)
 		for _, h := range hosts {
@@ -560,6 +565,7 @@ func TestKeystoreIDIsKeptAndAWipedServerHasAnother(t *testing.T) {
 }
 
 func TestReadErrorAtStartSetsNothingAside(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"open", "read"} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLife(t)
@@ -590,6 +596,7 @@ func TestReadErrorAtStartSetsNothingAside(t *testing.T) {
 // TestKeyThatReadsBackAsAnotherIsNotHeld: the disk takes all that it is given, and gives
 // something else back.
 func TestKeyThatReadsBackAsAnotherIsNotHeld(t *testing.T) {
+	t.Parallel()
 	for what, plant := range map[string]func(t *testing.T, d *keyringtest.Disk, id keyring.KeyID){
 		"garbage": func(_ *testing.T, d *keyringtest.Disk, id keyring.KeyID) {
 			d.Plant(nks.FileName(id), 0o600, []byte("garbage"))

@@ -362,6 +362,7 @@ func TestServersThatHaveAllMovedFindEachOther(t *testing.T) {
 
 // TestLeaderWithoutTheActiveKeyHandsOver to a server that holds it, when nobody gives it the key.
 func TestLeaderWithoutTheActiveKeyHandsOver(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)

@@ -73,6 +73,7 @@ func (h *host) put(t *testing.T, data string) {
 
 // TestOpenRefusesAnFSMThatLacksItsHistory: whenever it is called, and whatever raft has done meanwhile.
 func TestOpenRefusesAnFSMThatLacksItsHistory(t *testing.T) {
+	t.Parallel()
 	for name, between := range map[string]func(t *testing.T, h, leader *host){
 		"before the first entry": func(*testing.T, *host, *host) {},
 		"after some of the host's": func(t *testing.T, h, leader *host) {
@@ -132,6 +133,7 @@ func TestOpenRefusesAnFSMThatLacksItsHistory(t *testing.T) {
 // TestAdmitNeverAnswersWithoutTheHistory: also before anybody has called Open, and also when the keyring's
 // entries of the time after the snapshot have come.
 func TestAdmitNeverAnswersWithoutTheHistory(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 3)
 		for _, h := range hosts {
@@ -167,6 +169,7 @@ func TestAdmitNeverAnswersWithoutTheHistory(t *testing.T) {
 // TestOpenTakesAnFSMThatHasItsHistory: a snapshot that was made, or came, since the start is no reason to
 // refuse.
 func TestOpenTakesAnFSMThatHasItsHistory(t *testing.T) {
+	t.Parallel()
 	for name, prepare := range map[string]func(t *testing.T, hosts []*host) *host{
 		"a snapshot before the first Open": func(t *testing.T, hosts []*host) *host {
 			for _, h := range hosts {
@@ -251,6 +254,7 @@ func TestOpenTakesAnFSMThatHasItsHistory(t *testing.T) {
 // TestLoadGivesAnFSMItsHistory: servers that are restarted one after the other, each after a snapshot, have
 // the ring that the others have, through removals and rotations.
 func TestLoadGivesAnFSMItsHistory(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 3)
 		for _, h := range hosts {

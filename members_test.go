@@ -16,6 +16,7 @@ import (
 // TestCheckMembersWantsAMajorityOfTheNewVoters asks about changes that are safe and ones that
 // would leave a key to too few.
 func TestCheckMembersWantsAMajorityOfTheNewVoters(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -55,6 +56,7 @@ func TestCheckMembersWantsAMajorityOfTheNewVoters(t *testing.T) {
 // TestFailedTransferDelaysNothing lets a transfer of leadership fail just as a key is due: raft
 // refuses the activation, and tells of no change afterwards.
 func TestFailedTransferDelaysNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -231,6 +233,7 @@ func TestClosedNodeSaysSo(t *testing.T) {
 // TestOneFailedWrapBlocksNoRotation lets the only KEK fail once: it answers again at once, and
 // a caller's own deadline is no fault of the KEK's.
 func TestOneFailedWrapBlocksNoRotation(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		only := newKMS("only")
 		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {

@@ -54,6 +54,7 @@ func (f *figures) get() (gauges, counters map[string]float64) {
 
 // TestMetricsOfAServer: each that MetricInfos lists comes, with the label that it has there, and no other.
 func TestMetricsOfAServer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newFigures()
 		const every = 30 * time.Second
@@ -153,6 +154,7 @@ func TestReadmeListsEveryMetric(t *testing.T) {
 // TestUseIsCountedAcrossAFetch: a key that is read or fetched again counts from zero, and its counters grow by what
 // comes then.
 func TestUseIsCountedAcrossAFetch(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newFigures()
 		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {

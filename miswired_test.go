@@ -34,6 +34,7 @@ const notApplied = "raft does not apply to this FSM"
 
 // TestRaftThatAppliesElsewhereIsAProblem: it is named, by every server, and its log is not filled.
 func TestRaftThatAppliesElsewhereIsAProblem(t *testing.T) {
+	t.Parallel()
 	for name, wire := range miswirings {
 		for _, servers := range []int{1, 3} {
 			t.Run(name, func(t *testing.T) {
@@ -77,6 +78,7 @@ func TestRaftThatAppliesElsewhereIsAProblem(t *testing.T) {
 // TestCallsSayThatRaftAppliesElsewhere: on a server that had keys before it was miswired. What it can't have is
 // not begun a second time, so that no key files are left.
 func TestCallsSayThatRaftAppliesElsewhere(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 1)
 		h := hosts[0]
@@ -133,6 +135,7 @@ func problemOf(t *testing.T, h *host, kind keyring.ProblemKind) string {
 
 // TestReportsWithoutEffectAreFewer: each is an entry of raft's log.
 func TestReportsWithoutEffectAreFewer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		rotateOn(t, c)

@@ -190,6 +190,7 @@ func TestMuxSplitsBatchesInOrder(t *testing.T) {
 }
 
 func TestMuxCarriesBothThroughRaft(t *testing.T) {
+	t.Parallel()
 	for _, form := range forms {
 		t.Run(form.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -265,6 +266,7 @@ func TestMuxCarriesBothThroughRaft(t *testing.T) {
 }
 
 func TestHostEntryThatSpellsACommandIsTheHosts(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 1)
 		a := &app{}
@@ -287,6 +289,7 @@ func TestHostEntryThatSpellsACommandIsTheHosts(t *testing.T) {
 }
 
 func TestMuxedSnapshotRestoresBoth(t *testing.T) {
+	t.Parallel()
 	for _, form := range forms {
 		t.Run(form.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -352,6 +355,7 @@ func TestMuxedSnapshotRestoresBoth(t *testing.T) {
 }
 
 func TestSnapshotAndLogFromBeforeTheMuxAreTheHosts(t *testing.T) {
+	t.Parallel()
 	for _, snapshot := range []bool{false, true} {
 		t.Run(fmt.Sprintf("snapshot=%v", snapshot), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

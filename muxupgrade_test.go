@@ -154,6 +154,7 @@ func (r *rolling) getsASnapshot(u, leader *upgraded, muxed bool) {
 // either build, which send each other's servers snapshots. Nothing of the keyring's is in raft before the
 // last server has the Mux.
 func TestRollingUpgradeToTheMux(t *testing.T) {
+	t.Parallel()
 	for name, order := range map[string][]int{"the leader first": {0, 1, 2}, "the leader last": {2, 1, 0}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -23,6 +23,7 @@ func laterVersion(good []byte) []byte {
 // TestKeyFileOfANewerVersionIsLeftAlone: a server that is taken back to this build keeps what the newer one has
 // written, says so, and gets the key from nobody in its place. The newer build finds its file.
 func TestKeyFileOfANewerVersionIsLeftAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := newHosts(t, 3)
 		for _, h := range hosts {

@@ -48,6 +48,7 @@ func unchanged(t testing.TB, disk *keyringtest.Disk, files map[string][]byte, wh
 // TestNomadKeystoreOpensAsItIs in an empty keyring: one server of three has the directory, and
 // all come to open what Nomad sealed, from files of their own.
 func TestNomadKeystoreOpensAsItIs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, keys, files := nomadKeystore(t)
 		kek, old := fileKEK(t, countingKey()), []keyring.KEK{keyring.InlineKEK()}
@@ -138,6 +139,7 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 // TestNomadFilesAreOpenedOnlyWithInlineKEK: a planted one is no way around the KEKs. The key
 // then comes from a peer.
 func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, keys, files := nomadKeystore(t)
 		second, third := keyringtest.NewDisk(), keyringtest.NewDisk()
@@ -184,6 +186,7 @@ func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
 
 // TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed: the ring knows the key by its check value.
 func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		ready(t, c)
@@ -241,6 +244,7 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 
 // TestRemovedKeyOfNomadsLeavesItsFileToTheOperator, who is told.
 func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, keys, files := nomadKeystore(t)
 		c := newCluster(t, keyringtest.Options{Pace: time.Hour, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
@@ -277,6 +281,7 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 
 // TestOpenNomadRefuses what Nomad did not seal under an adopted key.
 func TestOpenNomadRefuses(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, keys, _ := nomadKeystore(t)
 		c := newCluster(t, keyringtest.Options{Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})

@@ -35,6 +35,7 @@ func stateOf(t *testing.T, s *keyringtest.Server, from raft.ServerID) *peer.Stat
 // TestOnlyAConfirmedLeaderSaysThatItLeads: one that was cut off believes for a while that it leads, and
 // does not know what another leads to.
 func TestOnlyAConfirmedLeaderSaysThatItLeads(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		rotateOn(t, c)
@@ -62,6 +63,7 @@ func TestOnlyAConfirmedLeaderSaysThatItLeads(t *testing.T) {
 
 // TestQuestionsToTheLeaderShareOneEntry: a member that asks often has the log grow by no more than that.
 func TestQuestionsToTheLeaderShareOneEntry(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var gates gates
 		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
@@ -91,6 +93,7 @@ func TestQuestionsToTheLeaderShareOneEntry(t *testing.T) {
 
 // TestQuestionToTheLeaderEndsWithItsContext, and what it has begun is there for those who ask after it.
 func TestQuestionToTheLeaderEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var gates gates
 		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app})

@@ -18,6 +18,7 @@ import (
 
 // TestRotateThatCantSucceedLeavesNoFile on any server.
 func TestRotateThatCantSucceedLeavesNoFile(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		ctx func(context.Context) context.Context
 		o   keyring.RotateOptions
@@ -61,6 +62,7 @@ func TestRotateThatCantSucceedLeavesNoFile(t *testing.T) {
 // TestRotateAgainWaitsForTheKeyThatIsPending: who tries again after a timeout gets one key, not one
 // for each time.
 func TestRotateAgainWaitsForTheKeyThatIsPending(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Rotation.Every, cfg.Data = -1, keyring.NoData{}
@@ -119,6 +121,7 @@ func TestRotateAgainWaitsForTheKeyThatIsPending(t *testing.T) {
 // TestRotateMakesAnotherKeyThanOneThatMayBeKnownOrLost: a server that was removed may have the pending one,
 // and nobody may get it from a leader that does not hold it.
 func TestRotateMakesAnotherKeyThanOneThatMayBeKnownOrLost(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 4, Configure: noRotation})
 		leader, pending := keyOfTheDead(t, c, keyring.RotateOptions{})
@@ -155,6 +158,7 @@ func TestRotateMakesAnotherKeyThanOneThatMayBeKnownOrLost(t *testing.T) {
 
 // TestRotationsSideBySideMayShareAKey and all return one that is active.
 func TestRotationsSideBySideMayShareAKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
 		leader := ready(t, c)
@@ -178,6 +182,7 @@ func TestRotationsSideBySideMayShareAKey(t *testing.T) {
 
 // TestCallsEndWhenARestoreDropsWhatTheyWaitFor.
 func TestCallsEndWhenARestoreDropsWhatTheyWaitFor(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		call func(ctx context.Context, k *keyring.Keyring, first keyring.KeyID) error
 		err  error
@@ -241,6 +246,7 @@ func raftSnapshotOf(t *testing.T, s *keyringtest.Server) (*raft.SnapshotMeta, io
 
 // TestFollowerWaitsForARemovalThatItHasYetToHearOf, and for no more than a while for one that never comes.
 func TestFollowerWaitsForARemovalThatItHasYetToHearOf(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
 		leader := ready(t, c)

@@ -12,6 +12,7 @@ import (
 )
 
 func TestMetricsOfARekey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sink := newFigures()
 		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.Metrics, cfg.MetricsEvery = sink, -1 })
@@ -52,6 +53,7 @@ func TestMetricsOfARekey(t *testing.T) {
 // TestProgressOfKeysThatWaitForTheirTurn is there at once, with what is left, and ends with what a
 // writer has moved.
 func TestProgressOfKeysThatWaitForTheirTurn(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 1 })
 		for i := range 3 {
@@ -90,6 +92,7 @@ func TestProgressOfKeysThatWaitForTheirTurn(t *testing.T) {
 // TestChangedTellsOfARekey: whoever takes the channel, looks, and waits, sees all of it, and what is
 // told of keys and of their progress is of one moment.
 func TestChangedTellsOfARekey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 10 })
 		rc.store("r", 300)

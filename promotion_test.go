@@ -89,6 +89,7 @@ func TestI3RecordedHoldsAloneActivateNothing(t *testing.T) {
 // TestManyKeysThatWaitHoldUpNothingElse: with peers that do not answer the live question, there is always a
 // key about which it is due. Members come and go all the same.
 func TestManyKeysThatWaitHoldUpNothingElse(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -115,6 +116,7 @@ func TestManyKeysThatWaitHoldUpNothingElse(t *testing.T) {
 
 // TestWhoHasGoneGetsNoTurn: what it has found out, such as that nobody answers, may be only its own end.
 func TestWhoHasGoneGetsNoTurn(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		leader := ready(t, newCluster(t, keyringtest.Options{Servers: 1}))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -135,6 +137,7 @@ func TestWhoHasGoneGetsNoTurn(t *testing.T) {
 // TestKeyThatNobodyHasIsDropped loses a prepublished key with the only server that has it. It
 // stands in nobody's way, is named in Status, and goes once every server has answered.
 func TestKeyThatNobodyHasIsDropped(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		first := ready(t, c)
@@ -215,6 +218,7 @@ func TestLostScheduledKeyIsReplaced(t *testing.T) {
 // TestRotationByHandMovesTheSchedule counts the period from the last activation, whoever
 // asked for it.
 func TestRotationByHandMovesTheSchedule(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
 		c := newCluster(t, keyringtest.Options{Servers: 1, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {

@@ -61,6 +61,7 @@ func wantStranger(t *testing.T, s *keyringtest.Server, id keyring.KeyID, pair ke
 // TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody who has the material, and nothing is signed that nobody could
 // verify.
 func TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Tokens.Algorithm, cfg.Tokens.Issuer = "EdDSA", "https://keys.example"
@@ -114,6 +115,7 @@ func TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody(t *testing.T) {
 
 // TestAdoptBelievesNobodysPublicKey: the server that has the file says another one.
 func TestAdoptBelievesNobodysPublicKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		id := keyring.KeyID{7}
 		mallory := keyringtest.NewPair(t, "EdDSA")

@@ -45,6 +45,7 @@ func (e *endless) Replace(_ context.Context, batch []keyring.Replacement) (int, 
 
 // TestRekeyNeedsNoMoreMemoryForMoreRecords: 50 times as many records of 1 KiB, 200 MiB of them.
 func TestRekeyNeedsNoMoreMemoryForMoreRecords(t *testing.T) {
+	t.Parallel()
 	heap := func(records int) (most uint64) {
 		synctest.Test(t, func(t *testing.T) {
 			e := &endless{}

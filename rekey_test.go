@@ -23,6 +23,7 @@ import (
 
 // TestFullRotationMovesEverything: each record once, and it opens on every server all the time.
 func TestFullRotationMovesEverything(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 3, false, nil)
 		var old []keyring.KeyID
@@ -77,6 +78,7 @@ func TestLongRecordsDoNotMakeABatchTooLong(t *testing.T) {
 // after the clean scan. The fence refuses it and it seals again; without the fence its record is
 // lost with the key, which shows that this test can see that.
 func TestI5NothingIsStoredUnderAKeyAfterItsLastScan(t *testing.T) {
+	t.Parallel()
 	for _, noFence := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			rc := newRecordsCluster(t, 3, noFence, nil)
@@ -115,6 +117,7 @@ func TestI5NothingIsStoredUnderAKeyAfterItsLastScan(t *testing.T) {
 
 // TestRekeyGoesOnWithTheNextLeader, however often that changes.
 func TestRekeyGoesOnWithTheNextLeader(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 3, false, nil)
 		rc.store("r", 3000)
@@ -149,6 +152,7 @@ func TestRekeyGoesOnWithTheNextLeader(t *testing.T) {
 
 // TestPoisonedRecordKeepsOnlyItsOwnKey in rekeying, and is named until it is replaced.
 func TestPoisonedRecordKeepsOnlyItsOwnKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 3, false, nil)
 		rc.store("a", 500)
@@ -191,6 +195,7 @@ func (rc *recordsCluster) spoil(ref string) {
 // TestWritersAndRekeyDoNotUndoEachOther: a record that is written while its batch is on the way is a
 // conflict, and keeps what was written.
 func TestWritersAndRekeyDoNotUndoEachOther(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 1, false, nil)
 		rc.store("r", 1000)
@@ -221,6 +226,7 @@ func TestWritersAndRekeyDoNotUndoEachOther(t *testing.T) {
 
 // TestRemoveMovesTheDataFirst, and goes on without its caller, under another leader.
 func TestRemoveMovesTheDataFirst(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 3, false, nil)
 		rc.store("r", 600)
@@ -255,6 +261,7 @@ func TestRemoveMovesTheDataFirst(t *testing.T) {
 
 // TestForceSaysWhatIsLost in the log.
 func TestForceSaysWhatIsLost(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
 		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
@@ -299,6 +306,7 @@ func TestRetentionRemovesWhatIsNotNeeded(t *testing.T) {
 // TestRestoredSnapshotIsNotTakenForScanned: it brings records back under a key when the scan that
 // found none has just ended.
 func TestRestoredSnapshotIsNotTakenForScanned(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 3, false, nil)
 		rc.store("r", 400)
@@ -343,6 +351,7 @@ func TestRestoredSnapshotIsNotTakenForScanned(t *testing.T) {
 
 // TestRekeyGraceWaitsForWritersWithoutAFence.
 func TestRekeyGraceWaitsForWritersWithoutAFence(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 1, true, func(cfg *keyring.Config) { cfg.RekeyGrace = time.Hour })
 		rc.store("r", 10)
@@ -369,6 +378,7 @@ func TestRekeyGraceWaitsForWritersWithoutAFence(t *testing.T) {
 
 // TestRekeyRateIsKept.
 func TestRekeyRateIsKept(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 100 })
 		rc.store("r", 1000)
@@ -406,6 +416,7 @@ func (o odd) Replace(ctx context.Context, batch []keyring.Replacement) (int, err
 // TestKeyStaysWhileItsDataCannotBeTold: an error in the middle of a scan is no clean scan, and a
 // Replace that has no effect is reported and not repeated for ever.
 func TestKeyStaysWhileItsDataCannotBeTold(t *testing.T) {
+	t.Parallel()
 	broken := errors.New("index is broken")
 	var replaced atomic.Int64
 	for what, o := range map[string]odd{
@@ -438,6 +449,7 @@ func TestKeyStaysWhileItsDataCannotBeTold(t *testing.T) {
 
 // TestMovesThatOthersAreQuickerWithAreFewer: each is an entry of raft's log, whatever the host says of it.
 func TestMovesThatOthersAreQuickerWithAreFewer(t *testing.T) {
+	t.Parallel()
 	for name, conflicts := range map[string]int{"all of them": 10, "some of them": 1} {
 		var replaced atomic.Int64
 		synctest.Test(t, func(t *testing.T) {
@@ -487,6 +499,7 @@ func (d *nomadData) Replace(_ context.Context, batch []keyring.Replacement) (int
 
 // TestWhatNomadSealedIsMovedToo: an adopted key does not go while its data is Nomad's.
 func TestWhatNomadSealedIsMovedToo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, keys, _ := nomadKeystore(t)
 		k := keys[0]
@@ -514,6 +527,7 @@ func TestWhatNomadSealedIsMovedToo(t *testing.T) {
 // TestWithoutDataNothingIsProven: no full rotation, no removal of a key that was active; with
 // NoData both are, at once.
 func TestWithoutDataNothingIsProven(t *testing.T) {
+	t.Parallel()
 	for _, data := range []keyring.SealedData{nil, keyring.NoData{}} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = data }})

@@ -186,6 +186,7 @@ func TestRelyingPartyFetchesOnceMoreAfterAnImmediateRotation(t *testing.T) {
 // do no harm, with leaders that change, restart, and are replaced with their disks. Every token
 // verifies on every server until it expires, and on none after it.
 func TestNoTokenOutlivesItsKey(t *testing.T) {
+	t.Parallel()
 	type signed struct {
 		token   string
 		expires time.Time

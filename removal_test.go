@@ -58,6 +58,7 @@ func remove(t testing.TB, c *keyringtest.Cluster, id keyring.KeyID, o keyring.Re
 // TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo, also on a server that was down,
 // and does not come back from there.
 func TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
 		down := follower(c)
@@ -219,6 +220,7 @@ func TestServerThatIsCutOffUnlinksNothing(t *testing.T) {
 
 // TestRemoveNowLeavesNoFile, and after it a restored snapshot says what is missing.
 func TestRemoveNowLeavesNoFile(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		restore := snapshot(t, c.Leader())
@@ -242,6 +244,7 @@ func TestRemoveNowLeavesNoFile(t *testing.T) {
 // TestRemoveTakesAlsoWhatTheKeysFileWasBefore: a damaged file that was set aside may be whole
 // enough to have the key in it. One that is another key's stays.
 func TestRemoveTakesAlsoWhatTheKeysFileWasBefore(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		s, name := follower(c), nks.FileName(old)
@@ -274,6 +277,7 @@ func TestRemoveTakesAlsoWhatTheKeysFileWasBefore(t *testing.T) {
 // TestAnotherKeysFileUnderTheNameOfARemovedOneStays, also when it came there while the server ran: it may
 // be the only copy.
 func TestAnotherKeysFileUnderTheNameOfARemovedOneStays(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		s, name := follower(c), nks.FileName(old)
@@ -289,6 +293,7 @@ func TestAnotherKeysFileUnderTheNameOfARemovedOneStays(t *testing.T) {
 
 // TestRemoveRefuses what could lose data.
 func TestRemoveRefuses(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
 		leader := c.Leader().Keyring
@@ -329,6 +334,7 @@ func TestRemoveRefuses(t *testing.T) {
 
 // TestFileThatTurnsUpAfterItsKeyWasRemovedIsRemovedToo, as when a disk comes back from repair.
 func TestFileThatTurnsUpAfterItsKeyWasRemovedIsRemovedToo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		s := follower(c)
@@ -347,6 +353,7 @@ func TestFileThatTurnsUpAfterItsKeyWasRemovedIsRemovedToo(t *testing.T) {
 
 // TestRemovedKeyIsNoConcernOfOldKEKs: its file is on its way to be set aside, and as it should be.
 func TestRemovedKeyIsNoConcernOfOldKEKs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		remove(t, c, old, keyring.RemoveOptions{Force: true})

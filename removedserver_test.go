@@ -34,6 +34,7 @@ func refusal(err error) peer.Code {
 // TestRemovedServerGetsNothingFromWhoIsBehind: a follower whose log ends before the removal takes the removed
 // server for a member. The key that was made after it, which the leader offers, is not there for it.
 func TestRemovedServerGetsNothingFromWhoIsBehind(t *testing.T) {
+	t.Parallel()
 	for _, late := range []bool{true, false} { // the offer comes before the follower is behind, or after
 		synctest.Test(t, func(t *testing.T) {
 			c := newCluster(t, keyringtest.Options{Servers: 5, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
@@ -111,6 +112,7 @@ func fetched(t *testing.T, from, to *keyringtest.Server, id keyring.KeyID) int {
 
 // TestLeaderGivesAnOfferedKeyToMembersAlone: its configuration is the newest.
 func TestLeaderGivesAnOfferedKeyToMembersAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)

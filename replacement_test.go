@@ -16,6 +16,7 @@ import (
 // TestKeysSurviveTheReplacementOfAllServers: three servers become six, and those become the three
 // that were not there at first, while keys rotate all the time. Who leaves is gone with its disk.
 func TestKeysSurviveTheReplacementOfAllServers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		rc := newRecordsCluster(t, 3, false, func(cfg *keyring.Config) { cfg.Rotation.Every = 2 * time.Second })
 		meanwhile := func() { time.Sleep(10 * time.Second) } // virtual
@@ -67,6 +68,7 @@ func (rc *recordsCluster) leave(s *keyringtest.Server) {
 // TestLeaderThatIsCutOffSealsNoLongerThanItsLease, and what it has sealed until then is refused after
 // the next leader's rotation, whoever brings it. Without the fence it is stored under the old key.
 func TestLeaderThatIsCutOffSealsNoLongerThanItsLease(t *testing.T) {
+	t.Parallel()
 	for _, noFence := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			rc := newRecordsCluster(t, 3, noFence, nil)

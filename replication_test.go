@@ -55,6 +55,7 @@ func follower(c *keyringtest.Cluster) *keyringtest.Server {
 
 // TestI9LostKeyDelaysNoOther loses the first key in order on every server, for good.
 func TestI9LostKeyDelaysNoOther(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		ready(t, c)
@@ -103,6 +104,7 @@ func TestI9LostKeyDelaysNoOther(t *testing.T) {
 // TestI9LockedKeyDelaysNoOther: the file of one key is wrapped under a KEK that this server is not given, for days.
 // Nobody is asked for that key, and any other comes at once.
 func TestI9LockedKeyDelaysNoOther(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		v := &vault{t: t}
@@ -145,6 +147,7 @@ func isFetch(e keyringtest.Event, from raft.ServerID) bool {
 // TestI6BadAnswersOnlyMoveOnToTheNextPeer gives a joining server a first source that answers
 // in every wrong way.
 func TestI6BadAnswersOnlyMoveOnToTheNextPeer(t *testing.T) {
+	t.Parallel()
 	encode := func(r peer.Response) []byte {
 		b, err := r.Encode()
 		if err != nil {
@@ -250,6 +253,7 @@ func forge(c *keyringtest.Cluster, e keyringtest.Event, choose func(peer.ID) *nk
 // TestReplicationSurvivesARestore restores a snapshot while a follower is fetching what came
 // after it, and what is in it.
 func TestReplicationSurvivesARestore(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -300,6 +304,7 @@ func TestReplicationSurvivesARestore(t *testing.T) {
 
 // TestJoinerStartsFromASnapshot gives a joining server a log that begins with a snapshot.
 func TestJoinerStartsFromASnapshot(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3, Raft: func(c *raft.Config) { c.TrailingLogs = 1 }})
 		ready(t, c)
@@ -319,6 +324,7 @@ func TestJoinerStartsFromASnapshot(t *testing.T) {
 
 // TestKeystoresWithoutMetadataAreAdopted starts a new raft on the key files of an old one.
 func TestKeystoresWithoutMetadataAreAdopted(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		old := newCluster(t, keyringtest.Options{Servers: 3})
 		ready(t, old)
@@ -398,6 +404,7 @@ func (s silent) Call(ctx context.Context, to raft.ServerID, request []byte) ([]b
 // TestFailedOfferIsMadeGoodAtOnce lets the fetch behind an offer fail after the key has come
 // into the ring: replication takes over, and does not sleep on.
 func TestFailedOfferIsMadeGoodAtOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -462,6 +469,7 @@ func TestReportsOfOneServerAreBounded(t *testing.T) {
 
 // TestEntryThatFitsNoFrameIsRefused: raft would take it, and never get it to the others.
 func TestEntryThatFitsNoFrameIsRefused(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 1})
 		s := ready(t, c)
@@ -478,6 +486,7 @@ func TestEntryThatFitsNoFrameIsRefused(t *testing.T) {
 // TestFileThatIsGoneIsWrittenAnew once somebody has asked for its key. That it is gone and back, raft
 // learns from this server alone.
 func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -507,6 +516,7 @@ func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
 
 // TestFileThatTurnsUpIsReported without a peer, a restart or a change in raft.
 func TestFileThatTurnsUpIsReported(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 1})
 		s := ready(t, c)
@@ -531,6 +541,7 @@ func TestFileThatTurnsUpIsReported(t *testing.T) {
 // TestKeyThatComesMeanwhileIsNotWrittenAgain: the search for files of what was missing takes its time,
 // and thousands of keys may come until it is done.
 func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 1})
 		s := ready(t, c)

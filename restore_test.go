@@ -31,6 +31,7 @@ func lostCluster(t *testing.T) (v *vault, restore func(*keyringtest.Server), key
 // TestSnapshotAndOneKeystoreRestoreACluster of three fresh servers, one of which gets the
 // directory.
 func TestSnapshotAndOneKeystoreRestoreACluster(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, restore, keystore := lostCluster(t)
 		c := newCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {

@@ -31,6 +31,7 @@ func refusalOf(t *testing.T, s *keyringtest.Server, from raft.ServerID, request 
 
 // TestServePeerAnswersMembersAlone, whichever way a host's Transport has let the others in.
 func TestServePeerAnswersMembersAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		s := ready(t, c)
@@ -63,6 +64,7 @@ func TestServePeerAnswersMembersAlone(t *testing.T) {
 
 // TestOfferIsTheLeadersAlone: another member makes nobody write a key, though it has one to give.
 func TestOfferIsTheLeadersAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		ready(t, c)
@@ -96,6 +98,7 @@ func TestOfferIsTheLeadersAlone(t *testing.T) {
 
 // TestRemovedKeyIsNotHandedOut, though it is in memory.
 func TestRemovedKeyIsNotHandedOut(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		leader, s := c.Leader(), follower(c)
@@ -125,6 +128,7 @@ func TestRemovedKeyIsNotHandedOut(t *testing.T) {
 // TestRemovalIsConfirmedByALeaderThatIsOne: for as long as its lease a leader that is cut off takes itself
 // for one, and a restore may have brought the key back where it is not.
 func TestRemovalIsConfirmedByALeaderThatIsOne(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
@@ -147,6 +151,7 @@ func TestRemovalIsConfirmedByALeaderThatIsOne(t *testing.T) {
 
 // TestRemovalIsNotConfirmedByAnAnswerFromBeforeTheQuestion: others may have led since a heartbeat was sent.
 func TestRemovalIsNotConfirmedByAnAnswerFromBeforeTheQuestion(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
@@ -176,6 +181,7 @@ func TestRemovalIsNotConfirmedByAnAnswerFromBeforeTheQuestion(t *testing.T) {
 // TestTurnIsRefusedToWhoWasRemovedMeanwhile: what a server asked for as a member, and waits for its turn, is not
 // done for it once it is none.
 func TestTurnIsRefusedToWhoWasRemovedMeanwhile(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)

@@ -16,6 +16,7 @@ import (
 
 // TestLeaderSignsAndEveryServerVerifies, with each algorithm.
 func TestLeaderSignsAndEveryServerVerifies(t *testing.T) {
+	t.Parallel()
 	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
 		synctest.Test(t, func(t *testing.T) {
 			c := signing(t, 3, func(cfg *keyring.Config) { cfg.Tokens.Algorithm = alg })
@@ -60,6 +61,7 @@ func TestLeaderSignsAndEveryServerVerifies(t *testing.T) {
 }
 
 func TestTokenIDsAreDrawn(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 1, nil)
 		leader := ready(t, c)
@@ -75,6 +77,7 @@ func TestTokenIDsAreDrawn(t *testing.T) {
 }
 
 func TestSignRefusesWhatVerifyWould(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 1, func(cfg *keyring.Config) { cfg.Tokens.MaxTTL = time.Hour })
 		leader := ready(t, c)
@@ -111,6 +114,7 @@ func TestSignRefusesWhatVerifyWould(t *testing.T) {
 
 // TestSignWithoutIssuer: there is none to fill in, and Verify looks at none.
 func TestSignWithoutIssuer(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		leader := ready(t, c)
@@ -177,6 +181,7 @@ func TestSignIsATokenOrAnError(t *testing.T) {
 
 // TestLeaderThatWasSignsNothing, though it has just done so.
 func TestLeaderThatWasSignsNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 3, nil)
 		old := ready(t, c)
@@ -196,6 +201,7 @@ func TestLeaderThatWasSignsNothing(t *testing.T) {
 
 // TestNewLeaderSignsWithTheSameKey: the signing half is replicated with the rest.
 func TestNewLeaderSignsWithTheSameKey(t *testing.T) {
+	t.Parallel()
 	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
 		synctest.Test(t, func(t *testing.T) {
 			c := signing(t, 3, func(cfg *keyring.Config) { cfg.Tokens.Algorithm = alg })
@@ -221,6 +227,7 @@ func TestNewLeaderSignsWithTheSameKey(t *testing.T) {
 // TestI4OnlyTheActiveKeySigns: tokens are signed without pause while keys are prepublished,
 // rotated and revoked. Each has the key that was active when it was signed.
 func TestI4OnlyTheActiveKeySigns(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 3, nil)
 		leader := ready(t, c)

@@ -59,6 +59,7 @@ key missing 00000000-0000-0000-0000-000000000001: being fetched
 
 // TestStatusForMachines is JSON that says the same as the struct, and says when the next key is due.
 func TestStatusForMachines(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const every = 1000 * time.Hour
 		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
@@ -139,6 +140,7 @@ func TestEveryProblemHasAdvice(t *testing.T) {
 
 // TestKeyMadeAtTheIndexOfABackupIsInIt.
 func TestKeyMadeAtTheIndexOfABackupIsInIt(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 1})
 		s := ready(t, c)

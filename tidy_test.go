@@ -46,6 +46,7 @@ func quiet(t *testing.T, s *keyringtest.Server, when string) {
 
 // TestOfferedKeyThatNeverComesIsNoProblem of a server that could not write it.
 func TestOfferedKeyThatNeverComesIsNoProblem(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -74,6 +75,7 @@ func TestOfferedKeyThatNeverComesIsNoProblem(t *testing.T) {
 
 // TestPendingKeyIsNoProblemOnceItIsGone or need not wait.
 func TestPendingKeyIsNoProblemOnceItIsGone(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		o   keyring.RotateOptions
 		end func(t *testing.T, leader *keyringtest.Server, key keyring.KeyID) error
@@ -116,6 +118,7 @@ func TestPendingKeyIsNoProblemOnceItIsGone(t *testing.T) {
 
 // TestKeyFileThatIsMovedAwayIsFetched without a restart: it is under a KEK that the server does not have any more.
 func TestKeyFileThatIsMovedAwayIsFetched(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var f *keyringtest.Server
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
@@ -140,6 +143,7 @@ func TestKeyFileThatIsMovedAwayIsFetched(t *testing.T) {
 
 // TestWhatIsSaidOfAFileEndsWithIt while the server runs.
 func TestWhatIsSaidOfAFileEndsWithIt(t *testing.T) {
+	t.Parallel()
 	for name, plant := range map[string]func(t *testing.T, s *keyringtest.Server) (names []string){
 		"a file that was set aside": func(t *testing.T, s *keyringtest.Server) []string {
 			s.Disk.Plant(nks.FileName(keyring.NewKeyID()), 0o600, []byte("hello"))

@@ -18,6 +18,7 @@ import (
 // TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing: neither is a file counted that
 // Rewrap can't find.
 func TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		restore := snapshot(t, c.Leader())
@@ -44,6 +45,7 @@ func TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing(t *testing.T)
 
 // TestServersOwnFileComesBackBeforeAPeersCopy, which would leave it aside for ever.
 func TestServersOwnFileComesBackBeforeAPeersCopy(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
 		restore := snapshot(t, c.Leader())
@@ -64,6 +66,7 @@ func TestServersOwnFileComesBackBeforeAPeersCopy(t *testing.T) {
 
 // TestRemovedFileThatCannotBeTakenBackIsFetched from a peer that could.
 func TestRemovedFileThatCannotBeTakenBackIsFetched(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
 		restore := snapshot(t, c.Leader())
@@ -84,6 +87,7 @@ func TestRemovedFileThatCannotBeTakenBackIsFetched(t *testing.T) {
 
 // TestNomadFileDoesNotHideARemovedOne: the file that was set aside is taken back beside it.
 func TestNomadFileDoesNotHideARemovedOne(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
 		restore := snapshot(t, c.Leader())
@@ -110,6 +114,7 @@ func TestNomadFileDoesNotHideARemovedOne(t *testing.T) {
 
 // TestPrepublishedKeyThatCameBackIsNotDropped before its file has been taken back.
 func TestPrepublishedKeyThatCameBackIsNotDropped(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, _, _ := withOldKey(t)
 		l := c.Leader().Keyring
@@ -131,6 +136,7 @@ func TestPrepublishedKeyThatCameBackIsNotDropped(t *testing.T) {
 
 // TestRemoveNowHurriesAnEarlierRemoval.
 func TestRemoveNowHurriesAnEarlierRemoval(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		remove(t, c, old, keyring.RemoveOptions{Force: true})
@@ -147,6 +153,7 @@ func TestRemoveNowHurriesAnEarlierRemoval(t *testing.T) {
 
 // TestFilesOfRemovedKeysDoNotWaitForEachOther: one can't be set aside, and the others are at the first try.
 func TestFilesOfRemovedKeysDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, _, v := withOldKey(t)
 		rotate(t, c, v, 3)

@@ -40,6 +40,7 @@ func noRotation(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Rotation.Every
 // TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere: such a backup verifies and restores, and Status
 // does not take the key for one that is in it.
 func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		identity := ageIdentity(t)
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
@@ -93,6 +94,7 @@ func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
 
 // TestBackupCountsAKeyThatItLeftOutOnceItIsActive: it is not in the file.
 func TestBackupCountsAKeyThatItLeftOutOnceItIsActive(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		identity := ageIdentity(t)
 		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
@@ -127,6 +129,7 @@ func TestBackupCountsAKeyThatItLeftOutOnceItIsActive(t *testing.T) {
 
 // TestBackupStillNeedsKeysThatHaveSealed: whatever state they are in.
 func TestBackupStillNeedsKeysThatHaveSealed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: noRotation})
 		s := ready(t, c)

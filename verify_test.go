@@ -19,6 +19,7 @@ import (
 // the JWKS, from when it is prepublished until MaxTTL and the leeway after its retirement, on
 // every server, whatever becomes of its data.
 func TestTokensThroughTheLifeOfAKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signingAt(t, time.Hour, 3, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
 		leader := ready(t, c)
@@ -71,6 +72,7 @@ func TestTokensThroughTheLifeOfAKey(t *testing.T) {
 
 // TestTokensOfARemovedKeyAreRefused at once, within the life of the token too.
 func TestTokensOfARemovedKeyAreRefused(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 3, nil)
 		leader := ready(t, c)
@@ -149,6 +151,7 @@ func TestRevokedKeyVanishesAtTheActivation(t *testing.T) {
 }
 
 func TestOnlyKeysThatHaveSignedCanBeRevoked(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 1, nil)
 		k := ready(t, c).Keyring
@@ -171,6 +174,7 @@ func TestOnlyKeysThatHaveSignedCanBeRevoked(t *testing.T) {
 // TestServerWithoutMaterialVerifiesAll: public keys are in the FSM. Of most of these keys no
 // server has material, and some have public halves that nothing can be done with.
 func TestServerWithoutMaterialVerifiesAll(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 3, nil)
 		leader := ready(t, c)
@@ -216,6 +220,7 @@ func TestServerWithoutMaterialVerifiesAll(t *testing.T) {
 }
 
 func TestVerifyWantsWhatItIsToldTo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 1, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
 		leader := ready(t, c)
@@ -269,6 +274,7 @@ func TestVerifyWantsWhatItIsToldTo(t *testing.T) {
 
 // TestCallersMistakesAreNoFaultOfTheToken, but claims that don't fit are.
 func TestCallersMistakesAreNoFaultOfTheToken(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 1, nil)
 		leader := ready(t, c)
@@ -291,6 +297,7 @@ func TestCallersMistakesAreNoFaultOfTheToken(t *testing.T) {
 
 // TestRefusedTokenLeavesTheClaimsAlone: nothing of it may be taken for true.
 func TestRefusedTokenLeavesTheClaimsAlone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 1, nil)
 		leader := ready(t, c)
@@ -310,6 +317,7 @@ func TestRefusedTokenLeavesTheClaimsAlone(t *testing.T) {
 
 // TestKidHasTheFormOfAKeyID: anything else is refused for that, not for being unknown.
 func TestKidHasTheFormOfAKeyID(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 1, nil)
 		leader := ready(t, c)
@@ -331,6 +339,7 @@ func TestKidHasTheFormOfAKeyID(t *testing.T) {
 
 // TestEveryChangedByteOfATokenIsRefused, and every cut.
 func TestEveryChangedByteOfATokenIsRefused(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
 			c := signing(t, 1, func(cfg *keyring.Config) { cfg.Tokens.Algorithm = alg })

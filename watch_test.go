@@ -13,6 +13,7 @@ import (
 
 // TestLeaderNamesServersThatAreDownAndLackTheActiveKey, from when on, and no longer than they are.
 func TestLeaderNamesServersThatAreDownAndLackTheActiveKey(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -48,6 +49,7 @@ func TestLeaderNamesServersThatAreDownAndLackTheActiveKey(t *testing.T) {
 
 // TestNewLeaderNamesServersThatWereDownBefore: it has never heard from them.
 func TestNewLeaderNamesServersThatWereDownBefore(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		ready(t, c)
@@ -66,6 +68,7 @@ func TestNewLeaderNamesServersThatWereDownBefore(t *testing.T) {
 
 // TestServerThatHearsFromNoLeaderSaysSo, and since when.
 func TestServerThatHearsFromNoLeaderSaysSo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)
@@ -94,6 +97,7 @@ func TestServerThatHearsFromNoLeaderSaysSo(t *testing.T) {
 
 // TestLeaderNamesServerWhoseLogTakesNothing: it answers heartbeats, and gets no further.
 func TestLeaderNamesServerWhoseLogTakesNothing(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{Servers: 3})
 		leader := ready(t, c)

@@ -41,6 +41,7 @@ func body(t testing.TB, r *http.Response) string {
 }
 
 func TestWellKnownServesTheJWKS(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 3, nil)
 		leader := ready(t, c)
@@ -94,6 +95,7 @@ func TestWellKnownServesTheJWKS(t *testing.T) {
 
 // TestWellKnownAnswersNothingElse: no other method, no other path.
 func TestWellKnownAnswersNothingElse(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := signing(t, 1, nil)
 		h := ready(t, c).Keyring.WellKnown()
@@ -117,6 +119,7 @@ func TestWellKnownAnswersNothingElse(t *testing.T) {
 }
 
 func TestDiscoveryNamesTheIssuer(t *testing.T) {
+	t.Parallel()
 	for issuer, jwks := range map[string]string{
 		"https://issuer.example":     "https://issuer.example" + jwksPath,
 		"https://issuer.example/":    "https://issuer.example" + jwksPath,
@@ -150,6 +153,7 @@ func TestDiscoveryNamesTheIssuer(t *testing.T) {
 }
 
 func TestDiscoveryWithoutIssuerSaysSo(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, keyringtest.Options{})
 		h := ready(t, c).Keyring.WellKnown()
@@ -164,6 +168,7 @@ func TestDiscoveryWithoutIssuerSaysSo(t *testing.T) {
 
 // TestMaxAgeIsTheSmallerOfLeadAndFiveMinutes, and nothing is to be cached before there is a key.
 func TestMaxAgeIsTheSmallerOfLeadAndFiveMinutes(t *testing.T) {
+	t.Parallel()
 	for lead, want := range map[time.Duration]string{
 		0: "public, max-age=300", 5 * time.Minute: "public, max-age=300", 299 * time.Second: "public, max-age=299",
 		1500 * time.Millisecond: "public, max-age=1",

@@ -45,6 +45,7 @@ func TestCallEndsWithItsCallerAndWithClose(t *testing.T) {
 
 // TestWaitWaitsForACallThatWasLeftBehind, which the caller no longer does.
 func TestWaitWaitsForACallThatWasLeftBehind(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var g gate.Gate
 		hangs := make(chan struct{})
@@ -71,6 +72,7 @@ func TestWaitWaitsForACallThatWasLeftBehind(t *testing.T) {
 
 // TestCallThatIsLateWithinTheGraceIsNotLeftBehind: it may say what has become of what it was asked for.
 func TestCallThatIsLateWithinTheGraceIsNotLeftBehind(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -87,6 +89,7 @@ func TestCallThatIsLateWithinTheGraceIsNotLeftBehind(t *testing.T) {
 
 // TestWhatACallThatWasLeftBehindReturnsIsGivenToLate, but for what comes with an error.
 func TestWhatACallThatWasLeftBehindReturnsIsGivenToLate(t *testing.T) {
+	t.Parallel()
 	for _, fails := range []error{nil, errClosed} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)

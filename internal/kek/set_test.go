@@ -202,6 +202,7 @@ func TestMaterialIsHeldAgainstTheCheckValue(t *testing.T) {
 }
 
 func TestProbe(t *testing.T) {
+	t.Parallel()
 	only := func(k *kektest.KMS) { k.NoUnwrap = kek.ErrWrapOnly }
 	for name, c := range map[string]struct {
 		present, old func(*kektest.KMS)
@@ -252,6 +253,7 @@ func TestProbe(t *testing.T) {
 
 // TestKEKCountsAsDownAfterAWhileOfFailures, and is then not asked until a probe has brought it back.
 func TestKEKCountsAsDownAfterAWhileOfFailures(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := kektest.New("a")
 		set := kek.NewSet([]kek.KEK{a}, nil)
@@ -299,6 +301,7 @@ func TestKEKCountsAsDownAfterAWhileOfFailures(t *testing.T) {
 
 // TestCallThatIsGivenUpDoesNotTakeAKEKDown: it may be slow, and the caller in a hurry.
 func TestCallThatIsGivenUpDoesNotTakeAKEKDown(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := kektest.New("a")
 		set := kek.NewSet([]kek.KEK{a}, nil)
@@ -324,6 +327,7 @@ func TestCallThatIsGivenUpDoesNotTakeAKEKDown(t *testing.T) {
 // TestLocalKEKIsAskedAgain: one that needs no answer from elsewhere can time out too, if deriving its key takes
 // long.
 func TestLocalKEKIsAskedAgain(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := kektest.New("a")
 		set := kek.NewSet([]kek.KEK{kek.LocalKEK{KEK: a}}, nil)

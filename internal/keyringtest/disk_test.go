@@ -280,6 +280,7 @@ func TestDiskBehavesAsADirectoryDoes(t *testing.T) {
 
 // A hook that blocks is a slow disk. In a bubble its waiting costs no time.
 func TestHookMayBlockAndLookAtTheDisk(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk := keyringtest.NewDisk()
 		fsys := open(t, disk)

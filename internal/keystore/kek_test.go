@@ -125,6 +125,7 @@ const atOnce = 16
 // TestManyFilesDoNotStampedeASlowKMS: they are read side by side, up to a bound, which is also
 // reached, and each call has a deadline.
 func TestManyFilesDoNotStampedeASlowKMS(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const files, rounds = 1000, (1000 + atOnce - 1) / atOnce
 		disk, escrow := keyringtest.NewDisk(), ageKEK(t, ageIdentity(t))
@@ -150,6 +151,7 @@ func TestManyFilesDoNotStampedeASlowKMS(t *testing.T) {
 // TestArrivingKeysAreWrappedSideBySide, up to the same bound, after the first has shown that
 // the KMS answers.
 func TestArrivingKeysAreWrappedSideBySide(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := &slowKMS{KEK: newKMS("a"), takes: 20 * time.Millisecond}
 		s := openStore(t, keyringtest.NewDisk(), []kek.KEK{k}, nil)
@@ -182,6 +184,7 @@ func TestArrivingKeysAreWrappedSideBySide(t *testing.T) {
 // TestKMSThatFailsSlowlyIsNotAskedForEachFile: one that answers the probe, or is old, and then
 // takes seconds to fail. After a while it counts as away, unless it has answered, if only no.
 func TestKMSThatFailsSlowlyIsNotAskedForEachFile(t *testing.T) {
+	t.Parallel()
 	for err, most := range map[error]int{errAway: 80, seal.ErrOpen: 1001} {
 		synctest.Test(t, func(t *testing.T) {
 			disk, gone := keyringtest.NewDisk(), newKMS("gone")
@@ -219,6 +222,7 @@ func (k answersProbes) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte,
 
 // TestKEKThatFailsNowAndThenIsNotAway: between two failures it opens files.
 func TestKEKThatFailsNowAndThenIsNotAway(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, a, stray := keyringtest.NewDisk(), newKMS("a"), namedVault(t, 7)
 		stray.Name = "a"

@@ -204,6 +204,7 @@ func TestFileIsNotToBeRewrappedBecauseItsKEKIsAway(t *testing.T) {
 
 // TestKMSThatHangsInARewrapIsNotAskedForEachFile: each call would take its whole time.
 func TestKMSThatHangsInARewrapIsNotAskedForEachFile(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, a, b := keyringtest.NewDisk(), newKMS("a"), newKMS("b")
 		for i := range 200 {

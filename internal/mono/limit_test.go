@@ -11,6 +11,7 @@ import (
 
 // TestLimitOfOneNameHidesNoOthers, and names without number have no line each.
 func TestLimitOfOneNameHidesNoOthers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var limits mono.Limits
 		lines := map[string]int{}

@@ -10,6 +10,7 @@ import (
 )
 
 func TestNowGoesWithTimers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		began := mono.Now()
 		if began <= 0 {

@@ -23,6 +23,7 @@ func TestDoCallsEachOnce(t *testing.T) {
 
 // TestDoWorksOnMostAtATime, and on no more.
 func TestDoWorksOnMostAtATime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var working atomic.Int64
 		release := make(chan struct{})

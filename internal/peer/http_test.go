@@ -452,6 +452,7 @@ func (s *service) as(a *ca, id string) *peer.Client {
 
 // A thief of one server's certificate, with many connections, has the others hold little.
 func TestLongBodiesTakeTurns(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ln, a := newPipes(), newCA(t)
 		s := serve(t, a, ln, ln.DialContext, echo)
@@ -562,6 +563,7 @@ func TestManyLongCallsAtOnceSucceed(t *testing.T) {
 
 // A port closes the oldest of many handshakes from one address.
 func TestClientDialsAFewAtATime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var dials atomic.Int32
 		c := peer.NewClient(&peer.Dialer{Cluster: cluster, TLS: newCA(t).source("a"), DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
@@ -663,6 +665,7 @@ func (l *late) Accept() (net.Conn, error) {
 }
 
 func TestServerClosesTheConnectionThatComesLate(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		ln := &late{newPipes(), make(chan net.Conn, 1)}
@@ -680,6 +683,7 @@ func TestServerClosesTheConnectionThatComesLate(t *testing.T) {
 
 // What is not a verified connection has no identity, and gets no answer.
 func TestServerWantsAnIdentity(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		s := peer.Serve(ln, echo, peer.ServerOptions{})
@@ -698,6 +702,7 @@ func TestServerWantsAnIdentity(t *testing.T) {
 }
 
 func TestClientCloseClosesIdleConnections(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		var raw net.Conn
@@ -721,6 +726,7 @@ func TestClientCloseClosesIdleConnections(t *testing.T) {
 }
 
 func TestCloseDuringADial(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		go ln.Accept() // and says nothing

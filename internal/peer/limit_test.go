@@ -10,6 +10,7 @@ import (
 )
 
 func TestLimitsAreFirstComeFirstServed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		limits := peer.NewLimits(2)
 		order := make(chan int, 6)

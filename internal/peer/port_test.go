@@ -134,6 +134,7 @@ func TestSilentPeersDelayNobody(t *testing.T) {
 }
 
 func TestOldestHandshakeGivesWay(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, ln, told := newCA(t), newPipes(), make(refusals, 10)
 		p := peer.Listen(ln, peer.PortOptions{
@@ -200,6 +201,7 @@ func TestConnectionsAreCapped(t *testing.T) {
 }
 
 func TestHandshakeDeadline(t *testing.T) {
+	t.Parallel()
 	for name, first := range map[string][]byte{
 		"silent":      nil,
 		"half header": {22, 3},
@@ -227,6 +229,7 @@ func TestHandshakeDeadline(t *testing.T) {
 }
 
 func TestConnectionThatNobodyTakesIsClosed(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, ln, told := newCA(t), newPipes(), make(refusals, 10)
 		p := peer.Listen(ln, peer.PortOptions{
@@ -251,6 +254,7 @@ func TestConnectionThatNobodyTakesIsClosed(t *testing.T) {
 }
 
 func TestAdmittedConnectionHasNoDeadline(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, ln := newCA(t), newPipes()
 		p := peer.Listen(ln, peer.PortOptions{TLS: serverConfig(t, a.source("a"), everybody)})
@@ -270,6 +274,7 @@ func TestAdmittedConnectionHasNoDeadline(t *testing.T) {
 }
 
 func TestDialDeadline(t *testing.T) {
+	t.Parallel()
 	for name, shake := range map[string]bool{"silent": false, "never admits": true} {
 		synctest.Test(t, func(t *testing.T) {
 			a, ln := newCA(t), newPipes()
@@ -301,6 +306,7 @@ func TestDialDeadline(t *testing.T) {
 
 // TestDialLooksElsewhere when nobody answers at the address, or not at once.
 func TestDialLooksElsewhere(t *testing.T) {
+	t.Parallel()
 	const late = 250 * time.Millisecond
 	for name, tt := range map[string]struct {
 		addr   string
@@ -365,6 +371,7 @@ func TestDialLooksElsewhere(t *testing.T) {
 }
 
 func TestDropCutsThoseWhoAreGone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, ln := newCA(t), newPipes()
 		p := peer.Listen(ln, peer.PortOptions{TLS: serverConfig(t, a.source("a"), everybody)})
@@ -407,6 +414,7 @@ func (s *slow) Write(b []byte) (int, error) {
 
 // TestDropCutsThoseWhoAreGoneInTheirHandshake, and nobody else: who calls has done nothing wrong.
 func TestDropCutsThoseWhoAreGoneInTheirHandshake(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, ln, told, begin := newCA(t), newPipes(), make(refusals, 10), make(chan struct{})
 		p := peer.Listen(ln, peer.PortOptions{TLS: serverConfig(t, a.source("a"), everybody), OnRefuse: told.note})
@@ -455,6 +463,7 @@ func (f *flaky) Accept() (net.Conn, error) {
 }
 
 func TestAcceptErrorsPass(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, told := newCA(t), make(refusals, 11)
 		ln := &flaky{newPipes(), make(chan error, 10)}
@@ -479,6 +488,7 @@ func TestAcceptErrorsPass(t *testing.T) {
 
 // In a bubble that has ended no goroutine is left.
 func TestPortCloseEndsEverything(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a, ln := newCA(t), newPipes()
 		p := peer.Listen(ln, peer.PortOptions{TLS: serverConfig(t, a.source("a"), everybody), Handshake: never})

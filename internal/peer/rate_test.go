@@ -56,6 +56,7 @@ func sentTo(t *testing.T, wrap func(net.Conn) net.Conn, parts []part) (got []byt
 
 // Raft would wait for a snapshot as long as it takes, and do nothing else.
 func TestSlowRequestsEnd(t *testing.T) {
+	t.Parallel()
 	whole, huge, vote := entries(3, 40<<10), snapshot(1<<60), request(requestVote, new(raft.RequestVoteRequest))
 	block := make([]byte, 64<<10)
 	for name, c := range map[string]struct {
@@ -81,6 +82,7 @@ func TestSlowRequestsEnd(t *testing.T) {
 }
 
 func TestRequestsThatComeSlowlyPass(t *testing.T) {
+	t.Parallel()
 	data := make([]byte, 1<<20)
 	whole, vote := entries(3, 40<<10), request(requestVote, new(raft.RequestVoteRequest))
 	for name, parts := range map[string][]part{
@@ -104,6 +106,7 @@ func TestRequestsThatComeSlowlyPass(t *testing.T) {
 
 // Raft's own deadlines are those of the answers.
 func TestAnswersMayTakeTheirTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		answer := pack("", filled[raft.RequestVoteResponse](20))
 		parts := every(time.Minute, answer, 1)
@@ -115,6 +118,7 @@ func TestAnswersMayTakeTheirTime(t *testing.T) {
 
 // What a slow disk takes here is not the sender's time.
 func TestSlowReadersGetTheirSnapshot(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
 		const size = 1 << 20
@@ -142,6 +146,7 @@ func TestSlowReadersGetTheirSnapshot(t *testing.T) {
 // TestRaftIsNotHeldUpByASnapshot that does not come: it reads that in the goroutine that does
 // everything else.
 func TestRaftIsNotHeldUpByASnapshot(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{

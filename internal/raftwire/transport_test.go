@@ -78,6 +78,7 @@ func (s *trickle) Read(p []byte) (int, error) {
 
 // TestStartOfASnapshotHasItsTime: the next one waits for it. What follows the start has as long as it takes.
 func TestStartOfASnapshotHasItsTime(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		check := snapshotCheck(t, 3)
 		head := append([]byte("keyring-snapshot"), 0, 0, 0, 0, 1<<6, 0, 0, 0)
