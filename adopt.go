@@ -24,14 +24,22 @@ import (
 // Leader only. A key that no server has is ErrUnknownKey, and so is one that was removed. One whose public key in
 // raft is not that of its material is ErrCorrupt.
 func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.adoptFile(ctx, id) })
+	a := &adopter{k.server, k.clocks, k.public}
+	return k.do(ctx, func(ctx context.Context) error { return a.adoptFile(ctx, id) })
 }
 
-func (k *Keyring) adoptFile(ctx context.Context, id KeyID) error {
-	if err := k.mayLead(); err != nil {
+// adopter takes keys into the keyring whose files are there.
+type adopter struct {
+	*server
+	clocks *clocks
+	public *publicKeys
+}
+
+func (a *adopter) adoptFile(ctx context.Context, id KeyID) error {
+	if err := a.mayLead(); err != nil {
 		return err
 	}
-	ring := k.fsm.ring.Load()
+	ring := a.fsm.ring.Load()
 	if ring.WasRemoved(id) {
 		return fmt.Errorf("adopt: %w %s: it was removed", ErrUnknownKey, id)
 	}
@@ -39,38 +47,38 @@ func (k *Keyring) adoptFile(ctx context.Context, id KeyID) error {
 		if !known.DataOnly {
 			return nil
 		}
-		return k.admit(ctx, id)
+		return a.admit(ctx, id)
 	}
-	orphan, own, err := k.findOrphan(ctx, id)
+	orphan, own, err := a.findOrphan(ctx, id)
 	if err != nil {
 		return err
 	}
-	if err := k.adopt(ctx, meta.Adopt{Key: orphan, DataOnly: !own}); err != nil || own {
+	if err := a.adopt(ctx, meta.Adopt{Key: orphan, DataOnly: !own}); err != nil || own {
 		return err
 	}
-	return k.admit(ctx, id)
+	return a.admit(ctx, id)
 }
 
 // admit admits the tokens of a key that was adopted for data only.
-func (k *Keyring) admit(ctx context.Context, id KeyID) error {
-	key, err := k.awaitMaterial(ctx, id)
+func (a *adopter) admit(ctx context.Context, id KeyID) error {
+	key, err := a.public.awaitMaterial(ctx, id)
 	if err != nil {
 		return fmt.Errorf("adopt %s: %w", id, err)
 	}
-	return k.adopt(ctx, meta.Adopt{Key: key.New(), Admit: true})
+	return a.adopt(ctx, meta.Adopt{Key: key.New(), Admit: true})
 }
 
-func (k *Keyring) adopt(ctx context.Context, a meta.Adopt) error {
-	a.Time = k.timeToWrite(ctx)
-	if err := k.propose(ctx, meta.Command{Adopt: &a}); err != nil {
-		return fmt.Errorf("adopt %s: %w", a.Key.ID, err)
+func (a *adopter) adopt(ctx context.Context, how meta.Adopt) error {
+	how.Time = a.clocks.timeToWrite(ctx)
+	if err := a.propose(ctx, meta.Command{Adopt: &how}); err != nil {
+		return fmt.Errorf("adopt %s: %w", how.Key.ID, err)
 	}
 	return nil
 }
 
 // findOrphan asks this server, then the others, for a key that the ring does not know, and says whether it is
 // this server's own: then its public key was derived here.
-func (k *Keyring) findOrphan(ctx context.Context, id KeyID) (orphan meta.NewKey, own bool, err error) {
+func (a *adopter) findOrphan(ctx context.Context, id KeyID) (orphan meta.NewKey, own bool, err error) {
 	named := func(h *peer.Hello) (meta.NewKey, bool) {
 		for _, o := range h.Orphans {
 			if o.ID == id {
@@ -79,14 +87,14 @@ func (k *Keyring) findOrphan(ctx context.Context, id KeyID) (orphan meta.NewKey,
 		}
 		return meta.NewKey{}, false
 	}
-	if o, ok := named(k.hello()); ok {
+	if o, ok := named(a.hello()); ok {
 		return o, true, nil
 	}
-	for _, server := range servers(k.raft) {
-		if server == string(k.cfg.ID) {
+	for _, server := range servers(a.raft) {
+		if server == string(a.cfg.ID) {
 			continue
 		}
-		h, err := k.peers.Hello(ctx, server)
+		h, err := a.peers.Hello(ctx, server)
 		if err != nil {
 			continue
 		}

@@ -87,16 +87,16 @@ func (e *events) take() []Event {
 	return taken
 }
 
-// audit tells Config.Audit, until Close: it ends when all are told.
-func (k *Keyring) audit(e *events) {
+// tell hands the events to Config.Audit. When ctx has ended it ends as soon as all are told.
+func (e *events) tell(ctx context.Context, audit func(Event)) {
 	for open := true; open; {
 		select {
 		case <-e.some:
-		case <-k.ctx.Done():
+		case <-ctx.Done():
 			open = false
 		}
 		for _, event := range e.take() {
-			k.cfg.Audit(event)
+			audit(event)
 		}
 	}
 }

@@ -15,32 +15,32 @@ import (
 // allApply returns no error if every server of the raft configuration says, now, that it applies
 // version v of log entries. Nothing is remembered: a server may come back with an older build. One
 // that joins afterwards is not asked.
-func (k *Keyring) allApply(ctx context.Context, v int) error {
-	asked := servers(k.raft)
-	if behind := behind(asked, k.greetAll(ctx, asked), v); len(behind) > 0 {
+func (s *server) allApply(ctx context.Context, v int) error {
+	asked := servers(s.raft)
+	if behind := behind(asked, s.greetAll(ctx, asked), v); len(behind) > 0 {
 		return behindError{v, behind}
 	}
-	if !slices.Equal(asked, servers(k.raft)) {
+	if !slices.Equal(asked, servers(s.raft)) {
 		return errors.New("the raft configuration has changed while its servers were asked for their builds")
 	}
 	return nil
 }
 
 // greetAll asks servers what they are. Those that do not answer are not among the answers.
-func (k *Keyring) greetAll(ctx context.Context, servers []string) map[string]*peer.Hello {
-	answers := k.greetEach(ctx, servers)
+func (s *server) greetAll(ctx context.Context, servers []string) map[string]*peer.Hello {
+	answers := s.greetEach(ctx, servers)
 	maps.DeleteFunc(answers, func(_ string, h *peer.Hello) bool { return h == nil })
 	return answers
 }
 
 // greetEach asks servers what they are. Those that are not ready to say so have nil for an answer, and those
 // that do not answer have none.
-func (k *Keyring) greetEach(ctx context.Context, servers []string) map[string]*peer.Hello {
+func (s *server) greetEach(ctx context.Context, servers []string) map[string]*peer.Hello {
 	return peer.All(ctx, servers, func(ctx context.Context, server string) (*peer.Hello, error) {
-		if server == string(k.cfg.ID) {
-			return k.hello(), nil
+		if server == string(s.cfg.ID) {
+			return s.hello(), nil
 		}
-		h, err := k.peers.HelloWaiting(ctx, server)
+		h, err := s.peers.HelloWaiting(ctx, server)
 		if peer.Refused(err, peer.NotReady) {
 			return nil, nil
 		}

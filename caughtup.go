@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +25,9 @@ import (
 // It never becomes false again: what the FSM has had it has, and what replaces it comes later in the
 // log, a restored snapshot too. How old it may have become since is what silence tells.
 type caughtUp struct {
+	*server
+	hadLog uint64 // the last index of raft's log at Open
+
 	done atomic.Bool
 	last atomic.Pointer[error] // why the last question to a leader was of no use; nil if there was none, or it was
 }
@@ -48,31 +50,31 @@ type view struct {
 	ring     *meta.Ring
 }
 
-func (k *Keyring) view() view {
-	v := view{caughtUp: k.caughtUp.load()}
-	v.ring = k.fsm.ring.Load()
+func (c *caughtUp) view() view {
+	v := view{caughtUp: c.load()}
+	v.ring = c.fsm.ring.Load()
 	return v
 }
 
-// setCaughtUp is called by the leader's loop and by catchUp.
-func (k *Keyring) setCaughtUp() {
-	if k.caughtUp.done.CompareAndSwap(false, true) {
-		k.fsm.bell.ring()
+// set is called by the leader's loop and by run.
+func (c *caughtUp) set() {
+	if c.done.CompareAndSwap(false, true) {
+		c.fsm.bell.ring()
 	}
 }
 
-// catchUp runs until this server has caught up, or Close.
-func (k *Keyring) catchUp() {
-	reached := k.findGoal()
-	k.caughtUp.last.Store(nil)
-	for reached != nil && !k.caughtUp.load() {
-		changed := k.fsm.bell.wait()
-		if k.fsm.complete() == nil && reached() {
-			k.setCaughtUp()
+// run ends when this server has caught up, or with ctx.
+func (c *caughtUp) run(ctx context.Context) {
+	reached := c.findGoal(ctx)
+	c.last.Store(nil)
+	for reached != nil && !c.load() {
+		changed := c.fsm.bell.wait()
+		if c.fsm.complete() == nil && reached() {
+			c.set()
 			return
 		}
 		// raft notes the index of a snapshot that was restored a little later than the FSM hears of it.
-		if !pause(k.ctx, changed, time.Second) {
+		if !pause(ctx, changed, time.Second) {
 			return
 		}
 	}
@@ -80,32 +82,32 @@ func (k *Keyring) catchUp() {
 
 // findGoal asks each leader that comes up until one has told how far this server has to come, and
 // returns what reports that it has. It is nil if that is of no use any more.
-func (k *Keyring) findGoal() func() bool {
+func (c *caughtUp) findGoal(ctx context.Context) func() bool {
 	var asked raft.ServerID // the leader that gave no answer of use
 	var again time.Time     // when it is asked again
-	for tries := 0; !k.caughtUp.load(); {
-		changed := k.fsm.bell.wait()
-		_, leader := k.raft.LeaderWithID()
+	for tries := 0; !c.load(); {
+		changed := c.fsm.bell.wait()
+		_, leader := c.raft.LeaderWithID()
 		wait := idle
 		switch {
-		case leader == "" || leader == k.cfg.ID: // the leader's loop sees to it when this server leads
+		case leader == "" || leader == c.cfg.ID: // the leader's loop sees to it when this server leads
 		case leader == asked && time.Until(again) > 0:
 			wait = time.Until(again)
 		default:
-			reached, err := k.askGoal(k.ctx, leader)
+			reached, err := c.askGoal(ctx, leader)
 			if err == nil {
 				return reached
 			}
 			if leader != asked {
 				tries = 0
 			}
-			k.cfg.Logger.Debug("ask the leader how far it is", "leader", leader, "error", err)
-			k.caughtUp.last.Store(&err)
+			c.cfg.Logger.Debug("ask the leader how far it is", "leader", leader, "error", err)
+			c.last.Store(&err)
 			wait = plan.Backoff(tries, rand.Float64())
 			asked, again = leader, time.Now().Add(wait)
 			tries++
 		}
-		if !pause(k.ctx, changed, wait) {
+		if !pause(ctx, changed, wait) {
 			return nil
 		}
 	}
@@ -113,10 +115,10 @@ func (k *Keyring) findGoal() func() bool {
 }
 
 // askGoal asks the leader how far this server has to come.
-func (k *Keyring) askGoal(ctx context.Context, leader raft.ServerID) (func() bool, error) {
-	a, err := k.toLeader.State(ctx, string(leader), peer.StateRequest{Confirm: true})
+func (c *caughtUp) askGoal(ctx context.Context, leader raft.ServerID) (func() bool, error) {
+	a, err := c.toLeader.State(ctx, string(leader), peer.StateRequest{Confirm: true})
 	if peer.Refused(err, peer.Unsupported) { // its build does not know the question
-		return k.localGoal()
+		return c.localGoal()
 	}
 	if err != nil {
 		return nil, err
@@ -124,7 +126,7 @@ func (k *Keyring) askGoal(ctx context.Context, leader raft.ServerID) (func() boo
 	if !a.Leads {
 		return nil, errors.New("it is not confirmed as the leader, or has no entry of its own yet")
 	}
-	reached := func() bool { return plan.Reached(k.fsm.ring.Load(), a.Entry, k.fsm.position(k.raft)) }
+	reached := func() bool { return plan.Reached(c.fsm.ring.Load(), a.Entry, c.fsm.position(c.raft)) }
 	if a.Entry == 0 && !reached() { // the first entry came meanwhile, or this ring is yet to be replaced
 		return nil, errors.New("it had no entry of the keyring's yet, and this server has one")
 	}
@@ -141,52 +143,21 @@ func (k *Keyring) askGoal(ctx context.Context, leader raft.ServerID) (func() boo
 // A heartbeat tells who leads and nothing of what is committed, of which raft knows nothing after a start.
 // So there is no goal before as much is committed as was in the log at Open. What was there and not
 // committed may have been replaced by less: then what is in the log now is enough.
-func (k *Keyring) localGoal() (func() bool, error) {
-	commit := k.raft.CommitIndex()
-	if commit == 0 || commit < min(k.hadLog, k.raft.LastIndex()) {
+func (c *caughtUp) localGoal() (func() bool, error) {
+	commit := c.raft.CommitIndex()
+	if commit == 0 || commit < min(c.hadLog, c.raft.LastIndex()) {
 		return nil, errors.New("its build does not know the question, and it has yet to tell what is committed")
 	}
-	return func() bool { return k.raft.AppliedIndex() >= commit }, nil
+	return func() bool { return c.raft.AppliedIndex() >= commit }, nil
 }
-
-// position returns an index of raft's log up to which the FSM has all entries of the keyring. raft's own
-// index of what is applied won't do: it is that of the entries handed to the FSM, which may have
-// thousands of them yet to apply. What raft calls the last snapshot the FSM was asked for or restored
-// from, so it has that.
-func (f *FSM) position(r *raft.Raft) uint64 {
-	entry := f.entry.Load()
-	snapshot, _ := strconv.ParseUint(r.Stats()["last_snapshot_index"], 10, 64)
-	return max(entry, snapshot)
-}
-
-// silence is how long this server has heard from no leader; zero if it leads.
-func (k *Keyring) silence() time.Duration {
-	if k.raft.State() == raft.Leader { // it steps down when its lease ends
-		return 0
-	}
-	heard := k.raft.LastContact()
-	if heard.Before(k.openedAt) {
-		heard = k.openedAt
-	}
-	return max(0, time.Since(heard))
-}
-
-// lostAfter is a time that no election takes: ten seconds, with raft's usual timeouts.
-func (k *Keyring) lostAfter() time.Duration {
-	conf := k.raft.ReloadableConfig()
-	return max(10*time.Second, 5*(conf.HeartbeatTimeout+conf.ElectionTimeout))
-}
-
-// isLost reports whether a silence is longer than an election takes.
-func (k *Keyring) isLost(silence time.Duration) bool { return silence > k.lostAfter() }
 
 // behind is why there may be a key that this server does not know, or nil. It matches ErrNotReady. Ask
 // it before the ring is read.
-func (k *Keyring) behind() error {
-	if err := k.outdated(); err != nil {
+func (c *caughtUp) behind() error {
+	if err := c.outdated(); err != nil {
 		return err
 	}
-	if silence := k.silence(); k.isLost(silence) {
+	if silence := c.silence(); c.isLost(silence) {
 		return lost(silence)
 	}
 	return nil
@@ -197,11 +168,11 @@ func lost(silence time.Duration) error {
 }
 
 // outdated is why this server may never have known a key that others have, or nil. It matches ErrNotReady.
-func (k *Keyring) outdated() error {
-	if !k.caughtUp.load() {
-		return fmt.Errorf("%w: %w", ErrNotReady, k.caughtUp.err())
+func (c *caughtUp) outdated() error {
+	if !c.load() {
+		return fmt.Errorf("%w: %w", ErrNotReady, c.err())
 	}
-	if err := k.fsm.complete(); err != nil {
+	if err := c.fsm.complete(); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
 	return nil

@@ -2,7 +2,6 @@ package keyring
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -16,6 +15,8 @@ import (
 
 // clocks is what this server knows of the time beyond what its own clock shows.
 type clocks struct {
+	*server
+
 	mu     sync.Mutex              // guards below
 	ring   *meta.Ring              // the one that latest is of
 	latest time.Time               // time in its keys
@@ -23,7 +24,7 @@ type clocks struct {
 
 	others   map[string]clockReading // by server that has answered; replaced whole
 	compared mono.Time               // when the others were last asked
-	term     uint64                  // in which this server led then; zero if it did not
+	ledTerm  uint64                  // in which this server led then; zero if it did not
 	leader   string                  // at that time
 	servers  []string                // at that time
 }
@@ -46,11 +47,10 @@ func (r clockReading) ahead(now time.Time, at mono.Time) time.Duration {
 }
 
 // sight is how this server sees the times in the ring, and those given. It remembers which lie ahead.
-func (k *Keyring) sight(ring *meta.Ring, times ...time.Time) plan.Sight {
-	c := &k.clocks
+func (c *clocks) sight(ring *meta.Ring, times ...time.Time) plan.Sight {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := plan.Sight{Now: k.now(), Mono: mono.Now(), Leeway: k.cfg.Tokens.Leeway, First: c.first}
+	s := plan.Sight{Now: c.now(), Mono: mono.Now(), Leeway: c.cfg.Tokens.Leeway, First: c.first}
 	if c.ring != ring {
 		c.ring, c.latest = ring, plan.Latest(ring)
 	}
@@ -64,63 +64,63 @@ func (k *Keyring) sight(ring *meta.Ring, times ...time.Time) plan.Sight {
 	return s
 }
 
-// knownClocks is what plan wants to know of the others' clocks.
-func (k *Keyring) knownClocks() plan.Clocks {
-	k.clocks.mu.Lock()
-	others, compared, term := k.clocks.others, k.clocks.compared, k.clocks.term
-	k.clocks.mu.Unlock()
-	known := k.clocksBy(others)
+// known is what plan wants to know of the others' clocks.
+func (c *clocks) known() plan.Clocks {
+	c.mu.Lock()
+	others, compared, term := c.others, c.compared, c.ledTerm
+	c.mu.Unlock()
+	known := c.by(others)
 	known.Compared, known.Term = compared, term
 	return known
 }
 
-// clocksBy is what readings say of the others' clocks now.
-func (k *Keyring) clocksBy(readings map[string]clockReading) plan.Clocks {
-	now, at := k.now(), mono.Now()
+// by is what readings say of the others' clocks now.
+func (c *clocks) by(readings map[string]clockReading) plan.Clocks {
+	now, at := c.now(), mono.Now()
 	ahead := map[string]time.Duration{}
 	for server, r := range readings {
 		ahead[server] = r.ahead(now, at)
 	}
-	return plan.NewClocks(ahead, k.cfg.Tokens.Leeway)
+	return plan.NewClocks(ahead, c.cfg.Tokens.Leeway)
 }
 
 // comparedAsLeader reports whether this server has asked all others since it leads, if there are any.
-func (k *Keyring) comparedAsLeader() bool {
-	return k.knownClocks().Term == k.term.Load() || len(servers(k.raft)) < 2
+func (c *clocks) comparedAsLeader() bool {
+	return c.known().Term == c.term.Load() || len(servers(c.raft)) < 2
 }
 
 // timeToWrite is the time for the ring: what the clock shows, or what most servers' clocks show if this one's is wrong.
 // A rotation by hand does not wait until it is right. Whether it is wrong is asked anew, for a while: all clocks may have
 // been set, and a new leader may have asked one server alone.
-func (k *Keyring) timeToWrite(ctx context.Context) time.Time {
-	if k.knownClocks().Wrong() || k.wrongClock(ctx) {
+func (c *clocks) timeToWrite(ctx context.Context) time.Time {
+	if c.known().Wrong() || c.wrongClock(ctx) {
 		ctx, cancel := context.WithTimeout(ctx, compareFor)
 		defer cancel()
-		k.compareClocks(ctx, nil)
+		c.compare(ctx, nil)
 	}
-	return k.now().Add(k.knownClocks().Correction())
+	return c.now().Add(c.known().Correction())
 }
 
 // wrongClock reports whether this leader's clock is wrong. It asks first, for a while, if it has not asked since it leads.
-func (k *Keyring) wrongClock(ctx context.Context) bool {
-	if !k.comparedAsLeader() {
+func (c *clocks) wrongClock(ctx context.Context) bool {
+	if !c.comparedAsLeader() {
 		ctx, cancel := context.WithTimeout(ctx, compareFor)
 		defer cancel()
-		k.compareWithMost(ctx)
+		c.compareWithMost(ctx)
 	}
-	return k.knownClocks().Wrong()
+	return c.known().Wrong()
 }
 
 // activationTime is the time to write for an activation.
-func (k *Keyring) activationTime(ctx context.Context) time.Time {
-	now := k.timeToWrite(ctx)
-	return plan.ActivateAt(k.fsm.ring.Load(), now)
+func (c *clocks) activationTime(ctx context.Context) time.Time {
+	now := c.timeToWrite(ctx)
+	return plan.ActivateAt(c.fsm.ring.Load(), now)
 }
 
 // removalTime is the time to write for the removal of a key.
-func (k *Keyring) removalTime(ctx context.Context, id KeyID) time.Time {
-	now := k.timeToWrite(ctx)
-	return plan.RemoveAt(k.fsm.ring.Load(), id, now)
+func (c *clocks) removalTime(ctx context.Context, id KeyID) time.Time {
+	now := c.timeToWrite(ctx)
+	return plan.RemoveAt(c.fsm.ring.Load(), id, now)
 }
 
 const (
@@ -130,105 +130,90 @@ const (
 	compareFor   = 5 * time.Second // at most, for a time to write
 )
 
-// watchClocks asks other servers for their time: when there is a leader, when it is another one, when servers come or go,
+// run asks other servers for their time: when there is a leader, when it is another one, when servers come or go,
 // and seldom otherwise. It runs until Close.
-func (k *Keyring) watchClocks() {
+func (c *clocks) run(ctx context.Context) {
 	for {
-		changed := k.fsm.bell.wait()
-		wait := k.compareIn()
+		changed := c.fsm.bell.wait()
+		wait := c.compareIn()
 		if wait <= 0 {
-			k.compareClocks(k.ctx, nil)
-			wait = k.compareIn()
+			c.compare(ctx, nil)
+			wait = c.compareIn()
 		}
-		if !pause(k.ctx, changed, max(0, wait)) {
+		if !pause(ctx, changed, max(0, wait)) {
 			return
 		}
 	}
 }
 
 // compareIn is how long it is until the clocks are to be compared.
-func (k *Keyring) compareIn() time.Duration {
-	_, leader := k.raft.LeaderWithID()
-	others := k.whoseClocks(leader)
+func (c *clocks) compareIn() time.Duration {
+	_, leader := c.raft.LeaderWithID()
+	others := c.whoseClocks(leader)
 	if leader == "" || len(others) == 0 {
 		return idle
 	}
-	wrong := len(k.knownClocks().Differ()) > 0
-	k.clocks.mu.Lock()
-	defer k.clocks.mu.Unlock()
-	if k.clocks.compared == 0 || k.clocks.leader != string(leader) || !slices.Equal(k.clocks.servers, others) {
+	wrong := len(c.known().Differ()) > 0
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.compared == 0 || c.leader != string(leader) || !slices.Equal(c.servers, others) {
 		return 0
 	}
 	every := compareEvery
-	if len(k.clocks.others) < len(others) {
+	if len(c.others) < len(others) {
 		every = compareLate
 	}
 	if wrong {
 		every = min(every, compareWrong)
 	}
-	return mono.Until(k.clocks.compared.Add(every))
+	return mono.Until(c.compared.Add(every))
 }
 
 // whoseClocks are the servers that this one asks for their time: a leader all, another one the leader.
-func (k *Keyring) whoseClocks(leader raft.ServerID) []string {
-	return slices.DeleteFunc(servers(k.raft), func(s string) bool {
-		return s == string(k.cfg.ID) || leader != k.cfg.ID && s != string(leader)
+func (c *clocks) whoseClocks(leader raft.ServerID) []string {
+	return slices.DeleteFunc(servers(c.raft), func(s string) bool {
+		return s == string(c.cfg.ID) || leader != c.cfg.ID && s != string(leader)
 	})
 }
 
-// compareClocks asks for the time, until the answers are enough.
-func (k *Keyring) compareClocks(ctx context.Context, enough func(plan.Clocks) bool) {
-	_, leader := k.raft.LeaderWithID()
-	asked, term := k.whoseClocks(leader), uint64(0)
-	if leader == k.cfg.ID {
-		term = k.raft.CurrentTerm()
+// compare asks for the time, until the answers are enough.
+func (c *clocks) compare(ctx context.Context, enough func(plan.Clocks) bool) {
+	_, leader := c.raft.LeaderWithID()
+	asked, term := c.whoseClocks(leader), uint64(0)
+	if leader == c.cfg.ID {
+		term = c.raft.CurrentTerm()
 	}
 	answers := peer.All(ctx, asked, func(ctx context.Context, server string) (clockReading, error) {
 		began := mono.Now()
-		a, err := k.peers.State(ctx, server, peer.StateRequest{})
+		a, err := c.peers.State(ctx, server, peer.StateRequest{})
 		if err != nil {
 			return clockReading{}, err
 		}
 		half := mono.Now().Sub(began) / 2
 		return clockReading{a.Time, began.Add(half), half}, nil
 	}, func(answers map[string]clockReading) bool {
-		return enough != nil && enough(k.clocksBy(answers))
+		return enough != nil && enough(c.by(answers))
 	})
-	k.clocks.mu.Lock()
-	if k.clocks.leader == string(leader) {
-		for server, r := range k.clocks.others { // those of which there was no need to wait for
+	c.mu.Lock()
+	if c.leader == string(leader) {
+		for server, r := range c.others { // those of which there was no need to wait for
 			if _, answered := answers[server]; !answered && enough != nil && slices.Contains(asked, server) {
 				answers[server] = r
 			}
 		}
 	}
-	k.clocks.others, k.clocks.compared, k.clocks.leader, k.clocks.servers = answers, mono.Now(), string(leader), asked
-	k.clocks.term = term
-	k.clocks.mu.Unlock()
-	k.fsm.bell.ring()
+	c.others, c.compared, c.leader, c.servers = answers, mono.Now(), string(leader), asked
+	c.ledTerm = term
+	c.mu.Unlock()
+	c.fsm.bell.ring()
 }
 
 // compareWithMost asks every server for its time. If most of them agree with this one, the others are not waited for.
-func (k *Keyring) compareWithMost(ctx context.Context) {
-	all := len(servers(k.raft))
-	k.compareClocks(ctx, func(c plan.Clocks) bool {
-		return 2*(len(c.Ahead)+1) > all && len(c.Differ()) == 0
+func (c *clocks) compareWithMost(ctx context.Context) {
+	all := len(servers(c.raft))
+	c.compare(ctx, func(by plan.Clocks) bool {
+		return 2*(len(by.Ahead)+1) > all && len(by.Differ()) == 0
 	})
-}
-
-// handOver hands leadership to a server whose clock is right.
-func (l *leader) handOver(to []string) error {
-	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
-		if !slices.Contains(to, string(server.ID)) {
-			continue
-		}
-		l.cfg.Logger.Warn("the clock of this server, which leads, is wrong: it hands over", "to", server.ID, "wrong by", l.knownClocks().Correction())
-		if err := l.raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
-			return outcome(l.raft, err)
-		}
-		return notLeader(l.raft)
-	}
-	return fmt.Errorf("servers %q have left", to)
 }
 
 // clocksStatus is what this server knows of the time at one moment.
@@ -237,6 +222,6 @@ type clocksStatus struct {
 	sight plan.Sight  // of the times in the ring
 }
 
-func (k *Keyring) clocksStatus(ring *meta.Ring) clocksStatus {
-	return clocksStatus{k.knownClocks(), k.sight(ring)}
+func (c *clocks) status(ring *meta.Ring) clocksStatus {
+	return clocksStatus{c.known(), c.sight(ring)}
 }

@@ -60,7 +60,7 @@ type Key struct {
 	Holders     []raft.ServerID `json:"holders"` // by what they have reported
 }
 
-func publicKey(m *meta.Key) Key {
+func keyOf(m *meta.Key) Key {
 	k := Key{
 		ID: m.ID, State: m.State, Algorithm: m.Algorithm,
 		Created: m.Created, Publish: m.Publish, Activated: m.Activated, Retired: m.Retired, Revoked: m.Revoked, Removing: m.Remove,
@@ -71,10 +71,10 @@ func publicKey(m *meta.Key) Key {
 }
 
 // publicKeys returns the keys of the ring, the newest first.
-func publicKeys(ring *meta.Ring) []Key {
+func keysOf(ring *meta.Ring) []Key {
 	var keys []Key
 	for _, m := range ring.Keys {
-		keys = append(keys, publicKey(m))
+		keys = append(keys, keyOf(m))
 	}
 	slices.SortFunc(keys, func(a, b Key) int {
 		return cmp.Or(cmp.Compare(b.CreateIndex, a.CreateIndex), compareIDs(a.ID, b.ID))

@@ -202,7 +202,7 @@ func PlantKey(k *Keyring) (KeyID, error) {
 		return KeyID{}, err
 	}
 	id := newKeyID()
-	return id, k.store.Put(k.ctx, keystore.Key{
+	return id, k.store.Put(context.Background(), keystore.Key{
 		ID: id, Algorithm: "EdDSA", Check: secret.Check(id, "EdDSA"), Created: time.Now().UTC().Round(0), Secret: secret,
 	})[0]
 }
@@ -231,7 +231,7 @@ func JoinSecret(token string) []byte {
 
 // BetweenSteps has the leader's loop do something between two of its steps.
 func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) error) error {
-	return k.alongActivations(ctx, do)
+	return k.leader.betweenSteps(ctx, do)
 }
 
 // Loaded is how many keys are in memory.
@@ -273,14 +273,14 @@ func RestoreRaft(n Node) error {
 // KeyOf returns the metadata of a key, or that of none.
 func KeyOf(n Node, id KeyID) Key {
 	if m := n.Keyring().fsm.ring.Load().Key(id); m != nil {
-		return publicKey(m)
+		return keyOf(m)
 	}
 	return Key{}
 }
 
 // AwaitGone waits on a server that follows for a key to be removed.
 func AwaitGone(ctx context.Context, k *Keyring, id KeyID) error {
-	return k.awaitGone(ctx, id, false)
+	return k.remover.awaitGone(ctx, id, false)
 }
 
 func AwaitKey(k *Keyring, id KeyID) (Key, error) {
@@ -323,19 +323,19 @@ func Reread(k *Keyring, id KeyID) error {
 }
 
 // ReadFiles reads the key files that are not in memory, removed keys' too.
-func ReadFiles(k *Keyring) error { return k.store.Heal(k.ctx, &meta.Ring{}, nil) }
+func ReadFiles(k *Keyring) error { return k.store.Heal(context.Background(), &meta.Ring{}, nil) }
 
 // Confirm reports whether a key is held at this moment, by its file.
 func Confirm(k *Keyring, id KeyID) (bool, error) { return k.store.Confirm(id) }
 
 // Heal does what the replicator does about keys that it took for missing.
 func Heal(k *Keyring, keys ...KeyID) {
-	v := k.view()
+	v := k.caughtUp.view()
 	var missing []*meta.Key
 	for _, id := range keys {
 		missing = append(missing, v.ring.Key(id))
 	}
-	(&replicator{Keyring: k}).reread(v, missing)
+	k.replicator.reread(context.Background(), v, missing)
 }
 
 // SetRemovedAside sets the file of a removed key aside.
@@ -347,7 +347,7 @@ func DropActive(k *Keyring) { k.store.NoteRemoved(k.fsm.ring.Load().Active().ID)
 // Reseal opens records and seals them under the active key, and returns how many.
 func Reseal(k *Keyring, records []Sealed) (int, error) {
 	var f found
-	err := (&rekeyer{Keyring: k}).reseal(&f, KeyID{}, records)
+	err := k.rekeyer.reseal(&f, KeyID{}, records)
 	return len(f.records), err
 }
 

@@ -22,7 +22,7 @@ import (
 // offer. Until this server has caught up, nothing takes the place of a key that is in memory either.
 func (r *replicator) wanted(v view, missing []*meta.Key) []*meta.Key {
 	come := r.store.Closed()
-	if r.healing.untried() || !v.caughtUp {
+	if r.healing.fresh() || !v.caughtUp {
 		come = append(come, r.store.AllToTakeBack()...)
 	}
 	if !v.caughtUp {
@@ -39,14 +39,14 @@ func (r *replicator) wanted(v view, missing []*meta.Key) []*meta.Key {
 }
 
 // fetch starts the requests that plan wants and returns when to look again.
-func (r *replicator) fetch(ring *meta.Ring, missing []*meta.Key) mono.Time {
+func (r *replicator) fetch(ctx context.Context, ring *meta.Ring, missing []*meta.Key) mono.Time {
 	_, leader := r.raft.LeaderWithID()
-	peers := servers(r.raft)
-	if string(leader) != r.leader || !slices.Equal(peers, r.peers) {
-		r.leader, r.peers = string(leader), peers
+	members := servers(r.raft)
+	if string(leader) != r.leader || !slices.Equal(members, r.members) {
+		r.leader, r.members = string(leader), members
 		r.pull.Retry()
 	}
-	sources := func(k *meta.Key) []string { return plan.Sources(k, string(r.cfg.ID), r.leader, r.peers) }
+	sources := func(k *meta.Key) []string { return plan.Sources(k, string(r.cfg.ID), r.leader, r.members) }
 	fetches, wake := r.pull.Next(mono.Now(), missing, sources, rand.Float64())
 	for _, f := range fetches {
 		keys := map[KeyID]meta.NewKey{}
@@ -54,29 +54,29 @@ func (r *replicator) fetch(ring *meta.Ring, missing []*meta.Key) mono.Time {
 			keys[id] = ring.Key(id).New()
 		}
 		r.calls.Go(func() {
-			got, err := r.fetchFrom(r.ctx, f.Peer, keys)
-			r.send(r.answered, fetched{f, err})
-			r.send(r.done, fetched{f, r.keep(r.ctx, got)})
+			got, err := r.fetchFrom(ctx, f.Peer, keys)
+			r.send(ctx, r.answered, fetched{f, err})
+			r.send(ctx, r.done, fetched{f, r.keep(ctx, got)})
 		})
 	}
 	return wake
 }
 
 // send tells the loop, unless the loop has ended.
-func (r *replicator) send(to chan<- fetched, f fetched) {
+func (r *replicator) send(ctx context.Context, to chan<- fetched, f fetched) {
 	select {
 	case to <- f:
-	case <-r.ctx.Done():
+	case <-ctx.Done():
 	}
 }
 
 // fetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
 // error says that the peer's answer, or a part of it, was of no use; a key it does not have is no
 // error.
-func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]keystore.Key, error) {
+func (s *server) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]keystore.Key, error) {
 	var got []keystore.Key
 	var bad error
-	err := k.peers.Fetch(ctx, from, k.fsm.ring.Load().Cluster, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
+	err := s.peers.Fetch(ctx, from, s.fsm.ring.Load().Cluster, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
 		key := keys[id]
 		m, err := nks.Decode(material)
 		if err != nil || !rightCheck(m, key) {
@@ -93,14 +93,14 @@ func (k *Keyring) fetchFrom(ctx context.Context, from string, keys map[KeyID]met
 }
 
 // keep makes durable what has come.
-func (k *Keyring) keep(ctx context.Context, got []keystore.Key) (err error) {
-	for i, failed := range k.store.Put(ctx, got...) {
+func (s *server) keep(ctx context.Context, got []keystore.Key) (err error) {
+	for i, failed := range s.store.Put(ctx, got...) {
 		if failed != nil && ctx.Err() == nil {
-			k.cfg.Logger.Error("write key file", "key", got[i].ID, "error", failed)
+			s.cfg.Logger.Error("write key file", "key", got[i].ID, "error", failed)
 			err = errors.Join(err, fmt.Errorf("write key file %s: %w", got[i].ID, failed))
 		}
 	}
-	k.fsm.bell.ring() // for WaitReady
+	s.fsm.bell.ring() // for WaitReady
 	return err
 }
 

@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -19,8 +20,8 @@ import (
 // command of a cluster waits for all that plan says it has to wait for: a build without a keyring would
 // not know what to do with it, and the first key would make orphans of the keys that a server has yet
 // to read.
-func (l *leader) greet(s plan.Situation) error {
-	answers := l.greetEach(l.ctx, s.Servers)
+func (l *leader) greet(ctx context.Context, s plan.Situation) error {
+	answers := l.greetEach(ctx, s.Servers)
 	hellos := map[string]plan.Hello{}
 	l.orphans = nil
 	own := func(server string) int { // first: who tells of a key first counts, and its own public keys the leader derives
@@ -78,14 +79,14 @@ func waitingText(w *peer.Waiting) string {
 }
 
 // noKeyYet is why there is no active key, as far as this server knows.
-func (k *Keyring) noKeyYet(ring *meta.Ring) error {
+func (l *leader) noKeyYet(ring *meta.Ring) error {
 	var why []string
-	waits := k.leader.status(ring).firstKey
+	waits := l.status(ring).firstKey
 	for _, s := range slices.Sorted(maps.Keys(waits)) {
 		why = append(why, string(s)+": "+waits[s])
 	}
-	if own := k.waiting(ring); own != nil && len(why) == 0 {
-		why = []string{string(k.cfg.ID) + ": " + waitingText(own)}
+	if own := l.waiting(ring); own != nil && len(why) == 0 {
+		why = []string{string(l.cfg.ID) + ": " + waitingText(own)}
 	}
 	if len(why) == 0 || !plan.BeforeFirstKey(ring) {
 		return errors.New("there is no active key yet")
@@ -95,8 +96,8 @@ func (k *Keyring) noKeyYet(ring *meta.Ring) error {
 
 // waiting are the files of keys that the ring does not know and that this server can't open for now: their KEKs
 // do not answer, or are not configured, or the disk does not give them. It is nil if there are none.
-func (k *Keyring) waiting(ring *meta.Ring) *peer.Waiting {
-	w := k.store.Waiting(ring)
+func (s *server) waiting(ring *meta.Ring) *peer.Waiting {
+	w := s.store.Waiting(ring)
 	if w.Files == 0 {
 		return nil
 	}
@@ -107,14 +108,14 @@ func (k *Keyring) waiting(ring *meta.Ring) *peer.Waiting {
 const adoptAtOnce = 500
 
 // found names the cluster and adopts the orphans: keys that open data and verify nothing.
-func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
+func (l *leader) found(ctx context.Context, ring *meta.Ring, holds []meta.Command) error {
 	var cmds []meta.Command
 	if ring.Cluster == (meta.ClusterID{}) {
 		var id meta.ClusterID
 		rand.Read(id[:]) // never fails
 		cmds = append(cmds, meta.Command{Init: &meta.Init{Cluster: id}})
 	}
-	seen, at := map[KeyID]bool{}, l.timeToWrite(l.ctx)
+	seen, at := map[KeyID]bool{}, l.clocks.timeToWrite(ctx)
 	for _, o := range l.orphans {
 		if len(seen) == adoptAtOnce {
 			break
@@ -137,5 +138,5 @@ func (l *leader) found(ring *meta.Ring, holds []meta.Command) error {
 	if len(cmds)+len(holds) == 0 {
 		return nil
 	}
-	return l.propose(slices.Concat(cmds, holds))
+	return l.proposeWith(ctx, slices.Concat(cmds, holds))
 }

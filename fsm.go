@@ -343,13 +343,13 @@ func (commandTooLong) Is(target error) bool { return target == ErrTooLong }
 // propose is the one way to raft: the commands in one log entry, all of them or none. It
 // returns what Apply answered. An error that matches ErrNotLeader may hide a commit. What
 // version 1 of log entries does not have is refused unless every server has it.
-func (k *Keyring) propose(ctx context.Context, cmds ...meta.Command) error {
-	if v := k.fsm.build.Needs(cmds...); v > 1 {
-		if err := k.allApply(ctx, v); err != nil {
+func (s *server) propose(ctx context.Context, cmds ...meta.Command) error {
+	if v := s.fsm.build.Needs(cmds...); v > 1 {
+		if err := s.allApply(ctx, v); err != nil {
 			return err
 		}
 	}
-	return k.fsm.propose(ctx, k.raft, cmds)
+	return s.fsm.propose(ctx, s.raft, cmds)
 }
 
 // encode returns the log entry, unless ctx has ended.
@@ -405,6 +405,16 @@ func (f *FSM) fed(r *raft.Raft) error {
 		return fmt.Errorf("nothing of the log up to entry %d: %w", applied, errNotApplied)
 	}
 	return nil
+}
+
+// position returns an index of raft's log up to which the FSM has all entries of the keyring. raft's own
+// index of what is applied won't do: it is that of the entries handed to the FSM, which may have
+// thousands of them yet to apply. What raft calls the last snapshot the FSM was asked for or restored
+// from, so it has that.
+func (f *FSM) position(r *raft.Raft) uint64 {
+	entry := f.entry.Load()
+	snapshot, _ := strconv.ParseUint(r.Stats()["last_snapshot_index"], 10, 64)
+	return max(entry, snapshot)
 }
 
 // urgent reports whether followers should learn at once that the command has committed. An

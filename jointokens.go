@@ -73,7 +73,7 @@ func (k *Keyring) makeJoinToken(ctx context.Context, id raft.ServerID, ttl time.
 	if err := k.allApply(ctx, tokenVersion); errors.As(err, &behind) && behind.allSilent() {
 		return "", fmt.Errorf("%w: %w", ErrNotReady, err) // they may just have started
 	}
-	err = k.alongActivations(ctx, func(ctx context.Context) error {
+	err = k.leader.betweenSteps(ctx, func(ctx context.Context) error {
 		token := join.New()
 		defer token.Wipe()
 		record, err := k.sealJoinToken(token, id, ttl)
@@ -160,8 +160,8 @@ func parseTokenID(s string) (id meta.TokenID, err error) {
 
 // endJoinTokens ends tokens that are there. So every server has said before that it applies such
 // commands, and none is asked again: one that is stolen would stop its removal by silence.
-func (k *Keyring) endJoinTokens(ctx context.Context, end meta.EndJoinTokens) error {
-	return k.fsm.propose(ctx, k.raft, []meta.Command{{EndJoinTokens: &end}})
+func (s *server) endJoinTokens(ctx context.Context, end meta.EndJoinTokens) error {
+	return s.fsm.propose(ctx, s.raft, []meta.Command{{EndJoinTokens: &end}})
 }
 
 // endAllJoinTokens is for before a server is removed: it may have seen them all.
@@ -259,7 +259,7 @@ func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proo
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 		}
-		return k.alongActivations(ctx, func(ctx context.Context) error {
+		return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
 			if s, known := k.serverOf(c.Joiner); known {
 				return k.readmit(ctx, s, c.Addr)
 			}

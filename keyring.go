@@ -14,7 +14,6 @@ import (
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/raft"
@@ -23,53 +22,31 @@ import (
 // Keyring is one server's part of the cluster's keyring. All methods are safe for concurrent
 // use. After Close they return ErrClosed.
 type Keyring struct {
-	cfg   Config
-	raft  *raft.Raft
-	fsm   *FSM
-	store *keystore.Store
-	keks  *kek.Set
+	*server
 
-	peers    peer.Calls // what this server asks the others
-	toLeader peer.Calls // what the leader answers only after most of the voters have confirmed that it leads
+	// The parts. Each owns what it knows, and says it in status.
+	caughtUp   *caughtUp
+	clocks     *clocks
+	watch      *watch
+	confirming *confirming
+	public     *publicKeys
+	leader     *leader
+	rotator    *rotator
+	remover    *remover
+	replicator *replicator
+	rekeyer    *rekeyer
+	verifier   *verifier
+	signer     signerCache // of backups
 
 	observer *raft.Observer
-	ctx      context.Context // ends with Close; for calls and goroutines, never for a Key's life
-	cancel   context.CancelFunc
-	loops    sync.WaitGroup // replicate, lead, watchClocks, catchUp, watchOthers, rekey, measure and confirmAll
-	auditing sync.WaitGroup // audit, which has told all when Close returns
-
-	gate    gate.Gate // of the calls that may block
-	closing sync.Once
+	end      context.CancelFunc // of the loops
+	loops    sync.WaitGroup     // what run has started
+	auditing sync.WaitGroup     // has told Config.Audit all when Close returns
+	closing  sync.Once
 
 	// What the hot paths read. Each is replaced whole.
 	sealing atomic.Pointer[sealing]
 	opening atomic.Pointer[keystore.Table] // nil after Close
-	tokens  atomic.Pointer[tokenKeys]
-	term    atomic.Uint64 // the term whose barrier this leader has applied
-	barrier atomic.Uint64 // what had been applied then
-
-	confirmed atomic.Uint64 // the last restore of the FSM after which a majority has confirmed that it holds the active key
-	caughtUp  caughtUp
-	openedAt  time.Time
-	hadLog    uint64 // the last index of raft's log at Open
-
-	leader     *leader
-	replicator *replicator
-
-	reports  reports               // to the leader: what other servers hold
-	offered  offered               // to this server, and being fetched
-	turns    chan func(leads bool) // run by the leader's loop between its steps
-	asking   chan struct{}         // has one while Config.Data is being asked
-	creating chan struct{}         // has one while Rotate looks for a pending key, or makes one
-	made     map[KeyID]knownTo     // by Rotate; guarded by creating
-	removals atomic.Uint64         // how many servers this one has removed from raft's configuration as the leader
-	watch    watch                 // for Status: how the other servers are
-	halves   halves                // keys whose public half in the ring is another's
-	signer   signerCache           // for Status: who signs backups
-	moves    moves                 // for Status: how the moves of data go
-	clocks   clocks
-
-	confirming confirming // that this server leads
 }
 
 // sealing is the active key, to seal and to sign with, for as long as the ring and the term are
@@ -107,32 +84,55 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
-	k := &Keyring{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, keks: keks, turns: make(chan func(leads bool)), asking: make(chan struct{}, 1), creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
-	k.peers = peer.Calls{Self: string(cfg.ID), Send: k.send}
-	k.toLeader = peer.Calls{Self: string(cfg.ID), Send: k.sendToLeader}
-	k.moves.bell, k.moves.metrics = &k.fsm.bell, cfg.Metrics
-	k.openedAt, k.hadLog = time.Now(), cfg.Raft.LastIndex()
-	k.ctx, k.cancel = context.WithCancel(context.Background())
-	k.leader, k.replicator = &leader{Keyring: k}, newReplicator(k)
-	k.refresh(k.view())
+	k := newKeyring(cfg, store, keks)
+	k.refresh(k.caughtUp.view())
 	k.observer = k.observe()
-	k.loops.Go(k.replicate)
-	k.loops.Go(k.lead)
-	k.loops.Go(k.watchClocks)
-	k.loops.Go(k.catchUp)
-	k.loops.Go(k.watchOthers)
+	k.run()
+	return k, nil
+}
+
+// newKeyring puts the parts together.
+func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set) *Keyring {
+	s := &server{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, keks: keks, openedAt: time.Now()}
+	s.peers = peer.Calls{Self: string(cfg.ID), Send: s.send}
+	s.toLeader = peer.Calls{Self: string(cfg.ID), Send: s.sendToLeader}
+	k := &Keyring{
+		server: s, caughtUp: &caughtUp{server: s, hadLog: cfg.Raft.LastIndex()}, clocks: &clocks{server: s},
+		watch: &watch{server: s}, confirming: newConfirming(s), public: &publicKeys{server: s},
+	}
+	k.verifier = &verifier{server: s, caughtUp: k.caughtUp, public: k.public}
+	k.rekeyer = newRekeyer(s, k.clocks, k)
+	k.remover = &remover{server: s, clocks: k.clocks, confirming: k.confirming, rekeyer: k.rekeyer}
+	k.leader = newLeader(s, k.clocks, k.watch, k.caughtUp)
+	k.rotator = newRotator(s, k.clocks, k.remover, k.leader.report)
+	k.leader.rotator = k.rotator
+	k.replicator = newReplicator(s)
+	k.replicator.caughtUp, k.replicator.clocks, k.replicator.public, k.replicator.remover = k.caughtUp, k.clocks, k.public, k.remover
+	k.replicator.reportTo, k.replicator.refresh = k.leader.report, k.refresh
+	return k
+}
+
+// run starts the loops, which Close ends.
+func (k *Keyring) run() {
+	ctx, end := context.WithCancel(context.Background())
+	k.end = end
+	loops := []func(context.Context){
+		k.replicator.run, k.leader.run, k.rotator.run, k.clocks.run, k.caughtUp.run, k.watch.run, k.confirming.run,
+	}
 	if k.cfg.Data != nil {
-		k.loops.Go(k.rekey)
+		loops = append(loops, k.rekeyer.run)
 	}
 	if k.cfg.MetricsEvery > 0 {
-		k.loops.Go(k.measure)
+		loops = append(loops, k.measure)
+	}
+	for _, loop := range loops {
+		k.loops.Go(func() { loop(ctx) })
 	}
 	if k.cfg.Audit != nil {
 		e := newEvents()
 		k.fsm.events.Store(e)
-		k.auditing.Go(func() { k.audit(e) })
+		k.auditing.Go(func() { e.tell(ctx, k.cfg.Audit) })
 	}
-	return k, nil
 }
 
 // observe wakes the loops when leadership or the configuration changes, and notes who answers heartbeats.
@@ -143,7 +143,7 @@ func (k *Keyring) observe() *raft.Observer {
 		switch d := o.Data.(type) {
 		case raft.PeerObservation:
 			if d.Removed {
-				k.removals.Add(1)
+				k.rotator.removals.Add(1)
 			}
 			k.fsm.bell.ring()
 		case raft.RaftState, raft.LeaderObservation:
@@ -174,7 +174,7 @@ func (k *Keyring) close() error {
 	k.gate.Close(ErrClosed)
 	k.raft.DeregisterObserver(k.observer)
 	k.fsm.events.Store(nil)
-	k.cancel()
+	k.end()
 	defer k.auditing.Wait()
 	ended := make(chan error, 1)
 	go func() { // ends before Close returns nil
@@ -241,7 +241,7 @@ func (k *Keyring) notReady() error {
 	whole, fed := k.fsm.complete(), k.fsm.fed(k.raft)
 	leads := k.raft.State() == raft.Leader
 	term := k.term.Load() // before the ring, as in lookUpSealing
-	v := k.view()
+	v := k.caughtUp.view()
 	active := v.ring.Active()
 	switch {
 	case whole != nil:
@@ -251,12 +251,12 @@ func (k *Keyring) notReady() error {
 	case !v.caughtUp:
 		return k.caughtUp.err()
 	case active == nil:
-		return k.noKeyYet(v.ring)
+		return k.leader.noKeyYet(v.ring)
 	case !k.store.Holds(active):
 		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.store.FaultOf(active.ID)))
 	case leads && !k.leads(term):
 		return errors.New("the leader has not applied the barrier of its term")
-	case leads && k.unconfirmed(v.ring):
+	case leads && k.leader.unconfirmed(v.ring):
 		return k.leader.whyUnconfirmed()
 	case !leads && slices.Equal(servers(k.raft), []string{string(k.cfg.ID)}):
 		return errors.New("this server is alone and does not lead yet")
@@ -315,12 +315,6 @@ func (k *Keyring) active() (*sealing, error) {
 	return s, nil
 }
 
-// leads reports whether this server is the leader of that term, as far as it knows: a
-// leader that was cut off knows within the leader lease.
-func (k *Keyring) leads(term uint64) bool {
-	return k.raft.State() == raft.Leader && k.raft.CurrentTerm() == term
-}
-
 // lookUpSealing finds the active key, and keeps it while nothing changes.
 func (k *Keyring) lookUpSealing() (*sealing, error) {
 	if err := k.gate.Err(); err != nil {
@@ -340,7 +334,7 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 	if !k.leads(s.term) || active == nil {
 		return nil, ErrNotReady
 	}
-	if k.unconfirmed(s.ring) {
+	if k.leader.unconfirmed(s.ring) {
 		return nil, fmt.Errorf("%w: %w", ErrNotReady, k.leader.whyUnconfirmed())
 	}
 	s.id, s.check, s.algorithm, s.public = active.ID, active.Check, active.Algorithm, active.Public
@@ -350,14 +344,6 @@ func (k *Keyring) lookUpSealing() (*sealing, error) {
 	}
 	k.sealing.Store(s)
 	return s, nil
-}
-
-// unconfirmed reports whether the active key came with a snapshot, and no majority of the voters has said
-// since that it holds it. The snapshot may be from another day than their keystores, or of another
-// cluster.
-func (k *Keyring) unconfirmed(ring *meta.Ring) bool {
-	restored, active := k.fsm.restored.Load(), ring.Active()
-	return active != nil && restored.active == active.ID && k.confirmed.Load() != restored.count
 }
 
 // missing is why there is no material of a key: Close may have come in between.
@@ -378,7 +364,7 @@ func (k *Keyring) sealer(key *meta.Key) (*seal.Key, error) {
 }
 
 // Keys returns the metadata of all keys as this server knows it, the newest first.
-func (k *Keyring) Keys() []Key { return publicKeys(k.fsm.ring.Load()) }
+func (k *Keyring) Keys() []Key { return keysOf(k.fsm.ring.Load()) }
 
 // Changed returns a channel that is closed when something has changed that Keys, Status or
 // WaitReady tell of: take it, look, then wait on it. It may be closed for less. Of a change of
@@ -388,20 +374,3 @@ func (k *Keyring) Changed() <-chan struct{} { return k.fsm.bell.wait() }
 
 // Notify closes the channel of Changed, for a host whose Config.Problems returns something else than before.
 func (k *Keyring) Notify() { k.fsm.bell.ring() }
-
-// now is the time of the wall clock as the ring wants it. It is for times in the ring, in tokens and in files, and
-// for what is compared with them. Waits in memory go by the monotonic clock, which nobody can set: mono.Now.
-func (k *Keyring) now() time.Time { return k.cfg.clock().UTC().Round(0) }
-
-// lookAgain is how long a loop waits, at most, for a time of the wall clock: that may be set, and the machine may
-// sleep, without a timer noticing.
-const lookAgain = 10 * time.Minute
-
-// whenShown is when the wall clock will show a time, if nobody sets it, but not later than it is to be looked at
-// again. Zero is never.
-func (k *Keyring) whenShown(at time.Time) mono.Time {
-	if at.IsZero() {
-		return 0
-	}
-	return mono.Now().Add(min(lookAgain, at.Sub(k.now())))
-}

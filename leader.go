@@ -9,6 +9,7 @@ import (
 	mathrand "math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/meta"
@@ -21,11 +22,23 @@ import (
 // leader is the goroutine that does what plan says while this server leads. All it
 // remembers is of its term; what it has begun, a new leader finishes from the ring.
 type leader struct {
-	*Keyring
+	*server
+	clocks   *clocks
+	watch    *watch
+	caughtUp *caughtUp
+	rotator  *rotator
 	leadership
+
+	reports   reports               // of what servers hold, until they are in the log
+	turns     chan func(leads bool) // run between two steps
+	confirmed atomic.Uint64         // the last restore of the FSM after which a majority has confirmed that it holds the active key
 
 	mu    sync.Mutex // guards below
 	waits leaderStatus
+}
+
+func newLeader(s *server, c *clocks, w *watch, caughtUp *caughtUp) *leader {
+	return &leader{server: s, clocks: c, watch: w, caughtUp: caughtUp, turns: make(chan func(leads bool))}
 }
 
 // leadership is what the leader's loop remembers, for one term.
@@ -64,6 +77,14 @@ func (l *leader) status(ring *meta.Ring) leaderStatus {
 		s.unconfirmed = l.whyUnconfirmed()
 	}
 	return s
+}
+
+// unconfirmed reports whether the active key came with a snapshot, and no majority of the voters has said
+// since that it holds it. The snapshot may be from another day than their keystores, or of another
+// cluster.
+func (l *leader) unconfirmed(ring *meta.Ring) bool {
+	restored, active := l.fsm.restored.Load(), ring.Active()
+	return active != nil && restored.active == active.ID && l.confirmed.Load() != restored.count
 }
 
 // whyUnconfirmed is why nothing is sealed after a restore.
@@ -111,14 +132,13 @@ func (l *leader) retainPending(pends func(KeyID) bool) {
 	})
 }
 
-// lead runs until Close.
-func (k *Keyring) lead() {
-	l := k.leader
+// run acts while this server leads, until ctx ends.
+func (l *leader) run(ctx context.Context) {
 	for {
-		changed := k.fsm.bell.wait()
-		delay := l.step()
+		changed := l.fsm.bell.wait()
+		delay := l.step(ctx)
 		select {
-		case turn := <-k.turns: // comes first, however much is due
+		case turn := <-l.turns: // comes first, however much is due
 			turn(l.begin())
 			continue
 		default:
@@ -127,9 +147,9 @@ func (k *Keyring) lead() {
 		select {
 		case <-changed:
 		case <-timer.C:
-		case turn := <-k.turns:
+		case turn := <-l.turns:
 			turn(l.begin())
-		case <-k.ctx.Done():
+		case <-ctx.Done():
 			timer.Stop()
 			return
 		}
@@ -137,27 +157,33 @@ func (k *Keyring) lead() {
 	}
 }
 
-// alongActivations runs do between two steps of the leader's loop, never during one: what
+// report takes in what a server says that it holds, or no longer holds. It comes into the log with the next step.
+func (l *leader) report(h meta.Hold) {
+	l.reports.add(h)
+	l.fsm.bell.ring()
+}
+
+// betweenSteps runs do between two steps of the leader's loop, never during one: what
 // it finds out about who holds which key no activation overtakes. Only on a leader that has
 // applied its barrier.
-func (k *Keyring) alongActivations(ctx context.Context, do func(context.Context) error) error {
-	ctx, done, err := k.gate.Enter(ctx)
+func (l *leader) betweenSteps(ctx context.Context, do func(context.Context) error) error {
+	ctx, done, err := l.gate.Enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
 	result := make(chan error, 1)
 	select {
-	case k.turns <- func(leads bool) {
+	case l.turns <- func(leads bool) {
 		if !leads {
-			result <- k.mayLead()
+			result <- l.mayLead()
 			return
 		}
 		if ctx.Err() != nil { // whoever asked has gone, and what it found out may no longer hold
 			result <- context.Cause(ctx)
 			return
 		}
-		if err := k.mayForward(ctx); err != nil {
+		if err := l.mayForward(ctx); err != nil {
 			result <- err // who forwarded the call was removed while it waited for its turn
 			return
 		}
@@ -193,21 +219,21 @@ func (l *leader) pause() time.Duration {
 
 // step does one thing, if there is one to do now, and returns how long there is nothing to do: zero
 // if there may be more.
-func (l *leader) step() time.Duration {
+func (l *leader) step(ctx context.Context) time.Duration {
 	if !l.begin() {
 		return l.pause()
 	}
 	ring, holds := project(l.fsm.ring.Load(), l.reports.take())
 	s := l.situation(ring)
-	ring = l.sight(ring).Ring(ring)
+	ring = l.clocks.sight(ring).Ring(ring)
 	a := plan.Next(ring, s)
 	l.forgetPassed(ring, s, a)
 	var err error
 	switch {
 	case a.Kind != plan.Wait && a.Kind != plan.Nothing:
-		err = l.act(a, ring, s, holds)
+		err = l.act(ctx, a, ring, s, holds)
 	case len(holds) > 0:
-		err = l.propose(holds)
+		err = l.proposeWith(ctx, holds)
 	case l.reports.waiting(): // those taken told nothing new
 	case a.Kind == plan.Wait:
 		return min(lookAgain, max(0, mono.Until(a.Until)))
@@ -235,8 +261,8 @@ func (l *leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) 
 }
 
 // act does one thing and sees to it that what fails is not tried again at once.
-func (l *leader) act(a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
-	err := l.do(a, ring, s, holds)
+func (l *leader) act(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
+	err := l.do(ctx, a, ring, s, holds)
 	if err == nil {
 		if a.Kind.Proves() {
 			l.failed = 0
@@ -263,7 +289,7 @@ func (l *leader) begin() bool {
 		l.note(func(s *leaderStatus) { *s = leaderStatus{} })
 		return false
 	}
-	if l.Keyring.term.Load() == term && l.leadership.term == term {
+	if l.server.term.Load() == term && l.leadership.term == term {
 		return true
 	}
 	if l.fsm.complete() != nil {
@@ -273,9 +299,9 @@ func (l *leader) begin() bool {
 		return false
 	}
 	l.leadership = leadership{term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}, seen: map[string]mono.Time{}}
-	l.Keyring.barrier.Store(l.raft.AppliedIndex())
-	l.Keyring.term.Store(term)
-	l.setCaughtUp()
+	l.barrier.Store(l.raft.AppliedIndex())
+	l.server.term.Store(term)
+	l.caughtUp.set()
 	l.fsm.bell.ring()
 	return true
 }
@@ -300,10 +326,10 @@ func sameHolds(a, b *meta.Ring) bool {
 	return slices.Equal(a.Servers, b.Servers) && slices.Equal(a.Keys, b.Keys)
 }
 
-// propose proposes reports, and with them what follows from them. If some servers do not apply
+// proposeWith proposes reports, and with them what follows from them. If some servers do not apply
 // that yet, the reports alone: what every server has does not wait.
-func (l *leader) propose(holds []meta.Command, more ...meta.Command) error {
-	err := l.Keyring.propose(l.ctx, slices.Concat(holds, more)...)
+func (l *leader) proposeWith(ctx context.Context, holds []meta.Command, more ...meta.Command) error {
+	err := l.server.propose(ctx, slices.Concat(holds, more)...)
 	if len(more) == 0 {
 		return err
 	}
@@ -313,7 +339,7 @@ func (l *leader) propose(holds []meta.Command, more ...meta.Command) error {
 		return err
 	}
 	l.noteCommand(behind.servers)
-	return errors.Join(err, l.deliver(holds))
+	return errors.Join(err, l.deliver(ctx, holds))
 }
 
 func (l *leader) situation(ring *meta.Ring) plan.Situation {
@@ -323,7 +349,7 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 		l.lacking = mono.Now()
 	}
 	l.watch.holders(ring, servers(l.raft))
-	clocks := l.knownClocks()
+	clocks := l.clocks.known()
 	if !clocks.Wrong() {
 		l.skewed = 0
 	} else if l.skewed == 0 {
@@ -338,59 +364,59 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 }
 
 // do is the only place where the leader acts.
-func (l *leader) do(a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
+func (l *leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	switch a.Kind {
 	case plan.Mark: // a report of what is known already is an entry that every build applies
-		return l.propose(holds, meta.Command{Hold: &meta.Hold{Server: string(l.cfg.ID), Keystore: l.store.ID()}})
+		return l.proposeWith(ctx, holds, meta.Command{Hold: &meta.Hold{Server: string(l.cfg.ID), Keystore: l.store.ID()}})
 	case plan.Forget:
-		return l.propose(holds, meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
+		return l.proposeWith(ctx, holds, meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
 	case plan.End:
-		if err := l.deliver(holds); err != nil {
+		if err := l.deliver(ctx, holds); err != nil {
 			return err
 		}
 		l.cfg.Logger.Info("join tokens have ended", "tokens", a.Tokens)
-		return l.endJoinTokens(l.ctx, meta.EndJoinTokens{IDs: a.Tokens})
+		return l.endJoinTokens(ctx, meta.EndJoinTokens{IDs: a.Tokens})
 	case plan.Greet:
-		return l.greet(s) // there is nothing to hold yet
+		return l.greet(ctx, s) // there is nothing to hold yet
 	case plan.Found:
-		return l.found(ring, holds)
+		return l.found(ctx, ring, holds)
 	case plan.Create:
-		if err := l.deliver(holds); err != nil {
+		if err := l.deliver(ctx, holds); err != nil {
 			return err
 		}
-		_, err := l.create(l.ctx, meta.Add{Publish: a.At, Scheduled: a.Scheduled})
+		_, err := l.rotator.create(ctx, meta.Add{Publish: a.At, Scheduled: a.Scheduled})
 		return err
 	case plan.Ask:
-		return l.decide(a.Key, ring, s, holds)
+		return l.decide(ctx, a.Key, ring, s, holds)
 	case plan.Confirm:
-		return l.confirm(a.Key, ring, s, holds)
+		return l.confirm(ctx, a.Key, ring, s, holds)
 	case plan.Compare:
-		l.compareWithMost(l.ctx)
+		l.clocks.compareWithMost(ctx)
 		return nil
 	case plan.HandOver:
-		if err := l.deliver(holds); err != nil {
+		if err := l.deliver(ctx, holds); err != nil {
 			return err
 		}
 		return l.handOver(a.Servers)
 	case plan.Resign:
-		if err := l.deliver(holds); err != nil {
+		if err := l.deliver(ctx, holds); err != nil {
 			return err
 		}
-		return l.resign(a.Key, s)
+		return l.resign(ctx, a.Key, s)
 	case plan.Rekey:
 		l.cfg.Logger.Info("key is not retained: its data is moved", "key", a.Key)
-		return l.propose(holds, meta.Command{Rekey: &meta.Rekey{ID: a.Key, Remove: true}})
+		return l.proposeWith(ctx, holds, meta.Command{Rekey: &meta.Rekey{ID: a.Key, Remove: true}})
 	case plan.Remove:
 		l.cfg.Logger.Info("nothing is sealed under the key: it is removed", "key", a.Key)
-		return l.propose(holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.removalTime(l.ctx, a.Key)}})
+		return l.proposeWith(ctx, holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.clocks.removalTime(ctx, a.Key)}})
 	}
 	return fmt.Errorf("unknown step %s", a.Kind)
 }
 
 // resign hands leadership to a voter that holds the active key now: it is of no use here.
-func (l *leader) resign(active KeyID, s plan.Situation) error {
+func (l *leader) resign(ctx context.Context, active KeyID, s plan.Situation) error {
 	others := slices.DeleteFunc(slices.Clone(s.Voters), func(v string) bool { return v == string(l.cfg.ID) })
-	answers := l.ask(l.ctx, others, []KeyID{active}, func(answers map[string]plan.Answer) bool {
+	answers := l.ask(ctx, others, []KeyID{active}, func(answers map[string]plan.Answer) bool {
 		return len(plan.HoldersIn(answers, active)) > 0
 	})
 	holders := plan.HoldersIn(answers, active)
@@ -410,11 +436,26 @@ func (l *leader) resign(active KeyID, s plan.Situation) error {
 	return fmt.Errorf("server %q has left", holders[0])
 }
 
-func (l *leader) deliver(holds []meta.Command) error {
+// handOver hands leadership to a server whose clock is right.
+func (l *leader) handOver(to []string) error {
+	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
+		if !slices.Contains(to, string(server.ID)) {
+			continue
+		}
+		l.cfg.Logger.Warn("the clock of this server, which leads, is wrong: it hands over", "to", server.ID, "wrong by", l.clocks.known().Correction())
+		if err := l.raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
+			return outcome(l.raft, err)
+		}
+		return notLeader(l.raft)
+	}
+	return fmt.Errorf("servers %q have left", to)
+}
+
+func (l *leader) deliver(ctx context.Context, holds []meta.Command) error {
 	if len(holds) == 0 {
 		return nil
 	}
-	return l.propose(holds)
+	return l.proposeWith(ctx, holds)
 }
 
 // greetPatience is how long servers that are all of this build are waited for.
@@ -423,23 +464,23 @@ const greetPatience = 10 * time.Second
 // decide asks live who holds a prepublished key, then activates it, drops it, or waits.
 // Answers count only if neither a restore of the FSM nor a change of the configuration came
 // in between: either can take away what they speak of.
-func (l *leader) decide(id KeyID, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
+func (l *leader) decide(ctx context.Context, id KeyID, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	restores := l.fsm.restores.Load()
 	enough := func(answers map[string]plan.Answer) bool { return plan.Judge(ring, id, s, answers).Activate }
-	answers := l.ask(l.ctx, s.Servers, []KeyID{id}, enough)
+	answers := l.ask(ctx, s.Servers, []KeyID{id}, enough)
 	if restores != l.fsm.restores.Load() || !slices.Equal(s.Voters, currentVoters(l.raft)) || !slices.Equal(s.Servers, servers(l.raft)) {
-		return l.deliver(holds) // and ask anew
+		return l.deliver(ctx, holds) // and ask anew
 	}
 	v := plan.Judge(ring, id, s, answers)
 	var err error
 	switch {
 	case v.Activate:
-		err = l.propose(holds, meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: l.activationTime(l.ctx)}})
+		err = l.proposeWith(ctx, holds, meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: l.clocks.activationTime(ctx)}})
 	case v.Drop:
 		l.cfg.Logger.Warn("no server has the new key: dropping it", "key", id)
-		err = l.propose(holds, meta.Command{Remove: &meta.Remove{ID: id, From: meta.StatePrepublished, Time: l.timeToWrite(l.ctx)}})
+		err = l.proposeWith(ctx, holds, meta.Command{Remove: &meta.Remove{ID: id, From: meta.StatePrepublished, Time: l.clocks.timeToWrite(ctx)}})
 	default:
-		err = l.deliver(holds)
+		err = l.deliver(ctx, holds)
 	}
 	if k := l.fsm.ring.Load().Key(id); k != nil && k.State == meta.StatePrepublished {
 		l.probes[id] = l.probes[id].Again(k, v, mono.Now(), mathrand.Float64())
@@ -453,13 +494,13 @@ func (l *leader) decide(id KeyID, ring *meta.Ring, s plan.Situation, holds []met
 
 // confirm asks live who of the voters holds the active key, which came with a snapshot: nothing is sealed
 // or signed before most of them do. Those that lack it get it from those that hold it meanwhile.
-func (l *leader) confirm(id KeyID, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
+func (l *leader) confirm(ctx context.Context, id KeyID, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	restored := l.fsm.restored.Load()
-	answers := l.ask(l.ctx, s.Voters, []KeyID{id}, func(answers map[string]plan.Answer) bool {
+	answers := l.ask(ctx, s.Voters, []KeyID{id}, func(answers map[string]plan.Answer) bool {
 		return plan.Confirmed(id, s.Voters, answers)
 	})
 	if restored.active != id || restored != l.fsm.restored.Load() || !slices.Equal(s.Voters, currentVoters(l.raft)) {
-		return l.deliver(holds) // and ask anew
+		return l.deliver(ctx, holds) // and ask anew
 	}
 	if plan.Confirmed(id, s.Voters, answers) {
 		l.confirmed.Store(restored.count)
@@ -470,21 +511,21 @@ func (l *leader) confirm(id KeyID, ring *meta.Ring, s plan.Situation, holds []me
 	}
 	told := fmt.Sprintf(": %d of %d voters hold it, by the last question", len(plan.HoldersIn(answers, id)), len(s.Voters))
 	l.note(func(s *leaderStatus) { s.restored = told })
-	return l.deliver(holds)
+	return l.deliver(ctx, holds)
 }
 
 // ask asks the servers live which of the keys they hold, and stops when the answers are enough.
-func (k *Keyring) ask(ctx context.Context, servers []string, ids []KeyID, enough func(map[string]plan.Answer) bool) map[string]plan.Answer {
+func (s *server) ask(ctx context.Context, servers []string, ids []KeyID, enough func(map[string]plan.Answer) bool) map[string]plan.Answer {
 	return peer.All(ctx, servers, func(ctx context.Context, server string) (plan.Answer, error) {
-		held, err := k.askHeld(ctx, server, ids)
+		held, err := s.askHeld(ctx, server, ids)
 		return plan.Answer{Keystore: held.Keystore, Held: held.Keys}, err
 	}, enough)
 }
 
 // askHeld asks one server, which may be this one.
-func (k *Keyring) askHeld(ctx context.Context, server string, ids []KeyID) (peer.Held, error) {
-	if server == string(k.cfg.ID) {
-		return k.heldHere(ids)
+func (s *server) askHeld(ctx context.Context, server string, ids []KeyID) (peer.Held, error) {
+	if server == string(s.cfg.ID) {
+		return s.heldHere(ids)
 	}
-	return k.peers.Held(ctx, server, ids)
+	return s.peers.Held(ctx, server, ids)
 }

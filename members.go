@@ -49,7 +49,7 @@ func (k *Keyring) addServer(ctx context.Context, id raft.ServerID, addr raft.Ser
 			return err
 		}
 	}
-	return k.alongActivations(ctx, func(ctx context.Context) error {
+	return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
 		is, still := k.serverOf(id)
 		if still != known {
 			return fmt.Errorf("add server %s: it was added or removed meanwhile", id)
@@ -79,7 +79,7 @@ func (k *Keyring) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bo
 // after a crash. Leader only.
 func (k *Keyring) ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
 	return k.do(ctx, func(ctx context.Context) error {
-		return k.alongActivations(ctx, func(ctx context.Context) error {
+		return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
 			s, known := k.serverOf(id)
 			if !known {
 				return k.notMember("readmit", id)
@@ -128,7 +128,7 @@ func (k *Keyring) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveSe
 
 func (k *Keyring) removeServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
 	resigns := false
-	err := k.alongActivations(ctx, func(ctx context.Context) error {
+	err := k.leader.betweenSteps(ctx, func(ctx context.Context) error {
 		if !k.isMember(id) {
 			return k.notMember("remove", id)
 		}
@@ -212,7 +212,7 @@ func (k *Keyring) promote(ctx context.Context, s raft.Server) error {
 	if n := k.lackedBy(string(s.ID)); n > 0 {
 		return keysLacked(n)
 	}
-	return k.alongActivations(ctx, func(ctx context.Context) error {
+	return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
 		if err := k.holdsAll(ctx, string(s.ID)); err != nil {
 			return err
 		}
@@ -264,8 +264,8 @@ func (keysLacked) Is(target error) bool { return target == ErrKeyMissing }
 func (k *Keyring) MembershipVersion() uint64 { return k.fsm.configs.Load() + k.fsm.restores.Load() }
 
 // serverOf returns a server of the latest raft configuration.
-func (k *Keyring) serverOf(id raft.ServerID) (raft.Server, bool) {
-	all := k.raft.GetConfiguration().Configuration().Servers
+func (s *server) serverOf(id raft.ServerID) (raft.Server, bool) {
+	all := s.raft.GetConfiguration().Configuration().Servers
 	i := slices.IndexFunc(all, func(s raft.Server) bool { return s.ID == id })
 	if i < 0 {
 		return raft.Server{}, false
@@ -274,13 +274,13 @@ func (k *Keyring) serverOf(id raft.ServerID) (raft.Server, bool) {
 }
 
 // isMember reports whether the server is in the latest raft configuration.
-func (k *Keyring) isMember(id raft.ServerID) bool {
-	_, known := k.serverOf(id)
+func (s *server) isMember(id raft.ServerID) bool {
+	_, known := s.serverOf(id)
 	return known
 }
 
-func (k *Keyring) notMember(what string, id raft.ServerID) error {
-	return fmt.Errorf("%s server %.300q: %w: the members are %q", what, id, ErrNotMember, servers(k.raft))
+func (s *server) notMember(what string, id raft.ServerID) error {
+	return fmt.Errorf("%s server %.300q: %w: the members are %q", what, id, ErrNotMember, servers(s.raft))
 }
 
 // WithForwarder says that a server asks, by its certificate, for what is called with the context: a host that forwards
@@ -293,9 +293,9 @@ func WithForwarder(ctx context.Context, server raft.ServerID) context.Context {
 type forwarderKey struct{}
 
 // mayForward refuses a call that was forwarded by a server that is no member any more.
-func (k *Keyring) mayForward(ctx context.Context) error {
+func (s *server) mayForward(ctx context.Context) error {
 	server, forwarded := ctx.Value(forwarderKey{}).(raft.ServerID)
-	if !forwarded || k.isMember(server) {
+	if !forwarded || s.isMember(server) {
 		return nil
 	}
 	return fmt.Errorf("forwarded by %s: %w: %w", server, ErrNotMember, &peer.Refusal{Code: peer.NotMember})

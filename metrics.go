@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"time"
@@ -58,8 +59,8 @@ func (noMetrics) AddCounter(string, float64, map[string]string) {}
 
 func keyLabel(id KeyID) map[string]string { return map[string]string{"key": id.String()} }
 
-// measure gives the figures of this server to Config.Metrics until Close.
-func (k *Keyring) measure() {
+// measure gives the figures of this server to Config.Metrics until ctx ends.
+func (k *Keyring) measure(ctx context.Context) {
 	told := map[KeyID]keystore.Use{}
 	ticks := time.NewTicker(k.cfg.MetricsEvery)
 	defer ticks.Stop()
@@ -68,16 +69,16 @@ func (k *Keyring) measure() {
 		k.countUse(told)
 		select {
 		case <-ticks.C:
-		case <-k.ctx.Done():
+		case <-ctx.Done():
 			return
 		}
 	}
 }
 
 func (k *Keyring) setGauges() {
-	v, age := k.view(), 0.0
+	v, age := k.caughtUp.view(), 0.0
 	ring, st := v.ring, k.statusOf(v)
-	if active := k.sight(ring).Ring(ring).Active(); active != nil {
+	if active := k.clocks.sight(ring).Ring(ring).Active(); active != nil {
 		age = k.now().Sub(active.Activated).Seconds()
 	}
 	missing, underheld := 0, 0

@@ -85,7 +85,7 @@ func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 // knownKey returns the ring's key of that ID. If it has none the error is ErrUnknownKey, or ErrNotReady
 // while this server may be behind.
 func (k *Keyring) knownKey(id KeyID) (*meta.Key, error) {
-	behind := k.behind() // before the ring is read
+	behind := k.caughtUp.behind() // before the ring is read
 	ring := k.fsm.ring.Load()
 	key := ring.Key(id)
 	switch {

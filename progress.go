@@ -25,8 +25,8 @@ type RekeyProgress struct {
 
 const poisonedRefs = 16 // named in RekeyProgress
 
-// moves is the progress, for Status and for metrics.
-type moves struct {
+// progress is how far the data of each key has been moved, for Status and for metrics.
+type progress struct {
 	bell    *bell // rung when it has changed
 	metrics Metrics
 
@@ -34,75 +34,75 @@ type moves struct {
 	keys map[KeyID]*RekeyProgress
 }
 
-// of changes the progress of a key.
-func (m *moves) of(id KeyID, change func(*RekeyProgress)) {
-	m.edit(id, change)
-	m.bell.ring()
+// update changes the progress of a key.
+func (g *progress) update(id KeyID, change func(*RekeyProgress)) {
+	g.edit(id, change)
+	g.bell.ring()
 }
 
-func (m *moves) edit(id KeyID, change func(*RekeyProgress)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.keys == nil {
-		m.keys = map[KeyID]*RekeyProgress{}
+func (g *progress) edit(id KeyID, change func(*RekeyProgress)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.keys == nil {
+		g.keys = map[KeyID]*RekeyProgress{}
 	}
-	if m.keys[id] == nil {
-		m.keys[id] = unbegun(id)
+	if g.keys[id] == nil {
+		g.keys[id] = unbegun(id)
 	}
-	change(m.keys[id])
+	change(g.keys[id])
 }
 
 // unbegun is the progress of a key of which nothing is known.
 func unbegun(id KeyID) *RekeyProgress { return &RekeyProgress{Key: id, Left: -1} }
 
-// add counts a batch.
-func (m *moves) add(id KeyID, moved, conflicts int) {
-	m.of(id, func(p *RekeyProgress) { p.Moved, p.Conflicts = p.Moved+moved, p.Conflicts+conflicts })
-	m.metrics.AddCounter("keyring.rekey.moved", float64(moved), keyLabel(id))
-	m.metrics.AddCounter("keyring.rekey.conflicts", float64(conflicts), keyLabel(id))
+// addBatch counts a batch.
+func (g *progress) addBatch(id KeyID, moved, conflicts int) {
+	g.update(id, func(p *RekeyProgress) { p.Moved, p.Conflicts = p.Moved+moved, p.Conflicts+conflicts })
+	g.metrics.AddCounter("keyring.rekey.moved", float64(moved), keyLabel(id))
+	g.metrics.AddCounter("keyring.rekey.conflicts", float64(conflicts), keyLabel(id))
 }
 
-// leave notes how many records are left under a key.
-func (m *moves) leave(id KeyID, left int) {
-	m.of(id, func(p *RekeyProgress) { p.Left = left })
-	m.metrics.SetGauge("keyring.rekey.left", float64(left), keyLabel(id))
+// setLeft notes how many records are left under a key.
+func (g *progress) setLeft(id KeyID, left int) {
+	g.update(id, func(p *RekeyProgress) { p.Left = left })
+	g.metrics.SetGauge("keyring.rekey.left", float64(left), keyLabel(id))
 }
 
-// get returns the progress of a key, and whether there is any.
-func (m *moves) get(id KeyID) (p RekeyProgress, known bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.keys[id] != nil {
-		return *m.keys[id], true
+// of returns the progress of a key, and whether there is any.
+func (g *progress) of(id KeyID) (p RekeyProgress, known bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.keys[id] != nil {
+		return *g.keys[id], true
 	}
 	return p, false
 }
 
-// poison notes what a scan has found that does not open.
-func (m *moves) poison(id KeyID, n int, refs []string) {
-	m.of(id, func(p *RekeyProgress) { p.Poisoned, p.PoisonedRefs = n, refs })
-	m.metrics.SetGauge("keyring.rekey.poisoned", float64(n), keyLabel(id))
+// setPoisoned notes what a scan has found that does not open.
+func (g *progress) setPoisoned(id KeyID, n int, refs []string) {
+	g.update(id, func(p *RekeyProgress) { p.Poisoned, p.PoisonedRefs = n, refs })
+	g.metrics.SetGauge("keyring.rekey.poisoned", float64(n), keyLabel(id))
 }
 
-// keep forgets all but these keys.
-func (m *moves) keep(keys []*meta.Key) {
-	dropped := m.drop(keys)
+// retainOnly forgets all but these keys.
+func (g *progress) retainOnly(keys []*meta.Key) {
+	dropped := g.drop(keys)
 	for _, id := range dropped {
-		m.metrics.SetGauge("keyring.rekey.left", 0, keyLabel(id)) // it is another leader's to say, or there is nothing
-		m.metrics.SetGauge("keyring.rekey.poisoned", 0, keyLabel(id))
+		g.metrics.SetGauge("keyring.rekey.left", 0, keyLabel(id)) // it is another leader's to say, or there is nothing
+		g.metrics.SetGauge("keyring.rekey.poisoned", 0, keyLabel(id))
 	}
 	if len(dropped) > 0 {
-		m.bell.ring()
+		g.bell.ring()
 	}
 }
 
 // drop forgets all but these keys, and returns which.
-func (m *moves) drop(keys []*meta.Key) (dropped []KeyID) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for id := range m.keys {
+func (g *progress) drop(keys []*meta.Key) (dropped []KeyID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id := range g.keys {
 		if !slices.ContainsFunc(keys, func(k *meta.Key) bool { return k.ID == id }) {
-			delete(m.keys, id)
+			delete(g.keys, id)
 			dropped = append(dropped, id)
 		}
 	}
@@ -110,11 +110,11 @@ func (m *moves) drop(keys []*meta.Key) (dropped []KeyID) {
 }
 
 // status is the progress of the keys that are rekeying.
-func (m *moves) status(rekeying []*meta.Key) (all []RekeyProgress) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+func (g *progress) status(rekeying []*meta.Key) (all []RekeyProgress) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	for _, key := range rekeying {
-		p := m.keys[key.ID]
+		p := g.keys[key.ID]
 		if p == nil {
 			p = unbegun(key.ID)
 		}

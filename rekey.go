@@ -24,50 +24,65 @@ const (
 // rekeyer is the goroutine that moves data off the keys that are rekeying, while this server leads.
 // It remembers nothing that matters: a new leader scans again.
 type rekeyer struct {
-	*Keyring
-	term   uint64
+	*server
+	clocks   *clocks
+	keys     recrypter
+	progress progress
+	asking   chan struct{} // has one while Config.Data is being asked
+
+	inTerm uint64
 	tries  map[KeyID]int
 	yields map[KeyID]int // in a row that moved nothing
 	due    map[KeyID]mono.Time
 	told   mono.Time // when the progress was logged
 }
 
-// rekey runs until Close.
-func (k *Keyring) rekey() {
-	r := &rekeyer{Keyring: k}
+// recrypter is what data is moved with: the Keyring.
+type recrypter interface {
+	AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error)
+	AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error)
+	OpenNomad(key KeyID, ciphertext []byte) ([]byte, error)
+}
+
+func newRekeyer(s *server, c *clocks, keys recrypter) *rekeyer {
+	return &rekeyer{server: s, clocks: c, keys: keys, progress: progress{bell: &s.fsm.bell, metrics: s.cfg.Metrics}, asking: make(chan struct{}, 1)}
+}
+
+// run moves data until ctx ends.
+func (r *rekeyer) run(ctx context.Context) {
 	for {
-		changed := k.fsm.bell.wait()
-		if !pause(k.ctx, changed, r.step()) {
+		changed := r.fsm.bell.wait()
+		if !pause(ctx, changed, r.step(ctx)) {
 			return
 		}
 	}
 }
 
 // step moves what can be moved now and returns how long there is nothing to do.
-func (r *rekeyer) step() time.Duration {
-	term := r.Keyring.term.Load()
+func (r *rekeyer) step(ctx context.Context) time.Duration {
+	term := r.term.Load()
 	if !r.leads(term) {
-		r.moves.keep(nil)
+		r.progress.retainOnly(nil)
 		return idle
 	}
-	if r.term != term {
-		r.term, r.tries, r.yields, r.due = term, map[KeyID]int{}, map[KeyID]int{}, map[KeyID]mono.Time{}
+	if r.inTerm != term {
+		r.inTerm, r.tries, r.yields, r.due = term, map[KeyID]int{}, map[KeyID]int{}, map[KeyID]mono.Time{}
 	}
 	var wake mono.Time
 	ring := r.fsm.ring.Load()
-	keys := plan.Rekeying(r.sight(ring).Ring(ring))
-	r.moves.keep(keys)
-	r.survey(keys)
+	keys := plan.Rekeying(r.clocks.sight(ring).Ring(ring))
+	r.progress.retainOnly(keys)
+	r.survey(ctx, keys)
 	for _, key := range keys {
 		if due := r.due[key.ID]; due > mono.Now() {
 			wake = earliest(wake, due)
 			continue
 		}
-		next, err := r.move(r.ctx, key)
-		if r.ctx.Err() != nil || !r.leads(term) {
+		next, err := r.move(ctx, key)
+		if ctx.Err() != nil || !r.leads(term) {
 			return idle
 		}
-		r.moves.of(key.ID, func(p *RekeyProgress) { p.Err = err })
+		r.progress.update(key.ID, func(p *RekeyProgress) { p.Err = err })
 		if err == nil {
 			delete(r.tries, key.ID)
 		} else {
@@ -85,13 +100,13 @@ func (r *rekeyer) step() time.Duration {
 }
 
 // survey begins the progress of keys that are to be moved, also of those whose turn is not yet.
-func (r *rekeyer) survey(keys []*meta.Key) {
+func (r *rekeyer) survey(ctx context.Context, keys []*meta.Key) {
 	for _, key := range keys {
-		if _, known := r.moves.get(key.ID); known {
+		if _, known := r.progress.of(key.ID); known {
 			continue
 		}
-		r.moves.of(key.ID, func(*RekeyProgress) {})
-		if err := r.count(r.ctx, key.ID); err != nil {
+		r.progress.update(key.ID, func(*RekeyProgress) {})
+		if err := r.count(ctx, key.ID); err != nil {
 			r.cfg.Logger.Warn("what is sealed under a key", "key", key.ID, "error", err)
 		}
 	}
@@ -107,7 +122,7 @@ func (r *rekeyer) count(ctx context.Context, id KeyID) error {
 	if err != nil {
 		return fmt.Errorf("count: %w", err)
 	}
-	r.moves.leave(id, left)
+	r.progress.setLeft(id, left)
 	return nil
 }
 
@@ -119,7 +134,7 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 	for {
 		restores, began := r.fsm.restores.Load(), r.now()
 		f, err := r.scan(ctx, key)
-		r.moves.poison(key.ID, f.poisoned, f.refs)
+		r.progress.setPoisoned(key.ID, f.poisoned, f.refs)
 		if err == nil {
 			err = r.count(ctx, key.ID)
 		}
@@ -145,7 +160,7 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 			before, all = first, moved == len(f.records)
 		case f.poisoned > 0:
 			return 0, fmt.Errorf("%d records do not open, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
-		case r.cfg.RekeyGrace > 0 && r.wrongClock(ctx):
+		case r.cfg.RekeyGrace > 0 && r.clocks.wrongClock(ctx):
 			return 0, errors.New("the clock of this server differs from those of most others: whether RekeyGrace is over can't be told")
 		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
 			return r.whenShown(plan.ScanFrom(key, r.cfg.RekeyGrace)), nil
@@ -214,10 +229,10 @@ func isUnder(s Sealed, key KeyID) bool {
 }
 
 // askData waits for its turn to ask Config.Data, which answers one question at a time.
-func (k *Keyring) askData(ctx context.Context) (done func(), err error) {
+func (r *rekeyer) askData(ctx context.Context) (done func(), err error) {
 	select {
-	case k.asking <- struct{}{}:
-		return func() { <-k.asking }, nil
+	case r.asking <- struct{}{}:
+		return func() { <-r.asking }, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -240,7 +255,7 @@ func (r *rekeyer) reseal(f *found, key KeyID, chunk []Sealed) error {
 				continue
 			}
 			start := len(all)
-			if all, errs[i] = r.AppendEncrypt(all, plaintext, chunk[i].AAD); errs[i] == nil {
+			if all, errs[i] = r.keys.AppendEncrypt(all, plaintext, chunk[i].AAD); errs[i] == nil {
 				sealed[i] = all[start:len(all):len(all)]
 			}
 			clear(plaintext)
@@ -267,9 +282,9 @@ func (r *rekeyer) reseal(f *found, key KeyID, chunk []Sealed) error {
 // open opens a record that is under the key.
 func (r *rekeyer) open(dst []byte, key KeyID, s Sealed) ([]byte, error) {
 	if s.Nomad {
-		return r.OpenNomad(key, s.Ciphertext)
+		return r.keys.OpenNomad(key, s.Ciphertext)
 	}
-	return r.AppendDecrypt(dst, s.Ciphertext, s.AAD)
+	return r.keys.AppendDecrypt(dst, s.Ciphertext, s.AAD)
 }
 
 // replace hands records to the host, in batches, and returns how many were replaced.
@@ -309,7 +324,7 @@ func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Rep
 		return 0, fmt.Errorf("replace: %w", err)
 	}
 	moved = len(records) - conflicts
-	r.moves.add(key.ID, moved, conflicts)
+	r.progress.addBatch(key.ID, moved, conflicts)
 	if err := r.count(ctx, key.ID); err != nil {
 		return 0, err
 	}
@@ -324,7 +339,7 @@ func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Rep
 
 // tell logs the progress of a key.
 func (r *rekeyer) tell(what string, id KeyID) {
-	p, _ := r.moves.get(id)
+	p, _ := r.progress.of(id)
 	r.cfg.Logger.Info(what, "key", id, "moved", p.Moved, "conflicts", p.Conflicts, "left", p.Left)
 	r.told = mono.Now()
 }

@@ -26,6 +26,14 @@ type RemoveOptions struct {
 	Now bool
 }
 
+// remover removes keys, and knows which of them are removed for good.
+type remover struct {
+	*server
+	clocks     *clocks
+	confirming *confirming
+	rekeyer    *rekeyer
+}
+
 // Remove removes a key from the keyring for good. Its ID is never used again, and every
 // server overwrites it in memory at once and sets its file aside. When RotationPolicy.Undo is
 // over and the leader confirms that the key is still removed, the file is unlinked; a server
@@ -39,11 +47,11 @@ type RemoveOptions struct {
 // no way to call it off. Without Config.Data that is ErrNoData. The active key never goes: rotate first. Removing a removed key
 // has no effect, but that Now ends the time to undo it. Leader only.
 func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.remove(ctx, id, o) })
+	return k.do(ctx, func(ctx context.Context) error { return k.remover.remove(ctx, id, o) })
 }
 
-func (k *Keyring) remove(ctx context.Context, id KeyID, o RemoveOptions) error {
-	return untilRemoved(o, func() (bool, error) { return k.beginRemoval(ctx, id, o) }, func() error { return k.awaitGone(ctx, id, true) })
+func (r *remover) remove(ctx context.Context, id KeyID, o RemoveOptions) error {
+	return untilRemoved(o, func() (bool, error) { return r.beginRemoval(ctx, id, o) }, func() error { return r.awaitGone(ctx, id, true) })
 }
 
 // untilRemoved calls begin, which has the leader begin to remove a key, and then gone, which waits until this
@@ -65,24 +73,24 @@ func untilRemoved(o RemoveOptions, begin func() (moving bool, err error), gone f
 // whether that has begun. Then the leader removes the key of its own accord, and WaitRemoved waits for it, on any
 // server. With RemoveOptions.Now, call StartRemoval again after that. Leader only.
 func (k *Keyring) StartRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
-	return gate.Through(ctx, &k.gate, func(ctx context.Context) (bool, error) { return k.beginRemoval(ctx, id, o) })
+	return gate.Through(ctx, &k.gate, func(ctx context.Context) (bool, error) { return k.remover.beginRemoval(ctx, id, o) })
 }
 
 // WaitRemoved waits, on any server, until this one knows that a key is removed whose removal the leader has begun. It
 // need not have heard of the removal yet. If raft restores a snapshot from before the removal, that is an error.
 func (k *Keyring) WaitRemoved(ctx context.Context, id KeyID) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.awaitGone(ctx, id, false) })
+	return k.do(ctx, func(ctx context.Context) error { return k.remover.awaitGone(ctx, id, false) })
 }
 
 // beginRemoval removes a key, or reports that its data is being moved first, after which the leader
 // removes it of its own accord.
-func (k *Keyring) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
-	if err := k.mayLead(); err != nil {
+func (r *remover) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
+	if err := r.mayLead(); err != nil {
 		return false, err
 	}
-	options := plan.RemoveOptions{Force: o.Force, Now: o.Now, HasData: k.cfg.Data != nil}
+	options := plan.RemoveOptions{Force: o.Force, Now: o.Now, HasData: r.cfg.Data != nil}
 	for {
-		ring := k.fsm.ring.Load()
+		ring := r.fsm.ring.Load()
 		removal := plan.DecideRemoval(ring, id, options)
 		var err error
 		switch removal {
@@ -94,11 +102,11 @@ func (k *Keyring) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (
 			return false, fmt.Errorf("remove %s, which is %s: %w: Config.Data is nil", id, ring.Key(id).State, ErrNoData)
 		case plan.RemovalDone, plan.RemovalRekeying:
 		case plan.RemovalRekey:
-			err = k.propose(ctx, meta.Command{Rekey: &meta.Rekey{ID: id, Remove: true}})
+			err = r.propose(ctx, meta.Command{Rekey: &meta.Rekey{ID: id, Remove: true}})
 		default:
-			err = k.removeNow(ctx, ring, id, options, removal)
+			err = r.removeNow(ctx, ring, id, options, removal)
 		}
-		if errors.Is(err, meta.ErrRefused) && k.fsm.ring.Load() != ring {
+		if errors.Is(err, meta.ErrRefused) && r.fsm.ring.Load() != ring {
 			continue // another command came first
 		}
 		if err != nil {
@@ -109,36 +117,36 @@ func (k *Keyring) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (
 }
 
 // removeNow removes a key that can go at once.
-func (k *Keyring) removeNow(ctx context.Context, ring *meta.Ring, id KeyID, o plan.RemoveOptions, removal plan.Removal) error {
+func (r *remover) removeNow(ctx context.Context, ring *meta.Ring, id KeyID, o plan.RemoveOptions, removal plan.Removal) error {
 	var lost string
 	switch removal {
 	case plan.RemovalIfUnused:
-		if err := k.checkUnused(ctx, id); err != nil {
+		if err := r.checkUnused(ctx, id); err != nil {
 			return err
 		}
 	case plan.RemovalWithLoss:
-		lost = k.lostRecords(ctx, id)
+		lost = r.lostRecords(ctx, id)
 	}
-	if err := k.propose(ctx, plan.RemoveCommand(ring, id, o, k.removalTime(ctx, id))); err != nil {
+	if err := r.propose(ctx, plan.RemoveCommand(ring, id, o, r.clocks.removalTime(ctx, id))); err != nil {
 		return err
 	}
 	if removal == plan.RemovalWithLoss {
-		k.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
+		r.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
 	}
-	k.store.NoteRemoved(id) // here before we return; elsewhere the replicator does
-	k.fsm.bell.ring()
+	r.store.NoteRemoved(id) // here before we return; elsewhere the replicator does
+	r.fsm.bell.ring()
 	return nil
 }
 
 // checkUnused looks once more whether anything is sealed under a deprecated key. It can only be there if
 // the host's Apply does not ask Admit, or RekeyGrace was too short.
-func (k *Keyring) checkUnused(ctx context.Context, id KeyID) error {
-	done, err := k.askData(ctx)
+func (r *remover) checkUnused(ctx context.Context, id KeyID) error {
+	done, err := r.rekeyer.askData(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	for s, err := range k.cfg.Data.Under(ctx, id) {
+	for s, err := range r.cfg.Data.Under(ctx, id) {
 		if err != nil {
 			return err
 		}
@@ -150,8 +158,8 @@ func (k *Keyring) checkUnused(ctx context.Context, id KeyID) error {
 }
 
 // lostRecords says how many records are lost with a key, for the log.
-func (k *Keyring) lostRecords(ctx context.Context, id KeyID) string {
-	if c, ok := k.cfg.Data.(Counter); ok {
+func (r *remover) lostRecords(ctx context.Context, id KeyID) string {
+	if c, ok := r.cfg.Data.(Counter); ok {
 		if n, err := c.Count(ctx, id); err == nil {
 			return strconv.Itoa(n)
 		}
@@ -160,11 +168,11 @@ func (k *Keyring) lostRecords(ctx context.Context, id KeyID) string {
 }
 
 // awaitGone waits until this server knows that a key is removed. known is as for awaitKey.
-func (k *Keyring) awaitGone(ctx context.Context, id KeyID, known bool) error {
+func (r *remover) awaitGone(ctx context.Context, id KeyID, known bool) error {
 	asked := known
-	err := k.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
+	err := r.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
 		m := ring.Key(id)
-		known = known || m != nil || k.mayLead() == nil
+		known = known || m != nil || r.mayLead() == nil
 		asked = asked || m != nil && m.Remove
 		switch {
 		case ring.WasRemoved(id):
@@ -183,7 +191,7 @@ func (k *Keyring) awaitGone(ctx context.Context, id KeyID, known bool) error {
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
 	err = fmt.Errorf("remove %s: the leader goes on with it: %w", id, err)
-	if p, _ := k.moves.get(id); p.Err != nil {
+	if p, _ := r.rekeyer.progress.of(id); p.Err != nil {
 		err = fmt.Errorf("%w: %w", err, p.Err)
 	}
 	return err
@@ -191,7 +199,7 @@ func (k *Keyring) awaitGone(ctx context.Context, id KeyID, known bool) error {
 
 // bury does with the files of removed keys what plan says, beside the loop, and returns when
 // to look again: zero for never, if nothing changes.
-func (r *replicator) bury(v view) mono.Time {
+func (r *replicator) bury(ctx context.Context, v view) mono.Time {
 	var graves []plan.Grave
 	var removed []time.Time
 	for _, l := range r.store.Leftovers(v.ring) {
@@ -200,18 +208,18 @@ func (r *replicator) bury(v view) mono.Time {
 			removed = append(removed, t.Removed)
 		}
 	}
-	b := plan.Bury(v.ring, v.caughtUp, graves, r.cfg.Rotation.Undo, r.sight(v.ring, removed...))
+	b := plan.Bury(v.ring, v.caughtUp, graves, r.cfg.Rotation.Undo, r.clocks.sight(v.ring, removed...))
 	if len(b.SetAside)+len(b.Unlink) == 0 {
-		r.burying.rest()
+		r.burying.idle()
 		return r.whenShown(b.Next)
 	}
 	if wake, wait := r.burying.wait(mono.Now()); wait {
 		return wake
 	}
-	r.start(&r.burying, func() {
-		err := r.dig(b)
+	r.start(ctx, &r.burying, func() {
+		err := r.dig(ctx, b)
 		switch {
-		case err == nil || r.ctx.Err() != nil:
+		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, ErrNotLeader): // there is none, and nothing hurries
 			r.cfg.Logger.Debug("files of removed keys", "error", err)
 		default:
@@ -222,20 +230,20 @@ func (r *replicator) bury(v view) mono.Time {
 }
 
 // dig sets aside, and unlinks what the leader confirms.
-func (k *Keyring) dig(b plan.Burial) error {
+func (r *replicator) dig(ctx context.Context, b plan.Burial) error {
 	var errs []error
 	for _, id := range b.SetAside {
-		if err := k.store.SetAside(id, k.wasRemoved); err != nil {
+		if err := r.store.SetAside(id, r.wasRemoved); err != nil {
 			errs = append(errs, err)
 		}
 	}
 	for ids := range slices.Chunk(b.Unlink, reportBatch) {
-		gone, err := k.removedForGood(k.ctx, ids)
+		gone, err := r.remover.removedForGood(ctx, ids)
 		if err != nil {
 			return errors.Join(append(errs, err)...)
 		}
 		for _, id := range gone {
-			if err := k.store.Unlink(id, k.wasRemoved); err != nil {
+			if err := r.store.Unlink(id, r.wasRemoved); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -244,55 +252,55 @@ func (k *Keyring) dig(b plan.Burial) error {
 }
 
 // wasRemoved asks the ring of now: a snapshot may have been restored since something was decided.
-func (k *Keyring) wasRemoved(id KeyID) bool { return k.fsm.ring.Load().WasRemoved(id) }
+func (s *server) wasRemoved(id KeyID) bool { return s.fsm.ring.Load().WasRemoved(id) }
 
 // removedForGood asks the leader which of the keys are removed and past their undo time. What
 // this server has applied is not enough: a restored snapshot may have brought a key back while
 // it was cut off.
-func (k *Keyring) removedForGood(ctx context.Context, ids []KeyID) ([]KeyID, error) {
-	_, leader := k.raft.LeaderWithID()
+func (r *remover) removedForGood(ctx context.Context, ids []KeyID) ([]KeyID, error) {
+	_, leader := r.raft.LeaderWithID()
 	switch leader {
 	case "":
-		return nil, notLeader(k.raft)
-	case k.cfg.ID:
-		return k.confirmRemoved(ctx, ids)
+		return nil, notLeader(r.raft)
+	case r.cfg.ID:
+		return r.confirmRemoved(ctx, ids)
 	}
-	return k.toLeader.Removed(ctx, string(leader), ids)
+	return r.toLeader.Removed(ctx, string(leader), ids)
 }
 
 // confirmRemoved says which of the keys are removed and past their undo time, on a leader that
 // a majority has just confirmed.
-func (k *Keyring) confirmRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error) {
-	if err := k.mayLead(); err != nil {
+func (r *remover) confirmRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error) {
+	if err := r.mayLead(); err != nil {
 		return nil, err
 	}
-	if err := k.confirmLeads(ctx); err != nil {
+	if err := r.confirming.confirm(ctx); err != nil {
 		return nil, err
 	}
-	if !k.comparedAsLeader() || k.knownClocks().Wrong() {
+	if !r.clocks.comparedAsLeader() || r.clocks.known().Wrong() {
 		return nil, nil // by a clock that is ahead, all would be past it
 	}
-	ring := k.fsm.ring.Load()
+	ring := r.fsm.ring.Load()
 	var times []time.Time
 	for _, id := range ids {
 		if t, removed := ring.Tombstone(id); removed {
 			times = append(times, t.Removed)
 		}
 	}
-	sight := k.sight(ring, times...)
+	sight := r.clocks.sight(ring, times...)
 	return slices.DeleteFunc(slices.Clone(ids), func(id KeyID) bool {
 		t, removed := ring.Tombstone(id)
-		return !removed || sight.UnlinkAt(t, k.cfg.Rotation.Undo).After(sight.Now)
+		return !removed || sight.UnlinkAt(t, r.cfg.Rotation.Undo).After(sight.Now)
 	}), nil
 }
 
-func (k *Keyring) serveRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error) {
-	gone, err := k.confirmRemoved(ctx, ids)
+func (r *remover) serveRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error) {
+	gone, err := r.confirmRemoved(ctx, ids)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
-		_, leader := k.raft.LeaderWithID()
+		_, leader := r.raft.LeaderWithID()
 		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
 	return gone, nil

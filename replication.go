@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -25,13 +26,21 @@ const (
 // replicator is the goroutine that brings this server what it lacks and tells the leader
 // what it holds. It is woken by the FSM and asks plan what to do.
 type replicator struct {
-	*Keyring
+	*server
+	caughtUp *caughtUp
+	clocks   *clocks
+	public   *publicKeys
+	remover  *remover
+	reportTo func(meta.Hold) // this server, if it leads
+	refresh  func(view)      // brings what Decrypt goes by up to date
+
+	offered  offered // to this server, and being fetched
 	pull     plan.Pull
 	calls    sync.WaitGroup
 	done     chan fetched
 	answered chan fetched
 	leader   string
-	peers    []string
+	members  []string
 	reported report       // the last one sent
 	told     mono.Time    // when that was
 	resend   mono.Time    // when it is due again if nothing came of it
@@ -39,18 +48,17 @@ type replicator struct {
 
 	restores  uint64 // of the FSM, before this step read the ring
 	refreshed keySet
-	renewed   mono.Time   // when the table of Decrypt was built last
-	counted   *meta.Ring  // in which
-	empty     int         // so many keys have nothing sealed under them
-	seen      look        // what was found when the ring or the keystore changed last
-	compared  look        // its ring and version, when the public keys were compared last
-	lacking   []KeyID     // what was missing when it was looked at last
-	healed    bool        // and whether this server had caught up then
-	healing   chore       // reads the directory again while keys are missing
-	burying   chore       // sees to the files of removed keys
-	ended     chan *chore // its goroutine has ended
-	paused    mono.Time   // no fetches before
-	unwritten int         // fetches in a row whose keys could not be written
+	renewed   mono.Time            // when the table of Decrypt was built last
+	counted   *meta.Ring           // in which
+	empty     int                  // so many keys have nothing sealed under them
+	seen      look                 // what was found when the ring or the keystore changed last
+	lacking   []KeyID              // what was missing when it was looked at last
+	healed    bool                 // and whether this server had caught up then
+	healing   backgroundTask       // reads the directory again while keys are missing
+	burying   backgroundTask       // sees to the files of removed keys
+	ended     chan *backgroundTask // its goroutine has ended
+	paused    mono.Time            // no fetches before
+	unwritten int                  // fetches in a row whose keys could not be written
 
 	mu       sync.Mutex // guards below
 	failures map[string]failure
@@ -65,9 +73,9 @@ type failure struct {
 
 const failureNews = time.Hour
 
-func newReplicator(k *Keyring) *replicator {
+func newReplicator(s *server) *replicator {
 	return &replicator{
-		Keyring: k, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *chore),
+		server: s, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *backgroundTask),
 		failures: map[string]failure{},
 	}
 }
@@ -94,44 +102,44 @@ func (r *replicator) note(f fetched) {
 	}
 }
 
-// chore is work on the directory that is done beside the loop, by one goroutine at a time:
+// backgroundTask is work on the directory that is done beside the loop, by one goroutine at a time:
 // disks and KEKs take their time.
-type chore struct {
+type backgroundTask struct {
 	running bool
 	due     mono.Time // not before; zero while there is nothing to do
 	tries   int
 }
 
-// rest is for when there is nothing to do.
-func (c *chore) rest() { c.due, c.tries = 0, 0 }
+// idle is for when there is nothing to do.
+func (t *backgroundTask) idle() { t.due, t.tries = 0, 0 }
 
-// hurry has it due at a time, if it was to be later.
-func (c *chore) hurry(at mono.Time) {
-	c.due, c.tries = min(c.due, at), 0
+// expedite has it due at a time, if it was to be later.
+func (t *backgroundTask) expedite(at mono.Time) {
+	t.due, t.tries = min(t.due, at), 0
 }
 
-// wait reports whether the chore can't be started now, and when to look again: zero if its
+// wait reports whether the task can't be started now, and when to look again: zero if its
 // goroutine is running, whose end wakes the loop.
-func (c *chore) wait(now mono.Time) (wake mono.Time, wait bool) {
-	if c.running {
+func (t *backgroundTask) wait(now mono.Time) (wake mono.Time, wait bool) {
+	if t.running {
 		return 0, true
 	}
-	return c.due, now < c.due
+	return t.due, now < t.due
 }
 
-// untried reports whether the chore has not been done since it was last hurried.
-func (c *chore) untried() bool { return c.tries == 0 || c.running && c.tries == 1 }
+// fresh reports whether the task has not been done since it was last expedited.
+func (t *backgroundTask) fresh() bool { return t.tries == 0 || t.running && t.tries == 1 }
 
-// start does a chore. If there is more to do after it, it is due again after a while.
-func (r *replicator) start(c *chore, do func()) {
-	c.running = true
-	c.due = mono.Now().Add(min(scanRetry, plan.Backoff(c.tries, rand.Float64())))
-	c.tries++
+// start does a task. If there is more to do after it, it is due again after a while.
+func (r *replicator) start(ctx context.Context, t *backgroundTask, do func()) {
+	t.running = true
+	t.due = mono.Now().Add(min(scanRetry, plan.Backoff(t.tries, rand.Float64())))
+	t.tries++
 	r.calls.Go(func() {
 		do()
 		select {
-		case r.ended <- c:
-		case <-r.ctx.Done():
+		case r.ended <- t:
+		case <-ctx.Done():
 		}
 	})
 }
@@ -190,24 +198,23 @@ func (r report) equal(o report) bool {
 	return r.leader == o.leader && slices.Equal(r.gained, o.gained) && slices.Equal(r.lost, o.lost)
 }
 
-// replicate runs until Close.
-func (k *Keyring) replicate() {
-	r := k.replicator
+// run runs until ctx ends.
+func (r *replicator) run(ctx context.Context) {
 	defer r.calls.Wait()
 	for {
-		changed := k.fsm.bell.wait()
-		timer := time.NewTimer(r.step())
+		changed := r.fsm.bell.wait()
+		timer := time.NewTimer(r.step(ctx))
 		select {
 		case <-changed:
 		case <-timer.C:
-		case c := <-r.ended:
-			c.running = false
+		case t := <-r.ended:
+			t.running = false
 		case f := <-r.answered:
 			r.pull.Answered(f.Fetch, f.err != nil, mono.Now(), rand.Float64())
 			r.note(f)
 		case f := <-r.done:
 			r.written(f)
-		case <-k.ctx.Done():
+		case <-ctx.Done():
 			timer.Stop()
 			return
 		}
@@ -216,18 +223,18 @@ func (k *Keyring) replicate() {
 }
 
 // step does what can be done now and returns how long nothing else need be.
-func (r *replicator) step() time.Duration {
+func (r *replicator) step(ctx context.Context) time.Duration {
 	r.restores = r.fsm.restores.Load()
-	v := r.view()
+	v := r.caughtUp.view()
 	wake, ring := r.renew(v), v.ring
 	look := r.look(ring)
-	wake = earliest(wake, r.heal(v, look), r.bury(v))
+	wake = earliest(wake, r.heal(ctx, v, look), r.bury(ctx, v))
 	if r.paused > mono.Now() {
 		wake = earliest(wake, r.paused)
 	} else {
-		wake = earliest(wake, r.fetch(ring, r.wanted(v, look.missing)))
+		wake = earliest(wake, r.fetch(ctx, ring, r.wanted(v, look.missing)))
 	}
-	wake = earliest(wake, r.report(look), r.compare(look))
+	wake = earliest(wake, r.report(ctx, look), r.public.compare(compared{look.ring, look.stored}))
 	if wake == 0 {
 		return idle
 	}
@@ -261,18 +268,13 @@ func earliest(times ...mono.Time) (first mono.Time) {
 	return first
 }
 
-// held tells plan which keys of the ring this server holds.
-func (k *Keyring) held(ring *meta.Ring) func(KeyID) bool {
-	return func(id KeyID) bool { return k.store.Holds(ring.Key(id)) }
-}
-
 // heal gets back what needs no other server: keys in memory whose file is gone, files that
 // were set aside when their key was removed, and files that appeared, or whose KEK answers
 // again. And it sees what an operator has put right. It returns when to look again.
-func (r *replicator) heal(v view, l look) mono.Time {
+func (r *replicator) heal(ctx context.Context, v view, l look) mono.Time {
 	missing := l.missing
 	if len(missing) == 0 && r.keks.Down() == nil && !l.unknown && !r.store.IsCurable(v.ring) {
-		r.healing.rest()
+		r.healing.idle()
 		return 0
 	}
 	var lacking []KeyID
@@ -281,7 +283,7 @@ func (r *replicator) heal(v view, l look) mono.Time {
 	}
 	if !slices.Equal(lacking, r.lacking) || v.caughtUp != r.healed { // one that is lost for good must not slow the others
 		r.lacking, r.healed = lacking, v.caughtUp
-		r.healing.hurry(mono.Now().Add(firstScan))
+		r.healing.expedite(mono.Now().Add(firstScan))
 	}
 	if r.healing.due == 0 { // most of what is missing is on its way
 		r.healing.due = mono.Now().Add(firstScan)
@@ -289,13 +291,13 @@ func (r *replicator) heal(v view, l look) mono.Time {
 	if wake, wait := r.healing.wait(mono.Now()); wait {
 		return wake
 	}
-	r.start(&r.healing, func() { r.reread(v, missing) })
+	r.start(ctx, &r.healing, func() { r.reread(ctx, v, missing) })
 	return 0
 }
 
-func (r *replicator) reread(v view, missing []*meta.Key) {
+func (r *replicator) reread(ctx context.Context, v view, missing []*meta.Key) {
 	if len(missing) > 0 || r.keks.Down() != nil {
-		r.keks.Probe(r.ctx)
+		r.keks.Probe(ctx)
 	}
 	for _, m := range missing {
 		if !v.caughtUp { // it may be removed all the same
@@ -305,7 +307,7 @@ func (r *replicator) reread(v view, missing []*meta.Key) {
 			r.cfg.Logger.Error("take back key file", "key", m.ID, "error", err)
 		}
 	}
-	if err := r.store.Heal(r.ctx, v.ring, missing); err != nil && r.ctx.Err() == nil {
+	if err := r.store.Heal(ctx, v.ring, missing); err != nil && ctx.Err() == nil {
 		r.cfg.Logger.Error("read keystore", "error", err)
 	}
 	r.fsm.bell.ring() // for this loop and for WaitReady
@@ -313,7 +315,7 @@ func (r *replicator) reread(v view, missing []*meta.Key) {
 
 // report tells the leader what the ring does not know of this server's keys, and returns
 // when to tell it again: never, if there is nothing to tell.
-func (r *replicator) report(l look) mono.Time {
+func (r *replicator) report(ctx context.Context, l look) mono.Time {
 	gained, lost := l.gained, l.lost
 	if len(gained)+len(lost) == 0 || r.leader == "" {
 		r.reported = report{}
@@ -336,11 +338,11 @@ func (r *replicator) report(l look) mono.Time {
 	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.ID(), Gained: next.gained, Lost: next.lost}
 	if next.leader == string(r.cfg.ID) {
 		r.repeats.Add(1)
-		r.takeReport(hold)
+		r.reportTo(hold)
 		return r.resend
 	}
 	r.calls.Go(func() {
-		if err := r.Keyring.peers.Report(r.ctx, next.leader, hold); err != nil {
+		if err := r.peers.Report(ctx, next.leader, hold); err != nil {
 			r.cfg.Logger.Debug("report held keys", "leader", next.leader, "error", err)
 			return
 		}

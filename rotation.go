@@ -8,6 +8,8 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/gate"
@@ -43,6 +45,26 @@ type RotateOptions struct {
 	Compromised bool `json:",omitempty"`
 }
 
+// rotator makes new keys, for Rotate and for the leader's loop, and offers them to the other servers.
+type rotator struct {
+	*server
+	clocks  *clocks
+	remover *remover
+	report  func(meta.Hold) // the leader's
+
+	offers   chan offer        // to be made
+	creating chan struct{}     // has one while Rotate looks for a pending key, or makes one
+	made     map[KeyID]knownTo // by Rotate; guarded by creating
+	removals atomic.Uint64     // how many servers this one has removed from raft's configuration as the leader
+}
+
+func newRotator(s *server, c *clocks, removal *remover, report func(meta.Hold)) *rotator {
+	return &rotator{
+		server: s, clocks: c, remover: removal, report: report, offers: make(chan offer),
+		creating: make(chan struct{}, 1), made: map[KeyID]knownTo{},
+	}
+}
+
 // Rotate makes a new key. It returns when the key is active, or, with Publish set, when it
 // is prepublished and held by a majority of the voters. If ctx ends first the error matches
 // ErrNotDurable: the key stays prepublished, and the leader goes on with it. If it ends before there is a key
@@ -53,33 +75,33 @@ type RotateOptions struct {
 // that is still prepublished, is what it waits for then, in place of one more. But not if a server has been
 // removed since, which may have that key, or another server has led, or the file of that key is gone.
 func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
-	key, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (Key, error) { return k.rotate(ctx, o) })
+	key, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (Key, error) { return k.rotator.rotate(ctx, o) })
 	if errors.Is(err, gate.ErrLeft) {
 		err = fmt.Errorf("rotate: %w: %w", ErrNotDurable, err)
 	}
 	return key, err
 }
 
-func (k *Keyring) rotate(ctx context.Context, o RotateOptions) (Key, error) {
-	if err := k.mayRotate(); err != nil {
+func (r *rotator) rotate(ctx context.Context, o RotateOptions) (Key, error) {
+	if err := r.mayRotate(); err != nil {
 		return Key{}, err
 	}
-	if err := k.mayRevoke(o.Revoke); err != nil {
+	if err := r.mayRevoke(o.Revoke); err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
 	}
 	if o.Compromised {
 		o.Full, o.Revoke = true, nil // all are
 	}
-	if o.Full && k.cfg.Data == nil {
+	if o.Full && r.cfg.Data == nil {
 		return Key{}, fmt.Errorf("full rotation: %w: Config.Data is nil", ErrNoData)
 	}
 	add := meta.Add{Full: o.Full, Revoke: o.Revoke, Compromised: o.Compromised}
-	if o.Publish.After(k.now()) {
+	if o.Publish.After(r.now()) {
 		add.Publish = o.Publish.UTC().Round(0)
 	}
 	inSteps := false
 	if o.Compromised {
-		err := k.allApply(ctx, k.fsm.build.Needs(meta.Command{Add: &add}))
+		err := r.allApply(ctx, r.fsm.build.Needs(meta.Command{Add: &add}))
 		if inSteps = errors.As(err, new(behindError)); err != nil && (!inSteps || !add.Publish.IsZero()) {
 			return Key{}, fmt.Errorf("rotate after a compromise: %w", err)
 		}
@@ -87,19 +109,19 @@ func (k *Keyring) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	var id KeyID
 	var err error
 	for again := true; again; {
-		ring := k.fsm.ring.Load()
+		ring := r.fsm.ring.Load()
 		if inSteps {
 			add = meta.Add{Full: true, Revoke: signed(ring)}
 		}
-		id, err = k.pendingOrNew(ctx, add)
-		again = inSteps && errors.Is(err, meta.ErrRefused) && k.fsm.ring.Load() != ring // one has gone meanwhile
+		id, err = r.pendingOrNew(ctx, add)
+		again = inSteps && errors.Is(err, meta.ErrRefused) && r.fsm.ring.Load() != ring // one has gone meanwhile
 	}
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
 	}
-	key, err := k.awaitKey(ctx, id, func(*meta.Key) bool { return add.Publish.IsZero() }, true)
+	key, err := r.awaitKey(ctx, id, func(*meta.Key) bool { return add.Publish.IsZero() }, true)
 	if err == nil && inSteps {
-		err = k.removeOthers(ctx, id)
+		err = r.removeOthers(ctx, id)
 	}
 	return key, err
 }
@@ -117,12 +139,12 @@ func signed(ring *meta.Ring) (ids []KeyID) {
 // removeOthers has every key but one removed once nothing is sealed under it: what a rotation after a
 // compromise does by itself where every server knows of it. A crash leaves some of them without that, which
 // the next rotation of this kind makes good.
-func (k *Keyring) removeOthers(ctx context.Context, id KeyID) error {
-	for _, key := range k.fsm.ring.Load().Keys {
+func (r *rotator) removeOthers(ctx context.Context, id KeyID) error {
+	for _, key := range r.fsm.ring.Load().Keys {
 		if key.ID == id || key.State == meta.StatePrepublished || key.State == meta.StateActive {
 			continue
 		}
-		if _, err := k.beginRemoval(ctx, key.ID, RemoveOptions{}); err != nil {
+		if _, err := r.remover.beginRemoval(ctx, key.ID, RemoveOptions{}); err != nil {
 			return fmt.Errorf("rotate after a compromise: key %s is active, and not all others are to be removed yet, call it again: %w", id, err)
 		}
 	}
@@ -131,26 +153,26 @@ func (k *Keyring) removeOthers(ctx context.Context, id KeyID) error {
 
 // pendingOrNew returns a key that is on its way with the same options, or makes one. Calls take turns, so
 // that the second one finds what the first has made: also while raft hangs, and all of them time out.
-func (k *Keyring) pendingOrNew(ctx context.Context, add meta.Add) (KeyID, error) {
+func (r *rotator) pendingOrNew(ctx context.Context, add meta.Add) (KeyID, error) {
 	select {
-	case k.creating <- struct{}{}:
+	case r.creating <- struct{}{}:
 	case <-ctx.Done():
 		return KeyID{}, context.Cause(ctx)
 	}
-	defer func() { <-k.creating }()
-	now := knownTo{k.raft.CurrentTerm(), k.removals.Load(), k.fsm.restores.Load()}
-	for _, key := range plan.SameRotation(k.fsm.ring.Load(), add, k.cfg.Tokens.Algorithm, k.now()) {
-		if k.made[key.ID] == now && k.store.Holds(key) {
+	defer func() { <-r.creating }()
+	now := knownTo{r.raft.CurrentTerm(), r.removals.Load(), r.fsm.restores.Load()}
+	for _, key := range plan.SameRotation(r.fsm.ring.Load(), add, r.cfg.Tokens.Algorithm, r.now()) {
+		if r.made[key.ID] == now && r.store.Holds(key) {
 			return key.ID, nil
 		}
 	}
-	id, err := k.create(ctx, add)
-	ring := k.fsm.ring.Load()
-	maps.DeleteFunc(k.made, func(id KeyID, then knownTo) bool {
+	id, err := r.create(ctx, add)
+	ring := r.fsm.ring.Load()
+	maps.DeleteFunc(r.made, func(id KeyID, then knownTo) bool {
 		m := ring.Key(id)
 		return then != now || m != nil && m.State != meta.StatePrepublished
 	})
-	k.made[id] = now // also after an error: it may have been added
+	r.made[id] = now // also after an error: it may have been added
 	return id, err
 }
 
@@ -159,12 +181,14 @@ func (k *Keyring) pendingOrNew(ctx context.Context, add meta.Add) (KeyID, error)
 type knownTo struct{ term, removals, restores uint64 }
 
 // mayRotate reports whether this server is a leader that is ready.
-func (k *Keyring) mayRotate() error {
-	if err := k.mayLead(); err != nil {
+func (r *rotator) mayRotate() error {
+	if err := r.mayLead(); err != nil {
 		return err
 	}
-	_, err := k.ActiveKey()
-	return err
+	if r.fsm.ring.Load().Active() == nil {
+		return ErrNotReady
+	}
+	return nil
 }
 
 // ActiveKey returns the metadata of the active key, as this server knows it. Before the first one it is ErrNotReady.
@@ -173,12 +197,12 @@ func (k *Keyring) ActiveKey() (Key, error) {
 	if active == nil {
 		return Key{}, ErrNotReady
 	}
-	return publicKey(active), nil
+	return keyOf(active), nil
 }
 
 // mayRevoke asks what the FSM will, before there is a key file that nobody needs.
-func (k *Keyring) mayRevoke(ids []KeyID) error {
-	ring := k.fsm.ring.Load()
+func (r *rotator) mayRevoke(ids []KeyID) error {
+	ring := r.fsm.ring.Load()
 	for _, id := range ids {
 		switch key := ring.Key(id); {
 		case key == nil:
@@ -193,22 +217,6 @@ func (k *Keyring) mayRevoke(ids []KeyID) error {
 // Leading is nil on a leader that has applied the barrier of its term: what is leader only can be done here. Else the
 // error matches ErrNotLeader and names the leader, or matches ErrNotReady.
 func (k *Keyring) Leading() error { return k.mayLead() }
-
-// mayLead reports whether this server is a leader that has applied the barrier of its term.
-func (k *Keyring) mayLead() error {
-	switch {
-	case k.gate.Err() != nil:
-		return k.gate.Err()
-	case k.raft.State() != raft.Leader:
-		return notLeader(k.raft)
-	case !k.leads(k.term.Load()):
-		return ErrNotReady
-	}
-	return k.fsm.fed(k.raft)
-}
-
-// unheardPatience is how long a server that follows may not have heard of what the leader has told it.
-const unheardPatience = time.Minute
 
 // errRestored says that what a call waits for is no more.
 var errRestored = errors.New("raft has restored a snapshot that does not have it")
@@ -230,19 +238,19 @@ func (k *Keyring) WaitRotated(ctx context.Context, id KeyID) (Key, error) {
 
 // awaitKey waits until the new key is active or, if it need not be, held by a majority. known says that
 // this server has applied what made it; if not, it follows, and that is on its way.
-func (k *Keyring) awaitKey(ctx context.Context, id KeyID, active func(*meta.Key) bool, known bool) (key Key, err error) {
-	err = k.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
+func (s *server) awaitKey(ctx context.Context, id KeyID, active func(*meta.Key) bool, known bool) (key Key, err error) {
+	err = s.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
 		m := ring.Key(id)
-		known = known || m != nil || k.mayLead() == nil
+		known = known || m != nil || s.mayLead() == nil
 		switch {
 		case m == nil && ring.WasRemoved(id):
 			return false, fmt.Errorf("it was dropped: %w", ErrUnknownKey)
 		case m == nil && known:
 			return false, fmt.Errorf("%w: %w", ErrUnknownKey, errRestored)
-		case m == nil, m.State == meta.StatePrepublished && (active(m) || !plan.Majority(currentVoters(k.raft), m.Holders)):
+		case m == nil, m.State == meta.StatePrepublished && (active(m) || !plan.Majority(currentVoters(s.raft), m.Holders)):
 			return false, nil
 		}
-		key = publicKey(m)
+		key = keyOf(m)
 		return true, nil
 	})
 	switch {
@@ -254,93 +262,85 @@ func (k *Keyring) awaitKey(ctx context.Context, id KeyID, active func(*meta.Key)
 	return Key{ID: id}, fmt.Errorf("rotate: key %s: %w: %w", id, ErrNotDurable, err)
 }
 
-// awaitRing waits until the ring is as wanted, or can't be any more. While known is false it does so for
-// unheardPatience.
-func (k *Keyring) awaitRing(ctx context.Context, known *bool, wanted func(*meta.Ring) (bool, error)) error {
-	unheard := time.NewTimer(unheardPatience)
-	defer unheard.Stop()
-	for {
-		changed := k.fsm.bell.wait()
-		if done, err := wanted(k.fsm.ring.Load()); done || err != nil {
-			return err
-		}
-		late := unheard.C
-		if *known {
-			late = nil
-		}
-		select {
-		case <-changed:
-		case <-late:
-			return fmt.Errorf("the leader has done its part, and this server has not heard of it in %v", unheardPatience)
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-k.ctx.Done():
-			return ErrClosed
-		}
-	}
-}
-
 // create makes a key, its own file first: a crash here leaves an orphan file, never a key
 // that nobody holds. Then it proposes the key together with its own hold, while the other
 // servers already fetch it. What can be known to fail fails before that, and a context that ends later is not
 // looked at.
-func (k *Keyring) create(ctx context.Context, add meta.Add) (KeyID, error) {
-	secret, err := nks.Generate(k.cfg.Tokens.Algorithm)
+func (r *rotator) create(ctx context.Context, add meta.Add) (KeyID, error) {
+	secret, err := nks.Generate(r.cfg.Tokens.Algorithm)
 	if err != nil {
 		return KeyID{}, err
 	}
 	defer secret.Wipe()
-	public, err := secret.Public(k.cfg.Tokens.Algorithm)
+	public, err := secret.Public(r.cfg.Tokens.Algorithm)
 	if err != nil {
 		return KeyID{}, err
 	}
 	id := newKeyID()
 	add.Key = meta.NewKey{
-		ID: id, Algorithm: k.cfg.Tokens.Algorithm, Public: public,
-		Check: secret.Check(id, k.cfg.Tokens.Algorithm), Created: k.timeToWrite(ctx),
+		ID: id, Algorithm: r.cfg.Tokens.Algorithm, Public: public,
+		Check: secret.Check(id, r.cfg.Tokens.Algorithm), Created: r.clocks.timeToWrite(ctx),
 	}
-	hold := meta.Hold{Server: string(k.cfg.ID), Keystore: k.store.ID(), Gained: []KeyID{id}}
+	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.ID(), Gained: []KeyID{id}}
 	cmds := []meta.Command{{Add: &add}, {Hold: &hold}}
-	_, err = k.fsm.encode(ctx, cmds) // before there is a file that nobody needs
+	_, err = r.fsm.encode(ctx, cmds) // before there is a file that nobody needs
 	if err == nil {
-		_, err = k.fsm.ring.Load().Apply(math.MaxUint64, cmds)
+		_, err = r.fsm.ring.Load().Apply(math.MaxUint64, cmds)
 	}
 	if err != nil {
 		return KeyID{}, err
 	}
-	err = k.store.Put(ctx, keystore.Key{ID: id, Algorithm: add.Key.Algorithm, Check: add.Key.Check, Created: add.Key.Created, Secret: secret})[0]
+	err = r.store.Put(ctx, keystore.Key{ID: id, Algorithm: add.Key.Algorithm, Check: add.Key.Check, Created: add.Key.Created, Secret: secret})[0]
 	if err != nil {
-		k.store.Discard(id)
-		k.fsm.bell.ring() // the replicator sees to a KEK that does not answer
+		r.store.Discard(id)
+		r.fsm.bell.ring() // the replicator sees to a KEK that does not answer
 		return KeyID{}, err
 	}
 	added := make(chan struct{})
 	defer close(added)
-	k.offer(add.Key, added)
+	select {
+	case r.offers <- offer{add.Key, added}:
+	case <-ctx.Done(): // it is closed; or else the others have the key by replication
+	}
 	// There is a file now: nothing is asked again that could fail, as rotate has asked for what needs a newer build.
-	return id, k.fsm.propose(context.WithoutCancel(ctx), k.raft, cmds)
+	return id, r.fsm.propose(context.WithoutCancel(ctx), r.raft, cmds)
 }
 
-// offer tells the other servers of a key before raft does: an idle leader's followers learn
-// of a commit two writes of their logs after it. Who has taken it up counts as a holder once
-// the key is added. A server that does not answer has it by replication.
-func (k *Keyring) offer(key meta.NewKey, added <-chan struct{}) {
-	configuration := max(k.barrier.Load(), k.fsm.configAt.Load())
-	for _, s := range servers(k.raft) {
-		if s == string(k.cfg.ID) {
-			continue
+// offer is a key that the leader is about to add, before the other servers hear of it from raft: an idle leader's
+// followers learn of a commit two writes of their logs after it. A server that has taken it up counts as a holder
+// once the key is added. One that does not answer has it by replication.
+type offer struct {
+	key   meta.NewKey
+	added <-chan struct{} // closed when the key has been proposed
+}
+
+// run makes offers until ctx ends.
+func (r *rotator) run(ctx context.Context) {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	for {
+		select {
+		case o := <-r.offers:
+			for _, server := range servers(r.raft) {
+				if server != string(r.cfg.ID) {
+					calls.Go(func() { r.offer(ctx, server, o) })
+				}
+			}
+		case <-ctx.Done():
+			return
 		}
-		k.loops.Go(func() {
-			held, err := k.peers.Offer(k.ctx, s, key, configuration)
-			if err != nil || len(held.Keys) == 0 {
-				return
-			}
-			select {
-			case <-added:
-				k.takeReport(meta.Hold{Server: s, Keystore: held.Keystore, Gained: []KeyID{key.ID}})
-			case <-k.ctx.Done():
-			}
-		})
+	}
+}
+
+func (r *rotator) offer(ctx context.Context, server string, o offer) {
+	held, err := r.peers.Offer(ctx, server, o.key, max(r.barrier.Load(), r.fsm.configAt.Load()))
+	if err != nil || len(held.Keys) == 0 {
+		return
+	}
+	select {
+	case <-o.added:
+		r.report(meta.Hold{Server: server, Keystore: held.Keystore, Gained: []KeyID{o.key.ID}})
+	case <-ctx.Done():
 	}
 }
 
@@ -362,19 +362,19 @@ func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) erro
 	return k.do(ctx, func(ctx context.Context) error { return k.checkMembers(ctx, voters) })
 }
 
-func (k *Keyring) checkMembers(ctx context.Context, voters []raft.ServerID) error {
+func (s *server) checkMembers(ctx context.Context, voters []raft.ServerID) error {
 	if len(voters) == 0 {
 		return errors.New("check members: no voters")
 	}
-	if err := k.mayLead(); err != nil {
+	if err := s.mayLead(); err != nil {
 		return err
 	}
 	var ids []string
 	for _, v := range voters {
 		ids = append(ids, string(v))
 	}
-	ring, present := k.fsm.ring.Load(), currentVoters(k.raft)
-	answers := k.askAbout(ctx, ids, plan.Needed(ring, present))
+	ring, present := s.fsm.ring.Load(), currentVoters(s.raft)
+	answers := s.askAbout(ctx, ids, plan.Needed(ring, present))
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
@@ -386,14 +386,14 @@ func (k *Keyring) checkMembers(ctx context.Context, voters []raft.ServerID) erro
 }
 
 // askAbout asks the servers live about any number of keys. One that has not answered is not asked again.
-func (k *Keyring) askAbout(ctx context.Context, servers []string, keys []*meta.Key) map[string]plan.Answer {
+func (s *server) askAbout(ctx context.Context, servers []string, keys []*meta.Key) map[string]plan.Answer {
 	answers := map[string]plan.Answer{}
 	for batch := range slices.Chunk(keys, reportBatch) {
 		var ids []KeyID
 		for _, key := range batch {
 			ids = append(ids, key.ID)
 		}
-		told := k.ask(ctx, servers, ids, nil)
+		told := s.ask(ctx, servers, ids, nil)
 		for server, a := range told {
 			a.Held = append(answers[server].Held, a.Held...)
 			answers[server] = a

@@ -71,11 +71,6 @@ func (r *reports) waiting() bool {
 	return len(r.holds) > 0
 }
 
-func (k *Keyring) takeReport(h meta.Hold) {
-	k.reports.add(h)
-	k.fsm.bell.ring()
-}
-
 // ServePeer answers a request that another server's Transport carried here. from is the ID
 // that the host authenticated, never one that the request claims: whoever can pose as a
 // server of the raft configuration is given every key. Other servers get a refusal. The
@@ -97,23 +92,23 @@ func (k *Keyring) handlers() peer.Handlers {
 		Cluster: func() meta.ClusterID { return k.fsm.ring.Load().Cluster },
 		Hello:   k.serveHello,
 		Fetch:   k.serveFetch,
-		Report:  k.serveReport,
+		Report:  k.leader.serveReport,
 		Held:    k.heldHere,
-		Offer:   k.serveOffer,
-		Removed: k.serveRemoved,
-		State:   k.state,
+		Offer:   k.replicator.takeOffer,
+		Removed: k.remover.serveRemoved,
+		State:   k.confirming.state,
 	}
 }
 
 // serveFetch hands out the material of keys that are held here and were not removed. A key that the ring
 // does not know is handed out by a leader alone, which may be about to add it: a server that is behind may
 // take one for a member that was removed before the key was made.
-func (k *Keyring) serveFetch(ids []KeyID) ([]peer.Secret, error) {
-	leads := k.mayLead() == nil // first: then the ring has at least what the barrier had
-	ring := k.fsm.ring.Load()
+func (s *server) serveFetch(ids []KeyID) ([]peer.Secret, error) {
+	leads := s.mayLead() == nil // first: then the ring has at least what the barrier had
+	ring := s.fsm.ring.Load()
 	var secrets []peer.Secret
 	for _, id := range ids {
-		a, ok := k.store.Copy(id)
+		a, ok := s.store.Copy(id)
 		if !ok {
 			continue
 		}
@@ -125,26 +120,26 @@ func (k *Keyring) serveFetch(ids []KeyID) ([]peer.Secret, error) {
 	return secrets, nil
 }
 
-// serveOffer fetches a key that the leader is about to add, and says whether it is held
+// takeOffer fetches a key that the leader is about to add, and says whether it is held
 // now. If the leader fails in between, an orphan file is left.
-func (k *Keyring) serveOffer(ctx context.Context, from string, key meta.NewKey, configuration uint64) (peer.Held, error) {
-	if _, leader := k.raft.LeaderWithID(); string(leader) != from {
+func (r *replicator) takeOffer(ctx context.Context, from string, key meta.NewKey, configuration uint64) (peer.Held, error) {
+	if _, leader := r.raft.LeaderWithID(); string(leader) != from {
 		return peer.Held{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
 	id := key.ID
 	// A server that is behind the leader's configuration does not know who was removed before this key
 	// was made. It gets the key with the log.
-	behind := k.raft.AppliedIndex() < configuration
-	if !behind && !k.fsm.ring.Load().WasRemoved(id) && !k.store.InMemory(id) && k.offered.add(id) {
-		got, err := k.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
-		err = errors.Join(err, k.keep(ctx, got))
-		k.offered.remove(id)
+	behind := r.raft.AppliedIndex() < configuration
+	if !behind && !r.fsm.ring.Load().WasRemoved(id) && !r.store.InMemory(id) && r.offered.add(id) {
+		got, err := r.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
+		err = errors.Join(err, r.keep(ctx, got))
+		r.offered.remove(id)
 		if err != nil {
-			k.cfg.Logger.Debug("offered key", "key", id, "error", err)
-			k.store.Discard(id) // the ring may never know it; if it does, it is fetched
+			r.cfg.Logger.Debug("offered key", "key", id, "error", err)
+			r.store.Discard(id) // the ring may never know it; if it does, it is fetched
 		}
 	}
-	return k.heldHere([]KeyID{id})
+	return r.heldHere([]KeyID{id})
 }
 
 // offered are the keys that are on their way by an offer.
@@ -179,24 +174,25 @@ func (o *offered) all() []KeyID {
 	return slices.Clone(o.ids)
 }
 
-func (k *Keyring) serveReport(h meta.Hold) error {
-	if k.raft.State() != raft.Leader {
-		_, leader := k.raft.LeaderWithID()
+// serveReport takes in a report of another server.
+func (l *leader) serveReport(h meta.Hold) error {
+	if l.raft.State() != raft.Leader {
+		_, leader := l.raft.LeaderWithID()
 		return &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
-	k.takeReport(h)
+	l.report(h)
 	return nil
 }
 
 // heldHere answers the live question from the disk, not from memory. About one key that it
 // can't read at the moment it does not answer at all, for "no" may have the key dropped; among
 // many, such a key is not held.
-func (k *Keyring) heldHere(ids []KeyID) (peer.Held, error) {
-	held := peer.Held{Keystore: k.store.ID()}
+func (s *server) heldHere(ids []KeyID) (peer.Held, error) {
+	held := peer.Held{Keystore: s.store.ID()}
 	for _, id := range ids {
-		here, err := k.store.Confirm(id)
+		here, err := s.store.Confirm(id)
 		if err != nil && len(ids) == 1 {
-			k.cfg.Logger.Error("confirm key", "key", id, "error", err)
+			s.cfg.Logger.Error("confirm key", "key", id, "error", err)
 			return peer.Held{}, &peer.Refusal{Code: peer.NotReady}
 		}
 		if here {
@@ -204,7 +200,7 @@ func (k *Keyring) heldHere(ids []KeyID) (peer.Held, error) {
 		}
 	}
 	if len(held.Keys) < len(ids) {
-		k.fsm.bell.ring() // a file may be gone, and is to be written again
+		s.fsm.bell.ring() // a file may be gone, and is to be written again
 	}
 	return held, nil
 }
@@ -212,11 +208,11 @@ func (k *Keyring) heldHere(ids []KeyID) (peer.Held, error) {
 // serveHello tells of keys that the ring does not know, and of files that wait, to nobody but the leader, who
 // asks for them. Before this server has heard who leads it does not answer: none may be left out. A leader of
 // an older build can't be told that files wait: it is to ask again until it need not be, or has made a key.
-func (k *Keyring) serveHello(from string, q peer.HelloRequest) (*peer.Hello, error) {
-	h := k.hello()
-	_, leader := k.raft.LeaderWithID()
+func (s *server) serveHello(from string, q peer.HelloRequest) (*peer.Hello, error) {
+	h := s.hello()
+	_, leader := s.raft.LeaderWithID()
 	unasked := h.Waiting != nil && !q.Waiting
-	if (len(h.Orphans) > 0 || h.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(k.fsm.ring.Load()) {
+	if (len(h.Orphans) > 0 || h.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(s.fsm.ring.Load()) {
 		return nil, &peer.Refusal{Code: peer.NotReady}
 	}
 	if unasked {
@@ -226,10 +222,10 @@ func (k *Keyring) serveHello(from string, q peer.HelloRequest) (*peer.Hello, err
 }
 
 // hello says what this server is, and which keys it has that the ring does not know.
-func (k *Keyring) hello() *peer.Hello {
-	h := &peer.Hello{Build: k.fsm.build.Version, Keystore: k.store.ID()}
-	ring := k.fsm.ring.Load()
-	h.Waiting = k.waiting(ring)
-	h.Orphans = k.store.Orphans(ring, peer.MaxOrphans)
+func (s *server) hello() *peer.Hello {
+	h := &peer.Hello{Build: s.fsm.build.Version, Keystore: s.store.ID()}
+	ring := s.fsm.ring.Load()
+	h.Waiting = s.waiting(ring)
+	h.Orphans = s.store.Orphans(ring, peer.MaxOrphans)
 	return h
 }

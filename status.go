@@ -74,9 +74,9 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	defer done()
-	v := k.view()
+	v := k.caughtUp.view()
 	s := k.statusOf(v)
-	s.Keys = publicKeys(v.ring)
+	s.Keys = keysOf(v.ring)
 	return s, nil
 }
 
@@ -129,9 +129,9 @@ func (k *Keyring) overview(v view) overview {
 		servers: k.raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
 		policy: k.cfg.policy(), tokens: k.cfg.tokens(), noData: k.cfg.Data == nil,
 		raft: k.raftStatus(), keystore: k.store.Report(v.ring), signer: k.backupSigner(v.ring.Active()),
-		keks: keksStatus(k.keks.Status()), inline: k.keks.HasInline(), clocks: k.clocksStatus(v.ring),
-		waits: k.leader.status(v.ring), watch: k.watch.status(), rekeying: k.moves.status(plan.Rekeying(v.ring)),
-		failures: k.replicator.status(), wrongPublic: k.halves.status(),
+		keks: keksStatus(k.keks.Status()), inline: k.keks.HasInline(), clocks: k.clocks.status(v.ring),
+		waits: k.leader.status(v.ring), watch: k.watch.status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.ring)),
+		failures: k.replicator.status(), wrongPublic: k.public.status(),
 	}
 	if k.cfg.Problems != nil {
 		o.host = k.cfg.Problems()

@@ -17,7 +17,7 @@ func (k *Keyring) EncodeStatus() ([]byte, error) {
 	if err := k.mayLead(); err != nil {
 		return nil, err
 	}
-	s := k.statusOf(k.view())
+	s := k.statusOf(k.caughtUp.view())
 	s.NoBackup = nil
 	return packStatus(s)
 }
@@ -29,8 +29,8 @@ func (k *Keyring) DecodeStatus(b []byte) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
 	}
-	v := k.view()
-	s.Keys, s.NoBackup = publicKeys(v.ring), k.statusOf(v).NoBackup
+	v := k.caughtUp.view()
+	s.Keys, s.NoBackup = keysOf(v.ring), k.statusOf(v).NoBackup
 	return s, nil
 }
 

@@ -40,17 +40,17 @@ type Transport interface {
 const callTimeout = 2 * time.Second
 
 // send carries a request to another server, for Keyring.peers.
-func (k *Keyring) send(ctx context.Context, to string, request []byte) ([]byte, error) {
-	return k.sendWithin(ctx, callTimeout, to, request)
+func (s *server) send(ctx context.Context, to string, request []byte) ([]byte, error) {
+	return s.sendWithin(ctx, callTimeout, to, request)
 }
 
-func (k *Keyring) sendWithin(ctx context.Context, timeout time.Duration, to string, request []byte) ([]byte, error) {
-	if k.cfg.Transport == nil {
+func (s *server) sendWithin(ctx context.Context, timeout time.Duration, to string, request []byte) ([]byte, error) {
+	if s.cfg.Transport == nil {
 		return nil, errors.New("there is no Transport")
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return k.cfg.Transport.Call(ctx, raft.ServerID(to), request)
+	return s.cfg.Transport.Call(ctx, raft.ServerID(to), request)
 }
 
 // servers returns the IDs of the latest raft configuration, in its order.

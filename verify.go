@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/jwt"
@@ -52,10 +53,10 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 		return errors.New("verify: Expect has no Audience")
 	}
 	at := k.now()
-	keys := k.tokenKeys(at)
+	keys := k.verifier.keys(at)
 	payload, key, err := jwt.Open(token, keys)
 	if errors.Is(err, jwt.ErrUnknownKey) {
-		if keys, err = k.keysAnew(at, keys); err != nil {
+		if keys, err = k.verifier.keysAgain(at, keys); err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
 		payload, key, err = jwt.Open(token, keys)
@@ -88,12 +89,20 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 	return nil
 }
 
+// verifier knows the keys whose tokens verify.
+type verifier struct {
+	*server
+	caughtUp *caughtUp
+	public   *publicKeys
+	current  atomic.Pointer[tokenKeys] // nil before the first use
+}
+
 // tokenKeys are the keys of a ring whose tokens verify, and which are in the JWKS, from one time
-// to another. It is a cache of what plan says, and made anew when the ring changes or a key's
+// to another. It is a cache of what plan says, and made again when the ring changes or a key's
 // time is over.
 type tokenKeys struct {
 	ring        *meta.Ring
-	halves      uint64 // the version of Keyring.halves
+	version     uint64 // of publicKeys
 	from, until time.Time
 	byID        map[KeyID]*jwt.Key // nil for one that is odd
 	byHeader    map[string]*jwt.Key
@@ -116,38 +125,38 @@ func (t *tokenKeys) WithID(kid string) (*jwt.Key, error) {
 	return nil, jwt.ErrUnknownKey
 }
 
-// tokenKeys returns the keys whose tokens verify at that time.
-func (k *Keyring) tokenKeys(at time.Time) *tokenKeys {
-	ring, t := k.fsm.ring.Load(), k.tokens.Load()
+// keys returns the keys whose tokens verify at that time.
+func (v *verifier) keys(at time.Time) *tokenKeys {
+	ring, t := v.fsm.ring.Load(), v.current.Load()
 	if t == nil {
 		t = &tokenKeys{}
 	}
-	if t.ring != ring || t.halves != k.halves.version.Load() || at.Before(t.from) || !at.Before(t.until) {
-		t = k.readTokenKeys(ring, at, t)
-		k.tokens.Store(t)
+	if t.ring != ring || t.version != v.public.version.Load() || at.Before(t.from) || !at.Before(t.until) {
+		t = v.read(ring, at, t)
+		v.current.Store(t)
 	}
 	return t
 }
 
-// keysAnew is tokenKeys for a token whose key was not among those before: that is unknown only if it is
+// keysAgain is keys for a token whose key was not among those before: that is unknown only if it is
 // not among these either. The error matches ErrNotReady: this server may be behind.
-func (k *Keyring) keysAnew(at time.Time, before *tokenKeys) (*tokenKeys, error) {
-	if err := k.behind(); err != nil {
+func (v *verifier) keysAgain(at time.Time, before *tokenKeys) (*tokenKeys, error) {
+	if err := v.caughtUp.behind(); err != nil {
 		return before, err
 	}
-	return k.tokenKeys(at), nil
+	return v.keys(at), nil
 }
 
-// readTokenKeys reads the public keys that the table before has not. One that is odd, or not that of the
+// read reads the public keys that the table before has not. One that is odd, or not that of the
 // material here, is left out, and takes no other with it.
-func (k *Keyring) readTokenKeys(ring *meta.Ring, at time.Time, before *tokenKeys) *tokenKeys {
+func (v *verifier) read(ring *meta.Ring, at time.Time, before *tokenKeys) *tokenKeys {
 	t := &tokenKeys{
-		ring: ring, halves: k.halves.version.Load(), from: at, until: at.Add(idle),
+		ring: ring, version: v.public.version.Load(), from: at, until: at.Add(idle),
 		byID: map[KeyID]*jwt.Key{}, byHeader: map[string]*jwt.Key{}, adopted: map[*jwt.Key]bool{},
 	}
 	var inOrder []*jwt.Key
 	for _, m := range newestFirst(ring) {
-		until := plan.VerifiesUntil(m, k.cfg.tokens())
+		until := plan.VerifiesUntil(m, v.cfg.tokens())
 		if !at.Before(until) {
 			continue
 		}
@@ -155,8 +164,8 @@ func (k *Keyring) readTokenKeys(ring *meta.Ring, at time.Time, before *tokenKeys
 			t.until = until
 		}
 		key, ok := before.byID[m.ID]
-		if !ok || before.halves != t.halves {
-			key = k.readTokenKey(m)
+		if !ok || before.version != t.version {
+			key = v.readKey(m)
 		}
 		if t.byID[m.ID] = key; key == nil {
 			continue
@@ -169,13 +178,13 @@ func (k *Keyring) readTokenKeys(ring *meta.Ring, at time.Time, before *tokenKeys
 	return t
 }
 
-func (k *Keyring) readTokenKey(m *meta.Key) *jwt.Key {
-	if agrees, known := k.agrees(m); known && !agrees {
+func (v *verifier) readKey(m *meta.Key) *jwt.Key {
+	if agrees, known := v.public.agrees(m); known && !agrees {
 		return nil // compare says so
 	}
 	key, err := jwt.NewKey(m.ID.String(), m.Algorithm, m.Public)
 	if err != nil {
-		k.cfg.Logger.Error("the tokens of a key can't be verified", "key", m.ID, "error", err)
+		v.cfg.Logger.Error("the tokens of a key can't be verified", "key", m.ID, "error", err)
 	}
 	return key
 }

@@ -17,6 +17,8 @@ import (
 // watch is what a leader knows of the other servers, for Status: who does not answer raft, who gets no
 // further in its log, and who lacks the active key. It is of the leader's term, and forgotten after it.
 type watch struct {
+	*server
+
 	mu sync.Mutex // guards below
 	watchStatus
 }
@@ -92,40 +94,40 @@ func (w *watch) heard(server string, applied, committed uint64, at time.Time) {
 	w.progress = set(w.progress, server, w.progress[server].Heard(applied, committed, at))
 }
 
-// watchEvery is the time between two questions to the other servers how far they are: a minute, or more where
+// every is the time between two questions to the other servers how far they are: a minute, or more where
 // raft itself takes its time.
-func (k *Keyring) watchEvery() time.Duration {
-	return max(time.Minute, 60*k.raft.ReloadableConfig().HeartbeatTimeout)
+func (w *watch) every() time.Duration {
+	return max(time.Minute, 60*w.raft.ReloadableConfig().HeartbeatTimeout)
 }
 
-// watchOthers asks the other servers now and then how far they are, while this server leads, until Close.
-func (k *Keyring) watchOthers() {
-	ticks := time.NewTicker(k.watchEvery())
+// run asks the other servers now and then how far they are, while this server leads.
+func (w *watch) run(ctx context.Context) {
+	ticks := time.NewTicker(w.every())
 	defer ticks.Stop()
 	for {
 		select {
 		case <-ticks.C:
-		case <-k.ctx.Done():
+		case <-ctx.Done():
 			return
 		}
-		if k.mayLead() == nil {
-			k.askOthers()
+		if w.mayLead() == nil {
+			w.askOthers(ctx)
 		}
 	}
 }
 
-func (k *Keyring) askOthers() {
-	term := k.term.Load()
-	others := slices.DeleteFunc(servers(k.raft), func(s string) bool { return s == string(k.cfg.ID) })
-	answers := peer.All(k.ctx, others, func(ctx context.Context, server string) (*peer.StateAnswer, error) {
-		return k.peers.State(ctx, server, peer.StateRequest{})
+func (w *watch) askOthers(ctx context.Context) {
+	term := w.term.Load()
+	others := slices.DeleteFunc(servers(w.raft), func(s string) bool { return s == string(w.cfg.ID) })
+	answers := peer.All(ctx, others, func(ctx context.Context, server string) (*peer.StateAnswer, error) {
+		return w.peers.State(ctx, server, peer.StateRequest{})
 	}, nil)
-	committed := k.raft.CommitIndex()
-	if !k.leads(term) {
+	committed := w.raft.CommitIndex()
+	if !w.leads(term) {
 		return
 	}
 	for server, a := range answers {
-		k.watch.heard(server, a.Applied, committed, k.now())
+		w.heard(server, a.Applied, committed, w.now())
 	}
 }
 

@@ -24,24 +24,24 @@ const (
 // verify, and of those that are prepublished. It is the same on every server that has applied as
 // much, and needs no material. It is nil where WellKnown answers 503.
 func (k *Keyring) JWKS() []byte {
-	_, err := k.jwksAge()
+	_, err := k.verifier.jwksAge()
 	if err != nil {
 		return nil
 	}
-	return bytes.Clone(k.tokenKeys(k.now()).document().body)
+	return bytes.Clone(k.verifier.keys(k.now()).document().body)
 }
 
 // jwksAge is for how long the JWKS may be cached. The error says that this server has none to show. Ask
 // it before the ring is read.
-func (k *Keyring) jwksAge() (time.Duration, error) {
-	if err := k.outdated(); err != nil {
+func (v *verifier) jwksAge() (time.Duration, error) {
+	if err := v.caughtUp.outdated(); err != nil {
 		return 0, err
 	}
-	silence := k.silence()
-	if !k.isLost(silence) {
+	silence := v.silence()
+	if !v.isLost(silence) {
 		silence = 0
 	}
-	age, ok := plan.MaxAge(k.fsm.ring.Load(), k.cfg.policy(), silence)
+	age, ok := plan.MaxAge(v.fsm.ring.Load(), v.cfg.policy(), silence)
 	if !ok {
 		return 0, lost(silence)
 	}
@@ -66,12 +66,12 @@ func (k *Keyring) WellKnown() http.Handler {
 	discovery := newDiscovery(k.cfg.Tokens.Issuer)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathJWKS, func(w http.ResponseWriter, r *http.Request) {
-		age, err := k.jwksAge()
+		age, err := k.verifier.jwksAge()
 		if err != nil { // which may name other servers
 			unavailable(w)
 			return
 		}
-		serveDocument(w, r, "application/jwk-set+json", age, k.tokenKeys(k.now()).document())
+		serveDocument(w, r, "application/jwk-set+json", age, k.verifier.keys(k.now()).document())
 	})
 	mux.HandleFunc("GET "+pathDiscovery, func(w http.ResponseWriter, r *http.Request) {
 		if k.cfg.Tokens.Issuer == "" {

@@ -21,37 +21,46 @@ import (
 // material. A raft snapshot that somebody has altered, or a server that lies about a key which is to be adopted,
 // can put another one in its place. So every server that has the material compares.
 
-// halves are the keys whose public half in the ring is not that of the material here.
-type halves struct {
+// publicKeys compares, and knows the keys whose public half in the ring is not that of the material here.
+type publicKeys struct {
+	*server
 	version atomic.Uint64 // grows when they change
+
+	compared compared // the replicator's alone
 
 	mu    sync.Mutex // guards below
 	wrong map[KeyID]bool
 }
 
+// compared is what was compared last: a ring, and a version of the keystore.
+type compared struct {
+	ring   *meta.Ring
+	stored uint64
+}
+
 // set notes which they are, and reports whether that is news.
-func (h *halves) set(wrong map[KeyID]bool) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if maps.Equal(h.wrong, wrong) {
+func (p *publicKeys) set(wrong map[KeyID]bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if maps.Equal(p.wrong, wrong) {
 		return false
 	}
-	h.wrong = wrong
-	h.version.Add(1)
+	p.wrong = wrong
+	p.version.Add(1)
 	return true
 }
 
 // status is which they are, in order.
-func (h *halves) status() []KeyID {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.SortedFunc(maps.Keys(h.wrong), compareIDs)
+func (p *publicKeys) status() []KeyID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(p.wrong), compareIDs)
 }
 
 // agrees reports whether the ring has the public half of the key's material. Without material here that is not
 // known.
-func (k *Keyring) agrees(key *meta.Key) (agrees, known bool) {
-	public, _ := k.store.Public(key)
+func (p *publicKeys) agrees(key *meta.Key) (agrees, known bool) {
+	public, _ := p.store.Public(key)
 	return bytes.Equal(public, key.Public), public != nil
 }
 
@@ -60,29 +69,29 @@ const compareAtOnce = 64
 
 // compare looks at the keys whose tokens verify, after the ring or the keystore has changed. It returns when to
 // go on.
-func (r *replicator) compare(l look) mono.Time {
-	if r.compared.ring == l.ring && r.compared.stored == l.stored {
+func (p *publicKeys) compare(now compared) mono.Time {
+	if p.compared == now {
 		return 0
 	}
-	wrong, derived, at := map[KeyID]bool{}, 0, r.now()
-	for _, m := range l.ring.Keys {
-		if !at.Before(plan.VerifiesUntil(m, r.cfg.tokens())) {
+	wrong, derived, at := map[KeyID]bool{}, 0, p.now()
+	for _, m := range now.ring.Keys {
+		if !at.Before(plan.VerifiesUntil(m, p.cfg.tokens())) {
 			continue
 		}
 		if derived == compareAtOnce {
 			return mono.Now().Add(100 * time.Millisecond)
 		}
-		public, anew := r.store.Public(m)
-		if anew {
+		public, new := p.store.Public(m)
+		if new {
 			derived++
 		}
 		if public != nil && !bytes.Equal(public, m.Public) {
 			wrong[m.ID] = true
 		}
 	}
-	r.compared.ring, r.compared.stored = l.ring, l.stored
-	if r.halves.set(wrong) && len(wrong) > 0 {
-		r.cfg.Logger.Error("public keys in raft are not those of their material", "keys", slices.SortedFunc(maps.Keys(wrong), compareIDs))
+	p.compared = now
+	if p.set(wrong) && len(wrong) > 0 {
+		p.cfg.Logger.Error("public keys in raft are not those of their material", "keys", slices.SortedFunc(maps.Keys(wrong), compareIDs))
 	}
 	return 0
 }
@@ -119,14 +128,14 @@ func (only) WithID(string) (*jwt.Key, error) { return nil, jwt.ErrUnknownKey }
 
 // awaitMaterial waits until this server has the material of a key of the ring, which it returns, and requires that
 // the ring has its public half.
-func (k *Keyring) awaitMaterial(ctx context.Context, id KeyID) (*meta.Key, error) {
+func (p *publicKeys) awaitMaterial(ctx context.Context, id KeyID) (*meta.Key, error) {
 	for {
-		changed := k.fsm.bell.wait()
-		m := k.fsm.ring.Load().Key(id)
+		changed := p.fsm.bell.wait()
+		m := p.fsm.ring.Load().Key(id)
 		if m == nil {
 			return nil, fmt.Errorf("%w: it was removed", ErrUnknownKey)
 		}
-		switch agrees, known := k.agrees(m); {
+		switch agrees, known := p.agrees(m); {
 		case known && agrees:
 			return m, nil
 		case known:
