@@ -45,7 +45,7 @@ var wireErrors = cluster.ErrorCodes{
 	{Code: 10, Err: keyring.ErrNotMember},
 }
 
-// What the leader is asked for, and by whom.
+// What the leader is asked for. By is the actor: see keyring.WithActor.
 type (
 	rotateRequest struct {
 		By                    string `json:",omitempty" bound:"bytes=255"`

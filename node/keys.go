@@ -10,14 +10,14 @@ import (
 	"example.com/keyring/internal/jwt"
 )
 
-// Encrypt is Keyring.Encrypt, on the leader: done here if this server is it, else forwarded
-// to it, once. As long as ctx lets it, it waits for a leader that is ready and answers.
+// Encrypt is Keyring.Encrypt on the leader. If this server does not lead, it forwards the call to the leader. Until
+// ctx ends it waits for a leader that is ready and answers.
 func (n *Node) Encrypt(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	here := func() ([]byte, error) { return n.keys.Encrypt(plaintext, aad) }
 	return onLeader(ctx, n, here, forwarded{path: pathEncrypt, timeout: callTimeout, data: plaintext, aad: aad}, raw)
 }
 
-// Decrypt is Keyring.Decrypt, here if this server holds the key, else on the leader.
+// Decrypt is Keyring.Decrypt on this server if it holds the key, and else on the leader.
 func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, error) {
 	out, err := n.keys.Decrypt(ciphertext, aad)
 	elsewhere := errors.Is(err, keyring.ErrKeyMissing) || errors.Is(err, keyring.ErrUnknownKey) || errors.Is(err, keyring.ErrNotReady)
@@ -30,8 +30,8 @@ func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, err
 	return n.forward(ctx, forwarded{path: pathDecrypt, timeout: callTimeout, data: ciphertext, aad: aad})
 }
 
-// Sign is Keyring.Sign, on the leader: done here if this server is it, else forwarded to it,
-// once. As long as ctx lets it, it waits for a leader that is ready and answers.
+// Sign is Keyring.Sign on the leader. If this server does not lead, it forwards the call to the leader. Until ctx ends
+// it waits for a leader that is ready and answers.
 func (n *Node) Sign(ctx context.Context, claims ...any) (string, error) {
 	object, err := jwt.Merge(claims...)
 	if err != nil {
@@ -41,10 +41,9 @@ func (n *Node) Sign(ctx context.Context, claims ...any) (string, error) {
 	return onLeader(ctx, n, here, forwarded{path: pathSign, timeout: callTimeout, data: object}, text)
 }
 
-// Rotate is Keyring.Rotate, on the leader: done here if this server is it, else forwarded to
-// it, once. As long as ctx lets it, it waits for a leader that is ready and answers, before
-// it asks it to. A call after an error waits for the key that the one before has made, if that is still
-// prepublished: see Keyring.Rotate.
+// Rotate is Keyring.Rotate on the leader. Until ctx ends it waits for a leader that is ready and answers. Then it asks
+// that leader once: a second request could make a second key. A call after an error waits for the key that the call
+// before has made, if that is still prepublished: see Keyring.Rotate.
 func (n *Node) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key, error) {
 	here := func() (bool, error) { return true, n.leading() }
 	there := func([]byte) (bool, error) { return false, nil }
@@ -69,10 +68,9 @@ func (n *Node) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key
 	return n.keys.WaitRotated(ctx, id)
 }
 
-// Remove is Keyring.Remove, on the leader: done here if this server is it, else forwarded to it. As
-// long as ctx lets it, it waits for a leader that is ready, and asks the next one when the leader
-// changes: removing a key twice does no more than removing it once. When it returns, the key is
-// removed on this server too.
+// Remove is Keyring.Remove on the leader. Until ctx ends it waits for a leader that is ready, and asks the next one
+// when the leader changes: to remove a key twice does no more than to remove it once. When it returns without an error,
+// the key is removed on this server too.
 func (n *Node) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOptions) error {
 	here := func() (bool, error) { return false, n.keys.Remove(ctx, id, o) }
 	there := request(pathRemove, callTimeout, removeRequest{keyring.Actor(ctx), id, o})
@@ -88,9 +86,9 @@ func (n *Node) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOpt
 	}
 }
 
-// Status is Keyring.Status of the leader, wherever it is called: some of it only the leader knows. Its
-// Keys and NoBackup are as this server has them. As long as ctx lets it, it waits for a leader that
-// answers. What any one server knows is Keyring().Status there.
+// Status is Keyring.Status of the leader, on whichever server it is called: the leader alone knows some of it. Keys and
+// NoBackup in it are as this server has them. Until ctx ends it waits for a leader that answers. Keyring().Status is what
+// this server knows.
 func (n *Node) Status(ctx context.Context) (keyring.Status, error) {
 	here := func() (keyring.Status, error) {
 		if err := n.keys.Leading(); err != nil {

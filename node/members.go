@@ -14,16 +14,16 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// AddServer admits the server of that ID, which is reached at addr, host:port: start it with an empty
-// directory and a server of the cluster in Join, as id@host:port, and it gets every key, and then a vote. Without
-// AddServer a server needs a JoinToken. One that is a member already, and has moved, gets its new
-// address; that too is refused while it answers at the old one, the leader included.
+// AddServer adds a server to the cluster, which the others reach at addr, as host:port. Start that server with an empty
+// directory and with a server of the cluster in Join, as id@host:port: it gets every key, and then a vote. A server for
+// which AddServer was not called needs a JoinToken. A member that has moved gets its new address; that is refused while
+// it still answers at the old one.
 //
-// The host is a name or an IP address of one server, so not 0.0.0.0, and the port is from 1 to 65535. An ID of up to
-// 255 bytes is taken as it is: case counts, and spaces around it are refused.
+// The host is a name or an IP address of one server, so not 0.0.0.0, and the port is from 1 to 65535. An ID has up to
+// 255 bytes. Case counts, and spaces at its ends are refused.
 //
-// It may be called on any server, and again. As long as ctx lets it, it waits for a leader that is
-// ready and answers.
+// AddServer may be called on any server, and again after an error. Until ctx ends it waits for a leader that is ready
+// and answers.
 func (n *Node) AddServer(ctx context.Context, id raft.ServerID, addr string) error {
 	r := addRequest{keyring.Actor(ctx), id, addr}
 	if err := r.check(); err != nil {
@@ -34,19 +34,17 @@ func (n *Node) AddServer(ctx context.Context, id raft.ServerID, addr string) err
 	return err
 }
 
-// RemoveServer takes a server out of the cluster: its connections are closed, and it is given no key
-// any more. What it has got it keeps: after a theft, a rotation with RotateOptions.Compromised comes next. Unless
-// RemoveServerOptions.Force is set, each key has to be held, asked live, by a majority of the voters
-// that remain; else it is refused, with an error that matches keyring.ErrNotDurable. A leader that is to be
-// removed first hands over. All join tokens end. To come back, the server needs AddServer, or a JoinToken
-// that was made after the removal: nothing that it has or had will do.
+// RemoveServer removes a server from the cluster: the others close its connections, and give it no key any longer. It
+// keeps the keys that it has: after a theft, rotate with RotateOptions.Compromised next. Unless
+// RemoveServerOptions.Force is set, a majority of the voters that remain must say, now, that it holds each key; else the
+// removal is refused with an error that matches keyring.ErrNotDurable. A leader that is to be removed first hands over.
+// All join tokens end. To come back, the server needs AddServer, or a JoinToken that was made after the removal.
 //
-// An ID that is not in the raft configuration, exactly as it is given, is an error that matches keyring.ErrNotMember
-// and names the members: also one that an earlier call has removed. Within one call an attempt whose answer was lost
-// does no harm. A server that removes itself, and has been removed, gets no error.
+// If no member has exactly that ID, the error matches keyring.ErrNotMember and names the members; so it does for a
+// server that an earlier call has removed. Within one call, an attempt whose answer was lost does no harm. A server that
+// removes itself gets no error once it is removed.
 //
-// It may be called on any server. As long as ctx lets it, it waits for a leader that is ready and
-// answers.
+// RemoveServer may be called on any server. Until ctx ends it waits for a leader that is ready and answers.
 func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.RemoveServerOptions) error {
 	here := func() (struct{}, error) { return only(n.keys.RemoveServer(ctx, id, o)) }
 	there := request(pathRemoveServer, memberTimeout, removeServerRequest{keyring.Actor(ctx), id, o})
@@ -69,19 +67,19 @@ func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.Rem
 	return err
 }
 
-// Leave takes this server out of the cluster, as RemoveServer does. Afterwards close it, and delete its
-// directory: what it goes on with until then is what it had.
+// Leave removes this server from the cluster, as RemoveServer does. Afterwards close it, and delete its directory: until
+// then it keeps the keys that it has.
 func (n *Node) Leave(ctx context.Context) error {
 	return n.RemoveServer(ctx, n.cfg.ID, keyring.RemoveServerOptions{})
 }
 
-// JoinToken has the leader make a token with which the server of that ID may join this cluster: it
-// goes into Config.JoinToken there, and proves the server to the cluster and the cluster to the
-// server. It is a secret. See Keyring.MakeJoinToken for how long it is good.
+// JoinToken has the leader make a token with which the server of that ID may join this cluster. Put it into that
+// server's Config.JoinToken: it proves the server to the cluster and the cluster to the server. It is a secret. See
+// Keyring.MakeJoinToken for how long it is good.
 //
-// It may be called on any server. It waits for a leader that is ready and answers, 10 seconds at most.
-// While a server of the cluster does not answer, or is of a build without such tokens, it is an error that
-// names that server: remove it if it will not come back, or use AddServer.
+// JoinToken may be called on any server. It waits for a leader that is ready and answers, 10 seconds at most. While a
+// server of the cluster does not answer, or runs a build without such tokens, the error names that server: remove it if
+// it will not come back, or use AddServer.
 func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), memberTimeout)
 	defer cancel()
@@ -93,9 +91,9 @@ func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
 // JoinTokens is Keyring.JoinTokens, as this server knows them.
 func (n *Node) JoinTokens() []keyring.JoinTokenInfo { return n.keys.JoinTokens() }
 
-// WithdrawJoinToken ends the join token of that ID, which is JoinTokenInfo's: no server can join with it any
-// more. A server that has joined stays: see RemoveServer. That there is no such token is an error. It may be called
-// on any server. As long as ctx lets it, it waits for a leader that is ready and answers.
+// WithdrawJoinToken ends the join token whose JoinTokenInfo has that ID: no server can join with it any longer. A server
+// that has joined stays: see RemoveServer. It is an error if there is no such token. WithdrawJoinToken may be called on
+// any server. Until ctx ends it waits for a leader that is ready and answers.
 func (n *Node) WithdrawJoinToken(ctx context.Context, id string) error {
 	var token meta.TokenID
 	_ = token.UnmarshalText([]byte(id)) // the keyring says what is wrong with it

@@ -25,8 +25,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Node is a whole server: raft, its log and snapshots on disk, mutual TLS on one port, and
-// the keyring, for a service that has no raft of its own.
+// Node is a whole server: raft, its log and snapshots on disk, mutual TLS on one port, and the keyring. It is for a
+// service that has no raft of its own. Its methods may be called from several goroutines.
 type Node struct {
 	cfg     Config
 	log     hclog.Logger
@@ -40,9 +40,9 @@ type Node struct {
 	closed  error
 }
 
-// Start starts the server. It returns when raft and the keyring run, which for a server
-// with no raft log of its own means that its cluster is bootstrapped or has accepted it; ctx
-// bounds that. It does not wait for a leader or a key: see Keyring.WaitReady.
+// Start starts the server. It returns when raft and the keyring run. A server that has no raft log yet first bootstraps
+// its cluster together with the other servers, or is added to it. ctx bounds how long that may take. Start does not
+// wait for a leader or a key: see Keyring.WaitReady.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
 	cfg = cfg.filled()
 	if err := cfg.check(); err != nil {
@@ -117,7 +117,7 @@ func (n *Node) onChange(ctx context.Context, most time.Duration, do func(context
 	}
 }
 
-// Close ends the server and waits for all of it. A second Close returns what the first did.
+// Close ends the server and waits until all of it has ended. A second Close returns what the first has returned.
 func (n *Node) Close() error {
 	n.once.Do(func() { n.closed = n.close() })
 	return n.closed
@@ -149,10 +149,10 @@ func (n *Node) Leader() raft.ServerID { return n.cluster.Leader() }
 // applyTimeout is how long a command may wait for raft to take it.
 const applyTimeout = 5 * time.Second
 
-// Apply puts a command of App's into the log and returns what its Apply answered, or that
-// answer as the error if it is one. Leader only: elsewhere the error matches keyring.ErrNotLeader.
-// That error, ctx's own and keyring.ErrClosed leave open whether the command is executed. A command of
-// more than keyring.MaxCommand bytes never is: its error matches keyring.ErrTooLong.
+// Apply appends a command of the App to raft's log, and returns what the App's Apply has returned; if that is an error,
+// it is the error. Leader only: on other servers the error matches keyring.ErrNotLeader. After that error, the one of
+// ctx, and keyring.ErrClosed the command may still be executed. A command of more than keyring.MaxCommand bytes is
+// never executed: its error matches keyring.ErrTooLong.
 func (n *Node) Apply(ctx context.Context, cmd []byte) (any, error) {
 	if n.cfg.App == nil {
 		return nil, errors.New("apply: the node has no App")

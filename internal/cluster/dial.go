@@ -138,7 +138,7 @@ func (p *Port) Addresses(s raft.Server) []string {
 	return all
 }
 
-// NoteAddress records where a member has said that it is. Whoever answers there has to prove that it is that member.
+// NoteAddress records where a member has said that it is. The server that answers there has to prove that it is that member.
 func (p *Port) NoteAddress(id raft.ServerID, addr string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

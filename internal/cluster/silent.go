@@ -28,8 +28,8 @@ func (c Config) Named() map[string]raft.ServerID {
 
 // OthersSilent is an error if something answers at one of these addresses: then their cluster lives on, and there must
 // not be another. It does not ask at this server's own address, where nothing listens yet. A server with this server's
-// own ID is asked too: it may be the one whose place this server is to take. A server that found its cluster gone, and
-// waits for one with an empty directory, is no cluster. Anything else at the address counts: a server whose
+// own ID is asked too: it may be the one whose place this server is to take. A server with an empty
+// directory that waits for a cluster is none. Anything else at the address counts: a server whose
 // certificate can't be checked has a log and a vote all the same.
 func (c Config) OthersSilent(ctx context.Context, others map[string]raft.ServerID) error {
 	if c.Addr == "" {

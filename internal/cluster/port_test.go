@@ -1,0 +1,96 @@
+package cluster_test
+
+import (
+	"context"
+	"testing"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/cluster"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// portHost is a host with a raft of its own, which runs over a Port as the keyring does.
+type portHost struct {
+	raft *raft.Raft
+	keys *keyring.Keyring
+}
+
+// startPortHosts starts three. Each is closed at the end: the keyring, raft, then the port.
+func startPortHosts(t *testing.T, ctx context.Context) (*keyringtest.Nodes, map[raft.ServerID]portHost) {
+	t.Helper()
+	c, listeners := keyringtest.NewNodes(t, 3)
+	var initial raft.Configuration
+	for id, addr := range c.Addrs {
+		initial.Servers = append(initial.Servers, raft.Server{ID: id, Address: raft.ServerAddress(addr)})
+	}
+	hosts := map[raft.ServerID]portHost{}
+	for id, addr := range c.Addrs {
+		port, err := cluster.Listen(cluster.PortConfig{
+			ID: id, Cluster: "test", Addr: addr, Listener: listeners[id], Logger: hclog.NewNullLogger(),
+			TLS: c.CA.Source("keyring://test/server/"+string(id), nil),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { port.Close() })
+		conf, store, fsm := raft.DefaultConfig(), raft.NewInmemStore(), keyring.NewFSM()
+		conf.LocalID, conf.Logger = id, hclog.NewNullLogger()
+		trans, snaps := port.RaftTransport(store, fsm.CheckSnapshot), raft.NewInmemSnapshotStore()
+		if err := raft.BootstrapCluster(conf, store, store, snaps, trans, initial); err != nil {
+			t.Fatal(err)
+		}
+		r, err := raft.NewRaft(conf, fsm, store, store, snaps, trans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { r.Shutdown().Error() })
+		keys, err := keyring.Open(ctx, keyring.Config{
+			Dir: t.TempDir(), ID: id, Raft: r, FSM: fsm, Transport: port, KEKs: []keyring.KEK{keyring.InlineKEK()},
+			Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { keys.Close() })
+		port.Start(r, keys, map[string]cluster.Handler{cluster.PathKeyring: keys.ServePeer})
+		hosts[id] = portHost{r, keys}
+	}
+	return c, hosts
+}
+
+// TestAHostWithARaftOfItsOwnRunsOverAPort: raft and the keyring, until a server is removed.
+func TestAHostWithARaftOfItsOwnRunsOverAPort(t *testing.T) {
+	ctx := keyringtest.UntilKilled(t)
+	c, hosts := startPortHosts(t, ctx)
+	for id, h := range hosts {
+		if err := h.keys.WaitReady(ctx); err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+	}
+	_, leader := hosts["s1"].raft.LeaderWithID()
+	sealed, err := hosts[leader].keys.Encrypt([]byte("data"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyringtest.AwaitHolders(hosts[leader].keys, hosts[leader].keys.Keys()[0].ID, 3)
+	for id, h := range hosts {
+		if got, err := h.keys.Decrypt(sealed, nil); err != nil || string(got) != "data" {
+			t.Errorf("%s: %q, %v", id, got, err)
+		}
+	}
+	gone := keyringtest.Besides(leader)
+	if err := hosts[leader].keys.RemoveServer(ctx, gone, keyring.RemoveServerOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	dialer := &peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/"+string(gone), nil)}
+	if conn, err := dialer.Dial(ctx, string(leader), c.Addrs[leader], peer.ALPNRaft); err == nil {
+		conn.Close()
+		t.Error("raft of a removed server gets a connection")
+	}
+	if _, err := c.CallAs(ctx, gone, leader, cluster.PathKeyring, nil); !peer.Refused(err, peer.NotMember) {
+		t.Errorf("the keyring of a removed server: %v", err)
+	}
+}
