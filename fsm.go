@@ -1,5 +1,7 @@
 package keyring
 
+// The FSM: what raft applies to it, the fence, Load, and the one place that proposes to raft.
+
 import (
 	"bytes"
 	"context"

@@ -1,5 +1,7 @@
 package keyring
 
+// Mux: the keyring's FSM and the host's on one raft, and the snapshot that holds both.
+
 import (
 	"bufio"
 	"bytes"
