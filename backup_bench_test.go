@@ -160,7 +160,7 @@ func (r heapReader) Read(b []byte) (int, error) {
 }
 
 // bulky is a host's FSM with a large snapshot.
-type bulky struct{ nullFSM }
+type bulky struct{ keyringtest.NullFSM }
 
 func (bulky) Snapshot() (raft.FSMSnapshot, error) { return bulky{}, nil }
 

@@ -142,7 +142,7 @@ func BenchmarkAppendDecrypt(b *testing.B) {
 // durable write of the leader's, one apply of the same cluster, a durable write of the
 // followers'. Making the key pair is not in it: Ed25519 costs nothing beside a sync.
 func BenchmarkRotate(b *testing.B) {
-	c := keyringtest.StartNodes(b, 3, func(cfg *node.Config) { cfg.App = nullFSM{} })
+	c := keyringtest.StartNodes(b, 3, func(cfg *node.Config) { cfg.App = keyringtest.NullFSM{} })
 	ctx := b.Context()
 	c.Ready(ctx)
 	leader := c.Nodes[c.Nodes["s1"].Leader()]
@@ -188,15 +188,6 @@ func since(f func()) float64 {
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// nullFSM is a host's FSM that does nothing.
-type nullFSM struct{}
-
-func (nullFSM) Apply(*raft.Log) any                  { return nil }
-func (nullFSM) Snapshot() (raft.FSMSnapshot, error)  { return nullFSM{}, nil }
-func (nullFSM) Restore(io.ReadCloser) error          { return nil }
-func (nullFSM) Persist(sink raft.SnapshotSink) error { return sink.Close() }
-func (nullFSM) Release()                             {}
 
 // BenchmarkOpen opens a keystore of 10,000 RS256 keys. Its limit is to read the same files, as
 // many at a time.

@@ -177,9 +177,6 @@ var LiveTokens = liveTokens
 // Node has a keyring.
 type Node interface{ Keyring() *Keyring }
 
-// MembersOf returns the servers of the latest raft configuration.
-func MembersOf(n Node) []string { return servers(n.Keyring().raft) }
-
 // NewKeyID draws one.
 func NewKeyID() KeyID { return newKeyID() }
 
@@ -210,9 +207,6 @@ func PlantKey(k *Keyring) (KeyID, error) {
 // Has reports whether a keyring has material of a key.
 func Has(k *Keyring, id KeyID) bool { return k.store.InMemory(id) }
 
-// FSMOf is a node's.
-func FSMOf(n Node) *FSM { return n.Keyring().fsm }
-
 // UseToken binds a join token to a certificate, on the leader.
 func UseToken(ctx context.Context, n Node, token string, user meta.Digest) error {
 	t, err := join.Parse(token)
@@ -236,9 +230,6 @@ func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) erro
 
 // Loaded is how many keys are in memory.
 func Loaded(k *Keyring) int { return len(k.store.Keys()) }
-
-// Demote takes a server's vote away, on the leader.
-func Demote(n Node, id raft.ServerID) error { return n.Keyring().raft.DemoteVoter(id, 0, 0).Error() }
 
 // RaftServers are the servers of a node's latest raft configuration.
 func RaftServers(n Node) []raft.Server {
@@ -286,8 +277,6 @@ func AwaitGone(ctx context.Context, k *Keyring, id KeyID) error {
 func AwaitKey(k *Keyring, id KeyID) (Key, error) {
 	return k.awaitKey(context.Background(), id, func(*meta.Key) bool { return true }, false)
 }
-
-func CurrentTerm(n Node) uint64 { return n.Keyring().raft.CurrentTerm() }
 
 // Propose proposes commands as the keyring does.
 func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {

@@ -3,6 +3,7 @@ package keyring_test
 import (
 	"context"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -358,5 +360,42 @@ func TestCheckSaysWhatOpenWould(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want something on %s", err, want)
 		}
+	}
+}
+
+// TestLargeStatusTravels: that of a server which lacks 10,000 keys.
+func TestLargeStatusTravels(t *testing.T) {
+	var st keyring.Status
+	for range 10_000 {
+		id := keyring.NewKeyID()
+		st.Missing = append(st.Missing, id)
+		st.Problems = append(st.Problems, keyring.Problem{Kind: keyring.ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers", Advice: "Nothing, if another server has it. Else bring its file back."})
+	}
+	b, err := keyring.PackStatus(st)
+	if err != nil || len(b) > node.MaxForward/2 {
+		t.Fatalf("%d bytes, %v", len(b), err)
+	}
+	got, err := keyring.UnpackStatus(b)
+	if err != nil || !reflect.DeepEqual(got.Missing, st.Missing) || !reflect.DeepEqual(got.Problems, st.Problems) {
+		t.Error("it is another one", err)
+	}
+	if _, err := keyring.UnpackStatus(b[:len(b)-20]); err == nil {
+		t.Error("it is taken when it is cut")
+	}
+}
+
+// TestCloseEndsTheWaitForAForwardedRotation: the leader has answered, and the key does not come.
+func TestCloseEndsTheWaitForAForwardedRotation(t *testing.T) {
+	n := startAlone(t, t.Context(), t.TempDir(), []keyring.KEK{keyring.InlineKEK()}, nil)
+	err := make(chan error)
+	go func() {
+		_, e := keyring.AwaitKey(n.Keyring(), keyring.KeyID{1})
+		err <- e
+	}()
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-err; !errors.Is(err, keyring.ErrClosed) {
+		t.Errorf("%v, want ErrClosed", err)
 	}
 }

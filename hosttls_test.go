@@ -438,5 +438,5 @@ func TestNodeCutsConnectionsThatItsCAsDoNotVouchForAnyMore(t *testing.T) {
 	}
 	defer conn.Close()
 	replaced.Store(true)
-	wantClosed(ctx, t, []*peer.Conn{conn})
+	keyringtest.WantClosed(ctx, t, []*peer.Conn{conn})
 }

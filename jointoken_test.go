@@ -34,15 +34,6 @@ func issuer(t *testing.T, dir string) *node.Node {
 	return n
 }
 
-func joinToken(t *testing.T, n *node.Node, id raft.ServerID, ttl time.Duration) string {
-	t.Helper()
-	token, err := n.JoinToken(id, ttl)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
-}
-
 // refusesToken requires a token to be refused for a reason.
 func refusesToken(t *testing.T, n *node.Node, token, why string) {
 	t.Helper()
@@ -98,7 +89,7 @@ func TestJoinTokenIsGoodUntilItEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := issuer(t, t.TempDir())
-			token := joinToken(t, n, "s4", 0)
+			token := keyringtest.JoinToken(t, n, "s4", 0)
 			if got := keyring.JoinRefusal(n, token, "s4"); got != "" {
 				t.Fatalf("a new token is refused: %s", got)
 			}
@@ -127,7 +118,7 @@ func awaitTokens(t *testing.T, n *node.Node, want int) {
 func TestRestoredTokenIsRefusedBeforeItEnds(t *testing.T) {
 	t.Parallel()
 	n := issuer(t, t.TempDir())
-	token := joinToken(t, n, "s4", 0)
+	token := keyringtest.JoinToken(t, n, "s4", 0)
 	restored := make(chan string, 1)
 	err := keyring.BetweenSteps(t.Context(), n.Keyring(), func(context.Context) error { // so nothing ends it meanwhile
 		err := keyring.RestoreRaft(n)
@@ -147,11 +138,11 @@ func TestTokenOfASnapshotEndsWithAStart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	n := issuer(t, dir)
-	old := joinToken(t, n, "s4", 0)
+	old := keyringtest.JoinToken(t, n, "s4", 0)
 	if err := keyring.SnapshotRaft(n); err != nil {
 		t.Fatal(err)
 	}
-	logged := joinToken(t, n, "s4", 0)
+	logged := keyringtest.JoinToken(t, n, "s4", 0)
 	closeNode(t, n)
 	n = issuer(t, dir)
 	awaitTokens(t, n, 1)
@@ -200,7 +191,7 @@ func TestJoinTokensAreListedAndBounded(t *testing.T) {
 	t.Parallel()
 	n := issuer(t, t.TempDir())
 	for i := range keyring.MaxJoinTokens {
-		joinToken(t, n, raft.ServerID(fmt.Sprintf("s%d", i)), time.Minute)
+		keyringtest.JoinToken(t, n, raft.ServerID(fmt.Sprintf("s%d", i)), time.Minute)
 	}
 	all := n.JoinTokens()
 	seen := map[raft.ServerID]bool{}
@@ -243,7 +234,7 @@ func TestRaftAloneHasNoJoinToken(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	n := issuer(t, dir)
-	token := joinToken(t, n, "s4", 0)
+	token := keyringtest.JoinToken(t, n, "s4", 0)
 	if err := keyring.SnapshotRaft(n); err != nil {
 		t.Fatal(err)
 	}
@@ -298,5 +289,44 @@ func TestTokenWhoseTimeHasPassedIsNotListed(t *testing.T) {
 	ring := &meta.Ring{JoinTokens: []meta.JoinToken{{Server: "s4", End: end}, {Server: "s5", End: end.Add(time.Second)}}}
 	if all := keyring.LiveTokens(ring, end); len(all) != 1 || all[0].Server != "s5" {
 		t.Errorf("%+v", all)
+	}
+}
+
+func TestServerJoinsWithAToken(t *testing.T) {
+	t.Parallel()
+	ctx, c, sealed := keyringtest.ReadyNodes(t, 3)
+	cfg := c.Newcomer("s4")
+	var n *node.Node
+	if err := readmeJoin(ctx, c.Nodes["s3"], cfg.Join, cfg, func(node *node.Node) { n = node }); err != nil {
+		t.Fatal(err)
+	}
+	c.Nodes["s4"] = n
+	c.AwaitVote(ctx, n, "s4")
+	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestTokenIsBoundToOneCertificate: who has copied it, with another certificate of that server, can't use it
+// once the server has, though it has not become a member.
+func TestTokenIsBoundToOneCertificate(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
+	token := keyringtest.JoinToken(t, c.Nodes["s2"], "s4", 0)
+	if err := keyring.UseToken(ctx, c.Nodes[c.Nodes["s1"].Leader()], token, [32]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	cfg := c.Newcomer("s4")
+	cfg.JoinToken = token
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if n, err := node.Start(short, cfg); err == nil || !strings.Contains(err.Error(), "JoinToken, or AddServer") {
+		if err == nil {
+			n.Close()
+		}
+		t.Errorf("it joins with a token that another certificate has used: %v", err)
+	}
+	if servers := keyring.RaftServers(c.Nodes["s1"]); len(servers) != 3 {
+		t.Errorf("%v", servers)
 	}
 }

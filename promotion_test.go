@@ -1,6 +1,7 @@
 package keyring_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -302,4 +303,17 @@ func TestServerWithAnotherKeystoreThanIsRecordedGetsNoVote(t *testing.T) {
 	c.Await(ctx, leader, "of the opinion that it may vote", func(st keyring.Status) bool {
 		return slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return s.ID == "s9" && s.Suffrage == raft.Voter })
 	})
+}
+
+// logged does something when a text is logged.
+type logged struct {
+	text string
+	do   func()
+}
+
+func (l logged) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(l.text)) {
+		l.do()
+	}
+	return len(b), nil
 }

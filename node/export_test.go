@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -27,3 +28,39 @@ func WhileLeads(ctx context.Context, n *Node, leader raft.ServerID, end context.
 
 // WrapRaftLog puts something around the log of a Node's raft.
 func WrapRaftLog(c *Config, wrap func(raft.LogStore) raft.LogStore) { c.wrapLog = wrap }
+
+// RaftServers are the servers of a node's latest raft configuration.
+func RaftServers(n *Node) []raft.Server {
+	return n.cluster.Raft().GetConfiguration().Configuration().Servers
+}
+
+// MembersOf returns their IDs.
+func MembersOf(n *Node) (ids []string) {
+	for _, s := range RaftServers(n) {
+		ids = append(ids, string(s.ID))
+	}
+	return ids
+}
+
+// CurrentTerm is that of a node's raft.
+func CurrentTerm(n *Node) uint64 { return n.cluster.Raft().CurrentTerm() }
+
+// Demote takes a server's vote away, on the leader.
+func Demote(n *Node, id raft.ServerID) error { return n.cluster.Raft().DemoteVoter(id, 0, 0).Error() }
+
+// SnapshotRaft has a node's raft write a snapshot.
+func SnapshotRaft(n *Node) error { return n.cluster.Raft().Snapshot().Error() }
+
+// RestoreRaft makes a snapshot and restores it, which sends it to every other server.
+func RestoreRaft(n *Node) error {
+	f := n.cluster.Raft().Snapshot()
+	if err := f.Error(); err != nil {
+		return err
+	}
+	meta, r, err := f.Open()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return n.cluster.Raft().Restore(meta, r, time.Minute)
+}

@@ -2,7 +2,9 @@ package keyringtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"os"
@@ -355,4 +357,59 @@ func (c *Nodes) CallAs(ctx context.Context, as, to raft.ServerID, path string, b
 	client := peer.NewClient(&peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/"+string(as), nil)})
 	defer client.Close()
 	return client.Call(ctx, string(to), c.Addrs[to], path, body)
+}
+
+// ReadyNodes starts n servers and waits until they are ready. It returns something that they have encrypted.
+func ReadyNodes(tb testing.TB, n int) (ctx context.Context, c *Nodes, hello []byte) {
+	tb.Helper()
+	ctx = UntilKilled(tb)
+	c = StartNodes(tb, n, nil)
+	c.Ready(ctx)
+	hello, err := c.Nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return ctx, c, hello
+}
+
+// JoinToken has a node make a join token for that server.
+func JoinToken(tb testing.TB, n *node.Node, id raft.ServerID, ttl time.Duration) string {
+	tb.Helper()
+	token, err := n.JoinToken(id, ttl)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return token
+}
+
+// NullFSM is a host's FSM that does nothing.
+type NullFSM struct{}
+
+// Apply implements raft.FSM.
+func (NullFSM) Apply(*raft.Log) any { return nil }
+
+// Snapshot implements raft.FSM.
+func (NullFSM) Snapshot() (raft.FSMSnapshot, error) { return NullFSM{}, nil }
+
+// Restore implements raft.FSM.
+func (NullFSM) Restore(io.ReadCloser) error { return nil }
+
+// Persist implements raft.FSMSnapshot.
+func (NullFSM) Persist(sink raft.SnapshotSink) error { return sink.Close() }
+
+// Release implements raft.FSMSnapshot.
+func (NullFSM) Release() {}
+
+// WantClosed waits until the other sides have closed connections.
+func WantClosed(ctx context.Context, t testing.TB, conns []*peer.Conn) {
+	t.Helper()
+	deadline, _ := ctx.Deadline()
+	for _, conn := range conns {
+		if err := conn.SetDeadline(deadline); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the connection to %s for %s is open: %v", conn.Identity().ID, conn.ConnectionState().NegotiatedProtocol, err)
+		}
+	}
 }

@@ -1,10 +1,12 @@
-package keyring_test
+package node_test
 
 import (
 	"bytes"
 	"context"
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/node"
+	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
 
@@ -36,7 +39,11 @@ type theft struct {
 // had. Each step of the text has a check here, and each check a step.
 func TestStolenServerStepByStep(t *testing.T) {
 	t.Parallel()
-	text := string(readFile(t, "docs/stolen-server.md"))
+	b, err := os.ReadFile("../docs/stolen-server.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
 	var steps []string
 	for _, m := range regexp.MustCompile(`(?m)^## (Step \d+: .*)$`).FindAllStringSubmatch(text, -1) {
 		steps = append(steps, m[1])
@@ -78,18 +85,21 @@ func stealServer(t *testing.T, ctx context.Context) *theft {
 	s.old = append(s.old, s3.Keyring().Keys()[0].ID)
 	keyringtest.AwaitHolders(s3.Keyring(), s.old[0], 4)
 	for _, id := range []raft.ServerID{"s3", "s9"} {
-		s.tokens = append(s.tokens, joinToken(t, s3, id, 0))
+		s.tokens = append(s.tokens, keyringtest.JoinToken(t, s3, id, 0))
 	}
 	var err error
 	if s.sealed, err = s3.Encrypt(ctx, []byte("before"), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := keyring.SnapshotRaft(s3); err != nil {
+	if err := node.SnapshotRaft(s3); err != nil {
 		t.Fatal(err)
 	}
 	closeNode(t, s3)
 	delete(s.Nodes.Nodes, "s3")
-	s.dir = copyDir(t, s.Dirs["s3"])
+	s.dir = filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(s.dir, os.DirFS(s.Dirs["s3"])); err != nil {
+		t.Fatal(err)
+	}
 	s.client = peer.NewClient(&peer.Dialer{Cluster: "test", TLS: s.CA.Source("keyring://test/server/s3", nil)})
 	t.Cleanup(s.client.Close)
 	return s
@@ -160,7 +170,7 @@ func (s *theft) stays() {
 		cfg.JoinToken = token
 		wantOut(s.t, s.ctx, cfg, "JoinToken, or AddServer")
 	}
-	for _, server := range keyring.RaftServers(s.member()) {
+	for _, server := range node.RaftServers(s.member()) {
 		if server.ID == "s3" {
 			s.t.Error("it is a member")
 		}
@@ -187,12 +197,12 @@ func (s *theft) remove() {
 	s.want("the thief opens what was sealed before", s.decrypts(s.thief, s.sealed), true)
 	s.want("the thief opens what is sealed now", s.decrypts(s.thief, after), true)
 	s.want("a server opens what the thief seals", s.decrypts(s.member(), s.forged), true)
-	s.want("a token that the thief signs is good", s.member().Keyring().Verify(s.signed(), me) == nil, true)
+	s.want("a token that the thief signs is good", s.member().Keyring().Verify(s.signed(), keyring.Expect{Audience: []string{"me"}}) == nil, true)
 	cfg := s.Newcomer("s6")
 	if err := s.thief.AddServer(s.ctx, "s6", cfg.Addr); err != nil {
 		s.t.Fatal(err)
 	}
-	cfg.Join, cfg.JoinToken = []string{at}, joinToken(s.t, s.member(), "s6", 0)
+	cfg.Join, cfg.JoinToken = []string{at}, keyringtest.JoinToken(s.t, s.member(), "s6", 0)
 	wantOut(s.t, s.ctx, cfg, "JoinToken, or AddServer")
 }
 
@@ -218,14 +228,14 @@ func (s *theft) rotate() {
 	s.want("the thief opens what is sealed now", s.decrypts(s.thief, s.present), false)
 	s.want("the thief opens what was sealed before", s.decrypts(s.thief, s.sealed), true)
 	for _, token := range []string{old, s.signed()} {
-		s.want("a token of the thief's is good", s.member().Keyring().Verify(token, me) == nil, false)
+		s.want("a token of the thief's is good", s.member().Keyring().Verify(token, keyring.Expect{Audience: []string{"me"}}) == nil, false)
 	}
 	s.want("there are join tokens", len(s.member().JoinTokens()) > 0, false)
 }
 
 func (s *theft) removeKeys() {
 	for _, id := range s.old {
-		s.Await(s.ctx, s.member(), "without a key of before", func(keyring.Status) bool { return keyring.KeyOf(s.member(), id).State == "" })
+		s.Await(s.ctx, s.member(), "without a key of before", func(keyring.Status) bool { return keyOf(s.member(), id).State == "" })
 		if err := s.member().Remove(s.ctx, id, keyring.RemoveOptions{Now: true}); err != nil {
 			s.t.Fatal(err)
 		}
@@ -258,7 +268,10 @@ func (s *theft) forgetPeer() {
 func (s *theft) backup() {
 	var file bytes.Buffer
 	leader := s.Nodes.Nodes[s.member().Leader()]
-	identity := newIdentity(s.t)
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	m, err := leader.Keyring().Backup(s.ctx, &file, identity.Recipient())
 	if err != nil {
 		s.t.Fatal(err)
@@ -270,7 +283,7 @@ func (s *theft) backup() {
 
 func (s *theft) replace() {
 	cfg := s.Newcomer("s5")
-	cfg.JoinToken = joinToken(s.t, s.member(), "s5", 0)
+	cfg.JoinToken = keyringtest.JoinToken(s.t, s.member(), "s5", 0)
 	n := s.Start(s.ctx, cfg)
 	s.want("the new server opens what is sealed now", s.decrypts(n, s.present), true)
 	if _, err := n.Keyring().Decrypt(s.sealed, nil); !errors.Is(err, keyring.ErrUnknownKey) {

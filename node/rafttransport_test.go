@@ -1,4 +1,4 @@
-package keyring_test
+package node_test
 
 import (
 	"bytes"
@@ -132,14 +132,14 @@ func TestLargeEntriesAndSnapshotsReachTheOthers(t *testing.T) {
 	cfg := c.Config(away)
 	cfg.KEKs = c.KEKs[away]
 	withApp(&cfg)
-	node, err := node.Start(ctx, cfg)
+	again, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Nodes[away] = node
+	c.Nodes[away] = again
 	apps[away].await(ctx, t, "catching up", func(b *blobs) bool { return len(b.sizes) == 65 })
 
-	if err := keyring.RestoreRaft(leader); err != nil {
+	if err := node.RestoreRaft(leader); err != nil {
 		t.Fatal(err)
 	}
 	for id, b := range apps {
@@ -174,7 +174,7 @@ func TestMemberCantEndAnothersRaft(t *testing.T) {
 	}
 	trans := c.RaftTransport(from, victim)
 	defer trans.Close()
-	to, term := raft.ServerAddress(c.Addrs[victim]), keyring.CurrentTerm(c.Nodes[victim])
+	to, term := raft.ServerAddress(c.Addrs[victim]), node.CurrentTerm(c.Nodes[victim])
 	header := raft.RPCHeader{ProtocolVersion: 3, ID: []byte(from), Addr: []byte(c.Addrs[from])}
 	for name, e := range map[string]*raft.Log{
 		"configuration": {Index: 1, Term: term, Type: raft.LogConfiguration, Data: []byte("garbage")},
@@ -202,7 +202,7 @@ func TestMemberCantEndAnothersRaft(t *testing.T) {
 	if err := trans.InstallSnapshot(victim, to, install, new(raft.InstallSnapshotResponse), bytes.NewReader(damaged)); err == nil {
 		t.Error("a damaged snapshot is taken")
 	}
-	if got := keyring.CurrentTerm(c.Nodes[victim]); got > term+1000 {
+	if got := node.CurrentTerm(c.Nodes[victim]); got > term+1000 {
 		t.Errorf("term %d", got)
 	}
 	if _, err := c.Nodes[victim].Rotate(ctx, keyring.RotateOptions{}); err != nil {

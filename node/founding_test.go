@@ -1,4 +1,4 @@
-package keyring_test
+package node_test
 
 import (
 	"context"

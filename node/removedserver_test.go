@@ -1,4 +1,4 @@
-package keyring_test
+package node_test
 
 import (
 	"context"
@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
@@ -31,115 +30,12 @@ func refusal(err error) peer.Code {
 	return ""
 }
 
-// TestRemovedServerGetsNothingFromWhoIsBehind: a follower whose log ends before the removal takes the removed
-// server for a member. The key that was made after it, which the leader offers, is not there for it.
-func TestRemovedServerGetsNothingFromWhoIsBehind(t *testing.T) {
-	t.Parallel()
-	for _, late := range []bool{true, false} { // the offer comes before the follower is behind, or after
-		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(t, keyringtest.Options{Servers: 5, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
-				cfg.Data = keyring.NoData{}
-			}})
-			leader := ready(t, c)
-			whole(t, c)
-			others := slices.DeleteFunc(slices.Clone(c.Servers), func(s *keyringtest.Server) bool { return s == leader })
-			gone, behind := others[0], others[1]
-			goOn := make(chan struct{})
-			defer close(goOn)
-			stop := func() { // behind writes no more of raft's log; all else of it works
-				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
-					if e.Server == behind && e.Kind == "log" {
-						<-goOn
-					}
-					return keyringtest.Reply{}
-				})
-			}
-			var key keyring.Key
-			var err error
-			if late {
-				stop()
-				if err := leader.Raft.RemoveServer(gone.ID, 0, 0).Error(); err != nil {
-					t.Fatal(err)
-				}
-				key, err = leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true})
-			} else { // its files have a key that no ring knows
-				key.ID, err = keyring.PlantKey(behind.Keyring)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			hello, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
-			if err != nil {
-				t.Fatal(err)
-			}
-			answer, err := behind.Keyring.ServePeer(t.Context(), gone.ID, hello)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if told, err := peer.DecodeAnswer[peer.HelloAnswer](answer); err == nil && len(told.Orphans) > 0 {
-				t.Errorf("it names %d keys to who does not lead", len(told.Orphans))
-			}
-			if keys := fetched(t, behind, gone, key.ID); keys > 0 {
-				t.Error("it hands out a key that its ring does not know")
-			}
-			if keys := fetched(t, behind, gone, keyring.Ring(behind.FSM).Active().ID); keys != 1 {
-				t.Error("it does not hand out a key of its ring to who is a member as far as it knows")
-			}
-			if late && keyring.Has(behind.Keyring, key.ID) {
-				t.Error("it has taken up an offer, and is behind the configuration of who made it")
-			}
-		})
-	}
-}
-
-// fetched is how many keys a server hands out to another that asks for one.
-func fetched(t *testing.T, from, to *keyringtest.Server, id keyring.KeyID) int {
-	t.Helper()
-	pull, err := peer.NewFetch([]peer.ID{peer.ID(id)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := from.Keyring.ServePeer(t.Context(), to.ID, pull.Request())
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := peer.DecodeAnswer[peer.FetchAnswer](b)
-	if err != nil {
-		return 0
-	}
-	return len(a.Keys)
-}
-
-// TestLeaderGivesAnOfferedKeyToMembersAlone: its configuration is the newest.
-func TestLeaderGivesAnOfferedKeyToMembersAlone(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		gone := follower(c)
-		id, err := keyring.PlantKey(leader.Keyring) // as while it is offered
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := fetched(t, leader, gone, id); n != 1 {
-			t.Errorf("a member gets %d keys of the leader's", n)
-		}
-		if err := leader.Raft.RemoveServer(gone.ID, 0, 0).Error(); err != nil {
-			t.Fatal(err)
-		}
-		if n := fetched(t, leader, gone, id); n != 0 {
-			t.Error("a removed server gets the leader's new key")
-		}
-	})
-}
-
 // TestTokensEndBeforeTheirServerIsRemoved: whatever the log is cut off at, no removed server has a token.
 func TestTokensEndBeforeTheirServerIsRemoved(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	for _, id := range []raft.ServerID{"s3", "s4"} {
-		joinToken(t, c.Nodes["s1"], id, 0)
+		keyringtest.JoinToken(t, c.Nodes["s1"], id, 0)
 	}
 	stays := c.Nodes["s1"].Leader()
 	gone := keyringtest.Besides(stays)
@@ -183,10 +79,10 @@ func TestTokensEndBeforeTheirServerIsRemoved(t *testing.T) {
 // Another certificate of the same server, and one after a withdrawal, are refused.
 func TestServerWhoseAnswerIsLostJoinsWithItsToken(t *testing.T) {
 	t.Parallel()
-	ctx, c, sealed := founded3(t)
+	ctx, c, sealed := keyringtest.ReadyNodes(t, 3)
 	cfg := c.Newcomer("s4")
 	cfg.Join = []string{c.Addrs["s1"], c.Addrs["s2"], c.Addrs["s3"]}
-	cfg.JoinToken = joinToken(t, c.Nodes["s2"], "s4", 0)
+	cfg.JoinToken = keyringtest.JoinToken(t, c.Nodes["s2"], "s4", 0)
 	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -202,23 +98,6 @@ func TestServerWhoseAnswerIsLostJoinsWithItsToken(t *testing.T) {
 	n = c.Start(ctx, cfg)
 	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
 		t.Errorf("%q, %v", got, err)
-	}
-}
-
-// TestTokenIsBoundToOneCertificate: who has copied it, with another certificate of that server, can't use it
-// once the server has, though it has not become a member.
-func TestTokenIsBoundToOneCertificate(t *testing.T) {
-	t.Parallel()
-	ctx, c, _ := founded3(t)
-	token := joinToken(t, c.Nodes["s2"], "s4", 0)
-	if err := keyring.UseToken(ctx, c.Nodes[c.Nodes["s1"].Leader()], token, [32]byte{1}); err != nil {
-		t.Fatal(err)
-	}
-	cfg := c.Newcomer("s4")
-	cfg.JoinToken = token
-	wantOut(t, ctx, cfg, "JoinToken, or AddServer")
-	if servers := keyring.RaftServers(c.Nodes["s1"]); len(servers) != 3 {
-		t.Errorf("%v", servers)
 	}
 }
 
@@ -246,8 +125,12 @@ func wantOut(t *testing.T, ctx context.Context, cfg node.Config, why string) {
 func within(t *testing.T, ctx context.Context, c *keyringtest.Nodes, n *node.Node, id raft.ServerID) {
 	t.Helper()
 	c.AwaitVote(ctx, n, id)
-	if keyring.Ring(keyring.FSMOf(n)).Cluster != keyring.Ring(keyring.FSMOf(c.Nodes["s1"])).Cluster {
-		t.Errorf("%s is in the cluster of whoever answered", id)
+	sealed, err := c.Nodes["s1"].Encrypt(ctx, []byte(id), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != string(id) {
+		t.Errorf("%s is in the cluster of another server that has answered: %q, %v", id, got, err)
 	}
 }
 
@@ -255,12 +138,12 @@ func within(t *testing.T, ctx context.Context, c *keyringtest.Nodes, n *node.Nod
 // server's, whose certificate is in order and which would take it in.
 func TestJoinerTakesNobodyForTheClusterWithoutProof(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	c.Expel(ctx, "s3")
 	alone, cfg := c.Newcomer("s4"), c.Newcomer("s4")
 	c.Impostor(ctx, "s3", c.Addrs["s3"], "s4")
 	cfg.Join = []string{c.Addrs["s3"], c.Addrs["s1"], c.Addrs["s2"]}
-	cfg.JoinToken = joinToken(t, c.Nodes["s1"], "s4", 0)
+	cfg.JoinToken = keyringtest.JoinToken(t, c.Nodes["s1"], "s4", 0)
 	alone.Join, alone.JoinToken = cfg.Join[:1], cfg.JoinToken
 	wantOut(t, ctx, alone, "JoinToken, or AddServer")
 	n, err := node.Start(ctx, cfg)
@@ -317,7 +200,7 @@ func wantSilent(t *testing.T, ctx context.Context, cfg node.Config) {
 // joins and the leader, and hands on what each of them says.
 func TestJoinerGoesOnWithNobodyWhoProvesNothing(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	c.Expel(ctx, "s3")
 	leader := c.Nodes["s1"].Leader()
 	out := peer.NewClient(&peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/s3", nil)})
@@ -346,7 +229,7 @@ func TestJoinerGoesOnWithNobodyWhoProvesNothing(t *testing.T) {
 			return answer(ctx, from, path, body)
 		})
 		cfg := c.Newcomer("s4")
-		cfg.Join, cfg.JoinToken = []string{c.Addrs["s3"]}, joinToken(t, c.Nodes["s1"], "s4", 0)
+		cfg.Join, cfg.JoinToken = []string{c.Addrs["s3"]}, keyringtest.JoinToken(t, c.Nodes["s1"], "s4", 0)
 		wantOut(t, ctx, cfg, "join")
 		stop()
 		if slices.Contains(asked, "/node/join") || !slices.Contains(asked, "/node/proof") {
@@ -354,7 +237,7 @@ func TestJoinerGoesOnWithNobodyWhoProvesNothing(t *testing.T) {
 		}
 	}
 	for id, n := range c.Nodes {
-		if servers := keyring.RaftServers(n); len(servers) != 2 {
+		if servers := node.RaftServers(n); len(servers) != 2 {
 			t.Errorf("%s has %v", id, servers)
 		}
 	}
@@ -364,9 +247,9 @@ func TestJoinerGoesOnWithNobodyWhoProvesNothing(t *testing.T) {
 // member, and all are told the same.
 func TestJoinNeedsAProof(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
-	joinToken(t, c.Nodes["s1"], "s4", 0)
-	joinToken(t, c.Nodes["s1"], "s5", 0)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
+	keyringtest.JoinToken(t, c.Nodes["s1"], "s4", 0)
+	keyringtest.JoinToken(t, c.Nodes["s1"], "s5", 0)
 	awaitTokens(t, c.Nodes["s1"], 2)
 	mine, others := "", ""
 	for _, info := range c.Nodes["s1"].JoinTokens() {
@@ -404,7 +287,7 @@ func TestJoinNeedsAProof(t *testing.T) {
 			t.Errorf("proof of %s: %v", id, err)
 		}
 	}
-	if servers := keyring.RaftServers(c.Nodes["s1"]); len(servers) != 3 {
+	if servers := node.RaftServers(c.Nodes["s1"]); len(servers) != 3 {
 		t.Errorf("%v", servers)
 	}
 }

@@ -1,4 +1,4 @@
-package keyring_test
+package node_test
 
 import (
 	"bytes"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
@@ -33,7 +34,7 @@ func fallenCluster(t *testing.T) *fallen {
 	t.Cleanup(cancel)
 	f := &fallen{ctx: ctx}
 	f.Nodes = keyringtest.StartNodes(t, 3, func(cfg *node.Config) { // s1 has the KEK 1, and so on
-		cfg.KEKs = []keyring.KEK{fileKEK(t, bytes.Repeat([]byte(cfg.ID[1:]), 32))}
+		cfg.KEKs = []keyring.KEK{kektest.File(t, bytes.Repeat([]byte(cfg.ID[1:]), 32))}
 	})
 	f.Ready(ctx)
 	n := f.Nodes.Nodes["s1"]
@@ -193,7 +194,7 @@ func TestAnySnapshotAndAnyKeystoreRecover(t *testing.T) {
 	t.Parallel()
 	f := fallenCluster(t)
 	f.start(f.conf("s1"), f.conf("s2"))
-	if err := keyring.SnapshotRaft(f.Nodes.Nodes["s1"]); err != nil {
+	if err := node.SnapshotRaft(f.Nodes.Nodes["s1"]); err != nil {
 		t.Fatal(err)
 	}
 	f.stop()
@@ -214,7 +215,7 @@ func TestAnySnapshotAndAnyKeystoreRecover(t *testing.T) {
 	n := f.Nodes.Nodes["s3"]
 	f.opens(n)
 	f.rise(n)
-	if term := keyring.CurrentTerm(n); term <= was { // else whoever has the snapshot alone has the newer log
+	if term := node.CurrentTerm(n); term <= was { // else whoever has the snapshot alone has the newer log
 		t.Errorf("the term is %d, the snapshot's is %d", term, was)
 	}
 }
@@ -259,7 +260,7 @@ func TestRecoverNodeRefuses(t *testing.T) {
 	}
 	f.start(f.conf("s1"), f.conf("s2"))
 	refused("a server that runs", "one process at a time")
-	if err := keyring.SnapshotRaft(f.Nodes.Nodes["s1"]); err != nil {
+	if err := node.SnapshotRaft(f.Nodes.Nodes["s1"]); err != nil {
 		t.Fatal(err)
 	}
 	f.stop()

@@ -1,4 +1,4 @@
-package keyring_test
+package node_test
 
 import (
 	"context"
@@ -74,7 +74,7 @@ func TestNodesForwardRemove(t *testing.T) {
 // TestNodesForwardStatus: what only the leader knows, every node tells, with keys that are its own.
 func TestNodesForwardStatus(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	if _, err := c.Nodes["s1"].Rotate(ctx, keyring.RotateOptions{Full: true}); !errors.Is(err, keyring.ErrNoData) {
 		t.Fatal(err) // so there is a leader that is ready
 	}
@@ -102,27 +102,6 @@ func TestNodesForwardStatus(t *testing.T) {
 			t.Errorf("%s, closed: %v", id, err)
 		}
 		delete(c.Nodes, id)
-	}
-}
-
-// TestLargeStatusTravels: that of a server which lacks 10,000 keys.
-func TestLargeStatusTravels(t *testing.T) {
-	var st keyring.Status
-	for range 10_000 {
-		id := keyring.NewKeyID()
-		st.Missing = append(st.Missing, id)
-		st.Problems = append(st.Problems, keyring.Problem{Kind: keyring.ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers", Advice: "Nothing, if another server has it. Else bring its file back."})
-	}
-	b, err := keyring.PackStatus(st)
-	if err != nil || len(b) > node.MaxForward/2 {
-		t.Fatalf("%d bytes, %v", len(b), err)
-	}
-	got, err := keyring.UnpackStatus(b)
-	if err != nil || !reflect.DeepEqual(got.Missing, st.Missing) || !reflect.DeepEqual(got.Problems, st.Problems) {
-		t.Error("it is another one", err)
-	}
-	if _, err := keyring.UnpackStatus(b[:len(b)-20]); err == nil {
-		t.Error("it is taken when it is cut")
 	}
 }
 
@@ -165,7 +144,7 @@ func TestRemovalsThatWaitLeaveTheLeaderReachable(t *testing.T) {
 	for id, n := range c.Nodes {
 		for key := keyring.StateInactive; key != keyring.StateRekeying; { // a removal has arrived
 			changed := n.Keyring().Changed()
-			if key = keyring.KeyOf(n, old).State; key != keyring.StateRekeying {
+			if key = keyOf(n, old).State; key != keyring.StateRekeying {
 				<-changed
 			}
 		}
@@ -181,43 +160,28 @@ func TestRemovalsThatWaitLeaveTheLeaderReachable(t *testing.T) {
 	}
 }
 
-// TestCloseEndsTheWaitForAForwardedRotation: the leader has answered, and the key does not come.
-func TestCloseEndsTheWaitForAForwardedRotation(t *testing.T) {
-	n := startAlone(t, t.Context(), t.TempDir(), []keyring.KEK{keyring.InlineKEK()}, nil)
-	err := make(chan error)
-	go func() {
-		_, e := keyring.AwaitKey(n.Keyring(), keyring.KeyID{1})
-		err <- e
-	}()
-	if err := n.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-err; !errors.Is(err, keyring.ErrClosed) {
-		t.Errorf("%v, want ErrClosed", err)
-	}
-}
-
 // TestNodesForwardSignAndRevoke: wherever they are asked for, all servers see what comes of it.
 func TestNodesForwardSignAndRevoke(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.Tokens.Issuer = tokenIssuer })
+	claims, me := map[string]any{"aud": "me", "sub": "job:web"}, keyring.Expect{Audience: []string{"me"}}
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.Tokens.Issuer = "https://issuer.example" })
 	for _, n := range c.Nodes { // before there is a leader: it waits for one
-		if token, err := n.Sign(ctx, forMe()); err != nil || token == "" {
+		if token, err := n.Sign(ctx, claims); err != nil || token == "" {
 			t.Fatalf("%q, %v", token, err)
 		}
 	}
 	c.Ready(ctx)
 	for id, n := range c.Nodes {
-		token, err := n.Sign(ctx, forMe(), map[string]any{"by": id})
+		token, err := n.Sign(ctx, claims, map[string]any{"by": id})
 		if err != nil {
 			t.Fatalf("%s: %v", id, err)
 		}
 		for other, n := range c.Nodes {
-			var claims struct{ By raft.ServerID }
-			if err := n.Keyring().Verify(token, me, &claims); err != nil || claims.By != id {
-				t.Errorf("signed for %s, verified on %s: %+v, %v", id, other, claims, err)
+			var got struct{ By raft.ServerID }
+			if err := n.Keyring().Verify(token, me, &got); err != nil || got.By != id {
+				t.Errorf("signed for %s, verified on %s: %+v, %v", id, other, got, err)
 			}
 		}
 		if token, err := n.Sign(ctx, map[string]any{"exp": 1}); err == nil || token != "" || !strings.Contains(err.Error(), "exp") {
@@ -226,12 +190,16 @@ func TestNodesForwardSignAndRevoke(t *testing.T) {
 		if token, err := n.Sign(ctx, "no object"); err == nil || token != "" {
 			t.Errorf("%s: of no claims: %q, %v", id, token, err)
 		}
-		key, err := n.Rotate(ctx, keyring.RotateOptions{Revoke: []keyring.KeyID{kidOf(t, token)}})
+		signer, err := n.Keyring().ActiveKey()
+		if err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+		key, err := n.Rotate(ctx, keyring.RotateOptions{Revoke: []keyring.KeyID{signer.ID}})
 		if err != nil {
 			t.Fatalf("%s: %v", id, err)
 		}
 		for other, n := range c.Nodes {
-			keyring.AwaitState(n.Keyring(), key.ID, keyring.StateActive)
+			awaitState(n, key.ID, keyring.StateActive)
 			if err := n.Keyring().Verify(token, me); !errors.Is(err, keyring.ErrToken) {
 				t.Errorf("revoked on %s, on %s: %v", id, other, err)
 			}
@@ -245,7 +213,7 @@ func TestNodesForwardSignAndRevoke(t *testing.T) {
 // TestCallGoesToTheNextLeader: the one that the server knows of has gone.
 func TestCallGoesToTheNextLeader(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	leader := c.Nodes["s1"].Leader()
 	asked := keyringtest.Besides(leader)
 	if err := c.Nodes[leader].Close(); err != nil {

@@ -1,4 +1,4 @@
-package keyring_test
+package node_test
 
 import (
 	"context"
@@ -72,14 +72,14 @@ func TestNodeRotatesAsSoonAsItLeads(t *testing.T) {
 func TestNodeAloneLeadsOnceItIsReady(t *testing.T) {
 	dir := t.TempDir()
 	for start := range 5 {
-		n := startAlone(t, t.Context(), dir, []keyring.KEK{keyring.InlineKEK()}, nil)
+		n := startAlone(t, dir)
 		if err := n.Keyring().WaitReady(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := n.Keyring().Encrypt(nil, nil); err != nil {
 			t.Errorf("start %d: %v", start, err)
 		}
-		if err := keyring.SnapshotRaft(n); err != nil { // with it the next one has the key at once
+		if err := node.SnapshotRaft(n); err != nil { // with it the next one has the key at once
 			t.Fatal(err)
 		}
 		if err := n.Close(); err != nil {

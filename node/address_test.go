@@ -1,4 +1,4 @@
-package keyring_test
+package node_test
 
 import (
 	"context"
@@ -181,7 +181,7 @@ func TestRemovalWhoseAnswerIsLostSucceeds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var leads atomic.Pointer[node.Node]
-	removed := func() bool { n := leads.Load(); return n != nil && len(keyring.MembersOf(n)) == 2 }
+	removed := func() bool { n := leads.Load(); return n != nil && len(node.MembersOf(n)) == 2 }
 	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.Listener = cutting{cfg.Listener, removed} })
 	c.Ready(ctx)
 	leader := c.Nodes["s1"].Leader()
@@ -195,6 +195,6 @@ func TestRemovalWhoseAnswerIsLostSucceeds(t *testing.T) {
 		t.Error(err)
 	}
 	if !removed() {
-		t.Errorf("the members are %q", keyring.MembersOf(c.Nodes[leader]))
+		t.Errorf("the members are %q", node.MembersOf(c.Nodes[leader]))
 	}
 }

@@ -1,4 +1,4 @@
-package keyring_test
+package node_test
 
 import (
 	"bytes"
@@ -18,19 +18,6 @@ import (
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
-
-// founded3 is a cluster of three that is ready, and something that it has sealed.
-func founded3(t *testing.T) (context.Context, *keyringtest.Nodes, []byte) {
-	t.Helper()
-	ctx := keyringtest.UntilKilled(t)
-	c := keyringtest.StartNodes(t, 3, nil)
-	c.Ready(ctx)
-	sealed, err := c.Nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ctx, c, sealed
-}
 
 // whenLogged is a log that does something once a text comes.
 func whenLogged(text string, do func()) hclog.Logger {
@@ -53,7 +40,7 @@ func (l logged) Write(b []byte) (int, error) {
 // role is no invitation. It gets no key, and stands in no configuration.
 func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	other, err := c.Nodes["s2"].JoinToken("s5", 0)
 	if err != nil {
 		t.Fatal(err)
@@ -72,24 +59,9 @@ func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
 		}
 	}
 	for id, n := range c.Nodes {
-		if servers := keyring.RaftServers(n); len(servers) != 3 {
+		if servers := node.RaftServers(n); len(servers) != 3 {
 			t.Errorf("%s has %v", id, servers)
 		}
-	}
-}
-
-func TestServerJoinsWithAToken(t *testing.T) {
-	t.Parallel()
-	ctx, c, sealed := founded3(t)
-	cfg := c.Newcomer("s4")
-	var n *node.Node
-	if err := readmeJoin(ctx, c.Nodes["s3"], cfg.Join, cfg, func(node *node.Node) { n = node }); err != nil {
-		t.Fatal(err)
-	}
-	c.Nodes["s4"] = n
-	c.AwaitVote(ctx, n, "s4")
-	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
-		t.Errorf("%q, %v", got, err)
 	}
 }
 
@@ -97,7 +69,7 @@ func TestServerJoinsWithAToken(t *testing.T) {
 // whoever poses as one could hand it a configuration. This one's leader can't reach it.
 func TestNewcomerTakesRaftFromThoseAloneWhoTookItIn(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	cfg := c.Newcomer("s4")
 	at := cfg.Addr
 	cfg.Addr = "127.0.0.1:9"
@@ -119,7 +91,7 @@ func TestNewcomerTakesRaftFromThoseAloneWhoTookItIn(t *testing.T) {
 			conn.Close()
 		}
 	}
-	if servers := keyring.RaftServers(n); len(servers) > 0 {
+	if servers := node.RaftServers(n); len(servers) > 0 {
 		t.Fatalf("raft has told it of %v", servers)
 	}
 }
@@ -165,7 +137,7 @@ func TestServerKilledBeforeItsFirstEntryBeginsAnew(t *testing.T) {
 // go, the leader too. What was sealed before opens.
 func TestThreeNodesAreReplacedByThree(t *testing.T) {
 	t.Parallel()
-	ctx, c, sealed := founded3(t)
+	ctx, c, sealed := keyringtest.ReadyNodes(t, 3)
 	rotating, stop := context.WithCancel(ctx)
 	rotated, first := make(chan int), c.Nodes["s1"]
 	go func() {

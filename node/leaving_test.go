@@ -1,4 +1,4 @@
-package keyring_test
+package node_test
 
 import (
 	"bytes"
@@ -10,10 +10,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/node"
@@ -24,25 +24,11 @@ func hasProblem(st keyring.Status, kind keyring.ProblemKind) bool {
 	return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == kind })
 }
 
-// wantClosed waits until the other sides have closed connections.
-func wantClosed(ctx context.Context, t *testing.T, conns []*peer.Conn) {
-	t.Helper()
-	deadline, _ := ctx.Deadline()
-	for _, conn := range conns {
-		if err := conn.SetDeadline(deadline); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("the connection to %s for %s is open: %v", conn.Identity().ID, conn.ConnectionState().NegotiatedProtocol, err)
-		}
-	}
-}
-
 // TestServerThatCameAndWentIsCutOff everywhere: a follower may learn of both at once.
 func TestServerThatCameAndWentIsCutOff(t *testing.T) {
 	t.Parallel()
 	ctx := keyringtest.UntilKilled(t)
-	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.App = nullFSM{} }) // which is told of no configuration
+	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) { cfg.App = keyringtest.NullFSM{} }) // which is told of no configuration
 	c.Ready(ctx)
 	thief := &peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/s9", nil)}
 	if err := c.Nodes["s1"].AddServer(ctx, "s9", "127.0.0.1:9"); err != nil {
@@ -61,13 +47,13 @@ func TestServerThatCameAndWentIsCutOff(t *testing.T) {
 	if err := c.Nodes["s2"].RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	wantClosed(ctx, t, open)
+	keyringtest.WantClosed(ctx, t, open)
 }
 
 // TestRemovedServerGetsNothing: its connections are closed, those of both protocols, and it gets no other.
 func TestRemovedServerGetsNothing(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	leader := c.Nodes["s1"].Leader()
 	gone := keyringtest.Besides(leader)
 	thief := &peer.Dialer{Cluster: "test", TLS: c.CA.Source("keyring://test/server/"+string(gone), nil)}
@@ -84,7 +70,7 @@ func TestRemovedServerGetsNothing(t *testing.T) {
 	if err := c.Nodes[leader].RemoveServer(ctx, gone, keyring.RemoveServerOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	wantClosed(ctx, t, open)
+	keyringtest.WantClosed(ctx, t, open)
 	if _, err := thief.Dial(ctx, string(leader), c.Addrs[leader], peer.ALPNRaft); err == nil {
 		t.Error("raft takes it")
 	}
@@ -110,7 +96,7 @@ func TestRemovedServerGetsNothing(t *testing.T) {
 // more, when nothing else changes.
 func TestServerRemovedWhileItJoinsIsNoMember(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	leader := c.Nodes[c.Nodes["s1"].Leader()]
 	called := make(chan string, 10)
 	at, stop := c.Mute("s9", called)
@@ -131,7 +117,7 @@ func TestServerRemovedWhileItJoinsIsNoMember(t *testing.T) {
 	if <-asked == nil { // it is refused, unless its connection has been closed before
 		t.Error("it has joined")
 	}
-	if servers := keyring.RaftServers(leader); len(servers) != 3 {
+	if servers := node.RaftServers(leader); len(servers) != 3 {
 		t.Errorf("it is back: %v", servers)
 	}
 }
@@ -139,7 +125,7 @@ func TestServerRemovedWhileItJoinsIsNoMember(t *testing.T) {
 // TestMemberThatIsStartingIsAlive: it has no answer yet, and nobody takes its place.
 func TestMemberThatIsStartingIsAlive(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	leader := c.Nodes["s1"].Leader()
 	starting := keyringtest.Besides(leader)
 	if err := c.Nodes[starting].Close(); err != nil {
@@ -168,7 +154,7 @@ func TestMemberThatIsStartingIsAlive(t *testing.T) {
 // TestServerIsAtTwoAddresses, and is known by the one of its configuration.
 func TestServerIsAtTwoAddresses(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	leader := c.Nodes["s1"].Leader()
 	id := keyringtest.Besides(leader)
 	if err := c.Nodes[id].Close(); err != nil {
@@ -194,7 +180,7 @@ func TestServerIsAtTwoAddresses(t *testing.T) {
 // TestServerThatIsDownKeepsNoOtherFromAVote, though it is before it in the list.
 func TestServerThatIsDownKeepsNoOtherFromAVote(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	leader := c.Nodes["s1"].Leader()
 	down := keyringtest.Besides(leader)
 	keyringtest.AwaitHolders(c.Nodes[leader].Keyring(), c.Nodes[leader].Keyring().Keys()[0].ID, 3)
@@ -202,7 +188,7 @@ func TestServerThatIsDownKeepsNoOtherFromAVote(t *testing.T) {
 		t.Fatal(err)
 	}
 	delete(c.Nodes, down)
-	if err := keyring.Demote(c.Nodes[leader], down); err != nil {
+	if err := node.Demote(c.Nodes[leader], down); err != nil {
 		t.Fatal(err)
 	}
 	cfg := c.Newcomer("s4")
@@ -223,8 +209,8 @@ func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	away := newKMS("kms")
-	away.Set(func(k *kms) { k.Err = errors.New("away") })
+	away := kektest.New("kms")
+	away.Set(func(k *kektest.KMS) { k.Err = errors.New("away") })
 	tried := make(chan struct{}, 1)
 	c := keyringtest.StartNodes(t, 1, func(cfg *node.Config) {
 		cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), away}
@@ -253,7 +239,7 @@ func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
 // key that is lost for good stops every removal, until it is forced.
 func TestRemoveServerPutsNoKeyAtRisk(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	key := c.Nodes["s1"].Keyring().Keys()[0]
 	keyringtest.AwaitHolders(c.Nodes["s1"].Keyring(), key.ID, 3)
 	away := raft.ServerID("s3")
@@ -305,7 +291,7 @@ func TestRemoveServerPutsNoKeyAtRisk(t *testing.T) {
 // TestLeaderIsRemovedFromAnotherServer after it has handed over.
 func TestLeaderIsRemovedFromAnotherServer(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	leader := c.Nodes["s1"].Leader()
 	other := keyringtest.Besides(leader)
 	keyringtest.AwaitHolders(c.Nodes[leader].Keyring(), c.Nodes[leader].Keyring().Keys()[0].ID, 3)
@@ -338,7 +324,7 @@ func TestLastServerStays(t *testing.T) {
 // TestServersThatHaveAllMovedFindEachOther by the addresses in Peers.
 func TestServersThatHaveAllMovedFindEachOther(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := founded3(t)
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	c.Close()
 	clear(c.Nodes)
 	var cfgs []node.Config
@@ -358,38 +344,4 @@ func TestServersThatHaveAllMovedFindEachOther(t *testing.T) {
 		c.Nodes[cfg.ID] = n
 	}
 	c.Settled(ctx)
-}
-
-// TestLeaderWithoutTheActiveKeyHandsOver to a server that holds it, when nobody gives it the key.
-func TestLeaderWithoutTheActiveKeyHandsOver(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		active := leader.Keyring.Keys()[0].ID
-		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
-			if isFetch(e, leader.ID) {
-				return keyringtest.Reply{Err: errors.New("no way")}
-			}
-			return keyringtest.Reply{}
-		})
-		if err := keyring.Lose(leader.Keyring, active); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(5 * time.Second) // virtual
-		if c.Leader() != leader {
-			t.Fatal("it gives up at once")
-		}
-		time.Sleep(10 * time.Second) // virtual
-		next := c.Leader()
-		if next == leader {
-			t.Fatalf("%s still leads, and can't seal", leader.ID)
-		}
-		if _, err := next.Keyring.Encrypt([]byte("hello"), nil); err != nil {
-			t.Error(err)
-		}
-		c.OnEvent(nil)
-		whole(t, c)
-	})
 }

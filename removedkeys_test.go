@@ -1,0 +1,113 @@
+package keyring_test
+
+import (
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
+)
+
+// TestRemovedServerGetsNothingFromWhoIsBehind: a follower whose log ends before the removal takes the removed
+// server for a member. The key that was made after it, which the leader offers, is not there for it.
+func TestRemovedServerGetsNothingFromWhoIsBehind(t *testing.T) {
+	for _, late := range []bool{true, false} { // the offer comes before the follower is behind, or after
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, keyringtest.Options{Servers: 5, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+				cfg.Data = keyring.NoData{}
+			}})
+			leader := ready(t, c)
+			whole(t, c)
+			others := slices.DeleteFunc(slices.Clone(c.Servers), func(s *keyringtest.Server) bool { return s == leader })
+			gone, behind := others[0], others[1]
+			goOn := make(chan struct{})
+			defer close(goOn)
+			stop := func() { // behind writes no more of raft's log; all else of it works
+				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+					if e.Server == behind && e.Kind == "log" {
+						<-goOn
+					}
+					return keyringtest.Reply{}
+				})
+			}
+			var key keyring.Key
+			var err error
+			if late {
+				stop()
+				if err := leader.Raft.RemoveServer(gone.ID, 0, 0).Error(); err != nil {
+					t.Fatal(err)
+				}
+				key, err = leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true})
+			} else { // its files have a key that no ring knows
+				key.ID, err = keyring.PlantKey(behind.Keyring)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			hello, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer, err := behind.Keyring.ServePeer(t.Context(), gone.ID, hello)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if told, err := peer.DecodeAnswer[peer.HelloAnswer](answer); err == nil && len(told.Orphans) > 0 {
+				t.Errorf("it names %d keys to who does not lead", len(told.Orphans))
+			}
+			if keys := fetched(t, behind, gone, key.ID); keys > 0 {
+				t.Error("it hands out a key that its ring does not know")
+			}
+			if keys := fetched(t, behind, gone, keyring.Ring(behind.FSM).Active().ID); keys != 1 {
+				t.Error("it does not hand out a key of its ring to who is a member as far as it knows")
+			}
+			if late && keyring.Has(behind.Keyring, key.ID) {
+				t.Error("it has taken up an offer, and is behind the configuration of who made it")
+			}
+		})
+	}
+}
+
+// TestLeaderGivesAnOfferedKeyToMembersAlone: its configuration is the newest.
+func TestLeaderGivesAnOfferedKeyToMembersAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		gone := follower(c)
+		id, err := keyring.PlantKey(leader.Keyring) // as while it is offered
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := fetched(t, leader, gone, id); n != 1 {
+			t.Errorf("a member gets %d keys of the leader's", n)
+		}
+		if err := leader.Raft.RemoveServer(gone.ID, 0, 0).Error(); err != nil {
+			t.Fatal(err)
+		}
+		if n := fetched(t, leader, gone, id); n != 0 {
+			t.Error("a removed server gets the leader's new key")
+		}
+	})
+}
+
+// fetched is how many keys a server hands out to another that asks for one.
+func fetched(t *testing.T, from, to *keyringtest.Server, id keyring.KeyID) int {
+	t.Helper()
+	pull, err := peer.NewFetch([]peer.ID{peer.ID(id)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := from.Keyring.ServePeer(t.Context(), to.ID, pull.Request())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := peer.DecodeAnswer[peer.FetchAnswer](b)
+	if err != nil {
+		return 0
+	}
+	return len(a.Keys)
+}
