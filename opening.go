@@ -19,14 +19,13 @@ func (k *Keyring) AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error) {
 	if !ok {
 		return nil, ErrDecrypt
 	}
-	slot := t.Find((*KeyID)(&id))
-	key := slot.Key()
+	key := t.Find((*KeyID)(&id))
 	if key == nil {
 		var err error
 		if key, err = k.lookUpOpening(id); err != nil {
 			return nil, err
 		}
-		slot.Keep(key)
+		t.Keep((*KeyID)(&id), key)
 	}
 	out, err := key.Open(dst, ciphertext, aad)
 	if err == seal.ErrClosed { // removed, or closed, in this moment
