@@ -48,6 +48,9 @@ type JoinTokenInfo struct {
 // While a server of the cluster does not answer, or runs a build without such tokens, it is an error that names that
 // server; if none has answered otherwise, it matches ErrNotReady. Leader only.
 func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (string, error) {
+	if err := k.gate.Err(); err != nil {
+		return "", err
+	}
 	if err := peer.CheckServerID(string(id)); err != nil {
 		return "", fmt.Errorf("join token: %w", err)
 	}
@@ -135,6 +138,9 @@ func liveTokens(ring *meta.Ring, now time.Time) (all []JoinTokenInfo) {
 // WithdrawJoinToken ends the join token of that ID, which is JoinTokenInfo's: nobody can join with it any
 // more. A server that has joined stays: see RemoveServer. That there is no such token is an error. Leader only.
 func (k *Keyring) WithdrawJoinToken(ctx context.Context, id string) error {
+	if err := k.gate.Err(); err != nil {
+		return err
+	}
 	token, err := parseTokenID(id)
 	if err != nil {
 		return fmt.Errorf("withdraw join token: %w", err)

@@ -193,6 +193,9 @@ func (r *rotator) mayRotate() error {
 
 // ActiveKey returns the metadata of the active key, as this server knows it. Before the first one it is ErrNotReady.
 func (k *Keyring) ActiveKey() (Key, error) {
+	if err := k.gate.Err(); err != nil {
+		return Key{}, err
+	}
 	active := k.fsm.ring.Load().Active()
 	if active == nil {
 		return Key{}, ErrNotReady

@@ -25,6 +25,9 @@ func (k *Keyring) EncodeStatus() ([]byte, error) {
 // DecodeStatus returns the leader's Status from what its EncodeStatus has returned, of an older or newer build too.
 // Keys and NoBackup are as this server has them. The bytes may come from a server that lies.
 func (k *Keyring) DecodeStatus(b []byte) (Status, error) {
+	if err := k.gate.Err(); err != nil {
+		return Status{}, err
+	}
 	s, err := unpackStatus(b)
 	if err != nil {
 		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
