@@ -113,19 +113,19 @@ type knownSigner struct {
 type signerCache struct{ atomic.Pointer[knownSigner] }
 
 // backupSigner returns the signer of the backups that are made while this key is active. It is zero if the
-// material of the key is not here, or if there is no key.
+// key is not held here, or if there is no key.
 func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
-	if key == nil || !k.store.Has(key.ID, key.Check) {
+	if key == nil || !k.store.Holds(key) {
 		return BackupSigner{}
 	}
 	if known := k.signer.Load(); known != nil && known.id == key.ID && known.check == key.Check {
 		return known.signer
 	}
 	m, ok := k.store.Copy(key.ID)
+	defer m.Secret.Wipe()
 	if !ok || m.Check != key.Check { // it was dropped meanwhile
 		return BackupSigner{}
 	}
-	defer m.Secret.Wipe()
 	signer, err := backup.SignerOf(key.ID, m.Secret)
 	if err != nil {
 		k.cfg.Logger.Error("signer of backups", "key", key.ID, "error", err)

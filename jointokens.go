@@ -10,6 +10,7 @@ import (
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
@@ -106,13 +107,11 @@ func (k *Keyring) sealJoinToken(token join.Token, id raft.ServerID, ttl time.Dur
 		return meta.JoinToken{}, fmt.Errorf("there are %d already: withdraw some", MaxJoinTokens)
 	}
 	t := meta.JoinToken{ID: token.ID, Server: string(id), End: k.now().Add(ttl).Truncate(time.Second), Key: active.ID}
-	m, ok := k.store.Copy(t.Key)
-	if !ok {
+	var err error
+	seal := func(m *nks.Material) { t.Sealed, err = token.Seal(m.Root()[:], joinRecord(ring, t)) }
+	if !k.store.View(t.Key, seal) {
 		return meta.JoinToken{}, fmt.Errorf("%w %s", ErrKeyMissing, t.Key)
 	}
-	defer m.Secret.Wipe()
-	var err error
-	t.Sealed, err = token.Seal(m.Secret.Root()[:], joinRecord(ring, t))
 	return t, err
 }
 
@@ -326,12 +325,12 @@ func (k *Keyring) openJoinToken(c JoinConn, token string, user meta.Digest) (joi
 		return join.Token{}, fmt.Errorf("join token %s: %s", id, why)
 	}
 	t := ring.JoinToken(id)
-	m, ok := k.store.Copy(t.Key)
-	if !ok {
+	var opened join.Token
+	open := func(m *nks.Material) { opened, err = join.Open(m.Root()[:], id, joinRecord(ring, *t), t.Sealed) }
+	if !k.store.View(t.Key, open) {
 		return join.Token{}, fmt.Errorf("join token %s: %w %s", id, ErrKeyMissing, t.Key)
 	}
-	defer m.Secret.Wipe()
-	return join.Open(m.Secret.Root()[:], id, joinRecord(ring, *t), t.Sealed)
+	return opened, err
 }
 
 // tokens returns what it has from a snapshot alone.

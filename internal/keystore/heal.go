@@ -37,7 +37,7 @@ func (s *Store) Confirm(id meta.KeyID) (held bool, err error) {
 
 // mayCome is why a key that is not in memory may be there soon, from a file that is here, or nil.
 func (s *Store) mayCome(id meta.KeyID) error {
-	removed := s.CanTakeBack(id) // first: TakeBack notes the fault before it forgets the removed file
+	removed := s.canTakeBack(id) // first: TakeBack notes the fault before it forgets the removed file
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f := s.faults[id]; f.isClosed() || errors.Is(f.Err, errUnread) {

@@ -87,12 +87,6 @@ func (s *Store) Lacks(keys []*meta.Key) map[meta.KeyID]bool {
 	return lacking
 }
 
-// Has reports whether the key of that ID and check value is in memory, held or not.
-func (s *Store) Has(id meta.KeyID, check meta.CheckValue) bool {
-	_, err := s.right(id, check)
-	return err == nil
-}
-
 // InMemory reports whether there is a key of that ID in memory, held or not, the right one or not.
 func (s *Store) InMemory(id meta.KeyID) bool { return s.get(id) != nil }
 

@@ -202,7 +202,7 @@ func (s *Store) Unlink(id meta.KeyID, stillRemoved func(meta.KeyID) bool) error 
 // is no longer removed. Heal reads it then, like any other. There may be none, and a key in memory needs
 // none.
 func (s *Store) TakeBack(key *meta.Key) error {
-	if _, err := s.right(key.ID, key.Check); err == nil || !s.CanTakeBack(key.ID) {
+	if _, err := s.right(key.ID, key.Check); err == nil || !s.canTakeBack(key.ID) {
 		return nil
 	}
 	return s.takeBack(key.ID)
@@ -244,8 +244,8 @@ func isRemovedFile(aside string) bool {
 	return why == asideRemoved
 }
 
-// CanTakeBack reports whether there is a file of the key that was set aside when it was removed.
-func (s *Store) CanTakeBack(id meta.KeyID) bool {
+// canTakeBack reports whether there is a file of the key that was set aside when it was removed.
+func (s *Store) canTakeBack(id meta.KeyID) bool {
 	return slices.ContainsFunc(s.asideOf(id), isRemovedFile)
 }
 
