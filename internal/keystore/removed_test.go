@@ -94,3 +94,39 @@ func TestRemovedKeyIsOnItsOldKEKUntilItsFileIsSetAside(t *testing.T) {
 	}
 	count("set aside")
 }
+
+// TestKeyThatIsTakenBackIsNotSaidToBeMissing at any moment, for a server that says no has a new key dropped: its file is
+// set aside, then it is named again and has not been read, then it is held.
+func TestKeyThatIsTakenBackIsNotSaidToBeMissing(t *testing.T) {
+	disk, id := keyringtest.NewDisk(), meta.KeyID{1}
+	s := openStore(t, disk, []kek.KEK{kek.Inline()}, nil)
+	if _, err := put(t, s, id); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(id); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(when string) {
+		if held, err := s.Store.Confirm(id); held || err == nil {
+			t.Errorf("%s: held %t, %v", when, held, err)
+		}
+	}
+	ask("set aside")
+	disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+		if op.Kind == "rename" || op.Kind == "dirsync" {
+			ask("at " + op.Kind)
+		}
+		return keyringtest.Fault{}
+	})
+	if err := s.TakeBackAny(id); err != nil {
+		t.Fatal(err)
+	}
+	disk.OnOp(nil)
+	ask("taken back")
+	if err := s.TakeBack(t.Context(), id); err != nil { // reads it
+		t.Fatal(err)
+	}
+	if !s.Confirm(id) {
+		t.Error("read, and not held")
+	}
+}
