@@ -1,5 +1,7 @@
 package keyring
 
+// Config.Audit, and the goroutine that calls it.
+
 import (
 	"context"
 	"strings"

@@ -1,5 +1,7 @@
 package keyring
 
+// How everything that waits learns that something may have changed.
+
 import (
 	"context"
 	"sync"
@@ -7,7 +9,7 @@ import (
 )
 
 // bell tells all who wait that something may have changed: look. It does not say what, and may ring for
-// less. So whoever waits takes the channel first, then looks at what it goes by, then waits: no change is
+// less. So a waiter takes the channel first, then looks at the state, then waits: no change is
 // missed. The zero value is ready for use.
 type bell struct {
 	mu sync.Mutex // guards below

@@ -1,5 +1,7 @@
 package keyring
 
+// What the builds of the servers apply: nothing else is proposed.
+
 import (
 	"context"
 	"errors"
@@ -17,7 +19,7 @@ import (
 // that joins afterwards is not asked.
 func (s *server) allApply(ctx context.Context, v int) error {
 	asked := servers(s.raft)
-	if behind := behind(asked, s.greetAll(ctx, asked), v); len(behind) > 0 {
+	if behind := behind(asked, s.hellos(ctx, asked), v); len(behind) > 0 {
 		return behindError{v, behind}
 	}
 	if !slices.Equal(asked, servers(s.raft)) {
@@ -26,16 +28,16 @@ func (s *server) allApply(ctx context.Context, v int) error {
 	return nil
 }
 
-// greetAll asks servers what they are. Those that do not answer are not among the answers.
-func (s *server) greetAll(ctx context.Context, servers []string) map[string]*peer.Hello {
-	answers := s.greetEach(ctx, servers)
+// hellos asks servers what they are. Those that do not answer are not among the answers.
+func (s *server) hellos(ctx context.Context, servers []string) map[string]*peer.Hello {
+	answers := s.helloEach(ctx, servers)
 	maps.DeleteFunc(answers, func(_ string, h *peer.Hello) bool { return h == nil })
 	return answers
 }
 
-// greetEach asks servers what they are. Those that are not ready to say so have nil for an answer, and those
+// helloEach asks servers what they are. Those that are not ready to say so have nil for an answer, and those
 // that do not answer have none.
-func (s *server) greetEach(ctx context.Context, servers []string) map[string]*peer.Hello {
+func (s *server) helloEach(ctx context.Context, servers []string) map[string]*peer.Hello {
 	return peer.All(ctx, servers, func(ctx context.Context, server string) (*peer.Hello, error) {
 		if server == string(s.cfg.ID) {
 			return s.hello(), nil

@@ -1,5 +1,7 @@
 package keyring
 
+// How a server finds out that it has applied what was committed before its start.
+
 import (
 	"context"
 	"errors"

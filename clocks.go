@@ -1,5 +1,7 @@
 package keyring
 
+// The clocks of the other servers, and the times in the ring that lie ahead.
+
 import (
 	"context"
 	"slices"
@@ -20,7 +22,7 @@ type clocks struct {
 	mu     sync.Mutex              // guards below
 	ring   *meta.Ring              // the one that latest is of
 	latest time.Time               // time in its keys
-	first  map[time.Time]mono.Time // see plan.Sight; replaced whole
+	first  map[time.Time]mono.Time // see plan.RingClock; replaced whole
 
 	others   map[string]clockReading // by server that has answered; replaced whole
 	compared mono.Time               // when the others were last asked
@@ -46,11 +48,11 @@ func (r clockReading) ahead(now time.Time, at mono.Time) time.Duration {
 	return max(0, by-r.doubt)
 }
 
-// sight is how this server sees the times in the ring, and those given. It remembers which lie ahead.
-func (c *clocks) sight(ring *meta.Ring, times ...time.Time) plan.Sight {
+// ringClock is how this server sees the times in the ring, and those given. It remembers which lie ahead.
+func (c *clocks) ringClock(ring *meta.Ring, times ...time.Time) plan.RingClock {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := plan.Sight{Now: c.now(), Mono: mono.Now(), Leeway: c.cfg.Tokens.Leeway, First: c.first}
+	s := plan.RingClock{Now: c.now(), Mono: mono.Now(), Leeway: c.cfg.Tokens.Leeway, First: c.first}
 	if c.ring != ring {
 		c.ring, c.latest = ring, plan.Latest(ring)
 	}
@@ -90,7 +92,7 @@ func (c *clocks) comparedAsLeader() bool {
 }
 
 // timeToWrite is the time for the ring: what the clock shows, or what most servers' clocks show if this one's is wrong.
-// A rotation by hand does not wait until it is right. Whether it is wrong is asked anew, for a while: all clocks may have
+// A rotation by hand does not wait until it is right. Whether it is wrong is asked again, for a while: all clocks may have
 // been set, and a new leader may have asked one server alone.
 func (c *clocks) timeToWrite(ctx context.Context) time.Time {
 	if c.known().Wrong() || c.wrongClock(ctx) {
@@ -218,10 +220,10 @@ func (c *clocks) compareWithMost(ctx context.Context) {
 
 // clocksStatus is what this server knows of the time at one moment.
 type clocksStatus struct {
-	known plan.Clocks // the clocks of the others
-	sight plan.Sight  // of the times in the ring
+	known     plan.Clocks    // the clocks of the others
+	ringClock plan.RingClock // of the times in the ring
 }
 
 func (c *clocks) status(ring *meta.Ring) clocksStatus {
-	return clocksStatus{c.known(), c.sight(ring)}
+	return clocksStatus{c.known(), c.ringClock(ring)}
 }

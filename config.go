@@ -1,5 +1,7 @@
 package keyring
 
+// Config and what zero means in it, KeyID, Key and State.
+
 import (
 	"bytes"
 	"cmp"
@@ -154,7 +156,7 @@ type Config struct {
 	Rotation RotationPolicy
 	// Tokens is how tokens are signed and verified. Zero means RS256 and at most 24 hours.
 	Tokens TokenPolicy
-	// Data is where what was sealed is found, to be sealed anew: for RotateOptions.Full, for
+	// Data finds the ciphertexts that have to be re-encrypted: for RotateOptions.Full, for
 	// Remove, and for RotationPolicy.Retain. Nil means that these are not possible; NoData
 	// that nothing is kept that was sealed.
 	Data SealedData

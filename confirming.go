@@ -1,5 +1,7 @@
 package keyring
 
+// How a leader makes sure that it still is one.
+
 import (
 	"context"
 	"errors"
@@ -14,7 +16,7 @@ import (
 const confirmTimeout = 30 * time.Second
 
 // confirming has a majority confirm that this server leads. All who ask before a confirmation begins share
-// it, and there is one at a time: whoever asks often has no more entries written than that.
+// it, and there is one at a time: a server that asks often has no more entries written than that.
 type confirming struct {
 	*server
 	asked chan struct{} // has one when somebody asks
@@ -27,7 +29,7 @@ func newConfirming(s *server) *confirming {
 	return &confirming{server: s, asked: make(chan struct{}, 1)}
 }
 
-// confirmation is one entry in raft's log. err is for whoever has waited for done.
+// confirmation is one entry in raft's log. err can be read when done is closed.
 type confirmation struct {
 	done chan struct{}
 	err  error

@@ -1,5 +1,7 @@
 package keyring
 
+// SealedData: where the host's records are; EncryptTo.
+
 import (
 	"context"
 	"errors"
@@ -18,7 +20,7 @@ type Sealed struct {
 	// Ciphertext is what Encrypt returned, and AAD what it was given.
 	Ciphertext, AAD []byte
 	// Nomad says that Ciphertext is data as OpenNomad takes it, sealed under the key that Under was
-	// asked for. It is sealed anew as Encrypt does, with AAD.
+	// asked for. It is re-encrypted as Encrypt does, with AAD.
 	Nomad bool
 }
 
@@ -41,7 +43,7 @@ type SealedData interface {
 	// under an adopted key belongs to it too.
 	Under(ctx context.Context, key KeyID) iter.Seq2[Sealed, error]
 	// Replace swaps each record whose whole ciphertext is still the old one. What changed
-	// meanwhile, or what Admit refuses, is a conflict: whoever wrote has sealed it anew. A batch
+	// meanwhile, or what Admit refuses, is a conflict: the writer has already re-encrypted it. A batch
 	// has at most 256 records and 1 MiB of ciphertexts, or else one record that is longer. Replace is
 	// never called while Under iterates, and when it returns, Under yields the new ciphertexts.
 	Replace(ctx context.Context, batch []Replacement) (conflicts int, err error)

@@ -1,5 +1,7 @@
 package keyring
 
+// The errors that callers branch on.
+
 import (
 	"errors"
 	"fmt"

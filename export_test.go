@@ -335,7 +335,7 @@ func DropActive(k *Keyring) { k.store.NoteRemoved(k.fsm.ring.Load().Active().ID)
 
 // Reseal opens records and seals them under the active key, and returns how many.
 func Reseal(k *Keyring, records []Sealed) (int, error) {
-	var f found
+	var f scanResult
 	err := k.rekeyer.reseal(&f, KeyID{}, records)
 	return len(f.records), err
 }

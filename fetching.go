@@ -1,5 +1,7 @@
 package keyring
 
+// How a server gets the keys that it lacks from others.
+
 import (
 	"context"
 	"crypto/hmac"

@@ -1,5 +1,7 @@
 package keyring
 
+// What comes before the first key of a cluster: the hellos, the bootstrap, the orphans that are adopted.
+
 import (
 	"context"
 	"crypto/rand"
@@ -16,13 +18,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// greet asks every server what it is and which keys it has that the ring does not know. The first
+// sayHello asks every server what it is and which keys it has that the ring does not know. The first
 // command of a cluster waits for all that plan says it has to wait for: a build without a keyring would
 // not know what to do with it, and the first key would make orphans of the keys that a server has yet
 // to read.
-func (l *leader) greet(ctx context.Context, s plan.Situation) error {
-	answers := l.greetEach(ctx, s.Servers)
-	hellos := map[string]plan.Hello{}
+func (l *leader) sayHello(ctx context.Context, s plan.Situation) error {
+	answers := l.helloEach(ctx, s.Servers)
+	hellos := map[string]plan.HelloResult{}
 	l.orphans = nil
 	own := func(server string) int { // first: who tells of a key first counts, and its own public keys the leader derives
 		if server == string(l.cfg.ID) {
@@ -37,7 +39,7 @@ func (l *leader) greet(ctx context.Context, s plan.Situation) error {
 		if up {
 			l.seen[server] = mono.Now()
 		}
-		h := plan.Hello{There: up, Silent: mono.Now().Sub(max(l.began, l.seen[server]))}
+		h := plan.HelloResult{There: up, Silent: mono.Now().Sub(max(l.began, l.seen[server]))}
 		if a != nil {
 			h.Build = a.Build
 			l.orphans = append(l.orphans, a.Orphans...)
@@ -65,7 +67,7 @@ func (l *leader) greet(ctx context.Context, s plan.Situation) error {
 	if len(waits) > 0 {
 		return fmt.Errorf("the first command and key wait for %q", slices.Sorted(maps.Keys(waits)))
 	}
-	l.greeted = s.Servers
+	l.helloFrom = s.Servers
 	return nil
 }
 
@@ -107,8 +109,8 @@ func (s *server) waiting(ring *meta.Ring) *peer.Waiting {
 // adoptAtOnce is how many adoptions go in one log entry, which then has a few hundred KB.
 const adoptAtOnce = 500
 
-// found names the cluster and adopts the orphans: keys that open data and verify nothing.
-func (l *leader) found(ctx context.Context, ring *meta.Ring, holds []meta.Command) error {
+// bootstrap names the cluster and adopts the orphans: keys that open data and verify nothing.
+func (l *leader) bootstrap(ctx context.Context, ring *meta.Ring, holds []meta.Command) error {
 	var cmds []meta.Command
 	if ring.Cluster == (meta.ClusterID{}) {
 		var id meta.ClusterID
@@ -124,7 +126,7 @@ func (l *leader) found(ctx context.Context, ring *meta.Ring, holds []meta.Comman
 			continue
 		}
 		adopt := meta.Command{Adopt: &meta.Adopt{Key: o, DataOnly: true, Time: at}}
-		if _, err := (meta.Entry{Commands: []meta.Command{adopt}}).Encode(); err != nil { // one odd file must not hold up all the others
+		if _, err := (meta.Entry{Commands: []meta.Command{adopt}}).Encode(); err != nil { // one bad file must not hold up all the others
 			l.cfg.Logger.Error("orphan that can't be adopted", "key", o.ID, "error", err)
 			continue
 		}
@@ -133,7 +135,7 @@ func (l *leader) found(ctx context.Context, ring *meta.Ring, holds []meta.Comman
 	}
 	// There may be more orphans than one answer or entry holds: ask again before the first key.
 	if l.orphans = nil; len(seen) > 0 {
-		l.greeted = nil
+		l.helloFrom = nil
 	}
 	if len(cmds)+len(holds) == 0 {
 		return nil

@@ -53,7 +53,7 @@ func NewFSM() *FSM {
 type restored struct {
 	count  uint64 // from one on; zero if there was none
 	active KeyID  // the active key of its ring, zero if it has none
-	tokens plan.Snapshot
+	tokens plan.SnapshotTokens
 }
 
 // Apply implements raft.FSM. Its response is nil or an error; an entry it does not know is
@@ -176,7 +176,7 @@ func (f *FSM) publish(ring *meta.Ring) {
 // has nothing committed under a retired key after its retirement. It is deterministic, but
 // only from the log index on where every server calls it: gate it on a field of your command
 // if there are entries from before. It looks at the form and the key alone: what is damaged, or
-// bound to another AAD, is admitted, and found when it does not open. An FSM that has no active
+// bound to another AAD, is admitted, and fails only when it is opened. An FSM that has no active
 // key, as one that no raft feeds, returns ErrNotReady. One that lacks what raft applied before it
 // started returns an error that matches ErrNotLoaded too: then the other servers' answer may be another,
 // and the host must stop, not go on without the entry.

@@ -1,5 +1,7 @@
 package keyring
 
+// ServerTLS, ClientTLS and PeerID: what a host with a raft of its own checks of the other end.
+
 import (
 	"crypto/tls"
 	"errors"
@@ -55,7 +57,7 @@ func ServerTLS(source func() (*tls.Config, error), cluster string, member func(r
 // very server, which takes the place of a host name. One of the protocols has to be agreed on. Source,
 // cluster and protocols are as for [ServerTLS]; GetClientCertificate may give the certificate too.
 //
-// Call it anew for each connection: it reads the certificates, and nothing of another server's may be
+// Call it for each connection: it reads the certificates, and nothing of another server's may be
 // reused. So in an http.Transport it belongs into DialTLSContext, not into TLSClientConfig. Nothing
 // may be sent before the handshake has ended without an error. It is safe for concurrent use.
 //

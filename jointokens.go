@@ -1,5 +1,7 @@
 package keyring
 
+// Tokens with which a server may join: made, listed, used, withdrawn, ended.
+
 import (
 	"context"
 	"crypto/sha256"
@@ -334,4 +336,4 @@ func (k *Keyring) openJoinToken(c JoinConn, token string, user meta.Digest) (joi
 }
 
 // tokens returns what it has from a snapshot alone.
-func (f *FSM) tokens() plan.Snapshot { return f.restored.Load().tokens }
+func (f *FSM) tokens() plan.SnapshotTokens { return f.restored.Load().tokens }

@@ -1,5 +1,7 @@
 package keyring
 
+// KEK, and the four that come with the library.
+
 import (
 	"context"
 

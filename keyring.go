@@ -1,5 +1,7 @@
 package keyring
 
+// Keyring: Open, Close, WaitReady, Encrypt and Keys.
+
 import (
 	"context"
 	"errors"
@@ -162,7 +164,7 @@ func (k *Keyring) observe() *raft.Observer {
 // raft is the host's: shut it down after, for it may leave a call under way unanswered. A second
 // Close waits for the first, and does nothing.
 //
-// What pays no heed to its context, as a KEK that hangs, and raft while its log store hangs, Close
+// What ignores its context, as a KEK that hangs, and raft while its log store hangs, Close
 // waits for for 10 seconds. Then it overwrites the keys and returns an error; the rest it does when that
 // comes back.
 func (k *Keyring) Close() (err error) {

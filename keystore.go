@@ -1,5 +1,7 @@
 package keyring
 
+// The directory of key files: what lies in it, and what is done with it.
+
 import (
 	"context"
 	"errors"

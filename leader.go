@@ -1,5 +1,7 @@
 package keyring
 
+// The goroutine in which the leader acts: it does what package plan says.
+
 import (
 	"context"
 	"errors"
@@ -43,16 +45,16 @@ func newLeader(s *server, c *clocks, w *watch, caughtUp *caughtUp) *leader {
 
 // leadership is what the leader's loop remembers, for one term.
 type leadership struct {
-	term    uint64
-	began   mono.Time
-	greeted []string // see plan.Situation
-	orphans []meta.NewKey
-	seen    map[string]mono.Time // the last sign of each server, until all have been greeted
-	probes  map[KeyID]plan.Probe
-	retry   mono.Time // see plan.Situation
-	lacking mono.Time // see plan.Situation
-	skewed  mono.Time // see plan.Situation
-	failed  int       // failures in a row
+	term      uint64
+	began     mono.Time
+	helloFrom []string // see plan.Situation
+	orphans   []meta.NewKey
+	seen      map[string]mono.Time // the last sign of each server, until all have answered a hello
+	probes    map[KeyID]plan.Probe
+	retry     mono.Time // see plan.Situation
+	lacking   mono.Time // see plan.Situation
+	skewed    mono.Time // see plan.Situation
+	failed    int       // failures in a row
 }
 
 // leaderStatus is what the leader waits for.
@@ -179,7 +181,7 @@ func (l *leader) betweenSteps(ctx context.Context, do func(context.Context) erro
 			result <- l.mayLead()
 			return
 		}
-		if ctx.Err() != nil { // whoever asked has gone, and what it found out may no longer hold
+		if ctx.Err() != nil { // the caller has gone, and what it found out may no longer be true
 			result <- context.Cause(ctx)
 			return
 		}
@@ -209,7 +211,7 @@ func (l *leader) pause() time.Duration {
 		if err := l.raft.LeadershipTransfer().Error(); err != nil {
 			l.cfg.Logger.Warn("hand over", "error", err)
 		}
-		return greetPatience
+		return helloPatience
 	}
 	if l.raft.State() == raft.Leader {
 		return again // it still is: raft was busy, or a transfer has failed
@@ -225,7 +227,7 @@ func (l *leader) step(ctx context.Context) time.Duration {
 	}
 	ring, holds := project(l.fsm.ring.Load(), l.reports.take())
 	s := l.situation(ring)
-	ring = l.clocks.sight(ring).Ring(ring)
+	ring = l.clocks.ringClock(ring).Correct(ring)
 	a := plan.Next(ring, s)
 	l.forgetPassed(ring, s, a)
 	var err error
@@ -250,9 +252,9 @@ func (l *leader) step(ctx context.Context) time.Duration {
 // for a command that need not be proposed.
 func (l *leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) {
 	maps.DeleteFunc(l.probes, func(id KeyID, _ plan.Probe) bool { return ring.Key(id) == nil })
-	l.retainPending(func(id KeyID) bool { return plan.Pends(ring, id, s) })
+	l.retainPending(func(id KeyID) bool { return plan.IsPending(ring, id, s) })
 	if !plan.BeforeFirstKey(ring) { // it may have come with a snapshot, or be dropped again
-		l.greeted = nil
+		l.helloFrom = nil
 		l.noteFirstKey(nil)
 	}
 	if (a.Kind == plan.Wait || a.Kind == plan.Nothing) && s.Mono >= l.retry {
@@ -269,9 +271,9 @@ func (l *leader) act(ctx context.Context, a plan.Action, ring *meta.Ring, s plan
 		}
 		return nil
 	}
-	l.greeted = nil // who was passed over may be up when the step is tried again
+	l.helloFrom = nil // a server that was left out may be up when the step is tried again
 	failed := l.failed
-	if a.Kind == plan.Greet {
+	if a.Kind == plan.SayHello {
 		failed = min(failed, 5) // a server that is late should not wait for a minute
 	}
 	l.retry = mono.Now().Add(plan.Backoff(failed, mathrand.Float64()))
@@ -356,10 +358,10 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 		l.skewed = mono.Now()
 	}
 	return plan.Situation{
-		Term: l.leadership.term, Clocks: clocks, Skewed: l.skewed,
+		Term: l.leadership.term, Clocks: clocks, SkewedSince: l.skewed,
 		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
-		Has: l.held(ring), Greeted: l.greeted, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
-		Lacking: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.entry.Load() == 0, Tokens: l.fsm.tokens(),
+		Has: l.held(ring), HelloFrom: l.helloFrom, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
+		LackingSince: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.entry.Load() == 0, Tokens: l.fsm.tokens(),
 	}
 }
 
@@ -376,10 +378,10 @@ func (l *leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 		}
 		l.cfg.Logger.Info("join tokens have ended", "tokens", a.Tokens)
 		return l.endJoinTokens(ctx, meta.EndJoinTokens{IDs: a.Tokens})
-	case plan.Greet:
-		return l.greet(ctx, s) // there is nothing to hold yet
-	case plan.Found:
-		return l.found(ctx, ring, holds)
+	case plan.SayHello:
+		return l.sayHello(ctx, s) // there is nothing to hold yet
+	case plan.Bootstrap:
+		return l.bootstrap(ctx, ring, holds)
 	case plan.Create:
 		if err := l.deliver(ctx, holds); err != nil {
 			return err
@@ -458,8 +460,8 @@ func (l *leader) deliver(ctx context.Context, holds []meta.Command) error {
 	return l.proposeWith(ctx, holds)
 }
 
-// greetPatience is how long servers that are all of this build are waited for.
-const greetPatience = 10 * time.Second
+// helloPatience is how long servers that are all of this build are waited for.
+const helloPatience = 10 * time.Second
 
 // decide asks live who holds a prepublished key, then activates it, drops it, or waits.
 // Answers count only if neither a restore of the FSM nor a change of the configuration came
@@ -469,7 +471,7 @@ func (l *leader) decide(ctx context.Context, id KeyID, ring *meta.Ring, s plan.S
 	enough := func(answers map[string]plan.Answer) bool { return plan.Judge(ring, id, s, answers).Activate }
 	answers := l.ask(ctx, s.Servers, []KeyID{id}, enough)
 	if restores != l.fsm.restores.Load() || !slices.Equal(s.Voters, currentVoters(l.raft)) || !slices.Equal(s.Servers, servers(l.raft)) {
-		return l.deliver(ctx, holds) // and ask anew
+		return l.deliver(ctx, holds) // and ask again
 	}
 	v := plan.Judge(ring, id, s, answers)
 	var err error
@@ -500,7 +502,7 @@ func (l *leader) confirm(ctx context.Context, id KeyID, ring *meta.Ring, s plan.
 		return plan.Confirmed(id, s.Voters, answers)
 	})
 	if restored.active != id || restored != l.fsm.restored.Load() || !slices.Equal(s.Voters, currentVoters(l.raft)) {
-		return l.deliver(ctx, holds) // and ask anew
+		return l.deliver(ctx, holds) // and ask again
 	}
 	if plan.Confirmed(id, s.Voters, answers) {
 		l.confirmed.Store(restored.count)

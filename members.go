@@ -1,5 +1,7 @@
 package keyring
 
+// How the members of the cluster change: added, removed, promoted.
+
 import (
 	"context"
 	"errors"
@@ -228,7 +230,7 @@ func (k *Keyring) promote(ctx context.Context, s raft.Server) error {
 // holdsAll asks the server live whether it holds every key that is needed, with the keystore that
 // is recorded. What is not needed now is not activated before the server votes: see alongActivations.
 func (k *Keyring) holdsAll(ctx context.Context, server string) error {
-	if k.greetAll(ctx, []string{server})[server] == nil {
+	if k.hellos(ctx, []string{server})[server] == nil {
 		return errors.New("it does not answer")
 	}
 	ring := k.fsm.ring.Load()

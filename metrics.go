@@ -1,5 +1,7 @@
 package keyring
 
+// Metrics, and the goroutine that sets them.
+
 import (
 	"context"
 	"maps"
@@ -78,7 +80,7 @@ func (k *Keyring) measure(ctx context.Context) {
 func (k *Keyring) setGauges() {
 	v, age := k.caughtUp.view(), 0.0
 	ring, st := v.ring, k.statusOf(v)
-	if active := k.clocks.sight(ring).Ring(ring).Active(); active != nil {
+	if active := k.clocks.ringClock(ring).Correct(ring).Active(); active != nil {
 		age = k.now().Sub(active.Activated).Seconds()
 	}
 	missing, underheld := 0, 0

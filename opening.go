@@ -1,5 +1,7 @@
 package keyring
 
+// Decrypt, and the table in which it finds its key.
+
 import (
 	"fmt"
 
@@ -59,7 +61,7 @@ func isEmpty(key *meta.Key) bool { return key.State == StateDeprecated && !key.A
 
 // DecryptDeprecated is Decrypt that opens also what is sealed under a deprecated key: a copy in a backup of
 // the host's or in an export, or a record that was stored past FSM.Admit after the last scan. If the key
-// may have been stolen, whoever has it may have made what it opens: that proves nothing about where it
+// may have been stolen, a thief may have made what it opens: that proves nothing about where it
 // comes from. Once the key is removed it is ErrUnknownKey.
 func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 	id, ok := seal.KeyID(ciphertext)

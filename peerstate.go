@@ -1,5 +1,7 @@
 package keyring
 
+// What a server is and knows now, for the others.
+
 import (
 	"context"
 

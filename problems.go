@@ -1,5 +1,7 @@
 package keyring
 
+// Problems: their kinds, what to do about each, and how they follow from Status.
+
 import (
 	"fmt"
 	"maps"
@@ -39,7 +41,7 @@ const (
 	ProblemFirstKey    ProblemKind = "first key waits"  // for a server that opens its keystore, or has key files that nothing opens yet
 	ProblemWaiting     ProblemKind = "command waits"    // servers that have not said that they apply the leader's next command
 	ProblemPublicKey   ProblemKind = "public key"       // the public key in raft is not that of the key's material
-	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched anew
+	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched again
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
 	ProblemNomad       ProblemKind = "Nomad's file"     // a key file of Nomad's that does not open, or that should go
 	ProblemBackup      ProblemKind = "no backup"        // keys are newer than the last backup
@@ -58,7 +60,7 @@ var problemKinds = []struct {
 	{ProblemUnconfirmed, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
 	{ProblemKeyMissing, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
 	{ProblemPublicKey, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
-	{ProblemRemoved, "Close it and delete its directory. It joins anew with AddServer or a JoinToken."},
+	{ProblemRemoved, "Close it and delete its directory. It joins again with AddServer or a JoinToken."},
 	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
 	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
 	{ProblemFirstKey, "See that the KEKs answer there, or configure the ones that the files name. Files that are never to be opened again: move them out of the keystore directory, which is looked at again within a minute."},
@@ -172,7 +174,7 @@ func (o overview) raftProblems(st Status) (all []Problem) {
 
 // clockProblems are what is wrong with the time.
 func (o overview) clockProblems() (all []Problem) {
-	known, sight := o.clocks.known, o.clocks.sight
+	known, ringClock := o.clocks.known, o.clocks.ringClock
 	for _, server := range known.Differ() {
 		all = append(all, Problem{Kind: ProblemClock, Server: raft.ServerID(server), Detail: fmt.Sprintf(
 			"its clock is %s that of %s, and they may differ by %v", aheadOf(known.Ahead[server]), o.id, known.Leeway)})
@@ -181,11 +183,11 @@ func (o overview) clockProblems() (all []Problem) {
 		all = append(all, Problem{Kind: ProblemClock, Detail: fmt.Sprintf(
 			"the clock of %s, which leads, differs from those of %q: until it is right, nothing is rotated by schedule", o.id, known.Differ())})
 	}
-	if sight.Ahead(o.ring.Backup.Time) {
+	if ringClock.Ahead(o.ring.Backup.Time) {
 		all = append(all, Problem{Kind: ProblemTime, Detail: fmt.Sprintf(
 			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", o.ring.Backup.Time.Format(time.DateTime))})
 	}
-	for _, odd := range sight.Odd(o.ring) {
+	for _, odd := range ringClock.Implausible(o.ring) {
 		detail := fmt.Sprintf(
 			"by the keyring it was %s at %v, which is %v ahead of this server's clock; what is to follow is planned from when this server first saw it",
 			odd.What, odd.Time.Format(time.DateTime), odd.Time.Sub(o.now).Round(time.Second))
@@ -268,7 +270,7 @@ func (o overview) kekProblems(st Status) (all []Problem) {
 		}
 	}
 	if o.inline {
-		all = append(all, Problem{Kind: ProblemInlineKEK, KEK: kek.InlineID, Detail: "whoever reads the key files has the keys"})
+		all = append(all, Problem{Kind: ProblemInlineKEK, KEK: kek.InlineID, Detail: "anyone who reads the key files has the keys"})
 	}
 	return all
 }

@@ -33,7 +33,7 @@ func goodOverview() overview {
 		now:  now, at: at, id: "s1", leader: "s1", ready: true,
 		servers:  []raft.Server{{ID: "s1"}, {ID: "s2"}, {ID: "s3"}},
 		raft:     raftStatus{behind: errors.New("of no meaning here"), lastContact: now, patience: 10 * time.Second},
-		clocks:   clocksStatus{plan.NewClocks(nil, time.Minute), plan.Sight{Now: now, Mono: at, Leeway: time.Minute}},
+		clocks:   clocksStatus{plan.NewClocks(nil, time.Minute), plan.RingClock{Now: now, Mono: at, Leeway: time.Minute}},
 		watch:    watchStatus{active: id},
 		keystore: keystore.Report{Files: []KeyID{id}},
 		keks:     []KEKStatus{{ID: "kms"}},

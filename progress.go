@@ -1,5 +1,7 @@
 package keyring
 
+// How far a rekey is, for Status and metrics.
+
 import (
 	"slices"
 	"sync"

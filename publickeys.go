@@ -1,5 +1,7 @@
 package keyring
 
+// The public keys in raft, compared with those of the material.
+
 import (
 	"bytes"
 	"context"

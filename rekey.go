@@ -1,5 +1,7 @@
 package keyring
 
+// The goroutine in which the leader moves data to the active key.
+
 import (
 	"context"
 	"errors"
@@ -70,7 +72,7 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 	}
 	var wake mono.Time
 	ring := r.fsm.ring.Load()
-	keys := plan.Rekeying(r.clocks.sight(ring).Ring(ring))
+	keys := plan.Rekeying(r.clocks.ringClock(ring).Correct(ring))
 	r.progress.retainOnly(keys)
 	r.survey(ctx, keys)
 	for _, key := range keys {
@@ -178,8 +180,8 @@ func (r *rekeyer) yield(id KeyID) mono.Time {
 	return mono.Now().Add(wait)
 }
 
-// found is what one scan has found, up to a bound.
-type found struct {
+// scanResult is what one scan has found, up to a bound.
+type scanResult struct {
 	records  []Replacement
 	bytes    int
 	poisoned int
@@ -187,7 +189,7 @@ type found struct {
 }
 
 // scan reads what is under the key until it has enough or has seen everything.
-func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (found, error) {
+func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (scanResult, error) {
 	batches := scanBatches
 	if r.cfg.RekeyRate > 0 {
 		batches = 1 // what waits for its turn grows old
@@ -195,7 +197,7 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (found, error) {
 	full := func(records, bytes int) bool {
 		return records >= batches*batchRecords || bytes >= batches*batchBytes
 	}
-	var f found
+	var f scanResult
 	done, err := r.askData(ctx)
 	if err != nil {
 		return f, err
@@ -240,13 +242,13 @@ func (r *rekeyer) askData(ctx context.Context) (done func(), err error) {
 
 // reseal opens records and seals them under the active key, on all cores. Those that do not open
 // are poisoned; any other error is not about the record.
-func (r *rekeyer) reseal(f *found, key KeyID, chunk []Sealed) error {
+func (r *rekeyer) reseal(f *scanResult, key KeyID, chunk []Sealed) error {
 	sealed, errs := make([][]byte, len(chunk)), make([]error, len(chunk))
 	parallel.Do((len(chunk)+runRecords-1)/runRecords, func(run int) {
 		from, to := run*runRecords, min(len(chunk), (run+1)*runRecords)
 		size := 0
 		for _, s := range chunk[from:to] {
-			size += len(s.Ciphertext) // and it is as long sealed anew
+			size += len(s.Ciphertext) // and it is as long when re-encrypted
 		}
 		all, buf := make([]byte, 0, size), []byte(nil)
 		for i := from; i < to; i++ {

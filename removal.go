@@ -1,5 +1,7 @@
 package keyring
 
+// Remove, and how every server comes to unlink the files of a removed key.
+
 import (
 	"context"
 	"errors"
@@ -197,27 +199,27 @@ func (r *remover) awaitGone(ctx context.Context, id KeyID, known bool) error {
 	return err
 }
 
-// bury does with the files of removed keys what plan says, beside the loop, and returns when
+// cleanUp does with the files of removed keys what plan says, beside the loop, and returns when
 // to look again: zero for never, if nothing changes.
-func (r *replicator) bury(ctx context.Context, v view) mono.Time {
-	var graves []plan.Grave
+func (r *replicator) cleanUp(ctx context.Context, v view) mono.Time {
+	var leftovers []plan.Leftover
 	var removed []time.Time
 	for _, l := range r.store.Leftovers(v.ring) {
-		graves = append(graves, plan.Grave{ID: l.Key, File: l.InPlace, Aside: l.Aside})
+		leftovers = append(leftovers, plan.Leftover{ID: l.Key, File: l.InPlace, Aside: l.Aside})
 		if t, ok := v.ring.Tombstone(l.Key); ok {
 			removed = append(removed, t.Removed)
 		}
 	}
-	b := plan.Bury(v.ring, v.caughtUp, graves, r.cfg.Rotation.Undo, r.clocks.sight(v.ring, removed...))
+	b := plan.CleanUp(v.ring, v.caughtUp, leftovers, r.cfg.Rotation.Undo, r.clocks.ringClock(v.ring, removed...))
 	if len(b.SetAside)+len(b.Unlink) == 0 {
-		r.burying.idle()
+		r.cleaning.idle()
 		return r.whenShown(b.Next)
 	}
-	if wake, wait := r.burying.wait(mono.Now()); wait {
+	if wake, wait := r.cleaning.wait(mono.Now()); wait {
 		return wake
 	}
-	r.start(ctx, &r.burying, func() {
-		err := r.dig(ctx, b)
+	r.start(ctx, &r.cleaning, func() {
+		err := r.removeLeftovers(ctx, b)
 		switch {
 		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, ErrNotLeader): // there is none, and nothing hurries
@@ -229,8 +231,8 @@ func (r *replicator) bury(ctx context.Context, v view) mono.Time {
 	return 0
 }
 
-// dig sets aside, and unlinks what the leader confirms.
-func (r *replicator) dig(ctx context.Context, b plan.Burial) error {
+// removeLeftovers sets files aside, and unlinks those that the leader confirms.
+func (r *replicator) removeLeftovers(ctx context.Context, b plan.Cleanup) error {
 	var errs []error
 	for _, id := range b.SetAside {
 		if err := r.store.SetAside(id, r.wasRemoved); err != nil {
@@ -287,10 +289,10 @@ func (r *remover) confirmRemoved(ctx context.Context, ids []KeyID) ([]KeyID, err
 			times = append(times, t.Removed)
 		}
 	}
-	sight := r.clocks.sight(ring, times...)
+	ringClock := r.clocks.ringClock(ring, times...)
 	return slices.DeleteFunc(slices.Clone(ids), func(id KeyID) bool {
 		t, removed := ring.Tombstone(id)
-		return !removed || sight.UnlinkAt(t, r.cfg.Rotation.Undo).After(sight.Now)
+		return !removed || ringClock.UnlinkAt(t, r.cfg.Rotation.Undo).After(ringClock.Now)
 	}), nil
 }
 

@@ -1,5 +1,7 @@
 package keyring
 
+// The goroutine that fetches the keys that this server lacks, and reports those that it holds.
+
 import (
 	"context"
 	"math/rand/v2"
@@ -55,7 +57,7 @@ type replicator struct {
 	lacking   []KeyID              // what was missing when it was looked at last
 	healed    bool                 // and whether this server had caught up then
 	healing   backgroundTask       // reads the directory again while keys are missing
-	burying   backgroundTask       // sees to the files of removed keys
+	cleaning  backgroundTask       // sees to the files of removed keys
 	ended     chan *backgroundTask // its goroutine has ended
 	paused    mono.Time            // no fetches before
 	unwritten int                  // fetches in a row whose keys could not be written
@@ -228,7 +230,7 @@ func (r *replicator) step(ctx context.Context) time.Duration {
 	v := r.caughtUp.view()
 	wake, ring := r.renew(v), v.ring
 	look := r.look(ring)
-	wake = earliest(wake, r.heal(ctx, v, look), r.bury(ctx, v))
+	wake = earliest(wake, r.heal(ctx, v, look), r.cleanUp(ctx, v))
 	if r.paused > mono.Now() {
 		wake = earliest(wake, r.paused)
 	} else {
@@ -327,7 +329,7 @@ func (r *replicator) report(ctx context.Context, l look) mono.Time {
 	}
 	// Each report is an entry of raft's log: what is on its way may come along.
 	due := r.told.Add(reportEvery)
-	if r.pull.Busy() && mono.Now() < due && len(lost) == 0 && !plan.Pressing(l.ring, gained) {
+	if r.pull.Busy() && mono.Now() < due && len(lost) == 0 && !plan.IsUrgent(l.ring, gained) {
 		return due
 	}
 	if !next.equal(r.reported) {

@@ -1,5 +1,7 @@
 package keyring
 
+// Rotate, CheckMembers, and how a key is made and offered.
+
 import (
 	"context"
 	"crypto/rand"
@@ -31,7 +33,7 @@ type RotateOptions struct {
 	// until a scan finds nothing under them, and then deprecated. Other prepublished keys are
 	// dropped. It needs Config.Data, without which it is ErrNoData. Status has the progress.
 	Full bool `json:",omitempty"`
-	// Revoke are keys whose tokens are to be refused, and whose public halves leave the JWKS,
+	// Revoke are keys whose tokens are to be refused, and whose public keys leave the JWKS,
 	// from the moment on at which the new key is active; the one that it takes over from may
 	// be among them. What they have sealed still opens. Empty means none.
 	Revoke []KeyID `json:",omitempty"`

@@ -1,5 +1,7 @@
 package keyring
 
+// ServePeer: what this server answers to the others.
+
 import (
 	"context"
 	"errors"
@@ -72,7 +74,7 @@ func (r *reports) waiting() bool {
 }
 
 // ServePeer answers a request that another server's Transport carried here. from is the ID
-// that the host authenticated, never one that the request claims: whoever can pose as a
+// that the host authenticated, never one that the request claims: anyone who can pose as a
 // server of the raft configuration is given every key. Other servers get a refusal. The
 // answer goes back as it is; the error, which matches ErrClosed or is about ctx, means that
 // there is none.

@@ -1,5 +1,7 @@
 package keyring
 
+// server: what every part of a keyring knows about this server.
+
 import (
 	"context"
 	"fmt"

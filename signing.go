@@ -1,5 +1,7 @@
 package keyring
 
+// Sign.
+
 import (
 	"crypto/rand"
 	"errors"

@@ -1,5 +1,7 @@
 package keyring
 
+// Status, made of what the parts of the keyring report.
+
 import (
 	"context"
 	"time"
@@ -155,7 +157,7 @@ func (o overview) status() Status {
 	s := Status{
 		ID: o.id, Leader: o.leader, Servers: o.servers, Ready: o.ready, CaughtUp: o.caughtUp,
 		LastBackup:   LastBackup{o.ring.Backup.Index, o.ring.Backup.Time, o.ring.Backup.Digest},
-		NextRotation: plan.NextRotation(o.clocks.sight.Ring(o.ring), o.policy),
+		NextRotation: plan.NextRotation(o.clocks.ringClock.Correct(o.ring), o.policy),
 		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
 		Orphans: plan.Orphans(o.ring, o.caughtUp, o.keystore.Files), OnOldKEKs: o.keystore.OnOldKEKs,
 		KEKs: o.keks, BackupSigner: o.signer,

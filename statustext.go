@@ -1,5 +1,7 @@
 package keyring
 
+// Status as text for people.
+
 import (
 	"fmt"
 	"slices"

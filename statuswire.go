@@ -1,5 +1,7 @@
 package keyring
 
+// Status as it goes to another server.
+
 import (
 	"bytes"
 	"compress/gzip"

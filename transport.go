@@ -1,5 +1,7 @@
 package keyring
 
+// Transport, and how requests go to the other servers.
+
 import (
 	"context"
 	"errors"
@@ -13,7 +15,7 @@ import (
 // it is for. Key material inside is sealed to the asker; the Transport keeps out those who
 // would alter it. It is called from several goroutines, and ctx always has a deadline.
 //
-// Whoever can pose as a server of the raft configuration is given every key. So a host:
+// Anyone who can pose as a server of the raft configuration is given every key. So a host:
 //
 //   - has both ends authenticated before a byte of a request is parsed or sent: [ServerTLS] and
 //     [ClientTLS] do that, in this process, not in a proxy before it;
@@ -29,7 +31,7 @@ import (
 //     requests, raft does not;
 //   - logs who was refused and why, and no bodies;
 //   - does the same for raft's own transport, which takes entries, snapshots and configurations from
-//     whoever connects: a raft.StreamLayer over the same functions, with a protocol of its own.
+//     anyone who connects: a raft.StreamLayer over the same functions, with a protocol of its own.
 //
 // The examples do all of it: over net/http, with raft on the same port, and over net/rpc.
 type Transport interface {

@@ -1,5 +1,7 @@
 package keyring
 
+// Verify, and the keys whose tokens verify.
+
 import (
 	"cmp"
 	"encoding/json"
@@ -104,7 +106,7 @@ type tokenKeys struct {
 	ring        *meta.Ring
 	version     uint64 // of publicKeys
 	from, until time.Time
-	byID        map[KeyID]*jwt.Key // nil for one that is odd
+	byID        map[KeyID]*jwt.Key // nil for one that can't be read
 	byHeader    map[string]*jwt.Key
 	adopted     map[*jwt.Key]bool
 	document    func() document
@@ -147,7 +149,7 @@ func (v *verifier) keysAgain(at time.Time, before *tokenKeys) (*tokenKeys, error
 	return v.keys(at), nil
 }
 
-// read reads the public keys that the table before has not. One that is odd, or not that of the
+// read reads the public keys that the table before has not. One that can't be read, or not that of the
 // material here, is left out, and takes no other with it.
 func (v *verifier) read(ring *meta.Ring, at time.Time, before *tokenKeys) *tokenKeys {
 	t := &tokenKeys{

@@ -1,5 +1,7 @@
 package keyring
 
+// What a leader sees of the other servers: silent, behind, or without the active key.
+
 import (
 	"context"
 	"maps"

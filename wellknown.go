@@ -1,5 +1,7 @@
 package keyring
 
+// The JWKS, and the handler that serves it to relying parties.
+
 import (
 	"bytes"
 	"crypto/sha256"
@@ -54,7 +56,7 @@ func (v *verifier) jwksAge() (time.Duration, error) {
 // issuer has a path, serve the handler below it, behind http.StripPrefix.
 //
 // Answers may be cached for RotationPolicy.Lead, and never longer than five minutes: so a
-// verifier that heeds that knows each scheduled key before it signs. After Rotate without Publish
+// verifier that does so knows each scheduled key before it signs. After Rotate without Publish
 // it may have to fetch the JWKS once more when it meets a kid that it does not know.
 //
 // A server that has not caught up with a leader since its start answers 503, not to be stored, where

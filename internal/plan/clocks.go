@@ -113,7 +113,7 @@ func (s Situation) compareNow() bool {
 // active key. Others may refuse the tokens that such a leader signs, and it does nothing by schedule.
 func handOver(r *meta.Ring, s Situation) (Action, mono.Time) {
 	active := r.Active()
-	if active == nil || s.Skewed == 0 || !s.Clocks.Wrong() {
+	if active == nil || s.SkewedSince == 0 || !s.Clocks.Wrong() {
 		return Action{}, never
 	}
 	to := slices.DeleteFunc(s.Clocks.Right(), func(server string) bool {
@@ -122,7 +122,7 @@ func handOver(r *meta.Ring, s Situation) (Action, mono.Time) {
 	if len(to) == 0 {
 		return Action{}, never
 	}
-	at := max(s.Skewed.Add(patience), s.Retry)
+	at := max(s.SkewedSince.Add(patience), s.Retry)
 	if at <= s.Mono && s.compareNow() {
 		return Action{Kind: Compare}, at
 	}

@@ -74,10 +74,10 @@ func TestSightGoesByOtherTimesOfTheKey(t *testing.T) {
 		{name: "adopted", keys: []*meta.Key{key(1, meta.StateInactive, before, time.Time{}, time.Time{}, far)}, created: before, retired: now.Add(-3 * day)},
 		{name: "never seen before", keys: []*meta.Key{key(1, meta.StateInactive, before, time.Time{}, time.Time{}, far.Add(2))}, created: before, retired: now},
 	} {
-		s := plan.Sight{Now: now, Mono: ticks(now), Leeway: time.Minute, First: first}
+		s := plan.RingClock{Now: now, Mono: ticks(now), Leeway: time.Minute, First: first}
 		r := &meta.Ring{Keys: tt.keys}
 		was := *tt.keys[0]
-		got := s.Ring(r).Key(keyID(1))
+		got := s.Correct(r).Key(keyID(1))
 		if !got.Created.Equal(tt.created) || !got.Publish.Equal(tt.publish) || !got.Activated.Equal(tt.activated) || !got.Retired.Equal(tt.retired) {
 			t.Errorf("%s: %+v", tt.name, got)
 		}
@@ -91,19 +91,19 @@ func TestSightGoesByOtherTimesOfTheKey(t *testing.T) {
 func TestUndoEndsAfterAClockWasAhead(t *testing.T) {
 	gone, removed := keyID(1), start.Add(year)
 	r := &meta.Ring{Removed: []meta.Tombstone{{ID: gone, Removed: removed}}}
-	graves := []plan.Grave{{ID: gone, Aside: true}}
-	s := plan.Sight{Now: start, Mono: ticks(start), Leeway: time.Minute}
+	leftovers := []plan.Leftover{{ID: gone, Aside: true}}
+	s := plan.RingClock{Now: start, Mono: ticks(start), Leeway: time.Minute}
 	s.First = s.Remember(removed)
 	s.Now, s.Mono = start.Add(7*day-1), ticks(start.Add(7*day-1))
-	if b := plan.Bury(r, true, graves, 7*day, s); len(b.Unlink) > 0 || !b.Next.Equal(start.Add(7*day)) {
+	if b := plan.CleanUp(r, true, leftovers, 7*day, s); len(b.Unlink) > 0 || !b.Next.Equal(start.Add(7*day)) {
 		t.Errorf("before the end: %+v", b)
 	}
 	s.Now, s.Mono = start.Add(7*day), ticks(start.Add(7*day))
-	if b := plan.Bury(r, true, graves, 7*day, s); len(b.Unlink) != 1 {
+	if b := plan.CleanUp(r, true, leftovers, 7*day, s); len(b.Unlink) != 1 {
 		t.Errorf("at the end: %+v", b)
 	}
 	s.Now = removed.Add(day) // this server's clock was behind
-	if b := plan.Bury(r, true, graves, 7*day, s); len(b.Unlink) > 0 || len(s.Remember()) > 0 {
+	if b := plan.CleanUp(r, true, leftovers, 7*day, s); len(b.Unlink) > 0 || len(s.Remember()) > 0 {
 		t.Errorf("a day after the removal: %+v", b)
 	}
 }
@@ -158,7 +158,7 @@ func TestLeaderWithAWrongClock(t *testing.T) {
 	old.ID, old.State, old.Retired = keyID(9), meta.StateInactive, start
 	r, s := &meta.Ring{Cluster: w.ring.Cluster, Keys: []*meta.Key{w.ring.Active(), &old}}, w.situation()
 	r = r.With(func(*meta.Key) {}) // which finds the active key
-	s.Policy, s.Clocks.Compared, s.Skewed = plan.Policy{Retain: day}, s.Mono, 0
+	s.Policy, s.Clocks.Compared, s.SkewedSince = plan.Policy{Retain: day}, s.Mono, 0
 	if a := plan.Next(r, s); a.Kind != plan.Wait {
 		t.Errorf("a key is no longer retained, by a wrong clock: %+v", a)
 	}
@@ -258,7 +258,7 @@ func TestNoClockIsCorrectedByACentury(t *testing.T) {
 }
 
 func TestToHaveAskedProvesNothing(t *testing.T) {
-	for _, k := range []plan.Kind{plan.Greet, plan.Ask, plan.Confirm, plan.Compare} {
+	for _, k := range []plan.Kind{plan.SayHello, plan.Ask, plan.Confirm, plan.Compare} {
 		if k.Proves() {
 			t.Errorf("%s proves that other things work", k)
 		}

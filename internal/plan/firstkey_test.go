@@ -12,12 +12,12 @@ import (
 
 func TestFirstKeyWaitsForWhoMayHaveKeys(t *testing.T) {
 	const long = time.Minute
-	hellos := map[string]plan.Hello{
+	hellos := map[string]plan.HelloResult{
 		"answers": {Build: 1}, "opens": {There: true, Silent: 0}, "waits": {Build: 1, Waiting: 3, There: true},
 		"new": {Silent: time.Second}, "down": {Silent: long},
 	}
 	servers := []string{"answers", "opens", "waits", "new", "down", "unheard"}
-	want := map[string]plan.Hindrance{
+	want := map[string]plan.WaitReason{
 		"opens": plan.NotOpen, "waits": plan.FilesWait, "new": plan.NoAnswer, "unheard": plan.NoAnswer,
 	}
 	if got := plan.FirstKeyWaits(servers, hellos, true); !maps.Equal(got, want) {
@@ -29,10 +29,10 @@ func TestFirstKeyWaitsForWhoMayHaveKeys(t *testing.T) {
 	}
 }
 
-// founding is a cluster of two before its first key: a leads, b has the file of a key, and a KEK that comes
+// bootstrapping is a cluster of two before its first key: a leads, b has the file of a key, and a KEK that comes
 // and goes. Either may be without: b may come to the configuration later, a may not be able to wrap a key at
 // first. A search visits every order of events.
-type founding struct {
+type bootstrapping struct {
 	ring     *meta.Ring
 	up, open bool // b runs; it has read its keystore
 	kek      bool // b's KEK answers
@@ -41,34 +41,34 @@ type founding struct {
 	member   bool // b is in the configuration
 	wraps    bool // a can make a key
 
-	greeted []string // what a remembers of its term
-	orphan  bool
-	passed  bool // a asked for this attempt and this configuration, and b was no member or had been down for long
-	left    int  // crashes and restarts, absences of the KEK, new terms
-	without withheld
-	wrong   string
+	helloFrom []string // what a remembers of its term
+	orphan    bool
+	passed    bool // a asked for this attempt and this configuration, and b was no member or had been down for long
+	left      int  // crashes and restarts, absences of the KEK, new terms
+	without   withheld
+	wrong     string
 }
 
 // withheld is a rule that is taken out.
 type withheld struct{ opening, files, orphans, failures, servers bool }
 
 // step has the leader do what plan says.
-func (f *founding) step() bool {
+func (f *bootstrapping) step() bool {
 	orphans := 0
 	if f.orphan {
 		orphans = 1
 	}
-	ids, greeted := f.servers(), f.greeted
-	if len(greeted) > 0 && f.without.servers {
-		greeted = ids
+	ids, helloFrom := f.servers(), f.helloFrom
+	if len(helloFrom) > 0 && f.without.servers {
+		helloFrom = ids
 	}
 	switch a := plan.Next(f.ring, plan.Situation{
-		Now: start, Mono: epoch, Voters: ids, Servers: ids, Greeted: greeted, Orphans: orphans,
+		Now: start, Mono: epoch, Voters: ids, Servers: ids, HelloFrom: helloFrom, Orphans: orphans,
 		Has: func(meta.KeyID) bool { return true },
 	}); a.Kind {
-	case plan.Greet:
-		return f.greet()
-	case plan.Found:
+	case plan.SayHello:
+		return f.sayHello()
+	case plan.Bootstrap:
 		var cmds []meta.Command
 		if f.ring.Cluster == (meta.ClusterID{}) {
 			cmds = append(cmds, meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{1}}})
@@ -77,7 +77,7 @@ func (f *founding) step() bool {
 			cmds = append(cmds, meta.Command{Adopt: &meta.Adopt{Key: newKey(keyID(1), start), DataOnly: true, Time: start}})
 		}
 		if f.orphan && !f.without.orphans {
-			f.greeted = nil
+			f.helloFrom = nil
 		}
 		f.orphan = false
 		f.apply(cmds...)
@@ -86,7 +86,7 @@ func (f *founding) step() bool {
 		if !f.wraps {
 			f.passed = false // until it tries again, anything can happen
 			if !f.without.failures {
-				f.greeted = nil
+				f.helloFrom = nil
 			}
 			return true
 		}
@@ -99,9 +99,9 @@ func (f *founding) step() bool {
 	return false
 }
 
-func (f *founding) greet() bool {
+func (f *bootstrapping) sayHello() bool {
 	f.passed = f.silent || !f.member
-	h := plan.Hello{There: f.up, Silent: time.Second}
+	h := plan.HelloResult{There: f.up, Silent: time.Second}
 	if f.silent {
 		h.Silent = time.Hour
 	}
@@ -115,64 +115,64 @@ func (f *founding) greet() bool {
 		h.Waiting = 0
 	}
 	if f.without.opening && h.Build == 0 {
-		h = plan.Hello{Silent: time.Hour}
+		h = plan.HelloResult{Silent: time.Hour}
 	}
-	waits := plan.FirstKeyWaits(f.servers(), map[string]plan.Hello{"a": {Build: 1}, "b": h}, true)
+	waits := plan.FirstKeyWaits(f.servers(), map[string]plan.HelloResult{"a": {Build: 1}, "b": h}, true)
 	f.orphan = f.member && f.up && f.open && f.read && f.ring.Key(keyID(1)) == nil
-	f.greeted = nil
+	f.helloFrom = nil
 	if len(waits) == 0 {
-		f.greeted = f.servers()
+		f.helloFrom = f.servers()
 	}
 	return len(waits) == 0 || f.orphan
 }
 
 // servers are the servers of the configuration.
-func (f *founding) servers() []string {
+func (f *bootstrapping) servers() []string {
 	if f.member {
 		return []string{"a", "b"}
 	}
 	return []string{"a"}
 }
 
-func (f *founding) apply(cmds ...meta.Command) {
+func (f *bootstrapping) apply(cmds ...meta.Command) {
 	if next, err := f.ring.Apply(10, cmds); err == nil {
 		f.ring = next
 	}
 }
 
 // events are what else can happen, between any two steps of the leader.
-func (f *founding) events() map[string]func(*founding) bool {
-	return map[string]func(*founding) bool{
-		"the leader acts": (*founding).step,
-		"b starts": func(f *founding) bool {
+func (f *bootstrapping) events() map[string]func(*bootstrapping) bool {
+	return map[string]func(*bootstrapping) bool{
+		"the leader acts": (*bootstrapping).step,
+		"b starts": func(f *bootstrapping) bool {
 			if f.up || f.left == 0 {
 				return false
 			}
 			f.up, f.silent, f.left = true, false, f.left-1
 			return true
 		},
-		"b has opened": func(f *founding) bool {
+		"b has opened": func(f *bootstrapping) bool {
 			if !f.up || f.open {
 				return false
 			}
 			f.open, f.read = true, f.kek
 			return true
 		},
-		"b crashes": func(f *founding) bool {
+		"b crashes": func(f *bootstrapping) bool {
 			if !f.up || f.left == 0 {
 				return false
 			}
 			f.up, f.open, f.read, f.left = false, false, false, f.left-1
 			return true
 		},
-		"b is down for long": func(f *founding) bool {
+		"b is down for long": func(f *bootstrapping) bool {
 			if f.up || f.silent {
 				return false
 			}
 			f.silent = true
 			return true
 		},
-		"the KEK comes, or goes": func(f *founding) bool {
+		"the KEK comes, or goes": func(f *bootstrapping) bool {
 			if f.left == 0 {
 				return false
 			}
@@ -182,36 +182,36 @@ func (f *founding) events() map[string]func(*founding) bool {
 			}
 			return true
 		},
-		"a can make a key": func(f *founding) bool {
+		"a can make a key": func(f *bootstrapping) bool {
 			changed := !f.wraps
 			f.wraps = true
 			return changed
 		},
-		"b comes to the configuration": func(f *founding) bool {
+		"b comes to the configuration": func(f *bootstrapping) bool {
 			if f.member {
 				return false
 			}
 			f.member, f.passed = true, false
 			return true
 		},
-		"a new term": func(f *founding) bool {
+		"a new term": func(f *bootstrapping) bool {
 			if f.left == 0 {
 				return false
 			}
-			f.greeted, f.orphan, f.left = nil, false, f.left-1
+			f.helloFrom, f.orphan, f.left = nil, false, f.left-1
 			return true
 		},
 	}
 }
 
-func (f founding) String() string {
-	return fmt.Sprint(len(f.ring.Keys), f.ring.Cluster != meta.ClusterID{}, f.ring.Key(keyID(1)) != nil, f.up, f.open, f.kek, f.read, f.silent, f.member, f.wraps, f.greeted, f.orphan, f.passed, f.left)
+func (f bootstrapping) String() string {
+	return fmt.Sprint(len(f.ring.Keys), f.ring.Cluster != meta.ClusterID{}, f.ring.Key(keyID(1)) != nil, f.up, f.open, f.kek, f.read, f.silent, f.member, f.wraps, f.helloFrom, f.orphan, f.passed, f.left)
 }
 
-// searchFounding visits every order of events, and says what went wrong, if something did, and how many
+// searchBootstrap visits every order of events, and says what went wrong, if something did, and how many
 // states it has seen in which there is a first key and the old one.
-func searchFounding(without withheld) (wrong string, adopted int) {
-	todo := []founding{
+func searchBootstrap(without withheld) (wrong string, adopted int) {
+	todo := []bootstrapping{
 		{ring: &meta.Ring{}, up: true, member: true, left: 5, without: without},
 		{ring: &meta.Ring{}, up: true, left: 5, without: without},
 	}
@@ -243,14 +243,14 @@ func searchFounding(without withheld) (wrong string, adopted int) {
 // TestNoFirstKeyWhileFilesWaitInAnyOrder: a server that is down for long alone may be passed over. With a rule
 // taken out the same search finds what the rule prevents.
 func TestNoFirstKeyWhileFilesWaitInAnyOrder(t *testing.T) {
-	if wrong, adopted := searchFounding(withheld{}); wrong != "" || adopted == 0 {
+	if wrong, adopted := searchBootstrap(withheld{}); wrong != "" || adopted == 0 {
 		t.Errorf("%s; the key was adopted in %d states", wrong, adopted)
 	}
 	for name, without := range map[string]withheld{
 		"who opens is waited for": {opening: true}, "files that wait count": {files: true}, "orphans are adopted": {orphans: true},
 		"what failed is asked for again": {failures: true}, "a server that has come is asked": {servers: true},
 	} {
-		if wrong, _ := searchFounding(without); wrong == "" {
+		if wrong, _ := searchBootstrap(without); wrong == "" {
 			t.Errorf("without the rule that %s nothing was found", name)
 		}
 	}

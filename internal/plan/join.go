@@ -8,16 +8,16 @@ import (
 	"example.com/keyring/internal/mono"
 )
 
-// Snapshot lists the join tokens that a server knows from a snapshot, and not from the log: the snapshot may be from
+// SnapshotTokens lists the join tokens that a server knows from a snapshot, and not from the log: the snapshot may be from
 // before the tokens ended.
-type Snapshot []meta.TokenID
+type SnapshotTokens []meta.TokenID
 
-func (s Snapshot) has(id meta.TokenID) bool { return slices.Contains(s, id) }
+func (s SnapshotTokens) has(id meta.TokenID) bool { return slices.Contains(s, id) }
 
 // JoinRefusal says why the leader does not let a server join with a token and a certificate. user is the digest of that
 // certificate's public key, or zero while the server has not proved yet that it has the token. The reason is empty if
 // the server may join. It is for the leader's log; the server does not learn it.
-func JoinRefusal(r *meta.Ring, id meta.TokenID, server string, user meta.Digest, now time.Time, s Snapshot) string {
+func JoinRefusal(r *meta.Ring, id meta.TokenID, server string, user meta.Digest, now time.Time, s SnapshotTokens) string {
 	switch t := r.JoinToken(id); {
 	case t == nil:
 		return "there is no such token: it has ended, was withdrawn, or is another cluster's"
@@ -35,7 +35,7 @@ func JoinRefusal(r *meta.Ring, id meta.TokenID, server string, user meta.Digest,
 
 // EndedTokens returns the join tokens that the leader has to end by its clock, and when the next one ends: zero if there
 // is none.
-func EndedTokens(r *meta.Ring, now time.Time, s Snapshot) (ended []meta.TokenID, next time.Time) {
+func EndedTokens(r *meta.Ring, now time.Time, s SnapshotTokens) (ended []meta.TokenID, next time.Time) {
 	for _, t := range r.JoinTokens {
 		switch {
 		case s.has(t.ID), !now.Before(t.End):

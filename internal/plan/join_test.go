@@ -25,11 +25,11 @@ type joinWorld struct {
 	ring     *meta.Ring
 	member   [3]bool
 	hour     int
-	snapshot *meta.Ring      // an earlier one, or nil
-	restored plan.Snapshot   // what the leader has from a snapshot alone
-	knows    []meta.TokenID  // the thief
-	ended    []meta.TokenID  // withdrawn, or over, at some time
-	used     map[byte]string // the certificates that have joined with a token, by its number
+	snapshot *meta.Ring          // an earlier one, or nil
+	restored plan.SnapshotTokens // what the leader has from a snapshot alone
+	knows    []meta.TokenID      // the thief
+	ended    []meta.TokenID      // withdrawn, or over, at some time
+	used     map[byte]string     // the certificates that have joined with a token, by its number
 	stolen   bool
 	made     byte
 	past     string // what happened, for the report

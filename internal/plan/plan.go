@@ -3,7 +3,7 @@
 // goroutines of package keyring ask it what to do, do it, and come back with the outcome.
 //
 //	Next      what the leader does next, and when to look again
-//	Pends     whether the leader still waits for holders of a key
+//	IsPending     whether the leader still waits for holders of a key
 //	Confirmed whether a majority of the voters holds a key that came with a snapshot
 //	FirstKeyWaits  which servers the first key waits for
 //	Judge     what the answers to the live question allow
@@ -12,7 +12,7 @@
 //	Reached   whether a server has caught up since its start
 //	Orphans   which key files the keyring does not know
 //	Progress  how far another server is in raft's log
-//	Bury      what becomes of the files of removed keys
+//	CleanUp      what becomes of the files of removed keys
 //	DecideRemoval  what removing a key takes
 //	Needed    which keys something may be sealed under, now or soon
 //	Unsafe    which keys a change of voters would put at risk
@@ -22,7 +22,7 @@
 //
 //	JoinRefusal  why a token lets a server not join
 //	EndedTokens  which tokens the leader is to end
-//	Sight     which times in the ring a server can believe
+//	RingClock     which times in the ring a server can believe
 //	Clocks    whose clocks are right
 //
 //	VerifiesUntil   how long a key's tokens verify
@@ -65,24 +65,24 @@ type Situation struct {
 	Voters  []string // of the latest raft configuration
 	Servers []string // all of it, voters included
 	Has     func(meta.KeyID) bool
-	// Greeted are the servers of the configuration, once each one that has to has told its build, its keystore
+	// HelloFrom are the servers of the configuration, once each one that has to has told its build, its keystore
 	// and its orphans. It is nil before, and again after a step of the leader has failed: the answers may be
 	// out of date, and a server that was left out may be up again.
-	Greeted []string
-	Orphans int // how many keys they have reported that the ring does not know
-	Probes  map[meta.KeyID]Probe
-	Retry   mono.Time // after a failed step the leader only asks questions before this
-	Lacking mono.Time // since when it has led without holding the active key; zero if it holds it
-	Term    uint64    // raft's term in which it leads
-	Clocks  Clocks
-	Skewed  mono.Time // since when it has led with a wrong clock; zero if the clock is right
+	HelloFrom    []string
+	Orphans      int // how many keys they have reported that the ring does not know
+	Probes       map[meta.KeyID]Probe
+	Retry        mono.Time // after a failed step the leader only asks questions before this
+	LackingSince mono.Time // since when it has led without holding the active key; zero if it holds it
+	Term         uint64    // raft's term in which it leads
+	Clocks       Clocks
+	SkewedSince  mono.Time // since when it has led with a wrong clock; zero if the clock is right
 	// Unconfirmed says that the active key came with a snapshot, and that no majority of the voters has said
 	// since then, asked live, that it holds the key.
 	Unconfirmed bool
 	// Unmarked says that the FSM has applied no entry of the keyring since its last restore, so that the
 	// leader can't name one to servers that want to know whether they have caught up.
 	Unmarked bool
-	Tokens   Snapshot // join tokens that are known from a snapshot only
+	Tokens   SnapshotTokens // join tokens that are known from a snapshot only
 }
 
 // Probe is the outcome of the live question about a key. The leader keeps it in memory for its term.
@@ -98,18 +98,18 @@ type Kind string
 
 // What a leader can have to do.
 const (
-	Mark    Kind = "mark"    // make an entry that changes nothing, up to which the others can catch up
-	Wait    Kind = "wait"    // nothing until Until, or until something changes
-	Greet   Kind = "greet"   // ask every server for its build, keystore and orphans
-	Found   Kind = "found"   // name the cluster, and adopt the orphans
-	Create  Kind = "create"  // make a key and add it, to be activated at At, zero at once
-	Confirm Kind = "confirm" // ask live who of the voters holds Key, the active one
-	Ask     Kind = "ask"     // ask live who holds Key, then Judge
-	Forget  Kind = "forget"  // drop the records of Servers that have left
-	Rekey   Kind = "rekey"   // have the data of Key moved, and then Key removed
-	Remove  Kind = "remove"  // remove Key, under which nothing is sealed
-	End     Kind = "end"     // end the join tokens Tokens
-	Compare Kind = "compare" // ask every server for its time
+	Mark      Kind = "mark"      // make an entry that changes nothing, up to which the others can catch up
+	Wait      Kind = "wait"      // nothing until Until, or until something changes
+	SayHello  Kind = "hello"     // ask every server for its build, keystore and orphans
+	Bootstrap Kind = "bootstrap" // name the cluster, and adopt the orphans
+	Create    Kind = "create"    // make a key and add it, to be activated at At, zero at once
+	Confirm   Kind = "confirm"   // ask live who of the voters holds Key, the active one
+	Ask       Kind = "ask"       // ask live who holds Key, then Judge
+	Forget    Kind = "forget"    // drop the records of Servers that have left
+	Rekey     Kind = "rekey"     // have the data of Key moved, and then Key removed
+	Remove    Kind = "remove"    // remove Key, under which nothing is sealed
+	End       Kind = "end"       // end the join tokens Tokens
+	Compare   Kind = "compare"   // ask every server for its time
 	// HandOver is to hand leadership to one of Servers, whose clocks are right, because this clock is wrong.
 	HandOver Kind = "hand over"
 	Resign   Kind = "resign"  // hand leadership to a voter that holds Key, the active one
@@ -117,7 +117,7 @@ const (
 )
 
 // Proves reports whether a success shows that other steps may work again. A question that was answered does not.
-func (k Kind) Proves() bool { return k != Greet && k != Ask && k != Confirm && k != Compare }
+func (k Kind) Proves() bool { return k != SayHello && k != Ask && k != Confirm && k != Compare }
 
 // Action is what the leader does next.
 type Action struct {
@@ -162,11 +162,11 @@ func Next(r *meta.Ring, s Situation) Action {
 		if s.Retry > s.Mono {
 			return Action{Kind: Wait, Until: s.Retry}
 		}
-		if len(s.Greeted) == 0 || !slices.Equal(s.Greeted, s.Servers) {
-			return Action{Kind: Greet}
+		if len(s.HelloFrom) == 0 || !slices.Equal(s.HelloFrom, s.Servers) {
+			return Action{Kind: SayHello}
 		}
 		if r.Cluster == (meta.ClusterID{}) || s.Orphans > 0 {
-			return Action{Kind: Found}
+			return Action{Kind: Bootstrap}
 		}
 	}
 	if at := resignAt(r, s); at <= s.Mono {
@@ -212,10 +212,10 @@ func nextForKeys(r *meta.Ring, s Situation, a soonest) Action {
 // resignAt is when a leader that lacks the active key hands over: nothing can be sealed or signed until another server
 // leads.
 func resignAt(r *meta.Ring, s Situation) mono.Time {
-	if r.Active() == nil || s.Lacking == 0 || len(s.Voters) < 2 {
+	if r.Active() == nil || s.LackingSince == 0 || len(s.Voters) < 2 {
 		return never
 	}
-	return max(s.Lacking.Add(patience), s.Retry)
+	return max(s.LackingSince.Add(patience), s.Retry)
 }
 
 // never is later than every moment that a plan waits for.
@@ -269,9 +269,9 @@ func (p Probe) again(k *meta.Key, due mono.Time) mono.Time {
 	return due
 }
 
-// Pends reports whether a key waits for the outcome of the live question: it is prepublished, and due or short of
+// IsPending reports whether a key waits for the outcome of the live question: it is prepublished, and due or short of
 // holders.
-func Pends(r *meta.Ring, id meta.KeyID, s Situation) bool {
+func IsPending(r *meta.Ring, id meta.KeyID, s Situation) bool {
 	k := r.Key(id)
 	return k != nil && k.State == meta.StatePrepublished &&
 		(!Majority(s.Voters, k.Holders) || !DueAt(r, k, s.Policy).After(s.Now))

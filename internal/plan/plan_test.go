@@ -309,20 +309,20 @@ func TestHoldUnblocksKey(t *testing.T) {
 	}
 }
 
-// A leader that could not greet or create does not try again before Retry.
+// A leader that could not say hello or create does not try again before Retry.
 func TestRetryPutsOff(t *testing.T) {
 	w := newWorld(t, "a")
 	later := start.Add(time.Minute)
 	w.retry = ticks(later)
 	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
-		t.Errorf("before greeting: %+v", a)
+		t.Errorf("before hello: %+v", a)
 	}
-	_, w.greeted = w.configuration()
+	_, w.helloFrom = w.configuration()
 	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
-		t.Errorf("before the founding: %+v", a)
+		t.Errorf("before the bootstrapping: %+v", a)
 	}
 	w.propose(meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{1}}})
-	_, w.greeted = w.configuration()
+	_, w.helloFrom = w.configuration()
 	if a := w.next(); a.Kind != plan.Wait || a.Until != w.retry {
 		t.Errorf("before the first key: %+v", a)
 	}
@@ -378,7 +378,7 @@ func TestI3AnyCluster(t *testing.T) {
 			"run": func(t *rapid.T) { w.run(time.Duration(rapid.IntRange(0, 600).Draw(t, "seconds")) * time.Second) },
 			"days": func(t *rapid.T) {
 				if w.ring.Active() == nil {
-					t.Skip("greeting goes on and on")
+					t.Skip("the hellos go on and on")
 				}
 				w.run(time.Duration(rapid.IntRange(1, 36).Draw(t, "hours")) * time.Hour)
 			},

@@ -156,7 +156,7 @@ func (p *protocol) wipes() int { return p.disks[0].wiped + p.disks[1].wiped + p.
 
 func (p *protocol) situation() plan.Situation {
 	ids := []string{"a", "b", "c"}
-	return plan.Situation{Now: start.Add(time.Hour), Mono: epoch.Add(time.Hour), Voters: ids, Servers: ids, Greeted: ids, Unconfirmed: p.unconfirmed()}
+	return plan.Situation{Now: start.Add(time.Hour), Mono: epoch.Add(time.Hour), Voters: ids, Servers: ids, HelloFrom: ids, Unconfirmed: p.unconfirmed()}
 }
 
 // event is one thing that can happen.

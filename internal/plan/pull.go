@@ -261,8 +261,8 @@ func Report(r *meta.Ring, self string, keystore meta.KeystoreID, has func(meta.K
 	return gained, lost
 }
 
-// Pressing reports whether a report is urgent: it is about a key that seals, or is about to.
-func Pressing(r *meta.Ring, gained []meta.KeyID) bool {
+// IsUrgent reports whether a report is urgent: it is about a key that seals, or is about to.
+func IsUrgent(r *meta.Ring, gained []meta.KeyID) bool {
 	return slices.ContainsFunc(gained, func(id meta.KeyID) bool {
 		k := r.Key(id)
 		return k != nil && urgency(k) < urgency(&meta.Key{State: meta.StateInactive})

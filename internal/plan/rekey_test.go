@@ -38,7 +38,7 @@ func TestRetiredKeysLeave(t *testing.T) {
 		k.State, k.Retired, k.Remove = tt.state, retired, tt.remove
 		ring.Keys = append(slices.Clone(ring.Keys), &k)
 		s := plan.Situation{
-			Now: tt.now, Mono: ticks(tt.now), Policy: plan.Policy{Retain: tt.retain}, Voters: []string{"a"}, Servers: []string{"a", "b", "c"}, Greeted: []string{"a", "b", "c"},
+			Now: tt.now, Mono: ticks(tt.now), Policy: plan.Policy{Retain: tt.retain}, Voters: []string{"a"}, Servers: []string{"a", "b", "c"}, HelloFrom: []string{"a", "b", "c"},
 			Has: func(meta.KeyID) bool { return true }, Retry: ticks(tt.retry),
 			Clocks: plan.Clocks{Compared: ticks(tt.now)},
 		}

@@ -30,7 +30,7 @@ func TestLeaderWithoutTheActiveKeyResigns(t *testing.T) {
 	} {
 		ring := newProtocol(budgets{}).ring
 		s := plan.Situation{
-			Now: tt.now, Mono: ticks(tt.now), Voters: tt.voters, Servers: []string{"a", "b", "c"}, Greeted: []string{"a", "b", "c"}, Retry: ticks(tt.retry), Lacking: ticks(tt.lacking),
+			Now: tt.now, Mono: ticks(tt.now), Voters: tt.voters, Servers: []string{"a", "b", "c"}, HelloFrom: []string{"a", "b", "c"}, Retry: ticks(tt.retry), LackingSince: ticks(tt.lacking),
 			Has: func(meta.KeyID) bool { return tt.lacking.IsZero() },
 		}
 		got := plan.Next(ring, s)

@@ -35,18 +35,18 @@ type world struct {
 	servers []*server // sorted by ID
 	leader  *server
 	keys    int                      // made so far
-	first   map[time.Time]mono.Time  // see plan.Sight: what all servers remember
+	first   map[time.Time]mono.Time  // see plan.RingClock: what all servers remember
 	ahead   map[string]time.Duration // what the leader knows of the clocks of the others, when it asks
 	late    func() time.Duration     // how long after its time the leader wakes; nil is at once
 	events  strings.Builder
 
 	// Of the leader's term.
-	greeted  []string
-	compared mono.Time
-	skewed   mono.Time
-	retry    mono.Time
-	failed   int
-	probes   map[meta.KeyID]plan.Probe
+	helloFrom []string
+	compared  mono.Time
+	skewed    mono.Time
+	retry     mono.Time
+	failed    int
+	probes    map[meta.KeyID]plan.Probe
 }
 
 type server struct {
@@ -89,7 +89,7 @@ func (w *world) server(id string) *server {
 // lead begins a term: what a leader remembers is gone.
 func (w *world) lead(id string) {
 	w.leader = w.server(id)
-	w.greeted, w.retry, w.failed, w.probes = nil, 0, 0, map[meta.KeyID]plan.Probe{}
+	w.helloFrom, w.retry, w.failed, w.probes = nil, 0, 0, map[meta.KeyID]plan.Probe{}
 }
 
 func (w *world) configuration() (voters, servers []string) {
@@ -108,19 +108,19 @@ func (w *world) configuration() (voters, servers []string) {
 func (w *world) situation() plan.Situation {
 	voters, servers := w.configuration()
 	return plan.Situation{
-		Clocks: plan.Clocks{Ahead: w.ahead, Leeway: time.Minute, Compared: w.compared}, Skewed: w.skewed,
+		Clocks: plan.Clocks{Ahead: w.ahead, Leeway: time.Minute, Compared: w.compared}, SkewedSince: w.skewed,
 		Now: w.now, Mono: w.mono(), Policy: w.policy, Voters: voters, Servers: servers,
-		Has:     func(id meta.KeyID) bool { return w.leader.files[id] },
-		Greeted: w.greeted, Orphans: len(w.orphans()), Probes: w.probes, Retry: w.retry,
+		Has:       func(id meta.KeyID) bool { return w.leader.files[id] },
+		HelloFrom: w.helloFrom, Orphans: len(w.orphans()), Probes: w.probes, Retry: w.retry,
 	}
 }
 
 // believed is the ring with times that can be.
 func (w *world) believed() *meta.Ring {
-	s := plan.Sight{Now: w.now, Mono: w.mono(), Leeway: time.Minute, First: w.first}
+	s := plan.RingClock{Now: w.now, Mono: w.mono(), Leeway: time.Minute, First: w.first}
 	w.first = s.Remember(plan.Times(w.ring)...)
 	s.First = w.first
-	return s.Ring(w.ring)
+	return s.Correct(w.ring)
 }
 
 // orphans are the keys that servers have and the ring has never heard of.
@@ -324,9 +324,9 @@ func (w *world) run(d time.Duration) {
 func (w *world) act(a plan.Action) {
 	w.Helper()
 	switch a.Kind {
-	case plan.Greet:
-		w.greet()
-	case plan.Found:
+	case plan.SayHello:
+		w.sayHello()
+	case plan.Bootstrap:
 		w.found()
 	case plan.Create:
 		add := meta.Add{Publish: a.At, Scheduled: a.Scheduled}
@@ -343,21 +343,21 @@ func (w *world) act(a plan.Action) {
 	}
 }
 
-func (w *world) greet() {
+func (w *world) sayHello() {
 	var silent []string
-	_, w.greeted = w.configuration()
+	_, w.helloFrom = w.configuration()
 	for _, s := range w.servers {
 		if s.down && !s.departed {
 			silent = append(silent, s.id)
 		}
 	}
 	if len(silent) == 0 {
-		w.say("greet: all have answered")
+		w.say("hello: all have answered")
 		return
 	}
-	w.greeted, w.retry = nil, w.mono().Add(plan.Backoff(min(w.failed, 5), 0))
+	w.helloFrom, w.retry = nil, w.mono().Add(plan.Backoff(min(w.failed, 5), 0))
 	w.failed++
-	w.say("greet: no answer from %s, again at %s", strings.Join(silent, " "), clock(w.shown(w.retry)))
+	w.say("hello: no answer from %s, again at %s", strings.Join(silent, " "), clock(w.shown(w.retry)))
 }
 
 func (w *world) found() {

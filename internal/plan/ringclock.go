@@ -7,22 +7,22 @@ import (
 	"example.com/keyring/internal/mono"
 )
 
-// Sight is how a server sees the times in the ring. One that lies further ahead of its clock than clocks may
-// differ can't be right: either a leader's clock was ahead when it wrote that time, or this server's clock is
-// behind. The server then goes by another time of the same key, or by when it first saw the wrong one: so
-// whatever is to come so long after that time comes so long after it was seen, and not years later.
-type Sight struct {
+// RingClock reads the times in the ring by the clock of this server. A time that lies further ahead than clocks may differ
+// can't be right: either the leader's clock was ahead when it wrote that time, or this server's clock is behind. The
+// server then uses another time of the same key, or the time when it first saw the wrong one. So an event that is due
+// some time after the wrong time comes that long after it was seen, and not years later.
+type RingClock struct {
 	Now    time.Time               // by the wall clock
 	Mono   mono.Time               // the same moment by the monotonic clock
-	Leeway time.Duration           // by how much clocks may differ
+	Leeway time.Duration           // by how much two clocks may differ
 	First  map[time.Time]mono.Time // when the server first saw a time that lay ahead
 }
 
 // Ahead reports whether a time lies further ahead than clocks may differ.
-func (s Sight) Ahead(t time.Time) bool { return t.After(s.Now.Add(s.Leeway)) }
+func (s RingClock) Ahead(t time.Time) bool { return t.After(s.Now.Add(s.Leeway)) }
 
 // seen returns when a time that lies ahead was first seen, and any other time as it is.
-func (s Sight) seen(t time.Time) time.Time {
+func (s RingClock) seen(t time.Time) time.Time {
 	if !s.Ahead(t) {
 		return t
 	}
@@ -33,8 +33,8 @@ func (s Sight) seen(t time.Time) time.Time {
 	return s.Now.Add(-s.Mono.Sub(first))
 }
 
-// Remember returns First with what lies ahead of these times, and without what lies ahead no longer.
-func (s Sight) Remember(times ...time.Time) map[time.Time]mono.Time {
+// Remember returns First with those of these times that lie ahead, and without those that no longer do.
+func (s RingClock) Remember(times ...time.Time) map[time.Time]mono.Time {
 	first := map[time.Time]mono.Time{}
 	for t, at := range s.First {
 		if s.Ahead(t) {
@@ -49,7 +49,7 @@ func (s Sight) Remember(times ...time.Time) map[time.Time]mono.Time {
 	return first
 }
 
-// Times are all times in the ring's keys that lie in the past when they are written.
+// Times are all times in the ring's keys that were in the past when they were written.
 func Times(r *meta.Ring) []time.Time {
 	times := make([]time.Time, 0, 3*len(r.Keys))
 	for _, k := range r.Keys {
@@ -70,8 +70,8 @@ func Latest(r *meta.Ring) (latest time.Time) {
 	return latest
 }
 
-// Ring returns the ring with times that the server can believe: the same one, if none lies ahead.
-func (s Sight) Ring(r *meta.Ring) *meta.Ring {
+// Correct returns the ring with times that the server can believe. It returns r itself if none lies ahead.
+func (s RingClock) Correct(r *meta.Ring) *meta.Ring {
 	if !s.Ahead(Latest(r)) {
 		return r
 	}
@@ -84,9 +84,9 @@ func (s Sight) Ring(r *meta.Ring) *meta.Ring {
 	})
 }
 
-// publish is when the key may be activated. What an operator has asked for is right; a schedule went by the same
-// clock as the key's creation.
-func (s Sight) publish(k *meta.Key) time.Time {
+// publish is when the key may be activated. A time that an operator has asked for is right; a scheduled time was computed
+// by the clock that wrote the key's creation.
+func (s RingClock) publish(k *meta.Key) time.Time {
 	if !k.Scheduled || k.Publish.IsZero() || !s.Ahead(k.Created) {
 		return k.Publish
 	}
@@ -94,7 +94,7 @@ func (s Sight) publish(k *meta.Key) time.Time {
 }
 
 // activated is when the key became active. It was not before it was made, nor before it was due.
-func (s Sight) activated(k *meta.Key) time.Time {
+func (s RingClock) activated(k *meta.Key) time.Time {
 	switch {
 	case !s.Ahead(k.Activated):
 		return k.Activated
@@ -107,7 +107,7 @@ func (s Sight) activated(k *meta.Key) time.Time {
 }
 
 // retired is when the key stopped being active, which is when another became so.
-func (s Sight) retired(r *meta.Ring, k *meta.Key) time.Time {
+func (s RingClock) retired(r *meta.Ring, k *meta.Key) time.Time {
 	if !s.Ahead(k.Retired) {
 		return k.Retired
 	}
@@ -119,33 +119,33 @@ func (s Sight) retired(r *meta.Ring, k *meta.Key) time.Time {
 	return s.seen(k.Retired)
 }
 
-// Odd is a time in the ring that lies ahead.
-type Odd struct {
+// Implausible is a time in the ring that lies ahead.
+type Implausible struct {
 	Key  meta.KeyID
 	What string // happened to the key
 	Time time.Time
 }
 
-// Odd returns the times in the ring that lie ahead, for each key the one that counts.
-func (s Sight) Odd(r *meta.Ring) (all []Odd) {
+// Implausible returns the times in the ring that lie ahead, for each key the latest step's.
+func (s RingClock) Implausible(r *meta.Ring) (all []Implausible) {
 	if !s.Ahead(Latest(r)) {
 		return nil
 	}
 	for _, k := range r.Keys {
 		switch {
 		case s.Ahead(k.Retired):
-			all = append(all, Odd{k.ID, "retired", k.Retired})
+			all = append(all, Implausible{k.ID, "retired", k.Retired})
 		case s.Ahead(k.Activated):
-			all = append(all, Odd{k.ID, "activated", k.Activated})
+			all = append(all, Implausible{k.ID, "activated", k.Activated})
 		case s.Ahead(k.Created):
-			all = append(all, Odd{k.ID, "created", k.Created})
+			all = append(all, Implausible{k.ID, "created", k.Created})
 		}
 	}
 	return all
 }
 
-// ActivateAt is the time to write for an activation: that of the clock, but after the one before. So no key was
-// retired before it was activated, and of two keys that were, one was first.
+// ActivateAt is the time to write for an activation: that of the clock, but after the activation before. So no key is
+// retired before it was activated, and no two keys are activated at the same time.
 func ActivateAt(r *meta.Ring, now time.Time) time.Time {
 	if active := r.Active(); active != nil && !now.After(active.Activated) {
 		return active.Activated.Add(1)
