@@ -1,6 +1,6 @@
 package keyring
 
-// Config and what zero means in it, KeyID, Key and State.
+// Config and what zero means in it; KeyID, Key and State; the errors that callers branch on.
 
 import (
 	"bytes"
@@ -17,8 +17,11 @@ import (
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/plan"
+	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -362,3 +365,66 @@ func (c Config) policy() plan.Policy {
 func (c Config) tokens() plan.Tokens {
 	return plan.Tokens{MaxTTL: c.Tokens.MaxTTL, Leeway: c.Tokens.Leeway}
 }
+
+// Errors that callers branch on, with errors.Is.
+var (
+	// ErrNotLeader means that only the leader can do this. errors.As with a
+	// NotLeaderError tells who that is.
+	ErrNotLeader = errors.New("not the leader")
+	// ErrNotReady means not yet: no active key, a leader that has not yet applied the barrier of its term, a
+	// snapshot was restored and no majority of the voters has confirmed since that it holds the active
+	// key, or this server has not caught up since its start. WaitReady waits for all of them.
+	ErrNotReady = errors.New("keyring not ready")
+	// ErrNotLoaded means that the FSM lacks what raft applied before its start: raft does not restore
+	// its snapshots, and FSM.Load was not called before raft.NewRaft.
+	ErrNotLoaded = errors.New("the FSM was not given raft's snapshot: call FSM.Load before raft.NewRaft")
+	// ErrUnknownKey means that the keyring has no such key, or no longer.
+	ErrUnknownKey = errors.New("unknown key")
+	// ErrKeyMissing means that the keyring has the key and this server not yet its
+	// material. It is being fetched: try again, or ask another server.
+	ErrKeyMissing = errors.New("key material missing on this server")
+	// ErrDecrypt means that the bytes are not what Encrypt returned for that AAD. It never
+	// says more.
+	ErrDecrypt = seal.ErrOpen
+	// ErrToken means that Verify does not take the token. What else the error says tells
+	// no more than the token and the public keys do.
+	ErrToken = errors.New("token refused")
+	// ErrOverlap means that dst overlaps an input.
+	ErrOverlap = seal.ErrOverlap
+	// ErrTooLong means that a plaintext is beyond what AES-GCM takes in one message, 64 GiB, or
+	// a command beyond MaxCommand.
+	ErrTooLong = seal.ErrTooLong
+	// ErrStaleKey is the fence: the ciphertext was sealed under a key that is no longer the
+	// active one. Seal again and retry.
+	ErrStaleKey = errors.New("sealed under a key that is not active")
+	// ErrNotDurable means that the context ended before a majority of the voters held the
+	// new key. It stays prepublished, and the leader goes on with it.
+	ErrNotDurable = errors.New("key not yet durable on a majority")
+	// ErrNoData means that there is nothing to ask which data is sealed under a key, and so
+	// nothing that proves that none is.
+	ErrNoData = errors.New("no way to tell what is sealed under the key")
+	// ErrNotMember means that no server of that ID is in the raft configuration.
+	ErrNotMember = errors.New("not a member of the cluster")
+	// ErrCorrupt means that a file, snapshot or log entry is not what the keyring wrote.
+	ErrCorrupt = nks.ErrCorrupt
+	// ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.
+	ErrWrapOnly = kek.ErrWrapOnly
+	// ErrClosed means that Close has been called.
+	ErrClosed = errors.New("keyring closed")
+)
+
+// NotLeaderError matches ErrNotLeader and tells who leads.
+type NotLeaderError struct {
+	Leader raft.ServerID // empty if this server knows of none
+}
+
+// Error names the leader.
+func (e NotLeaderError) Error() string {
+	if e.Leader == "" {
+		return "not the leader, and no leader is known"
+	}
+	return fmt.Sprintf("not the leader: that is %s", e.Leader)
+}
+
+// Is makes errors.Is(err, ErrNotLeader) true.
+func (e NotLeaderError) Is(target error) bool { return target == ErrNotLeader }

@@ -1,6 +1,6 @@
 package keyring
 
-// How a server gets the keys that it lacks from others.
+// How the replicator gets keys from other servers, and takes those that the leader offers.
 
 import (
 	"context"
@@ -10,11 +10,13 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 )
 
@@ -127,4 +129,58 @@ func (r *replicator) written(f fetched) {
 		r.unwritten = 0
 	}
 	r.pull.Done(f.Fetch)
+}
+
+// takeOffer fetches a key that the leader is about to add, and says whether it is held
+// now. If the leader fails in between, an orphan file is left.
+func (r *replicator) takeOffer(ctx context.Context, from string, key meta.NewKey, configuration uint64) (peer.Held, error) {
+	if _, leader := r.raft.LeaderWithID(); string(leader) != from {
+		return peer.Held{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
+	}
+	id := key.ID
+	// A server that is behind the leader's configuration does not know who was removed before this key
+	// was made. It gets the key with the log.
+	behind := r.raft.AppliedIndex() < configuration
+	if !behind && !r.fsm.ring.Load().WasRemoved(id) && !r.store.InMemory(id) && r.offered.add(id) {
+		got, err := r.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
+		err = errors.Join(err, r.keep(ctx, got))
+		r.offered.remove(id)
+		if err != nil {
+			r.cfg.Logger.Debug("offered key", "key", id, "error", err)
+			r.store.Discard(id) // the ring may never know it; if it does, it is fetched
+		}
+	}
+	return r.heldHere([]KeyID{id})
+}
+
+// offered are the keys that are on their way by an offer.
+type offered struct {
+	mu  sync.Mutex // guards below
+	ids []KeyID
+}
+
+// maxOffered bounds the offers that are taken up at a time.
+const maxOffered = 16
+
+// add notes a key, unless it is noted or there is no room.
+func (o *offered) add(id KeyID) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if slices.Contains(o.ids, id) || len(o.ids) == maxOffered {
+		return false
+	}
+	o.ids = append(o.ids, id)
+	return true
+}
+
+func (o *offered) remove(id KeyID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ids = slices.DeleteFunc(o.ids, func(i KeyID) bool { return i == id })
+}
+
+func (o *offered) all() []KeyID {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.ids)
 }

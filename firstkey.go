@@ -96,16 +96,6 @@ func (l *leader) noKeyYet(ring *meta.Ring) error {
 	return fmt.Errorf("there is no active key yet: the first one waits for %s", strings.Join(why, "; "))
 }
 
-// waiting are the files of keys that the ring does not know and that this server can't open for now: their KEKs
-// do not answer, or are not configured, or the disk does not give them. It is nil if there are none.
-func (s *server) waiting(ring *meta.Ring) *peer.Waiting {
-	w := s.store.Waiting(ring)
-	if w.Files == 0 {
-		return nil
-	}
-	return &peer.Waiting{Files: w.Files, Of: w.Of, KEKs: w.KEKs[:min(len(w.KEKs), peer.MaxWaiting)]}
-}
-
 // adoptAtOnce is how many adoptions go in one log entry, which then has a few hundred KB.
 const adoptAtOnce = 500
 

@@ -342,18 +342,6 @@ func (n commandTooLong) Error() string {
 
 func (commandTooLong) Is(target error) bool { return target == ErrTooLong }
 
-// propose is the one way to raft: the commands in one log entry, all of them or none. It
-// returns what Apply answered. An error that matches ErrNotLeader may hide a commit. What
-// version 1 of log entries does not have is refused unless every server has it.
-func (s *server) propose(ctx context.Context, cmds ...meta.Command) error {
-	if v := s.fsm.build.Needs(cmds...); v > 1 {
-		if err := s.allApply(ctx, v); err != nil {
-			return err
-		}
-	}
-	return s.fsm.propose(ctx, s.raft, cmds)
-}
-
 // encode returns the log entry, unless ctx has ended.
 func (f *FSM) encode(ctx context.Context, cmds []meta.Command) ([]byte, error) {
 	if ctx.Err() != nil {
@@ -441,3 +429,6 @@ func notLeader(r *raft.Raft) error {
 	_, leader := r.LeaderWithID()
 	return NotLeaderError{Leader: leader}
 }
+
+// tokens returns what it has from a snapshot alone.
+func (f *FSM) tokens() plan.SnapshotTokens { return f.restored.Load().tokens }

@@ -41,6 +41,12 @@ type JoinTokenInfo struct {
 	Used   bool          `json:"used"` // a certificate of that server has joined with it, and no other can
 }
 
+// joinTokens makes and checks join tokens, on the leader.
+type joinTokens struct {
+	*server
+	leader *leader
+}
+
 // MakeJoinToken makes a token with which the server of that ID may join this cluster: it proves the server to the
 // cluster and the cluster to the server, over one TLS connection, as JoinConn says. It is a secret. It is good for
 // ttl, zero means an hour, at most MaxJoinTTL; for that server alone; and for the first certificate of it that joins,
@@ -63,7 +69,7 @@ func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.
 	if ttl < 0 || ttl > MaxJoinTTL {
 		return "", fmt.Errorf("join token for server %s: for %v, want at most %v", id, ttl, MaxJoinTTL)
 	}
-	text, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (string, error) { return k.makeJoinToken(ctx, id, ttl) })
+	text, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (string, error) { return k.joinTokens.makeJoinToken(ctx, id, ttl) })
 	if err != nil && !errors.Is(err, ErrNotLeader) {
 		return "", fmt.Errorf("join token for server %s: %w", id, err)
 	}
@@ -71,36 +77,36 @@ func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.
 }
 
 // makeJoinToken takes turns with removals: a token is either made after a removal, or ends with it.
-func (k *Keyring) makeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (text string, err error) {
-	if err := k.mayLead(); err != nil {
+func (j *joinTokens) makeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (text string, err error) {
+	if err := j.mayLead(); err != nil {
 		return "", err
 	}
 	behind := behindError{}
-	if err := k.allApply(ctx, tokenVersion); errors.As(err, &behind) && behind.allSilent() {
+	if err := j.allApply(ctx, tokenVersion); errors.As(err, &behind) && behind.allSilent() {
 		return "", fmt.Errorf("%w: %w", ErrNotReady, err) // they may just have started
 	}
-	err = k.leader.betweenSteps(ctx, func(ctx context.Context) error {
+	err = j.leader.betweenSteps(ctx, func(ctx context.Context) error {
 		token := join.New()
 		defer token.Wipe()
-		record, err := k.sealJoinToken(token, id, ttl)
+		record, err := j.sealJoinToken(token, id, ttl)
 		if err != nil {
 			return err
 		}
 		// The turn lasts until the outcome is known, whoever still waits for it: an entry under way could
 		// come into the log after a removal.
 		add := meta.Command{AddJoinToken: &meta.AddJoinToken{Token: record}}
-		if err := k.propose(context.WithoutCancel(ctx), add); err != nil {
+		if err := j.propose(context.WithoutCancel(ctx), add); err != nil {
 			return err
 		}
-		k.cfg.Logger.Info("join token is made", "token", record.ID, "id", id, "end", record.End)
+		j.cfg.Logger.Info("join token is made", "token", record.ID, "id", id, "end", record.End)
 		text = token.Text()
 		return nil
 	})
 	return text, err
 }
 
-func (k *Keyring) sealJoinToken(token join.Token, id raft.ServerID, ttl time.Duration) (meta.JoinToken, error) {
-	ring := k.fsm.ring.Load()
+func (j *joinTokens) sealJoinToken(token join.Token, id raft.ServerID, ttl time.Duration) (meta.JoinToken, error) {
+	ring := j.fsm.ring.Load()
 	active := ring.Active()
 	switch {
 	case active == nil:
@@ -108,10 +114,10 @@ func (k *Keyring) sealJoinToken(token join.Token, id raft.ServerID, ttl time.Dur
 	case len(ring.JoinTokens) == MaxJoinTokens:
 		return meta.JoinToken{}, fmt.Errorf("there are %d already: withdraw some", MaxJoinTokens)
 	}
-	t := meta.JoinToken{ID: token.ID, Server: string(id), End: k.now().Add(ttl).Truncate(time.Second), Key: active.ID}
+	t := meta.JoinToken{ID: token.ID, Server: string(id), End: j.now().Add(ttl).Truncate(time.Second), Key: active.ID}
 	var err error
 	seal := func(m *nks.Material) { t.Sealed, err = token.Seal(m.Root()[:], joinRecord(ring, t)) }
-	if !k.store.View(t.Key, seal) {
+	if !j.store.View(t.Key, seal) {
 		return meta.JoinToken{}, fmt.Errorf("%w %s", ErrKeyMissing, t.Key)
 	}
 	return t, err
@@ -163,21 +169,6 @@ func parseTokenID(s string) (id meta.TokenID, err error) {
 		return id, errors.New("not the ID of one, which has 32 hexadecimal digits; the token itself is a secret") // it may be that
 	}
 	return id, nil
-}
-
-// endJoinTokens ends tokens that are there. So every server has said before that it applies such
-// commands, and none is asked again: one that is stolen would stop its removal by silence.
-func (s *server) endJoinTokens(ctx context.Context, end meta.EndJoinTokens) error {
-	return s.fsm.propose(ctx, s.raft, []meta.Command{{EndJoinTokens: &end}})
-}
-
-// endAllJoinTokens is for before a server is removed: it may have seen them all.
-func (k *Keyring) endAllJoinTokens(ctx context.Context) error {
-	if len(k.fsm.ring.Load().JoinTokens) == 0 {
-		return nil
-	}
-	k.cfg.Logger.Info("all join tokens end: a server is removed")
-	return k.endJoinTokens(ctx, meta.EndJoinTokens{All: true})
 }
 
 // JoinConn is the TLS connection over which a server joins with a token, as both of its ends see it. First the server
@@ -242,7 +233,7 @@ func (k *Keyring) LeaderProof(c JoinConn, token string) ([]byte, error) {
 	if err := k.mayLead(); err != nil {
 		return nil, err
 	}
-	t, err := k.openJoinToken(c, token, meta.Digest{})
+	t, err := k.joinTokens.openJoinToken(c, token, meta.Digest{})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrJoinRefused, err)
 	}
@@ -262,23 +253,23 @@ func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proo
 		if err := k.mayLead(); err != nil {
 			return err
 		}
-		use, err := k.checkJoinerProof(c, token, proof)
+		use, err := k.joinTokens.checkJoinerProof(c, token, proof)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 		}
 		return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
 			if s, known := k.serverOf(c.Joiner); known {
-				return k.readmit(ctx, s, c.Addr)
+				return k.members.readmit(ctx, s, c.Addr)
 			}
-			return k.admitBy(ctx, use, c.Addr)
+			return k.joinTokens.admitBy(ctx, use, c.Addr)
 		})
 	})
 }
 
 // checkJoinerProof returns what is to be recorded of the token that a server has proved to have.
-func (k *Keyring) checkJoinerProof(c JoinConn, token string, proof []byte) (use meta.UseJoinToken, err error) {
+func (j *joinTokens) checkJoinerProof(c JoinConn, token string, proof []byte) (use meta.UseJoinToken, err error) {
 	user := meta.Digest(sha256.Sum256(c.JoinerKey))
-	t, err := k.openJoinToken(c, token, user)
+	t, err := j.openJoinToken(c, token, user)
 	if err != nil {
 		return use, err
 	}
@@ -296,44 +287,41 @@ func (k *Keyring) checkJoinerProof(c JoinConn, token string, proof []byte) (use 
 // admitBy binds the token to the server's certificate, then adds the server. A crash in between leaves a
 // token with which that server, with that certificate, can ask again. It takes turns with removals,
 // which end the token.
-func (k *Keyring) admitBy(ctx context.Context, use meta.UseJoinToken, addr raft.ServerAddress) error {
-	if why := plan.JoinRefusal(k.fsm.ring.Load(), use.ID, use.Server, use.User, k.now(), k.fsm.tokens()); why != "" {
+func (j *joinTokens) admitBy(ctx context.Context, use meta.UseJoinToken, addr raft.ServerAddress) error {
+	if why := plan.JoinRefusal(j.fsm.ring.Load(), use.ID, use.Server, use.User, j.now(), j.fsm.tokens()); why != "" {
 		return fmt.Errorf("%w: join token %s: %s", ErrJoinRefused, use.ID, why)
 	}
 	// As with the end of tokens, no server is asked whether it applies this.
-	err := k.fsm.propose(ctx, k.raft, []meta.Command{{UseJoinToken: &use}})
+	err := j.fsm.propose(ctx, j.raft, []meta.Command{{UseJoinToken: &use}})
 	if errors.Is(err, meta.ErrRefused) {
 		return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 	}
 	if err != nil {
 		return err
 	}
-	k.cfg.Logger.Info("server joins", "id", use.Server, "addr", addr, "token", use.ID)
-	return k.setAddress(raft.ServerID(use.Server), addr, false)
+	j.cfg.Logger.Info("server joins", "id", use.Server, "addr", addr, "token", use.ID)
+	return j.setAddress(raft.ServerID(use.Server), addr, false)
 }
 
 // openJoinToken returns a token with which a server may join now. user is the digest of its certificate's public key,
 // or zero while that is not known.
-func (k *Keyring) openJoinToken(c JoinConn, token string, user meta.Digest) (join.Token, error) {
+func (j *joinTokens) openJoinToken(c JoinConn, token string, user meta.Digest) (join.Token, error) {
 	id, err := parseTokenID(token)
 	if err != nil {
 		return join.Token{}, fmt.Errorf("join token: %w", err)
 	}
-	if c.Leader != k.cfg.ID {
+	if c.Leader != j.cfg.ID {
 		return join.Token{}, fmt.Errorf("join token %s: the connection is one to %q", id, c.Leader)
 	}
-	ring := k.fsm.ring.Load()
-	if why := plan.JoinRefusal(ring, id, string(c.Joiner), user, k.now(), k.fsm.tokens()); why != "" {
+	ring := j.fsm.ring.Load()
+	if why := plan.JoinRefusal(ring, id, string(c.Joiner), user, j.now(), j.fsm.tokens()); why != "" {
 		return join.Token{}, fmt.Errorf("join token %s: %s", id, why)
 	}
 	t := ring.JoinToken(id)
 	var opened join.Token
 	open := func(m *nks.Material) { opened, err = join.Open(m.Root()[:], id, joinRecord(ring, *t), t.Sealed) }
-	if !k.store.View(t.Key, open) {
+	if !j.store.View(t.Key, open) {
 		return join.Token{}, fmt.Errorf("join token %s: %w %s", id, ErrKeyMissing, t.Key)
 	}
 	return opened, err
 }
-
-// tokens returns what it has from a snapshot alone.
-func (f *FSM) tokens() plan.SnapshotTokens { return f.restored.Load().tokens }

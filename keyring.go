@@ -8,14 +8,12 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
-	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/raft"
@@ -38,6 +36,8 @@ type Keyring struct {
 	replicator *replicator
 	rekeyer    *rekeyer
 	verifier   *verifier
+	members    *members
+	joinTokens *joinTokens
 	signer     signerCache // of backups
 
 	observer *raft.Observer
@@ -46,23 +46,7 @@ type Keyring struct {
 	auditing sync.WaitGroup     // has told Config.Audit all when Close returns
 	closing  sync.Once
 
-	// What the hot paths read. Each is replaced whole.
-	sealing atomic.Pointer[sealing]
-	opening atomic.Pointer[keystore.Table] // nil after Close
-}
-
-// sealing is the active key, to seal and to sign with, for as long as the ring and the term are
-// the ones it was looked up in.
-type sealing struct {
-	ring *meta.Ring
-	term uint64
-	id   KeyID
-	key  *seal.Key
-
-	check     meta.CheckValue // in the ring, as what follows
-	algorithm string
-	public    []byte
-	proved    atomic.Bool // a token was verified with them
+	ciphers ciphers // not a pointer: Encrypt and Decrypt go by it
 }
 
 // Open starts the keyring of this server on a raft that is running or about to. It refuses
@@ -87,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
 	k := newKeyring(cfg, store, keks)
-	k.refresh(k.caughtUp.view())
+	k.ciphers.refresh(k.caughtUp.view())
 	k.observer = k.observe()
 	k.run()
 	return k, nil
@@ -108,9 +92,11 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set) *Keyring {
 	k.leader = newLeader(s, k.clocks, k.watch, k.caughtUp)
 	k.rotator = newRotator(s, k.clocks, k.remover, k.leader.report)
 	k.leader.rotator = k.rotator
+	k.members, k.joinTokens = &members{s, k.leader}, &joinTokens{s, k.leader}
+	k.ciphers.server, k.ciphers.caughtUp, k.ciphers.leader = s, k.caughtUp, k.leader
 	k.replicator = newReplicator(s)
 	k.replicator.caughtUp, k.replicator.clocks, k.replicator.public, k.replicator.remover = k.caughtUp, k.clocks, k.public, k.remover
-	k.replicator.reportTo, k.replicator.refresh = k.leader.report, k.refresh
+	k.replicator.reportTo, k.replicator.refresh = k.leader.report, k.ciphers.refresh
 	return k
 }
 
@@ -125,7 +111,7 @@ func (k *Keyring) run() {
 		loops = append(loops, k.rekeyer.run)
 	}
 	if k.cfg.MetricsEvery > 0 {
-		loops = append(loops, k.measure)
+		loops = append(loops, (&gauges{k.server, k.caughtUp, k.clocks, k.statusOf}).run)
 	}
 	for _, loop := range loops {
 		k.loops.Go(func() { loop(ctx) })
@@ -182,7 +168,7 @@ func (k *Keyring) close() error {
 	go func() { // ends before Close returns nil
 		k.gate.Wait()
 		k.loops.Wait()
-		k.forgetKeys()
+		k.ciphers.forget()
 		ended <- k.store.Close()
 	}()
 	timer := time.NewTimer(closePatience)
@@ -191,7 +177,7 @@ func (k *Keyring) close() error {
 	case err := <-ended:
 		return err
 	case <-timer.C:
-		k.forgetKeys()
+		k.ciphers.forget()
 		k.store.Wipe()
 		return fmt.Errorf("close: a call or a loop has not ended in %v: %w; the directory is given back when it has", closePatience, gate.ErrLeft)
 	}
@@ -205,11 +191,6 @@ const closePatience = 10 * time.Second
 func (k *Keyring) do(ctx context.Context, call func(context.Context) error) error {
 	_, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
 	return err
-}
-
-func (k *Keyring) forgetKeys() {
-	k.sealing.Store(nil)
-	k.opening.Store(nil)
 }
 
 // WaitReady returns once this server has caught up with a leader since Open, the active key is held
@@ -294,75 +275,18 @@ const Overhead = seal.Overhead
 // plaintext or aad: that is ErrOverlap. With Overhead bytes to spare beyond the plaintext
 // it allocates nothing.
 func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
-	s, err := k.active()
+	s, err := k.ciphers.active()
 	if err != nil {
 		return nil, err
 	}
 	out, err := s.key.Seal(dst, plaintext, aad)
 	if err == seal.ErrClosed { // closed, or the key was dropped, in this moment
-		if _, why := k.lookUpSealing(); why != nil {
+		if _, why := k.ciphers.lookUpSealing(); why != nil {
 			return nil, why
 		}
 		return nil, ErrNotReady
 	}
 	return out, err
-}
-
-// active returns the key to seal and to sign with, on a leader that may.
-func (k *Keyring) active() (*sealing, error) {
-	s := k.sealing.Load()
-	if s == nil || s.ring != k.fsm.ring.Load() || !k.leads(s.term) {
-		return k.lookUpSealing()
-	}
-	return s, nil
-}
-
-// lookUpSealing finds the active key, and keeps it while nothing changes.
-func (k *Keyring) lookUpSealing() (*sealing, error) {
-	if err := k.gate.Err(); err != nil {
-		return nil, err
-	}
-	if k.raft.State() != raft.Leader {
-		return nil, notLeader(k.raft)
-	}
-	// The term first: a ring that was read after it has at least what the barrier of that term had. With
-	// an older one a new leader would seal under a key that was retired before its term.
-	s := &sealing{term: k.term.Load()}
-	if k.cfg.onLookUp != nil {
-		k.cfg.onLookUp()
-	}
-	s.ring = k.fsm.ring.Load()
-	active := s.ring.Active()
-	if !k.leads(s.term) || active == nil {
-		return nil, ErrNotReady
-	}
-	if k.leader.unconfirmed(s.ring) {
-		return nil, fmt.Errorf("%w: %w", ErrNotReady, k.leader.whyUnconfirmed())
-	}
-	s.id, s.check, s.algorithm, s.public = active.ID, active.Check, active.Algorithm, active.Public
-	var err error
-	if s.key, err = k.sealer(active); err != nil {
-		return nil, err
-	}
-	k.sealing.Store(s)
-	return s, nil
-}
-
-// missing is why there is no material of a key: Close may have come in between.
-func (k *Keyring) missing(id KeyID) error {
-	if err := k.gate.Err(); err != nil {
-		return err
-	}
-	return fmt.Errorf("%w: %s", ErrKeyMissing, id)
-}
-
-// sealer returns what seals and opens data under a key of the ring.
-func (k *Keyring) sealer(key *meta.Key) (*seal.Key, error) {
-	s, err := k.store.Sealer(key.ID, key.Check)
-	if errors.Is(err, keystore.ErrNotHere) {
-		return nil, k.missing(key.ID)
-	}
-	return s, err
 }
 
 // Keys returns the metadata of all keys as this server knows it, the newest first.

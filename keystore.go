@@ -149,7 +149,7 @@ func (k *Keyring) OpenNomad(id KeyID, data []byte) ([]byte, error) {
 	if err := k.gate.Err(); err != nil {
 		return nil, err
 	}
-	key, err := k.knownKey(id)
+	key, err := k.ciphers.knownKey(id)
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +159,7 @@ func (k *Keyring) OpenNomad(id KeyID, data []byte) ([]byte, error) {
 	m, ok := k.store.Copy(id)
 	defer m.Secret.Wipe()
 	if !ok || m.Check != key.Check {
-		return nil, k.missing(id)
+		return nil, k.ciphers.missing(id)
 	}
 	plaintext, err := nks.OpenNomadData(m.Secret.Root(), id, data)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
-	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
@@ -196,12 +195,6 @@ func (l *leader) betweenSteps(ctx context.Context, do func(context.Context) erro
 		return context.Cause(ctx)
 	}
 }
-
-// idle is how long a loop waits when no time is known: a safety net, since changes wake it.
-const idle = time.Hour
-
-// again is how soon a leader tries again what raft did not take.
-const again = 250 * time.Millisecond
 
 // pause is how long there is nothing to do for a server that could not act as the leader.
 func (l *leader) pause() time.Duration {
@@ -415,29 +408,6 @@ func (l *leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 	return fmt.Errorf("unknown step %s", a.Kind)
 }
 
-// resign hands leadership to a voter that holds the active key now: it is of no use here.
-func (l *leader) resign(ctx context.Context, active KeyID, s plan.Situation) error {
-	others := slices.DeleteFunc(slices.Clone(s.Voters), func(v string) bool { return v == string(l.cfg.ID) })
-	answers := l.ask(ctx, others, []KeyID{active}, func(answers map[string]plan.Answer) bool {
-		return len(plan.HoldersIn(answers, active)) > 0
-	})
-	holders := plan.HoldersIn(answers, active)
-	if len(holders) == 0 {
-		return fmt.Errorf("no other voter that answers holds the active key either: %w %s", ErrKeyMissing, active)
-	}
-	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
-		if string(server.ID) != holders[0] {
-			continue
-		}
-		l.cfg.Logger.Warn("this server leads and lacks the active key: it hands over", "key", active, "to", server.ID)
-		if err := l.raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
-			return outcome(l.raft, err)
-		}
-		return notLeader(l.raft)
-	}
-	return fmt.Errorf("server %q has left", holders[0])
-}
-
 // handOver hands leadership to a server whose clock is right.
 func (l *leader) handOver(to []string) error {
 	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
@@ -462,72 +432,3 @@ func (l *leader) deliver(ctx context.Context, holds []meta.Command) error {
 
 // helloPatience is how long servers that are all of this build are waited for.
 const helloPatience = 10 * time.Second
-
-// decide asks live who holds a prepublished key, then activates it, drops it, or waits.
-// Answers count only if neither a restore of the FSM nor a change of the configuration came
-// in between: either can take away what they speak of.
-func (l *leader) decide(ctx context.Context, id KeyID, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
-	restores := l.fsm.restores.Load()
-	enough := func(answers map[string]plan.Answer) bool { return plan.Judge(ring, id, s, answers).Activate }
-	answers := l.ask(ctx, s.Servers, []KeyID{id}, enough)
-	if restores != l.fsm.restores.Load() || !slices.Equal(s.Voters, currentVoters(l.raft)) || !slices.Equal(s.Servers, servers(l.raft)) {
-		return l.deliver(ctx, holds) // and ask again
-	}
-	v := plan.Judge(ring, id, s, answers)
-	var err error
-	switch {
-	case v.Activate:
-		err = l.proposeWith(ctx, holds, meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: l.clocks.activationTime(ctx)}})
-	case v.Drop:
-		l.cfg.Logger.Warn("no server has the new key: dropping it", "key", id)
-		err = l.proposeWith(ctx, holds, meta.Command{Remove: &meta.Remove{ID: id, From: meta.StatePrepublished, Time: l.clocks.timeToWrite(ctx)}})
-	default:
-		err = l.deliver(ctx, holds)
-	}
-	if k := l.fsm.ring.Load().Key(id); k != nil && k.State == meta.StatePrepublished {
-		l.probes[id] = l.probes[id].Again(k, v, mono.Now(), mathrand.Float64())
-		l.notePending(id, fmt.Sprintf("%d servers hold it; %d of %d answered", len(v.Confirmed), len(answers), len(s.Servers)))
-	} else {
-		delete(l.probes, id)
-		l.retainPending(func(i KeyID) bool { return i != id })
-	}
-	return err
-}
-
-// confirm asks live who of the voters holds the active key, which came with a snapshot: nothing is sealed
-// or signed before most of them do. Those that lack it get it from those that hold it meanwhile.
-func (l *leader) confirm(ctx context.Context, id KeyID, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
-	restored := l.fsm.restored.Load()
-	answers := l.ask(ctx, s.Voters, []KeyID{id}, func(answers map[string]plan.Answer) bool {
-		return plan.Confirmed(id, s.Voters, answers)
-	})
-	if restored.active != id || restored != l.fsm.restored.Load() || !slices.Equal(s.Voters, currentVoters(l.raft)) {
-		return l.deliver(ctx, holds) // and ask again
-	}
-	if plan.Confirmed(id, s.Voters, answers) {
-		l.confirmed.Store(restored.count)
-		delete(l.probes, id)
-		l.fsm.bell.ring()
-	} else {
-		l.probes[id] = l.probes[id].Again(ring.Key(id), plan.Verdict{}, mono.Now(), mathrand.Float64())
-	}
-	told := fmt.Sprintf(": %d of %d voters hold it, by the last question", len(plan.HoldersIn(answers, id)), len(s.Voters))
-	l.note(func(s *leaderStatus) { s.restored = told })
-	return l.deliver(ctx, holds)
-}
-
-// ask asks the servers live which of the keys they hold, and stops when the answers are enough.
-func (s *server) ask(ctx context.Context, servers []string, ids []KeyID, enough func(map[string]plan.Answer) bool) map[string]plan.Answer {
-	return peer.All(ctx, servers, func(ctx context.Context, server string) (plan.Answer, error) {
-		held, err := s.askHeld(ctx, server, ids)
-		return plan.Answer{Keystore: held.Keystore, Held: held.Keys}, err
-	}, enough)
-}
-
-// askHeld asks one server, which may be this one.
-func (s *server) askHeld(ctx context.Context, server string, ids []KeyID) (peer.Held, error) {
-	if server == string(s.cfg.ID) {
-		return s.heldHere(ids)
-	}
-	return s.peers.Held(ctx, server, ids)
-}

@@ -1,6 +1,6 @@
 package keyring
 
-// How the members of the cluster change: added, removed, promoted.
+// Members: added, readmitted, removed, given a vote; CheckMembers.
 
 import (
 	"context"
@@ -18,6 +18,12 @@ import (
 // question who holds which key and the change that the answers allow. A host that changes the configuration by
 // itself calls CheckMembers before.
 
+// members changes the raft configuration, on the leader.
+type members struct {
+	*server
+	leader *leader
+}
+
 // AddServerOptions say how to add a server. The zero value asks nobody before a member gets another address.
 type AddServerOptions struct {
 	// MayMove is asked before a member gets another address, with the member as raft has it. An error refuses.
@@ -30,14 +36,14 @@ type AddServerOptions struct {
 // address and keeps its vote. An ID of up to 255 bytes is taken as it is: case counts, and spaces around it are
 // refused. It may be called again. Leader only.
 func (k *Keyring) AddServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.addServer(ctx, id, addr, o) })
+	return k.do(ctx, func(ctx context.Context) error { return k.members.addServer(ctx, id, addr, o) })
 }
 
-func (k *Keyring) addServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
-	if err := k.mayLead(); err != nil {
+func (m *members) addServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
+	if err := m.mayLead(); err != nil {
 		return err
 	}
-	was, known := k.serverOf(id)
+	was, known := m.serverOf(id)
 	if known && was.Address == addr {
 		return nil
 	}
@@ -51,25 +57,25 @@ func (k *Keyring) addServer(ctx context.Context, id raft.ServerID, addr raft.Ser
 			return err
 		}
 	}
-	return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
-		is, still := k.serverOf(id)
+	return m.leader.betweenSteps(ctx, func(ctx context.Context) error {
+		is, still := m.serverOf(id)
 		if still != known {
 			return fmt.Errorf("add server %s: it was added or removed meanwhile", id)
 		}
-		k.cfg.Logger.Info("server is added, or has another address", "id", id, "addr", addr, "by", Actor(ctx))
-		return k.setAddress(id, addr, still && is.Suffrage == raft.Voter)
+		m.cfg.Logger.Info("server is added, or has another address", "id", id, "addr", addr, "by", Actor(ctx))
+		return m.setAddress(id, addr, still && is.Suffrage == raft.Voter)
 	})
 }
 
 // setAddress adds a server without a vote, or gives a member another address and leaves its vote
 // as it is.
-func (k *Keyring) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bool) error {
-	change := k.raft.AddNonvoter
+func (s *server) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bool) error {
+	change := s.raft.AddNonvoter
 	if votes {
-		change = k.raft.AddVoter
+		change = s.raft.AddVoter
 	}
 	if err := change(id, addr, 0, proposeTimeout).Error(); err != nil {
-		return outcome(k.raft, err)
+		return outcome(s.raft, err)
 	}
 	return nil
 }
@@ -86,27 +92,27 @@ func (k *Keyring) ReadmitServer(ctx context.Context, id raft.ServerID, addr raft
 			if !known {
 				return k.notMember("readmit", id)
 			}
-			return k.readmit(ctx, s, addr)
+			return k.members.readmit(ctx, s, addr)
 		})
 	})
 }
 
 // readmit is for between two steps of the leader's loop. A crash after any line leaves the server a member, which
 // asks again.
-func (k *Keyring) readmit(ctx context.Context, s raft.Server, addr raft.ServerAddress) error {
-	k.cfg.Logger.Info("server without a raft log joins as a member without a vote", "id", s.ID, "addr", addr)
+func (m *members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAddress) error {
+	m.cfg.Logger.Info("server without a raft log joins as a member without a vote", "id", s.ID, "addr", addr)
 	if s.Suffrage == raft.Voter {
-		if err := k.mayExpel(ctx, s.ID, RemoveServerOptions{}); err != nil {
+		if err := m.mayExpel(ctx, s.ID, RemoveServerOptions{}); err != nil {
 			return err
 		}
-		if err := k.raft.DemoteVoter(s.ID, 0, proposeTimeout).Error(); err != nil {
-			return outcome(k.raft, err)
+		if err := m.raft.DemoteVoter(s.ID, 0, proposeTimeout).Error(); err != nil {
+			return outcome(m.raft, err)
 		}
 	}
-	if err := k.forget(ctx, s.ID); err != nil {
+	if err := m.forget(ctx, s.ID); err != nil {
 		return err
 	}
-	return k.setAddress(s.ID, addr, false)
+	return m.setAddress(s.ID, addr, false)
 }
 
 // RemoveServerOptions say how to remove a server. The zero value removes it only if no key is at risk.
@@ -125,66 +131,66 @@ type RemoveServerOptions struct {
 // A leader that is to remove itself hands over and returns an error that matches ErrNotLeader: the next leader is to
 // be asked. Leader only.
 func (k *Keyring) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.removeServer(ctx, id, o) })
+	return k.do(ctx, func(ctx context.Context) error { return k.members.removeServer(ctx, id, o) })
 }
 
-func (k *Keyring) removeServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
+func (m *members) removeServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
 	resigns := false
-	err := k.leader.betweenSteps(ctx, func(ctx context.Context) error {
-		if !k.isMember(id) {
-			return k.notMember("remove", id)
+	err := m.leader.betweenSteps(ctx, func(ctx context.Context) error {
+		if !m.isMember(id) {
+			return m.notMember("remove", id)
 		}
-		if resigns = id == k.cfg.ID; resigns {
-			return k.mayExpel(ctx, id, o)
+		if resigns = id == m.cfg.ID; resigns {
+			return m.mayExpel(ctx, id, o)
 		}
-		k.cfg.Logger.Info("server is removed", "id", id, "forced", o.Force, "by", Actor(ctx))
-		return k.expel(ctx, id, o)
+		m.cfg.Logger.Info("server is removed", "id", id, "forced", o.Force, "by", Actor(ctx))
+		return m.expel(ctx, id, o)
 	})
 	if err != nil || !resigns {
 		return err
 	}
-	k.cfg.Logger.Info("leader is to be removed: it hands over", "by", Actor(ctx))
-	if err := k.raft.LeadershipTransfer().Error(); err != nil {
+	m.cfg.Logger.Info("leader is to be removed: it hands over", "by", Actor(ctx))
+	if err := m.raft.LeadershipTransfer().Error(); err != nil {
 		return fmt.Errorf("remove server %s, the leader: hand over: %w", id, err)
 	}
-	return notLeader(k.raft) // the next one goes on
+	return notLeader(m.raft) // the next one goes on
 }
 
 // mayExpel reports whether the configuration without the server puts no key at risk.
-func (k *Keyring) mayExpel(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
-	s, known := k.serverOf(id)
+func (m *members) mayExpel(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
+	s, known := m.serverOf(id)
 	if !known || s.Suffrage != raft.Voter || o.Force {
 		return nil
 	}
-	remain := slices.DeleteFunc(fromStrings(currentVoters(k.raft)), func(v raft.ServerID) bool { return v == id })
+	remain := slices.DeleteFunc(fromStrings(currentVoters(m.raft)), func(v raft.ServerID) bool { return v == id })
 	if len(remain) == 0 {
 		return fmt.Errorf("remove server %s: it is the last voter", id)
 	}
-	return k.CheckMembers(ctx, remain)
+	return m.checkMembers(ctx, remain)
 }
 
 // expel removes a server from the configuration, if it is a member. First its tokens: a crash in between leaves a
 // member without tokens, never a removed server that knows one.
-func (k *Keyring) expel(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
-	if err := k.mayExpel(ctx, id, o); err != nil || !k.isMember(id) {
+func (m *members) expel(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
+	if err := m.mayExpel(ctx, id, o); err != nil || !m.isMember(id) {
 		return err
 	}
-	if err := k.endAllJoinTokens(ctx); err != nil {
+	if err := m.endAllJoinTokens(ctx); err != nil {
 		return fmt.Errorf("remove server %s: end the join tokens: %w", id, err)
 	}
-	if err := k.raft.RemoveServer(id, 0, proposeTimeout).Error(); err != nil {
-		return outcome(k.raft, err)
+	if err := m.raft.RemoveServer(id, 0, proposeTimeout).Error(); err != nil {
+		return outcome(m.raft, err)
 	}
-	return k.forget(ctx, id)
+	return m.forget(ctx, id)
 }
 
 // forget drops what is recorded of a server's keystore: it comes back with another, and would get a
 // vote before it holds a key.
-func (k *Keyring) forget(ctx context.Context, id raft.ServerID) error {
-	if _, known := k.fsm.ring.Load().Keystore(string(id)); !known {
+func (s *server) forget(ctx context.Context, id raft.ServerID) error {
+	if _, known := s.fsm.ring.Load().Keystore(string(id)); !known {
 		return nil
 	}
-	return k.propose(ctx, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
+	return s.propose(ctx, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
 }
 
 // PromoteServer gives a member that has no vote one, once it holds every key that something may be sealed under: it
@@ -204,38 +210,38 @@ func (k *Keyring) PromoteServer(ctx context.Context, id raft.ServerID) error {
 		if s.Suffrage == raft.Voter {
 			return nil
 		}
-		err := k.promote(ctx, s)
+		err := k.members.promote(ctx, s)
 		k.leader.noteNonvoter(id, err)
 		return err
 	})
 }
 
-func (k *Keyring) promote(ctx context.Context, s raft.Server) error {
-	if n := k.lackedBy(string(s.ID)); n > 0 {
+func (m *members) promote(ctx context.Context, s raft.Server) error {
+	if n := m.lackedBy(string(s.ID)); n > 0 {
 		return keysLacked(n)
 	}
-	return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
-		if err := k.holdsAll(ctx, string(s.ID)); err != nil {
+	return m.leader.betweenSteps(ctx, func(ctx context.Context) error {
+		if err := m.holdsAll(ctx, string(s.ID)); err != nil {
 			return err
 		}
-		voters := append([]raft.ServerID{s.ID}, fromStrings(currentVoters(k.raft))...)
-		if err := k.CheckMembers(ctx, voters); err != nil {
+		voters := append([]raft.ServerID{s.ID}, fromStrings(currentVoters(m.raft))...)
+		if err := m.checkMembers(ctx, voters); err != nil {
 			return err
 		}
-		k.cfg.Logger.Info("server becomes a voter", "id", s.ID)
-		return k.setAddress(s.ID, s.Address, true)
+		m.cfg.Logger.Info("server becomes a voter", "id", s.ID)
+		return m.setAddress(s.ID, s.Address, true)
 	})
 }
 
 // holdsAll asks the server live whether it holds every key that is needed, with the keystore that
 // is recorded. What is not needed now is not activated before the server votes: see alongActivations.
-func (k *Keyring) holdsAll(ctx context.Context, server string) error {
-	if k.hellos(ctx, []string{server})[server] == nil {
+func (m *members) holdsAll(ctx context.Context, server string) error {
+	if m.hellos(ctx, []string{server})[server] == nil {
 		return errors.New("it does not answer")
 	}
-	ring := k.fsm.ring.Load()
-	needed := plan.Needed(ring, currentVoters(k.raft))
-	a := k.askAbout(ctx, []string{server}, needed)[server]
+	ring := m.fsm.ring.Load()
+	needed := plan.Needed(ring, currentVoters(m.raft))
+	a := m.askAbout(ctx, []string{server}, needed)[server]
 	recorded, _ := ring.Keystore(server)
 	if len(needed) > 0 && (a.Keystore != recorded || len(a.Held) < len(needed)) {
 		return fmt.Errorf("it says that it holds %d of %d keys", len(a.Held), len(needed))
@@ -244,8 +250,8 @@ func (k *Keyring) holdsAll(ctx context.Context, server string) error {
 }
 
 // lackedBy counts the needed keys of which the server is not a recorded holder.
-func (k *Keyring) lackedBy(server string) (keys int) {
-	for _, key := range plan.Needed(k.fsm.ring.Load(), currentVoters(k.raft)) {
+func (s *server) lackedBy(server string) (keys int) {
+	for _, key := range plan.Needed(s.fsm.ring.Load(), currentVoters(s.raft)) {
 		if !key.HeldBy(server) {
 			keys++
 		}
@@ -265,40 +271,49 @@ func (keysLacked) Is(target error) bool { return target == ErrKeyMissing }
 // may have come and gone.
 func (k *Keyring) MembershipVersion() uint64 { return k.fsm.configs.Load() + k.fsm.restores.Load() }
 
-// serverOf returns a server of the latest raft configuration.
-func (s *server) serverOf(id raft.ServerID) (raft.Server, bool) {
-	all := s.raft.GetConfiguration().Configuration().Servers
-	i := slices.IndexFunc(all, func(s raft.Server) bool { return s.ID == id })
-	if i < 0 {
-		return raft.Server{}, false
-	}
-	return all[i], true
+// endJoinTokens ends tokens that are there. So every server has said before that it applies such
+// commands, and none is asked again: one that is stolen would stop its removal by silence.
+func (s *server) endJoinTokens(ctx context.Context, end meta.EndJoinTokens) error {
+	return s.fsm.propose(ctx, s.raft, []meta.Command{{EndJoinTokens: &end}})
 }
 
-// isMember reports whether the server is in the latest raft configuration.
-func (s *server) isMember(id raft.ServerID) bool {
-	_, known := s.serverOf(id)
-	return known
-}
-
-func (s *server) notMember(what string, id raft.ServerID) error {
-	return fmt.Errorf("%s server %.300q: %w: the members are %q", what, id, ErrNotMember, servers(s.raft))
-}
-
-// WithForwarder says that a server asks, by its certificate, for what is called with the context: a host that forwards
-// calls to the leader sets it there. If that server was removed while its call waited, the call is refused with an
-// error that matches ErrNotMember. It changes nothing for calls that change no member and no join token.
-func WithForwarder(ctx context.Context, server raft.ServerID) context.Context {
-	return context.WithValue(ctx, forwarderKey{}, server)
-}
-
-type forwarderKey struct{}
-
-// mayForward refuses a call that was forwarded by a server that is no member any more.
-func (s *server) mayForward(ctx context.Context) error {
-	server, forwarded := ctx.Value(forwarderKey{}).(raft.ServerID)
-	if !forwarded || s.isMember(server) {
+// endAllJoinTokens is for before a server is removed: it may have seen them all.
+func (s *server) endAllJoinTokens(ctx context.Context) error {
+	if len(s.fsm.ring.Load().JoinTokens) == 0 {
 		return nil
 	}
-	return fmt.Errorf("forwarded by %s: %w: %w", server, ErrNotMember, &peer.Refusal{Code: peer.NotMember})
+	s.cfg.Logger.Info("all join tokens end: a server is removed")
+	return s.endJoinTokens(ctx, meta.EndJoinTokens{All: true})
+}
+
+// CheckMembers reports whether the raft configuration can be changed to these voters
+// without risk to a key: each key that something may be sealed under must be held, asked
+// live, by a majority of them. The error names the keys for which it is not so. A host that
+// changes its configuration by itself calls it before each change, and makes no two changes
+// at a time. Leader only.
+func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) error {
+	return k.do(ctx, func(ctx context.Context) error { return k.checkMembers(ctx, voters) })
+}
+
+func (s *server) checkMembers(ctx context.Context, voters []raft.ServerID) error {
+	if len(voters) == 0 {
+		return errors.New("check members: no voters")
+	}
+	if err := s.mayLead(); err != nil {
+		return err
+	}
+	var ids []string
+	for _, v := range voters {
+		ids = append(ids, string(v))
+	}
+	ring, present := s.fsm.ring.Load(), currentVoters(s.raft)
+	answers := s.askAbout(ctx, ids, plan.Needed(ring, present))
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if unsafe := plan.Unsafe(ring, present, ids, answers); len(unsafe) > 0 {
+		return fmt.Errorf("check members %q: %w: no majority of them holds %d keys, %s the first of them",
+			ids, ErrNotDurable, len(unsafe), unsafe[0])
+	}
+	return nil
 }

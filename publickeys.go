@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -97,36 +96,6 @@ func (p *publicKeys) compare(now compared) mono.Time {
 	}
 	return 0
 }
-
-// proves verifies the first signature with the ring's public key: others can verify with nothing else.
-func (s *sealing) proves(token string) error {
-	if s.proved.Load() {
-		return nil
-	}
-	key, err := jwt.NewKey(s.id.String(), s.algorithm, s.public)
-	if err == nil {
-		_, _, err = jwt.Open(token, only{key})
-	}
-	if err != nil {
-		return fmt.Errorf("sign: %w: the public key of %s in raft is not that of its material: %w", ErrCorrupt, s.id, err)
-	}
-	s.proved.Store(true)
-	return nil
-}
-
-// only is a set of one key.
-type only struct{ key *jwt.Key }
-
-// WithHeader implements jwt.Keys.
-func (o only) WithHeader(encoded string) *jwt.Key {
-	if encoded != o.key.Header() {
-		return nil
-	}
-	return o.key
-}
-
-// WithID implements jwt.Keys.
-func (only) WithID(string) (*jwt.Key, error) { return nil, jwt.ErrUnknownKey }
 
 // awaitMaterial waits until this server has the material of a key of the ring, which it returns, and requires that
 // the ring has its public half.

@@ -346,18 +346,6 @@ func (r *rekeyer) tell(what string, id KeyID) {
 	r.told = mono.Now()
 }
 
-// sleep waits until a moment, or returns why ctx ended first.
-func sleep(ctx context.Context, until mono.Time) error {
-	timer := time.NewTimer(mono.Until(until))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // deprecate deprecates a key under which a scan has found nothing. The fence lets nothing be sealed
 // under it after that; only a snapshot that is restored can bring something back. So the scan is
 // recorded first: if no snapshot was restored before that, one that is restored later is either

@@ -253,9 +253,6 @@ func (r *replicator) removeLeftovers(ctx context.Context, b plan.Cleanup) error 
 	return errors.Join(errs...)
 }
 
-// wasRemoved asks the ring of now: a snapshot may have been restored since something was decided.
-func (s *server) wasRemoved(id KeyID) bool { return s.fsm.ring.Load().WasRemoved(id) }
-
 // removedForGood asks the leader which of the keys are removed and past their undo time. What
 // this server has applied is not enough: a restored snapshot may have brought a key back while
 // it was cut off.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,7 +18,6 @@ import (
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/plan"
-	"github.com/hashicorp/raft"
 )
 
 // RotateOptions says how to rotate. The zero value makes a new key active as soon as a
@@ -223,9 +221,6 @@ func (r *rotator) mayRevoke(ids []KeyID) error {
 // error matches ErrNotLeader and names the leader, or matches ErrNotReady.
 func (k *Keyring) Leading() error { return k.mayLead() }
 
-// errRestored says that what a call waits for is no more.
-var errRestored = errors.New("raft has restored a snapshot that does not have it")
-
 // WaitRotated waits for a key that Rotate has made, on any server: until it is active or, if it was to be published
 // later, prepublished and held by a majority of the voters. This server need not have heard of the key yet: another
 // server that leads has. Errors are those of Rotate, and ErrUnknownKey if the key was dropped or removed.
@@ -356,54 +351,4 @@ func newKeyID() KeyID {
 	id[6] = id[6]&0x0f | 0x40
 	id[8] = id[8]&0x3f | 0x80
 	return id
-}
-
-// CheckMembers reports whether the raft configuration can be changed to these voters
-// without risk to a key: each key that something may be sealed under must be held, asked
-// live, by a majority of them. The error names the keys for which it is not so. A host that
-// changes its configuration by itself calls it before each change, and makes no two changes
-// at a time. Leader only.
-func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.checkMembers(ctx, voters) })
-}
-
-func (s *server) checkMembers(ctx context.Context, voters []raft.ServerID) error {
-	if len(voters) == 0 {
-		return errors.New("check members: no voters")
-	}
-	if err := s.mayLead(); err != nil {
-		return err
-	}
-	var ids []string
-	for _, v := range voters {
-		ids = append(ids, string(v))
-	}
-	ring, present := s.fsm.ring.Load(), currentVoters(s.raft)
-	answers := s.askAbout(ctx, ids, plan.Needed(ring, present))
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	if unsafe := plan.Unsafe(ring, present, ids, answers); len(unsafe) > 0 {
-		return fmt.Errorf("check members %q: %w: no majority of them holds %d keys, %s the first of them",
-			ids, ErrNotDurable, len(unsafe), unsafe[0])
-	}
-	return nil
-}
-
-// askAbout asks the servers live about any number of keys. One that has not answered is not asked again.
-func (s *server) askAbout(ctx context.Context, servers []string, keys []*meta.Key) map[string]plan.Answer {
-	answers := map[string]plan.Answer{}
-	for batch := range slices.Chunk(keys, reportBatch) {
-		var ids []KeyID
-		for _, key := range batch {
-			ids = append(ids, key.ID)
-		}
-		told := s.ask(ctx, servers, ids, nil)
-		for server, a := range told {
-			a.Held = append(answers[server].Held, a.Held...)
-			answers[server] = a
-		}
-		servers = slices.Sorted(maps.Keys(told))
-	}
-	return answers
 }

@@ -1,11 +1,19 @@
 package keyring
 
-// Status, made of what the parts of the keyring report.
+// Status, the overview that it is made of, its text for people and its bytes for another server.
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
 	"time"
 
+	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
@@ -190,4 +198,196 @@ func keksStatus(all []kek.Status) (keks []KEKStatus) {
 		keks = append(keks, status)
 	}
 	return keks
+}
+
+// String is the status for people, over several lines: how the server is, keys × servers, and what
+// is wrong with what to do about it. Times are UTC. It is not for programs: they take the JSON.
+func (s Status) String() string {
+	var b strings.Builder
+	s.writeServer(&b)
+	s.writeKeys(&b)
+	for _, p := range s.Rekeying {
+		fmt.Fprintf(&b, "rekeying %s: %d moved, %d conflicts", p.Key, p.Moved, p.Conflicts)
+		if p.Left >= 0 {
+			fmt.Fprintf(&b, ", %d left", p.Left)
+		}
+		if p.Poisoned > 0 {
+			fmt.Fprintf(&b, ", %d that do not open: %q", p.Poisoned, p.PoisonedRefs)
+		}
+		b.WriteByte('\n')
+	}
+	for _, p := range s.Problems {
+		fmt.Fprintf(&b, "%s\n    %s\n", p, p.Advice)
+	}
+	return b.String()
+}
+
+func (s Status) writeServer(b *strings.Builder) {
+	how := "follows " + string(s.Leader)
+	switch s.Leader {
+	case s.ID:
+		how = "leads"
+	case "":
+		how = "knows no leader"
+	}
+	if !s.Ready {
+		how += ", not ready"
+	}
+	fmt.Fprintf(b, "%s %s\n", s.ID, how)
+	for _, k := range s.KEKs {
+		switch {
+		case k.Away != "":
+			fmt.Fprintf(b, "KEK %s is away\n", k.ID)
+		case k.Old:
+			fmt.Fprintf(b, "KEK %s is an old one\n", k.ID)
+		default:
+			fmt.Fprintf(b, "KEK %s wraps\n", k.ID)
+		}
+	}
+	fmt.Fprintf(b, "next rotation: %s\n", date(s.NextRotation, "by hand"))
+	fmt.Fprintf(b, "last backup: %s\n", date(s.LastBackup.Time, "none"))
+	if s.BackupSigner != (BackupSigner{}) {
+		fmt.Fprintf(b, "backups are signed by %s\n", s.BackupSigner)
+	}
+}
+
+func (s Status) writeKeys(b *strings.Builder) {
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	fmt.Fprint(w, "\nKEY\tSTATE\tSINCE")
+	for _, server := range s.Servers {
+		fmt.Fprintf(w, "\t%s", server.ID)
+		if server.Suffrage != raft.Voter {
+			fmt.Fprint(w, " (no voter)")
+		}
+	}
+	fmt.Fprintln(w)
+	for _, k := range s.Keys {
+		fmt.Fprintf(w, "%s\t%s\t%s", k.ID, k.State, date(k.since(), ""))
+		for _, server := range s.Servers {
+			fmt.Fprintf(w, "\t%s", s.holds(server.ID, k))
+		}
+		fmt.Fprintln(w)
+	}
+	w.Flush() // a Builder does not fail
+	b.WriteByte('\n')
+}
+
+// holds says whether a server has a key: this one as it is, another as it has last reported.
+func (s Status) holds(server raft.ServerID, k Key) string {
+	held := slices.Contains(k.Holders, server)
+	if server == s.ID {
+		held = !slices.Contains(s.Missing, k.ID)
+	}
+	if held {
+		return "held"
+	}
+	return "missing"
+}
+
+// since is when the key came to what it is now, but for its data.
+func (k Key) since() time.Time {
+	for _, t := range []time.Time{k.Retired, k.Activated} {
+		if !t.IsZero() {
+			return t
+		}
+	}
+	return k.Created
+}
+
+func date(t time.Time, none string) string {
+	if t.IsZero() {
+		return none
+	}
+	return t.UTC().Format(time.DateTime)
+}
+
+// EncodeStatus returns the leader's Status in bytes, for DecodeStatus on the server that has asked for it. Keys and
+// NoBackup are not in it. Leader only.
+func (k *Keyring) EncodeStatus() ([]byte, error) {
+	if err := k.mayLead(); err != nil {
+		return nil, err
+	}
+	s := k.statusOf(k.caughtUp.view())
+	s.NoBackup = nil
+	return packStatus(s)
+}
+
+// DecodeStatus returns the leader's Status from what its EncodeStatus has returned, of an older or newer build too.
+// Keys and NoBackup are as this server has them. The bytes may come from a server that lies.
+func (k *Keyring) DecodeStatus(b []byte) (Status, error) {
+	if err := k.gate.Err(); err != nil {
+		return Status{}, err
+	}
+	s, err := unpackStatus(b)
+	if err != nil {
+		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
+	}
+	v := k.caughtUp.view()
+	s.Keys, s.NoBackup = keysOf(v.ring), k.statusOf(v).NoBackup
+	return s, nil
+}
+
+// maxStatus bounds another server's Status, in bytes of JSON. Ten thousand missing keys, with a problem
+// for each, have 3 MiB, which shrink to a tenth on the way.
+const maxStatus = 32 << 20
+
+// statusAnswer is a Status on its way, but for Keys and NoBackup, which the server that asks has itself. No list is longer
+// than this: a message has room for no more IDs.
+type statusAnswer struct {
+	statusFields `bound:"elements=32768,bytes=1048576"`
+}
+
+type statusFields struct {
+	ID           raft.ServerID   `json:"id"`
+	Leader       raft.ServerID   `json:"leader"`
+	Servers      []raft.Server   `json:"servers"`
+	Ready        bool            `json:"ready"`
+	CaughtUp     bool            `json:"caughtUp"`
+	LastContact  time.Time       `json:"lastContact"`
+	Active       KeyID           `json:"active"`
+	Missing      []KeyID         `json:"missing"`
+	Orphans      []KeyID         `json:"orphans"`
+	SetAside     []string        `json:"setAside"`
+	KEKs         []KEKStatus     `json:"keks"`
+	OnOldKEKs    int             `json:"onOldKEKs"`
+	NextRotation time.Time       `json:"nextRotation"`
+	LastBackup   LastBackup      `json:"lastBackup"`
+	BackupSigner BackupSigner    `json:"backupSigner"`
+	Rekeying     []RekeyProgress `json:"rekeying"`
+	Problems     []Problem       `json:"problems"`
+}
+
+func (f statusFields) status() Status {
+	return Status{
+		ID: f.ID, Leader: f.Leader, Servers: f.Servers, Ready: f.Ready, CaughtUp: f.CaughtUp, LastContact: f.LastContact,
+		Active: f.Active, Missing: f.Missing, Orphans: f.Orphans, SetAside: f.SetAside, KEKs: f.KEKs, OnOldKEKs: f.OnOldKEKs,
+		NextRotation: f.NextRotation, LastBackup: f.LastBackup, BackupSigner: f.BackupSigner, Rekeying: f.Rekeying,
+		Problems: f.Problems,
+	}
+}
+
+var statusType = bounded.For[statusAnswer](maxStatus)
+
+func packStatus(s Status) ([]byte, error) {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	if err := json.NewEncoder(z).Encode(s); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func unpackStatus(b []byte) (Status, error) {
+	all, err := bounded.Gunzip(b, maxStatus)
+	if err != nil {
+		return Status{}, err
+	}
+	a, err := statusType.DecodeKnown(all) // a newer leader may know more
+	if err != nil {
+		return Status{}, err
+	}
+	return a.status(), nil
 }

@@ -1,12 +1,19 @@
 package keyring
 
-// Transport, and how requests go to the other servers.
+// How servers reach each other: Transport, ServePeer, and the TLS of a host with a raft of its own.
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
+	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
 
@@ -38,43 +45,158 @@ type Transport interface {
 	Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error)
 }
 
-// callTimeout is for one request to one server, but see confirmTimeout.
-const callTimeout = 2 * time.Second
-
-// send carries a request to another server, for Keyring.peers.
-func (s *server) send(ctx context.Context, to string, request []byte) ([]byte, error) {
-	return s.sendWithin(ctx, callTimeout, to, request)
-}
-
-func (s *server) sendWithin(ctx context.Context, timeout time.Duration, to string, request []byte) ([]byte, error) {
-	if s.cfg.Transport == nil {
-		return nil, errors.New("there is no Transport")
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	return s.cfg.Transport.Call(ctx, raft.ServerID(to), request)
-}
-
-// servers returns the IDs of the latest raft configuration, in its order.
-func servers(r *raft.Raft) []string {
-	var ids []string
-	for _, s := range r.GetConfiguration().Configuration().Servers {
-		ids = append(ids, string(s.ID))
-	}
-	return ids
-}
-
-// currentVoters returns those of them that vote.
-func currentVoters(r *raft.Raft) []string {
-	return votersOf(r.GetConfiguration().Configuration().Servers)
-}
-
-func votersOf(servers []raft.Server) []string {
-	var ids []string
-	for _, s := range servers {
-		if s.Suffrage == raft.Voter {
-			ids = append(ids, string(s.ID))
+// ServePeer answers a request that another server's Transport carried here. from is the ID
+// that the host authenticated, never one that the request claims: anyone who can pose as a
+// server of the raft configuration is given every key. Other servers get a refusal. The
+// answer goes back as it is; the error, which matches ErrClosed or is about ctx, means that
+// there is none.
+func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error) {
+	return gate.Through(ctx, &k.gate, func(ctx context.Context) ([]byte, error) {
+		if !slices.Contains(servers(k.raft), string(from)) {
+			return (&peer.Refusal{Code: peer.NotMember}).Encode()
 		}
+		return k.handlers().Answer(ctx, string(from), request)
+	})
+}
+
+// handlers say what this server answers to each kind of request.
+func (k *Keyring) handlers() peer.Handlers {
+	return peer.Handlers{
+		Self:    string(k.cfg.ID),
+		Cluster: func() meta.ClusterID { return k.fsm.ring.Load().Cluster },
+		Hello:   k.serveHello,
+		Fetch:   k.serveFetch,
+		Report:  k.leader.serveReport,
+		Held:    k.heldHere,
+		Offer:   k.replicator.takeOffer,
+		Removed: k.remover.serveRemoved,
+		State:   k.confirming.state,
 	}
-	return ids
+}
+
+// serveFetch hands out the material of keys that are held here and were not removed. A key that the ring
+// does not know is handed out by a leader alone, which may be about to add it: a server that is behind may
+// take one for a member that was removed before the key was made.
+func (s *server) serveFetch(ids []KeyID) ([]peer.Secret, error) {
+	leads := s.mayLead() == nil // first: then the ring has at least what the barrier had
+	ring := s.fsm.ring.Load()
+	var secrets []peer.Secret
+	for _, id := range ids {
+		a, ok := s.store.Copy(id)
+		if !ok {
+			continue
+		}
+		if key := ring.Key(id); !ring.WasRemoved(id) && (key == nil && leads || key != nil && key.Check == a.Check) {
+			secrets = append(secrets, peer.NewSecret(id, a.Check, a.Secret.Encode()))
+		}
+		a.Secret.Wipe()
+	}
+	return secrets, nil
+}
+
+// serveHello tells of keys that the ring does not know, and of files that wait, to nobody but the leader, who
+// asks for them. Before this server has heard who leads it does not answer: none may be left out. A leader of
+// an older build can't be told that files wait: it is to ask again until it need not be, or has made a key.
+func (s *server) serveHello(from string, q peer.HelloRequest) (*peer.Hello, error) {
+	h := s.hello()
+	_, leader := s.raft.LeaderWithID()
+	unasked := h.Waiting != nil && !q.Waiting
+	if (len(h.Orphans) > 0 || h.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(s.fsm.ring.Load()) {
+		return nil, &peer.Refusal{Code: peer.NotReady}
+	}
+	if unasked {
+		h.Waiting = nil
+	}
+	return h, nil
+}
+
+// ServerTLS returns a configuration for the listener of a host's own Transport, and for that of its
+// raft. It does what a Node does at its port: TLS 1.3; a client certificate is required, has to
+// chain to ClientCAs, to be valid now and for client authentication, and to have exactly one URI of
+// the form
+//
+//	keyring://<cluster>/server/<id>
+//
+// with the ID of the server path-escaped, as url.PathEscape does. Any role other than server, which
+// the same CA may certify, is refused. The client has to ask for one of the protocols by ALPN; name
+// at least one, and a different one for each thing that runs on a port of yours: HTTP is "http/1.1".
+// Then member is asked, with the ID in the certificate, and its error refuses. No session is resumed:
+// each connection goes through all of that. The error that refuses goes to the listener's side alone
+// and names the certificate; the client gets an alert, after its own handshake has ended.
+//
+// source returns Certificates or GetCertificate, and RootCAs, which is required; ClientCAs nil means
+// RootCAs. It is called at once, to find mistakes, and for each connection, so that certificates and
+// CAs can be replaced; what it returns is not modified. Its VerifyPeerCertificate and
+// VerifyConnection, for revocation say, are called after all else. Cluster is 1 or more letters,
+// digits, dots, dashes and underscores. Nothing may be nil or empty.
+//
+// source and member are called concurrently, and must not block. member, as a rule, is whether raft's
+// latest configuration has the ID. While that is empty, on a server that is to be added, it has to
+// admit every server of the cluster, also one that was removed and still has its certificate; before
+// raft is there, nobody.
+//
+// The configuration may be used for many listeners and connections, and must not be changed. It is
+// no deadline: set one for the handshake. See [Transport] for what else a host has to see to.
+func ServerTLS(source func() (*tls.Config, error), cluster string, member func(raft.ServerID) error, protocols ...string) (*tls.Config, error) {
+	if source == nil || member == nil {
+		return nil, errors.New("server TLS: source or member is nil")
+	}
+	check := func(id peer.Identity, _ string) error { return member(raft.ServerID(id.ID)) }
+	conf, err := peer.ServerConfig(source, cluster, check, protocols...)
+	if err != nil {
+		return nil, fmt.Errorf("server %w", err)
+	}
+	return conf, nil
+}
+
+// ClientTLS returns a configuration for one connection to the server of that ID. It does what a
+// Node does when it dials: TLS 1.3; the certificate of the other side has to chain to RootCAs, to be
+// valid now and for server authentication, and to have the URI keyring://<cluster>/server/<id> of that
+// very server, which takes the place of a host name. One of the protocols has to be agreed on. Source,
+// cluster and protocols are as for [ServerTLS]; GetClientCertificate may give the certificate too.
+//
+// Call it for each connection: it reads the certificates, and nothing of another server's may be
+// reused. So in an http.Transport it belongs into DialTLSContext, not into TLSClientConfig. Nothing
+// may be sent before the handshake has ended without an error. It is safe for concurrent use.
+//
+// In TLS 1.3 the handshake ends here before the server has looked at this side's certificate: that it
+// refuses shows at the first read.
+func ClientTLS(source func() (*tls.Config, error), cluster string, server raft.ServerID, protocols ...string) (*tls.Config, error) {
+	if source == nil || server == "" {
+		return nil, errors.New("client TLS: source is nil, or the server's ID is empty")
+	}
+	conf, err := peer.ClientConfig(source, cluster, string(server), protocols...)
+	if err != nil {
+		return nil, fmt.Errorf("client %w", err)
+	}
+	return conf, nil
+}
+
+// PeerID returns the ID to pass to [Keyring.ServePeer]: that of the server of the cluster which the
+// client's certificate names. state is that of an accepted connection after its handshake; in a
+// handler of net/http it is Request.TLS. It is an error if state is nil, as it is without TLS, if the
+// handshake has not succeeded, if no chain was verified, or if the certificate is not that of a server
+// of the cluster.
+//
+// It is an error too when the certificate, or one that it chains to, has ended since, by the time of day here. So
+// call it for each request, not only for each connection. It does not ask again whether the server is a member, which
+// ServePeer does, nor whether the CA still vouches for it: when CAs are replaced, or a certificate is revoked, the
+// host closes the connections that it has, idle ones too, and those of raft. It closes those of raft, and those that
+// it has dialled, when the certificates of either end have ended. A dialled connection has the ID that was given to
+// [ClientTLS], and no verified chain in its state.
+func PeerID(state *tls.ConnectionState, cluster string) (raft.ServerID, error) {
+	if state == nil {
+		return "", errors.New("peer ID: not a TLS connection")
+	}
+	if !state.HandshakeComplete { // the chains are there before all checks have passed
+		return "", errors.New("peer ID: the handshake has not ended")
+	}
+	id, err := peer.ServerOf(cluster, *state)
+	if err != nil {
+		return "", fmt.Errorf("peer ID: %w", err)
+	}
+	if end := peer.ChainsEnd(state.VerifiedChains); time.Now().After(end) {
+		return "", fmt.Errorf("peer ID: the certificate of %s ended at %v", id, end.UTC().Format(time.DateTime))
+	}
+	return raft.ServerID(id.ID), nil
 }

@@ -1,14 +1,17 @@
 package keyring
 
-// Metrics, and the goroutine that sets them.
+// What others observe: Config.Metrics and Config.Audit, and the goroutines that call them.
 
 import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
@@ -61,14 +64,22 @@ func (noMetrics) AddCounter(string, float64, map[string]string) {}
 
 func keyLabel(id KeyID) map[string]string { return map[string]string{"key": id.String()} }
 
-// measure gives the figures of this server to Config.Metrics until ctx ends.
-func (k *Keyring) measure(ctx context.Context) {
+// gauges gives the figures of this server to Config.Metrics.
+type gauges struct {
+	*server
+	caughtUp *caughtUp
+	clocks   *clocks
+	statusOf func(view) Status
+}
+
+// run gives the figures until ctx ends.
+func (g *gauges) run(ctx context.Context) {
 	told := map[KeyID]keystore.Use{}
-	ticks := time.NewTicker(k.cfg.MetricsEvery)
+	ticks := time.NewTicker(g.cfg.MetricsEvery)
 	defer ticks.Stop()
 	for {
-		k.setGauges()
-		k.countUse(told)
+		g.setGauges()
+		g.countUse(told)
 		select {
 		case <-ticks.C:
 		case <-ctx.Done():
@@ -77,15 +88,15 @@ func (k *Keyring) measure(ctx context.Context) {
 	}
 }
 
-func (k *Keyring) setGauges() {
-	v, age := k.caughtUp.view(), 0.0
-	ring, st := v.ring, k.statusOf(v)
-	if active := k.clocks.ringClock(ring).Correct(ring).Active(); active != nil {
-		age = k.now().Sub(active.Activated).Seconds()
+func (g *gauges) setGauges() {
+	v, age := g.caughtUp.view(), 0.0
+	ring, st := v.ring, g.statusOf(v)
+	if active := g.clocks.ringClock(ring).Correct(ring).Active(); active != nil {
+		age = g.now().Sub(active.Activated).Seconds()
 	}
 	missing, underheld := 0, 0
 	for _, key := range plan.Needed(ring, votersOf(st.Servers)) {
-		if !k.store.Holds(key) {
+		if !g.store.Holds(key) {
 			missing++
 		}
 	}
@@ -94,7 +105,7 @@ func (k *Keyring) setGauges() {
 			underheld++
 		}
 	}
-	to := k.cfg.Metrics
+	to := g.cfg.Metrics
 	to.SetGauge("keyring.key.active.age", age, nil)
 	to.SetGauge("keyring.keys", float64(len(ring.Keys)), nil)
 	to.SetGauge("keyring.keys.missing", float64(missing), nil)
@@ -110,8 +121,8 @@ func (k *Keyring) setGauges() {
 }
 
 // countUse counts what was sealed and opened since the last time, as seal.Key estimates it.
-func (k *Keyring) countUse(told map[KeyID]keystore.Use) {
-	uses := k.store.Uses()
+func (g *gauges) countUse(told map[KeyID]keystore.Use) {
+	uses := g.store.Uses()
 	for id, use := range uses {
 		was := told[id]
 		if was.Key != use.Key { // of a key that was fetched again, it counts from zero
@@ -119,7 +130,7 @@ func (k *Keyring) countUse(told map[KeyID]keystore.Use) {
 		}
 		for name, n := range map[string]uint64{"keyring.key.seals": use.Seals - was.Seals, "keyring.key.opens": use.Opens - was.Opens} {
 			if n > 0 {
-				k.cfg.Metrics.AddCounter(name, float64(n), keyLabel(id))
+				g.cfg.Metrics.AddCounter(name, float64(n), keyLabel(id))
 			}
 		}
 		told[id] = use
@@ -128,4 +139,95 @@ func (k *Keyring) countUse(told map[KeyID]keystore.Use) {
 		_, used := uses[id]
 		return !used
 	})
+}
+
+// Event is one step in the life of a key, or a backup, for Config.Audit.
+type Event struct {
+	Index uint64    // of raft's log, the same on every server
+	Time  time.Time // when the leader put it there
+	Step  Step
+	Key   KeyID  // zero for a backup
+	Actor string // who asked, by WithActor; empty if the keyring acted of its own accord
+}
+
+// Step says what an Event is.
+type Step = meta.StepKind
+
+// The steps.
+const (
+	StepAdded          = meta.StepAdded          // the key is known to all, and not active yet
+	StepAdopted        = meta.StepAdopted        // a key of which only the file was there; see Adopt
+	StepTokensAdmitted = meta.StepTokensAdmitted // the tokens of a key that was adopted for data alone
+	StepCompromised    = meta.StepCompromised    // all others are revoked and removed once the key is active
+	StepActivated      = meta.StepActivated
+	StepRetired        = meta.StepRetired
+	StepRevoked        = meta.StepRevoked     // its tokens verify no longer
+	StepRekeying       = meta.StepRekeying    // its data begins to move
+	StepRemoveAsked    = meta.StepRemoveAsked // once its data has moved
+	StepDeprecated     = meta.StepDeprecated  // its data has moved
+	StepRemoved        = meta.StepRemoved
+	StepBackup         = meta.StepBackup // was made
+)
+
+// WithActor names who asks for what is called with the context: an operator or a service. The name
+// goes into raft's log with the command, from a follower too, and from there to Config.Audit. It is
+// taken as it is, cut after 255 bytes. A call that changes nothing in raft ignores it.
+func WithActor(ctx context.Context, name string) context.Context {
+	name = strings.ToValidUTF8(name[:min(len(name), meta.MaxActor)], "")
+	return context.WithValue(ctx, actorKey{}, name)
+}
+
+type actorKey struct{}
+
+// Actor is the name that WithActor has put into the context, or nothing.
+func Actor(ctx context.Context) string {
+	name, _ := ctx.Value(actorKey{}).(string)
+	return name
+}
+
+// events are those that Config.Audit has yet to be told of.
+type events struct {
+	mu      sync.Mutex // guards below
+	waiting []Event
+	some    chan struct{} // has one while there are any
+}
+
+func newEvents() *events { return &events{some: make(chan struct{}, 1)} }
+
+// add notes what a log entry has done.
+func (e *events) add(l *raft.Log, by string, steps []meta.Step) {
+	if len(steps) == 0 {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range steps {
+		e.waiting = append(e.waiting, Event{l.Index, l.AppendedAt.UTC(), s.Kind, s.Key, by})
+	}
+	select {
+	case e.some <- struct{}{}:
+	default:
+	}
+}
+
+func (e *events) take() []Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	taken := e.waiting
+	e.waiting = nil
+	return taken
+}
+
+// tell hands the events to Config.Audit. When ctx has ended it ends as soon as all are told.
+func (e *events) tell(ctx context.Context, audit func(Event)) {
+	for open := true; open; {
+		select {
+		case <-e.some:
+		case <-ctx.Done():
+			open = false
+		}
+		for _, event := range e.take() {
+			audit(event)
+		}
+	}
 }

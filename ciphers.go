@@ -1,0 +1,231 @@
+package keyring
+
+// What Encrypt, Decrypt and Sign go by: the active key, and the table of the keys that open.
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/seal"
+	"github.com/hashicorp/raft"
+)
+
+// ciphers is what Encrypt, Decrypt and Sign go by: the active key, and the keys that open. Both are replaced whole.
+type ciphers struct {
+	*server
+	caughtUp *caughtUp
+	leader   *leader
+
+	sealing atomic.Pointer[sealing]
+	opening atomic.Pointer[keystore.Table] // nil after Close
+}
+
+// forget is for Close.
+func (c *ciphers) forget() {
+	c.sealing.Store(nil)
+	c.opening.Store(nil)
+}
+
+// sealing is the active key, to seal and to sign with, for as long as the ring and the term are
+// the ones it was looked up in.
+type sealing struct {
+	ring *meta.Ring
+	term uint64
+	id   KeyID
+	key  *seal.Key
+
+	check     meta.CheckValue // in the ring, as what follows
+	algorithm string
+	public    []byte
+	proved    atomic.Bool // a token was verified with them
+}
+
+// active returns the key to seal and to sign with, on a leader that may.
+func (c *ciphers) active() (*sealing, error) {
+	s := c.sealing.Load()
+	if s == nil || s.ring != c.fsm.ring.Load() || !c.leads(s.term) {
+		return c.lookUpSealing()
+	}
+	return s, nil
+}
+
+// lookUpSealing finds the active key, and keeps it while nothing changes.
+func (c *ciphers) lookUpSealing() (*sealing, error) {
+	if err := c.gate.Err(); err != nil {
+		return nil, err
+	}
+	if c.raft.State() != raft.Leader {
+		return nil, notLeader(c.raft)
+	}
+	// The term first: a ring that was read after it has at least what the barrier of that term had. With
+	// an older one a new leader would seal under a key that was retired before its term.
+	s := &sealing{term: c.term.Load()}
+	if c.cfg.onLookUp != nil {
+		c.cfg.onLookUp()
+	}
+	s.ring = c.fsm.ring.Load()
+	active := s.ring.Active()
+	if !c.leads(s.term) || active == nil {
+		return nil, ErrNotReady
+	}
+	if c.leader.unconfirmed(s.ring) {
+		return nil, fmt.Errorf("%w: %w", ErrNotReady, c.leader.whyUnconfirmed())
+	}
+	s.id, s.check, s.algorithm, s.public = active.ID, active.Check, active.Algorithm, active.Public
+	var err error
+	if s.key, err = c.sealer(active); err != nil {
+		return nil, err
+	}
+	c.sealing.Store(s)
+	return s, nil
+}
+
+// missing is why there is no material of a key: Close may have come in between.
+func (c *ciphers) missing(id KeyID) error {
+	if err := c.gate.Err(); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: %s", ErrKeyMissing, id)
+}
+
+// sealer returns what seals and opens data under a key of the ring.
+func (c *ciphers) sealer(key *meta.Key) (*seal.Key, error) {
+	s, err := c.store.Sealer(key.ID, key.Check)
+	if errors.Is(err, keystore.ErrNotHere) {
+		return nil, c.missing(key.ID)
+	}
+	return s, err
+}
+
+// AppendDecrypt is Decrypt with the plaintext appended to dst, which must not overlap
+// ciphertext or aad: that is ErrOverlap. With room for the plaintext it allocates nothing.
+// After an error nothing of dst is returned, and what it wrote is overwritten.
+func (k *Keyring) AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error) {
+	t := k.ciphers.opening.Load()
+	if t == nil {
+		return nil, ErrClosed
+	}
+	id, ok := seal.KeyID(ciphertext)
+	if !ok {
+		return nil, ErrDecrypt
+	}
+	key := t.Find((*KeyID)(&id))
+	if key == nil {
+		var err error
+		if key, err = k.ciphers.lookUpOpening(id); err != nil {
+			return nil, err
+		}
+		t.Keep((*KeyID)(&id), key)
+	}
+	out, err := key.Open(dst, ciphertext, aad)
+	if err == seal.ErrClosed { // removed, or closed, in this moment
+		if _, why := k.ciphers.lookUpOpening(id); why != nil {
+			return nil, why
+		}
+		return nil, k.ciphers.missing(id)
+	}
+	return out, err
+}
+
+// lookUpOpening finds a key that opens data, or says why there is none.
+func (c *ciphers) lookUpOpening(id KeyID) (*seal.Key, error) {
+	if err := c.gate.Err(); err != nil {
+		return nil, err
+	}
+	key, err := c.knownKey(id)
+	if err != nil {
+		return nil, err
+	}
+	if isEmpty(key) {
+		return nil, fmt.Errorf("%w %s: it is deprecated, and nothing is sealed under it any more", ErrUnknownKey, id)
+	}
+	return c.sealer(key)
+}
+
+// isEmpty reports whether a scan has found that nothing is sealed under the key. What still comes is forged,
+// if the key was stolen, or a copy from elsewhere. Of what there is under a key that was adopted, Data may
+// not know.
+func isEmpty(key *meta.Key) bool { return key.State == StateDeprecated && !key.Adopted() }
+
+// DecryptDeprecated is Decrypt that opens also what is sealed under a deprecated key: a copy in a backup of
+// the host's or in an export, or a record that was stored past FSM.Admit after the last scan. If the key
+// may have been stolen, a thief may have made what it opens: that proves nothing about where it
+// comes from. Once the key is removed it is ErrUnknownKey.
+func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
+	id, ok := seal.KeyID(ciphertext)
+	if !ok || k.gate.Err() != nil {
+		return k.Decrypt(ciphertext, aad)
+	}
+	key := k.fsm.ring.Load().Key(id)
+	if key == nil || !isEmpty(key) {
+		return k.Decrypt(ciphertext, aad)
+	}
+	opener, err := k.ciphers.sealer(key)
+	if err != nil {
+		return nil, err
+	}
+	out, err := opener.Open(nil, ciphertext, aad)
+	if err == seal.ErrClosed { // removed, or closed, in this moment
+		return nil, k.ciphers.missing(id)
+	}
+	return out, err
+}
+
+// knownKey returns the ring's key of that ID. If it has none the error is ErrUnknownKey, or ErrNotReady
+// while this server may be behind.
+func (c *ciphers) knownKey(id KeyID) (*meta.Key, error) {
+	behind := c.caughtUp.behind() // before the ring is read
+	ring := c.fsm.ring.Load()
+	key := ring.Key(id)
+	switch {
+	case key != nil:
+		return key, nil
+	case behind != nil && !ring.WasRemoved(id):
+		return nil, fmt.Errorf("key %s: %w", id, behind)
+	}
+	return nil, fmt.Errorf("%w %s", ErrUnknownKey, id)
+}
+
+// refresh brings the table of AppendDecrypt up to date. Once this server has caught up, keys that were removed are
+// overwritten, and a file that is not the ring's key is set aside; until then they are left out of the
+// table. Only Open and the replicator call it.
+func (c *ciphers) refresh(v view) {
+	if v.caughtUp {
+		c.store.Follow(v.ring)
+	}
+	c.opening.Store(c.store.Table(v.ring, isEmpty))
+}
+
+// proves verifies the first signature with the ring's public key: others can verify with nothing else.
+func (s *sealing) proves(token string) error {
+	if s.proved.Load() {
+		return nil
+	}
+	key, err := jwt.NewKey(s.id.String(), s.algorithm, s.public)
+	if err == nil {
+		_, _, err = jwt.Open(token, only{key})
+	}
+	if err != nil {
+		return fmt.Errorf("sign: %w: the public key of %s in raft is not that of its material: %w", ErrCorrupt, s.id, err)
+	}
+	s.proved.Store(true)
+	return nil
+}
+
+// only is a set of one key.
+type only struct{ key *jwt.Key }
+
+// WithHeader implements jwt.Keys.
+func (o only) WithHeader(encoded string) *jwt.Key {
+	if encoded != o.key.Header() {
+		return nil
+	}
+	return o.key
+}
+
+// WithID implements jwt.Keys.
+func (only) WithID(string) (*jwt.Key, error) { return nil, jwt.ErrUnknownKey }
