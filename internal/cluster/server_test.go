@@ -117,6 +117,20 @@ func TestCallsFindAMemberWhereItIsInSpiteOfWhatItSaid(t *testing.T) {
 	}
 }
 
+// TestOnlyAMemberSaysWhereItIs: of a server that is no member nothing is recorded, whatever it is answered.
+func TestOnlyAMemberSaysWhereItIs(t *testing.T) {
+	ctx := within10s(t)
+	p := startPair(t, host{})
+	const addr = "127.0.0.1:9"
+	for id, want := range map[raft.ServerID]string{"s2": addr, "s9": ""} {
+		_, err := p.CallAs(ctx, id, "s1", "/node/hello", []byte(`{"addr":"`+addr+`"}`))
+		all := p.s1.Port().Addresses(raft.Server{ID: id})
+		if got := all[len(all)-1]; got != want {
+			t.Errorf("%s is at %q, want %q; it was answered %v", id, got, want, err)
+		}
+	}
+}
+
 // TestAServerLearnsOnlyThatItIsNoMember, whether its token is refused or it was removed while it asked.
 func TestAServerLearnsOnlyThatItIsNoMember(t *testing.T) {
 	for name, err := range map[string]error{"refused": cluster.ErrRefused, "removed": cluster.ErrNotMember} {
