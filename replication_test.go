@@ -386,7 +386,7 @@ func TestFirstCommandWaitsForEveryServer(t *testing.T) {
 	})
 }
 
-// silent is a Transport on which s3 does not greet, or is greeted, until it is let.
+// silent is a Transport on which s3 says no hello, and hears none, until it is let.
 type silent struct {
 	keyring.Transport
 	from    raft.ServerID
