@@ -155,7 +155,7 @@ func (k *Keyring) backup(ctx context.Context, w io.Writer, to []age.Recipient) (
 	if err := backup.CheckRecipients(to); err != nil {
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
-	if err := k.mayLead(); err != nil {
+	if err := k.leading(); err != nil {
 		return Manifest{}, err
 	}
 	if ctx.Err() != nil {

@@ -78,7 +78,7 @@ func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.
 
 // makeJoinToken takes turns with removals: a token is either made after a removal, or ends with it.
 func (j *joinTokens) makeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (text string, err error) {
-	if err := j.mayLead(); err != nil {
+	if err := j.leading(); err != nil {
 		return "", err
 	}
 	behind := behindError{}
@@ -153,7 +153,7 @@ func (k *Keyring) WithdrawJoinToken(ctx context.Context, id string) error {
 		return fmt.Errorf("withdraw join token: %w", err)
 	}
 	return k.do(ctx, func(ctx context.Context) error {
-		if err := k.mayLead(); err != nil {
+		if err := k.leading(); err != nil {
 			return err
 		}
 		if k.fsm.ring.Load().JoinToken(token) == nil {
@@ -230,7 +230,7 @@ func (c JoinConn) CheckLeader(token string, proof []byte) error {
 // LeaderProof is what the leader sends to a server that has told the ID of its token: it proves that this is the
 // leader of the cluster that made it. Errors that match ErrJoinRefused are for the leader's log. Leader only.
 func (k *Keyring) LeaderProof(c JoinConn, token string) ([]byte, error) {
-	if err := k.mayLead(); err != nil {
+	if err := k.leading(); err != nil {
 		return nil, err
 	}
 	t, err := k.joinTokens.openJoinToken(c, token, meta.Digest{})
@@ -250,7 +250,7 @@ func (k *Keyring) LeaderProof(c JoinConn, token string) ([]byte, error) {
 // is readmitted: see ReadmitServer. Errors that match ErrJoinRefused are for the leader's log. Leader only.
 func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proof []byte) error {
 	return k.do(ctx, func(ctx context.Context) error {
-		if err := k.mayLead(); err != nil {
+		if err := k.leading(); err != nil {
 			return err
 		}
 		use, err := k.joinTokens.checkJoinerProof(c, token, proof)

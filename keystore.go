@@ -71,7 +71,7 @@ type adopter struct {
 }
 
 func (a *adopter) adoptFile(ctx context.Context, id KeyID) error {
-	if err := a.mayLead(); err != nil {
+	if err := a.leading(); err != nil {
 		return err
 	}
 	ring := a.fsm.ring.Load()

@@ -177,7 +177,7 @@ func (l *leader) betweenSteps(ctx context.Context, do func(context.Context) erro
 	select {
 	case l.turns <- func(leads bool) {
 		if !leads {
-			result <- l.mayLead()
+			result <- l.leading()
 			return
 		}
 		if ctx.Err() != nil { // the caller has gone, and what it found out may no longer be true

@@ -40,7 +40,7 @@ func (k *Keyring) AddServer(ctx context.Context, id raft.ServerID, addr raft.Ser
 }
 
 func (m *members) addServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
-	if err := m.mayLead(); err != nil {
+	if err := m.leading(); err != nil {
 		return err
 	}
 	was, known := m.serverOf(id)
@@ -200,7 +200,7 @@ func (s *server) forget(ctx context.Context, id raft.ServerID) error {
 // only.
 func (k *Keyring) PromoteServer(ctx context.Context, id raft.ServerID) error {
 	return k.do(ctx, func(ctx context.Context) error {
-		if err := k.mayLead(); err != nil {
+		if err := k.leading(); err != nil {
 			return err
 		}
 		s, known := k.serverOf(id)
@@ -234,7 +234,7 @@ func (m *members) promote(ctx context.Context, s raft.Server) error {
 }
 
 // holdsAll asks the server live whether it holds every key that is needed, with the keystore that
-// is recorded. What is not needed now is not activated before the server votes: see alongActivations.
+// is recorded. What is not needed now is not activated before the server votes: see leader.betweenSteps.
 func (m *members) holdsAll(ctx context.Context, server string) error {
 	if m.hellos(ctx, []string{server})[server] == nil {
 		return errors.New("it does not answer")
@@ -299,7 +299,7 @@ func (s *server) checkMembers(ctx context.Context, voters []raft.ServerID) error
 	if len(voters) == 0 {
 		return errors.New("check members: no voters")
 	}
-	if err := s.mayLead(); err != nil {
+	if err := s.leading(); err != nil {
 		return err
 	}
 	var ids []string

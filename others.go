@@ -103,7 +103,7 @@ func (w *watch) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if w.mayLead() == nil {
+		if w.leading() == nil {
 			w.askOthers(ctx)
 		}
 	}

@@ -87,7 +87,7 @@ func (k *Keyring) WaitRemoved(ctx context.Context, id KeyID) error {
 // beginRemoval removes a key, or reports that its data is being moved first, after which the leader
 // removes it of its own accord.
 func (r *remover) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
-	if err := r.mayLead(); err != nil {
+	if err := r.leading(); err != nil {
 		return false, err
 	}
 	options := plan.RemoveOptions{Force: o.Force, Now: o.Now, HasData: r.cfg.Data != nil}
@@ -174,7 +174,7 @@ func (r *remover) awaitGone(ctx context.Context, id KeyID, known bool) error {
 	asked := known
 	err := r.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
 		m := ring.Key(id)
-		known = known || m != nil || r.mayLead() == nil
+		known = known || m != nil || r.leading() == nil
 		asked = asked || m != nil && m.Remove
 		switch {
 		case ring.WasRemoved(id):
@@ -270,7 +270,7 @@ func (r *remover) removedForGood(ctx context.Context, ids []KeyID) ([]KeyID, err
 // confirmRemoved says which of the keys are removed and past their undo time, on a leader that
 // a majority has just confirmed.
 func (r *remover) confirmRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error) {
-	if err := r.mayLead(); err != nil {
+	if err := r.leading(); err != nil {
 		return nil, err
 	}
 	if err := r.confirming.confirm(ctx); err != nil {

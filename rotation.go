@@ -182,7 +182,7 @@ type knownTo struct{ term, removals, restores uint64 }
 
 // mayRotate reports whether this server is a leader that is ready.
 func (r *rotator) mayRotate() error {
-	if err := r.mayLead(); err != nil {
+	if err := r.leading(); err != nil {
 		return err
 	}
 	if r.fsm.ring.Load().Active() == nil {
@@ -219,7 +219,7 @@ func (r *rotator) mayRevoke(ids []KeyID) error {
 
 // Leading is nil on a leader that has applied the barrier of its term: what is leader only can be done here. Else the
 // error matches ErrNotLeader and names the leader, or matches ErrNotReady.
-func (k *Keyring) Leading() error { return k.mayLead() }
+func (k *Keyring) Leading() error { return k.leading() }
 
 // WaitRotated waits for a key that Rotate has made, on any server: until it is active or, if it was to be published
 // later, prepublished and held by a majority of the voters. This server need not have heard of the key yet: another
@@ -241,7 +241,7 @@ func (k *Keyring) WaitRotated(ctx context.Context, id KeyID) (Key, error) {
 func (s *server) awaitKey(ctx context.Context, id KeyID, active func(*meta.Key) bool, known bool) (key Key, err error) {
 	err = s.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
 		m := ring.Key(id)
-		known = known || m != nil || s.mayLead() == nil
+		known = known || m != nil || s.leading() == nil
 		switch {
 		case m == nil && ring.WasRemoved(id):
 			return false, fmt.Errorf("it was dropped: %w", ErrUnknownKey)

@@ -45,8 +45,8 @@ func (s *server) leads(term uint64) bool {
 	return s.raft.State() == raft.Leader && s.raft.CurrentTerm() == term
 }
 
-// mayLead reports whether this server is a leader that has applied the barrier of its term.
-func (s *server) mayLead() error {
+// leading is nil on a leader that has applied the barrier of its term.
+func (s *server) leading() error {
 	switch {
 	case s.gate.Err() != nil:
 		return s.gate.Err()
@@ -157,7 +157,7 @@ func sleep(ctx context.Context, until mono.Time) error {
 // callTimeout is for one request to one server, but see confirmTimeout.
 const callTimeout = 2 * time.Second
 
-// send carries a request to another server, for Keyring.peers.
+// send carries a request to another server, for server.peers.
 func (s *server) send(ctx context.Context, to string, request []byte) ([]byte, error) {
 	return s.sendWithin(ctx, callTimeout, to, request)
 }

@@ -304,7 +304,7 @@ func date(t time.Time, none string) string {
 // EncodeStatus returns the leader's Status in bytes, for DecodeStatus on the server that has asked for it. Keys and
 // NoBackup are not in it. Leader only.
 func (k *Keyring) EncodeStatus() ([]byte, error) {
-	if err := k.mayLead(); err != nil {
+	if err := k.leading(); err != nil {
 		return nil, err
 	}
 	s := k.statusOf(k.caughtUp.view())

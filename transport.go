@@ -78,7 +78,7 @@ func (k *Keyring) handlers() peer.Handlers {
 // does not know is handed out by a leader alone, which may be about to add it: a server that is behind may
 // take one for a member that was removed before the key was made.
 func (s *server) serveFetch(ids []KeyID) ([]peer.Secret, error) {
-	leads := s.mayLead() == nil // first: then the ring has at least what the barrier had
+	leads := s.leading() == nil // first: then the ring has at least what the barrier had
 	ring := s.fsm.ring.Load()
 	var secrets []peer.Secret
 	for _, id := range ids {
