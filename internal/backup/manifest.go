@@ -24,9 +24,6 @@ const (
 	maxRaftMeta = 1 << 20
 )
 
-// maxIndex is far beyond any index or term of a raft log.
-const maxIndex = 1 << 62
-
 var (
 	raftMetaType = bounded.For[manifestRaft](maxRaftMeta)
 	keyType      = bounded.For[manifestKey](maxKey)
