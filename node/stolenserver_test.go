@@ -143,6 +143,18 @@ func (s *theft) want(what string, got, want bool) {
 	}
 }
 
+// refused makes a call by the thief's certificate, until it is answered or refused: a server that has just learnt of
+// the removal closes the connection, once.
+func (s *theft) refused(id raft.ServerID, path string, body []byte) (err error) {
+	for range 5 {
+		_, err = s.client.Call(s.ctx, string(id), s.Addrs[id], path, body)
+		if r := (*peer.Refusal)(nil); err == nil || errors.As(err, &r) {
+			return err
+		}
+	}
+	return err
+}
+
 // stays requires that the thief is let in nowhere: by its certificate, by tokens of its day, and for no call.
 func (s *theft) stays() {
 	s.t.Helper()
@@ -155,7 +167,7 @@ func (s *theft) stays() {
 			"/keyring", "/node/encrypt", "/node/decrypt", "/node/sign", "/node/rotate", "/node/remove", "/node/status",
 			"/node/add-server", "/node/remove-server", "/node/join-token", "/node/withdraw-join-token",
 		} {
-			if _, err := s.client.Call(s.ctx, string(id), s.Addrs[id], path, hello); refusal(err) != peer.NotMember {
+			if err := s.refused(id, path, hello); refusal(err) != peer.NotMember {
 				s.t.Errorf("%s of %s: %v", path, id, err)
 			}
 		}

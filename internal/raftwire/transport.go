@@ -34,6 +34,8 @@ type Transport struct {
 	first  sync.Mutex     // held while the start of a snapshot is read
 	work   sync.WaitGroup // relay, and the snapshots that it has begun
 	done   chan struct{}  // closed by Stop
+
+	heartbeats sync.RWMutex // held, to read, by heartbeats that raft handles
 }
 
 // New returns a Transport around inner. Stop ends its goroutines.
@@ -44,10 +46,13 @@ func New(inner Inner, c Checks) *Transport {
 }
 
 // Stop ends the goroutines of the Transport and waits for them. The connections of other servers have to be
-// closed before: a snapshot that still comes in is read to its end. Stop must be called once.
+// closed before: a snapshot that still comes in is read to its end. Raft gets no heartbeat after Stop: one would
+// make raft write to its disk, which may be closed, and raft panics when it can't. Stop must be called once.
 func (t *Transport) Stop() {
 	close(t.done)
 	t.work.Wait()
+	t.heartbeats.Lock() // those that raft handles now end
+	defer t.heartbeats.Unlock()
 }
 
 // Consumer implements raft.Transport.
@@ -64,7 +69,14 @@ func (t *Transport) SetHeartbeatHandler(handle func(raft.RPC)) {
 			t.refuse(rpc, err)
 			return
 		}
-		handle(rpc)
+		t.heartbeats.RLock()
+		defer t.heartbeats.RUnlock()
+		select {
+		case <-t.done:
+			rpc.Respond(nil, raft.ErrTransportShutdown)
+		default:
+			handle(rpc)
+		}
 	})
 }
 

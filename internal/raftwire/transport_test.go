@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,6 +55,44 @@ func snapshotCheck(t *testing.T, term uint64) func(*raft.InstallSnapshotRequest,
 		answer := make(chan raft.RPCResponse, 1)
 		requests <- raft.RPC{Command: q, Reader: r, RespChan: answer}
 		return (<-answer).Error
+	}
+}
+
+// beating is a transport that heartbeats come in by.
+type beating struct {
+	*raft.InmemTransport
+	handler *func(raft.RPC)
+}
+
+func (b beating) SetHeartbeatHandler(handle func(raft.RPC)) { *b.handler = handle }
+
+// TestRaftGetsNoHeartbeatAfterStop, and Stop waits for the one that raft handles: its disk is closed next.
+func TestRaftGetsNoHeartbeatAfterStop(t *testing.T) {
+	_, inmem := raft.NewInmemTransport("a")
+	var beat func(raft.RPC)
+	trans := raftwire.New(beating{inmem, &beat}, raftwire.Checks{
+		View: func() (raftwire.View, bool) { return raftwire.View{Term: 1}, true }, Refused: func(error) {},
+	})
+	begun, release := make(chan struct{}), make(chan struct{})
+	var handled atomic.Int32
+	trans.SetHeartbeatHandler(func(rpc raft.RPC) {
+		close(begun)
+		<-release
+		handled.Add(1)
+		rpc.Respond(nil, nil)
+	})
+	answer := make(chan raft.RPCResponse, 2)
+	rpc := raft.RPC{Command: &raft.AppendEntriesRequest{Term: 1}, RespChan: answer}
+	go beat(rpc)
+	<-begun
+	go close(release)
+	trans.Stop()
+	if n := handled.Load(); n != 1 || (<-answer).Error != nil {
+		t.Errorf("%d heartbeats are handled when Stop returns, want 1", n)
+	}
+	beat(rpc) // a second call of the handler would panic
+	if err := (<-answer).Error; err == nil {
+		t.Error("a heartbeat after Stop is answered as if raft had it")
 	}
 }
 
