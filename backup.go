@@ -113,9 +113,9 @@ type knownSigner struct {
 type signerCache struct{ atomic.Pointer[knownSigner] }
 
 // backupSigner returns the signer of the backups that are made while this key is active. It is zero if the
-// key is not held here, or if there is no key.
+// key is not here, or if there is no key.
 func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
-	if key == nil || !k.store.Holds(key) {
+	if key == nil || !k.store.InMemory(key.ID) {
 		return BackupSigner{}
 	}
 	if known := k.signer.Load(); known != nil && known.id == key.ID && known.check == key.Check {

@@ -80,7 +80,7 @@ func (r *replicator) send(ctx context.Context, to chan<- fetched, f fetched) {
 func (s *server) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]keystore.Key, error) {
 	var got []keystore.Key
 	var bad error
-	err := s.peers.Fetch(ctx, from, s.fsm.ring.Load().Cluster, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
+	err := s.peers.Fetch(ctx, from, func() meta.ClusterID { return s.fsm.ring.Load().Cluster }, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
 		key := keys[id]
 		m, err := nks.Decode(material)
 		if err != nil || !rightCheck(m, key) {

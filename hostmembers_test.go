@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -398,4 +399,67 @@ func TestCloseEndsTheWaitForAForwardedRotation(t *testing.T) {
 	if err := <-err; !errors.Is(err, keyring.ErrClosed) {
 		t.Errorf("%v, want ErrClosed", err)
 	}
+}
+
+// TestServerRemovedWhileItIsPromotedIsNoMember: it is asked what it holds, which takes its time, and is not added again.
+func TestServerRemovedWhileItIsPromotedIsNoMember(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		c.StartFresh("s4")
+		if err := leader.Keyring.AddServer(t.Context(), "s4", "s4", keyring.AddServerOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		whole(t, c)
+		var removed sync.Once
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Server == leader && e.Kind == "called" && e.To == "s4" && strings.Contains(e.What, `"ask":{`) {
+				removed.Do(func() { // by the host, past the keyring
+					if err := leader.Raft.RemoveServer("s4", 0, 0).Error(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			return keyringtest.Reply{}
+		})
+		if err := leader.Keyring.PromoteServer(t.Context(), "s4"); !errors.Is(err, keyring.ErrNotMember) {
+			t.Errorf("promoted: %v", err)
+		}
+		if m, known := memberOf(leader, "s4"); known {
+			t.Errorf("it is %v", m)
+		}
+	})
+}
+
+// TestLeaderIsNotReadmittedNorIsAnAddressThatRaftCanNotUse, and nothing has changed by then.
+func TestLeaderIsNotReadmittedNorIsAnAddressThatRaftCanNotUse(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		k, member := leader.Keyring, follower(c).ID
+		before := leader.Raft.GetConfiguration().Configuration()
+		if err := k.ReadmitServer(t.Context(), leader.ID, "s1"); err == nil {
+			t.Error("the leader is readmitted")
+		}
+		for _, addr := range []raft.ServerAddress{"", raft.ServerAddress(strings.Repeat("a", 513)), "\xff"} {
+			conn := joinConn(leader, "s4")
+			conn.Addr = addr
+			for call, err := range map[string]error{
+				"readmit": k.ReadmitServer(t.Context(), member, addr),
+				"add":     k.AddServer(t.Context(), "s4", addr, keyring.AddServerOptions{}),
+				"move":    k.AddServer(t.Context(), member, addr, keyring.AddServerOptions{}),
+				"join":    k.AcceptJoin(t.Context(), conn, strings.Repeat("0", 32), nil),
+			} {
+				if err == nil || !strings.Contains(err.Error(), "an address of") {
+					t.Errorf("%s with an address of %d bytes: %v", call, len(addr), err)
+				}
+			}
+		}
+		if after := leader.Raft.GetConfiguration().Configuration(); !reflect.DeepEqual(before, after) {
+			t.Errorf("the configuration is %v, and was %v", after, before)
+		}
+	})
 }

@@ -98,3 +98,44 @@ func TestServerJoinsAHostsClusterByToken(t *testing.T) {
 		}
 	})
 }
+
+// TestTokenOfAMemberIsBoundToItsCertificate: a member that has lost its raft log may come back with a token, which is
+// no good for another certificate of its ID from then on.
+func TestTokenOfAMemberIsBoundToItsCertificate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, keyringtest.Options{Servers: 3})
+		leader := ready(t, c)
+		whole(t, c)
+		member := follower(c).ID
+		token, err := leader.Keyring.MakeJoinToken(t.Context(), member, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := keyring.JoinTokenID(token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		accept := func(key string) error {
+			conn := joinConn(leader, member)
+			conn.JoinerKey = []byte(key)
+			proof, err := conn.JoinerProof(token)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return leader.Keyring.AcceptJoin(t.Context(), conn, id, proof)
+		}
+		if err := accept("the first"); err != nil {
+			t.Fatal(err)
+		}
+		if m, known := memberOf(leader, member); !known || m.Suffrage != raft.Nonvoter {
+			t.Errorf("readmitted, it is %v", m)
+		}
+		if all := leader.Keyring.JoinTokens(); len(all) != 1 || !all[0].Used {
+			t.Errorf("the tokens are %v", all)
+		}
+		if err := accept("another"); !errors.Is(err, keyring.ErrJoinRefused) {
+			t.Errorf("a second certificate: %v", err)
+		}
+	})
+}

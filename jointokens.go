@@ -156,6 +156,9 @@ func (k *Keyring) WithdrawJoinToken(ctx context.Context, id string) error {
 		if err := k.leading(); err != nil {
 			return err
 		}
+		if err := k.mayForward(ctx); err != nil {
+			return err
+		}
 		if k.fsm.ring.Load().JoinToken(token) == nil {
 			return fmt.Errorf("withdraw join token %s: there is none of that ID: it may have ended", token)
 		}
@@ -247,21 +250,28 @@ func (k *Keyring) LeaderProof(c JoinConn, token string) ([]byte, error) {
 
 // AcceptJoin adds the server at the other end of the connection, without a vote, if its proof is the JoinerProof for
 // the token of that ID. From then on the token is good for this certificate alone. A server that is a member by then
-// is readmitted: see ReadmitServer. Errors that match ErrJoinRefused are for the leader's log. Leader only.
+// is readmitted: see ReadmitServer, and when not to call that. Errors that match ErrJoinRefused are for the leader's log. Leader only.
 func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proof []byte) error {
 	return k.do(ctx, func(ctx context.Context) error {
 		if err := k.leading(); err != nil {
 			return err
+		}
+		if err := checkRaftAddress(c.Addr); err != nil {
+			return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 		}
 		use, err := k.joinTokens.checkJoinerProof(c, token, proof)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 		}
 		return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
+			if err := k.joinTokens.bind(ctx, use); err != nil {
+				return err
+			}
 			if s, known := k.serverOf(c.Joiner); known {
 				return k.members.readmit(ctx, s, c.Addr)
 			}
-			return k.joinTokens.admitBy(ctx, use, c.Addr)
+			k.cfg.Logger.Info("server joins", "id", c.Joiner, "addr", c.Addr, "token", use.ID)
+			return k.setAddress(c.Joiner, c.Addr, false)
 		})
 	})
 }
@@ -284,10 +294,10 @@ func (j *joinTokens) checkJoinerProof(c JoinConn, token string, proof []byte) (u
 	return meta.UseJoinToken{ID: t.ID, Server: string(c.Joiner), User: user}, nil
 }
 
-// admitBy binds the token to the server's certificate, then adds the server. A crash in between leaves a
+// bind binds the token to the server's certificate, before the server is added. A crash in between leaves a
 // token with which that server, with that certificate, can ask again. It takes turns with removals,
 // which end the token.
-func (j *joinTokens) admitBy(ctx context.Context, use meta.UseJoinToken, addr raft.ServerAddress) error {
+func (j *joinTokens) bind(ctx context.Context, use meta.UseJoinToken) error {
 	if why := plan.JoinRefusal(j.fsm.ring.Load(), use.ID, use.Server, use.User, j.now(), j.fsm.tokens()); why != "" {
 		return fmt.Errorf("%w: join token %s: %s", ErrJoinRefused, use.ID, why)
 	}
@@ -296,11 +306,7 @@ func (j *joinTokens) admitBy(ctx context.Context, use meta.UseJoinToken, addr ra
 	if errors.Is(err, meta.ErrRefused) {
 		return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 	}
-	if err != nil {
-		return err
-	}
-	j.cfg.Logger.Info("server joins", "id", use.Server, "addr", addr, "token", use.ID)
-	return j.setAddress(raft.ServerID(use.Server), addr, false)
+	return err
 }
 
 // openJoinToken returns a token with which a server may join now. user is the digest of its certificate's public key,

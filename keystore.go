@@ -229,6 +229,9 @@ type MissingKey struct {
 // and it gives the directory back. Of cfg it uses Dir, FSM, KEKs, OldKEKs and Logger. When ctx has ended before
 // recoverRaft, that is not called; later it is not looked at.
 func RecoverKeys(ctx context.Context, cfg Config, recoverRaft func() error) (missing []MissingKey, err error) {
+	if cfg.FSM == nil || recoverRaft == nil {
+		return nil, errors.New("FSM or recoverRaft is nil")
+	}
 	fsys, err := durable.OpenDir(cfg.Dir)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"unicode/utf8"
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
@@ -52,6 +53,9 @@ func (m *members) addServer(ctx context.Context, id raft.ServerID, addr raft.Ser
 			return fmt.Errorf("add server: %w", err)
 		}
 	}
+	if err := checkRaftAddress(addr); err != nil {
+		return fmt.Errorf("add server %s: %w", id, err)
+	}
 	if known && o.MayMove != nil {
 		if err := o.MayMove(ctx, was); err != nil {
 			return err
@@ -65,6 +69,16 @@ func (m *members) addServer(ctx context.Context, id raft.ServerID, addr raft.Ser
 		m.cfg.Logger.Info("server is added, or has another address", "id", id, "addr", addr, "by", Actor(ctx))
 		return m.setAddress(id, addr, still && is.Suffrage == raft.Voter)
 	})
+}
+
+// maxRaftAddress is far above any host:port. What a Node's raft takes from other servers is bounded.
+const maxRaftAddress = 512
+
+func checkRaftAddress(addr raft.ServerAddress) error {
+	if addr == "" || len(addr) > maxRaftAddress || !utf8.ValidString(string(addr)) {
+		return fmt.Errorf("an address of %d bytes, want 1 to %d of UTF-8", len(addr), maxRaftAddress)
+	}
+	return nil
 }
 
 // setAddress adds a server without a vote, or gives a member another address and leaves its vote
@@ -85,6 +99,9 @@ func (s *server) setAddress(id raft.ServerID, addr raft.ServerAddress, votes boo
 // PromoteServer. While a majority of the remaining voters does not hold every key, a voter is refused with an error that
 // matches ErrNotDurable; and a server that is no member with one that matches ErrNotMember. It may be called again
 // after a crash. Leader only.
+//
+// Call it only for that server itself, which its certificate proves, and only if nothing answers at the member's
+// address any more: else somebody has started a second server with its certificate, which would take its place.
 func (k *Keyring) ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
 	return k.do(ctx, func(ctx context.Context) error {
 		return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
@@ -100,6 +117,12 @@ func (k *Keyring) ReadmitServer(ctx context.Context, id raft.ServerID, addr raft
 // readmit is for between two steps of the leader's loop. A crash after any line leaves the server a member, which
 // asks again.
 func (m *members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAddress) error {
+	if s.ID == m.cfg.ID {
+		return fmt.Errorf("readmit server %s: it is the leader", s.ID)
+	}
+	if err := checkRaftAddress(addr); err != nil {
+		return fmt.Errorf("readmit server %s: %w", s.ID, err)
+	}
 	m.cfg.Logger.Info("server without a raft log joins as a member without a vote", "id", s.ID, "addr", addr)
 	if s.Suffrage == raft.Voter {
 		if err := m.mayExpel(ctx, s.ID, RemoveServerOptions{}); err != nil {
@@ -228,8 +251,12 @@ func (m *members) promote(ctx context.Context, s raft.Server) error {
 		if err := m.checkMembers(ctx, voters); err != nil {
 			return err
 		}
-		m.cfg.Logger.Info("server becomes a voter", "id", s.ID)
-		return m.setAddress(s.ID, s.Address, true)
+		is, known := m.serverOf(s.ID) // it may have been removed, or have moved, while it was asked
+		if !known {
+			return m.notMember("promote", s.ID)
+		}
+		m.cfg.Logger.Info("server becomes a voter", "id", is.ID)
+		return m.setAddress(is.ID, is.Address, true)
 	})
 }
 

@@ -210,10 +210,13 @@ func aheadOf(by time.Duration) string {
 func (o overview) keystoreProblems(st Status) (all []Problem) {
 	add := func(p Problem) { all = append(all, p) }
 	voters := votersOf(o.servers)
+	faulty := make(map[KeyID]bool, len(o.keystore.Faults))
+	for _, f := range o.keystore.Faults {
+		faulty[f.Key] = true
+	}
 	for _, id := range st.Missing {
-		says := slices.ContainsFunc(o.keystore.Faults, func(f keystore.Fault) bool { return f.Key == id })
 		// A fault says why; or the key may be removed, or the leader says that it is pending.
-		if !says && o.caughtUp && plan.IsNeeded(o.ring.Key(id), voters) {
+		if !faulty[id] && o.caughtUp && plan.IsNeeded(o.ring.Key(id), voters) {
 			add(Problem{Kind: ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers"})
 		}
 	}

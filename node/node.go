@@ -123,6 +123,9 @@ func (n *Node) Close() error {
 	return n.closed
 }
 
+// closePatience is how long Close waits for calls of Apply after the keyring is closed.
+const closePatience = 10 * time.Second
+
 // close ends what start began, the last first: the keyring before its raft. A raft that is shut down leaves unanswered
 // what its FSM has not applied yet, so it has to answer the calls of Apply first.
 func (n *Node) close() error {
@@ -133,7 +136,15 @@ func (n *Node) close() error {
 	if n.keys != nil {
 		errs = append(errs, n.keys.Close())
 	}
-	n.gate.Wait()
+	ended := make(chan struct{})
+	go func() { n.gate.Wait(); close(ended) }()
+	timer := time.NewTimer(closePatience)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+		errs = append(errs, fmt.Errorf("close: calls of Apply have not ended in %v: %w", closePatience, gate.ErrLeft))
+	}
 	if n.cluster != nil {
 		errs = append(errs, n.cluster.Close())
 	}

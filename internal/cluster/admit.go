@@ -48,6 +48,9 @@ func (s *Server) serveProof(ctx context.Context, from raft.ServerID, body []byte
 		return nil, s.refuse(from, q.Addr, err)
 	}
 	proof, err := s.host.LeaderProof(m, q.Token)
+	if err != nil && !errors.Is(err, ErrRefused) { // it leads no longer
+		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(s.Leader())}
+	}
 	if err != nil {
 		return nil, s.refuse(from, q.Addr, err)
 	}

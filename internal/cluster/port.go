@@ -81,8 +81,8 @@ type Port struct {
 
 	open atomic.Pointer[map[string]Handler] // see Open
 
-	raft  *raft.Raft         // set by Start
-	calls map[string]Handler // set by Start
+	raft  atomic.Pointer[raft.Raft] // set by Attach
+	calls map[string]Handler        // set by Start
 
 	mu     sync.Mutex // guards below
 	dialed map[*dialed]bool
@@ -175,8 +175,9 @@ func (p *Port) raftView(log raft.LogStore) (raftwire.View, bool) {
 	if !p.Running() {
 		return raftwire.View{}, false
 	}
+	r := p.raft.Load()
 	return raftwire.View{
-		Term: p.raft.CurrentTerm(), Commit: p.raft.CommitIndex(),
+		Term: r.CurrentTerm(), Commit: r.CommitIndex(),
 		TermAt: func(index uint64) (uint64, bool) {
 			var e raft.Log
 			err := log.GetLog(index, &e)
@@ -193,10 +194,13 @@ func (p *Port) Open(calls map[string]Handler) { p.open.Store(&calls) }
 // as long as raft has no configuration. It is called before Start, if at all.
 func (p *Port) Introduced(members []string) { p.introducers = members }
 
+// Attach tells the Port its raft. It is called before the keyring is opened, which makes calls at once.
+func (p *Port) Attach(r *raft.Raft) { p.raft.Store(r) }
+
 // Start has the Port answer the members' calls, by path, and closes connections of servers that are members no
-// longer. It is called once, when raft and the keyring run.
-func (p *Port) Start(r *raft.Raft, m Membership, calls map[string]Handler) {
-	p.raft, p.calls = r, calls
+// longer. It is called once, after Attach, when the keyring runs.
+func (p *Port) Start(m Membership, calls map[string]Handler) {
+	p.calls = calls
 	ctx, end := context.WithCancel(context.Background())
 	p.end = end
 	close(p.running)
@@ -272,8 +276,14 @@ func (p *Port) serve(ctx context.Context, from peer.Identity, path string, body 
 	return nil, &peer.Refusal{Code: peer.Unsupported}
 }
 
-// Members returns the servers of raft's latest configuration, in its order.
-func (p *Port) Members() []raft.Server { return p.raft.GetConfiguration().Configuration().Servers }
+// Members returns the servers of raft's latest configuration, in its order. There are none before Attach.
+func (p *Port) Members() []raft.Server {
+	r := p.raft.Load()
+	if r == nil {
+		return nil
+	}
+	return r.GetConfiguration().Configuration().Servers
+}
 
 // Member returns a server of raft's latest configuration.
 func (p *Port) Member(id raft.ServerID) (raft.Server, bool) {
@@ -308,7 +318,7 @@ func (p *Port) followMembers(ctx context.Context, m Membership) {
 	var seen state
 	for {
 		changed := m.Changed()
-		_, leader := p.raft.LeaderWithID()
+		_, leader := p.raft.Load().LeaderWithID()
 		if now := (state{m.MembershipVersion(), leader}); now != seen {
 			seen = now
 			p.dropNonMembers()

@@ -47,6 +47,7 @@ func startPortHosts(t *testing.T, ctx context.Context) (*keyringtest.Nodes, map[
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { r.Shutdown().Error() })
+		port.Attach(r)
 		keys, err := keyring.Open(ctx, keyring.Config{
 			Dir: t.TempDir(), ID: id, Raft: r, FSM: fsm, Transport: port, KEKs: []keyring.KEK{keyring.InlineKEK()},
 			Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
@@ -55,7 +56,7 @@ func startPortHosts(t *testing.T, ctx context.Context) (*keyringtest.Nodes, map[
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { keys.Close() })
-		port.Start(r, keys, map[string]cluster.Handler{cluster.PathKeyring: keys.ServePeer})
+		port.Start(keys, map[string]cluster.Handler{cluster.PathKeyring: keys.ServePeer})
 		hosts[id] = portHost{r, keys}
 	}
 	return c, hosts
@@ -92,5 +93,24 @@ func TestAHostWithARaftOfItsOwnRunsOverAPort(t *testing.T) {
 	}
 	if _, err := c.CallAs(ctx, gone, leader, cluster.PathKeyring, nil); !peer.Refused(err, peer.NotMember) {
 		t.Errorf("the keyring of a removed server: %v", err)
+	}
+}
+
+// TestPortThatHasNoRaftYetReachesNobody: the keyring makes calls as soon as it is open.
+func TestPortThatHasNoRaftYetReachesNobody(t *testing.T) {
+	c, listeners := keyringtest.NewNodes(t, 1)
+	port, err := cluster.Listen(cluster.PortConfig{
+		ID: "s1", Cluster: "test", Addr: c.Addrs["s1"], Listener: listeners["s1"], Logger: hclog.NewNullLogger(),
+		TLS: c.CA.Source("keyring://test/server/s1", nil),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer port.Close()
+	if _, err := port.Call(t.Context(), "s2", nil); err == nil {
+		t.Error("it has reached a server")
+	}
+	if all := port.Members(); len(all) > 0 {
+		t.Errorf("the members are %v", all)
 	}
 }

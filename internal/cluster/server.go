@@ -99,6 +99,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if s.raft, err = raft.NewRaft(s.cfg.raft(), s.cfg.FSM, s.disk, s.dir.Log, s.disk, trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
+	if s.port != nil {
+		s.port.Attach(s.raft)
+	}
 	return nil
 }
 
@@ -162,7 +165,7 @@ func (s *Server) Serve(h Host, calls map[string]Handler) {
 		return
 	}
 	s.host = h
-	s.port.Start(s.raft, h, calls)
+	s.port.Start(h, calls)
 }
 
 // Close shuts raft down, and closes its port and its directory. The FSM has to apply what it is given until then.

@@ -91,7 +91,7 @@ func (s *Set) has(id string) bool {
 type local interface{ unwraps() bool }
 
 // What a KEK is asked to wrap and unwrap in order to see whether it does.
-var probe, probeAAD = []byte("probe"), []byte("keyring v1 probe")
+const probe, probeAAD = "probe", "keyring v1 probe"
 
 // Probe asks every KEK that is not local to wrap and unwrap something, an old one only to
 // unwrap, and reports whether one of those that wrap can also unwrap, or may yet: a KEK that
@@ -103,9 +103,9 @@ func (s *Set) Probe(ctx context.Context) (canUnwrap bool) {
 			k.checked(ctx, nil) // if a call of it has timed out, that is over
 			continue
 		}
-		wrapped, err := k.wrap(ctx, probe, probeAAD)
+		wrapped, err := k.wrap(ctx, []byte(probe), []byte(probeAAD))
 		if err == nil {
-			_, err = k.unwrap(ctx, wrapped, probeAAD)
+			_, err = k.unwrap(ctx, wrapped, []byte(probeAAD))
 		}
 		if errors.Is(err, ErrWrapOnly) {
 			err = nil
@@ -117,7 +117,7 @@ func (s *Set) Probe(ctx context.Context) (canUnwrap bool) {
 	for _, k := range s.old {
 		var err error
 		if _, ok := k.KEK.(local); !ok {
-			_, err = k.unwrap(ctx, probe, probeAAD)
+			_, err = k.unwrap(ctx, []byte(probe), []byte(probeAAD))
 		}
 		if errors.Is(err, errOpen) || errors.Is(err, ErrWrapOnly) {
 			err = nil // it has answered

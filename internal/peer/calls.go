@@ -81,8 +81,9 @@ func (c Calls) held(ctx context.Context, to string, q Request) (Held, error) {
 
 // Fetch asks a server for 1 to MaxFetch keys, and hands the material of each key that has come to take, which has to
 // find out whether it is the right one. The material is overwritten when take returns. A key that the server
-// does not hold is no error.
-func (c Calls) Fetch(ctx context.Context, from string, cluster meta.ClusterID, ids []meta.KeyID,
+// does not hold is no error. cluster is called when the answer has come: the server may learn the ID of its cluster
+// meanwhile.
+func (c Calls) Fetch(ctx context.Context, from string, cluster func() meta.ClusterID, ids []meta.KeyID,
 	take func(id meta.KeyID, material []byte)) error {
 	pull, err := NewFetch(wireIDs(ids))
 	if err != nil {
@@ -92,7 +93,7 @@ func (c Calls) Fetch(ctx context.Context, from string, cluster meta.ClusterID, i
 	if err != nil {
 		return err
 	}
-	secrets, err := pull.Open(Binding{Cluster: cluster, Asker: c.Self, Answerer: from}, a)
+	secrets, err := pull.Open(Binding{Cluster: cluster(), Asker: c.Self, Answerer: from}, a)
 	if err != nil {
 		return fmt.Errorf("fetch from %s: %w", from, err)
 	}

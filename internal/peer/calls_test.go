@@ -233,7 +233,7 @@ func TestFetchWipesWhatItHandedOut(t *testing.T) {
 		return h.Answer(ctx, "a", request)
 	}}
 	var taken []byte
-	err := c.Fetch(t.Context(), "b", binding.Cluster, []meta.KeyID{keyID(1), keyID(2)}, func(id meta.KeyID, m []byte) {
+	err := c.Fetch(t.Context(), "b", clusterOf(binding), []meta.KeyID{keyID(1), keyID(2)}, func(id meta.KeyID, m []byte) {
 		if id != keyID(2) || !bytes.Equal(m, material) {
 			t.Errorf("took %x of %s", m, id)
 		}
@@ -245,7 +245,7 @@ func TestFetchWipesWhatItHandedOut(t *testing.T) {
 	if none := make([]byte, len(material)); !bytes.Equal(taken, none) || !bytes.Equal(served, none) {
 		t.Error("material was left in memory")
 	}
-	err = c.Fetch(t.Context(), "c", binding.Cluster, []meta.KeyID{keyID(1), keyID(2)}, func(meta.KeyID, []byte) { t.Error("took it") })
+	err = c.Fetch(t.Context(), "c", clusterOf(binding), []meta.KeyID{keyID(1), keyID(2)}, func(meta.KeyID, []byte) { t.Error("took it") })
 	if !errors.Is(err, peer.ErrOpen) || !strings.Contains(err.Error(), "fetch from c") {
 		t.Errorf("another server's answer: %v", err)
 	}
@@ -259,7 +259,7 @@ func TestFetchOfOtherKeysIsABadRequest(t *testing.T) {
 	c := peer.Calls{Self: "a", Send: func(ctx context.Context, to string, request []byte) ([]byte, error) {
 		return h.Answer(ctx, "a", request)
 	}}
-	err := c.Fetch(t.Context(), "b", binding.Cluster, []meta.KeyID{keyID(1)}, func(meta.KeyID, []byte) { t.Error("took it") })
+	err := c.Fetch(t.Context(), "b", clusterOf(binding), []meta.KeyID{keyID(1)}, func(meta.KeyID, []byte) { t.Error("took it") })
 	if !peer.Refused(err, peer.BadRequest) {
 		t.Error(err)
 	}
@@ -297,4 +297,8 @@ func TestAllWithoutEnoughAsksEverybody(t *testing.T) {
 	if want := map[string]int{"a": 'a', "c": 'c'}; !reflect.DeepEqual(answers, want) {
 		t.Errorf("%v, want %v", answers, want)
 	}
+}
+
+func clusterOf(b peer.Binding) func() meta.ClusterID {
+	return func() meta.ClusterID { return b.Cluster }
 }
