@@ -75,7 +75,7 @@ func keyOf(m *meta.Key) Key {
 	return k
 }
 
-// publicKeys returns the keys of the ring, the newest first.
+// keysOf returns the keys of the ring, the newest first.
 func keysOf(ring *meta.Ring) []Key {
 	var keys []Key
 	for _, m := range ring.Keys {

@@ -10,6 +10,11 @@
 // [Keyring.WaitReady] then tells when [Keyring.Decrypt] and [Keyring.Verify] work, and on the leader
 // [Keyring.Encrypt] and [Keyring.Sign].
 //
+// Such a host changes the members of its cluster with [Keyring.AddServer], [Keyring.PromoteServer],
+// [Keyring.ReadmitServer] and [Keyring.RemoveServer] on the leader, and lets servers join by tokens: see [JoinConn].
+// Config.Metrics receives the figures of a server, and Config.Problems adds what is wrong with the host's part to
+// [Status].
+//
 // # Words
 //
 //	root key   32 random bytes and one signing key pair, named by a UUID; immutable
@@ -81,10 +86,14 @@
 //
 // # The packages
 //
-// Imports run from this package down; a test enforces it. Nothing internal imports this package.
+// This package imports the internal ones that it needs. Packages node and gometrics and the modules import this
+// package; of the internal ones only internal/keyringtest does. house_test.go lists what each package may import, and
+// enforces it.
 //
 //	node                 a whole server: raft, its log on disk, one port, and the keyring
-//	gometrics            Config.Metrics for go-metrics; the module prometheus has one for Prometheus
+//	gometrics            Config.Metrics for go-metrics
+//	prometheus           a module of its own: Config.Metrics for Prometheus
+//	kms                  a module of its own: KEKs of key management services
 //
 //	internal/meta        the pure state machine: ring, commands, codec of entries and snapshots, Check
 //	internal/plan        pure decisions: what the leader does next, which keys to fetch from which server

@@ -68,7 +68,7 @@ func (f *FSM) Apply(l *raft.Log) any {
 		return nil // the snapshot that Load took has it
 	}
 	defer f.bell.ring()
-	defer f.entry.Store(l.Index) // after the ring: who reads this first finds a ring that has the entry
+	defer f.entry.Store(l.Index) // after the ring: a reader that reads this first finds a ring that has the entry
 	entry, err := f.build.DecodeEntry(l.Data)
 	if errors.Is(err, meta.ErrVersion) {
 		f.missed.CompareAndSwap(0, l.Index)
@@ -161,7 +161,7 @@ func (f *FSM) publish(ring *meta.Ring) {
 		r.tokens = append(r.tokens, t.ID)
 	}
 	f.entry.Store(0)
-	f.restored.Store(r) // before the ring: who reads the ring first knows where it comes from
+	f.restored.Store(r) // before the ring: a reader that reads the ring first knows where it comes from
 	f.ring.Store(ring)
 	f.history.restored()
 	f.stray.Store(0)

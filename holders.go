@@ -157,7 +157,7 @@ type reports struct {
 
 // maxReported bounds the key IDs that wait for the log, for each server, a report counting for one
 // more: while raft takes nothing, one server's reports neither fill the memory nor keep out the
-// others'. A server whose report is dropped repeats it. After as many no more go into one entry.
+// others'. A server whose report is dropped repeats it. One entry takes no more of them than that.
 const maxReported = 2 * peer.MaxIDs
 
 func (r *reports) add(h meta.Hold) {

@@ -92,7 +92,7 @@ func (j *joinTokens) makeJoinToken(ctx context.Context, id raft.ServerID, ttl ti
 		if err != nil {
 			return err
 		}
-		// The turn lasts until the outcome is known, whoever still waits for it: an entry under way could
+		// The turn lasts until the outcome is known, whether or not the caller still waits for it: an entry under way could
 		// come into the log after a removal.
 		add := meta.Command{AddJoinToken: &meta.AddJoinToken{Token: record}}
 		if err := j.propose(context.WithoutCancel(ctx), add); err != nil {

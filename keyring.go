@@ -1,6 +1,6 @@
 package keyring
 
-// Keyring: Open, Close, WaitReady, Encrypt and Keys.
+// Keyring: Open, Close, WaitReady, Encrypt, Decrypt, Keys, Changed and Notify.
 
 import (
 	"context"
@@ -186,7 +186,7 @@ func (k *Keyring) close() error {
 // closePatience is how long Close waits for calls that were left behind, and for the loops.
 const closePatience = 10 * time.Second
 
-// do runs an exported call that returns no more than an error. It ends with the caller's context and with
+// do runs an exported call that returns nothing but an error. It ends with the caller's context and with
 // Close.
 func (k *Keyring) do(ctx context.Context, call func(context.Context) error) error {
 	_, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })

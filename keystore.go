@@ -1,6 +1,6 @@
 package keyring
 
-// The directory of key files: what lies in it, and what is done with it.
+// The directory of key files: what lies in it, and what is done with it: Adopt, OpenNomad, Rewrap, Inspect, RecoverKeys.
 
 import (
 	"context"
@@ -47,7 +47,7 @@ func (k *Keyring) Rewrap(ctx context.Context) error {
 // not know it, here or on another server: Status.Orphans names those of each server. It
 // becomes an inactive key that opens data and whose tokens verify. For a key that the leader
 // adopted of its own accord, when the keyring was empty, it admits the tokens, which such a
-// key does not have: whoever can plant a file must not be able to plant a signer. So be sure
+// key does not have: somebody who can plant a file must not be able to plant a signer. So be sure
 // where the file comes from. Those tokens verify for TokenPolicy.MaxTTL and the leeway from then on, as those of
 // every key that is adopted. That is a command of version 2 of the log: until every server says, asked now, that it
 // applies those, the error names the servers that do not. Adopting a key again has no effect.

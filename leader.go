@@ -241,7 +241,7 @@ func (l *leader) step(ctx context.Context) time.Duration {
 	return 0
 }
 
-// forgetPassed forgets what was waited for and is no more: nobody asks again about a key that was removed, or
+// forgetPassed forgets what was waited for and is gone: nobody asks again about a key that was removed, or
 // for a command that need not be proposed.
 func (l *leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) {
 	maps.DeleteFunc(l.probes, func(id KeyID, _ plan.Probe) bool { return ring.Key(id) == nil })

@@ -1,6 +1,6 @@
 package keyring
 
-// Members: added, readmitted, removed, given a vote; CheckMembers.
+// Members: added, readmitted, removed, given a vote; CheckMembers and MembershipVersion.
 
 import (
 	"context"
@@ -142,7 +142,7 @@ func (m *members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAd
 type RemoveServerOptions struct {
 	// Force removes it also if a key is then held by less than a majority of the voters that
 	// remain, or nobody can say. It is for servers that will never come back. It can't help where
-	// most of the remaining voters are down: see node.Recover.
+	// most of the remaining voters are down: see node.Recover and RecoverKeys.
 	Force bool
 }
 

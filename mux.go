@@ -27,7 +27,7 @@ import (
 // An app that is new on a raft which the keyring has had to itself meets snapshots that have nothing of
 // app's in them. Until app has been given anything it need not restore such a one: it is not asked to if,
 // as it is, it makes snapshots of one byte or more, and may answer io.EOF if it is. To find that out Mux
-// has it make a snapshot, and takes no more of it than the first byte. An app beside an FSM that Load was
+// has it make a snapshot, and takes only the first byte of it. An app beside an FSM that Load was
 // called of is on disk and may have been given something before the start: it has to restore every one.
 func Mux(keys *FSM, app raft.FSM) raft.FSM {
 	m := mux{keys, app, &atomic.Bool{}}

@@ -31,10 +31,10 @@ const (
 	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
 	ProblemUnderheld   ProblemKind = "underheld"        // the active key is not held by every server
 	ProblemStuck       ProblemKind = "server behind"    // another server gets no further in raft's log
-	ProblemRaftDisk    ProblemKind = "raft not written" // raft could not write its log here
+	ProblemRaftDisk    ProblemKind = "raft not written" // raft could not write its log here: a Node says so, other hosts by Config.Problems
 	ProblemUnreachable ProblemKind = "no usable answer" // another server is unreachable, or what it sent was of no use
 	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
-	ProblemRemoved     ProblemKind = "removed"          // this server is in the raft configuration no more
+	ProblemRemoved     ProblemKind = "removed"          // this server is no longer in the raft configuration
 	ProblemNonvoter    ProblemKind = "no voter"         // a server of the leader's that can't vote yet
 	ProblemNewer       ProblemKind = "newer build"      // the log, or a key file, has what only a newer build reads
 	ProblemNotApplied  ProblemKind = "not applied"      // raft applies its log to another FSM than Config.FSM
@@ -55,12 +55,12 @@ var problemKinds = []struct {
 	advice string
 }{
 	{ProblemNotApplied, "Give raft Config.FSM, alone or in a Mux that is outermost, with StoreConfiguration, and leave Log.Extensions as they are."},
-	{ProblemNoLeader, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good: node.Recover. If this server was removed, the others say so."},
+	{ProblemNoLeader, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good: node.Recover, or RecoverKeys if the host has a raft of its own. If this server was removed, the others say so."},
 	{ProblemBehind, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
 	{ProblemUnconfirmed, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
 	{ProblemKeyMissing, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
 	{ProblemPublicKey, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
-	{ProblemRemoved, "Close it and delete its directory. It joins again with AddServer or a JoinToken."},
+	{ProblemRemoved, "Close it and delete its directory. It joins again with AddServer or a join token."},
 	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
 	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
 	{ProblemFirstKey, "See that the KEKs answer there, or configure the ones that the files name. Files that are never to be opened again: move them out of the keystore directory, which is looked at again within a minute."},

@@ -1,6 +1,6 @@
 package keyring
 
-// Remove, and how every server comes to unlink the files of a removed key.
+// Remove, StartRemoval and WaitRemoved, and how every server comes to unlink the files of a removed key.
 
 import (
 	"context"

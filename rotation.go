@@ -1,6 +1,6 @@
 package keyring
 
-// Rotate, CheckMembers, and how a key is made and offered.
+// Rotate, WaitRotated, ActiveKey, Leading, and how a key is made and offered.
 
 import (
 	"context"

@@ -23,7 +23,7 @@ import (
 )
 
 // server is what every part of a Keyring knows: who this server is, what raft has told it, what it holds, and
-// whom it can ask. It is the same from Open to Close.
+// which servers it can ask. It is the same from Open to Close.
 type server struct {
 	cfg      Config
 	raft     *raft.Raft
@@ -139,7 +139,7 @@ const idle = time.Hour
 // again is how soon a leader tries again what raft did not take.
 const again = 250 * time.Millisecond
 
-// errRestored says that what a call waits for is no more.
+// errRestored says that what a call waits for is gone.
 var errRestored = errors.New("raft has restored a snapshot that does not have it")
 
 // sleep waits until a moment, or returns why ctx ended first.
@@ -182,7 +182,7 @@ func (s *server) sendToLeader(ctx context.Context, leader string, request []byte
 	return s.sendWithin(ctx, confirmTimeout, leader, request)
 }
 
-// whileLeads ends what waits for a leader that leads no more: it may never answer, and this server may
+// whileLeads ends what waits for a leader that no longer leads: it may never answer, and this server may
 // lead meanwhile.
 func (s *server) whileLeads(ctx context.Context, leader raft.ServerID, end context.CancelFunc) {
 	for {

@@ -43,17 +43,17 @@ type Status struct {
 	// KEKs are those of the configuration, the wrapping ones first.
 	KEKs []KEKStatus `json:"keks"`
 	// OnOldKEKs is how many key files here are not wrapped under exactly Config.KEKs, or not
-	// known to be. Rewrap moves them; at zero, OldKEKs are needed no more.
+	// known to be. Rewrap moves them; at zero, OldKEKs are no longer needed.
 	OnOldKEKs int `json:"onOldKEKs"`
 	// NextRotation is when the next key is to become active, by this server's policy. Zero means
 	// that only Rotate rotates, or that a key is to become active as soon as it can.
 	NextRotation time.Time `json:"nextRotation,omitzero"`
 	// LastBackup is the last that Backup has made, and NoBackup are the keys that are not in it, but for
-	// prepublished ones that no majority of the voters holds: nothing is sealed under those. Whoever copies
+	// prepublished ones that no majority of the voters holds: nothing is sealed under those. Hosts that copy
 	// keystore directories in its place need not care.
 	LastBackup LastBackup `json:"lastBackup,omitzero"`
 	NoBackup   []KeyID    `json:"noBackup"`
-	// BackupSigner is what the backups of now are signed with: keep it where whoever writes the files can't
+	// BackupSigner is what the backups of now are signed with: keep it where those who write the files can't
 	// write, for RestoreOptions.Signer. It changes with the active key. Zero if that is not held here.
 	BackupSigner BackupSigner `json:"backupSigner,omitzero"`
 	// Rekeying is how the move of data goes, for each key that is rekeying; on the leader only.

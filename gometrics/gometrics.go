@@ -1,4 +1,5 @@
-// Package gometrics gives the figures of a keyring to go-metrics, as raft does with its own.
+// Package gometrics gives the figures of a keyring to go-metrics, as raft does with its own: it makes the Metrics of a
+// keyring.Config or a node.Config.
 //
 // go-metrics has two import paths, github.com/hashicorp/go-metrics and the older
 // github.com/armon/go-metrics. This package imports neither and works with both. The figures of the

@@ -69,7 +69,7 @@ func (n *Node) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key
 }
 
 // Remove is Keyring.Remove on the leader. Until ctx ends it waits for a leader that is ready, and asks the next one
-// when the leader changes: to remove a key twice does no more than to remove it once. When it returns without an error,
+// when the leader changes: to remove a key twice is the same as to remove it once. When it returns without an error,
 // the key is removed on this server too.
 func (n *Node) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOptions) error {
 	here := func() (bool, error) { return false, n.keys.Remove(ctx, id, o) }

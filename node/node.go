@@ -5,7 +5,8 @@
 // the leader can do, so its methods may be called on any server. Recover and Restore make a directory from which a
 // cluster can start again.
 //
-// A service that has a raft already uses package keyring alone.
+// A service that has a raft already uses package keyring alone, which has the calls for members and join tokens too.
+// Its calls for the leader work on the leader alone; those of a Node go to it.
 package node
 
 import (

@@ -1,4 +1,5 @@
-// Package prometheus exposes the figures of a keyring to Prometheus.
+// Package prometheus exposes the figures of a keyring to Prometheus: it makes the Metrics of a keyring.Config or a
+// node.Config.
 //
 // Names are Prometheus's: dots become underscores, a gauge in seconds ends in _seconds, and a counter in
 // _total. So keyring.key.active.age is keyring_key_active_age_seconds, and keyring.key.seals is

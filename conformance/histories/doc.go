@@ -21,7 +21,7 @@
 //	I5   all that was ever stored opens on every server in the end, also what is of long ago and under old
 //	     keys; a key that is removed meanwhile takes nothing with it
 //	I6   the files of a key have the same material on all servers. Wrong material is for other tests
-//	I7   the snapshot and log of each server are applied anew: at the same index the same bytes, on all
+//	I7   the snapshot and log of each server are applied again: at the same index the same bytes, on all
 //	I8   every key file of a server that was killed opens; nothing is set aside, and no temporary file is
 //	     left in the end
 //	I9   every server is ready in the end, lacks no key and has what the leader has; one that was wiped has

@@ -123,7 +123,7 @@ func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 // unknown is an error after which the request may have had an effect.
 type unknown struct{ error }
 
-// badRequest is an error of whoever asked.
+// badRequest is an error of the one who asked.
 type badRequest struct{ error }
 
 // conflict is an error because of how things are, if it is not one of those that have a status.
@@ -198,7 +198,7 @@ func uncertain(err error) error {
 
 // get opens a secret. By default it is what the leader has, which the log orders among all that is
 // put. With ?stale it is what this server has, which may be late, and also works without a leader.
-// Whoever has a workload's token sees the workload's own secrets, workload/<name>/..., alone.
+// Anybody who has a workload's token sees the workload's own secrets, workload/<name>/..., alone.
 func (s *server) get(r *http.Request) (any, error) {
 	path, err := secretPath(r.PathValue("path"))
 	if err != nil {
@@ -254,11 +254,11 @@ func (s *server) read(ctx context.Context, path string, stale bool) (*secret, er
 // errGone is a secret that nobody can open any more.
 var errGone = errors.New("the key that the secret is sealed under was removed by force")
 
-// lost says why a secret does not open whose key is unknown. If it was sealed anew since it was read,
+// lost says why a secret does not open whose key is unknown. If it was re-encrypted since it was read,
 // and its old key removed after that, nothing is lost: the next request finds it.
 func (s *server) lost(n *secret) error {
 	if now, _ := s.store.state.Load().byPath.Get([]byte(n.Path)); now != n {
-		return fmt.Errorf("%w: the secret was sealed anew meanwhile", keyring.ErrNotReady)
+		return fmt.Errorf("%w: the secret was re-encrypted meanwhile", keyring.ErrNotReady)
 	}
 	return errGone
 }

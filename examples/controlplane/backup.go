@@ -131,7 +131,7 @@ func (c cli) backup(ctx context.Context, args []string) error {
 	if made.warning != "" {
 		fmt.Fprintln(c.warn, "controlplane: the backup is good, but the status does not show it:", made.warning)
 	}
-	fmt.Fprintln(c.warn, "controlplane: keep the SHA-256 or the signer where whoever writes the file can't write; signed by", made.signer)
+	fmt.Fprintln(c.warn, "controlplane: keep the SHA-256 or the signer where those who write the file can't write; signed by", made.signer)
 	return nil
 }
 

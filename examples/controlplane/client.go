@@ -56,7 +56,7 @@ func answerError(resp *http.Response) error {
 	return fmt.Errorf("%s: %s", resp.Status, e.Error)
 }
 
-// command line of the parts that are no server.
+// cli is the command line of the parts that are no server.
 type cli struct {
 	client
 	in       io.Reader
@@ -227,7 +227,7 @@ func (c cli) status(ctx context.Context, args []string) error {
 	return err
 }
 
-// best returns the status of the first leader, or of whoever else has answered first, as the page does.
+// best returns the status of the first leader, or of the first other server that has answered, as the page does.
 func (v view) best() status {
 	var best status
 	for _, id := range slices.Sorted(maps.Keys(v.Servers)) {

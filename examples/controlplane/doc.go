@@ -27,7 +27,7 @@
 //
 // URL is any server's, http://127.0.0.1:8001 if it is not given. There a page shows keys and
 // servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
-// -rate how many secrets a second a full rotation may seal anew. With -escrow each key is wrapped to age
+// -rate how many secrets a second a full rotation may re-encrypt. With -escrow each key is wrapped to age
 // recipients too; when DIR/ID.kek is lost, make another (head -c 32 /dev/urandom) and start once with
 // their -identity. restore wants to know whose the backup is: by the SHA-256 that backup has printed, by the
 // signer, which keys status shows, or -unauthenticated. With -data-only it is a drill: another cluster, whose tokens
@@ -52,6 +52,6 @@
 // inspect.go a look into a keystore, progress.go what a terminal shows meanwhile, setup.go what a
 // first trial needs.
 //
-// The API has no passwords and listens on loopback only: whoever is on the machine may do everything
+// The API has no passwords and listens on loopback only: anybody on the machine may do everything
 // but what a workload's token narrows. A service in the field has TLS and authentication there.
 package main

@@ -28,7 +28,7 @@ func main() {
 	}
 }
 
-// usage is an error of whoever has called the program.
+// usage is an error of the one who has called the program.
 type usage struct{ error }
 
 func (u usage) Unwrap() error { return u.error }
@@ -82,7 +82,7 @@ func usageOf(command string) string {
 	return cmp.Or(own.String(), all.String())
 }
 
-// help tells whoever has called a command in a wrong way how it is called. It is no error to ask for that.
+// help tells somebody who has called a command in a wrong way how it is called. It is no error to ask for that.
 func help(out io.Writer, command string, err error) error {
 	switch {
 	case errors.Is(err, flag.ErrHelp):

@@ -19,8 +19,8 @@ type serverRequest struct {
 	Addr string        `json:"addr,omitempty"`
 }
 
-// addServer admits a server. The node asks the leader by itself, as in removeServer; both do no more twice
-// than once.
+// addServer admits a server. The node asks the leader by itself, as in removeServer; both may be
+// done twice.
 func (s *server) addServer(r *http.Request) (any, error) {
 	var in serverRequest
 	if err := read(r, &in); err != nil {

@@ -143,7 +143,7 @@ func (s *server) mayRotate(revoke []keyring.KeyID) error {
 }
 
 // remove removes a key: when nothing is sealed under it any more, or by ?force at once and with all
-// that is. The node asks the leader by itself. It does no more twice than once, so it needs no unknown.
+// that is. The node asks the leader by itself. It may be done twice, so it needs no unknown.
 func (s *server) remove(r *http.Request) (any, error) {
 	id, err := keyring.ParseKeyID(r.PathValue("id"))
 	if err != nil {

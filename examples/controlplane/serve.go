@@ -59,7 +59,7 @@ type server struct {
 // options are the flags of serve.
 type options struct {
 	every    time.Duration // between rotations
-	rate     int           // of secrets that are sealed anew, a second; zero is as fast as raft
+	rate     int           // of secrets that are re-encrypted, a second; zero is as fast as raft
 	clicks   bool
 	escrow   string // age recipients, comma-separated
 	identity string // a file, the way back with them
@@ -168,7 +168,7 @@ func (s *server) config(dir string, keys *keyring.FSM, o options) node.Config {
 		Dir:       filepath.Join(dir, string(s.id)),
 		Addr:      s.cluster.Servers[s.id].Raft,
 		Cluster:   s.cluster.Name,
-		TLS:       func() (*tls.Config, error) { return readTLS(dir, s.id) }, // anew for each connection
+		TLS:       func() (*tls.Config, error) { return readTLS(dir, s.id) }, // again for each connection
 		Peers:     map[raft.ServerID]string{},
 		App:       s.store,
 		Keys:      keys, // the one that the store asks

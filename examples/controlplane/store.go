@@ -19,7 +19,7 @@ import (
 // secret is what the store has at a path. It is never changed, only replaced.
 type secret struct {
 	Path       string
-	Version    uint64 // the raft index at which somebody put it; sealing it anew leaves it
+	Version    uint64 // the raft index at which somebody put it; re-encrypting it leaves it
 	Ciphertext []byte // with the path as AAD, so that it opens at no other path
 }
 
@@ -29,8 +29,8 @@ func (s *secret) key() keyring.KeyID {
 	return id
 }
 
-// state is all secrets at one index of the log. Like its trees it is never changed: whoever has
-// loaded one can read it for as long as they like, while Apply goes on.
+// state is all secrets at one index of the log. Like its trees it is never changed: a reader that has
+// loaded one can read it for as long as it likes, while Apply goes on.
 type state struct {
 	index    uint64        // of the last log entry that made it
 	replaced chan struct{} // closed when the store has a newer one

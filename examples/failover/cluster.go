@@ -48,7 +48,7 @@ type process struct {
 	err  error         // how; set before gone is closed
 }
 
-// found starts the servers. The first founds the cluster, the others join.
+// found starts the servers. The first bootstraps the cluster, the others join.
 func (c *cluster) found(ctx context.Context) error {
 	for _, id := range members {
 		if err := c.start(ctx, id); err != nil {

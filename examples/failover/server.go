@@ -30,7 +30,7 @@ type setup struct {
 	ID            raft.ServerID
 	Dir           string
 	CA, Cert, Key []byte   // DER
-	Join          []string // addresses of the cluster to join; empty to found one
+	Join          []string // addresses of the cluster to join; empty to bootstrap one
 	JoinToken     string   // from one of its servers
 }
 

@@ -32,7 +32,7 @@ Encrypts each FILE into D/sealed, makes a new key, and decrypts.
 
   -dir D      keep keys and ciphertexts in D (default: a temporary directory, removed at the end)
   -kek FILE   wrap the keys under the 32 bytes in FILE; "head -c 32 /dev/urandom >FILE" makes
-              one (default: whoever reads the key files has the keys)
+              one (default: anybody who reads the key files has the keys)
 `
 
 func main() {

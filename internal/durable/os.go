@@ -144,7 +144,7 @@ func (d *osDir) openAs(name string, named fs.FileInfo) (File, fs.FileInfo, error
 	return osFile{f}, opened, nil
 }
 
-// osFile is an os.File whose Sync is one call. That of os.File begins anew when a signal has
+// osFile is an os.File whose Sync is one call. That of os.File begins again when a signal has
 // interrupted it, and the second may then report success for what the first has lost.
 type osFile struct{ *os.File }
 

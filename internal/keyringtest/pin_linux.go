@@ -111,7 +111,7 @@ type Pin struct {
 	said  chan string
 }
 
-// Say tells the test something. Once it has returned, a crash takes it away no more.
+// Say tells the test something. Once it has returned, a crash no longer takes it away.
 func (p *Pin) Say(format string, args ...any) {
 	p.said <- fmt.Sprintf(format, args...)
 	<-p.said

@@ -96,7 +96,7 @@
 // of the key ID as additional data.
 //
 // Nothing binds a key to the ID in its file, and there is no check value. The tags tell whether
-// KEK, root key and RSA key belong together, no more. In Meta, all but Algorithm can change
+// KEK, root key and RSA key belong together, and nothing else. In Meta, all but Algorithm can change
 // unseen, KeyID too; so can Provider, the name in ProviderID, and what is in key_info. None of
 // them changes the key. Any other flip of a bit is refused; so is a member that is there twice,
 // and one at the top or of what is wrapped that is not known: it may be the RSA key under a

@@ -43,7 +43,7 @@ type setup struct {
 	Addr          string
 	Cluster       string
 	CA, Cert, Key []byte                   // DER
-	Peers         map[raft.ServerID]string // the founders, or none
+	Peers         map[raft.ServerID]string // the initial servers, or none
 	Join          []string                 // addresses of the cluster to join, or none
 	Away          bool                     // its KEK does not answer
 }
