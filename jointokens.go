@@ -1,6 +1,7 @@
 package keyring
 
-// Tokens with which a server may join: made, listed, used, withdrawn, ended.
+// Tokens with which a server may join: made, listed, used, withdrawn, ended. The reasons to refuse one are in
+// plan.JoinRefusal; those that must also hold when raft applies its use are in internal/meta.
 
 import (
 	"context"

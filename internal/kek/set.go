@@ -87,7 +87,8 @@ func (s *Set) has(id string) bool {
 	return slices.ContainsFunc(s.all, func(k *member) bool { return k.ID() == id })
 }
 
-// local is a KEK that needs no answer from elsewhere, and knows by itself whether it unwraps.
+// local is a KEK that needs no answer from elsewhere, and knows by itself whether it unwraps. A KEK without this method
+// is taken for one of a KMS: it is probed, its calls have deadlines, and it may be down.
 type local interface{ unwraps() bool }
 
 // What a KEK is asked to wrap and unwrap in order to see whether it does.
