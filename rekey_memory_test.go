@@ -46,9 +46,9 @@ func (e *endless) Replace(_ context.Context, batch []keyring.Replacement) (int, 
 	return 0, nil
 }
 
-// TestRekeyNeedsNoMoreMemoryForMoreRecords: 12 times as many records of 1 KiB, 200 MiB of them.
+// TestRekeyNeedsNoMoreMemoryForMoreRecords: 12 times as many records of 1 KiB, 200 MiB of them. It measures the memory
+// of the process, so it does not run in parallel with other tests.
 func TestRekeyNeedsNoMoreMemoryForMoreRecords(t *testing.T) {
-	t.Parallel()
 	heap := func(records int) (most uint64) {
 		synctest.Test(t, func(t *testing.T) {
 			e := &endless{}
