@@ -412,6 +412,7 @@ func TestServerRemovedWhileItIsPromotedIsNoMember(t *testing.T) {
 			t.Fatal(err)
 		}
 		whole(t, c)
+		keyring.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 4) // else it is not asked
 		var removed sync.Once
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			if e.Server == leader && e.Kind == "called" && e.To == "s4" && strings.Contains(e.What, `"ask":{`) {

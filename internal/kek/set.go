@@ -44,6 +44,7 @@ type Error struct {
 	Err     error
 }
 
+// Error implements error. It does not name the KEK: Status does.
 func (e *Error) Error() string { return e.Err.Error() }
 
 // Unwrap returns the error without the blame.
