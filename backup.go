@@ -15,11 +15,11 @@ import (
 	"time"
 
 	"example.com/keyring/internal/backup"
-	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/simulated"
 	"filippo.io/age"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -334,8 +334,6 @@ type RestoreOptions struct {
 	Force bool
 	// Logger gets what the keystore logs. Nil logs nothing.
 	Logger hclog.Logger
-
-	fs durable.FS // in place of Dir, for tests
 }
 
 // check says what is wrong with the options, and whether the KEKs work, before anything is read or written.
@@ -383,7 +381,7 @@ func restore(ctx context.Context, r io.Reader, o RestoreOptions) (m Manifest, er
 	if err := o.check(ctx); err != nil {
 		return Manifest{}, err
 	}
-	if err := o.checkDir(); err != nil {
+	if err := o.checkDir(ctx); err != nil {
 		return Manifest{}, err
 	}
 	var keys []keystore.Key
@@ -429,11 +427,9 @@ func (o RestoreOptions) convert(r *meta.Ring) *meta.Ring {
 
 // write writes the keys that are not in the directory yet. They are the caller's to wipe.
 func (o RestoreOptions) write(ctx context.Context, keys []keystore.Key) (err error) {
-	fsys := o.fs
-	if fsys == nil {
-		if fsys, err = durable.OpenDir(o.Dir); err != nil {
-			return err
-		}
+	fsys, err := simulated.OpenDir(ctx, o.Dir)
+	if err != nil {
+		return err
 	}
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
@@ -442,8 +438,8 @@ func (o RestoreOptions) write(ctx context.Context, keys []keystore.Key) (err err
 }
 
 // checkDir looks at the directory before anything is read, and makes nothing.
-func (o RestoreOptions) checkDir() error {
-	if o.fs != nil {
+func (o RestoreOptions) checkDir(ctx context.Context) error {
+	if simulated.Disk(ctx) != nil {
 		return nil
 	}
 	return keystore.CheckDir(o.Dir)

@@ -12,6 +12,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/simulated"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -86,8 +87,7 @@ func opensAll(t *testing.T, file []byte, identity age.Identity) {
 	o := keyring.RestoreOptions{
 		Dir: "simulated", KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Unauthenticated: true, Snapshot: &snapshot,
 	}
-	keyring.SetRestoreFS(&o, fsys)
-	m, err := keyring.Restore(t.Context(), bytes.NewReader(file), o)
+	m, err := keyring.Restore(simulated.WithDisk(t.Context(), fsys), bytes.NewReader(file), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/simulated"
 	"filippo.io/age"
 	"github.com/hashicorp/go-hclog"
 )
@@ -33,8 +34,7 @@ func TestInterruptedRestoreIsFinishedByAnother(t *testing.T) {
 			return err
 		}
 		o := keyring.RestoreOptions{Dir: "simulated", KEKs: []keyring.KEK{under}, Identities: []age.Identity{identity}, Unauthenticated: true}
-		keyring.SetRestoreFS(&o, fsys)
-		_, err = keyring.Restore(t.Context(), bytes.NewReader(file), o)
+		_, err = keyring.Restore(simulated.WithDisk(t.Context(), fsys), bytes.NewReader(file), o)
 		return err
 	}
 	for at := int64(1); ; at++ {
@@ -90,8 +90,7 @@ func TestRestoreIsDoneOnlyWhenItsKeysAreDurable(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := keyring.RestoreOptions{Dir: "simulated", KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Unauthenticated: true}
-		keyring.SetRestoreFS(&o, fsys)
-		_, err = keyring.Restore(t.Context(), bytes.NewReader(file), o)
+		_, err = keyring.Restore(simulated.WithDisk(t.Context(), fsys), bytes.NewReader(file), o)
 		return err
 	}
 	renamed := false

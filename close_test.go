@@ -420,10 +420,10 @@ func TestNothingPrintsSecrets(t *testing.T) {
 		file := fileKEK(t, key)
 		h.fsm = keyring.NewFSM()
 		h.run(t, h.fsm)
-		cfg := h.config(t)
+		cfg := h.config()
 		cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), file}
 		var err error
-		if h.keyring, err = keyring.Open(t.Context(), cfg); err != nil {
+		if h.keyring, err = keyring.Open(h.onDisk(t), cfg); err != nil {
 			t.Fatal(err)
 		}
 		leaderOf(t, hosts)
@@ -441,7 +441,7 @@ func TestNothingPrintsSecrets(t *testing.T) {
 		if _, err := h.keyring.Sign(forMe()); err != nil { // so that a signer is there
 			t.Fatal(err)
 		}
-		secrets := append(keyring.Secrets(h.keyring), key)
+		secrets := append(keyring.Secrets(h.keyring, func(name string) ([]byte, error) { return h.disk.Bytes(name), nil }), key)
 		id := h.keyring.Keys()[1].ID
 		h.stop(t)
 		data := h.disk.Bytes(nks.FileName(id))

@@ -14,19 +14,6 @@ import (
 // newCluster starts servers with their keys on simulated disks.
 func newCluster(t testing.TB, opt keyringtest.Options) *keyringtest.Cluster {
 	t.Helper()
-	configure := opt.Configure
-	opt.Configure = func(s *keyringtest.Server, cfg *keyring.Config) {
-		fsys, err := s.Disk.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		keyring.SetFS(cfg, fsys)
-		keyring.SetClock(cfg, s.Clock.Now)
-		cfg.MetricsEvery = -1 // months pass in some tests
-		if configure != nil {
-			configure(s, cfg)
-		}
-	}
 	return keyringtest.NewCluster(t, opt)
 }
 

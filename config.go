@@ -15,7 +15,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
@@ -192,9 +191,7 @@ type Config struct {
 	// returns none.
 	Problems func() []Problem
 
-	fs       durable.FS       // a simulated disk in place of Dir, for tests
-	clock    func() time.Time // the wall clock; nil is time.Now
-	onLookUp func()           // called between the two loads of lookUpSealing, by tests
+	onLookUp func() // called between the two loads of lookUpSealing, by tests
 }
 
 const (
@@ -234,7 +231,7 @@ func (w *wrongs) duration(name string, d, most time.Duration) {
 // withDefaults fills in what zero means, or says all that is wrong.
 func (c Config) withDefaults() (Config, error) {
 	var w wrongs
-	w.unless(c.Dir != "" || c.fs != nil, "Dir is empty")
+	w.unless(c.Dir != "", "Dir is empty")
 	w.unless(c.ID != "" && len(c.ID) <= meta.MaxServerID && utf8.ValidString(string(c.ID)),
 		"ID is empty, longer than %d bytes or not UTF-8", meta.MaxServerID)
 	w.unless(c.Raft != nil, "Raft is nil")
@@ -243,9 +240,6 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Raft != nil && c.Transport == nil {
 		others := slices.DeleteFunc(servers(c.Raft), func(s string) bool { return s == string(c.ID) })
 		w.unless(len(others) == 0, "Transport is nil and the raft configuration has %d other servers", len(others))
-	}
-	if c.clock == nil {
-		c.clock = time.Now
 	}
 	if c.Raft != nil && c.FSM != nil {
 		if err := c.FSM.history.start(c.Raft); err != nil {

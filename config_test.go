@@ -29,7 +29,7 @@ func idleHost(t *testing.T) *host {
 
 // inDir is a valid Config on a real directory.
 func (h *host) inDir(dir string) keyring.Config {
-	cfg := h.configOf(nil)
+	cfg := h.config()
 	cfg.Dir = dir
 	return cfg
 }

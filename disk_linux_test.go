@@ -259,7 +259,7 @@ func (h *host) openIn(t *testing.T, dir string, change ...func(*keyring.Config))
 	t.Helper()
 	h.fsm = keyring.NewFSM()
 	h.run(t, h.fsm)
-	cfg := h.configOf(nil)
+	cfg := h.config()
 	cfg.Dir = dir
 	for _, f := range change {
 		f(&cfg)

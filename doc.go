@@ -113,6 +113,7 @@
 //	internal/bounded     JSON from elsewhere, decoded into types that say how much they may hold
 //	internal/strictjson  a scanner of JSON that allows each member once, in one spelling
 //	internal/mono        moments by the monotonic clock, for everything that is waited for in memory
+//	internal/simulated   what tests put in place of a server's disk and clock
 //	internal/keyringtest clusters and disks for tests, with faults; drills under strace
 //
 // Decide purely, then act: the goroutines of a [Keyring] ask internal/plan what to do, and do it. What each

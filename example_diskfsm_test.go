@@ -191,9 +191,9 @@ func startDiskHost(t *testing.T, h *host, dir string) (app *diskFSM, restores bo
 		}
 	}
 	h.run(t, keyring.Mux(h.fsm, app))
-	cfg := h.config(t)
+	cfg := h.config()
 	cfg.Data = &diskData{app, h.raft}
-	if h.keyring, err = keyring.Open(t.Context(), cfg); err != nil {
+	if h.keyring, err = keyring.Open(h.onDisk(t), cfg); err != nil {
 		t.Fatal(err)
 	}
 	h.serving.Store(h.keyring)

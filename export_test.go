@@ -4,12 +4,9 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
-	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/jwt"
@@ -23,15 +20,6 @@ import (
 
 // CallGrace is how much longer than its context a call may take.
 const CallGrace = gate.Grace
-
-// SetFS puts a keystore on a simulated disk.
-func SetFS(c *Config, fsys durable.FS) { c.fs = fsys }
-
-// SetClock gives a server its wall clock.
-func SetClock(c *Config, now func() time.Time) { c.clock = now }
-
-// SetRestoreFS restores to a simulated disk.
-func SetRestoreFS(o *RestoreOptions, fsys durable.FS) { o.fs = fsys }
 
 // OnLookUp has do called each time the active key is looked up, between the two loads.
 func OnLookUp(c *Config, do func()) { c.onLookUp = do }
@@ -132,14 +120,14 @@ func AwaitState(k *Keyring, id KeyID, s State) {
 }
 
 // Secrets are the key bytes that a keyring has in memory: root keys, signing keys, and what
-// its files wrap them under.
-func Secrets(k *Keyring) [][]byte {
+// its files wrap them under. read returns the content of a key file.
+func Secrets(k *Keyring, read func(name string) ([]byte, error)) [][]byte {
 	var secrets [][]byte
 	for _, id := range k.store.Keys() {
 		for _, b := range LiveOf(k, id) {
 			secrets = append(secrets, slices.Clone(b))
 		}
-		b, err := readKeyFile(k.cfg, id)
+		b, err := read(nks.FileName(id))
 		if err != nil {
 			panic(err)
 		}
@@ -155,13 +143,6 @@ func Secrets(k *Keyring) [][]byte {
 		}
 	}
 	return secrets
-}
-
-func readKeyFile(c Config, id KeyID) ([]byte, error) {
-	if c.fs == nil {
-		return os.ReadFile(filepath.Join(c.Dir, nks.FileName(id)))
-	}
-	return durable.New(c.fs).Read(nks.FileName(id), nks.MaxFile)
 }
 
 // PackStatus and UnpackStatus are how a Status travels.

@@ -17,9 +17,9 @@ import (
 	"time"
 
 	"example.com/keyring"
-	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/simulated"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -120,7 +120,7 @@ func (h *host) open(t testing.TB, app raft.FSM) {
 
 func (h *host) openKeyring(t testing.TB) {
 	t.Helper()
-	k, err := keyring.Open(t.Context(), h.config(t))
+	k, err := keyring.Open(h.onDisk(t), h.config())
 	if err != nil && !h.mayFail {
 		t.Fatal(err)
 	}
@@ -128,21 +128,21 @@ func (h *host) openKeyring(t testing.TB) {
 	h.serving.Store(k)
 }
 
-func (h *host) config(t testing.TB) keyring.Config {
+// onDisk has Open use the host's simulated disk.
+func (h *host) onDisk(t testing.TB) context.Context {
 	t.Helper()
 	fsys, err := h.disk.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return h.configOf(fsys)
+	return simulated.WithDisk(t.Context(), fsys)
 }
 
-func (h *host) configOf(fsys durable.FS) keyring.Config {
+func (h *host) config() keyring.Config {
 	cfg := keyring.Config{
-		ID: h.id, Raft: h.raft, FSM: h.fsm, Transport: calls{h},
+		ID: h.id, Dir: "simulated", Raft: h.raft, FSM: h.fsm, Transport: calls{h},
 		KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	}
-	keyring.SetFS(&cfg, fsys)
 	cfg.EveryBuild = true
 	return cfg
 }

@@ -273,11 +273,11 @@ func TestNoFirstKeyIsNotReady(t *testing.T) {
 			h.run(t, h.fsm)
 		}
 		leader := leaderOf(t, hosts)
-		cfg := leader.config(t)
+		cfg := leader.config()
 		cfg.KEKs = []keyring.KEK{newKMS("kek")}
 		away["fails"](cfg.KEKs[0].(*kms)) // so that no key can be made
 		var err error
-		if leader.keyring, err = keyring.Open(t.Context(), cfg); err != nil {
+		if leader.keyring, err = keyring.Open(leader.onDisk(t), cfg); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)

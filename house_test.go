@@ -31,6 +31,7 @@ var house = map[string][]string{
 		"internal/plan",
 		"internal/raftwire",
 		"internal/seal",
+		"internal/simulated",
 	},
 	"internal/meta":    {},
 	"internal/gate":    {},
@@ -64,7 +65,8 @@ var house = map[string][]string{
 	"internal/jwt":         {"internal/strictjson"},
 	"internal/strictjson":  {},
 	"internal/join":        {},
-	"internal/keyringtest": {".", "internal/durable", "internal/peer", "node"},
+	"internal/simulated":   {"internal/durable"},
+	"internal/keyringtest": {".", "internal/durable", "internal/meta", "internal/peer", "internal/simulated", "node"},
 	"gometrics":            {"."},
 	"examples/quickstart":  {".", "node"},
 	"examples/failover":    {".", "node"},
@@ -84,7 +86,7 @@ var hosts = []string{"internal/keyringtest"}
 
 // std lists the packages that import nothing but the standard library, this module, and the one module named.
 var std = map[string]string{
-	"internal/gate": "", "internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/strictjson": "", "internal/join": "", "internal/parallel": "",
+	"internal/gate": "", "internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/strictjson": "", "internal/join": "", "internal/parallel": "", "internal/simulated": "",
 	"internal/durable": "golang.org/x/sys", "internal/jwt": "github.com/go-jose/go-jose/v3",
 }
 

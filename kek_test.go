@@ -364,19 +364,19 @@ func TestOpenRefusesASetInWhichNothingUnwraps(t *testing.T) {
 			"two":                     {{escrow, other}, nil},
 			"only an old one unwraps": {{escrow}, {keyring.InlineKEK()}},
 		} {
-			cfg := h.config(t)
+			cfg := h.config()
 			cfg.KEKs, cfg.OldKEKs = set[0], set[1]
-			if k, err := keyring.Open(t.Context(), cfg); err == nil {
+			if k, err := keyring.Open(h.onDisk(t), cfg); err == nil {
 				t.Errorf("%s: opened", name)
 				k.Close()
 			} else if !strings.Contains(err.Error(), "unwrap") {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		cfg := h.config(t) // which Open has given back
+		cfg := h.config() // which Open has given back
 		cfg.KEKs = []keyring.KEK{escrow, keyring.InlineKEK()}
 		var err error
-		if h.keyring, err = keyring.Open(t.Context(), cfg); err != nil {
+		if h.keyring, err = keyring.Open(h.onDisk(t), cfg); err != nil {
 			t.Fatal(err)
 		}
 		leaderOf(t, hosts)

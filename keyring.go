@@ -10,12 +10,12 @@ import (
 	"sync"
 	"time"
 
-	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/seal"
+	"example.com/keyring/internal/simulated"
 	"github.com/hashicorp/raft"
 )
 
@@ -59,18 +59,16 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	if err != nil {
 		return nil, err
 	}
-	fsys := cfg.fs
-	if fsys == nil {
-		if fsys, err = durable.OpenDir(cfg.Dir); err != nil {
-			return nil, fmt.Errorf("keyring: %w", err)
-		}
+	fsys, err := simulated.OpenDir(ctx, cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("keyring: %w", err)
 	}
 	keks := kek.NewSet(cfg.KEKs, cfg.OldKEKs)
 	store, err := openKeystore(ctx, fsys, keks, cfg.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
-	k := newKeyring(cfg, store, keks)
+	k := newKeyring(cfg, store, keks, simulated.Clock(ctx))
 	k.ciphers.refresh(k.caughtUp.view())
 	k.observer = k.observe()
 	k.run()
@@ -78,8 +76,8 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 }
 
 // newKeyring puts the parts together.
-func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set) *Keyring {
-	s := &server{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, keks: keks, openedAt: time.Now()}
+func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() time.Time) *Keyring {
+	s := &server{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, keks: keks, clock: clock, openedAt: time.Now()}
 	s.peers = peer.Calls{Self: string(cfg.ID), Send: s.send}
 	s.toLeader = peer.Calls{Self: string(cfg.ID), Send: s.sendToLeader}
 	k := &Keyring{

@@ -15,6 +15,7 @@ import (
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/simulated"
 	"github.com/hashicorp/go-hclog"
 )
 
@@ -232,7 +233,7 @@ func RecoverKeys(ctx context.Context, cfg Config, recoverRaft func() error) (mis
 	if cfg.FSM == nil || recoverRaft == nil {
 		return nil, errors.New("FSM or recoverRaft is nil")
 	}
-	fsys, err := durable.OpenDir(cfg.Dir)
+	fsys, err := simulated.OpenDir(ctx, cfg.Dir)
 	if err != nil {
 		return nil, err
 	}

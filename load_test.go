@@ -33,7 +33,7 @@ func (h *host) resume(t *testing.T, app raft.FSM, load bool) {
 // unopened is what Open says when it has to refuse.
 func (h *host) unopened(t *testing.T) error {
 	t.Helper()
-	k, err := keyring.Open(t.Context(), h.config(t))
+	k, err := keyring.Open(h.onDisk(t), h.config())
 	if err == nil {
 		if err := k.Close(); err != nil {
 			t.Error(err)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/simulated"
 	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -62,11 +63,10 @@ func (u *upgraded) start(t *testing.T, muxed bool) {
 		t.Fatal(err)
 	}
 	cfg := keyring.Config{ // and nothing says that the others are at this build
-		ID: u.id, Raft: u.raft, FSM: u.fsm, Transport: calls{u.host},
+		ID: u.id, Dir: "simulated", Raft: u.raft, FSM: u.fsm, Transport: calls{u.host},
 		KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	}
-	keyring.SetFS(&cfg, fsys)
-	if u.keyring, err = keyring.Open(t.Context(), cfg); err != nil {
+	if u.keyring, err = keyring.Open(simulated.WithDisk(t.Context(), fsys), cfg); err != nil {
 		t.Fatal(err)
 	}
 	u.serving.Store(u.keyring)

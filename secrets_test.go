@@ -106,7 +106,9 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 	secrets := [][]byte{wrapping}
 	for id, n := range c.Nodes {
 		keyringtest.AwaitHolders(n.Keyring(), n.Keyring().Keys()[0].ID, 3)
-		secrets = append(secrets, keyring.Secrets(n.Keyring())...)
+		secrets = append(secrets, keyring.Secrets(n.Keyring(), func(name string) ([]byte, error) {
+			return os.ReadFile(filepath.Join(c.Dirs[id], "keystore", name))
+		})...)
 		if err := keyring.SnapshotRaft(n); err != nil {
 			t.Fatalf("%s: %v", id, err)
 		}

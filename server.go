@@ -30,9 +30,10 @@ type server struct {
 	fsm      *FSM
 	store    *keystore.Store
 	keks     *kek.Set
-	peers    peer.Calls // what this server asks the others
-	toLeader peer.Calls // what the leader answers only after most of the voters have confirmed that it leads
-	gate     gate.Gate  // of the calls that may block
+	peers    peer.Calls       // what this server asks the others
+	toLeader peer.Calls       // what the leader answers only after most of the voters have confirmed that it leads
+	gate     gate.Gate        // of the calls that may block
+	clock    func() time.Time // the wall clock
 	openedAt time.Time
 
 	term    atomic.Uint64 // the term whose barrier this leader has applied
@@ -86,7 +87,7 @@ func (s *server) held(ring *meta.Ring) func(KeyID) bool {
 
 // now is the time of the wall clock as the ring wants it. It is for times in the ring, in tokens and in files, and
 // for what is compared with them. Waits in memory go by the monotonic clock, which nobody can set: mono.Now.
-func (s *server) now() time.Time { return s.cfg.clock().UTC().Round(0) }
+func (s *server) now() time.Time { return s.clock().UTC().Round(0) }
 
 // lookAgain is how long a loop waits, at most, for a time of the wall clock: that may be set, and the machine may
 // sleep, without a timer noticing.

@@ -13,6 +13,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/simulated"
 	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
@@ -73,8 +74,7 @@ func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
 		o := keyring.RestoreOptions{
 			Dir: "simulated", KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Snapshot: &snapshot, Digest: m.SHA256,
 		}
-		keyring.SetRestoreFS(&o, fsys)
-		if _, err := keyring.Restore(t.Context(), bytes.NewReader(file.Bytes()), o); err != nil {
+		if _, err := keyring.Restore(simulated.WithDisk(t.Context(), fsys), bytes.NewReader(file.Bytes()), o); err != nil {
 			t.Fatalf("restore: %v", err)
 		}
 		anew := newCluster(t, keyringtest.Options{Configure: noRotation, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/simulated"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -21,7 +22,7 @@ type Options struct {
 	// Pace is raft's heartbeat and election timeout, and all its other times in
 	// proportion. Zero is one second. With an hour, a year costs seconds.
 	Pace time.Duration
-	// Configure completes a server's Config before Open. It has to set where the keys are.
+	// Configure changes a server's Config before Open, if not nil. The keys are on Server.Disk.
 	Configure func(*Server, *keyring.Config)
 	// Disk gives a server its first disk. Nil is an empty one for each.
 	Disk func(raft.ServerID) *Disk
@@ -36,7 +37,7 @@ type Options struct {
 }
 
 // Cluster is servers with a real raft and a real keyring each, in one process: raft over
-// in-memory transports, keys on simulated disks, peer requests by function calls. It is made
+// in-memory transports, keys on simulated disks, wall clocks that can be set, peer requests by function calls. It is made
 // for testing/synctest, where all of its timeouts cost nothing. Call its methods from the
 // test's goroutine only.
 type Cluster struct {
@@ -163,19 +164,30 @@ func (c *Cluster) Start(s *Server) {
 		c.TB.Fatal(err)
 	}
 	cfg := keyring.Config{
-		ID: s.ID, Raft: s.Raft, FSM: s.FSM, Transport: link{c, s},
-		KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
+		ID: s.ID, Dir: "simulated", Raft: s.Raft, FSM: s.FSM, Transport: link{c, s},
+		MetricsEvery: -1, // months pass in some tests
+		KEKs:         []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 		Logger: c.opt.Log.Named(string(s.ID) + " keyring"),
 	}
 	if c.opt.Configure != nil {
 		c.opt.Configure(s, &cfg)
 	}
-	if s.Keyring, err = keyring.Open(context.Background(), cfg); err != nil {
+	if s.Keyring, err = keyring.Open(c.simulate(s), cfg); err != nil {
 		c.TB.Fatal(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serving = s.Keyring
+}
+
+// simulate has Open use the server's disk and its clock.
+func (c *Cluster) simulate(s *Server) context.Context {
+	c.TB.Helper()
+	fsys, err := s.Disk.Open()
+	if err != nil {
+		c.TB.Fatal(err)
+	}
+	return simulated.WithClock(simulated.WithDisk(context.Background(), fsys), s.Clock.Now)
 }
 
 // Kill makes a server stop having effects, at once: nothing it does from now on reaches a
