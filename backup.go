@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/backup"
+	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
@@ -197,7 +198,7 @@ func (k *Keyring) archive(ctx context.Context) (a *backup.Archive, upTo uint64, 
 				continue
 			case key.Sealed():
 				missing = append(missing, key.ID.String())
-				removed = removed || k.fsm.ring.Load().WasRemoved(key.ID)
+				removed = removed || k.fsm.Ring().WasRemoved(key.ID)
 			default:
 				k.cfg.Logger.Warn("a prepublished key that is not here is left out of the backup", "key", key.ID)
 				upTo = min(upTo, key.CreateIndex-1)
@@ -220,8 +221,8 @@ func (k *Keyring) archive(ctx context.Context) (a *backup.Archive, upTo uint64, 
 // archiveSnapshot returns an archive of a new snapshot, without keys, and the index of the snapshot.
 func (k *Keyring) archiveSnapshot() (*backup.Archive, uint64, error) {
 	// Raft makes no snapshot right after a change of its configuration. An entry helps.
-	if err := k.raft.Barrier(proposeTimeout).Error(); err != nil {
-		return nil, 0, outcome(k.raft, err)
+	if err := k.raft.Barrier(fsm.ProposeTimeout).Error(); err != nil {
+		return nil, 0, k.fsm.Outcome(k.raft, err)
 	}
 	f := k.raft.Snapshot()
 	if err := f.Error(); err != nil {
@@ -231,7 +232,7 @@ func (k *Keyring) archiveSnapshot() (*backup.Archive, uint64, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("open the snapshot: %w", err)
 	}
-	a, err := backup.New(*m, body, k.fsm.build, k.now())
+	a, err := backup.New(*m, body, k.fsm.Build(), k.now())
 	if err != nil {
 		return nil, 0, err
 	}

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
@@ -55,14 +56,14 @@ type view struct {
 
 func (c *caughtUp) view() view {
 	v := view{caughtUp: c.load()}
-	v.ring = c.fsm.ring.Load()
+	v.ring = c.fsm.Ring()
 	return v
 }
 
 // set is called by the leader's loop and by run.
 func (c *caughtUp) set() {
 	if c.done.CompareAndSwap(false, true) {
-		c.fsm.bell.ring()
+		c.fsm.Notify()
 	}
 }
 
@@ -71,8 +72,8 @@ func (c *caughtUp) run(ctx context.Context) {
 	reached := c.findGoal(ctx)
 	c.last.Store(nil)
 	for reached != nil && !c.load() {
-		changed := c.fsm.bell.wait()
-		if c.fsm.complete() == nil && reached() {
+		changed := c.fsm.Changed()
+		if c.fsm.Complete() == nil && reached() {
 			c.set()
 			return
 		}
@@ -89,7 +90,7 @@ func (c *caughtUp) findGoal(ctx context.Context) func() bool {
 	var asked raft.ServerID // the leader that gave no answer of use
 	var again time.Time     // when it is asked again
 	for tries := 0; !c.load(); {
-		changed := c.fsm.bell.wait()
+		changed := c.fsm.Changed()
 		_, leader := c.raft.LeaderWithID()
 		wait := idle
 		switch {
@@ -129,7 +130,7 @@ func (c *caughtUp) askGoal(ctx context.Context, leader raft.ServerID) (func() bo
 	if !a.Leads {
 		return nil, errors.New("it is not confirmed as the leader, or has no entry of its own yet")
 	}
-	reached := func() bool { return plan.Reached(c.fsm.ring.Load(), a.Entry, c.fsm.position(c.raft)) }
+	reached := func() bool { return plan.Reached(c.fsm.Ring(), a.Entry, c.fsm.Position(c.raft)) }
 	if a.Entry == 0 && !reached() { // the first entry came meanwhile, or this ring is yet to be replaced
 		return nil, errors.New("it had no entry of the keyring's yet, and this server has one")
 	}
@@ -175,7 +176,7 @@ func (c *caughtUp) outdated() error {
 	if !c.load() {
 		return fmt.Errorf("%w: %w", ErrNotReady, c.err())
 	}
-	if err := c.fsm.complete(); err != nil {
+	if err := c.fsm.Complete(); err != nil {
 		return fmt.Errorf("%w: %w", ErrNotReady, err)
 	}
 	return nil
@@ -261,12 +262,12 @@ func (c *confirming) run(ctx context.Context) {
 // apply, is no answer.
 func (c *confirming) barrierTaken(ctx context.Context) error {
 	for {
-		err := c.raft.Barrier(proposeTimeout).Error()
+		err := c.raft.Barrier(fsm.ProposeTimeout).Error()
 		if err == nil {
 			return nil
 		}
 		if !errors.Is(err, raft.ErrEnqueueTimeout) || ctx.Err() != nil {
-			return outcome(c.raft, err)
+			return c.fsm.Outcome(c.raft, err)
 		}
 	}
 }
@@ -275,14 +276,14 @@ func (c *confirming) barrierTaken(ctx context.Context) error {
 // voters has taken an entry from it. The error is that ctx has ended.
 func (c *confirming) state(ctx context.Context, q peer.StateRequest) (*peer.StateAnswer, error) {
 	term := c.term.Load() // first: what is read after it has at least what the barrier of that term had
-	leads := c.leads(term) && c.fsm.complete() == nil
+	leads := c.leads(term) && c.fsm.Complete() == nil
 	a := &peer.StateAnswer{
 		Term:          c.raft.CurrentTerm(),
-		Entry:         c.fsm.entry.Load(),
+		Entry:         c.fsm.Entry(),
 		Applied:       c.raft.AppliedIndex(),
-		Configuration: c.fsm.configAt.Load(),
+		Configuration: c.fsm.ConfigurationAt(),
 	}
-	known := a.Entry > 0 || c.fsm.ring.Load().Cluster == (meta.ClusterID{})
+	known := a.Entry > 0 || c.fsm.Ring().Cluster == (meta.ClusterID{})
 	if q.Confirm && leads && known { // after Entry was read
 		err := c.confirm(ctx)
 		if ctx.Err() != nil {

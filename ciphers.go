@@ -47,7 +47,7 @@ type sealing struct {
 // active returns the key to seal and to sign with, on a leader that may.
 func (c *ciphers) active() (*sealing, error) {
 	s := c.sealing.Load()
-	if s == nil || s.ring != c.fsm.ring.Load() || !c.leads(s.term) {
+	if s == nil || s.ring != c.fsm.Ring() || !c.leads(s.term) {
 		return c.lookUpSealing()
 	}
 	return s, nil
@@ -59,7 +59,7 @@ func (c *ciphers) lookUpSealing() (*sealing, error) {
 		return nil, err
 	}
 	if c.raft.State() != raft.Leader {
-		return nil, notLeader(c.raft)
+		return nil, c.fsm.NotLeader(c.raft)
 	}
 	// The term first: a ring that was read after it has at least what the barrier of that term had. With
 	// an older one a new leader would seal under a key that was retired before its term.
@@ -67,7 +67,7 @@ func (c *ciphers) lookUpSealing() (*sealing, error) {
 	if c.cfg.onLookUp != nil {
 		c.cfg.onLookUp()
 	}
-	s.ring = c.fsm.ring.Load()
+	s.ring = c.fsm.Ring()
 	active := s.ring.Active()
 	if !c.leads(s.term) || active == nil {
 		return nil, ErrNotReady
@@ -160,7 +160,7 @@ func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 	if !ok || k.gate.Err() != nil {
 		return k.Decrypt(ciphertext, aad)
 	}
-	key := k.fsm.ring.Load().Key(id)
+	key := k.fsm.Ring().Key(id)
 	if key == nil || !isEmpty(key) {
 		return k.Decrypt(ciphertext, aad)
 	}
@@ -179,7 +179,7 @@ func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 // while this server may be behind.
 func (c *ciphers) knownKey(id KeyID) (*meta.Key, error) {
 	behind := c.caughtUp.behind() // before the ring is read
-	ring := c.fsm.ring.Load()
+	ring := c.fsm.Ring()
 	key := ring.Key(id)
 	switch {
 	case key != nil:

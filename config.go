@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
@@ -242,7 +243,7 @@ func (c Config) withDefaults() (Config, error) {
 		w.unless(len(others) == 0, "Transport is nil and the raft configuration has %d other servers", len(others))
 	}
 	if c.Raft != nil && c.FSM != nil {
-		if err := c.FSM.history.start(c.Raft); err != nil {
+		if err := c.FSM.machine.StartedOn(c.Raft); err != nil {
 			w = append(w, err)
 		}
 	}
@@ -364,14 +365,14 @@ func (c Config) tokens() plan.Tokens {
 var (
 	// ErrNotLeader means that only the leader can do this. errors.As with a
 	// NotLeaderError tells who that is.
-	ErrNotLeader = errors.New("not the leader")
+	ErrNotLeader = fsm.ErrNotLeader
 	// ErrNotReady means not yet: no active key, a leader that has not yet applied the barrier of its term, a
 	// snapshot was restored and no majority of the voters has confirmed since that it holds the active
 	// key, or this server has not caught up since its start. WaitReady waits for all of them.
-	ErrNotReady = errors.New("keyring not ready")
+	ErrNotReady = fsm.ErrNotReady
 	// ErrNotLoaded means that the FSM lacks what raft applied before its start: raft does not restore
 	// its snapshots, and FSM.Load was not called before raft.NewRaft.
-	ErrNotLoaded = errors.New("the FSM was not given raft's snapshot: call FSM.Load before raft.NewRaft")
+	ErrNotLoaded = fsm.ErrNotLoaded
 	// ErrUnknownKey means that the keyring has no such key, or no longer.
 	ErrUnknownKey = errors.New("unknown key")
 	// ErrKeyMissing means that the keyring has the key and this server not yet its
@@ -390,7 +391,7 @@ var (
 	ErrTooLong = seal.ErrTooLong
 	// ErrStaleKey is the fence: the ciphertext was sealed under a key that is no longer the
 	// active one. Seal again and retry.
-	ErrStaleKey = errors.New("sealed under a key that is not active")
+	ErrStaleKey = fsm.ErrStaleKey
 	// ErrNotDurable means that the context ended before a majority of the voters held the
 	// new key. It stays prepublished, and the leader goes on with it.
 	ErrNotDurable = errors.New("key not yet durable on a majority")
@@ -404,7 +405,7 @@ var (
 	// ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.
 	ErrWrapOnly = kek.ErrWrapOnly
 	// ErrClosed means that Close has been called.
-	ErrClosed = errors.New("keyring closed")
+	ErrClosed = fsm.ErrClosed
 )
 
 // NotLeaderError matches ErrNotLeader and tells who leads.

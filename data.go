@@ -111,7 +111,7 @@ const poisonedRefs = 16 // named in RekeyProgress
 
 // progress is how far the data of each key has been moved, for Status and for metrics.
 type progress struct {
-	bell    *bell // rung when it has changed
+	notify  func() // wakes who waits for a change
 	metrics Metrics
 
 	mu   sync.Mutex // guards below
@@ -121,7 +121,7 @@ type progress struct {
 // update changes the progress of a key.
 func (g *progress) update(id KeyID, change func(*RekeyProgress)) {
 	g.edit(id, change)
-	g.bell.ring()
+	g.notify()
 }
 
 func (g *progress) edit(id KeyID, change func(*RekeyProgress)) {
@@ -176,7 +176,7 @@ func (g *progress) retainOnly(keys []*meta.Key) {
 		g.metrics.SetGauge("keyring.rekey.poisoned", 0, keyLabel(id))
 	}
 	if len(dropped) > 0 {
-		g.bell.ring()
+		g.notify()
 	}
 }
 

@@ -97,6 +97,7 @@
 //
 //	internal/meta        the pure state machine: ring, commands, codec of entries and snapshots, Check
 //	internal/plan        pure decisions: what the leader does next, which keys to fetch from which server
+//	internal/fsm         what raft applies and snapshots, alone or beside the host's FSM, and the one way to propose
 //	internal/gate        how calls that may block end with their contexts, and what Close waits for
 //	internal/kek         the KEKs that come with the library, and the KEKs of a keystore
 //	internal/keystore    the key files of one server, and the keys in memory

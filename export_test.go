@@ -26,28 +26,26 @@ func OnLookUp(c *Config, do func()) { c.onLookUp = do }
 
 // NewFSMOf is NewFSM in another build.
 func NewFSMOf(b meta.Build) *FSM {
-	f := NewFSM()
-	f.build = b
-	return f
+	return newFSM(b)
 }
 
 // Ring is what the FSM has applied.
-func Ring(f *FSM) *meta.Ring { return f.ring.Load() }
+func Ring(f *FSM) *meta.Ring { return f.machine.Ring() }
 
 // LastEntry is the index of the last entry of the keyring's that the FSM has applied.
-func LastEntry(f *FSM) uint64 { return f.entry.Load() }
+func LastEntry(f *FSM) uint64 { return f.machine.Entry() }
 
 // Configurations is how many raft configurations an FSM was told of.
-func Configurations(f *FSM) uint64 { return f.configs.Load() }
+func Configurations(f *FSM) uint64 { return f.machine.Configurations() }
 
 // IsAudited reports whether events wait to be told.
-func IsAudited(f *FSM) bool { return f.events.Load() != nil }
+func IsAudited(f *FSM) bool { return f.machine.Audits() }
 
 // AwaitHolders waits until n servers are recorded as holders of the key.
 func AwaitHolders(k *Keyring, id KeyID, n int) {
 	for {
-		changed := k.fsm.bell.wait()
-		if m := k.fsm.ring.Load().Key(id); m != nil && len(m.Holders) >= n {
+		changed := k.fsm.Changed()
+		if m := k.fsm.Ring().Key(id); m != nil && len(m.Holders) >= n {
 			return
 		}
 		<-changed
@@ -57,8 +55,8 @@ func AwaitHolders(k *Keyring, id KeyID, n int) {
 // AwaitAll waits until n keys are in the ring and this server holds each of them.
 func AwaitAll(ctx context.Context, k *Keyring, n int) error {
 	for {
-		changed := k.fsm.bell.wait()
-		ring := k.fsm.ring.Load()
+		changed := k.fsm.Changed()
+		ring := k.fsm.Ring()
 		lacks := func(m *meta.Key) bool { return !k.store.Holds(m) }
 		if len(ring.Keys) >= n && !slices.ContainsFunc(ring.Keys, lacks) {
 			return nil
@@ -73,7 +71,7 @@ func AwaitAll(ctx context.Context, k *Keyring, n int) error {
 
 // Fetch asks a server for a key, and forgets what comes.
 func Fetch(ctx context.Context, k *Keyring, from raft.ServerID, id KeyID) error {
-	return FetchNew(ctx, k, from, k.fsm.ring.Load().Key(id).New())
+	return FetchNew(ctx, k, from, k.fsm.Ring().Key(id).New())
 }
 
 // FetchNew is Fetch of a key that need not be in the ring.
@@ -96,7 +94,7 @@ func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
 		return 0, 0, err
 	}
 	a, _ := k.store.Copy(id)
-	b := peer.Binding{Cluster: k.fsm.ring.Load().Cluster, Asker: "a", Answerer: "b"}
+	b := peer.Binding{Cluster: k.fsm.Ring().Cluster, Asker: "a", Answerer: "b"}
 	sealed, err := peer.SealKeys(b, pull.Request(), []peer.Secret{peer.NewSecret(id, a.Check, a.Secret.Encode())})
 	if err != nil {
 		return 0, 0, err
@@ -111,8 +109,8 @@ func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
 // AwaitState waits until this server knows the key in that state.
 func AwaitState(k *Keyring, id KeyID, s State) {
 	for {
-		changed := k.fsm.bell.wait()
-		if m := k.fsm.ring.Load().Key(id); m != nil && m.State == s {
+		changed := k.fsm.Changed()
+		if m := k.fsm.Ring().Key(id); m != nil && m.State == s {
 			return
 		}
 		<-changed
@@ -194,8 +192,8 @@ func UseToken(ctx context.Context, n Node, token string, user meta.Digest) error
 	if err != nil {
 		return err
 	}
-	use := &meta.UseJoinToken{ID: t.ID, Server: n.Keyring().fsm.ring.Load().JoinToken(t.ID).Server, User: user}
-	return n.Keyring().fsm.propose(ctx, n.Keyring().raft, []meta.Command{{UseJoinToken: use}})
+	use := &meta.UseJoinToken{ID: t.ID, Server: n.Keyring().fsm.Ring().JoinToken(t.ID).Server, User: user}
+	return n.Keyring().fsm.Propose(ctx, n.Keyring().raft, []meta.Command{{UseJoinToken: use}})
 }
 
 // JoinSecret is what raft must not have of a join token.
@@ -220,7 +218,7 @@ func RaftServers(n Node) []raft.Server {
 // Lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
 func Lose(k *Keyring, id KeyID) error {
 	k.store.NoteRemoved(id)
-	k.fsm.bell.ring()
+	k.fsm.Notify()
 	isRemoved := func(KeyID) bool { return true }
 	return errors.Join(k.store.SetAside(id, isRemoved), k.store.Unlink(id, isRemoved))
 }
@@ -244,7 +242,7 @@ func RestoreRaft(n Node) error {
 
 // KeyOf returns the metadata of a key, or that of none.
 func KeyOf(n Node, id KeyID) Key {
-	if m := n.Keyring().fsm.ring.Load().Key(id); m != nil {
+	if m := n.Keyring().fsm.Ring().Key(id); m != nil {
 		return keyOf(m)
 	}
 	return Key{}
@@ -278,7 +276,7 @@ func SigningKey(k *Keyring, id KeyID) []byte { return slices.Clone(LiveOf(k, id)
 
 // SignerOf is what a key of the ring signs with.
 func SignerOf(k *Keyring, id KeyID) *jwt.Signer {
-	s, err := k.store.Signer(id, k.fsm.ring.Load().Key(id).Check)
+	s, err := k.store.Signer(id, k.fsm.Ring().Key(id).Check)
 	if err != nil {
 		panic(err)
 	}
@@ -312,7 +310,7 @@ func Heal(k *Keyring, keys ...KeyID) {
 func SetRemovedAside(k *Keyring, id KeyID) error { return k.store.SetAside(id, k.wasRemoved) }
 
 // DropActive takes the active key out of memory.
-func DropActive(k *Keyring) { k.store.NoteRemoved(k.fsm.ring.Load().Active().ID) }
+func DropActive(k *Keyring) { k.store.NoteRemoved(k.fsm.Ring().Active().ID) }
 
 // Reseal opens records and seals them under the active key, and returns how many.
 func Reseal(k *Keyring, records []Sealed) (int, error) {
@@ -344,4 +342,4 @@ func (r *Reports) Add(h meta.Hold) { r.r.add(h) }
 func (r *Reports) Take() []meta.Hold { return r.r.take() }
 
 // SetMissed has the FSM say that it could not apply that entry; 0 is none.
-func SetMissed(f *FSM, entry uint64) { f.missed.Store(entry) }
+func SetMissed(f *FSM, entry uint64) { f.machine.NoteMissed(entry) }

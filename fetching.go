@@ -80,7 +80,7 @@ func (r *replicator) send(ctx context.Context, to chan<- fetched, f fetched) {
 func (s *server) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]keystore.Key, error) {
 	var got []keystore.Key
 	var bad error
-	err := s.peers.Fetch(ctx, from, func() meta.ClusterID { return s.fsm.ring.Load().Cluster }, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
+	err := s.peers.Fetch(ctx, from, func() meta.ClusterID { return s.fsm.Ring().Cluster }, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
 		key := keys[id]
 		m, err := nks.Decode(material)
 		if err != nil || !rightCheck(m, key) {
@@ -104,7 +104,7 @@ func (s *server) keep(ctx context.Context, got []keystore.Key) (err error) {
 			err = errors.Join(err, fmt.Errorf("write key file %s: %w", got[i].ID, failed))
 		}
 	}
-	s.fsm.bell.ring() // for WaitReady
+	s.fsm.Notify() // for WaitReady
 	return err
 }
 
@@ -141,7 +141,7 @@ func (r *replicator) takeOffer(ctx context.Context, from string, key meta.NewKey
 	// A server that is behind the leader's configuration does not know who was removed before this key
 	// was made. It gets the key with the log.
 	behind := r.raft.AppliedIndex() < configuration
-	if !behind && !r.fsm.ring.Load().WasRemoved(id) && !r.store.InMemory(id) && r.offered.add(id) {
+	if !behind && !r.fsm.Ring().WasRemoved(id) && !r.store.InMemory(id) && r.offered.add(id) {
 		got, err := r.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
 		err = errors.Join(err, r.keep(ctx, got))
 		r.offered.remove(id)

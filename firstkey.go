@@ -63,7 +63,7 @@ func (l *leader) sayHello(ctx context.Context, s plan.Situation) error {
 	}
 	l.noteCommand(unheard)
 	l.noteFirstKey(hindered)
-	l.fsm.bell.ring() // for WaitReady, which says so
+	l.fsm.Notify() // for WaitReady, which says so
 	if len(waits) > 0 {
 		return fmt.Errorf("the first command and key wait for %q", slices.Sorted(maps.Keys(waits)))
 	}

@@ -21,10 +21,10 @@ import (
 // Answers count only if neither a restore of the FSM nor a change of the configuration came
 // in between: either can take away what they speak of.
 func (l *leader) decide(ctx context.Context, id KeyID, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
-	restores := l.fsm.restores.Load()
+	restores := l.fsm.Restores()
 	enough := func(answers map[string]plan.Answer) bool { return plan.Judge(ring, id, s, answers).Activate }
 	answers := l.ask(ctx, s.Servers, []KeyID{id}, enough)
-	if restores != l.fsm.restores.Load() || !slices.Equal(s.Voters, currentVoters(l.raft)) || !slices.Equal(s.Servers, servers(l.raft)) {
+	if restores != l.fsm.Restores() || !slices.Equal(s.Voters, currentVoters(l.raft)) || !slices.Equal(s.Servers, servers(l.raft)) {
 		return l.deliver(ctx, holds) // and ask again
 	}
 	v := plan.Judge(ring, id, s, answers)
@@ -38,7 +38,7 @@ func (l *leader) decide(ctx context.Context, id KeyID, ring *meta.Ring, s plan.S
 	default:
 		err = l.deliver(ctx, holds)
 	}
-	if k := l.fsm.ring.Load().Key(id); k != nil && k.State == meta.StatePrepublished {
+	if k := l.fsm.Ring().Key(id); k != nil && k.State == meta.StatePrepublished {
 		l.probes[id] = l.probes[id].Again(k, v, mono.Now(), mathrand.Float64())
 		l.notePending(id, fmt.Sprintf("%d servers hold it; %d of %d answered", len(v.Confirmed), len(answers), len(s.Servers)))
 	} else {
@@ -51,17 +51,17 @@ func (l *leader) decide(ctx context.Context, id KeyID, ring *meta.Ring, s plan.S
 // confirm asks live who of the voters holds the active key, which came with a snapshot: nothing is sealed
 // or signed before most of them do. Those that lack it get it from those that hold it meanwhile.
 func (l *leader) confirm(ctx context.Context, id KeyID, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
-	restored := l.fsm.restored.Load()
+	restored := l.fsm.LastRestore()
 	answers := l.ask(ctx, s.Voters, []KeyID{id}, func(answers map[string]plan.Answer) bool {
 		return plan.Confirmed(id, s.Voters, answers)
 	})
-	if restored.active != id || restored != l.fsm.restored.Load() || !slices.Equal(s.Voters, currentVoters(l.raft)) {
+	if restored.Active != id || restored != l.fsm.LastRestore() || !slices.Equal(s.Voters, currentVoters(l.raft)) {
 		return l.deliver(ctx, holds) // and ask again
 	}
 	if plan.Confirmed(id, s.Voters, answers) {
-		l.confirmed.Store(restored.count)
+		l.confirmed.Store(restored.Count)
 		delete(l.probes, id)
-		l.fsm.bell.ring()
+		l.fsm.Notify()
 	} else {
 		l.probes[id] = l.probes[id].Again(ring.Key(id), plan.Verdict{}, mono.Now(), mathrand.Float64())
 	}
@@ -102,9 +102,9 @@ func (l *leader) resign(ctx context.Context, active KeyID, s plan.Situation) err
 		}
 		l.cfg.Logger.Warn("this server leads and lacks the active key: it hands over", "key", active, "to", server.ID)
 		if err := l.raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
-			return outcome(l.raft, err)
+			return l.fsm.Outcome(l.raft, err)
 		}
-		return notLeader(l.raft)
+		return l.fsm.NotLeader(l.raft)
 	}
 	return fmt.Errorf("server %q has left", holders[0])
 }
@@ -125,7 +125,7 @@ func (s *server) heldHere(ids []KeyID) (peer.Held, error) {
 		}
 	}
 	if len(held.Keys) < len(ids) {
-		s.fsm.bell.ring() // a file may be gone, and is to be written again
+		s.fsm.Notify() // a file may be gone, and is to be written again
 	}
 	return held, nil
 }

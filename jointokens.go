@@ -107,7 +107,7 @@ func (j *joinTokens) makeJoinToken(ctx context.Context, id raft.ServerID, ttl ti
 }
 
 func (j *joinTokens) sealJoinToken(token join.Token, id raft.ServerID, ttl time.Duration) (meta.JoinToken, error) {
-	ring := j.fsm.ring.Load()
+	ring := j.fsm.Ring()
 	active := ring.Active()
 	switch {
 	case active == nil:
@@ -131,7 +131,7 @@ func joinRecord(ring *meta.Ring, t meta.JoinToken) join.Record {
 // JoinTokens returns the join tokens that have not ended, as this server knows them and by its clock. One that
 // raft has restored from a snapshot is among them until the leader ends it, though nobody can join with it
 // where the leader has it from a snapshot alone too.
-func (k *Keyring) JoinTokens() []JoinTokenInfo { return liveTokens(k.fsm.ring.Load(), k.now()) }
+func (k *Keyring) JoinTokens() []JoinTokenInfo { return liveTokens(k.fsm.Ring(), k.now()) }
 
 func liveTokens(ring *meta.Ring, now time.Time) (all []JoinTokenInfo) {
 	for _, t := range ring.JoinTokens {
@@ -160,7 +160,7 @@ func (k *Keyring) WithdrawJoinToken(ctx context.Context, id string) error {
 		if err := k.mayForward(ctx); err != nil {
 			return err
 		}
-		if k.fsm.ring.Load().JoinToken(token) == nil {
+		if k.fsm.Ring().JoinToken(token) == nil {
 			return fmt.Errorf("withdraw join token %s: there is none of that ID: it may have ended", token)
 		}
 		k.cfg.Logger.Info("join token is withdrawn", "token", token, "by", Actor(ctx))
@@ -299,11 +299,11 @@ func (j *joinTokens) checkJoinerProof(c JoinConn, token string, proof []byte) (u
 // token with which that server, with that certificate, can ask again. It takes turns with removals,
 // which end the token.
 func (j *joinTokens) bind(ctx context.Context, use meta.UseJoinToken) error {
-	if why := plan.JoinRefusal(j.fsm.ring.Load(), use.ID, use.Server, use.User, j.now(), j.fsm.tokens()); why != "" {
+	if why := plan.JoinRefusal(j.fsm.Ring(), use.ID, use.Server, use.User, j.now(), j.fsm.LastRestore().Tokens); why != "" {
 		return fmt.Errorf("%w: join token %s: %s", ErrJoinRefused, use.ID, why)
 	}
 	// As with the end of tokens, no server is asked whether it applies this.
-	err := j.fsm.propose(ctx, j.raft, []meta.Command{{UseJoinToken: &use}})
+	err := j.fsm.Propose(ctx, j.raft, []meta.Command{{UseJoinToken: &use}})
 	if errors.Is(err, meta.ErrRefused) {
 		return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 	}
@@ -320,8 +320,8 @@ func (j *joinTokens) openJoinToken(c JoinConn, token string, user meta.Digest) (
 	if c.Leader != j.cfg.ID {
 		return join.Token{}, fmt.Errorf("join token %s: the connection is one to %q", id, c.Leader)
 	}
-	ring := j.fsm.ring.Load()
-	if why := plan.JoinRefusal(ring, id, string(c.Joiner), user, j.now(), j.fsm.tokens()); why != "" {
+	ring := j.fsm.Ring()
+	if why := plan.JoinRefusal(ring, id, string(c.Joiner), user, j.now(), j.fsm.LastRestore().Tokens); why != "" {
 		return join.Token{}, fmt.Errorf("join token %s: %s", id, why)
 	}
 	t := ring.JoinToken(id)

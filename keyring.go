@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
@@ -77,7 +78,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 
 // newKeyring puts the parts together.
 func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() time.Time) *Keyring {
-	s := &server{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM, store: store, keks: keks, clock: clock, openedAt: time.Now()}
+	s := &server{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM.machine, store: store, keks: keks, clock: clock, openedAt: time.Now()}
 	s.peers = peer.Calls{Self: string(cfg.ID), Send: s.send}
 	s.toLeader = peer.Calls{Self: string(cfg.ID), Send: s.sendToLeader}
 	k := &Keyring{
@@ -115,9 +116,8 @@ func (k *Keyring) run() {
 		k.loops.Go(func() { loop(ctx) })
 	}
 	if k.cfg.Audit != nil {
-		e := newEvents()
-		k.fsm.events.Store(e)
-		k.auditing.Go(func() { e.tell(ctx, k.cfg.Audit) })
+		e := k.fsm.StartAudit()
+		k.auditing.Go(func() { e.Tell(ctx, func(e fsm.Event) { k.cfg.Audit(Event(e)) }) })
 	}
 }
 
@@ -131,9 +131,9 @@ func (k *Keyring) observe() *raft.Observer {
 			if d.Removed {
 				k.rotator.removals.Add(1)
 			}
-			k.fsm.bell.ring()
+			k.fsm.Notify()
 		case raft.RaftState, raft.LeaderObservation:
-			k.fsm.bell.ring()
+			k.fsm.Notify()
 		}
 		return false
 	})
@@ -159,7 +159,7 @@ func (k *Keyring) Close() (err error) {
 func (k *Keyring) close() error {
 	k.gate.Close(ErrClosed)
 	k.raft.DeregisterObserver(k.observer)
-	k.fsm.events.Store(nil)
+	k.fsm.EndAudit()
 	k.end()
 	defer k.auditing.Wait()
 	ended := make(chan error, 1)
@@ -204,7 +204,7 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 	}
 	defer done()
 	for {
-		changed := k.fsm.bell.wait()
+		changed := k.fsm.Changed()
 		missing := k.notReady()
 		if missing == nil {
 			return nil
@@ -219,7 +219,7 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 
 func (k *Keyring) notReady() error {
 	// What changes meanwhile is read once: read again, it could be nil by then.
-	whole, fed := k.fsm.complete(), k.fsm.fed(k.raft)
+	whole, fed := k.fsm.Complete(), k.fsm.Fed(k.raft)
 	leads := k.raft.State() == raft.Leader
 	term := k.term.Load() // before the ring, as in lookUpSealing
 	v := k.caughtUp.view()
@@ -288,13 +288,13 @@ func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
 }
 
 // Keys returns the metadata of all keys as this server knows it, the newest first.
-func (k *Keyring) Keys() []Key { return keysOf(k.fsm.ring.Load()) }
+func (k *Keyring) Keys() []Key { return keysOf(k.fsm.Ring()) }
 
 // Changed returns a channel that is closed when something has changed that Keys, Status or
 // WaitReady tell of: take it, look, then wait on it. It may be closed for less. Of a change of
 // the raft configuration it tells if the FSM is in no Mux, or the host's FSM is a
 // raft.ConfigurationStore.
-func (k *Keyring) Changed() <-chan struct{} { return k.fsm.bell.wait() }
+func (k *Keyring) Changed() <-chan struct{} { return k.fsm.Changed() }
 
 // Notify closes the channel of Changed, for a host whose Config.Problems returns something else than before.
-func (k *Keyring) Notify() { k.fsm.bell.ring() }
+func (k *Keyring) Notify() { k.fsm.Notify() }

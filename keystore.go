@@ -39,7 +39,7 @@ func openKeystore(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog
 // has been called, nothing but the old KEK's retirement is late.
 func (k *Keyring) Rewrap(ctx context.Context) error {
 	return k.do(ctx, func(ctx context.Context) error {
-		defer k.fsm.bell.ring() // a key that could not be written is not held
+		defer k.fsm.Notify() // a key that could not be written is not held
 		return k.store.Rewrap(ctx)
 	})
 }
@@ -75,7 +75,7 @@ func (a *adopter) adoptFile(ctx context.Context, id KeyID) error {
 	if err := a.leading(); err != nil {
 		return err
 	}
-	ring := a.fsm.ring.Load()
+	ring := a.fsm.Ring()
 	if ring.WasRemoved(id) {
 		return fmt.Errorf("adopt: %w %s: it was removed", ErrUnknownKey, id)
 	}
@@ -251,7 +251,7 @@ func RecoverKeys(ctx context.Context, cfg Config, recoverRaft func() error) (mis
 	if err := recoverRaft(); err != nil {
 		return nil, err
 	}
-	for _, key := range cfg.FSM.ring.Load().Keys {
+	for _, key := range cfg.FSM.machine.Ring().Keys {
 		if key.Sealed() && !store.Holds(key) {
 			missing = append(missing, MissingKey{key.ID, store.FaultOf(key.ID)})
 		}

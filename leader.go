@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -84,8 +85,8 @@ func (l *leader) status(ring *meta.Ring) leaderStatus {
 // since that it holds it. The snapshot may be from another day than their keystores, or of another
 // cluster.
 func (l *leader) unconfirmed(ring *meta.Ring) bool {
-	restored, active := l.fsm.restored.Load(), ring.Active()
-	return active != nil && restored.active == active.ID && l.confirmed.Load() != restored.count
+	restored, active := l.fsm.LastRestore(), ring.Active()
+	return active != nil && restored.Active == active.ID && l.confirmed.Load() != restored.Count
 }
 
 // whyUnconfirmed is why nothing is sealed after a restore.
@@ -136,7 +137,7 @@ func (l *leader) retainPending(pends func(KeyID) bool) {
 // run acts while this server leads, until ctx ends.
 func (l *leader) run(ctx context.Context) {
 	for {
-		changed := l.fsm.bell.wait()
+		changed := l.fsm.Changed()
 		delay := l.step(ctx)
 		select {
 		case turn := <-l.turns: // comes first, however much is due
@@ -161,7 +162,7 @@ func (l *leader) run(ctx context.Context) {
 // report takes in what a server says that it holds, or no longer holds. It comes into the log with the next step.
 func (l *leader) report(h meta.Hold) {
 	l.reports.add(h)
-	l.fsm.bell.ring()
+	l.fsm.Notify()
 }
 
 // betweenSteps runs do between two steps of the leader's loop, never during one: what
@@ -198,9 +199,9 @@ func (l *leader) betweenSteps(ctx context.Context, do func(context.Context) erro
 
 // pause is how long there is nothing to do for a server that could not act as the leader.
 func (l *leader) pause() time.Duration {
-	if l.raft.State() == raft.Leader && l.fsm.complete() != nil {
+	if l.raft.State() == raft.Leader && l.fsm.Complete() != nil {
 		// Nothing can be sealed until a server leads that applies what this one can't.
-		l.cfg.Logger.Warn("this server leads and runs too old a build: it hands over", "error", l.fsm.complete())
+		l.cfg.Logger.Warn("this server leads and runs too old a build: it hands over", "error", l.fsm.Complete())
 		if err := l.raft.LeadershipTransfer().Error(); err != nil {
 			l.cfg.Logger.Warn("hand over", "error", err)
 		}
@@ -218,7 +219,7 @@ func (l *leader) step(ctx context.Context) time.Duration {
 	if !l.begin() {
 		return l.pause()
 	}
-	ring, holds := project(l.fsm.ring.Load(), l.reports.take())
+	ring, holds := project(l.fsm.Ring(), l.reports.take())
 	s := l.situation(ring)
 	ring = l.clocks.ringClock(ring).Correct(ring)
 	a := plan.Next(ring, s)
@@ -287,17 +288,17 @@ func (l *leader) begin() bool {
 	if l.server.term.Load() == term && l.leadership.term == term {
 		return true
 	}
-	if l.fsm.complete() != nil {
+	if l.fsm.Complete() != nil {
 		return false
 	}
-	if err := l.raft.Barrier(proposeTimeout).Error(); err != nil || !l.leads(term) || l.fsm.complete() != nil {
+	if err := l.raft.Barrier(fsm.ProposeTimeout).Error(); err != nil || !l.leads(term) || l.fsm.Complete() != nil {
 		return false
 	}
 	l.leadership = leadership{term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}, seen: map[string]mono.Time{}}
 	l.barrier.Store(l.raft.AppliedIndex())
 	l.server.term.Store(term)
 	l.caughtUp.set()
-	l.fsm.bell.ring()
+	l.fsm.Notify()
 	return true
 }
 
@@ -354,7 +355,7 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 		Term: l.leadership.term, Clocks: clocks, SkewedSince: l.skewed,
 		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
 		Has: l.held(ring), HelloFrom: l.helloFrom, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
-		LackingSince: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.entry.Load() == 0, Tokens: l.fsm.tokens(),
+		LackingSince: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.Entry() == 0, Tokens: l.fsm.LastRestore().Tokens,
 	}
 }
 
@@ -416,9 +417,9 @@ func (l *leader) handOver(to []string) error {
 		}
 		l.cfg.Logger.Warn("the clock of this server, which leads, is wrong: it hands over", "to", server.ID, "wrong by", l.clocks.known().Correction())
 		if err := l.raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
-			return outcome(l.raft, err)
+			return l.fsm.Outcome(l.raft, err)
 		}
-		return notLeader(l.raft)
+		return l.fsm.NotLeader(l.raft)
 	}
 	return fmt.Errorf("servers %q have left", to)
 }

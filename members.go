@@ -9,6 +9,7 @@ import (
 	"slices"
 	"unicode/utf8"
 
+	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
@@ -88,8 +89,8 @@ func (s *server) setAddress(id raft.ServerID, addr raft.ServerAddress, votes boo
 	if votes {
 		change = s.raft.AddVoter
 	}
-	if err := change(id, addr, 0, proposeTimeout).Error(); err != nil {
-		return outcome(s.raft, err)
+	if err := change(id, addr, 0, fsm.ProposeTimeout).Error(); err != nil {
+		return s.fsm.Outcome(s.raft, err)
 	}
 	return nil
 }
@@ -128,8 +129,8 @@ func (m *members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAd
 		if err := m.mayExpel(ctx, s.ID, RemoveServerOptions{}); err != nil {
 			return err
 		}
-		if err := m.raft.DemoteVoter(s.ID, 0, proposeTimeout).Error(); err != nil {
-			return outcome(m.raft, err)
+		if err := m.raft.DemoteVoter(s.ID, 0, fsm.ProposeTimeout).Error(); err != nil {
+			return m.fsm.Outcome(m.raft, err)
 		}
 	}
 	if err := m.forget(ctx, s.ID); err != nil {
@@ -176,7 +177,7 @@ func (m *members) removeServer(ctx context.Context, id raft.ServerID, o RemoveSe
 	if err := m.raft.LeadershipTransfer().Error(); err != nil {
 		return fmt.Errorf("remove server %s, the leader: hand over: %w", id, err)
 	}
-	return notLeader(m.raft) // the next one goes on
+	return m.fsm.NotLeader(m.raft) // the next one goes on
 }
 
 // mayExpel reports whether the configuration without the server puts no key at risk.
@@ -201,8 +202,8 @@ func (m *members) expel(ctx context.Context, id raft.ServerID, o RemoveServerOpt
 	if err := m.endAllJoinTokens(ctx); err != nil {
 		return fmt.Errorf("remove server %s: end the join tokens: %w", id, err)
 	}
-	if err := m.raft.RemoveServer(id, 0, proposeTimeout).Error(); err != nil {
-		return outcome(m.raft, err)
+	if err := m.raft.RemoveServer(id, 0, fsm.ProposeTimeout).Error(); err != nil {
+		return m.fsm.Outcome(m.raft, err)
 	}
 	return m.forget(ctx, id)
 }
@@ -210,7 +211,7 @@ func (m *members) expel(ctx context.Context, id raft.ServerID, o RemoveServerOpt
 // forget drops what is recorded of a server's keystore: it comes back with another, and would get a
 // vote before it holds a key.
 func (s *server) forget(ctx context.Context, id raft.ServerID) error {
-	if _, known := s.fsm.ring.Load().Keystore(string(id)); !known {
+	if _, known := s.fsm.Ring().Keystore(string(id)); !known {
 		return nil
 	}
 	return s.propose(ctx, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
@@ -266,7 +267,7 @@ func (m *members) holdsAll(ctx context.Context, server string) error {
 	if m.hellos(ctx, []string{server})[server] == nil {
 		return errors.New("it does not answer")
 	}
-	ring := m.fsm.ring.Load()
+	ring := m.fsm.Ring()
 	needed := plan.Needed(ring, currentVoters(m.raft))
 	a := m.askAbout(ctx, []string{server}, needed)[server]
 	recorded, _ := ring.Keystore(server)
@@ -278,7 +279,7 @@ func (m *members) holdsAll(ctx context.Context, server string) error {
 
 // lackedBy counts the needed keys of which the server is not a recorded holder.
 func (s *server) lackedBy(server string) (keys int) {
-	for _, key := range plan.Needed(s.fsm.ring.Load(), currentVoters(s.raft)) {
+	for _, key := range plan.Needed(s.fsm.Ring(), currentVoters(s.raft)) {
 		if !key.HeldBy(server) {
 			keys++
 		}
@@ -296,17 +297,17 @@ func (keysLacked) Is(target error) bool { return target == ErrKeyMissing }
 // MembershipVersion grows with each raft configuration that the FSM is told of and each snapshot that is restored. A
 // host that closes the connections of removed servers compares it: between two looks at raft's configuration a server
 // may have come and gone.
-func (k *Keyring) MembershipVersion() uint64 { return k.fsm.configs.Load() + k.fsm.restores.Load() }
+func (k *Keyring) MembershipVersion() uint64 { return k.fsm.Configurations() + k.fsm.Restores() }
 
 // endJoinTokens ends tokens that are there. So every server has said before that it applies such
 // commands, and none is asked again: one that is stolen would stop its removal by silence.
 func (s *server) endJoinTokens(ctx context.Context, end meta.EndJoinTokens) error {
-	return s.fsm.propose(ctx, s.raft, []meta.Command{{EndJoinTokens: &end}})
+	return s.fsm.Propose(ctx, s.raft, []meta.Command{{EndJoinTokens: &end}})
 }
 
 // endAllJoinTokens is for before a server is removed: it may have seen them all.
 func (s *server) endAllJoinTokens(ctx context.Context) error {
-	if len(s.fsm.ring.Load().JoinTokens) == 0 {
+	if len(s.fsm.Ring().JoinTokens) == 0 {
 		return nil
 	}
 	s.cfg.Logger.Info("all join tokens end: a server is removed")
@@ -333,7 +334,7 @@ func (s *server) checkMembers(ctx context.Context, voters []raft.ServerID) error
 	for _, v := range voters {
 		ids = append(ids, string(v))
 	}
-	ring, present := s.fsm.ring.Load(), currentVoters(s.raft)
+	ring, present := s.fsm.Ring(), currentVoters(s.raft)
 	answers := s.askAbout(ctx, ids, plan.Needed(ring, present))
 	if err := context.Cause(ctx); err != nil {
 		return err

@@ -6,10 +6,9 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 
+	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
@@ -173,61 +172,8 @@ const (
 // goes into raft's log with the command, from a follower too, and from there to Config.Audit. It is
 // taken as it is, cut after 255 bytes. A call that changes nothing in raft ignores it.
 func WithActor(ctx context.Context, name string) context.Context {
-	name = strings.ToValidUTF8(name[:min(len(name), meta.MaxActor)], "")
-	return context.WithValue(ctx, actorKey{}, name)
+	return fsm.WithActor(ctx, name)
 }
-
-type actorKey struct{}
 
 // Actor is the name that WithActor has put into the context, or nothing.
-func Actor(ctx context.Context) string {
-	name, _ := ctx.Value(actorKey{}).(string)
-	return name
-}
-
-// events are those that Config.Audit has yet to be told of.
-type events struct {
-	mu      sync.Mutex // guards below
-	waiting []Event
-	some    chan struct{} // has one while there are any
-}
-
-func newEvents() *events { return &events{some: make(chan struct{}, 1)} }
-
-// add notes what a log entry has done.
-func (e *events) add(l *raft.Log, by string, steps []meta.Step) {
-	if len(steps) == 0 {
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, s := range steps {
-		e.waiting = append(e.waiting, Event{l.Index, l.AppendedAt.UTC(), s.Kind, s.Key, by})
-	}
-	select {
-	case e.some <- struct{}{}:
-	default:
-	}
-}
-
-func (e *events) take() []Event {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	taken := e.waiting
-	e.waiting = nil
-	return taken
-}
-
-// tell hands the events to Config.Audit. When ctx has ended it ends as soon as all are told.
-func (e *events) tell(ctx context.Context, audit func(Event)) {
-	for open := true; open; {
-		select {
-		case <-e.some:
-		case <-ctx.Done():
-			open = false
-		}
-		for _, event := range e.take() {
-			audit(event)
-		}
-	}
-}
+func Actor(ctx context.Context) string { return fsm.Actor(ctx) }

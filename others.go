@@ -239,13 +239,13 @@ func (c *clocks) wrongClock(ctx context.Context) bool {
 // activationTime is the time to write for an activation.
 func (c *clocks) activationTime(ctx context.Context) time.Time {
 	now := c.timeToWrite(ctx)
-	return plan.ActivateAt(c.fsm.ring.Load(), now)
+	return plan.ActivateAt(c.fsm.Ring(), now)
 }
 
 // removalTime is the time to write for the removal of a key.
 func (c *clocks) removalTime(ctx context.Context, id KeyID) time.Time {
 	now := c.timeToWrite(ctx)
-	return plan.RemoveAt(c.fsm.ring.Load(), id, now)
+	return plan.RemoveAt(c.fsm.Ring(), id, now)
 }
 
 const (
@@ -259,7 +259,7 @@ const (
 // and seldom otherwise. It runs until Close.
 func (c *clocks) run(ctx context.Context) {
 	for {
-		changed := c.fsm.bell.wait()
+		changed := c.fsm.Changed()
 		wait := c.compareIn()
 		if wait <= 0 {
 			c.compare(ctx, nil)
@@ -330,7 +330,7 @@ func (c *clocks) compare(ctx context.Context, enough func(plan.Clocks) bool) {
 	c.others, c.compared, c.leader, c.servers = answers, mono.Now(), string(leader), asked
 	c.ledTerm = term
 	c.mu.Unlock()
-	c.fsm.bell.ring()
+	c.fsm.Notify()
 }
 
 // compareWithMost asks every server for its time. If most of them agree with this one, the others are not waited for.

@@ -101,8 +101,8 @@ func (p *publicKeys) compare(now compared) mono.Time {
 // the ring has its public half.
 func (p *publicKeys) awaitMaterial(ctx context.Context, id KeyID) (*meta.Key, error) {
 	for {
-		changed := p.fsm.bell.wait()
-		m := p.fsm.ring.Load().Key(id)
+		changed := p.fsm.Changed()
+		m := p.fsm.Ring().Key(id)
 		if m == nil {
 			return nil, fmt.Errorf("%w: it was removed", ErrUnknownKey)
 		}

@@ -47,13 +47,13 @@ type recrypter interface {
 }
 
 func newRekeyer(s *server, c *clocks, keys recrypter) *rekeyer {
-	return &rekeyer{server: s, clocks: c, keys: keys, progress: progress{bell: &s.fsm.bell, metrics: s.cfg.Metrics}, asking: make(chan struct{}, 1)}
+	return &rekeyer{server: s, clocks: c, keys: keys, progress: progress{notify: s.fsm.Notify, metrics: s.cfg.Metrics}, asking: make(chan struct{}, 1)}
 }
 
 // run moves data until ctx ends.
 func (r *rekeyer) run(ctx context.Context) {
 	for {
-		changed := r.fsm.bell.wait()
+		changed := r.fsm.Changed()
 		if !pause(ctx, changed, r.step(ctx)) {
 			return
 		}
@@ -71,7 +71,7 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 		r.inTerm, r.tries, r.yields, r.due = term, map[KeyID]int{}, map[KeyID]int{}, map[KeyID]mono.Time{}
 	}
 	var wake mono.Time
-	ring := r.fsm.ring.Load()
+	ring := r.fsm.Ring()
 	keys := plan.Rekeying(r.clocks.ringClock(ring).Correct(ring))
 	r.progress.retainOnly(keys)
 	r.survey(ctx, keys)
@@ -134,7 +134,7 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 	var before string // the first record of the scan before
 	all := false      // of those that scan found, the host says that they were replaced
 	for {
-		restores, began := r.fsm.restores.Load(), r.now()
+		restores, began := r.fsm.Restores(), r.now()
 		f, err := r.scan(ctx, key)
 		r.progress.setPoisoned(key.ID, f.poisoned, f.refs)
 		if err == nil {
@@ -354,8 +354,8 @@ func (r *rekeyer) deprecate(ctx context.Context, id KeyID, restores uint64) erro
 	if err := r.propose(ctx, meta.Command{Clean: &meta.Clean{ID: id}}); err != nil {
 		return err
 	}
-	key := r.fsm.ring.Load().Key(id)
-	if key == nil || r.fsm.restores.Load() != restores {
+	key := r.fsm.Ring().Key(id)
+	if key == nil || r.fsm.Restores() != restores {
 		return nil // look again
 	}
 	r.tell("nothing is sealed under the key any more", id)

@@ -92,7 +92,7 @@ func (r *remover) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (
 	}
 	options := plan.RemoveOptions{Force: o.Force, Now: o.Now, HasData: r.cfg.Data != nil}
 	for {
-		ring := r.fsm.ring.Load()
+		ring := r.fsm.Ring()
 		removal := plan.DecideRemoval(ring, id, options)
 		var err error
 		switch removal {
@@ -108,7 +108,7 @@ func (r *remover) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (
 		default:
 			err = r.removeNow(ctx, ring, id, options, removal)
 		}
-		if errors.Is(err, meta.ErrRefused) && r.fsm.ring.Load() != ring {
+		if errors.Is(err, meta.ErrRefused) && r.fsm.Ring() != ring {
 			continue // another command came first
 		}
 		if err != nil {
@@ -136,7 +136,7 @@ func (r *remover) removeNow(ctx context.Context, ring *meta.Ring, id KeyID, o pl
 		r.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
 	}
 	r.store.NoteRemoved(id) // here before we return; elsewhere the replicator does
-	r.fsm.bell.ring()
+	r.fsm.Notify()
 	return nil
 }
 
@@ -260,7 +260,7 @@ func (r *remover) removedForGood(ctx context.Context, ids []KeyID) ([]KeyID, err
 	_, leader := r.raft.LeaderWithID()
 	switch leader {
 	case "":
-		return nil, notLeader(r.raft)
+		return nil, r.fsm.NotLeader(r.raft)
 	case r.cfg.ID:
 		return r.confirmRemoved(ctx, ids)
 	}
@@ -279,7 +279,7 @@ func (r *remover) confirmRemoved(ctx context.Context, ids []KeyID) ([]KeyID, err
 	if !r.clocks.comparedAsLeader() || r.clocks.known().Wrong() {
 		return nil, nil // by a clock that is ahead, all would be past it
 	}
-	ring := r.fsm.ring.Load()
+	ring := r.fsm.Ring()
 	var times []time.Time
 	for _, id := range ids {
 		if t, removed := ring.Tombstone(id); removed {

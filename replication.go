@@ -204,7 +204,7 @@ func (r report) equal(o report) bool {
 func (r *replicator) run(ctx context.Context) {
 	defer r.calls.Wait()
 	for {
-		changed := r.fsm.bell.wait()
+		changed := r.fsm.Changed()
 		timer := time.NewTimer(r.step(ctx))
 		select {
 		case <-changed:
@@ -226,7 +226,7 @@ func (r *replicator) run(ctx context.Context) {
 
 // step does what can be done now and returns how long nothing else need be.
 func (r *replicator) step(ctx context.Context) time.Duration {
-	r.restores = r.fsm.restores.Load()
+	r.restores = r.fsm.Restores()
 	v := r.caughtUp.view()
 	wake, ring := r.renew(v), v.ring
 	look := r.look(ring)
@@ -312,7 +312,7 @@ func (r *replicator) reread(ctx context.Context, v view, missing []*meta.Key) {
 	if err := r.store.Heal(ctx, v.ring, missing); err != nil && ctx.Err() == nil {
 		r.cfg.Logger.Error("read keystore", "error", err)
 	}
-	r.fsm.bell.ring() // for this loop and for WaitReady
+	r.fsm.Notify() // for this loop and for WaitReady
 }
 
 // report tells the leader what the ring does not know of this server's keys, and returns

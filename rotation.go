@@ -101,7 +101,7 @@ func (r *rotator) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	}
 	inSteps := false
 	if o.Compromised {
-		err := r.allApply(ctx, r.fsm.build.Needs(meta.Command{Add: &add}))
+		err := r.allApply(ctx, r.fsm.Build().Needs(meta.Command{Add: &add}))
 		if inSteps = errors.As(err, new(behindError)); err != nil && (!inSteps || !add.Publish.IsZero()) {
 			return Key{}, fmt.Errorf("rotate after a compromise: %w", err)
 		}
@@ -109,12 +109,12 @@ func (r *rotator) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	var id KeyID
 	var err error
 	for again := true; again; {
-		ring := r.fsm.ring.Load()
+		ring := r.fsm.Ring()
 		if inSteps {
 			add = meta.Add{Full: true, Revoke: signed(ring)}
 		}
 		id, err = r.pendingOrNew(ctx, add)
-		again = inSteps && errors.Is(err, meta.ErrRefused) && r.fsm.ring.Load() != ring // one has gone meanwhile
+		again = inSteps && errors.Is(err, meta.ErrRefused) && r.fsm.Ring() != ring // one has gone meanwhile
 	}
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
@@ -140,7 +140,7 @@ func signed(ring *meta.Ring) (ids []KeyID) {
 // compromise does by itself where every server knows of it. A crash leaves some of them without that, which
 // the next rotation of this kind makes good.
 func (r *rotator) removeOthers(ctx context.Context, id KeyID) error {
-	for _, key := range r.fsm.ring.Load().Keys {
+	for _, key := range r.fsm.Ring().Keys {
 		if key.ID == id || key.State == meta.StatePrepublished || key.State == meta.StateActive {
 			continue
 		}
@@ -160,14 +160,14 @@ func (r *rotator) pendingOrNew(ctx context.Context, add meta.Add) (KeyID, error)
 		return KeyID{}, context.Cause(ctx)
 	}
 	defer func() { <-r.creating }()
-	now := knownTo{r.raft.CurrentTerm(), r.removals.Load(), r.fsm.restores.Load()}
-	for _, key := range plan.SameRotation(r.fsm.ring.Load(), add, r.cfg.Tokens.Algorithm, r.now()) {
+	now := knownTo{r.raft.CurrentTerm(), r.removals.Load(), r.fsm.Restores()}
+	for _, key := range plan.SameRotation(r.fsm.Ring(), add, r.cfg.Tokens.Algorithm, r.now()) {
 		if r.made[key.ID] == now && r.store.Holds(key) {
 			return key.ID, nil
 		}
 	}
 	id, err := r.create(ctx, add)
-	ring := r.fsm.ring.Load()
+	ring := r.fsm.Ring()
 	maps.DeleteFunc(r.made, func(id KeyID, then knownTo) bool {
 		m := ring.Key(id)
 		return then != now || m != nil && m.State != meta.StatePrepublished
@@ -185,7 +185,7 @@ func (r *rotator) mayRotate() error {
 	if err := r.leading(); err != nil {
 		return err
 	}
-	if r.fsm.ring.Load().Active() == nil {
+	if r.fsm.Ring().Active() == nil {
 		return ErrNotReady
 	}
 	return nil
@@ -196,7 +196,7 @@ func (k *Keyring) ActiveKey() (Key, error) {
 	if err := k.gate.Err(); err != nil {
 		return Key{}, err
 	}
-	active := k.fsm.ring.Load().Active()
+	active := k.fsm.Ring().Active()
 	if active == nil {
 		return Key{}, ErrNotReady
 	}
@@ -205,7 +205,7 @@ func (k *Keyring) ActiveKey() (Key, error) {
 
 // mayRevoke asks what the FSM will, before there is a key file that nobody needs.
 func (r *rotator) mayRevoke(ids []KeyID) error {
-	ring := r.fsm.ring.Load()
+	ring := r.fsm.Ring()
 	for _, id := range ids {
 		switch key := ring.Key(id); {
 		case key == nil:
@@ -283,9 +283,9 @@ func (r *rotator) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	}
 	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.ID(), Gained: []KeyID{id}}
 	cmds := []meta.Command{{Add: &add}, {Hold: &hold}}
-	_, err = r.fsm.encode(ctx, cmds) // before there is a file that nobody needs
+	_, err = r.fsm.Encode(ctx, cmds) // before there is a file that nobody needs
 	if err == nil {
-		_, err = r.fsm.ring.Load().Apply(math.MaxUint64, cmds)
+		_, err = r.fsm.Ring().Apply(math.MaxUint64, cmds)
 	}
 	if err != nil {
 		return KeyID{}, err
@@ -293,7 +293,7 @@ func (r *rotator) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	err = r.store.Put(ctx, keystore.Key{ID: id, Algorithm: add.Key.Algorithm, Check: add.Key.Check, Created: add.Key.Created, Secret: secret})[0]
 	if err != nil {
 		r.store.Discard(id)
-		r.fsm.bell.ring() // the replicator sees to a KEK that does not answer
+		r.fsm.Notify() // the replicator sees to a KEK that does not answer
 		return KeyID{}, err
 	}
 	added := make(chan struct{})
@@ -303,7 +303,7 @@ func (r *rotator) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	case <-ctx.Done(): // it is closed; or else the others have the key by replication
 	}
 	// There is a file now: nothing is asked again that could fail, as rotate has asked for what needs a newer build.
-	return id, r.fsm.propose(context.WithoutCancel(ctx), r.raft, cmds)
+	return id, r.fsm.Propose(context.WithoutCancel(ctx), r.raft, cmds)
 }
 
 // offer is a key that the leader is about to add, before the other servers hear of it from raft: an idle leader's
@@ -333,7 +333,7 @@ func (r *rotator) run(ctx context.Context) {
 }
 
 func (r *rotator) offer(ctx context.Context, server string, o offer) {
-	held, err := r.peers.Offer(ctx, server, o.key, max(r.barrier.Load(), r.fsm.configAt.Load()))
+	held, err := r.peers.Offer(ctx, server, o.key, max(r.barrier.Load(), r.fsm.ConfigurationAt()))
 	if err != nil || len(held.Keys) == 0 {
 		return
 	}

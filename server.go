@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
@@ -27,7 +28,7 @@ import (
 type server struct {
 	cfg      Config
 	raft     *raft.Raft
-	fsm      *FSM
+	fsm      *fsm.Machine
 	store    *keystore.Store
 	keks     *kek.Set
 	peers    peer.Calls       // what this server asks the others
@@ -52,11 +53,11 @@ func (s *server) leading() error {
 	case s.gate.Err() != nil:
 		return s.gate.Err()
 	case s.raft.State() != raft.Leader:
-		return notLeader(s.raft)
+		return s.fsm.NotLeader(s.raft)
 	case !s.leads(s.term.Load()):
 		return ErrNotReady
 	}
-	return s.fsm.fed(s.raft)
+	return s.fsm.Fed(s.raft)
 }
 
 // silence is how long this server has heard from no leader; zero if it leads.
@@ -116,8 +117,8 @@ func (s *server) awaitRing(ctx context.Context, known *bool, wanted func(*meta.R
 	unheard := time.NewTimer(unheardPatience)
 	defer unheard.Stop()
 	for {
-		changed := s.fsm.bell.wait()
-		if done, err := wanted(s.fsm.ring.Load()); done || err != nil {
+		changed := s.fsm.Changed()
+		if done, err := wanted(s.fsm.Ring()); done || err != nil {
 			return err
 		}
 		late := unheard.C
@@ -187,7 +188,7 @@ func (s *server) sendToLeader(ctx context.Context, leader string, request []byte
 // lead meanwhile.
 func (s *server) whileLeads(ctx context.Context, leader raft.ServerID, end context.CancelFunc) {
 	for {
-		changed := s.fsm.bell.wait()
+		changed := s.fsm.Changed()
 		if _, now := s.raft.LeaderWithID(); now != leader {
 			end()
 			return
@@ -244,8 +245,8 @@ func (s *server) mayForward(ctx context.Context) error {
 
 // hello says what this server is, and which keys it has that the ring does not know.
 func (s *server) hello() *peer.Hello {
-	h := &peer.Hello{Build: s.fsm.build.Version, Keystore: s.store.ID()}
-	ring := s.fsm.ring.Load()
+	h := &peer.Hello{Build: s.fsm.Build().Version, Keystore: s.store.ID()}
+	ring := s.fsm.Ring()
 	h.Waiting = s.waiting(ring)
 	h.Orphans = s.store.Orphans(ring, peer.MaxOrphans)
 	return h
@@ -265,16 +266,16 @@ func (s *server) waiting(ring *meta.Ring) *peer.Waiting {
 // returns what Apply answered. An error that matches ErrNotLeader may hide a commit. What
 // version 1 of log entries does not have is refused unless every server has it.
 func (s *server) propose(ctx context.Context, cmds ...meta.Command) error {
-	if v := s.fsm.build.Needs(cmds...); v > 1 {
+	if v := s.fsm.Build().Needs(cmds...); v > 1 {
 		if err := s.allApply(ctx, v); err != nil {
 			return err
 		}
 	}
-	return s.fsm.propose(ctx, s.raft, cmds)
+	return s.fsm.Propose(ctx, s.raft, cmds)
 }
 
 // wasRemoved asks the ring of now: a snapshot may have been restored since something was decided.
-func (s *server) wasRemoved(id KeyID) bool { return s.fsm.ring.Load().WasRemoved(id) }
+func (s *server) wasRemoved(id KeyID) bool { return s.fsm.Ring().WasRemoved(id) }
 
 // set is m[k] = v, also for a nil map.
 func set[K comparable, V any](m map[K]V, k K, v V) map[K]V {

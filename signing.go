@@ -189,7 +189,7 @@ func (t *tokenKeys) WithID(kid string) (*jwt.Key, error) {
 
 // keys returns the keys whose tokens verify at that time.
 func (v *verifier) keys(at time.Time) *tokenKeys {
-	ring, t := v.fsm.ring.Load(), v.current.Load()
+	ring, t := v.fsm.Ring(), v.current.Load()
 	if t == nil {
 		t = &tokenKeys{}
 	}
@@ -293,7 +293,7 @@ func (v *verifier) jwksAge() (time.Duration, error) {
 	if !v.isLost(silence) {
 		silence = 0
 	}
-	age, ok := plan.MaxAge(v.fsm.ring.Load(), v.cfg.policy(), silence)
+	age, ok := plan.MaxAge(v.fsm.Ring(), v.cfg.policy(), silence)
 	if !ok {
 		return 0, lost(silence)
 	}
@@ -330,7 +330,7 @@ func (k *Keyring) WellKnown() http.Handler {
 			http.Error(w, "no issuer is configured: TokenPolicy.Issuer is empty", http.StatusNotFound)
 			return
 		}
-		age, _ := plan.MaxAge(k.fsm.ring.Load(), k.cfg.policy(), 0) // it is of the configuration, and never stale
+		age, _ := plan.MaxAge(k.fsm.Ring(), k.cfg.policy(), 0) // it is of the configuration, and never stale
 		serveDocument(w, r, "application/json", age, discovery)
 	})
 	mux.HandleFunc("OPTIONS "+pathJWKS, preflight)

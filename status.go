@@ -151,7 +151,7 @@ func (k *Keyring) overview(v view) overview {
 
 func (k *Keyring) raftStatus() raftStatus {
 	s := raftStatus{
-		incomplete: k.fsm.complete(), unfed: k.fsm.fed(k.raft), behind: k.caughtUp.err(),
+		incomplete: k.fsm.Complete(), unfed: k.fsm.Fed(k.raft), behind: k.caughtUp.err(),
 		lastContact: k.raft.LastContact(), silence: k.silence(), patience: k.lostAfter(),
 	}
 	if k.raft.State() == raft.Leader {

@@ -63,7 +63,7 @@ func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []b
 func (k *Keyring) handlers() peer.Handlers {
 	return peer.Handlers{
 		Self:    string(k.cfg.ID),
-		Cluster: func() meta.ClusterID { return k.fsm.ring.Load().Cluster },
+		Cluster: func() meta.ClusterID { return k.fsm.Ring().Cluster },
 		Hello:   k.serveHello,
 		Fetch:   k.serveFetch,
 		Report:  k.leader.serveReport,
@@ -79,7 +79,7 @@ func (k *Keyring) handlers() peer.Handlers {
 // take one for a member that was removed before the key was made.
 func (s *server) serveFetch(ids []KeyID) ([]peer.Secret, error) {
 	leads := s.leading() == nil // first: then the ring has at least what the barrier had
-	ring := s.fsm.ring.Load()
+	ring := s.fsm.Ring()
 	var secrets []peer.Secret
 	for _, id := range ids {
 		a, ok := s.store.Copy(id)
@@ -101,7 +101,7 @@ func (s *server) serveHello(from string, q peer.HelloRequest) (*peer.Hello, erro
 	h := s.hello()
 	_, leader := s.raft.LeaderWithID()
 	unasked := h.Waiting != nil && !q.Waiting
-	if (len(h.Orphans) > 0 || h.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(s.fsm.ring.Load()) {
+	if (len(h.Orphans) > 0 || h.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(s.fsm.Ring()) {
 		return nil, &peer.Refusal{Code: peer.NotReady}
 	}
 	if unasked {

@@ -1,6 +1,6 @@
-package keyring
+package fsm
 
-// Mux: the keyring's FSM and the host's on one raft, and the snapshot that holds both.
+// The keyring's FSM and the host's on one raft, and the snapshot that holds both.
 
 import (
 	"bufio"
@@ -14,22 +14,12 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Mux puts the keyring's FSM in front of the host's, for one raft that carries both. It goes
-// outermost. Entries that the keyring proposed go to keys, all others to app, which sees its
-// log, its batches (if it is a raft.BatchingFSM) and the raft configurations (if it is a
-// raft.ConfigurationStore) as it would without. The keyring sees these too: what Mux returns
-// is always a raft.ConfigurationStore. A snapshot holds both: the keyring's part
-// first, then app's to the end. Snapshots and logs from before the Mux are read as app's
-// alone, and before the first command of the keyring's a snapshot is app's alone too, so that a
-// server can read it that has yet to get the Mux. After that command going back to a build without
-// the Mux needs a restore.
+// Mux puts the keyring's FSM in front of the host's, for one raft that carries both: see the root's Mux.
 //
 // An app that is new on a raft which the keyring has had to itself meets snapshots that have nothing of
-// app's in them. Until app has been given anything it need not restore such a one: it is not asked to if,
-// as it is, it makes snapshots of one byte or more, and may answer io.EOF if it is. To find that out Mux
-// has it make a snapshot, and takes only the first byte of it. An app beside an FSM that Load was
-// called of is on disk and may have been given something before the start: it has to restore every one.
-func Mux(keys *FSM, app raft.FSM) raft.FSM {
+// app's in them. Until app has been given anything it is not asked to restore such a one if, as it is, it makes snapshots of
+// one byte or more. To find that out Mux has it make a snapshot, and takes only the first byte of it.
+func Mux(keys *Machine, app raft.FSM) raft.FSM {
 	m := mux{keys, app, &atomic.Bool{}}
 	if batching, ok := app.(raft.BatchingFSM); ok {
 		return muxBatching{m, batching}
@@ -38,7 +28,7 @@ func Mux(keys *FSM, app raft.FSM) raft.FSM {
 }
 
 type mux struct {
-	keys *FSM
+	keys *Machine
 	app  raft.FSM
 	used *atomic.Bool // app has been given an entry or a snapshot since the start
 }
@@ -61,7 +51,7 @@ func (m mux) StoreConfiguration(index uint64, c raft.Configuration) {
 }
 
 func (m mux) Snapshot() (raft.FSMSnapshot, error) {
-	if err := m.keys.complete(); err != nil {
+	if err := m.keys.Complete(); err != nil {
 		return nil, err
 	}
 	app, err := m.app.Snapshot()
@@ -124,9 +114,11 @@ func (s *firstByte) Write(b []byte) (int, error) {
 	return 0, errEnough
 }
 
-func (*firstByte) Close() error  { return nil }
+func (*firstByte) Close() error { return nil }
+
 func (*firstByte) Cancel() error { return nil }
-func (*firstByte) ID() string    { return "" }
+
+func (*firstByte) ID() string { return "" }
 
 // restCloser reads the host's part of a snapshot, and closes the snapshot.
 type restCloser struct {
