@@ -20,12 +20,12 @@ func TestAdoptTakesAnOrphanOfAnyServer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		id := keyring.KeyID{7}
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		ready(t, c)
-		f := follower(c)
-		plantKey(t, f.Disk, id, keyring.InlineKEK())
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
+		f := keyringtest.Follower(c)
+		keyringtest.PlantKey(t, f.Disk, id, keyring.InlineKEK())
 		c.Restart(f)
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		leader := c.Leader().Keyring
 		if err := f.Keyring.Adopt(t.Context(), id); !errors.Is(err, keyring.ErrNotLeader) {
 			t.Errorf("on a follower: %v", err)
@@ -38,7 +38,7 @@ func TestAdoptTakesAnOrphanOfAnyServer(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		k := keyring.Ring(c.Leader().FSM).Key(id)
 		if k == nil || k.State != keyring.StateInactive || k.DataOnly || len(k.Holders) != 3 {
 			t.Errorf("adopted as %+v", k)
@@ -51,9 +51,9 @@ func TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		id, disk := keyring.KeyID{7}, keyringtest.NewDisk()
-		plantKey(t, disk, id, keyring.InlineKEK())
-		c := newCluster(t, keyringtest.Options{Servers: 1, Disk: func(_ raft.ServerID) *keyringtest.Disk { return disk }})
-		ready(t, c)
+		keyringtest.PlantKey(t, disk, id, keyring.InlineKEK())
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Disk: func(_ raft.ServerID) *keyringtest.Disk { return disk }})
+		keyringtest.Ready(t, c)
 		ring := func() bool { return keyring.Ring(c.Leader().FSM).Key(id).DataOnly }
 		if !ring() {
 			t.Error("the leader's own adoption admits tokens")
@@ -70,13 +70,13 @@ func TestTokensVerifyFromTheirAdmissionOn(t *testing.T) {
 	for _, wait := range []time.Duration{time.Minute, 2 * day, year} {
 		synctest.Test(t, func(t *testing.T) {
 			id, disk := keyring.KeyID{7}, keyringtest.NewDisk()
-			plantKey(t, disk, id, keyring.InlineKEK())
+			keyringtest.PlantKey(t, disk, id, keyring.InlineKEK())
 			first := func(raft.ServerID) *keyringtest.Disk {
 				defer func() { disk = keyringtest.NewDisk() }()
 				return disk
 			}
-			c := newCluster(t, keyringtest.Options{Servers: 3, Pace: hour, Disk: first})
-			leader := ready(t, c)
+			c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Pace: hour, Disk: first})
+			leader := keyringtest.Ready(t, c)
 			time.Sleep(wait)
 			if err := leader.Keyring.Adopt(t.Context(), id); err != nil {
 				t.Fatal(err)
@@ -98,26 +98,26 @@ func TestAdmissionWaitsForServersOfAnOlderBuild(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		id, disk := keyring.KeyID{7}, keyringtest.NewDisk()
-		plantKey(t, disk, id, keyring.InlineKEK())
+		keyringtest.PlantKey(t, disk, id, keyring.InlineKEK())
 		builds := map[raft.ServerID]meta.Build{"s1": meta.This, "s2": meta.This, "s3": meta.This}
-		c := newCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
 			if id != "s1" {
 				return keyringtest.NewDisk()
 			}
 			return disk
 		}, FSM: func(s *keyringtest.Server) *keyring.FSM { return keyring.NewFSMOf(builds[s.ID]) }})
-		ready(t, c)
-		older := follower(c)
+		keyringtest.Ready(t, c)
+		older := keyringtest.Follower(c)
 		builds[older.ID] = first
 		c.Restart(older)
-		leader := ready(t, c)
+		leader := keyringtest.Ready(t, c)
 		before := ringOf(leader)
 		if err := leader.Keyring.Adopt(t.Context(), id); err == nil || !strings.Contains(err.Error(), string(older.ID)) || ringOf(leader) != before {
 			t.Errorf("with a server of an older build: %v", err)
 		}
 		builds[older.ID] = meta.This
 		c.Restart(older)
-		leader = ready(t, c)
+		leader = keyringtest.Ready(t, c)
 		if err := leader.Keyring.Adopt(t.Context(), id); err != nil {
 			t.Errorf("without one: %v", err)
 		}
@@ -131,11 +131,11 @@ func TestManyOrphansAreAdoptedInSeveralEntries(t *testing.T) {
 		const orphans, most = 1200, 500
 		disk := keyringtest.NewDisk()
 		for i := range orphans {
-			plantKey(t, disk, keyring.KeyID{7, byte(i >> 8), byte(i)}, keyring.InlineKEK())
+			keyringtest.PlantKey(t, disk, keyring.KeyID{7, byte(i >> 8), byte(i)}, keyring.InlineKEK())
 		}
 		var mu sync.Mutex
 		entries := map[uint64]int{} // adoptions by index
-		c := newCluster(t, keyringtest.Options{
+		c := keyringtest.NewCluster(t, keyringtest.Options{
 			Servers: 1, Disk: func(raft.ServerID) *keyringtest.Disk { return disk },
 			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 				cfg.Audit = func(e keyring.Event) {
@@ -147,7 +147,7 @@ func TestManyOrphansAreAdoptedInSeveralEntries(t *testing.T) {
 				}
 			},
 		})
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		synctest.Wait()
 		ring := keyring.Ring(c.Leader().FSM)
 		for i := range orphans {

@@ -58,11 +58,11 @@ func TestEveryServerTellsOfEveryStep(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		trails := map[*keyringtest.Server]*trail{}
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
 			trails[s] = &trail{}
 			cfg.Audit, cfg.Data, cfg.Rotation.Every = trails[s].add, keyring.NoData{}, -1
 		}})
-		leader := ready(t, c).Keyring
+		leader := keyringtest.Ready(t, c).Keyring
 		first := leader.Keys()[0].ID
 		alice, bob := keyring.WithActor(t.Context(), "alice"), keyring.WithActor(t.Context(), strings.Repeat("ü", 200))
 		if _, err := leader.Rotate(alice, keyring.RotateOptions{Revoke: []keyring.KeyID{first}}); err != nil {
@@ -71,7 +71,7 @@ func TestEveryServerTellsOfEveryStep(t *testing.T) {
 		if err := leader.Remove(bob, first, keyring.RemoveOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		level(t, c)
+		keyringtest.AwaitRing(t, c)
 		synctest.Wait()
 		want := []string{
 			"added 1", "activated 1", "added 2 by alice", "retired 1", "revoked 1", "activated 2",
@@ -100,12 +100,12 @@ func TestAuditIsToldAllBeforeCloseReturns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var told trail
-		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Audit = func(e keyring.Event) { time.Sleep(time.Hour); told.add(e) } // virtual
 			cfg.Rotation.Every = -1
 		}})
 		began := time.Now()
-		k := ready(t, c).Keyring
+		k := keyringtest.Ready(t, c).Keyring
 		for range 10 {
 			if _, err := k.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 				t.Fatal(err)

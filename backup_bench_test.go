@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"filippo.io/age"
@@ -46,7 +47,7 @@ func BenchmarkBackup(b *testing.B) {
 		}
 		<-changed
 	}
-	identity := newIdentity(b)
+	identity := kektest.Identity(b)
 	path := filepath.Join(b.TempDir(), "backup")
 	heap := &heapWatch{}
 	runtime.GC()

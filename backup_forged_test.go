@@ -14,6 +14,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/backup/backuptest"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/node"
 	"filippo.io/age"
@@ -137,7 +138,7 @@ func startsAndGoesOn(t *testing.T, what string, cfg node.Config) {
 			t.Fatalf("%s: %v", what, err)
 		}
 		_, rotated := n.Rotate(ctx, keyring.RotateOptions{})
-		_, backedUp := n.Keyring().Backup(ctx, io.Discard, newIdentity(t).Recipient())
+		_, backedUp := n.Keyring().Backup(ctx, io.Discard, kektest.Identity(t).Recipient())
 		if err := errors.Join(rotated, backedUp, n.Close()); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/simulated"
 	"filippo.io/age"
@@ -22,16 +23,16 @@ import (
 func TestBackupUnderLoadIsConsistent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 3, false, nil)
-		leader := ready(t, rc.Cluster)
-		identity := newIdentity(t)
+		rc := keyringtest.NewRecordsCluster(t, 3, false, nil)
+		leader := keyringtest.Ready(t, rc.Cluster)
+		identity := kektest.Identity(t)
 		ctx, stop := context.WithCancel(t.Context())
 		var load sync.WaitGroup
 		load.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				ref := fmt.Sprint("record/", n%200)
 				err := leader.Keyring.EncryptTo(ctx, []byte(ref), []byte(ref), func(_ context.Context, c []byte) error {
-					errs, err := apply(leader.Raft, recordPut{Ref: ref, New: c})
+					errs, err := keyringtest.PutRecords(leader.Raft, keyringtest.RecordPut{Ref: ref, New: c})
 					return errors.Join(append(errs, err)...)
 				})
 				if err != nil {
@@ -91,15 +92,17 @@ func opensAll(t *testing.T, file []byte, identity age.Identity) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := newCluster(t, keyringtest.Options{
+	c := keyringtest.NewCluster(t, keyringtest.Options{
 		Disk: func(raft.ServerID) *keyringtest.Disk { return disk },
-		App:  func(s *keyringtest.Server) raft.FSM { return &records{keys: s.FSM, all: map[string][]byte{}} },
+		App: func(s *keyringtest.Server) raft.FSM {
+			return &keyringtest.Records{Keys: s.FSM, All: map[string][]byte{}}
+		},
 	})
-	leader := ready(t, c)
+	leader := keyringtest.Ready(t, c)
 	if err := leader.Raft.Restore(&m.Raft, &snapshot, time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	all := leader.App.(*records).copy()
+	all := leader.App.(*keyringtest.Records).Copy()
 	if len(all) == 0 {
 		t.Error("there are no records")
 	}

@@ -15,6 +15,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
@@ -27,7 +28,7 @@ import (
 // kept, dropped, reordered and torn.
 func TestInterruptedRestoreIsFinishedByAnother(t *testing.T) {
 	file, m, identity := smallBackup(t)
-	under := fileKEK(t, bytes.Repeat([]byte{7}, 32))
+	under := kektest.File(t, bytes.Repeat([]byte{7}, 32))
 	restore := func(d *keyringtest.Disk) error {
 		fsys, err := d.Open()
 		if err != nil {
@@ -123,7 +124,7 @@ func TestRestoreIsDoneOnlyWhenItsKeysAreDurable(t *testing.T) {
 // opens them then.
 func TestRestoreUnderMoreKEKs(t *testing.T) {
 	file, _, identity := smallBackup(t)
-	inline, another := keyring.InlineKEK(), fileKEK(t, countingKey())
+	inline, another := keyring.InlineKEK(), kektest.File(t, kektest.CountingKey())
 	dir := t.TempDir()
 	for _, keks := range [][]keyring.KEK{{inline}, {inline, another}, {another}} {
 		_, err := keyring.Restore(t.Context(), bytes.NewReader(file), keyring.RestoreOptions{Dir: dir, KEKs: keks, Identities: []age.Identity{identity}, Unauthenticated: true})
@@ -178,7 +179,7 @@ func TestRestoreOverwritesNothing(t *testing.T) {
 		b := other
 		if strings.Contains(what, "KEK") {
 			b = file
-			o.KEKs = []keyring.KEK{fileKEK(t, make([]byte, 32))}
+			o.KEKs = []keyring.KEK{kektest.File(t, make([]byte, 32))}
 		}
 		if _, err := keyring.Restore(t.Context(), bytes.NewReader(b), o); err == nil {
 			t.Errorf("%s: restored over it", what)

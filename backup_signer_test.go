@@ -12,6 +12,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/backup/backuptest"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"filippo.io/age"
@@ -39,7 +40,7 @@ func TestBackupIsSignedWithWhatStatusShows(t *testing.T) {
 	c := keyringtest.StartNodes(t, 3, nil)
 	c.Ready(ctx)
 	leader := c.Nodes[c.Nodes["s1"].Leader()]
-	identity := newIdentity(t)
+	identity := kektest.Identity(t)
 	var before keyring.BackupSigner
 	for range 2 {
 		var file bytes.Buffer
@@ -141,9 +142,9 @@ func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app := &records{keys: keyring.NewFSM(), all: map[string][]byte{}}
+	app := &keyringtest.Records{Keys: keyring.NewFSM(), All: map[string][]byte{}}
 	cfg := node.Config{
-		Dir: filepath.Join(t.TempDir(), "drill"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: app, Keys: app.keys,
+		Dir: filepath.Join(t.TempDir(), "drill"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: app, Keys: app.Keys,
 		Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	}
 	_, err = node.Restore(ctx, bytes.NewReader(file.Bytes()), cfg, keyring.RestoreOptions{
@@ -161,18 +162,18 @@ func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	for ref, text := range b.texts {
-		if got, err := drill.Decrypt(ctx, app.copy()[ref], []byte(ref)); err != nil || string(got) != text {
+		if got, err := drill.Decrypt(ctx, app.Copy()[ref], []byte(ref)); err != nil || string(got) != text {
 			t.Errorf("%s: %q, %v", ref, got, err)
 		}
 	}
-	active := keyring.Ring(app.keys).Active()
-	if active == nil || keyring.Ring(b.apps["s1"].keys).Key(active.ID) != nil {
+	active := keyring.Ring(app.Keys).Active()
+	if active == nil || keyring.Ring(b.apps["s1"].Keys).Key(active.ID) != nil {
 		t.Errorf("the drill seals with %v", active)
 	}
 	if n := len(drill.Keyring().Keys()); n != len(m.Keys) { // one less and one more
 		t.Errorf("it has %d keys, and the backup %d", n, len(m.Keys))
 	}
-	if keyring.Ring(app.keys).Cluster == keyring.Ring(b.apps["s1"].keys).Cluster {
+	if keyring.Ring(app.Keys).Cluster == keyring.Ring(b.apps["s1"].Keys).Cluster {
 		t.Error("it is the same cluster")
 	}
 	drilled, err := drill.Sign(ctx, claims)
@@ -180,8 +181,8 @@ func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, err := range map[string]error{
-		"the drill a token of production's": drill.Keyring().Verify(signed, me),
-		"production one of the drill's":     production.Keyring().Verify(drilled, me),
+		"the drill a token of production's": drill.Keyring().Verify(signed, keyringtest.ForMe),
+		"production one of the drill's":     production.Keyring().Verify(drilled, keyringtest.ForMe),
 	} {
 		if !errors.Is(err, keyring.ErrUnknownKey) {
 			t.Errorf("%s: %v", what, err)
@@ -200,7 +201,7 @@ func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
 	if err := drill.Close(); err != nil {
 		t.Fatal(err)
 	}
-	app.all = map[string][]byte{}
+	app.All = map[string][]byte{}
 	startsAndGoesOn(t, "the drill", cfg)
 }
 
@@ -246,7 +247,7 @@ func TestGoldenBackupOfFormat2(t *testing.T) {
 	if err != nil || m.Format != "keyring backup 2" || m.Cluster != want.Cluster || m.Signer != want.Signer || len(m.Keys) != want.Keys {
 		t.Errorf("%+v, %v", m, err)
 	}
-	host := &app{}
+	host := &keyringtest.App{}
 	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: host}
 	_, err = node.Restore(t.Context(), bytes.NewReader(file), cfg, keyring.RestoreOptions{
 		Identities: []age.Identity{identity}, Signer: want.Signer, Cluster: want.Cluster,
@@ -259,7 +260,7 @@ func TestGoldenBackupOfFormat2(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	if got, err := n.Keyring().Decrypt(want.Sealed, []byte("aad")); err != nil || string(got) != "what was sealed" || host.text() != want.Host {
-		t.Errorf("%q, %q, %v", got, host.text(), err)
+	if got, err := n.Keyring().Decrypt(want.Sealed, []byte("aad")); err != nil || string(got) != "what was sealed" || host.Text() != want.Host {
+		t.Errorf("%q, %q, %v", got, host.Text(), err)
 	}
 }

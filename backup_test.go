@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"filippo.io/age"
@@ -25,26 +26,17 @@ import (
 // backedUp is a cluster of Nodes with records under several keys, and a backup of it.
 type backedUp struct {
 	*keyringtest.Nodes
-	apps     map[raft.ServerID]*records
+	apps     map[raft.ServerID]*keyringtest.Records
 	identity *age.X25519Identity
 	file     []byte
 	manifest keyring.Manifest
 	texts    map[string]string
 }
 
-func newIdentity(t testing.TB) *age.X25519Identity {
-	t.Helper()
-	identity, err := age.GenerateX25519Identity()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return identity
-}
-
 // backUp makes a cluster of n Nodes, fills it, and backs it up.
 func backUp(ctx context.Context, t *testing.T, n int) *backedUp {
 	t.Helper()
-	b := &backedUp{identity: newIdentity(t), texts: map[string]string{}, apps: map[raft.ServerID]*records{}}
+	b := &backedUp{identity: kektest.Identity(t), texts: map[string]string{}, apps: map[raft.ServerID]*keyringtest.Records{}}
 	b.Nodes = keyringtest.StartNodes(t, n, b.configure)
 	b.Ready(ctx)
 	leader := b.leader()
@@ -67,7 +59,7 @@ func backUp(ctx context.Context, t *testing.T, n int) *backedUp {
 
 func (b *backedUp) configure(cfg *node.Config) {
 	cfg.Keys = keyring.NewFSM()
-	b.apps[cfg.ID] = &records{keys: cfg.Keys, all: map[string][]byte{}}
+	b.apps[cfg.ID] = &keyringtest.Records{Keys: cfg.Keys, All: map[string][]byte{}}
 	cfg.App = b.apps[cfg.ID]
 }
 
@@ -82,7 +74,7 @@ func (b *backedUp) put(ctx context.Context, ref, text string) {
 	b.TB.Helper()
 	list := &listed{leader: b.leader()}
 	err := b.leader().Keyring().EncryptTo(ctx, []byte(text), []byte(ref), func(ctx context.Context, c []byte) error {
-		return list.put(ctx, []recordPut{{Ref: ref, New: c}})
+		return list.put(ctx, []keyringtest.RecordPut{{Ref: ref, New: c}})
 	})
 	if err != nil {
 		b.TB.Fatal(err)
@@ -136,7 +128,7 @@ func TestBackupRestoresACluster(t *testing.T) {
 			keyringtest.AwaitHolders(n.Keyring(), key.ID, 3)
 		}
 		b.awaitRecord(ctx, id, "after")
-		all := b.apps[id].copy()
+		all := b.apps[id].Copy()
 		for ref, text := range b.texts {
 			if got, err := n.Keyring().Decrypt(all[ref], []byte(ref)); err != nil || string(got) != text {
 				t.Errorf("%s: %s: %q, %v", id, ref, got, err)
@@ -166,7 +158,7 @@ func TestBackupRestoresACluster(t *testing.T) {
 // awaitRecord waits until a server has applied a record.
 func (b *backedUp) awaitRecord(ctx context.Context, id raft.ServerID, ref string) {
 	b.TB.Helper()
-	for b.apps[id].copy()[ref] == nil {
+	for b.apps[id].Copy()[ref] == nil {
 		if ctx.Err() != nil {
 			b.TB.Fatalf("%s never gets %s", id, ref)
 		}
@@ -179,12 +171,12 @@ func (b *backedUp) awaitRecord(ctx context.Context, id raft.ServerID, ref string
 func TestStatusTellsWhichKeysHaveABackup(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		var out bytes.Buffer
 		expect := func(made keyring.Manifest, without ...keyring.KeyID) {
 			t.Helper()
-			level(t, c)
+			keyringtest.AwaitRing(t, c)
 			for _, s := range c.Servers {
 				st, err := s.Keyring.Status(t.Context())
 				if err != nil || st.LastBackup != (keyring.LastBackup{Index: made.Raft.Index, Time: made.Created, SHA256: made.SHA256}) {
@@ -201,7 +193,7 @@ func TestStatusTellsWhichKeysHaveABackup(t *testing.T) {
 		}
 		first := leader.Keyring.Keys()[0].ID
 		expect(keyring.Manifest{}, first)
-		made, err := leader.Keyring.Backup(t.Context(), &out, newIdentity(t).Recipient())
+		made, err := leader.Keyring.Backup(t.Context(), &out, kektest.Identity(t).Recipient())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -211,7 +203,7 @@ func TestStatusTellsWhichKeysHaveABackup(t *testing.T) {
 			t.Fatal(err)
 		}
 		expect(made, key.ID)
-		if made, err = leader.Keyring.Backup(t.Context(), &out, newIdentity(t).Recipient()); err != nil {
+		if made, err = leader.Keyring.Backup(t.Context(), &out, kektest.Identity(t).Recipient()); err != nil {
 			t.Fatal(err)
 		}
 		expect(made)
@@ -251,7 +243,7 @@ func TestBackupOpensWithAgeAndTar(t *testing.T) {
 	}
 	// The directory is one that a keyring adopts.
 	h := idleHost(t)
-	k, err := keyring.Open(ctx, h.inDir(filepath.Join(dir, "keystore")))
+	k, err := keyring.Open(ctx, h.InDir(filepath.Join(dir, "keystore")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +261,7 @@ func TestBackupIsRefused(t *testing.T) {
 	c := keyringtest.StartNodes(t, 3, nil)
 	c.Ready(ctx)
 	leader := c.Nodes[c.Nodes["s1"].Leader()]
-	recipient := newIdentity(t).Recipient()
+	recipient := kektest.Identity(t).Recipient()
 	var out bytes.Buffer
 	for id, n := range c.Nodes {
 		if _, err := n.Keyring().Backup(ctx, &out, recipient); n != leader && !errors.Is(err, keyring.ErrNotLeader) {
@@ -295,14 +287,14 @@ func TestBackupWithoutEveryKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, restore, _ := lostCluster(t)
-		c := newCluster(t, keyringtest.Options{Servers: 1})
-		restore(ready(t, c))
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
+		restore(keyringtest.Ready(t, c))
 		var out bytes.Buffer
-		_, err := c.Leader().Keyring.Backup(t.Context(), &out, newIdentity(t).Recipient())
+		_, err := c.Leader().Keyring.Backup(t.Context(), &out, kektest.Identity(t).Recipient())
 		if !errors.Is(err, keyring.ErrKeyMissing) || out.Len() > 0 {
 			t.Errorf("%v, and %d bytes", err, out.Len())
 		}
-		for _, c := range v.sealed {
+		for _, c := range v.Sealed {
 			if id, _ := keyring.CiphertextKeyID(c); !strings.Contains(fmt.Sprint(err), id.String()) {
 				t.Errorf("%v: it does not name %s", err, id)
 			}

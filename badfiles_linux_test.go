@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/go-hclog"
@@ -71,7 +72,7 @@ var badKinds = []badKind{
 		return errors.Join(os.Rename(p.other, p.path), os.WriteFile(p.other, p.good, 0o600))
 	}},
 	{name: "another key by that name", why: "wrong", put: func(t *testing.T, p place) error {
-		b, _ := newKeyFile(t, p.id, keyring.InlineKEK())
+		b, _ := keyringtest.NewKeyFile(t, p.id, keyring.InlineKEK())
 		return os.WriteFile(p.path, b, 0o600)
 	}},
 	{name: "symlink to a good file", why: "not-a-file", put: func(_ *testing.T, p place) error {
@@ -125,19 +126,19 @@ func TestBadFileBesideAThousandGoodOnes(t *testing.T) {
 
 // thousand is a server with a thousand keys on a real file system, and two more.
 type thousand struct {
-	*host
+	*keyringtest.Host
 	dir string
 	ids []keyring.KeyID
-	v   sealings
+	v   keyringtest.Sealings
 }
 
 func newThousand(t *testing.T) *thousand {
 	t.Helper()
-	hosts := newQuickHosts(t, 3)
-	c := &thousand{host: hosts[0], dir: t.TempDir(), v: sealings{}}
+	hosts := keyringtest.NewQuickHosts(t, 3)
+	c := &thousand{Host: hosts[0], dir: t.TempDir(), v: keyringtest.Sealings{}}
 	for i := range 1000 {
 		id := keyring.KeyID{1, byte(i >> 8), byte(i)}
-		b, m := newKeyFile(t, id, keyring.InlineKEK())
+		b, m := keyringtest.NewKeyFile(t, id, keyring.InlineKEK())
 		key, err := seal.New(m.Root(), id)
 		if err != nil {
 			t.Fatal(err)
@@ -149,21 +150,21 @@ func newThousand(t *testing.T) *thousand {
 		c.ids, c.v[id] = append(c.ids, id), [][]byte{sealed}
 	}
 	// The keyring is empty, so the leader adopts them, and all servers fetch them.
-	if err := c.openIn(t, c.dir); err != nil {
+	if err := c.OpenIn(t, c.dir); err != nil {
 		t.Fatal(err)
 	}
-	hosts[1].open(t, nil)
-	hosts[2].open(t, nil)
+	hosts[1].Open(t, nil)
+	hosts[2].Open(t, nil)
 	leader := readyLeader(t, hosts)
 	for _, id := range c.ids {
-		keyring.AwaitHolders(leader.keyring, id, 3)
+		keyringtest.AwaitHolders(leader.Keyring, id, 3)
 	}
 	return c
 }
 
 // spoil has the server find something bad in the place of its file number 500.
 func (c *thousand) spoil(t *testing.T, kind badKind) {
-	c.stop(t)
+	c.Stop(t)
 	bad, other := nks.FileName(c.ids[500]), nks.FileName(c.ids[700])
 	p := place{id: c.ids[500], path: filepath.Join(c.dir, bad), other: filepath.Join(c.dir, other)}
 	var err error
@@ -174,17 +175,17 @@ func (c *thousand) spoil(t *testing.T, kind badKind) {
 		t.Fatal(err)
 	}
 	was, before := describe(t, p.path), inodes(t, c.dir)
-	if err := c.openIn(t, c.dir); err != nil {
+	if err := c.OpenIn(t, c.dir); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{bad + "." + kind.why + "-1"}
 	if kind.both {
 		want = append(want, other+"."+kind.why+"-1")
 	}
-	awaitStatus(t, c.host, func(st keyring.Status) bool {
+	awaitStatus(t, c.Host, func(st keyring.Status) bool {
 		return len(st.Keys) > len(c.ids) && len(st.Missing) == 0 && len(st.SetAside) > 0
 	})
-	st := c.status(t)
+	st := c.Status(t)
 	slices.Sort(st.SetAside)
 	if !slices.Equal(st.SetAside, want) {
 		t.Errorf("set aside: %v, want %v", st.SetAside, want)
@@ -206,7 +207,7 @@ func (c *thousand) spoil(t *testing.T, kind badKind) {
 			t.Errorf("%s is another file now", name)
 		}
 	}
-	c.v.opens(t, c.keyring, kind.name)
+	c.v.CheckOpens(t, c.Keyring, kind.name)
 	for _, name := range want {
 		if err := os.RemoveAll(filepath.Join(c.dir, name)); err != nil {
 			t.Error(err)
@@ -275,22 +276,22 @@ func asNobody(t *testing.T) {
 
 // TestModesAreRepairedWithAWarning: of the directory and of the files, which stay where they are.
 func TestModesAreRepairedWithAWarning(t *testing.T) {
-	h, v, dir := newQuickHosts(t, 1)[0], sealings{}, t.TempDir()
-	h.mustOpenIn(t, dir)
-	v.seal(t, h)
-	name := nks.FileName(h.keyring.Keys()[0].ID)
+	h, v, dir := keyringtest.NewQuickHosts(t, 1)[0], keyringtest.Sealings{}, t.TempDir()
+	h.MustOpenIn(t, dir)
+	v.Seal(t, h)
+	name := nks.FileName(h.Keyring.Keys()[0].ID)
 	for _, wrong := range []os.FileMode{0o644, 0o660, 0o777, 0o400} {
-		h.stop(t)
+		h.Stop(t)
 		if err := errors.Join(os.Chmod(filepath.Join(dir, name), wrong), os.Chmod(dir, 0o755)); err != nil {
 			t.Fatal(err)
 		}
 		var log bytes.Buffer
-		h.mustOpenIn(t, dir, func(c *keyring.Config) { c.Logger = hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Warn}) })
-		v.opens(t, h.keyring, "repaired")
-		if st := h.status(t); len(st.SetAside) > 0 {
+		h.MustOpenIn(t, dir, func(c *keyring.Config) { c.Logger = hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Warn}) })
+		v.CheckOpens(t, h.Keyring, "repaired")
+		if st := h.Status(t); len(st.SetAside) > 0 {
 			t.Errorf("%v: set aside: %v", wrong, st.SetAside)
 		}
-		h.stop(t) // nobody logs any more
+		h.Stop(t) // nobody logs any more
 		for path, want := range map[string]os.FileMode{dir: os.ModeDir | 0o700, filepath.Join(dir, name): 0o600} {
 			if info, err := os.Stat(path); err != nil || info.Mode() != want {
 				t.Errorf("%v: %s is %v, %v", wrong, path, info.Mode(), err)
@@ -305,12 +306,12 @@ func TestModesAreRepairedWithAWarning(t *testing.T) {
 // TestOnlyOurTemporaryFilesGo: what else lies there stays as it is, and a key file that the
 // keyring does not know is reported at every start.
 func TestOnlyOurTemporaryFilesGo(t *testing.T) {
-	h, v, dir := newQuickHosts(t, 1)[0], sealings{}, t.TempDir()
-	h.mustOpenIn(t, dir)
-	v.seal(t, h)
-	h.stop(t)
+	h, v, dir := keyringtest.NewQuickHosts(t, 1)[0], keyringtest.Sealings{}, t.TempDir()
+	h.MustOpenIn(t, dir)
+	v.Seal(t, h)
+	h.Stop(t)
 	orphan := keyring.KeyID{7}
-	key, _ := newKeyFile(t, orphan, keyring.InlineKEK())
+	key, _ := keyringtest.NewKeyFile(t, orphan, keyring.InlineKEK())
 	stray := strings.Replace(staleTemp, "00", "ff", 1)
 	stays := map[string]string{
 		nks.FileName(orphan): string(key), ".tmp-mine": "x", staleTemp + "0": "x", "notes.txt": "x", nks.FileName(orphan) + "~": "x",
@@ -329,12 +330,12 @@ func TestOnlyOurTemporaryFilesGo(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, staleTemp), []byte("torn"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		h.mustOpenIn(t, dir)
-		v.opens(t, h.keyring, "started")
-		if st := h.status(t); !slices.Equal(st.Orphans, []keyring.KeyID{orphan}) || len(st.SetAside) > 0 {
+		h.MustOpenIn(t, dir)
+		v.CheckOpens(t, h.Keyring, "started")
+		if st := h.Status(t); !slices.Equal(st.Orphans, []keyring.KeyID{orphan}) || len(st.SetAside) > 0 {
 			t.Errorf("orphans %v, set aside %v", st.Orphans, st.SetAside)
 		}
-		h.stop(t)
+		h.Stop(t)
 		if after := inodes(t, dir); !maps.Equal(before, after) {
 			t.Errorf("there is %v, there was %v", after, before)
 		}

@@ -58,48 +58,48 @@ func badFiles(good, another []byte) map[string]struct {
 func TestBadFileIsSetAsideAndHidesNoOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLife(t)
-		l.start()
+		l := keyringtest.NewLife(t)
+		l.Start()
 		for range 4 {
-			if err := errors.Join(l.seal(), l.rotate()); err != nil {
+			if err := errors.Join(l.Seal(), l.Rotate()); err != nil {
 				t.Fatal(err)
 			}
 		}
-		keys := l.keyring.Keys()
-		l.stop(t)
+		keys := l.Keyring.Keys()
+		l.Stop(t)
 		bad := keys[2].ID
 		name := nks.FileName(bad)
-		good, another := l.disk.Bytes(name), l.disk.Bytes(nks.FileName(keys[3].ID))
-		log, before := l.log, l.disk
-		rest := maps.Clone(l.vault)
+		good, another := l.Disk.Bytes(name), l.Disk.Bytes(nks.FileName(keys[3].ID))
+		log, before := l.Log, l.Disk
+		rest := maps.Clone(l.Vault)
 		delete(rest, bad)
 		for what, file := range badFiles(good, another) {
-			l.log, l.disk = copyLog(t, log), before.Crash(keyringtest.Kept, 0)
-			l.disk.Plant(name, file.mode, file.data)
-			l.start()
-			rest.opens(t, l.keyring, what)
-			if _, err := l.keyring.Decrypt(l.vault[bad][0], []byte("aad")); !errors.Is(err, keyring.ErrKeyMissing) {
+			l.Log, l.Disk = copyLog(t, log), before.Crash(keyringtest.Kept, 0)
+			l.Disk.Plant(name, file.mode, file.data)
+			l.Start()
+			rest.CheckOpens(t, l.Keyring, what)
+			if _, err := l.Keyring.Decrypt(l.Vault[bad][0], []byte("aad")); !errors.Is(err, keyring.ErrKeyMissing) {
 				t.Errorf("%s: under the lost key: %v", what, err)
 			}
-			st := l.status(t)
+			st := l.Status(t)
 			if len(st.SetAside) != 1 || !strings.HasPrefix(st.SetAside[0], name+".") || !slices.Equal(st.Missing, []keyring.KeyID{bad}) {
 				t.Errorf("%s: set aside %v, missing %v", what, st.SetAside, st.Missing)
-			} else if kept := l.disk.Bytes(st.SetAside[0]); !bytes.Equal(kept, file.data) {
+			} else if kept := l.Disk.Bytes(st.SetAside[0]); !bytes.Equal(kept, file.data) {
 				t.Errorf("%s: %d bytes are kept of %d", what, len(kept), len(file.data))
 			}
-			if l.disk.Bytes(name) != nil {
+			if l.Disk.Bytes(name) != nil {
 				t.Errorf("%s: it is still there", what)
 			}
-			if err := l.rotate(); err != nil {
+			if err := l.Rotate(); err != nil {
 				t.Errorf("%s: rotate: %v", what, err)
 			}
-			l.stop(t)
+			l.Stop(t)
 
 			// The operator puts the file back.
-			l.disk.Plant(name, 0o600, good)
-			l.start()
-			l.vault.opens(t, l.keyring, what+", put back")
-			l.stop(t)
+			l.Disk.Plant(name, 0o600, good)
+			l.Start()
+			l.Vault.CheckOpens(t, l.Keyring, what+", put back")
+			l.Stop(t)
 		}
 	})
 }
@@ -108,49 +108,49 @@ func TestBadFileIsSetAsideAndHidesNoOther(t *testing.T) {
 func TestBadFileIsFetchedAnew(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := newHosts(t, 3)
+		hosts := keyringtest.NewHosts(t, 3)
 		for _, h := range hosts {
-			h.open(t, nil)
+			h.Open(t, nil)
 		}
-		leader := leaderOf(t, hosts)
-		v := sealings{}
+		leader := keyringtest.LeaderOf(t, hosts)
+		v := keyringtest.Sealings{}
 		for range 2 {
-			b, err := leader.keyring.Encrypt([]byte("data"), []byte("aad"))
+			b, err := leader.Keyring.Encrypt([]byte("data"), []byte("aad"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			id, _ := keyring.CiphertextKeyID(b)
 			v[id] = append(v[id], b)
-			if _, err := leader.keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		for _, k := range leader.keyring.Keys() {
-			keyring.AwaitHolders(leader.keyring, k.ID, 3)
+		for _, k := range leader.Keyring.Keys() {
+			keyringtest.AwaitHolders(leader.Keyring, k.ID, 3)
 		}
-		f := hosts[slices.IndexFunc(hosts, func(h *host) bool { return h != leader })]
-		keys := leader.keyring.Keys()
+		f := hosts[slices.IndexFunc(hosts, func(h *keyringtest.Host) bool { return h != leader })]
+		keys := leader.Keyring.Keys()
 		bad := nks.FileName(keys[1].ID)
-		good, another := f.disk.Bytes(bad), f.disk.Bytes(nks.FileName(keys[2].ID))
+		good, another := f.Disk.Bytes(bad), f.Disk.Bytes(nks.FileName(keys[2].ID))
 		for what, file := range badFiles(good, another) {
 			if strings.Contains(what, "bit ") && !strings.Contains(what, "bit 0 ") {
 				continue
 			}
-			f.stop(t)
-			f.disk.Plant(bad, file.mode, file.data)
-			f.open(t, nil)
+			f.Stop(t)
+			f.Disk.Plant(bad, file.mode, file.data)
+			f.Open(t, nil)
 			time.Sleep(time.Minute)
-			v.opens(t, f.keyring, what)
-			st := f.status(t)
+			v.CheckOpens(t, f.Keyring, what)
+			st := f.Status(t)
 			if len(st.SetAside) != 1 || len(st.Missing) != 0 {
 				t.Errorf("%s: set aside %v, missing %v", what, st.SetAside, st.Missing)
 				continue
 			}
-			if kept := f.disk.Bytes(st.SetAside[0]); !bytes.Equal(kept, file.data) {
+			if kept := f.Disk.Bytes(st.SetAside[0]); !bytes.Equal(kept, file.data) {
 				t.Errorf("%s: %d bytes are kept of %d", what, len(kept), len(file.data))
 			}
-			keyring.AwaitHolders(f.keyring, keys[1].ID, 3)
-			f.checkHolds(t, what)
+			keyringtest.AwaitHolders(f.Keyring, keys[1].ID, 3)
+			f.CheckHolds(t, what)
 		}
 	})
 }
@@ -160,24 +160,24 @@ func TestBadFileIsFetchedAnew(t *testing.T) {
 func TestFileOfAnotherKeyUnderThatIDIsSetAside(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLife(t)
-		l.start()
-		if err := errors.Join(l.seal(), l.rotate(), l.seal()); err != nil {
+		l := keyringtest.NewLife(t)
+		l.Start()
+		if err := errors.Join(l.Seal(), l.Rotate(), l.Seal()); err != nil {
 			t.Fatal(err)
 		}
-		wrong := l.keyring.Keys()[1].ID
-		l.stop(t)
-		plantKey(t, l.disk, wrong, keyring.InlineKEK())
-		planted := l.disk.Bytes(nks.FileName(wrong))
-		l.start()
-		if _, err := l.keyring.Decrypt(l.vault[wrong][0], []byte("aad")); !errors.Is(err, keyring.ErrKeyMissing) {
+		wrong := l.Keyring.Keys()[1].ID
+		l.Stop(t)
+		keyringtest.PlantKey(t, l.Disk, wrong, keyring.InlineKEK())
+		planted := l.Disk.Bytes(nks.FileName(wrong))
+		l.Start()
+		if _, err := l.Keyring.Decrypt(l.Vault[wrong][0], []byte("aad")); !errors.Is(err, keyring.ErrKeyMissing) {
 			t.Errorf("decrypt: %v", err)
 		}
-		st := l.status(t)
-		if len(st.SetAside) != 1 || !bytes.Equal(l.disk.Bytes(st.SetAside[0]), planted) {
+		st := l.Status(t)
+		if len(st.SetAside) != 1 || !bytes.Equal(l.Disk.Bytes(st.SetAside[0]), planted) {
 			t.Errorf("set aside: %v", st.SetAside)
 		}
-		delete(l.vault, wrong)
-		l.vault.opens(t, l.keyring, "the other key")
+		delete(l.Vault, wrong)
+		l.Vault.CheckOpens(t, l.Keyring, "the other key")
 	})
 }

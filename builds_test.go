@@ -44,7 +44,7 @@ var first = meta.Build{Version: 1}
 
 // mixed is a cluster in which each server is of the build that builds says at its start.
 func mixed(t *testing.T, n int, builds map[raft.ServerID]meta.Build) *keyringtest.Cluster {
-	return newCluster(t, keyringtest.Options{Servers: n, FSM: func(s *keyringtest.Server) *keyring.FSM {
+	return keyringtest.NewCluster(t, keyringtest.Options{Servers: n, FSM: func(s *keyringtest.Server) *keyring.FSM {
 		return keyring.NewFSMOf(builds[s.ID])
 	}})
 }
@@ -52,15 +52,6 @@ func mixed(t *testing.T, n int, builds map[raft.ServerID]meta.Build) *keyringtes
 // noted is what the next build has and this one has not.
 func noted(index uint64) meta.Command {
 	return meta.Command{Backup: &meta.Backup{Index: index, Time: time.Unix(1, 0).UTC(), Digest: meta.Digest{1}}}
-}
-
-func rotateOn(t *testing.T, c *keyringtest.Cluster) keyring.Key {
-	t.Helper()
-	key, err := ready(t, c).Keyring.Rotate(t.Context(), keyring.RotateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
 }
 
 // ringOf is a server's ring as text.
@@ -75,41 +66,15 @@ func must(b []byte, err error) []byte {
 	return b
 }
 
-// problem returns the detail of a server's problem of that kind about another, or "".
-func problem(t *testing.T, s *keyringtest.Server, kind keyring.ProblemKind, about raft.ServerID) string {
-	t.Helper()
-	st, err := s.Keyring.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range st.Problems {
-		if p.Kind == kind && p.Server == about {
-			return p.Detail
-		}
-	}
-	return ""
-}
-
-// led makes a server the leader.
-func led(t *testing.T, c *keyringtest.Cluster, s *keyringtest.Server) {
-	t.Helper()
-	for leader := c.Leader(); leader != s; leader = c.Leader() {
-		if err := leader.Raft.LeadershipTransferToServer(s.ID, raft.ServerAddress(s.ID)).Error(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	synctest.Wait()
-}
-
 // Scenario 24: a command is proposed when every server says that it applies it, and not before.
 func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": old}
 		c := mixed(t, 3, builds)
-		ready(t, c)
-		led(t, c, c.Server("s1"))
-		leader := ready(t, c)
+		keyringtest.Ready(t, c)
+		keyringtest.MakeLeader(t, c, c.Server("s1"))
+		leader := keyringtest.Ready(t, c)
 		s3 := c.Server("s3")
 		refused := func(want string) {
 			t.Helper()
@@ -123,7 +88,7 @@ func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
 			}
 		}
 		refused("s3 applies log entries up to version 2, and not version 3")
-		rotateOn(t, c)
+		keyringtest.RotateWhenReady(t, c)
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			return keyringtest.Reply{Hang: e.Kind == "call" && e.To == "s2" && strings.Contains(e.What, "hello")}
 		})
@@ -132,7 +97,7 @@ func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
 
 		builds["s3"] = next
 		c.Restart(s3)
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		if err := keyring.Propose(t.Context(), leader.Keyring, noted(1)); err != nil {
 			t.Error(err)
 		}
@@ -174,9 +139,9 @@ func TestMixedBuildsWriteNoVersionTwo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": old, "s2": old, "s3": first}
 		c := mixed(t, 3, builds)
-		rotateOn(t, c)
-		led(t, c, c.Server("s1"))
-		leader := ready(t, c)
+		keyringtest.RotateWhenReady(t, c)
+		keyringtest.MakeLeader(t, c, c.Server("s1"))
+		leader := keyringtest.Ready(t, c)
 		add := tokenCommand(leader, time.Unix(1<<34, 0))
 		err := keyring.Propose(t.Context(), leader.Keyring, add)
 		if err == nil || !strings.Contains(err.Error(), "s3 applies log entries up to version 1, and not version 2") {
@@ -189,7 +154,7 @@ func TestMixedBuildsWriteNoVersionTwo(t *testing.T) {
 		}
 		builds["s3"] = old
 		c.Restart(c.Server("s3"))
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		if err := keyring.Propose(t.Context(), leader.Keyring, add); err != nil {
 			t.Error(err)
 		}
@@ -204,14 +169,14 @@ func TestNothingIsAskedForVersionOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := mixed(t, 3, map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": next})
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			if e.Kind == "call" && strings.Contains(e.What, "hello") {
 				t.Errorf("%s", e)
 			}
 			return keyringtest.Reply{}
 		})
-		rotateOn(t, c)
+		keyringtest.RotateWhenReady(t, c)
 		c.OnEvent(nil)
 	})
 }
@@ -223,13 +188,13 @@ func TestLeaderGoesOnWhileACommandWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": old, "s4": next}
 		c := mixed(t, 4, builds)
-		ready(t, c)
-		led(t, c, c.Server("s1"))
-		leader := ready(t, c)
+		keyringtest.Ready(t, c)
+		keyringtest.MakeLeader(t, c, c.Server("s1"))
+		leader := keyringtest.Ready(t, c)
 		c.Stop(c.Server("s4"))
 		c.Remove(c.Server("s4")) // whose records are to be forgotten
 		time.Sleep(20 * time.Second)
-		if got := problem(t, leader, keyring.ProblemWaiting, "s3"); !strings.Contains(got, "up to version 2") {
+		if got := keyringtest.ProblemAbout(t, leader, keyring.ProblemWaiting, "s3"); !strings.Contains(got, "up to version 2") {
 			t.Errorf("problem %q", got)
 		}
 		var asked atomic.Int32
@@ -239,8 +204,8 @@ func TestLeaderGoesOnWhileACommandWaits(t *testing.T) {
 			}
 			return keyringtest.Reply{}
 		})
-		key := rotateOn(t, c)
-		keyring.AwaitHolders(leader.Keyring, key.ID, 3)
+		key := keyringtest.RotateWhenReady(t, c)
+		keyringtest.AwaitHolders(leader.Keyring, key.ID, 3)
 		time.Sleep(2 * time.Minute)
 		c.OnEvent(nil)
 		if n := asked.Load(); n == 0 || n > 40 {
@@ -256,7 +221,7 @@ func TestLeaderGoesOnWhileACommandWaits(t *testing.T) {
 		if _, known := keyring.Ring(leader.FSM).Keystore("s4"); known {
 			t.Error("the departed server is not forgotten")
 		}
-		if got := problem(t, leader, keyring.ProblemWaiting, "s3"); got != "" {
+		if got := keyringtest.ProblemAbout(t, leader, keyring.ProblemWaiting, "s3"); got != "" {
 			t.Errorf("problem %q", got)
 		}
 	})
@@ -270,9 +235,9 @@ func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": next}
 		c := mixed(t, 3, builds)
-		first := rotateOn(t, c)
-		led(t, c, c.Server("s1"))
-		leader, s3 := ready(t, c), c.Server("s3")
+		first := keyringtest.RotateWhenReady(t, c)
+		keyringtest.MakeLeader(t, c, c.Server("s1"))
+		leader, s3 := keyringtest.Ready(t, c), c.Server("s3")
 		sealed, err := leader.Keyring.Encrypt([]byte("hello"), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -282,13 +247,13 @@ func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
 		}
 		builds["s3"] = old
 		c.Restart(s3)
-		keyring.AwaitState(s3.Keyring, first.ID, keyring.StateActive)
+		keyringtest.AwaitState(s3.Keyring, first.ID, keyring.StateActive)
 		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		keyring.AwaitState(s3.Keyring, key.ID, keyring.StateActive)
-		keyring.AwaitHolders(leader.Keyring, key.ID, 3)
+		keyringtest.AwaitState(s3.Keyring, key.ID, keyring.StateActive)
+		keyringtest.AwaitHolders(leader.Keyring, key.ID, 3)
 		if keyring.Ring(s3.FSM).Backup.Index != 0 {
 			t.Error("an entry that is unknown has changed something")
 		}
@@ -296,7 +261,7 @@ func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
 			t.Error(err)
 		}
 		const want = "of a newer build, and not applied"
-		if got := problem(t, s3, keyring.ProblemNewer, ""); !strings.Contains(got, want) {
+		if got := keyringtest.ProblemAbout(t, s3, keyring.ProblemNewer, ""); !strings.Contains(got, want) {
 			t.Errorf("problem %q", got)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -307,7 +272,7 @@ func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
 		if err := s3.Raft.Snapshot().Error(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("snapshot: %v", err)
 		}
-		led(t, c, s3)
+		keyringtest.MakeLeader(t, c, s3)
 		if _, err := s3.Keyring.Encrypt(nil, nil); err == nil {
 			t.Error("a leader that has missed an entry seals")
 		}
@@ -317,7 +282,7 @@ func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
 		}
 		builds["s3"] = next
 		c.Restart(s3)
-		rotateOn(t, c)
+		keyringtest.RotateWhenReady(t, c)
 		synctest.Wait()
 		time.Sleep(20 * time.Second)
 		for _, s := range c.Servers {
@@ -333,11 +298,11 @@ func TestOlderBuildRefusesANewerSnapshot(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": next, "s2": next, "s3": next, "s4": old}
-		c := newCluster(t, keyringtest.Options{Servers: 3, FSM: func(s *keyringtest.Server) *keyring.FSM {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, FSM: func(s *keyringtest.Server) *keyring.FSM {
 			return keyring.NewFSMOf(builds[s.ID])
 		}, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
-		rotateOn(t, c)
-		leader := ready(t, c)
+		keyringtest.RotateWhenReady(t, c)
+		leader := keyringtest.Ready(t, c)
 		if err := keyring.Propose(t.Context(), leader.Keyring, noted(1)); err != nil {
 			t.Fatal(err)
 		}
@@ -353,13 +318,13 @@ func TestOlderBuildRefusesANewerSnapshot(t *testing.T) {
 			t.Error("it does not go on")
 		}
 		c.Remove(s4)
-		rotateOn(t, liveBut(c, s4))
+		keyringtest.RotateWhenReady(t, liveBut(c, s4))
 		builds["s4"] = next
 		c.Wipe(s4)
 		c.Join(s4)
-		rotateOn(t, c)
+		keyringtest.RotateWhenReady(t, c)
 		time.Sleep(20 * time.Second)
-		rotateOn(t, c) // raft may have sent it the snapshot twice, and applies the log again with the next commit
+		keyringtest.RotateWhenReady(t, c) // raft may have sent it the snapshot twice, and applies the log again with the next commit
 		time.Sleep(20 * time.Second)
 		if got, want := ringOf(s4), ringOf(leader); got != want {
 			t.Errorf("the newer build has\n%s\nwant\n%s", got, want)
@@ -376,23 +341,23 @@ func liveBut(c *keyringtest.Cluster, s *keyringtest.Server) *keyringtest.Cluster
 func TestNewerSnapshotIsRefusedWhole(t *testing.T) {
 	f := keyring.NewFSMOf(next)
 	entry := must(next.EncodeEntry(meta.Entry{Commands: []meta.Command{{Init: &meta.Init{Cluster: meta.ClusterID{1}}}, noted(1)}}))
-	if err := f.Apply(&raft.Log{Index: 2, Type: raft.LogCommand, Data: entry, Extensions: []byte(own)}); err != nil {
+	if err := f.Apply(&raft.Log{Index: 2, Type: raft.LogCommand, Data: entry, Extensions: []byte(keyringtest.Extensions)}); err != nil {
 		t.Fatal(err)
 	}
-	snap := snapshotOf(t, keyring.Mux(f, &app{}))
-	host := &app{}
+	snap := keyringtest.SnapshotOf(t, keyring.Mux(f, &keyringtest.App{}))
+	host := &keyringtest.App{}
 	keys := founded(t)
 	before := must(keyring.Ring(keys).Encode())
 	const want = "the snapshot is of a newer build"
 	for name, fsm := range map[string]raft.FSM{"alone": keys, "mux": keyring.Mux(keys, host)} {
-		err := restore(fsm, snap)
+		err := keyringtest.RestoreFSM(fsm, snap)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "version 3, this build reads up to version 2") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if errors.Is(err, keyring.ErrCorrupt) {
 			t.Errorf("%s: nothing is corrupt: %v", name, err)
 		}
-		if after := must(keyring.Ring(keys).Encode()); !bytes.Equal(after, before) || host.text() != "" {
+		if after := must(keyring.Ring(keys).Encode()); !bytes.Equal(after, before) || host.Text() != "" {
 			t.Errorf("%s: a refused snapshot has changed something", name)
 		}
 	}
@@ -401,16 +366,16 @@ func TestNewerSnapshotIsRefusedWhole(t *testing.T) {
 // TestNoSnapshotLeavesOutAnEntryOfANewerBuild: raft would drop the entry from its log with it.
 func TestNoSnapshotLeavesOutAnEntryOfANewerBuild(t *testing.T) {
 	keys := founded(t)
-	for _, fsm := range []raft.FSM{keys, keyring.Mux(keys, &app{})} {
+	for _, fsm := range []raft.FSM{keys, keyring.Mux(keys, &keyringtest.App{})} {
 		if _, err := fsm.Snapshot(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	newer := must(next.EncodeEntry(meta.Entry{Commands: []meta.Command{noted(1)}}))
-	if err, _ := keys.Apply(&raft.Log{Index: 9, Type: raft.LogCommand, Data: newer, Extensions: []byte(own)}).(error); !errors.Is(err, meta.ErrVersion) {
+	if err, _ := keys.Apply(&raft.Log{Index: 9, Type: raft.LogCommand, Data: newer, Extensions: []byte(keyringtest.Extensions)}).(error); !errors.Is(err, meta.ErrVersion) {
 		t.Fatal(err)
 	}
-	for _, fsm := range []raft.FSM{keys, keyring.Mux(keys, &app{})} {
+	for _, fsm := range []raft.FSM{keys, keyring.Mux(keys, &keyringtest.App{})} {
 		if _, err := fsm.Snapshot(); err == nil || !strings.Contains(err.Error(), "log entry 9 is of a newer build") {
 			t.Errorf("%T: %v", fsm, err)
 		}
@@ -421,8 +386,8 @@ func TestNoSnapshotLeavesOutAnEntryOfANewerBuild(t *testing.T) {
 func TestNewerMessageIsUnsupported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
 		s := c.Server("s1").Keyring
 		for _, m := range []string{
 			`{"version":3,"hello":{}}`, `{"version":3,"gossip":{"to":["s2"]}}`, `{"version":3,"ask":{"ids":[],"why":1}}`,
@@ -443,6 +408,6 @@ func TestNewerMessageIsUnsupported(t *testing.T) {
 		if a, err := peer.DecodeAnswer[peer.HelloAnswer](answer); err != nil || a.Build != meta.Version {
 			t.Errorf("%v, %v", a, err)
 		}
-		rotateOn(t, c)
+		keyringtest.RotateWhenReady(t, c)
 	})
 }

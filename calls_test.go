@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/node"
@@ -94,7 +95,7 @@ func callsOfKeyring(s *keyringtest.Server, other raft.ServerID, inactive, prepub
 	return map[string]func(context.Context) error{
 		"AcceptJoin":   func(ctx context.Context) error { return k.AcceptJoin(ctx, keyring.JoinConn{}, "", nil) },
 		"AddServer":    func(ctx context.Context) error { return k.AddServer(ctx, other, "elsewhere", stays) },
-		"Adopt":        func(ctx context.Context) error { return k.Adopt(ctx, keyring.NewKeyID()) },
+		"Adopt":        func(ctx context.Context) error { return k.Adopt(ctx, keyringtest.NewKeyID()) },
 		"Backup":       func(ctx context.Context) error { _, err := k.Backup(ctx, io.Discard, to); return err },
 		"CheckMembers": func(ctx context.Context) error { return k.CheckMembers(ctx, []raft.ServerID{s.ID, other}) },
 		"EncryptTo": func(ctx context.Context) error {
@@ -134,14 +135,14 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, identity := newHang(), ageIdentity(t)
+				h, identity := newHang(), kektest.Identity(t)
 				defer h.end()
 				kek := hangingKEK{anotherKEK(t), newHang()}
 				data := hangingData{newHang()}
-				c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 					cfg.Rotation.Every, cfg.Data, cfg.KEKs = -1, data, []keyring.KEK{kek}
 				}})
-				leader := ready(t, c)
+				leader := keyringtest.Ready(t, c)
 				first := leader.Keyring.Keys()[0].ID
 				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 					t.Fatal(err)
@@ -150,7 +151,7 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				whole(t, c)
+				keyringtest.AwaitKeys(t, c)
 				time.Sleep(time.Minute) // virtual
 				kinds := map[string]string{"raft's log": "log", "the transport": "call"}
 				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
@@ -166,7 +167,7 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 					h = data.hang
 				}
 				h.on.Store(true)
-				calls := callsOfKeyring(leader, follower(c).ID, first, later.ID, identity.Recipient())
+				calls := callsOfKeyring(leader, keyringtest.Follower(c).ID, first, later.ID, identity.Recipient())
 				for _, name := range slices.Sorted(maps.Keys(calls)) {
 					began := time.Now()
 					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -196,8 +197,8 @@ func TestCallsEndWithTheirContextsWhileADiskHangs(t *testing.T) {
 	t.Parallel()
 	h := newHang()
 	defer h.end() // before the servers are stopped
-	c := newCluster(t, keyringtest.Options{Servers: 2, Pace: 100 * time.Millisecond, Configure: noRotation})
-	leader := ready(t, c)
+	c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 2, Pace: 100 * time.Millisecond, Configure: keyringtest.NoRotation})
+	leader := keyringtest.Ready(t, c)
 	first := leader.Keyring.Keys()[0].ID
 	c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 		if e.Server == leader && e.Kind == "disk" {
@@ -206,7 +207,7 @@ func TestCallsEndWithTheirContextsWhileADiskHangs(t *testing.T) {
 		return keyringtest.Reply{}
 	})
 	h.on.Store(true)
-	calls := callsOfKeyring(leader, follower(c).ID, first, first, ageIdentity(t).Recipient())
+	calls := callsOfKeyring(leader, keyringtest.Follower(c).ID, first, first, kektest.Identity(t).Recipient())
 	for _, name := range []string{"CheckMembers", "Rotate", "Rotate", "ServePeer"} {
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -427,10 +428,10 @@ func TestCloseGivesUpACallThatHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		kek := hangingKEK{anotherKEK(t), newHang()}
-		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Rotation.Every, cfg.KEKs = -1, []keyring.KEK{kek}
 		}})
-		s := ready(t, c)
+		s := keyringtest.Ready(t, c)
 		live := keyring.Live(s.Keyring)
 		kek.on.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -462,15 +463,15 @@ func TestCloseGivesUpACallThatHangs(t *testing.T) {
 func TestPanicOfTheHostReachesTheCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLife(t)
-		l.start()
-		defer l.stop(t)
+		l := keyringtest.NewLife(t)
+		l.Start()
+		defer l.Stop(t)
 		defer func() {
 			if p := recover(); p != "the writer's" {
 				t.Errorf("recovered %v", p)
 			}
 		}()
-		l.keyring.Backup(t.Context(), panickingWriter{}, ageIdentity(t).Recipient())
+		l.Keyring.Backup(t.Context(), panickingWriter{}, kektest.Identity(t).Recipient())
 	})
 }
 

@@ -39,15 +39,15 @@ func statusOf(t *testing.T, s *keyringtest.Server) keyring.Status {
 // active key.
 func outdated(t *testing.T, restart func(c *keyringtest.Cluster, s3 *keyringtest.Server)) (c *keyringtest.Cluster, s3 *keyringtest.Server, sealed []byte, token string) {
 	t.Helper()
-	c = newCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
-	led(t, c, firstReady(t, c))
+	c = keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
+	keyringtest.MakeLeader(t, c, firstReady(t, c))
 	s3 = c.Server("s3")
 	if err := s3.Raft.Snapshot().Error(); err != nil {
 		t.Fatal(err)
 	}
-	key := rotateOn(t, c)
+	key := keyringtest.RotateWhenReady(t, c)
 	leader := c.Leader()
-	keyring.AwaitHolders(leader.Keyring, key.ID, 3)
+	keyringtest.AwaitHolders(leader.Keyring, key.ID, 3)
 	var err error
 	if sealed, err = leader.Keyring.Encrypt([]byte("x"), nil); err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func outdated(t *testing.T, restart func(c *keyringtest.Cluster, s3 *keyringtest
 // firstReady is a server that is ready and is not s3.
 func firstReady(t *testing.T, c *keyringtest.Cluster) *keyringtest.Server {
 	t.Helper()
-	ready(t, c)
+	keyringtest.Ready(t, c)
 	return c.Server("s1")
 }
 
@@ -107,7 +107,7 @@ func TestServerThatHasNotCaughtUpSaysSo(t *testing.T) {
 			t.Errorf("status %+v", st)
 		}
 		for _, kind := range []keyring.ProblemKind{keyring.ProblemBehind, keyring.ProblemNoLeader} {
-			if len(problems(t, s3, kind)) != 1 {
+			if len(keyringtest.Problems(t, s3, kind)) != 1 {
 				t.Errorf("no problem %q in %v", kind, st.Problems)
 			}
 		}
@@ -121,7 +121,7 @@ func TestServerThatHasNotCaughtUpSaysSo(t *testing.T) {
 		}
 
 		c.Partition()
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		if _, err := s3.Keyring.Decrypt(sealed, nil); err != nil {
 			t.Errorf("Decrypt: %v", err)
 		}
@@ -131,7 +131,7 @@ func TestServerThatHasNotCaughtUpSaysSo(t *testing.T) {
 		if w := wellKnown(s3); w.Code != 200 || w.Header().Get("Cache-Control") != "public, max-age=300" {
 			t.Errorf("JWKS: %d, %q", w.Code, w.Header().Get("Cache-Control"))
 		}
-		if st := statusOf(t, s3); !st.CaughtUp || st.LastContact.IsZero() || len(problems(t, s3, keyring.ProblemBehind))+len(problems(t, s3, keyring.ProblemNoLeader)) > 0 {
+		if st := statusOf(t, s3); !st.CaughtUp || st.LastContact.IsZero() || len(keyringtest.Problems(t, s3, keyring.ProblemBehind))+len(keyringtest.Problems(t, s3, keyring.ProblemNoLeader)) > 0 {
 			t.Errorf("status %+v", st)
 		}
 		unknown := slices.Clone(sealed)
@@ -154,12 +154,12 @@ func TestI8NothingIsRenamedByAnOutdatedRing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
-				ready(t, c)
-				led(t, c, c.Server("s1"))
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
+				keyringtest.Ready(t, c)
+				keyringtest.MakeLeader(t, c, c.Server("s1"))
 				gone := c.Server("s1").Keyring.Keys()[0].ID
-				rotateOn(t, c)
-				whole(t, c)
+				keyringtest.RotateWhenReady(t, c)
+				keyringtest.AwaitKeys(t, c)
 				s3 := c.Server("s3")
 				snapshot := func() {
 					if err := s3.Raft.Snapshot().Error(); err != nil {
@@ -197,7 +197,7 @@ func TestI8NothingIsRenamedByAnOutdatedRing(t *testing.T) {
 					t.Errorf("the keystore has %q, and had %q", after, before)
 				}
 				c.Partition()
-				ready(t, c)
+				keyringtest.Ready(t, c)
 				time.Sleep(10 * time.Minute)
 				if after := s3.Disk.Names(); slices.Contains(after, gone.String()+".nks.json") {
 					t.Errorf("it has caught up, and has %q", after)
@@ -213,15 +213,15 @@ func TestFollowerCatchesUpWithTheFSMAndNotWithRaft(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var gates gates
-		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
-		leader := ready(t, c)
-		slow := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
+		leader := keyringtest.Ready(t, c)
+		slow := keyringtest.Follower(c)
 		c.Stop(slow)
 		open := gates.shut(slow.ID)
 		if err := leader.Raft.Apply([]byte("slow"), time.Minute).Error(); err != nil {
 			t.Fatal(err)
 		}
-		key := rotateOn(t, liveBut(c, slow))
+		key := keyringtest.RotateWhenReady(t, liveBut(c, slow))
 		c.Start(slow)
 		time.Sleep(time.Minute)
 		if slow.Raft.AppliedIndex() < keyring.LastEntry(leader.FSM) {
@@ -231,7 +231,7 @@ func TestFollowerCatchesUpWithTheFSMAndNotWithRaft(t *testing.T) {
 			t.Error("it has caught up, and its FSM has yet to apply what raft has handed to it")
 		}
 		open()
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		if !statusOf(t, slow).CaughtUp || slow.Keyring.Keys()[0].ID != key.ID {
 			t.Error("it has not caught up")
 		}
@@ -242,9 +242,9 @@ func TestFollowerCatchesUpWithTheFSMAndNotWithRaft(t *testing.T) {
 func TestFollowerOfAnOlderLeaderCatchesUpByWhatItHears(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		rotateOn(t, c)
-		s := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.RotateWhenReady(t, c)
+		s := keyringtest.Follower(c)
 		refusal, err := peer.Response{Refusal: &peer.Refusal{Code: peer.Unsupported}}.Encode()
 		if err != nil {
 			t.Fatal(err)
@@ -258,7 +258,7 @@ func TestFollowerOfAnOlderLeaderCatchesUpByWhatItHears(t *testing.T) {
 			return keyringtest.Reply{}
 		})
 		c.Restart(s)
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		c.OnEvent(nil)
 		if !statusOf(t, s).CaughtUp || asked == 0 {
 			t.Errorf("caught up %t, asked %d times", statusOf(t, s).CaughtUp, asked)
@@ -279,11 +279,11 @@ func olderLeader(e keyringtest.Event) (keyringtest.Reply, bool) {
 func TestFollowerOfAnOlderLeaderHasNotCaughtUpByHeartbeats(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		ready(t, c)
-		s := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
+		s := keyringtest.Follower(c)
 		c.Stop(s)
-		key := rotateOn(t, c)
+		key := keyringtest.RotateWhenReady(t, c)
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			if r, ok := olderLeader(e); ok {
 				return r
@@ -302,7 +302,7 @@ func TestFollowerOfAnOlderLeaderHasNotCaughtUpByHeartbeats(t *testing.T) {
 			t.Error("it has caught up, and has been told nothing of what is committed")
 		}
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply { r, _ := olderLeader(e); return r })
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		if st := statusOf(t, s); !st.CaughtUp || st.Active != key.ID {
 			t.Errorf("%+v", st)
 		}
@@ -313,9 +313,9 @@ func TestFollowerOfAnOlderLeaderHasNotCaughtUpByHeartbeats(t *testing.T) {
 func TestFollowerOfAnOlderLeaderCatchesUpThoughItsLogWasReplacedByLess(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		s := ready(t, c)
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		s := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		c.Partition(s)
 		for range 1000 {
 			s.Raft.Barrier(0) // nobody takes it
@@ -343,11 +343,11 @@ func TestFollowerCatchesUpWithALeaderWhoseFSMLags(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var lagging atomic.Pointer[keyringtest.Server]
-		c := newCluster(t, keyringtest.Options{Servers: 3, App: func(s *keyringtest.Server) raft.FSM {
-			return laggingApp{&app{}, func() bool { return lagging.Load() == s }}
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, App: func(s *keyringtest.Server) raft.FSM {
+			return laggingApp{&keyringtest.App{}, func() bool { return lagging.Load() == s }}
 		}})
-		leader := ready(t, c)
-		s := follower(c)
+		leader := keyringtest.Ready(t, c)
+		s := keyringtest.Follower(c)
 		lagging.Store(leader)
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			if e.Server == leader && e.Kind == "answer" && strings.Contains(e.What, `"state"`) {
@@ -361,13 +361,13 @@ func TestFollowerCatchesUpWithALeaderWhoseFSMLags(t *testing.T) {
 			t.Error("it has not caught up")
 		}
 		c.OnEvent(nil)
-		ready(t, c)
+		keyringtest.Ready(t, c)
 	})
 }
 
 // laggingApp takes five seconds for an entry, while it lags.
 type laggingApp struct {
-	*app
+	*keyringtest.App
 	lags func() bool
 }
 
@@ -375,14 +375,14 @@ func (a laggingApp) Apply(l *raft.Log) any {
 	if a.lags() {
 		time.Sleep(5 * time.Second)
 	}
-	return a.app.Apply(l)
+	return a.App.Apply(l)
 }
 
 // TestFollowerThatAskedBeforeTheFirstEntryCatchesUp: when the answer arrives, there is one.
 func TestFollowerThatAskedBeforeTheFirstEntryCatchesUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
 		var late atomic.Int32
 		began := time.Now()
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
@@ -398,7 +398,7 @@ func TestFollowerThatAskedBeforeTheFirstEntryCatchesUp(t *testing.T) {
 			}
 			return keyringtest.Reply{}
 		})
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		c.OnEvent(nil)
 		if late.Load() < 2 {
 			t.Errorf("%d questions", late.Load())
@@ -411,9 +411,9 @@ func TestFollowerThatAskedBeforeTheFirstEntryCatchesUp(t *testing.T) {
 func TestRestartedClusterCatchesUpFromItsSnapshots(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
-		key := rotateOn(t, c)
-		keyring.AwaitHolders(ready(t, c).Keyring, key.ID, 3)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Raft: func(conf *raft.Config) { conf.TrailingLogs = 0 }})
+		key := keyringtest.RotateWhenReady(t, c)
+		keyringtest.AwaitHolders(keyringtest.Ready(t, c).Keyring, key.ID, 3)
 		time.Sleep(time.Minute)
 		for _, s := range c.Servers {
 			if err := s.Raft.Snapshot().Error(); err != nil {
@@ -429,7 +429,7 @@ func TestRestartedClusterCatchesUpFromItsSnapshots(t *testing.T) {
 				t.Errorf("%s has entry %d beside its snapshot", s.ID, entry)
 			}
 		}
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		for _, s := range c.Servers {
 			if st := statusOf(t, s); !st.CaughtUp || st.Active != key.ID {
 				t.Errorf("%s: %+v", s.ID, st)
@@ -443,9 +443,9 @@ func TestRestartedClusterCatchesUpFromItsSnapshots(t *testing.T) {
 func TestJWKSOfALostServerIsCachedForLessAndThenNotShown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		ready(t, c)
-		s := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
+		s := keyringtest.Follower(c)
 		c.Partition(s)
 		lost := time.Now()
 		for _, tt := range []struct {
@@ -464,16 +464,16 @@ func TestJWKSOfALostServerIsCachedForLessAndThenNotShown(t *testing.T) {
 				t.Errorf("after %v: %d, %q, want %d, %q", tt.after, w.Code, got, tt.code, tt.want)
 			}
 		}
-		if len(problems(t, s, keyring.ProblemNoLeader)) != 1 || statusOf(t, s).Leader != "" {
+		if len(keyringtest.Problems(t, s, keyring.ProblemNoLeader)) != 1 || statusOf(t, s).Leader != "" {
 			t.Errorf("%v", statusOf(t, s))
 		}
 		c.Partition()
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		time.Sleep(time.Minute)
 		if w := wellKnown(s); w.Code != 200 || w.Header().Get("Cache-Control") != "public, max-age=300" {
 			t.Errorf("%d, %q", w.Code, w.Header().Get("Cache-Control"))
 		}
-		if got := problems(t, s, keyring.ProblemNoLeader); len(got) > 0 {
+		if got := keyringtest.Problems(t, s, keyring.ProblemNoLeader); len(got) > 0 {
 			t.Errorf("%v", got)
 		}
 	})
@@ -487,7 +487,7 @@ func TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm(t *testing.T) {
 		var gates gates
 		var mu sync.Mutex
 		lookUps := map[raft.ServerID]func(){}
-		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, App: gates.app, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
 			keyring.OnLookUp(cfg, func() {
 				mu.Lock()
 				do := lookUps[s.ID]
@@ -497,10 +497,10 @@ func TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm(t *testing.T) {
 				}
 			})
 		}})
-		leader := ready(t, c)
-		whole(t, c)
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		retired := leader.Keyring.Keys()[0].ID
-		next := follower(c)
+		next := keyringtest.Follower(c)
 		open := gates.shut(next.ID)
 		if err := leader.Raft.Apply([]byte("slow"), time.Minute).Error(); err != nil {
 			t.Fatal(err)
@@ -540,7 +540,7 @@ type gates struct {
 	shutFor map[raft.ServerID]chan struct{}
 }
 
-func (g *gates) app(s *keyringtest.Server) raft.FSM { return &gatedApp{&app{}, g, s.ID} }
+func (g *gates) app(s *keyringtest.Server) raft.FSM { return &gatedApp{&keyringtest.App{}, g, s.ID} }
 
 // shut stops a server's FSM at its next entry, until open is called.
 func (g *gates) shut(id raft.ServerID) (open func()) {
@@ -560,7 +560,7 @@ func (g *gates) shut(id raft.ServerID) (open func()) {
 }
 
 type gatedApp struct {
-	*app
+	*keyringtest.App
 	gates *gates
 	id    raft.ServerID
 }
@@ -572,25 +572,25 @@ func (a *gatedApp) Apply(l *raft.Log) any {
 	if gate != nil {
 		<-gate
 	}
-	return a.app.Apply(l)
+	return a.App.Apply(l)
 }
 
 // TestWhatIsMissingIsReadOnce: what was missing when WaitReady looked is not taken for nothing because it has
 // come by the time that it is told.
 func TestWhatIsMissingIsReadOnce(t *testing.T) {
-	h := newHosts(t, 2)[0] // the other does not answer: there is never a leader
-	h.open(t, nil)
+	h := keyringtest.NewHosts(t, 2)[0] // the other does not answer: there is never a leader
+	h.Open(t, nil)
 	over, cancel := context.WithCancel(t.Context())
 	cancel() // one look
 	var stop atomic.Bool
 	var comesAndGoes sync.WaitGroup
 	comesAndGoes.Go(func() {
 		for i := uint64(0); !stop.Load(); i++ {
-			keyring.SetMissed(h.fsm, i%2)
+			keyring.SetMissed(h.FSM, i%2)
 		}
 	})
 	for range 100_000 {
-		if err := h.keyring.WaitReady(over); !errors.Is(err, keyring.ErrNotReady) {
+		if err := h.Keyring.WaitReady(over); !errors.Is(err, keyring.ErrNotReady) {
 			t.Errorf("without a leader it is ready: %v", err)
 			break
 		}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"github.com/hashicorp/raft"
 )
@@ -17,10 +18,10 @@ import (
 func TestCheckMembersWantsAMajorityOfTheNewVoters(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		heal := refuse(c, "fetch")
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		heal := keyringtest.Refuse(c, "fetch")
 		fresh := c.Add("s4")
 		time.Sleep(time.Minute) // virtual
 		check := func(want bool, voters ...raft.ServerID) {
@@ -36,7 +37,7 @@ func TestCheckMembersWantsAMajorityOfTheNewVoters(t *testing.T) {
 		check(false, "s4")
 		check(false, "s1", "s2", "s4", "nobody")
 		heal()
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		check(true, "s1", "s4")
 		check(true, "s4")
 		if err := leader.Raft.DemoteVoter("s4", 0, 0).Error(); err != nil {
@@ -57,15 +58,15 @@ func TestCheckMembersWantsAMajorityOfTheNewVoters(t *testing.T) {
 func TestFailedTransferDelaysNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		due := time.Now().Add(20 * time.Second)
 		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: due})
 		if err != nil {
 			t.Fatal(err)
 		}
-		whole(t, c)
-		other := follower(c)
+		keyringtest.AwaitKeys(t, c)
+		other := keyringtest.Follower(c)
 		c.Partition(other)
 		if err := leader.Raft.Barrier(0).Error(); err != nil { // the other one is behind now
 			t.Fatal(err)
@@ -76,7 +77,7 @@ func TestFailedTransferDelaysNothing(t *testing.T) {
 		if transfer.Error() == nil || c.Leader() != leader {
 			t.Fatalf("the transfer has not failed: %v", transfer.Error())
 		}
-		if got := state(leader, key.ID); got != keyring.StateActive {
+		if got := keyringtest.StateOf(leader, key.ID); got != keyring.StateActive {
 			t.Errorf("the key is %s a minute after it was due", got)
 		}
 	})
@@ -87,27 +88,27 @@ func TestFailedTransferDelaysNothing(t *testing.T) {
 func TestOneFailedWrapBlocksNoRotation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		only := newKMS("only")
-		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		only := kektest.New("only")
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.KEKs = []keyring.KEK{only}
 		}})
-		s := ready(t, c)
-		only.Set(func(k *kms) { k.NoWrap = errors.New("throttled") })
+		s := keyringtest.Ready(t, c)
+		only.Set(func(k *kektest.KMS) { k.NoWrap = errors.New("throttled") })
 		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err == nil {
 			t.Error("rotated under a KEK that does not wrap")
 		}
-		only.Set(func(k *kms) { k.NoWrap = nil })
+		only.Set(func(k *kektest.KMS) { k.NoWrap = nil })
 		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Errorf("rotate with the KEK back: %v", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 		defer cancel()
-		only.Set(func(k *kms) { k.Hang = true })
+		only.Set(func(k *kektest.KMS) { k.Hang = true })
 		if _, err := s.Keyring.Rotate(ctx, keyring.RotateOptions{}); err == nil {
 			t.Error("rotated with a KEK that hangs")
 		}
-		only.Set(func(k *kms) { k.Hang = false })
-		if p := problems(t, s, keyring.ProblemKEKAway); len(p) > 0 {
+		only.Set(func(k *kektest.KMS) { k.Hang = false })
+		if p := keyringtest.Problems(t, s, keyring.ProblemKEKAway); len(p) > 0 {
 			t.Errorf("the caller's deadline is blamed on the KEK: %v", p)
 		}
 		if err := s.Keyring.WaitReady(t.Context()); err != nil {
@@ -120,12 +121,12 @@ func TestOneFailedWrapBlocksNoRotation(t *testing.T) {
 func TestLeaderWithoutTheActiveKeyHandsOver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		active := leader.Keyring.Keys()[0].ID
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
-			if isFetch(e, leader.ID) {
+			if keyringtest.IsFetch(e, leader.ID) {
 				return keyringtest.Reply{Err: errors.New("no way")}
 			}
 			return keyringtest.Reply{}
@@ -146,6 +147,6 @@ func TestLeaderWithoutTheActiveKeyHandsOver(t *testing.T) {
 			t.Error(err)
 		}
 		c.OnEvent(nil)
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 	})
 }

@@ -57,7 +57,7 @@ func refuseCalls(c *keyringtest.Cluster, call func(keyringtest.Event) bool) {
 // A clock that was ahead when the cluster started is set right, while the leader waits for the last server.
 func TestFirstKeyDoesNotWaitForTheClock(t *testing.T) {
 	forEach(t, back, func(t *testing.T, by time.Duration) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
 		for _, s := range c.Servers {
 			s.Clock.Set(by)
 		}
@@ -78,10 +78,10 @@ func TestFirstKeyDoesNotWaitForTheClock(t *testing.T) {
 // A server's clock is set back while it lacks a key that nobody gives it, and while it has not told what it holds.
 func TestFetchAndReportDoNotWaitForTheClock(t *testing.T) {
 	forEach(t, back, func(t *testing.T, by time.Duration) {
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Rotation.Every = -1 }})
-		leader, f := ready(t, c), follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Rotation.Every = -1 }})
+		leader, f := keyringtest.Ready(t, c), keyringtest.Follower(c)
 		refuseCalls(c, func(e keyringtest.Event) bool {
-			return isFetch(e, f.ID) || e.To == f.ID && strings.Contains(e.What, `"offer"`)
+			return keyringtest.IsFetch(e, f.ID) || e.To == f.ID && strings.Contains(e.What, `"offer"`)
 		})
 		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
 		if err != nil {
@@ -113,10 +113,10 @@ func TestFetchAndReportDoNotWaitForTheClock(t *testing.T) {
 func TestRekeyDoesNotWaitForTheClock(t *testing.T) {
 	forEach(t, back, func(t *testing.T, by time.Duration) {
 		d := &oneRecord{}
-		c := newCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Rotation.Every, cfg.Data, cfg.RekeyRate = -1, d, 1
 		}})
-		s := ready(t, c)
+		s := keyringtest.Ready(t, c)
 		d.replaced = func() { s.Clock.Set(-by) }
 		var err error
 		if d.record, err = s.Keyring.Encrypt([]byte("x"), nil); err != nil {
@@ -158,8 +158,8 @@ func (d *oneRecord) Replace(_ context.Context, batch []keyring.Replacement) (int
 func TestLeaderNoticesThatItsClockWasSet(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: hour})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Pace: hour})
+		leader := keyringtest.Ready(t, c)
 		first := leader.Keyring.Keys()[0].ID
 		time.Sleep(29*day + hour) // the next is prepublished
 		for _, s := range c.Servers {
@@ -200,19 +200,19 @@ func TestOneWrongClockHarmsNoRotation(t *testing.T) {
 	for _, leads := range []bool{true, false} {
 		t.Run(fmt.Sprintf("of the leader %t", leads), func(t *testing.T) {
 			forEach(t, clockSteps, func(t *testing.T, by time.Duration) {
-				c := newCluster(t, keyringtest.Options{Servers: 3, Pace: hour})
-				wrong := ready(t, c)
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Pace: hour})
+				wrong := keyringtest.Ready(t, c)
 				if !leads {
-					wrong = follower(c)
+					wrong = keyringtest.Follower(c)
 				}
 				began := time.Now()
 				time.Sleep(28 * day)
 				wrong.Clock.Set(by)
 				time.Sleep(day)
 				leader := c.Leader()
-				said := problem(t, leader, keyring.ProblemClock, wrong.ID)
+				said := keyringtest.ProblemAbout(t, leader, keyring.ProblemClock, wrong.ID)
 				if leader == wrong {
-					said = problem(t, leader, keyring.ProblemClock, follower(c).ID)
+					said = keyringtest.ProblemAbout(t, leader, keyring.ProblemClock, keyringtest.Follower(c).ID)
 				}
 				if far := by.Abs() > time.Minute; far != (said != "") && (leads || far) || far && leader == wrong {
 					t.Errorf("%s leads, %s is wrong by %v: %q", leader.ID, wrong.ID, by, said)
@@ -221,7 +221,7 @@ func TestOneWrongClockHarmsNoRotation(t *testing.T) {
 				wrong.Clock.Set(0)
 				time.Sleep(3 * time.Minute)
 				for _, s := range c.Servers {
-					if all := problems(t, s, keyring.ProblemClock); len(all) > 0 {
+					if all := keyringtest.Problems(t, s, keyring.ProblemClock); len(all) > 0 {
 						t.Errorf("%s: minutes after the clock was right: %v", s.ID, all)
 					}
 				}
@@ -249,14 +249,14 @@ func TestRotationGoesOnAfterClocksWereAhead(t *testing.T) {
 		for _, while := range []time.Duration{15 * time.Minute, 2 * hour} {
 			t.Run(fmt.Sprintf("%d servers, for %v", servers, while), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					c := newCluster(t, keyringtest.Options{Servers: servers, Pace: hour})
-					ready(t, c)
+					c := keyringtest.NewCluster(t, keyringtest.Options{Servers: servers, Pace: hour})
+					keyringtest.Ready(t, c)
 					setAll(c, year)
 					time.Sleep(while)
 					setAll(c, 0)
 					time.Sleep(hour)
 					for _, s := range c.Servers {
-						if said := problem(t, s, keyring.ProblemTime, ""); !strings.Contains(said, "ahead of this server's clock") {
+						if said := keyringtest.ProblemAbout(t, s, keyring.ProblemTime, ""); !strings.Contains(said, "ahead of this server's clock") {
 							t.Errorf("%s: %q", s.ID, said)
 						}
 						if st, _ := s.Keyring.Status(t.Context()); time.Until(st.NextRotation) > 31*day {
@@ -264,8 +264,8 @@ func TestRotationGoesOnAfterClocksWereAhead(t *testing.T) {
 						}
 						retired := func(k keyring.Key) bool { return !k.Retired.IsZero() }
 						told := func(p keyring.Problem) bool { return strings.Contains(p.Detail, "its tokens verify until") }
-						if keys := s.Keyring.Keys(); slices.ContainsFunc(keys, retired) != slices.ContainsFunc(problems(t, s, keyring.ProblemTime), told) {
-							t.Errorf("%s: of tokens: %v", s.ID, problems(t, s, keyring.ProblemTime))
+						if keys := s.Keyring.Keys(); slices.ContainsFunc(keys, retired) != slices.ContainsFunc(keyringtest.Problems(t, s, keyring.ProblemTime), told) {
+							t.Errorf("%s: of tokens: %v", s.ID, keyringtest.Problems(t, s, keyring.ProblemTime))
 						}
 					}
 					time.Sleep(90 * day)
@@ -286,22 +286,22 @@ func TestRotationGoesOnAfterClocksWereAhead(t *testing.T) {
 func TestTokenOutlivesARotationByAWrongClock(t *testing.T) {
 	t.Parallel()
 	forEach(t, clockSteps, func(t *testing.T, by time.Duration) {
-		c := signingAt(t, hour, 3, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
-		ready(t, c)
+		c := keyringtest.NewSigningAt(t, hour, 3, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
+		keyringtest.Ready(t, c)
 		time.Sleep(40 * day)
-		leader := ready(t, c)
-		token := sign(t, leader)
+		leader := keyringtest.Ready(t, c)
+		token := keyringtest.Sign(t, leader)
 		leader.Clock.Set(by)
 		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		inOrder(t, c)
 		leader.Clock.Set(0)
-		verifies(t, c, token, true, "after the rotation")
+		keyringtest.CheckVerifies(t, c, token, true, "after the rotation")
 		time.Sleep(day - time.Minute)
-		verifies(t, c, token, true, "a minute before its end")
+		keyringtest.CheckVerifies(t, c, token, true, "a minute before its end")
 		time.Sleep(3 * time.Minute)
-		verifies(t, c, token, false, "after its end")
+		keyringtest.CheckVerifies(t, c, token, false, "after its end")
 	})
 }
 
@@ -312,8 +312,8 @@ func TestUndoLastsByAWrongClock(t *testing.T) {
 	for _, all := range []bool{false, true} {
 		t.Run(fmt.Sprintf("of all servers %t", all), func(t *testing.T) {
 			forEach(t, clockSteps, func(t *testing.T, by time.Duration) {
-				c := newCluster(t, keyringtest.Options{Servers: 3, Pace: hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Rotation.Every = -1 }})
-				leader := ready(t, c)
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Pace: hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Rotation.Every = -1 }})
+				leader := keyringtest.Ready(t, c)
 				old := active(t, leader)
 				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 					t.Fatal(err)
@@ -328,7 +328,7 @@ func TestUndoLastsByAWrongClock(t *testing.T) {
 				setAll(c, 0)
 				kept := func(want bool, when string) {
 					for _, s := range c.Servers {
-						if files := filesOf(s, old); len(files) > 0 != want {
+						if files := keyringtest.FilesOf(s, old); len(files) > 0 != want {
 							t.Errorf("%s: %s: files %q", s.ID, when, files)
 						}
 					}
@@ -358,9 +358,9 @@ func TestTokenIsValidWhereClocksAreBehind(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for _, leeway := range []time.Duration{time.Second, time.Minute, day} {
-			c := signing(t, 1, func(cfg *keyring.Config) { cfg.Tokens.Leeway = leeway })
+			c := keyringtest.NewSigning(t, 1, func(cfg *keyring.Config) { cfg.Tokens.Leeway = leeway })
 			var claims struct{ Iat, Nbf int64 }
-			if err := json.Unmarshal(decoded(t, sign(t, ready(t, c)), 1), &claims); err != nil {
+			if err := json.Unmarshal(keyringtest.DecodedPart(t, keyringtest.Sign(t, keyringtest.Ready(t, c)), 1), &claims); err != nil {
 				t.Fatal(err)
 			}
 			if behind := time.Now().Add(-leeway).Unix(); claims.Nbf > behind || claims.Iat != time.Now().Unix() {

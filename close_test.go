@@ -29,8 +29,8 @@ import (
 func TestEveryCallAfterCloseIsErrClosed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		k := ready(t, c).Keyring
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		k := keyringtest.Ready(t, c).Keyring
 		sealed, err := k.Encrypt([]byte("data"), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -121,8 +121,8 @@ func TestCloseEndsEveryCallThatWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				cl := newCluster(t, keyringtest.Options{Servers: 3})
-				s := ready(t, cl)
+				cl := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+				s := keyringtest.Ready(t, cl)
 				c.arrange(cl, s)
 				errs := make(chan error, 1)
 				go func() { errs <- c.call(t.Context(), cl, s.Keyring) }()
@@ -151,10 +151,10 @@ func TestCloseEndsEveryCallThatWaits(t *testing.T) {
 func TestCloseWaitsForAWriteUnderWay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLife(t)
-		l.start()
+		l := keyringtest.NewLife(t)
+		l.Start()
 		arrived, proceed := make(chan struct{}), make(chan struct{})
-		l.disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+		l.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
 			if op.Kind == "rename" {
 				close(arrived)
 				<-proceed
@@ -162,9 +162,9 @@ func TestCloseWaitsForAWriteUnderWay(t *testing.T) {
 			return keyringtest.Fault{}
 		})
 		rotated, closed := make(chan error, 1), make(chan error, 1)
-		go func() { rotated <- l.rotate() }()
+		go func() { rotated <- l.Rotate() }()
 		<-arrived
-		go func() { closed <- l.keyring.Close() }()
+		go func() { closed <- l.Keyring.Close() }()
 		synctest.Wait()
 		select {
 		case err := <-closed:
@@ -178,13 +178,13 @@ func TestCloseWaitsForAWriteUnderWay(t *testing.T) {
 		if err := <-closed; err != nil {
 			t.Errorf("close: %v", err)
 		}
-		if n := l.disk.OpenFiles(); n != 0 {
+		if n := l.Disk.OpenFiles(); n != 0 {
 			t.Errorf("%d files are open", n)
 		}
-		l.disk.OnOp(nil)
-		l.stop(t)
-		l.start()
-		checkOrphans(t, l.host, "restarted")
+		l.Disk.OnOp(nil)
+		l.Stop(t)
+		l.Start()
+		checkOrphans(t, l.Host, "restarted")
 	})
 }
 
@@ -194,14 +194,14 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 	t.Parallel()
 	for range 5 {
 		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(t, keyringtest.Options{Servers: 3})
-			s := ready(t, c)
+			c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+			s := keyringtest.Ready(t, c)
 			k, ctx := s.Keyring, t.Context()
 			sealed, err := k.Encrypt([]byte("data"), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			token, err := k.Sign(forMe())
+			token, err := k.Sign(keyringtest.ClaimsForMe())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -217,8 +217,8 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 					return err
 				},
 				"AppendDecrypt": func() error { _, err := k.AppendDecrypt(room, sealed, nil); return err },
-				"Sign":          func() error { _, err := k.Sign(forMe()); return err },
-				"Verify":        func() error { return k.Verify(token, me) },
+				"Sign":          func() error { _, err := k.Sign(keyringtest.ClaimsForMe()); return err },
+				"Verify":        func() error { return k.Verify(token, keyringtest.ForMe) },
 				"WaitReady":     func() error { return k.WaitReady(ctx) },
 				"Rotate":        func() error { _, err := k.Rotate(ctx, keyring.RotateOptions{}); return err },
 				"Status":        func() error { _, err := k.Status(ctx); return err },
@@ -268,13 +268,13 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 func TestI10CloseOverwritesTheKeys(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLife(t)
-		l.start()
-		if err := errors.Join(l.seal(), l.rotate(), l.seal(), l.rotate()); err != nil {
+		l := keyringtest.NewLife(t)
+		l.Start()
+		if err := errors.Join(l.Seal(), l.Rotate(), l.Seal(), l.Rotate()); err != nil {
 			t.Fatal(err)
 		}
-		l.vault.opens(t, l.keyring, "before")
-		live := keyring.Live(l.keyring)
+		l.Vault.CheckOpens(t, l.Keyring, "before")
+		live := keyring.Live(l.Keyring)
 		if len(live) != 3*2 {
 			t.Fatalf("%d secrets", len(live))
 		}
@@ -283,7 +283,7 @@ func TestI10CloseOverwritesTheKeys(t *testing.T) {
 				t.Fatal("a secret is zero while it is in use")
 			}
 		}
-		if err := l.keyring.Close(); err != nil {
+		if err := l.Keyring.Close(); err != nil {
 			t.Fatal(err)
 		}
 		for _, b := range live {
@@ -291,7 +291,7 @@ func TestI10CloseOverwritesTheKeys(t *testing.T) {
 				t.Error("a secret is there after Close")
 			}
 		}
-		if len(keyring.Live(l.keyring)) != 0 {
+		if len(keyring.Live(l.Keyring)) != 0 {
 			t.Error("keys are there after Close")
 		}
 	})
@@ -302,7 +302,7 @@ func TestI10CloseLeavesNoGoroutine(t *testing.T) {
 	h := idleHost(t)
 	dir := t.TempDir()
 	for range 3 {
-		k, err := keyring.Open(t.Context(), h.inDir(dir))
+		k, err := keyring.Open(t.Context(), h.InDir(dir))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -342,15 +342,15 @@ func goroutines() string {
 func TestSeveralKeyringsFollowOneAnotherOnOneFSM(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLife(t)
-		l.start()
+		l := keyringtest.NewLife(t)
+		l.Start()
 		for range 3 {
-			if err := errors.Join(l.seal(), l.rotate(), l.keyring.Close()); err != nil {
+			if err := errors.Join(l.Seal(), l.Rotate(), l.Keyring.Close()); err != nil {
 				t.Fatal(err)
 			}
-			l.openKeyring(t)
-			leaderOf(t, l.hosts)
-			l.vault.opens(t, l.keyring, "the next one")
+			l.OpenKeyring(t)
+			keyringtest.LeaderOf(t, l.Hosts)
+			l.Vault.CheckOpens(t, l.Keyring, "the next one")
 		}
 	})
 }
@@ -359,22 +359,22 @@ func TestSeveralKeyringsFollowOneAnotherOnOneFSM(t *testing.T) {
 func TestCloseAfterRaftHasEnded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLife(t)
-		l.start()
-		if err := l.seal(); err != nil {
+		l := keyringtest.NewLife(t)
+		l.Start()
+		if err := l.Seal(); err != nil {
 			t.Fatal(err)
 		}
-		if err := l.raft.Shutdown().Error(); err != nil {
+		if err := l.Raft.Shutdown().Error(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := l.keyring.Encrypt(nil, nil); !errors.Is(err, keyring.ErrNotLeader) {
+		if _, err := l.Keyring.Encrypt(nil, nil); !errors.Is(err, keyring.ErrNotLeader) {
 			t.Errorf("encrypt: %v", err)
 		}
-		if err := l.rotate(); !errors.Is(err, keyring.ErrNotLeader) {
+		if err := l.Rotate(); !errors.Is(err, keyring.ErrNotLeader) {
 			t.Errorf("rotate: %v", err)
 		}
-		l.vault.opens(t, l.keyring, "without raft")
-		if _, err := l.keyring.Status(t.Context()); err != nil {
+		l.Vault.CheckOpens(t, l.Keyring, "without raft")
+		if _, err := l.Keyring.Status(t.Context()); err != nil {
 			t.Errorf("status: %v", err)
 		}
 	})
@@ -414,62 +414,62 @@ func printed(v any) string {
 func TestNothingPrintsSecrets(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := newHosts(t, 1)
+		hosts := keyringtest.NewHosts(t, 1)
 		h := hosts[0]
 		key := bytes.Repeat([]byte{0xc7, 0x3a}, 16)
-		file := fileKEK(t, key)
-		h.fsm = keyring.NewFSM()
-		h.run(t, h.fsm)
-		cfg := h.config()
+		file := kektest.File(t, key)
+		h.FSM = keyring.NewFSM()
+		h.Run(t, h.FSM)
+		cfg := h.Config()
 		cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), file}
 		var err error
-		if h.keyring, err = keyring.Open(h.onDisk(t), cfg); err != nil {
+		if h.Keyring, err = keyring.Open(h.OnDisk(t), cfg); err != nil {
 			t.Fatal(err)
 		}
-		leaderOf(t, hosts)
-		sealed, err := h.keyring.Encrypt([]byte("data"), nil)
+		keyringtest.LeaderOf(t, hosts)
+		sealed, err := h.Keyring.Encrypt([]byte("data"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		rotated, err := h.keyring.Rotate(t.Context(), keyring.RotateOptions{})
+		rotated, err := h.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := h.keyring.Decrypt(sealed, nil); err != nil { // so that a cipher is there
+		if _, err := h.Keyring.Decrypt(sealed, nil); err != nil { // so that a cipher is there
 			t.Fatal(err)
 		}
-		if _, err := h.keyring.Sign(forMe()); err != nil { // so that a signer is there
+		if _, err := h.Keyring.Sign(keyringtest.ClaimsForMe()); err != nil { // so that a signer is there
 			t.Fatal(err)
 		}
-		secrets := append(keyring.Secrets(h.keyring, func(name string) ([]byte, error) { return h.disk.Bytes(name), nil }), key)
-		id := h.keyring.Keys()[1].ID
-		h.stop(t)
-		data := h.disk.Bytes(nks.FileName(id))
+		secrets := append(keyring.Secrets(h.Keyring, func(name string) ([]byte, error) { return h.Disk.Bytes(name), nil }), key)
+		id := h.Keyring.Keys()[1].ID
+		h.Stop(t)
+		data := h.Disk.Bytes(nks.FileName(id))
 		damaged := bytes.Clone(data)
 		damaged[len(damaged)/2] ^= 1
-		h.disk.Plant(nks.FileName(id), 0o600, damaged)
-		h.open(t, nil)
+		h.Disk.Plant(nks.FileName(id), 0o600, damaged)
+		h.Open(t, nil)
 		cfg.KEKs = []keyring.KEK{file, keyring.InlineKEK()}
-		leaderOf(t, hosts)
+		keyringtest.LeaderOf(t, hosts)
 
 		values := map[string]any{
-			"Keyring": h.keyring, "Config": cfg, "*Config": &cfg, "KEKs": cfg.KEKs, "FSM": h.fsm,
-			"inline KEK": keyring.InlineKEK(), "file KEK": file, "Key": rotated, "Keys": h.keyring.Keys(),
-			"Status": h.status(t), "a struct with all": struct {
+			"Keyring": h.Keyring, "Config": cfg, "*Config": &cfg, "KEKs": cfg.KEKs, "FSM": h.FSM,
+			"inline KEK": keyring.InlineKEK(), "file KEK": file, "Key": rotated, "Keys": h.Keyring.Keys(),
+			"Status": h.Status(t), "a struct with all": struct {
 				k *keyring.Keyring
 				c keyring.Config
 				f keyring.KEK
-			}{h.keyring, cfg, file},
+			}{h.Keyring, cfg, file},
 		}
-		if _, err := h.keyring.Sign(forMe()); err != nil {
+		if _, err := h.Keyring.Sign(keyringtest.ClaimsForMe()); err != nil {
 			t.Fatal(err)
 		}
-		_, e1 := h.keyring.Decrypt(sealed, nil)
-		_, e2 := h.keyring.Decrypt(nil, nil)
+		_, e1 := h.Keyring.Decrypt(sealed, nil)
+		_, e2 := h.Keyring.Decrypt(nil, nil)
 		_, e3 := file.Unwrap(t.Context(), data, nil)
 		_, e4 := keyring.FileKEK(kektest.WriteFile(t, append(key, key...)))
 		values["errors"] = []error{e1, e2, e3, e4}
-		if e1 == nil || e2 == nil || e3 == nil || e4 == nil || len(h.status(t).SetAside) != 1 {
+		if e1 == nil || e2 == nil || e3 == nil || e4 == nil || len(h.Status(t).SetAside) != 1 {
 			t.Fatalf("%v", values["errors"])
 		}
 		synctest.Wait()
@@ -489,7 +489,7 @@ func TestNothingPrintsSecrets(t *testing.T) {
 		if !strings.Contains(printed(struct{ S []byte }{secrets[0]}), decimals(secrets[0])[0]) || leaks([]byte(printed(secrets[0])), secrets) == 0 {
 			t.Error("the search finds nothing where it has to")
 		}
-		if st := printed(h.status(t)); !strings.Contains(st, id.String()) {
+		if st := printed(h.Status(t)); !strings.Contains(st, id.String()) {
 			t.Error("Status prints nothing")
 		}
 		if !strings.Contains(printed(file), file.ID()) {
@@ -503,16 +503,16 @@ func TestNothingPrintsSecrets(t *testing.T) {
 func TestCloseWaitsForWhatReplicationHasBegun(t *testing.T) {
 	t.Parallel()
 	for what, is := range map[string]func(e keyringtest.Event, s raft.ServerID) bool{
-		"a fetch": isFetch,
+		"a fetch": keyringtest.IsFetch,
 		"a scan": func(e keyringtest.Event, s raft.ServerID) bool {
 			return e.Server.ID == s && e.Kind == "disk" && strings.HasPrefix(e.What, "list")
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t, keyringtest.Options{Servers: 3})
-				ready(t, c)
-				s := follower(c)
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+				keyringtest.Ready(t, c)
+				s := keyringtest.Follower(c)
 				began, proceed := make(chan struct{}), make(chan struct{})
 				var once sync.Once
 				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
@@ -520,7 +520,7 @@ func TestCloseWaitsForWhatReplicationHasBegun(t *testing.T) {
 						once.Do(func() { close(began) })
 						<-proceed
 					}
-					if isFetch(e, s.ID) { // else it would not scan
+					if keyringtest.IsFetch(e, s.ID) { // else it would not scan
 						return keyringtest.Reply{Err: syscall.EIO}
 					}
 					return keyringtest.Reply{}

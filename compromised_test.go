@@ -34,33 +34,33 @@ func refusesToOpen(t testing.TB, c *keyringtest.Cluster, ciphertext []byte, when
 func TestCompromisedLeavesAThiefNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 3, false, func(cfg *keyring.Config) { cfg.Tokens.Issuer = tokenIssuer })
+		rc := keyringtest.NewRecordsCluster(t, 3, false, func(cfg *keyring.Config) { cfg.Tokens.Issuer = keyringtest.TokenIssuer })
 		var stolen []keyring.KeyID
 		var forged [][]byte
-		var thieves []outsider
+		var thieves []keyringtest.Outsider
 		for i := range 3 {
 			if i > 0 {
-				rc.rotate(keyring.RotateOptions{Full: i == 1}) // the first is deprecated by the time, the second inactive
+				rc.Rotate(keyring.RotateOptions{Full: i == 1}) // the first is deprecated by the time, the second inactive
 			}
-			rc.store(fmt.Sprint(i), 600)
+			rc.Store(fmt.Sprint(i), 600)
 			leader := rc.Leader()
 			c, err := leader.Keyring.Encrypt([]byte("forged"), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			id := rc.active()
-			stolen, forged, thieves = append(stolen, id), append(forged, c), append(thieves, insider(t, leader, id))
+			id := rc.Active()
+			stolen, forged, thieves = append(stolen, id), append(forged, c), append(thieves, keyringtest.Insider(t, leader, id))
 		}
-		rc.await(stolen[0], keyring.StateDeprecated)
+		rc.Await(stolen[0], keyring.StateDeprecated)
 		next, err := rc.Leader().Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(1000 * time.Hour)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		moves := 0
 		for _, s := range rc.Servers {
-			d := rc.dataOf(s)
-			d.note(func() {
-				d.replacing = func() error {
+			d := rc.DataOf(s)
+			d.Note(func() {
+				d.Replacing = func() error {
 					if moves++; moves == 2 {
 						return s.Raft.LeadershipTransfer().Error()
 					}
@@ -68,22 +68,22 @@ func TestCompromisedLeavesAThiefNothing(t *testing.T) {
 				}
 			})
 		}
-		fresh := rc.rotate(keyring.RotateOptions{Compromised: true})
-		level(t, rc.Cluster)
+		fresh := rc.Rotate(keyring.RotateOptions{Compromised: true})
+		keyringtest.AwaitRing(t, rc.Cluster)
 		for _, thief := range thieves {
-			verifies(t, rc.Cluster, thief.token(time.Hour), false, "as soon as the new key is active")
+			keyringtest.CheckVerifies(t, rc.Cluster, thief.TokenFor(time.Hour), false, "as soon as the new key is active")
 		}
 		for _, id := range append(stolen, next.ID) {
-			rc.await(id, "removed")
+			rc.Await(id, "removed")
 		}
 		for i, c := range forged {
 			refusesToOpen(t, rc.Cluster, c, fmt.Sprint("forged under key ", i))
 		}
-		if rc.check("moved"); moves < 2 || rc.active() != fresh || rc.under(fresh) != 3*600 {
-			t.Errorf("%d batches; %d records under the new key", moves, rc.under(fresh))
+		if rc.Check("moved"); moves < 2 || rc.Active() != fresh || rc.Under(fresh) != 3*600 {
+			t.Errorf("%d batches; %d records under the new key", moves, rc.Under(fresh))
 		}
 		for _, s := range rc.Servers {
-			if got := filesOf(s, stolen[2]); len(got) != 1 || !strings.Contains(got[0], ".removed-") {
+			if got := keyringtest.FilesOf(s, stolen[2]); len(got) != 1 || !strings.Contains(got[0], ".removed-") {
 				t.Errorf("%s: files %v, while the removal can be undone", s.ID, got)
 			}
 		}
@@ -96,16 +96,16 @@ func TestCompromisedLeavesAThiefNothing(t *testing.T) {
 func TestDeprecatedKeyOpensNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 3, false, nil)
-		rc.store("r", 10)
-		old, leader := rc.active(), rc.Leader()
+		rc := keyringtest.NewRecordsCluster(t, 3, false, nil)
+		rc.Store("r", 10)
+		old, leader := rc.Active(), rc.Leader()
 		copied, err := leader.Keyring.Encrypt([]byte("copied"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		rc.rotate(keyring.RotateOptions{})
+		rc.Rotate(keyring.RotateOptions{})
 		restore := snapshot(t, leader)
-		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.Rotate(keyring.RotateOptions{Full: true})
 		opens := func(when string) {
 			t.Helper()
 			for _, s := range rc.Live() {
@@ -115,7 +115,7 @@ func TestDeprecatedKeyOpensNothing(t *testing.T) {
 			}
 		}
 		opens("while its data moves")
-		rc.await(old, keyring.StateDeprecated)
+		rc.Await(old, keyring.StateDeprecated)
 		refusesToOpen(t, rc.Cluster, copied, "deprecated")
 		for _, s := range rc.Live() {
 			if got, err := s.Keyring.DecryptDeprecated(copied, nil); err != nil || string(got) != "copied" {
@@ -129,14 +129,14 @@ func TestDeprecatedKeyOpensNothing(t *testing.T) {
 			rc.Restart(s)
 			rc.Leader()
 		}
-		ready(t, rc.Cluster)
-		level(t, rc.Cluster)
+		keyringtest.Ready(t, rc.Cluster)
+		keyringtest.AwaitRing(t, rc.Cluster)
 		refusesToOpen(t, rc.Cluster, copied, "after a restart")
 		restore(rc.Leader())
-		level(t, rc.Cluster)
+		keyringtest.AwaitRing(t, rc.Cluster)
 		time.Sleep(time.Second) // virtual
 		opens("restored")
-		rc.check("restored")
+		rc.Check("restored")
 	})
 }
 
@@ -144,14 +144,14 @@ func TestDeprecatedKeyOpensNothing(t *testing.T) {
 func TestAdoptedKeyOpensWhenItIsDeprecated(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		elsewhere := ready(t, newCluster(t, keyringtest.Options{Servers: 1}))
+		elsewhere := keyringtest.Ready(t, keyringtest.NewCluster(t, keyringtest.Options{Servers: 1}))
 		id := keyring.Ring(elsewhere.FSM).Active().ID
 		sealed, err := elsewhere.Keyring.Encrypt([]byte("elsewhere"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		rc := newRecordsCluster(t, 1, false, nil)
-		s := ready(t, rc.Cluster)
+		rc := keyringtest.NewRecordsCluster(t, 1, false, nil)
+		s := keyringtest.Ready(t, rc.Cluster)
 		s.Disk.Plant(nks.FileName(id), 0o600, elsewhere.Disk.Bytes(nks.FileName(id)))
 		if err := keyring.ReadFiles(s.Keyring); err != nil {
 			t.Fatal(err)
@@ -159,8 +159,8 @@ func TestAdoptedKeyOpensWhenItIsDeprecated(t *testing.T) {
 		if err := s.Keyring.Adopt(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
-		rc.rotate(keyring.RotateOptions{Full: true})
-		rc.await(id, keyring.StateDeprecated)
+		rc.Rotate(keyring.RotateOptions{Full: true})
+		rc.Await(id, keyring.StateDeprecated)
 		time.Sleep(time.Second) // virtual
 		if got, err := s.Keyring.Decrypt(sealed, nil); err != nil || string(got) != "elsewhere" {
 			t.Errorf("%q, %v", got, err)
@@ -174,13 +174,13 @@ func TestCompromisedWaitsForNoOlderBuild(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		builds := map[raft.ServerID]meta.Build{"s1": old, "s2": old, "s3": first}
-		c := newCluster(t, keyringtest.Options{
+		c := keyringtest.NewCluster(t, keyringtest.Options{
 			Servers: 3, FSM: func(s *keyringtest.Server) *keyring.FSM { return keyring.NewFSMOf(builds[s.ID]) },
 			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = keyring.NoData{} },
 		})
-		ready(t, c)
-		led(t, c, c.Server("s1"))
-		leader := ready(t, c)
+		keyringtest.Ready(t, c)
+		keyringtest.MakeLeader(t, c, c.Server("s1"))
+		leader := keyringtest.Ready(t, c)
 		before := signedKeys(leader)
 		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Compromised: true})
 		if err != nil {
@@ -206,7 +206,7 @@ func TestCompromisedWaitsForNoOlderBuild(t *testing.T) {
 		}
 		builds["s3"] = old
 		c.Restart(c.Server("s3"))
-		if _, err := ready(t, c).Keyring.Rotate(t.Context(), keyring.RotateOptions{Compromised: true}); err != nil {
+		if _, err := keyringtest.Ready(t, c).Keyring.Rotate(t.Context(), keyring.RotateOptions{Compromised: true}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -235,7 +235,7 @@ func TestCompromisedIsAskedForOnAnyServer(t *testing.T) {
 func TestCompromisedNeedsData(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := ready(t, newCluster(t, keyringtest.Options{Servers: 1}))
+		s := keyringtest.Ready(t, keyringtest.NewCluster(t, keyringtest.Options{Servers: 1}))
 		if _, err := s.Keyring.Rotate(context.Background(), keyring.RotateOptions{Compromised: true}); !errors.Is(err, keyring.ErrNoData) {
 			t.Errorf("%v", err)
 		}

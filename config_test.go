@@ -14,24 +14,19 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/kek/kektest"
+	"example.com/keyring/internal/keyringtest"
 	"github.com/hashicorp/raft"
 )
 
 // idleHosts are hosts whose raft runs and elects nobody: they are in no configuration.
-func idleHost(t *testing.T) *host {
+func idleHost(t *testing.T) *keyringtest.Host {
 	t.Helper()
-	var hosts []*host
-	h := newHost(t, "idle", &hosts)
-	h.fsm = keyring.NewFSM()
-	h.run(t, h.fsm)
+	var hosts []*keyringtest.Host
+	h := keyringtest.NewHost(t, "idle", &hosts)
+	h.FSM = keyring.NewFSM()
+	h.Run(t, h.FSM)
 	return h
-}
-
-// inDir is a valid Config on a real directory.
-func (h *host) inDir(dir string) keyring.Config {
-	cfg := h.config()
-	cfg.Dir = dir
-	return cfg
 }
 
 // refused opens a keyring that must not open.
@@ -79,14 +74,14 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 		"KEKs is empty":                 func(c *keyring.Config) { c.KEKs = nil },
 		"KEK 1 is nil":                  func(c *keyring.Config) { c.KEKs = []keyring.KEK{inline, nil} },
 		"KEK inline is named twice":     func(c *keyring.Config) { c.KEKs = []keyring.KEK{inline, inline} },
-		"KEK 0: the ID":                 func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS("")} },
-		"KEK 1: the ID":                 func(c *keyring.Config) { c.OldKEKs = []keyring.KEK{newKMS("tab\t")} },
-		"KEK 0: the ID is not 1 to 128": func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS(strings.Repeat("x", 129))} },
-		"KEK 0: the ID is not":          func(c *keyring.Config) { c.KEKs = []keyring.KEK{newKMS("Schlüssel")} },
+		"KEK 0: the ID":                 func(c *keyring.Config) { c.KEKs = []keyring.KEK{kektest.New("")} },
+		"KEK 1: the ID":                 func(c *keyring.Config) { c.OldKEKs = []keyring.KEK{kektest.New("tab\t")} },
+		"KEK 0: the ID is not 1 to 128": func(c *keyring.Config) { c.KEKs = []keyring.KEK{kektest.New(strings.Repeat("x", 129))} },
+		"KEK 0: the ID is not":          func(c *keyring.Config) { c.KEKs = []keyring.KEK{kektest.New("Schlüssel")} },
 		"17 KEKs, at most 16": func(c *keyring.Config) {
 			c.KEKs = nil
 			for i := range 17 {
-				c.KEKs = append(c.KEKs, newKMS(fmt.Sprint(i)))
+				c.KEKs = append(c.KEKs, kektest.New(fmt.Sprint(i)))
 			}
 		},
 		"Rotation.Lead":             func(c *keyring.Config) { c.Rotation.Lead = -1 },
@@ -105,7 +100,7 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 		`"https://example.com/\x7f`: func(c *keyring.Config) { c.Tokens.Issuer = "https://example.com/\x7f" },
 		`"eddsa"`:                   func(c *keyring.Config) { c.Tokens.Algorithm = "eddsa" },
 	} {
-		cfg := h.inDir(filepath.Join(t.TempDir(), "never"))
+		cfg := h.InDir(filepath.Join(t.TempDir(), "never"))
 		change(&cfg)
 		if err := refused(t, cfg); !strings.Contains(err.Error(), strings.TrimSuffix(want, ", old")) {
 			t.Errorf("%s: %v", want, err)
@@ -135,7 +130,7 @@ var durations = map[string]struct {
 func TestOpenRefusesTimesWithoutAUnit(t *testing.T) {
 	h := idleHost(t)
 	for _, number := range []time.Duration{1, 30, 86400, 999999999} {
-		cfg := h.inDir(filepath.Join(t.TempDir(), "never"))
+		cfg := h.InDir(filepath.Join(t.TempDir(), "never"))
 		cfg.Data = keyring.NoData{}
 		for _, d := range durations {
 			*d.of(&cfg) = number
@@ -154,7 +149,7 @@ func TestOpenRefusesTimesThatAreTooLong(t *testing.T) {
 	h := idleHost(t)
 	for name, d := range durations {
 		for _, long := range []time.Duration{d.longest + 1, math.MaxInt64 - 1, math.MaxInt64} {
-			cfg := h.inDir(filepath.Join(t.TempDir(), "never"))
+			cfg := h.InDir(filepath.Join(t.TempDir(), "never"))
 			cfg.Data, cfg.Rotation.Every = keyring.NoData{}, 100*year
 			*d.of(&cfg) = long
 			if err := refused(t, cfg); !strings.Contains(err.Error(), name+" ") {
@@ -162,7 +157,7 @@ func TestOpenRefusesTimesThatAreTooLong(t *testing.T) {
 			}
 		}
 	}
-	cfg := h.inDir(filepath.Join(t.TempDir(), "long"))
+	cfg := h.InDir(filepath.Join(t.TempDir(), "long"))
 	cfg.Data = keyring.NoData{}
 	for _, d := range durations {
 		*d.of(&cfg) = d.longest
@@ -178,13 +173,13 @@ func TestOpenRefusesTimesThatAreTooLong(t *testing.T) {
 
 func TestOpenTakesTheLimits(t *testing.T) {
 	h := idleHost(t)
-	cfg := h.inDir(t.TempDir())
+	cfg := h.InDir(t.TempDir())
 	cfg.ID = raft.ServerID(strings.Repeat("x", 255))
 	cfg.KEKs = nil
 	for i := range 16 {
-		cfg.KEKs = append(cfg.KEKs, newKMS(fmt.Sprint(i, strings.Repeat("~", 120))))
+		cfg.KEKs = append(cfg.KEKs, kektest.New(fmt.Sprint(i, strings.Repeat("~", 120))))
 	}
-	cfg.OldKEKs = []keyring.KEK{newKMS("old 1"), newKMS("old 2")}
+	cfg.OldKEKs = []keyring.KEK{kektest.New("old 1"), kektest.New("old 2")}
 	cfg.Rotation = keyring.RotationPolicy{Every: -1, Lead: time.Hour}
 	cfg.Tokens = keyring.TokenPolicy{Issuer: "http://localhost:8080/a/b/", MaxTTL: time.Second, Leeway: time.Second}
 	k, err := keyring.Open(t.Context(), cfg)
@@ -198,11 +193,11 @@ func TestOpenTakesTheLimits(t *testing.T) {
 
 func TestOpenWithoutTransportIsForAServerAlone(t *testing.T) {
 	for n, ok := range map[int]bool{1: true, 2: false} {
-		hosts := newHosts(t, n)
+		hosts := keyringtest.NewHosts(t, n)
 		h := hosts[0]
-		h.fsm = keyring.NewFSM()
-		h.run(t, h.fsm)
-		cfg := h.inDir(t.TempDir())
+		h.FSM = keyring.NewFSM()
+		h.Run(t, h.FSM)
+		cfg := h.InDir(t.TempDir())
 		cfg.Transport = nil
 		k, err := keyring.Open(t.Context(), cfg)
 		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "Transport is nil") {
@@ -219,7 +214,7 @@ func TestOpenWithoutTransportIsForAServerAlone(t *testing.T) {
 func TestSecondOpenOfADirectoryIsRefused(t *testing.T) {
 	h := idleHost(t)
 	dir := filepath.Join(t.TempDir(), "a", "keystore")
-	first, err := keyring.Open(t.Context(), h.inDir(dir))
+	first, err := keyring.Open(t.Context(), h.InDir(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,14 +223,14 @@ func TestSecondOpenOfADirectoryIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{dir, link} {
-		if err := refused(t, h.inDir(path)); !errors.Is(err, durable.ErrLocked) || !strings.Contains(err.Error(), path) {
+		if err := refused(t, h.InDir(path)); !errors.Is(err, durable.ErrLocked) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again, err := keyring.Open(t.Context(), h.inDir(dir))
+	again, err := keyring.Open(t.Context(), h.InDir(dir))
 	if err != nil {
 		t.Fatalf("after Close: %v", err)
 	}
@@ -260,7 +255,7 @@ func TestDirectoryThatCannotBeUsedIsNamed(t *testing.T) {
 		dirs = append(dirs, filepath.Join(readOnly, "keystore"), "/")
 	}
 	for _, dir := range dirs {
-		if err := refused(t, h.inDir(dir)); !strings.Contains(err.Error(), dir) {
+		if err := refused(t, h.InDir(dir)); !strings.Contains(err.Error(), dir) {
 			t.Errorf("%s: the error does not name it: %v", dir, err)
 		}
 	}
@@ -275,7 +270,7 @@ func TestDirectoryIsThisUsersAlone(t *testing.T) {
 	if err := errors.Join(os.Mkdir(dir, 0o777), os.Chmod(dir, 0o777)); err != nil {
 		t.Fatal(err)
 	}
-	k, err := keyring.Open(t.Context(), h.inDir(dir))
+	k, err := keyring.Open(t.Context(), h.InDir(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,10 +297,10 @@ func TestFailedOpenGivesTheDirectoryBack(t *testing.T) {
 	dir := t.TempDir()
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := keyring.Open(ended, h.inDir(dir)); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), dir) {
+	if _, err := keyring.Open(ended, h.InDir(dir)); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("with a context that has ended: %v", err)
 	}
-	k, err := keyring.Open(t.Context(), h.inDir(dir))
+	k, err := keyring.Open(t.Context(), h.InDir(dir))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,36 +16,36 @@ import (
 
 // restoredHosts are three fresh servers whose raft was restored to a snapshot of another cluster's. The
 // first of them leads, and is the only one whose keyring is open; disk is its keystore, if not nil.
-func restoredHosts(t *testing.T, withKeystore bool) []*host {
+func restoredHosts(t *testing.T, withKeystore bool) []*keyringtest.Host {
 	t.Helper()
-	hosts := newHosts(t, 3)
+	hosts := keyringtest.NewHosts(t, 3)
 	for _, h := range hosts {
-		h.open(t, nil)
+		h.Open(t, nil)
 	}
-	leader := leaderOf(t, hosts)
+	leader := keyringtest.LeaderOf(t, hosts)
 	time.Sleep(time.Minute)
-	snap, index, disk := snapshotOf(t, leader.fsm), leader.raft.AppliedIndex(), leader.disk
+	snap, index, disk := keyringtest.SnapshotOf(t, leader.FSM), leader.Raft.AppliedIndex(), leader.Disk
 	for _, h := range hosts {
-		h.stop(t)
+		h.Stop(t)
 	}
-	fresh := newHosts(t, 3)
+	fresh := keyringtest.NewHosts(t, 3)
 	if withKeystore {
-		fresh[0].disk = disk.Crash(keyringtest.Dropped, 0)
+		fresh[0].Disk = disk.Crash(keyringtest.Dropped, 0)
 	}
 	for _, h := range fresh {
-		h.fsm = keyring.NewFSM()
-		h.run(t, h.fsm)
+		h.FSM = keyring.NewFSM()
+		h.Run(t, h.FSM)
 	}
-	for now := leaderOf(t, fresh); now != fresh[0]; now = leaderOf(t, fresh) {
-		if err := now.raft.LeadershipTransferToServer(fresh[0].id, raft.ServerAddress(fresh[0].id)).Error(); err != nil {
+	for now := keyringtest.LeaderOf(t, fresh); now != fresh[0]; now = keyringtest.LeaderOf(t, fresh) {
+		if err := now.Raft.LeadershipTransferToServer(fresh[0].ID, raft.ServerAddress(fresh[0].ID)).Error(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	meta := &raft.SnapshotMeta{Version: 1, Index: index, Size: int64(len(snap))}
-	if err := fresh[0].raft.Restore(meta, bytes.NewReader(snap), time.Hour); err != nil {
+	if err := fresh[0].Raft.Restore(meta, bytes.NewReader(snap), time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	fresh[0].openKeyring(t)
+	fresh[0].OpenKeyring(t)
 	return fresh
 }
 
@@ -55,7 +55,7 @@ func TestI3NothingIsSealedAfterARestoreBeforeAMajorityHoldsTheKey(t *testing.T) 
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := restoredHosts(t, true)
-		k := hosts[0].keyring
+		k := hosts[0].Keyring
 		time.Sleep(time.Minute)
 		const why = "1 of 3 voters hold it"
 		if _, err := k.Encrypt([]byte("secret"), nil); !errors.Is(err, keyring.ErrNotReady) || !strings.Contains(err.Error(), why) {
@@ -73,7 +73,7 @@ func TestI3NothingIsSealedAfterARestoreBeforeAMajorityHoldsTheKey(t *testing.T) 
 			t.Errorf("problem %q", got)
 		}
 		active := k.Keys()[0].ID
-		hosts[1].openKeyring(t) // fetches it
+		hosts[1].OpenKeyring(t) // fetches it
 		if err := k.WaitReady(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +81,7 @@ func TestI3NothingIsSealedAfterARestoreBeforeAMajorityHoldsTheKey(t *testing.T) 
 		if id, _ := keyring.CiphertextKeyID(sealed); err != nil || id != active {
 			t.Errorf("sealed under %s: %v", id, err)
 		}
-		if _, err := hosts[1].keyring.Decrypt(sealed, nil); err != nil {
+		if _, err := hosts[1].Keyring.Decrypt(sealed, nil); err != nil {
 			t.Errorf("the second holder: %v", err)
 		}
 		if got, ok := kindsOf(t, k)[keyring.ProblemUnconfirmed]; ok {
@@ -96,10 +96,10 @@ func TestRotateIsTheWayOutWhenNoMajorityCanHoldTheRestoredKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hosts := restoredHosts(t, false)
 		for _, h := range hosts[1:] {
-			h.openKeyring(t)
+			h.OpenKeyring(t)
 		}
 		time.Sleep(time.Minute)
-		k := leaderWithout(hosts).keyring
+		k := leaderWithout(hosts).Keyring
 		if _, err := k.Encrypt(nil, nil); err == nil {
 			t.Fatal("sealed under a key that nobody holds")
 		}
@@ -115,10 +115,10 @@ func TestRotateIsTheWayOutWhenNoMajorityCanHoldTheRestoredKey(t *testing.T) {
 }
 
 // leaderWithout is the leader, which need not be ready.
-func leaderWithout(hosts []*host) *host {
+func leaderWithout(hosts []*keyringtest.Host) *keyringtest.Host {
 	for {
 		for _, h := range hosts {
-			if h.raft.State() == raft.Leader && h.raft.VerifyLeader().Error() == nil {
+			if h.Raft.State() == raft.Leader && h.Raft.VerifyLeader().Error() == nil {
 				return h
 			}
 		}

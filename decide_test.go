@@ -51,10 +51,10 @@ func holdQuestion(c *keyringtest.Cluster, leader, to *keyringtest.Server, err er
 func TestActivationCountsTheVotersThatThereAre(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		holder := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		holder := keyringtest.Follower(c)
 		lacks := keyringtest.Besides(holder.ID)
 		if lacks == leader.ID {
 			lacks = keyringtest.Besides(lacks)
@@ -73,7 +73,7 @@ func TestActivationCountsTheVotersThatThereAre(t *testing.T) {
 		id := keyring.Ring(leader.FSM).Prepublished()[0].ID
 		q.answer()
 		time.Sleep(time.Minute) // virtual
-		if got := state(leader, id); got != keyring.StatePrepublished {
+		if got := keyringtest.StateOf(leader, id); got != keyring.StatePrepublished {
 			t.Errorf("the key is %s, and 2 of 4 voters hold it: %v", got, keyring.Ring(leader.FSM).Key(id).Holders)
 		}
 		c.OnEvent(nil)
@@ -89,15 +89,15 @@ func TestAnswersFromBeforeARestoreDecideNothing(t *testing.T) {
 	for what, lost := range map[string]bool{"a key that all hold": false, "a key that nobody holds": true} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t, keyringtest.Options{Servers: 3})
-				leader := ready(t, c)
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+				leader := keyringtest.Ready(t, c)
 				key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(time.Minute)})
 				if err != nil {
 					t.Fatal(err)
 				}
-				whole(t, c)
+				keyringtest.AwaitKeys(t, c)
 				restore := snapshot(t, leader)
-				q := holdQuestion(c, leader, follower(c), errors.New("no answer"), "s1", "s2", "s3")
+				q := holdQuestion(c, leader, keyringtest.Follower(c), errors.New("no answer"), "s1", "s2", "s3")
 				for _, s := range c.Servers {
 					if !lost {
 						break
@@ -110,12 +110,12 @@ func TestAnswersFromBeforeARestoreDecideNothing(t *testing.T) {
 				restore(leader)
 				q.answer()
 				time.Sleep(2 * time.Minute) // virtual
-				if got := state(leader, key.ID); got != keyring.StatePrepublished {
+				if got := keyringtest.StateOf(leader, key.ID); got != keyring.StatePrepublished {
 					t.Errorf("by answers from before the restore the key is %q", got)
 				}
 				c.OnEvent(nil)
 				time.Sleep(2 * time.Minute) // virtual
-				if got := state(leader, key.ID); lost != (got == "") || !lost && got != keyring.StateActive {
+				if got := keyringtest.StateOf(leader, key.ID); lost != (got == "") || !lost && got != keyring.StateActive {
 					t.Errorf("asked anew, the key is %q", got)
 				}
 			})

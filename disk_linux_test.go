@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 	"golang.org/x/sys/unix"
 )
@@ -104,42 +105,42 @@ func TestTroubledDiskFailsARotationCleanAndHealsWithoutARestart(t *testing.T) {
 			if !ok {
 				return
 			}
-			h, v := newQuickHosts(t, 1)[0], sealings{}
+			h, v := keyringtest.NewQuickHosts(t, 1)[0], keyringtest.Sealings{}
 			dir := filepath.Join(disk, "keystore")
-			h.mustOpenIn(t, dir)
-			v.seal(t, h)
+			h.MustOpenIn(t, dir)
+			v.Seal(t, h)
 			trouble.begin(t, disk)
 			fails := func(when string) {
 				t.Helper()
 				before := namesIn(t, dir)
-				_, err := h.keyring.Rotate(t.Context(), keyring.RotateOptions{})
+				_, err := h.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
 				if !errors.Is(err, trouble.errno) || !strings.Contains(err.Error(), dir) {
 					t.Errorf("%s: rotate: %v", when, err)
 				}
-				if n := len(h.keyring.Keys()); n != 1 {
+				if n := len(h.Keyring.Keys()); n != 1 {
 					t.Errorf("%s: %d keys", when, n)
 				}
 				if after := namesIn(t, dir); !slices.Equal(before, after) {
 					t.Errorf("%s: left %v", when, after)
 				}
-				v.seal(t, h)
-				v.opens(t, h.keyring, when)
+				v.Seal(t, h)
+				v.CheckOpens(t, h.Keyring, when)
 			}
 			fails("in trouble")
 			if trouble.errno != syscall.EROFS {
-				h.stop(t)
-				h.mustOpenIn(t, dir)
+				h.Stop(t)
+				h.MustOpenIn(t, dir)
 				fails("started in trouble")
 			}
 			trouble.over(t, disk)
-			if _, err := h.keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			if _, err := h.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 				t.Errorf("when it is over: %v", err)
 			}
-			v.seal(t, h)
-			h.stop(t)
-			h.mustOpenIn(t, dir)
-			v.opens(t, h.keyring, "restarted")
-			if st := h.status(t); len(v) != 2 || len(st.Orphans)+len(st.SetAside)+len(st.Missing) > 0 {
+			v.Seal(t, h)
+			h.Stop(t)
+			h.MustOpenIn(t, dir)
+			v.CheckOpens(t, h.Keyring, "restarted")
+			if st := h.Status(t); len(v) != 2 || len(st.Orphans)+len(st.SetAside)+len(st.Missing) > 0 {
 				t.Errorf("restarted, with %d keys in use: %v", len(v), st.Problems)
 			}
 		})
@@ -155,45 +156,45 @@ func TestFollowerOnATroubledDiskIsNoHolderUntilItIsOver(t *testing.T) {
 			if !ok {
 				return
 			}
-			hosts, v := newQuickHosts(t, 3), sealings{}
+			hosts, v := keyringtest.NewQuickHosts(t, 3), keyringtest.Sealings{}
 			f := hosts[1]
 			for _, h := range hosts {
 				dir := filepath.Join(t.TempDir(), "keystore")
 				if h == f {
 					dir = filepath.Join(disk, "keystore")
 				}
-				if err := h.openIn(t, dir); err != nil {
+				if err := h.OpenIn(t, dir); err != nil {
 					t.Fatal(err)
 				}
 			}
 			leader := readyLeader(t, hosts)
 			if leader == f { // it has no trouble of its own
-				if err := f.raft.LeadershipTransfer().Error(); err != nil {
+				if err := f.Raft.LeadershipTransfer().Error(); err != nil {
 					t.Fatal(err)
 				}
 				leader = readyLeader(t, hosts)
 			}
-			v.seal(t, leader)
-			keyring.AwaitHolders(leader.keyring, leader.keyring.Keys()[0].ID, 3)
+			v.Seal(t, leader)
+			keyringtest.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 3)
 			trouble.begin(t, disk)
-			key, err := leader.keyring.Rotate(t.Context(), keyring.RotateOptions{})
+			key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			v.opens(t, f.keyring, "in trouble")
+			v.CheckOpens(t, f.Keyring, "in trouble")
 			awaitStatus(t, f, func(st keyring.Status) bool {
 				return slices.Equal(st.Missing, []keyring.KeyID{key.ID}) && slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool {
 					return p.Kind == keyring.ProblemWrite && p.Key == key.ID && strings.Contains(p.Detail, trouble.errno.Error())
 				})
 			})
-			if keyring.Ring(f.fsm).Key(key.ID).HeldBy(string(f.id)) {
+			if keyring.Ring(f.FSM).Key(key.ID).HeldBy(string(f.ID)) {
 				t.Error("it is recorded as a holder")
 			}
 			trouble.over(t, disk)
-			keyring.AwaitHolders(leader.keyring, key.ID, 3)
-			v.seal(t, leader)
+			keyringtest.AwaitHolders(leader.Keyring, key.ID, 3)
+			v.Seal(t, leader)
 			awaitStatus(t, f, func(st keyring.Status) bool { return len(st.Missing) == 0 })
-			v.opens(t, f.keyring, "when it is over")
+			v.CheckOpens(t, f.Keyring, "when it is over")
 		})
 	}
 }
@@ -204,24 +205,24 @@ func TestFullDiskStopsNoStart(t *testing.T) {
 	if !ok {
 		return
 	}
-	h, v := newQuickHosts(t, 1)[0], sealings{}
+	h, v := keyringtest.NewQuickHosts(t, 1)[0], keyringtest.Sealings{}
 	dir := filepath.Join(disk, "keystore")
-	h.mustOpenIn(t, dir)
-	v.seal(t, h)
-	if _, err := h.keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+	h.MustOpenIn(t, dir)
+	v.Seal(t, h)
+	if _, err := h.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	bad := h.keyring.Keys()[1].ID
+	bad := h.Keyring.Keys()[1].ID
 	delete(v, bad)
-	v.seal(t, h)
-	h.stop(t)
+	v.Seal(t, h)
+	h.Stop(t)
 	if err := os.Truncate(filepath.Join(dir, nks.FileName(bad)), 100); err != nil {
 		t.Fatal(err)
 	}
 	fill(t, disk, make([]byte, 4096))
-	h.mustOpenIn(t, dir)
-	v.opens(t, h.keyring, "the good key")
-	if st := h.status(t); !slices.Equal(st.SetAside, []string{nks.FileName(bad) + ".malformed-1"}) {
+	h.MustOpenIn(t, dir)
+	v.CheckOpens(t, h.Keyring, "the good key")
+	if st := h.Status(t); !slices.Equal(st.SetAside, []string{nks.FileName(bad) + ".malformed-1"}) {
 		t.Errorf("set aside: %v", st.SetAside)
 	}
 }
@@ -233,69 +234,39 @@ func TestOpenRefusesAReadOnlyDirectory(t *testing.T) {
 	if !ok {
 		return
 	}
-	h, v := newQuickHosts(t, 1)[0], sealings{}
+	h, v := keyringtest.NewQuickHosts(t, 1)[0], keyringtest.Sealings{}
 	dir := filepath.Join(disk, "keystore")
-	h.mustOpenIn(t, dir)
-	v.seal(t, h)
-	h.stop(t)
+	h.MustOpenIn(t, dir)
+	v.Seal(t, h)
+	h.Stop(t)
 	before := namesIn(t, dir)
 	remount(t, disk, unix.MS_RDONLY)
 	for _, dir := range []string{dir, filepath.Join(disk, "new")} {
-		if err := h.openIn(t, dir); !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), dir) {
+		if err := h.OpenIn(t, dir); !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), dir) {
 			t.Errorf("%s: %v", dir, err)
 		}
-		h.stop(t)
+		h.Stop(t)
 	}
 	remount(t, disk, 0)
 	if after := namesIn(t, dir); !slices.Equal(before, after) {
 		t.Errorf("it has %v, and had %v", after, before)
 	}
-	h.mustOpenIn(t, dir)
-	v.opens(t, h.keyring, "writable again")
-}
-
-// openIn starts raft on a fresh FSM, and the keyring on a real directory.
-func (h *host) openIn(t *testing.T, dir string, change ...func(*keyring.Config)) error {
-	t.Helper()
-	h.fsm = keyring.NewFSM()
-	h.run(t, h.fsm)
-	cfg := h.config()
-	cfg.Dir = dir
-	for _, f := range change {
-		f(&cfg)
-	}
-	k, err := keyring.Open(t.Context(), cfg)
-	if err != nil {
-		return err
-	}
-	h.keyring = k
-	h.serving.Store(k)
-	return nil
-}
-
-// mustOpenIn is openIn for a server alone, and waits until it is ready.
-func (h *host) mustOpenIn(t *testing.T, dir string, change ...func(*keyring.Config)) {
-	t.Helper()
-	if err := h.openIn(t, dir, change...); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.keyring.WaitReady(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	h.MustOpenIn(t, dir)
+	v.CheckOpens(t, h.Keyring, "writable again")
 }
 
 // readyLeader waits until every server is ready, and returns the leader.
-func readyLeader(t *testing.T, hosts []*host) *host {
+func readyLeader(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
 	t.Helper()
 	for {
-		changed := hosts[0].keyring.Changed()
+		changed := hosts[0].Keyring.Changed()
 		for _, h := range hosts {
-			if err := h.keyring.WaitReady(t.Context()); err != nil {
+			if err := h.Keyring.WaitReady(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
 		for _, h := range hosts {
-			if _, err := h.keyring.Encrypt(nil, nil); err == nil {
+			if _, err := h.Keyring.Encrypt(nil, nil); err == nil {
 				return h
 			}
 		}
@@ -304,31 +275,20 @@ func readyLeader(t *testing.T, hosts []*host) *host {
 }
 
 // awaitStatus waits until a server's status is as it should be.
-func awaitStatus(t *testing.T, h *host, want func(keyring.Status) bool) {
+func awaitStatus(t *testing.T, h *keyringtest.Host, want func(keyring.Status) bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
-		changed := h.keyring.Changed()
-		st := h.status(t)
+		changed := h.Keyring.Changed()
+		st := h.Status(t)
 		if want(st) {
 			return
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			t.Fatalf("%s: %v", h.id, st.Problems)
+			t.Fatalf("%s: %v", h.ID, st.Problems)
 		}
 	}
-}
-
-// seal seals something and remembers it.
-func (v sealings) seal(t *testing.T, h *host) {
-	t.Helper()
-	b, err := h.keyring.Encrypt([]byte("data"), []byte("aad"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, _ := keyring.CiphertextKeyID(b)
-	v[id] = append(v[id], b)
 }

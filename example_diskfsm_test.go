@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
 )
@@ -173,42 +174,42 @@ func (d *diskFSM) records() (map[string][]byte, error) {
 
 // startDiskHost is how such a host starts. It lets raft leave its snapshot alone only if the database has all that
 // is in it: one that came from the leader may have been written just before a crash, and not restored.
-func startDiskHost(t *testing.T, h *host, dir string) (app *diskFSM, restores bool) {
+func startDiskHost(t *testing.T, h *keyringtest.Host, dir string) (app *diskFSM, restores bool) {
 	t.Helper()
-	h.fsm = keyring.NewFSM()
-	app, err := openDiskFSM(filepath.Join(dir, string(h.id)+".db"), h.fsm)
+	h.FSM = keyring.NewFSM()
+	app, err := openDiskFSM(filepath.Join(dir, string(h.ID)+".db"), h.FSM)
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := h.snaps.List()
+	list, err := h.Snaps.List()
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.conf.NoSnapshotRestoreOnStart = len(list) == 0 || app.applied() >= list[0].Index
-	if h.conf.NoSnapshotRestoreOnStart {
-		if err := h.fsm.Load(h.snaps); err != nil { // before raft.NewRaft
+	h.Conf.NoSnapshotRestoreOnStart = len(list) == 0 || app.applied() >= list[0].Index
+	if h.Conf.NoSnapshotRestoreOnStart {
+		if err := h.FSM.Load(h.Snaps); err != nil { // before raft.NewRaft
 			t.Fatal(err)
 		}
 	}
-	h.run(t, keyring.Mux(h.fsm, app))
-	cfg := h.config()
-	cfg.Data = &diskData{app, h.raft}
-	if h.keyring, err = keyring.Open(h.onDisk(t), cfg); err != nil {
+	h.Run(t, keyring.Mux(h.FSM, app))
+	cfg := h.Config()
+	cfg.Data = &diskData{app, h.Raft}
+	if h.Keyring, err = keyring.Open(h.OnDisk(t), cfg); err != nil {
 		t.Fatal(err)
 	}
-	h.serving.Store(h.keyring)
-	return app, !h.conf.NoSnapshotRestoreOnStart
+	h.Serving.Store(h.Keyring)
+	return app, !h.Conf.NoSnapshotRestoreOnStart
 }
 
 // TestHostWithItsFSMOnDisk: three servers through restarts, snapshots, a restored snapshot and a full rotation.
 func TestHostWithItsFSMOnDisk(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		dir, hosts := t.TempDir(), newHosts(t, 3)
-		apps := map[*host]*diskFSM{}
+		dir, hosts := t.TempDir(), keyringtest.NewHosts(t, 3)
+		apps := map[*keyringtest.Host]*diskFSM{}
 		defer func() {
 			for _, h := range hosts {
-				h.stop(t)
+				h.Stop(t)
 				apps[h].db.Close()
 			}
 		}()
@@ -220,12 +221,12 @@ func TestHostWithItsFSMOnDisk(t *testing.T) {
 			t.Helper()
 			n++
 			name := fmt.Sprint("r", n)
-			leader := leaderOf(t, hosts)
-			sealed, err := leader.keyring.Encrypt([]byte("secret"), []byte(name))
+			leader := keyringtest.LeaderOf(t, hosts)
+			sealed, err := leader.Keyring.Encrypt([]byte("secret"), []byte(name))
 			if err != nil {
 				t.Fatal(err)
 			}
-			f := leader.raft.Apply([]byte(name+"="+string(sealed)), time.Minute)
+			f := leader.Raft.Apply([]byte(name+"="+string(sealed)), time.Minute)
 			if err := f.Error(); err != nil {
 				t.Fatal(err)
 			}
@@ -239,15 +240,15 @@ func TestHostWithItsFSMOnDisk(t *testing.T) {
 			for _, h := range hosts {
 				all, err := apps[h].records()
 				if err != nil || len(all) != n {
-					t.Errorf("%s: %s has %d records of %d, %v", what, h.id, len(all), n, err)
+					t.Errorf("%s: %s has %d records of %d, %v", what, h.ID, len(all), n, err)
 				}
 				for name, sealed := range all {
-					if _, err := h.keyring.Decrypt(sealed, []byte(name)); err != nil {
-						t.Errorf("%s: %s: %s: %v", what, h.id, name, err)
+					if _, err := h.Keyring.Decrypt(sealed, []byte(name)); err != nil {
+						t.Errorf("%s: %s: %s: %v", what, h.ID, name, err)
 					}
 				}
-				if !bytes.Equal(snapshotOf(t, h.fsm), snapshotOf(t, hosts[0].fsm)) {
-					t.Errorf("%s: %s has another ring", what, h.id)
+				if !bytes.Equal(keyringtest.SnapshotOf(t, h.FSM), keyringtest.SnapshotOf(t, hosts[0].FSM)) {
+					t.Errorf("%s: %s has another ring", what, h.ID)
 				}
 			}
 		}
@@ -256,37 +257,37 @@ func TestHostWithItsFSMOnDisk(t *testing.T) {
 			for _, h := range hosts {
 				put()
 				time.Sleep(time.Minute)
-				if err := h.raft.Snapshot().Error(); err != nil {
+				if err := h.Raft.Snapshot().Error(); err != nil {
 					t.Fatal(err)
 				}
 				put() // is in the database, and after the snapshot
 				if i == 1 {
-					if _, err := leaderOf(t, hosts).keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+					if _, err := keyringtest.LeaderOf(t, hosts).Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 						t.Fatal(err)
 					}
 				}
-				h.stop(t)
+				h.Stop(t)
 				apps[h].db.Close()
 				var restores bool
 				if apps[h], restores = startDiskHost(t, h, dir); !restores {
 					loaded++
 				}
 				put()
-				same(fmt.Sprintf("restart of %s", h.id))
+				same(fmt.Sprintf("restart of %s", h.ID))
 			}
 		}
 		if loaded == 0 {
 			t.Error("raft has restored its snapshot at every start: that was no test")
 		}
-		old := leaderOf(t, hosts).keyring.Keys()[0].ID
-		if _, err := leaderOf(t, hosts).keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); err != nil {
+		old := keyringtest.LeaderOf(t, hosts).Keyring.Keys()[0].ID
+		if _, err := keyringtest.LeaderOf(t, hosts).Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); err != nil {
 			t.Fatal(err)
 		}
-		keyring.AwaitState(leaderOf(t, hosts).keyring, old, keyring.StateDeprecated)
+		keyringtest.AwaitState(keyringtest.LeaderOf(t, hosts).Keyring, old, keyring.StateDeprecated)
 		same("full rotation")
 
-		leader := leaderOf(t, hosts)
-		f := leader.raft.Snapshot()
+		leader := keyringtest.LeaderOf(t, hosts)
+		f := leader.Raft.Snapshot()
 		if err := f.Error(); err != nil {
 			t.Fatal(err)
 		}
@@ -296,15 +297,15 @@ func TestHostWithItsFSMOnDisk(t *testing.T) {
 		}
 		before := n
 		put()
-		if err := leader.raft.Restore(m, saved, time.Minute); err != nil {
+		if err := leader.Raft.Restore(m, saved, time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		n = before
 		put()
 		n = before + 1
 		same("restored snapshot")
-		h := aside(hosts, leaderOf(t, hosts))
-		h.stop(t)
+		h := aside(hosts, keyringtest.LeaderOf(t, hosts))
+		h.Stop(t)
 		apps[h].db.Close()
 		apps[h], _ = startDiskHost(t, h, dir)
 		put()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 )
 
 // TestRemoveLooksOnceMoreAtADeprecatedKey: where Apply does not ask Admit, a writer can store under it
@@ -18,16 +19,16 @@ import (
 func TestRemoveLooksOnceMoreAtADeprecatedKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 3, true, nil)
-		rc.store("early", 10)
-		old, k := rc.active(), rc.Leader().Keyring
+		rc := keyringtest.NewRecordsCluster(t, 3, true, nil)
+		rc.Store("early", 10)
+		old, k := rc.Active(), rc.Leader().Keyring
 		late, err := k.Encrypt([]byte("late"), []byte("late"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		rc.rotate(keyring.RotateOptions{Full: true})
-		rc.await(old, keyring.StateDeprecated)
-		errs, err := apply(rc.Leader().Raft, recordPut{Ref: "late", New: late})
+		rc.Rotate(keyring.RotateOptions{Full: true})
+		rc.Await(old, keyring.StateDeprecated)
+		errs, err := keyringtest.PutRecords(rc.Leader().Raft, keyringtest.RecordPut{Ref: "late", New: late})
 		if err := errors.Join(append(errs, err)...); err != nil {
 			t.Fatal(err)
 		}
@@ -35,19 +36,19 @@ func TestRemoveLooksOnceMoreAtADeprecatedKey(t *testing.T) {
 			t.Errorf("remove: %v", err)
 		}
 		time.Sleep(time.Second) // virtual: the others learn of it
-		rc.check("the removal was refused")
+		rc.Check("the removal was refused")
 		for _, s := range rc.Live() {
-			if got, err := s.Keyring.DecryptDeprecated(s.App.(*records).copy()["late"], []byte("late")); err != nil || string(got) != "late" {
+			if got, err := s.Keyring.DecryptDeprecated(s.App.(*keyringtest.Records).Copy()["late"], []byte("late")); err != nil || string(got) != "late" {
 				t.Errorf("%s: %q, %v", s.ID, got, err)
 			}
 		}
-		if err := rc.storeOne("late", "again"); err != nil {
+		if err := rc.StoreOne("late", "again"); err != nil {
 			t.Fatal(err)
 		}
 		if err := k.Remove(t.Context(), old, keyring.RemoveOptions{}); err != nil {
 			t.Errorf("once it is overwritten: %v", err)
 		}
-		rc.check("removed")
+		rc.Check("removed")
 	})
 }
 
@@ -55,8 +56,8 @@ func TestRemoveLooksOnceMoreAtADeprecatedKey(t *testing.T) {
 func TestEncryptToGivesUpOnAnFSMThatNobodyFeeds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 1, false, nil)
-		k := ready(t, rc.Cluster).Keyring
+		rc := keyringtest.NewRecordsCluster(t, 1, false, nil)
+		k := keyringtest.Ready(t, rc.Cluster).Keyring
 		other := keyring.NewFSM()
 		err := k.EncryptTo(t.Context(), nil, nil, func(_ context.Context, c []byte) error { return other.Admit(c) })
 		if !errors.Is(err, keyring.ErrNotReady) {
@@ -77,11 +78,11 @@ func TestEncryptToGivesUpOnAnFSMThatNobodyFeeds(t *testing.T) {
 func TestRemovalThatEndsEarlySaysWhatHoldsItUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 1, false, nil)
-		rc.store("r", 3)
-		rc.spoil("r/1")
-		old := rc.active()
-		rc.rotate(keyring.RotateOptions{})
+		rc := keyringtest.NewRecordsCluster(t, 1, false, nil)
+		rc.Store("r", 3)
+		rc.Spoil("r/1")
+		old := rc.Active()
+		rc.Rotate(keyring.RotateOptions{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		err := rc.Leader().Keyring.Remove(ctx, old, keyring.RemoveOptions{})
@@ -100,23 +101,23 @@ func TestGraceIsOverBeforeTheScanThatCounts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const grace = time.Minute
-		rc := newRecordsCluster(t, 1, true, func(cfg *keyring.Config) { cfg.RekeyGrace = grace })
-		rc.store("early", 1)
-		leader, old := rc.Leader(), rc.active()
+		rc := keyringtest.NewRecordsCluster(t, 1, true, func(cfg *keyring.Config) { cfg.RekeyGrace = grace })
+		rc.Store("early", 1)
+		leader, old := rc.Leader(), rc.Active()
 		late, err := leader.Keyring.Encrypt([]byte("late"), []byte("late"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		rc.written["late"] = "late"
-		d := rc.dataOf(leader)
+		rc.Written["late"] = "late"
+		d := rc.DataOf(leader)
 		var stored sync.Once
-		d.note(func() {
-			d.scanned = func() {
+		d.Note(func() {
+			d.Scanned = func() {
 				if n, _ := d.Count(t.Context(), old); n > 0 {
 					return
 				}
 				stored.Do(func() {
-					errs, err := apply(leader.Raft, recordPut{Ref: "late", New: late})
+					errs, err := keyringtest.PutRecords(leader.Raft, keyringtest.RecordPut{Ref: "late", New: late})
 					if err := errors.Join(append(errs, err)...); err != nil {
 						t.Error(err)
 					}
@@ -124,11 +125,11 @@ func TestGraceIsOverBeforeTheScanThatCounts(t *testing.T) {
 				})
 			}
 		})
-		rc.rotate(keyring.RotateOptions{Full: true})
-		rc.await(old, keyring.StateDeprecated)
-		if n := rc.under(old); n > 0 {
+		rc.Rotate(keyring.RotateOptions{Full: true})
+		rc.Await(old, keyring.StateDeprecated)
+		if n := rc.Under(old); n > 0 {
 			t.Errorf("%d records are under a key that is deprecated", n)
 		}
-		rc.check("moved")
+		rc.Check("moved")
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
@@ -22,9 +23,9 @@ func withFiles(t *testing.T, servers int, under keyring.KEK, configure func(*key
 	t.Helper()
 	disk := keyringtest.NewDisk()
 	for i := range 5 {
-		plantKey(t, disk, keyring.KeyID{7, byte(i)}, under)
+		keyringtest.PlantKey(t, disk, keyring.KeyID{7, byte(i)}, under)
 	}
-	return newCluster(t, keyringtest.Options{Servers: servers, Configure: configure, Disk: func(id raft.ServerID) *keyringtest.Disk {
+	return keyringtest.NewCluster(t, keyringtest.Options{Servers: servers, Configure: configure, Disk: func(id raft.ServerID) *keyringtest.Disk {
 		if id == "s1" {
 			return disk
 		}
@@ -48,7 +49,7 @@ func waitsFor(t *testing.T, s *keyringtest.Server) string {
 // adopted requires that all of the five keys are in the keyring, and none is an orphan.
 func adopted(t *testing.T, c *keyringtest.Cluster) {
 	t.Helper()
-	ready(t, c)
+	keyringtest.Ready(t, c)
 	time.Sleep(10 * time.Minute)
 	for _, s := range c.Servers {
 		st, err := s.Keyring.Status(t.Context())
@@ -67,20 +68,20 @@ func adopted(t *testing.T, c *keyringtest.Cluster) {
 func TestNoFirstKeyWhileFilesWait(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		begin, end func(*kms)
+		begin, end func(*kektest.KMS)
 		says       string
 	}{
-		"a KMS that is away":           {func(k *kms) { k.Err = errAway }, func(k *kms) { k.Err = nil }, "5 of 5 key files there wait for KEK a"},
-		"a KMS that fails for a while": {func(k *kms) { k.NoUnwrap = errAway }, func(k *kms) { k.NoUnwrap = nil }, "5 of 5 key files there wait for KEK a"},
-		"another KEK by its name":      {func(k *kms) { k.NoUnwrap = keyring.ErrDecrypt }, func(k *kms) { k.NoUnwrap = nil }, "5 of 5 key files there wait for KEK a"},
+		"a KMS that is away":           {func(k *kektest.KMS) { k.Err = kektest.ErrDown }, func(k *kektest.KMS) { k.Err = nil }, "5 of 5 key files there wait for KEK a"},
+		"a KMS that fails for a while": {func(k *kektest.KMS) { k.NoUnwrap = kektest.ErrDown }, func(k *kektest.KMS) { k.NoUnwrap = nil }, "5 of 5 key files there wait for KEK a"},
+		"another KEK by its name":      {func(k *kektest.KMS) { k.NoUnwrap = keyring.ErrDecrypt }, func(k *kektest.KMS) { k.NoUnwrap = nil }, "5 of 5 key files there wait for KEK a"},
 	} {
 		for _, servers := range []int{1, 3} {
 			for _, sameBuild := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s, %d servers, same build %v", name, servers, sameBuild), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						k := newKMS("a")
+						k := kektest.New("a")
 						k.Set(tt.begin)
-						c := withFiles(t, servers, newKMS("a"), func(_ *keyringtest.Server, cfg *keyring.Config) {
+						c := withFiles(t, servers, kektest.New("a"), func(_ *keyringtest.Server, cfg *keyring.Config) {
 							cfg.KEKs = []keyring.KEK{k}
 							if strings.HasPrefix(name, "another") {
 								cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), k} // which wraps, and could make a first key
@@ -91,7 +92,7 @@ func TestNoFirstKeyWhileFilesWait(t *testing.T) {
 						})
 						time.Sleep(time.Minute)
 						leader := c.Leader()
-						if got := problem(t, leader, keyring.ProblemFirstKey, "s1"); got != tt.says {
+						if got := keyringtest.ProblemAbout(t, leader, keyring.ProblemFirstKey, "s1"); got != tt.says {
 							t.Errorf("problem %q", got)
 						}
 						for _, s := range []*keyringtest.Server{leader, c.Server("s1")} {
@@ -128,7 +129,7 @@ func TestNoFirstKeyWhileFilesCannotBeRead(t *testing.T) {
 			}
 		})
 		time.Sleep(time.Minute)
-		if got := problem(t, c.Leader(), keyring.ProblemFirstKey, "s1"); !strings.Contains(got, "of 5 key files there can't be read") {
+		if got := keyringtest.ProblemAbout(t, c.Leader(), keyring.ProblemFirstKey, "s1"); !strings.Contains(got, "of 5 key files there can't be read") {
 			t.Errorf("problem %q", got)
 		}
 		bad.Store(false)
@@ -141,24 +142,24 @@ func TestNoFirstKeyWhileFilesCannotBeRead(t *testing.T) {
 func TestFirstKeyComesWhenFilesThatWaitAreMovedAway(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := withFiles(t, 3, newKMS("lost"), func(*keyringtest.Server, *keyring.Config) {})
+		c := withFiles(t, 3, kektest.New("lost"), func(*keyringtest.Server, *keyring.Config) {})
 		time.Sleep(time.Hour)
 		const says = "5 of 5 key files there wait for KEK lost"
-		if got := problem(t, c.Leader(), keyring.ProblemFirstKey, "s1"); got != says {
+		if got := keyringtest.ProblemAbout(t, c.Leader(), keyring.ProblemFirstKey, "s1"); got != says {
 			t.Errorf("problem %q", got)
 		}
 		for i := range 5 {
 			c.Server("s1").Disk.Unlink(nks.FileName(keyring.KeyID{7, byte(i)}))
 		}
 		time.Sleep(2 * time.Minute)
-		if got := problem(t, ready(t, c), keyring.ProblemFirstKey, "s1"); got != "" {
+		if got := keyringtest.ProblemAbout(t, keyringtest.Ready(t, c), keyring.ProblemFirstKey, "s1"); got != "" {
 			t.Errorf("problem %q", got)
 		}
 	})
 }
 
 // slow is a KEK that takes eight seconds to open a file.
-type slow struct{ *kms }
+type slow struct{ *kektest.KMS }
 
 func (s slow) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
 	select {
@@ -166,7 +167,7 @@ func (s slow) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	return s.kms.Unwrap(ctx, wrapped, aad)
+	return s.KMS.Unwrap(ctx, wrapped, aad)
 }
 
 // TestNoFirstKeyWhileAServerOpensItsKeystore: however long that takes, though the others are known to be of
@@ -177,9 +178,9 @@ func TestNoFirstKeyWhileAServerOpensItsKeystore(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			disk := keyringtest.NewDisk()
 			for i := range keys {
-				plantKey(t, disk, keyring.KeyID{7, byte(i >> 8), byte(i)}, newKMS("a"))
+				keyringtest.PlantKey(t, disk, keyring.KeyID{7, byte(i >> 8), byte(i)}, kektest.New("a"))
 			}
-			c := newCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
+			c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
 				if id == "s3" {
 					return disk
 				}
@@ -187,14 +188,14 @@ func TestNoFirstKeyWhileAServerOpensItsKeystore(t *testing.T) {
 			}, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
 				cfg.EveryBuild = true
 				if s.ID == "s3" {
-					cfg.KEKs = []keyring.KEK{slow{newKMS("a")}}
+					cfg.KEKs = []keyring.KEK{slow{kektest.New("a")}}
 				}
 			}, Raft: func(conf *raft.Config) {
 				if conf.LocalID == "s3" { // it does not lead
 					conf.HeartbeatTimeout, conf.ElectionTimeout = 100*conf.HeartbeatTimeout, 100*conf.ElectionTimeout
 				}
 			}})
-			ready(t, c)
+			keyringtest.Ready(t, c)
 			time.Sleep(10 * time.Minute)
 			st, err := c.Server("s3").Keyring.Status(t.Context())
 			if err != nil || len(st.Orphans) > 0 || len(st.Keys) != keys+1 {
@@ -219,7 +220,7 @@ func refusing(server raft.ServerID, yes func() bool) func(keyringtest.Event) key
 func TestServerThatIsDownIsNotWaitedForLong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.EveryBuild = true
 		}, Raft: func(conf *raft.Config) {
 			if conf.LocalID == "s3" {
@@ -231,7 +232,7 @@ func TestServerThatIsDownIsNotWaitedForLong(t *testing.T) {
 		if got := waitsFor(t, c.Leader()); !strings.Contains(got, "s3: it is opening its keystore") {
 			t.Errorf("WaitReady: %s", got)
 		}
-		if got := problem(t, c.Leader(), keyring.ProblemFirstKey, "s3"); !strings.Contains(got, "opening its keystore") {
+		if got := keyringtest.ProblemAbout(t, c.Leader(), keyring.ProblemFirstKey, "s3"); !strings.Contains(got, "opening its keystore") {
 			t.Errorf("problem %q", got)
 		}
 		for range 3 { // restarted again and again
@@ -248,7 +249,7 @@ func TestServerThatIsDownIsNotWaitedForLong(t *testing.T) {
 		c.OnEvent(nil)
 		c.Stop(c.Server("s3"))
 		began := time.Now()
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		if took := time.Since(began); took < 5*time.Second || took > 30*time.Second {
 			t.Errorf("a server that is down was waited for %v", took)
 		}
@@ -260,29 +261,29 @@ func TestServerThatIsDownIsNotWaitedForLong(t *testing.T) {
 func TestLeaderOfAnOlderBuildAsksAgainWhileFilesWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		k := newKMS("a")
-		k.Set(func(k *kms) { k.Err = errAway })
-		c := withFiles(t, 3, newKMS("a"), func(s *keyringtest.Server, cfg *keyring.Config) {
+		k := kektest.New("a")
+		k.Set(func(k *kektest.KMS) { k.Err = kektest.ErrDown })
+		c := withFiles(t, 3, kektest.New("a"), func(s *keyringtest.Server, cfg *keyring.Config) {
 			if s.ID == "s1" {
 				cfg.KEKs = []keyring.KEK{k}
 			}
 		})
 		time.Sleep(time.Minute)
-		led(t, c, c.Server("s2"))
+		keyringtest.MakeLeader(t, c, c.Server("s2"))
 		time.Sleep(time.Minute)
 		const hello, refusal = `{"version":1,"hello":{}}`, `{"version":1,"error":{"code":"not-ready"}}`
 		answer, err := c.Server("s1").Keyring.ServePeer(t.Context(), "s2", []byte(hello))
 		if err != nil || string(answer) != refusal {
 			t.Errorf("%s, %v", answer, err)
 		}
-		k.Set(func(k *kms) { k.Err = nil })
+		k.Set(func(k *kektest.KMS) { k.Err = nil })
 		adopted(t, c)
 		c.Server("s1").Disk.Plant(nks.FileName(keyring.KeyID{8}), 0o600, func() []byte {
-			b, _ := newKeyFile(t, keyring.KeyID{8}, newKMS("unknown"))
+			b, _ := keyringtest.NewKeyFile(t, keyring.KeyID{8}, kektest.New("unknown"))
 			return b
 		}())
 		c.Restart(c.Server("s1"))
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		time.Sleep(time.Minute)
 		answer, err = c.Server("s1").Keyring.ServePeer(t.Context(), c.Leader().ID, []byte(hello))
 		if err != nil || !strings.HasPrefix(string(answer), `{"version":1,"hello":{"build":`) {

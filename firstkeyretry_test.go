@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"github.com/hashicorp/raft"
 )
@@ -24,12 +25,12 @@ func TestEachTryOfTheFirstKeyAsksWhoHasFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				k, disk := newKMS("a"), keyringtest.NewDisk()
-				k.Set(func(k *kms) { k.Err = errAway })
+				k, disk := kektest.New("a"), keyringtest.NewDisk()
+				k.Set(func(k *kektest.KMS) { k.Err = kektest.ErrDown })
 				for i := range 5 {
-					plantKey(t, disk, keyring.KeyID{7, byte(i)}, newKMS("a"))
+					keyringtest.PlantKey(t, disk, keyring.KeyID{7, byte(i)}, kektest.New("a"))
 				}
-				c := newCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
 					if id == comes.from {
 						return disk
 					}
@@ -53,10 +54,10 @@ func TestEachTryOfTheFirstKeyAsksWhoHasFiles(t *testing.T) {
 					c.Start(c.Server("s3"))
 				}
 				time.Sleep(10 * time.Minute)
-				if got := problem(t, c.Leader(), keyring.ProblemFirstKey, comes.from); got != "5 of 5 key files there wait for KEK a" {
+				if got := keyringtest.ProblemAbout(t, c.Leader(), keyring.ProblemFirstKey, comes.from); got != "5 of 5 key files there wait for KEK a" {
 					t.Errorf("problem %q", got)
 				}
-				k.Set(func(k *kms) { k.Err = nil })
+				k.Set(func(k *kektest.KMS) { k.Err = nil })
 				adopted(t, c)
 			})
 		})
@@ -68,19 +69,19 @@ func TestEachTryOfTheFirstKeyAsksWhoHasFiles(t *testing.T) {
 func TestFirstKeyOfASnapshotIsWaitedForNoMore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		donor := newCluster(t, keyringtest.Options{Servers: 1})
-		from := ready(t, donor)
-		snap, index := snapshotOf(t, from.FSM), from.Raft.AppliedIndex()
-		k := newKMS("a")
-		k.Set(func(k *kms) { k.Err = errAway })
-		c := withFiles(t, 3, newKMS("a"), func(s *keyringtest.Server, cfg *keyring.Config) {
+		donor := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
+		from := keyringtest.Ready(t, donor)
+		snap, index := keyringtest.SnapshotOf(t, from.FSM), from.Raft.AppliedIndex()
+		k := kektest.New("a")
+		k.Set(func(k *kektest.KMS) { k.Err = kektest.ErrDown })
+		c := withFiles(t, 3, kektest.New("a"), func(s *keyringtest.Server, cfg *keyring.Config) {
 			if s.ID == "s1" {
 				cfg.KEKs = []keyring.KEK{k}
 			}
 		})
 		time.Sleep(time.Minute)
 		leader := c.Leader()
-		if problem(t, leader, keyring.ProblemFirstKey, "s1") == "" {
+		if keyringtest.ProblemAbout(t, leader, keyring.ProblemFirstKey, "s1") == "" {
 			t.Fatal("the first key does not wait: that is no test")
 		}
 		meta := &raft.SnapshotMeta{Version: 1, Index: index, Size: int64(len(snap))}
@@ -91,7 +92,7 @@ func TestFirstKeyOfASnapshotIsWaitedForNoMore(t *testing.T) {
 		if now := c.Leader(); now != leader {
 			t.Fatalf("%s leads: that is no test", now.ID)
 		}
-		if got := problem(t, leader, keyring.ProblemFirstKey, "s1"); got != "" {
+		if got := keyringtest.ProblemAbout(t, leader, keyring.ProblemFirstKey, "s1"); got != "" {
 			t.Errorf("problem %q", got)
 		}
 	})

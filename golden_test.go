@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"filippo.io/age"
@@ -108,16 +109,16 @@ func parseIdentity(t *testing.T, text string) *age.X25519Identity {
 }
 
 // goldenNode starts the Node of a set.
-func goldenNode(t *testing.T, dir, algorithm string, kek keyring.KEK, old ...keyring.KEK) (*node.Node, *app) {
+func goldenNode(t *testing.T, dir, algorithm string, kek keyring.KEK, old ...keyring.KEK) (*node.Node, *keyringtest.App) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	host := &app{}
+	host := &keyringtest.App{}
 	const years = 365 * 24 * time.Hour
 	n, err := node.Start(ctx, node.Config{
 		Dir: dir, KEKs: []keyring.KEK{kek}, OldKEKs: old, App: host, Data: keyring.NoData{}, Logger: keyringtest.Logger(),
 		Rotation: keyring.RotationPolicy{Every: -1, Undo: 100 * years},
-		Tokens:   keyring.TokenPolicy{Issuer: tokenIssuer, Algorithm: algorithm, MaxTTL: 100 * years},
+		Tokens:   keyring.TokenPolicy{Issuer: keyringtest.TokenIssuer, Algorithm: algorithm, MaxTTL: 100 * years},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +151,7 @@ func TestGoldenSetOfThisBuild(t *testing.T) {
 func makeGolden(t *testing.T, set string) {
 	random := func(n int) string { b := make([]byte, n); rand.Read(b); return hex.EncodeToString(b) }
 	g := golden{
-		FileKEK: random(32), Passphrase: "golden " + random(8), AgeKEK: newIdentity(t).String(), BackupKey: newIdentity(t).String(),
+		FileKEK: random(32), Passphrase: "golden " + random(8), AgeKEK: kektest.Identity(t).String(), BackupKey: kektest.Identity(t).String(),
 		Keys: map[string]goldenKey{},
 	}
 	keks := g.keks(t)
@@ -195,7 +196,7 @@ func makeGolden(t *testing.T, set string) {
 	if err := keyring.SnapshotRaft(n); err != nil {
 		t.Fatal(err)
 	}
-	g.AppThen = host.text()
+	g.AppThen = host.Text()
 	snaps, err := filepath.Glob(filepath.Join(dir, "raft/snapshots/*/state.bin"))
 	if err != nil || len(snaps) != 1 {
 		t.Fatal(snaps, err)
@@ -275,7 +276,7 @@ func checkGolden(t *testing.T, set string) {
 			g.checkKeystore(t, filepath.Join(dir, "keystore"), kek)
 			n, host := goldenNode(t, dir, "EdDSA", kek)
 			g.check(t, n)
-			if got := host.text(); got != strings.Join(g.App, "\n") {
+			if got := host.Text(); got != strings.Join(g.App, "\n") {
 				t.Errorf("the host's FSM has %q", got)
 			}
 			g.goOn(t, n, kek, dir)
@@ -335,7 +336,7 @@ func (g golden) check(t *testing.T, n *node.Node) {
 	algorithms := map[string]bool{}
 	for _, token := range g.Tokens {
 		var claims map[string]any
-		if err := n.Keyring().Verify(token.Token, me, &claims); err != nil {
+		if err := n.Keyring().Verify(token.Token, keyringtest.ForMe, &claims); err != nil {
 			t.Errorf("token of %s: %v", token.Algorithm, err)
 		}
 		delete(claims, "iss")
@@ -404,14 +405,14 @@ func (g golden) checkBackup(set string) func(*testing.T) {
 			t.Errorf("%+v, %v", m, err)
 		}
 		dir, kek := filepath.Join(t.TempDir(), "restored"), keyring.InlineKEK()
-		_, err = node.Restore(t.Context(), bytes.NewReader(file), node.Config{Dir: dir, KEKs: []keyring.KEK{kek}, App: &app{}},
+		_, err = node.Restore(t.Context(), bytes.NewReader(file), node.Config{Dir: dir, KEKs: []keyring.KEK{kek}, App: &keyringtest.App{}},
 			keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256})
 		if err != nil {
 			t.Fatal(err)
 		}
 		n, host := goldenNode(t, dir, "EdDSA", kek)
 		g.check(t, n)
-		if got := host.text(); got != strings.Join(g.App[:len(g.App)-1], "\n") {
+		if got := host.Text(); got != strings.Join(g.App[:len(g.App)-1], "\n") {
 			t.Errorf("the host's FSM has %q", got)
 		}
 		g.goOn(t, n, kek, dir)
@@ -421,15 +422,15 @@ func (g golden) checkBackup(set string) func(*testing.T) {
 func (g golden) checkSnapshot(set string) func(*testing.T) {
 	return func(t *testing.T) {
 		b := readFile(t, filepath.Join(set, "snapshot.bin"))
-		host := &app{}
+		host := &keyringtest.App{}
 		fsm := keyring.Mux(keyring.NewFSM(), host)
 		if err := fsm.Restore(io.NopCloser(bytes.NewReader(b))); err != nil {
 			t.Fatal(err)
 		}
-		if host.text() != g.AppThen || g.AppThen == "" {
-			t.Errorf("the host's FSM has %q, want %q", host.text(), g.AppThen)
+		if host.Text() != g.AppThen || g.AppThen == "" {
+			t.Errorf("the host's FSM has %q, want %q", host.Text(), g.AppThen)
 		}
-		if again := snapshotOf(t, fsm); !bytes.Equal(again, b) {
+		if again := keyringtest.SnapshotOf(t, fsm); !bytes.Equal(again, b) {
 			t.Errorf("it has become\n%q\nand was\n%q", again, b)
 		}
 	}
@@ -468,7 +469,7 @@ func checkLog(t *testing.T, set string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fsm := keyring.Mux(keyring.NewFSM(), &app{})
+	fsm := keyring.Mux(keyring.NewFSM(), &keyringtest.App{})
 	for i := uint64(1); i <= last; i++ {
 		var l raft.Log
 		if err := log.GetLog(i, &l); err != nil {
@@ -480,7 +481,7 @@ func checkLog(t *testing.T, set string) {
 			}
 		}
 		if b, ok := want[i]; ok {
-			if got := snapshotOf(t, fsm); !bytes.Equal(got, b) {
+			if got := keyringtest.SnapshotOf(t, fsm); !bytes.Equal(got, b) {
 				t.Errorf("at %d there is\n%q\nand was\n%q", i, got, b)
 			}
 			delete(want, i)

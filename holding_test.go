@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 )
@@ -16,19 +17,19 @@ import (
 // nothing, starts again, and catches up when the KEK answers.
 func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {
 	t.Parallel()
-	for name, fail := range map[string]func(*kms){
-		"fails": away["fails"], "hangs": away["hangs"],
-		"wraps, and does not unwrap": func(k *kms) { k.NoUnwrap = errBroken },
+	for name, fail := range map[string]func(*kektest.KMS){
+		"fails": kektest.Outages["fails"], "hangs": kektest.Outages["hangs"],
+		"wraps, and does not unwrap": func(k *kektest.KMS) { k.NoUnwrap = errBroken },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				keks := map[string]*kms{"s1": newKMS("k1"), "s2": newKMS("k2"), "s3": newKMS("k3")}
-				c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+				keks := map[string]*kektest.KMS{"s1": kektest.New("k1"), "s2": kektest.New("k2"), "s3": kektest.New("k3")}
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
 					cfg.KEKs = []keyring.KEK{keks[string(s.ID)]}
 				}})
-				leader := ready(t, c)
-				keyring.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 3)
-				f := follower(c)
+				leader := keyringtest.Ready(t, c)
+				keyringtest.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 3)
+				f := keyringtest.Follower(c)
 				kek := keks[string(f.ID)]
 				kek.Set(fail)
 				key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
@@ -48,8 +49,8 @@ func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {
 				check("while it runs")
 				c.Restart(f)
 				check("restarted")
-				kek.Set(answers)
-				keyring.AwaitHolders(f.Keyring, key.ID, 3)
+				kek.Set(kektest.Answers)
+				keyringtest.AwaitHolders(f.Keyring, key.ID, 3)
 				time.Sleep(time.Minute) // virtual
 				if st, err := f.Keyring.Status(t.Context()); err != nil || !st.Ready || len(st.Problems) > 0 {
 					t.Errorf("when it answers: %v, %v", st.Problems, err)
@@ -63,19 +64,19 @@ func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {
 func TestRotationUnderAKEKThatDoesNotUnwrapLeavesNoOrphan(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a := newKMS("a")
+		a := kektest.New("a")
 		l := newLone(t, a)
 		sealed := l.seal("data")
-		a.Set(func(k *kms) { k.NoUnwrap = errBroken })
+		a.Set(func(k *kektest.KMS) { k.NoUnwrap = errBroken })
 		for range 3 {
 			if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); !errors.Is(err, errBroken) || !strings.Contains(err.Error(), "KEK a") {
 				t.Errorf("rotate: %v", err)
 			}
 		}
-		if st := l.status(); len(keyFiles(l.Disk)) != 1 || !named(st, "a") {
-			t.Errorf("%d files, %v", len(keyFiles(l.Disk)), st.Problems)
+		if st := l.status(); len(keyringtest.KeyFiles(l.Disk)) != 1 || !named(st, "a") {
+			t.Errorf("%d files, %v", len(keyringtest.KeyFiles(l.Disk)), st.Problems)
 		}
-		a.Set(answers)
+		a.Set(kektest.Answers)
 		if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Errorf("right after it unwraps again: %v", err)
 		}
@@ -93,11 +94,11 @@ func TestRotationUnderAKEKThatDoesNotUnwrapLeavesNoOrphan(t *testing.T) {
 func TestServerWhoseKEKIsLostFetchesAllAnew(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		keks := map[string]*kms{"s1": newKMS("k1"), "s2": newKMS("k2"), "s3": newKMS("k3")}
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+		keks := map[string]*kektest.KMS{"s1": kektest.New("k1"), "s2": kektest.New("k2"), "s3": kektest.New("k3")}
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
 			cfg.KEKs = []keyring.KEK{keks[string(s.ID)]}
 		}})
-		leader := ready(t, c)
+		leader := keyringtest.Ready(t, c)
 		sealed, err := leader.Keyring.Encrypt([]byte("data"), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -105,8 +106,8 @@ func TestServerWhoseKEKIsLostFetchesAllAnew(t *testing.T) {
 		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		f := follower(c)
-		keks[string(f.ID)] = newKMS("new")
+		f := keyringtest.Follower(c)
+		keks[string(f.ID)] = kektest.New("new")
 		f.Disk = keyringtest.NewDisk()
 		c.Restart(f)
 		time.Sleep(time.Minute) // virtual

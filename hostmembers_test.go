@@ -50,10 +50,10 @@ func promoted(ctx context.Context, t *testing.T, leader *keyringtest.Server, id 
 func TestAddedServerGetsItsVoteWithTheKeys(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		heal := refuse(c, "fetch")
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		heal := keyringtest.Refuse(c, "fetch")
 		c.StartFresh("s4")
 		version := leader.Keyring.MembershipVersion()
 		if err := leader.Keyring.AddServer(t.Context(), "s4", "s4", keyring.AddServerOptions{}); err != nil {
@@ -66,10 +66,10 @@ func TestAddedServerGetsItsVoteWithTheKeys(t *testing.T) {
 		if err := leader.Keyring.PromoteServer(t.Context(), "s4"); !errors.Is(err, keyring.ErrKeyMissing) {
 			t.Errorf("promoted without a key: %v", err)
 		}
-		if p := problems(t, leader, keyring.ProblemNonvoter); len(p) != 1 || p[0].Server != "s4" || !strings.Contains(p[0].Detail, "lacks 1 key") {
+		if p := keyringtest.Problems(t, leader, keyring.ProblemNonvoter); len(p) != 1 || p[0].Server != "s4" || !strings.Contains(p[0].Detail, "lacks 1 key") {
 			t.Errorf("the leader says of s4: %v", p)
 		}
-		if p := problems(t, follower(c), keyring.ProblemNonvoter); len(p) > 0 {
+		if p := keyringtest.Problems(t, keyringtest.Follower(c), keyring.ProblemNonvoter); len(p) > 0 {
 			t.Errorf("a follower says of s4: %v", p)
 		}
 		if m, _ := memberOf(leader, "s4"); m.Suffrage != raft.Nonvoter {
@@ -80,7 +80,7 @@ func TestAddedServerGetsItsVoteWithTheKeys(t *testing.T) {
 		if m, _ := memberOf(leader, "s4"); m.Suffrage != raft.Voter {
 			t.Errorf("s4 is %v", m)
 		}
-		if p := problems(t, leader, keyring.ProblemNonvoter); len(p) > 0 {
+		if p := keyringtest.Problems(t, leader, keyring.ProblemNonvoter); len(p) > 0 {
 			t.Errorf("the leader says of a voter: %v", p)
 		}
 	})
@@ -90,18 +90,18 @@ func TestAddedServerGetsItsVoteWithTheKeys(t *testing.T) {
 func TestPromotionAsksLive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		fresh := c.StartFresh("s4")
 		if err := leader.Keyring.AddServer(t.Context(), "s4", "s4", keyring.AddServerOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		c.Stop(fresh)
 		if err := leader.Keyring.PromoteServer(t.Context(), "s4"); err == nil || errors.Is(err, keyring.ErrKeyMissing) {
 			t.Errorf("promoted a server that does not answer: %v", err)
 		}
-		if p := problems(t, leader, keyring.ProblemNonvoter); len(p) != 1 || !strings.Contains(p[0].Detail, "does not answer") {
+		if p := keyringtest.Problems(t, leader, keyring.ProblemNonvoter); len(p) != 1 || !strings.Contains(p[0].Detail, "does not answer") {
 			t.Errorf("the leader says of s4: %v", p)
 		}
 		c.Start(fresh)
@@ -113,9 +113,9 @@ func TestPromotionAsksLive(t *testing.T) {
 func TestMemberMovesIfTheHostAllowsIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		id := follower(c).ID
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		id := keyringtest.Follower(c).ID
 		errThere := errors.New("it answers at its old address")
 		var asked []raft.Server
 		o := keyring.AddServerOptions{MayMove: func(_ context.Context, m raft.Server) error {
@@ -144,9 +144,9 @@ func TestMemberMovesIfTheHostAllowsIt(t *testing.T) {
 func TestRemovedServerIsForgotten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		var others []*keyringtest.Server
 		for _, s := range c.Servers {
 			if s != leader {
@@ -157,7 +157,7 @@ func TestRemovedServerIsForgotten(t *testing.T) {
 		if _, err := leader.Keyring.MakeJoinToken(t.Context(), "s9", 0); err != nil {
 			t.Fatal(err)
 		}
-		heal := refuse(c, "ask")
+		heal := keyringtest.Refuse(c, "ask")
 		err := leader.Keyring.RemoveServer(t.Context(), gone.ID, keyring.RemoveServerOptions{})
 		if !errors.Is(err, keyring.ErrNotDurable) {
 			t.Errorf("removed while %s does not say what it holds: %v", stays.ID, err)
@@ -186,7 +186,7 @@ func TestRemovedServerIsForgotten(t *testing.T) {
 		if next == leader {
 			t.Fatal("it has not handed over")
 		}
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		if err := next.Keyring.RemoveServer(t.Context(), leader.ID, keyring.RemoveServerOptions{}); err != nil {
 			t.Errorf("the next leader: %v", err)
 		}
@@ -197,10 +197,10 @@ func TestRemovedServerIsForgotten(t *testing.T) {
 func TestReadmittedServerHoldsNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		wiped := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		wiped := keyringtest.Follower(c)
 		c.Stop(wiped)
 		if err := leader.Keyring.ReadmitServer(t.Context(), "s9", "s9"); !errors.Is(err, keyring.ErrNotMember) {
 			t.Errorf("a server that is no member: %v", err)
@@ -225,9 +225,9 @@ func TestReadmittedServerHoldsNothing(t *testing.T) {
 func TestMembersAreTheLeadersAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		f, ctx := follower(c), t.Context()
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		f, ctx := keyringtest.Follower(c), t.Context()
 		if err := leader.Keyring.Leading(); err != nil {
 			t.Errorf("the leader does not lead: %v", err)
 		}
@@ -265,11 +265,11 @@ func TestMembersAreTheLeadersAlone(t *testing.T) {
 func TestFollowersWaitForWhatTheLeaderDoes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Data = keyring.NoData{}
 		}})
-		leader := ready(t, c)
-		f := follower(c)
+		leader := keyringtest.Ready(t, c)
+		f := keyringtest.Follower(c)
 		first, err := f.Keyring.ActiveKey()
 		if err != nil {
 			t.Fatal(err)
@@ -301,13 +301,13 @@ func TestFollowersWaitForWhatTheLeaderDoes(t *testing.T) {
 func TestFollowerShowsTheLeadersStatus(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		b, err := leader.Keyring.EncodeStatus()
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := follower(c)
+		f := keyringtest.Follower(c)
 		st, err := f.Keyring.DecodeStatus(b)
 		if err != nil || st.ID != leader.ID || len(st.Keys) != 1 || len(st.Keys[0].Holders) != 3 || len(st.NoBackup) != 1 {
 			t.Errorf("%+v, %v", st, err)
@@ -322,7 +322,7 @@ func TestFollowerShowsTheLeadersStatus(t *testing.T) {
 func TestStatusHasTheHostsProblems(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Problems = func() []keyring.Problem {
 				return []keyring.Problem{
 					{Kind: "paper", Detail: "the printer has none", Advice: "Put some in."},
@@ -330,11 +330,11 @@ func TestStatusHasTheHostsProblems(t *testing.T) {
 				}
 			}
 		}})
-		s := ready(t, c)
-		if p := problems(t, s, "paper"); len(p) != 1 || p[0].Advice != "Put some in." {
+		s := keyringtest.Ready(t, c)
+		if p := keyringtest.Problems(t, s, "paper"); len(p) != 1 || p[0].Advice != "Put some in." {
 			t.Errorf("of its own kind: %v", p)
 		}
-		if p := problems(t, s, keyring.ProblemRaftDisk); len(p) != 1 || p[0].Advice == "" {
+		if p := keyringtest.Problems(t, s, keyring.ProblemRaftDisk); len(p) != 1 || p[0].Advice == "" {
 			t.Errorf("of a known kind: %v", p)
 		}
 		st, err := s.Keyring.Status(t.Context())
@@ -368,7 +368,7 @@ func TestCheckSaysWhatOpenWould(t *testing.T) {
 func TestLargeStatusTravels(t *testing.T) {
 	var st keyring.Status
 	for range 10_000 {
-		id := keyring.NewKeyID()
+		id := keyringtest.NewKeyID()
 		st.Missing = append(st.Missing, id)
 		st.Problems = append(st.Problems, keyring.Problem{Kind: keyring.ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers", Advice: "Nothing, if another server has it. Else bring its file back."})
 	}
@@ -405,14 +405,14 @@ func TestCloseEndsTheWaitForAForwardedRotation(t *testing.T) {
 func TestServerRemovedWhileItIsPromotedIsNoMember(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		c.StartFresh("s4")
 		if err := leader.Keyring.AddServer(t.Context(), "s4", "s4", keyring.AddServerOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		whole(t, c)
-		keyring.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 4) // else it is not asked
+		keyringtest.AwaitKeys(t, c)
+		keyringtest.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 4) // else it is not asked
 		var removed sync.Once
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			if e.Server == leader && e.Kind == "called" && e.To == "s4" && strings.Contains(e.What, `"ask":{`) {
@@ -437,10 +437,10 @@ func TestServerRemovedWhileItIsPromotedIsNoMember(t *testing.T) {
 func TestLeaderIsNotReadmittedNorIsAnAddressThatRaftCanNotUse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		k, member := leader.Keyring, follower(c).ID
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		k, member := leader.Keyring, keyringtest.Follower(c).ID
 		before := leader.Raft.GetConfiguration().Configuration()
 		if err := k.ReadmitServer(t.Context(), leader.ID, "s1"); err == nil {
 			t.Error("the leader is readmitted")

@@ -23,8 +23,8 @@ func joinConn(leader *keyringtest.Server, joiner raft.ServerID) keyring.JoinConn
 func TestServerJoinsAHostsClusterByToken(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		token, err := leader.Keyring.MakeJoinToken(t.Context(), "s4", 0)
 		if err != nil {
 			t.Fatal(err)
@@ -104,10 +104,10 @@ func TestServerJoinsAHostsClusterByToken(t *testing.T) {
 func TestTokenOfAMemberIsBoundToItsCertificate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		member := follower(c).ID
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		member := keyringtest.Follower(c).ID
 		token, err := leader.Keyring.MakeJoinToken(t.Context(), member, 0)
 		if err != nil {
 			t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/raft"
@@ -21,8 +22,8 @@ import (
 func TestDecryptOfAnythingElseIsATypedErrorAndNoPlaintext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		k := ready(t, c).Keyring
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		k := keyringtest.Ready(t, c).Keyring
 		plaintext, aad := []byte("the plaintext"), []byte("the aad")
 		sealed, err := k.Encrypt(plaintext, aad)
 		if err != nil {
@@ -82,8 +83,8 @@ func TestDecryptOfAnythingElseIsATypedErrorAndNoPlaintext(t *testing.T) {
 func TestErrDecryptSaysNothingMore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		k := ready(t, c).Keyring
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		k := keyringtest.Ready(t, c).Keyring
 		sealed, err := k.Encrypt([]byte("data"), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -102,8 +103,8 @@ func TestErrDecryptSaysNothingMore(t *testing.T) {
 func TestEmptyAndNilRoundTrip(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		k := ready(t, c).Keyring
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		k := keyringtest.Ready(t, c).Keyring
 		for _, plaintext := range [][]byte{nil, {}, {0}, bytes.Repeat([]byte("x"), 1<<20)} {
 			for _, aad := range [][]byte{nil, {}, []byte("aad"), make([]byte, 1<<16)} {
 				sealed, err := k.Encrypt(plaintext, aad)
@@ -132,8 +133,8 @@ func TestEmptyAndNilRoundTrip(t *testing.T) {
 func TestPlaintextBeyondTheLimitOfGCMIsAnError(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		k := ready(t, c).Keyring
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		k := keyringtest.Ready(t, c).Keyring
 		length := uint64(1<<36 - 32 + 1)
 		huge, err := syscall.Mmap(-1, 0, int(length), syscall.PROT_NONE, syscall.MAP_ANON|syscall.MAP_PRIVATE|syscall.MAP_NORESERVE)
 		if err != nil {
@@ -152,8 +153,8 @@ func TestPlaintextBeyondTheLimitOfGCMIsAnError(t *testing.T) {
 func TestDstThatOverlapsIsAnError(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		k := ready(t, c).Keyring
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		k := keyringtest.Ready(t, c).Keyring
 		buf := make([]byte, 400)
 		copy(buf, "plaintext")
 		sealed, err := k.Encrypt([]byte("plaintext"), buf[200:210])
@@ -189,8 +190,8 @@ func TestDstThatOverlapsIsAnError(t *testing.T) {
 func TestAppendKeepsWhatDstHas(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		k := ready(t, c).Keyring
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		k := keyringtest.Ready(t, c).Keyring
 		for _, room := range []int{0, 1000} {
 			dst := append(make([]byte, 0, room+6), "before"...)
 			sealed, err := k.AppendEncrypt(dst, []byte("data"), nil)
@@ -207,8 +208,8 @@ func TestAppendKeepsWhatDstHas(t *testing.T) {
 
 func TestHotPathsAllocateNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		k := ready(t, c).Keyring
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		k := keyringtest.Ready(t, c).Keyring
 		plaintext, aad := make([]byte, 1024), []byte("aad")
 		sealed, err := k.Encrypt(plaintext, aad)
 		if err != nil {
@@ -230,8 +231,8 @@ func TestHotPathsAllocateNothing(t *testing.T) {
 func TestFollowerNamesTheLeaderAndOpens(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		sealed, err := leader.Keyring.Encrypt([]byte("data"), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -267,24 +268,24 @@ func TestFollowerNamesTheLeaderAndOpens(t *testing.T) {
 func TestNoFirstKeyIsNotReady(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := newHosts(t, 2)
+		hosts := keyringtest.NewHosts(t, 2)
 		for _, h := range hosts {
-			h.fsm = keyring.NewFSM()
-			h.run(t, h.fsm)
+			h.FSM = keyring.NewFSM()
+			h.Run(t, h.FSM)
 		}
-		leader := leaderOf(t, hosts)
-		cfg := leader.config()
-		cfg.KEKs = []keyring.KEK{newKMS("kek")}
-		away["fails"](cfg.KEKs[0].(*kms)) // so that no key can be made
+		leader := keyringtest.LeaderOf(t, hosts)
+		cfg := leader.Config()
+		cfg.KEKs = []keyring.KEK{kektest.New("kek")}
+		kektest.Outages["fails"](cfg.KEKs[0].(*kektest.KMS)) // so that no key can be made
 		var err error
-		if leader.keyring, err = keyring.Open(leader.onDisk(t), cfg); err != nil {
+		if leader.Keyring, err = keyring.Open(leader.OnDisk(t), cfg); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		if _, err := leader.keyring.Encrypt(nil, nil); !errors.Is(err, keyring.ErrNotReady) || errors.Is(err, keyring.ErrNotLeader) {
+		if _, err := leader.Keyring.Encrypt(nil, nil); !errors.Is(err, keyring.ErrNotReady) || errors.Is(err, keyring.ErrNotLeader) {
 			t.Errorf("encrypt: %v", err)
 		}
-		if _, err := leader.keyring.Rotate(t.Context(), keyring.RotateOptions{}); !errors.Is(err, keyring.ErrNotReady) {
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); !errors.Is(err, keyring.ErrNotReady) {
 			t.Errorf("rotate: %v", err)
 		}
 	})
@@ -301,65 +302,65 @@ func (g *gate) Apply(l *raft.Log) any {
 	}
 	return nil
 }
-func (g *gate) Snapshot() (raft.FSMSnapshot, error) { return nil, errDiskFull }
-func (g *gate) Restore(io.ReadCloser) error         { return errDiskFull }
+func (g *gate) Snapshot() (raft.FSMSnapshot, error) { return nil, keyringtest.ErrDiskFull }
+func (g *gate) Restore(io.ReadCloser) error         { return keyringtest.ErrDiskFull }
 
 // TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier: a server becomes the leader that has not yet
 // applied a rotation. Its ring still has the old key for the active one.
 func TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := newHosts(t, 3)
-		gates := map[*host]*gate{}
+		hosts := keyringtest.NewHosts(t, 3)
+		gates := map[*keyringtest.Host]*gate{}
 		for _, h := range hosts {
 			gates[h] = &gate{open: make(chan struct{})}
-			h.open(t, gates[h])
+			h.Open(t, gates[h])
 		}
-		old := leaderOf(t, hosts)
-		late := hosts[slices.IndexFunc(hosts, func(h *host) bool { return h != old })]
+		old := keyringtest.LeaderOf(t, hosts)
+		late := hosts[slices.IndexFunc(hosts, func(h *keyringtest.Host) bool { return h != old })]
 		for _, h := range hosts {
 			if h != late {
 				close(gates[h].open)
 			}
-			if err := h.keyring.WaitReady(t.Context()); err != nil {
+			if err := h.Keyring.WaitReady(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
-		stale := late.keyring.Keys()[0].ID
-		if err := old.raft.Apply([]byte("stop"), 0).Error(); err != nil {
+		stale := late.Keyring.Keys()[0].ID
+		if err := old.Raft.Apply([]byte("stop"), 0).Error(); err != nil {
 			t.Fatal(err)
 		}
-		key, err := old.keyring.Rotate(t.Context(), keyring.RotateOptions{})
+		key, err := old.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := old.raft.LeadershipTransferToServer(late.id, raft.ServerAddress(late.id)).Error(); err != nil {
+		if err := old.Raft.LeadershipTransferToServer(late.ID, raft.ServerAddress(late.ID)).Error(); err != nil {
 			t.Fatal(err)
 		}
-		for late.raft.State() != raft.Leader {
+		for late.Raft.State() != raft.Leader {
 			time.Sleep(time.Millisecond)
 		}
 		synctest.Wait()
-		if got := keyring.Ring(late.fsm).Active(); got == nil || got.ID != stale {
+		if got := keyring.Ring(late.FSM).Active(); got == nil || got.ID != stale {
 			t.Fatalf("the new leader is not behind: %v", got)
 		}
-		if sealed, err := late.keyring.Encrypt([]byte("data"), nil); !errors.Is(err, keyring.ErrNotReady) {
+		if sealed, err := late.Keyring.Encrypt([]byte("data"), nil); !errors.Is(err, keyring.ErrNotReady) {
 			id, _ := keyring.CiphertextKeyID(sealed)
 			t.Errorf("before the barrier: sealed under %s, %v", id, err)
 		}
-		if token, err := late.keyring.Sign(forMe()); !errors.Is(err, keyring.ErrNotReady) || token != "" {
+		if token, err := late.Keyring.Sign(keyringtest.ClaimsForMe()); !errors.Is(err, keyring.ErrNotReady) || token != "" {
 			t.Errorf("before the barrier: signed %q, %v", token, err)
 		}
 		close(gates[late].open)
-		if err := late.keyring.WaitReady(t.Context()); err != nil {
+		if err := late.Keyring.WaitReady(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		sealed, err := late.keyring.Encrypt([]byte("data"), nil)
+		sealed, err := late.Keyring.Encrypt([]byte("data"), nil)
 		if id, _ := keyring.CiphertextKeyID(sealed); err != nil || id != key.ID {
 			t.Errorf("after the barrier: sealed under %s, %v", id, err)
 		}
-		token, err := late.keyring.Sign(forMe())
-		if err != nil || kidOf(t, token) != key.ID {
+		token, err := late.Keyring.Sign(keyringtest.ClaimsForMe())
+		if err != nil || keyringtest.KeyIDOf(t, token) != key.ID {
 			t.Errorf("after the barrier: signed %q, %v", token, err)
 		}
 	})
@@ -368,27 +369,27 @@ func TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier(t *testing.T) {
 func TestMissingMaterialIsNamedAsSuch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLife(t)
-		l.start()
-		if err := errors.Join(l.seal(), l.rotate(), l.seal()); err != nil {
+		l := keyringtest.NewLife(t)
+		l.Start()
+		if err := errors.Join(l.Seal(), l.Rotate(), l.Seal()); err != nil {
 			t.Fatal(err)
 		}
-		keys := l.keyring.Keys()
-		l.stop(t)
+		keys := l.Keyring.Keys()
+		l.Stop(t)
 		for _, k := range keys {
-			l.disk.Plant(nks.FileName(k.ID), 0o600, nil)
+			l.Disk.Plant(nks.FileName(k.ID), 0o600, nil)
 		}
-		l.open(t, nil)
+		l.Open(t, nil)
 		time.Sleep(time.Minute)
 		for _, k := range keys {
-			if got, err := l.keyring.Decrypt(l.vault[k.ID][0], []byte("aad")); !errors.Is(err, keyring.ErrKeyMissing) || got != nil {
+			if got, err := l.Keyring.Decrypt(l.Vault[k.ID][0], []byte("aad")); !errors.Is(err, keyring.ErrKeyMissing) || got != nil {
 				t.Errorf("decrypt under %s: %q, %v", k.ID, got, err)
 			}
 		}
-		if _, err := l.keyring.Encrypt(nil, nil); !errors.Is(err, keyring.ErrKeyMissing) {
+		if _, err := l.Keyring.Encrypt(nil, nil); !errors.Is(err, keyring.ErrKeyMissing) {
 			t.Errorf("encrypt: %v", err)
 		}
-		if _, err := l.keyring.Decrypt(naming(l.vault[keys[0].ID][0], keyring.KeyID{5}), nil); !errors.Is(err, keyring.ErrUnknownKey) {
+		if _, err := l.Keyring.Decrypt(naming(l.Vault[keys[0].ID][0], keyring.KeyID{5}), nil); !errors.Is(err, keyring.ErrUnknownKey) {
 			t.Errorf("decrypt under an unknown key: %v", err)
 		}
 	})
@@ -399,8 +400,8 @@ func TestMissingMaterialIsNamedAsSuch(t *testing.T) {
 func TestDecryptOfAKeyThatWasReadAnewIsNeverSilent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		k := ready(t, c).Keyring
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		k := keyringtest.Ready(t, c).Keyring
 		sealed, err := k.Encrypt([]byte("data"), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -431,8 +432,8 @@ func TestDecryptOfAKeyThatWasReadAnewIsNeverSilent(t *testing.T) {
 func TestHotPathsGoOnThroughRotations(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		stop := make(chan struct{})
 		var wg sync.WaitGroup
 		for _, s := range c.Servers {

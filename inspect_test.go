@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keystore/keystoretest"
 	"example.com/keyring/node"
 )
@@ -22,7 +23,7 @@ func TestInspectSaysWhatEachFileIs(t *testing.T) {
 	defer cancel()
 	dir := t.TempDir()
 	keystore := filepath.Join(dir, "keystore")
-	kek, other := fileKEK(t, countingKey()), fileKEK(t, bytes.Repeat([]byte{7}, 32))
+	kek, other := kektest.File(t, kektest.CountingKey()), kektest.File(t, bytes.Repeat([]byte{7}, 32))
 	n, err := node.Start(ctx, node.Config{
 		Dir: dir, KEKs: []keyring.KEK{kek, keyring.InlineKEK()}, Data: keyring.NoData{}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	})

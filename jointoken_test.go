@@ -164,9 +164,9 @@ func TestTokenOfASnapshotEndsWithAStart(t *testing.T) {
 func TestJoinTokenEndsWithItsTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		add := tokenCommand(leader, time.Now().Add(time.Hour))
 		if err := keyring.Propose(t.Context(), leader.Keyring, add); err != nil {
 			t.Fatal(err)

@@ -14,37 +14,8 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
-	"example.com/keyring/internal/keystore/keystoretest"
 	"example.com/keyring/internal/nks"
-	"filippo.io/age"
 )
-
-// kms is a KEK that a test can make fail, hang, or only wrap.
-type kms = kektest.KMS
-
-func newKMS(id string) *kms { return kektest.New(id) }
-
-var errAway = kektest.ErrDown
-
-// away are the ways in which a KEK does not answer.
-var away = kektest.Outages
-
-// answers makes it answer again.
-var answers = kektest.Answers
-
-func countingKey() []byte { return kektest.CountingKey() }
-
-func fileKEK(t testing.TB, content []byte) keyring.KEK { return kektest.File(t, content) }
-
-func ageIdentity(t testing.TB) *age.X25519Identity { return kektest.Identity(t) }
-
-func ageKEK(t testing.TB, to *age.X25519Identity, with ...age.Identity) keyring.KEK {
-	return kektest.Age(t, to, with...)
-}
-
-func passphraseKEK(t testing.TB, passphrase string) keyring.KEK {
-	return kektest.Passphrase(t, passphrase)
-}
 
 // lone is a cluster of one whose KEKs can be changed between its starts.
 type lone struct {
@@ -57,7 +28,7 @@ type lone struct {
 
 func newLone(t *testing.T, keks ...keyring.KEK) *lone {
 	l := &lone{t: t, keks: keks}
-	l.Cluster = newCluster(t, keyringtest.Options{Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+	l.Cluster = keyringtest.NewCluster(t, keyringtest.Options{Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
 		cfg.KEKs, cfg.OldKEKs = l.keks, l.old
 	}})
 	l.Server = l.Servers[0]
@@ -73,7 +44,7 @@ func (l *lone) restart(keks ...keyring.KEK) {
 
 func (l *lone) seal(data string) []byte {
 	l.t.Helper()
-	ready(l.t, l.Cluster)
+	keyringtest.Ready(l.t, l.Cluster)
 	b, err := l.Keyring.Encrypt([]byte(data), nil)
 	if err != nil {
 		l.t.Fatal(err)
@@ -84,7 +55,7 @@ func (l *lone) seal(data string) []byte {
 // opens waits until the server is ready and wants it to open the ciphertexts.
 func (l *lone) opens(sealed ...[]byte) {
 	l.t.Helper()
-	ready(l.t, l.Cluster)
+	keyringtest.Ready(l.t, l.Cluster)
 	for i, c := range sealed {
 		if _, err := l.Keyring.Decrypt(c, nil); err != nil {
 			l.t.Errorf("ciphertext %d: %v", i, err)
@@ -115,22 +86,11 @@ func (l *lone) readyWithin(d time.Duration) bool {
 	return l.Keyring.WaitReady(ctx) == nil
 }
 
-// keyFiles returns the content of the key files on a disk, and of those set aside.
-func keyFiles(d *keyringtest.Disk) map[string]string {
-	files := map[string]string{}
-	for _, name := range d.Names() {
-		if strings.Contains(name, ".nks.json") {
-			files[name] = string(d.Bytes(name))
-		}
-	}
-	return files
-}
-
 // namedVault is a KMS by that name with a key of its own: two of them are told apart by nothing but
 // what they open.
-func namedVault(t testing.TB, key byte) *kms {
-	k := newKMS("vault")
-	k.Inner = fileKEK(t, bytes.Repeat([]byte{key}, 32))
+func namedVault(t testing.TB, key byte) *kektest.KMS {
+	k := kektest.New("vault")
+	k.Inner = kektest.File(t, bytes.Repeat([]byte{key}, 32))
 	return k
 }
 
@@ -149,10 +109,10 @@ func leaderOfLone(l *lone) {
 // the keys that another KEK opens are used, the other one is named, and tried again.
 func TestServerStartsWithTheKEKsThatAnswer(t *testing.T) {
 	t.Parallel()
-	for name, fail := range away {
+	for name, fail := range kektest.Outages {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a, b := newKMS("a"), newKMS("b")
+				a, b := kektest.New("a"), kektest.New("b")
 				l := newLone(t, a, b)
 				sealed := l.seal("data")
 				b.Set(fail)
@@ -173,7 +133,7 @@ func TestServerStartsWithTheKEKsThatAnswer(t *testing.T) {
 				if st := l.status(); !named(st, "b") || named(st, "a") || st.Ready {
 					t.Errorf("status: ready %v, %v", st.Ready, st.Problems)
 				}
-				b.Set(answers)
+				b.Set(kektest.Answers)
 				if !l.readyWithin(5 * time.Minute) {
 					t.Errorf("not ready when all KEKs answer again: %v", l.status().Problems)
 				}
@@ -189,10 +149,10 @@ func TestServerStartsWithTheKEKsThatAnswer(t *testing.T) {
 // are, and open when the KEK answers.
 func TestKeysWaitForTheOnlyKEK(t *testing.T) {
 	t.Parallel()
-	for name, fail := range away {
+	for name, fail := range kektest.Outages {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a := newKMS("a")
+				a := kektest.New("a")
 				l := newLone(t, a)
 				sealed := l.seal("data")
 				for range 40 {
@@ -200,7 +160,7 @@ func TestKeysWaitForTheOnlyKEK(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				files, before := keyFiles(l.Disk), a.Calls()
+				files, before := keyringtest.KeyFiles(l.Disk), a.Calls()
 				a.Set(fail)
 				began := time.Now()
 				l.restart(a)
@@ -216,13 +176,13 @@ func TestKeysWaitForTheOnlyKEK(t *testing.T) {
 				if st := l.status(); !named(st, "a") || len(st.Missing) != 41 || len(st.SetAside) > 0 {
 					t.Errorf("status: %d missing, %v set aside, %v", len(st.Missing), st.SetAside, st.Problems)
 				}
-				if now := keyFiles(l.Disk); fmt.Sprint(now) != fmt.Sprint(files) {
+				if now := keyringtest.KeyFiles(l.Disk); fmt.Sprint(now) != fmt.Sprint(files) {
 					t.Errorf("key files have changed while the KEK was away: %d, %d before", len(now), len(files))
 				}
 				if n := a.Calls() - before; n < 10 || n > 40 {
 					t.Errorf("the KEK was called %d times in ten minutes", n)
 				}
-				a.Set(answers)
+				a.Set(kektest.Answers)
 				l.opens(sealed)
 				if st := l.status(); len(st.Missing) > 0 || named(st, "a") {
 					t.Errorf("status: %d missing, %v", len(st.Missing), st.Problems)
@@ -235,13 +195,13 @@ func TestKeysWaitForTheOnlyKEK(t *testing.T) {
 // TestRotationFailsCleanWhileAKEKIsAway: each KEK has to wrap a key, or the key is not held.
 func TestRotationFailsCleanWhileAKEKIsAway(t *testing.T) {
 	t.Parallel()
-	for name, fail := range away {
+	for name, fail := range kektest.Outages {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a, b := newKMS("a"), newKMS("b")
+				a, b := kektest.New("a"), kektest.New("b")
 				l := newLone(t, a, b)
 				sealed := l.seal("data")
-				files := keyFiles(l.Disk)
+				files := keyringtest.KeyFiles(l.Disk)
 				b.Set(fail)
 				for range 3 {
 					began := time.Now()
@@ -250,7 +210,7 @@ func TestRotationFailsCleanWhileAKEKIsAway(t *testing.T) {
 						t.Errorf("after %v: %v", time.Since(began), err)
 					}
 				}
-				if now := keyFiles(l.Disk); fmt.Sprint(now) != fmt.Sprint(files) || len(l.Keyring.Keys()) != 1 {
+				if now := keyringtest.KeyFiles(l.Disk); fmt.Sprint(now) != fmt.Sprint(files) || len(l.Keyring.Keys()) != 1 {
 					t.Errorf("a failed rotation left %d files and %d keys", len(now), len(l.Keyring.Keys()))
 				}
 				if !named(l.status(), "b") {
@@ -259,7 +219,7 @@ func TestRotationFailsCleanWhileAKEKIsAway(t *testing.T) {
 				if _, err := l.Keyring.Encrypt(nil, nil); err != nil {
 					t.Errorf("under the old key: %v", err)
 				}
-				b.Set(answers)
+				b.Set(kektest.Answers)
 				l.opens(sealed)
 				if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 					t.Errorf("when it answers again: %v", err)
@@ -279,23 +239,23 @@ func TestFileUnderAnUnknownKEKIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		keks := map[string]keyring.KEK{}
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
 			if k := keks[string(s.ID)]; k != nil {
 				cfg.KEKs = []keyring.KEK{k}
 			}
 		}})
-		leader := ready(t, c)
+		leader := keyringtest.Ready(t, c)
 		sealed, err := leader.Keyring.Encrypt([]byte("data"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f := follower(c)
-		keyring.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 3)
-		files := keyFiles(f.Disk)
-		keks[string(f.ID)] = newKMS("new")
+		f := keyringtest.Follower(c)
+		keyringtest.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 3)
+		files := keyringtest.KeyFiles(f.Disk)
+		keks[string(f.ID)] = kektest.New("new")
 		c.Restart(f)
 		time.Sleep(10 * time.Minute)
-		if now := keyFiles(f.Disk); fmt.Sprint(now) != fmt.Sprint(files) || len(files) != 1 {
+		if now := keyringtest.KeyFiles(f.Disk); fmt.Sprint(now) != fmt.Sprint(files) || len(files) != 1 {
 			t.Errorf("files were %v and are %v", files, now)
 		}
 		st, err := f.Keyring.Status(t.Context())
@@ -307,23 +267,11 @@ func TestFileUnderAnUnknownKEKIsLeftAlone(t *testing.T) {
 		}
 		delete(keks, string(f.ID))
 		c.Restart(f)
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		if _, err := f.Keyring.Decrypt(sealed, nil); err != nil {
 			t.Errorf("with the KEK back: %v", err)
 		}
 	})
-}
-
-// plantKey puts the file of a new key on a disk, wrapped under KEKs.
-func plantKey(t testing.TB, d *keyringtest.Disk, id keyring.KeyID, keks ...keyring.KEK) {
-	t.Helper()
-	keystoretest.Plant(t, d, id, keks...)
-}
-
-// newKeyFile makes a key and its file.
-func newKeyFile(t testing.TB, id keyring.KeyID, keks ...keyring.KEK) ([]byte, *nks.Material) {
-	t.Helper()
-	return keystoretest.KeyFile(t, id, keks...)
 }
 
 // errBroken is a KMS that wraps, and can't open what it wrapped.
@@ -332,10 +280,10 @@ var errBroken = errors.New("permission denied")
 func TestStrayFileUnderAnUnknownKEKKeepsNobodyFromBeingReady(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLone(t, newKMS("a"))
+		l := newLone(t, kektest.New("a"))
 		sealed := l.seal("data")
 		stray := keyring.KeyID{1, 2, 3}
-		plantKey(t, l.Disk, stray, newKMS("stranger's"))
+		keyringtest.PlantKey(t, l.Disk, stray, kektest.New("stranger's"))
 		file := l.Disk.Bytes(nks.FileName(stray))
 		l.restart(l.keks...)
 		if !l.readyWithin(time.Minute) {
@@ -351,36 +299,36 @@ func TestStrayFileUnderAnUnknownKEKKeepsNobodyFromBeingReady(t *testing.T) {
 func TestOpenRefusesASetInWhichNothingUnwraps(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := newHosts(t, 1)
+		hosts := keyringtest.NewHosts(t, 1)
 		h := hosts[0]
-		h.fsm = keyring.NewFSM()
-		h.run(t, h.fsm)
-		escrow, other := newKMS("escrow"), newKMS("other")
-		for _, k := range []*kms{escrow, other} {
-			k.Set(func(k *kms) { k.NoUnwrap = fmt.Errorf("no: %w", keyring.ErrWrapOnly) })
+		h.FSM = keyring.NewFSM()
+		h.Run(t, h.FSM)
+		escrow, other := kektest.New("escrow"), kektest.New("other")
+		for _, k := range []*kektest.KMS{escrow, other} {
+			k.Set(func(k *kektest.KMS) { k.NoUnwrap = fmt.Errorf("no: %w", keyring.ErrWrapOnly) })
 		}
 		for name, set := range map[string][2][]keyring.KEK{
 			"one":                     {{escrow}, nil},
 			"two":                     {{escrow, other}, nil},
 			"only an old one unwraps": {{escrow}, {keyring.InlineKEK()}},
 		} {
-			cfg := h.config()
+			cfg := h.Config()
 			cfg.KEKs, cfg.OldKEKs = set[0], set[1]
-			if k, err := keyring.Open(h.onDisk(t), cfg); err == nil {
+			if k, err := keyring.Open(h.OnDisk(t), cfg); err == nil {
 				t.Errorf("%s: opened", name)
 				k.Close()
 			} else if !strings.Contains(err.Error(), "unwrap") {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		cfg := h.config() // which Open has given back
+		cfg := h.Config() // which Open has given back
 		cfg.KEKs = []keyring.KEK{escrow, keyring.InlineKEK()}
 		var err error
-		if h.keyring, err = keyring.Open(h.onDisk(t), cfg); err != nil {
+		if h.Keyring, err = keyring.Open(h.OnDisk(t), cfg); err != nil {
 			t.Fatal(err)
 		}
-		leaderOf(t, hosts)
-		if st, err := h.keyring.Status(t.Context()); err != nil || named(st, "escrow") || !st.Ready {
+		keyringtest.LeaderOf(t, hosts)
+		if st, err := h.Keyring.Status(t.Context()); err != nil || named(st, "escrow") || !st.Ready {
 			t.Errorf("with escrow beside another: %v, %v", st.Problems, err)
 		}
 	})
@@ -391,22 +339,22 @@ func TestOpenRefusesASetInWhichNothingUnwraps(t *testing.T) {
 func TestEscrowBesideAnotherKEKIsNeverToBlame(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a, escrow := newKMS("a"), newKMS("escrow")
-		escrow.Set(func(k *kms) { k.NoUnwrap = keyring.ErrWrapOnly })
+		a, escrow := kektest.New("a"), kektest.New("escrow")
+		escrow.Set(func(k *kektest.KMS) { k.NoUnwrap = keyring.ErrWrapOnly })
 		l := newLone(t, a, escrow)
 		sealed := l.seal("data")
 
-		a.Set(away["fails"])
+		a.Set(kektest.Outages["fails"])
 		l.restart(a, escrow)
 		if st := l.status(); !named(st, "a") || named(st, "escrow") {
 			t.Errorf("while a is away: %v", st.Problems)
 		}
-		a.Set(answers)
+		a.Set(kektest.Answers)
 		l.opens(sealed)
 
 		// A says that the file is not its own: another KEK may have had that name.
-		stranger := &kms{Name: "a", Inner: fileKEK(t, countingKey())}
-		plantKey(t, l.Disk, keyring.KeyID{8}, stranger, newKMS("escrow"))
+		stranger := &kektest.KMS{Name: "a", Inner: kektest.File(t, kektest.CountingKey())}
+		keyringtest.PlantKey(t, l.Disk, keyring.KeyID{8}, stranger, kektest.New("escrow"))
 		l.restart(a, escrow)
 		if st := l.status(); len(st.SetAside) != 0 || !named(st, "a") || named(st, "escrow") {
 			t.Errorf("a file that a KEK disowns: %v", st.Problems)
@@ -414,7 +362,7 @@ func TestEscrowBesideAnotherKEKIsNeverToBlame(t *testing.T) {
 
 		// What lies in escrow alone is kept for the day when escrow can open it.
 		id := keyring.KeyID{9}
-		plantKey(t, l.Disk, id, newKMS("escrow"))
+		keyringtest.PlantKey(t, l.Disk, id, kektest.New("escrow"))
 		l.restart(a, escrow)
 		if st := l.status(); len(st.SetAside) != 0 || l.Disk.Bytes(nks.FileName(id)) == nil {
 			t.Errorf("a file that is in escrow alone: %v", st.Problems)
@@ -425,17 +373,17 @@ func TestEscrowBesideAnotherKEKIsNeverToBlame(t *testing.T) {
 func TestEachOfTwoKEKsOpensAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a, b := newKMS("a"), newKMS("b")
+		a, b := kektest.New("a"), kektest.New("b")
 		l := newLone(t, a, b)
 		sealed := l.seal("data")
-		for _, one := range []*kms{a, b} {
+		for _, one := range []*kektest.KMS{a, b} {
 			l.restart(one)
 			l.opens(sealed)
 			if st := l.status(); len(st.SetAside) > 0 || len(st.Missing) > 0 {
 				t.Errorf("%s alone: %v", one.Name, st.Problems)
 			}
 		}
-		l.keks, l.old = []keyring.KEK{newKMS("c")}, []keyring.KEK{a}
+		l.keks, l.old = []keyring.KEK{kektest.New("c")}, []keyring.KEK{a}
 		l.Cluster.Restart(l.Server)
 		l.opens(sealed)
 	})
@@ -445,17 +393,17 @@ func TestEachOfTwoKEKsOpensAlone(t *testing.T) {
 func TestOldKEKNeedNotWrap(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		old := newKMS("old")
+		old := kektest.New("old")
 		l := newLone(t, old)
 		sealed := l.seal("data")
-		old.Set(func(k *kms) { k.NoWrap = errors.New("this key version may only decrypt") })
-		l.keks, l.old = []keyring.KEK{newKMS("new")}, []keyring.KEK{old}
+		old.Set(func(k *kektest.KMS) { k.NoWrap = errors.New("this key version may only decrypt") })
+		l.keks, l.old = []keyring.KEK{kektest.New("new")}, []keyring.KEK{old}
 		l.Cluster.Restart(l.Server)
 		if !l.readyWithin(time.Minute) {
 			t.Errorf("not ready: %v", l.status().Problems)
 		}
 		l.opens(sealed)
-		old.Set(away["fails"])
+		old.Set(kektest.Outages["fails"])
 		l.Cluster.Restart(l.Server)
 		if st := l.status(); st.Ready || !named(st, "old") {
 			t.Errorf("while the old KEK is away: %v", st.Problems)
@@ -467,10 +415,10 @@ func TestOldKEKNeedNotWrap(t *testing.T) {
 func TestHangingKEKDoesNotKeepCloseWaiting(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a := newKMS("a")
+		a := kektest.New("a")
 		l := newLone(t, a)
 		l.seal("data")
-		a.Set(away["hangs"])
+		a.Set(kektest.Outages["hangs"])
 		failed := make(chan error)
 		go func() {
 			_, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
@@ -494,10 +442,10 @@ func TestHangingKEKDoesNotKeepCloseWaiting(t *testing.T) {
 func TestKEKThatUnwrapsNoMoreStaysNamed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a, b := newKMS("a"), newKMS("b")
+		a, b := kektest.New("a"), kektest.New("b")
 		l := newLone(t, a, b)
 		l.seal("data")
-		b.Set(func(k *kms) { k.NoUnwrap = errBroken })
+		b.Set(func(k *kektest.KMS) { k.NoUnwrap = errBroken })
 		l.restart(a, b)
 		for range 2 {
 			leaderOfLone(l)
@@ -516,7 +464,7 @@ func TestKEKThatUnwrapsNoMoreStaysNamed(t *testing.T) {
 func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a := newKMS("a")
+		a := kektest.New("a")
 		l := newLone(t, kektest.Picky{KEK: a})
 		l.seal("data")
 		lost := l.Keyring.Keys()[0].ID
@@ -528,7 +476,7 @@ func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
 		for i := range 40 {
 			stray := namedVault(t, 7)
 			stray.Name = "a"
-			plantKey(t, l.Disk, keyring.KeyID{0, byte(i)}, stray)
+			keyringtest.PlantKey(t, l.Disk, keyring.KeyID{0, byte(i)}, stray)
 		}
 		l.restart(kektest.Picky{KEK: a})
 		l.opens(sealed)
@@ -545,16 +493,16 @@ func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
 func TestCallThatIsGivenUpSaysNothingAboutItsKEK(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a := newKMS("a")
+		a := kektest.New("a")
 		l := newLone(t, a)
 		l.seal("data")
-		a.Set(away["hangs"])
+		a.Set(kektest.Outages["hangs"])
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := l.Keyring.Rotate(ctx, keyring.RotateOptions{}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("rotate: %v", err)
 		}
-		a.Set(answers)
+		a.Set(kektest.Answers)
 		if st := l.status(); named(st, "a") || !st.Ready {
 			t.Errorf("ready %v, %v", st.Ready, st.Problems)
 		}
@@ -565,14 +513,14 @@ func TestCallThatIsGivenUpSaysNothingAboutItsKEK(t *testing.T) {
 // configuration.
 func TestDeadOldKEKKeepsNobodyFromBeingReady(t *testing.T) {
 	t.Parallel()
-	for name, fail := range away {
+	for name, fail := range kektest.Outages {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				gone, escrow := newKMS("gone"), newKMS("escrow")
+				gone, escrow := kektest.New("gone"), kektest.New("escrow")
 				l := newLone(t, gone, escrow)
 				sealed := l.seal("data")
 				gone.Set(fail)
-				l.keks, l.old = []keyring.KEK{newKMS("new")}, []keyring.KEK{gone, escrow}
+				l.keks, l.old = []keyring.KEK{kektest.New("new")}, []keyring.KEK{gone, escrow}
 				l.Cluster.Restart(l.Server)
 				if !l.readyWithin(time.Minute) {
 					t.Errorf("not ready: %v", l.status().Problems)
@@ -591,13 +539,13 @@ func TestDeadOldKEKKeepsNobodyFromBeingReady(t *testing.T) {
 
 // TestKEKsPrintTheirIDs, and no passphrase, identity or cipher.
 func TestKEKsPrintTheirIDs(t *testing.T) {
-	identity := ageIdentity(t)
+	identity := kektest.Identity(t)
 	secrets := [][]byte{[]byte("correct horse battery"), []byte(identity.String())}
-	passphrase := passphraseKEK(t, string(secrets[0]))
+	passphrase := kektest.Passphrase(t, string(secrets[0]))
 	if _, err := passphrase.Wrap(t.Context(), nil, nil); err != nil { // so that it has a cipher
 		t.Fatal(err)
 	}
-	for name, kek := range map[string]keyring.KEK{"passphrase": passphrase, "age": ageKEK(t, identity, identity)} {
+	for name, kek := range map[string]keyring.KEK{"passphrase": passphrase, "age": kektest.Age(t, identity, identity)} {
 		for _, v := range []any{kek, &kek, []keyring.KEK{kek}, struct{ k keyring.KEK }{kek}} {
 			text := printed(v)
 			if n := leaks([]byte(text), secrets); n > 0 || strings.Contains(text, decimals(secrets[0][:8])[0]) {

@@ -13,37 +13,13 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
 )
 
-// resume starts raft on a fresh FSM and app, without having it restore its snapshots.
-func (h *host) resume(t *testing.T, app raft.FSM, load bool) {
-	t.Helper()
-	h.conf.NoSnapshotRestoreOnStart = true
-	h.fsm = keyring.NewFSM()
-	if load {
-		if err := h.fsm.Load(h.snaps); err != nil {
-			t.Fatal(err)
-		}
-	}
-	h.run(t, keyring.Mux(h.fsm, app))
-}
-
-// unopened is what Open says when it has to refuse.
-func (h *host) unopened(t *testing.T) error {
-	t.Helper()
-	k, err := keyring.Open(h.onDisk(t), h.config())
-	if err == nil {
-		if err := k.Close(); err != nil {
-			t.Error(err)
-		}
-	}
-	return err
-}
-
 // aside is a host that does not lead.
-func aside(hosts []*host, leader *host) *host {
+func aside(hosts []*keyringtest.Host, leader *keyringtest.Host) *keyringtest.Host {
 	for _, h := range hosts {
 		if h != leader {
 			return h
@@ -52,77 +28,58 @@ func aside(hosts []*host, leader *host) *host {
 	return nil
 }
 
-// snapshotted has raft make a snapshot of all that is committed.
-func (h *host) snapshotted(t *testing.T) {
-	t.Helper()
-	h.put(t, "before the snapshot")
-	time.Sleep(time.Minute)
-	for _, o := range *h.all {
-		if err := o.raft.Snapshot().Error(); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func (h *host) put(t *testing.T, data string) {
-	t.Helper()
-	if err := h.raft.Apply([]byte(data), 0).Error(); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestOpenRefusesAnFSMThatLacksItsHistory: whenever it is called, and whatever raft has done meanwhile.
 func TestOpenRefusesAnFSMThatLacksItsHistory(t *testing.T) {
 	t.Parallel()
-	for name, between := range map[string]func(t *testing.T, h, leader *host){
-		"before the first entry": func(*testing.T, *host, *host) {},
-		"after some of the host's": func(t *testing.T, h, leader *host) {
-			leader.put(t, "more")
+	for name, between := range map[string]func(t *testing.T, h, leader *keyringtest.Host){
+		"before the first entry": func(*testing.T, *keyringtest.Host, *keyringtest.Host) {},
+		"after some of the host's": func(t *testing.T, h, leader *keyringtest.Host) {
+			leader.Put(t, "more")
 			time.Sleep(time.Minute)
 		},
-		"after one of the keyring's": func(t *testing.T, h, leader *host) {
-			if _, err := leader.keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+		"after one of the keyring's": func(t *testing.T, h, leader *keyringtest.Host) {
+			if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Minute)
 		},
-		"after another snapshot": func(t *testing.T, h, leader *host) {
-			leader.put(t, "more")
+		"after another snapshot": func(t *testing.T, h, leader *keyringtest.Host) {
+			leader.Put(t, "more")
 			time.Sleep(time.Minute)
-			if err := h.raft.Snapshot().Error(); err != nil {
+			if err := h.Raft.Snapshot().Error(); err != nil {
 				t.Fatal(err)
 			}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				hosts := newHosts(t, 3)
+				hosts := keyringtest.NewHosts(t, 3)
 				for _, h := range hosts {
-					h.open(t, &app{})
+					h.Open(t, &keyringtest.App{})
 				}
-				leader := leaderOf(t, hosts)
-				sealed, err := leader.keyring.Encrypt([]byte("x"), nil)
+				leader := keyringtest.LeaderOf(t, hosts)
+				sealed, err := leader.Keyring.Encrypt([]byte("x"), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
-				leader.snapshotted(t)
+				leader.SnapshotAll(t)
 				h := aside(hosts, leader)
-				h.stop(t)
+				h.Stop(t)
 				if name == "before the first entry" {
-					h.conf.HeartbeatTimeout, h.conf.ElectionTimeout = time.Hour, time.Hour
-					leader.trans.Disconnect(raft.ServerAddress(h.id))
+					h.Conf.HeartbeatTimeout, h.Conf.ElectionTimeout = time.Hour, time.Hour
+					leader.Trans.Disconnect(raft.ServerAddress(h.ID))
 				}
-				h.resume(t, &app{}, false)
+				h.Resume(t, &keyringtest.App{}, false)
 				between(t, h, leader)
-				if err := h.unopened(t); !errors.Is(err, keyring.ErrNotLoaded) || !strings.Contains(err.Error(), "snapshot at index") {
+				if err := h.Unopened(t); !errors.Is(err, keyring.ErrNotLoaded) || !strings.Contains(err.Error(), "snapshot at index") {
 					t.Errorf("Open: %v", err)
 				}
-				if err := h.fsm.Admit(sealed); !errors.Is(err, keyring.ErrNotLoaded) {
+				if err := h.FSM.Admit(sealed); !errors.Is(err, keyring.ErrNotLoaded) {
 					t.Errorf("Admit: %v", err)
 				}
-				leader.put(t, "and more")
+				leader.Put(t, "and more")
 				time.Sleep(time.Minute)
-				if err := h.raft.Snapshot().Error(); name != "before the first entry" && (err == nil || !strings.Contains(err.Error(), keyring.ErrNotLoaded.Error())) {
+				if err := h.Raft.Snapshot().Error(); name != "before the first entry" && (err == nil || !strings.Contains(err.Error(), keyring.ErrNotLoaded.Error())) {
 					t.Errorf("raft's snapshot of an FSM that lacks its history: %v", err)
 				}
 			})
@@ -135,31 +92,31 @@ func TestOpenRefusesAnFSMThatLacksItsHistory(t *testing.T) {
 func TestAdmitNeverAnswersWithoutTheHistory(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := newHosts(t, 3)
+		hosts := keyringtest.NewHosts(t, 3)
 		for _, h := range hosts {
-			h.open(t, &app{})
+			h.Open(t, &keyringtest.App{})
 		}
-		leader := leaderOf(t, hosts)
+		leader := keyringtest.LeaderOf(t, hosts)
 		var sealed [2][]byte
 		for i := range sealed {
 			if i == 1 {
-				leader.snapshotted(t)
+				leader.SnapshotAll(t)
 				h := aside(hosts, leader)
-				h.stop(t)
-				h.resume(t, &app{}, false)
-				if _, err := leader.keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+				h.Stop(t)
+				h.Resume(t, &keyringtest.App{}, false)
+				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(time.Minute)
 			}
 			var err error
-			if sealed[i], err = leader.keyring.Encrypt([]byte("x"), nil); err != nil {
+			if sealed[i], err = leader.Keyring.Encrypt([]byte("x"), nil); err != nil {
 				t.Fatal(err)
 			}
 		}
 		h := aside(hosts, leader)
 		for i, s := range sealed {
-			if err := h.fsm.Admit(s); !errors.Is(err, keyring.ErrNotLoaded) || errors.Is(err, keyring.ErrStaleKey) {
+			if err := h.FSM.Admit(s); !errors.Is(err, keyring.ErrNotLoaded) || errors.Is(err, keyring.ErrStaleKey) {
 				t.Errorf("under key %d: %v", i, err)
 			}
 		}
@@ -170,80 +127,80 @@ func TestAdmitNeverAnswersWithoutTheHistory(t *testing.T) {
 // refuse.
 func TestOpenTakesAnFSMThatHasItsHistory(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(t *testing.T, hosts []*host) *host{
-		"a snapshot before the first Open": func(t *testing.T, hosts []*host) *host {
+	for name, prepare := range map[string]func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host{
+		"a snapshot before the first Open": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
 			for _, h := range hosts {
-				h.resume(t, &app{}, false)
+				h.Resume(t, &keyringtest.App{}, false)
 			}
-			leader := leaderOf(t, hosts)
-			leader.snapshotted(t)
+			leader := keyringtest.LeaderOf(t, hosts)
+			leader.SnapshotAll(t)
 			return leader
 		},
-		"opened a second time on one FSM": func(t *testing.T, hosts []*host) *host {
+		"opened a second time on one FSM": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
 			for _, h := range hosts {
-				h.resume(t, &app{}, false)
-				h.openKeyring(t)
+				h.Resume(t, &keyringtest.App{}, false)
+				h.OpenKeyring(t)
 			}
-			leader := leaderOf(t, hosts)
-			leader.snapshotted(t)
+			leader := keyringtest.LeaderOf(t, hosts)
+			leader.SnapshotAll(t)
 			h := aside(hosts, leader)
-			h.serving.Store(nil)
-			if err := h.keyring.Close(); err != nil {
+			h.Serving.Store(nil)
+			if err := h.Keyring.Close(); err != nil {
 				t.Fatal(err)
 			}
-			h.keyring = nil
+			h.Keyring = nil
 			return h
 		},
-		"a server that gets a snapshot": func(t *testing.T, hosts []*host) *host {
+		"a server that gets a snapshot": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
 			for _, h := range hosts {
-				h.open(t, &app{})
+				h.Open(t, &keyringtest.App{})
 			}
-			leader := leaderOf(t, hosts)
-			leader.snapshotted(t)
-			joiner := newHost(t, "joiner", leader.all)
-			joiner.resume(t, &app{}, false)
-			if err := leader.raft.AddVoter(joiner.id, raft.ServerAddress(joiner.id), 0, 0).Error(); err != nil {
+			leader := keyringtest.LeaderOf(t, hosts)
+			leader.SnapshotAll(t)
+			joiner := keyringtest.NewHost(t, "joiner", leader.All)
+			joiner.Resume(t, &keyringtest.App{}, false)
+			if err := leader.Raft.AddVoter(joiner.ID, raft.ServerAddress(joiner.ID), 0, 0).Error(); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Minute)
-			if list, err := joiner.snaps.List(); err != nil || len(list) == 0 {
+			if list, err := joiner.Snaps.List(); err != nil || len(list) == 0 {
 				t.Fatalf("the joiner was sent no snapshot (%v)", err)
 			}
 			return joiner
 		},
-		"a recovered cluster": func(t *testing.T, hosts []*host) *host {
+		"a recovered cluster": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
 			for _, h := range hosts {
-				h.open(t, &app{})
+				h.Open(t, &keyringtest.App{})
 			}
-			leader := leaderOf(t, hosts)
-			leader.put(t, "some")
+			leader := keyringtest.LeaderOf(t, hosts)
+			leader.Put(t, "some")
 			for _, h := range hosts {
-				h.stop(t)
+				h.Stop(t)
 			}
-			alone := raft.Configuration{Servers: []raft.Server{{ID: leader.id, Address: raft.ServerAddress(leader.id)}}}
-			if err := raft.RecoverCluster(leader.conf, keyring.Mux(keyring.NewFSM(), &app{}), leader.log, leader.log, leader.snaps, leader.trans, alone); err != nil {
+			alone := raft.Configuration{Servers: []raft.Server{{ID: leader.ID, Address: raft.ServerAddress(leader.ID)}}}
+			if err := raft.RecoverCluster(leader.Conf, keyring.Mux(keyring.NewFSM(), &keyringtest.App{}), leader.Log, leader.Log, leader.Snaps, leader.Trans, alone); err != nil {
 				t.Fatal(err)
 			}
-			leader.resume(t, &app{}, true)
+			leader.Resume(t, &keyringtest.App{}, true)
 			return leader
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				hosts := newHosts(t, 3)
+				hosts := keyringtest.NewHosts(t, 3)
 				h := prepare(t, hosts)
-				h.openKeyring(t)
-				if h.raft.Stats()["last_snapshot_index"] == "0" {
+				h.OpenKeyring(t)
+				if h.Raft.Stats()["last_snapshot_index"] == "0" {
 					t.Error("there is no snapshot: nothing was tried")
 				}
 				if name == "a snapshot before the first Open" {
 					for _, o := range hosts {
 						if o != h {
-							o.openKeyring(t)
+							o.OpenKeyring(t)
 						}
 					}
 				}
-				if err := h.keyring.WaitReady(t.Context()); err != nil {
+				if err := h.Keyring.WaitReady(t.Context()); err != nil {
 					t.Error(err)
 				}
 			})
@@ -256,37 +213,37 @@ func TestOpenTakesAnFSMThatHasItsHistory(t *testing.T) {
 func TestLoadGivesAnFSMItsHistory(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := newHosts(t, 3)
+		hosts := keyringtest.NewHosts(t, 3)
 		for _, h := range hosts {
-			h.resume(t, &app{}, true) // there is nothing to load yet
-			h.openKeyring(t)
+			h.Resume(t, &keyringtest.App{}, true) // there is nothing to load yet
+			h.OpenKeyring(t)
 		}
-		leader := leaderOf(t, hosts)
-		gone := leader.keyring.Keys()[0].ID
-		if _, err := leader.keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+		leader := keyringtest.LeaderOf(t, hosts)
+		gone := leader.Keyring.Keys()[0].ID
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if err := leader.keyring.Remove(t.Context(), gone, keyring.RemoveOptions{Force: true}); err != nil {
+		if err := leader.Keyring.Remove(t.Context(), gone, keyring.RemoveOptions{Force: true}); err != nil {
 			t.Fatal(err)
 		}
-		cluster := keyring.Ring(leader.fsm).Cluster
+		cluster := keyring.Ring(leader.FSM).Cluster
 		for i, h := range hosts {
-			leaderOf(t, hosts).snapshotted(t)
-			if _, err := leaderOf(t, hosts).keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			keyringtest.LeaderOf(t, hosts).SnapshotAll(t)
+			if _, err := keyringtest.LeaderOf(t, hosts).Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			h.stop(t)
-			h.resume(t, &app{}, true)
-			h.openKeyring(t)
-			leader = leaderOf(t, hosts)
-			leader.put(t, fmt.Sprint("after restart ", i))
+			h.Stop(t)
+			h.Resume(t, &keyringtest.App{}, true)
+			h.OpenKeyring(t)
+			leader = keyringtest.LeaderOf(t, hosts)
+			leader.Put(t, fmt.Sprint("after restart ", i))
 			time.Sleep(time.Minute)
-			r := keyring.Ring(h.fsm)
+			r := keyring.Ring(h.FSM)
 			if r.Cluster != cluster || !r.WasRemoved(gone) || r.Active() == nil {
-				t.Errorf("%s, restarted: %d keys, cluster %v, want %v", h.id, len(r.Keys), r.Cluster, cluster)
+				t.Errorf("%s, restarted: %d keys, cluster %v, want %v", h.ID, len(r.Keys), r.Cluster, cluster)
 			}
-			if !bytes.Equal(snapshotOf(t, h.fsm), snapshotOf(t, leader.fsm)) {
-				t.Errorf("%s, restarted, has another ring than the leader", h.id)
+			if !bytes.Equal(keyringtest.SnapshotOf(t, h.FSM), keyringtest.SnapshotOf(t, leader.FSM)) {
+				t.Errorf("%s, restarted, has another ring than the leader", h.ID)
 			}
 		}
 	})
@@ -321,13 +278,13 @@ func onDisk(t *testing.T, rings ...raft.FSM) (store *raft.FileSnapshotStore, dir
 // the entries in between.
 func TestLoadTakesTheSnapshotThatRaftGoesOnFrom(t *testing.T) {
 	older, newer := founded(t), founded(t)
-	entry := command(t, 50, meta.Command{Hold: &meta.Hold{Server: "a", Keystore: meta.KeystoreID{1}}})
+	entry := keyringtest.LogEntry(t, 50, meta.Command{Hold: &meta.Hold{Server: "a", Keystore: meta.KeystoreID{1}}})
 	if err := newer.Apply(entry); err != nil {
 		t.Fatal(err)
 	}
-	store, dir := onDisk(t, keyring.Mux(older, &app{}), keyring.Mux(newer, &app{lines: []string{"x"}}))
+	store, dir := onDisk(t, keyring.Mux(older, &keyringtest.App{}), keyring.Mux(newer, &keyringtest.App{Lines: []string{"x"}}))
 	f := keyring.NewFSM()
-	if err := f.Load(store); err != nil || !bytes.Equal(snapshotOf(t, f), snapshotOf(t, newer)) {
+	if err := f.Load(store); err != nil || !bytes.Equal(keyringtest.SnapshotOf(t, f), keyringtest.SnapshotOf(t, newer)) {
 		t.Errorf("%v: not the newest", err)
 	}
 
@@ -351,7 +308,7 @@ func TestLoadTakesTheSnapshotThatRaftGoesOnFrom(t *testing.T) {
 	if err := os.RemoveAll(filepath.Join(dir, list[0].ID)); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Load(store); err != nil || !bytes.Equal(snapshotOf(t, f), snapshotOf(t, older)) {
+	if err := f.Load(store); err != nil || !bytes.Equal(keyringtest.SnapshotOf(t, f), keyringtest.SnapshotOf(t, older)) {
 		t.Errorf("%v: not the older one, once it is the newest", err)
 	}
 }
@@ -363,7 +320,7 @@ func TestLoadChecksTheSection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := snapshotOf(t, founded(t))
+	b := keyringtest.SnapshotOf(t, founded(t))
 	b[len(b)-2] ^= 1
 	if _, err := sink.Write(b); err != nil {
 		t.Fatal(err)
@@ -375,7 +332,7 @@ func TestLoadChecksTheSection(t *testing.T) {
 }
 
 func TestLoadOfASnapshotFromBeforeTheMuxIsEmpty(t *testing.T) {
-	store, _ := onDisk(t, &app{lines: []string{"the host's alone"}})
+	store, _ := onDisk(t, &keyringtest.App{Lines: []string{"the host's alone"}})
 	f := keyring.NewFSM()
 	if err := f.Load(store); err != nil || len(keyring.Ring(f).Keys) > 0 {
 		t.Errorf("%v", err)
@@ -384,16 +341,16 @@ func TestLoadOfASnapshotFromBeforeTheMuxIsEmpty(t *testing.T) {
 
 // TestLoadComesBeforeRaft: later it would take the ring back to the snapshot.
 func TestLoadComesBeforeRaft(t *testing.T) {
-	store, _ := onDisk(t, keyring.Mux(founded(t), &app{}))
+	store, _ := onDisk(t, keyring.Mux(founded(t), &keyringtest.App{}))
 	for name, give := range map[string]func(*keyring.FSM, raft.FSM){
 		"an entry of the keyring's": func(f *keyring.FSM, _ raft.FSM) {
-			f.Apply(command(t, 5, meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{9}}}))
+			f.Apply(keyringtest.LogEntry(t, 5, meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{9}}}))
 		},
 		"an entry of the host's": func(_ *keyring.FSM, m raft.FSM) { m.Apply(&raft.Log{Index: 5, Type: raft.LogCommand}) },
 		"a configuration":        func(f *keyring.FSM, _ raft.FSM) { f.StoreConfiguration(5, raft.Configuration{}) },
 	} {
 		f := keyring.NewFSM()
-		m := keyring.Mux(f, &app{})
+		m := keyring.Mux(f, &keyringtest.App{})
 		give(f, m)
 		before := keyring.Ring(f)
 		if err := f.Load(store); err == nil || !strings.Contains(err.Error(), "before raft.NewRaft") || keyring.Ring(f) != before {
@@ -405,18 +362,18 @@ func TestLoadComesBeforeRaft(t *testing.T) {
 // TestWhatIsLoadedIsNotAppliedAgain: entries from before the snapshot are in it, from wherever they come.
 func TestWhatIsLoadedIsNotAppliedAgain(t *testing.T) {
 	source := founded(t)
-	store, _ := onDisk(t, keyring.Mux(source, &app{}))
+	store, _ := onDisk(t, keyring.Mux(source, &keyringtest.App{}))
 	f := keyring.NewFSM()
 	if err := f.Load(store); err != nil {
 		t.Fatal(err)
 	}
 	hold := func(index uint64) *raft.Log {
-		return command(t, index, meta.Command{Hold: &meta.Hold{Server: "late", Keystore: meta.KeystoreID{byte(index)}}})
+		return keyringtest.LogEntry(t, index, meta.Command{Hold: &meta.Hold{Server: "late", Keystore: meta.KeystoreID{byte(index)}}})
 	}
 	if err := f.Apply(hold(100)); err != nil {
 		t.Error(err)
 	}
-	if !bytes.Equal(snapshotOf(t, f), snapshotOf(t, source)) {
+	if !bytes.Equal(keyringtest.SnapshotOf(t, f), keyringtest.SnapshotOf(t, source)) {
 		t.Error("an entry that the snapshot has was applied again")
 	}
 	if err := f.Apply(hold(101)); err != nil {
@@ -430,18 +387,18 @@ func TestWhatIsLoadedIsNotAppliedAgain(t *testing.T) {
 // TestAppOnDiskIsGivenASnapshotThatHasNothingOfIt: it has records from before the start, and the cluster has
 // none by then.
 func TestAppOnDiskIsGivenASnapshotThatHasNothingOfIt(t *testing.T) {
-	nothing := snapshotOf(t, keyring.Mux(founded(t), &app{}))
-	files, _ := onDisk(t, keyring.Mux(founded(t), &app{lines: []string{"old"}}))
+	nothing := keyringtest.SnapshotOf(t, keyring.Mux(founded(t), &keyringtest.App{}))
+	files, _ := onDisk(t, keyring.Mux(founded(t), &keyringtest.App{Lines: []string{"old"}}))
 	for name, store := range map[string]raft.SnapshotStore{
 		"goes on from a snapshot": files,
 		"goes on from the log":    raft.NewInmemSnapshotStore(),
 	} {
-		f, onDisk := keyring.NewFSM(), &app{lines: []string{"old"}}
+		f, onDisk := keyring.NewFSM(), &keyringtest.App{Lines: []string{"old"}}
 		if err := f.Load(store); err != nil {
 			t.Fatal(err)
 		}
-		if err := keyring.Mux(f, onDisk).Restore(io.NopCloser(bytes.NewReader(nothing))); err != nil || onDisk.text() != "" {
-			t.Errorf("%s: the host has %q, %v", name, onDisk.text(), err)
+		if err := keyring.Mux(f, onDisk).Restore(io.NopCloser(bytes.NewReader(nothing))); err != nil || onDisk.Text() != "" {
+			t.Errorf("%s: the host has %q, %v", name, onDisk.Text(), err)
 		}
 	}
 }

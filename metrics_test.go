@@ -58,10 +58,10 @@ func TestMetricsOfAServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newFigures()
 		const every = 30 * time.Second
-		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Metrics, cfg.MetricsEvery, cfg.Rotation.Every = s, every, -1
 		}})
-		k := ready(t, c).Keyring
+		k := keyringtest.Ready(t, c).Keyring
 		if _, err := k.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -157,10 +157,10 @@ func TestUseIsCountedAcrossAFetch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newFigures()
-		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Metrics, cfg.MetricsEvery, cfg.Rotation.Every = s, time.Second, -1
 		}})
-		k := ready(t, c).Keyring
+		k := keyringtest.Ready(t, c).Keyring
 		id := k.Keys()[0].ID
 		total := 0
 		for i, n := range []int{40_000, 20_000, 80_000} { // fewer, and more, than before

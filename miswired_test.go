@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"github.com/hashicorp/raft"
 )
@@ -22,10 +23,10 @@ func (u unmarked) Apply(l *raft.Log) any {
 
 // miswirings are the ways to have raft apply its log to another FSM than the keyring's.
 var miswirings = map[string]func(*keyring.FSM) raft.FSM{
-	"no Mux":                    func(*keyring.FSM) raft.FSM { return &app{} },
+	"no Mux":                    func(*keyring.FSM) raft.FSM { return &keyringtest.App{} },
 	"another FSM":               func(*keyring.FSM) raft.FSM { return keyring.NewFSM() },
-	"a Mux of another":          func(*keyring.FSM) raft.FSM { return keyring.Mux(keyring.NewFSM(), &app{}) },
-	"a wrapper around the Mux":  func(f *keyring.FSM) raft.FSM { return unmarked{keyring.Mux(f, &app{})} },
+	"a Mux of another":          func(*keyring.FSM) raft.FSM { return keyring.Mux(keyring.NewFSM(), &keyringtest.App{}) },
+	"a wrapper around the Mux":  func(f *keyring.FSM) raft.FSM { return unmarked{keyring.Mux(f, &keyringtest.App{})} },
 	"a wrapper around it alone": func(f *keyring.FSM) raft.FSM { return unmarked{f} },
 }
 
@@ -39,34 +40,34 @@ func TestRaftThatAppliesElsewhereIsAProblem(t *testing.T) {
 		for _, servers := range []int{1, 3} {
 			t.Run(name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					hosts := newHosts(t, servers)
-					plantKey(t, hosts[0].disk, keyring.KeyID{7}, keyring.InlineKEK()) // to be adopted
+					hosts := keyringtest.NewHosts(t, servers)
+					keyringtest.PlantKey(t, hosts[0].Disk, keyring.KeyID{7}, keyring.InlineKEK()) // to be adopted
 					for _, h := range hosts {
-						h.fsm = keyring.NewFSM()
-						h.run(t, wire(h.fsm))
-						h.openKeyring(t)
+						h.FSM = keyring.NewFSM()
+						h.Run(t, wire(h.FSM))
+						h.OpenKeyring(t)
 					}
 					time.Sleep(time.Minute)
-					var leader *host
+					var leader *keyringtest.Host
 					for _, h := range hosts {
-						if h.raft.State() == raft.Leader {
+						if h.Raft.State() == raft.Leader {
 							leader = h
 						}
 						ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-						err := h.keyring.WaitReady(ctx)
+						err := h.Keyring.WaitReady(ctx)
 						cancel()
-						st, _ := h.keyring.Status(t.Context())
+						st, _ := h.Keyring.Status(t.Context())
 						if h != leader && strings.HasPrefix(name, "a wrapper") {
 							continue // it is given entries, and can't know of those that it is not given
 						}
 						if err == nil || !strings.Contains(err.Error(), notApplied) ||
 							len(st.Problems) == 0 || st.Problems[0].Kind != keyring.ProblemNotApplied {
-							t.Errorf("%s: WaitReady: %v, problems %v", h.id, err, st.Problems)
+							t.Errorf("%s: WaitReady: %v, problems %v", h.ID, err, st.Problems)
 						}
 					}
-					before := leader.raft.LastIndex()
+					before := leader.Raft.LastIndex()
 					time.Sleep(10 * time.Minute)
-					if n := leader.raft.LastIndex() - before; n > 40 {
+					if n := leader.Raft.LastIndex() - before; n > 40 {
 						t.Errorf("%d entries in ten minutes", n)
 					}
 				})
@@ -80,25 +81,25 @@ func TestRaftThatAppliesElsewhereIsAProblem(t *testing.T) {
 func TestCallsSayThatRaftAppliesElsewhere(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := newHosts(t, 1)
+		hosts := keyringtest.NewHosts(t, 1)
 		h := hosts[0]
-		h.open(t, &app{})
-		leaderOf(t, hosts)
-		old := h.keyring.Keys()[0].ID
-		if _, err := h.keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+		h.Open(t, &keyringtest.App{})
+		keyringtest.LeaderOf(t, hosts)
+		old := h.Keyring.Keys()[0].ID
+		if _, err := h.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.raft.Snapshot().Error(); err != nil {
+		if err := h.Raft.Snapshot().Error(); err != nil {
 			t.Fatal(err)
 		}
-		h.stop(t)
-		h.fsm = keyring.NewFSM()
-		h.run(t, unmarked{keyring.Mux(h.fsm, &app{})})
-		h.openKeyring(t)
-		leaderOf(t, hosts)
+		h.Stop(t)
+		h.FSM = keyring.NewFSM()
+		h.Run(t, unmarked{keyring.Mux(h.FSM, &keyringtest.App{})})
+		h.OpenKeyring(t)
+		keyringtest.LeaderOf(t, hosts)
 		calls := map[string]func() error{
-			"Remove": func() error { return h.keyring.Remove(t.Context(), old, keyring.RemoveOptions{Force: true}) },
-			"Rotate": func() error { _, err := h.keyring.Rotate(t.Context(), keyring.RotateOptions{}); return err },
+			"Remove": func() error { return h.Keyring.Remove(t.Context(), old, keyring.RemoveOptions{Force: true}) },
+			"Rotate": func() error { _, err := h.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); return err },
 		}
 		for range 3 {
 			for name, call := range calls {
@@ -107,21 +108,21 @@ func TestCallsSayThatRaftAppliesElsewhere(t *testing.T) {
 				}
 			}
 		}
-		st, err := h.keyring.Status(t.Context())
+		st, err := h.Keyring.Status(t.Context())
 		if err != nil || len(st.Orphans) > 1 || st.Ready {
 			t.Errorf("%v, ready %v, %d key files that nobody needs", err, st.Ready, len(st.Orphans))
 		}
-		h.stop(t)
-		h.open(t, &app{}) // wired as it was
-		if leaderOf(t, hosts); problemOf(t, h, keyring.ProblemNotApplied) != "" {
+		h.Stop(t)
+		h.Open(t, &keyringtest.App{}) // wired as it was
+		if keyringtest.LeaderOf(t, hosts); problemOf(t, h, keyring.ProblemNotApplied) != "" {
 			t.Errorf("wired as it was: %s", problemOf(t, h, keyring.ProblemNotApplied))
 		}
 	})
 }
 
-func problemOf(t *testing.T, h *host, kind keyring.ProblemKind) string {
+func problemOf(t *testing.T, h *keyringtest.Host, kind keyring.ProblemKind) string {
 	t.Helper()
-	st, err := h.keyring.Status(t.Context())
+	st, err := h.Keyring.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,15 +138,15 @@ func problemOf(t *testing.T, h *host, kind keyring.ProblemKind) string {
 func TestReportsWithoutEffectAreFewer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		rotateOn(t, c)
-		leader, other := ready(t, c), follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.RotateWhenReady(t, c)
+		leader, other := keyringtest.Ready(t, c), keyringtest.Follower(c)
 		time.Sleep(time.Minute)
 		var reports atomic.Int32
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			switch {
 			case e.Kind == "call" && e.To == other.ID && strings.Contains(e.What, `"offer"`):
-				return keyringtest.Reply{Err: errAway}
+				return keyringtest.Reply{Err: kektest.ErrDown}
 			case e.Kind == "call" && e.Server == other && strings.Contains(e.What, `"hold"`):
 				reports.Add(1)
 				return keyringtest.Reply{Data: []byte(`{"version":1,"hold":{}}`)} // and nothing comes of it
@@ -162,6 +163,6 @@ func TestReportsWithoutEffectAreFewer(t *testing.T) {
 		}
 		c.OnEvent(nil)
 		time.Sleep(2 * time.Minute)
-		keyring.AwaitHolders(leader.Keyring, key.ID, 3)
+		keyringtest.AwaitHolders(leader.Keyring, key.ID, 3)
 	})
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/simulated"
 	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
@@ -23,9 +25,9 @@ import (
 
 // upgraded is a host whose log and snapshots are in files, and which begins without the Mux.
 type upgraded struct {
-	*host
+	*keyringtest.Host
 	dir   string
-	app   *app
+	app   *keyringtest.App
 	store *raftboltdb.BoltStore
 	files *raft.FileSnapshotStore
 }
@@ -40,41 +42,41 @@ func (u *upgraded) start(t *testing.T, muxed bool) {
 	if u.files, err = raft.NewFileSnapshotStore(u.dir, 2, io.Discard); err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range *u.all {
-		if o != u.host {
-			u.trans.Connect(raft.ServerAddress(o.id), o.trans)
-			o.trans.Connect(raft.ServerAddress(u.id), u.trans)
+	for _, o := range *u.All {
+		if o != u.Host {
+			u.Trans.Connect(raft.ServerAddress(o.ID), o.Trans)
+			o.Trans.Connect(raft.ServerAddress(u.ID), u.Trans)
 		}
 	}
-	u.app = &app{}
+	u.app = &keyringtest.App{}
 	fsm := raft.FSM(u.app)
 	if muxed {
-		u.fsm = keyring.NewFSM()
-		fsm = keyring.Mux(u.fsm, u.app)
+		u.FSM = keyring.NewFSM()
+		fsm = keyring.Mux(u.FSM, u.app)
 	}
-	if u.raft, err = raft.NewRaft(u.conf, fsm, u.store, u.store, u.files, u.trans); err != nil {
+	if u.Raft, err = raft.NewRaft(u.Conf, fsm, u.store, u.store, u.files, u.Trans); err != nil {
 		t.Fatal(err)
 	}
 	if !muxed {
 		return
 	}
-	fsys, err := u.disk.Open()
+	fsys, err := u.Disk.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := keyring.Config{ // and nothing says that the others are at this build
-		ID: u.id, Dir: "simulated", Raft: u.raft, FSM: u.fsm, Transport: calls{u.host},
+		ID: u.ID, Dir: "simulated", Raft: u.Raft, FSM: u.FSM, Transport: keyringtest.HostCalls{From: u.Host},
 		KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	}
-	if u.keyring, err = keyring.Open(simulated.WithDisk(t.Context(), fsys), cfg); err != nil {
+	if u.Keyring, err = keyring.Open(simulated.WithDisk(t.Context(), fsys), cfg); err != nil {
 		t.Fatal(err)
 	}
-	u.serving.Store(u.keyring)
+	u.Serving.Store(u.Keyring)
 }
 
 func (u *upgraded) end(t *testing.T) {
 	t.Helper()
-	u.stop(t)
+	u.Stop(t)
 	if err := u.store.Close(); err != nil {
 		t.Error(err)
 	}
@@ -107,10 +109,10 @@ type rolling struct {
 // lead makes a server the leader.
 func (r *rolling) lead(u *upgraded) {
 	r.Helper()
-	for u.raft.State() != raft.Leader || u.raft.VerifyLeader().Error() != nil {
+	for u.Raft.State() != raft.Leader || u.Raft.VerifyLeader().Error() != nil {
 		for _, o := range r.servers {
-			if o.raft != nil && o.raft.State() == raft.Leader {
-				_ = o.raft.LeadershipTransferToServer(u.id, raft.ServerAddress(u.id)).Error() // it is tried again
+			if o.Raft != nil && o.Raft.State() == raft.Leader {
+				_ = o.Raft.LeadershipTransferToServer(u.ID, raft.ServerAddress(u.ID)).Error() // it is tried again
 			}
 		}
 		time.Sleep(time.Second) // virtual
@@ -120,7 +122,7 @@ func (r *rolling) lead(u *upgraded) {
 func (r *rolling) put(leader *upgraded) {
 	r.Helper()
 	line := fmt.Sprint("entry ", len(r.puts))
-	if err := leader.raft.Apply([]byte(line), 0).Error(); err != nil {
+	if err := leader.Raft.Apply([]byte(line), 0).Error(); err != nil {
 		r.Fatal(err)
 	}
 	r.puts = append(r.puts, line)
@@ -134,7 +136,7 @@ func (r *rolling) getsASnapshot(u, leader *upgraded, muxed bool) {
 	for range 5 {
 		r.put(leader)
 	}
-	if err := leader.raft.Snapshot().Error(); err != nil {
+	if err := leader.Raft.Snapshot().Error(); err != nil {
 		r.Fatal(err)
 	}
 	r.put(leader)
@@ -143,10 +145,10 @@ func (r *rolling) getsASnapshot(u, leader *upgraded, muxed bool) {
 	time.Sleep(time.Minute) // virtual
 	list, err := u.files.List()
 	if err != nil || len(list) == 0 || list[0].Index < sent-1 {
-		r.Fatalf("%s was sent no snapshot (%v)", u.id, err)
+		r.Fatalf("%s was sent no snapshot (%v)", u.ID, err)
 	}
-	if got := u.app.text(); got != strings.Join(r.puts, "\n") {
-		r.Errorf("%s, muxed: %v, has from %s\n%q", u.id, muxed, leader.id, got)
+	if got := u.app.Text(); got != strings.Join(r.puts, "\n") {
+		r.Errorf("%s, muxed: %v, has from %s\n%q", u.ID, muxed, leader.ID, got)
 	}
 }
 
@@ -159,8 +161,8 @@ func TestRollingUpgradeToTheMux(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &rolling{T: t}
-				for _, h := range newHosts(t, 3) {
-					r.servers = append(r.servers, &upgraded{host: h, dir: t.TempDir()})
+				for _, h := range keyringtest.NewHosts(t, 3) {
+					r.servers = append(r.servers, &upgraded{Host: h, dir: t.TempDir()})
 				}
 				for _, u := range r.servers {
 					bootstrapped(t, u, r.servers)
@@ -171,7 +173,7 @@ func TestRollingUpgradeToTheMux(t *testing.T) {
 				for range 5 {
 					r.put(first)
 				}
-				if err := first.raft.Snapshot().Error(); err != nil {
+				if err := first.Raft.Snapshot().Error(); err != nil {
 					t.Fatal(err)
 				}
 				muxed := map[*upgraded]bool{}
@@ -183,20 +185,20 @@ func TestRollingUpgradeToTheMux(t *testing.T) {
 					r.mix(muxed)
 				}
 				for _, u := range r.servers {
-					if err := u.keyring.WaitReady(t.Context()); err != nil {
+					if err := u.Keyring.WaitReady(t.Context()); err != nil {
 						t.Fatal(err)
 					}
 				}
 				r.lead(first)
-				sealed, err := first.keyring.Encrypt([]byte("data"), nil)
+				sealed, err := first.Keyring.Encrypt([]byte("data"), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
 				r.put(first)
 				for _, u := range r.servers {
 					r.getsASnapshot(u, r.servers[(1+indexOf(r.servers, u))%3], true)
-					if got, err := u.keyring.Decrypt(sealed, nil); err != nil || string(got) != "data" {
-						t.Errorf("%s: %q, %v", u.id, got, err)
+					if got, err := u.Keyring.Decrypt(sealed, nil); err != nil || string(got) != "data" {
+						t.Errorf("%s: %q, %v", u.ID, got, err)
 					}
 				}
 				for _, u := range r.servers {
@@ -222,7 +224,7 @@ func (r *rolling) mix(muxed map[*upgraded]bool) {
 	}
 	for _, u := range r.servers {
 		if n := u.marked(r.T); n > 0 {
-			r.Errorf("%s: %d entries of the keyring's before all have the Mux", u.id, n)
+			r.Errorf("%s: %d entries of the keyring's before all have the Mux", u.ID, n)
 		}
 	}
 }
@@ -245,9 +247,9 @@ func bootstrapped(t *testing.T, u *upgraded, all []*upgraded) {
 	}
 	var conf raft.Configuration
 	for _, o := range all {
-		conf.Servers = append(conf.Servers, raft.Server{ID: o.id, Address: raft.ServerAddress(o.id)})
+		conf.Servers = append(conf.Servers, raft.Server{ID: o.ID, Address: raft.ServerAddress(o.ID)})
 	}
-	if err := raft.BootstrapCluster(u.conf, log, log, raft.NewInmemSnapshotStore(), u.trans, conf); err != nil {
+	if err := raft.BootstrapCluster(u.Conf, log, log, raft.NewInmemSnapshotStore(), u.Trans, conf); err != nil {
 		t.Fatal(err)
 	}
 	if err := log.Close(); err != nil {
@@ -258,20 +260,20 @@ func bootstrapped(t *testing.T, u *upgraded, all []*upgraded) {
 // TestSnapshotBeforeTheFoundingIsTheHosts: to the byte, so that a server without the Mux can read it.
 func TestSnapshotBeforeTheFoundingIsTheHosts(t *testing.T) {
 	for _, text := range []string{"", "a", "fifteen bytes..", "sixteen bytes...", "a longer one than the first bytes of a section"} {
-		a := &app{}
+		a := &keyringtest.App{}
 		if text != "" {
-			a.lines = []string{text}
+			a.Lines = []string{text}
 		}
-		if got := snapshotOf(t, keyring.Mux(keyring.NewFSM(), a)); string(got) != text {
+		if got := keyringtest.SnapshotOf(t, keyring.Mux(keyring.NewFSM(), a)); string(got) != text {
 			t.Errorf("%q is written as %q", text, got)
 		}
 	}
 }
 
 // dribbling writes its snapshot a byte at a time, and leaves it to raft to close the sink.
-type dribbling struct{ *app }
+type dribbling struct{ *keyringtest.App }
 
-func (d dribbling) Snapshot() (raft.FSMSnapshot, error) { return dribble{d.text(), false}, nil }
+func (d dribbling) Snapshot() (raft.FSMSnapshot, error) { return dribble{d.Text(), false}, nil }
 
 type dribble struct {
 	text   string
@@ -293,10 +295,10 @@ type onlyWriter struct{ io.Writer }
 // TestHostsSnapshotThatSpellsASectionIsTheHosts: what the host's users have stored is never taken for
 // metadata of the keyring's.
 func TestHostsSnapshotThatSpellsASectionIsTheHosts(t *testing.T) {
-	forged := string(snapshotOf(t, founded(t)))
+	forged := string(keyringtest.SnapshotOf(t, founded(t)))
 	for _, text := range []string{forged, forged[:len(forged)-1], forged[:20], "keyring-snapshot", "keyring-snapsho"} {
 		for _, dribbles := range []bool{false, true} {
-			a := &app{lines: []string{text}}
+			a := &keyringtest.App{Lines: []string{text}}
 			fsm := raft.FSM(a)
 			if dribbles {
 				fsm = dribbling{a}
@@ -305,13 +307,13 @@ func TestHostsSnapshotThatSpellsASectionIsTheHosts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var s sink
+			var s keyringtest.Sink
 			if err := snap.Persist(&s); err != nil {
 				t.Fatal(err)
 			}
-			back, keys := &app{}, keyring.NewFSM()
-			if err := restore(keyring.Mux(keys, back), s.buf.Bytes()); err != nil || back.text() != text {
-				t.Errorf("of %q comes back %q, %v", text, back.text(), err)
+			back, keys := &keyringtest.App{}, keyring.NewFSM()
+			if err := keyringtest.RestoreFSM(keyring.Mux(keys, back), s.Buf.Bytes()); err != nil || back.Text() != text {
+				t.Errorf("of %q comes back %q, %v", text, back.Text(), err)
 			}
 			if keyring.Ring(keys).Cluster != keyring.Ring(keyring.NewFSM()).Cluster {
 				t.Error("the keyring has what the host wrote")
@@ -333,52 +335,52 @@ func TestHostsSnapshotBeforeTheFoundingEndsTheSinkOnce(t *testing.T) {
 		"its section has no room":     {"keyring-snapshot", nil, 10},
 		"what follows it has no room": {"keyring-snapshot", nil, 80},
 	} {
-		snap, err := keyring.Mux(keyring.NewFSM(), &app{lines: []string{c.text}, persisted: c.persisted}).Snapshot()
+		snap, err := keyring.Mux(keyring.NewFSM(), &keyringtest.App{Lines: []string{c.text}, Persisted: c.persisted}).Snapshot()
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := sink{limit: c.limit}
-		if err := snap.Persist(&s); err == nil || s.closed > 0 {
-			t.Errorf("%s: %v, closed %d times", name, err, s.closed)
+		s := keyringtest.Sink{Limit: c.limit}
+		if err := snap.Persist(&s); err == nil || s.Closed > 0 {
+			t.Errorf("%s: %v, closed %d times", name, err, s.Closed)
 		}
 	}
 }
 
 // marshalling is a host's FSM whose snapshots are JSON, and so never empty.
 type marshalling struct {
-	*app
+	*keyringtest.App
 	asked int
 }
 
 func (m *marshalling) Snapshot() (raft.FSMSnapshot, error) {
-	b, err := json.Marshal(m.lines)
+	b, err := json.Marshal(m.Lines)
 	return dribble{string(b), true}, err
 }
 
 func (m *marshalling) Restore(rc io.ReadCloser) error {
 	m.asked++
 	b, err := io.ReadAll(rc)
-	return errors.Join(err, json.Unmarshal(b, &m.lines), rc.Close())
+	return errors.Join(err, json.Unmarshal(b, &m.Lines), rc.Close())
 }
 
 // decoding answers io.EOF where there is nothing, and writes nothing.
-type decoding struct{ *app }
+type decoding struct{ *keyringtest.App }
 
-func (d decoding) Restore(rc io.ReadCloser) error { return json.NewDecoder(rc).Decode(&d.lines) }
+func (d decoding) Restore(rc io.ReadCloser) error { return json.NewDecoder(rc).Decode(&d.Lines) }
 
 // TestAppThatIsNewHasNothingToRestore: what the keyring alone has written has nothing of an app's in it.
 func TestAppThatIsNewHasNothingToRestore(t *testing.T) {
-	alone := snapshotOf(t, founded(t))
-	m := &marshalling{app: &app{}}
+	alone := keyringtest.SnapshotOf(t, founded(t))
+	m := &marshalling{App: &keyringtest.App{}}
 	keys := keyring.NewFSM()
-	if err := restore(keyring.Mux(keys, m), alone); err != nil || m.asked > 0 || keyring.Ring(keys).Active() == nil {
+	if err := keyringtest.RestoreFSM(keyring.Mux(keys, m), alone); err != nil || m.asked > 0 || keyring.Ring(keys).Active() == nil {
 		t.Errorf("JSON: %v, asked to restore nothing %d times", err, m.asked)
 	}
-	if err := restore(keyring.Mux(keyring.NewFSM(), decoding{&app{}}), alone); err != nil {
+	if err := keyringtest.RestoreFSM(keyring.Mux(keyring.NewFSM(), decoding{&keyringtest.App{}}), alone); err != nil {
 		t.Errorf("an FSM that says io.EOF: %v", err)
 	}
-	refuses := &app{restored: errDiskFull}
-	if err := restore(keyring.Mux(keyring.NewFSM(), refuses), alone); !errors.Is(err, errDiskFull) {
+	refuses := &keyringtest.App{Restored: keyringtest.ErrDiskFull}
+	if err := keyringtest.RestoreFSM(keyring.Mux(keyring.NewFSM(), refuses), alone); !errors.Is(err, keyringtest.ErrDiskFull) {
 		t.Errorf("an FSM that can't restore: %v", err)
 	}
 }
@@ -386,15 +388,15 @@ func TestAppThatIsNewHasNothingToRestore(t *testing.T) {
 // TestAppRestoresASnapshotOfNoBytes: one that writes such, at its start and later, and each that has had
 // something.
 func TestAppRestoresASnapshotOfNoBytes(t *testing.T) {
-	empty := snapshotOf(t, keyring.Mux(founded(t), &app{}))
-	onDisk := &app{} // as one on disk: it has what it had, and is told that there is nothing
+	empty := keyringtest.SnapshotOf(t, keyring.Mux(founded(t), &keyringtest.App{}))
+	onDisk := &keyringtest.App{} // as one on disk: it has what it had, and is told that there is nothing
 	m := keyring.Mux(keyring.NewFSM(), onDisk)
-	if err := restore(m, empty); err != nil {
+	if err := keyringtest.RestoreFSM(m, empty); err != nil {
 		t.Fatal(err)
 	}
 	m.Apply(&raft.Log{Index: 9, Type: raft.LogCommand, Data: []byte("later")})
-	if err := restore(m, empty); err != nil || onDisk.text() != "" {
-		t.Errorf("%v: the host still has %q", err, onDisk.text())
+	if err := keyringtest.RestoreFSM(m, empty); err != nil || onDisk.Text() != "" {
+		t.Errorf("%v: the host still has %q", err, onDisk.Text())
 	}
 	for name, give := range map[string]func(raft.FSM) error{
 		"an entry": func(m raft.FSM) error {
@@ -402,16 +404,16 @@ func TestAppRestoresASnapshotOfNoBytes(t *testing.T) {
 			return nil
 		},
 		"a snapshot": func(m raft.FSM) error {
-			return restore(m, snapshotOf(t, keyring.Mux(founded(t), &marshalling{app: &app{}})))
+			return keyringtest.RestoreFSM(m, keyringtest.SnapshotOf(t, keyring.Mux(founded(t), &marshalling{App: &keyringtest.App{}})))
 		},
 	} {
-		used := &marshalling{app: &app{}}
+		used := &marshalling{App: &keyringtest.App{}}
 		m := keyring.Mux(keyring.NewFSM(), used)
 		if err := give(m); err != nil {
 			t.Fatal(err)
 		}
-		if err := restore(m, empty); err == nil {
-			t.Errorf("an FSM that has had %s is left with what it had: %q", name, used.lines)
+		if err := keyringtest.RestoreFSM(m, empty); err == nil {
+			t.Errorf("an FSM that has had %s is left with what it had: %q", name, used.Lines)
 		}
 	}
 }
@@ -438,7 +440,7 @@ func TestAppIsAddedToANode(t *testing.T) {
 	}
 	var sealed bytes.Buffer
 	backup := func(n *node.Node) {
-		if _, err := n.Keyring().Backup(ctx, io.Discard, newIdentity(t).Recipient()); err != nil { // makes a snapshot
+		if _, err := n.Keyring().Backup(ctx, io.Discard, kektest.Identity(t).Recipient()); err != nil { // makes a snapshot
 			t.Fatal(err)
 		}
 	}
@@ -450,16 +452,16 @@ func TestAppIsAddedToANode(t *testing.T) {
 		sealed.Write(b)
 		backup(n)
 	})
-	restarted(&marshalling{app: &app{}}, func(n *node.Node) {
+	restarted(&marshalling{App: &keyringtest.App{}}, func(n *node.Node) {
 		if _, err := n.Apply(ctx, []byte("line")); err != nil {
 			t.Fatal(err)
 		}
 		backup(n)
 	})
-	again := &marshalling{app: &app{}}
+	again := &marshalling{App: &keyringtest.App{}}
 	restarted(again, func(n *node.Node) {
-		if again.asked != 1 || again.text() != "line" {
-			t.Errorf("the app has %q, restored %d times", again.text(), again.asked)
+		if again.asked != 1 || again.Text() != "line" {
+			t.Errorf("the app has %q, restored %d times", again.Text(), again.asked)
 		}
 		if _, err := n.Decrypt(ctx, sealed.Bytes(), nil); err != nil {
 			t.Error(err)

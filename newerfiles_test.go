@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 )
 
@@ -25,51 +26,51 @@ func laterVersion(good []byte) []byte {
 func TestKeyFileOfANewerVersionIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := newHosts(t, 3)
+		hosts := keyringtest.NewHosts(t, 3)
 		for _, h := range hosts {
-			h.open(t, nil)
+			h.Open(t, nil)
 		}
-		leader := leaderOf(t, hosts)
-		sealed, err := leader.keyring.Encrypt([]byte("data"), []byte("aad"))
+		leader := keyringtest.LeaderOf(t, hosts)
+		sealed, err := leader.Keyring.Encrypt([]byte("data"), []byte("aad"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		id, _ := keyring.CiphertextKeyID(sealed)
-		if _, err := leader.keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		for _, k := range leader.keyring.Keys() {
-			keyring.AwaitHolders(leader.keyring, k.ID, 3)
+		for _, k := range leader.Keyring.Keys() {
+			keyringtest.AwaitHolders(leader.Keyring, k.ID, 3)
 		}
-		f := hosts[slices.IndexFunc(hosts, func(h *host) bool { return h != leader })]
+		f := hosts[slices.IndexFunc(hosts, func(h *keyringtest.Host) bool { return h != leader })]
 		name := nks.FileName(id)
-		f.stop(t)
-		good := f.disk.Bytes(name)
-		f.disk.Plant(name, 0o600, laterVersion(good))
-		f.open(t, nil)
+		f.Stop(t)
+		good := f.Disk.Bytes(name)
+		f.Disk.Plant(name, 0o600, laterVersion(good))
+		f.Open(t, nil)
 		time.Sleep(time.Hour)
-		st := f.status(t)
+		st := f.Status(t)
 		i := slices.IndexFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemNewer })
 		if i < 0 || st.Problems[i].Key != id || !strings.Contains(st.Problems[i].Advice, "newer build") {
 			t.Errorf("problems: %v", st.Problems)
 		}
-		if len(st.SetAside) > 0 || !slices.Equal(st.Missing, []keyring.KeyID{id}) || !bytes.Equal(f.disk.Bytes(name), laterVersion(good)) {
-			t.Errorf("set aside %v, missing %v, it is there: %t", st.SetAside, st.Missing, bytes.Equal(f.disk.Bytes(name), laterVersion(good)))
+		if len(st.SetAside) > 0 || !slices.Equal(st.Missing, []keyring.KeyID{id}) || !bytes.Equal(f.Disk.Bytes(name), laterVersion(good)) {
+			t.Errorf("set aside %v, missing %v, it is there: %t", st.SetAside, st.Missing, bytes.Equal(f.Disk.Bytes(name), laterVersion(good)))
 		}
-		if _, err := f.keyring.Decrypt(sealed, []byte("aad")); !errors.Is(err, keyring.ErrKeyMissing) {
+		if _, err := f.Keyring.Decrypt(sealed, []byte("aad")); !errors.Is(err, keyring.ErrKeyMissing) {
 			t.Errorf("decrypt: %v", err)
 		}
-		f.stop(t)
-		f.disk.Plant(name, 0o600, good) // what the newer build reads
-		f.open(t, nil)
+		f.Stop(t)
+		f.Disk.Plant(name, 0o600, good) // what the newer build reads
+		f.Open(t, nil)
 		time.Sleep(time.Minute)
-		sealings{id: {sealed}}.opens(t, f.keyring, "with the build that wrote it")
+		keyringtest.Sealings{id: {sealed}}.CheckOpens(t, f.Keyring, "with the build that wrote it")
 	})
 }
 
 func TestInspectSaysWhichFilesAreNewer(t *testing.T) {
 	dir, id := t.TempDir(), keyring.KeyID{1}
-	good, _ := newKeyFile(t, id, keyring.InlineKEK())
+	good, _ := keyringtest.NewKeyFile(t, id, keyring.InlineKEK())
 	for name, b := range map[string][]byte{nks.FileName(id): laterVersion(good), "keystore.id": []byte("v2\n")} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)

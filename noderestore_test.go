@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"filippo.io/age"
@@ -43,7 +44,7 @@ func TestRestoreWritesNothingBeforeItKnowsThatItCan(t *testing.T) {
 		o    keyring.RestoreOptions
 		kek  keyring.KEK
 	}{
-		"another identity": {file, with(func(o *keyring.RestoreOptions) { o.Identities = []age.Identity{newIdentity(t)} }), nil},
+		"another identity": {file, with(func(o *keyring.RestoreOptions) { o.Identities = []age.Identity{kektest.Identity(t)} }), nil},
 		"no identity":      {file, with(func(o *keyring.RestoreOptions) { o.Identities = nil }), nil},
 		"no backup":        {[]byte("nothing"), digest, nil},
 		"a part of one":    {file[:len(file)-1], digest, nil},
@@ -129,7 +130,7 @@ func TestInterruptedRestoreNodeIsDoneAgain(t *testing.T) {
 	file, m, identity := smallBackup(t)
 	o := keyring.RestoreOptions{Identities: []age.Identity{identity}, Signer: m.Signer}
 	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
-	kek := fileKEK(t, countingKey())
+	kek := kektest.File(t, kektest.CountingKey())
 	for left := 1; ; left++ { // the probe of the KEK wraps too
 		cfg.KEKs = []keyring.KEK{&failingKEK{kek, left}}
 		_, err := node.Restore(t.Context(), bytes.NewReader(file), cfg, o)
@@ -189,7 +190,7 @@ func TestRestoreNodeThatIsKilledIsDoneAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	copied := filepath.Join(t.TempDir(), "node")
-	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: &app{}}
+	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: &keyringtest.App{}}
 	r := breaks{bytes.NewReader(file.Bytes()), func() { // all has been read, and nothing is whole yet
 		if err := os.CopyFS(copied, os.DirFS(cfg.Dir)); err != nil {
 			t.Error(err)
@@ -268,7 +269,7 @@ func TestNoSecondClusterIsMadeWhileTheFirstAnswers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b := backUp(ctx, t, 3)
-	for len(b.apps["s3"].copy()) < len(b.texts) { // it has what it would be recovered from
+	for len(b.apps["s3"].Copy()) < len(b.texts) { // it has what it would be recovered from
 		b.put(ctx, "more", "so that it learns of what has committed")
 	}
 	if err := b.Nodes.Nodes["s3"].Close(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/keystore/keystoretest"
 	"example.com/keyring/internal/nks"
@@ -51,8 +52,8 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, keys, files := nomadKeystore(t)
-		kek, old := fileKEK(t, countingKey()), []keyring.KEK{keyring.InlineKEK()}
-		c := newCluster(t, keyringtest.Options{
+		kek, old := kektest.File(t, kektest.CountingKey()), []keyring.KEK{keyring.InlineKEK()}
+		c := keyringtest.NewCluster(t, keyringtest.Options{
 			Servers: 3,
 			Disk: func(id raft.ServerID) *keyringtest.Disk {
 				if id == "s2" {
@@ -64,9 +65,9 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 				cfg.KEKs, cfg.OldKEKs = []keyring.KEK{kek}, old
 			},
 		})
-		leader := ready(t, c).Keyring
+		leader := keyringtest.Ready(t, c).Keyring
 		time.Sleep(time.Minute)
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		for _, k := range keys[:4] {
 			meta := keyring.Ring(c.Leader().FSM).Key(k.ID)
 			if meta == nil || meta.State != keyring.StateInactive || !meta.DataOnly || len(meta.Holders) != 3 {
@@ -106,7 +107,7 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 		}
 		ownFiles("adopted")
 		for _, k := range keys[4:] {
-			if n := len(slices.DeleteFunc(problems(t, c.Server("s2"), keyring.ProblemNomad), func(p keyring.Problem) bool { return p.Key != k.ID })); n != 1 {
+			if n := len(slices.DeleteFunc(keyringtest.Problems(t, c.Server("s2"), keyring.ProblemNomad), func(p keyring.Problem) bool { return p.Key != k.ID })); n != 1 {
 				t.Errorf("%s: %d problems", k.Form, n)
 			}
 		}
@@ -117,8 +118,8 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 				t.Errorf("%s: %v", s.ID, err)
 			}
 			c.Restart(s)
-			ready(t, c)
-			whole(t, c)
+			keyringtest.Ready(t, c)
+			keyringtest.AwaitKeys(t, c)
 		}
 		opens("without InlineKEK")
 		ownFiles("without InlineKEK")
@@ -128,7 +129,7 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 		}
 		files = nil
 		c.Restart(c.Server("s2"))
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		if st, err := c.Server("s2").Keyring.Status(t.Context()); err != nil || len(st.Missing)+st.OnOldKEKs > 0 {
 			t.Errorf("without Nomad's files: %v, %v", st.Problems, err)
 		}
@@ -147,8 +148,8 @@ func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
 			second.Plant(name, 0o600, b)
 			third.Plant(name, 0o600, b)
 		}
-		kek := fileKEK(t, countingKey())
-		c := newCluster(t, keyringtest.Options{
+		kek := kektest.File(t, kektest.CountingKey())
+		c := keyringtest.NewCluster(t, keyringtest.Options{
 			Servers: 3,
 			Disk: func(id raft.ServerID) *keyringtest.Disk {
 				return map[raft.ServerID]*keyringtest.Disk{"s1": disk, "s2": second, "s3": keyringtest.NewDisk()}[id]
@@ -159,10 +160,10 @@ func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
 				}
 			},
 		})
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		s2 := c.Server("s2")
 		time.Sleep(10 * time.Minute)
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		for _, k := range keys[:4] {
 			if got, err := s2.Keyring.OpenNomad(k.ID, k.Seal("data")); err != nil || string(got) != "data" {
 				t.Errorf("%s: %q, %v", k.Form, got, err)
@@ -170,14 +171,14 @@ func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
 		}
 		unchanged(t, s2.Disk, files, "fetched")
 
-		alone := newCluster(t, keyringtest.Options{
+		alone := keyringtest.NewCluster(t, keyringtest.Options{
 			Disk: func(raft.ServerID) *keyringtest.Disk { return third },
 			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
-				cfg.KEKs = []keyring.KEK{fileKEK(t, make([]byte, 32))}
+				cfg.KEKs = []keyring.KEK{kektest.File(t, make([]byte, 32))}
 			},
 		})
-		s := ready(t, alone)
-		ps := problems(t, s, keyring.ProblemNomad)
+		s := keyringtest.Ready(t, alone)
+		ps := keyringtest.Problems(t, s, keyring.ProblemNomad)
 		if len(ps) != len(keys) || !strings.Contains(ps[0].Detail, "InlineKEK") || len(s.Keyring.Keys()) != 1 {
 			t.Errorf("without InlineKEK anywhere: %d keys, %v", len(s.Keyring.Keys()), ps)
 		}
@@ -188,13 +189,13 @@ func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
 func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		ready(t, c)
-		v := &vault{t: t}
-		rotate(t, c, v, 2)
-		whole(t, c)
-		s := follower(c)
-		id, err := keyring.CiphertextKeyID(v.sealed[0])
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
+		v := &keyringtest.Vault{TB: t}
+		keyringtest.Rotate(t, c, v, 2)
+		keyringtest.AwaitKeys(t, c)
+		s := keyringtest.Follower(c)
+		id, err := keyring.CiphertextKeyID(v.Sealed[0])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,8 +207,8 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 		}
 		c.Restart(s)
 		time.Sleep(10 * time.Minute)
-		whole(t, c)
-		v.check(c)
+		keyringtest.AwaitKeys(t, c)
+		v.Check(c)
 		unchanged(t, s.Disk, files, "another key")
 		if s.Disk.Bytes(nks.BesideName(id)) == nil {
 			t.Errorf("no file beside it: %v", s.Disk.Names())
@@ -216,11 +217,11 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 			t.Errorf("opened data of the planted key: %v", err)
 		}
 		c.Restart(s)
-		ready(t, c)
-		whole(t, c)
-		v.check(c)
+		keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		v.Check(c)
 
-		other, err := keyring.CiphertextKeyID(v.sealed[1]) // while the server runs
+		other, err := keyring.CiphertextKeyID(v.Sealed[1]) // while the server runs
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -234,7 +235,7 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(10 * time.Minute)
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		unchanged(t, s.Disk, files, "while it runs")
 		if s.Disk.Bytes(nks.BesideName(other)) == nil {
 			t.Errorf("no file beside the other: %v", s.Disk.Names())
@@ -247,11 +248,11 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, keys, files := nomadKeystore(t)
-		c := newCluster(t, keyringtest.Options{Pace: time.Hour, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
-		s := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Pace: time.Hour, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
+		s := keyringtest.Ready(t, c)
 		time.Sleep(10 * time.Hour)
 		for _, k := range keys[:4] {
-			remove(t, c, k.ID, keyring.RemoveOptions{Force: true, Now: true})
+			keyringtest.Remove(t, c, k.ID, keyring.RemoveOptions{Force: true, Now: true})
 		}
 		time.Sleep(10 * time.Hour)
 		for restarts := range 2 {
@@ -262,17 +263,17 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 				if live := keyring.LiveOf(s.Keyring, k.ID); len(live) > 0 {
 					t.Errorf("%s is in memory", k.Form)
 				}
-				for _, name := range filesOf(s, k.ID) {
+				for _, name := range keyringtest.FilesOf(s, k.ID) {
 					if files[name] == nil {
 						t.Errorf("%d: %s is left", restarts, name)
 					}
 				}
 			}
-			if ps := problems(t, s, keyring.ProblemNomad); len(ps) != len(keys) || !strings.Contains(fmt.Sprint(ps), "delete them") {
+			if ps := keyringtest.Problems(t, s, keyring.ProblemNomad); len(ps) != len(keys) || !strings.Contains(fmt.Sprint(ps), "delete them") {
 				t.Errorf("%d: %v", restarts, ps)
 			}
 			c.Restart(s)
-			ready(t, c)
+			keyringtest.Ready(t, c)
 			time.Sleep(10 * time.Hour)
 		}
 		unchanged(t, s.Disk, files, "removed")
@@ -284,8 +285,8 @@ func TestOpenNomadRefuses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, keys, _ := nomadKeystore(t)
-		c := newCluster(t, keyringtest.Options{Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
-		k, sealed := ready(t, c).Keyring, keys[0].Seal("data")
+		c := keyringtest.NewCluster(t, keyringtest.Options{Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
+		k, sealed := keyringtest.Ready(t, c).Keyring, keys[0].Seal("data")
 		time.Sleep(time.Minute)
 		for i := range len(sealed) * 8 {
 			flipped := slices.Clone(sealed)

@@ -37,9 +37,9 @@ func stateOf(t *testing.T, s *keyringtest.Server, from raft.ServerID) *peer.Stat
 func TestOnlyAConfirmedLeaderSaysThatItLeads(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		rotateOn(t, c)
-		leader, other := ready(t, c), follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.RotateWhenReady(t, c)
+		leader, other := keyringtest.Ready(t, c), keyringtest.Follower(c)
 		time.Sleep(time.Second)
 		a := stateOf(t, leader, other.ID)
 		if !a.Leads || a.Term != leader.Raft.CurrentTerm() || a.Entry == 0 || a.Entry != keyring.LastEntry(leader.FSM) || a.Applied < a.Entry {
@@ -66,10 +66,10 @@ func TestQuestionsToTheLeaderShareOneEntry(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var gates gates
-		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
-		leader := ready(t, c)
-		asker := follower(c).ID
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
+		leader := keyringtest.Ready(t, c)
+		asker := keyringtest.Follower(c).ID
+		keyringtest.AwaitKeys(t, c)
 		open := gates.shut(leader.ID)
 		leader.Raft.Apply([]byte("slow"), 0)
 		synctest.Wait()
@@ -96,9 +96,9 @@ func TestQuestionToTheLeaderEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var gates gates
-		c := newCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
-		leader := ready(t, c)
-		asker := follower(c).ID
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, App: gates.app})
+		leader := keyringtest.Ready(t, c)
+		asker := keyringtest.Follower(c).ID
 		open := gates.shut(leader.ID)
 		leader.Raft.Apply([]byte("slow"), 0)
 		time.AfterFunc(10*time.Second, open)

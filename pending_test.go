@@ -35,9 +35,9 @@ func TestRotateThatCantSucceedLeavesNoFile(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
-				leader := ready(t, c)
-				whole(t, c)
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: keyringtest.NoRotation})
+				leader := keyringtest.Ready(t, c)
+				keyringtest.AwaitKeys(t, c)
 				o, ctx := tt.o, t.Context()
 				if tt.ctx != nil {
 					ctx = tt.ctx(ctx)
@@ -64,11 +64,11 @@ func TestRotateThatCantSucceedLeavesNoFile(t *testing.T) {
 func TestRotateAgainWaitsForTheKeyThatIsPending(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Rotation.Every, cfg.Data = -1, keyring.NoData{}
 		}})
-		leader := ready(t, c)
-		whole(t, c)
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		first := leader.Keyring.Keys()[0].ID
 		stop := fullDisks(c, func(s *keyringtest.Server) bool { return s != leader })
 		rotate := func(o keyring.RotateOptions) keyring.KeyID {
@@ -123,7 +123,7 @@ func TestRotateAgainWaitsForTheKeyThatIsPending(t *testing.T) {
 func TestRotateMakesAnotherKeyThanOneThatMayBeKnownOrLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 4, Configure: noRotation})
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 4, Configure: keyringtest.NoRotation})
 		leader, pending := keyOfTheDead(t, c, keyring.RotateOptions{})
 		time.Sleep(time.Minute) // virtual
 		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
@@ -160,9 +160,9 @@ func TestRotateMakesAnotherKeyThanOneThatMayBeKnownOrLost(t *testing.T) {
 func TestRotationsSideBySideMayShareAKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
-		leader := ready(t, c)
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: keyringtest.NoRotation})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
@@ -198,15 +198,15 @@ func TestCallsEndWhenARestoreDropsWhatTheyWaitFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				data := hangingData{newHang()}
-				c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 					cfg.Rotation.Every, cfg.Data = -1, data
 				}})
-				leader := ready(t, c)
+				leader := keyringtest.Ready(t, c)
 				first := leader.Keyring.Keys()[0].ID
 				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 					t.Fatal(err)
 				}
-				whole(t, c)
+				keyringtest.AwaitKeys(t, c)
 				m, snapshot := raftSnapshotOf(t, leader)
 				stop := fullDisks(c, func(s *keyringtest.Server) bool { return s != leader })
 				defer data.end()
@@ -248,10 +248,10 @@ func raftSnapshotOf(t *testing.T, s *keyringtest.Server) (*raft.SnapshotMeta, io
 func TestFollowerWaitsForARemovalThatItHasYetToHearOf(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
-		leader := ready(t, c)
-		whole(t, c)
-		f, unheard := follower(c), keyring.NewKeyID()
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: keyringtest.NoRotation})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		f, unheard := keyringtest.Follower(c), keyringtest.NewKeyID()
 		began := time.Now()
 		if err := keyring.AwaitGone(t.Context(), f.Keyring, unheard); err == nil || time.Since(began) < time.Second || time.Since(began) > time.Hour {
 			t.Errorf("of a key that nobody knows: %v after %v", err, time.Since(began))

@@ -9,28 +9,29 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 )
 
 func TestMetricsOfARekey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sink := newFigures()
-		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.Metrics, cfg.MetricsEvery = sink, -1 })
-		rc.store("a", 300)
-		old := rc.active()
-		rc.spoil("a/7")
-		rc.spoil("a/8")
+		rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.Metrics, cfg.MetricsEvery = sink, -1 })
+		rc.Store("a", 300)
+		old := rc.Active()
+		rc.Spoil("a/7")
+		rc.Spoil("a/8")
 		leader := rc.Leader()
-		d := rc.dataOf(leader)
-		d.note(func() {
-			d.replacing = func() error { // a writer is quicker with one of the batch
+		d := rc.DataOf(leader)
+		d.Note(func() {
+			d.Replacing = func() error { // a writer is quicker with one of the batch
 				c, err := leader.Keyring.Encrypt([]byte("newer"), []byte("a/1"))
-				rc.written["a/1"] = "newer"
-				errs, e := apply(leader.Raft, recordPut{Ref: "a/1", New: c})
+				rc.Written["a/1"] = "newer"
+				errs, e := keyringtest.PutRecords(leader.Raft, keyringtest.RecordPut{Ref: "a/1", New: c})
 				return errors.Join(append(errs, err, e)...)
 			}
 		})
-		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.Rotate(keyring.RotateOptions{Full: true})
 		time.Sleep(10 * time.Minute) // virtual
 		figures := func() (moved, conflicts, left, poisoned float64) {
 			gauges, counters := sink.get()
@@ -41,8 +42,8 @@ func TestMetricsOfARekey(t *testing.T) {
 		if moved, conflicts, left, poisoned := figures(); moved != 297 || conflicts != 1 || left != 2 || poisoned != 2 {
 			t.Errorf("moved %v, conflicts %v, left %v, poisoned %v", moved, conflicts, left, poisoned)
 		}
-		rc.store("a", 9) // writes both anew
-		rc.await(old, keyring.StateDeprecated)
+		rc.Store("a", 9) // writes both anew
+		rc.Await(old, keyring.StateDeprecated)
 		time.Sleep(time.Minute) // virtual
 		if moved, conflicts, left, poisoned := figures(); moved != 297 || conflicts != 1 || left != 0 || poisoned != 0 {
 			t.Errorf("in the end moved %v, conflicts %v, left %v, poisoned %v", moved, conflicts, left, poisoned)
@@ -55,14 +56,14 @@ func TestMetricsOfARekey(t *testing.T) {
 func TestProgressOfKeysThatWaitForTheirTurn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 1 })
+		rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 1 })
 		for i := range 3 {
-			rc.store(string(rune('a'+i)), i+1) // 1, 2 and 3 under a key each
+			rc.Store(string(rune('a'+i)), i+1) // 1, 2 and 3 under a key each
 			if i < 2 {
-				rc.rotate(keyring.RotateOptions{})
+				rc.Rotate(keyring.RotateOptions{})
 			}
 		}
-		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.Rotate(keyring.RotateOptions{Full: true})
 		synctest.Wait()
 		left := func() (left []int) {
 			st, err := rc.Leader().Keyring.Status(t.Context())
@@ -81,7 +82,7 @@ func TestProgressOfKeysThatWaitForTheirTurn(t *testing.T) {
 		if got := left(); len(got) != 3 || got[1] != 2 || got[2] != 3 {
 			t.Errorf("left are %v", got)
 		}
-		rc.store("c", 2) // a writer moves two
+		rc.Store("c", 2) // a writer moves two
 		time.Sleep(time.Minute)
 		if got := left(); len(got) > 0 {
 			t.Errorf("a minute later %v", got)
@@ -94,9 +95,9 @@ func TestProgressOfKeysThatWaitForTheirTurn(t *testing.T) {
 func TestChangedTellsOfARekey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 10 })
-		rc.store("r", 300)
-		rc.spoil("r/1")
+		rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 10 })
+		rc.Store("r", 300)
+		rc.Spoil("r/1")
 		k := rc.Leader().Keyring
 		await := func(within time.Duration, what string, wanted func(keyring.Status) bool) {
 			t.Helper()
@@ -122,19 +123,19 @@ func TestChangedTellsOfARekey(t *testing.T) {
 				}
 			}
 		}
-		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.Rotate(keyring.RotateOptions{Full: true})
 		await(10*time.Second, "the first batch", func(st keyring.Status) bool { return st.Rekeying[0].Moved == 256 })
 		time.Sleep(time.Hour) // virtual
 		await(time.Minute, "the problem", func(st keyring.Status) bool {
 			return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemRekey })
 		})
-		if err := rc.storeOne("r/1", "anew"); err != nil {
+		if err := rc.StoreOne("r/1", "anew"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour) // virtual
 		for range 20 {
 			await(time.Hour, "the end", func(st keyring.Status) bool { return len(st.Rekeying) == 0 })
-			rc.rotate(keyring.RotateOptions{Full: true})
+			rc.Rotate(keyring.RotateOptions{Full: true})
 		}
 	})
 }

@@ -21,42 +21,21 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// refuse makes all requests of these kinds fail until it is told to stop.
-func refuse(c *keyringtest.Cluster, kinds ...string) (stop func()) {
-	var off atomic.Bool
-	c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
-		for _, kind := range kinds {
-			if e.Kind == "call" && strings.Contains(e.What, `"`+kind+`":{`) && !off.Load() {
-				return keyringtest.Reply{Err: errors.New("connection refused")}
-			}
-		}
-		return keyringtest.Reply{}
-	})
-	return func() { off.Store(true) }
-}
-
-func state(s *keyringtest.Server, id keyring.KeyID) keyring.State {
-	if k := keyring.Ring(s.FSM).Key(id); k != nil {
-		return k.State
-	}
-	return ""
-}
-
 // TestI3RecordedHoldsAloneActivateNothing takes the keystores of all but the leader away after
 // they were recorded as holders, and keeps their news from the leader. If the key became
 // active, the leader's disk would be the only one that has it.
 func TestI3RecordedHoldsAloneActivateNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		due := time.Now().Add(time.Hour)
 		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: due})
 		if err != nil || key.State != keyring.StatePrepublished {
 			t.Fatalf("%s, %v", key.State, err)
 		}
-		whole(t, c)
-		heal := refuse(c, "fetch", "hold")
+		keyringtest.AwaitKeys(t, c)
+		heal := keyringtest.Refuse(c, "fetch", "hold")
 		for _, s := range c.Servers {
 			if s != leader {
 				c.Stop(s)
@@ -71,7 +50,7 @@ func TestI3RecordedHoldsAloneActivateNothing(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour) // virtual
 		for _, s := range c.Servers {
-			if got := state(s, key.ID); got != keyring.StatePrepublished {
+			if got := keyringtest.StateOf(s, key.ID); got != keyring.StatePrepublished {
 				t.Errorf("%s: the key is %s while one server holds it", s.ID, got)
 			}
 		}
@@ -80,8 +59,8 @@ func TestI3RecordedHoldsAloneActivateNothing(t *testing.T) {
 		}
 		heal()
 		time.Sleep(5 * time.Minute) // virtual
-		whole(t, c)
-		if got := state(leader, key.ID); got != keyring.StateActive {
+		keyringtest.AwaitKeys(t, c)
+		if got := keyringtest.StateOf(leader, key.ID); got != keyring.StateActive {
 			t.Errorf("the key is %s after all hold it again", got)
 		}
 	})
@@ -92,8 +71,8 @@ func TestI3RecordedHoldsAloneActivateNothing(t *testing.T) {
 func TestManyKeysThatWaitHoldUpNothingElse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			return keyringtest.Reply{Hang: e.Kind == "call" && strings.Contains(e.What, `"ask"`)}
 		})
@@ -119,7 +98,7 @@ func TestManyKeysThatWaitHoldUpNothingElse(t *testing.T) {
 func TestWhoHasGoneGetsNoTurn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		leader := ready(t, newCluster(t, keyringtest.Options{Servers: 1}))
+		leader := keyringtest.Ready(t, keyringtest.NewCluster(t, keyringtest.Options{Servers: 1}))
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		for range 100 {
@@ -140,11 +119,11 @@ func TestWhoHasGoneGetsNoTurn(t *testing.T) {
 func TestKeyThatNobodyHasIsDropped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		first := ready(t, c)
-		whole(t, c)
-		v := vault{t: t}
-		heal := refuse(c, "fetch")
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		first := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		v := keyringtest.Vault{TB: t}
+		heal := keyringtest.Refuse(c, "fetch")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, err := first.Keyring.Rotate(ctx, keyring.RotateOptions{})
@@ -155,27 +134,27 @@ func TestKeyThatNobodyHasIsDropped(t *testing.T) {
 		c.Stop(first)
 		heal()
 		leader := c.Leader()
-		rotate(t, c, &v, 1)
+		keyringtest.Rotate(t, c, &v, 1)
 		time.Sleep(5 * time.Minute) // virtual
-		if got := state(leader, lost); got != keyring.StatePrepublished {
+		if got := keyringtest.StateOf(leader, lost); got != keyring.StatePrepublished {
 			t.Errorf("the key is %q, and one server has not answered yet", got)
 		}
-		if p := problems(t, leader, keyring.ProblemKeyPending); len(p) != 1 || p[0].Key != lost {
+		if p := keyringtest.Problems(t, leader, keyring.ProblemKeyPending); len(p) != 1 || p[0].Key != lost {
 			t.Errorf("Status has pending keys %v, want %s", p, lost)
 		}
 		c.Remove(first)
 		c.Add("s4")
 		time.Sleep(5 * time.Minute) // virtual
-		if got := state(leader, lost); got != "" || !keyring.Ring(leader.FSM).WasRemoved(lost) {
+		if got := keyringtest.StateOf(leader, lost); got != "" || !keyring.Ring(leader.FSM).WasRemoved(lost) {
 			t.Errorf("the key is %q after every server has answered", got)
 		}
-		if p := problems(t, leader, keyring.ProblemKeyPending); len(p) != 0 {
+		if p := keyringtest.Problems(t, leader, keyring.ProblemKeyPending); len(p) != 0 {
 			t.Errorf("Status still has pending keys %v", p)
 		}
-		rotate(t, c, &v, 1)
-		whole(t, c)
-		v.check(c)
-		checkOneActive(t, c)
+		keyringtest.Rotate(t, c, &v, 1)
+		keyringtest.AwaitKeys(t, c)
+		v.Check(c)
+		keyringtest.CheckOneActive(t, c)
 	})
 }
 
@@ -185,17 +164,17 @@ func TestLostScheduledKeyIsReplaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
-		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Rotation = keyring.RotationPolicy{Every: 10 * day, Lead: day}
 		}})
-		first := ready(t, c)
-		whole(t, c)
-		v := vault{t: t}
-		if err := v.seal(first); err != nil {
+		first := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		v := keyringtest.Vault{TB: t}
+		if err := v.Seal(first); err != nil {
 			t.Fatal(err)
 		}
 		old := keyring.Ring(first.FSM).Active().ID
-		heal := refuse(c, "fetch")
+		heal := keyringtest.Refuse(c, "fetch")
 		time.Sleep(9*day + time.Hour) // virtual
 		pending := keyring.Ring(first.FSM).Prepublished()
 		if len(pending) == 0 || !pending[0].Scheduled {
@@ -205,14 +184,14 @@ func TestLostScheduledKeyIsReplaced(t *testing.T) {
 		heal()
 		time.Sleep(2 * day) // virtual
 		leader := c.Leader()
-		if got := state(leader, old); got != keyring.StateInactive {
+		if got := keyringtest.StateOf(leader, old); got != keyring.StateInactive {
 			t.Errorf("two days later the old key is %s", got)
 		}
-		if err := v.seal(leader); err != nil {
+		if err := v.Seal(leader); err != nil {
 			t.Error(err)
 		}
-		v.check(c)
-		checkOneActive(t, c)
+		v.Check(c)
+		keyringtest.CheckOneActive(t, c)
 	})
 }
 
@@ -222,10 +201,10 @@ func TestRotationByHandMovesTheSchedule(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
-		c := newCluster(t, keyringtest.Options{Servers: 1, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Rotation = keyring.RotationPolicy{Every: 10 * day, Lead: day}
 		}})
-		s := ready(t, c)
+		s := keyringtest.Ready(t, c)
 		begin := time.Now()
 		time.Sleep(9*day + time.Hour) // virtual: the next key is prepublished
 		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {

@@ -63,10 +63,10 @@ func wantStranger(t *testing.T, s *keyringtest.Server, id keyring.KeyID, pair ke
 func TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Tokens.Algorithm, cfg.Tokens.Issuer = "EdDSA", "https://keys.example"
 		}})
-		leader := ready(t, c)
+		leader := keyringtest.Ready(t, c)
 		claims := map[string]any{"aud": "me"}
 		good, err := leader.Keyring.Sign(claims)
 		if err != nil {
@@ -90,7 +90,7 @@ func TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Minute)
-		leader = ready(t, c)
+		leader = keyringtest.Ready(t, c)
 		for _, s := range c.Live() {
 			wantStranger(t, s, keyring.KeyID(active.ID), mallory)
 			if err := s.Keyring.Verify(good, keyring.Expect{Audience: []string{"me"}}); !errors.Is(err, keyring.ErrToken) {
@@ -119,12 +119,12 @@ func TestAdoptBelievesNobodysPublicKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		id := keyring.KeyID{7}
 		mallory := keyringtest.NewPair(t, "EdDSA")
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		ready(t, c)
-		f := follower(c)
-		plantKey(t, f.Disk, id, keyring.InlineKEK())
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
+		f := keyringtest.Follower(c)
+		keyringtest.PlantKey(t, f.Disk, id, keyring.InlineKEK())
 		c.Restart(f)
-		leader := ready(t, c)
+		leader := keyringtest.Ready(t, c)
 		if leader == f {
 			t.Fatal("it leads")
 		}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
@@ -61,10 +63,10 @@ func TestReadmeRecoversASurvivor(t *testing.T) {
 	defer cancel()
 	log.SetOutput(io.Discard)
 	cfg := node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
-	var app *records
+	var app *keyringtest.Records
 	newApp := func() (raft.FSM, *keyring.FSM) {
 		keys := keyring.NewFSM()
-		app = &records{keys: keys, all: map[string][]byte{}}
+		app = &keyringtest.Records{Keys: keys, All: map[string][]byte{}}
 		return app, keys
 	}
 	cfg.App, cfg.Keys = newApp()
@@ -76,7 +78,7 @@ func TestReadmeRecoversASurvivor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	put, err := json.Marshal([]recordPut{{Ref: "a", New: sealed}})
+	put, err := json.Marshal([]keyringtest.RecordPut{{Ref: "a", New: sealed}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +93,7 @@ func TestReadmeRecoversASurvivor(t *testing.T) {
 		if err := n.Keyring().WaitReady(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := n.Decrypt(ctx, app.copy()["a"], nil); err != nil || string(got) != "data" {
+		if got, err := n.Decrypt(ctx, app.Copy()["a"], nil); err != nil || string(got) != "data" {
 			t.Errorf("%q, %v", got, err)
 		}
 	})
@@ -105,7 +107,7 @@ func TestReadmeRestoresABackup(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	log.SetOutput(io.Discard)
-	identity := newIdentity(t)
+	identity := kektest.Identity(t)
 	config := func() node.Config {
 		return node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
 	}

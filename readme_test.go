@@ -23,6 +23,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
@@ -240,7 +241,7 @@ func (s *store) Apply(l *raft.Log) any {
 	errs := make([]error, len(writes))
 	for i, w := range writes {
 		if errs[i] = s.keys.Admit(w.New); errs[i] == nil && w.Old != nil && !bytes.Equal(w.Old, s.byPath[w.Path]) {
-			errs[i] = errConflict
+			errs[i] = keyringtest.ErrConflict
 		}
 		if errs[i] == nil {
 			s.byPath[w.Path] = w.New
@@ -299,7 +300,7 @@ func (d data) Replace(ctx context.Context, batch []keyring.Replacement) (conflic
 		writes = append(writes, write{Path: r.Ref, Old: r.Ciphertext, New: r.New})
 	}
 	for _, err := range d.store.propose(ctx, writes) {
-		if errors.Is(err, errConflict) || errors.Is(err, keyring.ErrStaleKey) {
+		if errors.Is(err, keyringtest.ErrConflict) || errors.Is(err, keyring.ErrStaleKey) {
 			conflicts++
 		} else if err != nil {
 			return conflicts, err
@@ -426,9 +427,9 @@ func TestReadmeTokens(t *testing.T) {
 
 // TestReadmeCredential uses a systemd credential as the README does.
 func TestReadmeCredential(t *testing.T) {
-	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(kektest.WriteFile(t, countingKey())))
+	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(kektest.WriteFile(t, kektest.CountingKey())))
 	kek, err := readmeCredential()
-	if err != nil || kek.ID() != fileKEK(t, countingKey()).ID() {
+	if err != nil || kek.ID() != kektest.File(t, kektest.CountingKey()).ID() {
 		t.Errorf("%v, %v", kek, err)
 	}
 	t.Setenv("CREDENTIALS_DIRECTORY", t.TempDir())
@@ -442,8 +443,8 @@ func TestReadmeCredential(t *testing.T) {
 func TestReadmeRecoversFromALostKMS(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	dir, lost, identity := t.TempDir(), namedVault(t, 1), ageIdentity(t)
-	bobs := ageIdentity(t).Recipient().String()
+	dir, lost, identity := t.TempDir(), namedVault(t, 1), kektest.Identity(t)
+	bobs := kektest.Identity(t).Recipient().String()
 	recipientsFile := func() io.Reader {
 		return strings.NewReader("# in two safes\n" + identity.Recipient().String() + "\n" + bobs + "\n")
 	}
@@ -483,9 +484,9 @@ func TestReadmeRecoversFromALostKMS(t *testing.T) {
 	if err := readmeEscrow(ctx, dir, lost, recipientsFile(), seals); err != nil {
 		t.Fatal(err)
 	}
-	lost.Set(away["fails"])
+	lost.Set(kektest.Outages["fails"])
 	locked := func(n *node.Node) error {
-		keyring.AwaitHolders(n.Keyring(), keyOf(t, sealed[0]), 0)
+		keyringtest.AwaitHolders(n.Keyring(), keyOf(t, sealed[0]), 0)
 		if _, err := n.Keyring().Decrypt(sealed[0], nil); !errors.Is(err, keyring.ErrKeyMissing) {
 			t.Errorf("the KMS is dead and it opens: %v", err)
 		}
@@ -495,7 +496,7 @@ func TestReadmeRecoversFromALostKMS(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	newKEK := fileKEK(t, bytes.Repeat([]byte{5}, 32))
+	newKEK := kektest.File(t, bytes.Repeat([]byte{5}, 32))
 	recipients, err := age.ParseRecipients(recipientsFile())
 	if err != nil {
 		t.Fatal(err)

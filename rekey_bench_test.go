@@ -88,7 +88,7 @@ func BenchmarkRekey(b *testing.B) {
 	list := &listed{}
 	c := keyringtest.StartNodes(b, 3, func(cfg *node.Config) {
 		cfg.Keys = keyring.NewFSM()
-		cfg.App, cfg.Data = &records{keys: cfg.Keys, all: map[string][]byte{}}, list
+		cfg.App, cfg.Data = &keyringtest.Records{Keys: cfg.Keys, All: map[string][]byte{}}, list
 		cfg.Rotation.Every = -1
 	})
 	c.Ready(b.Context())
@@ -97,7 +97,7 @@ func BenchmarkRekey(b *testing.B) {
 	var ratios []float64
 	for b.Loop() {
 		var all []keyring.Sealed
-		var puts []recordPut
+		var puts []keyringtest.RecordPut
 		for i := range *scale {
 			ref := []byte(fmt.Sprint(i))
 			sealed, err := leader.Keyring().Encrypt(make([]byte, 1<<10), ref)
@@ -105,7 +105,7 @@ func BenchmarkRekey(b *testing.B) {
 				b.Fatal(err)
 			}
 			all = append(all, keyring.Sealed{Ref: string(ref), Ciphertext: sealed, AAD: ref})
-			puts = append(puts, recordPut{Ref: string(ref), New: sealed})
+			puts = append(puts, keyringtest.RecordPut{Ref: string(ref), New: sealed})
 		}
 		list.set(all)
 		limit := since(func() {
@@ -119,7 +119,7 @@ func BenchmarkRekey(b *testing.B) {
 		if _, err := leader.Rotate(b.Context(), keyring.RotateOptions{Full: true}); err != nil {
 			b.Fatal(err)
 		}
-		ratios = append(ratios, since(func() { keyring.AwaitState(leader.Keyring(), old, keyring.StateDeprecated) })/limit)
+		ratios = append(ratios, since(func() { keyringtest.AwaitState(leader.Keyring(), old, keyring.StateDeprecated) })/limit)
 		if n := len(list.get()); n > 0 {
 			b.Fatalf("%d records are left", n)
 		}
@@ -142,7 +142,7 @@ func (l *listed) lead(n *node.Node) {
 }
 
 // put proposes records as a host would.
-func (l *listed) put(ctx context.Context, puts []recordPut) error {
+func (l *listed) put(ctx context.Context, puts []keyringtest.RecordPut) error {
 	l.mu.Lock()
 	leader := l.leader
 	l.mu.Unlock()
@@ -180,9 +180,9 @@ func (l *listed) Under(context.Context, keyring.KeyID) iter.Seq2[keyring.Sealed,
 }
 
 func (l *listed) Replace(ctx context.Context, batch []keyring.Replacement) (int, error) {
-	var puts []recordPut
+	var puts []keyringtest.RecordPut
 	for _, r := range batch {
-		puts = append(puts, recordPut{Ref: r.Ref, New: r.New})
+		puts = append(puts, keyringtest.RecordPut{Ref: r.Ref, New: r.New})
 	}
 	if err := l.put(ctx, puts); err != nil {
 		return 0, err

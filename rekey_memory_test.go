@@ -52,10 +52,10 @@ func TestRekeyNeedsNoMoreMemoryForMoreRecords(t *testing.T) {
 	heap := func(records int) (most uint64) {
 		synctest.Test(t, func(t *testing.T) {
 			e := &endless{}
-			c := newCluster(t, keyringtest.Options{
+			c := keyringtest.NewCluster(t, keyringtest.Options{
 				Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data, cfg.Rotation.Every = e, -1 },
 			})
-			leader := ready(t, c)
+			leader := keyringtest.Ready(t, c)
 			sealed, err := leader.Keyring.Encrypt(make([]byte, 1<<10), nil)
 			if err != nil {
 				t.Fatal(err)
@@ -65,7 +65,7 @@ func TestRekeyNeedsNoMoreMemoryForMoreRecords(t *testing.T) {
 			if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); err != nil {
 				t.Fatal(err)
 			}
-			keyring.AwaitState(leader.Keyring, old, keyring.StateDeprecated)
+			keyringtest.AwaitState(leader.Keyring, old, keyring.StateDeprecated)
 			if e.done != records {
 				t.Errorf("%d records of %d are moved", e.done, records)
 			}

@@ -25,29 +25,29 @@ import (
 func TestFullRotationMovesEverything(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 3, false, nil)
+		rc := keyringtest.NewRecordsCluster(t, 3, false, nil)
 		var old []keyring.KeyID
 		const each = 700
 		for i := range 3 {
-			old = append(old, rc.active())
-			rc.store(fmt.Sprint(i), each)
-			rc.rotate(keyring.RotateOptions{Full: i == 2})
+			old = append(old, rc.Active())
+			rc.Store(fmt.Sprint(i), each)
+			rc.Rotate(keyring.RotateOptions{Full: i == 2})
 		}
 		for _, id := range old {
-			for rc.state(id) != keyring.StateDeprecated {
-				rc.check("while it moves")
+			for rc.State(id) != keyring.StateDeprecated {
+				rc.Check("while it moves")
 				time.Sleep(100 * time.Millisecond) // virtual
 			}
-			if n := rc.under(id); n != 0 {
+			if n := rc.Under(id); n != 0 {
 				t.Errorf("%d records are under a key that is deprecated", n)
 			}
 		}
 		moved := 0
 		for _, s := range rc.Servers {
-			moved += rc.dataOf(s).moved()
+			moved += rc.DataOf(s).Moved()
 		}
-		if rc.check("moved"); rc.under(rc.active()) != 3*each || moved != 3*each {
-			t.Errorf("%d records of %d under the new key, after %d moves", rc.under(rc.active()), 3*each, moved)
+		if rc.Check("moved"); rc.Under(rc.Active()) != 3*each || moved != 3*each {
+			t.Errorf("%d records of %d under the new key, after %d moves", rc.Under(rc.Active()), 3*each, moved)
 		}
 	})
 }
@@ -57,19 +57,19 @@ func TestFullRotationMovesEverything(t *testing.T) {
 func TestLongRecordsDoNotMakeABatchTooLong(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 1, false, nil)
+		rc := keyringtest.NewRecordsCluster(t, 1, false, nil)
 		const overhead = 100
 		sizes := []int{1<<20 - overhead, 1 << 20, 10, 3 << 20, 3 << 20, 10, 400 << 10, 400 << 10, 400 << 10, 10, 1<<20 - overhead, 2 << 20}
 		for i, n := range sizes {
-			if err := rc.storeOne(fmt.Sprintf("r/%02d", i), strings.Repeat("x", n)); err != nil {
+			if err := rc.StoreOne(fmt.Sprintf("r/%02d", i), strings.Repeat("x", n)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		old := rc.active()
-		rc.rotate(keyring.RotateOptions{Full: true})
-		rc.await(old, keyring.StateDeprecated)
-		if rc.check("moved"); rc.under(rc.active()) != len(sizes) {
-			t.Errorf("%d records of %d under the new key", rc.under(rc.active()), len(sizes))
+		old := rc.Active()
+		rc.Rotate(keyring.RotateOptions{Full: true})
+		rc.Await(old, keyring.StateDeprecated)
+		if rc.Check("moved"); rc.Under(rc.Active()) != len(sizes) {
+			t.Errorf("%d records of %d under the new key", rc.Under(rc.Active()), len(sizes))
 		}
 	})
 }
@@ -81,9 +81,9 @@ func TestI5NothingIsStoredUnderAKeyAfterItsLastScan(t *testing.T) {
 	t.Parallel()
 	for _, noFence := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			rc := newRecordsCluster(t, 3, noFence, nil)
-			rc.store("early", 10)
-			old, leader := rc.active(), rc.Leader()
+			rc := keyringtest.NewRecordsCluster(t, 3, noFence, nil)
+			rc.Store("early", 10)
+			old, leader := rc.Active(), rc.Leader()
 			late := func(ctx context.Context, store func() error) error {
 				first := true
 				return leader.Keyring.EncryptTo(ctx, []byte("late"), []byte("late"), func(_ context.Context, c []byte) error {
@@ -93,24 +93,24 @@ func TestI5NothingIsStoredUnderAKeyAfterItsLastScan(t *testing.T) {
 							return err
 						}
 					}
-					errs, err := apply(leader.Raft, recordPut{Ref: "late", New: c})
+					errs, err := keyringtest.PutRecords(leader.Raft, keyringtest.RecordPut{Ref: "late", New: c})
 					return errors.Join(append(errs, err)...)
 				})
 			}
 			err := late(t.Context(), func() error {
-				rc.rotate(keyring.RotateOptions{Full: true})
-				rc.await(old, keyring.StateDeprecated)
+				rc.Rotate(keyring.RotateOptions{Full: true})
+				rc.Await(old, keyring.StateDeprecated)
 				return leader.Keyring.Remove(t.Context(), old, keyring.RemoveOptions{})
 			})
 			if err != nil {
 				t.Fatal(err)
 			}
-			level(t, rc.Cluster)
-			got, err := leader.Keyring.Decrypt(leader.App.(*records).copy()["late"], []byte("late"))
+			keyringtest.AwaitRing(t, rc.Cluster)
+			got, err := leader.Keyring.Decrypt(leader.App.(*keyringtest.Records).Copy()["late"], []byte("late"))
 			if lost := err != nil; lost != noFence {
 				t.Errorf("without the fence: %t; the late record: %q, %v", noFence, got, err)
 			}
-			rc.check("after it all")
+			rc.Check("after it all")
 		})
 	}
 }
@@ -119,15 +119,15 @@ func TestI5NothingIsStoredUnderAKeyAfterItsLastScan(t *testing.T) {
 func TestRekeyGoesOnWithTheNextLeader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 3, false, nil)
-		rc.store("r", 3000)
-		old := rc.active()
+		rc := keyringtest.NewRecordsCluster(t, 3, false, nil)
+		rc.Store("r", 3000)
+		old := rc.Active()
 		const changes = 4
 		var batches atomic.Int64
 		for _, s := range rc.Servers {
-			d := rc.dataOf(s)
-			d.note(func() {
-				d.replacing = func() error {
+			d := rc.DataOf(s)
+			d.Note(func() {
+				d.Replacing = func() error {
 					if n := batches.Add(1); n%2 == 0 && n <= 2*changes {
 						return s.Raft.LeadershipTransfer().Error()
 					}
@@ -135,17 +135,17 @@ func TestRekeyGoesOnWithTheNextLeader(t *testing.T) {
 				}
 			})
 		}
-		rc.rotate(keyring.RotateOptions{Full: true})
-		rc.await(old, keyring.StateDeprecated)
+		rc.Rotate(keyring.RotateOptions{Full: true})
+		rc.Await(old, keyring.StateDeprecated)
 		moved := 0
 		for _, s := range rc.Servers {
-			moved += rc.dataOf(s).moved()
+			moved += rc.DataOf(s).Moved()
 		}
 		if moved < 3000 || moved > 3000*105/100 {
 			t.Errorf("%d moves of 3000 records", moved)
 		}
-		if rc.check("moved"); batches.Load() < 2*changes || rc.under(old) != 0 {
-			t.Errorf("%d batches, %d records left", batches.Load(), rc.under(old))
+		if rc.Check("moved"); batches.Load() < 2*changes || rc.Under(old) != 0 {
+			t.Errorf("%d batches, %d records left", batches.Load(), rc.Under(old))
 		}
 	})
 }
@@ -154,42 +154,27 @@ func TestRekeyGoesOnWithTheNextLeader(t *testing.T) {
 func TestPoisonedRecordKeepsOnlyItsOwnKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 3, false, nil)
-		rc.store("a", 500)
-		first := rc.active()
-		rc.spoil("a/7")
-		second := rc.rotate(keyring.RotateOptions{})
-		rc.store("b", 500)
-		rc.rotate(keyring.RotateOptions{Full: true})
-		rc.await(second, keyring.StateDeprecated)
+		rc := keyringtest.NewRecordsCluster(t, 3, false, nil)
+		rc.Store("a", 500)
+		first := rc.Active()
+		rc.Spoil("a/7")
+		second := rc.Rotate(keyring.RotateOptions{})
+		rc.Store("b", 500)
+		rc.Rotate(keyring.RotateOptions{Full: true})
+		rc.Await(second, keyring.StateDeprecated)
 		time.Sleep(10 * time.Minute) // virtual
-		if rc.state(first) != keyring.StateRekeying || rc.under(first) != 1 {
-			t.Errorf("%s with %d records", rc.state(first), rc.under(first))
+		if rc.State(first) != keyring.StateRekeying || rc.Under(first) != 1 {
+			t.Errorf("%s with %d records", rc.State(first), rc.Under(first))
 		}
 		st, err := rc.Leader().Keyring.Status(t.Context())
 		if err != nil || len(st.Rekeying) != 1 || st.Rekeying[0].Poisoned != 1 || st.Rekeying[0].Moved != 499 || st.Rekeying[0].PoisonedRefs[0] != "a/7" ||
 			st.Rekeying[0].Left != 1 || !strings.Contains(fmt.Sprint(st.Problems), "a/7") {
 			t.Errorf("%+v, %v, %v", st.Rekeying, st.Problems, err)
 		}
-		rc.store("a", 8) // writes it anew
-		rc.await(first, keyring.StateDeprecated)
-		rc.check("replaced")
+		rc.Store("a", 8) // writes it anew
+		rc.Await(first, keyring.StateDeprecated)
+		rc.Check("replaced")
 	})
-}
-
-// spoil alters a record where nobody looks.
-func (rc *recordsCluster) spoil(ref string) {
-	rc.t.Helper()
-	level(rc.t, rc.Cluster)
-	for _, s := range rc.Live() {
-		app := s.App.(*records)
-		app.mu.Lock()
-		c := append([]byte(nil), app.all[ref]...)
-		c[len(c)-1] ^= 1
-		app.all[ref] = c
-		app.mu.Unlock()
-	}
-	delete(rc.written, ref)
 }
 
 // TestWritersAndRekeyDoNotUndoEachOther: a record that is written while its batch is on the way is a
@@ -197,29 +182,29 @@ func (rc *recordsCluster) spoil(ref string) {
 func TestWritersAndRekeyDoNotUndoEachOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 1, false, nil)
-		rc.store("r", 1000)
-		old, leader := rc.active(), rc.Leader()
+		rc := keyringtest.NewRecordsCluster(t, 1, false, nil)
+		rc.Store("r", 1000)
+		old, leader := rc.Active(), rc.Leader()
 		var writes atomic.Int64
-		d := rc.dataOf(leader)
-		d.note(func() {
-			d.replacing = func() error { // under the nose of the batch that is on its way
+		d := rc.DataOf(leader)
+		d.Note(func() {
+			d.Replacing = func() error { // under the nose of the batch that is on its way
 				ref := fmt.Sprintf("r/%d", 100*writes.Add(1))
 				c, err := leader.Keyring.Encrypt([]byte("newer"), []byte(ref))
 				if err != nil {
 					return err
 				}
-				errs, err := apply(leader.Raft, recordPut{Ref: ref, New: c})
+				errs, err := keyringtest.PutRecords(leader.Raft, keyringtest.RecordPut{Ref: ref, New: c})
 				return errors.Join(append(errs, err)...)
 			}
 		})
-		rc.rotate(keyring.RotateOptions{Full: true})
-		rc.await(old, keyring.StateDeprecated)
+		rc.Rotate(keyring.RotateOptions{Full: true})
+		rc.Await(old, keyring.StateDeprecated)
 		for i := range writes.Load() {
-			rc.written[fmt.Sprintf("r/%d", 100*(i+1))] = "newer"
+			rc.Written[fmt.Sprintf("r/%d", 100*(i+1))] = "newer"
 		}
-		if rc.check("moved"); writes.Load() == 0 || rc.under(old) != 0 {
-			t.Errorf("%d writes, %d left", writes.Load(), rc.under(old))
+		if rc.Check("moved"); writes.Load() == 0 || rc.Under(old) != 0 {
+			t.Errorf("%d writes, %d left", writes.Load(), rc.Under(old))
 		}
 	})
 }
@@ -228,23 +213,23 @@ func TestWritersAndRekeyDoNotUndoEachOther(t *testing.T) {
 func TestRemoveMovesTheDataFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 3, false, nil)
-		rc.store("r", 600)
-		first := rc.active()
-		second := rc.rotate(keyring.RotateOptions{})
-		rc.store("s", 600)
-		rc.rotate(keyring.RotateOptions{})
+		rc := keyringtest.NewRecordsCluster(t, 3, false, nil)
+		rc.Store("r", 600)
+		first := rc.Active()
+		second := rc.Rotate(keyring.RotateOptions{})
+		rc.Store("s", 600)
+		rc.Rotate(keyring.RotateOptions{})
 		if err := rc.Leader().Keyring.Remove(t.Context(), first, keyring.RemoveOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if rc.state(first) != "removed" || rc.state(second) != keyring.StateInactive {
-			t.Errorf("%s, %s", rc.state(first), rc.state(second))
+		if rc.State(first) != "removed" || rc.State(second) != keyring.StateInactive {
+			t.Errorf("%s, %s", rc.State(first), rc.State(second))
 		}
-		rc.check("removed")
+		rc.Check("removed")
 
 		leader := rc.Leader()
-		d := rc.dataOf(leader)
-		d.note(func() { d.replacing = func() error { return errors.New("not now") } })
+		d := rc.DataOf(leader)
+		d.Note(func() { d.Replacing = func() error { return errors.New("not now") } })
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := leader.Keyring.Remove(ctx, second, keyring.RemoveOptions{}); !errors.Is(err, context.DeadlineExceeded) {
@@ -254,8 +239,8 @@ func TestRemoveMovesTheDataFirst(t *testing.T) {
 			t.Errorf("%v, %v", st.Problems, err)
 		}
 		rc.Stop(leader)
-		rc.await(second, "removed")
-		rc.check("under the next leader")
+		rc.Await(second, "removed")
+		rc.Check("under the next leader")
 	})
 }
 
@@ -264,12 +249,12 @@ func TestForceSaysWhatIsLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
-		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
+		rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
 			cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: &log})
 		})
-		rc.store("r", 37)
-		old := rc.active()
-		rc.rotate(keyring.RotateOptions{})
+		rc.Store("r", 37)
+		old := rc.Active()
+		rc.Rotate(keyring.RotateOptions{})
 		if err := rc.Leader().Keyring.Remove(t.Context(), old, keyring.RemoveOptions{Force: true}); err != nil {
 			t.Fatal(err)
 		}
@@ -285,20 +270,20 @@ func TestRetentionRemovesWhatIsNotNeeded(t *testing.T) {
 	t.Parallel()
 	for _, retain := range []time.Duration{time.Hour, 20 * 24 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
-			rc := newRecordsClusterAt(t, time.Hour, 3, false, func(cfg *keyring.Config) { cfg.Rotation.Retain = retain })
-			rc.store("r", 300)
-			old := rc.active()
-			rc.rotate(keyring.RotateOptions{})
+			rc := keyringtest.NewRecordsClusterAt(t, time.Hour, 3, false, func(cfg *keyring.Config) { cfg.Rotation.Retain = retain })
+			rc.Store("r", 300)
+			old := rc.Active()
+			rc.Rotate(keyring.RotateOptions{})
 			retired := keyring.Ring(rc.Leader().FSM).Key(old).Retired
 			time.Sleep(time.Until(retired.Add(max(retain, 24*time.Hour+time.Minute) - time.Hour))) // virtual
-			if rc.state(old) != keyring.StateInactive {
-				t.Errorf("%s too early", rc.state(old))
+			if rc.State(old) != keyring.StateInactive {
+				t.Errorf("%s too early", rc.State(old))
 			}
 			time.Sleep(12 * time.Hour) // virtual
-			if rc.state(old) != "removed" {
-				t.Errorf("%s when the time is over", rc.state(old))
+			if rc.State(old) != "removed" {
+				t.Errorf("%s when the time is over", rc.State(old))
 			}
-			rc.check("removed")
+			rc.Check("removed")
 		})
 	}
 }
@@ -308,44 +293,44 @@ func TestRetentionRemovesWhatIsNotNeeded(t *testing.T) {
 func TestRestoredSnapshotIsNotTakenForScanned(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 3, false, nil)
-		rc.store("r", 400)
-		old, leader := rc.active(), rc.Leader()
-		d := rc.dataOf(leader)
+		rc := keyringtest.NewRecordsCluster(t, 3, false, nil)
+		rc.Store("r", 400)
+		old, leader := rc.Active(), rc.Leader()
+		d := rc.DataOf(leader)
 		var hold atomic.Bool
 		hold.Store(true)
-		d.note(func() {
-			d.replacing = func() error {
+		d.Note(func() {
+			d.Replacing = func() error {
 				if hold.Load() {
 					return errors.New("not yet")
 				}
 				return nil
 			}
 		})
-		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.Rotate(keyring.RotateOptions{Full: true})
 		time.Sleep(time.Second)            // virtual
 		restore := snapshot(t, leader)     // with everything under the old key, which is rekeying
 		restored := make(chan struct{}, 1) // once
-		d.note(func() {
+		d.Note(func() {
 			hold.Store(false)
-			d.scanned = func() {
-				if rc.under(old) > 0 || len(restored) > 0 {
+			d.Scanned = func() {
+				if rc.Under(old) > 0 || len(restored) > 0 {
 					return
 				}
 				restored <- struct{}{}
 				restore(leader)
 			}
 		})
-		for len(restored) == 0 || rc.state(old) != keyring.StateDeprecated {
-			if rc.state(old) == keyring.StateDeprecated && rc.under(old) > 0 {
+		for len(restored) == 0 || rc.State(old) != keyring.StateDeprecated {
+			if rc.State(old) == keyring.StateDeprecated && rc.Under(old) > 0 {
 				t.Fatal("deprecated with records under it")
 			}
 			time.Sleep(10 * time.Millisecond) // virtual
 		}
-		if n := rc.under(old); n > 0 {
+		if n := rc.Under(old); n > 0 {
 			t.Errorf("deprecated with %d records under it", n)
 		}
-		rc.check("moved once more")
+		rc.Check("moved once more")
 	})
 }
 
@@ -353,25 +338,25 @@ func TestRestoredSnapshotIsNotTakenForScanned(t *testing.T) {
 func TestRekeyGraceWaitsForWritersWithoutAFence(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 1, true, func(cfg *keyring.Config) { cfg.RekeyGrace = time.Hour })
-		rc.store("r", 10)
-		old, leader := rc.active(), rc.Leader()
+		rc := keyringtest.NewRecordsCluster(t, 1, true, func(cfg *keyring.Config) { cfg.RekeyGrace = time.Hour })
+		rc.Store("r", 10)
+		old, leader := rc.Active(), rc.Leader()
 		late, err := leader.Keyring.Encrypt([]byte("late"), []byte("late"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		rc.rotate(keyring.RotateOptions{Full: true})
+		rc.Rotate(keyring.RotateOptions{Full: true})
 		time.Sleep(59 * time.Minute) // virtual
-		if rc.state(old) != keyring.StateRekeying || rc.under(old) > 0 {
-			t.Errorf("%s with %d records", rc.state(old), rc.under(old))
+		if rc.State(old) != keyring.StateRekeying || rc.Under(old) > 0 {
+			t.Errorf("%s with %d records", rc.State(old), rc.Under(old))
 		}
-		if _, err := apply(leader.Raft, recordPut{Ref: "late", New: late}); err != nil {
+		if _, err := keyringtest.PutRecords(leader.Raft, keyringtest.RecordPut{Ref: "late", New: late}); err != nil {
 			t.Fatal(err)
 		}
-		rc.written["late"] = "late"
-		rc.await(old, keyring.StateDeprecated)
-		if rc.check("moved"); rc.under(old) > 0 {
-			t.Errorf("deprecated with %d records", rc.under(old))
+		rc.Written["late"] = "late"
+		rc.Await(old, keyring.StateDeprecated)
+		if rc.Check("moved"); rc.Under(old) > 0 {
+			t.Errorf("deprecated with %d records", rc.Under(old))
 		}
 	})
 }
@@ -380,12 +365,12 @@ func TestRekeyGraceWaitsForWritersWithoutAFence(t *testing.T) {
 func TestRekeyRateIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 100 })
-		rc.store("r", 1000)
-		old := rc.active()
-		rc.rotate(keyring.RotateOptions{Full: true})
+		rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 100 })
+		rc.Store("r", 1000)
+		old := rc.Active()
+		rc.Rotate(keyring.RotateOptions{Full: true})
 		began := time.Now()
-		rc.await(old, keyring.StateDeprecated)
+		rc.Await(old, keyring.StateDeprecated)
 		if d := time.Since(began); d < 9*time.Second || d > 12*time.Second {
 			t.Errorf("1000 records at 100 a second took %v", d)
 		}
@@ -394,7 +379,7 @@ func TestRekeyRateIsKept(t *testing.T) {
 
 // odd is SealedData that does not do what it should.
 type odd struct {
-	*recordsData
+	*keyringtest.RecordsData
 	under   func(keyring.KeyID) iter.Seq2[keyring.Sealed, error]
 	replace func() (int, error)
 }
@@ -403,14 +388,14 @@ func (o odd) Under(ctx context.Context, id keyring.KeyID) iter.Seq2[keyring.Seal
 	if o.under != nil {
 		return o.under(id)
 	}
-	return o.recordsData.Under(ctx, id)
+	return o.RecordsData.Under(ctx, id)
 }
 
 func (o odd) Replace(ctx context.Context, batch []keyring.Replacement) (int, error) {
 	if o.replace != nil {
 		return o.replace()
 	}
-	return o.recordsData.Replace(ctx, batch)
+	return o.RecordsData.Replace(ctx, batch)
 }
 
 // TestKeyStaysWhileItsDataCannotBeTold: an error in the middle of a scan is no clean scan, and a
@@ -426,16 +411,16 @@ func TestKeyStaysWhileItsDataCannotBeTold(t *testing.T) {
 		"as it was after Replace": {replace: func() (int, error) { replaced.Add(1); return 0, nil }},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
-				o.recordsData = cfg.Data.(*recordsData)
+			rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
+				o.RecordsData = cfg.Data.(*keyringtest.RecordsData)
 				cfg.Data = o
 			})
-			rc.store("r", 10)
-			old := rc.active()
-			rc.rotate(keyring.RotateOptions{Full: true})
+			rc.Store("r", 10)
+			old := rc.Active()
+			rc.Rotate(keyring.RotateOptions{Full: true})
 			time.Sleep(time.Hour) // virtual
-			if rc.state(old) != keyring.StateRekeying {
-				t.Errorf("%s: %s", what, rc.state(old))
+			if rc.State(old) != keyring.StateRekeying {
+				t.Errorf("%s: %s", what, rc.State(old))
 			}
 			if st, err := rc.Leader().Keyring.Status(t.Context()); err != nil || !strings.Contains(fmt.Sprint(st.Problems), what) {
 				t.Errorf("%v, %v", st.Problems, err)
@@ -453,14 +438,14 @@ func TestMovesThatOthersAreQuickerWithAreFewer(t *testing.T) {
 	for name, conflicts := range map[string]int{"all of them": 10, "some of them": 1} {
 		var replaced atomic.Int64
 		synctest.Test(t, func(t *testing.T) {
-			rc := newRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
-				cfg.Data = odd{recordsData: cfg.Data.(*recordsData), replace: func() (int, error) {
+			rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
+				cfg.Data = odd{RecordsData: cfg.Data.(*keyringtest.RecordsData), replace: func() (int, error) {
 					replaced.Add(1)
 					return conflicts, nil
 				}}
 			})
-			rc.store("r", 10)
-			rc.rotate(keyring.RotateOptions{Full: true})
+			rc.Store("r", 10)
+			rc.Rotate(keyring.RotateOptions{Full: true})
 			time.Sleep(time.Hour) // virtual
 		})
 		if n := replaced.Load(); n < 10 || n > 200 {
@@ -508,11 +493,11 @@ func TestWhatNomadSealedIsMovedToo(t *testing.T) {
 			ref := fmt.Sprint("var/", i)
 			data.all[ref] = keyring.Sealed{Ref: ref, Ciphertext: k.Seal(ref), AAD: []byte(ref), Nomad: true}
 		}
-		c := newCluster(t, keyringtest.Options{
+		c := keyringtest.NewCluster(t, keyringtest.Options{
 			Disk:      func(raft.ServerID) *keyringtest.Disk { return disk },
 			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = data },
 		})
-		leader := ready(t, c)
+		leader := keyringtest.Ready(t, c)
 		if err := leader.Keyring.Remove(t.Context(), k.ID, keyring.RemoveOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -530,8 +515,8 @@ func TestWithoutDataNothingIsProven(t *testing.T) {
 	t.Parallel()
 	for _, data := range []keyring.SealedData{nil, keyring.NoData{}} {
 		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = data }})
-			leader := ready(t, c)
+			c := keyringtest.NewCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = data }})
+			leader := keyringtest.Ready(t, c)
 			old := keyring.Ring(leader.FSM).Active().ID
 			want := error(nil)
 			if data == nil {

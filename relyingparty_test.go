@@ -103,11 +103,11 @@ func TestRelyingPartyKnowsEveryScheduledKey(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("every %v, lead %v, off for %v", tt.every, tt.lead, tt.off), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := signingAt(t, 4*time.Second, 3, func(cfg *keyring.Config) {
+				c := keyringtest.NewSigningAt(t, 4*time.Second, 3, func(cfg *keyring.Config) {
 					cfg.Rotation = keyring.RotationPolicy{Every: tt.every, Lead: tt.lead}
 				})
-				ready(t, c)
-				whole(t, c)
+				keyringtest.Ready(t, c)
+				keyringtest.AwaitKeys(t, c)
 				if tt.off > 0 {
 					c.Close()
 					time.Sleep(tt.off) // virtual
@@ -127,14 +127,14 @@ func TestRelyingPartyKnowsEveryScheduledKey(t *testing.T) {
 					if time.Sleep(step); time.Duration(i)*step > 5*tt.every { // virtual
 						t.Fatalf("after %v only %d keys have signed", time.Duration(i)*step, len(signed))
 					}
-					token, err := c.Leader().Keyring.Sign(forMe())
+					token, err := c.Leader().Keyring.Sign(keyringtest.ClaimsForMe())
 					if errors.Is(err, keyring.ErrNotReady) {
 						continue
 					}
 					if err != nil {
 						t.Fatal(err)
 					}
-					kid := kidOf(t, token).String()
+					kid := keyringtest.KeyIDOf(t, token).String()
 					signed[kid] = true
 					for _, p := range all[:min(len(all), i+1)] { // they begin one after another
 						if err := p.verify(token, kid); err != nil {
@@ -151,9 +151,9 @@ func TestRelyingPartyKnowsEveryScheduledKey(t *testing.T) {
 func TestRelyingPartyFetchesOnceMoreAfterAnImmediateRotation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := signing(t, 3, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
-		leader := ready(t, c)
-		whole(t, c)
+		c := keyringtest.NewSigning(t, 3, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		all := parties(t, c, 30)
 		for i := range 50 {
 			o := keyring.RotateOptions{}
@@ -164,8 +164,8 @@ func TestRelyingPartyFetchesOnceMoreAfterAnImmediateRotation(t *testing.T) {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			token := sign(t, leader)
-			kid := kidOf(t, token).String()
+			token := keyringtest.Sign(t, leader)
+			kid := keyringtest.KeyIDOf(t, token).String()
 			for _, p := range all {
 				before := p.fetched
 				err := p.verify(token, kid)
@@ -194,35 +194,35 @@ func TestNoTokenOutlivesItsKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const maxTTL = 36 * time.Hour
 		rnd := rand.New(rand.NewPCG(4, 7))
-		c := signingAt(t, 4*time.Hour, 3, func(cfg *keyring.Config) {
+		c := keyringtest.NewSigningAt(t, 4*time.Hour, 3, func(cfg *keyring.Config) {
 			cfg.Rotation = keyring.RotationPolicy{Every: 9 * 24 * time.Hour}
 			cfg.Tokens.MaxTTL = maxTTL
 		})
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		var live []signed
 		expired, removed, kinds := 0, 0, map[keyring.State]int{}
 		for end := time.Now().Add(91 * 24 * time.Hour); time.Now().Before(end); time.Sleep(5 * time.Hour) { // virtual
 			disturb(t, c, rnd)
-			leader := ready(t, c)
+			leader := keyringtest.Ready(t, c)
 			removed += advance(t, c, maxTTL)
 			for _, ttl := range []time.Duration{maxTTL, upTo(rnd, maxTTL), upTo(rnd, time.Hour)} {
 				expires := time.Now().Add(ttl).Truncate(time.Second)
 				if !expires.After(time.Now()) {
 					continue
 				}
-				live = append(live, signed{sign(t, leader, map[string]any{"exp": expires.Unix()}), expires})
+				live = append(live, signed{keyringtest.Sign(t, leader, map[string]any{"exp": expires.Unix()}), expires})
 			}
-			level(t, c)
+			keyringtest.AwaitRing(t, c)
 			var still []signed
 			for _, s := range live {
 				switch now := time.Now(); {
 				case now.Before(s.expires):
 					still = append(still, s)
-					kinds[keyring.Ring(leader.FSM).Key(kidOf(t, s.token)).State]++
-					verifies(t, c, s.token, true, s.expires.String())
+					kinds[keyring.Ring(leader.FSM).Key(keyringtest.KeyIDOf(t, s.token)).State]++
+					keyringtest.CheckVerifies(t, c, s.token, true, s.expires.String())
 				case now.After(s.expires.Add(time.Minute)):
 					expired++
-					verifies(t, c, s.token, false, "expired")
+					keyringtest.CheckVerifies(t, c, s.token, false, "expired")
 				}
 			}
 			live = still
@@ -241,7 +241,7 @@ func upTo(rnd *rand.Rand, most time.Duration) time.Duration {
 // disturb does one thing to the cluster, or nothing.
 func disturb(t testing.TB, c *keyringtest.Cluster, rnd *rand.Rand) {
 	t.Helper()
-	leader := ready(t, c)
+	leader := keyringtest.Ready(t, c)
 	switch rnd.IntN(8) {
 	case 0:
 		if err := leader.Raft.LeadershipTransfer().Error(); err != nil {
@@ -250,8 +250,8 @@ func disturb(t testing.TB, c *keyringtest.Cluster, rnd *rand.Rand) {
 	case 1:
 		c.Restart(leader)
 	case 2:
-		whole(t, c)
-		replace(c, leader)
+		keyringtest.AwaitKeys(t, c)
+		keyringtest.Replace(c, leader)
 	case 3, 4:
 		o := keyring.RotateOptions{}
 		if rnd.IntN(2) == 0 {
@@ -270,14 +270,14 @@ func advance(t testing.TB, c *keyringtest.Cluster, maxTTL time.Duration) (remove
 	for _, k := range keyring.Ring(c.Leader().FSM).Keys {
 		switch k.State {
 		case meta.StateInactive:
-			propose(t, c, meta.Command{Rekey: &meta.Rekey{ID: k.ID}})
+			keyringtest.MustPropose(t, c, meta.Command{Rekey: &meta.Rekey{ID: k.ID}})
 		case meta.StateRekeying:
-			deprecate(t, c, k.ID)
+			keyringtest.Deprecate(t, c, k.ID)
 		case meta.StateDeprecated:
 			if plan.VerifiesUntil(k, plan.Tokens{MaxTTL: maxTTL, Leeway: time.Minute}).After(time.Now()) {
 				continue
 			}
-			propose(t, c, meta.Command{Remove: &meta.Remove{ID: k.ID, From: k.State, Time: time.Now().UTC()}})
+			keyringtest.MustPropose(t, c, meta.Command{Remove: &meta.Remove{ID: k.ID, From: k.State, Time: time.Now().UTC()}})
 			removed++
 		}
 	}

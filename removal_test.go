@@ -16,43 +16,26 @@ import (
 
 const undo = 7 * 24 * time.Hour // the default
 
-// filesOf are the names of files on a server's disk that are about a key.
-func filesOf(s *keyringtest.Server, id keyring.KeyID) (names []string) {
-	for _, name := range s.Disk.Names() {
-		if strings.HasPrefix(name, nks.FileName(id)) {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
 // withOldKey starts three servers and returns a key that is no longer active, and what was
 // sealed under it.
-func withOldKey(t *testing.T) (c *keyringtest.Cluster, old keyring.KeyID, v *vault) {
+func withOldKey(t *testing.T) (c *keyringtest.Cluster, old keyring.KeyID, v *keyringtest.Vault) {
 	t.Helper()
 	// Rotation is off: weeks pass.
-	c = newCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+	c = keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 		cfg.Rotation.Every = -1
 	}})
-	leader := ready(t, c)
-	v = &vault{t: t}
-	if err := v.seal(leader); err != nil {
+	leader := keyringtest.Ready(t, c)
+	v = &keyringtest.Vault{TB: t}
+	if err := v.Seal(leader); err != nil {
 		t.Fatal(err)
 	}
-	old, err := keyring.CiphertextKeyID(v.sealed[0])
+	old, err := keyring.CiphertextKeyID(v.Sealed[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	rotate(t, c, v, 1)
-	whole(t, c)
+	keyringtest.Rotate(t, c, v, 1)
+	keyringtest.AwaitKeys(t, c)
 	return c, old, v
-}
-
-func remove(t testing.TB, c *keyringtest.Cluster, id keyring.KeyID, o keyring.RemoveOptions) {
-	t.Helper()
-	if err := c.Leader().Keyring.Remove(t.Context(), id, o); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo, also on a server that was down,
@@ -61,14 +44,14 @@ func TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
-		down := follower(c)
+		down := keyringtest.Follower(c)
 		c.Stop(down)
 		live := map[*keyringtest.Server][][]byte{}
 		for _, s := range c.Live() {
 			live[s] = keyring.LiveOf(s.Keyring, old)
 		}
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
-		if _, err := c.Leader().Keyring.Decrypt(v.sealed[0], []byte("aad")); !errors.Is(err, keyring.ErrUnknownKey) {
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
+		if _, err := c.Leader().Keyring.Decrypt(v.Sealed[0], []byte("aad")); !errors.Is(err, keyring.ErrUnknownKey) {
 			t.Errorf("the leader still opens: %v", err)
 		}
 		synctest.Wait()
@@ -77,37 +60,37 @@ func TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo(t *testing.T) {
 			if len(secrets) != 2 || !zero(secrets[0]) || !zero(secrets[1]) {
 				t.Errorf("%s: %d secrets of the removed key, and not all overwritten", s.ID, len(secrets))
 			}
-			if _, err := s.Keyring.Decrypt(v.sealed[0], []byte("aad")); !errors.Is(err, keyring.ErrUnknownKey) {
+			if _, err := s.Keyring.Decrypt(v.Sealed[0], []byte("aad")); !errors.Is(err, keyring.ErrUnknownKey) {
 				t.Errorf("%s: %v", s.ID, err)
 			}
-			if got := filesOf(s, old); len(got) != 1 || got[0] != nks.FileName(old)+".removed-1" {
+			if got := keyringtest.FilesOf(s, old); len(got) != 1 || got[0] != nks.FileName(old)+".removed-1" {
 				t.Errorf("%s: files %v while it can be undone", s.ID, got)
 			}
 		}
 		time.Sleep(undo - 2*time.Hour)
 		for s := range live {
-			if got := filesOf(s, old); len(got) != 1 {
+			if got := keyringtest.FilesOf(s, old); len(got) != 1 {
 				t.Errorf("%s: files %v before the undo time is over", s.ID, got)
 			}
 		}
 		time.Sleep(3 * time.Hour)
 		for s := range live {
-			if got := filesOf(s, old); len(got) != 0 {
+			if got := keyringtest.FilesOf(s, old); len(got) != 0 {
 				t.Errorf("%s: files %v after the undo time", s.ID, got)
 			}
 		}
 		c.Start(down)
 		time.Sleep(10 * time.Hour)
 		for _, s := range c.Live() {
-			if got := filesOf(s, old); len(got) != 0 {
+			if got := keyringtest.FilesOf(s, old); len(got) != 0 {
 				t.Errorf("%s: files %v after all are back", s.ID, got)
 			}
 			if st, err := s.Keyring.Status(t.Context()); err != nil || len(st.Orphans)+len(st.Missing) > 0 {
 				t.Errorf("%s: %v, %v", s.ID, st.Problems, err)
 			}
 		}
-		v.sealed = v.sealed[1:]
-		if got, err := c.Leader().Keyring.Decrypt(v.sealed[0], []byte("aad")); err != nil || string(got) != "record 1" {
+		v.Sealed = v.Sealed[1:]
+		if got, err := c.Leader().Keyring.Decrypt(v.Sealed[0], []byte("aad")); err != nil || string(got) != "record 1" {
 			t.Errorf("the key that stays: %q, %v", got, err)
 		}
 	})
@@ -152,36 +135,36 @@ func TestRestoreWithinTheUndoTimeBringsARemovedKeyBack(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c, old, v := withOldKey(t)
 			restore := snapshot(t, c.Leader())
-			remove(t, c, old, keyring.RemoveOptions{Force: true})
+			keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 			time.Sleep(undo - 10*time.Hour)
 			if restart {
 				for _, s := range c.Servers {
 					c.Restart(s)
 				}
-				ready(t, c)
+				keyringtest.Ready(t, c)
 			}
 			c.OnEvent(func(e keyringtest.Event) keyringtest.Reply { // each has it from its own disk
 				for _, s := range c.Servers {
-					if isFetch(e, s.ID) {
+					if keyringtest.IsFetch(e, s.ID) {
 						return keyringtest.Reply{Err: errors.New("no fetching")}
 					}
 				}
 				return keyringtest.Reply{}
 			})
 			restore(c.Leader())
-			whole(t, c)
-			v.check(c)
+			keyringtest.AwaitKeys(t, c)
+			v.Check(c)
 			time.Sleep(2 * undo)
-			v.check(c)
+			v.Check(c)
 			for _, s := range c.Servers {
-				if got := filesOf(s, old); len(got) != 1 || got[0] != nks.FileName(old) {
+				if got := keyringtest.FilesOf(s, old); len(got) != 1 || got[0] != nks.FileName(old) {
 					t.Errorf("%s: files %v", s.ID, got)
 				}
 			}
-			remove(t, c, old, keyring.RemoveOptions{Force: true})
+			keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 			time.Sleep(undo + 2*time.Hour)
 			for _, s := range c.Servers {
-				if got := filesOf(s, old); len(got) != 0 {
+				if got := keyringtest.FilesOf(s, old); len(got) != 0 {
 					t.Errorf("%s: removed again, files %v", s.ID, got)
 				}
 			}
@@ -195,9 +178,9 @@ func TestServerThatIsCutOffUnlinksNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
 		restore := snapshot(t, c.Leader())
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
-		for _, cut := range []*keyringtest.Server{follower(c), c.Leader()} { // each in its turn
+		for _, cut := range []*keyringtest.Server{keyringtest.Follower(c), c.Leader()} { // each in its turn
 			c.Partition(cut)
 			time.Sleep(20 * time.Hour)
 			leader := c.Leader()
@@ -206,13 +189,13 @@ func TestServerThatIsCutOffUnlinksNothing(t *testing.T) {
 			}
 			restore(leader)
 			time.Sleep(2 * undo)
-			if got := filesOf(cut, old); len(got) != 1 {
+			if got := keyringtest.FilesOf(cut, old); len(got) != 1 {
 				t.Errorf("%s: files %v", cut.ID, got)
 			}
 			c.Partition()
-			whole(t, c)
-			v.check(c)
-			remove(t, c, old, keyring.RemoveOptions{Force: true})
+			keyringtest.AwaitKeys(t, c)
+			v.Check(c)
+			keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 			time.Sleep(10 * time.Hour)
 		}
 	})
@@ -224,10 +207,10 @@ func TestRemoveNowLeavesNoFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		restore := snapshot(t, c.Leader())
-		remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
 		time.Sleep(10 * time.Hour)
 		for _, s := range c.Servers {
-			if got := filesOf(s, old); len(got) != 0 {
+			if got := keyringtest.FilesOf(s, old); len(got) != 0 {
 				t.Errorf("%s: files %v", s.ID, got)
 			}
 		}
@@ -247,7 +230,7 @@ func TestRemoveTakesAlsoWhatTheKeysFileWasBefore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
-		s, name := follower(c), nks.FileName(old)
+		s, name := keyringtest.Follower(c), nks.FileName(old)
 		for _, other := range c.Leader().Keyring.Keys() {
 			if other.ID != old {
 				s.Disk.Plant(name, 0o600, s.Disk.Bytes(nks.FileName(other.ID)))
@@ -255,17 +238,17 @@ func TestRemoveTakesAlsoWhatTheKeysFileWasBefore(t *testing.T) {
 		}
 		c.Restart(s)
 		time.Sleep(10 * time.Hour)
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		s.Disk.Plant(name, 0o600, s.Disk.Bytes(name)[1:])
 		c.Restart(s)
 		time.Sleep(10 * time.Hour)
-		whole(t, c)
-		if got := filesOf(s, old); len(got) != 3 {
+		keyringtest.AwaitKeys(t, c)
+		if got := keyringtest.FilesOf(s, old); len(got) != 3 {
 			t.Fatalf("files %v", got)
 		}
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(undo + 2*time.Hour)
-		if got := filesOf(s, old); len(got) != 1 || got[0] != name+".misnamed-1" {
+		if got := keyringtest.FilesOf(s, old); len(got) != 1 || got[0] != name+".misnamed-1" {
 			t.Errorf("files %v", got)
 		}
 		if st, err := s.Keyring.Status(t.Context()); err != nil || len(st.SetAside) > 0 { // another process set it aside
@@ -280,12 +263,12 @@ func TestAnotherKeysFileUnderTheNameOfARemovedOneStays(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
-		s, name := follower(c), nks.FileName(old)
+		s, name := keyringtest.Follower(c), nks.FileName(old)
 		anothers := s.Disk.Bytes(nks.FileName(keyring.Ring(s.FSM).Active().ID))
 		s.Disk.Plant(name, 0o600, anothers)
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(undo + 10*time.Hour) // virtual
-		if got := filesOf(s, old); len(got) != 1 || !bytes.Equal(s.Disk.Bytes(got[0]), anothers) {
+		if got := keyringtest.FilesOf(s, old); len(got) != 1 || !bytes.Equal(s.Disk.Bytes(got[0]), anothers) {
 			t.Errorf("files %v", got)
 		}
 	})
@@ -305,7 +288,7 @@ func TestRemoveRefuses(t *testing.T) {
 			want error
 		}{
 			"an inactive key": {leader, old, keyring.RemoveOptions{}, keyring.ErrNoData},
-			"on a follower":   {follower(c).Keyring, old, keyring.RemoveOptions{Force: true}, keyring.ErrNotLeader},
+			"on a follower":   {keyringtest.Follower(c).Keyring, old, keyring.RemoveOptions{Force: true}, keyring.ErrNotLeader},
 			"an unknown key":  {leader, keyring.KeyID{9}, keyring.RemoveOptions{Force: true}, keyring.ErrUnknownKey},
 		} {
 			if err := tt.k.Remove(t.Context(), tt.id, tt.o); !errors.Is(err, tt.want) {
@@ -315,17 +298,17 @@ func TestRemoveRefuses(t *testing.T) {
 		if err := leader.Remove(t.Context(), active, keyring.RemoveOptions{Force: true}); err == nil || !strings.Contains(err.Error(), "active key") {
 			t.Errorf("the active key: %v", err)
 		}
-		v.check(c)
+		v.Check(c)
 
 		later, err := leader.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(undo)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for range 2 { // it has sealed nothing, and removing it again has no effect
-			remove(t, c, later.ID, keyring.RemoveOptions{})
+			keyringtest.Remove(t, c, later.ID, keyring.RemoveOptions{})
 		}
 		time.Sleep(2 * undo)
-		v.check(c)
+		v.Check(c)
 		if keys := leader.Keys(); len(keys) != 2 || keys[0].ID != active {
 			t.Errorf("%v", keys)
 		}
@@ -337,15 +320,15 @@ func TestFileThatTurnsUpAfterItsKeyWasRemovedIsRemovedToo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
-		s := follower(c)
+		s := keyringtest.Follower(c)
 		file := s.Disk.Bytes(nks.FileName(old))
-		remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
 		time.Sleep(10 * time.Hour)
 		s.Disk.Plant(nks.FileName(old), 0o600, file)
 		c.Restart(s)
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		time.Sleep(10 * time.Hour)
-		if got := filesOf(s, old); len(got) != 0 {
+		if got := keyringtest.FilesOf(s, old); len(got) != 0 {
 			t.Errorf("files %v", got)
 		}
 	})
@@ -356,7 +339,7 @@ func TestRemovedKeyIsNoConcernOfOldKEKs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		st, err := c.Leader().Keyring.Status(t.Context())
 		if err != nil || st.OnOldKEKs > 0 {
 			t.Errorf("%d key files on old KEKs, %v", st.OnOldKEKs, err)

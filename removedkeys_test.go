@@ -15,11 +15,11 @@ import (
 func TestRemovedServerGetsNothingFromWhoIsBehind(t *testing.T) {
 	for _, late := range []bool{true, false} { // the offer comes before the follower is behind, or after
 		synctest.Test(t, func(t *testing.T) {
-			c := newCluster(t, keyringtest.Options{Servers: 5, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 5, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 				cfg.Data = keyring.NoData{}
 			}})
-			leader := ready(t, c)
-			whole(t, c)
+			leader := keyringtest.Ready(t, c)
+			keyringtest.AwaitKeys(t, c)
 			others := slices.DeleteFunc(slices.Clone(c.Servers), func(s *keyringtest.Server) bool { return s == leader })
 			gone, behind := others[0], others[1]
 			goOn := make(chan struct{})
@@ -74,10 +74,10 @@ func TestRemovedServerGetsNothingFromWhoIsBehind(t *testing.T) {
 func TestLeaderGivesAnOfferedKeyToMembersAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		gone := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		gone := keyringtest.Follower(c)
 		id, err := keyring.PlantKey(leader.Keyring) // as while it is offered
 		if err != nil {
 			t.Fatal(err)

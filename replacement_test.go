@@ -18,22 +18,22 @@ import (
 func TestKeysSurviveTheReplacementOfAllServers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		rc := newRecordsCluster(t, 3, false, func(cfg *keyring.Config) { cfg.Rotation.Every = 2 * time.Second })
+		rc := keyringtest.NewRecordsCluster(t, 3, false, func(cfg *keyring.Config) { cfg.Rotation.Every = 2 * time.Second })
 		meanwhile := func() { time.Sleep(10 * time.Second) } // virtual
 		for i := range 3 {
 			meanwhile()
-			rc.store(fmt.Sprintf("with %d more", i), 20)
+			rc.Store(fmt.Sprintf("with %d more", i), 20)
 			rc.Add(raft.ServerID(fmt.Sprintf("s%d", i+4)))
 		}
 		for i, s := range slices.Clone(rc.Servers[:3]) {
 			meanwhile()
-			rc.store(fmt.Sprintf("with %d less", i), 20)
-			rc.leave(s)
+			rc.Store(fmt.Sprintf("with %d less", i), 20)
+			leave(rc, s)
 		}
-		rc.store("in the end", 20)
+		rc.Store("in the end", 20)
 		meanwhile()
-		whole(t, rc.Cluster)
-		rc.check("all servers are others")
+		keyringtest.AwaitKeys(t, rc.Cluster)
+		rc.Check("all servers are others")
 		if keys := len(rc.Leader().Keyring.Keys()); keys < 20 {
 			t.Errorf("only %d keys", keys)
 		}
@@ -42,8 +42,8 @@ func TestKeysSurviveTheReplacementOfAllServers(t *testing.T) {
 
 // leave takes a server out of the cluster as the README has it: when CheckMembers says that the
 // others can do without it. It may be the leader.
-func (rc *recordsCluster) leave(s *keyringtest.Server) {
-	rc.t.Helper()
+func leave(rc *keyringtest.RecordsCluster, s *keyringtest.Server) {
+	rc.TB.Helper()
 	var rest []raft.ServerID
 	for _, other := range rc.Live() {
 		if other != s {
@@ -52,13 +52,13 @@ func (rc *recordsCluster) leave(s *keyringtest.Server) {
 	}
 	var err error
 	for range 1000 {
-		if err = ready(rc.t, rc.Cluster).Keyring.CheckMembers(rc.t.Context(), rest); err == nil {
+		if err = keyringtest.Ready(rc.TB, rc.Cluster).Keyring.CheckMembers(rc.TB.Context(), rest); err == nil {
 			break
 		}
 		time.Sleep(time.Second) // virtual
 	}
 	if err != nil {
-		rc.t.Fatalf("%s can't leave: %v", s.ID, err)
+		rc.TB.Fatalf("%s can't leave: %v", s.ID, err)
 	}
 	rc.Stop(s)
 	rc.Remove(s)
@@ -71,10 +71,10 @@ func TestLeaderThatIsCutOffSealsNoLongerThanItsLease(t *testing.T) {
 	t.Parallel()
 	for _, noFence := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			rc := newRecordsCluster(t, 3, noFence, nil)
+			rc := keyringtest.NewRecordsCluster(t, 3, noFence, nil)
 			old := rc.Leader()
-			whole(t, rc.Cluster)
-			oldKey := rc.active()
+			keyringtest.AwaitKeys(t, rc.Cluster)
+			oldKey := rc.Active()
 			rc.Partition(old)
 			cut := time.Now()
 			var last []byte
@@ -96,13 +96,13 @@ func TestLeaderThatIsCutOffSealsNoLongerThanItsLease(t *testing.T) {
 			if next == old {
 				t.Fatal("it still leads")
 			}
-			rc.rotate(keyring.RotateOptions{})
+			rc.Rotate(keyring.RotateOptions{})
 			rc.Partition()
-			errs, err := apply(rc.Leader().Raft, recordPut{Ref: "late", New: last})
+			errs, err := keyringtest.PutRecords(rc.Leader().Raft, keyringtest.RecordPut{Ref: "late", New: last})
 			if err := errors.Join(append(errs, err)...); errors.Is(err, keyring.ErrStaleKey) == noFence {
 				t.Errorf("without a fence: %t, the late record: %v", noFence, err)
 			}
-			if n := rc.under(oldKey); n > 0 != noFence {
+			if n := rc.Under(oldKey); n > 0 != noFence {
 				t.Errorf("without a fence: %t, %d records are under the old key", noFence, n)
 			}
 		})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -19,49 +20,15 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// rotate makes n keys, each sealing one record.
-func rotate(t testing.TB, c *keyringtest.Cluster, v *vault, n int) {
-	t.Helper()
-	leader := c.Leader()
-	for range n {
-		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		if err := v.seal(leader); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// problems are those of that kind that the server's Status has.
-func problems(t testing.TB, s *keyringtest.Server, kind keyring.ProblemKind) (found []keyring.Problem) {
-	t.Helper()
-	st, err := s.Keyring.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range st.Problems {
-		if p.Kind == kind {
-			found = append(found, p)
-		}
-	}
-	return found
-}
-
-func follower(c *keyringtest.Cluster) *keyringtest.Server {
-	leader := c.Leader()
-	return c.Servers[(slices.Index(c.Servers, leader)+1)%len(c.Servers)]
-}
-
 // TestI9LostKeyDelaysNoOther loses the first key in order on every server, for good.
 func TestI9LostKeyDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		ready(t, c)
-		v := vault{t: t}
-		rotate(t, c, &v, 10)
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
+		v := keyringtest.Vault{TB: t}
+		keyringtest.Rotate(t, c, &v, 10)
+		keyringtest.AwaitKeys(t, c)
 		keys := c.Leader().Keyring.Keys()
 		active := keys[0].ID
 		slices.SortFunc(keys, func(a, b keyring.Key) int { return bytes.Compare(a.ID[:], b.ID[:]) })
@@ -76,7 +43,7 @@ func TestI9LostKeyDelaysNoOther(t *testing.T) {
 		for _, s := range c.Servers {
 			c.Restart(s)
 		}
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		fresh := c.Add("s4")
 		if err := fresh.Keyring.WaitReady(t.Context()); err != nil {
 			t.Fatal(err)
@@ -87,11 +54,11 @@ func TestI9LostKeyDelaysNoOther(t *testing.T) {
 			if len(st.Missing) != 1 || st.Missing[0] != lost {
 				t.Errorf("%s: missing %v, want only %s", s.ID, st.Missing, lost)
 			}
-			if n := len(problems(t, s, keyring.ProblemKeyMissing)); n != 1 {
+			if n := len(keyringtest.Problems(t, s, keyring.ProblemKeyMissing)); n != 1 {
 				t.Errorf("%s: %d problems about missing keys", s.ID, n)
 			}
 		}
-		for _, sealed := range v.sealed {
+		for _, sealed := range v.Sealed {
 			id, _ := keyring.CiphertextKeyID(sealed)
 			_, err := fresh.Keyring.Decrypt(sealed, []byte("aad"))
 			if id == lost && !errors.Is(err, keyring.ErrKeyMissing) || id != lost && err != nil {
@@ -106,20 +73,20 @@ func TestI9LostKeyDelaysNoOther(t *testing.T) {
 func TestI9LockedKeyDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		v := &vault{t: t}
-		if err := v.seal(ready(t, c)); err != nil {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		v := &keyringtest.Vault{TB: t}
+		if err := v.Seal(keyringtest.Ready(t, c)); err != nil {
 			t.Fatal(err)
 		}
-		rotate(t, c, v, 2)
-		whole(t, c)
-		s := follower(c)
+		keyringtest.Rotate(t, c, v, 2)
+		keyringtest.AwaitKeys(t, c)
+		s := keyringtest.Follower(c)
 		keys := s.Keyring.Keys()
 		locked, other := keys[2].ID, keys[1].ID
 		c.Stop(s)
-		plantKey(t, s.Disk, locked, newKMS("stranger's"))
+		keyringtest.PlantKey(t, s.Disk, locked, kektest.New("stranger's"))
 		c.Restart(s)
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		for range 3 {
 			time.Sleep(10 * time.Minute) // virtual
 			if err := keyring.Lose(s.Keyring, other); err != nil {
@@ -137,11 +104,6 @@ func TestI9LockedKeyDelaysNoOther(t *testing.T) {
 			t.Error("a copy has taken the place of the file that waits for its KEK")
 		}
 	})
-}
-
-// isFetch reports whether an event is a request for keys that leaves the server.
-func isFetch(e keyringtest.Event, from raft.ServerID) bool {
-	return e.Kind == "call" && e.Server.ID == from && strings.Contains(e.What, `"fetch"`)
 }
 
 // TestI6BadAnswersOnlyMoveOnToTheNextPeer gives a joining server a first source that answers
@@ -194,14 +156,14 @@ func TestI6BadAnswersOnlyMoveOnToTheNextPeer(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t, keyringtest.Options{Servers: 3})
-				leader := ready(t, c)
-				v := vault{t: t}
-				rotate(t, c, &v, 3)
-				whole(t, c)
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+				leader := keyringtest.Ready(t, c)
+				v := keyringtest.Vault{TB: t}
+				keyringtest.Rotate(t, c, &v, 3)
+				keyringtest.AwaitKeys(t, c)
 				var asked atomic.Int64
 				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
-					if isFetch(e, "s4") && e.To == leader.ID {
+					if keyringtest.IsFetch(e, "s4") && e.To == leader.ID {
 						asked.Add(1)
 						return tt.reply(c, e)
 					}
@@ -209,17 +171,17 @@ func TestI6BadAnswersOnlyMoveOnToTheNextPeer(t *testing.T) {
 				})
 				fresh := c.Add("s4")
 				start := time.Now()
-				whole(t, c)
+				keyringtest.AwaitKeys(t, c)
 				if took := time.Since(start); took > 5*time.Second {
 					t.Errorf("the keys came after %v", took)
 				}
 				if asked.Load() == 0 {
 					t.Error("the leader was not asked first")
 				}
-				if told := len(problems(t, fresh, keyring.ProblemUnreachable)) > 0; told != tt.tells {
+				if told := len(keyringtest.Problems(t, fresh, keyring.ProblemUnreachable)) > 0; told != tt.tells {
 					t.Errorf("Status tells of the leader: %v, want %v", told, tt.tells)
 				}
-				v.check(c)
+				v.Check(c)
 			})
 		})
 	}
@@ -255,11 +217,11 @@ func forge(c *keyringtest.Cluster, e keyringtest.Event, choose func(peer.ID) *nk
 func TestReplicationSurvivesARestore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		v := vault{t: t}
-		rotate(t, c, &v, 3)
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		v := keyringtest.Vault{TB: t}
+		keyringtest.Rotate(t, c, &v, 3)
+		keyringtest.AwaitKeys(t, c)
 		snap := leader.Raft.Snapshot()
 		if err := snap.Error(); err != nil {
 			t.Fatal(err)
@@ -268,13 +230,13 @@ func TestReplicationSurvivesARestore(t *testing.T) {
 		hung := make(chan struct{})
 		var once atomic.Bool
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
-			if isFetch(e, "s4") && once.CompareAndSwap(false, true) {
+			if keyringtest.IsFetch(e, "s4") && once.CompareAndSwap(false, true) {
 				close(hung)
 				return keyringtest.Reply{Hang: true}
 			}
 			return keyringtest.Reply{}
 		})
-		rotate(t, c, &v, 1) // after the snapshot; lost with the restore, but not its file
+		keyringtest.Rotate(t, c, &v, 1) // after the snapshot; lost with the restore, but not its file
 		<-hung
 		meta, rc, err := snap.Open()
 		if err != nil {
@@ -284,21 +246,21 @@ func TestReplicationSurvivesARestore(t *testing.T) {
 		if err := leader.Raft.Restore(meta, rc, time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		v.sealed = v.sealed[:3]
-		whole(t, c)
+		v.Sealed = v.Sealed[:3]
+		keyringtest.AwaitKeys(t, c)
 		if n := len(fresh.Keyring.Keys()); n != 4 {
 			t.Errorf("%d keys after the restore, want 4", n)
 		}
-		v.check(c)
-		checkOneActive(t, c)
+		v.Check(c)
+		keyringtest.CheckOneActive(t, c)
 		for _, s := range c.Live() {
-			if n := len(problems(t, s, keyring.ProblemOrphan)); n > 1 {
+			if n := len(keyringtest.Problems(t, s, keyring.ProblemOrphan)); n > 1 {
 				t.Errorf("%s: %d orphans", s.ID, n)
 			}
 		}
-		rotate(t, c, &v, 1)
-		whole(t, c)
-		v.check(c)
+		keyringtest.Rotate(t, c, &v, 1)
+		keyringtest.AwaitKeys(t, c)
+		v.Check(c)
 	})
 }
 
@@ -306,19 +268,19 @@ func TestReplicationSurvivesARestore(t *testing.T) {
 func TestJoinerStartsFromASnapshot(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3, Raft: func(c *raft.Config) { c.TrailingLogs = 1 }})
-		ready(t, c)
-		v := vault{t: t}
-		rotate(t, c, &v, 5)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Raft: func(c *raft.Config) { c.TrailingLogs = 1 }})
+		keyringtest.Ready(t, c)
+		v := keyringtest.Vault{TB: t}
+		keyringtest.Rotate(t, c, &v, 5)
 		if err := c.Leader().Raft.Snapshot().Error(); err != nil {
 			t.Fatal(err)
 		}
 		fresh := c.Add("s4")
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		if i := fresh.Raft.Stats()["last_snapshot_index"]; i == "0" {
 			t.Error("the joiner got no snapshot")
 		}
-		v.check(c)
+		v.Check(c)
 	})
 }
 
@@ -326,27 +288,27 @@ func TestJoinerStartsFromASnapshot(t *testing.T) {
 func TestKeystoresWithoutMetadataAreAdopted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		old := newCluster(t, keyringtest.Options{Servers: 3})
-		ready(t, old)
-		v := vault{t: t}
-		rotate(t, old, &v, 3)
-		whole(t, old)
+		old := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, old)
+		v := keyringtest.Vault{TB: t}
+		keyringtest.Rotate(t, old, &v, 3)
+		keyringtest.AwaitKeys(t, old)
 		old.Close()
 		for _, survivors := range []int{3, 1} {
-			c := newCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
+			c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
 				if s := old.Server(id); id >= "s3" || survivors == 3 {
 					return s.Disk.Crash(keyringtest.Dropped, 0)
 				}
 				return keyringtest.NewDisk()
 			}})
-			ready(t, c)
-			whole(t, c)
-			again := vault{t: t, sealed: slices.Clone(v.sealed)}
-			if err := again.seal(c.Leader()); err != nil {
+			keyringtest.Ready(t, c)
+			keyringtest.AwaitKeys(t, c)
+			again := keyringtest.Vault{TB: t, Sealed: slices.Clone(v.Sealed)}
+			if err := again.Seal(c.Leader()); err != nil {
 				t.Fatal(err)
 			}
-			again.check(c)
-			checkOneActive(t, c)
+			again.Check(c)
+			keyringtest.CheckOneActive(t, c)
 			k := c.Leader().Keyring
 			if n := len(k.Keys()); n != 5 {
 				t.Errorf("%d keys, want 4 adopted and a new one", n)
@@ -362,7 +324,7 @@ func TestFirstCommandWaitsForEveryServer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var answers atomic.Bool
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Transport = silent{cfg.Transport, s.ID, &answers}
 		}})
 		leader := c.Leader()
@@ -373,14 +335,14 @@ func TestFirstCommandWaitsForEveryServer(t *testing.T) {
 			}
 		}
 		if leader.ID != "s3" {
-			waits := problems(t, leader, keyring.ProblemWaiting)
+			waits := keyringtest.Problems(t, leader, keyring.ProblemWaiting)
 			if len(waits) != 1 || waits[0].Server != "s3" {
 				t.Errorf("Status waits for %v", waits)
 			}
 		}
 		answers.Store(true)
-		ready(t, c)
-		if w := problems(t, c.Leader(), keyring.ProblemWaiting); len(w) > 0 {
+		keyringtest.Ready(t, c)
+		if w := keyringtest.Problems(t, c.Leader(), keyring.ProblemWaiting); len(w) > 0 {
 			t.Errorf("Status still waits for %v", w)
 		}
 	})
@@ -406,9 +368,9 @@ func (s silent) Call(ctx context.Context, to raft.ServerID, request []byte) ([]b
 func TestFailedOfferIsMadeGoodAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		var first atomic.Int64
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			if e.Kind == "call" && strings.Contains(e.What, `"fetch"`) && first.Add(1) <= 2 {
@@ -424,7 +386,7 @@ func TestFailedOfferIsMadeGoodAtOnce(t *testing.T) {
 		if took := time.Since(begin); took > 2100*time.Millisecond {
 			t.Errorf("the key came after %v", took)
 		}
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		if first.Load() < 3 {
 			t.Error("no fetch was made again")
 		}
@@ -471,11 +433,11 @@ func TestReportsOfOneServerAreBounded(t *testing.T) {
 func TestEntryThatFitsNoFrameIsRefused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 1})
-		s := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
+		s := keyringtest.Ready(t, c)
 		hold := meta.Hold{Server: "a", Keystore: meta.KeystoreID{1}}
 		for range keyring.MaxCommand / 36 { // the JSON of an ID has 38 bytes and a comma
-			hold.Gained = append(hold.Gained, keyring.NewKeyID())
+			hold.Gained = append(hold.Gained, keyringtest.NewKeyID())
 		}
 		if err := keyring.Propose(t.Context(), s.Keyring, meta.Command{Hold: &hold}); !errors.Is(err, keyring.ErrTooLong) {
 			t.Errorf("%v", err)
@@ -488,11 +450,11 @@ func TestEntryThatFitsNoFrameIsRefused(t *testing.T) {
 func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		time.Sleep(time.Minute) // virtual
-		s := follower(c)
+		s := keyringtest.Follower(c)
 		id := leader.Keyring.Keys()[0].ID
 		name := nks.FileName(id)
 		before := s.Disk.Bytes(name)
@@ -518,8 +480,8 @@ func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
 func TestFileThatTurnsUpIsReported(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 1})
-		s := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
+		s := keyringtest.Ready(t, c)
 		id := s.Keyring.Keys()[0].ID
 		name := nks.FileName(id)
 		file := s.Disk.Bytes(name)
@@ -543,8 +505,8 @@ func TestFileThatTurnsUpIsReported(t *testing.T) {
 func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 1})
-		s := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
+		s := keyringtest.Ready(t, c)
 		id := s.Keyring.Keys()[0].ID
 		before := s.Disk.Bytes(nks.FileName(id))
 		keyring.Heal(s.Keyring, id)

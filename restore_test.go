@@ -15,15 +15,15 @@ import (
 
 // lostCluster has had several keys, of which nothing is left but a raft snapshot and one
 // server's keystore directory.
-func lostCluster(t *testing.T) (v *vault, restore func(*keyringtest.Server), keystore *keyringtest.Disk) {
+func lostCluster(t *testing.T) (v *keyringtest.Vault, restore func(*keyringtest.Server), keystore *keyringtest.Disk) {
 	t.Helper()
-	c := newCluster(t, keyringtest.Options{Servers: 3})
-	ready(t, c)
-	v = &vault{t: t}
-	rotate(t, c, v, 4)
-	whole(t, c)
+	c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+	keyringtest.Ready(t, c)
+	v = &keyringtest.Vault{TB: t}
+	keyringtest.Rotate(t, c, v, 4)
+	keyringtest.AwaitKeys(t, c)
 	restore = snapshot(t, c.Leader())
-	keystore = follower(c).Disk.Crash(keyringtest.Kept, 0)
+	keystore = keyringtest.Follower(c).Disk.Crash(keyringtest.Kept, 0)
 	c.Close()
 	return v, restore, keystore
 }
@@ -34,19 +34,19 @@ func TestSnapshotAndOneKeystoreRestoreACluster(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, restore, keystore := lostCluster(t)
-		c := newCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
 			if id == "s2" {
 				return keystore
 			}
 			return keyringtest.NewDisk()
 		}})
-		restore(ready(t, c))
-		whole(t, c)
-		v.check(c)
-		checkOneActive(t, c)
-		rotate(t, c, v, 1)
-		whole(t, c)
-		v.check(c)
+		restore(keyringtest.Ready(t, c))
+		keyringtest.AwaitKeys(t, c)
+		v.Check(c)
+		keyringtest.CheckOneActive(t, c)
+		keyringtest.Rotate(t, c, v, 1)
+		keyringtest.AwaitKeys(t, c)
+		v.Check(c)
 	})
 }
 
@@ -56,10 +56,10 @@ func TestSnapshotAloneSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		v, restore, keystore := lostCluster(t)
-		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Rotation.Every = 10 * time.Hour
 		}})
-		restore(ready(t, c))
+		restore(keyringtest.Ready(t, c))
 		time.Sleep(10 * time.Hour)
 		known := len(c.Leader().Keyring.Keys())
 		for _, s := range c.Servers {
@@ -89,8 +89,8 @@ func TestSnapshotAloneSaysWhatIsMissing(t *testing.T) {
 			}
 		}
 		time.Sleep(10 * time.Hour)
-		whole(t, c)
-		v.check(c)
+		keyringtest.AwaitKeys(t, c)
+		v.Check(c)
 		for _, s := range c.Servers {
 			if st, err := s.Keyring.Status(t.Context()); err != nil || !st.Ready {
 				t.Errorf("%s is not ready: %v, %v", s.ID, st.Problems, err)

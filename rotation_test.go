@@ -13,89 +13,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
-	"github.com/hashicorp/raft"
 )
-
-// vault is what was sealed in a test, and has to open for ever.
-type vault struct {
-	t      testing.TB
-	sealed [][]byte
-}
-
-// seal seals one more record on the server. A server that can't is no failure.
-func (v *vault) seal(s *keyringtest.Server) error {
-	c, err := s.Keyring.Encrypt(v.record(len(v.sealed)), []byte("aad"))
-	if err == nil {
-		v.sealed = append(v.sealed, c)
-	}
-	return err
-}
-
-func (v *vault) record(i int) []byte { return fmt.Appendf(nil, "record %d", i) }
-
-// check opens every record on every live server.
-func (v *vault) check(c *keyringtest.Cluster) {
-	v.t.Helper()
-	if len(v.sealed) == 0 {
-		v.t.Error("nothing was sealed")
-	}
-	for _, s := range c.Live() {
-		for i, sealed := range v.sealed {
-			got, err := s.Keyring.Decrypt(sealed, []byte("aad"))
-			if err != nil || string(got) != string(v.record(i)) {
-				v.t.Errorf("%s: record %d: %q, %v", s.ID, i, got, err)
-			}
-		}
-	}
-}
-
-// checkOneActive requires that every live server has the same active key, and one only.
-func checkOneActive(t testing.TB, c *keyringtest.Cluster) {
-	t.Helper()
-	var active []keyring.KeyID
-	for _, s := range c.Live() {
-		for _, k := range s.Keyring.Keys() {
-			if k.State == keyring.StateActive {
-				active = append(active, k.ID)
-			}
-		}
-	}
-	if len(active) != len(c.Live()) || len(slices.Compact(active)) != 1 {
-		t.Errorf("active keys on %d servers: %v", len(c.Live()), active)
-	}
-}
-
-// whole waits until every live server knows what the leader knows and holds every key. With a
-// pace of hours a follower learns minutes late that an entry is committed, and a key takes
-// several entries.
-func whole(t testing.TB, c *keyringtest.Cluster) {
-	t.Helper()
-	for range 10_000 {
-		if lags := lagging(t, c); len(lags) == 0 {
-			return
-		}
-		time.Sleep(time.Second) // virtual
-	}
-	t.Errorf("servers %v are behind, or keys are missing", lagging(t, c))
-}
-
-func lagging(t testing.TB, c *keyringtest.Cluster) (ids []raft.ServerID) {
-	keys := func(s *keyringtest.Server) string {
-		return fmt.Sprint(keyring.Ring(s.FSM).Encode())
-	}
-	want := keys(c.Leader())
-	for _, s := range c.Live() {
-		same := keys(s) == want // first: what is missing is missing of the ring that the server has by then
-		st, err := s.Keyring.Status(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(st.Missing) > 0 || !same {
-			ids = append(ids, s.ID)
-		}
-	}
-	return ids
-}
 
 // disaster is what happens to a server in the middle of a rotation.
 type disaster struct {
@@ -105,16 +23,9 @@ type disaster struct {
 	after  func(*keyringtest.Cluster, *keyringtest.Server)
 }
 
-// replace puts a fresh server in the place of one that has died with its disks.
-func replace(c *keyringtest.Cluster, s *keyringtest.Server) {
-	c.Stop(s)
-	c.Remove(s)
-	c.Add(s.ID + "-new")
-}
-
 var disasters = []disaster{
-	{"leader dies with its disk", true, (*keyringtest.Cluster).Kill, replace},
-	{"follower dies with its disk", false, (*keyringtest.Cluster).Kill, replace},
+	{"leader dies with its disk", true, (*keyringtest.Cluster).Kill, keyringtest.Replace},
+	{"follower dies with its disk", false, (*keyringtest.Cluster).Kill, keyringtest.Replace},
 	{"leader restarts", true, (*keyringtest.Cluster).Kill, (*keyringtest.Cluster).Restart},
 	{"leader is cut off", true,
 		func(c *keyringtest.Cluster, s *keyringtest.Server) { c.Partition(s) },
@@ -154,16 +65,16 @@ func TestI3NoStepOfARotationLosesAKey(t *testing.T) {
 // strikeAt runs one rotation with the disaster at step n, and reports whether it had so many.
 func strikeAt(t *testing.T, d disaster, slow time.Duration, n int) (struck bool) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		synctest.Wait()
 		victim := leader
 		if !d.leader {
 			victim = c.Servers[(slices.Index(c.Servers, leader)+1)%3]
 		}
-		v := vault{t: t}
-		v.seal(leader)
+		v := keyringtest.Vault{TB: t}
+		v.Seal(leader)
 
 		var count atomic.Int64
 		var at atomic.Pointer[keyringtest.Event]
@@ -180,7 +91,7 @@ func strikeAt(t *testing.T, d disaster, slow time.Duration, n int) (struck bool)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		_, rotated := leader.Keyring.Rotate(ctx, keyring.RotateOptions{})
-		v.seal(leader)
+		v.Seal(leader)
 		// Quiet before the steps of housekeeping that follow, which are no steps of the rotation.
 		synctest.Wait()
 		c.OnEvent(nil)
@@ -192,19 +103,19 @@ func strikeAt(t *testing.T, d disaster, slow time.Duration, n int) (struck bool)
 		}
 		fail := t.Failed()
 		time.Sleep(5 * time.Second) // virtual: a new leader, if there is to be one
-		v.seal(c.Leader())
+		v.Seal(c.Leader())
 		d.after(c, victim)
 
-		leader = ready(t, c)
-		v.seal(leader)
+		leader = keyringtest.Ready(t, c)
+		v.Seal(leader)
 		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Errorf("rotate again: %v", err)
 		}
-		v.seal(leader)
-		whole(t, c)
+		v.Seal(leader)
+		keyringtest.AwaitKeys(t, c)
 		synctest.Wait()
-		v.check(c)
-		checkOneActive(t, c)
+		v.Check(c)
+		keyringtest.CheckOneActive(t, c)
 		if t.Failed() && !fail {
 			t.Logf("%s at step %d: %.100s; rotation: %v", d.name, n, at.Load(), rotated)
 		}
@@ -217,14 +128,14 @@ func TestRotationsHappenOnTheirDay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
-		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: 4 * time.Hour})
-		leader := ready(t, c)
-		v := vault{t: t}
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Pace: 4 * time.Hour})
+		leader := keyringtest.Ready(t, c)
+		v := keyringtest.Vault{TB: t}
 		begin := leader.Keyring.Keys()[0].Activated
 		for week := range 52 {
 			time.Sleep(7 * day)
 			leader = c.Leader()
-			if err := v.seal(leader); err != nil && !errors.Is(err, keyring.ErrNotReady) {
+			if err := v.Seal(leader); err != nil && !errors.Is(err, keyring.ErrNotReady) {
 				t.Fatal(err)
 			}
 			switch week % 3 {
@@ -238,7 +149,7 @@ func TestRotationsHappenOnTheirDay(t *testing.T) {
 				c.Restart(c.Servers[week%3])
 			}
 		}
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		var at []time.Duration
 		for _, k := range c.Leader().Keyring.Keys() {
 			if !k.Activated.IsZero() {
@@ -255,8 +166,8 @@ func TestRotationsHappenOnTheirDay(t *testing.T) {
 				t.Errorf("%v between activations %d and %d", gap, i-1, i)
 			}
 		}
-		whole(t, c)
-		v.check(c)
-		checkOneActive(t, c)
+		keyringtest.AwaitKeys(t, c)
+		v.Check(c)
+		keyringtest.CheckOneActive(t, c)
 	})
 }

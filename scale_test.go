@@ -73,7 +73,7 @@ func TestRecordsMoveOnceThroughLeaderChanges(t *testing.T) {
 	close(stop)
 	c.load.Wait()
 
-	if err := c.store(recordPut{Ref: "late", New: late}); !errors.Is(err, keyring.ErrStaleKey) {
+	if err := c.store(keyringtest.RecordPut{Ref: "late", New: late}); !errors.Is(err, keyring.ErrStaleKey) {
 		t.Errorf("sealed before the rotation, stored after the last scan: %v", err)
 	}
 	end := c.check(old)

@@ -98,7 +98,7 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 			if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
 				t.Fatalf("%s: %v", id, err)
 			}
-			if _, err := n.Sign(ctx, forMe()); err != nil {
+			if _, err := n.Sign(ctx, keyringtest.ClaimsForMe()); err != nil {
 				t.Fatalf("%s: %v", id, err)
 			}
 		}

@@ -33,8 +33,8 @@ func refusalOf(t *testing.T, s *keyringtest.Server, from raft.ServerID, request 
 func TestServePeerAnswersMembersAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		s := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		s := keyringtest.Ready(t, c)
 		active := keyring.Ring(s.FSM).Active().ID
 		pull, err := peer.NewFetch([]peer.ID{peer.ID(active)})
 		if err != nil {
@@ -66,12 +66,12 @@ func TestServePeerAnswersMembersAlone(t *testing.T) {
 func TestOfferIsTheLeadersAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		ready(t, c)
-		whole(t, c)
-		s := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		s := keyringtest.Follower(c)
 		id := keyring.KeyID{7}
-		file, material := newKeyFile(t, id, keyring.InlineKEK())
+		file, material := keyringtest.NewKeyFile(t, id, keyring.InlineKEK())
 		offer := must(peer.Request{Offer: &peer.OfferRequest{
 			ID: peer.ID(id), Algorithm: "EdDSA", Check: material.Check(id, "EdDSA"), Created: time.Now().UTC(),
 		}}.Encode())
@@ -89,7 +89,7 @@ func TestOfferIsTheLeadersAlone(t *testing.T) {
 			if leads := from == leader; leads != (r == nil) || !leads && r.Code != peer.NotLeader {
 				t.Errorf("offered by %s, which leads: %t: %v", from.ID, leads, r)
 			}
-			if got := filesOf(s, id); (from == leader) != (len(got) == 1) {
+			if got := keyringtest.FilesOf(s, id); (from == leader) != (len(got) == 1) {
 				t.Errorf("offered by %s: files %v", from.ID, got)
 			}
 		}
@@ -101,7 +101,7 @@ func TestRemovedKeyIsNotHandedOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
-		leader, s := c.Leader(), follower(c)
+		leader, s := c.Leader(), keyringtest.Follower(c)
 		key := keyring.Ring(leader.FSM).Key(old).New()
 		file := leader.Disk.Bytes(nks.FileName(old))
 		fetch := func() error {
@@ -110,7 +110,7 @@ func TestRemovedKeyIsNotHandedOut(t *testing.T) {
 		if err := fetch(); err != nil {
 			t.Fatal(err)
 		}
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour) // virtual
 		leader.Disk.Plant(nks.FileName(old), 0o600, file)
 		if err := keyring.ReadFiles(leader.Keyring); err != nil {
@@ -131,9 +131,9 @@ func TestRemovalIsConfirmedByALeaderThatIsOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
-		remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
 		leader := c.Leader()
-		asker := follower(c).ID
+		asker := keyringtest.Follower(c).ID
 		request := must(peer.Request{Removed: &peer.RemovedRequest{IDs: []peer.ID{peer.ID(old)}}}.Encode())
 		if r := refusalOf(t, leader, asker, request); r != nil {
 			t.Fatal(r)
@@ -154,9 +154,9 @@ func TestRemovalIsNotConfirmedByAnAnswerFromBeforeTheQuestion(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
-		remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
 		leader := c.Leader()
-		asker := follower(c).ID
+		asker := keyringtest.Follower(c).ID
 		request := must(peer.Request{Removed: &peer.RemovedRequest{IDs: []peer.ID{peer.ID(old)}}}.Encode())
 		held := make(chan struct{})
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
@@ -183,8 +183,8 @@ func TestRemovalIsNotConfirmedByAnAnswerFromBeforeTheQuestion(t *testing.T) {
 func TestTurnIsRefusedToWhoWasRemovedMeanwhile(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
 		turn := func(server raft.ServerID) (done bool, err error) {
 			err = keyring.BetweenSteps(keyring.WithForwarder(t.Context(), server), leader.Keyring, func(context.Context) error {
 				done = true

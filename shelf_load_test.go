@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+
+	"example.com/keyring/internal/keyringtest"
 )
 
 // text is what a record holds after its nth write: 100 bytes.
@@ -20,13 +22,13 @@ func (c *shelves) fill() {
 	c.TB.Helper()
 	for i := 0; i < len(c.refs); i += 1000 {
 		err := c.led(func(s *shelfServer) error {
-			var puts []recordPut
+			var puts []keyringtest.RecordPut
 			for j := i; j < min(i+1000, len(c.refs)); j++ {
 				sealed, err := s.node.Keyring().Encrypt(text(j, 0), []byte(c.refs[j]))
 				if err != nil {
 					return err
 				}
-				puts = append(puts, recordPut{Ref: c.refs[j], New: sealed})
+				puts = append(puts, keyringtest.RecordPut{Ref: c.refs[j], New: sealed})
 			}
 			errs, err := s.put(c.ctx, puts...)
 			return errors.Join(append(errs, err)...)
@@ -53,7 +55,7 @@ func (c *shelves) seal(ref string) (sealed []byte) {
 }
 
 // store stores a record as it is.
-func (c *shelves) store(p recordPut) error {
+func (c *shelves) store(p keyringtest.RecordPut) error {
 	return c.led(func(s *shelfServer) error {
 		errs, err := s.put(c.ctx, p)
 		return errors.Join(append(errs, err)...)
@@ -76,7 +78,7 @@ func (c *shelves) write(writer int, stop <-chan struct{}) {
 		ref, n := []byte(c.refs[o.record]), c.told[o.record]+1
 		err := c.led(func(s *shelfServer) error {
 			store := func(ctx context.Context, sealed []byte) error {
-				errs, err := s.put(ctx, recordPut{Ref: string(ref), New: sealed})
+				errs, err := s.put(ctx, keyringtest.RecordPut{Ref: string(ref), New: sealed})
 				return errors.Join(append(errs, err)...)
 			}
 			return s.node.Keyring().EncryptTo(c.ctx, text(o.record, n), ref, store)

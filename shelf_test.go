@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
@@ -45,7 +46,7 @@ func newShelf(keys *keyring.FSM) *shelf {
 
 // Apply stores some records and returns an error for each.
 func (s *shelf) Apply(l *raft.Log) any {
-	var puts []recordPut
+	var puts []keyringtest.RecordPut
 	if err := json.Unmarshal(l.Data, &puts); err != nil {
 		panic(err)
 	}
@@ -61,7 +62,7 @@ func (s *shelf) Apply(l *raft.Log) any {
 	return errs
 }
 
-func (s *shelf) put(p recordPut) error {
+func (s *shelf) put(p keyringtest.RecordPut) error {
 	was, had := s.All[p.Ref]
 	if err := s.keys.Admit(p.New); err != nil {
 		return err
@@ -69,7 +70,7 @@ func (s *shelf) put(p recordPut) error {
 	switch {
 	case p.Old != nil && !bytes.Equal(p.Old, was):
 		s.Conflicts++
-		return errConflict
+		return keyringtest.ErrConflict
 	case p.Old != nil:
 		s.Moved++
 	case had && s.keys.Admit(was) != nil:
@@ -173,7 +174,7 @@ type shelfServer struct {
 }
 
 // put has the shelves store records and returns an error for each.
-func (s *shelfServer) put(ctx context.Context, puts ...recordPut) ([]error, error) {
+func (s *shelfServer) put(ctx context.Context, puts ...keyringtest.RecordPut) ([]error, error) {
 	cmd, err := json.Marshal(puts)
 	if err != nil {
 		return nil, err
@@ -210,9 +211,9 @@ func (s *shelfServer) Replace(ctx context.Context, batch []keyring.Replacement) 
 			return 0, err
 		}
 	}
-	puts := make([]recordPut, len(batch))
+	puts := make([]keyringtest.RecordPut, len(batch))
 	for i, r := range batch {
-		puts[i] = recordPut{r.Ref, r.Ciphertext, r.New}
+		puts[i] = keyringtest.RecordPut{Ref: r.Ref, Old: r.Ciphertext, New: r.New}
 	}
 	errs, err := s.put(ctx, puts...)
 	if err != nil {

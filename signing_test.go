@@ -19,9 +19,9 @@ func TestLeaderSignsAndEveryServerVerifies(t *testing.T) {
 	t.Parallel()
 	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
 		synctest.Test(t, func(t *testing.T) {
-			c := signing(t, 3, func(cfg *keyring.Config) { cfg.Tokens.Algorithm = alg })
-			leader := ready(t, c)
-			whole(t, c)
+			c := keyringtest.NewSigning(t, 3, func(cfg *keyring.Config) { cfg.Tokens.Algorithm = alg })
+			leader := keyringtest.Ready(t, c)
+			keyringtest.AwaitKeys(t, c)
 			type own struct {
 				Namespace string   `json:"ns"`
 				Audience  []string `json:"aud"`
@@ -31,8 +31,8 @@ func TestLeaderSignsAndEveryServerVerifies(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := `{"alg":"` + alg + `","kid":"` + leader.Keyring.Keys()[0].ID.String() + `","typ":"JWT"}`; string(decoded(t, token, 0)) != want {
-				t.Errorf("header %s, want %s", decoded(t, token, 0), want)
+			if want := `{"alg":"` + alg + `","kid":"` + leader.Keyring.Keys()[0].ID.String() + `","typ":"JWT"}`; string(keyringtest.DecodedPart(t, token, 0)) != want {
+				t.Errorf("header %s, want %s", keyringtest.DecodedPart(t, token, 0), want)
 			}
 			for _, s := range c.Servers {
 				var got own
@@ -44,7 +44,7 @@ func TestLeaderSignsAndEveryServerVerifies(t *testing.T) {
 					t.Errorf("%s, %s: %v", alg, s.ID, err)
 				}
 				r := registered
-				if got.Namespace != "prod" || r.Iss != tokenIssuer || r.Sub != "job:web" || len(r.Jti) < 26 ||
+				if got.Namespace != "prod" || r.Iss != keyringtest.TokenIssuer || r.Sub != "job:web" || len(r.Jti) < 26 ||
 					r.Iat != before.Unix() || r.Nbf != before.Add(-time.Minute).Unix() || r.Exp != before.Add(24*time.Hour).Unix() {
 					t.Errorf("%s, %s: %+v, %+v", alg, s.ID, got, registered)
 				}
@@ -52,7 +52,7 @@ func TestLeaderSignsAndEveryServerVerifies(t *testing.T) {
 					continue
 				}
 				var notLeader keyring.NotLeaderError
-				if token, err := s.Keyring.Sign(forMe()); !errors.As(err, &notLeader) || notLeader.Leader != leader.ID || token != "" {
+				if token, err := s.Keyring.Sign(keyringtest.ClaimsForMe()); !errors.As(err, &notLeader) || notLeader.Leader != leader.ID || token != "" {
 					t.Errorf("%s signs: %q, %v", s.ID, token, err)
 				}
 			}
@@ -63,12 +63,12 @@ func TestLeaderSignsAndEveryServerVerifies(t *testing.T) {
 func TestTokenIDsAreDrawn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := signing(t, 1, nil)
-		leader := ready(t, c)
+		c := keyringtest.NewSigning(t, 1, nil)
+		leader := keyringtest.Ready(t, c)
 		seen := map[string]bool{}
 		for range 1000 {
 			var claims struct{ Jti string }
-			if err := json.Unmarshal(decoded(t, sign(t, leader), 1), &claims); err != nil || seen[claims.Jti] {
+			if err := json.Unmarshal(keyringtest.DecodedPart(t, keyringtest.Sign(t, leader), 1), &claims); err != nil || seen[claims.Jti] {
 				t.Fatalf("%q, %v", claims.Jti, err)
 			}
 			seen[claims.Jti] = true
@@ -79,8 +79,8 @@ func TestTokenIDsAreDrawn(t *testing.T) {
 func TestSignRefusesWhatVerifyWould(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := signing(t, 1, func(cfg *keyring.Config) { cfg.Tokens.MaxTTL = time.Hour })
-		leader := ready(t, c)
+		c := keyringtest.NewSigning(t, 1, func(cfg *keyring.Config) { cfg.Tokens.MaxTTL = time.Hour })
+		leader := keyringtest.Ready(t, c)
 		in := func(d time.Duration) int64 { return time.Now().Add(d).Unix() }
 		for name, claims := range map[string]any{
 			"exp beyond MaxTTL":    map[string]any{"exp": in(time.Hour + time.Second)},
@@ -88,7 +88,7 @@ func TestSignRefusesWhatVerifyWould(t *testing.T) {
 			"exp has passed":       map[string]any{"exp": in(0)},
 			"exp is zero":          map[string]any{"exp": 0},
 			"exp is text":          map[string]any{"exp": "tomorrow"},
-			"another issuer":       map[string]any{"iss": tokenIssuer + "/"},
+			"another issuer":       map[string]any{"iss": keyringtest.TokenIssuer + "/"},
 			"iat in the future":    map[string]any{"iat": in(time.Hour)},
 			"nbf not before exp":   map[string]any{"nbf": in(time.Hour)},
 			"Exp in another case":  map[string]any{"Exp": in(time.Minute)},
@@ -101,14 +101,14 @@ func TestSignRefusesWhatVerifyWould(t *testing.T) {
 			"not JSON":             func() {},
 			"longer than 16 KiB":   map[string]any{"a": strings.Repeat("a", 16<<10)},
 		} {
-			if token, err := leader.Keyring.Sign(forMe(), claims); err == nil || token != "" || errors.Is(err, keyring.ErrToken) {
+			if token, err := leader.Keyring.Sign(keyringtest.ClaimsForMe(), claims); err == nil || token != "" || errors.Is(err, keyring.ErrToken) {
 				t.Errorf("%s: %q, %v", name, token, err)
 			}
 		}
-		longest := map[string]any{"exp": in(time.Hour), "iss": tokenIssuer, "iat": in(-time.Hour), "nbf": in(30 * time.Minute), "jti": "mine"}
-		token := sign(t, leader, longest)
+		longest := map[string]any{"exp": in(time.Hour), "iss": keyringtest.TokenIssuer, "iat": in(-time.Hour), "nbf": in(30 * time.Minute), "jti": "mine"}
+		token := keyringtest.Sign(t, leader, longest)
 		time.Sleep(31 * time.Minute) // virtual
-		verifies(t, c, token, true, "the longest there can be")
+		keyringtest.CheckVerifies(t, c, token, true, "the longest there can be")
 	})
 }
 
@@ -116,13 +116,13 @@ func TestSignRefusesWhatVerifyWould(t *testing.T) {
 func TestSignWithoutIssuer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		leader := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		leader := keyringtest.Ready(t, c)
 		var claims map[string]any
-		if err := leader.Keyring.Verify(sign(t, leader), me, &claims); err != nil || claims["iss"] != nil {
+		if err := leader.Keyring.Verify(keyringtest.Sign(t, leader), keyringtest.ForMe, &claims); err != nil || claims["iss"] != nil {
 			t.Errorf("%v, %v", claims, err)
 		}
-		if err := leader.Keyring.Verify(sign(t, leader, map[string]any{"iss": "x"}), me); err != nil {
+		if err := leader.Keyring.Verify(keyringtest.Sign(t, leader, map[string]any{"iss": "x"}), keyringtest.ForMe); err != nil {
 			t.Error(err)
 		}
 	})
@@ -133,11 +133,11 @@ func TestSignWithoutIssuer(t *testing.T) {
 func TestSignIsATokenOrAnError(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := signing(t, 3, nil)
+		c := keyringtest.NewSigning(t, 3, nil)
 		never := func(what string, want error) {
 			t.Helper()
 			for _, s := range c.Live() {
-				token, err := s.Keyring.Sign(forMe())
+				token, err := s.Keyring.Sign(keyringtest.ClaimsForMe())
 				if token != "" || !errors.Is(err, want) && !errors.Is(err, keyring.ErrNotLeader) {
 					t.Errorf("%s: %s: %q, %v", what, s.ID, token, err)
 				}
@@ -147,9 +147,9 @@ func TestSignIsATokenOrAnError(t *testing.T) {
 		for c.Leader(); len(c.Servers[0].Keyring.Keys()) == 0; time.Sleep(time.Millisecond) {
 			never("before the first key", keyring.ErrNotReady)
 		}
-		leader := ready(t, c)
-		sign(t, leader)
-		whole(t, c)
+		leader := keyringtest.Ready(t, c)
+		keyringtest.Sign(t, leader)
+		keyringtest.AwaitKeys(t, c)
 
 		// The material is gone from memory and disk, and nobody gives it back.
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply { return keyringtest.Reply{Hang: e.Kind == "call"} })
@@ -160,8 +160,8 @@ func TestSignIsATokenOrAnError(t *testing.T) {
 			t.Errorf("the dropped key signs: %q, %v", token, err)
 		}
 		c.OnEvent(nil)
-		ready(t, c)
-		if token := sign(t, c.Leader()); token == "" {
+		keyringtest.Ready(t, c)
+		if token := keyringtest.Sign(t, c.Leader()); token == "" {
 			t.Error("an empty token")
 		}
 
@@ -170,7 +170,7 @@ func TestSignIsATokenOrAnError(t *testing.T) {
 		if err := k.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if token, err := k.Sign(forMe()); token != "" || !errors.Is(err, keyring.ErrClosed) {
+		if token, err := k.Sign(keyringtest.ClaimsForMe()); token != "" || !errors.Is(err, keyring.ErrClosed) {
 			t.Errorf("after Close: %q, %v", token, err)
 		}
 		if token, err := signer.Sign([]byte(`{}`)); err != jwt.ErrWiped {
@@ -183,17 +183,17 @@ func TestSignIsATokenOrAnError(t *testing.T) {
 func TestLeaderThatWasSignsNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := signing(t, 3, nil)
-		old := ready(t, c)
-		whole(t, c)
-		sign(t, old)
+		c := keyringtest.NewSigning(t, 3, nil)
+		old := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		keyringtest.Sign(t, old)
 		if err := old.Raft.LeadershipTransfer().Error(); err != nil {
 			t.Fatal(err)
 		}
-		if next := ready(t, c); next == old || sign(t, next) == "" {
+		if next := keyringtest.Ready(t, c); next == old || keyringtest.Sign(t, next) == "" {
 			t.Errorf("%s leads", next.ID)
 		}
-		if token, err := old.Keyring.Sign(forMe()); token != "" || !errors.Is(err, keyring.ErrNotLeader) {
+		if token, err := old.Keyring.Sign(keyringtest.ClaimsForMe()); token != "" || !errors.Is(err, keyring.ErrNotLeader) {
 			t.Errorf("%q, %v", token, err)
 		}
 	})
@@ -204,20 +204,20 @@ func TestNewLeaderSignsWithTheSameKey(t *testing.T) {
 	t.Parallel()
 	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
 		synctest.Test(t, func(t *testing.T) {
-			c := signing(t, 3, func(cfg *keyring.Config) { cfg.Tokens.Algorithm = alg })
-			leader := ready(t, c)
-			whole(t, c)
-			token := sign(t, leader)
+			c := keyringtest.NewSigning(t, 3, func(cfg *keyring.Config) { cfg.Tokens.Algorithm = alg })
+			leader := keyringtest.Ready(t, c)
+			keyringtest.AwaitKeys(t, c)
+			token := keyringtest.Sign(t, leader)
 			for range 2 {
-				replace(c, leader) // with its disk
-				next := ready(t, c)
-				if again := sign(t, next); kidOf(t, again) != kidOf(t, token) || next == leader {
-					t.Errorf("%s: %s signs with %s, not %s", alg, next.ID, kidOf(t, again), kidOf(t, token))
+				keyringtest.Replace(c, leader) // with its disk
+				next := keyringtest.Ready(t, c)
+				if again := keyringtest.Sign(t, next); keyringtest.KeyIDOf(t, again) != keyringtest.KeyIDOf(t, token) || next == leader {
+					t.Errorf("%s: %s signs with %s, not %s", alg, next.ID, keyringtest.KeyIDOf(t, again), keyringtest.KeyIDOf(t, token))
 				} else {
-					verifies(t, c, again, true, "of the new leader")
+					keyringtest.CheckVerifies(t, c, again, true, "of the new leader")
 				}
-				whole(t, c)
-				verifies(t, c, token, true, "of a leader that is gone")
+				keyringtest.AwaitKeys(t, c)
+				keyringtest.CheckVerifies(t, c, token, true, "of a leader that is gone")
 				leader = next
 			}
 		})
@@ -229,16 +229,16 @@ func TestNewLeaderSignsWithTheSameKey(t *testing.T) {
 func TestI4OnlyTheActiveKeySigns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := signing(t, 3, nil)
-		leader := ready(t, c)
+		c := keyringtest.NewSigning(t, 3, nil)
+		leader := keyringtest.Ready(t, c)
 		k := leader.Keyring
 		var tokens []string
 		check := func() {
 			t.Helper()
 			before := keyring.Ring(leader.FSM).Active().ID
-			token := sign(t, leader)
+			token := keyringtest.Sign(t, leader)
 			after := keyring.Ring(leader.FSM).Active().ID
-			if id := kidOf(t, token); id != before && id != after {
+			if id := keyringtest.KeyIDOf(t, token); id != before && id != after {
 				t.Errorf("signed with %s, active is %s", id, after)
 			}
 			tokens = append(tokens, token)
@@ -252,7 +252,7 @@ func TestI4OnlyTheActiveKeySigns(t *testing.T) {
 				time.Sleep(time.Second) // virtual
 				check()
 			}
-			if got := kidOf(t, tokens[len(tokens)-1]); got != later.ID {
+			if got := keyringtest.KeyIDOf(t, tokens[len(tokens)-1]); got != later.ID {
 				t.Errorf("a minute later %s signs, not %s", got, later.ID)
 			}
 			done := make(chan struct{})
@@ -271,13 +271,13 @@ func TestI4OnlyTheActiveKeySigns(t *testing.T) {
 				check()
 			}
 		}
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		for _, token := range tokens {
-			verifies(t, c, token, true, "of whichever key")
+			keyringtest.CheckVerifies(t, c, token, true, "of whichever key")
 		}
 		ids := map[keyring.KeyID]bool{}
 		for _, token := range tokens {
-			ids[kidOf(t, token)] = true
+			ids[keyringtest.KeyIDOf(t, token)] = true
 		}
 		if len(ids) != 7 {
 			t.Errorf("%d keys have signed, want 7", len(ids))

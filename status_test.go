@@ -62,10 +62,10 @@ func TestStatusForMachines(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const every = 1000 * time.Hour
-		c := newCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Rotation.Every, cfg.Rotation.Lead = every, 100*time.Hour
 		}})
-		k := ready(t, c).Keyring
+		k := keyringtest.Ready(t, c).Keyring
 		read := func() (st keyring.Status, text string) {
 			st, err := k.Status(t.Context())
 			if err != nil {
@@ -142,8 +142,8 @@ func TestEveryProblemHasAdvice(t *testing.T) {
 func TestKeyMadeAtTheIndexOfABackupIsInIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 1})
-		s := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
+		s := keyringtest.Ready(t, c)
 		at := s.Keyring.Keys()[0].CreateIndex
 		for _, tt := range []struct {
 			index uint64

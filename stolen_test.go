@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 )
@@ -21,17 +22,17 @@ import (
 // and not the key-file, the passphrase, or the KMS. With escrow beside, the offline identity
 // opens all of it.
 func TestStolenDiskOpensNothing(t *testing.T) {
-	identity := ageIdentity(t)
+	identity := kektest.Identity(t)
 	kinds := map[string]struct {
 		kek, anothers keyring.KEK
 		secret        []byte // what the KEK is made of
 	}{
-		"key-file":   {fileKEK(t, countingKey()), fileKEK(t, bytes.Repeat([]byte{9}, 32)), countingKey()},
-		"passphrase": {passphraseKEK(t, "correct horse battery staple"), passphraseKEK(t, "correct hoarse"), []byte("correct horse battery staple")},
+		"key-file":   {kektest.File(t, kektest.CountingKey()), kektest.File(t, bytes.Repeat([]byte{9}, 32)), kektest.CountingKey()},
+		"passphrase": {kektest.Passphrase(t, "correct horse battery staple"), kektest.Passphrase(t, "correct hoarse"), []byte("correct horse battery staple")},
 		"KMS":        {namedVault(t, 1), namedVault(t, 2), bytes.Repeat([]byte{1}, 32)},
 	}
 	for name, kind := range kinds {
-		for with, escrow := range map[string][]keyring.KEK{"": nil, " with escrow": {ageKEK(t, identity)}} {
+		for with, escrow := range map[string][]keyring.KEK{"": nil, " with escrow": {kektest.Age(t, identity)}} {
 			t.Run(name+with, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
@@ -46,9 +47,9 @@ func TestStolenDiskOpensNothing(t *testing.T) {
 					all = append(all, k.anothers)
 				}
 				d.opensNothing(t, "every kind, and another identity", append(all, keyring.InlineKEK()),
-					append(escrow, ageKEK(t, identity, ageIdentity(t))))
+					append(escrow, kektest.Age(t, identity, kektest.Identity(t))))
 				if escrow != nil {
-					d.opensAll(t, ctx, []keyring.KEK{fileKEK(t, bytes.Repeat([]byte{3}, 32))}, []keyring.KEK{ageKEK(t, identity, identity)})
+					d.opensAll(t, ctx, []keyring.KEK{kektest.File(t, bytes.Repeat([]byte{3}, 32))}, []keyring.KEK{kektest.Age(t, identity, identity)})
 				}
 			})
 		}

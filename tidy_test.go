@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 )
 
 // anotherKEK is a KEK that no server of a cluster has.
-func anotherKEK(t *testing.T) keyring.KEK { return fileKEK(t, bytes.Repeat([]byte{7}, 32)) }
+func anotherKEK(t *testing.T) keyring.KEK { return kektest.File(t, bytes.Repeat([]byte{7}, 32)) }
 
 // fullDisks has these servers create no file until it is told to stop.
 func fullDisks(c *keyringtest.Cluster, full func(*keyringtest.Server) bool) (stop func()) {
@@ -48,10 +49,10 @@ func quiet(t *testing.T, s *keyringtest.Server, when string) {
 func TestOfferedKeyThatNeverComesIsNoProblem(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		f := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		f := keyringtest.Follower(c)
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			if e.Server == f && e.Kind == "disk" && strings.HasPrefix(e.What, "create") || e.Server == leader && e.Kind == "log" {
 				return keyringtest.Reply{Err: errors.New("no space left on device")}
@@ -91,24 +92,24 @@ func TestPendingKeyIsNoProblemOnceItIsGone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 					cfg.Rotation.Every, cfg.Data = -1, keyring.NoData{}
 				}})
-				leader := ready(t, c)
-				whole(t, c)
+				leader := keyringtest.Ready(t, c)
+				keyringtest.AwaitKeys(t, c)
 				stop := fullDisks(c, func(s *keyringtest.Server) bool { return s != leader })
 				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 				defer cancel()
 				key, err := leader.Keyring.Rotate(ctx, tt.o)
-				if !errors.Is(err, keyring.ErrNotDurable) || len(problems(t, leader, keyring.ProblemKeyPending)) != 1 {
-					t.Fatalf("%v, and %v", err, problems(t, leader, keyring.ProblemKeyPending))
+				if !errors.Is(err, keyring.ErrNotDurable) || len(keyringtest.Problems(t, leader, keyring.ProblemKeyPending)) != 1 {
+					t.Fatalf("%v, and %v", err, keyringtest.Problems(t, leader, keyring.ProblemKeyPending))
 				}
 				stop()
 				if err := tt.end(t, leader, key.ID); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(time.Hour) // virtual
-				if p := problems(t, leader, keyring.ProblemKeyPending); len(p) > 0 || c.Leader() != leader {
+				if p := keyringtest.Problems(t, leader, keyring.ProblemKeyPending); len(p) > 0 || c.Leader() != leader {
 					t.Errorf("an hour later: %v", p)
 				}
 			})
@@ -121,18 +122,18 @@ func TestKeyFileThatIsMovedAwayIsFetched(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var f *keyringtest.Server
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
 			if s == f {
 				cfg.KEKs = []keyring.KEK{anotherKEK(t)}
 			}
 		}})
-		ready(t, c)
-		whole(t, c)
-		f = follower(c)
+		keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		f = keyringtest.Follower(c)
 		key := f.Keyring.Keys()[0].ID
 		c.Restart(f)
 		time.Sleep(10 * time.Second) // virtual
-		if p := problems(t, f, keyring.ProblemKEKAway); len(p) != 1 {
+		if p := keyringtest.Problems(t, f, keyring.ProblemKEKAway); len(p) != 1 {
 			t.Fatalf("with another KEK: %v", p)
 		}
 		f.Disk.Unlink(nks.FileName(key))
@@ -146,7 +147,7 @@ func TestWhatIsSaidOfAFileEndsWithIt(t *testing.T) {
 	t.Parallel()
 	for name, plant := range map[string]func(t *testing.T, s *keyringtest.Server) (names []string){
 		"a file that was set aside": func(t *testing.T, s *keyringtest.Server) []string {
-			s.Disk.Plant(nks.FileName(keyring.NewKeyID()), 0o600, []byte("hello"))
+			s.Disk.Plant(nks.FileName(keyringtest.NewKeyID()), 0o600, []byte("hello"))
 			return nil
 		},
 		"a keystore ID that was set aside": func(t *testing.T, s *keyringtest.Server) []string {
@@ -154,29 +155,29 @@ func TestWhatIsSaidOfAFileEndsWithIt(t *testing.T) {
 			return nil
 		},
 		"an orphan": func(t *testing.T, s *keyringtest.Server) []string {
-			id := keyring.NewKeyID()
-			plantKey(t, s.Disk, id, keyring.InlineKEK())
+			id := keyringtest.NewKeyID()
+			keyringtest.PlantKey(t, s.Disk, id, keyring.InlineKEK())
 			return []string{nks.FileName(id)}
 		},
 		"an orphan under a KEK that is not configured": func(t *testing.T, s *keyringtest.Server) []string {
-			id := keyring.NewKeyID()
-			plantKey(t, s.Disk, id, anotherKEK(t))
+			id := keyringtest.NewKeyID()
+			keyringtest.PlantKey(t, s.Disk, id, anotherKEK(t))
 			return []string{nks.FileName(id)}
 		},
 		"a file of Nomad's that does not open": func(t *testing.T, s *keyringtest.Server) []string {
-			name := keyring.NewKeyID().String() + ".aead.nks.json"
+			name := keyringtest.NewKeyID().String() + ".aead.nks.json"
 			s.Disk.Plant(name, 0o600, []byte("{}"))
 			return []string{name}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := newCluster(t, keyringtest.Options{Servers: 1, Configure: noRotation})
-				s := ready(t, c)
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: keyringtest.NoRotation})
+				s := keyringtest.Ready(t, c)
 				c.Stop(s)
 				names := plant(t, s)
 				c.Start(s)
-				ready(t, c)
+				keyringtest.Ready(t, c)
 				time.Sleep(time.Hour) // virtual
 				st, err := s.Keyring.Status(t.Context())
 				if err != nil || len(st.Problems) < 2 {

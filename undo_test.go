@@ -22,23 +22,23 @@ func TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing(t *testing.T)
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
 		restore := snapshot(t, c.Leader())
-		s := follower(c)
+		s := keyringtest.Follower(c)
 		s.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
 			if op.Kind == "rename" {
 				return keyringtest.Fault{Err: syscall.EIO}
 			}
 			return keyringtest.Fault{}
 		})
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
 		restore(c.Leader())
 		time.Sleep(10 * time.Hour)
 		s.Disk.OnOp(nil)
 		time.Sleep(10 * time.Hour)
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		st, _ := s.Keyring.Status(t.Context())
 		if err := s.Keyring.Rewrap(t.Context()); err != nil || st.OnOldKEKs != 0 {
-			t.Errorf("%d on old KEKs, missing %v; rewrap: %v; files %v", st.OnOldKEKs, st.Missing, err, filesOf(s, old))
+			t.Errorf("%d on old KEKs, missing %v; rewrap: %v; files %v", st.OnOldKEKs, st.Missing, err, keyringtest.FilesOf(s, old))
 		}
 	})
 }
@@ -49,16 +49,16 @@ func TestServersOwnFileComesBackBeforeAPeersCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
 		restore := snapshot(t, c.Leader())
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
-		late := follower(c)
+		late := keyringtest.Follower(c)
 		c.Partition(late)
 		restore(c.Leader())
 		time.Sleep(10 * time.Hour)
 		c.Partition()
-		whole(t, c)
-		v.check(c)
-		if got := filesOf(late, old); len(got) != 1 {
+		keyringtest.AwaitKeys(t, c)
+		v.Check(c)
+		if got := keyringtest.FilesOf(late, old); len(got) != 1 {
 			t.Errorf("%s: files %v", late.ID, got)
 		}
 	})
@@ -70,9 +70,9 @@ func TestRemovedFileThatCannotBeTakenBackIsFetched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
 		restore := snapshot(t, c.Leader())
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
-		s := follower(c)
+		s := keyringtest.Follower(c)
 		s.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
 			if op.Kind == "rename" && strings.Contains(op.Name, ".removed-") {
 				return keyringtest.Fault{Err: syscall.EIO}
@@ -80,8 +80,8 @@ func TestRemovedFileThatCannotBeTakenBackIsFetched(t *testing.T) {
 			return keyringtest.Fault{}
 		})
 		restore(c.Leader())
-		whole(t, c)
-		v.check(c)
+		keyringtest.AwaitKeys(t, c)
+		v.Check(c)
 	})
 }
 
@@ -91,7 +91,7 @@ func TestNomadFileDoesNotHideARemovedOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v := withOldKey(t)
 		restore := snapshot(t, c.Leader())
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
 		planted := keystoretest.NewNomadKey(t, 1, "damaged")
 		planted.ID = old
@@ -105,10 +105,10 @@ func TestNomadFileDoesNotHideARemovedOne(t *testing.T) {
 		for _, s := range c.Servers {
 			st, _ := s.Keyring.Status(t.Context())
 			if len(st.Missing) > 0 {
-				t.Errorf("%s: missing %v, files %v", s.ID, st.Missing, filesOf(s, old))
+				t.Errorf("%s: missing %v, files %v", s.ID, st.Missing, keyringtest.FilesOf(s, old))
 			}
 		}
-		v.check(c)
+		v.Check(c)
 	})
 }
 
@@ -122,14 +122,14 @@ func TestPrepublishedKeyThatCameBackIsNotDropped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		whole(t, c)
+		keyringtest.AwaitKeys(t, c)
 		restore := snapshot(t, c.Leader())
-		remove(t, c, later.ID, keyring.RemoveOptions{})
+		keyringtest.Remove(t, c, later.ID, keyring.RemoveOptions{})
 		time.Sleep(10 * time.Hour)
 		restore(c.Leader())
 		time.Sleep(10 * time.Hour)
 		if keyring.Ring(c.Leader().FSM).Key(later.ID) == nil {
-			t.Errorf("dropped: files %v", filesOf(c.Leader(), later.ID))
+			t.Errorf("dropped: files %v", keyringtest.FilesOf(c.Leader(), later.ID))
 		}
 	})
 }
@@ -139,12 +139,12 @@ func TestRemoveNowHurriesAnEarlierRemoval(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, old, _ := withOldKey(t)
-		remove(t, c, old, keyring.RemoveOptions{Force: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
-		remove(t, c, old, keyring.RemoveOptions{Now: true})
+		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Now: true})
 		time.Sleep(10 * time.Hour)
 		for _, s := range c.Servers {
-			if got := filesOf(s, old); len(got) != 0 {
+			if got := keyringtest.FilesOf(s, old); len(got) != 0 {
 				t.Errorf("%s: files %v", s.ID, got)
 			}
 		}
@@ -156,9 +156,9 @@ func TestFilesOfRemovedKeysDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c, _, v := withOldKey(t)
-		rotate(t, c, v, 3)
-		whole(t, c)
-		s := follower(c)
+		keyringtest.Rotate(t, c, v, 3)
+		keyringtest.AwaitKeys(t, c)
+		s := keyringtest.Follower(c)
 		failed := make(chan struct{})
 		var once sync.Once
 		s.Disk.OnOp(func(op keyringtest.Op) (f keyringtest.Fault) {
@@ -170,7 +170,7 @@ func TestFilesOfRemovedKeysDoNotWaitForEachOther(t *testing.T) {
 		c.Partition(s)
 		var removed []keyring.KeyID
 		for _, key := range s.Keyring.Keys()[1:] { // all but the active one
-			remove(t, c, key.ID, keyring.RemoveOptions{Force: true})
+			keyringtest.Remove(t, c, key.ID, keyring.RemoveOptions{Force: true})
 			removed = append(removed, key.ID)
 		}
 		c.Partition()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/simulated"
@@ -22,9 +23,9 @@ import (
 // keyOfTheDead has a leader make a key that no other server gets, and die. It returns the next leader.
 func keyOfTheDead(t *testing.T, c *keyringtest.Cluster, o keyring.RotateOptions) (next *keyringtest.Server, key keyring.KeyID) {
 	t.Helper()
-	leader := ready(t, c)
-	whole(t, c)
-	stop := refuse(c, "fetch")
+	leader := keyringtest.Ready(t, c)
+	keyringtest.AwaitKeys(t, c)
+	stop := keyringtest.Refuse(c, "fetch")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	k, err := leader.Keyring.Rotate(ctx, o)
@@ -33,19 +34,17 @@ func keyOfTheDead(t *testing.T, c *keyringtest.Cluster, o keyring.RotateOptions)
 	}
 	c.Stop(leader)
 	stop()
-	return ready(t, c), k.ID
+	return keyringtest.Ready(t, c), k.ID
 }
-
-func noRotation(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Rotation.Every = -1 }
 
 // TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere: such a backup verifies and restores, and Status
 // does not take the key for one that is in it.
 func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		identity := ageIdentity(t)
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
-		dead := ready(t, c)
+		identity := kektest.Identity(t)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: keyringtest.NoRotation})
+		dead := keyringtest.Ready(t, c)
 		sealed, err := dead.Keyring.Encrypt([]byte("data"), nil)
 		if err != nil {
 			t.Fatal(err)
@@ -59,7 +58,7 @@ func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
 		if st, _ := leader.Keyring.Status(t.Context()); len(st.NoBackup) > 0 || st.LastBackup.SHA256 != m.SHA256 {
 			t.Errorf("Status has %v in no backup, and the last of %v", st.NoBackup, st.LastBackup)
 		}
-		if p := problems(t, leader, keyring.ProblemKeyMissing); len(p) > 0 {
+		if p := keyringtest.Problems(t, leader, keyring.ProblemKeyMissing); len(p) > 0 {
 			t.Errorf("a key that has sealed nothing is missed: %v", p)
 		}
 		if got, err := keyring.VerifyBackup(bytes.NewReader(file.Bytes()), identity); err != nil || len(got.Missing) > 0 {
@@ -77,8 +76,8 @@ func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
 		if _, err := keyring.Restore(simulated.WithDisk(t.Context(), fsys), bytes.NewReader(file.Bytes()), o); err != nil {
 			t.Fatalf("restore: %v", err)
 		}
-		anew := newCluster(t, keyringtest.Options{Configure: noRotation, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
-		one := ready(t, anew)
+		anew := keyringtest.NewCluster(t, keyringtest.Options{Configure: keyringtest.NoRotation, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
+		one := keyringtest.Ready(t, anew)
 		if err := one.Raft.Restore(&m.Raft, &snapshot, time.Minute); err != nil {
 			t.Fatal(err)
 		}
@@ -96,8 +95,8 @@ func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
 func TestBackupCountsAKeyThatItLeftOutOnceItIsActive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		identity := ageIdentity(t)
-		c := newCluster(t, keyringtest.Options{Servers: 3, Configure: noRotation})
+		identity := kektest.Identity(t)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: keyringtest.NoRotation})
 		leader, key := keyOfTheDead(t, c, keyring.RotateOptions{})
 		backup := func() keyring.Manifest {
 			t.Helper()
@@ -114,8 +113,8 @@ func TestBackupCountsAKeyThatItLeftOutOnceItIsActive(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Hour) // virtual
-		whole(t, c)
-		leader = ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		leader = keyringtest.Ready(t, c)
 		st, err := leader.Keyring.Status(t.Context())
 		if err != nil || st.Active != key || !slices.Contains(st.NoBackup, key) {
 			t.Fatalf("active %s, in no backup %v, want %s in both; %v", st.Active, st.NoBackup, key, err)
@@ -131,8 +130,8 @@ func TestBackupCountsAKeyThatItLeftOutOnceItIsActive(t *testing.T) {
 func TestBackupStillNeedsKeysThatHaveSealed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 1, Configure: noRotation})
-		s := ready(t, c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: keyringtest.NoRotation})
+		s := keyringtest.Ready(t, c)
 		first := s.Keyring.Keys()[0].ID
 		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
@@ -141,7 +140,7 @@ func TestBackupStillNeedsKeysThatHaveSealed(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		_, err := s.Keyring.Backup(t.Context(), &out, ageIdentity(t).Recipient())
+		_, err := s.Keyring.Backup(t.Context(), &out, kektest.Identity(t).Recipient())
 		if !errors.Is(err, keyring.ErrKeyMissing) || !strings.Contains(err.Error(), first.String()) || out.Len() > 0 {
 			t.Errorf("without an inactive key: %v, and %d bytes", err, out.Len())
 		}
@@ -160,7 +159,7 @@ func TestServerVotesWithoutAKeyThatSealedNothing(t *testing.T) {
 	if err := leader.AddServer(ctx, "s9", "127.0.0.1:9"); err != nil { // and is never started
 		t.Fatal(err)
 	}
-	key := keyring.NewKeyID()
+	key := keyringtest.NewKeyID()
 	err := keyring.Propose(ctx, leader.Keyring(), meta.Command{Add: &meta.Add{Key: meta.NewKey{
 		ID: key, Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: time.Now().UTC().Round(0),
 	}}})

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 )
 
@@ -48,7 +49,7 @@ func readVectors(t testing.TB) (v vectors) {
 
 // reader is a server without a leader and without material. It knows the keys of the vectors,
 // and one more, of which the test has the private half; they were adopted in the year 2090.
-func reader(t testing.TB, v vectors, more ...outsider) *keyring.Keyring {
+func reader(t testing.TB, v vectors, more ...keyringtest.Outsider) *keyring.Keyring {
 	t.Helper()
 	at := time.Date(2090, 1, 1, 0, 0, 0, 0, time.UTC)
 	cmds := []meta.Command{{Init: &meta.Init{Cluster: meta.ClusterID{1}}}}
@@ -58,15 +59,15 @@ func reader(t testing.TB, v vectors, more ...outsider) *keyring.Keyring {
 		}}})
 	}
 	for _, o := range more {
-		cmds = append(cmds, meta.Command{Adopt: &meta.Adopt{Time: at, Key: o.newKey(t)}})
+		cmds = append(cmds, meta.Command{Adopt: &meta.Adopt{Time: at, Key: o.NewKey(t)}})
 	}
 	r := idleRaft(t)
-	if err, _ := r.fsm.Apply(command(t, 1, cmds...)).(error); err != nil {
+	if err, _ := r.fsm.Apply(keyringtest.LogEntry(t, 1, cmds...)).(error); err != nil {
 		t.Fatal(err)
 	}
 	k, err := keyring.Open(t.Context(), keyring.Config{
 		Dir: t.TempDir(), ID: "s1", Raft: r.Raft, FSM: r.fsm, KEKs: []keyring.KEK{keyring.InlineKEK()},
-		Tokens: keyring.TokenPolicy{Issuer: tokenIssuer},
+		Tokens: keyring.TokenPolicy{Issuer: keyringtest.TokenIssuer},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +86,7 @@ func TestTokensThatAnotherLibraryMade(t *testing.T) {
 	k := reader(t, v)
 	for _, token := range v.Tokens {
 		var claims struct{ Sub string }
-		err := k.Verify(token.Token, me, &claims)
+		err := k.Verify(token.Token, keyringtest.ForMe, &claims)
 		if token.Verifies != (err == nil) || err != nil && !refusedHere(err) || token.Verifies && claims.Sub != "job:web" {
 			t.Errorf("%s: %v", token.Name, err)
 		}
@@ -106,7 +107,7 @@ func FuzzVerify(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, token string) {
 		var claims map[string]any
-		err := k.Verify(token, me, &claims)
+		err := k.Verify(token, keyringtest.ForMe, &claims)
 		if err != nil && (!refusedHere(err) || claims != nil) {
 			t.Errorf("%v, %v", claims, err)
 		}
@@ -121,7 +122,7 @@ func FuzzVerify(f *testing.F) {
 // FuzzVerifyClaims signs whatever claims there are, after which nothing but Verify stands between
 // them and the caller.
 func FuzzVerifyClaims(f *testing.F) {
-	o := newOutsider(f, "EdDSA", 1)
+	o := keyringtest.NewOutsider(f, "EdDSA", 1)
 	k := reader(f, vectors{}, o)
 	for _, claims := range []string{
 		`{}`, `{"iss":"https://issuer.example","aud":"me","exp":4102444800}`,
@@ -132,10 +133,10 @@ func FuzzVerifyClaims(f *testing.F) {
 	} {
 		f.Add(claims)
 	}
-	public := map[string]any{o.id.String(): o.Private.Public()}
+	public := map[string]any{o.ID.String(): o.Private.Public()}
 	f.Fuzz(func(t *testing.T, claims string) {
-		token := o.Token(o.Header(o.id.String()), claims)
-		if err := k.Verify(token, me); err == nil {
+		token := o.Token(o.Header(o.ID.String()), claims)
+		if err := k.Verify(token, keyringtest.ForMe); err == nil {
 			if err := second(token, public); err != nil {
 				t.Errorf("%q: %v", claims, err)
 			}
@@ -191,7 +192,7 @@ func second(token string, public map[string]any) error {
 			}
 		}
 	}
-	if c.Iss != tokenIssuer || c.Aud != "me" || c.Exp+60 < at || c.Nbf-61 > at {
+	if c.Iss != keyringtest.TokenIssuer || c.Aud != "me" || c.Exp+60 < at || c.Nbf-61 > at {
 		return fmt.Errorf("claims %s", raw[1])
 	}
 	return nil

@@ -15,18 +15,18 @@ import (
 func TestLeaderNamesServersThatAreDownAndLackTheActiveKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		dead := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		dead := keyringtest.Follower(c)
 		time.Sleep(time.Minute)
 		if st := statusOf(t, leader); len(st.Problems) != 1 { // the inline KEK
 			t.Errorf("problems %v", st.Problems)
 		}
 		down := time.Now()
 		c.Stop(dead)
-		key := rotateOn(t, c)
+		key := keyringtest.RotateWhenReady(t, c)
 		time.Sleep(10 * time.Second)
-		got := problems(t, leader, keyring.ProblemUnreachable)
+		got := keyringtest.Problems(t, leader, keyring.ProblemUnreachable)
 		if len(got) != 1 || got[0].Server != dead.ID {
 			t.Fatalf("problems %v", statusOf(t, leader).Problems)
 		}
@@ -34,12 +34,12 @@ func TestLeaderNamesServersThatAreDownAndLackTheActiveKey(t *testing.T) {
 		if err != nil || said.Sub(down).Abs() > 2*time.Second {
 			t.Errorf("%q, down since %v: %v", got[0].Detail, down, err)
 		}
-		under := problems(t, leader, keyring.ProblemUnderheld)
+		under := keyringtest.Problems(t, leader, keyring.ProblemUnderheld)
 		if len(under) != 1 || under[0].Key != key.ID || !strings.Contains(under[0].Detail, `["`+string(dead.ID)+`"]`) {
 			t.Errorf("problems %v", under)
 		}
 		c.Start(dead)
-		ready(t, c)
+		keyringtest.Ready(t, c)
 		time.Sleep(20 * time.Second)
 		if st := statusOf(t, leader); len(st.Problems) != 1 {
 			t.Errorf("problems %v", st.Problems)
@@ -51,16 +51,16 @@ func TestLeaderNamesServersThatAreDownAndLackTheActiveKey(t *testing.T) {
 func TestNewLeaderNamesServersThatWereDownBefore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		ready(t, c)
-		led(t, c, c.Server("s1"))
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
+		keyringtest.MakeLeader(t, c, c.Server("s1"))
 		c.Stop(c.Server("s3"))
-		led(t, c, c.Server("s2"))
+		keyringtest.MakeLeader(t, c, c.Server("s2"))
 		time.Sleep(10 * time.Second)
-		if got := problems(t, c.Server("s2"), keyring.ProblemUnreachable); len(got) != 1 || got[0].Server != "s3" {
+		if got := keyringtest.Problems(t, c.Server("s2"), keyring.ProblemUnreachable); len(got) != 1 || got[0].Server != "s3" {
 			t.Errorf("problems %v", got)
 		}
-		if got := problems(t, c.Server("s1"), keyring.ProblemUnreachable); len(got) != 0 {
+		if got := keyringtest.Problems(t, c.Server("s1"), keyring.ProblemUnreachable); len(got) != 0 {
 			t.Errorf("a server that leads no more: %v", got)
 		}
 	})
@@ -70,9 +70,9 @@ func TestNewLeaderNamesServersThatWereDownBefore(t *testing.T) {
 func TestServerThatHearsFromNoLeaderSaysSo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		s := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		s := keyringtest.Follower(c)
 		lost := time.Now()
 		for _, other := range c.Servers {
 			if other != s {
@@ -80,7 +80,7 @@ func TestServerThatHearsFromNoLeaderSaysSo(t *testing.T) {
 			}
 		}
 		time.Sleep(15 * time.Second)
-		got := problems(t, s, keyring.ProblemNoLeader)
+		got := keyringtest.Problems(t, s, keyring.ProblemNoLeader)
 		if len(got) != 1 || !strings.Contains(got[0].Detail, statusOf(t, s).LastContact.Format(time.DateTime)) {
 			t.Errorf("problems %v", got)
 		}
@@ -88,8 +88,8 @@ func TestServerThatHearsFromNoLeaderSaysSo(t *testing.T) {
 			t.Errorf("last contact %v, and the others were stopped at %v", at, lost)
 		}
 		c.Start(leader)
-		ready(t, c)
-		if got := problems(t, s, keyring.ProblemNoLeader); len(got) > 0 {
+		keyringtest.Ready(t, c)
+		if got := keyringtest.Problems(t, s, keyring.ProblemNoLeader); len(got) > 0 {
 			t.Errorf("problems %v", got)
 		}
 	})
@@ -99,25 +99,25 @@ func TestServerThatHearsFromNoLeaderSaysSo(t *testing.T) {
 func TestLeaderNamesServerWhoseLogTakesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{Servers: 3})
-		leader := ready(t, c)
-		whole(t, c)
-		full := follower(c)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		full := keyringtest.Follower(c)
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			if e.Server == full && e.Kind == "log" {
 				return keyringtest.Reply{Err: errors.New("no space left on device")}
 			}
 			return keyringtest.Reply{}
 		})
-		rotateOn(t, c)
+		keyringtest.RotateWhenReady(t, c)
 		time.Sleep(5 * time.Minute)
-		got := problems(t, leader, keyring.ProblemStuck)
+		got := keyringtest.Problems(t, leader, keyring.ProblemStuck)
 		if len(got) != 1 || got[0].Server != full.ID || !strings.Contains(got[0].Detail, "entries of raft's log behind") {
 			t.Errorf("problems %v", statusOf(t, leader).Problems)
 		}
 		c.OnEvent(nil)
 		time.Sleep(5 * time.Minute)
-		if got := problems(t, leader, keyring.ProblemStuck); len(got) > 0 {
+		if got := keyringtest.Problems(t, leader, keyring.ProblemStuck); len(got) > 0 {
 			t.Errorf("problems %v", got)
 		}
 	})

@@ -43,9 +43,9 @@ func body(t testing.TB, r *http.Response) string {
 func TestWellKnownServesTheJWKS(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := signing(t, 3, nil)
-		leader := ready(t, c)
-		whole(t, c)
+		c := keyringtest.NewSigning(t, 3, nil)
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
 		etags := map[string]bool{}
 		for _, s := range c.Servers {
 			h := s.Keyring.WellKnown()
@@ -87,7 +87,7 @@ func TestWellKnownServesTheJWKS(t *testing.T) {
 		if r := request(leader.Keyring.WellKnown(), "GET", jwksPath, "If-None-Match", old); r.StatusCode != 200 {
 			t.Errorf("after a rotation the ETag is the same: %d", r.StatusCode)
 		}
-		if got := kids(t, leader.Keyring.JWKS()); len(got) != 2 || got[0] != leader.Keyring.Keys()[0].ID {
+		if got := keyringtest.KeyIDs(t, leader.Keyring.JWKS()); len(got) != 2 || got[0] != leader.Keyring.Keys()[0].ID {
 			t.Errorf("the active key is not the first of %v", got)
 		}
 	})
@@ -97,8 +97,8 @@ func TestWellKnownServesTheJWKS(t *testing.T) {
 func TestWellKnownAnswersNothingElse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := signing(t, 1, nil)
-		h := ready(t, c).Keyring.WellKnown()
+		c := keyringtest.NewSigning(t, 1, nil)
+		h := keyringtest.Ready(t, c).Keyring.WellKnown()
 		for _, path := range []string{jwksPath, discoveryPath} {
 			for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "TRACE"} {
 				if r := request(h, method, path); r.StatusCode != http.StatusMethodNotAllowed || !strings.Contains(r.Header.Get("Allow"), "GET, HEAD") {
@@ -126,8 +126,8 @@ func TestDiscoveryNamesTheIssuer(t *testing.T) {
 		"http://localhost:8080/a/b/": "http://localhost:8080/a/b" + jwksPath,
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			c := signing(t, 1, func(cfg *keyring.Config) { cfg.Tokens.Issuer = issuer })
-			k := ready(t, c).Keyring
+			c := keyringtest.NewSigning(t, 1, func(cfg *keyring.Config) { cfg.Tokens.Issuer = issuer })
+			k := keyringtest.Ready(t, c).Keyring
 			r := request(k.WellKnown(), "GET", discoveryPath)
 			var doc struct {
 				Issuer string
@@ -155,8 +155,8 @@ func TestDiscoveryNamesTheIssuer(t *testing.T) {
 func TestDiscoveryWithoutIssuerSaysSo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, keyringtest.Options{})
-		h := ready(t, c).Keyring.WellKnown()
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		h := keyringtest.Ready(t, c).Keyring.WellKnown()
 		if r := request(h, "GET", discoveryPath); r.StatusCode != 404 || !strings.Contains(body(t, r), "issuer") {
 			t.Errorf("%d", r.StatusCode)
 		}
@@ -174,12 +174,12 @@ func TestMaxAgeIsTheSmallerOfLeadAndFiveMinutes(t *testing.T) {
 		1500 * time.Millisecond: "public, max-age=1",
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			c := signing(t, 1, func(cfg *keyring.Config) { cfg.Rotation.Lead = lead })
+			c := keyringtest.NewSigning(t, 1, func(cfg *keyring.Config) { cfg.Rotation.Lead = lead })
 			h := c.Servers[0].Keyring.WellKnown()
 			if r := request(h, "GET", jwksPath); r.Header.Get("Cache-Control") != "no-store" || r.StatusCode != http.StatusServiceUnavailable {
 				t.Errorf("before the server has caught up: %d %s", r.StatusCode, r.Header.Get("Cache-Control"))
 			}
-			ready(t, c)
+			keyringtest.Ready(t, c)
 			for _, path := range []string{jwksPath, discoveryPath} {
 				if got := request(h, "GET", path).Header.Get("Cache-Control"); got != want {
 					t.Errorf("lead %v: %s: %s, want %s", lead, path, got, want)
@@ -192,8 +192,8 @@ func TestMaxAgeIsTheSmallerOfLeadAndFiveMinutes(t *testing.T) {
 // TestJWKSIsMadeOnce: what is served comes from memory, and nobody can change it there.
 func TestJWKSIsMadeOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := signing(t, 1, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
-		k := ready(t, c).Keyring
+		c := keyringtest.NewSigning(t, 1, func(cfg *keyring.Config) { cfg.Rotation.Every = -1 })
+		k := keyringtest.Ready(t, c).Keyring
 		first := k.JWKS()
 		want := bytes.Clone(first)
 		clear(first)

@@ -12,6 +12,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/bounded/boundedtest"
+	"example.com/keyring/internal/keyringtest"
 )
 
 func decodeStatus(b []byte) error { _, err := keyring.UnpackStatus(b); return err }
@@ -83,7 +84,7 @@ func TestStatusCostsNoMoreThanItsBounds(t *testing.T) {
 	})
 	var list strings.Builder
 	for range 32_768 {
-		fmt.Fprintf(&list, `,{"key":%q}`, keyring.NewKeyID())
+		fmt.Fprintf(&list, `,{"key":%q}`, keyringtest.NewKeyID())
 	}
 	most := compressed(`{"problems":[` + list.String()[1:] + `]}`)
 	boundedtest.Memory(t, len(most), 1<<20, 64, func() {

@@ -1,0 +1,126 @@
+package keyringtest
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+	"github.com/hashicorp/raft"
+)
+
+// What tests read of a server.
+
+// ProblemAbout returns the detail of a server's problem of that kind about another, or "".
+func ProblemAbout(t testing.TB, s *Server, kind keyring.ProblemKind, about raft.ServerID) string {
+	t.Helper()
+	st, err := s.Keyring.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range st.Problems {
+		if p.Kind == kind && p.Server == about {
+			return p.Detail
+		}
+	}
+	return ""
+}
+
+// KeyFiles returns the content of the key files on a disk, and of those set aside.
+func KeyFiles(d *Disk) map[string]string {
+	files := map[string]string{}
+	for _, name := range d.Names() {
+		if strings.Contains(name, ".nks.json") {
+			files[name] = string(d.Bytes(name))
+		}
+	}
+	return files
+}
+
+// StateOf is the state of a key as a server knows it, or "".
+func StateOf(s *Server, id keyring.KeyID) keyring.State {
+	for _, key := range s.Keyring.Keys() {
+		if key.ID == id {
+			return key.State
+		}
+	}
+	return ""
+}
+
+// FilesOf are the names of files on a server's disk that are about a key.
+func FilesOf(s *Server, id keyring.KeyID) (names []string) {
+	for _, name := range s.Disk.Names() {
+		if strings.HasPrefix(name, nks.FileName(id)) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Problems are those of that kind that the server's Status has.
+func Problems(t testing.TB, s *Server, kind keyring.ProblemKind) (found []keyring.Problem) {
+	t.Helper()
+	st, err := s.Keyring.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range st.Problems {
+		if p.Kind == kind {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+// Follower is a server that does not lead.
+func Follower(c *Cluster) *Server {
+	leader := c.Leader()
+	return c.Servers[(slices.Index(c.Servers, leader)+1)%len(c.Servers)]
+}
+
+// IsFetch reports whether an event is a request for keys that leaves the server.
+func IsFetch(e Event, from raft.ServerID) bool {
+	return e.Kind == "call" && e.Server.ID == from && strings.Contains(e.What, `"fetch"`)
+}
+
+// Ring is what an FSM has applied, from a snapshot of it.
+func Ring(f *keyring.FSM) *meta.Ring {
+	snapshot, err := meta.This.ReadSnapshot(bytes.NewReader(snapshotOf(f)))
+	if err != nil {
+		panic(err)
+	}
+	return snapshot.Ring
+}
+
+// section is what a server has applied, as text.
+func section(s *Server) string { return string(snapshotOf(s.FSM)) }
+
+func snapshotOf(f *keyring.FSM) []byte {
+	var sink Sink
+	snap, err := f.Snapshot()
+	if err == nil {
+		err = snap.Persist(&sink)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return sink.Buf.Bytes()
+}
+
+// SigningKey is the PKCS #8 DER of a key's private half, from the file on a server's disk.
+func SigningKey(t testing.TB, s *Server, id keyring.KeyID) []byte {
+	t.Helper()
+	f, err := nks.DecodeFile(s.Disk.Bytes(nks.FileName(id)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _, err := kek.NewSet([]keyring.KEK{keyring.InlineKEK()}, nil).Decode(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Signing()
+}
