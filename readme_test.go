@@ -241,7 +241,7 @@ func (s *store) Apply(l *raft.Log) any {
 	errs := make([]error, len(writes))
 	for i, w := range writes {
 		if errs[i] = s.keys.Admit(w.New); errs[i] == nil && w.Old != nil && !bytes.Equal(w.Old, s.byPath[w.Path]) {
-			errs[i] = keyringtest.ErrConflict
+			errs[i] = errConflict
 		}
 		if errs[i] == nil {
 			s.byPath[w.Path] = w.New
@@ -300,7 +300,7 @@ func (d data) Replace(ctx context.Context, batch []keyring.Replacement) (conflic
 		writes = append(writes, write{Path: r.Ref, Old: r.Ciphertext, New: r.New})
 	}
 	for _, err := range d.store.propose(ctx, writes) {
-		if errors.Is(err, keyringtest.ErrConflict) || errors.Is(err, keyring.ErrStaleKey) {
+		if errors.Is(err, errConflict) || errors.Is(err, keyring.ErrStaleKey) {
 			conflicts++
 		} else if err != nil {
 			return conflicts, err
@@ -311,6 +311,9 @@ func (d data) Replace(ctx context.Context, batch []keyring.Replacement) (conflic
 
 func (s *secrets) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("not in a test") }
 func (s *secrets) Restore(io.ReadCloser) error         { return errors.New("not in a test") }
+
+// errConflict is the answer of the store to a write whose Old is no longer there.
+var errConflict = errors.New("not what it was")
 
 var snippet = regexp.MustCompile("(?s)<!-- snippet: (\\w+) -->\n```go\n(.*?)```")
 
