@@ -121,7 +121,7 @@ func AwaitState(k *Keyring, id KeyID, s State) {
 // its files wrap them under. read returns the content of a key file.
 func Secrets(k *Keyring, read func(name string) ([]byte, error)) [][]byte {
 	var secrets [][]byte
-	for _, id := range k.store.Keys() {
+	for _, id := range k.store.Present().InMemory {
 		for _, b := range LiveOf(k, id) {
 			secrets = append(secrets, slices.Clone(b))
 		}
@@ -208,7 +208,7 @@ func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) erro
 }
 
 // Loaded is how many keys are in memory.
-func Loaded(k *Keyring) int { return len(k.store.Keys()) }
+func Loaded(k *Keyring) int { return len(k.store.Present().InMemory) }
 
 // RaftServers are the servers of a node's latest raft configuration.
 func RaftServers(n Node) []raft.Server {
@@ -265,7 +265,7 @@ func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
 // Live are the key bytes themselves that a keyring has in memory, not a copy of them.
 func Live(k *Keyring) [][]byte {
 	var live [][]byte
-	for _, id := range k.store.Keys() {
+	for _, id := range k.store.Present().InMemory {
 		live = append(live, LiveOf(k, id)...)
 	}
 	return live
@@ -291,7 +291,7 @@ func Reread(k *Keyring, id KeyID) error {
 }
 
 // ReadFiles reads the key files that are not in memory, removed keys' too.
-func ReadFiles(k *Keyring) error { return k.store.Heal(context.Background(), &meta.Ring{}, nil) }
+func ReadFiles(k *Keyring) error { return k.store.Heal(context.Background(), &meta.Ring{}, nil, nil) }
 
 // Confirm reports whether a key is held at this moment, by its file.
 func Confirm(k *Keyring, id KeyID) (bool, error) { return k.store.Confirm(id) }

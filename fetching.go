@@ -25,12 +25,16 @@ import (
 // removed key that heal has yet to take back. Nor need it be asked for what is on its way by an
 // offer. Until this server has caught up, nothing takes the place of a key that is in memory either.
 func (r *replicator) wanted(v view, missing []*meta.Key) []*meta.Key {
-	come := r.store.Closed()
+	if len(missing) == 0 {
+		return nil
+	}
+	here := r.store.Present()
+	come := here.Closed
 	if r.healing.fresh() || !v.caughtUp {
-		come = append(come, r.store.AllToTakeBack()...)
+		come = append(come, here.SetAside...)
 	}
 	if !v.caughtUp {
-		come = append(come, r.store.Keys()...)
+		come = append(come, here.InMemory...)
 	}
 	if come = append(come, r.offered.all()...); len(come) == 0 {
 		return missing

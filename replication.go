@@ -182,10 +182,9 @@ func (r *replicator) look(ring *meta.Ring) look {
 	if r.seen.ring == ring && r.seen.stored == stored {
 		return r.seen
 	}
-	lacks := r.store.Lacks(ring.Keys)
+	lacks, unknown := r.store.Compare(ring)
 	has := func(id KeyID) bool { return !lacks[id] }
-	r.seen = look{ring: ring, stored: stored, missing: plan.Missing(ring, has)}
-	r.seen.unknown = r.store.HasUnknown(ring)
+	r.seen = look{ring: ring, stored: stored, missing: plan.Missing(ring, has), unknown: unknown}
 	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.cfg.ID), r.store.ID(), has)
 	return r.seen
 }
@@ -301,15 +300,11 @@ func (r *replicator) reread(ctx context.Context, v view, missing []*meta.Key) {
 	if len(missing) > 0 || r.keks.Down() != nil {
 		r.keks.Probe(ctx)
 	}
-	for _, m := range missing {
-		if !v.caughtUp { // it may be removed all the same
-			break
-		}
-		if err := r.store.TakeBack(m); err != nil {
-			r.cfg.Logger.Error("take back key file", "key", m.ID, "error", err)
-		}
+	restored := missing
+	if !v.caughtUp { // they may be removed all the same
+		restored = nil
 	}
-	if err := r.store.Heal(ctx, v.ring, missing); err != nil && ctx.Err() == nil {
+	if err := r.store.Heal(ctx, v.ring, missing, restored); err != nil && ctx.Err() == nil {
 		r.cfg.Logger.Error("read keystore", "error", err)
 	}
 	r.fsm.Notify() // for this loop and for WaitReady

@@ -247,15 +247,20 @@ func (s *server) mayForward(ctx context.Context) error {
 func (s *server) hello() *peer.Hello {
 	h := &peer.Hello{Build: s.fsm.Build().Version, Keystore: s.store.ID()}
 	ring := s.fsm.Ring()
-	h.Waiting = s.waiting(ring)
-	h.Orphans = s.store.Orphans(ring, peer.MaxOrphans)
+	orphans, waiting := s.store.Unknown(ring, peer.MaxOrphans)
+	h.Orphans, h.Waiting = orphans, peerWaiting(waiting)
 	return h
 }
 
 // waiting are the files of keys that the ring does not know and that this server can't open for now: their KEKs
 // do not answer, or are not configured, or the disk does not give them. It is nil if there are none.
 func (s *server) waiting(ring *meta.Ring) *peer.Waiting {
-	w := s.store.Waiting(ring)
+	_, w := s.store.Unknown(ring, 0)
+	return peerWaiting(w)
+}
+
+// peerWaiting is what other servers are told of files that wait.
+func peerWaiting(w keystore.Waiting) *peer.Waiting {
 	if w.Files == 0 {
 		return nil
 	}

@@ -18,7 +18,7 @@ func (s *Store) Rewrite(ctx context.Context, ids ...meta.KeyID) []error {
 	return s.rewrite(ctx, ids...)
 }
 
-// TakeBackAny is TakeBack of a key of which nothing is known but the ID.
+// TakeBackAny gives the file of a key its name again that was set aside when the key was removed.
 func (s *Store) TakeBackAny(id meta.KeyID) error { return s.takeBack(id) }
 
 // PutLive is Put of one key, and returns the memory that it was proven in.

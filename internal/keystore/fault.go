@@ -118,15 +118,3 @@ func (s *Store) Discard(id meta.KeyID) {
 		delete(s.faults, id)
 	}
 }
-
-// Closed returns the keys of which there is a file that nothing opens for now.
-func (s *Store) Closed() (ids []meta.KeyID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, f := range s.faults {
-		if f.isClosed() {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}

@@ -37,7 +37,7 @@ func (s *Store) Confirm(id meta.KeyID) (held bool, err error) {
 
 // mayCome is why a key that is not in memory may be there soon, from a file that is here, or nil.
 func (s *Store) mayCome(id meta.KeyID) error {
-	removed := s.canTakeBack(id) // first: TakeBack notes the fault before it forgets the removed file
+	removed := s.canTakeBack(id) // first: takeBack notes the fault before it forgets the removed file
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f := s.faults[id]; f.isClosed() || errors.Is(f.Err, errUnread) {
@@ -59,9 +59,19 @@ func (s *Store) isUnchanged(id meta.KeyID, m *material) (bool, error) {
 }
 
 // Heal gets back what needs no other server: it writes those of the missing keys of a ring that are in memory, and
-// reads the directory for files that have appeared or whose KEKs answer again. It forgets what was wrong with files that
-// an operator has put right. The error is about the directory or ctx, never about a key.
-func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing []*meta.Key) error {
+// reads the directory for files that have appeared or whose KEKs answer again. Before, it takes back the files that were
+// set aside when a key of restored was removed: those are missing keys of a ring that is known to be no older than the
+// removal. It forgets what was wrong with files that an operator has put right. The error is about the directory or ctx,
+// never about a key.
+func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing, restored []*meta.Key) error {
+	for _, k := range restored {
+		if _, err := s.right(k.ID, k.Check); err == nil || !s.canTakeBack(k.ID) {
+			continue // a key in memory needs no file taken back
+		}
+		if err := s.takeBack(k.ID); err != nil {
+			s.log.Error("take back key file", "key", k.ID, "error", err)
+		}
+	}
 	var ids []meta.KeyID
 	for _, k := range missing {
 		if m, err := s.right(k.ID, k.Check); err == nil && !s.isDurable(m) {

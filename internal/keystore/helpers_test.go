@@ -95,7 +95,7 @@ func (s store) TakeBack(ctx context.Context, id meta.KeyID) error {
 	if err := s.Store.TakeBackAny(id); err != nil {
 		return err
 	}
-	return s.Heal(ctx, &meta.Ring{}, nil)
+	return s.Heal(ctx, &meta.Ring{}, nil, nil)
 }
 
 // Rewrite makes keys durable again that are in memory.

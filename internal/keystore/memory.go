@@ -74,27 +74,48 @@ func (s *Store) holdsLocked(k *meta.Key) bool {
 	return m != nil && !m.notDurable && m.check == k.Check
 }
 
-// Lacks returns those of the ring's keys that are not held, or not the right ones.
-func (s *Store) Lacks(keys []*meta.Key) map[meta.KeyID]bool {
+// Compare compares the keys with a ring's. lacks are those of the ring that are not held, or not the right ones; unknown
+// says that a key is in memory that the ring does not know.
+func (s *Store) Compare(ring *meta.Ring) (lacks map[meta.KeyID]bool, unknown bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	lacking := map[meta.KeyID]bool{}
-	for _, k := range keys {
+	lacks = map[meta.KeyID]bool{}
+	for _, k := range ring.Keys {
 		if !s.holdsLocked(k) {
-			lacking[k.ID] = true
+			lacks[k.ID] = true
 		}
 	}
-	return lacking
+	all, _ := s.unknownLocked(ring)
+	return lacks, len(all) > 0
 }
 
 // InMemory reports whether there is a key of that ID in memory, held or not, the right one or not.
 func (s *Store) InMemory(id meta.KeyID) bool { return s.get(id) != nil }
 
-// Keys returns the IDs of the keys in memory, in no order.
-func (s *Store) Keys() []meta.KeyID {
+// Present are the keys of which there is something here, whether or not the ring knows them. All of it is of one moment,
+// in no order.
+type Present struct {
+	InMemory []meta.KeyID // held or not
+	Closed   []meta.KeyID // there is a file that nothing opens for now
+	SetAside []meta.KeyID // there is a file that was set aside when the key was removed, and that Heal can take back
+}
+
+// Present returns them.
+func (s *Store) Present() (p Present) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.keys))
+	p.InMemory = slices.Collect(maps.Keys(s.keys))
+	for id, f := range s.faults {
+		if f.isClosed() {
+			p.Closed = append(p.Closed, id)
+		}
+	}
+	for id, r := range s.removed {
+		if slices.ContainsFunc(r.aside, isRemovedFile) {
+			p.SetAside = append(p.SetAside, id)
+		}
+	}
+	return p
 }
 
 // Version is a number that changes whenever the keys do that are held, or in memory.

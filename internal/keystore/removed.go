@@ -198,16 +198,8 @@ func (s *Store) Unlink(id meta.KeyID, stillRemoved func(meta.KeyID) bool) error 
 	return nil
 }
 
-// TakeBack gives the file of a key its name again that was set aside when the key was removed: after a restore the key
-// is no longer removed. Heal reads it then, like any other. There may be none, and a key in memory needs
-// none.
-func (s *Store) TakeBack(key *meta.Key) error {
-	if _, err := s.right(key.ID, key.Check); err == nil || !s.canTakeBack(key.ID) {
-		return nil
-	}
-	return s.takeBack(key.ID)
-}
-
+// takeBack gives the file of a key its name again that was set aside when the key was removed: after a restore the key
+// is no longer removed. The next scan reads it, like any other. There may be none.
 func (s *Store) takeBack(id meta.KeyID) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
@@ -247,16 +239,4 @@ func isRemovedFile(aside string) bool {
 // canTakeBack reports whether there is a file of the key that was set aside when it was removed.
 func (s *Store) canTakeBack(id meta.KeyID) bool {
 	return slices.ContainsFunc(s.asideOf(id), isRemovedFile)
-}
-
-// AllToTakeBack returns the keys of which there is such a file.
-func (s *Store) AllToTakeBack() (ids []meta.KeyID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, r := range s.removed {
-		if slices.ContainsFunc(r.aside, isRemovedFile) {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }

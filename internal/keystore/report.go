@@ -62,6 +62,11 @@ func sortedIDs[V any](m map[meta.KeyID]V) []meta.KeyID {
 func (s *Store) unknown(ring *meta.Ring) (all, orphans []meta.KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.unknownLocked(ring)
+}
+
+// unknownLocked is unknown for a caller that holds mu.
+func (s *Store) unknownLocked(ring *meta.Ring) (all, orphans []meta.KeyID) {
 	for id, m := range s.keys {
 		if ring.Key(id) != nil || ring.WasRemoved(id) {
 			continue
@@ -73,17 +78,17 @@ func (s *Store) unknown(ring *meta.Ring) (all, orphans []meta.KeyID) {
 	return all, orphans
 }
 
-// HasUnknown reports whether a key is in memory that the ring does not know.
-func (s *Store) HasUnknown(ring *meta.Ring) bool {
-	all, _ := s.unknown(ring)
-	return len(all) > 0
+// Unknown returns what there is of keys that the ring does not know: those that open, by ID, the first of them up to
+// most, and the files that wait.
+func (s *Store) Unknown(ring *meta.Ring, most int) (orphans []meta.NewKey, waiting Waiting) {
+	_, ids := s.unknown(ring)
+	return s.describe(ids, most), s.waiting(ring, len(ids))
 }
 
-// Orphans returns keys that the ring does not know and of which there is a file, by ID, the first of them up to most.
-func (s *Store) Orphans(ring *meta.Ring, most int) (keys []meta.NewKey) {
-	_, orphans := s.unknown(ring)
-	slices.SortFunc(orphans, compareIDs)
-	for _, id := range orphans {
+// describe returns the first of the keys, by ID.
+func (s *Store) describe(ids []meta.KeyID, most int) (keys []meta.NewKey) {
+	slices.SortFunc(ids, compareIDs)
+	for _, id := range ids {
 		if len(keys) == most {
 			break
 		}
@@ -110,12 +115,11 @@ type Waiting struct {
 	KEKs  []string // the IDs of the KEKs that are to blame
 }
 
-// Waiting returns the files that wait.
-func (s *Store) Waiting(ring *meta.Ring) Waiting {
-	_, orphans := s.unknown(ring)
+// waiting returns the files that wait, beside so many that open.
+func (s *Store) waiting(ring *meta.Ring, open int) Waiting {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := Waiting{Of: len(orphans)}
+	w := Waiting{Of: open}
 	keks := map[string]bool{}
 	for id, f := range s.faults {
 		if !f.mayOpen() || ring.Key(id) != nil || ring.WasRemoved(id) || s.keys[id] != nil {

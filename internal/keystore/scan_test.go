@@ -26,7 +26,7 @@ func TestGoodFileThatReplacesABadOneIsNotSetAside(t *testing.T) {
 		}
 		return keyringtest.Fault{}
 	})
-	if err := s.Heal(t.Context(), &meta.Ring{}, nil); err != nil {
+	if err := s.Heal(t.Context(), &meta.Ring{}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if aside := s.SetAside(); !s.Confirm(id) || len(aside) > 0 {
@@ -55,7 +55,7 @@ func TestKeyThatIsPutWhileABadFileIsSetAsideIsHeld(t *testing.T) {
 			}
 			return keyringtest.Fault{}
 		})
-		if err := s.Heal(t.Context(), &meta.Ring{}, nil); err != nil {
+		if err := s.Heal(t.Context(), &meta.Ring{}, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		if !began.Load() {
