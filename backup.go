@@ -116,20 +116,20 @@ type signerCache struct{ atomic.Pointer[knownSigner] }
 // backupSigner returns the signer of the backups that are made while this key is active. It is zero if the
 // key is not here, or if there is no key.
 func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
-	if key == nil || !k.store.InMemory(key.ID) {
+	if key == nil || !k.server.Store.InMemory(key.ID) {
 		return BackupSigner{}
 	}
 	if known := k.signer.Load(); known != nil && known.id == key.ID && known.check == key.Check {
 		return known.signer
 	}
-	m, ok := k.store.Copy(key.ID)
+	m, ok := k.server.Store.Copy(key.ID)
 	defer m.Secret.Wipe()
 	if !ok || m.Check != key.Check { // it was dropped meanwhile
 		return BackupSigner{}
 	}
 	signer, err := backup.SignerOf(key.ID, m.Secret)
 	if err != nil {
-		k.cfg.Logger.Error("signer of backups", "key", key.ID, "error", err)
+		k.server.cfg.Logger.Error("signer of backups", "key", key.ID, "error", err)
 		return BackupSigner{}
 	}
 	k.signer.Store(&knownSigner{key.ID, key.Check, BackupSigner(signer)})
@@ -149,14 +149,14 @@ func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 // backup is good. After any other error what was written is of no use. A Write that is under way when ctx
 // ends may return after Backup has; there is none after it.
 func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
-	return gate.Through(ctx, &k.gate, func(ctx context.Context) (Manifest, error) { return k.backup(ctx, w, to) })
+	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (Manifest, error) { return k.backup(ctx, w, to) })
 }
 
 func (k *Keyring) backup(ctx context.Context, w io.Writer, to []age.Recipient) (Manifest, error) {
 	if err := backup.CheckRecipients(to); err != nil {
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
-	if err := k.leading(); err != nil {
+	if err := k.server.Leading(); err != nil {
 		return Manifest{}, err
 	}
 	if ctx.Err() != nil {
@@ -172,10 +172,10 @@ func (k *Keyring) backup(ctx context.Context, w io.Writer, to []age.Recipient) (
 		return Manifest{}, fmt.Errorf("backup: %w", err)
 	}
 	m := newManifest(written)
-	if err := k.propose(ctx, meta.Command{Backup: &meta.Backup{Index: upTo, Time: m.Created, Digest: m.SHA256}}); err != nil {
+	if err := k.server.Propose(ctx, meta.Command{Backup: &meta.Backup{Index: upTo, Time: m.Created, Digest: m.SHA256}}); err != nil {
 		return m, fmt.Errorf("backup: it is complete, but not noted: %w", err)
 	}
-	k.cfg.Logger.Info("backup made", "index", m.Raft.Index, "keys", len(m.Keys))
+	k.server.cfg.Logger.Info("backup made", "index", m.Raft.Index, "keys", len(m.Keys))
 	return m, nil
 }
 
@@ -191,16 +191,16 @@ func (k *Keyring) archive(ctx context.Context) (a *backup.Archive, upTo uint64, 
 		var missing []string
 		removed := false
 		for _, key := range a.Ring.Keys {
-			m, ok := k.store.Copy(key.ID)
+			m, ok := k.server.Store.Copy(key.ID)
 			switch {
 			case ok && m.Check == key.Check:
 				a.Add(key, backup.Material(m))
 				continue
 			case key.Sealed():
 				missing = append(missing, key.ID.String())
-				removed = removed || k.fsm.Ring().WasRemoved(key.ID)
+				removed = removed || k.server.FSM.Ring().WasRemoved(key.ID)
 			default:
-				k.cfg.Logger.Warn("a prepublished key that is not here is left out of the backup", "key", key.ID)
+				k.server.cfg.Logger.Warn("a prepublished key that is not here is left out of the backup", "key", key.ID)
 				upTo = min(upTo, key.CreateIndex-1)
 			}
 			m.Secret.Wipe()
@@ -221,10 +221,10 @@ func (k *Keyring) archive(ctx context.Context) (a *backup.Archive, upTo uint64, 
 // archiveSnapshot returns an archive of a new snapshot, without keys, and the index of the snapshot.
 func (k *Keyring) archiveSnapshot() (*backup.Archive, uint64, error) {
 	// Raft makes no snapshot right after a change of its configuration. An entry helps.
-	if err := k.raft.Barrier(fsm.ProposeTimeout).Error(); err != nil {
-		return nil, 0, k.fsm.Outcome(k.raft, err)
+	if err := k.server.Raft.Barrier(fsm.ProposeTimeout).Error(); err != nil {
+		return nil, 0, k.server.FSM.Outcome(k.server.Raft, err)
 	}
-	f := k.raft.Snapshot()
+	f := k.server.Raft.Snapshot()
 	if err := f.Error(); err != nil {
 		return nil, 0, fmt.Errorf("make a snapshot: %w", err)
 	}
@@ -232,7 +232,7 @@ func (k *Keyring) archiveSnapshot() (*backup.Archive, uint64, error) {
 	if err != nil {
 		return nil, 0, fmt.Errorf("open the snapshot: %w", err)
 	}
-	a, err := backup.New(*m, body, k.fsm.Build(), k.now())
+	a, err := backup.New(*m, body, k.server.FSM.Build(), k.server.Now())
 	if err != nil {
 		return nil, 0, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/raft"
@@ -17,7 +18,7 @@ import (
 // ciphers is what Encrypt, Decrypt and Sign go by: the active key, and the keys that open. Both are replaced whole.
 type ciphers struct {
 	*server
-	caughtUp *caughtUp
+	caughtUp *local.CaughtUp
 	leader   *leader
 
 	sealing atomic.Pointer[sealing]
@@ -47,7 +48,7 @@ type sealing struct {
 // active returns the key to seal and to sign with, on a leader that may.
 func (c *ciphers) active() (*sealing, error) {
 	s := c.sealing.Load()
-	if s == nil || s.ring != c.fsm.Ring() || !c.leads(s.term) {
+	if s == nil || s.ring != c.FSM.Ring() || !c.Leads(s.term) {
 		return c.lookUpSealing()
 	}
 	return s, nil
@@ -55,21 +56,21 @@ func (c *ciphers) active() (*sealing, error) {
 
 // lookUpSealing finds the active key, and keeps it while nothing changes.
 func (c *ciphers) lookUpSealing() (*sealing, error) {
-	if err := c.gate.Err(); err != nil {
+	if err := c.Gate.Err(); err != nil {
 		return nil, err
 	}
-	if c.raft.State() != raft.Leader {
-		return nil, c.fsm.NotLeader(c.raft)
+	if c.Raft.State() != raft.Leader {
+		return nil, c.FSM.NotLeader(c.Raft)
 	}
 	// The term first: a ring that was read after it has at least what the barrier of that term had. With
 	// an older one a new leader would seal under a key that was retired before its term.
-	s := &sealing{term: c.term.Load()}
+	s := &sealing{term: c.Term.Load()}
 	if c.cfg.onLookUp != nil {
 		c.cfg.onLookUp()
 	}
-	s.ring = c.fsm.Ring()
+	s.ring = c.FSM.Ring()
 	active := s.ring.Active()
-	if !c.leads(s.term) || active == nil {
+	if !c.Leads(s.term) || active == nil {
 		return nil, ErrNotReady
 	}
 	if c.leader.unconfirmed(s.ring) {
@@ -86,7 +87,7 @@ func (c *ciphers) lookUpSealing() (*sealing, error) {
 
 // missing is why there is no material of a key: Close may have come in between.
 func (c *ciphers) missing(id KeyID) error {
-	if err := c.gate.Err(); err != nil {
+	if err := c.Gate.Err(); err != nil {
 		return err
 	}
 	return fmt.Errorf("%w: %s", ErrKeyMissing, id)
@@ -94,7 +95,7 @@ func (c *ciphers) missing(id KeyID) error {
 
 // sealer returns what seals and opens data under a key of the ring.
 func (c *ciphers) sealer(key *meta.Key) (*seal.Key, error) {
-	s, err := c.store.Sealer(key.ID, key.Check)
+	s, err := c.Store.Sealer(key.ID, key.Check)
 	if errors.Is(err, keystore.ErrNotHere) {
 		return nil, c.missing(key.ID)
 	}
@@ -133,7 +134,7 @@ func (k *Keyring) AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error) {
 
 // lookUpOpening finds a key that opens data, or says why there is none.
 func (c *ciphers) lookUpOpening(id KeyID) (*seal.Key, error) {
-	if err := c.gate.Err(); err != nil {
+	if err := c.Gate.Err(); err != nil {
 		return nil, err
 	}
 	key, err := c.knownKey(id)
@@ -157,10 +158,10 @@ func isEmpty(key *meta.Key) bool { return key.State == StateDeprecated && !key.A
 // comes from. Once the key is removed it is ErrUnknownKey.
 func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 	id, ok := seal.KeyID(ciphertext)
-	if !ok || k.gate.Err() != nil {
+	if !ok || k.server.Gate.Err() != nil {
 		return k.Decrypt(ciphertext, aad)
 	}
-	key := k.fsm.Ring().Key(id)
+	key := k.server.FSM.Ring().Key(id)
 	if key == nil || !isEmpty(key) {
 		return k.Decrypt(ciphertext, aad)
 	}
@@ -178,8 +179,8 @@ func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 // knownKey returns the ring's key of that ID. If it has none the error is ErrUnknownKey, or ErrNotReady
 // while this server may be behind.
 func (c *ciphers) knownKey(id KeyID) (*meta.Key, error) {
-	behind := c.caughtUp.behind() // before the ring is read
-	ring := c.fsm.Ring()
+	behind := c.caughtUp.Behind() // before the ring is read
+	ring := c.FSM.Ring()
 	key := ring.Key(id)
 	switch {
 	case key != nil:
@@ -193,11 +194,11 @@ func (c *ciphers) knownKey(id KeyID) (*meta.Key, error) {
 // refresh brings the table of AppendDecrypt up to date. Once this server has caught up, keys that were removed are
 // overwritten, and a file that is not the ring's key is set aside; until then they are left out of the
 // table. Only Open and the replicator call it.
-func (c *ciphers) refresh(v view) {
-	if v.caughtUp {
-		c.store.Follow(v.ring)
+func (c *ciphers) refresh(v local.View) {
+	if v.CaughtUp {
+		c.Store.Follow(v.Ring)
 	}
-	c.opening.Store(c.store.Table(v.ring, isEmpty))
+	c.opening.Store(c.Store.Table(v.Ring, isEmpty))
 }
 
 // proves verifies the first signature with the ring's public key: others can verify with nothing else.

@@ -18,6 +18,7 @@ import (
 	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/plan"
@@ -239,7 +240,7 @@ func (c Config) withDefaults() (Config, error) {
 	w.unless(c.FSM != nil, "FSM is nil")
 	c.fillPolicies(&w)
 	if c.Raft != nil && c.Transport == nil {
-		others := slices.DeleteFunc(servers(c.Raft), func(s string) bool { return s == string(c.ID) })
+		others := slices.DeleteFunc(local.ServerIDs(c.Raft), func(s string) bool { return s == string(c.ID) })
 		w.unless(len(others) == 0, "Transport is nil and the raft configuration has %d other servers", len(others))
 	}
 	if c.Raft != nil && c.FSM != nil {
@@ -374,10 +375,10 @@ var (
 	// its snapshots, and FSM.Load was not called before raft.NewRaft.
 	ErrNotLoaded = fsm.ErrNotLoaded
 	// ErrUnknownKey means that the keyring has no such key, or no longer.
-	ErrUnknownKey = errors.New("unknown key")
+	ErrUnknownKey = local.ErrUnknownKey
 	// ErrKeyMissing means that the keyring has the key and this server not yet its
 	// material. It is being fetched: try again, or ask another server.
-	ErrKeyMissing = errors.New("key material missing on this server")
+	ErrKeyMissing = local.ErrKeyMissing
 	// ErrDecrypt means that the bytes are not what Encrypt returned for that AAD. It never
 	// says more.
 	ErrDecrypt = seal.ErrOpen
@@ -399,7 +400,7 @@ var (
 	// nothing that proves that none is.
 	ErrNoData = errors.New("no way to tell what is sealed under the key")
 	// ErrNotMember means that no server of that ID is in the raft configuration.
-	ErrNotMember = errors.New("not a member of the cluster")
+	ErrNotMember = local.ErrNotMember
 	// ErrCorrupt means that a file, snapshot or log entry is not what the keyring wrote.
 	ErrCorrupt = nks.ErrCorrupt
 	// ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -83,7 +84,7 @@ func (k *Keyring) EncryptTo(ctx context.Context, plaintext, aad []byte, store fu
 			return err
 		}
 		if try > 0 { // once is a rotation, more is strange
-			sleep(ctx, mono.Now().Add(plan.Backoff(try, rand.Float64())))
+			local.Sleep(ctx, mono.Now().Add(plan.Backoff(try, rand.Float64())))
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)

@@ -44,8 +44,8 @@ func IsAudited(f *FSM) bool { return f.machine.Audits() }
 // AwaitHolders waits until n servers are recorded as holders of the key.
 func AwaitHolders(k *Keyring, id KeyID, n int) {
 	for {
-		changed := k.fsm.Changed()
-		if m := k.fsm.Ring().Key(id); m != nil && len(m.Holders) >= n {
+		changed := k.server.FSM.Changed()
+		if m := k.server.FSM.Ring().Key(id); m != nil && len(m.Holders) >= n {
 			return
 		}
 		<-changed
@@ -55,9 +55,9 @@ func AwaitHolders(k *Keyring, id KeyID, n int) {
 // AwaitAll waits until n keys are in the ring and this server holds each of them.
 func AwaitAll(ctx context.Context, k *Keyring, n int) error {
 	for {
-		changed := k.fsm.Changed()
-		ring := k.fsm.Ring()
-		lacks := func(m *meta.Key) bool { return !k.store.Holds(m) }
+		changed := k.server.FSM.Changed()
+		ring := k.server.FSM.Ring()
+		lacks := func(m *meta.Key) bool { return !k.server.Store.Holds(m) }
 		if len(ring.Keys) >= n && !slices.ContainsFunc(ring.Keys, lacks) {
 			return nil
 		}
@@ -71,12 +71,12 @@ func AwaitAll(ctx context.Context, k *Keyring, n int) error {
 
 // Fetch asks a server for a key, and forgets what comes.
 func Fetch(ctx context.Context, k *Keyring, from raft.ServerID, id KeyID) error {
-	return FetchNew(ctx, k, from, k.fsm.Ring().Key(id).New())
+	return FetchNew(ctx, k, from, k.server.FSM.Ring().Key(id).New())
 }
 
 // FetchNew is Fetch of a key that need not be in the ring.
 func FetchNew(ctx context.Context, k *Keyring, from raft.ServerID, key meta.NewKey) error {
-	got, err := k.fetchFrom(ctx, string(from), map[KeyID]meta.NewKey{key.ID: key})
+	got, err := k.server.fetchFrom(ctx, string(from), map[KeyID]meta.NewKey{key.ID: key})
 	if err == nil && len(got) != 1 {
 		err = errors.New("it has not come")
 	}
@@ -93,8 +93,8 @@ func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	a, _ := k.store.Copy(id)
-	b := peer.Binding{Cluster: k.fsm.Ring().Cluster, Asker: "a", Answerer: "b"}
+	a, _ := k.server.Store.Copy(id)
+	b := peer.Binding{Cluster: k.server.FSM.Ring().Cluster, Asker: "a", Answerer: "b"}
 	sealed, err := peer.SealKeys(b, pull.Request(), []peer.Secret{peer.NewSecret(id, a.Check, a.Secret.Encode())})
 	if err != nil {
 		return 0, 0, err
@@ -109,8 +109,8 @@ func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
 // AwaitState waits until this server knows the key in that state.
 func AwaitState(k *Keyring, id KeyID, s State) {
 	for {
-		changed := k.fsm.Changed()
-		if m := k.fsm.Ring().Key(id); m != nil && m.State == s {
+		changed := k.server.FSM.Changed()
+		if m := k.server.FSM.Ring().Key(id); m != nil && m.State == s {
 			return
 		}
 		<-changed
@@ -121,7 +121,7 @@ func AwaitState(k *Keyring, id KeyID, s State) {
 // its files wrap them under. read returns the content of a key file.
 func Secrets(k *Keyring, read func(name string) ([]byte, error)) [][]byte {
 	var secrets [][]byte
-	for _, id := range k.store.Present().InMemory {
+	for _, id := range k.server.Store.Present().InMemory {
 		for _, b := range LiveOf(k, id) {
 			secrets = append(secrets, slices.Clone(b))
 		}
@@ -163,7 +163,7 @@ func NewKeyID() KeyID { return newKeyID() }
 func JoinRefusal(n Node, token string, id raft.ServerID) string {
 	t, err := join.Parse(token)
 	if err == nil {
-		_, err = n.Keyring().joinTokens.openJoinToken(JoinConn{Leader: n.Keyring().cfg.ID, Joiner: id}, meta.TokenID(t.ID).String(), meta.Digest{})
+		_, err = n.Keyring().joinTokens.openJoinToken(JoinConn{Leader: n.Keyring().server.cfg.ID, Joiner: id}, meta.TokenID(t.ID).String(), meta.Digest{})
 	}
 	if err != nil {
 		return err.Error()
@@ -178,13 +178,13 @@ func PlantKey(k *Keyring) (KeyID, error) {
 		return KeyID{}, err
 	}
 	id := newKeyID()
-	return id, k.store.Put(context.Background(), keystore.Key{
+	return id, k.server.Store.Put(context.Background(), keystore.Key{
 		ID: id, Algorithm: "EdDSA", Check: secret.Check(id, "EdDSA"), Created: time.Now().UTC().Round(0), Secret: secret,
 	})[0]
 }
 
 // Has reports whether a keyring has material of a key.
-func Has(k *Keyring, id KeyID) bool { return k.store.InMemory(id) }
+func Has(k *Keyring, id KeyID) bool { return k.server.Store.InMemory(id) }
 
 // UseToken binds a join token to a certificate, on the leader.
 func UseToken(ctx context.Context, n Node, token string, user meta.Digest) error {
@@ -192,8 +192,8 @@ func UseToken(ctx context.Context, n Node, token string, user meta.Digest) error
 	if err != nil {
 		return err
 	}
-	use := &meta.UseJoinToken{ID: t.ID, Server: n.Keyring().fsm.Ring().JoinToken(t.ID).Server, User: user}
-	return n.Keyring().fsm.Propose(ctx, n.Keyring().raft, []meta.Command{{UseJoinToken: use}})
+	use := &meta.UseJoinToken{ID: t.ID, Server: n.Keyring().server.FSM.Ring().JoinToken(t.ID).Server, User: user}
+	return n.Keyring().server.FSM.Propose(ctx, n.Keyring().server.Raft, []meta.Command{{UseJoinToken: use}})
 }
 
 // JoinSecret is what raft must not have of a join token.
@@ -208,27 +208,27 @@ func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) erro
 }
 
 // Loaded is how many keys are in memory.
-func Loaded(k *Keyring) int { return len(k.store.Present().InMemory) }
+func Loaded(k *Keyring) int { return len(k.server.Store.Present().InMemory) }
 
 // RaftServers are the servers of a node's latest raft configuration.
 func RaftServers(n Node) []raft.Server {
-	return n.Keyring().raft.GetConfiguration().Configuration().Servers
+	return n.Keyring().server.Raft.GetConfiguration().Configuration().Servers
 }
 
 // Lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
 func Lose(k *Keyring, id KeyID) error {
-	k.store.NoteRemoved(id)
-	k.fsm.Notify()
+	k.server.Store.NoteRemoved(id)
+	k.server.FSM.Notify()
 	isRemoved := func(KeyID) bool { return true }
-	return errors.Join(k.store.SetAside(id, isRemoved), k.store.Unlink(id, isRemoved))
+	return errors.Join(k.server.Store.SetAside(id, isRemoved), k.server.Store.Unlink(id, isRemoved))
 }
 
 // SnapshotRaft has a node's raft write a snapshot.
-func SnapshotRaft(n Node) error { return n.Keyring().raft.Snapshot().Error() }
+func SnapshotRaft(n Node) error { return n.Keyring().server.Raft.Snapshot().Error() }
 
 // RestoreRaft makes a snapshot and restores it, which sends it to every other server.
 func RestoreRaft(n Node) error {
-	f := n.Keyring().raft.Snapshot()
+	f := n.Keyring().server.Raft.Snapshot()
 	if err := f.Error(); err != nil {
 		return err
 	}
@@ -237,12 +237,12 @@ func RestoreRaft(n Node) error {
 		return err
 	}
 	defer r.Close()
-	return n.Keyring().raft.Restore(meta, r, time.Minute)
+	return n.Keyring().server.Raft.Restore(meta, r, time.Minute)
 }
 
 // KeyOf returns the metadata of a key, or that of none.
 func KeyOf(n Node, id KeyID) Key {
-	if m := n.Keyring().fsm.Ring().Key(id); m != nil {
+	if m := n.Keyring().server.FSM.Ring().Key(id); m != nil {
 		return keyOf(m)
 	}
 	return Key{}
@@ -254,18 +254,18 @@ func AwaitGone(ctx context.Context, k *Keyring, id KeyID) error {
 }
 
 func AwaitKey(k *Keyring, id KeyID) (Key, error) {
-	return k.awaitKey(context.Background(), id, func(*meta.Key) bool { return true }, false)
+	return k.server.awaitKey(context.Background(), id, func(*meta.Key) bool { return true }, false)
 }
 
 // Propose proposes commands as the keyring does.
 func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
-	return k.propose(ctx, cmds...)
+	return k.server.Propose(ctx, cmds...)
 }
 
 // Live are the key bytes themselves that a keyring has in memory, not a copy of them.
 func Live(k *Keyring) [][]byte {
 	var live [][]byte
-	for _, id := range k.store.Present().InMemory {
+	for _, id := range k.server.Store.Present().InMemory {
 		live = append(live, LiveOf(k, id)...)
 	}
 	return live
@@ -276,7 +276,7 @@ func SigningKey(k *Keyring, id KeyID) []byte { return slices.Clone(LiveOf(k, id)
 
 // SignerOf is what a key of the ring signs with.
 func SignerOf(k *Keyring, id KeyID) *jwt.Signer {
-	s, err := k.store.Signer(id, k.fsm.Ring().Key(id).Check)
+	s, err := k.server.Store.Signer(id, k.server.FSM.Ring().Key(id).Check)
 	if err != nil {
 		panic(err)
 	}
@@ -286,31 +286,35 @@ func SignerOf(k *Keyring, id KeyID) *jwt.Signer {
 // Reread drops a key from memory and reads its file again, while Decrypt still has the one
 // that was dropped.
 func Reread(k *Keyring, id KeyID) error {
-	k.store.NoteRemoved(id)
+	k.server.Store.NoteRemoved(id)
 	return ReadFiles(k)
 }
 
 // ReadFiles reads the key files that are not in memory, removed keys' too.
-func ReadFiles(k *Keyring) error { return k.store.Heal(context.Background(), &meta.Ring{}, nil, nil) }
+func ReadFiles(k *Keyring) error {
+	return k.server.Store.Heal(context.Background(), &meta.Ring{}, nil, nil)
+}
 
 // Confirm reports whether a key is held at this moment, by its file.
-func Confirm(k *Keyring, id KeyID) (bool, error) { return k.store.Confirm(id) }
+func Confirm(k *Keyring, id KeyID) (bool, error) { return k.server.Store.Confirm(id) }
 
 // Heal does what the replicator does about keys that it took for missing.
 func Heal(k *Keyring, keys ...KeyID) {
-	v := k.caughtUp.view()
+	v := k.caughtUp.View()
 	var missing []*meta.Key
 	for _, id := range keys {
-		missing = append(missing, v.ring.Key(id))
+		missing = append(missing, v.Ring.Key(id))
 	}
 	k.replicator.reread(context.Background(), v, missing)
 }
 
 // SetRemovedAside sets the file of a removed key aside.
-func SetRemovedAside(k *Keyring, id KeyID) error { return k.store.SetAside(id, k.wasRemoved) }
+func SetRemovedAside(k *Keyring, id KeyID) error {
+	return k.server.Store.SetAside(id, k.server.WasRemoved)
+}
 
 // DropActive takes the active key out of memory.
-func DropActive(k *Keyring) { k.store.NoteRemoved(k.fsm.Ring().Active().ID) }
+func DropActive(k *Keyring) { k.server.Store.NoteRemoved(k.server.FSM.Ring().Active().ID) }
 
 // Reseal opens records and seals them under the active key, and returns how many.
 func Reseal(k *Keyring, records []Sealed) (int, error) {
@@ -322,7 +326,7 @@ func Reseal(k *Keyring, records []Sealed) (int, error) {
 // LiveOf are the key bytes themselves that a keyring has in memory of one key.
 func LiveOf(k *Keyring, id KeyID) [][]byte {
 	var live [][]byte
-	k.store.View(id, func(m *nks.Material) { live = [][]byte{m.Root()[:], m.Signing()} })
+	k.server.Store.View(id, func(m *nks.Material) { live = [][]byte{m.Root()[:], m.Signing()} })
 	return live
 }
 

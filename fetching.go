@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/nks"
@@ -24,16 +25,16 @@ import (
 // the place of a file that may be the way back: one under a KEK that does not answer, or one of a
 // removed key that heal has yet to take back. Nor need it be asked for what is on its way by an
 // offer. Until this server has caught up, nothing takes the place of a key that is in memory either.
-func (r *replicator) wanted(v view, missing []*meta.Key) []*meta.Key {
+func (r *replicator) wanted(v local.View, missing []*meta.Key) []*meta.Key {
 	if len(missing) == 0 {
 		return nil
 	}
-	here := r.store.Present()
+	here := r.Store.Present()
 	come := here.Closed
-	if r.healing.fresh() || !v.caughtUp {
+	if r.healing.fresh() || !v.CaughtUp {
 		come = append(come, here.SetAside...)
 	}
-	if !v.caughtUp {
+	if !v.CaughtUp {
 		come = append(come, here.InMemory...)
 	}
 	if come = append(come, r.offered.all()...); len(come) == 0 {
@@ -48,8 +49,8 @@ func (r *replicator) wanted(v view, missing []*meta.Key) []*meta.Key {
 
 // fetch starts the requests that plan wants and returns when to look again.
 func (r *replicator) fetch(ctx context.Context, ring *meta.Ring, missing []*meta.Key) mono.Time {
-	_, leader := r.raft.LeaderWithID()
-	members := servers(r.raft)
+	_, leader := r.Raft.LeaderWithID()
+	members := local.ServerIDs(r.Raft)
 	if string(leader) != r.leader || !slices.Equal(members, r.members) {
 		r.leader, r.members = string(leader), members
 		r.pull.Retry()
@@ -84,7 +85,7 @@ func (r *replicator) send(ctx context.Context, to chan<- fetched, f fetched) {
 func (s *server) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]keystore.Key, error) {
 	var got []keystore.Key
 	var bad error
-	err := s.peers.Fetch(ctx, from, func() meta.ClusterID { return s.fsm.Ring().Cluster }, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
+	err := s.Peers.Fetch(ctx, from, func() meta.ClusterID { return s.FSM.Ring().Cluster }, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
 		key := keys[id]
 		m, err := nks.Decode(material)
 		if err != nil || !rightCheck(m, key) {
@@ -102,13 +103,13 @@ func (s *server) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta
 
 // keep makes durable what has come.
 func (s *server) keep(ctx context.Context, got []keystore.Key) (err error) {
-	for i, failed := range s.store.Put(ctx, got...) {
+	for i, failed := range s.Store.Put(ctx, got...) {
 		if failed != nil && ctx.Err() == nil {
 			s.cfg.Logger.Error("write key file", "key", got[i].ID, "error", failed)
 			err = errors.Join(err, fmt.Errorf("write key file %s: %w", got[i].ID, failed))
 		}
 	}
-	s.fsm.Notify() // for WaitReady
+	s.FSM.Notify() // for WaitReady
 	return err
 }
 
@@ -138,23 +139,23 @@ func (r *replicator) written(f fetched) {
 // takeOffer fetches a key that the leader is about to add, and says whether it is held
 // now. If the leader fails in between, an orphan file is left.
 func (r *replicator) takeOffer(ctx context.Context, from string, key meta.NewKey, configuration uint64) (peer.Held, error) {
-	if _, leader := r.raft.LeaderWithID(); string(leader) != from {
+	if _, leader := r.Raft.LeaderWithID(); string(leader) != from {
 		return peer.Held{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
 	id := key.ID
 	// A server that is behind the leader's configuration does not know who was removed before this key
 	// was made. It gets the key with the log.
-	behind := r.raft.AppliedIndex() < configuration
-	if !behind && !r.fsm.Ring().WasRemoved(id) && !r.store.InMemory(id) && r.offered.add(id) {
+	behind := r.Raft.AppliedIndex() < configuration
+	if !behind && !r.FSM.Ring().WasRemoved(id) && !r.Store.InMemory(id) && r.offered.add(id) {
 		got, err := r.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
 		err = errors.Join(err, r.keep(ctx, got))
 		r.offered.remove(id)
 		if err != nil {
 			r.cfg.Logger.Debug("offered key", "key", id, "error", err)
-			r.store.Discard(id) // the ring may never know it; if it does, it is fetched
+			r.Store.Discard(id) // the ring may never know it; if it does, it is fetched
 		}
 	}
-	return r.heldHere([]KeyID{id})
+	return r.HeldHere([]KeyID{id})
 }
 
 // offered are the keys that are on their way by an offer.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
@@ -23,7 +24,7 @@ import (
 // not know what to do with it, and the first key would make orphans of the keys that a server has yet
 // to read.
 func (l *leader) sayHello(ctx context.Context, s plan.Situation) error {
-	answers := l.helloEach(ctx, s.Servers)
+	answers := l.HelloEach(ctx, s.Servers)
 	hellos := map[string]plan.HelloResult{}
 	l.orphans = nil
 	own := func(server string) int { // first: who tells of a key first counts, and its own public keys the leader derives
@@ -35,7 +36,7 @@ func (l *leader) sayHello(ctx context.Context, s plan.Situation) error {
 	for _, server := range slices.SortedStableFunc(slices.Values(s.Servers), func(a, b string) int { return own(a) - own(b) }) {
 		a, up := answers[server]
 		// Where raft runs there is to be a keyring, if all are of this build, though it answers nothing yet.
-		up = up || l.cfg.EveryBuild && l.watch.answers(server)
+		up = up || l.cfg.EveryBuild && l.watch.Answers(server)
 		if up {
 			l.seen[server] = mono.Now()
 		}
@@ -54,7 +55,7 @@ func (l *leader) sayHello(ctx context.Context, s plan.Situation) error {
 	for server, why := range waits {
 		switch id := raft.ServerID(server); why {
 		case plan.NoAnswer:
-			unheard[id] = silent
+			unheard[id] = local.NoAnswer
 		case plan.NotOpen:
 			hindered[id] = "it is opening its keystore, or does not hear from this one"
 		case plan.FilesWait:
@@ -63,7 +64,7 @@ func (l *leader) sayHello(ctx context.Context, s plan.Situation) error {
 	}
 	l.noteCommand(unheard)
 	l.noteFirstKey(hindered)
-	l.fsm.Notify() // for WaitReady, which says so
+	l.FSM.Notify() // for WaitReady, which says so
 	if len(waits) > 0 {
 		return fmt.Errorf("the first command and key wait for %q", slices.Sorted(maps.Keys(waits)))
 	}
@@ -87,7 +88,7 @@ func (l *leader) noKeyYet(ring *meta.Ring) error {
 	for _, s := range slices.Sorted(maps.Keys(waits)) {
 		why = append(why, string(s)+": "+waits[s])
 	}
-	if own := l.waiting(ring); own != nil && len(why) == 0 {
+	if own := l.Waiting(ring); own != nil && len(why) == 0 {
 		why = []string{string(l.cfg.ID) + ": " + waitingText(own)}
 	}
 	if len(why) == 0 || !plan.BeforeFirstKey(ring) {
@@ -107,7 +108,7 @@ func (l *leader) bootstrap(ctx context.Context, ring *meta.Ring, holds []meta.Co
 		rand.Read(id[:]) // never fails
 		cmds = append(cmds, meta.Command{Init: &meta.Init{Cluster: id}})
 	}
-	seen, at := map[KeyID]bool{}, l.clocks.timeToWrite(ctx)
+	seen, at := map[KeyID]bool{}, l.clocks.TimeToWrite(ctx)
 	for _, o := range l.orphans {
 		if len(seen) == adoptAtOnce {
 			break

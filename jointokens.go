@@ -12,6 +12,7 @@ import (
 
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/join"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
@@ -58,7 +59,7 @@ type joinTokens struct {
 // While a server of the cluster does not answer, or runs a build without such tokens, it is an error that names that
 // server; if none has answered otherwise, it matches ErrNotReady. Leader only.
 func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (string, error) {
-	if err := k.gate.Err(); err != nil {
+	if err := k.server.Gate.Err(); err != nil {
 		return "", err
 	}
 	if err := peer.CheckServerID(string(id)); err != nil {
@@ -70,7 +71,7 @@ func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.
 	if ttl < 0 || ttl > MaxJoinTTL {
 		return "", fmt.Errorf("join token for server %s: for %v, want at most %v", id, ttl, MaxJoinTTL)
 	}
-	text, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (string, error) { return k.joinTokens.makeJoinToken(ctx, id, ttl) })
+	text, err := gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (string, error) { return k.joinTokens.makeJoinToken(ctx, id, ttl) })
 	if err != nil && !errors.Is(err, ErrNotLeader) {
 		return "", fmt.Errorf("join token for server %s: %w", id, err)
 	}
@@ -79,11 +80,11 @@ func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.
 
 // makeJoinToken takes turns with removals: a token is either made after a removal, or ends with it.
 func (j *joinTokens) makeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (text string, err error) {
-	if err := j.leading(); err != nil {
+	if err := j.Leading(); err != nil {
 		return "", err
 	}
-	behind := behindError{}
-	if err := j.allApply(ctx, tokenVersion); errors.As(err, &behind) && behind.allSilent() {
+	behind := local.BehindError{}
+	if err := j.AllApply(ctx, tokenVersion); errors.As(err, &behind) && behind.AllSilent() {
 		return "", fmt.Errorf("%w: %w", ErrNotReady, err) // they may just have started
 	}
 	err = j.leader.betweenSteps(ctx, func(ctx context.Context) error {
@@ -96,7 +97,7 @@ func (j *joinTokens) makeJoinToken(ctx context.Context, id raft.ServerID, ttl ti
 		// The turn lasts until the outcome is known, whether or not the caller still waits for it: an entry under way could
 		// come into the log after a removal.
 		add := meta.Command{AddJoinToken: &meta.AddJoinToken{Token: record}}
-		if err := j.propose(context.WithoutCancel(ctx), add); err != nil {
+		if err := j.Propose(context.WithoutCancel(ctx), add); err != nil {
 			return err
 		}
 		j.cfg.Logger.Info("join token is made", "token", record.ID, "id", id, "end", record.End)
@@ -107,7 +108,7 @@ func (j *joinTokens) makeJoinToken(ctx context.Context, id raft.ServerID, ttl ti
 }
 
 func (j *joinTokens) sealJoinToken(token join.Token, id raft.ServerID, ttl time.Duration) (meta.JoinToken, error) {
-	ring := j.fsm.Ring()
+	ring := j.FSM.Ring()
 	active := ring.Active()
 	switch {
 	case active == nil:
@@ -115,10 +116,10 @@ func (j *joinTokens) sealJoinToken(token join.Token, id raft.ServerID, ttl time.
 	case len(ring.JoinTokens) == MaxJoinTokens:
 		return meta.JoinToken{}, fmt.Errorf("there are %d already: withdraw some", MaxJoinTokens)
 	}
-	t := meta.JoinToken{ID: token.ID, Server: string(id), End: j.now().Add(ttl).Truncate(time.Second), Key: active.ID}
+	t := meta.JoinToken{ID: token.ID, Server: string(id), End: j.Now().Add(ttl).Truncate(time.Second), Key: active.ID}
 	var err error
 	seal := func(m *nks.Material) { t.Sealed, err = token.Seal(m.Root()[:], joinRecord(ring, t)) }
-	if !j.store.View(t.Key, seal) {
+	if !j.Store.View(t.Key, seal) {
 		return meta.JoinToken{}, fmt.Errorf("%w %s", ErrKeyMissing, t.Key)
 	}
 	return t, err
@@ -131,7 +132,9 @@ func joinRecord(ring *meta.Ring, t meta.JoinToken) join.Record {
 // JoinTokens returns the join tokens that have not ended, as this server knows them and by its clock. One that
 // raft has restored from a snapshot is among them until the leader ends it, though nobody can join with it
 // where the leader has it from a snapshot alone too.
-func (k *Keyring) JoinTokens() []JoinTokenInfo { return liveTokens(k.fsm.Ring(), k.now()) }
+func (k *Keyring) JoinTokens() []JoinTokenInfo {
+	return liveTokens(k.server.FSM.Ring(), k.server.Now())
+}
 
 func liveTokens(ring *meta.Ring, now time.Time) (all []JoinTokenInfo) {
 	for _, t := range ring.JoinTokens {
@@ -146,7 +149,7 @@ func liveTokens(ring *meta.Ring, now time.Time) (all []JoinTokenInfo) {
 // WithdrawJoinToken ends the join token of that ID, which is JoinTokenInfo's: nobody can join with it any
 // more. A server that has joined stays: see RemoveServer. That there is no such token is an error. Leader only.
 func (k *Keyring) WithdrawJoinToken(ctx context.Context, id string) error {
-	if err := k.gate.Err(); err != nil {
+	if err := k.server.Gate.Err(); err != nil {
 		return err
 	}
 	token, err := parseTokenID(id)
@@ -154,17 +157,17 @@ func (k *Keyring) WithdrawJoinToken(ctx context.Context, id string) error {
 		return fmt.Errorf("withdraw join token: %w", err)
 	}
 	return k.do(ctx, func(ctx context.Context) error {
-		if err := k.leading(); err != nil {
+		if err := k.server.Leading(); err != nil {
 			return err
 		}
-		if err := k.mayForward(ctx); err != nil {
+		if err := k.server.MayForward(ctx); err != nil {
 			return err
 		}
-		if k.fsm.Ring().JoinToken(token) == nil {
+		if k.server.FSM.Ring().JoinToken(token) == nil {
 			return fmt.Errorf("withdraw join token %s: there is none of that ID: it may have ended", token)
 		}
-		k.cfg.Logger.Info("join token is withdrawn", "token", token, "by", Actor(ctx))
-		return k.endJoinTokens(ctx, meta.EndJoinTokens{IDs: []meta.TokenID{token}})
+		k.server.cfg.Logger.Info("join token is withdrawn", "token", token, "by", Actor(ctx))
+		return k.server.endJoinTokens(ctx, meta.EndJoinTokens{IDs: []meta.TokenID{token}})
 	})
 }
 
@@ -234,7 +237,7 @@ func (c JoinConn) CheckLeader(token string, proof []byte) error {
 // LeaderProof is what the leader sends to a server that has told the ID of its token: it proves that this is the
 // leader of the cluster that made it. Errors that match ErrJoinRefused are for the leader's log. Leader only.
 func (k *Keyring) LeaderProof(c JoinConn, token string) ([]byte, error) {
-	if err := k.leading(); err != nil {
+	if err := k.server.Leading(); err != nil {
 		return nil, err
 	}
 	t, err := k.joinTokens.openJoinToken(c, token, meta.Digest{})
@@ -254,7 +257,7 @@ func (k *Keyring) LeaderProof(c JoinConn, token string) ([]byte, error) {
 // is readmitted: see ReadmitServer, and when not to call that. Errors that match ErrJoinRefused are for the leader's log. Leader only.
 func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proof []byte) error {
 	return k.do(ctx, func(ctx context.Context) error {
-		if err := k.leading(); err != nil {
+		if err := k.server.Leading(); err != nil {
 			return err
 		}
 		if err := checkRaftAddress(c.Addr); err != nil {
@@ -268,11 +271,11 @@ func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proo
 			if err := k.joinTokens.bind(ctx, use); err != nil {
 				return err
 			}
-			if s, known := k.serverOf(c.Joiner); known {
+			if s, known := k.server.ServerOf(c.Joiner); known {
 				return k.members.readmit(ctx, s, c.Addr)
 			}
-			k.cfg.Logger.Info("server joins", "id", c.Joiner, "addr", c.Addr, "token", use.ID)
-			return k.setAddress(c.Joiner, c.Addr, false)
+			k.server.cfg.Logger.Info("server joins", "id", c.Joiner, "addr", c.Addr, "token", use.ID)
+			return k.server.setAddress(c.Joiner, c.Addr, false)
 		})
 	})
 }
@@ -299,11 +302,11 @@ func (j *joinTokens) checkJoinerProof(c JoinConn, token string, proof []byte) (u
 // token with which that server, with that certificate, can ask again. It takes turns with removals,
 // which end the token.
 func (j *joinTokens) bind(ctx context.Context, use meta.UseJoinToken) error {
-	if why := plan.JoinRefusal(j.fsm.Ring(), use.ID, use.Server, use.User, j.now(), j.fsm.LastRestore().Tokens); why != "" {
+	if why := plan.JoinRefusal(j.FSM.Ring(), use.ID, use.Server, use.User, j.Now(), j.FSM.LastRestore().Tokens); why != "" {
 		return fmt.Errorf("%w: join token %s: %s", ErrJoinRefused, use.ID, why)
 	}
 	// As with the end of tokens, no server is asked whether it applies this.
-	err := j.fsm.Propose(ctx, j.raft, []meta.Command{{UseJoinToken: &use}})
+	err := j.FSM.Propose(ctx, j.Raft, []meta.Command{{UseJoinToken: &use}})
 	if errors.Is(err, meta.ErrRefused) {
 		return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 	}
@@ -320,14 +323,14 @@ func (j *joinTokens) openJoinToken(c JoinConn, token string, user meta.Digest) (
 	if c.Leader != j.cfg.ID {
 		return join.Token{}, fmt.Errorf("join token %s: the connection is one to %q", id, c.Leader)
 	}
-	ring := j.fsm.Ring()
-	if why := plan.JoinRefusal(ring, id, string(c.Joiner), user, j.now(), j.fsm.LastRestore().Tokens); why != "" {
+	ring := j.FSM.Ring()
+	if why := plan.JoinRefusal(ring, id, string(c.Joiner), user, j.Now(), j.FSM.LastRestore().Tokens); why != "" {
 		return join.Token{}, fmt.Errorf("join token %s: %s", id, why)
 	}
 	t := ring.JoinToken(id)
 	var opened join.Token
 	open := func(m *nks.Material) { opened, err = join.Open(m.Root()[:], id, joinRecord(ring, *t), t.Sealed) }
-	if !j.store.View(t.Key, open) {
+	if !j.Store.View(t.Key, open) {
 		return join.Token{}, fmt.Errorf("join token %s: %w %s", id, ErrKeyMissing, t.Key)
 	}
 	return opened, err

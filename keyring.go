@@ -14,7 +14,7 @@ import (
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
-	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/seal"
 	"example.com/keyring/internal/simulated"
 	"github.com/hashicorp/raft"
@@ -23,14 +23,14 @@ import (
 // Keyring is one server's part of the cluster's keyring. All methods are safe for concurrent
 // use. After Close they return ErrClosed.
 type Keyring struct {
-	*server
+	server *server
 
 	// The parts. Each owns what it knows, and says it in status.
-	caughtUp   *caughtUp
-	clocks     *clocks
-	watch      *watch
-	confirming *confirming
-	public     *publicKeys
+	caughtUp   *local.CaughtUp
+	clocks     *local.Clocks
+	watch      *local.Watch
+	confirming *local.Confirming
+	public     *local.PublicKeys
 	leader     *leader
 	rotator    *rotator
 	remover    *remover
@@ -48,6 +48,12 @@ type Keyring struct {
 	closing  sync.Once
 
 	ciphers ciphers // not a pointer: Encrypt and Decrypt go by it
+}
+
+// server is what the parts of a Keyring know that are of this package: this server, and how it is configured.
+type server struct {
+	*local.Server
+	cfg Config
 }
 
 // Open starts the keyring of this server on a raft that is running or about to. It refuses
@@ -70,7 +76,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
 	k := newKeyring(cfg, store, keks, simulated.Clock(ctx))
-	k.ciphers.refresh(k.caughtUp.view())
+	k.ciphers.refresh(k.caughtUp.View())
 	k.observer = k.observe()
 	k.run()
 	return k, nil
@@ -78,12 +84,17 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 
 // newKeyring puts the parts together.
 func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() time.Time) *Keyring {
-	s := &server{cfg: cfg, raft: cfg.Raft, fsm: cfg.FSM.machine, store: store, keks: keks, clock: clock, openedAt: time.Now()}
-	s.peers = peer.Calls{Self: string(cfg.ID), Send: s.send}
-	s.toLeader = peer.Calls{Self: string(cfg.ID), Send: s.sendToLeader}
+	conf := local.Config{
+		ID: cfg.ID, Raft: cfg.Raft, FSM: cfg.FSM.machine, Store: store, KEKs: keks, Logger: cfg.Logger, Tokens: cfg.tokens(), Clock: clock,
+	}
+	if cfg.Transport != nil {
+		conf.Call = cfg.Transport.Call
+	}
+	here := local.NewServer(conf)
+	s := &server{here, cfg}
 	k := &Keyring{
-		server: s, caughtUp: &caughtUp{server: s, hadLog: cfg.Raft.LastIndex()}, clocks: &clocks{server: s},
-		watch: &watch{server: s}, confirming: newConfirming(s), public: &publicKeys{server: s},
+		server: s, caughtUp: local.NewCaughtUp(here), clocks: local.NewClocks(here),
+		watch: local.NewWatch(here), confirming: local.NewConfirming(here), public: local.NewPublicKeys(here),
 	}
 	k.verifier = &verifier{server: s, caughtUp: k.caughtUp, public: k.public}
 	k.rekeyer = newRekeyer(s, k.clocks, k)
@@ -104,20 +115,20 @@ func (k *Keyring) run() {
 	ctx, end := context.WithCancel(context.Background())
 	k.end = end
 	loops := []func(context.Context){
-		k.replicator.run, k.leader.run, k.rotator.run, k.clocks.run, k.caughtUp.run, k.watch.run, k.confirming.run,
+		k.replicator.run, k.leader.run, k.rotator.run, k.clocks.Run, k.caughtUp.Run, k.watch.Run, k.confirming.Run,
 	}
-	if k.cfg.Data != nil {
+	if k.server.cfg.Data != nil {
 		loops = append(loops, k.rekeyer.run)
 	}
-	if k.cfg.MetricsEvery > 0 {
+	if k.server.cfg.MetricsEvery > 0 {
 		loops = append(loops, (&gauges{k.server, k.caughtUp, k.clocks, k.statusOf}).run)
 	}
 	for _, loop := range loops {
 		k.loops.Go(func() { loop(ctx) })
 	}
-	if k.cfg.Audit != nil {
-		e := k.fsm.StartAudit()
-		k.auditing.Go(func() { e.Tell(ctx, func(e fsm.Event) { k.cfg.Audit(Event(e)) }) })
+	if k.server.cfg.Audit != nil {
+		e := k.server.FSM.StartAudit()
+		k.auditing.Go(func() { e.Tell(ctx, func(e fsm.Event) { k.server.cfg.Audit(Event(e)) }) })
 	}
 }
 
@@ -125,19 +136,19 @@ func (k *Keyring) run() {
 // raft calls the filter itself, so there is no channel to fill and none to drain.
 func (k *Keyring) observe() *raft.Observer {
 	o := raft.NewObserver(nil, false, func(o *raft.Observation) bool {
-		k.watch.observed(o.Data)
+		k.watch.Observed(o.Data)
 		switch d := o.Data.(type) {
 		case raft.PeerObservation:
 			if d.Removed {
 				k.rotator.removals.Add(1)
 			}
-			k.fsm.Notify()
+			k.server.FSM.Notify()
 		case raft.RaftState, raft.LeaderObservation:
-			k.fsm.Notify()
+			k.server.FSM.Notify()
 		}
 		return false
 	})
-	k.raft.RegisterObserver(o)
+	k.server.Raft.RegisterObserver(o)
 	return o
 }
 
@@ -157,17 +168,17 @@ func (k *Keyring) Close() (err error) {
 }
 
 func (k *Keyring) close() error {
-	k.gate.Close(ErrClosed)
-	k.raft.DeregisterObserver(k.observer)
-	k.fsm.EndAudit()
+	k.server.Gate.Close(ErrClosed)
+	k.server.Raft.DeregisterObserver(k.observer)
+	k.server.FSM.EndAudit()
 	k.end()
 	defer k.auditing.Wait()
 	ended := make(chan error, 1)
 	go func() { // ends before Close returns nil
-		k.gate.Wait()
+		k.server.Gate.Wait()
 		k.loops.Wait()
 		k.ciphers.forget()
-		ended <- k.store.Close()
+		ended <- k.server.Store.Close()
 	}()
 	timer := time.NewTimer(closePatience)
 	defer timer.Stop()
@@ -176,7 +187,7 @@ func (k *Keyring) close() error {
 		return err
 	case <-timer.C:
 		k.ciphers.forget()
-		k.store.Wipe()
+		k.server.Store.Wipe()
 		return fmt.Errorf("close: a call or a loop has not ended in %v: %w; the directory is given back when it has", closePatience, gate.ErrLeft)
 	}
 }
@@ -187,7 +198,7 @@ const closePatience = 10 * time.Second
 // do runs an exported call that returns nothing but an error. It ends with the caller's context and with
 // Close.
 func (k *Keyring) do(ctx context.Context, call func(context.Context) error) error {
-	_, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
+	_, err := gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
 	return err
 }
 
@@ -198,13 +209,13 @@ func (k *Keyring) do(ctx context.Context, call func(context.Context) error) erro
 // may be gone for good; Status has both. Once it has caught up it does not wait for others to elect a
 // leader: calls for the leader only may be ErrNotLeader right after it, but for those of a Node.
 func (k *Keyring) WaitReady(ctx context.Context) error {
-	ctx, done, err := k.gate.Enter(ctx)
+	ctx, done, err := k.server.Gate.Enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
 	for {
-		changed := k.fsm.Changed()
+		changed := k.server.FSM.Changed()
 		missing := k.notReady()
 		if missing == nil {
 			return nil
@@ -219,30 +230,30 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 
 func (k *Keyring) notReady() error {
 	// What changes meanwhile is read once: read again, it could be nil by then.
-	whole, fed := k.fsm.Complete(), k.fsm.Fed(k.raft)
-	leads := k.raft.State() == raft.Leader
-	term := k.term.Load() // before the ring, as in lookUpSealing
-	v := k.caughtUp.view()
-	active := v.ring.Active()
+	whole, fed := k.server.FSM.Complete(), k.server.FSM.Fed(k.server.Raft)
+	leads := k.server.Raft.State() == raft.Leader
+	term := k.server.Term.Load() // before the ring, as in lookUpSealing
+	v := k.caughtUp.View()
+	active := v.Ring.Active()
 	switch {
 	case whole != nil:
 		return whole
 	case fed != nil:
 		return fed
-	case !v.caughtUp:
-		return k.caughtUp.err()
+	case !v.CaughtUp:
+		return k.caughtUp.Err()
 	case active == nil:
-		return k.leader.noKeyYet(v.ring)
-	case !k.store.Holds(active):
-		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.store.FaultOf(active.ID)))
-	case leads && !k.leads(term):
+		return k.leader.noKeyYet(v.Ring)
+	case !k.server.Store.Holds(active):
+		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.server.Store.FaultOf(active.ID)))
+	case leads && !k.server.Leads(term):
 		return errors.New("the leader has not applied the barrier of its term")
-	case leads && k.leader.unconfirmed(v.ring):
+	case leads && k.leader.unconfirmed(v.Ring):
 		return k.leader.whyUnconfirmed()
-	case !leads && slices.Equal(servers(k.raft), []string{string(k.cfg.ID)}):
+	case !leads && slices.Equal(local.ServerIDs(k.server.Raft), []string{string(k.server.cfg.ID)}):
 		return errors.New("this server is alone and does not lead yet")
 	}
-	return k.keks.WrappingDown()
+	return k.server.KEKs.WrappingDown()
 }
 
 // Encrypt seals plaintext under the active key and binds it to aad; both may be empty or
@@ -288,13 +299,13 @@ func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
 }
 
 // Keys returns the metadata of all keys as this server knows it, the newest first.
-func (k *Keyring) Keys() []Key { return keysOf(k.fsm.Ring()) }
+func (k *Keyring) Keys() []Key { return keysOf(k.server.FSM.Ring()) }
 
 // Changed returns a channel that is closed when something has changed that Keys, Status or
 // WaitReady tell of: take it, look, then wait on it. It may be closed for less. Of a change of
 // the raft configuration it tells if the FSM is in no Mux, or the host's FSM is a
 // raft.ConfigurationStore.
-func (k *Keyring) Changed() <-chan struct{} { return k.fsm.Changed() }
+func (k *Keyring) Changed() <-chan struct{} { return k.server.FSM.Changed() }
 
 // Notify closes the channel of Changed, for a host whose Config.Problems returns something else than before.
-func (k *Keyring) Notify() { k.fsm.Notify() }
+func (k *Keyring) Notify() { k.server.FSM.Notify() }

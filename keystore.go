@@ -12,6 +12,7 @@ import (
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
@@ -39,8 +40,8 @@ func openKeystore(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog
 // has been called, nothing but the old KEK's retirement is late.
 func (k *Keyring) Rewrap(ctx context.Context) error {
 	return k.do(ctx, func(ctx context.Context) error {
-		defer k.fsm.Notify() // a key that could not be written is not held
-		return k.store.Rewrap(ctx)
+		defer k.server.FSM.Notify() // a key that could not be written is not held
+		return k.server.Store.Rewrap(ctx)
 	})
 }
 
@@ -67,15 +68,15 @@ func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
 // adopter takes keys into the keyring whose files are there.
 type adopter struct {
 	*server
-	clocks *clocks
-	public *publicKeys
+	clocks *local.Clocks
+	public *local.PublicKeys
 }
 
 func (a *adopter) adoptFile(ctx context.Context, id KeyID) error {
-	if err := a.leading(); err != nil {
+	if err := a.Leading(); err != nil {
 		return err
 	}
-	ring := a.fsm.Ring()
+	ring := a.FSM.Ring()
 	if ring.WasRemoved(id) {
 		return fmt.Errorf("adopt: %w %s: it was removed", ErrUnknownKey, id)
 	}
@@ -97,7 +98,7 @@ func (a *adopter) adoptFile(ctx context.Context, id KeyID) error {
 
 // admit admits the tokens of a key that was adopted for data only.
 func (a *adopter) admit(ctx context.Context, id KeyID) error {
-	key, err := a.public.awaitMaterial(ctx, id)
+	key, err := a.public.AwaitMaterial(ctx, id)
 	if err != nil {
 		return fmt.Errorf("adopt %s: %w", id, err)
 	}
@@ -105,8 +106,8 @@ func (a *adopter) admit(ctx context.Context, id KeyID) error {
 }
 
 func (a *adopter) adopt(ctx context.Context, how meta.Adopt) error {
-	how.Time = a.clocks.timeToWrite(ctx)
-	if err := a.propose(ctx, meta.Command{Adopt: &how}); err != nil {
+	how.Time = a.clocks.TimeToWrite(ctx)
+	if err := a.Propose(ctx, meta.Command{Adopt: &how}); err != nil {
 		return fmt.Errorf("adopt %s: %w", how.Key.ID, err)
 	}
 	return nil
@@ -123,14 +124,14 @@ func (a *adopter) findOrphan(ctx context.Context, id KeyID) (orphan meta.NewKey,
 		}
 		return meta.NewKey{}, false
 	}
-	if o, ok := named(a.hello()); ok {
+	if o, ok := named(a.Hello()); ok {
 		return o, true, nil
 	}
-	for _, server := range servers(a.raft) {
+	for _, server := range local.ServerIDs(a.Raft) {
 		if server == string(a.cfg.ID) {
 			continue
 		}
-		h, err := a.peers.Hello(ctx, server)
+		h, err := a.Peers.Hello(ctx, server)
 		if err != nil {
 			continue
 		}
@@ -147,7 +148,7 @@ func (a *adopter) findOrphan(ctx context.Context, id KeyID) (orphan meta.NewKey,
 // ErrDecrypt, as is data that is not Nomad's. The other errors are those of Decrypt. On any
 // server that holds the key.
 func (k *Keyring) OpenNomad(id KeyID, data []byte) ([]byte, error) {
-	if err := k.gate.Err(); err != nil {
+	if err := k.server.Gate.Err(); err != nil {
 		return nil, err
 	}
 	key, err := k.ciphers.knownKey(id)
@@ -157,7 +158,7 @@ func (k *Keyring) OpenNomad(id KeyID, data []byte) ([]byte, error) {
 	if !key.Adopted() {
 		return nil, ErrDecrypt
 	}
-	m, ok := k.store.Copy(id)
+	m, ok := k.server.Store.Copy(id)
 	defer m.Secret.Wipe()
 	if !ok || m.Check != key.Check {
 		return nil, k.ciphers.missing(id)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/fsm"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -25,9 +26,9 @@ import (
 // remembers is of its term; what it has begun, a new leader finishes from the ring.
 type leader struct {
 	*server
-	clocks   *clocks
-	watch    *watch
-	caughtUp *caughtUp
+	clocks   *local.Clocks
+	watch    *local.Watch
+	caughtUp *local.CaughtUp
 	rotator  *rotator
 	leadership
 
@@ -39,7 +40,7 @@ type leader struct {
 	waits leaderStatus
 }
 
-func newLeader(s *server, c *clocks, w *watch, caughtUp *caughtUp) *leader {
+func newLeader(s *server, c *local.Clocks, w *local.Watch, caughtUp *local.CaughtUp) *leader {
 	return &leader{server: s, clocks: c, watch: w, caughtUp: caughtUp, turns: make(chan func(leads bool))}
 }
 
@@ -85,7 +86,7 @@ func (l *leader) status(ring *meta.Ring) leaderStatus {
 // since that it holds it. The snapshot may be from another day than their keystores, or of another
 // cluster.
 func (l *leader) unconfirmed(ring *meta.Ring) bool {
-	restored, active := l.fsm.LastRestore(), ring.Active()
+	restored, active := l.FSM.LastRestore(), ring.Active()
 	return active != nil && restored.Active == active.ID && l.confirmed.Load() != restored.Count
 }
 
@@ -117,14 +118,14 @@ func (l *leader) noteFirstKey(hindered map[raft.ServerID]string) {
 func (l *leader) noteNonvoter(server raft.ServerID, why error) {
 	l.note(func(s *leaderStatus) {
 		if delete(s.nonvoters, server); why != nil {
-			s.nonvoters = set(s.nonvoters, server, why.Error())
+			s.nonvoters = local.Set(s.nonvoters, server, why.Error())
 		}
 	})
 }
 
 // notePending notes why a key can't be activated yet.
 func (l *leader) notePending(id KeyID, why string) {
-	l.note(func(s *leaderStatus) { s.pending = set(s.pending, id, why) })
+	l.note(func(s *leaderStatus) { s.pending = local.Set(s.pending, id, why) })
 }
 
 // retainPending forgets the keys that no longer wait.
@@ -137,7 +138,7 @@ func (l *leader) retainPending(pends func(KeyID) bool) {
 // run acts while this server leads, until ctx ends.
 func (l *leader) run(ctx context.Context) {
 	for {
-		changed := l.fsm.Changed()
+		changed := l.FSM.Changed()
 		delay := l.step(ctx)
 		select {
 		case turn := <-l.turns: // comes first, however much is due
@@ -162,14 +163,14 @@ func (l *leader) run(ctx context.Context) {
 // report takes in what a server says that it holds, or no longer holds. It comes into the log with the next step.
 func (l *leader) report(h meta.Hold) {
 	l.reports.add(h)
-	l.fsm.Notify()
+	l.FSM.Notify()
 }
 
 // betweenSteps runs do between two steps of the leader's loop, never during one: what
 // it finds out about who holds which key no activation overtakes. Only on a leader that has
 // applied its barrier.
 func (l *leader) betweenSteps(ctx context.Context, do func(context.Context) error) error {
-	ctx, done, err := l.gate.Enter(ctx)
+	ctx, done, err := l.Gate.Enter(ctx)
 	if err != nil {
 		return err
 	}
@@ -178,14 +179,14 @@ func (l *leader) betweenSteps(ctx context.Context, do func(context.Context) erro
 	select {
 	case l.turns <- func(leads bool) {
 		if !leads {
-			result <- l.leading()
+			result <- l.Leading()
 			return
 		}
 		if ctx.Err() != nil { // the caller has gone, and what it found out may no longer be true
 			result <- context.Cause(ctx)
 			return
 		}
-		if err := l.mayForward(ctx); err != nil {
+		if err := l.MayForward(ctx); err != nil {
 			result <- err // who forwarded the call was removed while it waited for its turn
 			return
 		}
@@ -199,18 +200,18 @@ func (l *leader) betweenSteps(ctx context.Context, do func(context.Context) erro
 
 // pause is how long there is nothing to do for a server that could not act as the leader.
 func (l *leader) pause() time.Duration {
-	if l.raft.State() == raft.Leader && l.fsm.Complete() != nil {
+	if l.Raft.State() == raft.Leader && l.FSM.Complete() != nil {
 		// Nothing can be sealed until a server leads that applies what this one can't.
-		l.cfg.Logger.Warn("this server leads and runs too old a build: it hands over", "error", l.fsm.Complete())
-		if err := l.raft.LeadershipTransfer().Error(); err != nil {
+		l.cfg.Logger.Warn("this server leads and runs too old a build: it hands over", "error", l.FSM.Complete())
+		if err := l.Raft.LeadershipTransfer().Error(); err != nil {
 			l.cfg.Logger.Warn("hand over", "error", err)
 		}
 		return helloPatience
 	}
-	if l.raft.State() == raft.Leader {
-		return again // it still is: raft was busy, or a transfer has failed
+	if l.Raft.State() == raft.Leader {
+		return local.RetryAfter // it still is: raft was busy, or a transfer has failed
 	}
-	return idle
+	return local.Idle
 }
 
 // step does one thing, if there is one to do now, and returns how long there is nothing to do: zero
@@ -219,9 +220,9 @@ func (l *leader) step(ctx context.Context) time.Duration {
 	if !l.begin() {
 		return l.pause()
 	}
-	ring, holds := project(l.fsm.Ring(), l.reports.take())
+	ring, holds := project(l.FSM.Ring(), l.reports.take())
 	s := l.situation(ring)
-	ring = l.clocks.ringClock(ring).Correct(ring)
+	ring = l.clocks.RingClock(ring).Correct(ring)
 	a := plan.Next(ring, s)
 	l.forgetPassed(ring, s, a)
 	var err error
@@ -232,9 +233,9 @@ func (l *leader) step(ctx context.Context) time.Duration {
 		err = l.proposeWith(ctx, holds)
 	case l.reports.waiting(): // those taken told nothing new
 	case a.Kind == plan.Wait:
-		return min(lookAgain, max(0, mono.Until(a.Until)))
+		return min(local.LookAgain, max(0, mono.Until(a.Until)))
 	default:
-		return idle
+		return local.Idle
 	}
 	if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrClosed) {
 		return l.pause() // what was not done, the next leader does
@@ -279,26 +280,26 @@ func (l *leader) act(ctx context.Context, a plan.Action, ring *meta.Ring, s plan
 // begin reports whether this server leads, with the barrier of its term applied: from then
 // on the ring has all that earlier leaders committed, and this one may seal and act.
 func (l *leader) begin() bool {
-	term := l.raft.CurrentTerm()
-	if l.raft.State() != raft.Leader {
+	term := l.Raft.CurrentTerm()
+	if l.Raft.State() != raft.Leader {
 		l.reports.drop()
 		l.note(func(s *leaderStatus) { *s = leaderStatus{} })
 		return false
 	}
-	if l.server.term.Load() == term && l.leadership.term == term {
+	if l.server.Term.Load() == term && l.leadership.term == term {
 		return true
 	}
-	if l.fsm.Complete() != nil {
+	if l.FSM.Complete() != nil {
 		return false
 	}
-	if err := l.raft.Barrier(fsm.ProposeTimeout).Error(); err != nil || !l.leads(term) || l.fsm.Complete() != nil {
+	if err := l.Raft.Barrier(fsm.ProposeTimeout).Error(); err != nil || !l.Leads(term) || l.FSM.Complete() != nil {
 		return false
 	}
 	l.leadership = leadership{term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}, seen: map[string]mono.Time{}}
-	l.barrier.Store(l.raft.AppliedIndex())
-	l.server.term.Store(term)
-	l.caughtUp.set()
-	l.fsm.Notify()
+	l.Barrier.Store(l.Raft.AppliedIndex())
+	l.server.Term.Store(term)
+	l.caughtUp.Set()
+	l.FSM.Notify()
 	return true
 }
 
@@ -325,27 +326,27 @@ func sameHolds(a, b *meta.Ring) bool {
 // proposeWith proposes reports, and with them what follows from them. If some servers do not apply
 // that yet, the reports alone: what every server has does not wait.
 func (l *leader) proposeWith(ctx context.Context, holds []meta.Command, more ...meta.Command) error {
-	err := l.server.propose(ctx, slices.Concat(holds, more)...)
+	err := l.server.Propose(ctx, slices.Concat(holds, more)...)
 	if len(more) == 0 {
 		return err
 	}
-	behind := behindError{}
+	behind := local.BehindError{}
 	if !errors.As(err, &behind) {
 		l.noteCommand(nil)
 		return err
 	}
-	l.noteCommand(behind.servers)
+	l.noteCommand(behind.Servers)
 	return errors.Join(err, l.deliver(ctx, holds))
 }
 
 func (l *leader) situation(ring *meta.Ring) plan.Situation {
-	if active := ring.Active(); active == nil || l.store.Holds(active) {
+	if active := ring.Active(); active == nil || l.Store.Holds(active) {
 		l.lacking = 0
 	} else if l.lacking == 0 {
 		l.lacking = mono.Now()
 	}
-	l.watch.holders(ring, servers(l.raft))
-	clocks := l.clocks.known()
+	l.watch.Holders(ring, local.ServerIDs(l.Raft))
+	clocks := l.clocks.Known()
 	if !clocks.Wrong() {
 		l.skewed = 0
 	} else if l.skewed == 0 {
@@ -353,9 +354,9 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 	}
 	return plan.Situation{
 		Term: l.leadership.term, Clocks: clocks, SkewedSince: l.skewed,
-		Now: l.now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: currentVoters(l.raft), Servers: servers(l.raft),
-		Has: l.held(ring), HelloFrom: l.helloFrom, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
-		LackingSince: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.fsm.Entry() == 0, Tokens: l.fsm.LastRestore().Tokens,
+		Now: l.Now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: local.Voters(l.Raft), Servers: local.ServerIDs(l.Raft),
+		Has: l.Held(ring), HelloFrom: l.helloFrom, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
+		LackingSince: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.FSM.Entry() == 0, Tokens: l.FSM.LastRestore().Tokens,
 	}
 }
 
@@ -363,7 +364,7 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 func (l *leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	switch a.Kind {
 	case plan.Mark: // a report of what is known already is an entry that every build applies
-		return l.proposeWith(ctx, holds, meta.Command{Hold: &meta.Hold{Server: string(l.cfg.ID), Keystore: l.store.ID()}})
+		return l.proposeWith(ctx, holds, meta.Command{Hold: &meta.Hold{Server: string(l.cfg.ID), Keystore: l.Store.ID()}})
 	case plan.Forget:
 		return l.proposeWith(ctx, holds, meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
 	case plan.End:
@@ -387,7 +388,7 @@ func (l *leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 	case plan.Confirm:
 		return l.confirm(ctx, a.Key, ring, s, holds)
 	case plan.Compare:
-		l.clocks.compareWithMost(ctx)
+		l.clocks.CompareWithMost(ctx)
 		return nil
 	case plan.HandOver:
 		if err := l.deliver(ctx, holds); err != nil {
@@ -404,22 +405,22 @@ func (l *leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 		return l.proposeWith(ctx, holds, meta.Command{Rekey: &meta.Rekey{ID: a.Key, Remove: true}})
 	case plan.Remove:
 		l.cfg.Logger.Info("nothing is sealed under the key: it is removed", "key", a.Key)
-		return l.proposeWith(ctx, holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.clocks.removalTime(ctx, a.Key)}})
+		return l.proposeWith(ctx, holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.clocks.RemovalTime(ctx, a.Key)}})
 	}
 	return fmt.Errorf("unknown step %s", a.Kind)
 }
 
 // handOver hands leadership to a server whose clock is right.
 func (l *leader) handOver(to []string) error {
-	for _, server := range l.raft.GetConfiguration().Configuration().Servers {
+	for _, server := range l.Raft.GetConfiguration().Configuration().Servers {
 		if !slices.Contains(to, string(server.ID)) {
 			continue
 		}
-		l.cfg.Logger.Warn("the clock of this server, which leads, is wrong: it hands over", "to", server.ID, "wrong by", l.clocks.known().Correction())
-		if err := l.raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
-			return l.fsm.Outcome(l.raft, err)
+		l.cfg.Logger.Warn("the clock of this server, which leads, is wrong: it hands over", "to", server.ID, "wrong by", l.clocks.Known().Correction())
+		if err := l.Raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
+			return l.FSM.Outcome(l.Raft, err)
 		}
-		return l.fsm.NotLeader(l.raft)
+		return l.FSM.NotLeader(l.Raft)
 	}
 	return fmt.Errorf("servers %q have left", to)
 }

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"example.com/keyring/internal/fsm"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
@@ -42,10 +43,10 @@ func (k *Keyring) AddServer(ctx context.Context, id raft.ServerID, addr raft.Ser
 }
 
 func (m *members) addServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
-	if err := m.leading(); err != nil {
+	if err := m.Leading(); err != nil {
 		return err
 	}
-	was, known := m.serverOf(id)
+	was, known := m.ServerOf(id)
 	if known && was.Address == addr {
 		return nil
 	}
@@ -63,7 +64,7 @@ func (m *members) addServer(ctx context.Context, id raft.ServerID, addr raft.Ser
 		}
 	}
 	return m.leader.betweenSteps(ctx, func(ctx context.Context) error {
-		is, still := m.serverOf(id)
+		is, still := m.ServerOf(id)
 		if still != known {
 			return fmt.Errorf("add server %s: it was added or removed meanwhile", id)
 		}
@@ -85,12 +86,12 @@ func checkRaftAddress(addr raft.ServerAddress) error {
 // setAddress adds a server without a vote, or gives a member another address and leaves its vote
 // as it is.
 func (s *server) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bool) error {
-	change := s.raft.AddNonvoter
+	change := s.Raft.AddNonvoter
 	if votes {
-		change = s.raft.AddVoter
+		change = s.Raft.AddVoter
 	}
 	if err := change(id, addr, 0, fsm.ProposeTimeout).Error(); err != nil {
-		return s.fsm.Outcome(s.raft, err)
+		return s.FSM.Outcome(s.Raft, err)
 	}
 	return nil
 }
@@ -106,9 +107,9 @@ func (s *server) setAddress(id raft.ServerID, addr raft.ServerAddress, votes boo
 func (k *Keyring) ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
 	return k.do(ctx, func(ctx context.Context) error {
 		return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
-			s, known := k.serverOf(id)
+			s, known := k.server.ServerOf(id)
 			if !known {
-				return k.notMember("readmit", id)
+				return k.server.NotMember("readmit", id)
 			}
 			return k.members.readmit(ctx, s, addr)
 		})
@@ -129,8 +130,8 @@ func (m *members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAd
 		if err := m.mayExpel(ctx, s.ID, RemoveServerOptions{}); err != nil {
 			return err
 		}
-		if err := m.raft.DemoteVoter(s.ID, 0, fsm.ProposeTimeout).Error(); err != nil {
-			return m.fsm.Outcome(m.raft, err)
+		if err := m.Raft.DemoteVoter(s.ID, 0, fsm.ProposeTimeout).Error(); err != nil {
+			return m.FSM.Outcome(m.Raft, err)
 		}
 	}
 	if err := m.forget(ctx, s.ID); err != nil {
@@ -161,8 +162,8 @@ func (k *Keyring) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveSe
 func (m *members) removeServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
 	resigns := false
 	err := m.leader.betweenSteps(ctx, func(ctx context.Context) error {
-		if !m.isMember(id) {
-			return m.notMember("remove", id)
+		if !m.IsMember(id) {
+			return m.NotMember("remove", id)
 		}
 		if resigns = id == m.cfg.ID; resigns {
 			return m.mayExpel(ctx, id, o)
@@ -174,19 +175,19 @@ func (m *members) removeServer(ctx context.Context, id raft.ServerID, o RemoveSe
 		return err
 	}
 	m.cfg.Logger.Info("leader is to be removed: it hands over", "by", Actor(ctx))
-	if err := m.raft.LeadershipTransfer().Error(); err != nil {
+	if err := m.Raft.LeadershipTransfer().Error(); err != nil {
 		return fmt.Errorf("remove server %s, the leader: hand over: %w", id, err)
 	}
-	return m.fsm.NotLeader(m.raft) // the next one goes on
+	return m.FSM.NotLeader(m.Raft) // the next one goes on
 }
 
 // mayExpel reports whether the configuration without the server puts no key at risk.
 func (m *members) mayExpel(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
-	s, known := m.serverOf(id)
+	s, known := m.ServerOf(id)
 	if !known || s.Suffrage != raft.Voter || o.Force {
 		return nil
 	}
-	remain := slices.DeleteFunc(fromStrings(currentVoters(m.raft)), func(v raft.ServerID) bool { return v == id })
+	remain := slices.DeleteFunc(fromStrings(local.Voters(m.Raft)), func(v raft.ServerID) bool { return v == id })
 	if len(remain) == 0 {
 		return fmt.Errorf("remove server %s: it is the last voter", id)
 	}
@@ -196,14 +197,14 @@ func (m *members) mayExpel(ctx context.Context, id raft.ServerID, o RemoveServer
 // expel removes a server from the configuration, if it is a member. First its tokens: a crash in between leaves a
 // member without tokens, never a removed server that knows one.
 func (m *members) expel(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
-	if err := m.mayExpel(ctx, id, o); err != nil || !m.isMember(id) {
+	if err := m.mayExpel(ctx, id, o); err != nil || !m.IsMember(id) {
 		return err
 	}
 	if err := m.endAllJoinTokens(ctx); err != nil {
 		return fmt.Errorf("remove server %s: end the join tokens: %w", id, err)
 	}
-	if err := m.raft.RemoveServer(id, 0, fsm.ProposeTimeout).Error(); err != nil {
-		return m.fsm.Outcome(m.raft, err)
+	if err := m.Raft.RemoveServer(id, 0, fsm.ProposeTimeout).Error(); err != nil {
+		return m.FSM.Outcome(m.Raft, err)
 	}
 	return m.forget(ctx, id)
 }
@@ -211,10 +212,10 @@ func (m *members) expel(ctx context.Context, id raft.ServerID, o RemoveServerOpt
 // forget drops what is recorded of a server's keystore: it comes back with another, and would get a
 // vote before it holds a key.
 func (s *server) forget(ctx context.Context, id raft.ServerID) error {
-	if _, known := s.fsm.Ring().Keystore(string(id)); !known {
+	if _, known := s.FSM.Ring().Keystore(string(id)); !known {
 		return nil
 	}
-	return s.propose(ctx, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
+	return s.Propose(ctx, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
 }
 
 // PromoteServer gives a member that has no vote one, once it holds every key that something may be sealed under: it
@@ -224,12 +225,12 @@ func (s *server) forget(ctx context.Context, id raft.ServerID) error {
 // only.
 func (k *Keyring) PromoteServer(ctx context.Context, id raft.ServerID) error {
 	return k.do(ctx, func(ctx context.Context) error {
-		if err := k.leading(); err != nil {
+		if err := k.server.Leading(); err != nil {
 			return err
 		}
-		s, known := k.serverOf(id)
+		s, known := k.server.ServerOf(id)
 		if !known {
-			return k.notMember("promote", id)
+			return k.server.NotMember("promote", id)
 		}
 		if s.Suffrage == raft.Voter {
 			return nil
@@ -248,13 +249,13 @@ func (m *members) promote(ctx context.Context, s raft.Server) error {
 		if err := m.holdsAll(ctx, string(s.ID)); err != nil {
 			return err
 		}
-		voters := append([]raft.ServerID{s.ID}, fromStrings(currentVoters(m.raft))...)
+		voters := append([]raft.ServerID{s.ID}, fromStrings(local.Voters(m.Raft))...)
 		if err := m.checkMembers(ctx, voters); err != nil {
 			return err
 		}
-		is, known := m.serverOf(s.ID) // it may have been removed, or have moved, while it was asked
+		is, known := m.ServerOf(s.ID) // it may have been removed, or have moved, while it was asked
 		if !known {
-			return m.notMember("promote", s.ID)
+			return m.NotMember("promote", s.ID)
 		}
 		m.cfg.Logger.Info("server becomes a voter", "id", is.ID)
 		return m.setAddress(is.ID, is.Address, true)
@@ -264,12 +265,12 @@ func (m *members) promote(ctx context.Context, s raft.Server) error {
 // holdsAll asks the server live whether it holds every key that is needed, with the keystore that
 // is recorded. What is not needed now is not activated before the server votes: see leader.betweenSteps.
 func (m *members) holdsAll(ctx context.Context, server string) error {
-	if m.hellos(ctx, []string{server})[server] == nil {
+	if m.Hellos(ctx, []string{server})[server] == nil {
 		return errors.New("it does not answer")
 	}
-	ring := m.fsm.Ring()
-	needed := plan.Needed(ring, currentVoters(m.raft))
-	a := m.askAbout(ctx, []string{server}, needed)[server]
+	ring := m.FSM.Ring()
+	needed := plan.Needed(ring, local.Voters(m.Raft))
+	a := m.AskAbout(ctx, []string{server}, needed)[server]
 	recorded, _ := ring.Keystore(server)
 	if len(needed) > 0 && (a.Keystore != recorded || len(a.Held) < len(needed)) {
 		return fmt.Errorf("it says that it holds %d of %d keys", len(a.Held), len(needed))
@@ -279,7 +280,7 @@ func (m *members) holdsAll(ctx context.Context, server string) error {
 
 // lackedBy counts the needed keys of which the server is not a recorded holder.
 func (s *server) lackedBy(server string) (keys int) {
-	for _, key := range plan.Needed(s.fsm.Ring(), currentVoters(s.raft)) {
+	for _, key := range plan.Needed(s.FSM.Ring(), local.Voters(s.Raft)) {
 		if !key.HeldBy(server) {
 			keys++
 		}
@@ -297,17 +298,26 @@ func (keysLacked) Is(target error) bool { return target == ErrKeyMissing }
 // MembershipVersion grows with each raft configuration that the FSM is told of and each snapshot that is restored. A
 // host that closes the connections of removed servers compares it: between two looks at raft's configuration a server
 // may have come and gone.
-func (k *Keyring) MembershipVersion() uint64 { return k.fsm.Configurations() + k.fsm.Restores() }
+func (k *Keyring) MembershipVersion() uint64 {
+	return k.server.FSM.Configurations() + k.server.FSM.Restores()
+}
+
+// WithForwarder says that a server asks, by its certificate, for what is called with the context: a host that forwards
+// calls to the leader sets it there. If that server was removed while its call waited, the call is refused with an
+// error that matches ErrNotMember. It changes nothing for calls that change no member and no join token.
+func WithForwarder(ctx context.Context, server raft.ServerID) context.Context {
+	return local.WithForwarder(ctx, server)
+}
 
 // endJoinTokens ends tokens that are there. So every server has said before that it applies such
 // commands, and none is asked again: one that is stolen would stop its removal by silence.
 func (s *server) endJoinTokens(ctx context.Context, end meta.EndJoinTokens) error {
-	return s.fsm.Propose(ctx, s.raft, []meta.Command{{EndJoinTokens: &end}})
+	return s.FSM.Propose(ctx, s.Raft, []meta.Command{{EndJoinTokens: &end}})
 }
 
 // endAllJoinTokens is for before a server is removed: it may have seen them all.
 func (s *server) endAllJoinTokens(ctx context.Context) error {
-	if len(s.fsm.Ring().JoinTokens) == 0 {
+	if len(s.FSM.Ring().JoinTokens) == 0 {
 		return nil
 	}
 	s.cfg.Logger.Info("all join tokens end: a server is removed")
@@ -320,22 +330,22 @@ func (s *server) endAllJoinTokens(ctx context.Context) error {
 // changes its configuration by itself calls it before each change, and makes no two changes
 // at a time. Leader only.
 func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.checkMembers(ctx, voters) })
+	return k.do(ctx, func(ctx context.Context) error { return k.server.checkMembers(ctx, voters) })
 }
 
 func (s *server) checkMembers(ctx context.Context, voters []raft.ServerID) error {
 	if len(voters) == 0 {
 		return errors.New("check members: no voters")
 	}
-	if err := s.leading(); err != nil {
+	if err := s.Leading(); err != nil {
 		return err
 	}
 	var ids []string
 	for _, v := range voters {
 		ids = append(ids, string(v))
 	}
-	ring, present := s.fsm.Ring(), currentVoters(s.raft)
-	answers := s.askAbout(ctx, ids, plan.Needed(ring, present))
+	ring, present := s.FSM.Ring(), local.Voters(s.Raft)
+	answers := s.AskAbout(ctx, ids, plan.Needed(ring, present))
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
@@ -66,9 +67,9 @@ func keyLabel(id KeyID) map[string]string { return map[string]string{"key": id.S
 // gauges gives the figures of this server to Config.Metrics.
 type gauges struct {
 	*server
-	caughtUp *caughtUp
-	clocks   *clocks
-	statusOf func(view) Status
+	caughtUp *local.CaughtUp
+	clocks   *local.Clocks
+	statusOf func(local.View) Status
 }
 
 // run gives the figures until ctx ends.
@@ -88,14 +89,14 @@ func (g *gauges) run(ctx context.Context) {
 }
 
 func (g *gauges) setGauges() {
-	v, age := g.caughtUp.view(), 0.0
-	ring, st := v.ring, g.statusOf(v)
-	if active := g.clocks.ringClock(ring).Correct(ring).Active(); active != nil {
-		age = g.now().Sub(active.Activated).Seconds()
+	v, age := g.caughtUp.View(), 0.0
+	ring, st := v.Ring, g.statusOf(v)
+	if active := g.clocks.RingClock(ring).Correct(ring).Active(); active != nil {
+		age = g.Now().Sub(active.Activated).Seconds()
 	}
 	missing, underheld := 0, 0
-	for _, key := range plan.Needed(ring, votersOf(st.Servers)) {
-		if !g.store.Holds(key) {
+	for _, key := range plan.Needed(ring, local.VotersOf(st.Servers)) {
+		if !g.Store.Holds(key) {
 			missing++
 		}
 	}
@@ -121,7 +122,7 @@ func (g *gauges) setGauges() {
 
 // countUse counts what was sealed and opened since the last time, as seal.Key estimates it.
 func (g *gauges) countUse(told map[KeyID]keystore.Use) {
-	uses := g.store.Uses()
+	uses := g.Store.Uses()
 	for id, use := range uses {
 		was := told[id]
 		if was.Key != use.Key { // of a key that was fetched again, it counts from zero

@@ -10,6 +10,7 @@ import (
 
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
@@ -162,11 +163,11 @@ func (o overview) raftProblems(st Status) (all []Problem) {
 	if o.raft.silence > o.raft.patience {
 		add(ProblemNoLeader, fmt.Sprintf("this server has heard from no leader %s, for %v", since, o.raft.silence.Round(time.Second)))
 	}
-	if !o.caughtUp {
+	if !o.CaughtUp {
 		add(ProblemBehind, o.raft.behind.Error())
 	}
 	member := slices.ContainsFunc(o.servers, func(s raft.Server) bool { return s.ID == o.id })
-	if o.caughtUp && len(o.servers) > 0 && !member {
+	if o.CaughtUp && len(o.servers) > 0 && !member {
 		add(ProblemRemoved, "this server has left the cluster, or was removed")
 	}
 	return all
@@ -174,7 +175,7 @@ func (o overview) raftProblems(st Status) (all []Problem) {
 
 // clockProblems are what is wrong with the time.
 func (o overview) clockProblems() (all []Problem) {
-	known, ringClock := o.clocks.known, o.clocks.ringClock
+	known, ringClock := o.clocks.Known, o.clocks.RingClock
 	for _, server := range known.Differ() {
 		all = append(all, Problem{Kind: ProblemClock, Server: raft.ServerID(server), Detail: fmt.Sprintf(
 			"its clock is %s that of %s, and they may differ by %v", aheadOf(known.Ahead[server]), o.id, known.Leeway)})
@@ -183,15 +184,15 @@ func (o overview) clockProblems() (all []Problem) {
 		all = append(all, Problem{Kind: ProblemClock, Detail: fmt.Sprintf(
 			"the clock of %s, which leads, differs from those of %q: until it is right, nothing is rotated by schedule", o.id, known.Differ())})
 	}
-	if ringClock.Ahead(o.ring.Backup.Time) {
+	if ringClock.Ahead(o.Ring.Backup.Time) {
 		all = append(all, Problem{Kind: ProblemTime, Detail: fmt.Sprintf(
-			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", o.ring.Backup.Time.Format(time.DateTime))})
+			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", o.Ring.Backup.Time.Format(time.DateTime))})
 	}
-	for _, odd := range ringClock.Implausible(o.ring) {
+	for _, odd := range ringClock.Implausible(o.Ring) {
 		detail := fmt.Sprintf(
 			"by the keyring it was %s at %v, which is %v ahead of this server's clock; what is to follow is planned from when this server first saw it",
 			odd.What, odd.Time.Format(time.DateTime), odd.Time.Sub(o.now).Round(time.Second))
-		if m := o.ring.Key(odd.Key); !m.Retired.IsZero() && !plan.VerifiesUntil(m, o.tokens).IsZero() {
+		if m := o.Ring.Key(odd.Key); !m.Retired.IsZero() && !plan.VerifiesUntil(m, o.tokens).IsZero() {
 			detail += fmt.Sprintf(", but its tokens verify until %v", plan.VerifiesUntil(m, o.tokens).Format(time.DateTime))
 		}
 		all = append(all, Problem{Kind: ProblemTime, Key: odd.Key, Detail: detail})
@@ -209,14 +210,14 @@ func aheadOf(by time.Duration) string {
 // keystoreProblems are those of the key files of this server.
 func (o overview) keystoreProblems(st Status) (all []Problem) {
 	add := func(p Problem) { all = append(all, p) }
-	voters := votersOf(o.servers)
+	voters := local.VotersOf(o.servers)
 	faulty := make(map[KeyID]bool, len(o.keystore.Faults))
 	for _, f := range o.keystore.Faults {
 		faulty[f.Key] = true
 	}
 	for _, id := range st.Missing {
 		// A fault says why; or the key may be removed, or the leader says that it is pending.
-		if !faulty[id] && o.caughtUp && plan.IsNeeded(o.ring.Key(id), voters) {
+		if !faulty[id] && o.CaughtUp && plan.IsNeeded(o.Ring.Key(id), voters) {
 			add(Problem{Kind: ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers"})
 		}
 	}
@@ -227,13 +228,13 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 		add(Problem{Kind: ProblemSetAside, Detail: name})
 	}
 	for _, f := range o.keystore.Nomad {
-		if o.caughtUp && o.ring.WasRemoved(f.Key) {
+		if o.CaughtUp && o.Ring.WasRemoved(f.Key) {
 			add(Problem{Kind: ProblemNomad, Key: f.Key, Detail: fmt.Sprintf(
 				"the key was removed, and Nomad's files %q still have it: delete them", f.Names)})
 		}
 	}
 	for _, f := range o.keystore.Aside {
-		if len(plan.Orphans(o.ring, o.caughtUp, []KeyID{f.Key})) > 0 {
+		if len(plan.Orphans(o.Ring, o.CaughtUp, []KeyID{f.Key})) > 0 {
 			add(Problem{Kind: ProblemOrphan, Key: f.Key, Detail: fmt.Sprintf(
 				"files %q that were set aside, of a key that the keyring does not know; they are kept", f.Names)})
 		}
@@ -338,15 +339,15 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 	var lacking []raft.ServerID
 	for _, server := range o.servers {
 		id := string(server.ID)
-		if s := o.watch.silent[id]; old(s.since) {
+		if s := o.watch.Silent[id]; old(s.Since) {
 			all = append(all, Problem{Kind: ProblemUnreachable, Server: server.ID, Detail: fmt.Sprintf(
-				"it has not answered raft since %s", s.heard.Format(time.DateTime))})
+				"it has not answered raft since %s", s.Heard.Format(time.DateTime))})
 		}
-		if p := o.watch.progress[id]; p.Stuck {
+		if p := o.watch.Progress[id]; p.Stuck {
 			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Detail: fmt.Sprintf(
 				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, p.Since.Format(time.DateTime))})
 		}
-		if old(o.watch.lacks[id]) && o.watch.active == st.Active {
+		if old(o.watch.Lacks[id]) && o.watch.Active == st.Active {
 			lacking = append(lacking, server.ID)
 		}
 	}

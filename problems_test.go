@@ -8,6 +8,7 @@ import (
 
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -29,16 +30,16 @@ func goodOverview() overview {
 		panic(err)
 	}
 	o := overview{
-		view: view{caughtUp: true, ring: ring},
+		View: local.View{CaughtUp: true, Ring: ring},
 		now:  now, at: at, id: "s1", leader: "s1", ready: true,
 		servers:  []raft.Server{{ID: "s1"}, {ID: "s2"}, {ID: "s3"}},
 		raft:     raftStatus{behind: errors.New("of no meaning here"), lastContact: now, patience: 10 * time.Second},
-		clocks:   clocksStatus{plan.NewClocks(nil, time.Minute), plan.RingClock{Now: now, Mono: at, Leeway: time.Minute}},
-		watch:    watchStatus{active: id},
+		clocks:   local.ClocksStatus{Known: plan.NewClocks(nil, time.Minute), RingClock: plan.RingClock{Now: now, Mono: at, Leeway: time.Minute}},
+		watch:    local.WatchStatus{Active: id},
 		keystore: keystore.Report{Files: []KeyID{id}},
 		keks:     []KEKStatus{{ID: "kms"}},
 	}
-	o.ring.Backup.Index = 5
+	o.Ring.Backup.Index = 5
 	return o
 }
 
@@ -54,7 +55,7 @@ var problemCases = []struct {
 	{name: "raft feeds another FSM", wrong: func(o *overview) { o.raft.unfed = errors.New("x") }, kind: ProblemNotApplied},
 	{name: "a newer entry", wrong: func(o *overview) { o.raft.incomplete = errors.New("x") }, kind: ProblemNewer},
 	{name: "silence", wrong: func(o *overview) { o.raft.silence = 11 * time.Second }, kind: ProblemNoLeader},
-	{name: "just started", wrong: func(o *overview) { o.caughtUp = false }, kind: ProblemBehind},
+	{name: "just started", wrong: func(o *overview) { o.CaughtUp = false }, kind: ProblemBehind},
 	{name: "left", wrong: func(o *overview) { o.id, o.leader = "s4", "s1" }, kind: ProblemRemoved},
 	{name: "raft's disk", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemRaftDisk, Detail: "x"}} }, kind: ProblemRaftDisk},
 	{name: "restored", wrong: func(o *overview) { o.waits.unconfirmed = errors.New("x") }, kind: ProblemUnconfirmed, key: KeyID{15: 1}},
@@ -65,7 +66,7 @@ var problemCases = []struct {
 	{name: "a file that can't be written", wrong: withFault(keystore.Fault{Cause: keystore.Unwritten}), kind: ProblemWrite, key: KeyID{15: 1}},
 	{name: "a file of Nomad's", wrong: withFault(keystore.Fault{Cause: keystore.NomadFile, File: "x"}), kind: ProblemNomad, key: KeyID{15: 1}},
 	{name: "a removed key in a file of Nomad's", wrong: func(o *overview) {
-		o.ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
+		o.Ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
 		o.keystore.Nomad = []keystore.KeyFiles{{Key: KeyID{15: 1}, Names: []string{"x"}}, {Key: KeyID{15: 2}, Names: []string{"y"}}}
 	}, kind: ProblemNomad, key: KeyID{15: 2}},
 	{name: "a file that was set aside", wrong: func(o *overview) { o.keystore.SetAside = []string{"x"} }, kind: ProblemSetAside},
@@ -84,17 +85,17 @@ var problemCases = []struct {
 	{name: "a fetch has failed", wrong: func(o *overview) { o.failures = map[string]error{"s2": errors.New("x")} }, kind: ProblemUnreachable, server: "s2"},
 	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
 	{name: "a clock", wrong: withClocks(map[string]time.Duration{"s2": time.Hour, "s3": 0}), kind: ProblemClock, server: "s2"},
-	{name: "the last backup lies ahead", wrong: func(o *overview) { o.ring.Backup.Time = o.now.Add(time.Hour) }, kind: ProblemTime},
-	{name: "an activation lies ahead", wrong: func(o *overview) { o.ring.Keys[0].Activated = o.now.Add(time.Hour) }, kind: ProblemTime, key: KeyID{15: 1}},
-	{name: "keys without a backup", wrong: func(o *overview) { o.ring.Keys[0].CreateIndex = 6 }, kind: ProblemBackup},
+	{name: "the last backup lies ahead", wrong: func(o *overview) { o.Ring.Backup.Time = o.now.Add(time.Hour) }, kind: ProblemTime},
+	{name: "an activation lies ahead", wrong: func(o *overview) { o.Ring.Keys[0].Activated = o.now.Add(time.Hour) }, kind: ProblemTime, key: KeyID{15: 1}},
+	{name: "keys without a backup", wrong: func(o *overview) { o.Ring.Keys[0].CreateIndex = 6 }, kind: ProblemBackup},
 	{name: "a server does not answer raft", wrong: func(o *overview) {
-		o.watch.silent = map[string]silence{"s2": {since: o.at.Add(-6 * time.Second)}, "s3": {since: o.at.Add(-4 * time.Second)}}
+		o.watch.Silent = map[string]local.Silence{"s2": {Since: o.at.Add(-6 * time.Second)}, "s3": {Since: o.at.Add(-4 * time.Second)}}
 	}, kind: ProblemUnreachable, server: "s2"},
 	{name: "a server gets no further", wrong: func(o *overview) {
-		o.watch.progress = map[string]plan.Progress{"s2": {Stuck: true}, "s3": {}}
+		o.watch.Progress = map[string]plan.Progress{"s2": {Stuck: true}, "s3": {}}
 	}, kind: ProblemStuck, server: "s2"},
 	{name: "a server lacks the active key", wrong: func(o *overview) {
-		o.watch.lacks = map[string]mono.Time{"s2": o.at.Add(-6 * time.Second), "s3": o.at.Add(-4 * time.Second)}
+		o.watch.Lacks = map[string]mono.Time{"s2": o.at.Add(-6 * time.Second), "s3": o.at.Add(-4 * time.Second)}
 	}, kind: ProblemUnderheld, key: KeyID{15: 1}},
 	{name: "a rekey is stuck", wrong: func(o *overview) { o.rekeying = []RekeyProgress{{Key: KeyID{15: 5}, Err: errors.New("x")}} }, kind: ProblemRekey, key: KeyID{15: 5}},
 	{name: "a rekey without data", wrong: func(o *overview) { o.noData, o.rekeying = true, []RekeyProgress{{Key: KeyID{15: 5}}} }, kind: ProblemRekey, key: KeyID{15: 5}},
@@ -106,7 +107,7 @@ func withFault(f keystore.Fault) func(*overview) {
 }
 
 func withClocks(ahead map[string]time.Duration) func(*overview) {
-	return func(o *overview) { o.clocks.known = plan.NewClocks(ahead, time.Minute) }
+	return func(o *overview) { o.clocks.Known = plan.NewClocks(ahead, time.Minute) }
 }
 
 // TestEachThingThatIsWrongIsOneProblem, with advice; every kind of problem is among them.
@@ -142,8 +143,8 @@ func TestOnlyTheLeaderTellsOfOthers(t *testing.T) {
 	o.leader = "s2"
 	o.waits.unconfirmed = errors.New("x")
 	o.rekeying, o.noData = []RekeyProgress{{Key: KeyID{15: 5}, Err: errors.New("x")}}, true
-	o.watch.silent = map[string]silence{"s2": {since: o.at.Add(-time.Hour)}}
-	o.watch.lacks = map[string]mono.Time{"s2": o.at.Add(-time.Hour)}
+	o.watch.Silent = map[string]local.Silence{"s2": {Since: o.at.Add(-time.Hour)}}
+	o.watch.Lacks = map[string]mono.Time{"s2": o.at.Add(-time.Hour)}
 	if st := o.status(); len(st.Problems) > 0 || st.Rekeying != nil {
 		t.Errorf("%+v", st)
 	}
@@ -153,9 +154,9 @@ func TestOnlyTheLeaderTellsOfOthers(t *testing.T) {
 // made.
 func TestNothingIsSaidOfFilesBeforeThisServerHasCaughtUp(t *testing.T) {
 	o := goodOverview()
-	o.caughtUp = false
-	o.ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
-	o.ring.Keys[0].CreateIndex = 6
+	o.CaughtUp = false
+	o.Ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
+	o.Ring.Keys[0].CreateIndex = 6
 	o.keystore = keystore.Report{
 		Missing: []KeyID{{15: 1}}, Files: []KeyID{{15: 3}},
 		Aside: []keystore.KeyFiles{{Key: KeyID{15: 4}, Names: []string{"x"}}}, Nomad: []keystore.KeyFiles{{Key: KeyID{15: 2}, Names: []string{"y"}}},

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/parallel"
@@ -27,7 +28,7 @@ const (
 // It remembers nothing that matters: a new leader scans again.
 type rekeyer struct {
 	*server
-	clocks   *clocks
+	clocks   *local.Clocks
 	keys     recrypter
 	progress progress
 	asking   chan struct{} // has one while Config.Data is being asked
@@ -46,15 +47,15 @@ type recrypter interface {
 	OpenNomad(key KeyID, ciphertext []byte) ([]byte, error)
 }
 
-func newRekeyer(s *server, c *clocks, keys recrypter) *rekeyer {
-	return &rekeyer{server: s, clocks: c, keys: keys, progress: progress{notify: s.fsm.Notify, metrics: s.cfg.Metrics}, asking: make(chan struct{}, 1)}
+func newRekeyer(s *server, c *local.Clocks, keys recrypter) *rekeyer {
+	return &rekeyer{server: s, clocks: c, keys: keys, progress: progress{notify: s.FSM.Notify, metrics: s.cfg.Metrics}, asking: make(chan struct{}, 1)}
 }
 
 // run moves data until ctx ends.
 func (r *rekeyer) run(ctx context.Context) {
 	for {
-		changed := r.fsm.Changed()
-		if !pause(ctx, changed, r.step(ctx)) {
+		changed := r.FSM.Changed()
+		if !local.Pause(ctx, changed, r.step(ctx)) {
 			return
 		}
 	}
@@ -62,17 +63,17 @@ func (r *rekeyer) run(ctx context.Context) {
 
 // step moves what can be moved now and returns how long there is nothing to do.
 func (r *rekeyer) step(ctx context.Context) time.Duration {
-	term := r.term.Load()
-	if !r.leads(term) {
+	term := r.Term.Load()
+	if !r.Leads(term) {
 		r.progress.retainOnly(nil)
-		return idle
+		return local.Idle
 	}
 	if r.inTerm != term {
 		r.inTerm, r.tries, r.yields, r.due = term, map[KeyID]int{}, map[KeyID]int{}, map[KeyID]mono.Time{}
 	}
 	var wake mono.Time
-	ring := r.fsm.Ring()
-	keys := plan.Rekeying(r.clocks.ringClock(ring).Correct(ring))
+	ring := r.FSM.Ring()
+	keys := plan.Rekeying(r.clocks.RingClock(ring).Correct(ring))
 	r.progress.retainOnly(keys)
 	r.survey(ctx, keys)
 	for _, key := range keys {
@@ -81,8 +82,8 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 			continue
 		}
 		next, err := r.move(ctx, key)
-		if ctx.Err() != nil || !r.leads(term) {
-			return idle
+		if ctx.Err() != nil || !r.Leads(term) {
+			return local.Idle
 		}
 		r.progress.update(key.ID, func(p *RekeyProgress) { p.Err = err })
 		if err == nil {
@@ -96,9 +97,9 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 		wake = earliest(wake, next)
 	}
 	if wake == 0 {
-		return idle
+		return local.Idle
 	}
-	return min(idle, max(0, mono.Until(wake)))
+	return min(local.Idle, max(0, mono.Until(wake)))
 }
 
 // survey begins the progress of keys that are to be moved, also of those whose turn is not yet.
@@ -134,7 +135,7 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 	var before string // the first record of the scan before
 	all := false      // of those that scan found, the host says that they were replaced
 	for {
-		restores, began := r.fsm.Restores(), r.now()
+		restores, began := r.FSM.Restores(), r.Now()
 		f, err := r.scan(ctx, key)
 		r.progress.setPoisoned(key.ID, f.poisoned, f.refs)
 		if err == nil {
@@ -162,10 +163,10 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 			before, all = first, moved == len(f.records)
 		case f.poisoned > 0:
 			return 0, fmt.Errorf("%d records do not open, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
-		case r.cfg.RekeyGrace > 0 && r.clocks.wrongClock(ctx):
+		case r.cfg.RekeyGrace > 0 && r.clocks.WrongClock(ctx):
 			return 0, errors.New("the clock of this server differs from those of most others: whether RekeyGrace is over can't be told")
 		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
-			return r.whenShown(plan.ScanFrom(key, r.cfg.RekeyGrace)), nil
+			return r.WhenShown(plan.ScanFrom(key, r.cfg.RekeyGrace)), nil
 		default:
 			return 0, r.deprecate(ctx, key.ID, restores)
 		}
@@ -175,7 +176,7 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 // yield is when a key is looked at again whose records others are quicker with, or do not let go of: each
 // try may be an entry of raft's log.
 func (r *rekeyer) yield(id KeyID) mono.Time {
-	wait := min(again<<min(r.yields[id], 8), time.Minute)
+	wait := min(local.RetryAfter<<min(r.yields[id], 8), time.Minute)
 	r.yields[id]++
 	return mono.Now().Add(wait)
 }
@@ -334,7 +335,7 @@ func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Rep
 		r.tell("moving data to the active key", key.ID)
 	}
 	if r.cfg.RekeyRate > 0 {
-		return moved, sleep(ctx, began.Add(time.Duration(len(records))*time.Second/time.Duration(r.cfg.RekeyRate)))
+		return moved, local.Sleep(ctx, began.Add(time.Duration(len(records))*time.Second/time.Duration(r.cfg.RekeyRate)))
 	}
 	return moved, nil
 }
@@ -351,13 +352,13 @@ func (r *rekeyer) tell(what string, id KeyID) {
 // recorded first: if no snapshot was restored before that, one that is restored later is either
 // from before, and has not got the record that Deprecate names, or it has nothing under the key.
 func (r *rekeyer) deprecate(ctx context.Context, id KeyID, restores uint64) error {
-	if err := r.propose(ctx, meta.Command{Clean: &meta.Clean{ID: id}}); err != nil {
+	if err := r.Propose(ctx, meta.Command{Clean: &meta.Clean{ID: id}}); err != nil {
 		return err
 	}
-	key := r.fsm.Ring().Key(id)
-	if key == nil || r.fsm.Restores() != restores {
+	key := r.FSM.Ring().Key(id)
+	if key == nil || r.FSM.Restores() != restores {
 		return nil // look again
 	}
 	r.tell("nothing is sealed under the key any more", id)
-	return r.propose(ctx, meta.Command{Deprecate: &meta.Deprecate{ID: id, Clean: key.Clean}})
+	return r.Propose(ctx, meta.Command{Deprecate: &meta.Deprecate{ID: id, Clean: key.Clean}})
 }

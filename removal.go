@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
@@ -31,8 +32,8 @@ type RemoveOptions struct {
 // remover removes keys, and knows which of them are removed for good.
 type remover struct {
 	*server
-	clocks     *clocks
-	confirming *confirming
+	clocks     *local.Clocks
+	confirming *local.Confirming
 	rekeyer    *rekeyer
 }
 
@@ -75,7 +76,7 @@ func untilRemoved(o RemoveOptions, begin func() (moving bool, err error), gone f
 // whether that has begun. Then the leader removes the key of its own accord, and WaitRemoved waits for it, on any
 // server. With RemoveOptions.Now, call StartRemoval again after that. Leader only.
 func (k *Keyring) StartRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
-	return gate.Through(ctx, &k.gate, func(ctx context.Context) (bool, error) { return k.remover.beginRemoval(ctx, id, o) })
+	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (bool, error) { return k.remover.beginRemoval(ctx, id, o) })
 }
 
 // WaitRemoved waits, on any server, until this one knows that a key is removed whose removal the leader has begun. It
@@ -87,12 +88,12 @@ func (k *Keyring) WaitRemoved(ctx context.Context, id KeyID) error {
 // beginRemoval removes a key, or reports that its data is being moved first, after which the leader
 // removes it of its own accord.
 func (r *remover) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
-	if err := r.leading(); err != nil {
+	if err := r.Leading(); err != nil {
 		return false, err
 	}
 	options := plan.RemoveOptions{Force: o.Force, Now: o.Now, HasData: r.cfg.Data != nil}
 	for {
-		ring := r.fsm.Ring()
+		ring := r.FSM.Ring()
 		removal := plan.DecideRemoval(ring, id, options)
 		var err error
 		switch removal {
@@ -104,11 +105,11 @@ func (r *remover) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (
 			return false, fmt.Errorf("remove %s, which is %s: %w: Config.Data is nil", id, ring.Key(id).State, ErrNoData)
 		case plan.RemovalDone, plan.RemovalRekeying:
 		case plan.RemovalRekey:
-			err = r.propose(ctx, meta.Command{Rekey: &meta.Rekey{ID: id, Remove: true}})
+			err = r.Propose(ctx, meta.Command{Rekey: &meta.Rekey{ID: id, Remove: true}})
 		default:
 			err = r.removeNow(ctx, ring, id, options, removal)
 		}
-		if errors.Is(err, meta.ErrRefused) && r.fsm.Ring() != ring {
+		if errors.Is(err, meta.ErrRefused) && r.FSM.Ring() != ring {
 			continue // another command came first
 		}
 		if err != nil {
@@ -129,14 +130,14 @@ func (r *remover) removeNow(ctx context.Context, ring *meta.Ring, id KeyID, o pl
 	case plan.RemovalWithLoss:
 		lost = r.lostRecords(ctx, id)
 	}
-	if err := r.propose(ctx, plan.RemoveCommand(ring, id, o, r.clocks.removalTime(ctx, id))); err != nil {
+	if err := r.Propose(ctx, plan.RemoveCommand(ring, id, o, r.clocks.RemovalTime(ctx, id))); err != nil {
 		return err
 	}
 	if removal == plan.RemovalWithLoss {
 		r.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
 	}
-	r.store.NoteRemoved(id) // here before we return; elsewhere the replicator does
-	r.fsm.Notify()
+	r.Store.NoteRemoved(id) // here before we return; elsewhere the replicator does
+	r.FSM.Notify()
 	return nil
 }
 
@@ -172,15 +173,15 @@ func (r *remover) lostRecords(ctx context.Context, id KeyID) string {
 // awaitGone waits until this server knows that a key is removed. known is as for awaitKey.
 func (r *remover) awaitGone(ctx context.Context, id KeyID, known bool) error {
 	asked := known
-	err := r.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
+	err := r.AwaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
 		m := ring.Key(id)
-		known = known || m != nil || r.leading() == nil
+		known = known || m != nil || r.Leading() == nil
 		asked = asked || m != nil && m.Remove
 		switch {
 		case ring.WasRemoved(id):
 			return true, nil
 		case m == nil && known:
-			return false, fmt.Errorf("%w: %w", ErrUnknownKey, errRestored)
+			return false, fmt.Errorf("%w: %w", ErrUnknownKey, local.ErrRestored)
 		case m != nil && asked && !m.Remove:
 			return false, fmt.Errorf("it is %s and stays: raft has restored a snapshot from before its removal was asked for", m.State)
 		}
@@ -201,19 +202,19 @@ func (r *remover) awaitGone(ctx context.Context, id KeyID, known bool) error {
 
 // cleanUp does with the files of removed keys what plan says, beside the loop, and returns when
 // to look again: zero for never, if nothing changes.
-func (r *replicator) cleanUp(ctx context.Context, v view) mono.Time {
+func (r *replicator) cleanUp(ctx context.Context, v local.View) mono.Time {
 	var leftovers []plan.Leftover
 	var removed []time.Time
-	for _, l := range r.store.Leftovers(v.ring) {
+	for _, l := range r.Store.Leftovers(v.Ring) {
 		leftovers = append(leftovers, plan.Leftover{ID: l.Key, File: l.InPlace, Aside: l.Aside})
-		if t, ok := v.ring.Tombstone(l.Key); ok {
+		if t, ok := v.Ring.Tombstone(l.Key); ok {
 			removed = append(removed, t.Removed)
 		}
 	}
-	b := plan.CleanUp(v.ring, v.caughtUp, leftovers, r.cfg.Rotation.Undo, r.clocks.ringClock(v.ring, removed...))
+	b := plan.CleanUp(v.Ring, v.CaughtUp, leftovers, r.cfg.Rotation.Undo, r.clocks.RingClock(v.Ring, removed...))
 	if len(b.SetAside)+len(b.Unlink) == 0 {
 		r.cleaning.idle()
-		return r.whenShown(b.Next)
+		return r.WhenShown(b.Next)
 	}
 	if wake, wait := r.cleaning.wait(mono.Now()); wait {
 		return wake
@@ -235,7 +236,7 @@ func (r *replicator) cleanUp(ctx context.Context, v view) mono.Time {
 func (r *replicator) removeLeftovers(ctx context.Context, b plan.Cleanup) error {
 	var errs []error
 	for _, id := range b.SetAside {
-		if err := r.store.SetAside(id, r.wasRemoved); err != nil {
+		if err := r.Store.SetAside(id, r.WasRemoved); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -245,7 +246,7 @@ func (r *replicator) removeLeftovers(ctx context.Context, b plan.Cleanup) error 
 			return errors.Join(append(errs, err)...)
 		}
 		for _, id := range gone {
-			if err := r.store.Unlink(id, r.wasRemoved); err != nil {
+			if err := r.Store.Unlink(id, r.WasRemoved); err != nil {
 				errs = append(errs, err)
 			}
 		}
@@ -257,36 +258,36 @@ func (r *replicator) removeLeftovers(ctx context.Context, b plan.Cleanup) error 
 // this server has applied is not enough: a restored snapshot may have brought a key back while
 // it was cut off.
 func (r *remover) removedForGood(ctx context.Context, ids []KeyID) ([]KeyID, error) {
-	_, leader := r.raft.LeaderWithID()
+	_, leader := r.Raft.LeaderWithID()
 	switch leader {
 	case "":
-		return nil, r.fsm.NotLeader(r.raft)
+		return nil, r.FSM.NotLeader(r.Raft)
 	case r.cfg.ID:
 		return r.confirmRemoved(ctx, ids)
 	}
-	return r.toLeader.Removed(ctx, string(leader), ids)
+	return r.ToLeader.Removed(ctx, string(leader), ids)
 }
 
 // confirmRemoved says which of the keys are removed and past their undo time, on a leader that
 // a majority has just confirmed.
 func (r *remover) confirmRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error) {
-	if err := r.leading(); err != nil {
+	if err := r.Leading(); err != nil {
 		return nil, err
 	}
-	if err := r.confirming.confirm(ctx); err != nil {
+	if err := r.confirming.Confirm(ctx); err != nil {
 		return nil, err
 	}
-	if !r.clocks.comparedAsLeader() || r.clocks.known().Wrong() {
+	if !r.clocks.ComparedAsLeader() || r.clocks.Known().Wrong() {
 		return nil, nil // by a clock that is ahead, all would be past it
 	}
-	ring := r.fsm.Ring()
+	ring := r.FSM.Ring()
 	var times []time.Time
 	for _, id := range ids {
 		if t, removed := ring.Tombstone(id); removed {
 			times = append(times, t.Removed)
 		}
 	}
-	ringClock := r.clocks.ringClock(ring, times...)
+	ringClock := r.clocks.RingClock(ring, times...)
 	return slices.DeleteFunc(slices.Clone(ids), func(id KeyID) bool {
 		t, removed := ring.Tombstone(id)
 		return !removed || ringClock.UnlinkAt(t, r.cfg.Rotation.Undo).After(ringClock.Now)
@@ -299,7 +300,7 @@ func (r *remover) serveRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error
 		return nil, context.Cause(ctx)
 	}
 	if err != nil {
-		_, leader := r.raft.LeaderWithID()
+		_, leader := r.Raft.LeaderWithID()
 		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
 	return gone, nil

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -29,12 +30,12 @@ const (
 // what it holds. It is woken by the FSM and asks plan what to do.
 type replicator struct {
 	*server
-	caughtUp *caughtUp
-	clocks   *clocks
-	public   *publicKeys
+	caughtUp *local.CaughtUp
+	clocks   *local.Clocks
+	public   *local.PublicKeys
 	remover  *remover
-	reportTo func(meta.Hold) // this server, if it leads
-	refresh  func(view)      // brings what Decrypt goes by up to date
+	reportTo func(meta.Hold)  // this server, if it leads
+	refresh  func(local.View) // brings what Decrypt goes by up to date
 
 	offered  offered // to this server, and being fetched
 	pull     plan.Pull
@@ -155,16 +156,16 @@ type keySet struct {
 	caughtUp         bool
 }
 
-func (r *replicator) keySet(v view) keySet {
-	if r.counted != v.ring {
-		r.counted, r.empty = v.ring, 0
-		for _, key := range v.ring.Keys {
+func (r *replicator) keySet(v local.View) keySet {
+	if r.counted != v.Ring {
+		r.counted, r.empty = v.Ring, 0
+		for _, key := range v.Ring.Keys {
 			if isEmpty(key) {
 				r.empty++
 			}
 		}
 	}
-	return keySet{r.restores, r.store.Version(), len(v.ring.Keys), len(v.ring.Removed), r.empty, v.caughtUp}
+	return keySet{r.restores, r.Store.Version(), len(v.Ring.Keys), len(v.Ring.Removed), r.empty, v.CaughtUp}
 }
 
 // look is what the ring and the keystore say together. There may be thousands of keys, and most of what
@@ -178,14 +179,14 @@ type look struct {
 }
 
 func (r *replicator) look(ring *meta.Ring) look {
-	stored := r.store.Version()
+	stored := r.Store.Version()
 	if r.seen.ring == ring && r.seen.stored == stored {
 		return r.seen
 	}
-	lacks, unknown := r.store.Compare(ring)
+	lacks, unknown := r.Store.Compare(ring)
 	has := func(id KeyID) bool { return !lacks[id] }
 	r.seen = look{ring: ring, stored: stored, missing: plan.Missing(ring, has), unknown: unknown}
-	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.cfg.ID), r.store.ID(), has)
+	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.cfg.ID), r.Store.ID(), has)
 	return r.seen
 }
 
@@ -203,7 +204,7 @@ func (r report) equal(o report) bool {
 func (r *replicator) run(ctx context.Context) {
 	defer r.calls.Wait()
 	for {
-		changed := r.fsm.Changed()
+		changed := r.FSM.Changed()
 		timer := time.NewTimer(r.step(ctx))
 		select {
 		case <-changed:
@@ -225,9 +226,9 @@ func (r *replicator) run(ctx context.Context) {
 
 // step does what can be done now and returns how long nothing else need be.
 func (r *replicator) step(ctx context.Context) time.Duration {
-	r.restores = r.fsm.Restores()
-	v := r.caughtUp.view()
-	wake, ring := r.renew(v), v.ring
+	r.restores = r.FSM.Restores()
+	v := r.caughtUp.View()
+	wake, ring := r.renew(v), v.Ring
 	look := r.look(ring)
 	wake = earliest(wake, r.heal(ctx, v, look), r.cleanUp(ctx, v))
 	if r.paused > mono.Now() {
@@ -235,16 +236,16 @@ func (r *replicator) step(ctx context.Context) time.Duration {
 	} else {
 		wake = earliest(wake, r.fetch(ctx, ring, r.wanted(v, look.missing)))
 	}
-	wake = earliest(wake, r.report(ctx, look), r.public.compare(compared{look.ring, look.stored}))
+	wake = earliest(wake, r.report(ctx, look), r.public.Compare(local.Compared{Ring: look.ring, Stored: look.stored}))
 	if wake == 0 {
-		return idle
+		return local.Idle
 	}
-	return min(idle, max(0, mono.Until(wake)))
+	return min(local.Idle, max(0, mono.Until(wake)))
 }
 
 // renew brings the table of Decrypt up to date, or returns when it is due. It is built whole, and
 // Decrypt finds a key without it: while keys come in by the thousand it waits for some of them.
-func (r *replicator) renew(v view) mono.Time {
+func (r *replicator) renew(v local.View) mono.Time {
 	set := r.keySet(v)
 	if set == r.refreshed {
 		return 0
@@ -272,9 +273,9 @@ func earliest(times ...mono.Time) (first mono.Time) {
 // heal gets back what needs no other server: keys in memory whose file is gone, files that
 // were set aside when their key was removed, and files that appeared, or whose KEK answers
 // again. And it sees what an operator has put right. It returns when to look again.
-func (r *replicator) heal(ctx context.Context, v view, l look) mono.Time {
+func (r *replicator) heal(ctx context.Context, v local.View, l look) mono.Time {
 	missing := l.missing
-	if len(missing) == 0 && r.keks.Down() == nil && !l.unknown && !r.store.IsCurable(v.ring) {
+	if len(missing) == 0 && r.KEKs.Down() == nil && !l.unknown && !r.Store.IsCurable(v.Ring) {
 		r.healing.idle()
 		return 0
 	}
@@ -282,8 +283,8 @@ func (r *replicator) heal(ctx context.Context, v view, l look) mono.Time {
 	for _, m := range missing {
 		lacking = append(lacking, m.ID)
 	}
-	if !slices.Equal(lacking, r.lacking) || v.caughtUp != r.healed { // one that is lost for good must not slow the others
-		r.lacking, r.healed = lacking, v.caughtUp
+	if !slices.Equal(lacking, r.lacking) || v.CaughtUp != r.healed { // one that is lost for good must not slow the others
+		r.lacking, r.healed = lacking, v.CaughtUp
 		r.healing.expedite(mono.Now().Add(firstScan))
 	}
 	if r.healing.due == 0 { // most of what is missing is on its way
@@ -296,18 +297,18 @@ func (r *replicator) heal(ctx context.Context, v view, l look) mono.Time {
 	return 0
 }
 
-func (r *replicator) reread(ctx context.Context, v view, missing []*meta.Key) {
-	if len(missing) > 0 || r.keks.Down() != nil {
-		r.keks.Probe(ctx)
+func (r *replicator) reread(ctx context.Context, v local.View, missing []*meta.Key) {
+	if len(missing) > 0 || r.KEKs.Down() != nil {
+		r.KEKs.Probe(ctx)
 	}
 	restored := missing
-	if !v.caughtUp { // they may be removed all the same
+	if !v.CaughtUp { // they may be removed all the same
 		restored = nil
 	}
-	if err := r.store.Heal(ctx, v.ring, missing, restored); err != nil && ctx.Err() == nil {
+	if err := r.Store.Heal(ctx, v.Ring, missing, restored); err != nil && ctx.Err() == nil {
 		r.cfg.Logger.Error("read keystore", "error", err)
 	}
-	r.fsm.Notify() // for this loop and for WaitReady
+	r.FSM.Notify() // for this loop and for WaitReady
 }
 
 // report tells the leader what the ring does not know of this server's keys, and returns
@@ -332,14 +333,14 @@ func (r *replicator) report(ctx context.Context, l look) mono.Time {
 	}
 	r.reported, r.told = next, mono.Now()
 	r.resend = r.told.Add(min(reportRetry<<min(r.repeats.Load(), 8), maxReportRetry)) // each is an entry of raft's log
-	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.ID(), Gained: next.gained, Lost: next.lost}
+	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.Store.ID(), Gained: next.gained, Lost: next.lost}
 	if next.leader == string(r.cfg.ID) {
 		r.repeats.Add(1)
 		r.reportTo(hold)
 		return r.resend
 	}
 	r.calls.Go(func() {
-		if err := r.peers.Report(ctx, next.leader, hold); err != nil {
+		if err := r.Peers.Report(ctx, next.leader, hold); err != nil {
 			r.cfg.Logger.Debug("report held keys", "leader", next.leader, "error", err)
 			return
 		}

@@ -15,6 +15,7 @@ import (
 
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/plan"
@@ -48,7 +49,7 @@ type RotateOptions struct {
 // rotator makes new keys, for Rotate and for the leader's loop, and offers them to the other servers.
 type rotator struct {
 	*server
-	clocks  *clocks
+	clocks  *local.Clocks
 	remover *remover
 	report  func(meta.Hold) // the leader's
 
@@ -58,7 +59,7 @@ type rotator struct {
 	removals atomic.Uint64     // how many servers this one has removed from raft's configuration as the leader
 }
 
-func newRotator(s *server, c *clocks, removal *remover, report func(meta.Hold)) *rotator {
+func newRotator(s *server, c *local.Clocks, removal *remover, report func(meta.Hold)) *rotator {
 	return &rotator{
 		server: s, clocks: c, remover: removal, report: report, offers: make(chan offer),
 		creating: make(chan struct{}, 1), made: map[KeyID]knownTo{},
@@ -75,7 +76,7 @@ func newRotator(s *server, c *clocks, removal *remover, report func(meta.Hold)) 
 // that is still prepublished, is what it waits for then, in place of one more. But not if a server has been
 // removed since, which may have that key, or another server has led, or the file of that key is gone.
 func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
-	key, err := gate.Through(ctx, &k.gate, func(ctx context.Context) (Key, error) { return k.rotator.rotate(ctx, o) })
+	key, err := gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (Key, error) { return k.rotator.rotate(ctx, o) })
 	if errors.Is(err, gate.ErrLeft) {
 		err = fmt.Errorf("rotate: %w: %w", ErrNotDurable, err)
 	}
@@ -96,25 +97,25 @@ func (r *rotator) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 		return Key{}, fmt.Errorf("full rotation: %w: Config.Data is nil", ErrNoData)
 	}
 	add := meta.Add{Full: o.Full, Revoke: o.Revoke, Compromised: o.Compromised}
-	if o.Publish.After(r.now()) {
+	if o.Publish.After(r.Now()) {
 		add.Publish = o.Publish.UTC().Round(0)
 	}
 	inSteps := false
 	if o.Compromised {
-		err := r.allApply(ctx, r.fsm.Build().Needs(meta.Command{Add: &add}))
-		if inSteps = errors.As(err, new(behindError)); err != nil && (!inSteps || !add.Publish.IsZero()) {
+		err := r.AllApply(ctx, r.FSM.Build().Needs(meta.Command{Add: &add}))
+		if inSteps = errors.As(err, new(local.BehindError)); err != nil && (!inSteps || !add.Publish.IsZero()) {
 			return Key{}, fmt.Errorf("rotate after a compromise: %w", err)
 		}
 	}
 	var id KeyID
 	var err error
 	for again := true; again; {
-		ring := r.fsm.Ring()
+		ring := r.FSM.Ring()
 		if inSteps {
 			add = meta.Add{Full: true, Revoke: signed(ring)}
 		}
 		id, err = r.pendingOrNew(ctx, add)
-		again = inSteps && errors.Is(err, meta.ErrRefused) && r.fsm.Ring() != ring // one has gone meanwhile
+		again = inSteps && errors.Is(err, meta.ErrRefused) && r.FSM.Ring() != ring // one has gone meanwhile
 	}
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
@@ -140,7 +141,7 @@ func signed(ring *meta.Ring) (ids []KeyID) {
 // compromise does by itself where every server knows of it. A crash leaves some of them without that, which
 // the next rotation of this kind makes good.
 func (r *rotator) removeOthers(ctx context.Context, id KeyID) error {
-	for _, key := range r.fsm.Ring().Keys {
+	for _, key := range r.FSM.Ring().Keys {
 		if key.ID == id || key.State == meta.StatePrepublished || key.State == meta.StateActive {
 			continue
 		}
@@ -160,14 +161,14 @@ func (r *rotator) pendingOrNew(ctx context.Context, add meta.Add) (KeyID, error)
 		return KeyID{}, context.Cause(ctx)
 	}
 	defer func() { <-r.creating }()
-	now := knownTo{r.raft.CurrentTerm(), r.removals.Load(), r.fsm.Restores()}
-	for _, key := range plan.SameRotation(r.fsm.Ring(), add, r.cfg.Tokens.Algorithm, r.now()) {
-		if r.made[key.ID] == now && r.store.Holds(key) {
+	now := knownTo{r.Raft.CurrentTerm(), r.removals.Load(), r.FSM.Restores()}
+	for _, key := range plan.SameRotation(r.FSM.Ring(), add, r.cfg.Tokens.Algorithm, r.Now()) {
+		if r.made[key.ID] == now && r.Store.Holds(key) {
 			return key.ID, nil
 		}
 	}
 	id, err := r.create(ctx, add)
-	ring := r.fsm.Ring()
+	ring := r.FSM.Ring()
 	maps.DeleteFunc(r.made, func(id KeyID, then knownTo) bool {
 		m := ring.Key(id)
 		return then != now || m != nil && m.State != meta.StatePrepublished
@@ -182,10 +183,10 @@ type knownTo struct{ term, removals, restores uint64 }
 
 // mayRotate reports whether this server is a leader that is ready.
 func (r *rotator) mayRotate() error {
-	if err := r.leading(); err != nil {
+	if err := r.Leading(); err != nil {
 		return err
 	}
-	if r.fsm.Ring().Active() == nil {
+	if r.FSM.Ring().Active() == nil {
 		return ErrNotReady
 	}
 	return nil
@@ -193,10 +194,10 @@ func (r *rotator) mayRotate() error {
 
 // ActiveKey returns the metadata of the active key, as this server knows it. Before the first one it is ErrNotReady.
 func (k *Keyring) ActiveKey() (Key, error) {
-	if err := k.gate.Err(); err != nil {
+	if err := k.server.Gate.Err(); err != nil {
 		return Key{}, err
 	}
-	active := k.fsm.Ring().Active()
+	active := k.server.FSM.Ring().Active()
 	if active == nil {
 		return Key{}, ErrNotReady
 	}
@@ -205,7 +206,7 @@ func (k *Keyring) ActiveKey() (Key, error) {
 
 // mayRevoke asks what the FSM will, before there is a key file that nobody needs.
 func (r *rotator) mayRevoke(ids []KeyID) error {
-	ring := r.fsm.Ring()
+	ring := r.FSM.Ring()
 	for _, id := range ids {
 		switch key := ring.Key(id); {
 		case key == nil:
@@ -219,17 +220,17 @@ func (r *rotator) mayRevoke(ids []KeyID) error {
 
 // Leading is nil on a leader that has applied the barrier of its term: what is leader only can be done here. Else the
 // error matches ErrNotLeader and names the leader, or matches ErrNotReady.
-func (k *Keyring) Leading() error { return k.leading() }
+func (k *Keyring) Leading() error { return k.server.Leading() }
 
 // WaitRotated waits for a key that Rotate has made, on any server: until it is active or, if it was to be published
 // later, prepublished and held by a majority of the voters. This server need not have heard of the key yet: another
 // server that leads has. Errors are those of Rotate, and ErrUnknownKey if the key was dropped or removed.
 func (k *Keyring) WaitRotated(ctx context.Context, id KeyID) (Key, error) {
-	return gate.Through(ctx, &k.gate, func(ctx context.Context) (Key, error) {
+	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (Key, error) {
 		seen, active := false, true
-		return k.awaitKey(ctx, id, func(m *meta.Key) bool {
+		return k.server.awaitKey(ctx, id, func(m *meta.Key) bool {
 			if !seen {
-				seen, active = true, !m.Publish.After(k.now())
+				seen, active = true, !m.Publish.After(k.server.Now())
 			}
 			return active
 		}, false)
@@ -239,15 +240,15 @@ func (k *Keyring) WaitRotated(ctx context.Context, id KeyID) (Key, error) {
 // awaitKey waits until the new key is active or, if it need not be, held by a majority. known says that
 // this server has applied what made it; if not, it follows, and that is on its way.
 func (s *server) awaitKey(ctx context.Context, id KeyID, active func(*meta.Key) bool, known bool) (key Key, err error) {
-	err = s.awaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
+	err = s.AwaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
 		m := ring.Key(id)
-		known = known || m != nil || s.leading() == nil
+		known = known || m != nil || s.Leading() == nil
 		switch {
 		case m == nil && ring.WasRemoved(id):
 			return false, fmt.Errorf("it was dropped: %w", ErrUnknownKey)
 		case m == nil && known:
-			return false, fmt.Errorf("%w: %w", ErrUnknownKey, errRestored)
-		case m == nil, m.State == meta.StatePrepublished && (active(m) || !plan.Majority(currentVoters(s.raft), m.Holders)):
+			return false, fmt.Errorf("%w: %w", ErrUnknownKey, local.ErrRestored)
+		case m == nil, m.State == meta.StatePrepublished && (active(m) || !plan.Majority(local.Voters(s.Raft), m.Holders)):
 			return false, nil
 		}
 		key = keyOf(m)
@@ -279,21 +280,21 @@ func (r *rotator) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	id := newKeyID()
 	add.Key = meta.NewKey{
 		ID: id, Algorithm: r.cfg.Tokens.Algorithm, Public: public,
-		Check: secret.Check(id, r.cfg.Tokens.Algorithm), Created: r.clocks.timeToWrite(ctx),
+		Check: secret.Check(id, r.cfg.Tokens.Algorithm), Created: r.clocks.TimeToWrite(ctx),
 	}
-	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.store.ID(), Gained: []KeyID{id}}
+	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.Store.ID(), Gained: []KeyID{id}}
 	cmds := []meta.Command{{Add: &add}, {Hold: &hold}}
-	_, err = r.fsm.Encode(ctx, cmds) // before there is a file that nobody needs
+	_, err = r.FSM.Encode(ctx, cmds) // before there is a file that nobody needs
 	if err == nil {
-		_, err = r.fsm.Ring().Apply(math.MaxUint64, cmds)
+		_, err = r.FSM.Ring().Apply(math.MaxUint64, cmds)
 	}
 	if err != nil {
 		return KeyID{}, err
 	}
-	err = r.store.Put(ctx, keystore.Key{ID: id, Algorithm: add.Key.Algorithm, Check: add.Key.Check, Created: add.Key.Created, Secret: secret})[0]
+	err = r.Store.Put(ctx, keystore.Key{ID: id, Algorithm: add.Key.Algorithm, Check: add.Key.Check, Created: add.Key.Created, Secret: secret})[0]
 	if err != nil {
-		r.store.Discard(id)
-		r.fsm.Notify() // the replicator sees to a KEK that does not answer
+		r.Store.Discard(id)
+		r.FSM.Notify() // the replicator sees to a KEK that does not answer
 		return KeyID{}, err
 	}
 	added := make(chan struct{})
@@ -303,7 +304,7 @@ func (r *rotator) create(ctx context.Context, add meta.Add) (KeyID, error) {
 	case <-ctx.Done(): // it is closed; or else the others have the key by replication
 	}
 	// There is a file now: nothing is asked again that could fail, as rotate has asked for what needs a newer build.
-	return id, r.fsm.Propose(context.WithoutCancel(ctx), r.raft, cmds)
+	return id, r.FSM.Propose(context.WithoutCancel(ctx), r.Raft, cmds)
 }
 
 // offer is a key that the leader is about to add, before the other servers hear of it from raft: an idle leader's
@@ -321,7 +322,7 @@ func (r *rotator) run(ctx context.Context) {
 	for {
 		select {
 		case o := <-r.offers:
-			for _, server := range servers(r.raft) {
+			for _, server := range local.ServerIDs(r.Raft) {
 				if server != string(r.cfg.ID) {
 					calls.Go(func() { r.offer(ctx, server, o) })
 				}
@@ -333,7 +334,7 @@ func (r *rotator) run(ctx context.Context) {
 }
 
 func (r *rotator) offer(ctx context.Context, server string, o offer) {
-	held, err := r.peers.Offer(ctx, server, o.key, max(r.barrier.Load(), r.fsm.ConfigurationAt()))
+	held, err := r.Peers.Offer(ctx, server, o.key, max(r.Barrier.Load(), r.FSM.ConfigurationAt()))
 	if err != nil || len(held.Keys) == 0 {
 		return
 	}

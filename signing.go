@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
 )
@@ -44,9 +45,9 @@ func (k *Keyring) Sign(claims ...any) (token string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
 	}
-	policy := k.cfg.Tokens
+	policy := k.server.cfg.Tokens
 	payload, err := jwt.Complete(object, jwt.Defaults{
-		Issuer: policy.Issuer, ID: rand.Text(), Now: k.now(), MaxTTL: policy.MaxTTL, Leeway: policy.Leeway,
+		Issuer: policy.Issuer, ID: rand.Text(), Now: k.server.Now(), MaxTTL: policy.MaxTTL, Leeway: policy.Leeway,
 	})
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
@@ -63,7 +64,7 @@ func (k *Keyring) Sign(claims ...any) (token string, err error) {
 }
 
 func (c *ciphers) signWith(s *sealing, payload []byte) (string, error) {
-	signer, err := c.store.Signer(s.id, s.check)
+	signer, err := c.Store.Signer(s.id, s.check)
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
 	}
@@ -114,7 +115,7 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 	if len(want.Audience) == 0 {
 		return errors.New("verify: Expect has no Audience")
 	}
-	at := k.now()
+	at := k.server.Now()
 	keys := k.verifier.keys(at)
 	payload, key, err := jwt.Open(token, keys)
 	if errors.Is(err, jwt.ErrUnknownKey) {
@@ -132,8 +133,8 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 	registered, err := jwt.ParseClaims(payload)
 	if err == nil {
 		err = registered.Check(jwt.Want{
-			Issuer: k.cfg.Tokens.Issuer, Audience: want.Audience, Subject: want.Subject,
-			Foreign: want.Nomad && keys.adopted[key], Now: at, Leeway: k.cfg.Tokens.Leeway,
+			Issuer: k.server.cfg.Tokens.Issuer, Audience: want.Audience, Subject: want.Subject,
+			Foreign: want.Nomad && keys.adopted[key], Now: at, Leeway: k.server.cfg.Tokens.Leeway,
 		})
 	}
 	if err != nil {
@@ -154,8 +155,8 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 // verifier knows the keys whose tokens verify.
 type verifier struct {
 	*server
-	caughtUp *caughtUp
-	public   *publicKeys
+	caughtUp *local.CaughtUp
+	public   *local.PublicKeys
 	current  atomic.Pointer[tokenKeys] // nil before the first use
 }
 
@@ -189,11 +190,11 @@ func (t *tokenKeys) WithID(kid string) (*jwt.Key, error) {
 
 // keys returns the keys whose tokens verify at that time.
 func (v *verifier) keys(at time.Time) *tokenKeys {
-	ring, t := v.fsm.Ring(), v.current.Load()
+	ring, t := v.FSM.Ring(), v.current.Load()
 	if t == nil {
 		t = &tokenKeys{}
 	}
-	if t.ring != ring || t.version != v.public.version.Load() || at.Before(t.from) || !at.Before(t.until) {
+	if t.ring != ring || t.version != v.public.Version.Load() || at.Before(t.from) || !at.Before(t.until) {
 		t = v.read(ring, at, t)
 		v.current.Store(t)
 	}
@@ -203,7 +204,7 @@ func (v *verifier) keys(at time.Time) *tokenKeys {
 // keysAgain is keys for a token whose key was not among those before: that is unknown only if it is
 // not among these either. The error matches ErrNotReady: this server may be behind.
 func (v *verifier) keysAgain(at time.Time, before *tokenKeys) (*tokenKeys, error) {
-	if err := v.caughtUp.behind(); err != nil {
+	if err := v.caughtUp.Behind(); err != nil {
 		return before, err
 	}
 	return v.keys(at), nil
@@ -213,7 +214,7 @@ func (v *verifier) keysAgain(at time.Time, before *tokenKeys) (*tokenKeys, error
 // material here, is left out, and takes no other with it.
 func (v *verifier) read(ring *meta.Ring, at time.Time, before *tokenKeys) *tokenKeys {
 	t := &tokenKeys{
-		ring: ring, version: v.public.version.Load(), from: at, until: at.Add(idle),
+		ring: ring, version: v.public.Version.Load(), from: at, until: at.Add(local.Idle),
 		byID: map[KeyID]*jwt.Key{}, byHeader: map[string]*jwt.Key{}, adopted: map[*jwt.Key]bool{},
 	}
 	var inOrder []*jwt.Key
@@ -241,7 +242,7 @@ func (v *verifier) read(ring *meta.Ring, at time.Time, before *tokenKeys) *token
 }
 
 func (v *verifier) readKey(m *meta.Key) *jwt.Key {
-	if agrees, known := v.public.agrees(m); known && !agrees {
+	if agrees, known := v.public.Agrees(m); known && !agrees {
 		return nil // compare says so
 	}
 	key, err := jwt.NewKey(m.ID.String(), m.Algorithm, m.Public)
@@ -280,22 +281,22 @@ func (k *Keyring) JWKS() []byte {
 	if err != nil {
 		return nil
 	}
-	return bytes.Clone(k.verifier.keys(k.now()).document().body)
+	return bytes.Clone(k.verifier.keys(k.server.Now()).document().body)
 }
 
 // jwksAge is for how long the JWKS may be cached. The error says that this server has none to show. Ask
 // it before the ring is read.
 func (v *verifier) jwksAge() (time.Duration, error) {
-	if err := v.caughtUp.outdated(); err != nil {
+	if err := v.caughtUp.Outdated(); err != nil {
 		return 0, err
 	}
-	silence := v.silence()
-	if !v.isLost(silence) {
+	silence := v.Silence()
+	if !v.IsLost(silence) {
 		silence = 0
 	}
-	age, ok := plan.MaxAge(v.fsm.Ring(), v.cfg.policy(), silence)
+	age, ok := plan.MaxAge(v.FSM.Ring(), v.cfg.policy(), silence)
 	if !ok {
-		return 0, lost(silence)
+		return 0, local.LostLeader(silence)
 	}
 	return age, nil
 }
@@ -315,7 +316,7 @@ func (v *verifier) jwksAge() (time.Duration, error) {
 // hour, or RotationPolicy.Lead if that is less, it answers 503 too: a key may have been revoked
 // elsewhere, or have begun to sign.
 func (k *Keyring) WellKnown() http.Handler {
-	discovery := newDiscovery(k.cfg.Tokens.Issuer)
+	discovery := newDiscovery(k.server.cfg.Tokens.Issuer)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathJWKS, func(w http.ResponseWriter, r *http.Request) {
 		age, err := k.verifier.jwksAge()
@@ -323,14 +324,14 @@ func (k *Keyring) WellKnown() http.Handler {
 			unavailable(w)
 			return
 		}
-		serveDocument(w, r, "application/jwk-set+json", age, k.verifier.keys(k.now()).document())
+		serveDocument(w, r, "application/jwk-set+json", age, k.verifier.keys(k.server.Now()).document())
 	})
 	mux.HandleFunc("GET "+pathDiscovery, func(w http.ResponseWriter, r *http.Request) {
-		if k.cfg.Tokens.Issuer == "" {
+		if k.server.cfg.Tokens.Issuer == "" {
 			http.Error(w, "no issuer is configured: TokenPolicy.Issuer is empty", http.StatusNotFound)
 			return
 		}
-		age, _ := plan.MaxAge(k.fsm.Ring(), k.cfg.policy(), 0) // it is of the configuration, and never stale
+		age, _ := plan.MaxAge(k.server.FSM.Ring(), k.server.cfg.policy(), 0) // it is of the configuration, and never stale
 		serveDocument(w, r, "application/json", age, discovery)
 	})
 	mux.HandleFunc("OPTIONS "+pathJWKS, preflight)

@@ -16,6 +16,7 @@ import (
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -79,23 +80,23 @@ type LastBackup struct {
 
 // Status tells how the keyring is, as far as this server knows. It does no I/O.
 func (k *Keyring) Status(ctx context.Context) (Status, error) {
-	_, done, err := k.gate.Enter(ctx)
+	_, done, err := k.server.Gate.Enter(ctx)
 	if err != nil {
 		return Status{}, err
 	}
 	defer done()
-	v := k.caughtUp.view()
+	v := k.caughtUp.View()
 	s := k.statusOf(v)
-	s.Keys = keysOf(v.ring)
+	s.Keys = keysOf(v.Ring)
 	return s, nil
 }
 
 // statusOf is Status without Keys, which have to be parsed.
-func (k *Keyring) statusOf(v view) Status { return k.overview(v).status() }
+func (k *Keyring) statusOf(v local.View) Status { return k.overview(v).status() }
 
 // overview is what the parts of a server say of themselves, one after the other. Status is made of it alone.
 type overview struct {
-	view
+	local.View
 	now time.Time
 	at  mono.Time
 
@@ -111,9 +112,9 @@ type overview struct {
 	signer   BackupSigner
 	keks     []KEKStatus
 	inline   bool // one of them is InlineKEK
-	clocks   clocksStatus
+	clocks   local.ClocksStatus
 	waits    leaderStatus
-	watch    watchStatus
+	watch    local.WatchStatus
 	rekeying []RekeyProgress
 	failures map[string]error // of fetches, by server
 
@@ -132,30 +133,30 @@ type raftStatus struct {
 	patience    time.Duration // longer than which no election takes
 }
 
-func (k *Keyring) overview(v view) overview {
-	_, leader := k.raft.LeaderWithID()
+func (k *Keyring) overview(v local.View) overview {
+	_, leader := k.server.Raft.LeaderWithID()
 	o := overview{
-		view: v, now: k.now(), at: mono.Now(), id: k.cfg.ID, leader: leader,
-		servers: k.raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
-		policy: k.cfg.policy(), tokens: k.cfg.tokens(), noData: k.cfg.Data == nil,
-		raft: k.raftStatus(), keystore: k.store.Report(v.ring), signer: k.backupSigner(v.ring.Active()),
-		keks: keksStatus(k.keks.Status()), inline: k.keks.HasInline(), clocks: k.clocks.status(v.ring),
-		waits: k.leader.status(v.ring), watch: k.watch.status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.ring)),
-		failures: k.replicator.status(), wrongPublic: k.public.status(),
+		View: v, now: k.server.Now(), at: mono.Now(), id: k.server.cfg.ID, leader: leader,
+		servers: k.server.Raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
+		policy: k.server.cfg.policy(), tokens: k.server.cfg.tokens(), noData: k.server.cfg.Data == nil,
+		raft: k.raftStatus(), keystore: k.server.Store.Report(v.Ring), signer: k.backupSigner(v.Ring.Active()),
+		keks: keksStatus(k.server.KEKs.Status()), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
+		waits: k.leader.status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
+		failures: k.replicator.status(), wrongPublic: k.public.Status(),
 	}
-	if k.cfg.Problems != nil {
-		o.host = k.cfg.Problems()
+	if k.server.cfg.Problems != nil {
+		o.host = k.server.cfg.Problems()
 	}
 	return o
 }
 
 func (k *Keyring) raftStatus() raftStatus {
 	s := raftStatus{
-		incomplete: k.fsm.Complete(), unfed: k.fsm.Fed(k.raft), behind: k.caughtUp.err(),
-		lastContact: k.raft.LastContact(), silence: k.silence(), patience: k.lostAfter(),
+		incomplete: k.server.FSM.Complete(), unfed: k.server.FSM.Fed(k.server.Raft), behind: k.caughtUp.Err(),
+		lastContact: k.server.Raft.LastContact(), silence: k.server.Silence(), patience: k.server.LostAfter(),
 	}
-	if k.raft.State() == raft.Leader {
-		s.lastContact = k.now()
+	if k.server.Raft.State() == raft.Leader {
+		s.lastContact = k.server.Now()
 	}
 	return s
 }
@@ -163,21 +164,21 @@ func (k *Keyring) raftStatus() raftStatus {
 // status makes the Status of it, without Keys.
 func (o overview) status() Status {
 	s := Status{
-		ID: o.id, Leader: o.leader, Servers: o.servers, Ready: o.ready, CaughtUp: o.caughtUp,
-		LastBackup:   LastBackup{o.ring.Backup.Index, o.ring.Backup.Time, o.ring.Backup.Digest},
-		NextRotation: plan.NextRotation(o.clocks.ringClock.Correct(o.ring), o.policy),
+		ID: o.id, Leader: o.leader, Servers: o.servers, Ready: o.ready, CaughtUp: o.CaughtUp,
+		LastBackup:   LastBackup{o.Ring.Backup.Index, o.Ring.Backup.Time, o.Ring.Backup.Digest},
+		NextRotation: plan.NextRotation(o.clocks.RingClock.Correct(o.Ring), o.policy),
 		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
-		Orphans: plan.Orphans(o.ring, o.caughtUp, o.keystore.Files), OnOldKEKs: o.keystore.OnOldKEKs,
+		Orphans: plan.Orphans(o.Ring, o.CaughtUp, o.keystore.Files), OnOldKEKs: o.keystore.OnOldKEKs,
 		KEKs: o.keks, BackupSigner: o.signer,
 	}
-	if active := o.ring.Active(); active != nil {
+	if active := o.Ring.Active(); active != nil {
 		s.Active = active.ID
 	}
 	if !o.raft.lastContact.IsZero() {
 		s.LastContact = o.raft.lastContact.UTC().Round(0)
 	}
-	for _, m := range plan.Needed(o.ring, votersOf(o.servers)) {
-		if o.caughtUp && m.CreateIndex > o.ring.Backup.Index {
+	for _, m := range plan.Needed(o.Ring, local.VotersOf(o.servers)) {
+		if o.CaughtUp && m.CreateIndex > o.Ring.Backup.Index {
 			s.NoBackup = append(s.NoBackup, m.ID)
 		}
 	}
@@ -304,10 +305,10 @@ func date(t time.Time, none string) string {
 // EncodeStatus returns the leader's Status in bytes, for DecodeStatus on the server that has asked for it. Keys and
 // NoBackup are not in it. Leader only.
 func (k *Keyring) EncodeStatus() ([]byte, error) {
-	if err := k.leading(); err != nil {
+	if err := k.server.Leading(); err != nil {
 		return nil, err
 	}
-	s := k.statusOf(k.caughtUp.view())
+	s := k.statusOf(k.caughtUp.View())
 	s.NoBackup = nil
 	return packStatus(s)
 }
@@ -315,15 +316,15 @@ func (k *Keyring) EncodeStatus() ([]byte, error) {
 // DecodeStatus returns the leader's Status from what its EncodeStatus has returned, of an older or newer build too.
 // Keys and NoBackup are as this server has them. The bytes may come from a server that lies.
 func (k *Keyring) DecodeStatus(b []byte) (Status, error) {
-	if err := k.gate.Err(); err != nil {
+	if err := k.server.Gate.Err(); err != nil {
 		return Status{}, err
 	}
 	s, err := unpackStatus(b)
 	if err != nil {
 		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
 	}
-	v := k.caughtUp.view()
-	s.Keys, s.NoBackup = keysOf(v.ring), k.statusOf(v).NoBackup
+	v := k.caughtUp.View()
+	s.Keys, s.NoBackup = keysOf(v.Ring), k.statusOf(v).NoBackup
 	return s, nil
 }
 

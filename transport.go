@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
-	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
 
@@ -51,8 +51,8 @@ type Transport interface {
 // answer goes back as it is; the error, which matches ErrClosed or is about ctx, means that
 // there is none.
 func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error) {
-	return gate.Through(ctx, &k.gate, func(ctx context.Context) ([]byte, error) {
-		if !slices.Contains(servers(k.raft), string(from)) {
+	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) ([]byte, error) {
+		if !slices.Contains(local.ServerIDs(k.server.Raft), string(from)) {
 			return (&peer.Refusal{Code: peer.NotMember}).Encode()
 		}
 		return k.handlers().Answer(ctx, string(from), request)
@@ -62,52 +62,16 @@ func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []b
 // handlers say what this server answers to each kind of request.
 func (k *Keyring) handlers() peer.Handlers {
 	return peer.Handlers{
-		Self:    string(k.cfg.ID),
-		Cluster: func() meta.ClusterID { return k.fsm.Ring().Cluster },
-		Hello:   k.serveHello,
-		Fetch:   k.serveFetch,
+		Self:    string(k.server.cfg.ID),
+		Cluster: func() meta.ClusterID { return k.server.FSM.Ring().Cluster },
+		Hello:   k.server.ServeHello,
+		Fetch:   k.server.ServeFetch,
 		Report:  k.leader.serveReport,
-		Held:    k.heldHere,
+		Held:    k.server.HeldHere,
 		Offer:   k.replicator.takeOffer,
 		Removed: k.remover.serveRemoved,
-		State:   k.confirming.state,
+		State:   k.confirming.State,
 	}
-}
-
-// serveFetch hands out the material of keys that are held here and were not removed. A key that the ring
-// does not know is handed out by a leader alone, which may be about to add it: a server that is behind may
-// take one for a member that was removed before the key was made.
-func (s *server) serveFetch(ids []KeyID) ([]peer.Secret, error) {
-	leads := s.leading() == nil // first: then the ring has at least what the barrier had
-	ring := s.fsm.Ring()
-	var secrets []peer.Secret
-	for _, id := range ids {
-		a, ok := s.store.Copy(id)
-		if !ok {
-			continue
-		}
-		if key := ring.Key(id); !ring.WasRemoved(id) && (key == nil && leads || key != nil && key.Check == a.Check) {
-			secrets = append(secrets, peer.NewSecret(id, a.Check, a.Secret.Encode()))
-		}
-		a.Secret.Wipe()
-	}
-	return secrets, nil
-}
-
-// serveHello tells of keys that the ring does not know, and of files that wait, to nobody but the leader, who
-// asks for them. Before this server has heard who leads it does not answer: none may be left out. A leader of
-// an older build can't be told that files wait: it is to ask again until it need not be, or has made a key.
-func (s *server) serveHello(from string, q peer.HelloRequest) (*peer.Hello, error) {
-	h := s.hello()
-	_, leader := s.raft.LeaderWithID()
-	unasked := h.Waiting != nil && !q.Waiting
-	if (len(h.Orphans) > 0 || h.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(s.fsm.Ring()) {
-		return nil, &peer.Refusal{Code: peer.NotReady}
-	}
-	if unasked {
-		h.Waiting = nil
-	}
-	return h, nil
 }
 
 // ServerTLS returns a configuration for the listener of a host's own Transport, and for that of its

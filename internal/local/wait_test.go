@@ -1,4 +1,4 @@
-package keyring
+package local_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/fsm"
+	"example.com/keyring/internal/local"
 )
 
 // TestPauseEnds with the time, and says so when the context has ended.
@@ -15,12 +16,12 @@ func TestPauseEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b fsm.Bell
 		began := time.Now()
-		if !pause(t.Context(), b.Wait(), time.Second) || time.Since(began) != time.Second {
+		if !local.Pause(t.Context(), b.Wait(), time.Second) || time.Since(began) != time.Second {
 			t.Errorf("a pause of a second took %v", time.Since(began))
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if pause(ctx, b.Wait(), time.Second) {
+		if local.Pause(ctx, b.Wait(), time.Second) {
 			t.Error("the context has ended, and there is reason to go on")
 		}
 	})

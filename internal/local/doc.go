@@ -1,0 +1,20 @@
+// Package local is one server of the cluster, as its own keyring sees it: what it is, what raft has told it, what it
+// holds, and what it learns from the others by asking them. [Server] is what every part of a keyring knows. The other
+// types each know one thing more, and own it: [CaughtUp], [Confirming], [Clocks], [Watch], [PublicKeys].
+package local
+
+import (
+	"bytes"
+	"errors"
+
+	"example.com/keyring/internal/meta"
+)
+
+// Errors that callers of the keyring branch on: the root documents them.
+var (
+	ErrNotMember  = errors.New("not a member of the cluster")
+	ErrUnknownKey = errors.New("unknown key")
+	ErrKeyMissing = errors.New("key material missing on this server")
+)
+
+func compareIDs(a, b meta.KeyID) int { return bytes.Compare(a[:], b[:]) }

@@ -1,0 +1,141 @@
+package local
+
+// What a leader knows of the other servers: who does not answer, who is behind, who lacks the active key.
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// Watch is what a leader knows of the other servers, for Status: who does not answer raft, who gets no
+// further in its log, and who lacks the active key. It is of the leader's term, and forgotten after it.
+type Watch struct {
+	*Server
+
+	mu sync.Mutex // guards below
+	WatchStatus
+}
+
+func NewWatch(s *Server) *Watch { return &Watch{Server: s} }
+
+// Silence is since when a server has not answered raft's heartbeats.
+type Silence struct {
+	Heard time.Time // the last answer, or the begin of the term
+	Since mono.Time // the first failure
+}
+
+// Observed takes in what raft tells of its heartbeats, in a goroutine of raft's.
+func (w *Watch) Observed(data any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch o := data.(type) {
+	case raft.FailedHeartbeatObservation:
+		if _, known := w.Silent[string(o.PeerID)]; !known {
+			w.Silent = Set(w.Silent, string(o.PeerID), Silence{o.LastContact.UTC().Round(0), mono.Now()})
+		}
+	case raft.ResumedHeartbeatObservation:
+		delete(w.Silent, string(o.PeerID))
+	case raft.PeerObservation:
+		delete(w.Silent, string(o.Peer.ID))
+		delete(w.Progress, string(o.Peer.ID))
+		delete(w.Lacks, string(o.Peer.ID))
+	case raft.RaftState: // a new term, or none
+		w.Silent, w.Progress, w.Lacks = nil, nil, nil
+	}
+}
+
+// Answers reports whether a server answers raft's heartbeats, as far as this leader knows.
+func (w *Watch) Answers(server string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, silent := w.Silent[server]
+	return !silent
+}
+
+// Holders takes in which of the servers hold the active key, by the ring.
+func (w *Watch) Holders(ring *meta.Ring, servers []string) {
+	active := ring.Active()
+	if active == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if active.ID != w.Active {
+		w.Active, w.Lacks = active.ID, nil
+	}
+	for _, s := range servers {
+		switch since := w.Lacks[s]; {
+		case active.HeldBy(s):
+			delete(w.Lacks, s)
+		case since == 0:
+			w.Lacks = Set(w.Lacks, s, mono.Now())
+		}
+	}
+}
+
+// heard takes in a server's answer.
+func (w *Watch) heard(server string, applied, committed uint64, at time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.Progress = Set(w.Progress, server, w.Progress[server].Heard(applied, committed, at))
+}
+
+// every is the time between two questions to the other servers how far they are: a minute, or more where
+// raft itself takes its time.
+func (w *Watch) every() time.Duration {
+	return max(time.Minute, 60*w.Raft.ReloadableConfig().HeartbeatTimeout)
+}
+
+// Run asks the other servers now and then how far they are, while this server leads.
+func (w *Watch) Run(ctx context.Context) {
+	ticks := time.NewTicker(w.every())
+	defer ticks.Stop()
+	for {
+		select {
+		case <-ticks.C:
+		case <-ctx.Done():
+			return
+		}
+		if w.Leading() == nil {
+			w.askOthers(ctx)
+		}
+	}
+}
+
+func (w *Watch) askOthers(ctx context.Context) {
+	term := w.Term.Load()
+	others := slices.DeleteFunc(ServerIDs(w.Raft), func(s string) bool { return s == string(w.ID) })
+	answers := peer.All(ctx, others, func(ctx context.Context, server string) (*peer.StateAnswer, error) {
+		return w.Peers.State(ctx, server, peer.StateRequest{})
+	}, nil)
+	committed := w.Raft.CommitIndex()
+	if !w.Leads(term) {
+		return
+	}
+	for server, a := range answers {
+		w.heard(server, a.Applied, committed, w.Now())
+	}
+}
+
+// WatchStatus is what a leader knows of the other servers at one moment, by server.
+type WatchStatus struct {
+	Silent   map[string]Silence
+	Progress map[string]plan.Progress
+	Active   meta.KeyID           // the active key
+	Lacks    map[string]mono.Time // since when a server has not been among its holders
+}
+
+func (w *Watch) Status() WatchStatus {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return WatchStatus{maps.Clone(w.Silent), maps.Clone(w.Progress), w.Active, maps.Clone(w.Lacks)}
+}
