@@ -281,23 +281,3 @@ func TestBackupIsRefused(t *testing.T) {
 		t.Errorf("%d bytes are written", out.Len())
 	}
 }
-
-// TestBackupWithoutEveryKeyIsRefused: there is a snapshot, and no material of one of its keys.
-func TestBackupWithoutEveryKeyIsRefused(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		v, restore, _ := lostCluster(t)
-		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
-		restore(keyringtest.Ready(t, c))
-		var out bytes.Buffer
-		_, err := c.Leader().Keyring.Backup(t.Context(), &out, kektest.Identity(t).Recipient())
-		if !errors.Is(err, keyring.ErrKeyMissing) || out.Len() > 0 {
-			t.Errorf("%v, and %d bytes", err, out.Len())
-		}
-		for _, c := range v.Sealed {
-			if id, _ := keyring.CiphertextKeyID(c); !strings.Contains(fmt.Sprint(err), id.String()) {
-				t.Errorf("%v: it does not name %s", err, id)
-			}
-		}
-	})
-}

@@ -104,7 +104,7 @@ func TestDeprecatedKeyOpensNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		rc.Rotate(keyring.RotateOptions{})
-		restore := snapshot(t, leader)
+		restore := keyringtest.TakeSnapshot(t, leader)
 		rc.Rotate(keyring.RotateOptions{Full: true})
 		opens := func(when string) {
 			t.Helper()

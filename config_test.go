@@ -111,6 +111,11 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 	}
 }
 
+const (
+	day  = 24 * time.Hour
+	year = 365 * day
+)
+
 // durations are the times of a configuration, by the names that errors call them, and the longest that each may be.
 var durations = map[string]struct {
 	of      func(*keyring.Config) *time.Duration

@@ -96,7 +96,7 @@ func TestAnswersFromBeforeARestoreDecideNothing(t *testing.T) {
 					t.Fatal(err)
 				}
 				keyringtest.AwaitKeys(t, c)
-				restore := snapshot(t, leader)
+				restore := keyringtest.TakeSnapshot(t, leader)
 				q := holdQuestion(c, leader, keyringtest.Follower(c), errors.New("no answer"), "s1", "s2", "s3")
 				for _, s := range c.Servers {
 					if !lost {

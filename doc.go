@@ -87,7 +87,7 @@
 // # The packages
 //
 // This package imports the internal ones that it needs. Packages node and gometrics and the modules import this
-// package; of the internal ones only internal/keyringtest does. house_test.go lists what each package may import, and
+// package; of the internal ones only internal/keyringtest and internal/scenarios do. house_test.go lists what each package may import, and
 // enforces it.
 //
 //	node                 a whole server: raft, its log on disk, one port, and the keyring
@@ -117,6 +117,7 @@
 //	internal/mono        moments by the monotonic clock, for everything that is waited for in memory
 //	internal/simulated   what tests put in place of a server's disk and clock
 //	internal/keyringtest clusters and disks for tests, with faults; drills under strace
+//	internal/scenarios   tests of whole clusters, and no code
 //
 // Decide purely, then act: the goroutines of a [Keyring] ask internal/plan what to do, and do it. What each
 // file of this package is for stands at its head.

@@ -89,8 +89,8 @@ var (
 	impure = []string{"os", "net", "sync", "context", "log", "math/rand", "crypto/rand", "runtime", "testing"}
 )
 
-// hosts lists the packages below internal that may import the root: they are the hosts of tests.
-var hosts = []string{"internal/keyringtest"}
+// hosts lists the packages below internal that may import the root: they are the hosts of tests, and tests.
+var hosts = []string{"internal/keyringtest", "internal/scenarios"}
 
 // std lists the packages that import nothing but the standard library, this module, and the one module named.
 var std = map[string]string{

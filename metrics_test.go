@@ -2,11 +2,9 @@ package keyring_test
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,48 +13,11 @@ import (
 	"example.com/keyring/internal/keyringtest"
 )
 
-// figures is a Metrics that remembers. A series is "name" or "name;label=value".
-type figures struct {
-	mu       sync.Mutex // guards below
-	gauges   map[string]float64
-	counters map[string]float64
-}
-
-func newFigures() *figures {
-	return &figures{gauges: map[string]float64{}, counters: map[string]float64{}}
-}
-
-func series(name string, labels map[string]string) string {
-	for label, value := range labels {
-		name += ";" + label + "=" + value
-	}
-	return name
-}
-
-func (f *figures) SetGauge(name string, value float64, labels map[string]string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.gauges[series(name, labels)] = value
-}
-
-func (f *figures) AddCounter(name string, growth float64, labels map[string]string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.counters[series(name, labels)] += growth
-}
-
-// get returns what has come so far.
-func (f *figures) get() (gauges, counters map[string]float64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return maps.Clone(f.gauges), maps.Clone(f.counters)
-}
-
 // TestMetricsOfAServer: each that MetricInfos lists comes, with the label that it has there, and no other.
 func TestMetricsOfAServer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newFigures()
+		s := keyringtest.NewFigures()
 		const every = 30 * time.Second
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Metrics, cfg.MetricsEvery, cfg.Rotation.Every = s, every, -1
@@ -76,7 +37,7 @@ func TestMetricsOfAServer(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Hour) // virtual
-		gauges, counters := s.get()
+		gauges, counters := s.Get()
 		for name, want := range map[string]float64{
 			"keyring.keys": 2, "keyring.keys.missing": 0, "keyring.keys.underheld": 0, "keyring.keys.unbacked": 2,
 			"keyring.problems;kind=inline KEK": 1, "keyring.problems;kind=KEK away": 0,
@@ -156,7 +117,7 @@ func TestReadmeListsEveryMetric(t *testing.T) {
 func TestUseIsCountedAcrossAFetch(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newFigures()
+		s := keyringtest.NewFigures()
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Metrics, cfg.MetricsEvery, cfg.Rotation.Every = s, time.Second, -1
 		}})
@@ -171,7 +132,7 @@ func TestUseIsCountedAcrossAFetch(t *testing.T) {
 			}
 			total += n
 			time.Sleep(time.Minute) // virtual
-			_, counters := s.get()
+			_, counters := s.Get()
 			if got := counters["keyring.key.seals;key="+id.String()]; got < 0.7*float64(total) || got > 1.4*float64(total) { // one in 256 stands for all
 				t.Errorf("%d times read: %v, want about %d", i+1, got, total)
 			}

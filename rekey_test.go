@@ -308,9 +308,9 @@ func TestRestoredSnapshotIsNotTakenForScanned(t *testing.T) {
 			}
 		})
 		rc.Rotate(keyring.RotateOptions{Full: true})
-		time.Sleep(time.Second)            // virtual
-		restore := snapshot(t, leader)     // with everything under the old key, which is rekeying
-		restored := make(chan struct{}, 1) // once
+		time.Sleep(time.Second)                        // virtual
+		restore := keyringtest.TakeSnapshot(t, leader) // with everything under the old key, which is rekeying
+		restored := make(chan struct{}, 1)             // once
 		d.Note(func() {
 			hold.Store(false)
 			d.Scanned = func() {

@@ -3,7 +3,6 @@ package keyring_test
 import (
 	"bytes"
 	"errors"
-	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -16,34 +15,12 @@ import (
 
 const undo = 7 * 24 * time.Hour // the default
 
-// withOldKey starts three servers and returns a key that is no longer active, and what was
-// sealed under it.
-func withOldKey(t *testing.T) (c *keyringtest.Cluster, old keyring.KeyID, v *keyringtest.Vault) {
-	t.Helper()
-	// Rotation is off: weeks pass.
-	c = keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Pace: time.Hour, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
-		cfg.Rotation.Every = -1
-	}})
-	leader := keyringtest.Ready(t, c)
-	v = &keyringtest.Vault{TB: t}
-	if err := v.Seal(leader); err != nil {
-		t.Fatal(err)
-	}
-	old, err := keyring.CiphertextKeyID(v.Sealed[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyringtest.Rotate(t, c, v, 1)
-	keyringtest.AwaitKeys(t, c)
-	return c, old, v
-}
-
 // TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo, also on a server that was down,
 // and does not come back from there.
 func TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, v := withOldKey(t)
+		c, old, v := keyringtest.WithOldKey(t)
 		down := keyringtest.Follower(c)
 		c.Stop(down)
 		live := map[*keyringtest.Server][][]byte{}
@@ -105,36 +82,13 @@ func zero(b []byte) bool {
 	return true
 }
 
-// snapshot is the ring of now, to be restored later.
-func snapshot(t testing.TB, s *keyringtest.Server) (restore func(*keyringtest.Server)) {
-	t.Helper()
-	snap := s.Raft.Snapshot()
-	if err := snap.Error(); err != nil {
-		t.Fatal(err)
-	}
-	meta, rc, err := snap.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := io.ReadAll(rc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return func(s *keyringtest.Server) {
-		t.Helper()
-		if err := s.Raft.Restore(meta, strings.NewReader(string(all)), 10*time.Hour); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // TestRestoreWithinTheUndoTimeBringsARemovedKeyBack to every server, from its own file.
 func TestRestoreWithinTheUndoTimeBringsARemovedKeyBack(t *testing.T) {
 	t.Parallel()
 	for _, restart := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			c, old, v := withOldKey(t)
-			restore := snapshot(t, c.Leader())
+			c, old, v := keyringtest.WithOldKey(t)
+			restore := keyringtest.TakeSnapshot(t, c.Leader())
 			keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 			time.Sleep(undo - 10*time.Hour)
 			if restart {
@@ -176,8 +130,8 @@ func TestRestoreWithinTheUndoTimeBringsARemovedKeyBack(t *testing.T) {
 func TestServerThatIsCutOffUnlinksNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, v := withOldKey(t)
-		restore := snapshot(t, c.Leader())
+		c, old, v := keyringtest.WithOldKey(t)
+		restore := keyringtest.TakeSnapshot(t, c.Leader())
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
 		for _, cut := range []*keyringtest.Server{keyringtest.Follower(c), c.Leader()} { // each in its turn
@@ -205,8 +159,8 @@ func TestServerThatIsCutOffUnlinksNothing(t *testing.T) {
 func TestRemoveNowLeavesNoFile(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, _ := withOldKey(t)
-		restore := snapshot(t, c.Leader())
+		c, old, _ := keyringtest.WithOldKey(t)
+		restore := keyringtest.TakeSnapshot(t, c.Leader())
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
 		time.Sleep(10 * time.Hour)
 		for _, s := range c.Servers {
@@ -229,7 +183,7 @@ func TestRemoveNowLeavesNoFile(t *testing.T) {
 func TestRemoveTakesAlsoWhatTheKeysFileWasBefore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, _ := withOldKey(t)
+		c, old, _ := keyringtest.WithOldKey(t)
 		s, name := keyringtest.Follower(c), nks.FileName(old)
 		for _, other := range c.Leader().Keyring.Keys() {
 			if other.ID != old {
@@ -262,7 +216,7 @@ func TestRemoveTakesAlsoWhatTheKeysFileWasBefore(t *testing.T) {
 func TestAnotherKeysFileUnderTheNameOfARemovedOneStays(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, _ := withOldKey(t)
+		c, old, _ := keyringtest.WithOldKey(t)
 		s, name := keyringtest.Follower(c), nks.FileName(old)
 		anothers := s.Disk.Bytes(nks.FileName(keyring.Ring(s.FSM).Active().ID))
 		s.Disk.Plant(name, 0o600, anothers)
@@ -278,7 +232,7 @@ func TestAnotherKeysFileUnderTheNameOfARemovedOneStays(t *testing.T) {
 func TestRemoveRefuses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, v := withOldKey(t)
+		c, old, v := keyringtest.WithOldKey(t)
 		leader := c.Leader().Keyring
 		active := leader.Keys()[0].ID
 		for what, tt := range map[string]struct {
@@ -319,7 +273,7 @@ func TestRemoveRefuses(t *testing.T) {
 func TestFileThatTurnsUpAfterItsKeyWasRemovedIsRemovedToo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, _ := withOldKey(t)
+		c, old, _ := keyringtest.WithOldKey(t)
 		s := keyringtest.Follower(c)
 		file := s.Disk.Bytes(nks.FileName(old))
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
@@ -338,7 +292,7 @@ func TestFileThatTurnsUpAfterItsKeyWasRemovedIsRemovedToo(t *testing.T) {
 func TestRemovedKeyIsNoConcernOfOldKEKs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, _ := withOldKey(t)
+		c, old, _ := keyringtest.WithOldKey(t)
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		st, err := c.Leader().Keyring.Status(t.Context())
 		if err != nil || st.OnOldKEKs > 0 {

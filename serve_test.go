@@ -100,7 +100,7 @@ func TestOfferIsTheLeadersAlone(t *testing.T) {
 func TestRemovedKeyIsNotHandedOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, _ := withOldKey(t)
+		c, old, _ := keyringtest.WithOldKey(t)
 		leader, s := c.Leader(), keyringtest.Follower(c)
 		key := keyring.Ring(leader.FSM).Key(old).New()
 		file := leader.Disk.Bytes(nks.FileName(old))
@@ -130,7 +130,7 @@ func TestRemovedKeyIsNotHandedOut(t *testing.T) {
 func TestRemovalIsConfirmedByALeaderThatIsOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, _ := withOldKey(t)
+		c, old, _ := keyringtest.WithOldKey(t)
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
 		leader := c.Leader()
 		asker := keyringtest.Follower(c).ID
@@ -153,7 +153,7 @@ func TestRemovalIsConfirmedByALeaderThatIsOne(t *testing.T) {
 func TestRemovalIsNotConfirmedByAnAnswerFromBeforeTheQuestion(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, _ := withOldKey(t)
+		c, old, _ := keyringtest.WithOldKey(t)
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true, Now: true})
 		leader := c.Leader()
 		asker := keyringtest.Follower(c).ID

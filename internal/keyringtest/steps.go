@@ -3,6 +3,7 @@ package keyringtest
 import (
 	"crypto/rand"
 	"errors"
+	"io"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -117,4 +118,49 @@ func Propose(r *raft.Raft, cmds ...meta.Command) error {
 func NewKeyID() (id keyring.KeyID) {
 	rand.Read(id[:]) // never fails
 	return id
+}
+
+// WithOldKey starts three servers and returns a key that is no longer active, and what was
+// sealed under it.
+func WithOldKey(t testing.TB) (c *Cluster, old keyring.KeyID, v *Vault) {
+	t.Helper()
+	// Rotation is off: weeks pass.
+	c = NewCluster(t, Options{Servers: 3, Pace: time.Hour, Configure: func(_ *Server, cfg *keyring.Config) {
+		cfg.Rotation.Every = -1
+	}})
+	leader := Ready(t, c)
+	v = &Vault{TB: t}
+	if err := v.Seal(leader); err != nil {
+		t.Fatal(err)
+	}
+	old, err := keyring.CiphertextKeyID(v.Sealed[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	Rotate(t, c, v, 1)
+	AwaitKeys(t, c)
+	return c, old, v
+}
+
+// TakeSnapshot takes a snapshot of raft, to be restored later.
+func TakeSnapshot(t testing.TB, s *Server) (restore func(*Server)) {
+	t.Helper()
+	snap := s.Raft.Snapshot()
+	if err := snap.Error(); err != nil {
+		t.Fatal(err)
+	}
+	meta, rc, err := snap.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := io.ReadAll(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(s *Server) {
+		t.Helper()
+		if err := s.Raft.Restore(meta, strings.NewReader(string(all)), 10*time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -1,6 +1,9 @@
-package keyring_test
+package scenarios_test
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -8,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/raft"
@@ -22,7 +26,7 @@ func lostCluster(t *testing.T) (v *keyringtest.Vault, restore func(*keyringtest.
 	v = &keyringtest.Vault{TB: t}
 	keyringtest.Rotate(t, c, v, 4)
 	keyringtest.AwaitKeys(t, c)
-	restore = snapshot(t, c.Leader())
+	restore = keyringtest.TakeSnapshot(t, c.Leader())
 	keystore = keyringtest.Follower(c).Disk.Crash(keyringtest.Kept, 0)
 	c.Close()
 	return v, restore, keystore
@@ -104,4 +108,24 @@ func problemLines(st keyring.Status) (lines []string) {
 		lines = append(lines, p.String())
 	}
 	return lines
+}
+
+// TestBackupWithoutEveryKeyIsRefused: there is a snapshot, and no material of one of its keys.
+func TestBackupWithoutEveryKeyIsRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		v, restore, _ := lostCluster(t)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
+		restore(keyringtest.Ready(t, c))
+		var out bytes.Buffer
+		_, err := c.Leader().Keyring.Backup(t.Context(), &out, kektest.Identity(t).Recipient())
+		if !errors.Is(err, keyring.ErrKeyMissing) || out.Len() > 0 {
+			t.Errorf("%v, and %d bytes", err, out.Len())
+		}
+		for _, c := range v.Sealed {
+			if id, _ := keyring.CiphertextKeyID(c); !strings.Contains(fmt.Sprint(err), id.String()) {
+				t.Errorf("%v: it does not name %s", err, id)
+			}
+		}
+	})
 }

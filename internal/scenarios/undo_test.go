@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"slices"
@@ -20,8 +20,8 @@ import (
 func TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, _ := withOldKey(t)
-		restore := snapshot(t, c.Leader())
+		c, old, _ := keyringtest.WithOldKey(t)
+		restore := keyringtest.TakeSnapshot(t, c.Leader())
 		s := keyringtest.Follower(c)
 		s.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
 			if op.Kind == "rename" {
@@ -47,8 +47,8 @@ func TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing(t *testing.T)
 func TestServersOwnFileComesBackBeforeAPeersCopy(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, v := withOldKey(t)
-		restore := snapshot(t, c.Leader())
+		c, old, v := keyringtest.WithOldKey(t)
+		restore := keyringtest.TakeSnapshot(t, c.Leader())
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
 		late := keyringtest.Follower(c)
@@ -68,8 +68,8 @@ func TestServersOwnFileComesBackBeforeAPeersCopy(t *testing.T) {
 func TestRemovedFileThatCannotBeTakenBackIsFetched(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, v := withOldKey(t)
-		restore := snapshot(t, c.Leader())
+		c, old, v := keyringtest.WithOldKey(t)
+		restore := keyringtest.TakeSnapshot(t, c.Leader())
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
 		s := keyringtest.Follower(c)
@@ -89,8 +89,8 @@ func TestRemovedFileThatCannotBeTakenBackIsFetched(t *testing.T) {
 func TestNomadFileDoesNotHideARemovedOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, v := withOldKey(t)
-		restore := snapshot(t, c.Leader())
+		c, old, v := keyringtest.WithOldKey(t)
+		restore := keyringtest.TakeSnapshot(t, c.Leader())
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
 		planted := keystoretest.NewNomadKey(t, 1, "damaged")
@@ -116,19 +116,19 @@ func TestNomadFileDoesNotHideARemovedOne(t *testing.T) {
 func TestPrepublishedKeyThatCameBackIsNotDropped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, _, _ := withOldKey(t)
+		c, _, _ := keyringtest.WithOldKey(t)
 		l := c.Leader().Keyring
 		later, err := l.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(100 * 24 * time.Hour)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		keyringtest.AwaitKeys(t, c)
-		restore := snapshot(t, c.Leader())
+		restore := keyringtest.TakeSnapshot(t, c.Leader())
 		keyringtest.Remove(t, c, later.ID, keyring.RemoveOptions{})
 		time.Sleep(10 * time.Hour)
 		restore(c.Leader())
 		time.Sleep(10 * time.Hour)
-		if keyring.Ring(c.Leader().FSM).Key(later.ID) == nil {
+		if keyringtest.Ring(c.Leader().FSM).Key(later.ID) == nil {
 			t.Errorf("dropped: files %v", keyringtest.FilesOf(c.Leader(), later.ID))
 		}
 	})
@@ -138,7 +138,7 @@ func TestPrepublishedKeyThatCameBackIsNotDropped(t *testing.T) {
 func TestRemoveNowHurriesAnEarlierRemoval(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, _ := withOldKey(t)
+		c, old, _ := keyringtest.WithOldKey(t)
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour)
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Now: true})
@@ -155,7 +155,7 @@ func TestRemoveNowHurriesAnEarlierRemoval(t *testing.T) {
 func TestFilesOfRemovedKeysDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, _, v := withOldKey(t)
+		c, _, v := keyringtest.WithOldKey(t)
 		keyringtest.Rotate(t, c, v, 3)
 		keyringtest.AwaitKeys(t, c)
 		s := keyringtest.Follower(c)

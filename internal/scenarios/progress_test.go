@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 func TestMetricsOfARekey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		sink := newFigures()
+		sink := keyringtest.NewFigures()
 		rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.Metrics, cfg.MetricsEvery = sink, -1 })
 		rc.Store("a", 300)
 		old := rc.Active()
@@ -34,7 +34,7 @@ func TestMetricsOfARekey(t *testing.T) {
 		rc.Rotate(keyring.RotateOptions{Full: true})
 		time.Sleep(10 * time.Minute) // virtual
 		figures := func() (moved, conflicts, left, poisoned float64) {
-			gauges, counters := sink.get()
+			gauges, counters := sink.Get()
 			key := ";key=" + old.String()
 			return counters["keyring.rekey.moved"+key], counters["keyring.rekey.conflicts"+key],
 				gauges["keyring.rekey.left"+key], gauges["keyring.rekey.poisoned"+key]
