@@ -75,6 +75,7 @@ var house = map[string][]string{
 	"internal/keyringtest": {
 		".", "internal/durable", "internal/kek", "internal/keystore/keystoretest", "internal/meta", "internal/nks", "internal/peer", "internal/simulated", "node",
 	},
+	"internal/scenarios":  {},
 	"gometrics":           {"."},
 	"examples/quickstart": {".", "node"},
 	"examples/failover":   {".", "node"},
