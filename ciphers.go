@@ -9,6 +9,7 @@ import (
 
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/seal"
@@ -19,7 +20,7 @@ import (
 type ciphers struct {
 	*server
 	caughtUp *local.CaughtUp
-	leader   *leader
+	leader   *lead.Leader
 
 	sealing atomic.Pointer[sealing]
 	opening atomic.Pointer[keystore.Table] // nil after Close
@@ -73,8 +74,8 @@ func (c *ciphers) lookUpSealing() (*sealing, error) {
 	if !c.Leads(s.term) || active == nil {
 		return nil, ErrNotReady
 	}
-	if c.leader.unconfirmed(s.ring) {
-		return nil, fmt.Errorf("%w: %w", ErrNotReady, c.leader.whyUnconfirmed())
+	if c.leader.Unconfirmed(s.ring) {
+		return nil, fmt.Errorf("%w: %w", ErrNotReady, c.leader.WhyUnconfirmed())
 	}
 	s.id, s.check, s.algorithm, s.public = active.ID, active.Check, active.Algorithm, active.Public
 	var err error

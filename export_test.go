@@ -12,6 +12,7 @@ import (
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
@@ -157,7 +158,7 @@ var LiveTokens = liveTokens
 type Node interface{ Keyring() *Keyring }
 
 // NewKeyID draws one.
-func NewKeyID() KeyID { return newKeyID() }
+func NewKeyID() KeyID { return lead.NewKeyID() }
 
 // JoinRefusal says why a server may not join with a token now, or nothing.
 func JoinRefusal(n Node, token string, id raft.ServerID) string {
@@ -177,7 +178,7 @@ func PlantKey(k *Keyring) (KeyID, error) {
 	if err != nil {
 		return KeyID{}, err
 	}
-	id := newKeyID()
+	id := lead.NewKeyID()
 	return id, k.server.Store.Put(context.Background(), keystore.Key{
 		ID: id, Algorithm: "EdDSA", Check: secret.Check(id, "EdDSA"), Created: time.Now().UTC().Round(0), Secret: secret,
 	})[0]
@@ -204,7 +205,7 @@ func JoinSecret(token string) []byte {
 
 // BetweenSteps has the leader's loop do something between two of its steps.
 func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) error) error {
-	return k.leader.betweenSteps(ctx, do)
+	return k.leader.BetweenSteps(ctx, do)
 }
 
 // Loaded is how many keys are in memory.
@@ -335,15 +336,6 @@ var NewFileKEK = kek.FromKey
 
 // HasAdvice reports whether Status has a rank and advice for a problem of that kind.
 func HasAdvice(k ProblemKind) bool { return k.advice() != "" }
-
-// Reports are what waits for the log of what servers hold.
-type Reports struct{ r reports }
-
-// Add is what a report of a server's does.
-func (r *Reports) Add(h meta.Hold) { r.r.add(h) }
-
-// Take returns what waits, and has nothing wait.
-func (r *Reports) Take() []meta.Hold { return r.r.take() }
 
 // SetMissed has the FSM say that it could not apply that entry; 0 is none.
 func SetMissed(f *FSM, entry uint64) { f.machine.NoteMissed(entry) }

@@ -24,6 +24,7 @@ var house = map[string][]string{
 		"internal/jwt",
 		"internal/kek",
 		"internal/keystore",
+		"internal/lead",
 		"internal/local",
 		"internal/meta",
 		"internal/mono",
@@ -41,6 +42,9 @@ var house = map[string][]string{
 	"internal/plan": {"internal/meta", "internal/mono"},
 	"internal/fsm":  {"internal/meta", "internal/nks", "internal/plan", "internal/seal"},
 	"internal/nks":  {"internal/strictjson"},
+	"internal/lead": {
+		"internal/fsm", "internal/keystore", "internal/local", "internal/meta", "internal/mono", "internal/nks", "internal/peer", "internal/plan",
+	},
 	"internal/local": {
 		"internal/fsm", "internal/gate", "internal/kek", "internal/keystore", "internal/meta", "internal/mono", "internal/peer", "internal/plan",
 	},

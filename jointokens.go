@@ -12,6 +12,7 @@ import (
 
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/join"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -46,7 +47,7 @@ type JoinTokenInfo struct {
 // joinTokens makes and checks join tokens, on the leader.
 type joinTokens struct {
 	*server
-	leader *leader
+	leader *lead.Leader
 }
 
 // MakeJoinToken makes a token with which the server of that ID may join this cluster: it proves the server to the
@@ -87,7 +88,7 @@ func (j *joinTokens) makeJoinToken(ctx context.Context, id raft.ServerID, ttl ti
 	if err := j.AllApply(ctx, tokenVersion); errors.As(err, &behind) && behind.AllSilent() {
 		return "", fmt.Errorf("%w: %w", ErrNotReady, err) // they may just have started
 	}
-	err = j.leader.betweenSteps(ctx, func(ctx context.Context) error {
+	err = j.leader.BetweenSteps(ctx, func(ctx context.Context) error {
 		token := join.New()
 		defer token.Wipe()
 		record, err := j.sealJoinToken(token, id, ttl)
@@ -267,7 +268,7 @@ func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proo
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 		}
-		return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
+		return k.leader.BetweenSteps(ctx, func(ctx context.Context) error {
 			if err := k.joinTokens.bind(ctx, use); err != nil {
 				return err
 			}

@@ -14,6 +14,7 @@ import (
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/seal"
 	"example.com/keyring/internal/simulated"
@@ -31,7 +32,7 @@ type Keyring struct {
 	watch      *local.Watch
 	confirming *local.Confirming
 	public     *local.PublicKeys
-	leader     *leader
+	leader     *lead.Leader
 	rotator    *rotator
 	remover    *remover
 	replicator *replicator
@@ -99,14 +100,15 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() t
 	k.verifier = &verifier{server: s, caughtUp: k.caughtUp, public: k.public}
 	k.rekeyer = newRekeyer(s, k.clocks, k)
 	k.remover = &remover{server: s, clocks: k.clocks, confirming: k.confirming, rekeyer: k.rekeyer}
-	k.leader = newLeader(s, k.clocks, k.watch, k.caughtUp)
-	k.rotator = newRotator(s, k.clocks, k.remover, k.leader.report)
-	k.leader.rotator = k.rotator
+	k.leader = lead.New(here, lead.Config{
+		Policy: cfg.policy(), EveryBuild: cfg.EveryBuild, Algorithm: cfg.Tokens.Algorithm, Clocks: k.clocks, Watch: k.watch, CaughtUp: k.caughtUp,
+	})
+	k.rotator = newRotator(s, k.clocks, k.remover, k.leader.Maker)
 	k.members, k.joinTokens = &members{s, k.leader}, &joinTokens{s, k.leader}
 	k.ciphers.server, k.ciphers.caughtUp, k.ciphers.leader = s, k.caughtUp, k.leader
 	k.replicator = newReplicator(s)
 	k.replicator.caughtUp, k.replicator.clocks, k.replicator.public, k.replicator.remover = k.caughtUp, k.clocks, k.public, k.remover
-	k.replicator.reportTo, k.replicator.refresh = k.leader.report, k.ciphers.refresh
+	k.replicator.reportTo, k.replicator.refresh = k.leader.Report, k.ciphers.refresh
 	return k
 }
 
@@ -115,7 +117,7 @@ func (k *Keyring) run() {
 	ctx, end := context.WithCancel(context.Background())
 	k.end = end
 	loops := []func(context.Context){
-		k.replicator.run, k.leader.run, k.rotator.run, k.clocks.Run, k.caughtUp.Run, k.watch.Run, k.confirming.Run,
+		k.replicator.run, k.leader.Run, k.leader.Maker.Run, k.clocks.Run, k.caughtUp.Run, k.watch.Run, k.confirming.Run,
 	}
 	if k.server.cfg.Data != nil {
 		loops = append(loops, k.rekeyer.run)
@@ -243,13 +245,13 @@ func (k *Keyring) notReady() error {
 	case !v.CaughtUp:
 		return k.caughtUp.Err()
 	case active == nil:
-		return k.leader.noKeyYet(v.Ring)
+		return k.leader.NoKeyYet(v.Ring)
 	case !k.server.Store.Holds(active):
 		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.server.Store.FaultOf(active.ID)))
 	case leads && !k.server.Leads(term):
 		return errors.New("the leader has not applied the barrier of its term")
-	case leads && k.leader.unconfirmed(v.Ring):
-		return k.leader.whyUnconfirmed()
+	case leads && k.leader.Unconfirmed(v.Ring):
+		return k.leader.WhyUnconfirmed()
 	case !leads && slices.Equal(local.ServerIDs(k.server.Raft), []string{string(k.server.cfg.ID)}):
 		return errors.New("this server is alone and does not lead yet")
 	}

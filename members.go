@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"example.com/keyring/internal/fsm"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
@@ -24,7 +25,7 @@ import (
 // members changes the raft configuration, on the leader.
 type members struct {
 	*server
-	leader *leader
+	leader *lead.Leader
 }
 
 // AddServerOptions say how to add a server. The zero value asks nobody before a member gets another address.
@@ -63,7 +64,7 @@ func (m *members) addServer(ctx context.Context, id raft.ServerID, addr raft.Ser
 			return err
 		}
 	}
-	return m.leader.betweenSteps(ctx, func(ctx context.Context) error {
+	return m.leader.BetweenSteps(ctx, func(ctx context.Context) error {
 		is, still := m.ServerOf(id)
 		if still != known {
 			return fmt.Errorf("add server %s: it was added or removed meanwhile", id)
@@ -106,7 +107,7 @@ func (s *server) setAddress(id raft.ServerID, addr raft.ServerAddress, votes boo
 // address any more: else somebody has started a second server with its certificate, which would take its place.
 func (k *Keyring) ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
 	return k.do(ctx, func(ctx context.Context) error {
-		return k.leader.betweenSteps(ctx, func(ctx context.Context) error {
+		return k.leader.BetweenSteps(ctx, func(ctx context.Context) error {
 			s, known := k.server.ServerOf(id)
 			if !known {
 				return k.server.NotMember("readmit", id)
@@ -161,7 +162,7 @@ func (k *Keyring) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveSe
 
 func (m *members) removeServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
 	resigns := false
-	err := m.leader.betweenSteps(ctx, func(ctx context.Context) error {
+	err := m.leader.BetweenSteps(ctx, func(ctx context.Context) error {
 		if !m.IsMember(id) {
 			return m.NotMember("remove", id)
 		}
@@ -236,7 +237,7 @@ func (k *Keyring) PromoteServer(ctx context.Context, id raft.ServerID) error {
 			return nil
 		}
 		err := k.members.promote(ctx, s)
-		k.leader.noteNonvoter(id, err)
+		k.leader.NoteNonvoter(id, err)
 		return err
 	})
 }
@@ -245,7 +246,7 @@ func (m *members) promote(ctx context.Context, s raft.Server) error {
 	if n := m.lackedBy(string(s.ID)); n > 0 {
 		return keysLacked(n)
 	}
-	return m.leader.betweenSteps(ctx, func(ctx context.Context) error {
+	return m.leader.BetweenSteps(ctx, func(ctx context.Context) error {
 		if err := m.holdsAll(ctx, string(s.ID)); err != nil {
 			return err
 		}

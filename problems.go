@@ -281,25 +281,25 @@ func (o overview) kekProblems(st Status) (all []Problem) {
 
 // waitProblems are what the leader and this server wait for.
 func (o overview) waitProblems(st Status) (all []Problem) {
-	if o.leader == o.id && o.waits.unconfirmed != nil {
-		all = append(all, Problem{Kind: ProblemUnconfirmed, Key: st.Active, Detail: o.waits.unconfirmed.Error()})
+	if o.leader == o.id && o.waits.Unconfirmed != nil {
+		all = append(all, Problem{Kind: ProblemUnconfirmed, Key: st.Active, Detail: o.waits.Unconfirmed.Error()})
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(o.waits.pending), compareIDs) {
-		all = append(all, Problem{Kind: ProblemKeyPending, Key: id, Detail: o.waits.pending[id]})
+	for _, id := range slices.SortedFunc(maps.Keys(o.waits.Pending), compareIDs) {
+		all = append(all, Problem{Kind: ProblemKeyPending, Key: id, Detail: o.waits.Pending[id]})
 	}
 	each := func(k ProblemKind, servers map[raft.ServerID]string, prefix string) {
 		for _, s := range slices.Sorted(maps.Keys(servers)) {
 			all = append(all, Problem{Kind: k, Server: s, Detail: prefix + servers[s]})
 		}
 	}
-	nonvoters := maps.Clone(o.waits.nonvoters)
+	nonvoters := maps.Clone(o.waits.Nonvoters)
 	maps.DeleteFunc(nonvoters, func(id raft.ServerID, _ string) bool { // it may have become one, or have gone
 		waits := func(s raft.Server) bool { return s.ID == id && s.Suffrage != raft.Voter }
 		return o.leader != o.id || !slices.ContainsFunc(o.servers, waits)
 	})
 	each(ProblemNonvoter, nonvoters, "")
-	each(ProblemFirstKey, o.waits.firstKey, "")
-	each(ProblemWaiting, o.waits.command, "it ")
+	each(ProblemFirstKey, o.waits.FirstKey, "")
+	each(ProblemWaiting, o.waits.Command, "it ")
 	return all
 }
 

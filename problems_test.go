@@ -58,7 +58,7 @@ var problemCases = []struct {
 	{name: "just started", wrong: func(o *overview) { o.CaughtUp = false }, kind: ProblemBehind},
 	{name: "left", wrong: func(o *overview) { o.id, o.leader = "s4", "s1" }, kind: ProblemRemoved},
 	{name: "raft's disk", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemRaftDisk, Detail: "x"}} }, kind: ProblemRaftDisk},
-	{name: "restored", wrong: func(o *overview) { o.waits.unconfirmed = errors.New("x") }, kind: ProblemUnconfirmed, key: KeyID{15: 1}},
+	{name: "restored", wrong: func(o *overview) { o.waits.Unconfirmed = errors.New("x") }, kind: ProblemUnconfirmed, key: KeyID{15: 1}},
 	{name: "a key is missing", wrong: func(o *overview) { o.keystore.Missing = []KeyID{{15: 1}} }, kind: ProblemKeyMissing, key: KeyID{15: 1}},
 	{name: "a bad file", wrong: withFault(keystore.Fault{Cause: keystore.BadFile}), kind: ProblemKeyMissing, key: KeyID{15: 1}},
 	{name: "a file of a KEK that is away", wrong: withFault(keystore.Fault{Cause: keystore.Locked, KEK: "kms"}), kind: ProblemKEKAway, key: KeyID{15: 1}, kek: "kms"},
@@ -75,12 +75,12 @@ var problemCases = []struct {
 	{name: "old KEKs", wrong: func(o *overview) { o.keystore.OnOldKEKs = 1 }, kind: ProblemOldKEK},
 	{name: "a KEK is away", wrong: func(o *overview) { o.keks[0].Away = "x" }, kind: ProblemKEKAway, kek: "kms"},
 	{name: "inline", wrong: func(o *overview) { o.inline = true }, kind: ProblemInlineKEK, kek: kek.InlineID},
-	{name: "pending", wrong: func(o *overview) { o.waits.pending = map[KeyID]string{{15: 4}: "x"} }, kind: ProblemKeyPending, key: KeyID{15: 4}},
-	{name: "a command waits", wrong: func(o *overview) { o.waits.command = map[raft.ServerID]string{"s2": "x"} }, kind: ProblemWaiting, server: "s2"},
-	{name: "the first key waits", wrong: func(o *overview) { o.waits.firstKey = map[raft.ServerID]string{"s2": "x"} }, kind: ProblemFirstKey, server: "s2"},
+	{name: "pending", wrong: func(o *overview) { o.waits.Pending = map[KeyID]string{{15: 4}: "x"} }, kind: ProblemKeyPending, key: KeyID{15: 4}},
+	{name: "a command waits", wrong: func(o *overview) { o.waits.Command = map[raft.ServerID]string{"s2": "x"} }, kind: ProblemWaiting, server: "s2"},
+	{name: "the first key waits", wrong: func(o *overview) { o.waits.FirstKey = map[raft.ServerID]string{"s2": "x"} }, kind: ProblemFirstKey, server: "s2"},
 	{name: "no voter yet", wrong: func(o *overview) {
 		o.servers = append(o.servers, raft.Server{ID: "s4", Suffrage: raft.Nonvoter})
-		o.waits.nonvoters = map[raft.ServerID]string{"s2": "it is one", "s4": "x", "s5": "it has gone"}
+		o.waits.Nonvoters = map[raft.ServerID]string{"s2": "it is one", "s4": "x", "s5": "it has gone"}
 	}, kind: ProblemNonvoter, server: "s4"},
 	{name: "a fetch has failed", wrong: func(o *overview) { o.failures = map[string]error{"s2": errors.New("x")} }, kind: ProblemUnreachable, server: "s2"},
 	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
@@ -141,7 +141,7 @@ func TestEachThingThatIsWrongIsOneProblem(t *testing.T) {
 func TestOnlyTheLeaderTellsOfOthers(t *testing.T) {
 	o := goodOverview()
 	o.leader = "s2"
-	o.waits.unconfirmed = errors.New("x")
+	o.waits.Unconfirmed = errors.New("x")
 	o.rekeying, o.noData = []RekeyProgress{{Key: KeyID{15: 5}, Err: errors.New("x")}}, true
 	o.watch.Silent = map[string]local.Silence{"s2": {Since: o.at.Add(-time.Hour)}}
 	o.watch.Lacks = map[string]mono.Time{"s2": o.at.Add(-time.Hour)}

@@ -393,42 +393,6 @@ func TestFailedOfferIsMadeGoodAtOnce(t *testing.T) {
 	})
 }
 
-// TestReportsOfOneServerAreBounded: while raft takes nothing, what a server reports over and over fills
-// neither the memory nor the place of the others.
-func TestReportsOfOneServerAreBounded(t *testing.T) {
-	var r keyring.Reports
-	long := make([]keyring.KeyID, peer.MaxIDs)
-	for range 5000 {
-		r.Add(meta.Hold{Server: "a", Gained: long})
-		r.Add(meta.Hold{Server: "b"})
-	}
-	r.Add(meta.Hold{Server: "c", Gained: long[:1]})
-	r.Add(meta.Hold{Server: "d", Gained: slices.Concat(long, long, long)})
-	r.Add(meta.Hold{Server: "e", Gained: long})
-	ids, holds := map[string]int{}, map[string]int{}
-	for together := r.Take(); len(together) > 0; together = r.Take() {
-		n := 0
-		for i, h := range together {
-			if ids[h.Server] += len(h.Gained); i < len(together)-1 {
-				n += len(h.Gained)
-			}
-			holds[h.Server]++
-		}
-		if n > 2*peer.MaxIDs { // but for the last one
-			t.Errorf("%d IDs go into one log entry", n)
-		}
-	}
-	if ids["a"] != peer.MaxIDs || holds["b"] != 5000 {
-		t.Errorf("%d IDs of one server wait, and %d reports of another", ids["a"], holds["b"])
-	}
-	if ids["c"] != 1 || ids["d"] != 3*peer.MaxIDs || ids["e"] != peer.MaxIDs {
-		t.Errorf("those who have nothing waiting are not heard: %v", ids)
-	}
-	if r.Add(meta.Hold{Server: "a", Gained: long}); len(r.Take()) != 1 {
-		t.Error("after what waited was taken, a server is not heard again")
-	}
-}
-
 // TestEntryThatFitsNoFrameIsRefused: raft would take it, and never get it to the others.
 func TestEntryThatFitsNoFrameIsRefused(t *testing.T) {
 	t.Parallel()

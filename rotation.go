@@ -4,20 +4,16 @@ package keyring
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
-	"math"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/gate"
-	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/plan"
 )
 
@@ -46,24 +42,20 @@ type RotateOptions struct {
 	Compromised bool `json:",omitempty"`
 }
 
-// rotator makes new keys, for Rotate and for the leader's loop, and offers them to the other servers.
+// rotator has new keys made, for Rotate.
 type rotator struct {
 	*server
 	clocks  *local.Clocks
 	remover *remover
-	report  func(meta.Hold) // the leader's
+	maker   *lead.Maker
 
-	offers   chan offer        // to be made
 	creating chan struct{}     // has one while Rotate looks for a pending key, or makes one
 	made     map[KeyID]knownTo // by Rotate; guarded by creating
 	removals atomic.Uint64     // how many servers this one has removed from raft's configuration as the leader
 }
 
-func newRotator(s *server, c *local.Clocks, removal *remover, report func(meta.Hold)) *rotator {
-	return &rotator{
-		server: s, clocks: c, remover: removal, report: report, offers: make(chan offer),
-		creating: make(chan struct{}, 1), made: map[KeyID]knownTo{},
-	}
+func newRotator(s *server, c *local.Clocks, removal *remover, m *lead.Maker) *rotator {
+	return &rotator{server: s, clocks: c, remover: removal, maker: m, creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
 }
 
 // Rotate makes a new key. It returns when the key is active, or, with Publish set, when it
@@ -167,7 +159,7 @@ func (r *rotator) pendingOrNew(ctx context.Context, add meta.Add) (KeyID, error)
 			return key.ID, nil
 		}
 	}
-	id, err := r.create(ctx, add)
+	id, err := r.maker.Create(ctx, add)
 	ring := r.FSM.Ring()
 	maps.DeleteFunc(r.made, func(id KeyID, then knownTo) bool {
 		m := ring.Key(id)
@@ -261,95 +253,4 @@ func (s *server) awaitKey(ctx context.Context, id KeyID, active func(*meta.Key) 
 		return Key{}, fmt.Errorf("rotate: key %s: %w", id, err)
 	}
 	return Key{ID: id}, fmt.Errorf("rotate: key %s: %w: %w", id, ErrNotDurable, err)
-}
-
-// create makes a key, its own file first: a crash here leaves an orphan file, never a key
-// that nobody holds. Then it proposes the key together with its own hold, while the other
-// servers already fetch it. What can be known to fail fails before that, and a context that ends later is not
-// looked at.
-func (r *rotator) create(ctx context.Context, add meta.Add) (KeyID, error) {
-	secret, err := nks.Generate(r.cfg.Tokens.Algorithm)
-	if err != nil {
-		return KeyID{}, err
-	}
-	defer secret.Wipe()
-	public, err := secret.Public(r.cfg.Tokens.Algorithm)
-	if err != nil {
-		return KeyID{}, err
-	}
-	id := newKeyID()
-	add.Key = meta.NewKey{
-		ID: id, Algorithm: r.cfg.Tokens.Algorithm, Public: public,
-		Check: secret.Check(id, r.cfg.Tokens.Algorithm), Created: r.clocks.TimeToWrite(ctx),
-	}
-	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.Store.ID(), Gained: []KeyID{id}}
-	cmds := []meta.Command{{Add: &add}, {Hold: &hold}}
-	_, err = r.FSM.Encode(ctx, cmds) // before there is a file that nobody needs
-	if err == nil {
-		_, err = r.FSM.Ring().Apply(math.MaxUint64, cmds)
-	}
-	if err != nil {
-		return KeyID{}, err
-	}
-	err = r.Store.Put(ctx, keystore.Key{ID: id, Algorithm: add.Key.Algorithm, Check: add.Key.Check, Created: add.Key.Created, Secret: secret})[0]
-	if err != nil {
-		r.Store.Discard(id)
-		r.FSM.Notify() // the replicator sees to a KEK that does not answer
-		return KeyID{}, err
-	}
-	added := make(chan struct{})
-	defer close(added)
-	select {
-	case r.offers <- offer{add.Key, added}:
-	case <-ctx.Done(): // it is closed; or else the others have the key by replication
-	}
-	// There is a file now: nothing is asked again that could fail, as rotate has asked for what needs a newer build.
-	return id, r.FSM.Propose(context.WithoutCancel(ctx), r.Raft, cmds)
-}
-
-// offer is a key that the leader is about to add, before the other servers hear of it from raft: an idle leader's
-// followers learn of a commit two writes of their logs after it. A server that has taken it up counts as a holder
-// once the key is added. One that does not answer has it by replication.
-type offer struct {
-	key   meta.NewKey
-	added <-chan struct{} // closed when the key has been proposed
-}
-
-// run makes offers until ctx ends.
-func (r *rotator) run(ctx context.Context) {
-	var calls sync.WaitGroup
-	defer calls.Wait()
-	for {
-		select {
-		case o := <-r.offers:
-			for _, server := range local.ServerIDs(r.Raft) {
-				if server != string(r.cfg.ID) {
-					calls.Go(func() { r.offer(ctx, server, o) })
-				}
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (r *rotator) offer(ctx context.Context, server string, o offer) {
-	held, err := r.Peers.Offer(ctx, server, o.key, max(r.Barrier.Load(), r.FSM.ConfigurationAt()))
-	if err != nil || len(held.Keys) == 0 {
-		return
-	}
-	select {
-	case <-o.added:
-		r.report(meta.Hold{Server: server, Keystore: held.Keystore, Gained: []KeyID{o.key.ID}})
-	case <-ctx.Done():
-	}
-}
-
-// newKeyID draws a random UUID, version 4.
-func newKeyID() KeyID {
-	var id KeyID
-	rand.Read(id[:]) // never fails
-	id[6] = id[6]&0x0f | 0x40
-	id[8] = id[8]&0x3f | 0x80
-	return id
 }

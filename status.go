@@ -16,6 +16,7 @@ import (
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
@@ -113,7 +114,7 @@ type overview struct {
 	keks     []KEKStatus
 	inline   bool // one of them is InlineKEK
 	clocks   local.ClocksStatus
-	waits    leaderStatus
+	waits    lead.Status
 	watch    local.WatchStatus
 	rekeying []RekeyProgress
 	failures map[string]error // of fetches, by server
@@ -141,7 +142,7 @@ func (k *Keyring) overview(v local.View) overview {
 		policy: k.server.cfg.policy(), tokens: k.server.cfg.tokens(), noData: k.server.cfg.Data == nil,
 		raft: k.raftStatus(), keystore: k.server.Store.Report(v.Ring), signer: k.backupSigner(v.Ring.Active()),
 		keks: keksStatus(k.server.KEKs.Status()), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
-		waits: k.leader.status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
+		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
 		failures: k.replicator.status(), wrongPublic: k.public.Status(),
 	}
 	if k.server.cfg.Problems != nil {

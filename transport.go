@@ -66,7 +66,7 @@ func (k *Keyring) handlers() peer.Handlers {
 		Cluster: func() meta.ClusterID { return k.server.FSM.Ring().Cluster },
 		Hello:   k.server.ServeHello,
 		Fetch:   k.server.ServeFetch,
-		Report:  k.leader.serveReport,
+		Report:  k.leader.ServeReport,
 		Held:    k.server.HeldHere,
 		Offer:   k.replicator.takeOffer,
 		Removed: k.remover.serveRemoved,

@@ -1,11 +1,10 @@
-package keyring
+package lead
 
 // What comes before the first key of a cluster: the hellos, the bootstrap, the orphans that are adopted.
 
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,12 +22,12 @@ import (
 // command of a cluster waits for all that plan says it has to wait for: a build without a keyring would
 // not know what to do with it, and the first key would make orphans of the keys that a server has yet
 // to read.
-func (l *leader) sayHello(ctx context.Context, s plan.Situation) error {
+func (l *Leader) sayHello(ctx context.Context, s plan.Situation) error {
 	answers := l.HelloEach(ctx, s.Servers)
 	hellos := map[string]plan.HelloResult{}
 	l.orphans = nil
 	own := func(server string) int { // first: who tells of a key first counts, and its own public keys the leader derives
-		if server == string(l.cfg.ID) {
+		if server == string(l.ID) {
 			return 0
 		}
 		return 1
@@ -36,7 +35,7 @@ func (l *leader) sayHello(ctx context.Context, s plan.Situation) error {
 	for _, server := range slices.SortedStableFunc(slices.Values(s.Servers), func(a, b string) int { return own(a) - own(b) }) {
 		a, up := answers[server]
 		// Where raft runs there is to be a keyring, if all are of this build, though it answers nothing yet.
-		up = up || l.cfg.EveryBuild && l.watch.Answers(server)
+		up = up || l.EveryBuild && l.Watch.Answers(server)
 		if up {
 			l.seen[server] = mono.Now()
 		}
@@ -50,7 +49,7 @@ func (l *leader) sayHello(ctx context.Context, s plan.Situation) error {
 		}
 		hellos[server] = h
 	}
-	waits := plan.FirstKeyWaits(s.Servers, hellos, l.cfg.EveryBuild)
+	waits := plan.FirstKeyWaits(s.Servers, hellos, l.EveryBuild)
 	unheard, hindered := map[raft.ServerID]string{}, map[raft.ServerID]string{}
 	for server, why := range waits {
 		switch id := raft.ServerID(server); why {
@@ -81,34 +80,18 @@ func waitingText(w *peer.Waiting) string {
 	return fmt.Sprintf("%d of %d key files there %s", w.Files, w.Of, what)
 }
 
-// noKeyYet is why there is no active key, as far as this server knows.
-func (l *leader) noKeyYet(ring *meta.Ring) error {
-	var why []string
-	waits := l.status(ring).firstKey
-	for _, s := range slices.Sorted(maps.Keys(waits)) {
-		why = append(why, string(s)+": "+waits[s])
-	}
-	if own := l.Waiting(ring); own != nil && len(why) == 0 {
-		why = []string{string(l.cfg.ID) + ": " + waitingText(own)}
-	}
-	if len(why) == 0 || !plan.BeforeFirstKey(ring) {
-		return errors.New("there is no active key yet")
-	}
-	return fmt.Errorf("there is no active key yet: the first one waits for %s", strings.Join(why, "; "))
-}
-
 // adoptAtOnce is how many adoptions go in one log entry, which then has a few hundred KB.
 const adoptAtOnce = 500
 
 // bootstrap names the cluster and adopts the orphans: keys that open data and verify nothing.
-func (l *leader) bootstrap(ctx context.Context, ring *meta.Ring, holds []meta.Command) error {
+func (l *Leader) bootstrap(ctx context.Context, ring *meta.Ring, holds []meta.Command) error {
 	var cmds []meta.Command
 	if ring.Cluster == (meta.ClusterID{}) {
 		var id meta.ClusterID
 		rand.Read(id[:]) // never fails
 		cmds = append(cmds, meta.Command{Init: &meta.Init{Cluster: id}})
 	}
-	seen, at := map[KeyID]bool{}, l.clocks.TimeToWrite(ctx)
+	seen, at := map[meta.KeyID]bool{}, l.Clocks.TimeToWrite(ctx)
 	for _, o := range l.orphans {
 		if len(seen) == adoptAtOnce {
 			break
@@ -118,7 +101,7 @@ func (l *leader) bootstrap(ctx context.Context, ring *meta.Ring, holds []meta.Co
 		}
 		adopt := meta.Command{Adopt: &meta.Adopt{Key: o, DataOnly: true, Time: at}}
 		if _, err := (meta.Entry{Commands: []meta.Command{adopt}}).Encode(); err != nil { // one bad file must not hold up all the others
-			l.cfg.Logger.Error("orphan that can't be adopted", "key", o.ID, "error", err)
+			l.Logger.Error("orphan that can't be adopted", "key", o.ID, "error", err)
 			continue
 		}
 		seen[o.ID] = true

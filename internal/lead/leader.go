@@ -1,4 +1,7 @@
-package keyring
+// Package lead is what a server does while it leads. [Leader] is one goroutine that asks internal/plan what is next, and
+// does it. It also runs what must not come between a question to the servers and what their answers allow: see
+// BetweenSteps. [Maker] makes keys, for it and for rotations by hand.
+package lead
 
 // The goroutine in which the leader acts: it does what package plan says.
 
@@ -22,26 +25,37 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// leader is the goroutine that does what plan says while this server leads. All it
+// Leader is the goroutine that does what plan says while this server leads. All it
 // remembers is of its term; what it has begun, a new leader finishes from the ring.
-type leader struct {
-	*server
-	clocks   *local.Clocks
-	watch    *local.Watch
-	caughtUp *local.CaughtUp
-	rotator  *rotator
+type Leader struct {
+	*local.Server
+	Config
 	leadership
+	Maker *Maker
 
 	reports   reports               // of what servers hold, until they are in the log
 	turns     chan func(leads bool) // run between two steps
 	confirmed atomic.Uint64         // the last restore of the FSM after which a majority has confirmed that it holds the active key
 
 	mu    sync.Mutex // guards below
-	waits leaderStatus
+	waits Status
 }
 
-func newLeader(s *server, c *local.Clocks, w *local.Watch, caughtUp *local.CaughtUp) *leader {
-	return &leader{server: s, clocks: c, watch: w, caughtUp: caughtUp, turns: make(chan func(leads bool))}
+// Config says how a leader acts, and what it is made of.
+type Config struct {
+	Policy     plan.Policy // when keys rotate
+	EveryBuild bool        // every build that a server may run has the keyring
+	Clocks     *local.Clocks
+	Watch      *local.Watch
+	CaughtUp   *local.CaughtUp
+	Algorithm  string // of the signing keys that it makes
+}
+
+// New returns what acts on s while it leads.
+func New(s *local.Server, c Config) *Leader {
+	l := &Leader{Server: s, Config: c, turns: make(chan func(leads bool))}
+	l.Maker = newMaker(s, c.Algorithm, c.Clocks, l.Report)
+	return l
 }
 
 // leadership is what the leader's loop remembers, for one term.
@@ -51,92 +65,15 @@ type leadership struct {
 	helloFrom []string // see plan.Situation
 	orphans   []meta.NewKey
 	seen      map[string]mono.Time // the last sign of each server, until all have answered a hello
-	probes    map[KeyID]plan.Probe
+	probes    map[meta.KeyID]plan.Probe
 	retry     mono.Time // see plan.Situation
 	lacking   mono.Time // see plan.Situation
 	skewed    mono.Time // see plan.Situation
 	failed    int       // failures in a row
 }
 
-// leaderStatus is what the leader waits for.
-type leaderStatus struct {
-	pending   map[KeyID]string         // keys that can't be activated yet, and why
-	command   map[raft.ServerID]string // servers that the next command waits for, and why
-	firstKey  map[raft.ServerID]string // servers that the first key waits for, and why, but for those that do not answer
-	nonvoters map[raft.ServerID]string // servers that are to become voters, and why they are not yet
-	restored  string                   // what came of the last question about an active key that came with a snapshot
-
-	unconfirmed error // why nothing is sealed after a restore, or nil
-}
-
-// status is what this leader waits for. It waits for nothing on a server that does not lead.
-func (l *leader) status(ring *meta.Ring) leaderStatus {
-	l.mu.Lock()
-	s := l.waits
-	s.pending, s.command, s.firstKey = maps.Clone(s.pending), maps.Clone(s.command), maps.Clone(s.firstKey)
-	s.nonvoters = maps.Clone(s.nonvoters)
-	l.mu.Unlock()
-	if l.unconfirmed(ring) {
-		s.unconfirmed = l.whyUnconfirmed()
-	}
-	return s
-}
-
-// unconfirmed reports whether the active key came with a snapshot, and no majority of the voters has said
-// since that it holds it. The snapshot may be from another day than their keystores, or of another
-// cluster.
-func (l *leader) unconfirmed(ring *meta.Ring) bool {
-	restored, active := l.FSM.LastRestore(), ring.Active()
-	return active != nil && restored.Active == active.ID && l.confirmed.Load() != restored.Count
-}
-
-// whyUnconfirmed is why nothing is sealed after a restore.
-func (l *leader) whyUnconfirmed() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return errors.New("a snapshot was restored, and no majority of the voters has confirmed since that it holds the active key" + l.waits.restored)
-}
-
-// note changes what the leader is known to wait for.
-func (l *leader) note(change func(*leaderStatus)) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	change(&l.waits)
-}
-
-// noteCommand notes the servers that the next command waits for; nil is none.
-func (l *leader) noteCommand(behind map[raft.ServerID]string) {
-	l.note(func(s *leaderStatus) { s.command = behind })
-}
-
-// noteFirstKey notes the servers that the first key waits for; nil is none.
-func (l *leader) noteFirstKey(hindered map[raft.ServerID]string) {
-	l.note(func(s *leaderStatus) { s.firstKey = hindered })
-}
-
-// noteNonvoter notes why a server is no voter yet, or that nothing keeps it from being one.
-func (l *leader) noteNonvoter(server raft.ServerID, why error) {
-	l.note(func(s *leaderStatus) {
-		if delete(s.nonvoters, server); why != nil {
-			s.nonvoters = local.Set(s.nonvoters, server, why.Error())
-		}
-	})
-}
-
-// notePending notes why a key can't be activated yet.
-func (l *leader) notePending(id KeyID, why string) {
-	l.note(func(s *leaderStatus) { s.pending = local.Set(s.pending, id, why) })
-}
-
-// retainPending forgets the keys that no longer wait.
-func (l *leader) retainPending(pends func(KeyID) bool) {
-	l.note(func(s *leaderStatus) {
-		maps.DeleteFunc(s.pending, func(id KeyID, _ string) bool { return !pends(id) })
-	})
-}
-
-// run acts while this server leads, until ctx ends.
-func (l *leader) run(ctx context.Context) {
+// Run acts while this server leads, until ctx ends.
+func (l *Leader) Run(ctx context.Context) {
 	for {
 		changed := l.FSM.Changed()
 		delay := l.step(ctx)
@@ -160,16 +97,10 @@ func (l *leader) run(ctx context.Context) {
 	}
 }
 
-// report takes in what a server says that it holds, or no longer holds. It comes into the log with the next step.
-func (l *leader) report(h meta.Hold) {
-	l.reports.add(h)
-	l.FSM.Notify()
-}
-
-// betweenSteps runs do between two steps of the leader's loop, never during one: what
+// BetweenSteps runs do between two steps of the leader's loop, never during one: what
 // it finds out about who holds which key no activation overtakes. Only on a leader that has
 // applied its barrier.
-func (l *leader) betweenSteps(ctx context.Context, do func(context.Context) error) error {
+func (l *Leader) BetweenSteps(ctx context.Context, do func(context.Context) error) error {
 	ctx, done, err := l.Gate.Enter(ctx)
 	if err != nil {
 		return err
@@ -199,12 +130,12 @@ func (l *leader) betweenSteps(ctx context.Context, do func(context.Context) erro
 }
 
 // pause is how long there is nothing to do for a server that could not act as the leader.
-func (l *leader) pause() time.Duration {
+func (l *Leader) pause() time.Duration {
 	if l.Raft.State() == raft.Leader && l.FSM.Complete() != nil {
 		// Nothing can be sealed until a server leads that applies what this one can't.
-		l.cfg.Logger.Warn("this server leads and runs too old a build: it hands over", "error", l.FSM.Complete())
+		l.Logger.Warn("this server leads and runs too old a build: it hands over", "error", l.FSM.Complete())
 		if err := l.Raft.LeadershipTransfer().Error(); err != nil {
-			l.cfg.Logger.Warn("hand over", "error", err)
+			l.Logger.Warn("hand over", "error", err)
 		}
 		return helloPatience
 	}
@@ -216,13 +147,13 @@ func (l *leader) pause() time.Duration {
 
 // step does one thing, if there is one to do now, and returns how long there is nothing to do: zero
 // if there may be more.
-func (l *leader) step(ctx context.Context) time.Duration {
+func (l *Leader) step(ctx context.Context) time.Duration {
 	if !l.begin() {
 		return l.pause()
 	}
 	ring, holds := project(l.FSM.Ring(), l.reports.take())
 	s := l.situation(ring)
-	ring = l.clocks.RingClock(ring).Correct(ring)
+	ring = l.Clocks.RingClock(ring).Correct(ring)
 	a := plan.Next(ring, s)
 	l.forgetPassed(ring, s, a)
 	var err error
@@ -237,7 +168,7 @@ func (l *leader) step(ctx context.Context) time.Duration {
 	default:
 		return local.Idle
 	}
-	if errors.Is(err, ErrNotLeader) || errors.Is(err, ErrClosed) {
+	if errors.Is(err, fsm.ErrNotLeader) || errors.Is(err, fsm.ErrClosed) {
 		return l.pause() // what was not done, the next leader does
 	}
 	return 0
@@ -245,9 +176,9 @@ func (l *leader) step(ctx context.Context) time.Duration {
 
 // forgetPassed forgets what was waited for and is gone: nobody asks again about a key that was removed, or
 // for a command that need not be proposed.
-func (l *leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) {
-	maps.DeleteFunc(l.probes, func(id KeyID, _ plan.Probe) bool { return ring.Key(id) == nil })
-	l.retainPending(func(id KeyID) bool { return plan.IsPending(ring, id, s) })
+func (l *Leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) {
+	maps.DeleteFunc(l.probes, func(id meta.KeyID, _ plan.Probe) bool { return ring.Key(id) == nil })
+	l.retainPending(func(id meta.KeyID) bool { return plan.IsPending(ring, id, s) })
 	if !plan.BeforeFirstKey(ring) { // it may have come with a snapshot, or be dropped again
 		l.helloFrom = nil
 		l.noteFirstKey(nil)
@@ -258,7 +189,7 @@ func (l *leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) 
 }
 
 // act does one thing and sees to it that what fails is not tried again at once.
-func (l *leader) act(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
+func (l *Leader) act(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	err := l.do(ctx, a, ring, s, holds)
 	if err == nil {
 		if a.Kind.Proves() {
@@ -273,20 +204,20 @@ func (l *leader) act(ctx context.Context, a plan.Action, ring *meta.Ring, s plan
 	}
 	l.retry = mono.Now().Add(plan.Backoff(failed, mathrand.Float64()))
 	l.failed++
-	l.cfg.Logger.Warn("leader's next step", "step", a.Kind, "key", a.Key, "error", err)
+	l.Logger.Warn("leader's next step", "step", a.Kind, "key", a.Key, "error", err)
 	return err
 }
 
 // begin reports whether this server leads, with the barrier of its term applied: from then
 // on the ring has all that earlier leaders committed, and this one may seal and act.
-func (l *leader) begin() bool {
+func (l *Leader) begin() bool {
 	term := l.Raft.CurrentTerm()
 	if l.Raft.State() != raft.Leader {
 		l.reports.drop()
-		l.note(func(s *leaderStatus) { *s = leaderStatus{} })
+		l.note(func(s *Status) { *s = Status{} })
 		return false
 	}
-	if l.server.Term.Load() == term && l.leadership.term == term {
+	if l.Server.Term.Load() == term && l.leadership.term == term {
 		return true
 	}
 	if l.FSM.Complete() != nil {
@@ -295,16 +226,16 @@ func (l *leader) begin() bool {
 	if err := l.Raft.Barrier(fsm.ProposeTimeout).Error(); err != nil || !l.Leads(term) || l.FSM.Complete() != nil {
 		return false
 	}
-	l.leadership = leadership{term: term, began: mono.Now(), probes: map[KeyID]plan.Probe{}, seen: map[string]mono.Time{}}
+	l.leadership = leadership{term: term, began: mono.Now(), probes: map[meta.KeyID]plan.Probe{}, seen: map[string]mono.Time{}}
 	l.Barrier.Store(l.Raft.AppliedIndex())
-	l.server.Term.Store(term)
-	l.caughtUp.Set()
+	l.Server.Term.Store(term)
+	l.CaughtUp.Set()
 	l.FSM.Notify()
 	return true
 }
 
 // project is the ring as it will be once the reports are in the log, and the commands that
-// bring them there. Reports that tell nothing new are left out.
+// bring them there. reports that tell nothing new are left out.
 func project(ring *meta.Ring, holds []meta.Hold) (*meta.Ring, []meta.Command) {
 	var cmds []meta.Command
 	for _, h := range holds {
@@ -325,8 +256,8 @@ func sameHolds(a, b *meta.Ring) bool {
 
 // proposeWith proposes reports, and with them what follows from them. If some servers do not apply
 // that yet, the reports alone: what every server has does not wait.
-func (l *leader) proposeWith(ctx context.Context, holds []meta.Command, more ...meta.Command) error {
-	err := l.server.Propose(ctx, slices.Concat(holds, more)...)
+func (l *Leader) proposeWith(ctx context.Context, holds []meta.Command, more ...meta.Command) error {
+	err := l.Server.Propose(ctx, slices.Concat(holds, more)...)
 	if len(more) == 0 {
 		return err
 	}
@@ -339,14 +270,14 @@ func (l *leader) proposeWith(ctx context.Context, holds []meta.Command, more ...
 	return errors.Join(err, l.deliver(ctx, holds))
 }
 
-func (l *leader) situation(ring *meta.Ring) plan.Situation {
+func (l *Leader) situation(ring *meta.Ring) plan.Situation {
 	if active := ring.Active(); active == nil || l.Store.Holds(active) {
 		l.lacking = 0
 	} else if l.lacking == 0 {
 		l.lacking = mono.Now()
 	}
-	l.watch.Holders(ring, local.ServerIDs(l.Raft))
-	clocks := l.clocks.Known()
+	l.Watch.Holders(ring, local.ServerIDs(l.Raft))
+	clocks := l.Clocks.Known()
 	if !clocks.Wrong() {
 		l.skewed = 0
 	} else if l.skewed == 0 {
@@ -354,25 +285,25 @@ func (l *leader) situation(ring *meta.Ring) plan.Situation {
 	}
 	return plan.Situation{
 		Term: l.leadership.term, Clocks: clocks, SkewedSince: l.skewed,
-		Now: l.Now(), Mono: mono.Now(), Policy: l.cfg.policy(), Voters: local.Voters(l.Raft), Servers: local.ServerIDs(l.Raft),
+		Now: l.Now(), Mono: mono.Now(), Policy: l.Policy, Voters: local.Voters(l.Raft), Servers: local.ServerIDs(l.Raft),
 		Has: l.Held(ring), HelloFrom: l.helloFrom, Orphans: len(l.orphans), Probes: l.probes, Retry: l.retry,
-		LackingSince: l.lacking, Unconfirmed: l.unconfirmed(ring), Unmarked: l.FSM.Entry() == 0, Tokens: l.FSM.LastRestore().Tokens,
+		LackingSince: l.lacking, Unconfirmed: l.Unconfirmed(ring), Unmarked: l.FSM.Entry() == 0, Tokens: l.FSM.LastRestore().Tokens,
 	}
 }
 
 // do is the only place where the leader acts.
-func (l *leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
+func (l *Leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	switch a.Kind {
 	case plan.Mark: // a report of what is known already is an entry that every build applies
-		return l.proposeWith(ctx, holds, meta.Command{Hold: &meta.Hold{Server: string(l.cfg.ID), Keystore: l.Store.ID()}})
+		return l.proposeWith(ctx, holds, meta.Command{Hold: &meta.Hold{Server: string(l.ID), Keystore: l.Store.ID()}})
 	case plan.Forget:
 		return l.proposeWith(ctx, holds, meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
 	case plan.End:
 		if err := l.deliver(ctx, holds); err != nil {
 			return err
 		}
-		l.cfg.Logger.Info("join tokens have ended", "tokens", a.Tokens)
-		return l.endJoinTokens(ctx, meta.EndJoinTokens{IDs: a.Tokens})
+		l.Logger.Info("join tokens have ended", "tokens", a.Tokens)
+		return l.FSM.Propose(ctx, l.Raft, []meta.Command{{EndJoinTokens: &meta.EndJoinTokens{IDs: a.Tokens}}}) // all know of tokens
 	case plan.SayHello:
 		return l.sayHello(ctx, s) // there is nothing to hold yet
 	case plan.Bootstrap:
@@ -381,14 +312,14 @@ func (l *leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 		if err := l.deliver(ctx, holds); err != nil {
 			return err
 		}
-		_, err := l.rotator.create(ctx, meta.Add{Publish: a.At, Scheduled: a.Scheduled})
+		_, err := l.Maker.Create(ctx, meta.Add{Publish: a.At, Scheduled: a.Scheduled})
 		return err
 	case plan.Ask:
 		return l.decide(ctx, a.Key, ring, s, holds)
 	case plan.Confirm:
 		return l.confirm(ctx, a.Key, ring, s, holds)
 	case plan.Compare:
-		l.clocks.CompareWithMost(ctx)
+		l.Clocks.CompareWithMost(ctx)
 		return nil
 	case plan.HandOver:
 		if err := l.deliver(ctx, holds); err != nil {
@@ -401,22 +332,22 @@ func (l *leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 		}
 		return l.resign(ctx, a.Key, s)
 	case plan.Rekey:
-		l.cfg.Logger.Info("key is not retained: its data is moved", "key", a.Key)
+		l.Logger.Info("key is not retained: its data is moved", "key", a.Key)
 		return l.proposeWith(ctx, holds, meta.Command{Rekey: &meta.Rekey{ID: a.Key, Remove: true}})
 	case plan.Remove:
-		l.cfg.Logger.Info("nothing is sealed under the key: it is removed", "key", a.Key)
-		return l.proposeWith(ctx, holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.clocks.RemovalTime(ctx, a.Key)}})
+		l.Logger.Info("nothing is sealed under the key: it is removed", "key", a.Key)
+		return l.proposeWith(ctx, holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.Clocks.RemovalTime(ctx, a.Key)}})
 	}
 	return fmt.Errorf("unknown step %s", a.Kind)
 }
 
 // handOver hands leadership to a server whose clock is right.
-func (l *leader) handOver(to []string) error {
+func (l *Leader) handOver(to []string) error {
 	for _, server := range l.Raft.GetConfiguration().Configuration().Servers {
 		if !slices.Contains(to, string(server.ID)) {
 			continue
 		}
-		l.cfg.Logger.Warn("the clock of this server, which leads, is wrong: it hands over", "to", server.ID, "wrong by", l.clocks.Known().Correction())
+		l.Logger.Warn("the clock of this server, which leads, is wrong: it hands over", "to", server.ID, "wrong by", l.Clocks.Known().Correction())
 		if err := l.Raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
 			return l.FSM.Outcome(l.Raft, err)
 		}
@@ -425,7 +356,7 @@ func (l *leader) handOver(to []string) error {
 	return fmt.Errorf("servers %q have left", to)
 }
 
-func (l *leader) deliver(ctx context.Context, holds []meta.Command) error {
+func (l *Leader) deliver(ctx context.Context, holds []meta.Command) error {
 	if len(holds) == 0 {
 		return nil
 	}
