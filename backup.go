@@ -283,11 +283,15 @@ func VerifyBackupContext(ctx context.Context, r io.Reader, o VerifyOptions) (Man
 	return m, nil
 }
 
+func (o VerifyOptions) reading() backup.Options {
+	return backup.Options{
+		Identities: o.Identities, Digest: o.Digest, Signer: backup.Signer(o.Signer), Cluster: o.Cluster, MaxBytes: o.MaxBytes,
+	}
+}
+
 // readBackup is backup.Read.
 func readBackup(ctx context.Context, r io.Reader, o VerifyOptions, to backup.Receiver) (Manifest, *meta.Ring, error) {
-	m, ring, err := backup.Read(ctx, r, backup.Options{
-		Identities: o.Identities, Digest: o.Digest, Signer: backup.Signer(o.Signer), Cluster: o.Cluster, MaxBytes: o.MaxBytes,
-	}, to)
+	m, ring, err := backup.Read(ctx, r, o.reading(), to)
 	if errors.Is(err, backup.ErrMissing) {
 		err = fmt.Errorf("%w: %w", ErrKeyMissing, err)
 	}
@@ -337,18 +341,20 @@ type RestoreOptions struct {
 	Logger hclog.Logger
 }
 
-// check says what is wrong with the options, and whether the KEKs work, before anything is read or written.
-func (o RestoreOptions) check(ctx context.Context) error {
+// Check says all that is wrong with the options, or returns nil. Restore asks it before it does anything else. It reads
+// nothing and asks no KEK: a host calls it before it stops or asks other servers.
+func (o RestoreOptions) Check() error {
 	var w wrongs
 	w.unless(o.Dir != "", "Dir is empty")
-	w.unless(len(o.Identities) > 0, "Identities is empty")
-	w.unless(o.MaxBytes >= 0, "MaxBytes %d is negative", o.MaxBytes)
 	w.unless(o.Snapshot == nil || o.OpenSnapshot == nil, "both Snapshot and OpenSnapshot are set")
 	w.unless(o.Digest != [32]byte{} || o.Signer != BackupSigner{} || o.Unauthenticated,
 		"nothing tells who wrote the backup: set Digest, Signer or Unauthenticated")
-	if err := errors.Join(append(w, Config{KEKs: o.KEKs}.checkKEKs()...)...); err != nil {
-		return err
-	}
+	w = append(w, o.verify().reading().Check())
+	return errors.Join(append(w, Config{KEKs: o.KEKs}.checkKEKs()...)...)
+}
+
+// probeKEKs says whether the KEKs work.
+func (o RestoreOptions) probeKEKs(ctx context.Context) error {
 	keks := kek.NewSet(o.KEKs, nil)
 	if !keks.Probe(ctx) {
 		return errors.New("none of the KEKs can unwrap")
@@ -379,7 +385,10 @@ func Restore(ctx context.Context, r io.Reader, o RestoreOptions) (Manifest, erro
 }
 
 func restore(ctx context.Context, r io.Reader, o RestoreOptions) (m Manifest, err error) {
-	if err := o.check(ctx); err != nil {
+	if err := o.Check(); err != nil {
+		return Manifest{}, err
+	}
+	if err := o.probeKEKs(ctx); err != nil {
 		return Manifest{}, err
 	}
 	if err := o.checkDir(ctx); err != nil {

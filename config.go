@@ -230,12 +230,17 @@ func (w *wrongs) duration(name string, d, most time.Duration) {
 	w.unless(d <= most, "%s %v is more than %v", name, d, most)
 }
 
+// serverID requires an ID that the ring takes.
+func (w *wrongs) serverID(id raft.ServerID) {
+	w.unless(id != "" && len(id) <= meta.MaxServerID && utf8.ValidString(string(id)),
+		"ID is empty, longer than %d bytes or not UTF-8", meta.MaxServerID)
+}
+
 // withDefaults fills in what zero means, or says all that is wrong.
 func (c Config) withDefaults() (Config, error) {
 	var w wrongs
 	w.unless(c.Dir != "", "Dir is empty")
-	w.unless(c.ID != "" && len(c.ID) <= meta.MaxServerID && utf8.ValidString(string(c.ID)),
-		"ID is empty, longer than %d bytes or not UTF-8", meta.MaxServerID)
+	w.serverID(c.ID)
 	w.unless(c.Raft != nil, "Raft is nil")
 	w.unless(c.FSM != nil, "FSM is nil")
 	c.fillPolicies(&w)
@@ -261,10 +266,13 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Check says all that is wrong with the KEKs, the policies and the other options, as Open does, but for Dir, ID, Raft,
-// FSM and Transport: for a host that wants to know before it starts its raft.
+// Check says all that is wrong with the KEKs, the policies and the other options, as Open does, but for Dir, Raft,
+// FSM and Transport: for a host that wants to know before it starts its raft. It takes an ID that is not set yet.
 func (c Config) Check() error {
 	var w wrongs
+	if c.ID != "" {
+		w.serverID(c.ID)
+	}
 	c.fillPolicies(&w)
 	return errors.Join(w...)
 }

@@ -231,8 +231,12 @@ type MissingKey struct {
 // and it gives the directory back. Of cfg it uses Dir, FSM, KEKs, OldKEKs and Logger. When ctx has ended before
 // recoverRaft, that is not called; later it is not looked at.
 func RecoverKeys(ctx context.Context, cfg Config, recoverRaft func() error) (missing []MissingKey, err error) {
-	if cfg.FSM == nil || recoverRaft == nil {
-		return nil, errors.New("FSM or recoverRaft is nil")
+	var w wrongs
+	w.unless(cfg.Dir != "", "Dir is empty")
+	w.unless(cfg.FSM != nil, "FSM is nil")
+	w.unless(recoverRaft != nil, "recoverRaft is nil")
+	if err := errors.Join(append(w, cfg.checkKEKs()...)...); err != nil {
+		return nil, fmt.Errorf("recover keys: %w", err)
 	}
 	fsys, err := simulated.OpenDir(ctx, cfg.Dir)
 	if err != nil {

@@ -21,10 +21,9 @@ import (
 // The cluster must be gone: two of it would both take writes, and nobody would notice. So Restore asks
 // the servers that Peers and Join name and, once it has found the backup good, those that it names, at the
 // addresses they had then. It refuses while one of them answers, unless o.Force is set. It asks nobody if cfg has no
-// Addr.
+// Addr, and nobody before it has checked cfg and o.
 //
-// cfg.Dir must have no raft log or snapshot: nothing of a cluster is overwritten. It writes nothing before it
-// has checked cfg and o, and has read the backup up to the host's part of its snapshot, which then goes to
+// cfg.Dir must have no raft log or snapshot: nothing of a cluster is overwritten. It writes nothing before it has read the backup up to the host's part of its snapshot, which then goes to
 // the disk as it is read. If that is not good, it is deleted, and cfg.Dir is as it was. After an error or a crash
 // later on, Start refuses cfg.Dir until Restore has been done again with the same backup.
 func Restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOptions) (keyring.Manifest, error) {
@@ -42,6 +41,10 @@ func restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOpti
 	if err := cfg.check(); err != nil {
 		return m, err
 	}
+	o.Dir, o.KEKs, o.Logger = cfg.keyring().Dir, cfg.KEKs, cfg.Logger
+	if err := o.Check(); err != nil { // before the other servers are asked
+		return m, err
+	}
 	conf := cfg.cluster()
 	dir, err := cluster.BeginRestore(conf)
 	if err != nil {
@@ -52,7 +55,6 @@ func restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOpti
 			return m, errors.Join(err, dir.Cancel())
 		}
 	}
-	o.Dir, o.KEKs, o.Logger = cfg.keyring().Dir, cfg.KEKs, cfg.Logger
 	o.OpenSnapshot = func(m keyring.Manifest) (io.Writer, error) {
 		if cfg.App == nil && m.Host > 0 {
 			return nil, fmt.Errorf("the host's part of the snapshot has %d bytes, and the configuration has no App that could read it", m.Host)

@@ -28,6 +28,18 @@ type Options struct {
 	MaxBytes   int64 // of what is in the backup, unpacked
 }
 
+// Check says why nothing can be read with these options, or returns nil. Read asks it first.
+func (o Options) Check() error {
+	err := errFIPS()
+	if len(o.Identities) == 0 {
+		err = errors.Join(err, errors.New("Identities is empty"))
+	}
+	if o.MaxBytes < 0 {
+		err = errors.Join(err, fmt.Errorf("MaxBytes %d is negative", o.MaxBytes))
+	}
+	return err
+}
+
 // Receiver gets the parts of a backup while it is read. What is nil is not called.
 type Receiver struct {
 	// Key takes over the material of a key. The keys come in the order of the manifest, when all of them are good.
@@ -55,11 +67,8 @@ type reading struct {
 // Read reads a backup to its end and checks all of it. It returns the manifest, and the ring of the snapshot that
 // the Receiver got.
 func Read(ctx context.Context, r io.Reader, o Options, to Receiver) (Manifest, *meta.Ring, error) {
-	if err := errFIPS(); err != nil {
+	if err := o.Check(); err != nil {
 		return Manifest{}, nil, err
-	}
-	if o.MaxBytes < 0 {
-		return Manifest{}, nil, fmt.Errorf("MaxBytes is %d", o.MaxBytes)
 	}
 	b := &reading{Options: o, to: to, sum: newArchiveSum()}
 	defer b.sum.sum() // its goroutine ends

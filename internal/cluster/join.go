@@ -65,6 +65,9 @@ func (c Config) candidates() []Candidate {
 // provable says why a server without a raft log could not tell the cluster from any server that has a certificate of
 // its CA. A server that has a raft log needs no token: one that stayed in its configuration is no reason to stop.
 func (c Config) provable() error {
+	if len(c.Peers)+len(c.Join) == 0 {
+		return errNoCluster
+	}
 	if c.JoinToken != "" {
 		if _, err := join.Parse(c.JoinToken); err != nil {
 			return fmt.Errorf("node configuration: JoinToken: %w", err)

@@ -77,10 +77,12 @@ func (s *Server) start(ctx context.Context) (err error) {
 		if err := s.listen(); err != nil {
 			return err
 		}
-		if len(s.cfg.Peers)+len(s.cfg.Join) == 0 { // it must not create a log where there is none
-			if there, err := HasRaft(s.cfg.Dir); err != nil || !there {
-				return cmp.Or(err, errNoCluster)
-			}
+		there, err := HasRaft(s.cfg.Dir)
+		if err == nil && !there { // it must not create a log if it can't be told which cluster that is of
+			err = s.cfg.provable()
+		}
+		if err != nil {
+			return err
 		}
 	}
 	if s.dir, err = OpenDir(s.cfg.Dir, s.cfg.Logger); err != nil {
@@ -140,9 +142,6 @@ func (s *Server) enterCluster(ctx context.Context, trans raft.Transport) error {
 	}
 	initial := s.cfg.Alone()
 	if s.port != nil {
-		if len(s.cfg.Peers)+len(s.cfg.Join) == 0 {
-			return errNoCluster
-		}
 		others, err := s.toBootstrap(ctx)
 		if err == nil && len(others) > 0 {
 			err = s.askToJoin(ctx, others)
