@@ -18,40 +18,12 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// nomadKeystore is a disk with one key of each form, the last two of which nobody can open,
-// and a second file of one.
-func nomadKeystore(t testing.TB) (disk *keyringtest.Disk, keys []keystoretest.NomadKey, files map[string][]byte) {
-	t.Helper()
-	disk, files = keyringtest.NewDisk(), map[string][]byte{}
-	for i, form := range []string{"1.4", "1.7", "1.8.3", "1.9", "kms", "damaged"} {
-		keys = append(keys, keystoretest.NewNomadKey(t, byte(i), form))
-		maps.Copy(files, keys[i].Files(t))
-	}
-	again := keys[2]
-	again.Form = "1.7"
-	maps.Copy(files, again.Files(t))
-	for name, b := range files {
-		disk.Plant(name, 0o600, b)
-	}
-	return disk, keys, files
-}
-
-// unchanged wants every file of Nomad's to be there as it was.
-func unchanged(t testing.TB, disk *keyringtest.Disk, files map[string][]byte, when string) {
-	t.Helper()
-	for name, b := range files {
-		if string(disk.Bytes(name)) != string(b) {
-			t.Errorf("%s: Nomad's file %s was changed", when, name)
-		}
-	}
-}
-
 // TestNomadKeystoreOpensAsItIs in an empty keyring: one server of three has the directory, and
 // all come to open what Nomad sealed, from files of their own.
 func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		disk, keys, files := nomadKeystore(t)
+		disk, keys, files := keyringtest.NomadDisk(t)
 		kek, old := kektest.File(t, kektest.CountingKey()), []keyring.KEK{keyring.InlineKEK()}
 		c := keyringtest.NewCluster(t, keyringtest.Options{
 			Servers: 3,
@@ -89,7 +61,7 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 					}
 				}
 			}
-			unchanged(t, c.Server("s2").Disk, files, when)
+			keyringtest.CheckUnchanged(t, c.Server("s2").Disk, files, when)
 		}
 		opens("adopted")
 		ownFiles := func(when string) {
@@ -142,7 +114,7 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		disk, keys, files := nomadKeystore(t)
+		disk, keys, files := keyringtest.NomadDisk(t)
 		second, third := keyringtest.NewDisk(), keyringtest.NewDisk()
 		for name, b := range files {
 			second.Plant(name, 0o600, b)
@@ -169,7 +141,7 @@ func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
 				t.Errorf("%s: %q, %v", k.Form, got, err)
 			}
 		}
-		unchanged(t, s2.Disk, files, "fetched")
+		keyringtest.CheckUnchanged(t, s2.Disk, files, "fetched")
 
 		alone := keyringtest.NewCluster(t, keyringtest.Options{
 			Disk: func(raft.ServerID) *keyringtest.Disk { return third },
@@ -209,7 +181,7 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		keyringtest.AwaitKeys(t, c)
 		v.Check(c)
-		unchanged(t, s.Disk, files, "another key")
+		keyringtest.CheckUnchanged(t, s.Disk, files, "another key")
 		if s.Disk.Bytes(nks.BesideName(id)) == nil {
 			t.Errorf("no file beside it: %v", s.Disk.Names())
 		}
@@ -236,7 +208,7 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		keyringtest.AwaitKeys(t, c)
-		unchanged(t, s.Disk, files, "while it runs")
+		keyringtest.CheckUnchanged(t, s.Disk, files, "while it runs")
 		if s.Disk.Bytes(nks.BesideName(other)) == nil {
 			t.Errorf("no file beside the other: %v", s.Disk.Names())
 		}
@@ -247,7 +219,7 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		disk, keys, files := nomadKeystore(t)
+		disk, keys, files := keyringtest.NomadDisk(t)
 		c := keyringtest.NewCluster(t, keyringtest.Options{Pace: time.Hour, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
 		s := keyringtest.Ready(t, c)
 		time.Sleep(10 * time.Hour)
@@ -276,7 +248,7 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 			keyringtest.Ready(t, c)
 			time.Sleep(10 * time.Hour)
 		}
-		unchanged(t, s.Disk, files, "removed")
+		keyringtest.CheckUnchanged(t, s.Disk, files, "removed")
 	})
 }
 
@@ -284,7 +256,7 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 func TestOpenNomadRefuses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		disk, keys, _ := nomadKeystore(t)
+		disk, keys, _ := keyringtest.NomadDisk(t)
 		c := keyringtest.NewCluster(t, keyringtest.Options{Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
 		k, sealed := keyringtest.Ready(t, c).Keyring, keys[0].Seal("data")
 		time.Sleep(time.Minute)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -75,7 +74,7 @@ func TestLeaksFindsEverySpelling(t *testing.T) {
 func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	var logs lockedBuffer
+	var logs keyringtest.Log
 	wrapping := []byte("a key of 32 bytes, in a file....")
 	file := filepath.Join(t.TempDir(), "kek")
 	if err := os.WriteFile(file, wrapping, 0o600); err != nil {
@@ -146,29 +145,11 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := leaks(logs.bytes(), secrets); n > 0 {
+	if n := leaks(logs.Bytes(), secrets); n > 0 {
 		t.Errorf("%d secrets in the logs", n)
 	}
-	if inKeyFiles == 0 || searched < 3*(7+3) || len(logs.bytes()) < 1000 {
+	if inKeyFiles == 0 || searched < 3*(7+3) || len(logs.Bytes()) < 1000 {
 		t.Errorf("the search has found nothing where it had to: %d in key files, %d files, %d bytes of logs",
-			inKeyFiles, searched, len(logs.bytes()))
+			inKeyFiles, searched, len(logs.Bytes()))
 	}
-}
-
-// lockedBuffer is a log.
-type lockedBuffer struct {
-	mu  sync.Mutex // guards below
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) bytes() []byte {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return bytes.Clone(b.buf.Bytes())
 }

@@ -1,5 +1,7 @@
 package keyringtest
 
+// App: a host's FSM, in its four forms.
+
 import (
 	"errors"
 	"fmt"
@@ -9,8 +11,6 @@ import (
 
 	"github.com/hashicorp/raft"
 )
-
-// App: a host's FSM, in its four forms.
 
 // App is a host's FSM: the list of what was applied, as text with a line each.
 type App struct {

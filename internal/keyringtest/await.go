@@ -1,5 +1,7 @@
 package keyringtest
 
+// What tests wait for.
+
 import (
 	"context"
 	"errors"
@@ -10,8 +12,6 @@ import (
 	"example.com/keyring"
 	"github.com/hashicorp/raft"
 )
-
-// What tests wait for.
 
 // Ready waits until the live servers are ready, and a leader seals, and returns it.
 func Ready(t testing.TB, c *Cluster) *Server {

@@ -1,11 +1,11 @@
 package keyringtest
 
+// Figures: what a keyring measures.
+
 import (
 	"maps"
 	"sync"
 )
-
-// Figures: what a keyring measures.
 
 // Figures is a Metrics that remembers. A series is "name" or "name;label=value".
 type Figures struct {

@@ -1,5 +1,7 @@
 package keyringtest
 
+// Log entries and snapshots, as raft has them.
+
 import (
 	"bytes"
 	"errors"
@@ -9,8 +11,6 @@ import (
 	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
 )
-
-// Log entries and snapshots, as raft has them.
 
 // Extensions is the Log.Extensions value that marks the keyring's entries. It is part of the format
 // of every log, so it stands here as it is and not as the code has it.

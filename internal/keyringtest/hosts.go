@@ -1,5 +1,7 @@
 package keyringtest
 
+// Host: a server with a raft of the test's own, and Life: one that is alone.
+
 import (
 	"context"
 	"errors"
@@ -14,8 +16,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
-
-// Host: a server with a raft of the test's own, and Life: one that is alone.
 
 // InDir is a valid Config on a real directory.
 func (h *Host) InDir(dir string) keyring.Config {

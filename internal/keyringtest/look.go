@@ -1,5 +1,7 @@
 package keyringtest
 
+// What tests read of a server.
+
 import (
 	"bytes"
 	"slices"
@@ -12,8 +14,6 @@ import (
 	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/raft"
 )
-
-// What tests read of a server.
 
 // ProblemAbout returns the detail of a server's problem of that kind about another, or "".
 func ProblemAbout(t testing.TB, s *Server, kind keyring.ProblemKind, about raft.ServerID) string {

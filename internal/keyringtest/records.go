@@ -1,5 +1,7 @@
 package keyringtest
 
+// Records: a host that keeps sealed records, and a cluster of such hosts.
+
 import (
 	"bytes"
 	"context"
@@ -17,8 +19,6 @@ import (
 	"example.com/keyring"
 	"github.com/hashicorp/raft"
 )
-
-// Records: a host that keeps sealed records, and a cluster of such hosts.
 
 // Records is a host's FSM: sealed records by name.
 type Records struct {

@@ -1,5 +1,7 @@
 package keyringtest
 
+// Clusters that sign, and tokens of others.
+
 import (
 	"encoding/base64"
 	"encoding/json"
@@ -13,8 +15,6 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/meta"
 )
-
-// Clusters that sign, and tokens of others.
 
 // TokenIssuer is the issuer of such a cluster.
 const TokenIssuer = "https://issuer.example"

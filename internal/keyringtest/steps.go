@@ -1,5 +1,7 @@
 package keyringtest
 
+// What tests do to a cluster.
+
 import (
 	"crypto/rand"
 	"errors"
@@ -16,8 +18,6 @@ import (
 	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/raft"
 )
-
-// What tests do to a cluster.
 
 // RotateWhenReady makes a key, and returns it when it is active.
 func RotateWhenReady(t testing.TB, c *Cluster) keyring.Key {

@@ -1,5 +1,7 @@
 package keyringtest
 
+// Vault: ciphertexts that have to open for ever.
+
 import (
 	"fmt"
 	"slices"
@@ -7,8 +9,6 @@ import (
 
 	"example.com/keyring"
 )
-
-// Vault: ciphertexts that have to open for ever.
 
 // Rotate makes n keys, each sealing one record.
 func Rotate(t testing.TB, c *Cluster, v *Vault, n int) {

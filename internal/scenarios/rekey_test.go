@@ -1,14 +1,10 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
-	"maps"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -16,9 +12,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
-	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 )
 
 // TestFullRotationMovesEverything: each record once, and it opens on every server all the time.
@@ -248,7 +242,7 @@ func TestRemoveMovesTheDataFirst(t *testing.T) {
 func TestForceSaysWhatIsLost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var log lockedBuffer
+		var log keyringtest.Log
 		rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
 			cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: &log})
 		})
@@ -258,7 +252,7 @@ func TestForceSaysWhatIsLost(t *testing.T) {
 		if err := rc.Leader().Keyring.Remove(t.Context(), old, keyring.RemoveOptions{Force: true}); err != nil {
 			t.Fatal(err)
 		}
-		if text := string(log.bytes()); !strings.Contains(text, "records=37") {
+		if text := string(log.Bytes()); !strings.Contains(text, "records=37") {
 			t.Errorf("log: %s", text)
 		}
 	})
@@ -274,7 +268,7 @@ func TestRetentionRemovesWhatIsNotNeeded(t *testing.T) {
 			rc.Store("r", 300)
 			old := rc.Active()
 			rc.Rotate(keyring.RotateOptions{})
-			retired := keyring.Ring(rc.Leader().FSM).Key(old).Retired
+			retired := keyringtest.Ring(rc.Leader().FSM).Key(old).Retired
 			time.Sleep(time.Until(retired.Add(max(retain, 24*time.Hour+time.Minute) - time.Hour))) // virtual
 			if rc.State(old) != keyring.StateInactive {
 				t.Errorf("%s too early", rc.State(old))
@@ -332,213 +326,4 @@ func TestRestoredSnapshotIsNotTakenForScanned(t *testing.T) {
 		}
 		rc.Check("moved once more")
 	})
-}
-
-// TestRekeyGraceWaitsForWritersWithoutAFence.
-func TestRekeyGraceWaitsForWritersWithoutAFence(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		rc := keyringtest.NewRecordsCluster(t, 1, true, func(cfg *keyring.Config) { cfg.RekeyGrace = time.Hour })
-		rc.Store("r", 10)
-		old, leader := rc.Active(), rc.Leader()
-		late, err := leader.Keyring.Encrypt([]byte("late"), []byte("late"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		rc.Rotate(keyring.RotateOptions{Full: true})
-		time.Sleep(59 * time.Minute) // virtual
-		if rc.State(old) != keyring.StateRekeying || rc.Under(old) > 0 {
-			t.Errorf("%s with %d records", rc.State(old), rc.Under(old))
-		}
-		if _, err := keyringtest.PutRecords(leader.Raft, keyringtest.RecordPut{Ref: "late", New: late}); err != nil {
-			t.Fatal(err)
-		}
-		rc.Written["late"] = "late"
-		rc.Await(old, keyring.StateDeprecated)
-		if rc.Check("moved"); rc.Under(old) > 0 {
-			t.Errorf("deprecated with %d records", rc.Under(old))
-		}
-	})
-}
-
-// TestRekeyRateIsKept.
-func TestRekeyRateIsKept(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) { cfg.RekeyRate = 100 })
-		rc.Store("r", 1000)
-		old := rc.Active()
-		rc.Rotate(keyring.RotateOptions{Full: true})
-		began := time.Now()
-		rc.Await(old, keyring.StateDeprecated)
-		if d := time.Since(began); d < 9*time.Second || d > 12*time.Second {
-			t.Errorf("1000 records at 100 a second took %v", d)
-		}
-	})
-}
-
-// odd is SealedData that does not do what it should.
-type odd struct {
-	*keyringtest.RecordsData
-	under   func(keyring.KeyID) iter.Seq2[keyring.Sealed, error]
-	replace func() (int, error)
-}
-
-func (o odd) Under(ctx context.Context, id keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
-	if o.under != nil {
-		return o.under(id)
-	}
-	return o.RecordsData.Under(ctx, id)
-}
-
-func (o odd) Replace(ctx context.Context, batch []keyring.Replacement) (int, error) {
-	if o.replace != nil {
-		return o.replace()
-	}
-	return o.RecordsData.Replace(ctx, batch)
-}
-
-// TestKeyStaysWhileItsDataCannotBeTold: an error in the middle of a scan is no clean scan, and a
-// Replace that has no effect is reported and not repeated for ever.
-func TestKeyStaysWhileItsDataCannotBeTold(t *testing.T) {
-	t.Parallel()
-	broken := errors.New("index is broken")
-	var replaced atomic.Int64
-	for what, o := range map[string]odd{
-		"index is broken": {under: func(keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
-			return func(yield func(keyring.Sealed, error) bool) { yield(keyring.Sealed{}, broken) }
-		}},
-		"as it was after Replace": {replace: func() (int, error) { replaced.Add(1); return 0, nil }},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
-				o.RecordsData = cfg.Data.(*keyringtest.RecordsData)
-				cfg.Data = o
-			})
-			rc.Store("r", 10)
-			old := rc.Active()
-			rc.Rotate(keyring.RotateOptions{Full: true})
-			time.Sleep(time.Hour) // virtual
-			if rc.State(old) != keyring.StateRekeying {
-				t.Errorf("%s: %s", what, rc.State(old))
-			}
-			if st, err := rc.Leader().Keyring.Status(t.Context()); err != nil || !strings.Contains(fmt.Sprint(st.Problems), what) {
-				t.Errorf("%v, %v", st.Problems, err)
-			}
-		})
-	}
-	if n := replaced.Load(); n == 0 || n > 200 {
-		t.Errorf("Replace without effect was called %d times in an hour", n)
-	}
-}
-
-// TestMovesThatOthersAreQuickerWithAreFewer: each is an entry of raft's log, whatever the host says of it.
-func TestMovesThatOthersAreQuickerWithAreFewer(t *testing.T) {
-	t.Parallel()
-	for name, conflicts := range map[string]int{"all of them": 10, "some of them": 1} {
-		var replaced atomic.Int64
-		synctest.Test(t, func(t *testing.T) {
-			rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) {
-				cfg.Data = odd{RecordsData: cfg.Data.(*keyringtest.RecordsData), replace: func() (int, error) {
-					replaced.Add(1)
-					return conflicts, nil
-				}}
-			})
-			rc.Store("r", 10)
-			rc.Rotate(keyring.RotateOptions{Full: true})
-			time.Sleep(time.Hour) // virtual
-		})
-		if n := replaced.Load(); n < 10 || n > 200 {
-			t.Errorf("%s: Replace was called %d times in an hour", name, n)
-		}
-	}
-}
-
-// nomadData is records of Nomad's in a database.
-type nomadData struct {
-	mu  sync.Mutex // guards below
-	all map[string]keyring.Sealed
-}
-
-func (d *nomadData) Under(context.Context, keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
-	return func(yield func(keyring.Sealed, error) bool) {
-		d.mu.Lock()
-		all := slices.Collect(maps.Values(d.all))
-		d.mu.Unlock()
-		for _, s := range all {
-			if !yield(s, nil) {
-				return
-			}
-		}
-	}
-}
-
-func (d *nomadData) Replace(_ context.Context, batch []keyring.Replacement) (int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, r := range batch {
-		d.all[r.Ref] = keyring.Sealed{Ref: r.Ref, Ciphertext: r.New, AAD: r.AAD}
-	}
-	return 0, nil
-}
-
-// TestWhatNomadSealedIsMovedToo: an adopted key does not go while its data is Nomad's.
-func TestWhatNomadSealedIsMovedToo(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		disk, keys, _ := nomadKeystore(t)
-		k := keys[0]
-		data := &nomadData{all: map[string]keyring.Sealed{}}
-		for i := range 300 {
-			ref := fmt.Sprint("var/", i)
-			data.all[ref] = keyring.Sealed{Ref: ref, Ciphertext: k.Seal(ref), AAD: []byte(ref), Nomad: true}
-		}
-		c := keyringtest.NewCluster(t, keyringtest.Options{
-			Disk:      func(raft.ServerID) *keyringtest.Disk { return disk },
-			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = data },
-		})
-		leader := keyringtest.Ready(t, c)
-		if err := leader.Keyring.Remove(t.Context(), k.ID, keyring.RemoveOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		for ref, s := range data.all {
-			if got, err := leader.Keyring.Decrypt(s.Ciphertext, []byte(ref)); err != nil || string(got) != ref {
-				t.Errorf("%s: %q, %v", ref, got, err)
-			}
-		}
-	})
-}
-
-// TestWithoutDataNothingIsProven: no full rotation, no removal of a key that was active; with
-// NoData both are, at once.
-func TestWithoutDataNothingIsProven(t *testing.T) {
-	t.Parallel()
-	for _, data := range []keyring.SealedData{nil, keyring.NoData{}} {
-		synctest.Test(t, func(t *testing.T) {
-			c := keyringtest.NewCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = data }})
-			leader := keyringtest.Ready(t, c)
-			old := keyring.Ring(leader.FSM).Active().ID
-			want := error(nil)
-			if data == nil {
-				want = keyring.ErrNoData
-			}
-			if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); !errors.Is(err, want) {
-				t.Errorf("full rotation with %T: %v", data, err)
-			}
-			if data == nil {
-				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := leader.Keyring.Remove(t.Context(), old, keyring.RemoveOptions{}); !errors.Is(err, want) {
-				t.Errorf("remove with %T: %v", data, err)
-			}
-			if removed := keyring.Ring(leader.FSM).WasRemoved(old); removed != (data != nil) {
-				t.Errorf("removed with %T: %t", data, removed)
-			}
-			if keys := keyring.Ring(leader.FSM).Keys; data == nil && (len(keys) != 2 || keys[0].State == meta.StateRekeying) {
-				t.Errorf("%d keys", len(keys))
-			}
-		})
-	}
 }
