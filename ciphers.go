@@ -142,16 +142,11 @@ func (c *ciphers) lookUpOpening(id KeyID) (*seal.Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	if isEmpty(key) {
+	if key.IsEmpty() {
 		return nil, fmt.Errorf("%w %s: it is deprecated, and nothing is sealed under it any more", ErrUnknownKey, id)
 	}
 	return c.sealer(key)
 }
-
-// isEmpty reports whether a scan has found that nothing is sealed under the key. What still comes is forged,
-// if the key was stolen, or a copy from elsewhere. Of what there is under a key that was adopted, Data may
-// not know.
-func isEmpty(key *meta.Key) bool { return key.State == StateDeprecated && !key.Adopted() }
 
 // DecryptDeprecated is Decrypt that opens also what is sealed under a deprecated key: a copy in a backup of
 // the host's or in an export, or a record that was stored past FSM.Admit after the last scan. If the key
@@ -163,7 +158,7 @@ func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 		return k.Decrypt(ciphertext, aad)
 	}
 	key := k.server.FSM.Ring().Key(id)
-	if key == nil || !isEmpty(key) {
+	if key == nil || !key.IsEmpty() {
 		return k.Decrypt(ciphertext, aad)
 	}
 	opener, err := k.ciphers.sealer(key)
@@ -199,7 +194,7 @@ func (c *ciphers) refresh(v local.View) {
 	if v.CaughtUp {
 		c.Store.Follow(v.Ring)
 	}
-	c.opening.Store(c.Store.Table(v.Ring, isEmpty))
+	c.opening.Store(c.Store.Table(v.Ring, (*meta.Key).IsEmpty))
 }
 
 // proves verifies the first signature with the ring's public key: others can verify with nothing else.

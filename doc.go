@@ -111,6 +111,7 @@
 //	internal/join        join tokens: how both sides prove that they know one
 //	internal/cluster     the raft of a whole server: its log on disk, its port, how servers bootstrap and join
 //	internal/raftwire    raft's requests: large ones are split, and those of others are checked
+//	internal/replication how this server gets the keys that it lacks, reports those that it holds, and unlinks removed ones
 //	internal/durable     the only code that writes files
 //	internal/parallel    one thing done to many items at a time
 //	internal/bounded     JSON from elsewhere, decoded into types that say how much they may hold

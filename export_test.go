@@ -77,7 +77,7 @@ func Fetch(ctx context.Context, k *Keyring, from raft.ServerID, id KeyID) error 
 
 // FetchNew is Fetch of a key that need not be in the ring.
 func FetchNew(ctx context.Context, k *Keyring, from raft.ServerID, key meta.NewKey) error {
-	got, err := k.server.fetchFrom(ctx, string(from), map[KeyID]meta.NewKey{key.ID: key})
+	got, err := k.replicator.FetchFrom(ctx, string(from), map[KeyID]meta.NewKey{key.ID: key})
 	if err == nil && len(got) != 1 {
 		err = errors.New("it has not come")
 	}
@@ -306,7 +306,7 @@ func Heal(k *Keyring, keys ...KeyID) {
 	for _, id := range keys {
 		missing = append(missing, v.Ring.Key(id))
 	}
-	k.replicator.reread(context.Background(), v, missing)
+	k.replicator.Reread(context.Background(), v, missing)
 }
 
 // SetRemovedAside sets the file of a removed key aside.

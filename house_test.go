@@ -33,6 +33,7 @@ var house = map[string][]string{
 		"internal/peer",
 		"internal/plan",
 		"internal/raftwire",
+		"internal/replication",
 		"internal/seal",
 		"internal/simulated",
 	},
@@ -43,6 +44,9 @@ var house = map[string][]string{
 	"internal/fsm":  {"internal/meta", "internal/nks", "internal/plan", "internal/seal"},
 	"internal/nks":  {"internal/strictjson"},
 	"internal/lead": {
+		"internal/fsm", "internal/keystore", "internal/local", "internal/meta", "internal/mono", "internal/nks", "internal/peer", "internal/plan",
+	},
+	"internal/replication": {
 		"internal/fsm", "internal/keystore", "internal/local", "internal/meta", "internal/mono", "internal/nks", "internal/peer", "internal/plan",
 	},
 	"internal/local": {

@@ -16,6 +16,7 @@ import (
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
+	"example.com/keyring/internal/replication"
 	"example.com/keyring/internal/seal"
 	"example.com/keyring/internal/simulated"
 	"github.com/hashicorp/raft"
@@ -35,7 +36,7 @@ type Keyring struct {
 	leader     *lead.Leader
 	rotator    *rotator
 	remover    *remover
-	replicator *replicator
+	replicator *replication.Replicator
 	rekeyer    *rekeyer
 	verifier   *verifier
 	members    *members
@@ -99,16 +100,17 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() t
 	}
 	k.verifier = &verifier{server: s, caughtUp: k.caughtUp, public: k.public}
 	k.rekeyer = newRekeyer(s, k.clocks, k)
-	k.remover = &remover{server: s, clocks: k.clocks, confirming: k.confirming, rekeyer: k.rekeyer}
+	k.remover = &remover{server: s, clocks: k.clocks, rekeyer: k.rekeyer}
 	k.leader = lead.New(here, lead.Config{
 		Policy: cfg.policy(), EveryBuild: cfg.EveryBuild, Algorithm: cfg.Tokens.Algorithm, Clocks: k.clocks, Watch: k.watch, CaughtUp: k.caughtUp,
 	})
 	k.rotator = newRotator(s, k.clocks, k.remover, k.leader.Maker)
 	k.members, k.joinTokens = &members{s, k.leader}, &joinTokens{s, k.leader}
 	k.ciphers.server, k.ciphers.caughtUp, k.ciphers.leader = s, k.caughtUp, k.leader
-	k.replicator = newReplicator(s)
-	k.replicator.caughtUp, k.replicator.clocks, k.replicator.public, k.replicator.remover = k.caughtUp, k.clocks, k.public, k.remover
-	k.replicator.reportTo, k.replicator.refresh = k.leader.Report, k.ciphers.refresh
+	k.replicator = replication.New(here, replication.Config{
+		Undo: cfg.Rotation.Undo, CaughtUp: k.caughtUp, Clocks: k.clocks, Confirming: k.confirming, Public: k.public,
+		ReportTo: k.leader.Report, Refresh: k.ciphers.refresh,
+	})
 	return k
 }
 
@@ -117,7 +119,7 @@ func (k *Keyring) run() {
 	ctx, end := context.WithCancel(context.Background())
 	k.end = end
 	loops := []func(context.Context){
-		k.replicator.run, k.leader.Run, k.leader.Maker.Run, k.clocks.Run, k.caughtUp.Run, k.watch.Run, k.confirming.Run,
+		k.replicator.Run, k.leader.Run, k.leader.Maker.Run, k.clocks.Run, k.caughtUp.Run, k.watch.Run, k.confirming.Run,
 	}
 	if k.server.cfg.Data != nil {
 		loops = append(loops, k.rekeyer.run)

@@ -78,7 +78,7 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 	r.survey(ctx, keys)
 	for _, key := range keys {
 		if due := r.due[key.ID]; due > mono.Now() {
-			wake = earliest(wake, due)
+			wake = mono.Earliest(wake, due)
 			continue
 		}
 		next, err := r.move(ctx, key)
@@ -94,7 +94,7 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 			r.tries[key.ID]++
 		}
 		r.due[key.ID] = next
-		wake = earliest(wake, next)
+		wake = mono.Earliest(wake, next)
 	}
 	if wake == 0 {
 		return local.Idle

@@ -6,15 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
-	"time"
 
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/mono"
-	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/plan"
 )
 
@@ -32,9 +28,8 @@ type RemoveOptions struct {
 // remover removes keys, and knows which of them are removed for good.
 type remover struct {
 	*server
-	clocks     *local.Clocks
-	confirming *local.Confirming
-	rekeyer    *rekeyer
+	clocks  *local.Clocks
+	rekeyer *rekeyer
 }
 
 // Remove removes a key from the keyring for good. Its ID is never used again, and every
@@ -198,110 +193,4 @@ func (r *remover) awaitGone(ctx context.Context, id KeyID, known bool) error {
 		err = fmt.Errorf("%w: %w", err, p.Err)
 	}
 	return err
-}
-
-// cleanUp does with the files of removed keys what plan says, beside the loop, and returns when
-// to look again: zero for never, if nothing changes.
-func (r *replicator) cleanUp(ctx context.Context, v local.View) mono.Time {
-	var leftovers []plan.Leftover
-	var removed []time.Time
-	for _, l := range r.Store.Leftovers(v.Ring) {
-		leftovers = append(leftovers, plan.Leftover{ID: l.Key, File: l.InPlace, Aside: l.Aside})
-		if t, ok := v.Ring.Tombstone(l.Key); ok {
-			removed = append(removed, t.Removed)
-		}
-	}
-	b := plan.CleanUp(v.Ring, v.CaughtUp, leftovers, r.cfg.Rotation.Undo, r.clocks.RingClock(v.Ring, removed...))
-	if len(b.SetAside)+len(b.Unlink) == 0 {
-		r.cleaning.idle()
-		return r.WhenShown(b.Next)
-	}
-	if wake, wait := r.cleaning.wait(mono.Now()); wait {
-		return wake
-	}
-	r.start(ctx, &r.cleaning, func() {
-		err := r.removeLeftovers(ctx, b)
-		switch {
-		case err == nil || ctx.Err() != nil:
-		case errors.Is(err, ErrNotLeader): // there is none, and nothing hurries
-			r.cfg.Logger.Debug("files of removed keys", "error", err)
-		default:
-			r.cfg.Logger.Error("files of removed keys", "error", err)
-		}
-	})
-	return 0
-}
-
-// removeLeftovers sets files aside, and unlinks those that the leader confirms.
-func (r *replicator) removeLeftovers(ctx context.Context, b plan.Cleanup) error {
-	var errs []error
-	for _, id := range b.SetAside {
-		if err := r.Store.SetAside(id, r.WasRemoved); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	for ids := range slices.Chunk(b.Unlink, reportBatch) {
-		gone, err := r.remover.removedForGood(ctx, ids)
-		if err != nil {
-			return errors.Join(append(errs, err)...)
-		}
-		for _, id := range gone {
-			if err := r.Store.Unlink(id, r.WasRemoved); err != nil {
-				errs = append(errs, err)
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// removedForGood asks the leader which of the keys are removed and past their undo time. What
-// this server has applied is not enough: a restored snapshot may have brought a key back while
-// it was cut off.
-func (r *remover) removedForGood(ctx context.Context, ids []KeyID) ([]KeyID, error) {
-	_, leader := r.Raft.LeaderWithID()
-	switch leader {
-	case "":
-		return nil, r.FSM.NotLeader(r.Raft)
-	case r.cfg.ID:
-		return r.confirmRemoved(ctx, ids)
-	}
-	return r.ToLeader.Removed(ctx, string(leader), ids)
-}
-
-// confirmRemoved says which of the keys are removed and past their undo time, on a leader that
-// a majority has just confirmed.
-func (r *remover) confirmRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error) {
-	if err := r.Leading(); err != nil {
-		return nil, err
-	}
-	if err := r.confirming.Confirm(ctx); err != nil {
-		return nil, err
-	}
-	if !r.clocks.ComparedAsLeader() || r.clocks.Known().Wrong() {
-		return nil, nil // by a clock that is ahead, all would be past it
-	}
-	ring := r.FSM.Ring()
-	var times []time.Time
-	for _, id := range ids {
-		if t, removed := ring.Tombstone(id); removed {
-			times = append(times, t.Removed)
-		}
-	}
-	ringClock := r.clocks.RingClock(ring, times...)
-	return slices.DeleteFunc(slices.Clone(ids), func(id KeyID) bool {
-		t, removed := ring.Tombstone(id)
-		return !removed || ringClock.UnlinkAt(t, r.cfg.Rotation.Undo).After(ringClock.Now)
-	}), nil
-}
-
-func (r *remover) serveRemoved(ctx context.Context, ids []KeyID) ([]KeyID, error) {
-	gone, err := r.confirmRemoved(ctx, ids)
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	if err != nil {
-		_, leader := r.Raft.LeaderWithID()
-		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
-	}
-	return gone, nil
 }

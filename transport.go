@@ -68,8 +68,8 @@ func (k *Keyring) handlers() peer.Handlers {
 		Fetch:   k.server.ServeFetch,
 		Report:  k.leader.ServeReport,
 		Held:    k.server.HeldHere,
-		Offer:   k.replicator.takeOffer,
-		Removed: k.remover.serveRemoved,
+		Offer:   k.replicator.TakeOffer,
+		Removed: k.replicator.ServeRemoved,
 		State:   k.confirming.State,
 	}
 }

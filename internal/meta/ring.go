@@ -93,6 +93,11 @@ func (k *Key) Sealed() bool { return k.State.Opens() }
 // Adopted reports whether the key came from outside, and so was never active.
 func (k *Key) Adopted() bool { return k.State.Opens() && k.Activated.IsZero() }
 
+// IsEmpty reports whether a scan has found that nothing is sealed under the key. What still comes is forged,
+// if the key was stolen, or a copy from elsewhere. Of what there is under a key that was adopted, the host's index may
+// not know.
+func (k *Key) IsEmpty() bool { return k.State == StateDeprecated && !k.Adopted() }
+
 // New returns the metadata with which the key came.
 func (k *Key) New() NewKey { return NewKey{k.ID, k.Algorithm, k.Public, k.Check, k.Created} }
 

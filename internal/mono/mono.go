@@ -49,3 +49,13 @@ func (t Time) Sub(u Time) time.Duration {
 	}
 	return d
 }
+
+// Earliest returns the first of the moments, without those that are zero.
+func Earliest(times ...Time) (first Time) {
+	for _, t := range times {
+		if t != 0 && (first == 0 || t < first) {
+			first = t
+		}
+	}
+	return first
+}

@@ -1,4 +1,4 @@
-package keyring
+package replication
 
 // How the replicator gets keys from other servers, and takes those that the leader offers.
 
@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 
+	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
@@ -25,7 +26,7 @@ import (
 // the place of a file that may be the way back: one under a KEK that does not answer, or one of a
 // removed key that heal has yet to take back. Nor need it be asked for what is on its way by an
 // offer. Until this server has caught up, nothing takes the place of a key that is in memory either.
-func (r *replicator) wanted(v local.View, missing []*meta.Key) []*meta.Key {
+func (r *Replicator) wanted(v local.View, missing []*meta.Key) []*meta.Key {
 	if len(missing) == 0 {
 		return nil
 	}
@@ -40,7 +41,7 @@ func (r *replicator) wanted(v local.View, missing []*meta.Key) []*meta.Key {
 	if come = append(come, r.offered.all()...); len(come) == 0 {
 		return missing
 	}
-	comes := make(map[KeyID]bool, len(come))
+	comes := make(map[meta.KeyID]bool, len(come))
 	for _, id := range come {
 		comes[id] = true
 	}
@@ -48,22 +49,22 @@ func (r *replicator) wanted(v local.View, missing []*meta.Key) []*meta.Key {
 }
 
 // fetch starts the requests that plan wants and returns when to look again.
-func (r *replicator) fetch(ctx context.Context, ring *meta.Ring, missing []*meta.Key) mono.Time {
+func (r *Replicator) fetch(ctx context.Context, ring *meta.Ring, missing []*meta.Key) mono.Time {
 	_, leader := r.Raft.LeaderWithID()
 	members := local.ServerIDs(r.Raft)
 	if string(leader) != r.leader || !slices.Equal(members, r.members) {
 		r.leader, r.members = string(leader), members
 		r.pull.Retry()
 	}
-	sources := func(k *meta.Key) []string { return plan.Sources(k, string(r.cfg.ID), r.leader, r.members) }
+	sources := func(k *meta.Key) []string { return plan.Sources(k, string(r.ID), r.leader, r.members) }
 	fetches, wake := r.pull.Next(mono.Now(), missing, sources, rand.Float64())
 	for _, f := range fetches {
-		keys := map[KeyID]meta.NewKey{}
+		keys := map[meta.KeyID]meta.NewKey{}
 		for _, id := range f.IDs {
 			keys[id] = ring.Key(id).New()
 		}
 		r.calls.Go(func() {
-			got, err := r.fetchFrom(ctx, f.Peer, keys)
+			got, err := r.FetchFrom(ctx, f.Peer, keys)
 			r.send(ctx, r.answered, fetched{f, err})
 			r.send(ctx, r.done, fetched{f, r.keep(ctx, got)})
 		})
@@ -72,24 +73,24 @@ func (r *replicator) fetch(ctx context.Context, ring *meta.Ring, missing []*meta
 }
 
 // send tells the loop, unless the loop has ended.
-func (r *replicator) send(ctx context.Context, to chan<- fetched, f fetched) {
+func (r *Replicator) send(ctx context.Context, to chan<- fetched, f fetched) {
 	select {
 	case to <- f:
 	case <-ctx.Done():
 	}
 }
 
-// fetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
+// FetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
 // error says that the peer's answer, or a part of it, was of no use; a key it does not have is no
 // error.
-func (s *server) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta.NewKey) ([]keystore.Key, error) {
+func (r *Replicator) FetchFrom(ctx context.Context, from string, keys map[meta.KeyID]meta.NewKey) ([]keystore.Key, error) {
 	var got []keystore.Key
 	var bad error
-	err := s.Peers.Fetch(ctx, from, func() meta.ClusterID { return s.FSM.Ring().Cluster }, slices.Collect(maps.Keys(keys)), func(id KeyID, material []byte) {
+	err := r.Peers.Fetch(ctx, from, func() meta.ClusterID { return r.FSM.Ring().Cluster }, slices.Collect(maps.Keys(keys)), func(id meta.KeyID, material []byte) {
 		key := keys[id]
 		m, err := nks.Decode(material)
 		if err != nil || !rightCheck(m, key) {
-			bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, id, ErrCorrupt)
+			bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, id, fsm.ErrCorrupt)
 			m.Wipe()
 			return
 		}
@@ -102,14 +103,14 @@ func (s *server) fetchFrom(ctx context.Context, from string, keys map[KeyID]meta
 }
 
 // keep makes durable what has come.
-func (s *server) keep(ctx context.Context, got []keystore.Key) (err error) {
-	for i, failed := range s.Store.Put(ctx, got...) {
+func (r *Replicator) keep(ctx context.Context, got []keystore.Key) (err error) {
+	for i, failed := range r.Store.Put(ctx, got...) {
 		if failed != nil && ctx.Err() == nil {
-			s.cfg.Logger.Error("write key file", "key", got[i].ID, "error", failed)
+			r.Logger.Error("write key file", "key", got[i].ID, "error", failed)
 			err = errors.Join(err, fmt.Errorf("write key file %s: %w", got[i].ID, failed))
 		}
 	}
-	s.FSM.Notify() // for WaitReady
+	r.FSM.Notify() // for WaitReady
 	return err
 }
 
@@ -126,7 +127,7 @@ type fetched struct {
 
 // written takes into account that nothing more comes of a fetch. A file that could not be written is
 // not the peer's fault: nothing is asked of anybody for a while.
-func (r *replicator) written(f fetched) {
+func (r *Replicator) written(f fetched) {
 	if f.err != nil {
 		r.paused = mono.Now().Add(plan.Backoff(r.unwritten, rand.Float64()))
 		r.unwritten++
@@ -136,9 +137,9 @@ func (r *replicator) written(f fetched) {
 	r.pull.Done(f.Fetch)
 }
 
-// takeOffer fetches a key that the leader is about to add, and says whether it is held
+// TakeOffer fetches a key that the leader is about to add, and says whether it is held
 // now. If the leader fails in between, an orphan file is left.
-func (r *replicator) takeOffer(ctx context.Context, from string, key meta.NewKey, configuration uint64) (peer.Held, error) {
+func (r *Replicator) TakeOffer(ctx context.Context, from string, key meta.NewKey, configuration uint64) (peer.Held, error) {
 	if _, leader := r.Raft.LeaderWithID(); string(leader) != from {
 		return peer.Held{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
@@ -147,28 +148,28 @@ func (r *replicator) takeOffer(ctx context.Context, from string, key meta.NewKey
 	// was made. It gets the key with the log.
 	behind := r.Raft.AppliedIndex() < configuration
 	if !behind && !r.FSM.Ring().WasRemoved(id) && !r.Store.InMemory(id) && r.offered.add(id) {
-		got, err := r.fetchFrom(ctx, from, map[KeyID]meta.NewKey{id: key})
+		got, err := r.FetchFrom(ctx, from, map[meta.KeyID]meta.NewKey{id: key})
 		err = errors.Join(err, r.keep(ctx, got))
 		r.offered.remove(id)
 		if err != nil {
-			r.cfg.Logger.Debug("offered key", "key", id, "error", err)
+			r.Logger.Debug("offered key", "key", id, "error", err)
 			r.Store.Discard(id) // the ring may never know it; if it does, it is fetched
 		}
 	}
-	return r.HeldHere([]KeyID{id})
+	return r.HeldHere([]meta.KeyID{id})
 }
 
 // offered are the keys that are on their way by an offer.
 type offered struct {
 	mu  sync.Mutex // guards below
-	ids []KeyID
+	ids []meta.KeyID
 }
 
 // maxOffered bounds the offers that are taken up at a time.
 const maxOffered = 16
 
 // add notes a key, unless it is noted or there is no room.
-func (o *offered) add(id KeyID) bool {
+func (o *offered) add(id meta.KeyID) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if slices.Contains(o.ids, id) || len(o.ids) == maxOffered {
@@ -178,13 +179,13 @@ func (o *offered) add(id KeyID) bool {
 	return true
 }
 
-func (o *offered) remove(id KeyID) {
+func (o *offered) remove(id meta.KeyID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.ids = slices.DeleteFunc(o.ids, func(i KeyID) bool { return i == id })
+	o.ids = slices.DeleteFunc(o.ids, func(i meta.KeyID) bool { return i == id })
 }
 
-func (o *offered) all() []KeyID {
+func (o *offered) all() []meta.KeyID {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Clone(o.ids)

@@ -1,4 +1,7 @@
-package keyring
+// Package replication brings a server the keys that it lacks, and tells the leader which it holds. [Replicator] is one
+// goroutine: changes of the ring and of the keystore wake it, and internal/plan says what it fetches from whom. It also
+// sees to files that have come back or are gone, and to those of removed keys.
+package replication
 
 // The goroutine that fetches the keys that this server lacks, and reports those that it holds.
 
@@ -26,16 +29,12 @@ const (
 	reportEvery    = time.Second     // between reports while keys are under way, unless one is pressing
 )
 
-// replicator is the goroutine that brings this server what it lacks and tells the leader
+// Replicator is the goroutine that brings this server what it lacks and tells the leader
 // what it holds. It is woken by the FSM and asks plan what to do.
-type replicator struct {
-	*server
-	caughtUp *local.CaughtUp
-	clocks   *local.Clocks
-	public   *local.PublicKeys
-	remover  *remover
-	reportTo func(meta.Hold)  // this server, if it leads
-	refresh  func(local.View) // brings what Decrypt goes by up to date
+type Replicator struct {
+	*local.Server
+	Config
+	unlinker unlinker
 
 	offered  offered // to this server, and being fetched
 	pull     plan.Pull
@@ -55,7 +54,7 @@ type replicator struct {
 	counted   *meta.Ring           // in which
 	empty     int                  // so many keys have nothing sealed under them
 	seen      look                 // what was found when the ring or the keystore changed last
-	lacking   []KeyID              // what was missing when it was looked at last
+	lacking   []meta.KeyID         // what was missing when it was looked at last
 	healed    bool                 // and whether this server had caught up then
 	healing   backgroundTask       // reads the directory again while keys are missing
 	cleaning  backgroundTask       // sees to the files of removed keys
@@ -76,15 +75,27 @@ type failure struct {
 
 const failureNews = time.Hour
 
-func newReplicator(s *server) *replicator {
-	return &replicator{
-		server: s, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *backgroundTask),
-		failures: map[string]failure{},
+// Config is what a replicator is made of.
+type Config struct {
+	Undo       time.Duration // how long the file of a removed key is kept aside
+	CaughtUp   *local.CaughtUp
+	Clocks     *local.Clocks
+	Confirming *local.Confirming
+	Public     *local.PublicKeys
+	ReportTo   func(meta.Hold)  // takes in what this server holds, if it leads
+	Refresh    func(local.View) // brings what Decrypt goes by up to date
+}
+
+// New returns what brings s the keys that it lacks.
+func New(s *local.Server, c Config) *Replicator {
+	return &Replicator{
+		Server: s, Config: c, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *backgroundTask),
+		failures: map[string]failure{}, unlinker: unlinker{s, c.Undo, c.Clocks, c.Confirming},
 	}
 }
 
-// status is how the last fetch from each server has failed, if it has.
-func (r *replicator) status() map[string]error {
+// Status is how the last fetch from each server has failed, if it has.
+func (r *Replicator) Status() map[string]error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	failed := map[string]error{}
@@ -97,54 +108,12 @@ func (r *replicator) status() map[string]error {
 }
 
 // note notes how a fetch has ended.
-func (r *replicator) note(f fetched) {
+func (r *Replicator) note(f fetched) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if delete(r.failures, f.Peer); f.err != nil {
 		r.failures[f.Peer] = failure{f.err, mono.Now()}
 	}
-}
-
-// backgroundTask is work on the directory that is done beside the loop, by one goroutine at a time:
-// disks and KEKs take their time.
-type backgroundTask struct {
-	running bool
-	due     mono.Time // not before; zero while there is nothing to do
-	tries   int
-}
-
-// idle is for when there is nothing to do.
-func (t *backgroundTask) idle() { t.due, t.tries = 0, 0 }
-
-// expedite has it due at a time, if it was to be later.
-func (t *backgroundTask) expedite(at mono.Time) {
-	t.due, t.tries = min(t.due, at), 0
-}
-
-// wait reports whether the task can't be started now, and when to look again: zero if its
-// goroutine is running, whose end wakes the loop.
-func (t *backgroundTask) wait(now mono.Time) (wake mono.Time, wait bool) {
-	if t.running {
-		return 0, true
-	}
-	return t.due, now < t.due
-}
-
-// fresh reports whether the task has not been done since it was last expedited.
-func (t *backgroundTask) fresh() bool { return t.tries == 0 || t.running && t.tries == 1 }
-
-// start does a task. If there is more to do after it, it is due again after a while.
-func (r *replicator) start(ctx context.Context, t *backgroundTask, do func()) {
-	t.running = true
-	t.due = mono.Now().Add(min(scanRetry, plan.Backoff(t.tries, rand.Float64())))
-	t.tries++
-	r.calls.Go(func() {
-		do()
-		select {
-		case r.ended <- t:
-		case <-ctx.Done():
-		}
-	})
 }
 
 // keySet tells one set of keys, in the ring and in memory, from every other: since no ID is
@@ -156,11 +125,11 @@ type keySet struct {
 	caughtUp         bool
 }
 
-func (r *replicator) keySet(v local.View) keySet {
+func (r *Replicator) keySet(v local.View) keySet {
 	if r.counted != v.Ring {
 		r.counted, r.empty = v.Ring, 0
 		for _, key := range v.Ring.Keys {
-			if isEmpty(key) {
+			if key.IsEmpty() {
 				r.empty++
 			}
 		}
@@ -172,36 +141,36 @@ func (r *replicator) keySet(v local.View) keySet {
 // wakes the replicator changes nothing about them.
 type look struct {
 	ring         *meta.Ring
-	stored       uint64      // the keystore's version
-	missing      []*meta.Key // in the order of urgency
-	gained, lost []KeyID     // as plan.Report has them
-	unknown      bool        // there are keys that the ring does not know
+	stored       uint64       // the keystore's version
+	missing      []*meta.Key  // in the order of urgency
+	gained, lost []meta.KeyID // as plan.Report has them
+	unknown      bool         // there are keys that the ring does not know
 }
 
-func (r *replicator) look(ring *meta.Ring) look {
+func (r *Replicator) look(ring *meta.Ring) look {
 	stored := r.Store.Version()
 	if r.seen.ring == ring && r.seen.stored == stored {
 		return r.seen
 	}
 	lacks, unknown := r.Store.Compare(ring)
-	has := func(id KeyID) bool { return !lacks[id] }
+	has := func(id meta.KeyID) bool { return !lacks[id] }
 	r.seen = look{ring: ring, stored: stored, missing: plan.Missing(ring, has), unknown: unknown}
-	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.cfg.ID), r.Store.ID(), has)
+	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.ID), r.Store.ID(), has)
 	return r.seen
 }
 
 // report is what a server last told the leader.
 type report struct {
 	leader       string
-	gained, lost []KeyID
+	gained, lost []meta.KeyID
 }
 
 func (r report) equal(o report) bool {
 	return r.leader == o.leader && slices.Equal(r.gained, o.gained) && slices.Equal(r.lost, o.lost)
 }
 
-// run runs until ctx ends.
-func (r *replicator) run(ctx context.Context) {
+// Run runs until ctx ends.
+func (r *Replicator) Run(ctx context.Context) {
 	defer r.calls.Wait()
 	for {
 		changed := r.FSM.Changed()
@@ -225,18 +194,18 @@ func (r *replicator) run(ctx context.Context) {
 }
 
 // step does what can be done now and returns how long nothing else need be.
-func (r *replicator) step(ctx context.Context) time.Duration {
+func (r *Replicator) step(ctx context.Context) time.Duration {
 	r.restores = r.FSM.Restores()
-	v := r.caughtUp.View()
+	v := r.CaughtUp.View()
 	wake, ring := r.renew(v), v.Ring
 	look := r.look(ring)
-	wake = earliest(wake, r.heal(ctx, v, look), r.cleanUp(ctx, v))
+	wake = mono.Earliest(wake, r.heal(ctx, v, look), r.cleanUp(ctx, v))
 	if r.paused > mono.Now() {
-		wake = earliest(wake, r.paused)
+		wake = mono.Earliest(wake, r.paused)
 	} else {
-		wake = earliest(wake, r.fetch(ctx, ring, r.wanted(v, look.missing)))
+		wake = mono.Earliest(wake, r.fetch(ctx, ring, r.wanted(v, look.missing)))
 	}
-	wake = earliest(wake, r.report(ctx, look), r.public.Compare(local.Compared{Ring: look.ring, Stored: look.stored}))
+	wake = mono.Earliest(wake, r.report(ctx, look), r.Public.Compare(local.Compared{Ring: look.ring, Stored: look.stored}))
 	if wake == 0 {
 		return local.Idle
 	}
@@ -245,7 +214,7 @@ func (r *replicator) step(ctx context.Context) time.Duration {
 
 // renew brings the table of Decrypt up to date, or returns when it is due. It is built whole, and
 // Decrypt finds a key without it: while keys come in by the thousand it waits for some of them.
-func (r *replicator) renew(v local.View) mono.Time {
+func (r *Replicator) renew(v local.View) mono.Time {
 	set := r.keySet(v)
 	if set == r.refreshed {
 		return 0
@@ -255,31 +224,21 @@ func (r *replicator) renew(v local.View) mono.Time {
 	if due := r.renewed.Add(renewEvery); set == same && r.pull.Busy() && mono.Now() < due {
 		return due
 	}
-	r.refresh(v)
+	r.Refresh(v)
 	r.refreshed, r.renewed = set, mono.Now()
 	return 0
-}
-
-// earliest returns the first of the moments, without those that are zero.
-func earliest(times ...mono.Time) (first mono.Time) {
-	for _, t := range times {
-		if t != 0 && (first == 0 || t < first) {
-			first = t
-		}
-	}
-	return first
 }
 
 // heal gets back what needs no other server: keys in memory whose file is gone, files that
 // were set aside when their key was removed, and files that appeared, or whose KEK answers
 // again. And it sees what an operator has put right. It returns when to look again.
-func (r *replicator) heal(ctx context.Context, v local.View, l look) mono.Time {
+func (r *Replicator) heal(ctx context.Context, v local.View, l look) mono.Time {
 	missing := l.missing
 	if len(missing) == 0 && r.KEKs.Down() == nil && !l.unknown && !r.Store.IsCurable(v.Ring) {
 		r.healing.idle()
 		return 0
 	}
-	var lacking []KeyID
+	var lacking []meta.KeyID
 	for _, m := range missing {
 		lacking = append(lacking, m.ID)
 	}
@@ -293,11 +252,11 @@ func (r *replicator) heal(ctx context.Context, v local.View, l look) mono.Time {
 	if wake, wait := r.healing.wait(mono.Now()); wait {
 		return wake
 	}
-	r.start(ctx, &r.healing, func() { r.reread(ctx, v, missing) })
+	r.start(ctx, &r.healing, func() { r.Reread(ctx, v, missing) })
 	return 0
 }
 
-func (r *replicator) reread(ctx context.Context, v local.View, missing []*meta.Key) {
+func (r *Replicator) Reread(ctx context.Context, v local.View, missing []*meta.Key) {
 	if len(missing) > 0 || r.KEKs.Down() != nil {
 		r.KEKs.Probe(ctx)
 	}
@@ -306,14 +265,14 @@ func (r *replicator) reread(ctx context.Context, v local.View, missing []*meta.K
 		restored = nil
 	}
 	if err := r.Store.Heal(ctx, v.Ring, missing, restored); err != nil && ctx.Err() == nil {
-		r.cfg.Logger.Error("read keystore", "error", err)
+		r.Logger.Error("read keystore", "error", err)
 	}
 	r.FSM.Notify() // for this loop and for WaitReady
 }
 
 // report tells the leader what the ring does not know of this server's keys, and returns
 // when to tell it again: never, if there is nothing to tell.
-func (r *replicator) report(ctx context.Context, l look) mono.Time {
+func (r *Replicator) report(ctx context.Context, l look) mono.Time {
 	gained, lost := l.gained, l.lost
 	if len(gained)+len(lost) == 0 || r.leader == "" {
 		r.reported = report{}
@@ -333,15 +292,15 @@ func (r *replicator) report(ctx context.Context, l look) mono.Time {
 	}
 	r.reported, r.told = next, mono.Now()
 	r.resend = r.told.Add(min(reportRetry<<min(r.repeats.Load(), 8), maxReportRetry)) // each is an entry of raft's log
-	hold := meta.Hold{Server: string(r.cfg.ID), Keystore: r.Store.ID(), Gained: next.gained, Lost: next.lost}
-	if next.leader == string(r.cfg.ID) {
+	hold := meta.Hold{Server: string(r.ID), Keystore: r.Store.ID(), Gained: next.gained, Lost: next.lost}
+	if next.leader == string(r.ID) {
 		r.repeats.Add(1)
-		r.reportTo(hold)
+		r.ReportTo(hold)
 		return r.resend
 	}
 	r.calls.Go(func() {
 		if err := r.Peers.Report(ctx, next.leader, hold); err != nil {
-			r.cfg.Logger.Debug("report held keys", "leader", next.leader, "error", err)
+			r.Logger.Debug("report held keys", "leader", next.leader, "error", err)
 			return
 		}
 		r.repeats.Add(1)
