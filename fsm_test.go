@@ -50,7 +50,7 @@ func transcript(t *testing.T) (logs []*raft.Log, live [][]byte) {
 		if err := refused.Error(); err != nil {
 			t.Fatal(err)
 		}
-		if err, ok := refused.Response().(error); !ok || !errors.Is(err, meta.ErrRefused) {
+		if err, ok := refused.Response().(error); !ok || !errors.Is(err, meta.ErrCommandRefused) {
 			t.Errorf("a second init is answered with %v", refused.Response())
 		}
 		wiped := hosts[slices.IndexFunc(hosts, func(h *keyringtest.Host) bool { return h != leader })]
@@ -233,7 +233,7 @@ func TestApplysAnswerReachesTheProposer(t *testing.T) {
 			{Rekey: &meta.Rekey{ID: s.Keyring.Keys()[0].ID}},
 			{Remove: &meta.Remove{ID: s.Keyring.Keys()[0].ID, From: meta.StateActive, Time: time.Now().UTC().Round(0)}},
 		} {
-			if err := keyring.Propose(t.Context(), s.Keyring, cmd); !errors.Is(err, meta.ErrRefused) {
+			if err := keyring.Propose(t.Context(), s.Keyring, cmd); !errors.Is(err, meta.ErrCommandRefused) {
 				t.Errorf("%+v: %v", cmd, err)
 			}
 		}

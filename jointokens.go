@@ -308,7 +308,7 @@ func (j *joinTokens) bind(ctx context.Context, use meta.UseJoinToken) error {
 	}
 	// As with the end of tokens, no server is asked whether it applies this.
 	err := j.FSM.Propose(ctx, j.Raft, []meta.Command{{UseJoinToken: &use}})
-	if errors.Is(err, meta.ErrRefused) {
+	if errors.Is(err, meta.ErrCommandRefused) {
 		return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 	}
 	return err

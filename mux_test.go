@@ -76,7 +76,7 @@ func TestMuxSplitsBatchesInOrder(t *testing.T) {
 		t.Fatalf("%d responses to %d entries", len(got), len(want))
 	}
 	for i := range got {
-		if err, ok := got[i].(error); ok && errors.Is(err, meta.ErrRefused) {
+		if err, ok := got[i].(error); ok && errors.Is(err, meta.ErrCommandRefused) {
 			got[i] = "refused"
 		}
 		if got[i] != want[i] {
@@ -133,7 +133,7 @@ func TestMuxCarriesBothThroughRaft(t *testing.T) {
 						t.Fatal(err)
 					}
 					if a.data == "" {
-						if err, ok := a.f.Response().(error); !ok || !errors.Is(err, meta.ErrRefused) {
+						if err, ok := a.f.Response().(error); !ok || !errors.Is(err, meta.ErrCommandRefused) {
 							t.Errorf("a refused command of the keyring's is answered with %v", a.f.Response())
 						}
 						continue

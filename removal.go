@@ -104,7 +104,7 @@ func (r *remover) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (
 		default:
 			err = r.removeNow(ctx, ring, id, options, removal)
 		}
-		if errors.Is(err, meta.ErrRefused) && r.FSM.Ring() != ring {
+		if errors.Is(err, meta.ErrCommandRefused) && r.FSM.Ring() != ring {
 			continue // another command came first
 		}
 		if err != nil {

@@ -107,7 +107,7 @@ func (r *rotator) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 			add = meta.Add{Full: true, Revoke: signed(ring)}
 		}
 		id, err = r.pendingOrNew(ctx, add)
-		again = inSteps && errors.Is(err, meta.ErrRefused) && r.FSM.Ring() != ring // one has gone meanwhile
+		again = inSteps && errors.Is(err, meta.ErrCommandRefused) && r.FSM.Ring() != ring // one has gone meanwhile
 	}
 	if err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)

@@ -42,7 +42,7 @@ func connOf(m join.Meeting) keyring.JoinConn {
 func hostError(err error) error {
 	switch {
 	case errors.Is(err, keyring.ErrJoinRefused):
-		return fmt.Errorf("%w: %w", cluster.ErrRefused, err)
+		return fmt.Errorf("%w: %w", cluster.ErrJoinRefused, err)
 	case errors.Is(err, keyring.ErrNotMember):
 		return fmt.Errorf("%w: %w", cluster.ErrNotMember, err)
 	}

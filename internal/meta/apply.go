@@ -9,15 +9,16 @@ import (
 	"time"
 )
 
-// ErrRefused is matched by errors about commands that are well formed, and not allowed in the present ring.
-var ErrRefused = errors.New("keyring command refused")
+// ErrCommandRefused is matched by what Ring.Apply returns for a command that is well formed, and that the present ring
+// does not allow.
+var ErrCommandRefused = errors.New("keyring command refused")
 
 func refuse(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", ErrRefused, fmt.Errorf(format, args...))
+	return fmt.Errorf("%w: %w", ErrCommandRefused, fmt.Errorf(format, args...))
 }
 
 // Apply returns the ring after the commands of the log entry at index. On an error, which
-// matches ErrRefused, none of them has had an effect. r itself never changes.
+// matches ErrCommandRefused, none of them has had an effect. r itself never changes.
 func (r *Ring) Apply(index uint64, cmds []Command) (*Ring, error) {
 	d := draft{at: index, Ring: Ring{
 		Cluster: r.Cluster,

@@ -17,7 +17,7 @@ func TestDeprecateTakesTheLastScanAlone(t *testing.T) {
 	h.do(meta.Command{Clean: &meta.Clean{ID: id(1)}})
 	last := h.index
 	for _, index := range []uint64{first, last - 1, last + 1} {
-		h.refused(meta.ErrRefused, deprecate(1, index))
+		h.refused(meta.ErrCommandRefused, deprecate(1, index))
 	}
 	h.wantState(1, "rekeying")
 	h.do(deprecate(1, last))
@@ -32,7 +32,7 @@ func TestCleanScanOfAKeyThatIsNotRekeyingCannotBe(t *testing.T) {
 	h.rotate(2)
 	h.prepublish(3)
 	for n := 1; n <= 3; n++ {
-		h.refused(meta.ErrRefused, meta.Command{Clean: &meta.Clean{ID: id(n)}})
+		h.refused(meta.ErrCommandRefused, meta.Command{Clean: &meta.Clean{ID: id(n)}})
 		altered := *h.ring.Key(id(n))
 		altered.Clean = h.index
 		ring := *h.ring

@@ -4,6 +4,10 @@ import "time"
 
 // Command is one change of the ring. Exactly one member is set.
 //
+// A new member, here or in one of the commands, needs a line of commandSince in version.go: by that an entry is of a
+// version that older builds refuse to read, and the leader proposes it only when every server can. A new command also has
+// a case in Command.validate and one in draft.apply.
+//
 // Every command but one is safe to repeat: if it has already had its effect, it is refused or changes nothing.
 // The exception is AddJoinToken, which would bring back a token that has ended: it is proposed once, by a caller
 // that waits for the outcome.

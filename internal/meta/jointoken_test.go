@@ -72,12 +72,12 @@ func TestJoinTokenIsOneCertificates(t *testing.T) {
 		"it is another server's":          other,
 		"there is none":                   useJoinToken(2, 1),
 	} {
-		if err := h.try(c); !errors.Is(err, meta.ErrRefused) || !strings.Contains(err.Error(), want) {
+		if err := h.try(c); !errors.Is(err, meta.ErrCommandRefused) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
 	h.do(endTokens(1))
-	if err := h.try(useJoinToken(1, 1)); !errors.Is(err, meta.ErrRefused) {
+	if err := h.try(useJoinToken(1, 1)); !errors.Is(err, meta.ErrCommandRefused) {
 		t.Errorf("after its end: %v", err)
 	}
 }
@@ -95,12 +95,12 @@ func TestJoinTokensAreBounded(t *testing.T) {
 		"there is one of that ID":  addJoinToken(1, 1),
 		"key 00000000-0000-0000-0": addJoinToken(102, 2),
 	} {
-		if err := h.try(c); !errors.Is(err, meta.ErrRefused) || !strings.Contains(err.Error(), want) {
+		if err := h.try(c); !errors.Is(err, meta.ErrCommandRefused) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
 	h.do(endTokens(1))
-	if err := h.try(used); !errors.Is(err, meta.ErrRefused) {
+	if err := h.try(used); !errors.Is(err, meta.ErrCommandRefused) {
 		t.Errorf("a token that is used as it comes: %v", err)
 	}
 }

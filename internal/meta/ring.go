@@ -57,7 +57,7 @@ func (s State) rank() int {
 // Opens reports whether keys in this state may have sealed something.
 func (s State) Opens() bool { return s.rank() > 0 }
 
-// Key is the metadata of one root key.
+// Key is the metadata of one root key. A new member needs a line in version.go: see Ring.
 type Key struct {
 	ID        KeyID      `json:"id"`
 	State     State      `json:"state"`
@@ -122,6 +122,10 @@ type Server struct {
 }
 
 // Ring is all that the FSM knows. The zero value is the ring before the first command.
+//
+// A new member, here or in what a Ring is made of, needs a line of ringSince in version.go: by that a snapshot is of a
+// version that older builds refuse to read. Ring.Check and CheckStep say what is allowed in it.
+//
 // The slices are sorted by ID; neither they nor the keys are changed once published.
 type Ring struct {
 	Cluster ClusterID   `json:"cluster,omitzero"`

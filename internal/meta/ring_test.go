@@ -58,8 +58,8 @@ func (h *history) apply(cmds []meta.Command) error {
 		h.Fatalf("Apply changed the ring it was called on:\n%s\n%s", was, now)
 	}
 	if err != nil {
-		if next != nil || !errors.Is(err, meta.ErrRefused) {
-			h.Fatalf("Apply = %v, %v; want no ring and ErrRefused", next, err)
+		if next != nil || !errors.Is(err, meta.ErrCommandRefused) {
+			h.Fatalf("Apply = %v, %v; want no ring and ErrCommandRefused", next, err)
 		}
 		return err
 	}
@@ -264,7 +264,7 @@ func TestI5StatesMoveAsDrawn(t *testing.T) {
 				h := inState(t, state)
 				cmd := edge(h, f[0])
 				if f[1+i] == "-" {
-					h.refused(meta.ErrRefused, cmd)
+					h.refused(meta.ErrCommandRefused, cmd)
 					return
 				}
 				h.do(cmd)
@@ -354,7 +354,7 @@ func TestRemoveRefusesOtherState(t *testing.T) {
 	for _, state := range states {
 		for _, from := range append(states, "", "tombstone") {
 			if from != state {
-				inState(t, state).refused(meta.ErrRefused, remove(1, meta.State(from), true))
+				inState(t, state).refused(meta.ErrCommandRefused, remove(1, meta.State(from), true))
 			}
 		}
 	}
@@ -367,14 +367,14 @@ func TestEverythingNeedsInit(t *testing.T) {
 		{Rekey: &meta.Rekey{ID: id(1)}}, {Clean: &meta.Clean{ID: id(1)}}, deprecate(1, 1),
 	} {
 		h := &history{tb: t, ring: &meta.Ring{}}
-		h.refused(meta.ErrRefused, cmd)
+		h.refused(meta.ErrCommandRefused, cmd)
 	}
 }
 
 func TestInitOnlyOnce(t *testing.T) {
 	h := begin(t)
 	for _, c := range []meta.ClusterID{{1}, {2}} {
-		h.refused(meta.ErrRefused, meta.Command{Init: &meta.Init{Cluster: c}})
+		h.refused(meta.ErrCommandRefused, meta.Command{Init: &meta.Init{Cluster: c}})
 	}
 	h.refused(meta.ErrMalformed, meta.Command{Init: &meta.Init{}})
 }
@@ -390,27 +390,27 @@ func TestI3ActivationNeedsMajorityOfConfirmedHolders(t *testing.T) {
 		want error // nil: accepted
 	}{
 		{"1 of 1", activate(1, "a", "a"), nil},
-		{"1 of 2", activate(1, "ab", "a"), meta.ErrRefused},
+		{"1 of 2", activate(1, "ab", "a"), meta.ErrCommandRefused},
 		{"2 of 2", activate(1, "ab", "ab"), nil},
-		{"1 of 3", activate(1, "abc", "a"), meta.ErrRefused},
+		{"1 of 3", activate(1, "abc", "a"), meta.ErrCommandRefused},
 		{"2 of 3", activate(1, "abc", "bc"), nil},
-		{"2 of 4", activate(1, "abcd", "ab"), meta.ErrRefused},
+		{"2 of 4", activate(1, "abcd", "ab"), meta.ErrCommandRefused},
 		{"3 of 4", activate(1, "abcd", "abc"), nil},
-		{"2 of 5", activate(1, "abcde", "ab"), meta.ErrRefused},
+		{"2 of 5", activate(1, "abcde", "ab"), meta.ErrCommandRefused},
 		{"3 of 5", activate(1, "abcde", "abc"), nil},
-		{"3 of 6", activate(1, "abcdef", "abc"), meta.ErrRefused},
-		{"holder without a vote", activate(1, "abd", "abc"), meta.ErrRefused},
-		{"vote without a hold", activate(1, "abd", "abd"), meta.ErrRefused},
-		{"server never heard of", activate(1, "abz", "abz"), meta.ErrRefused},
+		{"3 of 6", activate(1, "abcdef", "abc"), meta.ErrCommandRefused},
+		{"holder without a vote", activate(1, "abd", "abc"), meta.ErrCommandRefused},
+		{"vote without a hold", activate(1, "abd", "abd"), meta.ErrCommandRefused},
+		{"server never heard of", activate(1, "abz", "abz"), meta.ErrCommandRefused},
 		{"other keystore", with(activate(1, "abc", "ab"), func(c *meta.Activate) {
 			c.Confirmed[1].Keystore = keystore("b", 2)
-		}), meta.ErrRefused},
+		}), meta.ErrCommandRefused},
 		{"keystore of another", with(activate(1, "abc", "ab"), func(c *meta.Activate) {
 			c.Confirmed[1].Keystore = keystore("a", 1)
-		}), meta.ErrRefused},
-		{"one bad answer spoils a good majority", activate(1, "abcd", "abcd"), meta.ErrRefused},
-		{"unknown key", activate(7, "abc", "abc"), meta.ErrRefused},
-		{"key nobody holds", activate(2, "abc", "abc"), meta.ErrRefused},
+		}), meta.ErrCommandRefused},
+		{"one bad answer spoils a good majority", activate(1, "abcd", "abcd"), meta.ErrCommandRefused},
+		{"unknown key", activate(7, "abc", "abc"), meta.ErrCommandRefused},
+		{"key nobody holds", activate(2, "abc", "abc"), meta.ErrCommandRefused},
 		{"confirmed twice", activate(1, "abc", "aa"), meta.ErrMalformed},
 		{"voter named twice", activate(1, "aab", "ab"), meta.ErrMalformed},
 		{"nobody confirmed", activate(1, "abc", ""), meta.ErrMalformed},
@@ -432,7 +432,7 @@ func TestI3ActivationNeedsMajorityOfConfirmedHolders(t *testing.T) {
 			if k := h.ring.Active(); k == nil || k.ID != id(1) || !k.Activated.Equal(tt.cmd.Activate.Time) {
 				t.Errorf("Active = %+v", k)
 			}
-			h.refused(meta.ErrRefused, tt.cmd) // safe to repeat
+			h.refused(meta.ErrCommandRefused, tt.cmd) // safe to repeat
 		})
 	}
 }
@@ -442,7 +442,7 @@ func TestActivationRefusesWipedHolder(t *testing.T) {
 	h := begin(t)
 	h.prepublish(1)
 	h.do(hold("a", 2, nil, nil))
-	h.refused(meta.ErrRefused, activate(1, "abc", "ab"))
+	h.refused(meta.ErrCommandRefused, activate(1, "abc", "ab"))
 	h.do(activate(1, "abc", "bc"))
 }
 
@@ -509,10 +509,10 @@ func TestActivationRevokes(t *testing.T) {
 		t.Errorf("revoked: 2 %t, 3 %t", h.ring.Key(id(2)).Revoked, h.ring.Key(id(3)).Revoked)
 	}
 	add := meta.Add{Key: newKey(4), Revoke: ids(99)}
-	h.refused(meta.ErrRefused, meta.Command{Add: &add})
+	h.refused(meta.ErrCommandRefused, meta.Command{Add: &add})
 	h.prepublish(5)
 	add.Revoke = ids(5) // it would come to sign tokens that nobody takes
-	h.refused(meta.ErrRefused, meta.Command{Add: &add})
+	h.refused(meta.ErrCommandRefused, meta.Command{Add: &add})
 	add.Revoke = ids(4)
 	h.refused(meta.ErrMalformed, meta.Command{Add: &add})
 }
@@ -558,7 +558,7 @@ func TestForget(t *testing.T) {
 	if _, ok := h.ring.Keystore("b"); ok {
 		t.Error("b is still known")
 	}
-	h.refused(meta.ErrRefused, activate(1, "abc", "ab"))
+	h.refused(meta.ErrCommandRefused, activate(1, "abc", "ab"))
 	h.do(hold("b", 1, []int{1}, nil)) // it is back
 	h.do(activate(1, "abc", "ab"))
 	h.refused(meta.ErrMalformed, meta.Command{Forget: &meta.Forget{}})
@@ -570,27 +570,27 @@ func TestAdopt(t *testing.T) {
 	if k := h.ring.Key(id(1)); !k.DataOnly || k.State != meta.StateInactive || !k.Retired.Equal(at(10)) || !k.Activated.IsZero() || !k.Sealed() {
 		t.Errorf("adopted as %+v", k)
 	}
-	h.refused(meta.ErrRefused, adopt(1, true))
+	h.refused(meta.ErrCommandRefused, adopt(1, true))
 	other := adopt(1, false)
 	other.Adopt.Key.Check[0]++
-	h.refused(meta.ErrRefused, other)
+	h.refused(meta.ErrCommandRefused, other)
 
 	h.do(meta.Command{Rekey: &meta.Rekey{ID: id(1)}})
 	h.do(adopt(1, false)) // its tokens are admitted; the state stays
 	if k := h.ring.Key(id(1)); k.DataOnly || k.State != meta.StateRekeying {
 		t.Errorf("upgraded to %+v", k)
 	}
-	h.refused(meta.ErrRefused, adopt(1, false))
-	h.refused(meta.ErrRefused, adopt(1, true)) // no way back
+	h.refused(meta.ErrCommandRefused, adopt(1, false))
+	h.refused(meta.ErrCommandRefused, adopt(1, true)) // no way back
 
 	h.do(remove(1, meta.StateRekeying, true))
-	h.refused(meta.ErrRefused, adopt(1, false))
-	h.refused(meta.ErrRefused, meta.Command{Add: &meta.Add{Key: newKey(1)}})
+	h.refused(meta.ErrCommandRefused, adopt(1, false))
+	h.refused(meta.ErrCommandRefused, meta.Command{Add: &meta.Add{Key: newKey(1)}})
 }
 
 func TestEntryIsAllOrNothing(t *testing.T) {
 	h := begin(t)
-	h.refused(meta.ErrRefused,
+	h.refused(meta.ErrCommandRefused,
 		meta.Command{Add: &meta.Add{Key: newKey(1)}},
 		hold("a", 1, []int{1}, nil),
 		adopt(1, true))

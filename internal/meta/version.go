@@ -9,7 +9,8 @@ const Version = 2
 var This = Build{Version: Version, Command: needs(commandSince), Ring: needs(ringSince)}
 
 // since says with which version something came: a command, or a member of one or of the ring. Everything that is in
-// neither table is of version 1. A version that has been released gets no more lines.
+// neither table is of version 1, so every new command and every new member gets a line, with isSet saying that an entry
+// or a ring has it. A version that has been released gets no more lines.
 type since[T any] struct {
 	version int
 	isSet   func(*T) bool

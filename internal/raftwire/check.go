@@ -25,11 +25,11 @@ const (
 	maxText = 1024
 )
 
-// ErrRefused is matched by what is wrong with a request of raft's.
-var ErrRefused = errors.New("raft request refused")
+// ErrBadRequest is matched by what is wrong with a request of raft's.
+var ErrBadRequest = errors.New("raft request refused")
 
 func badRequest(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", ErrRefused, fmt.Errorf(format, args...))
+	return fmt.Errorf("%w: %w", ErrBadRequest, fmt.Errorf(format, args...))
 }
 
 // View is what a server's raft knows, for requests of other servers to be checked against.

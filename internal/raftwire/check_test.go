@@ -118,7 +118,7 @@ func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
 		"in a term":      {snapshot(func(q *raft.InstallSnapshotRequest) { q.Term = 1 << 63 }), false},
 	} {
 		err := at(3, 4, map[uint64]uint64{3: 2, 4: 2}).Check(c.request)
-		if (err == nil) != c.ok || err != nil && !errors.Is(err, raftwire.ErrRefused) {
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, raftwire.ErrBadRequest) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
