@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -409,5 +410,115 @@ func TestNewerMessageIsUnsupported(t *testing.T) {
 			t.Errorf("%v, %v", a, err)
 		}
 		keyringtest.RotateWhenReady(t, c)
+	})
+}
+
+// TestCompromisedWaitsForNoOlderBuild, nor for a server that is down: it ends all keys all the same. With a
+// time of publication it can't, and makes no key.
+func TestCompromisedWaitsForNoOlderBuild(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		builds := map[raft.ServerID]meta.Build{"s1": old, "s2": old, "s3": first}
+		c := keyringtest.NewCluster(t, keyringtest.Options{
+			Servers: 3, FSM: func(s *keyringtest.Server) *keyring.FSM { return keyring.NewFSMOf(builds[s.ID]) },
+			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = keyring.NoData{} },
+		})
+		keyringtest.Ready(t, c)
+		keyringtest.MakeLeader(t, c, c.Server("s1"))
+		leader := keyringtest.Ready(t, c)
+		before := signedKeys(leader)
+		key, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Compromised: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		endsAll(t, leader, before, key.ID)
+		if got := ringOf(leader); !strings.HasPrefix(got, `{"version":1,`) {
+			t.Errorf("a server is of version 1, and the leader has %s", got)
+		}
+		c.Stop(c.Server("s3")) // nobody waits for it either
+		before = signedKeys(leader)
+		if key, err = leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Compromised: true}); err != nil {
+			t.Fatal(err)
+		}
+		endsAll(t, leader, before, key.ID)
+		later := keyring.RotateOptions{Compromised: true, Publish: time.Now().Add(time.Hour)}
+		files := keysOnDisk(leader)
+		if _, err := leader.Keyring.Rotate(t.Context(), later); err == nil || !strings.Contains(err.Error(), "s3 has not answered") {
+			t.Errorf("with Publish: %v", err)
+		}
+		if after := keysOnDisk(leader); !slices.Equal(after, files) {
+			t.Errorf("files before %v, after %v", files, after)
+		}
+		builds["s3"] = old
+		c.Restart(c.Server("s3"))
+		if _, err := keyringtest.Ready(t, c).Keyring.Rotate(t.Context(), keyring.RotateOptions{Compromised: true}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// signedKeys are the keys of a server's ring that may have signed something.
+func signedKeys(s *keyringtest.Server) (ids []keyring.KeyID) {
+	for _, k := range keyring.Ring(s.FSM).Keys {
+		if k.State != meta.StatePrepublished {
+			ids = append(ids, k.ID)
+		}
+	}
+	return ids
+}
+
+// keysOnDisk are the keys of which there are files, set aside or not.
+func keysOnDisk(s *keyringtest.Server) (ids []string) {
+	for _, name := range s.Disk.Names() {
+		if id, _, isKey := strings.Cut(name, ".nks.json"); isKey {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// endsAll requires that each of the keys is revoked and to be removed, or removed, but the new one.
+func endsAll(t *testing.T, s *keyringtest.Server, before []keyring.KeyID, key keyring.KeyID) {
+	t.Helper()
+	ring := keyring.Ring(s.FSM)
+	if active := ring.Active(); active == nil || active.ID != key || active.Revoked {
+		t.Errorf("%s is not active: %v", key, active)
+	}
+	for _, id := range before {
+		if k := ring.Key(id); k != nil && (!k.Revoked || !k.Remove) {
+			t.Errorf("key %s: %+v", id, k)
+		}
+	}
+}
+
+// TestAdmissionWaitsForServersOfAnOlderBuild, and says for which.
+func TestAdmissionWaitsForServersOfAnOlderBuild(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		id, disk := keyring.KeyID{7}, keyringtest.NewDisk()
+		keyringtest.PlantKey(t, disk, id, keyring.InlineKEK())
+		builds := map[raft.ServerID]meta.Build{"s1": meta.This, "s2": meta.This, "s3": meta.This}
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
+			if id != "s1" {
+				return keyringtest.NewDisk()
+			}
+			return disk
+		}, FSM: func(s *keyringtest.Server) *keyring.FSM { return keyring.NewFSMOf(builds[s.ID]) }})
+		keyringtest.Ready(t, c)
+		older := keyringtest.Follower(c)
+		builds[older.ID] = first
+		c.Restart(older)
+		leader := keyringtest.Ready(t, c)
+		before := ringOf(leader)
+		if err := leader.Keyring.Adopt(t.Context(), id); err == nil || !strings.Contains(err.Error(), string(older.ID)) || ringOf(leader) != before {
+			t.Errorf("with a server of an older build: %v", err)
+		}
+		builds[older.ID] = meta.This
+		c.Restart(older)
+		leader = keyringtest.Ready(t, c)
+		if err := leader.Keyring.Adopt(t.Context(), id); err != nil {
+			t.Errorf("without one: %v", err)
+		}
 	})
 }

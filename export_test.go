@@ -334,8 +334,5 @@ func LiveOf(k *Keyring, id KeyID) [][]byte {
 // NewFileKEK is FileKEK without a file.
 var NewFileKEK = kek.FromKey
 
-// HasAdvice reports whether Status has a rank and advice for a problem of that kind.
-func HasAdvice(k ProblemKind) bool { return k.advice() != "" }
-
 // SetMissed has the FSM say that it could not apply that entry; 0 is none.
 func SetMissed(f *FSM, entry uint64) { f.machine.NoteMissed(entry) }

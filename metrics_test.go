@@ -143,3 +143,23 @@ func TestUseIsCountedAcrossAFetch(t *testing.T) {
 		}
 	})
 }
+
+// TestClosedKeyringNotesNoEvents: nobody would take them, and they would pile up.
+func TestClosedKeyringNotesNoEvents(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Audit = func(keyring.Event) {}
+		}})
+		s := keyringtest.Ready(t, c)
+		if !keyring.IsAudited(s.FSM) {
+			t.Error("the FSM of an open keyring notes no events")
+		}
+		if err := s.Keyring.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if keyring.IsAudited(s.FSM) {
+			t.Error("after Close the FSM still notes events")
+		}
+	})
+}

@@ -2,7 +2,11 @@ package keyring
 
 import (
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -178,5 +182,29 @@ func TestProblemsAreSortedTheWorstFirst(t *testing.T) {
 	rank := func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() }
 	if all := o.status().Problems; len(all) < 20 || !slices.IsSortedFunc(all, rank) {
 		t.Errorf("%v", all)
+	}
+}
+
+// TestEveryProblemHasAdvice and a rank.
+func TestEveryProblemHasAdvice(t *testing.T) {
+	f, err := parser.ParseFile(token.NewFileSet(), "problems.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := 0
+	ast.Inspect(f, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || !strings.HasPrefix(spec.Names[0].Name, "Problem") {
+			return true
+		}
+		kind := ProblemKind(strings.Trim(spec.Values[0].(*ast.BasicLit).Value, `"`))
+		if kind.advice() == "" {
+			t.Errorf("%s has no advice", kind)
+		}
+		kinds++
+		return true
+	})
+	if kinds < 13 {
+		t.Errorf("only %d kinds found", kinds)
 	}
 }

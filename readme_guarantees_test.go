@@ -66,7 +66,7 @@ var guarantees = []struct {
 	}},
 	{"No key file stops a start, and none is replaced or deleted that may be the only copy", []string{
 		"TestBadFileIsSetAsideAndHidesNoOther", "TestKeyFileOfANewerVersionIsLeftAlone", "TestArrivingKeyReplacesNoFileThatIsNotInMemory",
-		"TestRemovedKeyIsGoneFromMemoryAtOnceAndFromDiskAfterUndo",
+		"TestRemovedKeyIsGoneAtOnceAndFromDiskAfterUndo",
 	}},
 	{"`Decrypt` says what is wrong only as far as it may", []string{
 		"TestErrDecryptSaysNothingMore", "TestDecryptOfAnythingElseIsATypedErrorAndNoPlaintext", "TestMissingMaterialIsNamedAsSuch",

@@ -114,6 +114,17 @@ func snapshotOf(f *keyring.FSM) []byte {
 // SigningKey is the PKCS #8 DER of a key's private half, from the file on a server's disk.
 func SigningKey(t testing.TB, s *Server, id keyring.KeyID) []byte {
 	t.Helper()
+	return material(t, s, id).Signing()
+}
+
+// RootKey is the 32 bytes of a root key, from the file on a server's disk.
+func RootKey(t testing.TB, s *Server, id keyring.KeyID) []byte {
+	t.Helper()
+	return material(t, s, id).Root()[:]
+}
+
+func material(t testing.TB, s *Server, id keyring.KeyID) *nks.Material {
+	t.Helper()
 	f, err := nks.DecodeFile(s.Disk.Bytes(nks.FileName(id)))
 	if err != nil {
 		t.Fatal(err)
@@ -122,5 +133,5 @@ func SigningKey(t testing.TB, s *Server, id keyring.KeyID) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m.Signing()
+	return m
 }

@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"errors"
@@ -10,7 +10,6 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
-	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
 )
 
@@ -39,7 +38,7 @@ func TestAdoptTakesAnOrphanOfAnyServer(t *testing.T) {
 			}
 		}
 		keyringtest.AwaitKeys(t, c)
-		k := keyring.Ring(c.Leader().FSM).Key(id)
+		k := keyringtest.Ring(c.Leader().FSM).Key(id)
 		if k == nil || k.State != keyring.StateInactive || k.DataOnly || len(k.Holders) != 3 {
 			t.Errorf("adopted as %+v", k)
 		}
@@ -54,7 +53,7 @@ func TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly(t *testing.T) {
 		keyringtest.PlantKey(t, disk, id, keyring.InlineKEK())
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Disk: func(_ raft.ServerID) *keyringtest.Disk { return disk }})
 		keyringtest.Ready(t, c)
-		ring := func() bool { return keyring.Ring(c.Leader().FSM).Key(id).DataOnly }
+		ring := func() bool { return keyringtest.Ring(c.Leader().FSM).Key(id).DataOnly }
 		if !ring() {
 			t.Error("the leader's own adoption admits tokens")
 		}
@@ -93,37 +92,6 @@ func TestTokensVerifyFromTheirAdmissionOn(t *testing.T) {
 	}
 }
 
-// TestAdmissionWaitsForServersOfAnOlderBuild, and says for which.
-func TestAdmissionWaitsForServersOfAnOlderBuild(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		id, disk := keyring.KeyID{7}, keyringtest.NewDisk()
-		keyringtest.PlantKey(t, disk, id, keyring.InlineKEK())
-		builds := map[raft.ServerID]meta.Build{"s1": meta.This, "s2": meta.This, "s3": meta.This}
-		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Disk: func(id raft.ServerID) *keyringtest.Disk {
-			if id != "s1" {
-				return keyringtest.NewDisk()
-			}
-			return disk
-		}, FSM: func(s *keyringtest.Server) *keyring.FSM { return keyring.NewFSMOf(builds[s.ID]) }})
-		keyringtest.Ready(t, c)
-		older := keyringtest.Follower(c)
-		builds[older.ID] = first
-		c.Restart(older)
-		leader := keyringtest.Ready(t, c)
-		before := ringOf(leader)
-		if err := leader.Keyring.Adopt(t.Context(), id); err == nil || !strings.Contains(err.Error(), string(older.ID)) || ringOf(leader) != before {
-			t.Errorf("with a server of an older build: %v", err)
-		}
-		builds[older.ID] = meta.This
-		c.Restart(older)
-		leader = keyringtest.Ready(t, c)
-		if err := leader.Keyring.Adopt(t.Context(), id); err != nil {
-			t.Errorf("without one: %v", err)
-		}
-	})
-}
-
 // TestManyOrphansAreAdoptedInSeveralEntries: one log entry with all of them would be too long.
 func TestManyOrphansAreAdoptedInSeveralEntries(t *testing.T) {
 	t.Parallel()
@@ -149,7 +117,7 @@ func TestManyOrphansAreAdoptedInSeveralEntries(t *testing.T) {
 		})
 		keyringtest.Ready(t, c)
 		synctest.Wait()
-		ring := keyring.Ring(c.Leader().FSM)
+		ring := keyringtest.Ring(c.Leader().FSM)
 		for i := range orphans {
 			if k := ring.Key(keyring.KeyID{7, byte(i >> 8), byte(i)}); k == nil || k.State != keyring.StateInactive || !k.DataOnly {
 				t.Fatalf("%d is adopted as %+v", i, k)

@@ -1,8 +1,7 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -23,90 +22,115 @@ import (
 func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		disk, keys, files := keyringtest.NomadDisk(t)
-		kek, old := kektest.File(t, kektest.CountingKey()), []keyring.KEK{keyring.InlineKEK()}
-		c := keyringtest.NewCluster(t, keyringtest.Options{
-			Servers: 3,
-			Disk: func(id raft.ServerID) *keyringtest.Disk {
-				if id == "s2" {
-					return disk
-				}
-				return keyringtest.NewDisk()
-			},
-			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
-				cfg.KEKs, cfg.OldKEKs = []keyring.KEK{kek}, old
-			},
-		})
-		leader := keyringtest.Ready(t, c).Keyring
-		time.Sleep(time.Minute)
-		keyringtest.AwaitKeys(t, c)
-		for _, k := range keys[:4] {
-			meta := keyring.Ring(c.Leader().FSM).Key(k.ID)
-			if meta == nil || meta.State != keyring.StateInactive || !meta.DataOnly || len(meta.Holders) != 3 {
-				t.Fatalf("%s is adopted as %+v", k.Form, meta)
-			}
-			if err := leader.Adopt(t.Context(), k.ID); err != nil {
-				t.Error(err)
-			}
-			if want := map[bool]string{true: "RS256", false: "EdDSA"}[k.RSA != nil]; meta.Algorithm != want {
-				t.Errorf("%s signs with %s", k.Form, meta.Algorithm)
-			}
-		}
-		opens := func(when string) {
-			t.Helper()
-			for _, s := range c.Servers {
-				for _, k := range keys[:4] {
-					if got, err := s.Keyring.OpenNomad(k.ID, k.Seal("data")); err != nil || string(got) != "data" {
-						t.Errorf("%s: %s, %s: %q, %v", when, s.ID, k.Form, got, err)
-					}
-				}
-			}
-			keyringtest.CheckUnchanged(t, c.Server("s2").Disk, files, when)
-		}
-		opens("adopted")
-		ownFiles := func(when string) {
-			t.Helper()
-			own := c.Server("s2").Disk.Names()
-			for _, k := range keys[:4] {
-				name := nks.FileName(k.ID)
-				if files[name] != nil {
-					name = nks.BesideName(k.ID)
-				}
-				if !slices.Contains(own, name) {
-					t.Errorf("%s: %s: there is no file of the keyring's: %v", when, k.Form, own)
-				}
-			}
-		}
-		ownFiles("adopted")
-		for _, k := range keys[4:] {
-			if n := len(slices.DeleteFunc(keyringtest.Problems(t, c.Server("s2"), keyring.ProblemNomad), func(p keyring.Problem) bool { return p.Key != k.ID })); n != 1 {
+		a := adoptNomad(t)
+		a.checkAdopted(t)
+		a.checkOpens(t, "adopted")
+		a.checkOwnFiles(t, "adopted")
+		for _, k := range a.keys[4:] {
+			if n := len(slices.DeleteFunc(keyringtest.Problems(t, a.Server("s2"), keyring.ProblemNomad), func(p keyring.Problem) bool { return p.Key != k.ID })); n != 1 {
 				t.Errorf("%s: %d problems", k.Form, n)
 			}
 		}
 
-		old = nil // now without the KEK that lies in Nomad's files
-		for _, s := range c.Servers {
+		a.old = nil // now without the KEK that lies in Nomad's files
+		for _, s := range a.Servers {
 			if err := s.Keyring.Rewrap(t.Context()); err != nil {
 				t.Errorf("%s: %v", s.ID, err)
 			}
-			c.Restart(s)
-			keyringtest.Ready(t, c)
-			keyringtest.AwaitKeys(t, c)
+			a.Restart(s)
+			keyringtest.Ready(t, a.Cluster)
+			keyringtest.AwaitKeys(t, a.Cluster)
 		}
-		opens("without InlineKEK")
-		ownFiles("without InlineKEK")
+		a.checkOpens(t, "without InlineKEK")
+		a.checkOwnFiles(t, "without InlineKEK")
 
-		for name := range files { // the operator has had enough of them
-			c.Server("s2").Disk.Unlink(name)
+		for name := range a.files { // the operator has had enough of them
+			a.Server("s2").Disk.Unlink(name)
 		}
-		files = nil
-		c.Restart(c.Server("s2"))
-		keyringtest.Ready(t, c)
-		if st, err := c.Server("s2").Keyring.Status(t.Context()); err != nil || len(st.Missing)+st.OnOldKEKs > 0 {
+		a.files = nil
+		a.Restart(a.Server("s2"))
+		keyringtest.Ready(t, a.Cluster)
+		if st, err := a.Server("s2").Keyring.Status(t.Context()); err != nil || len(st.Missing)+st.OnOldKEKs > 0 {
 			t.Errorf("without Nomad's files: %v, %v", st.Problems, err)
 		}
-		opens("without Nomad's files")
+		a.checkOpens(t, "without Nomad's files")
 	})
+}
+
+// nomadCluster is three servers, the second of which has a keystore of Nomad's.
+type nomadCluster struct {
+	*keyringtest.Cluster
+	keys  []keystoretest.NomadKey
+	files map[string][]byte // Nomad's
+	old   []keyring.KEK     // what the servers are given as OldKEKs
+}
+
+// adoptNomad starts one, and waits until every server holds what can be opened.
+func adoptNomad(t *testing.T) *nomadCluster {
+	t.Helper()
+	disk, keys, files := keyringtest.NomadDisk(t)
+	a := &nomadCluster{keys: keys, files: files, old: []keyring.KEK{keyring.InlineKEK()}}
+	kek := kektest.File(t, kektest.CountingKey())
+	a.Cluster = keyringtest.NewCluster(t, keyringtest.Options{
+		Servers: 3,
+		Disk: func(id raft.ServerID) *keyringtest.Disk {
+			if id == "s2" {
+				return disk
+			}
+			return keyringtest.NewDisk()
+		},
+		Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.KEKs, cfg.OldKEKs = []keyring.KEK{kek}, a.old },
+	})
+	keyringtest.Ready(t, a.Cluster)
+	time.Sleep(time.Minute)
+	keyringtest.AwaitKeys(t, a.Cluster)
+	return a
+}
+
+// checkAdopted wants the keys that can be opened to be in the ring, for data only until the operator adopts them.
+func (a *nomadCluster) checkAdopted(t *testing.T) {
+	t.Helper()
+	leader := a.Leader()
+	for _, k := range a.keys[:4] {
+		meta := keyringtest.Ring(leader.FSM).Key(k.ID)
+		if meta == nil || meta.State != keyring.StateInactive || !meta.DataOnly || len(meta.Holders) != 3 {
+			t.Fatalf("%s is adopted as %+v", k.Form, meta)
+		}
+		if err := leader.Keyring.Adopt(t.Context(), k.ID); err != nil {
+			t.Error(err)
+		}
+		if want := map[bool]string{true: "RS256", false: "EdDSA"}[k.RSA != nil]; meta.Algorithm != want {
+			t.Errorf("%s signs with %s", k.Form, meta.Algorithm)
+		}
+	}
+}
+
+// checkOpens wants every server to open what Nomad sealed.
+func (a *nomadCluster) checkOpens(t *testing.T, when string) {
+	t.Helper()
+	for _, s := range a.Servers {
+		for _, k := range a.keys[:4] {
+			if got, err := s.Keyring.OpenNomad(k.ID, k.Seal("data")); err != nil || string(got) != "data" {
+				t.Errorf("%s: %s, %s: %q, %v", when, s.ID, k.Form, got, err)
+			}
+		}
+	}
+	keyringtest.CheckUnchanged(t, a.Server("s2").Disk, a.files, when)
+}
+
+// checkOwnFiles wants a file of the keyring's beside each of Nomad's.
+func (a *nomadCluster) checkOwnFiles(t *testing.T, when string) {
+	t.Helper()
+	own := a.Server("s2").Disk.Names()
+	for _, k := range a.keys[:4] {
+		name := nks.FileName(k.ID)
+		if a.files[name] != nil {
+			name = nks.BesideName(k.ID)
+		}
+		if !slices.Contains(own, name) {
+			t.Errorf("%s: %s: there is no file of the keyring's: %v", when, k.Form, own)
+		}
+	}
 }
 
 // TestNomadFilesAreOpenedOnlyWithInlineKEK: a planted one is no way around the KEKs. The key
@@ -215,50 +239,14 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 	})
 }
 
-// TestRemovedKeyOfNomadsLeavesItsFileToTheOperator, who is told.
-func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		disk, keys, files := keyringtest.NomadDisk(t)
-		c := keyringtest.NewCluster(t, keyringtest.Options{Pace: time.Hour, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
-		s := keyringtest.Ready(t, c)
-		time.Sleep(10 * time.Hour)
-		for _, k := range keys[:4] {
-			keyringtest.Remove(t, c, k.ID, keyring.RemoveOptions{Force: true, Now: true})
-		}
-		time.Sleep(10 * time.Hour)
-		for restarts := range 2 {
-			for _, k := range keys[:4] {
-				if _, err := s.Keyring.OpenNomad(k.ID, k.Seal("data")); !errors.Is(err, keyring.ErrUnknownKey) {
-					t.Errorf("%s: %v", k.Form, err)
-				}
-				if live := keyring.LiveOf(s.Keyring, k.ID); len(live) > 0 {
-					t.Errorf("%s is in memory", k.Form)
-				}
-				for _, name := range keyringtest.FilesOf(s, k.ID) {
-					if files[name] == nil {
-						t.Errorf("%d: %s is left", restarts, name)
-					}
-				}
-			}
-			if ps := keyringtest.Problems(t, s, keyring.ProblemNomad); len(ps) != len(keys) || !strings.Contains(fmt.Sprint(ps), "delete them") {
-				t.Errorf("%d: %v", restarts, ps)
-			}
-			c.Restart(s)
-			keyringtest.Ready(t, c)
-			time.Sleep(10 * time.Hour)
-		}
-		keyringtest.CheckUnchanged(t, s.Disk, files, "removed")
-	})
-}
-
 // TestOpenNomadRefuses what Nomad did not seal under an adopted key.
 func TestOpenNomadRefuses(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		disk, keys, _ := keyringtest.NomadDisk(t)
 		c := keyringtest.NewCluster(t, keyringtest.Options{Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
-		k, sealed := keyringtest.Ready(t, c).Keyring, keys[0].Seal("data")
+		s, sealed := keyringtest.Ready(t, c), keys[0].Seal("data")
+		k := s.Keyring
 		time.Sleep(time.Minute)
 		for i := range len(sealed) * 8 {
 			flipped := slices.Clone(sealed)
@@ -279,7 +267,7 @@ func TestOpenNomadRefuses(t *testing.T) {
 			t.Errorf("an unknown key: %v", err)
 		}
 		active := k.Keys()[0]
-		forged := keystoretest.GCM(keyring.LiveOf(k, active.ID)[0], []byte("data"), []byte(active.ID.String()))
+		forged := keystoretest.GCM(keyringtest.RootKey(t, s, active.ID), []byte("data"), []byte(active.ID.String()))
 		if _, err := k.OpenNomad(active.ID, forged); active.State != keyring.StateActive || err != keyring.ErrDecrypt {
 			t.Errorf("the key is %s and was not adopted: %v", active.State, err)
 		}

@@ -1,10 +1,7 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"encoding/json"
-	"go/ast"
-	"go/parser"
-	"go/token"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -114,30 +111,6 @@ func TestStatusForMachines(t *testing.T) {
 	})
 }
 
-// TestEveryProblemHasAdvice and a rank.
-func TestEveryProblemHasAdvice(t *testing.T) {
-	f, err := parser.ParseFile(token.NewFileSet(), "problems.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kinds := 0
-	ast.Inspect(f, func(n ast.Node) bool {
-		spec, ok := n.(*ast.ValueSpec)
-		if !ok || !strings.HasPrefix(spec.Names[0].Name, "Problem") {
-			return true
-		}
-		kind := keyring.ProblemKind(strings.Trim(spec.Values[0].(*ast.BasicLit).Value, `"`))
-		if !keyring.HasAdvice(kind) {
-			t.Errorf("%s has no advice", kind)
-		}
-		kinds++
-		return true
-	})
-	if kinds < 13 {
-		t.Errorf("only %d kinds found", kinds)
-	}
-}
-
 // TestKeyMadeAtTheIndexOfABackupIsInIt.
 func TestKeyMadeAtTheIndexOfABackupIsInIt(t *testing.T) {
 	t.Parallel()
@@ -150,7 +123,7 @@ func TestKeyMadeAtTheIndexOfABackupIsInIt(t *testing.T) {
 			newer int
 		}{{at - 1, 1}, {at, 0}} {
 			backup := &meta.Backup{Index: tt.index, Time: time.Now().UTC(), Digest: meta.Digest{1}}
-			if err := keyring.Propose(t.Context(), s.Keyring, meta.Command{Backup: backup}); err != nil {
+			if err := keyringtest.Propose(s.Raft, meta.Command{Backup: backup}); err != nil {
 				t.Fatal(err)
 			}
 			if st, err := s.Keyring.Status(t.Context()); err != nil || len(st.NoBackup) != tt.newer {
