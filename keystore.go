@@ -1,6 +1,7 @@
 package keyring
 
-// The directory of key files: what lies in it, and what is done with it: Adopt, OpenNomad, Rewrap, Inspect, RecoverKeys.
+// The KEKs of this server and the directory of its key files: KEK and the four that come with the library; what is done
+// with the files: Rewrap, Adopt, OpenNomad, Inspect, RecoverKeys.
 
 import (
 	"context"
@@ -12,13 +13,65 @@ import (
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
-	"example.com/keyring/internal/local"
-	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/nks"
-	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/simulated"
+	"filippo.io/age"
 	"github.com/hashicorp/go-hclog"
 )
+
+// KEK wraps key material on one server. Implementations are safe for concurrent use.
+type KEK interface {
+	// ID names the KEK in the key files: 1 to 128 printable ASCII characters. It is the
+	// same for the same KEK at every start, and no secret. Another KEK has another ID;
+	// where that can't be, as with two passphrases, one may be in Config.KEKs and the
+	// others in Config.OldKEKs.
+	ID() string
+	// Wrap encrypts plaintext and binds it to aad.
+	Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error)
+	// Unwrap reverses Wrap. An error that matches ErrDecrypt says that the bytes are
+	// not what this KEK wrapped for that aad, one that matches ErrWrapOnly that it never
+	// unwraps. Any other means that the KEK could not be reached. In no case is the file
+	// touched: it may be the way back, and it is tried again. Both calls return soon
+	// after ctx has ended, 10 seconds after they began at the latest.
+	Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error)
+}
+
+// InlineKEK wraps each key under a random KEK that lies in the file beside what it wraps. It
+// protects the keys from those who get a raft backup, and from nobody who can read the file.
+// Status says so. Files wrapped this way open only on servers that are configured with it.
+func InlineKEK() KEK { return kek.Inline() }
+
+// FileKEK wraps keys under a 32-byte key in a file of its own: outside the data directory,
+// on a medium that does not travel with it, or a systemd credential. The file holds 32 raw
+// bytes, or their base64 or hexadecimal text with at most one newline at its end. Its ID is
+// derived from the key, so a file renamed is the same KEK, and another key another KEK.
+func FileKEK(path string) (KEK, error) { return kek.File(path) }
+
+// PassphraseKEK wraps keys under a key that argon2id derives from a passphrase, with the second
+// set of parameters that RFC 9106 recommends: 3 passes over 64 MiB, 4 lanes. They and the salt
+// are in each file, and what a file asks for is bounded: 3 to 16 passes, 64 to 512 MiB, 1 to
+// 16 lanes, for at most 16 salts. The files of a keystore share one salt, so that a start derives
+// once, which takes about as long as it takes to hash a password.
+//
+// Its ID is "passphrase", whichever it is: a hash of it in the ID would be something to guess
+// against beforehand. To change it, put the new one in Config.KEKs and the old one in
+// Config.OldKEKs, and call Rewrap.
+//
+// An empty passphrase is an error, and so is any under GODEBUG=fips140=only, since argon2 is
+// not approved. The bytes are copied.
+func PassphraseKEK(passphrase []byte) (KEK, error) { return kek.Passphrase(passphrase) }
+
+// AgeKEK wraps keys to age recipients (c2sp.org/age). Without identities it is escrow: it
+// wraps and never unwraps, so the identities can lie offline, in a safe. With one of them it
+// is the way back when the other KEKs are lost: put it in Config.OldKEKs, a new KEK in
+// Config.KEKs, with escrow beside it as before, and call Rewrap.
+//
+// Its ID is derived from the recipients, in any order; so the way back is built with the same
+// recipients. They must have a String method, as age's own key pairs do. Passphrase
+// recipients are refused: PassphraseKEK is for that. Under GODEBUG=fips140=only it is an error,
+// since X25519 and ChaCha20-Poly1305 are not approved.
+func AgeKEK(to []age.Recipient, with ...age.Identity) (KEK, error) { return kek.Age(to, with...) }
 
 // openKeystore opens a keystore, and ends with ctx. If it ends while a KEK hangs, the directory is given back as soon
 // as that comes back.
@@ -61,85 +114,8 @@ func (k *Keyring) Rewrap(ctx context.Context) error {
 // Leader only. A key that no server has is ErrUnknownKey, and so is one that was removed. One whose public key in
 // raft is not that of its material is ErrCorrupt.
 func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
-	a := &adopter{k.server, k.clocks, k.public}
-	return k.do(ctx, func(ctx context.Context) error { return a.adoptFile(ctx, id) })
-}
-
-// adopter takes keys into the keyring whose files are there.
-type adopter struct {
-	*server
-	clocks *local.Clocks
-	public *local.PublicKeys
-}
-
-func (a *adopter) adoptFile(ctx context.Context, id KeyID) error {
-	if err := a.Leading(); err != nil {
-		return err
-	}
-	ring := a.FSM.Ring()
-	if ring.WasRemoved(id) {
-		return fmt.Errorf("adopt: %w %s: it was removed", ErrUnknownKey, id)
-	}
-	if known := ring.Key(id); known != nil {
-		if !known.DataOnly {
-			return nil
-		}
-		return a.admit(ctx, id)
-	}
-	orphan, here, err := a.findOrphan(ctx, id)
-	if err != nil {
-		return err
-	}
-	if err := a.adopt(ctx, meta.Adopt{Key: orphan, DataOnly: !here}); err != nil || here {
-		return err
-	}
-	return a.admit(ctx, id)
-}
-
-// admit admits the tokens of a key that was adopted for data only.
-func (a *adopter) admit(ctx context.Context, id KeyID) error {
-	key, err := a.public.AwaitMaterial(ctx, id)
-	if err != nil {
-		return fmt.Errorf("adopt %s: %w", id, err)
-	}
-	return a.adopt(ctx, meta.Adopt{Key: key.New(), Admit: true})
-}
-
-func (a *adopter) adopt(ctx context.Context, how meta.Adopt) error {
-	how.Time = a.clocks.TimeToWrite(ctx)
-	if err := a.Propose(ctx, meta.Command{Adopt: &how}); err != nil {
-		return fmt.Errorf("adopt %s: %w", how.Key.ID, err)
-	}
-	return nil
-}
-
-// findOrphan asks this server, then the others, for a key that the ring does not know, and says whether the file is
-// here: then the public key was derived here.
-func (a *adopter) findOrphan(ctx context.Context, id KeyID) (orphan meta.NewKey, here bool, err error) {
-	named := func(h *peer.Hello) (meta.NewKey, bool) {
-		for _, o := range h.Orphans {
-			if o.ID == id {
-				return o, true
-			}
-		}
-		return meta.NewKey{}, false
-	}
-	if o, ok := named(a.Hello()); ok {
-		return o, true, nil
-	}
-	for _, server := range local.ServerIDs(a.Raft) {
-		if server == string(a.cfg.ID) {
-			continue
-		}
-		h, err := a.Peers.Hello(ctx, server)
-		if err != nil {
-			continue
-		}
-		if o, ok := named(h); ok {
-			return o, false, nil
-		}
-	}
-	return meta.NewKey{}, false, fmt.Errorf("adopt: %w %s: no server that answers has its file", ErrUnknownKey, id)
+	a := &lead.Adopter{Server: k.server.Server, Clocks: k.clocks, Public: k.public}
+	return k.do(ctx, func(ctx context.Context) error { return a.Adopt(ctx, id) })
 }
 
 // OpenNomad opens data that HashiCorp Nomad encrypted under a key of its own: AES-256-GCM under

@@ -1,6 +1,6 @@
 // Package lead is what a server does while it leads. [Leader] is one goroutine that asks internal/plan what is next, and
 // does it. It also runs what must not come between a question to the servers and what their answers allow: see
-// BetweenSteps. [Maker] makes keys, for it and for rotations by hand.
+// BetweenSteps. [Maker] makes keys, for it and for rotations by hand. [Adopter] takes in keys whose files an operator trusts.
 package lead
 
 // The goroutine in which the leader acts: it does what package plan says.
