@@ -184,7 +184,7 @@ func TestCloseWaitsForAWriteUnderWay(t *testing.T) {
 		l.Disk.OnOp(nil)
 		l.Stop(t)
 		l.Start()
-		checkOrphans(t, l.Host, "restarted")
+		keyringtest.CheckOrphans(t, l.Host, "restarted")
 	})
 }
 

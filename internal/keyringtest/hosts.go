@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -379,5 +380,20 @@ func (h *Host) Put(t testing.TB, data string) {
 	t.Helper()
 	if err := h.Raft.Apply([]byte(data), 0).Error(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// CheckOrphans wants each key file that the ring does not know to be reported.
+func CheckOrphans(t testing.TB, h *Host, when string) {
+	t.Helper()
+	st := h.Status(t)
+	for name := range KeyFiles(h.Disk) {
+		id, ok := nks.ParseFileName(name)
+		if ring := Ring(h.FSM); !ok || ring.Key(id) != nil || ring.WasRemoved(id) {
+			continue
+		}
+		if !slices.Contains(st.Orphans, keyring.KeyID(id)) {
+			t.Errorf("%s: orphan %s is not reported: %v", when, name, st.Problems)
+		}
 	}
 }

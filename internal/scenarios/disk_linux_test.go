@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"context"
@@ -187,7 +187,7 @@ func TestFollowerOnATroubledDiskIsNoHolderUntilItIsOver(t *testing.T) {
 					return p.Kind == keyring.ProblemWrite && p.Key == key.ID && strings.Contains(p.Detail, trouble.errno.Error())
 				})
 			})
-			if keyring.Ring(f.FSM).Key(key.ID).HeldBy(string(f.ID)) {
+			if keyringtest.Ring(f.FSM).Key(key.ID).HeldBy(string(f.ID)) {
 				t.Error("it is recorded as a holder")
 			}
 			trouble.over(t, disk)

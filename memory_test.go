@@ -11,6 +11,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
@@ -181,4 +182,45 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 		}
 		keyringtest.CheckUnchanged(t, s.Disk, files, "removed")
 	})
+}
+
+// TestKeyThatReadsBackAsAnotherIsNotHeld: the disk takes all that it is given, and gives
+// something else back.
+func TestKeyThatReadsBackAsAnotherIsNotHeld(t *testing.T) {
+	t.Parallel()
+	for what, plant := range map[string]func(t *testing.T, d *keyringtest.Disk, id keyring.KeyID){
+		"garbage": func(_ *testing.T, d *keyringtest.Disk, id keyring.KeyID) {
+			d.Plant(nks.FileName(id), 0o600, []byte("garbage"))
+		},
+		"another key": func(t *testing.T, d *keyringtest.Disk, id keyring.KeyID) {
+			keyringtest.PlantKey(t, d, id, keyring.InlineKEK())
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := keyringtest.NewLife(t)
+			l.Start()
+			if err := l.Seal(); err != nil {
+				t.Fatal(err)
+			}
+			live := len(keyring.Live(l.Keyring))
+			l.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+				if id, ok := nks.ParseFileName(op.Name); ok && op.Kind == "open" && keyring.Ring(l.FSM).Key(id) == nil && l.Disk.Bytes(op.Name) != nil {
+					plant(t, l.Disk, id)
+				}
+				return keyringtest.Fault{}
+			})
+			if err := l.Rotate(); err == nil || !strings.Contains(err.Error(), "read back") {
+				t.Errorf("%s: rotate: %v", what, err)
+			}
+			if l.Disk.OnOp(nil); len(l.Keyring.Keys()) != 1 || len(keyring.Live(l.Keyring)) != live {
+				t.Errorf("%s: %d keys, %d secrets in memory", what, len(l.Keyring.Keys()), len(keyring.Live(l.Keyring)))
+			}
+			if err := errors.Join(l.Seal(), l.Rotate(), l.Seal()); err != nil {
+				t.Errorf("%s: afterwards: %v", what, err)
+			}
+			l.Stop(t)
+			l.Start()
+			l.Vault.CheckOpens(t, l.Keyring, what)
+		})
+	}
 }

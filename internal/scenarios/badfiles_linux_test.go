@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"bytes"
