@@ -446,7 +446,7 @@ func TestReadmeCredential(t *testing.T) {
 func TestReadmeRecoversFromALostKMS(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	dir, lost, identity := t.TempDir(), namedVault(t, 1), kektest.Identity(t)
+	dir, lost, identity := t.TempDir(), kektest.NewVault(t, 1), kektest.Identity(t)
 	bobs := kektest.Identity(t).Recipient().String()
 	recipientsFile := func() io.Reader {
 		return strings.NewReader("# in two safes\n" + identity.Recipient().String() + "\n" + bobs + "\n")
@@ -532,7 +532,7 @@ func TestReadmeRecoversFromALostKMS(t *testing.T) {
 	}
 
 	// Escrow stands beside the new KEK: it may be lost just as well.
-	if err := readmeRecover(ctx, dir, namedVault(t, 3), escrow, recipients, strings.NewReader(identity.String()), opens); err != nil {
+	if err := readmeRecover(ctx, dir, kektest.NewVault(t, 3), escrow, recipients, strings.NewReader(identity.String()), opens); err != nil {
 		t.Errorf("a second time: %v", err)
 	}
 }

@@ -29,7 +29,7 @@ func TestStolenDiskOpensNothing(t *testing.T) {
 	}{
 		"key-file":   {kektest.File(t, kektest.CountingKey()), kektest.File(t, bytes.Repeat([]byte{9}, 32)), kektest.CountingKey()},
 		"passphrase": {kektest.Passphrase(t, "correct horse battery staple"), kektest.Passphrase(t, "correct hoarse"), []byte("correct horse battery staple")},
-		"KMS":        {namedVault(t, 1), namedVault(t, 2), bytes.Repeat([]byte{1}, 32)},
+		"KMS":        {kektest.NewVault(t, 1), kektest.NewVault(t, 2), bytes.Repeat([]byte{1}, 32)},
 	}
 	for name, kind := range kinds {
 		for with, escrow := range map[string][]keyring.KEK{"": nil, " with escrow": {kektest.Age(t, identity)}} {

@@ -135,3 +135,20 @@ func material(t testing.TB, s *Server, id keyring.KeyID) *nks.Material {
 	}
 	return m
 }
+
+// Entries is how many entries of the keyring's are in a server's raft log.
+func Entries(t testing.TB, s *Server) (n int) {
+	t.Helper()
+	first, _ := s.log.InmemStore.FirstIndex()
+	last, _ := s.log.InmemStore.LastIndex()
+	for i := max(1, first); i <= last; i++ {
+		var l raft.Log
+		if err := s.log.GetLog(i, &l); err != nil {
+			t.Fatal(err)
+		}
+		if string(l.Extensions) == Extensions {
+			n++
+		}
+	}
+	return n
+}

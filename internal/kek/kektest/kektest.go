@@ -3,6 +3,7 @@
 package kektest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -146,6 +147,14 @@ func WriteFile(t testing.TB, content []byte) string {
 func File(t testing.TB, content []byte) kek.KEK {
 	t.Helper()
 	return must(kek.File(WriteFile(t, content)))(t)
+}
+
+// NewVault is a KMS named vault with a key of its own: two of them are told apart by nothing but what they open.
+func NewVault(t testing.TB, key byte) *KMS {
+	t.Helper()
+	k := New("vault")
+	k.Inner = File(t, bytes.Repeat([]byte{key}, 32))
+	return k
 }
 
 // Passphrase is the KEK of a passphrase.

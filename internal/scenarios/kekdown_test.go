@@ -1,6 +1,7 @@
-package keyring_test
+package scenarios_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -39,7 +40,7 @@ func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {
 				check := func(when string) {
 					t.Helper()
 					time.Sleep(10 * time.Minute) // virtual
-					if keyring.Ring(f.FSM).Key(key.ID).HeldBy(string(f.ID)) || f.Disk.Bytes(nks.FileName(key.ID)) != nil {
+					if keyringtest.Ring(f.FSM).Key(key.ID).HeldBy(string(f.ID)) || f.Disk.Bytes(nks.FileName(key.ID)) != nil {
 						t.Errorf("%s: it is a holder, or has a file", when)
 					}
 					if st, err := f.Keyring.Status(t.Context()); err != nil || !named(st, kek.Name) || st.Ready || len(st.Missing) == 0 {
@@ -118,4 +119,133 @@ func TestServerWhoseKEKIsLostFetchesAllAnew(t *testing.T) {
 			t.Errorf("%v, %v", st.Problems, err)
 		}
 	})
+}
+
+// errBroken is a KMS that wraps, and can't open what it wrapped.
+var errBroken = errors.New("permission denied")
+
+// TestHangingKEKDoesNotKeepCloseWaiting and does not keep the server from its other work.
+func TestHangingKEKDoesNotKeepCloseWaiting(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := kektest.New("a")
+		l := newLone(t, a)
+		l.seal("data")
+		a.Set(kektest.Outages["hangs"])
+		failed := make(chan error)
+		go func() {
+			_, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
+			failed <- err
+		}()
+		synctest.Wait() // it hangs
+		began := time.Now()
+		if err := l.Keyring.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-failed; !errors.Is(err, keyring.ErrClosed) {
+			t.Errorf("rotate: %v", err)
+		}
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("Close took %v", d)
+		}
+	})
+}
+
+// TestKEKThatUnwrapsNoMoreStaysNamed: that it wraps is not enough.
+func TestKEKThatUnwrapsNoMoreStaysNamed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, b := kektest.New("a"), kektest.New("b")
+		l := newLone(t, a, b)
+		l.seal("data")
+		b.Set(func(k *kektest.KMS) { k.NoUnwrap = errBroken })
+		l.restart(a, b)
+		for range 2 {
+			leaderOfLone(l)
+			if st := l.status(); st.Ready || !named(st, "b") {
+				t.Errorf("ready %v, %v", st.Ready, st.Problems)
+			}
+			if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+				t.Errorf("a opens it: %v", err)
+			}
+		}
+	})
+}
+
+// TestOneBadFileDoesNotMakeItsKEKAway, and so keeps no other file closed: a KMS does not always
+// say that a ciphertext is not its own.
+func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := kektest.New("a")
+		l := newLone(t, kektest.Picky{KEK: a})
+		l.seal("data")
+		lost := l.Keyring.Keys()[0].ID
+		if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		sealed := l.seal("data")
+		l.Disk.Plant(nks.FileName(lost), 0o600, nil) // so that the directory is read again and again
+		for i := range 40 {
+			stray := kektest.NewVault(t, 7)
+			stray.Name = "a"
+			keyringtest.PlantKey(t, l.Disk, keyring.KeyID{0, byte(i)}, stray)
+		}
+		l.restart(kektest.Picky{KEK: a})
+		l.opens(sealed)
+		for range 60 {
+			time.Sleep(time.Minute) // virtual
+			if st := l.status(); !st.Ready || len(st.SetAside) != 1 {
+				t.Fatalf("ready %v, set aside %v", st.Ready, st.SetAside)
+			}
+		}
+	})
+}
+
+// TestCallThatIsGivenUpSaysNothingAboutItsKEK: it may be slow, and the caller in a hurry.
+func TestCallThatIsGivenUpSaysNothingAboutItsKEK(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := kektest.New("a")
+		l := newLone(t, a)
+		l.seal("data")
+		a.Set(kektest.Outages["hangs"])
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := l.Keyring.Rotate(ctx, keyring.RotateOptions{}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("rotate: %v", err)
+		}
+		a.Set(kektest.Answers)
+		if st := l.status(); named(st, "a") || !st.Ready {
+			t.Errorf("ready %v, %v", st.Ready, st.Problems)
+		}
+	})
+}
+
+// TestDeadOldKEKKeepsNobodyFromBeingReady: after a recovery it may well be left in the
+// configuration.
+func TestDeadOldKEKKeepsNobodyFromBeingReady(t *testing.T) {
+	t.Parallel()
+	for name, fail := range kektest.Outages {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				gone, escrow := kektest.New("gone"), kektest.New("escrow")
+				l := newLone(t, gone, escrow)
+				sealed := l.seal("data")
+				gone.Set(fail)
+				l.keks, l.old = []keyring.KEK{kektest.New("new")}, []keyring.KEK{gone, escrow}
+				l.Cluster.Restart(l.Server)
+				if !l.readyWithin(time.Minute) {
+					t.Errorf("not ready: %v", l.status().Problems)
+				}
+				l.opens(sealed)
+				if st := l.status(); !named(st, "gone") || st.OnOldKEKs != 1 {
+					t.Errorf("%d on old KEKs, %v", st.OnOldKEKs, st.Problems)
+				}
+				if err := l.Keyring.Rewrap(t.Context()); err != nil || l.status().OnOldKEKs != 0 {
+					t.Errorf("rewrap: %v", err)
+				}
+			})
+		})
+	}
 }

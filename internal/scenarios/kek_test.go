@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"bytes"
@@ -84,14 +84,6 @@ func (l *lone) readyWithin(d time.Duration) bool {
 	ctx, cancel := context.WithTimeout(l.t.Context(), d)
 	defer cancel()
 	return l.Keyring.WaitReady(ctx) == nil
-}
-
-// namedVault is a KMS by that name with a key of its own: two of them are told apart by nothing but
-// what they open.
-func namedVault(t testing.TB, key byte) *kektest.KMS {
-	k := kektest.New("vault")
-	k.Inner = kektest.File(t, bytes.Repeat([]byte{key}, 32))
-	return k
 }
 
 // leaderOfLone waits until it encrypts, ready or not.
@@ -274,9 +266,6 @@ func TestFileUnderAnUnknownKEKIsLeftAlone(t *testing.T) {
 	})
 }
 
-// errBroken is a KMS that wraps, and can't open what it wrapped.
-var errBroken = errors.New("permission denied")
-
 func TestStrayFileUnderAnUnknownKEKKeepsNobodyFromBeingReady(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -409,151 +398,4 @@ func TestOldKEKNeedNotWrap(t *testing.T) {
 			t.Errorf("while the old KEK is away: %v", st.Problems)
 		}
 	})
-}
-
-// TestHangingKEKDoesNotKeepCloseWaiting and does not keep the server from its other work.
-func TestHangingKEKDoesNotKeepCloseWaiting(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		a := kektest.New("a")
-		l := newLone(t, a)
-		l.seal("data")
-		a.Set(kektest.Outages["hangs"])
-		failed := make(chan error)
-		go func() {
-			_, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
-			failed <- err
-		}()
-		synctest.Wait() // it hangs
-		began := time.Now()
-		if err := l.Keyring.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := <-failed; !errors.Is(err, keyring.ErrClosed) {
-			t.Errorf("rotate: %v", err)
-		}
-		if d := time.Since(began); d > time.Second {
-			t.Errorf("Close took %v", d)
-		}
-	})
-}
-
-// TestKEKThatUnwrapsNoMoreStaysNamed: that it wraps is not enough.
-func TestKEKThatUnwrapsNoMoreStaysNamed(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		a, b := kektest.New("a"), kektest.New("b")
-		l := newLone(t, a, b)
-		l.seal("data")
-		b.Set(func(k *kektest.KMS) { k.NoUnwrap = errBroken })
-		l.restart(a, b)
-		for range 2 {
-			leaderOfLone(l)
-			if st := l.status(); st.Ready || !named(st, "b") {
-				t.Errorf("ready %v, %v", st.Ready, st.Problems)
-			}
-			if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
-				t.Errorf("a opens it: %v", err)
-			}
-		}
-	})
-}
-
-// TestOneBadFileDoesNotMakeItsKEKAway, and so keeps no other file closed: a KMS does not always
-// say that a ciphertext is not its own.
-func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		a := kektest.New("a")
-		l := newLone(t, kektest.Picky{KEK: a})
-		l.seal("data")
-		lost := l.Keyring.Keys()[0].ID
-		if _, err := l.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		sealed := l.seal("data")
-		l.Disk.Plant(nks.FileName(lost), 0o600, nil) // so that the directory is read again and again
-		for i := range 40 {
-			stray := namedVault(t, 7)
-			stray.Name = "a"
-			keyringtest.PlantKey(t, l.Disk, keyring.KeyID{0, byte(i)}, stray)
-		}
-		l.restart(kektest.Picky{KEK: a})
-		l.opens(sealed)
-		for range 60 {
-			time.Sleep(time.Minute) // virtual
-			if st := l.status(); !st.Ready || len(st.SetAside) != 1 {
-				t.Fatalf("ready %v, set aside %v", st.Ready, st.SetAside)
-			}
-		}
-	})
-}
-
-// TestCallThatIsGivenUpSaysNothingAboutItsKEK: it may be slow, and the caller in a hurry.
-func TestCallThatIsGivenUpSaysNothingAboutItsKEK(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		a := kektest.New("a")
-		l := newLone(t, a)
-		l.seal("data")
-		a.Set(kektest.Outages["hangs"])
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if _, err := l.Keyring.Rotate(ctx, keyring.RotateOptions{}); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("rotate: %v", err)
-		}
-		a.Set(kektest.Answers)
-		if st := l.status(); named(st, "a") || !st.Ready {
-			t.Errorf("ready %v, %v", st.Ready, st.Problems)
-		}
-	})
-}
-
-// TestDeadOldKEKKeepsNobodyFromBeingReady: after a recovery it may well be left in the
-// configuration.
-func TestDeadOldKEKKeepsNobodyFromBeingReady(t *testing.T) {
-	t.Parallel()
-	for name, fail := range kektest.Outages {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				gone, escrow := kektest.New("gone"), kektest.New("escrow")
-				l := newLone(t, gone, escrow)
-				sealed := l.seal("data")
-				gone.Set(fail)
-				l.keks, l.old = []keyring.KEK{kektest.New("new")}, []keyring.KEK{gone, escrow}
-				l.Cluster.Restart(l.Server)
-				if !l.readyWithin(time.Minute) {
-					t.Errorf("not ready: %v", l.status().Problems)
-				}
-				l.opens(sealed)
-				if st := l.status(); !named(st, "gone") || st.OnOldKEKs != 1 {
-					t.Errorf("%d on old KEKs, %v", st.OnOldKEKs, st.Problems)
-				}
-				if err := l.Keyring.Rewrap(t.Context()); err != nil || l.status().OnOldKEKs != 0 {
-					t.Errorf("rewrap: %v", err)
-				}
-			})
-		})
-	}
-}
-
-// TestKEKsPrintTheirIDs, and no passphrase, identity or cipher.
-func TestKEKsPrintTheirIDs(t *testing.T) {
-	identity := kektest.Identity(t)
-	secrets := [][]byte{[]byte("correct horse battery"), []byte(identity.String())}
-	passphrase := kektest.Passphrase(t, string(secrets[0]))
-	if _, err := passphrase.Wrap(t.Context(), nil, nil); err != nil { // so that it has a cipher
-		t.Fatal(err)
-	}
-	for name, kek := range map[string]keyring.KEK{"passphrase": passphrase, "age": kektest.Age(t, identity, identity)} {
-		for _, v := range []any{kek, &kek, []keyring.KEK{kek}, struct{ k keyring.KEK }{kek}} {
-			text := printed(v)
-			if n := leaks([]byte(text), secrets); n > 0 || strings.Contains(text, decimals(secrets[0][:8])[0]) {
-				t.Errorf("%s prints %d secrets: %s", name, n, text)
-			}
-		}
-		if !strings.Contains(printed(kek), "KEK "+kek.ID()) {
-			t.Errorf("%s prints %s", name, printed(kek))
-		}
-	}
 }
