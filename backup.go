@@ -5,7 +5,6 @@ package keyring
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -78,29 +77,6 @@ func newManifest(m backup.Manifest) Manifest {
 		public.Keys = append(public.Keys, BackupKey(k))
 	}
 	return public
-}
-
-// BackupSigner is the Ed25519 public key with which a backup is signed. It follows from the material of the
-// key that is active when the backup is made, so it changes with each rotation, and only servers of the
-// cluster can sign. A server that has left the cluster can go on signing with the keys of its day: after a theft
-// note the signer that the next rotation brings. It is no secret. Its text is 64 hexadecimal digits; zero is
-// none.
-type BackupSigner [32]byte
-
-// String returns the text.
-func (b BackupSigner) String() string { return hex.EncodeToString(b[:]) }
-
-// MarshalText returns the text.
-func (b BackupSigner) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
-
-// UnmarshalText reads the text.
-func (b *BackupSigner) UnmarshalText(text []byte) error {
-	raw, err := hex.DecodeString(string(text))
-	if err != nil || len(raw) != len(b) {
-		return fmt.Errorf("signer of a backup: want %d hexadecimal digits", hex.EncodedLen(len(b)))
-	}
-	*b = BackupSigner(raw)
-	return nil
 }
 
 // knownSigner is the signer of the backups that are made while a key is active: it is computed once for each key.

@@ -1,10 +1,12 @@
 package keyring
 
-// What Encrypt, Decrypt and Sign go by: the active key, and the table of the keys that open.
+// Encrypt, Decrypt, EncryptTo, and what they and Sign go by: the active key, and the table of the keys that open.
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 
 	"example.com/keyring/internal/jwt"
@@ -12,9 +14,75 @@ import (
 	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/plan"
 	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/raft"
 )
+
+// Encrypt seals plaintext under the active key and binds it to aad; both may be empty or
+// nil. Only the leader seals: elsewhere the error matches ErrNotLeader. On a new leader, before the
+// first key, or after a snapshot was restored and until a majority of the voters has confirmed that it
+// holds the active key, it is ErrNotReady. It does no I/O.
+func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
+	if uint64(len(plaintext)) > seal.MaxPlaintext { // before asking for as much memory again
+		return nil, ErrTooLong
+	}
+	return k.AppendEncrypt(make([]byte, 0, len(plaintext)+Overhead), plaintext, aad)
+}
+
+// Decrypt opens what Encrypt returned for the same aad, on any server that holds the key.
+// The error is ErrDecrypt for bytes that are anything else, ErrKeyMissing for a key whose
+// material has not arrived here, ErrUnknownKey for one that the keyring does not have, or under
+// which nothing is sealed any more since it is deprecated and was not adopted, and ErrNotReady for one that this server does not know while it has not caught up since its start, or
+// has heard from no leader for ten seconds. A record that was read before it moved has to be read
+// again; copies of it elsewhere are for DecryptDeprecated. It does no I/O.
+func (k *Keyring) Decrypt(ciphertext, aad []byte) ([]byte, error) {
+	return k.AppendDecrypt(make([]byte, 0, max(0, len(ciphertext)-Overhead)), ciphertext, aad)
+}
+
+// Overhead is how many bytes longer a ciphertext is than its plaintext.
+const Overhead = seal.Overhead
+
+// AppendEncrypt is Encrypt with the ciphertext appended to dst, which must not overlap
+// plaintext or aad: that is ErrOverlap. With Overhead bytes to spare beyond the plaintext
+// it allocates nothing.
+func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
+	s, err := k.ciphers.active()
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.key.Seal(dst, plaintext, aad)
+	if err == seal.ErrClosed { // closed, or the key was dropped, in this moment
+		if _, why := k.ciphers.lookUpSealing(); why != nil {
+			return nil, why
+		}
+		return nil, ErrNotReady
+	}
+	return out, err
+}
+
+// EncryptTo is Encrypt for data that a host keeps behind the fence: it hands the ciphertext to
+// store, which proposes it to raft, and does both again when the answer matches ErrStaleKey, for the
+// key was rotated in between. Any other error is returned as it is. A record of several ciphertexts
+// has the others sealed in store. Leader only.
+func (k *Keyring) EncryptTo(ctx context.Context, plaintext, aad []byte, store func(ctx context.Context, ciphertext []byte) error) error {
+	for try := 0; ; try++ {
+		ciphertext, err := k.Encrypt(plaintext, aad)
+		if err != nil {
+			return err
+		}
+		if err = store(ctx, ciphertext); !errors.Is(err, ErrStaleKey) {
+			return err
+		}
+		if try > 0 { // once is a rotation, more is strange
+			local.Sleep(ctx, mono.Now().Add(plan.Backoff(try, rand.Float64())))
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+	}
+}
 
 // ciphers is what Encrypt, Decrypt and Sign go by: the active key, and the keys that open. Both are replaced whole.
 type ciphers struct {

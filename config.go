@@ -1,12 +1,9 @@
 package keyring
 
-// Config and what zero means in it; KeyID, Key and State; the errors that callers branch on.
+// Config, and what zero means in it.
 
 import (
-	"bytes"
 	"cmp"
-	"crypto"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
@@ -15,86 +12,13 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/jwt"
-	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/plan"
-	"example.com/keyring/internal/seal"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
-
-// KeyID names a root key for ever. It is a UUID (RFC 9562). It has String, and reads and
-// writes its canonical lowercase form as text.
-type KeyID = meta.KeyID
-
-// ParseKeyID reads the canonical text of a KeyID and nothing else.
-func ParseKeyID(s string) (KeyID, error) { return meta.ParseKeyID(s) }
-
-func compareIDs(a, b KeyID) int { return bytes.Compare(a[:], b[:]) }
-
-// State is where a key is in its life. A key never returns to an earlier state.
-type State = meta.State
-
-// The states of a key, in order. See the package documentation.
-const (
-	StatePrepublished = meta.StatePrepublished
-	StateActive       = meta.StateActive
-	StateInactive     = meta.StateInactive
-	StateRekeying     = meta.StateRekeying
-	StateDeprecated   = meta.StateDeprecated
-)
-
-// Key is the metadata of a root key. It holds no material.
-type Key struct {
-	ID        KeyID            `json:"id"`
-	State     State            `json:"state"`
-	Algorithm string           `json:"algorithm"` // of its signing key: RS256, ES256 or EdDSA
-	Public    crypto.PublicKey `json:"-"`         // of its signing key; nil if it can't be read. The JWKS has it
-	Created   time.Time        `json:"created"`
-	Publish   time.Time        `json:"publish,omitzero"`   // not to be activated before; zero for at once
-	Activated time.Time        `json:"activated,omitzero"` // zero while prepublished, and for an adopted key
-	Retired   time.Time        `json:"retired,omitzero"`   // when it stopped being active, or was adopted; zero before
-	Revoked   bool             `json:"revoked,omitempty"`  // its tokens verify no longer
-	Removing  bool             `json:"removing,omitempty"` // it goes when its data has moved: see Remove
-
-	CreateIndex uint64          `json:"createIndex"` // of raft's log
-	ModifyIndex uint64          `json:"modifyIndex"`
-	Holders     []raft.ServerID `json:"holders"` // by what they have reported
-}
-
-func keyOf(m *meta.Key) Key {
-	k := Key{
-		ID: m.ID, State: m.State, Algorithm: m.Algorithm,
-		Created: m.Created, Publish: m.Publish, Activated: m.Activated, Retired: m.Retired, Revoked: m.Revoked, Removing: m.Remove,
-		CreateIndex: m.CreateIndex, ModifyIndex: m.ModifyIndex, Holders: fromStrings(m.Holders),
-	}
-	k.Public, _ = x509.ParsePKIXPublicKey(m.Public)
-	return k
-}
-
-// keysOf returns the keys of the ring, the newest first.
-func keysOf(ring *meta.Ring) []Key {
-	var keys []Key
-	for _, m := range ring.Keys {
-		keys = append(keys, keyOf(m))
-	}
-	slices.SortFunc(keys, func(a, b Key) int {
-		return cmp.Or(cmp.Compare(b.CreateIndex, a.CreateIndex), compareIDs(a.ID, b.ID))
-	})
-	return keys
-}
-
-func fromStrings(ids []string) []raft.ServerID {
-	out := make([]raft.ServerID, len(ids))
-	for i, id := range ids {
-		out[i] = raft.ServerID(id)
-	}
-	return out
-}
 
 // RotationPolicy is when the leader rotates of its own accord. A time that is set is at least a second, so that a number
 // without a unit, which is nanoseconds, is refused; and at most 100 years.
@@ -370,65 +294,8 @@ func (c Config) tokens() plan.Tokens {
 	return plan.Tokens{MaxTTL: c.Tokens.MaxTTL, Leeway: c.Tokens.Leeway}
 }
 
-// Errors that callers branch on, with errors.Is.
-var (
-	// ErrNotLeader means that only the leader can do this. errors.As with a
-	// NotLeaderError tells who that is.
-	ErrNotLeader = fsm.ErrNotLeader
-	// ErrNotReady means not yet: no active key, a leader that has not yet applied the barrier of its term, a
-	// snapshot was restored and no majority of the voters has confirmed since that it holds the active
-	// key, or this server has not caught up since its start. WaitReady waits for all of them.
-	ErrNotReady = fsm.ErrNotReady
-	// ErrNotLoaded means that the FSM lacks what raft applied before its start: raft does not restore
-	// its snapshots, and FSM.Load was not called before raft.NewRaft.
-	ErrNotLoaded = fsm.ErrNotLoaded
-	// ErrUnknownKey means that the keyring has no such key, or no longer.
-	ErrUnknownKey = local.ErrUnknownKey
-	// ErrKeyMissing means that the keyring has the key and this server not yet its
-	// material. It is being fetched: try again, or ask another server.
-	ErrKeyMissing = local.ErrKeyMissing
-	// ErrDecrypt means that the bytes are not what Encrypt returned for that AAD. It never
-	// says more.
-	ErrDecrypt = seal.ErrOpen
-	// ErrToken means that Verify does not take the token. What else the error says tells
-	// no more than the token and the public keys do.
-	ErrToken = errors.New("token refused")
-	// ErrOverlap means that dst overlaps an input.
-	ErrOverlap = seal.ErrOverlap
-	// ErrTooLong means that a plaintext is beyond what AES-GCM takes in one message, 64 GiB, or
-	// a command beyond MaxCommand.
-	ErrTooLong = seal.ErrTooLong
-	// ErrStaleKey is the fence: the ciphertext was sealed under a key that is no longer the
-	// active one. Seal again and retry.
-	ErrStaleKey = fsm.ErrStaleKey
-	// ErrNotDurable means that the context ended before a majority of the voters held the
-	// new key. It stays prepublished, and the leader goes on with it.
-	ErrNotDurable = errors.New("key not yet durable on a majority")
-	// ErrNoData means that there is nothing to ask which data is sealed under a key, and so
-	// nothing that proves that none is.
-	ErrNoData = errors.New("no way to tell what is sealed under the key")
-	// ErrNotMember means that no server of that ID is in the raft configuration.
-	ErrNotMember = local.ErrNotMember
-	// ErrCorrupt means that a file, snapshot or log entry is not what the keyring wrote.
-	ErrCorrupt = nks.ErrCorrupt
-	// ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.
-	ErrWrapOnly = kek.ErrWrapOnly
-	// ErrClosed means that Close has been called.
-	ErrClosed = fsm.ErrClosed
-)
-
-// NotLeaderError matches ErrNotLeader and tells who leads.
-type NotLeaderError struct {
-	Leader raft.ServerID // empty if this server knows of none
+// server is what the parts of a Keyring know that are of this package: this server, and how it is configured.
+type server struct {
+	*local.Server
+	cfg Config
 }
-
-// Error names the leader.
-func (e NotLeaderError) Error() string {
-	if e.Leader == "" {
-		return "not the leader, and no leader is known"
-	}
-	return fmt.Sprintf("not the leader: that is %s", e.Leader)
-}
-
-// Is makes errors.Is(err, ErrNotLeader) true.
-func (e NotLeaderError) Is(target error) bool { return target == ErrNotLeader }

@@ -4,17 +4,11 @@ package keyring
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"iter"
-	"math/rand/v2"
 	"slices"
 	"sync"
 
-	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/mono"
-	"example.com/keyring/internal/plan"
 )
 
 // Sealed is one record of the host's.
@@ -69,28 +63,6 @@ func (NoData) Under(context.Context, KeyID) iter.Seq2[Sealed, error] {
 
 // Replace is never called.
 func (NoData) Replace(context.Context, []Replacement) (int, error) { return 0, nil }
-
-// EncryptTo is Encrypt for data that a host keeps behind the fence: it hands the ciphertext to
-// store, which proposes it to raft, and does both again when the answer matches ErrStaleKey, for the
-// key was rotated in between. Any other error is returned as it is. A record of several ciphertexts
-// has the others sealed in store. Leader only.
-func (k *Keyring) EncryptTo(ctx context.Context, plaintext, aad []byte, store func(ctx context.Context, ciphertext []byte) error) error {
-	for try := 0; ; try++ {
-		ciphertext, err := k.Encrypt(plaintext, aad)
-		if err != nil {
-			return err
-		}
-		if err = store(ctx, ciphertext); !errors.Is(err, ErrStaleKey) {
-			return err
-		}
-		if try > 0 { // once is a rotation, more is strange
-			local.Sleep(ctx, mono.Now().Add(plan.Backoff(try, rand.Float64())))
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
-		}
-	}
-}
 
 // RekeyProgress is how far the data under one key has been moved to the active key, by this
 // leader: a new one begins to count from zero. Config.Metrics receives the same.

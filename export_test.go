@@ -164,7 +164,7 @@ func NewKeyID() KeyID { return lead.NewKeyID() }
 func JoinRefusal(n Node, token string, id raft.ServerID) string {
 	t, err := join.Parse(token)
 	if err == nil {
-		_, err = n.Keyring().joinTokens.openJoinToken(JoinConn{Leader: n.Keyring().server.cfg.ID, Joiner: id}, meta.TokenID(t.ID).String(), meta.Digest{})
+		_, err = n.Keyring().members().openJoinToken(JoinConn{Leader: n.Keyring().server.cfg.ID, Joiner: id}, meta.TokenID(t.ID).String(), meta.Digest{})
 	}
 	if err != nil {
 		return err.Error()

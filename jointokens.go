@@ -12,7 +12,6 @@ import (
 
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/join"
-	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -44,12 +43,6 @@ type JoinTokenInfo struct {
 	Used   bool          `json:"used"` // a certificate of that server has joined with it, and no other can
 }
 
-// joinTokens makes and checks join tokens, on the leader.
-type joinTokens struct {
-	*server
-	leader *lead.Leader
-}
-
 // MakeJoinToken makes a token with which the server of that ID may join this cluster: it proves the server to the
 // cluster and the cluster to the server, over one TLS connection, as JoinConn says. It is a secret. It is good for
 // ttl, zero means an hour, at most MaxJoinTTL; for that server alone; and for the first certificate of it that joins,
@@ -72,7 +65,7 @@ func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.
 	if ttl < 0 || ttl > MaxJoinTTL {
 		return "", fmt.Errorf("join token for server %s: for %v, want at most %v", id, ttl, MaxJoinTTL)
 	}
-	text, err := gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (string, error) { return k.joinTokens.makeJoinToken(ctx, id, ttl) })
+	text, err := gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (string, error) { return k.members().makeJoinToken(ctx, id, ttl) })
 	if err != nil && !errors.Is(err, ErrNotLeader) {
 		return "", fmt.Errorf("join token for server %s: %w", id, err)
 	}
@@ -80,36 +73,36 @@ func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.
 }
 
 // makeJoinToken takes turns with removals: a token is either made after a removal, or ends with it.
-func (j *joinTokens) makeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (text string, err error) {
-	if err := j.Leading(); err != nil {
+func (m members) makeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (text string, err error) {
+	if err := m.Leading(); err != nil {
 		return "", err
 	}
 	behind := local.BehindError{}
-	if err := j.AllApply(ctx, tokenVersion); errors.As(err, &behind) && behind.AllSilent() {
+	if err := m.AllApply(ctx, tokenVersion); errors.As(err, &behind) && behind.AllSilent() {
 		return "", fmt.Errorf("%w: %w", ErrNotReady, err) // they may just have started
 	}
-	err = j.leader.BetweenSteps(ctx, func(ctx context.Context) error {
+	err = m.leader.BetweenSteps(ctx, func(ctx context.Context) error {
 		token := join.New()
 		defer token.Wipe()
-		record, err := j.sealJoinToken(token, id, ttl)
+		record, err := m.sealJoinToken(token, id, ttl)
 		if err != nil {
 			return err
 		}
 		// The turn lasts until the outcome is known, whether or not the caller still waits for it: an entry under way could
 		// come into the log after a removal.
 		add := meta.Command{AddJoinToken: &meta.AddJoinToken{Token: record}}
-		if err := j.Propose(context.WithoutCancel(ctx), add); err != nil {
+		if err := m.Propose(context.WithoutCancel(ctx), add); err != nil {
 			return err
 		}
-		j.cfg.Logger.Info("join token is made", "token", record.ID, "id", id, "end", record.End)
+		m.cfg.Logger.Info("join token is made", "token", record.ID, "id", id, "end", record.End)
 		text = token.Text()
 		return nil
 	})
 	return text, err
 }
 
-func (j *joinTokens) sealJoinToken(token join.Token, id raft.ServerID, ttl time.Duration) (meta.JoinToken, error) {
-	ring := j.FSM.Ring()
+func (m members) sealJoinToken(token join.Token, id raft.ServerID, ttl time.Duration) (meta.JoinToken, error) {
+	ring := m.FSM.Ring()
 	active := ring.Active()
 	switch {
 	case active == nil:
@@ -117,10 +110,10 @@ func (j *joinTokens) sealJoinToken(token join.Token, id raft.ServerID, ttl time.
 	case len(ring.JoinTokens) == MaxJoinTokens:
 		return meta.JoinToken{}, fmt.Errorf("there are %d already: withdraw some", MaxJoinTokens)
 	}
-	t := meta.JoinToken{ID: token.ID, Server: string(id), End: j.Now().Add(ttl).Truncate(time.Second), Key: active.ID}
+	t := meta.JoinToken{ID: token.ID, Server: string(id), End: m.Now().Add(ttl).Truncate(time.Second), Key: active.ID}
 	var err error
-	seal := func(m *nks.Material) { t.Sealed, err = token.Seal(m.Root()[:], joinRecord(ring, t)) }
-	if !j.Store.View(t.Key, seal) {
+	seal := func(material *nks.Material) { t.Sealed, err = token.Seal(material.Root()[:], joinRecord(ring, t)) }
+	if !m.Store.View(t.Key, seal) {
 		return meta.JoinToken{}, fmt.Errorf("%w %s", ErrKeyMissing, t.Key)
 	}
 	return t, err
@@ -168,7 +161,7 @@ func (k *Keyring) WithdrawJoinToken(ctx context.Context, id string) error {
 			return fmt.Errorf("withdraw join token %s: there is none of that ID: it may have ended", token)
 		}
 		k.server.cfg.Logger.Info("join token is withdrawn", "token", token, "by", Actor(ctx))
-		return k.server.endJoinTokens(ctx, meta.EndJoinTokens{IDs: []meta.TokenID{token}})
+		return k.members().endJoinTokens(ctx, meta.EndJoinTokens{IDs: []meta.TokenID{token}})
 	})
 }
 
@@ -241,7 +234,7 @@ func (k *Keyring) LeaderProof(c JoinConn, token string) ([]byte, error) {
 	if err := k.server.Leading(); err != nil {
 		return nil, err
 	}
-	t, err := k.joinTokens.openJoinToken(c, token, meta.Digest{})
+	t, err := k.members().openJoinToken(c, token, meta.Digest{})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrJoinRefused, err)
 	}
@@ -264,27 +257,27 @@ func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proo
 		if err := checkRaftAddress(c.Addr); err != nil {
 			return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 		}
-		use, err := k.joinTokens.checkJoinerProof(c, token, proof)
+		use, err := k.members().checkJoinerProof(c, token, proof)
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 		}
 		return k.leader.BetweenSteps(ctx, func(ctx context.Context) error {
-			if err := k.joinTokens.bind(ctx, use); err != nil {
+			if err := k.members().bind(ctx, use); err != nil {
 				return err
 			}
 			if s, known := k.server.ServerOf(c.Joiner); known {
-				return k.members.readmit(ctx, s, c.Addr)
+				return k.members().readmit(ctx, s, c.Addr)
 			}
 			k.server.cfg.Logger.Info("server joins", "id", c.Joiner, "addr", c.Addr, "token", use.ID)
-			return k.server.setAddress(c.Joiner, c.Addr, false)
+			return k.members().setAddress(c.Joiner, c.Addr, false)
 		})
 	})
 }
 
 // checkJoinerProof returns what is to be recorded of the token that a server has proved to have.
-func (j *joinTokens) checkJoinerProof(c JoinConn, token string, proof []byte) (use meta.UseJoinToken, err error) {
+func (m members) checkJoinerProof(c JoinConn, token string, proof []byte) (use meta.UseJoinToken, err error) {
 	user := meta.Digest(sha256.Sum256(c.JoinerKey))
-	t, err := j.openJoinToken(c, token, user)
+	t, err := m.openJoinToken(c, token, user)
 	if err != nil {
 		return use, err
 	}
@@ -302,12 +295,12 @@ func (j *joinTokens) checkJoinerProof(c JoinConn, token string, proof []byte) (u
 // bind binds the token to the server's certificate, before the server is added. A crash in between leaves a
 // token with which that server, with that certificate, can ask again. It takes turns with removals,
 // which end the token.
-func (j *joinTokens) bind(ctx context.Context, use meta.UseJoinToken) error {
-	if why := plan.JoinRefusal(j.FSM.Ring(), use.ID, use.Server, use.User, j.Now(), j.FSM.LastRestore().Tokens); why != "" {
+func (m members) bind(ctx context.Context, use meta.UseJoinToken) error {
+	if why := plan.JoinRefusal(m.FSM.Ring(), use.ID, use.Server, use.User, m.Now(), m.FSM.LastRestore().Tokens); why != "" {
 		return fmt.Errorf("%w: join token %s: %s", ErrJoinRefused, use.ID, why)
 	}
 	// As with the end of tokens, no server is asked whether it applies this.
-	err := j.FSM.Propose(ctx, j.Raft, []meta.Command{{UseJoinToken: &use}})
+	err := m.FSM.Propose(ctx, m.Raft, []meta.Command{{UseJoinToken: &use}})
 	if errors.Is(err, meta.ErrCommandRefused) {
 		return fmt.Errorf("%w: %w", ErrJoinRefused, err)
 	}
@@ -316,22 +309,24 @@ func (j *joinTokens) bind(ctx context.Context, use meta.UseJoinToken) error {
 
 // openJoinToken returns a token with which a server may join now. user is the digest of its certificate's public key,
 // or zero while that is not known.
-func (j *joinTokens) openJoinToken(c JoinConn, token string, user meta.Digest) (join.Token, error) {
+func (m members) openJoinToken(c JoinConn, token string, user meta.Digest) (join.Token, error) {
 	id, err := parseTokenID(token)
 	if err != nil {
 		return join.Token{}, fmt.Errorf("join token: %w", err)
 	}
-	if c.Leader != j.cfg.ID {
+	if c.Leader != m.cfg.ID {
 		return join.Token{}, fmt.Errorf("join token %s: the connection is one to %q", id, c.Leader)
 	}
-	ring := j.FSM.Ring()
-	if why := plan.JoinRefusal(ring, id, string(c.Joiner), user, j.Now(), j.FSM.LastRestore().Tokens); why != "" {
+	ring := m.FSM.Ring()
+	if why := plan.JoinRefusal(ring, id, string(c.Joiner), user, m.Now(), m.FSM.LastRestore().Tokens); why != "" {
 		return join.Token{}, fmt.Errorf("join token %s: %s", id, why)
 	}
 	t := ring.JoinToken(id)
 	var opened join.Token
-	open := func(m *nks.Material) { opened, err = join.Open(m.Root()[:], id, joinRecord(ring, *t), t.Sealed) }
-	if !j.Store.View(t.Key, open) {
+	open := func(material *nks.Material) {
+		opened, err = join.Open(material.Root()[:], id, joinRecord(ring, *t), t.Sealed)
+	}
+	if !m.Store.View(t.Key, open) {
 		return join.Token{}, fmt.Errorf("join token %s: %w %s", id, ErrKeyMissing, t.Key)
 	}
 	return opened, err

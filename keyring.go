@@ -1,6 +1,6 @@
 package keyring
 
-// Keyring: Open, Close, WaitReady, Encrypt, Decrypt, Keys, Changed and Notify.
+// Keyring: Open, Close, WaitReady, Keys, Changed, Notify, Status and ServePeer.
 
 import (
 	"context"
@@ -10,15 +10,20 @@ import (
 	"sync"
 	"time"
 
+	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
 	"example.com/keyring/internal/replication"
-	"example.com/keyring/internal/seal"
 	"example.com/keyring/internal/simulated"
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
@@ -39,8 +44,6 @@ type Keyring struct {
 	replicator *replication.Replicator
 	rekeyer    *rekeyer
 	verifier   *verifier
-	members    *members
-	joinTokens *joinTokens
 	signer     signerCache // of backups
 
 	observer *raft.Observer
@@ -50,12 +53,6 @@ type Keyring struct {
 	closing  sync.Once
 
 	ciphers ciphers // not a pointer: Encrypt and Decrypt go by it
-}
-
-// server is what the parts of a Keyring know that are of this package: this server, and how it is configured.
-type server struct {
-	*local.Server
-	cfg Config
 }
 
 // Open starts the keyring of this server on a raft that is running or about to. It refuses
@@ -84,6 +81,14 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	return k, nil
 }
 
+// openKeystore opens a keystore, and ends with ctx. If it ends while a KEK hangs, the directory is given back as soon
+// as that comes back.
+func openKeystore(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger) (*keystore.Store, error) {
+	return gate.AwaitOr(ctx, func() (*keystore.Store, error) {
+		return keystore.Open(ctx, fsys, keks, log)
+	}, func(s *keystore.Store) { s.Close() })
+}
+
 // newKeyring puts the parts together.
 func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() time.Time) *Keyring {
 	conf := local.Config{
@@ -105,7 +110,6 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() t
 		Policy: cfg.policy(), EveryBuild: cfg.EveryBuild, Algorithm: cfg.Tokens.Algorithm, Clocks: k.clocks, Watch: k.watch, CaughtUp: k.caughtUp,
 	})
 	k.rotator = newRotator(s, k.clocks, k.remover, k.leader.Maker)
-	k.members, k.joinTokens = &members{s, k.leader}, &joinTokens{s, k.leader}
 	k.ciphers.server, k.ciphers.caughtUp, k.ciphers.leader = s, k.caughtUp, k.leader
 	k.replicator = replication.New(here, replication.Config{
 		Undo: cfg.Rotation.Undo, CaughtUp: k.caughtUp, Clocks: k.clocks, Confirming: k.confirming, Public: k.public,
@@ -125,7 +129,7 @@ func (k *Keyring) run() {
 		loops = append(loops, k.rekeyer.run)
 	}
 	if k.server.cfg.MetricsEvery > 0 {
-		loops = append(loops, (&gauges{k.server, k.caughtUp, k.clocks, k.statusOf}).run)
+		loops = append(loops, (&gauges{k.server.Server, k.server.cfg.Metrics, k.server.cfg.MetricsEvery, k.caughtUp, k.clocks, k.statusOf}).run)
 	}
 	for _, loop := range loops {
 		k.loops.Go(func() { loop(ctx) })
@@ -260,48 +264,6 @@ func (k *Keyring) notReady() error {
 	return k.server.KEKs.WrappingDown()
 }
 
-// Encrypt seals plaintext under the active key and binds it to aad; both may be empty or
-// nil. Only the leader seals: elsewhere the error matches ErrNotLeader. On a new leader, before the
-// first key, or after a snapshot was restored and until a majority of the voters has confirmed that it
-// holds the active key, it is ErrNotReady. It does no I/O.
-func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
-	if uint64(len(plaintext)) > seal.MaxPlaintext { // before asking for as much memory again
-		return nil, ErrTooLong
-	}
-	return k.AppendEncrypt(make([]byte, 0, len(plaintext)+Overhead), plaintext, aad)
-}
-
-// Decrypt opens what Encrypt returned for the same aad, on any server that holds the key.
-// The error is ErrDecrypt for bytes that are anything else, ErrKeyMissing for a key whose
-// material has not arrived here, ErrUnknownKey for one that the keyring does not have, or under
-// which nothing is sealed any more since it is deprecated and was not adopted, and ErrNotReady for one that this server does not know while it has not caught up since its start, or
-// has heard from no leader for ten seconds. A record that was read before it moved has to be read
-// again; copies of it elsewhere are for DecryptDeprecated. It does no I/O.
-func (k *Keyring) Decrypt(ciphertext, aad []byte) ([]byte, error) {
-	return k.AppendDecrypt(make([]byte, 0, max(0, len(ciphertext)-Overhead)), ciphertext, aad)
-}
-
-// Overhead is how many bytes longer a ciphertext is than its plaintext.
-const Overhead = seal.Overhead
-
-// AppendEncrypt is Encrypt with the ciphertext appended to dst, which must not overlap
-// plaintext or aad: that is ErrOverlap. With Overhead bytes to spare beyond the plaintext
-// it allocates nothing.
-func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
-	s, err := k.ciphers.active()
-	if err != nil {
-		return nil, err
-	}
-	out, err := s.key.Seal(dst, plaintext, aad)
-	if err == seal.ErrClosed { // closed, or the key was dropped, in this moment
-		if _, why := k.ciphers.lookUpSealing(); why != nil {
-			return nil, why
-		}
-		return nil, ErrNotReady
-	}
-	return out, err
-}
-
 // Keys returns the metadata of all keys as this server knows it, the newest first.
 func (k *Keyring) Keys() []Key { return keysOf(k.server.FSM.Ring()) }
 
@@ -313,3 +275,103 @@ func (k *Keyring) Changed() <-chan struct{} { return k.server.FSM.Changed() }
 
 // Notify closes the channel of Changed, for a host whose Config.Problems returns something else than before.
 func (k *Keyring) Notify() { k.server.FSM.Notify() }
+
+// Status tells how the keyring is, as far as this server knows. It does no I/O.
+func (k *Keyring) Status(ctx context.Context) (Status, error) {
+	_, done, err := k.server.Gate.Enter(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	defer done()
+	v := k.caughtUp.View()
+	s := k.statusOf(v)
+	s.Keys = keysOf(v.Ring)
+	return s, nil
+}
+
+// statusOf is Status without Keys, which have to be parsed.
+func (k *Keyring) statusOf(v local.View) Status { return k.overview(v).status() }
+
+// overview asks the parts.
+func (k *Keyring) overview(v local.View) overview {
+	_, leader := k.server.Raft.LeaderWithID()
+	o := overview{
+		View: v, now: k.server.Now(), at: mono.Now(), id: k.server.cfg.ID, leader: leader,
+		servers: k.server.Raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
+		policy: k.server.cfg.policy(), tokens: k.server.cfg.tokens(), noData: k.server.cfg.Data == nil,
+		raft: k.raftStatus(), keystore: k.server.Store.Report(v.Ring), signer: k.backupSigner(v.Ring.Active()),
+		keks: keksStatus(k.server.KEKs.Status()), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
+		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
+		failures: k.replicator.Status(), wrongPublic: k.public.Status(),
+	}
+	if k.server.cfg.Problems != nil {
+		o.host = k.server.cfg.Problems()
+	}
+	return o
+}
+
+func (k *Keyring) raftStatus() raftStatus {
+	s := raftStatus{
+		incomplete: k.server.FSM.Complete(), unfed: k.server.FSM.Fed(k.server.Raft), behind: k.caughtUp.Err(),
+		lastContact: k.server.Raft.LastContact(), silence: k.server.Silence(), patience: k.server.LostAfter(),
+	}
+	if k.server.Raft.State() == raft.Leader {
+		s.lastContact = k.server.Now()
+	}
+	return s
+}
+
+// EncodeStatus returns the leader's Status in bytes, for DecodeStatus on the server that has asked for it. Keys and
+// NoBackup are not in it. Leader only.
+func (k *Keyring) EncodeStatus() ([]byte, error) {
+	if err := k.server.Leading(); err != nil {
+		return nil, err
+	}
+	s := k.statusOf(k.caughtUp.View())
+	s.NoBackup = nil
+	return packStatus(s)
+}
+
+// DecodeStatus returns the leader's Status from what its EncodeStatus has returned, of an older or newer build too.
+// Keys and NoBackup are as this server has them. The bytes may come from a server that lies.
+func (k *Keyring) DecodeStatus(b []byte) (Status, error) {
+	if err := k.server.Gate.Err(); err != nil {
+		return Status{}, err
+	}
+	s, err := unpackStatus(b)
+	if err != nil {
+		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
+	}
+	v := k.caughtUp.View()
+	s.Keys, s.NoBackup = keysOf(v.Ring), k.statusOf(v).NoBackup
+	return s, nil
+}
+
+// ServePeer answers a request that another server's Transport carried here. from is the ID
+// that the host authenticated, never one that the request claims: anyone who can pose as a
+// server of the raft configuration is given every key. Other servers get a refusal. The
+// answer goes back as it is; the error, which matches ErrClosed or is about ctx, means that
+// there is none.
+func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error) {
+	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) ([]byte, error) {
+		if !slices.Contains(local.ServerIDs(k.server.Raft), string(from)) {
+			return (&peer.Refusal{Code: peer.NotMember}).Encode()
+		}
+		return k.handlers().Answer(ctx, string(from), request)
+	})
+}
+
+// handlers say what this server answers to each kind of request.
+func (k *Keyring) handlers() peer.Handlers {
+	return peer.Handlers{
+		Self:    string(k.server.cfg.ID),
+		Cluster: func() meta.ClusterID { return k.server.FSM.Ring().Cluster },
+		Hello:   k.server.ServeHello,
+		Fetch:   k.server.ServeFetch,
+		Report:  k.leader.ServeReport,
+		Held:    k.server.HeldHere,
+		Offer:   k.replicator.TakeOffer,
+		Removed: k.replicator.ServeRemoved,
+		State:   k.confirming.State,
+	}
+}

@@ -9,77 +9,14 @@ import (
 	"fmt"
 	"time"
 
-	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/simulated"
-	"filippo.io/age"
 	"github.com/hashicorp/go-hclog"
 )
-
-// KEK wraps key material on one server. Implementations are safe for concurrent use.
-type KEK interface {
-	// ID names the KEK in the key files: 1 to 128 printable ASCII characters. It is the
-	// same for the same KEK at every start, and no secret. Another KEK has another ID;
-	// where that can't be, as with two passphrases, one may be in Config.KEKs and the
-	// others in Config.OldKEKs.
-	ID() string
-	// Wrap encrypts plaintext and binds it to aad.
-	Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error)
-	// Unwrap reverses Wrap. An error that matches ErrDecrypt says that the bytes are
-	// not what this KEK wrapped for that aad, one that matches ErrWrapOnly that it never
-	// unwraps. Any other means that the KEK could not be reached. In no case is the file
-	// touched: it may be the way back, and it is tried again. Both calls return soon
-	// after ctx has ended, 10 seconds after they began at the latest.
-	Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error)
-}
-
-// InlineKEK wraps each key under a random KEK that lies in the file beside what it wraps. It
-// protects the keys from those who get a raft backup, and from nobody who can read the file.
-// Status says so. Files wrapped this way open only on servers that are configured with it.
-func InlineKEK() KEK { return kek.Inline() }
-
-// FileKEK wraps keys under a 32-byte key in a file of its own: outside the data directory,
-// on a medium that does not travel with it, or a systemd credential. The file holds 32 raw
-// bytes, or their base64 or hexadecimal text with at most one newline at its end. Its ID is
-// derived from the key, so a file renamed is the same KEK, and another key another KEK.
-func FileKEK(path string) (KEK, error) { return kek.File(path) }
-
-// PassphraseKEK wraps keys under a key that argon2id derives from a passphrase, with the second
-// set of parameters that RFC 9106 recommends: 3 passes over 64 MiB, 4 lanes. They and the salt
-// are in each file, and what a file asks for is bounded: 3 to 16 passes, 64 to 512 MiB, 1 to
-// 16 lanes, for at most 16 salts. The files of a keystore share one salt, so that a start derives
-// once, which takes about as long as it takes to hash a password.
-//
-// Its ID is "passphrase", whichever it is: a hash of it in the ID would be something to guess
-// against beforehand. To change it, put the new one in Config.KEKs and the old one in
-// Config.OldKEKs, and call Rewrap.
-//
-// An empty passphrase is an error, and so is any under GODEBUG=fips140=only, since argon2 is
-// not approved. The bytes are copied.
-func PassphraseKEK(passphrase []byte) (KEK, error) { return kek.Passphrase(passphrase) }
-
-// AgeKEK wraps keys to age recipients (c2sp.org/age). Without identities it is escrow: it
-// wraps and never unwraps, so the identities can lie offline, in a safe. With one of them it
-// is the way back when the other KEKs are lost: put it in Config.OldKEKs, a new KEK in
-// Config.KEKs, with escrow beside it as before, and call Rewrap.
-//
-// Its ID is derived from the recipients, in any order; so the way back is built with the same
-// recipients. They must have a String method, as age's own key pairs do. Passphrase
-// recipients are refused: PassphraseKEK is for that. Under GODEBUG=fips140=only it is an error,
-// since X25519 and ChaCha20-Poly1305 are not approved.
-func AgeKEK(to []age.Recipient, with ...age.Identity) (KEK, error) { return kek.Age(to, with...) }
-
-// openKeystore opens a keystore, and ends with ctx. If it ends while a KEK hangs, the directory is given back as soon
-// as that comes back.
-func openKeystore(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger) (*keystore.Store, error) {
-	return gate.AwaitOr(ctx, func() (*keystore.Store, error) {
-		return keystore.Open(ctx, fsys, keks, log)
-	}, func(s *keystore.Store) { s.Close() })
-}
 
 // Rewrap wraps every key file of this server under exactly Config.KEKs, after they have
 // changed. Each file is replaced whole, and only by one that has been opened before it is

@@ -22,11 +22,13 @@ import (
 // question who holds which key and the change that the answers allow. A host that changes the configuration by
 // itself calls CheckMembers before.
 
-// members changes the raft configuration, on the leader.
+// members changes the raft configuration, and makes and checks the tokens with which servers join, on the leader.
 type members struct {
 	*server
 	leader *lead.Leader
 }
+
+func (k *Keyring) members() members { return members{k.server, k.leader} }
 
 // AddServerOptions say how to add a server. The zero value asks nobody before a member gets another address.
 type AddServerOptions struct {
@@ -40,10 +42,10 @@ type AddServerOptions struct {
 // address and keeps its vote. An ID of up to 255 bytes is taken as it is: case counts, and spaces around it are
 // refused. It may be called again. Leader only.
 func (k *Keyring) AddServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.members.addServer(ctx, id, addr, o) })
+	return k.do(ctx, func(ctx context.Context) error { return k.members().addServer(ctx, id, addr, o) })
 }
 
-func (m *members) addServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
+func (m members) addServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
 	if err := m.Leading(); err != nil {
 		return err
 	}
@@ -86,13 +88,13 @@ func checkRaftAddress(addr raft.ServerAddress) error {
 
 // setAddress adds a server without a vote, or gives a member another address and leaves its vote
 // as it is.
-func (s *server) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bool) error {
-	change := s.Raft.AddNonvoter
+func (m members) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bool) error {
+	change := m.Raft.AddNonvoter
 	if votes {
-		change = s.Raft.AddVoter
+		change = m.Raft.AddVoter
 	}
 	if err := change(id, addr, 0, fsm.ProposeTimeout).Error(); err != nil {
-		return s.FSM.Outcome(s.Raft, err)
+		return m.FSM.Outcome(m.Raft, err)
 	}
 	return nil
 }
@@ -112,14 +114,14 @@ func (k *Keyring) ReadmitServer(ctx context.Context, id raft.ServerID, addr raft
 			if !known {
 				return k.server.NotMember("readmit", id)
 			}
-			return k.members.readmit(ctx, s, addr)
+			return k.members().readmit(ctx, s, addr)
 		})
 	})
 }
 
 // readmit is for between two steps of the leader's loop. A crash after any line leaves the server a member, which
 // asks again.
-func (m *members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAddress) error {
+func (m members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAddress) error {
 	if s.ID == m.cfg.ID {
 		return fmt.Errorf("readmit server %s: it is the leader", s.ID)
 	}
@@ -157,10 +159,10 @@ type RemoveServerOptions struct {
 // A leader that is to remove itself hands over and returns an error that matches ErrNotLeader: the next leader is to
 // be asked. Leader only.
 func (k *Keyring) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.members.removeServer(ctx, id, o) })
+	return k.do(ctx, func(ctx context.Context) error { return k.members().removeServer(ctx, id, o) })
 }
 
-func (m *members) removeServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
+func (m members) removeServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
 	resigns := false
 	err := m.leader.BetweenSteps(ctx, func(ctx context.Context) error {
 		if !m.IsMember(id) {
@@ -183,7 +185,7 @@ func (m *members) removeServer(ctx context.Context, id raft.ServerID, o RemoveSe
 }
 
 // mayExpel reports whether the configuration without the server puts no key at risk.
-func (m *members) mayExpel(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
+func (m members) mayExpel(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
 	s, known := m.ServerOf(id)
 	if !known || s.Suffrage != raft.Voter || o.Force {
 		return nil
@@ -197,7 +199,7 @@ func (m *members) mayExpel(ctx context.Context, id raft.ServerID, o RemoveServer
 
 // expel removes a server from the configuration, if it is a member. First its tokens: a crash in between leaves a
 // member without tokens, never a removed server that knows one.
-func (m *members) expel(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
+func (m members) expel(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
 	if err := m.mayExpel(ctx, id, o); err != nil || !m.IsMember(id) {
 		return err
 	}
@@ -212,11 +214,11 @@ func (m *members) expel(ctx context.Context, id raft.ServerID, o RemoveServerOpt
 
 // forget drops what is recorded of a server's keystore: it comes back with another, and would get a
 // vote before it holds a key.
-func (s *server) forget(ctx context.Context, id raft.ServerID) error {
-	if _, known := s.FSM.Ring().Keystore(string(id)); !known {
+func (m members) forget(ctx context.Context, id raft.ServerID) error {
+	if _, known := m.FSM.Ring().Keystore(string(id)); !known {
 		return nil
 	}
-	return s.Propose(ctx, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
+	return m.Propose(ctx, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
 }
 
 // PromoteServer gives a member that has no vote one, once it holds every key that something may be sealed under: it
@@ -236,13 +238,13 @@ func (k *Keyring) PromoteServer(ctx context.Context, id raft.ServerID) error {
 		if s.Suffrage == raft.Voter {
 			return nil
 		}
-		err := k.members.promote(ctx, s)
+		err := k.members().promote(ctx, s)
 		k.leader.NoteNonvoter(id, err)
 		return err
 	})
 }
 
-func (m *members) promote(ctx context.Context, s raft.Server) error {
+func (m members) promote(ctx context.Context, s raft.Server) error {
 	if n := m.lackedBy(string(s.ID)); n > 0 {
 		return keysLacked(n)
 	}
@@ -265,7 +267,7 @@ func (m *members) promote(ctx context.Context, s raft.Server) error {
 
 // holdsAll asks the server live whether it holds every key that is needed, with the keystore that
 // is recorded. What is not needed now is not activated before the server votes: see leader.betweenSteps.
-func (m *members) holdsAll(ctx context.Context, server string) error {
+func (m members) holdsAll(ctx context.Context, server string) error {
 	if m.Hellos(ctx, []string{server})[server] == nil {
 		return errors.New("it does not answer")
 	}
@@ -280,8 +282,8 @@ func (m *members) holdsAll(ctx context.Context, server string) error {
 }
 
 // lackedBy counts the needed keys of which the server is not a recorded holder.
-func (s *server) lackedBy(server string) (keys int) {
-	for _, key := range plan.Needed(s.FSM.Ring(), local.Voters(s.Raft)) {
+func (m members) lackedBy(server string) (keys int) {
+	for _, key := range plan.Needed(m.FSM.Ring(), local.Voters(m.Raft)) {
 		if !key.HeldBy(server) {
 			keys++
 		}
@@ -312,17 +314,17 @@ func WithForwarder(ctx context.Context, server raft.ServerID) context.Context {
 
 // endJoinTokens ends tokens that are there. So every server has said before that it applies such
 // commands, and none is asked again: one that is stolen would stop its removal by silence.
-func (s *server) endJoinTokens(ctx context.Context, end meta.EndJoinTokens) error {
-	return s.FSM.Propose(ctx, s.Raft, []meta.Command{{EndJoinTokens: &end}})
+func (m members) endJoinTokens(ctx context.Context, end meta.EndJoinTokens) error {
+	return m.FSM.Propose(ctx, m.Raft, []meta.Command{{EndJoinTokens: &end}})
 }
 
 // endAllJoinTokens is for before a server is removed: it may have seen them all.
-func (s *server) endAllJoinTokens(ctx context.Context) error {
-	if len(s.FSM.Ring().JoinTokens) == 0 {
+func (m members) endAllJoinTokens(ctx context.Context) error {
+	if len(m.FSM.Ring().JoinTokens) == 0 {
 		return nil
 	}
-	s.cfg.Logger.Info("all join tokens end: a server is removed")
-	return s.endJoinTokens(ctx, meta.EndJoinTokens{All: true})
+	m.cfg.Logger.Info("all join tokens end: a server is removed")
+	return m.endJoinTokens(ctx, meta.EndJoinTokens{All: true})
 }
 
 // CheckMembers reports whether the raft configuration can be changed to these voters
@@ -331,22 +333,22 @@ func (s *server) endAllJoinTokens(ctx context.Context) error {
 // changes its configuration by itself calls it before each change, and makes no two changes
 // at a time. Leader only.
 func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.server.checkMembers(ctx, voters) })
+	return k.do(ctx, func(ctx context.Context) error { return k.members().checkMembers(ctx, voters) })
 }
 
-func (s *server) checkMembers(ctx context.Context, voters []raft.ServerID) error {
+func (m members) checkMembers(ctx context.Context, voters []raft.ServerID) error {
 	if len(voters) == 0 {
 		return errors.New("check members: no voters")
 	}
-	if err := s.Leading(); err != nil {
+	if err := m.Leading(); err != nil {
 		return err
 	}
 	var ids []string
 	for _, v := range voters {
 		ids = append(ids, string(v))
 	}
-	ring, present := s.FSM.Ring(), local.Voters(s.Raft)
-	answers := s.AskAbout(ctx, ids, plan.Needed(ring, present))
+	ring, present := m.FSM.Ring(), local.Voters(m.Raft)
+	answers := m.AskAbout(ctx, ids, plan.Needed(ring, present))
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}

@@ -66,7 +66,9 @@ func keyLabel(id KeyID) map[string]string { return map[string]string{"key": id.S
 
 // gauges gives the figures of this server to Config.Metrics.
 type gauges struct {
-	*server
+	*local.Server
+	to       Metrics
+	every    time.Duration
 	caughtUp *local.CaughtUp
 	clocks   *local.Clocks
 	statusOf func(local.View) Status
@@ -75,7 +77,7 @@ type gauges struct {
 // run gives the figures until ctx ends.
 func (g *gauges) run(ctx context.Context) {
 	told := map[KeyID]keystore.Use{}
-	ticks := time.NewTicker(g.cfg.MetricsEvery)
+	ticks := time.NewTicker(g.every)
 	defer ticks.Stop()
 	for {
 		g.setGauges()
@@ -105,18 +107,17 @@ func (g *gauges) setGauges() {
 			underheld++
 		}
 	}
-	to := g.cfg.Metrics
-	to.SetGauge("keyring.key.active.age", age, nil)
-	to.SetGauge("keyring.keys", float64(len(ring.Keys)), nil)
-	to.SetGauge("keyring.keys.missing", float64(missing), nil)
-	to.SetGauge("keyring.keys.underheld", float64(underheld), nil)
-	to.SetGauge("keyring.keys.unbacked", float64(len(st.NoBackup)), nil)
+	g.to.SetGauge("keyring.key.active.age", age, nil)
+	g.to.SetGauge("keyring.keys", float64(len(ring.Keys)), nil)
+	g.to.SetGauge("keyring.keys.missing", float64(missing), nil)
+	g.to.SetGauge("keyring.keys.underheld", float64(underheld), nil)
+	g.to.SetGauge("keyring.keys.unbacked", float64(len(st.NoBackup)), nil)
 	problems := map[ProblemKind]int{}
 	for _, p := range st.Problems {
 		problems[p.Kind]++
 	}
 	for _, p := range problemKinds { // also those of which there is none any more
-		to.SetGauge("keyring.problems", float64(problems[p.kind]), map[string]string{"kind": string(p.kind)})
+		g.to.SetGauge("keyring.problems", float64(problems[p.kind]), map[string]string{"kind": string(p.kind)})
 	}
 }
 
@@ -130,7 +131,7 @@ func (g *gauges) countUse(told map[KeyID]keystore.Use) {
 		}
 		for name, n := range map[string]uint64{"keyring.key.seals": use.Seals - was.Seals, "keyring.key.opens": use.Opens - was.Opens} {
 			if n > 0 {
-				g.cfg.Metrics.AddCounter(name, float64(n), keyLabel(id))
+				g.to.AddCounter(name, float64(n), keyLabel(id))
 			}
 		}
 		told[id] = use

@@ -1,11 +1,11 @@
 package keyring
 
-// Status, the overview that it is made of, its text for people and its bytes for another server.
+// Status, its text for people and its bytes for another server.
 
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -15,12 +15,7 @@ import (
 
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/kek"
-	"example.com/keyring/internal/keystore"
-	"example.com/keyring/internal/lead"
-	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/mono"
-	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
 
@@ -79,115 +74,27 @@ type LastBackup struct {
 	SHA256 meta.Digest `json:"sha256"` // as text 64 hexadecimal digits
 }
 
-// Status tells how the keyring is, as far as this server knows. It does no I/O.
-func (k *Keyring) Status(ctx context.Context) (Status, error) {
-	_, done, err := k.server.Gate.Enter(ctx)
-	if err != nil {
-		return Status{}, err
-	}
-	defer done()
-	v := k.caughtUp.View()
-	s := k.statusOf(v)
-	s.Keys = keysOf(v.Ring)
-	return s, nil
-}
+// BackupSigner is the Ed25519 public key with which a backup is signed. It follows from the material of the
+// key that is active when the backup is made, so it changes with each rotation, and only servers of the
+// cluster can sign. A server that has left the cluster can go on signing with the keys of its day: after a theft
+// note the signer that the next rotation brings. It is no secret. Its text is 64 hexadecimal digits; zero is
+// none.
+type BackupSigner [32]byte
 
-// statusOf is Status without Keys, which have to be parsed.
-func (k *Keyring) statusOf(v local.View) Status { return k.overview(v).status() }
+// String returns the text.
+func (b BackupSigner) String() string { return hex.EncodeToString(b[:]) }
 
-// overview is what the parts of a server say of themselves, one after the other. Status is made of it alone.
-type overview struct {
-	local.View
-	now time.Time
-	at  mono.Time
+// MarshalText returns the text.
+func (b BackupSigner) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 
-	id, leader raft.ServerID
-	servers    []raft.Server // of the latest raft configuration
-	ready      bool
-	policy     plan.Policy
-	tokens     plan.Tokens
-	noData     bool // Config.Data is nil
-
-	raft     raftStatus
-	keystore keystore.Report
-	signer   BackupSigner
-	keks     []KEKStatus
-	inline   bool // one of them is InlineKEK
-	clocks   local.ClocksStatus
-	waits    lead.Status
-	watch    local.WatchStatus
-	rekeying []RekeyProgress
-	failures map[string]error // of fetches, by server
-
-	wrongPublic []KeyID // keys whose public key in raft is not that of their material
-
-	host []Problem // by Config.Problems
-}
-
-// raftStatus is what this server knows of its raft.
-type raftStatus struct {
-	incomplete  error         // see FSM.complete
-	unfed       error         // see FSM.fed
-	behind      error         // why this server has not caught up; of no meaning when it has
-	lastContact time.Time     // zero if there was none since its start
-	silence     time.Duration // for which it has heard from no leader
-	patience    time.Duration // longer than which no election takes
-}
-
-func (k *Keyring) overview(v local.View) overview {
-	_, leader := k.server.Raft.LeaderWithID()
-	o := overview{
-		View: v, now: k.server.Now(), at: mono.Now(), id: k.server.cfg.ID, leader: leader,
-		servers: k.server.Raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
-		policy: k.server.cfg.policy(), tokens: k.server.cfg.tokens(), noData: k.server.cfg.Data == nil,
-		raft: k.raftStatus(), keystore: k.server.Store.Report(v.Ring), signer: k.backupSigner(v.Ring.Active()),
-		keks: keksStatus(k.server.KEKs.Status()), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
-		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
-		failures: k.replicator.Status(), wrongPublic: k.public.Status(),
+// UnmarshalText reads the text.
+func (b *BackupSigner) UnmarshalText(text []byte) error {
+	raw, err := hex.DecodeString(string(text))
+	if err != nil || len(raw) != len(b) {
+		return fmt.Errorf("signer of a backup: want %d hexadecimal digits", hex.EncodedLen(len(b)))
 	}
-	if k.server.cfg.Problems != nil {
-		o.host = k.server.cfg.Problems()
-	}
-	return o
-}
-
-func (k *Keyring) raftStatus() raftStatus {
-	s := raftStatus{
-		incomplete: k.server.FSM.Complete(), unfed: k.server.FSM.Fed(k.server.Raft), behind: k.caughtUp.Err(),
-		lastContact: k.server.Raft.LastContact(), silence: k.server.Silence(), patience: k.server.LostAfter(),
-	}
-	if k.server.Raft.State() == raft.Leader {
-		s.lastContact = k.server.Now()
-	}
-	return s
-}
-
-// status makes the Status of it, without Keys.
-func (o overview) status() Status {
-	s := Status{
-		ID: o.id, Leader: o.leader, Servers: o.servers, Ready: o.ready, CaughtUp: o.CaughtUp,
-		LastBackup:   LastBackup{o.Ring.Backup.Index, o.Ring.Backup.Time, o.Ring.Backup.Digest},
-		NextRotation: plan.NextRotation(o.clocks.RingClock.Correct(o.Ring), o.policy),
-		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
-		Orphans: plan.Orphans(o.Ring, o.CaughtUp, o.keystore.Files), OnOldKEKs: o.keystore.OnOldKEKs,
-		KEKs: o.keks, BackupSigner: o.signer,
-	}
-	if active := o.Ring.Active(); active != nil {
-		s.Active = active.ID
-	}
-	if !o.raft.lastContact.IsZero() {
-		s.LastContact = o.raft.lastContact.UTC().Round(0)
-	}
-	for _, m := range plan.Needed(o.Ring, local.VotersOf(o.servers)) {
-		if o.CaughtUp && m.CreateIndex > o.Ring.Backup.Index {
-			s.NoBackup = append(s.NoBackup, m.ID)
-		}
-	}
-	if o.leader == o.id {
-		s.Rekeying = o.rekeying
-	}
-	s.Problems = problemsOf(o, s)
-	return s
+	*b = BackupSigner(raw)
+	return nil
 }
 
 // keksStatus says how the KEKs answer.
@@ -301,32 +208,6 @@ func date(t time.Time, none string) string {
 		return none
 	}
 	return t.UTC().Format(time.DateTime)
-}
-
-// EncodeStatus returns the leader's Status in bytes, for DecodeStatus on the server that has asked for it. Keys and
-// NoBackup are not in it. Leader only.
-func (k *Keyring) EncodeStatus() ([]byte, error) {
-	if err := k.server.Leading(); err != nil {
-		return nil, err
-	}
-	s := k.statusOf(k.caughtUp.View())
-	s.NoBackup = nil
-	return packStatus(s)
-}
-
-// DecodeStatus returns the leader's Status from what its EncodeStatus has returned, of an older or newer build too.
-// Keys and NoBackup are as this server has them. The bytes may come from a server that lies.
-func (k *Keyring) DecodeStatus(b []byte) (Status, error) {
-	if err := k.server.Gate.Err(); err != nil {
-		return Status{}, err
-	}
-	s, err := unpackStatus(b)
-	if err != nil {
-		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
-	}
-	v := k.caughtUp.View()
-	s.Keys, s.NoBackup = keysOf(v.Ring), k.statusOf(v).NoBackup
-	return s, nil
 }
 
 // maxStatus bounds another server's Status, in bytes of JSON. Ten thousand missing keys, with a problem

@@ -7,12 +7,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
-	"example.com/keyring/internal/gate"
-	"example.com/keyring/internal/local"
-	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
@@ -43,35 +39,6 @@ import (
 // The examples do all of it: over net/http, with raft on the same port, and over net/rpc.
 type Transport interface {
 	Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error)
-}
-
-// ServePeer answers a request that another server's Transport carried here. from is the ID
-// that the host authenticated, never one that the request claims: anyone who can pose as a
-// server of the raft configuration is given every key. Other servers get a refusal. The
-// answer goes back as it is; the error, which matches ErrClosed or is about ctx, means that
-// there is none.
-func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error) {
-	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) ([]byte, error) {
-		if !slices.Contains(local.ServerIDs(k.server.Raft), string(from)) {
-			return (&peer.Refusal{Code: peer.NotMember}).Encode()
-		}
-		return k.handlers().Answer(ctx, string(from), request)
-	})
-}
-
-// handlers say what this server answers to each kind of request.
-func (k *Keyring) handlers() peer.Handlers {
-	return peer.Handlers{
-		Self:    string(k.server.cfg.ID),
-		Cluster: func() meta.ClusterID { return k.server.FSM.Ring().Cluster },
-		Hello:   k.server.ServeHello,
-		Fetch:   k.server.ServeFetch,
-		Report:  k.leader.ServeReport,
-		Held:    k.server.HeldHere,
-		Offer:   k.replicator.TakeOffer,
-		Removed: k.replicator.ServeRemoved,
-		State:   k.confirming.State,
-	}
 }
 
 // ServerTLS returns a configuration for the listener of a host's own Transport, and for that of its
