@@ -1,7 +1,6 @@
 package keyring
 
-// The KEKs of this server and the directory of its key files: KEK and the four that come with the library; what is done
-// with the files: Rewrap, Adopt, OpenNomad, Inspect, RecoverKeys.
+// What is done with the key files of a server: Rewrap, Adopt, OpenNomad, Inspect, RecoverKeys.
 
 import (
 	"context"
