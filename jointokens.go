@@ -33,7 +33,7 @@ const (
 
 // ErrJoinRefused means that a server may not join with its token. The rest of the error is for the leader's log: the
 // server must learn no more than that it is no member.
-var ErrJoinRefused = errors.New("the server may not join")
+var ErrJoinRefused = join.ErrRefused
 
 // JoinTokenInfo is a join token that has not ended, without its secret.
 type JoinTokenInfo struct {
@@ -218,14 +218,7 @@ func (c JoinConn) CheckLeader(token string, proof []byte) error {
 		return err
 	}
 	defer t.Wipe()
-	want, err := c.meeting().LeaderProof(t)
-	if err != nil {
-		return err
-	}
-	if !join.Proven(proof, want) {
-		return fmt.Errorf("join: server %q does not prove that it belongs to the cluster that has made the join token", c.Leader)
-	}
-	return nil
+	return c.meeting().CheckLeader(t, proof)
 }
 
 // LeaderProof is what the leader sends to a server that has told the ID of its token: it proves that this is the
@@ -282,12 +275,8 @@ func (m members) checkJoinerProof(c JoinConn, token string, proof []byte) (use m
 		return use, err
 	}
 	defer t.Wipe()
-	want, err := c.meeting().JoinerProof(t)
-	if err != nil {
+	if err := c.meeting().CheckJoiner(t, proof); err != nil {
 		return use, err
-	}
-	if !join.Proven(proof, want) {
-		return use, fmt.Errorf("join token %s: the server does not prove that it has it", token)
 	}
 	return meta.UseJoinToken{ID: t.ID, Server: string(c.Joiner), User: user}, nil
 }

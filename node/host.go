@@ -17,8 +17,7 @@ type host struct{ *keyring.Keyring }
 
 // LeaderProof implements cluster.Host.
 func (h host) LeaderProof(m join.Meeting, token meta.TokenID) ([]byte, error) {
-	proof, err := h.Keyring.LeaderProof(connOf(m), token.String())
-	return proof, hostError(err)
+	return h.Keyring.LeaderProof(connOf(m), token.String())
 }
 
 // AcceptJoin implements cluster.Host.
@@ -40,10 +39,7 @@ func connOf(m join.Meeting) keyring.JoinConn {
 
 // hostError returns an error of the keyring's as one of cluster's.
 func hostError(err error) error {
-	switch {
-	case errors.Is(err, keyring.ErrJoinRefused):
-		return fmt.Errorf("%w: %w", cluster.ErrJoinRefused, err)
-	case errors.Is(err, keyring.ErrNotMember):
+	if errors.Is(err, keyring.ErrNotMember) {
 		return fmt.Errorf("%w: %w", cluster.ErrNotMember, err)
 	}
 	return err

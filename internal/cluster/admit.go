@@ -18,22 +18,17 @@ type Host interface {
 	// Leading returns nil if this server can act as the leader.
 	Leading() error
 	// LeaderProof proves to a server that wants to join that this one leads the cluster which has made a token. An
-	// error that matches ErrJoinRefused is for the log alone.
+	// error that matches join.ErrRefused is for the log alone.
 	LeaderProof(m join.Meeting, token meta.TokenID) ([]byte, error)
-	// AcceptJoin adds a server that proves to have a token. An error that matches ErrJoinRefused is for the log alone.
+	// AcceptJoin adds a server that proves to have a token. An error that matches join.ErrRefused is for the log alone.
 	AcceptJoin(ctx context.Context, m join.Meeting, token meta.TokenID, proof []byte) error
 	// ReadmitServer makes a member that has lost its raft log a member without a vote. An error that matches
 	// ErrNotMember says that there is no such member any longer.
 	ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error
 }
 
-// Errors of a Host.
-var (
-	// ErrJoinRefused means that the keyring does not let a server join. Its reasons are in plan.JoinRefusal; this package
-	// adds those about the connection.
-	ErrJoinRefused = errors.New("the server may not join")
-	ErrNotMember   = errors.New("not a member")
-)
+// ErrNotMember is matched by the error of a Host about a server that is no member.
+var ErrNotMember = errors.New("not a member")
 
 // serveProof proves to a server that wants to join that this one knows the secret of its token: it is the leader of
 // the cluster that made it. The server believes nothing before that.
@@ -50,7 +45,7 @@ func (s *Server) serveProof(ctx context.Context, from raft.ServerID, body []byte
 		return nil, s.refuse(from, q.Addr, err)
 	}
 	proof, err := s.host.LeaderProof(m, q.Token)
-	if err != nil && !errors.Is(err, ErrJoinRefused) { // it leads no longer
+	if err != nil && !errors.Is(err, join.ErrRefused) { // it leads no longer
 		return nil, &peer.Refusal{Code: peer.NotLeader, Leader: string(s.Leader())}
 	}
 	if err != nil {
@@ -122,7 +117,7 @@ func (s *Server) serveJoin(ctx context.Context, from raft.ServerID, body []byte)
 		err = s.acceptToken(ctx, q)
 	}
 	switch {
-	case errors.Is(err, ErrJoinRefused):
+	case errors.Is(err, join.ErrRefused):
 		return nil, s.refuse(from, q.Addr, err)
 	case errors.Is(err, ErrNotMember): // it was removed meanwhile
 		return nil, &peer.Refusal{Code: peer.NotMember}
@@ -140,11 +135,11 @@ func (s *Server) serveJoin(ctx context.Context, from raft.ServerID, body []byte)
 // acceptToken adds a server that proves on this connection that it has a token.
 func (s *Server) acceptToken(ctx context.Context, q joinRequest) error {
 	if q.ID == (meta.TokenID{}) {
-		return fmt.Errorf("%w: no join token, or one of an older build", ErrJoinRefused)
+		return fmt.Errorf("%w: no join token, or one of an older build", join.ErrRefused)
 	}
 	m, err := s.meetingOf(ctx, q.Addr)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrJoinRefused, err)
+		return fmt.Errorf("%w: %w", join.ErrRefused, err)
 	}
 	return s.host.AcceptJoin(ctx, m, q.ID, q.Proof)
 }

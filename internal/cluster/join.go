@@ -211,14 +211,7 @@ func proveCluster(ctx context.Context, s *peer.Session, m join.Meeting, token jo
 	if err != nil {
 		return fmt.Errorf("join: proof of %s: %w", m.Leader, err)
 	}
-	want, err := m.LeaderProof(token)
-	if err != nil {
-		return err
-	}
-	if !join.Proven(p.Proof, want) {
-		return fmt.Errorf("join: server %q does not prove that it belongs to the cluster that has made the JoinToken", m.Leader)
-	}
-	return nil
+	return m.CheckLeader(token, p.Proof)
 }
 
 // joined reads the answer of a server that has proved itself.

@@ -45,6 +45,11 @@ const (
 // ErrOpen says that a sealed secret was altered, or is another token's. It never says which.
 var ErrOpen = errors.New("the token's secret does not open")
 
+// ErrRefused means that a server may not join with its token. What else the error says is for the leader's log: the server
+// must learn no more than that it is no member. What is wrong with a token in the ring is in plan.JoinRefusal, and what
+// must also hold when raft applies its use in package meta.
+var ErrRefused = errors.New("the server may not join")
+
 // Token is a join token, which the operator gives to the server that joins. It prints without its secret.
 type Token struct {
 	ID     [16]byte
@@ -153,8 +158,26 @@ func (m Meeting) LeaderProof(t Token) ([]byte, error) { return m.proof("keyring 
 // JoinerProof is what the server that joins sends.
 func (m Meeting) JoinerProof(t Token) ([]byte, error) { return m.proof("keyring v2 join joiner", t) }
 
-// Proven reports whether a proof is the expected one.
-func Proven(got, want []byte) bool { return len(want) == sha256.Size && hmac.Equal(got, want) }
+// CheckLeader is an error unless a proof is the leader's for this token, on this connection.
+func (m Meeting) CheckLeader(t Token, proof []byte) error {
+	want, err := m.LeaderProof(t)
+	if err == nil && !proven(proof, want) {
+		err = fmt.Errorf("join: server %q does not prove that it belongs to the cluster that has made the join token", m.Leader)
+	}
+	return err
+}
+
+// CheckJoiner is an error unless a proof is the joiner's for this token, on this connection.
+func (m Meeting) CheckJoiner(t Token, proof []byte) error {
+	want, err := m.JoinerProof(t)
+	if err == nil && !proven(proof, want) {
+		err = fmt.Errorf("join token %x: the server does not prove that it has it", t.ID[:])
+	}
+	return err
+}
+
+// proven reports whether a proof is the expected one.
+func proven(got, want []byte) bool { return len(want) == sha256.Size && hmac.Equal(got, want) }
 
 func (m Meeting) proof(label string, t Token) ([]byte, error) {
 	if len(m.Exporter) != 32 || len(m.LeaderKey) == 0 || len(m.JoinerKey) == 0 {
