@@ -347,7 +347,7 @@ func TestNewerSnapshotIsRefusedWhole(t *testing.T) {
 	}
 	snap := keyringtest.SnapshotOf(t, keyring.Mux(f, &keyringtest.App{}))
 	host := &keyringtest.App{}
-	keys := founded(t)
+	keys := keyringtest.FilledFSM(t)
 	before := must(keyring.Ring(keys).Encode())
 	const want = "the snapshot is of a newer build"
 	for name, fsm := range map[string]raft.FSM{"alone": keys, "mux": keyring.Mux(keys, host)} {
@@ -366,7 +366,7 @@ func TestNewerSnapshotIsRefusedWhole(t *testing.T) {
 
 // TestNoSnapshotLeavesOutAnEntryOfANewerBuild: raft would drop the entry from its log with it.
 func TestNoSnapshotLeavesOutAnEntryOfANewerBuild(t *testing.T) {
-	keys := founded(t)
+	keys := keyringtest.FilledFSM(t)
 	for _, fsm := range []raft.FSM{keys, keyring.Mux(keys, &keyringtest.App{})} {
 		if _, err := fsm.Snapshot(); err != nil {
 			t.Fatal(err)

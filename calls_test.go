@@ -8,14 +8,11 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
-	"iter"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,63 +25,6 @@ import (
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
-
-// hang has what asks it wait, whatever its context says, until it is over.
-type hang struct {
-	on   atomic.Bool
-	over chan struct{}
-	once sync.Once
-}
-
-func newHang() *hang { return &hang{over: make(chan struct{})} }
-
-func (h *hang) wait() {
-	if h.on.Load() {
-		<-h.over
-	}
-}
-
-func (h *hang) end() { h.once.Do(func() { h.on.Store(false); close(h.over) }) }
-
-// What hangs.
-type (
-	hangingKEK struct {
-		keyring.KEK
-		*hang
-	}
-	hangingData   struct{ *hang }
-	hangingReader struct {
-		io.Reader
-		*hang
-	}
-	hangingApp struct{ *hang }
-)
-
-func (k hangingKEK) ID() string { return "hanging" }
-
-func (k hangingKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
-	k.wait()
-	return k.KEK.Wrap(ctx, plaintext, aad)
-}
-
-func (k hangingKEK) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
-	k.wait()
-	return k.KEK.Unwrap(ctx, wrapped, aad)
-}
-
-func (d hangingData) Under(context.Context, keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
-	return func(func(keyring.Sealed, error) bool) { d.wait() }
-}
-
-func (d hangingData) Replace(context.Context, []keyring.Replacement) (int, error) { return 0, nil }
-
-func (d hangingData) Count(context.Context, keyring.KeyID) (int, error) { d.wait(); return 0, nil }
-
-func (r hangingReader) Read(b []byte) (int, error) { r.wait(); return r.Reader.Read(b) }
-
-func (a hangingApp) Apply(*raft.Log) any                 { a.wait(); return nil }
-func (a hangingApp) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("none") }
-func (a hangingApp) Restore(r io.ReadCloser) (err error) { return r.Close() }
 
 // callsOfKeyring are all methods of Keyring that take a context. inactive is a key, and there is a
 // prepublished one too.
@@ -135,10 +75,10 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h, identity := newHang(), kektest.Identity(t)
-				defer h.end()
-				kek := hangingKEK{anotherKEK(t), newHang()}
-				data := hangingData{newHang()}
+				h, identity := keyringtest.NewHang(), kektest.Identity(t)
+				defer h.End()
+				kek := keyringtest.HangingKEK{KEK: kektest.File(t, bytes.Repeat([]byte{7}, 32)), Hang: keyringtest.NewHang()}
+				data := keyringtest.HangingData{Hang: keyringtest.NewHang()}
 				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 					cfg.Rotation.Every, cfg.Data, cfg.KEKs = -1, data, []keyring.KEK{kek}
 				}})
@@ -156,17 +96,17 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 				kinds := map[string]string{"raft's log": "log", "the transport": "call"}
 				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 					if e.Server == leader && e.Kind == kinds[what] {
-						h.wait()
+						h.Wait()
 					}
 					return keyringtest.Reply{}
 				})
 				switch what {
 				case "a KEK":
-					h = kek.hang
+					h = kek.Hang
 				case "the data":
-					h = data.hang
+					h = data.Hang
 				}
-				h.on.Store(true)
+				h.On.Store(true)
 				calls := callsOfKeyring(leader, keyringtest.Follower(c).ID, first, later.ID, identity.Recipient())
 				for _, name := range slices.Sorted(maps.Keys(calls)) {
 					began := time.Now()
@@ -179,7 +119,7 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 						t.Errorf("%s: it did not wait: %v", name, err)
 					}
 				}
-				h.end()
+				h.End()
 				time.Sleep(time.Minute) // virtual
 				for _, s := range c.Servers {
 					if err := s.Keyring.Close(); err != nil {
@@ -195,18 +135,18 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 // for a lock.
 func TestCallsEndWithTheirContextsWhileADiskHangs(t *testing.T) {
 	t.Parallel()
-	h := newHang()
-	defer h.end() // before the servers are stopped
+	h := keyringtest.NewHang()
+	defer h.End() // before the servers are stopped
 	c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 2, Pace: 100 * time.Millisecond, Configure: keyringtest.NoRotation})
 	leader := keyringtest.Ready(t, c)
 	first := leader.Keyring.Keys()[0].ID
 	c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 		if e.Server == leader && e.Kind == "disk" {
-			h.wait()
+			h.Wait()
 		}
 		return keyringtest.Reply{}
 	})
-	h.on.Store(true)
+	h.On.Store(true)
 	calls := callsOfKeyring(leader, keyringtest.Follower(c).ID, first, first, kektest.Identity(t).Recipient())
 	for _, name := range []string{"CheckMembers", "Rotate", "Rotate", "ServePeer"} {
 		began := time.Now()
@@ -224,9 +164,9 @@ func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	app := hangingApp{newHang()}
+	app := keyringtest.HangingApp{Hang: keyringtest.NewHang()}
 	c := keyringtest.StartNodes(t, 1, func(cfg *node.Config) { cfg.App, cfg.Data = app, keyring.NoData{} })
-	defer app.end()
+	defer app.End()
 	c.Ready(ctx)
 	n := c.Nodes["s1"]
 	later, err := n.Rotate(ctx, keyring.RotateOptions{Publish: time.Now().Add(time.Hour)})
@@ -241,7 +181,7 @@ func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
 	if err != nil || len(n.JoinTokens()) != 1 {
 		t.Fatal(token, err)
 	}
-	app.on.Store(true)
+	app.On.Store(true)
 	calls := map[string]func(context.Context) error{
 		"Apply":        func(ctx context.Context) error { _, err := n.Apply(ctx, []byte("x")); return err },
 		"Encrypt":      func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
@@ -273,8 +213,8 @@ func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
 func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	file, m, identity := smallBackup(t)
-	kek, reading := hangingKEK{anotherKEK(t), newHang()}, newHang()
-	reader := func() io.Reader { return hangingReader{bytes.NewReader(file), reading} } // for one call alone
+	kek, reading := keyringtest.HangingKEK{KEK: kektest.File(t, bytes.Repeat([]byte{7}, 32)), Hang: keyringtest.NewHang()}, keyringtest.NewHang()
+	reader := func() io.Reader { return keyringtest.HangingReader{Reader: bytes.NewReader(file), Hang: reading} } // for one call alone
 	dir := t.TempDir()
 	n, err := node.Start(t.Context(), node.Config{Dir: dir, KEKs: []keyring.KEK{kek}})
 	if err == nil {
@@ -283,10 +223,10 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 	if err := errors.Join(err, n.Close()); err != nil {
 		t.Fatal(err)
 	}
-	defer kek.end()
-	defer reading.end()
-	kek.on.Store(true)
-	reading.on.Store(true)
+	defer kek.End()
+	defer reading.End()
+	kek.On.Store(true)
+	reading.On.Store(true)
 	restore := func(r io.Reader, kek keyring.KEK) func(context.Context) error {
 		return func(ctx context.Context) error {
 			_, err := keyring.Restore(ctx, r, keyring.RestoreOptions{
@@ -427,13 +367,13 @@ func takesContext(d *ast.FuncDecl) bool {
 func TestCloseGivesUpACallThatHangs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		kek := hangingKEK{anotherKEK(t), newHang()}
+		kek := keyringtest.HangingKEK{KEK: kektest.File(t, bytes.Repeat([]byte{7}, 32)), Hang: keyringtest.NewHang()}
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Rotation.Every, cfg.KEKs = -1, []keyring.KEK{kek}
 		}})
 		s := keyringtest.Ready(t, c)
 		live := keyring.Live(s.Keyring)
-		kek.on.Store(true)
+		kek.On.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := s.Keyring.Rotate(ctx, keyring.RotateOptions{}); !errors.Is(err, keyring.ErrNotDurable) || !errors.Is(err, context.DeadlineExceeded) {
@@ -449,7 +389,7 @@ func TestCloseGivesUpACallThatHangs(t *testing.T) {
 				t.Error("a key is not overwritten")
 			}
 		}
-		kek.end()
+		kek.End()
 		synctest.Wait()
 		names := s.Disk.Names()
 		time.Sleep(time.Hour) // virtual

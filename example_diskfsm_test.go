@@ -304,7 +304,7 @@ func TestHostWithItsFSMOnDisk(t *testing.T) {
 		put()
 		n = before + 1
 		same("restored snapshot")
-		h := aside(hosts, keyringtest.LeaderOf(t, hosts))
+		h := keyringtest.OtherHost(hosts, keyringtest.LeaderOf(t, hosts))
 		h.Stop(t)
 		apps[h].db.Close()
 		apps[h], _ = startDiskHost(t, h, dir)

@@ -112,36 +112,10 @@ func TestI7ReplayGivesEqualSnapshots(t *testing.T) {
 	}
 }
 
-// founded is an FSM with two keys, one of them active, and a tombstone.
-func founded(t testing.TB) *keyring.FSM {
-	t.Helper()
-	f := keyring.NewFSM()
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	key := func(n byte) meta.NewKey {
-		return meta.NewKey{ID: keyring.KeyID{n}, Algorithm: "EdDSA", Public: []byte{n}, Check: meta.CheckValue{n}, Created: at}
-	}
-	server := meta.Server{ID: "s1", Keystore: meta.KeystoreID{1}}
-	cmds := []meta.Command{
-		{Init: &meta.Init{Cluster: meta.ClusterID{1}}},
-		{Add: &meta.Add{Key: key(1)}},
-		{Add: &meta.Add{Key: key(2)}},
-		{Add: &meta.Add{Key: key(3)}},
-		{Remove: &meta.Remove{ID: keyring.KeyID{3}, From: meta.StatePrepublished, Time: at}},
-		{Hold: &meta.Hold{Server: server.ID, Keystore: server.Keystore, Gained: []meta.KeyID{{1}, {2}}}},
-		{Activate: &meta.Activate{ID: keyring.KeyID{1}, Voters: []string{"s1"}, Confirmed: []meta.Server{server}, Time: at}},
-	}
-	for i, c := range cmds {
-		if r := f.Apply(keyringtest.LogEntry(t, uint64(i+1), c)); r != nil {
-			t.Fatal(r)
-		}
-	}
-	return f
-}
-
 // checkUnchanged wants an error as the response, and neither a panic nor a change.
 func checkUnchanged(t *testing.T, name string, l *raft.Log) {
 	t.Helper()
-	f := founded(t)
+	f := keyringtest.FilledFSM(t)
 	before, snap := keyring.Ring(f), must(keyring.Ring(f).Encode())
 	response := f.Apply(l)
 	if _, ok := response.(error); !ok {
@@ -154,7 +128,7 @@ func checkUnchanged(t *testing.T, name string, l *raft.Log) {
 
 func TestApplyAnswersWithAnErrorAndChangesNothing(t *testing.T) {
 	valid := string(keyringtest.LogEntry(t, 0, meta.Command{Forget: &meta.Forget{Servers: []string{"s1"}}}).Data)
-	if founded(t).Apply(&raft.Log{Index: 99, Type: raft.LogCommand, Data: []byte(valid), Extensions: []byte(keyringtest.Extensions)}) != nil {
+	if keyringtest.FilledFSM(t).Apply(&raft.Log{Index: 99, Type: raft.LogCommand, Data: []byte(valid), Extensions: []byte(keyringtest.Extensions)}) != nil {
 		t.Fatal("the entry that the others are made of is refused")
 	}
 	malformed := map[string]string{
@@ -217,7 +191,7 @@ func TestApplyDoesAllCommandsOfAnEntryOrNone(t *testing.T) {
 	checkUnchanged(t, "good, then refused", keyringtest.LogEntry(t, 99, forget, refused))
 	checkUnchanged(t, "refused, then good", keyringtest.LogEntry(t, 99, refused, forget))
 	checkUnchanged(t, "good, refused, good", keyringtest.LogEntry(t, 99, forget, refused, forget))
-	f := founded(t)
+	f := keyringtest.FilledFSM(t)
 	if r := f.Apply(keyringtest.LogEntry(t, 99, forget, forget)); r != nil || len(keyring.Ring(f).Servers) != 0 {
 		t.Errorf("two good ones: %v, %v", r, keyring.Ring(f).Servers)
 	}
@@ -257,7 +231,7 @@ func TestApplysAnswerReachesTheProposer(t *testing.T) {
 }
 
 func TestSnapshotIsOfTheMomentItWasTaken(t *testing.T) {
-	f := founded(t)
+	f := keyringtest.FilledFSM(t)
 	want := keyringtest.SnapshotOf(t, f)
 	snap, err := f.Snapshot()
 	if err != nil {
@@ -273,7 +247,7 @@ func TestSnapshotIsOfTheMomentItWasTaken(t *testing.T) {
 }
 
 func TestPersistErrorCancelsTheSinkOnce(t *testing.T) {
-	f := founded(t)
+	f := keyringtest.FilledFSM(t)
 	whole := len(keyringtest.SnapshotOf(t, f))
 	for limit := 1; limit < whole; limit += 7 {
 		snap, _ := f.Snapshot()
@@ -320,7 +294,7 @@ func checkRestore(t *testing.T, name string, b []byte) error {
 }
 
 func TestRestoreOfADamagedSnapshotIsAnErrorAndNoChange(t *testing.T) {
-	snap := keyringtest.SnapshotOf(t, founded(t))
+	snap := keyringtest.SnapshotOf(t, keyringtest.FilledFSM(t))
 	if err := checkRestore(t, "the snapshot itself", snap); err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +338,7 @@ func TestRestoreOfADamagedSnapshotIsAnErrorAndNoChange(t *testing.T) {
 }
 
 func TestRestoreReadErrorIsNoChange(t *testing.T) {
-	snap := keyringtest.SnapshotOf(t, founded(t))
+	snap := keyringtest.SnapshotOf(t, keyringtest.FilledFSM(t))
 	for _, n := range []int{0, 10, 20, 24, 100, len(snap)} {
 		f := keyring.NewFSM()
 		before := keyring.Ring(f)

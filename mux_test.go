@@ -308,7 +308,7 @@ func TestSnapshotAndLogFromBeforeTheMuxAreTheHosts(t *testing.T) {
 func TestUnmuxedSnapshotOfEveryLengthIsTheHostsWhole(t *testing.T) {
 	long := strings.Repeat("keyring-snapshoT", 4)
 	for n := range len(long) {
-		a, keys := &keyringtest.App{}, founded(t)
+		a, keys := &keyringtest.App{}, keyringtest.FilledFSM(t)
 		text := long[:n]
 		if len(text) == 16 {
 			text = "sixteen bytes...."[:16]
@@ -327,7 +327,7 @@ func TestUnmuxedSnapshotOfEveryLengthIsTheHostsWhole(t *testing.T) {
 
 func TestFailedRestoreOfTheHostLeavesTheRing(t *testing.T) {
 	source := &keyringtest.App{Lines: []string{"line"}}
-	snap := keyringtest.SnapshotOf(t, keyring.Mux(founded(t), source))
+	snap := keyringtest.SnapshotOf(t, keyring.Mux(keyringtest.FilledFSM(t), source))
 	a, keys := &keyringtest.App{Restored: errors.New("no")}, keyring.NewFSM()
 	before := keyring.Ring(keys)
 	if err := keyringtest.RestoreFSM(keyring.Mux(keys, a), snap); !errors.Is(err, a.Restored) || keyring.Ring(keys) != before {
@@ -340,7 +340,7 @@ func TestFailedRestoreOfTheHostLeavesTheRing(t *testing.T) {
 }
 
 func TestDamagedSectionNeverReachesTheHost(t *testing.T) {
-	snap := keyringtest.SnapshotOf(t, keyring.Mux(founded(t), &keyringtest.App{Lines: []string{"new"}}))
+	snap := keyringtest.SnapshotOf(t, keyring.Mux(keyringtest.FilledFSM(t), &keyringtest.App{Lines: []string{"new"}}))
 	section := bytes.LastIndexByte(snap, '}') + 1
 	for i := 16; i < section; i++ {
 		a, keys := &keyringtest.App{Lines: []string{"old"}}, keyring.NewFSM()
@@ -366,10 +366,10 @@ func TestMuxedSnapshotEndsTheSinkOnceAndReleasesTheHosts(t *testing.T) {
 		{"the host's Persist fails", no, 0, 0, 1},
 	} {
 		a := &keyringtest.App{Lines: []string{"line"}, Persisted: c.persisted}
-		m := keyring.Mux(founded(t), a)
+		m := keyring.Mux(keyringtest.FilledFSM(t), a)
 		s := keyringtest.Sink{Limit: c.limit}
 		if c.name == "the host's part can't be written" {
-			s.Limit = len(keyringtest.SnapshotOf(t, keyring.Mux(founded(t), &keyringtest.App{Lines: a.Lines}))) - 1
+			s.Limit = len(keyringtest.SnapshotOf(t, keyring.Mux(keyringtest.FilledFSM(t), &keyringtest.App{Lines: a.Lines}))) - 1
 		}
 		snap, err := m.Snapshot()
 		if err != nil {
@@ -387,7 +387,7 @@ func TestMuxedSnapshotEndsTheSinkOnceAndReleasesTheHosts(t *testing.T) {
 
 func TestMuxReportsThatTheHostHasNoSnapshot(t *testing.T) {
 	f := failingSnapshot{&keyringtest.App{}}
-	if snap, err := keyring.Mux(founded(t), f).Snapshot(); !errors.Is(err, keyringtest.ErrDiskFull) || snap != nil {
+	if snap, err := keyring.Mux(keyringtest.FilledFSM(t), f).Snapshot(); !errors.Is(err, keyringtest.ErrDiskFull) || snap != nil {
 		t.Errorf("%v, %v", snap, err)
 	}
 }

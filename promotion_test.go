@@ -296,3 +296,44 @@ func (l logged) Write(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+// TestServerVotesWithoutAKeyThatSealedNothing and that no server which answers has, while it is
+// not dropped because another one does not answer.
+func TestServerVotesWithoutAKeyThatSealedNothing(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := keyringtest.StartNodes(t, 1, nil)
+	c.Ready(ctx)
+	leader := c.Nodes["s1"]
+	if err := leader.AddServer(ctx, "s9", "127.0.0.1:9"); err != nil { // and is never started
+		t.Fatal(err)
+	}
+	key := keyringtest.NewKeyID()
+	err := keyring.Propose(ctx, leader.Keyring(), meta.Command{Add: &meta.Add{Key: meta.NewKey{
+		ID: key, Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: time.Now().UTC().Round(0),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := c.Newcomer("s4")
+	cfg.Join = []string{"s1@" + c.Addrs["s1"]}
+	if err := leader.AddServer(ctx, "s4", c.Addrs["s4"]); err != nil {
+		t.Fatal(err)
+	}
+	n, err := node.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Nodes["s4"] = n
+	c.Await(ctx, leader, "a voter", func(st keyring.Status) bool {
+		return slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return s.ID == "s4" && s.Suffrage == raft.Voter })
+	})
+	st, err := n.Keyring().Status(ctx)
+	if err != nil || len(st.Keys) != 2 || !slices.Equal(st.Missing, []keyring.KeyID{key}) {
+		t.Errorf("it votes with %d keys, missing %v; want all but %s; %v", len(st.Keys), st.Missing, key, err)
+	}
+	if err := leader.Leave(ctx); err != nil { // s4 alone votes then
+		t.Errorf("the other one leaves: %v", err)
+	}
+}

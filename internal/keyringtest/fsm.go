@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"time"
 
+	"example.com/keyring"
 	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
 )
@@ -74,3 +76,29 @@ func SnapshotOf(t testing.TB, f raft.FSM) []byte {
 
 // RestoreFSM gives an FSM a snapshot.
 func RestoreFSM(f raft.FSM, b []byte) error { return f.Restore(io.NopCloser(bytes.NewReader(b))) }
+
+// FilledFSM is an FSM with two keys, one of them active, and a tombstone.
+func FilledFSM(t testing.TB) *keyring.FSM {
+	t.Helper()
+	f := keyring.NewFSM()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	key := func(n byte) meta.NewKey {
+		return meta.NewKey{ID: keyring.KeyID{n}, Algorithm: "EdDSA", Public: []byte{n}, Check: meta.CheckValue{n}, Created: at}
+	}
+	server := meta.Server{ID: "s1", Keystore: meta.KeystoreID{1}}
+	cmds := []meta.Command{
+		{Init: &meta.Init{Cluster: meta.ClusterID{1}}},
+		{Add: &meta.Add{Key: key(1)}},
+		{Add: &meta.Add{Key: key(2)}},
+		{Add: &meta.Add{Key: key(3)}},
+		{Remove: &meta.Remove{ID: keyring.KeyID{3}, From: meta.StatePrepublished, Time: at}},
+		{Hold: &meta.Hold{Server: server.ID, Keystore: server.Keystore, Gained: []meta.KeyID{{1}, {2}}}},
+		{Activate: &meta.Activate{ID: keyring.KeyID{1}, Voters: []string{"s1"}, Confirmed: []meta.Server{server}, Time: at}},
+	}
+	for i, c := range cmds {
+		if r := f.Apply(LogEntry(t, uint64(i+1), c)); r != nil {
+			t.Fatal(r)
+		}
+	}
+	return f
+}

@@ -397,3 +397,13 @@ func CheckOrphans(t testing.TB, h *Host, when string) {
 		}
 	}
 }
+
+// OtherHost is a host that does not lead.
+func OtherHost(hosts []*Host, leader *Host) *Host {
+	for _, h := range hosts {
+		if h != leader {
+			return h
+		}
+	}
+	return nil
+}

@@ -12,6 +12,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/keystore/keystoretest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 )
 
@@ -167,13 +168,13 @@ func TestFilesOfRemovedKeysDoNotWaitForEachOther(t *testing.T) {
 			}
 			return f
 		})
-		c.Partition(s)
 		var removed []keyring.KeyID
+		var all []meta.Command                     // in one entry: the server learns of them together
 		for _, key := range s.Keyring.Keys()[1:] { // all but the active one
-			keyringtest.Remove(t, c, key.ID, keyring.RemoveOptions{Force: true})
+			all = append(all, meta.Command{Remove: &meta.Remove{ID: key.ID, From: key.State, Force: true, Time: time.Now().UTC().Round(0)}})
 			removed = append(removed, key.ID)
 		}
-		c.Partition()
+		keyringtest.MustPropose(t, c, all...)
 		<-failed
 		synctest.Wait() // no time passes
 		left := slices.DeleteFunc(removed, func(id keyring.KeyID) bool { return s.Disk.Bytes(nks.FileName(id)) == nil })

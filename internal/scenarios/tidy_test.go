@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"bytes"
@@ -142,34 +142,37 @@ func TestKeyFileThatIsMovedAwayIsFetched(t *testing.T) {
 	})
 }
 
+// unexpectedFiles plant a file of which Status says something. They return the names, but for one that the start sets aside.
+var unexpectedFiles = map[string]func(t *testing.T, s *keyringtest.Server) (names []string){
+	"a file that was set aside": func(t *testing.T, s *keyringtest.Server) []string {
+		s.Disk.Plant(nks.FileName(keyringtest.NewKeyID()), 0o600, []byte("hello"))
+		return nil
+	},
+	"a keystore ID that was set aside": func(t *testing.T, s *keyringtest.Server) []string {
+		s.Disk.Plant("keystore.id", 0o600, []byte("hello"))
+		return nil
+	},
+	"an orphan": func(t *testing.T, s *keyringtest.Server) []string {
+		id := keyringtest.NewKeyID()
+		keyringtest.PlantKey(t, s.Disk, id, keyring.InlineKEK())
+		return []string{nks.FileName(id)}
+	},
+	"an orphan under a KEK that is not configured": func(t *testing.T, s *keyringtest.Server) []string {
+		id := keyringtest.NewKeyID()
+		keyringtest.PlantKey(t, s.Disk, id, anotherKEK(t))
+		return []string{nks.FileName(id)}
+	},
+	"a file of Nomad's that does not open": func(t *testing.T, s *keyringtest.Server) []string {
+		name := keyringtest.NewKeyID().String() + ".aead.nks.json"
+		s.Disk.Plant(name, 0o600, []byte("{}"))
+		return []string{name}
+	},
+}
+
 // TestWhatIsSaidOfAFileEndsWithIt while the server runs.
 func TestWhatIsSaidOfAFileEndsWithIt(t *testing.T) {
 	t.Parallel()
-	for name, plant := range map[string]func(t *testing.T, s *keyringtest.Server) (names []string){
-		"a file that was set aside": func(t *testing.T, s *keyringtest.Server) []string {
-			s.Disk.Plant(nks.FileName(keyringtest.NewKeyID()), 0o600, []byte("hello"))
-			return nil
-		},
-		"a keystore ID that was set aside": func(t *testing.T, s *keyringtest.Server) []string {
-			s.Disk.Plant("keystore.id", 0o600, []byte("hello"))
-			return nil
-		},
-		"an orphan": func(t *testing.T, s *keyringtest.Server) []string {
-			id := keyringtest.NewKeyID()
-			keyringtest.PlantKey(t, s.Disk, id, keyring.InlineKEK())
-			return []string{nks.FileName(id)}
-		},
-		"an orphan under a KEK that is not configured": func(t *testing.T, s *keyringtest.Server) []string {
-			id := keyringtest.NewKeyID()
-			keyringtest.PlantKey(t, s.Disk, id, anotherKEK(t))
-			return []string{nks.FileName(id)}
-		},
-		"a file of Nomad's that does not open": func(t *testing.T, s *keyringtest.Server) []string {
-			name := keyringtest.NewKeyID().String() + ".aead.nks.json"
-			s.Disk.Plant(name, 0o600, []byte("{}"))
-			return []string{name}
-		},
-	} {
+	for name, plant := range unexpectedFiles {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: keyringtest.NoRotation})

@@ -1,18 +1,24 @@
-package keyring_test
+package scenarios_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/simulated"
+	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
 
@@ -197,7 +203,7 @@ func TestCallsEndWhenARestoreDropsWhatTheyWaitFor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				data := hangingData{newHang()}
+				data := keyringtest.HangingData{Hang: keyringtest.NewHang()}
 				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 					cfg.Rotation.Every, cfg.Data = -1, data
 				}})
@@ -209,8 +215,8 @@ func TestCallsEndWhenARestoreDropsWhatTheyWaitFor(t *testing.T) {
 				keyringtest.AwaitKeys(t, c)
 				m, snapshot := raftSnapshotOf(t, leader)
 				stop := fullDisks(c, func(s *keyringtest.Server) bool { return s != leader })
-				defer data.end()
-				data.on.Store(true)
+				defer data.End()
+				data.On.Store(true)
 				ended := make(chan error, 1)
 				go func() { ended <- tt.call(t.Context(), leader.Keyring, first) }()
 				time.Sleep(time.Second) // virtual
@@ -253,19 +259,149 @@ func TestFollowerWaitsForARemovalThatItHasYetToHearOf(t *testing.T) {
 		keyringtest.AwaitKeys(t, c)
 		f, unheard := keyringtest.Follower(c), keyringtest.NewKeyID()
 		began := time.Now()
-		if err := keyring.AwaitGone(t.Context(), f.Keyring, unheard); err == nil || time.Since(began) < time.Second || time.Since(began) > time.Hour {
+		if err := f.Keyring.WaitRemoved(t.Context(), unheard); err == nil || time.Since(began) < time.Second || time.Since(began) > time.Hour {
 			t.Errorf("of a key that nobody knows: %v after %v", err, time.Since(began))
 		}
 		key := meta.NewKey{ID: unheard, Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: time.Now().UTC().Round(0)}
 		ended := make(chan error, 1)
-		go func() { ended <- keyring.AwaitGone(t.Context(), f.Keyring, unheard) }()
+		go func() { ended <- f.Keyring.WaitRemoved(t.Context(), unheard) }()
 		time.Sleep(time.Second) // virtual
-		err := keyring.Propose(t.Context(), leader.Keyring, meta.Command{Add: &meta.Add{Key: key}})
+		err := keyringtest.Propose(leader.Raft, meta.Command{Add: &meta.Add{Key: key}})
 		if err == nil {
 			err = leader.Keyring.Remove(t.Context(), unheard, keyring.RemoveOptions{})
 		}
-		if err := errors.Join(err, <-ended); err != nil || !keyring.Ring(f.FSM).WasRemoved(unheard) {
+		if err := errors.Join(err, <-ended); err != nil || !keyringtest.Ring(f.FSM).WasRemoved(unheard) {
 			t.Errorf("of one that is removed: %v", err)
+		}
+	})
+}
+
+// keyOfTheDead has a leader make a key that no other server gets, and die. It returns the next leader.
+func keyOfTheDead(t *testing.T, c *keyringtest.Cluster, o keyring.RotateOptions) (next *keyringtest.Server, key keyring.KeyID) {
+	t.Helper()
+	leader := keyringtest.Ready(t, c)
+	keyringtest.AwaitKeys(t, c)
+	stop := keyringtest.Refuse(c, "fetch")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	k, err := leader.Keyring.Rotate(ctx, o)
+	if !errors.Is(err, keyring.ErrNotDurable) {
+		t.Fatalf("a key that nobody else gets: %v", err)
+	}
+	c.Stop(leader)
+	stop()
+	return keyringtest.Ready(t, c), k.ID
+}
+
+// TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere: such a backup verifies and restores, and Status
+// does not take the key for one that is in it.
+func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		identity := kektest.Identity(t)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: keyringtest.NoRotation})
+		dead := keyringtest.Ready(t, c)
+		sealed, err := dead.Keyring.Encrypt([]byte("data"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leader, key := keyOfTheDead(t, c, keyring.RotateOptions{Publish: time.Now().Add(24 * time.Hour)})
+		var file bytes.Buffer
+		m, err := leader.Keyring.Backup(t.Context(), &file, identity.Recipient())
+		if err != nil || len(m.Keys) != 1 || m.Keys[0].ID == key {
+			t.Fatalf("%v, keys %v; the key that is nowhere is %s", err, m.Keys, key)
+		}
+		if st, _ := leader.Keyring.Status(t.Context()); len(st.NoBackup) > 0 || st.LastBackup.SHA256 != m.SHA256 {
+			t.Errorf("Status has %v in no backup, and the last of %v", st.NoBackup, st.LastBackup)
+		}
+		if p := keyringtest.Problems(t, leader, keyring.ProblemKeyMissing); len(p) > 0 {
+			t.Errorf("a key that has sealed nothing is missed: %v", p)
+		}
+		if got, err := keyring.VerifyBackup(bytes.NewReader(file.Bytes()), identity); err != nil || len(got.Missing) > 0 {
+			t.Errorf("verify: %v, missing %v", err, got.Missing)
+		}
+
+		disk, snapshot := keyringtest.NewDisk(), bytes.Buffer{}
+		fsys, err := disk.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := keyring.RestoreOptions{
+			Dir: "simulated", KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Snapshot: &snapshot, Digest: m.SHA256,
+		}
+		if _, err := keyring.Restore(simulated.WithDisk(t.Context(), fsys), bytes.NewReader(file.Bytes()), o); err != nil {
+			t.Fatalf("restore: %v", err)
+		}
+		anew := keyringtest.NewCluster(t, keyringtest.Options{Configure: keyringtest.NoRotation, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
+		one := keyringtest.Ready(t, anew)
+		if err := one.Raft.Restore(&m.Raft, &snapshot, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := one.Keyring.Decrypt(sealed, nil); err != nil || string(got) != "data" {
+			t.Errorf("after the restore: %q, %v", got, err)
+		}
+		time.Sleep(time.Hour) // virtual
+		if !keyringtest.Ring(one.FSM).WasRemoved(key) {
+			t.Error("the key that nobody has is still in the keyring")
+		}
+	})
+}
+
+// TestBackupCountsAKeyThatItLeftOutOnceItIsActive: it is not in the file.
+func TestBackupCountsAKeyThatItLeftOutOnceItIsActive(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		identity := kektest.Identity(t)
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: keyringtest.NoRotation})
+		leader, key := keyOfTheDead(t, c, keyring.RotateOptions{})
+		backup := func() keyring.Manifest {
+			t.Helper()
+			m, err := c.Leader().Keyring.Backup(t.Context(), new(bytes.Buffer), identity.Recipient())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		backup()
+		for _, s := range c.Servers {
+			if s != leader && len(c.Live()) < 3 && !slices.Contains(c.Live(), s) {
+				c.Restart(s) // with the key
+			}
+		}
+		time.Sleep(time.Hour) // virtual
+		keyringtest.AwaitKeys(t, c)
+		leader = keyringtest.Ready(t, c)
+		st, err := leader.Keyring.Status(t.Context())
+		if err != nil || st.Active != key || !slices.Contains(st.NoBackup, key) {
+			t.Fatalf("active %s, in no backup %v, want %s in both; %v", st.Active, st.NoBackup, key, err)
+		}
+		m := backup()
+		if st, _ := leader.Keyring.Status(t.Context()); len(st.NoBackup) > 0 || st.LastBackup.Index != m.Raft.Index {
+			t.Errorf("after another backup, of %d: %v, %v", m.Raft.Index, st.NoBackup, st.LastBackup)
+		}
+	})
+}
+
+// TestBackupStillNeedsKeysThatHaveSealed: whatever state they are in.
+func TestBackupStillNeedsKeysThatHaveSealed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: keyringtest.NoRotation})
+		s := keyringtest.Ready(t, c)
+		first := s.Keyring.Keys()[0].ID
+		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		c.Stop(s)
+		s.Disk.Unlink(nks.FileName(first))
+		c.Restart(s)
+		for _, err := s.Keyring.Encrypt(nil, nil); err != nil; _, err = s.Keyring.Encrypt(nil, nil) {
+			time.Sleep(time.Second) // virtual
+		}
+		var out bytes.Buffer
+		_, err := s.Keyring.Backup(t.Context(), &out, kektest.Identity(t).Recipient())
+		if !errors.Is(err, keyring.ErrKeyMissing) || !strings.Contains(err.Error(), first.String()) || out.Len() > 0 {
+			t.Errorf("without an inactive key: %v, and %d bytes", err, out.Len())
 		}
 	})
 }

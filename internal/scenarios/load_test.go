@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"bytes"
@@ -17,16 +17,6 @@ import (
 	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
 )
-
-// aside is a host that does not lead.
-func aside(hosts []*keyringtest.Host, leader *keyringtest.Host) *keyringtest.Host {
-	for _, h := range hosts {
-		if h != leader {
-			return h
-		}
-	}
-	return nil
-}
 
 // TestOpenRefusesAnFSMThatLacksItsHistory: whenever it is called, and whatever raft has done meanwhile.
 func TestOpenRefusesAnFSMThatLacksItsHistory(t *testing.T) {
@@ -63,7 +53,7 @@ func TestOpenRefusesAnFSMThatLacksItsHistory(t *testing.T) {
 					t.Fatal(err)
 				}
 				leader.SnapshotAll(t)
-				h := aside(hosts, leader)
+				h := keyringtest.OtherHost(hosts, leader)
 				h.Stop(t)
 				if name == "before the first entry" {
 					h.Conf.HeartbeatTimeout, h.Conf.ElectionTimeout = time.Hour, time.Hour
@@ -101,7 +91,7 @@ func TestAdmitNeverAnswersWithoutTheHistory(t *testing.T) {
 		for i := range sealed {
 			if i == 1 {
 				leader.SnapshotAll(t)
-				h := aside(hosts, leader)
+				h := keyringtest.OtherHost(hosts, leader)
 				h.Stop(t)
 				h.Resume(t, &keyringtest.App{}, false)
 				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
@@ -114,7 +104,7 @@ func TestAdmitNeverAnswersWithoutTheHistory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		h := aside(hosts, leader)
+		h := keyringtest.OtherHost(hosts, leader)
 		for i, s := range sealed {
 			if err := h.FSM.Admit(s); !errors.Is(err, keyring.ErrNotLoaded) || errors.Is(err, keyring.ErrStaleKey) {
 				t.Errorf("under key %d: %v", i, err)
@@ -123,68 +113,71 @@ func TestAdmitNeverAnswersWithoutTheHistory(t *testing.T) {
 	})
 }
 
+// histories are the ways in which an FSM has all that raft applied, by what the last host that it returns has met.
+var histories = map[string]func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host{
+	"a snapshot before the first Open": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
+		for _, h := range hosts {
+			h.Resume(t, &keyringtest.App{}, false)
+		}
+		leader := keyringtest.LeaderOf(t, hosts)
+		leader.SnapshotAll(t)
+		return leader
+	},
+	"opened a second time on one FSM": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
+		for _, h := range hosts {
+			h.Resume(t, &keyringtest.App{}, false)
+			h.OpenKeyring(t)
+		}
+		leader := keyringtest.LeaderOf(t, hosts)
+		leader.SnapshotAll(t)
+		h := keyringtest.OtherHost(hosts, leader)
+		h.Serving.Store(nil)
+		if err := h.Keyring.Close(); err != nil {
+			t.Fatal(err)
+		}
+		h.Keyring = nil
+		return h
+	},
+	"a server that gets a snapshot": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
+		for _, h := range hosts {
+			h.Open(t, &keyringtest.App{})
+		}
+		leader := keyringtest.LeaderOf(t, hosts)
+		leader.SnapshotAll(t)
+		joiner := keyringtest.NewHost(t, "joiner", leader.All)
+		joiner.Resume(t, &keyringtest.App{}, false)
+		if err := leader.Raft.AddVoter(joiner.ID, raft.ServerAddress(joiner.ID), 0, 0).Error(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if list, err := joiner.Snaps.List(); err != nil || len(list) == 0 {
+			t.Fatalf("the joiner was sent no snapshot (%v)", err)
+		}
+		return joiner
+	},
+	"a recovered cluster": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
+		for _, h := range hosts {
+			h.Open(t, &keyringtest.App{})
+		}
+		leader := keyringtest.LeaderOf(t, hosts)
+		leader.Put(t, "some")
+		for _, h := range hosts {
+			h.Stop(t)
+		}
+		alone := raft.Configuration{Servers: []raft.Server{{ID: leader.ID, Address: raft.ServerAddress(leader.ID)}}}
+		if err := raft.RecoverCluster(leader.Conf, keyring.Mux(keyring.NewFSM(), &keyringtest.App{}), leader.Log, leader.Log, leader.Snaps, leader.Trans, alone); err != nil {
+			t.Fatal(err)
+		}
+		leader.Resume(t, &keyringtest.App{}, true)
+		return leader
+	},
+}
+
 // TestOpenTakesAnFSMThatHasItsHistory: a snapshot that was made, or came, since the start is no reason to
 // refuse.
 func TestOpenTakesAnFSMThatHasItsHistory(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host{
-		"a snapshot before the first Open": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
-			for _, h := range hosts {
-				h.Resume(t, &keyringtest.App{}, false)
-			}
-			leader := keyringtest.LeaderOf(t, hosts)
-			leader.SnapshotAll(t)
-			return leader
-		},
-		"opened a second time on one FSM": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
-			for _, h := range hosts {
-				h.Resume(t, &keyringtest.App{}, false)
-				h.OpenKeyring(t)
-			}
-			leader := keyringtest.LeaderOf(t, hosts)
-			leader.SnapshotAll(t)
-			h := aside(hosts, leader)
-			h.Serving.Store(nil)
-			if err := h.Keyring.Close(); err != nil {
-				t.Fatal(err)
-			}
-			h.Keyring = nil
-			return h
-		},
-		"a server that gets a snapshot": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
-			for _, h := range hosts {
-				h.Open(t, &keyringtest.App{})
-			}
-			leader := keyringtest.LeaderOf(t, hosts)
-			leader.SnapshotAll(t)
-			joiner := keyringtest.NewHost(t, "joiner", leader.All)
-			joiner.Resume(t, &keyringtest.App{}, false)
-			if err := leader.Raft.AddVoter(joiner.ID, raft.ServerAddress(joiner.ID), 0, 0).Error(); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(time.Minute)
-			if list, err := joiner.Snaps.List(); err != nil || len(list) == 0 {
-				t.Fatalf("the joiner was sent no snapshot (%v)", err)
-			}
-			return joiner
-		},
-		"a recovered cluster": func(t *testing.T, hosts []*keyringtest.Host) *keyringtest.Host {
-			for _, h := range hosts {
-				h.Open(t, &keyringtest.App{})
-			}
-			leader := keyringtest.LeaderOf(t, hosts)
-			leader.Put(t, "some")
-			for _, h := range hosts {
-				h.Stop(t)
-			}
-			alone := raft.Configuration{Servers: []raft.Server{{ID: leader.ID, Address: raft.ServerAddress(leader.ID)}}}
-			if err := raft.RecoverCluster(leader.Conf, keyring.Mux(keyring.NewFSM(), &keyringtest.App{}), leader.Log, leader.Log, leader.Snaps, leader.Trans, alone); err != nil {
-				t.Fatal(err)
-			}
-			leader.Resume(t, &keyringtest.App{}, true)
-			return leader
-		},
-	} {
+	for name, prepare := range histories {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				hosts := keyringtest.NewHosts(t, 3)
@@ -226,7 +219,7 @@ func TestLoadGivesAnFSMItsHistory(t *testing.T) {
 		if err := leader.Keyring.Remove(t.Context(), gone, keyring.RemoveOptions{Force: true}); err != nil {
 			t.Fatal(err)
 		}
-		cluster := keyring.Ring(leader.FSM).Cluster
+		cluster := keyringtest.Ring(leader.FSM).Cluster
 		for i, h := range hosts {
 			keyringtest.LeaderOf(t, hosts).SnapshotAll(t)
 			if _, err := keyringtest.LeaderOf(t, hosts).Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
@@ -238,7 +231,7 @@ func TestLoadGivesAnFSMItsHistory(t *testing.T) {
 			leader = keyringtest.LeaderOf(t, hosts)
 			leader.Put(t, fmt.Sprint("after restart ", i))
 			time.Sleep(time.Minute)
-			r := keyring.Ring(h.FSM)
+			r := keyringtest.Ring(h.FSM)
 			if r.Cluster != cluster || !r.WasRemoved(gone) || r.Active() == nil {
 				t.Errorf("%s, restarted: %d keys, cluster %v, want %v", h.ID, len(r.Keys), r.Cluster, cluster)
 			}
@@ -277,7 +270,7 @@ func onDisk(t *testing.T, rings ...raft.FSM) (store *raft.FileSnapshotStore, dir
 // TestLoadTakesTheSnapshotThatRaftGoesOnFrom: no older one if that is damaged, for raft would not give
 // the entries in between.
 func TestLoadTakesTheSnapshotThatRaftGoesOnFrom(t *testing.T) {
-	older, newer := founded(t), founded(t)
+	older, newer := keyringtest.FilledFSM(t), keyringtest.FilledFSM(t)
 	entry := keyringtest.LogEntry(t, 50, meta.Command{Hold: &meta.Hold{Server: "a", Keystore: meta.KeystoreID{1}}})
 	if err := newer.Apply(entry); err != nil {
 		t.Fatal(err)
@@ -302,7 +295,7 @@ func TestLoadTakesTheSnapshotThatRaftGoesOnFrom(t *testing.T) {
 		t.Fatal(err)
 	}
 	f = keyring.NewFSM()
-	if err := f.Load(store); err == nil || !strings.Contains(err.Error(), list[0].ID) || keyring.Ring(f).Active() != nil {
+	if err := f.Load(store); err == nil || !strings.Contains(err.Error(), list[0].ID) || keyringtest.Ring(f).Active() != nil {
 		t.Errorf("a damaged snapshot: %v", err)
 	}
 	if err := os.RemoveAll(filepath.Join(dir, list[0].ID)); err != nil {
@@ -320,7 +313,7 @@ func TestLoadChecksTheSection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := keyringtest.SnapshotOf(t, founded(t))
+	b := keyringtest.SnapshotOf(t, keyringtest.FilledFSM(t))
 	b[len(b)-2] ^= 1
 	if _, err := sink.Write(b); err != nil {
 		t.Fatal(err)
@@ -334,14 +327,14 @@ func TestLoadChecksTheSection(t *testing.T) {
 func TestLoadOfASnapshotFromBeforeTheMuxIsEmpty(t *testing.T) {
 	store, _ := onDisk(t, &keyringtest.App{Lines: []string{"the host's alone"}})
 	f := keyring.NewFSM()
-	if err := f.Load(store); err != nil || len(keyring.Ring(f).Keys) > 0 {
+	if err := f.Load(store); err != nil || len(keyringtest.Ring(f).Keys) > 0 {
 		t.Errorf("%v", err)
 	}
 }
 
 // TestLoadComesBeforeRaft: later it would take the ring back to the snapshot.
 func TestLoadComesBeforeRaft(t *testing.T) {
-	store, _ := onDisk(t, keyring.Mux(founded(t), &keyringtest.App{}))
+	store, _ := onDisk(t, keyring.Mux(keyringtest.FilledFSM(t), &keyringtest.App{}))
 	for name, give := range map[string]func(*keyring.FSM, raft.FSM){
 		"an entry of the keyring's": func(f *keyring.FSM, _ raft.FSM) {
 			f.Apply(keyringtest.LogEntry(t, 5, meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{9}}}))
@@ -352,8 +345,8 @@ func TestLoadComesBeforeRaft(t *testing.T) {
 		f := keyring.NewFSM()
 		m := keyring.Mux(f, &keyringtest.App{})
 		give(f, m)
-		before := keyring.Ring(f)
-		if err := f.Load(store); err == nil || !strings.Contains(err.Error(), "before raft.NewRaft") || keyring.Ring(f) != before {
+		before := keyringtest.SnapshotOf(t, f)
+		if err := f.Load(store); err == nil || !strings.Contains(err.Error(), "before raft.NewRaft") || !bytes.Equal(keyringtest.SnapshotOf(t, f), before) {
 			t.Errorf("after %s: %v", name, err)
 		}
 	}
@@ -361,7 +354,7 @@ func TestLoadComesBeforeRaft(t *testing.T) {
 
 // TestWhatIsLoadedIsNotAppliedAgain: entries from before the snapshot are in it, from wherever they come.
 func TestWhatIsLoadedIsNotAppliedAgain(t *testing.T) {
-	source := founded(t)
+	source := keyringtest.FilledFSM(t)
 	store, _ := onDisk(t, keyring.Mux(source, &keyringtest.App{}))
 	f := keyring.NewFSM()
 	if err := f.Load(store); err != nil {
@@ -379,7 +372,7 @@ func TestWhatIsLoadedIsNotAppliedAgain(t *testing.T) {
 	if err := f.Apply(hold(101)); err != nil {
 		t.Error(err)
 	}
-	if ks, _ := keyring.Ring(f).Keystore("late"); ks != (meta.KeystoreID{101}) {
+	if ks, _ := keyringtest.Ring(f).Keystore("late"); ks != (meta.KeystoreID{101}) {
 		t.Errorf("the entry after the snapshot was not applied: %v", ks)
 	}
 }
@@ -387,8 +380,8 @@ func TestWhatIsLoadedIsNotAppliedAgain(t *testing.T) {
 // TestAppOnDiskIsGivenASnapshotThatHasNothingOfIt: it has records from before the start, and the cluster has
 // none by then.
 func TestAppOnDiskIsGivenASnapshotThatHasNothingOfIt(t *testing.T) {
-	nothing := keyringtest.SnapshotOf(t, keyring.Mux(founded(t), &keyringtest.App{}))
-	files, _ := onDisk(t, keyring.Mux(founded(t), &keyringtest.App{Lines: []string{"old"}}))
+	nothing := keyringtest.SnapshotOf(t, keyring.Mux(keyringtest.FilledFSM(t), &keyringtest.App{}))
+	files, _ := onDisk(t, keyring.Mux(keyringtest.FilledFSM(t), &keyringtest.App{Lines: []string{"old"}}))
 	for name, store := range map[string]raft.SnapshotStore{
 		"goes on from a snapshot": files,
 		"goes on from the log":    raft.NewInmemSnapshotStore(),

@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"bytes"
@@ -295,7 +295,7 @@ type onlyWriter struct{ io.Writer }
 // TestHostsSnapshotThatSpellsASectionIsTheHosts: what the host's users have stored is never taken for
 // metadata of the keyring's.
 func TestHostsSnapshotThatSpellsASectionIsTheHosts(t *testing.T) {
-	forged := string(keyringtest.SnapshotOf(t, founded(t)))
+	forged := string(keyringtest.SnapshotOf(t, keyringtest.FilledFSM(t)))
 	for _, text := range []string{forged, forged[:len(forged)-1], forged[:20], "keyring-snapshot", "keyring-snapsho"} {
 		for _, dribbles := range []bool{false, true} {
 			a := &keyringtest.App{Lines: []string{text}}
@@ -315,7 +315,7 @@ func TestHostsSnapshotThatSpellsASectionIsTheHosts(t *testing.T) {
 			if err := keyringtest.RestoreFSM(keyring.Mux(keys, back), s.Buf.Bytes()); err != nil || back.Text() != text {
 				t.Errorf("of %q comes back %q, %v", text, back.Text(), err)
 			}
-			if keyring.Ring(keys).Cluster != keyring.Ring(keyring.NewFSM()).Cluster {
+			if keyringtest.Ring(keys).Cluster != keyringtest.Ring(keyring.NewFSM()).Cluster {
 				t.Error("the keyring has what the host wrote")
 			}
 		}
@@ -370,10 +370,10 @@ func (d decoding) Restore(rc io.ReadCloser) error { return json.NewDecoder(rc).D
 
 // TestAppThatIsNewHasNothingToRestore: what the keyring alone has written has nothing of an app's in it.
 func TestAppThatIsNewHasNothingToRestore(t *testing.T) {
-	alone := keyringtest.SnapshotOf(t, founded(t))
+	alone := keyringtest.SnapshotOf(t, keyringtest.FilledFSM(t))
 	m := &marshalling{App: &keyringtest.App{}}
 	keys := keyring.NewFSM()
-	if err := keyringtest.RestoreFSM(keyring.Mux(keys, m), alone); err != nil || m.asked > 0 || keyring.Ring(keys).Active() == nil {
+	if err := keyringtest.RestoreFSM(keyring.Mux(keys, m), alone); err != nil || m.asked > 0 || keyringtest.Ring(keys).Active() == nil {
 		t.Errorf("JSON: %v, asked to restore nothing %d times", err, m.asked)
 	}
 	if err := keyringtest.RestoreFSM(keyring.Mux(keyring.NewFSM(), decoding{&keyringtest.App{}}), alone); err != nil {
@@ -388,7 +388,7 @@ func TestAppThatIsNewHasNothingToRestore(t *testing.T) {
 // TestAppRestoresASnapshotOfNoBytes: one that writes such, at its start and later, and each that has had
 // something.
 func TestAppRestoresASnapshotOfNoBytes(t *testing.T) {
-	empty := keyringtest.SnapshotOf(t, keyring.Mux(founded(t), &keyringtest.App{}))
+	empty := keyringtest.SnapshotOf(t, keyring.Mux(keyringtest.FilledFSM(t), &keyringtest.App{}))
 	onDisk := &keyringtest.App{} // as one on disk: it has what it had, and is told that there is nothing
 	m := keyring.Mux(keyring.NewFSM(), onDisk)
 	if err := keyringtest.RestoreFSM(m, empty); err != nil {
@@ -404,7 +404,7 @@ func TestAppRestoresASnapshotOfNoBytes(t *testing.T) {
 			return nil
 		},
 		"a snapshot": func(m raft.FSM) error {
-			return keyringtest.RestoreFSM(m, keyringtest.SnapshotOf(t, keyring.Mux(founded(t), &marshalling{App: &keyringtest.App{}})))
+			return keyringtest.RestoreFSM(m, keyringtest.SnapshotOf(t, keyring.Mux(keyringtest.FilledFSM(t), &marshalling{App: &keyringtest.App{}})))
 		},
 	} {
 		used := &marshalling{App: &keyringtest.App{}}
