@@ -475,7 +475,7 @@ func TestNothingPrintsSecrets(t *testing.T) {
 		synctest.Wait()
 		for name, v := range values {
 			text := printed(v)
-			if n := leaks([]byte(text), secrets); n > 0 {
+			if n := keyringtest.Leaks([]byte(text), secrets); n > 0 {
 				t.Errorf("%s prints %d secrets", name, n)
 			}
 			for _, s := range secrets {
@@ -486,7 +486,7 @@ func TestNothingPrintsSecrets(t *testing.T) {
 				}
 			}
 		}
-		if !strings.Contains(printed(struct{ S []byte }{secrets[0]}), decimals(secrets[0])[0]) || leaks([]byte(printed(secrets[0])), secrets) == 0 {
+		if !strings.Contains(printed(struct{ S []byte }{secrets[0]}), decimals(secrets[0])[0]) || keyringtest.Leaks([]byte(printed(secrets[0])), secrets) == 0 {
 			t.Error("the search finds nothing where it has to")
 		}
 		if st := printed(h.Status(t)); !strings.Contains(st, id.String()) {
@@ -553,7 +553,7 @@ func TestKEKsPrintTheirIDs(t *testing.T) {
 	for name, kek := range map[string]keyring.KEK{"passphrase": passphrase, "age": kektest.Age(t, identity, identity)} {
 		for _, v := range []any{kek, &kek, []keyring.KEK{kek}, struct{ k keyring.KEK }{kek}} {
 			text := printed(v)
-			if n := leaks([]byte(text), secrets); n > 0 || strings.Contains(text, decimals(secrets[0][:8])[0]) {
+			if n := keyringtest.Leaks([]byte(text), secrets); n > 0 || strings.Contains(text, decimals(secrets[0][:8])[0]) {
 				t.Errorf("%s prints %d secrets: %s", name, n, text)
 			}
 		}

@@ -224,3 +224,37 @@ func TestKeyThatReadsBackAsAnotherIsNotHeld(t *testing.T) {
 		})
 	}
 }
+
+// TestLeaderWithoutTheActiveKeyHandsOver to a server that holds it, when nobody gives it the key.
+func TestLeaderWithoutTheActiveKeyHandsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		active := leader.Keyring.Keys()[0].ID
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if keyringtest.IsFetch(e, leader.ID) {
+				return keyringtest.Reply{Err: errors.New("no way")}
+			}
+			return keyringtest.Reply{}
+		})
+		if err := keyring.Lose(leader.Keyring, active); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second) // virtual
+		if c.Leader() != leader {
+			t.Fatal("it gives up at once")
+		}
+		time.Sleep(10 * time.Second) // virtual
+		next := c.Leader()
+		if next == leader {
+			t.Fatalf("%s still leads, and can't seal", leader.ID)
+		}
+		if _, err := next.Keyring.Encrypt([]byte("hello"), nil); err != nil {
+			t.Error(err)
+		}
+		c.OnEvent(nil)
+		keyringtest.AwaitKeys(t, c)
+	})
+}

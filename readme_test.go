@@ -513,7 +513,7 @@ func TestReadmeRecoversFromALostKMS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := startAlone(t, ctx, dir, []keyring.KEK{newKEK}, []keyring.KEK{kek})
+	n := keyringtest.StartAlone(t, ctx, dir, []keyring.KEK{newKEK}, []keyring.KEK{kek})
 	if st, err := n.Keyring().Status(ctx); err != nil || !slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool {
 		return p.Detail == "no KEK vault or "+escrow.ID()+" is configured"
 	}) {

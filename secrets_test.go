@@ -1,7 +1,6 @@
 package keyring_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
@@ -18,38 +17,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// spellings are the ways in which a secret could stand in a file: raw, hex in both cases,
-// and base64 at each of its three alignments, without the characters at both ends that
-// depend on what stands beside it.
-func spellings(secret []byte) [][]byte {
-	h := hex.EncodeToString(secret)
-	all := [][]byte{secret, []byte(h), []byte(strings.ToUpper(h))}
-	for _, enc := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		for skip := range 3 {
-			whole := (len(secret) - skip) / 3 * 3
-			all = append(all, []byte(enc.EncodeToString(secret[skip:skip+whole])))
-		}
-	}
-	return all
-}
-
-// leaks returns the secrets that data has in it, however they are spelt. Of a long secret
-// any 32 bytes in a row from its middle are enough.
-func leaks(data []byte, secrets [][]byte) (n int) {
-	for _, s := range secrets {
-		if len(s) > 32 {
-			s = s[len(s)/2-16 : len(s)/2+16]
-		}
-		for _, spelt := range spellings(s) {
-			if bytes.Contains(data, spelt) {
-				n++
-				break
-			}
-		}
-	}
-	return n
-}
-
 func TestLeaksFindsEverySpelling(t *testing.T) {
 	secret := []byte("0123456789abcdef\x00\xff\xfe\xfd456789abcdef")
 	for _, before := range []string{"", "x", "xy"} {
@@ -59,12 +26,12 @@ func TestLeaksFindsEverySpelling(t *testing.T) {
 			base64.StdEncoding.EncodeToString([]byte(before + string(secret) + "z")),
 			base64.RawURLEncoding.EncodeToString([]byte(before + string(secret) + "z")),
 		} {
-			if leaks([]byte(text), [][]byte{secret}) != 1 {
+			if keyringtest.Leaks([]byte(text), [][]byte{secret}) != 1 {
 				t.Errorf("not found in %q", text)
 			}
 		}
 	}
-	if leaks([]byte("nothing here"), [][]byte{secret}) != 0 {
+	if keyringtest.Leaks([]byte("nothing here"), [][]byte{secret}) != 0 {
 		t.Error("found where it is not")
 	}
 }
@@ -132,7 +99,7 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			found := leaks(b, secrets)
+			found := keyringtest.Leaks(b, secrets)
 			searched++
 			if strings.HasSuffix(path, ".nks.json") {
 				inKeyFiles += found
@@ -145,7 +112,7 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := leaks(logs.Bytes(), secrets); n > 0 {
+	if n := keyringtest.Leaks(logs.Bytes(), secrets); n > 0 {
 		t.Errorf("%d secrets in the logs", n)
 	}
 	if inKeyFiles == 0 || searched < 3*(7+3) || len(logs.Bytes()) < 1000 {

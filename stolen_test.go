@@ -15,7 +15,6 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
-	"example.com/keyring/node"
 )
 
 // TestStolenDiskOpensNothing: somebody has a copy of everything that a server had in its directory,
@@ -68,7 +67,7 @@ type stolen struct {
 func steal(t *testing.T, ctx context.Context, keks ...keyring.KEK) stolen {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "data")
-	n := startAlone(t, ctx, dir, keks, nil)
+	n := keyringtest.StartAlone(t, ctx, dir, keks, nil)
 	if err := n.Keyring().WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -108,18 +107,6 @@ func copyDir(t *testing.T, dir string) string {
 	return to
 }
 
-func startAlone(t *testing.T, ctx context.Context, dir string, keks, old []keyring.KEK) *node.Node {
-	t.Helper()
-	n, err := node.Start(ctx, node.Config{
-		Dir: dir, KEKs: keks, OldKEKs: old, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { n.Close() })
-	return n
-}
-
 // search returns how many of the secrets are in all bytes of all files.
 func (d stolen) search(t *testing.T, secrets ...[]byte) (found int) {
 	t.Helper()
@@ -129,7 +116,7 @@ func (d stolen) search(t *testing.T, secrets ...[]byte) (found int) {
 			return err
 		}
 		b, err := os.ReadFile(filepath.Join(d.dir, path))
-		found += leaks(b, secrets)
+		found += keyringtest.Leaks(b, secrets)
 		files++
 		return err
 	})
@@ -142,7 +129,7 @@ func (d stolen) search(t *testing.T, secrets ...[]byte) (found int) {
 // opensNothing starts a server on a copy.
 func (d stolen) opensNothing(t *testing.T, how string, keks, old []keyring.KEK) {
 	t.Helper()
-	n := startAlone(t, t.Context(), copyDir(t, d.dir), keks, old)
+	n := keyringtest.StartAlone(t, t.Context(), copyDir(t, d.dir), keks, old)
 	for i, c := range d.sealed {
 		keyringtest.AwaitHolders(n.Keyring(), d.keys[i], 0) // until raft has it, holders or not
 		if _, err := n.Keyring().Decrypt(c, nil); !errors.Is(err, keyring.ErrKeyMissing) {
@@ -165,7 +152,7 @@ func (d stolen) opensNothing(t *testing.T, how string, keks, old []keyring.KEK) 
 // opensAll starts a server on a copy and wants everything to open.
 func (d stolen) opensAll(t *testing.T, ctx context.Context, keks, old []keyring.KEK) {
 	t.Helper()
-	n := startAlone(t, ctx, copyDir(t, d.dir), keks, old)
+	n := keyringtest.StartAlone(t, ctx, copyDir(t, d.dir), keks, old)
 	if err := n.Keyring().WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -16,29 +15,7 @@ import (
 	"example.com/keyring/internal/keyringtest"
 )
 
-const (
-	jwksPath      = "/.well-known/jwks.json"
-	discoveryPath = "/.well-known/openid-configuration"
-)
-
-func request(h http.Handler, method, path string, header ...string) *http.Response {
-	r := httptest.NewRequest(method, path, nil)
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Set(header[i], header[i+1])
-	}
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w.Result()
-}
-
-func body(t testing.TB, r *http.Response) string {
-	t.Helper()
-	var b bytes.Buffer
-	if _, err := b.ReadFrom(r.Body); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
-}
+const discoveryPath = "/.well-known/openid-configuration"
 
 func TestWellKnownServesTheJWKS(t *testing.T) {
 	t.Parallel()
@@ -49,8 +26,8 @@ func TestWellKnownServesTheJWKS(t *testing.T) {
 		etags := map[string]bool{}
 		for _, s := range c.Servers {
 			h := s.Keyring.WellKnown()
-			r := request(h, "GET", jwksPath)
-			if b := body(t, r); r.StatusCode != 200 || b != string(s.Keyring.JWKS()) {
+			r := keyringtest.Request(h, "GET", keyringtest.JWKSPath)
+			if b := keyringtest.Body(t, r); r.StatusCode != 200 || b != string(s.Keyring.JWKS()) {
 				t.Errorf("%s: %d %s", s.ID, r.StatusCode, b)
 			}
 			for name, want := range map[string]string{
@@ -63,16 +40,16 @@ func TestWellKnownServesTheJWKS(t *testing.T) {
 			}
 			etag := r.Header.Get("ETag")
 			etags[etag] = true
-			head := request(h, "HEAD", jwksPath)
-			if b := body(t, head); head.StatusCode != 200 || b != "" || head.Header.Get("ETag") != etag {
+			head := keyringtest.Request(h, "HEAD", keyringtest.JWKSPath)
+			if b := keyringtest.Body(t, head); head.StatusCode != 200 || b != "" || head.Header.Get("ETag") != etag {
 				t.Errorf("%s: HEAD: %d %q", s.ID, head.StatusCode, b)
 			}
 			for _, tt := range []struct {
 				match string
 				want  int
 			}{{etag, 304}, {`"x", ` + etag, 304}, {"W/" + etag, 304}, {"*", 304}, {`"x"`, 200}} {
-				r := request(h, "GET", jwksPath, "If-None-Match", tt.match)
-				if b := body(t, r); r.StatusCode != tt.want || (b == "") != (tt.want == 304) || r.Header.Get("Cache-Control") == "" {
+				r := keyringtest.Request(h, "GET", keyringtest.JWKSPath, "If-None-Match", tt.match)
+				if b := keyringtest.Body(t, r); r.StatusCode != tt.want || (b == "") != (tt.want == 304) || r.Header.Get("Cache-Control") == "" {
 					t.Errorf("%s: If-None-Match %s: %d %q", s.ID, tt.match, r.StatusCode, b)
 				}
 			}
@@ -80,11 +57,11 @@ func TestWellKnownServesTheJWKS(t *testing.T) {
 		if len(etags) != 1 || etags[""] {
 			t.Errorf("ETags of three servers with the same keys: %v", etags)
 		}
-		old := request(leader.Keyring.WellKnown(), "GET", jwksPath).Header.Get("ETag")
+		old := keyringtest.Request(leader.Keyring.WellKnown(), "GET", keyringtest.JWKSPath).Header.Get("ETag")
 		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		if r := request(leader.Keyring.WellKnown(), "GET", jwksPath, "If-None-Match", old); r.StatusCode != 200 {
+		if r := keyringtest.Request(leader.Keyring.WellKnown(), "GET", keyringtest.JWKSPath, "If-None-Match", old); r.StatusCode != 200 {
 			t.Errorf("after a rotation the ETag is the same: %d", r.StatusCode)
 		}
 		if got := keyringtest.KeyIDs(t, leader.Keyring.JWKS()); len(got) != 2 || got[0] != leader.Keyring.Keys()[0].ID {
@@ -99,19 +76,19 @@ func TestWellKnownAnswersNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := keyringtest.NewSigning(t, 1, nil)
 		h := keyringtest.Ready(t, c).Keyring.WellKnown()
-		for _, path := range []string{jwksPath, discoveryPath} {
+		for _, path := range []string{keyringtest.JWKSPath, discoveryPath} {
 			for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "TRACE"} {
-				if r := request(h, method, path); r.StatusCode != http.StatusMethodNotAllowed || !strings.Contains(r.Header.Get("Allow"), "GET, HEAD") {
+				if r := keyringtest.Request(h, method, path); r.StatusCode != http.StatusMethodNotAllowed || !strings.Contains(r.Header.Get("Allow"), "GET, HEAD") {
 					t.Errorf("%s %s: %d, Allow %q", method, path, r.StatusCode, r.Header.Get("Allow"))
 				}
 			}
-			r := request(h, "OPTIONS", path, "Origin", "https://page.example", "Access-Control-Request-Method", "GET")
+			r := keyringtest.Request(h, "OPTIONS", path, "Origin", "https://page.example", "Access-Control-Request-Method", "GET")
 			if r.StatusCode != 204 || r.Header.Get("Access-Control-Allow-Origin") != "*" || r.Header.Get("Access-Control-Allow-Methods") != "GET, HEAD" {
 				t.Errorf("preflight of %s: %d %v", path, r.StatusCode, r.Header)
 			}
 		}
-		for _, path := range []string{"/", "/.well-known/", "/.well-known/jwks", jwksPath + "/", "/x" + jwksPath} {
-			if r := request(h, "GET", path); r.StatusCode != 404 {
+		for _, path := range []string{"/", "/.well-known/", "/.well-known/jwks", keyringtest.JWKSPath + "/", "/x" + keyringtest.JWKSPath} {
+			if r := keyringtest.Request(h, "GET", path); r.StatusCode != 404 {
 				t.Errorf("GET %s: %d", path, r.StatusCode)
 			}
 		}
@@ -121,14 +98,14 @@ func TestWellKnownAnswersNothingElse(t *testing.T) {
 func TestDiscoveryNamesTheIssuer(t *testing.T) {
 	t.Parallel()
 	for issuer, jwks := range map[string]string{
-		"https://issuer.example":     "https://issuer.example" + jwksPath,
-		"https://issuer.example/":    "https://issuer.example" + jwksPath,
-		"http://localhost:8080/a/b/": "http://localhost:8080/a/b" + jwksPath,
+		"https://issuer.example":     "https://issuer.example" + keyringtest.JWKSPath,
+		"https://issuer.example/":    "https://issuer.example" + keyringtest.JWKSPath,
+		"http://localhost:8080/a/b/": "http://localhost:8080/a/b" + keyringtest.JWKSPath,
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			c := keyringtest.NewSigning(t, 1, func(cfg *keyring.Config) { cfg.Tokens.Issuer = issuer })
 			k := keyringtest.Ready(t, c).Keyring
-			r := request(k.WellKnown(), "GET", discoveryPath)
+			r := keyringtest.Request(k.WellKnown(), "GET", discoveryPath)
 			var doc struct {
 				Issuer string
 				JWKS   string   `json:"jwks_uri"`
@@ -136,7 +113,7 @@ func TestDiscoveryNamesTheIssuer(t *testing.T) {
 				Types  []string `json:"response_types_supported"`
 				Subs   []string `json:"subject_types_supported"`
 			}
-			if err := json.Unmarshal([]byte(body(t, r)), &doc); err != nil {
+			if err := json.Unmarshal([]byte(keyringtest.Body(t, r)), &doc); err != nil {
 				t.Fatal(err)
 			}
 			if r.StatusCode != 200 || doc.Issuer != issuer || doc.JWKS != jwks || !slices.Contains(doc.Algs, "RS256") ||
@@ -145,7 +122,7 @@ func TestDiscoveryNamesTheIssuer(t *testing.T) {
 			}
 			// Below the issuer's path, as the documentation says.
 			prefix := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(issuer, "https://issuer.example"), "http://localhost:8080"), "/")
-			if r := request(http.StripPrefix(prefix, k.WellKnown()), "GET", prefix+discoveryPath); r.StatusCode != 200 {
+			if r := keyringtest.Request(http.StripPrefix(prefix, k.WellKnown()), "GET", prefix+discoveryPath); r.StatusCode != 200 {
 				t.Errorf("below %q: %d", prefix, r.StatusCode)
 			}
 		})
@@ -157,10 +134,10 @@ func TestDiscoveryWithoutIssuerSaysSo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := keyringtest.NewCluster(t, keyringtest.Options{})
 		h := keyringtest.Ready(t, c).Keyring.WellKnown()
-		if r := request(h, "GET", discoveryPath); r.StatusCode != 404 || !strings.Contains(body(t, r), "issuer") {
+		if r := keyringtest.Request(h, "GET", discoveryPath); r.StatusCode != 404 || !strings.Contains(keyringtest.Body(t, r), "issuer") {
 			t.Errorf("%d", r.StatusCode)
 		}
-		if r := request(h, "GET", jwksPath); r.StatusCode != 200 {
+		if r := keyringtest.Request(h, "GET", keyringtest.JWKSPath); r.StatusCode != 200 {
 			t.Errorf("the JWKS: %d", r.StatusCode)
 		}
 	})
@@ -176,12 +153,12 @@ func TestMaxAgeIsTheSmallerOfLeadAndFiveMinutes(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := keyringtest.NewSigning(t, 1, func(cfg *keyring.Config) { cfg.Rotation.Lead = lead })
 			h := c.Servers[0].Keyring.WellKnown()
-			if r := request(h, "GET", jwksPath); r.Header.Get("Cache-Control") != "no-store" || r.StatusCode != http.StatusServiceUnavailable {
+			if r := keyringtest.Request(h, "GET", keyringtest.JWKSPath); r.Header.Get("Cache-Control") != "no-store" || r.StatusCode != http.StatusServiceUnavailable {
 				t.Errorf("before the server has caught up: %d %s", r.StatusCode, r.Header.Get("Cache-Control"))
 			}
 			keyringtest.Ready(t, c)
-			for _, path := range []string{jwksPath, discoveryPath} {
-				if got := request(h, "GET", path).Header.Get("Cache-Control"); got != want {
+			for _, path := range []string{keyringtest.JWKSPath, discoveryPath} {
+				if got := keyringtest.Request(h, "GET", path).Header.Get("Cache-Control"); got != want {
 					t.Errorf("lead %v: %s: %s, want %s", lead, path, got, want)
 				}
 			}

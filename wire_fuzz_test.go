@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/bounded/boundedtest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
 )
 
 func decodeStatus(b []byte) error { _, err := keyring.UnpackStatus(b); return err }
@@ -92,4 +94,25 @@ func TestStatusCostsNoMoreThanItsBounds(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestLargeStatusTravels: that of a server which lacks 10,000 keys.
+func TestLargeStatusTravels(t *testing.T) {
+	var st keyring.Status
+	for range 10_000 {
+		id := keyringtest.NewKeyID()
+		st.Missing = append(st.Missing, id)
+		st.Problems = append(st.Problems, keyring.Problem{Kind: keyring.ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers", Advice: "Nothing, if another server has it. Else bring its file back."})
+	}
+	b, err := keyring.PackStatus(st)
+	if err != nil || len(b) > node.MaxForward/2 {
+		t.Fatalf("%d bytes, %v", len(b), err)
+	}
+	got, err := keyring.UnpackStatus(b)
+	if err != nil || !reflect.DeepEqual(got.Missing, st.Missing) || !reflect.DeepEqual(got.Problems, st.Problems) {
+		t.Error("it is another one", err)
+	}
+	if _, err := keyring.UnpackStatus(b[:len(b)-20]); err == nil {
+		t.Error("it is taken when it is cut")
+	}
 }

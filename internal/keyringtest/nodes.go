@@ -413,3 +413,16 @@ func WantClosed(ctx context.Context, t testing.TB, conns []*peer.Conn) {
 		}
 	}
 }
+
+// StartAlone starts a cluster of one.
+func StartAlone(t *testing.T, ctx context.Context, dir string, keks, old []keyring.KEK) *node.Node {
+	t.Helper()
+	n, err := node.Start(ctx, node.Config{
+		Dir: dir, KEKs: keks, OldKEKs: old, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	return n
+}

@@ -133,3 +133,47 @@ func TestGraceIsOverBeforeTheScanThatCounts(t *testing.T) {
 		rc.Check("moved")
 	})
 }
+
+// TestLeaderThatIsCutOffSealsNoLongerThanItsLease, and what it has sealed until then is refused after
+// the next leader's rotation, whoever brings it. Without the fence it is stored under the old key.
+func TestLeaderThatIsCutOffSealsNoLongerThanItsLease(t *testing.T) {
+	t.Parallel()
+	for _, noFence := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			rc := keyringtest.NewRecordsCluster(t, 3, noFence, nil)
+			old := rc.Leader()
+			keyringtest.AwaitKeys(t, rc.Cluster)
+			oldKey := rc.Active()
+			rc.Partition(old)
+			cut := time.Now()
+			var last []byte
+			for {
+				c, err := old.Keyring.Encrypt([]byte("late"), []byte("late"))
+				if errors.Is(err, keyring.ErrNotLeader) {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				last = c
+				time.Sleep(10 * time.Millisecond) // virtual
+			}
+			if took := time.Since(cut); took > 2*time.Second { // a heartbeat and a lease at this pace
+				t.Errorf("it went on for %v", took)
+			}
+			next := rc.Leader()
+			if next == old {
+				t.Fatal("it still leads")
+			}
+			rc.Rotate(keyring.RotateOptions{})
+			rc.Partition()
+			errs, err := keyringtest.PutRecords(rc.Leader().Raft, keyringtest.RecordPut{Ref: "late", New: last})
+			if err := errors.Join(append(errs, err)...); errors.Is(err, keyring.ErrStaleKey) == noFence {
+				t.Errorf("without a fence: %t, the late record: %v", noFence, err)
+			}
+			if n := rc.Under(oldKey); n > 0 != noFence {
+				t.Errorf("without a fence: %t, %d records are under the old key", noFence, n)
+			}
+		})
+	}
+}

@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"context"
@@ -13,7 +13,6 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
-	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -172,7 +171,7 @@ func TestRemovedServerIsForgotten(t *testing.T) {
 		if _, still := memberOf(leader, gone.ID); still || len(leader.Keyring.JoinTokens()) > 0 {
 			t.Errorf("after the removal: member %v, tokens %v", still, leader.Keyring.JoinTokens())
 		}
-		if _, known := keyring.Ring(leader.FSM).Keystore(string(gone.ID)); known {
+		if _, known := keyringtest.Ring(leader.FSM).Keystore(string(gone.ID)); known {
 			t.Error("its keystore is recorded")
 		}
 		err = leader.Keyring.RemoveServer(t.Context(), gone.ID, keyring.RemoveServerOptions{})
@@ -364,33 +363,12 @@ func TestCheckSaysWhatOpenWould(t *testing.T) {
 	}
 }
 
-// TestLargeStatusTravels: that of a server which lacks 10,000 keys.
-func TestLargeStatusTravels(t *testing.T) {
-	var st keyring.Status
-	for range 10_000 {
-		id := keyringtest.NewKeyID()
-		st.Missing = append(st.Missing, id)
-		st.Problems = append(st.Problems, keyring.Problem{Kind: keyring.ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers", Advice: "Nothing, if another server has it. Else bring its file back."})
-	}
-	b, err := keyring.PackStatus(st)
-	if err != nil || len(b) > node.MaxForward/2 {
-		t.Fatalf("%d bytes, %v", len(b), err)
-	}
-	got, err := keyring.UnpackStatus(b)
-	if err != nil || !reflect.DeepEqual(got.Missing, st.Missing) || !reflect.DeepEqual(got.Problems, st.Problems) {
-		t.Error("it is another one", err)
-	}
-	if _, err := keyring.UnpackStatus(b[:len(b)-20]); err == nil {
-		t.Error("it is taken when it is cut")
-	}
-}
-
 // TestCloseEndsTheWaitForAForwardedRotation: the leader has answered, and the key does not come.
 func TestCloseEndsTheWaitForAForwardedRotation(t *testing.T) {
-	n := startAlone(t, t.Context(), t.TempDir(), []keyring.KEK{keyring.InlineKEK()}, nil)
+	n := keyringtest.StartAlone(t, t.Context(), t.TempDir(), []keyring.KEK{keyring.InlineKEK()}, nil)
 	err := make(chan error)
 	go func() {
-		_, e := keyring.AwaitKey(n.Keyring(), keyring.KeyID{1})
+		_, e := n.Keyring().WaitRotated(t.Context(), keyring.KeyID{1})
 		err <- e
 	}()
 	if err := n.Close(); err != nil {

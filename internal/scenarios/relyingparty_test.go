@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"crypto/ed25519"
@@ -32,17 +32,17 @@ type party struct {
 
 func (p *party) fetch() {
 	p.t.Helper()
-	r := request(p.server.Keyring.WellKnown(), "GET", jwksPath)
+	r := keyringtest.Request(p.server.Keyring.WellKnown(), "GET", keyringtest.JWKSPath)
 	for r.StatusCode == http.StatusServiceUnavailable { // it has just started: what one has is no good, and it says so
 		time.Sleep(time.Second) // virtual
-		r = request(p.server.Keyring.WellKnown(), "GET", jwksPath)
+		r = keyringtest.Request(p.server.Keyring.WellKnown(), "GET", keyringtest.JWKSPath)
 	}
 	var age int
 	if _, err := fmt.Sscanf(r.Header.Get("Cache-Control"), "public, max-age=%d", &age); err != nil {
 		p.t.Fatal(err)
 	}
 	var doc struct{ Keys []struct{ Kid, X string } }
-	if err := json.Unmarshal([]byte(body(p.t, r)), &doc); err != nil {
+	if err := json.Unmarshal([]byte(keyringtest.Body(p.t, r)), &doc); err != nil {
 		p.t.Fatal(err)
 	}
 	p.keys = map[string]ed25519.PublicKey{}
@@ -218,7 +218,7 @@ func TestNoTokenOutlivesItsKey(t *testing.T) {
 				switch now := time.Now(); {
 				case now.Before(s.expires):
 					still = append(still, s)
-					kinds[keyring.Ring(leader.FSM).Key(keyringtest.KeyIDOf(t, s.token)).State]++
+					kinds[keyringtest.Ring(leader.FSM).Key(keyringtest.KeyIDOf(t, s.token)).State]++
 					keyringtest.CheckVerifies(t, c, s.token, true, s.expires.String())
 				case now.After(s.expires.Add(time.Minute)):
 					expired++
@@ -267,7 +267,7 @@ func disturb(t testing.TB, c *keyringtest.Cluster, rnd *rand.Rand) {
 // returns how many.
 func advance(t testing.TB, c *keyringtest.Cluster, maxTTL time.Duration) (removed int) {
 	t.Helper()
-	for _, k := range keyring.Ring(c.Leader().FSM).Keys {
+	for _, k := range keyringtest.Ring(c.Leader().FSM).Keys {
 		switch k.State {
 		case meta.StateInactive:
 			keyringtest.MustPropose(t, c, meta.Command{Rekey: &meta.Rekey{ID: k.ID}})

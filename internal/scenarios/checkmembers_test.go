@@ -1,8 +1,10 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,36 +119,54 @@ func TestOneFailedWrapBlocksNoRotation(t *testing.T) {
 	})
 }
 
-// TestLeaderWithoutTheActiveKeyHandsOver to a server that holds it, when nobody gives it the key.
-func TestLeaderWithoutTheActiveKeyHandsOver(t *testing.T) {
+// TestKeysSurviveTheReplacementOfAllServers: three servers become six, and those become the three
+// that were not there at first, while keys rotate all the time. Who leaves is gone with its disk.
+func TestKeysSurviveTheReplacementOfAllServers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
-		leader := keyringtest.Ready(t, c)
-		keyringtest.AwaitKeys(t, c)
-		active := leader.Keyring.Keys()[0].ID
-		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
-			if keyringtest.IsFetch(e, leader.ID) {
-				return keyringtest.Reply{Err: errors.New("no way")}
-			}
-			return keyringtest.Reply{}
-		})
-		if err := keyring.Lose(leader.Keyring, active); err != nil {
-			t.Fatal(err)
+		rc := keyringtest.NewRecordsCluster(t, 3, false, func(cfg *keyring.Config) { cfg.Rotation.Every = 2 * time.Second })
+		meanwhile := func() { time.Sleep(10 * time.Second) } // virtual
+		for i := range 3 {
+			meanwhile()
+			rc.Store(fmt.Sprintf("with %d more", i), 20)
+			rc.Add(raft.ServerID(fmt.Sprintf("s%d", i+4)))
 		}
-		time.Sleep(5 * time.Second) // virtual
-		if c.Leader() != leader {
-			t.Fatal("it gives up at once")
+		for i, s := range slices.Clone(rc.Servers[:3]) {
+			meanwhile()
+			rc.Store(fmt.Sprintf("with %d less", i), 20)
+			leave(rc, s)
 		}
-		time.Sleep(10 * time.Second) // virtual
-		next := c.Leader()
-		if next == leader {
-			t.Fatalf("%s still leads, and can't seal", leader.ID)
+		rc.Store("in the end", 20)
+		meanwhile()
+		keyringtest.AwaitKeys(t, rc.Cluster)
+		rc.Check("all servers are others")
+		if keys := len(rc.Leader().Keyring.Keys()); keys < 20 {
+			t.Errorf("only %d keys", keys)
 		}
-		if _, err := next.Keyring.Encrypt([]byte("hello"), nil); err != nil {
-			t.Error(err)
-		}
-		c.OnEvent(nil)
-		keyringtest.AwaitKeys(t, c)
 	})
+}
+
+// leave takes a server out of the cluster as the README has it: when CheckMembers says that the
+// others can do without it. It may be the leader.
+func leave(rc *keyringtest.RecordsCluster, s *keyringtest.Server) {
+	rc.TB.Helper()
+	var rest []raft.ServerID
+	for _, other := range rc.Live() {
+		if other != s {
+			rest = append(rest, other.ID)
+		}
+	}
+	var err error
+	for range 1000 {
+		if err = keyringtest.Ready(rc.TB, rc.Cluster).Keyring.CheckMembers(rc.TB.Context(), rest); err == nil {
+			break
+		}
+		time.Sleep(time.Second) // virtual
+	}
+	if err != nil {
+		rc.TB.Fatalf("%s can't leave: %v", s.ID, err)
+	}
+	rc.Stop(s)
+	rc.Remove(s)
+	rc.Servers = slices.DeleteFunc(rc.Servers, func(other *keyringtest.Server) bool { return other == s })
 }

@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"bytes"
@@ -41,27 +41,7 @@ func TestServerJoinsAHostsClusterByToken(t *testing.T) {
 		if err := conn.CheckLeader(token, proof); err != nil {
 			t.Errorf("the leader does not prove itself: %v", err)
 		}
-		for name, change := range map[string]func(*keyring.JoinConn){
-			"connection": func(c *keyring.JoinConn) { c.Exporter = make([]byte, 32) },
-			"leader":     func(c *keyring.JoinConn) { c.Leader = "s9" },
-			"leader key": func(c *keyring.JoinConn) { c.LeaderKey = []byte("x") },
-			"joiner key": func(c *keyring.JoinConn) { c.JoinerKey = []byte("x") },
-			"address":    func(c *keyring.JoinConn) { c.Addr = "x" },
-			"cluster":    func(c *keyring.JoinConn) { c.Cluster = "x" },
-		} {
-			other := conn
-			change(&other)
-			if err := other.CheckLeader(token, proof); err == nil {
-				t.Errorf("the proof is good with another %s", name)
-			}
-			stolen, err := other.JoinerProof(token)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := leader.Keyring.AcceptJoin(t.Context(), conn, id, stolen); !errors.Is(err, keyring.ErrJoinRefused) {
-				t.Errorf("accepted by the proof for another %s: %v", name, err)
-			}
-		}
+		checkBound(t, leader, conn, token, proof)
 		if proof, err = conn.JoinerProof(token); err != nil {
 			t.Fatal(err)
 		}
@@ -97,6 +77,36 @@ func TestServerJoinsAHostsClusterByToken(t *testing.T) {
 			t.Error("withdrawn twice")
 		}
 	})
+}
+
+// checkBound wants the proofs of both sides to be good on no connection but that one.
+func checkBound(t *testing.T, leader *keyringtest.Server, conn keyring.JoinConn, token string, proof []byte) {
+	t.Helper()
+	id, err := keyring.JoinTokenID(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*keyring.JoinConn){
+		"connection": func(c *keyring.JoinConn) { c.Exporter = make([]byte, 32) },
+		"leader":     func(c *keyring.JoinConn) { c.Leader = "s9" },
+		"leader key": func(c *keyring.JoinConn) { c.LeaderKey = []byte("x") },
+		"joiner key": func(c *keyring.JoinConn) { c.JoinerKey = []byte("x") },
+		"address":    func(c *keyring.JoinConn) { c.Addr = "x" },
+		"cluster":    func(c *keyring.JoinConn) { c.Cluster = "x" },
+	} {
+		other := conn
+		change(&other)
+		if err := other.CheckLeader(token, proof); err == nil {
+			t.Errorf("the proof is good with another %s", name)
+		}
+		stolen, err := other.JoinerProof(token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := leader.Keyring.AcceptJoin(t.Context(), conn, id, stolen); !errors.Is(err, keyring.ErrJoinRefused) {
+			t.Errorf("accepted by the proof for another %s: %v", name, err)
+		}
+	}
 }
 
 // TestTokenOfAMemberIsBoundToItsCertificate: a member that has lost its raft log may come back with a token, which is

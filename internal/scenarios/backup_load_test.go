@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"bytes"
@@ -44,7 +44,7 @@ func TestBackupUnderLoadIsConsistent(t *testing.T) {
 		removed := 0
 		load.Go(func() {
 			for ctx.Err() == nil {
-				old := keyring.Ring(leader.FSM).Active().ID
+				old := keyringtest.Ring(leader.FSM).Active().ID
 				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 					t.Error(err)
 				}
