@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"iter"
 	"runtime"
@@ -15,6 +16,8 @@ import (
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 )
+
+var rekeyRecords = flag.Int("records", 10_000, "records that BenchmarkRekey moves")
 
 // BenchmarkReseal is the step of a rekey: what one scan has read, 2,048 records of 1 KiB, opened and
 // sealed anew. x-limit is against AES-256-GCM that does the same, on one core; x-cores is how many
@@ -98,7 +101,7 @@ func BenchmarkRekey(b *testing.B) {
 	for b.Loop() {
 		var all []keyring.Sealed
 		var puts []keyringtest.RecordPut
-		for i := range *scale {
+		for i := range *rekeyRecords {
 			ref := []byte(fmt.Sprint(i))
 			sealed, err := leader.Keyring().Encrypt(make([]byte, 1<<10), ref)
 			if err != nil {

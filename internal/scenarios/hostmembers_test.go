@@ -95,7 +95,7 @@ func TestPromotionAsksLive(t *testing.T) {
 		if err := leader.Keyring.AddServer(t.Context(), "s4", "s4", keyring.AddServerOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		keyringtest.AwaitKeys(t, c)
+		keyringtest.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 4) // the record
 		c.Stop(fresh)
 		if err := leader.Keyring.PromoteServer(t.Context(), "s4"); err == nil || errors.Is(err, keyring.ErrKeyMissing) {
 			t.Errorf("promoted a server that does not answer: %v", err)

@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"bytes"
@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
@@ -30,7 +32,7 @@ func TestRecordsMoveOnceThroughLeaderChanges(t *testing.T) {
 	const changes = 10
 	records := *scale
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	c := startShelves(ctx, t, records)
+	c := startLedgers(ctx, t, records)
 	defer func() { cancel(); c.load.Wait() }()
 	began := time.Now()
 	c.fill()
@@ -53,12 +55,10 @@ func TestRecordsMoveOnceThroughLeaderChanges(t *testing.T) {
 	for n := range changes {
 		due := share * (n + 1)
 		c.brake.allow(due + ahead)
-		c.await(func(s shelved) bool { return s.Moved >= due })
+		c.await(func(s ledgerCounts) bool { return s.Moved >= due })
 		leader := c.leader()
 		if n%2 == 0 { // it comes back with a snapshot, or with the log alone
-			if err := keyring.SnapshotRaft(leader.node); err != nil {
-				t.Fatal(err)
-			}
+			leader = c.snapshot(leader)
 		}
 		if n%3 == 0 { // it is deposed first, under load
 			leader = c.depose(leader)
@@ -76,28 +76,34 @@ func TestRecordsMoveOnceThroughLeaderChanges(t *testing.T) {
 	if err := c.store(keyringtest.RecordPut{Ref: "late", New: late}); !errors.Is(err, keyring.ErrStaleKey) {
 		t.Errorf("sealed before the rotation, stored after the last scan: %v", err)
 	}
-	end := c.check(old)
 	t.Logf("%d records, filled in %v, moved in %v", records, filled, moved)
-	t.Logf("%d moves, %d by writers, %d conflicts", end.Moved, end.Resealed, end.Conflicts)
-	t.Logf("%d batches cut short", c.cut.Load())
-	t.Logf("%d changes of the leader, term %d, %d writes, %d reads", changes, end.Term, c.writes.Load(), c.reads.Load())
+	c.checkMoves(old, records)
+}
+
+// checkMoves wants each record that no writer has sealed again to have moved once, with few conflicts, under load.
+func (c *ledgers) checkMoves(old keyring.KeyID, records int) {
+	c.TB.Helper()
+	end := c.check(old)
+	c.TB.Logf("%d moves, %d by writers, %d conflicts", end.Moved, end.Resealed, end.Conflicts)
+	c.TB.Logf("%d batches cut short", c.cut.Load())
+	c.TB.Logf("term %d, %d writes, %d reads", end.Term, c.writes.Load(), c.reads.Load())
 	left := records - end.Resealed // to the rekey
 	if end.Moved != left {
-		t.Errorf("%d moves of %d records that no writer had sealed anew", end.Moved, left)
+		c.TB.Errorf("%d moves of %d records that no writer had sealed again", end.Moved, left)
 	}
 	if tries := end.Moved + end.Conflicts; end.Conflicts == 0 || tries > left*105/100 {
-		t.Errorf("%d moves tried of %d records, %d of them conflicts", tries, left, end.Conflicts)
+		c.TB.Errorf("%d moves tried of %d records, %d of them conflicts", tries, left, end.Conflicts)
 	}
 	if int(c.writes.Load()) < records/1000 || int(c.reads.Load()) < records/10 {
-		t.Errorf("%d writes, %d reads: that is no load", c.writes.Load(), c.reads.Load())
+		c.TB.Errorf("%d writes, %d reads: that is no load", c.writes.Load(), c.reads.Load())
 	}
 }
 
 // ahead is how many records may be moved while the leader is being changed.
 const ahead = 6 * 256
 
-// shelves are three Nodes with shelves.
-type shelves struct {
+// ledgers are three Nodes with ledgers.
+type ledgers struct {
 	*keyringtest.Nodes
 	ctx    context.Context
 	refs   []string
@@ -109,7 +115,7 @@ type shelves struct {
 	batches, cut, writes, reads atomic.Int64
 
 	mu      sync.Mutex // guards below
-	up      map[raft.ServerID]*shelfServer
+	up      map[raft.ServerID]*ledgerServer
 	changed chan struct{} // closed when up changes
 }
 
@@ -119,10 +125,10 @@ type order struct {
 	done   chan struct{}
 }
 
-func startShelves(ctx context.Context, t *testing.T, records int) *shelves {
-	c := &shelves{
+func startLedgers(ctx context.Context, t *testing.T, records int) *ledgers {
+	c := &ledgers{
 		ctx: ctx, told: make([]int, records), orders: [2]chan order{make(chan order), make(chan order)},
-		up: map[raft.ServerID]*shelfServer{}, changed: make(chan struct{}),
+		up: map[raft.ServerID]*ledgerServer{}, changed: make(chan struct{}),
 	}
 	for i := range records {
 		c.refs = append(c.refs, fmt.Sprintf("record/%06d", i))
@@ -137,23 +143,23 @@ func startShelves(ctx context.Context, t *testing.T, records int) *shelves {
 }
 
 // newServer completes the configuration of a server that is about to start.
-func (c *shelves) newServer(cfg *node.Config) *shelfServer {
-	s := &shelfServer{c: c, id: cfg.ID, keys: keyring.NewFSM()}
+func (c *ledgers) newServer(cfg *node.Config) *ledgerServer {
+	s := &ledgerServer{c: c, id: cfg.ID, keys: keyring.NewFSM()}
 	s.started = make(chan struct{})
-	s.shelf = newShelf(s.keys)
-	cfg.App, cfg.Keys, cfg.Data, cfg.Rotation.Every = s.shelf, s.keys, s, -1
+	s.ledger = newLedger(s.keys)
+	cfg.App, cfg.Keys, cfg.Data, cfg.Rotation.Every = s.ledger, s.keys, s, -1
 	return s
 }
 
 // servers returns those that are up.
-func (c *shelves) servers() []*shelfServer {
+func (c *ledgers) servers() []*ledgerServer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Collect(maps.Values(c.up))
 }
 
 // led has the leader do something, and the next one if it does not lead any more.
-func (c *shelves) led(do func(*shelfServer) error) error {
+func (c *ledgers) led(do func(*ledgerServer) error) error {
 	for {
 		c.mu.Lock()
 		up, wait := slices.Collect(maps.Values(c.up)), []<-chan struct{}{c.changed}
@@ -180,7 +186,7 @@ func unled(err error) bool {
 }
 
 // any waits for one of at most four.
-func (c *shelves) any(wait []<-chan struct{}) error {
+func (c *ledgers) any(wait []<-chan struct{}) error {
 	var ch [4]<-chan struct{}
 	copy(ch[:], wait)
 	select {
@@ -195,23 +201,23 @@ func (c *shelves) any(wait []<-chan struct{}) error {
 }
 
 // leader returns a server that leads and is ready.
-func (c *shelves) leader() (leader *shelfServer) {
+func (c *ledgers) leader() (leader *ledgerServer) {
 	c.TB.Helper()
-	if err := c.led(func(s *shelfServer) error { leader = s; return nil }); err != nil {
+	if err := c.led(func(s *ledgerServer) error { leader = s; return nil }); err != nil {
 		c.TB.Fatal("no leader: ", err)
 	}
 	return leader
 }
 
-// await waits until a shelf has counted enough.
-func (c *shelves) await(enough func(shelved) bool) {
+// await waits until a ledger has counted enough.
+func (c *ledgers) await(enough func(ledgerCounts) bool) {
 	c.TB.Helper()
 	for {
 		var wait []<-chan struct{}
-		var counts shelved
+		var counts ledgerCounts
 		for _, s := range c.servers() {
 			var changed <-chan struct{}
-			if counts, changed = s.shelf.look(); enough(counts) {
+			if counts, changed = s.ledger.look(); enough(counts) {
 				return
 			}
 			wait = append(wait, changed)
@@ -222,11 +228,11 @@ func (c *shelves) await(enough func(shelved) bool) {
 	}
 }
 
-// catchUp waits until a shelf has applied all that another has.
-func (c *shelves) catchUp(s, with *shelfServer) {
+// catchUp waits until a ledger has applied all that another has.
+func (c *ledgers) catchUp(s, with *ledgerServer) {
 	c.TB.Helper()
-	for want, _ := with.shelf.look(); ; {
-		counts, changed := s.shelf.look()
+	for want, _ := with.ledger.look(); ; {
+		counts, changed := s.ledger.look()
 		if counts.Index >= want.Index {
 			return
 		}
@@ -236,37 +242,52 @@ func (c *shelves) catchUp(s, with *shelfServer) {
 	}
 }
 
-func (c *shelves) awaitState(s *shelfServer, id keyring.KeyID, want keyring.State) {
+func (c *ledgers) awaitState(s *ledgerServer, id keyring.KeyID, want keyring.State) {
 	c.TB.Helper()
 	for {
 		changed := s.node.Keyring().Changed()
-		state := keyring.Ring(s.keys).Key(id).State
+		state := keyringtest.Ring(s.keys).Key(id).State
 		if state == want {
 			return
 		}
 		if err := c.any([]<-chan struct{}{changed}); err != nil {
-			counts, _ := s.shelf.look()
+			counts, _ := s.ledger.look()
 			c.TB.Fatalf("%s: the key is %s after %d moves and not %s: %v", s.id, state, counts.Moved, want, err)
 		}
 	}
 }
 
-func (c *shelves) active() keyring.KeyID {
-	return keyring.Ring(c.leader().keys).Active().ID
+func (c *ledgers) active() keyring.KeyID {
+	return keyringtest.Ring(c.leader().keys).Active().ID
+}
+
+// snapshot has the leader's raft write a snapshot, as every backup does, and returns the leader that did it.
+func (c *ledgers) snapshot(leader *ledgerServer) *ledgerServer {
+	c.TB.Helper()
+	to := kektest.Identity(c.TB).Recipient()
+	err := c.led(func(s *ledgerServer) error {
+		leader = s
+		_, err := s.node.Keyring().Backup(c.ctx, io.Discard, to)
+		return err
+	})
+	if err != nil {
+		c.TB.Fatal(err)
+	}
+	return leader
 }
 
 // depose has another server stand for election, and returns who leads when all have heard of it. The
 // other may be behind, and raft then lets it believe in the old leader until a new one is heard of: if
 // the old one were closed before, there might never be one.
-func (c *shelves) depose(from *shelfServer) *shelfServer {
+func (c *ledgers) depose(from *ledgerServer) *ledgerServer {
 	c.TB.Helper()
-	before, _ := from.shelf.look()
+	before, _ := from.ledger.look()
 	if err := c.Depose(from.id); err != nil {
 		c.TB.Fatal(err)
 	}
 	for _, s := range c.servers() {
 		for {
-			counts, changed := s.shelf.look()
+			counts, changed := s.ledger.look()
 			if counts.Term > before.Term {
 				break
 			}
@@ -279,9 +300,9 @@ func (c *shelves) depose(from *shelfServer) *shelfServer {
 }
 
 // restart closes the leader, and starts it again when another leads and stores.
-func (c *shelves) restart(from *shelfServer) {
+func (c *ledgers) restart(from *ledgerServer) {
 	c.TB.Helper()
-	before, _ := from.shelf.look()
+	before, _ := from.ledger.look()
 	c.mu.Lock()
 	delete(c.up, from.id)
 	c.turn()
@@ -290,7 +311,7 @@ func (c *shelves) restart(from *shelfServer) {
 	if err := from.node.Close(); err != nil {
 		c.TB.Fatal(err)
 	}
-	c.await(func(s shelved) bool { return s.Term > before.Term })
+	c.await(func(s ledgerCounts) bool { return s.Term > before.Term })
 
 	cfg := c.Config(from.id)
 	s := c.newServer(&cfg)
@@ -311,20 +332,20 @@ func (c *shelves) restart(from *shelfServer) {
 }
 
 // turn says that up has changed. It is called with mu held.
-func (c *shelves) turn() {
+func (c *ledgers) turn() {
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
 
-// check opens every record on every server, and returns what the shelves have counted.
-func (c *shelves) check(old keyring.KeyID) (end shelved) {
+// check opens every record on every server, and returns what the ledgers have counted.
+func (c *ledgers) check(old keyring.KeyID) (end ledgerCounts) {
 	c.TB.Helper()
 	leader, active := c.leader(), c.active()
 	for _, s := range c.servers() {
 		c.catchUp(s, leader)
 		bad := 0
 		for record, ref := range c.refs {
-			sealed := s.shelf.get(ref)
+			sealed := s.ledger.get(ref)
 			got, err := s.node.Keyring().Decrypt(sealed, []byte(ref))
 			id, want := underOf(sealed), text(record, c.told[record])
 			if err == nil && bytes.Equal(got, want) && id == active {
@@ -334,15 +355,15 @@ func (c *shelves) check(old keyring.KeyID) (end shelved) {
 				c.TB.Errorf("%s: %s is %q, %v, under %s; want %q under %s", s.id, ref, got, err, id, want, active)
 			}
 		}
-		counts, _ := s.shelf.look()
-		if under := len(s.shelf.refs(old)); bad > 0 || under > 0 {
+		counts, _ := s.ledger.look()
+		if under := len(s.ledger.refs(old)); bad > 0 || under > 0 {
 			c.TB.Errorf("%s: %d records are not as they should be, %d are under the old key", s.id, bad, under)
 		}
 		if end.Index > 0 && counts.Moved != end.Moved {
 			c.TB.Errorf("%s counts %+v, another %+v", s.id, counts, end)
 		}
-		if end = counts; keyring.Ring(s.keys).Key(old).State != keyring.StateDeprecated {
-			c.TB.Errorf("%s: the old key is %s", s.id, keyring.Ring(s.keys).Key(old).State)
+		if end = counts; keyringtest.Ring(s.keys).Key(old).State != keyring.StateDeprecated {
+			c.TB.Errorf("%s: the old key is %s", s.id, keyringtest.Ring(s.keys).Key(old).State)
 		}
 	}
 	return end
