@@ -45,7 +45,7 @@ var (
 	ErrStaleKey = fsm.ErrStaleKey
 	// ErrNotDurable means that the context ended before a majority of the voters held the
 	// new key. It stays prepublished, and the leader goes on with it.
-	ErrNotDurable = errors.New("key not yet durable on a majority")
+	ErrNotDurable = local.ErrNotDurable
 	// ErrNoData means that there is nothing to ask which data is sealed under a key, and so
 	// nothing that proves that none is.
 	ErrNoData = errors.New("no way to tell what is sealed under the key")

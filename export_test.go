@@ -164,7 +164,10 @@ func NewKeyID() KeyID { return lead.NewKeyID() }
 func JoinRefusal(n Node, token string, id raft.ServerID) string {
 	t, err := join.Parse(token)
 	if err == nil {
-		_, err = n.Keyring().members().openJoinToken(JoinConn{Leader: n.Keyring().server.cfg.ID, Joiner: id}, meta.TokenID(t.ID).String(), meta.Digest{})
+		conn := JoinConn{
+			Exporter: make([]byte, 32), Leader: n.Keyring().server.cfg.ID, LeaderKey: []byte("leader"), Joiner: id, JoinerKey: []byte("joiner"),
+		}
+		_, err = n.Keyring().LeaderProof(conn, meta.TokenID(t.ID).String())
 	}
 	if err != nil {
 		return err.Error()

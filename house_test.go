@@ -26,6 +26,7 @@ var house = map[string][]string{
 		"internal/keystore",
 		"internal/lead",
 		"internal/local",
+		"internal/members",
 		"internal/meta",
 		"internal/mono",
 		"internal/nks",
@@ -45,6 +46,9 @@ var house = map[string][]string{
 	"internal/nks":  {"internal/strictjson"},
 	"internal/lead": {
 		"internal/fsm", "internal/keystore", "internal/local", "internal/meta", "internal/mono", "internal/nks", "internal/peer", "internal/plan",
+	},
+	"internal/members": {
+		"internal/fsm", "internal/join", "internal/lead", "internal/local", "internal/meta", "internal/nks", "internal/peer", "internal/plan",
 	},
 	"internal/replication": {
 		"internal/fsm", "internal/keystore", "internal/local", "internal/meta", "internal/mono", "internal/nks", "internal/peer", "internal/plan",

@@ -15,6 +15,7 @@ var (
 	ErrNotMember  = errors.New("not a member of the cluster")
 	ErrUnknownKey = errors.New("unknown key")
 	ErrKeyMissing = errors.New("key material missing on this server")
+	ErrNotDurable = errors.New("key not yet durable on a majority")
 )
 
 func compareIDs(a, b meta.KeyID) int { return bytes.Compare(a[:], b[:]) }

@@ -1,0 +1,291 @@
+// Package members is how the leader changes who is in the cluster. [Members] adds, readmits, promotes and removes servers,
+// and makes and checks the tokens with which servers join.
+//
+// All of it is in step with the leader's loop: no key is activated between the question who holds which key and the change
+// of the raft configuration that the answers allow.
+package members
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"unicode/utf8"
+
+	"example.com/keyring/internal/fsm"
+	"example.com/keyring/internal/lead"
+	"example.com/keyring/internal/local"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// Members changes the raft configuration, and makes and checks join tokens, on the leader.
+type Members struct {
+	*local.Server
+	Leader *lead.Leader
+}
+
+// Add adds a server without a vote. A member gets the new address and keeps its vote: mayMove is asked before, with the
+// member as raft has it. It may be nil.
+func (m Members) Add(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, mayMove func(context.Context, raft.Server) error) error {
+	if err := m.Leading(); err != nil {
+		return err
+	}
+	was, known := m.ServerOf(id)
+	if known && was.Address == addr {
+		return nil
+	}
+	if !known {
+		if err := peer.CheckServerID(string(id)); err != nil {
+			return fmt.Errorf("add server: %w", err)
+		}
+	}
+	if err := checkAddress(addr); err != nil {
+		return fmt.Errorf("add server %s: %w", id, err)
+	}
+	if known && mayMove != nil {
+		if err := mayMove(ctx, was); err != nil {
+			return err
+		}
+	}
+	return m.Leader.BetweenSteps(ctx, func(ctx context.Context) error {
+		is, still := m.ServerOf(id)
+		if still != known {
+			return fmt.Errorf("add server %s: it was added or removed meanwhile", id)
+		}
+		m.Logger.Info("server is added, or has another address", "id", id, "addr", addr, "by", fsm.Actor(ctx))
+		return m.setAddress(id, addr, still && is.Suffrage == raft.Voter)
+	})
+}
+
+// maxAddress is far above any host:port. What a Node's raft takes from other servers is bounded.
+const maxAddress = 512
+
+func checkAddress(addr raft.ServerAddress) error {
+	if addr == "" || len(addr) > maxAddress || !utf8.ValidString(string(addr)) {
+		return fmt.Errorf("an address of %d bytes, want 1 to %d of UTF-8", len(addr), maxAddress)
+	}
+	return nil
+}
+
+// setAddress adds a server without a vote, or gives a member another address and leaves its vote
+// as it is.
+func (m Members) setAddress(id raft.ServerID, addr raft.ServerAddress, votes bool) error {
+	change := m.Raft.AddNonvoter
+	if votes {
+		change = m.Raft.AddVoter
+	}
+	if err := change(id, addr, 0, fsm.ProposeTimeout).Error(); err != nil {
+		return m.FSM.Outcome(m.Raft, err)
+	}
+	return nil
+}
+
+// Readmit makes a member that has lost its raft log a member that has no vote and holds no key.
+func (m Members) Readmit(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
+	return m.Leader.BetweenSteps(ctx, func(ctx context.Context) error {
+		s, known := m.ServerOf(id)
+		if !known {
+			return m.NotMember("readmit", id)
+		}
+		return m.readmit(ctx, s, addr)
+	})
+}
+
+// readmit is for between two steps of the leader's loop. A crash after any line leaves the server a member, which
+// asks again.
+func (m Members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAddress) error {
+	if s.ID == m.ID {
+		return fmt.Errorf("readmit server %s: it is the leader", s.ID)
+	}
+	if err := checkAddress(addr); err != nil {
+		return fmt.Errorf("readmit server %s: %w", s.ID, err)
+	}
+	m.Logger.Info("server without a raft log joins as a member without a vote", "id", s.ID, "addr", addr)
+	if s.Suffrage == raft.Voter {
+		if err := m.mayExpel(ctx, s.ID, RemoveOptions{}); err != nil {
+			return err
+		}
+		if err := m.Raft.DemoteVoter(s.ID, 0, fsm.ProposeTimeout).Error(); err != nil {
+			return m.FSM.Outcome(m.Raft, err)
+		}
+	}
+	if err := m.forget(ctx, s.ID); err != nil {
+		return err
+	}
+	return m.setAddress(s.ID, addr, false)
+}
+
+// RemoveOptions say how to remove a server.
+type RemoveOptions struct {
+	Force bool // also if a key is then at risk
+}
+
+// Remove removes a server, if it puts no key at risk. A leader that is to remove itself hands over, and returns an error
+// that matches fsm.ErrNotLeader.
+func (m Members) Remove(ctx context.Context, id raft.ServerID, o RemoveOptions) error {
+	resigns := false
+	err := m.Leader.BetweenSteps(ctx, func(ctx context.Context) error {
+		if !m.IsMember(id) {
+			return m.NotMember("remove", id)
+		}
+		if resigns = id == m.ID; resigns {
+			return m.mayExpel(ctx, id, o)
+		}
+		m.Logger.Info("server is removed", "id", id, "forced", o.Force, "by", fsm.Actor(ctx))
+		return m.expel(ctx, id, o)
+	})
+	if err != nil || !resigns {
+		return err
+	}
+	m.Logger.Info("leader is to be removed: it hands over", "by", fsm.Actor(ctx))
+	if err := m.Raft.LeadershipTransfer().Error(); err != nil {
+		return fmt.Errorf("remove server %s, the leader: hand over: %w", id, err)
+	}
+	return m.FSM.NotLeader(m.Raft) // the next one goes on
+}
+
+// mayExpel reports whether the configuration without the server puts no key at risk.
+func (m Members) mayExpel(ctx context.Context, id raft.ServerID, o RemoveOptions) error {
+	s, known := m.ServerOf(id)
+	if !known || s.Suffrage != raft.Voter || o.Force {
+		return nil
+	}
+	remain := slices.DeleteFunc(m.voters(), func(v raft.ServerID) bool { return v == id })
+	if len(remain) == 0 {
+		return fmt.Errorf("remove server %s: it is the last voter", id)
+	}
+	return m.Check(ctx, remain)
+}
+
+// expel removes a server from the configuration, if it is a member. First its tokens: a crash in between leaves a
+// member without tokens, never a removed server that knows one.
+func (m Members) expel(ctx context.Context, id raft.ServerID, o RemoveOptions) error {
+	if err := m.mayExpel(ctx, id, o); err != nil || !m.IsMember(id) {
+		return err
+	}
+	if err := m.endAllTokens(ctx); err != nil {
+		return fmt.Errorf("remove server %s: end the join tokens: %w", id, err)
+	}
+	if err := m.Raft.RemoveServer(id, 0, fsm.ProposeTimeout).Error(); err != nil {
+		return m.FSM.Outcome(m.Raft, err)
+	}
+	return m.forget(ctx, id)
+}
+
+// forget drops what is recorded of a server's keystore: it comes back with another, and would get a
+// vote before it holds a key.
+func (m Members) forget(ctx context.Context, id raft.ServerID) error {
+	if _, known := m.FSM.Ring().Keystore(string(id)); !known {
+		return nil
+	}
+	return m.Propose(ctx, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
+}
+
+// Promote gives a member a vote, once it holds every key that something may be sealed under.
+func (m Members) Promote(ctx context.Context, id raft.ServerID) error {
+	if err := m.Leading(); err != nil {
+		return err
+	}
+	s, known := m.ServerOf(id)
+	if !known {
+		return m.NotMember("promote", id)
+	}
+	if s.Suffrage == raft.Voter {
+		return nil
+	}
+	err := m.promote(ctx, s)
+	m.Leader.NoteNonvoter(id, err)
+	return err
+}
+
+func (m Members) promote(ctx context.Context, s raft.Server) error {
+	if n := m.lackedBy(string(s.ID)); n > 0 {
+		return keysLacked(n)
+	}
+	return m.Leader.BetweenSteps(ctx, func(ctx context.Context) error {
+		if err := m.holdsAll(ctx, string(s.ID)); err != nil {
+			return err
+		}
+		voters := append([]raft.ServerID{s.ID}, m.voters()...)
+		if err := m.Check(ctx, voters); err != nil {
+			return err
+		}
+		is, known := m.ServerOf(s.ID) // it may have been removed, or have moved, while it was asked
+		if !known {
+			return m.NotMember("promote", s.ID)
+		}
+		m.Logger.Info("server becomes a voter", "id", is.ID)
+		return m.setAddress(is.ID, is.Address, true)
+	})
+}
+
+// holdsAll asks the server live whether it holds every key that is needed, with the keystore that
+// is recorded. What is not needed now is not activated before the server votes: see Leader.BetweenSteps.
+func (m Members) holdsAll(ctx context.Context, server string) error {
+	if m.Hellos(ctx, []string{server})[server] == nil {
+		return errors.New("it does not answer")
+	}
+	ring := m.FSM.Ring()
+	needed := plan.Needed(ring, local.Voters(m.Raft))
+	a := m.AskAbout(ctx, []string{server}, needed)[server]
+	recorded, _ := ring.Keystore(server)
+	if len(needed) > 0 && (a.Keystore != recorded || len(a.Held) < len(needed)) {
+		return fmt.Errorf("it says that it holds %d of %d keys", len(a.Held), len(needed))
+	}
+	return nil
+}
+
+// lackedBy counts the needed keys of which the server is not a recorded holder.
+func (m Members) lackedBy(server string) (keys int) {
+	for _, key := range plan.Needed(m.FSM.Ring(), local.Voters(m.Raft)) {
+		if !key.HeldBy(server) {
+			keys++
+		}
+	}
+	return keys
+}
+
+// keysLacked is how many keys a server lacks. It matches local.ErrKeyMissing.
+type keysLacked int
+
+// Error says how many.
+func (n keysLacked) Error() string { return fmt.Sprintf("it lacks %d keys", int(n)) }
+
+// Is makes errors.Is(err, local.ErrKeyMissing) true.
+func (keysLacked) Is(target error) bool { return target == local.ErrKeyMissing }
+
+// voters are the voters of the raft configuration.
+func (m Members) voters() (ids []raft.ServerID) {
+	for _, v := range local.Voters(m.Raft) {
+		ids = append(ids, raft.ServerID(v))
+	}
+	return ids
+}
+
+// Check says which keys would be at risk if the raft configuration had these voters: each key that something may be
+// sealed under must be held, asked live, by a majority of them.
+func (m Members) Check(ctx context.Context, voters []raft.ServerID) error {
+	if len(voters) == 0 {
+		return errors.New("check members: no voters")
+	}
+	if err := m.Leading(); err != nil {
+		return err
+	}
+	var ids []string
+	for _, v := range voters {
+		ids = append(ids, string(v))
+	}
+	ring, present := m.FSM.Ring(), local.Voters(m.Raft)
+	answers := m.AskAbout(ctx, ids, plan.Needed(ring, present))
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if unsafe := plan.Unsafe(ring, present, ids, answers); len(unsafe) > 0 {
+		return fmt.Errorf("check members %q: %w: no majority of them holds %d keys, %s the first of them",
+			ids, local.ErrNotDurable, len(unsafe), unsafe[0])
+	}
+	return nil
+}
