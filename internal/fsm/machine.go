@@ -1,3 +1,6 @@
+// Package fsm is what raft applies of the keyring, and how commands get there. [Machine] is the keyring's raft.FSM: it has
+// the ring of internal/meta, tells who waits of each change, guards the host's Apply by the fence, and is the only way to
+// propose. [Mux] puts it in front of the host's FSM on the same raft.
 package fsm
 
 // What raft applies: the keyring's part of the FSM, and the fence.

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
@@ -75,14 +74,22 @@ func (l *Leader) noteFirstKey(hindered map[raft.ServerID]string) {
 func (l *Leader) NoteNonvoter(server raft.ServerID, why error) {
 	l.note(func(s *Status) {
 		if delete(s.Nonvoters, server); why != nil {
-			s.Nonvoters = local.Set(s.Nonvoters, server, why.Error())
+			if s.Nonvoters == nil {
+				s.Nonvoters = map[raft.ServerID]string{}
+			}
+			s.Nonvoters[server] = why.Error()
 		}
 	})
 }
 
 // notePending notes why a key can't be activated yet.
 func (l *Leader) notePending(id meta.KeyID, why string) {
-	l.note(func(s *Status) { s.Pending = local.Set(s.Pending, id, why) })
+	l.note(func(s *Status) {
+		if s.Pending == nil {
+			s.Pending = map[meta.KeyID]string{}
+		}
+		s.Pending[id] = why
+	})
 }
 
 // retainPending forgets the keys that no longer wait.

@@ -21,7 +21,7 @@ import (
 // what was committed meanwhile. Until then it can't say that a key is unknown, that a file is an
 // orphan, or which keys verify tokens, and nothing is renamed or unlinked by what its ring says.
 //
-// caughtUp says whether that time is over: whether the FSM has, since Open, had everything that a leader
+// CaughtUp says whether that time is over: whether the FSM has, since Open, had everything that a leader
 // had applied at some moment after Open. On a leader the barrier of its term proves that. A follower
 // asks the leader for the index of the last entry of the keyring's, and waits for it.
 //
@@ -35,11 +35,12 @@ type CaughtUp struct {
 	last atomic.Pointer[error] // why the last question to a leader was of no use; nil if there was none, or it was
 }
 
+// NewCaughtUp is for a server that has just opened its keyring: it has not caught up.
 func NewCaughtUp(s *Server) *CaughtUp {
 	return &CaughtUp{Server: s, hadLog: s.Raft.LastIndex()}
 }
 
-func (c *CaughtUp) Is() bool { return c.done.Load() }
+func (c *CaughtUp) load() bool { return c.done.Load() }
 
 // Err is why this server has not caught up.
 func (c *CaughtUp) Err() error {
@@ -57,13 +58,14 @@ type View struct {
 	Ring     *meta.Ring
 }
 
+// View returns the ring, and whether this server had caught up just before it was read.
 func (c *CaughtUp) View() View {
-	v := View{CaughtUp: c.Is()}
+	v := View{CaughtUp: c.load()}
 	v.Ring = c.FSM.Ring()
 	return v
 }
 
-// Set is called by the leader's loop and by run.
+// set is called by the leader's loop and by run.
 func (c *CaughtUp) Set() {
 	if c.done.CompareAndSwap(false, true) {
 		c.FSM.Notify()
@@ -74,7 +76,7 @@ func (c *CaughtUp) Set() {
 func (c *CaughtUp) Run(ctx context.Context) {
 	reached := c.findGoal(ctx)
 	c.last.Store(nil)
-	for reached != nil && !c.Is() {
+	for reached != nil && !c.load() {
 		changed := c.FSM.Changed()
 		if c.FSM.Complete() == nil && reached() {
 			c.Set()
@@ -92,7 +94,7 @@ func (c *CaughtUp) Run(ctx context.Context) {
 func (c *CaughtUp) findGoal(ctx context.Context) func() bool {
 	var asked raft.ServerID // the leader that gave no answer of use
 	var again time.Time     // when it is asked again
-	for tries := 0; !c.Is(); {
+	for tries := 0; !c.load(); {
 		changed := c.FSM.Changed()
 		_, leader := c.Raft.LeaderWithID()
 		wait := Idle
@@ -170,13 +172,14 @@ func (c *CaughtUp) Behind() error {
 	return nil
 }
 
+// LostLeader is the error of a server that has heard from no leader for so long. It matches ErrNotReady.
 func LostLeader(silence time.Duration) error {
 	return fmt.Errorf("%w: this server has heard from no leader for %v", fsm.ErrNotReady, silence.Round(time.Second))
 }
 
 // Outdated is why this server may never have known a key that others have, or nil. It matches ErrNotReady.
 func (c *CaughtUp) Outdated() error {
-	if !c.Is() {
+	if !c.load() {
 		return fmt.Errorf("%w: %w", fsm.ErrNotReady, c.Err())
 	}
 	if err := c.FSM.Complete(); err != nil {

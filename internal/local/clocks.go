@@ -31,6 +31,7 @@ type Clocks struct {
 	servers  []string                // at that time
 }
 
+// NewClocks knows of no other clock yet: see Run.
 func NewClocks(s *Server) *Clocks { return &Clocks{Server: s} }
 
 // clockReading is what another server's clock showed. From what this server's clock shows by then follows by how much it is
@@ -226,6 +227,7 @@ type ClocksStatus struct {
 	RingClock plan.RingClock // of the times in the ring
 }
 
+// Status is what is known now.
 func (c *Clocks) Status(ring *meta.Ring) ClocksStatus {
 	return ClocksStatus{c.Known(), c.RingClock(ring)}
 }

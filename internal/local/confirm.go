@@ -23,6 +23,7 @@ type Confirming struct {
 	next *confirmation // of those who ask now; nil if nobody does
 }
 
+// NewConfirming confirms nothing before Run.
 func NewConfirming(s *Server) *Confirming {
 	return &Confirming{Server: s, asked: make(chan struct{}, 1)}
 }

@@ -97,6 +97,7 @@ type BehindError struct {
 	Servers map[raft.ServerID]string // and why
 }
 
+// Error names the servers, and says why.
 func (e BehindError) Error() string {
 	var all []string
 	for _, s := range slices.Sorted(maps.Keys(e.Servers)) {

@@ -23,18 +23,19 @@ type PublicKeys struct {
 	*Server
 	Version atomic.Uint64 // grows when they change
 
-	compared Compared // the replicator's alone
+	compared compared // by Compare alone, which one goroutine calls
 
 	mu    sync.Mutex // guards below
 	wrong map[meta.KeyID]bool
 }
 
+// NewPublicKeys has compared nothing yet.
 func NewPublicKeys(s *Server) *PublicKeys { return &PublicKeys{Server: s} }
 
-// Compared is what was compared last: a ring, and a version of the keystore.
-type Compared struct {
-	Ring   *meta.Ring
-	Stored uint64
+// compared is what was compared last: a ring, and a version of the keystore.
+type compared struct {
+	ring   *meta.Ring
+	stored uint64
 }
 
 // set notes which they are, and reports whether that is news.
@@ -66,14 +67,15 @@ func (p *PublicKeys) Agrees(key *meta.Key) (agrees, known bool) {
 // compareAtOnce bounds what is derived before other things have their turn.
 const compareAtOnce = 64
 
-// Compare looks at the keys whose tokens verify, after the ring or the keystore has changed. It returns when to
-// go on.
-func (p *PublicKeys) Compare(now Compared) mono.Time {
+// Compare looks at the keys whose tokens verify, if the ring or the version of the keystore is another one than the last
+// time. It returns when to go on.
+func (p *PublicKeys) Compare(ring *meta.Ring, stored uint64) mono.Time {
+	now := compared{ring, stored}
 	if p.compared == now {
 		return 0
 	}
 	wrong, derived, at := map[meta.KeyID]bool{}, 0, p.Now()
-	for _, m := range now.Ring.Keys {
+	for _, m := range ring.Keys {
 		if !at.Before(plan.VerifiesUntil(m, p.Tokens)) {
 			continue
 		}

@@ -105,7 +105,7 @@ func (s *Server) Held(ring *meta.Ring) func(meta.KeyID) bool {
 // callTimeout is for one request to one server, but see confirmTimeout.
 const callTimeout = 2 * time.Second
 
-// send carries a request to another server, for server.peers.
+// send carries a request to another server, for Peers.
 func (s *Server) send(ctx context.Context, to string, request []byte) ([]byte, error) {
 	return s.sendWithin(ctx, callTimeout, to, request)
 }
@@ -119,7 +119,7 @@ func (s *Server) sendWithin(ctx context.Context, timeout time.Duration, to strin
 	return s.Call(ctx, raft.ServerID(to), request)
 }
 
-// sendToLeader carries to the leader what it answers when it was confirmed, for server.toLeader. It ends when that
+// sendToLeader carries to the leader what it answers when it was confirmed, for ToLeader. It ends when that
 // server no longer leads.
 func (s *Server) sendToLeader(ctx context.Context, leader string, request []byte) ([]byte, error) {
 	ctx, end := context.WithCancel(ctx)
@@ -167,6 +167,7 @@ func (s *Server) IsMember(id raft.ServerID) bool {
 	return known
 }
 
+// NotMember is the error of what can be done to a member alone. It matches ErrNotMember, and names the members.
 func (s *Server) NotMember(what string, id raft.ServerID) error {
 	return fmt.Errorf("%s server %.300q: %w: the members are %q", what, id, ErrNotMember, ServerIDs(s.Raft))
 }
@@ -202,8 +203,8 @@ func (s *Server) Propose(ctx context.Context, cmds ...meta.Command) error {
 // WasRemoved asks the ring of now: a snapshot may have been restored since something was decided.
 func (s *Server) WasRemoved(id meta.KeyID) bool { return s.FSM.Ring().WasRemoved(id) }
 
-// Set is m[k] = v, also for a nil map.
-func Set[K comparable, V any](m map[K]V, k K, v V) map[K]V {
+// set is m[k] = v, also for a nil map.
+func set[K comparable, V any](m map[K]V, k K, v V) map[K]V {
 	if m == nil {
 		m = map[K]V{}
 	}
@@ -225,6 +226,7 @@ func Voters(r *raft.Raft) []string {
 	return VotersOf(r.GetConfiguration().Configuration().Servers)
 }
 
+// VotersOf returns the IDs of those servers that vote.
 func VotersOf(servers []raft.Server) []string {
 	var ids []string
 	for _, s := range servers {

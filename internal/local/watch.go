@@ -25,6 +25,7 @@ type Watch struct {
 	WatchStatus
 }
 
+// NewWatch knows nothing yet: see Observed and Run.
 func NewWatch(s *Server) *Watch { return &Watch{Server: s} }
 
 // Silence is since when a server has not answered raft's heartbeats.
@@ -40,7 +41,7 @@ func (w *Watch) Observed(data any) {
 	switch o := data.(type) {
 	case raft.FailedHeartbeatObservation:
 		if _, known := w.Silent[string(o.PeerID)]; !known {
-			w.Silent = Set(w.Silent, string(o.PeerID), Silence{o.LastContact.UTC().Round(0), mono.Now()})
+			w.Silent = set(w.Silent, string(o.PeerID), Silence{o.LastContact.UTC().Round(0), mono.Now()})
 		}
 	case raft.ResumedHeartbeatObservation:
 		delete(w.Silent, string(o.PeerID))
@@ -77,7 +78,7 @@ func (w *Watch) Holders(ring *meta.Ring, servers []string) {
 		case active.HeldBy(s):
 			delete(w.Lacks, s)
 		case since == 0:
-			w.Lacks = Set(w.Lacks, s, mono.Now())
+			w.Lacks = set(w.Lacks, s, mono.Now())
 		}
 	}
 }
@@ -86,7 +87,7 @@ func (w *Watch) Holders(ring *meta.Ring, servers []string) {
 func (w *Watch) heard(server string, applied, committed uint64, at time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.Progress = Set(w.Progress, server, w.Progress[server].Heard(applied, committed, at))
+	w.Progress = set(w.Progress, server, w.Progress[server].Heard(applied, committed, at))
 }
 
 // every is the time between two questions to the other servers how far they are: a minute, or more where
@@ -134,6 +135,7 @@ type WatchStatus struct {
 	Lacks    map[string]mono.Time // since when a server has not been among its holders
 }
 
+// Status is what is known now.
 func (w *Watch) Status() WatchStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()

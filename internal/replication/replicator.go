@@ -205,7 +205,7 @@ func (r *Replicator) step(ctx context.Context) time.Duration {
 	} else {
 		wake = mono.Earliest(wake, r.fetch(ctx, ring, r.wanted(v, look.missing)))
 	}
-	wake = mono.Earliest(wake, r.report(ctx, look), r.Public.Compare(local.Compared{Ring: look.ring, Stored: look.stored}))
+	wake = mono.Earliest(wake, r.report(ctx, look), r.Public.Compare(look.ring, look.stored))
 	if wake == 0 {
 		return local.Idle
 	}
@@ -256,6 +256,7 @@ func (r *Replicator) heal(ctx context.Context, v local.View, l look) mono.Time {
 	return 0
 }
 
+// Reread reads the files of keys that are missing, if their KEKs answer, and takes back those that were set aside.
 func (r *Replicator) Reread(ctx context.Context, v local.View, missing []*meta.Key) {
 	if len(missing) > 0 || r.KEKs.Down() != nil {
 		r.KEKs.Probe(ctx)
