@@ -10,42 +10,20 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/backup/backuptest"
-	"example.com/keyring/internal/kek/kektest"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
 
-// smallBackup is a backup of one server with two keys, of a few kilobytes.
-func smallBackup(t *testing.T) ([]byte, keyring.Manifest, *age.X25519Identity) {
-	t.Helper()
-	file, _, identity := backuptest.Small(t)
-	m, err := keyring.VerifyBackup(bytes.NewReader(file), identity)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return file, m, identity
-}
-
-// keysIn names the key files in a directory.
-func keysIn(t *testing.T, dir string) []string {
-	t.Helper()
-	names, err := filepath.Glob(filepath.Join(dir, "*.nks.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return names
-}
-
 // TestVerifyBackupProvesWhatAStartNeeds: nothing in these is damaged, and a server would not start from them, or go wrong after it has.
 func TestVerifyBackupProvesWhatAStartNeeds(t *testing.T) {
-	file, m, identity := smallBackup(t)
-	_, stranger, _ := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
+	_, stranger, _ := keyringtest.SmallBackup(t)
 	var other *meta.Ring
 	backuptest.Forge(t, file, identity, func(f *backuptest.Forgery) { other = f.Ring })
 	lie := func(change func(*raft.SnapshotMeta)) func(*backuptest.Forgery) {
@@ -106,49 +84,18 @@ func TestVerifyBackupProvesWhatAStartNeeds(t *testing.T) {
 			t.Errorf("%s: restore: %v", name, err)
 		}
 		if _, err := os.Lstat(dir); !c.good && !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s: it has left %v", name, left(t, dir))
+			t.Errorf("%s: it has left %v", name, keyringtest.FilesIn(t, dir))
 		}
 		if c.good {
-			startsAndGoesOn(t, name, cfg)
-		}
-	}
-}
-
-// left names all files below a directory, but for lock files.
-func left(t *testing.T, dir string) (names []string) {
-	t.Helper()
-	filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && d.Name() != ".lock" {
-			names = append(names, path[len(dir):])
-		}
-		return nil
-	})
-	return names
-}
-
-// startsAndGoesOn wants a node that was restored to rotate, to be backed up, and to start again from a snapshot
-// of its own.
-func startsAndGoesOn(t *testing.T, what string, cfg node.Config) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for range 2 {
-		n, err := node.Start(ctx, cfg)
-		if err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-		_, rotated := n.Rotate(ctx, keyring.RotateOptions{})
-		_, backedUp := n.Keyring().Backup(ctx, io.Discard, kektest.Identity(t).Recipient())
-		if err := errors.Join(rotated, backedUp, n.Close()); err != nil {
-			t.Errorf("%s: %v", what, err)
+			keyringtest.CheckGoesOn(t, name, cfg)
 		}
 	}
 }
 
 // TestRestoreWritesNothingOfADamagedBackup: whatever is wrong with it, no key is written.
 func TestRestoreWritesNothingOfADamagedBackup(t *testing.T) {
-	file, m, identity := smallBackup(t)
-	other, _, otherIdentity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
+	other, _, otherIdentity := keyringtest.SmallBackup(t)
 	foreign := backuptest.TakeApart(t, other, otherIdentity)
 	for name, change := range map[string]func([]backuptest.Part) []backuptest.Part{
 		"no signature":        func(p []backuptest.Part) []backuptest.Part { return p[:len(p)-1] },
@@ -168,8 +115,8 @@ func TestRestoreWritesNothingOfADamagedBackup(t *testing.T) {
 		_, err := keyring.Restore(t.Context(), bytes.NewReader(b), keyring.RestoreOptions{
 			Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Unauthenticated: true,
 		})
-		if !errors.Is(err, keyring.ErrCorrupt) || len(left(t, dir)) > 0 {
-			t.Errorf("%s: %v, and %v", name, err, left(t, dir))
+		if !errors.Is(err, keyring.ErrCorrupt) || len(keyringtest.FilesIn(t, dir)) > 0 {
+			t.Errorf("%s: %v, and %v", name, err, keyringtest.FilesIn(t, dir))
 		}
 	}
 	less := backuptest.Forge(t, file, identity, func(f *backuptest.Forgery) { f.Manifest.Keys[0].State = keyring.StateDeprecated })
@@ -194,7 +141,7 @@ func (e *endsAfter) Read(b []byte) (int, error) {
 
 // TestRestoreEndsWithItsContext wherever it reads, and has written nothing then.
 func TestRestoreEndsWithItsContext(t *testing.T) {
-	file, m, identity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
 	for reads := 1; reads < len(file)/100; reads += 7 {
 		ctx, cancel := context.WithCancel(t.Context())
 		dir := filepath.Join(t.TempDir(), "keystore")

@@ -27,7 +27,7 @@ import (
 // TestInterruptedRestoreIsFinishedByAnother: a crash at every operation, with what was not synced
 // kept, dropped, reordered and torn.
 func TestInterruptedRestoreIsFinishedByAnother(t *testing.T) {
-	file, m, identity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
 	under := kektest.File(t, bytes.Repeat([]byte{7}, 32))
 	restore := func(d *keyringtest.Disk) error {
 		fsys, err := d.Open()
@@ -83,7 +83,7 @@ func TestInterruptedRestoreIsFinishedByAnother(t *testing.T) {
 // TestRestoreIsDoneOnlyWhenItsKeysAreDurable: what an earlier one has renamed and could not sync is
 // still to be done.
 func TestRestoreIsDoneOnlyWhenItsKeysAreDurable(t *testing.T) {
-	file, m, identity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
 	d := keyringtest.NewDisk()
 	restore := func() error {
 		fsys, err := d.Open()
@@ -123,7 +123,7 @@ func TestRestoreIsDoneOnlyWhenItsKeysAreDurable(t *testing.T) {
 // TestRestoreUnderMoreKEKs than the time before wraps the keys under all of them: the last alone
 // opens them then.
 func TestRestoreUnderMoreKEKs(t *testing.T) {
-	file, _, identity := smallBackup(t)
+	file, _, identity := keyringtest.SmallBackup(t)
 	inline, another := keyring.InlineKEK(), kektest.File(t, kektest.CountingKey())
 	dir := t.TempDir()
 	for _, keks := range [][]keyring.KEK{{inline}, {inline, another}, {another}} {
@@ -136,8 +136,8 @@ func TestRestoreUnderMoreKEKs(t *testing.T) {
 
 // TestRestoreOverwritesNothing of what is not from the same backup.
 func TestRestoreOverwritesNothing(t *testing.T) {
-	file, m, identity := smallBackup(t)
-	other, _, otherIdentity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
+	other, _, otherIdentity := keyringtest.SmallBackup(t)
 	options := func(dir string) keyring.RestoreOptions {
 		return keyring.RestoreOptions{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity, otherIdentity}, Unauthenticated: true}
 	}
@@ -195,7 +195,7 @@ func TestRestoreOverwritesNothing(t *testing.T) {
 
 // TestRestoreChecksTheDigest before a key is written.
 func TestRestoreChecksTheDigest(t *testing.T) {
-	file, m, identity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
 	for _, right := range []bool{false, true} {
 		o := keyring.RestoreOptions{
 			Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Digest: m.SHA256,
@@ -206,8 +206,8 @@ func TestRestoreChecksTheDigest(t *testing.T) {
 		var snapshot bytes.Buffer
 		o.Snapshot = &snapshot
 		got, err := keyring.Restore(t.Context(), bytes.NewReader(file), o)
-		if (err == nil) != right || (len(keysIn(t, o.Dir)) > 0) != right {
-			t.Errorf("right: %t; %v, %v", right, err, keysIn(t, o.Dir))
+		if (err == nil) != right || (len(keyringtest.KeyFilesIn(t, o.Dir)) > 0) != right {
+			t.Errorf("right: %t; %v, %v", right, err, keyringtest.KeyFilesIn(t, o.Dir))
 		}
 		if right && int64(snapshot.Len()) != got.Raft.Size {
 			t.Errorf("a snapshot of %d bytes, not %d", snapshot.Len(), got.Raft.Size)
@@ -237,7 +237,7 @@ func TestRestoreChecksTheDigest(t *testing.T) {
 // TestRestoreAsksBeforeItWrites: a host with a raft of its own creates the snapshot when it knows what it is of,
 // and has the last word before a key is written.
 func TestRestoreAsksBeforeItWrites(t *testing.T) {
-	file, m, identity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
 	errNo := errors.New("no")
 	restore := func(dir string, change func(*keyring.RestoreOptions)) error {
 		o := keyring.RestoreOptions{
@@ -253,21 +253,21 @@ func TestRestoreAsksBeforeItWrites(t *testing.T) {
 	err := restore(dir, func(o *keyring.RestoreOptions) {
 		o.OpenSnapshot = func(got keyring.Manifest) (io.Writer, error) {
 			asked = append(asked, "snapshot")
-			if fmt.Sprint(got.Raft) != fmt.Sprint(m.Raft) || got.Host != m.Host || len(left(t, dir)) > 0 {
-				t.Errorf("the snapshot is of %+v, with %v there; want %+v", got, left(t, dir), m)
+			if fmt.Sprint(got.Raft) != fmt.Sprint(m.Raft) || got.Host != m.Host || len(keyringtest.FilesIn(t, dir)) > 0 {
+				t.Errorf("the snapshot is of %+v, with %v there; want %+v", got, keyringtest.FilesIn(t, dir), m)
 			}
 			return &snapshot, nil
 		}
 		o.Confirm = func(_ context.Context, got keyring.Manifest) error {
 			asked = append(asked, "confirm")
-			if got.SHA256 != m.SHA256 || int64(snapshot.Len()) != m.Raft.Size || len(left(t, dir)) > 0 {
-				t.Errorf("asked to confirm %+v, with %d bytes of the snapshot and %v there", got, snapshot.Len(), left(t, dir))
+			if got.SHA256 != m.SHA256 || int64(snapshot.Len()) != m.Raft.Size || len(keyringtest.FilesIn(t, dir)) > 0 {
+				t.Errorf("asked to confirm %+v, with %d bytes of the snapshot and %v there", got, snapshot.Len(), keyringtest.FilesIn(t, dir))
 			}
 			return nil
 		}
 	})
-	if err != nil || !slices.Equal(asked, []string{"snapshot", "confirm"}) || len(keysIn(t, dir)) != len(m.Keys) {
-		t.Errorf("%v, asked %v, and %v are there", err, asked, left(t, dir))
+	if err != nil || !slices.Equal(asked, []string{"snapshot", "confirm"}) || len(keyringtest.KeyFilesIn(t, dir)) != len(m.Keys) {
+		t.Errorf("%v, asked %v, and %v are there", err, asked, keyringtest.FilesIn(t, dir))
 	}
 	for name, change := range map[string]func(*keyring.RestoreOptions){
 		"no snapshot": func(o *keyring.RestoreOptions) {
@@ -278,8 +278,8 @@ func TestRestoreAsksBeforeItWrites(t *testing.T) {
 		},
 	} {
 		dir := filepath.Join(t.TempDir(), "keystore")
-		if err := restore(dir, change); !errors.Is(err, errNo) || len(left(t, dir)) > 0 {
-			t.Errorf("%s: %v, and %v are there", name, err, left(t, dir))
+		if err := restore(dir, change); !errors.Is(err, errNo) || len(keyringtest.FilesIn(t, dir)) > 0 {
+			t.Errorf("%s: %v, and %v are there", name, err, keyringtest.FilesIn(t, dir))
 		}
 	}
 	err = restore(filepath.Join(t.TempDir(), "keystore"), func(o *keyring.RestoreOptions) {

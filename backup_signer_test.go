@@ -70,8 +70,8 @@ func TestBackupIsSignedWithWhatStatusShows(t *testing.T) {
 
 // TestRestoreTakesNoForgedBackup: everybody who knows the recipients can write one, but not sign it.
 func TestRestoreTakesNoForgedBackup(t *testing.T) {
-	file, m, identity := smallBackup(t)
-	other, stranger, otherIdentity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
+	other, stranger, otherIdentity := keyringtest.SmallBackup(t)
 	unsigned := backuptest.Forge(t, file, identity, func(*backuptest.Forgery) {})
 	identities := []age.Identity{identity, otherIdentity}
 	for name, c := range map[string]struct {
@@ -101,7 +101,7 @@ func TestRestoreTakesNoForgedBackup(t *testing.T) {
 		if _, err := keyring.Restore(t.Context(), bytes.NewReader(c.file), c.o); (err == nil) != c.good {
 			t.Errorf("%s: %v", name, err)
 		}
-		if n := len(left(t, dir)); (n > 0) != c.good {
+		if n := len(keyringtest.FilesIn(t, dir)); (n > 0) != c.good {
 			t.Errorf("%s: %d files", name, n)
 		}
 		if c.o.Digest == ([32]byte{}) && !c.good && snapshot.Len() > 0 { // else that is known at the end
@@ -123,8 +123,8 @@ func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	b := backUp(ctx, t, 1)
-	production := b.leader()
+	b := keyringtest.BackUp(ctx, t, 1)
+	production := b.Leader()
 	join, err := production.JoinToken("s9", time.Hour)
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +138,7 @@ func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
 		t.Fatal(err) // one that has sealed nothing
 	}
 	var file bytes.Buffer
-	m, err := production.Keyring().Backup(ctx, &file, b.identity.Recipient())
+	m, err := production.Keyring().Backup(ctx, &file, b.Identity.Recipient())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
 		Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},
 	}
 	_, err = node.Restore(ctx, bytes.NewReader(file.Bytes()), cfg, keyring.RestoreOptions{
-		Identities: []age.Identity{b.identity}, Signer: m.Signer, Cluster: m.Cluster, DataOnly: true,
+		Identities: []age.Identity{b.Identity}, Signer: m.Signer, Cluster: m.Cluster, DataOnly: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -161,19 +161,19 @@ func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
 	if err := drill.Keyring().WaitReady(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for ref, text := range b.texts {
+	for ref, text := range b.Texts {
 		if got, err := drill.Decrypt(ctx, app.Copy()[ref], []byte(ref)); err != nil || string(got) != text {
 			t.Errorf("%s: %q, %v", ref, got, err)
 		}
 	}
 	active := keyring.Ring(app.Keys).Active()
-	if active == nil || keyring.Ring(b.apps["s1"].Keys).Key(active.ID) != nil {
+	if active == nil || keyring.Ring(b.Apps["s1"].Keys).Key(active.ID) != nil {
 		t.Errorf("the drill seals with %v", active)
 	}
 	if n := len(drill.Keyring().Keys()); n != len(m.Keys) { // one less and one more
 		t.Errorf("it has %d keys, and the backup %d", n, len(m.Keys))
 	}
-	if keyring.Ring(app.Keys).Cluster == keyring.Ring(b.apps["s1"].Keys).Cluster {
+	if keyring.Ring(app.Keys).Cluster == keyring.Ring(b.Apps["s1"].Keys).Cluster {
 		t.Error("it is the same cluster")
 	}
 	drilled, err := drill.Sign(ctx, claims)
@@ -202,12 +202,12 @@ func TestDataOnlyRestoreIsAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	app.All = map[string][]byte{}
-	startsAndGoesOn(t, "the drill", cfg)
+	keyringtest.CheckGoesOn(t, "the drill", cfg)
 }
 
 // TestDataOnlySnapshotIsWhatItsManifestSays, for a host that hands it to its own raft.
 func TestDataOnlySnapshotIsWhatItsManifestSays(t *testing.T) {
-	file, m, identity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
 	var snapshot bytes.Buffer
 	got, err := keyring.Restore(t.Context(), bytes.NewReader(file), keyring.RestoreOptions{
 		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity},

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -23,72 +22,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// backedUp is a cluster of Nodes with records under several keys, and a backup of it.
-type backedUp struct {
-	*keyringtest.Nodes
-	apps     map[raft.ServerID]*keyringtest.Records
-	identity *age.X25519Identity
-	file     []byte
-	manifest keyring.Manifest
-	texts    map[string]string
-}
-
-// backUp makes a cluster of n Nodes, fills it, and backs it up.
-func backUp(ctx context.Context, t *testing.T, n int) *backedUp {
-	t.Helper()
-	b := &backedUp{identity: kektest.Identity(t), texts: map[string]string{}, apps: map[raft.ServerID]*keyringtest.Records{}}
-	b.Nodes = keyringtest.StartNodes(t, n, b.configure)
-	b.Ready(ctx)
-	leader := b.leader()
-	for i := range 30 {
-		if i%10 == 5 {
-			if _, err := leader.Rotate(ctx, keyring.RotateOptions{}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		b.put(ctx, fmt.Sprintf("record/%d", i), fmt.Sprintf("secret %d", i))
-	}
-	var out bytes.Buffer
-	var err error
-	if b.manifest, err = leader.Keyring().Backup(ctx, &out, b.identity.Recipient()); err != nil {
-		t.Fatal(err)
-	}
-	b.file = out.Bytes()
-	return b
-}
-
-func (b *backedUp) configure(cfg *node.Config) {
-	cfg.Keys = keyring.NewFSM()
-	b.apps[cfg.ID] = &keyringtest.Records{Keys: cfg.Keys, All: map[string][]byte{}}
-	cfg.App = b.apps[cfg.ID]
-}
-
-func (b *backedUp) leader() *node.Node {
-	for _, n := range b.Nodes.Nodes {
-		return b.Nodes.Nodes[n.Leader()]
-	}
-	return nil
-}
-
-func (b *backedUp) put(ctx context.Context, ref, text string) {
-	b.TB.Helper()
-	list := &listed{leader: b.leader()}
-	err := b.leader().Keyring().EncryptTo(ctx, []byte(text), []byte(ref), func(ctx context.Context, c []byte) error {
-		return list.put(ctx, []keyringtest.RecordPut{{Ref: ref, New: c}})
-	})
-	if err != nil {
-		b.TB.Fatal(err)
-	}
-	b.texts[ref] = text
-}
-
 // TestBackupRestoresACluster on new machines: nothing but the file and the age identity is left.
 func TestBackupRestoresACluster(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	b := backUp(ctx, t, 3)
-	old := b.leader().Keyring().Keys()
+	b := keyringtest.BackUp(ctx, t, 3)
+	old := b.Leader().Keyring().Keys()
 	b.Nodes.Close()
 	clear(b.Nodes.Nodes)
 
@@ -96,23 +36,23 @@ func TestBackupRestoresACluster(t *testing.T) {
 		b.Dirs[id] = t.TempDir()
 	}
 	first := b.Config("s2")
-	b.configure(&first)
+	b.Configure(&first)
 	first.Peers = nil // it has a raft then, and needs nobody
-	m, err := node.Restore(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{
-		Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256,
+	m, err := node.Restore(ctx, bytes.NewReader(b.File), first, keyring.RestoreOptions{
+		Identities: []age.Identity{b.Identity}, Digest: b.Manifest.SHA256,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.SHA256 != b.manifest.SHA256 || len(m.Keys) != len(old) || m.Cluster != b.manifest.Cluster {
-		t.Errorf("%+v, want %+v", m, b.manifest)
+	if m.SHA256 != b.Manifest.SHA256 || len(m.Keys) != len(old) || m.Cluster != b.Manifest.Cluster {
+		t.Errorf("%+v, want %+v", m, b.Manifest)
 	}
 	if b.Nodes.Nodes["s2"], err = node.Start(ctx, first); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []raft.ServerID{"s1", "s3"} {
 		cfg := b.Config(id)
-		b.configure(&cfg)
+		b.Configure(&cfg)
 		cfg.Peers = b.Addrs
 		if err := b.Nodes.Nodes["s2"].AddServer(ctx, id, cfg.Addr); err != nil {
 			t.Fatal(err)
@@ -122,25 +62,25 @@ func TestBackupRestoresACluster(t *testing.T) {
 		}
 	}
 	b.Ready(ctx)
-	b.put(ctx, "after", "the restore")
+	b.Put(ctx, "after", "the restore")
 	for id, n := range b.Nodes.Nodes {
 		for _, key := range old {
 			keyringtest.AwaitHolders(n.Keyring(), key.ID, 3)
 		}
-		b.awaitRecord(ctx, id, "after")
-		all := b.apps[id].Copy()
-		for ref, text := range b.texts {
+		b.AwaitRecord(ctx, id, "after")
+		all := b.Apps[id].Copy()
+		for ref, text := range b.Texts {
 			if got, err := n.Keyring().Decrypt(all[ref], []byte(ref)); err != nil || string(got) != text {
 				t.Errorf("%s: %s: %q, %v", id, ref, got, err)
 			}
 		}
 	}
-	if _, err := b.leader().Rotate(ctx, keyring.RotateOptions{}); err != nil {
+	if _, err := b.Leader().Rotate(ctx, keyring.RotateOptions{}); err != nil {
 		t.Error(err)
 	}
 	refused := func(why string) {
 		t.Helper()
-		_, err := node.Restore(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Unauthenticated: true})
+		_, err := node.Restore(ctx, bytes.NewReader(b.File), first, keyring.RestoreOptions{Identities: []age.Identity{b.Identity}, Unauthenticated: true})
 		if err == nil || !strings.Contains(err.Error(), why) {
 			t.Errorf("restored over a cluster: %v, want %q", err, why)
 		}
@@ -153,18 +93,6 @@ func TestBackupRestoresACluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused("a raft log or snapshot already")
-}
-
-// awaitRecord waits until a server has applied a record.
-func (b *backedUp) awaitRecord(ctx context.Context, id raft.ServerID, ref string) {
-	b.TB.Helper()
-	for b.apps[id].Copy()[ref] == nil {
-		if ctx.Err() != nil {
-			b.TB.Fatalf("%s never gets %s", id, ref)
-		}
-		b.put(ctx, "more", "so that it learns of what has committed")
-		delete(b.texts, "more") // nobody waits for that one
-	}
 }
 
 // TestStatusTellsWhichKeysHaveABackup, on every server.
@@ -215,8 +143,8 @@ func TestBackupOpensWithAgeAndTar(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	b := backUp(ctx, t, 1)
-	plain, err := age.Decrypt(bytes.NewReader(b.file), b.identity)
+	b := keyringtest.BackUp(ctx, t, 1)
+	plain, err := age.Decrypt(bytes.NewReader(b.File), b.Identity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +166,7 @@ func TestBackupOpensWithAgeAndTar(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(b.manifest.Keys); len(names) != n+3 || names[0] != "manifest.json" || names[n+1] != "snapshot" || names[n+2] != "signature" {
+	if n := len(b.Manifest.Keys); len(names) != n+3 || names[0] != "manifest.json" || names[n+1] != "snapshot" || names[n+2] != "signature" {
 		t.Errorf("%v", names)
 	}
 	// The directory is one that a keyring adopts.
@@ -248,8 +176,8 @@ func TestBackupOpensWithAgeAndTar(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	if n := len(keyring.Live(k)); n != 2*len(b.manifest.Keys) {
-		t.Errorf("%d keys are in memory of %d", n/2, len(b.manifest.Keys))
+	if n := len(keyring.Live(k)); n != 2*len(b.Manifest.Keys) {
+		t.Errorf("%d keys are in memory of %d", n/2, len(b.Manifest.Keys))
 	}
 }
 

@@ -212,7 +212,7 @@ func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
 // TestEveryFunctionEndsWithItsContext while a KEK or a reader hangs.
 func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	file, m, identity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
 	kek, reading := keyringtest.HangingKEK{KEK: kektest.File(t, bytes.Repeat([]byte{7}, 32)), Hang: keyringtest.NewHang()}, keyringtest.NewHang()
 	reader := func() io.Reader { return keyringtest.HangingReader{Reader: bytes.NewReader(file), Hang: reading} } // for one call alone
 	dir := t.TempDir()

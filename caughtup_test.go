@@ -25,15 +25,6 @@ func wellKnown(s *keyringtest.Server) *httptest.ResponseRecorder {
 	return w
 }
 
-func statusOf(t *testing.T, s *keyringtest.Server) keyring.Status {
-	t.Helper()
-	st, err := s.Keyring.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st
-}
-
 // outdated is a cluster in which s3 has started on a snapshot from before the last rotation, and before
 // a removal, and hears from nobody. It returns what only the others know: a ciphertext and a token of the
 // active key.
@@ -102,7 +93,7 @@ func TestServerThatHasNotCaughtUpSaysSo(t *testing.T) {
 		if err := s3.Keyring.WaitReady(ctx); err == nil || !strings.Contains(err.Error(), "caught up") {
 			t.Errorf("WaitReady: %v", err)
 		}
-		st := statusOf(t, s3)
+		st := keyringtest.StatusOf(t, s3)
 		if st.CaughtUp || st.Ready || !st.LastContact.IsZero() || len(st.Orphans)+len(st.NoBackup) > 0 {
 			t.Errorf("status %+v", st)
 		}
@@ -131,7 +122,7 @@ func TestServerThatHasNotCaughtUpSaysSo(t *testing.T) {
 		if w := wellKnown(s3); w.Code != 200 || w.Header().Get("Cache-Control") != "public, max-age=300" {
 			t.Errorf("JWKS: %d, %q", w.Code, w.Header().Get("Cache-Control"))
 		}
-		if st := statusOf(t, s3); !st.CaughtUp || st.LastContact.IsZero() || len(keyringtest.Problems(t, s3, keyring.ProblemBehind))+len(keyringtest.Problems(t, s3, keyring.ProblemNoLeader)) > 0 {
+		if st := keyringtest.StatusOf(t, s3); !st.CaughtUp || st.LastContact.IsZero() || len(keyringtest.Problems(t, s3, keyring.ProblemBehind))+len(keyringtest.Problems(t, s3, keyring.ProblemNoLeader)) > 0 {
 			t.Errorf("status %+v", st)
 		}
 		unknown := slices.Clone(sealed)
@@ -227,12 +218,12 @@ func TestFollowerCatchesUpWithTheFSMAndNotWithRaft(t *testing.T) {
 		if slow.Raft.AppliedIndex() < keyring.LastEntry(leader.FSM) {
 			t.Fatal("raft has not handed on the entries")
 		}
-		if statusOf(t, slow).CaughtUp {
+		if keyringtest.StatusOf(t, slow).CaughtUp {
 			t.Error("it has caught up, and its FSM has yet to apply what raft has handed to it")
 		}
 		open()
 		keyringtest.Ready(t, c)
-		if !statusOf(t, slow).CaughtUp || slow.Keyring.Keys()[0].ID != key.ID {
+		if !keyringtest.StatusOf(t, slow).CaughtUp || slow.Keyring.Keys()[0].ID != key.ID {
 			t.Error("it has not caught up")
 		}
 	})
@@ -260,8 +251,8 @@ func TestFollowerOfAnOlderLeaderCatchesUpByWhatItHears(t *testing.T) {
 		c.Restart(s)
 		keyringtest.Ready(t, c)
 		c.OnEvent(nil)
-		if !statusOf(t, s).CaughtUp || asked == 0 {
-			t.Errorf("caught up %t, asked %d times", statusOf(t, s).CaughtUp, asked)
+		if !keyringtest.StatusOf(t, s).CaughtUp || asked == 0 {
+			t.Errorf("caught up %t, asked %d times", keyringtest.StatusOf(t, s).CaughtUp, asked)
 		}
 	})
 }
@@ -298,12 +289,12 @@ func TestFollowerOfAnOlderLeaderHasNotCaughtUpByHeartbeats(t *testing.T) {
 		if _, leader := s.Raft.LeaderWithID(); leader == "" || s.Raft.CommitIndex() > 0 {
 			t.Fatalf("leader %q, committed %d", leader, s.Raft.CommitIndex())
 		}
-		if st := statusOf(t, s); st.CaughtUp {
+		if st := keyringtest.StatusOf(t, s); st.CaughtUp {
 			t.Error("it has caught up, and has been told nothing of what is committed")
 		}
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply { r, _ := olderLeader(e); return r })
 		keyringtest.Ready(t, c)
-		if st := statusOf(t, s); !st.CaughtUp || st.Active != key.ID {
+		if st := keyringtest.StatusOf(t, s); !st.CaughtUp || st.Active != key.ID {
 			t.Errorf("%+v", st)
 		}
 	})
@@ -331,7 +322,7 @@ func TestFollowerOfAnOlderLeaderCatchesUpThoughItsLogWasReplacedByLess(t *testin
 		if last := s.Raft.LastIndex(); last >= had {
 			t.Fatalf("its log had %d entries and has %d", had, last)
 		}
-		if !statusOf(t, s).CaughtUp {
+		if !keyringtest.StatusOf(t, s).CaughtUp {
 			t.Error("it has not caught up")
 		}
 	})
@@ -357,7 +348,7 @@ func TestFollowerCatchesUpWithALeaderWhoseFSMLags(t *testing.T) {
 		})
 		c.Restart(s)
 		time.Sleep(time.Minute)
-		if !statusOf(t, s).CaughtUp {
+		if !keyringtest.StatusOf(t, s).CaughtUp {
 			t.Error("it has not caught up")
 		}
 		c.OnEvent(nil)
@@ -431,7 +422,7 @@ func TestRestartedClusterCatchesUpFromItsSnapshots(t *testing.T) {
 		}
 		keyringtest.Ready(t, c)
 		for _, s := range c.Servers {
-			if st := statusOf(t, s); !st.CaughtUp || st.Active != key.ID {
+			if st := keyringtest.StatusOf(t, s); !st.CaughtUp || st.Active != key.ID {
 				t.Errorf("%s: %+v", s.ID, st)
 			}
 		}
@@ -464,8 +455,8 @@ func TestJWKSOfALostServerIsCachedForLessAndThenNotShown(t *testing.T) {
 				t.Errorf("after %v: %d, %q, want %d, %q", tt.after, w.Code, got, tt.code, tt.want)
 			}
 		}
-		if len(keyringtest.Problems(t, s, keyring.ProblemNoLeader)) != 1 || statusOf(t, s).Leader != "" {
-			t.Errorf("%v", statusOf(t, s))
+		if len(keyringtest.Problems(t, s, keyring.ProblemNoLeader)) != 1 || keyringtest.StatusOf(t, s).Leader != "" {
+			t.Errorf("%v", keyringtest.StatusOf(t, s))
 		}
 		c.Partition()
 		keyringtest.Ready(t, c)

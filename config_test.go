@@ -333,7 +333,7 @@ func TestRestoreOptionsSayAllThatIsWrong(t *testing.T) {
 		t.Error("Restore has read the backup")
 	}
 	good := keyring.RestoreOptions{
-		Dir: filepath.Join(t.TempDir(), "keystore"), KEKs: []keyring.KEK{brokenKEK{}},
+		Dir: filepath.Join(t.TempDir(), "keystore"), KEKs: []keyring.KEK{kektest.NewDown("broken")},
 		Identities: []age.Identity{kektest.Identity(t)}, Unauthenticated: true,
 	}
 	if err := good.Check(); err != nil { // nothing has asked the KEK

@@ -189,7 +189,7 @@ func makeGolden(t *testing.T, set string) {
 
 	n, _ := goldenNode(t, dir, "RS256", keks[""])
 	use(n, "", "one", strings.Repeat("long", 100))
-	closeNode(t, n)
+	keyringtest.CloseNode(t, n)
 	n, host := goldenNode(t, dir, "ES256", keks[""])
 	rotate(n, keyring.RotateOptions{})
 	use(n, "two")
@@ -202,7 +202,7 @@ func makeGolden(t *testing.T, set string) {
 		t.Fatal(snaps, err)
 	}
 	writeFile(t, filepath.Join(set, "snapshot.bin"), readFile(t, snaps[0]))
-	closeNode(t, n)
+	keyringtest.CloseNode(t, n)
 
 	n, _ = goldenNode(t, dir, "EdDSA", keks[""])
 	g.Removed = rotate(n, keyring.RotateOptions{})
@@ -230,7 +230,7 @@ func makeGolden(t *testing.T, set string) {
 	for _, k := range n.Keyring().Keys() {
 		g.Keys[k.ID.String()] = goldenKey{k.State, k.Algorithm}
 	}
-	closeNode(t, n)
+	keyringtest.CloseNode(t, n)
 	g.KeystoreID = string(readFile(t, filepath.Join(dir, "keystore/keystore.id")))
 	pack(t, dir, filepath.Join(set, "node.tar.gz"))
 	for name, kek := range keks {
@@ -245,7 +245,7 @@ func makeGolden(t *testing.T, set string) {
 		if err := n.Keyring().Rewrap(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		closeNode(t, n)
+		keyringtest.CloseNode(t, n)
 		if err := os.CopyFS(filepath.Join(set, name), os.DirFS(filepath.Join(copied, "keystore"))); err != nil {
 			t.Fatal(err)
 		}
@@ -383,7 +383,7 @@ func (g golden) goOn(t *testing.T, n *node.Node, kek keyring.KEK, dir string) {
 	if id, _ := keyring.CiphertextKeyID(c); err != nil || id != key.ID {
 		t.Fatalf("under %s: %v", id, err)
 	}
-	closeNode(t, n)
+	keyringtest.CloseNode(t, n)
 	n, _ = goldenNode(t, dir, "EdDSA", kek)
 	if got, err := n.Keyring().Decrypt(c, nil); err != nil || string(got) != "new" {
 		t.Errorf("%q, %v", got, err)
@@ -393,7 +393,7 @@ func (g golden) goOn(t *testing.T, n *node.Node, kek keyring.KEK, dir string) {
 			t.Errorf("after another start, %.20q: %v", s.Plaintext, err)
 		}
 	}
-	closeNode(t, n)
+	keyringtest.CloseNode(t, n)
 }
 
 func (g golden) checkBackup(set string) func(*testing.T) {
@@ -503,13 +503,6 @@ func roundTrip(t *testing.T, v any) (out any) {
 		t.Fatal(err)
 	}
 	return out
-}
-
-func closeNode(t *testing.T, n *node.Node) {
-	t.Helper()
-	if err := n.Close(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func readFile(t *testing.T, path string) []byte {

@@ -85,7 +85,8 @@ var house = map[string][]string{
 	"internal/join":       {},
 	"internal/simulated":  {"internal/durable"},
 	"internal/keyringtest": {
-		".", "internal/durable", "internal/kek", "internal/keystore/keystoretest", "internal/meta", "internal/nks", "internal/peer", "internal/simulated", "node",
+		".", "internal/backup/backuptest", "internal/durable", "internal/kek", "internal/kek/kektest", "internal/keystore/keystoretest", "internal/meta", "internal/nks", "internal/peer",
+		"internal/simulated", "node",
 	},
 	"internal/scenarios":  {},
 	"gometrics":           {"."},

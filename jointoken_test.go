@@ -143,14 +143,14 @@ func TestTokenOfASnapshotEndsWithAStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	logged := keyringtest.JoinToken(t, n, "s4", 0)
-	closeNode(t, n)
+	keyringtest.CloseNode(t, n)
 	n = issuer(t, dir)
 	awaitTokens(t, n, 1)
 	refusesToken(t, n, old, "there is no such token")
 	if got := keyring.JoinRefusal(n, logged, "s4"); got != "" {
 		t.Errorf("a token of the log is refused: %s", got)
 	}
-	closeNode(t, n)
+	keyringtest.CloseNode(t, n)
 	cfg := node.Config{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}}
 	if _, err := node.Recover(t.Context(), cfg); err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ func TestRaftAloneHasNoJoinToken(t *testing.T) {
 	if err := keyring.SnapshotRaft(n); err != nil {
 		t.Fatal(err)
 	}
-	closeNode(t, n)
+	keyringtest.CloseNode(t, n)
 	d := stolen{dir: dir, keys: make([]keyring.KeyID, 1), secrets: make([][]byte, 2)}
 	if found := d.search(t, keyring.JoinSecret(token)); found > 0 {
 		t.Errorf("%d times", found)
@@ -250,12 +250,12 @@ func TestTokenOfAnOlderBuildStopsNoMember(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	b := backUp(ctx, t, 1)
+	b := keyringtest.BackUp(ctx, t, 1)
 	b.Nodes.Close()
 	clear(b.Nodes.Nodes)
 	config := func() node.Config {
 		cfg := b.Config("s1")
-		b.configure(&cfg)
+		b.Configure(&cfg)
 		cfg.JoinToken = "AQ"
 		return cfg
 	}
@@ -263,14 +263,14 @@ func TestTokenOfAnOlderBuildStopsNoMember(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	closeNode(t, n)
+	keyringtest.CloseNode(t, n)
 	if _, err := node.Recover(ctx, config()); err != nil {
 		t.Error(err)
 	}
 	restored := config()
 	restored.Dir = filepath.Join(t.TempDir(), "node")
-	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256}
-	if _, err := node.Restore(ctx, bytes.NewReader(b.file), restored, o); err != nil {
+	o := keyring.RestoreOptions{Identities: []age.Identity{b.Identity}, Digest: b.Manifest.SHA256}
+	if _, err := node.Restore(ctx, bytes.NewReader(b.File), restored, o); err != nil {
 		t.Error(err)
 	}
 	fresh := config()

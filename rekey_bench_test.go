@@ -2,8 +2,6 @@ package keyring_test
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"iter"
@@ -149,15 +147,7 @@ func (l *listed) put(ctx context.Context, puts []keyringtest.RecordPut) error {
 	l.mu.Lock()
 	leader := l.leader
 	l.mu.Unlock()
-	cmd, err := json.Marshal(puts)
-	if err != nil {
-		return err
-	}
-	answer, err := leader.Apply(ctx, cmd)
-	if err != nil {
-		return err
-	}
-	return errors.Join(answer.([]error)...)
+	return keyringtest.PutThrough(ctx, leader, puts...)
 }
 
 func (l *listed) set(left []keyring.Sealed) {

@@ -1,17 +1,21 @@
 package keyring_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
@@ -118,5 +122,167 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 	if inKeyFiles == 0 || searched < 3*(7+3) || len(logs.Bytes()) < 1000 {
 		t.Errorf("the search has found nothing where it had to: %d in key files, %d files, %d bytes of logs",
 			inKeyFiles, searched, len(logs.Bytes()))
+	}
+}
+
+// TestStolenDiskOpensNothing: somebody has a copy of everything that a server had in its directory,
+// and not the key-file, the passphrase, or the KMS. With escrow beside, the offline identity
+// opens all of it.
+func TestStolenDiskOpensNothing(t *testing.T) {
+	identity := kektest.Identity(t)
+	kinds := map[string]struct {
+		kek, anothers keyring.KEK
+		secret        []byte // what the KEK is made of
+	}{
+		"key-file":   {kektest.File(t, kektest.CountingKey()), kektest.File(t, bytes.Repeat([]byte{9}, 32)), kektest.CountingKey()},
+		"passphrase": {kektest.Passphrase(t, "correct horse battery staple"), kektest.Passphrase(t, "correct hoarse"), []byte("correct horse battery staple")},
+		"KMS":        {kektest.NewVault(t, 1), kektest.NewVault(t, 2), bytes.Repeat([]byte{1}, 32)},
+	}
+	for name, kind := range kinds {
+		for with, escrow := range map[string][]keyring.KEK{"": nil, " with escrow": {kektest.Age(t, identity)}} {
+			t.Run(name+with, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				d := steal(t, ctx, append([]keyring.KEK{kind.kek}, escrow...)...)
+				if n := d.search(t, append(d.secrets, kind.secret, []byte(identity.String()))...); n > 0 {
+					t.Errorf("%d secrets in the files", n)
+				}
+				d.opensNothing(t, "no KEK but an inline one", []keyring.KEK{keyring.InlineKEK()}, escrow)
+				d.opensNothing(t, "another "+name, []keyring.KEK{kind.anothers}, escrow)
+				var all []keyring.KEK
+				for _, k := range kinds {
+					all = append(all, k.anothers)
+				}
+				d.opensNothing(t, "every kind, and another identity", append(all, keyring.InlineKEK()),
+					append(escrow, kektest.Age(t, identity, kektest.Identity(t))))
+				if escrow != nil {
+					d.opensAll(t, ctx, []keyring.KEK{kektest.File(t, bytes.Repeat([]byte{3}, 32))}, []keyring.KEK{kektest.Age(t, identity, identity)})
+				}
+			})
+		}
+	}
+}
+
+// stolen is a copy of a server's directory, and what the server had in memory.
+type stolen struct {
+	dir     string
+	keys    []keyring.KeyID
+	sealed  [][]byte // one under each key
+	secrets [][]byte // root keys and signing keys
+}
+
+// steal has a server live under these KEKs, and copies its directory.
+func steal(t *testing.T, ctx context.Context, keks ...keyring.KEK) stolen {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "data")
+	n := keyringtest.StartAlone(t, ctx, dir, keks, nil)
+	if err := n.Keyring().WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var d stolen
+	for i := range 3 {
+		if i > 0 {
+			if _, err := n.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, err := n.Encrypt(ctx, []byte("data"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, _ := keyring.CiphertextKeyID(b)
+		d.sealed, d.keys = append(d.sealed, b), append(d.keys, id)
+	}
+	if err := keyring.SnapshotRaft(n); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range keyring.Live(n.Keyring()) {
+		d.secrets = append(d.secrets, bytes.Clone(s))
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d.dir = copyDir(t, dir)
+	return d
+}
+
+func copyDir(t *testing.T, dir string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// search returns how many of the secrets are in all bytes of all files.
+func (d stolen) search(t *testing.T, secrets ...[]byte) (found int) {
+	t.Helper()
+	files := 0
+	err := fs.WalkDir(os.DirFS(d.dir), ".", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(filepath.Join(d.dir, path))
+		found += keyringtest.Leaks(b, secrets)
+		files++
+		return err
+	})
+	if err != nil || len(d.secrets) != 2*len(d.keys) || files < len(d.keys)+4 { // raft.db, two of a snapshot, the keystore's ID
+		t.Errorf("%d keys searched for in %d files, %v", len(d.secrets), files, err)
+	}
+	return found
+}
+
+// opensNothing starts a server on a copy.
+func (d stolen) opensNothing(t *testing.T, how string, keks, old []keyring.KEK) {
+	t.Helper()
+	n := keyringtest.StartAlone(t, t.Context(), copyDir(t, d.dir), keks, old)
+	for i, c := range d.sealed {
+		keyringtest.AwaitHolders(n.Keyring(), d.keys[i], 0) // until raft has it, holders or not
+		if _, err := n.Keyring().Decrypt(c, nil); !errors.Is(err, keyring.ErrKeyMissing) {
+			t.Errorf("%s: key %d: %v", how, i, err)
+		}
+	}
+	if err := n.Keyring().Rewrap(t.Context()); err == nil {
+		t.Errorf("%s: it can be rewrapped", how)
+	}
+	for _, s := range keyring.Live(n.Keyring()) {
+		if slices.ContainsFunc(d.secrets, func(k []byte) bool { return bytes.Equal(k, s) }) {
+			t.Errorf("%s: a key is in memory", how)
+		}
+	}
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// opensAll starts a server on a copy and wants everything to open.
+func (d stolen) opensAll(t *testing.T, ctx context.Context, keks, old []keyring.KEK) {
+	t.Helper()
+	n := keyringtest.StartAlone(t, ctx, copyDir(t, d.dir), keks, old)
+	if err := n.Keyring().WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for i, c := range d.sealed {
+		if got, err := n.Keyring().Decrypt(c, nil); err != nil || string(got) != "data" {
+			t.Errorf("key %d: %q, %v", i, got, err)
+		}
+	}
+}
+
+// TestStolenDiskWithAnInlineKEKOpensAll is why the README warns of it.
+func TestStolenDiskWithAnInlineKEKOpensAll(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	d := steal(t, ctx, keyring.InlineKEK())
+	d.opensAll(t, ctx, []keyring.KEK{keyring.InlineKEK()}, nil)
+
+	text := []byte(`{"key":"` + base64.StdEncoding.EncodeToString(d.secrets[0]) + `"}`)
+	if err := os.WriteFile(filepath.Join(d.dir, "raft", "left behind"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n := d.search(t, d.secrets...); n != 1 {
+		t.Errorf("the search finds %d secrets where there is one", n)
 	}
 }

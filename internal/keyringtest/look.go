@@ -152,3 +152,13 @@ func Entries(t testing.TB, s *Server) (n int) {
 	}
 	return n
 }
+
+// StatusOf is the status that a server gives.
+func StatusOf(t testing.TB, s *Server) keyring.Status {
+	t.Helper()
+	st, err := s.Keyring.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
+}

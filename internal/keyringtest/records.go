@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
 
@@ -197,6 +198,19 @@ func PutRecords(r *raft.Raft, puts ...RecordPut) ([]error, error) {
 	}
 	errs, _ := f.Response().([]error)
 	return errs, nil
+}
+
+// PutThrough has the leader store records, and joins the errors.
+func PutThrough(ctx context.Context, n *node.Node, puts ...RecordPut) error {
+	cmd, err := json.Marshal(puts)
+	if err != nil {
+		return err
+	}
+	answer, err := n.Apply(ctx, cmd)
+	if err != nil {
+		return err
+	}
+	return errors.Join(answer.([]error)...)
 }
 
 // RecordsCluster is a cluster whose servers keep sealed records.

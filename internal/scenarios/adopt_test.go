@@ -1,7 +1,15 @@
 package scenarios_test
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -10,6 +18,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
 
@@ -133,6 +142,149 @@ func TestManyOrphansAreAdoptedInSeveralEntries(t *testing.T) {
 		}
 		if all != orphans {
 			t.Errorf("%d are adopted in %d entries", all, len(entries))
+		}
+	})
+}
+
+// altered is a snapshot in which a public key has taken the place of another: the checksum has no key.
+func altered(t testing.TB, snap, was, is []byte) []byte {
+	t.Helper()
+	b := bytes.Replace(snap, base64.StdEncoding.AppendEncode(nil, was), base64.StdEncoding.AppendEncode(nil, is), 1)
+	if bytes.Equal(b, snap) || len(b) != len(snap) {
+		t.Fatal("the public key is not in the snapshot")
+	}
+	const head = 16 + 8 + sha256.Size
+	sum := sha256.Sum256(b[head : head+binary.BigEndian.Uint64(b[16:])])
+	copy(b[24:], sum[:])
+	return b
+}
+
+// wantStranger wants a server to have noticed that a key's public half is another's, and to have nothing to do
+// with it.
+func wantStranger(t *testing.T, s *keyringtest.Server, id keyring.KeyID, pair keyringtest.Pair) {
+	t.Helper()
+	st, err := s.Keyring.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := func(p keyring.Problem) bool {
+		return p.Kind == keyring.ProblemPublicKey && p.Key == id && p.Advice != ""
+	}
+	if !slices.ContainsFunc(st.Problems, of) {
+		t.Errorf("%s: problems %v", s.ID, st.Problems)
+	}
+	token := pair.Token(pair.Header(id.String()), fmt.Sprintf(`{"aud":"me","exp":%d}`, time.Now().Add(time.Hour).Unix()))
+	if err := s.Keyring.Verify(token, keyring.Expect{Audience: []string{"me"}}); !errors.Is(err, keyring.ErrToken) {
+		t.Errorf("%s: a token of who altered it: %v", s.ID, err)
+	}
+	w := httptest.NewRecorder()
+	s.Keyring.WellKnown().ServeHTTP(w, httptest.NewRequest("GET", "/.well-known/jwks.json", nil))
+	if body := w.Body.String(); w.Code != 200 || strings.Contains(body, id.String()) {
+		t.Errorf("%s: JWKS: %d, %s", s.ID, w.Code, body)
+	}
+}
+
+// TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody who has the material, and nothing is signed that nobody could
+// verify.
+func TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Tokens.Algorithm, cfg.Tokens.Issuer = "EdDSA", "https://keys.example"
+		}})
+		leader := keyringtest.Ready(t, c)
+		claims := map[string]any{"aud": "me"}
+		good, err := leader.Keyring.Sign(claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		snap := leader.Raft.Snapshot()
+		if err := snap.Error(); err != nil {
+			t.Fatal(err)
+		}
+		meta, rc, err := snap.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := io.ReadAll(rc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		active := keyringtest.Ring(leader.FSM).Active()
+		mallory := keyringtest.NewPair(t, "EdDSA")
+		if err := leader.Raft.Restore(meta, bytes.NewReader(altered(t, all, active.Public, mallory.Public(t))), time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		leader = keyringtest.Ready(t, c)
+		for _, s := range c.Live() {
+			wantStranger(t, s, keyring.KeyID(active.ID), mallory)
+			if err := s.Keyring.Verify(good, keyring.Expect{Audience: []string{"me"}}); !errors.Is(err, keyring.ErrToken) {
+				t.Errorf("%s: its own token of before: %v", s.ID, err)
+			}
+		}
+		if token, err := leader.Keyring.Sign(claims); !errors.Is(err, keyring.ErrCorrupt) || token != "" {
+			t.Errorf("Sign: %q, %v", token, err)
+		}
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		token, err := leader.Keyring.Sign(claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := leader.Keyring.Verify(token, keyring.Expect{Audience: []string{"me"}}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestAdoptBelievesNobodysPublicKey: the server that has the file says another one.
+func TestAdoptBelievesNobodysPublicKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		id := keyring.KeyID{7}
+		mallory := keyringtest.NewPair(t, "EdDSA")
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
+		f := keyringtest.Follower(c)
+		keyringtest.PlantKey(t, f.Disk, id, keyring.InlineKEK())
+		c.Restart(f)
+		leader := keyringtest.Ready(t, c)
+		if leader == f {
+			t.Fatal("it leads")
+		}
+		hello, err := peer.Request{Hello: &peer.HelloRequest{}}.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := f.Keyring.ServePeer(t.Context(), leader.ID, hello)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := peer.DecodeAnswer[peer.HelloAnswer](b)
+		if err != nil || len(answer.Orphans) != 1 {
+			t.Fatal(answer, err)
+		}
+		answer.Orphans[0].Public = mallory.Public(t)
+		lie, err := peer.Response{Hello: answer}.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Kind == "call" && strings.Contains(e.What, `"hello"`) && e.To == f.ID {
+				return keyringtest.Reply{Data: lie}
+			}
+			return keyringtest.Reply{}
+		})
+		if err := leader.Keyring.Adopt(t.Context(), id); !errors.Is(err, keyring.ErrCorrupt) {
+			t.Errorf("adopt: %v", err)
+		}
+		token := mallory.Token(mallory.Header(id.String()), fmt.Sprintf(`{"aud":"me","exp":%d}`, time.Now().Add(time.Hour).Unix()))
+		for _, s := range c.Live() {
+			if err := s.Keyring.Verify(token, keyring.Expect{Audience: []string{"me"}}); !errors.Is(err, keyring.ErrToken) {
+				t.Errorf("%s: a token of who lied: %v", s.ID, err)
+			}
 		}
 	})
 }

@@ -149,6 +149,13 @@ func File(t testing.TB, content []byte) kek.KEK {
 	return must(kek.File(WriteFile(t, content)))(t)
 }
 
+// NewDown is a KMS that does not answer.
+func NewDown(name string) *KMS {
+	k := New(name)
+	k.Err = ErrDown
+	return k
+}
+
 // NewVault is a KMS named vault with a key of its own: two of them are told apart by nothing but what they open.
 func NewVault(t testing.TB, key byte) *KMS {
 	t.Helper()

@@ -1,4 +1,4 @@
-package keyring_test
+package node_test
 
 import (
 	"bytes"
@@ -26,13 +26,13 @@ import (
 func isAbsent(t *testing.T, what, path string) {
 	t.Helper()
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%s: there is %v (%v)", what, left(t, path), err)
+		t.Errorf("%s: there is %v (%v)", what, keyringtest.FilesIn(t, path), err)
 	}
 }
 
 // TestRestoreWritesNothingBeforeItKnowsThatItCan: Start would take what it left for a new server's directory, and found a cluster in it.
 func TestRestoreWritesNothingBeforeItKnowsThatItCan(t *testing.T) {
-	file, m, identity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
 	digest := keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256}
 	with := func(change func(*keyring.RestoreOptions)) keyring.RestoreOptions {
 		o := digest
@@ -52,7 +52,7 @@ func TestRestoreWritesNothingBeforeItKnowsThatItCan(t *testing.T) {
 		"nobody's":         {file, with(func(o *keyring.RestoreOptions) { o.Digest = [32]byte{} }), nil},
 		"another cluster":  {file, with(func(o *keyring.RestoreOptions) { o.Cluster = "a" }), nil},
 		"too large":        {file, with(func(o *keyring.RestoreOptions) { o.MaxBytes = 1 }), nil},
-		"a KEK that fails": {file, digest, brokenKEK{}},
+		"a KEK that fails": {file, digest, kektest.NewDown("broken")},
 	} {
 		kek := c.kek
 		if kek == nil {
@@ -79,20 +79,11 @@ func TestRestoreWritesNothingBeforeItKnowsThatItCan(t *testing.T) {
 			t.Fatal(err)
 		}
 		cfg := node.Config{Dir: dir, KEKs: []keyring.KEK{kek}}
-		if _, err := node.Restore(t.Context(), bytes.NewReader(c.file), cfg, c.o); err == nil || len(left(t, dir)) > 0 {
-			t.Errorf("%s: %v, and it has left %v", name, err, left(t, dir))
+		if _, err := node.Restore(t.Context(), bytes.NewReader(c.file), cfg, c.o); err == nil || len(keyringtest.FilesIn(t, dir)) > 0 {
+			t.Errorf("%s: %v, and it has left %v", name, err, keyringtest.FilesIn(t, dir))
 		}
 	}
 }
-
-// brokenKEK does not answer.
-type brokenKEK struct{}
-
-var errKMSDown = errors.New("the KMS is down")
-
-func (brokenKEK) ID() string                                             { return "broken" }
-func (brokenKEK) Wrap(context.Context, []byte, []byte) ([]byte, error)   { return nil, errKMSDown }
-func (brokenKEK) Unwrap(context.Context, []byte, []byte) ([]byte, error) { return nil, errKMSDown }
 
 // TestRestoreNodeWantsTheHostsFSM: without it the host's part of the snapshot would have no reader, and no
 // start would succeed.
@@ -100,14 +91,14 @@ func TestRestoreNodeWantsTheHostsFSM(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	b := backUp(ctx, t, 1)
+	b := keyringtest.BackUp(ctx, t, 1)
 	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), KEKs: []keyring.KEK{keyring.InlineKEK()}}
-	_, err := node.Restore(ctx, bytes.NewReader(b.file), cfg, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256})
+	_, err := node.Restore(ctx, bytes.NewReader(b.File), cfg, keyring.RestoreOptions{Identities: []age.Identity{b.Identity}, Digest: b.Manifest.SHA256})
 	if err == nil || !strings.Contains(err.Error(), "no App") {
 		t.Errorf("%v", err)
 	}
 	isAbsent(t, "without an App", cfg.Dir)
-	if b.manifest.Host == 0 {
+	if b.Manifest.Host == 0 {
 		t.Error("the backup has no part of the host's")
 	}
 }
@@ -120,14 +111,14 @@ type failingKEK struct {
 
 func (f *failingKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	if f.left--; f.left < 0 {
-		return nil, errKMSDown
+		return nil, kektest.ErrDown
 	}
 	return f.KEK.Wrap(ctx, plaintext, aad)
 }
 
 // TestInterruptedRestoreNodeIsDoneAgain, and until it is no cluster is founded of what is there.
 func TestInterruptedRestoreNodeIsDoneAgain(t *testing.T) {
-	file, m, identity := smallBackup(t)
+	file, m, identity := keyringtest.SmallBackup(t)
 	o := keyring.RestoreOptions{Identities: []age.Identity{identity}, Signer: m.Signer}
 	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
 	kek := kektest.File(t, kektest.CountingKey())
@@ -137,18 +128,18 @@ func TestInterruptedRestoreNodeIsDoneAgain(t *testing.T) {
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, errKMSDown) || left > 20 {
+		if !errors.Is(err, kektest.ErrDown) || left > 20 {
 			t.Fatal(err)
 		}
-		if len(keysIn(t, filepath.Join(cfg.Dir, "keystore"))) > 0 {
+		if len(keyringtest.KeyFilesIn(t, filepath.Join(cfg.Dir, "keystore"))) > 0 {
 			startIsRefused(t, cfg)
 		}
 	}
-	if n := len(keysIn(t, filepath.Join(cfg.Dir, "keystore"))); n != len(m.Keys) {
+	if n := len(keyringtest.KeyFilesIn(t, filepath.Join(cfg.Dir, "keystore"))); n != len(m.Keys) {
 		t.Errorf("%d keys", n)
 	}
 	cfg.KEKs = []keyring.KEK{kek}
-	startsAndGoesOn(t, "restored at last", cfg)
+	keyringtest.CheckGoesOn(t, "restored at last", cfg)
 }
 
 func startIsRefused(t *testing.T, cfg node.Config) {
@@ -182,10 +173,10 @@ func TestRestoreNodeThatIsKilledIsDoneAgain(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	b := backUp(ctx, t, 1)
-	b.put(ctx, "long", strings.Repeat("long ", 100_000)) // so that it is not read at once
+	b := keyringtest.BackUp(ctx, t, 1)
+	b.Put(ctx, "long", strings.Repeat("long ", 100_000)) // so that it is not read at once
 	var file bytes.Buffer
-	m, err := b.leader().Keyring().Backup(ctx, &file, b.identity.Recipient())
+	m, err := b.Leader().Keyring().Backup(ctx, &file, b.Identity.Recipient())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +187,7 @@ func TestRestoreNodeThatIsKilledIsDoneAgain(t *testing.T) {
 			t.Error(err)
 		}
 	}}
-	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: [32]byte{1}}
+	o := keyring.RestoreOptions{Identities: []age.Identity{b.Identity}, Digest: [32]byte{1}}
 	if _, err := node.Restore(ctx, r, cfg, o); err == nil {
 		t.Fatal("restored with another digest")
 	}
@@ -204,7 +195,7 @@ func TestRestoreNodeThatIsKilledIsDoneAgain(t *testing.T) {
 	cfg.Dir = copied
 	startIsRefused(t, cfg)
 	o.Digest = m.SHA256
-	b.configure(&cfg)
+	b.Configure(&cfg)
 	if _, err := node.Restore(ctx, bytes.NewReader(file.Bytes()), cfg, o); err != nil {
 		t.Fatal(err)
 	}
@@ -263,72 +254,66 @@ func TestRestoreIsRefusedInFIPSOnly(t *testing.T) {
 	}
 }
 
-// TestNoSecondClusterIsMadeWhileTheFirstAnswers: two of them would both take writes.
-func TestNoSecondClusterIsMadeWhileTheFirstAnswers(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	b := backUp(ctx, t, 3)
-	for len(b.apps["s3"].Copy()) < len(b.texts) { // it has what it would be recovered from
-		b.put(ctx, "more", "so that it learns of what has committed")
+// besideCluster is a cluster of three that has a backup, and s3 of which is stopped: it is restored, or recovered, in
+// directories of its own.
+type besideCluster struct {
+	*keyringtest.BackedUp
+	t   *testing.T
+	ctx context.Context
+}
+
+func newBesideCluster(t *testing.T, ctx context.Context) besideCluster {
+	t.Helper()
+	b := keyringtest.BackUp(ctx, t, 3)
+	for len(b.Apps["s3"].Copy()) < len(b.Texts) { // it has what it would be recovered from
+		b.Put(ctx, "more", "so that it learns of what has committed")
 	}
 	if err := b.Nodes.Nodes["s3"].Close(); err != nil {
 		t.Fatal(err)
 	}
 	delete(b.Nodes.Nodes, "s3")
-	config := func() node.Config {
-		cfg := b.Config("s3")
-		b.configure(&cfg)
-		return cfg
+	return besideCluster{b, t, ctx}
+}
+
+func (b besideCluster) config() node.Config {
+	cfg := b.Config("s3")
+	b.Configure(&cfg)
+	return cfg
+}
+
+func (b besideCluster) restore(cfg node.Config, o keyring.RestoreOptions) error {
+	cfg.Dir = filepath.Join(b.t.TempDir(), "node")
+	_, err := node.Restore(b.ctx, bytes.NewReader(b.File), cfg, o)
+	if err != nil {
+		isAbsent(b.t, "restore", cfg.Dir)
 	}
-	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256}
-	restore := func(cfg node.Config, o keyring.RestoreOptions) error {
-		cfg.Dir = filepath.Join(t.TempDir(), "node")
-		_, err := node.Restore(ctx, bytes.NewReader(b.file), cfg, o)
-		if err != nil {
-			isAbsent(t, "restore", cfg.Dir)
+	return err
+}
+
+func (b besideCluster) recover(cfg node.Config, o ...node.RecoverOptions) error {
+	dir := filepath.Join(b.t.TempDir(), "node")
+	if err := os.CopyFS(dir, os.DirFS(cfg.Dir)); err != nil {
+		b.t.Fatal(err)
+	}
+	cfg.Dir = dir
+	_, err := node.Recover(b.ctx, cfg, o...)
+	return err
+}
+
+// names wants an error to name all of the addresses.
+func (b besideCluster) names(what string, err error, addrs ...string) {
+	b.t.Helper()
+	for _, addr := range addrs {
+		if err == nil || !strings.Contains(err.Error(), addr) {
+			b.t.Errorf("%s: %v, want %s to be named", what, err, addr)
 		}
-		return err
 	}
-	recover := func(cfg node.Config, o ...node.RecoverOptions) error {
-		dir := filepath.Join(t.TempDir(), "node")
-		if err := os.CopyFS(dir, os.DirFS(cfg.Dir)); err != nil {
-			t.Fatal(err)
-		}
-		cfg.Dir = dir
-		_, err := node.Recover(ctx, cfg, o...)
-		return err
-	}
-	refused := func(what string, err error, addrs ...string) {
-		t.Helper()
-		for _, addr := range addrs {
-			if err == nil || !strings.Contains(err.Error(), addr) {
-				t.Errorf("%s: %v, want %s to be named", what, err, addr)
-			}
-		}
-	}
-	peers, join := config(), config()
-	peers.Peers, join.Join = b.Addrs, []string{b.Addrs["s2"]}
-	refused("restore beside Peers", restore(peers, o), b.Addrs["s1"], b.Addrs["s2"])
-	refused("restore beside Join", restore(join, o), b.Addrs["s2"])
-	refused("restore beside those of the backup", restore(config(), o), b.Addrs["s1"], b.Addrs["s2"])
-	refused("recover", recover(config()), b.Addrs["s1"], b.Addrs["s2"])
-	drill := o
-	drill.DataOnly = true
-	if err := restore(config(), drill); err != nil {
-		t.Errorf("another cluster is restored: %v", err)
-	}
-	forced := o
-	forced.Force = true
-	if err := restore(peers, forced); err != nil {
-		t.Errorf("forced: %v", err)
-	}
-	if err := recover(peers, node.RecoverOptions{Force: true}); err != nil {
-		t.Errorf("forced: %v", err)
-	}
-	b.Nodes.Close()
-	clear(b.Nodes.Nodes)
-	ln, err := net.Listen("tcp", b.Addrs["s1"]) // one whose certificate has ended, say
+}
+
+// rejecting is an address at which somebody closes every connection: one whose certificate has ended, say.
+func rejecting(t *testing.T, addr string) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,12 +326,44 @@ func TestNoSecondClusterIsMadeWhileTheFirstAnswers(t *testing.T) {
 			c.Close()
 		}
 	}()
-	refused("restore beside what can't be told", restore(peers, o), b.Addrs["s1"])
+	return ln
+}
+
+// TestNoSecondClusterIsMadeWhileTheFirstAnswers: two of them would both take writes.
+func TestNoSecondClusterIsMadeWhileTheFirstAnswers(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := newBesideCluster(t, ctx)
+	o := keyring.RestoreOptions{Identities: []age.Identity{b.Identity}, Digest: b.Manifest.SHA256}
+	peers, join := b.config(), b.config()
+	peers.Peers, join.Join = b.Addrs, []string{b.Addrs["s2"]}
+	b.names("restore beside Peers", b.restore(peers, o), b.Addrs["s1"], b.Addrs["s2"])
+	b.names("restore beside Join", b.restore(join, o), b.Addrs["s2"])
+	b.names("restore beside those of the backup", b.restore(b.config(), o), b.Addrs["s1"], b.Addrs["s2"])
+	b.names("recover", b.recover(b.config()), b.Addrs["s1"], b.Addrs["s2"])
+	drill := o
+	drill.DataOnly = true
+	if err := b.restore(b.config(), drill); err != nil {
+		t.Errorf("another cluster is restored: %v", err)
+	}
+	forced := o
+	forced.Force = true
+	if err := b.restore(peers, forced); err != nil {
+		t.Errorf("forced: %v", err)
+	}
+	if err := b.recover(peers, node.RecoverOptions{Force: true}); err != nil {
+		t.Errorf("forced: %v", err)
+	}
+	b.Nodes.Close()
+	clear(b.Nodes.Nodes)
+	ln := rejecting(t, b.Addrs["s1"])
+	b.names("restore beside what can't be told", b.restore(peers, o), b.Addrs["s1"])
 	ln.Close()
-	if err := restore(peers, o); err != nil {
+	if err := b.restore(peers, o); err != nil {
 		t.Errorf("all are gone: %v", err)
 	}
-	if err := recover(config()); err != nil {
+	if err := b.recover(b.config()); err != nil {
 		t.Errorf("all are gone: %v", err)
 	}
 }
@@ -356,7 +373,7 @@ func TestServersThatWaitForACluster(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	b := backUp(ctx, t, 1)
+	b := keyringtest.BackUp(ctx, t, 1)
 	b.Nodes.Close()
 	clear(b.Nodes.Nodes)
 	ln := keyringtest.Listen(t)
@@ -373,9 +390,9 @@ func TestServersThatWaitForACluster(t *testing.T) {
 	}()
 	b.Dirs["s1"] = filepath.Join(t.TempDir(), "node")
 	first := b.Config("s1")
-	b.configure(&first)
+	b.Configure(&first)
 	first.Peers = b.Addrs
-	_, err := node.Restore(ctx, bytes.NewReader(b.file), first, keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256})
+	_, err := node.Restore(ctx, bytes.NewReader(b.File), first, keyring.RestoreOptions{Identities: []age.Identity{b.Identity}, Digest: b.Manifest.SHA256})
 	if err != nil {
 		t.Error(err)
 	}
@@ -391,15 +408,15 @@ func TestServerIsNotRestoredBesideItself(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	b := backUp(ctx, t, 1)
+	b := keyringtest.BackUp(ctx, t, 1)
 	old := b.Addrs["s1"]
 	moved := b.Config("s1")
 	moved.Dir, moved.Addr = filepath.Join(t.TempDir(), "node"), "127.0.0.1:1"
-	b.configure(&moved)
+	b.Configure(&moved)
 	copied := b.Config("s1")
 	copied.Dir, copied.Addr = filepath.Join(t.TempDir(), "node"), "127.0.0.1:1"
-	o := keyring.RestoreOptions{Identities: []age.Identity{b.identity}, Digest: b.manifest.SHA256}
-	if _, err := node.Restore(ctx, bytes.NewReader(b.file), moved, o); err == nil || !strings.Contains(err.Error(), old) {
+	o := keyring.RestoreOptions{Identities: []age.Identity{b.Identity}, Digest: b.Manifest.SHA256}
+	if _, err := node.Restore(ctx, bytes.NewReader(b.File), moved, o); err == nil || !strings.Contains(err.Error(), old) {
 		t.Errorf("restored: %v", err)
 	}
 	b.Nodes.Close()
@@ -408,20 +425,20 @@ func TestServerIsNotRestoredBesideItself(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := b.Config("s1")
-	b.configure(&first)
+	b.Configure(&first)
 	n, err := node.Start(ctx, first)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	b.configure(&copied)
+	b.Configure(&copied)
 	if _, err := node.Recover(ctx, copied); err == nil || !strings.Contains(err.Error(), old) {
 		t.Errorf("recovered: %v", err)
 	}
 	moved.Dir = filepath.Join(t.TempDir(), "node")
-	closeNode(t, n)
-	b.configure(&moved)
-	if _, err := node.Restore(ctx, bytes.NewReader(b.file), moved, o); err != nil {
+	keyringtest.CloseNode(t, n)
+	b.Configure(&moved)
+	if _, err := node.Restore(ctx, bytes.NewReader(b.File), moved, o); err != nil {
 		t.Errorf("it is gone: %v", err)
 	}
 }
