@@ -36,22 +36,8 @@ func Ring(f *FSM) *meta.Ring { return f.machine.Ring() }
 // LastEntry is the index of the last entry of the keyring's that the FSM has applied.
 func LastEntry(f *FSM) uint64 { return f.machine.Entry() }
 
-// Configurations is how many raft configurations an FSM was told of.
-func Configurations(f *FSM) uint64 { return f.machine.Configurations() }
-
 // IsAudited reports whether events wait to be told.
 func IsAudited(f *FSM) bool { return f.machine.Audits() }
-
-// AwaitHolders waits until n servers are recorded as holders of the key.
-func AwaitHolders(k *Keyring, id KeyID, n int) {
-	for {
-		changed := k.server.FSM.Changed()
-		if m := k.server.FSM.Ring().Key(id); m != nil && len(m.Holders) >= n {
-			return
-		}
-		<-changed
-	}
-}
 
 // AwaitAll waits until n keys are in the ring and this server holds each of them.
 func AwaitAll(ctx context.Context, k *Keyring, n int) error {
@@ -107,17 +93,6 @@ func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
 	return len(pull.Request()), len(encoded), err
 }
 
-// AwaitState waits until this server knows the key in that state.
-func AwaitState(k *Keyring, id KeyID, s State) {
-	for {
-		changed := k.server.FSM.Changed()
-		if m := k.server.FSM.Ring().Key(id); m != nil && m.State == s {
-			return
-		}
-		<-changed
-	}
-}
-
 // Secrets are the key bytes that a keyring has in memory: root keys, signing keys, and what
 // its files wrap them under. read returns the content of a key file.
 func Secrets(k *Keyring, read func(name string) ([]byte, error)) [][]byte {
@@ -156,9 +131,6 @@ var LiveTokens = liveTokens
 
 // Node has a keyring.
 type Node interface{ Keyring() *Keyring }
-
-// NewKeyID draws one.
-func NewKeyID() KeyID { return lead.NewKeyID() }
 
 // JoinRefusal says why a server may not join with a token now, or nothing.
 func JoinRefusal(n Node, token string, id raft.ServerID) string {
@@ -244,23 +216,6 @@ func RestoreRaft(n Node) error {
 	return n.Keyring().server.Raft.Restore(meta, r, time.Minute)
 }
 
-// KeyOf returns the metadata of a key, or that of none.
-func KeyOf(n Node, id KeyID) Key {
-	if m := n.Keyring().server.FSM.Ring().Key(id); m != nil {
-		return keyOf(m)
-	}
-	return Key{}
-}
-
-// AwaitGone waits on a server that follows for a key to be removed.
-func AwaitGone(ctx context.Context, k *Keyring, id KeyID) error {
-	return k.remover.awaitGone(ctx, id, false)
-}
-
-func AwaitKey(k *Keyring, id KeyID) (Key, error) {
-	return k.server.awaitKey(context.Background(), id, func(*meta.Key) bool { return true }, false)
-}
-
 // Propose proposes commands as the keyring does.
 func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
 	return k.server.Propose(ctx, cmds...)
@@ -274,9 +229,6 @@ func Live(k *Keyring) [][]byte {
 	}
 	return live
 }
-
-// SigningKey is the PKCS #8 DER of a key's private half.
-func SigningKey(k *Keyring, id KeyID) []byte { return slices.Clone(LiveOf(k, id)[1]) }
 
 // SignerOf is what a key of the ring signs with.
 func SignerOf(k *Keyring, id KeyID) *jwt.Signer {
@@ -333,9 +285,6 @@ func LiveOf(k *Keyring, id KeyID) [][]byte {
 	k.server.Store.View(id, func(m *nks.Material) { live = [][]byte{m.Root()[:], m.Signing()} })
 	return live
 }
-
-// NewFileKEK is FileKEK without a file.
-var NewFileKEK = kek.FromKey
 
 // SetMissed has the FSM say that it could not apply that entry; 0 is none.
 func SetMissed(f *FSM, entry uint64) { f.machine.NoteMissed(entry) }

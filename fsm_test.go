@@ -2,18 +2,8 @@ package keyring_test
 
 import (
 	"bytes"
-	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
-	"runtime"
-	"slices"
-	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
@@ -21,411 +11,57 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// transcript is what a cluster of three has written to its log in a life with all that
-// happens: founding, rotations, a planned one, a wiped server, refusals, entries from nowhere.
-func transcript(t *testing.T) (logs []*raft.Log, live [][]byte) {
-	synctest.Test(t, func(t *testing.T) {
-		hosts := keyringtest.NewHosts(t, 3)
-		for _, h := range hosts {
-			h.Open(t, nil)
-		}
-		leader := keyringtest.LeaderOf(t, hosts)
-		for range 3 {
-			if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(time.Minute)}); err != nil {
-			t.Fatal(err)
-		}
-		foreign := leader.Raft.Apply([]byte("not the keyring's"), 0)
-		if err := foreign.Error(); err != nil {
-			t.Fatal(err)
-		}
-		if err, ok := foreign.Response().(error); !ok || !errors.Is(err, keyring.ErrCorrupt) {
-			t.Errorf("a foreign entry is answered with %v", foreign.Response())
-		}
-		again := *keyringtest.LogEntry(t, 0, meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{1}}})
-		refused := leader.Raft.ApplyLog(raft.Log{Data: again.Data, Extensions: again.Extensions}, 0)
-		if err := refused.Error(); err != nil {
-			t.Fatal(err)
-		}
-		if err, ok := refused.Response().(error); !ok || !errors.Is(err, meta.ErrCommandRefused) {
-			t.Errorf("a second init is answered with %v", refused.Response())
-		}
-		wiped := hosts[slices.IndexFunc(hosts, func(h *keyringtest.Host) bool { return h != leader })]
-		wiped.Stop(t)
-		wiped.Disk = keyringtest.NewDisk()
-		wiped.Open(t, nil)
-		time.Sleep(2 * time.Minute) // the planned key becomes active
-		synctest.Wait()
-		for _, h := range hosts {
-			live = append(live, keyringtest.SnapshotOf(t, h.FSM))
-		}
-		logs = keyringtest.LeaderOf(t, hosts).Entries(t)
-	})
-	return logs, live
-}
-
-// TestI7ReplayGivesEqualSnapshots is invariant I7: the same log gives byte-equal snapshots on
-// every server, at every index, whether it was replayed from the start or from a snapshot.
-func TestI7ReplayGivesEqualSnapshots(t *testing.T) {
-	logs, live := transcript(t)
-	if len(logs) < 15 {
-		t.Fatalf("the transcript has %d entries", len(logs))
-	}
-	var at [][]byte // after each entry, and before the first
-	first := keyring.NewFSM()
-	at = append(at, keyringtest.SnapshotOf(t, first))
-	for _, l := range logs {
-		first.Apply(l)
-		at = append(at, keyringtest.SnapshotOf(t, first))
-		if err := keyring.Ring(first).Check(); err != nil {
-			t.Errorf("index %d: %v", l.Index, err)
-		}
-	}
-	second, third := keyring.NewFSM(), keyring.NewFSM()
-	for i, l := range logs {
-		if a, b := second.Apply(l), third.Apply(l); fmt.Sprint(a) != fmt.Sprint(b) {
-			t.Errorf("index %d: responses %v and %v", l.Index, a, b)
-		}
-		if !bytes.Equal(keyringtest.SnapshotOf(t, second), at[i+1]) || !bytes.Equal(keyringtest.SnapshotOf(t, third), at[i+1]) {
-			t.Fatalf("index %d: snapshots differ", l.Index)
-		}
-	}
-	for i := range at {
-		f := keyring.NewFSM()
-		if err := keyringtest.RestoreFSM(f, at[i]); err != nil {
-			t.Fatalf("restore after %d entries: %v", i, err)
-		}
-		for j, l := range logs[i:] {
-			f.Apply(l)
-			if !bytes.Equal(keyringtest.SnapshotOf(t, f), at[i+j+1]) {
-				t.Fatalf("restored after %d entries, snapshots differ at index %d", i, l.Index)
-			}
-		}
-	}
-	for i, b := range live {
-		if !bytes.Equal(b, at[len(logs)]) {
-			t.Errorf("server %d has another snapshot than the replay of its log", i+1)
-		}
-	}
-}
-
-// checkUnchanged wants an error as the response, and neither a panic nor a change.
-func checkUnchanged(t *testing.T, name string, l *raft.Log) {
-	t.Helper()
+// TestFSMIsWhatRaftAndTheHostSee of the metadata: entries, snapshots, the fence. internal/fsm has the tests of all the rest.
+func TestFSMIsWhatRaftAndTheHostSee(t *testing.T) {
 	f := keyringtest.FilledFSM(t)
-	before, snap := keyring.Ring(f), must(keyring.Ring(f).Encode())
-	response := f.Apply(l)
-	if _, ok := response.(error); !ok {
-		t.Errorf("%s: the response is %v, not an error", name, response)
+	sealed := append([]byte{1, 1}, make([]byte, keyring.Overhead)...) // under the active key, by its form
+	if id, err := keyring.CiphertextKeyID(sealed); err != nil || id != (keyring.KeyID{1}) {
+		t.Fatalf("%v, %v", id, err)
 	}
-	if keyring.Ring(f) != before || !bytes.Equal(must(before.Encode()), snap) {
-		t.Errorf("%s: it changed something", name)
+	check := func(name string, f *keyring.FSM) {
+		t.Helper()
+		if err := f.Admit(sealed); err != nil {
+			t.Errorf("%s, under the active key: %v", name, err)
+		}
+		if err := f.Admit(keyringtest.Naming(sealed, keyring.KeyID{2})); !errors.Is(err, keyring.ErrStaleKey) {
+			t.Errorf("%s, under another key: %v", name, err)
+		}
+		if err := f.Admit(nil); !errors.Is(err, keyring.ErrDecrypt) {
+			t.Errorf("%s, of no ciphertext: %v", name, err)
+		}
 	}
-}
+	check("applied", f)
+	if err := keyring.NewFSM().Admit(sealed); !errors.Is(err, keyring.ErrNotReady) {
+		t.Errorf("an FSM that has applied nothing: %v", err)
+	}
 
-func TestApplyAnswersWithAnErrorAndChangesNothing(t *testing.T) {
-	valid := string(keyringtest.LogEntry(t, 0, meta.Command{Forget: &meta.Forget{Servers: []string{"s1"}}}).Data)
-	if keyringtest.FilledFSM(t).Apply(&raft.Log{Index: 99, Type: raft.LogCommand, Data: []byte(valid), Extensions: []byte(keyringtest.Extensions)}) != nil {
-		t.Fatal("the entry that the others are made of is refused")
-	}
-	malformed := map[string]string{
-		"nothing":             "",
-		"zeros":               string(make([]byte, 64)),
-		"not JSON":            "keyring",
-		"null":                "null",
-		"empty object":        "{}",
-		"no command":          `{"version":1,"commands":[]}`,
-		"null command":        `{"version":1,"commands":[null]}`,
-		"empty command":       `{"version":1,"commands":[{}]}`,
-		"unknown command":     `{"version":1,"commands":[{"melt":{"id":"` + keyring.KeyID{1}.String() + `"}}]}`,
-		"two in one":          strings.Replace(valid, `{"forget"`, `{"rekey":{"id":"`+keyring.KeyID{1}.String()+`"},"forget"`, 1),
-		"unknown member":      strings.Replace(valid, `"servers"`, `"x":1,"servers"`, 1),
-		"repeated member":     strings.Replace(valid, `{"version":1`, `{"version":1,"version":1`, 1),
-		"older version":       strings.Replace(valid, `"version":1`, `"version":0`, 1),
-		"newer version":       strings.Replace(valid, `"version":1`, `"version":2`, 1),
-		"newer, new command":  `{"version":2,"commands":[{"melt":{}}],"more":true}`,
-		"negative version":    strings.Replace(valid, `"version":1`, `"version":-1`, 1),
-		"version as text":     strings.Replace(valid, `"version":1`, `"version":"1"`, 1),
-		"huge version":        strings.Replace(valid, `"version":1`, `"version":1e400`, 1),
-		"trailing bytes":      valid + "x",
-		"trailing space":      valid + " ",
-		"deep":                strings.Repeat("[", 1<<20),
-		"deep in a command":   `{"version":1,"commands":[{"forget":` + strings.Repeat(`{"servers":`, 1<<18),
-		"not UTF-8":           strings.Replace(valid, "s1", "\xff\xfe", 1),
-		"no server":           strings.Replace(valid, `"s1"`, "", 1),
-		"unknown then known":  strings.Replace(valid, `[{"forget"`, `[{"melt":{}},{"forget"`, 1),
-		"known, then unknown": strings.Replace(valid, `]}}]`, `]}},{"melt":{}}]`, 1),
-	}
-	for name, data := range malformed {
-		checkUnchanged(t, name, &raft.Log{Index: 99, Type: raft.LogCommand, Data: []byte(data), Extensions: []byte(keyringtest.Extensions)})
-	}
-	for i := range len(valid) {
-		data := []byte(valid[:i])
-		checkUnchanged(t, fmt.Sprintf("cut to %d bytes", i), &raft.Log{Index: 99, Type: raft.LogCommand, Data: data, Extensions: []byte(keyringtest.Extensions)})
-	}
-	foreign := map[string]raft.Log{
-		"no mark":             {Type: raft.LogCommand},
-		"another version":     {Type: raft.LogCommand, Extensions: []byte("keyring/2")},
-		"a longer mark":       {Type: raft.LogCommand, Extensions: []byte(keyringtest.Extensions + "\x00")},
-		"a shorter mark":      {Type: raft.LogCommand, Extensions: []byte(keyringtest.Extensions[:8])},
-		"a configuration":     {Type: raft.LogConfiguration, Extensions: []byte(keyringtest.Extensions)},
-		"a barrier":           {Type: raft.LogBarrier, Extensions: []byte(keyringtest.Extensions)},
-		"an unknown type":     {Type: 200, Extensions: []byte(keyringtest.Extensions)},
-		"no mark and no data": {Type: raft.LogCommand},
-	}
-	for name, l := range foreign {
-		l.Index = 99
-		if name != "no mark and no data" {
-			l.Data = []byte(valid)
-		}
-		checkUnchanged(t, name, &l)
-	}
-}
-
-func TestApplyDoesAllCommandsOfAnEntryOrNone(t *testing.T) {
-	forget := meta.Command{Forget: &meta.Forget{Servers: []string{"s1"}}}
-	refused := meta.Command{Rekey: &meta.Rekey{ID: keyring.KeyID{1}}}
-	checkUnchanged(t, "good, then refused", keyringtest.LogEntry(t, 99, forget, refused))
-	checkUnchanged(t, "refused, then good", keyringtest.LogEntry(t, 99, refused, forget))
-	checkUnchanged(t, "good, refused, good", keyringtest.LogEntry(t, 99, forget, refused, forget))
-	f := keyringtest.FilledFSM(t)
-	if r := f.Apply(keyringtest.LogEntry(t, 99, forget, forget)); r != nil || len(keyring.Ring(f).Servers) != 0 {
-		t.Errorf("two good ones: %v, %v", r, keyring.Ring(f).Servers)
-	}
-}
-
-func TestApplysAnswerReachesTheProposer(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := keyringtest.NewCluster(t, keyringtest.Options{})
-		s := keyringtest.Ready(t, c)
-		for _, cmd := range []meta.Command{
-			{Init: &meta.Init{Cluster: meta.ClusterID{1}}},
-			{Rekey: &meta.Rekey{ID: s.Keyring.Keys()[0].ID}},
-			{Remove: &meta.Remove{ID: s.Keyring.Keys()[0].ID, From: meta.StateActive, Time: time.Now().UTC().Round(0)}},
-		} {
-			if err := keyring.Propose(t.Context(), s.Keyring, cmd); !errors.Is(err, meta.ErrCommandRefused) {
-				t.Errorf("%+v: %v", cmd, err)
-			}
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		synctest.Wait() // for what the keyring had to say itself
-		index := s.Raft.LastIndex()
-		if err := keyring.Propose(ctx, s.Keyring, meta.Command{Forget: &meta.Forget{Servers: []string{"x"}}}); !errors.Is(err, context.Canceled) {
-			t.Errorf("with a context that has ended: %v", err)
-		}
-		if err := keyring.Propose(t.Context(), s.Keyring, meta.Command{}); !errors.Is(err, meta.ErrMalformed) {
-			t.Errorf("an empty command: %v", err)
-		}
-		if s.Raft.LastIndex() != index {
-			t.Error("what was not to be proposed is in the log")
-		}
-		if err := keyring.Propose(t.Context(), s.Keyring, meta.Command{Forget: &meta.Forget{Servers: []string{"x"}}}); err != nil {
-			t.Errorf("a good command: %v", err)
-		}
-	})
-}
-
-func TestSnapshotIsOfTheMomentItWasTaken(t *testing.T) {
-	f := keyringtest.FilledFSM(t)
-	want := keyringtest.SnapshotOf(t, f)
-	snap, err := f.Snapshot()
-	if err != nil {
+	snap := keyringtest.SnapshotOf(t, f)
+	restored, behindMux := keyring.NewFSM(), keyring.NewFSM()
+	if err := keyringtest.RestoreFSM(restored, snap); err != nil {
 		t.Fatal(err)
 	}
-	if r := f.Apply(keyringtest.LogEntry(t, 99, meta.Command{Forget: &meta.Forget{Servers: []string{"s1"}}})); r != nil {
-		t.Fatal(r)
-	}
-	var s keyringtest.Sink
-	if err := snap.Persist(&s); err != nil || !bytes.Equal(s.Buf.Bytes(), want) {
-		t.Errorf("the snapshot has what was applied after it was taken (%v)", err)
-	}
-}
-
-func TestPersistErrorCancelsTheSinkOnce(t *testing.T) {
-	f := keyringtest.FilledFSM(t)
-	whole := len(keyringtest.SnapshotOf(t, f))
-	for limit := 1; limit < whole; limit += 7 {
-		snap, _ := f.Snapshot()
-		s := keyringtest.Sink{Limit: limit}
-		if err := snap.Persist(&s); !errors.Is(err, keyringtest.ErrDiskFull) || s.Canceled != 1 || s.Closed != 0 {
-			t.Fatalf("full after %d bytes: %v, cancelled %d times, closed %d times", limit, err, s.Canceled, s.Closed)
-		}
-	}
-}
-
-// framed is a section with what a snapshot begins with, when it claims that length.
-func framed(size uint64, section []byte) []byte {
-	b := binary.BigEndian.AppendUint64([]byte("keyring-snapshot"), size)
-	sum := sha256.Sum256(section)
-	return append(append(b, sum[:]...), section...)
-}
-
-// sectionAt is where the section begins.
-const sectionAt = 16 + 8 + sha256.Size
-
-// checkRestore restores b over another state: an error leaves that as it is; without one
-// the ring is what it says, and one that can be.
-func checkRestore(t *testing.T, name string, b []byte) error {
-	t.Helper()
-	f := keyring.NewFSM()
-	if r := f.Apply(keyringtest.LogEntry(t, 1, meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{9}}})); r != nil {
-		t.Fatal(r)
-	}
-	before := keyring.Ring(f)
-	err := keyringtest.RestoreFSM(f, b)
-	switch ring := keyring.Ring(f); {
-	case err != nil && ring != before:
-		t.Errorf("%s: %v, and the state is another", name, err)
-	case err != nil && !errors.Is(err, keyring.ErrCorrupt):
-		t.Errorf("%s: %v is not ErrCorrupt", name, err)
-	case err == nil && ring.Check() != nil:
-		t.Errorf("%s: restored what can't be: %v", name, ring.Check())
-	case err == nil:
-		if again, err := ring.Encode(); err != nil || !bytes.Equal(again, b[sectionAt:]) {
-			t.Errorf("%s: the ring is not what the snapshot says (%v)", name, err)
-		}
-	}
-	return err
-}
-
-func TestRestoreOfADamagedSnapshotIsAnErrorAndNoChange(t *testing.T) {
-	snap := keyringtest.SnapshotOf(t, keyringtest.FilledFSM(t))
-	if err := checkRestore(t, "the snapshot itself", snap); err != nil {
+	check("restored", restored)
+	if err := keyringtest.RestoreFSM(keyring.Mux(behindMux, &keyringtest.App{}), append(snap, "line"...)); err != nil {
 		t.Fatal(err)
 	}
-	section := snap[sectionAt:]
-	size := uint64(len(section))
-	bad := map[string][]byte{
-		"nothing":             nil,
-		"text":                []byte("hello"),
-		"zeros":               make([]byte, 1000),
-		"the magic alone":     []byte("keyring-snapshot"),
-		"an empty section":    framed(0, nil),
-		"a section too short": framed(size-1, section),
-		"bytes after it":      append(bytes.Clone(snap), 'x'),
-		"twice":               append(bytes.Clone(snap), snap...),
-		"a wrong magic":       append([]byte("keyring-snapshop"), snap[16:]...),
-		"a null section":      framed(4, []byte("null")),
-		"an empty object":     framed(2, []byte("{}")),
-		"the largest length":  framed(1<<64-1, section),
-		"a negative length":   framed(1<<63, section),
+	check("restored behind a Mux", behindMux)
+	if _, err := f.CheckSnapshot(bytes.NewReader(snap[:len(snap)-1])); !errors.Is(err, keyring.ErrCorrupt) {
+		t.Errorf("a snapshot that is cut short: %v", err)
 	}
-	for name, b := range bad {
-		if checkRestore(t, name, b) == nil {
-			t.Errorf("%s: restored", name)
-		}
+	if err := f.Apply(&raft.Log{Index: 99, Type: raft.LogCommand}).(error); !errors.Is(err, keyring.ErrCorrupt) {
+		t.Errorf("a foreign entry: %v", err)
 	}
-	for i := range snap {
-		if checkRestore(t, fmt.Sprintf("cut to %d bytes", i), snap[:i]) == nil {
-			t.Errorf("cut to %d bytes: restored", i)
-		}
-		for bit := range 8 {
-			if i > 100 && bit != i%8 {
-				continue
-			}
-			b := bytes.Clone(snap)
-			b[i] ^= 1 << bit
-			if name := fmt.Sprintf("bit %d of byte %d", bit, i); checkRestore(t, name, b) == nil {
-				t.Errorf("%s: restored", name)
-			}
-		}
+	again := keyringtest.LogEntry(t, 100, meta.Command{Init: &meta.Init{Cluster: meta.ClusterID{9}}})
+	if err := f.Apply(again).(error); !errors.Is(err, meta.ErrCommandRefused) {
+		t.Errorf("a second init: %v", err)
 	}
 }
 
-func TestRestoreReadErrorIsNoChange(t *testing.T) {
-	snap := keyringtest.SnapshotOf(t, keyringtest.FilledFSM(t))
-	for _, n := range []int{0, 10, 20, 24, 100, len(snap)} {
-		f := keyring.NewFSM()
-		before := keyring.Ring(f)
-		err := f.Restore(io.NopCloser(io.MultiReader(bytes.NewReader(snap[:n]), failingReader{})))
-		if !errors.Is(err, keyringtest.ErrDiskFull) || keyring.Ring(f) != before {
-			t.Errorf("after %d bytes: %v", n, err)
+func TestMuxTakesBatchesIfTheHostDoes(t *testing.T) {
+	for _, form := range keyringtest.AppForms {
+		m := keyring.Mux(keyring.NewFSM(), form.Of(&keyringtest.App{}))
+		if _, ok := m.(raft.BatchingFSM); ok != form.Batches {
+			t.Errorf("%s: a BatchingFSM: %v", form.Name, ok)
 		}
 	}
-}
-
-type failingReader struct{}
-
-func (failingReader) Read([]byte) (int, error) { return 0, keyringtest.ErrDiskFull }
-
-func TestRestoreAllocatesNoMoreThanThereIs(t *testing.T) {
-	for _, size := range []uint64{1 << 29, 1 << 30, 1 << 40, 1<<64 - 1} {
-		f := keyring.NewFSM()
-		b := framed(size, []byte(`{"version":1`))
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		err := keyringtest.RestoreFSM(f, b)
-		runtime.ReadMemStats(&after)
-		if n := after.TotalAlloc - before.TotalAlloc; err == nil || n > 1<<20 {
-			t.Errorf("a section said to have %d bytes: %v, %d bytes allocated", size, err, n)
-		}
-	}
-}
-
-// naming returns a ciphertext that names another key.
-func naming(ciphertext []byte, id keyring.KeyID) []byte {
-	b := bytes.Clone(ciphertext)
-	copy(b[1:17], id[:])
-	return b
-}
-
-func TestAdmitTakesTheActiveKeysCiphertextsOnly(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := keyringtest.NewCluster(t, keyringtest.Options{})
-		s := keyringtest.Ready(t, c)
-		first, err := s.Keyring.Encrypt([]byte("x"), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.FSM.Admit(first); err != nil {
-			t.Errorf("under the active key: %v", err)
-		}
-		pre, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(time.Hour)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.FSM.Admit(naming(first, pre.ID)); !errors.Is(err, keyring.ErrStaleKey) {
-			t.Errorf("under a prepublished key: %v", err)
-		}
-		if err := s.FSM.Admit(first); err != nil {
-			t.Errorf("under the active key, with another prepublished: %v", err)
-		}
-		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		second, err := s.Keyring.Encrypt(nil, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.FSM.Admit(second); err != nil {
-			t.Errorf("of an empty plaintext: %v", err)
-		}
-		for name, b := range map[string][]byte{
-			"an inactive key": first,
-			"an unknown key":  naming(first, keyring.KeyID{1}),
-			"the zero ID":     naming(first, keyring.KeyID{}),
-			"an inactive key, with a body that is not its": append(first[:17:17], make([]byte, 100)...),
-		} {
-			if err := s.FSM.Admit(b); !errors.Is(err, keyring.ErrStaleKey) {
-				t.Errorf("under %s: %v", name, err)
-			}
-		}
-		for name, b := range map[string][]byte{
-			"nil": nil, "empty": {}, "text": []byte("hello"), "cut short": second[:keyring.Overhead-1],
-			"zeros": make([]byte, 100), "another version": append([]byte{2}, second[1:]...),
-		} {
-			if err := s.FSM.Admit(b); !errors.Is(err, keyring.ErrDecrypt) {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		if err := keyring.NewFSM().Admit(second); !errors.Is(err, keyring.ErrNotReady) || errors.Is(err, keyring.ErrStaleKey) {
-			t.Errorf("before the first key: %v", err)
-		}
-	})
 }

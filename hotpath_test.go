@@ -389,7 +389,7 @@ func TestMissingMaterialIsNamedAsSuch(t *testing.T) {
 		if _, err := l.Keyring.Encrypt(nil, nil); !errors.Is(err, keyring.ErrKeyMissing) {
 			t.Errorf("encrypt: %v", err)
 		}
-		if _, err := l.Keyring.Decrypt(naming(l.Vault[keys[0].ID][0], keyring.KeyID{5}), nil); !errors.Is(err, keyring.ErrUnknownKey) {
+		if _, err := l.Keyring.Decrypt(keyringtest.Naming(l.Vault[keys[0].ID][0], keyring.KeyID{5}), nil); !errors.Is(err, keyring.ErrUnknownKey) {
 			t.Errorf("decrypt under an unknown key: %v", err)
 		}
 	})

@@ -117,3 +117,15 @@ func (s StoringApp) StoreConfiguration(_ uint64, c raft.Configuration) {
 
 // StoreConfiguration implements raft.ConfigurationStore.
 func (b BothApp) StoreConfiguration(i uint64, c raft.Configuration) { b.Store.StoreConfiguration(i, c) }
+
+// AppForms are the four things that a host's FSM can be.
+var AppForms = []struct {
+	Name            string
+	Batches, Stores bool // it is a raft.BatchingFSM, or a raft.ConfigurationStore
+	Of              func(*App) raft.FSM
+}{
+	{"plain", false, false, func(a *App) raft.FSM { return a }},
+	{"batching", true, false, func(a *App) raft.FSM { return BatchingApp{a} }},
+	{"storing", false, true, func(a *App) raft.FSM { return StoringApp{a} }},
+	{"both", true, true, func(a *App) raft.FSM { return BothApp{BatchingApp{a}, StoringApp{a}} }},
+}

@@ -80,7 +80,12 @@ func RestoreFSM(f raft.FSM, b []byte) error { return f.Restore(io.NopCloser(byte
 // FilledFSM is an FSM with two keys, one of them active, and a tombstone.
 func FilledFSM(t testing.TB) *keyring.FSM {
 	t.Helper()
-	f := keyring.NewFSM()
+	return Fill(t, keyring.NewFSM())
+}
+
+// Fill gives an FSM that has applied nothing the log of FilledFSM.
+func Fill[F raft.FSM](t testing.TB, f F) F {
+	t.Helper()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	key := func(n byte) meta.NewKey {
 		return meta.NewKey{ID: keyring.KeyID{n}, Algorithm: "EdDSA", Public: []byte{n}, Check: meta.CheckValue{n}, Created: at}

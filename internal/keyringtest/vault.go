@@ -3,6 +3,7 @@ package keyringtest
 // Vault: ciphertexts that have to open for ever.
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"testing"
@@ -71,4 +72,11 @@ func CheckOneActive(t testing.TB, c *Cluster) {
 	if len(active) != len(c.Live()) || len(slices.Compact(active)) != 1 {
 		t.Errorf("active keys on %d servers: %v", len(c.Live()), active)
 	}
+}
+
+// Naming returns a ciphertext that names another key.
+func Naming(ciphertext []byte, id keyring.KeyID) []byte {
+	b := bytes.Clone(ciphertext)
+	copy(b[1:17], id[:])
+	return b
 }

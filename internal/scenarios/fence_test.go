@@ -177,3 +177,59 @@ func TestLeaderThatIsCutOffSealsNoLongerThanItsLease(t *testing.T) {
 		})
 	}
 }
+
+func TestAdmitTakesTheActiveKeysCiphertextsOnly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{})
+		s := keyringtest.Ready(t, c)
+		first, err := s.Keyring.Encrypt([]byte("x"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.FSM.Admit(first); err != nil {
+			t.Errorf("under the active key: %v", err)
+		}
+		pre, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{Publish: time.Now().Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.FSM.Admit(keyringtest.Naming(first, pre.ID)); !errors.Is(err, keyring.ErrStaleKey) {
+			t.Errorf("under a prepublished key: %v", err)
+		}
+		if err := s.FSM.Admit(first); err != nil {
+			t.Errorf("under the active key, with another prepublished: %v", err)
+		}
+		if _, err := s.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		second, err := s.Keyring.Encrypt(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.FSM.Admit(second); err != nil {
+			t.Errorf("of an empty plaintext: %v", err)
+		}
+		for name, b := range map[string][]byte{
+			"an inactive key": first,
+			"an unknown key":  keyringtest.Naming(first, keyring.KeyID{1}),
+			"the zero ID":     keyringtest.Naming(first, keyring.KeyID{}),
+			"an inactive key, with a body that is not its": append(first[:17:17], make([]byte, 100)...),
+		} {
+			if err := s.FSM.Admit(b); !errors.Is(err, keyring.ErrStaleKey) {
+				t.Errorf("under %s: %v", name, err)
+			}
+		}
+		for name, b := range map[string][]byte{
+			"nil": nil, "empty": {}, "text": []byte("hello"), "cut short": second[:keyring.Overhead-1],
+			"zeros": make([]byte, 100), "another version": append([]byte{2}, second[1:]...),
+		} {
+			if err := s.FSM.Admit(b); !errors.Is(err, keyring.ErrDecrypt) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if err := keyring.NewFSM().Admit(second); !errors.Is(err, keyring.ErrNotReady) || errors.Is(err, keyring.ErrStaleKey) {
+			t.Errorf("before the first key: %v", err)
+		}
+	})
+}
