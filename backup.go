@@ -9,15 +9,13 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/backup"
-	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/simulated"
 	"filippo.io/age"
@@ -79,36 +77,19 @@ func newManifest(m backup.Manifest) Manifest {
 	return public
 }
 
-// knownSigner is the signer of the backups that are made while a key is active: it is computed once for each key.
-type knownSigner struct {
-	id     KeyID
-	check  meta.CheckValue
-	signer BackupSigner
-}
-
-// signerCache has the signer that was asked for last, or nil.
-type signerCache struct{ atomic.Pointer[knownSigner] }
-
 // backupSigner returns the signer of the backups that are made while this key is active. It is zero if the
 // key is not here, or if there is no key.
 func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 	if key == nil || !k.server.Store.InMemory(key.ID) {
 		return BackupSigner{}
 	}
-	if known := k.signer.Load(); known != nil && known.id == key.ID && known.check == key.Check {
-		return known.signer
-	}
-	m, ok := k.server.Store.Copy(key.ID)
-	defer m.Secret.Wipe()
-	if !ok || m.Check != key.Check { // it was dropped meanwhile
-		return BackupSigner{}
-	}
-	signer, err := backup.SignerOf(key.ID, m.Secret)
+	signer, err := k.signer.Of(key, func(id KeyID) (backup.Material, bool) {
+		m, ok := k.server.Store.Copy(id)
+		return backup.Material(m), ok
+	})
 	if err != nil {
 		k.server.cfg.Logger.Error("signer of backups", "key", key.ID, "error", err)
-		return BackupSigner{}
 	}
-	k.signer.Store(&knownSigner{key.ID, key.Check, BackupSigner(signer)})
 	return BackupSigner(signer)
 }
 
@@ -125,97 +106,10 @@ func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 // backup is good. After any other error what was written is of no use. A Write that is under way when ctx
 // ends may return after Backup has; there is none after it.
 func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
-	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (Manifest, error) { return k.backup(ctx, w, to) })
-}
-
-func (k *Keyring) backup(ctx context.Context, w io.Writer, to []age.Recipient) (Manifest, error) {
-	if err := backup.CheckRecipients(to); err != nil {
-		return Manifest{}, fmt.Errorf("backup: %w", err)
-	}
-	if err := k.server.Leading(); err != nil {
-		return Manifest{}, err
-	}
-	if ctx.Err() != nil {
-		return Manifest{}, fmt.Errorf("backup: %w", context.Cause(ctx))
-	}
-	archive, upTo, err := k.archive(ctx)
-	if err != nil {
-		return Manifest{}, fmt.Errorf("backup: %w", err)
-	}
-	defer archive.Close()
-	written, err := archive.Write(ctx, w, to...)
-	if err != nil {
-		return Manifest{}, fmt.Errorf("backup: %w", err)
-	}
-	m := newManifest(written)
-	if err := k.server.Propose(ctx, meta.Command{Backup: &meta.Backup{Index: upTo, Time: m.Created, Digest: m.SHA256}}); err != nil {
-		return m, fmt.Errorf("backup: it is complete, but not noted: %w", err)
-	}
-	k.server.cfg.Logger.Info("backup made", "index", m.Raft.Index, "keys", len(m.Keys))
-	return m, nil
-}
-
-// archive has raft make a snapshot, and copies the material of each of its keys: so no key is gone by the time
-// it is written. If a key of the snapshot has been removed already, a newer snapshot does not
-// have it. The backup has every key with a CreateIndex up to upTo.
-func (k *Keyring) archive(ctx context.Context) (a *backup.Archive, upTo uint64, err error) {
-	for {
-		a, upTo, err := k.archiveSnapshot()
-		if err != nil {
-			return nil, 0, err
-		}
-		var missing []string
-		removed := false
-		for _, key := range a.Ring.Keys {
-			m, ok := k.server.Store.Copy(key.ID)
-			switch {
-			case ok && m.Check == key.Check:
-				a.Add(key, backup.Material(m))
-				continue
-			case key.Sealed():
-				missing = append(missing, key.ID.String())
-				removed = removed || k.server.FSM.Ring().WasRemoved(key.ID)
-			default:
-				k.server.cfg.Logger.Warn("a prepublished key that is not here is left out of the backup", "key", key.ID)
-				upTo = min(upTo, key.CreateIndex-1)
-			}
-			m.Secret.Wipe()
-		}
-		if len(missing) == 0 {
-			return a, upTo, nil
-		}
-		a.Close()
-		if !removed {
-			return nil, 0, fmt.Errorf("%w: %s", ErrKeyMissing, strings.Join(missing, ", "))
-		}
-		if ctx.Err() != nil {
-			return nil, 0, context.Cause(ctx)
-		}
-	}
-}
-
-// archiveSnapshot returns an archive of a new snapshot, without keys, and the index of the snapshot.
-func (k *Keyring) archiveSnapshot() (*backup.Archive, uint64, error) {
-	// Raft makes no snapshot right after a change of its configuration. An entry helps.
-	if err := k.server.Raft.Barrier(fsm.ProposeTimeout).Error(); err != nil {
-		return nil, 0, k.server.FSM.Outcome(k.server.Raft, err)
-	}
-	f := k.server.Raft.Snapshot()
-	if err := f.Error(); err != nil {
-		return nil, 0, fmt.Errorf("make a snapshot: %w", err)
-	}
-	m, body, err := f.Open()
-	if err != nil {
-		return nil, 0, fmt.Errorf("open the snapshot: %w", err)
-	}
-	a, err := backup.New(*m, body, k.server.FSM.Build(), k.server.Now())
-	if err != nil {
-		return nil, 0, err
-	}
-	if a.Ring.Active() == nil {
-		return nil, 0, errors.Join(fmt.Errorf("%w: there is no active key, which would sign it", ErrNotReady), a.Close())
-	}
-	return a, m.Index, nil
+	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (Manifest, error) {
+		m, err := lead.Backup(ctx, k.server.Server, w, to)
+		return newManifest(m), err
+	})
 }
 
 // VerifyBackup is VerifyBackupContext with these identities alone.

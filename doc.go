@@ -101,7 +101,7 @@
 //	internal/gate        how calls that may block end with their contexts, and what Close waits for
 //	internal/kek         the KEKs that come with the library, and the KEKs of a keystore
 //	internal/keystore    the key files of one server, and the keys in memory
-//	internal/lead        what a server does while it leads: it makes keys, activates them, adopts orphans, hands over
+//	internal/lead        what a server does while it leads: it makes keys, activates them, adopts orphans, hands over, backs up
 //	internal/members     the members of the cluster, changed by the leader, and the tokens with which servers join
 //	internal/local       this server, and what it learns from the others: caught up or not, clocks, who is silent
 //	internal/nks         material, its check value, the codec of .nks.json files, the reader of Nomad's files

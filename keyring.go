@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"example.com/keyring/internal/backup"
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/gate"
@@ -44,7 +45,7 @@ type Keyring struct {
 	replicator *replication.Replicator
 	rekeyer    *rekeyer
 	verifier   *verifier
-	signer     signerCache // of backups
+	signer     backup.SignerCache
 
 	observer *raft.Observer
 	end      context.CancelFunc // of the loops

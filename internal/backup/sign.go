@@ -5,6 +5,7 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/hex"
+	"sync/atomic"
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -20,6 +21,34 @@ func (s Signer) String() string { return hex.EncodeToString(s[:]) }
 func SignerOf(id meta.KeyID, secret *nks.Material) (s Signer, err error) {
 	err = withSigner(id, secret, func(private ed25519.PrivateKey) { s = Signer(private.Public().(ed25519.PublicKey)) })
 	return s, err
+}
+
+// SignerCache has the signer that was asked for last. The zero value has none.
+type SignerCache struct{ last atomic.Pointer[knownSigner] }
+
+type knownSigner struct {
+	id     meta.KeyID
+	check  meta.CheckValue
+	signer Signer
+}
+
+// Of returns the signer of the backups that are made while a key is active. material returns a copy of what is here under
+// an ID, which Of wipes. The signer is zero if the key is not here.
+func (c *SignerCache) Of(key *meta.Key, material func(meta.KeyID) (Material, bool)) (Signer, error) {
+	if known := c.last.Load(); known != nil && known.id == key.ID && known.check == key.Check {
+		return known.signer, nil
+	}
+	m, ok := material(key.ID)
+	defer m.Secret.Wipe()
+	if !ok || m.Check != key.Check {
+		return Signer{}, nil
+	}
+	signer, err := SignerOf(key.ID, m.Secret)
+	if err != nil {
+		return Signer{}, err
+	}
+	c.last.Store(&knownSigner{key.ID, key.Check, signer})
+	return signer, nil
 }
 
 // sign returns the signature of an archive with that SHA-256.

@@ -32,6 +32,7 @@ type Archive struct {
 	manifest Manifest   // with the keys that were added
 	keys     []Material // in the same order
 	active   int        // index of the one that signs; negative if it was not added
+	upTo     uint64     // see UpTo
 	part     []byte     // the keyring's part of the snapshot
 	host     io.ReadCloser
 }
@@ -50,7 +51,7 @@ func New(m raft.SnapshotMeta, snapshot io.ReadCloser, build meta.Build, created 
 		return nil, errors.Join(err, snapshot.Close())
 	}
 	manifest := Manifest{Format: Format, Cluster: clusterText(s.Ring), Created: created, Raft: m, Host: m.Size - int64(len(s.Head))}
-	return &Archive{Ring: s.Ring, manifest: manifest, active: -1, part: s.Head, host: snapshot}, nil
+	return &Archive{Ring: s.Ring, manifest: manifest, active: -1, upTo: m.Index, part: s.Head, host: snapshot}, nil
 }
 
 // snapshotError adds to an error of meta's what callers branch on.
@@ -73,6 +74,30 @@ func (a *Archive) Add(k *meta.Key, m Material) {
 	a.keys = append(a.keys, m)
 	a.manifest.Keys = append(a.manifest.Keys, keyOf(k))
 }
+
+// AddAll adds the keys of the ring. material returns a copy of what is here under an ID, which AddAll takes over. It
+// returns the keys whose material is not here: missing are those that something may be sealed under, and leftOut the
+// prepublished ones, of which a backup needs none.
+func (a *Archive) AddAll(material func(meta.KeyID) (Material, bool)) (missing, leftOut []meta.KeyID) {
+	for _, key := range a.Ring.Keys {
+		m, ok := material(key.ID)
+		switch {
+		case ok && m.Check == key.Check:
+			a.Add(key, m)
+			continue
+		case key.Sealed():
+			missing = append(missing, key.ID)
+		default:
+			leftOut = append(leftOut, key.ID)
+			a.upTo = min(a.upTo, key.CreateIndex-1)
+		}
+		m.Secret.Wipe()
+	}
+	return missing, leftOut
+}
+
+// UpTo is an index of the log: the backup has every key with a CreateIndex up to it, once AddAll has found none missing.
+func (a *Archive) UpTo() uint64 { return a.upTo }
 
 // Close wipes the material and closes the snapshot.
 func (a *Archive) Close() error {
