@@ -1,6 +1,7 @@
 package keyring_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
@@ -256,5 +258,67 @@ func TestLeaderWithoutTheActiveKeyHandsOver(t *testing.T) {
 		}
 		c.OnEvent(nil)
 		keyringtest.AwaitKeys(t, c)
+	})
+}
+
+// TestI9LockedKeyDelaysNoOther: the file of one key is wrapped under a KEK that this server is not given.
+// Nobody is asked for that key, and any other comes at once.
+func TestI9LockedKeyDelaysNoOther(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		v := &keyringtest.Vault{TB: t}
+		if err := v.Seal(keyringtest.Ready(t, c)); err != nil {
+			t.Fatal(err)
+		}
+		keyringtest.Rotate(t, c, v, 2)
+		keyringtest.AwaitKeys(t, c)
+		s := keyringtest.Follower(c)
+		keys := s.Keyring.Keys()
+		locked, other := keys[2].ID, keys[1].ID
+		c.Stop(s)
+		keyringtest.PlantKey(t, s.Disk, locked, kektest.New("stranger's"))
+		c.Restart(s)
+		keyringtest.Ready(t, c)
+		for range 3 {
+			time.Sleep(10 * time.Minute) // virtual
+			if err := keyring.Lose(s.Keyring, other); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			for !keyring.Has(s.Keyring, other) {
+				time.Sleep(100 * time.Millisecond) // virtual
+			}
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("another key came after %v", took)
+			}
+		}
+		if keyring.Has(s.Keyring, locked) {
+			t.Error("a copy has taken the place of the file that waits for its KEK")
+		}
+	})
+}
+
+// TestKeyThatComesMeanwhileIsNotWrittenAgain: the search for files of what was missing takes its time,
+// and thousands of keys may come until it is done.
+func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
+		s := keyringtest.Ready(t, c)
+		id := s.Keyring.Keys()[0].ID
+		before := s.Disk.Bytes(nks.FileName(id))
+		keyring.Heal(s.Keyring, id)
+		if !bytes.Equal(s.Disk.Bytes(nks.FileName(id)), before) {
+			t.Error("its file was written again")
+		}
+		s.Disk.Unlink(nks.FileName(id))
+		if held, err := keyring.Confirm(s.Keyring, id); held || err != nil {
+			t.Fatalf("without its file: %v, %v", held, err)
+		}
+		keyring.Heal(s.Keyring, id)
+		if s.Disk.Bytes(nks.FileName(id)) == nil {
+			t.Error("a file that is lost is not written anew")
+		}
 	})
 }

@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"bytes"
@@ -12,9 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring"
-	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
-	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -68,92 +66,57 @@ func TestI9LostKeyDelaysNoOther(t *testing.T) {
 	})
 }
 
-// TestI9LockedKeyDelaysNoOther: the file of one key is wrapped under a KEK that this server is not given.
-// Nobody is asked for that key, and any other comes at once.
-func TestI9LockedKeyDelaysNoOther(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
-		v := &keyringtest.Vault{TB: t}
-		if err := v.Seal(keyringtest.Ready(t, c)); err != nil {
-			t.Fatal(err)
-		}
-		keyringtest.Rotate(t, c, v, 2)
-		keyringtest.AwaitKeys(t, c)
-		s := keyringtest.Follower(c)
-		keys := s.Keyring.Keys()
-		locked, other := keys[2].ID, keys[1].ID
-		c.Stop(s)
-		keyringtest.PlantKey(t, s.Disk, locked, kektest.New("stranger's"))
-		c.Restart(s)
-		keyringtest.Ready(t, c)
-		for range 3 {
-			time.Sleep(10 * time.Minute) // virtual
-			if err := keyring.Lose(s.Keyring, other); err != nil {
-				t.Fatal(err)
+// badAnswers are the ways in which a server answers a fetch and gives no key that is right.
+var badAnswers = []struct {
+	name  string
+	reply func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply
+	tells bool // Status has it as a problem
+}{
+	{"error", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+		return keyringtest.Reply{Err: errors.New("no route to host")}
+	}, true},
+	{"hangs", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+		return keyringtest.Reply{Hang: true}
+	}, true},
+	{"empty", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+		return keyringtest.Reply{Data: []byte{}}
+	}, true},
+	{"garbage", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+		return keyringtest.Reply{Data: []byte(`{"version":1,"fetch":{"enc":"AAAA"}}`)}
+	}, true},
+	{"not ready", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+		return keyringtest.Reply{Data: encode(peer.Response{Refusal: &peer.Refusal{Code: peer.NotReady}})}
+	}, true},
+	{"answer to another question", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
+		return keyringtest.Reply{Data: encode(peer.Response{Hold: &peer.HoldAnswer{}})}
+	}, true},
+	{"has no key", func(c *keyringtest.Cluster, e keyringtest.Event) keyringtest.Reply {
+		return forge(c, e, func(peer.ID) *nks.Material { return nil })
+	}, false},
+	{"another key under that ID", func(c *keyringtest.Cluster, e keyringtest.Event) keyringtest.Reply {
+		return forge(c, e, func(peer.ID) *nks.Material {
+			m, err := nks.Generate("EdDSA")
+			if err != nil {
+				panic(err)
 			}
-			began := time.Now()
-			for !keyring.Has(s.Keyring, other) {
-				time.Sleep(100 * time.Millisecond) // virtual
-			}
-			if took := time.Since(began); took > 5*time.Second {
-				t.Errorf("another key came after %v", took)
-			}
-		}
-		if keyring.Has(s.Keyring, locked) {
-			t.Error("a copy has taken the place of the file that waits for its KEK")
-		}
-	})
+			return m
+		})
+	}, true},
+}
+
+func encode(r peer.Response) []byte {
+	b, err := r.Encode()
+	if err != nil {
+		panic(err)
+	}
+	return b
 }
 
 // TestI6BadAnswersOnlyMoveOnToTheNextPeer gives a joining server a first source that answers
 // in every wrong way.
 func TestI6BadAnswersOnlyMoveOnToTheNextPeer(t *testing.T) {
 	t.Parallel()
-	encode := func(r peer.Response) []byte {
-		b, err := r.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
-	tests := []struct {
-		name  string
-		reply func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply
-		tells bool // Status has it as a problem
-	}{
-		{"error", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
-			return keyringtest.Reply{Err: errors.New("no route to host")}
-		}, true},
-		{"hangs", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
-			return keyringtest.Reply{Hang: true}
-		}, true},
-		{"empty", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
-			return keyringtest.Reply{Data: []byte{}}
-		}, true},
-		{"garbage", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
-			return keyringtest.Reply{Data: []byte(`{"version":1,"fetch":{"enc":"AAAA"}}`)}
-		}, true},
-		{"not ready", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
-			return keyringtest.Reply{Data: encode(peer.Response{Refusal: &peer.Refusal{Code: peer.NotReady}})}
-		}, true},
-		{"answer to another question", func(*keyringtest.Cluster, keyringtest.Event) keyringtest.Reply {
-			return keyringtest.Reply{Data: encode(peer.Response{Hold: &peer.HoldAnswer{}})}
-		}, true},
-		{"has no key", func(c *keyringtest.Cluster, e keyringtest.Event) keyringtest.Reply {
-			return forge(c, e, func(peer.ID) *nks.Material { return nil })
-		}, false},
-		{"another key under that ID", func(c *keyringtest.Cluster, e keyringtest.Event) keyringtest.Reply {
-			return forge(c, e, func(peer.ID) *nks.Material {
-				m, err := nks.Generate("EdDSA")
-				if err != nil {
-					panic(err)
-				}
-				return m
-			})
-		}, true},
-	}
-	for _, tt := range tests {
+	for _, tt := range badAnswers {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
@@ -193,7 +156,7 @@ func forge(c *keyringtest.Cluster, e keyringtest.Event, choose func(peer.ID) *nk
 	if err != nil {
 		panic(err)
 	}
-	ring := keyring.Ring(e.Server.FSM)
+	ring := keyringtest.Ring(e.Server.FSM)
 	var secrets []peer.Secret
 	for _, id := range q.Fetch.IDs {
 		if m := choose(id); m != nil {
@@ -330,7 +293,7 @@ func TestFirstCommandWaitsForEveryServer(t *testing.T) {
 		leader := c.Leader()
 		time.Sleep(time.Hour) // virtual
 		for _, s := range c.Servers {
-			if n := len(keyring.Ring(s.FSM).Keys); n > 0 || keyring.Ring(s.FSM).Cluster != [16]byte{} {
+			if n := len(keyringtest.Ring(s.FSM).Keys); n > 0 || keyringtest.Ring(s.FSM).Cluster != [16]byte{} {
 				t.Errorf("%s has applied a command", s.ID)
 			}
 		}
@@ -393,22 +356,6 @@ func TestFailedOfferIsMadeGoodAtOnce(t *testing.T) {
 	})
 }
 
-// TestEntryThatFitsNoFrameIsRefused: raft would take it, and never get it to the others.
-func TestEntryThatFitsNoFrameIsRefused(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
-		s := keyringtest.Ready(t, c)
-		hold := meta.Hold{Server: "a", Keystore: meta.KeystoreID{1}}
-		for range keyring.MaxCommand / 36 { // the JSON of an ID has 38 bytes and a comma
-			hold.Gained = append(hold.Gained, keyringtest.NewKeyID())
-		}
-		if err := keyring.Propose(t.Context(), s.Keyring, meta.Command{Hold: &hold}); !errors.Is(err, keyring.ErrTooLong) {
-			t.Errorf("%v", err)
-		}
-	})
-}
-
 // TestFileThatIsGoneIsWrittenAnew once somebody has asked for its key. That it is gone and back, raft
 // learns from this server alone.
 func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
@@ -431,7 +378,7 @@ func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
 		if after := s.Disk.Bytes(name); before == nil || after == nil {
 			t.Errorf("files of %d and %d bytes", len(before), len(after))
 		}
-		if !keyring.Ring(leader.FSM).Key(id).HeldBy(string(s.ID)) {
+		if !keyringtest.Ring(leader.FSM).Key(id).HeldBy(string(s.ID)) {
 			t.Error("its file is back, and it is not held")
 		}
 		if s.Raft.LastIndex() > index+2 { // that it was lost, and that it is back
@@ -453,37 +400,13 @@ func TestFileThatTurnsUpIsReported(t *testing.T) {
 		s.Disk.Unlink(name)
 		c.Restart(s)
 		time.Sleep(10 * time.Minute) // virtual
-		if keyring.Ring(s.FSM).Key(id).HeldBy("s1") {
+		if keyringtest.Ring(s.FSM).Key(id).HeldBy("s1") {
 			t.Fatal("a key without a file is held")
 		}
 		s.Disk.Plant(name, 0o600, file)
 		time.Sleep(10 * time.Minute) // virtual
-		if !keyring.Ring(s.FSM).Key(id).HeldBy("s1") {
+		if !keyringtest.Ring(s.FSM).Key(id).HeldBy("s1") {
 			t.Error("its file is back, and it is not held")
-		}
-	})
-}
-
-// TestKeyThatComesMeanwhileIsNotWrittenAgain: the search for files of what was missing takes its time,
-// and thousands of keys may come until it is done.
-func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1})
-		s := keyringtest.Ready(t, c)
-		id := s.Keyring.Keys()[0].ID
-		before := s.Disk.Bytes(nks.FileName(id))
-		keyring.Heal(s.Keyring, id)
-		if !bytes.Equal(s.Disk.Bytes(nks.FileName(id)), before) {
-			t.Error("its file was written again")
-		}
-		s.Disk.Unlink(nks.FileName(id))
-		if held, err := keyring.Confirm(s.Keyring, id); held || err != nil {
-			t.Fatalf("without its file: %v, %v", held, err)
-		}
-		keyring.Heal(s.Keyring, id)
-		if s.Disk.Bytes(nks.FileName(id)) == nil {
-			t.Error("a file that is lost is not written anew")
 		}
 	})
 }
