@@ -95,32 +95,43 @@
 //	prometheus           a module of its own: Config.Metrics for Prometheus
 //	kms                  a module of its own: KEKs of key management services
 //
-//	internal/meta        the pure state machine: ring, commands, codec of entries and snapshots, Check
-//	internal/plan        pure decisions: what the leader does next, which keys to fetch from which server
-//	internal/fsm         what raft applies and snapshots, alone or beside the host's FSM, and the one way to propose
-//	internal/gate        how calls that may block end with their contexts, and what Close waits for
-//	internal/kek         the KEKs that come with the library, and the KEKs of a keystore
-//	internal/keystore    the key files of one server, and the keys in memory
+//	decisions, pure
+//	internal/meta        the state machine: ring, commands, codec of entries and snapshots, Check
+//	internal/plan        what the leader does next, which keys to fetch from which server
+//
+//	the parts of a running server, from the top down
 //	internal/lead        what a server does while it leads: it makes keys, activates them, adopts orphans, hands over, backs up
 //	internal/members     the members of the cluster, changed by the leader, and the tokens with which servers join
+//	internal/replication how this server gets the keys that it lacks, reports those that it holds, and unlinks removed ones
 //	internal/local       this server, and what it learns from the others: caught up or not, clocks, who is silent
+//	internal/fsm         what raft applies and snapshots, alone or beside the host's FSM, and the one way to propose
+//	internal/gate        how calls that may block end with their contexts, and what Close waits for
+//
+//	keys and files
+//	internal/keystore    the key files of one server, and the keys in memory
+//	internal/kek         the KEKs that come with the library, and the KEKs of a keystore
 //	internal/nks         material, its check value, the codec of .nks.json files, the reader of Nomad's files
+//	internal/backup      archives: how a backup is written, read and checked
 //	internal/seal        the ciphertext envelope
 //	internal/jwt         how tokens are written, and read strictly
-//	internal/backup      archives: how a backup is written, read and checked
-//	internal/peer        messages and calls between servers, HPKE, mutual TLS, HTTP
+//	internal/durable     the only code that writes files
+//
+//	between servers
+//	internal/peer        messages and calls, HPKE, mutual TLS, HTTP
 //	internal/join        join tokens: how both sides prove that they know one
 //	internal/cluster     the raft of a whole server: its log on disk, its port, how servers bootstrap and join
 //	internal/raftwire    raft's requests: large ones are split, and those of others are checked
-//	internal/replication how this server gets the keys that it lacks, reports those that it holds, and unlinks removed ones
-//	internal/durable     the only code that writes files
-//	internal/parallel    one thing done to many items at a time
+//
+//	tools of several
 //	internal/bounded     JSON from elsewhere, decoded into types that say how much they may hold
 //	internal/strictjson  a scanner of JSON that allows each member once, in one spelling
 //	internal/mono        moments by the monotonic clock, for everything that is waited for in memory
-//	internal/simulated   what tests put in place of a server's disk and clock
-//	internal/keyringtest clusters and disks for tests, with faults; drills under strace
+//	internal/parallel    one thing done to many items at a time
+//
+//	tests
 //	internal/scenarios   tests of whole clusters, and no code
+//	internal/keyringtest clusters and disks for tests, with faults; drills under strace
+//	internal/simulated   what tests put in place of a server's disk and clock
 //
 // Decide purely, then act: the goroutines of a [Keyring] ask internal/plan what to do, and do it. What each
 // file of this package is for stands at its head.

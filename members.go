@@ -1,12 +1,21 @@
 package keyring
 
-// Members: added, readmitted, removed, given a vote; CheckMembers and MembershipVersion.
+// Members: added, readmitted, removed, given a vote; and the tokens with which servers join. It is the public face of
+// internal/members. The reasons to refuse a token are in plan.JoinRefusal; those that must also hold when raft applies its
+// use are in internal/meta.
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
+	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/members"
+	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
 
@@ -90,4 +99,139 @@ func WithForwarder(ctx context.Context, server raft.ServerID) context.Context {
 // at a time. Leader only.
 func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) error {
 	return k.do(ctx, func(ctx context.Context) error { return k.members().Check(ctx, voters) })
+}
+
+// Bounds on join tokens.
+const (
+	defaultJoinTTL = time.Hour
+	// MaxJoinTTL is how long a join token is good at most.
+	MaxJoinTTL = 24 * time.Hour
+	// MaxJoinTokens is how many there are at a time.
+	MaxJoinTokens = meta.MaxJoinTokens
+)
+
+// ErrJoinRefused means that a server may not join with its token. The rest of the error is for the leader's log: the
+// server must learn no more than that it is no member.
+var ErrJoinRefused = join.ErrRefused
+
+// JoinTokenInfo is a join token that has not ended, without its secret.
+type JoinTokenInfo struct {
+	ID     string        `json:"id"`     // 32 hexadecimal digits; no secret
+	Server raft.ServerID `json:"server"` // that may join with it
+	End    time.Time     `json:"end"`
+	Used   bool          `json:"used"` // a certificate of that server has joined with it, and no other can
+}
+
+// MakeJoinToken makes a token with which the server of that ID may join this cluster: it proves the server to the
+// cluster and the cluster to the server, over one TLS connection, as JoinConn says. It is a secret. It is good for
+// ttl, zero means an hour, at most MaxJoinTTL; for that server alone; and for the first certificate of it that joins,
+// which may do so again. It ends before when any server is removed, with a full rotation or one that revokes a key,
+// when the data under the key that was active as it was made is moved, when raft restores a snapshot, for a leader
+// that has it from a snapshot alone, as after a restart, and by WithdrawJoinToken. There are MaxJoinTokens at most.
+//
+// While a server of the cluster does not answer, or runs a build without such tokens, it is an error that names that
+// server; if none has answered otherwise, it matches ErrNotReady. Leader only.
+func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (string, error) {
+	if err := k.server.Gate.Err(); err != nil {
+		return "", err
+	}
+	if err := peer.CheckServerID(string(id)); err != nil {
+		return "", fmt.Errorf("join token: %w", err)
+	}
+	if ttl == 0 {
+		ttl = defaultJoinTTL
+	}
+	if ttl < 0 || ttl > MaxJoinTTL {
+		return "", fmt.Errorf("join token for server %s: for %v, want at most %v", id, ttl, MaxJoinTTL)
+	}
+	text, err := gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (string, error) { return k.members().MakeToken(ctx, id, ttl) })
+	if err != nil && !errors.Is(err, ErrNotLeader) {
+		return "", fmt.Errorf("join token for server %s: %w", id, err)
+	}
+	return text, err
+}
+
+// JoinTokens returns the join tokens that have not ended, as this server knows them and by its clock. One that
+// raft has restored from a snapshot is among them until the leader ends it, though nobody can join with it
+// where the leader has it from a snapshot alone too.
+func (k *Keyring) JoinTokens() []JoinTokenInfo {
+	return liveTokens(k.server.FSM.Ring(), k.server.Now())
+}
+
+func liveTokens(ring *meta.Ring, now time.Time) (all []JoinTokenInfo) {
+	for _, t := range ring.JoinTokens {
+		if !now.Before(t.End) {
+			continue
+		}
+		all = append(all, JoinTokenInfo{t.ID.String(), raft.ServerID(t.Server), t.End, t.User != meta.Digest{}})
+	}
+	return all
+}
+
+// WithdrawJoinToken ends the join token of that ID, which is JoinTokenInfo's: nobody can join with it any
+// more. A server that has joined stays: see RemoveServer. That there is no such token is an error. Leader only.
+func (k *Keyring) WithdrawJoinToken(ctx context.Context, id string) error {
+	return k.do(ctx, func(ctx context.Context) error { return k.members().WithdrawToken(ctx, id) })
+}
+
+// JoinConn is the TLS connection over which a server joins with a token, as both of its ends see it. First the server
+// tells the leader the token's ID; the leader answers with LeaderProof, and the server believes nothing before
+// CheckLeader has taken that. Then it sends JoinerProof, and the leader calls AcceptJoin. A proof is worth nothing on
+// another connection, or between other servers.
+type JoinConn struct {
+	Exporter             []byte // tls-exporter of RFC 9266: 32 bytes of EXPORTER-Channel-Binding without a context
+	Cluster              string // the cluster's name in the certificates
+	Leader, Joiner       raft.ServerID
+	LeaderKey, JoinerKey []byte             // DER SubjectPublicKeyInfo of the certificates that were shown
+	Addr                 raft.ServerAddress // where the server that joins is to be reached
+}
+
+func (c JoinConn) meeting() join.Meeting {
+	return join.Meeting{
+		Exporter: c.Exporter, Cluster: c.Cluster, Leader: string(c.Leader), LeaderKey: c.LeaderKey,
+		Joiner: string(c.Joiner), JoinerKey: c.JoinerKey, Addr: string(c.Addr),
+	}
+}
+
+// JoinTokenID returns the ID of a token, which is no secret, or says what is wrong with the token.
+func JoinTokenID(token string) (string, error) {
+	t, err := join.Parse(token)
+	if err != nil {
+		return "", err
+	}
+	defer t.Wipe()
+	return meta.TokenID(t.ID).String(), nil
+}
+
+// JoinerProof is what the server that joins sends, to prove that it has the token.
+func (c JoinConn) JoinerProof(token string) ([]byte, error) {
+	t, err := join.Parse(token)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Wipe()
+	return c.meeting().JoinerProof(t)
+}
+
+// CheckLeader is an error unless a proof is the LeaderProof for the token and this connection.
+func (c JoinConn) CheckLeader(token string, proof []byte) error {
+	t, err := join.Parse(token)
+	if err != nil {
+		return err
+	}
+	defer t.Wipe()
+	return c.meeting().CheckLeader(t, proof)
+}
+
+// LeaderProof is what the leader sends to a server that has told the ID of its token: it proves that this is the
+// leader of the cluster that made it. Errors that match ErrJoinRefused are for the leader's log. Leader only.
+func (k *Keyring) LeaderProof(c JoinConn, token string) ([]byte, error) {
+	return k.members().LeaderProof(c.meeting(), token)
+}
+
+// AcceptJoin adds the server at the other end of the connection, without a vote, if its proof is the JoinerProof for
+// the token of that ID. From then on the token is good for this certificate alone. A server that is a member by then
+// is readmitted: see ReadmitServer, and when not to call that. Errors that match ErrJoinRefused are for the leader's log. Leader only.
+func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proof []byte) error {
+	return k.do(ctx, func(ctx context.Context) error { return k.members().AcceptJoin(ctx, c.meeting(), token, proof) })
 }
