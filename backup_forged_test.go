@@ -23,7 +23,7 @@ import (
 // TestVerifyBackupProvesWhatAStartNeeds: nothing in these is damaged, and a server would not start from them, or go wrong after it has.
 func TestVerifyBackupProvesWhatAStartNeeds(t *testing.T) {
 	file, m, identity := keyringtest.SmallBackup(t)
-	_, stranger, _ := keyringtest.SmallBackup(t)
+	_, foreign, _ := keyringtest.SmallBackup(t)
 	var other *meta.Ring
 	backuptest.Forge(t, file, identity, func(f *backuptest.Forgery) { other = f.Ring })
 	lie := func(change func(*raft.SnapshotMeta)) func(*backuptest.Forgery) {
@@ -68,7 +68,7 @@ func TestVerifyBackupProvesWhatAStartNeeds(t *testing.T) {
 		"another's public key":    {func(f *backuptest.Forgery) { f.Ring.Keys[0].Public = f.Ring.Keys[1].Public }, false},
 		"a public key of nobody":  {func(f *backuptest.Forgery) { f.Ring.Keys[0].Public = []byte{1} }, false},
 		"another algorithm":       {func(f *backuptest.Forgery) { f.Ring.Keys[0].Algorithm = "ES256" }, false},
-		"another cluster's name":  {func(f *backuptest.Forgery) { f.Manifest.Cluster = stranger.Cluster }, false},
+		"another cluster's name":  {func(f *backuptest.Forgery) { f.Manifest.Cluster = foreign.Cluster }, false},
 		"two clusters of its own": {func(f *backuptest.Forgery) { f.Ring.Cluster = meta.ClusterID{1} }, false},
 	} {
 		forged := backuptest.Forge(t, file, identity, c.change)

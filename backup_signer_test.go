@@ -71,7 +71,7 @@ func TestBackupIsSignedWithWhatStatusShows(t *testing.T) {
 // TestRestoreTakesNoForgedBackup: everybody who knows the recipients can write one, but not sign it.
 func TestRestoreTakesNoForgedBackup(t *testing.T) {
 	file, m, identity := keyringtest.SmallBackup(t)
-	other, stranger, otherIdentity := keyringtest.SmallBackup(t)
+	other, foreign, otherIdentity := keyringtest.SmallBackup(t)
 	unsigned := backuptest.Forge(t, file, identity, func(*backuptest.Forgery) {})
 	identities := []age.Identity{identity, otherIdentity}
 	for name, c := range map[string]struct {
@@ -79,21 +79,21 @@ func TestRestoreTakesNoForgedBackup(t *testing.T) {
 		o    keyring.RestoreOptions
 		good bool
 	}{
-		"its digest":                     {file, keyring.RestoreOptions{Digest: m.SHA256}, true},
-		"its signer":                     {file, keyring.RestoreOptions{Signer: m.Signer}, true},
-		"its cluster":                    {file, keyring.RestoreOptions{Signer: m.Signer, Cluster: m.Cluster}, true},
-		"not asked":                      {file, keyring.RestoreOptions{Unauthenticated: true}, true},
-		"nothing":                        {file, keyring.RestoreOptions{}, false},
-		"a cluster alone":                {file, keyring.RestoreOptions{Cluster: m.Cluster}, false},
-		"another digest":                 {file, keyring.RestoreOptions{Digest: stranger.SHA256}, false},
-		"another signer":                 {file, keyring.RestoreOptions{Signer: stranger.Signer}, false},
-		"another signer, not asked":      {file, keyring.RestoreOptions{Signer: stranger.Signer, Unauthenticated: true}, false},
-		"its digest and another signer":  {file, keyring.RestoreOptions{Digest: m.SHA256, Signer: stranger.Signer}, false},
-		"another cluster":                {file, keyring.RestoreOptions{Signer: m.Signer, Cluster: stranger.Cluster}, false},
-		"a stranger's":                   {other, keyring.RestoreOptions{Signer: m.Signer}, false},
-		"a stranger's, by the cluster":   {other, keyring.RestoreOptions{Unauthenticated: true, Cluster: m.Cluster}, false},
-		"one that is not signed":         {unsigned, keyring.RestoreOptions{Signer: m.Signer}, false},
-		"one that is not signed, unseen": {unsigned, keyring.RestoreOptions{Unauthenticated: true}, true},
+		"its digest":                             {file, keyring.RestoreOptions{Digest: m.SHA256}, true},
+		"its signer":                             {file, keyring.RestoreOptions{Signer: m.Signer}, true},
+		"its cluster":                            {file, keyring.RestoreOptions{Signer: m.Signer, Cluster: m.Cluster}, true},
+		"not asked":                              {file, keyring.RestoreOptions{Unauthenticated: true}, true},
+		"nothing":                                {file, keyring.RestoreOptions{}, false},
+		"a cluster alone":                        {file, keyring.RestoreOptions{Cluster: m.Cluster}, false},
+		"another digest":                         {file, keyring.RestoreOptions{Digest: foreign.SHA256}, false},
+		"another signer":                         {file, keyring.RestoreOptions{Signer: foreign.Signer}, false},
+		"another signer, not asked":              {file, keyring.RestoreOptions{Signer: foreign.Signer, Unauthenticated: true}, false},
+		"its digest and another signer":          {file, keyring.RestoreOptions{Digest: m.SHA256, Signer: foreign.Signer}, false},
+		"another cluster":                        {file, keyring.RestoreOptions{Signer: m.Signer, Cluster: foreign.Cluster}, false},
+		"another cluster's file":                 {other, keyring.RestoreOptions{Signer: m.Signer}, false},
+		"another cluster's file, by the cluster": {other, keyring.RestoreOptions{Unauthenticated: true, Cluster: m.Cluster}, false},
+		"one that is not signed":                 {unsigned, keyring.RestoreOptions{Signer: m.Signer}, false},
+		"one that is not signed, unseen":         {unsigned, keyring.RestoreOptions{Unauthenticated: true}, true},
 	} {
 		var snapshot bytes.Buffer
 		dir := filepath.Join(t.TempDir(), "keystore")

@@ -339,7 +339,7 @@ func liveBut(c *keyringtest.Cluster, s *keyringtest.Server) *keyringtest.Cluster
 	return c
 }
 
-func TestNewerSnapshotIsRefusedWhole(t *testing.T) {
+func TestNewerSnapshotIsRefusedCompletely(t *testing.T) {
 	f := keyring.NewFSMOf(next)
 	entry := must(next.EncodeEntry(meta.Entry{Commands: []meta.Command{{Init: &meta.Init{Cluster: meta.ClusterID{1}}}, noted(1)}}))
 	if err := f.Apply(&raft.Log{Index: 2, Type: raft.LogCommand, Data: entry, Extensions: []byte(keyringtest.Extensions)}); err != nil {

@@ -429,9 +429,9 @@ func TestRestartedClusterCatchesUpFromItsSnapshots(t *testing.T) {
 	})
 }
 
-// TestJWKSOfALostServerIsCachedForLessAndThenNotShown: together with the time for which it is cached it
+// TestJWKSOfAServerWithoutALeaderIsCachedForLessAndThenNotShown: together with the time for which it is cached it
 // is never older than it may be, and a key that was revoked elsewhere is not shown for ever.
-func TestJWKSOfALostServerIsCachedForLessAndThenNotShown(t *testing.T) {
+func TestJWKSOfAServerWithoutALeaderIsCachedForLessAndThenNotShown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})

@@ -189,7 +189,7 @@ func TestCloseWaitsForAWriteUnderWay(t *testing.T) {
 }
 
 // TestCloseDuringAStormOfCalls: every call, many at a time, and Close in the middle, twice at
-// once. Whoever comes too late gets ErrClosed, and nothing else goes wrong.
+// once. A caller that comes too late gets ErrClosed, and nothing else goes wrong.
 func TestCloseDuringAStormOfCalls(t *testing.T) {
 	t.Parallel()
 	for range 5 {

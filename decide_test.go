@@ -116,7 +116,7 @@ func TestAnswersFromBeforeARestoreDecideNothing(t *testing.T) {
 				c.OnEvent(nil)
 				time.Sleep(2 * time.Minute) // virtual
 				if got := keyringtest.StateOf(leader, key.ID); lost != (got == "") || !lost && got != keyring.StateActive {
-					t.Errorf("asked anew, the key is %q", got)
+					t.Errorf("asked again, the key is %q", got)
 				}
 			})
 		})

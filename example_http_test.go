@@ -38,7 +38,7 @@ const (
 // the raft configuration a server's address is that of this port.
 type httpPeers struct {
 	cluster string
-	source  func() (*tls.Config, error) // this server's certificate and the CA, read anew if they may change
+	source  func() (*tls.Config, error) // this server's certificate and the CA, read again if they may change
 	ln      net.Listener
 	server  http.Server
 	client  http.Transport
@@ -287,7 +287,7 @@ func startHTTP(ctx context.Context, id raft.ServerID, dir string, peers *httpPee
 	peers.raft.Store(r)
 	keys, err := keyring.Open(ctx, keyring.Config{
 		Dir: filepath.Join(dir, "keystore"), ID: id, Raft: r, FSM: fsm, Transport: peers,
-		KEKs: []keyring.KEK{keyring.InlineKEK()}, // for the example: whoever has the files has the keys
+		KEKs: []keyring.KEK{keyring.InlineKEK()}, // for the example: anyone with the files has the keys
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.Shutdown().Error())
@@ -301,7 +301,7 @@ func (s *httpServer) close() error {
 	return errors.Join(s.keys.Close(), s.raft.Shutdown().Error(), s.peers.Close())
 }
 
-// connLimit closes connections that are too many at a time: file descriptors are not for strangers.
+// connLimit closes connections that are too many at a time: clients must not use up the file descriptors.
 // These can still take the places of others, each for as long as a handshake may take, so a firewall
 // is to keep them off the port.
 type connLimit struct {
@@ -383,20 +383,20 @@ func ExampleTransport_http() {
 		fmt.Printf("%s opens %q, %v\n", first.Servers[i].ID, plaintext, err)
 	}
 
-	// A stranger has a certificate of the same CA, for a client. It calls as a server would.
-	stranger := &httpPeers{cluster: "prod", source: ca.source("keyring://prod/client/web")}
-	conn, err := stranger.dial(ctx, first.Servers[0], httpProtocol)
+	// A client has a certificate of the same CA. It calls as a server would.
+	client := &httpPeers{cluster: "prod", source: ca.source("keyring://prod/client/web")}
+	conn, err := client.dial(ctx, first.Servers[0], httpProtocol)
 	if err != nil {
 		log.Fatal(err) // its side of the handshake is over before the server has seen the certificate
 	}
 	defer conn.Close()
 	fmt.Fprint(conn, "POST /keyring HTTP/1.1\r\nHost: s1\r\nContent-Length: 0\r\n\r\n")
 	answer, err := io.ReadAll(conn)
-	fmt.Printf("the stranger gets %q, an error: %t\n", answer, err != nil)
+	fmt.Printf("the client gets %q, an error: %t\n", answer, err != nil)
 
 	// Output:
 	// s1 opens "secret", <nil>
 	// s2 opens "secret", <nil>
 	// s3 opens "secret", <nil>
-	// the stranger gets "", an error: true
+	// the client gets "", an error: true
 }

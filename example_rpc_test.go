@@ -349,7 +349,7 @@ func startRPC(ctx context.Context, id raft.ServerID, dir string, peers *rpcPeers
 	peers.raft.Store(r)
 	keys, err := keyring.Open(ctx, keyring.Config{
 		Dir: filepath.Join(dir, "keystore"), ID: id, Raft: r, FSM: fsm, Transport: peers,
-		KEKs: []keyring.KEK{keyring.InlineKEK()}, // for the example: whoever has the files has the keys
+		KEKs: []keyring.KEK{keyring.InlineKEK()}, // for the example: anyone with the files has the keys
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.Shutdown().Error())
@@ -415,20 +415,20 @@ func ExampleTransport_rpc() {
 		fmt.Printf("%s opens %q, %v\n", first.Servers[i].ID, plaintext, err)
 	}
 
-	// A stranger has a certificate of the same CA, for a client. It calls as a server would.
-	stranger := &rpcPeers{cluster: "prod", source: ca.source("keyring://prod/client/web")}
-	conn, err := stranger.dial(ctx, "s1", string(first.Servers[0].Address))
+	// A client has a certificate of the same CA. It calls as a server would.
+	client := &rpcPeers{cluster: "prod", source: ca.source("keyring://prod/client/web")}
+	conn, err := client.dial(ctx, "s1", string(first.Servers[0].Address))
 	if err != nil {
 		log.Fatal(err) // its side of the handshake is over before the server has seen the certificate
 	}
 	defer conn.Close()
 	fmt.Fprint(conn, `{"method":"Keyring.Call","params":["e30="],"id":1}`)
 	answer, err := io.ReadAll(conn)
-	fmt.Printf("the stranger gets %q, an error: %t\n", answer, err != nil)
+	fmt.Printf("the client gets %q, an error: %t\n", answer, err != nil)
 
 	// Output:
 	// s1 opens "secret", <nil>
 	// s2 opens "secret", <nil>
 	// s3 opens "secret", <nil>
-	// the stranger gets "", an error: true
+	// the client gets "", an error: true
 }

@@ -155,7 +155,7 @@ func TestExamplePortsAnswerMembers(t *testing.T) {
 	})
 }
 
-func TestExamplePortsRefuseStrangers(t *testing.T) {
+func TestExamplePortsRefuseNonMembers(t *testing.T) {
 	eachHost(t, func(t *testing.T, h *portHost) {
 		cases := badSources(t, h.ca, "s2")
 		no := cases["no URI"]

@@ -337,8 +337,8 @@ func TestHostTLSReloads(t *testing.T) {
 	}
 	use(second.Source(serverURI("s1"), nil))
 	serial(second)
-	stranger := careless(t, first.Source(serverURI("s2"), nil), nil)
-	if _, _, err, _ := handshakes(t, conf, stranger); err == nil || !strings.Contains(err.Error(), "unknown authority") {
+	foreign := careless(t, first.Source(serverURI("s2"), nil), nil)
+	if _, _, err, _ := handshakes(t, conf, foreign); err == nil || !strings.Contains(err.Error(), "unknown authority") {
 		t.Errorf("the CA of before: %v", err)
 	}
 	use(func() (*tls.Config, error) { return nil, errors.New("file is gone") })

@@ -395,9 +395,9 @@ func TestMissingMaterialIsNamedAsSuch(t *testing.T) {
 	})
 }
 
-// TestDecryptOfAKeyThatWasReadAnewIsNeverSilent: a key that was overwritten and has come back
+// TestDecryptOfAKeyThatWasReadAgainIsNeverSilent: a key that was overwritten and has come back
 // gives the plaintext or an error, never neither.
-func TestDecryptOfAKeyThatWasReadAnewIsNeverSilent(t *testing.T) {
+func TestDecryptOfAKeyThatWasReadAgainIsNeverSilent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := keyringtest.NewCluster(t, keyringtest.Options{})

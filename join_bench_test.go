@@ -64,7 +64,7 @@ type full struct {
 	size int // of a key file
 }
 
-// startFull founds a cluster of three in whose keystores the same n keys lie, and waits until it has
+// startFull bootstraps a cluster of three in whose keystores the same n keys lie, and waits until it has
 // adopted them.
 func startFull(b *testing.B, n int) full {
 	b.Helper()

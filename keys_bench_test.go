@@ -27,7 +27,7 @@ import (
 var rekeyRecords = flag.Int("records", 10_000, "records that BenchmarkRekey moves")
 
 // BenchmarkReseal is the step of a rekey: what one scan has read, 2,048 records of 1 KiB, opened and
-// sealed anew. x-limit is against AES-256-GCM that does the same, on one core; x-cores is how many
+// re-encrypted. x-limit is against AES-256-GCM that does the same, on one core; x-cores is how many
 // times as fast it is on two, and x-cores-bare how many times as fast AES-256-GCM alone is.
 func BenchmarkReseal(b *testing.B) {
 	const records, size = 2048, 1 << 10

@@ -97,7 +97,7 @@ func TestServerWithAnotherKeystoreThanIsRecordedGetsNoVote(t *testing.T) {
 		q, err := peer.DecodeRequest(body)
 		switch {
 		case err != nil:
-			return []byte(`{}`), nil // the node's greeting
+			return []byte(`{}`), nil // the hello of a Node
 		case q.Ask != nil:
 			return peer.Response{Ask: &peer.AskAnswer{Keystore: *present.Load(), Held: q.Ask.IDs}}.Encode()
 		}

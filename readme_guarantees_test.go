@@ -23,7 +23,7 @@ var guarantees = []struct {
 	}},
 	{"What was sealed opens as long as one server has the key's file and a KEK that opens it", []string{
 		"TestOneSurvivorOfThreeRecovers", "TestAnySnapshotAndAnyKeystoreRecover", "TestEachOfTwoKEKsOpensAlone",
-		"TestServerWhoseKEKIsLostFetchesAllAnew", "TestEscrowIsTheWayBack",
+		"TestServerWhoseKEKIsGoneFetchesAllKeysAgain", "TestEscrowIsTheWayBack",
 	}},
 	{"A change of members leaves each key with a majority of the new voters", []string{
 		"TestRemoveServerPutsNoKeyAtRisk", "TestCheckMembersWantsAMajorityOfTheNewVoters", "TestKeysSurviveTheReplacementOfAllServers",
@@ -52,7 +52,7 @@ var guarantees = []struct {
 		"TestTokensOfARemovedKeyAreRefused", "TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly",
 	}},
 	{"A server that does not know what the others have committed says so, and denies nothing", []string{
-		"TestServerThatHasNotCaughtUpSaysSo", "TestServerThatHearsFromNoLeaderSaysSo", "TestJWKSOfALostServerIsCachedForLessAndThenNotShown",
+		"TestServerThatHasNotCaughtUpSaysSo", "TestServerThatHearsFromNoLeaderSaysSo", "TestJWKSOfAServerWithoutALeaderIsCachedForLessAndThenNotShown",
 		"TestNothingIsAnOrphanBeforeTheServerHasCaughtUp",
 	}},
 	{"Waits don't depend on the wall clock, and times in the ring don't go back", []string{
@@ -65,7 +65,7 @@ var guarantees = []struct {
 		"TestRemovedServerGetsNothingFromWhoIsBehind",
 	}},
 	{"No key file stops a start, and none is replaced or deleted that may be the only copy", []string{
-		"TestBadFileIsSetAsideAndHidesNoOther", "TestKeyFileOfANewerVersionIsLeftAlone", "TestArrivingKeyReplacesNoFileThatIsNotInMemory",
+		"TestBadFileIsSetAsideAndHidesNoOther", "TestKeyFileOfANewerVersionIsLeftAlone", "TestNewKeyReplacesNoFileThatIsNotInMemory",
 		"TestRemovedKeyIsGoneAtOnceAndFromDiskAfterUndo",
 	}},
 	{"`Decrypt` says what is wrong only as far as it may", []string{

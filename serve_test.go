@@ -50,9 +50,9 @@ func TestServePeerAnswersMembersAlone(t *testing.T) {
 			requests[kind] = []byte(`{"version":1,"` + kind + `":{}}`)
 		}
 		for what, request := range requests {
-			for _, stranger := range []raft.ServerID{"s9", "", "S1", "s1 "} {
-				if r := refusalOf(t, s, stranger, request); r == nil || r.Code != peer.NotMember {
-					t.Errorf("%s, asked by %q: %v", what, stranger, r)
+			for _, nonMember := range []raft.ServerID{"s9", "", "S1", "s1 "} {
+				if r := refusalOf(t, s, nonMember, request); r == nil || r.Code != peer.NotMember {
+					t.Errorf("%s, asked by %q: %v", what, nonMember, r)
 				}
 			}
 			if r := refusalOf(t, s, "s2", request); r != nil && r.Code == peer.NotMember {

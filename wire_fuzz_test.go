@@ -45,8 +45,8 @@ func padded(text string) []byte {
 	return append(b, bytes.Repeat(empty, len(text)/64/len(empty)+1)...)
 }
 
-// TestStatusCostsWhatArrived: lists within lists multiply, and what follows the compressed text makes no room.
-func TestStatusCostsWhatArrived(t *testing.T) {
+// TestStatusCostsWhatWasReceived: lists within lists multiply, and what follows the compressed text makes no room.
+func TestStatusCostsWhatWasReceived(t *testing.T) {
 	b := padded(manyHolders(340, 32_768))
 	boundedtest.Memory(t, len(b), 1<<20, 5*64, func() {
 		if err := decodeStatus(b); err == nil {

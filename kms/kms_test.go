@@ -558,7 +558,7 @@ func shut(t *testing.T, n *node.Node) {
 	}
 }
 
-// TestNodeOpensWhatItSealedBefore restarts with wrappers made anew, as another process would.
+// TestNodeOpensWhatItSealedBefore restarts with new wrappers, as another process would.
 func TestNodeOpensWhatItSealedBefore(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

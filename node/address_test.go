@@ -176,8 +176,8 @@ func (c *cuttingConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// TestRemovalWhoseAnswerIsLostSucceeds: the server that asks asks again, and is told that there is no such member.
-func TestRemovalWhoseAnswerIsLostSucceeds(t *testing.T) {
+// TestRemovalWithoutAnAnswerSucceeds: the server that asks asks again, and is told that there is no such member.
+func TestRemovalWithoutAnAnswerSucceeds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var leads atomic.Pointer[node.Node]

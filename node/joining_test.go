@@ -36,9 +36,9 @@ func (l logged) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestStrangerWithAServersCertificateIsNotTakenIn: a certificate of the cluster's CA with the right
+// TestNonMemberWithAServersCertificateIsNotAdmitted: a certificate of the cluster's CA with the right
 // role is no invitation. It gets no key, and stands in no configuration.
-func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
+func TestNonMemberWithAServersCertificateIsNotAdmitted(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	other, err := c.Nodes["s2"].JoinToken("s5", 0)
@@ -66,7 +66,7 @@ func TestStrangerWithAServersCertificateIsNotTakenIn(t *testing.T) {
 }
 
 // TestNewcomerTakesRaftFromThoseAloneWhoTookItIn: until raft has told it, it knows no other member, and
-// whoever poses as one could hand it a configuration. This one's leader can't reach it.
+// an impostor could hand it a configuration. This one's leader can't reach it.
 func TestNewcomerTakesRaftFromThoseAloneWhoTookItIn(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
@@ -114,8 +114,8 @@ func plantTerm(t *testing.T, dir string) {
 	}
 }
 
-// TestServerKilledBeforeItsFirstEntryBeginsAnew, a founder and one that joins.
-func TestServerKilledBeforeItsFirstEntryBeginsAnew(t *testing.T) {
+// TestServerKilledBeforeItsFirstEntryStartsAgain, an initial server and one that joins.
+func TestServerKilledBeforeItsFirstEntryStartsAgain(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

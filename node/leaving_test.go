@@ -209,11 +209,11 @@ func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	away := kektest.New("kms")
-	away.Set(func(k *kektest.KMS) { k.Err = errors.New("away") })
+	down := kektest.New("kms")
+	down.Set(func(k *kektest.KMS) { k.Err = errors.New("down") })
 	tried := make(chan struct{}, 1)
 	c := keyringtest.StartNodes(t, 1, func(cfg *node.Config) {
-		cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), away}
+		cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), down}
 		cfg.Logger = whenLogged("promote: id=s9", func() {
 			select {
 			case tried <- struct{}{}:
@@ -235,18 +235,18 @@ func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
 	}
 }
 
-// TestRemoveServerPutsNoKeyAtRisk: with one server away, the two that are left both have to stay. And a
+// TestRemoveServerPutsNoKeyAtRisk: with one server down, the two that are left both have to stay. And a
 // key that is lost for good stops every removal, until it is forced.
 func TestRemoveServerPutsNoKeyAtRisk(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	key := c.Nodes["s1"].Keyring().Keys()[0]
 	keyringtest.AwaitHolders(c.Nodes["s1"].Keyring(), key.ID, 3)
-	away := raft.ServerID("s3")
-	if err := c.Nodes[away].Close(); err != nil {
+	down := raft.ServerID("s3")
+	if err := c.Nodes[down].Close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(c.Nodes, away)
+	delete(c.Nodes, down)
 	if err := c.Nodes["s1"].RemoveServer(ctx, "s2", keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotDurable) {
 		t.Errorf("one of the last two holders is removed: %v", err)
 	}
@@ -273,17 +273,17 @@ func TestRemoveServerPutsNoKeyAtRisk(t *testing.T) {
 	}
 	c.Ready(ctx)
 	for _, n := range c.Nodes {
-		if err := n.RemoveServer(ctx, away, keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotDurable) {
+		if err := n.RemoveServer(ctx, down, keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotDurable) {
 			t.Errorf("it is removed: %v", err)
 		}
 	}
-	if err := c.Nodes["s2"].RemoveServer(ctx, away, keyring.RemoveServerOptions{Force: true}); err != nil {
+	if err := c.Nodes["s2"].RemoveServer(ctx, down, keyring.RemoveServerOptions{Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := c.Nodes["s1"].Status(ctx); err != nil || len(st.Servers) != 2 {
 		t.Errorf("%+v, %v", st.Servers, err)
 	}
-	if err := c.Nodes["s1"].RemoveServer(ctx, away, keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotMember) {
+	if err := c.Nodes["s1"].RemoveServer(ctx, down, keyring.RemoveServerOptions{}); !errors.Is(err, keyring.ErrNotMember) {
 		t.Errorf("removed twice: %v", err)
 	}
 }

@@ -88,9 +88,9 @@ func TestNodeAloneLeadsOnceItIsReady(t *testing.T) {
 	}
 }
 
-// TestNothingIsFoundedWhileAFounderIsSilent, though a majority is there: the cluster may live on, with the
+// TestNoBootstrapWhileAnInitialServerIsSilent, though a majority is there: the cluster may live on, with the
 // silent one in it and these two wiped.
-func TestNothingIsFoundedWhileAFounderIsSilent(t *testing.T) {
+func TestNoBootstrapWhileAnInitialServerIsSilent(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(keyringtest.UntilKilled(t))
 	defer cancel()
@@ -132,9 +132,9 @@ func TestNothingIsFoundedWhileAFounderIsSilent(t *testing.T) {
 	}
 }
 
-// TestWipedNodeJoinsAnew takes a server's directory away: it must not come back as the voter
+// TestWipedNodeJoinsAgain takes a server's directory away: it must not come back as the voter
 // that it was.
-func TestWipedNodeJoinsAnew(t *testing.T) {
+func TestWipedNodeJoinsAgain(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -87,7 +87,7 @@ func (b *blobs) Restore(r io.ReadCloser) error {
 }
 
 // TestLargeEntriesAndSnapshotsReachTheOthers over real connections: the largest command there is,
-// what a server missed while it was away, and a snapshot.
+// what a server missed while it was down, and a snapshot.
 func TestLargeEntriesAndSnapshotsReachTheOthers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -116,28 +116,28 @@ func TestLargeEntriesAndSnapshotsReachTheOthers(t *testing.T) {
 		b.await(ctx, t, string(id), func(b *blobs) bool { return slices.Equal(b.sizes, []int{keyring.MaxCommand}) })
 	}
 
-	away := raft.ServerID("s1")
-	if c.Nodes[away] == leader {
-		away = "s2"
+	down := raft.ServerID("s1")
+	if c.Nodes[down] == leader {
+		down = "s2"
 	}
-	if err := c.Nodes[away].Close(); err != nil {
+	if err := c.Nodes[down].Close(); err != nil {
 		t.Fatal(err)
 	}
-	delete(c.Nodes, away)
+	delete(c.Nodes, down)
 	var wg sync.WaitGroup
 	for range 64 {
 		wg.Go(func() { apply(256 << 10) }) // at once, so that raft sends many in one request
 	}
 	wg.Wait()
-	cfg := c.Config(away)
-	cfg.KEKs = c.KEKs[away]
+	cfg := c.Config(down)
+	cfg.KEKs = c.KEKs[down]
 	withApp(&cfg)
 	again, err := node.Start(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Nodes[away] = again
-	apps[away].await(ctx, t, "catching up", func(b *blobs) bool { return len(b.sizes) == 65 })
+	c.Nodes[down] = again
+	apps[down].await(ctx, t, "catching up", func(b *blobs) bool { return len(b.sizes) == 65 })
 
 	if err := node.RestoreRaft(leader); err != nil {
 		t.Fatal(err)

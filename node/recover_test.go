@@ -215,7 +215,7 @@ func TestAnySnapshotAndAnyKeystoreRecover(t *testing.T) {
 	n := f.Nodes.Nodes["s3"]
 	f.opens(n)
 	f.rise(n)
-	if term := node.CurrentTerm(n); term <= was { // else whoever has the snapshot alone has the newer log
+	if term := node.CurrentTerm(n); term <= was { // else a server that has the snapshot alone has the newer log
 		t.Errorf("the term is %d, the snapshot's is %d", term, was)
 	}
 }

@@ -75,9 +75,9 @@ func TestTokensEndBeforeTheirServerIsRemoved(t *testing.T) {
 	}
 }
 
-// TestServerWhoseAnswerIsLostJoinsWithItsToken: the token is bound to its certificate, and lets it in again.
+// TestServerThatGotNoAnswerJoinsWithItsToken: the token is bound to its certificate, and lets it in again.
 // Another certificate of the same server, and one after a withdrawal, are refused.
-func TestServerWhoseAnswerIsLostJoinsWithItsToken(t *testing.T) {
+func TestServerThatGotNoAnswerJoinsWithItsToken(t *testing.T) {
 	t.Parallel()
 	ctx, c, sealed := keyringtest.ReadyNodes(t, 3)
 	cfg := c.Newcomer("s4")
@@ -154,8 +154,8 @@ func TestJoinerTakesNobodyForTheClusterWithoutProof(t *testing.T) {
 	within(t, ctx, c, n, "s4")
 }
 
-// TestLostFounderJoinsByIDAlone: the addresses of its Peers lead to a removed server.
-func TestLostFounderJoinsByIDAlone(t *testing.T) {
+// TestWipedInitialServerJoinsByIDAlone: the addresses of its Peers lead to a removed server.
+func TestWipedInitialServerJoinsByIDAlone(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -116,7 +116,7 @@ func (f *failingKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, e
 	return f.KEK.Wrap(ctx, plaintext, aad)
 }
 
-// TestInterruptedRestoreNodeIsDoneAgain, and until it is no cluster is founded of what is there.
+// TestInterruptedRestoreNodeIsDoneAgain, and until it is no cluster is bootstrapped from what is there.
 func TestInterruptedRestoreNodeIsDoneAgain(t *testing.T) {
 	file, m, identity := keyringtest.SmallBackup(t)
 	o := keyring.RestoreOptions{Identities: []age.Identity{identity}, Signer: m.Signer}

@@ -39,11 +39,11 @@ type crowd struct {
 	// after is how many dials a second follow, while rotations are measured: that is to find what the crowd
 	// holds up, and not what its handshakes cost the processors.
 	after int
-	// held is how many connections there are at a time at most: as many as the servers' caps are for whoever
-	// the crowd is, and those that have just dialled or have not seen yet that they are cut off, which who
+	// held is how many connections there are at a time at most: as many as the servers' caps allow for such a
+	// crowd, and those that have just dialled or have not seen yet that they are cut off, which who
 	// trickles sees within a second. Zero means that this is not looked at.
 	held int
-	// act is what each does with its connection. When it returns, it dials anew.
+	// act is what each does with its connection. When it returns, it dials again.
 	act func(ctx context.Context, i int, c net.Conn)
 }
 

@@ -118,7 +118,7 @@ func signed(t *testing.T, uri string, by *tls.Config) *tls.Config {
 // attackTerm is a term that no cluster gets to by itself.
 const attackTerm = 1 << 40
 
-// vote is a request of raft's for a vote, in a term that would depose every leader. Whoever sends it
+// vote is a request of raft's for a vote, in a term that would depose every leader. A member that sends it
 // has not waited to be let in.
 func vote() []byte {
 	return append([]byte{1}, pack(map[string]any{
@@ -138,14 +138,14 @@ func (c *cluster) certificates(t *testing.T) {
 				}
 			}
 			t.Run(string(p.id)+"/plaintext", func(t *testing.T) { c.plaintext(t, p) })
-			t.Run(string(p.id)+"/a stranger", func(t *testing.T) { c.stranger(t, p, "s9") })
+			t.Run(string(p.id)+"/a non-member", func(t *testing.T) { c.nonMember(t, p, "s9") })
 		}
 	}))
 	c.removed(t)
 	t.Run("a removed server", func(t *testing.T) {
 		c.under(t, once(func(t *testing.T) {
 			for _, p := range c.honest {
-				c.stranger(t, p, "s5")
+				c.nonMember(t, p, "s5")
 			}
 		}))
 	})
@@ -244,9 +244,9 @@ func (c *cluster) plaintext(t *testing.T, p *process) {
 	}
 }
 
-// stranger is a server that the CA vouches for, and no member. It is let in to ask whether it may
+// nonMember is a server that the CA vouches for, and no member. It may connect to ask whether it may
 // become one, for which it has no token, and told nothing else.
-func (c *cluster) stranger(t *testing.T, p *process, id string) {
+func (c *cluster) nonMember(t *testing.T, p *process, id string) {
 	t.Helper()
 	conf := c.conf(t, id)
 	c.refused(t, p, peer.ALPNRaft, credential{conf: conf})
@@ -304,7 +304,7 @@ func (c *cluster) impostors(t *testing.T) {
 		}
 	}
 	answering = append(answering, credential{name: "another member", conf: c.conf(t, "s2")},
-		credential{name: "a stranger", conf: c.conf(t, "s9")}, credential{name: "for clients only", conf: c.forClients(t)})
+		credential{name: "a non-member", conf: c.conf(t, "s9")}, credential{name: "for clients only", conf: c.forClients(t)})
 	c.under(t, once(func(t *testing.T) {
 		ln, err := net.Listen("tcp", c.fourth.addr)
 		if err != nil {

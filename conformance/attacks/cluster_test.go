@@ -111,7 +111,7 @@ func (l *log) since(n int) string {
 	return string(l.b.Bytes()[n:])
 }
 
-// newCluster founds a cluster of the honest servers.
+// newCluster bootstraps a cluster of the honest servers.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
 	c := &cluster{t: t, dir: t.TempDir(), ca: keyringtest.NewCA(t)}

@@ -23,13 +23,13 @@ const (
 
 // crowds has thousands of clients at a time that take their time.
 func (c *cluster) crowds(t *testing.T) {
-	var strangers []*tls.Config // many identities, none of them a member's
+	var nonMembers []*tls.Config // many identities, none of them a member's
 	for i := range addresses {
 		conf, err := c.source(fmt.Sprintf("x%d", i))()
 		if err != nil {
 			t.Fatal(err)
 		}
-		strangers = append(strangers, conf)
+		nonMembers = append(nonMembers, conf)
 	}
 	member, err := c.source(string(stolen))()
 	if err != nil {
@@ -40,7 +40,7 @@ func (c *cluster) crowds(t *testing.T) {
 		return func(ctx context.Context, i int, raw net.Conn) {
 			who := conf
 			if who == nil {
-				who = strangers[i%len(strangers)]
+				who = nonMembers[i%len(nonMembers)]
 			}
 			if tc, err := admitted(raw, presenting(who, alpn)); err == nil {
 				act(ctx, tc)
@@ -67,7 +67,7 @@ func (c *cluster) crowds(t *testing.T) {
 			alpn := []string{peer.ALPNPeer, peer.ALPNRaft}[i%2]
 			as(member, alpn, func(_ context.Context, c net.Conn) { silent(c) })(ctx, i, raw)
 		}}},
-		{"strangers, silent or a header byte by byte", crowd{400, handshook, beside, 32*servers + handshook*3/4, func(ctx context.Context, i int, raw net.Conn) {
+		{"non-members, silent or a header byte by byte", crowd{400, handshook, beside, 32*servers + handshook*3/4, func(ctx context.Context, i int, raw net.Conn) {
 			as(nil, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
 				if i/addresses%2 == 0 {
 					trickle(ctx, c, head)
@@ -75,7 +75,7 @@ func (c *cluster) crowds(t *testing.T) {
 				silent(c)
 			})(ctx, i, raw)
 		}}},
-		{"strangers, the end of a body byte by byte", crowd{50, bulky, bulky / 4, 0, as(nil, peer.ALPNPeer, bodies)}},
+		{"non-members, the end of a body byte by byte", crowd{50, bulky, bulky / 4, 0, as(nil, peer.ALPNPeer, bodies)}},
 		{"a member, the end of a body byte by byte", crowd{50, bulky, bulky / 4, 0, as(member, peer.ALPNPeer, bodies)}},
 		{"a member, answers unread", crowd{15, bulky / 4, bulky / 8, 0, as(member, peer.ALPNPeer, func(ctx context.Context, c net.Conn) {
 			for range 4 {

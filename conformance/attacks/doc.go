@@ -12,7 +12,7 @@
 //	crowds              of thousands of clients that are silent or slow, before, in and after the handshake
 //	raft frames         too large, too deep, cut short, and snapshots that have no end
 //	calls               too large, malformed, or far too many keys in them
-//	replays             of what a member has asked, as itself, as another one and as a stranger
+//	replays             of what a member has asked, as itself, as another one and as a non-member
 //
 // While it attacks, the cluster serves and rotates; when it has gone, the cluster is as it was: raft's
 // configuration, keys, goroutines and descriptors. Figures of each attack are logged in the end. The

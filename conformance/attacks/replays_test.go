@@ -81,7 +81,7 @@ func requests(t *testing.T, ring *meta.Ring) map[string][]byte {
 }
 
 // replays plays what the second server has asked, over and over: as that server, as a member of which
-// the attacker has the certificate, and as a stranger.
+// the attacker has the certificate, and as a non-member.
 func (c *cluster) replays(t *testing.T) {
 	c.settle(t)
 	// The fourth server, whose process does not run, does not hold this one.
@@ -102,11 +102,11 @@ func (c *cluster) replays(t *testing.T) {
 			}
 		}))
 	})
-	t.Run("as a stranger", func(t *testing.T) {
+	t.Run("as a non-member", func(t *testing.T) {
 		c.under(t, once(func(t *testing.T) {
 			for _, request := range requests(t, ring) {
 				for _, p := range c.honest {
-					c.replay(t, "as a stranger", c.dialAs(t, c.conf(t, "s9"), p), request, func(code int, answer []byte) bool {
+					c.replay(t, "as a non-member", c.dialAs(t, c.conf(t, "s9"), p), request, func(code int, answer []byte) bool {
 						_, err := peer.DecodeAnswer[peer.FetchAnswer](answer)
 						return isRefusal(err, peer.NotMember)
 					})

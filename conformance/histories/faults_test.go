@@ -59,7 +59,7 @@ var faults = []fault{
 		h.kill()
 		l.examine(h)
 		l.net.give(l, h)
-		l.writeCluster() // which the others don't read before they start anew
+		l.writeCluster() // which the others don't read before they start again
 		return func() { l.start(h) }
 	}},
 }

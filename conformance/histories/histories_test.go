@@ -256,7 +256,7 @@ func (r *run) finish(ctx context.Context) {
 	}
 	for _, h := range r.hosts {
 		if kinds := r.examine(h); kinds[keyring.FileTemp] > 0 || kinds[keyring.FileKey] == 0 {
-			t.Errorf("I8: %s has been started anew and has ended, and leaves %v", h.id, kinds)
+			t.Errorf("I8: %s has been started again and has ended, and leaves %v", h.id, kinds)
 		}
 		r.must(r.program, "inspect", "-kek", filepath.Join(r.dir, h.id+".kek"), r.keystore(h))
 	}

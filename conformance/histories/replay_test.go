@@ -13,7 +13,7 @@ import (
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
-// checkReplays has each server's own snapshot and log applied anew, and compares what comes of it: I7
+// checkReplays has each server's own snapshot and log applied again, and compares what comes of it: I7
 // and I2. None of the servers runs. All had applied the log to the index settled.
 func (l *lab) checkReplays(t *testing.T, settled uint64) {
 	t.Helper()

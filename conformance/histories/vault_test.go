@@ -23,7 +23,7 @@ import (
 
 // vault is the key material of all servers, as the test opens it with their KEKs.
 type vault struct {
-	shelf   sync.Mutex          // guards below
+	mu      sync.Mutex          // guards below
 	opened  map[[2]string]bool  // by host and key ID
 	lost    map[[2]string]bool  // those of servers that were wiped
 	checks  map[string][32]byte // check values, by key ID
@@ -43,8 +43,8 @@ func (l *lab) openKey(h *host, name string) error {
 		return err
 	}
 	id := keyring.KeyID(file.ID).String()
-	l.vault.shelf.Lock()
-	defer l.vault.shelf.Unlock()
+	l.vault.mu.Lock()
+	defer l.vault.mu.Unlock()
 	if l.vault.opened == nil {
 		l.vault.opened, l.vault.checks = map[[2]string]bool{}, map[string][32]byte{}
 	}
@@ -82,22 +82,22 @@ func (l *lab) openKey(h *host, name string) error {
 
 // lose takes note that a server is wiped, whose files were all opened just before.
 func (v *vault) lose(h *host) {
-	v.shelf.Lock()
-	defer v.shelf.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if v.lost == nil {
 		v.lost = map[[2]string]bool{}
 	}
 	for file := range v.opened {
 		if file[0] == h.id {
 			v.lost[file] = true
-			delete(v.opened, file) // what it gets anew is another file
+			delete(v.opened, file) // what it fetches again is another file
 		}
 	}
 }
 
 func (v *vault) hasLost(h *host, id string) bool {
-	v.shelf.Lock()
-	defer v.shelf.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	return v.lost[[2]string{h.id, id}]
 }
 

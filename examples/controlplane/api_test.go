@@ -110,7 +110,7 @@ func TestPutIsACompareAndSet(t *testing.T) {
 }
 
 // A full rotation leaves versions and values as they are, and the index says where everything is.
-func TestFullRotationSealsEverySecretAnew(t *testing.T) {
+func TestFullRotationReencryptsEverySecret(t *testing.T) {
 	s, c := alone(t, nil)
 	const secrets = 600 // more than two batches
 	before := map[string]uint64{}
@@ -291,7 +291,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	}
 }
 
-// Without its key a secret is gone, and not the fault of whoever asks; until somebody puts it again.
+// Without its key a secret is gone, and the caller is not to blame, until somebody puts it again.
 func TestSecretOfAKeyRemovedByForceIsGone(t *testing.T) {
 	s, c := alone(t, nil)
 	first := s.node.Keyring().Keys()[0].ID.String()

@@ -152,7 +152,7 @@ func TestBackupOverwritesNothing(t *testing.T) {
 }
 
 // What is kept is what the digest says is whole, and what a crash has left is in nobody's way.
-func TestBackupKeepsWhatIsWhole(t *testing.T) {
+func TestBackupKeepsWhatIsComplete(t *testing.T) {
 	const body = "a backup"
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte(body)))
 	for _, test := range []struct {

@@ -26,7 +26,7 @@ func TestExitStatus(t *testing.T) {
 		}
 	}
 	write("key", identity.String())
-	write("stranger", newIdentity(t).String())
+	write("other", newIdentity(t).String())
 	if err := os.Mkdir(path("odd"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestExitStatus(t *testing.T) {
 		{2, []string{"init", "-servers", "0", path("five")}},
 		{3, []string{"verify", "-identity", path("key"), path("short")}},
 		{3, []string{"verify", "-identity", path("key"), path("key")}},
-		{3, []string{"verify", "-identity", path("stranger"), path("backup")}},
+		{3, []string{"verify", "-identity", path("other"), path("backup")}},
 		{3, []string{"inspect", path("odd")}},
 		{3, []string{"inspect", cluster}},
 	} {

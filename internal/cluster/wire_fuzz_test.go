@@ -22,8 +22,8 @@ func fuzzKind(f *testing.F, kind string, seeds ...string) {
 	})
 }
 
-func FuzzGreeting(f *testing.F) {
-	fuzzKind(f, "greeting", `{"founded":true,"leader":"127.0.0.1:7900","addr":"[::1]:7900"}`)
+func FuzzHello(f *testing.F) {
+	fuzzKind(f, "hello", `{"founded":true,"leader":"127.0.0.1:7900","addr":"[::1]:7900"}`)
 }
 
 func FuzzPlace(f *testing.F) { fuzzKind(f, "place", `{"addr":"127.0.0.1:7900"}`) }

@@ -50,7 +50,7 @@ func TestFullFileSystem(t *testing.T) {
 }
 
 // A process that is being started has a copy of every descriptor until it runs its program.
-func TestCloseGivesUpTheLockWhoeverHasACopyOfIt(t *testing.T) {
+func TestCloseReleasesTheLockThoughAProcessHasACopyOfIt(t *testing.T) {
 	dir := t.TempDir()
 	d := openDir(t, dir)
 	copied := false

@@ -54,19 +54,19 @@ func campaignOf(t *testing.T, seed uint64, crashes int) {
 
 // campaign is the keystore of one server over many lives.
 type campaign struct {
-	t      *testing.T
-	chance *rand.Rand
-	disk   *keyringtest.Disk
-	keks   []kek.KEK // all there ever were; the last one wraps
-	needed int       // from this one on they are configured
-	held   map[meta.KeyID][32]byte
-	buried map[meta.KeyID][32]byte // removed, and to be taken back if need be
-	gone   map[meta.KeyID]bool     // unlinked
-	nomad  map[string][]byte       // Nomad's files, which are to stay
-	bad    [][]byte                // content that is to be kept in files set aside
-	what   string                  // what is being done
-	points int
-	during map[string]int
+	t       *testing.T
+	chance  *rand.Rand
+	disk    *keyringtest.Disk
+	keks    []kek.KEK // all there ever were; the last one wraps
+	needed  int       // from this one on they are configured
+	held    map[meta.KeyID][32]byte
+	removed map[meta.KeyID][32]byte // removed, and to be taken back if need be
+	gone    map[meta.KeyID]bool     // unlinked
+	nomad   map[string][]byte       // Nomad's files, which are to stay
+	bad     [][]byte                // content that is to be kept in files set aside
+	what    string                  // what is being done
+	points  int
+	during  map[string]int
 }
 
 func newCampaign(t *testing.T, seed uint64) *campaign {
@@ -82,7 +82,7 @@ func newCampaign(t *testing.T, seed uint64) *campaign {
 func (c *campaign) replace() {
 	c.disk, c.bad, c.keks, c.needed = keyringtest.NewDisk(), nil, nil, 0
 	c.nomad = map[string][]byte{}
-	c.held, c.buried, c.gone = map[meta.KeyID][32]byte{}, map[meta.KeyID][32]byte{}, map[meta.KeyID]bool{}
+	c.held, c.removed, c.gone = map[meta.KeyID][32]byte{}, map[meta.KeyID][32]byte{}, map[meta.KeyID]bool{}
 	c.newKEK()
 }
 
@@ -109,7 +109,7 @@ func (c *campaign) open() (store, error) {
 
 // live does things until the crash that it arms.
 func (c *campaign) live() {
-	if len(c.held)+len(c.buried) > 12 || len(c.bad) > 12 || len(c.nomad) > 12 || len(c.keks) > 12 { // to stay small
+	if len(c.held)+len(c.removed) > 12 || len(c.bad) > 12 || len(c.nomad) > 12 || len(c.keks) > 12 { // to stay small
 		c.replace()
 	}
 	at, faulty := 1+c.chance.IntN(60), c.chance.IntN(3) == 0
@@ -192,7 +192,7 @@ func (c *campaign) any(keys map[meta.KeyID][32]byte) (meta.KeyID, bool) {
 // remove removes a key in a way that can be undone, whatever comes of it.
 func (c *campaign) remove(s store) {
 	if id, ok := c.any(c.held); ok {
-		c.buried[id] = c.held[id]
+		c.removed[id] = c.held[id]
 		delete(c.held, id)
 		s.Remove(id)
 	}
@@ -200,8 +200,8 @@ func (c *campaign) remove(s store) {
 
 // unlink removes one for good. If it says so, nothing may be left.
 func (c *campaign) unlink(s store) {
-	if id, ok := c.any(c.buried); ok {
-		delete(c.buried, id)
+	if id, ok := c.any(c.removed); ok {
+		delete(c.removed, id)
 		if s.Remove(id) == nil && s.Unlink(id) == nil {
 			c.gone[id] = true
 		}
@@ -210,10 +210,10 @@ func (c *campaign) unlink(s store) {
 
 // takeBack undoes a removal. If the key is held then, it has to be held for ever.
 func (c *campaign) takeBack(s store) {
-	if id, ok := c.any(c.buried); ok {
-		if err := s.TakeBack(c.t.Context(), id); err == nil && s.Has(id, c.buried[id]) {
-			c.held[id] = c.buried[id]
-			delete(c.buried, id)
+	if id, ok := c.any(c.removed); ok {
+		if err := s.TakeBack(c.t.Context(), id); err == nil && s.Has(id, c.removed[id]) {
+			c.held[id] = c.removed[id]
+			delete(c.removed, id)
 		}
 	}
 }
@@ -221,7 +221,7 @@ func (c *campaign) takeBack(s store) {
 // adopt makes keys of Nomad's durable that are in memory only.
 func (c *campaign) adopt(s store) {
 	for id, check := range s.FromNomad() {
-		delete(c.buried, id)
+		delete(c.removed, id)
 		delete(c.gone, id)
 		if s.Rewrite(c.t.Context(), id) == nil {
 			c.held[id] = check
@@ -236,7 +236,7 @@ func (c *campaign) crash() {
 	c.disk = c.disk.Crash(how, c.chance.Uint64())
 }
 
-// recover starts anew, now and then only after another crash, and looks at everything.
+// recover starts again, now and then only after another crash, and looks at everything.
 func (c *campaign) recover() {
 	if c.chance.IntN(4) == 0 {
 		at := 1 + c.chance.Int64N(30)
@@ -263,7 +263,7 @@ func (c *campaign) recover() {
 			c.t.Errorf("%s: key %s is lost", when, id)
 		}
 	}
-	for id, check := range c.buried {
+	for id, check := range c.removed {
 		if s.Has(id, check) { // the crash came before it was set aside
 			continue
 		}

@@ -48,7 +48,7 @@ var polled = []string{"fcntl", "epoll_ctl"}
 var (
 	fleeing = meta.KeyID{2} // removed and taken back
 	losing  = meta.KeyID{3} // its file goes, and is written again from memory
-	buried  = meta.KeyID{4} // removed before, and unlinked
+	removed = meta.KeyID{4} // removed before, and unlinked
 	spoilt  = meta.KeyID{5} // no key file
 )
 
@@ -61,7 +61,7 @@ const (
 // drillKeys are the keys that were there before.
 var drillKeys = sync.OnceValue(func() map[meta.KeyID]*nks.Material {
 	keys := map[meta.KeyID]*nks.Material{}
-	for _, id := range []meta.KeyID{fleeing, losing, buried} {
+	for _, id := range []meta.KeyID{fleeing, losing, removed} {
 		keys[id] = newMaterial()
 	}
 	return keys
@@ -95,7 +95,7 @@ func prepareFound(t *testing.T, dir string) {
 			t.Fatal(id, err)
 		}
 	}
-	if err := errors.Join(s.Remove(buried), s.Close()); err != nil {
+	if err := errors.Join(s.Remove(removed), s.Close()); err != nil {
 		t.Fatal(err)
 	}
 	for name, content := range map[string]string{
@@ -128,7 +128,7 @@ var steps = []struct {
 	{"rewrap", func(l *drillLife) error { return l.Rewrap(l.ctx) }},
 	{"remove", func(l *drillLife) error { return l.Remove(fleeing) }},
 	{"take back", func(l *drillLife) error { return l.TakeBack(l.ctx, fleeing) }},
-	{"unlink", func(l *drillLife) error { return l.Unlink(buried) }},
+	{"unlink", func(l *drillLife) error { return l.Unlink(removed) }},
 	{"close", func(l *drillLife) error { return l.Close() }},
 }
 
@@ -224,12 +224,12 @@ func checkFound(t *testing.T, dir, when string, said []string) {
 	if aside := asideOf(t, dir, fleeing); done("remove") && !begun("take back") && (s.Has(fleeing, held[fleeing]) || aside != 1) {
 		t.Errorf("%s: a removed key is set aside %d times, not once", when, aside)
 	}
-	if begun("unlink") && asideOf(t, dir, buried) == 0 {
-		delete(held, buried)
+	if begun("unlink") && asideOf(t, dir, removed) == 0 {
+		delete(held, removed)
 	} else if done("unlink") {
 		t.Errorf("%s: unlinked and still there", when)
 	}
-	for _, id := range []meta.KeyID{fleeing, buried} {
+	for _, id := range []meta.KeyID{fleeing, removed} {
 		if err := s.TakeBack(t.Context(), id); err != nil {
 			t.Errorf("%s: take back %s: %v", when, id, err)
 		}

@@ -17,7 +17,7 @@ import (
 	"example.com/keyring/internal/seal"
 )
 
-// TestOldKEKSilencesNoPresentOneOfItsName: a KMS was lost and built anew under the same name.
+// TestOldKEKSilencesNoPresentOneOfItsName: a KMS was destroyed and set up again under the same name.
 func TestOldKEKSilencesNoPresentOneOfItsName(t *testing.T) {
 	disk, present, gone := keyringtest.NewDisk(), namedVault(t, 1), namedVault(t, 2)
 	gone.Set(away["fails"])
@@ -148,9 +148,9 @@ func TestManyFilesDoNotStampedeASlowKMS(t *testing.T) {
 	})
 }
 
-// TestArrivingKeysAreWrappedSideBySide, up to the same bound, after the first has shown that
+// TestNewKeysAreWrappedInParallel, up to the same bound, after the first has shown that
 // the KMS answers.
-func TestArrivingKeysAreWrappedSideBySide(t *testing.T) {
+func TestNewKeysAreWrappedInParallel(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		k := &slowKMS{KEK: newKMS("a"), takes: 20 * time.Millisecond}

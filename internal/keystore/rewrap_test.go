@@ -21,12 +21,12 @@ import (
 // TestRewrapWritesNothingThatOnlyAnOldKEKOpens: the new KMS wraps and may not unwrap, and what
 // hides it is the identity that is about to go back into the safe.
 func TestRewrapWritesNothingThatOnlyAnOldKEKOpens(t *testing.T) {
-	disk, identity, anew := keyringtest.NewDisk(), ageIdentity(t), newKMS("new")
+	disk, identity, fresh := keyringtest.NewDisk(), ageIdentity(t), newKMS("new")
 	escrow := ageKEK(t, identity)
 	plantKey(t, disk, meta.KeyID{1}, newKMS("lost"), escrow)
 	before := fmt.Sprint(keyFiles(disk))
-	anew.Set(func(k *kms) { k.NoUnwrap = errBroken })
-	s := openStore(t, disk, []kek.KEK{anew, escrow}, []kek.KEK{ageKEK(t, identity, identity)})
+	fresh.Set(func(k *kms) { k.NoUnwrap = errBroken })
+	s := openStore(t, disk, []kek.KEK{fresh, escrow}, []kek.KEK{ageKEK(t, identity, identity)})
 	if err := s.Rewrap(t.Context()); !errors.Is(err, errBroken) || s.OnOldKEKs() != 1 {
 		t.Errorf("%v, %d left", err, s.OnOldKEKs())
 	}
@@ -95,10 +95,10 @@ func TestKeyIsHeldWhileItsFileIsReplaced(t *testing.T) {
 // TestEscrowIsTheWayBack: the KMS is gone for good. The stolen or saved directory opens
 // nothing by itself, and everything with the offline identity, which moves it to a new KEK.
 func TestEscrowIsTheWayBack(t *testing.T) {
-	disk, lost, identity := keyringtest.NewDisk(), newKMS("kms"), ageIdentity(t)
-	lost.Inner = fileKEK(t, countingKey())
+	disk, dead, identity := keyringtest.NewDisk(), newKMS("kms"), ageIdentity(t)
+	dead.Inner = fileKEK(t, countingKey())
 	id := meta.KeyID{1}
-	plantKey(t, disk, id, lost, ageKEK(t, identity))
+	plantKey(t, disk, id, dead, ageKEK(t, identity))
 	before := fmt.Sprint(keyFiles(disk))
 
 	next := fileKEK(t, bytes.Repeat([]byte{9}, 32))
@@ -129,15 +129,15 @@ func TestEscrowIsTheWayBack(t *testing.T) {
 }
 
 // TestFileThatNoPresentKEKOpensIsOnOldKEKs, also if the names in it are those of the present
-// ones: the KMS was lost and built anew under its name, and escrow opens the files.
+// ones: the KMS was destroyed and set up again under its name, and escrow opens the files.
 func TestFileThatNoPresentKEKOpensIsOnOldKEKs(t *testing.T) {
 	identity := ageIdentity(t)
-	lost, anew, escrow := namedVault(t, 1), namedVault(t, 2), ageKEK(t, identity)
-	for name, keks := range map[string][2]kek.KEK{"KMS first": {anew, escrow}, "escrow first": {escrow, anew}} {
+	dead, fresh, escrow := namedVault(t, 1), namedVault(t, 2), ageKEK(t, identity)
+	for name, keks := range map[string][2]kek.KEK{"KMS first": {fresh, escrow}, "escrow first": {escrow, fresh}} {
 		disk := keyringtest.NewDisk()
-		old := []kek.KEK{lost, escrow}
+		old := []kek.KEK{dead, escrow}
 		if keks[0] == escrow {
-			old = []kek.KEK{escrow, lost}
+			old = []kek.KEK{escrow, dead}
 		}
 		plantKey(t, disk, meta.KeyID{1}, old...)
 		s := openStore(t, disk, keks[:], []kek.KEK{ageKEK(t, identity, identity)})
@@ -161,14 +161,14 @@ func TestFileThatNoPresentKEKOpensIsOnOldKEKs(t *testing.T) {
 
 // TestFileThatAPresentKEKDoesNotOpenIsRewrapped: another one opens it, which may be the next to go.
 func TestFileThatAPresentKEKDoesNotOpenIsRewrapped(t *testing.T) {
-	a, lost, anew := newKMS("a"), namedVault(t, 1), namedVault(t, 2)
+	a, dead, fresh := newKMS("a"), namedVault(t, 1), namedVault(t, 2)
 	for name, c := range map[string]struct{ were, keks, old []kek.KEK }{
-		"one was exchanged":                             {[]kek.KEK{a, newKMS("other")}, []kek.KEK{a, anew}, nil},
-		"one was added":                                 {[]kek.KEK{a}, []kek.KEK{a, anew}, nil},
-		"it disowns the file":                           {[]kek.KEK{lost, a}, []kek.KEK{anew, a}, nil},
-		"it does not say that":                          {[]kek.KEK{lost, a}, []kek.KEK{kektest.Picky{KEK: anew}, a}, nil},
-		"the old one of its name opens":                 {[]kek.KEK{lost, a}, []kek.KEK{anew, a}, []kek.KEK{lost}},
-		"it was not asked, but an old one has its name": {[]kek.KEK{a, lost}, []kek.KEK{a, anew}, []kek.KEK{lost}},
+		"one was exchanged":                             {[]kek.KEK{a, newKMS("other")}, []kek.KEK{a, fresh}, nil},
+		"one was added":                                 {[]kek.KEK{a}, []kek.KEK{a, fresh}, nil},
+		"it disowns the file":                           {[]kek.KEK{dead, a}, []kek.KEK{fresh, a}, nil},
+		"it does not say that":                          {[]kek.KEK{dead, a}, []kek.KEK{kektest.Picky{KEK: fresh}, a}, nil},
+		"the old one of its name opens":                 {[]kek.KEK{dead, a}, []kek.KEK{fresh, a}, []kek.KEK{dead}},
+		"it was not asked, but an old one has its name": {[]kek.KEK{a, dead}, []kek.KEK{a, fresh}, []kek.KEK{dead}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			disk := keyringtest.NewDisk()
@@ -181,7 +181,7 @@ func TestFileThatAPresentKEKDoesNotOpenIsRewrapped(t *testing.T) {
 				t.Errorf("%v, %d left", err, s.OnOldKEKs())
 			}
 			s.Close()
-			if s = openStore(t, disk, []kek.KEK{anew}, nil); !s.Confirm(meta.KeyID{1}) || s.OnOldKEKs() != 1 {
+			if s = openStore(t, disk, []kek.KEK{fresh}, nil); !s.Confirm(meta.KeyID{1}) || s.OnOldKEKs() != 1 {
 				t.Errorf("%d to rewrap off what is no KEK any more", s.OnOldKEKs())
 			}
 			s.Close()
@@ -286,7 +286,7 @@ func TestWrongKEKLeavesFilesAlone(t *testing.T) {
 	}
 }
 
-// TestRewrapGoesOnWhereItEnded, in the same process or in the next one, and whoever opens the
+// TestRewrapGoesOnWhereItEnded, in the same process or in the next one, whatever opens the
 // keystore meanwhile has every key.
 func TestRewrapGoesOnWhereItEnded(t *testing.T) {
 	const files = 200

@@ -93,9 +93,9 @@ func TestNothingIsWrittenThatDoesNotOpen(t *testing.T) {
 	}
 }
 
-// TestArrivingKeyReplacesNoFileThatIsNotInMemory: it may be the way back, if it is under a KEK
+// TestNewKeyReplacesNoFileThatIsNotInMemory: it may be the way back, if it is under a KEK
 // that is not configured or can't be read at the moment. One that is bad is set aside first.
-func TestArrivingKeyReplacesNoFileThatIsNotInMemory(t *testing.T) {
+func TestNewKeyReplacesNoFileThatIsNotInMemory(t *testing.T) {
 	id := meta.KeyID{1}
 	name := nks.FileName(id)
 	eio := func(op keyringtest.Op) keyringtest.Fault {
@@ -163,9 +163,9 @@ func TestArrivingKeyReplacesNoFileThatIsNotInMemory(t *testing.T) {
 	}
 }
 
-// TestArrivingKeyReplacesNoOtherOfItsID: what is in memory may be an old backup's, of which nobody else
+// TestNewKeyReplacesNoOtherOfItsID: what is in memory may be an old backup's, of which nobody else
 // has a copy.
-func TestArrivingKeyReplacesNoOtherOfItsID(t *testing.T) {
+func TestNewKeyReplacesNoOtherOfItsID(t *testing.T) {
 	disk, id := keyringtest.NewDisk(), meta.KeyID{1}
 	name := nks.FileName(id)
 	s := openStore(t, disk, []kek.KEK{newKMS("a")}, nil)

@@ -66,8 +66,8 @@ func TestConnectionEndsWithTheCertificatesOfBothEnds(t *testing.T) {
 	}
 }
 
-// TestRecheckCutsWhomTheCAsDoNotVouchFor, and nobody else.
-func TestRecheckCutsWhomTheCAsDoNotVouchFor(t *testing.T) {
+// TestRecheckClosesConnectionsThatTheCAsDoNotVouchFor, and nobody else.
+func TestRecheckClosesConnectionsThatTheCAsDoNotVouchFor(t *testing.T) {
 	a, other := newCA(t), newCA(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -85,7 +85,7 @@ func TestPortRefusesCertificates(t *testing.T) {
 	}
 }
 
-func TestPortRefusesWhomCheckRefuses(t *testing.T) {
+func TestPortRefusesServersThatCheckRefuses(t *testing.T) {
 	a := newCA(t)
 	r := newRefuser(t, a.source("a"), func(id peer.Identity, alpn string) error {
 		if want := (peer.Identity{Cluster: cluster, Role: "server", ID: "b"}); id != want || alpn != peer.ALPNPeer {

@@ -162,8 +162,8 @@ func (w *joinWorld) remove(r joinRules) {
 	w.member[1], w.stolen = false, true
 }
 
-// join has a server ask. The stolen one asks with what its thief knows; the other with its token; whoever
-// has the second certificate has copied the token from the other.
+// join has a server ask. The stolen one asks with what its thief knows; the other with its token; the
+// server with the second certificate has copied the token from the other.
 func (w *joinWorld) join(r joinRules, server, token, cert byte) {
 	id := meta.TokenID{token}
 	user := meta.Digest{cert}

@@ -1,5 +1,5 @@
 // Package replication brings a server the keys that it lacks, and tells the leader which it holds. [Replicator] is one
-// goroutine: changes of the ring and of the keystore wake it, and internal/plan says what it fetches from whom. It also
+// goroutine: changes of the ring and of the keystore wake it, and internal/plan says what it fetches and from which server. It also
 // sees to files that have come back or are gone, and to those of removed keys.
 package replication
 

@@ -159,9 +159,9 @@ func altered(t testing.TB, snap, was, is []byte) []byte {
 	return b
 }
 
-// wantStranger wants a server to have noticed that a key's public half is another's, and to have nothing to do
+// wantOtherPublicKey wants a server to have noticed that a key's public half is another's, and to have nothing to do
 // with it.
-func wantStranger(t *testing.T, s *keyringtest.Server, id keyring.KeyID, pair keyringtest.Pair) {
+func wantOtherPublicKey(t *testing.T, s *keyringtest.Server, id keyring.KeyID, pair keyringtest.Pair) {
 	t.Helper()
 	st, err := s.Keyring.Status(t.Context())
 	if err != nil {
@@ -218,7 +218,7 @@ func TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		leader = keyringtest.Ready(t, c)
 		for _, s := range c.Live() {
-			wantStranger(t, s, keyring.KeyID(active.ID), mallory)
+			wantOtherPublicKey(t, s, keyring.KeyID(active.ID), mallory)
 			if err := s.Keyring.Verify(good, keyring.Expect{Audience: []string{"me"}}); !errors.Is(err, keyring.ErrToken) {
 				t.Errorf("%s: its own token of before: %v", s.ID, err)
 			}

@@ -113,7 +113,7 @@ func init() {
 }
 
 // TestBadFileBesideAThousandGoodOnes: the server starts, has all the others, sets the bad
-// one aside under a name that says why, whatever it is, reports it, and fetches the key anew.
+// one aside under a name that says why, whatever it is, reports it, and fetches the key again.
 func TestBadFileBesideAThousandGoodOnes(t *testing.T) {
 	c := newThousand(t)
 	for _, kind := range badKinds {

@@ -106,8 +106,8 @@ func TestBadFileIsSetAsideAndHidesNoOther(t *testing.T) {
 	})
 }
 
-// TestBadFileIsFetchedAnew in a cluster of three.
-func TestBadFileIsFetchedAnew(t *testing.T) {
+// TestKeyOfABadFileIsFetchedAgain in a cluster of three.
+func TestKeyOfABadFileIsFetchedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hosts := keyringtest.NewHosts(t, 3)

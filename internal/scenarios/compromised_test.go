@@ -117,7 +117,7 @@ func TestDeprecatedKeyOpensNothing(t *testing.T) {
 		refusesToOpen(t, rc.Cluster, copied, "deprecated")
 		for _, s := range rc.Live() {
 			if got, err := s.Keyring.DecryptDeprecated(copied, nil); err != nil || string(got) != "copied" {
-				t.Errorf("%s: whoever asks for it: %q, %v", s.ID, got, err)
+				t.Errorf("%s: another server asks for it: %q, %v", s.ID, got, err)
 			}
 			if got, err := s.Keyring.DecryptDeprecated(copied, []byte("aad")); !errors.Is(err, keyring.ErrDecrypt) || got != nil {
 				t.Errorf("%s: with another AAD: %q, %v", s.ID, got, err)

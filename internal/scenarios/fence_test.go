@@ -135,7 +135,7 @@ func TestGraceIsOverBeforeTheScanThatCounts(t *testing.T) {
 }
 
 // TestLeaderThatIsCutOffSealsNoLongerThanItsLease, and what it has sealed until then is refused after
-// the next leader's rotation, whoever brings it. Without the fence it is stored under the old key.
+// the next leader's rotation, whichever writer brings it. Without the fence it is stored under the old key.
 func TestLeaderThatIsCutOffSealsNoLongerThanItsLease(t *testing.T) {
 	t.Parallel()
 	for _, noFence := range []bool{false, true} {

@@ -184,8 +184,8 @@ func TestKeysWaitForTheOnlyKEK(t *testing.T) {
 	}
 }
 
-// TestRotationFailsCleanWhileAKEKIsAway: each KEK has to wrap a key, or the key is not held.
-func TestRotationFailsCleanWhileAKEKIsAway(t *testing.T) {
+// TestRotationFailsCleanWhileAKEKIsDown: each KEK has to wrap a key, or the key is not held.
+func TestRotationFailsCleanWhileAKEKIsDown(t *testing.T) {
 	t.Parallel()
 	for name, fail := range kektest.Outages {
 		t.Run(name, func(t *testing.T) {
@@ -272,14 +272,14 @@ func TestStrayFileUnderAnUnknownKEKKeepsNobodyFromBeingReady(t *testing.T) {
 		l := newLone(t, kektest.New("a"))
 		sealed := l.seal("data")
 		stray := keyring.KeyID{1, 2, 3}
-		keyringtest.PlantKey(t, l.Disk, stray, kektest.New("stranger's"))
+		keyringtest.PlantKey(t, l.Disk, stray, kektest.New("unknown"))
 		file := l.Disk.Bytes(nks.FileName(stray))
 		l.restart(l.keks...)
 		if !l.readyWithin(time.Minute) {
 			t.Errorf("not ready: %v", l.status().Problems)
 		}
 		l.opens(sealed)
-		if st := l.status(); !named(st, "stranger's") || !bytes.Equal(file, l.Disk.Bytes(nks.FileName(stray))) {
+		if st := l.status(); !named(st, "unknown") || !bytes.Equal(file, l.Disk.Bytes(nks.FileName(stray))) {
 			t.Errorf("status: %v", st.Problems)
 		}
 	})
@@ -342,8 +342,8 @@ func TestEscrowBesideAnotherKEKIsNeverToBlame(t *testing.T) {
 		l.opens(sealed)
 
 		// A says that the file is not its own: another KEK may have had that name.
-		stranger := &kektest.KMS{Name: "a", Inner: kektest.File(t, kektest.CountingKey())}
-		keyringtest.PlantKey(t, l.Disk, keyring.KeyID{8}, stranger, kektest.New("escrow"))
+		unknown := &kektest.KMS{Name: "a", Inner: kektest.File(t, kektest.CountingKey())}
+		keyringtest.PlantKey(t, l.Disk, keyring.KeyID{8}, unknown, kektest.New("escrow"))
 		l.restart(a, escrow)
 		if st := l.status(); len(st.SetAside) != 0 || !named(st, "a") || named(st, "escrow") {
 			t.Errorf("a file that a KEK disowns: %v", st.Problems)

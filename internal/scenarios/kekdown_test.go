@@ -14,9 +14,9 @@ import (
 	"example.com/keyring/internal/nks"
 )
 
-// TestFollowerWhoseKEKIsAwayIsNoHolder in a rotation: the others go on, it is named, holds
+// TestFollowerWhoseKEKIsDownIsNoHolder in a rotation: the others go on, it is named, holds
 // nothing, starts again, and catches up when the KEK answers.
-func TestFollowerWhoseKEKIsAwayIsNoHolder(t *testing.T) {
+func TestFollowerWhoseKEKIsDownIsNoHolder(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(*kektest.KMS){
 		"fails": kektest.Outages["fails"], "hangs": kektest.Outages["hangs"],
@@ -91,8 +91,8 @@ func TestRotationUnderAKEKThatDoesNotUnwrapLeavesNoOrphan(t *testing.T) {
 	})
 }
 
-// TestServerWhoseKEKIsLostFetchesAllAnew if its keystore is moved away, under any other KEK.
-func TestServerWhoseKEKIsLostFetchesAllAnew(t *testing.T) {
+// TestServerWhoseKEKIsGoneFetchesAllKeysAgain if its keystore is moved away, under any other KEK.
+func TestServerWhoseKEKIsGoneFetchesAllKeysAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		keks := map[string]*kektest.KMS{"s1": kektest.New("k1"), "s2": kektest.New("k2"), "s3": kektest.New("k3")}
@@ -172,9 +172,9 @@ func TestKEKThatUnwrapsNoMoreStaysNamed(t *testing.T) {
 	})
 }
 
-// TestOneBadFileDoesNotMakeItsKEKAway, and so keeps no other file closed: a KMS does not always
+// TestOneBadFileDoesNotMarkItsKEKDown, and so keeps no other file closed: a KMS does not always
 // say that a ciphertext is not its own.
-func TestOneBadFileDoesNotMakeItsKEKAway(t *testing.T) {
+func TestOneBadFileDoesNotMarkItsKEKDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := kektest.New("a")

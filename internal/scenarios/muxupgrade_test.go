@@ -257,8 +257,8 @@ func bootstrapped(t *testing.T, u *upgraded, all []*upgraded) {
 	}
 }
 
-// TestSnapshotBeforeTheFoundingIsTheHosts: to the byte, so that a server without the Mux can read it.
-func TestSnapshotBeforeTheFoundingIsTheHosts(t *testing.T) {
+// TestSnapshotBeforeTheBootstrapIsTheHosts: to the byte, so that a server without the Mux can read it.
+func TestSnapshotBeforeTheBootstrapIsTheHosts(t *testing.T) {
 	for _, text := range []string{"", "a", "fifteen bytes..", "sixteen bytes...", "a longer one than the first bytes of a section"} {
 		a := &keyringtest.App{}
 		if text != "" {
@@ -322,7 +322,7 @@ func TestHostsSnapshotThatSpellsASectionIsTheHosts(t *testing.T) {
 	}
 }
 
-func TestHostsSnapshotBeforeTheFoundingEndsTheSinkOnce(t *testing.T) {
+func TestHostsSnapshotBeforeTheBootstrapEndsTheSinkOnce(t *testing.T) {
 	no := errors.New("no")
 	for name, c := range map[string]struct {
 		text      string

@@ -332,8 +332,8 @@ func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
 		if _, err := keyring.Restore(simulated.WithDisk(t.Context(), fsys), bytes.NewReader(file.Bytes()), o); err != nil {
 			t.Fatalf("restore: %v", err)
 		}
-		anew := keyringtest.NewCluster(t, keyringtest.Options{Configure: keyringtest.NoRotation, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
-		one := keyringtest.Ready(t, anew)
+		again := keyringtest.NewCluster(t, keyringtest.Options{Configure: keyringtest.NoRotation, Disk: func(raft.ServerID) *keyringtest.Disk { return disk }})
+		one := keyringtest.Ready(t, again)
 		if err := one.Raft.Restore(&m.Raft, &snapshot, time.Minute); err != nil {
 			t.Fatal(err)
 		}

@@ -327,7 +327,7 @@ func TestMetricsOfARekey(t *testing.T) {
 		if moved, conflicts, left, poisoned := figures(); moved != 297 || conflicts != 1 || left != 2 || poisoned != 2 {
 			t.Errorf("moved %v, conflicts %v, left %v, poisoned %v", moved, conflicts, left, poisoned)
 		}
-		rc.Store("a", 9) // writes both anew
+		rc.Store("a", 9) // seals both again
 		rc.Await(old, keyring.StateDeprecated)
 		time.Sleep(time.Minute) // virtual
 		if moved, conflicts, left, poisoned := figures(); moved != 297 || conflicts != 1 || left != 0 || poisoned != 0 {
@@ -375,7 +375,7 @@ func TestProgressOfKeysThatWaitForTheirTurn(t *testing.T) {
 	})
 }
 
-// TestChangedTellsOfARekey: whoever takes the channel, looks, and waits, sees all of it, and what is
+// TestChangedTellsOfARekey: a caller that takes the channel, looks, and waits, sees all of it, and what is
 // told of keys and of their progress is of one moment.
 func TestChangedTellsOfARekey(t *testing.T) {
 	t.Parallel()
@@ -414,7 +414,7 @@ func TestChangedTellsOfARekey(t *testing.T) {
 		await(time.Minute, "the problem", func(st keyring.Status) bool {
 			return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemRekey })
 		})
-		if err := rc.StoreOne("r/1", "anew"); err != nil {
+		if err := rc.StoreOne("r/1", "later"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour) // virtual

@@ -165,7 +165,7 @@ func TestPoisonedRecordKeepsOnlyItsOwnKey(t *testing.T) {
 			st.Rekeying[0].Left != 1 || !strings.Contains(fmt.Sprint(st.Problems), "a/7") {
 			t.Errorf("%+v, %v, %v", st.Rekeying, st.Problems, err)
 		}
-		rc.Store("a", 8) // writes it anew
+		rc.Store("a", 8) // seals it again
 		rc.Await(first, keyring.StateDeprecated)
 		rc.Check("replaced")
 	})

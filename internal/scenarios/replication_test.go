@@ -356,9 +356,9 @@ func TestFailedOfferIsMadeGoodAtOnce(t *testing.T) {
 	})
 }
 
-// TestFileThatIsGoneIsWrittenAnew once somebody has asked for its key. That it is gone and back, raft
+// TestFileThatIsGoneIsWrittenAgain once somebody has asked for its key. That it is gone and back, raft
 // learns from this server alone.
-func TestFileThatIsGoneIsWrittenAnew(t *testing.T) {
+func TestFileThatIsGoneIsWrittenAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})

@@ -291,9 +291,9 @@ func TestKeyThatNobodyHasIsDropped(t *testing.T) {
 	})
 }
 
-// TestLostScheduledKeyIsReplaced loses the next key with a leader that nobody replaces: the
+// TestScheduledKeyThatIsGoneIsReplaced loses the next key with a leader that nobody replaces: the
 // rotation still happens, with another key.
-func TestLostScheduledKeyIsReplaced(t *testing.T) {
+func TestScheduledKeyThatIsGoneIsReplaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour

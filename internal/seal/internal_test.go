@@ -283,8 +283,8 @@ func TestCacheKeepsCollidingEpochs(t *testing.T) {
 	}
 }
 
-// TestOwnEpochNeedsNoCache: what a key seals itself, it opens without deriving anything.
-func TestOwnEpochNeedsNoCache(t *testing.T) {
+// TestEpochOfTheSealerNeedsNoCache: what a key seals itself, it opens without deriving anything.
+func TestEpochOfTheSealerNeedsNoCache(t *testing.T) {
 	k := testKey(t)
 	checkOpens(t, k, mustSeal(t, k, "mine"), "mine")
 	if n := cached(k); n != 0 {

@@ -70,9 +70,9 @@ func refuses(t *testing.T, key *seal.Key, what string, envelope, aad []byte) {
 	}
 }
 
-// TestOpenRefusesAllButTheWhole has every prefix, every flipped bit and every other thing
+// TestOpenRefusesAllButTheCompleteCiphertext has every prefix, every flipped bit and every other thing
 // that is not what was sealed.
-func TestOpenRefusesAllButTheWhole(t *testing.T) {
+func TestOpenRefusesAllButTheCompleteCiphertext(t *testing.T) {
 	key, aad := mustNew(t, testRoot, testID), []byte("tenant/4711")
 	envelope := must(key.Seal(nil, []byte("thirty-three bytes, two blocks +1"), aad))
 	for i := range envelope {

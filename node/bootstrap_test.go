@@ -16,9 +16,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// TestFoundersThatNameOthersFoundNothing: each would write its own list into its log, and report success. They
-// wait, say both lists once, whoever asks first, and found the cluster when the wrong one is corrected.
-func TestFoundersThatNameOthersFoundNothing(t *testing.T) {
+// TestInitialServersThatDisagreeDoNotBootstrap: each would write its own list into its log, and report success. They
+// wait, say both lists once, whichever of them asks first, and bootstrap the cluster when the wrong one is corrected.
+func TestInitialServersThatDisagreeDoNotBootstrap(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(map[raft.ServerID]string){
 		"one more":        func(peers map[raft.ServerID]string) { peers["s9"] = "127.0.0.1:1" },
@@ -31,7 +31,7 @@ func TestFoundersThatNameOthersFoundNothing(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			c, listeners := keyringtest.NewNodes(t, 3)
-			var all []*founder
+			var all []*startingNode
 			for _, id := range []raft.ServerID{"s1", "s2"} {
 				cfg := c.Config(id)
 				cfg.Listener, cfg.Peers = listeners[id], maps.Clone(c.Addrs)
@@ -57,7 +57,7 @@ func TestFoundersThatNameOthersFoundNothing(t *testing.T) {
 				}
 				all = append(all, begin(ctx, t, cfg))
 			}
-			for _, f := range []*founder{all[0], all[2], all[3]} {
+			for _, f := range []*startingNode{all[0], all[2], all[3]} {
 				if err := <-f.ended; err != nil {
 					t.Error(err)
 				}
@@ -66,9 +66,9 @@ func TestFoundersThatNameOthersFoundNothing(t *testing.T) {
 	}
 }
 
-// TestFounderThatHasFoundedAloneSaysSo: what the others have to agree with is in its raft log, and no other Peers
+// TestServerThatHasBootstrappedAloneSaysSo: what the others have to agree with is in its raft log, and no other Peers
 // change that.
-func TestFounderThatHasFoundedAloneSaysSo(t *testing.T) {
+func TestServerThatHasBootstrappedAloneSaysSo(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -94,23 +94,23 @@ func TestFounderThatHasFoundedAloneSaysSo(t *testing.T) {
 	}
 }
 
-// founder is a server that is being started.
-type founder struct {
+// startingNode is a server that is being started.
+type startingNode struct {
 	cancel context.CancelFunc
-	ended  chan error  // of Start; a node that it returned is closed when it is cancelled
+	ended  chan error  // of Start: a node that it returned is closed when it is cancelled
 	said   chan string // what it logs of Peers, once each
 }
 
-func begin(ctx context.Context, t *testing.T, cfg node.Config) *founder {
-	own, cancel := context.WithCancel(ctx)
-	f := &founder{cancel: cancel, ended: make(chan error, 1), said: make(chan string, 100)}
+func begin(ctx context.Context, t *testing.T, cfg node.Config) *startingNode {
+	life, cancel := context.WithCancel(ctx)
+	f := &startingNode{cancel: cancel, ended: make(chan error, 1), said: make(chan string, 100)}
 	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: f, Level: hclog.Error})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		n, err := node.Start(own, cfg)
+		n, err := node.Start(life, cfg)
 		f.ended <- err
 		if err == nil {
-			<-own.Done()
+			<-life.Done()
 			n.Close()
 		}
 	})
@@ -119,7 +119,7 @@ func begin(ctx context.Context, t *testing.T, cfg node.Config) *founder {
 }
 
 // Write gets a line of the log.
-func (f *founder) Write(line []byte) (int, error) {
+func (f *startingNode) Write(line []byte) (int, error) {
 	if strings.Contains(string(line), "Peers") {
 		select {
 		case f.said <- string(line):
@@ -130,7 +130,7 @@ func (f *founder) Write(line []byte) (int, error) {
 }
 
 // says waits until it says all of these in one line.
-func (f *founder) says(t *testing.T, all ...string) {
+func (f *startingNode) says(t *testing.T, all ...string) {
 	t.Helper()
 	for {
 		select {
@@ -145,8 +145,8 @@ func (f *founder) says(t *testing.T, all ...string) {
 	}
 }
 
-// TestFounderOfAnOlderBuildIsTakenAtItsWord, for it does not say whom it names.
-func TestFounderOfAnOlderBuildIsTakenAtItsWord(t *testing.T) {
+// TestInitialServerOfAnOlderBuildIsBelieved, for it does not say which servers it names.
+func TestInitialServerOfAnOlderBuildIsBelieved(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
