@@ -277,7 +277,7 @@ func TestI9LockedKeyDelaysNoOther(t *testing.T) {
 		keys := s.Keyring.Keys()
 		locked, other := keys[2].ID, keys[1].ID
 		c.Stop(s)
-		keyringtest.PlantKey(t, s.Disk, locked, kektest.New("stranger's"))
+		keyringtest.PlantKey(t, s.Disk, locked, kektest.New("unknown"))
 		c.Restart(s)
 		keyringtest.Ready(t, c)
 		for range 3 {
@@ -318,7 +318,7 @@ func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
 		}
 		keyring.Heal(s.Keyring, id)
 		if s.Disk.Bytes(nks.FileName(id)) == nil {
-			t.Error("a file that is lost is not written anew")
+			t.Error("a file that is gone is not written again")
 		}
 	})
 }

@@ -328,8 +328,8 @@ func TestScheduledKeyThatIsGoneIsReplaced(t *testing.T) {
 	})
 }
 
-// TestRotationByHandMovesTheSchedule counts the period from the last activation, whoever
-// asked for it.
+// TestRotationByHandMovesTheSchedule counts the period from the last activation, also from one
+// that an operator asked for.
 func TestRotationByHandMovesTheSchedule(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
