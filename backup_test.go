@@ -176,7 +176,7 @@ func TestBackupOpensWithAgeAndTar(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer k.Close()
-	if n := len(keyring.Live(k)); n != 2*len(b.Manifest.Keys) {
+	if n := len(liveKeys(k)); n != 2*len(b.Manifest.Keys) {
 		t.Errorf("%d keys are in memory of %d", n/2, len(b.Manifest.Keys))
 	}
 }

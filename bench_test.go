@@ -209,7 +209,7 @@ func BenchmarkOpen(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if n := keyring.Loaded(k); n != keys {
+		if n := len(keyring.Store(k).Present().InMemory); n != keys {
 			b.Fatalf("%d keys were loaded", n)
 		}
 		if err := k.Close(); err != nil {

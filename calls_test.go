@@ -372,7 +372,7 @@ func TestCloseGivesUpACallThatHangs(t *testing.T) {
 			cfg.Rotation.Every, cfg.KEKs = -1, []keyring.KEK{kek}
 		}})
 		s := keyringtest.Ready(t, c)
-		live := keyring.Live(s.Keyring)
+		live := liveKeys(s.Keyring)
 		kek.On.Store(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

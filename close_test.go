@@ -94,7 +94,7 @@ func TestCloseEndsEveryCallThatWaits(t *testing.T) {
 			func(c *cluster, s *keyringtest.Server) {
 				c.Partition(s)
 				time.Sleep(time.Minute)
-				keyring.DropActive(s.Keyring)
+				dropActive(s.Keyring)
 			},
 			func(ctx context.Context, _ *cluster, k *keyring.Keyring) error { return k.WaitReady(ctx) },
 		},
@@ -254,7 +254,7 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 					}
 					if again, err := s.Disk.Open(); err == nil { // one of them gets it
 						again.Close()
-					} else if live := keyring.Live(k); len(live) > 0 {
+					} else if live := liveKeys(k); len(live) > 0 {
 						t.Errorf("after Close %d secrets are in memory", len(live))
 					}
 				})
@@ -274,7 +274,7 @@ func TestI10CloseOverwritesTheKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.Vault.CheckOpens(t, l.Keyring, "before")
-		live := keyring.Live(l.Keyring)
+		live := liveKeys(l.Keyring)
 		if len(live) != 3*2 {
 			t.Fatalf("%d secrets", len(live))
 		}
@@ -291,7 +291,7 @@ func TestI10CloseOverwritesTheKeys(t *testing.T) {
 				t.Error("a secret is there after Close")
 			}
 		}
-		if len(keyring.Live(l.Keyring)) != 0 {
+		if len(liveKeys(l.Keyring)) != 0 {
 			t.Error("keys are there after Close")
 		}
 	})
@@ -441,7 +441,7 @@ func TestNothingPrintsSecrets(t *testing.T) {
 		if _, err := h.Keyring.Sign(keyringtest.ClaimsForMe()); err != nil { // so that a signer is there
 			t.Fatal(err)
 		}
-		secrets := append(keyring.Secrets(h.Keyring, func(name string) ([]byte, error) { return h.Disk.Bytes(name), nil }), key)
+		secrets := append(secretsOf(h.Keyring, func(name string) ([]byte, error) { return h.Disk.Bytes(name), nil }), key)
 		id := h.Keyring.Keys()[1].ID
 		h.Stop(t)
 		data := h.Disk.Bytes(nks.FileName(id))
@@ -525,7 +525,7 @@ func TestCloseWaitsForWhatReplicationHasBegun(t *testing.T) {
 					}
 					return keyringtest.Reply{}
 				})
-				if err := keyring.Lose(s.Keyring, s.Keyring.Keys()[0].ID); err != nil {
+				if err := lose(s.Keyring, s.Keyring.Keys()[0].ID); err != nil {
 					t.Fatal(err)
 				}
 				<-began

@@ -102,7 +102,7 @@ func TestAnswersFromBeforeARestoreDecideNothing(t *testing.T) {
 					if !lost {
 						break
 					}
-					if err := keyring.Lose(s.Keyring, key.ID); err != nil {
+					if err := lose(s.Keyring, key.ID); err != nil {
 						t.Fatal(err)
 					}
 				}

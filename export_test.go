@@ -2,19 +2,13 @@ package keyring
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"slices"
-	"time"
 
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/join"
-	"example.com/keyring/internal/jwt"
-	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
-	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
@@ -93,32 +87,6 @@ func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
 	return len(pull.Request()), len(encoded), err
 }
 
-// Secrets are the key bytes that a keyring has in memory: root keys, signing keys, and what
-// its files wrap them under. read returns the content of a key file.
-func Secrets(k *Keyring, read func(name string) ([]byte, error)) [][]byte {
-	var secrets [][]byte
-	for _, id := range k.server.Store.Present().InMemory {
-		for _, b := range LiveOf(k, id) {
-			secrets = append(secrets, slices.Clone(b))
-		}
-		b, err := read(nks.FileName(id))
-		if err != nil {
-			panic(err)
-		}
-		f, err := nks.DecodeFile(b)
-		if err != nil {
-			panic(err)
-		}
-		for _, w := range f.Wrapped {
-			secrets = append(secrets, w.Ciphertext)
-			if w.KEK == kek.InlineID {
-				secrets = append(secrets, w.Ciphertext[:kek.Size])
-			}
-		}
-	}
-	return secrets
-}
-
 // PackStatus and UnpackStatus are how a Status travels.
 var (
 	PackStatus   = packStatus
@@ -147,112 +115,15 @@ func JoinRefusal(n Node, token string, id raft.ServerID) string {
 	return ""
 }
 
-// PlantKey writes a key file that no ring knows, as an offer does.
-func PlantKey(k *Keyring) (KeyID, error) {
-	secret, err := nks.Generate("EdDSA")
-	if err != nil {
-		return KeyID{}, err
-	}
-	id := lead.NewKeyID()
-	return id, k.server.Store.Put(context.Background(), keystore.Key{
-		ID: id, Algorithm: "EdDSA", Check: secret.Check(id, "EdDSA"), Created: time.Now().UTC().Round(0), Secret: secret,
-	})[0]
-}
-
-// Has reports whether a keyring has material of a key.
-func Has(k *Keyring, id KeyID) bool { return k.server.Store.InMemory(id) }
-
-// UseToken binds a join token to a certificate, on the leader.
-func UseToken(ctx context.Context, n Node, token string, user meta.Digest) error {
-	t, err := join.Parse(token)
-	if err != nil {
-		return err
-	}
-	use := &meta.UseJoinToken{ID: t.ID, Server: n.Keyring().server.FSM.Ring().JoinToken(t.ID).Server, User: user}
-	return n.Keyring().server.FSM.Propose(ctx, n.Keyring().server.Raft, []meta.Command{{UseJoinToken: use}})
-}
-
-// JoinSecret is what raft must not have of a join token.
-func JoinSecret(token string) []byte {
-	b, _ := base64.RawURLEncoding.DecodeString(token)
-	return b[17:]
-}
-
 // BetweenSteps has the leader's loop do something between two of its steps.
 func BetweenSteps(ctx context.Context, k *Keyring, do func(context.Context) error) error {
 	return k.leader.BetweenSteps(ctx, do)
-}
-
-// Loaded is how many keys are in memory.
-func Loaded(k *Keyring) int { return len(k.server.Store.Present().InMemory) }
-
-// RaftServers are the servers of a node's latest raft configuration.
-func RaftServers(n Node) []raft.Server {
-	return n.Keyring().server.Raft.GetConfiguration().Configuration().Servers
-}
-
-// Lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
-func Lose(k *Keyring, id KeyID) error {
-	k.server.Store.NoteRemoved(id)
-	k.server.FSM.Notify()
-	isRemoved := func(KeyID) bool { return true }
-	return errors.Join(k.server.Store.SetAside(id, isRemoved), k.server.Store.Unlink(id, isRemoved))
-}
-
-// SnapshotRaft has a node's raft write a snapshot.
-func SnapshotRaft(n Node) error { return n.Keyring().server.Raft.Snapshot().Error() }
-
-// RestoreRaft makes a snapshot and restores it, which sends it to every other server.
-func RestoreRaft(n Node) error {
-	f := n.Keyring().server.Raft.Snapshot()
-	if err := f.Error(); err != nil {
-		return err
-	}
-	meta, r, err := f.Open()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	return n.Keyring().server.Raft.Restore(meta, r, time.Minute)
 }
 
 // Propose proposes commands as the keyring does.
 func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
 	return k.server.Propose(ctx, cmds...)
 }
-
-// Live are the key bytes themselves that a keyring has in memory, not a copy of them.
-func Live(k *Keyring) [][]byte {
-	var live [][]byte
-	for _, id := range k.server.Store.Present().InMemory {
-		live = append(live, LiveOf(k, id)...)
-	}
-	return live
-}
-
-// SignerOf is what a key of the ring signs with.
-func SignerOf(k *Keyring, id KeyID) *jwt.Signer {
-	s, err := k.server.Store.Signer(id, k.server.FSM.Ring().Key(id).Check)
-	if err != nil {
-		panic(err)
-	}
-	return s
-}
-
-// Reread drops a key from memory and reads its file again, while Decrypt still has the one
-// that was dropped.
-func Reread(k *Keyring, id KeyID) error {
-	k.server.Store.NoteRemoved(id)
-	return ReadFiles(k)
-}
-
-// ReadFiles reads the key files that are not in memory, removed keys' too.
-func ReadFiles(k *Keyring) error {
-	return k.server.Store.Heal(context.Background(), &meta.Ring{}, nil, nil)
-}
-
-// Confirm reports whether a key is held at this moment, by its file.
-func Confirm(k *Keyring, id KeyID) (bool, error) { return k.server.Store.Confirm(id) }
 
 // Heal does what the replicator does about keys that it took for missing.
 func Heal(k *Keyring, keys ...KeyID) {
@@ -264,14 +135,6 @@ func Heal(k *Keyring, keys ...KeyID) {
 	k.replicator.Reread(context.Background(), v, missing)
 }
 
-// SetRemovedAside sets the file of a removed key aside.
-func SetRemovedAside(k *Keyring, id KeyID) error {
-	return k.server.Store.SetAside(id, k.server.WasRemoved)
-}
-
-// DropActive takes the active key out of memory.
-func DropActive(k *Keyring) { k.server.Store.NoteRemoved(k.server.FSM.Ring().Active().ID) }
-
 // Reseal opens records and seals them under the active key, and returns how many.
 func Reseal(k *Keyring, records []Sealed) (int, error) {
 	var f scanResult
@@ -279,12 +142,11 @@ func Reseal(k *Keyring, records []Sealed) (int, error) {
 	return len(f.records), err
 }
 
-// LiveOf are the key bytes themselves that a keyring has in memory of one key.
-func LiveOf(k *Keyring, id KeyID) [][]byte {
-	var live [][]byte
-	k.server.Store.View(id, func(m *nks.Material) { live = [][]byte{m.Root()[:], m.Signing()} })
-	return live
-}
-
 // SetMissed has the FSM say that it could not apply that entry; 0 is none.
 func SetMissed(f *FSM, entry uint64) { f.machine.NoteMissed(entry) }
+
+// Store is the keystore.
+func Store(k *Keyring) *keystore.Store { return k.server.Store }
+
+// Raft is the raft of a keyring, which a Node keeps to itself.
+func Raft(k *Keyring) *raft.Raft { return k.server.Raft }

@@ -193,7 +193,7 @@ func makeGolden(t *testing.T, set string) {
 	n, host := goldenNode(t, dir, "ES256", keks[""])
 	rotate(n, keyring.RotateOptions{})
 	use(n, "two")
-	if err := keyring.SnapshotRaft(n); err != nil {
+	if err := keyring.Raft(n.Keyring()).Snapshot().Error(); err != nil {
 		t.Fatal(err)
 	}
 	g.AppThen = host.Text()
@@ -211,7 +211,7 @@ func makeGolden(t *testing.T, set string) {
 	if err := n.Remove(t.Context(), g.Removed, keyring.RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := keyring.SetRemovedAside(n.Keyring(), g.Removed); err != nil { // now, and not soon
+	if err := keyring.Store(n.Keyring()).SetAside(g.Removed, func(keyring.KeyID) bool { return true }); err != nil { // now, and not soon
 		t.Fatal(err)
 	}
 	rotate(n, keyring.RotateOptions{Publish: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)})

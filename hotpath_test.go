@@ -409,7 +409,7 @@ func TestDecryptOfAKeyThatWasReadAgainIsNeverSilent(t *testing.T) {
 		if _, err := k.Decrypt(sealed, nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := keyring.Reread(k, k.Keys()[0].ID); err != nil {
+		if err := reread(k, k.Keys()[0].ID); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := k.Decrypt(sealed, nil); err == nil && string(got) != "data" || err != nil && !errors.Is(err, keyring.ErrKeyMissing) {

@@ -3,6 +3,7 @@ package keyring_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/node"
@@ -80,7 +82,7 @@ func TestJoinTokenIsGoodUntilItEnds(t *testing.T) {
 			}
 		}, gone},
 		"a snapshot restored": {func(t *testing.T, n *node.Node) {
-			if err := keyring.RestoreRaft(n); err != nil {
+			if err := restoreRaft(keyring.Raft(n.Keyring())); err != nil {
 				t.Fatal(err)
 			}
 			awaitTokens(t, n, 0)
@@ -121,7 +123,7 @@ func TestRestoredTokenIsRefusedBeforeItEnds(t *testing.T) {
 	token := keyringtest.JoinToken(t, n, "s4", 0)
 	restored := make(chan string, 1)
 	err := keyring.BetweenSteps(t.Context(), n.Keyring(), func(context.Context) error { // so nothing ends it meanwhile
-		err := keyring.RestoreRaft(n)
+		err := restoreRaft(keyring.Raft(n.Keyring()))
 		restored <- keyring.JoinRefusal(n, token, "s4")
 		return err
 	})
@@ -139,7 +141,7 @@ func TestTokenOfASnapshotEndsWithAStart(t *testing.T) {
 	dir := t.TempDir()
 	n := issuer(t, dir)
 	old := keyringtest.JoinToken(t, n, "s4", 0)
-	if err := keyring.SnapshotRaft(n); err != nil {
+	if err := keyring.Raft(n.Keyring()).Snapshot().Error(); err != nil {
 		t.Fatal(err)
 	}
 	logged := keyringtest.JoinToken(t, n, "s4", 0)
@@ -235,12 +237,12 @@ func TestRaftAloneHasNoJoinToken(t *testing.T) {
 	dir := t.TempDir()
 	n := issuer(t, dir)
 	token := keyringtest.JoinToken(t, n, "s4", 0)
-	if err := keyring.SnapshotRaft(n); err != nil {
+	if err := keyring.Raft(n.Keyring()).Snapshot().Error(); err != nil {
 		t.Fatal(err)
 	}
 	keyringtest.CloseNode(t, n)
 	d := stolen{dir: dir, keys: make([]keyring.KeyID, 1), secrets: make([][]byte, 2)}
-	if found := d.search(t, keyring.JoinSecret(token)); found > 0 {
+	if found := d.search(t, joinSecret(token)); found > 0 {
 		t.Errorf("%d times", found)
 	}
 }
@@ -313,7 +315,7 @@ func TestTokenIsBoundToOneCertificate(t *testing.T) {
 	t.Parallel()
 	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
 	token := keyringtest.JoinToken(t, c.Nodes["s2"], "s4", 0)
-	if err := keyring.UseToken(ctx, c.Nodes[c.Nodes["s1"].Leader()], token, [32]byte{1}); err != nil {
+	if err := useToken(c.Nodes[c.Nodes["s1"].Leader()], token, "s4", [32]byte{1}); err != nil {
 		t.Fatal(err)
 	}
 	cfg := c.Newcomer("s4")
@@ -326,7 +328,37 @@ func TestTokenIsBoundToOneCertificate(t *testing.T) {
 		}
 		t.Errorf("it joins with a token that another certificate has used: %v", err)
 	}
-	if servers := keyring.RaftServers(c.Nodes["s1"]); len(servers) != 3 {
+	if servers := keyring.Raft(c.Nodes["s1"].Keyring()).GetConfiguration().Configuration().Servers; len(servers) != 3 {
 		t.Errorf("%v", servers)
 	}
+}
+
+// restoreRaft makes a snapshot and restores it, which sends it to every other server.
+func restoreRaft(r *raft.Raft) error {
+	f := r.Snapshot()
+	if err := f.Error(); err != nil {
+		return err
+	}
+	meta, content, err := f.Open()
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	return r.Restore(meta, content, time.Minute)
+}
+
+// useToken binds a server's join token to a certificate, on the leader.
+func useToken(leader *node.Node, token string, server raft.ServerID, user meta.Digest) error {
+	t, err := join.Parse(token)
+	if err != nil {
+		return err
+	}
+	use := &meta.UseJoinToken{ID: t.ID, Server: string(server), User: user}
+	return keyringtest.Propose(keyring.Raft(leader.Keyring()), meta.Command{UseJoinToken: use})
+}
+
+// joinSecret is what raft must not have of a join token.
+func joinSecret(token string) []byte {
+	b, _ := base64.RawURLEncoding.DecodeString(token)
+	return b[17:]
 }

@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,6 +14,8 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -25,7 +28,7 @@ func TestRemovedKeyIsOverwrittenInMemory(t *testing.T) {
 		c, old, _ := keyringtest.WithOldKey(t)
 		live := map[*keyringtest.Server][][]byte{}
 		for _, s := range c.Live() {
-			live[s] = keyring.LiveOf(s.Keyring, old)
+			live[s] = liveKeys(s.Keyring, old)
 		}
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		synctest.Wait()
@@ -78,7 +81,7 @@ func TestRemovedServerGetsNothingFromWhoIsBehind(t *testing.T) {
 				}
 				key, err = leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true})
 			} else { // its files have a key that no ring knows
-				key.ID, err = keyring.PlantKey(behind.Keyring)
+				key.ID, err = plantUnknown(behind.Keyring)
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -100,7 +103,7 @@ func TestRemovedServerGetsNothingFromWhoIsBehind(t *testing.T) {
 			if keys := fetched(t, behind, gone, keyring.Ring(behind.FSM).Active().ID); keys != 1 {
 				t.Error("it does not hand out a key of its ring to who is a member as far as it knows")
 			}
-			if late && keyring.Has(behind.Keyring, key.ID) {
+			if late && keyring.Store(behind.Keyring).InMemory(key.ID) {
 				t.Error("it has taken up an offer, and is behind the configuration of who made it")
 			}
 		})
@@ -115,7 +118,7 @@ func TestLeaderGivesAnOfferedKeyToMembersAlone(t *testing.T) {
 		leader := keyringtest.Ready(t, c)
 		keyringtest.AwaitKeys(t, c)
 		gone := keyringtest.Follower(c)
-		id, err := keyring.PlantKey(leader.Keyring) // as while it is offered
+		id, err := plantUnknown(leader.Keyring) // as while it is offered
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +169,7 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 				if _, err := s.Keyring.OpenNomad(k.ID, k.Seal("data")); !errors.Is(err, keyring.ErrUnknownKey) {
 					t.Errorf("%s: %v", k.Form, err)
 				}
-				if live := keyring.LiveOf(s.Keyring, k.ID); len(live) > 0 {
+				if live := liveKeys(s.Keyring, k.ID); len(live) > 0 {
 					t.Errorf("%s is in memory", k.Form)
 				}
 				for _, name := range keyringtest.FilesOf(s, k.ID) {
@@ -204,7 +207,7 @@ func TestKeyThatReadsBackAsAnotherIsNotHeld(t *testing.T) {
 			if err := l.Seal(); err != nil {
 				t.Fatal(err)
 			}
-			live := len(keyring.Live(l.Keyring))
+			live := len(liveKeys(l.Keyring))
 			l.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
 				if id, ok := nks.ParseFileName(op.Name); ok && op.Kind == "open" && keyring.Ring(l.FSM).Key(id) == nil && l.Disk.Bytes(op.Name) != nil {
 					plant(t, l.Disk, id)
@@ -214,8 +217,8 @@ func TestKeyThatReadsBackAsAnotherIsNotHeld(t *testing.T) {
 			if err := l.Rotate(); err == nil || !strings.Contains(err.Error(), "read back") {
 				t.Errorf("%s: rotate: %v", what, err)
 			}
-			if l.Disk.OnOp(nil); len(l.Keyring.Keys()) != 1 || len(keyring.Live(l.Keyring)) != live {
-				t.Errorf("%s: %d keys, %d secrets in memory", what, len(l.Keyring.Keys()), len(keyring.Live(l.Keyring)))
+			if l.Disk.OnOp(nil); len(l.Keyring.Keys()) != 1 || len(liveKeys(l.Keyring)) != live {
+				t.Errorf("%s: %d keys, %d secrets in memory", what, len(l.Keyring.Keys()), len(liveKeys(l.Keyring)))
 			}
 			if err := errors.Join(l.Seal(), l.Rotate(), l.Seal()); err != nil {
 				t.Errorf("%s: afterwards: %v", what, err)
@@ -241,7 +244,7 @@ func TestLeaderWithoutTheActiveKeyHandsOver(t *testing.T) {
 			}
 			return keyringtest.Reply{}
 		})
-		if err := keyring.Lose(leader.Keyring, active); err != nil {
+		if err := lose(leader.Keyring, active); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(5 * time.Second) // virtual
@@ -282,18 +285,18 @@ func TestI9LockedKeyDelaysNoOther(t *testing.T) {
 		keyringtest.Ready(t, c)
 		for range 3 {
 			time.Sleep(10 * time.Minute) // virtual
-			if err := keyring.Lose(s.Keyring, other); err != nil {
+			if err := lose(s.Keyring, other); err != nil {
 				t.Fatal(err)
 			}
 			began := time.Now()
-			for !keyring.Has(s.Keyring, other) {
+			for !keyring.Store(s.Keyring).InMemory(other) {
 				time.Sleep(100 * time.Millisecond) // virtual
 			}
 			if took := time.Since(began); took > 5*time.Second {
 				t.Errorf("another key came after %v", took)
 			}
 		}
-		if keyring.Has(s.Keyring, locked) {
+		if keyring.Store(s.Keyring).InMemory(locked) {
 			t.Error("a copy has taken the place of the file that waits for its KEK")
 		}
 	})
@@ -313,7 +316,7 @@ func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
 			t.Error("its file was written again")
 		}
 		s.Disk.Unlink(nks.FileName(id))
-		if held, err := keyring.Confirm(s.Keyring, id); held || err != nil {
+		if held, err := keyring.Store(s.Keyring).Confirm(id); held || err != nil {
 			t.Fatalf("without its file: %v, %v", held, err)
 		}
 		keyring.Heal(s.Keyring, id)
@@ -321,4 +324,55 @@ func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
 			t.Error("a file that is gone is not written again")
 		}
 	})
+}
+
+// liveKeys are the key bytes themselves that a keyring has in memory, not a copy of them: of these keys, or of all.
+func liveKeys(k *keyring.Keyring, ids ...keyring.KeyID) (live [][]byte) {
+	if len(ids) == 0 {
+		ids = keyring.Store(k).Present().InMemory
+	}
+	for _, id := range ids {
+		keyring.Store(k).View(id, func(m *nks.Material) { live = append(live, m.Root()[:], m.Signing()) })
+	}
+	return live
+}
+
+// lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
+func lose(k *keyring.Keyring, id keyring.KeyID) error {
+	store, removed := keyring.Store(k), func(keyring.KeyID) bool { return true }
+	store.NoteRemoved(id)
+	k.Notify()
+	return errors.Join(store.SetAside(id, removed), store.Unlink(id, removed))
+}
+
+// readFiles reads the key files that are not in memory, removed keys' too.
+func readFiles(k *keyring.Keyring) error {
+	return keyring.Store(k).Heal(context.Background(), &meta.Ring{}, nil, nil)
+}
+
+// reread drops a key from memory and reads its file again, while Decrypt still has the one that was dropped.
+func reread(k *keyring.Keyring, id keyring.KeyID) error {
+	keyring.Store(k).NoteRemoved(id)
+	return readFiles(k)
+}
+
+// dropActive takes the active key out of memory.
+func dropActive(k *keyring.Keyring) {
+	for _, key := range k.Keys() {
+		if key.State == keyring.StateActive {
+			keyring.Store(k).NoteRemoved(key.ID)
+		}
+	}
+}
+
+// plantUnknown writes a key file that no ring knows, as an offer does.
+func plantUnknown(k *keyring.Keyring) (keyring.KeyID, error) {
+	secret, err := nks.Generate("EdDSA")
+	if err != nil {
+		return keyring.KeyID{}, err
+	}
+	id := keyringtest.NewKeyID()
+	return id, keyring.Store(k).Put(context.Background(), keystore.Key{
+		ID: id, Algorithm: "EdDSA", Check: secret.Check(id, "EdDSA"), Created: time.Now().UTC().Round(0), Secret: secret,
+	})[0]
 }

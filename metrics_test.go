@@ -136,7 +136,7 @@ func TestUseIsCountedAcrossAFetch(t *testing.T) {
 			if got := counters["keyring.key.seals;key="+id.String()]; got < 0.7*float64(total) || got > 1.4*float64(total) { // one in 256 stands for all
 				t.Errorf("%d times read: %v, want about %d", i+1, got, total)
 			}
-			if err := keyring.Reread(k, id); err != nil {
+			if err := reread(k, id); err != nil {
 				t.Fatal(err)
 			}
 			_, _ = k.Encrypt(nil, nil) // it notices

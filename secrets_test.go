@@ -15,8 +15,10 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
 	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 )
@@ -76,10 +78,10 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 	secrets := [][]byte{wrapping}
 	for id, n := range c.Nodes {
 		keyringtest.AwaitHolders(n.Keyring(), n.Keyring().Keys()[0].ID, 3)
-		secrets = append(secrets, keyring.Secrets(n.Keyring(), func(name string) ([]byte, error) {
+		secrets = append(secrets, secretsOf(n.Keyring(), func(name string) ([]byte, error) {
 			return os.ReadFile(filepath.Join(c.Dirs[id], "keystore", name))
 		})...)
-		if err := keyring.SnapshotRaft(n); err != nil {
+		if err := keyring.Raft(n.Keyring()).Snapshot().Error(); err != nil {
 			t.Fatalf("%s: %v", id, err)
 		}
 	}
@@ -193,10 +195,10 @@ func steal(t *testing.T, ctx context.Context, keks ...keyring.KEK) stolen {
 		id, _ := keyring.CiphertextKeyID(b)
 		d.sealed, d.keys = append(d.sealed, b), append(d.keys, id)
 	}
-	if err := keyring.SnapshotRaft(n); err != nil {
+	if err := keyring.Raft(n.Keyring()).Snapshot().Error(); err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range keyring.Live(n.Keyring()) {
+	for _, s := range liveKeys(n.Keyring()) {
 		d.secrets = append(d.secrets, bytes.Clone(s))
 	}
 	if err := n.Close(); err != nil {
@@ -247,7 +249,7 @@ func (d stolen) opensNothing(t *testing.T, how string, keks, old []keyring.KEK) 
 	if err := n.Keyring().Rewrap(t.Context()); err == nil {
 		t.Errorf("%s: it can be rewrapped", how)
 	}
-	for _, s := range keyring.Live(n.Keyring()) {
+	for _, s := range liveKeys(n.Keyring()) {
 		if slices.ContainsFunc(d.secrets, func(k []byte) bool { return bytes.Equal(k, s) }) {
 			t.Errorf("%s: a key is in memory", how)
 		}
@@ -285,4 +287,29 @@ func TestStolenDiskWithAnInlineKEKOpensAll(t *testing.T) {
 	if n := d.search(t, d.secrets...); n != 1 {
 		t.Errorf("the search finds %d secrets where there is one", n)
 	}
+}
+
+// secretsOf are the key bytes that a keyring has in memory: root keys, signing keys, and what its files wrap them
+// under. read returns the content of a key file.
+func secretsOf(k *keyring.Keyring, read func(name string) ([]byte, error)) (secrets [][]byte) {
+	for _, b := range liveKeys(k) {
+		secrets = append(secrets, bytes.Clone(b))
+	}
+	for _, id := range keyring.Store(k).Present().InMemory {
+		b, err := read(nks.FileName(id))
+		if err != nil {
+			panic(err)
+		}
+		f, err := nks.DecodeFile(b)
+		if err != nil {
+			panic(err)
+		}
+		for _, w := range f.Wrapped {
+			secrets = append(secrets, w.Ciphertext)
+			if w.KEK == kek.InlineID {
+				secrets = append(secrets, w.Ciphertext[:kek.Size])
+			}
+		}
+	}
+	return secrets
 }

@@ -82,7 +82,7 @@ func TestOfferIsTheLeadersAlone(t *testing.T) {
 		}
 		for _, from := range []*keyringtest.Server{other, leader} {
 			from.Disk.Plant(nks.FileName(id), 0o600, file)
-			if err := keyring.ReadFiles(from.Keyring); err != nil {
+			if err := readFiles(from.Keyring); err != nil {
 				t.Fatal(err)
 			}
 			r := refusalOf(t, s, from.ID, offer)
@@ -113,10 +113,10 @@ func TestRemovedKeyIsNotHandedOut(t *testing.T) {
 		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
 		time.Sleep(10 * time.Hour) // virtual
 		leader.Disk.Plant(nks.FileName(old), 0o600, file)
-		if err := keyring.ReadFiles(leader.Keyring); err != nil {
+		if err := readFiles(leader.Keyring); err != nil {
 			t.Fatal(err)
 		}
-		if len(keyring.LiveOf(leader.Keyring, old)) == 0 {
+		if len(liveKeys(leader.Keyring, old)) == 0 {
 			t.Fatal("the key is not in memory")
 		}
 		if err := fetch(); err == nil {

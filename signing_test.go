@@ -153,8 +153,8 @@ func TestSignIsATokenOrAnError(t *testing.T) {
 
 		// The material is gone from memory and disk, and nobody gives it back.
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply { return keyringtest.Reply{Hang: e.Kind == "call"} })
-		signer := keyring.SignerOf(leader.Keyring, leader.Keyring.Keys()[0].ID)
-		keyring.DropActive(leader.Keyring)
+		signer := signerOf(leader)
+		dropActive(leader.Keyring)
 		never("without material", keyring.ErrKeyMissing)
 		if token, err := signer.Sign([]byte(`{}`)); err != jwt.ErrWiped {
 			t.Errorf("the dropped key signs: %q, %v", token, err)
@@ -166,7 +166,7 @@ func TestSignIsATokenOrAnError(t *testing.T) {
 		}
 
 		k := c.Leader().Keyring
-		signer = keyring.SignerOf(k, k.Keys()[0].ID)
+		signer = signerOf(c.Leader())
 		if err := k.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -286,4 +286,14 @@ func TestI4OnlyTheActiveKeySigns(t *testing.T) {
 			t.Error("keys out of order")
 		}
 	})
+}
+
+// signerOf is what the active key of a server signs with.
+func signerOf(s *keyringtest.Server) *jwt.Signer {
+	active := keyring.Ring(s.FSM).Active()
+	signer, err := keyring.Store(s.Keyring).Signer(active.ID, active.Check)
+	if err != nil {
+		panic(err)
+	}
+	return signer
 }

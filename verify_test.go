@@ -200,7 +200,7 @@ func TestServerWithoutMaterialVerifiesAll(t *testing.T) {
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			return keyringtest.Reply{Hang: e.Server == bare && e.Kind == "call"}
 		})
-		keyring.DropActive(bare.Keyring)
+		dropActive(bare.Keyring)
 		time.Sleep(time.Minute) // virtual
 		want := []keyring.KeyID{keyringtest.KeyIDOf(t, ours), good[0].ID, good[1].ID, good[2].ID}
 		for _, s := range c.Servers {
