@@ -313,11 +313,8 @@ func TestDecodeNamesTheVersion(t *testing.T) {
 	}
 }
 
-func TestMalformedCommands(t *testing.T) {
-	long := strings.Repeat("s", meta.MaxServerID)
-	if _, err := encodeEntry(meta.Command{Forget: &meta.Forget{Servers: []string{long}}}); err != nil {
-		t.Errorf("server ID of %d bytes: %v", len(long), err)
-	}
+// malformed are commands that no entry may have. long is the longest ID of a server.
+func malformed(long string) map[string]meta.Command {
 	add := func(change func(*meta.Add)) meta.Command {
 		a := meta.Add{Key: newKey(1)}
 		change(&a)
@@ -363,7 +360,15 @@ func TestMalformedCommands(t *testing.T) {
 		"backup, no time":   {Backup: &meta.Backup{Index: 1, Digest: meta.Digest{1}}},
 	}
 	tests["hold of nobody"].Hold.Server = ""
-	for name, c := range tests {
+	return tests
+}
+
+func TestMalformedCommands(t *testing.T) {
+	long := strings.Repeat("s", meta.MaxServerID)
+	if _, err := encodeEntry(meta.Command{Forget: &meta.Forget{Servers: []string{long}}}); err != nil {
+		t.Errorf("server ID of %d bytes: %v", len(long), err)
+	}
+	for name, c := range malformed(long) {
 		if b, err := encodeEntry(c); err == nil {
 			t.Errorf("%s: Encode = %s", name, b)
 		}

@@ -170,11 +170,12 @@ func TestOneSpelling(t *testing.T) {
 	}
 }
 
-// TestDecodeFileRefuses other spellings and contents, each under a Sum that fits.
-func TestDecodeFileRefuses(t *testing.T) {
-	text := string(vectors(t)[0].Text)
-	entry := text[strings.Index(text, "    {\n"):strings.Index(text, "\n  ],")]
-	for _, c := range []struct{ name, old, new string }{
+// fileChange is what one change makes of a good file, which is refused then.
+type fileChange struct{ name, old, new string }
+
+// fileChanges are changes to a file that has this entry.
+func fileChanges(entry string) []fileChange {
+	return []fileChange{
 		{"version 0", `"Version": 1`, `"Version": 0`},
 		{"version 2", `"Version": 1`, `"Version": 2`},
 		{"version 1.0", `"Version": 1`, `"Version": 1.0`},
@@ -226,7 +227,14 @@ func TestDecodeFileRefuses(t *testing.T) {
 		{"KEK with half an escape", "inline", `inline\`},
 		{"KEK with another escape", "inline", `in\line`},
 		{"sum missing", `"Sum"`, `"Som"`},
-	} {
+	}
+}
+
+// TestDecodeFileRefuses other spellings and contents, each under a Sum that fits.
+func TestDecodeFileRefuses(t *testing.T) {
+	text := string(vectors(t)[0].Text)
+	entry := text[strings.Index(text, "    {\n"):strings.Index(text, "\n  ],")]
+	for _, c := range fileChanges(entry) {
 		altered := strings.ReplaceAll(text, c.old, c.new)
 		if altered == text {
 			t.Errorf("%s: nothing altered", c.name)

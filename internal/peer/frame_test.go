@@ -196,15 +196,18 @@ func exactly(n int) []byte {
 // header is the first byte of a value, and its length in four more.
 func header(b byte, n uint32) []byte { return binary.BigEndian.AppendUint32([]byte{b}, n) }
 
-func TestFramesAreRefused(t *testing.T) {
+// badFrame is a frame that is refused, and what the error says.
+type badFrame struct {
+	frame []byte
+	want  string
+}
+
+func badFrames() map[string]badFrame {
 	const m1 = 0x81 // a map of one
 	key := func(b ...byte) []byte { return append([]byte{appendEntries, m1, 0xa1, 'k'}, b...) }
 	size := func(b ...byte) []byte { return append([]byte{installSnapshot, m1, 0xa4, 'S', 'i', 'z', 'e'}, b...) }
 	list := func(b ...byte) []byte { return key(append([]byte{0x91}, b...)...) }
-	for name, c := range map[string]struct {
-		frame []byte
-		want  string
-	}{
+	return map[string]badFrame{
 		"unknown type":               {[]byte{5}, "unknown type"},
 		"TLS again":                  {[]byte{0x16}, "unknown type"},
 		"string beyond the frame":    {key(header(0xdb, 200<<20)...), "too many bytes"},
@@ -246,7 +249,11 @@ func TestFramesAreRefused(t *testing.T) {
 		"a nil size":                 {size(0xc0), "form"},
 		"a size in letters":          {size(0xa1, '1'), "form"},
 		"a size of many":             {size(0x91), "form"},
-	} {
+	}
+}
+
+func TestFramesAreRefused(t *testing.T) {
+	for name, c := range badFrames() {
 		for cut, chunks := range map[string][][]byte{"at once": {c.frame}, "cut": {c.frame[:1], c.frame[1:]}, "after another": {slices.Concat(entries(1, 1), c.frame)}} {
 			w := &wire{chunks: slices.DeleteFunc(slices.Clone(chunks), func(b []byte) bool { return len(b) == 0 })}
 			r := peer.RaftRequests(w)

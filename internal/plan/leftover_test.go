@@ -9,6 +9,14 @@ import (
 	"example.com/keyring/internal/plan"
 )
 
+// both are keys with a file, and one that was set aside.
+func both(ids ...meta.KeyID) (leftovers []plan.Leftover) {
+	for _, id := range ids {
+		leftovers = append(leftovers, plan.Leftover{ID: id, File: true, Aside: true})
+	}
+	return leftovers
+}
+
 func TestCleanUpTouchesOnlyRemovedKeysAndUnlinksAfterTheUndoTime(t *testing.T) {
 	const undo = 7 * 24 * time.Hour
 	t0 := time.Date(2026, 1, 2, 0, 0, 0, 0, time.UTC)
@@ -18,12 +26,6 @@ func TestCleanUpTouchesOnlyRemovedKeysAndUnlinksAfterTheUndoTime(t *testing.T) {
 		Removed: []meta.Tombstone{
 			{ID: gone, Removed: t0}, {ID: now, Removed: t0, Now: true}, {ID: late, Removed: t0.Add(time.Hour)},
 		},
-	}
-	both := func(ids ...meta.KeyID) (leftovers []plan.Leftover) {
-		for _, id := range ids {
-			leftovers = append(leftovers, plan.Leftover{ID: id, File: true, Aside: true})
-		}
-		return leftovers
 	}
 	for name, tt := range map[string]struct {
 		leftovers []plan.Leftover

@@ -192,6 +192,27 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// flags are the names of what a verdict says.
+func flags(v plan.Verdict) (set []string) {
+	for _, flag := range []struct {
+		name string
+		set  bool
+	}{{"activate", v.Activate}, {"drop", v.Drop}, {"blocked", v.Blocked}} {
+		if flag.set {
+			set = append(set, flag.name)
+		}
+	}
+	return set
+}
+
+// answers adds to all that each of the servers holds these keys.
+func answers(w *world, all map[string]plan.Answer, held []meta.KeyID, servers []string) map[string]plan.Answer {
+	for _, s := range servers {
+		all[s] = plan.Answer{Keystore: w.server(s).keystore(), Held: held}
+	}
+	return all
+}
+
 func TestJudge(t *testing.T) {
 	w := cluster(t, "d")
 	w.join("n", false)
@@ -201,17 +222,10 @@ func TestJudge(t *testing.T) {
 		meta.Command{Hold: &meta.Hold{Server: "n", Keystore: ks("n"), Gained: []meta.KeyID{keyID(1), keyID(3)}}},
 	)
 	yes := func(servers ...string) map[string]plan.Answer {
-		m := map[string]plan.Answer{}
-		for _, s := range servers {
-			m[s] = plan.Answer{Keystore: ks(s), Held: []meta.KeyID{keyID(1), keyID(3)}}
-		}
-		return m
+		return answers(w, map[string]plan.Answer{}, []meta.KeyID{keyID(1), keyID(3)}, servers)
 	}
 	no := func(m map[string]plan.Answer, servers ...string) map[string]plan.Answer {
-		for _, s := range servers {
-			m[s] = plan.Answer{Keystore: ks(s), Held: []meta.KeyID{keyID(1)}}
-		}
-		return m
+		return answers(w, m, []meta.KeyID{keyID(1)}, servers)
 	}
 	wiped := yes("a", "b", "c")
 	wiped["c"] = plan.Answer{Keystore: meta.KeystoreID{9}, Held: []meta.KeyID{keyID(3)}}
@@ -246,15 +260,7 @@ func TestJudge(t *testing.T) {
 		s := w.situation()
 		s.Now = tt.now
 		v := plan.Judge(w.ring, keyID(tt.key), s, tt.answers)
-		var got []string
-		for _, flag := range []struct {
-			name string
-			set  bool
-		}{{"activate", v.Activate}, {"drop", v.Drop}, {"blocked", v.Blocked}} {
-			if flag.set {
-				got = append(got, flag.name)
-			}
-		}
+		got := flags(v)
 		for _, c := range v.Confirmed {
 			if got = append(got, c.ID); c.Keystore != tt.answers[c.ID].Keystore {
 				t.Errorf("%s: keystore of %s is %x", tt.name, c.ID, c.Keystore)
@@ -264,9 +270,14 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: Judge = %q, want %q", tt.name, got, tt.want)
 		}
 	}
+	judgeEmpty(t, w, yes("a", "b", "c"))
+}
+
+func judgeEmpty(t *testing.T, w *world, answers map[string]plan.Answer) {
+	t.Helper()
 	s := w.situation()
-	s.Voters, s.Servers, s.Now = nil, nil, late
-	if v := plan.Judge(w.ring, keyID(3), s, yes("a", "b", "c")); !reflect.DeepEqual(v, plan.Verdict{}) {
+	s.Voters, s.Servers, s.Now = nil, nil, hours(1)
+	if v := plan.Judge(w.ring, keyID(3), s, answers); !reflect.DeepEqual(v, plan.Verdict{}) {
 		t.Errorf("Judge in an empty configuration = %+v", v)
 	}
 }
@@ -356,6 +367,68 @@ func firstKeyOnly(w *world) *meta.Ring {
 	return w.ring
 }
 
+// happenings are what can happen to a cluster.
+func happenings(w *world) map[string]func(*rapid.T) {
+	joined := 0
+	some := func(t *rapid.T) *server {
+		s := rapid.SampledFrom(w.servers).Draw(t, "server index")
+		if s.departed {
+			t.Skip("departed")
+		}
+		return s
+	}
+	// Skip says that an action can't happen now: rapid draws another.
+	return map[string]func(*rapid.T){
+		"run": func(t *rapid.T) { w.run(time.Duration(rapid.IntRange(0, 600).Draw(t, "seconds")) * time.Second) },
+		"days": func(t *rapid.T) {
+			if w.ring.Active() == nil {
+				t.Skip("the hellos go on and on")
+			}
+			w.run(time.Duration(rapid.IntRange(1, 36).Draw(t, "hours")) * time.Hour)
+		},
+		"down":  func(t *rapid.T) { some(t).down = true },
+		"up":    func(t *rapid.T) { some(t).down = false },
+		"stuck": func(t *rapid.T) { some(t).stuck = true },
+		"free":  func(t *rapid.T) { some(t).stuck = false },
+		"wipe": func(t *rapid.T) {
+			s := some(t)
+			s.wiped++
+			clear(s.files)
+		},
+		"lose": func(t *rapid.T) {
+			if len(w.ring.Keys) == 0 {
+				t.Skip("none")
+			}
+			delete(some(t).files, rapid.SampledFrom(w.ring.Keys).Draw(t, "key").ID)
+		},
+		"lead": func(t *rapid.T) {
+			if s := some(t); !s.down {
+				w.lead(s.id)
+			}
+		},
+		"rotate": func(t *rapid.T) {
+			if !w.majority() || w.ring.Active() == nil {
+				t.Skip("not ready")
+			}
+			add := meta.Add{Full: rapid.Bool().Draw(t, "full")}
+			if in := rapid.IntRange(0, 5).Draw(t, "in days"); in > 0 {
+				add.Publish = w.now.Add(time.Duration(in) * day)
+			}
+			w.create(w.leader, add)
+		},
+		"part": func(t *rapid.T) {
+			if s := some(t); s != w.leader && w.majority() {
+				s.departed = true
+			}
+		},
+		"join": func(t *rapid.T) {
+			if joined++; joined < 5 {
+				w.join(string(rune('m'+joined)), rapid.Bool().Draw(t, "voter"))
+			}
+		},
+	}
+}
+
 // TestI3AnyCluster has all sorts of things happen to a cluster. The world checks at every
 // step that Next is a pure function and never waits for the past, that meta takes what
 // Judge has decided, that a majority of the voters really has what is activated, and that
@@ -365,64 +438,7 @@ func TestI3AnyCluster(t *testing.T) {
 		w := newWorld(t, []string{"a", "b", "c", "d", "e"}[:rapid.IntRange(1, 5).Draw(t, "servers")]...)
 		w.policy.Every = rapid.SampledFrom([]time.Duration{30 * day, day, 12 * time.Hour}).Draw(t, "every")
 		w.policy.Lead = rapid.SampledFrom([]time.Duration{day, time.Hour, time.Minute, 0}).Draw(t, "lead")
-		joined := 0
-		some := func(t *rapid.T) *server {
-			s := rapid.SampledFrom(w.servers).Draw(t, "server index")
-			if s.departed {
-				t.Skip("departed")
-			}
-			return s
-		}
-		// Skip says that an action can't happen now: rapid draws another.
-		t.Repeat(map[string]func(*rapid.T){
-			"run": func(t *rapid.T) { w.run(time.Duration(rapid.IntRange(0, 600).Draw(t, "seconds")) * time.Second) },
-			"days": func(t *rapid.T) {
-				if w.ring.Active() == nil {
-					t.Skip("the hellos go on and on")
-				}
-				w.run(time.Duration(rapid.IntRange(1, 36).Draw(t, "hours")) * time.Hour)
-			},
-			"down":  func(t *rapid.T) { some(t).down = true },
-			"up":    func(t *rapid.T) { some(t).down = false },
-			"stuck": func(t *rapid.T) { some(t).stuck = true },
-			"free":  func(t *rapid.T) { some(t).stuck = false },
-			"wipe": func(t *rapid.T) {
-				s := some(t)
-				s.wiped++
-				clear(s.files)
-			},
-			"lose": func(t *rapid.T) {
-				if len(w.ring.Keys) == 0 {
-					t.Skip("none")
-				}
-				delete(some(t).files, rapid.SampledFrom(w.ring.Keys).Draw(t, "key").ID)
-			},
-			"lead": func(t *rapid.T) {
-				if s := some(t); !s.down {
-					w.lead(s.id)
-				}
-			},
-			"rotate": func(t *rapid.T) {
-				if !w.majority() || w.ring.Active() == nil {
-					t.Skip("not ready")
-				}
-				add := meta.Add{Full: rapid.Bool().Draw(t, "full")}
-				if in := rapid.IntRange(0, 5).Draw(t, "in days"); in > 0 {
-					add.Publish = w.now.Add(time.Duration(in) * day)
-				}
-				w.create(w.leader, add)
-			},
-			"part": func(t *rapid.T) {
-				if s := some(t); s != w.leader && w.majority() {
-					s.departed = true
-				}
-			},
-			"join": func(t *rapid.T) {
-				if joined++; joined < 5 {
-					w.join(string(rune('m'+joined)), rapid.Bool().Draw(t, "voter"))
-				}
-			},
-		})
+		t.Repeat(happenings(w))
 		anywhere := false
 		for _, s := range w.servers {
 			s.down, s.stuck = false, false

@@ -43,19 +43,17 @@ func at(term, commit uint64, terms map[uint64]uint64) raftwire.View {
 	return raftwire.View{Term: term, Commit: commit, TermAt: func(i uint64) (uint64, bool) { t, ok := terms[i]; return t, ok }}
 }
 
-// What raft would panic on, now or at its next start, or could never leave again, is refused before it has it.
-func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
-	entries := func(change func(*raft.AppendEntriesRequest)) any { q := good(); change(q); return q }
-	snapshot := func(change func(*raft.InstallSnapshotRequest)) any { q := goodSnapshot(); change(q); return q }
-	config := func(b []byte) any { return entries(func(q *raft.AppendEntriesRequest) { q.Entries[2].Data = b }) }
-	nonvoter := voter("s3")
-	nonvoter.Suffrage = raft.Nonvoter
-	unknown := voter("s3")
-	unknown.Suffrage = 7
-	for name, c := range map[string]struct {
-		request any
-		ok      bool
-	}{
+// checkCase is a request, and whether raft may have it.
+type checkCase struct {
+	request any
+	ok      bool
+}
+
+// entries is a good request for entries, changed.
+func entries(change func(*raft.AppendEntriesRequest)) any { q := good(); change(q); return q }
+
+func entryCases() map[string]checkCase {
+	return map[string]checkCase{
 		"entries":   {good(), true},
 		"heartbeat": {&raft.AppendEntriesRequest{Term: 3}, true},
 		"first entry": {entries(func(q *raft.AppendEntriesRequest) {
@@ -72,7 +70,6 @@ func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
 			q.PrevLogEntry = 2
 			q.Entries = []*raft.Log{{Index: 3, Term: 3, Type: raft.LogNoop}}
 		}), false},
-		"nonvoter":   {config(configuration(voter("s1"), nonvoter)), true},
 		"no entry":   {entries(func(q *raft.AppendEntriesRequest) { q.Entries[1] = nil }), false},
 		"gap":        {entries(func(q *raft.AppendEntriesRequest) { q.Entries[0].Index = 1 << 40 }), false},
 		"gap within": {entries(func(q *raft.AppendEntriesRequest) { q.Entries[3].Index = 9 }), false},
@@ -84,6 +81,17 @@ func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
 		"term back":  {entries(func(q *raft.AppendEntriesRequest) { q.Entries[3].Term = 2 }), false},
 		"term ahead": {entries(func(q *raft.AppendEntriesRequest) { q.Entries[3].Term = 4 }), false},
 		"prev ahead": {entries(func(q *raft.AppendEntriesRequest) { q.PrevLogTerm = 4 }), false},
+	}
+}
+
+func configurationCases() map[string]checkCase {
+	config := func(b []byte) any { return entries(func(q *raft.AppendEntriesRequest) { q.Entries[2].Data = b }) }
+	nonvoter := voter("s3")
+	nonvoter.Suffrage = raft.Nonvoter
+	unknown := voter("s3")
+	unknown.Suffrage = 7
+	return map[string]checkCase{
+		"nonvoter":   {config(configuration(voter("s1"), nonvoter)), true},
 		"garbage":    {config([]byte("garbage")), false},
 		"empty":      {config(nil), false},
 		"nobody":     {config(configuration()), false},
@@ -94,6 +102,11 @@ func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
 		"no address": {config(configuration(raft.Server{ID: "a"})), false},
 		"long ID":    {config(configuration(voter(strings.Repeat("a", 1025)))), false},
 		"long":       {config(append(configuration(voter("s1")), make([]byte, 256<<10)...)), false},
+	}
+}
+
+func voteCases() map[string]checkCase {
+	return map[string]checkCase{
 		"large term": {&raft.AppendEntriesRequest{Term: 1<<64 - 1}, false},
 		"vote":       {&raft.RequestVoteRequest{Term: 4}, true},
 		"vote, term": {&raft.RequestVoteRequest{Term: 1<<20 + 4}, false},
@@ -104,6 +117,12 @@ func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
 		"pre-vote, term": {&raft.RequestPreVoteRequest{Term: 1 << 63}, false},
 		"timeout now":    {&raft.TimeoutNowRequest{}, true},
 		"nothing":        {nil, false},
+	}
+}
+
+func snapshotCases() map[string]checkCase {
+	snapshot := func(change func(*raft.InstallSnapshotRequest)) any { q := goodSnapshot(); change(q); return q }
+	return map[string]checkCase{
 		"snapshot":       {goodSnapshot(), true},
 		"version":        {snapshot(func(q *raft.InstallSnapshotRequest) { q.SnapshotVersion = 0 }), false},
 		"of garbage":     {snapshot(func(q *raft.InstallSnapshotRequest) { q.Configuration = []byte("garbage") }), false},
@@ -116,10 +135,17 @@ func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
 		"of no size":     {snapshot(func(q *raft.InstallSnapshotRequest) { q.Size = -1 }), false},
 		"in a past term": {snapshot(func(q *raft.InstallSnapshotRequest) { q.Term = 2 }), false},
 		"in a term":      {snapshot(func(q *raft.InstallSnapshotRequest) { q.Term = 1 << 63 }), false},
-	} {
-		err := at(3, 4, map[uint64]uint64{3: 2, 4: 2}).Check(c.request)
-		if (err == nil) != c.ok || err != nil && !errors.Is(err, raftwire.ErrBadRequest) {
-			t.Errorf("%s: %v", name, err)
+	}
+}
+
+// What raft would panic on, now or at its next start, or could never leave again, is refused before it has it.
+func TestRaftRequestsAreCheckedBeforeRaftHasThem(t *testing.T) {
+	for _, cases := range []map[string]checkCase{entryCases(), configurationCases(), voteCases(), snapshotCases()} {
+		for name, c := range cases {
+			err := at(3, 4, map[uint64]uint64{3: 2, 4: 2}).Check(c.request)
+			if (err == nil) != c.ok || err != nil && !errors.Is(err, raftwire.ErrBadRequest) {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	}
 	for term, ok := range map[uint64]bool{1: true, 1 << 48: true, 1<<48 + 1: false} { // of a server that has none
