@@ -60,30 +60,9 @@ func (m *model) apply(c meta.Command) bool {
 		m.named = true
 		return !was
 	case c.Add != nil:
-		n := number(c.Add.Key.ID)
-		if _, used := m.keys[n]; used || m.removed[n] {
-			return false
-		}
-		k := mkey{state: "prepublished", full: c.Add.Full, check: c.Add.Key.Check[31], compromised: c.Add.Compromised}
-		for _, id := range c.Add.Revoke {
-			if k, ok := m.keys[number(id)]; !ok || k.state == "prepublished" {
-				return false
-			}
-			k.revoke = append(k.revoke, number(id))
-		}
-		m.keys[n] = k
+		return m.add(c.Add)
 	case c.Hold != nil:
-		s, ks := c.Hold.Server, int(c.Hold.Keystore[1])
-		if m.keystores[s] != ks {
-			m.drop(s)
-			m.keystores[s] = ks
-		}
-		for _, id := range c.Hold.Gained {
-			m.hold(number(id), s, true)
-		}
-		for _, id := range c.Hold.Lost {
-			m.hold(number(id), s, false)
-		}
+		return m.report(c.Hold)
 	case c.Forget != nil:
 		for _, s := range c.Forget.Servers {
 			m.drop(s)
@@ -91,78 +70,144 @@ func (m *model) apply(c meta.Command) bool {
 	case c.Activate != nil:
 		return m.activate(c.Activate)
 	case c.Rekey != nil:
-		n := number(c.Rekey.ID)
-		k := m.keys[n]
-		begins, adds := k.state == "inactive", k.state == "rekeying" && c.Rekey.Remove && !k.remove
-		k.state, k.remove = "rekeying", c.Rekey.Remove
-		m.keys[n] = k
-		m.endTokens(n)
-		return begins || adds
+		return m.rekey(c.Rekey)
 	case c.Clean != nil:
-		n := number(c.Clean.ID)
-		k := m.keys[n]
-		k.clean = m.at
-		m.keys[n] = k
-		return k.state == "rekeying"
+		return m.scanned(c.Clean)
 	case c.Deprecate != nil:
-		n := number(c.Deprecate.ID)
-		k := m.keys[n]
-		was := k.state
-		k.state = "deprecated"
-		m.keys[n] = k
-		return was == "rekeying" && k.clean == c.Deprecate.Clean
+		return m.deprecate(c.Deprecate)
 	case c.Remove != nil:
-		n := number(c.Remove.ID)
-		k, ok := m.keys[n]
-		allowed := []string{"prepublished", "deprecated"}
-		if c.Remove.Force {
-			allowed = append(allowed, "inactive", "rekeying")
-		}
-		if !ok || k.state != string(c.Remove.From) || !slices.Contains(allowed, k.state) {
-			return false
-		}
-		delete(m.keys, n)
-		m.removed[n] = true
-		m.endTokens(n)
+		return m.remove(c.Remove)
 	case c.AddJoinToken != nil:
-		n, key := int(c.AddJoinToken.Token.ID[15]), number(c.AddJoinToken.Token.Key)
-		_, used := m.tokens[n]
-		m.tokens[n] = mtoken{key: key}
-		return !used && m.keys[key].state == "active" && !m.keys[key].revoked
+		return m.addToken(c.AddJoinToken)
 	case c.UseJoinToken != nil:
-		n := int(c.UseJoinToken.ID[15])
-		k, ok := m.tokens[n]
-		free := k.user == 0 || k.user == c.UseJoinToken.User[0]
-		m.tokens[n] = mtoken{k.key, c.UseJoinToken.User[0]}
-		return ok && free
+		return m.useToken(c.UseJoinToken)
 	case c.EndJoinTokens != nil:
-		for _, id := range c.EndJoinTokens.IDs {
-			delete(m.tokens, int(id[15]))
-		}
-		if c.EndJoinTokens.All {
-			clear(m.tokens)
-		}
+		return m.endSome(c.EndJoinTokens)
 	case c.Backup != nil:
 		if c.Backup.Index >= m.at {
 			return false
 		}
 		m.backup = max(m.backup, c.Backup.Index)
 	case c.Adopt != nil:
-		n := number(c.Adopt.Key.ID)
-		check := c.Adopt.Key.Check[31]
-		if k, ok := m.keys[n]; ok {
-			if !k.dataOnly || c.Adopt.DataOnly || k.check != check {
-				return false
-			}
-			k.dataOnly = false
-			m.keys[n] = k
-			return true
-		}
-		if m.removed[n] {
+		return m.adopt(c.Adopt)
+	}
+	return true
+}
+
+func (m *model) add(a *meta.Add) bool {
+	n := number(a.Key.ID)
+	if _, used := m.keys[n]; used || m.removed[n] {
+		return false
+	}
+	k := mkey{state: "prepublished", full: a.Full, check: a.Key.Check[31], compromised: a.Compromised}
+	for _, id := range a.Revoke {
+		if k, ok := m.keys[number(id)]; !ok || k.state == "prepublished" {
 			return false
 		}
-		m.keys[n] = mkey{state: "inactive", dataOnly: c.Adopt.DataOnly, check: check}
+		k.revoke = append(k.revoke, number(id))
 	}
+	m.keys[n] = k
+	return true
+}
+
+func (m *model) report(h *meta.Hold) bool {
+	s, ks := h.Server, int(h.Keystore[1])
+	if m.keystores[s] != ks {
+		m.drop(s)
+		m.keystores[s] = ks
+	}
+	for _, id := range h.Gained {
+		m.hold(number(id), s, true)
+	}
+	for _, id := range h.Lost {
+		m.hold(number(id), s, false)
+	}
+	return true
+}
+
+func (m *model) rekey(r *meta.Rekey) bool {
+	n := number(r.ID)
+	k := m.keys[n]
+	begins, adds := k.state == "inactive", k.state == "rekeying" && r.Remove && !k.remove
+	k.state, k.remove = "rekeying", r.Remove
+	m.keys[n] = k
+	m.endTokens(n)
+	return begins || adds
+}
+
+func (m *model) scanned(c *meta.Clean) bool {
+	n := number(c.ID)
+	k := m.keys[n]
+	k.clean = m.at
+	m.keys[n] = k
+	return k.state == "rekeying"
+}
+
+func (m *model) deprecate(d *meta.Deprecate) bool {
+	n := number(d.ID)
+	k := m.keys[n]
+	was := k.state
+	k.state = "deprecated"
+	m.keys[n] = k
+	return was == "rekeying" && k.clean == d.Clean
+}
+
+func (m *model) remove(r *meta.Remove) bool {
+	n := number(r.ID)
+	k, ok := m.keys[n]
+	allowed := []string{"prepublished", "deprecated"}
+	if r.Force {
+		allowed = append(allowed, "inactive", "rekeying")
+	}
+	if !ok || k.state != string(r.From) || !slices.Contains(allowed, k.state) {
+		return false
+	}
+	delete(m.keys, n)
+	m.removed[n] = true
+	m.endTokens(n)
+	return true
+}
+
+func (m *model) addToken(a *meta.AddJoinToken) bool {
+	n, key := int(a.Token.ID[15]), number(a.Token.Key)
+	_, used := m.tokens[n]
+	m.tokens[n] = mtoken{key: key}
+	return !used && m.keys[key].state == "active" && !m.keys[key].revoked
+}
+
+func (m *model) useToken(u *meta.UseJoinToken) bool {
+	n := int(u.ID[15])
+	k, ok := m.tokens[n]
+	free := k.user == 0 || k.user == u.User[0]
+	m.tokens[n] = mtoken{k.key, u.User[0]}
+	return ok && free
+}
+
+func (m *model) endSome(e *meta.EndJoinTokens) bool {
+	for _, id := range e.IDs {
+		delete(m.tokens, int(id[15]))
+	}
+	if e.All {
+		clear(m.tokens)
+	}
+	return true
+}
+
+func (m *model) adopt(a *meta.Adopt) bool {
+	n := number(a.Key.ID)
+	check := a.Key.Check[31]
+	if k, ok := m.keys[n]; ok {
+		if !k.dataOnly || a.DataOnly || k.check != check {
+			return false
+		}
+		k.dataOnly = false
+		m.keys[n] = k
+		return true
+	}
+	if m.removed[n] {
+		return false
+	}
+	m.keys[n] = mkey{state: "inactive", dataOnly: a.DataOnly, check: check}
 	return true
 }
 
@@ -296,6 +341,13 @@ func someKeys(t *rapid.T, what string) []int {
 // commands draws each command from thin air or, where that would seldom be accepted, from
 // what the ring has.
 func commands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
+	all := newKeyCommands(r)
+	maps.Copy(all, oldKeyCommands(r))
+	maps.Copy(all, joinTokenCommands(r))
+	return all
+}
+
+func newKeyCommands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
 	return map[string]func(*rapid.T) meta.Command{
 		"backup": func(t *rapid.T) meta.Command { return backup(rapid.Uint64Range(1, 20).Draw(t, "index")) },
 		"init": func(t *rapid.T) meta.Command {
@@ -345,6 +397,16 @@ func commands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
 			}
 			return c
 		},
+		"adopt": func(t *rapid.T) meta.Command {
+			dataOnly := rapid.Bool().Draw(t, "data only")
+			admit := !dataOnly && rapid.Bool().Draw(t, "admit")
+			return meta.Command{Adopt: &meta.Adopt{Key: drawKey(t), DataOnly: dataOnly, Admit: admit, Time: at(1)}}
+		},
+	}
+}
+
+func oldKeyCommands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
+	return map[string]func(*rapid.T) meta.Command{
 		"rekey": func(t *rapid.T) meta.Command {
 			return meta.Command{Rekey: &meta.Rekey{ID: id(anyKey.Draw(t, "key")), Remove: rapid.Bool().Draw(t, "remove")}}
 		},
@@ -366,6 +428,11 @@ func commands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
 			}
 			return remove(n, meta.StateDeprecated, false)
 		},
+	}
+}
+
+func joinTokenCommands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
+	return map[string]func(*rapid.T) meta.Command{
 		"add-token": func(t *rapid.T) meta.Command {
 			key := anyKey.Draw(t, "key")
 			if active := r().Active(); active != nil && rapid.IntRange(0, 3).Draw(t, "active") > 0 {
@@ -381,11 +448,6 @@ func commands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
 				return meta.Command{EndJoinTokens: &meta.EndJoinTokens{All: true}}
 			}
 			return meta.Command{EndJoinTokens: &meta.EndJoinTokens{IDs: []meta.TokenID{{15: byte(anyToken.Draw(t, "token"))}}}}
-		},
-		"adopt": func(t *rapid.T) meta.Command {
-			dataOnly := rapid.Bool().Draw(t, "data only")
-			admit := !dataOnly && rapid.Bool().Draw(t, "admit")
-			return meta.Command{Adopt: &meta.Adopt{Key: drawKey(t), DataOnly: dataOnly, Admit: admit, Time: at(1)}}
 		},
 	}
 }
@@ -428,20 +490,7 @@ func TestI2AgainstModel(t *testing.T) {
 			past, was = append(past, h.ring), append(was, encode(t, h.ring))
 		}
 		actions := map[string]func(*rapid.T){
-			"": func(t *rapid.T) {
-				if got, want := tell(h.ring), m.String(); got != want {
-					t.Fatalf("the ring has\n%s\nthe model\n%s", got, want)
-				}
-				active := 0
-				for _, k := range h.ring.Keys {
-					if k.State == meta.StateActive {
-						active++
-					}
-				}
-				if active > 1 {
-					t.Fatalf("%d active keys", active)
-				}
-			},
+			"": func(t *rapid.T) { agree(t, h.ring, m) },
 		}
 		draw := commands(func() *meta.Ring { return h.ring })
 		names := slices.Sorted(maps.Keys(draw))
@@ -462,6 +511,22 @@ func TestI2AgainstModel(t *testing.T) {
 			}
 		}
 	})
+}
+
+// agree wants a ring to be what the model says, with at most one active key.
+func agree(t *rapid.T, r *meta.Ring, m *model) {
+	if got, want := tell(r), m.String(); got != want {
+		t.Fatalf("the ring has\n%s\nthe model\n%s", got, want)
+	}
+	active := 0
+	for _, k := range r.Keys {
+		if k.State == meta.StateActive {
+			active++
+		}
+	}
+	if active > 1 {
+		t.Fatalf("%d active keys", active)
+	}
 }
 
 // randomLog draws log entries, of which the FSM will refuse some and others are no entries.

@@ -142,36 +142,8 @@ func (f *bootstrapping) apply(cmds ...meta.Command) {
 
 // events are what else can happen, between any two steps of the leader.
 func (f *bootstrapping) events() map[string]func(*bootstrapping) bool {
-	return map[string]func(*bootstrapping) bool{
+	all := map[string]func(*bootstrapping) bool{
 		"the leader acts": (*bootstrapping).step,
-		"b starts": func(f *bootstrapping) bool {
-			if f.up || f.left == 0 {
-				return false
-			}
-			f.up, f.silent, f.left = true, false, f.left-1
-			return true
-		},
-		"b has opened": func(f *bootstrapping) bool {
-			if !f.up || f.open {
-				return false
-			}
-			f.open, f.read = true, f.kek
-			return true
-		},
-		"b crashes": func(f *bootstrapping) bool {
-			if !f.up || f.left == 0 {
-				return false
-			}
-			f.up, f.open, f.read, f.left = false, false, false, f.left-1
-			return true
-		},
-		"b is down for long": func(f *bootstrapping) bool {
-			if f.up || f.silent {
-				return false
-			}
-			f.silent = true
-			return true
-		},
 		"the KEK comes, or goes": func(f *bootstrapping) bool {
 			if f.left == 0 {
 				return false
@@ -199,6 +171,42 @@ func (f *bootstrapping) events() map[string]func(*bootstrapping) bool {
 				return false
 			}
 			f.helloFrom, f.orphan, f.left = nil, false, f.left-1
+			return true
+		},
+	}
+	maps.Copy(all, followerEvents())
+	return all
+}
+
+// followerEvents are what happens to b.
+func followerEvents() map[string]func(*bootstrapping) bool {
+	return map[string]func(*bootstrapping) bool{
+		"b starts": func(f *bootstrapping) bool {
+			if f.up || f.left == 0 {
+				return false
+			}
+			f.up, f.silent, f.left = true, false, f.left-1
+			return true
+		},
+		"b has opened": func(f *bootstrapping) bool {
+			if !f.up || f.open {
+				return false
+			}
+			f.open, f.read = true, f.kek
+			return true
+		},
+		"b crashes": func(f *bootstrapping) bool {
+			if !f.up || f.left == 0 {
+				return false
+			}
+			f.up, f.open, f.read, f.left = false, false, false, f.left-1
+			return true
+		},
+		"b is down for long": func(f *bootstrapping) bool {
+			if f.up || f.silent {
+				return false
+			}
+			f.silent = true
 			return true
 		},
 	}

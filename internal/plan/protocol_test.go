@@ -168,6 +168,17 @@ type event struct {
 func protocolEvents() []event {
 	var all []event
 	add := func(name string, do func(*protocol) bool) { all = append(all, event{name, do}) }
+	addRotations(add)
+	addServers(add)
+	addRecords(add)
+	addScans(add)
+	addRemovals(add)
+	addRestores(add)
+	return all
+}
+
+// addRotations adds how a key is made and activated.
+func addRotations(add func(name string, do func(*protocol) bool)) {
 	add("full rotation", func(p *protocol) bool { return spend(&p.left.full) && p.rotate(meta.Add{Full: true}) })
 	add("rotation", func(p *protocol) bool { return spend(&p.left.partial) && p.rotate(meta.Add{}) })
 	add("rotation after a compromise", func(p *protocol) bool {
@@ -199,6 +210,10 @@ func protocolEvents() []event {
 		}
 		return true
 	})
+}
+
+// addServers adds what a server does, and how it loses its disk or the lead.
+func addServers(add func(name string, do func(*protocol) bool)) {
 	for s := range 3 {
 		add(fmt.Sprint("fetch to ", serverID(s)), func(p *protocol) bool { return p.fetch(s) })
 		add(fmt.Sprint("report of ", serverID(s)), func(p *protocol) bool { return p.report(s) })
@@ -218,6 +233,10 @@ func protocolEvents() []event {
 			return s != p.leader && spend(&p.left.crashes) && p.lead(s)
 		})
 	}
+}
+
+// addRecords adds how a writer seals a record and stores it.
+func addRecords(add func(name string, do func(*protocol) bool)) {
 	add("seal", func(p *protocol) bool {
 		if p.writer != 0 || !spend(&p.left.writes) {
 			return false
@@ -235,6 +254,10 @@ func protocolEvents() []event {
 		p.writer = 0
 		return true
 	})
+}
+
+// addScans adds how a rekey looks for records, and deprecates a key.
+func addScans(add func(name string, do func(*protocol) bool)) {
 	add("scan", (*protocol).beginScan)
 	add("look at a record", (*protocol).look)
 	add("replace", func(p *protocol) bool {
@@ -280,6 +303,10 @@ func protocolEvents() []event {
 		p.apply(meta.Command{Deprecate: &meta.Deprecate{ID: ringID(s.key), Clean: s.clean}})
 		return true
 	})
+}
+
+// addRemovals adds how a key is removed.
+func addRemovals(add func(name string, do func(*protocol) bool)) {
 	add("remove what is to go", (*protocol).leave)
 	for n := range 4 {
 		add(fmt.Sprint("rekey ", n), func(p *protocol) bool {
@@ -293,6 +320,10 @@ func protocolEvents() []event {
 			return p.apply(meta.Command{Remove: &meta.Remove{ID: k.ID, From: k.State, Force: k.State == p.gap.remove, Time: start}})
 		})
 	}
+}
+
+// addRestores adds a snapshot, and its restore.
+func addRestores(add func(name string, do func(*protocol) bool)) {
 	add("snapshot", func(p *protocol) bool {
 		if !spend(&p.left.snapshots) {
 			return false
@@ -310,7 +341,6 @@ func protocolEvents() []event {
 		p.restored, p.confirmed = keyNumber(p.ring.Active().ID), false
 		return true
 	})
-	return all
 }
 
 // spend takes one off what is left, if there is any.

@@ -162,25 +162,33 @@ func tell(w *world, command string, args []string) {
 	case "part":
 		each(func(s *server) { s.departed = true })
 	case "next":
-		switch a := w.next(); {
-		case a.Key != meta.KeyID{}:
-			w.say("%s %s", a.Kind, name(a.Key))
-		case !a.At.IsZero():
-			w.say("%s %s", a.Kind, clock(a.At))
-		case a.Until != 0:
-			w.say("%s %s", a.Kind, clock(w.shown(a.Until)))
-		default:
-			w.say("%s", a.Kind)
-		}
+		tellNext(w)
 	case "ring":
-		for _, k := range w.ring.Keys {
-			w.say("%s %s, recorded with %s, there with %s", name(k.ID), k.State, list(k.Holders), list(w.really(k.ID)))
-		}
-		for _, dead := range w.ring.Removed {
-			w.say("%s removed", name(dead.ID))
-		}
+		tellRing(w)
 	default:
 		w.Fatalf("no command %q", command)
+	}
+}
+
+func tellNext(w *world) {
+	switch a := w.next(); {
+	case a.Key != meta.KeyID{}:
+		w.say("%s %s", a.Kind, name(a.Key))
+	case !a.At.IsZero():
+		w.say("%s %s", a.Kind, clock(a.At))
+	case a.Until != 0:
+		w.say("%s %s", a.Kind, clock(w.shown(a.Until)))
+	default:
+		w.say("%s", a.Kind)
+	}
+}
+
+func tellRing(w *world) {
+	for _, k := range w.ring.Keys {
+		w.say("%s %s, recorded with %s, there with %s", name(k.ID), k.State, list(k.Holders), list(w.really(k.ID)))
+	}
+	for _, dead := range w.ring.Removed {
+		w.say("%s removed", name(dead.ID))
 	}
 }
 

@@ -398,27 +398,7 @@ func (w *world) create(s *server, add meta.Add) meta.KeyID {
 // the servers really have, and holds plan to it.
 func (w *world) ask(id meta.KeyID) {
 	w.Helper()
-	answers := map[string]plan.Answer{}
-	var have, silent []string
-	for _, s := range w.servers {
-		switch {
-		case s.departed:
-		case s.down:
-			silent = append(silent, s.id)
-		case s.files[id]:
-			have = append(have, s.id)
-			answers[s.id] = plan.Answer{Keystore: s.keystore(), Held: []meta.KeyID{id}}
-		default:
-			answers[s.id] = plan.Answer{Keystore: s.keystore()}
-		}
-	}
-	told := fmt.Sprintf("ask %s: nobody has it", name(id))
-	if len(have) > 0 {
-		told = fmt.Sprintf("ask %s: %s", name(id), strings.Join(have, " "))
-	}
-	if len(silent) > 0 {
-		told += fmt.Sprintf(" (no answer from %s)", strings.Join(silent, " "))
-	}
+	answers, have, told := w.liveAnswers(id)
 	s := w.situation()
 	r := w.believed()
 	v := plan.Judge(r, id, s, answers)
@@ -456,4 +436,30 @@ func (w *world) ask(id meta.KeyID) {
 	if k := w.ring.Key(id); k == nil || k.State != meta.StatePrepublished {
 		delete(w.probes, id)
 	}
+}
+
+// liveAnswers are what the servers answer, which of them have the key, and how a story tells it.
+func (w *world) liveAnswers(id meta.KeyID) (answers map[string]plan.Answer, have []string, told string) {
+	answers = map[string]plan.Answer{}
+	var silent []string
+	for _, s := range w.servers {
+		switch {
+		case s.departed:
+		case s.down:
+			silent = append(silent, s.id)
+		case s.files[id]:
+			have = append(have, s.id)
+			answers[s.id] = plan.Answer{Keystore: s.keystore(), Held: []meta.KeyID{id}}
+		default:
+			answers[s.id] = plan.Answer{Keystore: s.keystore()}
+		}
+	}
+	told = fmt.Sprintf("ask %s: nobody has it", name(id))
+	if len(have) > 0 {
+		told = fmt.Sprintf("ask %s: %s", name(id), strings.Join(have, " "))
+	}
+	if len(silent) > 0 {
+		told += fmt.Sprintf(" (no answer from %s)", strings.Join(silent, " "))
+	}
+	return answers, have, told
 }
