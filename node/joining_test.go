@@ -164,19 +164,7 @@ func TestThreeNodesAreReplacedByThree(t *testing.T) {
 	last := c.Nodes["s6"]
 	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
 		leave := c.Nodes[id]
-		// A key that has just been made may not be held by enough of those that stay.
-		for {
-			changed := last.Keyring().Changed()
-			err := leave.Leave(ctx)
-			if err == nil {
-				break
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				t.Fatalf("%s can't leave: %v", id, err)
-			}
-		}
+		awaitLeave(ctx, t, leave, last)
 		if err := leave.Close(); err != nil {
 			t.Error(err)
 		}
@@ -193,6 +181,24 @@ func TestThreeNodesAreReplacedByThree(t *testing.T) {
 		c.Await(ctx, n, "whole", func(st keyring.Status) bool { return len(st.Missing) == 0 })
 		if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
 			t.Errorf("%s: %q, %v", id, got, err)
+		}
+	}
+}
+
+// awaitLeave has n leave as soon as the others may do without it. Another one stays.
+func awaitLeave(ctx context.Context, t *testing.T, n, other *node.Node) {
+	t.Helper()
+	// A key that has just been made may not be held by enough of those that stay.
+	for {
+		changed := other.Keyring().Changed()
+		err := n.Leave(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			t.Fatalf("it can't leave: %v", err)
 		}
 	}
 }

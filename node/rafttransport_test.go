@@ -129,14 +129,7 @@ func TestLargeEntriesAndSnapshotsReachTheOthers(t *testing.T) {
 		wg.Go(func() { apply(256 << 10) }) // at once, so that raft sends many in one request
 	}
 	wg.Wait()
-	cfg := c.Config(down)
-	cfg.KEKs = c.KEKs[down]
-	withApp(&cfg)
-	again, err := node.Start(ctx, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Nodes[down] = again
+	restart(ctx, t, c, down, withApp)
 	apps[down].await(ctx, t, "catching up", func(b *blobs) bool { return len(b.sizes) == 65 })
 
 	if err := node.RestoreRaft(leader); err != nil {
@@ -149,6 +142,19 @@ func TestLargeEntriesAndSnapshotsReachTheOthers(t *testing.T) {
 	for id, b := range apps {
 		b.await(ctx, t, "after the snapshot "+string(id), func(b *blobs) bool { return b.sizes[len(b.sizes)-1] == 100 })
 	}
+}
+
+// restart starts a node again that was closed.
+func restart(ctx context.Context, t *testing.T, c *keyringtest.Nodes, down raft.ServerID, withApp func(*node.Config)) {
+	t.Helper()
+	cfg := c.Config(down)
+	cfg.KEKs = c.KEKs[down]
+	withApp(&cfg)
+	again, err := node.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Nodes[down] = again
 }
 
 // What Apply takes fits a frame, with what raft puts around it.

@@ -58,26 +58,7 @@ func (c *cluster) attack(t *testing.T, w crowd, after func()) {
 	ticks := time.NewTicker(time.Second / time.Duration(w.rate))
 	defer ticks.Stop()
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		for range *atOnce {
-			select {
-			case turns <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
-		}
-		for {
-			select {
-			case <-ticks.C:
-			case <-ctx.Done():
-				return
-			}
-			select {
-			case turns <- struct{}{}:
-			default: // all have their connections
-			}
-		}
-	})
+	wg.Go(func() { giveTurns(ctx, turns, ticks.C) })
 	for i := range many {
 		wg.Go(func() {
 			for {
@@ -117,6 +98,28 @@ func (c *cluster) attack(t *testing.T, w crowd, after func()) {
 		t.Errorf("up to %d connections at a time, at most %d are fine", most.Load(), w.held)
 	}
 	t.Logf("%d connections, up to %d at a time", dials.Load(), most.Load())
+}
+
+// giveTurns has all dial that are to do so at once, and then one a tick, if one is free.
+func giveTurns(ctx context.Context, turns chan<- struct{}, ticks <-chan time.Time) {
+	for range *atOnce {
+		select {
+		case turns <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+	}
+	for {
+		select {
+		case <-ticks:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case turns <- struct{}{}:
+		default: // all have their connections
+		}
+	}
 }
 
 // membersGetIn dials as a member on both protocols, from a member's address.

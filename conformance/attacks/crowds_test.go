@@ -21,16 +21,15 @@ const (
 	beside    = 40   // dials a second while rotations are measured
 )
 
+// namedCrowd is one of the crowds.
+type namedCrowd struct {
+	name string
+	crowd
+}
+
 // crowds has thousands of clients at a time that take their time.
 func (c *cluster) crowds(t *testing.T) {
-	var nonMembers []*tls.Config // many identities, none of them a member's
-	for i := range addresses {
-		conf, err := c.source(fmt.Sprintf("x%d", i))()
-		if err != nil {
-			t.Fatal(err)
-		}
-		nonMembers = append(nonMembers, conf)
-	}
+	nonMembers := c.nonMembers(t)
 	member, err := c.source(string(stolen))()
 	if err != nil {
 		t.Fatal(err)
@@ -54,10 +53,7 @@ func (c *cluster) crowds(t *testing.T) {
 		io.WriteString(c, head+body[:big-100])
 		trickle(ctx, c, body[big-100:])
 	}
-	for _, a := range []struct {
-		name string
-		crowd
-	}{
+	for _, a := range []namedCrowd{
 		{"silent before the handshake", crowd{1000, 4 * handshook, beside, 0, func(_ context.Context, _ int, raw net.Conn) { silent(raw) }}},
 		{"no end of the handshake", crowd{500, 2 * handshook, beside, 0, func(_ context.Context, i int, raw net.Conn) {
 			raw.Write(hello[:len(hello)/(1+i%2)])
@@ -86,15 +82,33 @@ func (c *cluster) crowds(t *testing.T) {
 			<-ctx.Done()
 		})}},
 	} {
-		t.Run(a.name, func(t *testing.T) {
-			c.under(t, func(t *testing.T, rotations func()) {
-				c.attack(t, a.crowd, func() {
-					c.membersGetIn(t)
-					rotations()
-				})
+		c.crowd(t, a)
+	}
+}
+
+// crowd has one crowd attack while members come and keys rotate.
+func (c *cluster) crowd(t *testing.T, a namedCrowd) {
+	t.Run(a.name, func(t *testing.T) {
+		c.under(t, func(t *testing.T, rotations func()) {
+			c.attack(t, a.crowd, func() {
+				c.membersGetIn(t)
+				rotations()
 			})
 		})
+	})
+}
+
+// nonMembers are many identities, none of them a member's.
+func (c *cluster) nonMembers(t *testing.T) (all []*tls.Config) {
+	t.Helper()
+	for i := range addresses {
+		conf, err := c.source(fmt.Sprintf("x%d", i))()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, conf)
 	}
+	return all
 }
 
 // silent waits until the server hangs up.

@@ -42,6 +42,13 @@ func unbounded(kind byte, field string, value ...byte) []byte {
 	return append(b, value...)
 }
 
+// badFrames is what the fourth member sends.
+type badFrames struct {
+	name  string
+	conns int // at a time, at each server
+	act   func(ctx context.Context, w io.Writer)
+}
+
 // raftFrames has the fourth member send frames that are too large, too deep, cut short or none at all.
 func (c *cluster) raftFrames(t *testing.T) {
 	member, err := c.source(string(stolen))()
@@ -52,19 +59,7 @@ func (c *cluster) raftFrames(t *testing.T) {
 	long := []byte{0xdb, lies >> 24, lies >> 16 & 0xff, lies >> 8 & 0xff, lies & 0xff}
 	entries := append([]byte{0xdd, 0, 0, 0, 1, 0x81}, append(pack([]byte("Data")), long...)...)
 	chunk := bytes.Repeat([]byte("x"), 1<<20)
-	garbage := func(seed byte) []byte {
-		b := make([]byte, 1<<16)
-		for i := range b {
-			seed = seed*5 + 113
-			b[i] = seed
-		}
-		return b
-	}
-	for _, a := range []struct {
-		name  string
-		conns int // at a time, at each server
-		act   func(ctx context.Context, w io.Writer)
-	}{
+	for _, a := range append(c.brokenFrames(), []badFrames{
 		{"200 MiB declared", 8, func(_ context.Context, w io.Writer) {
 			w.Write(unbounded(appendEntries, "Entries", entries...))
 		}},
@@ -93,6 +88,18 @@ func (c *cluster) raftFrames(t *testing.T) {
 		{"four billion entries declared", 8, func(_ context.Context, w io.Writer) {
 			w.Write(unbounded(appendEntries, "Entries", 0xdd, 0xff, 0xff, 0xff, 0xff))
 		}},
+	}...) {
+		t.Run(a.name, func(t *testing.T) {
+			c.under(t, again(func(t *testing.T) { c.with(t, member, peer.ALPNRaft, a.conns, frameTime, a.act) }))
+		})
+	}
+	t.Run("snapshots that do not come, or have no end", func(t *testing.T) { c.snapshots(t, member) })
+	t.Run("are understood", func(t *testing.T) { c.understood(t, member) })
+}
+
+// brokenFrames are short or none at all.
+func (c *cluster) brokenFrames() []badFrames {
+	return []badFrames{
 		{"a snapshot of a negative size", 1, func(_ context.Context, w io.Writer) {
 			w.Write(c.frame(installSnapshot, map[string]any{"Size": packed{0xd3, 0xff, 0, 0, 0, 0, 0, 0, 0}}))
 		}},
@@ -107,13 +114,16 @@ func (c *cluster) raftFrames(t *testing.T) {
 		}},
 		{"garbage", 8, func(_ context.Context, w io.Writer) { w.Write(garbage(1)) }},
 		{"garbage in a frame", 8, func(_ context.Context, w io.Writer) { w.Write(append([]byte{appendEntries}, garbage(7)...)) }},
-	} {
-		t.Run(a.name, func(t *testing.T) {
-			c.under(t, again(func(t *testing.T) { c.with(t, member, peer.ALPNRaft, a.conns, frameTime, a.act) }))
-		})
 	}
-	t.Run("snapshots that do not come, or have no end", func(t *testing.T) { c.snapshots(t, member) })
-	t.Run("are understood", func(t *testing.T) { c.understood(t, member) })
+}
+
+func garbage(seed byte) []byte {
+	b := make([]byte, 1<<16)
+	for i := range b {
+		seed = seed*5 + 113
+		b[i] = seed
+	}
+	return b
 }
 
 // understood makes sure that the frames are raft's: a good one is answered.
@@ -262,22 +272,7 @@ func (c *cluster) calls(t *testing.T) {
 		}
 	}))
 	t.Run("holds of many keys", func(t *testing.T) {
-		leader := c.leader(t)
-		keystore, _ := leader.ring(t).Keystore(string(stolen)) // else the news is its keystore
-		c.under(t, once(func(t *testing.T) {
-			l := c.dialAs(t, member, leader)
-			defer l.Close()
-			for i := range 10 {
-				<-time.After(2 * mebibyteTime)
-				hold := &peer.HoldRequest{Keystore: peer.ID(keystore)}
-				for j := range peer.MaxIDs {
-					hold.Gained = append(hold.Gained, peer.ID{byte(i), byte(j >> 8), byte(j)})
-				}
-				if code, answer, err := l.post("/keyring", encode(t, peer.Request{Hold: hold})); err != nil || code != 200 {
-					t.Fatalf("%d %q %v", code, answer, err)
-				}
-			}
-		}))
+		c.holds(t, member)
 	})
 	t.Run("chunks that have no end", func(t *testing.T) {
 		c.under(t, again(func(t *testing.T) {
@@ -288,6 +283,26 @@ func (c *cluster) calls(t *testing.T) {
 			})
 		}))
 	})
+}
+
+// holds has the fourth member say that it has many keys that there are not.
+func (c *cluster) holds(t *testing.T, member *tls.Config) {
+	leader := c.leader(t)
+	keystore, _ := leader.ring(t).Keystore(string(stolen)) // else the news is its keystore
+	c.under(t, once(func(t *testing.T) {
+		l := c.dialAs(t, member, leader)
+		defer l.Close()
+		for i := range 10 {
+			<-time.After(2 * mebibyteTime)
+			hold := &peer.HoldRequest{Keystore: peer.ID(keystore)}
+			for j := range peer.MaxIDs {
+				hold.Gained = append(hold.Gained, peer.ID{byte(i), byte(j >> 8), byte(j)})
+			}
+			if code, answer, err := l.post("/keyring", encode(t, peer.Request{Hold: hold})); err != nil || code != 200 {
+				t.Fatalf("%d %q %v", code, answer, err)
+			}
+		}
+	}))
 }
 
 // tell says the same to every server, and looks at how its first answer begins. One with status 200 is

@@ -90,6 +90,15 @@ func TestBackupVerifyRestore(t *testing.T) {
 	if out, err := command("restore", "-identity", key, "-sha256", sum, cluster, "s1", file); err != nil || !strings.Contains(out, sum) {
 		t.Fatal(out, err)
 	}
+	wantRestored(t, cluster)
+	if out, err := command("restore", "-identity", key, "-unauthenticated", cluster, "s1", file); err == nil {
+		t.Errorf("restored over it: %s", out)
+	}
+}
+
+// wantRestored starts the restored server and wants it to have the secret. It runs until the test ends.
+func wantRestored(t *testing.T, cluster string) {
+	t.Helper()
 	s, conf, err := newServer(cluster, "s1", options{})
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +106,7 @@ func TestBackupVerifyRestore(t *testing.T) {
 	if s.node, err = node.Start(t.Context(), conf); err != nil {
 		t.Fatal(err)
 	}
-	defer s.node.Close()
+	t.Cleanup(func() { s.node.Close() })
 	close(s.started)
 	if err := s.node.Keyring().WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
@@ -108,9 +117,6 @@ func TestBackupVerifyRestore(t *testing.T) {
 	}
 	if got, err := s.node.Decrypt(t.Context(), n.Ciphertext, []byte("db/password")); err != nil || string(got) != "hunter2" {
 		t.Errorf("%q, %v", got, err)
-	}
-	if out, err := command("restore", "-identity", key, "-unauthenticated", cluster, "s1", file); err == nil {
-		t.Errorf("restored over it: %s", out)
 	}
 }
 
@@ -268,31 +274,7 @@ func TestRecover(t *testing.T) {
 		}
 	}
 
-	// A key whose file is away is told of, and its file is taken when it is back.
-	file := filepath.Join(dir, "s3", "keystore", old+".nks.json")
-	if err := os.Rename(file, filepath.Join(dir, "away")); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !regexp.MustCompile(
-		`^s3 is the only member; what came after log index \d+ of [\d-]{10} [\d:]{8} UTC is lost, and 1 keys are missing\nmissing: `+old+`\n`).MatchString(out) {
-		t.Fatalf("%s, %v", out, err)
-	}
-	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !strings.Contains(out, "\nmissing: "+old+": ") {
-		t.Fatalf("a file that does not open: %s, %v", out, err)
-	}
-	if err := os.Rename(filepath.Join(dir, "away"), file); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || strings.Count(out, "\n") != 2 ||
-		!strings.Contains(out, fmt.Sprintf("\nstart s3; before you start s1 and s2 again, empty %[1]s/s1 and %[1]s/s2, ", dir)) {
-		t.Fatalf("%s, %v", out, err)
-	}
-	if out, err := runCommand(t, client{}, "recover", dir, "s1"); err == nil {
-		t.Errorf("recovered from nothing: %s", out)
-	}
+	recoverWithout(t, dir, old)
 
 	survivor := startServers(t, dir, options{}, nil, "s3")["s3"]
 	survivor.await(t, hasAll)
@@ -308,6 +290,36 @@ func TestRecover(t *testing.T) {
 			t.Errorf("%s follows %q", id, st.Leader)
 		}
 		wantAll(t, s, "?stale")
+	}
+}
+
+// recoverWithout recovers s3 while the file of a key is missing, or broken, or there again.
+func recoverWithout(t *testing.T, dir, old string) {
+	t.Helper()
+	// A key whose file is missing is named, and its file is taken when it is back.
+	file := filepath.Join(dir, "s3", "keystore", old+".nks.json")
+	if err := os.Rename(file, filepath.Join(dir, "aside")); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !regexp.MustCompile(
+		`^s3 is the only member; what came after log index \d+ of [\d-]{10} [\d:]{8} UTC is lost, and 1 keys are missing\nmissing: `+old+`\n`).MatchString(out) {
+		t.Fatalf("%s, %v", out, err)
+	}
+	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !strings.Contains(out, "\nmissing: "+old+": ") {
+		t.Fatalf("a file that does not open: %s, %v", out, err)
+	}
+	if err := os.Rename(filepath.Join(dir, "aside"), file); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || strings.Count(out, "\n") != 2 ||
+		!strings.Contains(out, fmt.Sprintf("\nstart s3; before you start s1 and s2 again, empty %[1]s/s1 and %[1]s/s2, ", dir)) {
+		t.Fatalf("%s, %v", out, err)
+	}
+	if out, err := runCommand(t, client{}, "recover", dir, "s1"); err == nil {
+		t.Errorf("recovered from nothing: %s", out)
 	}
 }
 

@@ -76,16 +76,22 @@ func TestExitStatus(t *testing.T) {
 		{3, []string{"inspect", path("odd")}},
 		{3, []string{"inspect", cluster}},
 	} {
-		out, err := d.try("", "", test.args...)
-		got := 0
-		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-			got = exit.ExitCode()
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		if got != test.want || strings.Contains(out, "\r") || got > 0 && !strings.Contains(out, "controlplane: ") {
-			t.Errorf("%q exits with %d, want %d: %q", test.args, got, test.want, out)
-		}
+		d.exits(test.want, test.args)
+	}
+}
+
+// exits runs a command that has to exit with a status.
+func (d *drill) exits(want int, args []string) {
+	d.t.Helper()
+	out, err := d.try("", "", args...)
+	got := 0
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		d.t.Fatal(err)
+	}
+	if got != want || strings.Contains(out, "\r") || got > 0 && !strings.Contains(out, "controlplane: ") {
+		d.t.Errorf("%q exits with %d, want %d: %q", args, got, want, out)
 	}
 }
 

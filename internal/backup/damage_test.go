@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -64,26 +65,60 @@ func TestReadSeesEveryBitAndEveryCut(t *testing.T) {
 func TestReadChecksWhatIsInIt(t *testing.T) {
 	file, m, identity := backuptest.Small(t)
 	other, _, otherIdentity := backuptest.Small(t)
-	edit := func(change func(*backup.Manifest)) func([]backuptest.Part) []backuptest.Part {
-		return func(parts []backuptest.Part) []backuptest.Part {
-			m := m
-			m.Keys = slices.Clone(m.Keys)
-			change(&m)
-			b, err := json.Marshal(m)
-			if err != nil {
-				t.Fatal(err)
-			}
-			parts[0].Content = b
-			return parts
+	foreign := backuptest.TakeApart(t, other, otherIdentity)
+	tests := damagedKeys(t, m, foreign)
+	maps.Copy(tests, damagedRest(t, m, foreign))
+	for name, test := range tests {
+		archive, err := backuptest.Archive(test.change(backuptest.TakeApart(t, file, identity))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := backuptest.Encrypt(t, append(archive, test.more...), identity.Recipient())
+		got, err := read(b, identity)
+		if !errors.Is(err, test.err) || len(got.Missing) != test.missing {
+			t.Errorf("%s: %v, missing %v; want %v", name, err, got.Missing, test.err)
+		}
+		var snapshot bytes.Buffer
+		keys := 0
+		_, _, err = backup.Read(t.Context(), bytes.NewReader(b), backup.Options{Identities: []age.Identity{identity}}, backup.Receiver{
+			Key:      func(m backup.Material) { keys++; m.Secret.Wipe() },
+			Snapshot: func(backup.Manifest) (io.Writer, error) { return &snapshot, nil },
+		})
+		if !errors.Is(err, test.err) || err == nil && (keys != len(m.Keys) || int64(snapshot.Len()) != m.Raft.Size) {
+			t.Errorf("%s: %v, with %d keys and %d bytes of a snapshot", name, err, keys, snapshot.Len())
 		}
 	}
-	foreign := backuptest.TakeApart(t, other, otherIdentity)
-	tests := map[string]struct {
-		change  func([]backuptest.Part) []backuptest.Part
-		more    string
-		missing int
-		err     error
-	}{
+}
+
+// damage is a change of the parts of a backup, and what reading it says then.
+type damage struct {
+	change  func([]backuptest.Part) []backuptest.Part
+	more    string
+	missing int
+	err     error
+}
+
+// edited returns a change of the parts that changes the manifest m.
+func edited(t *testing.T, m backup.Manifest, change func(*backup.Manifest)) func([]backuptest.Part) []backuptest.Part {
+	return func(parts []backuptest.Part) []backuptest.Part {
+		m := m
+		m.Keys = slices.Clone(m.Keys)
+		change(&m)
+		b, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts[0].Content = b
+		return parts
+	}
+}
+
+// damagedKeys are changes of the signature and of the keys.
+func damagedKeys(t *testing.T, m backup.Manifest, foreign []backuptest.Part) map[string]damage {
+	edit := func(change func(*backup.Manifest)) func([]backuptest.Part) []backuptest.Part {
+		return edited(t, m, change)
+	}
+	return map[string]damage{
 		"as it was":    {change: func(p []backuptest.Part) []backuptest.Part { return p }},
 		"no signature": {change: func(p []backuptest.Part) []backuptest.Part { return p[:len(p)-1] }, err: nks.ErrCorrupt},
 		"another's signature": {change: func(p []backuptest.Part) []backuptest.Part {
@@ -112,6 +147,15 @@ func TestReadChecksWhatIsInIt(t *testing.T) {
 			p[1].Content = bytes.ReplaceAll(foreign[1].Content, []byte(strings.TrimSuffix(strings.TrimPrefix(foreign[1].Name, "keystore/"), ".nks.json")), []byte(m.Keys[0].ID.String()))
 			return p
 		}, err: nks.ErrCorrupt},
+	}
+}
+
+// damagedRest are changes of the snapshot, the manifest and the archive.
+func damagedRest(t *testing.T, m backup.Manifest, foreign []backuptest.Part) map[string]damage {
+	edit := func(change func(*backup.Manifest)) func([]backuptest.Part) []backuptest.Part {
+		return edited(t, m, change)
+	}
+	return map[string]damage{
 		"another cluster":    {change: edit(func(m *backup.Manifest) { m.Cluster = strings.Repeat("0", 32) }), err: nks.ErrCorrupt},
 		"another's snapshot": {change: func(p []backuptest.Part) []backuptest.Part { p[3].Content = foreign[3].Content; return p }, err: nks.ErrCorrupt},
 		"another size":       {change: edit(func(m *backup.Manifest) { m.Raft.Size-- }), err: nks.ErrCorrupt},
@@ -134,25 +178,5 @@ func TestReadChecksWhatIsInIt(t *testing.T) {
 		"nothing":         {change: func([]backuptest.Part) []backuptest.Part { return nil }, err: nks.ErrCorrupt},
 		"a directory":     {change: func(p []backuptest.Part) []backuptest.Part { p[1].Typeflag = tar.TypeDir; p[1].Content = nil; return p }, err: nks.ErrCorrupt},
 		"an archive more": {change: func(p []backuptest.Part) []backuptest.Part { return p }, more: "more", err: nks.ErrCorrupt},
-	}
-	for name, test := range tests {
-		archive, err := backuptest.Archive(test.change(backuptest.TakeApart(t, file, identity))...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := backuptest.Encrypt(t, append(archive, test.more...), identity.Recipient())
-		got, err := read(b, identity)
-		if !errors.Is(err, test.err) || len(got.Missing) != test.missing {
-			t.Errorf("%s: %v, missing %v; want %v", name, err, got.Missing, test.err)
-		}
-		var snapshot bytes.Buffer
-		keys := 0
-		_, _, err = backup.Read(t.Context(), bytes.NewReader(b), backup.Options{Identities: []age.Identity{identity}}, backup.Receiver{
-			Key:      func(m backup.Material) { keys++; m.Secret.Wipe() },
-			Snapshot: func(backup.Manifest) (io.Writer, error) { return &snapshot, nil },
-		})
-		if !errors.Is(err, test.err) || err == nil && (keys != len(m.Keys) || int64(snapshot.Len()) != m.Raft.Size) {
-			t.Errorf("%s: %v, with %d keys and %d bytes of a snapshot", name, err, keys, snapshot.Len())
-		}
 	}
 }

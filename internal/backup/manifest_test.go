@@ -23,19 +23,7 @@ func TestLyingManifestCostsLittle(t *testing.T) {
 	if got, err := backup.DecodeManifest(strings.NewReader(good)); err != nil || len(got.Keys) != 2 {
 		t.Fatalf("%+v, %v", got, err)
 	}
-	for _, lie := range []string{
-		strings.Replace(good, m.Keys[0].ID.String(), meta.KeyID{}.String(), 1),
-		strings.Replace(good, fmt.Sprintf(`"Check":"%x"`, m.Keys[0].Check), `"Check":"`+strings.Repeat("0", 64)+`"`, 1),
-		strings.Replace(good, `"State":"active"`, `"State":"Active"`, 1),
-		strings.Replace(good, `"State":"active"`, `"state":"active"`, 1),
-		strings.Replace(good, `"State":"active"`, `"State":"active","State":"active"`, 1),
-		strings.Replace(good, `"Cluster":`, `"Cluster":"","Cluster":`, 1),
-		strings.Replace(good, `"Keys":[`, `"More":[],"Keys":[`, 1),
-	} {
-		if _, err := backup.DecodeManifest(strings.NewReader(lie)); err == nil || lie == good {
-			t.Errorf("a manifest: %s", lie)
-		}
-	}
+	wantRefused(t, good, m.Keys[0])
 	many := func(what string) string { return strings.Repeat(what+",", 8<<20/len(what)) + what }
 	key := `{"ID":"%s","State":"active","Check":"` + strings.Repeat("1", 64) + `"}`
 	before, _, _ := strings.Cut(good, `"Keys":[`)
@@ -73,4 +61,22 @@ func TestLyingManifestCostsLittle(t *testing.T) {
 			t.Errorf("%d keys, %v", len(got.Keys), err)
 		}
 	})
+}
+
+// wantRefused changes one thing of a good manifest at a time.
+func wantRefused(t *testing.T, good string, k backup.Key) {
+	t.Helper()
+	for _, lie := range []string{
+		strings.Replace(good, k.ID.String(), meta.KeyID{}.String(), 1),
+		strings.Replace(good, fmt.Sprintf(`"Check":"%x"`, k.Check), `"Check":"`+strings.Repeat("0", 64)+`"`, 1),
+		strings.Replace(good, `"State":"active"`, `"State":"Active"`, 1),
+		strings.Replace(good, `"State":"active"`, `"state":"active"`, 1),
+		strings.Replace(good, `"State":"active"`, `"State":"active","State":"active"`, 1),
+		strings.Replace(good, `"Cluster":`, `"Cluster":"","Cluster":`, 1),
+		strings.Replace(good, `"Keys":[`, `"More":[],"Keys":[`, 1),
+	} {
+		if _, err := backup.DecodeManifest(strings.NewReader(lie)); err == nil || lie == good {
+			t.Errorf("a manifest: %s", lie)
+		}
+	}
 }

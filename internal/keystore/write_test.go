@@ -93,6 +93,22 @@ func TestNothingIsWrittenThatDoesNotOpen(t *testing.T) {
 	}
 }
 
+// untilRenamed is a fault that ends when the file is renamed, or another is renamed to it.
+func untilRenamed(name string, fault func(keyringtest.Op) keyringtest.Fault) func(keyringtest.Op) keyringtest.Fault {
+	var mu sync.Mutex // guards fault
+	return func(op keyringtest.Op) keyringtest.Fault {
+		mu.Lock()
+		defer mu.Unlock()
+		if op.Kind == "rename" && (op.Name == name || op.To == name) {
+			fault = nil // what comes now can be read
+		}
+		if fault == nil {
+			return keyringtest.Fault{}
+		}
+		return fault(op)
+	}
+}
+
 // TestNewKeyReplacesNoFileThatIsNotInMemory: it may be the way back, if it is under a KEK
 // that is not configured or can't be read at the moment. One that is bad is set aside first.
 func TestNewKeyReplacesNoFileThatIsNotInMemory(t *testing.T) {
@@ -128,19 +144,7 @@ func TestNewKeyReplacesNoFileThatIsNotInMemory(t *testing.T) {
 			if !c.late {
 				plant()
 			}
-			var mu sync.Mutex // guards fault
-			fault := c.fault
-			disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
-				mu.Lock()
-				defer mu.Unlock()
-				if op.Kind == "rename" && (op.Name == name || op.To == name) {
-					fault = nil // what comes now can be read
-				}
-				if fault == nil {
-					return keyringtest.Fault{}
-				}
-				return fault(op)
-			})
+			disk.OnOp(untilRenamed(name, c.fault))
 			s := openStore(t, disk, []kek.KEK{newKMS("a")}, nil)
 			if c.late {
 				plant()

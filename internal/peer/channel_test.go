@@ -22,19 +22,10 @@ func publicKey(t *testing.T, cert tls.Certificate) []byte {
 	return leaf.RawSubjectPublicKeyInfo
 }
 
-// TestBothEndsSeeOneChannel: the certificates are those that were shown, however the host chooses them, and
-// the exporter is that of this connection.
-func TestBothEndsSeeOneChannel(t *testing.T) {
-	var seen []peer.Channel
-	h := func(ctx context.Context, _ peer.Identity, _ string, body []byte) ([]byte, error) {
-		ch, err := peer.ConnOf(ctx).Channel()
-		seen = append(seen, ch)
-		return body, err
-	}
-	a := newCA(t)
-	mine, others := a.issue([]string{serverURI("a")}), a.issue([]string{serverURI("b")})
+// sourcesOf are the ways in which a host may name its certificate.
+func sourcesOf(a *ca) map[string]func(tls.Certificate) peer.Source {
 	base := func() *tls.Config { return &tls.Config{RootCAs: a.pool()} }
-	ways := map[string]func(tls.Certificate) peer.Source{
+	return map[string]func(tls.Certificate) peer.Source{
 		"a list": func(c tls.Certificate) peer.Source { return a.with(c) },
 		"a callback": func(c tls.Certificate) peer.Source {
 			return func() (*tls.Config, error) {
@@ -52,7 +43,20 @@ func TestBothEndsSeeOneChannel(t *testing.T) {
 			}
 		},
 	}
-	for name, source := range ways {
+}
+
+// TestBothEndsSeeOneChannel: the certificates are those that were shown, however the host chooses them, and
+// the exporter is that of this connection.
+func TestBothEndsSeeOneChannel(t *testing.T) {
+	var seen []peer.Channel
+	h := func(ctx context.Context, _ peer.Identity, _ string, body []byte) ([]byte, error) {
+		ch, err := peer.ConnOf(ctx).Channel()
+		seen = append(seen, ch)
+		return body, err
+	}
+	a := newCA(t)
+	mine, others := a.issue([]string{serverURI("a")}), a.issue([]string{serverURI("b")})
+	for name, source := range sourcesOf(a) {
 		t.Run(name, func(t *testing.T) {
 			seen = nil
 			ln := loopback(t)

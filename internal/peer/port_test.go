@@ -304,6 +304,18 @@ func TestDialDeadline(t *testing.T) {
 	}
 }
 
+// pipeServers listen at addresses of pipes: two are a's, one is another's.
+func pipeServers(t *testing.T, a *ca) map[string]*pipes {
+	servers := map[string]*pipes{}
+	for addr, id := range map[string]string{"up": "a", "up, too": "a", "another's": "z"} {
+		servers[addr] = newPipes()
+		p := peer.Listen(servers[addr], peer.PortOptions{TLS: serverConfig(t, a.source(id), everybody)})
+		t.Cleanup(func() { p.Close() })
+		drainTo(p.Listener(peer.ALPNRaft))
+	}
+	return servers
+}
+
 // TestDialLooksElsewhere when nobody answers at the address, or not at once.
 func TestDialLooksElsewhere(t *testing.T) {
 	t.Parallel()
@@ -324,13 +336,7 @@ func TestDialLooksElsewhere(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			a := newCA(t)
-			servers := map[string]*pipes{}
-			for addr, id := range map[string]string{"up": "a", "up, too": "a", "another's": "z"} {
-				servers[addr] = newPipes()
-				p := peer.Listen(servers[addr], peer.PortOptions{TLS: serverConfig(t, a.source(id), everybody)})
-				defer p.Close()
-				drainTo(p.Listener(peer.ALPNRaft))
-			}
+			servers := pipeServers(t, a)
 			var mu sync.Mutex // guards dialed
 			var dialed []string
 			d := &peer.Dialer{Cluster: cluster, TLS: a.source("b"),

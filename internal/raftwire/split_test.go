@@ -40,6 +40,20 @@ func (s *sent) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, args *raft.A
 	return nil
 }
 
+// randomRequest has entries of all sizes, up to twice data.
+func randomRequest(rnd *rand.Rand, data []byte) *raft.AppendEntriesRequest {
+	limit := len(data) / 2
+	req := &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 40, PrevLogTerm: 3, LeaderCommitIndex: 40 + rnd.Uint64N(80), RPCHeader: raft.RPCHeader{Addr: []byte("l")}}
+	for i := range rnd.IntN(64) {
+		size := rnd.IntN(limit >> rnd.IntN(8))
+		if rnd.IntN(8) == 0 {
+			size = rnd.IntN(4 * limit)
+		}
+		req.Entries = append(req.Entries, &raft.Log{Index: 41 + uint64(i), Term: 3 + uint64(i)/8, Data: data[:size/2], Extensions: data[:size/2]})
+	}
+	return req
+}
+
 func TestRequestsAreSplit(t *testing.T) {
 	const limit = 1 << 20
 	lost := errors.New("lost")
@@ -47,14 +61,7 @@ func TestRequestsAreSplit(t *testing.T) {
 	data := make([]byte, 2*limit)
 	_, inmem := raft.NewInmemTransport("a")
 	for range 500 {
-		req := &raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 40, PrevLogTerm: 3, LeaderCommitIndex: 40 + rnd.Uint64N(80), RPCHeader: raft.RPCHeader{Addr: []byte("l")}}
-		for i := range rnd.IntN(64) {
-			size := rnd.IntN(limit >> rnd.IntN(8))
-			if rnd.IntN(8) == 0 {
-				size = rnd.IntN(4 * limit)
-			}
-			req.Entries = append(req.Entries, &raft.Log{Index: 41 + uint64(i), Term: 3 + uint64(i)/8, Data: data[:size/2], Extensions: data[:size/2]})
-		}
+		req := randomRequest(rnd, data)
 		before := *req
 		s := &sent{InmemTransport: inmem, fails: rnd.IntN(6)}
 		if rnd.IntN(2) == 0 {
