@@ -79,10 +79,13 @@ func (s *Store) unknownLocked(ring *meta.Ring) (all, orphans []meta.KeyID) {
 }
 
 // Unknown returns what there is of keys that the ring does not know: those that open, by ID, the first of them up to
-// most, and the files that wait.
+// most, and the files that wait. All of it is of one moment: a file that opens meanwhile is in one of them.
 func (s *Store) Unknown(ring *meta.Ring, most int) (orphans []meta.NewKey, waiting Waiting) {
-	_, ids := s.unknown(ring)
-	return s.describe(ids, most), s.waiting(ring, len(ids))
+	s.mu.Lock()
+	_, ids := s.unknownLocked(ring)
+	waiting = s.waitingLocked(ring, len(ids))
+	s.mu.Unlock()
+	return s.describe(ids, most), waiting
 }
 
 // describe returns the first of the keys, by ID.
@@ -115,10 +118,8 @@ type Waiting struct {
 	KEKs  []string // the IDs of the KEKs that are to blame
 }
 
-// waiting returns the files that wait, beside so many that open.
-func (s *Store) waiting(ring *meta.Ring, open int) Waiting {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// waitingLocked returns the files that wait, beside so many that open, for a caller that holds mu.
+func (s *Store) waitingLocked(ring *meta.Ring, open int) Waiting {
 	w := Waiting{Of: open}
 	keks := map[string]bool{}
 	for id, f := range s.faults {
