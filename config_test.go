@@ -21,7 +21,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// idleHosts are hosts whose raft runs and elects nobody: they are in no configuration.
+// idleHost is a host whose raft runs and elects nobody: it is in no configuration.
 func idleHost(t *testing.T) *keyringtest.Host {
 	t.Helper()
 	var hosts []*keyringtest.Host

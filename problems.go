@@ -156,8 +156,8 @@ type overview struct {
 
 // raftStatus is what this server knows of its raft.
 type raftStatus struct {
-	incomplete  error         // see FSM.complete
-	unfed       error         // see FSM.fed
+	incomplete  error         // see fsm.Machine.Complete
+	unfed       error         // see fsm.Machine.Fed
 	behind      error         // why this server has not caught up; of no meaning when it has
 	lastContact time.Time     // zero if there was none since its start
 	silence     time.Duration // for which it has heard from no leader

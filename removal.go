@@ -1,6 +1,6 @@
 package keyring
 
-// Remove, StartRemoval and WaitRemoved, and how every server comes to unlink the files of a removed key.
+// Remove, StartRemoval and WaitRemoved. How every server comes to unlink the files of a removed key is in internal/replication.
 
 import (
 	"context"
@@ -25,7 +25,7 @@ type RemoveOptions struct {
 	Now bool
 }
 
-// remover removes keys, and knows which of them are removed for good.
+// remover removes keys, on the leader, and waits until this server knows it.
 type remover struct {
 	*server
 	clocks  *local.Clocks

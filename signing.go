@@ -165,7 +165,7 @@ type verifier struct {
 // time is over.
 type tokenKeys struct {
 	ring        *meta.Ring
-	version     uint64 // of publicKeys
+	version     uint64 // of local.PublicKeys
 	from, until time.Time
 	byID        map[KeyID]*jwt.Key // nil for one that can't be read
 	byHeader    map[string]*jwt.Key

@@ -23,8 +23,8 @@ import (
 // addresses they had then. It refuses while one of them answers, unless o.Force is set. It asks nobody if cfg has no
 // Addr, and nobody before it has checked cfg and o.
 //
-// cfg.Dir must have no raft log or snapshot: nothing of a cluster is overwritten. It writes nothing before it has read the backup up to the host's part of its snapshot, which then goes to
-// the disk as it is read. If that is not good, it is deleted, and cfg.Dir is as it was. After an error or a crash
+// cfg.Dir must have no raft log or snapshot: nothing of a cluster is overwritten. It writes nothing before it has
+// read the backup up to the host's part of its snapshot, which then goes to the disk as it is read. If that is not good, it is deleted, and cfg.Dir is as it was. After an error or a crash
 // later on, Start refuses cfg.Dir until Restore has been done again with the same backup.
 func Restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOptions) (keyring.Manifest, error) {
 	m, err := gate.Await(ctx, func() (keyring.Manifest, error) { return restore(ctx, r, cfg.filled(), o) })

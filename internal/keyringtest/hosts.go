@@ -44,7 +44,7 @@ func (h *Host) OpenIn(t testing.TB, dir string, change ...func(*keyring.Config))
 	return nil
 }
 
-// MustOpenIn is openIn for a server alone, and waits until it is ready.
+// MustOpenIn is OpenIn for a server alone, and waits until it is ready.
 func (h *Host) MustOpenIn(t testing.TB, dir string, change ...func(*keyring.Config)) {
 	t.Helper()
 	if err := h.OpenIn(t, dir, change...); err != nil {

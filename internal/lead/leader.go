@@ -235,7 +235,7 @@ func (l *Leader) begin() bool {
 }
 
 // project is the ring as it will be once the reports are in the log, and the commands that
-// bring them there. reports that tell nothing new are left out.
+// bring them there. Reports that tell nothing new are left out.
 func project(ring *meta.Ring, holds []meta.Hold) (*meta.Ring, []meta.Command) {
 	var cmds []meta.Command
 	for _, h := range holds {

@@ -65,7 +65,7 @@ func (c *CaughtUp) View() View {
 	return v
 }
 
-// set is called by the leader's loop and by run.
+// Set says that this server has caught up. The leader's loop calls it, and Run.
 func (c *CaughtUp) Set() {
 	if c.done.CompareAndSwap(false, true) {
 		c.FSM.Notify()

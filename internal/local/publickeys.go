@@ -18,6 +18,11 @@ import (
 	"example.com/keyring/internal/plan"
 )
 
+// The ring has the public half of each signing key, and nothing in raft proves that it belongs there: the check
+// value tells the right material, which determines its public half, and says nothing to those who have no
+// material. A raft snapshot that somebody has altered, or a server that lies about a key which is to be adopted,
+// can put another one in its place. So every server that has the material compares.
+
 // PublicKeys compares, and knows the keys whose public half in the ring is not that of the material here.
 type PublicKeys struct {
 	*Server
