@@ -9,6 +9,7 @@ import (
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
@@ -26,9 +27,6 @@ func NewFSMOf(b meta.Build) *FSM {
 
 // Ring is what the FSM has applied.
 func Ring(f *FSM) *meta.Ring { return f.machine.Ring() }
-
-// LastEntry is the index of the last entry of the keyring's that the FSM has applied.
-func LastEntry(f *FSM) uint64 { return f.machine.Entry() }
 
 // IsAudited reports whether events wait to be told.
 func IsAudited(f *FSM) bool { return f.machine.Audits() }
@@ -50,21 +48,16 @@ func AwaitAll(ctx context.Context, k *Keyring, n int) error {
 	}
 }
 
-// Fetch asks a server for a key, and forgets what comes.
+// Fetch asks a server for a key, decodes what comes, and forgets it.
 func Fetch(ctx context.Context, k *Keyring, from raft.ServerID, id KeyID) error {
-	return FetchNew(ctx, k, from, k.server.FSM.Ring().Key(id).New())
-}
-
-// FetchNew is Fetch of a key that need not be in the ring.
-func FetchNew(ctx context.Context, k *Keyring, from raft.ServerID, key meta.NewKey) error {
-	got, err := k.replicator.FetchFrom(ctx, string(from), map[KeyID]meta.NewKey{key.ID: key})
-	if err == nil && len(got) != 1 {
-		err = errors.New("it has not come")
-	}
-	for _, key := range got {
-		key.Secret.Wipe()
-	}
-	return err
+	bad := errors.New("it has not come")
+	cluster := func() meta.ClusterID { return k.server.FSM.Ring().Cluster }
+	err := k.server.Peers.Fetch(ctx, string(from), cluster, []KeyID{id}, func(_ KeyID, material []byte) {
+		var m *nks.Material
+		m, bad = nks.Decode(material)
+		m.Wipe()
+	})
+	return errors.Join(err, bad)
 }
 
 // SealFetched is what a fetch costs but for the connection and the messages: the key pair, the sealing
@@ -141,9 +134,6 @@ func Reseal(k *Keyring, records []Sealed) (int, error) {
 	err := k.rekeyer.reseal(&f, KeyID{}, records)
 	return len(f.records), err
 }
-
-// SetMissed has the FSM say that it could not apply that entry; 0 is none.
-func SetMissed(f *FSM, entry uint64) { f.machine.NoteMissed(entry) }
 
 // Store is the keystore.
 func Store(k *Keyring) *keystore.Store { return k.server.Store }

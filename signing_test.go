@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/raft"
 )
 
 // TestLeaderSignsAndEveryServerVerifies, with each algorithm.
@@ -296,4 +298,59 @@ func signerOf(s *keyringtest.Server) *jwt.Signer {
 		panic(err)
 	}
 	return signer
+}
+
+// TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm: a call that comes in before the new leader has
+// applied what the old one has committed may go on after that.
+func TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var gates keyringtest.Gates
+		var mu sync.Mutex
+		lookUps := map[raft.ServerID]func(){}
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, App: gates.App, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+			keyring.OnLookUp(cfg, func() {
+				mu.Lock()
+				do := lookUps[s.ID]
+				mu.Unlock()
+				if do != nil {
+					do()
+				}
+			})
+		}})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		retired := leader.Keyring.Keys()[0].ID
+		next := keyringtest.Follower(c)
+		open := gates.Shut(next.ID)
+		if err := leader.Raft.Apply([]byte("slow"), time.Minute).Error(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := leader.Raft.LeadershipTransferToServer(next.ID, raft.ServerAddress(next.ID)).Error(); err != nil {
+			t.Fatal(err)
+		}
+		for next.Raft.State() != raft.Leader {
+			time.Sleep(time.Millisecond)
+		}
+		called := false
+		mu.Lock()
+		lookUps[next.ID] = func() {
+			if !called {
+				called = true
+				open()
+				time.Sleep(time.Second) // in which it applies what was committed, and its barrier
+			}
+		}
+		mu.Unlock()
+		sealed, err := next.Keyring.Encrypt([]byte("x"), nil)
+		if id, _ := keyring.CiphertextKeyID(sealed); err == nil && id == retired {
+			t.Errorf("sealed under %s, which was retired before", id)
+		}
+		if !called {
+			t.Error("the call did not come in between")
+		}
+	})
 }

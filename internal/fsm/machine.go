@@ -135,9 +135,6 @@ func (f *Machine) EndAudit() { f.events.Store(nil) }
 // Audits reports whether steps are queued.
 func (f *Machine) Audits() bool { return f.events.Load() != nil }
 
-// NoteMissed notes an entry of a newer build, which is not in the ring; zero for none.
-func (f *Machine) NoteMissed(entry uint64) { f.missed.Store(entry) }
-
 // Complete is an error if there is an entry that this build could not apply, or something that raft has
 // not given this FSM.
 func (f *Machine) Complete() error {
@@ -209,7 +206,7 @@ func (f *Machine) publish(ring *meta.Ring) {
 	f.ring.Store(ring)
 	f.history.restored()
 	f.stray.Store(0)
-	f.NoteMissed(0)
+	f.missed.Store(0)
 	f.restores.Add(1)
 	f.bell.Ring()
 }

@@ -137,7 +137,18 @@ func material(t testing.TB, s *Server, id keyring.KeyID) *nks.Material {
 }
 
 // Entries is how many entries of the keyring's are in a server's raft log.
-func Entries(t testing.TB, s *Server) (n int) {
+func Entries(t testing.TB, s *Server) int { return len(entries(t, s)) }
+
+// LastEntry is the index of the last entry of the keyring's in a server's raft log, committed or not; zero if there is none.
+func LastEntry(t testing.TB, s *Server) uint64 {
+	if all := entries(t, s); len(all) > 0 {
+		return all[len(all)-1]
+	}
+	return 0
+}
+
+// entries are the indexes of the keyring's entries in a server's raft log.
+func entries(t testing.TB, s *Server) (all []uint64) {
 	t.Helper()
 	first, _ := s.log.InmemStore.FirstIndex()
 	last, _ := s.log.InmemStore.LastIndex()
@@ -147,10 +158,10 @@ func Entries(t testing.TB, s *Server) (n int) {
 			t.Fatal(err)
 		}
 		if string(l.Extensions) == Extensions {
-			n++
+			all = append(all, i)
 		}
 	}
-	return n
+	return all
 }
 
 // StatusOf is the status that a server gives.

@@ -64,7 +64,7 @@ func (r *Replicator) fetch(ctx context.Context, ring *meta.Ring, missing []*meta
 			keys[id] = ring.Key(id).New()
 		}
 		r.calls.Go(func() {
-			got, err := r.FetchFrom(ctx, f.Peer, keys)
+			got, err := r.fetchFrom(ctx, f.Peer, keys)
 			r.send(ctx, r.answered, fetched{f, err})
 			r.send(ctx, r.done, fetched{f, r.keep(ctx, got)})
 		})
@@ -80,10 +80,10 @@ func (r *Replicator) send(ctx context.Context, to chan<- fetched, f fetched) {
 	}
 }
 
-// FetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
+// fetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
 // error says that the peer's answer, or a part of it, was of no use; a key it does not have is no
 // error.
-func (r *Replicator) FetchFrom(ctx context.Context, from string, keys map[meta.KeyID]meta.NewKey) ([]keystore.Key, error) {
+func (r *Replicator) fetchFrom(ctx context.Context, from string, keys map[meta.KeyID]meta.NewKey) ([]keystore.Key, error) {
 	var got []keystore.Key
 	var bad error
 	err := r.Peers.Fetch(ctx, from, func() meta.ClusterID { return r.FSM.Ring().Cluster }, slices.Collect(maps.Keys(keys)), func(id meta.KeyID, material []byte) {
@@ -148,7 +148,7 @@ func (r *Replicator) TakeOffer(ctx context.Context, from string, key meta.NewKey
 	// was made. It gets the key with the log.
 	behind := r.Raft.AppliedIndex() < configuration
 	if !behind && !r.FSM.Ring().WasRemoved(id) && !r.Store.InMemory(id) && r.offered.add(id) {
-		got, err := r.FetchFrom(ctx, from, map[meta.KeyID]meta.NewKey{id: key})
+		got, err := r.fetchFrom(ctx, from, map[meta.KeyID]meta.NewKey{id: key})
 		err = errors.Join(err, r.keep(ctx, got))
 		r.offered.remove(id)
 		if err != nil {

@@ -1,4 +1,4 @@
-package keyring_test
+package scenarios_test
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/raft"
 )
 
@@ -70,17 +71,30 @@ func TestActivationCountsTheVotersThatThereAre(t *testing.T) {
 		}()
 		<-q.asked
 		c.Add("s4")
-		id := keyring.Ring(leader.FSM).Prepublished()[0].ID
+		id := keyringtest.Ring(leader.FSM).Prepublished()[0].ID
 		q.answer()
 		time.Sleep(time.Minute) // virtual
 		if got := keyringtest.StateOf(leader, id); got != keyring.StatePrepublished {
-			t.Errorf("the key is %s, and 2 of 4 voters hold it: %v", got, keyring.Ring(leader.FSM).Key(id).Holders)
+			t.Errorf("the key is %s, and 2 of 4 voters hold it: %v", got, keyringtest.Ring(leader.FSM).Key(id).Holders)
 		}
 		c.OnEvent(nil)
 		if got := <-key; got != id {
 			t.Errorf("%s became active, not %s", got, id)
 		}
 	})
+}
+
+// loseEverywhere has all servers start without a key's file, and returns who leads then.
+func loseEverywhere(t *testing.T, c *keyringtest.Cluster, id keyring.KeyID) *keyringtest.Server {
+	t.Helper()
+	for _, s := range c.Servers {
+		c.Stop(s)
+		s.Disk.Unlink(nks.FileName(id))
+	}
+	for _, s := range c.Servers {
+		c.Start(s)
+	}
+	return c.Leader()
 }
 
 // TestAnswersFromBeforeARestoreDecideNothing: it may have taken away, or brought back, what they speak of.
@@ -97,15 +111,10 @@ func TestAnswersFromBeforeARestoreDecideNothing(t *testing.T) {
 				}
 				keyringtest.AwaitKeys(t, c)
 				restore := keyringtest.TakeSnapshot(t, leader)
-				q := holdQuestion(c, leader, keyringtest.Follower(c), errors.New("no answer"), "s1", "s2", "s3")
-				for _, s := range c.Servers {
-					if !lost {
-						break
-					}
-					if err := lose(s.Keyring, key.ID); err != nil {
-						t.Fatal(err)
-					}
+				if lost {
+					leader = loseEverywhere(t, c, key.ID)
 				}
+				q := holdQuestion(c, leader, keyringtest.Follower(c), errors.New("no answer"), "s1", "s2", "s3")
 				<-q.asked
 				restore(leader)
 				q.answer()
