@@ -273,14 +273,7 @@ func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
 		if err := s3.Raft.Snapshot().Error(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("snapshot: %v", err)
 		}
-		keyringtest.MakeLeader(t, c, s3)
-		if _, err := s3.Keyring.Encrypt(nil, nil); err == nil {
-			t.Error("a leader that has missed an entry seals")
-		}
-		time.Sleep(10 * time.Second)
-		if c.Leader() == s3 {
-			t.Error("a leader that has missed an entry leads on")
-		}
+		wantNoLead(t, c, s3)
 		builds["s3"] = next
 		c.Restart(s3)
 		keyringtest.RotateWhenReady(t, c)
@@ -292,6 +285,19 @@ func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
 			}
 		}
 	})
+}
+
+// wantNoLead makes a server the leader that has missed an entry. It seals nothing, and does not lead for long.
+func wantNoLead(t *testing.T, c *keyringtest.Cluster, s3 *keyringtest.Server) {
+	t.Helper()
+	keyringtest.MakeLeader(t, c, s3)
+	if _, err := s3.Keyring.Encrypt(nil, nil); err == nil {
+		t.Error("a leader that has missed an entry seals")
+	}
+	time.Sleep(10 * time.Second)
+	if c.Leader() == s3 {
+		t.Error("a leader that has missed an entry leads on")
+	}
 }
 
 // Scenario 24: a server of an older build that is sent a snapshot of a newer one refuses it and goes on.

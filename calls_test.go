@@ -109,15 +109,7 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 				h.On.Store(true)
 				calls := callsOfKeyring(leader, keyringtest.Follower(c).ID, first, later.ID, identity.Recipient())
 				for _, name := range slices.Sorted(maps.Keys(calls)) {
-					began := time.Now()
-					ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-					err := calls[name](ctx)
-					cancel()
-					if took := time.Since(began); took > 5*time.Second+2*keyring.CallGrace {
-						t.Errorf("%s: with 5 seconds it took %v: %v", name, took, err)
-					} else if slices.Contains(must, name) && took < 5*time.Second {
-						t.Errorf("%s: it did not wait: %v", name, err)
-					}
+					wantEnds(t, name, calls[name], slices.Contains(must, name))
 				}
 				h.End()
 				time.Sleep(time.Minute) // virtual
@@ -128,6 +120,20 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// wantEnds makes a call of 5 virtual seconds, which waits for all of them if it must.
+func wantEnds(t *testing.T, name string, call func(context.Context) error, waits bool) {
+	t.Helper()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	err := call(ctx)
+	cancel()
+	if took := time.Since(began); took > 5*time.Second+2*keyring.CallGrace {
+		t.Errorf("%s: with 5 seconds it took %v: %v", name, took, err)
+	} else if waits && took < 5*time.Second {
+		t.Errorf("%s: it did not wait: %v", name, err)
 	}
 }
 
@@ -216,13 +222,7 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 	kek, reading := keyringtest.HangingKEK{KEK: kektest.File(t, bytes.Repeat([]byte{7}, 32)), Hang: keyringtest.NewHang()}, keyringtest.NewHang()
 	reader := func() io.Reader { return keyringtest.HangingReader{Reader: bytes.NewReader(file), Hang: reading} } // for one call alone
 	dir := t.TempDir()
-	n, err := node.Start(t.Context(), node.Config{Dir: dir, KEKs: []keyring.KEK{kek}})
-	if err == nil {
-		err = n.Keyring().WaitReady(t.Context())
-	}
-	if err := errors.Join(err, n.Close()); err != nil {
-		t.Fatal(err)
-	}
+	liveOnce(t, dir, kek)
 	defer kek.End()
 	defer reading.End()
 	kek.On.Store(true)
@@ -252,11 +252,7 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 			return err
 		}},
 		"node.Recover": {func(ctx context.Context) error {
-			copied := t.TempDir()
-			if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
-				return err
-			}
-			_, err := node.Recover(ctx, node.Config{Dir: copied, KEKs: []keyring.KEK{kek}})
+			_, err := node.Recover(ctx, node.Config{Dir: copyOf(t, dir), KEKs: []keyring.KEK{kek}})
 			return err
 		}},
 		"VerifyBackupContext": {func(ctx context.Context) error {
@@ -264,11 +260,7 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 			return err
 		}},
 		"RecoverKeys": {func(ctx context.Context) error {
-			copied := t.TempDir()
-			if err := os.CopyFS(copied, os.DirFS(filepath.Join(dir, "keystore"))); err != nil {
-				return err
-			}
-			cfg := keyring.Config{Dir: copied, FSM: keyring.NewFSM(), KEKs: []keyring.KEK{kek}}
+			cfg := keyring.Config{Dir: copyOf(t, filepath.Join(dir, "keystore")), FSM: keyring.NewFSM(), KEKs: []keyring.KEK{kek}}
 			_, err := keyring.RecoverKeys(ctx, cfg, func() error { return errors.New("the keystore is open") })
 			return err
 		}},
@@ -276,6 +268,50 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 		"WithActor":     {func(ctx context.Context) error { <-keyring.WithActor(ctx, "x").Done(); return ctx.Err() }},
 		"WithForwarder": {func(ctx context.Context) error { <-keyring.WithForwarder(ctx, "x").Done(); return ctx.Err() }},
 	}
+	wantFunctions(t, calls)
+	for name, each := range calls {
+		for _, call := range each {
+			wantDeadline(t, name, call)
+		}
+	}
+}
+
+// liveOnce starts a Node with a directory, and closes it when it is ready.
+func liveOnce(t *testing.T, dir string, kek keyring.KEK) {
+	t.Helper()
+	n, err := node.Start(t.Context(), node.Config{Dir: dir, KEKs: []keyring.KEK{kek}})
+	if err == nil {
+		err = n.Keyring().WaitReady(t.Context())
+	}
+	if err := errors.Join(err, n.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func copyOf(t *testing.T, dir string) string {
+	t.Helper()
+	copied := t.TempDir()
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Error(err)
+	}
+	return copied
+}
+
+// wantDeadline makes a call of 300 ms, which fails by them.
+func wantDeadline(t *testing.T, name string, call func(context.Context) error) {
+	t.Helper()
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	err := call(ctx)
+	cancel()
+	if took := time.Since(began); took > 5*time.Second || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%s: with 300 ms it took %v: %v", name, took, err)
+	}
+}
+
+// wantFunctions wants all functions of the root and of package node that take a context to be among the calls.
+func wantFunctions(t *testing.T, calls map[string][]func(context.Context) error) {
+	t.Helper()
 	var ofKeyring, ofNode []string
 	for name := range calls {
 		if of, is := strings.CutPrefix(name, "node."); is {
@@ -286,17 +322,6 @@ func TestEveryFunctionEndsWithItsContext(t *testing.T) {
 	}
 	wantCalls(t, ".", "", ofKeyring)
 	wantCalls(t, "node", "", ofNode)
-	for name, each := range calls {
-		for _, call := range each {
-			began := time.Now()
-			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-			err := call(ctx)
-			cancel()
-			if took := time.Since(began); took > 5*time.Second || !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("%s: with 300 ms it took %v: %v", name, took, err)
-			}
-		}
-	}
 }
 
 // openHung opens a keyring whose KEK hangs.

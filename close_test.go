@@ -124,26 +124,32 @@ func TestCloseEndsEveryCallThatWaits(t *testing.T) {
 				cl := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
 				s := keyringtest.Ready(t, cl)
 				c.arrange(cl, s)
-				errs := make(chan error, 1)
-				go func() { errs <- c.call(t.Context(), cl, s.Keyring) }()
-				synctest.Wait()
-				select {
-				case err := <-errs:
-					t.Fatalf("it does not wait: %v", err)
-				default:
-				}
-				began := time.Now()
-				if err := s.Keyring.Close(); err != nil {
-					t.Error(err)
-				}
-				if err := <-errs; !errors.Is(err, keyring.ErrClosed) {
-					t.Errorf("%v", err)
-				}
-				if d := time.Since(began); d > time.Second {
-					t.Errorf("Close took %v", d)
-				}
+				closeWhile(t, s, func() error { return c.call(t.Context(), cl, s.Keyring) })
 			})
 		})
+	}
+}
+
+// closeWhile closes a server's keyring while a call waits, which ends then.
+func closeWhile(t *testing.T, s *keyringtest.Server, call func() error) {
+	t.Helper()
+	errs := make(chan error, 1)
+	go func() { errs <- call() }()
+	synctest.Wait()
+	select {
+	case err := <-errs:
+		t.Fatalf("it does not wait: %v", err)
+	default:
+	}
+	began := time.Now()
+	if err := s.Keyring.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-errs; !errors.Is(err, keyring.ErrClosed) {
+		t.Errorf("%v", err)
+	}
+	if d := time.Since(began); d > time.Second {
+		t.Errorf("Close took %v", d)
 	}
 }
 
@@ -196,7 +202,7 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
 			s := keyringtest.Ready(t, c)
-			k, ctx := s.Keyring, t.Context()
+			k := s.Keyring
 			sealed, err := k.Encrypt([]byte("data"), nil)
 			if err != nil {
 				t.Fatal(err)
@@ -205,26 +211,7 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			room := make([]byte, 0, 100)
-			calls := map[string]func() error{
-				"Encrypt":       func() error { _, err := k.Encrypt([]byte("data"), nil); return err },
-				"AppendEncrypt": func() error { _, err := k.AppendEncrypt(nil, []byte("data"), nil); return err },
-				"Decrypt": func() error {
-					got, err := k.Decrypt(sealed, nil)
-					if err == nil && string(got) != "data" {
-						t.Errorf("decrypted %q", got)
-					}
-					return err
-				},
-				"AppendDecrypt": func() error { _, err := k.AppendDecrypt(room, sealed, nil); return err },
-				"Sign":          func() error { _, err := k.Sign(keyringtest.ClaimsForMe()); return err },
-				"Verify":        func() error { return k.Verify(token, keyringtest.ForMe) },
-				"WaitReady":     func() error { return k.WaitReady(ctx) },
-				"Rotate":        func() error { _, err := k.Rotate(ctx, keyring.RotateOptions{}); return err },
-				"Status":        func() error { _, err := k.Status(ctx); return err },
-				"CheckMembers":  func() error { return k.CheckMembers(ctx, []raft.ServerID{"s1", "s2", "s3"}) },
-				"ServePeer":     func() error { _, err := k.ServePeer(ctx, "s2", []byte("garbage")); return err },
-			}
+			calls := stormOf(t, k, sealed, token)
 			var wg sync.WaitGroup
 			var called atomic.Int64
 			for name, call := range calls {
@@ -261,6 +248,30 @@ func TestCloseDuringAStormOfCalls(t *testing.T) {
 			}
 			wg.Wait()
 		})
+	}
+}
+
+// stormOf are calls that need not fail.
+func stormOf(t *testing.T, k *keyring.Keyring, sealed []byte, token string) map[string]func() error {
+	ctx, room := t.Context(), make([]byte, 0, 100)
+	return map[string]func() error{
+		"Encrypt":       func() error { _, err := k.Encrypt([]byte("data"), nil); return err },
+		"AppendEncrypt": func() error { _, err := k.AppendEncrypt(nil, []byte("data"), nil); return err },
+		"Decrypt": func() error {
+			got, err := k.Decrypt(sealed, nil)
+			if err == nil && string(got) != "data" {
+				t.Errorf("decrypted %q", got)
+			}
+			return err
+		},
+		"AppendDecrypt": func() error { _, err := k.AppendDecrypt(room, sealed, nil); return err },
+		"Sign":          func() error { _, err := k.Sign(keyringtest.ClaimsForMe()); return err },
+		"Verify":        func() error { return k.Verify(token, keyringtest.ForMe) },
+		"WaitReady":     func() error { return k.WaitReady(ctx) },
+		"Rotate":        func() error { _, err := k.Rotate(ctx, keyring.RotateOptions{}); return err },
+		"Status":        func() error { _, err := k.Status(ctx); return err },
+		"CheckMembers":  func() error { return k.CheckMembers(ctx, []raft.ServerID{"s1", "s2", "s3"}) },
+		"ServePeer":     func() error { _, err := k.ServePeer(ctx, "s2", []byte("garbage")); return err },
 	}
 }
 
@@ -427,20 +438,7 @@ func TestNothingPrintsSecrets(t *testing.T) {
 			t.Fatal(err)
 		}
 		keyringtest.LeaderOf(t, hosts)
-		sealed, err := h.Keyring.Encrypt([]byte("data"), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		rotated, err := h.Keyring.Rotate(t.Context(), keyring.RotateOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := h.Keyring.Decrypt(sealed, nil); err != nil { // so that a cipher is there
-			t.Fatal(err)
-		}
-		if _, err := h.Keyring.Sign(keyringtest.ClaimsForMe()); err != nil { // so that a signer is there
-			t.Fatal(err)
-		}
+		sealed, rotated := useOnce(t, h.Keyring)
 		secrets := append(secretsOf(h.Keyring, func(name string) ([]byte, error) { return h.Disk.Bytes(name), nil }), key)
 		id := h.Keyring.Keys()[1].ID
 		h.Stop(t)
@@ -473,29 +471,59 @@ func TestNothingPrintsSecrets(t *testing.T) {
 			t.Fatalf("%v", values["errors"])
 		}
 		synctest.Wait()
-		for name, v := range values {
-			text := printed(v)
-			if n := keyringtest.Leaks([]byte(text), secrets); n > 0 {
-				t.Errorf("%s prints %d secrets", name, n)
-			}
-			for _, s := range secrets {
-				for _, d := range decimals(s[len(s)/2-8 : len(s)/2+8]) {
-					if strings.Contains(text, d) {
-						t.Errorf("%s prints a secret in numbers", name)
-					}
-				}
-			}
-		}
+		wantNoSecrets(t, values, secrets)
 		if !strings.Contains(printed(struct{ S []byte }{secrets[0]}), decimals(secrets[0])[0]) || keyringtest.Leaks([]byte(printed(secrets[0])), secrets) == 0 {
 			t.Error("the search finds nothing where it has to")
 		}
-		if st := printed(h.Status(t)); !strings.Contains(st, id.String()) {
-			t.Error("Status prints nothing")
-		}
-		if !strings.Contains(printed(file), file.ID()) {
-			t.Error("a file KEK does not print its ID")
-		}
+		wantPrinted(t, h.Status(t), id.String())
+		wantPrinted(t, file, file.ID())
 	})
+}
+
+// wantPrinted wants to see what is no secret.
+func wantPrinted(t *testing.T, v any, want string) {
+	t.Helper()
+	if !strings.Contains(printed(v), want) {
+		t.Errorf("%T does not print %q", v, want)
+	}
+}
+
+// useOnce has a keyring make ciphers and a signer, and a second key.
+func useOnce(t *testing.T, k *keyring.Keyring) ([]byte, keyring.Key) {
+	t.Helper()
+	sealed, err := k.Encrypt([]byte("data"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotated, err := k.Rotate(t.Context(), keyring.RotateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Decrypt(sealed, nil); err != nil { // so that a cipher is there
+		t.Fatal(err)
+	}
+	if _, err := k.Sign(keyringtest.ClaimsForMe()); err != nil { // so that a signer is there
+		t.Fatal(err)
+	}
+	return sealed, rotated
+}
+
+// wantNoSecrets prints values, and looks for secrets in bytes, letters and numbers.
+func wantNoSecrets(t *testing.T, values map[string]any, secrets [][]byte) {
+	t.Helper()
+	for name, v := range values {
+		text := printed(v)
+		if n := keyringtest.Leaks([]byte(text), secrets); n > 0 {
+			t.Errorf("%s prints %d secrets", name, n)
+		}
+		for _, s := range secrets {
+			for _, d := range decimals(s[len(s)/2-8 : len(s)/2+8]) {
+				if strings.Contains(text, d) {
+					t.Errorf("%s prints a secret in numbers", name)
+				}
+			}
+		}
+	}
 }
 
 // TestCloseWaitsForWhatReplicationHasBegun: another server, or the disk, answers late, and pays no heed to the

@@ -156,43 +156,13 @@ func makeGolden(t *testing.T, set string) {
 	}
 	keks := g.keks(t)
 	dir := t.TempDir()
-	use := func(n *node.Node, texts ...string) {
-		t.Helper()
-		for _, text := range texts {
-			aad := []byte("aad of " + text)
-			c, err := n.Encrypt(t.Context(), []byte(text), aad)
-			if err != nil {
-				t.Fatal(err)
-			}
-			id, _ := keyring.CiphertextKeyID(c)
-			g.Sealed = append(g.Sealed, goldenSealed{id, []byte(text), aad, c})
-			if _, err := n.Apply(t.Context(), []byte("put "+text)); err != nil {
-				t.Fatal(err)
-			}
-			g.App = append(g.App, "put "+text)
-		}
-		token, err := n.Sign(t.Context(), goldenClaims)
-		if err != nil {
-			t.Fatal(err)
-		}
-		active := n.Keyring().Keys()[0]
-		g.Tokens = append(g.Tokens, goldenToken{active.ID, active.Algorithm, token})
-	}
-	rotate := func(n *node.Node, o keyring.RotateOptions) keyring.KeyID {
-		t.Helper()
-		key, err := n.Rotate(t.Context(), o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return key.ID
-	}
 
 	n, _ := goldenNode(t, dir, "RS256", keks[""])
-	use(n, "", "one", strings.Repeat("long", 100))
+	g.use(t, n, "", "one", strings.Repeat("long", 100))
 	keyringtest.CloseNode(t, n)
 	n, host := goldenNode(t, dir, "ES256", keks[""])
-	rotate(n, keyring.RotateOptions{})
-	use(n, "two")
+	goldenRotate(t, n, keyring.RotateOptions{})
+	g.use(t, n, "two")
 	if err := keyring.Raft(n.Keyring()).Snapshot().Error(); err != nil {
 		t.Fatal(err)
 	}
@@ -205,16 +175,16 @@ func makeGolden(t *testing.T, set string) {
 	keyringtest.CloseNode(t, n)
 
 	n, _ = goldenNode(t, dir, "EdDSA", keks[""])
-	g.Removed = rotate(n, keyring.RotateOptions{})
-	rotate(n, keyring.RotateOptions{Full: true, Revoke: []keyring.KeyID{g.Removed}})
-	use(n, "three")
+	g.Removed = goldenRotate(t, n, keyring.RotateOptions{})
+	goldenRotate(t, n, keyring.RotateOptions{Full: true, Revoke: []keyring.KeyID{g.Removed}})
+	g.use(t, n, "three")
 	if err := n.Remove(t.Context(), g.Removed, keyring.RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := keyring.Store(n.Keyring()).SetAside(g.Removed, func(keyring.KeyID) bool { return true }); err != nil { // now, and not soon
 		t.Fatal(err)
 	}
-	rotate(n, keyring.RotateOptions{Publish: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)})
+	goldenRotate(t, n, keyring.RotateOptions{Publish: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)})
 	var backup bytes.Buffer
 	m, err := n.Keyring().Backup(t.Context(), &backup, parseIdentity(t, g.BackupKey).Recipient())
 	if err != nil {
@@ -233,6 +203,55 @@ func makeGolden(t *testing.T, set string) {
 	keyringtest.CloseNode(t, n)
 	g.KeystoreID = string(readFile(t, filepath.Join(dir, "keystore/keystore.id")))
 	pack(t, dir, filepath.Join(set, "node.tar.gz"))
+	rewrapped(t, dir, set, keks)
+	g.write(t, set)
+}
+
+func (g *golden) write(t *testing.T, set string) {
+	t.Helper()
+	text, err := json.MarshalIndent(g, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(set, "set.json"), append(text, '\n'))
+}
+
+// use seals texts, applies commands and signs a token, and keeps all of it.
+func (g *golden) use(t *testing.T, n *node.Node, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		aad := []byte("aad of " + text)
+		c, err := n.Encrypt(t.Context(), []byte(text), aad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, _ := keyring.CiphertextKeyID(c)
+		g.Sealed = append(g.Sealed, goldenSealed{id, []byte(text), aad, c})
+		if _, err := n.Apply(t.Context(), []byte("put "+text)); err != nil {
+			t.Fatal(err)
+		}
+		g.App = append(g.App, "put "+text)
+	}
+	token, err := n.Sign(t.Context(), goldenClaims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	active := n.Keyring().Keys()[0]
+	g.Tokens = append(g.Tokens, goldenToken{active.ID, active.Algorithm, token})
+}
+
+func goldenRotate(t *testing.T, n *node.Node, o keyring.RotateOptions) keyring.KeyID {
+	t.Helper()
+	key, err := n.Rotate(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.ID
+}
+
+// rewrapped adds to a set the keystore under each other KEK.
+func rewrapped(t *testing.T, dir, set string, keks map[string]keyring.KEK) {
+	t.Helper()
 	for name, kek := range keks {
 		if name == "" {
 			continue
@@ -253,11 +272,6 @@ func makeGolden(t *testing.T, set string) {
 			t.Fatal(err)
 		}
 	}
-	text, err := json.MarshalIndent(g, "", "  ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, filepath.Join(set, "set.json"), append(text, '\n'))
 }
 
 // checkGolden opens everything of a set.

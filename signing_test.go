@@ -277,17 +277,23 @@ func TestI4OnlyTheActiveKeySigns(t *testing.T) {
 		for _, token := range tokens {
 			keyringtest.CheckVerifies(t, c, token, true, "of whichever key")
 		}
-		ids := map[keyring.KeyID]bool{}
-		for _, token := range tokens {
-			ids[keyringtest.KeyIDOf(t, token)] = true
-		}
-		if len(ids) != 7 {
+		if ids := signersOf(t, tokens); len(ids) != 7 {
 			t.Errorf("%d keys have signed, want 7", len(ids))
 		}
 		if !slices.IsSortedFunc(k.Keys(), func(a, b keyring.Key) int { return b.Activated.Compare(a.Activated) }) {
 			t.Error("keys out of order")
 		}
 	})
+}
+
+// signersOf are the keys that signed tokens.
+func signersOf(t *testing.T, tokens []string) map[keyring.KeyID]bool {
+	t.Helper()
+	ids := map[keyring.KeyID]bool{}
+	for _, token := range tokens {
+		ids[keyringtest.KeyIDOf(t, token)] = true
+	}
+	return ids
 }
 
 // signerOf is what the active key of a server signs with.

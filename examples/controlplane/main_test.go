@@ -32,12 +32,7 @@ func TestExitStatus(t *testing.T) {
 	}
 	write(filepath.Join("odd", keyring.KeyID{1}.String()+".nks.json"), "")
 	d := &drill{t: t, ctx: t.Context()}
-	d.command("", "", "-server", c.base, "backup", "-to", identity.Recipient().String(), path("backup"))
-	backup, err := os.ReadFile(path("backup"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	write("short", string(backup[:len(backup)-1]))
+	d.backup(c.base, identity.Recipient().String(), path("backup"), path("short"))
 
 	for _, test := range []struct {
 		want int
@@ -77,6 +72,19 @@ func TestExitStatus(t *testing.T) {
 		{3, []string{"inspect", cluster}},
 	} {
 		d.exits(test.want, test.args)
+	}
+}
+
+// backup makes a backup, and a copy that lacks its last byte.
+func (d *drill) backup(server, recipient, file, short string) {
+	d.t.Helper()
+	d.command("", "", "-server", server, "backup", "-to", recipient, file)
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(short, b[:len(b)-1], 0o600)
+	}
+	if err != nil {
+		d.t.Fatal(err)
 	}
 }
 
