@@ -114,24 +114,30 @@ func TestServerThatHasNotCaughtUpSaysSo(t *testing.T) {
 
 		c.Partition()
 		keyringtest.Ready(t, c)
-		if _, err := s3.Keyring.Decrypt(sealed, nil); err != nil {
-			t.Errorf("Decrypt: %v", err)
-		}
-		if err := s3.Keyring.Verify(token, anyone); err != nil {
-			t.Errorf("Verify: %v", err)
-		}
-		if w := wellKnown(s3); w.Code != 200 || w.Header().Get("Cache-Control") != "public, max-age=300" {
-			t.Errorf("JWKS: %d, %q", w.Code, w.Header().Get("Cache-Control"))
-		}
-		if st := keyringtest.StatusOf(t, s3); !st.CaughtUp || st.LastContact.IsZero() || len(keyringtest.Problems(t, s3, keyring.ProblemBehind))+len(keyringtest.Problems(t, s3, keyring.ProblemNoLeader)) > 0 {
-			t.Errorf("status %+v", st)
-		}
+		wantCaughtUp(t, s3, sealed, token)
 		unknown := slices.Clone(sealed)
 		unknown[1] ^= 1
 		if _, err := s3.Keyring.Decrypt(unknown, nil); !errors.Is(err, keyring.ErrUnknownKey) {
 			t.Errorf("Decrypt of an unknown key: %v", err)
 		}
 	})
+}
+
+// wantCaughtUp wants a server to open, verify and say what one does that has caught up.
+func wantCaughtUp(t *testing.T, s3 *keyringtest.Server, sealed []byte, token string) {
+	t.Helper()
+	if _, err := s3.Keyring.Decrypt(sealed, nil); err != nil {
+		t.Errorf("Decrypt: %v", err)
+	}
+	if err := s3.Keyring.Verify(token, anyone); err != nil {
+		t.Errorf("Verify: %v", err)
+	}
+	if w := wellKnown(s3); w.Code != 200 || w.Header().Get("Cache-Control") != "public, max-age=300" {
+		t.Errorf("JWKS: %d, %q", w.Code, w.Header().Get("Cache-Control"))
+	}
+	if st := keyringtest.StatusOf(t, s3); !st.CaughtUp || st.LastContact.IsZero() || len(keyringtest.Problems(t, s3, keyring.ProblemBehind))+len(keyringtest.Problems(t, s3, keyring.ProblemNoLeader)) > 0 {
+		t.Errorf("status %+v", st)
+	}
 }
 
 // TestI8NothingIsRenamedByAnOutdatedRing: what it says of a removal may have been undone since, and what it
@@ -179,23 +185,29 @@ func TestI8NothingIsRenamedByAnOutdatedRing(t *testing.T) {
 				if live := slices.Contains(before, gone.String()+".nks.json"); live == when.snapshotFirst {
 					t.Fatalf("the keystore has %q", before)
 				}
-				c.Stop(s3)
-				c.OnEvent(nil)
-				c.Partition(s3)
-				c.Start(s3)
-				c.Partition(s3)
-				time.Sleep(10 * time.Minute)
-				if after := s3.Disk.Names(); !slices.Equal(after, before) {
-					t.Errorf("the keystore has %q, and had %q", after, before)
-				}
-				c.Partition()
-				keyringtest.Ready(t, c)
-				time.Sleep(10 * time.Minute)
-				if after := s3.Disk.Names(); slices.Contains(after, gone.String()+".nks.json") {
-					t.Errorf("it has caught up, and has %q", after)
-				}
+				startOutdated(t, c, s3, gone, before)
 			})
 		})
+	}
+}
+
+// startOutdated starts s3 apart from the others, when it renames nothing, and then lets it catch up.
+func startOutdated(t *testing.T, c *keyringtest.Cluster, s3 *keyringtest.Server, gone keyring.KeyID, before []string) {
+	t.Helper()
+	c.Stop(s3)
+	c.OnEvent(nil)
+	c.Partition(s3)
+	c.Start(s3)
+	c.Partition(s3)
+	time.Sleep(10 * time.Minute)
+	if after := s3.Disk.Names(); !slices.Equal(after, before) {
+		t.Errorf("the keystore has %q, and had %q", after, before)
+	}
+	c.Partition()
+	keyringtest.Ready(t, c)
+	time.Sleep(10 * time.Minute)
+	if after := s3.Disk.Names(); slices.Contains(after, gone.String()+".nks.json") {
+		t.Errorf("it has caught up, and has %q", after)
 	}
 }
 

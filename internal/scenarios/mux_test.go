@@ -166,19 +166,7 @@ func TestMuxedSnapshotRestoresBoth(t *testing.T) {
 				leader.Stop(t)
 				start(leader)
 				keyringtest.LeaderOf(t, hosts)
-				check := func(h *keyringtest.Host) {
-					t.Helper()
-					if got := apps[h].Text(); got != "one\ntwo" {
-						t.Errorf("%s: the host has %q", h.ID, got)
-					}
-					if got, err := h.Keyring.Decrypt(sealed, nil); err != nil || string(got) != "data" {
-						t.Errorf("%s: %q, %v", h.ID, got, err)
-					}
-					if !bytes.Equal(keyringtest.SnapshotOf(t, h.FSM), keyringtest.SnapshotOf(t, leader.FSM)) {
-						t.Errorf("%s: another ring", h.ID)
-					}
-				}
-				check(leader)
+				wantBoth(t, leader, leader, apps[leader], sealed)
 
 				joiner := keyringtest.NewHost(t, "joiner", &hosts)
 				start(joiner)
@@ -192,9 +180,23 @@ func TestMuxedSnapshotRestoresBoth(t *testing.T) {
 				if list, err := joiner.Snaps.List(); err != nil || len(list) == 0 {
 					t.Errorf("the joiner was sent no snapshot (%v)", err)
 				}
-				check(joiner)
+				wantBoth(t, joiner, leader, apps[joiner], sealed)
 			})
 		})
+	}
+}
+
+// wantBoth wants a host to have what was applied, and what the leader's ring has.
+func wantBoth(t *testing.T, h, leader *keyringtest.Host, app *keyringtest.App, sealed []byte) {
+	t.Helper()
+	if got := app.Text(); got != "one\ntwo" {
+		t.Errorf("%s: the host has %q", h.ID, got)
+	}
+	if got, err := h.Keyring.Decrypt(sealed, nil); err != nil || string(got) != "data" {
+		t.Errorf("%s: %q, %v", h.ID, got, err)
+	}
+	if !bytes.Equal(keyringtest.SnapshotOf(t, h.FSM), keyringtest.SnapshotOf(t, leader.FSM)) {
+		t.Errorf("%s: another ring", h.ID)
 	}
 }
 
