@@ -75,20 +75,26 @@ func TestVerifyBackupProvesWhatAStartNeeds(t *testing.T) {
 		if _, err := keyring.VerifyBackup(bytes.NewReader(forged), identity); (err == nil) != c.good {
 			t.Errorf("%s: %v", name, err)
 		}
-		dir := filepath.Join(t.TempDir(), "node")
-		cfg := node.Config{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
-		_, err := node.Restore(t.Context(), bytes.NewReader(forged), cfg, keyring.RestoreOptions{
-			Identities: []age.Identity{identity}, Unauthenticated: true,
-		})
-		if (err == nil) != c.good {
-			t.Errorf("%s: restore: %v", name, err)
-		}
-		if _, err := os.Lstat(dir); !c.good && !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s: it has left %v", name, keyringtest.FilesIn(t, dir))
-		}
-		if c.good {
-			keyringtest.CheckGoesOn(t, name, cfg)
-		}
+		wantRestore(t, name, forged, identity, c.good)
+	}
+}
+
+// wantRestore restores a backup. Where that is refused nothing is left, else the Node goes on.
+func wantRestore(t *testing.T, name string, file []byte, identity *age.X25519Identity, good bool) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "node")
+	cfg := node.Config{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
+	_, err := node.Restore(t.Context(), bytes.NewReader(file), cfg, keyring.RestoreOptions{
+		Identities: []age.Identity{identity}, Unauthenticated: true,
+	})
+	if (err == nil) != good {
+		t.Errorf("%s: restore: %v", name, err)
+	}
+	if _, err := os.Lstat(dir); !good && !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s: it has left %v", name, keyringtest.FilesIn(t, dir))
+	}
+	if good {
+		keyringtest.CheckGoesOn(t, name, cfg)
 	}
 }
 

@@ -78,6 +78,12 @@ func TestBackupRestoresACluster(t *testing.T) {
 	if _, err := b.Leader().Rotate(ctx, keyring.RotateOptions{}); err != nil {
 		t.Error(err)
 	}
+	wantRefusedOver(ctx, t, b, first)
+}
+
+// wantRefusedOver restores over a server that runs, and over its raft.
+func wantRefusedOver(ctx context.Context, t *testing.T, b *keyringtest.BackedUp, first node.Config) {
+	t.Helper()
 	refused := func(why string) {
 		t.Helper()
 		_, err := node.Restore(ctx, bytes.NewReader(b.File), first, keyring.RestoreOptions{Identities: []age.Identity{b.Identity}, Unauthenticated: true})

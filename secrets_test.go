@@ -21,6 +21,7 @@ import (
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 func TestLeaksFindsEverySpelling(t *testing.T) {
@@ -95,8 +96,20 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 	if len(secrets) < 3*7*3 {
 		t.Fatalf("only %d secrets to search for", len(secrets))
 	}
-	var inKeyFiles, searched int
-	for id, dir := range c.Dirs {
+	inKeyFiles, searched := searchFiles(t, c.Dirs, secrets)
+	if n := keyringtest.Leaks(logs.Bytes(), secrets); n > 0 {
+		t.Errorf("%d secrets in the logs", n)
+	}
+	if inKeyFiles == 0 || searched < 3*(7+3) || len(logs.Bytes()) < 1000 {
+		t.Errorf("the search has found nothing where it had to: %d in key files, %d files, %d bytes of logs",
+			inKeyFiles, searched, len(logs.Bytes()))
+	}
+}
+
+// searchFiles wants no secret in any other file than a key file. It counts those in key files, and the files.
+func searchFiles(t *testing.T, dirs map[raft.ServerID]string, secrets [][]byte) (inKeyFiles, searched int) {
+	t.Helper()
+	for id, dir := range dirs {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err
@@ -118,13 +131,7 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := keyringtest.Leaks(logs.Bytes(), secrets); n > 0 {
-		t.Errorf("%d secrets in the logs", n)
-	}
-	if inKeyFiles == 0 || searched < 3*(7+3) || len(logs.Bytes()) < 1000 {
-		t.Errorf("the search has found nothing where it had to: %d in key files, %d files, %d bytes of logs",
-			inKeyFiles, searched, len(logs.Bytes()))
-	}
+	return inKeyFiles, searched
 }
 
 // TestStolenDiskOpensNothing: somebody has a copy of everything that a server had in its directory,
