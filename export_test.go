@@ -118,16 +118,6 @@ func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
 	return k.server.Propose(ctx, cmds...)
 }
 
-// Heal does what the replicator does about keys that it took for missing.
-func Heal(k *Keyring, keys ...KeyID) {
-	v := k.caughtUp.View()
-	var missing []*meta.Key
-	for _, id := range keys {
-		missing = append(missing, v.Ring.Key(id))
-	}
-	k.replicator.Reread(context.Background(), v, missing)
-}
-
 // Reseal opens records and seals them under the active key, and returns how many.
 func Reseal(k *Keyring, records []Sealed) (int, error) {
 	var f scanResult

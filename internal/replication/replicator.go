@@ -252,12 +252,12 @@ func (r *Replicator) heal(ctx context.Context, v local.View, l look) mono.Time {
 	if wake, wait := r.healing.wait(mono.Now()); wait {
 		return wake
 	}
-	r.start(ctx, &r.healing, func() { r.Reread(ctx, v, missing) })
+	r.start(ctx, &r.healing, func() { r.reread(ctx, v, missing) })
 	return 0
 }
 
-// Reread reads the files of keys that are missing, if their KEKs answer, and takes back those that were set aside.
-func (r *Replicator) Reread(ctx context.Context, v local.View, missing []*meta.Key) {
+// reread reads the files of keys that are missing, if their KEKs answer, and takes back those that were set aside.
+func (r *Replicator) reread(ctx context.Context, v local.View, missing []*meta.Key) {
 	if len(missing) > 0 || r.KEKs.Down() != nil {
 		r.KEKs.Probe(ctx)
 	}
