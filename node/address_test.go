@@ -25,6 +25,7 @@ var badAddresses = []string{
 
 // Whatever takes an address refuses the bad ones, before anything listens or is written.
 func TestNobodyTakesAnAddressThatOthersCantReach(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	config := func(change func(*node.Config)) node.Config {
@@ -66,6 +67,7 @@ func TestNobodyTakesAnAddressThatOthersCantReach(t *testing.T) {
 
 // TestAdvertisedAddressIsWhatOthersAreTold: the server listens at any address of the machine.
 func TestAdvertisedAddressIsWhatOthersAreTold(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) {
@@ -104,6 +106,7 @@ func TestAdvertisedAddressIsWhatOthersAreTold(t *testing.T) {
 
 // TestLeaderKeepsTheAddressThatItAnswersAt, as every other member.
 func TestLeaderKeepsTheAddressThatItAnswersAt(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := keyringtest.StartNodes(t, 3, nil)

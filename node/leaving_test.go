@@ -306,6 +306,7 @@ func TestLeaderIsRemovedFromAnotherServer(t *testing.T) {
 
 // TestLastServerStays.
 func TestLastServerStays(t *testing.T) {
+	t.Parallel()
 	n, err := node.Start(t.Context(), node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}})
 	if err != nil {
 		t.Fatal(err)

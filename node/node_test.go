@@ -18,6 +18,7 @@ import (
 )
 
 func TestNodeAloneKeepsItsKeysAcrossRestarts(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cfg := node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Logger: keyringtest.Logger()}
@@ -51,6 +52,7 @@ func TestNodeAloneKeepsItsKeysAcrossRestarts(t *testing.T) {
 
 // TestNodeRotatesAsSoonAsItLeads: the call may come before this server has become the leader.
 func TestNodeRotatesAsSoonAsItLeads(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	dir := t.TempDir()
@@ -70,6 +72,7 @@ func TestNodeRotatesAsSoonAsItLeads(t *testing.T) {
 
 // TestNodeAloneLeadsOnceItIsReady, at every start.
 func TestNodeAloneLeadsOnceItIsReady(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for start := range 5 {
 		n := startAlone(t, dir)
@@ -212,6 +215,7 @@ func TestStartRefusesWhatCantWork(t *testing.T) {
 
 // TestSecondProcessIsRefused starts a second server on the first one's directory.
 func TestSecondProcessIsRefused(t *testing.T) {
+	t.Parallel()
 	cfg := node.Config{Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}}
 	n, err := node.Start(t.Context(), cfg)
 	if err != nil {
@@ -237,6 +241,7 @@ func (slowApp) Restore(r io.ReadCloser) error       { return r.Close() }
 // TestApplyEndsWithItsContextAndWithClose: the App is stuck, so nothing is answered. When it is not
 // any more, Close returns.
 func TestApplyEndsWithItsContextAndWithClose(t *testing.T) {
+	t.Parallel()
 	app := slowApp{make(chan struct{})}
 	n, err := node.Start(t.Context(), node.Config{
 		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: app,

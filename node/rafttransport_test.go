@@ -167,6 +167,7 @@ func TestLargestCommandFitsAFrame(t *testing.T) {
 // TestMemberCantEndAnothersRaft sends what a member with raft's protocol can: the server goes on, and its log is
 // as it was, so that it also starts again.
 func TestMemberCantEndAnothersRaft(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := keyringtest.StartNodes(t, 3, nil)

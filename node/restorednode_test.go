@@ -32,6 +32,7 @@ func isAbsent(t *testing.T, what, path string) {
 
 // TestRestoreWritesNothingBeforeItKnowsThatItCan: Start would take what it left for a new server's directory, and found a cluster in it.
 func TestRestoreWritesNothingBeforeItKnowsThatItCan(t *testing.T) {
+	t.Parallel()
 	file, m, identity := keyringtest.SmallBackup(t)
 	digest := keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256}
 	with := func(change func(*keyring.RestoreOptions)) keyring.RestoreOptions {
@@ -118,6 +119,7 @@ func (f *failingKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, e
 
 // TestInterruptedRestoreNodeIsDoneAgain, and until it is no cluster is bootstrapped from what is there.
 func TestInterruptedRestoreNodeIsDoneAgain(t *testing.T) {
+	t.Parallel()
 	file, m, identity := keyringtest.SmallBackup(t)
 	o := keyring.RestoreOptions{Identities: []age.Identity{identity}, Signer: m.Signer}
 	cfg := node.Config{Dir: filepath.Join(t.TempDir(), "node"), Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"}}
