@@ -239,14 +239,14 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 
 func (k *Keyring) notReady() error {
 	// What changes meanwhile is read once: read again, it could be nil by then.
-	whole, fed := k.server.FSM.Complete(), k.server.FSM.Fed(k.server.Raft)
+	complete, fed := k.server.FSM.Complete(), k.server.FSM.Fed(k.server.Raft)
 	leads := k.server.Raft.State() == raft.Leader
 	term := k.server.Term.Load() // before the ring, as in lookUpSealing
 	v := k.caughtUp.View()
 	active := v.Ring.Active()
 	switch {
-	case whole != nil:
-		return whole
+	case complete != nil:
+		return complete
 	case fed != nil:
 		return fed
 	case !v.CaughtUp:
