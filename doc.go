@@ -133,6 +133,15 @@
 //	internal/keyringtest clusters and disks for tests, with faults; drills under strace
 //	internal/simulated   what tests put in place of a server's disk and clock
 //
+// # Where a change goes
+//
+//	a field of a key's metadata    meta.Add and meta.Key, which name the places; then Key and RotateOptions here
+//	a kind of KEK                  internal/kek; its constructor in kek.go here
+//	a reason to refuse a join      plan.JoinRefusal
+//	what the leader does by itself plan.Next decides, internal/lead does it
+//	a problem in Status            problems.go here; the room that knows of it says it in its status
+//	a message between servers      internal/peer: messages, calls and handlers
+//
 // Decide purely, then act: the goroutines of a [Keyring] ask internal/plan what to do, and do it. What each
 // file of this package is for stands at its head.
 package keyring

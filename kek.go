@@ -1,6 +1,6 @@
 package keyring
 
-// KEK, and the four that come with the library.
+// KEK, and those that come with the library. The README has a table of them.
 
 import (
 	"context"

@@ -92,11 +92,12 @@ func (r *rotator) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if o.Publish.After(r.Now()) {
 		add.Publish = o.Publish.UTC().Round(0)
 	}
-	inSteps := false
-	if o.Compromised {
-		err := r.AllApply(ctx, r.FSM.Build().Needs(meta.Command{Add: &add}))
-		if inSteps = errors.As(err, new(local.BehindError)); err != nil && (!inSteps || !add.Publish.IsZero()) {
-			return Key{}, fmt.Errorf("rotate after a compromise: %w", err)
+	inSteps := false                                              // because not every server applies what is to be added
+	if v := r.FSM.Build().Needs(meta.Command{Add: &add}); v > 1 { // Maker.Create does not ask
+		err := r.AllApply(ctx, v)
+		inSteps = o.Compromised && add.Publish.IsZero() && errors.As(err, new(local.BehindError))
+		if err != nil && !inSteps {
+			return Key{}, fmt.Errorf("rotate: %w", err)
 		}
 	}
 	var id KeyID
@@ -104,7 +105,7 @@ func (r *rotator) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	for again := true; again; {
 		ring := r.FSM.Ring()
 		if inSteps {
-			add = meta.Add{Full: true, Revoke: signed(ring)}
+			add.Compromised, add.Revoke = false, signed(ring)
 		}
 		id, err = r.pendingOrNew(ctx, add)
 		again = inSteps && errors.Is(err, meta.ErrCommandRefused) && r.FSM.Ring() != ring // one has gone meanwhile

@@ -1,5 +1,8 @@
 package cluster
 
+// How the leader answers a server that wants in. What a request must look like is said in mayAdd. Whether a token admits
+// a server is decided by plan.JoinRefusal. A member that comes back with its certificate alone is readmitted.
+
 import (
 	"context"
 	"encoding/json"

@@ -34,7 +34,7 @@ func (f *Machine) Encode(ctx context.Context, cmds []meta.Command) ([]byte, erro
 	return b, nil
 }
 
-// Propose is the one way to raft: the commands in one log entry, all of them or none. It returns what Apply answered. An
+// Propose hands commands to raft in one log entry: all of them are applied, or none. It returns what Apply answered. An
 // error that matches ErrNotLeader may hide a commit. See local.Server.Propose, which asks first whether all servers apply it.
 func (f *Machine) Propose(ctx context.Context, r *raft.Raft, cmds []meta.Command) error {
 	b, err := f.Encode(ctx, cmds)

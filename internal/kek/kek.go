@@ -5,6 +5,10 @@
 // package are local. Any other KEK may be a KMS, which can fail, hang, or lack a permission: the set asks it with a
 // deadline, and stops asking it for each file once it counts as down.
 //
+// A new KEK of 32 bytes from elsewhere ends in [FromKey], and has the ID that the same key has in a file. A new type of KEK
+// says what it is for in its ID, has a method unwraps, and is left out of the deadlines of the set if it never waits: see
+// withTimeout.
+//
 // # What the KEKs of this package return for material
 //
 // sealed(k, aad) is a random nonce of 12 bytes, then ciphertext and tag (16 bytes) of AES-256-GCM under k.

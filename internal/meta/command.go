@@ -44,7 +44,8 @@ type NewKey struct {
 }
 
 // Add prepublishes a key. It carries everything about the rotation, so that a new leader can finish the rotation from
-// the ring alone.
+// the ring alone. What reads its members is in apply.go and check.go, and in package plan, which compares two rotations;
+// the keyring's RotateOptions become an Add.
 type Add struct {
 	Key       NewKey    `json:"key"`
 	Publish   time.Time `json:"publish,omitzero"`

@@ -57,7 +57,8 @@ func (s State) rank() int {
 // Opens reports whether keys in this state may have sealed something.
 func (s State) Opens() bool { return s.rank() > 0 }
 
-// Key is the metadata of one root key. A new member needs a line in version.go: see Ring.
+// Key is the metadata of one root key. A new member needs a line in version.go: see Ring. Ring.DataOnly leaves it out of
+// another cluster, and the keyring's Key has it only if it is copied there.
 type Key struct {
 	ID        KeyID      `json:"id"`
 	State     State      `json:"state"`

@@ -3,6 +3,7 @@ package meta
 import "slices"
 
 // Version is the newest version of log entries and snapshots that this package reads and writes.
+// Version 2 has not been released yet.
 const Version = 2
 
 // This is this build.

@@ -52,7 +52,8 @@ func checkHost(host string) error {
 	return nil
 }
 
-// CheckServerID says what is wrong with the ID of a server that is to be added. It also refuses what looks like a
+// CheckServerID says what is wrong with the ID of a server that is to be added. Members that join again or move are asked
+// too, so a stricter rule would lock them out: a reason not to admit a new server is one of plan.JoinRefusal. It also refuses what looks like a
 // typing error: spaces at the ends, and characters that can't be printed.
 func CheckServerID(id string) error {
 	switch {

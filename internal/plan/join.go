@@ -16,7 +16,8 @@ func (s SnapshotTokens) has(id meta.TokenID) bool { return slices.Contains(s, id
 
 // JoinRefusal says why the leader does not let a server join with a token and a certificate. user is the digest of that
 // certificate's public key, or zero while the server has not proved yet that it has the token. The reason is empty if
-// the server may join. It is for the leader's log; the server does not learn it.
+// the server may join. It is for the leader's log; the server does not learn it. What is wrong with the server's ID alone
+// is to be refused earlier too, where a token is made and where an operator adds a server: see package members.
 func JoinRefusal(r *meta.Ring, id meta.TokenID, server string, user meta.Digest, now time.Time, s SnapshotTokens) string {
 	switch t := r.JoinToken(id); {
 	case t == nil:

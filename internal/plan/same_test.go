@@ -2,6 +2,7 @@ package plan_test
 
 import (
 	"cmp"
+	"reflect"
 	"testing"
 	"time"
 
@@ -46,6 +47,10 @@ func TestSameRotation(t *testing.T) {
 		if (len(got) == 1) != tt.want {
 			t.Errorf("%s: %d keys", tt.name, len(got))
 		}
+	}
+	const known = 6 // Key, Publish, Scheduled, Full, Revoke, Compromised
+	if n := reflect.TypeFor[meta.Add]().NumField(); n != known {
+		t.Errorf("an Add has %d members, and %d are compared or need not be: a new one needs a row here", n, known)
 	}
 	first, second := &meta.Key{ID: keyID(9), CreateIndex: 1}, &meta.Key{ID: keyID(8), CreateIndex: 2}
 	first.State, second.State = meta.StatePrepublished, meta.StatePrepublished
