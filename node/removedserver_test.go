@@ -125,6 +125,9 @@ func wantOut(t *testing.T, ctx context.Context, cfg node.Config, why string) {
 func within(t *testing.T, ctx context.Context, c *keyringtest.Nodes, n *node.Node, id raft.ServerID) {
 	t.Helper()
 	c.AwaitVote(ctx, n, id)
+	if err := n.Keyring().WaitReady(ctx); err != nil { // a voter may yet have to hear what the leader had applied
+		t.Fatal(err)
+	}
 	sealed, err := c.Nodes["s1"].Encrypt(ctx, []byte(id), nil)
 	if err != nil {
 		t.Fatal(err)

@@ -32,7 +32,7 @@ type Options struct {
 func (o Options) Check() error {
 	err := errFIPS()
 	if len(o.Identities) == 0 {
-		err = errors.Join(err, errors.New("Identities is empty"))
+		err = errors.Join(err, errors.New("no age identity is given: Identities is empty"))
 	}
 	if o.MaxBytes < 0 {
 		err = errors.Join(err, fmt.Errorf("MaxBytes %d is negative", o.MaxBytes))
