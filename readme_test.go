@@ -545,3 +545,34 @@ func keyOf(t *testing.T, sealed []byte) keyring.KeyID {
 	}
 	return id
 }
+
+// TestReadmeCommandsNameTheirPackageFirst: from the first flag on that go test does not know, everything is the tests' own,
+// and the package would be the one of the working directory.
+func TestReadmeCommandsNameTheirPackageFirst(t *testing.T) {
+	b, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := []string{"-run", "-bench", "-benchtime", "-benchmem", "-count", "-cpu", "-fuzz", "-fuzztime", "-p", "-parallel", "-race", "-skip", "-timeout", "-v", "-vet"}
+	commands := 0
+	for line := range strings.Lines(string(b)) {
+		args, isTest := strings.CutPrefix(strings.TrimSpace(line), "go test ")
+		if !isTest {
+			continue
+		}
+		commands++
+		own := ""
+		for arg := range strings.FieldsSeq(args) {
+			name, _, _ := strings.Cut(arg, "=")
+			switch {
+			case strings.HasPrefix(arg, "./") && own != "":
+				t.Errorf("%s comes after %s: %s", arg, own, line)
+			case strings.HasPrefix(arg, "-") && !slices.Contains(known, name):
+				own = arg
+			}
+		}
+	}
+	if commands < 5 {
+		t.Errorf("only %d commands", commands)
+	}
+}
