@@ -101,6 +101,16 @@ func NewHosts(t testing.TB, n int) []*Host {
 	return hosts
 }
 
+// OpenHosts makes servers whose FSM is the keyring's alone, starts them, and returns them and the one that leads.
+func OpenHosts(t testing.TB, n int) (hosts []*Host, leader *Host) {
+	t.Helper()
+	hosts = NewHosts(t, n)
+	for _, h := range hosts {
+		h.Open(t, nil)
+	}
+	return hosts, LeaderOf(t, hosts)
+}
+
 // NewQuickHosts makes servers for real time and real directories.
 func NewQuickHosts(t testing.TB, n int) []*Host {
 	t.Helper()

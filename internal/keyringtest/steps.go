@@ -142,6 +142,17 @@ func WithOldKey(t testing.TB) (c *Cluster, old keyring.KeyID, v *Vault) {
 	return c, old, v
 }
 
+// WithRemovedKey is WithOldKey after the old key was removed by force, 10 hours ago. restore brings back, on a leader,
+// the snapshot from before the removal.
+func WithRemovedKey(t testing.TB) (c *Cluster, old keyring.KeyID, v *Vault, restore func(*Server)) {
+	t.Helper()
+	c, old, v = WithOldKey(t)
+	restore = TakeSnapshot(t, c.Leader())
+	Remove(t, c, old, keyring.RemoveOptions{Force: true})
+	time.Sleep(10 * time.Hour) // virtual
+	return c, old, v, restore
+}
+
 // TakeSnapshot takes a snapshot of raft, to be restored later.
 func TakeSnapshot(t testing.TB, s *Server) (restore func(*Server)) {
 	t.Helper()

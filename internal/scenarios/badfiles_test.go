@@ -110,11 +110,7 @@ func TestBadFileIsSetAsideAndHidesNoOther(t *testing.T) {
 func TestKeyOfABadFileIsFetchedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := keyringtest.NewHosts(t, 3)
-		for _, h := range hosts {
-			h.Open(t, nil)
-		}
-		leader := keyringtest.LeaderOf(t, hosts)
+		hosts, leader := keyringtest.OpenHosts(t, 3)
 		v := keyringtest.Sealings{}
 		for range 2 {
 			b, err := leader.Keyring.Encrypt([]byte("data"), []byte("aad"))
@@ -194,11 +190,7 @@ func laterVersion(good []byte) []byte {
 func TestKeyFileOfANewerVersionIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := keyringtest.NewHosts(t, 3)
-		for _, h := range hosts {
-			h.Open(t, nil)
-		}
-		leader := keyringtest.LeaderOf(t, hosts)
+		hosts, leader := keyringtest.OpenHosts(t, 3)
 		sealed, err := leader.Keyring.Encrypt([]byte("data"), []byte("aad"))
 		if err != nil {
 			t.Fatal(err)

@@ -24,11 +24,7 @@ func TestHolderIsNobodyWhoseNamesDoNotSync(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		t.Run(fmt.Sprintf("restart=%v", restart), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				hosts := keyringtest.NewHosts(t, 3)
-				for _, h := range hosts {
-					h.Open(t, nil)
-				}
-				leader := keyringtest.LeaderOf(t, hosts)
+				hosts, leader := keyringtest.OpenHosts(t, 3)
 				keyringtest.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 3)
 				f := hosts[slices.IndexFunc(hosts, func(h *keyringtest.Host) bool { return h != leader })]
 				broken := func(op keyringtest.Op) keyringtest.Fault {
@@ -76,11 +72,7 @@ func TestHolderIsNobodyWhoseNamesDoNotSync(t *testing.T) {
 func TestRestartedServerHoldsOnlyWhatItHasSynced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := keyringtest.NewHosts(t, 3)
-		for _, h := range hosts {
-			h.Open(t, nil)
-		}
-		leader := keyringtest.LeaderOf(t, hosts)
+		hosts, leader := keyringtest.OpenHosts(t, 3)
 		keyringtest.AwaitHolders(leader.Keyring, leader.Keyring.Keys()[0].ID, 3)
 		f := hosts[slices.IndexFunc(hosts, func(h *keyringtest.Host) bool { return h != leader })]
 		f.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
@@ -113,11 +105,7 @@ func keystoreID(h *keyringtest.Host) (id meta.KeystoreID) {
 func TestKeystoreIDIsKeptAndAWipedServerHasAnother(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		hosts := keyringtest.NewHosts(t, 3)
-		for _, h := range hosts {
-			h.Open(t, nil)
-		}
-		leader := keyringtest.LeaderOf(t, hosts)
+		hosts, leader := keyringtest.OpenHosts(t, 3)
 		key := leader.Keyring.Keys()[0].ID
 		keyringtest.AwaitHolders(leader.Keyring, key, 3)
 		f := hosts[slices.IndexFunc(hosts, func(h *keyringtest.Host) bool { return h != leader })]

@@ -115,10 +115,7 @@ func TestRestoreWithinTheUndoTimeBringsARemovedKeyBack(t *testing.T) {
 func TestServerThatIsCutOffUnlinksNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, v := keyringtest.WithOldKey(t)
-		restore := keyringtest.TakeSnapshot(t, c.Leader())
-		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
-		time.Sleep(10 * time.Hour)
+		c, old, v, restore := keyringtest.WithRemovedKey(t)
 		for _, cut := range []*keyringtest.Server{keyringtest.Follower(c), c.Leader()} { // each in its turn
 			c.Partition(cut)
 			time.Sleep(20 * time.Hour)

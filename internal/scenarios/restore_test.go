@@ -138,11 +138,7 @@ func TestBackupWithoutEveryKeyIsRefused(t *testing.T) {
 // first of them leads, and is the only one whose keyring is open; disk is its keystore, if not nil.
 func restoredHosts(t *testing.T, withKeystore bool) []*keyringtest.Host {
 	t.Helper()
-	hosts := keyringtest.NewHosts(t, 3)
-	for _, h := range hosts {
-		h.Open(t, nil)
-	}
-	leader := keyringtest.LeaderOf(t, hosts)
+	hosts, leader := keyringtest.OpenHosts(t, 3)
 	time.Sleep(time.Minute)
 	snap, index, disk := keyringtest.SnapshotOf(t, leader.FSM), leader.Raft.AppliedIndex(), leader.Disk
 	for _, h := range hosts {

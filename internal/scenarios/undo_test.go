@@ -48,10 +48,7 @@ func TestRemovalThatWasUndoneBeforeItsFileWasSetAsideLeavesNothing(t *testing.T)
 func TestServersOwnFileComesBackBeforeAPeersCopy(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, v := keyringtest.WithOldKey(t)
-		restore := keyringtest.TakeSnapshot(t, c.Leader())
-		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
-		time.Sleep(10 * time.Hour)
+		c, old, v, restore := keyringtest.WithRemovedKey(t)
 		late := keyringtest.Follower(c)
 		c.Partition(late)
 		restore(c.Leader())
@@ -69,10 +66,7 @@ func TestServersOwnFileComesBackBeforeAPeersCopy(t *testing.T) {
 func TestRemovedFileThatCannotBeTakenBackIsFetched(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, v := keyringtest.WithOldKey(t)
-		restore := keyringtest.TakeSnapshot(t, c.Leader())
-		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
-		time.Sleep(10 * time.Hour)
+		c, _, v, restore := keyringtest.WithRemovedKey(t)
 		s := keyringtest.Follower(c)
 		s.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
 			if op.Kind == "rename" && strings.Contains(op.Name, ".removed-") {
@@ -90,10 +84,7 @@ func TestRemovedFileThatCannotBeTakenBackIsFetched(t *testing.T) {
 func TestNomadFileDoesNotHideARemovedOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, old, v := keyringtest.WithOldKey(t)
-		restore := keyringtest.TakeSnapshot(t, c.Leader())
-		keyringtest.Remove(t, c, old, keyring.RemoveOptions{Force: true})
-		time.Sleep(10 * time.Hour)
+		c, old, v, restore := keyringtest.WithRemovedKey(t)
 		planted := keystoretest.NewNomadKey(t, 1, "damaged")
 		planted.ID = old
 		for _, s := range c.Servers {
