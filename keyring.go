@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/backup"
@@ -46,6 +47,7 @@ type Keyring struct {
 	rekeyer    *rekeyer
 	verifier   *verifier
 	signer     backup.SignerCache
+	since      atomic.Pointer[map[cause]time.Time] // when each problem of the last Status was first seen
 
 	observer *raft.Observer
 	end      context.CancelFunc // of the loops
@@ -291,7 +293,12 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 }
 
 // statusOf is Status without Keys, which have to be parsed.
-func (k *Keyring) statusOf(v local.View) Status { return k.overview(v).status() }
+func (k *Keyring) statusOf(v local.View) Status {
+	s := k.overview(v).status()
+	since := sinceOf(s.Problems)
+	k.since.Store(&since)
+	return s
+}
 
 // overview asks the parts.
 func (k *Keyring) overview(v local.View) overview {
@@ -304,6 +311,9 @@ func (k *Keyring) overview(v local.View) overview {
 		keks: keksStatus(k.server.KEKs.Status()), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
 		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
 		failures: k.replicator.Status(), wrongPublic: k.public.Status(),
+	}
+	if since := k.since.Load(); since != nil {
+		o.since = *since
 	}
 	if k.server.cfg.Problems != nil {
 		o.host = k.server.cfg.Problems()

@@ -178,7 +178,7 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 					}
 				}
 			}
-			if ps := keyringtest.Problems(t, s, keyring.ProblemNomad); len(ps) != len(keys) || !strings.Contains(fmt.Sprint(ps), "delete them") {
+			if ps := keyringtest.Problems(t, s, keyring.ProblemNomad); len(ps) != 1 || len(ps[0].Keys) != len(keys) || !strings.Contains(fmt.Sprint(ps), "delete them") {
 				t.Errorf("%d: %v", restarts, ps)
 			}
 			c.Restart(s)

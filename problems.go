@@ -3,9 +3,11 @@ package keyring
 // Problems: their kinds, what to do about each, and how they and the rest of Status follow from what the parts say.
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"example.com/keyring/internal/kek"
@@ -51,38 +53,60 @@ const (
 	ProblemInlineKEK   ProblemKind = "inline KEK"       // keys protect nothing from those who can read the files
 )
 
-// problemKinds are the kinds, the worst first, with what to do about each.
+// Severity says how much a Problem presses.
+type Severity string
+
+// The severities, the worst first.
+const (
+	SeverityCritical Severity = "critical" // calls fail, or data is at risk, now
+	SeverityWarning  Severity = "warning"  // it will come to that if nobody acts
+	SeverityNotice   Severity = "notice"   // for information
+)
+
+// rank is where the severity is among them. One of a newer build is a warning.
+func (s Severity) rank() int {
+	switch s {
+	case SeverityCritical:
+		return 0
+	case SeverityNotice:
+		return 2
+	}
+	return 1
+}
+
+// problemKinds are the kinds, the worst first, with how much each presses and what to do about it.
 var problemKinds = []struct {
-	kind   ProblemKind
-	advice string
+	kind     ProblemKind
+	severity Severity
+	advice   string
 }{
-	{ProblemNotApplied, "Give raft Config.FSM, alone or in a Mux that is outermost, with StoreConfiguration, and leave Log.Extensions as they are."},
-	{ProblemNoLeader, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good: node.Recover, or RecoverKeys if the host has a raft of its own. If this server was removed, the others say so."},
-	{ProblemBehind, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
-	{ProblemUnconfirmed, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
-	{ProblemKeyMissing, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
-	{ProblemPublicKey, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
-	{ProblemRemoved, "Close it and delete its directory. It joins again with AddServer or a join token."},
-	{ProblemWrite, "Look at the disk: is it full, read-only, failing?"},
-	{ProblemKEKAway, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
-	{ProblemFirstKey, "See that the KEKs answer there, or configure the ones that the files name. Files that are never to be opened again: move them out of the keystore directory, which is looked at again within a minute."},
-	{ProblemKeyPending, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
-	{ProblemRaftDisk, "Look at the disk that has raft's log: is it full, read-only, failing? Until then this server takes in nothing new."},
-	{ProblemStuck, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
-	{ProblemUnderheld, "Start these servers, or see in their Status why they lack it. If most of the voters that hold it are lost, so is what is sealed under it."},
-	{ProblemClock, "Set the clocks right, and have NTP keep them so. Meanwhile servers may refuse each other's tokens."},
-	{ProblemTime, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
-	{ProblemRekey, "Overwrite the records that do not open, or see to the error of the host's store."},
-	{ProblemNonvoter, "Nothing, if it has just joined. Else see which keys are missing, and where."},
-	{ProblemNewer, "Start the newer build on this server: it reads what this one has left as it is."},
-	{ProblemWaiting, "Start these servers, with this build."},
-	{ProblemUnreachable, "Look at that server, its certificate and the network."},
-	{ProblemSetAside, "Nothing in haste. It may be the only copy of a key: keep it until no server misses a key and there is a backup from after that."},
-	{ProblemOrphan, "Adopt it if data is sealed under it; else leave it where it is."},
-	{ProblemNomad, "Delete the files of Nomad's when the keyring holds their keys."},
-	{ProblemBackup, "Call Backup."},
-	{ProblemOldKEK, "Call Rewrap before OldKEKs are taken away."},
-	{ProblemInlineKEK, "Use another KEK, unless you want just that."},
+	{ProblemNotApplied, SeverityCritical, "Give raft Config.FSM, alone or in a Mux that is outermost, with StoreConfiguration, and leave Log.Extensions as they are."},
+	{ProblemNoLeader, SeverityCritical, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good: node.Recover, or RecoverKeys if the host has a raft of its own. If this server was removed, the others say so."},
+	{ProblemBehind, SeverityWarning, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
+	{ProblemUnconfirmed, SeverityCritical, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
+	{ProblemKeyMissing, SeverityCritical, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
+	{ProblemPublicKey, SeverityCritical, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
+	{ProblemRemoved, SeverityCritical, "Close it and delete its directory. It joins again with AddServer or a join token."},
+	{ProblemWrite, SeverityCritical, "Look at the disk: is it full, read-only, failing?"},
+	{ProblemKEKAway, SeverityWarning, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
+	{ProblemFirstKey, SeverityCritical, "See that the KEKs answer there, or configure the ones that the files name. Files that are never to be opened again: move them out of the keystore directory, which is looked at again within a minute."},
+	{ProblemKeyPending, SeverityWarning, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
+	{ProblemRaftDisk, SeverityCritical, "Look at the disk that has raft's log: is it full, read-only, failing? Until then this server takes in nothing new."},
+	{ProblemStuck, SeverityWarning, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
+	{ProblemUnderheld, SeverityWarning, "Start these servers, or see in their Status why they lack it. If most of the voters that hold it are lost, so is what is sealed under it."},
+	{ProblemClock, SeverityWarning, "Set the clocks right, and have NTP keep them so. Meanwhile servers may refuse each other's tokens."},
+	{ProblemTime, SeverityWarning, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
+	{ProblemRekey, SeverityWarning, "Overwrite the records that do not open, or see to the error of the host's store."},
+	{ProblemNonvoter, SeverityWarning, "Nothing, if it has just joined. Else see which keys are missing, and where."},
+	{ProblemNewer, SeverityCritical, "Start the newer build on this server: it reads what this one has left as it is."},
+	{ProblemWaiting, SeverityWarning, "Start these servers, with this build."},
+	{ProblemUnreachable, SeverityWarning, "Look at that server, its certificate and the network."},
+	{ProblemSetAside, SeverityNotice, "Nothing in haste. It may be the only copy of a key: keep it until no server misses a key and there is a backup from after that."},
+	{ProblemOrphan, SeverityNotice, "Adopt it if data is sealed under it; else leave it where it is."},
+	{ProblemNomad, SeverityWarning, "Delete the files of Nomad's when the keyring holds their keys."},
+	{ProblemBackup, SeverityWarning, "Call Backup."},
+	{ProblemOldKEK, SeverityNotice, "Call Rewrap before OldKEKs are taken away."},
+	{ProblemInlineKEK, SeverityNotice, "Use another KEK, unless you want just that."},
 }
 
 // rank is where the kind is among them. A kind of the host's own comes last.
@@ -103,26 +127,107 @@ func (k ProblemKind) advice() string {
 	return ""
 }
 
-// Problem is one thing that is wrong.
-type Problem struct {
-	Kind   ProblemKind   `json:"kind"`
-	Key    KeyID         `json:"key,omitzero"`     // zero if it is about no key
-	Server raft.ServerID `json:"server,omitempty"` // empty if it is about this one
-	KEK    string        `json:"kek,omitempty"`    // the ID, if it is about a KEK
-	Detail string        `json:"detail"`
-	Advice string        `json:"advice"` // what to do about it
+// severity is how much problems of the kind press, if nothing more is known. A kind of the host's own is a warning.
+func (k ProblemKind) severity() Severity {
+	if i := k.rank(); i < len(problemKinds) {
+		return problemKinds[i].severity
+	}
+	return SeverityWarning
 }
 
-// String is one line for people.
+// Problem is one cause of trouble. Status has at most one for each Kind, Server and KEK.
+type Problem struct {
+	Kind     ProblemKind   `json:"kind"`
+	Severity Severity      `json:"severity"`
+	Since    time.Time     `json:"since,omitzero"`   // when this server first saw the cause, UTC; zero if that is not known
+	Server   raft.ServerID `json:"server,omitempty"` // empty if it is about this one
+	KEK      string        `json:"kek,omitempty"`    // the ID, if it is about a KEK
+	Keys     []KeyID       `json:"keys,omitempty"`   // those that the cause concerns; nil if it is about no key
+	Detail   string        `json:"detail"`
+	Advice   string        `json:"advice"` // what to do about it
+}
+
+// String is one line for people. It names one key, and tells how many more there are.
 func (p Problem) String() string {
 	s := string(p.Kind)
-	if p.Key != (KeyID{}) {
-		s += " " + p.Key.String()
+	for _, about := range []string{string(p.Server), p.KEK} {
+		if about != "" {
+			s += " " + about
+		}
 	}
-	if p.Server != "" {
-		s += " " + string(p.Server)
+	switch n := len(p.Keys); {
+	case n == 1:
+		s += " " + p.Keys[0].String()
+	case n > 1:
+		s += fmt.Sprintf(" %s and %d more", p.Keys[0], n-1)
 	}
 	return s + ": " + p.Detail
+}
+
+// cause is what makes a problem the same at two moments.
+type cause struct {
+	kind   ProblemKind
+	server raft.ServerID
+	kek    string
+}
+
+func (p Problem) cause() cause { return cause{p.Kind, p.Server, p.KEK} }
+
+// maxDetails is how many details of one cause are told.
+const maxDetails = 5
+
+// oneACause joins what has the same cause: the keys, and the details that differ. The severity is the worst, and
+// Since the earliest.
+func oneACause(all []Problem) (joined []Problem) {
+	type told struct {
+		cause
+		detail string
+	}
+	at, details, seen := map[cause]int{}, map[cause][]string{}, map[told]bool{}
+	for _, p := range all {
+		c := p.cause()
+		if t := (told{c, p.Detail}); !seen[t] {
+			seen[t], details[c] = true, append(details[c], p.Detail)
+		}
+		i, is := at[c]
+		if !is {
+			p.Keys = slices.Clone(p.Keys) // a host may have given them
+			at[c], joined = len(joined), append(joined, p)
+			continue
+		}
+		j := &joined[i]
+		j.Keys = append(j.Keys, p.Keys...)
+		if p.Severity.rank() < j.Severity.rank() {
+			j.Severity = p.Severity
+		}
+		if j.Since.IsZero() || !p.Since.IsZero() && p.Since.Before(j.Since) {
+			j.Since = p.Since
+		}
+	}
+	for i := range joined {
+		j := &joined[i]
+		j.Detail = detailsText(details[j.cause()])
+		slices.SortFunc(j.Keys, compareIDs)
+		j.Keys = slices.Compact(j.Keys)
+	}
+	return joined
+}
+
+func detailsText(details []string) string {
+	text := strings.Join(details[:min(len(details), maxDetails)], "; ")
+	if more := len(details) - maxDetails; more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	return text
+}
+
+// sinceOf is when each cause was first seen.
+func sinceOf(all []Problem) map[cause]time.Time {
+	since := make(map[cause]time.Time, len(all))
+	for _, p := range all {
+		since[p.cause()] = p.Since
+	}
+	return since
 }
 
 // overview is what the parts of a server say of themselves, one after the other. Status is made of it alone.
@@ -152,6 +257,8 @@ type overview struct {
 	wrongPublic []KeyID // keys whose public key in raft is not that of their material
 
 	host []Problem // by Config.Problems
+
+	since map[cause]time.Time // when this server first saw what the Status before tells of
 }
 
 // raftStatus is what this server knows of its raft.
@@ -198,12 +305,29 @@ func problemsOf(o overview, st Status) []Problem {
 		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.keystoreProblems(st), o.kekProblems(st),
 		o.waitProblems(st), o.ownProblems(), o.leaderProblems(st), o.host,
 	)
-	for i, p := range all {
+	for i := range all {
+		p := &all[i]
 		if p.Advice == "" {
-			all[i].Advice = p.Kind.advice()
+			p.Advice = p.Kind.advice()
+		}
+		if p.Severity == "" {
+			p.Severity = p.Kind.severity()
 		}
 	}
-	slices.SortStableFunc(all, func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() })
+	all = oneACause(all)
+	for i := range all {
+		p := &all[i]
+		if p.Since.IsZero() {
+			p.Since = o.since[p.cause()]
+		}
+		if p.Since.IsZero() {
+			p.Since = o.now
+		}
+		p.Since = p.Since.UTC().Round(0)
+	}
+	slices.SortStableFunc(all, func(a, b Problem) int {
+		return cmp.Or(a.Severity.rank()-b.Severity.rank(), a.Kind.rank()-b.Kind.rank())
+	})
 	return all
 }
 
@@ -263,7 +387,7 @@ func (o overview) clockProblems() (all []Problem) {
 		if m := o.Ring.Key(odd.Key); !m.Retired.IsZero() && !plan.VerifiesUntil(m, o.tokens).IsZero() {
 			detail += fmt.Sprintf(", but its tokens verify until %v", plan.VerifiesUntil(m, o.tokens).Format(time.DateTime))
 		}
-		all = append(all, Problem{Kind: ProblemTime, Key: odd.Key, Detail: detail})
+		all = append(all, Problem{Kind: ProblemTime, Keys: []KeyID{odd.Key}, Detail: detail})
 	}
 	return all
 }
@@ -286,7 +410,7 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 	for _, id := range st.Missing {
 		// A fault says why; or the key may be removed, or the leader says that it is pending.
 		if !faulty[id] && o.CaughtUp && plan.IsNeeded(o.Ring.Key(id), voters) {
-			add(Problem{Kind: ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers"})
+			add(Problem{Kind: ProblemKeyMissing, Keys: []KeyID{id}, Detail: "being fetched from the other servers"})
 		}
 	}
 	for _, f := range o.keystore.Faults {
@@ -297,25 +421,25 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 	}
 	for _, f := range o.keystore.Nomad {
 		if o.CaughtUp && o.Ring.WasRemoved(f.Key) {
-			add(Problem{Kind: ProblemNomad, Key: f.Key, Detail: fmt.Sprintf(
+			add(Problem{Kind: ProblemNomad, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
 				"the key was removed, and Nomad's files %q still have it: delete them", f.Names)})
 		}
 	}
 	for _, f := range o.keystore.Aside {
 		if len(plan.Orphans(o.Ring, o.CaughtUp, []KeyID{f.Key})) > 0 {
-			add(Problem{Kind: ProblemOrphan, Key: f.Key, Detail: fmt.Sprintf(
+			add(Problem{Kind: ProblemOrphan, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
 				"files %q that were set aside, of a key that the keyring does not know; they are kept", f.Names)})
 		}
 	}
 	for _, id := range st.Orphans {
-		add(Problem{Kind: ProblemOrphan, Key: id, Detail: "a key file that the keyring does not know; it is kept"})
+		add(Problem{Kind: ProblemOrphan, Keys: []KeyID{id}, Detail: "a key file that the keyring does not know; it is kept"})
 	}
 	return all
 }
 
 // problemOfFault says why this server does not hold a key whose file is here, or should be.
 func problemOfFault(f keystore.Fault) Problem {
-	p := Problem{Key: f.Key, KEK: f.KEK, Detail: f.Err.Error()}
+	p := Problem{Keys: []KeyID{f.Key}, KEK: f.KEK, Detail: f.Err.Error()}
 	switch f.Cause {
 	case keystore.NomadFile:
 		p.Kind = ProblemNomad
@@ -350,10 +474,10 @@ func (o overview) kekProblems(st Status) (all []Problem) {
 // waitProblems are what the leader and this server wait for.
 func (o overview) waitProblems(st Status) (all []Problem) {
 	if o.leader == o.id && o.waits.Unconfirmed != nil {
-		all = append(all, Problem{Kind: ProblemUnconfirmed, Key: st.Active, Detail: o.waits.Unconfirmed.Error()})
+		all = append(all, Problem{Kind: ProblemUnconfirmed, Keys: []KeyID{st.Active}, Detail: o.waits.Unconfirmed.Error()})
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(o.waits.Pending), compareIDs) {
-		all = append(all, Problem{Kind: ProblemKeyPending, Key: id, Detail: o.waits.Pending[id]})
+		all = append(all, Problem{Kind: ProblemKeyPending, Keys: []KeyID{id}, Detail: o.waits.Pending[id]})
 	}
 	each := func(k ProblemKind, servers map[raft.ServerID]string, prefix string) {
 		for _, s := range slices.Sorted(maps.Keys(servers)) {
@@ -377,7 +501,7 @@ func (o overview) ownProblems() (all []Problem) {
 		all = append(all, Problem{Kind: ProblemUnreachable, Server: raft.ServerID(s), Detail: o.failures[s].Error()})
 	}
 	for _, id := range o.wrongPublic {
-		all = append(all, Problem{Kind: ProblemPublicKey, Key: id,
+		all = append(all, Problem{Kind: ProblemPublicKey, Keys: []KeyID{id},
 			Detail: "the public key in raft is not that of the key's material: it is not in the JWKS here, and no token verifies with it"})
 	}
 	return all
@@ -391,11 +515,11 @@ func (o overview) leaderProblems(st Status) (all []Problem) {
 	all = o.serverProblems(st)
 	for _, p := range st.Rekeying {
 		if p.Err != nil {
-			all = append(all, Problem{Kind: ProblemRekey, Key: p.Key, Detail: p.Err.Error()})
+			all = append(all, Problem{Kind: ProblemRekey, Keys: []KeyID{p.Key}, Detail: p.Err.Error()})
 		}
 	}
 	if len(st.Rekeying) > 0 && o.noData {
-		all = append(all, Problem{Kind: ProblemRekey, Key: st.Rekeying[0].Key, Detail: "the leader can't move its data: Config.Data is nil"})
+		all = append(all, Problem{Kind: ProblemRekey, Keys: []KeyID{st.Rekeying[0].Key}, Detail: "the leader can't move its data: Config.Data is nil"})
 	}
 	return all
 }
@@ -408,11 +532,11 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 	for _, server := range o.servers {
 		id := string(server.ID)
 		if s := o.watch.Silent[id]; old(s.Since) {
-			all = append(all, Problem{Kind: ProblemUnreachable, Server: server.ID, Detail: fmt.Sprintf(
+			all = append(all, Problem{Kind: ProblemUnreachable, Server: server.ID, Since: s.Heard, Detail: fmt.Sprintf(
 				"it has not answered raft since %s", s.Heard.Format(time.DateTime))})
 		}
 		if p := o.watch.Progress[id]; p.Stuck {
-			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Detail: fmt.Sprintf(
+			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Since: p.Since, Detail: fmt.Sprintf(
 				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, p.Since.Format(time.DateTime))})
 		}
 		if old(o.watch.Lacks[id]) && o.watch.Active == st.Active {
@@ -420,7 +544,7 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 		}
 	}
 	if len(lacking) > 0 {
-		all = append(all, Problem{Kind: ProblemUnderheld, Key: st.Active, Detail: fmt.Sprintf(
+		all = append(all, Problem{Kind: ProblemUnderheld, Keys: []KeyID{st.Active}, Detail: fmt.Sprintf(
 			"it is the active key, and not held by %q", lacking)})
 	}
 	return all

@@ -1,10 +1,15 @@
 package keyring
 
 import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -129,8 +134,12 @@ func TestEachThingThatIsWrongIsOneProblem(t *testing.T) {
 			continue
 		}
 		p := all[0]
+		var keys []KeyID
+		if tt.key != (KeyID{}) {
+			keys = []KeyID{tt.key}
+		}
 		seen[p.Kind] = true
-		if p.Kind != tt.kind || p.Key != tt.key || p.Server != tt.server || p.KEK != tt.kek || p.Advice == "" {
+		if p.Kind != tt.kind || !slices.Equal(p.Keys, keys) || p.Server != tt.server || p.KEK != tt.kek || p.Advice == "" || p.Severity == "" || p.Since.IsZero() {
 			t.Errorf("%s: %+v", tt.name, p)
 		}
 	}
@@ -179,7 +188,9 @@ func TestProblemsAreSortedTheWorstFirst(t *testing.T) {
 			tt.wrong(&o)
 		}
 	}
-	rank := func(a, b Problem) int { return a.Kind.rank() - b.Kind.rank() }
+	rank := func(a, b Problem) int {
+		return cmp.Or(a.Severity.rank()-b.Severity.rank(), a.Kind.rank()-b.Kind.rank())
+	}
 	if all := o.status().Problems; len(all) < 20 || !slices.IsSortedFunc(all, rank) {
 		t.Errorf("%v", all)
 	}
@@ -206,5 +217,66 @@ func TestEveryProblemHasAdvice(t *testing.T) {
 	})
 	if kinds < 13 {
 		t.Errorf("only %d kinds found", kinds)
+	}
+}
+
+// TestProblemIsOneCause: it has all the keys, the details that differ, the worst severity and the earliest moment.
+func TestProblemIsOneCause(t *testing.T) {
+	o := goodOverview()
+	o.keystore.Missing = []KeyID{{15: 1}}
+	early, late := o.now.Add(-2*time.Hour), o.now.Add(-time.Hour)
+	o.host = []Problem{
+		{Kind: "paper", Keys: []KeyID{{15: 2}}, Detail: "a", Since: late, Severity: SeverityNotice},
+		{Kind: "paper", Keys: []KeyID{{15: 1}, {15: 2}}, Detail: "b", Severity: SeverityCritical},
+		{Kind: "paper", Detail: "a", Since: early},
+		{Kind: "paper", Server: "s2", Detail: "a"},
+	}
+	o.since = map[cause]time.Time{{ProblemKeyMissing, "", ""}: late}
+	want := []Problem{
+		{Kind: ProblemKeyMissing, Severity: SeverityCritical, Since: late, Keys: []KeyID{{15: 1}}},
+		{Kind: "paper", Severity: SeverityCritical, Since: early, Keys: []KeyID{{15: 1}, {15: 2}}, Detail: "a; b"},
+		{Kind: "paper", Severity: SeverityWarning, Since: o.now, Server: "s2", Detail: "a"},
+	}
+	got := o.status().Problems
+	if len(got) != len(want) {
+		t.Fatalf("%d problems: %v", len(got), got)
+	}
+	for i, p := range got {
+		p.Advice = ""
+		if i == 0 {
+			p.Detail = ""
+		}
+		if !reflect.DeepEqual(p, want[i]) {
+			t.Errorf("got %+v, want %+v", p, want[i])
+		}
+	}
+	if since := sinceOf(got); len(since) != 3 || since[cause{ProblemKeyMissing, "", ""}] != late {
+		t.Errorf("seen since %v", since)
+	}
+}
+
+// TestManyDetailsOfACauseAreCut, and all its keys are named.
+func TestManyDetailsOfACauseAreCut(t *testing.T) {
+	o := goodOverview()
+	for i := range 10 {
+		o.keystore.Faults = append(o.keystore.Faults, keystore.Fault{Key: KeyID{15: byte(i)}, Cause: keystore.BadFile, Err: fmt.Errorf("file %d", i)})
+	}
+	p := o.status().Problems[0]
+	if len(p.Keys) != 10 || !strings.HasSuffix(p.Detail, "file 4; and 5 more") || !strings.Contains(p.String(), "and 9 more") {
+		t.Errorf("%s, %d keys", p, len(p.Keys))
+	}
+}
+
+// TestProblemsOfAnOlderLeaderAreRead: it tells one a key, and no severity.
+func TestProblemsOfAnOlderLeaderAreRead(t *testing.T) {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	fmt.Fprintf(z, `{"problems":[{"kind":"KEK away","key":%q,"kek":"kms","detail":"x","advice":"y"},{"kind":"KEK away","key":%q,"kek":"kms","detail":"x","advice":"y"}]}`,
+		KeyID{15: 1}, KeyID{15: 2})
+	z.Close()
+	st, err := unpackStatus(b.Bytes())
+	want := []Problem{{Kind: ProblemKEKAway, Severity: SeverityWarning, KEK: "kms", Keys: []KeyID{{15: 1}, {15: 2}}, Detail: "x", Advice: "y"}}
+	if err != nil || !reflect.DeepEqual(st.Problems, want) {
+		t.Errorf("%+v, %v", st.Problems, err)
 	}
 }

@@ -210,8 +210,8 @@ func date(t time.Time, none string) string {
 	return t.UTC().Format(time.DateTime)
 }
 
-// maxStatus bounds another server's Status, in bytes of JSON. Ten thousand missing keys, with a problem
-// for each, have 3 MiB, which shrink to a tenth on the way.
+// maxStatus bounds another server's Status, in bytes of JSON. Ten thousand missing keys have 1 MiB; of an older build,
+// with a problem for each, 3 MiB.
 const maxStatus = 32 << 20
 
 // statusAnswer is a Status on its way, but for Keys and NoBackup, which the server that asks has itself. No list is longer
@@ -237,7 +237,27 @@ type statusFields struct {
 	LastBackup   LastBackup      `json:"lastBackup"`
 	BackupSigner BackupSigner    `json:"backupSigner"`
 	Rekeying     []RekeyProgress `json:"rekeying"`
-	Problems     []Problem       `json:"problems"`
+	Problems     []problemFields `json:"problems"`
+}
+
+// problemFields are a Problem on its way.
+type problemFields struct {
+	Problem
+	Key KeyID `json:"key"` // of a build that has a problem for each key, and no severities
+}
+
+func problemsOfFields(all []problemFields) []Problem {
+	problems := make([]Problem, 0, len(all))
+	for _, p := range all {
+		if p.Key != (KeyID{}) && p.Keys == nil {
+			p.Keys = []KeyID{p.Key}
+		}
+		if p.Severity == "" {
+			p.Severity = p.Kind.severity()
+		}
+		problems = append(problems, p.Problem)
+	}
+	return oneACause(problems)
 }
 
 func (f statusFields) status() Status {
@@ -245,7 +265,7 @@ func (f statusFields) status() Status {
 		ID: f.ID, Leader: f.Leader, Servers: f.Servers, Ready: f.Ready, CaughtUp: f.CaughtUp, LastContact: f.LastContact,
 		Active: f.Active, Missing: f.Missing, Orphans: f.Orphans, SetAside: f.SetAside, KEKs: f.KEKs, OnOldKEKs: f.OnOldKEKs,
 		NextRotation: f.NextRotation, LastBackup: f.LastBackup, BackupSigner: f.BackupSigner, Rekeying: f.Rekeying,
-		Problems: f.Problems,
+		Problems: problemsOfFields(f.Problems),
 	}
 }
 

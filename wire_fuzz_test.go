@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,10 +101,13 @@ func TestStatusCostsNoMoreThanItsBounds(t *testing.T) {
 func TestLargeStatusTravels(t *testing.T) {
 	var st keyring.Status
 	for range 10_000 {
-		id := keyringtest.NewKeyID()
-		st.Missing = append(st.Missing, id)
-		st.Problems = append(st.Problems, keyring.Problem{Kind: keyring.ProblemKeyMissing, Key: id, Detail: "being fetched from the other servers", Advice: "Nothing, if another server has it. Else bring its file back."})
+		st.Missing = append(st.Missing, keyringtest.NewKeyID())
 	}
+	slices.SortFunc(st.Missing, func(a, b keyring.KeyID) int { return bytes.Compare(a[:], b[:]) })
+	st.Problems = []keyring.Problem{{
+		Kind: keyring.ProblemKeyMissing, Severity: keyring.SeverityCritical, Keys: st.Missing,
+		Detail: "being fetched from the other servers", Advice: "Nothing, if another server has it. Else bring its file back.",
+	}}
 	b, err := keyring.PackStatus(st)
 	if err != nil || len(b) > node.MaxForward/2 {
 		t.Fatalf("%d bytes, %v", len(b), err)

@@ -168,7 +168,7 @@ func wantOtherPublicKey(t *testing.T, s *keyringtest.Server, id keyring.KeyID, p
 		t.Fatal(err)
 	}
 	of := func(p keyring.Problem) bool {
-		return p.Kind == keyring.ProblemPublicKey && p.Key == id && p.Advice != ""
+		return p.Kind == keyring.ProblemPublicKey && slices.Contains(p.Keys, id) && p.Advice != ""
 	}
 	if !slices.ContainsFunc(st.Problems, of) {
 		t.Errorf("%s: problems %v", s.ID, st.Problems)

@@ -211,7 +211,7 @@ func TestKeyFileOfANewerVersionIsLeftAlone(t *testing.T) {
 		time.Sleep(time.Hour)
 		st := f.Status(t)
 		i := slices.IndexFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemNewer })
-		if i < 0 || st.Problems[i].Key != id || !strings.Contains(st.Problems[i].Advice, "newer build") {
+		if i < 0 || !slices.Equal(st.Problems[i].Keys, []keyring.KeyID{id}) || !strings.Contains(st.Problems[i].Advice, "newer build") {
 			t.Errorf("problems: %v", st.Problems)
 		}
 		if len(st.SetAside) > 0 || !slices.Equal(st.Missing, []keyring.KeyID{id}) || !bytes.Equal(f.Disk.Bytes(name), laterVersion(good)) {

@@ -184,7 +184,7 @@ func TestFollowerOnATroubledDiskIsNoHolderUntilItIsOver(t *testing.T) {
 			v.CheckOpens(t, f.Keyring, "in trouble")
 			awaitStatus(t, f, func(st keyring.Status) bool {
 				return slices.Equal(st.Missing, []keyring.KeyID{key.ID}) && slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool {
-					return p.Kind == keyring.ProblemWrite && p.Key == key.ID && strings.Contains(p.Detail, trouble.errno.Error())
+					return p.Kind == keyring.ProblemWrite && slices.Contains(p.Keys, key.ID) && strings.Contains(p.Detail, trouble.errno.Error())
 				})
 			})
 			if keyringtest.Ring(f.FSM).Key(key.ID).HeldBy(string(f.ID)) {

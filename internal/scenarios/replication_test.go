@@ -217,8 +217,8 @@ func TestReplicationSurvivesARestore(t *testing.T) {
 		v.Check(c)
 		keyringtest.CheckOneActive(t, c)
 		for _, s := range c.Live() {
-			if n := len(keyringtest.Problems(t, s, keyring.ProblemOrphan)); n > 1 {
-				t.Errorf("%s: %d orphans", s.ID, n)
+			if st := keyringtest.StatusOf(t, s); len(st.Orphans) > 1 {
+				t.Errorf("%s: orphans %v", s.ID, st.Orphans)
 			}
 		}
 		keyringtest.Rotate(t, c, &v, 1)

@@ -3,6 +3,7 @@ package scenarios_test
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -27,7 +28,7 @@ func TestStatusForPeople(t *testing.T) {
 		Missing: []keyring.KeyID{one}, NextRotation: day(30),
 		KEKs:     []keyring.KEKStatus{{ID: "file:1"}, {ID: "kms:2", Away: "timeout"}, {ID: "file:3", Old: true}},
 		Rekeying: []keyring.RekeyProgress{{Key: one, Moved: 3, Conflicts: 1, Left: 2, Poisoned: 2, PoisonedRefs: []string{"a", "b"}}},
-		Problems: []keyring.Problem{{Kind: keyring.ProblemKeyMissing, Key: one, Detail: "being fetched", Advice: "Nothing."}},
+		Problems: []keyring.Problem{{Kind: keyring.ProblemKeyMissing, Keys: []keyring.KeyID{one}, Detail: "being fetched", Advice: "Nothing."}},
 	}
 	const want = `s2 follows s1, not ready
 KEK file:1 wraps
@@ -158,7 +159,7 @@ func TestLeaderNamesServersThatAreDownAndLackTheActiveKey(t *testing.T) {
 			t.Errorf("%q, down since %v: %v", got[0].Detail, down, err)
 		}
 		under := keyringtest.Problems(t, leader, keyring.ProblemUnderheld)
-		if len(under) != 1 || under[0].Key != key.ID || !strings.Contains(under[0].Detail, `["`+string(dead.ID)+`"]`) {
+		if len(under) != 1 || !slices.Equal(under[0].Keys, []keyring.KeyID{key.ID}) || !strings.Contains(under[0].Detail, `["`+string(dead.ID)+`"]`) {
 			t.Errorf("problems %v", under)
 		}
 		c.Start(dead)
