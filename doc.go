@@ -72,8 +72,9 @@
 //	     does not answer or whose file is of a newer build, waits for that instead.
 //	I10  After Close no goroutine of the package runs, and the key bytes it owns are overwritten. If
 //	     something hangs that ignores its context, Close says so after a while, and no goroutine of the
-//	     package runs when that has returned. Ciphers that crypto/aes has expanded, and signing keys of
-//	     crypto/rsa and crypto/ecdsa, are left to the garbage collector.
+//	     package runs when that has returned. Ciphers that crypto/aes has expanded, signing keys of
+//	     crypto/rsa and crypto/ecdsa, and the buffers in which age encrypts and decrypts for [AgeKEK], are left to the
+//	     garbage collector.
 //
 // # How a key is made
 //

@@ -186,12 +186,14 @@ func (b *reading) readKeys(ctx context.Context) error {
 	return nil
 }
 
+// readKeyFile reads a key file into one buffer: a copy that is left behind would have the key, which is under an inline KEK.
 func (b *reading) readKeyFile(key Key) ([]byte, error) {
-	if _, err := b.next(keyDir+nks.FileName(key.ID), nks.MaxFile); err != nil {
+	size, err := b.next(keyDir+nks.FileName(key.ID), nks.MaxFile)
+	if err != nil {
 		return nil, err
 	}
-	content, err := io.ReadAll(b.archive)
-	if err != nil {
+	content := make([]byte, size)
+	if _, err := io.ReadFull(b.archive, content); err != nil {
 		return content, fmt.Errorf("%w: %w", nks.ErrCorrupt, err)
 	}
 	return content, nil

@@ -12,12 +12,12 @@ import (
 	"io"
 	"slices"
 
-	"example.com/keyring/internal/nks"
 	"filippo.io/age"
 )
 
 // Age returns the KEK that wraps keys to age recipients (c2sp.org/age). Without identities it never unwraps.
-// Its ID is derived from the names of the recipients, in any order.
+// Its ID is derived from the names of the recipients, in any order. It wraps something to them once: age does not
+// mix all kinds of recipients, and one may need a plugin that is not installed.
 func Age(to []age.Recipient, with ...age.Identity) (KEK, error) {
 	if fips140.Enforced() {
 		return nil, errors.New("KEK: age is not allowed in FIPS 140-only mode")
@@ -38,7 +38,11 @@ func Age(to []age.Recipient, with ...age.Identity) (KEK, error) {
 	for _, name := range slices.Compact(names) {
 		fmt.Fprintln(h, name)
 	}
-	return &ageKEK{"age:" + hex.EncodeToString(h.Sum(nil)[:8]), slices.Clone(to), slices.Clone(with)}, nil
+	k := &ageKEK{"age:" + hex.EncodeToString(h.Sum(nil)[:8]), slices.Clone(to), slices.Clone(with)}
+	if _, err := k.Wrap(context.Background(), []byte(probe), []byte(probeAAD)); err != nil {
+		return nil, fmt.Errorf("these age recipients can't be wrapped to: %w", err)
+	}
+	return k, nil
 }
 
 type ageKEK struct {
@@ -54,11 +58,12 @@ func (k *ageKEK) unwraps() bool { return len(k.with) > 0 }
 // Format keeps the identities out of everything that prints.
 func (k *ageKEK) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+k.id) }
 
+// Wrap fails only for what is wrong with the recipients, so each error is a refusal.
 func (k *ageKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, error) {
 	var out bytes.Buffer
 	w, err := age.Encrypt(&out, k.to...)
 	if err != nil {
-		return nil, fmt.Errorf("KEK %s: %w", k.id, err)
+		return nil, fmt.Errorf("KEK %s: %w: %w", k.id, ErrRefused, err)
 	}
 	bound := boundTo(aad)
 	for _, part := range [][]byte{bound[:], plaintext} {
@@ -80,13 +85,25 @@ func (k *ageKEK) Unwrap(_ context.Context, wrapped, aad []byte) ([]byte, error) 
 	if err != nil {
 		return nil, errOpen
 	}
-	b, err := io.ReadAll(io.LimitReader(r, nks.MaxFile))
+	return readBound(r, len(wrapped), aad)
+}
+
+// readBound reads what Wrap has written, which is shorter than size, and returns the plaintext if it was bound to aad. It reads
+// into one buffer that never grows, for a copy would stay behind, and overwrites it. age keeps a copy in its reader.
+func readBound(r io.Reader, size int, aad []byte) (plaintext []byte, err error) {
+	b := make([]byte, size)
 	defer clear(b)
+	n := 0
+	for err == nil && n < size {
+		var more int
+		more, err = r.Read(b[n:])
+		n += more
+	}
 	bound := boundTo(aad)
-	if err != nil || len(b) < len(bound) || subtle.ConstantTimeCompare(b[:len(bound)], bound[:]) != 1 {
+	if err != io.EOF || n < len(bound) || subtle.ConstantTimeCompare(b[:len(bound)], bound[:]) != 1 {
 		return nil, errOpen
 	}
-	return bytes.Clone(b[len(bound):]), nil
+	return bytes.Clone(b[len(bound):n]), nil
 }
 
 // boundTo is what stands before the plaintext in an age file.

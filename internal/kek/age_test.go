@@ -1,7 +1,10 @@
 package kek_test
 
 import (
+	"bytes"
 	"errors"
+	"io"
+	"os/exec"
 	"testing"
 
 	"example.com/keyring/internal/kek"
@@ -21,9 +24,35 @@ func TestAgeKEKRefuses(t *testing.T) {
 			t.Errorf("%s: %v", name, k)
 		}
 	}
+	for name, to := range map[string][]age.Recipient{
+		"a classic and a post-quantum one": {kektest.Identity(t).Recipient(), hybrid(t)}, "a plugin that is not installed": {absentPlugin{}},
+	} {
+		if k, err := kek.Age(to); !errors.Is(err, kek.ErrRefused) {
+			t.Errorf("%s: %v, %v", name, k, err)
+		}
+	}
 	if _, err := kektest.Age(t, kektest.Identity(t)).Unwrap(t.Context(), nil, nil); !errors.Is(err, kek.ErrWrapOnly) {
 		t.Errorf("escrow unwraps: %v", err)
 	}
+}
+
+func hybrid(t *testing.T) age.Recipient {
+	t.Helper()
+	identity, err := age.GenerateHybridIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity.Recipient()
+}
+
+// absentPlugin is a recipient of a plugin whose program is not installed.
+type absentPlugin struct{}
+
+func (absentPlugin) String() string { return "age1nothere1" }
+
+func (absentPlugin) Wrap([]byte) ([]*age.Stanza, error) {
+	_, err := exec.LookPath("age-plugin-nothere")
+	return nil, err
 }
 
 type nameless struct{ age.Recipient }
@@ -41,4 +70,45 @@ func TestAgeKEKIDIsOfTheRecipientsInAnyOrder(t *testing.T) {
 	if both != id([]age.Identity{b}, b.Recipient(), a.Recipient()) || both == id(nil, a.Recipient()) {
 		t.Errorf("%s is not the ID of both", both)
 	}
+}
+
+// TestAgeKEKLeavesNoMaterialWhereItHasRead: what a buffer leaves behind that has grown, nobody overwrites.
+func TestAgeKEKLeavesNoMaterialWhereItHasRead(t *testing.T) {
+	aad, secret := []byte("aad"), bytes.Repeat([]byte("secret"), 500)
+	for name, c := range map[string]struct {
+		content []byte
+		end     error
+		opens   bool
+	}{
+		"right":      {kek.Bound(secret, aad), io.EOF, true},
+		"of another": {kek.Bound(secret, []byte("another")), io.EOF, false},
+		"cut short":  {kek.Bound(secret, aad), io.ErrUnexpectedEOF, false},
+	} {
+		r := &recorder{Reader: bytes.NewReader(c.content), end: c.end}
+		got, err := kek.ReadBound(r, len(c.content)+100, aad)
+		if c.opens != bytes.Equal(got, secret) || c.opens != (err == nil) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+		for _, b := range r.into {
+			if len(bytes.Trim(b, "\x00")) > 0 {
+				t.Errorf("%s: %d bytes stay in memory", name, len(b))
+			}
+		}
+	}
+}
+
+// recorder remembers what it was read into. It gives a little at a time, and ends with an error.
+type recorder struct {
+	io.Reader
+	end  error
+	into [][]byte
+}
+
+func (r *recorder) Read(p []byte) (int, error) {
+	r.into = append(r.into, p)
+	n, err := r.Reader.Read(p[:min(len(p), 300)])
+	if err == io.EOF {
+		err = r.end
+	}
+	return n, err
 }

@@ -59,6 +59,14 @@ type KEK interface {
 // ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.
 var ErrWrapOnly = errors.New("this KEK can wrap but not unwrap")
 
+// Errors that the calls of a KEK may match, to say why it does not do its work. Any other means that it does not answer.
+var (
+	// ErrRefused means that it answers and does not do this: a permission is missing, a key is disabled or destroyed.
+	ErrRefused = errors.New("the KEK refuses")
+	// ErrThrottled means that it answers, and is asked too often.
+	ErrThrottled = errors.New("the KEK is asked too often")
+)
+
 // errOpen is what the Unwrap of every KEK here returns for bytes that it has not wrapped for that AAD.
 var errOpen = seal.ErrOpen
 
