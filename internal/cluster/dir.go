@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/raftwire"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -18,7 +19,7 @@ import (
 // Dir is an open directory in which raft keeps its log and its snapshots. One process at a time can have it open.
 type Dir struct {
 	Log   *raftboltdb.BoltStore
-	Snaps *raft.FileSnapshotStore
+	Snaps raft.SnapshotStore
 	path  string
 }
 
@@ -30,7 +31,7 @@ func HasRaft(path string) (bool, error) {
 	}
 	var snaps []os.DirEntry
 	if errors.Is(err, fs.ErrNotExist) {
-		snaps, err = os.ReadDir(filepath.Join(path, "snapshots"))
+		snaps, err = os.ReadDir(filepath.Join(path, snapshotDir))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("raft directory: %w", err)
@@ -38,21 +39,25 @@ func HasRaft(path string) (bool, error) {
 	return len(snaps) > 0, nil
 }
 
-// OpenDir opens raft's directory, and creates what is missing. The caller closes it.
+// OpenDir opens raft's directory, and creates what is missing. Whatever modes it finds, only this user can read what is
+// in it. The caller closes it.
 func OpenDir(path string, logger hclog.Logger) (*Dir, error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := durable.MakePrivate(path); err != nil {
 		return nil, fmt.Errorf("raft directory: %w", err)
 	}
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(path, 2, logger.Named("raft"))
 	if err != nil {
 		return nil, fmt.Errorf("raft snapshots: %w", err)
 	}
+	if err := makePrivate(path); err != nil {
+		return nil, fmt.Errorf("raft directory: %w", err)
+	}
 	file := filepath.Join(path, "raft.db")
 	log, err := raftboltdb.New(raftboltdb.Options{Path: file, BoltOptions: &bbolt.Options{Timeout: time.Second}})
 	if err != nil {
 		return nil, fmt.Errorf("raft log %s, which one process at a time can use: does its server run? %w", file, err)
 	}
-	return &Dir{Log: log, Snaps: snaps, path: path}, nil
+	return &Dir{Log: log, Snaps: privateSnaps{snaps, filepath.Join(path, snapshotDir)}, path: path}, nil
 }
 
 // Close closes the log.

@@ -38,6 +38,19 @@ var (
 	ErrForeign = errors.New("owned by another user")
 )
 
+// OwnerError says that another user owns a file or a directory. It matches ErrForeign.
+type OwnerError struct {
+	Have, Want uint32 // user IDs
+}
+
+// Error names both users.
+func (e *OwnerError) Error() string {
+	return fmt.Sprintf("owned by user %d, not by %d", e.Have, e.Want)
+}
+
+// Is reports whether target is ErrForeign.
+func (e *OwnerError) Is(target error) bool { return target == ErrForeign }
+
 // Dir is one directory of durable files. It is safe for concurrent use; calls
 // that change the directory wait for one another, reads wait for nothing.
 type Dir struct {

@@ -75,7 +75,7 @@ func openDir(path string) (*osDir, error) {
 		return nil, err
 	}
 	d := &osDir{path: path, root: root, user: uint32(os.Geteuid())}
-	if err = d.takeOver(); err == nil {
+	if err = takeOver(root.Open(".")); err == nil {
 		err = d.acquire()
 	}
 	if err != nil {
@@ -135,7 +135,7 @@ func (d *osDir) openAs(name string, named fs.FileInfo) (File, fs.FileInfo, error
 		err = &fs.PathError{Op: "open", Path: name, Err: syscall.ELOOP}
 	}
 	if err == nil && owner(opened) != d.user {
-		err = fmt.Errorf("%w: user %d", ErrForeign, owner(opened))
+		err = &OwnerError{Have: owner(opened), Want: d.user}
 	}
 	if err != nil {
 		f.Close()
@@ -196,10 +196,22 @@ func (d *osDir) in(err error) error {
 	return fmt.Errorf("%s: %w", d.path, err)
 }
 
+// MakePrivate makes the directory at path and missing parents, with mode 0700. An existing directory is given
+// mode 0700, if this user owns it: another user's is refused and left as it is.
+func MakePrivate(path string) error {
+	err := makeDirs(path)
+	if err == nil {
+		err = takeOver(os.Open(path))
+	}
+	if err != nil {
+		return fmt.Errorf("make directory %s private: %w", path, err)
+	}
+	return nil
+}
+
 // takeOver refuses a directory that another user owns: its owner could swap files
-// at will. It goes by descriptor, since path may come to name another directory.
-func (d *osDir) takeOver() error {
-	f, err := d.root.Open(".")
+// at will. It goes by descriptor, since its path may come to name another directory, and closes it.
+func takeOver(f *os.File, err error) error {
 	if err != nil {
 		return err
 	}
@@ -209,7 +221,7 @@ func (d *osDir) takeOver() error {
 		return err
 	}
 	if !owned(info) {
-		return fmt.Errorf("owned by user %d, not by %d", owner(info), os.Geteuid())
+		return &OwnerError{Have: owner(info), Want: uint32(os.Geteuid())}
 	}
 	if info.Mode().Perm() == 0o700 {
 		return nil
