@@ -84,9 +84,12 @@ var problemCases = []struct {
 	{name: "old KEKs", wrong: func(o *overview) { o.keystore.OnOldKEKs = 1 }, kind: ProblemOldKEK},
 	{name: "a KEK is away", wrong: func(o *overview) { o.keks[0].Away = "x" }, kind: ProblemKEKAway, kek: "kms"},
 	{name: "inline", wrong: func(o *overview) { o.inline = true }, kind: ProblemInlineKEK, kek: kek.InlineID},
-	{name: "pending", wrong: func(o *overview) { o.waits.Pending = map[KeyID]string{{15: 4}: "x"} }, kind: ProblemKeyPending, key: KeyID{15: 4}},
-	{name: "a command waits", wrong: func(o *overview) { o.waits.Command = map[raft.ServerID]string{"s2": "x"} }, kind: ProblemWaiting, server: "s2"},
-	{name: "the first key waits", wrong: func(o *overview) { o.waits.FirstKey = map[raft.ServerID]string{"s2": "x"} }, kind: ProblemFirstKey, server: "s2"},
+	{name: "pending", wrong: func(o *overview) {
+		o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{15: 4}, State: StatePrepublished})
+		o.waits.Pending = map[KeyID]string{{15: 4}: "x", {15: 1}: "it is active", {15: 9}: "it was removed"}
+	}, kind: ProblemKeyPending, key: KeyID{15: 4}},
+	{name: "a command waits", wrong: func(o *overview) { o.waits.Command = map[raft.ServerID]string{"s2": "x", "s9": "it was removed"} }, kind: ProblemWaiting, server: "s2"},
+	{name: "the first key waits", wrong: func(o *overview) { o.waits.FirstKey = map[raft.ServerID]string{"s2": "x", "s9": "it was removed"} }, kind: ProblemFirstKey, server: "s2"},
 	{name: "no voter yet", wrong: func(o *overview) {
 		o.servers = append(o.servers, raft.Server{ID: "s4", Suffrage: raft.Nonvoter})
 		o.waits.Nonvoters = map[raft.ServerID]string{"s2": "it is one", "s4": "x", "s5": "it has gone"}

@@ -1,0 +1,117 @@
+package keyring
+
+// An overview of a server, and how Status follows from it.
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/lead"
+	"example.com/keyring/internal/local"
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+// overview is what the parts of a server say of themselves, one after the other. Status is made of it alone.
+type overview struct {
+	local.View
+	now time.Time
+	at  mono.Time
+
+	id, leader raft.ServerID
+	servers    []raft.Server // of the latest raft configuration
+	ready      bool
+	policy     plan.Policy
+	tokens     plan.Tokens
+	noData     bool // Config.Data is nil
+
+	raft     raftStatus
+	keystore keystore.Report
+	signer   BackupSigner
+	keks     []KEKStatus
+	inline   bool // one of them is InlineKEK
+	clocks   local.ClocksStatus
+	waits    lead.Status
+	watch    local.WatchStatus
+	rekeying []RekeyProgress
+	failures map[string]error // of fetches, by server
+
+	wrongPublic []KeyID // keys whose public key in raft is not that of their material
+
+	host []Problem // by Config.Problems
+
+	since map[cause]time.Time // when this server first saw what the Status before tells of
+}
+
+// raftStatus is what this server knows of its raft.
+type raftStatus struct {
+	incomplete  error         // see fsm.Machine.Complete
+	unfed       error         // see fsm.Machine.Fed
+	behind      error         // why this server has not caught up; of no meaning when it has
+	lastContact time.Time     // zero if there was none since its start
+	silence     time.Duration // for which it has heard from no leader
+	patience    time.Duration // longer than which no election takes
+}
+
+// status makes the Status of it, without Keys.
+func (o overview) status() Status {
+	s := Status{
+		ID: o.id, Leader: o.leader, Servers: o.servers, Ready: o.ready, CaughtUp: o.CaughtUp,
+		LastBackup:   LastBackup{o.Ring.Backup.Index, o.Ring.Backup.Time, o.Ring.Backup.Digest},
+		NextRotation: plan.NextRotation(o.clocks.RingClock.Correct(o.Ring), o.policy),
+		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
+		Orphans: plan.Orphans(o.Ring, o.CaughtUp, o.keystore.Files), OnOldKEKs: o.keystore.OnOldKEKs,
+		KEKs: o.keks, BackupSigner: o.signer,
+	}
+	if active := o.Ring.Active(); active != nil {
+		s.Active = active.ID
+	}
+	if !o.raft.lastContact.IsZero() {
+		s.LastContact = o.raft.lastContact.UTC().Round(0)
+	}
+	for _, m := range plan.Needed(o.Ring, local.VotersOf(o.servers)) {
+		if o.CaughtUp && m.CreateIndex > o.Ring.Backup.Index {
+			s.NoBackup = append(s.NoBackup, m.ID)
+		}
+	}
+	if o.leader == o.id {
+		s.Rekeying = o.rekeying
+	}
+	s.Problems = problemsOf(o, s)
+	return s
+}
+
+// problemsOf returns what is wrong by an overview, the worst first, with what to do about it.
+func problemsOf(o overview, st Status) []Problem {
+	all := slices.Concat(
+		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.keystoreProblems(st), o.kekProblems(st),
+		o.ownProblems(), o.leaderProblems(st), o.host,
+	)
+	for i := range all {
+		p := &all[i]
+		if p.Advice == "" {
+			p.Advice = p.Kind.advice()
+		}
+		if p.Severity == "" {
+			p.Severity = p.Kind.severity()
+		}
+	}
+	all = oneACause(all)
+	for i := range all {
+		p := &all[i]
+		if p.Since.IsZero() {
+			p.Since = o.since[p.cause()]
+		}
+		if p.Since.IsZero() {
+			p.Since = o.now
+		}
+		p.Since = p.Since.UTC().Round(0)
+	}
+	slices.SortStableFunc(all, func(a, b Problem) int {
+		return cmp.Or(a.Severity.rank()-b.Severity.rank(), a.Kind.rank()-b.Kind.rank())
+	})
+	return all
+}

@@ -1,0 +1,84 @@
+package keyring
+
+// Problems of key files and of KEKs.
+
+import (
+	"fmt"
+
+	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/local"
+	"example.com/keyring/internal/plan"
+)
+
+// keystoreProblems are those of the key files of this server.
+func (o overview) keystoreProblems(st Status) (all []Problem) {
+	add := func(p Problem) { all = append(all, p) }
+	voters := local.VotersOf(o.servers)
+	faulty := make(map[KeyID]bool, len(o.keystore.Faults))
+	for _, f := range o.keystore.Faults {
+		faulty[f.Key] = true
+	}
+	for _, id := range st.Missing {
+		// A fault says why; or the key may be removed, or the leader says that it is pending.
+		if !faulty[id] && o.CaughtUp && plan.IsNeeded(o.Ring.Key(id), voters) {
+			add(Problem{Kind: ProblemKeyMissing, Keys: []KeyID{id}, Detail: "being fetched from the other servers"})
+		}
+	}
+	for _, f := range o.keystore.Faults {
+		add(problemOfFault(f))
+	}
+	for _, name := range o.keystore.SetAside {
+		add(Problem{Kind: ProblemSetAside, Detail: name})
+	}
+	for _, f := range o.keystore.Nomad {
+		if o.CaughtUp && o.Ring.WasRemoved(f.Key) {
+			add(Problem{Kind: ProblemNomad, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
+				"the key was removed, and Nomad's files %q still have it: delete them", f.Names)})
+		}
+	}
+	for _, f := range o.keystore.Aside {
+		if len(plan.Orphans(o.Ring, o.CaughtUp, []KeyID{f.Key})) > 0 {
+			add(Problem{Kind: ProblemOrphan, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
+				"files %q that were set aside, of a key that the keyring does not know; they are kept", f.Names)})
+		}
+	}
+	for _, id := range st.Orphans {
+		add(Problem{Kind: ProblemOrphan, Keys: []KeyID{id}, Detail: "a key file that the keyring does not know; it is kept"})
+	}
+	return all
+}
+
+// problemOfFault says why this server does not hold a key whose file is here, or should be.
+func problemOfFault(f keystore.Fault) Problem {
+	p := Problem{Keys: []KeyID{f.Key}, KEK: f.KEK, Detail: f.Err.Error()}
+	switch f.Cause {
+	case keystore.NomadFile:
+		p.Kind = ProblemNomad
+	case keystore.Newer:
+		p.Kind, p.Detail = ProblemNewer, p.Detail+"; it is left as it is, and the key waits for it"
+	case keystore.Locked:
+		p.Kind = ProblemKEKAway
+	case keystore.BadFile:
+		p.Kind = ProblemKeyMissing
+	case keystore.Unreadable, keystore.Unwritten:
+		p.Kind = ProblemWrite
+	}
+	return p
+}
+
+func (o overview) kekProblems(st Status) (all []Problem) {
+	if st.OnOldKEKs > 0 {
+		all = append(all, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
+			"%d key files are not wrapped under exactly the KEKs of the configuration", st.OnOldKEKs)})
+	}
+	for _, k := range st.KEKs {
+		if k.Away != "" {
+			all = append(all, Problem{Kind: ProblemKEKAway, KEK: k.ID, Detail: k.Away})
+		}
+	}
+	if o.inline {
+		all = append(all, Problem{Kind: ProblemInlineKEK, KEK: kek.InlineID, Detail: "anyone who reads the key files has the keys"})
+	}
+	return all
+}

@@ -1,0 +1,162 @@
+package keyring
+
+// Problems of servers: their raft, their clocks, what they wait for, what the leader knows of the others.
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/plan"
+	"github.com/hashicorp/raft"
+)
+
+func (o overview) backupProblems(st Status) (all []Problem) {
+	if n := len(st.NoBackup); n > 0 && st.LastBackup.Index > 0 {
+		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
+			"%d keys are newer than the last backup, of %v", n, st.LastBackup.Time.Format(time.DateTime))})
+	}
+	return all
+}
+
+// raftProblems are what this server's raft is in need of, and what it knows of a leader.
+func (o overview) raftProblems(st Status) (all []Problem) {
+	add := func(k ProblemKind, detail string) { all = append(all, Problem{Kind: k, Detail: detail}) }
+	if o.raft.incomplete != nil {
+		add(ProblemNewer, o.raft.incomplete.Error())
+	}
+	if o.raft.unfed != nil {
+		add(ProblemNotApplied, o.raft.unfed.Error())
+	}
+	since := "since its start"
+	if !st.LastContact.IsZero() {
+		since = "since " + st.LastContact.Format(time.DateTime)
+	}
+	if o.raft.silence > o.raft.patience {
+		add(ProblemNoLeader, fmt.Sprintf("this server has heard from no leader %s, for %v", since, o.raft.silence.Round(time.Second)))
+	}
+	if !o.CaughtUp {
+		add(ProblemBehind, o.raft.behind.Error())
+	}
+	member := slices.ContainsFunc(o.servers, func(s raft.Server) bool { return s.ID == o.id })
+	if o.CaughtUp && len(o.servers) > 0 && !member {
+		add(ProblemRemoved, "this server has left the cluster, or was removed")
+	}
+	return all
+}
+
+// clockProblems are what is wrong with the time.
+func (o overview) clockProblems() (all []Problem) {
+	known, ringClock := o.clocks.Known, o.clocks.RingClock
+	for _, server := range known.Differ() {
+		all = append(all, Problem{Kind: ProblemClock, Server: raft.ServerID(server), Detail: fmt.Sprintf(
+			"its clock is %s that of %s, and they may differ by %v", aheadOf(known.Ahead[server]), o.id, known.Leeway)})
+	}
+	if o.leader == o.id && known.Wrong() {
+		all = append(all, Problem{Kind: ProblemClock, Detail: fmt.Sprintf(
+			"the clock of %s, which leads, differs from those of %q: until it is right, nothing is rotated by schedule", o.id, known.Differ())})
+	}
+	if ringClock.Ahead(o.Ring.Backup.Time) {
+		all = append(all, Problem{Kind: ProblemTime, Detail: fmt.Sprintf(
+			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", o.Ring.Backup.Time.Format(time.DateTime))})
+	}
+	for _, odd := range ringClock.Implausible(o.Ring) {
+		detail := fmt.Sprintf(
+			"by the keyring it was %s at %v, which is %v ahead of this server's clock; what is to follow is planned from when this server first saw it",
+			odd.What, odd.Time.Format(time.DateTime), odd.Time.Sub(o.now).Round(time.Second))
+		if m := o.Ring.Key(odd.Key); !m.Retired.IsZero() && !plan.VerifiesUntil(m, o.tokens).IsZero() {
+			detail += fmt.Sprintf(", but its tokens verify until %v", plan.VerifiesUntil(m, o.tokens).Format(time.DateTime))
+		}
+		all = append(all, Problem{Kind: ProblemTime, Keys: []KeyID{odd.Key}, Detail: detail})
+	}
+	return all
+}
+
+func aheadOf(by time.Duration) string {
+	if by < 0 {
+		return fmt.Sprintf("%v behind", -by.Round(time.Millisecond))
+	}
+	return fmt.Sprintf("%v ahead of", by.Round(time.Millisecond))
+}
+
+// waitProblems are what the leader waits for, as far as the ring and the raft configuration of now still have it.
+func (o overview) waitProblems(st Status) (all []Problem) {
+	if o.waits.Unconfirmed != nil {
+		all = append(all, Problem{Kind: ProblemUnconfirmed, Keys: []KeyID{st.Active}, Detail: o.waits.Unconfirmed.Error()})
+	}
+	for _, id := range slices.SortedFunc(maps.Keys(o.waits.Pending), compareIDs) {
+		if m := o.Ring.Key(id); m != nil && m.State == StatePrepublished {
+			all = append(all, Problem{Kind: ProblemKeyPending, Keys: []KeyID{id}, Detail: o.waits.Pending[id]})
+		}
+	}
+	for _, s := range o.servers {
+		each := func(k ProblemKind, waits map[raft.ServerID]string, prefix string) {
+			if why, is := waits[s.ID]; is {
+				all = append(all, Problem{Kind: k, Server: s.ID, Detail: prefix + why})
+			}
+		}
+		if s.Suffrage != raft.Voter {
+			each(ProblemNonvoter, o.waits.Nonvoters, "")
+		}
+		each(ProblemFirstKey, o.waits.FirstKey, "")
+		each(ProblemWaiting, o.waits.Command, "it ")
+	}
+	return all
+}
+
+// ownProblems are what this server knows of what others sent it.
+func (o overview) ownProblems() (all []Problem) {
+	for _, s := range slices.Sorted(maps.Keys(o.failures)) {
+		all = append(all, Problem{Kind: ProblemUnreachable, Server: raft.ServerID(s), Detail: o.failures[s].Error()})
+	}
+	for _, id := range o.wrongPublic {
+		all = append(all, Problem{Kind: ProblemPublicKey, Keys: []KeyID{id},
+			Detail: "the public key in raft is not that of the key's material: it is not in the JWKS here, and no token verifies with it"})
+	}
+	return all
+}
+
+// leaderProblems are those that only the leader knows: of the other servers, and of the data under old keys.
+func (o overview) leaderProblems(st Status) (all []Problem) {
+	if o.leader != o.id {
+		return nil
+	}
+	all = slices.Concat(o.waitProblems(st), o.serverProblems(st))
+	for _, p := range st.Rekeying {
+		if p.Err != nil {
+			all = append(all, Problem{Kind: ProblemRekey, Keys: []KeyID{p.Key}, Detail: p.Err.Error()})
+		}
+	}
+	if len(st.Rekeying) > 0 && o.noData {
+		all = append(all, Problem{Kind: ProblemRekey, Keys: []KeyID{st.Rekeying[0].Key}, Detail: "the leader can't move its data: Config.Data is nil"})
+	}
+	return all
+}
+
+// serverProblems are what is wrong with the other servers, as far as it has lasted for longer than an election
+// takes.
+func (o overview) serverProblems(st Status) (all []Problem) {
+	old := func(since mono.Time) bool { return since != 0 && o.at.Sub(since) > o.raft.patience/2 }
+	var lacking []raft.ServerID
+	for _, server := range o.servers {
+		id := string(server.ID)
+		if s := o.watch.Silent[id]; old(s.Since) {
+			all = append(all, Problem{Kind: ProblemUnreachable, Server: server.ID, Since: s.Heard, Detail: fmt.Sprintf(
+				"it has not answered raft since %s", s.Heard.Format(time.DateTime))})
+		}
+		if p := o.watch.Progress[id]; p.Stuck {
+			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Since: p.Since, Detail: fmt.Sprintf(
+				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, p.Since.Format(time.DateTime))})
+		}
+		if old(o.watch.Lacks[id]) && o.watch.Active == st.Active {
+			lacking = append(lacking, server.ID)
+		}
+	}
+	if len(lacking) > 0 {
+		all = append(all, Problem{Kind: ProblemUnderheld, Keys: []KeyID{st.Active}, Detail: fmt.Sprintf(
+			"it is the active key, and not held by %q", lacking)})
+	}
+	return all
+}
