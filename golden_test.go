@@ -613,6 +613,7 @@ var goldens = map[string][]string{
 	"snapshot, with the host's part":  {goldenDir + "/snapshot.bin"},
 	"messages between servers":        {"internal/peer/testdata/v1"},
 	"key material, check value, file": {"internal/nks/testdata/vectors.json", "internal/nks/testdata/00112233-4455-6677-8899-aabbccddeeff.nks.json"},
+	"key file, version 2":             {"internal/nks/testdata/v2"},
 	"keystore under InlineKEK":        {goldenDir + "/keystore-inline"},
 	"keystore under PassphraseKEK":    {goldenDir + "/keystore-passphrase"},
 	"keystore under AgeKEK":           {goldenDir + "/keystore-age"},

@@ -14,25 +14,30 @@ const (
 	// MaxFile is the size in bytes of the largest file that is written or read.
 	MaxFile = 1 << 20
 
-	aadVersion  = 1
-	fileVersion = "1"
-	maxWrapped  = 16
-	maxKEK      = 128
-	timeLayout  = "2006-01-02T15:04:05.000000000Z"
+	// FileVersion is the newest version of files that is read and written.
+	FileVersion = 2
+
+	aadVersion = 1
+	maxWrapped = 16
+	maxKEK     = 128
+	timeLayout = "2006-01-02T15:04:05.000000000Z"
 )
 
 // File is the content of a key file: one root key, wrapped for one server.
 type File struct {
+	Version   int // of the format, 1 or 2; zero is 1
 	ID        [16]byte
 	Algorithm string    // of the signing key: RS256, ES256 or EdDSA
 	Check     [32]byte  // Material.Check, as the raft state has it
-	Created   time.Time // a note for people; nothing authenticates it
+	Created   time.Time // a note for people; in version 1 nothing authenticates it
 	Wrapped   []Wrapped // the same material under 1 to 16 KEKs, each of another name
+	MAC       [32]byte  // Material.MAC of the rest; zero in version 1, which has none
 }
 
 // Wrapped is the encoded material under one KEK.
 type Wrapped struct {
 	KEK        string // the KEK's ID, 1 to 128 bytes of printable ASCII
+	Version    string // which version of the KEK wrapped it, as KEK; empty if the KEK has none, and in version 1 of files
 	Ciphertext []byte // what KEK.Wrap returned for Material.Encode and File.AAD
 }
 
@@ -50,7 +55,7 @@ func (f *File) Encode() ([]byte, error) {
 	if err := f.validate(); err != nil {
 		return nil, err
 	}
-	b := withSum(f.appendText(make([]byte, 0, f.textSize())))
+	b := withSum(f.appendText(make([]byte, 0, f.textSize()), f.MAC[:]))
 	if len(b) > MaxFile {
 		return nil, fmt.Errorf("%w: file: %d bytes are more than %d", ErrFormat, len(b), MaxFile)
 	}
@@ -59,18 +64,19 @@ func (f *File) Encode() ([]byte, error) {
 
 // DecodeFile is the reverse of Encode, and accepts nothing else. It keeps no part
 // of b, and allocates no more than a small multiple of len(b). It does not say
-// whether the file is authentic: the KEK and the check value do.
+// whether the file is authentic: the KEK, the check value and Material.MAC do.
 func DecodeFile(b []byte) (*File, error) {
 	if len(b) > MaxFile {
 		return nil, fmt.Errorf("%w: file: %d bytes are more than %d", ErrFormat, len(b), MaxFile)
 	}
-	if err := checkFileVersion(b); err != nil {
+	version, err := fileVersion(b)
+	if err != nil {
 		return nil, err
 	}
 	if err := checkSum(b); err != nil {
 		return nil, err
 	}
-	f, err := parseText(b)
+	f, err := parseText(b, version)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +86,13 @@ func DecodeFile(b []byte) (*File, error) {
 	return f, nil
 }
 
+// version is Version, with zero for 1.
+func (f *File) version() int { return max(1, f.Version) }
+
 func (f *File) validate() error {
+	if f.Version < 0 || f.Version > FileVersion || f.version() == 1 && f.MAC != [32]byte{} {
+		return fmt.Errorf("%w: file: version %d, or a MAC that this version does not have", ErrFormat, f.Version)
+	}
 	if !knownAlgorithm(f.Algorithm) {
 		return fmt.Errorf("%w: file: unknown algorithm %.16q", ErrFormat, f.Algorithm)
 	}
@@ -99,6 +111,8 @@ func (f *File) validate() error {
 			return fmt.Errorf("%w: file: Wrapped[%d]: the same KEK again", ErrFormat, i)
 		case len(w.Ciphertext) == 0:
 			return fmt.Errorf("%w: file: Wrapped[%d]: no ciphertext", ErrFormat, i)
+		case w.Version != "" && (f.version() == 1 || !validKEK(w.Version)):
+			return fmt.Errorf("%w: file: Wrapped[%d]: version of the KEK", ErrFormat, i)
 		}
 		seen[w.KEK] = true
 	}
@@ -118,7 +132,7 @@ func validKEK(name string) bool {
 func (f *File) textSize() int {
 	n := 512
 	for _, w := range f.Wrapped {
-		n += 64 + 2*len(w.KEK) + base64.StdEncoding.EncodedLen(len(w.Ciphertext))
+		n += 128 + 2*len(w.KEK) + 2*len(w.Version) + base64.StdEncoding.EncodedLen(len(w.Ciphertext))
 	}
 	return n
 }

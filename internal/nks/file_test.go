@@ -47,6 +47,7 @@ func encode(t testing.TB, f *nks.File) []byte {
 
 func drawFile(t *rapid.T) *nks.File {
 	f := &nks.File{
+		Version:   rapid.IntRange(1, 2).Draw(t, "version"),
 		ID:        [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "id")),
 		Algorithm: rapid.SampledFrom(algorithms).Draw(t, "algorithm"),
 		Check:     [32]byte(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "check")),
@@ -58,6 +59,10 @@ func drawFile(t *rapid.T) *nks.File {
 	for _, kek := range keks {
 		c := rapid.SliceOfN(rapid.Byte(), 1, 3000).Draw(t, "ciphertext")
 		f.Wrapped = append(f.Wrapped, nks.Wrapped{KEK: kek, Ciphertext: c})
+	}
+	if f.Version == 2 {
+		f.MAC = [32]byte(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "mac"))
+		f.Wrapped[0].Version = rapid.StringMatching(`[ -~]{0,128}`).Draw(t, "version of the KEK")
 	}
 	return f
 }
@@ -95,9 +100,10 @@ func TestFileIsJSON(t *testing.T) {
 			Check         []byte
 			Created       time.Time
 			Wrapped       []struct {
-				KEK        string
-				Ciphertext []byte
+				KEK, Version string
+				Ciphertext   []byte
 			}
+			MAC []byte
 			Sum string
 		}
 		d := json.NewDecoder(bytes.NewReader(b))
@@ -105,11 +111,11 @@ func TestFileIsJSON(t *testing.T) {
 		if err := d.Decode(&got); err != nil {
 			t.Fatal(err)
 		}
-		if got.Version != 1 || !got.Created.Equal(f.Created) || !bytes.Equal(got.Check, f.Check[:]) {
+		if got.Version != f.Version || !bytes.Equal(got.MAC, f.MAC[:]) && f.Version > 1 || !got.Created.Equal(f.Created) || !bytes.Equal(got.Check, f.Check[:]) {
 			t.Fatalf("%+v", got)
 		}
 		for i, w := range f.Wrapped {
-			if got.Wrapped[i].KEK != w.KEK || !bytes.Equal(got.Wrapped[i].Ciphertext, w.Ciphertext) {
+			if got.Wrapped[i].KEK != w.KEK || got.Wrapped[i].Version != w.Version || !bytes.Equal(got.Wrapped[i].Ciphertext, w.Ciphertext) {
 				t.Fatalf("entry %d is %+v", i, got.Wrapped[i])
 			}
 		}
@@ -124,7 +130,7 @@ func TestCreatedIsWrittenInUTC(t *testing.T) {
 }
 
 func TestDecodeFileRefusesEveryPrefix(t *testing.T) {
-	for _, v := range vectors(t) {
+	for _, v := range fileVectors(t) {
 		for n := range v.Text {
 			if _, err := nks.DecodeFile(v.Text[:n]); !errors.Is(err, nks.ErrFormat) {
 				t.Fatalf("%s: prefix of %d: %v", v.File, n, err)
@@ -134,7 +140,7 @@ func TestDecodeFileRefusesEveryPrefix(t *testing.T) {
 }
 
 func TestDecodeFileRefusesEveryBitFlip(t *testing.T) {
-	for _, v := range vectors(t) {
+	for _, v := range fileVectors(t) {
 		for i := range len(v.Text) * 8 {
 			v.Text[i/8] ^= 1 << (i % 8)
 			if _, err := nks.DecodeFile(v.Text); !errors.Is(err, nks.ErrFormat) {
@@ -148,7 +154,7 @@ func TestDecodeFileRefusesEveryBitFlip(t *testing.T) {
 // TestOneSpelling flips every bit and makes the Sum fit: what is still read is
 // another content, and is written back as it was read.
 func TestOneSpelling(t *testing.T) {
-	for _, v := range vectors(t)[:2] {
+	for _, v := range append(vectors(t)[:2], vectors2(t)[:2]...) {
 		read := 0
 		for i := range (len(v.Text) - len(sumTail)) * 8 {
 			b := bytes.Clone(v.Text)
@@ -177,7 +183,9 @@ type fileChange struct{ name, old, new string }
 func fileChanges(entry string) []fileChange {
 	return []fileChange{
 		{"version 0", `"Version": 1`, `"Version": 0`},
-		{"version 2", `"Version": 1`, `"Version": 2`},
+		{"version 2 without a MAC", `"Version": 1`, `"Version": 2`},
+		{"a MAC in version 1", `  "Sum"`, `  "MAC": "D9jb8W7KAaxpzUOzhB44wTCU+zhk27B1S3JJqj8R5Os=",` + "\n" + `  "Sum"`},
+		{"the version of a KEK in version 1", `"inline",`, `"inline",` + "\n" + `      "Version": "1",`},
 		{"version 1.0", `"Version": 1`, `"Version": 1.0`},
 		{"version 01", `"Version": 1`, `"Version": 01`},
 		{"version as a string", `"Version": 1`, `"Version": "1"`},
@@ -230,11 +238,34 @@ func fileChanges(entry string) []fileChange {
 	}
 }
 
+// fileChanges2 are changes to a file of version 2.
+var fileChanges2 = []fileChange{
+	{"version 1 with a MAC", `"Version": 2`, `"Version": 1`},
+	{"no MAC", `"MAC": "J09UM1DIXe4patG30zvmpu3PZ0XksATrA+w5i/oamHw=",` + "\n  ", ""},
+	{"MAC of 31 bytes", "amHw=", "amA=="},
+	{"MAC of no bytes", "J09UM1DIXe4patG30zvmpu3PZ0XksATrA+w5i/oamHw=", ""},
+	{"bits left over in the MAC", "amHw=", "amHx="},
+	{"MAC in front", `  "Wrapped"`, `  "MAC": "J09UM1DIXe4patG30zvmpu3PZ0XksATrA+w5i/oamHw=",` + "\n" + `  "Wrapped"`},
+	{"an empty version of the KEK", `"inline",`, `"inline",` + "\n" + `      "Version": "",`},
+	{"a version of the KEK as a number", `"inline",`, `"inline",` + "\n" + `      "Version": 1,`},
+	{"a long version of the KEK", `"inline",`, `"inline",` + "\n" + `      "Version": "` + strings.Repeat("1", 129) + `",`},
+	{"a version of the KEK that is not in ASCII", `"inline",`, `"inline",` + "\n" + `      "Version": "é",`},
+	{"a version of the KEK before its name", `      "KEK"`, `      "Version": "1",` + "\n" + `      "KEK"`},
+	{"a version of the KEK twice", `"inline",`, `"inline",` + strings.Repeat("\n"+`      "Version": "1",`, 2)},
+}
+
 // TestDecodeFileRefuses other spellings and contents, each under a Sum that fits.
 func TestDecodeFileRefuses(t *testing.T) {
 	text := string(vectors(t)[0].Text)
 	entry := text[strings.Index(text, "    {\n"):strings.Index(text, "\n  ],")]
-	for _, c := range fileChanges(entry) {
+	refuses(t, text, fileChanges(entry))
+	refuses(t, string(vectors2(t)[0].Text), fileChanges2)
+}
+
+// refuses wants every change of the text of a file refused.
+func refuses(t *testing.T, text string, changes []fileChange) {
+	t.Helper()
+	for _, c := range changes {
 		altered := strings.ReplaceAll(text, c.old, c.new)
 		if altered == text {
 			t.Errorf("%s: nothing altered", c.name)
@@ -298,6 +329,11 @@ func TestEncodeRefusesWhatDecodeFileWould(t *testing.T) {
 		"name twice":        func(f *nks.File) { f.Wrapped = append(f.Wrapped, f.Wrapped[0]) },
 		"no ciphertext":     func(f *nks.File) { f.Wrapped[0].Ciphertext = nil },
 		"too large":         func(f *nks.File) { f.Wrapped[0].Ciphertext = make([]byte, nks.MaxFile*3/4) },
+		"version -1":        func(f *nks.File) { f.Version = -1 },
+		"version 3":         func(f *nks.File) { f.Version = 3 },
+		"a MAC":             func(f *nks.File) { f.MAC[31] = 1 },
+		"version of a KEK":  func(f *nks.File) { f.Wrapped[0].Version = "1" },
+		"newline in one":    func(f *nks.File) { f.Version, f.Wrapped[0].Version = 2, "1\n" },
 	} {
 		f := vectors(t)[0].file()
 		alter(f)
@@ -356,7 +392,9 @@ func leaves(t *testing.T) (all []leaf) {
 func change(t *testing.T, path string, v reflect.Value) {
 	switch p := v.Addr().Interface().(type) {
 	case *string:
-		*p = map[string]string{"Algorithm": "ES256", "Wrapped.KEK": "outlines"}[path]
+		*p = map[string]string{"Algorithm": "ES256", "Wrapped.KEK": "outlines", "Wrapped.Version": "7"}[path]
+	case *int:
+		*p = 1 // and no MAC: see TestEveryFieldOfFile
 	case *time.Time:
 		*p = p.Add(1)
 	default:
@@ -365,14 +403,17 @@ func change(t *testing.T, path string, v reflect.Value) {
 }
 
 // TestEveryFieldOfFile walks the fields, so that one added later is not forgotten:
-// each must reach the Sum and survive the way to disk and back, and a KEK binds
+// each must reach the Sum and the MAC and survive the way to disk and back, and a KEK binds
 // those listed here and no others.
 func TestEveryFieldOfFile(t *testing.T) {
-	v := vectors(t)[0]
+	v := vectors2(t)[0]
+	m := v.material(t)
 	bound := map[string]bool{"ID": true, "Algorithm": true, "Check": true}
 	for _, l := range leaves(t) {
 		f := v.file()
-		l.change(f)
+		if l.change(f); f.Version == 1 {
+			f.MAC = [32]byte{}
+		}
 		if reflect.DeepEqual(f, v.file()) {
 			t.Fatalf("%s did not change", l.path)
 		}
@@ -382,6 +423,12 @@ func TestEveryFieldOfFile(t *testing.T) {
 		}
 		if back, err := nks.DecodeFile(b); err != nil || !reflect.DeepEqual(f, back) {
 			t.Errorf("%s is lost on the way to disk and back: %v", l.path, err)
+		}
+		if mac := m.MAC(f); l.path != "MAC" && l.path != "Version" && mac == [32]byte(v.MAC) {
+			t.Errorf("the MAC does not cover %s", l.path)
+		}
+		if m.Authentic(f) {
+			t.Errorf("a file with another %s is authentic", l.path)
 		}
 		if changed := !bytes.Equal(f.AAD(), v.AAD); changed != bound[l.path] {
 			t.Errorf("changing %s changes the AAD: %v", l.path, changed)

@@ -15,7 +15,7 @@ import (
 // FuzzDecodeFile tries each input as it is and under a Sum that fits, so that the
 // fuzzer gets past the Sum.
 func FuzzDecodeFile(f *testing.F) {
-	for _, v := range vectors(f) {
+	for _, v := range fileVectors(f) {
 		f.Add(v.Text)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -10,7 +10,9 @@
 // and check value. The check value tells the right key from any other, once it is
 // compared with the one in the raft state. The Sum of a file authenticates
 // nothing, because anyone can compute it: it tells a damaged file from a wrong KEK.
-// Only the Sum covers Created, which is therefore no more than a note.
+// In version 1 of files nothing else covers Created and the set of entries. From version 2 on the MAC does, under a
+// key that follows from the root key: who opens a file sees that it was altered. It tells neither the latest of several files
+// of one key, nor who made a key.
 //
 // The bytes of a [Material] are out of reach of fmt, log, slog and every encoder or
 // dumper that works by reflection, however deep in other values it lies. The byte
@@ -64,6 +66,26 @@
 // and only the quotation mark and the backslash in it are escaped, each by a
 // backslash. No ciphertext is empty. The Sum is the SHA-256 of the same text with
 // nothing between the quotation marks of the Sum.
+//
+// # File, version 2
+//
+// It is version 1 with the number 2, with one more member before the Sum, and with one more that an entry may have
+// between KEK and Ciphertext, spelled as a KEK's name is: the version of the KEK that has wrapped it.
+//
+//	      "Version": "<version of the KEK>",
+//	...
+//	  ],
+//	  "MAC": "<MAC>",
+//	  "Sum": "<64 lowercase hex digits>"
+//	}
+//
+//	k   = HKDF-SHA256(secret root, no salt, info "keyring v2 file" | id, 32 bytes)
+//	mac = HMAC-SHA256(k, the text with nothing between the quotation marks of MAC and of Sum)
+//
+// The MAC comes before the Sum, which covers it. That text has every member, and every entry in its place; as one text stands
+// for given content, there is nothing else to put into a canonical form.
+//
+// # Later versions
 //
 // Readers refuse every other text and every other version. A new member or a new
 // algorithm is a new version. A file of any version has at most 1 MiB and begins with the same
@@ -137,6 +159,27 @@
 //	    }
 //	  ],
 //	  "Sum": "84d8518adff71f09a3be1aac99f396fc6b27326f754486290d47b545918cff67"
+//	}
+//
+// testdata/v2/vectors.json has files of version 2 for the same keys; testdata/vectors2.py made them, also without this
+// package. The first has
+//
+//	mac       274f543350c85dee296ad1b7d33be6a6edcf6745e4b004eb03ec398bfa1a987c
+//
+//	{
+//	  "Version": 2,
+//	  "ID": "00112233-4455-6677-8899-aabbccddeeff",
+//	  "Algorithm": "EdDSA",
+//	  "Check": "D9jb8W7KAaxpzUOzhB44wTCU+zhk27B1S3JJqj8R5Os=",
+//	  "Created": "2026-01-02T03:04:05.000000000Z",
+//	  "Wrapped": [
+//	    {
+//	      "KEK": "inline",
+//	      "Ciphertext": "8PHy8/T19vf4+fr7/P3+/w=="
+//	    }
+//	  ],
+//	  "MAC": "J09UM1DIXe4patG30zvmpu3PZ0XksATrA+w5i/oamHw=",
+//	  "Sum": "1c3bf10ee57e309ac76c96521ecfd4454a4bb97cf9586095b211751c5a4e1948"
 //	}
 package nks
 

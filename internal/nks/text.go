@@ -18,10 +18,13 @@ const (
 	atCreated    = ",\n  \"Created\": "
 	atWrapped    = ",\n  \"Wrapped\": [\n"
 	atKEK        = "    {\n      \"KEK\": "
+	atKEKVersion = ",\n      \"Version\": "
 	atCiphertext = ",\n      \"Ciphertext\": "
 	atEntryEnd   = "\n    }"
 	atNextEntry  = ",\n"
-	atSum        = "\n  ],\n  \"Sum\": "
+	atEntriesEnd = "\n  ]"
+	atMAC        = ",\n  \"MAC\": "
+	atSum        = ",\n  \"Sum\": "
 	atEnd        = "\n}\n"
 )
 
@@ -32,9 +35,10 @@ var (
 	canonical = base64.StdEncoding.Strict() // but for newlines, which it passes over
 )
 
-// appendText appends the file with an empty Sum.
-func (f *File) appendText(b []byte) []byte {
-	b = append(b, atVersion+fileVersion...)
+// appendText appends the file with this MAC, if its version has one, and with an empty Sum.
+func (f *File) appendText(b, mac []byte) []byte {
+	b = append(b, atVersion...)
+	b = strconv.AppendInt(b, int64(f.version()), 10)
 	b = appendString(b, atID, formatID(f.ID))
 	b = appendString(b, atAlgorithm, f.Algorithm)
 	b = appendBase64(b, atCheck, f.Check[:])
@@ -45,8 +49,15 @@ func (f *File) appendText(b []byte) []byte {
 			b = append(b, atNextEntry...)
 		}
 		b = appendString(b, atKEK, quoter.Replace(w.KEK))
+		if w.Version != "" {
+			b = appendString(b, atKEKVersion, quoter.Replace(w.Version))
+		}
 		b = appendBase64(b, atCiphertext, w.Ciphertext)
 		b = append(b, atEntryEnd...)
+	}
+	b = append(b, atEntriesEnd...)
+	if f.version() > 1 {
+		b = appendBase64(b, atMAC, mac)
 	}
 	b = appendString(b, atSum, "")
 	return append(b, atEnd...)
@@ -66,41 +77,39 @@ func appendBase64(b []byte, at string, v []byte) []byte {
 	return append(b, '"')
 }
 
-// checkFileVersion comes before everything else: of another version, nothing but
-// the place of its number is known.
-func checkFileVersion(b []byte) error {
+// fileVersion comes before everything else: of a later version, nothing but the place of its number is known.
+func fileVersion(b []byte) (int, error) {
 	rest, ok := bytes.CutPrefix(b, []byte(atVersion))
 	version, _, comma := bytes.Cut(rest, []byte(","))
 	if !ok || !comma {
-		return fmt.Errorf("%w: file: not a key file", ErrFormat)
+		return 0, fmt.Errorf("%w: file: not a key file", ErrFormat)
 	}
-	if string(version) == fileVersion {
-		return nil
-	}
-	if later(version) {
-		return fmt.Errorf("%w: file: version %s, %w", ErrFormat, version, ErrVersion)
-	}
-	return fmt.Errorf("%w: file: version %.16q, this build knows only %s", ErrFormat, version, fileVersion)
-}
-
-// later reports whether it is the number of a version to come.
-func later(version []byte) bool {
 	n, err := strconv.ParseUint(string(version[:min(len(version), 10)]), 10, 32)
-	return err == nil && len(version) < 10 && n > 1 && strconv.FormatUint(n, 10) == string(version)
+	switch {
+	case err != nil || n == 0 || len(version) > 9 || strconv.FormatUint(n, 10) != string(version):
+		return 0, fmt.Errorf("%w: file: version %.16q, this build knows 1 to %d", ErrFormat, version, FileVersion)
+	case n > FileVersion:
+		return 0, fmt.Errorf("%w: file: version %s, %w", ErrFormat, version, ErrVersion)
+	}
+	return int(n), nil
 }
 
 // parseText reads what appendText writes and a Sum, whose digits checkSum checks. Each value
 // is held to its one spelling where it is read, and to what it may be by validate.
-func parseText(b []byte) (*File, error) {
-	r := &reader{size: len(b), rest: b}
-	f := new(File)
-	r.literal(atVersion + fileVersion)
+func parseText(b []byte, version int) (*File, error) {
+	r := &reader{size: len(b), rest: b, version: version}
+	f := &File{Version: version}
+	r.literal(atVersion + strconv.Itoa(version))
 	r.id(&f.ID, atID)
 	f.Algorithm = string(r.quoted(atAlgorithm))
-	r.check(&f.Check, atCheck)
+	r.hash(&f.Check, atCheck)
 	r.time(&f.Created, atCreated)
 	r.literal(atWrapped)
 	f.Wrapped = r.wrapped()
+	r.literal(atEntriesEnd)
+	if version > 1 {
+		r.hash(&f.MAC, atMAC)
+	}
 	sum := r.quoted(atSum)
 	r.literal(atEnd)
 	if len(sum)+len(sumEnd) != sumSize || len(r.rest) > 0 {
@@ -112,9 +121,10 @@ func parseText(b []byte) (*File, error) {
 // reader consumes a file from the front. After the first error it reads nothing
 // more, and err stays.
 type reader struct {
-	size int // of the whole file
-	rest []byte
-	err  error
+	size    int // of all of the file
+	version int
+	rest    []byte
+	err     error
 }
 
 func (r *reader) fail(what string) {
@@ -181,12 +191,12 @@ func (r *reader) id(to *ID, at string) {
 	*to = id
 }
 
-func (r *reader) check(to *[32]byte, at string) {
+func (r *reader) hash(to *[32]byte, at string) {
 	if b := r.base64(at); len(b) == len(to) {
 		copy(to[:], b)
 		return
 	}
-	r.fail("not a check value")
+	r.fail("not a check value or a MAC")
 }
 
 func (r *reader) time(to *time.Time, at string) {
@@ -214,7 +224,14 @@ func (r *reader) wrapped() []Wrapped {
 			r.fail("more entries than a file may have")
 			return nil
 		}
-		ws = append(ws, Wrapped{KEK: r.name(atKEK), Ciphertext: r.base64(atCiphertext)})
+		w := Wrapped{KEK: r.name(atKEK)}
+		if r.version > 1 && bytes.HasPrefix(r.rest, []byte(atKEKVersion)) {
+			if w.Version = r.name(atKEKVersion); w.Version == "" {
+				r.fail("an empty version of a KEK")
+			}
+		}
+		w.Ciphertext = r.base64(atCiphertext)
+		ws = append(ws, w)
 		r.literal(atEntryEnd)
 		if !r.skip(atNextEntry) {
 			return ws

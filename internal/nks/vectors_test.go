@@ -16,7 +16,7 @@ import (
 	"example.com/keyring/internal/nks"
 )
 
-// vector is one key of testdata/vectors.json, with its file beside it.
+// vector is one key of testdata/vectors.json, with its file beside it, or of testdata/v2/vectors.json.
 type vector struct {
 	File      string
 	ID        hexBytes
@@ -27,9 +27,11 @@ type vector struct {
 	Material  hexBytes
 	Check     hexBytes
 	AAD       hexBytes
+	MAC       hexBytes // empty in version 1
 	Created   time.Time
 	Wrapped   []struct {
 		KEK        string
+		Version    string
 		Ciphertext hexBytes
 	}
 
@@ -43,10 +45,18 @@ func (h *hexBytes) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
-func vectors(t testing.TB) []vector {
+func vectors(t testing.TB) []vector { t.Helper(); return vectorsIn(t, "vectors.json") }
+
+// vectors2 are those of version 2 of files.
+func vectors2(t testing.TB) []vector { t.Helper(); return vectorsIn(t, "v2/vectors.json") }
+
+// fileVectors are those of both versions.
+func fileVectors(t testing.TB) []vector { t.Helper(); return append(vectors(t), vectors2(t)...) }
+
+func vectorsIn(t testing.TB, name string) []vector {
 	t.Helper()
 	var vs []vector
-	if err := json.Unmarshal(read(t, "vectors.json"), &vs); err != nil {
+	if err := json.Unmarshal(read(t, name), &vs); err != nil {
 		t.Fatal(err)
 	}
 	if len(vs) == 0 {
@@ -79,13 +89,17 @@ func (v *vector) material(t testing.TB) *nks.Material {
 // file is the vector's file, put together from its parts.
 func (v *vector) file() *nks.File {
 	f := &nks.File{
+		Version:   1,
 		ID:        [16]byte(v.ID),
 		Algorithm: v.Algorithm,
 		Check:     [32]byte(v.Check),
 		Created:   v.Created,
 	}
 	for _, w := range v.Wrapped {
-		f.Wrapped = append(f.Wrapped, nks.Wrapped{KEK: w.KEK, Ciphertext: bytes.Clone(w.Ciphertext)})
+		f.Wrapped = append(f.Wrapped, nks.Wrapped{KEK: w.KEK, Version: w.Version, Ciphertext: bytes.Clone(w.Ciphertext)})
+	}
+	if len(v.MAC) > 0 {
+		f.Version, f.MAC = 2, [32]byte(v.MAC)
 	}
 	return f
 }
@@ -107,7 +121,7 @@ func TestMaterialVectors(t *testing.T) {
 }
 
 func TestFileVectors(t *testing.T) {
-	for _, v := range vectors(t) {
+	for _, v := range fileVectors(t) {
 		text, err := v.file().Encode()
 		if err != nil {
 			t.Fatal(err)
@@ -121,7 +135,7 @@ func TestFileVectors(t *testing.T) {
 			t.Errorf("%s decodes into %v", v.File, f)
 		}
 		equal(t, "aad", f.AAD(), v.AAD)
-		if name := nks.FileName(f.ID); name != v.File {
+		if name := nks.FileName(f.ID); name != filepath.Base(v.File) {
 			t.Errorf("name %s, want %s", name, v.File)
 		}
 	}
@@ -143,6 +157,8 @@ func TestPackageDocHasTheFirstVector(t *testing.T) {
 		"check":     hex.EncodeToString(v.Check),
 		"aad":       hex.EncodeToString(v.AAD),
 		"":          string(v.Text),
+		"mac":       hex.EncodeToString(vectors2(t)[0].MAC),
+		"{":         string(vectors2(t)[0].Text)[1:],
 	} {
 		if !strings.Contains(doc, name+squeeze(want)) {
 			t.Errorf("the package doc lacks %s %s", name, want)

@@ -182,7 +182,9 @@ func TestFileOfAnotherKeyUnderThatIDIsSetAside(t *testing.T) {
 
 // laterVersion is a key file as a later version has it, as far as this build can know.
 func laterVersion(good []byte) []byte {
-	return bytes.Replace(good, []byte(`"Version": 1,`), []byte(`"Version": 2,`), 1)
+	late := bytes.Clone(good)
+	late[bytes.IndexByte(late, ',')-1] = '1' + nks.FileVersion
+	return late
 }
 
 // TestKeyFileOfANewerVersionIsLeftAlone: a server that is taken back to this build keeps what the newer one has
