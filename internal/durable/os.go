@@ -290,20 +290,26 @@ func makeDirs(path string) error {
 
 // syncParents makes path durable. It goes up through every directory that this
 // user owns, new or not, because an earlier process may have created it and died
-// before it synced.
+// before it synced. It ends where the file system does: a mount point was not made
+// here, and what is above may be a file system that can't sync a directory.
 func syncParents(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
 	for path != filepath.Dir(path) {
-		info, err := os.Lstat(path)
+		path = filepath.Dir(path)
+		parent, err := os.Stat(path)
 		if err != nil {
 			return err
 		}
-		if !owned(info) {
+		if !owned(info) || device(parent) != device(info) {
 			return nil
 		}
-		path = filepath.Dir(path)
 		if err := syncDir(path); err != nil {
 			return err
 		}
+		info = parent
 	}
 	return nil
 }
@@ -327,3 +333,6 @@ func syncAndClose(f *os.File) error {
 func owned(info fs.FileInfo) bool { return owner(info) == uint32(os.Geteuid()) }
 
 func owner(info fs.FileInfo) uint32 { return info.Sys().(*syscall.Stat_t).Uid }
+
+// device is the file system that a file is on.
+func device(info fs.FileInfo) uint64 { return uint64(info.Sys().(*syscall.Stat_t).Dev) }
