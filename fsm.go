@@ -89,7 +89,8 @@ func (f *FSM) Load(snaps raft.SnapshotStore) error { return f.machine.Load(snaps
 // log, its batches (if it is a raft.BatchingFSM) and the raft configurations (if it is a
 // raft.ConfigurationStore) as it would without. The keyring sees these too: what Mux returns
 // is always a raft.ConfigurationStore. A snapshot holds both: the keyring's part
-// first, then app's to the end. Snapshots and logs from before the Mux are read as app's
+// first, then app's to the end. The reader that app's Restore gets is a raft.ReadCloserWrapper if the one of raft's is: what
+// that returns is the snapshot store's reader of both. Snapshots and logs from before the Mux are read as app's
 // alone, and before the first command of the keyring's a snapshot is app's alone too, so that a
 // server can read it that has yet to get the Mux. After that command going back to a build without
 // the Mux needs a restore.

@@ -94,7 +94,7 @@ func WithForwarder(ctx context.Context, server raft.ServerID) context.Context {
 
 // CheckMembers reports whether the raft configuration can be changed to these voters
 // without risk to a key: each key that something may be sealed under must be held, asked
-// live, by a majority of them. The error names the keys for which it is not so. A host that
+// live, by a majority of them. The error names the keys for which it is not so; a voter that is named twice is one too. A host that
 // changes its configuration by itself calls it before each change, and makes no two changes
 // at a time. Leader only.
 func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) error {

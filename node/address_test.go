@@ -57,6 +57,10 @@ func TestNobodyTakesAnAddressThatOthersCantReach(t *testing.T) {
 			}
 		}
 	}
+	twice := config(func(cfg *node.Config) { cfg.Peers = map[raft.ServerID]string{"s1": cfg.Addr, "s2": "b:1", "s3": "b:1"} })
+	if _, err := node.Start(ctx, twice); err == nil || !strings.Contains(err.Error(), "s2 and s3 have the same address, b:1") {
+		t.Errorf("two servers at one address: %v", err)
+	}
 	c := keyringtest.StartNodes(t, 1, nil)
 	c.Ready(ctx)
 	for _, addr := range badAddresses {

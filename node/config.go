@@ -138,9 +138,13 @@ func (c Config) checkAddresses(w *wrongs) {
 		_, _, err = net.SplitHostPort(c.Addr)
 		w.unless(err == nil || c.Listener != nil, "Addr: %w", err)
 	}
+	named := map[string]raft.ServerID{}
 	for _, id := range slices.Sorted(maps.Keys(c.Peers)) {
 		err := peer.CheckAddress(c.Peers[id])
 		w.unless(err == nil, "Peers: server %s: %w", id, err)
+		other, taken := named[c.Peers[id]]
+		w.unless(!taken, "Peers: servers %s and %s have the same address, %s", other, id, c.Peers[id])
+		named[c.Peers[id]] = id
 	}
 	for _, entry := range c.Join {
 		_, err := cluster.ParseCandidate(entry)

@@ -72,7 +72,7 @@ func (m mux) Restore(rc io.ReadCloser) error {
 	_, err = buffered.Peek(1)
 	mayLackApp := ring != nil && err == io.EOF && !m.used.Load() && !m.keys.history.asked.Load()
 	if !mayLackApp || !writesSomething(m.app) {
-		err := m.app.Restore(restCloser{buffered, rc})
+		err := m.app.Restore(restOf(buffered, rc))
 		if err != nil && !(mayLackApp && isEOF(err)) {
 			return err
 		}
@@ -120,11 +120,28 @@ func (*firstByte) Cancel() error { return nil }
 
 func (*firstByte) ID() string { return "" }
 
-// restCloser reads the host's part of a snapshot, and closes the snapshot.
+// restOf reads the host's part of a snapshot, and closes the snapshot. It gives the host what raft's reader wraps, if it
+// is one that tells: see raft.ReadCloserWrapper.
+func restOf(rest io.Reader, snapshot io.ReadCloser) io.ReadCloser {
+	r := restCloser{rest, snapshot}
+	if w, ok := snapshot.(raft.ReadCloserWrapper); ok {
+		return restWrapper{r, w}
+	}
+	return r
+}
+
 type restCloser struct {
 	io.Reader
 	io.Closer
 }
+
+type restWrapper struct {
+	restCloser
+	snapshot raft.ReadCloserWrapper
+}
+
+// WrappedReadCloser implements raft.ReadCloserWrapper.
+func (r restWrapper) WrappedReadCloser() io.ReadCloser { return r.snapshot.WrappedReadCloser() }
 
 type muxBatching struct {
 	mux

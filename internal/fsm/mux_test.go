@@ -3,6 +3,7 @@ package fsm_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -109,6 +110,39 @@ func TestFailedRestoreOfTheHostLeavesTheRing(t *testing.T) {
 	if err := keyringtest.RestoreFSM(fsm.Mux(keys, a), snap); err != nil || a.Text() != "line" || keys.Ring().Active() == nil {
 		t.Errorf("afterwards: %v, the host has %q", err, a.Text())
 	}
+}
+
+// TestMuxPassesOnWhatRaftsReaderWraps, which a host can get from raft alone, and no more than that.
+func TestMuxPassesOnWhatRaftsReaderWraps(t *testing.T) {
+	snap := keyringtest.SnapshotOf(t, fsm.Mux(filled(t), &keyringtest.App{Lines: []string{"line"}}))
+	stored := io.NopCloser(bytes.NewReader(snap))
+	for name, tt := range map[string]struct{ given, want io.ReadCloser }{
+		"a wrapper":  {wrapper{stored}, stored},
+		"no wrapper": {io.NopCloser(bytes.NewReader(snap)), nil},
+	} {
+		a := &unwrapping{App: &keyringtest.App{}}
+		if err := fsm.Mux(newMachine(), a).Restore(tt.given); err != nil || a.Text() != "line" || a.got != tt.want {
+			t.Errorf("%s: %v, the host has %q and was given %v", name, err, a.Text(), a.got)
+		}
+	}
+}
+
+// wrapper is what raft gives an FSM: it wraps the snapshot store's reader.
+type wrapper struct{ io.ReadCloser }
+
+func (w wrapper) WrappedReadCloser() io.ReadCloser { return w.ReadCloser }
+
+// unwrapping is a host that gets at its snapshot store's reader.
+type unwrapping struct {
+	*keyringtest.App
+	got io.ReadCloser
+}
+
+func (u *unwrapping) Restore(rc io.ReadCloser) error {
+	if w, ok := rc.(raft.ReadCloserWrapper); ok {
+		u.got = w.WrappedReadCloser()
+	}
+	return u.App.Restore(rc)
 }
 
 func TestDamagedSectionNeverReachesTheHost(t *testing.T) {

@@ -42,7 +42,7 @@ func (m Members) Add(ctx context.Context, id raft.ServerID, addr raft.ServerAddr
 			return fmt.Errorf("add server: %w", err)
 		}
 	}
-	if err := checkAddress(addr); err != nil {
+	if err := m.checkAddress(id, addr); err != nil {
 		return fmt.Errorf("add server %s: %w", id, err)
 	}
 	if known && mayMove != nil {
@@ -63,9 +63,15 @@ func (m Members) Add(ctx context.Context, id raft.ServerID, addr raft.ServerAddr
 // maxAddress is far above any host:port. What a Node's raft takes from other servers is bounded.
 const maxAddress = 512
 
-func checkAddress(addr raft.ServerAddress) error {
+// checkAddress is an error if a server can't have that address.
+func (m Members) checkAddress(id raft.ServerID, addr raft.ServerAddress) error {
 	if addr == "" || len(addr) > maxAddress || !utf8.ValidString(string(addr)) {
 		return fmt.Errorf("an address of %d bytes, want 1 to %d of UTF-8", len(addr), maxAddress)
+	}
+	for _, s := range m.Raft.GetConfiguration().Configuration().Servers {
+		if s.Address == addr && s.ID != id {
+			return fmt.Errorf("server %s has the address %s", s.ID, addr)
+		}
 	}
 	return nil
 }
@@ -100,7 +106,7 @@ func (m Members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAdd
 	if s.ID == m.ID {
 		return fmt.Errorf("readmit server %s: it is the leader", s.ID)
 	}
-	if err := checkAddress(addr); err != nil {
+	if err := m.checkAddress(s.ID, addr); err != nil {
 		return fmt.Errorf("readmit server %s: %w", s.ID, err)
 	}
 	m.Logger.Info("server without a raft log joins as a member without a vote", "id", s.ID, "addr", addr)
@@ -206,6 +212,9 @@ func (m Members) promote(ctx context.Context, s raft.Server) error {
 		return keysLacked(n)
 	}
 	return m.Leader.BetweenSteps(ctx, func(ctx context.Context) error {
+		if is, _ := m.ServerOf(s.ID); is.Suffrage == raft.Voter && is.ID == s.ID {
+			return nil // by another call
+		}
 		if err := m.holdsAll(ctx, string(s.ID)); err != nil {
 			return err
 		}
@@ -276,6 +285,9 @@ func (m Members) Check(ctx context.Context, voters []raft.ServerID) error {
 	}
 	var ids []string
 	for _, v := range voters {
+		if slices.Contains(ids, string(v)) {
+			return fmt.Errorf("check members %q: %s is named twice", voters, v)
+		}
 		ids = append(ids, string(v))
 	}
 	ring, present := m.FSM.Ring(), local.Voters(m.Raft)

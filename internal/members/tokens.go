@@ -123,7 +123,7 @@ func (m Members) AcceptJoin(ctx context.Context, c join.Meeting, token string, p
 		return err
 	}
 	id, addr := raft.ServerID(c.Joiner), raft.ServerAddress(c.Addr)
-	if err := checkAddress(addr); err != nil {
+	if err := m.checkAddress(id, addr); err != nil {
 		return fmt.Errorf("%w: %w", join.ErrRefused, err)
 	}
 	use, err := m.checkJoinerProof(c, token, proof)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,6 +40,12 @@ func TestCheckMembersWantsAMajorityOfTheNewVoters(t *testing.T) {
 		check(false, "s1", "s4")
 		check(false, "s4")
 		check(false, "s1", "s2", "s4", "nobody")
+		for _, twice := range [][]raft.ServerID{{"s1", "s1", "s4"}, {"s1", "s2", "s3", "s2"}} {
+			err := leader.Keyring.CheckMembers(t.Context(), twice)
+			if err == nil || !strings.Contains(err.Error(), "named twice") {
+				t.Errorf("%v: %v", twice, err)
+			}
+		}
 		heal()
 		keyringtest.AwaitKeys(t, c)
 		check(true, "s1", "s4")
