@@ -324,7 +324,7 @@ func (k *Keyring) overview(v local.View) overview {
 func (k *Keyring) raftStatus() raftStatus {
 	s := raftStatus{
 		incomplete: k.server.FSM.Complete(), unfed: k.server.FSM.Fed(k.server.Raft), behind: k.caughtUp.Err(),
-		lastContact: k.server.Raft.LastContact(), silence: k.server.Silence(), patience: k.server.LostAfter(),
+		lastIndex: k.server.Raft.LastIndex(), lastContact: k.server.Raft.LastContact(), silence: k.server.Silence(), patience: k.server.LostAfter(),
 	}
 	if k.server.Raft.State() == raft.Leader {
 		s.lastContact = k.server.Now()

@@ -51,6 +51,7 @@ type raftStatus struct {
 	incomplete  error         // see fsm.Machine.Complete
 	unfed       error         // see fsm.Machine.Fed
 	behind      error         // why this server has not caught up; of no meaning when it has
+	lastIndex   uint64        // of raft's log
 	lastContact time.Time     // zero if there was none since its start
 	silence     time.Duration // for which it has heard from no leader
 	patience    time.Duration // longer than which no election takes

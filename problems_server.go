@@ -18,6 +18,11 @@ func (o overview) backupProblems(st Status) (all []Problem) {
 		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
 			"%d keys are newer than the last backup, of %v", n, st.LastBackup.Time.Format(time.DateTime))})
 	}
+	if o.raft.lastIndex < o.Ring.LastIndex() {
+		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
+			"raft's log is at index %d, and the keyring has what was made at %d: raft was given its snapshot under a lower index, and until the log is there no backup can be made",
+			o.raft.lastIndex, o.Ring.LastIndex()), Advice: "Call Backup when raft's log has got there. Give raft.Restore the SnapshotMeta that the snapshot was made with."})
+	}
 	return all
 }
 

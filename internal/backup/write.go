@@ -46,6 +46,9 @@ func New(m raft.SnapshotMeta, snapshot io.ReadCloser, build meta.Build, created 
 		err = snapshotError(err)
 	case s.Ring == nil:
 		err = fmt.Errorf("%w: a snapshot without the keyring's part", nks.ErrCorrupt)
+	case s.Ring.LastIndex() > m.Index:
+		err = fmt.Errorf("the snapshot is of log index %d, and the keyring has what was made at %d: raft was given that under a lower index. "+
+			"No server could start with the backup. Call Backup when raft's log has got there", m.Index, s.Ring.LastIndex())
 	}
 	if err != nil {
 		return nil, errors.Join(err, snapshot.Close())

@@ -106,6 +106,18 @@ func TestNewRefusesASnapshotThatIsNotTheKeyrings(t *testing.T) {
 	}
 }
 
+// TestNewRefusesASnapshotBehindItsRing: nobody could restore the backup.
+func TestNewRefusesASnapshotBehindItsRing(t *testing.T) {
+	a, _, part, _ := small(t, "", 0)
+	last := a.Ring.LastIndex()
+	for index, refused := range map[uint64]bool{last - 1: true, last: false} {
+		_, err := backup.New(raft.SnapshotMeta{Index: index}, io.NopCloser(bytes.NewReader(part)), meta.This, time.Now().UTC().Round(0))
+		if (err != nil) != refused || refused && !strings.Contains(err.Error(), "under a lower index") {
+			t.Errorf("of index %d, with what was made at %d: %v", index, last, err)
+		}
+	}
+}
+
 // TestWriteFails where it could not be read, and where it can't be written.
 func TestWriteFails(t *testing.T) {
 	recipient := backuptest.Identity(t).Recipient()

@@ -231,6 +231,23 @@ func TestSnapshotIsOfTheMomentItWasTaken(t *testing.T) {
 	}
 }
 
+// TestSnapshotOfARingUnderALowerIndexIsRestored: raft was given the ring's snapshot under an index that is lower than those
+// in the ring. Whatever was applied since then, the server starts again.
+func TestSnapshotOfARingUnderALowerIndexIsRestored(t *testing.T) {
+	f := newMachine()
+	if err := keyringtest.RestoreFSM(f, keyringtest.SnapshotOf(t, filled(t))); err != nil {
+		t.Fatal(err)
+	}
+	hold := meta.Command{Hold: &meta.Hold{Server: "s2", Keystore: meta.KeystoreID{2}, Gained: []meta.KeyID{{1}, {2}}}}
+	if r := f.Apply(keyringtest.LogEntry(t, 1, hold)); r != nil {
+		t.Fatal(r)
+	}
+	again := newMachine()
+	if err := keyringtest.RestoreFSM(again, keyringtest.SnapshotOf(t, f)); err != nil || !again.Ring().Key(meta.KeyID{1}).HeldBy("s2") {
+		t.Errorf("what Snapshot wrote can't be restored: %v", err)
+	}
+}
+
 func TestPersistErrorCancelsTheSinkOnce(t *testing.T) {
 	f := filled(t)
 	whole := len(keyringtest.SnapshotOf(t, f))

@@ -444,7 +444,6 @@ func TestCheckRefusesImpossibleRings(t *testing.T) {
 		"inactive, never retired":   func(r *meta.Ring) { r.Key(id(4)).Retired = time.Time{} },
 		"prepublished, activated":   func(r *meta.Ring) { r.Key(id(6)).Activated = at(1) },
 		"prepublished, retired":     func(r *meta.Ring) { r.Key(id(6)).Retired = at(1) },
-		"changed before it was":     func(r *meta.Ring) { r.Key(id(6)).CreateIndex = 1 << 40 },
 		"key without public key":    func(r *meta.Ring) { r.Key(id(6)).Public = nil },
 		"key without check value":   func(r *meta.Ring) { r.Key(id(6)).Check = meta.CheckValue{} },
 		"time of a zone":            func(r *meta.Ring) { r.Key(id(4)).Retired = at(1).In(time.FixedZone("CET", 3600)) },
