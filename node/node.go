@@ -42,8 +42,12 @@ type Node struct {
 }
 
 // Start starts the server. It returns when raft and the keyring run. A server that has no raft log yet first bootstraps
-// its cluster together with the other servers, or is added to it. ctx bounds how long that may take. Start does not
-// wait for a leader or a key: see Keyring.WaitReady.
+// its cluster together with the other servers, or is added to it. ctx bounds how long that may take, and nothing else does.
+// While it waits the log says, at level Warn, why each of the others is of no use, once for each cause and then seldom; and
+// so does the error when ctx ends. What can't come right by waiting is an error at once: a certificate of this server's own that is
+// out of its time, names another server or cluster, does not belong to its private key, or for which Config.TLS's own CAs do
+// not vouch, and a JoinToken that is malformed. With a raft log Start does not wait for others, and a certificate that is
+// out of its time, or of another CA, is an error in the log alone. Start does not wait for a leader or a key: see Keyring.WaitReady.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
 	cfg = cfg.filled()
 	if err := cfg.check(); err != nil {

@@ -14,9 +14,6 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// joinRetry is how long a server waits before it asks again those that did not answer.
-const joinRetry = 250 * time.Millisecond
-
 // initialServers is the configuration that Peers names.
 func (c Config) initialServers() (conf raft.Configuration) {
 	for _, id := range slices.Sorted(maps.Keys(c.Peers)) {
@@ -38,25 +35,26 @@ func (s *Server) toBootstrap(ctx context.Context) (join []Candidate, err error) 
 		return nil, err
 	}
 	others, logged, at := s.cfg.candidates(), "", mono.Time(0)
-	for {
-		found, err := s.survey(ctx, others)
+	for wait := newWaiting(s.cfg.Logger); ; {
+		found, err := s.survey(ctx, others, wait)
 		switch {
 		case err != nil:
 			return nil, err
 		case found.bootstrapped:
 			return others, nil
-		case len(found.silent) == 0 && found.differs == nil && len(s.cfg.Peers) > 0:
+		case found.silent == 0 && found.differs == nil && len(s.cfg.Peers) > 0:
 			return nil, nil
 		}
 		if found.differs != nil && (found.differs.Error() != logged || mono.Now().Sub(at) >= time.Minute) {
 			logged, at = found.differs.Error(), mono.Now()
 			s.cfg.Logger.Error("the cluster is not bootstrapped yet", "error", found.differs)
 		}
-		s.cfg.Logger.Info("waiting for the other servers", "silent", found.silent)
-		select {
-		case <-time.After(joinRetry):
-		case <-ctx.Done():
-			err := fmt.Errorf("bootstrap or join a cluster: %w: waiting for %q", context.Cause(ctx), found.silent)
+		wait.say("waiting for the other servers")
+		if !wait.again(ctx) {
+			err := fmt.Errorf("bootstrap or join a cluster: %w", context.Cause(ctx))
+			if why := wait.err(); why != nil {
+				err = fmt.Errorf("%w: waiting for the other servers: %w", err, why)
+			}
 			return nil, errors.Join(err, found.differs)
 		}
 	}
@@ -64,13 +62,15 @@ func (s *Server) toBootstrap(ctx context.Context) (join []Candidate, err error) 
 
 // surveyed is what the other servers have answered.
 type surveyed struct {
-	silent       []string // those that did not answer
-	bootstrapped bool     // one belongs to a cluster that works
-	differs      error    // what initial servers they name, if not the same as this server
+	silent       int   // how many did not answer
+	bootstrapped bool  // one belongs to a cluster that works
+	differs      error // what initial servers they name, if not the same as this server
 }
 
+var errNoClusterThere = errors.New("it answers, and belongs to no cluster yet")
+
 // survey asks each server what it is.
-func (s *Server) survey(ctx context.Context, others []Candidate) (found surveyed, err error) {
+func (s *Server) survey(ctx context.Context, others []Candidate, wait *waiting) (found surveyed, err error) {
 	byName := map[string]Candidate{}
 	for _, c := range others {
 		byName[c.String()] = c
@@ -81,30 +81,46 @@ func (s *Server) survey(ctx context.Context, others []Candidate) (found surveyed
 	if err != nil {
 		return surveyed{}, err
 	}
-	answers := peer.All(ctx, names, func(ctx context.Context, name string) (helloAnswer, error) {
-		return s.hello(ctx, byName[name], body)
+	type answer struct {
+		helloAnswer
+		err error
+	}
+	answers := peer.All(ctx, names, func(ctx context.Context, name string) (answer, error) {
+		a, err := s.hello(ctx, byName[name], body)
+		return answer{a, err}, nil
 	}, nil)
 	var errs []error
 	heard := map[string]bool{}
 	for _, name := range names {
-		a, ok := answers[name]
-		if !ok {
-			found.silent = append(found.silent, name)
+		a := answers[name]
+		if a.err != nil {
+			wait.failed(ctx, name, a.err)
+			found.silent++
 			continue
+		}
+		wait.helped(name)
+		if _, initial := s.cfg.Peers[raft.ServerID(byName[name].ID)]; !initial && !a.Bootstrapped {
+			wait.failed(ctx, name, errNoClusterThere)
 		}
 		found.bootstrapped = found.bootstrapped || a.Bootstrapped
 		heard[byName[name].ID] = len(a.InitialServers) > 0
-		errs = append(errs, differ(here, name, a))
+		errs = append(errs, differ(here, name, a.helloAnswer))
 	}
+	found.differs = errors.Join(append(errs, s.namedOtherwise(here, heard)...)...)
+	return found, nil
+}
+
+// namedOtherwise are the errors of the servers that have named other initial servers when they asked this one. What a server
+// was heard to answer is newer.
+func (s *Server) namedOtherwise(here []string, heard map[string]bool) (errs []error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(s.named)) {
-		if !heard[string(id)] { // an answer is newer than what the server asked with
+		if !heard[string(id)] {
 			errs = append(errs, differ(here, string(id), helloAnswer{InitialServers: s.named[id]}))
 		}
 	}
-	found.differs = errors.Join(errs...)
-	return found, nil
+	return errs
 }
 
 // differ is an error if both lists are known and are not the same.

@@ -56,11 +56,16 @@ var (
 
 // hello asks a server what it is.
 func (s *Server) hello(ctx context.Context, c Candidate, body []byte) (a helloAnswer, err error) {
-	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	short, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
-	b, err := s.port.CallAt(ctx, c, pathHello, body)
+	b, err := s.port.CallAt(short, c, pathHello, body)
 	if err != nil {
 		s.cfg.Logger.Debug("hello", "addr", c.Addr, "error", err)
+	}
+	if err != nil && short.Err() != nil && ctx.Err() == nil {
+		return a, fmt.Errorf("no answer in %v: is the machine down, or does a firewall drop what is sent? %w", helloTimeout, err)
+	}
+	if err != nil {
 		return a, err
 	}
 	if a, err = helloAnswerType.DecodeKnown(b); err != nil {

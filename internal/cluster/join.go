@@ -85,20 +85,17 @@ func (c Config) provable() error {
 // askToJoin asks the cluster to add this server, until it has. It comes before raft is started: until the cluster has
 // removed the voter that this server may have been, it must not be able to vote.
 func (s *Server) askToJoin(ctx context.Context, others []Candidate) error {
-	for {
-		var errs []error
+	for wait := newWaiting(s.cfg.Logger); ; {
 		for _, c := range others {
-			if err := s.joinBy(ctx, c, others); err != nil {
-				errs = append(errs, err)
-				continue
+			err := s.joinBy(ctx, c, others)
+			if err == nil {
+				return nil
 			}
-			return nil
+			wait.failed(ctx, c.String(), err)
 		}
-		s.cfg.Logger.Info("asking to join", "error", errors.Join(errs...))
-		select {
-		case <-time.After(joinRetry):
-		case <-ctx.Done():
-			return fmt.Errorf("join: %w: %w", context.Cause(ctx), errors.Join(errs...))
+		wait.say("asking to join")
+		if !wait.again(ctx) {
+			return fmt.Errorf("join: %w: %w", context.Cause(ctx), wait.err())
 		}
 	}
 }

@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -91,6 +90,14 @@ type Port struct {
 
 // Listen opens the port. It answers no calls before Open and Start.
 func Listen(cfg PortConfig) (*Port, error) {
+	p, err := listen(cfg)
+	if err != nil && cfg.Listener != nil {
+		cfg.Listener.Close()
+	}
+	return p, err
+}
+
+func listen(cfg PortConfig) (*Port, error) {
 	if err := cfg.checkCertificate(); err != nil {
 		return nil, fmt.Errorf("port: %w", err)
 	}
@@ -134,21 +141,7 @@ func (c PortConfig) checkCertificate() error {
 	if err != nil {
 		return fmt.Errorf("TLS configuration: %w", err)
 	}
-	if conf == nil || len(conf.Certificates) == 0 || len(conf.Certificates[0].Certificate) == 0 {
-		return nil // it comes from a callback
-	}
-	leaf, err := x509.ParseCertificate(conf.Certificates[0].Certificate[0])
-	if err != nil {
-		return fmt.Errorf("own certificate: %w", err)
-	}
-	id, err := peer.ParseIdentity(leaf)
-	if err != nil {
-		return fmt.Errorf("own certificate: %w", err)
-	}
-	if want := (peer.Identity{Cluster: c.Cluster, Role: peer.RoleServer, ID: string(c.ID)}); id != want {
-		return fmt.Errorf("own certificate is that of %s, want %s", id, want)
-	}
-	return nil
+	return peer.CheckOwn(conf, peer.Identity{Cluster: c.Cluster, Role: peer.RoleServer, ID: string(c.ID)})
 }
 
 // RaftTransport returns raft's transport on the port. It is called once, before Start. Log is raft's own log; section

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -77,11 +78,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 		if err := s.listen(); err != nil {
 			return err
 		}
-		there, err := HasRaft(s.cfg.Dir)
-		if err == nil && !there { // it must not create a log if it can't be told which cluster that is of
-			err = s.cfg.provable()
-		}
-		if err != nil {
+		if err := s.mayFindCluster(); err != nil {
 			return err
 		}
 	}
@@ -103,6 +100,27 @@ func (s *Server) start(ctx context.Context) (err error) {
 	}
 	if s.port != nil {
 		s.port.Attach(s.raft)
+	}
+	return nil
+}
+
+// mayFindCluster refuses to look for the cluster with what no other server would accept, and to create a log if it can't be
+// told which cluster that is of. A server that has a log starts all the same, for its keys open what they have sealed, and
+// certificates are read again: it is told in the log alone.
+func (s *Server) mayFindCluster() error {
+	there, err := HasRaft(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	conf, err := s.cfg.TLS()
+	if err == nil {
+		err = peer.CheckOwnNow(conf)
+	}
+	if !there {
+		return errors.Join(err, s.cfg.provable())
+	}
+	if err != nil {
+		s.cfg.Logger.Error("the other servers will refuse this one until its certificate or the CAs are replaced", "error", err)
 	}
 	return nil
 }

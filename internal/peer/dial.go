@@ -158,7 +158,7 @@ func (d *Dialer) dialAny(ctx context.Context, server string, addrs []string, alp
 func (d *Dialer) dial(ctx context.Context, server, addr, alpn string) (*Conn, error) {
 	c, err := d.connect(ctx, server, addr, alpn)
 	if err != nil {
-		return nil, fmt.Errorf("dial server %q at %s: %w", server, addr, err)
+		return nil, &DialError{server, addr, causeOf(err), err}
 	}
 	return c, nil
 }
@@ -182,7 +182,7 @@ func (d *Dialer) connect(ctx context.Context, server, addr, alpn string) (*Conn,
 	c, err := awaitAdmission(tls.Client(raw, config))
 	if !stop() {
 		<-cut
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("%w: %w", errMute, ctx.Err())
 	}
 	if err != nil {
 		raw.Close()
@@ -213,10 +213,10 @@ func awaitAdmission(tc *tls.Conn) (*Conn, error) {
 	}
 	var b [1]byte
 	if _, err := tc.Read(b[:]); err != nil {
-		return nil, fmt.Errorf("not admitted: %w", err)
+		return nil, fmt.Errorf("%w: %w", errNotAdmitted, err)
 	}
 	if b[0] != admitted {
-		return nil, fmt.Errorf("not admitted: unexpected first byte %#02x", b[0])
+		return nil, fmt.Errorf("%w: unexpected first byte %#02x", errNotAdmitted, b[0])
 	}
 	id, err := ParseIdentity(tc.ConnectionState().PeerCertificates[0]) // ClientConfig verified it
 	if err != nil {

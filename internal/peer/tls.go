@@ -111,7 +111,7 @@ func ClientConfig(source Source, cluster, server string, protocols ...string) (*
 			return err
 		}
 		if server != AnyServer && id.ID != server {
-			return fmt.Errorf("certificate of %s: server %q, want %q", id, id.ID, server)
+			return otherServer{fmt.Errorf("certificate of %s: server %q, want %q", id, id.ID, server)}
 		}
 		if !slices.Contains(protocols, cs.NegotiatedProtocol) {
 			return fmt.Errorf("%s does not speak %s", id, strings.Join(protocols, " or "))
@@ -188,10 +188,10 @@ func ServerOf(cluster string, cs tls.ConnectionState) (Identity, error) {
 		return Identity{}, err
 	}
 	if id.Role != RoleServer {
-		return Identity{}, fmt.Errorf("certificate of %s: role %q, want %q", id, id.Role, RoleServer)
+		return Identity{}, otherServer{fmt.Errorf("certificate of %s: role %q, want %q", id, id.Role, RoleServer)}
 	}
 	if id.Cluster != cluster {
-		return Identity{}, fmt.Errorf("certificate of %s: cluster %q, want %q", id, id.Cluster, cluster)
+		return Identity{}, otherServer{fmt.Errorf("certificate of %s: cluster %q, want %q", id, id.Cluster, cluster)}
 	}
 	return id, nil
 }

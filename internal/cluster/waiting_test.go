@@ -1,0 +1,76 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// lines counts the lines of a log.
+type lines struct{ all []string }
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.all = append(l.all, string(b))
+	return len(b), nil
+}
+
+// TestStartSaysEachCauseOnceAndThenSeldom: it asks the others every other second, and the log is not for that.
+func TestStartSaysEachCauseOnceAndThenSeldom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		w := newWaiting(hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Warn}))
+		ask := func(d time.Duration, why func(i int) error) {
+			for i, end := 0, time.Now().Add(d); time.Now().Before(end); i++ {
+				w.failed(t.Context(), "s2@h:1", why(i))
+				w.say("waiting")
+				w.again(t.Context())
+			}
+		}
+		refused := func(int) error { return errors.New("nothing listens there") }
+		ask(14*time.Second, refused)
+		if len(log.all) != 1 || !strings.Contains(log.all[0], `s2@h:1: nothing listens there`) {
+			t.Errorf("%q", log.all)
+		}
+		ask(time.Hour, refused)
+		if n := len(log.all); n < 6 || n > 14 {
+			t.Errorf("%d lines in an hour", n)
+		}
+		before := len(log.all)
+		ask(3*time.Second, func(int) error { return errors.New("another CA") })
+		if len(log.all) != before+1 {
+			t.Errorf("a new cause has %d lines", len(log.all)-before)
+		}
+		before = len(log.all)
+		ask(5*time.Minute, func(i int) error { return fmt.Errorf("cause %d", i%2) })
+		if n := len(log.all) - before; n < 2 || n > 6 {
+			t.Errorf("two causes that take turns have %d lines", n)
+		}
+		w.helped("s2@h:1")
+		before = len(log.all)
+		w.say("waiting")
+		if len(log.all) != before {
+			t.Errorf("it waits for nobody, and says %q", log.all[before])
+		}
+	})
+}
+
+// TestLastReasonOutlivesTheContext: that ctx has ended is no reason why a server does not answer.
+func TestLastReasonOutlivesTheContext(t *testing.T) {
+	t.Parallel()
+	w := newWaiting(hclog.NewNullLogger())
+	w.failed(t.Context(), "s2@h:1", errors.New("another CA"))
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	w.failed(ended, "s2@h:1", ended.Err())
+	w.failed(ended, "s3@h:1", ended.Err())
+	if err := w.err(); err.Error() != "s2@h:1: another CA; s3@h:1: context canceled" || !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
