@@ -179,7 +179,7 @@ func TestRestoreOverwritesNothing(t *testing.T) {
 		b := other
 		if strings.Contains(what, "KEK") {
 			b = file
-			o.KEKs = []keyring.KEK{kektest.File(t, make([]byte, 32))}
+			o.KEKs = []keyring.KEK{kektest.File(t, bytes.Repeat([]byte{1}, 32))}
 		}
 		if _, err := keyring.Restore(t.Context(), bytes.NewReader(b), o); err == nil {
 			t.Errorf("%s: restored over it", what)

@@ -4,6 +4,7 @@ package keyring
 
 import (
 	"context"
+	"errors"
 
 	"example.com/keyring/internal/kek"
 	"filippo.io/age"
@@ -35,13 +36,29 @@ func InlineKEK() KEK { return kek.Inline() }
 // on a medium that does not travel with it, or a systemd credential. The file holds 32 raw
 // bytes, or their base64 or hexadecimal text with at most one newline at its end. Its ID is
 // derived from the key, so a file renamed is the same KEK, and another key another KEK.
+//
+// What looks like a mistake is refused: 32 characters of text in place of raw bytes, 32 hexadecimal digits, which are half a
+// key, and 32 bytes of zero. A file that everybody may read, or others than its owner may write, is a
+// Problem in Status.
 func FileKEK(path string) (KEK, error) { return kek.File(path) }
 
-// PassphraseKEK wraps keys under a key that argon2id derives from a passphrase, with the second
-// set of parameters that RFC 9106 recommends: 3 passes over 64 MiB, 4 lanes. They and the salt
-// are in each file, and what a file asks for is bounded: 3 to 16 passes, 64 to 512 MiB, 1 to
-// 16 lanes, for at most 16 salts. The files of a keystore share one salt, so that a start derives
-// once, which takes about as long as it takes to hash a password.
+// Argon2id is the parameters of PassphraseKEK. What is zero is that of the second choice of RFC 9106, which is the default:
+// {3, 64 << 10, 4}. The first choice, for servers with 2 GiB to spare, is {1, 2 << 20, 4}.
+type Argon2id struct {
+	Time    uint32 // how often argon2id passes over the memory; zero is 3
+	Memory  uint32 // in KiB; zero is 65536, which are 64 MiB
+	Threads uint8  // that work at a time, 1 to 16; zero is 4
+}
+
+// PassphraseKEK wraps keys under a key that argon2id derives from a passphrase. with is at most one set of parameters. What
+// they cost is Time times Memory: not less than the default, which is 196608, and at most 4194304, since a KEK has to
+// answer within 10 seconds.
+//
+// The parameters and the salt are in each key file. A file with other parameters opens, if they cost no
+// less than the default and no more than RFC 9106's first choice or those of now; Status.OnOldKEKs counts it, and Rewrap moves
+// it. The files of a keystore share one salt, so that a start derives once, which takes about as long as it takes to hash a
+// password. Files with other salts that do not open cost a start a few seconds at most: when so much was wasted, those that are
+// left are tried within minutes. A derivation that has begun goes on to its end, even if nobody waits for it any more.
 //
 // Its ID is "passphrase", whichever it is: a hash of it in the ID would be something to guess
 // against beforehand. To change it, put the new one in Config.KEKs and the old one in
@@ -49,7 +66,15 @@ func FileKEK(path string) (KEK, error) { return kek.File(path) }
 //
 // An empty passphrase is an error, and so is any under GODEBUG=fips140=only, since argon2 is
 // not approved. The bytes are copied.
-func PassphraseKEK(passphrase []byte) (KEK, error) { return kek.Passphrase(passphrase) }
+func PassphraseKEK(passphrase []byte, with ...Argon2id) (KEK, error) {
+	switch len(with) {
+	case 0:
+		return kek.Passphrase(passphrase, kek.Argon2id{})
+	case 1:
+		return kek.Passphrase(passphrase, kek.Argon2id(with[0]))
+	}
+	return nil, errors.New("KEK: more than one set of parameters of argon2id")
+}
 
 // AgeKEK wraps keys to age recipients (c2sp.org/age). Without identities it is escrow: it
 // wraps and never unwraps, so the identities can lie offline, in a safe. With one of them it

@@ -34,7 +34,7 @@ func fallenCluster(t *testing.T) *fallen {
 	t.Cleanup(cancel)
 	f := &fallen{ctx: ctx}
 	f.Nodes = keyringtest.StartNodes(t, 3, func(cfg *node.Config) { // s1 has the KEK 1, and so on
-		cfg.KEKs = []keyring.KEK{kektest.File(t, bytes.Repeat([]byte(cfg.ID[1:]), 32))}
+		cfg.KEKs = []keyring.KEK{kektest.File(t, bytes.Repeat([]byte{cfg.ID[1] - '0'}, 32))}
 	})
 	f.Ready(ctx)
 	n := f.Nodes.Nodes["s1"]

@@ -361,7 +361,7 @@ func TestDrillAllKEKsAreLost(t *testing.T) {
 	d := newDrill(t, escrow...)
 	d.kill()
 	for id := range d.cluster.Servers {
-		if err := os.WriteFile(filepath.Join(d.dir, string(id)+".kek"), fmt.Appendf(nil, "%032s", id), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(d.dir, string(id)+".kek"), fmt.Appendf(nil, "\x00%031s", id), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

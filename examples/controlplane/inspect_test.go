@@ -29,7 +29,7 @@ func TestInspectSaysWhatIsWrong(t *testing.T) {
 	servers := startServers(t, dir, options{}, nil, "s1")
 	keystore, kek := filepath.Join(dir, "s1", "keystore"), filepath.Join(dir, "s1.kek")
 	other := filepath.Join(dir, "other.kek")
-	if err := os.WriteFile(other, []byte(strings.Repeat("k", 32)), 0o600); err != nil {
+	if err := os.WriteFile(other, []byte(strings.Repeat("\x07", 32)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	key := servers["s1"].node.Keyring().Keys()[0].ID.String() + ".nks.json"
@@ -42,7 +42,7 @@ func TestInspectSaysWhatIsWrong(t *testing.T) {
 		t.Errorf("beside its server: %v", err)
 	}
 	wantRow(t, out, "FILE", "KIND", "ALGORITHM", "KEKS", "PROBLEM")
-	wantRow(t, out, key, "key", "ES256", "file:")
+	wantRow(t, out, key, "key", "ES256", "file2:")
 	wantRow(t, out, "keystore.id", "own", "-", "-", "-")
 	if strings.Count(out, "* ") != 1 {
 		t.Errorf("not one KEK opens:\n%s", out)
@@ -61,7 +61,7 @@ func TestInspectSaysWhatIsWrong(t *testing.T) {
 		if !errors.As(err, new(finding)) || strings.Contains(out, "*") || !strings.Contains(out, "none of the KEKs given") {
 			t.Errorf("%q: %v\n%s", without, err, out)
 		}
-		wantRow(t, out, key, "key", "ES256", "file:") // which KEK there has to be
+		wantRow(t, out, key, "key", "ES256", "file") // which KEK there has to be
 	}
 	if err := os.WriteFile(filepath.Join(keystore, key), nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -232,9 +232,14 @@ func (o *openedKeys) open(ctx context.Context, i int, content []byte) error {
 	if key := o.manifest[i]; file.ID != key.ID || file.Check != key.Check {
 		return fmt.Errorf("%w: its file is another key's", nks.ErrCorrupt)
 	}
-	secret, _, err := o.keks.Decode(ctx, file)
+	opened, err := o.keks.Decode(ctx, file)
 	if err != nil {
 		return err
+	}
+	secret := opened.Material
+	if opened.Altered {
+		secret.Wipe()
+		return fmt.Errorf("%w: MAC of its file", nks.ErrCorrupt)
 	}
 	if o.material != nil {
 		o.material[i] = Material{file.ID, file.Algorithm, file.Check, file.Created, secret}

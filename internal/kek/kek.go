@@ -15,35 +15,39 @@
 // u32(n) is four bytes, big endian.
 //
 //	Inline      k | sealed(k, aad)        where k is 32 random bytes
-//	File        sealed(k, aad)            where k is the key in the file
+//	File        sealed(w, aad)            where w is HKDF-SHA256(k, no salt, info "keyring v2 kek wrap", 32 bytes),
+//	                                      and k is the key in the file
+//	Passphrase  head | sealed(k, head | aad)
+//	            head  = 0x02 | u32(passes) | u32(KiB of memory) | lanes (1 byte) | salt (16 bytes) | c
+//	            k | c = argon2id(passphrase, salt, passes, KiB, lanes, 64 bytes), 32 bytes each
+//	Age         an age file of 0x01 | SHA-256(aad) | material, for age has no additional data
+//
+// c commits to the passphrase: it is compared before anything is opened. AES-GCM alone lets somebody make bytes that open
+// under many keys, and so try many passphrases with one file.
+//
+// Two of them were otherwise in key files of version 1, are written so in those, and open for ever:
+//
+//	File        sealed(k, aad)
 //	Passphrase  head | sealed(k, head | aad)
 //	            head = 0x01 | u32(passes) | u32(KiB of memory) | lanes (1 byte) | salt (16 bytes)
 //	            k    = argon2id(passphrase, salt, passes, KiB, lanes, 32 bytes)
-//	Age         an age file of 0x01 | SHA-256(aad) | material, for age has no additional data
 //
 // # Their IDs
 //
 //	Inline      inline
-//	File        file:<16 hexadecimal digits> of HKDF-SHA256(k, no salt, info "keyring v1 kek id", 8 bytes)
+//	File        file2:<16 hexadecimal digits> of HKDF-SHA256(k, no salt, info "keyring v2 kek id", 8 bytes);
+//	            in key files of version 1 file:<16 hexadecimal digits>, with info "keyring v1 kek id"
 //	Passphrase  passphrase
 //	Age         age:<16 hexadecimal digits>, the first 8 bytes of the SHA-256 of the names of the recipients,
 //	            sorted, each once, each with a newline
 package kek
 
 import (
-	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
-	"os"
 
 	"example.com/keyring/internal/seal"
 )
@@ -106,78 +110,6 @@ func (inlineKEK) Unwrap(_ context.Context, wrapped, aad []byte) ([]byte, error) 
 	}
 	return openWith(aead, wrapped[Size:], aad)
 }
-
-// File returns the KEK whose key is in a file: 32 raw bytes, or their base64 or hexadecimal text with at
-// most one newline at its end.
-func File(path string) (KEK, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("KEK: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 2*Size+2))
-	defer clear(b)
-	if err != nil {
-		return nil, fmt.Errorf("KEK: %w", err)
-	}
-	key, ok := parseKey(b)
-	if !ok {
-		return nil, fmt.Errorf("KEK: %s does not hold 32 bytes, raw, in base64 or in hexadecimal", path)
-	}
-	return FromKey(key)
-}
-
-// parseKey tells the forms of a KEK file apart by their length.
-func parseKey(b []byte) ([]byte, bool) {
-	if len(b) == Size {
-		return bytes.Clone(b), true
-	}
-	b = bytes.TrimSuffix(b, []byte("\n"))
-	key := make([]byte, Size+1) // base64 decodes 44 characters into up to 33 bytes
-	var n int
-	var err error
-	switch len(b) {
-	case hex.EncodedLen(Size):
-		n, err = hex.Decode(key, b)
-	case base64.StdEncoding.EncodedLen(Size):
-		n, err = base64.StdEncoding.Strict().Decode(key, b)
-	}
-	return key[:Size], err == nil && n == Size
-}
-
-type fileKEK struct {
-	id   string
-	aead cipher.AEAD
-}
-
-// FromKey returns what File does for a file with these 32 bytes. It takes over key and overwrites it.
-func FromKey(key []byte) (KEK, error) {
-	defer clear(key)
-	mark, err := hkdf.Key(sha256.New, key, nil, "keyring v1 kek id", 8)
-	if err != nil {
-		return nil, err
-	}
-	aead, err := newAEAD(key)
-	if err != nil {
-		return nil, err
-	}
-	return &fileKEK{"file:" + hex.EncodeToString(mark), aead}, nil
-}
-
-func (k *fileKEK) ID() string { return k.id }
-
-func (k *fileKEK) unwraps() bool { return true }
-
-func (k *fileKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, error) {
-	return k.aead.Seal(nil, nil, plaintext, aad), nil
-}
-
-func (k *fileKEK) Unwrap(_ context.Context, wrapped, aad []byte) ([]byte, error) {
-	return openWith(k.aead, wrapped, aad)
-}
-
-// Format keeps the cipher out of everything that prints.
-func (k *fileKEK) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+k.id) }
 
 // aeadOverhead is what newAEAD's AEAD adds: a 12-byte random nonce and a 16-byte tag.
 const aeadOverhead = 28

@@ -81,7 +81,7 @@ func TestFileKEKReadsThreeForms(t *testing.T) {
 	}
 	for name, content := range forms {
 		k := kektest.File(t, content)
-		if k.ID() != "file:74d8b8ddbeaf0f6d" { // HKDF-SHA256, made with another program
+		if k.ID() != "file2:d536c7e5218cb682" { // HKDF-SHA256, made with another program
 			t.Errorf("%s: the ID is %s", name, k.ID())
 		}
 		if got, err := k.Unwrap(t.Context(), wrapped, nil); err != nil || string(got) != "data" {
@@ -99,25 +99,33 @@ func TestFileKEKRefusesOtherFilesWithoutTellingWhatIsInThem(t *testing.T) {
 	h := hex.EncodeToString(kektest.CountingKey())
 	b := base64.StdEncoding.EncodeToString(kektest.CountingKey())
 	for name, content := range map[string]string{
-		"empty":                  "",
-		"a newline":              "\n",
-		"31 bytes":               strings.Repeat("k", 31),
-		"33 bytes":               strings.Repeat("k", 33),
-		"32 bytes and newline":   strings.Repeat("k", 32) + "\n",
-		"hex and two newlines":   h + "\n\n",
-		"hex and CRLF":           h + "\r\n",
-		"hex, one digit bad":     secret + h[len(secret):63] + "g",
-		"hex, 66 digits":         h + "00",
-		"base64, two newlines":   b + "\n\n",
-		"base64 without its =":   b[:43],
-		"base64, stray bits":     secret + b[len(secret):42] + "9=",
-		"base64 of 33 bytes":     base64.StdEncoding.EncodeToString(append(kektest.CountingKey(), 0)),
-		"base64 of 31 bytes":     base64.StdEncoding.EncodeToString(kektest.CountingKey()[:31]),
-		"base64url":              strings.Repeat("_", 43) + "=",
-		"a leading space":        " " + h,
-		"a PEM file":             "-----BEGIN PRIVATE KEY-----\n" + secret,
-		"a megabyte":             strings.Repeat(secret, 1<<17),
-		"the key, and then some": h + "\n" + secret,
+		"empty":                    "",
+		"a newline":                "\n",
+		"31 bytes":                 strings.Repeat("k", 31),
+		"33 bytes":                 strings.Repeat("k", 33),
+		"32 bytes and newline":     strings.Repeat("k", 32) + "\n",
+		"hex and two newlines":     h + "\n\n",
+		"hex and CRLF":             h + "\r\n",
+		"hex, one digit bad":       secret + h[len(secret):63] + "g",
+		"hex, 66 digits":           h + "00",
+		"base64, two newlines":     b + "\n\n",
+		"base64 without its =":     b[:43],
+		"base64, stray bits":       secret + b[len(secret):42] + "9=",
+		"base64 of 33 bytes":       base64.StdEncoding.EncodeToString(append(kektest.CountingKey(), 0)),
+		"base64 of 31 bytes":       base64.StdEncoding.EncodeToString(kektest.CountingKey()[:31]),
+		"base64url":                strings.Repeat("_", 43) + "=",
+		"a leading space":          " " + h,
+		"a PEM file":               "-----BEGIN PRIVATE KEY-----\n" + secret,
+		"a megabyte":               strings.Repeat(secret, 1<<17),
+		"the key, and then some":   h + "\n" + secret,
+		"a passphrase and newline": "correct horse battery staple 12\n",
+		"a passphrase":             "correct horse battery staple 123",
+		"half a hex key":           strings.Repeat("0f", 16),
+		"half one and newline":     strings.Repeat("0F", 16) + "\n",
+		"zeros":                    strings.Repeat("\x00", 32),
+		"ones":                     strings.Repeat("\xff", 32),
+		"zeros in hex":             strings.Repeat("00", 32) + "\n",
+		"zeros in base64":          strings.Repeat("A", 43) + "=",
 	} {
 		path := kektest.WriteFile(t, []byte(content))
 		k, err := kek.File(path)
@@ -126,7 +134,7 @@ func TestFileKEKRefusesOtherFilesWithoutTellingWhatIsInThem(t *testing.T) {
 			continue
 		}
 		rest := strings.ReplaceAll(err.Error(), path, "")
-		if rest == err.Error() || strings.Contains(rest, secret) || strings.Contains(rest, h[:8]) || strings.Contains(rest, "kkk") {
+		if rest == err.Error() || strings.Contains(rest, secret) || strings.Contains(rest, h[:8]) || strings.Contains(rest, "kkk") || strings.Contains(rest, "horse") {
 			t.Errorf("%s: the error is %q", name, err)
 		}
 	}
@@ -155,9 +163,9 @@ func TestFileKEKIDIsOfTheKeyAndNotTheKey(t *testing.T) {
 	}
 }
 
-// TestFormatsAreThoseOfTheDoc makes what each KEK unwraps by hand.
-func TestFormatsAreThoseOfTheDoc(t *testing.T) {
-	key, material, aad := kektest.CountingKey(), []byte("material"), []byte("aad")
+// sealedUnder is what AES-256-GCM seals, behind the nonce.
+func sealedUnder(t testing.TB, key, nonce, plaintext, aad []byte) []byte {
+	t.Helper()
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		t.Fatal(err)
@@ -166,8 +174,14 @@ func TestFormatsAreThoseOfTheDoc(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return gcm.Seal(bytes.Clone(nonce), nonce, plaintext, aad)
+}
+
+// TestFormatsAreThoseOfTheDoc makes what each KEK unwraps by hand.
+func TestFormatsAreThoseOfTheDoc(t *testing.T) {
+	key, material, aad := kektest.CountingKey(), []byte("material"), []byte("aad")
 	nonce := []byte("twelve bytes")
-	sealed := gcm.Seal(bytes.Clone(nonce), nonce, material, aad)
+	sealed := sealedUnder(t, key, nonce, material, aad)
 	identity := kektest.Identity(t)
 	var file bytes.Buffer
 	w, err := age.Encrypt(&file, identity.Recipient())
@@ -181,6 +195,11 @@ func TestFormatsAreThoseOfTheDoc(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
+	// HKDF-SHA256 of the key, made with another program
+	derived, err := hex.DecodeString("fb267c6c54d6e3ec10575b7253c61d9f18fc20cd7d1ff4cbdc29a65701fabf3b")
+	if err != nil {
+		t.Fatal(err)
+	}
 	name := sha256.Sum256([]byte(identity.Recipient().String() + "\n"))
 	for _, c := range []struct {
 		k       kek.KEK
@@ -188,7 +207,9 @@ func TestFormatsAreThoseOfTheDoc(t *testing.T) {
 		wrapped []byte
 	}{
 		{kek.Inline(), "inline", append(bytes.Clone(key), sealed...)},
-		{kektest.File(t, key), "file:74d8b8ddbeaf0f6d", sealed},
+		{kektest.File(t, key), "file2:d536c7e5218cb682", sealedUnder(t, derived, nonce, material, aad)},
+		{kek.First(kektest.File(t, key)), "file:74d8b8ddbeaf0f6d", sealed},
+		{kektest.File(t, key), "file2:d536c7e5218cb682", sealed}, // under the key itself, as version 1 of files has it
 		{kektest.Age(t, identity, identity), "age:" + hex.EncodeToString(name[:8]), file.Bytes()},
 	} {
 		if got, err := c.k.Unwrap(t.Context(), c.wrapped, aad); err != nil || !bytes.Equal(got, material) || c.k.ID() != c.id {

@@ -1,98 +1,98 @@
 package kek
 
+// The KEK that is derived from a passphrase. argon2.go has how.
+
 import (
 	"bytes"
 	"context"
-	"crypto/cipher"
 	"crypto/fips140"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"sync"
-
-	"golang.org/x/crypto/argon2"
 )
 
 // Passphrase returns the KEK that is derived from a passphrase with argon2id. The parameters and the salt are
 // in each file, and what a file asks for is bounded.
-func Passphrase(passphrase []byte) (KEK, error) {
+func Passphrase(passphrase []byte, with Argon2id) (KEK, error) {
 	if fips140.Enforced() {
 		return nil, errors.New("KEK: argon2id, which PassphraseKEK needs, is not allowed in FIPS 140-only mode")
 	}
 	if len(passphrase) == 0 {
 		return nil, errors.New("KEK: the passphrase is empty")
 	}
+	with = with.orDefault()
+	if err := with.check(); err != nil {
+		return nil, fmt.Errorf("KEK: %w", err)
+	}
 	passphrase = bytes.Clone(passphrase)
-	k := &passphraseKEK{passphrase: func() []byte { return passphrase }, derived: map[derivation]cipher.AEAD{}}
-	k.wraps = derivation{passes: 3, kibibytes: 64 << 10, lanes: 4}
-	rand.Read(k.wraps.salt[:]) // never fails
+	k := &passphraseKEK{with: with, deriver: newDeriver(func() []byte { return passphrase })}
+	rand.Read(k.salt[:]) // never fails
 	return k, nil
 }
 
 // passphraseID is the ID of each of them: a hash of the passphrase would be something to guess against.
 const passphraseID = "passphrase"
 
-// maxSalts bounds how many keys one KEK derives: the files of a keystore share a salt.
-const maxSalts = 16
-
 type passphraseKEK struct {
-	passphrase func() []byte // fmt looks into the fields of others' fields, not into a func
+	with    Argon2id
+	deriver *deriver
 
-	mu      sync.Mutex // guards below, and one derivation at a time: each takes its memory
-	derived map[derivation]cipher.AEAD
-	wraps   derivation // what new files are wrapped under
-	known   bool       // a file has wraps already
+	mu    sync.Mutex // guards below
+	salt  [16]byte   // what new entries are wrapped under
+	known bool       // a file has it already
 }
 
-// derivation is how a key is derived from the passphrase.
-type derivation struct {
-	passes    uint32
-	kibibytes uint32
-	lanes     uint8
-	salt      [16]byte
-}
+// The head of an entry: its form, the parameters, the salt and, in the second form, the commitment.
+const (
+	firstForm      = 1
+	secondForm     = 2
+	firstHeadSize  = 1 + 4 + 4 + 1 + 16
+	secondHeadSize = firstHeadSize + 32
+)
 
-// derivationSize is the size of a derivation in a file, version included.
-const derivationSize = 1 + 4 + 4 + 1 + 16
-
-func (d derivation) encode() []byte {
-	b := []byte{1}
-	b = binary.BigEndian.AppendUint32(b, d.passes)
-	b = binary.BigEndian.AppendUint32(b, d.kibibytes)
-	b = append(b, d.lanes)
+// appendHead appends the head of an entry, without a commitment.
+func appendHead(b []byte, d derivation) []byte {
+	b = append(b, d.form)
+	b = binary.BigEndian.AppendUint32(b, d.Time)
+	b = binary.BigEndian.AppendUint32(b, d.Memory)
+	b = append(b, d.Threads)
 	return append(b, d.salt[:]...)
 }
 
-func decodeDerivation(b []byte) (derivation, bool) {
-	if len(b) < derivationSize || b[0] != 1 {
-		return derivation{}, false
+// cutHead is the reverse of appendHead, and returns the commitment of the second form too. head is all of what was read.
+func cutHead(b []byte) (d derivation, commitment, head []byte, ok bool) {
+	size := firstHeadSize
+	if len(b) > 0 && b[0] == secondForm {
+		size = secondHeadSize
 	}
-	return derivation{
-		passes: binary.BigEndian.Uint32(b[1:]), kibibytes: binary.BigEndian.Uint32(b[5:]),
-		lanes: b[9], salt: [16]byte(b[10:26]),
-	}, true
-}
-
-// check bounds what a file may ask for, from below too: one with weaker parameters was not
-// made here.
-func (d derivation) check() error {
-	switch {
-	case d.passes < 3 || d.passes > 16:
-		return fmt.Errorf("argon2id: %d passes, not 3 to 16", d.passes)
-	case d.kibibytes < 64<<10 || d.kibibytes > 512<<10:
-		return fmt.Errorf("argon2id: %d KiB of memory, not 64 to 512 MiB", d.kibibytes)
-	case d.lanes < 1 || d.lanes > 16:
-		return fmt.Errorf("argon2id: %d lanes, not 1 to 16", d.lanes)
+	if len(b) < size || b[0] != firstForm && b[0] != secondForm {
+		return derivation{}, nil, nil, false
 	}
-	return nil
+	d = derivation{
+		form:     b[0],
+		Argon2id: Argon2id{binary.BigEndian.Uint32(b[1:]), binary.BigEndian.Uint32(b[5:]), b[9]},
+		salt:     [16]byte(b[10:firstHeadSize]),
+	}
+	return d, b[firstHeadSize:size], b[:size:size], true
 }
 
 func (k *passphraseKEK) ID() string { return passphraseID }
 
 func (k *passphraseKEK) unwraps() bool { return true }
+
+// isOutdated reports whether an entry was made with other parameters than those of now.
+func (k *passphraseKEK) isOutdated(entry []byte) bool {
+	d, _, _, ok := cutHead(entry)
+	return !ok || d.Argon2id != k.with
+}
+
+// commits reports whether an entry commits to its passphrase.
+func (k *passphraseKEK) commits(entry []byte) bool { return len(entry) > 0 && entry[0] == secondForm }
 
 // knowsSalt reports whether it knows the salt of the files that are there.
 func (k *passphraseKEK) knowsSalt() bool {
@@ -101,63 +101,69 @@ func (k *passphraseKEK) knowsSalt() bool {
 	return k.known
 }
 
+// useSalt returns the salt for a new entry, which is then one that a file has.
+func (k *passphraseKEK) useSalt() [16]byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.known = true
+	return k.salt
+}
+
+// learnSalt has new entries share the salt of one that has opened: a start then derives once for all.
+func (k *passphraseKEK) learnSalt(d derivation) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.known && d.Argon2id == k.with {
+		k.salt, k.known = d.salt, true
+	}
+}
+
 // Format keeps the passphrase out of everything that prints.
 func (k *passphraseKEK) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+passphraseID) }
 
 func (k *passphraseKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	aead, err := k.derive(ctx, k.wraps)
+	return k.wrapIn(ctx, secondForm, plaintext, aad)
+}
+
+func (k *passphraseKEK) wrapIn(ctx context.Context, form byte, plaintext, aad []byte) ([]byte, error) {
+	d := derivation{form: form, Argon2id: k.with, salt: k.useSalt()}
+	key, err := k.deriver.derive(ctx, d, true)
 	if err != nil {
 		return nil, err
 	}
-	k.known = true
-	head := k.wraps.encode()
-	return append(head, aead.Seal(nil, nil, plaintext, slices.Concat(head, aad))...), nil
+	head := append(appendHead(nil, d), key.commitment...)
+	return append(head, key.aead.Seal(nil, nil, plaintext, slices.Concat(head, aad))...), nil
 }
 
 func (k *passphraseKEK) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
-	d, ok := decodeDerivation(wrapped)
+	d, commitment, head, ok := cutHead(wrapped)
 	if !ok {
 		return nil, errOpen
 	}
-	if err := d.check(); err != nil {
-		return nil, err
+	if err := d.checkDemand(k.with); err != nil {
+		return nil, fmt.Errorf("%w: %w", errOpen, err)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	aead, err := k.derive(ctx, d)
+	key, err := k.deriver.derive(ctx, d, false)
 	if err != nil {
 		return nil, err
 	}
-	head, sealed := wrapped[:derivationSize], wrapped[derivationSize:]
-	plaintext, err := openWith(aead, sealed, slices.Concat(head, aad))
+	if subtle.ConstantTimeCompare(commitment, key.commitment) != 1 {
+		return nil, errOpen
+	}
+	plaintext, err := openWith(key.aead, wrapped[len(head):], slices.Concat(head, aad))
 	if err != nil {
 		return nil, err
 	}
-	if !k.known && d.passes == k.wraps.passes && d.kibibytes == k.wraps.kibibytes && d.lanes == k.wraps.lanes {
-		k.wraps, k.known = d, true
-	}
+	k.deriver.opened(key)
+	k.learnSalt(d)
 	return plaintext, nil
 }
 
-// derive returns the cipher for a salt, from memory if it was derived before.
-func (k *passphraseKEK) derive(ctx context.Context, d derivation) (cipher.AEAD, error) {
-	if aead := k.derived[d]; aead != nil {
-		return aead, nil
-	}
-	if len(k.derived) >= maxSalts && d != k.wraps { // planted files must not keep new ones from being written
-		return nil, fmt.Errorf("argon2id: more than %d salts", maxSalts)
-	}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	key := argon2.IDKey(k.passphrase(), d.salt[:], d.passes, d.kibibytes, d.lanes, Size)
-	defer clear(key)
-	aead, err := newAEAD(key)
-	if err != nil {
-		return nil, err
-	}
-	k.derived[d] = aead
-	return aead, nil
+// first is the KEK for files of version 1.
+func (k *passphraseKEK) first() KEK { return firstPassphraseKEK{k} }
+
+type firstPassphraseKEK struct{ *passphraseKEK }
+
+func (k firstPassphraseKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	return k.wrapIn(ctx, firstForm, plaintext, aad)
 }

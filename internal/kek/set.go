@@ -55,13 +55,15 @@ type Status struct {
 	ID   string
 	Old  bool  // it only unwraps
 	Down error // why it counts as down, or nil
+
+	Warning string // what else an operator is to be told about it, or empty
 }
 
 // Status returns how each KEK does, the present ones first, in the order of the configuration.
 func (s *Set) Status() []Status {
 	var all []Status
 	for i, k := range s.all {
-		all = append(all, Status{ID: k.ID(), Old: i >= len(s.wrapping), Down: k.down()})
+		all = append(all, Status{ID: k.ID(), Old: i >= len(s.wrapping), Down: k.down(), Warning: k.warning()})
 	}
 	return all
 }
@@ -85,7 +87,7 @@ func firstDown(members []*member) error {
 func (s *Set) HasInline() bool { return s.has(InlineID) }
 
 func (s *Set) has(id string) bool {
-	return slices.ContainsFunc(s.all, func(k *member) bool { return k.ID() == id })
+	return slices.ContainsFunc(s.all, func(k *member) bool { return k.hasID(id) })
 }
 
 // local is a KEK that needs no answer from elsewhere, and knows by itself whether it unwraps. A KEK without this method
@@ -105,7 +107,7 @@ func (s *Set) Probe(ctx context.Context) (canUnwrap bool) {
 			k.checked(ctx, nil) // if a call of it has timed out, that is over
 			continue
 		}
-		wrapped, err := k.wrap(ctx, []byte(probe), []byte(probeAAD))
+		wrapped, err := k.wrap(ctx, nks.FileVersion, []byte(probe), []byte(probeAAD))
 		if err == nil {
 			_, err = k.unwrap(ctx, wrapped, []byte(probeAAD))
 		}
@@ -133,16 +135,17 @@ func (s *Set) Probe(ctx context.Context) (canUnwrap bool) {
 // free where there are thousands of files.
 func (k *member) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	switch k.KEK.(type) {
-	case inlineKEK, *fileKEK:
+	case inlineKEK, *fileKEK, *passphraseKEK:
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, timeout)
 }
 
-func (k *member) wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+// wrap wraps for files of that version.
+func (k *member) wrap(ctx context.Context, version int, plaintext, aad []byte) ([]byte, error) {
 	bounded, cancel := k.withTimeout(ctx)
 	defer cancel()
-	b, err := k.Wrap(bounded, plaintext, aad)
+	b, err := k.in(version).Wrap(bounded, plaintext, aad)
 	if err != nil {
 		return nil, fmt.Errorf("wrap with KEK %s: %w", k.ID(), withCause(ctx, err))
 	}
@@ -159,15 +162,18 @@ func (k *member) unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error
 	return b, nil
 }
 
-// Encode returns the content of a key file: file, with m wrapped under every KEK that wraps. If one of them fails,
-// so does Encode. Before it returns, it opens the content as the next start would; opened is the material that
+// Encode returns the content of a key file: file, of the version that it says, with m wrapped under every KEK that wraps.
+// If one of them fails, so does Encode. Before it returns, it opens the content as the next start would; opened is the material that
 // came out. The caller wipes both m and opened. An error is an *Error.
 func (s *Set) Encode(ctx context.Context, file nks.File, m *nks.Material) (content []byte, opened *nks.Material, err error) {
-	wrapped, failed := s.wrap(ctx, m, file.AAD())
+	wrapped, failed := s.wrap(ctx, m, file.Version, file.AAD())
 	if failed != nil {
 		return nil, nil, failed
 	}
 	file.Wrapped = wrapped
+	if file.Version > 1 {
+		file.MAC = m.MAC(&file)
+	}
 	b, err := file.Encode()
 	if err != nil {
 		return nil, nil, &Error{Err: err}
@@ -178,6 +184,10 @@ func (s *Set) Encode(ctx context.Context, file nks.File, m *nks.Material) (conte
 		return nil, nil, &Error{Err: err}
 	}
 	opened, failed = s.openEncoded(ctx, written)
+	if failed == nil && file.Version > 1 && !opened.Authentic(written) {
+		opened.Wipe()
+		failed = &Error{Err: fmt.Errorf("%w: MAC", nks.ErrCorrupt)}
+	}
 	if failed != nil {
 		clear(b)
 		return nil, nil, &Error{KEK: failed.KEK, Err: fmt.Errorf("its file would not open: %w", failed)}
@@ -186,17 +196,17 @@ func (s *Set) Encode(ctx context.Context, file nks.File, m *nks.Material) (conte
 }
 
 // wrap wraps material under every KEK that wraps: if one fails, that is the error.
-func (s *Set) wrap(ctx context.Context, m *nks.Material, aad []byte) ([]nks.Wrapped, *Error) {
+func (s *Set) wrap(ctx context.Context, m *nks.Material, version int, aad []byte) ([]nks.Wrapped, *Error) {
 	plaintext := m.Encode()
 	defer clear(plaintext)
 	var all []nks.Wrapped
 	for _, k := range s.wrapping {
-		wrapped, err := k.wrap(ctx, plaintext, aad)
+		wrapped, err := k.wrap(ctx, version, plaintext, aad)
 		if err != nil {
 			k.checked(ctx, err)
 			return nil, &Error{KEK: k.ID(), Err: err}
 		}
-		all = append(all, nks.Wrapped{KEK: k.ID(), Ciphertext: wrapped})
+		all = append(all, nks.Wrapped{KEK: k.in(version).ID(), Ciphertext: wrapped})
 	}
 	return all, nil
 }
@@ -219,12 +229,20 @@ func (s *Set) openEncoded(ctx context.Context, file *nks.File) (*nks.Material, *
 	return nil, why
 }
 
+// Opened is a key file that a set has opened.
+type Opened struct {
+	Material *nks.Material // the caller wipes it
+	Rewrap   bool          // the file is not wrapped as the KEKs that wrap would do it now
+	Altered  bool          // the key is right, and the rest of the file is not as it was written
+	Unproven bool          // it was opened only by KEKs to which anybody can wrap
+}
+
 // Decode opens a file with the first KEK that can. It reports whether the file is to be rewrapped, which it is unless
-// it is wrapped under exactly the KEKs that wrap. The caller wipes the material. An error is an *Error.
+// it is wrapped under exactly the KEKs that wrap, by their parameters of now. An error is an *Error.
 //
 // A KEK that refuses says nothing about the file, whose Sum is right: it may be another KEK of the same ID. So
 // only what comes out can make a file bad.
-func (s *Set) Decode(ctx context.Context, file *nks.File) (m *nks.Material, rewrap bool, err error) {
+func (s *Set) Decode(ctx context.Context, file *nks.File) (Opened, error) {
 	why := s.unconfigured(file)
 	refused := false
 	for i, k := range s.all {
@@ -234,12 +252,15 @@ func (s *Set) Decode(ctx context.Context, file *nks.File) (m *nks.Material, rewr
 		m, failed := k.openCounted(ctx, file)
 		if failed == nil {
 			s.learnSalts(ctx, file, k)
-			return m, i >= len(s.wrapping) || refused || s.needsRewrap(ctx, file), nil
+			return Opened{
+				Material: m, Altered: file.Version > 1 && !m.Authentic(file), Unproven: !s.isProven(ctx, file, k),
+				Rewrap: i >= len(s.wrapping) || refused || s.isOutdated(file) || s.needsRewrap(ctx, file),
+			}, nil
 		}
 		refused = refused || !failed.Skipped && !errors.Is(failed, ErrWrapOnly)
 		why = moreSerious(why, failed)
 	}
-	return nil, false, why
+	return Opened{}, why
 }
 
 // salted is a KEK whose files share a salt, as soon as it has opened one of them.
@@ -274,7 +295,7 @@ func (s *Set) unconfigured(file *nks.File) *Error {
 // entry returns what a file has for the KEK, or nil.
 func (k *member) entry(file *nks.File) []byte {
 	for _, w := range file.Wrapped {
-		if w.KEK == k.ID() {
+		if k.hasID(w.KEK) {
 			return w.Ciphertext
 		}
 	}
@@ -310,7 +331,7 @@ func (k *member) open(ctx context.Context, file *nks.File) (*nks.Material, *Erro
 	if err == nil {
 		return m, nil
 	}
-	if _, ok := k.KEK.(local); ok {
+	if k.provesContent(k.entry(file)) {
 		return nil, &Error{Err: err}
 	}
 	return nil, &Error{KEK: k.ID(), Err: fmt.Errorf("what KEK %s unwraps is not the key: %w", k.ID(), err)}

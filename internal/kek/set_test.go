@@ -76,16 +76,16 @@ func TestEncodedFileOpensUnderEachKEKAlone(t *testing.T) {
 		t.Fatalf("it opens to another key: %v", err)
 	}
 	for _, k := range []kek.KEK{a, b} {
-		got, rewrap, err := kek.NewSet([]kek.KEK{k}, nil).Decode(t.Context(), decoded(t, content))
-		if err != nil || *got.Root() != *m.Root() || !rewrap {
-			t.Errorf("%s: to be rewrapped: %v, %v", k.ID(), rewrap, err)
+		got, err := kek.NewSet([]kek.KEK{k}, nil).Decode(t.Context(), decoded(t, content))
+		if err != nil || *got.Material.Root() != *m.Root() || !got.Rewrap {
+			t.Errorf("%s: to be rewrapped: %v, %v", k.ID(), got.Rewrap, err)
 		}
 	}
-	if _, rewrap, err := kek.NewSet([]kek.KEK{b, a}, nil).Decode(t.Context(), decoded(t, content)); err != nil || rewrap {
-		t.Errorf("both: to be rewrapped: %v, %v", rewrap, err)
+	if got, err := kek.NewSet([]kek.KEK{b, a}, nil).Decode(t.Context(), decoded(t, content)); err != nil || got.Rewrap {
+		t.Errorf("both: to be rewrapped: %v, %v", got.Rewrap, err)
 	}
-	if _, rewrap, err := kek.NewSet([]kek.KEK{kektest.New("c")}, []kek.KEK{a}).Decode(t.Context(), decoded(t, content)); err != nil || !rewrap {
-		t.Errorf("an old one: to be rewrapped: %v, %v", rewrap, err)
+	if got, err := kek.NewSet([]kek.KEK{kektest.New("c")}, []kek.KEK{a}).Decode(t.Context(), decoded(t, content)); err != nil || !got.Rewrap {
+		t.Errorf("an old one: to be rewrapped: %v, %v", got.Rewrap, err)
 	}
 }
 
@@ -137,14 +137,15 @@ func TestDecodeSaysWhatIsToBlame(t *testing.T) {
 		kek  string // empty: the file
 		want error
 	}{
-		"not configured":               {encoded(t, kektest.New("b")), "b", nil},
-		"another KEK by that name":     {encoded(t, &kektest.KMS{Name: "a", Inner: local}), "a", seal.ErrOpen},
-		"no key in it, by a KMS":       {nonsense(a), "a", nks.ErrFormat},
-		"no key in it, by a local KEK": {nonsense(local), "", nks.ErrFormat},
+		"not configured":                                {encoded(t, kektest.New("b")), "b", nil},
+		"another KEK by that name":                      {encoded(t, &kektest.KMS{Name: "a", Inner: local}), "a", seal.ErrOpen},
+		"no key in it, by a KMS":                        {nonsense(a), "a", nks.ErrFormat},
+		"no key in it, by a local KEK":                  {nonsense(local), "", nks.ErrFormat},
+		"another, of one that is known by its ID alone": {encoded(t, kektest.Passphrase(t, "correct hoarse")), "passphrase", seal.ErrOpen},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, _, err := kek.NewSet([]kek.KEK{a, local}, nil).Decode(t.Context(), c.file)
-			if m != nil || err == nil || c.want != nil && !errors.Is(err, c.want) {
+			m, err := kek.NewSet([]kek.KEK{a, local, kektest.Passphrase(t, "correct horse")}, nil).Decode(t.Context(), c.file)
+			if m.Material != nil || err == nil || c.want != nil && !errors.Is(err, c.want) {
 				t.Fatalf("%v, %v", m, err)
 			}
 			if id, asked := blamed(t, err); id != c.kek || !asked {
@@ -173,14 +174,14 @@ func TestFirstToBlameIsWhatMayPass(t *testing.T) {
 		{[]kek.KEK{down, local, escrow}, "down"}, {[]kek.KEK{escrow, local, down}, "down"}, {[]kek.KEK{local, down, escrow}, "down"},
 		{[]kek.KEK{down}, "down"}, // and not those that are not configured
 	} {
-		_, _, err := kek.NewSet(c.keks, nil).Decode(t.Context(), file)
+		_, err := kek.NewSet(c.keks, nil).Decode(t.Context(), file)
 		if id, _ := blamed(t, err); id != c.want {
 			t.Errorf("%v blames %q", err, id)
 		}
 	}
 	file.Wrapped = file.Wrapped[1:]
 	for _, keks := range [][]kek.KEK{{local, escrow}, {escrow, local}} {
-		_, _, err := kek.NewSet(keks, nil).Decode(t.Context(), file)
+		_, err := kek.NewSet(keks, nil).Decode(t.Context(), file)
 		if id, _ := blamed(t, err); id != "" {
 			t.Errorf("%v blames %q", err, id)
 		}
@@ -196,7 +197,7 @@ func TestMaterialIsHeldAgainstTheCheckValue(t *testing.T) {
 		t.Fatal(err)
 	}
 	file.Wrapped = []nks.Wrapped{{KEK: kek.InlineID, Ciphertext: wrapped}}
-	if m, _, err := kek.NewSet([]kek.KEK{kek.Inline()}, nil).Decode(t.Context(), &file); m != nil || !errors.Is(err, nks.ErrCorrupt) {
+	if m, err := kek.NewSet([]kek.KEK{kek.Inline()}, nil).Decode(t.Context(), &file); m.Material != nil || !errors.Is(err, nks.ErrCorrupt) {
 		t.Errorf("%v, %v", m, err)
 	}
 }
@@ -258,7 +259,7 @@ func TestKEKCountsAsDownAfterAWhileOfFailures(t *testing.T) {
 		a := kektest.New("a")
 		set := kek.NewSet([]kek.KEK{a}, nil)
 		file := encoded(t, a)
-		decode := func() error { _, _, err := set.Decode(t.Context(), file); return err }
+		decode := func() error { _, err := set.Decode(t.Context(), file); return err }
 
 		a.Set(kektest.Outages["fails"])
 		began := time.Now()
@@ -312,7 +313,7 @@ func TestCallThatIsGivenUpDoesNotTakeAKEKDown(t *testing.T) {
 		file, m := newKey(t)
 		for what, call := range map[string]func() error{
 			"encode": func() error { _, _, err := set.Encode(ctx, file, m); return err },
-			"decode": func() error { _, _, err := set.Decode(ctx, stored); return err },
+			"decode": func() error { _, err := set.Decode(ctx, stored); return err },
 		} {
 			if err := call(); !errors.Is(err, context.DeadlineExceeded) || set.Down() != nil {
 				t.Errorf("%s: %v, down: %v", what, err, set.Down())
@@ -333,14 +334,14 @@ func TestLocalKEKIsAskedAgain(t *testing.T) {
 		set := kek.NewSet([]kek.KEK{kek.LocalKEK{KEK: a}}, nil)
 		file := encoded(t, a)
 		a.Set(kektest.Outages["hangs"])
-		if _, _, err := set.Decode(t.Context(), file); !errors.Is(err, context.DeadlineExceeded) || !isDown(set, "a") {
+		if _, err := set.Decode(t.Context(), file); !errors.Is(err, context.DeadlineExceeded) || !isDown(set, "a") {
 			t.Errorf("while it takes long: %v, down: %v", err, set.Down())
 		}
 		a.Set(kektest.Answers)
 		if !set.Probe(t.Context()) || set.Down() != nil {
 			t.Errorf("down: %v", set.Down())
 		}
-		if _, _, err := set.Decode(t.Context(), file); err != nil {
+		if _, err := set.Decode(t.Context(), file); err != nil {
 			t.Error(err)
 		}
 	})
@@ -350,7 +351,7 @@ func TestLocalKEKIsAskedAgain(t *testing.T) {
 // in a process that allows nothing else.
 func TestFIPSOnlyRefusesWhatCannotWork(t *testing.T) {
 	if os.Getenv("KEYRING_TEST_FIPS") != "" {
-		_, err := kek.Passphrase([]byte("passphrase"))
+		_, err := kek.Passphrase([]byte("passphrase"), kek.Argon2id{})
 		fmt.Println("passphrase:", err)
 		_, err = kek.Age([]age.Recipient{nameless{}})
 		fmt.Println("age:", err)
@@ -361,7 +362,7 @@ func TestFIPSOnlyRefusesWhatCannotWork(t *testing.T) {
 			t.Fatalf("the other KEKs: %v", err)
 		}
 		opened.Wipe()
-		if _, _, err := set.Decode(t.Context(), decoded(t, content)); err != nil {
+		if _, err := set.Decode(t.Context(), decoded(t, content)); err != nil {
 			t.Errorf("the other KEKs: %v", err)
 		}
 		return

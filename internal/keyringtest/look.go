@@ -129,11 +129,11 @@ func material(t testing.TB, s *Server, id keyring.KeyID) *nks.Material {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, _, err := kek.NewSet([]keyring.KEK{keyring.InlineKEK()}, nil).Decode(t.Context(), f)
+	opened, err := kek.NewSet([]keyring.KEK{keyring.InlineKEK()}, nil).Decode(t.Context(), f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m
+	return opened.Material
 }
 
 // Entries is how many entries of the keyring's are in a server's raft log.

@@ -41,6 +41,8 @@ type File struct {
 	KEKs      []string   // the IDs of those that it is wrapped under
 	Opens     []string   // those of the KEKs given that open it
 	Err       error      // what is wrong with it, or nil
+
+	altered bool
 }
 
 // Inspect reads a keystore directory and says what each file in it is, by name, which of the KEKs open it, and what is
@@ -137,24 +139,26 @@ func (f *File) open(ctx context.Context, b []byte, keks []kek.KEK) error {
 		return err
 	}
 	f.Algorithm, f.Created = file.Algorithm, file.Created
-	for _, w := range file.Wrapped {
-		f.KEKs = append(f.KEKs, w.KEK)
-	}
+	f.KEKs = kek.NewSet(keks, nil).Names(file)
 	if file.ID != f.Key {
 		return fmt.Errorf("%w: it is the file of key %s", nks.ErrCorrupt, meta.KeyID(file.ID))
 	}
 	why := errors.New("none of the KEKs given is one of its own")
 	for _, k := range keks {
-		secret, _, err := kek.NewSet([]kek.KEK{k}, nil).Decode(ctx, file)
+		opened, err := kek.NewSet([]kek.KEK{k}, nil).Decode(ctx, file)
 		if err == nil {
-			secret.Wipe()
+			opened.Material.Wipe()
 			f.Opens = append(f.Opens, k.ID())
+			f.altered = f.altered || opened.Altered
 		} else if slices.Contains(f.KEKs, k.ID()) {
 			why = err
 		}
 	}
-	if len(f.Opens) == 0 {
+	switch {
+	case len(f.Opens) == 0:
 		return why
+	case f.altered:
+		return fmt.Errorf("%w: its key is right, and the rest is not as it was written: entries may be gone, or not open", nks.ErrCorrupt)
 	}
 	return nil
 }

@@ -87,10 +87,11 @@ func (s *Store) rewrapAside(ctx context.Context, aside string) error {
 	if err != nil {
 		return err
 	}
-	secret, _, err := s.keks.Decode(ctx, file)
+	opened, err := s.keks.Decode(ctx, file)
 	if err != nil {
 		return fmt.Errorf("%s: %w", aside, err)
 	}
+	secret := opened.Material
 	defer secret.Wipe()
 	again, err := s.encode(ctx, Key{ID: file.ID, Algorithm: file.Algorithm, Check: file.Check, Created: file.Created, Secret: secret})
 	if err != nil {

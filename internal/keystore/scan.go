@@ -151,13 +151,13 @@ func (s *Store) load(ctx context.Context, id meta.KeyID) (*material, *Fault) {
 	if file.ID != id {
 		return nil, &Fault{Cause: BadFile, Err: fmt.Errorf("%w: %w: it names %s", nks.ErrCorrupt, errMisnamed, meta.KeyID(file.ID))}
 	}
-	secret, rewrap, err := s.keks.Decode(ctx, file)
+	opened, err := s.keks.Decode(ctx, file)
 	if err != nil {
 		return nil, kekFault(err)
 	}
 	return &material{
 		algorithm: file.Algorithm, check: file.Check, created: file.Created,
-		secret: secret, sum: sha256.Sum256(b), needsRewrap: rewrap,
+		secret: opened.Material, sum: sha256.Sum256(b), needsRewrap: opened.Rewrap,
 	}, nil
 }
 

@@ -170,7 +170,7 @@ func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
 		alone := keyringtest.NewCluster(t, keyringtest.Options{
 			Disk: func(raft.ServerID) *keyringtest.Disk { return third },
 			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
-				cfg.KEKs = []keyring.KEK{kektest.File(t, make([]byte, 32))}
+				cfg.KEKs = []keyring.KEK{kektest.File(t, kektest.CountingKey())}
 			},
 		})
 		s := keyringtest.Ready(t, alone)

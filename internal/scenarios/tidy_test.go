@@ -348,7 +348,7 @@ func TestInspectSaysWhatEachFileIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range reports {
-		if r.Name == d.name(3) && (r.Err == nil || len(r.Opens) > 0 || !slices.Contains(r.KEKs, d.kek.ID())) {
+		if r.Name == d.name(3) && (r.Err == nil || len(r.Opens) > 0 || !strings.HasPrefix(r.KEKs[0], "file")) {
 			t.Errorf("without its KEK: %+v", r)
 		}
 	}

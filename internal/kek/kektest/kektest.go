@@ -167,7 +167,7 @@ func NewVault(t testing.TB, key byte) *KMS {
 // Passphrase is the KEK of a passphrase.
 func Passphrase(t testing.TB, passphrase string) kek.KEK {
 	t.Helper()
-	return must(kek.Passphrase([]byte(passphrase)))(t)
+	return must(kek.Passphrase([]byte(passphrase), kek.Argon2id{}))(t)
 }
 
 // Identity is a new age identity.

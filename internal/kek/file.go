@@ -1,0 +1,172 @@
+package kek
+
+// The KEK whose key is in a file.
+
+import (
+	"bytes"
+	"context"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+)
+
+// File returns the KEK whose key is in a file: 32 raw bytes, or their base64 or hexadecimal text with at
+// most one newline at its end. What looks like a mistake is refused: text in place of raw bytes, half a hexadecimal key, a file
+// of zeros.
+func File(path string) (KEK, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("KEK: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxKeyText+1))
+	defer clear(b)
+	if err != nil {
+		return nil, fmt.Errorf("KEK: %w", err)
+	}
+	key, err := parseKey(b)
+	if err != nil {
+		return nil, fmt.Errorf("KEK: %s: %w", path, err)
+	}
+	k, err := FromKey(key)
+	if err != nil {
+		return nil, err
+	}
+	k.(*fileKEK).path = path
+	return k, nil
+}
+
+// maxKeyText is the size of the longest file that holds a key.
+const maxKeyText = 2*Size + 1
+
+// parseKey tells the forms of a KEK file apart by their length. Its errors tell nothing of the content but its form.
+func parseKey(b []byte) (key []byte, err error) {
+	text := bytes.TrimSuffix(b, []byte("\n"))
+	key = make([]byte, Size+1) // base64 decodes 44 characters into up to 33 bytes
+	n := 0
+	switch {
+	case (len(b) == Size || len(text) == Size) && isText(text, isHexDigit):
+		err = fmt.Errorf("%d hexadecimal digits, which are half a key: it takes %d", Size, 2*Size)
+	case len(b) == Size && isText(text, isPrintable):
+		err = fmt.Errorf("%d characters of text, where random bytes belong; PassphraseKEK takes a passphrase", len(text))
+	case len(b) == Size:
+		n = copy(key, b)
+	case len(text) == hex.EncodedLen(Size):
+		n, err = hex.Decode(key, text)
+	case len(text) == base64.StdEncoding.EncodedLen(Size):
+		n, err = base64.StdEncoding.Strict().Decode(key, text)
+	default:
+		err = fmt.Errorf("%d bytes", len(b))
+		if len(b) > maxKeyText {
+			err = fmt.Errorf("more than %d bytes", maxKeyText)
+		}
+		return nil, fmt.Errorf("%w, which are not %s", err, keyForms)
+	}
+	switch {
+	case err != nil && n == 0 && (len(text) == Size || len(b) == Size):
+		return nil, err
+	case err != nil || n != Size: // without the cause, which quotes a character
+		clear(key)
+		return nil, fmt.Errorf("%d characters that are no key: it has %s", len(text), keyForms)
+	}
+	if key = key[:Size]; isText(key, func(c byte) bool { return c == key[0] && (c == 0 || c == 0xff) }) {
+		return nil, fmt.Errorf("a key of %d equal bytes, as of a file that was never written, or was erased", Size)
+	}
+	return key, nil
+}
+
+const keyForms = "32 raw bytes, 64 hexadecimal digits or 44 characters of base64, the text with at most one newline at its end"
+
+func isText(b []byte, is func(byte) bool) bool {
+	return !slices.ContainsFunc(b, func(c byte) bool { return !is(c) })
+}
+
+func isHexDigit(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+func isPrintable(c byte) bool { return ' ' <= c && c <= '~' }
+
+// fileKEK derives all that it uses from the key in the file.
+type fileKEK struct {
+	id, firstID string
+	path        string      // of the file; empty if the key came from elsewhere
+	aead        cipher.AEAD // under a key of its own
+	firstAEAD   cipher.AEAD // under the key itself, as in files of version 1
+}
+
+// FromKey returns what File does for a file with these 32 bytes. It takes over key and overwrites it.
+func FromKey(key []byte) (KEK, error) {
+	defer clear(key)
+	first, err := newAEAD(key)
+	if err != nil {
+		return nil, err
+	}
+	derive := func(info string, n int) []byte {
+		b, err := hkdf.Key(sha256.New, key, nil, info, n)
+		if err != nil {
+			panic("kek: " + err.Error()) // the lengths are constants that HKDF allows
+		}
+		return b
+	}
+	wrapping := derive("keyring v2 kek wrap", Size)
+	defer clear(wrapping)
+	aead, err := newAEAD(wrapping)
+	if err != nil {
+		return nil, err
+	}
+	return &fileKEK{
+		id:      "file2:" + hex.EncodeToString(derive("keyring v2 kek id", 8)),
+		firstID: "file:" + hex.EncodeToString(derive("keyring v1 kek id", 8)),
+		aead:    aead, firstAEAD: first,
+	}, nil
+}
+
+func (k *fileKEK) ID() string { return k.id }
+
+func (k *fileKEK) unwraps() bool { return true }
+
+func (k *fileKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, error) {
+	return k.aead.Seal(nil, nil, plaintext, aad), nil
+}
+
+// Unwrap opens what was wrapped for files of either version: a KEK around this one may not tell which it was.
+func (k *fileKEK) Unwrap(_ context.Context, wrapped, aad []byte) ([]byte, error) {
+	b, err := openWith(k.aead, wrapped, aad)
+	if err != nil {
+		b, err = openWith(k.firstAEAD, wrapped, aad)
+	}
+	return b, err
+}
+
+// Format keeps the cipher out of everything that prints.
+func (k *fileKEK) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+k.id) }
+
+// first is the KEK for files of version 1.
+func (k *fileKEK) first() KEK { return firstFileKEK{k} }
+
+type firstFileKEK struct{ *fileKEK }
+
+func (k firstFileKEK) ID() string { return k.firstID }
+
+func (k firstFileKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, error) {
+	return k.firstAEAD.Seal(nil, nil, plaintext, aad), nil
+}
+
+// warning says that everybody may read the file, or that others than its owner may write it.
+func (k *fileKEK) warning() string {
+	if k.path == "" {
+		return ""
+	}
+	info, err := os.Stat(k.path)
+	if err != nil || info.Mode().Perm()&0o027 == 0 {
+		return "" // one that is gone since, as a credential may be, tells nobody anything
+	}
+	return fmt.Sprintf("others may read or change %s: its mode is %v", k.path, info.Mode())
+}
