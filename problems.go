@@ -42,6 +42,7 @@ const (
 	ProblemNomad       ProblemKind = "Nomad's file"     // a key file of Nomad's that does not open, or that should go
 	ProblemBackup      ProblemKind = "no backup"        // keys are newer than the last backup
 	ProblemOldKEK      ProblemKind = "old KEKs"         // key files are not wrapped under exactly Config.KEKs
+	ProblemKEKFile     ProblemKind = "KEK file"         // others may read or change the file that has a KEK
 	ProblemInlineKEK   ProblemKind = "inline KEK"       // keys protect nothing from those who can read the files
 )
 
@@ -98,6 +99,7 @@ var problemKinds = []struct {
 	{ProblemNomad, SeverityWarning, "Delete the files of Nomad's when the keyring holds their keys."},
 	{ProblemBackup, SeverityWarning, "Call Backup."},
 	{ProblemOldKEK, SeverityNotice, "Call Rewrap before OldKEKs are taken away."},
+	{ProblemKEKFile, SeverityWarning, "Give the file to the user that the service runs as, with the mode 0600. If somebody may have read it: change the KEK, as the README says under \"Changing KEKs\"; who has the key files too has the keys, and against that only new keys help."},
 	{ProblemInlineKEK, SeverityNotice, "Use another KEK, unless you want just that."},
 }
 

@@ -77,6 +77,11 @@ func (o overview) kekProblems(st Status) (all []Problem) {
 			all = append(all, Problem{Kind: ProblemKEKAway, KEK: k.ID, Detail: k.Away})
 		}
 	}
+	for _, k := range st.KEKs {
+		if k.Warning != "" {
+			all = append(all, Problem{Kind: ProblemKEKFile, KEK: k.ID, Detail: k.Warning})
+		}
+	}
 	if o.inline {
 		all = append(all, Problem{Kind: ProblemInlineKEK, KEK: kek.InlineID, Detail: "anyone who reads the key files has the keys"})
 	}

@@ -84,6 +84,7 @@ var problemCases = []struct {
 	{name: "an orphan aside", wrong: func(o *overview) { o.keystore.Aside = []keystore.KeyFiles{{Key: KeyID{15: 3}, Names: []string{"x"}}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
 	{name: "old KEKs", wrong: func(o *overview) { o.keystore.OnOldKEKs = 1 }, kind: ProblemOldKEK},
 	{name: "a KEK is away", wrong: func(o *overview) { o.keks[0].Away = "x" }, kind: ProblemKEKAway, kek: "kms"},
+	{name: "everybody reads the file of a KEK", wrong: func(o *overview) { o.keks[0].Warning = "x" }, kind: ProblemKEKFile, kek: "kms"},
 	{name: "inline", wrong: func(o *overview) { o.inline = true }, kind: ProblemInlineKEK, kek: kek.InlineID},
 	{name: "pending", wrong: func(o *overview) {
 		o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{15: 4}, State: StatePrepublished})

@@ -65,6 +65,8 @@ type KEKStatus struct {
 	ID   string `json:"id"`
 	Old  bool   `json:"old,omitempty"`  // of OldKEKs
 	Away string `json:"away,omitempty"` // why it does not answer, if it does not
+	// Warning is what else there is to say about it, as that everybody may read the file of a FileKEK.
+	Warning string `json:"warning,omitempty"`
 }
 
 // LastBackup is a backup as it was noted in raft. The zero value is none.
@@ -100,7 +102,7 @@ func (b *BackupSigner) UnmarshalText(text []byte) error {
 // keksStatus says how the KEKs answer.
 func keksStatus(all []kek.Status) (keks []KEKStatus) {
 	for _, k := range all {
-		status := KEKStatus{ID: k.ID, Old: k.Old}
+		status := KEKStatus{ID: k.ID, Old: k.Old, Warning: k.Warning}
 		if k.Down != nil {
 			status.Away = k.Down.Error()
 		}
