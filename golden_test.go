@@ -73,7 +73,7 @@ type goldenToken struct {
 
 // goldenClaims are those of the tokens. They end with the year 2099.
 var goldenClaims = map[string]any{
-	"aud": "me", "sub": "job:web", "jti": "1", "iat": 1767225600, "nbf": 1767225600, "exp": 4102444800, "extra": []any{true, nil, 1.5},
+	"aud": "me", "sub": "job:web", "jti": "1", "iat": 1767225600, "nbf": 1767225600, "exp": int64(4102444800), "extra": []any{true, nil, 1.5},
 }
 
 // keks are those of the keystores of a set, by the name of the keystore.

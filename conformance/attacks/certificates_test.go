@@ -116,14 +116,14 @@ func signed(t *testing.T, uri string, by *tls.Config) *tls.Config {
 }
 
 // attackTerm is a term that no cluster gets to by itself.
-const attackTerm = 1 << 40
+const attackTerm uint64 = 1 << 40
 
 // vote is a request of raft's for a vote, in a term that would depose every leader. A member that sends it
 // has not waited to be let in.
 func vote() []byte {
 	return append([]byte{1}, pack(map[string]any{
 		"ProtocolVersion": 3, "ID": []byte("s2"), "Addr": []byte("127.0.0.1:1"),
-		"Term": attackTerm, "Candidate": []byte("127.0.0.1:1"), "LastLogIndex": 1 << 40, "LastLogTerm": 1 << 40, "LeadershipTransfer": true,
+		"Term": attackTerm, "Candidate": []byte("127.0.0.1:1"), "LastLogIndex": attackTerm, "LastLogTerm": attackTerm, "LeadershipTransfer": true,
 	})...)
 }
 

@@ -151,7 +151,7 @@ func (c *cluster) understood(t *testing.T, member *tls.Config) {
 // snapshots has the fourth member begin snapshots. Raft reads those where it does everything else, so
 // that all waits until the server has had enough: that has to be soon, and then all goes on.
 func (c *cluster) snapshots(t *testing.T, member *tls.Config) {
-	begin := c.frame(installSnapshot, map[string]any{"Size": 1 << 60})
+	begin := c.frame(installSnapshot, map[string]any{"Size": uint64(1 << 60)})
 	c.underFor(t, snapshotWithin+callWithin, once(func(t *testing.T) {
 		turn := make(chan bool, 2*len(c.honest))
 		for i := range cap(turn) {

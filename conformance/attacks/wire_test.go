@@ -20,8 +20,10 @@ func packTo(b *bytes.Buffer, v any) {
 	case packed:
 		b.Write(v)
 	case int:
+		packTo(b, uint64(v))
+	case uint64:
 		b.WriteByte(0xcf)
-		b.Write(binary.BigEndian.AppendUint64(nil, uint64(v)))
+		b.Write(binary.BigEndian.AppendUint64(nil, v))
 	case bool:
 		b.WriteByte(map[bool]byte{false: 0xc2, true: 0xc3}[v])
 	case []byte:

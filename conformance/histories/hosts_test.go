@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,7 +19,6 @@ import (
 	"time"
 
 	"example.com/keyring"
-	"golang.org/x/sys/unix"
 )
 
 // lab is hosts, each with one server, and the network between them.
@@ -163,29 +161,6 @@ func (l *lab) writeCluster() {
 // dial connects from within the host's namespace, as to a port on its own loopback.
 func (h *host) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return inNamespace(h.ns, func() (net.Conn, error) { return new(net.Dialer).DialContext(ctx, network, addr) })
-}
-
-// inNamespace has a socket made in a namespace, if there is one. The thread that goes there is thrown
-// away with the goroutine that never unlocks it.
-func inNamespace[C any](ns *os.File, socket func() (C, error)) (C, error) {
-	if ns == nil {
-		return socket()
-	}
-	type result struct {
-		c   C
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		runtime.LockOSThread()
-		var r result
-		if r.err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); r.err == nil {
-			r.c, r.err = socket()
-		}
-		done <- r
-	}()
-	r := <-done
-	return r.c, r.err
 }
 
 // start starts the server, with the data that it has, and returns when its API listens.

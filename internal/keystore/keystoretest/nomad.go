@@ -48,7 +48,7 @@ func (k NomadKey) Files(t testing.TB) map[string][]byte {
 	t.Helper()
 	kek := make([]byte, 32)
 	rand.Read(kek)
-	about := map[string]any{"KeyID": k.ID.String(), "Algorithm": "aes256-gcm", "CreateTime": 1700000000123456789,
+	about := map[string]any{"KeyID": k.ID.String(), "Algorithm": "aes256-gcm", "CreateTime": int64(1700000000123456789),
 		"CreateIndex": 7, "ModifyIndex": 9, "State": "active"}
 	file := map[string]any{"Meta": about, "KEK": kek}
 	wrapped := func(b []byte) map[string]any {
