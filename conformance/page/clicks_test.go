@@ -87,7 +87,6 @@ func notForAnotherOrigin(t *testing.T, s *servers, b *browser) {
 	target := s.urls[leader] + "/v1/keys"
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
-		// The decoder takes what stands before the equals sign that the form adds.
 		fmt.Fprintf(w, `<!doctype html><link rel="icon" href="data:,">
 			<form method="post" enctype="text/plain" action="%s" target="answer"><input type="hidden" name="{}"><button>Win</button></form>
 			<iframe name="answer"></iframe>`, target)
@@ -121,16 +120,16 @@ func notForAnotherOrigin(t *testing.T, s *servers, b *browser) {
 		t.Errorf("another origin has rotated: %+v", st.Keys)
 	}
 
-	// The same body does rotate where nothing refuses it, so the refusals were not for its form.
-	resp, err := http.Post(target, "text/plain", strings.NewReader("{}=\r\n"))
+	// The fetches' body does rotate where nothing refuses it, so the refusals were not for its form.
+	resp, err := http.Post(target, "text/plain", strings.NewReader("{}"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
-		t.Errorf("the form's body from a program: %s %s, %v", resp.Status, body, err)
+		t.Errorf("the same body from a program: %s %s, %v", resp.Status, body, err)
 	}
 	if st := s.status(leader); slices.Equal(st.Keys, before) {
-		t.Errorf("the form's body from a program has not rotated: %+v", st.Keys)
+		t.Errorf("the same body from a program has not rotated: %+v", st.Keys)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -51,8 +50,8 @@ type identityRequest struct {
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /v1/secrets/{path...}", s.serve(s.people(s.put)))
-	mux.HandleFunc("GET /v1/secrets/{path...}", s.serve(s.get))
-	mux.HandleFunc("GET /v1/secrets", s.serve(s.people(s.list)))
+	mux.HandleFunc("GET /v1/secrets/{path...}", s.serve(s.get, "stale"))
+	mux.HandleFunc("GET /v1/secrets", s.serve(s.people(s.list), "prefix"))
 	mux.HandleFunc("POST /v1/identities/{workload}", s.serve(s.people(s.identity)))
 	mux.HandleFunc("GET /v1/whoami", s.serve(s.whoami))
 	s.operate(mux)
@@ -63,20 +62,7 @@ func (s *server) handler() http.Handler {
 		}
 		s.node.Keyring().WellKnown().ServeHTTP(w, r)
 	})
-	return local(http.NewCrossOriginProtection().Handler(mux))
-}
-
-// local refuses requests for any host but a loopback address, by which a page on the web whose name
-// leads here would come. The page from here sends none across origins.
-func local(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.Host)
-		if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			http.Error(w, "not for this host", http.StatusMisdirectedRequest)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+	return local(sameOrigin(s.mayClick(orNothing(mux))))
 }
 
 // errStarting is while the node has not started.
@@ -91,11 +77,14 @@ func (s *server) ready() error {
 	}
 }
 
-// serve makes a handler of a function that returns what to answer with.
-func (s *server) serve(answer func(*http.Request) (any, error)) http.HandlerFunc {
+// serve makes a handler of a function that returns what to answer with. The request may have these parameters.
+func (s *server) serve(answer func(*http.Request) (any, error), names ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		err := s.ready()
 		var body any
+		if err == nil {
+			err = parameters(r, names)
+		}
 		if err == nil {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 			body, err = answer(r)
@@ -154,9 +143,7 @@ func fail(w http.ResponseWriter, err error) {
 	case errors.As(err, new(conflict)):
 		status = http.StatusConflict
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
+	respond(w, status, err.Error())
 }
 
 // put seals a secret and stores it, on the leader.
@@ -165,15 +152,21 @@ func (s *server) put(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var in putRequest
+	var in struct {
+		putRequest
+		Value *string `json:"value"` // without one nothing is stored, and with an empty one an empty secret
+	}
 	if err := read(r, &in); err != nil {
 		return nil, err
 	}
-	if len(in.Value) > maxValue {
+	if in.Value == nil {
+		return nil, badRequest{errors.New("the body has no value")}
+	}
+	if len(*in.Value) > maxValue {
 		return nil, badRequest{fmt.Errorf("a secret has at most %d bytes", maxValue)}
 	}
 	var stored *secret
-	err = s.node.Keyring().EncryptTo(r.Context(), []byte(in.Value), []byte(path), func(ctx context.Context, ciphertext []byte) error {
+	err = s.node.Keyring().EncryptTo(r.Context(), []byte(*in.Value), []byte(path), func(ctx context.Context, ciphertext []byte) error {
 		answer, err := s.apply(ctx, command{Put: &put{path, ciphertext, in.If}})
 		if err != nil {
 			return uncertain(err)
@@ -211,7 +204,10 @@ func (s *server) get(r *http.Request) (any, error) {
 	if who != "" && !strings.HasPrefix(path, who+"/") {
 		return nil, errForbidden
 	}
-	stale := r.URL.Query().Has("stale")
+	stale, err := flagOf(r, "stale")
+	if err != nil {
+		return nil, err
+	}
 	n, err := s.read(r.Context(), path, stale)
 	if err != nil {
 		return nil, err
@@ -275,6 +271,9 @@ func (s *server) list(r *http.Request) (any, error) {
 // identity issues a token that says of its bearer that it is a workload.
 func (s *server) identity(r *http.Request) (any, error) {
 	workload, err := secretPath(r.PathValue("workload"))
+	if err == nil && strings.Contains(workload, "/") { // or the secrets of team/web would also be those of team
+		err = badRequest{fmt.Errorf("workload %q: a name has no slash", workload)}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -327,7 +326,8 @@ func (s *server) caller(r *http.Request) (string, error) {
 	if bearer {
 		err = s.node.Keyring().Verify(token, keyring.Expect{Audience: []string{audience}}, &claims)
 	}
-	if err == nil && !strings.HasPrefix(claims.Subject, subject) {
+	workload, ok := strings.CutPrefix(claims.Subject, subject)
+	if err == nil && (!ok || workload == "" || strings.Contains(workload, "/")) {
 		err = fmt.Errorf("%w: it is no workload's", keyring.ErrToken)
 	}
 	return claims.Subject, err
@@ -350,16 +350,6 @@ func (s *server) person(r *http.Request) error {
 		err = errForbidden
 	}
 	return err
-}
-
-// read decodes a request's body.
-func read(r *http.Request, v any) error {
-	in := json.NewDecoder(r.Body)
-	in.DisallowUnknownFields()
-	if err := in.Decode(v); err != nil {
-		return badRequest{fmt.Errorf("the body: %w", err)}
-	}
-	return nil
 }
 
 // secretPath checks a path: a valid one has no empty element, no dot elements, and is not long.

@@ -71,6 +71,9 @@ func (s *server) recipients(r *http.Request) ([]age.Recipient, error) {
 	if err := s.person(r); err != nil {
 		return nil, err
 	}
+	if err := parameters(r, nil); err != nil {
+		return nil, err
+	}
 	var in backupRequest
 	if err := read(r, &in); err != nil {
 		return nil, err

@@ -39,7 +39,11 @@ func (s *server) addServer(r *http.Request) (any, error) {
 // removeServer takes a server out, with ?force also if a key is then held by too few.
 func (s *server) removeServer(r *http.Request) (any, error) {
 	id := raft.ServerID(r.PathValue("id"))
-	o := keyring.RemoveServerOptions{Force: r.URL.Query().Has("force")}
+	force, err := flagOf(r, "force")
+	if err != nil {
+		return nil, err
+	}
+	o := keyring.RemoveServerOptions{Force: force}
 	return serverRequest{ID: id}, s.node.RemoveServer(keyring.WithActor(r.Context(), actor(r)), id, o)
 }
 

@@ -78,13 +78,13 @@ var page []byte
 // operate adds what is for operators.
 func (s *server) operate(mux *http.ServeMux) {
 	mux.HandleFunc("POST /v1/keys", s.serve(s.people(s.rotate)))
-	mux.HandleFunc("DELETE /v1/keys/{id}", s.serve(s.people(s.remove)))
+	mux.HandleFunc("DELETE /v1/keys/{id}", s.serve(s.people(s.remove), "force", "now"))
 	mux.HandleFunc("POST /v1/servers", s.serve(s.people(s.addServer)))
-	mux.HandleFunc("DELETE /v1/servers/{id}", s.serve(s.people(s.removeServer)))
+	mux.HandleFunc("DELETE /v1/servers/{id}", s.serve(s.people(s.removeServer), "force"))
 	mux.HandleFunc("POST /v1/tokens", s.serve(s.people(s.joinToken)))
 	mux.HandleFunc("GET /v1/tokens", s.serve(s.people(s.joinTokens)))
 	mux.HandleFunc("DELETE /v1/tokens/{id}", s.serve(s.people(s.withdrawToken)))
-	mux.HandleFunc("GET /v1/status", s.serve(s.people(s.status)))
+	mux.HandleFunc("GET /v1/status", s.serve(s.people(s.status), "consistent"))
 	mux.HandleFunc("GET /v1/watch", s.watch)
 	mux.HandleFunc("POST /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/cluster", s.serve(s.people(s.view)))
@@ -96,19 +96,8 @@ func (s *server) operate(mux *http.ServeMux) {
 	})
 }
 
-// actor is who the audit log says has asked.
-func actor(r *http.Request) string {
-	if r.Header.Get("Sec-Fetch-Site") != "" { // only browsers send it
-		return "page"
-	}
-	return "api"
-}
-
 // rotate makes a new key. The node asks the leader by itself.
 func (s *server) rotate(r *http.Request) (any, error) {
-	if actor(r) == "page" && !s.clicks {
-		return nil, fmt.Errorf("%w: this server's page only shows", errForbidden)
-	}
 	var in rotateRequest
 	if err := read(r, &in); err != nil {
 		return nil, err
@@ -149,8 +138,15 @@ func (s *server) remove(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, badRequest{err}
 	}
-	q := r.URL.Query()
-	o := keyring.RemoveOptions{Force: q.Has("force"), Now: q.Has("now")}
+	force, err := flagOf(r, "force")
+	if err != nil {
+		return nil, err
+	}
+	now, err := flagOf(r, "now")
+	if err != nil {
+		return nil, err
+	}
+	o := keyring.RemoveOptions{Force: force, Now: now}
 	if err := s.node.Remove(keyring.WithActor(r.Context(), actor(r)), id, o); err != nil {
 		// The keyring has no error to tell it by. Before the leader is asked, this server may not yet know that
 		// there is another active key.
@@ -164,7 +160,11 @@ func (s *server) remove(r *http.Request) (any, error) {
 
 // status is how this server is. With ?consistent it is the leader's, and not from before the request.
 func (s *server) status(r *http.Request) (any, error) {
-	if r.URL.Query().Has("consistent") {
+	consistent, err := flagOf(r, "consistent")
+	if err != nil {
+		return nil, err
+	}
+	if consistent {
 		nothing := ""
 		if _, err := s.apply(r.Context(), command{Read: &nothing}); !errors.Is(err, errNone) {
 			return nil, err
@@ -218,7 +218,11 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request) {
 	case <-r.Context().Done():
 		return
 	}
-	if err := s.person(r); err != nil {
+	err := s.person(r)
+	if err == nil {
+		err = parameters(r, nil)
+	}
+	if err != nil {
 		fail(w, err)
 		return
 	}
