@@ -32,7 +32,9 @@ import (
 // allows for no difference itself; only one that also refuses an iat to come has to allow for it. Name an aud, or Verify will not take the token.
 //
 // It is an error if exp is further away than TokenPolicy.MaxTTL, if iss is another, or if Verify
-// would refuse the token for anything else in its claims. Only the leader signs: elsewhere the
+// would refuse the token for anything else in its claims. Verify refuses what other libraries refuse: a number beyond
+// those of 64 bits in floating point, a name twice, half a surrogate pair, bytes that are not UTF-8, more than 64 levels, a date
+// outside the years 1970 to 9999. Only the leader signs: elsewhere the
 // error matches ErrNotLeader. On a new leader, before the first key, or after a restore, as for
 // Encrypt, it is ErrNotReady. If the public key in raft is not that of the key, nothing is signed, and the error
 // matches ErrCorrupt. Sign does no I/O.

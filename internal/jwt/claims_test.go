@@ -183,6 +183,28 @@ func TestCompleteFillsInWhatIsMissing(t *testing.T) {
 	}
 }
 
+// TestCompleteRefusesWhatOthersRefuse, and says why.
+func TestCompleteRefusesWhatOthersRefuse(t *testing.T) {
+	for object, why := range map[string]string{
+		`{"x":1e400}`:           "a number is beyond",
+		`{"x":[{"y":-1E+309}]}`: "a number is beyond",
+		`{"exp":1e400}`:         "a number is beyond",
+		`{"x":"\ud800"}`:        "half a surrogate pair",
+		`{"\udc00x":1}`:         "half a surrogate pair",
+		"{\"x\":\"\xff\"}":      "UTF-8",
+		`{"x":1,"x":2}`:         "twice",
+		`{"x":{"y":1,"Y":2}}`:   "twice",
+		`{"x":` + strings.Repeat("[", 64) + strings.Repeat("]", 64) + `}`: "nested too deep",
+		`{"iat":1e300}`:        "iat: not a number of seconds",
+		`{"nbf":-1}`:           "nbf: not a number of seconds",
+		`{"exp":253402300800}`: "exp: not a number of seconds",
+	} {
+		if got, err := jwt.Complete([]byte(object), defaults()); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("%.60s: %s, %v, want %q", object, got, err, why)
+		}
+	}
+}
+
 func TestCompleteRefusesWhatNobodyWouldTake(t *testing.T) {
 	for _, object := range []string{
 		`{"exp":1800003601}`, `{"exp":1800003600.9}`, `{"exp":253402300799}`, `{"exp":1800000000}`, `{"exp":0}`, `{"exp":null}`, `{"exp":"1800000001"}`,

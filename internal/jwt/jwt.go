@@ -28,7 +28,7 @@
 //   - has the kid of a key and the alg of that key: the key decides the algorithm, never the token.
 //
 // Then go-jose parses the token and checks its signature. Claims are read only after the signature has been verified,
-// so they come from a holder of the key. They must be one JSON object in UTF-8, nested at most 64 deep. No two members
+// so they come from a holder of the key. They must be one JSON object in UTF-8, nested at most 64 deep, with numbers in the range of a float64. No two members
 // of an object have names that differ in case only, and no name differs from a registered one (iss, sub, aud, exp,
 // nbf, iat, jti) in case only. The registered claims have the types of RFC 7519.
 package jwt

@@ -9,16 +9,24 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
 var (
-	// ErrForm is returned for a text that is no JSON object in UTF-8, or is nested too deep.
+	// ErrForm is matched by the error about a text that is no JSON object in UTF-8, is nested too deep, or has a string
+	// or a number that not every reader can hold.
 	ErrForm = errors.New("not a JSON object")
 	// ErrTwice is returned for an object with two members whose names are equal but for case.
 	ErrTwice = errors.New("a member that is there twice, or differs from another in case only")
+
+	errUTF8      = fmt.Errorf("%w in UTF-8", ErrForm)
+	errDepth     = fmt.Errorf("%w that every reader takes: it is nested too deep", ErrForm)
+	errSurrogate = fmt.Errorf("%w that every reader takes: a string has half a surrogate pair", ErrForm)
+	errNumber    = fmt.Errorf("%w that every reader takes: a number is beyond those of 64 bits in floating point", ErrForm)
 )
 
 // Valid reports whether b is JSON in which objects and arrays lie in each other at most so deep. It looks at
@@ -48,10 +56,11 @@ func nesting(b []byte) (deepest int) {
 // Object calls each for every member of the JSON object that b is, in order, with the name
 // unescaped and the value as it stands there. It is stricter than encoding/json: no object in b, however deep, has
 // two members whose names are equal but for case, strings are UTF-8 without lone surrogates, objects and arrays
-// lie in each other at most so deep, and nothing but white space surrounds the object.
+// lie in each other at most so deep, numbers are within the range of a float64, and nothing but white space surrounds
+// the object.
 func Object(b []byte, depth int, each func(name, value []byte) error) error {
 	if !utf8.Valid(b) {
-		return ErrForm
+		return errUTF8
 	}
 	s := checker{Scan(b)}
 	s.space()
@@ -69,7 +78,10 @@ type checker struct{ Scanner }
 
 // object reads an object, and everything in it.
 func (s *checker) object(depth int, each func(name, value []byte) error) error {
-	if depth == 0 || !s.take('{') {
+	if depth == 0 && s.peek() == '{' {
+		return errDepth
+	}
+	if !s.take('{') {
 		return ErrForm
 	}
 	s.space()
@@ -111,7 +123,10 @@ func (s *checker) object(depth int, each func(name, value []byte) error) error {
 }
 
 func (s *checker) array(depth int) error {
-	if depth == 0 || !s.take('[') {
+	if depth == 0 {
+		return errDepth
+	}
+	if !s.take('[') {
 		return ErrForm
 	}
 	s.space()
@@ -174,29 +189,39 @@ func (s *checker) text() error {
 		if s.take('"') {
 			return nil
 		}
-		if s.peek() != '\\' || !s.escape() {
+		if s.peek() != '\\' {
 			return ErrForm
+		}
+		if err := s.escape(); err != nil {
+			return err
 		}
 	}
 }
 
 // escape reads one escape, or the two of a surrogate pair.
-func (s *checker) escape() bool {
+func (s *checker) escape() error {
 	s.at++
 	c := s.peek()
 	s.at++
 	if c != 'u' {
-		return strings.IndexByte(`"\/bfnrt`, c) >= 0
+		if strings.IndexByte(`"\/bfnrt`, c) < 0 {
+			return ErrForm
+		}
+		return nil
 	}
 	first, ok := s.hex()
-	if !ok || first < 0xd800 || first > 0xdfff {
-		return ok
+	switch {
+	case !ok:
+		return ErrForm
+	case first < 0xd800 || first > 0xdfff:
+		return nil
+	case first > 0xdbff || !s.take('\\') || !s.take('u'):
+		return errSurrogate
 	}
-	if first > 0xdbff || !s.take('\\') || !s.take('u') {
-		return false
+	if second, ok := s.hex(); !ok || second < 0xdc00 || second > 0xdfff {
+		return errSurrogate
 	}
-	second, ok := s.hex()
-	return ok && second >= 0xdc00 && second <= 0xdfff
+	return nil
 }
 
 func (s *checker) hex() (n int, ok bool) {
@@ -218,6 +243,7 @@ func (s *checker) hex() (n int, ok bool) {
 func digit(c byte) bool { return c >= '0' && c <= '9' }
 
 func (s *checker) number() error {
+	start := s.at
 	s.take('-')
 	if !s.take('0') && !s.digits() {
 		return ErrForm
@@ -233,6 +259,18 @@ func (s *checker) number() error {
 		if !s.digits() {
 			return ErrForm
 		}
+	}
+	return inRange(s.data[start:s.at])
+}
+
+// inRange refuses a number that is infinite where it is read as a float64, as most readers do.
+func inRange(number []byte) error {
+	const short = 300 // so many digits and no exponent: always in range
+	if len(number) <= short && bytes.IndexAny(number, "eE") < 0 {
+		return nil
+	}
+	if _, err := strconv.ParseFloat(string(number), 64); err != nil {
+		return errNumber
 	}
 	return nil
 }
