@@ -353,7 +353,7 @@ func TestAPutOfUnknownOutcomeIsNeitherRepeatedNorRedirected(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	w = httptest.NewRecorder()
-	s.serve(func(*http.Request) (any, error) { return nil, lost })(w, httptest.NewRequest("GET", "/v1/secrets/a?stale", nil))
+	s.serve(func(*http.Request) (any, error) { return nil, lost }, "stale")(w, httptest.NewRequest("GET", "/v1/secrets/a?stale", nil))
 	if to := w.Header().Get("Location"); w.Code != http.StatusTemporaryRedirect || to != "http://127.0.0.1:1/v1/secrets/a?stale" {
 		t.Errorf("%d %s", w.Code, to)
 	}

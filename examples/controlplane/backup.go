@@ -108,6 +108,7 @@ func (c cli) backup(ctx context.Context, args []string) error {
 		return usage{errors.New("backup: -to is missing")}
 	}
 	target := args[0]
+	// Before the work, and again by place after it.
 	if _, err := os.Lstat(target); err == nil {
 		return fmt.Errorf("%s exists already", target)
 	}
@@ -124,17 +125,17 @@ func (c cli) backup(ctx context.Context, args []string) error {
 	if err := errors.Join(err, part.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(part.Name(), target); err != nil {
+	if err := place(part.Name(), target); err != nil {
 		return err
 	}
 	if err := syncDir(filepath.Dir(target)); err != nil { // or a crash may take the name away again
 		return err
 	}
-	fmt.Fprintf(c.out, "%s  %s\n", made.sum, target)
+	fmt.Fprintf(c.out, "%s  %s\n", made.sum, line(target))
 	if made.warning != "" {
-		fmt.Fprintln(c.warn, "controlplane: the backup is good, but the status does not show it:", made.warning)
+		fmt.Fprintln(c.warn, "controlplane: the backup is good, but the status does not show it:", line(made.warning))
 	}
-	fmt.Fprintln(c.warn, "controlplane: keep the SHA-256 or the signer where those who write the file can't write; signed by", made.signer)
+	fmt.Fprintln(c.warn, "controlplane: keep the SHA-256 or the signer where those who write the file can't write; signed by", line(made.signer))
 	return nil
 }
 
@@ -172,6 +173,23 @@ func (c cli) fetchBackup(ctx context.Context, w io.Writer, to []string) (made fe
 		return made, fmt.Errorf("the backup is not whole: %s", cmp.Or(made.warning, "it is cut short"))
 	}
 	return made, nil
+}
+
+// place renames a file to a name that nobody has: it takes the name first, which fails if anybody has come before, and
+// then renames over the empty file there, which is its own. A crash in between leaves that. A link would do both at
+// once, but the file systems of many removable disks have none.
+func place(from, to string) error {
+	err := writeNew(to, nil)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s exists already", to)
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return errors.Join(err, os.Remove(to))
+	}
+	return nil
 }
 
 func syncDir(dir string) error {
@@ -216,12 +234,12 @@ func backupFlags(fs *flag.FlagSet, args []string, n int) ([]string, backupFile, 
 
 // tell prints what is in a backup.
 func tell(out io.Writer, m keyring.Manifest) {
-	fmt.Fprintf(out, "%x: %d keys and all secrets as of log index %d, %s\n", m.SHA256, len(m.Keys), m.Raft.Index, m.Created.Format("2006-01-02 15:04:05 MST"))
+	fmt.Fprintf(out, "%x: %d keys and all secrets as of log index %d, %s\n", m.SHA256, len(m.Keys), m.Raft.Index, m.Created.UTC().Format("2006-01-02 15:04:05 MST"))
 	signer := "nobody: it is of an older build"
 	if m.Signer != (keyring.BackupSigner{}) {
 		signer = m.Signer.String()
 	}
-	fmt.Fprintf(out, "cluster %s, signed by %s\n", m.Cluster, signer)
+	fmt.Fprintf(out, "cluster %s, signed by %s\n", line(m.Cluster), signer)
 }
 
 // read has f read a backup, shows how far it is, and prints what is in it.
@@ -310,7 +328,7 @@ func (c cli) recover(ctx context.Context, args []string) error {
 	for _, m := range r.Missing {
 		fmt.Fprintf(c.out, "missing: %s", m.ID)
 		if m.Err != nil {
-			fmt.Fprintf(c.out, ": %v", m.Err)
+			fmt.Fprint(c.out, ": ", line(m.Err.Error()))
 		}
 		fmt.Fprintln(c.out)
 	}

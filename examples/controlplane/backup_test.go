@@ -35,7 +35,10 @@ func newIdentity(t *testing.T) *age.X25519Identity {
 func runCommand(t *testing.T, c client, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	err := run(t.Context(), append([]string{"-server", c.base}, args...), nil, &out, &out)
+	if c.base != "" {
+		args = append([]string{"-server", c.base}, args...)
+	}
+	err := run(t.Context(), args, nil, &out, &out)
 	return out.String(), err
 }
 

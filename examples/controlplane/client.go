@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,21 @@ import (
 
 // client calls the API of a server, and follows it to the leader.
 type client struct{ base string }
+
+// serverURL is the URL of a server's API. Without a scheme it is http, as serve has it.
+func serverURL(text string) (string, error) {
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("-server: %w", err)
+	case u.Scheme != "http" && u.Scheme != "https", u.Host == "", strings.Trim(u.Path, "/") != "", u.RawQuery != "", u.Fragment != "":
+		return "", fmt.Errorf("-server %q: want http://HOST:PORT", text)
+	}
+	return u.Scheme + "://" + u.Host, nil
+}
 
 // call sends in as JSON, if it is not nil, and decodes the answer.
 func (c client) call(ctx context.Context, method, path string, in, out any) error {
@@ -46,14 +62,24 @@ func (c client) call(ctx context.Context, method, path string, in, out any) erro
 	if resp.StatusCode != http.StatusOK {
 		return answerError(resp)
 	}
-	return json.NewDecoder(resp.Body).Decode(out)
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("what answers at %s is no control plane: %w", c.base, err)
+	}
+	return nil
 }
 
-// answerError is the error that an answer is.
+// answerError is the error that an answer is: its status, and its error or else how its text begins.
 func answerError(resp *http.Response) error {
+	const most = 4 << 10
+	b, err := io.ReadAll(io.LimitReader(resp.Body, most))
+	if err != nil {
+		return fmt.Errorf("%s: %w", line(resp.Status), err)
+	}
 	var e struct{ Error string }
-	json.NewDecoder(resp.Body).Decode(&e) // what is no such answer has only a status
-	return fmt.Errorf("%s: %s", resp.Status, e.Error)
+	if json.Unmarshal(b, &e) != nil || e.Error == "" {
+		e.Error, _, _ = strings.Cut(strings.TrimSpace(string(b)), "\n")
+	}
+	return fmt.Errorf("%s: %s", line(resp.Status), line(cmp.Or(e.Error, "the answer has no text")))
 }
 
 // cli is the command line of the parts that are no server.
@@ -63,6 +89,7 @@ type cli struct {
 	out      io.Writer
 	warn     io.Writer
 	terminal io.Writer // what shows progress, or io.Discard
+	secret   io.Writer // what a secret is written to, as it was put unless it is a terminal
 }
 
 // flags parses those of a command, and wants so many arguments beside them.
@@ -72,9 +99,19 @@ func flags(fs *flag.FlagSet, args []string, n int) ([]string, error) {
 		return nil, usage{fmt.Errorf("%s: %w", fs.Name(), err)}
 	}
 	if fs.NArg() != n {
-		return nil, usage{fmt.Errorf("%s takes %d arguments after its flags, not %d", fs.Name(), n, fs.NArg())}
+		return nil, usage{fmt.Errorf("%s takes %s after its flags, not %d", fs.Name(), arguments(n), fs.NArg())}
 	}
 	return fs.Args(), nil
+}
+
+func arguments(n int) string {
+	switch n {
+	case 0:
+		return "no arguments"
+	case 1:
+		return "1 argument"
+	}
+	return fmt.Sprintf("%d arguments", n)
 }
 
 // secretURL escapes a path, but for its slashes.
@@ -82,19 +119,12 @@ func secretURL(path string) string { return "/v1/secrets/" + (&url.URL{Path: pat
 
 func (c cli) put(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("put", flag.ContinueOnError)
-	version := fs.String("if", "", "")
+	version, empty := fs.String("if", "", ""), fs.Bool("empty", false, "")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err
 	}
-	value, err := io.ReadAll(io.LimitReader(c.in, maxValue+1))
-	if err != nil {
-		return err
-	}
-	if !utf8.Valid(value) {
-		return errors.New("a secret is text, in UTF-8: JSON carries nothing else")
-	}
-	in := putRequest{Value: string(value)}
+	var in putRequest
 	if *version != "" {
 		n, err := strconv.ParseUint(*version, 10, 64)
 		if err != nil {
@@ -102,11 +132,25 @@ func (c cli) put(ctx context.Context, args []string) error {
 		}
 		in.If = &n
 	}
+	value, err := io.ReadAll(io.LimitReader(c.in, maxValue+1))
+	if err != nil {
+		return err
+	}
+	if len(value) == 0 && !*empty { // as of a command that failed, at the other end of a pipe
+		return errors.New("standard input is empty: -empty puts an empty secret")
+	}
+	if len(value) > maxValue {
+		return fmt.Errorf("a secret has at most %d bytes", maxValue)
+	}
+	if !utf8.Valid(value) {
+		return errors.New("a secret is text, in UTF-8: JSON carries nothing else")
+	}
+	in.Value = string(value)
 	var out entry
 	if err := c.call(ctx, http.MethodPut, secretURL(args[0]), in, &out); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "%s version %d under key %s\n", out.Path, out.Version, out.Key)
+	fmt.Fprintf(c.out, "%s version %d under key %s\n", line(out.Path), out.Version, line(out.Key))
 	return nil
 }
 
@@ -125,7 +169,7 @@ func (c cli) get(ctx context.Context, args []string) error {
 	if err := c.call(ctx, http.MethodGet, path, nil, &out); err != nil {
 		return err
 	}
-	_, err = io.WriteString(c.out, out.Value)
+	_, err = io.WriteString(c.secret, out.Value)
 	return err
 }
 
@@ -142,7 +186,7 @@ func (c cli) list(ctx context.Context, args []string) error {
 		return err
 	}
 	for _, e := range out {
-		fmt.Fprintf(c.out, "%s version %d under key %s\n", e.Path, e.Version, e.Key)
+		fmt.Fprintf(c.out, "%s version %d under key %s\n", line(e.Path), e.Version, line(e.Key))
 	}
 	return nil
 }
@@ -163,7 +207,7 @@ func (c cli) identity(ctx context.Context, args []string) error {
 	if err := c.call(ctx, http.MethodPost, path, in, &out); err != nil {
 		return err
 	}
-	fmt.Fprintln(c.out, out.Token)
+	fmt.Fprintln(c.out, line(out.Token))
 	return nil
 }
 
@@ -178,7 +222,7 @@ func (c cli) rotate(ctx context.Context, args []string) error {
 	if err := c.call(ctx, http.MethodPost, "/v1/keys", rotateRequest{Full: *full, Compromised: *compromised}, &out); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "%s is %s\n", out.ID, out.State)
+	fmt.Fprintf(c.out, "%s is %s\n", line(out.ID), line(string(out.State)))
 	return nil
 }
 
@@ -200,7 +244,7 @@ func (c cli) remove(ctx context.Context, args []string) error {
 	if err := c.call(ctx, http.MethodDelete, "/v1/keys/"+url.PathEscape(args[0])+"?"+q.Encode(), nil, &out); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "%s is removed\n", out.Removed)
+	fmt.Fprintf(c.out, "%s is removed\n", line(out.Removed))
 	return nil
 }
 

@@ -4,7 +4,7 @@
 //	controlplane init [-port 8001] [-servers 3] DIR       make certificates, KEKs and addresses
 //	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] [-token FILE] DIR ID       run one of them: s1, s2, s3
 //
-//	controlplane [-server URL] put [-if VERSION] PATH         store standard input
+//	controlplane [-server URL] put [-if VERSION] [-empty] PATH         store standard input
 //	controlplane [-server URL] get [-stale] PATH
 //	controlplane [-server URL] list [PREFIX]
 //	controlplane [-server URL] identity [-aud A,B] [-ttl 10m] WORKLOAD        print a token
@@ -25,7 +25,7 @@
 //	controlplane recover [-force] DIR ID       makes a server the only one, when the majority is lost; none may run
 //	controlplane inspect [-kek FILE,...] KEYSTORE-DIR       what lies there; a star marks the KEKs that open a key
 //
-// URL is any server's, http://127.0.0.1:8001 if it is not given. There a page shows keys and
+// URL is any server's, http://127.0.0.1:8001 if it is not given; HOST:PORT alone is http. There a page shows keys and
 // servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
 // -rate how many secrets a second a full rotation may re-encrypt. With -escrow each key is wrapped to age
 // recipients too; when DIR/ID.kek is lost, make another (head -c 32 /dev/urandom) and start once with

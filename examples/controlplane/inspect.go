@@ -67,13 +67,13 @@ func printReports(out io.Writer, reports []keyring.FileReport) error {
 			if slices.Contains(r.Opens, id) {
 				id += "*"
 			}
-			keks = append(keks, id)
+			keks = append(keks, line(id))
 		}
 		problem := "-"
 		if r.Err != nil {
-			problem = r.Err.Error()
+			problem = line(r.Err.Error())
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, r.Kind, cmp.Or(r.Algorithm, "-"), cmp.Or(strings.Join(keks, ","), "-"), problem)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", line(r.Name), r.Kind, cmp.Or(line(r.Algorithm), "-"), cmp.Or(strings.Join(keks, ","), "-"), problem)
 	}
 	return w.Flush()
 }

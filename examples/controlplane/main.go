@@ -12,9 +12,6 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-
-	"github.com/hashicorp/go-hclog"
-	"github.com/hashicorp/raft"
 )
 
 func main() {
@@ -23,7 +20,8 @@ func main() {
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "controlplane:", err)
+		// Its further lines are indented: none passes for a message of the program's own.
+		fmt.Fprintln(printable{os.Stderr}, "controlplane:", strings.ReplaceAll(err.Error(), "\n", "\n    "))
 		os.Exit(exitStatus(err))
 	}
 }
@@ -51,16 +49,23 @@ func exitStatus(err error) int {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("controlplane", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	url := fs.String("server", "http://127.0.0.1:8001", "")
-	if err := fs.Parse(args); err != nil {
-		return help(stdout, "", usage{err})
+	c := cli{in: stdin, out: printable{stdout}, warn: printable{stderr}, terminal: watched(stderr), secret: stdout}
+	if isTerminal(stdout) {
+		c.secret = c.out
+	}
+	server := fs.String("server", "http://127.0.0.1:8001", "")
+	err := fs.Parse(args)
+	if err == nil {
+		c.base, err = serverURL(*server)
+	}
+	if err != nil {
+		return help(c.out, "", usage{err})
 	}
 	name, rest := fs.Arg(0), fs.Args()[min(1, fs.NArg()):]
 	if (name == "keys" || name == "servers") && len(rest) > 0 {
 		name, rest = name+" "+rest[0], rest[1:]
 	}
-	c := cli{client{*url}, stdin, stdout, stderr, watched(stderr)}
-	return help(stdout, name, c.run(ctx, name, rest))
+	return help(c.out, name, c.run(ctx, name, rest))
 }
 
 //go:embed doc.go
@@ -138,46 +143,4 @@ func (c cli) run(ctx context.Context, name string, rest []string) error {
 		return flag.ErrHelp
 	}
 	return usage{fmt.Errorf("there is no command %q", name)}
-}
-
-func initialize(args []string, stdout io.Writer) error {
-	fs := flag.NewFlagSet("init", flag.ContinueOnError)
-	port, servers := fs.Int("port", 8001, ""), fs.Int("servers", members, "")
-	args, err := flags(fs, args, 1)
-	if err != nil {
-		return err
-	}
-	if *servers < 1 || *servers > 9 {
-		return usage{fmt.Errorf("init: -servers %d: 1 to 9 can be made", *servers)}
-	}
-	if err := setUp(args[0], *port, *servers); err != nil {
-		return err
-	}
-	c, err := readCluster(args[0])
-	if err != nil {
-		return err
-	}
-	for i := range *servers {
-		id := raft.ServerID(fmt.Sprintf("s%d", i+1))
-		fmt.Fprintf(stdout, "controlplane serve %s %s   # http://%s\n", args[0], id, c.Servers[id].HTTP)
-	}
-	return nil
-}
-
-func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
-	every := fs.Duration("every", 0, "") // zero is the keyring's own default
-	rate := fs.Int("rate", 0, "")        // zero is no limit
-	clicks := fs.Bool("clicks", false, "")
-	escrow, identity := fs.String("escrow", "", ""), fs.String("identity", "", "")
-	token := fs.String("token", "", "") // a file: a command line can be read by others
-	args, err := flags(fs, args, 2)
-	if err != nil {
-		return err
-	}
-	if *identity != "" && *escrow == "" {
-		return usage{errors.New("serve: -identity is for -escrow")}
-	}
-	log := hclog.New(&hclog.LoggerOptions{Name: args[1], Output: stderr, Level: hclog.Info})
-	return serve(ctx, args[0], raft.ServerID(args[1]), options{*every, *rate, *clicks, *escrow, *identity, *token, log, stdout})
 }

@@ -58,7 +58,7 @@ func (c cli) addServer(ctx context.Context, args []string) error {
 	if err := c.call(ctx, http.MethodPost, "/v1/servers", in, &in); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "%s may join, and is expected at %s\n", in.ID, in.Addr)
+	fmt.Fprintf(c.out, "%s may join, and is expected at %s\n", line(string(in.ID)), line(in.Addr))
 	return nil
 }
 
@@ -77,7 +77,7 @@ func (c cli) removeServer(ctx context.Context, args []string) error {
 	if err := c.call(ctx, http.MethodDelete, path, nil, &out); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.out, "%s is removed; delete its directory\n", out.ID)
+	fmt.Fprintf(c.out, "%s is removed; delete its directory\n", line(string(out.ID)))
 	return nil
 }
 
@@ -118,7 +118,7 @@ func (c cli) joinToken(ctx context.Context, args []string) error {
 	if err := c.call(ctx, http.MethodPost, "/v1/tokens", in, &in); err != nil {
 		return err
 	}
-	fmt.Fprintln(c.out, in.Token)
+	fmt.Fprintln(c.out, line(in.Token))
 	return nil
 }
 
@@ -135,7 +135,7 @@ func (c cli) joinTokens(ctx context.Context, args []string) error {
 		if t.Used {
 			used = "used"
 		}
-		fmt.Fprintf(c.out, "%s  for %s  until %s  %s\n", t.ID, t.Server, t.End.UTC().Format(time.RFC3339), used)
+		fmt.Fprintf(c.out, "%s  for %s  until %s  %s\n", line(t.ID), line(string(t.Server)), t.End.UTC().Format(time.RFC3339), used)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"time"
 )
 
@@ -44,12 +43,10 @@ func (p *progress) end() {
 	}
 }
 
-// watched is w if it is a terminal. What a script or a log gets has nothing drawn in it.
+// watched is w if it is a terminal, or nothing.
 func watched(w io.Writer) io.Writer {
-	if f, ok := w.(*os.File); ok {
-		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			return w
-		}
+	if isTerminal(w) {
+		return w
 	}
 	return io.Discard
 }

@@ -85,7 +85,7 @@ func TestLongCommandsShowProgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	var screen bytes.Buffer
-	watching := cli{c, nil, &screen, &screen, &screen}
+	watching := cli{client: c, out: &screen, warn: &screen, terminal: &screen}
 	for _, test := range []struct {
 		command, unit string
 		run           func() error

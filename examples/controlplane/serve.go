@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -98,6 +99,25 @@ func newServer(dir string, id raft.ServerID, o options) (*server, node.Config, e
 	}
 	conf.KEKs, conf.OldKEKs = keks, old
 	return s, conf, nil
+}
+
+// serveCommand is the command serve.
+func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
+	every := fs.Duration("every", 0, "") // zero is the keyring's own default
+	rate := fs.Int("rate", 0, "")        // zero is no limit
+	clicks := fs.Bool("clicks", false, "")
+	escrow, identity := fs.String("escrow", "", ""), fs.String("identity", "", "")
+	token := fs.String("token", "", "") // a file: a command line can be read by others
+	args, err := flags(fs, args, 2)
+	if err != nil {
+		return err
+	}
+	if *identity != "" && *escrow == "" {
+		return usage{errors.New("serve: -identity is for -escrow")}
+	}
+	log := hclog.New(&hclog.LoggerOptions{Name: args[1], Output: stderr, Level: hclog.Info})
+	return serve(ctx, args[0], raft.ServerID(args[1]), options{*every, *rate, *clicks, *escrow, *identity, *token, log, stdout})
 }
 
 // serve runs a server until ctx ends.

@@ -10,7 +10,9 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	mrand "math/rand/v2"
 	"net"
@@ -28,6 +30,34 @@ const (
 	certValid = 365 * 24 * time.Hour
 )
 
+// initialize is the command init.
+func initialize(args []string, stdout io.Writer) error {
+	fs := flag.NewFlagSet("init", flag.ContinueOnError)
+	port, servers := fs.Int("port", 8001, ""), fs.Int("servers", members, "")
+	args, err := flags(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	if *servers < 1 || *servers > 9 {
+		return usage{fmt.Errorf("init: -servers %d: 1 to 9 can be made", *servers)}
+	}
+	if last := *port + 2**servers - 1; *port < 0 || last > 65535 {
+		return usage{fmt.Errorf("init: -port %d: the ports are %[1]d to %d, of 1 to 65535; 0 takes free ones", *port, last)}
+	}
+	if err := setUp(args[0], *port, *servers); err != nil {
+		return err
+	}
+	c, err := readCluster(args[0])
+	if err != nil {
+		return err
+	}
+	for i := range *servers {
+		id := raft.ServerID(fmt.Sprintf("s%d", i+1))
+		fmt.Fprintf(stdout, "controlplane serve %s %s   # http://%s\n", line(args[0]), id, c.Servers[id].HTTP)
+	}
+	return nil
+}
+
 // setUp makes all that servers on this machine need, in a directory that is empty or absent:
 //
 //	cluster.json   their names and addresses
@@ -42,6 +72,10 @@ func setUp(dir string, port, servers int) error {
 		return errors.Join(err, fmt.Errorf("%s is not empty", dir))
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	// It may be there, and open to others, who could exchange what serve reads from it by name.
+	if err := os.Chmod(dir, 0o700); err != nil {
 		return err
 	}
 	addrs, err := addresses(port, 2*servers)
@@ -81,11 +115,24 @@ func setUp(dir string, port, servers int) error {
 		return err
 	}
 	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+		if err := writeNew(filepath.Join(dir, name), content); err != nil {
 			return err
 		}
 	}
-	return nil
+	return syncDir(dir) // no key may be wrapped under a KEK that a power cut takes away
+}
+
+// writeNew writes a file that was not there, for its owner alone, and durably once its directory is synced too.
+func writeNew(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // addresses returns n addresses on loopback.
