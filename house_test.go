@@ -69,7 +69,7 @@ var house = map[string][]string{
 	"internal/kek/kektest":         {"internal/kek"},
 
 	"internal/parallel":              {},
-	"internal/keystore":              {"internal/durable", "internal/jwt", "internal/kek", "internal/meta", "internal/nks", "internal/parallel", "internal/seal"},
+	"internal/keystore":              {"internal/durable", "internal/jwt", "internal/kek", "internal/meta", "internal/mono", "internal/nks", "internal/parallel", "internal/seal"},
 	"internal/keystore/keystoretest": {"internal/kek", "internal/meta", "internal/nks"},
 
 	"internal/raftwire": {"internal/mono"},

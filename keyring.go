@@ -310,7 +310,7 @@ func (k *Keyring) overview(v local.View) overview {
 		raft: k.raftStatus(), keystore: k.server.Store.Report(v.Ring), signer: k.backupSigner(v.Ring.Active()),
 		keks: keksStatus(k.server.KEKs.Status()), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
 		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
-		failures: k.replicator.Status(), wrongPublic: k.public.Status(),
+		fetching: k.replicator.Status(), wrongPublic: k.public.Status(),
 	}
 	if since := k.since.Load(); since != nil {
 		o.since = *since

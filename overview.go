@@ -12,6 +12,7 @@ import (
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
+	"example.com/keyring/internal/replication"
 	"github.com/hashicorp/raft"
 )
 
@@ -37,7 +38,7 @@ type overview struct {
 	waits    lead.Status
 	watch    local.WatchStatus
 	rekeying []RekeyProgress
-	failures map[string]error // of fetches, by server
+	fetching replication.Status
 
 	wrongPublic []KeyID // keys whose public key in raft is not that of their material
 
@@ -57,6 +58,11 @@ type raftStatus struct {
 	patience    time.Duration // longer than which no election takes
 }
 
+// lasts reports whether something lasts for longer than an election or a fetch takes. Zero is the time of nothing.
+func (o overview) lasts(since mono.Time) bool {
+	return since != 0 && o.at.Sub(since) > o.raft.patience/2
+}
+
 // status makes the Status of it, without Keys.
 func (o overview) status() Status {
 	s := Status{
@@ -64,7 +70,7 @@ func (o overview) status() Status {
 		LastBackup:   LastBackup{o.Ring.Backup.Index, o.Ring.Backup.Time, o.Ring.Backup.Digest},
 		NextRotation: plan.NextRotation(o.clocks.RingClock.Correct(o.Ring), o.policy),
 		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
-		Orphans: plan.Orphans(o.Ring, o.CaughtUp, o.keystore.Files), OnOldKEKs: o.keystore.OnOldKEKs,
+		Orphans: o.orphans(), OnOldKEKs: o.keystore.OnOldKEKs,
 		KEKs: o.keks, BackupSigner: o.signer,
 	}
 	if active := o.Ring.Active(); active != nil {
@@ -83,6 +89,15 @@ func (o overview) status() Status {
 	}
 	s.Problems = problemsOf(o, s)
 	return s
+}
+
+// orphans are the keys of files that the ring does not know, but for those that this process has just made: the leader
+// offers a key before it is in the ring.
+func (o overview) orphans() []KeyID {
+	return slices.DeleteFunc(plan.Orphans(o.Ring, o.CaughtUp, o.keystore.Files), func(id KeyID) bool {
+		made := o.keystore.Written[id]
+		return made != 0 && !o.lasts(made)
+	})
 }
 
 // problemsOf returns what is wrong by an overview, the worst first, with what to do about it.

@@ -21,7 +21,7 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 	}
 	for _, id := range st.Missing {
 		// A fault says why; or the key may be removed, or the leader says that it is pending.
-		if !faulty[id] && o.CaughtUp && plan.IsNeeded(o.Ring.Key(id), voters) {
+		if !faulty[id] && o.CaughtUp && o.lasts(o.fetching.Lacking[id]) && plan.IsNeeded(o.Ring.Key(id), voters) {
 			add(Problem{Kind: ProblemKeyMissing, Keys: []KeyID{id}, Detail: "being fetched from the other servers"})
 		}
 	}

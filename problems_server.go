@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
@@ -113,8 +112,10 @@ func (o overview) waitProblems(st Status) (all []Problem) {
 
 // ownProblems are what this server knows of what others sent it.
 func (o overview) ownProblems() (all []Problem) {
-	for _, s := range slices.Sorted(maps.Keys(o.failures)) {
-		all = append(all, Problem{Kind: ProblemUnreachable, Server: raft.ServerID(s), Detail: o.failures[s].Error()})
+	for _, s := range slices.Sorted(maps.Keys(o.fetching.Failures)) {
+		if f := o.fetching.Failures[s]; o.lasts(f.Since) {
+			all = append(all, Problem{Kind: ProblemUnreachable, Server: raft.ServerID(s), Detail: f.Err.Error()})
+		}
 	}
 	for _, id := range o.wrongPublic {
 		all = append(all, Problem{Kind: ProblemPublicKey, Keys: []KeyID{id},
@@ -143,11 +144,10 @@ func (o overview) leaderProblems(st Status) (all []Problem) {
 // serverProblems are what is wrong with the other servers, as far as it has lasted for longer than an election
 // takes.
 func (o overview) serverProblems(st Status) (all []Problem) {
-	old := func(since mono.Time) bool { return since != 0 && o.at.Sub(since) > o.raft.patience/2 }
 	var lacking []raft.ServerID
 	for _, server := range o.servers {
 		id := string(server.ID)
-		if s := o.watch.Silent[id]; old(s.Since) {
+		if s := o.watch.Silent[id]; o.lasts(s.Since) {
 			all = append(all, Problem{Kind: ProblemUnreachable, Server: server.ID, Since: s.Heard, Detail: fmt.Sprintf(
 				"it has not answered raft since %s", s.Heard.Format(time.DateTime))})
 		}
@@ -155,7 +155,7 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Since: p.Since, Detail: fmt.Sprintf(
 				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, p.Since.Format(time.DateTime))})
 		}
-		if old(o.watch.Lacks[id]) && o.watch.Active == st.Active {
+		if o.lasts(o.watch.Lacks[id]) && o.watch.Active == st.Active {
 			lacking = append(lacking, server.ID)
 		}
 	}

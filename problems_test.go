@@ -21,6 +21,7 @@ import (
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
+	"example.com/keyring/internal/replication"
 	"github.com/hashicorp/raft"
 )
 
@@ -69,7 +70,7 @@ var problemCases = []struct {
 	{name: "raft's disk", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemRaftDisk, Detail: "x"}} }, kind: ProblemRaftDisk},
 	{name: "a log behind the keyring", wrong: func(o *overview) { o.raft.lastIndex = 4 }, kind: ProblemBackup},
 	{name: "restored", wrong: func(o *overview) { o.waits.Unconfirmed = errors.New("x") }, kind: ProblemUnconfirmed, key: KeyID{15: 1}},
-	{name: "a key is missing", wrong: func(o *overview) { o.keystore.Missing = []KeyID{{15: 1}} }, kind: ProblemKeyMissing, key: KeyID{15: 1}},
+	{name: "a key is missing", wrong: missing, kind: ProblemKeyMissing, key: KeyID{15: 1}},
 	{name: "a bad file", wrong: withFault(keystore.Fault{Cause: keystore.BadFile}), kind: ProblemKeyMissing, key: KeyID{15: 1}},
 	{name: "a file of a KEK that is away", wrong: withFault(keystore.Fault{Cause: keystore.Locked, KEK: "kms"}), kind: ProblemKEKAway, key: KeyID{15: 1}, kek: "kms"},
 	{name: "a file of a newer build", wrong: withFault(keystore.Fault{Cause: keystore.Newer}), kind: ProblemNewer, key: KeyID{15: 1}},
@@ -80,7 +81,10 @@ var problemCases = []struct {
 		o.keystore.Nomad = []keystore.KeyFiles{{Key: KeyID{15: 1}, Names: []string{"x"}}, {Key: KeyID{15: 2}, Names: []string{"y"}}}
 	}, kind: ProblemNomad, key: KeyID{15: 2}},
 	{name: "a file that was set aside", wrong: func(o *overview) { o.keystore.SetAside = []string{"x"} }, kind: ProblemSetAside},
-	{name: "an orphan", wrong: func(o *overview) { o.keystore.Files = []KeyID{{15: 1}, {15: 3}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
+	{name: "an orphan", wrong: func(o *overview) {
+		o.keystore.Files = []KeyID{{15: 1}, {15: 3}, {15: 4}}
+		o.keystore.Written = map[KeyID]mono.Time{{15: 3}: o.at.Add(-6 * time.Second), {15: 4}: o.at.Add(-4 * time.Second)}
+	}, kind: ProblemOrphan, key: KeyID{15: 3}},
 	{name: "an orphan aside", wrong: func(o *overview) { o.keystore.Aside = []keystore.KeyFiles{{Key: KeyID{15: 3}, Names: []string{"x"}}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
 	{name: "old KEKs", wrong: func(o *overview) { o.keystore.OnOldKEKs = 1 }, kind: ProblemOldKEK},
 	{name: "a KEK is away", wrong: func(o *overview) { o.keks[0].Away = "x" }, kind: ProblemKEKAway, kek: "kms"},
@@ -96,7 +100,9 @@ var problemCases = []struct {
 		o.servers = append(o.servers, raft.Server{ID: "s4", Suffrage: raft.Nonvoter})
 		o.waits.Nonvoters = map[raft.ServerID]string{"s2": "it is one", "s4": "x", "s5": "it has gone"}
 	}, kind: ProblemNonvoter, server: "s4"},
-	{name: "a fetch has failed", wrong: func(o *overview) { o.failures = map[string]error{"s2": errors.New("x")} }, kind: ProblemUnreachable, server: "s2"},
+	{name: "a fetch has failed", wrong: func(o *overview) {
+		o.fetching.Failures = map[string]replication.Failure{"s2": {Err: errors.New("x"), Since: o.at.Add(-6 * time.Second)}, "s3": {Err: errors.New("x"), Since: o.at.Add(-4 * time.Second)}}
+	}, kind: ProblemUnreachable, server: "s2"},
 	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
 	{name: "a clock", wrong: withClocks(map[string]time.Duration{"s2": time.Hour, "s3": 0}), kind: ProblemClock, server: "s2"},
 	{name: "the last backup lies ahead", wrong: func(o *overview) { o.Ring.Backup.Time = o.now.Add(time.Hour) }, kind: ProblemTime},
@@ -113,6 +119,13 @@ var problemCases = []struct {
 	}, kind: ProblemUnderheld, key: KeyID{15: 1}},
 	{name: "a rekey is stuck", wrong: func(o *overview) { o.rekeying = []RekeyProgress{{Key: KeyID{15: 5}, Err: errors.New("x")}} }, kind: ProblemRekey, key: KeyID{15: 5}},
 	{name: "a rekey without data", wrong: func(o *overview) { o.noData, o.rekeying = true, []RekeyProgress{{Key: KeyID{15: 5}}} }, kind: ProblemRekey, key: KeyID{15: 5}},
+}
+
+// missing has one key missing for long, and one that has just come.
+func missing(o *overview) {
+	o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{15: 4}, State: StateInactive})
+	o.keystore.Missing = []KeyID{{15: 1}, {15: 4}}
+	o.fetching.Lacking = map[KeyID]mono.Time{{15: 1}: o.at.Add(-6 * time.Second), {15: 4}: o.at.Add(-4 * time.Second)}
 }
 
 func withFault(f keystore.Fault) func(*overview) {
@@ -228,7 +241,7 @@ func TestEveryProblemHasAdvice(t *testing.T) {
 // TestProblemIsOneCause: it has all the keys, the details that differ, the worst severity and the earliest moment.
 func TestProblemIsOneCause(t *testing.T) {
 	o := goodOverview()
-	o.keystore.Missing = []KeyID{{15: 1}}
+	missing(&o)
 	early, late := o.now.Add(-2*time.Hour), o.now.Add(-time.Hour)
 	o.host = []Problem{
 		{Kind: "paper", Keys: []KeyID{{15: 2}}, Detail: "a", Since: late, Severity: SeverityNotice},

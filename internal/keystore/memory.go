@@ -11,6 +11,7 @@ import (
 
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/seal"
 )
@@ -45,6 +46,8 @@ type material struct {
 	needsRewrap bool // the file is not wrapped under exactly the KEKs that wrap now, or not known to be
 	fromNomad   bool // it comes from a file of Nomad's
 	fileIsGone  bool // no file has it, and the ring does not know it
+
+	written mono.Time // when this process made its file; zero if it was there
 
 	sealer atomic.Pointer[seal.Key]
 	signer atomic.Pointer[jwt.Signer]

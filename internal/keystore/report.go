@@ -5,17 +5,19 @@ import (
 	"slices"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 )
 
 // Report is what a Store knows of its directory, for people. All of it is of one moment.
 type Report struct {
-	Missing   []meta.KeyID // keys of the ring that are not held, in its order
-	Faults    []Fault      // by key
-	SetAside  []string     // names of the files that this process has set aside because they were bad
-	Files     []meta.KeyID // keys in memory of which there is a file, or should be, by ID
-	Nomad     []KeyFiles   // Nomad's files, by key
-	Aside     []KeyFiles   // files that were set aside, of keys that are not in memory, by key
-	OnOldKEKs int          // key files that are not known to be durable under exactly the KEKs that wrap now
+	Missing   []meta.KeyID             // keys of the ring that are not held, in its order
+	Faults    []Fault                  // by key
+	SetAside  []string                 // names of the files that this process has set aside because they were bad
+	Files     []meta.KeyID             // keys in memory of which there is a file, or should be, by ID
+	Written   map[meta.KeyID]mono.Time // when this process made the files of keys that the ring does not know
+	Nomad     []KeyFiles               // Nomad's files, by key
+	Aside     []KeyFiles               // files that were set aside, of keys that are not in memory, by key
+	OnOldKEKs int                      // key files that are not known to be durable under exactly the KEKs that wrap now
 }
 
 // KeyFiles are the names of files of one key.
@@ -28,7 +30,7 @@ type KeyFiles struct {
 func (s *Store) Report(ring *meta.Ring) Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := Report{SetAside: slices.Clone(s.setAside), OnOldKEKs: s.onOldKEKsLocked()}
+	r := Report{SetAside: slices.Clone(s.setAside), OnOldKEKs: s.onOldKEKsLocked(), Written: map[meta.KeyID]mono.Time{}}
 	for _, k := range ring.Keys {
 		if !s.holdsLocked(k) {
 			r.Missing = append(r.Missing, k.ID)
@@ -40,6 +42,9 @@ func (s *Store) Report(ring *meta.Ring) Report {
 	for _, id := range sortedIDs(s.keys) {
 		if !s.keys[id].fileIsGone {
 			r.Files = append(r.Files, id)
+			if w := s.keys[id].written; w != 0 && ring.Key(id) == nil {
+				r.Written[id] = w
+			}
 		}
 	}
 	for _, id := range sortedIDs(s.nomad) {

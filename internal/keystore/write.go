@@ -15,6 +15,7 @@ import (
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/parallel"
 )
@@ -163,6 +164,7 @@ func (s *Store) encode(ctx context.Context, k Key) (keyFile, error) {
 	}
 	return keyFile{content, &material{
 		algorithm: k.Algorithm, check: k.Check, created: k.Created.UTC().Round(0), secret: opened, sum: sha256.Sum256(content),
+		written: mono.Now(),
 	}}, nil
 }
 

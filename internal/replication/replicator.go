@@ -62,18 +62,10 @@ type Replicator struct {
 	paused    mono.Time            // no fetches before
 	unwritten int                  // fetches in a row whose keys could not be written
 
-	mu       sync.Mutex // guards below
-	failures map[string]failure
+	failures  failures
+	lackingBy atomic.Pointer[map[meta.KeyID]mono.Time] // since when each key is missing; replaced whole
+	rechecked chan fetched                             // from a server that had failed
 }
-
-// failure is a fetch that came to nothing. It is news for an hour: when nothing is missing,
-// there is no other fetch to tell that it has passed.
-type failure struct {
-	err error
-	at  mono.Time
-}
-
-const failureNews = time.Hour
 
 // Config is what a replicator is made of.
 type Config struct {
@@ -90,29 +82,7 @@ type Config struct {
 func New(s *local.Server, c Config) *Replicator {
 	return &Replicator{
 		Server: s, Config: c, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *backgroundTask),
-		failures: map[string]failure{}, unlinker: unlinker{s, c.Undo, c.Clocks, c.Confirming},
-	}
-}
-
-// Status is how the last fetch from each server has failed, if it has.
-func (r *Replicator) Status() map[string]error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	failed := map[string]error{}
-	for server, f := range r.failures {
-		if mono.Now().Sub(f.at) < failureNews {
-			failed[server] = f.err
-		}
-	}
-	return failed
-}
-
-// note notes how a fetch has ended.
-func (r *Replicator) note(f fetched) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if delete(r.failures, f.Peer); f.err != nil {
-		r.failures[f.Peer] = failure{f.err, mono.Now()}
+		rechecked: make(chan fetched), unlinker: unlinker{s, c.Undo, c.Clocks, c.Confirming},
 	}
 }
 
@@ -155,6 +125,7 @@ func (r *Replicator) look(ring *meta.Ring) look {
 	lacks, unknown := r.Store.Compare(ring)
 	has := func(id meta.KeyID) bool { return !lacks[id] }
 	r.seen = look{ring: ring, stored: stored, missing: plan.Missing(ring, has), unknown: unknown}
+	r.noteLacking(r.seen.missing)
 	r.seen.gained, r.seen.lost = plan.Report(ring, string(r.ID), r.Store.ID(), has)
 	return r.seen
 }
@@ -182,7 +153,11 @@ func (r *Replicator) Run(ctx context.Context) {
 			t.running = false
 		case f := <-r.answered:
 			r.pull.Answered(f.Fetch, f.err != nil, mono.Now(), rand.Float64())
-			r.note(f)
+			r.failures.note(f)
+		case f := <-r.rechecked:
+			if r.failures.ended(f.Peer); r.failures.note(f) {
+				r.pull.Retry() // it may have what is missing
+			}
 		case f := <-r.done:
 			r.written(f)
 		case <-ctx.Done():
@@ -205,7 +180,7 @@ func (r *Replicator) step(ctx context.Context) time.Duration {
 	} else {
 		wake = mono.Earliest(wake, r.fetch(ctx, ring, r.wanted(v, look.missing)))
 	}
-	wake = mono.Earliest(wake, r.report(ctx, look), r.Public.Compare(look.ring, look.stored))
+	wake = mono.Earliest(wake, r.recheck(ctx, ring), r.report(ctx, look), r.Public.Compare(look.ring, look.stored))
 	if wake == 0 {
 		return local.Idle
 	}

@@ -1,0 +1,127 @@
+package scenarios_test
+
+import (
+	"errors"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
+)
+
+// TestUnusableAnswersAreNoProblemWhenTheServerAnswers again, though nothing is missing any more, nor when it is removed.
+func TestUnusableAnswersAreNoProblemWhenTheServerAnswers(t *testing.T) {
+	t.Parallel()
+	for _, cure := range []string{"it answers", "it is removed"} {
+		t.Run(cure, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 4})
+				leader := keyringtest.Ready(t, c)
+				bad := c.Servers[slices.IndexFunc(c.Servers, func(s *keyringtest.Server) bool { return s != leader })]
+				good := c.Servers[slices.IndexFunc(c.Servers, func(s *keyringtest.Server) bool { return s != leader && s != bad })]
+				var failing atomic.Bool
+				failing.Store(true)
+				c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+					if failing.Load() && keyringtest.IsFetch(e, "s5") && e.To != good.ID {
+						return keyringtest.Reply{Err: errors.New("no route to host")}
+					}
+					return keyringtest.Reply{}
+				})
+				fresh := c.Add("s5")
+				time.Sleep(time.Minute) // virtual
+				if st := keyringtest.StatusOf(t, fresh); len(st.Missing) > 0 || len(keyringtest.Problems(t, fresh, keyring.ProblemUnreachable)) == 0 {
+					t.Fatalf("missing %v, %v", st.Missing, st.Problems)
+				}
+				if failing.Store(false); cure == "it is removed" {
+					failing.Store(true)
+					if err := leader.Keyring.RemoveServer(t.Context(), bad.ID, keyring.RemoveServerOptions{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				time.Sleep(2 * time.Minute)
+				for _, p := range keyringtest.Problems(t, fresh, keyring.ProblemUnreachable) {
+					if cure == "it answers" || p.Server == bad.ID {
+						t.Errorf("it is over, and Status says: %s", p)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestServerThatIsBackIsAskedAgainAtOnce, though it has been down for long: the key that it alone holds is here
+// within a minute or so, and no problem is left.
+func TestServerThatIsBackIsAskedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		keyringtest.Ready(t, c)
+		asker, holder := c.Server("s1"), c.Server("s2")
+		key := asker.Keyring.Keys()[0].ID
+		var down atomic.Bool
+		down.Store(true)
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if down.Load() && keyringtest.IsFetch(e, asker.ID) {
+				return keyringtest.Reply{Err: errors.New("no route to host")}
+			}
+			return keyringtest.Reply{}
+		})
+		c.Stop(asker)
+		asker.Disk.Unlink(nks.FileName(key))
+		c.Start(asker)
+		time.Sleep(40 * time.Minute) // virtual
+		if p := keyringtest.ProblemAbout(t, asker, keyring.ProblemUnreachable, holder.ID); p == "" || len(keyringtest.StatusOf(t, asker).Missing) != 1 {
+			t.Fatalf("%v", keyringtest.StatusOf(t, asker))
+		}
+		down.Store(false)
+		time.Sleep(90 * time.Second)
+		if st := keyringtest.StatusOf(t, asker); len(st.Missing) > 0 || len(st.Problems) > 1 { // the inline KEK
+			t.Errorf("missing %v, %v", st.Missing, st.Problems)
+		}
+	})
+}
+
+// TestHealthyClusterHasNoProblems at no moment, on no server, whatever is done in it.
+func TestHealthyClusterHasNoProblems(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		time.Sleep(time.Minute)
+		for _, s := range c.Servers {
+			go func() {
+				for {
+					changed := s.Keyring.Changed()
+					st, err := s.Keyring.Status(t.Context())
+					if err != nil {
+						return
+					}
+					for _, p := range st.Problems {
+						if p.Kind != keyring.ProblemInlineKEK {
+							t.Errorf("%s: %s", s.ID, p)
+						}
+					}
+					select {
+					case <-changed:
+					case <-t.Context().Done():
+						return
+					}
+				}
+			}()
+		}
+		for i := range 5 {
+			o := keyring.RotateOptions{}
+			if i%2 == 1 {
+				o.Publish = time.Now().Add(5 * time.Minute)
+			}
+			if _, err := leader.Keyring.Rotate(t.Context(), o); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(6 * time.Minute) // virtual
+		}
+	})
+}
