@@ -106,7 +106,7 @@ func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 // backup is good. After any other error what was written is of no use. A Write that is under way when ctx
 // ends may return after Backup has; there is none after it.
 func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
-	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (Manifest, error) {
+	return led(ctx, k, func(ctx context.Context) (Manifest, error) {
 		m, err := lead.Backup(ctx, k.server.Server, w, to)
 		return newManifest(m), err
 	})

@@ -17,6 +17,10 @@ var (
 	// ErrNotLeader means that only the leader can do this. errors.As with a
 	// NotLeaderError tells who that is.
 	ErrNotLeader = fsm.ErrNotLeader
+	// ErrNoLeader means that this server knows of no leader. It is matched by errors that match ErrNotLeader and name
+	// none, and by those of calls that have waited for one: as long as their context allows, or 30 seconds if it has no
+	// deadline. If most of the voters are gone for good: node.Recover, or RecoverKeys for a host with a raft of its own.
+	ErrNoLeader = local.ErrNoLeader
 	// ErrNotReady means not yet: no active key, a leader that has not yet applied the barrier of its term, a
 	// snapshot was restored and no majority of the voters has confirmed since that it holds the active
 	// key, or this server has not caught up since its start. WaitReady waits for all of them.
@@ -72,5 +76,7 @@ func (e NotLeaderError) Error() string {
 	return fmt.Sprintf("not the leader: that is %s", e.Leader)
 }
 
-// Is makes errors.Is(err, ErrNotLeader) true.
-func (e NotLeaderError) Is(target error) bool { return target == ErrNotLeader }
+// Is makes errors.Is(err, ErrNotLeader) true, and errors.Is(err, ErrNoLeader) if none is known.
+func (e NotLeaderError) Is(target error) bool {
+	return target == ErrNotLeader || target == ErrNoLeader && e.Leader == ""
+}

@@ -213,12 +213,27 @@ func (k *Keyring) do(ctx context.Context, call func(context.Context) error) erro
 	return err
 }
 
+// led runs an exported call that needs a leader. It ends with the caller's context and with Close, and, if that context has
+// no deadline, when this server has been without a leader for local.LeaderPatience.
+func led[T any](ctx context.Context, k *Keyring, call func(context.Context) (T, error)) (T, error) {
+	return local.WhileLed(ctx, k.server.Server, func(ctx context.Context) (T, error) {
+		return gate.Through(ctx, &k.server.Gate, call)
+	})
+}
+
+// doLed is led for a call that returns nothing but an error.
+func (k *Keyring) doLed(ctx context.Context, call func(context.Context) error) error {
+	_, err := led(ctx, k, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
+	return err
+}
+
 // WaitReady returns once this server has caught up with a leader since Open, the active key is held
 // here, each of Config.KEKs has answered and, if this server is the leader or alone, it may seal; or
 // with ctx's error and what was missing. Older
 // keys that are still on their way don't block it, and neither do OldKEKs that don't answer, which
 // may be gone for good; Status has both. Once it has caught up it does not wait for others to elect a
 // leader: calls for the leader only may be ErrNotLeader right after it, but for those of a Node.
+// It waits for as long as ctx lets it, however long there has been no leader.
 func (k *Keyring) WaitReady(ctx context.Context) error {
 	ctx, done, err := k.server.Gate.Enter(ctx)
 	if err != nil {
@@ -234,6 +249,9 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
+			if silence := k.server.Silence(); k.server.IsLost(silence) {
+				missing = fmt.Errorf("%w: %w", local.NoLeader(silence), missing)
+			}
 			return fmt.Errorf("%w: %w: %w", ErrNotReady, missing, context.Cause(ctx))
 		}
 	}

@@ -51,7 +51,7 @@ func (k *Keyring) Rewrap(ctx context.Context) error {
 // raft is not that of its material is ErrCorrupt.
 func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
 	a := &lead.Adopter{Server: k.server.Server, Clocks: k.clocks, Public: k.public}
-	return k.do(ctx, func(ctx context.Context) error { return a.Adopt(ctx, id) })
+	return k.doLed(ctx, func(ctx context.Context) error { return a.Adopt(ctx, id) })
 }
 
 // OpenNomad opens data that HashiCorp Nomad encrypted under a key of its own: AES-256-GCM under

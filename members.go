@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"time"
 
-	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/members"
@@ -35,7 +34,7 @@ type AddServerOptions struct {
 // address and keeps its vote. An ID of up to 255 bytes is taken as it is: case counts, and spaces around it are
 // refused. It may be called again. Leader only.
 func (k *Keyring) AddServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.members().Add(ctx, id, addr, o.MayMove) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Add(ctx, id, addr, o.MayMove) })
 }
 
 // ReadmitServer makes a member that has lost its raft log a member that has no vote and holds no key. As a voter it
@@ -47,7 +46,7 @@ func (k *Keyring) AddServer(ctx context.Context, id raft.ServerID, addr raft.Ser
 // Call it only for that server itself, which its certificate proves, and only if nothing answers at the member's
 // address any more: else somebody has started a second server with its certificate, which would take its place.
 func (k *Keyring) ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.members().Readmit(ctx, id, addr) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Readmit(ctx, id, addr) })
 }
 
 // RemoveServerOptions say how to remove a server. The zero value removes it only if no key is at risk.
@@ -66,7 +65,7 @@ type RemoveServerOptions struct {
 // A leader that is to remove itself hands over and returns an error that matches ErrNotLeader: the next leader is to
 // be asked. Leader only.
 func (k *Keyring) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveServerOptions) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.members().Remove(ctx, id, members.RemoveOptions(o)) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Remove(ctx, id, members.RemoveOptions(o)) })
 }
 
 // PromoteServer gives a member that has no vote one, once it holds every key that something may be sealed under: it
@@ -75,7 +74,7 @@ func (k *Keyring) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveSe
 // ErrKeyMissing, and there is no use in asking again before Changed tells of a change. A voter keeps its vote. Leader
 // only.
 func (k *Keyring) PromoteServer(ctx context.Context, id raft.ServerID) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.members().Promote(ctx, id) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Promote(ctx, id) })
 }
 
 // MembershipVersion grows with each raft configuration that the FSM is told of and each snapshot that is restored. A
@@ -98,7 +97,7 @@ func WithForwarder(ctx context.Context, server raft.ServerID) context.Context {
 // changes its configuration by itself calls it before each change, and makes no two changes
 // at a time. Leader only.
 func (k *Keyring) CheckMembers(ctx context.Context, voters []raft.ServerID) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.members().Check(ctx, voters) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Check(ctx, voters) })
 }
 
 // Bounds on join tokens.
@@ -144,7 +143,7 @@ func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.
 	if ttl < 0 || ttl > MaxJoinTTL {
 		return "", fmt.Errorf("join token for server %s: for %v, want at most %v", id, ttl, MaxJoinTTL)
 	}
-	text, err := gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (string, error) { return k.members().MakeToken(ctx, id, ttl) })
+	text, err := led(ctx, k, func(ctx context.Context) (string, error) { return k.members().MakeToken(ctx, id, ttl) })
 	if err != nil && !errors.Is(err, ErrNotLeader) {
 		return "", fmt.Errorf("join token for server %s: %w", id, err)
 	}
@@ -171,7 +170,7 @@ func liveTokens(ring *meta.Ring, now time.Time) (all []JoinTokenInfo) {
 // WithdrawJoinToken ends the join token of that ID, which is JoinTokenInfo's: nobody can join with it any
 // more. A server that has joined stays: see RemoveServer. That there is no such token is an error. Leader only.
 func (k *Keyring) WithdrawJoinToken(ctx context.Context, id string) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.members().WithdrawToken(ctx, id) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().WithdrawToken(ctx, id) })
 }
 
 // JoinConn is the TLS connection over which a server joins with a token, as both of its ends see it. First the server
@@ -233,5 +232,5 @@ func (k *Keyring) LeaderProof(c JoinConn, token string) ([]byte, error) {
 // the token of that ID. From then on the token is good for this certificate alone. A server that is a member by then
 // is readmitted: see ReadmitServer, and when not to call that. Errors that match ErrJoinRefused are for the leader's log. Leader only.
 func (k *Keyring) AcceptJoin(ctx context.Context, c JoinConn, token string, proof []byte) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.members().AcceptJoin(ctx, c.meeting(), token, proof) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().AcceptJoin(ctx, c.meeting(), token, proof) })
 }

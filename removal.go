@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
@@ -45,7 +44,7 @@ type remover struct {
 // no way to call it off. Without Config.Data that is ErrNoData. The active key never goes: rotate first. Removing a removed key
 // has no effect, but that Now ends the time to undo it. Leader only.
 func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.remover.remove(ctx, id, o) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.remover.remove(ctx, id, o) })
 }
 
 func (r *remover) remove(ctx context.Context, id KeyID, o RemoveOptions) error {
@@ -71,13 +70,13 @@ func untilRemoved(o RemoveOptions, begin func() (moving bool, err error), gone f
 // whether that has begun. Then the leader removes the key of its own accord, and WaitRemoved waits for it, on any
 // server. With RemoveOptions.Now, call StartRemoval again after that. Leader only.
 func (k *Keyring) StartRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
-	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (bool, error) { return k.remover.beginRemoval(ctx, id, o) })
+	return led(ctx, k, func(ctx context.Context) (bool, error) { return k.remover.beginRemoval(ctx, id, o) })
 }
 
 // WaitRemoved waits, on any server, until this one knows that a key is removed whose removal the leader has begun. It
 // need not have heard of the removal yet. If raft restores a snapshot from before the removal, that is an error.
 func (k *Keyring) WaitRemoved(ctx context.Context, id KeyID) error {
-	return k.do(ctx, func(ctx context.Context) error { return k.remover.awaitGone(ctx, id, false) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.remover.awaitGone(ctx, id, false) })
 }
 
 // beginRemoval removes a key, or reports that its data is being moved first, after which the leader

@@ -64,11 +64,14 @@ func newRotator(s *server, c *local.Clocks, removal *remover, m *lead.Maker) *ro
 // the error is ctx's own. It does not wait for a clock that is wrong to be set right, as a rotation by schedule
 // does: after a theft it must not. Leader only.
 //
+// If ctx has no deadline it ends too, with an error that also matches ErrNoLeader, when this server has had no leader for 30
+// seconds, or longer where raft's own timeouts are long. So do all calls of a Keyring that wait for what a leader does.
+//
 // It may be called again, and side by side. A key that an earlier call with the same options has made here, and
 // that is still prepublished, is what it waits for then, in place of one more. But not if a server has been
 // removed since, which may have that key, or another server has led, or the file of that key is gone.
 func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
-	key, err := gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (Key, error) { return k.rotator.rotate(ctx, o) })
+	key, err := led(ctx, k, func(ctx context.Context) (Key, error) { return k.rotator.rotate(ctx, o) })
 	if errors.Is(err, gate.ErrLeft) {
 		err = fmt.Errorf("rotate: %w: %w", ErrNotDurable, err)
 	}
@@ -219,7 +222,7 @@ func (k *Keyring) Leading() error { return k.server.Leading() }
 // later, prepublished and held by a majority of the voters. This server need not have heard of the key yet: another
 // server that leads has. Errors are those of Rotate, and ErrUnknownKey if the key was dropped or removed.
 func (k *Keyring) WaitRotated(ctx context.Context, id KeyID) (Key, error) {
-	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) (Key, error) {
+	return led(ctx, k, func(ctx context.Context) (Key, error) {
 		seen, active := false, true
 		return k.server.awaitKey(ctx, id, func(m *meta.Key) bool {
 			if !seen {

@@ -89,7 +89,8 @@ type Config struct {
 	// Logger gets what raft and the keyring log. Nil logs nothing.
 	Logger hclog.Logger
 
-	wrapLog func(raft.LogStore) raft.LogStore // around raft's log, for tests
+	wrapLog  func(raft.LogStore) raft.LogStore // around raft's log, for tests
+	patience time.Duration                     // in place of leaderPatience, for tests; zero is that
 }
 
 // filled returns the configuration with what Start puts where nothing is set.

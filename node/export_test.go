@@ -29,6 +29,12 @@ func WhileLeads(ctx context.Context, n *Node, leader raft.ServerID, end context.
 // WrapRaftLog puts something around the log of a Node's raft.
 func WrapRaftLog(c *Config, wrap func(raft.LogStore) raft.LogStore) { c.wrapLog = wrap }
 
+// ShortenPatience has calls wait less for a leader, if their contexts have no deadlines.
+func ShortenPatience(c *Config, to time.Duration) { c.patience = to }
+
+// LeaderPatience is how long they wait.
+const LeaderPatience = leaderPatience
+
 // RaftServers are the servers of a node's latest raft configuration.
 func RaftServers(n *Node) []raft.Server {
 	return n.cluster.Raft().GetConfiguration().Configuration().Servers

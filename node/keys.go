@@ -11,7 +11,8 @@ import (
 )
 
 // Encrypt is Keyring.Encrypt on the leader. If this server does not lead, it forwards the call to the leader. Until
-// ctx ends it waits for a leader that is ready and answers.
+// ctx ends it waits for a leader that is ready and answers: 30 seconds if ctx has no deadline. If there is none, the error
+// matches keyring.ErrNoLeader. So it is with all calls of a Node that wait for a leader.
 func (n *Node) Encrypt(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	here := func() ([]byte, error) { return n.keys.Encrypt(plaintext, aad) }
 	return onLeader(ctx, n, here, forwarded{path: pathEncrypt, timeout: callTimeout, data: plaintext, aad: aad}, raw)
@@ -42,7 +43,8 @@ func (n *Node) Sign(ctx context.Context, claims ...any) (string, error) {
 }
 
 // Rotate is Keyring.Rotate on the leader. Until ctx ends it waits for a leader that is ready and answers. Then it asks
-// that leader once: a second request could make a second key. A call after an error waits for the key that the call
+// that leader once: a second request could make a second key. It waits until the key is active, 10 minutes at most where the
+// leader is another server and ctx has no deadline, and no longer than 30 seconds in which there is no leader. A call after an error waits for the key that the call
 // before has made, if that is still prepublished: see Keyring.Rotate.
 func (n *Node) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key, error) {
 	here := func() (bool, error) { return true, n.leading() }
@@ -69,7 +71,8 @@ func (n *Node) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key
 }
 
 // Remove is Keyring.Remove on the leader. Until ctx ends it waits for a leader that is ready, and asks the next one
-// when the leader changes: to remove a key twice is the same as to remove it once. When it returns without an error,
+// when the leader changes: to remove a key twice is the same as to remove it once. Data may have to move first, for hours:
+// only ctx, and 30 seconds without a leader, end that wait. When it returns without an error,
 // the key is removed on this server too.
 func (n *Node) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOptions) error {
 	here := func() (bool, error) { return false, n.keys.Remove(ctx, id, o) }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -64,24 +65,50 @@ func hereOrForwarded[T any](ctx context.Context, n *Node, here func() (T, error)
 	return decode(b)
 }
 
-// whenLed calls do, and again for as long as the cluster has no leader, or one that is not ready or does not answer.
+// leaderPatience is how long a call waits for a leader that is ready and answers, if its context has no deadline.
+const leaderPatience = 30 * time.Second
+
+// whenLed calls do, and again for as long as the cluster has no leader, or one that is not ready or does not answer: until
+// ctx ends, or for leaderPatience if that has no deadline.
 func whenLed[T any](ctx context.Context, n *Node, do func() (T, error)) (T, error) {
+	var over <-chan time.Time
+	begun := time.Now()
 	for {
 		changed := n.keys.Changed()
 		v, err := do()
 		again := errors.Is(err, keyring.ErrNotLeader) || errors.Is(err, keyring.ErrNotReady) || errors.Is(err, errUnreachable)
-		if !again || ctx.Err() != nil {
+		if !again {
 			return v, err
 		}
+		if _, bounded := ctx.Deadline(); !bounded && over == nil {
+			timer := time.NewTimer(cmp.Or(n.cfg.patience, leaderPatience))
+			defer timer.Stop()
+			over = timer.C
+		}
+		ended := false
 		select {
+		case <-ctx.Done():
+			ended = true
+		case <-over:
+			ended = true
 		case <-changed:
 		case <-time.After(askAgain):
-		case <-ctx.Done():
 		}
-		if ctx.Err() != nil {
-			return v, err // another try would get no answer
+		if ended || ctx.Err() != nil {
+			return v, n.notLed(err, time.Since(begun)) // another try would get no answer
 		}
 	}
+}
+
+// notLed is the error of a call that has waited for a leader: the error of its last try, and what to do if there is none.
+func (n *Node) notLed(last error, waited time.Duration) error {
+	switch {
+	case errors.Is(last, keyring.ErrNoLeader), errors.Is(last, errUnreachable) && n.Leader() == "":
+		return fmt.Errorf("waited %v: %w: %w", waited.Round(time.Second), keyring.ErrNoLeader, last)
+	case errors.Is(last, errUnreachable):
+		return fmt.Errorf("the leader, %s, has not answered in %v: %w", n.Leader(), waited.Round(time.Second), last)
+	}
+	return last
 }
 
 // Answers of the leader: what it returns, its text, or nothing.

@@ -16,6 +16,7 @@ var (
 	ErrUnknownKey = errors.New("unknown key")
 	ErrKeyMissing = errors.New("key material missing on this server")
 	ErrNotDurable = errors.New("key not yet durable on a majority")
+	ErrNoLeader   = errors.New("no leader: bring back the servers that are down, until a majority of the voters runs; if most of the voters are gone for good, node.Recover")
 )
 
 func compareIDs(a, b meta.KeyID) int { return bytes.Compare(a[:], b[:]) }
