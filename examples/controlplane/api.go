@@ -137,13 +137,17 @@ func fail(w http.ResponseWriter, err error) {
 		status = http.StatusForbidden
 	case errors.Is(err, keyring.ErrToken):
 		status = http.StatusUnauthorized
-	case errors.Is(err, keyring.ErrNotLeader), errors.Is(err, keyring.ErrNotReady), errors.Is(err, keyring.ErrKeyMissing):
+	case errors.Is(err, keyring.ErrNotLeader), errors.Is(err, keyring.ErrNoLeader), errors.Is(err, keyring.ErrNotReady), errors.Is(err, keyring.ErrKeyMissing):
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "1")
 	case errors.As(err, new(conflict)):
 		status = http.StatusConflict
 	}
-	respond(w, status, err.Error())
+	text := err.Error()
+	if errors.Is(err, keyring.ErrNoLeader) {
+		text += ". Start the servers that are down; if most of them are gone for good, stop the one that is left and call controlplane recover"
+	}
+	respond(w, status, text)
 }
 
 // put seals a secret and stores it, on the leader.

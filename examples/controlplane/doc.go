@@ -44,6 +44,9 @@
 //	    there is no key, keys status that a server is away, that there is a problem (but for an
 //	    inline KEK: it may be wanted), or that none leads
 //
+// While there is no leader, a command that needs one fails within half a minute, with status 1. It says so, and names
+// recover, which is for when most of the servers are gone for good.
+//
 // It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
 // which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
 // and serve.go, a server from its configuration to its end. The rest is the program: api.go for
