@@ -21,7 +21,8 @@ import (
 // majority of the voters holds it.
 type RotateOptions struct {
 	// Publish is when the new key is to become active; it is prepublished until then, so
-	// that verifiers learn of it. Zero, or a time that has passed, means at once.
+	// that verifiers learn of it: five minutes from now is enough for those that keep the JWKS no longer
+	// than they are told. Zero, or a time that has passed, means at once, which is for emergencies: see Rotate.
 	Publish time.Time
 	// Full has all that was ever sealed re-encrypted under the new key, as after a compromise:
 	// once it is active, the leader moves what is sealed under older ones, which are rekeying
@@ -66,6 +67,11 @@ func newRotator(s *server, c *local.Clocks, removal *remover, m *lead.Maker) *ro
 //
 // If ctx has no deadline it ends too, with an error that also matches ErrNoLeader, when this server has had no leader for 30
 // seconds, or longer where raft's own timeouts are long. So do all calls of a Keyring that wait for what a leader does.
+//
+// Set Publish unless it is an emergency. A verifier that meets the key before it has fetched the JWKS refuses its
+// tokens until then, and libraries bound how often they fetch it for a kid that they do not know. By their defaults, jose
+// does so 30 seconds after its last fetch, openid-client 60 seconds after it, keyfunc once in 5 minutes, and jwx's cache not at
+// all: it fetches by its interval, of 15 minutes or more.
 //
 // It may be called again, and side by side. A key that an earlier call with the same options has made here, and
 // that is still prepublished, is what it waits for then, in place of one more. But not if a server has been

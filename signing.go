@@ -309,8 +309,8 @@ func (v *verifier) jwksAge() (time.Duration, error) {
 // issuer has a path, serve the handler below it, behind http.StripPrefix.
 //
 // Answers may be cached for RotationPolicy.Lead, and never longer than five minutes: so a
-// verifier that does so knows each scheduled key before it signs. After Rotate without Publish
-// it may have to fetch the JWKS once more when it meets a kid that it does not know.
+// verifier that does so knows each scheduled key before it signs. After Rotate without Publish it has to fetch the JWKS once
+// more when it meets a kid that it does not know, which some do minutes later: see Rotate.
 //
 // A server that has not caught up with a leader since its start answers 503, not to be stored, where
 // the JWKS is asked for. One that hears from no leader any more takes that time off the time for which

@@ -215,11 +215,12 @@ func (c cli) rotate(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("keys rotate", flag.ContinueOnError)
 	full := fs.Bool("full", false, "")
 	compromised := fs.Bool("compromised", false, "")
+	publish := fs.String("publish", "", "how long the JWKS has the key before it signs, 5m for instance; without it the key signs at once, which is for emergencies")
 	if _, err := flags(fs, args, 0); err != nil {
 		return err
 	}
 	var out keyStatus
-	if err := c.call(ctx, http.MethodPost, "/v1/keys", rotateRequest{Full: *full, Compromised: *compromised}, &out); err != nil {
+	if err := c.call(ctx, http.MethodPost, "/v1/keys", rotateRequest{Full: *full, Compromised: *compromised, Publish: *publish}, &out); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "%s is %s\n", line(out.ID), line(string(out.State)))

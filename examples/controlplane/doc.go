@@ -10,7 +10,7 @@
 //	controlplane [-server URL] identity [-aud A,B] [-ttl 10m] WORKLOAD        print a token
 //
 //	controlplane [-server URL] keys status [-json]       keys, servers, problems
-//	controlplane [-server URL] keys rotate [-full] [-compromised]
+//	controlplane [-server URL] keys rotate [-publish 5m] [-full] [-compromised]       without -publish the key signs at once: for emergencies
 //	controlplane [-server URL] keys remove [-force] [-now] ID
 //
 //	controlplane [-server URL] servers add [-addr HOST:PORT] ID       a new one may join, or one has moved

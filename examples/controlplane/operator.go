@@ -17,7 +17,8 @@ import (
 
 const (
 	rotateTime = 30 * time.Second // a key is to be active by then
-	peerTime   = time.Second      // for another server's status
+	maxPublish = 30 * 24 * time.Hour
+	peerTime   = time.Second // for another server's status
 	watchPace  = 20 * time.Millisecond
 )
 
@@ -26,6 +27,24 @@ type rotateRequest struct {
 	Full        bool            `json:"full,omitempty"`
 	Revoke      []keyring.KeyID `json:"revoke,omitempty"`
 	Compromised bool            `json:"compromised,omitempty"` // all other keys are revoked, and go
+	Publish     string          `json:"publish,omitempty"`     // how long the JWKS has the key before it signs: 5m
+}
+
+// options is what is asked for, now. The error says what is wrong with it.
+func (q rotateRequest) options(now time.Time) (keyring.RotateOptions, error) {
+	o := keyring.RotateOptions{Full: q.Full, Revoke: q.Revoke, Compromised: q.Compromised}
+	if q.Publish == "" {
+		return o, nil
+	}
+	wait, err := time.ParseDuration(q.Publish)
+	switch {
+	case err != nil || wait <= 0 || wait > maxPublish:
+		return o, fmt.Errorf("publish: %.40q is no time from 1ns to %v, such as 5m", q.Publish, maxPublish)
+	case q.Compromised:
+		return o, errors.New("compromised does not go with publish: until then the key that somebody else has would sign")
+	}
+	o.Publish = now.Add(wait)
+	return o, nil
 }
 
 // status is a server as it sees itself.
@@ -102,12 +121,16 @@ func (s *server) rotate(r *http.Request) (any, error) {
 	if err := read(r, &in); err != nil {
 		return nil, err
 	}
+	options, err := in.options(time.Now())
+	if err != nil {
+		return nil, badRequest{err}
+	}
 	if err := s.mayRotate(in.Revoke); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(keyring.WithActor(r.Context(), actor(r)), rotateTime)
 	defer cancel()
-	key, err := s.node.Rotate(ctx, keyring.RotateOptions{Full: in.Full, Revoke: in.Revoke, Compromised: in.Compromised})
+	key, err := s.node.Rotate(ctx, options)
 	if err != nil {
 		// Also if somebody else leads now: a leader that is lost in the middle may have made the key, and
 		// the next one would make another.

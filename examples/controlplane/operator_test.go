@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
@@ -104,6 +105,36 @@ func TestRotateAfterACompromise(t *testing.T) {
 	for _, k := range s.node.Keyring().Keys() {
 		if k.ID == old && !(k.Revoked && k.Removing) {
 			t.Errorf("%+v", k)
+		}
+	}
+}
+
+// TestRotatePublishesFirst: the JWKS has the key before it signs, and what is no time, or comes too late, is refused before
+// there is a key.
+func TestRotatePublishesFirst(t *testing.T) {
+	s, c := alone(t, nil)
+	old, err := s.node.Keyring().ActiveKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"-publish", "5"}, {"-publish", "-5m"}, {"-publish", "0s"}, {"-publish", "1000000h"}, {"-publish", "5m", "-compromised"}} {
+		if out, err := runCommand(t, c, append([]string{"keys", "rotate"}, args...)...); err == nil || len(s.node.Keyring().Keys()) != 1 {
+			t.Errorf("%q: %v, %s", args, err, out)
+		}
+	}
+	if out, err := runCommand(t, c, "keys", "rotate", "-publish", "5m"); err != nil || !strings.Contains(out, "is prepublished") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	active, err := s.node.Keyring().ActiveKey()
+	if err != nil || active.ID != old.ID {
+		t.Errorf("%s is active, %v", active.ID, err)
+	}
+	for _, k := range s.node.Keyring().Keys() {
+		if !strings.Contains(string(s.node.Keyring().JWKS()), k.ID.String()) {
+			t.Errorf("the JWKS lacks %s", k.ID)
+		}
+		if wait := time.Until(k.Publish); k.ID != old.ID && (wait < 4*time.Minute || wait > 5*time.Minute) {
+			t.Errorf("it is due in %v", wait)
 		}
 	}
 }
