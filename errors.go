@@ -59,6 +59,11 @@ var (
 	ErrCorrupt = nks.ErrCorrupt
 	// ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.
 	ErrWrapOnly = kek.ErrWrapOnly
+	// ErrKEKRefused is what the calls of a KEK match that answers and does not do its work: a permission is missing, a
+	// key is disabled or destroyed. Retrying alone does not help.
+	ErrKEKRefused = kek.ErrRefused
+	// ErrKEKThrottled is what the calls of a KEK match that answers, and is asked too often.
+	ErrKEKThrottled = kek.ErrThrottled
 	// ErrClosed means that Close has been called.
 	ErrClosed = fsm.ErrClosed
 )

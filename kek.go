@@ -17,13 +17,19 @@ type KEK interface {
 	// where that can't be, as with two passphrases, one may be in Config.KEKs and the
 	// others in Config.OldKEKs.
 	ID() string
-	// Wrap encrypts plaintext and binds it to aad.
+	// Wrap encrypts plaintext and binds it to aad. An error that matches ErrKEKRefused says that the KEK answers
+	// and does not do it, one that matches ErrKEKThrottled that it is asked too often. Any other means that the
+	// KEK could not be reached.
 	Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error)
 	// Unwrap reverses Wrap. An error that matches ErrDecrypt says that the bytes are
 	// not what this KEK wrapped for that aad, one that matches ErrWrapOnly that it never
-	// unwraps. Any other means that the KEK could not be reached. In no case is the file
+	// unwraps. Any other is as of Wrap. In no case is the file
 	// touched: it may be the way back, and it is tried again. Both calls return soon
 	// after ctx has ended, 10 seconds after they began at the latest.
+	//
+	// A KEK is asked to wrap and unwrap a few bytes at Open, and every 10 minutes. One that fails is asked once in
+	// up to 30 seconds, for all its key files together, until it does. An old one, which may not wrap any more, is asked
+	// to unwrap something that it has wrapped.
 	Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error)
 }
 

@@ -272,7 +272,7 @@ func (k *Keyring) notReady() error {
 	case !v.CaughtUp:
 		return k.caughtUp.Err()
 	case active == nil:
-		return k.leader.NoKeyYet(v.Ring)
+		return k.noKeyYet(v.Ring, leads)
 	case !k.server.Store.Holds(active):
 		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.server.Store.FaultOf(active.ID)))
 	case leads && !k.server.Leads(term):
@@ -283,6 +283,21 @@ func (k *Keyring) notReady() error {
 		return errors.New("this server is alone and does not lead yet")
 	}
 	return k.server.KEKs.WrappingDown()
+}
+
+// noKeyYet is why there is no active key: a KEK here does not do its work, or what the leader says.
+func (k *Keyring) noKeyYet(ring *meta.Ring, leads bool) error {
+	why := k.leader.NoKeyYet(ring)
+	if e := (*kek.Error)(nil); errors.As(why, &e) {
+		return why // it names the KEK
+	}
+	if down := k.server.KEKs.WrappingDown(); down != nil {
+		return fmt.Errorf("%w: %w", why, down)
+	}
+	if _, leader := k.server.Raft.LeaderWithID(); !leads && leader != "" {
+		return fmt.Errorf("%w: %s leads, and says in its Status why", why, leader)
+	}
+	return why
 }
 
 // Keys returns the metadata of all keys as this server knows it, the newest first.
@@ -321,12 +336,13 @@ func (k *Keyring) statusOf(v local.View) Status {
 // overview asks the parts.
 func (k *Keyring) overview(v local.View) overview {
 	_, leader := k.server.Raft.LeaderWithID()
+	report := k.server.Store.Report(v.Ring)
 	o := overview{
 		View: v, now: k.server.Now(), at: mono.Now(), id: k.server.cfg.ID, leader: leader,
 		servers: k.server.Raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
 		policy: k.server.cfg.policy(), tokens: k.server.cfg.tokens(), noData: k.server.cfg.Data == nil,
-		raft: k.raftStatus(), keystore: k.server.Store.Report(v.Ring), signer: k.backupSigner(v.Ring.Active()),
-		keks: keksStatus(k.server.KEKs.Status()), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
+		raft: k.raftStatus(), keystore: report, signer: k.backupSigner(v.Ring.Active()),
+		keks: keksStatus(k.server.KEKs.Status(), report.Faults), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
 		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
 		fetching: k.replicator.Status(), wrongPublic: k.public.Status(),
 	}

@@ -16,14 +16,21 @@ type ProblemKind string
 
 // The kinds of problems.
 const (
-	ProblemNoLeader    ProblemKind = "no leader"        // this server has heard from no leader for a while
-	ProblemBehind      ProblemKind = "not caught up"    // this server does not know yet what was committed before its start
-	ProblemUnconfirmed ProblemKind = "restored"         // nothing is sealed before a majority confirms that it holds the active key
-	ProblemKeyMissing  ProblemKind = "key missing"      // a key's material is not held on this server
-	ProblemKeyPending  ProblemKind = "key pending"      // a prepublished key is due and can't be activated
-	ProblemClock       ProblemKind = "clock"            // clocks of two servers differ by more than TokenPolicy.Leeway
-	ProblemTime        ProblemKind = "time ahead"       // a time in the keyring lies ahead of this server's clock
-	ProblemKEKAway     ProblemKind = "KEK away"         // a KEK does not answer, or is not configured
+	ProblemNoLeader    ProblemKind = "no leader"     // this server has heard from no leader for a while
+	ProblemBehind      ProblemKind = "not caught up" // this server does not know yet what was committed before its start
+	ProblemUnconfirmed ProblemKind = "restored"      // nothing is sealed before a majority confirms that it holds the active key
+	ProblemKeyMissing  ProblemKind = "key missing"   // a key's material is not held on this server
+	ProblemKeyPending  ProblemKind = "key pending"   // a prepublished key is due and can't be activated
+	ProblemClock       ProblemKind = "clock"         // clocks of two servers differ by more than TokenPolicy.Leeway
+	ProblemTime        ProblemKind = "time ahead"    // a time in the keyring lies ahead of this server's clock
+	ProblemKEKAway     ProblemKind = "KEK away"      // a KEK does not answer
+
+	ProblemKEKRefuses      ProblemKind = "KEK refuses"        // a KEK answers, and does not do its work
+	ProblemKEKThrottled    ProblemKind = "KEK throttled"      // a KEK answers, and is asked too often
+	ProblemKEKUnconfigured ProblemKind = "KEK not configured" // key files name it, and the configuration does not
+	ProblemKEKOther        ProblemKind = "another KEK"        // a KEK says that it has not wrapped what files have for its ID
+
+	ProblemNoNewKey    ProblemKind = "no new key"       // the leader can't make the key that is due
 	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
 	ProblemUnderheld   ProblemKind = "underheld"        // the active key is not held by every server
 	ProblemStuck       ProblemKind = "server behind"    // another server gets no further in raft's log
@@ -81,8 +88,13 @@ var problemKinds = []struct {
 	{ProblemPublicKey, SeverityCritical, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
 	{ProblemRemoved, SeverityCritical, "Close it and delete its directory. It joins again with AddServer or a join token."},
 	{ProblemWrite, SeverityCritical, "Look at the disk: is it full, read-only, failing?"},
-	{ProblemKEKAway, SeverityWarning, "See that the KEK answers, or configure the one that the files name. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
+	{ProblemKEKAway, SeverityWarning, "See that the KEK answers: is it up, does this server reach it? If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
+	{ProblemKEKRefuses, SeverityWarning, "Let this server encrypt and decrypt with it: see to its permissions, and that its key is enabled. For an age KEK, see that its plugin is installed. If the key is destroyed, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
+	{ProblemKEKUnconfigured, SeverityWarning, "Configure the KEK that the files name, in KEKs or OldKEKs, and start this server again. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
+	{ProblemKEKOther, SeverityWarning, "Configure the KEK that has wrapped these files, in OldKEKs, and start this server again. If no KEK has, the files were altered: bring them back from a backup. They stay where they are."},
+	{ProblemKEKThrottled, SeverityWarning, "Nothing, if it passes: it is asked less often by itself. Else raise its quota, or see who else uses it up."},
 	{ProblemFirstKey, SeverityCritical, "See that the KEKs answer there, or configure the ones that the files name. Files that are never to be opened again: move them out of the keystore directory, which is looked at again within a minute."},
+	{ProblemNoNewKey, SeverityWarning, "See to what the detail names on the leader, a KEK or the disk. The leader tries again by itself."},
 	{ProblemKeyPending, SeverityWarning, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
 	{ProblemRaftDisk, SeverityCritical, "Look at the disk that has raft's log: is it full, read-only, failing? Until then this server takes in nothing new."},
 	{ProblemStuck, SeverityWarning, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},

@@ -4,6 +4,7 @@ package keyring
 
 import (
 	"fmt"
+	"slices"
 
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
@@ -26,7 +27,7 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 		}
 	}
 	for _, f := range o.keystore.Faults {
-		add(problemOfFault(f))
+		add(o.problemOfFault(f))
 	}
 	for _, name := range o.keystore.SetAside {
 		add(Problem{Kind: ProblemSetAside, Detail: name})
@@ -50,7 +51,7 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 }
 
 // problemOfFault says why this server does not hold a key whose file is here, or should be.
-func problemOfFault(f keystore.Fault) Problem {
+func (o overview) problemOfFault(f keystore.Fault) Problem {
 	p := Problem{Keys: []KeyID{f.Key}, KEK: f.KEK, Detail: f.Err.Error()}
 	switch f.Cause {
 	case keystore.NomadFile:
@@ -58,7 +59,11 @@ func problemOfFault(f keystore.Fault) Problem {
 	case keystore.Newer:
 		p.Kind, p.Detail = ProblemNewer, p.Detail+"; it is left as it is, and the key waits for it"
 	case keystore.Locked:
-		p.Kind = ProblemKEKAway
+		p.Kind = kekProblem(KEKState(f.State))
+		// What is known of the KEK now counts more than what it was when the file was read.
+		if i := slices.IndexFunc(o.keks, func(k KEKStatus) bool { return k.ID == f.KEK && k.Away != "" }); i >= 0 && f.State != kek.Wrong {
+			p.Kind, p.Detail = kekProblem(o.keks[i].State), o.keks[i].Away
+		}
 	case keystore.BadFile:
 		p.Kind = ProblemKeyMissing
 	case keystore.Unreadable, keystore.Unwritten:
@@ -67,14 +72,29 @@ func problemOfFault(f keystore.Fault) Problem {
 	return p
 }
 
+// kekProblem is the kind of problem that a KEK in that state is.
+func kekProblem(s KEKState) ProblemKind {
+	switch kek.State(s) {
+	case kek.Throttled:
+		return ProblemKEKThrottled
+	case kek.Refuses:
+		return ProblemKEKRefuses
+	case kek.Unconfigured:
+		return ProblemKEKUnconfigured
+	case kek.Wrong:
+		return ProblemKEKOther
+	}
+	return ProblemKEKAway
+}
+
 func (o overview) kekProblems(st Status) (all []Problem) {
 	if st.OnOldKEKs > 0 {
 		all = append(all, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
 			"%d key files are not wrapped under exactly the KEKs of the configuration", st.OnOldKEKs)})
 	}
 	for _, k := range st.KEKs {
-		if k.Away != "" {
-			all = append(all, Problem{Kind: ProblemKEKAway, KEK: k.ID, Detail: k.Away})
+		if k.Away != "" && k.State != KEKUnconfigured { // the files say that
+			all = append(all, Problem{Kind: kekProblem(k.State), KEK: k.ID, Detail: k.Away})
 		}
 	}
 	for _, k := range st.KEKs {

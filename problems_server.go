@@ -3,11 +3,13 @@ package keyring
 // Problems of servers: their raft, their clocks, what they wait for, what the leader knows of the others.
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
@@ -85,10 +87,20 @@ func aheadOf(by time.Duration) string {
 	return fmt.Sprintf("%v ahead of", by.Round(time.Millisecond))
 }
 
+// createPatience is for how long the making of a key fails before it is a problem: it is tried again by itself.
+const createPatience = time.Minute
+
 // waitProblems are what the leader waits for, as far as the ring and the raft configuration of now still have it.
 func (o overview) waitProblems(st Status) (all []Problem) {
 	if o.waits.Unconfirmed != nil {
 		all = append(all, Problem{Kind: ProblemUnconfirmed, Keys: []KeyID{st.Active}, Detail: o.waits.Unconfirmed.Error()})
+	}
+	if f := o.waits.Create; f != nil && o.leader == o.id && o.at.Sub(f.Since) >= createPatience {
+		p := Problem{Kind: ProblemNoNewKey, Detail: f.Err.Error()}
+		if e := (*kek.Error)(nil); errors.As(f.Err, &e) {
+			p.KEK = e.KEK
+		}
+		all = append(all, p)
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(o.waits.Pending), compareIDs) {
 		if m := o.Ring.Key(id); m != nil && m.State == StatePrepublished {

@@ -17,6 +17,7 @@ import (
 
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
@@ -73,6 +74,8 @@ var problemCases = []struct {
 	{name: "a key is missing", wrong: missing, kind: ProblemKeyMissing, key: KeyID{15: 1}},
 	{name: "a bad file", wrong: withFault(keystore.Fault{Cause: keystore.BadFile}), kind: ProblemKeyMissing, key: KeyID{15: 1}},
 	{name: "a file of a KEK that is away", wrong: withFault(keystore.Fault{Cause: keystore.Locked, KEK: "kms"}), kind: ProblemKEKAway, key: KeyID{15: 1}, kek: "kms"},
+	{name: "a file of a KEK that is not configured", wrong: withFault(keystore.Fault{Cause: keystore.Locked, KEK: "other", State: kek.Unconfigured}), kind: ProblemKEKUnconfigured, key: KeyID{15: 1}, kek: "other"},
+	{name: "a file of another KEK", wrong: withFault(keystore.Fault{Cause: keystore.Locked, KEK: "kms", State: kek.Wrong}), kind: ProblemKEKOther, key: KeyID{15: 1}, kek: "kms"},
 	{name: "a file of a newer build", wrong: withFault(keystore.Fault{Cause: keystore.Newer}), kind: ProblemNewer, key: KeyID{15: 1}},
 	{name: "a file that can't be written", wrong: withFault(keystore.Fault{Cause: keystore.Unwritten}), kind: ProblemWrite, key: KeyID{15: 1}},
 	{name: "a file of Nomad's", wrong: withFault(keystore.Fault{Cause: keystore.NomadFile, File: "x"}), kind: ProblemNomad, key: KeyID{15: 1}},
@@ -89,7 +92,15 @@ var problemCases = []struct {
 	{name: "old KEKs", wrong: func(o *overview) { o.keystore.OnOldKEKs = 1 }, kind: ProblemOldKEK},
 	{name: "a KEK is away", wrong: func(o *overview) { o.keks[0].Away = "x" }, kind: ProblemKEKAway, kek: "kms"},
 	{name: "everybody reads the file of a KEK", wrong: func(o *overview) { o.keks[0].Warning = "x" }, kind: ProblemKEKFile, kek: "kms"},
+	{name: "a KEK refuses", wrong: withKEK(KEKRefuses), kind: ProblemKEKRefuses, kek: "kms"},
+	{name: "a KEK is throttled", wrong: func(o *overview) {
+		withFault(keystore.Fault{Cause: keystore.Locked, KEK: "kms", State: kek.Unavailable})(o) // when it was read
+		withKEK(KEKThrottled)(o)
+	}, kind: ProblemKEKThrottled, key: KeyID{15: 1}, kek: "kms"},
 	{name: "inline", wrong: func(o *overview) { o.inline = true }, kind: ProblemInlineKEK, kek: kek.InlineID},
+	{name: "no key can be made", wrong: func(o *overview) {
+		o.waits.Create = &lead.Failure{Since: o.at.Add(-time.Minute), Err: fmt.Errorf("x: %w", &kek.Error{KEK: "kms", Err: errors.New("y")})}
+	}, kind: ProblemNoNewKey, kek: "kms"},
 	{name: "pending", wrong: func(o *overview) {
 		o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{15: 4}, State: StatePrepublished})
 		o.waits.Pending = map[KeyID]string{{15: 4}: "x", {15: 1}: "it is active", {15: 9}: "it was removed"}
@@ -131,6 +142,10 @@ func missing(o *overview) {
 func withFault(f keystore.Fault) func(*overview) {
 	f.Key, f.Err = KeyID{15: 1}, errors.New("x")
 	return func(o *overview) { o.keystore.Faults = []keystore.Fault{f} }
+}
+
+func withKEK(s KEKState) func(*overview) {
+	return func(o *overview) { o.keks[0].State, o.keks[0].Away = s, "x" }
 }
 
 func withClocks(ahead map[string]time.Duration) func(*overview) {

@@ -4,10 +4,12 @@ package keyring
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -15,6 +17,7 @@ import (
 
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
 )
@@ -37,7 +40,8 @@ type Status struct {
 	Missing     []KeyID   `json:"missing"`         // keys whose material is not held here
 	Orphans     []KeyID   `json:"orphans"`         // key files here that the keyring does not know
 	SetAside    []string  `json:"setAside"`        // files here that were bad, under the names they have now
-	// KEKs are those of the configuration, the wrapping ones first.
+	// KEKs are those of the configuration, the wrapping ones first, and those that are not configured and without
+	// which a key file does not open.
 	KEKs []KEKStatus `json:"keks"`
 	// OnOldKEKs is how many key files here are not wrapped under exactly Config.KEKs, or not
 	// known to be. Rewrap moves them; at zero, OldKEKs are no longer needed.
@@ -62,12 +66,25 @@ type Status struct {
 
 // KEKStatus is a KEK as it answers.
 type KEKStatus struct {
-	ID   string `json:"id"`
-	Old  bool   `json:"old,omitempty"`  // of OldKEKs
-	Away string `json:"away,omitempty"` // why it does not answer, if it does not
+	ID    string   `json:"id"`
+	Old   bool     `json:"old,omitempty"`  // of OldKEKs
+	State KEKState `json:"state"`          // empty in the Status of an older build
+	Away  string   `json:"away,omitempty"` // why it does not do its work, if it does not
 	// Warning is what else there is to say about it, as that everybody may read the file of a FileKEK.
 	Warning string `json:"warning,omitempty"`
 }
+
+// KEKState says whether a KEK does its work.
+type KEKState string
+
+// The states of KEKs.
+const (
+	KEKWorks        KEKState = "works"
+	KEKUnavailable  KEKState = "does not answer"
+	KEKThrottled    KEKState = "throttled"      // its errors match ErrKEKThrottled
+	KEKRefuses      KEKState = "refuses"        // its errors match ErrKEKRefused
+	KEKUnconfigured KEKState = "not configured" // key files name it, and the configuration does not
+)
 
 // LastBackup is a backup as it was noted in raft. The zero value is none.
 type LastBackup struct {
@@ -99,14 +116,23 @@ func (b *BackupSigner) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// keksStatus says how the KEKs answer.
-func keksStatus(all []kek.Status) (keks []KEKStatus) {
+// keksStatus says how the KEKs answer, and which ones files name that are not configured.
+func keksStatus(all []kek.Status, faults []keystore.Fault) (keks []KEKStatus) {
 	for _, k := range all {
-		status := KEKStatus{ID: k.ID, Old: k.Old, Warning: k.Warning}
+		status := KEKStatus{ID: k.ID, Old: k.Old, State: KEKState(k.State), Warning: k.Warning}
 		if k.Down != nil {
 			status.Away = k.Down.Error()
 		}
 		keks = append(keks, status)
+	}
+	unconfigured := map[string]string{}
+	for _, f := range faults {
+		if f.State == kek.Unconfigured {
+			unconfigured[f.KEK] = f.Err.Error()
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(unconfigured)) {
+		keks = append(keks, KEKStatus{ID: id, State: KEKUnconfigured, Away: unconfigured[id]})
 	}
 	return keks
 }
@@ -147,8 +173,10 @@ func (s Status) writeServer(b *strings.Builder) {
 	fmt.Fprintf(b, "%s %s\n", s.ID, how)
 	for _, k := range s.KEKs {
 		switch {
+		case k.State == KEKThrottled, k.State == KEKUnconfigured:
+			fmt.Fprintf(b, "KEK %s is %s\n", k.ID, k.State)
 		case k.Away != "":
-			fmt.Fprintf(b, "KEK %s is away\n", k.ID)
+			fmt.Fprintf(b, "KEK %s %s\n", k.ID, cmp.Or(k.State, KEKUnavailable))
 		case k.Old:
 			fmt.Fprintf(b, "KEK %s is an old one\n", k.ID)
 		default:

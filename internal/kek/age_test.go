@@ -112,3 +112,18 @@ func (r *recorder) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// flaky is a recipient that can be made to fail.
+type flaky struct {
+	age.Recipient
+	err error
+}
+
+func (f *flaky) String() string { return "flaky" }
+
+func (f *flaky) Wrap(key []byte) ([]*age.Stanza, error) {
+	if f.err != nil {
+		return nil, f.err
+	}
+	return f.Recipient.Wrap(key)
+}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/nks"
@@ -24,14 +26,15 @@ type Set struct {
 // not its health.
 type member struct {
 	KEK
+	old bool
 	health
 }
 
 // NewSet returns the set of these KEKs. The old ones unwrap, and wrap nothing any more.
 func NewSet[K KEK](wrapping, old []K) *Set {
 	s := &Set{}
-	for _, k := range slices.Concat(wrapping, old) {
-		s.all = append(s.all, &member{KEK: k})
+	for i, k := range slices.Concat(wrapping, old) {
+		s.all = append(s.all, &member{KEK: k, old: i >= len(wrapping)})
 	}
 	s.wrapping, s.old = s.all[:len(wrapping)], s.all[len(wrapping):]
 	return s
@@ -40,6 +43,7 @@ func NewSet[K KEK](wrapping, old []K) *Set {
 // Error says why a key could not be wrapped or unwrapped, and what is to blame.
 type Error struct {
 	KEK     string // the KEK to blame; empty if it is the key or the content of its file
+	State   State  // how that KEK does, as far as this file tells
 	Skipped bool   // the KEK was not asked, because it is down
 	Err     error
 }
@@ -52,9 +56,10 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Status is how one KEK of a set does.
 type Status struct {
-	ID   string
-	Old  bool  // it only unwraps
-	Down error // why it counts as down, or nil
+	ID    string
+	Old   bool // it only unwraps
+	State State
+	Down  error // why it counts as down, or nil
 
 	Warning string // what else an operator is to be told about it, or empty
 }
@@ -62,13 +67,14 @@ type Status struct {
 // Status returns how each KEK does, the present ones first, in the order of the configuration.
 func (s *Set) Status() []Status {
 	var all []Status
-	for i, k := range s.all {
-		all = append(all, Status{ID: k.ID(), Old: i >= len(s.wrapping), Down: k.down(), Warning: k.warning()})
+	for _, k := range s.all {
+		err := k.down()
+		all = append(all, Status{ID: k.ID(), Old: k.old, State: stateOf(err), Down: err, Warning: k.warning()})
 	}
 	return all
 }
 
-// Down says why one of the KEKs is down, or is nil if none is.
+// Down names a KEK that is down and says why, or is nil if none is.
 func (s *Set) Down() error { return firstDown(s.all) }
 
 // WrappingDown is Down of the KEKs that wrap.
@@ -77,7 +83,7 @@ func (s *Set) WrappingDown() error { return firstDown(s.wrapping) }
 func firstDown(members []*member) error {
 	for _, k := range members {
 		if err := k.down(); err != nil {
-			return err
+			return fmt.Errorf("KEK %s %s: %w", k.ID(), stateOf(err), err)
 		}
 	}
 	return nil
@@ -94,41 +100,55 @@ func (s *Set) has(id string) bool {
 // is taken for one of a KMS: it is probed, its calls have deadlines, and it may be down.
 type local interface{ unwraps() bool }
 
-// What a KEK is asked to wrap and unwrap in order to see whether it does.
-const probe, probeAAD = "probe", "keyring v1 probe"
-
-// Probe asks every KEK that is not local to wrap and unwrap something, an old one only to
-// unwrap, and reports whether one of those that wrap can also unwrap, or may yet: a KEK that
-// does not answer is no reason not to start.
+// Probe asks the KEKs, all at the same time, to show that they do their work, but for those that have been asked not long
+// ago: see NextProbe. It reports whether one of those that wrap can also unwrap, or may yet: a KEK that does not
+// answer is no reason not to start.
 func (s *Set) Probe(ctx context.Context) (canUnwrap bool) {
-	for _, k := range s.wrapping {
-		if l, ok := k.KEK.(local); ok {
-			canUnwrap = canUnwrap || l.unwraps()
-			k.checked(ctx, nil) // if a call of it has timed out, that is over
-			continue
-		}
-		wrapped, err := k.wrap(ctx, nks.FileVersion, []byte(probe), []byte(probeAAD))
-		if err == nil {
-			_, err = k.unwrap(ctx, wrapped, []byte(probeAAD))
-		}
-		if errors.Is(err, ErrWrapOnly) {
-			err = nil
-		} else {
-			canUnwrap = true
-		}
-		k.checked(ctx, err)
+	var can atomic.Bool
+	var wg sync.WaitGroup
+	for _, k := range s.all {
+		wg.Go(func() {
+			var err error
+			if k.begin() {
+				err = k.check(ctx)
+			}
+			if l, ok := k.KEK.(local); ok && !l.unwraps() || k.old || errors.Is(err, ErrWrapOnly) {
+				return
+			}
+			can.Store(true)
+		})
 	}
+	wg.Wait()
+	return can.Load()
+}
+
+// NextProbe returns how long Probe has nothing to ask.
+func (s *Set) NextProbe() time.Duration {
+	next := probeEvery
+	for _, k := range s.all {
+		if !k.neverWaits() {
+			next = min(next, k.wait())
+		}
+	}
+	return next
+}
+
+// Show shows a file to its KEKs before any of them is asked to open it: an old one is probed with what it has wrapped.
+func (s *Set) Show(file *nks.File) {
 	for _, k := range s.old {
-		var err error
-		if _, ok := k.KEK.(local); !ok {
-			_, err = k.unwrap(ctx, []byte(probe), []byte(probeAAD))
+		if wrapped := k.entry(file); wrapped != nil {
+			k.show(sample{wrapped: wrapped, aad: file.AAD()})
 		}
-		if errors.Is(err, errOpen) || errors.Is(err, ErrWrapOnly) {
-			err = nil // it has answered
-		}
-		k.checked(ctx, err)
 	}
-	return canUnwrap
+}
+
+// neverWaits reports whether the calls of the KEK need no answer from anywhere, and end at once.
+func (k *member) neverWaits() bool {
+	switch k.KEK.(type) {
+	case inlineKEK, *fileKEK, *passphraseKEK:
+		return true
+	}
+	return false
 }
 
 // withTimeout bounds one call of a KEK. The two that never wait would not look at the clock, which is not
@@ -190,7 +210,7 @@ func (s *Set) Encode(ctx context.Context, file nks.File, m *nks.Material) (conte
 	}
 	if failed != nil {
 		clear(b)
-		return nil, nil, &Error{KEK: failed.KEK, Err: fmt.Errorf("its file would not open: %w", failed)}
+		return nil, nil, &Error{KEK: failed.KEK, State: failed.State, Err: fmt.Errorf("its file would not open: %w", failed)}
 	}
 	return b, opened, nil
 }
@@ -204,7 +224,7 @@ func (s *Set) wrap(ctx context.Context, m *nks.Material, version int, aad []byte
 		wrapped, err := k.wrap(ctx, version, plaintext, aad)
 		if err != nil {
 			k.checked(ctx, err)
-			return nil, &Error{KEK: k.ID(), Err: err}
+			return nil, &Error{KEK: k.ID(), State: stateOf(err), Err: err}
 		}
 		all = append(all, nks.Wrapped{KEK: k.in(version).ID(), Ciphertext: wrapped})
 	}
@@ -289,7 +309,7 @@ func (s *Set) unconfigured(file *nks.File) *Error {
 	if len(names) == 0 {
 		return nil
 	}
-	return &Error{KEK: names[0], Err: fmt.Errorf("no KEK %s is configured", strings.Join(names, " or "))}
+	return &Error{KEK: names[0], State: Unconfigured, Err: fmt.Errorf("no KEK %s is configured", strings.Join(names, " or "))}
 }
 
 // entry returns what a file has for the KEK, or nil.
@@ -302,18 +322,25 @@ func (k *member) entry(file *nks.File) []byte {
 	return nil
 }
 
-// openCounted is open, which it skips while the KEK is down, and counts how it does.
+// openCounted is open, which it skips while the KEK is down, and notes how it does.
 func (k *member) openCounted(ctx context.Context, file *nks.File) (*nks.Material, *Error) {
+	entry := sample{wrapped: k.entry(file), aad: file.AAD()}
 	if err := k.down(); err != nil {
-		return nil, &Error{KEK: k.ID(), Skipped: true, Err: err}
+		k.show(entry)
+		return nil, &Error{KEK: k.ID(), State: stateOf(err), Skipped: true, Err: err}
 	}
 	began := time.Now()
 	m, failed := k.open(ctx, file)
-	if failed != nil && failed.KEK != "" && !errors.Is(failed, errOpen) && !errors.Is(failed, ErrWrapOnly) {
-		k.failure(ctx, began, failed.Err)
-	} else {
-		k.success()
+	switch {
+	case failed == nil:
+		entry.opened = true
+		k.answered()
+	case failed.KEK == "" || failed.State == Wrong || errors.Is(failed, ErrWrapOnly):
+		k.answered()
+	default:
+		k.suspect(ctx, began, failed.Err)
 	}
+	k.show(entry)
 	return m, failed
 }
 
@@ -323,9 +350,9 @@ func (k *member) open(ctx context.Context, file *nks.File) (*nks.Material, *Erro
 	plaintext, err := k.unwrap(ctx, k.entry(file), file.AAD())
 	switch {
 	case errors.Is(err, errOpen):
-		return nil, &Error{KEK: k.ID(), Err: fmt.Errorf("another KEK by that name, or an altered file: %w", err)}
+		return nil, &Error{KEK: k.ID(), State: Wrong, Err: fmt.Errorf("another KEK by that name, or an altered file: %w", err)}
 	case err != nil:
-		return nil, &Error{KEK: k.ID(), Err: err}
+		return nil, &Error{KEK: k.ID(), State: stateOf(err), Err: err}
 	}
 	m, err := decodeChecked(plaintext, file)
 	if err == nil {
@@ -334,7 +361,7 @@ func (k *member) open(ctx context.Context, file *nks.File) (*nks.Material, *Erro
 	if k.provesContent(k.entry(file)) {
 		return nil, &Error{Err: err}
 	}
-	return nil, &Error{KEK: k.ID(), Err: fmt.Errorf("what KEK %s unwraps is not the key: %w", k.ID(), err)}
+	return nil, &Error{KEK: k.ID(), State: Wrong, Err: fmt.Errorf("what KEK %s unwraps is not the key: %w", k.ID(), err)}
 }
 
 // decodeChecked reads unwrapped material, requires the check value of its file, and

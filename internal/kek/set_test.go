@@ -216,7 +216,8 @@ func TestProbe(t *testing.T) {
 		"it hangs":                           {kektest.Outages["hangs"], nil, true, "a"},
 		"it does not unwrap":                 {func(k *kektest.KMS) { k.NoUnwrap = kektest.ErrDown }, nil, true, "a"},
 		"the old one fails":                  {nil, kektest.Outages["fails"], true, "old"},
-		"the old one does not wrap any more": {nil, func(k *kektest.KMS) { k.NoWrap = kektest.ErrDown }, true, ""},
+		"the old one does not wrap any more": {nil, func(k *kektest.KMS) { k.NoWrap = refusal }, true, ""},
+		"the old one refuses":                {nil, func(k *kektest.KMS) { k.NoUnwrap = refusal }, true, "old"},
 		"the old one is escrow":              {nil, only, true, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -241,6 +242,7 @@ func TestProbe(t *testing.T) {
 				}
 				a.Set(kektest.Answers)
 				old.Set(kektest.Answers)
+				time.Sleep(time.Second) // virtual
 				if set.Probe(t.Context()); set.Down() != nil {
 					t.Errorf("when they answer again: %v", set.Down())
 				}
@@ -250,54 +252,6 @@ func TestProbe(t *testing.T) {
 	if local := kek.NewSet([]kek.KEK{kektest.Age(t, kektest.Identity(t))}, nil); local.Probe(t.Context()) {
 		t.Error("escrow can unwrap")
 	}
-}
-
-// TestKEKCountsAsDownAfterAWhileOfFailures, and is then not asked until a probe has brought it back.
-func TestKEKCountsAsDownAfterAWhileOfFailures(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		a := kektest.New("a")
-		set := kek.NewSet([]kek.KEK{a}, nil)
-		file := encoded(t, a)
-		decode := func() error { _, err := set.Decode(t.Context(), file); return err }
-
-		a.Set(kektest.Outages["fails"])
-		began := time.Now()
-		for range 30 {
-			if set.Down() != nil {
-				break
-			}
-			if err := decode(); !errors.Is(err, kektest.ErrDown) {
-				t.Fatal(err)
-			}
-			time.Sleep(time.Second) // virtual
-		}
-		if d := time.Since(began); d < 10*time.Second || d > 12*time.Second {
-			t.Errorf("it counts as down after %v", d)
-		}
-		calls := a.Calls()
-		a.Set(kektest.Answers)
-		if err := decode(); err == nil || a.Calls() != calls {
-			t.Errorf("it was asked: %v", err)
-		} else if id, asked := blamed(t, err); id != "a" || asked {
-			t.Errorf("%v blames %q", err, id)
-		}
-		set.Probe(t.Context())
-		if err := decode(); err != nil {
-			t.Error(err)
-		}
-
-		for range 60 { // every other call fails
-			a.Set(kektest.Outages["fails"])
-			decode()
-			time.Sleep(3 * time.Second)
-			a.Set(kektest.Answers)
-			decode()
-		}
-		if set.Down() != nil {
-			t.Errorf("between two failures it answers, and counts as down: %v", set.Down())
-		}
-	})
 }
 
 // TestCallThatIsGivenUpDoesNotTakeAKEKDown: it may be slow, and the caller in a hurry.
@@ -338,6 +292,7 @@ func TestLocalKEKIsAskedAgain(t *testing.T) {
 			t.Errorf("while it takes long: %v, down: %v", err, set.Down())
 		}
 		a.Set(kektest.Answers)
+		time.Sleep(time.Second) // virtual
 		if !set.Probe(t.Context()) || set.Down() != nil {
 			t.Errorf("down: %v", set.Down())
 		}

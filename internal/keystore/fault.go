@@ -14,8 +14,9 @@ import (
 type Fault struct {
 	Key   meta.KeyID
 	Cause Cause
-	KEK   string // the KEK to blame, if one is
-	File  string // the file of Nomad's to blame, if one is
+	KEK   string    // the KEK to blame, if one is
+	State kek.State // how that KEK does, as far as this file tells
+	File  string    // the file of Nomad's to blame, if one is
 	Err   error
 }
 
@@ -46,7 +47,7 @@ func (f Fault) mayOpen() bool {
 func kekFault(err error) *Fault {
 	var e *kek.Error
 	if errors.As(err, &e) && e.KEK != "" {
-		return &Fault{Cause: Locked, KEK: e.KEK, Err: err}
+		return &Fault{Cause: Locked, KEK: e.KEK, State: e.State, Err: err}
 	}
 	return &Fault{Cause: BadFile, Err: err}
 }

@@ -185,12 +185,16 @@ func (l *Leader) forgetPassed(ring *meta.Ring, s plan.Situation, a plan.Action) 
 	}
 	if (a.Kind == plan.Wait || a.Kind == plan.Nothing) && s.Mono >= l.retry {
 		l.noteCommand(nil)
+		l.noteCreate(nil)
 	}
 }
 
 // act does one thing and sees to it that what fails is not tried again at once.
 func (l *Leader) act(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.Situation, holds []meta.Command) error {
 	err := l.do(ctx, a, ring, s, holds)
+	if a.Kind == plan.Create && ctx.Err() == nil {
+		l.noteCreate(err)
+	}
 	if err == nil {
 		if a.Kind.Proves() {
 			l.failed = 0

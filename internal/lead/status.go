@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
@@ -22,7 +23,28 @@ type Status struct {
 	Nonvoters map[raft.ServerID]string // servers that are to become voters, and why they are not yet
 	restored  string                   // what came of the last question about an active key that came with a snapshot
 
-	Unconfirmed error // why nothing is sealed after a restore, or nil
+	Create      *Failure // why no key can be made, or nil
+	Unconfirmed error    // why nothing is sealed after a restore, or nil
+}
+
+// Failure is a step that fails each time.
+type Failure struct {
+	Since mono.Time // when it failed first
+	Err   error     // what came of the last time
+}
+
+// noteCreate notes what came of making a key.
+func (l *Leader) noteCreate(err error) {
+	l.note(func(s *Status) {
+		switch {
+		case err == nil:
+			s.Create = nil
+		case s.Create == nil:
+			s.Create = &Failure{mono.Now(), err}
+		default:
+			s.Create = &Failure{s.Create.Since, err}
+		}
+	})
 }
 
 // Status is what this leader waits for. It waits for nothing on a server that does not lead.
@@ -108,6 +130,9 @@ func (l *Leader) NoKeyYet(ring *meta.Ring) error {
 	}
 	if own := l.Waiting(ring); own != nil && len(why) == 0 {
 		why = []string{string(l.ID) + ": " + waitingText(own)}
+	}
+	if failed := l.Status(ring).Create; failed != nil && len(why) == 0 {
+		return fmt.Errorf("there is no active key yet: %w", failed.Err)
 	}
 	if len(why) == 0 || !plan.BeforeFirstKey(ring) {
 		return errors.New("there is no active key yet")

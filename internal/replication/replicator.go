@@ -209,9 +209,9 @@ func (r *Replicator) renew(v local.View) mono.Time {
 // again. And it sees what an operator has put right. It returns when to look again.
 func (r *Replicator) heal(ctx context.Context, v local.View, l look) mono.Time {
 	missing := l.missing
-	if len(missing) == 0 && r.KEKs.Down() == nil && !l.unknown && !r.Store.IsCurable(v.Ring) {
+	if probe := r.KEKs.NextProbe(); len(missing) == 0 && probe > 0 && !l.unknown && !r.Store.IsCurable(v.Ring) {
 		r.healing.idle()
-		return 0
+		return mono.Now().Add(probe)
 	}
 	var lacking []meta.KeyID
 	for _, m := range missing {
@@ -233,9 +233,7 @@ func (r *Replicator) heal(ctx context.Context, v local.View, l look) mono.Time {
 
 // reread reads the files of keys that are missing, if their KEKs answer, and takes back those that were set aside.
 func (r *Replicator) reread(ctx context.Context, v local.View, missing []*meta.Key) {
-	if len(missing) > 0 || r.KEKs.Down() != nil {
-		r.KEKs.Probe(ctx)
-	}
+	r.KEKs.Probe(ctx)
 	restored := missing
 	if !v.CaughtUp { // they may be removed all the same
 		restored = nil

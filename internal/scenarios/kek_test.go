@@ -24,12 +24,14 @@ type lone struct {
 	t    *testing.T
 	keks []keyring.KEK
 	old  []keyring.KEK
+
+	every time.Duration // RotationPolicy.Every
 }
 
 func newLone(t *testing.T, keks ...keyring.KEK) *lone {
 	l := &lone{t: t, keks: keks}
 	l.Cluster = keyringtest.NewCluster(t, keyringtest.Options{Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
-		cfg.KEKs, cfg.OldKEKs = l.keks, l.old
+		cfg.KEKs, cfg.OldKEKs, cfg.Rotation.Every = l.keks, l.old, l.every
 	}})
 	l.Server = l.Servers[0]
 	return l
@@ -72,10 +74,10 @@ func (l *lone) status() keyring.Status {
 	return st
 }
 
-// named reports whether Status names the KEK as one that does not answer.
+// named reports whether Status names the KEK as one that does not do its work.
 func named(st keyring.Status, kek string) bool {
 	return slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool {
-		return p.Kind == keyring.ProblemKEKAway && p.KEK == kek
+		return strings.Contains(string(p.Kind), "KEK") && p.KEK == kek && p.Kind != keyring.ProblemInlineKEK
 	})
 }
 

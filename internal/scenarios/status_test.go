@@ -32,7 +32,7 @@ func TestStatusForPeople(t *testing.T) {
 	}
 	const want = `s2 follows s1, not ready
 KEK file:1 wraps
-KEK kms:2 is away
+KEK kms:2 does not answer
 KEK file:3 is an old one
 next rotation: 2026-01-30 12:00:00
 last backup: none
