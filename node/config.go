@@ -89,8 +89,9 @@ type Config struct {
 	// Logger gets what raft and the keyring log. Nil logs nothing.
 	Logger hclog.Logger
 
-	wrapLog  func(raft.LogStore) raft.LogStore // around raft's log, for tests
-	patience time.Duration                     // in place of leaderPatience, for tests; zero is that
+	wrapLog    func(raft.LogStore) raft.LogStore       // around raft's log, for tests
+	wrapStable func(raft.StableStore) raft.StableStore // around the store of its term and vote, for tests
+	patience   time.Duration                           // in place of leaderPatience, for tests; zero is that
 }
 
 // filled returns the configuration with what Start puts where nothing is set.
@@ -174,7 +175,7 @@ func (c Config) keyring() keyring.Config {
 // cluster is what raft and the port are started with.
 func (c Config) cluster() cluster.Config {
 	conf := cluster.Config{
-		ID: c.ID, Dir: filepath.Join(c.Dir, "raft"), FSM: c.Keys, Section: c.Keys.CheckSnapshot, Logger: c.Logger, WrapLog: c.wrapLog,
+		ID: c.ID, Dir: filepath.Join(c.Dir, "raft"), FSM: c.Keys, Section: c.Keys.CheckSnapshot, Logger: c.Logger, WrapLog: c.wrapLog, WrapStable: c.wrapStable,
 		Addr: c.advertised(), Listen: c.Addr, Listener: c.Listener, Cluster: c.Cluster, TLS: c.TLS,
 		Peers: c.Peers, JoinToken: c.JoinToken, Errors: wireErrors,
 	}

@@ -86,10 +86,10 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 	return nil
 }
 
-// problems says which of raft's writes fail.
+// problems says what of raft's can't be written.
 func (n *Node) problems() (all []keyring.Problem) {
 	for _, fault := range n.cluster.DiskFaults() {
-		all = append(all, keyring.Problem{Kind: keyring.ProblemRaftDisk, Detail: fault})
+		all = append(all, keyring.Problem{Kind: keyring.ProblemRaftDisk, Since: fault.Since, Detail: fault.String()})
 	}
 	return all
 }

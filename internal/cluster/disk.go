@@ -1,43 +1,118 @@
 package cluster
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-// Disk is raft's log and snapshots. It remembers which writes fail: raft only logs that, and a follower whose
-// log can't be written looks like any other.
+// Disk is raft's log, its term and vote, and its snapshots. It remembers which writes fail: raft only logs that, and a
+// follower whose log can't be written looks like any other. While the term can't be written raft is parked: see
+// SetUint64.
 type Disk struct {
 	raft.LogStore
 	raft.SnapshotStore
+	stable  raft.StableStore
 	changed func() // called when writes begin to fail, and when they succeed again
 
+	ended   chan struct{} // closed by End
+	turn    chan struct{} // taken by who writes the term
+	highest uint64        // term that was written; with turn
+	parked  atomic.Bool   // raft waits until its term can be written
+
 	mu     sync.Mutex // guards below
-	faults map[string]diskFault
+	faults map[string]DiskFault
 }
 
-// diskFault is a write that failed, and since when such writes have.
-type diskFault struct {
-	since time.Time
-	err   error
+// DiskFault is what of raft's can't be written, and since when.
+type DiskFault struct {
+	What  string
+	Since time.Time // UTC
+	Err   error
+}
+
+// String says so in a sentence.
+func (f DiskFault) String() string {
+	return fmt.Sprintf("raft has been unable to write %s since %s: %v", f.What, f.Since.Format(time.DateTime), f.Err)
 }
 
 // What is written.
 const (
 	writesLog      = "entries of its log"
+	writesVote     = "its term and vote"
 	writesSnapshot = "a snapshot"
 )
 
-// NewDisk returns a Disk that writes to log and snaps. It calls changed when writes begin to fail, and when they
-// succeed again.
-func NewDisk(log raft.LogStore, snaps raft.SnapshotStore, changed func()) *Disk {
-	return &Disk{LogStore: log, SnapshotStore: snaps, changed: changed, faults: map[string]diskFault{}}
+// NewDisk returns a Disk that writes to log, stable, which is the same file, and snaps. It calls changed when writes
+// begin to fail, and when they succeed again.
+func NewDisk(log raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, changed func()) *Disk {
+	return &Disk{
+		LogStore: log, stable: stable, SnapshotStore: snaps, changed: changed,
+		ended: make(chan struct{}), turn: make(chan struct{}, 1), faults: map[string]DiskFault{},
+	}
 }
+
+// End ends the goroutines of raft that are parked. It is called once, when raft has been told to shut down.
+func (d *Disk) End() { close(d.ended) }
+
+// Parked is an error while raft is parked. What another server sends it then is refused: each request could park one more
+// goroutine.
+func (d *Disk) Parked() error {
+	if d.parked.Load() {
+		return errors.New("raft can't write its term, and waits for its disk")
+	}
+	return nil
+}
+
+// Set implements raft.StableStore. A vote that was not written is not given: raft sees to that.
+func (d *Disk) Set(key, value []byte) error { return d.note(writesVote, d.stable.Set(key, value)) }
+
+// Get implements raft.StableStore.
+func (d *Disk) Get(key []byte) ([]byte, error) { return d.stable.Get(key) }
+
+// GetUint64 implements raft.StableStore.
+func (d *Disk) GetUint64(key []byte) (uint64, error) { return d.stable.GetUint64(key) }
+
+// SetUint64 implements raft.StableStore. Raft panics if its term is not written, and a process that ends has no keys to
+// decrypt with. So the write is made again until it succeeds. Until then raft's goroutine does nothing else: it gives no
+// vote, takes no entry and leads nobody. After End that goroutine ends: it must not go on in a term that is not on disk.
+// A term that was overtaken meanwhile by a higher one is not written over that.
+func (d *Disk) SetUint64(key []byte, value uint64) error {
+	if !bytes.Equal(key, currentTerm) {
+		return d.note(writesVote, d.stable.SetUint64(key, value))
+	}
+	select {
+	case d.turn <- struct{}{}:
+	case <-d.ended:
+		runtime.Goexit()
+	}
+	defer func() { <-d.turn }()
+	if value < d.highest {
+		return nil
+	}
+	for d.note(writesVote, d.stable.SetUint64(key, value)) != nil {
+		d.parked.Store(true)
+		select {
+		case <-time.After(writeAgain):
+		case <-d.ended:
+			runtime.Goexit()
+		}
+	}
+	d.parked.Store(false)
+	d.highest = value
+	return nil
+}
+
+// writeAgain is how long Disk waits before it writes a term again.
+const writeAgain = time.Second
 
 // StoreLog implements raft.LogStore.
 func (d *Disk) StoreLog(l *raft.Log) error { return d.note(writesLog, d.LogStore.StoreLog(l)) }
@@ -78,28 +153,32 @@ func (s *diskSink) Close() error { return s.disk.note(writesSnapshot, s.Snapshot
 func (d *Disk) note(what string, err error) error {
 	d.mu.Lock()
 	f, failing := d.faults[what]
+	before := len(d.faults)
 	switch {
 	case err != nil && !failing:
-		d.faults[what] = diskFault{time.Now().UTC().Round(0), err}
+		d.faults[what] = DiskFault{what, time.Now().UTC().Round(0), err}
 	case err != nil:
-		d.faults[what] = diskFault{f.since, err}
-	case failing:
+		d.faults[what] = DiskFault{what, f.Since, err}
+	case what == writesSnapshot:
 		delete(d.faults, what)
+	default: // the log, the term and the vote are one file
+		delete(d.faults, writesLog)
+		delete(d.faults, writesVote)
 	}
+	changed := len(d.faults) != before
 	d.mu.Unlock()
-	if failing != (err != nil) {
+	if changed {
 		d.changed()
 	}
 	return err
 }
 
-// Faults says which writes fail now, and since when.
-func (d *Disk) Faults() (details []string) {
+// Faults says what can't be written now.
+func (d *Disk) Faults() (all []DiskFault) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, what := range slices.Sorted(maps.Keys(d.faults)) {
-		f := d.faults[what]
-		details = append(details, fmt.Sprintf("raft has been unable to write %s since %s: %v", what, f.since.Format(time.DateTime), f.err))
+		all = append(all, d.faults[what])
 	}
-	return details
+	return all
 }

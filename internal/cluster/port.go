@@ -76,6 +76,8 @@ type Port struct {
 	inner     *raft.NetworkTransport // set by RaftTransport
 	transport *raftwire.Transport    // around inner
 
+	parked func() error // set by Attach
+
 	introducers []string // set before Start, see Introduced
 
 	open atomic.Pointer[map[string]Handler] // see Open
@@ -154,7 +156,7 @@ func (p *Port) RaftTransport(log raft.LogStore, section func(io.Reader) (io.Read
 		Stream: p.StreamLayer(), MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: p.cfg.Logger.Named("raft"),
 	})
 	p.transport = raftwire.New(p.inner, raftwire.Checks{
-		View:    func() (raftwire.View, bool) { return p.raftView(log) },
+		View:    func() (raftwire.View, error) { return p.raftView(log) },
 		Section: section,
 		Refused: func(err error) {
 			p.refusedRequests.Do(func() { p.cfg.Logger.Warn("raft: what a member sent is refused", "error", err) })
@@ -164,9 +166,12 @@ func (p *Port) RaftTransport(log raft.LogStore, section func(io.Reader) (io.Read
 }
 
 // raftView is what this server's raft knows. Before raft runs nobody is admitted who could ask.
-func (p *Port) raftView(log raft.LogStore) (raftwire.View, bool) {
+func (p *Port) raftView(log raft.LogStore) (raftwire.View, error) {
 	if !p.Running() {
-		return raftwire.View{}, false
+		return raftwire.View{}, errors.New("raft does not run here yet")
+	}
+	if err := p.parked(); err != nil {
+		return raftwire.View{}, err
 	}
 	r := p.raft.Load()
 	return raftwire.View{
@@ -176,7 +181,7 @@ func (p *Port) raftView(log raft.LogStore) (raftwire.View, bool) {
 			err := log.GetLog(index, &e)
 			return e.Term, err == nil
 		},
-	}, true
+	}, nil
 }
 
 // Open has the Port answer calls, by path, that a server may make which is no member, and which may come before
@@ -187,8 +192,12 @@ func (p *Port) Open(calls map[string]Handler) { p.open.Store(&calls) }
 // as long as raft has no configuration. It is called before Start, if at all.
 func (p *Port) Introduced(members []string) { p.introducers = members }
 
-// Attach tells the Port its raft. It is called before the keyring is opened, which makes calls at once.
-func (p *Port) Attach(r *raft.Raft) { p.raft.Store(r) }
+// Attach tells the Port its raft, and what says why raft takes nothing from other servers now. It is called before the
+// keyring is opened, which makes calls at once, and before Start.
+func (p *Port) Attach(r *raft.Raft, parked func() error) {
+	p.parked = parked
+	p.raft.Store(r)
+}
 
 // Start has the Port answer the members' calls, by path, and closes connections of servers that are members no
 // longer. It is called once, after Attach, when the keyring runs.

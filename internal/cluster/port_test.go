@@ -47,7 +47,7 @@ func startPortHosts(t *testing.T, ctx context.Context) (*keyringtest.Nodes, map[
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { r.Shutdown().Error() })
-		port.Attach(r)
+		port.Attach(r, func() error { return nil })
 		keys, err := keyring.Open(ctx, keyring.Config{
 			Dir: t.TempDir(), ID: id, Raft: r, FSM: fsm, Transport: port, KEKs: []keyring.KEK{keyring.InlineKEK()},
 			Tokens: keyring.TokenPolicy{Algorithm: "EdDSA"},

@@ -16,6 +16,7 @@ import (
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // Config is what Start needs.
@@ -29,8 +30,9 @@ type Config struct {
 	// DiskChanged is called when raft's writes begin to fail, and when they succeed again: see Server.DiskFaults.
 	DiskChanged func()
 	Logger      hclog.Logger
-	// WrapLog, if it is set, returns what raft uses in place of its log.
-	WrapLog func(raft.LogStore) raft.LogStore
+	// WrapLog and WrapStable, if they are set, return what raft uses in place of its log, and of the store of its term and vote.
+	WrapLog    func(raft.LogStore) raft.LogStore
+	WrapStable func(raft.StableStore) raft.StableStore
 
 	// Addr is the host:port at which the other servers reach this one. Empty means that there are no others, and no
 	// port: then nothing below counts.
@@ -90,16 +92,14 @@ func (s *Server) start(ctx context.Context) (err error) {
 		return err
 	}
 	s.fresh.Store(false)
-	var log raft.LogStore = s.dir.Log
-	if s.cfg.WrapLog != nil {
-		log = s.cfg.WrapLog(log)
+	if err := s.openDisk(); err != nil {
+		return err
 	}
-	s.disk = NewDisk(log, s.dir.Snaps, s.cfg.DiskChanged)
-	if s.raft, err = raft.NewRaft(s.cfg.raft(), s.cfg.FSM, s.disk, s.dir.Log, s.disk, trans); err != nil {
+	if s.raft, err = raft.NewRaft(s.cfg.raft(), s.cfg.FSM, s.disk, s.disk, s.disk, trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	if s.port != nil {
-		s.port.Attach(s.raft)
+		s.port.Attach(s.raft, s.disk.Parked)
 	}
 	return nil
 }
@@ -122,6 +122,28 @@ func (s *Server) mayFindCluster() error {
 	if err != nil {
 		s.cfg.Logger.Error("the other servers will refuse this one until its certificate or the CAs are replaced", "error", err)
 	}
+	return nil
+}
+
+// openDisk puts s.disk between raft and its directory. It writes raft's term as it is: raft does that when it starts, and
+// a disk that fails is an error of Start.
+func (s *Server) openDisk() error {
+	var log raft.LogStore = s.dir.Log
+	var stable raft.StableStore = s.dir.Log
+	if s.cfg.WrapLog != nil {
+		log = s.cfg.WrapLog(log)
+	}
+	if s.cfg.WrapStable != nil {
+		stable = s.cfg.WrapStable(stable)
+	}
+	term, err := stable.GetUint64(currentTerm)
+	if err == nil {
+		err = stable.SetUint64(currentTerm, term)
+	}
+	if err != nil && !errors.Is(err, raftboltdb.ErrKeyNotFound) {
+		return fmt.Errorf("write raft's term in %s: %w", s.cfg.Dir, err)
+	}
+	s.disk = NewDisk(log, stable, s.dir.Snaps, s.cfg.DiskChanged)
 	return nil
 }
 
@@ -189,7 +211,9 @@ func (s *Server) Serve(h Host, calls map[string]Handler) {
 func (s *Server) Close() error {
 	var errs []error
 	if s.raft != nil {
-		errs = append(errs, s.raft.Shutdown().Error())
+		ended := s.raft.Shutdown()
+		s.disk.End()
+		errs = append(errs, ended.Error())
 	}
 	if s.port != nil {
 		errs = append(errs, s.port.Close())
@@ -206,8 +230,8 @@ func (s *Server) Raft() *raft.Raft { return s.raft }
 // Port returns the server's port, or nil if it is alone.
 func (s *Server) Port() *Port { return s.port }
 
-// DiskFaults says which of raft's writes fail now, and since when.
-func (s *Server) DiskFaults() []string { return s.disk.Faults() }
+// DiskFaults says what of raft's can't be written now, and since when.
+func (s *Server) DiskFaults() []DiskFault { return s.disk.Faults() }
 
 // Leader returns the ID of the leader, or nothing if none is known.
 func (s *Server) Leader() raft.ServerID {

@@ -14,7 +14,7 @@ import (
 // around is a Transport that takes all terms.
 func around(t *testing.T, inner raftwire.Inner) raft.Transport {
 	trans := raftwire.New(inner, raftwire.Checks{
-		View:    func() (raftwire.View, bool) { return raftwire.View{}, true },
+		View:    func() (raftwire.View, error) { return raftwire.View{}, nil },
 		Section: func(r io.Reader) (io.Reader, error) { return r, nil },
 		Refused: func(err error) { t.Error(err) },
 	})

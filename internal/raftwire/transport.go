@@ -1,7 +1,6 @@
 package raftwire
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -17,8 +16,8 @@ const sectionTime = 2 * time.Minute
 
 // Checks is what a Transport checks with. No field may be nil.
 type Checks struct {
-	// View returns what this server's raft knows, and false before raft runs.
-	View func() (View, bool)
+	// View returns what this server's raft knows, or why raft takes nothing now.
+	View func() (View, error)
 	// Section checks the start of a snapshot, and returns a reader of all of it.
 	Section func(io.Reader) (io.Reader, error)
 	// Refused is told of each request and answer that is refused.
@@ -106,9 +105,9 @@ func (t *Transport) pass(rpc raft.RPC) {
 }
 
 func (t *Transport) check(command any) error {
-	v, ok := t.checks.View()
-	if !ok {
-		return errors.New("raft does not run here yet")
+	v, err := t.checks.View()
+	if err != nil {
+		return err
 	}
 	return v.Check(command)
 }
@@ -166,9 +165,9 @@ func (t *Transport) checkAnswer(term uint64, err error) error {
 	if err != nil {
 		return err
 	}
-	v, ok := t.checks.View()
-	if !ok {
-		return errors.New("raft does not run here yet")
+	v, err := t.checks.View()
+	if err != nil {
+		return err
 	}
 	if err := v.checkTerm(term); err != nil {
 		t.checks.Refused(err)

@@ -27,7 +27,7 @@ func snapshotCheck(t *testing.T, term uint64) func(*raft.InstallSnapshotRequest,
 	_, inmem := raft.NewInmemTransport("a")
 	requests := make(chan raft.RPC)
 	trans := raftwire.New(asking{inmem, requests}, raftwire.Checks{
-		View: func() (raftwire.View, bool) { return raftwire.View{Term: term}, true },
+		View: func() (raftwire.View, error) { return raftwire.View{Term: term}, nil },
 		Section: func(r io.Reader) (io.Reader, error) {
 			var section bytes.Buffer
 			head, err := io.ReadAll(io.LimitReader(io.TeeReader(r, &section), 100))
@@ -71,7 +71,7 @@ func TestRaftGetsNoHeartbeatAfterStop(t *testing.T) {
 	_, inmem := raft.NewInmemTransport("a")
 	var beat func(raft.RPC)
 	trans := raftwire.New(beating{inmem, &beat}, raftwire.Checks{
-		View: func() (raftwire.View, bool) { return raftwire.View{Term: 1}, true }, Refused: func(error) {},
+		View: func() (raftwire.View, error) { return raftwire.View{Term: 1}, nil }, Refused: func(error) {},
 	})
 	begun, release := make(chan struct{}), make(chan struct{})
 	var handled atomic.Int32
