@@ -26,6 +26,18 @@ func WhileLeads(ctx context.Context, n *Node, leader raft.ServerID, end context.
 	n.whileLeads(ctx, leader, end)
 }
 
+// AnswerOf decodes the leader's answer to a call. ErrUnreachable is matched by the errors of calls that got none.
+var (
+	AnswerOf       = answerOf
+	ErrUnreachable = errUnreachable
+)
+
+// Leads reports whether raft takes the server for the leader.
+func Leads(n *Node) bool { return n.isLeader() }
+
+// WrapRaftStable puts something around the store of the term and vote of a Node's raft.
+func WrapRaftStable(c *Config, wrap func(raft.StableStore) raft.StableStore) { c.wrapStable = wrap }
+
 // WrapRaftLog puts something around the log of a Node's raft.
 func WrapRaftLog(c *Config, wrap func(raft.LogStore) raft.LogStore) { c.wrapLog = wrap }
 

@@ -28,6 +28,7 @@ const (
 	pathRemoveServer = "/node/remove-server"
 	pathJoinToken    = "/node/join-token"
 	pathWithdraw     = "/node/withdraw-join-token"
+	pathTransfer     = "/node/transfer-leadership"
 )
 
 // wireErrors are the errors that keep their identity when they are forwarded. A code is never given to another error;
@@ -70,6 +71,10 @@ type (
 		ID  raft.ServerID `bound:"bytes=1024"`
 		TTL time.Duration
 	}
+	transferRequest struct {
+		By string        `json:",omitempty" bound:"bytes=255"`
+		ID raft.ServerID `bound:"bytes=1024"` // empty for any
+	}
 	withdrawRequest struct {
 		By string `json:",omitempty" bound:"bytes=255"`
 		ID meta.TokenID
@@ -82,6 +87,7 @@ var (
 	addType          = bounded.For[addRequest](peer.MaxMessage)
 	removeServerType = bounded.For[removeServerRequest](peer.MaxMessage)
 	joinTokenType    = bounded.For[joinTokenRequest](peer.MaxMessage)
+	transferType     = bounded.For[transferRequest](peer.MaxMessage)
 	withdrawType     = bounded.For[withdrawRequest](peer.MaxMessage)
 )
 
@@ -120,6 +126,7 @@ func (n *Node) handlers() map[string]cluster.Handler {
 		pathRemoveServer: asked(removeServerType, n.serveRemoveServer),
 		pathJoinToken:    asked(joinTokenType, n.serveJoinToken),
 		pathWithdraw:     asked(withdrawType, n.serveWithdraw),
+		pathTransfer:     asked(transferType, n.serveTransfer),
 	} {
 		calls[path] = n.logged(path, n.forwardedTo(h))
 	}
@@ -161,7 +168,11 @@ func asked[R any](t bounded.Type[R], do func(context.Context, R) ([]byte, error)
 	}
 }
 
+// serveRotate refuses what it has not begun: then the server that asked may ask the next leader.
 func (n *Node) serveRotate(ctx context.Context, r rotateRequest) ([]byte, error) {
+	if n.leading() != nil {
+		return nil, &peer.Refusal{Code: peer.NotLeader}
+	}
 	k, err := n.keys.Rotate(keyring.WithActor(ctx, r.By), r.RotateOptions)
 	return []byte(k.ID.String()), err
 }
@@ -194,4 +205,8 @@ func (n *Node) serveJoinToken(ctx context.Context, r joinTokenRequest) ([]byte, 
 
 func (n *Node) serveWithdraw(ctx context.Context, r withdrawRequest) ([]byte, error) {
 	return nil, n.keys.WithdrawJoinToken(keyring.WithActor(ctx, r.By), r.ID.String())
+}
+
+func (n *Node) serveTransfer(ctx context.Context, r transferRequest) ([]byte, error) {
+	return nil, n.transfer(keyring.WithActor(ctx, r.By), r.ID)
 }

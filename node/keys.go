@@ -8,6 +8,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/peer"
 )
 
 // Encrypt is Keyring.Encrypt on the leader. If this server does not lead, it forwards the call to the leader. Until
@@ -28,7 +29,20 @@ func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, err
 	if errors.Is(err, keyring.ErrNotReady) && (n.Leader() == "" || n.cluster.Port() == nil) {
 		return nil, err
 	}
-	return n.forward(ctx, forwarded{path: pathDecrypt, timeout: callTimeout, data: ciphertext, aad: aad})
+	there := forwarded{path: pathDecrypt, timeout: callTimeout, data: ciphertext, aad: aad}
+	out, err = n.forward(ctx, there)
+	if errors.Is(err, errCloses) { // another server leads soon, perhaps this one
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		here := func() ([]byte, error) {
+			if n.isLeader() {
+				return n.keys.Decrypt(ciphertext, aad)
+			}
+			return nil, keyring.NotLeaderError{Leader: n.Leader()}
+		}
+		return onLeader(ctx, n, here, there, raw)
+	}
+	return out, err
 }
 
 // Sign is Keyring.Sign on the leader. If this server does not lead, it forwards the call to the leader. Until ctx ends
@@ -42,28 +56,39 @@ func (n *Node) Sign(ctx context.Context, claims ...any) (string, error) {
 	return onLeader(ctx, n, here, forwarded{path: pathSign, timeout: callTimeout, data: object}, text)
 }
 
-// Rotate is Keyring.Rotate on the leader. Until ctx ends it waits for a leader that is ready and answers. Then it asks
-// that leader once: a second request could make a second key. It waits until the key is active, 10 minutes at most where the
+// Rotate is Keyring.Rotate on the leader. Until ctx ends it waits for a leader that is ready and answers. What a leader
+// may have begun it asks for once: a second request could make a second key. It waits until the key is active, 10 minutes at most where the
 // leader is another server and ctx has no deadline, and no longer than 30 seconds in which there is no leader. A call after an error waits for the key that the call
 // before has made, if that is still prepublished: see Keyring.Rotate.
 func (n *Node) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key, error) {
 	here := func() (bool, error) { return true, n.leading() }
 	there := func([]byte) (bool, error) { return false, nil }
-	leads, err := onLeader(ctx, n, here, forwarded{path: pathReady, timeout: callTimeout}, there)
-	if err != nil {
-		return keyring.Key{}, err
+	rotation := request(pathRotate, rotateTimeout, rotateRequest{keyring.Actor(ctx), o})
+	for {
+		leads, err := onLeader(ctx, n, here, forwarded{path: pathReady, timeout: callTimeout}, there)
+		if err != nil {
+			return keyring.Key{}, err
+		}
+		if leads {
+			return n.keys.Rotate(ctx, o)
+		}
+		b, err := n.forward(ctx, rotation)
+		refusal := (*peer.Refusal)(nil)
+		began := !errors.As(err, &refusal) || refusal.Code != peer.NotLeader && refusal.Code != peer.NotReady
+		switch {
+		case err == nil:
+			return n.rotated(ctx, b)
+		case ctx.Err() != nil:
+			return keyring.Key{}, fmt.Errorf("%w: %w", keyring.ErrNotDurable, err)
+		case began:
+			return keyring.Key{}, err
+		}
 	}
-	if leads {
-		return n.keys.Rotate(ctx, o)
-	}
-	b, err := n.forward(ctx, request(pathRotate, rotateTimeout, rotateRequest{keyring.Actor(ctx), o}))
-	if err != nil && ctx.Err() != nil {
-		return keyring.Key{}, fmt.Errorf("%w: %w", keyring.ErrNotDurable, err)
-	}
-	if err != nil {
-		return keyring.Key{}, err
-	}
-	id, err := keyring.ParseKeyID(string(b))
+}
+
+// rotated waits for the key whose ID the leader has answered.
+func (n *Node) rotated(ctx context.Context, answer []byte) (keyring.Key, error) {
+	id, err := keyring.ParseKeyID(string(answer))
 	if err != nil {
 		return keyring.Key{}, fmt.Errorf("rotate: the leader's answer: %w", err)
 	}

@@ -31,6 +31,9 @@ const askAgain = 250 * time.Millisecond
 // errUnreachable is matched by the errors of calls that got no answer from the leader.
 var errUnreachable = errors.New("no answer from the leader")
 
+// errCloses is that of a leader which is being closed.
+var errCloses = fmt.Errorf("%w, which is being closed", errUnreachable)
+
 // forwarded is a call as it goes to the leader.
 type forwarded struct {
 	path      string
@@ -135,7 +138,16 @@ func (n *Node) forward(ctx context.Context, f forwarded) ([]byte, error) {
 	if err != nil {
 		return nil, notAnswered(ctx, err)
 	}
-	return wireErrors.DecodeReply(b)
+	return answerOf(b)
+}
+
+// answerOf decodes the leader's answer. That a keyring is closed is true of the leader's, not of this server's.
+func answerOf(b []byte) ([]byte, error) {
+	out, err := wireErrors.DecodeReply(b)
+	if errors.Is(err, keyring.ErrClosed) {
+		return nil, errCloses
+	}
+	return out, err
 }
 
 // body is what goes over the wire: the length of the AAD, the AAD and the data.

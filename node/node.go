@@ -122,7 +122,8 @@ func (n *Node) onChange(ctx context.Context, most time.Duration, do func(context
 	}
 }
 
-// Close ends the server and waits until all of it has ended. A second Close returns what the first has returned.
+// Close ends the server and waits until all of it has ended. A leader first hands over to another voter, if there is one,
+// which it tries for 3 seconds at most. A second Close returns what the first has returned.
 func (n *Node) Close() error {
 	n.once.Do(func() { n.closed = n.close() })
 	return n.closed
@@ -134,6 +135,9 @@ const closePatience = 10 * time.Second
 // close ends what start began, the last first: the keyring before its raft. A raft that is shut down leaves unanswered
 // what its FSM has not applied yet, so it has to answer the calls of Apply first.
 func (n *Node) close() error {
+	if n.keys != nil {
+		n.resign()
+	}
 	n.cancel()
 	n.loops.Wait()
 	n.gate.Close(keyring.ErrClosed)

@@ -1,0 +1,138 @@
+package node
+
+// How the leader hands over to another server: TransferLeadership, and Close of a leader.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/gate"
+	"github.com/hashicorp/raft"
+)
+
+// TransferLeadership has the leader hand over to another voter, the one whose log is the furthest: before work on
+// the leader's machine, say. When it returns without an error, that server leads no longer, and the other one is being
+// elected, which takes some milliseconds; calls wait for it. It is an error if there is no other voter, or if none takes over within a few
+// seconds; then the leader goes on.
+//
+// Close of a leader does the same by itself. TransferLeadership may be called on any server. Until ctx ends it waits for a
+// leader that is ready and answers.
+func (n *Node) TransferLeadership(ctx context.Context) error {
+	return n.transferLeadership(ctx, "")
+}
+
+// TransferLeadershipTo is TransferLeadership to the voter of that ID. If that leads already, it returns nil. If no member
+// has that ID, the error matches keyring.ErrNotMember.
+func (n *Node) TransferLeadershipTo(ctx context.Context, id raft.ServerID) error {
+	if id == "" {
+		return errors.New("transfer leadership: the server ID is empty")
+	}
+	return n.transferLeadership(ctx, id)
+}
+
+func (n *Node) transferLeadership(ctx context.Context, id raft.ServerID) error {
+	here := func() (struct{}, error) { return only(n.transfer(ctx, id)) }
+	there := request(pathTransfer, memberTimeout, transferRequest{keyring.Actor(ctx), id})
+	_, err := onLeader(ctx, n, here, there, nothing)
+	return err
+}
+
+// transfer is TransferLeadership on the leader: to the server of that ID or, if it is empty, to any.
+func (n *Node) transfer(ctx context.Context, id raft.ServerID) error {
+	if err := n.keys.Leading(); err != nil {
+		return err
+	}
+	if id == n.cfg.ID {
+		return nil
+	}
+	others := n.otherVoters()
+	if len(others) == 0 {
+		return errors.New("transfer leadership: there is no other voter")
+	}
+	if id == "" {
+		return n.handOver(ctx, others)
+	}
+	s, known := n.cluster.Member(id)
+	switch {
+	case !known:
+		return fmt.Errorf("transfer leadership: server %.300q: %w", id, keyring.ErrNotMember)
+	case s.Suffrage != raft.Voter:
+		return fmt.Errorf("transfer leadership: server %s has no vote", id)
+	}
+	return n.handOverTo(ctx, s)
+}
+
+// otherVoters are the voters but for this server.
+func (n *Node) otherVoters() (others []raft.Server) {
+	for _, s := range n.cluster.Members() {
+		if s.Suffrage == raft.Voter && s.ID != n.cfg.ID {
+			others = append(others, s)
+		}
+	}
+	return others
+}
+
+// handOver hands over to the voter of raft's choice. That may be one that has just gone: then it tries each of the others.
+func (n *Node) handOver(ctx context.Context, others []raft.Server) error {
+	err := n.handOverTo(ctx, raft.Server{})
+	for _, s := range others {
+		if err == nil || ctx.Err() != nil || !n.isLeader() {
+			break
+		}
+		err = n.handOverTo(ctx, s)
+	}
+	if err != nil && !n.isLeader() {
+		return nil // it has lost the leadership otherwise
+	}
+	return err
+}
+
+// handOverTo hands over to a server, or to one of raft's choice if that has no ID. Raft gives up after its election timeout.
+func (n *Node) handOverTo(ctx context.Context, s raft.Server) error {
+	n.log.Info("leader hands over", "to", s.ID, "by", keyring.Actor(ctx))
+	_, err := gate.Await(ctx, func() (struct{}, error) {
+		if s.ID == "" {
+			return only(n.cluster.Raft().LeadershipTransfer().Error())
+		}
+		return only(n.cluster.Raft().LeadershipTransferToServer(s.ID, s.Address).Error())
+	})
+	if err != nil {
+		return fmt.Errorf("transfer leadership: %w", err)
+	}
+	return nil
+}
+
+// handOverPatience bounds how long Close of a leader takes to hand over, and to hear of the next one.
+const handOverPatience = 3 * time.Second
+
+// resign hands over, if this server leads and there is somebody to hand over to, and waits until it has heard of the next
+// leader: until then the calls of the others end here.
+func (n *Node) resign() {
+	if !n.isLeader() {
+		return
+	}
+	others := n.otherVoters()
+	if len(others) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), handOverPatience)
+	defer cancel()
+	if err := n.handOver(ctx, others); err != nil {
+		n.log.Warn("leader closes without having handed over", "error", err)
+		return
+	}
+	for {
+		changed := n.keys.Changed()
+		if leader := n.Leader(); leader != "" && leader != n.cfg.ID {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
