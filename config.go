@@ -294,6 +294,17 @@ func (c Config) tokens() plan.Tokens {
 	return plan.Tokens{MaxTTL: c.Tokens.MaxTTL, Leeway: c.Tokens.Leeway}
 }
 
+// policies are the settings that have to be the same on all servers, as text, for Status. A leader goes by its own.
+func (c Config) policies() map[string]string {
+	return map[string]string{
+		"Rotation.Every": c.Rotation.Every.String(), "Rotation.Lead": c.Rotation.Lead.String(),
+		"Rotation.Undo": c.Rotation.Undo.String(), "Rotation.Retain": c.Rotation.Retain.String(),
+		"Tokens.Issuer": fmt.Sprintf("%.500s", c.Tokens.Issuer), "Tokens.Algorithm": c.Tokens.Algorithm,
+		"Tokens.MaxTTL": c.Tokens.MaxTTL.String(), "Tokens.Leeway": c.Tokens.Leeway.String(),
+		"RekeyGrace": c.RekeyGrace.String(),
+	}
+}
+
 // server is what the parts of a Keyring know that are of this package: this server, and how it is configured.
 type server struct {
 	*local.Server

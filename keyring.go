@@ -96,6 +96,7 @@ func openKeystore(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog
 func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() time.Time) *Keyring {
 	conf := local.Config{
 		ID: cfg.ID, Raft: cfg.Raft, FSM: cfg.FSM.machine, Store: store, KEKs: keks, Logger: cfg.Logger, Tokens: cfg.tokens(), Clock: clock,
+		Policies: cfg.policies(),
 	}
 	if cfg.Transport != nil {
 		conf.Call = cfg.Transport.Call
@@ -340,7 +341,7 @@ func (k *Keyring) overview(v local.View) overview {
 	o := overview{
 		View: v, now: k.server.Now(), at: mono.Now(), id: k.server.cfg.ID, leader: leader,
 		servers: k.server.Raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
-		policy: k.server.cfg.policy(), tokens: k.server.cfg.tokens(), noData: k.server.cfg.Data == nil,
+		policy: k.server.cfg.policy(), tokens: k.server.cfg.tokens(), policies: k.server.Policies, noData: k.server.cfg.Data == nil,
 		raft: k.raftStatus(), keystore: report, signer: k.backupSigner(v.Ring.Active()),
 		keks: keksStatus(k.server.KEKs.Status(), report.Faults), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
 		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),

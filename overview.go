@@ -27,7 +27,8 @@ type overview struct {
 	ready      bool
 	policy     plan.Policy
 	tokens     plan.Tokens
-	noData     bool // Config.Data is nil
+	policies   map[string]string // see Config.policies
+	noData     bool              // Config.Data is nil
 
 	raft     raftStatus
 	keystore keystore.Report
@@ -103,7 +104,7 @@ func (o overview) orphans() []KeyID {
 // problemsOf returns what is wrong by an overview, the worst first, with what to do about it.
 func problemsOf(o overview, st Status) []Problem {
 	all := slices.Concat(
-		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.keystoreProblems(st), o.kekProblems(st),
+		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.policyProblems(), o.keystoreProblems(st), o.kekProblems(st),
 		o.ownProblems(), o.leaderProblems(st), o.host,
 	)
 	for i := range all {

@@ -16,14 +16,15 @@ type ProblemKind string
 
 // The kinds of problems.
 const (
-	ProblemNoLeader    ProblemKind = "no leader"     // this server has heard from no leader for a while
-	ProblemBehind      ProblemKind = "not caught up" // this server does not know yet what was committed before its start
-	ProblemUnconfirmed ProblemKind = "restored"      // nothing is sealed before a majority confirms that it holds the active key
-	ProblemKeyMissing  ProblemKind = "key missing"   // a key's material is not held on this server
-	ProblemKeyPending  ProblemKind = "key pending"   // a prepublished key is due and can't be activated
-	ProblemClock       ProblemKind = "clock"         // clocks of two servers differ by more than TokenPolicy.Leeway
-	ProblemTime        ProblemKind = "time ahead"    // a time in the keyring lies ahead of this server's clock
-	ProblemKEKAway     ProblemKind = "KEK away"      // a KEK does not answer
+	ProblemNoLeader    ProblemKind = "no leader"      // this server has heard from no leader for a while
+	ProblemBehind      ProblemKind = "not caught up"  // this server does not know yet what was committed before its start
+	ProblemUnconfirmed ProblemKind = "restored"       // nothing is sealed before a majority confirms that it holds the active key
+	ProblemKeyMissing  ProblemKind = "key missing"    // a key's material is not held on this server
+	ProblemKeyPending  ProblemKind = "key pending"    // a prepublished key is due and can't be activated
+	ProblemClock       ProblemKind = "clock"          // clocks of two servers differ by more than TokenPolicy.Leeway
+	ProblemPolicy      ProblemKind = "policy differs" // two servers have policies that have to be the same, and are not
+	ProblemTime        ProblemKind = "time ahead"     // a time in the keyring lies ahead of this server's clock
+	ProblemKEKAway     ProblemKind = "KEK away"       // a KEK does not answer
 
 	ProblemKEKRefuses      ProblemKind = "KEK refuses"        // a KEK answers, and does not do its work
 	ProblemKEKThrottled    ProblemKind = "KEK throttled"      // a KEK answers, and is asked too often
@@ -100,6 +101,7 @@ var problemKinds = []struct {
 	{ProblemStuck, SeverityWarning, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
 	{ProblemUnderheld, SeverityWarning, "Start these servers, or see in their Status why they lack it. If most of the voters that hold it are lost, so is what is sealed under it."},
 	{ProblemClock, SeverityWarning, "Set the clocks right, and have NTP keep them so. Meanwhile servers may refuse each other's tokens."},
+	{ProblemPolicy, SeverityWarning, "Give all servers the same policies: set the right ones in the configuration of the server where they are wrong, and restart it."},
 	{ProblemTime, SeverityWarning, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
 	{ProblemRekey, SeverityWarning, "Overwrite the records that do not open, or see to the error of the host's store."},
 	{ProblemNonvoter, SeverityWarning, "Nothing, if it has just joined. Else see which keys are missing, and where."},

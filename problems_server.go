@@ -19,7 +19,7 @@ func (o overview) backupProblems(st Status) (all []Problem) {
 		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
 			"%d keys are newer than the last backup, of %v", n, st.LastBackup.Time.Format(time.DateTime))})
 	}
-	if o.raft.lastIndex < o.Ring.LastIndex() {
+	if o.CaughtUp && o.raft.lastIndex < o.Ring.LastIndex() {
 		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
 			"raft's log is at index %d, and the keyring has what was made at %d: raft was given its snapshot under a lower index, and until the log is there no backup can be made",
 			o.raft.lastIndex, o.Ring.LastIndex()), Advice: "Call Backup when raft's log has got there. Give raft.Restore the SnapshotMeta that the snapshot was made with."})
@@ -76,6 +76,28 @@ func (o overview) clockProblems() (all []Problem) {
 			detail += fmt.Sprintf(", but its tokens verify until %v", plan.VerifiesUntil(m, o.tokens).Format(time.DateTime))
 		}
 		all = append(all, Problem{Kind: ProblemTime, Keys: []KeyID{odd.Key}, Detail: detail})
+	}
+	return all
+}
+
+// policyProblems name each server whose policies differ from this one's, with the values of both: for the leader any
+// server, for another one the leader. What a server of an older build does not tell is not compared.
+func (o overview) policyProblems() (all []Problem) {
+	told := maps.Clone(o.clocks.Policies)
+	if o.leader == o.id {
+		maps.Copy(told, o.watch.Policies) // they are asked more often
+	}
+	for _, server := range o.servers {
+		theirs := told[string(server.ID)]
+		if server.ID == o.id || o.leader != o.id && o.leader != server.ID {
+			continue
+		}
+		for _, field := range slices.Sorted(maps.Keys(o.policies)) {
+			if value, is := theirs[field]; is && value != o.policies[field] {
+				all = append(all, Problem{Kind: ProblemPolicy, Server: server.ID, Detail: fmt.Sprintf(
+					"%s is %q there, and %q on %s", field, value, o.policies[field], o.id)})
+			}
+		}
 	}
 	return all
 }

@@ -116,6 +116,11 @@ var problemCases = []struct {
 	}, kind: ProblemUnreachable, server: "s2"},
 	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
 	{name: "a clock", wrong: withClocks(map[string]time.Duration{"s2": time.Hour, "s3": 0}), kind: ProblemClock, server: "s2"},
+	{name: "a policy", wrong: func(o *overview) {
+		o.policies = map[string]string{"Tokens.MaxTTL": "24h0m0s", "Tokens.Issuer": "a"}
+		o.clocks.Policies = map[string]map[string]string{"s2": {"Tokens.MaxTTL": "1h0m0s", "Tokens.Newer": "x"}, "s3": {"Tokens.MaxTTL": "1h0m0s"}, "s9": {"Tokens.Issuer": "b"}}
+		o.watch.Policies = map[string]map[string]string{"s3": o.policies} // it was asked again
+	}, kind: ProblemPolicy, server: "s2"},
 	{name: "the last backup lies ahead", wrong: func(o *overview) { o.Ring.Backup.Time = o.now.Add(time.Hour) }, kind: ProblemTime},
 	{name: "an activation lies ahead", wrong: func(o *overview) { o.Ring.Keys[0].Activated = o.now.Add(time.Hour) }, kind: ProblemTime, key: KeyID{15: 1}},
 	{name: "keys without a backup", wrong: func(o *overview) { o.Ring.Keys[0].CreateIndex = 6 }, kind: ProblemBackup},

@@ -40,6 +40,8 @@ type clockReading struct {
 	time  time.Time
 	at    mono.Time     // half way between the question and the answer
 	doubt time.Duration // how far from it the clock may have been read
+
+	policies map[string]string // that the server told with it
 }
 
 // ahead is by how much the other's clock is ahead, less the doubt.
@@ -190,12 +192,12 @@ func (c *Clocks) compare(ctx context.Context, enough func(plan.Clocks) bool) {
 	}
 	answers := peer.All(ctx, asked, func(ctx context.Context, server string) (clockReading, error) {
 		began := mono.Now()
-		a, err := c.Peers.State(ctx, server, peer.StateRequest{})
+		a, err := c.Peers.StatePolicies(ctx, server)
 		if err != nil {
 			return clockReading{}, err
 		}
 		half := mono.Now().Sub(began) / 2
-		return clockReading{a.Time, began.Add(half), half}, nil
+		return clockReading{a.Time, began.Add(half), half, a.Policies}, nil
 	}, func(answers map[string]clockReading) bool {
 		return enough != nil && enough(c.by(answers))
 	})
@@ -225,9 +227,17 @@ func (c *Clocks) CompareWithMost(ctx context.Context) {
 type ClocksStatus struct {
 	Known     plan.Clocks    // the clocks of the others
 	RingClock plan.RingClock // of the times in the ring
+
+	Policies map[string]map[string]string // of the servers that were asked for their time: the leader, or by the leader all
 }
 
 // Status is what is known now.
 func (c *Clocks) Status(ring *meta.Ring) ClocksStatus {
-	return ClocksStatus{c.Known(), c.RingClock(ring)}
+	s := ClocksStatus{Known: c.Known(), RingClock: c.RingClock(ring), Policies: map[string]map[string]string{}}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for server, r := range c.others {
+		s.Policies[server] = r.policies
+	}
+	return s
 }

@@ -32,6 +32,8 @@ type Config struct {
 	Logger hclog.Logger
 	Tokens plan.Tokens      // how long tokens live, and how far clocks may be apart
 	Clock  func() time.Time // the wall clock
+	// Policies are the settings that have to be the same on all servers, as text, by name.
+	Policies map[string]string
 	// Call carries a request to another server, and returns its answer. Nil means that there are no other servers.
 	Call func(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error)
 }

@@ -49,8 +49,9 @@ func (w *Watch) Observed(data any) {
 		delete(w.Silent, string(o.Peer.ID))
 		delete(w.Progress, string(o.Peer.ID))
 		delete(w.Lacks, string(o.Peer.ID))
+		delete(w.Policies, string(o.Peer.ID))
 	case raft.RaftState: // a new term, or none
-		w.Silent, w.Progress, w.Lacks = nil, nil, nil
+		w.Silent, w.Progress, w.Lacks, w.Policies = nil, nil, nil, nil
 	}
 }
 
@@ -84,10 +85,11 @@ func (w *Watch) Holders(ring *meta.Ring, servers []string) {
 }
 
 // heard takes in a server's answer.
-func (w *Watch) heard(server string, applied, committed uint64, at time.Time) {
+func (w *Watch) heard(server string, a *peer.StateAnswer, committed uint64, at time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.Progress = set(w.Progress, server, w.Progress[server].Heard(applied, committed, at))
+	w.Progress = set(w.Progress, server, w.Progress[server].Heard(a.Applied, committed, at))
+	w.Policies = set(w.Policies, server, a.Policies)
 }
 
 // every is the time between two questions to the other servers how far they are: a minute, or more where
@@ -116,14 +118,14 @@ func (w *Watch) askOthers(ctx context.Context) {
 	term := w.Term.Load()
 	others := slices.DeleteFunc(ServerIDs(w.Raft), func(s string) bool { return s == string(w.ID) })
 	answers := peer.All(ctx, others, func(ctx context.Context, server string) (*peer.StateAnswer, error) {
-		return w.Peers.State(ctx, server, peer.StateRequest{})
+		return w.Peers.StatePolicies(ctx, server)
 	}, nil)
 	committed := w.Raft.CommitIndex()
 	if !w.Leads(term) {
 		return
 	}
 	for server, a := range answers {
-		w.heard(server, a.Applied, committed, w.Now())
+		w.heard(server, a, committed, w.Now())
 	}
 }
 
@@ -131,13 +133,14 @@ func (w *Watch) askOthers(ctx context.Context) {
 type WatchStatus struct {
 	Silent   map[string]Silence
 	Progress map[string]plan.Progress
-	Active   meta.KeyID           // the active key
-	Lacks    map[string]mono.Time // since when a server has not been among its holders
+	Active   meta.KeyID                   // the active key
+	Lacks    map[string]mono.Time         // since when a server has not been among its holders
+	Policies map[string]map[string]string // of those that have told them
 }
 
 // Status is what is known now.
 func (w *Watch) Status() WatchStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return WatchStatus{maps.Clone(w.Silent), maps.Clone(w.Progress), w.Active, maps.Clone(w.Lacks)}
+	return WatchStatus{maps.Clone(w.Silent), maps.Clone(w.Progress), w.Active, maps.Clone(w.Lacks), maps.Clone(w.Policies)}
 }

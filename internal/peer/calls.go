@@ -129,6 +129,16 @@ func (c Calls) State(ctx context.Context, to string, q StateRequest) (*StateAnsw
 	return ask[StateAnswer](ctx, c, to, Request{State: &q})
 }
 
+// StatePolicies is State, and also asks for the policies. A server of a build that does not know of those is asked
+// again without.
+func (c Calls) StatePolicies(ctx context.Context, to string) (*StateAnswer, error) {
+	a, err := c.State(ctx, to, StateRequest{Policies: true})
+	if Refused(err, Unsupported) {
+		return c.State(ctx, to, StateRequest{})
+	}
+	return a, err
+}
+
 func ask[A Answer](ctx context.Context, c Calls, to string, q Request) (*A, error) {
 	request, err := q.Encode()
 	if err != nil {

@@ -161,7 +161,7 @@ func TestHandlersRefuse(t *testing.T) {
 		want    string
 	}{
 		{"garbage", []byte("{"), `{"version":1,"error":{"code":"bad-request"}}`},
-		{"newer", []byte(`{"version":3,"hello":{}}`), `{"version":1,"error":{"code":"unsupported"}}`},
+		{"newer", []byte(`{"version":4,"hello":{}}`), `{"version":1,"error":{"code":"unsupported"}}`},
 		{"refused", stored(t, "v1/request-ask"), `{"version":1,"error":{"code":"not-ready"}}`},
 		{"refused with the leader", stored(t, "v1/request-hold"), string(stored(t, "v1/answer-not-leader"))},
 	} {

@@ -15,7 +15,7 @@ import (
 // version that has its kind and every member that is set. An answer is never of a higher version than its
 // request. So servers of different builds understand each other in what they share, and the older one refuses
 // the rest as Unsupported.
-const Version = 2
+const Version = 3
 
 // What a message may hold. A message within these limits fits MaxMessage, except for a very long list of orphans,
 // which does not encode. The tags of the messages repeat the limits, so that nothing is allocated beyond
@@ -79,6 +79,9 @@ type Request struct {
 
 // Version returns the lowest version that has the request: its kind, and every member that is set.
 func (r Request) Version() int {
+	if r.State != nil && r.State.Policies {
+		return 3
+	}
 	if r.State != nil || r.Offer != nil && r.Offer.Configuration > 0 || r.Hello != nil && r.Hello.Waiting {
 		return 2
 	}
@@ -130,7 +133,8 @@ type RemovedRequest struct {
 // StateRequest asks any member what it is and knows now. Version 2. With Confirm a leader has a majority confirm
 // that it leads, by an entry in raft's log: it is for askers that need StateAnswer.Leads.
 type StateRequest struct {
-	Confirm bool `json:"confirm,omitempty"`
+	Confirm  bool `json:"confirm,omitempty"`
+	Policies bool `json:"policies,omitempty"` // also for StateAnswer.Policies. Version 3
 }
 
 // Response is the answer to a request, of the same kind but for an offer's, or a refusal.
@@ -150,6 +154,9 @@ type Response struct {
 // Version returns the lowest version that has the answer: its kind, and every member that is set. A
 // refusal is of version 1, which every build reads.
 func (r Response) Version() int {
+	if r.State != nil && r.State.Policies != nil {
+		return 3
+	}
 	if r.State != nil || r.Hello != nil && r.Hello.Waiting != nil {
 		return 2
 	}
@@ -234,6 +241,10 @@ type StateAnswer struct {
 	// told of last, and zero if that one came with a snapshot.
 	Applied       uint64 `json:"applied"`
 	Configuration uint64 `json:"configuration"`
+
+	// Policies are the answerer's settings that have to be the same on all servers, as text, by their names in the
+	// host's configuration. There is no secret among them. Version 3.
+	Policies map[string]string `json:"policies,omitempty" bound:"elements=64,bytes=2048"`
 }
 
 // Code says why a request was refused.

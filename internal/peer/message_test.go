@@ -62,6 +62,7 @@ var goldenRequests = map[string]peer.Request{
 
 	"hello-waiting": {Hello: &peer.HelloRequest{Waiting: true}},
 	"confirm":       {State: &peer.StateRequest{Confirm: true}},
+	"policies":      {State: &peer.StateRequest{Policies: true}},
 }
 
 var goldenAnswers = map[string]peer.Response{
@@ -74,6 +75,9 @@ var goldenAnswers = map[string]peer.Response{
 	"removed": {Removed: &peer.RemovedAnswer{IDs: []peer.ID{id(2)}}},
 	"state": {State: &peer.StateAnswer{
 		Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Leads: true, Term: 3, Entry: 41, Applied: 44, Configuration: 1,
+	}},
+	"state-policies": {State: &peer.StateAnswer{
+		Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Term: 3, Policies: map[string]string{"Rotation.Every": "720h0m0s", "Tokens.Issuer": ""},
 	}},
 	"hello-waiting": {Hello: &peer.HelloAnswer{
 		Build: 1, Keystore: id(9), Waiting: &peer.Waiting{Files: 3, Of: 50, KEKs: []string{"kms"}},
@@ -162,8 +166,8 @@ func TestRequestsDecodeStrictly(t *testing.T) {
 		"null":              {`null`, "unknown message version 0"},
 		"array":             {`[1]`, "another kind of value"},
 		"no version":        {`{"hello":{}}`, "unknown message version 0"},
-		"older version":     {`{"version":0,"hello":{}}`, "unknown message version 0, this build reads 1 to 2"},
-		"newer version":     {`{"version":3,"hello":{},"more":1}`, "unknown message version 3"},
+		"older version":     {`{"version":0,"hello":{}}`, "unknown message version 0, this build reads 1 to 3"},
+		"newer version":     {`{"version":4,"hello":{},"more":1}`, "unknown message version 4"},
 		"higher version":    {`{"version":2,"hello":{}}`, "canonical"},
 		"lower version":     {`{"version":1,"state":{}}`, "canonical"},
 		"version as text":   {`{"version":"1","hello":{}}`, "another kind of value"},

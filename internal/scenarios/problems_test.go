@@ -3,6 +3,7 @@ package scenarios_test
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -122,6 +123,44 @@ func TestHealthyClusterHasNoProblems(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(6 * time.Minute) // virtual
+		}
+	})
+}
+
+// TestPoliciesThatDifferAreAProblem on the leader and on the server that differs, with both values, until it has been
+// restarted with the right ones.
+func TestPoliciesThatDifferAreAProblem(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var right atomic.Bool
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+			if cfg.Tokens.MaxTTL = 2 * time.Hour; s.ID == "s3" && !right.Load() {
+				cfg.Tokens.MaxTTL, cfg.Rotation.Every = time.Hour, 48*time.Hour
+			}
+		}})
+		keyringtest.Ready(t, c)
+		time.Sleep(2 * time.Minute) // virtual
+		leader := c.Leader()
+		for _, s := range c.Servers {
+			ps := keyringtest.Problems(t, s, keyring.ProblemPolicy)
+			switch {
+			case s.ID != "s3" && s != leader:
+				if c.Leader().ID != "s3" && len(ps) > 0 {
+					t.Errorf("%s: %v", s.ID, ps)
+				}
+			case len(ps) == 0 || !strings.Contains(ps[0].Detail, `"1h0m0s"`) || !strings.Contains(ps[0].Detail, `"2h0m0s"`) ||
+				!strings.Contains(ps[0].Detail, "Rotation.Every") || !strings.Contains(ps[0].Detail, string(s.ID)):
+				t.Errorf("%s: %v", s.ID, ps)
+			}
+		}
+		right.Store(true)
+		c.Restart(c.Server("s3"))
+		keyringtest.Ready(t, c)
+		time.Sleep(2 * time.Minute)
+		for _, s := range c.Servers {
+			if ps := keyringtest.Problems(t, s, keyring.ProblemPolicy); len(ps) > 0 {
+				t.Errorf("%s: %v", s.ID, ps)
+			}
 		}
 	})
 }
