@@ -24,16 +24,16 @@ func anotherAway(t *testing.T, s *servers, b *browser) {
 
 	// A follower: its own column says so, and no other.
 	s.kill(victim)
-	p := b.until(`p.servers.%s == "away"`, victim)
+	p := b.until(`p.servers.%s == "no answer"`, victim)
 	for i, cell := range p.Keys[0].Servers {
-		if (cell == "away") != (i == column) {
+		if (cell == "unknown") != (i == column) {
 			t.Errorf("%s is away, the page shows %q", victim, p.Keys[0].Servers)
 		}
 	}
 	if p.Servers[leader] != "leader" || p.Servers[watcher] != "follower" {
 		t.Errorf("%s is away, the page shows %v", victim, p.Servers)
 	}
-	if !slices.ContainsFunc(p.Problems, func(p string) bool { return strings.HasPrefix(p, victim+": ") }) {
+	if !slices.ContainsFunc(p.Problems, func(p string) bool { return strings.Contains(p, "controlplane serve "+s.dir+" "+victim) }) {
 		t.Errorf("%s is away, the problems are %q", victim, p.Problems)
 	}
 	s.serve(victim)
@@ -41,7 +41,7 @@ func anotherAway(t *testing.T, s *servers, b *browser) {
 
 	// The leader: another one is marked.
 	s.kill(leader)
-	b.until(`p.servers.%s == "away" && Object.values(p.servers).filter(how => how == "leader").length == 1`, leader)
+	b.until(`p.servers.%s == "no answer" && Object.values(p.servers).filter(how => how == "leader").length == 1`, leader)
 	s.serve(leader)
 	b.until(all + ` && p.problems.length == 0`)
 	b.quiet() // the page's own server has always answered

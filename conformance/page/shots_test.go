@@ -29,6 +29,7 @@ func TestShots(t *testing.T) {
 	b.click("#rotate")
 	b.until(all + ` && p.keys.length == 2`)
 	b.click("#full")
+	b.click("#yes")
 	p := b.until(`p.keys.some(k => k.moving > 0 && k.moving < 1)`)
 	if p.Keys[0].Moving != -1 {
 		t.Errorf("the active key has a bar: %+v", p.Keys)
@@ -36,7 +37,7 @@ func TestShots(t *testing.T) {
 	b.shoot("rekey")
 
 	s.kill(followers[1])
-	b.until(`p.servers.%s == "away"`, followers[1])
+	b.until(`p.servers.%s == "no answer"`, followers[1])
 	b.shoot("away")
 
 	s.kill(followers[0])
@@ -54,11 +55,11 @@ func (b *browser) shoot(name string) {
 		})
 		b.picture(name + "-" + scheme)
 	}
-	b.devtools("Emulation.setDeviceMetricsOverride", map[string]any{"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": true})
+	b.devtools("Emulation.setDeviceMetricsOverride", map[string]any{"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": true})
 	var right float64
 	b.script(`return Math.max(...[...document.querySelectorAll("body *")].map(e => e.getBoundingClientRect().right))`, &right)
-	if right <= 0 || right > 400 {
-		b.t.Errorf("%s: in a window of 400 the page goes to %v", name, right)
+	if right <= 0 || right > 360 {
+		b.t.Errorf("%s: in a window of 360 the page goes to %v", name, right)
 	}
 	b.picture(name + "-narrow")
 	b.devtools("Emulation.clearDeviceMetricsOverride", struct{}{})

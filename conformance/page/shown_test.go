@@ -8,7 +8,7 @@ import (
 
 // shown is what a user sees on the page.
 type shown struct {
-	Servers  map[string]string // leader, follower, not ready or away, by ID
+	Servers  map[string]string // leader, follower, not ready or no answer, by ID
 	Keys     []row
 	Problems []string
 	Said     string // of a click
@@ -19,7 +19,7 @@ type shown struct {
 // row is a key on the page.
 type row struct {
 	ID, State, Secrets string
-	Servers            []string // held, missing or away, in the order of the servers' IDs
+	Servers            []string // held, missing or unknown, in the order of the servers' IDs
 	Moving             float64  // where the bar of a rekey is, from 0 to 1; -1 is no bar
 }
 

@@ -9,18 +9,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
-	"time"
 	"unicode/utf8"
 
 	"example.com/keyring"
 )
+
+// defaultServer is where init puts the first server.
+const defaultServer = "http://127.0.0.1:8001"
 
 // client calls the API of a server, and follows it to the leader.
 type client struct{ base string }
@@ -249,6 +248,31 @@ func (c cli) remove(ctx context.Context, args []string) error {
 	return nil
 }
 
+func (c cli) adopt(ctx context.Context, args []string) error {
+	args, err := flags(flag.NewFlagSet("keys adopt", flag.ContinueOnError), args, 1)
+	if err != nil {
+		return err
+	}
+	var out struct{ Adopted string }
+	if err := c.call(ctx, http.MethodPost, "/v1/keys/"+url.PathEscape(args[0])+"/adopt", nil, &out); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s is adopted\n", line(out.Adopted))
+	return nil
+}
+
+func (c cli) rewrap(ctx context.Context, args []string) error {
+	if _, err := flags(flag.NewFlagSet("keys rewrap", flag.ContinueOnError), args, 0); err != nil {
+		return err
+	}
+	var out struct{ Rewrapped string }
+	if err := c.call(ctx, http.MethodPost, "/v1/rewrap", nil, &out); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s has its key files under its present KEKs alone\n", line(out.Rewrapped))
+	return nil
+}
+
 // status prints what the page shows.
 func (c cli) status(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("keys status", flag.ContinueOnError)
@@ -266,87 +290,14 @@ func (c cli) status(ctx context.Context, args []string) error {
 	} else {
 		err = v.print(c.out)
 	}
-	if _, bad := v.wrong(); err == nil && bad > 0 {
-		err = finding{fmt.Errorf("%d problems", bad)}
+	notices := 0
+	for _, p := range v.Problems {
+		if p.Severity == keyring.SeverityNotice {
+			notices++
+		}
+	}
+	if bad := len(v.Problems) - notices; err == nil && bad > 0 {
+		err = finding{errors.New(count(bad, "problem"))}
 	}
 	return err
-}
-
-// best returns the status of the first leader, or of the first other server that has answered, as the page does.
-func (v view) best() status {
-	var best status
-	for _, id := range slices.Sorted(maps.Keys(v.Servers)) {
-		a := v.Servers[id]
-		if a.Error == "" && a.Leader == id {
-			return a.status
-		}
-		if a.Error == "" && best.ID == "" {
-			best = a.status
-		}
-	}
-	return best
-}
-
-// wrong returns what is wrong, a line each, and how much of it is so for certain: an inline KEK may be wanted.
-func (v view) wrong() (lines []string, bad int) {
-	for _, id := range slices.Sorted(maps.Keys(v.Servers)) {
-		a := v.Servers[id]
-		for _, p := range a.Problems {
-			lines = append(lines, fmt.Sprintf("%s: %s", id, p))
-			if !strings.HasPrefix(p, string(keyring.ProblemInlineKEK)) {
-				bad++
-			}
-		}
-		if a.Error != "" {
-			lines = append(lines, fmt.Sprintf("%s: %s", id, a.Error))
-			bad++
-		}
-	}
-	if best := v.best(); best.Leader != best.ID {
-		lines = append(lines, "no server that answers leads")
-		bad++
-	}
-	return lines, bad
-}
-
-// print writes keys and servers as a table, then what goes on and what is wrong.
-func (v view) print(out io.Writer) error {
-	servers, best := slices.Sorted(maps.Keys(v.Servers)), v.best()
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprint(w, "KEY\tSTATE\tSINCE\tSECRETS")
-	for _, id := range servers {
-		if id == best.Leader {
-			id += "*"
-		}
-		fmt.Fprintf(w, "\t%s", id)
-	}
-	fmt.Fprintln(w)
-	for _, k := range best.Keys {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d", k.ID, k.State, k.Since.Local().Format(time.DateTime), k.Secrets)
-		for _, id := range servers {
-			switch a := v.Servers[id]; {
-			case a.Error != "":
-				fmt.Fprint(w, "\taway")
-			case slices.Contains(a.Missing, k.ID):
-				fmt.Fprint(w, "\tmissing")
-			default:
-				fmt.Fprint(w, "\theld")
-			}
-		}
-		fmt.Fprintln(w)
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	for _, r := range best.Rekeying {
-		fmt.Fprintf(out, "rekeying %s: %d moved, %d left %s\n", r.Key, r.Moved, r.Left, r.Error)
-	}
-	if best.BackupSigner != (keyring.BackupSigner{}) {
-		fmt.Fprintln(out, "backups are signed by", best.BackupSigner)
-	}
-	lines, _ := v.wrong()
-	for _, line := range lines {
-		fmt.Fprintln(out, line)
-	}
-	return nil
 }

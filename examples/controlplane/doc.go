@@ -12,6 +12,8 @@
 //	controlplane [-server URL] keys status [-json]       keys, servers, problems
 //	controlplane [-server URL] keys rotate [-publish 5m] [-full] [-compromised]       without -publish the key signs at once: for emergencies
 //	controlplane [-server URL] keys remove [-force] [-now] ID
+//	controlplane [-server URL] keys adopt ID       take in the key of a file that the keyring does not know
+//	controlplane [-server URL] keys rewrap       wrap that server's key files under its present KEKs alone
 //
 //	controlplane [-server URL] servers add [-addr HOST:PORT] ID       a new one may join, or one has moved
 //	controlplane [-server URL] servers remove [-force] ID       refused while a key would be held by too few
@@ -25,8 +27,9 @@
 //	controlplane recover [-force] DIR ID       makes a server the only one, when the majority is lost; none may run
 //	controlplane inspect [-kek FILE,...] KEYSTORE-DIR       what lies there; a star marks the KEKs that open a key
 //
-// URL is any server's, http://127.0.0.1:8001 if it is not given; HOST:PORT alone is http. There a page shows keys and
-// servers, with buttons that rotate if the server runs with -clicks. -every is how often keys rotate,
+// URL is any server's, http://127.0.0.1:8001 if it is not given; HOST:PORT alone is http. There a page says whether
+// all is well and which command helps if not, and shows keys and servers, with buttons that rotate and remove keys if
+// the server runs with -clicks. -every is how often keys rotate,
 // -rate how many secrets a second a full rotation may re-encrypt. With -escrow each key is wrapped to age
 // recipients too; when DIR/ID.kek is lost, make another (head -c 32 /dev/urandom) and start once with
 // their -identity. restore wants to know whose the backup is: by the SHA-256 that backup has printed, by the
@@ -41,8 +44,7 @@
 //	2   wrong usage: a flag, an argument, a command
 //	3   what was looked at is not good: verify says that the backup does not restore with these
 //	    identities, inspect that something is wrong with a file, that no KEK given opens it or that
-//	    there is no key, keys status that a server is away, that there is a problem (but for an
-//	    inline KEK: it may be wanted), or that none leads
+//	    there is no key, keys status that there is a problem which is more than a notice
 //
 // While there is no leader, a command that needs one fails within half a minute, with status 1. It says so, and names
 // recover, which is for when most of the servers are gone for good.
@@ -50,11 +52,13 @@
 // It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
 // which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
 // and serve.go, a server from its configuration to its end. The rest is the program: api.go for
-// users and workloads, operator.go and page.html for operators, members.go how servers come and go,
-// keks.go what wraps the keys, client.go the command line, backup.go backups from end to end,
-// inspect.go a look into a keystore, progress.go what a terminal shows meanwhile, setup.go what a
-// first trial needs.
+// users and workloads, requests.go what is taken of them, operator.go and members.go for operators; view.go,
+// causes.go and remedies.go what they are shown, which follows from the statuses of all servers alone, and page.go the
+// page that draws it; keks.go what wraps the keys, client.go the command line, terminal.go what a terminal may be
+// sent, backup.go backups from end to end, inspect.go a look into a keystore, progress.go what a terminal shows
+// meanwhile, setup.go what a first trial needs.
 //
 // The API has no passwords and listens on loopback only: anybody on the machine may do everything
-// but what a workload's token narrows. A service in the field has TLS and authentication there.
+// but what a workload's token narrows. A page of another origin gets nothing but the documents for relying parties.
+// A workload's name has no slash. A parameter ?force=false is false, and one that the request does not take is an error. A service in the field has TLS and authentication there.
 package main

@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if isTerminal(stdout) {
 		c.secret = c.out
 	}
-	server := fs.String("server", "http://127.0.0.1:8001", "")
+	server := fs.String("server", defaultServer, "")
 	err := fs.Parse(args)
 	if err == nil {
 		c.base, err = serverURL(*server)
@@ -119,6 +119,10 @@ func (c cli) run(ctx context.Context, name string, rest []string) error {
 		return c.rotate(ctx, rest)
 	case "keys remove":
 		return c.remove(ctx, rest)
+	case "keys adopt":
+		return c.adopt(ctx, rest)
+	case "keys rewrap":
+		return c.rewrap(ctx, rest)
 	case "servers add":
 		return c.addServer(ctx, rest)
 	case "servers remove":

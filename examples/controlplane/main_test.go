@@ -136,7 +136,7 @@ func TestUsageIsThatOfTheDocumentation(t *testing.T) {
 			t.Errorf("%q: %v\n%s", args, err, out)
 		}
 	}
-	if n := strings.Count(all, "\n"); n != 19 {
+	if n := strings.Count(all, "\n"); n != 21 {
 		t.Errorf("%d lines:\n%s", n, all)
 	}
 	for line := range strings.Lines(all) {

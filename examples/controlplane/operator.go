@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,16 +59,21 @@ type status struct {
 	Rekeying []rekeying    `json:"rekeying,omitempty"` // on the leader
 	Problems []string      `json:"problems,omitempty"`
 
+	Causes       []keyring.Problem    `json:"causes,omitempty"` // the same problems
+	KEKs         []keyring.KEKStatus  `json:"keks,omitempty"`
+	NextRotation time.Time            `json:"nextRotation,omitzero"` // zero if keys rotate only by hand
+	LastBackup   keyring.LastBackup   `json:"lastBackup,omitzero"`
 	BackupSigner keyring.BackupSigner `json:"backupSigner,omitzero"` // of the backups of now
 }
 
 type keyStatus struct {
-	ID      string          `json:"id"`
-	State   keyring.State   `json:"state"`
-	Since   time.Time       `json:"since"` // when it was made active, or made
-	Index   uint64          `json:"index"` // of the log entry that changed it last
-	Holders []raft.ServerID `json:"holders,omitempty"`
-	Secrets int             `json:"secrets"` // sealed under it
+	ID        string          `json:"id"`
+	State     keyring.State   `json:"state"`
+	Algorithm string          `json:"algorithm"`
+	Since     time.Time       `json:"since"` // when it was made active, or made
+	Index     uint64          `json:"index"` // of the log entry that changed it last
+	Holders   []raft.ServerID `json:"holders,omitempty"`
+	Secrets   int             `json:"secrets"` // sealed under it
 }
 
 type rekeying struct {
@@ -80,19 +84,11 @@ type rekeying struct {
 	Error    string   `json:"error,omitempty"`
 }
 
-// view is the cluster as one server sees it: each server's own status, or why it has none.
-type view struct {
-	Clicks  bool                     `json:"clicks"` // the page may rotate keys
-	Servers map[raft.ServerID]answer `json:"servers"`
-}
-
+// answer is what a server has answered: its status, or why it has none.
 type answer struct {
 	status
 	Error string `json:"error,omitempty"`
 }
-
-//go:embed page.html
-var page []byte
 
 // operate adds what is for operators.
 func (s *server) operate(mux *http.ServeMux) {
@@ -107,12 +103,9 @@ func (s *server) operate(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/watch", s.watch)
 	mux.HandleFunc("POST /v1/backup", s.backup)
 	mux.HandleFunc("GET /v1/cluster", s.serve(s.people(s.view)))
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Type", "text/html; charset=utf-8")
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'")
-		w.Write(page)
-	})
+	mux.HandleFunc("POST /v1/keys/{id}/adopt", s.serve(s.people(s.adopt)))
+	mux.HandleFunc("POST /v1/rewrap", s.serve(s.people(s.rewrap)))
+	servePage(mux)
 }
 
 // rotate makes a new key. The node asks the leader by itself.
@@ -136,7 +129,7 @@ func (s *server) rotate(r *http.Request) (any, error) {
 		// the next one would make another.
 		return nil, unknown{fmt.Errorf("there may be a new key all the same: %w", err)}
 	}
-	return keyStatus{ID: key.ID.String(), State: key.State, Since: key.Activated, Index: key.ModifyIndex, Holders: key.Holders}, nil
+	return keyStatus{ID: key.ID.String(), State: key.State, Algorithm: key.Algorithm, Since: key.Activated, Index: key.ModifyIndex, Holders: key.Holders}, nil
 }
 
 // mayRotate says what is in the way of a rotation while it certainly has had no effect: before the node
@@ -181,6 +174,22 @@ func (s *server) remove(r *http.Request) (any, error) {
 	return map[string]string{"removed": id.String()}, nil
 }
 
+// adopt takes in the key of a file that the keyring does not know. Only the leader does.
+func (s *server) adopt(r *http.Request) (any, error) {
+	id, err := keyring.ParseKeyID(r.PathValue("id"))
+	if err != nil {
+		return nil, badRequest{err}
+	}
+	ctx, cancel := context.WithTimeout(keyring.WithActor(r.Context(), actor(r)), rotateTime)
+	defer cancel()
+	return map[string]string{"adopted": id.String()}, s.node.Keyring().Adopt(ctx, id)
+}
+
+// rewrap has this server's key files wrapped under its present KEKs alone.
+func (s *server) rewrap(r *http.Request) (any, error) {
+	return map[string]raft.ServerID{"rewrapped": s.id}, s.node.Keyring().Rewrap(r.Context())
+}
+
 // status is how this server is. With ?consistent it is the leader's, and not from before the request.
 func (s *server) status(r *http.Request) (any, error) {
 	consistent, err := flagOf(r, "consistent")
@@ -203,14 +212,15 @@ func (s *server) own(ctx context.Context) (status, error) {
 	}
 	now := s.store.state.Load()
 	out := status{
-		ID: st.ID, Leader: st.Leader, Ready: st.Ready, Index: now.index, Secrets: now.byPath.Len(), BackupSigner: st.BackupSigner,
+		ID: st.ID, Leader: st.Leader, Ready: st.Ready, Index: now.index, Secrets: now.byPath.Len(), Causes: st.Problems,
+		KEKs: st.KEKs, NextRotation: st.NextRotation, LastBackup: st.LastBackup, BackupSigner: st.BackupSigner,
 	}
 	for _, k := range st.Keys {
 		since := k.Activated
 		if since.IsZero() {
 			since = k.Created
 		}
-		out.Keys = append(out.Keys, keyStatus{k.ID.String(), k.State, since, k.ModifyIndex, k.Holders, now.count(k.ID)})
+		out.Keys = append(out.Keys, keyStatus{k.ID.String(), k.State, k.Algorithm, since, k.ModifyIndex, k.Holders, now.count(k.ID)})
 	}
 	for _, server := range st.Servers {
 		if server.Suffrage == raft.Voter {
@@ -277,41 +287,36 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request) {
 func (s *server) view(r *http.Request) (any, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), peerTime)
 	defer cancel()
-	var mu sync.Mutex // guards v.Servers
-	v := view{Clicks: s.clicks, Servers: map[raft.ServerID]answer{}}
+	var mu sync.Mutex // guards answers
+	answers, at := map[raft.ServerID]answer{}, site{s.cluster.Name, s.id, s.clicks, s.dir, map[raft.ServerID]string{}}
 	var wg sync.WaitGroup
-	for id := range s.cluster.Servers {
+	for id, addrs := range s.cluster.Servers {
+		at.urls[id] = "http://" + addrs.HTTP
 		wg.Go(func() {
-			var a answer
-			var err error
-			if id == s.id {
-				a.status, err = s.own(ctx)
-			} else {
-				err = s.ask(ctx, id, &a.status)
-			}
-			if err != nil {
-				a.Error = err.Error()
-			}
+			a := s.answerOf(ctx, id)
 			mu.Lock()
 			defer mu.Unlock()
-			v.Servers[id] = a
+			answers[id] = a
 		})
 	}
 	wg.Wait()
-	v.compare()
-	return v, nil
+	return viewOf(at, time.Now(), answers), nil
 }
 
-// compare adds it to the problems of a server that it has another leader than the one whose keys are shown. To
-// have none is no sign of another cluster, and while the leader changes only the next look tells.
-func (v view) compare() {
-	leader := v.best().Leader
-	for id, a := range v.Servers {
-		if leader != "" && a.Leader != "" && a.Leader != leader {
-			a.Problems = append(a.Problems, fmt.Sprintf("its leader is %s, and not %s: if that stays so, these are two clusters", a.Leader, leader))
-			v.Servers[id] = a
-		}
+func (s *server) answerOf(ctx context.Context, id raft.ServerID) (a answer) {
+	var err error
+	if id == s.id {
+		a.status, err = s.own(ctx)
+	} else {
+		err = s.ask(ctx, id, &a.status)
 	}
+	if err == nil && a.ID != id {
+		err = fmt.Errorf("%s answers at its address", a.ID)
+	}
+	if err != nil {
+		a = answer{Error: err.Error()}
+	}
+	return a
 }
 
 // ask gets another server's status.

@@ -49,6 +49,7 @@ func readCluster(dir string) (c cluster, err error) {
 // server is one server of the control plane.
 type server struct {
 	id      raft.ServerID
+	dir     string // of init
 	cluster cluster
 	store   *store
 	clicks  bool // the page may rotate keys
@@ -87,7 +88,7 @@ func newServer(dir string, id raft.ServerID, o options) (*server, node.Config, e
 	}
 	keys := keyring.NewFSM()
 	s := &server{
-		id: id, cluster: c, store: newStore(keys), clicks: o.clicks, log: o.log, started: make(chan struct{}),
+		id: id, dir: dir, cluster: c, store: newStore(keys), clicks: o.clicks, log: o.log, started: make(chan struct{}),
 	}
 	conf := s.config(dir, keys, o)
 	if o.token != "" {

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+)
+
+// cause is one thing that is wrong, on however many servers, and what to do about it.
+type cause struct {
+	Severity keyring.Severity    `json:"severity"`
+	Kind     keyring.ProblemKind `json:"kind"`
+	Title    string              `json:"title"`
+	Since    string              `json:"since,omitempty"` // when a server first saw it: UTC, for people
+	Servers  []raft.ServerID     `json:"servers"`         // that it is about
+	Keys     []string            `json:"keys,omitempty"`
+	Details  []string            `json:"details"`
+	Advice   string              `json:"advice"`
+	Commands []string            `json:"commands,omitempty"` // that help
+
+	since time.Time
+}
+
+// problemTwoClusters is the view's own: a server alone does not see it.
+const problemTwoClusters keyring.ProblemKind = "two clusters"
+
+const shownDetails = 4 // of a cause; how many more there are is said
+
+// causesOf makes one cause of all problems of a kind, the worst first.
+func causesOf(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, best status) []cause {
+	all := []cause{}
+	add := func(from raft.ServerID, p keyring.Problem) {
+		i := slices.IndexFunc(all, func(c cause) bool { return c.Kind == p.Kind })
+		if i < 0 {
+			i, all = len(all), append(all, cause{Kind: p.Kind, Severity: p.Severity, Advice: p.Advice, Details: []string{}})
+		}
+		all[i].take(from, p)
+	}
+	for _, id := range ids {
+		for _, p := range problemsOf(answers[id], best) {
+			add(id, p)
+		}
+	}
+	if best.Leader == "" || best.Leader != best.ID {
+		if !slices.ContainsFunc(all, func(c cause) bool { return c.Kind == keyring.ProblemNoLeader }) {
+			add(best.ID, keyring.Problem{Kind: keyring.ProblemNoLeader, Severity: keyring.SeverityCritical, Detail: "no server that answers leads"})
+		}
+	}
+	for i := range all {
+		all[i].finish(at)
+	}
+	slices.SortStableFunc(all, func(a, b cause) int { return cmp.Compare(rank(a.Severity), rank(b.Severity)) })
+	return all
+}
+
+// problemsOf are those that a server has told of, and those that it is one of itself.
+func problemsOf(a answer, best status) (all []keyring.Problem) {
+	if a.Error != "" {
+		return []keyring.Problem{{Kind: keyring.ProblemUnreachable, Severity: keyring.SeverityWarning, Detail: a.Error}}
+	}
+	all = slices.Clone(a.Causes)
+	if len(a.Causes) == 0 { // an older build has texts alone
+		for _, text := range a.Problems {
+			kind, detail, _ := strings.Cut(text, ": ")
+			all = append(all, keyring.Problem{Kind: keyring.ProblemKind(kind), Severity: keyring.SeverityWarning, Detail: detail})
+		}
+	}
+	// To have no leader is no sign of another cluster, and while the leader changes only the next look tells.
+	if best.Leader != "" && a.Leader != "" && a.Leader != best.Leader {
+		all = append(all, keyring.Problem{Kind: problemTwoClusters, Severity: keyring.SeverityWarning, Detail: fmt.Sprintf(
+			"its leader is %s, and not %s", a.Leader, best.Leader)})
+	}
+	return all
+}
+
+// take adds a problem to the cause, by the server that tells of it.
+func (c *cause) take(from raft.ServerID, p keyring.Problem) {
+	about := cmp.Or(p.Server, from)
+	if !slices.Contains(c.Servers, about) && about != "" {
+		c.Servers = append(c.Servers, about)
+	}
+	for _, id := range p.Keys {
+		if key := id.String(); !slices.Contains(c.Keys, key) {
+			c.Keys = append(c.Keys, key)
+		}
+	}
+	detail := p.Detail
+	if p.KEK != "" && !strings.Contains(detail, p.KEK) {
+		detail = p.KEK + ": " + detail
+	}
+	if detail = string(about) + ": " + detail; !slices.Contains(c.Details, detail) {
+		c.Details = append(c.Details, detail)
+	}
+	if rank(p.Severity) < rank(c.Severity) {
+		c.Severity = p.Severity
+	}
+	if !p.Since.IsZero() && (c.since.IsZero() || p.Since.Before(c.since)) {
+		c.since = p.Since
+	}
+}
+
+// finish adds what to do.
+func (c *cause) finish(at site) {
+	slices.Sort(c.Servers)
+	if more := len(c.Details) - shownDetails; more > 1 {
+		c.Details = append(c.Details[:shownDetails], fmt.Sprintf("and %d more", more))
+	}
+	if !c.since.IsZero() {
+		c.Since = utc(c.since)
+	}
+	c.Title = string(c.Kind)
+	if r, known := remedies[c.Kind]; known {
+		c.Title, c.Advice = r.title, r.advice
+		c.Commands = r.commandsFor(at, c.Servers, c.Keys)
+	}
+	if len(c.Servers) > 0 {
+		c.Title += " (" + list(c.Servers) + ")"
+	}
+}
+
+func rank(s keyring.Severity) int {
+	switch s {
+	case keyring.SeverityCritical:
+		return 0
+	case keyring.SeverityNotice:
+		return 2
+	}
+	return 1
+}
+
+func list(servers []raft.ServerID) string {
+	var b strings.Builder
+	for i, id := range servers {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(string(id))
+	}
+	return b.String()
+}
+
+// print writes the cause for people.
+func (c cause) print(out io.Writer) {
+	fmt.Fprintf(out, "\n%s: %s", line(string(c.Severity)), line(c.Title))
+	if c.Since != "" {
+		fmt.Fprintf(out, " (since %s)", c.Since)
+	}
+	fmt.Fprintln(out)
+	for _, d := range c.Details {
+		fmt.Fprintf(out, "    %s\n", line(d))
+	}
+	if len(c.Keys) > 0 {
+		fmt.Fprintf(out, "    of %s: %s\n", count(len(c.Keys), "key"), line(strings.Join(c.Keys[:min(len(c.Keys), shownDetails)], ", ")))
+	}
+	fmt.Fprintf(out, "    %s\n", line(c.Advice))
+	for _, command := range c.Commands {
+		fmt.Fprintf(out, "        %s\n", line(command))
+	}
+}
+
+// printKeys writes keys and servers as a table.
+func (v view) printKeys(out io.Writer) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprint(w, "\nKEY\tSTATE\tALGORITHM\tSINCE\tSECRETS")
+	for _, s := range v.Servers {
+		mark := ""
+		if s.Role == "leader" {
+			mark = "*"
+		}
+		fmt.Fprintf(w, "\t%s%s", line(string(s.ID)), mark)
+	}
+	fmt.Fprintln(w)
+	for _, k := range v.Keys {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d", line(k.ID), line(string(k.State)), line(k.Algorithm), k.Since, k.Secrets)
+		for _, how := range k.Held {
+			fmt.Fprintf(w, "\t%s", how)
+		}
+		fmt.Fprintln(w)
+	}
+	w.Flush() // a Builder does not fail
+	fmt.Fprintln(out, "* leads; unknown: the server does not answer")
+	for _, k := range v.Keys {
+		if m := k.Moving; m != nil {
+			fmt.Fprintf(out, "rekeying %s: %d moved, %d left %s\n", line(k.ID), m.Moved, m.Left, line(m.Error))
+		}
+	}
+}

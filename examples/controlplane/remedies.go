@@ -1,0 +1,129 @@
+package main
+
+import (
+	"strings"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+)
+
+// remedy is what an operator of this program does about a kind of problem: the library's own advice names its calls. In
+// the commands $SERVER stands for a server and $KEY for a key that the problem is about, with a command for each of the
+// first; $DIR is the directory of serve, $CP the program, and $AT the program with the URL of $SERVER. Other words in
+// capitals are for the operator to fill in.
+type remedy struct {
+	title, advice string
+	commands      []string
+}
+
+const look = "$CP inspect -kek $DIR/$SERVER.kek $DIR/$SERVER/keystore"
+
+var remedies = map[keyring.ProblemKind]remedy{
+	keyring.ProblemNotApplied: {"Raft applies its log to another store than the keyring's",
+		"That is a fault of this build: start the one before.", []string{"$CP serve $DIR $SERVER"}},
+	keyring.ProblemNoLeader: {"No leader: nothing can be stored, signed or rotated",
+		"Start the servers that do not run, until most of them do. Only if most are gone for good, stop all and make one that is left the only member: what it does not have is lost.",
+		[]string{"$CP recover $DIR ID"}},
+	keyring.ProblemBehind: {"Not caught up with the others yet",
+		"Wait, if it has just started. Else look why it does not reach the leader. Move and delete none of its files meanwhile.", []string{"$CP keys status"}},
+	keyring.ProblemUnconfirmed: {"Too few servers hold the active key after a restore: nothing can be stored or signed",
+		"Start the servers that do not run. If most of them can't have that key any more, rotate.", []string{"$CP keys rotate"}},
+	keyring.ProblemKeyMissing: {"Keys are missing: what is sealed under them does not open there",
+		"Wait a minute, if another server has them. Else bring their files back into the keystore directory, from a backup or an old disk, and look at them.", []string{look}},
+	keyring.ProblemPublicKey: {"A public key was altered",
+		"Rotate if it is the active key, and find out who it was. Remove it when nothing is sealed under it.", []string{"$CP keys rotate", "$CP keys remove $KEY"}},
+	keyring.ProblemRemoved: {"Removed from the cluster, and still running",
+		"Stop it and delete its directory. If it is to come back, add it and start it again.", []string{"$CP servers add $SERVER", "$CP serve $DIR $SERVER"}},
+	keyring.ProblemWrite: {"Key files can't be written or read",
+		"Look at the disk: is it full, read-only, failing?", []string{"df -h $DIR/$SERVER/keystore", look}},
+	keyring.ProblemKEKAway: {"A KEK does not answer, or is not configured",
+		"Bring it back: the files stay as they are. If it is gone for good and there is escrow, put another KEK in its place and start the server once with the identity.",
+		[]string{look, "$CP serve -escrow RECIPIENT -identity FILE $DIR $SERVER"}},
+	keyring.ProblemFirstKey: {"The first key waits for key files that nothing opens",
+		"See to the KEKs that they name. Files that are never to be opened again: move them out of the directory.", []string{look}},
+	keyring.ProblemKeyPending: {"A new key can't become active: too few servers hold it",
+		"Start the servers that do not answer. Or remove the new key: nothing is sealed under it.", []string{"$CP keys remove $KEY"}},
+	keyring.ProblemRaftDisk: {"The log can't be written: that server takes in nothing new",
+		"Look at the disk: is it full, read-only, failing?", []string{"df -h $DIR/$SERVER/raft"}},
+	keyring.ProblemStuck: {"A server gets no further",
+		"Look at its disk and its log. It may be taking in a large snapshot.", []string{"df -h $DIR/$SERVER/raft"}},
+	keyring.ProblemUnderheld: {"Not every server holds the active key",
+		"Start those that do not, or see in the table why they lack it.", []string{"$CP keys status"}},
+	keyring.ProblemClock: {"Clocks differ: servers may refuse each other's tokens",
+		"Set the clocks right, and have NTP keep them so.", []string{"timedatectl"}},
+	keyring.ProblemTime: {"A time in the keyring lies ahead of a server's clock",
+		"Set that clock right, if it is behind. If it is right, another's was ahead, and keys rotate all the same.", []string{"timedatectl"}},
+	keyring.ProblemRekey: {"Secrets can't be moved off an old key",
+		"Put those again that do not open.", []string{"$CP put PATH"}},
+	keyring.ProblemNonvoter: {"No vote yet",
+		"Wait, if it has just joined. Else see which keys it lacks.", []string{"$CP keys status"}},
+	keyring.ProblemNewer: {"Something here only a newer build reads",
+		"Start the newer build on that server.", []string{"$CP serve $DIR $SERVER"}},
+	keyring.ProblemWaiting: {"A command waits for servers that have not said that they understand it",
+		"Start them, with this build.", []string{"$CP serve $DIR $SERVER"}},
+	keyring.ProblemUnreachable: {"No answer",
+		"Start it. If it runs, look at its log, its certificate and the network.", []string{"$CP serve $DIR $SERVER"}},
+	keyring.ProblemSetAside: {"Bad key files were set aside",
+		"Keep them until no server misses a key and a backup from after that is made.", []string{look, "$CP backup -to RECIPIENT FILE"}},
+	keyring.ProblemOrphan: {"Key files of keys that the keyring does not know",
+		"Adopt them if secrets are sealed under them and you know where they come from. Else leave them.", []string{"$CP keys adopt $KEY"}},
+	keyring.ProblemNomad: {"Key files of Nomad that do not open, or have a removed key",
+		"Delete them when the keyring holds their keys.", []string{look}},
+	keyring.ProblemBackup: {"Keys are newer than the last backup",
+		"Make a backup.", []string{"$CP backup -to RECIPIENT FILE"}},
+	keyring.ProblemOldKEK: {"Key files are not wrapped under the present KEKs alone",
+		"Wrap them again, before the old KEKs go.", []string{"$AT keys rewrap"}},
+	keyring.ProblemKEKFile: {"Others may read or change the file of a KEK",
+		"Restrict it to the user that serve runs as. If somebody may have read it, change the KEK, and rotate fully.", []string{"chmod 600 $DIR/$SERVER.kek"}},
+	keyring.ProblemInlineKEK: {"Keys protect nothing from those who can read the key files",
+		"Configure another KEK, unless you want just that.", nil},
+	problemTwoClusters: {"Another leader than the one that is shown",
+		"If that stays so, these are two clusters: find out which of them has the data, stop the others, delete their directories and add them again.", []string{"$CP servers add $SERVER"}},
+}
+
+// shownKeys is of how many keys a command is given, at most.
+const shownKeys = 3
+
+// commandsFor fills in the commands. A command about servers is given for each.
+func (r remedy) commandsFor(at site, servers []raft.ServerID, keys []string) (out []string) {
+	program := func(url string) string {
+		if url == "" || url == defaultServer {
+			return "controlplane"
+		}
+		return "controlplane -server " + quote(url)
+	}
+	var ids []string
+	for _, id := range servers {
+		ids = append(ids, string(id))
+	}
+	each := func(values []string, used bool) []string {
+		if !used {
+			return []string{""} // once
+		}
+		return values
+	}
+	for _, template := range r.commands {
+		cp := program(at.urls[at.server])
+		if strings.Contains(template, "$DIR") { // that asks no server
+			cp = program("")
+		}
+		for _, id := range each(ids, strings.Contains(template, "$SERVER") || strings.Contains(template, "$AT")) {
+			for _, key := range each(keys[:min(len(keys), shownKeys)], strings.Contains(template, "$KEY")) {
+				out = append(out, strings.NewReplacer("$CP", cp, "$AT", program(at.urls[raft.ServerID(id)]), "$DIR/$SERVER", quote(at.dir+"/"+id),
+					"$DIR", quote(at.dir), "$SERVER", quote(id), "$KEY", quote(key)).Replace(template))
+			}
+		}
+	}
+	return out
+}
+
+// quote quotes a word for a shell, if it is not as plain as most.
+func quote(word string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:@,=", r)
+	}
+	if strings.TrimFunc(word, plain) == "" && word != "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}

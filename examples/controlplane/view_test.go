@@ -1,0 +1,229 @@
+package main
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+)
+
+var (
+	testNow  = time.Date(2026, 11, 30, 8, 0, 0, 0, time.FixedZone("elsewhere", 3600)) // 07:00 UTC
+	testSite = site{"prod", "s1", false, "/tmp/cp", map[raft.ServerID]string{"s1": defaultServer, "s2": "http://127.0.0.1:8002", "s3": "http://127.0.0.1:8003"}}
+)
+
+// three is three servers that are well, with two keys, of which s1 leads.
+func three() map[raft.ServerID]answer {
+	all := map[raft.ServerID]answer{}
+	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
+		all[id] = answer{status: status{
+			ID: id, Leader: "s1", Ready: true, NextRotation: testNow.Add(72 * time.Hour),
+			Keys: []keyStatus{
+				{ID: "new", State: keyring.StateActive, Algorithm: "ES256", Since: testNow.Add(-3 * time.Hour), Secrets: 5},
+				{ID: "old", State: keyring.StateRekeying, Algorithm: "ES256", Since: testNow.Add(-100 * time.Hour), Secrets: 2},
+			},
+			KEKs:       []keyring.KEKStatus{{ID: "file:" + string(id)}, {ID: "age:escrow"}},
+			LastBackup: keyring.LastBackup{Index: 7, Time: testNow.Add(-50 * time.Minute)},
+		}}
+	}
+	return all
+}
+
+// change changes the answer of a server.
+func change(all map[raft.ServerID]answer, id raft.ServerID, f func(*answer)) {
+	a := all[id]
+	f(&a)
+	all[id] = a
+}
+
+func TestViewOfServersThatAreWell(t *testing.T) {
+	all := three()
+	change(all, "s1", func(a *answer) { a.Rekeying = []rekeying{{Key: "old", Moved: 8, Left: 2}} })
+	got := viewOf(testSite, testNow, all)
+	held := []string{"held", "held", "held"}
+	want := view{
+		Cluster: "prod", Server: "s1", Verdict: verdict{"", "All is well: 3 of 3 servers answer, s1 leads."},
+		NextRotation: "2026-12-03 07:00 UTC, in 3 days", LastBackup: "2026-11-30 06:10 UTC, 50 minutes ago",
+		KEKs: []kekView{
+			{ID: "file:s1", Servers: []raft.ServerID{"s1"}, State: "wraps"},
+			{ID: "age:escrow", Servers: []raft.ServerID{"s1", "s2", "s3"}, State: "wraps"},
+			{ID: "file:s2", Servers: []raft.ServerID{"s2"}, State: "wraps"},
+			{ID: "file:s3", Servers: []raft.ServerID{"s3"}, State: "wraps"},
+		},
+		Problems: []cause{},
+		Servers:  []peerView{{ID: "s1", Role: "leader"}, {ID: "s2", Role: "follower"}, {ID: "s3", Role: "follower"}},
+		Keys: []keyView{
+			{ID: "new", State: "active", Algorithm: "ES256", Since: "2026-11-30 04:00 UTC", Age: "3 hours", Secrets: 5, Held: held},
+			{ID: "old", State: "rekeying", Algorithm: "ES256", Since: "2026-11-26 03:00 UTC", Age: "4 days", Secrets: 2, Held: held, Moving: &moving{Moved: 8, Left: 2}},
+		},
+	}
+	want.Active = &want.Keys[0]
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// Each row is what goes wrong, and the verdict, and the causes, the worst first, each with its commands.
+func TestViewOfTrouble(t *testing.T) {
+	one, two := keyring.KeyID{1}, keyring.KeyID{2}
+	since := testNow.Add(-2 * time.Hour)
+	problem := func(kind keyring.ProblemKind, severity keyring.Severity) keyring.Problem {
+		return keyring.Problem{Kind: kind, Severity: severity, Detail: "why", Advice: "Call It."}
+	}
+	for _, test := range []struct {
+		name    string
+		change  func(map[raft.ServerID]answer)
+		verdict string
+		causes  []string // severity, title | servers | since | commands
+	}{
+		{"a notice on each", func(all map[raft.ServerID]answer) {
+			for id := range all {
+				change(all, id, func(a *answer) { a.Causes = []keyring.Problem{problem(keyring.ProblemInlineKEK, "notice")} })
+			}
+		}, "All is well: 3 of 3 servers answer, s1 leads. There is 1 notice.", []string{"notice inline KEK |s1, s2, s3||"}},
+		{"two keys on two servers are one cause", func(all map[raft.ServerID]answer) {
+			p := problem(keyring.ProblemKeyMissing, "critical")
+			p.Keys, p.Since = []keyring.KeyID{one}, since
+			q := p
+			q.Keys, q.Since = []keyring.KeyID{one, two}, since.Add(-time.Hour)
+			change(all, "s2", func(a *answer) { a.Causes = []keyring.Problem{p} })
+			change(all, "s3", func(a *answer) { a.Causes = []keyring.Problem{q} })
+		}, "Something is wrong now. First: Keys are missing: what is sealed under them does not open there (s2, s3).",
+			[]string{"critical key missing |s2, s3|2026-11-30 04:00 UTC|controlplane inspect -kek /tmp/cp/s2.kek /tmp/cp/s2/keystore; controlplane inspect -kek /tmp/cp/s3.kek /tmp/cp/s3/keystore"}},
+		{"the worst first", func(all map[raft.ServerID]answer) {
+			orphan := problem(keyring.ProblemOrphan, "notice")
+			orphan.Keys = []keyring.KeyID{one}
+			change(all, "s1", func(a *answer) {
+				a.Causes = []keyring.Problem{orphan, problem(keyring.ProblemBackup, "warning"), problem("of the host", "critical")}
+			})
+		}, "Something is wrong now. First: of the host (s1).",
+			[]string{"critical of the host |s1||", "warning no backup |s1||controlplane backup -to RECIPIENT FILE", "notice orphan file |s1||controlplane keys adopt " + one.String()}},
+		{"one that does not answer, as others say too", func(all map[raft.ServerID]answer) {
+			all["s3"] = answer{Error: "connection refused"}
+			p := problem(keyring.ProblemUnreachable, "warning")
+			p.Server = "s3"
+			change(all, "s1", func(a *answer) { a.Causes = []keyring.Problem{p} })
+		}, "It works, with 1 problem to see to. First: No answer (s3).", []string{"warning no usable answer |s3||controlplane serve /tmp/cp s3"}},
+		{"no leader", func(all map[raft.ServerID]answer) {
+			all["s1"], all["s3"] = answer{Error: "connection refused"}, answer{Error: "connection refused"}
+		}, "Something is wrong now. First: No leader: nothing can be stored, signed or rotated (s2).",
+			[]string{"critical no leader |s2||controlplane recover /tmp/cp ID", "warning no usable answer |s1, s3||controlplane serve /tmp/cp s1; controlplane serve /tmp/cp s3"}},
+		{"two clusters", func(all map[raft.ServerID]answer) {
+			change(all, "s3", func(a *answer) { a.Leader = "s3" })
+		}, "It works, with 1 problem to see to. First: Another leader than the one that is shown (s3).",
+			[]string{"warning two clusters |s3||controlplane servers add s3"}},
+		{"a command for another server", func(all map[raft.ServerID]answer) {
+			change(all, "s2", func(a *answer) { a.Causes = []keyring.Problem{problem(keyring.ProblemOldKEK, "notice")} })
+		}, "All is well: 3 of 3 servers answer, s1 leads. There is 1 notice.", []string{"notice old KEKs |s2||controlplane -server http://127.0.0.1:8002 keys rewrap"}},
+		{"an older build", func(all map[raft.ServerID]answer) {
+			change(all, "s2", func(a *answer) { a.Problems = []string{"no backup: why. Call Backup."} })
+		}, "It works, with 1 problem to see to. First: Keys are newer than the last backup (s2).", []string{"warning no backup |s2||controlplane backup -to RECIPIENT FILE"}},
+	} {
+		all := three()
+		test.change(all)
+		v := viewOf(testSite, testNow, all)
+		var causes []string
+		for _, c := range v.Problems {
+			causes = append(causes, fmt.Sprintf("%s %s |%s|%s|%s", c.Severity, c.Kind, list(c.Servers), c.Since, strings.Join(c.Commands, "; ")))
+		}
+		if v.Verdict.Text != test.verdict || !slices.Equal(causes, test.causes) {
+			t.Errorf("%s: %q\n%s\nwant %q\n%s", test.name, v.Verdict.Text, strings.Join(causes, "\n"), test.verdict, strings.Join(test.causes, "\n"))
+		}
+	}
+}
+
+func TestViewOfKeysThatAreNotEverywhere(t *testing.T) {
+	all := three()
+	all["s3"] = answer{Error: "connection refused"}
+	change(all, "s2", func(a *answer) { a.Missing, a.Ready = []string{"old"}, false })
+	v := viewOf(testSite, testNow, all)
+	if got := v.Keys[1].Held; !slices.Equal(got, []string{"held", "missing", "unknown"}) {
+		t.Errorf("held: %q", got)
+	}
+	if v.Servers[1].Role != "not ready" || v.Servers[2].Role != "no answer" {
+		t.Errorf("%+v", v.Servers)
+	}
+	none := viewOf(testSite, testNow, map[raft.ServerID]answer{"s1": {status: status{ID: "s1"}}})
+	if none.Active != nil || none.NextRotation != "only by hand" || none.LastBackup != "none yet" || none.Verdict.Severity != keyring.SeverityCritical {
+		t.Errorf("%+v", none)
+	}
+}
+
+// However much there is to say of a cause, it stays a few lines, and a few commands.
+func TestACauseStaysShort(t *testing.T) {
+	all := three()
+	p := keyring.Problem{Kind: keyring.ProblemOrphan, Severity: "notice"}
+	for i := range 60 {
+		p.Detail, p.Keys = fmt.Sprint("file ", i), []keyring.KeyID{{byte(i + 1)}}
+		change(all, "s1", func(a *answer) { a.Causes = append(a.Causes, p) })
+	}
+	c := viewOf(testSite, testNow, all).Problems[0]
+	if len(c.Details) != shownDetails+1 || c.Details[shownDetails] != "and 56 more" || len(c.Keys) != 60 || len(c.Commands) != shownKeys {
+		t.Errorf("%d details, %d keys, %d commands: %+v", len(c.Details), len(c.Keys), len(c.Commands), c)
+	}
+}
+
+// Words that come from others are quoted in a command that somebody pastes into a shell.
+func TestCommandsAreSafeToPaste(t *testing.T) {
+	at := site{"c", "s1", false, "/tmp/o'brien", nil}
+	got := remedies[keyring.ProblemUnreachable].commandsFor(at, []raft.ServerID{"s2; rm -rf /", "$(x)"}, nil)
+	want := []string{`controlplane serve '/tmp/o'\''brien' 's2; rm -rf /'`, `controlplane serve '/tmp/o'\''brien' '$(x)'`}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// Each kind of the library has its remedy here, in words of this program, and each command in it is one of this program.
+func TestEachKindOfProblemHasARemedy(t *testing.T) {
+	f, err := parser.ParseFile(token.NewFileSet(), "../../problems.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := 0
+	ast.Inspect(f, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || len(spec.Values) != 1 || fmt.Sprint(spec.Type) != "ProblemKind" {
+			return true
+		}
+		kind, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds++
+		if r := remedies[keyring.ProblemKind(kind)]; r.title == "" || r.advice == "" {
+			t.Errorf("the kind %q has no remedy", kind)
+		}
+		return true
+	})
+	if kinds < 25 {
+		t.Errorf("problems.go has %d kinds", kinds)
+	}
+	for kind, r := range remedies {
+		for _, command := range r.commandsFor(testSite, []raft.ServerID{"s1"}, []string{"x"}) {
+			words := strings.Fields(command)
+			if words[0] == "controlplane" && !strings.Contains(usageOf(""), " "+words[1]+" ") || strings.Contains(command, "$") {
+				t.Errorf("%s: %q", kind, command)
+			}
+		}
+	}
+}
+
+func TestSpan(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Hour: "less than 2 minutes", time.Minute: "less than 2 minutes", 2 * time.Minute: "2 minutes", 119 * time.Minute: "119 minutes",
+		2 * time.Hour: "2 hours", 47 * time.Hour: "47 hours", 48 * time.Hour: "2 days", 999 * 24 * time.Hour: "999 days", 1000 * 24 * time.Hour: "years",
+	} {
+		if got := span(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+}
