@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/keyring"
 	"github.com/hashicorp/raft"
 )
 
@@ -310,7 +311,11 @@ func TestDrillASnapshotAlone(t *testing.T) {
 	}
 	d.start(leader)
 	st := d.await(leader, "without its keys, each with a problem", func(st status) bool { // once it has caught up
-		unnamed := func(key string) bool { return !strings.Contains(strings.Join(st.Problems, "\n"), key) }
+		unnamed := func(key string) bool {
+			return !slices.ContainsFunc(st.Causes, func(p keyring.Problem) bool {
+				return slices.ContainsFunc(p.Keys, func(id keyring.KeyID) bool { return p.Kind == keyring.ProblemKeyMissing && id.String() == key })
+			})
+		}
 		return len(st.Missing) == 2 && st.Leader == leader && !slices.ContainsFunc(st.Missing, unnamed)
 	})
 	if out, err := d.try(leader, "", "get", "app/1"); err == nil || !strings.Contains(out, st.Keys[1].ID) {
