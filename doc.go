@@ -23,8 +23,8 @@
 //	rotate     make a new active key
 //	rekey      move the host's data from an old key to the active one
 //	rewrap     wrap the same material under other KEKs
-//	holder     a server on whose disk a key is safe: file and directory synced, read back, unwrapped,
-//	           check value right
+//	holder     a server on whose disk a key is safe: file and directory synced, whoever wrote them, read back,
+//	           unwrapped, check value right
 //	orphan     a key file without metadata in the FSM
 //	tombstone  what is left of a removed key: its ID is never used again
 //	host       the program that embeds this package
@@ -69,7 +69,7 @@
 //	     key, and leaves nothing that prevents a start.
 //	I9   Live servers converge: every server that can reach one holder becomes one, no matter
 //	     which other keys are lost or which peers are down. A key whose file is here, and whose KEK
-//	     does not answer or whose file is of a newer build, waits for that instead.
+//	     does not answer, or whose file is of a newer build, another user's, or not to be read, waits for that instead.
 //	I10  After Close no goroutine of the package runs, and the key bytes it owns are overwritten. If
 //	     something hangs that ignores its context, Close says so after a while, and no goroutine of the
 //	     package runs when that has returned. Ciphers that crypto/aes has expanded, signing keys of

@@ -341,7 +341,7 @@ func (k *Keyring) overview(v local.View) overview {
 	o := overview{
 		View: v, now: k.server.Now(), at: mono.Now(), id: k.server.cfg.ID, leader: leader,
 		servers: k.server.Raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
-		policy: k.server.cfg.policy(), tokens: k.server.cfg.tokens(), policies: k.server.Policies, noData: k.server.cfg.Data == nil,
+		policy: k.server.cfg.policy(), tokens: k.server.cfg.tokens(), policies: k.server.Policies, noData: k.server.cfg.Data == nil, dir: k.server.cfg.Dir,
 		raft: k.raftStatus(), keystore: report, signer: k.backupSigner(v.Ring.Active()),
 		keks: keksStatus(k.server.KEKs.Status(), report.Faults), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
 		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),

@@ -28,6 +28,7 @@ type overview struct {
 	policy     plan.Policy
 	tokens     plan.Tokens
 	policies   map[string]string // see Config.policies
+	dir        string            // Config.Dir
 	noData     bool              // Config.Data is nil
 
 	raft     raftStatus

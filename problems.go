@@ -26,6 +26,10 @@ const (
 	ProblemTime        ProblemKind = "time ahead"     // a time in the keyring lies ahead of this server's clock
 	ProblemKEKAway     ProblemKind = "KEK away"       // a KEK does not answer
 
+	ProblemFileOwner ProblemKind = "wrong owner"   // key files of another user
+	ProblemFileMode  ProblemKind = "no permission" // key files that this server may not read
+	ProblemNotAFile  ProblemKind = "not a file"    // a symlink, FIFO, socket, device or directory with the name of a key file
+
 	ProblemKEKRefuses      ProblemKind = "KEK refuses"        // a KEK answers, and does not do its work
 	ProblemKEKThrottled    ProblemKind = "KEK throttled"      // a KEK answers, and is asked too often
 	ProblemKEKUnconfigured ProblemKind = "KEK not configured" // key files name it, and the configuration does not
@@ -88,7 +92,10 @@ var problemKinds = []struct {
 	{ProblemKeyMissing, SeverityCritical, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
 	{ProblemPublicKey, SeverityCritical, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
 	{ProblemRemoved, SeverityCritical, "Close it and delete its directory. It joins again with AddServer or a join token."},
-	{ProblemWrite, SeverityCritical, "Look at the disk: is it full, read-only, failing?"},
+	{ProblemWrite, SeverityCritical, "Look at the disk: is it full (space, inodes, quota), read-only, failing?"},
+	{ProblemFileOwner, SeverityCritical, "Give the files to the user that this server runs as, or start it as the user that owns them and the keystore directory. They are looked at again within a minute. Nothing has been renamed."},
+	{ProblemFileMode, SeverityCritical, "Give the user that this server runs as the permission to read the files, as with chmod 600, and see that nothing else refuses it, such as SELinux or the mount. They are looked at again within a minute."},
+	{ProblemNotAFile, SeverityCritical, "Put the key files themselves in their places, or move what lies there out of the keystore directory, which is looked at again within a minute: the keys are fetched then, if another server has them."},
 	{ProblemKEKAway, SeverityWarning, "See that the KEK answers: is it up, does this server reach it? If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
 	{ProblemKEKRefuses, SeverityWarning, "Let this server encrypt and decrypt with it: see to its permissions, and that its key is enabled. For an age KEK, see that its plugin is installed. If the key is destroyed, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
 	{ProblemKEKUnconfigured, SeverityWarning, "Configure the KEK that the files name, in KEKs or OldKEKs, and start this server again. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},

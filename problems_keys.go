@@ -3,9 +3,12 @@ package keyring
 // Problems of key files and of KEKs.
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
+	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/local"
@@ -54,6 +57,8 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 func (o overview) problemOfFault(f keystore.Fault) Problem {
 	p := Problem{Keys: []KeyID{f.Key}, KEK: f.KEK, Detail: f.Err.Error()}
 	switch f.Cause {
+	case keystore.Barred:
+		o.describeBar(&p, f.Err)
 	case keystore.NomadFile:
 		p.Kind = ProblemNomad
 	case keystore.Newer:
@@ -86,6 +91,28 @@ func kekProblem(s KEKState) ProblemKind {
 	}
 	return ProblemKEKAway
 }
+
+// describeBar says what keeps this server from reading a key file, in the same words for every file that has the same
+// cause, and with the command that ends it.
+func (o overview) describeBar(p *Problem, err error) {
+	owner := (*durable.OwnerError)(nil)
+	switch {
+	case errors.As(err, &owner):
+		p.Kind = ProblemFileOwner
+		p.Detail = fmt.Sprintf("key files are owned by user %d, not by user %d, as which this server runs", owner.Have, owner.Want)
+		p.Advice = fmt.Sprintf("find %s -maxdepth 1 -type f -name '*.json' ! -user %d -exec chown %[2]d {} +  # %s",
+			quotedPath(o.dir), owner.Want, p.Kind.advice())
+	case errors.Is(err, durable.ErrNotRegular):
+		p.Kind = ProblemNotAFile
+	default:
+		p.Kind = ProblemFileMode
+		p.Detail = "the system does not let this server read key files: permission denied"
+		p.Advice = fmt.Sprintf("find %s -maxdepth 1 -type f -name '*.json' -exec chmod 600 {} +  # %s", quotedPath(o.dir), p.Kind.advice())
+	}
+}
+
+// quotedPath is a path as a shell takes it.
+func quotedPath(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }
 
 func (o overview) kekProblems(st Status) (all []Problem) {
 	if st.OnOldKEKs > 0 {

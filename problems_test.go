@@ -9,12 +9,14 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/lead"
@@ -78,6 +80,9 @@ var problemCases = []struct {
 	{name: "a file of another KEK", wrong: withFault(keystore.Fault{Cause: keystore.Locked, KEK: "kms", State: kek.Wrong}), kind: ProblemKEKOther, key: KeyID{15: 1}, kek: "kms"},
 	{name: "a file of a newer build", wrong: withFault(keystore.Fault{Cause: keystore.Newer}), kind: ProblemNewer, key: KeyID{15: 1}},
 	{name: "a file that can't be written", wrong: withFault(keystore.Fault{Cause: keystore.Unwritten}), kind: ProblemWrite, key: KeyID{15: 1}},
+	{name: "a file of another user", wrong: withFault(keystore.Fault{Cause: keystore.Barred, Err: &durable.OwnerError{Have: 1000, Want: 0}}), kind: ProblemFileOwner, key: KeyID{15: 1}},
+	{name: "a file without permission", wrong: withFault(keystore.Fault{Cause: keystore.Barred, Err: fs.ErrPermission}), kind: ProblemFileMode, key: KeyID{15: 1}},
+	{name: "a symlink", wrong: withFault(keystore.Fault{Cause: keystore.Barred, Err: durable.ErrNotRegular}), kind: ProblemNotAFile, key: KeyID{15: 1}},
 	{name: "a file of Nomad's", wrong: withFault(keystore.Fault{Cause: keystore.NomadFile, File: "x"}), kind: ProblemNomad, key: KeyID{15: 1}},
 	{name: "a removed key in a file of Nomad's", wrong: func(o *overview) {
 		o.Ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
@@ -145,7 +150,9 @@ func missing(o *overview) {
 }
 
 func withFault(f keystore.Fault) func(*overview) {
-	f.Key, f.Err = KeyID{15: 1}, errors.New("x")
+	if f.Key = (KeyID{15: 1}); f.Err == nil {
+		f.Err = errors.New("x")
+	}
 	return func(o *overview) { o.keystore.Faults = []keystore.Fault{f} }
 }
 

@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 )
 
 var (
@@ -33,6 +34,9 @@ var (
 
 	// ErrTooLarge says that a file is larger than the caller would read.
 	ErrTooLarge = errors.New("file too large")
+
+	// ErrGrew says that a file grew while it was read: somebody is writing it. It comes with ErrTooLarge.
+	ErrGrew = errors.New("it grew while it was read")
 
 	// ErrForeign says that another user owns a file, and could change it at will.
 	ErrForeign = errors.New("owned by another user")
@@ -62,7 +66,7 @@ type Dir struct {
 // New returns the Dir on fsys, which it owns from now on.
 func New(fsys FS) *Dir { return &Dir{fs: fsys, repaired: func(string, fs.FileMode) {}} }
 
-// OnRepair sets the function that is called for every file whose mode Read has set to 0600. Call it before Read; f may be
+// OnRepair sets the function that is called for every file whose mode ReadOwn has set to 0600. Call it before; f may be
 // called from several goroutines.
 func (d *Dir) OnRepair(f func(name string, was fs.FileMode)) { d.repaired = f }
 
@@ -142,37 +146,61 @@ func (d *Dir) publish(temps []*temp) {
 	}
 }
 
-// Read returns the content of a regular file of at most limit bytes. It opens
+// Read returns the content of a regular file of at most limit bytes, and changes nothing. It opens
 // nothing else: other kinds of file are ErrNotRegular, larger ones ErrTooLarge, those of
-// another user ErrForeign. A file that is not there is fs.ErrNotExist. One that others could
-// read is made 0600, as it was when it was created.
+// another user ErrForeign. A file that is not there is fs.ErrNotExist.
 func (d *Dir) Read(name string, limit int64) ([]byte, error) {
-	data, err := d.read(name, limit)
+	data, _, err := d.read(name, limit, func([]byte) bool { return false })
 	return data, wrap("read", name, err)
 }
 
-func (d *Dir) read(name string, limit int64) ([]byte, error) {
+// ReadOwn is Read of a file on which the caller relies, if by its content it is one of its own. Such a file is synced:
+// who has put it there may not have done so. What was read is durable if unsynced is nil, once the name is, which a
+// later Sync of the directory sees to. When unsynced is not nil, only to write the file again makes it so. A file that
+// others could read is made 0600, as it was when it was created.
+func (d *Dir) ReadOwn(name string, limit int64, own func(data []byte) bool) (data []byte, unsynced, err error) {
+	data, unsynced, err = d.read(name, limit, own)
+	return data, wrap("sync", name, unsynced), wrap("read", name, err)
+}
+
+func (d *Dir) read(name string, limit int64, own func([]byte) bool) (data []byte, unsynced, err error) {
 	if err := checkName(name); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f, info, err := d.fs.Open(name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
-	size := info.Size()
-	if size > limit {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, limit)
+	data, err = readAll(f, info.Size(), limit)
+	if err != nil || !own(data) {
+		return data, nil, err
 	}
 	if was := info.Mode().Perm(); was != 0o600 && f.Chmod(0o600) == nil { // on a read-only mount it is read as it is
 		d.repaired(name, was)
+	}
+	if err := f.Sync(); err != nil && !hasNoSync(err) {
+		return data, err, nil
+	}
+	return data, nil, nil
+}
+
+// hasNoSync reports whether an error of a sync says that the file system has none: it can't be written.
+func hasNoSync(err error) bool {
+	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EROFS) || errors.Is(err, errors.ErrUnsupported)
+}
+
+// readAll reads a file of that size.
+func readAll(f File, size, limit int64) ([]byte, error) {
+	if size > limit {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, limit)
 	}
 	// One byte more, since it may have grown. A read that stops short of it has found the
 	// end: to ask for that again is one system call of six.
 	data := make([]byte, size+1)
 	n, err := io.ReadAtLeast(f, data, int(max(size, 1)))
 	if int64(n) > size {
-		return nil, fmt.Errorf("%w: it grew while it was read", ErrTooLarge)
+		return nil, fmt.Errorf("%w: %w", ErrTooLarge, ErrGrew)
 	}
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 		return nil, err

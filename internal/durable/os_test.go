@@ -87,7 +87,24 @@ func TestOpenDirRepairsModes(t *testing.T) {
 	}
 }
 
-func TestReadRepairsModes(t *testing.T) {
+func isKey(b []byte) bool { return bytes.Equal(b, content("key")) }
+
+// TestReadChangesNoMode of a file, nor does ReadOwn of one that is not the caller's own.
+func TestReadChangesNoMode(t *testing.T) {
+	dir := t.TempDir()
+	d, path := openDir(t, dir), filepath.Join(dir, "key")
+	must(t, os.WriteFile(path, content("another"), 0o600))
+	must(t, os.Chmod(path, 0o644))
+	_, err := d.Read("key", 1000)
+	must(t, err)
+	_, _, err = d.ReadOwn("key", 1000, isKey)
+	must(t, err)
+	if got := mode(t, path); got != 0o644 {
+		t.Errorf("it became %v", got)
+	}
+}
+
+func TestReadOwnRepairsModes(t *testing.T) {
 	for _, wrong := range []fs.FileMode{0o644, 0o666, 0o777, 0o400} {
 		dir := t.TempDir()
 		d := openDir(t, dir)
@@ -97,8 +114,8 @@ func TestReadRepairsModes(t *testing.T) {
 		var told []string
 		d.OnRepair(func(name string, was fs.FileMode) { told = append(told, fmt.Sprint(name, was)) })
 		for range 2 {
-			if b, err := d.Read("key", 1000); err != nil || !bytes.Equal(b, content("key")) {
-				t.Errorf("%v: %q, %v", wrong, b, err)
+			if b, unsynced, err := d.ReadOwn("key", 1000, isKey); err != nil || unsynced != nil || !bytes.Equal(b, content("key")) {
+				t.Errorf("%v: %q, %v, %v", wrong, b, unsynced, err)
 			}
 		}
 		if got := mode(t, path); got != 0o600 {

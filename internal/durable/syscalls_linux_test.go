@@ -72,7 +72,8 @@ var steps = []struct {
 		return errors.Join(d.Write(durable.Named{Name: "one", Data: content("new")}, durable.Named{Name: "two", Data: content("new")})...)
 	}},
 	{"read", func(d *durable.Dir) error {
-		b, err := d.Read("kept", 1000)
+		b, unsynced, err := d.ReadOwn("kept", 1000, func([]byte) bool { return true })
+		err = errors.Join(unsynced, err)
 		if err == nil && !bytes.Equal(b, content("kept")) {
 			err = errors.New("read something else")
 		}

@@ -160,6 +160,16 @@ func (d *Disk) Bytes(name string) []byte {
 	return append([]byte{}, node.data...)
 }
 
+// Mode returns the kind and the permissions of what has a name, zero if nothing has.
+func (d *Disk) Mode(name string) fs.FileMode {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if node := d.names[name]; node != nil {
+		return node.mode
+	}
+	return 0
+}
+
 // OpenFiles returns how many files are open.
 func (d *Disk) OpenFiles() int {
 	d.mu.Lock()

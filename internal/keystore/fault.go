@@ -3,6 +3,7 @@ package keystore
 import (
 	"errors"
 	"io/fs"
+	"syscall"
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/kek"
@@ -16,7 +17,7 @@ type Fault struct {
 	Cause Cause
 	KEK   string    // the KEK to blame, if one is
 	State kek.State // how that KEK does, as far as this file tells
-	File  string    // the file of Nomad's to blame, if one is
+	File  string    // the file to blame, of Nomad's or barred, if one is
 	Err   error
 }
 
@@ -31,11 +32,12 @@ const (
 	Locked                  // the KEKs of the file do not answer, are not configured or do not open it
 	Newer                   // a newer build has written the file, and knows alone what is in it
 	NomadFile               // a file of Nomad's does not open, or has another key
+	Barred                  // the owner, the mode or the kind of the file keeps this server from reading it
 )
 
 // isClosed reports whether there is a file that nothing opens for now. Nothing may take its place: it may be the
-// way back.
-func (f Fault) isClosed() bool { return f.Cause == Locked || f.Cause == Newer }
+// way back, or Nomad's.
+func (f Fault) isClosed() bool { return f.Cause == Locked || f.Cause == Newer || f.Cause == Barred }
 
 // mayOpen reports whether there is a file of the keyring's that may open later, by itself or with another
 // configuration. One that is set aside does not, and one of Nomad's is there for who configures InlineKEK.
@@ -58,13 +60,40 @@ var errUnread = errors.New("its file has not been read yet")
 // errMisnamed says that a file is another key's.
 var errMisnamed = errors.New("the file is another key's")
 
-// isUnfit reports whether an error of reading a file is about what lies there, and will stay.
-func isUnfit(err error) bool {
-	return errors.Is(err, durable.ErrNotRegular) || errors.Is(err, durable.ErrTooLarge) ||
-		errors.Is(err, durable.ErrForeign) || errors.Is(err, fs.ErrPermission)
+// isOversized reports whether an error of reading a file says that it is too large for a key file, anybody's.
+func isOversized(err error) bool {
+	return errors.Is(err, durable.ErrTooLarge) && !errors.Is(err, durable.ErrGrew)
 }
 
-// What files are set aside as, where it matters later.
+// isBarred reports whether an error of reading a file is about its owner, its mode or its kind. What is in it is not known:
+// it may be Nomad's. So it is left as it is, and read again when an operator has mended that.
+func isBarred(err error) bool {
+	return errors.Is(err, durable.ErrNotRegular) || errors.Is(err, durable.ErrForeign) || errors.Is(err, fs.ErrPermission)
+}
+
+// isPassing reports whether an error of reading a file is about this process or the machine, and says nothing of the file.
+func isPassing(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EAGAIN, syscall.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// readFault is the fault of a file that could not be read.
+func readFault(name string, err error) *Fault {
+	switch {
+	case isOversized(err):
+		return &Fault{Cause: BadFile, Err: err}
+	case isBarred(err):
+		return &Fault{Cause: Barred, File: name, Err: err}
+	}
+	return &Fault{Cause: Unreadable, Err: err}
+}
+
+// What files are set aside as, where it matters later. Earlier builds set aside as foreign and unreadable what they
+// could not read.
 const (
 	asideRemoved    = "removed"
 	asideMalformed  = "malformed"
@@ -80,8 +109,7 @@ func asideFor(err error) string {
 		err error
 		why string
 	}{
-		{durable.ErrNotRegular, "not-a-file"}, {durable.ErrTooLarge, "oversized"}, {durable.ErrForeign, asideForeign},
-		{fs.ErrPermission, asideUnreadable}, {errMisnamed, asideMisnamed}, {nks.ErrFormat, asideMalformed},
+		{durable.ErrTooLarge, "oversized"}, {errMisnamed, asideMisnamed}, {nks.ErrFormat, asideMalformed},
 	} {
 		if errors.Is(err, r.err) {
 			return r.why

@@ -18,10 +18,16 @@ func (s *Store) Confirm(id meta.KeyID) (held bool, err error) {
 		return false, s.mayCome(id)
 	}
 	same, err := s.isUnchanged(id, m)
-	if !same { // it may be on its way: look again when nothing writes
+	if !same && !isPassing(err) { // it may be on its way: look again when nothing writes
 		s.writing.Lock()
 		defer s.writing.Unlock()
 		same, err = s.isUnchanged(id, m)
+	}
+	if isPassing(err) {
+		return false, err
+	}
+	if same && !s.isDurable(m) {
+		s.recheck(id)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -29,10 +35,37 @@ func (s *Store) Confirm(id meta.KeyID) (held bool, err error) {
 		m.notDurable = true
 		s.changes++
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !isUnfit(err) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !isOversized(err) && !isBarred(err) {
 		return false, err
 	}
 	return !m.notDurable, nil
+}
+
+// recheck has those of the keys held again whose files are what was found right: they are read and synced, then the
+// directory is. Nothing is written. Of what a sync has failed, only a write makes it durable.
+func (s *Store) recheck(ids ...meta.KeyID) {
+	synced := map[meta.KeyID][sha256.Size]byte{}
+	for _, id := range ids {
+		s.mu.Lock()
+		m := s.keys[id]
+		try := m != nil && m.notDurable && !m.mustWrite && !m.fromNomad
+		s.mu.Unlock()
+		if !try {
+			continue
+		}
+		b, unsynced, err := s.dir.ReadOwn(s.fileName(id), nks.MaxFile, isOwn)
+		sum := sha256.Sum256(b)
+		clear(b) // an inline KEK is in it
+		s.mu.Lock()
+		m.mustWrite = m.mustWrite || unsynced != nil
+		if err == nil && unsynced == nil && sum == m.sum {
+			synced[id] = sum
+		}
+		s.mu.Unlock()
+	}
+	if len(synced) > 0 {
+		s.syncDir(synced)
+	}
 }
 
 // mayCome is why a key that is not in memory may be there soon, from a file that is here, or nil.
@@ -58,7 +91,8 @@ func (s *Store) isUnchanged(id meta.KeyID, m *material) (bool, error) {
 	return err == nil && sha256.Sum256(b) == m.sum, err
 }
 
-// Heal gets back what needs no other server: it writes those of the missing keys of a ring that are in memory, and
+// Heal gets back what needs no other server: of the missing keys of a ring that are in memory it syncs the files if they
+// are what they were, and writes the others, and it
 // reads the directory for files that have appeared or whose KEKs answer again. Before, it takes back the files that were
 // set aside when a key of restored was removed: those are missing keys of a ring that is known to be no older than the
 // removal. It forgets what was wrong with files that an operator has put right. The error is about the directory or ctx,
@@ -72,14 +106,19 @@ func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing, restored []*
 			s.log.Error("take back key file", "key", k.ID, "error", err)
 		}
 	}
-	var ids []meta.KeyID
-	for _, k := range missing {
+	s.recheck(s.inMemoryOnly(missing)...)
+	s.rewrite(ctx, s.inMemoryOnly(missing)...)
+	return s.scan(ctx, ring)
+}
+
+// inMemoryOnly returns those of the keys that are in memory, and whose files are not known to be durable.
+func (s *Store) inMemoryOnly(keys []*meta.Key) (ids []meta.KeyID) {
+	for _, k := range keys {
 		if m, err := s.right(k.ID, k.Check); err == nil && !s.isDurable(m) {
 			ids = append(ids, k.ID)
 		}
 	}
-	s.rewrite(ctx, ids...)
-	return s.scan(ctx, ring)
+	return ids
 }
 
 func (s *Store) isDurable(m *material) bool {

@@ -42,10 +42,12 @@ type material struct {
 	secret    *nks.Material
 	sum       [32]byte // SHA-256 of the file as it was read back
 
-	notDurable  bool // the file was found missing or changed since, or is not known to be durable
-	needsRewrap bool // the file is not wrapped under exactly the KEKs that wrap now, or not known to be
-	fromNomad   bool // it comes from a file of Nomad's
-	fileIsGone  bool // no file has it, and the ring does not know it
+	notDurable bool // the file was found missing or changed since, or is not known to be durable
+	unsynced   bool // the file, or its name, has yet to be synced: the next start may find an older one
+	mustWrite  bool // and its sync has failed: no later one tells that the disk has it
+	outdated   bool // the file is not wrapped under exactly the KEKs that wrap now
+	fromNomad  bool // it comes from a file of Nomad's
+	fileIsGone bool // no file has it, and the ring does not know it
 
 	written mono.Time // when this process made its file; zero if it was there
 
@@ -53,6 +55,9 @@ type material struct {
 	signer atomic.Pointer[jwt.Signer]
 	public atomic.Pointer[[]byte] // of the signing key, once it was asked for
 }
+
+// needsRewrap reports whether the file is not wrapped under exactly the KEKs that wrap now, or not known to be.
+func (m *material) needsRewrap() bool { return m.outdated || m.unsynced }
 
 func (m *material) wipe() {
 	m.secret.Wipe()

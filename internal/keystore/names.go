@@ -22,14 +22,14 @@ func (s *Store) fileName(id meta.KeyID) string {
 
 // resolveFileName is fileName for a file that is about to be written or set aside: somebody may have put a file of
 // Nomad's in its place. The error says that it can't be told; the name is the usual one then, by which a file may
-// be set aside unread.
+// be written over if it is known to be the keyring's.
 func (s *Store) resolveFileName(id meta.KeyID) (string, error) {
 	if name := s.fileName(id); name != nks.FileName(id) {
 		return name, nil
 	}
 	b, err := s.dir.Read(nks.FileName(id), nks.MaxFile)
 	defer clear(b) // an inline KEK is in it
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !isUnfit(err) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !isOversized(err) {
 		return nks.FileName(id), err
 	}
 	if nks.IsNomad(b) {

@@ -1,8 +1,6 @@
 package keystore
 
 import (
-	"errors"
-	"fmt"
 	"slices"
 
 	"example.com/keyring/internal/meta"
@@ -19,37 +17,13 @@ func (s *Store) loadNomad(id meta.KeyID) (*material, *Fault) {
 	s.mu.Unlock()
 	var f *Fault
 	for _, name := range names {
-		m, err := s.openNomad(name, id)
-		if err == nil {
+		b, err := s.dir.Read(name, nks.MaxFile)
+		m, fault := found{id, name, b, err}.openNomads(s.keks)
+		clear(b) // a KEK may be in it
+		if fault == nil {
 			return m, nil
 		}
-		f = &Fault{Cause: NomadFile, File: name, Err: fmt.Errorf("key file %s of Nomad's: %w", name, err)}
+		f = fault
 	}
 	return nil, f
-}
-
-func (s *Store) openNomad(name string, id meta.KeyID) (*material, error) {
-	b, err := s.dir.Read(name, nks.MaxFile)
-	defer clear(b) // a KEK may be in it
-	if err != nil {
-		return nil, err
-	}
-	file, err := nks.DecodeNomad(b)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Wipe()
-	if file.ID != id {
-		return nil, fmt.Errorf("%w: %w: it names %s", nks.ErrCorrupt, errMisnamed, meta.KeyID(file.ID))
-	}
-	if file.Inline() && !s.keks.HasInline() {
-		return nil, errors.New("its KEK lies in it, so it is opened only with InlineKEK in KEKs or OldKEKs")
-	}
-	secret, algorithm, err := file.Open()
-	if err != nil {
-		return nil, err
-	}
-	return &material{
-		algorithm: algorithm, check: secret.Check(id, algorithm), created: file.Created, secret: secret, fromNomad: true,
-	}, nil
 }

@@ -13,6 +13,7 @@ import (
 // removedFiles is what the directory has of a key that is or was removed, or whose file was bad.
 type removedFiles struct {
 	inPlace bool     // a file may lie under the key's name
+	barred  error    // why that file can't be read, or nil: it is left until an operator has mended that
 	current bool     // and it is wrapped under exactly the KEKs that wrap now
 	aside   []string // files that were set aside, and go when the key does
 	rewrap  []string // those of them that are whole and to be rewrapped: the removal may be undone
@@ -50,7 +51,7 @@ func (s *Store) NoteRemoved(id meta.KeyID) {
 	defer s.mu.Unlock()
 	r := s.removedLocked(id)
 	if m := s.keys[id]; m != nil {
-		r.current = !m.needsRewrap
+		r.current = !m.needsRewrap()
 	}
 	s.dropLocked(id)
 	delete(s.faults, id)
@@ -74,7 +75,7 @@ func (s *Store) noteRemovedFile(id meta.KeyID, f files) {
 func (s *Store) noteAside(aside string) {
 	name, why, ok := durable.ParseAside(aside)
 	id, isKey := nks.ParseFileName(name)
-	if !ok || !isKey || !slices.Contains([]string{asideRemoved, asideMalformed, asideUnreadable, asideForeign}, why) {
+	if !ok || !isKey || !s.goesWithItsKey(aside, why) {
 		return
 	}
 	rewrap := why == asideRemoved && s.mayNeedRewrap(aside)
@@ -87,6 +88,20 @@ func (s *Store) noteAside(aside string) {
 	if rewrap && !slices.Contains(r.rewrap, aside) {
 		r.rewrap = append(r.rewrap, aside)
 	}
+}
+
+// goesWithItsKey reports whether a file that was set aside goes when its key does. What an earlier build could not read may
+// be Nomad's.
+func (s *Store) goesWithItsKey(aside, why string) bool {
+	switch why {
+	case asideRemoved, asideMalformed:
+		return true
+	case asideUnreadable, asideForeign:
+		b, err := s.dir.Read(aside, nks.MaxFile)
+		defer clear(b) // an inline KEK is in it
+		return err == nil && !nks.IsNomad(b)
+	}
+	return false
 }
 
 // forgetAside forgets a file that was set aside, and is gone or has its name again.
@@ -162,6 +177,7 @@ func (s *Store) SetAside(id meta.KeyID, stillRemoved func(meta.KeyID) bool) erro
 		return nil
 	}
 	name, err := s.resolveFileName(id)
+	s.noteBarred(id, err)
 	if err != nil {
 		return err // it may be Nomad's
 	}
@@ -179,6 +195,17 @@ func (s *Store) SetAside(id meta.KeyID, stillRemoved func(meta.KeyID) bool) erro
 	s.removedLocked(id).inPlace = false
 	s.forgetIfEmptyLocked(id)
 	return nil
+}
+
+// noteBarred notes why the file of a removed key can't be read, if that is for an operator to mend.
+func (s *Store) noteBarred(id meta.KeyID, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.removedLocked(id); isBarred(err) {
+		r.barred = err
+	} else {
+		r.barred = nil
+	}
 }
 
 // Unlink removes for good what was set aside of a removed key, if the key is still removed. A crash leaves some of it, for

@@ -6,12 +6,13 @@ import (
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/nks"
 )
 
 // Report is what a Store knows of its directory, for people. All of it is of one moment.
 type Report struct {
 	Missing   []meta.KeyID             // keys of the ring that are not held, in its order
-	Faults    []Fault                  // by key
+	Faults    []Fault                  // by key; then those of removed keys
 	SetAside  []string                 // names of the files that this process has set aside because they were bad
 	Files     []meta.KeyID             // keys in memory of which there is a file, or should be, by ID
 	Written   map[meta.KeyID]mono.Time // when this process made the files of keys that the ring does not know
@@ -38,6 +39,11 @@ func (s *Store) Report(ring *meta.Ring) Report {
 	}
 	for _, id := range sortedIDs(s.faults) {
 		r.Faults = append(r.Faults, s.faults[id])
+	}
+	for _, id := range sortedIDs(s.removed) {
+		if err := s.removed[id].barred; err != nil {
+			r.Faults = append(r.Faults, Fault{Key: id, Cause: Barred, File: nks.FileName(id), Err: err})
+		}
 	}
 	for _, id := range sortedIDs(s.keys) {
 		if !s.keys[id].fileIsGone {

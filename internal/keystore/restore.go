@@ -90,7 +90,7 @@ func (s *Store) unrestored(keys []Key) (left []Key, err error) {
 		if m != nil && m.check != k.Check {
 			return nil, fmt.Errorf("the directory has another key with the ID %s", k.ID)
 		}
-		if m == nil || m.needsRewrap { // also where nobody knows that it is durable
+		if m == nil || m.needsRewrap() { // also where nobody knows that it is durable
 			left = append(left, k)
 		}
 		delete(there, k.ID)

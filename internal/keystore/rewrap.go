@@ -51,7 +51,7 @@ func (s *Store) toRewrap() (ids []meta.KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range slices.SortedFunc(maps.Keys(s.keys), compareIDs) {
-		if s.keys[id].needsRewrap {
+		if s.keys[id].needsRewrap() {
 			ids = append(ids, id)
 		}
 	}
@@ -74,7 +74,7 @@ func (s *Store) asideToRewrap() (names []string) {
 func (s *Store) mayNeedRewrap(aside string) bool {
 	file, err := s.decode(aside)
 	if err != nil {
-		return !isUnfit(err) && !errors.Is(err, nks.ErrFormat) && !errors.Is(err, fs.ErrNotExist)
+		return !isOversized(err) && !errors.Is(err, nks.ErrFormat) && !errors.Is(err, fs.ErrNotExist)
 	}
 	return s.keks.MayNeedRewrap(file)
 }
@@ -121,7 +121,7 @@ func (s *Store) onOldKEKs() int {
 func (s *Store) onOldKEKsLocked() int {
 	n := 0
 	for _, m := range s.keys {
-		if m.needsRewrap {
+		if m.needsRewrap() {
 			n++
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io/fs"
 
 	"example.com/keyring/internal/meta"
@@ -34,20 +33,47 @@ func (s *Store) scan(ctx context.Context, ring *meta.Ring) error {
 			ids = append(ids, id)
 		}
 	}
-	// What was renamed by a process that died, or by a write that failed, is here to be seen and may still be
-	// lost. Keys that can't be made durable now open data, and are no more than that until they are written again.
-	var unsynced error
-	if len(ids) > 0 {
-		if unsynced = s.dir.Sync(); unsynced != nil {
-			s.log.Error("sync keystore", "error", unsynced)
-		}
-	}
 	parallel.Do(len(ids), func(i int) {
 		if ctx.Err() == nil {
-			s.read(ctx, ids[i], unsynced)
+			s.read(ctx, ids[i])
 		}
 	})
+	s.syncNames(ids)
 	return ctx.Err()
+}
+
+// syncNames has those of the keys held whose files were read and synced. What was renamed by a process that died, or put
+// there by others, is here to be seen and may still be lost: so its name is synced too. Keys that can't be made durable now
+// open data, and are no more than that until they are synced or written again.
+func (s *Store) syncNames(ids []meta.KeyID) {
+	synced := map[meta.KeyID][sha256.Size]byte{} // sums of the files
+	s.mu.Lock()
+	for _, id := range ids {
+		if m := s.keys[id]; m != nil && m.notDurable && !m.mustWrite && !m.fromNomad {
+			synced[id] = m.sum
+		}
+	}
+	s.mu.Unlock()
+	if len(synced) > 0 {
+		s.syncDir(synced)
+	}
+}
+
+// syncDir has the keys held whose synced files have these sums, once the directory is synced.
+func (s *Store) syncDir(synced map[meta.KeyID][sha256.Size]byte) {
+	if err := s.dir.Sync(); err != nil {
+		s.log.Error("sync keystore", "error", err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, sum := range synced {
+		if m := s.keys[id]; m != nil && m.notDurable && m.sum == sum {
+			m.notDurable, m.unsynced, m.fileIsGone = false, false, false
+			delete(s.faults, id)
+			s.changes++
+		}
+	}
 }
 
 // files are the names of what there is of one key.
@@ -75,17 +101,16 @@ func (s *Store) sort(names []string) map[meta.KeyID]files {
 	return all
 }
 
-// read takes one key file into memory, notes what is wrong with it, or sets it aside. It is not known to be durable if
-// unsynced says why the directory could not be synced.
-func (s *Store) read(ctx context.Context, id meta.KeyID, unsynced error) {
-	synced := unsynced == nil
+// read takes one key file into memory, notes what is wrong with it, or sets it aside. The key is not held before its
+// name is synced.
+func (s *Store) read(ctx context.Context, id meta.KeyID) {
 	m, f := s.load(ctx, id)
 	if f != nil && f.Cause == BadFile {
 		m, f = s.loadOrSetAside(ctx, id)
 	}
 	if f != nil && !f.isClosed() {
 		if n, nomads := s.loadNomad(id); n != nil {
-			m, f, synced = n, nil, false // not durable until there is a file of ours
+			m, f = n, nil // not durable until there is a file of ours
 		} else if nomads != nil && (f.Cause == BadFile || errors.Is(f.Err, fs.ErrNotExist)) { // else ours is to blame
 			f = nomads
 		}
@@ -103,8 +128,7 @@ func (s *Store) read(ctx context.Context, id meta.KeyID, unsynced error) {
 		return
 	}
 	delete(s.faults, id)
-	m.notDurable = !synced
-	m.needsRewrap = m.needsRewrap || !synced // the next start may find an older file
+	m.notDurable, m.unsynced = true, true
 	s.keys[id] = m
 	s.changes++
 	s.noteInUseLocked(id)
@@ -126,40 +150,25 @@ func (s *Store) loadOrSetAside(ctx context.Context, id meta.KeyID) (*material, *
 	return m, f
 }
 
-// load reads a key file, unwraps it and checks it.
+// load reads a key file, unwraps it and checks it. Its name is not synced yet.
 func (s *Store) load(ctx context.Context, id meta.KeyID) (*material, *Fault) {
 	name := s.fileName(id)
-	b, err := s.dir.Read(name, nks.MaxFile)
+	b, unsynced, err := s.dir.ReadOwn(name, nks.MaxFile, isOwn)
 	defer clear(b) // an inline KEK is in it
-	switch {
-	case err != nil && isUnfit(err):
-		return nil, &Fault{Cause: BadFile, Err: err}
-	case err != nil:
-		return nil, &Fault{Cause: Unreadable, Err: err}
-	}
-	file, err := nks.DecodeFile(b)
-	if err != nil && name == nks.FileName(id) && nks.IsNomad(b) {
+	f := found{id, name, b, err}
+	if f.isNomads() {
 		s.useBesideName(id)
 		return s.load(ctx, id) // what is beside it
 	}
-	if errors.Is(err, nks.ErrVersion) {
-		return nil, &Fault{Cause: Newer, Err: fmt.Errorf("key file %s: %w", name, err)}
+	m, fault := f.openOwn(ctx, s.keks)
+	if m != nil {
+		m.unsynced, m.mustWrite = true, unsynced != nil
 	}
-	if err != nil {
-		return nil, &Fault{Cause: BadFile, Err: err}
-	}
-	if file.ID != id {
-		return nil, &Fault{Cause: BadFile, Err: fmt.Errorf("%w: %w: it names %s", nks.ErrCorrupt, errMisnamed, meta.KeyID(file.ID))}
-	}
-	opened, err := s.keks.Decode(ctx, file)
-	if err != nil {
-		return nil, kekFault(err)
-	}
-	return &material{
-		algorithm: file.Algorithm, check: file.Check, created: file.Created,
-		secret: opened.Material, sum: sha256.Sum256(b), needsRewrap: opened.Rewrap,
-	}, nil
+	return m, fault
 }
+
+// isOwn reports whether the content of a file is not Nomad's, whose modes are not ours to change.
+func isOwn(b []byte) bool { return !nks.IsNomad(b) }
 
 // putAside sets a bad file aside, and notes it.
 func (s *Store) putAside(name, why string) error {

@@ -128,7 +128,10 @@ func newerIdentity(b []byte) bool { return len(b) > 1 && b[0] == 'v' && '1' <= b
 
 // identify reads the keystore ID, or draws one for a directory that has none.
 func (s *Store) identify() error {
-	b, err := s.dir.Read(identity, 4<<10)
+	b, unsynced, err := s.dir.ReadOwn(identity, 4<<10, func([]byte) bool { return true })
+	if unsynced != nil {
+		s.log.Error("sync the keystore's ID", "error", unsynced)
+	}
 	if err == nil && len(b) == 33 && b[32] == '\n' && s.id.UnmarshalText(b[:32]) == nil {
 		return nil
 	}
@@ -136,7 +139,7 @@ func (s *Store) identify() error {
 		return fmt.Errorf("%s is %w: start the newer build", identity, nks.ErrVersion)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		if err != nil && !isUnfit(err) {
+		if err != nil && !isOversized(err) {
 			return err // another ID in its place would cost every hold
 		}
 		if err := s.putAside(identity, asideMalformed); err != nil {

@@ -170,13 +170,16 @@ func (s *Store) encode(ctx context.Context, k Key) (keyFile, error) {
 
 // makeRoomLocked sees to it that a file takes the place of none but one whose key is in memory, and so in the file that
 // comes. What else lies there may be the way back: a file that opens, or waits for its KEK or a newer build, stays; one that
-// is bad, can't be read, or is another key's of that ID, is set aside. It returns the name under which there is
-// room. The caller holds writing.
+// is bad, or is another key's of that ID, is set aside; beside one that the disk can't give there is room. It returns the
+// name under which there is room. The caller holds writing.
 func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.CheckValue) (name string, err error) {
 	s.rejectLocked(id, check)
 	if s.get(id) != nil {
 		if name, err = s.resolveFileName(id); errors.Is(err, syscall.EIO) {
 			err = nil // a bad sector stays bad, and what was in it is in memory
+		}
+		if isBarred(err) {
+			s.noteFault(id, *readFault(name, err))
 		}
 		if err == nil {
 			err = s.spareNewer(name) // it may have more than the key that is in memory
@@ -194,12 +197,17 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 	case errors.Is(f.Err, fs.ErrNotExist):
 		return name, nil
 	}
-	why := asideUnreadable
-	if f.Cause == BadFile {
-		why = asideFor(f.Err)
+	again := errors.Is(f.Err, syscall.EIO) && errors.Is(s.FaultOf(id), syscall.EIO) // a scan has seen it too
+	if f.Cause == Unreadable && (name != nks.FileName(id) || !again) {
+		return "", fmt.Errorf("write key %s: its file is here: %w", id, f.Err)
+	}
+	if f.Cause == Unreadable { // a bad sector stays bad: the file may be Nomad's, and ours comes beside it
+		s.log.Error("key file can't be read, and is left", "file", name, "error", f.Err)
+		s.useBesideName(id)
+		return s.fileName(id), nil
 	}
 	s.log.Error("key file set aside", "file", name, "error", f.Err)
-	return name, s.putAside(name, why)
+	return name, s.putAside(name, asideFor(f.Err))
 }
 
 // spareNewer is an error if a newer build has written the file, which may have come since it was read.
@@ -231,10 +239,23 @@ func (s *Store) rejectLocked(id meta.KeyID, right meta.CheckValue) {
 		s.noteFault(id, Fault{Cause: NomadFile, File: nks.FileName(id), Err: err})
 		return
 	}
-	name, _ := s.resolveFileName(id)
-	if err := s.putAside(name, asideWrong); err != nil {
+	if err := s.putAsideWrong(s.fileName(id), m.sum); err != nil {
 		s.noteFault(id, Fault{Cause: Unreadable, Err: err})
 	}
+}
+
+// putAsideWrong sets the file of another key than the ring's aside, if it still is what was read. Else the next scan reads
+// what has come.
+func (s *Store) putAsideWrong(name string, sum [sha256.Size]byte) error {
+	b, err := s.dir.Read(name, nks.MaxFile)
+	defer clear(b) // an inline KEK is in it
+	if err != nil {
+		return err
+	}
+	if sha256.Sum256(b) != sum {
+		return errUnread
+	}
+	return s.putAside(name, asideWrong)
 }
 
 // readBack is what makes a written key a held one: the file is what was proven to open. Memory that is already
@@ -257,7 +278,8 @@ func (s *Store) readBack(id meta.KeyID, f keyFile) error {
 		if old.notDurable {
 			s.changes++
 		}
-		old.sum, old.notDurable, old.fileIsGone, old.needsRewrap, old.fromNomad = m.sum, false, false, false, false
+		old.sum, old.notDurable, old.fileIsGone, old.fromNomad = m.sum, false, false, false
+		old.outdated, old.unsynced, old.mustWrite = false, false, false
 		m.wipe()
 		return nil
 	}

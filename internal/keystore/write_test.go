@@ -110,13 +110,19 @@ func untilRenamed(name string, fault func(keyringtest.Op) keyringtest.Fault) fun
 }
 
 // TestNewKeyReplacesNoFileThatIsNotInMemory: it may be the way back, if it is under a KEK
-// that is not configured or can't be read at the moment. One that is bad is set aside first.
+// that is not configured or can't be read at the moment. One that is bad is set aside first. One that the disk can't give may be Nomad's: it stays, and the key's is written beside it.
 func TestNewKeyReplacesNoFileThatIsNotInMemory(t *testing.T) {
 	id := meta.KeyID{1}
 	name := nks.FileName(id)
 	eio := func(op keyringtest.Op) keyringtest.Fault {
 		if op.Name == name && (op.Kind == "open" || op.Kind == "read") {
 			return keyringtest.Fault{Err: syscall.EIO}
+		}
+		return keyringtest.Fault{}
+	}
+	emfile := func(op keyringtest.Op) keyringtest.Fault {
+		if f := eio(op); f.Err != nil {
+			return keyringtest.Fault{Err: syscall.EMFILE}
 		}
 		return keyringtest.Fault{}
 	}
@@ -131,8 +137,9 @@ func TestNewKeyReplacesNoFileThatIsNotInMemory(t *testing.T) {
 		"locked, later":        {kek: newKMS("another"), late: true, refused: true},
 		"good, later":          {kek: newKMS("a"), late: true, refused: true},
 		"bad, later":           {late: true, aside: ".malformed-1"},
-		"unreadable":           {kek: newKMS("a"), fault: eio, aside: ".unreadable-1"},
-		"unreadable, and more": {kek: newKMS("another"), fault: eio, aside: ".unreadable-1"},
+		"unreadable":           {kek: newKMS("a"), fault: eio}, // it is left, and the new one is written beside it
+		"unreadable, and more": {kek: newKMS("another"), fault: eio},
+		"no descriptors":       {kek: newKMS("a"), fault: emfile, refused: true},
 	} {
 		t.Run(what, func(t *testing.T) {
 			disk := keyringtest.NewDisk()
@@ -161,7 +168,7 @@ func TestNewKeyReplacesNoFileThatIsNotInMemory(t *testing.T) {
 				t.Errorf("not written: %v", err)
 			}
 			if !bytes.Equal(disk.Bytes(name+c.aside), before) {
-				t.Errorf("what was there is not set aside: %v", disk.Names())
+				t.Errorf("what was there is not kept as %q: %v", name+c.aside, disk.Names())
 			}
 		})
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,14 +40,6 @@ func content(make func(good []byte) []byte) func(*testing.T, place) error {
 	return func(_ *testing.T, p place) error { return os.WriteFile(p.path, make(bytes.Clone(p.good)), 0o600) }
 }
 
-func symlink(to string) func(*testing.T, place) error {
-	return func(_ *testing.T, p place) error { return os.Symlink(to, p.path) }
-}
-
-func inode(mode uint32, dev uint64) func(*testing.T, place) error {
-	return func(_ *testing.T, p place) error { return unix.Mknod(p.path, mode|0o600, int(dev)) }
-}
-
 func version(v string) func(*testing.T, place) error {
 	return content(func(good []byte) []byte {
 		return bytes.Replace(good, []byte(`"Version": 1`), []byte(`"Version": `+v), 1)
@@ -75,41 +66,9 @@ var badKinds = []badKind{
 		b, _ := keyringtest.NewKeyFile(t, p.id, keyring.InlineKEK())
 		return os.WriteFile(p.path, b, 0o600)
 	}},
-	{name: "symlink to a good file", why: "not-a-file", put: func(_ *testing.T, p place) error {
-		return os.Symlink(filepath.Base(p.other), p.path)
-	}},
-	{name: "symlink to its own content", why: "not-a-file", put: func(_ *testing.T, p place) error {
-		return errors.Join(os.WriteFile(p.path+".moved", p.good, 0o600), os.Symlink(filepath.Base(p.path)+".moved", p.path))
-	}},
-	{name: "symlink to nothing", why: "not-a-file", put: symlink("nothing")},
-	{name: "symlink to a device", why: "not-a-file", put: symlink("/dev/zero")},
-	{name: "symlink to itself", why: "not-a-file", put: func(_ *testing.T, p place) error {
-		return os.Symlink(filepath.Base(p.path), p.path)
-	}},
-	{name: "FIFO", why: "not-a-file", put: inode(unix.S_IFIFO, 0)},
-	{name: "socket", why: "not-a-file", put: inode(unix.S_IFSOCK, 0)},
-	{name: "directory", why: "not-a-file", put: func(_ *testing.T, p place) error { return os.Mkdir(p.path, 0o700) }},
-	{name: "full directory", why: "not-a-file", put: func(_ *testing.T, p place) error {
-		return os.MkdirAll(filepath.Join(p.path, "full"), 0o700)
-	}},
 	{name: "1 GiB", why: "oversized", put: func(_ *testing.T, p place) error {
 		return errors.Join(os.WriteFile(p.path, nil, 0o600), os.Truncate(p.path, 1<<30))
 	}},
-}
-
-// init adds what only root can make, or what is no hindrance to root.
-func init() {
-	if os.Geteuid() != 0 {
-		badKinds = append(badKinds, badKind{name: "no permission", why: "unreadable", put: func(_ *testing.T, p place) error {
-			return os.WriteFile(p.path, p.good, 0)
-		}})
-		return
-	}
-	badKinds = append(badKinds,
-		badKind{name: "device", why: "not-a-file", put: inode(unix.S_IFCHR, unix.Mkdev(1, 5))}, // /dev/zero
-		badKind{name: "another user's", why: "foreign", put: func(_ *testing.T, p place) error {
-			return errors.Join(os.WriteFile(p.path, p.good, 0o600), os.Chown(p.path, 12345, -1))
-		}})
 }
 
 // TestBadFileBesideAThousandGoodOnes: the server starts, has all the others, sets the bad
@@ -118,9 +77,6 @@ func TestBadFileBesideAThousandGoodOnes(t *testing.T) {
 	c := newThousand(t)
 	for _, kind := range badKinds {
 		t.Run(kind.name, func(t *testing.T) { c.spoil(t, kind) })
-	}
-	if os.Geteuid() == 0 {
-		t.Run("no permission", asNobody)
 	}
 }
 
@@ -257,23 +213,78 @@ func describe(t *testing.T, path string) string {
 	return what + string(b)
 }
 
-// asNobody runs this test once more as a user who may not read everything.
-func asNobody(t *testing.T) {
-	const nobody = 65534
-	dir, err := os.MkdirTemp("", "nobody")
-	if err != nil {
-		t.Fatal(err)
+// barredKinds are what keeps a server from reading a file on a real disk. good is what was there.
+func barredKinds() map[string]func(p place) error {
+	inode := func(mode uint32, dev uint64) func(place) error {
+		return func(p place) error { return unix.Mknod(p.path, mode|0o600, int(dev)) }
 	}
-	defer os.RemoveAll(dir)
-	if err := os.Chown(dir, nobody, nobody); err != nil {
-		t.Fatal(err)
+	symlink := func(to string) func(place) error {
+		return func(p place) error { return os.Symlink(to, p.path) }
 	}
-	cmd := exec.Command("/proc/self/exe", "-test.v", "-test.run", "^TestBadFileBesideAThousandGoodOnes$/^no_permission$")
-	cmd.Dir, cmd.Env = dir, append(os.Environ(), "TMPDIR="+dir)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestBadFileBesideAThousandGoodOnes/no_permission")) {
-		t.Errorf("%v: %s", err, out)
+	kinds := map[string]func(place) error{
+		"symlink to a good file": func(p place) error { return os.Symlink(p.other, p.path) },
+		"symlink to nothing":     symlink("nothing"),
+		"symlink to a device":    symlink("/dev/zero"),
+		"symlink to itself":      func(p place) error { return os.Symlink(p.path, p.path) },
+		"FIFO":                   inode(unix.S_IFIFO, 0),
+		"socket":                 inode(unix.S_IFSOCK, 0),
+		"directory":              func(p place) error { return os.Mkdir(p.path, 0o700) },
+		"directory that is full": func(p place) error { return os.MkdirAll(filepath.Join(p.path, "full"), 0o700) },
 	}
+	if os.Geteuid() != 0 { // what is no hindrance to root
+		kinds["no permission"] = func(p place) error { return os.WriteFile(p.path, p.good, 0) }
+		return kinds
+	}
+	kinds["device"] = inode(unix.S_IFCHR, unix.Mkdev(1, 5)) // /dev/zero
+	for _, what := range []string{"another user's", "another user's too"} {
+		kinds[what] = func(p place) error {
+			return errors.Join(os.WriteFile(p.path, p.good, 0o600), os.Chown(p.path, 12345, -1))
+		}
+	}
+	return kinds
+}
+
+// TestBarredFilesOnARealDisk, all at once: they are left as they are, one problem a cause names them, and they are taken
+// when they are mended, without a restart.
+func TestBarredFilesOnARealDisk(t *testing.T) {
+	h, dir, kinds := keyringtest.NewQuickHosts(t, 1)[0], t.TempDir(), barredKinds()
+	places := map[string]place{}
+	for i, what := range slices.Sorted(maps.Keys(kinds)) {
+		p := place{id: keyring.KeyID{1, byte(i)}, other: filepath.Join(dir, nks.FileName(keyring.KeyID{2}))}
+		p.path = filepath.Join(dir, nks.FileName(p.id))
+		p.good, _ = keyringtest.NewKeyFile(t, p.id, keyring.InlineKEK())
+		if err := os.WriteFile(p.path, p.good, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		places[what] = p
+	}
+	h.MustOpenIn(t, dir)
+	awaitStatus(t, h, func(st keyring.Status) bool { return len(st.Keys) > len(places) && len(st.Missing) == 0 })
+	h.Stop(t)
+	for what, p := range places {
+		if err := errors.Join(os.Remove(p.path), kinds[what](p)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := inodes(t, dir)
+	h.MustOpenIn(t, dir)
+	awaitStatus(t, h, func(st keyring.Status) bool { return len(st.Missing) == len(places) })
+	named := 0
+	for _, p := range h.Status(t).Problems {
+		switch p.Kind {
+		case keyring.ProblemFileOwner, keyring.ProblemFileMode, keyring.ProblemNotAFile:
+			named += len(p.Keys)
+		}
+	}
+	if after := inodes(t, dir); named != len(places) || !maps.Equal(before, after) {
+		t.Errorf("%d of %d are named; there is %v, there was %v: %v", named, len(places), after, before, h.Status(t).Problems)
+	}
+	for _, p := range places {
+		if err := errors.Join(os.RemoveAll(p.path), os.WriteFile(p.path+".part", p.good, 0o600), os.Rename(p.path+".part", p.path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitStatus(t, h, func(st keyring.Status) bool { return len(st.Missing) == 0 })
 }
 
 // TestModesAreRepairedWithAWarning: of the directory and of the files, which stay where they are.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
 )
@@ -36,12 +37,6 @@ func badFiles(good, another []byte) map[string]struct {
 		"longer":         {0o600, append(bytes.Clone(good), '\n')},
 		"another key's":  {0o600, another},
 		"oversized":      {0o600, bytes.Repeat([]byte("x"), nks.MaxFile+1)},
-		"symlink":        {fs.ModeSymlink | 0o777, []byte("/etc/passwd")},
-		"FIFO":           {fs.ModeNamedPipe | 0o600, nil},
-		"socket":         {fs.ModeSocket | 0o600, nil},
-		"device":         {fs.ModeDevice | fs.ModeCharDevice | 0o600, nil},
-		"directory":      {fs.ModeDir | 0o700, nil},
-		"no permission":  {0, good},
 		"an odd version": {0o600, bytes.Replace(good, []byte(`"Version": 1`), []byte(`"Version": 0`), 1)},
 	}
 	for i := 1; i < len(good); i += len(good)/9 + 1 {
@@ -102,6 +97,62 @@ func TestBadFileIsSetAsideAndHidesNoOther(t *testing.T) {
 			l.Start()
 			l.Vault.CheckOpens(t, l.Keyring, what+", put back")
 			l.Stop(t)
+		}
+	})
+}
+
+// TestBarredFileIsTakenWhenItIsRight: what keeps a server from reading a file, an operator mends. Until then it is left as it
+// is, and named; then it is taken within a minute, without a restart.
+func TestBarredFileIsTakenWhenItIsRight(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := keyringtest.NewLife(t)
+		l.Start()
+		if err := errors.Join(l.Seal(), l.Rotate(), l.Seal()); err != nil {
+			t.Fatal(err)
+		}
+		id := l.Keyring.Keys()[1].ID
+		name := nks.FileName(id)
+		good := l.Disk.Bytes(name)
+		for _, bar := range []struct {
+			mode fs.FileMode
+			err  error // of opening it
+			kind keyring.ProblemKind
+		}{
+			{0, nil, keyring.ProblemFileMode},
+			{0o600, &durable.OwnerError{Have: 1000, Want: 7}, keyring.ProblemFileOwner},
+			{fs.ModeSymlink | 0o777, nil, keyring.ProblemNotAFile},
+			{fs.ModeNamedPipe | 0o600, nil, keyring.ProblemNotAFile},
+			{fs.ModeDir | 0o700, nil, keyring.ProblemNotAFile},
+		} {
+			l.Stop(t)
+			l.Disk.Plant(name, bar.mode, good)
+			l.Disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+				if op.Kind == "open" && op.Name == name {
+					return keyringtest.Fault{Err: bar.err}
+				}
+				return keyringtest.Fault{}
+			})
+			before := l.Disk.Names()
+			l.Start()
+			time.Sleep(time.Hour)
+			st := l.Status(t)
+			i := slices.IndexFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == bar.kind })
+			if i < 0 || !slices.Equal(st.Problems[i].Keys, []keyring.KeyID{id}) || !slices.Equal(st.Missing, []keyring.KeyID{id}) {
+				t.Errorf("%v: missing %v, problems %v", bar, st.Missing, st.Problems)
+			} else if p := st.Problems[i]; bar.err != nil && !(strings.Contains(p.Detail, "user 1000, not by user 7") && strings.Contains(p.Advice, "chown 7 ")) {
+				t.Errorf("it does not name both owners and the command: %+v", p)
+			}
+			if !slices.Equal(l.Disk.Names(), before) {
+				t.Errorf("%v: there is %v, there was %v", bar, l.Disk.Names(), before)
+			}
+			l.Disk.OnOp(nil)
+			l.Disk.Plant(name, 0o600, good)
+			time.Sleep(time.Minute)
+			l.Vault.CheckOpens(t, l.Keyring, "mended")
+			if st := l.Status(t); len(st.Missing) > 0 || slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == bar.kind }) {
+				t.Errorf("%v: mended: missing %v, problems %v", bar, st.Missing, st.Problems)
+			}
 		}
 	})
 }
