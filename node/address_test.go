@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -150,13 +149,6 @@ func TestRemoveServerOfNobodyIsAnError(t *testing.T) {
 	}
 	wantNobody(c.Nodes["s1"], "s3")
 	wantNobody(c.Nodes["s2"], "s3")
-	st, err := c.Nodes["s3"].Keyring().Status(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if slices.ContainsFunc(st.Servers, func(s raft.Server) bool { return s.ID == "s3" }) {
-		return // the leader closed its connection before it heard of its removal: it knows no leader, and can't ask one
-	}
 	for range 2 {
 		if err := c.Nodes["s3"].Leave(ctx); err != nil {
 			t.Errorf("one that has left, leaves: %v", err)

@@ -41,6 +41,9 @@ func WrapRaftStable(c *Config, wrap func(raft.StableStore) raft.StableStore) { c
 // WrapRaftLog puts something around the log of a Node's raft.
 func WrapRaftLog(c *Config, wrap func(raft.LogStore) raft.LogStore) { c.wrapLog = wrap }
 
+// AskWhetherRemoved returns the servers that say that a node was removed.
+func AskWhetherRemoved(ctx context.Context, n *Node) []raft.ServerID { return n.askWhetherRemoved(ctx) }
+
 // ShortenPatience has calls wait less for a leader, if their contexts have no deadlines.
 func ShortenPatience(c *Config, to time.Duration) { c.patience = to }
 

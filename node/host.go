@@ -2,11 +2,8 @@ package node
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"example.com/keyring"
-	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
@@ -22,12 +19,7 @@ func (h host) LeaderProof(m join.Meeting, token meta.TokenID) ([]byte, error) {
 
 // AcceptJoin implements cluster.Host.
 func (h host) AcceptJoin(ctx context.Context, m join.Meeting, token meta.TokenID, proof []byte) error {
-	return hostError(h.Keyring.AcceptJoin(ctx, connOf(m), token.String(), proof))
-}
-
-// ReadmitServer implements cluster.Host.
-func (h host) ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error {
-	return hostError(h.Keyring.ReadmitServer(ctx, id, addr))
+	return h.Keyring.AcceptJoin(ctx, connOf(m), token.String(), proof)
 }
 
 func connOf(m join.Meeting) keyring.JoinConn {
@@ -35,12 +27,4 @@ func connOf(m join.Meeting) keyring.JoinConn {
 		Exporter: m.Exporter, Cluster: m.Cluster, Leader: raft.ServerID(m.Leader), LeaderKey: m.LeaderKey,
 		Joiner: raft.ServerID(m.Joiner), JoinerKey: m.JoinerKey, Addr: raft.ServerAddress(m.Addr),
 	}
-}
-
-// hostError returns an error of the keyring's as one of cluster's.
-func hostError(err error) error {
-	if errors.Is(err, keyring.ErrNotMember) {
-		return fmt.Errorf("%w: %w", cluster.ErrNotMember, err)
-	}
-	return err
 }

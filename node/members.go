@@ -42,7 +42,8 @@ func (n *Node) AddServer(ctx context.Context, id raft.ServerID, addr string) err
 //
 // If no member has exactly that ID, the error matches keyring.ErrNotMember and names the members; so it does for a
 // server that an earlier call has removed. Within one call, an attempt whose answer was lost does no harm. A server that
-// removes itself gets no error once it is removed.
+// removes itself gets no error once it is removed, also if it has not heard of that itself and a majority of the voters that it
+// knows say so.
 //
 // RemoveServer may be called on any server. Until ctx ends it waits for a leader that is ready and answers.
 func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.RemoveServerOptions) error {
@@ -59,6 +60,9 @@ func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.Rem
 		if refusal := (*peer.Refusal)(nil); id == n.cfg.ID && errors.As(err, &refusal) && refusal.Code == peer.NotMember {
 			return struct{}{}, nil
 		}
+		if err != nil && id == n.cfg.ID && n.isOut(ctx, tries) {
+			return struct{}{}, nil // it has not heard of its removal, and knows no leader
+		}
 		if known && tries > 1 && errors.Is(err, keyring.ErrNotMember) {
 			return struct{}{}, nil // the attempt before has removed it, and its answer was lost
 		}
@@ -67,8 +71,8 @@ func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.Rem
 	return err
 }
 
-// Leave removes this server from the cluster, as RemoveServer does. Afterwards close it, and delete its directory: until
-// then it keeps the keys that it has.
+// Leave removes this server from the cluster, as RemoveServer does. It returns nil too if this server was removed
+// before. Afterwards close it, and delete its directory: until then it keeps the keys that it has.
 func (n *Node) Leave(ctx context.Context) error {
 	return n.RemoveServer(ctx, n.cfg.ID, keyring.RemoveServerOptions{})
 }

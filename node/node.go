@@ -35,6 +35,7 @@ type Node struct {
 	keys    *keyring.Keyring
 	open    atomic.Pointer[keyring.Keyring] // keys once it is open, for raft's disk
 	gate    gate.Gate                       // of the calls of Apply
+	removed atomic.Pointer[[]raft.ServerID] // by what these servers say; nil or empty: no
 	cancel  context.CancelFunc              // of the loops
 	loops   sync.WaitGroup
 	once    sync.Once
@@ -81,15 +82,19 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 	n.cluster.Serve(host{n.keys}, n.handlers())
 	if port != nil {
 		n.loops.Go(func() { n.onChange(life, time.Minute, n.promote) })
+		n.loops.Go(func() { n.watchRemoval(life) })
 		n.loops.Go(func() { n.onChange(life, 3*time.Second, n.keepAddress) }) // no other server may find it meanwhile
 	}
 	return nil
 }
 
-// problems says what of raft's can't be written.
+// problems says what of raft's can't be written, and whether the others say that this server was removed.
 func (n *Node) problems() (all []keyring.Problem) {
 	for _, fault := range n.cluster.DiskFaults() {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemRaftDisk, Since: fault.Since, Detail: fault.String()})
+	}
+	if by := n.removedBy(); len(by) > 0 {
+		all = append(all, keyring.Problem{Kind: keyring.ProblemRemoved, Detail: removedDetail(by)})
 	}
 	return all
 }

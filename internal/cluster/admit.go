@@ -26,12 +26,9 @@ type Host interface {
 	// AcceptJoin adds a server that proves to have a token. An error that matches join.ErrRefused is for the log alone.
 	AcceptJoin(ctx context.Context, m join.Meeting, token meta.TokenID, proof []byte) error
 	// ReadmitServer makes a member that has lost its raft log a member without a vote. An error that matches
-	// ErrNotMember says that there is no such member any longer.
+	// peer.ErrNotMember says that there is no such member any longer.
 	ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error
 }
-
-// ErrNotMember is matched by the error of a Host about a server that is no member.
-var ErrNotMember = errors.New("not a member")
 
 // serveProof proves to a server that wants to join that this one knows the secret of its token: it is the leader of
 // the cluster that made it. The server believes nothing before that.
@@ -122,7 +119,7 @@ func (s *Server) serveJoin(ctx context.Context, from raft.ServerID, body []byte)
 	switch {
 	case errors.Is(err, join.ErrRefused):
 		return nil, s.refuse(from, q.Addr, err)
-	case errors.Is(err, ErrNotMember): // it was removed meanwhile
+	case errors.Is(err, peer.ErrNotMember): // it was removed meanwhile
 		return nil, &peer.Refusal{Code: peer.NotMember}
 	case err != nil:
 		return s.cfg.Errors.EncodeReply(nil, fmt.Errorf("join of %s: %w", from, err)), nil

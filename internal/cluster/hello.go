@@ -34,6 +34,11 @@ type helloAnswer struct {
 	// that knows of no bootstrapped one. Older builds do not say.
 	InitialServers []string `json:"founders,omitempty" bound:"elements=1024,bytes=2048"`
 	Logged         bool     `json:"logged,omitempty"` // they are in its raft log. Older builds do not say
+
+	// Commit is its raft's commit index, if it knows of no configuration that is not committed yet, and Member whether the
+	// server that asks is in its configuration. Older builds do not say.
+	Commit uint64 `json:"commit,omitempty"`
+	Member bool   `json:"member,omitempty"`
 }
 
 // A hello has no body, or one of these. A build that does not know them does not look at it.
@@ -85,6 +90,9 @@ func (s *Server) serveHello(_ context.Context, from raft.ServerID, body []byte) 
 	case s.port.Running():
 		addr, leader := s.raft.LeaderWithID()
 		a = helloAnswer{Bootstrapped: s.raft.LastIndex() > 1, Leader: string(addr), Addr: s.cfg.Addr, LeaderID: string(leader)}
+		if of := s.standingOf(from); a.Bootstrapped {
+			a.Commit, a.Member = of.commit, of.member
+		}
 		if !a.Bootstrapped {
 			a.InitialServers, a.Logged = candidateTexts(s.port.Members()), true
 		}

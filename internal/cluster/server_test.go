@@ -133,7 +133,7 @@ func TestOnlyAMemberSaysWhereItIs(t *testing.T) {
 
 // TestAServerLearnsOnlyThatItIsNoMember, whether its token is refused or it was removed while it asked.
 func TestAServerLearnsOnlyThatItIsNoMember(t *testing.T) {
-	for name, err := range map[string]error{"refused": join.ErrRefused, "removed": cluster.ErrNotMember} {
+	for name, err := range map[string]error{"refused": join.ErrRefused, "removed": peer.ErrNotMember} {
 		t.Run(name, func(t *testing.T) {
 			ctx := within10s(t)
 			p := startPair(t, host{err})

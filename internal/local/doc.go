@@ -8,11 +8,12 @@ import (
 	"errors"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/peer"
 )
 
 // Errors that callers of the keyring branch on: the root documents them.
 var (
-	ErrNotMember  = errors.New("not a member of the cluster")
+	ErrNotMember  = peer.ErrNotMember
 	ErrUnknownKey = errors.New("unknown key")
 	ErrKeyMissing = errors.New("key material missing on this server")
 	ErrNotDurable = errors.New("key not yet durable on a majority")

@@ -259,6 +259,10 @@ const (
 	BadRequest  Code = "bad-request"
 )
 
+// ErrNotMember means that no server of an ID is in the raft configuration. It is for what can be done to a member alone.
+// The refusal NotMember is about the server that asks, and does not match it.
+var ErrNotMember = errors.New("not a member of the cluster")
+
 // Refusal is the error answer. Leader is set, if it is known, with NotLeader.
 type Refusal struct {
 	Code   Code   `json:"code" bound:"bytes=64"`
