@@ -19,17 +19,19 @@ import (
 // callsOfNode are all methods of Node that take a context, and JoinToken.
 func callsOfNode(n *node.Node, key keyring.KeyID, sealed []byte, token string) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
-		"Apply":        func(ctx context.Context) error { _, err := n.Apply(ctx, []byte("x")); return err },
-		"Encrypt":      func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
-		"Decrypt":      func(ctx context.Context) error { _, err := n.Decrypt(ctx, sealed, nil); return err },
-		"Sign":         func(ctx context.Context) error { _, err := n.Sign(ctx, map[string]any{"aud": "x"}); return err },
-		"Status":       func(ctx context.Context) error { _, err := n.Status(ctx); return err },
-		"Rotate":       func(ctx context.Context) error { _, err := n.Rotate(ctx, keyring.RotateOptions{}); return err },
-		"Remove":       func(ctx context.Context) error { return n.Remove(ctx, key, keyring.RemoveOptions{}) },
-		"AddServer":    func(ctx context.Context) error { return n.AddServer(ctx, "s8", "127.0.0.1:9") },
-		"RemoveServer": func(ctx context.Context) error { return n.RemoveServer(ctx, "s2", keyring.RemoveServerOptions{}) },
-		"Leave":        func(ctx context.Context) error { return n.Leave(ctx) },
-		"JoinToken":    func(context.Context) error { _, err := n.JoinToken("s9", time.Hour); return err },
+		"Apply":                func(ctx context.Context) error { _, err := n.Apply(ctx, []byte("x")); return err },
+		"Encrypt":              func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
+		"Decrypt":              func(ctx context.Context) error { _, err := n.Decrypt(ctx, sealed, nil); return err },
+		"Sign":                 func(ctx context.Context) error { _, err := n.Sign(ctx, map[string]any{"aud": "x"}); return err },
+		"Status":               func(ctx context.Context) error { _, err := n.Status(ctx); return err },
+		"Rotate":               func(ctx context.Context) error { _, err := n.Rotate(ctx, keyring.RotateOptions{}); return err },
+		"Remove":               func(ctx context.Context) error { return n.Remove(ctx, key, keyring.RemoveOptions{}) },
+		"AddServer":            func(ctx context.Context) error { return n.AddServer(ctx, "s8", "127.0.0.1:9") },
+		"RemoveServer":         func(ctx context.Context) error { return n.RemoveServer(ctx, "s2", keyring.RemoveServerOptions{}) },
+		"Leave":                func(ctx context.Context) error { return n.Leave(ctx) },
+		"TransferLeadership":   func(ctx context.Context) error { return n.TransferLeadership(ctx) },
+		"TransferLeadershipTo": func(ctx context.Context) error { return n.TransferLeadershipTo(ctx, "s2") },
+		"JoinToken":            func(context.Context) error { _, err := n.JoinToken("s9", time.Hour); return err },
 		"WithdrawJoinToken": func(ctx context.Context) error {
 			return n.WithdrawJoinToken(ctx, token)
 		},
