@@ -107,7 +107,7 @@ func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 // ends may return after Backup has; there is none after it.
 func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
 	return led(ctx, k, func(ctx context.Context) (Manifest, error) {
-		m, err := lead.Backup(ctx, k.server.Server, w, to)
+		m, err := lead.Backup(ctx, k.server.Server, watchedWriter{w, k.hostCalls}, to)
 		return newManifest(m), err
 	})
 }

@@ -71,7 +71,7 @@
 //	     which other keys are lost or which peers are down. A key whose file is here, and whose KEK
 //	     does not answer, or whose file is of a newer build, another user's, or not to be read, waits for that instead.
 //	I10  After Close no goroutine of the package runs, and the key bytes it owns are overwritten. If
-//	     something hangs that ignores its context, Close says so after a while, and no goroutine of the
+//	     something hangs that ignores its context, a function of the host's too, Close says so after a while, and no goroutine of the
 //	     package runs when that has returned. Ciphers that crypto/aes has expanded, signing keys of
 //	     crypto/rsa and crypto/ecdsa, and the buffers in which age encrypts and decrypts for [AgeKEK], are left to the
 //	     garbage collector.

@@ -49,6 +49,9 @@ type Keyring struct {
 	signer     backup.SignerCache
 	since      atomic.Pointer[map[cause]time.Time] // when each problem of the last Status was first seen
 
+	hostCalls *hostCalls
+	host      hostProblems
+
 	observer *raft.Observer
 	end      context.CancelFunc // of the loops
 	loops    sync.WaitGroup     // what run has started
@@ -101,10 +104,10 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() t
 	if cfg.Transport != nil {
 		conf.Call = cfg.Transport.Call
 	}
-	here := local.NewServer(conf)
-	s := &server{here, cfg}
+	here, calls := local.NewServer(conf), &hostCalls{}
+	s := &server{here, calls.watched(cfg)}
 	k := &Keyring{
-		server: s, caughtUp: local.NewCaughtUp(here), clocks: local.NewClocks(here),
+		server: s, hostCalls: calls, host: hostProblems{ask: cfg.Problems, calls: calls, gate: &here.Gate}, caughtUp: local.NewCaughtUp(here), clocks: local.NewClocks(here),
 		watch: local.NewWatch(here), confirming: local.NewConfirming(here), public: local.NewPublicKeys(here),
 	}
 	k.verifier = &verifier{server: s, caughtUp: k.caughtUp, public: k.public}
@@ -171,9 +174,9 @@ func (k *Keyring) observe() *raft.Observer {
 // raft is the host's: shut it down after, for it may leave a call under way unanswered. A second
 // Close waits for the first, and does nothing.
 //
-// What ignores its context, as a KEK that hangs, and raft while its log store hangs, Close
-// waits for for 10 seconds. Then it overwrites the keys and returns an error; the rest it does when that
-// comes back.
+// What ignores its context, as a KEK that hangs, raft while its log store hangs, and a call of Config.Audit, Close
+// waits for for 10 seconds. Then it overwrites the keys and returns an error, which names the functions of the host that
+// have not returned; the rest it does when that comes back.
 func (k *Keyring) Close() (err error) {
 	k.closing.Do(func() { err = k.close() })
 	return err
@@ -184,24 +187,40 @@ func (k *Keyring) close() error {
 	k.server.Raft.DeregisterObserver(k.observer)
 	k.server.FSM.EndAudit()
 	k.end()
-	defer k.auditing.Wait()
 	ended := make(chan error, 1)
 	go func() { // ends before Close returns nil
 		k.server.Gate.Wait()
 		k.loops.Wait()
 		k.ciphers.forget()
-		ended <- k.server.Store.Close()
+		err := k.server.Store.Close()
+		k.auditing.Wait()
+		ended <- err
 	}()
 	timer := time.NewTimer(closePatience)
 	defer timer.Stop()
-	select {
-	case err := <-ended:
-		return err
-	case <-timer.C:
+	for told := k.hostCalls.audited.Load(); ; timer.Reset(closePatience) {
+		select {
+		case err := <-ended:
+			return err
+		case <-timer.C:
+		}
+		if n := k.hostCalls.audited.Load(); n > told { // Config.Audit is slow, and has much to be told
+			told = n
+			continue
+		}
 		k.ciphers.forget()
 		k.server.Store.Wipe()
-		return fmt.Errorf("close: a call or a loop has not ended in %v: %w; the directory is given back when it has", closePatience, gate.ErrLeft)
+		return k.hasNotEnded()
 	}
+}
+
+// hasNotEnded is the error of a Close that has given up.
+func (k *Keyring) hasNotEnded() error {
+	what := "a call or a loop"
+	if host := k.hostCalls.names(); host != "" {
+		what = host
+	}
+	return fmt.Errorf("close: %s has not ended in %v: %w; the directory is given back when all have", what, closePatience, gate.ErrLeft)
 }
 
 // closePatience is how long Close waits for calls that were left behind, and for the loops.
@@ -350,9 +369,7 @@ func (k *Keyring) overview(v local.View) overview {
 	if since := k.since.Load(); since != nil {
 		o.since = *since
 	}
-	if k.server.cfg.Problems != nil {
-		o.host = k.server.cfg.Problems()
-	}
+	o.host, o.hostCalls = k.host.problems(), k.hostCalls.slow(o.at)
 	return o
 }
 

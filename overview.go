@@ -44,7 +44,8 @@ type overview struct {
 
 	wrongPublic []KeyID // keys whose public key in raft is not that of their material
 
-	host []Problem // by Config.Problems
+	host      []Problem            // by Config.Problems
+	hostCalls map[string]time.Time // functions of the host's that hang, and since when
 
 	since map[cause]time.Time // when this server first saw what the Status before tells of
 }
@@ -106,7 +107,7 @@ func (o overview) orphans() []KeyID {
 func problemsOf(o overview, st Status) []Problem {
 	all := slices.Concat(
 		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.policyProblems(), o.keystoreProblems(st), o.kekProblems(st),
-		o.ownProblems(), o.leaderProblems(st), o.host,
+		o.ownProblems(), o.leaderProblems(st), o.hostCallProblems(), o.host,
 	)
 	for i := range all {
 		p := &all[i]

@@ -55,6 +55,7 @@ const (
 	ProblemBackup      ProblemKind = "no backup"        // keys are newer than the last backup
 	ProblemOldKEK      ProblemKind = "old KEKs"         // key files are not wrapped under exactly Config.KEKs
 	ProblemKEKFile     ProblemKind = "KEK file"         // others may read or change the file that has a KEK
+	ProblemHost        ProblemKind = "host hangs"       // a function of the host's has not returned
 	ProblemInlineKEK   ProblemKind = "inline KEK"       // keys protect nothing from those who can read the files
 )
 
@@ -111,6 +112,7 @@ var problemKinds = []struct {
 	{ProblemPolicy, SeverityWarning, "Give all servers the same policies: set the right ones in the configuration of the server where they are wrong, and restart it."},
 	{ProblemTime, SeverityWarning, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
 	{ProblemRekey, SeverityWarning, "Overwrite the records that do not open, or see to the error of the host's store."},
+	{ProblemHost, SeverityWarning, "See why this function of the host's does not return: what it waits for, a disk or a socket say, has to answer. Until then nothing else is told to it, and Close takes 10 seconds and is an error."},
 	{ProblemNonvoter, SeverityWarning, "Nothing, if it has just joined. Else see which keys are missing, and where."},
 	{ProblemNewer, SeverityCritical, "Start the newer build on this server: it reads what this one has left as it is."},
 	{ProblemWaiting, SeverityWarning, "Start these servers, with this build."},

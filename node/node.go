@@ -128,13 +128,14 @@ func (n *Node) onChange(ctx context.Context, most time.Duration, do func(context
 }
 
 // Close ends the server and waits until all of it has ended. A leader first hands over to another voter, if there is one,
-// which it tries for 3 seconds at most. A second Close returns what the first has returned.
+// which it tries for 3 seconds at most. The keyring, calls of Apply, and raft with the App are waited for for 10 seconds
+// each; what has not ended by then is named in the error, and the rest is done when that comes back. A second Close returns what the first has returned.
 func (n *Node) Close() error {
 	n.once.Do(func() { n.closed = n.close() })
 	return n.closed
 }
 
-// closePatience is how long Close waits for calls of Apply after the keyring is closed.
+// closePatience is how long Close waits for calls of Apply after the keyring is closed, and then for raft and the port.
 const closePatience = 10 * time.Second
 
 // close ends what start began, the last first: the keyring before its raft. A raft that is shut down leaves unanswered
@@ -160,9 +161,24 @@ func (n *Node) close() error {
 		errs = append(errs, fmt.Errorf("close: calls of Apply have not ended in %v: %w", closePatience, gate.ErrLeft))
 	}
 	if n.cluster != nil {
-		errs = append(errs, n.cluster.Close())
+		errs = append(errs, n.closeCluster())
 	}
 	return errors.Join(errs...)
+}
+
+// closeCluster closes raft and the port, and gives the directory back. Raft waits for the App and for its disk. If one of
+// them hangs, the rest is done when it comes back.
+func (n *Node) closeCluster() error {
+	ended := make(chan error, 1)
+	go func() { ended <- n.cluster.Close() }()
+	timer := time.NewTimer(closePatience)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("close: raft, the App, raft's disk or Config.TLS has not ended in %v: %w; the directory is given back when it has", closePatience, gate.ErrLeft)
+	}
 }
 
 // Keyring returns the server's keyring. The Node closes it.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
@@ -282,6 +283,34 @@ func TestApplyEndsWithItsContextAndWithClose(t *testing.T) {
 	if _, err := n.Apply(t.Context(), nil); !errors.Is(err, keyring.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
+}
+
+// TestCloseGivesUpAnAppThatHangs, says so, and gives the directory back when it has come back.
+func TestCloseGivesUpAnAppThatHangs(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		app := slowApp{make(chan struct{})}
+		n, err := node.Start(t.Context(), node.Config{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, App: app})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Keyring().WaitReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := n.Apply(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		err = n.Close()
+		if took := time.Since(began); err == nil || !strings.Contains(err.Error(), "the App") || took > 35*time.Second {
+			t.Errorf("Close took %v: %v", took, err)
+		}
+		close(app.release)
+		synctest.Wait() // the test fails if a goroutine is left
+	})
+	closeNode(t, startAlone(t, dir))
 }
 
 // TestCloseWaitsForWhatRaftWasAsked closes a node under load: no call may be left unanswered by a raft

@@ -1,0 +1,245 @@
+package keyring
+
+// The functions of the host that the keyring calls: which of them have not returned, and since when.
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/mono"
+)
+
+// How long a function of the host's may take before Status names it.
+const (
+	hostPatience = 10 * time.Second
+	dataPatience = time.Minute
+	scanPatience = 10 * time.Minute // between two records of a scan
+)
+
+// problemsPatience is how long Status waits for Config.Problems, and gate.Grace more.
+const problemsPatience = 50 * time.Millisecond
+
+// hostCalls are the host's functions that are being called.
+type hostCalls struct {
+	audited atomic.Uint64 // how often Config.Audit has returned
+
+	mu    sync.Mutex // guards below
+	under map[*hostCall]struct{}
+}
+
+// hostCall is one call of a function of the host's.
+type hostCall struct {
+	name     string
+	patience time.Duration
+	since    atomic.Pointer[callTime] // nil while the keyring's own code runs
+}
+
+type callTime struct {
+	at   mono.Time
+	wall time.Time
+}
+
+func (c *hostCall) enter() { c.since.Store(&callTime{mono.Now(), time.Now()}) }
+func (c *hostCall) leave() { c.since.Store(nil) }
+
+// begin notes a call, until end is called.
+func (h *hostCalls) begin(name string, patience time.Duration) (c *hostCall, end func()) {
+	c = &hostCall{name: name, patience: patience}
+	c.enter()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.under == nil {
+		h.under = map[*hostCall]struct{}{}
+	}
+	h.under[c] = struct{}{}
+	return c, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.under, c)
+	}
+}
+
+// watch calls a function of the host's.
+func (h *hostCalls) watch(name string, patience time.Duration, call func()) {
+	_, end := h.begin(name, patience)
+	defer end()
+	call()
+}
+
+// slow are the functions that have not returned in time, by name, with when the earliest call began.
+func (h *hostCalls) slow(now mono.Time) map[string]time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := map[string]time.Time{}
+	for c := range h.under {
+		since := c.since.Load()
+		if since == nil || now.Sub(since.at) < c.patience {
+			continue
+		}
+		if first, named := all[c.name]; !named || since.wall.Before(first) {
+			all[c.name] = since.wall
+		}
+	}
+	return all
+}
+
+// names are the functions that are being called, for people.
+func (h *hostCalls) names() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []string
+	for c := range h.under {
+		if c.since.Load() != nil {
+			all = append(all, c.name)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(slices.Compact(all), ", ")
+}
+
+// watched returns a configuration whose functions are noted while they run.
+func (h *hostCalls) watched(cfg Config) Config {
+	if audit := cfg.Audit; audit != nil {
+		cfg.Audit = func(e Event) {
+			h.watch("Config.Audit", hostPatience, func() { audit(e) })
+			h.audited.Add(1)
+		}
+	}
+	cfg.Metrics = watchedMetrics{cfg.Metrics, h}
+	if data := cfg.Data; data != nil {
+		w := watchedData{data, h}
+		cfg.Data = w
+		if counter, ok := data.(Counter); ok {
+			cfg.Data = watchedCounter{w, counter}
+		}
+	}
+	return cfg
+}
+
+type watchedMetrics struct {
+	Metrics
+	calls *hostCalls
+}
+
+// SetGauge implements Metrics.
+func (m watchedMetrics) SetGauge(name string, value float64, labels map[string]string) {
+	m.calls.watch("Config.Metrics", hostPatience, func() { m.Metrics.SetGauge(name, value, labels) })
+}
+
+// AddCounter implements Metrics.
+func (m watchedMetrics) AddCounter(name string, growth float64, labels map[string]string) {
+	m.calls.watch("Config.Metrics", hostPatience, func() { m.Metrics.AddCounter(name, growth, labels) })
+}
+
+type watchedData struct {
+	data  SealedData
+	calls *hostCalls
+}
+
+// Under implements SealedData. What the keyring does with a record is not the host's time.
+func (d watchedData) Under(ctx context.Context, key KeyID) iter.Seq2[Sealed, error] {
+	return func(yield func(Sealed, error) bool) {
+		c, end := d.calls.begin("Config.Data.Under", scanPatience)
+		defer end()
+		for s, err := range d.data.Under(ctx, key) {
+			c.leave()
+			if !yield(s, err) {
+				c.enter()
+				return
+			}
+			c.enter()
+		}
+	}
+}
+
+// Replace implements SealedData.
+func (d watchedData) Replace(ctx context.Context, batch []Replacement) (conflicts int, err error) {
+	d.calls.watch("Config.Data.Replace", dataPatience, func() { conflicts, err = d.data.Replace(ctx, batch) })
+	return conflicts, err
+}
+
+type watchedCounter struct {
+	watchedData
+	counter Counter
+}
+
+// Count implements Counter.
+func (d watchedCounter) Count(ctx context.Context, key KeyID) (n int, err error) {
+	d.calls.watch("Config.Data.Count", dataPatience, func() { n, err = d.counter.Count(ctx, key) })
+	return n, err
+}
+
+// watchedWriter is the host's writer of a backup.
+type watchedWriter struct {
+	io.Writer
+	calls *hostCalls
+}
+
+// Write implements io.Writer.
+func (w watchedWriter) Write(b []byte) (n int, err error) {
+	w.calls.watch("the io.Writer of Backup", hostPatience, func() { n, err = w.Writer.Write(b) })
+	return n, err
+}
+
+// hostProblems asks Config.Problems, one question at a time.
+type hostProblems struct {
+	ask   func() []Problem // nil if there is none
+	calls *hostCalls
+	gate  *gate.Gate
+
+	turn  sync.Mutex                // held by who asks; others wait
+	hangs atomic.Bool               // the last question was given up, and is not answered yet
+	last  atomic.Pointer[[]Problem] // what was answered last; never changed
+}
+
+// problems are the host's. If it does not answer, they are those that it has answered last.
+func (h *hostProblems) problems() []Problem {
+	if h.ask == nil {
+		return nil
+	}
+	h.turn.Lock()
+	if !h.hangs.Load() {
+		h.refresh()
+	}
+	h.turn.Unlock()
+	if last := h.last.Load(); last != nil {
+		return slices.Clone(*last)
+	}
+	return nil
+}
+
+// refresh asks. With turn.
+func (h *hostProblems) refresh() {
+	ctx, cancel := context.WithTimeout(context.Background(), problemsPatience)
+	defer cancel()
+	h.hangs.Store(true)
+	_, err := gate.Through(ctx, h.gate, func(context.Context) (struct{}, error) {
+		defer h.hangs.Store(false)
+		h.calls.watch("Config.Problems", hostPatience, func() {
+			all := h.ask()
+			h.last.Store(&all)
+		})
+		return struct{}{}, nil
+	})
+	if errors.Is(err, ErrClosed) { // nobody was asked
+		h.hangs.Store(false)
+	}
+}
+
+// hostCallProblems name the functions of the host's that hang.
+func (o overview) hostCallProblems() (all []Problem) {
+	for _, name := range slices.Sorted(maps.Keys(o.hostCalls)) {
+		all = append(all, Problem{Kind: ProblemHost, Since: o.hostCalls[name],
+			Detail: name + " has not returned since " + o.hostCalls[name].UTC().Format(time.DateTime)})
+	}
+	return all
+}
