@@ -4,8 +4,8 @@ package local
 
 import (
 	"context"
-	"maps"
-	"slices"
+	"errors"
+	"fmt"
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
@@ -23,17 +23,20 @@ func (s *Server) Ask(ctx context.Context, servers []string, ids []meta.KeyID, en
 // askHeld asks one server, which may be this one.
 func (s *Server) askHeld(ctx context.Context, server string, ids []meta.KeyID) (peer.Held, error) {
 	if server == string(s.ID) {
-		return s.HeldHere(ids)
+		return s.HeldHere(ctx, ids)
 	}
 	return s.Peers.Held(ctx, server, ids)
 }
 
 // HeldHere answers the live question from the disk, not from memory. About one key that it
 // can't read at the moment it does not answer at all, for "no" may have the key dropped; among
-// many, such a key is not held.
-func (s *Server) HeldHere(ids []meta.KeyID) (peer.Held, error) {
+// many, such a key is not held. It ends with ctx, and then does not answer either.
+func (s *Server) HeldHere(ctx context.Context, ids []meta.KeyID) (peer.Held, error) {
 	held := peer.Held{Keystore: s.Store.ID()}
 	for _, id := range ids {
+		if ctx.Err() != nil {
+			return peer.Held{}, context.Cause(ctx)
+		}
 		here, err := s.Store.Confirm(id)
 		if err != nil && len(ids) == 1 {
 			s.Logger.Error("confirm key", "key", id, "error", err)
@@ -49,25 +52,51 @@ func (s *Server) HeldHere(ids []meta.KeyID) (peer.Held, error) {
 	return held, nil
 }
 
-// askAtOnce is how many keys one question is about.
-const askAtOnce = 4096
+// How many keys one question is about, first and at most.
+const (
+	askFirst  = 64
+	askAtOnce = 4096
+)
 
-// AskAbout asks the servers live about any number of keys. One that has not answered is not asked again.
+// AskAbout asks the servers live about any number of keys. An answer holds for all of the keys: a server that does not
+// answer about some of them has not answered.
 func (s *Server) AskAbout(ctx context.Context, servers []string, keys []*meta.Key) map[string]plan.Answer {
-	answers := map[string]plan.Answer{}
-	for batch := range slices.Chunk(keys, askAtOnce) {
-		var ids []meta.KeyID
-		for _, key := range batch {
-			ids = append(ids, key.ID)
-		}
-		told := s.Ask(ctx, servers, ids, nil)
-		for server, a := range told {
-			a.Held = append(answers[server].Held, a.Held...)
-			answers[server] = a
-		}
-		servers = slices.Sorted(maps.Keys(told))
+	var ids []meta.KeyID
+	for _, key := range keys {
+		ids = append(ids, key.ID)
 	}
-	return answers
+	return peer.All(ctx, servers, func(ctx context.Context, server string) (plan.Answer, error) {
+		return s.askAll(ctx, server, ids)
+	}, nil)
+}
+
+// askAll asks one server about all of the keys. A question that it does not answer in time is followed by a smaller one.
+func (s *Server) askAll(ctx context.Context, server string, ids []meta.KeyID) (plan.Answer, error) {
+	var a plan.Answer
+	if server == string(s.ID) {
+		held, err := s.HeldHere(ctx, ids)
+		return plan.Answer{Keystore: held.Keystore, Held: held.Keys}, err
+	}
+	for {
+		n, err := InBatches(ctx, &s.asking, server, ids, func(ctx context.Context, batch []meta.KeyID) error {
+			held, err := s.Patient.Held(ctx, server, batch)
+			if err != nil {
+				return err
+			}
+			if a.Keystore != (meta.KeystoreID{}) && held.Keystore != a.Keystore {
+				return fmt.Errorf("server %s has another keystore now", server)
+			}
+			a.Keystore, a.Held = held.Keystore, append(a.Held, held.Keys...)
+			return nil
+		})
+		ids = ids[n:]
+		if err == nil {
+			return a, nil
+		}
+		if late, ok := errors.AsType[LateError](err); !ok || late.Keys == 1 {
+			return plan.Answer{}, err
+		}
+	}
 }
 
 // ServeFetch hands out the material of keys that are held here and were not removed. A key that the ring

@@ -43,9 +43,11 @@ type Config struct {
 type Server struct {
 	Config
 	Peers    peer.Calls // what this server asks the others
+	Patient  peer.Calls // the same, for as long as its context lets it
 	ToLeader peer.Calls // what the leader answers only after most of the voters have confirmed that it leads
 	Gate     gate.Gate  // of the calls that may block
 	openedAt time.Time
+	asking   Batches // about who holds which keys
 
 	Term    atomic.Uint64 // the term whose barrier this leader has applied
 	Barrier atomic.Uint64 // what had been applied then
@@ -53,8 +55,9 @@ type Server struct {
 
 // NewServer returns this server, from now on.
 func NewServer(c Config) *Server {
-	s := &Server{Config: c, openedAt: time.Now()}
+	s := &Server{Config: c, openedAt: time.Now(), asking: Batches{First: askFirst, Most: askAtOnce}}
 	s.Peers = peer.Calls{Self: string(c.ID), Send: s.send}
+	s.Patient = peer.Calls{Self: string(c.ID), Send: s.sendPatiently}
 	s.ToLeader = peer.Calls{Self: string(c.ID), Send: s.sendToLeader}
 	return s
 }
@@ -104,8 +107,8 @@ func (s *Server) Held(ring *meta.Ring) func(meta.KeyID) bool {
 	return func(id meta.KeyID) bool { return s.Store.Holds(ring.Key(id)) }
 }
 
-// callTimeout is for one request to one server, but see confirmTimeout.
-const callTimeout = 2 * time.Second
+// callTimeout is for one request to one server, but see confirmTimeout and Batches.
+const callTimeout = plan.Promptly
 
 // send carries a request to another server, for Peers.
 func (s *Server) send(ctx context.Context, to string, request []byte) ([]byte, error) {
@@ -113,11 +116,15 @@ func (s *Server) send(ctx context.Context, to string, request []byte) ([]byte, e
 }
 
 func (s *Server) sendWithin(ctx context.Context, timeout time.Duration, to string, request []byte) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return s.sendPatiently(ctx, to, request)
+}
+
+func (s *Server) sendPatiently(ctx context.Context, to string, request []byte) ([]byte, error) {
 	if s.Call == nil {
 		return nil, errors.New("there is no Transport")
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	return s.Call(ctx, raft.ServerID(to), request)
 }
 

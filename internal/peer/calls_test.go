@@ -115,7 +115,7 @@ func handlers(t *testing.T, wrong func(format string, args ...any)) peer.Handler
 			same(h, goldenHold)
 			return nil
 		},
-		Held: func(ids []meta.KeyID) (peer.Held, error) {
+		Held: func(_ context.Context, ids []meta.KeyID) (peer.Held, error) {
 			same(ids, []meta.KeyID{keyID(1)})
 			return held, nil
 		},
@@ -151,7 +151,9 @@ func TestHandlersReadAndAnswerGoldenMessages(t *testing.T) {
 
 func TestHandlersRefuse(t *testing.T) {
 	h := handlers(t, t.Errorf)
-	h.Held = func([]meta.KeyID) (peer.Held, error) { return peer.Held{}, &peer.Refusal{Code: peer.NotReady} }
+	h.Held = func(context.Context, []meta.KeyID) (peer.Held, error) {
+		return peer.Held{}, &peer.Refusal{Code: peer.NotReady}
+	}
 	h.Report = func(meta.Hold) error { return &peer.Refusal{Code: peer.NotLeader, Leader: "server-2"} }
 	lost := errors.New("lost")
 	h.Removed = func(context.Context, []meta.KeyID) ([]meta.KeyID, error) { return nil, lost }

@@ -23,7 +23,7 @@ type Handlers struct {
 	// Report takes the asker's report, whose name is in it.
 	Report func(h meta.Hold) error
 	// Held says which of the keys this server holds now.
-	Held func(ids []meta.KeyID) (Held, error)
+	Held func(ctx context.Context, ids []meta.KeyID) (Held, error)
 	// Offer is told of a key that the asker is about to add, and says whether this server holds it now.
 	// configuration is as OfferRequest.Configuration.
 	Offer func(ctx context.Context, from string, k meta.NewKey, configuration uint64) (Held, error)
@@ -68,7 +68,7 @@ func (h Handlers) answer(ctx context.Context, from string, request []byte, q Req
 			Server: from, Keystore: meta.KeystoreID(q.Hold.Keystore), Gained: keyIDs(q.Hold.Gained), Lost: keyIDs(q.Hold.Lost),
 		})
 	case q.Ask != nil:
-		held, err := h.Held(keyIDs(q.Ask.IDs))
+		held, err := h.Held(ctx, keyIDs(q.Ask.IDs))
 		return Response{Ask: held.answer()}, err
 	case q.Offer != nil:
 		o := q.Offer

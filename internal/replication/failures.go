@@ -129,10 +129,7 @@ func (f *failures) ended(server string) {
 func (r *Replicator) recheck(ctx context.Context, ring *meta.Ring) mono.Time {
 	again, wake := r.failures.due(ring, r.members)
 	for _, f := range again {
-		keys := map[meta.KeyID]meta.NewKey{}
-		for _, id := range f.IDs {
-			keys[id] = ring.Key(id).New()
-		}
+		keys := newKeys(ring, f.IDs)
 		r.calls.Go(func() {
 			got, err := r.fetchFrom(ctx, f.Peer, keys)
 			for _, k := range got {

@@ -7,7 +7,6 @@ import (
 	"crypto/hmac"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -59,10 +58,7 @@ func (r *Replicator) fetch(ctx context.Context, ring *meta.Ring, missing []*meta
 	sources := func(k *meta.Key) []string { return plan.Sources(k, string(r.ID), r.leader, r.members) }
 	fetches, wake := r.pull.Next(mono.Now(), missing, sources, rand.Float64())
 	for _, f := range fetches {
-		keys := map[meta.KeyID]meta.NewKey{}
-		for _, id := range f.IDs {
-			keys[id] = ring.Key(id).New()
-		}
+		keys := newKeys(ring, f.IDs)
 		r.calls.Go(func() {
 			got, err := r.fetchFrom(ctx, f.Peer, keys)
 			r.send(ctx, r.answered, fetched{f, err})
@@ -70,6 +66,14 @@ func (r *Replicator) fetch(ctx context.Context, ring *meta.Ring, missing []*meta
 		})
 	}
 	return wake
+}
+
+// newKeys returns what is known of keys of the ring.
+func newKeys(ring *meta.Ring, ids []meta.KeyID) (keys []meta.NewKey) {
+	for _, id := range ids {
+		keys = append(keys, ring.Key(id).New())
+	}
+	return keys
 }
 
 // send tells the loop, unless the loop has ended.
@@ -81,25 +85,30 @@ func (r *Replicator) send(ctx context.Context, to chan<- fetched, f fetched) {
 }
 
 // fetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
-// error says that the peer's answer, or a part of it, was of no use; a key it does not have is no
-// error.
-func (r *Replicator) fetchFrom(ctx context.Context, from string, keys map[meta.KeyID]meta.NewKey) ([]keystore.Key, error) {
-	var got []keystore.Key
+// error says that the peer's answer, or a part of it, was of no use, or that none has come in time; a key it does not
+// have is no error. What has come before an error is returned too.
+func (r *Replicator) fetchFrom(ctx context.Context, from string, keys []meta.NewKey) (got []keystore.Key, err error) {
 	var bad error
-	err := r.Peers.Fetch(ctx, from, func() meta.ClusterID { return r.FSM.Ring().Cluster }, slices.Collect(maps.Keys(keys)), func(id meta.KeyID, material []byte) {
-		key := keys[id]
-		m, err := nks.Decode(material)
-		if err != nil || !rightCheck(m, key) {
-			bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, id, fsm.ErrCorrupt)
-			m.Wipe()
-			return
+	_, err = local.InBatches(ctx, &r.batches, from, keys, func(ctx context.Context, batch []meta.NewKey) error {
+		wanted, ids := map[meta.KeyID]meta.NewKey{}, []meta.KeyID{}
+		for _, key := range batch {
+			wanted[key.ID], ids = key, append(ids, key.ID)
 		}
-		got = append(got, keystore.Key{ID: key.ID, Algorithm: key.Algorithm, Check: key.Check, Created: key.Created, Secret: m})
+		return r.Patient.Fetch(ctx, from, func() meta.ClusterID { return r.FSM.Ring().Cluster }, ids, func(id meta.KeyID, material []byte) {
+			key := wanted[id]
+			m, err := nks.Decode(material)
+			if err != nil || !rightCheck(m, key) {
+				bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, id, fsm.ErrCorrupt)
+				m.Wipe()
+				return
+			}
+			got = append(got, keystore.Key{ID: key.ID, Algorithm: key.Algorithm, Check: key.Check, Created: key.Created, Secret: m})
+		})
 	})
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = bad
 	}
-	return got, bad
+	return got, err
 }
 
 // keep makes durable what has come.
@@ -148,7 +157,7 @@ func (r *Replicator) TakeOffer(ctx context.Context, from string, key meta.NewKey
 	// was made. It gets the key with the log.
 	behind := r.Raft.AppliedIndex() < configuration
 	if !behind && !r.FSM.Ring().WasRemoved(id) && !r.Store.InMemory(id) && r.offered.add(id) {
-		got, err := r.fetchFrom(ctx, from, map[meta.KeyID]meta.NewKey{id: key})
+		got, err := r.fetchFrom(ctx, from, []meta.NewKey{key})
 		err = errors.Join(err, r.keep(ctx, got))
 		r.offered.remove(id)
 		if err != nil {
@@ -156,7 +165,7 @@ func (r *Replicator) TakeOffer(ctx context.Context, from string, key meta.NewKey
 			r.Store.Discard(id) // the ring may never know it; if it does, it is fetched
 		}
 	}
-	return r.HeldHere([]meta.KeyID{id})
+	return r.HeldHere(ctx, []meta.KeyID{id})
 }
 
 // offered are the keys that are on their way by an offer.

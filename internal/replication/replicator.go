@@ -24,7 +24,7 @@ const (
 	maxReportRetry = time.Minute     // the longest of these waits; each is twice the one before, if the report has arrived
 	firstScan      = time.Second     // until the directory is read again when a key is missing
 	scanRetry      = time.Minute     // until it is read yet again, at most
-	reportBatch    = 4096            // keys in one report
+	reportBatch    = 1024            // keys in one report: 36 KiB, which a slow link carries in time
 	renewEvery     = time.Second     // between two tables of Decrypt while keys are under way
 	reportEvery    = time.Second     // between reports while keys are under way, unless one is pressing
 )
@@ -38,6 +38,7 @@ type Replicator struct {
 
 	offered  offered // to this server, and being fetched
 	pull     plan.Pull
+	batches  local.Batches // of keys, by the server that is asked
 	calls    sync.WaitGroup
 	done     chan fetched
 	answered chan fetched
@@ -81,7 +82,7 @@ type Config struct {
 // New returns what brings s the keys that it lacks.
 func New(s *local.Server, c Config) *Replicator {
 	return &Replicator{
-		Server: s, Config: c, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *backgroundTask),
+		Server: s, Config: c, batches: local.Batches{First: plan.MaxFetch, Most: plan.MaxFetch}, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *backgroundTask),
 		rechecked: make(chan fetched), unlinker: unlinker{s, c.Undo, c.Clocks, c.Confirming},
 	}
 }
