@@ -58,7 +58,8 @@ type Transport interface {
 // source returns Certificates or GetCertificate, and RootCAs, which is required; ClientCAs nil means
 // RootCAs. It is called at once, to find mistakes, and for each connection, so that certificates and
 // CAs can be replaced; what it returns is not modified. Its VerifyPeerCertificate and
-// VerifyConnection, for revocation say, are called after all else. Cluster is 1 or more letters,
+// VerifyConnection, for revocation say, are called after all else. Its CurvePreferences and KeyLogWriter are not used: key
+// exchanges are post-quantum first, and nobody is told the keys. Cluster is 1 or more letters,
 // digits, dots, dashes and underscores. Nothing may be nil or empty.
 //
 // source and member are called concurrently, and must not block. member, as a rule, is whether raft's

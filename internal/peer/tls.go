@@ -25,7 +25,8 @@ const AnyServer = ""
 // block. What it returns is not modified.
 //
 // VerifyPeerCertificate and VerifyConnection are called in both directions, after all checks of this package.
-// Versions, client authentication, session tickets, names and ALPN are set by this package.
+// Versions, client authentication, session tickets, key exchanges, names and ALPN are set by this package, and a KeyLogWriter
+// is left out.
 type Source func() (*tls.Config, error)
 
 // ServerConfig returns the configuration that admits only servers of the cluster: with TLS 1.3, with a certificate
@@ -144,6 +145,10 @@ func load(source Source) (*tls.Config, error) {
 	return base, nil
 }
 
+// curves are the key exchanges of a connection: those that hold against a quantum computer first, for who records traffic now
+// may have one later. crypto/tls has an order of its own, in which they come first too, and this set is its default's.
+var curves = []tls.CurveID{tls.X25519MLKEM768, tls.SecP256r1MLKEM768, tls.SecP384r1MLKEM1024, tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521}
+
 // common is what both directions have in common.
 func common(base *tls.Config) *tls.Config {
 	c := base.Clone()
@@ -155,6 +160,8 @@ func common(base *tls.Config) *tls.Config {
 	c.VerifyPeerCertificate = nil // hostChecks
 	c.InsecureSkipVerify = false
 	c.EncryptedClientHelloConfigList = nil
+	c.CurvePreferences = curves
+	c.KeyLogWriter = nil // who reads it reads every key that crosses the wire
 	return c
 }
 
