@@ -33,6 +33,17 @@ type KEK interface {
 	Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error)
 }
 
+// VersionedKEK is a KEK whose key has versions, as those of most key management services. Status.OnOldKEKs counts
+// the files under another version than the one that it has wrapped under last, and Rewrap moves them: then the old version
+// can be disabled or destroyed. It is asked to wrap at Open, every 10 minutes, and by Rewrap, so a new version is found soon.
+type VersionedKEK interface {
+	KEK
+	// Version returns the version of the key under which Wrap has wrapped something, from what Wrap has
+	// returned alone, which lies in the key files. It asks nobody. It is 1 to 128 printable ASCII characters; empty
+	// means that it can't tell, and such a file counts as current.
+	Version(wrapped []byte) string
+}
+
 // InlineKEK wraps each key under a random KEK that lies in the file beside what it wraps. It
 // protects the keys from those who get a raft backup, and from nobody who can read the file.
 // Status says so. Files wrapped this way open only on servers that are configured with it.

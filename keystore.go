@@ -17,8 +17,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// Rewrap wraps every key file of this server under exactly Config.KEKs, after they have
-// changed. Each file is replaced whole, and only by one that has been opened before it is
+// Rewrap wraps every key file of this server under exactly Config.KEKs, and under the versions that they use now, after
+// these have changed. Each file is replaced whole, and only by one that has been opened before it is
 // written. A crash at any point leaves each file as it was or rewrapped; Rewrap again goes on.
 // While it runs, and after an error, OldKEKs stay needed: Status.OnOldKEKs counts the files
 // that are left, and when it is zero they can go. The files of removed keys are rewrapped too, for
@@ -31,6 +31,15 @@ func (k *Keyring) Rewrap(ctx context.Context) error {
 	return k.do(ctx, func(ctx context.Context) error {
 		defer k.server.FSM.Notify() // a key that could not be written is not held
 		return k.server.Store.Rewrap(ctx)
+	})
+}
+
+// RewrapAll is Rewrap of every key file, also of those that are wrapped as they would be now: for a KEK whose key has
+// another version, and that does not tell versions apart as a VersionedKEK does.
+func (k *Keyring) RewrapAll(ctx context.Context) error {
+	return k.do(ctx, func(ctx context.Context) error {
+		defer k.server.FSM.Notify() // a key that could not be written is not held
+		return k.server.Store.RewrapAll(ctx)
 	})
 }
 

@@ -43,8 +43,8 @@ type Status struct {
 	// KEKs are those of the configuration, the wrapping ones first, and those that are not configured and without
 	// which a key file does not open.
 	KEKs []KEKStatus `json:"keks"`
-	// OnOldKEKs is how many key files here are not wrapped under exactly Config.KEKs, or not
-	// known to be. Rewrap moves them; at zero, OldKEKs are no longer needed.
+	// OnOldKEKs is how many key files here are not wrapped under exactly Config.KEKs and the versions that they
+	// use now, see VersionedKEK, or not known to be. Rewrap moves them; at zero, OldKEKs are no longer needed.
 	OnOldKEKs int `json:"onOldKEKs"`
 	// NextRotation is when the next key is to become active, by this server's policy. Zero means
 	// that only Rotate rotates, or that a key is to become active as soon as it can.

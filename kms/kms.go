@@ -47,16 +47,18 @@ const (
 )
 
 // New returns a KEK that wraps with w. The id names it in the key files: 1 to 128 printable
-// ASCII characters, the same at every start for the same key of the KMS. Versions of that key
-// are w's to tell apart: w gets the KeyInfo as it was stored.
+// ASCII characters, the same at every start for the same key of the KMS. The KEK is a keyring.VersionedKEK: the version
+// is the KeyId of the KeyInfo that w returned, which is the version with transit, Azure Key Vault and Google Cloud KMS,
+// and the key behind an alias with AWS KMS, whose older versions stay.
 //
 // w is configured, stays so until the keyring is closed, is safe for concurrent use and keeps
 // no slice that it is given. When ctx has ended it is waited for a second longer.
 //
 // Unwrap returns keyring.ErrDecrypt for bytes that do not parse or have an unknown version,
 // and for another AAD. Every error of w, and a panic, comes back wrapped and does not match
-// keyring.ErrDecrypt unless w's own does: a KMS does not tell a ciphertext that is not its own
-// from a permission that is missing or a network that is down, so the keyring tries again.
+// keyring.ErrDecrypt unless w's own does: a KMS does not always tell a ciphertext that is not its own
+// from a permission that is missing. It matches keyring.ErrKEKRefused or keyring.ErrKEKThrottled if its HTTP status or its
+// code says so, as the clients of AWS, Azure, Google and Vault have them.
 func New(id string, w wrapping.Wrapper) (keyring.KEK, error) {
 	if !printable(id) {
 		return nil, errors.New("KMS: the ID is not 1 to 128 printable ASCII characters")
@@ -76,6 +78,18 @@ func (k *kek) ID() string { return k.id }
 
 // Format keeps the wrapper, which may hold a token or a key, out of everything that prints.
 func (k *kek) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+k.id) }
+
+// Version returns the KeyId of the KeyInfo that the wrapper returned, if files can carry it.
+func (k *kek) Version(wrapped []byte) string {
+	blob := new(wrapping.BlobInfo)
+	if len(wrapped) == 0 || wrapped[0] != version || proto.Unmarshal(wrapped[1:], blob) != nil {
+		return ""
+	}
+	if id := blob.GetKeyInfo().GetKeyId(); printable(id) {
+		return id
+	}
+	return ""
+}
 
 func (k *kek) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	sum := sha256.Sum256(aad)
@@ -151,7 +165,7 @@ func (k *kek) call(ctx context.Context, what string, ask func() ([]byte, error))
 		select {
 		case a := <-answers:
 			if a.err != nil {
-				return a.b, fmt.Errorf("KMS %s: %s: %w", k.id, what, a.err)
+				return a.b, fmt.Errorf("KMS %s: %s: %w", k.id, what, classified(a.err))
 			}
 			return a.b, nil
 		case <-ended:

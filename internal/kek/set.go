@@ -169,6 +169,7 @@ func (k *member) wrap(ctx context.Context, version int, plaintext, aad []byte) (
 	if err != nil {
 		return nil, fmt.Errorf("wrap with KEK %s: %w", k.ID(), withCause(ctx, err))
 	}
+	k.wrote(b)
 	return b, nil
 }
 
@@ -226,7 +227,11 @@ func (s *Set) wrap(ctx context.Context, m *nks.Material, version int, aad []byte
 			k.checked(ctx, err)
 			return nil, &Error{KEK: k.ID(), State: stateOf(err), Err: err}
 		}
-		all = append(all, nks.Wrapped{KEK: k.in(version).ID(), Ciphertext: wrapped})
+		entry := nks.Wrapped{KEK: k.in(version).ID(), Ciphertext: wrapped}
+		if version > 1 {
+			entry.Version = k.versionOf(wrapped) // Encode refuses what is no version
+		}
+		all = append(all, entry)
 	}
 	return all, nil
 }
@@ -400,7 +405,7 @@ func moreSerious(a, b *Error) *Error {
 // MayNeedRewrap reports whether a file is to be rewrapped, as far as the IDs of its KEKs tell: no KEK is
 // asked. Where an old KEK has the ID of a present one, they don't.
 func (s *Set) MayNeedRewrap(file *nks.File) bool {
-	return !s.isUnderPresentIDs(file) || slices.ContainsFunc(s.wrapping, s.sharesID)
+	return !s.isUnderPresentIDs(file) || slices.ContainsFunc(s.wrapping, s.sharesID) || s.AreSuperseded(s.Versions(file))
 }
 
 // isUnderPresentIDs reports whether the IDs of the KEKs in a file are exactly those of the KEKs that wrap.

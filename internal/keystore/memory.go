@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/nks"
@@ -42,12 +43,13 @@ type material struct {
 	secret    *nks.Material
 	sum       [32]byte // SHA-256 of the file as it was read back
 
-	notDurable bool // the file was found missing or changed since, or is not known to be durable
-	unsynced   bool // the file, or its name, has yet to be synced: the next start may find an older one
-	mustWrite  bool // and its sync has failed: no later one tells that the disk has it
-	outdated   bool // the file is not wrapped under exactly the KEKs that wrap now
-	fromNomad  bool // it comes from a file of Nomad's
-	fileIsGone bool // no file has it, and the ring does not know it
+	notDurable bool         // the file was found missing or changed since, or is not known to be durable
+	unsynced   bool         // the file, or its name, has yet to be synced: the next start may find an older one
+	mustWrite  bool         // and its sync has failed: no later one tells that the disk has it
+	outdated   bool         // the file is not wrapped under exactly the KEKs that wrap now
+	versions   kek.Versions // of the KEKs' keys that have wrapped the file
+	fromNomad  bool         // it comes from a file of Nomad's
+	fileIsGone bool         // no file has it, and the ring does not know it
 
 	written mono.Time // when this process made its file; zero if it was there
 

@@ -51,7 +51,7 @@ func (s *Store) NoteRemoved(id meta.KeyID) {
 	defer s.mu.Unlock()
 	r := s.removedLocked(id)
 	if m := s.keys[id]; m != nil {
-		r.current = !m.needsRewrap()
+		r.current = !s.isToRewrap(m)
 	}
 	s.dropLocked(id)
 	delete(s.faults, id)

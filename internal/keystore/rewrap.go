@@ -20,6 +20,10 @@ const rewrapBatch = 64
 // whole, and only by one that has been opened before it is written. A crash leaves each file as it was or rewrapped;
 // Rewrap again goes on. Files that no KEK opens are left as they are, and are part of the error.
 func (s *Store) Rewrap(ctx context.Context) error {
+	s.keks.LearnVersions(ctx)
+	for name := range s.asideNames() {
+		s.noteAside(name) // the KEKs may have other versions by now
+	}
 	var errs []error
 	for _, aside := range s.asideToRewrap() {
 		if err := s.rewrapAside(ctx, aside); err != nil {
@@ -46,12 +50,35 @@ func (s *Store) Rewrap(ctx context.Context) error {
 	return nil
 }
 
+// RewrapAll is Rewrap of every file, also of those that are wrapped as they would be now.
+func (s *Store) RewrapAll(ctx context.Context) error {
+	s.markAll()
+	return s.Rewrap(ctx)
+}
+
+// markAll notes that every file is to be rewrapped.
+func (s *Store) markAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.keys {
+		m.outdated = true
+	}
+	for _, r := range s.removed {
+		r.rewrap = slices.DeleteFunc(slices.Clone(r.aside), func(name string) bool { return !isRemovedFile(name) })
+	}
+}
+
+// isToRewrap reports whether the file of a key is not wrapped as it would be now, or not known to be. The caller holds mu.
+func (s *Store) isToRewrap(m *material) bool {
+	return m.needsRewrap() || s.keks.AreSuperseded(m.versions)
+}
+
 // toRewrap returns the keys in memory whose files are to be rewrapped.
 func (s *Store) toRewrap() (ids []meta.KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range slices.SortedFunc(maps.Keys(s.keys), compareIDs) {
-		if s.keys[id].needsRewrap() {
+		if s.isToRewrap(s.keys[id]) {
 			ids = append(ids, id)
 		}
 	}
@@ -121,7 +148,7 @@ func (s *Store) onOldKEKs() int {
 func (s *Store) onOldKEKsLocked() int {
 	n := 0
 	for _, m := range s.keys {
-		if m.needsRewrap() {
+		if s.isToRewrap(m) {
 			n++
 		}
 	}

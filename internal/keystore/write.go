@@ -162,8 +162,16 @@ func (s *Store) encode(ctx context.Context, k Key) (keyFile, error) {
 	if err != nil {
 		return keyFile{}, fmt.Errorf("key %s: %w", k.ID, err)
 	}
+	var versions kek.Versions
+	if s.keks.HaveVersions() {
+		written, err := nks.DecodeFile(content)
+		if err != nil {
+			return keyFile{}, err
+		}
+		versions = s.keks.Versions(written)
+	}
 	return keyFile{content, &material{
-		algorithm: k.Algorithm, check: k.Check, created: k.Created.UTC().Round(0), secret: opened, sum: sha256.Sum256(content),
+		versions: versions, algorithm: k.Algorithm, check: k.Check, created: k.Created.UTC().Round(0), secret: opened, sum: sha256.Sum256(content),
 		written: mono.Now(),
 	}}, nil
 }
@@ -280,6 +288,7 @@ func (s *Store) readBack(id meta.KeyID, f keyFile) error {
 		}
 		old.sum, old.notDurable, old.fileIsGone, old.fromNomad = m.sum, false, false, false
 		old.outdated, old.unsynced, old.mustWrite = false, false, false
+		old.versions = m.versions
 		m.wipe()
 		return nil
 	}
