@@ -31,7 +31,7 @@ func TestNewVersionOfAKEKIsCountedAndMovedTo(t *testing.T) {
 			t.Fatalf("%d on old KEKs", n)
 		}
 		a.Rotate()
-		time.Sleep(11 * time.Minute) // virtual
+		time.Sleep(11 * time.Minute)             // virtual
 		if st := l.status(); st.OnOldKEKs != 2 { // and the file of the removed key
 			t.Errorf("%d on old KEKs: %v", st.OnOldKEKs, st.Problems)
 		}
