@@ -136,7 +136,7 @@ func (k *Keyring) run() {
 		loops = append(loops, k.rekeyer.run)
 	}
 	if k.server.cfg.MetricsEvery > 0 {
-		loops = append(loops, (&gauges{k.server.Server, k.server.cfg.Metrics, k.server.cfg.MetricsEvery, k.caughtUp, k.clocks, k.statusOf}).run)
+		loops = append(loops, (&gauges{k.server.Server, k.server.cfg.Metrics, k.server.cfg.MetricsEvery, k.caughtUp, k.clocks, k.look}).run)
 	}
 	for _, loop := range loops {
 		k.loops.Go(func() { loop(ctx) })
@@ -347,10 +347,17 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 
 // statusOf is Status without Keys, which have to be parsed.
 func (k *Keyring) statusOf(v local.View) Status {
-	s := k.overview(v).status()
+	_, s := k.look(v)
+	return s
+}
+
+// look is statusOf, with what the Status is made of.
+func (k *Keyring) look(v local.View) (overview, Status) {
+	o := k.overview(v)
+	s := o.status()
 	since := sinceOf(s.Problems)
 	k.since.Store(&since)
-	return s
+	return o, s
 }
 
 // overview asks the parts.

@@ -33,8 +33,8 @@ type Metrics interface {
 type MetricInfo struct {
 	Name    string // as in "keyring.keys"
 	Counter bool   // it only grows, by AddCounter; false for a gauge
-	Label   string // the name of its label: "key", for the ID of a key, or "kind", for a ProblemKind; empty if it has none
-	Unit    string // in the plural: seconds, keys, messages, records or problems
+	Label   string // the name of its label: "key", for the ID of a key, "kind", for a ProblemKind, "severity", or "certificate": own or CA; empty if it has none
+	Unit    string // in the plural: seconds, keys, KEKs, messages, records or problems
 	Help    string // what it tells, in a sentence
 }
 
@@ -48,6 +48,10 @@ var metricInfos = []MetricInfo{
 	{Name: "keyring.keys.underheld", Unit: "keys", Help: "Keys that some server of the raft configuration has not reported to hold."},
 	{Name: "keyring.keys.unbacked", Unit: "keys", Help: "Keys that no backup made by Backup contains."},
 	{Name: "keyring.problems", Label: "kind", Unit: "problems", Help: "Entries of Status.Problems of each kind."},
+	{Name: "keyring.problems.severity", Label: "severity", Unit: "problems", Help: "Entries of Status.Problems of each severity. Alarm if there are critical ones."},
+	{Name: "keyring.jwks.keys", Unit: "keys", Help: "Keys whose tokens verify: those of the JWKS. More than 32 are a problem."},
+	{Name: "keyring.keks.failing", Unit: "KEKs", Help: "KEKs of the configuration that do not do their work, the old ones included. Alarm if it stays above zero."},
+	{Name: "keyring.certificate.left", Label: "certificate", Unit: "seconds", Help: "Time until a Node's own certificate ends, and until the CA does that vouches for it; negative after that."},
 	{Name: "keyring.key.seals", Counter: true, Label: "key", Unit: "messages", Help: "Messages that this server encrypted under the key. An estimate: one in 256 is counted, as 256."},
 	{Name: "keyring.key.opens", Counter: true, Label: "key", Unit: "messages", Help: "Messages that this server decrypted under the key. An estimate: one in 256 is counted, as 256."},
 	{Name: "keyring.rekey.moved", Counter: true, Label: "key", Unit: "records", Help: "Records that this leader re-encrypted, which were under the key."},
@@ -71,7 +75,7 @@ type gauges struct {
 	every    time.Duration
 	caughtUp *local.CaughtUp
 	clocks   *local.Clocks
-	statusOf func(local.View) Status
+	look     func(local.View) (overview, Status)
 }
 
 // run gives the figures until ctx ends.
@@ -92,7 +96,8 @@ func (g *gauges) run(ctx context.Context) {
 
 func (g *gauges) setGauges() {
 	v, age := g.caughtUp.View(), 0.0
-	ring, st := v.Ring, g.statusOf(v)
+	ring := v.Ring
+	o, st := g.look(v)
 	if active := g.clocks.RingClock(ring).Correct(ring).Active(); active != nil {
 		age = g.Now().Sub(active.Activated).Seconds()
 	}
@@ -112,9 +117,25 @@ func (g *gauges) setGauges() {
 	g.to.SetGauge("keyring.keys.missing", float64(missing), nil)
 	g.to.SetGauge("keyring.keys.underheld", float64(underheld), nil)
 	g.to.SetGauge("keyring.keys.unbacked", float64(len(st.NoBackup)), nil)
-	problems := map[ProblemKind]int{}
+	failing := 0
+	for _, k := range st.KEKs {
+		if k.Away != "" {
+			failing++
+		}
+	}
+	g.to.SetGauge("keyring.jwks.keys", float64(o.jwksKeys()), nil)
+	g.to.SetGauge("keyring.keks.failing", float64(failing), nil)
+	g.setProblems(st)
+}
+
+func (g *gauges) setProblems(st Status) {
+	severities, problems := map[Severity]int{}, map[ProblemKind]int{}
 	for _, p := range st.Problems {
 		problems[p.Kind]++
+		severities[p.Severity]++
+	}
+	for _, s := range []Severity{SeverityCritical, SeverityWarning, SeverityNotice} {
+		g.to.SetGauge("keyring.problems.severity", float64(severities[s]), map[string]string{"severity": string(s)})
 	}
 	for _, p := range problemKinds { // also those of which there is none any more
 		g.to.SetGauge("keyring.problems", float64(problems[p.kind]), map[string]string{"kind": string(p.kind)})

@@ -106,7 +106,7 @@ func (o overview) orphans() []KeyID {
 // problemsOf returns what is wrong by an overview, the worst first, with what to do about it.
 func problemsOf(o overview, st Status) []Problem {
 	all := slices.Concat(
-		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.policyProblems(), o.keystoreProblems(st), o.kekProblems(st),
+		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.policyProblems(), o.jwksProblems(), o.keystoreProblems(st), o.kekProblems(st),
 		o.ownProblems(), o.leaderProblems(st), o.hostCallProblems(), o.host,
 	)
 	for i := range all {

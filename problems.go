@@ -23,6 +23,8 @@ const (
 	ProblemKeyPending  ProblemKind = "key pending"    // a prepublished key is due and can't be activated
 	ProblemClock       ProblemKind = "clock"          // clocks of two servers differ by more than TokenPolicy.Leeway
 	ProblemPolicy      ProblemKind = "policy differs" // two servers have policies that have to be the same, and are not
+	ProblemCertificate ProblemKind = "certificate"    // this server's certificate or its CA's ends soon, or is refused: a Node says so
+	ProblemJWKS        ProblemKind = "large JWKS"     // it has more keys than relying parties can be expected to take
 	ProblemTime        ProblemKind = "time ahead"     // a time in the keyring lies ahead of this server's clock
 	ProblemKEKAway     ProblemKind = "KEK away"       // a KEK does not answer
 
@@ -110,6 +112,8 @@ var problemKinds = []struct {
 	{ProblemUnderheld, SeverityWarning, "Start these servers, or see in their Status why they lack it. If most of the voters that hold it are lost, so is what is sealed under it."},
 	{ProblemClock, SeverityWarning, "Set the clocks right, and have NTP keep them so. Meanwhile servers may refuse each other's tokens."},
 	{ProblemPolicy, SeverityWarning, "Give all servers the same policies: set the right ones in the configuration of the server where they are wrong, and restart it."},
+	{ProblemCertificate, SeverityWarning, "Put a new certificate, or a CA that goes on, where Config.TLS reads it: it is read for each connection, and looked at here each minute."},
+	{ProblemJWKS, SeverityWarning, "Rotate less often, or set a shorter TokenPolicy.MaxTTL: a key leaves the JWKS when its tokens have ended. Remove takes a key out at once when its data has moved, and RotateOptions.Revoke refuses its tokens."},
 	{ProblemTime, SeverityWarning, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
 	{ProblemRekey, SeverityWarning, "Overwrite the records that do not open, or see to the error of the host's store."},
 	{ProblemHost, SeverityWarning, "See why this function of the host's does not return: what it waits for, a disk or a socket say, has to answer. Until then nothing else is told to it, and Close takes 10 seconds and is an error."},

@@ -114,6 +114,29 @@ func (o overview) describeBar(p *Problem, err error) {
 // quotedPath is a path as a shell takes it.
 func quotedPath(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }
 
+// maxJWKS is how many keys a JWKS may have before it is a problem. A key of RS256 has about 430 bytes there, and the
+// smallest bound that is known of a relying party's library is 50 KiB: 32 keys leave room for longer headers and for what
+// other issuers publish beside them. A cluster that rotates each month has three keys there at most.
+const maxJWKS = 32
+
+// jwksKeys is how many keys are in the JWKS.
+func (o overview) jwksKeys() (n int) {
+	for _, m := range o.Ring.Keys {
+		if o.now.Before(plan.VerifiesUntil(m, o.tokens)) && !slices.Contains(o.wrongPublic, m.ID) {
+			n++
+		}
+	}
+	return n
+}
+
+func (o overview) jwksProblems() (all []Problem) {
+	if n := o.jwksKeys(); n > maxJWKS {
+		all = append(all, Problem{Kind: ProblemJWKS, Detail: fmt.Sprintf(
+			"it has %d keys: relying parties may refuse more than %d, or fetch it slowly", n, maxJWKS)})
+	}
+	return all
+}
+
 func (o overview) kekProblems(st Status) (all []Problem) {
 	if st.OnOldKEKs > 0 {
 		all = append(all, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(

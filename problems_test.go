@@ -122,6 +122,20 @@ var problemCases = []struct {
 	}, kind: ProblemUnreachable, server: "s2"},
 	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
 	{name: "a clock", wrong: withClocks(map[string]time.Duration{"s2": time.Hour, "s3": 0}), kind: ProblemClock, server: "s2"},
+	{name: "a certificate", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemCertificate, Detail: "x"}} }, kind: ProblemCertificate},
+	{name: "a large JWKS", wrong: func(o *overview) {
+		o.tokens = plan.Tokens{MaxTTL: time.Hour, Leeway: time.Minute}
+		for i := range 40 { // of 32 the tokens verify
+			retired := o.now.Add(-time.Hour)
+			if i >= 8 {
+				retired = o.now.Add(-2 * time.Hour)
+			}
+			if i < 32 {
+				retired = o.now.Add(-time.Minute)
+			}
+			o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{14: byte(i + 1)}, State: StateInactive, Retired: retired, Activated: retired})
+		}
+	}, kind: ProblemJWKS},
 	{name: "a policy", wrong: func(o *overview) {
 		o.policies = map[string]string{"Tokens.MaxTTL": "24h0m0s", "Tokens.Issuer": "a"}
 		o.clocks.Policies = map[string]map[string]string{"s2": {"Tokens.MaxTTL": "1h0m0s", "Tokens.Newer": "x"}, "s3": {"Tokens.MaxTTL": "1h0m0s"}, "s9": {"Tokens.Issuer": "b"}}

@@ -85,3 +85,6 @@ func RestoreRaft(n *Node) error {
 	defer r.Close()
 	return n.cluster.Raft().Restore(meta, r, time.Minute)
 }
+
+// LookAtCertificates does what is done each minute.
+func (n *Node) LookAtCertificates() { n.lookAtCertificates() }

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,8 +39,10 @@ type Node struct {
 	removed atomic.Pointer[[]raft.ServerID] // by what these servers say; nil or empty: no
 	cancel  context.CancelFunc              // of the loops
 	loops   sync.WaitGroup
-	once    sync.Once
-	closed  error
+
+	certificates certificates
+	once         sync.Once
+	closed       error
 }
 
 // Start starts the server. It returns when raft and the keyring run. A server that has no raft log yet first bootstraps
@@ -81,6 +84,7 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 	n.open.Store(n.keys)
 	n.cluster.Serve(host{n.keys}, n.handlers())
 	if port != nil {
+		n.loops.Go(func() { n.watchCertificates(life) })
 		n.loops.Go(func() { n.onChange(life, time.Minute, n.promote) })
 		n.loops.Go(func() { n.watchRemoval(life) })
 		n.loops.Go(func() { n.onChange(life, 3*time.Second, n.keepAddress) }) // no other server may find it meanwhile
@@ -88,8 +92,12 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 	return nil
 }
 
-// problems says what of raft's can't be written, and whether the others say that this server was removed.
+// problems says what of raft's can't be written, which certificates end, and whether the others say that this server was
+// removed.
 func (n *Node) problems() (all []keyring.Problem) {
+	if certificates := n.certificates.problems.Load(); certificates != nil {
+		all = slices.Clone(*certificates)
+	}
 	for _, fault := range n.cluster.DiskFaults() {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemRaftDisk, Since: fault.Since, Detail: fault.String()})
 	}

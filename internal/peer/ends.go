@@ -1,0 +1,56 @@
+package peer
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"time"
+)
+
+// Ending is when a certificate ends that this server needs for its connections.
+type Ending struct {
+	CA          bool // it is that of a CA, which vouches for this server's own
+	From, Until time.Time
+}
+
+// OwnEndings says when this server's own certificate ends, and when no chain of RootCAs vouches for it any more. The error
+// says why others refuse it now; then the Ending of the CA may be missing. A certificate that comes from a callback is not
+// looked at: there are no Endings.
+func OwnEndings(base *tls.Config) ([]Ending, error) {
+	leaf, err := ownLeaf(base)
+	if err != nil || leaf == nil {
+		return nil, err
+	}
+	ends := []Ending{{From: leaf.NotBefore, Until: leaf.NotAfter}}
+	if err := CheckOwnNow(base); err != nil {
+		return ends, err
+	}
+	own := []*x509.Certificate{leaf}
+	for _, der := range base.Certificates[0].Certificate[1:] {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return ends, fmt.Errorf("%s: %w", errOwn, err)
+		}
+		own = append(own, c)
+	}
+	chains, err := verifyChain(base, base.RootCAs, x509.ExtKeyUsageServerAuth, own)
+	if err != nil {
+		return ends, err
+	}
+	last := Ending{CA: true}
+	for _, chain := range chains {
+		first := chain[len(chain)-1] // of those of the chain that are not the server's own, the one that ends first
+		for _, c := range chain[1:] {
+			if c.NotAfter.Before(first.NotAfter) {
+				first = c
+			}
+		}
+		if first != leaf && first.NotAfter.After(last.Until) {
+			last.From, last.Until = first.NotBefore, first.NotAfter
+		}
+	}
+	if !last.Until.IsZero() {
+		ends = append(ends, last)
+	}
+	return ends, nil
+}

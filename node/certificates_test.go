@@ -1,0 +1,44 @@
+package node
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/peer"
+)
+
+// TestCertificatesThatEndSoonAreAProblem two weeks before, or when a third of their life is left, and one that others
+// refuse now is a critical one.
+func TestCertificatesThatEndSoonAreAProblem(t *testing.T) {
+	const day = 24 * time.Hour
+	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	year, hour := peer.Ending{From: from, Until: from.Add(365 * day)}, peer.Ending{From: from, Until: from.Add(time.Hour)}
+	ca := peer.Ending{CA: true, From: from, Until: from.Add(100 * day)}
+	for _, tt := range []struct {
+		name string
+		at   time.Duration
+		ends []peer.Ending
+		err  error
+		want keyring.Severity
+		text string
+	}{
+		{name: "a year, 15 days before", at: 350 * day, ends: []peer.Ending{year}},
+		{name: "a year, 13 days before", at: 352 * day, ends: []peer.Ending{year}, want: "", text: "the own certificate ends at 2027-01-01"},
+		{name: "an hour, half of it over", at: 30 * time.Minute, ends: []peer.Ending{hour}},
+		{name: "an hour, 15 minutes left", at: 45 * time.Minute, ends: []peer.Ending{hour}, text: "in 15m0s"},
+		{name: "the CA's", at: 90 * day, ends: []peer.Ending{year, ca}, text: "the CA certificate"},
+		{name: "refused", at: 366 * day, ends: []peer.Ending{year}, err: errors.New("own certificate expired"), want: keyring.SeverityCritical, text: "expired"},
+	} {
+		ps := certificateProblems(from.Add(tt.at), tt.ends, tt.err)
+		if (len(ps) > 0) != (tt.text != "") {
+			t.Errorf("%s: %v", tt.name, ps)
+			continue
+		}
+		if tt.text != "" && (len(ps) != 1 || ps[0].Severity != tt.want || !strings.Contains(ps[0].Detail, tt.text)) {
+			t.Errorf("%s: %+v", tt.name, ps)
+		}
+	}
+}
