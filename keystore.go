@@ -105,10 +105,23 @@ const (
 	FileForeign FileKind = "foreign"   // nothing of the keyring's
 )
 
+// FileUse says what a server does with a file.
+type FileUse string
+
+// The uses of files.
+const (
+	UseNone     FileUse = ""          // nothing: it is no key's, or was set aside
+	UseKey      FileUse = "used"      // the server has the key from it
+	UseWaits    FileUse = "waits"     // it is left, and read again within a minute, until what is wrong has ended
+	UseSetAside FileUse = "set aside" // it is bad, and gets another name
+	UseRefused  FileUse = "refused"   // it is Nomad's, and left: with these KEKs there is no key in it
+)
+
 // FileReport is what Inspect says of one file.
 type FileReport struct {
 	Name      string
 	Kind      FileKind
+	Use       FileUse   // what a server with the KEKs given does with it, if it has no other file of the key
 	Key       KeyID     // zero if it is no key's
 	Algorithm string    // of the key's signing key
 	Created   time.Time // by the file; nothing authenticates it
@@ -118,7 +131,8 @@ type FileReport struct {
 }
 
 // Inspect reads a keystore directory and says what each file in it is, by name, which of the KEKs open
-// it, and what is wrong. It changes nothing and takes no lock, so that the server may run. It
+// it, what a server with these KEKs does with it, and what is wrong. A server runs as the user that owns the
+// directory. It changes nothing and takes no lock, so that the server may run. It
 // holds no key beyond the look at it, and knows no raft: Status tells what is missing.
 func Inspect(ctx context.Context, dir string, keks ...KEK) ([]FileReport, error) {
 	return gate.Await(ctx, func() ([]FileReport, error) { return inspect(ctx, dir, keks) })
@@ -135,7 +149,7 @@ func inspect(ctx context.Context, dir string, keks []KEK) ([]FileReport, error) 
 	}
 	var reports []FileReport
 	for _, f := range files {
-		reports = append(reports, FileReport{f.Name, FileKind(f.Kind), f.Key, f.Algorithm, f.Created, f.KEKs, f.Opens, f.Err})
+		reports = append(reports, FileReport{f.Name, FileKind(f.Kind), FileUse(f.Use), f.Key, f.Algorithm, f.Created, f.KEKs, f.Opens, f.Err})
 	}
 	return reports, nil
 }

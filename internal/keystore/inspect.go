@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -31,34 +28,74 @@ const (
 	KindForeign Kind = "foreign"   // nothing of the keyring's
 )
 
+// Verdict says what a server does with a file.
+type Verdict string
+
+// The verdicts.
+const (
+	UseNone     Verdict = ""          // nothing: it is no key's, or was set aside
+	UseKey      Verdict = "used"      // the server has the key from it
+	UseWaits    Verdict = "waits"     // it is left, and read again within a minute, until what is wrong has ended
+	UseSetAside Verdict = "set aside" // it is bad, and gets another name
+	UseRefused  Verdict = "refused"   // it is Nomad's, and left: with these KEKs there is no key in it
+)
+
+// useFor is what becomes of a file of which judge has returned this.
+func useFor(f *Fault) Verdict {
+	switch {
+	case f == nil:
+		return UseKey
+	case f.Cause == BadFile:
+		return UseSetAside
+	case f.Cause == NomadFile:
+		return UseRefused
+	}
+	return UseWaits
+}
+
 // File is what Inspect says of one file.
 type File struct {
 	Name      string
 	Kind      Kind
+	Use       Verdict    // what a server with the KEKs given does with it, if it has no other file of the key
 	Key       meta.KeyID // zero if it is no key's
 	Algorithm string     // of the key's signing key
 	Created   time.Time  // by the file; nothing authenticates it
 	KEKs      []string   // the IDs of those that it is wrapped under
 	Opens     []string   // those of the KEKs given that open it
 	Err       error      // what is wrong with it, or nil
-
-	altered bool
 }
 
-// Inspect reads a keystore directory and says what each file in it is, by name, which of the KEKs open it, and what is
-// wrong. It changes nothing and takes no lock.
-func Inspect(ctx context.Context, dir string, keks []kek.KEK) ([]File, error) {
-	entries, err := os.ReadDir(dir)
+// inspector looks at the files of one directory.
+type inspector struct {
+	dir  *durable.Look
+	all  *kek.Set            // as a server has them
+	each map[string]*kek.Set // one KEK each, by its ID
+}
+
+// Inspect reads a keystore directory and says what each file in it is, by name, what a server with these KEKs would do with
+// it, which of them open it, and what is wrong. It changes nothing and takes no lock.
+func Inspect(ctx context.Context, path string, keks []kek.KEK) ([]File, error) {
+	dir, err := durable.OpenLook(path)
 	if err != nil {
 		return nil, err
 	}
+	defer dir.Close()
+	names, err := dir.List()
+	if err != nil {
+		return nil, err
+	}
+	in := inspector{dir, kek.NewSet(keks, nil), map[string]*kek.Set{}}
+	for _, k := range keks {
+		in.each[k.ID()] = kek.NewSet([]kek.KEK{k}, nil)
+	}
 	var files []File
-	for _, e := range entries {
+	for _, name := range names {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		f := File{Name: e.Name()}
-		f.inspect(ctx, dir, keks)
+		f := File{Name: name}
+		in.inspect(ctx, &f)
 		if !errors.Is(f.Err, fs.ErrNotExist) { // the server has renamed or removed it since
 			files = append(files, f)
 		}
@@ -67,29 +104,94 @@ func Inspect(ctx context.Context, dir string, keks []kek.KEK) ([]File, error) {
 }
 
 // inspect fills in all but the name.
-func (f *File) inspect(ctx context.Context, dir string, keks []kek.KEK) {
-	path := filepath.Join(dir, f.Name)
-	switch f.classify(); f.Kind {
-	case KindTemp, KindForeign:
-		return
-	case KindOwn:
-		f.Err = inspectOwn(path)
+func (in inspector) inspect(ctx context.Context, f *File) {
+	f.classify()
+	if f.Kind == KindTemp || f.Kind == KindForeign || f.Name == durable.LockName {
 		return
 	}
-	b, mode, err := readKeyFile(path)
-	defer clear(b) // an inline KEK is in it
-	switch {
-	case err != nil:
-		f.Err = err
-	case nks.IsNomad(b):
-		f.Kind = KindNomad
-		f.Algorithm, f.Err = inspectNomad(b)
-	default:
-		f.Err = f.open(ctx, b, keks)
+	b, mode, err := in.dir.Read(f.Name, nks.MaxFile)
+	defer clear(b) // a KEK may be in it
+	if f.Kind == KindOwn {
+		if f.Err = err; newerIdentity(b) {
+			f.Err = fmt.Errorf("%w: start the newer build", nks.ErrVersion)
+		}
+		return
 	}
+	found := found{f.Key, f.Name, b, err}
+	if f.Kind == KindKey || f.Kind == KindNomad {
+		if found.isNomads() {
+			f.Kind = KindNomad
+		}
+		m, fault := found.judge(ctx, in.all)
+		f.Use = useFor(fault)
+		in.explain(f, m, fault)
+	} else {
+		m, fault := found.openOwn(ctx, in.all) // as it would if it had its name
+		in.explain(f, m, fault)
+	}
+	f.describe(b, in.all)
+	in.openWithEach(ctx, f, b)
 	if f.Err == nil && mode.Perm()&0o077 != 0 {
 		f.Err = fmt.Errorf("others may read it: its mode is %v", mode)
 	}
+}
+
+// explain says what is wrong with a file, by what a server finds. It wipes the key.
+func (in inspector) explain(f *File, m *material, fault *Fault) {
+	switch {
+	case fault == nil:
+		if f.Algorithm = m.algorithm; m.altered {
+			f.Err = errAltered
+		}
+		m.wipe()
+	case fault.Cause == Locked:
+		f.Err = fmt.Errorf("none of the KEKs given opens it: %w", fault.Err)
+	case fault.Cause == Newer:
+		f.Err = fmt.Errorf("%w: it is left as it is: start the newer build", fault.Err)
+	default:
+		f.Err = fault.Err
+	}
+}
+
+var errAltered = fmt.Errorf("%w: its key is right, and the rest is not as it was written: entries may be gone, or not open", nks.ErrCorrupt)
+
+// describe fills in what the file says of itself.
+func (f *File) describe(b []byte, keks *kek.Set) {
+	if f.Kind == KindNomad {
+		n, err := nks.DecodeNomad(b)
+		if err != nil {
+			return
+		}
+		defer n.Wipe()
+		f.Created, f.KEKs = n.Created, []string{n.Provider}
+		if n.Inline() {
+			f.KEKs = []string{kek.InlineID}
+		}
+		if f.Use == UseKey {
+			f.Opens = f.KEKs
+		}
+		return
+	}
+	if file, err := nks.DecodeFile(b); err == nil {
+		f.Algorithm, f.Created, f.KEKs = file.Algorithm, file.Created, keks.Names(file)
+	}
+}
+
+// openWithEach fills in which of the KEKs open a file of the keyring's.
+func (in inspector) openWithEach(ctx context.Context, f *File, b []byte) {
+	file, err := nks.DecodeFile(b)
+	if f.Kind == KindNomad || err != nil || file.ID != f.Key {
+		return
+	}
+	for _, id := range f.KEKs {
+		if set := in.each[id]; set != nil {
+			if opened, err := set.Decode(ctx, file); err == nil {
+				opened.Material.Wipe()
+				f.Opens = append(f.Opens, id)
+			}
+		}
+	}
+	slices.Sort(f.Opens)
 }
 
 // classify says what the file is by its name.
@@ -115,83 +217,4 @@ func (f *File) classify() {
 	default:
 		f.Kind = KindForeign
 	}
-}
-
-// inspectOwn says what is wrong with the file of the keystore's ID, if a newer build has written it.
-func inspectOwn(path string) error {
-	if filepath.Base(path) != identity {
-		return nil
-	}
-	b, _, err := readKeyFile(path)
-	if err == nil && newerIdentity(b) {
-		err = fmt.Errorf("%w: start the newer build", nks.ErrVersion)
-	}
-	return err
-}
-
-// open says what is in a key file, and which KEKs open it.
-func (f *File) open(ctx context.Context, b []byte, keks []kek.KEK) error {
-	file, err := nks.DecodeFile(b)
-	if errors.Is(err, nks.ErrVersion) {
-		return fmt.Errorf("%w: it is left as it is: start the newer build", err)
-	}
-	if err != nil {
-		return err
-	}
-	f.Algorithm, f.Created = file.Algorithm, file.Created
-	f.KEKs = kek.NewSet(keks, nil).Names(file)
-	if file.ID != f.Key {
-		return fmt.Errorf("%w: it is the file of key %s", nks.ErrCorrupt, meta.KeyID(file.ID))
-	}
-	why := errors.New("none of the KEKs given is one of its own")
-	for _, k := range keks {
-		opened, err := kek.NewSet([]kek.KEK{k}, nil).Decode(ctx, file)
-		if err == nil {
-			opened.Material.Wipe()
-			f.Opens = append(f.Opens, k.ID())
-			f.altered = f.altered || opened.Altered
-		} else if slices.Contains(f.KEKs, k.ID()) {
-			why = err
-		}
-	}
-	switch {
-	case len(f.Opens) == 0:
-		return why
-	case f.altered:
-		return fmt.Errorf("%w: its key is right, and the rest is not as it was written: entries may be gone, or not open", nks.ErrCorrupt)
-	}
-	return nil
-}
-
-// inspectNomad opens a file of Nomad's, which has its KEK in it, and returns the algorithm of its key.
-func inspectNomad(b []byte) (algorithm string, err error) {
-	n, err := nks.DecodeNomad(b)
-	if err != nil {
-		return "", err
-	}
-	defer n.Wipe()
-	m, algorithm, err := n.Open()
-	if err != nil {
-		return "", err
-	}
-	m.Wipe()
-	return algorithm, nil
-}
-
-// readKeyFile reads a regular file of the size of a key's.
-func readKeyFile(path string) ([]byte, fs.FileMode, error) {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return nil, 0, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > nks.MaxFile {
-		return nil, 0, fmt.Errorf("%w: %v of %d bytes", nks.ErrCorrupt, info.Mode(), info.Size())
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, nks.MaxFile))
-	return b, info.Mode(), err
 }

@@ -48,6 +48,7 @@ type material struct {
 	mustWrite  bool         // and its sync has failed: no later one tells that the disk has it
 	outdated   bool         // the file is not wrapped under exactly the KEKs that wrap now
 	versions   kek.Versions // of the KEKs' keys that have wrapped the file
+	altered    bool         // the file has its key, and the rest of it is not what was written
 	fromNomad  bool         // it comes from a file of Nomad's
 	fileIsGone bool         // no file has it, and the ring does not know it
 

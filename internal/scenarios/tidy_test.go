@@ -297,10 +297,10 @@ func (d *inspected) want() map[string]string {
 		d.name(2):                      "key, opens: others may read it",
 		d.name(3):                      "key, opens",
 		d.removed + ".removed-1":       "removed key, opens",
-		d.other.String() + ".nks.json": "key: corrupt: it is the file of key " + d.ids[3].String(),
+		d.other.String() + ".nks.json": "key: corrupt: the file is another key's: it names " + d.ids[3].String(),
 		d.other.String() + ".nks.json.malformed-1":       "set aside: ",
-		d.nomads[0].ID.String() + ".nks.json":            "Nomad's key",
-		d.nomads[1].ID.String() + ".aead.local.nks.json": "Nomad's key",
+		d.nomads[0].ID.String() + ".nks.json":            "Nomad's key: ", // InlineKEK is not given
+		d.nomads[1].ID.String() + ".aead.local.nks.json": "Nomad's key: ",
 		d.nomads[2].ID.String() + ".nks.json":            "Nomad's key: ",
 		".tmp-000102030405060708090a0b0c0d0e0f":          "temporary",
 		"notes.txt":                                      "foreign",
