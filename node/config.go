@@ -72,6 +72,14 @@ type Config struct {
 	// Keys is the keyring's FSM, made with keyring.NewFSM: the one on which App calls Admit. Nil makes one,
 	// for an App that does not.
 	Keys *keyring.FSM
+	// SnapshotEntries and SnapshotBytes are how many entries, or bytes of entries, raft's log has since the last snapshot
+	// when raft makes the next one. Zero means 8192 entries, for which raft looks every two minutes, and 32 MiB, for
+	// which it looks with each entry; or as many bytes as the last snapshot has, if those are more. Up to a quarter more than
+	// SnapshotEntries are kept after a snapshot, but no more than half of SnapshotBytes or the size of the snapshot.
+	// The file of the log never shrinks: what is dropped in it is used again. SnapshotEntries is at least 16,
+	// SnapshotBytes 1 MiB. They may differ from server to server.
+	SnapshotEntries int
+	SnapshotBytes   int64
 	// Data finds what was sealed, for it to be sealed again under another key: see keyring.Config. It may be asked
 	// before Start has returned. RekeyGrace and RekeyRate are keyring.Config's too.
 	Data       keyring.SealedData
@@ -115,6 +123,8 @@ func (c Config) advertised() string { return cmp.Or(c.Advertise, c.Addr) }
 func (c Config) check() error {
 	var w wrongs
 	w.unless(c.Dir != "", "Dir is empty")
+	w.unless(c.SnapshotEntries == 0 || c.SnapshotEntries >= 16, "SnapshotEntries is %d, want at least 16", c.SnapshotEntries)
+	w.unless(c.SnapshotBytes == 0 || c.SnapshotBytes >= 1<<20, "SnapshotBytes is %d, want at least 1 MiB", c.SnapshotBytes)
 	if c.Addr == "" {
 		w.unless(len(c.Peers)+len(c.Join) == 0 && c.Listener == nil && c.Advertise == "", "Addr is empty, with Peers, Join, Listener or Advertise set")
 	} else {
@@ -177,7 +187,8 @@ func (c Config) cluster() cluster.Config {
 	conf := cluster.Config{
 		ID: c.ID, Dir: filepath.Join(c.Dir, "raft"), FSM: c.Keys, Section: c.Keys.CheckSnapshot, Logger: c.Logger, WrapLog: c.wrapLog, WrapStable: c.wrapStable,
 		Addr: c.advertised(), Listen: c.Addr, Listener: c.Listener, Cluster: c.Cluster, TLS: c.TLS,
-		Peers: c.Peers, JoinToken: c.JoinToken, Errors: wireErrors,
+		Limits: cluster.LogLimits{Entries: uint64(c.SnapshotEntries), Bytes: c.SnapshotBytes},
+		Peers:  c.Peers, JoinToken: c.JoinToken, Errors: wireErrors,
 	}
 	if c.App != nil {
 		conf.FSM = keyring.Mux(c.Keys, c.App)

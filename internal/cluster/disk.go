@@ -28,8 +28,14 @@ type Disk struct {
 	highest uint64        // term that was written; with turn
 	parked  atomic.Bool   // raft waits until its term can be written
 
-	mu     sync.Mutex // guards below
-	faults map[string]DiskFault
+	grown   chan struct{}             // has one when entries were stored
+	running atomic.Pointer[raft.Raft] // set by Attach
+	limits  LogLimits                 // set by Measure
+
+	mu       sync.Mutex // guards below
+	faults   map[string]DiskFault
+	since    int64 // bytes of the entries since the last snapshot
+	snapshot int64 // size of that
 }
 
 // DiskFault is what of raft's can't be written, and since when.
@@ -56,7 +62,7 @@ const (
 func NewDisk(log raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, changed func()) *Disk {
 	return &Disk{
 		LogStore: log, stable: stable, SnapshotStore: snaps, changed: changed,
-		ended: make(chan struct{}), turn: make(chan struct{}, 1), faults: map[string]DiskFault{},
+		ended: make(chan struct{}), turn: make(chan struct{}, 1), grown: make(chan struct{}, 1), faults: map[string]DiskFault{},
 	}
 }
 
@@ -115,11 +121,21 @@ func (d *Disk) SetUint64(key []byte, value uint64) error {
 const writeAgain = time.Second
 
 // StoreLog implements raft.LogStore.
-func (d *Disk) StoreLog(l *raft.Log) error { return d.note(writesLog, d.LogStore.StoreLog(l)) }
+func (d *Disk) StoreLog(l *raft.Log) error {
+	err := d.note(writesLog, d.LogStore.StoreLog(l))
+	if err == nil {
+		d.stored([]*raft.Log{l})
+	}
+	return err
+}
 
 // StoreLogs implements raft.LogStore.
 func (d *Disk) StoreLogs(logs []*raft.Log) error {
-	return d.note(writesLog, d.LogStore.StoreLogs(logs))
+	err := d.note(writesLog, d.LogStore.StoreLogs(logs))
+	if err == nil {
+		d.stored(logs)
+	}
+	return err
 }
 
 // Create implements raft.SnapshotStore.
@@ -128,18 +144,23 @@ func (d *Disk) Create(version raft.SnapshotVersion, index, term uint64, conf raf
 	if err != nil {
 		return nil, d.note(writesSnapshot, err)
 	}
-	return &diskSink{sink, d}, nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &diskSink{SnapshotSink: sink, disk: d, before: d.since}, nil
 }
 
 // diskSink is one snapshot that is being written.
 type diskSink struct {
 	raft.SnapshotSink
-	disk *Disk
+	disk   *Disk
+	before int64 // Disk.since when it was begun
+	size   int64
 }
 
 // Write implements io.Writer.
 func (s *diskSink) Write(b []byte) (int, error) {
 	n, err := s.SnapshotSink.Write(b)
+	s.size += int64(n)
 	if err != nil {
 		s.disk.note(writesSnapshot, err)
 	}
@@ -147,7 +168,13 @@ func (s *diskSink) Write(b []byte) (int, error) {
 }
 
 // Close implements io.Closer. It completes the snapshot.
-func (s *diskSink) Close() error { return s.disk.note(writesSnapshot, s.SnapshotSink.Close()) }
+func (s *diskSink) Close() error {
+	err := s.disk.note(writesSnapshot, s.SnapshotSink.Close())
+	if err == nil {
+		s.disk.snapshotMade(s.size, s.before)
+	}
+	return err
+}
 
 // note records how a write ended, and returns its error.
 func (d *Disk) note(what string, err error) error {

@@ -27,6 +27,7 @@ type Config struct {
 	// of the snapshot.
 	FSM     raft.FSM
 	Section func(io.Reader) (io.Reader, error)
+	Limits  LogLimits
 	// DiskChanged is called when raft's writes begin to fail, and when they succeed again: see Server.DiskFaults.
 	DiskChanged func()
 	Logger      hclog.Logger
@@ -55,6 +56,9 @@ type Server struct {
 	raft *raft.Raft
 	port *Port // nil for a server alone
 	host Host  // set before the port runs
+
+	end   context.CancelFunc // of the loop that keeps raft's log short
+	loops sync.WaitGroup
 
 	fresh   atomic.Bool // this server has found no raft log, and has not bootstrapped a cluster yet
 	refused mono.Limits // log lines about servers that may not join
@@ -98,6 +102,10 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if s.raft, err = raft.NewRaft(s.cfg.raft(), s.cfg.FSM, s.disk, s.disk, s.disk, trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
+	ctx, end := context.WithCancel(context.Background())
+	s.end = end
+	s.disk.Attach(s.raft)
+	s.loops.Go(func() { s.disk.KeepLogShort(ctx, s.cfg.Logger) })
 	if s.port != nil {
 		s.port.Attach(s.raft, s.disk.Parked)
 	}
@@ -144,6 +152,9 @@ func (s *Server) openDisk() error {
 		return fmt.Errorf("write raft's term in %s: %w", s.cfg.Dir, err)
 	}
 	s.disk = NewDisk(log, stable, s.dir.Snaps, s.cfg.DiskChanged)
+	if err := s.disk.Measure(s.cfg.Limits); err != nil {
+		return fmt.Errorf("read raft's log in %s: %w", s.cfg.Dir, err)
+	}
 	return nil
 }
 
@@ -211,9 +222,11 @@ func (s *Server) Serve(h Host, calls map[string]Handler) {
 func (s *Server) Close() error {
 	var errs []error
 	if s.raft != nil {
+		s.end()
 		ended := s.raft.Shutdown()
 		s.disk.End()
 		errs = append(errs, ended.Error())
+		s.loops.Wait()
 	}
 	if s.port != nil {
 		errs = append(errs, s.port.Close())
@@ -264,6 +277,8 @@ func (c Config) raft() *raft.Config {
 	conf := raft.DefaultConfig()
 	conf.LocalID = c.ID
 	conf.Logger = c.Logger.Named("raft")
+	limits := c.Limits.filled()
+	conf.SnapshotThreshold, conf.TrailingLogs = limits.Entries, limits.most()
 	conf.ShutdownOnRemove = false // Close alone shuts it down
 	if c.Addr == "" {             // it need not wait for another server's vote
 		conf.HeartbeatTimeout, conf.ElectionTimeout = singleServerTimeout, singleServerTimeout

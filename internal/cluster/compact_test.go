@@ -1,0 +1,134 @@
+package cluster_test
+
+import (
+	"context"
+	"io"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring/internal/cluster"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// sized is an FSM whose snapshots have so many bytes.
+type sized int
+
+func (sized) Apply(*raft.Log) any                   { return nil }
+func (s sized) Snapshot() (raft.FSMSnapshot, error) { return s, nil }
+func (sized) Restore(r io.ReadCloser) error         { return r.Close() }
+func (sized) Release()                              {}
+func (s sized) Persist(sink raft.SnapshotSink) error {
+	if _, err := sink.Write(make([]byte, s)); err != nil {
+		return err
+	}
+	return sink.Close()
+}
+
+// kept is a raft alone whose log is kept short.
+type kept struct {
+	raft  *raft.Raft
+	store *raft.InmemStore
+	snaps *raft.InmemSnapshotStore
+	close func()
+}
+
+func newKept(t *testing.T, fsm raft.FSM, store *raft.InmemStore, snaps *raft.InmemSnapshotStore, l cluster.LogLimits) kept {
+	d := cluster.NewDisk(store, store, snaps, func() {})
+	must(t, d.Measure(l))
+	_, trans := raft.NewInmemTransport("s1")
+	conf := raft.DefaultConfig()
+	conf.LocalID, conf.Logger = "s1", hclog.NewNullLogger()
+	if last, _ := store.LastIndex(); last == 0 {
+		must(t, raft.BootstrapCluster(conf, store, store, snaps, trans, raft.Configuration{Servers: []raft.Server{{ID: "s1", Address: "s1"}}}))
+	}
+	r, err := raft.NewRaft(conf, fsm, d, d, d, trans)
+	must(t, err)
+	d.Attach(r)
+	ctx, end := context.WithCancel(t.Context())
+	var loop sync.WaitGroup
+	loop.Go(func() { d.KeepLogShort(ctx, hclog.NewNullLogger()) })
+	return kept{r, store, snaps, func() {
+		end()
+		must(t, r.Shutdown().Error())
+		loop.Wait()
+	}}
+}
+
+// write applies entries of size bytes each, one after the other.
+func (k kept) write(t *testing.T, entries, size int) {
+	for k.raft.State() != raft.Leader {
+		time.Sleep(time.Second)
+	}
+	for range entries {
+		must(t, k.raft.Apply(make([]byte, size), 0).Error())
+		synctest.Wait() // the snapshot that it has caused is made
+	}
+}
+
+// bytes are those of the log.
+func (k kept) bytes(t *testing.T) (n int) {
+	first, err := k.store.FirstIndex()
+	must(t, err)
+	last, err := k.store.LastIndex()
+	must(t, err)
+	for i := first; i <= last; i++ {
+		var l raft.Log
+		must(t, k.store.GetLog(i, &l))
+		n += len(l.Data)
+	}
+	return n
+}
+
+// TestLogIsBoundedInBytes by the limit, or by the size of a snapshot that is larger.
+func TestLogIsBoundedInBytes(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		snapshot sized
+		entry    int
+		atMost   int
+		atLeast  int // what is kept for servers that were down for a while
+	}{
+		{"small state", 10, 64 << 10, 1<<20 + 1<<19 + 64<<10, 1<<19 - 64<<10},
+		{"large state", 3 << 20, 64 << 10, 6<<20 + 128<<10, 3<<20 - 64<<10},
+		{"large entries", 10, 2 << 20, 4 << 20, 2 << 20},
+		{"small entries", 10, 100, 1<<20 + 1<<19 + 100, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			k := newKept(t, tt.snapshot, raft.NewInmemStore(), raft.NewInmemSnapshotStore(), cluster.LogLimits{Bytes: 1 << 20})
+			defer k.close()
+			entries := 200
+			if tt.entry > 1<<20 {
+				entries = 20
+			}
+			for range entries {
+				k.write(t, 1, tt.entry)
+				if n := k.bytes(t); n > tt.atMost {
+					t.Fatalf("%s: the log has %d bytes, want at most %d", tt.name, n, tt.atMost)
+				}
+			}
+			if n := k.bytes(t); n < tt.atLeast {
+				t.Errorf("%s: the log has %d bytes, want at least %d", tt.name, n, tt.atLeast)
+			}
+		})
+	}
+}
+
+// TestLongLogOfAnOlderBuildIsShortened when the server starts.
+func TestLongLogOfAnOlderBuildIsShortened(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, snaps := raft.NewInmemStore(), raft.NewInmemSnapshotStore()
+		k := newKept(t, sized(10), store, snaps, cluster.LogLimits{Bytes: 1 << 40})
+		k.write(t, 100, 64<<10)
+		k.close()
+		k = newKept(t, sized(10), store, snaps, cluster.LogLimits{Bytes: 1 << 20})
+		k.write(t, 1, 10)
+		time.Sleep(time.Minute) // the first attempt may have come before there was anything to snapshot
+		if n := k.bytes(t); n > 1<<19 {
+			t.Errorf("the log has %d bytes", n)
+		}
+		k.close()
+	})
+}
