@@ -28,8 +28,12 @@ type cause struct {
 	since time.Time
 }
 
-// problemTwoClusters is the view's own: a server alone does not see it.
-const problemTwoClusters keyring.ProblemKind = "two clusters"
+// Kinds of the view's own: no server says them of itself.
+const (
+	problemTwoClusters keyring.ProblemKind = "two clusters"
+	problemNotReady    keyring.ProblemKind = "not ready"
+	problemNotMember   keyring.ProblemKind = "not a member"
+)
 
 const shownDetails = 4 // of a cause; how many more there are is said
 
@@ -44,11 +48,15 @@ func causesOf(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, be
 		all[i].take(from, p)
 	}
 	for _, id := range ids {
+		if a := answers[id]; a.Error != "" && best.leads() && len(best.Members) > 0 && !slices.Contains(best.Members, id) {
+			add(id, keyring.Problem{Kind: problemNotMember, Severity: keyring.SeverityNotice, Detail: "cluster.json has it, and the cluster does not"})
+			continue
+		}
 		for _, p := range problemsOf(answers[id], best) {
 			add(id, p)
 		}
 	}
-	if best.Leader == "" || best.Leader != best.ID {
+	if !best.leads() {
 		if !slices.ContainsFunc(all, func(c cause) bool { return c.Kind == keyring.ProblemNoLeader }) {
 			add(best.ID, keyring.Problem{Kind: keyring.ProblemNoLeader, Severity: keyring.SeverityCritical, Detail: "no server that answers leads"})
 		}
@@ -66,6 +74,10 @@ func problemsOf(a answer, best status) (all []keyring.Problem) {
 		return []keyring.Problem{{Kind: keyring.ProblemUnreachable, Severity: keyring.SeverityWarning, Detail: a.Error}}
 	}
 	all = slices.Clone(a.Causes)
+	pressing := slices.ContainsFunc(all, func(p keyring.Problem) bool { return p.Severity != keyring.SeverityNotice })
+	if !a.Ready && !pressing && len(a.Problems) == len(a.Causes) {
+		all = append(all, keyring.Problem{Kind: problemNotReady, Severity: keyring.SeverityWarning, Detail: "it is not ready"})
+	}
 	if len(a.Causes) == 0 { // an older build has texts alone
 		for _, text := range a.Problems {
 			kind, detail, _ := strings.Cut(text, ": ")

@@ -61,7 +61,8 @@ func (c client) call(ctx context.Context, method, path string, in, out any) erro
 	if resp.StatusCode != http.StatusOK {
 		return answerError(resp)
 	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+	const most = 64 << 20 // more than any list that there is
+	if err := json.NewDecoder(io.LimitReader(resp.Body, most)).Decode(out); err != nil {
 		return fmt.Errorf("what answers at %s is no control plane: %w", c.base, err)
 	}
 	return nil

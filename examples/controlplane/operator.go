@@ -48,16 +48,17 @@ func (q rotateRequest) options(now time.Time) (keyring.RotateOptions, error) {
 
 // status is a server as it sees itself.
 type status struct {
-	ID       raft.ServerID `json:"id"`
-	Leader   raft.ServerID `json:"leader,omitempty"`
-	Ready    bool          `json:"ready"`
-	Index    uint64        `json:"index"` // of the last log entry that changed a secret here
-	Secrets  int           `json:"secrets"`
-	Voters   []string      `json:"voters,omitempty"` // as far as it knows; the leader does
-	Keys     []keyStatus   `json:"keys,omitempty"`
-	Missing  []string      `json:"missing,omitempty"`
-	Rekeying []rekeying    `json:"rekeying,omitempty"` // on the leader
-	Problems []string      `json:"problems,omitempty"`
+	ID       raft.ServerID   `json:"id"`
+	Leader   raft.ServerID   `json:"leader,omitempty"`
+	Ready    bool            `json:"ready"`
+	Index    uint64          `json:"index"` // of the last log entry that changed a secret here
+	Secrets  int             `json:"secrets"`
+	Voters   []string        `json:"voters,omitempty"`  // as far as it knows; the leader does
+	Members  []raft.ServerID `json:"members,omitempty"` // likewise, with those that have no vote
+	Keys     []keyStatus     `json:"keys,omitempty"`
+	Missing  []string        `json:"missing,omitempty"`
+	Rekeying []rekeying      `json:"rekeying,omitempty"` // on the leader
+	Problems []string        `json:"problems,omitempty"`
 
 	Causes       []keyring.Problem    `json:"causes,omitempty"` // the same problems
 	KEKs         []keyring.KEKStatus  `json:"keks,omitempty"`
@@ -83,6 +84,9 @@ type rekeying struct {
 	Poisoned []string `json:"poisoned,omitempty"`
 	Error    string   `json:"error,omitempty"`
 }
+
+// leads reports whether it is a leader's own.
+func (s status) leads() bool { return s.Leader != "" && s.Leader == s.ID }
 
 // answer is what a server has answered: its status, or why it has none.
 type answer struct {
@@ -223,6 +227,7 @@ func (s *server) own(ctx context.Context) (status, error) {
 		out.Keys = append(out.Keys, keyStatus{k.ID.String(), k.State, k.Algorithm, since, k.ModifyIndex, k.Holders, now.count(k.ID)})
 	}
 	for _, server := range st.Servers {
+		out.Members = append(out.Members, server.ID)
 		if server.Suffrage == raft.Voter {
 			out.Voters = append(out.Voters, string(server.ID))
 		}

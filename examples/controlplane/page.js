@@ -77,45 +77,60 @@ function showKeys(v) {
   $("table").hidden = false;
 }
 
+const drawn = {}; // the parts of the page, as JSON. What has not changed stays, and with it what a user has selected or opened.
+
+function draw(part, data, how) {
+  const now = JSON.stringify(data);
+  if (now !== drawn[part]) how();
+  drawn[part] = now;
+}
+
 function show(v) {
   document.title = (v.verdict.severity ? v.verdict.severity + ": " : "") + v.cluster;
   $("cluster").textContent = v.cluster;
   $("server").textContent = "as " + v.server + " sees it";
-  $("verdict").textContent = v.verdict.text;
-  $("verdict").className = v.verdict.severity || "well";
-  $("problems").replaceChildren(...v.problems.map(showProblem));
-  showFacts(v);
-  showKeys(v);
+  draw("verdict", v.verdict, () => {
+    $("verdict").textContent = v.verdict.text;
+    $("verdict").className = v.verdict.severity || "well";
+  });
+  draw("problems", v.problems, () => $("problems").replaceChildren(...v.problems.map(showProblem)));
+  draw("facts", [v.active, v.nextRotation, v.lastBackup, v.backupSigner, v.keks], () => showFacts(v));
+  draw("keys", [v.keys, v.servers, v.clicks], () => {
+    const focused = document.activeElement.closest("tr")?.dataset.key;
+    showKeys(v);
+    [...$("keys").rows].find(row => focused && row.dataset.key === focused)?.querySelector("button")?.focus();
+  });
   $("buttons").hidden = !v.clicks;
+}
+
+// Refused is what a server has answered, and not that it has not.
+class Refused extends Error {}
+
+// say changes a text if it is another one: what has a status is read out.
+function say(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text;
 }
 
 async function call(method, path, body, signal) {
   const resp = await fetch(path, { method, body: body && JSON.stringify(body), signal });
   const answer = await resp.json();
-  if (!resp.ok) throw new Error(answer.error);
+  if (!resp.ok) throw new Refused(answer.error);
   return answer;
 }
-
-let shown; // as JSON. What has not changed stays, and with it what a user has selected to copy.
 
 async function look() {
   try {
     // A server that hangs would leave the page as it is, and nothing would say that it is old.
-    const view = await call("GET", "/v1/cluster", undefined, AbortSignal.timeout(3000));
-    const now = JSON.stringify(view);
-    if (now !== shown) show(view);
-    shown = now;
-    $("stale").textContent = "";
+    show(await call("GET", "/v1/cluster", undefined, AbortSignal.timeout(3000)));
+    say("stale", "");
   } catch (e) {
-    $("stale").textContent = "No answer from this server: what is below is old.";
+    say("stale", e instanceof Refused ? "What is below is old: " + e.message : "No answer from this server: what is below is old.");
   }
   setTimeout(look, 1000);
 }
 
 // act sends what a click means, and says what came of it.
 async function act(doing, failed, method, path, body, done) {
-  const buttons = [$("rotate"), $("full")];
-  buttons.forEach(b => b.disabled = true);
   $("said").textContent = doing;
   $("said").className = "";
   try {
@@ -124,10 +139,14 @@ async function act(doing, failed, method, path, body, done) {
     $("said").textContent = failed + e.message;
     $("said").className = "bad";
   }
-  buttons.forEach(b => b.disabled = false);
 }
 
-const rotate = full => act("Rotating…", "Not rotated: ", "POST", "/v1/keys", { full }, key => "The key " + key.id + " is active.");
+async function rotate(full) {
+  const buttons = [$("rotate"), $("full")];
+  buttons.forEach(b => b.disabled = true);
+  await act("Rotating…", "Not rotated: ", "POST", "/v1/keys", { full }, key => "The key " + key.id + " is active.");
+  buttons.forEach(b => b.disabled = false);
+}
 
 // ask has the user confirm what can hurt. Cancel has the focus.
 function ask(question, consequence, yes, confirmed) {

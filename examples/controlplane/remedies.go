@@ -16,7 +16,10 @@ type remedy struct {
 	commands      []string
 }
 
-const look = "$CP inspect -kek $DIR/$SERVER.kek $DIR/$SERVER/keystore"
+const (
+	look     = "$CP inspect -kek $DIR/$SERVER.kek $DIR/$SERVER/keystore"
+	escrowed = "$CP serve -escrow RECIPIENT -identity FILE $DIR $SERVER"
+)
 
 var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemNotApplied: {"Raft applies its log to another store than the keyring's",
@@ -36,9 +39,27 @@ var remedies = map[keyring.ProblemKind]remedy{
 		"Stop it and delete its directory. If it is to come back, add it and start it again.", []string{"$CP servers add $SERVER", "$CP serve $DIR $SERVER"}},
 	keyring.ProblemWrite: {"Key files can't be written or read",
 		"Look at the disk: is it full, read-only, failing?", []string{"df -h $DIR/$SERVER/keystore", look}},
-	keyring.ProblemKEKAway: {"A KEK does not answer, or is not configured",
+	keyring.ProblemKEKAway: {"A KEK does not answer",
 		"Bring it back: the files stay as they are. If it is gone for good and there is escrow, put another KEK in its place and start the server once with the identity.",
-		[]string{look, "$CP serve -escrow RECIPIENT -identity FILE $DIR $SERVER"}},
+		[]string{look, escrowed}},
+	keyring.ProblemKEKRefuses: {"A KEK refuses to wrap or unwrap",
+		"See to its permissions. For escrow with a plugin of age, see that the plugin is installed.", []string{look}},
+	keyring.ProblemKEKThrottled: {"A KEK is asked too often",
+		"Wait: it is asked less often by itself.", []string{"$CP keys status"}},
+	keyring.ProblemKEKUnconfigured: {"Key files name a KEK that serve was not given",
+		"Bring its file back and start the server again. If it is gone for good and there is escrow, start the server once with the identity.", []string{look, escrowed}},
+	keyring.ProblemKEKOther: {"Another KEK is in the place of the one that has wrapped key files",
+		"Bring the file of the KEK back and start the server again. If no KEK has wrapped them, they were altered: restore them from a backup.", []string{look, escrowed}},
+	keyring.ProblemNoNewKey: {"The key that is due can't be made",
+		"See on that server to what the detail names, a KEK or the disk. It is tried again by itself.", []string{"df -h $DIR/$SERVER/keystore", look}},
+	keyring.ProblemPolicy: {"Servers run with different policies",
+		"Start the servers with the same flags, one after the other.", []string{"$CP serve -every DURATION $DIR $SERVER"}},
+	keyring.ProblemFileOwner: {"Key files belong to another user than serve runs as",
+		"Give them to that user. They are taken within a minute.", []string{"chown USER $DIR/$SERVER/keystore/*", look}},
+	keyring.ProblemFileMode: {"Key files may not be read by the user that serve runs as",
+		"Let it read them. They are taken within a minute.", []string{"chmod 600 $DIR/$SERVER/keystore/*", look}},
+	keyring.ProblemNotAFile: {"Something with the name of a key file is no file",
+		"Find out who made it, and move it out of the directory.", []string{"ls -l $DIR/$SERVER/keystore", look}},
 	keyring.ProblemFirstKey: {"The first key waits for key files that nothing opens",
 		"See to the KEKs that they name. Files that are never to be opened again: move them out of the directory.", []string{look}},
 	keyring.ProblemKeyPending: {"A new key can't become active: too few servers hold it",
@@ -77,6 +98,11 @@ var remedies = map[keyring.ProblemKind]remedy{
 		"Restrict it to the user that serve runs as. If somebody may have read it, change the KEK, and rotate fully.", []string{"chmod 600 $DIR/$SERVER.kek"}},
 	keyring.ProblemInlineKEK: {"Keys protect nothing from those who can read the key files",
 		"Configure another KEK, unless you want just that.", nil},
+	problemNotReady: {"Not ready",
+		"Wait, if it has just started. Else look at its log.", []string{"$CP keys status"}},
+	problemNotMember: {"Not in the cluster, and not running",
+		"It was removed, or never added. If it is to come back, empty its directory, add it and start it. Else take it out of cluster.json.",
+		[]string{"$CP servers add $SERVER", "$CP serve $DIR $SERVER"}},
 	problemTwoClusters: {"Another leader than the one that is shown",
 		"If that stays so, these are two clusters: find out which of them has the data, stop the others, delete their directories and add them again.", []string{"$CP servers add $SERVER"}},
 }

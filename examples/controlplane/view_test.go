@@ -121,6 +121,14 @@ func TestViewOfTrouble(t *testing.T) {
 			change(all, "s3", func(a *answer) { a.Leader = "s3" })
 		}, "It works, with 1 problem to see to. First: Another leader than the one that is shown (s3).",
 			[]string{"warning two clusters |s3||controlplane servers add s3"}},
+		{"not ready, and nothing says why", func(all map[raft.ServerID]answer) {
+			change(all, "s2", func(a *answer) { a.Ready = false })
+		}, "It works, with 1 problem to see to. First: Not ready (s2).", []string{"warning not ready |s2||controlplane keys status"}},
+		{"removed and stopped", func(all map[raft.ServerID]answer) {
+			all["s3"] = answer{Error: "connection refused"}
+			change(all, "s1", func(a *answer) { a.Members = []raft.ServerID{"s1", "s2"} })
+		}, "All is well: 2 of 3 servers answer, s1 leads. There is 1 notice.",
+			[]string{"notice not a member |s3||controlplane servers add s3; controlplane serve /tmp/cp s3"}},
 		{"a command for another server", func(all map[raft.ServerID]answer) {
 			change(all, "s2", func(a *answer) { a.Causes = []keyring.Problem{problem(keyring.ProblemOldKEK, "notice")} })
 		}, "All is well: 3 of 3 servers answer, s1 leads. There is 1 notice.", []string{"notice old KEKs |s2||controlplane -server http://127.0.0.1:8002 keys rewrap"}},
