@@ -97,7 +97,9 @@ type Config struct {
 	RekeyRate int
 	// Audit is told of every step in the life of a key that this server applies while the keyring is
 	// open: one at a time, in the order of the log, soon after. What a server gets as a snapshot, or
-	// has applied before Open, another one has told. Close waits for it. Nil tells nobody.
+	// has applied before Open, another one has told. After a restart raft applies again what its log has since the
+	// last snapshot, and Audit is told of it again: each step at least once, because a crash may come before Audit has
+	// it. Keep one for each Index, Step and Key. Close waits for it. Nil tells nobody.
 	Audit func(Event)
 	// Metrics receives the figures of this server: see MetricInfos. Packages gometrics and prometheus have
 	// ready ones. Nil means that nobody does.

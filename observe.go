@@ -163,7 +163,8 @@ func (g *gauges) countUse(told map[KeyID]keystore.Use) {
 	})
 }
 
-// Event is one step in the life of a key, or a backup, for Config.Audit.
+// Event is one step in the life of a key, or a backup, for Config.Audit. Index, Step and Key together name it: it has the
+// same on every server, and when it is told again after a restart.
 type Event struct {
 	Index uint64    // of raft's log, the same on every server
 	Time  time.Time // when the leader put it there

@@ -137,10 +137,14 @@ func keksStatus(all []kek.Status, faults []keystore.Fault) (keks []KEKStatus) {
 	return keks
 }
 
-// String is the status for people, over several lines: how the server is, keys × servers, and what
-// is wrong with what to do about it. Times are UTC. It is not for programs: they take the JSON.
+// String is the status for people, over several lines: whether the server is well, what is wrong with what to do about
+// it, how the server is, and keys × servers. Times are UTC. It is not for programs: they take the JSON.
 func (s Status) String() string {
 	var b strings.Builder
+	b.WriteString(s.verdict() + "\n")
+	for _, p := range s.Problems {
+		fmt.Fprintf(&b, "%s: %s\n    %s\n", p.Severity, p, p.Advice)
+	}
 	s.writeServer(&b)
 	s.writeKeys(&b)
 	for _, p := range s.Rekeying {
@@ -153,10 +157,28 @@ func (s Status) String() string {
 		}
 		b.WriteByte('\n')
 	}
-	for _, p := range s.Problems {
-		fmt.Fprintf(&b, "%s\n    %s\n", p, p.Advice)
-	}
 	return b.String()
+}
+
+// verdict is one line: well, or how many problems of each severity there are. Notices alone are well.
+func (s Status) verdict() string {
+	count := map[Severity]int{}
+	for _, p := range s.Problems {
+		count[p.Severity]++
+	}
+	var all []string
+	for _, of := range []Severity{SeverityCritical, SeverityWarning, SeverityNotice} {
+		if n := count[of]; n > 0 {
+			all = append(all, fmt.Sprintf("%d %s", n, of))
+		}
+	}
+	switch {
+	case len(all) == 0:
+		return string(s.ID) + " is well"
+	case count[SeverityNotice] == len(s.Problems):
+		return string(s.ID) + " is well: " + all[0]
+	}
+	return string(s.ID) + " has problems: " + strings.Join(all, ", ")
 }
 
 func (s Status) writeServer(b *strings.Builder) {

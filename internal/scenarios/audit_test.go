@@ -166,3 +166,41 @@ func TestNodesForwardTheActor(t *testing.T) {
 		t.Errorf("told of %q, want %q", got, want)
 	}
 }
+
+// TestEventToldAgainAfterARestartHasTheSameName: raft applies its log again. By Index, Step and Key each step is there
+// once, with the same time and actor each time.
+func TestEventToldAgainAfterARestartHasTheSameName(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		told := &trail{}
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Audit, cfg.Rotation.Every, cfg.Tokens.Algorithm = told.add, -1, "EdDSA"
+		}})
+		s := keyringtest.Ready(t, c)
+		v := keyringtest.Vault{TB: t}
+		keyringtest.Rotate(t, c, &v, 3)
+		synctest.Wait()
+		once := told.all()
+		for range 3 {
+			c.Restart(s)
+			keyringtest.Ready(t, c)
+		}
+		synctest.Wait()
+		type name struct {
+			index uint64
+			step  keyring.Step
+			key   keyring.KeyID
+		}
+		kept := map[name]keyring.Event{}
+		for _, e := range told.all() {
+			n := name{e.Index, e.Step, e.Key}
+			if was, again := kept[n]; again && was != e {
+				t.Errorf("%+v is told again as %+v", was, e)
+			}
+			kept[n] = e
+		}
+		if len(kept) != len(once) || len(told.all()) <= len(once) {
+			t.Errorf("%d steps were told %d times, and have %d names", len(once), len(told.all()), len(kept))
+		}
+	})
+}

@@ -28,9 +28,12 @@ func TestStatusForPeople(t *testing.T) {
 		Missing: []keyring.KeyID{one}, NextRotation: day(30),
 		KEKs:     []keyring.KEKStatus{{ID: "file:1"}, {ID: "kms:2", Away: "timeout"}, {ID: "file:3", Old: true}},
 		Rekeying: []keyring.RekeyProgress{{Key: one, Moved: 3, Conflicts: 1, Left: 2, Poisoned: 2, PoisonedRefs: []string{"a", "b"}}},
-		Problems: []keyring.Problem{{Kind: keyring.ProblemKeyMissing, Keys: []keyring.KeyID{one}, Detail: "being fetched", Advice: "Nothing."}},
+		Problems: []keyring.Problem{{Kind: keyring.ProblemKeyMissing, Severity: keyring.SeverityCritical, Keys: []keyring.KeyID{one}, Detail: "being fetched", Advice: "Nothing."}},
 	}
-	const want = `s2 follows s1, not ready
+	const want = `s2 has problems: 1 critical
+critical: key missing 00000000-0000-0000-0000-000000000001: being fetched
+    Nothing.
+s2 follows s1, not ready
 KEK file:1 wraps
 KEK kms:2 does not answer
 KEK file:3 is an old one
@@ -42,11 +45,16 @@ KEY                                   STATE     SINCE                s1    s2   
 00000000-0000-0000-0000-000000000001  rekeying  2026-01-03 12:00:00  held  missing  held
 
 rekeying 00000000-0000-0000-0000-000000000001: 3 moved, 1 conflicts, 2 left, 2 that do not open: ["a" "b"]
-key missing 00000000-0000-0000-0000-000000000001: being fetched
-    Nothing.
 `
 	if got := st.String(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	st.Problems[0].Severity = keyring.SeverityNotice
+	if got := st.String(); !strings.HasPrefix(got, "s2 is well: 1 notice\nnotice: key missing") {
+		t.Errorf("with a notice\n%s", got)
+	}
+	if st.Problems = nil; !strings.HasPrefix(st.String(), "s2 is well\ns2 follows") {
+		t.Errorf("without problems\n%s", st)
 	}
 	st.Leader, st.Ready, st.NextRotation, st.LastBackup.Time = "s2", true, time.Time{}, day(4)
 	for _, want := range []string{"s2 leads\n", "next rotation: by hand\n", "last backup: 2026-01-04 12:00:00\n"} {
