@@ -8,17 +8,17 @@ import (
 )
 
 const (
-	// epochLimit is when an epoch ends, in messages. NIST allows 2^32 random nonces under one
-	// AES-GCM key; half of that leaves room for the count, which is an estimate, and for the
-	// seals that are under way when it is reached.
-	epochLimit = 1 << 31
+	// An epoch ends after so many messages, or so many blocks of AES. The package's doc says what follows. Both counts
+	// are estimates, and messages are under way when an epoch ends.
+	epochMessages = 1 << 28
+	epochBlocks   = 1 << 44
 
 	// sampled is how many messages stand behind one whose N2 begins with two zero bytes.
 	sampled = 1 << 16
 
 	// cacheSize bounds the epochs a key keeps for opening, about 1 KiB each. Every
-	// server that has been leader has left one, and every further 2^31 messages.
-	cacheSize = 32
+	// server that has been leader has left one, and every further 2^28 messages.
+	cacheSize = 512
 )
 
 // An epoch is one value of N1, and the cipher that follows from it.
@@ -26,6 +26,7 @@ type epoch struct {
 	header [headerLen]byte // version, key ID and N1: the first bytes of each of its envelopes
 	aead   cipher.AEAD     // AES-256-GCM under Kx; draws and appends N2, and reads it back
 	sealed atomic.Uint64   // messages, estimated
+	blocks atomic.Uint64   // of AES, estimated
 }
 
 // open appends the plaintext of ciphertext, whose header is e's, to dst.
@@ -37,11 +38,21 @@ func (e *epoch) open(dst, ciphertext, aad []byte) ([]byte, error) {
 	return plaintext, nil
 }
 
-// spent counts a message that was sealed with the nonce n2, and reports whether e has had
-// its share. N2 is uniform, so one message in 65,536 can stand for all of them, and the hot
-// path has no counter that every core writes. At 2^31 messages the standard error is 0.6 %.
-func (e *epoch) spent(n2 []byte, limit uint64) bool {
-	return n2[0]|n2[1] == 0 && e.sealed.Add(sampled) >= limit
+// spent counts a message of so many bytes, associated data included, that was sealed with the nonce n2, and reports whether
+// e has had its share. N2 is uniform, so one message in 65,536 can stand for all of them, and the hot path has no counter
+// that every core writes. At 2^28 messages the standard error is 1.6 %. A message of a MiB or more counts its own blocks:
+// it takes long enough.
+func (e *epoch) spent(n2 []byte, bytes int, limit uint64) bool {
+	blocks := uint64(bytes)/aes.BlockSize + 4 // two for what is begun, one each for the lengths and the tag
+	counts := n2[0]|n2[1] == 0
+	spent := counts && e.sealed.Add(sampled) >= limit
+	switch {
+	case blocks >= sampled:
+		return e.blocks.Add(blocks) >= epochBlocks || spent
+	case counts:
+		return e.blocks.Add(sampled*blocks) >= epochBlocks || spent
+	}
+	return spent
 }
 
 // nextEpoch replaces old, or nil at the start, and returns the epoch to seal under. Many
@@ -97,14 +108,19 @@ func (k *Key) remember(e *epoch) {
 }
 
 // A cache has the epochs that Open has met, cacheSize at most. It is not changed once it
-// is made. It is a hash table with open addressing and the first byte of N1 for a hash:
+// is made. It is a hash table with open addressing and the first bytes of N1 for a hash:
 // random already, and half of the slots are empty, so a look-up is a comparison or two.
 type cache [2 * cacheSize]*epoch
 
+// slot is where the look-up of an epoch begins.
+func slot(header *[headerLen]byte) int {
+	return int(header[prefixLen])<<8 | int(header[prefixLen+1])
+}
+
 // find returns the epoch with this header, or nil.
 func (c *cache) find(header *[headerLen]byte) *epoch {
-	for i := header[prefixLen]; ; i++ {
-		e := c[i%uint8(len(c))]
+	for i := slot(header); ; i++ {
+		e := c[i%len(c)]
 		if e == nil || e.header == *header {
 			return e
 		}
@@ -118,7 +134,7 @@ func (c *cache) with(e *epoch) *cache {
 	next.put(e)
 	room := cacheSize - 1
 	for i := range c {
-		old := c[(int(e.header[prefixLen])+i)%len(c)]
+		old := c[(slot(&e.header)+i)%len(c)]
 		if old != nil && old.header != e.header && room > 0 {
 			next.put(old)
 			room--
@@ -129,9 +145,9 @@ func (c *cache) with(e *epoch) *cache {
 
 // put adds e, which is not there yet, to a cache under construction.
 func (c *cache) put(e *epoch) {
-	i := e.header[prefixLen]
-	for c[i%uint8(len(c))] != nil {
+	i := slot(&e.header)
+	for c[i%len(c)] != nil {
 		i++
 	}
-	c[i%uint8(len(c))] = e
+	c[i%len(c)] = e
 }

@@ -144,18 +144,44 @@ func checkOpens(t *testing.T, k *Key, envelope []byte, want string) {
 func TestSpentCountsOneInSixtyFiveThousand(t *testing.T) {
 	var e epoch
 	for _, n2 := range [][]byte{{0, 1, 0}, {1, 0, 0}, {0, 128, 0}, {128, 0, 0}, {255, 255, 0}} {
-		if e.spent(n2, 0) || e.sealed.Load() != 0 {
+		if e.spent(n2, 1000, 0) || e.sealed.Load() != 0 || e.blocks.Load() != 0 {
 			t.Fatalf("N2 %x counts", n2)
 		}
 	}
 	zeros := make([]byte, n2Len)
-	for i := 1; i < epochLimit/sampled; i++ {
-		if e.spent(zeros, epochLimit) {
+	for i := 1; i < epochMessages/sampled; i++ {
+		if e.spent(zeros, 0, epochMessages) {
 			t.Fatalf("spent after %d", i*sampled)
 		}
 	}
-	if !e.spent(zeros, epochLimit) {
-		t.Error("not spent after 2^31")
+	if !e.spent(zeros, 0, epochMessages) {
+		t.Error("not spent after 2^28")
+	}
+}
+
+// TestEpochsEndAfterSoManyBytes: short messages by their share of the samples, long ones each by itself, so that none of
+// them goes uncounted.
+func TestEpochsEndAfterSoManyBytes(t *testing.T) {
+	zeros, ones := make([]byte, n2Len), bytes.Repeat([]byte{1}, n2Len)
+	for _, v := range []struct {
+		n2         []byte
+		size, want uint64 // bytes of a message, and messages in an epoch
+	}{
+		{zeros, 1 << 19, 1 << 13}, // each stands for 2^16 of 512 KiB
+		{ones, 1 << 30, 1 << 18}, {zeros, 1 << 30, 1 << 18},
+		{ones, MaxPlaintext, 1 << 12},
+	} {
+		if v.size > math.MaxInt {
+			continue // no message is that long here
+		}
+		var e epoch
+		n := uint64(1)
+		for n <= v.want && !e.spent(v.n2, int(v.size), 1<<63) {
+			n++
+		}
+		if n > v.want || n < v.want-v.want/100 {
+			t.Errorf("an epoch has %d messages of %d bytes, want %d", n, v.size, v.want)
+		}
 	}
 }
 
@@ -266,9 +292,10 @@ func TestCacheIsBounded(t *testing.T) {
 func TestCacheKeepsCollidingEpochs(t *testing.T) {
 	c := new(cache)
 	var all []*epoch
-	for i := range byte(cacheSize) {
+	for i := range cacheSize {
 		e := new(epoch)
-		e.header[prefixLen], e.header[headerLen-1] = 250, i
+		e.header[prefixLen], e.header[prefixLen+1] = 255, 250
+		e.header[headerLen-2], e.header[headerLen-1] = byte(i>>8), byte(i)
 		c = c.with(e)
 		c = c.with(e) // twice is once
 		all = append(all, e)
@@ -278,7 +305,7 @@ func TestCacheKeepsCollidingEpochs(t *testing.T) {
 			t.Errorf("%x not found", e.header[prefixLen:])
 		}
 	}
-	if c.find(&[headerLen]byte{prefixLen: 250, headerLen - 1: 255}) != nil {
+	if c.find(&[headerLen]byte{prefixLen: 255, prefixLen + 1: 250, headerLen - 2: 255, headerLen - 1: 255}) != nil {
 		t.Error("found what is not there")
 	}
 }

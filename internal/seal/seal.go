@@ -14,9 +14,25 @@
 // another key ID has another sealing key.
 //
 // N1 is random, drawn once an epoch, and the AES-256-GCM cipher that follows from it is
-// kept; N2 is random for each message. So a message costs what AES-GCM costs. An epoch
-// ends after about 2^31 messages, which leaves a collision of N2 within it a chance of
-// 2^-35, and there is no practical limit to the messages under one key.
+// kept; N2 is random for each message. So a message costs what AES-GCM costs.
+//
+// # Limits
+//
+// An epoch ends after about q = 2^28 messages or b = 2^44 blocks of AES, 256 TiB, whichever comes first. In an epoch
+//
+//	two messages have one N2       with a chance of at most q^2 / 2^97  = 2^-41   (NIST SP 800-38D, 8.2.2)
+//	AES is told from random bits   with a chance of at most b^2 / 2^129 = 2^-41   (switching lemma)
+//
+// and each epoch has a key of its own, so the chances add up: 2^8 epochs, 2^36 messages or 2^52 blocks under one root key, stay
+// below 2^-32, which is what NIST SP 800-38D asks of a key in 8.3. That epochs are many keys at once costs nothing beyond
+// that: the bound for GCM with many users is the blocks of all times those of one, over 2^128 (Hoang, Tessaro, Thiruvengadam:
+// The Multi-user Security of GCM, Revisited, CCS 2018), 2^(52+44-128) = 2^-32. That two epochs draw one N1 has a chance
+// of 2^-81. Beyond 2^36 messages the chance grows in proportion to them: rotate keys.
+//
+// All of this needs randomness that does not come twice. Two machines that are resumed from one snapshot of a running machine have one
+// epoch, and, unless their kernel is told (vmgenid), one stream of random bits: messages with the same nonce and key, which
+// give away the XOR of their plaintexts and let forgeries be made. Nothing here can notice that. A snapshot of a disk is no
+// such thing: a process that starts draws another N1, from a kernel that has been seeded since.
 //
 // GCM commits to neither key nor plaintext: an attacker who knows two keys can make one ciphertext that opens under both.
 // The key ID names one key, and nothing here tries several.
@@ -102,7 +118,7 @@ func New(root *[32]byte, id [16]byte) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("expand the sealing key: %w", err)
 	}
-	k := &Key{id: id, limit: epochLimit, block: block, mask: new([aes.BlockSize]byte)}
+	k := &Key{id: id, limit: epochMessages, block: block, mask: new([aes.BlockSize]byte)}
 	cmacMask(k.mask, block)
 	k.cache.Store(new(cache))
 	return k, nil
@@ -133,7 +149,7 @@ func (k *Key) Seal(dst, plaintext, aad []byte) ([]byte, error) {
 	head := append(slices.Grow(dst, n), e.header[:]...)
 	sealed := e.aead.Seal(head, nil, plaintext, aad)
 	count(&k.seals, sealed[len(head):])
-	if e.spent(sealed[len(head):], k.limit) {
+	if e.spent(sealed[len(head):], len(plaintext)+len(aad), k.limit) {
 		if _, err := k.nextEpoch(e); err != nil {
 			return nil, err
 		}
