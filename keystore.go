@@ -30,6 +30,7 @@ import (
 func (k *Keyring) Rewrap(ctx context.Context) error {
 	return k.do(ctx, func(ctx context.Context) error {
 		defer k.server.FSM.Notify() // a key that could not be written is not held
+		k.server.Store.Vouch(k.server.FSM.Ring())
 		return k.server.Store.Rewrap(ctx)
 	})
 }

@@ -32,6 +32,13 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 	for _, f := range o.keystore.Faults {
 		add(o.problemOfFault(f))
 	}
+	for _, a := range o.keystore.Altered {
+		detail := "its file was altered, and is about to be written again"
+		if a.Copy != "" {
+			detail = fmt.Sprintf("a file was altered and written again; a copy of the altered one, for the KEKs %q, is %s", a.KEKs, a.Copy)
+		}
+		add(Problem{Kind: ProblemAltered, Keys: []KeyID{a.Key}, Detail: detail})
+	}
 	for _, name := range o.keystore.SetAside {
 		add(Problem{Kind: ProblemSetAside, Detail: name})
 	}
@@ -48,7 +55,12 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 		}
 	}
 	for _, id := range st.Orphans {
-		add(Problem{Kind: ProblemOrphan, Keys: []KeyID{id}, Detail: "a key file that the keyring does not know; it is kept"})
+		p := Problem{Kind: ProblemOrphan, Keys: []KeyID{id}, Detail: "a key file that the keyring does not know; it is kept"}
+		if slices.Contains(o.keystore.Unproven, id) {
+			p.Severity = SeverityWarning
+			p.Detail = fmt.Sprintf("anybody who knows the recipients of its KEK may have made the file of key %s: it is adopted only by Adopt, and not rewrapped before", id)
+		}
+		add(p)
 	}
 	return all
 }

@@ -89,10 +89,16 @@ var problemCases = []struct {
 		o.Ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
 		o.keystore.Nomad = []keystore.KeyFiles{{Key: KeyID{15: 1}, Names: []string{"x"}}, {Key: KeyID{15: 2}, Names: []string{"y"}}}
 	}, kind: ProblemNomad, key: KeyID{15: 2}},
+	{name: "a file that was altered", wrong: func(o *overview) {
+		o.keystore.Altered = []keystore.Altered{{Key: KeyID{15: 1}, Copy: "x", KEKs: []string{"y"}}}
+	}, kind: ProblemAltered, key: KeyID{15: 1}},
 	{name: "a file that was set aside", wrong: func(o *overview) { o.keystore.SetAside = []string{"x"} }, kind: ProblemSetAside},
 	{name: "an orphan", wrong: func(o *overview) {
 		o.keystore.Files = []KeyID{{15: 1}, {15: 3}, {15: 4}}
 		o.keystore.Written = map[KeyID]mono.Time{{15: 3}: o.at.Add(-6 * time.Second), {15: 4}: o.at.Add(-4 * time.Second)}
+	}, kind: ProblemOrphan, key: KeyID{15: 3}},
+	{name: "an orphan that anybody may have made", wrong: func(o *overview) {
+		o.keystore.Files, o.keystore.Unproven = []KeyID{{15: 1}, {15: 3}}, []KeyID{{15: 3}}
 	}, kind: ProblemOrphan, key: KeyID{15: 3}},
 	{name: "an orphan aside", wrong: func(o *overview) { o.keystore.Aside = []keystore.KeyFiles{{Key: KeyID{15: 3}, Names: []string{"x"}}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
 	{name: "old KEKs", wrong: func(o *overview) { o.keystore.OnOldKEKs = 1 }, kind: ProblemOldKEK},

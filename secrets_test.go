@@ -49,7 +49,7 @@ func TestI1MaterialIsInKeyFilesOnly(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var logs keyringtest.Log
-	wrapping := []byte("a key of 32 bytes, in a file....")
+	wrapping := []byte("a key of 32 bytes, in a file...\x01")
 	file := filepath.Join(t.TempDir(), "kek")
 	if err := os.WriteFile(file, wrapping, 0o600); err != nil {
 		t.Fatal(err)

@@ -100,7 +100,10 @@ type Named struct {
 func (d *Dir) Write(files ...Named) []error {
 	d.writing.Lock()
 	defer d.writing.Unlock()
+	return d.write(files...)
+}
 
+func (d *Dir) write(files ...Named) []error {
 	temps := make([]*temp, len(files))
 	for i, f := range files {
 		temps[i] = &temp{Named: f, name: tempName()}
@@ -241,6 +244,21 @@ func (d *Dir) setAside(name, why string) (string, error) {
 		return aside, err
 	}
 	return aside, d.fs.Sync()
+}
+
+// KeepAside writes data under the name that SetAside would give to name, which stays as it is, and returns that name. A
+// crash leaves all of the copy or none.
+func (d *Dir) KeepAside(name, why string, data []byte) (string, error) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if err := errors.Join(checkName(name), checkName(why)); err != nil {
+		return "", err
+	}
+	aside, err := d.free(name + "." + why + "-")
+	if err != nil {
+		return "", wrap("keep aside", name, err)
+	}
+	return aside, d.write(Named{aside, data})[0]
 }
 
 // free returns the first of prefix1, prefix2 and so on that names nothing. It

@@ -101,6 +101,7 @@ const (
 	asideForeign    = "foreign"
 	asideMisnamed   = "misnamed"
 	asideWrong      = "wrong"
+	asideAltered    = "altered" // a copy: the file itself was replaced
 )
 
 // asideFor is what a bad file is set aside as: a part of its new name.

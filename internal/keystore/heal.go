@@ -145,7 +145,7 @@ func (s *Store) rewrite(ctx context.Context, ids ...meta.KeyID) []error {
 func (s *Store) IsCurable(ring *meta.Ring) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.faults)+len(s.setAside) > 0 {
+	if len(s.faults)+len(s.setAside)+len(s.altered) > 0 {
 		return true
 	}
 	for id, r := range s.removed {

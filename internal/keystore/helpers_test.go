@@ -74,6 +74,18 @@ func (s store) Confirm(id meta.KeyID) bool {
 	return ok && err == nil
 }
 
+// VouchFor tells the store that a ring has its keys.
+func (s store) VouchFor(ids ...meta.KeyID) {
+	ring := &meta.Ring{}
+	for _, id := range ids {
+		if k, ok := s.Copy(id); ok {
+			k.Secret.Wipe()
+			ring.Keys = append(ring.Keys, &meta.Key{ID: id, Check: k.Check})
+		}
+	}
+	s.Vouch(ring)
+}
+
 // Remove does with a key what becomes of a removed one, up to where it can be undone.
 func (s store) Remove(id meta.KeyID) error {
 	s.NoteRemoved(id)

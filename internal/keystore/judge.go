@@ -63,6 +63,7 @@ func (f found) openOwn(ctx context.Context, keks *kek.Set) (*material, *Fault) {
 	return &material{
 		algorithm: file.Algorithm, check: file.Check, created: file.Created,
 		secret: opened.Material, sum: sha256.Sum256(f.b), outdated: opened.Rewrap, versions: keks.Versions(file), altered: opened.Altered,
+		version: file.Version, unproven: opened.Unproven,
 	}, nil
 }
 

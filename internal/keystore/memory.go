@@ -49,6 +49,8 @@ type material struct {
 	outdated   bool         // the file is not wrapped under exactly the KEKs that wrap now
 	versions   kek.Versions // of the KEKs' keys that have wrapped the file
 	altered    bool         // the file has its key, and the rest of it is not what was written
+	version    int          // of its file
+	unproven   bool         // only KEKs opened the file to which anybody can wrap, and no ring has vouched for the key
 	fromNomad  bool         // it comes from a file of Nomad's
 	fileIsGone bool         // no file has it, and the ring does not know it
 
@@ -90,6 +92,7 @@ func (s *Store) holdsLocked(k *meta.Key) bool {
 func (s *Store) Compare(ring *meta.Ring) (lacks map[meta.KeyID]bool, unknown bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.vouchLocked(ring)
 	lacks = map[meta.KeyID]bool{}
 	for _, k := range ring.Keys {
 		if !s.holdsLocked(k) {

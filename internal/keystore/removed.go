@@ -78,6 +78,9 @@ func (s *Store) noteAside(aside string) {
 	if !ok || !isKey || !s.goesWithItsKey(aside, why) {
 		return
 	}
+	if why == asideAltered {
+		s.noteAltered(id, aside)
+	}
 	rewrap := why == asideRemoved && s.mayNeedRewrap(aside)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,7 +97,7 @@ func (s *Store) noteAside(aside string) {
 // be Nomad's.
 func (s *Store) goesWithItsKey(aside, why string) bool {
 	switch why {
-	case asideRemoved, asideMalformed:
+	case asideRemoved, asideMalformed, asideAltered:
 		return true
 	case asideUnreadable, asideForeign:
 		b, err := s.dir.Read(aside, nks.MaxFile)
@@ -112,6 +115,7 @@ func (s *Store) forgetAside(aside string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.setAside = slices.DeleteFunc(s.setAside, is)
+	delete(s.altered, aside)
 	if r := s.removed[id]; isKey && r != nil {
 		r.aside, r.rewrap = slices.DeleteFunc(r.aside, is), slices.DeleteFunc(r.rewrap, is)
 		s.forgetIfEmptyLocked(id)

@@ -18,6 +18,8 @@ type Report struct {
 	Written   map[meta.KeyID]mono.Time // when this process made the files of keys that the ring does not know
 	Nomad     []KeyFiles               // Nomad's files, by key
 	Aside     []KeyFiles               // files that were set aside, of keys that are not in memory, by key
+	Altered   []Altered                // files that somebody has altered
+	Unproven  []meta.KeyID             // keys in memory that no ring knows, whose files only KEKs opened to which anybody can wrap, by ID
 	OnOldKEKs int                      // key files that are not known to be durable under exactly the KEKs that wrap now
 }
 
@@ -31,7 +33,9 @@ type KeyFiles struct {
 func (s *Store) Report(ring *meta.Ring) Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := Report{SetAside: slices.Clone(s.setAside), OnOldKEKs: s.onOldKEKsLocked(), Written: map[meta.KeyID]mono.Time{}}
+	r := Report{
+		SetAside: slices.Clone(s.setAside), Altered: s.alteredLocked(), OnOldKEKs: s.onOldKEKsLocked(), Written: map[meta.KeyID]mono.Time{},
+	}
 	for _, k := range ring.Keys {
 		if !s.holdsLocked(k) {
 			r.Missing = append(r.Missing, k.ID)
@@ -51,6 +55,9 @@ func (s *Store) Report(ring *meta.Ring) Report {
 			if w := s.keys[id].written; w != 0 && ring.Key(id) == nil {
 				r.Written[id] = w
 			}
+		}
+		if s.keys[id].unproven {
+			r.Unproven = append(r.Unproven, id)
 		}
 	}
 	for _, id := range sortedIDs(s.nomad) {
@@ -89,14 +96,32 @@ func (s *Store) unknownLocked(ring *meta.Ring) (all, orphans []meta.KeyID) {
 	return all, orphans
 }
 
-// Unknown returns what there is of keys that the ring does not know: those that open, by ID, the first of them up to
-// most, and the files that wait. All of it is of one moment: a file that opens meanwhile is in one of them.
-func (s *Store) Unknown(ring *meta.Ring, most int) (orphans []meta.NewKey, waiting Waiting) {
+// Unknown are keys that a ring does not know, and that open.
+type Unknown struct {
+	Orphans []meta.NewKey // by ID
+	// Unproven are those that only KEKs have opened to which anybody can wrap: anybody may have made the file who can write
+	// into the directory. By ID.
+	Unproven []meta.NewKey
+}
+
+// Unknown returns what there is of keys that the ring does not know: those that open, up to most of them, the proven ones
+// first, and the files that wait. All of it is of one moment: a file that opens meanwhile is in one of them.
+func (s *Store) Unknown(ring *meta.Ring, most int) (u Unknown, waiting Waiting) {
 	s.mu.Lock()
 	_, ids := s.unknownLocked(ring)
 	waiting = s.waitingLocked(ring, len(ids))
+	var proven, unproven []meta.KeyID
+	for _, id := range ids {
+		if s.keys[id].unproven {
+			unproven = append(unproven, id)
+		} else {
+			proven = append(proven, id)
+		}
+	}
 	s.mu.Unlock()
-	return s.describe(ids, most), waiting
+	u.Orphans = s.describe(proven, most)
+	u.Unproven = s.describe(unproven, most-len(u.Orphans))
+	return u, waiting
 }
 
 // describe returns the first of the keys, by ID.

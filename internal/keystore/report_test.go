@@ -38,8 +38,8 @@ func TestUnknownMissesNoKeyThatOpens(t *testing.T) {
 			default:
 				time.Sleep(10 * time.Microsecond)
 			}
-			if orphans, w := s.Unknown(&meta.Ring{}, 100); len(orphans)+w.Files != open+1 || w.Of != open+1 {
-				t.Fatalf("%d keys open and %d files wait, of %d; want %d together", len(orphans), w.Files, w.Of, open+1)
+			if u, w := s.Unknown(&meta.Ring{}, 100); len(u.Orphans)+w.Files != open+1 || w.Of != open+1 {
+				t.Fatalf("%d keys open and %d files wait, of %d; want %d together", len(u.Orphans), w.Files, w.Of, open+1)
 			}
 		}
 	}

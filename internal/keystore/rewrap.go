@@ -43,7 +43,10 @@ func (s *Store) Rewrap(ctx context.Context) error {
 			}
 		}
 	}
-	if left := s.onOldKEKs(); left > 0 {
+	for _, id := range s.unproven() {
+		errs = append(errs, fmt.Errorf("key %s: only KEKs opened its file to which anybody can wrap: adopt it first, or move the file away", id))
+	}
+	if left := s.onOldKEKs() + s.toRenew(); left > 0 {
 		errs = append(errs, fmt.Errorf("%d key files left", left))
 		return fmt.Errorf("rewrap: %w", errors.Join(errs...))
 	}
@@ -78,7 +81,20 @@ func (s *Store) toRewrap() (ids []meta.KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range slices.SortedFunc(maps.Keys(s.keys), compareIDs) {
-		if s.isToRewrap(s.keys[id]) {
+		if m := s.keys[id]; s.isOutdatedLocked(m) && !m.unproven {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// unproven returns the keys that Rewrap leaves as they are: rewrapped, a file that anybody may have made would look like one
+// of this server's.
+func (s *Store) unproven() (ids []meta.KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range sortedIDs(s.keys) {
+		if m := s.keys[id]; m.unproven && s.isOutdatedLocked(m) {
 			ids = append(ids, id)
 		}
 	}
@@ -120,7 +136,7 @@ func (s *Store) rewrapAside(ctx context.Context, aside string) error {
 	}
 	secret := opened.Material
 	defer secret.Wipe()
-	again, err := s.encode(ctx, Key{ID: file.ID, Algorithm: file.Algorithm, Check: file.Check, Created: file.Created, Secret: secret})
+	again, err := s.encodeIn(ctx, max(s.Files(), file.Version), Key{ID: file.ID, Algorithm: file.Algorithm, Check: file.Check, Created: file.Created, Secret: secret})
 	if err != nil {
 		return err
 	}
@@ -148,7 +164,7 @@ func (s *Store) onOldKEKs() int {
 func (s *Store) onOldKEKsLocked() int {
 	n := 0
 	for _, m := range s.keys {
-		if s.isToRewrap(m) {
+		if s.isOutdatedLocked(m) && !s.toRenewLocked(m) { // Renew needs no order
 			n++
 		}
 	}

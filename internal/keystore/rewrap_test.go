@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,6 +28,7 @@ func TestRewrapWritesNothingThatOnlyAnOldKEKOpens(t *testing.T) {
 	before := fmt.Sprint(keyFiles(disk))
 	fresh.Set(func(k *kms) { k.NoUnwrap = errBroken })
 	s := openStore(t, disk, []kek.KEK{fresh, escrow}, []kek.KEK{ageKEK(t, identity, identity)})
+	s.VouchFor(meta.KeyID{1})
 	if err := s.Rewrap(t.Context()); !errors.Is(err, errBroken) || s.OnOldKEKs() != 1 {
 		t.Errorf("%v, %d left", err, s.OnOldKEKs())
 	}
@@ -119,6 +121,10 @@ func TestEscrowIsTheWayBack(t *testing.T) {
 	if !s.Confirm(id) || s.OnOldKEKs() != 1 {
 		t.Error("it does not open with the identity")
 	}
+	if err := s.Rewrap(t.Context()); err == nil || !strings.Contains(err.Error(), "adopt it first") {
+		t.Errorf("rewrapped, and anybody may have made it: %v", err)
+	}
+	s.VouchFor(id)
 	if err := s.Rewrap(t.Context()); err != nil || !s.Confirm(id) || s.OnOldKEKs() != 0 {
 		t.Errorf("%v, %d left", err, s.OnOldKEKs())
 	}
@@ -144,6 +150,7 @@ func TestFileThatNoPresentKEKOpensIsOnOldKEKs(t *testing.T) {
 		if !s.Confirm(meta.KeyID{1}) || s.OnOldKEKs() != 1 {
 			t.Errorf("%s: %d on old KEKs", name, s.OnOldKEKs())
 		}
+		s.VouchFor(meta.KeyID{1})
 		if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
 			t.Errorf("%s: rewrap: %v, %d left", name, err, s.OnOldKEKs())
 		}

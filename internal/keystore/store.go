@@ -11,7 +11,7 @@
 //	keystore.id                 the keystore's ID: a directory that was wiped gets another one
 //	<key>.nks.json              the file of a key
 //	<key>.keyring.json          the same, where a file of Nomad's has that name
-//	<name>.<why>-<n>            a file that was set aside: it was bad, or its key was removed
+//	<name>.<why>-<n>            a file that was set aside: it was bad, or its key was removed; or the copy of an altered one
 //	.tmp-<random>               a write that was cut short; it goes at the next start
 //
 // No file is ever overwritten by another key's, and nothing is deleted but the files of removed keys, by
@@ -51,7 +51,9 @@ type Store struct {
 	keys     map[meta.KeyID]*material
 	changes  uint64               // of keys, and of whether they are durable
 	faults   map[meta.KeyID]Fault // why keys are not held whose files are here, or should be
+	files    int                  // version of new files; zero is 1
 	setAside []string             // names of the files that were set aside, in order
+	altered  map[string]Altered   // copies of altered files, by name
 	removed  map[meta.KeyID]*removedFiles
 	nomad    map[meta.KeyID][]string // names of Nomad's files
 	beside   map[meta.KeyID]bool     // keys whose own file lies beside one of Nomad's that has its name
@@ -76,6 +78,7 @@ func open(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger)
 		dir: durable.New(fsys), keks: keks, log: log,
 		keys: map[meta.KeyID]*material{}, faults: map[meta.KeyID]Fault{}, removed: map[meta.KeyID]*removedFiles{},
 		nomad: map[meta.KeyID][]string{}, beside: map[meta.KeyID]bool{},
+		altered: map[string]Altered{},
 	}
 	s.dir.OnRepair(func(name string, was fs.FileMode) {
 		log.Warn("others could read a file in the keystore; its mode is 0600 again", "file", name, "was", was)

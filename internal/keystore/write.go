@@ -158,7 +158,13 @@ func (s *Store) encodeAll(ctx context.Context, keys []Key) ([]keyFile, []error) 
 // encode makes the file of a key, wrapped under every KEK that wraps, and opens it as the next start would. If one KEK
 // fails, so does encode.
 func (s *Store) encode(ctx context.Context, k Key) (keyFile, error) {
-	content, opened, err := s.keks.Encode(ctx, k.File(), k.Secret)
+	return s.encodeIn(ctx, s.versionFor(k.ID), k)
+}
+
+func (s *Store) encodeIn(ctx context.Context, version int, k Key) (keyFile, error) {
+	file := k.File()
+	file.Version = version
+	content, opened, err := s.keks.Encode(ctx, file, k.Secret)
 	if err != nil {
 		return keyFile{}, fmt.Errorf("key %s: %w", k.ID, err)
 	}
@@ -172,7 +178,7 @@ func (s *Store) encode(ctx context.Context, k Key) (keyFile, error) {
 	}
 	return keyFile{content, &material{
 		versions: versions, algorithm: k.Algorithm, check: k.Check, created: k.Created.UTC().Round(0), secret: opened, sum: sha256.Sum256(content),
-		written: mono.Now(),
+		written: mono.Now(), version: version,
 	}}, nil
 }
 
@@ -190,7 +196,7 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 			s.noteFault(id, *readFault(name, err))
 		}
 		if err == nil {
-			err = s.spareNewer(name) // it may have more than the key that is in memory
+			err = s.lookBefore(id, name) // it may have more than the key that is in memory
 		}
 		return name, err
 	}
@@ -218,10 +224,20 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 	return name, s.putAside(name, asideFor(f.Err))
 }
 
-// spareNewer is an error if a newer build has written the file, which may have come since it was read.
-func (s *Store) spareNewer(name string) error {
-	if _, err := s.decode(name); errors.Is(err, nks.ErrVersion) {
+// lookBefore looks at the file of a key in memory that is about to be replaced. It is an error if a newer build has written
+// the file, which may have come since it was read. A copy is kept of a file that somebody has altered.
+func (s *Store) lookBefore(id meta.KeyID, name string) error {
+	b, err := s.dir.Read(name, nks.MaxFile)
+	defer clear(b) // an inline KEK is in it
+	if err != nil {
+		return nil
+	}
+	file, err := nks.DecodeFile(b)
+	if errors.Is(err, nks.ErrVersion) {
 		return fmt.Errorf("write key file %s: %w", name, err)
+	}
+	if err == nil && s.isAltered(id, file) {
+		s.keepAltered(id, name, b, file)
 	}
 	return nil
 }
@@ -289,6 +305,7 @@ func (s *Store) readBack(id meta.KeyID, f keyFile) error {
 		old.sum, old.notDurable, old.fileIsGone, old.fromNomad = m.sum, false, false, false
 		old.outdated, old.unsynced, old.mustWrite = false, false, false
 		old.versions = m.versions
+		old.version, old.altered = m.version, false
 		m.wipe()
 		return nil
 	}

@@ -6,6 +6,7 @@ package lead
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
@@ -66,7 +67,7 @@ func (a *Adopter) propose(ctx context.Context, how meta.Adopt) error {
 // here: then the public key was derived here.
 func (a *Adopter) findOrphan(ctx context.Context, id meta.KeyID) (orphan meta.NewKey, here bool, err error) {
 	named := func(h *peer.Hello) (meta.NewKey, bool) {
-		for _, o := range h.Orphans {
+		for _, o := range slices.Concat(h.Orphans, h.Unproven) {
 			if o.ID == id {
 				return o, true
 			}
@@ -80,7 +81,7 @@ func (a *Adopter) findOrphan(ctx context.Context, id meta.KeyID) (orphan meta.Ne
 		if server == string(a.ID) {
 			continue
 		}
-		h, err := a.Peers.Hello(ctx, server)
+		h, err := a.Peers.HelloWaiting(ctx, server)
 		if err != nil {
 			continue
 		}

@@ -67,6 +67,9 @@ func (l *Leader) sayHello(ctx context.Context, s plan.Situation) error {
 	if len(waits) > 0 {
 		return fmt.Errorf("the first command and key wait for %q", slices.Sorted(maps.Keys(waits)))
 	}
+	if err := l.AskFiles(ctx); err != nil { // before there are files; the replicator asks again
+		l.Logger.Debug("key files stay of an older version", "error", err)
+	}
 	l.helloFrom = s.Servers
 	return nil
 }

@@ -123,6 +123,9 @@ func (c *Confirming) State(ctx context.Context, q peer.StateRequest) (*peer.Stat
 		}
 		a.Leads = err == nil && c.Leads(term)
 	}
+	if q.Files {
+		a.Files = c.FSM.Build().ReadsFiles()
+	}
 	if q.Policies {
 		a.Policies = c.Policies
 	}

@@ -21,8 +21,8 @@ import (
 func (s *Server) Hello() *peer.Hello {
 	h := &peer.Hello{Build: s.FSM.Build().Version, Keystore: s.Store.ID()}
 	ring := s.FSM.Ring()
-	orphans, waiting := s.Store.Unknown(ring, peer.MaxOrphans)
-	h.Orphans, h.Waiting = orphans, peerWaiting(waiting)
+	unknown, waiting := s.Store.Unknown(ring, peer.MaxOrphans)
+	h.Orphans, h.Unproven, h.Waiting = unknown.Orphans, unknown.Unproven, peerWaiting(waiting)
 	return h
 }
 
@@ -126,7 +126,10 @@ func (s *Server) ServeHello(from string, q peer.HelloRequest) (*peer.Hello, erro
 	h := s.Hello()
 	_, leader := s.Raft.LeaderWithID()
 	unasked := h.Waiting != nil && !q.Waiting
-	if (len(h.Orphans) > 0 || h.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(s.FSM.Ring()) {
+	if !q.Unproven { // a leader of an older build would adopt them by itself
+		h.Unproven = nil
+	}
+	if (len(h.Orphans)+len(h.Unproven) > 0 || h.Waiting != nil) && string(leader) != from || unasked && plan.BeforeFirstKey(s.FSM.Ring()) {
 		return nil, &peer.Refusal{Code: peer.NotReady}
 	}
 	if unasked {

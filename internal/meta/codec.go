@@ -18,7 +18,11 @@ type Build struct {
 	// that is set in it. Nil means version 1 for all.
 	Command func(*Command) int
 	Ring    func(*Ring) int
+	Files   int // the newest version of key files that it reads; zero is 1
 }
+
+// ReadsFiles is Files, with 1 for zero.
+func (b Build) ReadsFiles() int { return max(1, b.Files) }
 
 // ErrMalformed is matched by errors about bytes that are not an entry or a snapshot.
 var ErrMalformed = errors.New("malformed keyring metadata")

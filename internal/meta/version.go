@@ -7,7 +7,7 @@ import "slices"
 const Version = 2
 
 // This is this build.
-var This = Build{Version: Version, Command: needs(commandSince), Ring: needs(ringSince)}
+var This = Build{Version: Version, Command: needs(commandSince), Ring: needs(ringSince), Files: 2}
 
 // since says with which version something came: a command, or a member of one or of the ring. Everything that is in
 // neither table is of version 1, so every new command and every new member gets a line, with isSet saying that an entry

@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"example.com/keyring/internal/meta"
@@ -24,6 +25,7 @@ type Hello struct {
 	Build    int // the newest version of log entries that its build applies
 	Keystore meta.KeystoreID
 	Orphans  []meta.NewKey // keys that are in its keystore and not in its FSM, at most MaxOrphans
+	Unproven []meta.NewKey // more of them, which are not to be adopted unless an operator asks for it; MaxOrphans with Orphans
 	Waiting  *Waiting      // nil if no key files wait
 }
 
@@ -40,14 +42,15 @@ func (c Calls) Hello(ctx context.Context, to string) (*Hello, error) {
 	return c.hello(ctx, to, HelloRequest{})
 }
 
-// HelloWaiting is Hello, and also asks for the key files that wait. A server of a build that does not know of
-// those is asked again without.
+// HelloWaiting is Hello, and also asks for the key files that wait, and for unproven orphans. A server of a build that does
+// not know of those is asked again without.
 func (c Calls) HelloWaiting(ctx context.Context, to string) (*Hello, error) {
-	h, err := c.hello(ctx, to, HelloRequest{Waiting: true})
-	if Refused(err, Unsupported) {
-		return c.Hello(ctx, to)
+	for _, q := range []HelloRequest{{Waiting: true, Unproven: true}, {Waiting: true}} {
+		if h, err := c.hello(ctx, to, q); !Refused(err, Unsupported) {
+			return h, err
+		}
 	}
-	return h, err
+	return c.Hello(ctx, to)
 }
 
 func (c Calls) hello(ctx context.Context, to string, q HelloRequest) (*Hello, error) {
@@ -196,9 +199,14 @@ func All[A any](ctx context.Context, servers []string,
 func (a *HelloAnswer) hello() *Hello {
 	h := &Hello{Build: a.Build, Keystore: meta.KeystoreID(a.Keystore), Waiting: a.Waiting}
 	for _, o := range a.Orphans {
-		h.Orphans = append(h.Orphans, meta.NewKey{
+		k := meta.NewKey{
 			ID: meta.KeyID(o.ID), Algorithm: o.Algorithm, Public: o.Public, Check: meta.CheckValue(o.Check), Created: o.Created,
-		})
+		}
+		if o.Unproven {
+			h.Unproven = append(h.Unproven, k)
+		} else {
+			h.Orphans = append(h.Orphans, k)
+		}
 	}
 	return h
 }
@@ -206,9 +214,10 @@ func (a *HelloAnswer) hello() *Hello {
 // answer returns the message that says the same.
 func (h *Hello) answer() *HelloAnswer {
 	a := &HelloAnswer{Build: h.Build, Keystore: ID(h.Keystore), Waiting: h.Waiting}
-	for _, k := range h.Orphans {
+	for i, k := range slices.Concat(h.Orphans, h.Unproven) {
 		a.Orphans = append(a.Orphans, Orphan{
 			ID: ID(k.ID), Algorithm: k.Algorithm, Public: k.Public, Check: Check(k.Check), Created: k.Created.UTC(),
+			Unproven: i >= len(h.Orphans),
 		})
 	}
 	return a

@@ -44,7 +44,7 @@ var calls = []struct {
 	{"Hello", "v1/request-hello", "v1/answer-hello",
 		func(ctx context.Context, c peer.Calls) (any, error) { return c.Hello(ctx, "b") },
 		&peer.Hello{Build: 1, Keystore: meta.KeystoreID(id(9)), Orphans: []meta.NewKey{orphanKey}}},
-	{"HelloWaiting", "v2/request-hello-waiting", "v2/answer-hello-waiting",
+	{"HelloWaiting", "v3/request-hello-unproven", "v2/answer-hello-waiting",
 		func(ctx context.Context, c peer.Calls) (any, error) { return c.HelloWaiting(ctx, "b") },
 		&peer.Hello{Build: 1, Keystore: meta.KeystoreID(id(9)), Waiting: &peer.Waiting{Files: 3, Of: 50, KEKs: []string{"kms"}}}},
 	{"Held", "v1/request-ask", "v1/answer-ask",
@@ -189,7 +189,7 @@ func TestHelloWaitingAsksOldBuildsWithout(t *testing.T) {
 	var sent []string
 	c := peer.Calls{Self: "a", Send: func(_ context.Context, _ string, request []byte) ([]byte, error) {
 		sent = append(sent, string(request))
-		if len(sent) == 1 {
+		if len(sent) <= 2 {
 			return (&peer.Refusal{Code: peer.Unsupported}).Encode()
 		}
 		return stored(t, "v1/answer-hello"), nil
@@ -198,7 +198,7 @@ func TestHelloWaitingAsksOldBuildsWithout(t *testing.T) {
 	if err != nil || len(h.Orphans) != 1 {
 		t.Fatalf("%+v, %v", h, err)
 	}
-	if want := []string{string(stored(t, "v2/request-hello-waiting")), string(stored(t, "v1/request-hello"))}; !reflect.DeepEqual(sent, want) {
+	if want := []string{string(stored(t, "v3/request-hello-unproven")), string(stored(t, "v2/request-hello-waiting")), string(stored(t, "v1/request-hello"))}; !reflect.DeepEqual(sent, want) {
 		t.Errorf("sent %q, want %q", sent, want)
 	}
 }

@@ -64,6 +64,9 @@ func (a *StateAnswer) check() error {
 	if a.Time.Location() != time.UTC {
 		return errors.New("time is not in UTC")
 	}
+	if a.Files < 0 {
+		return errors.New("negative version of key files")
+	}
 	return nil
 }
 

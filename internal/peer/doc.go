@@ -45,6 +45,14 @@
 //	{"version":2,"hello":{"waiting":true}}
 //	{"version":2,"hello":{"build":1,"keystore":"..","waiting":{"files":3,"of":50,"keks":["kms"]}}}
 //
+// Version 3 has more members: policies of an answerer, the version of key files that it reads, and orphans that are not to be
+// adopted unless an operator asks for it.
+//
+//	{"version":3,"hello":{"waiting":true,"unproven":true}}
+//	{"version":3,"hello":{"build":1,"keystore":"..","orphans":[{"id":"..",..,"created":"..","unproven":true}]}}
+//	{"version":3,"state":{"files":true}}
+//	{"version":3,"state":{"time":"..","leads":false,"term":3,"entry":41,"applied":44,"configuration":1,"files":2}}
+//
 // A message carries the lowest version that has its kind and each of its members, and is refused if it carries
 // another. An answer is never of a higher version than its request. A build that does not know the version of a
 // request answers "unsupported", in version 1, and the caller goes on without an answer.

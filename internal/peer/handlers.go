@@ -14,7 +14,7 @@ type Handlers struct {
 	Self    string                // the ID of this server
 	Cluster func() meta.ClusterID // which fetched keys are bound to
 
-	// Hello says what this server is. To a request without Waiting it returns no Hello.Waiting, which the
+	// Hello says what this server is. To a request without Waiting it returns no Hello.Waiting and no Hello.Unproven, which the
 	// asker's build may not know.
 	Hello func(from string, q HelloRequest) (*Hello, error)
 	// Fetch returns the secrets of those of the keys that a member is given. They are overwritten when they

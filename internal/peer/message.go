@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"example.com/keyring/internal/bounded"
@@ -79,7 +80,7 @@ type Request struct {
 
 // Version returns the lowest version that has the request: its kind, and every member that is set.
 func (r Request) Version() int {
-	if r.State != nil && r.State.Policies {
+	if r.State != nil && (r.State.Policies || r.State.Files) || r.Hello != nil && r.Hello.Unproven {
 		return 3
 	}
 	if r.State != nil || r.Offer != nil && r.Offer.Configuration > 0 || r.Hello != nil && r.Hello.Waiting {
@@ -90,7 +91,8 @@ func (r Request) Version() int {
 
 // HelloRequest asks what the other build and keystore are, and for its orphans.
 type HelloRequest struct {
-	Waiting bool `json:"waiting,omitempty"` // also for the key files that wait. Version 2
+	Waiting  bool `json:"waiting,omitempty"`  // also for the key files that wait. Version 2
+	Unproven bool `json:"unproven,omitempty"` // also for unproven orphans. Version 3
 }
 
 // FetchRequest asks for 1 to MaxFetch keys, sealed to the public key. NewFetch makes it.
@@ -135,6 +137,7 @@ type RemovedRequest struct {
 type StateRequest struct {
 	Confirm  bool `json:"confirm,omitempty"`
 	Policies bool `json:"policies,omitempty"` // also for StateAnswer.Policies. Version 3
+	Files    bool `json:"files,omitempty"`    // also for StateAnswer.Files. Version 3
 }
 
 // Response is the answer to a request, of the same kind but for an offer's, or a refusal.
@@ -154,7 +157,8 @@ type Response struct {
 // Version returns the lowest version that has the answer: its kind, and every member that is set. A
 // refusal is of version 1, which every build reads.
 func (r Response) Version() int {
-	if r.State != nil && r.State.Policies != nil {
+	unproven := func(o Orphan) bool { return o.Unproven }
+	if r.State != nil && (r.State.Policies != nil || r.State.Files != 0) || r.Hello != nil && slices.ContainsFunc(r.Hello.Orphans, unproven) {
 		return 3
 	}
 	if r.State != nil || r.Hello != nil && r.Hello.Waiting != nil {
@@ -190,6 +194,10 @@ type Orphan struct {
 	Public    []byte    `json:"public" bound:"bytes=1024"` // PKIX DER
 	Check     Check     `json:"check"`
 	Created   time.Time `json:"created"` // in UTC
+
+	// Unproven says that only KEKs have opened the file to which anybody can wrap: a leader adopts the key only when an
+	// operator asks for it. Version 3.
+	Unproven bool `json:"unproven,omitempty"`
 }
 
 // FetchAnswer has those of the keys that the answerer holds. Pull.Open opens it.
@@ -245,6 +253,9 @@ type StateAnswer struct {
 	// Policies are the answerer's settings that have to be the same on all servers, as text, by their names in the
 	// host's configuration. There is no secret among them. Version 3.
 	Policies map[string]string `json:"policies,omitempty" bound:"elements=64,bytes=2048"`
+
+	// Files is the newest version of key files that the answerer's build reads. Version 3.
+	Files int `json:"files,omitempty"`
 }
 
 // Code says why a request was refused.

@@ -46,6 +46,12 @@ func orphan(i peer.ID) peer.Orphan {
 	}
 }
 
+func unproven(i peer.ID) peer.Orphan {
+	o := orphan(i)
+	o.Unproven = true
+	return o
+}
+
 var goldenRequests = map[string]peer.Request{
 	"hello": {Hello: &peer.HelloRequest{}},
 	"fetch": {Fetch: &peer.FetchRequest{IDs: []peer.ID{id(0xa1), id(2)}, Public: bytes.Repeat([]byte{7}, 1216)}},
@@ -60,9 +66,11 @@ var goldenRequests = map[string]peer.Request{
 	"removed": {Removed: &peer.RemovedRequest{IDs: []peer.ID{id(1), id(2)}}},
 	"state":   {State: &peer.StateRequest{}},
 
-	"hello-waiting": {Hello: &peer.HelloRequest{Waiting: true}},
-	"confirm":       {State: &peer.StateRequest{Confirm: true}},
-	"policies":      {State: &peer.StateRequest{Policies: true}},
+	"hello-waiting":  {Hello: &peer.HelloRequest{Waiting: true}},
+	"hello-unproven": {Hello: &peer.HelloRequest{Waiting: true, Unproven: true}},
+	"confirm":        {State: &peer.StateRequest{Confirm: true}},
+	"policies":       {State: &peer.StateRequest{Policies: true}},
+	"files":          {State: &peer.StateRequest{Files: true}},
 }
 
 var goldenAnswers = map[string]peer.Response{
@@ -79,6 +87,10 @@ var goldenAnswers = map[string]peer.Response{
 	"state-policies": {State: &peer.StateAnswer{
 		Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Term: 3, Policies: map[string]string{"Rotation.Every": "720h0m0s", "Tokens.Issuer": ""},
 	}},
+	"state-files": {State: &peer.StateAnswer{
+		Time: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Term: 3, Files: 2,
+	}},
+	"hello-unproven": {Hello: &peer.HelloAnswer{Build: 1, Keystore: id(9), Orphans: []peer.Orphan{orphan(id(1)), unproven(id(2))}}},
 	"hello-waiting": {Hello: &peer.HelloAnswer{
 		Build: 1, Keystore: id(9), Waiting: &peer.Waiting{Files: 3, Of: 50, KEKs: []string{"kms"}},
 	}},

@@ -16,6 +16,7 @@ import (
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
+	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/plan"
 )
 
@@ -59,6 +60,7 @@ type Replicator struct {
 	healed    bool                 // and whether this server had caught up then
 	healing   backgroundTask       // reads the directory again while keys are missing
 	cleaning  backgroundTask       // sees to the files of removed keys
+	asking    backgroundTask       // asks the other servers which key files they read
 	ended     chan *backgroundTask // its goroutine has ended
 	paused    mono.Time            // no fetches before
 	unwritten int                  // fetches in a row whose keys could not be written
@@ -175,7 +177,7 @@ func (r *Replicator) step(ctx context.Context) time.Duration {
 	v := r.CaughtUp.View()
 	wake, ring := r.renew(v), v.Ring
 	look := r.look(ring)
-	wake = mono.Earliest(wake, r.heal(ctx, v, look), r.cleanUp(ctx, v))
+	wake = mono.Earliest(wake, r.heal(ctx, v, look), r.cleanUp(ctx, v), r.askFiles(ctx, v))
 	if r.paused > mono.Now() {
 		wake = mono.Earliest(wake, r.paused)
 	} else {
@@ -210,7 +212,8 @@ func (r *Replicator) renew(v local.View) mono.Time {
 // again. And it sees what an operator has put right. It returns when to look again.
 func (r *Replicator) heal(ctx context.Context, v local.View, l look) mono.Time {
 	missing := l.missing
-	if probe := r.KEKs.NextProbe(); len(missing) == 0 && probe > 0 && !l.unknown && !r.Store.IsCurable(v.Ring) {
+	probe := r.KEKs.NextProbe()
+	if len(missing) == 0 && probe > 0 && !l.unknown && !r.Store.IsCurable(v.Ring) && !r.Store.HasToRenew() {
 		r.healing.idle()
 		return mono.Now().Add(probe)
 	}
@@ -242,7 +245,26 @@ func (r *Replicator) reread(ctx context.Context, v local.View, missing []*meta.K
 	if err := r.Store.Heal(ctx, v.Ring, missing, restored); err != nil && ctx.Err() == nil {
 		r.Logger.Error("read keystore", "error", err)
 	}
+	r.Store.Renew(ctx)
 	r.FSM.Notify() // for this loop and for WaitReady
+}
+
+// askFiles asks the other servers which key files they read, until it is known that all read those that this build writes. It
+// returns when to ask again. A server that has not caught up may not know all of them.
+func (r *Replicator) askFiles(ctx context.Context, v local.View) mono.Time {
+	if !v.CaughtUp || r.Store.Files() >= nks.FileVersion {
+		r.asking.idle()
+		return 0
+	}
+	if wake, wait := r.asking.wait(mono.Now()); wait {
+		return wake
+	}
+	r.start(ctx, &r.asking, func() {
+		if err := r.AskFiles(ctx); err != nil {
+			r.Logger.Debug("key files stay of an older version", "error", err)
+		}
+	})
+	return 0
 }
 
 // report tells the leader what the ring does not know of this server's keys, and returns

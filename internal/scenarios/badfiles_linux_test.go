@@ -42,7 +42,7 @@ func content(make func(good []byte) []byte) func(*testing.T, place) error {
 
 func version(v string) func(*testing.T, place) error {
 	return content(func(good []byte) []byte {
-		return bytes.Replace(good, []byte(`"Version": 1`), []byte(`"Version": `+v), 1)
+		return withVersion(good, v)
 	})
 }
 

@@ -37,7 +37,7 @@ func badFiles(good, another []byte) map[string]struct {
 		"longer":         {0o600, append(bytes.Clone(good), '\n')},
 		"another key's":  {0o600, another},
 		"oversized":      {0o600, bytes.Repeat([]byte("x"), nks.MaxFile+1)},
-		"an odd version": {0o600, bytes.Replace(good, []byte(`"Version": 1`), []byte(`"Version": 0`), 1)},
+		"an odd version": {0o600, withVersion(good, "0")},
 	}
 	for i := 1; i < len(good); i += len(good)/9 + 1 {
 		files[fmt.Sprintf("cut to %d bytes", i)] = file{0o600, good[:i]}
@@ -232,10 +232,11 @@ func TestFileOfAnotherKeyUnderThatIDIsSetAside(t *testing.T) {
 }
 
 // laterVersion is a key file as a later version has it, as far as this build can know.
-func laterVersion(good []byte) []byte {
-	late := bytes.Clone(good)
-	late[bytes.IndexByte(late, ',')-1] = '1' + nks.FileVersion
-	return late
+func laterVersion(good []byte) []byte { return withVersion(good, fmt.Sprint(nks.FileVersion+1)) }
+
+// withVersion is a key file with another number for its version.
+func withVersion(good []byte, version string) []byte {
+	return slices.Concat([]byte("{\n  \"Version\": "+version), good[bytes.IndexByte(good, ','):])
 }
 
 // TestKeyFileOfANewerVersionIsLeftAlone: a server that is taken back to this build keeps what the newer one has

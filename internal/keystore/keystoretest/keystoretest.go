@@ -25,7 +25,7 @@ func NewMaterial(t testing.TB) *nks.Material {
 func KeyFile[K kek.KEK](t testing.TB, id meta.KeyID, keks ...K) (content []byte, m *nks.Material) {
 	t.Helper()
 	m = NewMaterial(t)
-	f := &nks.File{ID: id, Algorithm: "EdDSA", Check: m.Check(id, "EdDSA"), Created: time.Now()}
+	f := &nks.File{Version: nks.FileVersion, ID: id, Algorithm: "EdDSA", Check: m.Check(id, "EdDSA"), Created: time.Now()}
 	for _, k := range keks {
 		b, err := k.Wrap(t.Context(), m.Encode(), f.AAD())
 		if err != nil {
@@ -33,6 +33,7 @@ func KeyFile[K kek.KEK](t testing.TB, id meta.KeyID, keks ...K) (content []byte,
 		}
 		f.Wrapped = append(f.Wrapped, nks.Wrapped{KEK: k.ID(), Ciphertext: b})
 	}
+	f.MAC = m.MAC(f)
 	content, err := f.Encode()
 	if err != nil {
 		t.Fatal(err)
