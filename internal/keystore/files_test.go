@@ -149,6 +149,40 @@ func TestSameBytesReadAgainAreHeld(t *testing.T) {
 	}
 }
 
+// TestFileThatIsBeingCopiedIsNotSetAside, at whatever byte the directory is looked at: it is read when it is all there. One
+// that stays cut short is set aside at the second look.
+func TestFileThatIsBeingCopiedIsNotSetAside(t *testing.T) {
+	id := meta.KeyID{1}
+	name := nks.FileName(id)
+	content, m := newKeyFile(t, id, kek.Inline())
+	ring := ringOf(id, m.Check(id, "EdDSA"))
+	for n := 0; n < len(content); n += 50 {
+		disk := keyringtest.NewDisk()
+		s := openStore(t, disk, []kek.KEK{kek.Inline()}, nil)
+		disk.Plant(name, 0o600, content[:n])
+		s.heal(t, ring)
+		if err := s.Put(t.Context(), map[meta.KeyID]*nks.Material{{2}: m})[meta.KeyID{2}]; err != nil {
+			t.Error(err)
+		}
+		disk.Plant(name, 0o600, content)
+		s.heal(t, ring)
+		if aside := s.SetAside(); len(aside) > 0 || !s.Confirm(id) || len(s.Report(ring).Faults) > 0 {
+			t.Errorf("after %d bytes: set aside %v, held %t", n, aside, s.Confirm(id))
+		}
+		s.Close()
+
+		disk = keyringtest.NewDisk()
+		s = openStore(t, disk, []kek.KEK{kek.Inline()}, nil)
+		disk.Plant(name, 0o600, content[:n])
+		s.heal(t, ring)
+		s.heal(t, ring)
+		if aside := s.SetAside(); len(aside) != 1 {
+			t.Errorf("cut to %d bytes for good: set aside %v", n, aside)
+		}
+		s.Close()
+	}
+}
+
 // bars are what keeps a server from reading a file, each for an operator to mend.
 var bars = map[string]struct {
 	mode fs.FileMode

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 
 	"example.com/keyring/internal/meta"
@@ -142,6 +143,9 @@ func (s *Store) loadOrSetAside(ctx context.Context, id meta.KeyID) (*material, *
 	m, f := s.load(ctx, id)
 	if f != nil && f.Cause == BadFile {
 		name := s.fileName(id)
+		if s.isArriving(name) {
+			return nil, &Fault{Cause: Unreadable, Err: fmt.Errorf("key file %s: %w", name, errArriving)}
+		}
 		s.log.Error("key file set aside", "file", name, "error", f.Err)
 		if err := s.putAside(name, asideFor(f.Err)); err != nil {
 			s.log.Error("set key file aside", "file", name, "error", err)
@@ -191,6 +195,7 @@ func (s *Store) forgetGone(ring *meta.Ring, names []string, all map[meta.KeyID]f
 	for _, name := range names {
 		there[name] = true
 	}
+	s.arrivals.look(there)
 	for name := range aside {
 		if !there[name] {
 			s.forgetAside(name)

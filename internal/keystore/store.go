@@ -59,6 +59,8 @@ type Store struct {
 	beside   map[meta.KeyID]bool     // keys whose own file lies beside one of Nomad's that has its name
 	queue    []*putRequest           // calls of Put that wait to be written
 
+	arrivals arrivals
+
 	scanning sync.Mutex // one scan at a time
 	writing  sync.Mutex // held from the writing of a file to its reading back, and while one is set aside
 }

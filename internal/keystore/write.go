@@ -220,6 +220,9 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 		s.useBesideName(id)
 		return s.fileName(id), nil
 	}
+	if s.isArriving(name) {
+		return "", fmt.Errorf("write key %s: its file is here: %w", id, errArriving)
+	}
 	s.log.Error("key file set aside", "file", name, "error", f.Err)
 	return name, s.putAside(name, asideFor(f.Err))
 }
