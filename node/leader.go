@@ -84,7 +84,7 @@ func whenLed[T any](ctx context.Context, n *Node, do func() (T, error)) (T, erro
 			return v, err
 		}
 		if by := n.removedBy(); len(by) > 0 { // no leader will be heard here
-			return v, fmt.Errorf("%w: %w", removedError(by), err)
+			return v, removedError(by) // not ErrNoLeader, which advises to recover
 		}
 		if _, bounded := ctx.Deadline(); !bounded && over == nil {
 			timer := time.NewTimer(cmp.Or(n.cfg.patience, leaderPatience))
