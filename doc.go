@@ -74,7 +74,7 @@
 //	     something hangs that ignores its context, a function of the host's too, Close says so after a while, and no goroutine of the
 //	     package runs when that has returned. Ciphers that crypto/aes has expanded, signing keys of
 //	     crypto/rsa and crypto/ecdsa, and the buffers in which age encrypts and decrypts for [AgeKEK], are left to the
-//	     garbage collector.
+//	     garbage collector. A derivation of [PassphraseKEK] that has begun ends by itself, within seconds.
 //
 // # How a key is made
 //

@@ -98,6 +98,9 @@ func PassphraseKEK(passphrase []byte, with ...Argon2id) (KEK, error) {
 // is the way back when the other KEKs are lost: put it in Config.OldKEKs, a new KEK in
 // Config.KEKs, with escrow beside it as before, and call Rewrap.
 //
+// Anybody who knows the recipients can make a file that it opens. So a key that only such KEKs open, and that the
+// keyring does not know, is adopted by Adopt alone, and not rewrapped before; Status says so.
+//
 // Its ID is derived from the recipients, in any order; so the way back is built with the same
 // recipients. They must have a String method, as age's own key pairs do. Passphrase
 // recipients are refused: PassphraseKEK is for that. AgeKEK wraps something to them once, and returns the error if that
