@@ -78,6 +78,8 @@ var remedies = map[keyring.ProblemKind]remedy{
 		"Rotate less often: serve has -every. Or remove old keys.", []string{"$CP keys remove ID"}},
 	keyring.ProblemHost: {"A part of this program hangs",
 		"Look at that server's log, and start it again.", []string{"$CP serve $DIR $SERVER"}},
+	keyring.ProblemAltered: {"A key file was altered",
+		"Find out who it was, and rotate fully if it was no accident. Bring the file back from a backup or an old disk.", []string{look, "$CP keys rotate -full"}},
 	keyring.ProblemTime: {"A time in the keyring lies ahead of a server's clock",
 		"Set that clock right, if it is behind. If it is right, another's was ahead, and keys rotate all the same.", []string{"timedatectl"}},
 	keyring.ProblemRekey: {"Secrets can't be moved off an old key",
