@@ -64,7 +64,8 @@ type Keyring struct {
 // Open starts the keyring of this server on a raft that is running or about to. It refuses
 // a configuration that can't work, with all that is wrong with it in one error, and a
 // directory that can't be created, written or locked, with an error that names it. Bad key
-// files never stop it. Open does not wait for a leader or a key: see WaitReady. ctx bounds
+// files never stop it. Open does not wait for a leader or a key: see WaitReady. Where a KEK takes long, it opens the newest
+// key files for a few seconds, and the rest are opened behind it; until then what is sealed under those is ErrKeyMissing. ctx bounds
 // opening only.
 func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	cfg, err := cfg.withDefaults()
@@ -76,7 +77,7 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 		return nil, fmt.Errorf("keyring: %w", err)
 	}
 	keks := kek.NewSet(cfg.KEKs, cfg.OldKEKs)
-	store, err := openKeystore(ctx, fsys, keks, cfg.Logger)
+	store, err := openKeystore(ctx, fsys, keks, cfg.Logger, keystore.OpenNewest)
 	if err != nil {
 		return nil, fmt.Errorf("keyring: open keystore %s: %w", cfg.Dir, err)
 	}
@@ -87,11 +88,14 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	return k, nil
 }
 
+// openStore is keystore.Open or keystore.OpenNewest.
+type openStore func(context.Context, durable.FS, *kek.Set, hclog.Logger) (*keystore.Store, error)
+
 // openKeystore opens a keystore, and ends with ctx. If it ends while a KEK hangs, the directory is given back as soon
 // as that comes back.
-func openKeystore(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger) (*keystore.Store, error) {
+func openKeystore(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger, open openStore) (*keystore.Store, error) {
 	return gate.AwaitOr(ctx, func() (*keystore.Store, error) {
-		return keystore.Open(ctx, fsys, keks, log)
+		return open(ctx, fsys, keks, log)
 	}, func(s *keystore.Store) { s.Close() })
 }
 

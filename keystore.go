@@ -181,7 +181,7 @@ func RecoverKeys(ctx context.Context, cfg Config, recoverRaft func() error) (mis
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
 	}
-	store, err := openKeystore(ctx, fsys, kek.NewSet(cfg.KEKs, cfg.OldKEKs), cfg.Logger)
+	store, err := openKeystore(ctx, fsys, kek.NewSet(cfg.KEKs, cfg.OldKEKs), cfg.Logger, keystore.Open)
 	if err != nil {
 		return nil, fmt.Errorf("open keystore %s: %w", cfg.Dir, err)
 	}

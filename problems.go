@@ -52,6 +52,7 @@ const (
 	ProblemWaiting     ProblemKind = "command waits"    // servers that have not said that they apply the leader's next command
 	ProblemPublicKey   ProblemKind = "public key"       // the public key in raft is not that of the key's material
 	ProblemAltered     ProblemKind = "file altered"     // somebody else than this server has changed a key file
+	ProblemOpening     ProblemKind = "opening"          // key files are still to be opened
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched again
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
 	ProblemNomad       ProblemKind = "Nomad's file"     // a key file of Nomad's that does not open, or that should go
@@ -123,6 +124,7 @@ var problemKinds = []struct {
 	{ProblemWaiting, SeverityWarning, "Start these servers, with this build."},
 	{ProblemUnreachable, SeverityWarning, "Look at that server, its certificate and the network."},
 	{ProblemAltered, SeverityWarning, "Find out who can write to the keystore directory, and what else was changed there. Compare the KEKs of the copy with those of the configuration: an entry of escrow may have been taken out. Then delete the copy."},
+	{ProblemOpening, SeverityNotice, "Nothing: it goes on by itself. If it takes long, see how long a call of the KEK takes."},
 	{ProblemSetAside, SeverityNotice, "Nothing in haste. It may be the only copy of a key: keep it until no server misses a key and there is a backup from after that."},
 	{ProblemOrphan, SeverityNotice, "Adopt it if data is sealed under it and you know where the file comes from; else leave it where it is."},
 	{ProblemNomad, SeverityWarning, "Delete the files of Nomad's when the keyring holds their keys."},

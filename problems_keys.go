@@ -29,7 +29,12 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 			add(Problem{Kind: ProblemKeyMissing, Keys: []KeyID{id}, Detail: "being fetched from the other servers"})
 		}
 	}
+	unopened := Problem{Kind: ProblemOpening}
 	for _, f := range o.keystore.Faults {
+		if f.Cause == keystore.Unopened {
+			unopened.Keys = append(unopened.Keys, f.Key)
+			continue
+		}
 		add(o.problemOfFault(f))
 	}
 	for _, a := range o.keystore.Altered {
@@ -38,6 +43,10 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 			detail = fmt.Sprintf("a file was altered and written again; a copy of the altered one, for the KEKs %q, is %s", a.KEKs, a.Copy)
 		}
 		add(Problem{Kind: ProblemAltered, Keys: []KeyID{a.Key}, Detail: detail})
+	}
+	if n := len(unopened.Keys); n > 0 {
+		unopened.Detail = fmt.Sprintf("%d key files are still to be opened, the newest first", n)
+		add(unopened)
 	}
 	for _, name := range o.keystore.SetAside {
 		add(Problem{Kind: ProblemSetAside, Detail: name})
@@ -87,6 +96,16 @@ func (o overview) problemOfFault(f keystore.Fault) Problem {
 		p.Kind = ProblemWrite
 	}
 	return p
+}
+
+// unopened is how many key files are still to be opened.
+func (o overview) unopened() (n int) {
+	for _, f := range o.keystore.Faults {
+		if f.Cause == keystore.Unopened {
+			n++
+		}
+	}
+	return n
 }
 
 // kekProblem is the kind of problem that a KEK in that state is.
@@ -150,7 +169,7 @@ func (o overview) jwksProblems() (all []Problem) {
 }
 
 func (o overview) kekProblems(st Status) (all []Problem) {
-	if st.OnOldKEKs > 0 {
+	if st.OnOldKEKs > 0 && o.unopened() == 0 { // else most of them may be opened in a while
 		all = append(all, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
 			"%d key files are not wrapped under exactly the KEKs of the configuration", st.OnOldKEKs)})
 	}

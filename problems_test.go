@@ -92,6 +92,7 @@ var problemCases = []struct {
 	{name: "a file that was altered", wrong: func(o *overview) {
 		o.keystore.Altered = []keystore.Altered{{Key: KeyID{15: 1}, Copy: "x", KEKs: []string{"y"}}}
 	}, kind: ProblemAltered, key: KeyID{15: 1}},
+	{name: "a file that is still to be opened", wrong: withFault(keystore.Fault{Cause: keystore.Unopened}), kind: ProblemOpening, key: KeyID{15: 1}},
 	{name: "a file that was set aside", wrong: func(o *overview) { o.keystore.SetAside = []string{"x"} }, kind: ProblemSetAside},
 	{name: "an orphan", wrong: func(o *overview) {
 		o.keystore.Files = []KeyID{{15: 1}, {15: 3}, {15: 4}}

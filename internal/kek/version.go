@@ -3,6 +3,7 @@ package kek
 import (
 	"cmp"
 	"context"
+	"slices"
 
 	"example.com/keyring/internal/nks"
 )
@@ -67,6 +68,14 @@ func (s *Set) HaveVersions() bool {
 	}
 	return false
 }
+
+// MayWait reports whether one of the KEKs may wait for an answer from elsewhere.
+func (s *Set) MayWait() bool {
+	return slices.ContainsFunc(s.all, func(k *member) bool { return !k.neverWaits() })
+}
+
+// HasOld reports whether there are old ones.
+func (s *Set) HasOld() bool { return len(s.old) > 0 }
 
 // AreSuperseded reports whether one of these versions is not the one that its KEK uses now, as far as that is known.
 func (s *Set) AreSuperseded(versions Versions) bool {

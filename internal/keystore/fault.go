@@ -31,13 +31,16 @@ const (
 	BadFile                 // the file itself is bad: it is set aside, and trying again is no use
 	Locked                  // the KEKs of the file do not answer, are not configured or do not open it
 	Newer                   // a newer build has written the file, and knows alone what is in it
+	Unopened                // the file is still to be opened: there are many, and their KEK is slow
 	NomadFile               // a file of Nomad's does not open, or has another key
 	Barred                  // the owner, the mode or the kind of the file keeps this server from reading it
 )
 
 // isClosed reports whether there is a file that nothing opens for now. Nothing may take its place: it may be the
 // way back, or Nomad's.
-func (f Fault) isClosed() bool { return f.Cause == Locked || f.Cause == Newer || f.Cause == Barred }
+func (f Fault) isClosed() bool {
+	return f.Cause == Locked || f.Cause == Newer || f.Cause == Barred || f.Cause == Unopened
+}
 
 // mayOpen reports whether there is a file of the keyring's that may open later, by itself or with another
 // configuration. One that is set aside does not, and one of Nomad's is there for who configures InlineKEK.

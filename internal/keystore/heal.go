@@ -108,7 +108,7 @@ func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing, restored []*
 	}
 	s.recheck(s.inMemoryOnly(missing)...)
 	s.rewrite(ctx, s.inMemoryOnly(missing)...)
-	return s.scan(ctx, ring)
+	return s.scan(ctx, ring, laterTurn)
 }
 
 // inMemoryOnly returns those of the keys that are in memory, and whose files are not known to be durable.

@@ -6,16 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
-	"example.com/keyring/internal/parallel"
 )
 
 // scan reads every key file that is neither in memory nor a removed key's, in parallel. A file that is bad is set
-// aside; one that can't be read now, or whose KEK does not answer, stays to be scanned again; what is said of files that are
+// aside; one that the turn does not get to, that can't be read now, or whose KEK does not answer, stays to be scanned again; what is said of files that are
 // gone is forgotten. The error is about the directory or ctx, never about a file.
-func (s *Store) scan(ctx context.Context, ring *meta.Ring) error {
+func (s *Store) scan(ctx context.Context, ring *meta.Ring, turn time.Duration) error {
 	s.scanning.Lock()
 	defer s.scanning.Unlock()
 	aside := s.asideNames()
@@ -34,12 +34,7 @@ func (s *Store) scan(ctx context.Context, ring *meta.Ring) error {
 			ids = append(ids, id)
 		}
 	}
-	parallel.Do(len(ids), func(i int) {
-		if ctx.Err() == nil {
-			s.read(ctx, ids[i])
-		}
-	})
-	s.syncNames(ids)
+	s.readAll(ctx, ring, ids, turn)
 	return ctx.Err()
 }
 

@@ -32,6 +32,7 @@ import (
 	"fmt"
 	"io/fs"
 	"sync"
+	"time"
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/kek"
@@ -68,14 +69,24 @@ type Store struct {
 // Open takes over the directory in fsys, reads it, and makes its ID durable. Files that do not open never stop
 // it. After an error it has closed fsys. ctx bounds opening only.
 func Open(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger) (*Store, error) {
-	s, err := open(ctx, fsys, keks, log)
+	return openFor(ctx, fsys, keks, log, 0)
+}
+
+// OpenNewest is Open, but for files that take long to open: it returns when the newest are open, and Heal goes on. See
+// Unopened.
+func OpenNewest(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger) (*Store, error) {
+	return openFor(ctx, fsys, keks, log, startTurn)
+}
+
+func openFor(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger, turn time.Duration) (*Store, error) {
+	s, err := open(ctx, fsys, keks, log, turn)
 	if err != nil {
 		return nil, errors.Join(err, fsys.Close())
 	}
 	return s, nil
 }
 
-func open(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger) (*Store, error) {
+func open(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger, turn time.Duration) (*Store, error) {
 	s := &Store{
 		dir: durable.New(fsys), keks: keks, log: log,
 		keys: map[meta.KeyID]*material{}, faults: map[meta.KeyID]Fault{}, removed: map[meta.KeyID]*removedFiles{},
@@ -91,10 +102,13 @@ func open(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger)
 	if err := s.identify(); err != nil {
 		return nil, err
 	}
+	if keks.HasOld() {
+		s.showSome()
+	}
 	if !keks.Probe(ctx) {
 		return nil, errNoUnwrap
 	}
-	if err := s.scan(ctx, &meta.Ring{}); err != nil {
+	if err := s.scan(ctx, &meta.Ring{}, turn); err != nil {
 		s.Wipe()
 		return nil, err
 	}

@@ -76,7 +76,7 @@ func (l *Leader) sayHello(ctx context.Context, s plan.Situation) error {
 
 // waitingText says which key files a server can't open.
 func waitingText(w *peer.Waiting) string {
-	what := "can't be read"
+	what := "can't be read, or are not open yet"
 	if len(w.KEKs) > 0 {
 		what = "wait for KEK " + strings.Join(w.KEKs, " or ")
 	}

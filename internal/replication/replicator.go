@@ -154,6 +154,9 @@ func (r *Replicator) Run(ctx context.Context) {
 		case <-timer.C:
 		case t := <-r.ended:
 			t.running = false
+			if t == &r.healing && t.more {
+				t.expedite(mono.Now())
+			}
 		case f := <-r.answered:
 			r.pull.Answered(f.Fetch, f.err != nil, mono.Now(), rand.Float64())
 			r.failures.note(f)
@@ -238,6 +241,7 @@ func (r *Replicator) heal(ctx context.Context, v local.View, l look) mono.Time {
 // reread reads the files of keys that are missing, if their KEKs answer, and takes back those that were set aside.
 func (r *Replicator) reread(ctx context.Context, v local.View, missing []*meta.Key) {
 	r.KEKs.Probe(ctx)
+	before := r.Store.Version()
 	restored := missing
 	if !v.CaughtUp { // they may be removed all the same
 		restored = nil
@@ -246,6 +250,7 @@ func (r *Replicator) reread(ctx context.Context, v local.View, missing []*meta.K
 		r.Logger.Error("read keystore", "error", err)
 	}
 	r.Store.Renew(ctx)
+	r.healing.more = r.KEKs.Down() == nil && r.Store.Unopened() > 0 && r.Store.Version() != before
 	r.FSM.Notify() // for this loop and for WaitReady
 }
 

@@ -16,6 +16,7 @@ type backgroundTask struct {
 	running bool
 	due     mono.Time // not before; zero while there is nothing to do
 	tries   int
+	more    bool // it is to go on at once; its goroutine's until that has ended
 }
 
 // idle is for when there is nothing to do.
