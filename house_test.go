@@ -56,7 +56,7 @@ var house = map[string][]string{
 	"internal/local": {
 		"internal/fsm", "internal/gate", "internal/kek", "internal/keystore", "internal/meta", "internal/mono", "internal/peer", "internal/plan",
 	},
-	"internal/kek":     {"internal/nks", "internal/seal"},
+	"internal/kek":     {"internal/durable", "internal/nks", "internal/seal"},
 	"internal/seal":    {},
 	"internal/durable": {},
 	"internal/peer":    {"internal/bounded", "internal/meta", "internal/mono"},

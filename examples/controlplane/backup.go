@@ -244,16 +244,12 @@ func tell(out io.Writer, m keyring.Manifest) {
 
 // read has f read a backup, shows how far it is, and prints what is in it.
 func (c cli) read(command string, b backupFile, f func(io.Reader) (keyring.Manifest, error)) error {
-	file, err := os.Open(b.path)
+	file, size, err := openFile(b.path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	p := &progress{terminal: c.terminal, command: command, size: info.Size()}
+	p := &progress{terminal: c.terminal, command: command, size: size}
 	m, err := f(io.TeeReader(file, p))
 	p.end()
 	if err != nil {

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -45,12 +45,11 @@ func (o options) keks(dir string, id raft.ServerID) (now, old []keyring.KEK, err
 
 // readIdentities reads age identities.
 func readIdentities(path string) ([]age.Identity, error) {
-	f, err := os.Open(path)
+	b, err := readFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("-identity: %w", err)
 	}
-	defer f.Close()
-	with, err := age.ParseIdentities(f)
+	with, err := age.ParseIdentities(bytes.NewReader(b))
 	if err != nil {
 		return nil, fmt.Errorf("-identity: %w", err)
 	}

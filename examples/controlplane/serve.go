@@ -12,7 +12,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -36,7 +35,7 @@ type serverAddrs struct {
 }
 
 func readCluster(dir string) (c cluster, err error) {
-	b, err := os.ReadFile(filepath.Join(dir, "cluster.json"))
+	b, err := readFile(filepath.Join(dir, "cluster.json"))
 	if err != nil {
 		return c, err
 	}
@@ -92,7 +91,7 @@ func newServer(dir string, id raft.ServerID, o options) (*server, node.Config, e
 	}
 	conf := s.config(dir, keys, o)
 	if o.token != "" {
-		b, err := os.ReadFile(o.token)
+		b, err := readFile(o.token)
 		if err != nil {
 			return nil, node.Config{}, fmt.Errorf("join token: %w", err)
 		}
@@ -221,12 +220,15 @@ func listenLoopback(addr string) (net.Listener, error) {
 
 // readTLS reads this server's certificate and the CA's, which may have been replaced.
 func readTLS(dir string, id raft.ServerID) (*tls.Config, error) {
-	own := filepath.Join(dir, string(id)+".pem")
-	cert, err := tls.LoadX509KeyPair(own, own)
+	own, err := readFile(filepath.Join(dir, string(id)+".pem"))
 	if err != nil {
 		return nil, err
 	}
-	ca, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	cert, err := tls.X509KeyPair(own, own)
+	if err != nil {
+		return nil, fmt.Errorf("%s.pem: %w", id, err)
+	}
+	ca, err := readFile(filepath.Join(dir, "ca.pem"))
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 )
 
@@ -14,7 +13,7 @@ type Look struct{ dir *osDir }
 
 // OpenLook opens the directory at path to be looked at. The caller closes it.
 func OpenLook(path string) (*Look, error) {
-	root, err := os.OpenRoot(path)
+	root, err := openRoot(path)
 	if err != nil {
 		return nil, err
 	}

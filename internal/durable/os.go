@@ -70,7 +70,7 @@ func openDir(path string) (*osDir, error) {
 	if err := makeDirs(path); err != nil {
 		return nil, err
 	}
-	root, err := os.OpenRoot(path)
+	root, err := openRoot(path)
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +84,9 @@ func openDir(path string) (*osDir, error) {
 	}
 	return d, nil
 }
+
+// openRoot opens nothing but a directory, or a symlink to one: a slash at the end keeps the system from waiting for a FIFO.
+func openRoot(path string) (*os.Root, error) { return os.OpenRoot(path + "/") }
 
 // osDir is a directory of the operating system. All access goes through root, so
 // that no name leads out of it, even if path comes to name another directory.
@@ -201,7 +204,7 @@ func (d *osDir) in(err error) error {
 func MakePrivate(path string) error {
 	err := makeDirs(path)
 	if err == nil {
-		err = takeOver(os.Open(path))
+		err = takeOver(os.Open(path + "/")) // nothing but a directory
 	}
 	if err != nil {
 		return fmt.Errorf("make directory %s private: %w", path, err)

@@ -10,23 +10,24 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
+
+	"example.com/keyring/internal/durable"
 )
 
 // File returns the KEK whose key is in a file: 32 raw bytes, or their base64 or hexadecimal text with at
 // most one newline at its end. What looks like a mistake is refused: text in place of raw bytes, half a hexadecimal key, a file
-// of zeros.
+// of zeros. What is no regular file, nor a symlink to one, is refused at once.
 func File(path string) (KEK, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("KEK: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxKeyText+1))
+	b, err := durable.ReadFile(path, maxKeyText)
 	defer clear(b)
+	if errors.Is(err, durable.ErrTooLarge) {
+		return nil, fmt.Errorf("KEK: %w: it is not %s", err, keyForms)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("KEK: %w", err)
 	}
@@ -62,11 +63,7 @@ func parseKey(b []byte) (key []byte, err error) {
 	case len(text) == base64.StdEncoding.EncodedLen(Size):
 		n, err = base64.StdEncoding.Strict().Decode(key, text)
 	default:
-		err = fmt.Errorf("%d bytes", len(b))
-		if len(b) > maxKeyText {
-			err = fmt.Errorf("more than %d bytes", maxKeyText)
-		}
-		return nil, fmt.Errorf("%w, which are not %s", err, keyForms)
+		return nil, fmt.Errorf("%d bytes, which are not %s", len(b), keyForms)
 	}
 	switch {
 	case err != nil && n == 0 && (len(text) == Size || len(b) == Size):

@@ -12,8 +12,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
+	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/seal"
@@ -141,8 +143,28 @@ func TestFileKEKRefusesOtherFilesWithoutTellingWhatIsInThem(t *testing.T) {
 	if _, err := kek.File(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no file: %v", err)
 	}
-	if _, err := kek.File(t.TempDir()); err == nil {
-		t.Error("a directory is accepted")
+}
+
+// TestFileKEKIsInAFile, or in one that a symlink names, as Kubernetes mounts secrets. Nothing else is waited for.
+func TestFileKEKIsInAFile(t *testing.T) {
+	path := kektest.WriteFile(t, kektest.CountingKey())
+	symlink, fifo := path+".symlink", path+".fifo"
+	if err := errors.Join(os.Symlink(path, symlink), syscall.Mkfifo(fifo, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kek.File(symlink); err != nil {
+		t.Errorf("a symlink: %v", err)
+	}
+	for _, path := range []string{fifo, "/dev/zero", t.TempDir()} {
+		if _, err := kek.File(path); !errors.Is(err, durable.ErrNotRegular) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := os.Truncate(path, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kek.File(path); !errors.Is(err, durable.ErrTooLarge) {
+		t.Errorf("a huge file: %v", err)
 	}
 }
 
