@@ -24,9 +24,10 @@
 //	AES is told from random bits   with a chance of at most b^2 / 2^129 = 2^-41   (switching lemma)
 //
 // and each epoch has a key of its own, so the chances add up: 2^8 epochs, 2^36 messages or 2^52 blocks under one root key, stay
-// below 2^-32, which is what NIST SP 800-38D asks of a key in 8.3. That epochs are many keys at once costs nothing beyond
-// that: the bound for GCM with many users is the blocks of all times those of one, over 2^128 (Hoang, Tessaro, Thiruvengadam:
-// The Multi-user Security of GCM, Revisited, CCS 2018), 2^(52+44-128) = 2^-32. That two epochs draw one N1 has a chance
+// below 2^-32, which is what NIST SP 800-38D asks of a key in 8.3. The bound for GCM under many keys at once, which counts
+// forgeries too, is twice that: all blocks, those of attempts to forge included, times the blocks of one epoch, over 2^127
+// (Hoang, Tessaro, Thiruvengadam: The Multi-user Security of GCM, Revisited, CCS 2018, theorem 3.1, as
+// draft-irtf-cfrg-aead-limits simplifies it), 2^(52+44-127) = 2^-31. That two epochs draw one N1 has a chance
 // of 2^-81. Beyond 2^36 messages the chance grows in proportion to them: rotate keys.
 //
 // All of this needs randomness that does not come twice. Two machines that are resumed from one snapshot of a running machine have one
