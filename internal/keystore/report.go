@@ -105,13 +105,17 @@ type Unknown struct {
 }
 
 // Unknown returns what there is of keys that the ring does not know: those that open, up to most of them, the proven ones
-// first, and the files that wait. All of it is of one moment: a file that opens meanwhile is in one of them.
-func (s *Store) Unknown(ring *meta.Ring, most int) (u Unknown, waiting Waiting) {
+// first, and the files that wait. All of it is of one moment: a file that opens meanwhile is in one of them. With only, no
+// other keys are described; the files that wait are all of them.
+func (s *Store) Unknown(ring *meta.Ring, most int, only ...meta.KeyID) (u Unknown, waiting Waiting) {
 	s.mu.Lock()
 	_, ids := s.unknownLocked(ring)
 	waiting = s.waitingLocked(ring, len(ids))
 	var proven, unproven []meta.KeyID
 	for _, id := range ids {
+		if len(only) > 0 && !slices.Contains(only, id) {
+			continue
+		}
 		if s.keys[id].unproven {
 			unproven = append(unproven, id)
 		} else {

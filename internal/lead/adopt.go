@@ -66,7 +66,7 @@ func (a *Adopter) propose(ctx context.Context, how meta.Adopt) error {
 // findOrphan asks this server, then the others, for a key that the ring does not know, and says whether the file is
 // here: then the public key was derived here.
 func (a *Adopter) findOrphan(ctx context.Context, id meta.KeyID) (orphan meta.NewKey, here bool, err error) {
-	named := func(h *peer.Hello) (meta.NewKey, bool) {
+	named := func(h *peer.Hello) (meta.NewKey, bool) { // a server of an older build tells of others, too
 		for _, o := range slices.Concat(h.Orphans, h.Unproven) {
 			if o.ID == id {
 				return o, true
@@ -74,14 +74,14 @@ func (a *Adopter) findOrphan(ctx context.Context, id meta.KeyID) (orphan meta.Ne
 		}
 		return meta.NewKey{}, false
 	}
-	if o, ok := named(a.Hello()); ok {
+	if o, ok := named(a.HelloOrphan(id)); ok {
 		return o, true, nil
 	}
 	for _, server := range local.ServerIDs(a.Raft) {
 		if server == string(a.ID) {
 			continue
 		}
-		h, err := a.Peers.HelloWaiting(ctx, server)
+		h, err := a.Peers.HelloOrphan(ctx, server, id)
 		if err != nil {
 			continue
 		}

@@ -18,10 +18,15 @@ import (
 )
 
 // Hello says what this server is, and which keys it has that the ring does not know.
-func (s *Server) Hello() *peer.Hello {
+func (s *Server) Hello() *peer.Hello { return s.hello(nil) }
+
+// HelloOrphan is Hello of which Orphans or Unproven has that key alone, or neither.
+func (s *Server) HelloOrphan(id meta.KeyID) *peer.Hello { return s.hello([]meta.KeyID{id}) }
+
+// hello is Hello, of these keys alone if there are any.
+func (s *Server) hello(only []meta.KeyID) *peer.Hello {
 	h := &peer.Hello{Build: s.FSM.Build().Version, Keystore: s.Store.ID()}
-	ring := s.FSM.Ring()
-	unknown, waiting := s.Store.Unknown(ring, peer.MaxOrphans)
+	unknown, waiting := s.Store.Unknown(s.FSM.Ring(), peer.MaxOrphans, only...)
 	h.Orphans, h.Unproven, h.Waiting = unknown.Orphans, unknown.Unproven, peerWaiting(waiting)
 	return h
 }
@@ -123,7 +128,11 @@ func (e BehindError) AllSilent() bool {
 // asks for them. Before this server has heard who leads it does not answer: none may be left out. A leader of
 // an older build can't be told that files wait: it is to ask again until it need not be, or has made a key.
 func (s *Server) ServeHello(from string, q peer.HelloRequest) (*peer.Hello, error) {
-	h := s.Hello()
+	var only []meta.KeyID
+	if q.Orphan != (peer.ID{}) {
+		only = []meta.KeyID{meta.KeyID(q.Orphan)}
+	}
+	h := s.hello(only)
 	_, leader := s.Raft.LeaderWithID()
 	unasked := h.Waiting != nil && !q.Waiting
 	if !q.Unproven { // a leader of an older build would adopt them by itself

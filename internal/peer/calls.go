@@ -53,6 +53,16 @@ func (c Calls) HelloWaiting(ctx context.Context, to string) (*Hello, error) {
 	return c.Hello(ctx, to)
 }
 
+// HelloOrphan is HelloWaiting of which Orphans or Unproven has that key alone, or neither. A server of a build that does
+// not look for one tells of its first MaxOrphans.
+func (c Calls) HelloOrphan(ctx context.Context, to string, id meta.KeyID) (*Hello, error) {
+	h, err := c.hello(ctx, to, HelloRequest{Waiting: true, Unproven: true, Orphan: ID(id)})
+	if Refused(err, Unsupported) {
+		return c.HelloWaiting(ctx, to)
+	}
+	return h, err
+}
+
 func (c Calls) hello(ctx context.Context, to string, q HelloRequest) (*Hello, error) {
 	a, err := ask[HelloAnswer](ctx, c, to, Request{Hello: &q})
 	if err != nil {

@@ -80,7 +80,7 @@ type Request struct {
 
 // Version returns the lowest version that has the request: its kind, and every member that is set.
 func (r Request) Version() int {
-	if r.State != nil && (r.State.Policies || r.State.Files) || r.Hello != nil && r.Hello.Unproven {
+	if r.State != nil && (r.State.Policies || r.State.Files) || r.Hello != nil && (r.Hello.Unproven || r.Hello.Orphan != (ID{})) {
 		return 3
 	}
 	if r.State != nil || r.Offer != nil && r.Offer.Configuration > 0 || r.Hello != nil && r.Hello.Waiting {
@@ -93,6 +93,7 @@ func (r Request) Version() int {
 type HelloRequest struct {
 	Waiting  bool `json:"waiting,omitempty"`  // also for the key files that wait. Version 2
 	Unproven bool `json:"unproven,omitempty"` // also for unproven orphans. Version 3
+	Orphan   ID   `json:"orphan,omitzero"`    // for this orphan alone; zero is for all. Version 3
 }
 
 // FetchRequest asks for 1 to MaxFetch keys, sealed to the public key. NewFetch makes it.

@@ -68,6 +68,7 @@ var goldenRequests = map[string]peer.Request{
 
 	"hello-waiting":  {Hello: &peer.HelloRequest{Waiting: true}},
 	"hello-unproven": {Hello: &peer.HelloRequest{Waiting: true, Unproven: true}},
+	"hello-orphan":   {Hello: &peer.HelloRequest{Waiting: true, Unproven: true, Orphan: id(1)}},
 	"confirm":        {State: &peer.StateRequest{Confirm: true}},
 	"policies":       {State: &peer.StateRequest{Policies: true}},
 	"files":          {State: &peer.StateRequest{Files: true}},

@@ -2,6 +2,7 @@ package scenarios_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -287,4 +289,43 @@ func TestAdoptBelievesNobodysPublicKey(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestAnyOrphanIsAdoptedByItsID, also beyond those that one hello has, on the leader and on another server, and also if
+// anybody may have made it.
+func TestAnyOrphanIsAdoptedByItsID(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		servers  int
+		unproven bool
+	}{"on the leader": {servers: 1}, "on another server": {servers: 3}, "that anybody may have made": {servers: 3, unproven: true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				own, identity := keyring.InlineKEK(), kektest.Identity(t)
+				old := kektest.Age(t, identity, identity)
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: tt.servers, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+					cfg.KEKs, cfg.OldKEKs = []keyring.KEK{own}, []keyring.KEK{old}
+				}})
+				has := keyringtest.Ready(t, c)
+				if tt.servers > 1 {
+					has = keyringtest.Follower(c)
+				}
+				for i := range peer.MaxOrphans {
+					keyringtest.PlantKey(t, has.Disk, keyring.KeyID{0: 0xfe, 14: byte(i >> 8), 15: byte(i)}, own)
+				}
+				last, under := keyring.KeyID{0: 0xff}, own
+				if tt.unproven {
+					under = kektest.Age(t, identity)
+				}
+				keyringtest.PlantKey(t, has.Disk, last, under)
+				c.Restart(has)
+				leader := keyringtest.Ready(t, c)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				if err := leader.Keyring.Adopt(ctx, last); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
