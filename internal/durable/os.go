@@ -137,6 +137,9 @@ func (d *osDir) openAs(name string, named fs.FileInfo) (File, fs.FileInfo, error
 	if err == nil && !os.SameFile(opened, named) {
 		err = &fs.PathError{Op: "open", Path: name, Err: syscall.ELOOP}
 	}
+	if err == nil && !opened.Mode().IsRegular() { // a new FIFO may have the inode of a file that is gone
+		err = fmt.Errorf("%w: %v", ErrNotRegular, opened.Mode().Type())
+	}
 	if err == nil && owner(opened) != d.user {
 		err = &OwnerError{Have: owner(opened), Want: d.user}
 	}

@@ -377,15 +377,18 @@ func TestOddFilesAreNeverReadAndCanBeSetAside(t *testing.T) {
 	}
 }
 
-// A planted symlink is replaced by a write, never written through.
-// TestFileThatIsReplacedWhileItIsOpenedIsRefused: os.Root would follow a symlink to another name in it.
+// TestFileThatIsReplacedWhileItIsOpenedIsRefused: os.Root would follow a symlink to another name in it, and the open of a
+// FIFO would wait for ever.
 func TestFileThatIsReplacedWhileItIsOpenedIsRefused(t *testing.T) {
 	for what, replace := range map[string]func(dir string) error{
 		"by a symlink to another": func(dir string) error {
 			return errors.Join(os.Remove(filepath.Join(dir, "a")), os.Symlink("b", filepath.Join(dir, "a")))
 		},
 		"by another": func(dir string) error { return os.Rename(filepath.Join(dir, "b"), filepath.Join(dir, "a")) },
-		"by none":    func(string) error { return nil },
+		"by a FIFO": func(dir string) error {
+			return errors.Join(os.Remove(filepath.Join(dir, "a")), unix.Mkfifo(filepath.Join(dir, "a"), 0o600))
+		},
+		"by none": func(string) error { return nil },
 	} {
 		dir := t.TempDir()
 		for _, name := range []string{"a", "b"} {
@@ -407,6 +410,7 @@ func TestFileThatIsReplacedWhileItIsOpenedIsRefused(t *testing.T) {
 	}
 }
 
+// A planted symlink is replaced by a write, never written through.
 func TestWriteReplacesASymlink(t *testing.T) {
 	dir := t.TempDir()
 	d := openDir(t, dir)
