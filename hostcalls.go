@@ -206,19 +206,20 @@ func (h *hostProblems) problems() []Problem {
 	if h.ask == nil {
 		return nil
 	}
-	h.turn.Lock()
-	if !h.hangs.Load() {
-		h.refresh()
-	}
-	h.turn.Unlock()
+	h.refresh()
 	if last := h.last.Load(); last != nil {
 		return slices.Clone(*last)
 	}
 	return nil
 }
 
-// refresh asks. With turn.
+// refresh asks, unless an earlier question is not answered yet. A panic of the host's is the caller's.
 func (h *hostProblems) refresh() {
+	h.turn.Lock()
+	defer h.turn.Unlock()
+	if h.hangs.Load() {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), problemsPatience)
 	defer cancel()
 	h.hangs.Store(true)

@@ -125,3 +125,30 @@ func TestProblemOfTheHostsFunctionEnds(t *testing.T) {
 		}
 	})
 }
+
+// TestPanicOfTheHostsProblems is the caller's of Status, and the next one is answered.
+func TestPanicOfTheHostsProblems(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var panics atomic.Bool
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Problems = func() []keyring.Problem {
+				if panics.Load() {
+					panic("a fault of the host's")
+				}
+				return []keyring.Problem{{Kind: "paper"}}
+			}
+		}})
+		s := keyringtest.Ready(t, c)
+		panics.Store(true)
+		func() {
+			defer func() { recover() }()
+			s.Keyring.Status(t.Context())
+			t.Error("no panic")
+		}()
+		panics.Store(false)
+		if p := keyringtest.Problems(t, s, "paper"); len(p) != 1 {
+			t.Errorf("afterwards: %v", p)
+		}
+	})
+}

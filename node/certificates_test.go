@@ -1,9 +1,12 @@
 package node
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
@@ -41,4 +44,23 @@ func TestCertificatesThatEndSoonAreAProblem(t *testing.T) {
 			t.Errorf("%s: %+v", tt.name, ps)
 		}
 	}
+}
+
+// TestCloseGivesUpAConfigTLSThatHangs where the certificates are looked at, and says so.
+func TestCloseGivesUpAConfigTLSThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		back := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		n := &Node{cancel: cancel, cfg: Config{TLS: func() (*tls.Config, error) { <-back; return nil, errors.New("no certificate") }}}
+		n.certificates.problems.Store(&[]keyring.Problem{{}})
+		n.loops.Go(func() { n.watchCertificates(ctx) })
+		synctest.Wait()
+		began := time.Now()
+		err := n.Close()
+		if took := time.Since(began); err == nil || !strings.Contains(err.Error(), "Config.TLS") || took > 11*time.Second {
+			t.Errorf("Close took %v: %v", took, err)
+		}
+		close(back)
+		synctest.Wait() // the test fails if a goroutine is left
+	})
 }

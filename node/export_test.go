@@ -88,3 +88,8 @@ func RestoreRaft(n *Node) error {
 
 // LookAtCertificates does what is done each minute.
 func (n *Node) LookAtCertificates() { n.lookAtCertificates() }
+
+// WhenLed calls do, and again while it has no leader.
+func WhenLed(ctx context.Context, n *Node, do func() (int, error)) (int, error) {
+	return whenLed(ctx, n, do)
+}

@@ -72,13 +72,17 @@ func hereOrForwarded[T any](ctx context.Context, n *Node, here func() (T, error)
 const leaderPatience = 30 * time.Second
 
 // whenLed calls do, and again for as long as the cluster has no leader, or one that is not ready or does not answer: until
-// ctx ends, or for leaderPatience if that has no deadline.
+// ctx ends, or for leaderPatience if that has no deadline. A leader that was at work on the call for that long was there: after it
+// the wait begins again.
 func whenLed[T any](ctx context.Context, n *Node, do func() (T, error)) (T, error) {
 	var over <-chan time.Time
 	begun := time.Now()
 	for {
-		changed := n.keys.Changed()
+		changed, tried := n.keys.Changed(), time.Now()
 		v, err := do()
+		if time.Since(tried) >= leaderPatience {
+			begun, over = time.Now(), nil
+		}
 		again := errors.Is(err, keyring.ErrNotLeader) || errors.Is(err, keyring.ErrNotReady) || errors.Is(err, errUnreachable)
 		if !again {
 			return v, err

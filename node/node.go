@@ -136,14 +136,15 @@ func (n *Node) onChange(ctx context.Context, most time.Duration, do func(context
 }
 
 // Close ends the server and waits until all of it has ended. A leader first hands over to another voter, if there is one,
-// which it tries for 3 seconds at most. The keyring, calls of Apply, and raft with the App are waited for for 10 seconds
-// each; what has not ended by then is named in the error, and the rest is done when that comes back. A second Close returns what the first has returned.
+// which it tries for 3 seconds at most. Config.TLS and Config.Metrics, the keyring, calls of Apply, and raft with the App are waited
+// for for 10 seconds each; what has not ended by then is named in the error, and the rest is done when that comes back. A second Close returns what the first has returned.
 func (n *Node) Close() error {
 	n.once.Do(func() { n.closed = n.close() })
 	return n.closed
 }
 
-// closePatience is how long Close waits for calls of Apply after the keyring is closed, and then for raft and the port.
+// closePatience is how long Close waits for the Node's own loops, for calls of Apply after the keyring is closed, and then for
+// raft and the port.
 const closePatience = 10 * time.Second
 
 // close ends what start began, the last first: the keyring before its raft. A raft that is shut down leaves unanswered
@@ -153,25 +154,30 @@ func (n *Node) close() error {
 		n.resign()
 	}
 	n.cancel()
-	n.loops.Wait()
+	errs := []error{inTime(n.loops.Wait, "Config.TLS or Config.Metrics has not returned")}
 	n.gate.Close(keyring.ErrClosed)
-	var errs []error
 	if n.keys != nil {
 		errs = append(errs, n.keys.Close())
 	}
-	ended := make(chan struct{})
-	go func() { n.gate.Wait(); close(ended) }()
-	timer := time.NewTimer(closePatience)
-	defer timer.Stop()
-	select {
-	case <-ended:
-	case <-timer.C:
-		errs = append(errs, fmt.Errorf("close: calls of Apply have not ended in %v: %w", closePatience, gate.ErrLeft))
-	}
+	errs = append(errs, inTime(n.gate.Wait, "calls of Apply have not ended"))
 	if n.cluster != nil {
 		errs = append(errs, n.closeCluster())
 	}
 	return errors.Join(errs...)
+}
+
+// inTime waits for closePatience at most. If that is not enough, the error says what has not ended.
+func inTime(wait func(), what string) error {
+	ended := make(chan struct{})
+	go func() { wait(); close(ended) }()
+	timer := time.NewTimer(closePatience)
+	defer timer.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("close: %s in %v: %w", what, closePatience, gate.ErrLeft)
+	}
 }
 
 // closeCluster closes raft and the port, and gives the directory back. Raft waits for the App and for its disk. If one of

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
@@ -105,4 +106,30 @@ func wantAllCalls(t *testing.T, calls map[string]func(context.Context) error) {
 	if slices.Sort(missing); len(missing) > 0 {
 		t.Errorf("%v are not in the table", missing)
 	}
+}
+
+// TestTimeOfALeaderAtWorkIsNoWait: a call that has waited for a moment, and was then worked on for hours, waits for the next
+// leader as any other.
+func TestTimeOfALeaderAtWorkIsNoWait(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		n := startAlone(t, dir)
+		defer closeNode(t, n)
+		tries := 0
+		got, err := node.WhenLed(context.Background(), n, func() (int, error) {
+			switch tries++; tries {
+			case 1:
+				return 0, keyring.ErrNotReady
+			case 2:
+				time.Sleep(3 * time.Hour)
+				return 0, keyring.NotLeaderError{}
+			case 3, 4, 5:
+				return 0, keyring.NotLeaderError{}
+			}
+			return 7, nil
+		})
+		if got != 7 || err != nil {
+			t.Errorf("after %d tries: %d, %v", tries, got, err)
+		}
+	})
 }
