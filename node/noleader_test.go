@@ -108,7 +108,7 @@ func wantAllCalls(t *testing.T, calls map[string]func(context.Context) error) {
 	}
 }
 
-// TestTimeOfALeaderAtWorkIsNoWait: a call that has waited for a moment, and was then worked on for hours, waits for the next
+// TestTimeOfALeaderAtWorkIsNoWait: a call that has waited for a moment, and was then worked on for long, waits for the next
 // leader as any other.
 func TestTimeOfALeaderAtWorkIsNoWait(t *testing.T) {
 	dir := t.TempDir()
@@ -121,7 +121,7 @@ func TestTimeOfALeaderAtWorkIsNoWait(t *testing.T) {
 			case 1:
 				return 0, keyring.ErrNotReady
 			case 2:
-				time.Sleep(3 * time.Hour)
+				time.Sleep(time.Minute)
 				return 0, keyring.NotLeaderError{}
 			case 3, 4, 5:
 				return 0, keyring.NotLeaderError{}
