@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/keystore/keystoretest"
 	"example.com/keyring/internal/meta"
@@ -23,7 +24,8 @@ import (
 var crashCount = flag.Int("crashes", 3000, "crash points of TestI8KeystoreSurvivesAnyCrash")
 
 // TestI8KeystoreSurvivesAnyCrash lives random lives of a keystore on a simulated disk: keys
-// are made, files go bad and are set aside, KEKs change and files are rewrapped, starts are
+// are made, files go bad and are set aside, KEKs and their versions change and files are rewrapped, files are renewed to
+// version 2, altered and written again, starts are
 // cut short, operations fail, and every life ends in a crash at a random operation with the
 // unsynced parts kept, dropped, reordered or torn. After each the keystore starts, and every
 // key that was ever held is held. -crashes says how many.
@@ -44,7 +46,9 @@ func campaignOf(t *testing.T, seed uint64, crashes int) {
 		c.crash()
 		c.recover()
 	}
-	for _, what := range []string{"put", "put many", "rewrap", "remove", "unlink", "take back", "adopt", "bad file", "start", "recovery"} {
+	for _, what := range []string{
+		"put", "put many", "rewrap", "next version", "renew", "altered file", "remove", "unlink", "take back", "adopt", "bad file", "start", "recovery",
+	} {
 		if c.during[what] == 0 {
 			t.Errorf("no crash during %s", what)
 		}
@@ -64,6 +68,8 @@ type campaign struct {
 	gone    map[meta.KeyID]bool     // unlinked
 	nomad   map[string][]byte       // Nomad's files, which are to stay
 	bad     [][]byte                // content that is to be kept in files set aside
+	altered map[meta.KeyID][][]byte // content of altered files, which is to be kept too
+	version map[meta.KeyID]int      // of the files of held keys: none goes back
 	what    string                  // what is being done
 	points  int
 	during  map[string]int
@@ -81,7 +87,7 @@ func newCampaign(t *testing.T, seed uint64) *campaign {
 // replace puts a new server in place of the old one.
 func (c *campaign) replace() {
 	c.disk, c.bad, c.keks, c.needed = keyringtest.NewDisk(), nil, nil, 0
-	c.nomad = map[string][]byte{}
+	c.nomad, c.altered, c.version = map[string][]byte{}, map[meta.KeyID][][]byte{}, map[meta.KeyID]int{}
 	c.held, c.removed, c.gone = map[meta.KeyID][32]byte{}, map[meta.KeyID][32]byte{}, map[meta.KeyID]bool{}
 	c.newKEK()
 }
@@ -94,6 +100,11 @@ func (c *campaign) newKEK() {
 	k, err := kek.FromKey(key)
 	if err != nil {
 		c.t.Fatal(err)
+	}
+	if c.chance.IntN(2) == 0 {
+		v := kektest.NewVersioned(fmt.Sprint("kms ", len(c.keks)))
+		v.Inner = k
+		k = v
 	}
 	c.keks = append(c.keks, k)
 }
@@ -115,6 +126,9 @@ func (c *campaign) live() {
 	at, faulty := 1+c.chance.IntN(60), c.chance.IntN(3) == 0
 	var ops atomic.Int64 // scans read several files at a time
 	applied := c.points%2 == 0
+	if faulty {
+		clear(c.altered) // a key is worth more than the copy of its altered file
+	}
 	c.disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
 		n := int(ops.Add(1))
 		switch {
@@ -130,8 +144,11 @@ func (c *campaign) live() {
 	if err != nil {
 		return // it crashed, or a fault kept it from starting
 	}
+	if c.chance.IntN(2) == 0 {
+		s.UseFiles(2)
+	}
 	for range 3 {
-		switch c.chance.IntN(7) {
+		switch c.chance.IntN(9) {
 		case 0:
 			c.what = "put"
 			c.put(s, 1)
@@ -140,12 +157,7 @@ func (c *campaign) live() {
 			c.put(s, 3)
 		case 2:
 			c.what = "rewrap"
-			for id := range s.FromNomad() { // it gets a file of ours
-				delete(c.gone, id)
-			}
-			if err := s.Rewrap(c.t.Context()); err == nil && s.OnOldKEKs() == 0 {
-				c.needed = len(c.keks) - 1 // from now on without the old ones
-			}
+			c.rewrap(s)
 		case 3:
 			c.what = "remove"
 			c.remove(s)
@@ -158,6 +170,12 @@ func (c *campaign) live() {
 		case 6:
 			c.what = "adopt"
 			c.adopt(s)
+		case 7:
+			c.what = "renew"
+			s.UseFiles(2)
+			s.Renew(c.t.Context())
+		case 8:
+			c.nextVersion(s)
 		}
 	}
 	s.Close()
@@ -194,6 +212,7 @@ func (c *campaign) remove(s store) {
 	if id, ok := c.any(c.held); ok {
 		c.removed[id] = c.held[id]
 		delete(c.held, id)
+		delete(c.version, id)
 		s.Remove(id)
 	}
 }
@@ -202,6 +221,7 @@ func (c *campaign) remove(s store) {
 func (c *campaign) unlink(s store) {
 	if id, ok := c.any(c.removed); ok {
 		delete(c.removed, id)
+		delete(c.altered, id)
 		if s.Remove(id) == nil && s.Unlink(id) == nil {
 			c.gone[id] = true
 		}
@@ -263,6 +283,7 @@ func (c *campaign) recover() {
 			c.t.Errorf("%s: key %s is lost", when, id)
 		}
 	}
+	c.checkVersions(s, when)
 	for id, check := range c.removed {
 		if s.Has(id, check) { // the crash came before it was set aside
 			continue
@@ -286,9 +307,11 @@ func (c *campaign) recover() {
 
 // change is what people do between two starts: they change the KEKs, and spoil files.
 func (c *campaign) change() {
-	switch c.chance.IntN(5) {
+	switch c.chance.IntN(6) {
 	case 0:
 		c.newKEK()
+	case 3, 4:
+		c.alter()
 	case 2:
 		k := keystoretest.NomadKey{ID: meta.KeyID{0x4e, byte(c.chance.Uint32()), byte(len(c.nomad))}, Form: []string{"1.4", "1.9"}[c.chance.IntN(2)]}
 		copy(k.Root[:], k.ID[:])
@@ -322,6 +345,7 @@ func (c *campaign) checkFiles(when string) {
 		}
 	}
 	unchanged(c.t, c.disk, c.nomad, when)
+	c.checkAltered(when)
 	for _, content := range c.bad {
 		if !slices.ContainsFunc(aside, func(b []byte) bool { return bytes.Equal(b, content) }) {
 			c.t.Errorf("%s: a bad file is not set aside: %q", when, content)

@@ -5,15 +5,18 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -50,6 +53,7 @@ var (
 	losing  = meta.KeyID{3} // its file goes, and is written again from memory
 	removed = meta.KeyID{4} // removed before, and unlinked
 	spoilt  = meta.KeyID{5} // no key file
+	altered = meta.KeyID{6} // its file is of version 2, and somebody has altered it
 )
 
 const (
@@ -61,7 +65,7 @@ const (
 // drillKeys are the keys that were there before.
 var drillKeys = sync.OnceValue(func() map[meta.KeyID]*nks.Material {
 	keys := map[meta.KeyID]*nks.Material{}
-	for _, id := range []meta.KeyID{fleeing, losing, removed} {
+	for _, id := range []meta.KeyID{fleeing, losing, removed, altered} {
 		keys[id] = newMaterial()
 	}
 	return keys
@@ -73,6 +77,16 @@ func drillKEK(n byte) []kek.KEK {
 		panic(err)
 	}
 	return []kek.KEK{k}
+}
+
+// drillKMS is the KEK that files are moved to, which wraps with that version of its key.
+func drillKMS(version int) *kektest.Versioned {
+	k := kektest.NewVersioned("kms")
+	k.Inner = drillKEK(2)[0]
+	for range version - 1 {
+		k.Rotate()
+	}
+	return k
 }
 
 func openRealStore(t *testing.T, dir string, keks, old []kek.KEK) store {
@@ -90,10 +104,16 @@ func openRealStore(t *testing.T, dir string, keks, old []kek.KEK) store {
 
 func prepareFound(t *testing.T, dir string) {
 	s := openRealStore(t, dir, drillKEK(1), nil)
-	for id, err := range s.Put(t.Context(), drillKeys()) {
+	keys := maps.Clone(drillKeys())
+	delete(keys, altered)
+	for id, err := range s.Put(t.Context(), keys) {
 		if err != nil {
 			t.Fatal(id, err)
 		}
+	}
+	s.UseFiles(2)
+	if err := s.Put(t.Context(), map[meta.KeyID]*nks.Material{altered: drillKeys()[altered]})[altered]; err != nil {
+		t.Fatal(err)
 	}
 	if err := errors.Join(s.Remove(removed), s.Close()); err != nil {
 		t.Fatal(err)
@@ -105,7 +125,30 @@ func prepareFound(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.WriteFile(filepath.Join(dir, nks.FileName(altered)), alteredFile(t, dir), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
+
+// alteredFile returns the file of a key as somebody has altered it.
+func alteredFile(t *testing.T, dir string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, nks.FileName(altered)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := nks.DecodeFile(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Created = alteredAt
+	if b, err = file.Encode(); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+var alteredAt = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // steps are what a server does with a keystore, each once. To add one is to add a line here,
 // and to checkFound what it leaves.
@@ -125,7 +168,21 @@ var steps = []struct {
 		l.Confirm(losing) // it notices
 		return l.Rewrite(l.ctx, losing)
 	}},
-	{"rewrap", func(l *drillLife) error { return l.Rewrap(l.ctx) }},
+	{"rewrap", func(l *drillLife) error {
+		err := l.Rewrap(l.ctx)
+		l.UseFiles(2)
+		return err
+	}},
+	{"renew", func(l *drillLife) error {
+		if l.Renew(l.ctx); l.HasToRenew() {
+			return errors.New("files are left")
+		}
+		return nil
+	}},
+	{"next version", func(l *drillLife) error {
+		l.kms.Rotate()
+		return l.Rewrap(l.ctx)
+	}},
 	{"remove", func(l *drillLife) error { return l.Remove(fleeing) }},
 	{"take back", func(l *drillLife) error { return l.TakeBack(l.ctx, fleeing) }},
 	{"unlink", func(l *drillLife) error { return l.Unlink(removed) }},
@@ -138,6 +195,7 @@ type drillLife struct {
 	ctx  context.Context
 	pin  *keyringtest.Pin
 	fsys durable.FS
+	kms  *kektest.Versioned // nil in a drill without one
 }
 
 // start returns nil if it can't.
@@ -154,10 +212,12 @@ func start(p *keyringtest.Pin, dir string, keks, old []kek.KEK) *drillLife {
 }
 
 func doFound(p *keyringtest.Pin, dir string) {
-	l := start(p, dir, drillKEK(2), drillKEK(1))
+	kms := drillKMS(1)
+	l := start(p, dir, []kek.KEK{kms}, drillKEK(1))
 	if l == nil {
 		return
 	}
+	l.kms = kms
 	for _, step := range steps {
 		p.Done(step.name, step.do(l))
 	}
@@ -216,11 +276,15 @@ func checkFound(t *testing.T, dir, when string, said []string) {
 	if begun("lose") && !done("rewrite") {
 		delete(held, losing) // its file may be gone, and the process that had it in memory is
 	}
-	old := drillKEK(1)
+	old, kms := drillKEK(1), drillKMS(2)
 	if done("rewrap") {
 		old = nil
 	}
-	s := openRealStore(t, dir, drillKEK(2), old)
+	wrote := !slices.ContainsFunc(said, func(line string) bool { return strings.HasPrefix(line, "failed put") })
+	if done("next version") && wrote { // what could not be written may lie there all the same, for nobody
+		kms.Destroy()
+	}
+	s := openRealStore(t, dir, []kek.KEK{kms}, old)
 	if aside := asideOf(t, dir, fleeing); done("remove") && !begun("take back") && (s.Has(fleeing, held[fleeing]) || aside != 1) {
 		t.Errorf("%s: a removed key is set aside %d times, not once", when, aside)
 	}
@@ -234,13 +298,35 @@ func checkFound(t *testing.T, dir, when string, said []string) {
 			t.Errorf("%s: take back %s: %v", when, id, err)
 		}
 	}
+	s.UseFiles(2)
 	if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 { // so there is no file that nothing opens
 		t.Errorf("%s: rewrap: %v, %d left", when, err, s.OnOldKEKs())
 	}
 	checkHeld(t, s, when, held)
-	s = openRealStore(t, dir, drillKEK(2), nil)
-	checkHeld(t, s, when+", under the new KEK alone", held)
-	checkKept(t, dir, when, map[string]string{"keystore.id": knownID, nks.FileName(spoilt) + ".malformed-1": notAKey})
+	kms.Destroy()
+	s = openRealStore(t, dir, []kek.KEK{kms}, nil)
+	if s.HasToRenew() {
+		t.Errorf("%s: files are left that are altered, or of version 1", when)
+	}
+	checkHeld(t, s, when+", under the new version of the new KEK alone", held)
+	kept := map[string]string{"keystore.id": knownID, nks.FileName(spoilt) + ".malformed-1": notAKey}
+	checkCopy(t, dir, when, kept)
+	checkKept(t, dir, when, kept)
+}
+
+// checkCopy wants the one copy of the altered file, and notes it among those to be kept. Where an error has kept it from being
+// made, there may be none.
+func checkCopy(t *testing.T, dir, when string, kept map[string]string) {
+	t.Helper()
+	name := nks.FileName(altered) + ".altered-1"
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil && strings.Contains(when, "error=") {
+		return
+	}
+	if file, bad := nks.DecodeFile(b); bad != nil || !file.Created.Equal(alteredAt) {
+		t.Errorf("%s: %s holds %q, %v", when, name, b, err)
+	}
+	kept[name] = string(b)
 }
 
 // checkHeld wants the keys to be held, with these check values, and closes the keystore.

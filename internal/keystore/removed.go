@@ -6,17 +6,19 @@ import (
 	"slices"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 )
 
 // removedFiles is what the directory has of a key that is or was removed, or whose file was bad.
 type removedFiles struct {
-	inPlace bool     // a file may lie under the key's name
-	barred  error    // why that file can't be read, or nil: it is left until an operator has mended that
-	current bool     // and it is wrapped under exactly the KEKs that wrap now
-	aside   []string // files that were set aside, and go when the key does
-	rewrap  []string // those of them that are whole and to be rewrapped: the removal may be undone
+	inPlace bool         // a file may lie under the key's name
+	barred  error        // why that file can't be read, or nil: it is left until an operator has mended that
+	current bool         // and it is wrapped under exactly the KEKs that wrap now, if the next is so, too
+	under   kek.Versions // the versions of the KEKs' keys that have wrapped it
+	aside   []string     // files that were set aside, and go when the key does
+	rewrap  []string     // those of them that are whole and to be rewrapped: the removal may be undone
 }
 
 // removedLocked returns the entry of that key, made if need be. The caller holds mu.
@@ -51,7 +53,7 @@ func (s *Store) NoteRemoved(id meta.KeyID) {
 	defer s.mu.Unlock()
 	r := s.removedLocked(id)
 	if m := s.keys[id]; m != nil {
-		r.current = !s.isToRewrap(m)
+		r.current, r.under = !m.needsRewrap(), m.versions
 	}
 	s.dropLocked(id)
 	delete(s.faults, id)

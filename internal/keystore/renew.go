@@ -3,6 +3,7 @@ package keystore
 // Which version of files is written, what becomes of files of an older one, and of those that somebody has altered.
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"maps"
@@ -111,12 +112,13 @@ func (s *Store) Renew(ctx context.Context) {
 	}
 }
 
-// isAltered reports whether somebody else has written the file of a key in memory than who had the key.
+// isAltered reports whether somebody else has written a file of that key, which is about to be replaced, than who had the key in memory.
+// One of version 1 has nothing to tell that by, but that it has come in the place of a version 2.
 func (s *Store) isAltered(id meta.KeyID, file *nks.File) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.keys[id]
-	if m == nil || m.version < 2 || file.ID != id {
+	if m == nil || file.Version < 2 && m.version < 2 {
 		return false
 	}
 	return !m.secret.Authentic(file)
@@ -129,9 +131,12 @@ type Altered struct {
 	KEKs []string // that the altered file had entries for
 }
 
-// keepAltered keeps a copy of an altered file, for who finds out what has happened. The key is worth more than the copy: if
+// keepAltered keeps one copy of an altered file, for who finds out what has happened. The key is worth more than the copy: if
 // there is none, the file is replaced all the same.
 func (s *Store) keepAltered(id meta.KeyID, name string, b []byte, file *nks.File) {
+	if s.hasCopy(id, b) {
+		return // the file could not be replaced then, or the process has died
+	}
 	names := s.keks.Names(file)
 	s.log.Error("key file was altered: its key is right, and the rest is not as it was written", "file", name, "its KEKs", names)
 	aside, err := s.dir.KeepAside(name, asideAltered, b)
@@ -140,6 +145,18 @@ func (s *Store) keepAltered(id meta.KeyID, name string, b []byte, file *nks.File
 		return
 	}
 	s.noteAside(aside)
+}
+
+// hasCopy reports whether there is a copy of an altered file of a key with that content.
+func (s *Store) hasCopy(id meta.KeyID, content []byte) bool {
+	return slices.ContainsFunc(s.asideOf(id), func(aside string) bool {
+		if !isAlteredCopy(aside) {
+			return false
+		}
+		b, err := s.dir.Read(aside, nks.MaxFile)
+		defer clear(b) // an inline KEK is in it
+		return err == nil && bytes.Equal(b, content)
+	})
 }
 
 // noteAltered notes the copy of an altered file.

@@ -2,10 +2,13 @@ package keystore_test
 
 import (
 	"bytes"
+	"errors"
 	"slices"
+	"syscall"
 	"testing"
 
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -214,5 +217,86 @@ func TestRenewWaitsForItsKEKs(t *testing.T) {
 	s.Renew(t.Context())
 	if f := fileOn(t, disk, nks.FileName(id)); f.Version != 2 || s.HasToRenew() {
 		t.Errorf("version %d", f.Version)
+	}
+}
+
+// TestRewrapCountsRemovedFilesInTheirPlaces: until one is set aside, it is not rewrapped, and its old version is needed.
+func TestRewrapCountsRemovedFilesInTheirPlaces(t *testing.T) {
+	for name, rewrap := range map[string]func(store, *kektest.Versioned) error{
+		"next version": func(s store, k *kektest.Versioned) error { k.Rotate(); return s.Rewrap(t.Context()) },
+		"all":          func(s store, _ *kektest.Versioned) error { return s.RewrapAll(t.Context()) },
+	} {
+		disk, id, k := keyringtest.NewDisk(), meta.KeyID{1}, kektest.NewVersioned("kms")
+		s := openStore(t, disk, []kek.KEK{k}, nil)
+		if _, err := put(t, s, id); err != nil {
+			t.Fatal(err)
+		}
+		s.NoteRemoved(id)
+		if err := rewrap(s, k); err == nil || s.OnOldKEKs() != 1 {
+			t.Errorf("%s: %v, and %d are left", name, err, s.OnOldKEKs())
+		}
+		if err := errors.Join(s.Store.SetAside(id, isRemoved), rewrap(s, k)); err != nil || s.OnOldKEKs() != 0 {
+			t.Errorf("%s, set aside: %v, and %d are left", name, err, s.OnOldKEKs())
+		}
+	}
+}
+
+// TestAlteredFileOfARemovedKeyIsKept when it is rewrapped.
+func TestAlteredFileOfARemovedKeyIsKept(t *testing.T) {
+	id := meta.KeyID{1}
+	disk, keks, s := escrowed(t, id)
+	if err := s.Remove(id); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	altered := alter(t, disk, nks.FileName(id)+".removed-1", alterations["removed"])
+	s = openStore(t, disk, keks, nil)
+	defer s.Close()
+	if err := s.Rewrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Report(&meta.Ring{}).Altered; len(got) != 1 || !bytes.Equal(disk.Bytes(got[0].Copy), altered) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestAlteredFileHasOneCopy although the file can't be replaced for a while.
+func TestAlteredFileHasOneCopy(t *testing.T) {
+	id := meta.KeyID{1}
+	disk, _, s := escrowed(t, id)
+	defer s.Close()
+	alter(t, disk, nks.FileName(id), alterations["added"])
+	disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+		if op.Kind == "rename" && op.To == nks.FileName(id) {
+			return keyringtest.Fault{Err: syscall.EPERM}
+		}
+		return keyringtest.Fault{}
+	})
+	for range 3 {
+		if err := s.Rewrite(t.Context(), id); err == nil {
+			t.Fatal("it was written")
+		}
+	}
+	disk.OnOp(nil)
+	if err := s.Rewrite(t.Context(), id); err != nil || len(s.Report(&meta.Ring{}).Altered) != 1 || !isWhole(t, s, disk, id) {
+		t.Errorf("%v, %+v", err, s.Report(&meta.Ring{}).Altered)
+	}
+}
+
+// TestNoFileTakesThePlaceOfAnotherKeys, whose name somebody has changed: it may be the only one.
+func TestNoFileTakesThePlaceOfAnotherKeys(t *testing.T) {
+	disk, id := keyringtest.NewDisk(), meta.KeyID{1}
+	s := openStore(t, disk, []kek.KEK{kek.Inline()}, nil)
+	defer s.Close()
+	if _, err := put(t, s, id); err != nil {
+		t.Fatal(err)
+	}
+	for why, other := range map[string]meta.KeyID{"misnamed": {2}, "wrong": id} {
+		b, _ := newKeyFile(t, other, kek.Inline())
+		disk.Plant(nks.FileName(id), 0o600, b)
+		err := s.Rewrite(t.Context(), id)
+		if kept := disk.Bytes(nks.FileName(id) + "." + why + "-1"); err != nil || !bytes.Equal(kept, b) || !s.Confirm(id) {
+			t.Errorf("%s: %v, it was overwritten, or the key is not held: %q", why, err, disk.Names())
+		}
 	}
 }

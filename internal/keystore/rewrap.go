@@ -67,6 +67,7 @@ func (s *Store) markAll() {
 		m.outdated = true
 	}
 	for _, r := range s.removed {
+		r.current = false
 		r.rewrap = slices.DeleteFunc(slices.Clone(r.aside), func(name string) bool { return !isRemovedFile(name) })
 	}
 }
@@ -126,7 +127,12 @@ func (s *Store) mayNeedRewrap(aside string) bool {
 func (s *Store) rewrapAside(ctx context.Context, aside string) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	file, err := s.decode(aside)
+	b, err := s.dir.Read(aside, nks.MaxFile)
+	defer clear(b) // an inline KEK is in it
+	if err != nil {
+		return err
+	}
+	file, err := nks.DecodeFile(b)
 	if err != nil {
 		return err
 	}
@@ -142,6 +148,10 @@ func (s *Store) rewrapAside(ctx context.Context, aside string) error {
 	}
 	again.m.wipe()
 	defer clear(again.content) // an inline KEK is in it
+	if opened.Altered {
+		original, _, _ := durable.ParseAside(aside)
+		s.keepAltered(file.ID, original, b, file)
+	}
 	if err := s.dir.Write(durable.Named{Name: aside, Data: again.content})[0]; err != nil {
 		return err
 	}
@@ -174,7 +184,7 @@ func (s *Store) onOldKEKsLocked() int {
 		}
 	}
 	for _, r := range s.removed {
-		if n += len(r.rewrap); r.inPlace && !r.current {
+		if n += len(r.rewrap); r.inPlace && (!r.current || s.keks.AreSuperseded(r.under)) {
 			n++ // not set aside yet
 		}
 	}

@@ -196,7 +196,7 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 			s.noteFault(id, *readFault(name, err))
 		}
 		if err == nil {
-			err = s.lookBefore(id, name) // it may have more than the key that is in memory
+			err = s.lookBefore(id, check, name) // it may have more than the key that is in memory
 		}
 		return name, err
 	}
@@ -228,18 +228,24 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 }
 
 // lookBefore looks at the file of a key in memory that is about to be replaced. It is an error if a newer build has written
-// the file, which may have come since it was read. A copy is kept of a file that somebody has altered.
-func (s *Store) lookBefore(id meta.KeyID, name string) error {
+// the file, which may have come since it was read. The file of another key is set aside, and a copy is kept of one that
+// somebody has altered.
+func (s *Store) lookBefore(id meta.KeyID, check meta.CheckValue, name string) error {
 	b, err := s.dir.Read(name, nks.MaxFile)
 	defer clear(b) // an inline KEK is in it
 	if err != nil {
 		return nil
 	}
 	file, err := nks.DecodeFile(b)
-	if errors.Is(err, nks.ErrVersion) {
+	switch {
+	case errors.Is(err, nks.ErrVersion):
 		return fmt.Errorf("write key file %s: %w", name, err)
-	}
-	if err == nil && s.isAltered(id, file) {
+	case err != nil: // nobody's
+	case file.ID != id:
+		return s.putAside(name, asideMisnamed)
+	case file.Check != check:
+		return s.putAside(name, asideWrong)
+	case s.isAltered(id, file):
 		s.keepAltered(id, name, b, file)
 	}
 	return nil
