@@ -142,9 +142,8 @@ func (s *Store) keepAltered(id meta.KeyID, name string, b []byte, file *nks.File
 	aside, err := s.dir.KeepAside(name, asideAltered, b)
 	if err != nil {
 		s.log.Error("keep a copy of the altered key file", "file", name, "error", err)
-		return
 	}
-	s.noteAside(aside)
+	s.noteAside(aside) // also one that is not durable under its name yet: the write that follows syncs that
 }
 
 // hasCopy reports whether there is a copy of an altered file of a key with that content.

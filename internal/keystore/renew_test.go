@@ -260,26 +260,30 @@ func TestAlteredFileOfARemovedKeyIsKept(t *testing.T) {
 	}
 }
 
-// TestAlteredFileHasOneCopy although the file can't be replaced for a while.
+// TestAlteredFileHasOneCopy although neither the file nor the copy can be made durable for a while.
 func TestAlteredFileHasOneCopy(t *testing.T) {
 	id := meta.KeyID{1}
-	disk, _, s := escrowed(t, id)
-	defer s.Close()
-	alter(t, disk, nks.FileName(id), alterations["added"])
-	disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
-		if op.Kind == "rename" && op.To == nks.FileName(id) {
-			return keyringtest.Fault{Err: syscall.EPERM}
+	for what, fails := range map[string]func(keyringtest.Op) bool{
+		"the file": func(op keyringtest.Op) bool { return op.Kind == "rename" && op.To == nks.FileName(id) },
+		"names":    func(op keyringtest.Op) bool { return op.Kind == "dirsync" },
+	} {
+		disk, _, s := escrowed(t, id)
+		alter(t, disk, nks.FileName(id), alterations["added"])
+		disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+			if fails(op) {
+				return keyringtest.Fault{Err: syscall.EIO}
+			}
+			return keyringtest.Fault{}
+		})
+		for range 3 {
+			if err := s.Rewrite(t.Context(), id); err == nil {
+				t.Fatalf("%s: it was written", what)
+			}
 		}
-		return keyringtest.Fault{}
-	})
-	for range 3 {
-		if err := s.Rewrite(t.Context(), id); err == nil {
-			t.Fatal("it was written")
+		disk.OnOp(nil)
+		if err := s.Rewrite(t.Context(), id); err != nil || len(s.Report(&meta.Ring{}).Altered) != 1 || !isWhole(t, s, disk, id) || len(disk.Names()) != 3 {
+			t.Errorf("%s: %v, %q", what, err, disk.Names())
 		}
-	}
-	disk.OnOp(nil)
-	if err := s.Rewrite(t.Context(), id); err != nil || len(s.Report(&meta.Ring{}).Altered) != 1 || !isWhole(t, s, disk, id) {
-		t.Errorf("%v, %+v", err, s.Report(&meta.Ring{}).Altered)
 	}
 }
 
