@@ -618,6 +618,7 @@ var goldens = map[string][]string{
 	"keystore under PassphraseKEK":    {goldenDir + "/keystore-passphrase"},
 	"keystore under AgeKEK":           {goldenDir + "/keystore-age"},
 	"keystore under FileKEK":          {goldenDir + "/node.tar.gz"},
+	"keystores, version 2":            {goldenKeystores + "/keystore-file", goldenKeystores + "/keystore-inline", goldenKeystores + "/keystore-passphrase", goldenKeystores + "/keystore-age"},
 	"ciphertexts":                     {"internal/seal/testdata/envelopes.json", goldenDir + "/set.json"},
 	"tokens":                          {"testdata/tokens.json", goldenDir + "/set.json"},
 	"backup":                          {goldenDir + "/backup.age", "testdata/v2/backup.age", "testdata/v2/backup.json"},
