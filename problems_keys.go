@@ -94,18 +94,19 @@ func (o overview) problemOfFault(f keystore.Fault) Problem {
 		p.Kind = ProblemKeyMissing
 	case keystore.Unreadable, keystore.Unwritten:
 		p.Kind = ProblemWrite
+		if m := o.Ring.Key(f.Key); f.Cause == keystore.Unwritten && m != nil && !slices.Contains(o.keystore.Missing, f.Key) {
+			p.Severity, p.Detail = SeverityWarning, p.Detail+"; the key is held, in the file from before"
+		}
 	}
 	return p
 }
 
-// unopened is how many key files are still to be opened.
-func (o overview) unopened() (n int) {
-	for _, f := range o.keystore.Faults {
-		if f.Cause == keystore.Unopened {
-			n++
-		}
-	}
-	return n
+// canRewrap reports whether Rewrap is what to call now: as far as is known, every file that can be opened is, the disk is
+// written, and the KEKs wrap. Otherwise the problem is that.
+func (o overview) canRewrap(st Status) bool {
+	return !slices.ContainsFunc(o.keystore.Faults, func(f keystore.Fault) bool {
+		return f.Cause == keystore.Unopened || f.Cause == keystore.Unreadable || f.Cause == keystore.Unwritten
+	}) && !slices.ContainsFunc(st.KEKs, func(k KEKStatus) bool { return k.Away != "" && !k.Old && k.State != KEKUnconfigured })
 }
 
 // kekProblem is the kind of problem that a KEK in that state is.
@@ -169,9 +170,9 @@ func (o overview) jwksProblems() (all []Problem) {
 }
 
 func (o overview) kekProblems(st Status) (all []Problem) {
-	if st.OnOldKEKs > 0 && o.unopened() == 0 { // else most of them may be opened in a while
+	if n := o.keystore.ToRewrap; n > 0 && o.canRewrap(st) {
 		all = append(all, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
-			"%d key files are not wrapped under exactly the KEKs of the configuration", st.OnOldKEKs)})
+			"%d key files are not wrapped under exactly the KEKs of the configuration", n)})
 	}
 	for _, k := range st.KEKs {
 		if k.Away != "" && k.State != KEKUnconfigured { // the files say that

@@ -102,7 +102,14 @@ var problemCases = []struct {
 		o.keystore.Files, o.keystore.Unproven = []KeyID{{15: 1}, {15: 3}}, []KeyID{{15: 3}}
 	}, kind: ProblemOrphan, key: KeyID{15: 3}},
 	{name: "an orphan aside", wrong: func(o *overview) { o.keystore.Aside = []keystore.KeyFiles{{Key: KeyID{15: 3}, Names: []string{"x"}}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
-	{name: "old KEKs", wrong: func(o *overview) { o.keystore.OnOldKEKs = 1 }, kind: ProblemOldKEK},
+	{name: "old KEKs", wrong: func(o *overview) { o.keystore.ToRewrap = 1 }, kind: ProblemOldKEK},
+	{name: "old KEKs, and a disk that is full", wrong: func(o *overview) {
+		o.keystore.ToRewrap = 1
+		withFault(keystore.Fault{Cause: keystore.Unwritten})(o)
+	}, kind: ProblemWrite, key: KeyID{15: 1}},
+	{name: "old KEKs, and a KEK that does not wrap", wrong: func(o *overview) {
+		o.keystore.ToRewrap, o.keks[0].Away = 1, "x"
+	}, kind: ProblemKEKAway, kek: "kms"},
 	{name: "a KEK is away", wrong: func(o *overview) { o.keks[0].Away = "x" }, kind: ProblemKEKAway, kek: "kms"},
 	{name: "everybody reads the file of a KEK", wrong: func(o *overview) { o.keks[0].Warning = "x" }, kind: ProblemKEKFile, kek: "kms"},
 	{name: "a KEK refuses", wrong: withKEK(KEKRefuses), kind: ProblemKEKRefuses, kek: "kms"},

@@ -1,10 +1,12 @@
 package keystore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"io/fs"
+	"slices"
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
@@ -93,7 +95,8 @@ func (s *Store) isUnchanged(id meta.KeyID, m *material) (bool, error) {
 
 // Heal gets back what needs no other server: of the missing keys of a ring that are in memory it syncs the files if they
 // are what they were, and writes the others, and it
-// reads the directory for files that have appeared or whose KEKs answer again. Before, it takes back the files that were
+// reads the directory for files that have appeared or whose KEKs answer again. Of the keys that are held it writes those
+// again whose last write has failed. Before, it takes back the files that were
 // set aside when a key of restored was removed: those are missing keys of a ring that is known to be no older than the
 // removal. It forgets what was wrong with files that an operator has put right. The error is about the directory or ctx,
 // never about a key.
@@ -108,7 +111,24 @@ func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing, restored []*
 	}
 	s.recheck(s.inMemoryOnly(missing)...)
 	s.rewrite(ctx, s.inMemoryOnly(missing)...)
+	for some := range slices.Chunk(s.unwritten(), rewrapBatch) {
+		if failed := cmp.Or(s.rewrite(ctx, some...)...); failed != nil {
+			break // the rest would fail too, most likely, and is tried again
+		}
+	}
 	return s.scan(ctx, ring, laterTurn)
+}
+
+// unwritten returns the keys that are held, and whose files could not be replaced: by Rewrap, say.
+func (s *Store) unwritten() (ids []meta.KeyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range sortedIDs(s.faults) {
+		if m := s.keys[id]; s.faults[id].Cause == Unwritten && m != nil && !m.notDurable && !m.unproven {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // inMemoryOnly returns those of the keys that are in memory, and whose files are not known to be durable.

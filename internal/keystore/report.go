@@ -21,6 +21,7 @@ type Report struct {
 	Altered   []Altered                // files that somebody has altered
 	Unproven  []meta.KeyID             // keys in memory that no ring knows, whose files only KEKs opened to which anybody can wrap, by ID
 	OnOldKEKs int                      // key files that are not known to be durable under exactly the KEKs that wrap now
+	ToRewrap  int                      // those of them that only Rewrap moves: they open, are durable, and nothing else is wrong with them
 }
 
 // KeyFiles are the names of files of one key.
@@ -34,7 +35,7 @@ func (s *Store) Report(ring *meta.Ring) Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := Report{
-		SetAside: slices.Clone(s.setAside), Altered: s.alteredLocked(), OnOldKEKs: s.onOldKEKsLocked(), Written: map[meta.KeyID]mono.Time{},
+		SetAside: slices.Clone(s.setAside), Altered: s.alteredLocked(), OnOldKEKs: s.onOldKEKsLocked(), ToRewrap: s.waitForRewrapLocked(), Written: map[meta.KeyID]mono.Time{},
 	}
 	for _, k := range ring.Keys {
 		if !s.holdsLocked(k) {

@@ -190,3 +190,17 @@ func (s *Store) onOldKEKsLocked() int {
 	}
 	return n
 }
+
+// waitForRewrapLocked is Report.ToRewrap. The caller holds mu.
+func (s *Store) waitForRewrapLocked() (n int) {
+	for id, m := range s.keys {
+		_, faulty := s.faults[id]
+		if s.isOutdatedLocked(m) && !s.toRenewLocked(m) && !m.unproven && !m.notDurable && !faulty {
+			n++
+		}
+	}
+	for _, r := range s.removed {
+		n += len(r.rewrap)
+	}
+	return n
+}
