@@ -32,6 +32,7 @@ type cause struct {
 const (
 	problemTwoClusters keyring.ProblemKind = "two clusters"
 	problemNotReady    keyring.ProblemKind = "not ready"
+	problemCutOff      keyring.ProblemKind = "cut off"
 	problemNotMember   keyring.ProblemKind = "not a member"
 )
 
@@ -74,6 +75,11 @@ func problemsOf(a answer, best status) (all []keyring.Problem) {
 		return []keyring.Problem{{Kind: keyring.ProblemUnreachable, Severity: keyring.SeverityWarning, Detail: a.Error}}
 	}
 	all = slices.Clone(a.Causes)
+	for i := range all {
+		if all[i].Kind == keyring.ProblemNoLeader && best.leads() { // to recover that server would make two clusters
+			all[i].Kind = problemCutOff
+		}
+	}
 	pressing := slices.ContainsFunc(all, func(p keyring.Problem) bool { return p.Severity != keyring.SeverityNotice })
 	if !a.Ready && !pressing && len(a.Problems) == len(a.Causes) {
 		all = append(all, keyring.Problem{Kind: problemNotReady, Severity: keyring.SeverityWarning, Detail: "it is not ready"})
@@ -95,8 +101,14 @@ func problemsOf(a answer, best status) (all []keyring.Problem) {
 // take adds a problem to the cause, by the server that tells of it.
 func (c *cause) take(from raft.ServerID, p keyring.Problem) {
 	about := cmp.Or(p.Server, from)
-	if !slices.Contains(c.Servers, about) && about != "" {
-		c.Servers = append(c.Servers, about)
+	of := []raft.ServerID{about}
+	if p.Kind == keyring.ProblemClock {
+		of = append(of, from) // either of the two clocks may be the wrong one
+	}
+	for _, id := range of {
+		if !slices.Contains(c.Servers, id) && id != "" {
+			c.Servers = append(c.Servers, id)
+		}
 	}
 	for _, id := range p.Keys {
 		if key := id.String(); !slices.Contains(c.Keys, key) {

@@ -64,3 +64,18 @@ func TestServerStartsOnFilesAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestServerNamesAnEmptyTokenFile: without a token the server would ask to join as one that was added.
+func TestServerNamesAnEmptyTokenFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cluster")
+	if _, err := runCommand(t, client{}, "init", "-port", "0", dir); err != nil {
+		t.Fatal(err)
+	}
+	token := filepath.Join(dir, "token")
+	if err := os.WriteFile(token, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := newServer(dir, "s1", options{token: token}); err == nil || !strings.Contains(err.Error(), token+" is empty") {
+		t.Error(err)
+	}
+}

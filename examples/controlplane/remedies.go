@@ -18,6 +18,7 @@ type remedy struct {
 
 const (
 	look     = "$CP inspect -kek $DIR/$SERVER.kek $DIR/$SERVER/keystore"
+	verifies = "openssl verify -CAfile $DIR/ca.pem $DIR/$SERVER.pem"
 	escrowed = "$CP serve -escrow RECIPIENT -identity FILE $DIR $SERVER"
 )
 
@@ -25,7 +26,7 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemNotApplied: {"Raft applies its log to another store than the keyring's",
 		"That is a fault of this build: start the one before.", []string{"$CP serve $DIR $SERVER"}},
 	keyring.ProblemNoLeader: {"No leader: nothing can be stored, signed or rotated",
-		"Start the servers that do not run, until most of them do. Only if most are gone for good, stop all and make one that is left the only member: what it does not have is lost.",
+		"Start the servers that do not run, until most of them do. One that has lost its directory does not count: it only waits for a leader. Only if most are gone for good, or have lost their directories, stop all and make one that is left the only member: what it does not have is lost.",
 		[]string{"$CP recover $DIR ID"}},
 	keyring.ProblemBehind: {"Not caught up with the others yet",
 		"Wait, if it has just started. Else look why it does not reach the leader. Move and delete none of its files meanwhile.", []string{"$CP keys status"}},
@@ -47,7 +48,8 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemKEKThrottled: {"A KEK is asked too often",
 		"Wait: it is asked less often by itself.", []string{"$CP keys status"}},
 	keyring.ProblemKEKUnconfigured: {"Key files name a KEK that serve was not given",
-		"Bring its file back and start the server again. If it is gone for good and there is escrow, start the server once with the identity.", []string{look, escrowed}},
+		"Bring its file back and start the server again. If it is gone for good and there is escrow, start the server once with the identity. Without escrow, if other servers hold the keys: stop it, move its keystore directory away, and start it.",
+		[]string{look, escrowed}},
 	keyring.ProblemKEKOther: {"Another KEK is in the place of the one that has wrapped key files",
 		"Bring the file of the KEK back and start the server again. If no KEK has wrapped them, they were altered: restore them from a backup.", []string{look, escrowed}},
 	keyring.ProblemNoNewKey: {"The key that is due can't be made",
@@ -73,9 +75,10 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemUnderheld: {"Not every server holds the active key",
 		"Start those that do not, or see in the table why they lack it.", []string{"$CP keys status"}},
 	keyring.ProblemClock: {"Clocks differ: servers may refuse each other's tokens",
-		"Set the clocks right, and have NTP keep them so.", []string{"timedatectl"}},
+		"See which of them is wrong, set it right, and have NTP keep it so.", []string{"timedatectl"}},
 	keyring.ProblemCertificate: {"A certificate, or its CA, ends soon or is refused",
-		"Put a new one in its place: it is read for each connection.", []string{"openssl x509 -noout -enddate -in $DIR/$SERVER.pem"}},
+		"If it is in its time, set that server's clock right. Else put a new one in its place: it is read for each connection, and looked at within a minute.",
+		[]string{"openssl x509 -noout -issuer -dates -in $DIR/$SERVER.pem", verifies, "timedatectl"}},
 	keyring.ProblemJWKS: {"The JWKS has more keys than relying parties may take",
 		"Rotate less often: serve has -every. Or remove old keys.", []string{"$CP keys remove ID"}},
 	keyring.ProblemHost: {"A part of this program hangs",
@@ -108,6 +111,9 @@ var remedies = map[keyring.ProblemKind]remedy{
 		"Restrict it to the user that serve runs as. If somebody may have read it, change the KEK, and rotate fully.", []string{"chmod 600 $DIR/$SERVER.kek"}},
 	keyring.ProblemInlineKEK: {"Keys protect nothing from those who can read the key files",
 		"Configure another KEK, unless you want just that.", nil},
+	problemCutOff: {"A server hears from no leader, and there is one",
+		"See to its clock, its certificate and its network. Never recover it: that would make two clusters.",
+		[]string{"timedatectl", verifies}},
 	problemNotReady: {"Not ready",
 		"Wait, if it has just started. Else look at its log.", []string{"$CP keys status"}},
 	problemNotMember: {"Not in the cluster, and not running",

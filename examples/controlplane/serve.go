@@ -95,7 +95,9 @@ func newServer(dir string, id raft.ServerID, o options) (*server, node.Config, e
 		if err != nil {
 			return nil, node.Config{}, fmt.Errorf("join token: %w", err)
 		}
-		conf.JoinToken = strings.TrimSpace(string(b))
+		if conf.JoinToken = strings.TrimSpace(string(b)); conf.JoinToken == "" {
+			return nil, node.Config{}, fmt.Errorf("join token: %s is empty", o.token)
+		}
 	}
 	conf.KEKs, conf.OldKEKs = keks, old
 	return s, conf, nil

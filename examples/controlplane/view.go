@@ -202,7 +202,11 @@ func verdictOf(causes []cause, servers []peerView) verdict {
 	}
 	switch {
 	case pressing == 0:
-		return verdict{worst.Severity, "All is well: " + well + " There is " + count(len(causes), "notice") + "."}
+		there := " There is "
+		if len(causes) > 1 {
+			there = " There are "
+		}
+		return verdict{worst.Severity, "All is well: " + well + there + count(len(causes), "notice") + "."}
 	case worst.Severity == keyring.SeverityCritical:
 		return verdict{worst.Severity, "Something is wrong now. First: " + worst.Title + "."}
 	}

@@ -117,6 +117,23 @@ func TestViewOfTrouble(t *testing.T) {
 			all["s1"], all["s3"] = answer{Error: "connection refused"}, answer{Error: "connection refused"}
 		}, "Something is wrong now. First: No leader: nothing can be stored, signed or rotated (s2).",
 			[]string{"critical no leader |s2||controlplane recover /tmp/cp ID", "warning no usable answer |s1, s3||controlplane serve /tmp/cp s1; controlplane serve /tmp/cp s3"}},
+		{"one server hears from no leader", func(all map[raft.ServerID]answer) {
+			change(all, "s3", func(a *answer) {
+				a.Leader, a.Causes = "", []keyring.Problem{problem(keyring.ProblemNoLeader, "critical")}
+			})
+		}, "Something is wrong now. First: A server hears from no leader, and there is one (s3).",
+			[]string{"critical cut off |s3||timedatectl; openssl verify -CAfile /tmp/cp/ca.pem /tmp/cp/s3.pem"}},
+		{"a clock that is wrong, as its server says of the leader's", func(all map[raft.ServerID]answer) {
+			p := problem(keyring.ProblemClock, "warning")
+			p.Server = "s1"
+			change(all, "s2", func(a *answer) { a.Causes = []keyring.Problem{p} })
+		}, "It works, with 1 problem to see to. First: Clocks differ: servers may refuse each other's tokens (s1, s2).",
+			[]string{"warning clock |s1, s2||timedatectl"}},
+		{"two notices", func(all map[raft.ServerID]answer) {
+			change(all, "s2", func(a *answer) {
+				a.Causes = []keyring.Problem{problem(keyring.ProblemInlineKEK, "notice"), problem("of the host", "notice")}
+			})
+		}, "All is well: 3 of 3 servers answer, s1 leads. There are 2 notices.", []string{"notice inline KEK |s2||", "notice of the host |s2||"}},
 		{"two clusters", func(all map[raft.ServerID]answer) {
 			change(all, "s3", func(a *answer) { a.Leader = "s3" })
 		}, "It works, with 1 problem to see to. First: Another leader than the one that is shown (s3).",

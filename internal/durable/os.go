@@ -131,7 +131,7 @@ func (d *osDir) openAs(name string, named fs.FileInfo) (File, fs.FileInfo, error
 	}
 	f, err := d.root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|noWait, 0)
 	if err != nil {
-		return nil, nil, d.in(err)
+		return nil, nil, d.in(barred(err, owner(named), d.user))
 	}
 	opened, err := f.Stat()
 	if err == nil && !os.SameFile(opened, named) {
@@ -148,6 +148,15 @@ func (d *osDir) openAs(name string, named fs.FileInfo) (File, fs.FileInfo, error
 		return nil, nil, d.in(err)
 	}
 	return osFile{f}, opened, nil
+}
+
+// barred is why a file of a user can't be opened. If the system refuses it and it belongs to another user, that is why: another
+// mode alone would not help.
+func barred(err error, have, want uint32) error {
+	if errors.Is(err, fs.ErrPermission) && have != want {
+		return &OwnerError{Have: have, Want: want}
+	}
+	return err
 }
 
 // osFile is an os.File whose Sync is one call. That of os.File begins again when a signal has

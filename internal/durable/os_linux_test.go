@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -92,4 +94,32 @@ func TestCloseReleasesTheLockThoughAProcessHasACopyOfIt(t *testing.T) {
 	}
 	must(t, d.Close())
 	openDir(t, dir)
+}
+
+// A file that the system refuses since it belongs to another user is that: what root has restored has the mode 0600.
+func TestAFileThatMayNotBeReadSaysWhoOwnsIt(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return // root alone can give a file away, and act for another user
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "key")
+	must(t, os.WriteFile(path, content("key"), 0o600))
+	d := openDir(t, dir)
+	must(t, os.Chmod(dir, 0o755))
+	read := func() error { // as another user, who owns nothing here
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		must(t, unix.Setfsuid(54321))
+		defer unix.Setfsuid(0)
+		_, err := d.Read("key", 1000)
+		return err
+	}
+	if err := read(); !errors.Is(err, fs.ErrPermission) || errors.Is(err, durable.ErrForeign) {
+		t.Errorf("of this user: %v", err)
+	}
+	must(t, os.Chown(path, 12345, -1))
+	owner := (*durable.OwnerError)(nil)
+	if err := read(); !errors.As(err, &owner) || *owner != (durable.OwnerError{Have: 12345, Want: 0}) {
+		t.Errorf("of another user: %v", err)
+	}
 }

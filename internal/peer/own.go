@@ -62,9 +62,10 @@ func CheckOwnNow(base *tls.Config) error {
 		}
 		chain = append(chain, c)
 	}
-	return errors.Join(
-		vouched(base, "RootCAs", base.RootCAs, x509.ExtKeyUsageServerAuth, chain),
-		vouched(base, "ClientCAs", base.ClientCAs, x509.ExtKeyUsageClientAuth, chain))
+	if err := vouched(base, "RootCAs", base.RootCAs, x509.ExtKeyUsageServerAuth, chain); err != nil {
+		return err // the other use fails for the same cause, most often
+	}
+	return vouched(base, "ClientCAs", base.ClientCAs, x509.ExtKeyUsageClientAuth, chain)
 }
 
 // vouched requires that CAs vouch for this server's own certificate, with one use.
