@@ -14,7 +14,7 @@ import (
 )
 
 // A KMS may take seconds a call, and there may be thousands of files. So files are opened in turns: the active key's first, then
-// the newest. What a turn does not get to is Unopened, and waits for the next.
+// the newest, and at the end those that were tried before. What a turn does not get to is Unopened, and waits for the next.
 
 // How long a turn begins to open files, the first ones aside: at the start, which others wait for, and later. A key is held
 // when its file's name is synced, which is done after each part of a turn.
@@ -89,6 +89,23 @@ func (s *Store) order(ring *meta.Ring, ids []meta.KeyID) {
 	slices.SortFunc(ids, func(a, b meta.KeyID) int {
 		return cmp.Or(created[b].Compare(created[a]), compareIDs(a, b))
 	})
+	tried := s.tried(ring)
+	slices.SortStableFunc(ids, func(a, b meta.KeyID) int { return cmp.Compare(tried[a], tried[b]) })
+}
+
+// tried has a 1 for each key but the active one of which a turn has tried the file, and it has not opened: those come last,
+// so that many of them keep nobody else's file from its turn.
+func (s *Store) tried(ring *meta.Ring) map[meta.KeyID]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	tried, active := map[meta.KeyID]int{}, ring.Active()
+	for id, f := range s.faults {
+		e := (*kek.Error)(nil)
+		if f.Cause != Unopened && (!errors.As(f.Err, &e) || !e.Skipped) && (active == nil || active.ID != id) {
+			tried[id] = 1
+		}
+	}
+	return tried
 }
 
 // noteUnopened notes that the file of a key is still to be opened, unless more is known of it.

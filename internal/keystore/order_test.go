@@ -90,6 +90,38 @@ func TestActiveKeyIsOpenedNext(t *testing.T) {
 	})
 }
 
+// TestFilesThatDoNotOpenKeepNoOtherFromItsTurn, however new they say that they are: anybody may have made them who can write
+// into the directory.
+func TestFilesThatDoNotOpenKeepNoOtherFromItsTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		disk, old := keyringtest.NewDisk(), meta.KeyID{9}
+		k := &slowKMS{KEK: namedVault(t, 1), takes: 2 * time.Second}
+		plantKey(t, disk, old, k.KEK)
+		for i := range 400 {
+			time.Sleep(time.Second) // virtual
+			plantKey(t, disk, meta.KeyID{1, byte(i), byte(i >> 8)}, namedVault(t, 2))
+		}
+		fsys, err := disk.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := keystore.OpenNewest(t.Context(), fsys, kek.NewSet([]kek.KEK{k}, nil), hclog.NewNullLogger())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		for range 20 {
+			if err := s.Heal(t.Context(), &meta.Ring{}, nil, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !s.InMemory(old) {
+			t.Errorf("a file has not had its turn: %v", s.FaultOf(old))
+		}
+	})
+}
+
 // ringWithActive is a ring with one key, which is active.
 func ringWithActive(t *testing.T, id meta.KeyID) *meta.Ring {
 	t.Helper()
