@@ -162,8 +162,12 @@ func (c *ciphers) missing(id KeyID) error {
 	return fmt.Errorf("%w: %s", ErrKeyMissing, id)
 }
 
-// sealer returns what seals and opens data under a key of the ring.
+// sealer returns what seals and opens data under a key of the ring. The error matches ErrNotReady if only a newer build can
+// use the key.
 func (c *ciphers) sealer(key *meta.Key) (*seal.Key, error) {
+	if why := key.Newer(); why != "" {
+		return nil, fmt.Errorf("%w: key %s: %s", ErrNotReady, key.ID, why)
+	}
 	s, err := c.Store.Sealer(key.ID, key.Check)
 	if errors.Is(err, keystore.ErrNotHere) {
 		return nil, c.missing(key.ID)
@@ -262,7 +266,7 @@ func (c *ciphers) refresh(v local.View) {
 	if v.CaughtUp {
 		c.Store.Follow(v.Ring)
 	}
-	c.opening.Store(c.Store.Table(v.Ring, (*meta.Key).IsEmpty))
+	c.opening.Store(c.Store.Table(v.Ring, func(key *meta.Key) bool { return key.IsEmpty() || key.Newer() != "" }))
 }
 
 // proves verifies the first signature with the ring's public key: others can verify with nothing else.

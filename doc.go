@@ -137,6 +137,8 @@
 // # Where a change goes
 //
 //	a field of a key's metadata    meta.Add and meta.Key, which name the places; then Key and RotateOptions here
+//	a signing algorithm            internal/jwt, internal/nks and meta's newer.go; builds without it carry its keys
+//	a cipher suite                 meta.NewKey names it, internal/seal has it, meta's newer.go knows it
 //	a kind of KEK                  internal/kek; its constructor in kek.go here
 //	a reason to refuse a join      plan.JoinRefusal
 //	what the leader does by itself plan.Next decides, internal/lead does it

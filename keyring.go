@@ -297,6 +297,8 @@ func (k *Keyring) notReady() error {
 		return k.caughtUp.Err()
 	case active == nil:
 		return k.noKeyYet(v.Ring, leads)
+	case active.Newer() != "":
+		return fmt.Errorf("active key %s: %s", active.ID, active.Newer())
 	case !k.server.Store.Holds(active):
 		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.server.Store.FaultOf(active.ID)))
 	case leads && !k.server.Leads(term):

@@ -46,7 +46,7 @@ const (
 	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
 	ProblemRemoved     ProblemKind = "removed"          // this server is no longer in the raft configuration
 	ProblemNonvoter    ProblemKind = "no voter"         // a server of the leader's that can't vote yet
-	ProblemNewer       ProblemKind = "newer build"      // the log, or a key file, has what only a newer build reads
+	ProblemNewer       ProblemKind = "newer build"      // the log, a key or a key file has what only a newer build knows
 	ProblemNotApplied  ProblemKind = "not applied"      // raft applies its log to another FSM than Config.FSM
 	ProblemFirstKey    ProblemKind = "first key waits"  // for a server that opens its keystore, or has key files that nothing opens yet
 	ProblemWaiting     ProblemKind = "command waits"    // servers that have not said that they apply the leader's next command

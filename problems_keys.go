@@ -12,6 +12,7 @@ import (
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/local"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
 )
 
@@ -27,6 +28,11 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 		// A fault says why; or the key may be removed, or the leader says that it is pending.
 		if !faulty[id] && o.CaughtUp && o.lasts(o.fetching.Lacking[id]) && plan.IsNeeded(o.Ring.Key(id), voters) {
 			add(Problem{Kind: ProblemKeyMissing, Keys: []KeyID{id}, Detail: "being fetched from the other servers"})
+		}
+	}
+	for _, m := range o.Ring.Keys {
+		if m.Newer() != "" {
+			add(newerKey(m))
 		}
 	}
 	unopened := Problem{Kind: ProblemOpening}
@@ -72,6 +78,16 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 		add(p)
 	}
 	return all
+}
+
+// newerKey is the problem of a key of the ring that only a newer build can use. While nothing is sealed under it, no call
+// fails.
+func newerKey(m *meta.Key) Problem {
+	p := Problem{Kind: ProblemNewer, Keys: []KeyID{m.ID}, Detail: m.Newer() + ": this server neither holds the key nor uses it"}
+	if !m.Sealed() {
+		p.Severity = SeverityWarning
+	}
+	return p
 }
 
 // problemOfFault says why this server does not hold a key whose file is here, or should be.
@@ -154,7 +170,7 @@ const maxJWKS = 32
 // jwksKeys is how many keys are in the JWKS.
 func (o overview) jwksKeys() (n int) {
 	for _, m := range o.Ring.Keys {
-		if o.now.Before(plan.VerifiesUntil(m, o.tokens)) && !slices.Contains(o.wrongPublic, m.ID) {
+		if o.now.Before(plan.VerifiesUntil(m, o.tokens)) && !slices.Contains(o.wrongPublic, m.ID) && meta.KnowsAlgorithm(m.Algorithm) {
 			n++
 		}
 	}

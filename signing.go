@@ -102,7 +102,7 @@ type Expect struct {
 // material, and does no I/O.
 //
 // A token that is refused matches ErrToken, and ErrUnknownKey too if its key is not one whose
-// tokens verify, or one that this server has not yet heard of. So does a token whose claims don't
+// tokens verify, or one that this server has not yet heard of, or whose signing algorithm only a newer build knows. So does a token whose claims don't
 // fit the arguments. While this server has not caught up since its start, or has heard from no leader
 // for ten seconds, it can't tell: a key that it does not know is then ErrNotReady, and not ErrToken.
 //
@@ -125,6 +125,9 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 			return fmt.Errorf("verify: %w", err)
 		}
 		payload, key, err = jwt.Open(token, keys)
+	}
+	if newer, ok := errors.AsType[newerKeyError](err); ok {
+		return fmt.Errorf("%w: %w: %w", ErrToken, ErrUnknownKey, newer)
 	}
 	if errors.Is(err, jwt.ErrUnknownKey) {
 		return fmt.Errorf("%w: %w", ErrToken, ErrUnknownKey)
@@ -184,11 +187,20 @@ func (t *tokenKeys) WithID(kid string) (*jwt.Key, error) {
 	if err != nil {
 		return nil, errors.New("kid is no key ID")
 	}
-	if key := t.byID[id]; key != nil {
+	key, verifies := t.byID[id]
+	switch {
+	case key != nil:
 		return key, nil
+	case verifies && !meta.KnowsAlgorithm(t.ring.Key(id).Algorithm):
+		return nil, fmt.Errorf("%w: %w", jwt.ErrUnknownKey, newerKeyError{t.ring.Key(id)})
 	}
 	return nil, jwt.ErrUnknownKey
 }
+
+// newerKeyError is why the tokens of a key are refused whose signing algorithm this build does not know.
+type newerKeyError struct{ key *meta.Key }
+
+func (e newerKeyError) Error() string { return fmt.Sprintf("key %s: %s", e.key.ID, e.key.Newer()) }
 
 // keys returns the keys whose tokens verify at that time.
 func (v *verifier) keys(at time.Time) *tokenKeys {
@@ -244,6 +256,9 @@ func (v *verifier) read(ring *meta.Ring, at time.Time, before *tokenKeys) *token
 }
 
 func (v *verifier) readKey(m *meta.Key) *jwt.Key {
+	if !meta.KnowsAlgorithm(m.Algorithm) {
+		return nil // Status says so
+	}
 	if agrees, known := v.public.Agrees(m); known && !agrees {
 		return nil // compare says so
 	}

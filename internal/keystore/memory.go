@@ -74,7 +74,7 @@ func (m *material) wipe() {
 	}
 }
 
-// Holds reports whether the ring's key is held, and is the right one.
+// Holds reports whether the ring's key is held, and is the right one. One that only a newer build can use is not held.
 func (s *Store) Holds(k *meta.Key) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,7 +84,7 @@ func (s *Store) Holds(k *meta.Key) bool {
 // holdsLocked is Holds for a caller that holds mu.
 func (s *Store) holdsLocked(k *meta.Key) bool {
 	m := s.keys[k.ID]
-	return m != nil && !m.notDurable && m.check == k.Check
+	return m != nil && !m.notDurable && m.check == k.Check && k.Newer() == ""
 }
 
 // Compare compares the keys with a ring's. lacks are those of the ring that are not held, or not the right ones; unknown

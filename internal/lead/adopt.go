@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 
+	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
@@ -39,6 +40,9 @@ func (a *Adopter) Adopt(ctx context.Context, id meta.KeyID) error {
 	orphan, here, err := a.findOrphan(ctx, id)
 	if err != nil {
 		return err
+	}
+	if why := orphan.Newer(); why != "" {
+		return fmt.Errorf("adopt %s: %w: %s: adopt it when the newer build leads", id, fsm.ErrNotReady, why)
 	}
 	if err := a.propose(ctx, meta.Adopt{Key: orphan, DataOnly: !here}); err != nil || here {
 		return err

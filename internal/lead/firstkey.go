@@ -42,7 +42,7 @@ func (l *Leader) sayHello(ctx context.Context, s plan.Situation) error {
 		h := plan.HelloResult{There: up, Silent: mono.Now().Sub(max(l.began, l.seen[server]))}
 		if a != nil {
 			h.Build = a.Build
-			l.orphans = append(l.orphans, a.Orphans...)
+			l.orphans = append(l.orphans, l.usable(server, a.Orphans)...)
 		}
 		if a != nil && a.Waiting != nil {
 			h.Waiting = a.Waiting.Files
@@ -72,6 +72,18 @@ func (l *Leader) sayHello(ctx context.Context, s plan.Situation) error {
 	}
 	l.helloFrom = s.Servers
 	return nil
+}
+
+// usable returns the orphans that this build can use. The others stay orphans, for a leader of a newer build.
+func (l *Leader) usable(server string, orphans []meta.NewKey) (usable []meta.NewKey) {
+	for _, o := range orphans {
+		if why := o.Newer(); why != "" {
+			l.Logger.Warn("orphan that is not adopted", "server", server, "key", o.ID, "reason", why)
+			continue
+		}
+		usable = append(usable, o)
+	}
+	return usable
 }
 
 // waitingText says which key files a server can't open.

@@ -30,12 +30,15 @@ func (s *Server) askHeld(ctx context.Context, server string, ids []meta.KeyID) (
 
 // HeldHere answers the live question from the disk, not from memory. About one key that it
 // can't read at the moment it does not answer at all, for "no" may have the key dropped; among
-// many, such a key is not held. It ends with ctx, and then does not answer either.
+// many, such a key is not held. Nor is one that only a newer build can use. It ends with ctx, and then does not answer either.
 func (s *Server) HeldHere(ctx context.Context, ids []meta.KeyID) (peer.Held, error) {
-	held := peer.Held{Keystore: s.Store.ID()}
+	held, ring := peer.Held{Keystore: s.Store.ID()}, s.FSM.Ring()
 	for _, id := range ids {
 		if ctx.Err() != nil {
 			return peer.Held{}, context.Cause(ctx)
+		}
+		if key := ring.Key(id); key != nil && key.Newer() != "" {
+			continue
 		}
 		here, err := s.Store.Confirm(id)
 		if err != nil && len(ids) == 1 {

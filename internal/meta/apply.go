@@ -252,7 +252,7 @@ func (d *draft) remove(c *Remove) error {
 
 func (d *draft) adopt(c *Adopt) error {
 	if k := d.Key(c.Key.ID); k != nil {
-		if !k.DataOnly || c.DataOnly || k.Check != c.Key.Check {
+		if !k.DataOnly || c.DataOnly || k.Check != c.Key.Check || k.Suite != c.Key.Suite {
 			return refuse("adopt %s: the key is known", c.Key.ID)
 		}
 		d.edit(k.ID, func(k *Key) {
@@ -293,7 +293,7 @@ func (d *draft) checkUnused(id KeyID) error {
 func (d *draft) newKey(n NewKey, s State) *Key {
 	return &Key{
 		ID: n.ID, State: s, Algorithm: n.Algorithm, Public: bytes.Clone(n.Public), Check: n.Check,
-		Created: n.Created, CreateIndex: d.at, ModifyIndex: d.at,
+		Created: n.Created, Suite: n.Suite, CreateIndex: d.at, ModifyIndex: d.at,
 	}
 }
 

@@ -4,12 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
 
 // MaxPublic is the largest public key in bytes that the ring takes.
 const MaxPublic = 4096
+
+// MaxSuite is the longest name of a cipher suite in bytes.
+const MaxSuite = 32
 
 // MaxActor is the longest name of an actor, who asked for a command, in bytes.
 const MaxActor = 255
@@ -55,6 +59,9 @@ func (n NewKey) validate() error {
 	}
 	if len(n.Algorithm) == 0 || len(n.Algorithm) > 16 {
 		return fmt.Errorf("algorithm name of %d bytes", len(n.Algorithm))
+	}
+	if len(n.Suite) > MaxSuite || strings.ContainsFunc(n.Suite, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return fmt.Errorf("name of a cipher suite of %d bytes, want at most %d printable ones", len(n.Suite), MaxSuite)
 	}
 	return errors.Join(nonzero("key ID", n.ID), nonzero("check value", n.Check), instant(n.Created))
 }
@@ -246,7 +253,7 @@ func (r *Ring) CheckStep(next *Ring) error {
 		case n == nil:
 		case n.State.rank() < k.State.rank():
 			return fmt.Errorf("key %s went from %s back to %s", k.ID, k.State, n.State)
-		case n.Check != k.Check || n.Algorithm != k.Algorithm || string(n.Public) != string(k.Public):
+		case n.Check != k.Check || n.Algorithm != k.Algorithm || n.Suite != k.Suite || string(n.Public) != string(k.Public):
 			return fmt.Errorf("key %s changed what it is made of", k.ID)
 		case k.Revoked && !n.Revoked:
 			return fmt.Errorf("key %s is no longer revoked", k.ID)

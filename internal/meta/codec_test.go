@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,21 @@ func secondCommands() []meta.Command {
 		{Adopt: &meta.Adopt{Key: newKey(3), Admit: true, Time: at(9)}},
 		{Add: &meta.Add{Key: newKey(4), Full: true, Compromised: true}},
 	}
+}
+
+// suiteCommands are those that bring keys of a cipher suite that this build does not know.
+func suiteCommands() []meta.Command {
+	key := newKey(5)
+	key.Suite = "some-suite"
+	return []meta.Command{{Add: &meta.Add{Key: key}}, {Adopt: &meta.Adopt{Key: key, Time: at(9)}}}
+}
+
+// ofSuites is a ring with a key of such a suite.
+func ofSuites(t tb) *meta.Ring {
+	h := begin(t)
+	h.rotate(1)
+	h.rotate(5, func(a *meta.Add) { a.Key.Suite = "some-suite" })
+	return h.ring
 }
 
 func joinToken(n, key int) meta.JoinToken {
@@ -102,8 +118,9 @@ func storied(t tb) *meta.Ring {
 func TestGoldenEntries(t *testing.T) {
 	goldenEntries(t, 1, "testdata/entries.txt", everyCommand())
 	goldenEntries(t, 2, "testdata/v2/entries.txt", secondCommands())
+	goldenEntries(t, 2, "testdata/v2/suite-entries.txt", suiteCommands())
 	var all []reflect.Value
-	for _, c := range append(everyCommand(), secondCommands()...) {
+	for _, c := range slices.Concat(everyCommand(), secondCommands(), suiteCommands()) {
 		all = append(all, reflect.ValueOf(c))
 	}
 	for _, name := range neverSet(reflect.TypeFor[meta.Command](), all) {
@@ -136,7 +153,7 @@ func neverSet(typ reflect.Type, all []reflect.Value) (names []string) {
 // TestGoldenRingsHaveEveryMemberOfAKey is red for a member that no golden snapshot has.
 func TestGoldenRingsHaveEveryMemberOfAKey(t *testing.T) {
 	var all []reflect.Value
-	for _, k := range append(storied(t).Keys, recent(t).Keys...) {
+	for _, k := range slices.Concat(storied(t).Keys, recent(t).Keys, ofSuites(t).Keys) {
 		all = append(all, reflect.ValueOf(*k))
 	}
 	for _, name := range neverSet(reflect.TypeFor[meta.Key](), all) {
@@ -170,6 +187,7 @@ func goldenEntries(t *testing.T, version int, file string, cmds []meta.Command) 
 func TestGoldenSnapshot(t *testing.T) {
 	goldenSnapshot(t, "testdata/snapshot.json", storied(t))
 	goldenSnapshot(t, "testdata/v2/snapshot.json", recent(t))
+	goldenSnapshot(t, "testdata/v2/suite-snapshot.json", ofSuites(t))
 }
 
 func goldenSnapshot(t *testing.T, file string, want *meta.Ring) {
@@ -312,7 +330,7 @@ func refused(err error) bool {
 
 // Scenario 24: what this build does not know is an error, never a panic or a half change.
 func TestDecodeEntryRefusesEveryOtherSpelling(t *testing.T) {
-	for i, c := range append(everyCommand(), secondCommands()...) {
+	for i, c := range slices.Concat(everyCommand(), secondCommands(), suiteCommands()) {
 		b := must(encodeEntry(c))
 		for name, bad := range spoil(b) {
 			if e, err := meta.DecodeEntry(bad); !refused(err) || e.Commands != nil {

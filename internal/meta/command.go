@@ -41,6 +41,9 @@ type NewKey struct {
 	Public    []byte     `json:"public"`
 	Check     CheckValue `json:"check"`
 	Created   time.Time  `json:"created"`
+	// Suite names the cipher suite that seals data under the key. Empty is XAES-256-GCM, as package seal has it; this build
+	// writes and knows no other. Version 2.
+	Suite string `json:"suite,omitempty"`
 }
 
 // Add prepublishes a key. It carries everything about the rotation, so that a new leader can finish the rotation from

@@ -36,7 +36,7 @@ func (r *Ring) DataOnly(cluster ClusterID, at time.Time) *Ring {
 		}
 		next.Keys = append(next.Keys, &Key{
 			ID: k.ID, State: StateInactive, Algorithm: k.Algorithm, Public: k.Public, Check: k.Check,
-			Created: k.Created, Retired: at, DataOnly: true, CreateIndex: k.CreateIndex, ModifyIndex: k.ModifyIndex,
+			Created: k.Created, Suite: k.Suite, Retired: at, DataOnly: true, CreateIndex: k.CreateIndex, ModifyIndex: k.ModifyIndex,
 		})
 	}
 	return next

@@ -67,6 +67,7 @@ type Key struct {
 	Check     CheckValue `json:"check"`
 
 	Created   time.Time `json:"created"`
+	Suite     string    `json:"suite,omitempty"`    // the cipher suite that seals under it; see NewKey
 	Publish   time.Time `json:"publish,omitzero"`   // it is not activated before; zero is at once
 	Activated time.Time `json:"activated,omitzero"` // zero for a key that was adopted
 	Retired   time.Time `json:"retired,omitzero"`
@@ -100,7 +101,7 @@ func (k *Key) Adopted() bool { return k.State.Opens() && k.Activated.IsZero() }
 func (k *Key) IsEmpty() bool { return k.State == StateDeprecated && !k.Adopted() }
 
 // New returns the metadata with which the key came.
-func (k *Key) New() NewKey { return NewKey{k.ID, k.Algorithm, k.Public, k.Check, k.Created} }
+func (k *Key) New() NewKey { return NewKey{k.ID, k.Algorithm, k.Public, k.Check, k.Created, k.Suite} }
 
 // HeldBy reports whether the server is recorded as a holder.
 func (k *Key) HeldBy(server string) bool {

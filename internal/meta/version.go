@@ -23,11 +23,14 @@ var commandSince = []since[Command]{
 	{2, func(c *Command) bool { return c.UseJoinToken != nil }},
 	{2, func(c *Command) bool { return c.EndJoinTokens != nil }},
 	{2, func(c *Command) bool { return c.Add != nil && c.Add.Compromised }},
+	{2, func(c *Command) bool { return c.Add != nil && c.Add.Key.Suite != "" }},
+	{2, func(c *Command) bool { return c.Adopt != nil && c.Adopt.Key.Suite != "" }},
 }
 
 var ringSince = []since[Ring]{
 	{2, func(r *Ring) bool { return len(r.JoinTokens) > 0 }},
 	{2, anyKey(func(k *Key) bool { return k.Compromised })},
+	{2, anyKey(func(k *Key) bool { return k.Suite != "" })},
 }
 
 // anyKey makes a line of ringSince about a member of a key. The ring may not be checked yet, so a key may be nil.

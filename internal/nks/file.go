@@ -94,7 +94,7 @@ func (f *File) validate() error {
 		return fmt.Errorf("%w: file: version %d, or a MAC that this version does not have", ErrFormat, f.Version)
 	}
 	if !knownAlgorithm(f.Algorithm) {
-		return fmt.Errorf("%w: file: unknown algorithm %.16q", ErrFormat, f.Algorithm)
+		return fmt.Errorf("%w: file: unknown algorithm %.16q, %w", ErrFormat, f.Algorithm, ErrVersion)
 	}
 	if y := f.Created.UTC().Year(); y < 0 || y > 9999 {
 		return fmt.Errorf("%w: file: Created in the year %d", ErrFormat, y)

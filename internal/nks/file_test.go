@@ -306,6 +306,15 @@ func TestUnknownVersionIsNamed(t *testing.T) {
 	}
 }
 
+// TestUnknownAlgorithmIsOfANewerBuild: the file is left alone, as one of a newer version is.
+func TestUnknownAlgorithmIsOfANewerBuild(t *testing.T) {
+	text := bytes.Replace(vectors(t)[0].Text, []byte("EdDSA"), []byte("ML-DSA-65"), 1)
+	_, err := nks.DecodeFile(resum(text))
+	if !errors.Is(err, nks.ErrVersion) || !strings.Contains(err.Error(), "ML-DSA-65") {
+		t.Error(err)
+	}
+}
+
 func TestDamageIsCalledDamage(t *testing.T) {
 	text := strings.Replace(string(vectors(t)[0].Text), "EdDSA", "EdDSB", 1)
 	_, err := nks.DecodeFile([]byte(text))

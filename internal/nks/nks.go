@@ -196,8 +196,8 @@ var ErrFormat = errors.New("nks: malformed")
 // ErrCorrupt means that a value is well formed, but not the one that was written.
 var ErrCorrupt = errors.New("corrupt")
 
-// ErrVersion is matched, besides ErrFormat, by the error about a file of a later version than this
-// build reads. Only a newer build knows what is in it, and whether it is damaged.
+// ErrVersion is matched, besides ErrFormat, by the error about a file of a later version, or of another signing algorithm,
+// than this build reads. Only a newer build knows what is in it, and whether it is damaged.
 var ErrVersion = errors.New("of a newer version than this build reads")
 
 // ID is a key ID. It is an alias, so that other packages need not import this one

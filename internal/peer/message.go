@@ -192,7 +192,7 @@ type Waiting struct {
 type Orphan struct {
 	ID        ID        `json:"id"`
 	Algorithm string    `json:"algorithm" bound:"bytes=255"`
-	Public    []byte    `json:"public" bound:"bytes=1024"` // PKIX DER
+	Public    []byte    `json:"public" bound:"bytes=4096"` // PKIX DER, not parsed
 	Check     Check     `json:"check"`
 	Created   time.Time `json:"created"` // in UTC
 

@@ -185,6 +185,9 @@ func Next(r *meta.Ring, s Situation) Action {
 // nextForKeys is the part of Next that goes through the keys. a is when anything else is due.
 func nextForKeys(r *meta.Ring, s Situation, a soonest) Action {
 	for _, k := range r.Prepublished() {
+		if k.Newer() != "" {
+			continue // a leader of a newer build activates it
+		}
 		ask, at := Action{Kind: Ask, Key: k.ID}, askAt(r, k, s)
 		if k.Scheduled && !DueAt(r, k, s.Policy).After(s.Now) {
 			ask, at = s.onceClockIsRight(r, ask, at)
@@ -307,13 +310,13 @@ func NextRotation(r *meta.Ring, p Policy) time.Time {
 
 // createAt is when the leader makes a key of its own accord, and the action that does it: a first key when there is
 // none to seal with, and a scheduled key ahead of the next rotation. It makes no key while another is on its way,
-// unless that one is blocked. It makes no successor to an active key whose material it lacks: the operator has to
+// unless that one is blocked, or only a newer build can use it. It makes no successor to an active key whose material it lacks: the operator has to
 // hear of that first.
 func createAt(r *meta.Ring, s Situation) (Action, mono.Time) {
 	active := r.Active()
 	for _, k := range r.Prepublished() {
 		p := s.Probes[k.ID]
-		blocked := p.Blocked && p.Index == k.ModifyIndex // else it has been heard of since
+		blocked := p.Blocked && p.Index == k.ModifyIndex || k.Newer() != "" // else it has been heard of since
 		if !blocked && (k.Scheduled || active == nil) {
 			return Action{}, never
 		}

@@ -17,11 +17,11 @@ const (
 )
 
 // Missing returns the keys of the ring that the server lacks, in the order in which it needs them: the active one,
-// those that are about to be active, and then the newest first.
+// those that are about to be active, and then the newest first. Keys that only a newer build can use are left to that.
 func Missing(r *meta.Ring, has func(meta.KeyID) bool) []*meta.Key {
 	var keys []*meta.Key
 	for _, k := range r.Keys {
-		if !has(k.ID) {
+		if !has(k.ID) && k.Newer() == "" {
 			keys = append(keys, k)
 		}
 	}

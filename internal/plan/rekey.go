@@ -10,11 +10,12 @@ import (
 	"example.com/keyring/internal/mono"
 )
 
-// Rekeying returns the keys whose data is being moved to the active key, in the order of their retirement.
+// Rekeying returns the keys whose data is being moved to the active key, in the order of their retirement. The data of a
+// key that only a newer build can use is moved when that leads.
 func Rekeying(r *meta.Ring) []*meta.Key {
 	var keys []*meta.Key
 	for _, k := range r.Keys {
-		if k.State == meta.StateRekeying {
+		if k.State == meta.StateRekeying && k.Newer() == "" {
 			keys = append(keys, k)
 		}
 	}

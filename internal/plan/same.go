@@ -13,7 +13,7 @@ import (
 func SameRotation(r *meta.Ring, add meta.Add, algorithm string, now time.Time) []*meta.Key {
 	var same []*meta.Key
 	for _, k := range r.Prepublished() {
-		if !k.Scheduled && k.Algorithm == algorithm && sameOptions(k, add, now) {
+		if !k.Scheduled && k.Algorithm == algorithm && k.Newer() == "" && sameOptions(k, add, now) {
 			same = append(same, k)
 		}
 	}

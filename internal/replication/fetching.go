@@ -153,6 +153,10 @@ func (r *Replicator) TakeOffer(ctx context.Context, from string, key meta.NewKey
 		return peer.Held{}, &peer.Refusal{Code: peer.NotLeader, Leader: string(leader)}
 	}
 	id := key.ID
+	if why := key.Newer(); why != "" {
+		r.Logger.Warn("offered key", "key", id, "not taken", why)
+		return r.HeldHere(ctx, []meta.KeyID{id})
+	}
 	// A server that is behind the leader's configuration does not know who was removed before this key
 	// was made. It gets the key with the log.
 	behind := r.Raft.AppliedIndex() < configuration
