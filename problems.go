@@ -39,6 +39,8 @@ const (
 
 	ProblemNoNewKey    ProblemKind = "no new key"       // the leader can't make the key that is due
 	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
+	ProblemMoved       ProblemKind = "directory moved"  // the path of the keystore does not lead to the directory that was opened
+	ProblemKeystore    ProblemKind = "another keystore" // raft knows of keys that this server has held in another keystore
 	ProblemUnderheld   ProblemKind = "underheld"        // the active key is not held by every server
 	ProblemStuck       ProblemKind = "server behind"    // another server gets no further in raft's log
 	ProblemRaftDisk    ProblemKind = "raft not written" // raft could not write its log here: a Node says so, other hosts by Config.Problems
@@ -98,6 +100,8 @@ var problemKinds = []struct {
 	{ProblemPublicKey, SeverityCritical, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
 	{ProblemRemoved, SeverityCritical, "Close it and delete its directory. It joins again with AddServer or a join token."},
 	{ProblemWrite, SeverityCritical, "Look at the disk: is it full (space, inodes, quota), read-only, failing?"},
+	{ProblemMoved, SeverityCritical, "Put back what was at the path when this server started, with a mount or mv: it is seen within a minute. If it is gone for good, restart this server: it fetches the keys into what is there."},
+	{ProblemKeystore, SeverityWarning, "If the disk with the old keystore is not mounted: stop this server, mount it, start this server. If the directory was emptied or replaced on purpose: nothing, the keys are fetched if another server has them."},
 	{ProblemFileOwner, SeverityCritical, "Give the files to the user that this server runs as, or start it as the user that owns them and the keystore directory. They are looked at again within a minute. Nothing has been renamed."},
 	{ProblemFileMode, SeverityCritical, "Give the user that this server runs as the permission to read the files, as with chmod 600, and see that nothing else refuses it, such as SELinux or the mount. They are looked at again within a minute."},
 	{ProblemNotAFile, SeverityCritical, "Put the key files themselves in their places, or move what lies there out of the keystore directory, which is looked at again within a minute: the keys are fetched then, if another server has them."},

@@ -18,7 +18,18 @@ import (
 
 // keystoreProblems are those of the key files of this server.
 func (o overview) keystoreProblems(st Status) (all []Problem) {
+	if err := o.keystore.Moved; err != nil { // what is known of the files is of no use then
+		return []Problem{{Kind: ProblemMoved, Detail: fmt.Sprintf("%v: keys in memory go on working, and none is held or written here", err)}}
+	}
 	add := func(p Problem) { all = append(all, p) }
+	if n := o.fetching.Replaced; n > 0 {
+		p := Problem{Kind: ProblemKeystore, Detail: fmt.Sprintf(
+			"by raft this server held %d keys in another keystore than the one that it has found in %s at its start", n, o.dir)}
+		if len(st.Missing) == 0 {
+			p.Severity = SeverityNotice
+		}
+		add(p)
+	}
 	voters := local.VotersOf(o.servers)
 	faulty := make(map[KeyID]bool, len(o.keystore.Faults))
 	for _, f := range o.keystore.Faults {

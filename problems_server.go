@@ -193,6 +193,9 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 			lacking = append(lacking, server.ID)
 		}
 	}
+	if o.keystore.Moved != nil { // which says so of this one
+		lacking = slices.DeleteFunc(lacking, func(id raft.ServerID) bool { return id == o.id })
+	}
 	if len(lacking) > 0 {
 		all = append(all, Problem{Kind: ProblemUnderheld, Keys: []KeyID{st.Active}, Detail: fmt.Sprintf(
 			"it is the active key, and not held by %q", lacking)})

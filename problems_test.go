@@ -83,6 +83,8 @@ var problemCases = []struct {
 	{name: "a file that can't be written", wrong: withFault(keystore.Fault{Cause: keystore.Unwritten}), kind: ProblemWrite, key: KeyID{15: 1}},
 	{name: "a file of another user", wrong: withFault(keystore.Fault{Cause: keystore.Barred, Err: &durable.OwnerError{Have: 1000, Want: 0}}), kind: ProblemFileOwner, key: KeyID{15: 1}},
 	{name: "a file without permission", wrong: withFault(keystore.Fault{Cause: keystore.Barred, Err: fs.ErrPermission}), kind: ProblemFileMode, key: KeyID{15: 1}},
+	{name: "a directory moved away", wrong: func(o *overview) { o.keystore.Moved = durable.ErrMoved }, kind: ProblemMoved},
+	{name: "another keystore", wrong: func(o *overview) { o.fetching.Replaced = 1 }, kind: ProblemKeystore},
 	{name: "a symlink", wrong: withFault(keystore.Fault{Cause: keystore.Barred, Err: durable.ErrNotRegular}), kind: ProblemNotAFile, key: KeyID{15: 1}},
 	{name: "a file of Nomad's", wrong: withFault(keystore.Fault{Cause: keystore.NomadFile, File: "x"}), kind: ProblemNomad, key: KeyID{15: 1}},
 	{name: "a removed key in a file of Nomad's", wrong: func(o *overview) {

@@ -70,6 +70,24 @@ func New(fsys FS) *Dir { return &Dir{fs: fsys, repaired: func(string, fs.FileMod
 // called from several goroutines.
 func (d *Dir) OnRepair(f func(name string, was fs.FileMode)) { d.repaired = f }
 
+// placed is an FS that has a path, which may come to lead elsewhere.
+type placed interface{ InPlace() error }
+
+// HasPlace reports whether InPlace can ever be an error: a simulated directory has no path.
+func (d *Dir) HasPlace() bool {
+	_, ok := d.fs.(placed)
+	return ok
+}
+
+// InPlace is ErrMoved if the path by which the directory was opened does not lead to it now. Any other error says that it
+// can't be told. Whatever it is, the methods of d work on the directory that was opened.
+func (d *Dir) InPlace() error {
+	if fsys, ok := d.fs.(placed); ok {
+		return fsys.InPlace()
+	}
+	return nil
+}
+
 // Named is one file: its plain name and its content.
 type Named struct {
 	Name string

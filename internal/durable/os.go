@@ -45,6 +45,10 @@ type File interface {
 	Close() error
 }
 
+// ErrMoved says that the path by which a directory was opened does not lead to it any more: it was moved, removed or
+// unmounted, or something was mounted over it.
+var ErrMoved = errors.New("the directory that was opened is no longer at its path")
+
 // ErrLocked says that the directory is open already, in this process or another.
 var ErrLocked = errors.New("directory is in use")
 
@@ -78,6 +82,9 @@ func openDir(path string) (*osDir, error) {
 	if err = takeOver(root.Open(".")); err == nil {
 		err = d.acquire()
 	}
+	if err == nil {
+		d.opened, err = root.Stat(".")
+	}
 	if err != nil {
 		root.Close()
 		return nil, err
@@ -95,6 +102,20 @@ type osDir struct {
 	root *os.Root
 	user uint32   // who has opened it, and owns what is in it
 	lock *os.File // locked while it is open
+
+	opened fs.FileInfo // tells the directory from every other
+}
+
+// InPlace is ErrMoved if path names no directory now, or another one. Any other error says that it can't be told.
+func (d *osDir) InPlace() error {
+	now, err := os.Stat(d.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%w: nothing is at %s", ErrMoved, d.path)
+	case err == nil && !os.SameFile(now, d.opened):
+		return fmt.Errorf("%w: another one is at %s", ErrMoved, d.path)
+	}
+	return err
 }
 
 // noWait keeps the open of a FIFO from waiting. For files and directories it means nothing, but

@@ -19,6 +19,9 @@ func (s *Store) Confirm(id meta.KeyID) (held bool, err error) {
 	if m == nil {
 		return false, s.mayCome(id)
 	}
+	if s.isMoved() != nil {
+		return false, nil // the next start will not find it
+	}
 	same, err := s.isUnchanged(id, m)
 	if !same && !isPassing(err) { // it may be on its way: look again when nothing writes
 		s.writing.Lock()
@@ -99,8 +102,11 @@ func (s *Store) isUnchanged(id meta.KeyID, m *material) (bool, error) {
 // again whose last write has failed. Before, it takes back the files that were
 // set aside when a key of restored was removed: those are missing keys of a ring that is known to be no older than the
 // removal. It forgets what was wrong with files that an operator has put right. The error is about the directory or ctx,
-// never about a key.
+// never about a key. While the directory is not in its place, nothing is done.
 func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing, restored []*meta.Key) error {
+	if s.LookAtPlace(); s.isMoved() != nil {
+		return nil
+	}
 	for _, k := range restored {
 		if _, err := s.right(k.ID, k.Check); err == nil || !s.canTakeBack(k.ID) {
 			continue // a key in memory needs no file taken back

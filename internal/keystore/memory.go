@@ -84,7 +84,7 @@ func (s *Store) Holds(k *meta.Key) bool {
 // holdsLocked is Holds for a caller that holds mu.
 func (s *Store) holdsLocked(k *meta.Key) bool {
 	m := s.keys[k.ID]
-	return m != nil && !m.notDurable && m.check == k.Check && k.Newer() == ""
+	return m != nil && !m.notDurable && s.moved == nil && m.check == k.Check && k.Newer() == ""
 }
 
 // Compare compares the keys with a ring's. lacks are those of the ring that are not held, or not the right ones; unknown

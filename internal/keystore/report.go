@@ -20,6 +20,7 @@ type Report struct {
 	Aside     []KeyFiles               // files that were set aside, of keys that are not in memory, by key
 	Altered   []Altered                // files that somebody has altered
 	Unproven  []meta.KeyID             // keys in memory that no ring knows, whose files only KEKs opened to which anybody can wrap, by ID
+	Moved     error                    // why the directory is not where it was opened, or nil; no key is held then
 	OnOldKEKs int                      // key files that are not known to be durable under exactly the KEKs that wrap now
 	ToRewrap  int                      // those of them that only Rewrap moves: they open, are durable, and nothing else is wrong with them
 }
@@ -35,7 +36,7 @@ func (s *Store) Report(ring *meta.Ring) Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := Report{
-		SetAside: slices.Clone(s.setAside), Altered: s.alteredLocked(), OnOldKEKs: s.onOldKEKsLocked(), ToRewrap: s.waitForRewrapLocked(), Written: map[meta.KeyID]mono.Time{},
+		SetAside: slices.Clone(s.setAside), Altered: s.alteredLocked(), Moved: s.moved, OnOldKEKs: s.onOldKEKsLocked(), ToRewrap: s.waitForRewrapLocked(), Written: map[meta.KeyID]mono.Time{},
 	}
 	for _, k := range ring.Keys {
 		if !s.holdsLocked(k) {

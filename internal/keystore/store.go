@@ -50,6 +50,7 @@ type Store struct {
 
 	mu       sync.Mutex // guards below; no I/O and no KEK call under it
 	keys     map[meta.KeyID]*material
+	moved    error                // why the directory is not where it was opened, or nil: no key is held then
 	changes  uint64               // of keys, and of whether they are durable
 	faults   map[meta.KeyID]Fault // why keys are not held whose files are here, or should be
 	files    int                  // version of new files; zero is 1

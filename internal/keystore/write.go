@@ -83,6 +83,15 @@ func (s *Store) nextBatch() (batch []*putRequest) {
 
 // writeBatchLocked writes the files of requests and reads them back. The caller holds writing.
 func (s *Store) writeBatchLocked(batch []*putRequest) {
+	if err := s.isMoved(); err != nil {
+		for _, p := range batch {
+			for i := range p.errs {
+				p.errs[i] = cmp.Or(p.errs[i], err)
+			}
+			p.finish()
+		}
+		return
+	}
 	var named []durable.Named
 	type place struct {
 		*putRequest

@@ -50,11 +50,12 @@ func (f *failures) status() map[string]Failure {
 type Status struct {
 	Failures map[string]Failure       // by server
 	Lacking  map[meta.KeyID]mono.Time // since when a key of the ring is missing here; not to be changed
+	Replaced int                      // how many keys this server had in another keystore, by raft, since this start
 }
 
 // Status is what is known now.
 func (r *Replicator) Status() Status {
-	s := Status{Failures: r.failures.status()}
+	s := Status{Failures: r.failures.status(), Replaced: int(r.replaced.Load())}
 	if lacking := r.lackingBy.Load(); lacking != nil {
 		s.Lacking = *lacking
 	}

@@ -26,7 +26,7 @@ import (
 // removed key that heal has yet to take back. Nor need it be asked for what is on its way by an
 // offer. Until this server has caught up, nothing takes the place of a key that is in memory either.
 func (r *Replicator) wanted(v local.View, missing []*meta.Key) []*meta.Key {
-	if len(missing) == 0 {
+	if len(missing) == 0 || r.Store.IsMoved() {
 		return nil
 	}
 	here := r.Store.Present()

@@ -60,6 +60,8 @@ type Replicator struct {
 	healed    bool                 // and whether this server had caught up then
 	healing   backgroundTask       // reads the directory again while keys are missing
 	cleaning  backgroundTask       // sees to the files of removed keys
+	placing   backgroundTask       // looks whether the directory is in its place
+	replaced  atomic.Int64         // so many keys this server had in another keystore, by raft, since this start
 	asking    backgroundTask       // asks the other servers which key files they read
 	ended     chan *backgroundTask // its goroutine has ended
 	paused    mono.Time            // no fetches before
@@ -178,9 +180,10 @@ func (r *Replicator) Run(ctx context.Context) {
 func (r *Replicator) step(ctx context.Context) time.Duration {
 	r.restores = r.FSM.Restores()
 	v := r.CaughtUp.View()
+	r.noteReplaced(v)
 	wake, ring := r.renew(v), v.Ring
 	look := r.look(ring)
-	wake = mono.Earliest(wake, r.heal(ctx, v, look), r.cleanUp(ctx, v), r.askFiles(ctx, v))
+	wake = mono.Earliest(wake, r.heal(ctx, v, look), r.cleanUp(ctx, v), r.askFiles(ctx, v), r.lookAtPlace(ctx))
 	if r.paused > mono.Now() {
 		wake = mono.Earliest(wake, r.paused)
 	} else {

@@ -1,0 +1,51 @@
+package replication
+
+// Whether the keystore is the one that it was: its directory in its place, its ID the one under which keys were reported.
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"example.com/keyring/internal/local"
+	"example.com/keyring/internal/mono"
+)
+
+// placeEvery is how often the directory is looked for.
+const placeEvery = 30 * time.Second
+
+// lookAtPlace looks whether the directory of the keystore is where it was opened, and returns when to look again.
+func (r *Replicator) lookAtPlace(ctx context.Context) mono.Time {
+	if !r.Store.HasPlace() {
+		return 0
+	}
+	if r.placing.due == 0 {
+		r.placing.due = mono.Now().Add(placeEvery)
+	}
+	if wake, wait := r.placing.wait(mono.Now()); wait {
+		return wake
+	}
+	r.start(ctx, &r.placing, func() {
+		if r.Store.LookAtPlace() {
+			r.FSM.Notify()
+		}
+	})
+	r.placing.due = mono.Now().Add(placeEvery)
+	return 0
+}
+
+// noteReplaced notes how many keys this server has held in another keystore, before its reports from this one take their
+// place.
+func (r *Replicator) noteReplaced(v local.View) {
+	keystore, known := v.Ring.Keystore(string(r.ID))
+	if !known || !v.CaughtUp || keystore == r.Store.ID() {
+		return
+	}
+	held := int64(0)
+	for _, k := range v.Ring.Keys {
+		if slices.Contains(k.Holders, string(r.ID)) {
+			held++
+		}
+	}
+	r.replaced.Store(max(held, r.replaced.Load()))
+}

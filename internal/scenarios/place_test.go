@@ -1,0 +1,69 @@
+package scenarios_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+)
+
+// TestKeystoreThatIsNotInItsPlace is one problem within a minute, while what is in memory works. It goes by itself when the
+// directory is back. A server that starts on an empty directory in place of it says so, too.
+func TestKeystoreThatIsNotInItsPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, v, dir := keyringtest.NewQuickHosts(t, 1)[0], keyringtest.Sealings{}, filepath.Join(t.TempDir(), "keystore")
+		h.MustOpenIn(t, dir)
+		v.Seal(t, h)
+		time.Sleep(time.Hour) // nothing is due
+		kinds := func() (all []keyring.ProblemKind) {
+			for _, p := range h.Status(t).Problems {
+				all = append(all, p.Kind)
+			}
+			slices.Sort(all)
+			return all
+		}
+		before := kinds()
+		if err := errors.Join(os.Rename(dir, dir+".old"), os.Mkdir(dir, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		want := append(slices.Clone(before), keyring.ProblemMoved)
+		slices.Sort(want)
+		if got := kinds(); !slices.Equal(got, want) {
+			t.Errorf("moved away: %v, before: %v", got, before)
+		}
+		v.Seal(t, h)
+		v.CheckOpens(t, h.Keyring, "moved away")
+		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+			t.Errorf("in the wrong directory: %v, %v", left, err)
+		}
+		if err := errors.Join(os.Remove(dir), os.Rename(dir+".old", dir)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if got := kinds(); !slices.Equal(got, before) || len(h.Status(t).Missing) > 0 {
+			t.Errorf("back: %v, before: %v", got, before)
+		}
+		h.Stop(t)
+		if err := h.OpenIn(t, dir+".new"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if got := kinds(); !slices.Contains(got, keyring.ProblemKeystore) {
+			t.Errorf("an empty directory: %v", got)
+		}
+		h.Stop(t)
+		h.MustOpenIn(t, dir)
+		time.Sleep(time.Minute)
+		if got := kinds(); !slices.Equal(got, before) {
+			t.Errorf("the right directory again: %v, before: %v", got, before)
+		}
+		h.Stop(t)
+	})
+}
