@@ -107,7 +107,7 @@ func (o overview) orphans() []KeyID {
 func problemsOf(o overview, st Status) []Problem {
 	all := slices.Concat(
 		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.policyProblems(), o.jwksProblems(), o.keystoreProblems(st), o.kekProblems(st),
-		o.ownProblems(), o.leaderProblems(st), o.hostCallProblems(), o.host,
+		o.ownProblems(), o.copiedProblems(), o.leaderProblems(st), o.hostCallProblems(), o.host,
 	)
 	for i := range all {
 		p := &all[i]

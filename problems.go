@@ -37,6 +37,8 @@ const (
 	ProblemKEKUnconfigured ProblemKind = "KEK not configured" // key files name it, and the configuration does not
 	ProblemKEKOther        ProblemKind = "another KEK"        // a KEK says that it has not wrapped what files have for its ID
 
+	ProblemKeystoreCopied ProblemKind = "copied keystore" // two servers have one keystore ID
+
 	ProblemNoNewKey    ProblemKind = "no new key"       // the leader can't make the key that is due
 	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
 	ProblemMoved       ProblemKind = "directory moved"  // the path of the keystore does not lead to the directory that was opened
@@ -99,6 +101,7 @@ var problemKinds = []struct {
 	{ProblemKeyMissing, SeverityCritical, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
 	{ProblemPublicKey, SeverityCritical, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
 	{ProblemRemoved, SeverityCritical, "Close it and delete its directory. It joins again with AddServer or a join token."},
+	{ProblemKeystoreCopied, SeverityCritical, "Stop the server that has the copy, move its keystore directory out, and start it with an empty one: it fetches every key. Delete nothing before every server holds all keys. If one of the two servers is gone for good: RemoveServer."},
 	{ProblemWrite, SeverityCritical, "Look at the disk: is it full (space, inodes, quota), read-only, failing?"},
 	{ProblemMoved, SeverityCritical, "Put back what was at the path when this server started, with a mount or mv: it is seen within a minute. If it is gone for good, restart this server: it fetches the keys into what is there."},
 	{ProblemKeystore, SeverityWarning, "If the disk with the old keystore is not mounted: stop this server, mount it, start this server. If the directory was emptied or replaced on purpose: nothing, the keys are fetched if another server has them."},

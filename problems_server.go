@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/raft"
 )
@@ -140,6 +141,27 @@ func (o overview) waitProblems(st Status) (all []Problem) {
 		}
 		each(ProblemFirstKey, o.waits.FirstKey, "")
 		each(ProblemWaiting, o.waits.Command, "it ")
+	}
+	return all
+}
+
+// copiedProblems name the members that report one keystore ID. The leader says so, and each of these servers. A server that
+// was removed may have left its directory to another.
+func (o overview) copiedProblems() (all []Problem) {
+	with := map[meta.KeystoreID][]raft.ServerID{}
+	for _, s := range o.servers {
+		if id, reported := o.Ring.Keystore(string(s.ID)); reported {
+			with[id] = append(with[id], s.ID)
+		}
+	}
+	for _, s := range o.servers {
+		id, _ := o.Ring.Keystore(string(s.ID))
+		same := with[id]
+		if len(same) < 2 || same[0] != s.ID || !o.CaughtUp || o.leader != o.id && !slices.Contains(same, o.id) {
+			continue
+		}
+		all = append(all, Problem{Kind: ProblemKeystoreCopied, Detail: fmt.Sprintf(
+			"%q report the same keystore ID: the keystore directory of one was copied to the others", same)})
 	}
 	return all
 }

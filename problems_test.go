@@ -137,6 +137,7 @@ var problemCases = []struct {
 		o.fetching.Failures = map[string]replication.Failure{"s2": {Err: errors.New("x"), Since: o.at.Add(-6 * time.Second)}, "s3": {Err: errors.New("x"), Since: o.at.Add(-4 * time.Second)}}
 	}, kind: ProblemUnreachable, server: "s2"},
 	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
+	{name: "a copied keystore", wrong: withKeystores(1, 2, 1), kind: ProblemKeystoreCopied},
 	{name: "a clock", wrong: withClocks(map[string]time.Duration{"s2": time.Hour, "s3": 0}), kind: ProblemClock, server: "s2"},
 	{name: "a certificate", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemCertificate, Detail: "x"}} }, kind: ProblemCertificate},
 	{name: "a large JWKS", wrong: func(o *overview) {
@@ -193,6 +194,50 @@ func withKEK(s KEKState) func(*overview) {
 
 func withClocks(ahead map[string]time.Duration) func(*overview) {
 	return func(o *overview) { o.clocks.Known = plan.NewClocks(ahead, time.Minute) }
+}
+
+// withKeystores has s1, s2 and so on report these keystores.
+func withKeystores(keystores ...byte) func(*overview) {
+	return func(o *overview) {
+		o.Ring.Servers = nil
+		for i, keystore := range keystores {
+			o.Ring.Servers = append(o.Ring.Servers, meta.Server{ID: fmt.Sprintf("s%d", i+1), Keystore: meta.KeystoreID{keystore}})
+		}
+	}
+}
+
+// TestACopiedKeystoreIsToldByTheLeaderAndItsServers: of members alone, and it names them.
+func TestACopiedKeystoreIsToldByTheLeaderAndItsServers(t *testing.T) {
+	for name, tt := range map[string]struct {
+		id, leader raft.ServerID
+		keystores  []byte
+		want       string
+	}{
+		"the leader":               {"s1", "s1", []byte{1, 2, 2}, `["s2" "s3"]`},
+		"a server that has it":     {"s3", "s1", []byte{1, 2, 2}, `["s2" "s3"]`},
+		"all three":                {"s3", "s1", []byte{2, 2, 2}, `["s1" "s2" "s3"]`},
+		"another server":           {"s2", "s3", []byte{1, 2, 1}, ""},
+		"one that was removed":     {"s1", "s1", []byte{1, 2, 3, 2}, ""},
+		"servers that are silent":  {"s1", "s1", []byte{1}, ""},
+		"each has one of its own":  {"s1", "s1", []byte{1, 2, 3}, ""},
+		"one whose ring is of old": {"s1", "", []byte{1, 2, 1}, ""},
+	} {
+		o := goodOverview()
+		o.id, o.leader, o.CaughtUp = tt.id, tt.leader, tt.leader != ""
+		withKeystores(tt.keystores...)(&o)
+		var got []Problem
+		for _, p := range o.status().Problems {
+			if p.Kind == ProblemKeystoreCopied {
+				got = append(got, p)
+			}
+		}
+		switch {
+		case tt.want == "" && len(got) > 0, tt.want != "" && len(got) != 1:
+			t.Errorf("%s: %v", name, got)
+		case tt.want != "" && (!strings.HasPrefix(got[0].Detail, tt.want) || got[0].Severity != SeverityCritical):
+			t.Errorf("%s: %+v", name, got[0])
+		}
+	}
 }
 
 // TestEachThingThatIsWrongIsOneProblem, with advice; every kind of problem is among them.

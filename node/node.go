@@ -51,7 +51,8 @@ type Node struct {
 // so does the error when ctx ends. What can't come right by waiting is an error at once: a certificate of this server's own that is
 // out of its time, names another server or cluster, does not belong to its private key, or for which Config.TLS's own CAs do
 // not vouch, and a JoinToken that is malformed. With a raft log Start does not wait for others, and a certificate that is
-// out of its time, or of another CA, is an error in the log alone. Start does not wait for a leader or a key: see Keyring.WaitReady.
+// out of its time, or of another CA, is an error in the log alone. A raft log that is of a server of another ID, in a Dir that
+// was copied, is an error: it has that server's vote. Start does not wait for a leader or a key: see Keyring.WaitReady.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
 	cfg = cfg.filled()
 	if err := cfg.check(); err != nil {

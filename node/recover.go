@@ -44,8 +44,8 @@ type RecoverOptions struct {
 // of them answers, unless Force is set in o, of which there is one at most. It asks nobody if cfg has no
 // Addr.
 //
-// It refuses a directory that is in use, and one without raft's log and snapshots, of which it makes
-// nothing: Start adopts the keys of a keystore that is alone. After an error, or a crash, it can be called again.
+// It refuses a directory that is in use, one whose raft log is of a server of another ID, and one without raft's log and
+// snapshots, of which it makes nothing: Start adopts the keys of a keystore that is alone. After an error, or a crash, it can be called again.
 func Recover(ctx context.Context, cfg Config, o ...RecoverOptions) (Recovered, error) {
 	r, err := recoverNode(ctx, cfg.filled(), o)
 	if err != nil {

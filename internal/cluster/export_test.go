@@ -1,5 +1,15 @@
 package cluster
 
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	"go.etcd.io/bbolt"
+)
+
 // Decoders decode what servers ask and answer each other, by its kind.
 var Decoders = map[string]func([]byte) error{
 	"hello":   func(b []byte) error { _, err := helloAnswerType.DecodeKnown(b); return err },
@@ -8,4 +18,35 @@ var Decoders = map[string]func([]byte) error{
 	"joined":  func(b []byte) error { _, err := joinAnswerType.DecodeKnown(b); return err },
 	"proving": func(b []byte) error { _, err := proofRequestType.Decode(b); return err },
 	"proof":   func(b []byte) error { _, err := proofAnswerType.DecodeKnown(b); return err },
+}
+
+// Disown takes out of a raft directory whose it is, as older builds leave it.
+func Disown(t testing.TB, path string) {
+	t.Helper()
+	db, err := bbolt.Open(filepath.Join(path, "raft.db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		conf := tx.Bucket([]byte("conf"))
+		if conf.Get(ownerKey) == nil {
+			return errors.New("it was nobody's")
+		}
+		return conf.Delete(ownerKey)
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// OwnEmpty makes a raft directory without a log, in which that server has begun.
+func OwnEmpty(t testing.TB, path string, id raft.ServerID) {
+	t.Helper()
+	dir, err := OpenDir(path, hclog.NewNullLogger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(dir.own(id, ""), dir.Close()); err != nil {
+		t.Fatal(err)
+	}
 }

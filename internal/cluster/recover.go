@@ -16,7 +16,8 @@ type Recovery struct {
 	dir *Dir
 }
 
-// OpenRecovery opens raft's directory. It refuses one in which there is nothing to recover, and creates nothing there.
+// OpenRecovery opens raft's directory. It refuses one in which there is nothing to recover, and creates nothing there. It
+// refuses another server's.
 // The caller closes the Recovery.
 func OpenRecovery(cfg Config) (*Recovery, error) {
 	nothing := fmt.Errorf("%s has neither a log nor a snapshot: start the servers, and the keys that are there are adopted", cfg.Dir)
@@ -30,6 +31,9 @@ func OpenRecovery(cfg Config) (*Recovery, error) {
 	known, err := dir.Known()
 	if err == nil && !known {
 		err = nothing
+	}
+	if err == nil {
+		err = dir.checkOwner(cfg.ID, fmt.Sprintf("recover it under that ID, or give %s a directory with nothing of raft's but the snapshots", cfg.ID))
 	}
 	if err == nil {
 		err = dir.CheckNewestSnapshot()
@@ -57,6 +61,9 @@ func (r *Recovery) OthersSilent(ctx context.Context) error {
 // index of the last entry, and when a leader made that: zero if there is a snapshot alone.
 func (r *Recovery) Run() (index uint64, made time.Time, err error) {
 	if made, err = r.dir.LastEntryTime(); err != nil {
+		return 0, made, err
+	}
+	if err := r.dir.own(r.cfg.ID, r.cfg.Cluster); err != nil {
 		return 0, made, err
 	}
 	if err := r.dir.KeepTerm(); err != nil {

@@ -68,6 +68,9 @@ func (r *Restore) Create(index uint64) (io.Writer, error) {
 	if err == nil && r.dir == nil {
 		r.dir, err = OpenDir(path, r.cfg.Logger)
 	}
+	if err == nil {
+		err = r.dir.own(r.cfg.ID, r.cfg.Cluster)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -69,7 +69,7 @@ type Server struct {
 
 // Start opens the port and raft's directory and starts raft. A server that has nothing there first learns from the
 // others whether there is a cluster already: it must not come back as the voter that it may have been. ctx bounds how
-// long it asks. The other servers' calls are answered after Serve.
+// long it asks. The other servers' calls are answered after Serve. It refuses a directory that is another server's.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, named: map[raft.ServerID][]string{}}
 	if err := s.start(ctx); err != nil {
@@ -89,6 +89,9 @@ func (s *Server) start(ctx context.Context) (err error) {
 		}
 	}
 	if s.dir, err = OpenDir(s.cfg.Dir, s.cfg.Logger); err != nil {
+		return err
+	}
+	if err := s.dir.own(s.cfg.ID, s.cfg.Cluster); err != nil {
 		return err
 	}
 	trans := s.transport()
