@@ -17,7 +17,7 @@ import (
 
 // Age returns the KEK that wraps keys to age recipients (c2sp.org/age). Without identities it never unwraps.
 // Its ID is derived from the names of the recipients, in any order. It wraps something to them once: age does not
-// mix all kinds of recipients, and one may need a plugin that is not installed.
+// mix all kinds of recipients, and one may need a plugin that is not installed. It waits at most 10 seconds for that.
 func Age(to []age.Recipient, with ...age.Identity) (KEK, error) {
 	if fips140.Enforced() {
 		return nil, errors.New("KEK: age is not allowed in FIPS 140-only mode")
@@ -39,7 +39,9 @@ func Age(to []age.Recipient, with ...age.Identity) (KEK, error) {
 		fmt.Fprintln(h, name)
 	}
 	k := &ageKEK{"age:" + hex.EncodeToString(h.Sum(nil)[:8]), slices.Clone(to), slices.Clone(with)}
-	if _, err := k.Wrap(context.Background(), []byte(probe), []byte(probeAAD)); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	if _, err := k.Wrap(ctx, []byte(probe), []byte(probeAAD)); err != nil {
 		return nil, fmt.Errorf("these age recipients can't be wrapped to: %w", err)
 	}
 	return k, nil
@@ -58,8 +60,32 @@ func (k *ageKEK) unwraps() bool { return len(k.with) > 0 }
 // Format keeps the identities out of everything that prints.
 func (k *ageKEK) Format(s fmt.State, _ rune) { io.WriteString(s, "KEK "+k.id) }
 
-// Wrap fails only for what is wrong with the recipients, so each error is a refusal.
-func (k *ageKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, error) {
+// Wrap ends with ctx: a recipient's plugin may hang, which age gives no way to end. What it has of the plaintext then is
+// overwritten when the plugin ends.
+func (k *ageKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	type result struct {
+		wrapped []byte
+		err     error
+	}
+	done, own, aad := make(chan result, 1), bytes.Clone(plaintext), bytes.Clone(aad)
+	go func() {
+		defer clear(own)
+		b, err := k.encrypt(own, aad)
+		done <- result{b, err}
+	}()
+	select {
+	case r := <-done:
+		return r.wrapped, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("KEK %s: age has not ended: %w", k.id, context.Cause(ctx))
+	}
+}
+
+// encrypt fails only for what is wrong with the recipients, so each error is a refusal.
+func (k *ageKEK) encrypt(plaintext, aad []byte) ([]byte, error) {
 	var out bytes.Buffer
 	w, err := age.Encrypt(&out, k.to...)
 	if err != nil {

@@ -2,10 +2,14 @@ package kek_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os/exec"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/kek/kektest"
@@ -53,6 +57,45 @@ func (absentPlugin) String() string { return "age1nothere1" }
 func (absentPlugin) Wrap([]byte) ([]*age.Stanza, error) {
 	_, err := exec.LookPath("age-plugin-nothere")
 	return nil, err
+}
+
+// TestAgeKEKWaitsForNoPluginThatHangs: neither the constructor nor a call.
+func TestAgeKEKWaitsForNoPluginThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		plugin := &hanging{Recipient: kektest.Identity(t).Recipient(), until: make(chan struct{})}
+		defer close(plugin.until)
+		k, err := kek.Age([]age.Recipient{plugin})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plugin.hangs.Store(true)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := k.Wrap(ctx, []byte("key"), nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a call: %v", err)
+		}
+		began := time.Now()
+		if _, err := kek.Age([]age.Recipient{plugin}); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != 10*time.Second {
+			t.Errorf("the constructor after %v: %v", time.Since(began), err)
+		}
+	})
+}
+
+// hanging is a recipient of a plugin that can be made to hang.
+type hanging struct {
+	age.Recipient
+	hangs atomic.Bool
+	until chan struct{}
+}
+
+func (*hanging) String() string { return "age1hangs1" }
+
+func (h *hanging) Wrap(key []byte) ([]*age.Stanza, error) {
+	if h.hangs.Load() {
+		<-h.until
+	}
+	return h.Recipient.Wrap(key)
 }
 
 type nameless struct{ age.Recipient }
