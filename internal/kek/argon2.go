@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/cipher"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -79,6 +80,7 @@ type derived struct {
 	aead       cipher.AEAD
 	commitment []byte // empty in the first form
 	wasted     uint64 // what it counts as wasted, while it has opened nothing
+	nth        uint64 // of all that were derived
 }
 
 const (
@@ -102,6 +104,7 @@ type deriver struct {
 
 	mu     sync.Mutex // guards below; nothing is derived under it
 	keys   map[derivation]*derived
+	count  uint64    // how many were derived
 	wasted uint64    // of maxWasted, at
 	at     time.Time // that time
 }
@@ -164,18 +167,22 @@ func (v *deriver) run(d derivation) *derived {
 	return &derived{aead: aead, commitment: b[Size:]}
 }
 
-// keep remembers a key, and makes room for it among those that have opened nothing.
+// keep remembers a key. It forgets the oldest that has opened nothing, if there is no room.
 func (v *deriver) keep(d derivation, key *derived) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for other, k := range v.keys {
-		if len(v.keys) < maxDerived {
-			break
+	if len(v.keys) >= maxDerived {
+		var oldest derivation
+		nth := uint64(math.MaxUint64)
+		for other, k := range v.keys {
+			if k.wasted > 0 && k.nth < nth {
+				oldest, nth = other, k.nth
+			}
 		}
-		if k.wasted > 0 {
-			delete(v.keys, other)
-		}
+		delete(v.keys, oldest)
 	}
+	v.count++
+	key.nth = v.count
 	v.keys[d] = key
 }
 

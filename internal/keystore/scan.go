@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"example.com/keyring/internal/meta"
@@ -34,6 +35,7 @@ func (s *Store) scan(ctx context.Context, ring *meta.Ring, turn time.Duration) e
 			ids = append(ids, id)
 		}
 	}
+	slices.SortFunc(ids, compareIDs) // what a KEK refuses for a while depends on the order
 	s.readAll(ctx, ring, ids, turn)
 	return ctx.Err()
 }
