@@ -20,8 +20,11 @@ func (k *member) in(version int) KEK {
 	return k.KEK
 }
 
+// ID returns what the KEK has said once: it may be a host's, and the caller may have a lock.
+func (k *member) ID() string { return k.id }
+
 // hasID reports whether entries of that name are for the KEK.
-func (k *member) hasID(id string) bool { return id == k.ID() || id == k.in(1).ID() }
+func (k *member) hasID(id string) bool { return id == k.id || id == k.firstID }
 
 // Names returns the IDs of the KEKs that a file is wrapped under. One of the set has its ID of now, also in a file of version
 // 1.

@@ -26,7 +26,8 @@ type Set struct {
 // not its health.
 type member struct {
 	KEK
-	old bool
+	id, firstID string // asked for once: its name now, and that in key files of version 1
+	old         bool
 	health
 }
 
@@ -34,7 +35,9 @@ type member struct {
 func NewSet[K KEK](wrapping, old []K) *Set {
 	s := &Set{}
 	for i, k := range slices.Concat(wrapping, old) {
-		s.all = append(s.all, &member{KEK: k, old: i >= len(wrapping)})
+		m := &member{KEK: k, id: k.ID(), old: i >= len(wrapping)}
+		m.firstID = m.in(1).ID()
+		s.all = append(s.all, m)
 	}
 	s.wrapping, s.old = s.all[:len(wrapping)], s.all[len(wrapping):]
 	return s
@@ -317,12 +320,20 @@ func (s *Set) unconfigured(file *nks.File) *Error {
 	return &Error{KEK: names[0], State: Unconfigured, Err: fmt.Errorf("no KEK %s is configured", strings.Join(names, " or "))}
 }
 
-// entry returns what a file has for the KEK, or nil.
-func (k *member) entry(file *nks.File) []byte {
+// entries returns what a file has for the KEK: more than one where somebody has put one before or after it.
+func (k *member) entries(file *nks.File) (all [][]byte) {
 	for _, w := range file.Wrapped {
 		if k.hasID(w.KEK) {
-			return w.Ciphertext
+			all = append(all, w.Ciphertext)
 		}
+	}
+	return all
+}
+
+// entry returns the first of entries, or nil.
+func (k *member) entry(file *nks.File) []byte {
+	if all := k.entries(file); len(all) > 0 {
+		return all[0]
 	}
 	return nil
 }
@@ -349,10 +360,23 @@ func (k *member) openCounted(ctx context.Context, file *nks.File) (*nks.Material
 	return m, failed
 }
 
-// open has the KEK open a file, and says what is to blame if it does not open. For content that is no key the file
-// is to blame if the KEK authenticates what it unwraps, as the KEKs of this package do.
+// open has the KEK open a file by one of its entries, and says what is to blame if none opens.
 func (k *member) open(ctx context.Context, file *nks.File) (*nks.Material, *Error) {
-	plaintext, err := k.unwrap(ctx, k.entry(file), file.AAD())
+	var why *Error
+	for _, entry := range k.entries(file) {
+		m, failed := k.openEntry(ctx, file, entry)
+		if failed == nil {
+			return m, nil
+		}
+		why = moreSerious(why, failed)
+	}
+	return nil, why
+}
+
+// openEntry has the KEK open one entry. For content that is no key the file is to blame if the KEK authenticates what it
+// unwraps, as the KEKs of this package do.
+func (k *member) openEntry(ctx context.Context, file *nks.File, entry []byte) (*nks.Material, *Error) {
+	plaintext, err := k.unwrap(ctx, entry, file.AAD())
 	switch {
 	case errors.Is(err, errOpen):
 		return nil, &Error{KEK: k.ID(), State: Wrong, Err: fmt.Errorf("another KEK by that name, or an altered file: %w", err)}
@@ -363,7 +387,7 @@ func (k *member) open(ctx context.Context, file *nks.File) (*nks.Material, *Erro
 	if err == nil {
 		return m, nil
 	}
-	if k.provesContent(k.entry(file)) {
+	if k.provesContent(entry) {
 		return nil, &Error{Err: err}
 	}
 	return nil, &Error{KEK: k.ID(), State: Wrong, Err: fmt.Errorf("what KEK %s unwraps is not the key: %w", k.ID(), err)}
