@@ -86,10 +86,29 @@ func (h *health) checked(ctx context.Context, err error) {
 		h.cause, h.worked, h.tries = nil, now, 0
 		h.next = now.Add(jittered(probeEvery))
 	case ctx.Err() == nil:
-		h.cause = err
-		h.next = now.Add(jittered(min(maxProbeRetry, firstRetry<<min(h.tries, 10))))
-		h.tries++
+		h.downLocked(err)
 	}
+}
+
+// failed notes that a call other than a check has failed in a way that takes the KEK down. Many do at the same time, which
+// must not put off the next check by as many steps.
+func (h *health) failed(ctx context.Context, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+	case h.cause != nil:
+		h.cause = err
+	default:
+		h.downLocked(err)
+	}
+}
+
+// downLocked takes the KEK down until a check succeeds: the more in a row have failed, the later the next.
+func (h *health) downLocked(err error) {
+	h.cause = err
+	h.next = time.Now().Add(jittered(min(maxProbeRetry, firstRetry<<min(h.tries, 10))))
+	h.tries++
 }
 
 // jittered is between a half and all of d, so that servers do not ask together.
@@ -131,7 +150,7 @@ func (k *member) suspect(ctx context.Context, began time.Time, err error) {
 		return
 	}
 	if k.neverWaits() || stateOf(err) == Throttled || time.Since(began) >= timeout {
-		k.checked(ctx, err)
+		k.failed(ctx, err)
 		return
 	}
 	k.askOnce(ctx, began)

@@ -1,6 +1,7 @@
 package kek_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -112,6 +113,34 @@ func TestKEKThatFailsIsNotAskedForEachFile(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestManyRefusalsAtATimeAreOne: the next probe is due after a second, however many calls were throttled together.
+func TestManyRefusalsAtATimeAreOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := kektest.New("a")
+		set := kek.NewSet([]kek.KEK{late{a}}, nil)
+		set.Probe(t.Context())
+		a.Set(fails(throttle))
+		file := encoded(t, kektest.New("a"))
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() { set.Decode(t.Context(), file) })
+		}
+		wg.Wait()
+		if next := set.NextProbe(); !isDown(set, "a") || next > time.Second {
+			t.Errorf("down: %v, probed after %v", isDown(set, "a"), next)
+		}
+	})
+}
+
+// late is a KEK whose calls are on their way for a while.
+type late struct{ kek.KEK }
+
+func (k late) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	time.Sleep(time.Second) // virtual
+	return k.KEK.Unwrap(ctx, wrapped, aad)
 }
 
 // TestOneBadFileTakesNoKEKDown: a KMS may refuse what another one has wrapped, and say no more. The probe shows that it works.

@@ -227,7 +227,7 @@ func (s *Set) wrap(ctx context.Context, m *nks.Material, version int, aad []byte
 	for _, k := range s.wrapping {
 		wrapped, err := k.wrap(ctx, version, plaintext, aad)
 		if err != nil {
-			k.checked(ctx, err)
+			k.failed(ctx, err)
 			return nil, &Error{KEK: k.ID(), State: stateOf(err), Err: err}
 		}
 		entry := nks.Wrapped{KEK: k.in(version).ID(), Ciphertext: wrapped}
@@ -250,7 +250,7 @@ func (s *Set) openEncoded(ctx context.Context, file *nks.File) (*nks.Material, *
 			return m, nil
 		}
 		if !errors.Is(failed, ErrWrapOnly) {
-			k.checked(ctx, failed.Err)
+			k.failed(ctx, failed.Err)
 		}
 		why = moreSerious(why, failed)
 	}

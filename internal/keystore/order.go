@@ -132,6 +132,18 @@ func (s *Store) Unopened() (n int) {
 	return n
 }
 
+// Waiting is how many files wait for a KEK that is down.
+func (s *Store) Waiting() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.faults {
+		if e := (*kek.Error)(nil); errors.As(f.Err, &e) && (e.Skipped || e.State == kek.Throttled) {
+			n++
+		}
+	}
+	return n
+}
+
 // showSome shows some files to the KEKs before these are probed: an old one may not wrap any more.
 func (s *Store) showSome() {
 	const most = 256

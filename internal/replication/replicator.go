@@ -156,8 +156,8 @@ func (r *Replicator) Run(ctx context.Context) {
 		case <-timer.C:
 		case t := <-r.ended:
 			t.running = false
-			if t == &r.healing && t.more {
-				t.expedite(mono.Now())
+			if t == &r.healing {
+				r.goOn()
 			}
 		case f := <-r.answered:
 			r.pull.Answered(f.Fetch, f.err != nil, mono.Now(), rand.Float64())
@@ -253,8 +253,21 @@ func (r *Replicator) reread(ctx context.Context, v local.View, missing []*meta.K
 		r.Logger.Error("read keystore", "error", err)
 	}
 	r.Store.Renew(ctx)
-	r.healing.more = r.KEKs.Down() == nil && r.Store.Unopened() > 0 && r.Store.Version() != before
+	down := r.KEKs.Down() != nil
+	r.healing.more = !down && r.Store.Unopened() > 0 && r.Store.Version() != before
+	r.healing.paused = down && r.Store.Waiting() > 0
 	r.FSM.Notify() // for this loop and for WaitReady
+}
+
+// goOn has files opened as fast as their KEKs allow: at once where the last turn opened some, and where a KEK has refused
+// as soon as that is to be probed.
+func (r *Replicator) goOn() {
+	switch now := mono.Now(); {
+	case r.healing.more:
+		r.healing.expedite(now)
+	case r.healing.paused:
+		r.healing.due = min(r.healing.due, now.Add(r.KEKs.NextProbe()))
+	}
 }
 
 // askFiles asks the other servers which key files they read, until it is known that all read those that this build writes. It

@@ -17,6 +17,7 @@ type backgroundTask struct {
 	due     mono.Time // not before; zero while there is nothing to do
 	tries   int
 	more    bool // it is to go on at once; its goroutine's until that has ended
+	paused  bool // it is to go on when a KEK may answer again; likewise
 }
 
 // idle is for when there is nothing to do.
