@@ -104,6 +104,7 @@ func PassphraseKEK(passphrase []byte, with ...Argon2id) (KEK, error) {
 // Its ID is derived from the recipients, in any order; so the way back is built with the same
 // recipients. They must have a String method, as age's own key pairs do. Passphrase
 // recipients are refused: PassphraseKEK is for that. AgeKEK wraps something to them once, and returns the error if that
-// fails: age does not mix post-quantum and classic recipients, and a plugin may not be installed. Under GODEBUG=fips140=only it is an error,
+// fails: age does not mix post-quantum and classic recipients, and a plugin may not be installed. A plugin that hangs is
+// waited for 10 seconds, here and in each call that wraps; its process goes on. Under GODEBUG=fips140=only it is an error,
 // since X25519 and ChaCha20-Poly1305 are not approved.
 func AgeKEK(to []age.Recipient, with ...age.Identity) (KEK, error) { return kek.Age(to, with...) }
