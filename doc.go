@@ -74,7 +74,9 @@
 //	     something hangs that ignores its context, a function of the host's too, Close says so after a while, and no goroutine of the
 //	     package runs when that has returned. Ciphers that crypto/aes has expanded, signing keys of
 //	     crypto/rsa and crypto/ecdsa, and the buffers in which age encrypts and decrypts for [AgeKEK], are left to the
-//	     garbage collector. A derivation of [PassphraseKEK] that has begun ends by itself, within seconds.
+//	     garbage collector, which in a build with GOEXPERIMENT=runtimesecret overwrites the
+//	     ciphers, and what parsing made of the signing keys, when it frees them. A derivation of [PassphraseKEK]
+//	     that has begun ends by itself, within seconds.
 //
 // # How a key is made
 //
@@ -126,6 +128,7 @@
 //	tools of several
 //	internal/bounded     JSON from elsewhere, decoded into types that say how much they may hold
 //	internal/strictjson  a scanner of JSON that allows each member once, in one spelling
+//	internal/secret      key bytes are worked with so that no copies outlast it, where Go can do that
 //	internal/mono        moments by the monotonic clock, for everything that is waited for in memory
 //	internal/parallel    one thing done to many items at a time
 //

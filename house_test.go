@@ -43,7 +43,7 @@ var house = map[string][]string{
 	"internal/mono": {},
 	"internal/plan": {"internal/meta", "internal/mono"},
 	"internal/fsm":  {"internal/meta", "internal/nks", "internal/plan", "internal/seal"},
-	"internal/nks":  {"internal/strictjson"},
+	"internal/nks":  {"internal/secret", "internal/strictjson"},
 	"internal/lead": {
 		"internal/backup", "internal/fsm", "internal/keystore", "internal/local", "internal/meta", "internal/mono", "internal/nks", "internal/peer", "internal/plan",
 	},
@@ -56,8 +56,9 @@ var house = map[string][]string{
 	"internal/local": {
 		"internal/fsm", "internal/gate", "internal/kek", "internal/keystore", "internal/meta", "internal/mono", "internal/peer", "internal/plan",
 	},
-	"internal/kek":     {"internal/durable", "internal/nks", "internal/seal"},
-	"internal/seal":    {},
+	"internal/kek":     {"internal/durable", "internal/nks", "internal/seal", "internal/secret"},
+	"internal/seal":    {"internal/secret"},
+	"internal/secret":  {},
 	"internal/durable": {},
 	"internal/peer":    {"internal/bounded", "internal/meta", "internal/mono"},
 	"internal/bounded": {"internal/strictjson"},
@@ -80,7 +81,7 @@ var house = map[string][]string{
 		".", "internal/bounded", "internal/cluster", "internal/gate", "internal/join", "internal/jwt", "internal/meta", "internal/peer", "internal/plan",
 	},
 
-	"internal/jwt":        {"internal/strictjson"},
+	"internal/jwt":        {"internal/secret", "internal/strictjson"},
 	"internal/strictjson": {},
 	"internal/join":       {},
 	"internal/simulated":  {"internal/durable"},
@@ -108,7 +109,7 @@ var hosts = []string{"internal/keyringtest", "internal/scenarios"}
 
 // std lists the packages that import nothing but the standard library, this module, and the one module named.
 var std = map[string]string{
-	"internal/gate": "", "internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/peer": "", "internal/bounded": "", "internal/strictjson": "", "internal/join": "", "internal/parallel": "", "internal/simulated": "",
+	"internal/gate": "", "internal/meta": "", "internal/mono": "", "internal/plan": "", "internal/nks": "", "internal/seal": "", "internal/secret": "", "internal/peer": "", "internal/bounded": "", "internal/strictjson": "", "internal/join": "", "internal/parallel": "", "internal/simulated": "",
 	"internal/durable": "golang.org/x/sys", "internal/jwt": "github.com/go-jose/go-jose/v3",
 }
 

@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"example.com/keyring/internal/secret"
 )
 
 // ErrWiped is the error of a Signer that was wiped.
@@ -30,8 +32,9 @@ type Signer struct {
 // NewSigner parses a private key in PKCS #8 DER, which for RSA takes about as long as a
 // signature. It keeps no part of der.
 func NewSigner(id, alg string, der []byte) (*Signer, error) {
-	private, err := x509.ParsePKCS8PrivateKey(der)
-	if err != nil {
+	var private any
+	var err error
+	if secret.Do(func() { private, err = x509.ParsePKCS8PrivateKey(der) }); err != nil {
 		// Without the cause: it may tell something about the private key.
 		return nil, errors.New("signing key is not PKCS #8")
 	}
@@ -104,7 +107,8 @@ func concatenated(der []byte) []byte {
 }
 
 // Wipe ends the use of s: calls under way finish, later ones return ErrWiped. It overwrites an Ed25519 key. What crypto/rsa
-// and crypto/ecdsa have computed from their keys is left to the garbage collector.
+// and crypto/ecdsa have computed from their keys is left to the garbage collector, which overwrites what NewSigner has made
+// where package secret says so.
 func (s *Signer) Wipe() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

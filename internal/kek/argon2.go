@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"example.com/keyring/internal/secret"
 	"golang.org/x/crypto/argon2"
 )
 
@@ -158,7 +159,8 @@ func (v *deriver) run(d derivation) *derived {
 	if d.form == secondForm {
 		size = 2 * Size
 	}
-	b := v.argon2(v.passphrase(), d.salt[:], d.Time, d.Memory, d.Threads, size)
+	var b []byte
+	secret.Do(func() { b = v.argon2(v.passphrase(), d.salt[:], d.Time, d.Memory, d.Threads, size) })
 	defer clear(b[:Size])
 	aead, err := newAEAD(b[:Size])
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"slices"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/secret"
 )
 
 // File returns the KEK whose key is in a file: 32 raw bytes, or their base64 or hexadecimal text with at
@@ -105,9 +106,8 @@ func FromKey(key []byte) (KEK, error) {
 	if err != nil {
 		return nil, err
 	}
-	derive := func(info string, n int) []byte {
-		b, err := hkdf.Key(sha256.New, key, nil, info, n)
-		if err != nil {
+	derive := func(info string, n int) (b []byte) {
+		if secret.Do(func() { b, err = hkdf.Key(sha256.New, key, nil, info, n) }); err != nil {
 			panic("kek: " + err.Error()) // the lengths are constants that HKDF allows
 		}
 		return b

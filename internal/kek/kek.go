@@ -50,6 +50,7 @@ import (
 	"errors"
 
 	"example.com/keyring/internal/seal"
+	"example.com/keyring/internal/secret"
 )
 
 // KEK wraps key material on one server. It is the public interface of that name, which says what its
@@ -114,18 +115,19 @@ func (inlineKEK) Unwrap(_ context.Context, wrapped, aad []byte) ([]byte, error) 
 // aeadOverhead is what newAEAD's AEAD adds: a 12-byte random nonce and a 16-byte tag.
 const aeadOverhead = 28
 
-func newAEAD(key []byte) (cipher.AEAD, error) {
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCMWithRandomNonce(block)
+func newAEAD(key []byte) (aead cipher.AEAD, err error) {
+	secret.Do(func() {
+		var block cipher.Block
+		if block, err = aes.NewCipher(key); err == nil {
+			aead, err = cipher.NewGCMWithRandomNonce(block)
+		}
+	})
+	return aead, err
 }
 
 // openWith opens what newAEAD's AEAD has sealed. Its error does not tell why it failed.
-func openWith(aead cipher.AEAD, wrapped, aad []byte) ([]byte, error) {
-	plaintext, err := aead.Open(nil, nil, wrapped, aad)
-	if err != nil {
+func openWith(aead cipher.AEAD, wrapped, aad []byte) (plaintext []byte, err error) {
+	if secret.Do(func() { plaintext, err = aead.Open(nil, nil, wrapped, aad) }); err != nil {
 		return nil, errOpen
 	}
 	return plaintext, nil

@@ -2,11 +2,9 @@ package nks
 
 import (
 	"bytes"
-	"crypto/hkdf"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"fmt"
+	"hash"
 )
 
 const (
@@ -95,18 +93,13 @@ func Decode(b []byte) (*Material, error) {
 // this material from any other and reveals nothing of it. Compare with hmac.Equal.
 func (m *Material) Check(id [16]byte, algorithm string) [32]byte {
 	s := m.reveal()
-	key, err := hkdf.Key(sha256.New, s.Root[:], nil, checkInfo+string(id[:]), sha256.Size)
-	if err != nil {
-		panic("nks: " + err.Error()) // the lengths are constants that HKDF allows
-	}
-	defer clear(key)
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte{checkVersion})
-	writeField(mac, id[:])
-	writeField(mac, []byte(algorithm))
-	writeField(mac, s.Root[:])
-	writeField(mac, s.Signing)
-	return [32]byte(mac.Sum(nil))
+	return s.mac(checkInfo+string(id[:]), func(h hash.Hash) {
+		h.Write([]byte{checkVersion})
+		writeField(h, id[:])
+		writeField(h, []byte(algorithm))
+		writeField(h, s.Root[:])
+		writeField(h, s.Signing)
+	})
 }
 
 // Clone returns a copy that shares no memory with m.

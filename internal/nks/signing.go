@@ -9,6 +9,8 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
+
+	erase "example.com/keyring/internal/secret"
 )
 
 const rsaBits = 2048
@@ -41,10 +43,11 @@ func newPrivate(algorithm string) (private any, err error) {
 
 // Public returns the PKIX DER of the public key that belongs to the signing key. It is an error if the private key is not
 // one for algorithm. Parsing an RSA key costs more than everything else here together, so only Public does it. The parsed
-// key is not overwritten but left to the garbage collector.
+// key is left to the garbage collector, which overwrites it where package secret says so.
 func (m *Material) Public(algorithm string) ([]byte, error) {
-	private, err := x509.ParsePKCS8PrivateKey(m.Signing())
-	if err != nil {
+	var private any
+	var err error
+	if erase.Do(func() { private, err = x509.ParsePKCS8PrivateKey(m.Signing()) }); err != nil {
 		// Without the cause: it may tell something about the private key.
 		return nil, fmt.Errorf("%w: signing key: not PKCS #8", ErrFormat)
 	}

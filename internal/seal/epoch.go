@@ -5,6 +5,8 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"sync/atomic"
+
+	"example.com/keyring/internal/secret"
 )
 
 const (
@@ -83,19 +85,25 @@ func (k *Key) derive(header *[headerLen]byte) (*epoch, error) {
 	if k.block == nil {
 		return nil, ErrClosed
 	}
+	e := &epoch{header: *header}
+	var err error
+	if secret.Do(func() { e.aead, err = k.cipher(e.header[prefixLen:]) }); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// cipher returns the cipher of an epoch with this N1. The caller holds mu.
+func (k *Key) cipher(n1 []byte) (cipher.AEAD, error) {
 	var kx [32]byte
 	defer clear(kx[:])
-	subkey(&kx, k.block, k.mask, header[prefixLen:])
+	subkey(&kx, k.block, k.mask, n1)
 	block, err := aes.NewCipher(kx[:])
 	if err != nil {
 		return nil, err
 	}
 	// Opening goes through this type too: in FIPS 140-only mode there is no other.
-	aead, err := cipher.NewGCMWithRandomNonce(block)
-	if err != nil {
-		return nil, err
-	}
-	return &epoch{header: *header, aead: aead}, nil
+	return cipher.NewGCMWithRandomNonce(block)
 }
 
 // remember puts e, under which a tag has verified, into the cache.

@@ -53,6 +53,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"example.com/keyring/internal/secret"
 )
 
 // Overhead is how much longer an envelope is than its plaintext.
@@ -110,19 +112,29 @@ type Key struct {
 
 // New returns the key that seals under root as id. It does not keep root.
 func New(root *[32]byte, id [16]byte) (*Key, error) {
-	sealing, err := hkdf.Key(sha256.New, root[:], nil, "keyring v1 seal"+string(id[:]), 32)
+	k := &Key{id: id, limit: epochMessages}
+	var err error
+	if secret.Do(func() { err = k.expand(root) }); err != nil {
+		return nil, err
+	}
+	k.cache.Store(new(cache))
+	return k, nil
+}
+
+// expand sets block and mask.
+func (k *Key) expand(root *[32]byte) error {
+	sealing, err := hkdf.Key(sha256.New, root[:], nil, "keyring v1 seal"+string(k.id[:]), 32)
 	if err != nil {
-		return nil, fmt.Errorf("derive the sealing key: %w", err)
+		return fmt.Errorf("derive the sealing key: %w", err)
 	}
 	defer clear(sealing)
 	block, err := aes.NewCipher(sealing)
 	if err != nil {
-		return nil, fmt.Errorf("expand the sealing key: %w", err)
+		return fmt.Errorf("expand the sealing key: %w", err)
 	}
-	k := &Key{id: id, limit: epochMessages, block: block, mask: new([aes.BlockSize]byte)}
+	k.block, k.mask = block, new([aes.BlockSize]byte)
 	cmacMask(k.mask, block)
-	k.cache.Store(new(cache))
-	return k, nil
+	return nil
 }
 
 // ID returns the key ID that envelopes of k carry. It outlives Wipe.
@@ -236,8 +248,8 @@ func (k *Key) openNew(dst, ciphertext, aad []byte) ([]byte, error) {
 // way finish, or return ErrClosed. Wipe may be called again.
 //
 // It overwrites the bytes that k owns. The expanded AES keys inside crypto/aes and crypto/cipher, and the intermediate
-// values inside crypto/hkdf, can't be overwritten. Wipe drops every reference to them, and the garbage collector
-// frees them later.
+// values inside crypto/hkdf, can't be overwritten from here. Wipe drops every reference to them, and the garbage collector
+// frees them later, and overwrites them where package secret says so.
 func (k *Key) Wipe() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
