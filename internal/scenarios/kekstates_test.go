@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,7 +77,8 @@ func TestFollowerSaysWhoKnowsWhyThereIsNoKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
-			a := &smallOnly{KMS: kektest.New("a"), most: 64}
+			a := &smallOnly{KMS: kektest.New("a")}
+			a.most.Store(64)
 			cfg.KEKs = []keyring.KEK{a}
 		}})
 		time.Sleep(2 * time.Minute) // virtual
@@ -105,7 +107,7 @@ func TestRotationThatFailsForLongIsAProblem(t *testing.T) {
 		l.every = time.Hour
 		l.restart(a)
 		l.seal("data")
-		a.most = 64
+		a.most.Store(64)
 		if st := l.status(); st.NextRotation.IsZero() || len(st.Problems) > 0 {
 			t.Fatalf("%v", st.Problems)
 		}
@@ -113,7 +115,7 @@ func TestRotationThatFailsForLongIsAProblem(t *testing.T) {
 		if p, ok := problem(l.status(), keyring.ProblemNoNewKey); !ok || p.KEK != "a" || !strings.Contains(p.Detail, "too long") {
 			t.Errorf("%v", l.status().Problems)
 		}
-		a.most = 0
+		a.most.Store(0)
 		time.Sleep(3 * time.Minute) // virtual
 		if st := l.status(); len(st.Problems) > 0 {
 			t.Errorf("when it wraps again: %v", st.Problems)
@@ -124,11 +126,11 @@ func TestRotationThatFailsForLongIsAProblem(t *testing.T) {
 // smallOnly is a KMS that wraps no more than so many bytes, if that is set.
 type smallOnly struct {
 	*kektest.KMS
-	most int
+	most atomic.Int64
 }
 
 func (k *smallOnly) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
-	if k.most > 0 && len(plaintext) > k.most {
+	if most := k.most.Load(); most > 0 && int64(len(plaintext)) > most {
 		return nil, errors.New("plaintext too long")
 	}
 	return k.KMS.Wrap(ctx, plaintext, aad)
