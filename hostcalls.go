@@ -240,7 +240,7 @@ func (h *hostProblems) refresh() {
 func (o overview) hostCallProblems() (all []Problem) {
 	for _, name := range slices.Sorted(maps.Keys(o.hostCalls)) {
 		all = append(all, Problem{Kind: ProblemHost, Since: o.hostCalls[name],
-			Detail: name + " has not returned since " + o.hostCalls[name].UTC().Format(time.DateTime)})
+			Detail: name + " has not returned since " + inUTC(o.hostCalls[name])})
 	}
 	return all
 }

@@ -18,7 +18,7 @@ import (
 func (o overview) backupProblems(st Status) (all []Problem) {
 	if n := len(st.NoBackup); n > 0 && st.LastBackup.Index > 0 {
 		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
-			"%d keys are newer than the last backup, of %v", n, st.LastBackup.Time.Format(time.DateTime))})
+			"%d keys are newer than the last backup, of %v", n, inUTC(st.LastBackup.Time))})
 	}
 	if o.CaughtUp && o.raft.lastIndex < o.Ring.LastIndex() {
 		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
@@ -39,7 +39,7 @@ func (o overview) raftProblems(st Status) (all []Problem) {
 	}
 	since := "since its start"
 	if !st.LastContact.IsZero() {
-		since = "since " + st.LastContact.Format(time.DateTime)
+		since = "since " + inUTC(st.LastContact)
 	}
 	if o.raft.silence > o.raft.patience {
 		add(ProblemNoLeader, fmt.Sprintf("this server has heard from no leader %s, for %v", since, o.raft.silence.Round(time.Second)))
@@ -67,14 +67,14 @@ func (o overview) clockProblems() (all []Problem) {
 	}
 	if ringClock.Ahead(o.Ring.Backup.Time) {
 		all = append(all, Problem{Kind: ProblemTime, Detail: fmt.Sprintf(
-			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", o.Ring.Backup.Time.Format(time.DateTime))})
+			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", inUTC(o.Ring.Backup.Time))})
 	}
 	for _, odd := range ringClock.Implausible(o.Ring) {
 		detail := fmt.Sprintf(
 			"by the keyring it was %s at %v, which is %v ahead of this server's clock; what is to follow is planned from when this server first saw it",
-			odd.What, odd.Time.Format(time.DateTime), odd.Time.Sub(o.now).Round(time.Second))
+			odd.What, inUTC(odd.Time), odd.Time.Sub(o.now).Round(time.Second))
 		if m := o.Ring.Key(odd.Key); !m.Retired.IsZero() && !plan.VerifiesUntil(m, o.tokens).IsZero() {
-			detail += fmt.Sprintf(", but its tokens verify until %v", plan.VerifiesUntil(m, o.tokens).Format(time.DateTime))
+			detail += fmt.Sprintf(", but its tokens verify until %v", inUTC(plan.VerifiesUntil(m, o.tokens)))
 		}
 		all = append(all, Problem{Kind: ProblemTime, Keys: []KeyID{odd.Key}, Detail: detail})
 	}
@@ -205,11 +205,11 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 		id := string(server.ID)
 		if s := o.watch.Silent[id]; o.lasts(s.Since) {
 			all = append(all, Problem{Kind: ProblemUnreachable, Server: server.ID, Since: s.Heard, Detail: fmt.Sprintf(
-				"it has not answered raft since %s", s.Heard.Format(time.DateTime))})
+				"it has not answered raft since %s", inUTC(s.Heard))})
 		}
 		if p := o.watch.Progress[id]; p.Stuck {
 			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Since: p.Since, Detail: fmt.Sprintf(
-				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, p.Since.Format(time.DateTime))})
+				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, inUTC(p.Since))})
 		}
 		if o.lasts(o.watch.Lacks[id]) && o.watch.Active == st.Active {
 			lacking = append(lacking, server.ID)

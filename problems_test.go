@@ -11,6 +11,7 @@ import (
 	"go/token"
 	"io/fs"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -399,5 +400,29 @@ func TestProblemsOfAnOlderLeaderAreRead(t *testing.T) {
 	want := []Problem{{Kind: ProblemKEKAway, Severity: SeverityWarning, KEK: "kms", Keys: []KeyID{{15: 1}, {15: 2}}, Detail: "x", Advice: "y"}}
 	if err != nil || !reflect.DeepEqual(st.Problems, want) {
 		t.Errorf("%+v, %v", st.Problems, err)
+	}
+}
+
+// TestTimesForPeopleHaveAZone: who reads them is not where the server is.
+func TestTimesForPeopleHaveAZone(t *testing.T) {
+	noZone := regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: UTC)?`)
+	elsewhere := time.FixedZone("", 5*60*60)
+	told := 0
+	for _, tt := range problemCases {
+		o := goodOverview()
+		o.now = o.now.In(elsewhere)
+		o.raft.lastContact = o.now
+		o.Ring.Keys[0].Activated, o.Ring.Backup.Time = o.now, o.now
+		tt.wrong(&o)
+		for _, at := range noZone.FindAllString(o.status().String(), -1) {
+			if told++; !strings.HasSuffix(at, " UTC") {
+				t.Errorf("%s: %q in\n%s", tt.name, at, o.status())
+			} else if strings.HasPrefix(at, o.now.Format(time.DateOnly+" 15")) {
+				t.Errorf("%s: %q is not UTC", tt.name, at)
+			}
+		}
+	}
+	if told < len(problemCases) {
+		t.Errorf("only %d times were told", told)
 	}
 }

@@ -259,8 +259,11 @@ func date(t time.Time, none string) string {
 	if t.IsZero() {
 		return none
 	}
-	return t.UTC().Format(time.DateTime)
+	return inUTC(t)
 }
+
+// inUTC is a time for people. Its zone stands with it: who reads it is somewhere else.
+func inUTC(t time.Time) string { return t.UTC().Format(time.DateTime + " UTC") }
 
 // maxStatus bounds another server's Status, in bytes of JSON. Ten thousand missing keys have 1 MiB; of an older build,
 // with a problem for each, 3 MiB.

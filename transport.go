@@ -128,7 +128,7 @@ func PeerID(state *tls.ConnectionState, cluster string) (raft.ServerID, error) {
 		return "", fmt.Errorf("peer ID: %w", err)
 	}
 	if end := peer.ChainsEnd(state.VerifiedChains); time.Now().After(end) {
-		return "", fmt.Errorf("peer ID: the certificate of %s ended at %v", id, end.UTC().Format(time.DateTime))
+		return "", fmt.Errorf("peer ID: the certificate of %s ended at %v", id, inUTC(end))
 	}
 	return raft.ServerID(id.ID), nil
 }

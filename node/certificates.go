@@ -82,7 +82,7 @@ func certificateProblems(now time.Time, ends []peer.Ending, err error) (all []ke
 	for _, e := range ends {
 		if left := e.Until.Sub(now); err == nil && left < soon(e) {
 			all = append(all, keyring.Problem{Kind: keyring.ProblemCertificate, Since: e.Until.Add(-soon(e)), Detail: fmt.Sprintf(
-				"the %s certificate ends at %s, in %v", nameOf(e), e.Until.UTC().Format(time.DateTime), left.Round(time.Second))})
+				"the %s certificate ends at %s, in %v", nameOf(e), e.Until.UTC().Format(time.DateTime+" UTC"), left.Round(time.Second))})
 		}
 	}
 	return all

@@ -47,7 +47,7 @@ type DiskFault struct {
 
 // String says so in a sentence.
 func (f DiskFault) String() string {
-	return fmt.Sprintf("raft has been unable to write %s since %s: %v", f.What, f.Since.Format(time.DateTime), f.Err)
+	return fmt.Sprintf("raft has been unable to write %s since %s: %v", f.What, f.Since.UTC().Format(time.DateTime+" UTC"), f.Err)
 }
 
 // What is written.

@@ -25,7 +25,7 @@ func JoinRefusal(r *meta.Ring, id meta.TokenID, server string, user meta.Digest,
 	case s.has(id):
 		return "this leader knows the token from a snapshot alone, and ends it"
 	case !now.Before(t.End):
-		return "the token ended at " + t.End.Format(time.DateTime)
+		return "the token ended at " + t.End.UTC().Format(time.DateTime+" UTC")
 	case t.Server != server:
 		return "the token is that of server " + t.Server
 	case user != meta.Digest{} && t.User != meta.Digest{} && t.User != user:

@@ -15,6 +15,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// inUTC is how times are told to people.
+const inUTC = time.DateTime + " UTC"
+
 // TestStatusForPeople has all that Status has, on one page.
 func TestStatusForPeople(t *testing.T) {
 	day := func(n int) time.Time { return time.Date(2026, 1, n, 12, 0, 0, 0, time.UTC) }
@@ -37,12 +40,12 @@ s2 follows s1, not ready
 KEK file:1 wraps
 KEK kms:2 does not answer
 KEK file:3 is an old one
-next rotation: 2026-01-30 12:00:00
+next rotation: 2026-01-30 12:00:00 UTC
 last backup: none
 
-KEY                                   STATE     SINCE                s1    s2       s3 (no voter)
-00000000-0000-0000-0000-000000000002  active    2026-01-03 12:00:00  held  held     missing
-00000000-0000-0000-0000-000000000001  rekeying  2026-01-03 12:00:00  held  missing  held
+KEY                                   STATE     SINCE                    s1    s2       s3 (no voter)
+00000000-0000-0000-0000-000000000002  active    2026-01-03 12:00:00 UTC  held  held     missing
+00000000-0000-0000-0000-000000000001  rekeying  2026-01-03 12:00:00 UTC  held  missing  held
 
 rekeying 00000000-0000-0000-0000-000000000001: 3 moved, 1 conflicts, 2 left, 2 that do not open: ["a" "b"]
 `
@@ -57,7 +60,7 @@ rekeying 00000000-0000-0000-0000-000000000001: 3 moved, 1 conflicts, 2 left, 2 t
 		t.Errorf("without problems\n%s", st)
 	}
 	st.Leader, st.Ready, st.NextRotation, st.LastBackup.Time = "s2", true, time.Time{}, day(4)
-	for _, want := range []string{"s2 leads\n", "next rotation: by hand\n", "last backup: 2026-01-04 12:00:00\n"} {
+	for _, want := range []string{"s2 leads\n", "next rotation: by hand\n", "last backup: 2026-01-04 12:00:00 UTC\n"} {
 		if got := st.String(); !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
 		}
@@ -162,7 +165,7 @@ func TestLeaderNamesServersThatAreDownAndLackTheActiveKey(t *testing.T) {
 		if len(got) != 1 || got[0].Server != dead.ID {
 			t.Fatalf("problems %v", keyringtest.StatusOf(t, leader).Problems)
 		}
-		said, err := time.Parse(time.DateTime, got[0].Detail[len(got[0].Detail)-len(time.DateTime):])
+		said, err := time.Parse(inUTC, got[0].Detail[len(got[0].Detail)-len(inUTC):])
 		if err != nil || said.Sub(down).Abs() > 2*time.Second {
 			t.Errorf("%q, down since %v: %v", got[0].Detail, down, err)
 		}
@@ -213,7 +216,7 @@ func TestServerThatHearsFromNoLeaderSaysSo(t *testing.T) {
 		}
 		time.Sleep(15 * time.Second)
 		got := keyringtest.Problems(t, s, keyring.ProblemNoLeader)
-		if len(got) != 1 || !strings.Contains(got[0].Detail, keyringtest.StatusOf(t, s).LastContact.Format(time.DateTime)) {
+		if len(got) != 1 || !strings.Contains(got[0].Detail, keyringtest.StatusOf(t, s).LastContact.UTC().Format(inUTC)) {
 			t.Errorf("problems %v", got)
 		}
 		if at := keyringtest.StatusOf(t, s).LastContact; at.Sub(lost).Abs() > time.Second {

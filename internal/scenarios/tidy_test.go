@@ -138,7 +138,7 @@ func TestKeyFileThatIsMovedAwayIsFetched(t *testing.T) {
 		key := f.Keyring.Keys()[0].ID
 		c.Restart(f)
 		time.Sleep(10 * time.Second) // virtual
-		if p := keyringtest.Problems(t, f, keyring.ProblemKEKAway); len(p) != 1 {
+		if p := keyringtest.Problems(t, f, keyring.ProblemKEKUnconfigured); len(p) != 1 {
 			t.Fatalf("with another KEK: %v", p)
 		}
 		f.Disk.Unlink(nks.FileName(key))
