@@ -124,7 +124,7 @@ var problemKinds = []struct {
 	{ProblemCertificate, SeverityWarning, "If the certificate is in its time, see to this server's clock. Else put a new certificate, or a CA that goes on, where Config.TLS reads it: it is read for each connection, and looked at here each minute."},
 	{ProblemJWKS, SeverityWarning, "Rotate less often, or set a shorter TokenPolicy.MaxTTL: a key leaves the JWKS when its tokens have ended. Remove takes a key out at once when its data has moved, and RotateOptions.Revoke refuses its tokens."},
 	{ProblemTime, SeverityWarning, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
-	{ProblemRekey, SeverityWarning, "Overwrite the records that do not open, or see to the error of the host's store."},
+	{ProblemRekey, SeverityWarning, "Overwrite the records that do not open, or see to the error of the host's store. If Config.Data is nil on the leader: give it the host's data, and start it again."},
 	{ProblemHost, SeverityWarning, "See why this function of the host's does not return: what it waits for, a disk or a socket say, has to answer. Until then nothing else is told to it, and Close takes 10 seconds and is an error."},
 	{ProblemNonvoter, SeverityWarning, "Nothing, if it has just joined. Else see which keys are missing, and where."},
 	{ProblemNewer, SeverityCritical, "Start the newer build on this server: it reads what this one has left as it is."},
@@ -138,7 +138,7 @@ var problemKinds = []struct {
 	{ProblemBackup, SeverityWarning, "Call Backup."},
 	{ProblemOldKEK, SeverityNotice, "Call Rewrap before OldKEKs are taken away."},
 	{ProblemKEKFile, SeverityWarning, "Give the file to the user that the service runs as, with the mode 0600. If somebody may have read it: change the KEK, as the README says under \"Changing KEKs\"; who has the key files too has the keys, and against that only new keys help."},
-	{ProblemInlineKEK, SeverityNotice, "Use another KEK, unless you want just that."},
+	{ProblemInlineKEK, SeverityNotice, "Use another KEK, unless you want just that: with InlineKEK in OldKEKs, start this server again and call Rewrap; then take InlineKEK out, and start it once more."},
 }
 
 // rank is where the kind is among them. A kind of the host's own comes last.
