@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"testing"
@@ -96,6 +97,15 @@ func fullDisk(t *testing.T) cured {
 	stop := fullDisks(c, func(s *keyringtest.Server) bool { return s == f })
 	keyringtest.RotateWhenReady(t, c)
 	return cured{c: c, on: f, cure: stop}
+}
+
+func notAFile(t *testing.T) cured {
+	c, leader := three(t, nil)
+	f, name := keyringtest.Follower(c), nks.FileName(leader.Keyring.Keys()[0].ID)
+	c.Stop(f)
+	f.Disk.Plant(name, fs.ModeSymlink|0o777, nil)
+	c.Start(f)
+	return cured{c: c, on: f, cure: func() { f.Disk.Unlink(name) }}
 }
 
 // withOtherKEKs is a cluster of which one server is started again with other KEKs, which do not open its files. The cure

@@ -227,6 +227,9 @@ func TestRotateIsTheWayOutWhenNoMajorityCanHoldTheRestoredKey(t *testing.T) {
 		if id, _ := keyring.CiphertextKeyID(sealed); err != nil || id != key.ID {
 			t.Errorf("sealed under %s, want %s: %v", id, key.ID, err)
 		}
+		if got, ok := kindsOf(t, k)[keyring.ProblemUnconfirmed]; ok {
+			t.Errorf("problem %q", got)
+		}
 	})
 }
 
