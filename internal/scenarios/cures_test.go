@@ -59,6 +59,8 @@ var cures = []struct {
 
 // curedElsewhere are the kinds whose cures have tests of their own: the file, and the test.
 var curedElsewhere = map[keyring.ProblemKind][2]string{
+	keyring.ProblemMoved:        {"internal/scenarios/place_test.go", "TestKeystoreThatIsNotInItsPlace"},
+	keyring.ProblemKeystore:     {"internal/scenarios/place_test.go", "TestKeystoreThatIsNotInItsPlace"},
 	keyring.ProblemNotApplied:   {"internal/scenarios/miswired_test.go", "TestCallsSayThatRaftAppliesElsewhere"},
 	keyring.ProblemNoLeader:     {"internal/scenarios/status_test.go", "TestServerThatHearsFromNoLeaderSaysSo"},
 	keyring.ProblemBehind:       {"internal/scenarios/caughtup_test.go", "TestServerThatHasNotCaughtUpSaysSo"},
