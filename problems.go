@@ -118,7 +118,7 @@ var problemKinds = []struct {
 	{ProblemKeyPending, SeverityWarning, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
 	{ProblemRaftDisk, SeverityCritical, "Look at the disk that has raft's log: is it full, read-only, failing? Until then this server takes in nothing new."},
 	{ProblemStuck, SeverityWarning, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
-	{ProblemUnderheld, SeverityWarning, "Start these servers, or see in their Status why they lack it. If most of the voters that hold it are lost, so is what is sealed under it."},
+	{ProblemUnderheld, SeverityWarning, "Start that server, or see in its Status why it lacks it. If most of the voters that hold it are lost, so is what is sealed under it."},
 	{ProblemClock, SeverityWarning, "Set the clocks right, and have NTP keep them so. Meanwhile servers may refuse each other's tokens."},
 	{ProblemPolicy, SeverityWarning, "Give all servers the same policies: set the right ones in the configuration of the server where they are wrong, and restart it."},
 	{ProblemCertificate, SeverityWarning, "If the certificate is in its time, see to this server's clock. Else put a new certificate, or a CA that goes on, where Config.TLS reads it: it is read for each connection, and looked at here each minute."},

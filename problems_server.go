@@ -96,7 +96,7 @@ func (o overview) policyProblems() (all []Problem) {
 		for _, field := range slices.Sorted(maps.Keys(o.policies)) {
 			if value, is := theirs[field]; is && value != o.policies[field] {
 				all = append(all, Problem{Kind: ProblemPolicy, Server: server.ID, Detail: fmt.Sprintf(
-					"%s is %q there, and %q on %s", field, value, o.policies[field], o.id)})
+					"%s is %q on %s, and %q on %s", field, value, server.ID, o.policies[field], o.id)})
 			}
 		}
 	}
@@ -200,7 +200,6 @@ func (o overview) leaderProblems(st Status) (all []Problem) {
 // serverProblems are what is wrong with the other servers, as far as it has lasted for longer than an election
 // takes.
 func (o overview) serverProblems(st Status) (all []Problem) {
-	var lacking []raft.ServerID
 	for _, server := range o.servers {
 		id := string(server.ID)
 		if s := o.watch.Silent[id]; o.lasts(s.Since) {
@@ -211,16 +210,10 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Since: p.Since, Detail: fmt.Sprintf(
 				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, inUTC(p.Since))})
 		}
-		if o.lasts(o.watch.Lacks[id]) && o.watch.Active == st.Active {
-			lacking = append(lacking, server.ID)
+		moved := server.ID == o.id && o.keystore.Moved != nil // which is a problem of its own
+		if o.lasts(o.watch.Lacks[id]) && o.watch.Active == st.Active && !moved {
+			all = append(all, Problem{Kind: ProblemUnderheld, Server: server.ID, Keys: []KeyID{st.Active}, Detail: "it does not hold the active key"})
 		}
-	}
-	if o.keystore.Moved != nil { // which says so of this one
-		lacking = slices.DeleteFunc(lacking, func(id raft.ServerID) bool { return id == o.id })
-	}
-	if len(lacking) > 0 {
-		all = append(all, Problem{Kind: ProblemUnderheld, Keys: []KeyID{st.Active}, Detail: fmt.Sprintf(
-			"it is the active key, and not held by %q", lacking)})
 	}
 	return all
 }

@@ -170,7 +170,7 @@ var problemCases = []struct {
 	}, kind: ProblemStuck, server: "s2"},
 	{name: "a server lacks the active key", wrong: func(o *overview) {
 		o.watch.Lacks = map[string]mono.Time{"s2": o.at.Add(-6 * time.Second), "s3": o.at.Add(-4 * time.Second)}
-	}, kind: ProblemUnderheld, key: KeyID{15: 1}},
+	}, kind: ProblemUnderheld, key: KeyID{15: 1}, server: "s2"},
 	{name: "a rekey is stuck", wrong: func(o *overview) { o.rekeying = []RekeyProgress{{Key: KeyID{15: 5}, Err: errors.New("x")}} }, kind: ProblemRekey, key: KeyID{15: 5}},
 	{name: "a rekey without data", wrong: func(o *overview) { o.noData, o.rekeying = true, []RekeyProgress{{Key: KeyID{15: 5}}} }, kind: ProblemRekey, key: KeyID{15: 5}},
 }

@@ -65,7 +65,10 @@ func causesOf(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, be
 	for i := range all {
 		all[i].finish(at)
 	}
-	slices.SortStableFunc(all, func(a, b cause) int { return cmp.Compare(rank(a.Severity), rank(b.Severity)) })
+	slices.SortStableFunc(all, func(a, b cause) int {
+		return cmp.Or(
+			cmp.Compare(rank(a.Severity), rank(b.Severity)), cmp.Compare(a.waits(), b.waits()))
+	})
 	return all
 }
 
@@ -147,6 +150,14 @@ func (c *cause) finish(at site) {
 	if len(c.Servers) > 0 {
 		c.Title += " (" + list(c.Servers) + ")"
 	}
+}
+
+// waits is 1 for what every rotation brings, which can wait for the other causes that press as much.
+func (c cause) waits() int {
+	if c.Kind == keyring.ProblemBackup {
+		return 1
+	}
+	return 0
 }
 
 func rank(s keyring.Severity) int {

@@ -88,6 +88,11 @@ type rekeying struct {
 // leads reports whether it is a leader's own.
 func (s status) leads() bool { return s.Leader != "" && s.Leader == s.ID }
 
+// knows reports whether the server has heard of the key. One that takes in nothing new has not heard of new keys.
+func (s status) knows(key string) bool {
+	return slices.ContainsFunc(s.Keys, func(k keyStatus) bool { return k.ID == key })
+}
+
 // answer is what a server has answered: its status, or why it has none.
 type answer struct {
 	status

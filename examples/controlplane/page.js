@@ -38,7 +38,7 @@ function showFacts(v) {
   fact("Last backup", [v.lastBackup]);
   if (v.backupSigner) fact("Backups signed by", [el("code", v.backupSigner)]);
   v.keks.forEach((k, i) => facts.push(el("dt", i ? "" : "KEKs"), el("dd", undefined, "",
-    el("code", k.id), " ", el("span", k.state, k.state === "does not answer" ? "bad" : ""), " on " + k.servers.join(", "),
+    el("code", k.id), " ", el("span", k.state, ["wraps", "old"].includes(k.state) ? "" : "bad"), " on " + k.servers.join(", "),
     ...(k.detail ? [": " + k.detail] : []))));
   $("facts").replaceChildren(...facts);
 }

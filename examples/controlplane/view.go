@@ -41,7 +41,7 @@ type verdict struct {
 type kekView struct {
 	ID      string          `json:"id"`
 	Servers []raft.ServerID `json:"servers"`
-	State   string          `json:"state"` // wraps, old or does not answer
+	State   string          `json:"state"` // wraps, old, or why it does not
 	Detail  string          `json:"detail,omitempty"`
 }
 
@@ -145,7 +145,7 @@ func keyViewOf(k keyStatus, now time.Time, ids []raft.ServerID, answers map[raft
 		how := "held"
 		if a := answers[id]; a.Error != "" {
 			how = "unknown"
-		} else if slices.Contains(a.Missing, k.ID) {
+		} else if slices.Contains(a.Missing, k.ID) || !a.knows(k.ID) {
 			how = "missing"
 		}
 		v.Held = append(v.Held, how)
@@ -166,7 +166,7 @@ func keksOf(ids []raft.ServerID, answers map[raft.ServerID]answer) []kekView {
 			now := kekView{ID: k.ID, State: "wraps", Detail: cmp.Or(k.Away, k.Warning)}
 			switch {
 			case k.Away != "":
-				now.State = "does not answer"
+				now.State = string(cmp.Or(k.State, keyring.KEKUnavailable))
 			case k.Old:
 				now.State = "old"
 			}

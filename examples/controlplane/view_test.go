@@ -107,6 +107,12 @@ func TestViewOfTrouble(t *testing.T) {
 			})
 		}, "Something is wrong now. First: of the host (s1).",
 			[]string{"critical of the host |s1||", "warning no backup |s1||controlplane backup -to RECIPIENT FILE", "notice orphan file |s1||controlplane keys adopt " + one.String()}},
+		{"of what presses as much, a backup is the last", func(all map[raft.ServerID]answer) {
+			change(all, "s1", func(a *answer) { a.Causes = []keyring.Problem{problem(keyring.ProblemBackup, "warning")} })
+			change(all, "s2", func(a *answer) { a.Causes = []keyring.Problem{problem(keyring.ProblemKEKUnconfigured, "warning")} })
+		}, "It works, with 2 problems to see to. First: Key files name a KEK that serve was not given (s2).", []string{
+			"warning KEK not configured |s2||controlplane inspect -kek /tmp/cp/s2.kek /tmp/cp/s2/keystore; controlplane serve -escrow RECIPIENT -identity FILE /tmp/cp s2; mv /tmp/cp/s2/keystore /tmp/cp/s2.keystore-old",
+			"warning no backup |s1||controlplane backup -to RECIPIENT FILE"}},
 		{"one that does not answer, as others say too", func(all map[raft.ServerID]answer) {
 			all["s3"] = answer{Error: "connection refused"}
 			p := problem(keyring.ProblemUnreachable, "warning")
@@ -174,12 +180,30 @@ func TestViewOfKeysThatAreNotEverywhere(t *testing.T) {
 	if got := v.Keys[1].Held; !slices.Equal(got, []string{"held", "missing", "unknown"}) {
 		t.Errorf("held: %q", got)
 	}
+	change(all, "s2", func(a *answer) { a.Missing, a.Keys = nil, a.Keys[1:] }) // it is behind
+	if got := viewOf(testSite, testNow, all).Keys[0].Held; !slices.Equal(got, []string{"held", "missing", "unknown"}) {
+		t.Errorf("a key that one has not heard of: %q", got)
+	}
 	if v.Servers[1].Role != "not ready" || v.Servers[2].Role != "no answer" {
 		t.Errorf("%+v", v.Servers)
 	}
 	none := viewOf(testSite, testNow, map[raft.ServerID]answer{"s1": {status: status{ID: "s1"}}})
 	if none.Active != nil || none.NextRotation != "only by hand" || none.LastBackup != "none yet" || none.Verdict.Severity != keyring.SeverityCritical {
 		t.Errorf("%+v", none)
+	}
+}
+
+func TestViewSaysWhatAKEKDoes(t *testing.T) {
+	all := three()
+	change(all, "s2", func(a *answer) {
+		a.KEKs = []keyring.KEKStatus{{ID: "lost", State: keyring.KEKUnconfigured, Away: "x"}, {ID: "of an older build", Away: "y"}}
+	})
+	got := map[string]string{}
+	for _, k := range viewOf(testSite, testNow, all).KEKs {
+		got[k.ID] = k.State
+	}
+	if got["lost"] != "not configured" || got["of an older build"] != "does not answer" {
+		t.Errorf("%q", got)
 	}
 }
 
