@@ -5,6 +5,7 @@ package cluster
 import (
 	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -20,8 +21,12 @@ const (
 // entryOverhead is about what an entry takes besides its data.
 const entryOverhead = 64
 
-// snapshotAgain is how long after a snapshot that has failed the next one is tried.
-const snapshotAgain = 10 * time.Second
+// snapshotAgain is how long after a snapshot that has failed the next one is tried. snapshotSoon is that while nothing is
+// applied that a snapshot does not have: what was stored is applied a moment later, or, without a leader, not at all.
+const (
+	snapshotAgain = 10 * time.Second
+	snapshotSoon  = time.Second
+)
 
 // LogLimits say when raft makes a snapshot and drops what the log has before it.
 type LogLimits struct {
@@ -77,9 +82,8 @@ func (d *Disk) Measure(l LogLimits) error {
 	if err != nil {
 		return err
 	}
-	folded := uint64(0)
 	if len(list) > 0 {
-		folded, d.snapshot = list[0].Index, list[0].Size
+		d.folded, d.snapshot = list[0].Index, list[0].Size
 	}
 	first, err := d.FirstIndex()
 	if err != nil {
@@ -89,7 +93,7 @@ func (d *Disk) Measure(l LogLimits) error {
 	if err != nil {
 		return err
 	}
-	for i := max(first, folded+1); i <= last && d.since < l.Bytes; i++ { // more is too much anyway
+	for i := max(first, d.folded+1); i <= last && d.since < l.Bytes; i++ { // more is too much anyway
 		var e raft.Log
 		if err := d.GetLog(i, &e); err != nil {
 			return err
@@ -112,11 +116,11 @@ func (d *Disk) stored(logs []*raft.Log) {
 	}
 }
 
-// snapshotMade notes a snapshot of so many bytes, which has what was in the log when it was begun. Raft then drops entries:
-// it is told how many it is to keep.
-func (d *Disk) snapshotMade(size, before int64) {
+// snapshotMade notes a snapshot of so many bytes, which has what was in the log when it was begun, up to an index. Raft then
+// drops entries: it is told how many it is to keep.
+func (d *Disk) snapshotMade(index uint64, size, before int64) {
 	d.mu.Lock()
-	d.snapshot, d.since = size, max(d.since-before, 0)
+	d.folded, d.snapshot, d.since = index, size, max(d.since-before, 0)
 	d.mu.Unlock()
 	if r := d.running.Load(); r != nil {
 		rc := r.ReloadableConfig()
@@ -132,6 +136,14 @@ func (d *Disk) due() bool {
 	return d.since >= max(d.limits.Bytes, d.snapshot)
 }
 
+// hasNews reports whether something is applied that the last snapshot does not have.
+func (d *Disk) hasNews() bool {
+	applied := d.running.Load().AppliedIndex()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return applied > d.folded
+}
+
 // Attach tells the Disk its raft.
 func (d *Disk) Attach(r *raft.Raft) { d.running.Store(r) }
 
@@ -141,7 +153,14 @@ func (d *Disk) KeepLogShort(ctx context.Context, logger hclog.Logger) {
 	var again <-chan time.Time
 	for {
 		if again == nil && d.due() {
-			if err := d.running.Load().Snapshot().Error(); err != nil {
+			err := raft.ErrNothingNewToSnapshot // what raft would log as an error each time
+			if d.hasNews() {
+				err = d.running.Load().Snapshot().Error()
+			}
+			switch {
+			case errors.Is(err, raft.ErrNothingNewToSnapshot):
+				again = time.After(snapshotSoon)
+			case err != nil:
 				logger.Warn("raft's log is long, and no snapshot could be made", "error", err)
 				again = time.After(snapshotAgain)
 			}

@@ -1,8 +1,10 @@
 package cluster_test
 
 import (
+	"bytes"
 	"context"
 	"io"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -32,6 +34,7 @@ type kept struct {
 	raft  *raft.Raft
 	store *raft.InmemStore
 	snaps *raft.InmemSnapshotStore
+	log   *bytes.Buffer // lines at Warn and above, to be read after close
 	close func()
 }
 
@@ -39,8 +42,9 @@ func newKept(t *testing.T, fsm raft.FSM, store *raft.InmemStore, snaps *raft.Inm
 	d := cluster.NewDisk(store, store, snaps, func() {})
 	must(t, d.Measure(l))
 	_, trans := raft.NewInmemTransport("s1")
-	conf := raft.DefaultConfig()
-	conf.LocalID, conf.Logger = "s1", hclog.NewNullLogger()
+	var lines bytes.Buffer
+	conf, logger := raft.DefaultConfig(), hclog.New(&hclog.LoggerOptions{Output: &lines, Level: hclog.Warn})
+	conf.LocalID, conf.Logger = "s1", logger
 	if last, _ := store.LastIndex(); last == 0 {
 		must(t, raft.BootstrapCluster(conf, store, store, snaps, trans, raft.Configuration{Servers: []raft.Server{{ID: "s1", Address: "s1"}}}))
 	}
@@ -49,8 +53,8 @@ func newKept(t *testing.T, fsm raft.FSM, store *raft.InmemStore, snaps *raft.Inm
 	d.Attach(r)
 	ctx, end := context.WithCancel(t.Context())
 	var loop sync.WaitGroup
-	loop.Go(func() { d.KeepLogShort(ctx, hclog.NewNullLogger()) })
-	return kept{r, store, snaps, func() {
+	loop.Go(func() { d.KeepLogShort(ctx, logger) })
+	return kept{r, store, snaps, &lines, func() {
 		end()
 		must(t, r.Shutdown().Error())
 		loop.Wait()
@@ -64,7 +68,7 @@ func (k kept) write(t *testing.T, entries, size int) {
 	}
 	for range entries {
 		must(t, k.raft.Apply(make([]byte, size), 0).Error())
-		synctest.Wait() // the snapshot that it has caused is made
+		time.Sleep(2 * time.Second) // the snapshot that it has caused is made, if not when it was stored, then once it was applied
 	}
 }
 
@@ -130,5 +134,24 @@ func TestLongLogOfAnOlderBuildIsShortened(t *testing.T) {
 			t.Errorf("the log has %d bytes", n)
 		}
 		k.close()
+	})
+}
+
+// TestLongLogWithoutALeaderIsNotLoggedForEver: nothing of it is applied, so there is nothing to snapshot.
+func TestLongLogWithoutALeaderIsNotLoggedForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := raft.NewInmemStore()
+		both := raft.Configuration{Servers: []raft.Server{{ID: "s1", Address: "s1"}, {ID: "s2", Address: "s2"}}}
+		must(t, store.StoreLogs([]*raft.Log{
+			{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(both)},
+			{Index: 2, Term: 1, Type: raft.LogCommand, Data: make([]byte, 2<<20)},
+		}))
+		must(t, store.SetUint64([]byte("CurrentTerm"), 1))
+		k := newKept(t, sized(10), store, raft.NewInmemSnapshotStore(), cluster.LogLimits{Bytes: 1 << 20})
+		time.Sleep(10 * time.Minute)
+		k.close()
+		if n := strings.Count(k.log.String(), "snapshot"); n > 0 {
+			t.Errorf("the log has %d lines about snapshots", n)
+		}
 	})
 }

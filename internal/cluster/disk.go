@@ -34,8 +34,9 @@ type Disk struct {
 
 	mu       sync.Mutex // guards below
 	faults   map[string]DiskFault
-	since    int64 // bytes of the entries since the last snapshot
-	snapshot int64 // size of that
+	since    int64  // bytes of the entries since the last snapshot
+	snapshot int64  // size of that
+	folded   uint64 // index of the last entry that it has
 }
 
 // DiskFault is what of raft's can't be written, and since when.
@@ -146,13 +147,14 @@ func (d *Disk) Create(version raft.SnapshotVersion, index, term uint64, conf raf
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return &diskSink{SnapshotSink: sink, disk: d, before: d.since}, nil
+	return &diskSink{SnapshotSink: sink, disk: d, index: index, before: d.since}, nil
 }
 
 // diskSink is one snapshot that is being written.
 type diskSink struct {
 	raft.SnapshotSink
 	disk   *Disk
+	index  uint64
 	before int64 // Disk.since when it was begun
 	size   int64
 }
@@ -171,7 +173,7 @@ func (s *diskSink) Write(b []byte) (int, error) {
 func (s *diskSink) Close() error {
 	err := s.disk.note(writesSnapshot, s.SnapshotSink.Close())
 	if err == nil {
-		s.disk.snapshotMade(s.size, s.before)
+		s.disk.snapshotMade(s.index, s.size, s.before)
 	}
 	return err
 }
