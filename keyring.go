@@ -48,6 +48,7 @@ type Keyring struct {
 	verifier   *verifier
 	signer     backup.SignerCache
 	since      atomic.Pointer[map[cause]time.Time] // when each problem of the last Status was first seen
+	unready    atomic.Int64                        // the mono.Time since when this server is not ready; zero if it is
 
 	hostCalls *hostCalls
 	host      hostProblems
@@ -135,6 +136,7 @@ func (k *Keyring) run() {
 	k.end = end
 	loops := []func(context.Context){
 		k.replicator.Run, k.leader.Run, k.leader.Maker.Run, k.clocks.Run, k.caughtUp.Run, k.watch.Run, k.confirming.Run,
+		k.watchReady,
 	}
 	if k.server.cfg.Data != nil {
 		loops = append(loops, k.rekeyer.run)
@@ -281,6 +283,32 @@ func (k *Keyring) WaitReady(ctx context.Context) error {
 	}
 }
 
+// watchReady notes since when this server is not ready, until ctx ends.
+func (k *Keyring) watchReady(ctx context.Context) {
+	for {
+		changed := k.server.FSM.Changed()
+		k.lookReady()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// lookReady is notReady, and since when that is so.
+func (k *Keyring) lookReady() (since mono.Time, why error) {
+	if why = k.notReady(); why == nil {
+		k.unready.Store(0)
+		return 0, nil
+	}
+	since = mono.Now()
+	if !k.unready.CompareAndSwap(0, int64(since)) {
+		since = mono.Time(k.unready.Load())
+	}
+	return since, why
+}
+
 func (k *Keyring) notReady() error {
 	// What changes meanwhile is read once: read again, it could be nil by then.
 	complete, fed := k.server.FSM.Complete(), k.server.FSM.Fed(k.server.Raft)
@@ -372,13 +400,14 @@ func (k *Keyring) overview(v local.View) overview {
 	report := k.server.Store.Report(v.Ring)
 	o := overview{
 		View: v, now: k.server.Now(), at: mono.Now(), id: k.server.cfg.ID, leader: leader,
-		servers: k.server.Raft.GetConfiguration().Configuration().Servers, ready: k.notReady() == nil,
-		policy: k.server.cfg.policy(), tokens: k.server.cfg.tokens(), policies: k.server.Policies, noData: k.server.cfg.Data == nil, dir: k.server.cfg.Dir,
+		servers: k.server.Raft.GetConfiguration().Configuration().Servers,
+		policy:  k.server.cfg.policy(), tokens: k.server.cfg.tokens(), policies: k.server.Policies, noData: k.server.cfg.Data == nil, dir: k.server.cfg.Dir,
 		raft: k.raftStatus(), keystore: report, signer: k.backupSigner(v.Ring.Active()),
 		keks: keksStatus(k.server.KEKs.Status(), report.Faults), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
 		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
 		fetching: k.replicator.Status(), wrongPublic: k.public.Status(),
 	}
+	o.unready, o.notReady = k.lookReady()
 	if since := k.since.Load(); since != nil {
 		o.since = *since
 	}

@@ -24,7 +24,8 @@ type overview struct {
 
 	id, leader raft.ServerID
 	servers    []raft.Server // of the latest raft configuration
-	ready      bool
+	notReady   error         // why this server is not ready, or nil
+	unready    mono.Time     // since when; zero if it is ready
 	policy     plan.Policy
 	tokens     plan.Tokens
 	policies   map[string]string // see Config.policies
@@ -69,7 +70,7 @@ func (o overview) lasts(since mono.Time) bool {
 // status makes the Status of it, without Keys.
 func (o overview) status() Status {
 	s := Status{
-		ID: o.id, Leader: o.leader, Servers: o.servers, Ready: o.ready, CaughtUp: o.CaughtUp,
+		ID: o.id, Leader: o.leader, Servers: o.servers, Ready: o.notReady == nil, CaughtUp: o.CaughtUp,
 		LastBackup:   LastBackup{o.Ring.Backup.Index, o.Ring.Backup.Time, o.Ring.Backup.Digest},
 		NextRotation: plan.NextRotation(o.clocks.RingClock.Correct(o.Ring), o.policy),
 		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
@@ -118,7 +119,7 @@ func problemsOf(o overview, st Status) []Problem {
 			p.Severity = p.Kind.severity()
 		}
 	}
-	all = oneACause(all)
+	all = oneACause(o.withWhyNotReady(all, st))
 	for i := range all {
 		p := &all[i]
 		if p.Since.IsZero() {

@@ -3,6 +3,7 @@ package keyring
 // Problems of servers: their raft, their clocks, what they wait for, what the leader knows of the others.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -216,4 +217,45 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 		}
 	}
 	return all
+}
+
+// withWhyNotReady makes sure that a server that has not been ready for a while says why, as something critical: what keeps
+// it from that presses more than it does by its kind.
+func (o overview) withWhyNotReady(all []Problem, st Status) []Problem {
+	if o.notReady == nil || !o.lasts(o.unready) {
+		return all
+	}
+	critical := false
+	for i := range all {
+		if o.keepsFromReady(all[i], st) {
+			all[i].Severity = SeverityCritical
+		}
+		critical = critical || all[i].Severity == SeverityCritical
+	}
+	if critical {
+		return all
+	}
+	p := Problem{Kind: ProblemNoLeader, Severity: SeverityCritical, Detail: "this server is not ready: " + o.notReady.Error()}
+	switch {
+	case st.Active == (KeyID{}):
+		p.Kind, p.Advice = ProblemFirstKey, "See in the Status of the leader why there is no key yet."
+	case slices.Contains(st.Missing, st.Active):
+		p.Kind, p.Keys = ProblemKeyMissing, []KeyID{st.Active}
+	}
+	p.Advice = cmp.Or(p.Advice, p.Kind.advice())
+	return append(all, p)
+}
+
+// keepsFromReady reports whether a server with that problem can't be ready.
+func (o overview) keepsFromReady(p Problem, st Status) bool {
+	switch p.Kind {
+	case ProblemBehind:
+		return true
+	case ProblemNoNewKey:
+		return st.Active == (KeyID{})
+	case ProblemKEKAway, ProblemKEKRefuses, ProblemKEKThrottled, ProblemKEKUnconfigured, ProblemKEKOther, ProblemOpening, ProblemNomad:
+		wraps := slices.ContainsFunc(st.KEKs, func(k KEKStatus) bool { return k.ID == p.KEK && !k.Old && k.State != KEKUnconfigured })
+		return wraps || slices.Contains(st.Missing, st.Active) && slices.Contains(p.Keys, st.Active)
+	}
+	return false
 }

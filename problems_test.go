@@ -45,7 +45,7 @@ func goodOverview() overview {
 	}
 	o := overview{
 		View: local.View{CaughtUp: true, Ring: ring},
-		now:  now, at: at, id: "s1", leader: "s1", ready: true,
+		now:  now, at: at, id: "s1", leader: "s1",
 		servers:  []raft.Server{{ID: "s1"}, {ID: "s2"}, {ID: "s3"}},
 		raft:     raftStatus{behind: errors.New("of no meaning here"), lastIndex: 5, lastContact: now, patience: 10 * time.Second},
 		clocks:   local.ClocksStatus{Known: plan.NewClocks(nil, time.Minute), RingClock: plan.RingClock{Now: now, Mono: at, Leeway: time.Minute}},

@@ -101,3 +101,67 @@ func vaultNamed(t *testing.T, key byte) keyring.KEK {
 	v.Name = "kms"
 	return v
 }
+
+// TestServerThatIsLeftSaysWhyItIsNotReady: of three, two have stopped, and it has led, or followed, or is started alone. Within a
+// minute it says so as something critical, with no second line, and so does a server whose KEK does not wrap.
+func TestServerThatIsLeftSaysWhyItIsNotReady(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		led, restart, ready bool
+		kinds               []keyring.ProblemKind
+	}{
+		"it led":      {led: true, ready: true, kinds: []keyring.ProblemKind{keyring.ProblemNoLeader}},
+		"it followed": {ready: true, kinds: []keyring.ProblemKind{keyring.ProblemNoLeader}},
+		"it is started alone": {restart: true, kinds: []keyring.ProblemKind{
+			keyring.ProblemNoLeader, keyring.ProblemBehind}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+				left := keyringtest.Ready(t, c)
+				if !tt.led {
+					left = keyringtest.Follower(c)
+				}
+				for _, s := range c.Servers {
+					if s != left {
+						c.Stop(s)
+					}
+				}
+				if tt.restart {
+					c.Restart(left)
+				}
+				time.Sleep(time.Minute) // virtual
+				checkCritical(t, left, tt.ready, tt.kinds...)
+			})
+		})
+	}
+	t.Run("its KEK does not wrap", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := kektest.New("a"), kektest.New("b")
+			l := newLone(t, a, b)
+			l.seal("data")
+			b.Set(func(k *kektest.KMS) { k.NoWrap, k.NoUnwrap = errBroken, errBroken })
+			l.restart(a, b)
+			time.Sleep(time.Minute)
+			checkCritical(t, l.Server, false, keyring.ProblemKEKAway)
+		})
+	})
+}
+
+// checkCritical wants just these problems, each of them critical, and Ready as it is.
+func checkCritical(t *testing.T, s *keyringtest.Server, ready bool, kinds ...keyring.ProblemKind) {
+	t.Helper()
+	st := keyringtest.StatusOf(t, s)
+	var said []keyring.ProblemKind
+	for _, p := range st.Problems {
+		if p.Kind == keyring.ProblemInlineKEK {
+			continue
+		}
+		if said = append(said, p.Kind); p.Severity != keyring.SeverityCritical || p.Since.IsZero() || p.Advice == "" {
+			t.Errorf("%s of %v: %s; %s", p.Severity, p.Since, p, p.Advice)
+		}
+	}
+	if st.Ready != ready || !slices.Equal(said, kinds) {
+		t.Errorf("ready %t, %v", st.Ready, st.Problems)
+	}
+}
