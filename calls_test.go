@@ -49,6 +49,7 @@ func callsOfKeyring(s *keyringtest.Server, other raft.ServerID, inactive, prepub
 			return errors.Join(k.Remove(ctx, prepublished, keyring.RemoveOptions{}), k.Remove(ctx, inactive, keyring.RemoveOptions{Force: true}))
 		},
 		"Rewrap":    func(ctx context.Context) error { return k.Rewrap(ctx) },
+		"RewrapAll": func(ctx context.Context) error { return k.RewrapAll(ctx) },
 		"Rotate":    func(ctx context.Context) error { _, err := k.Rotate(ctx, keyring.RotateOptions{}); return err },
 		"ServePeer": func(ctx context.Context) error { _, e := k.ServePeer(ctx, other, request); return errors.Join(err, e) },
 		"StartRemoval": func(ctx context.Context) error {
@@ -189,16 +190,18 @@ func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
 	}
 	app.On.Store(true)
 	calls := map[string]func(context.Context) error{
-		"Apply":        func(ctx context.Context) error { _, err := n.Apply(ctx, []byte("x")); return err },
-		"Encrypt":      func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
-		"Decrypt":      func(ctx context.Context) error { _, err := n.Decrypt(ctx, sealed, nil); return err },
-		"Sign":         func(ctx context.Context) error { _, err := n.Sign(ctx, map[string]any{"aud": "x"}); return err },
-		"Status":       func(ctx context.Context) error { _, err := n.Status(ctx); return err },
-		"Rotate":       func(ctx context.Context) error { _, err := n.Rotate(ctx, keyring.RotateOptions{}); return err },
-		"Remove":       func(ctx context.Context) error { return n.Remove(ctx, later.ID, keyring.RemoveOptions{}) },
-		"AddServer":    func(ctx context.Context) error { return n.AddServer(ctx, "s8", "127.0.0.1:9") },
-		"RemoveServer": func(ctx context.Context) error { return n.RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}) },
-		"Leave":        func(ctx context.Context) error { return n.Leave(ctx) },
+		"Apply":                func(ctx context.Context) error { _, err := n.Apply(ctx, []byte("x")); return err },
+		"Encrypt":              func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
+		"Decrypt":              func(ctx context.Context) error { _, err := n.Decrypt(ctx, sealed, nil); return err },
+		"Sign":                 func(ctx context.Context) error { _, err := n.Sign(ctx, map[string]any{"aud": "x"}); return err },
+		"Status":               func(ctx context.Context) error { _, err := n.Status(ctx); return err },
+		"Rotate":               func(ctx context.Context) error { _, err := n.Rotate(ctx, keyring.RotateOptions{}); return err },
+		"Remove":               func(ctx context.Context) error { return n.Remove(ctx, later.ID, keyring.RemoveOptions{}) },
+		"AddServer":            func(ctx context.Context) error { return n.AddServer(ctx, "s8", "127.0.0.1:9") },
+		"RemoveServer":         func(ctx context.Context) error { return n.RemoveServer(ctx, "s9", keyring.RemoveServerOptions{}) },
+		"Leave":                func(ctx context.Context) error { return n.Leave(ctx) },
+		"TransferLeadership":   func(ctx context.Context) error { return n.TransferLeadership(ctx) },
+		"TransferLeadershipTo": func(ctx context.Context) error { return n.TransferLeadershipTo(ctx, "s9") },
 		"WithdrawJoinToken": func(ctx context.Context) error {
 			return n.WithdrawJoinToken(ctx, n.JoinTokens()[0].ID)
 		},

@@ -373,7 +373,7 @@ func TestDrillAllKEKsAreLost(t *testing.T) {
 	d.start("s1")
 	d.start("s2")
 	d.await("s1", "naming the lost KEK", func(st status) bool {
-		return len(st.Missing) == 2 && strings.Contains(strings.Join(st.Problems, "\n"), "KEK away")
+		return len(st.Missing) == 2 && strings.Contains(strings.Join(st.Problems, "\n"), string(keyring.ProblemKEKUnconfigured))
 	})
 	d.kill()
 
