@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -123,10 +124,9 @@ func (s *Store) mayNeedRewrap(aside string) bool {
 	return s.keks.MayNeedRewrap(file)
 }
 
-// rewrapAside rewraps the file of a removed key where it lies.
+// rewrapAside rewraps the file of a removed key where it lies. It asks the KEKs before it takes writing, for they may take
+// long.
 func (s *Store) rewrapAside(ctx context.Context, aside string) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
 	b, err := s.dir.Read(aside, nks.MaxFile)
 	defer clear(b) // an inline KEK is in it
 	if err != nil {
@@ -148,11 +148,28 @@ func (s *Store) rewrapAside(ctx context.Context, aside string) error {
 	}
 	again.m.wipe()
 	defer clear(again.content) // an inline KEK is in it
-	if opened.Altered {
-		original, _, _ := durable.ParseAside(aside)
-		s.keepAltered(file.ID, original, b, file)
+	return s.replaceAside(aside, b, again.content, func() {
+		if opened.Altered {
+			original, _, _ := durable.ParseAside(aside)
+			s.keepAltered(file.ID, original, b, file)
+		}
+	})
+}
+
+// replaceAside replaces the content of a file of a removed key, if it is still as it was. It calls first before that.
+func (s *Store) replaceAside(aside string, was, content []byte, first func()) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	now, err := s.dir.Read(aside, nks.MaxFile)
+	defer clear(now) // an inline KEK is in it
+	if err != nil {
+		return err
 	}
-	if err := s.dir.Write(durable.Named{Name: aside, Data: again.content})[0]; err != nil {
+	if !bytes.Equal(now, was) {
+		return fmt.Errorf("%s: it was changed meanwhile", aside)
+	}
+	first()
+	if err := s.dir.Write(durable.Named{Name: aside, Data: content})[0]; err != nil {
 		return err
 	}
 	s.mu.Lock()
