@@ -17,8 +17,8 @@ import (
 
 // What a KEK says that answers, and does not do its work.
 var (
-	refusal  = fmt.Errorf("403: %w", kek.ErrRefused)
-	throttle = fmt.Errorf("429: %w", kek.ErrThrottled)
+	errRefused   = fmt.Errorf("403: %w", kek.ErrRefused)
+	errThrottled = fmt.Errorf("429: %w", kek.ErrThrottled)
 )
 
 // fails returns a change with which every call of a KMS fails.
@@ -37,7 +37,7 @@ func stateOf(s *kek.Set, id string) (state kek.State) {
 func TestStatesAreToldApart(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[kek.State]func(*kektest.KMS){
-		kek.Works: kektest.Answers, kek.Refuses: fails(refusal), kek.Throttled: fails(throttle), kek.Unavailable: fails(errors.New("no such host")),
+		kek.Works: kektest.Answers, kek.Refuses: fails(errRefused), kek.Throttled: fails(errThrottled), kek.Unavailable: fails(errors.New("no such host")),
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			a, old := kektest.New("a"), kektest.New("old")
@@ -80,7 +80,7 @@ func decodeAll(t *testing.T, set *kek.Set, file *nks.File, n int) {
 func TestKEKThatFailsIsNotAskedForEachFile(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*kektest.KMS){
-		"refuses": fails(refusal), "is throttled": fails(throttle), "fails": kektest.Outages["fails"], "hangs": kektest.Outages["hangs"],
+		"refuses": fails(errRefused), "is throttled": fails(errThrottled), "fails": kektest.Outages["fails"], "hangs": kektest.Outages["hangs"],
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -122,7 +122,7 @@ func TestManyRefusalsAtATimeAreOne(t *testing.T) {
 		a := kektest.New("a")
 		set := kek.NewSet([]kek.KEK{late{a}}, nil)
 		set.Probe(t.Context())
-		a.Set(fails(throttle))
+		a.Set(fails(errThrottled))
 		file := encoded(t, kektest.New("a"))
 		var wg sync.WaitGroup
 		for range 16 {
@@ -162,7 +162,7 @@ func TestOneBadFileTakesNoKEKDown(t *testing.T) {
 				if _, err := set.Decode(t.Context(), good); err != nil {
 					t.Fatal(err)
 				}
-				vault.Set(func(k *kektest.KMS) { k.NoWrap = refusal }) // now there is a file that it has opened
+				vault.Set(func(k *kektest.KMS) { k.NoWrap = errRefused }) // now there is a file that it has opened
 				if !old {
 					vault.Set(kektest.Answers)
 				}

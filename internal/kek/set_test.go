@@ -216,8 +216,8 @@ func TestProbe(t *testing.T) {
 		"it hangs":                           {kektest.Outages["hangs"], nil, true, "a"},
 		"it does not unwrap":                 {func(k *kektest.KMS) { k.NoUnwrap = kektest.ErrDown }, nil, true, "a"},
 		"the old one fails":                  {nil, kektest.Outages["fails"], true, "old"},
-		"the old one does not wrap any more": {nil, func(k *kektest.KMS) { k.NoWrap = refusal }, true, ""},
-		"the old one refuses":                {nil, func(k *kektest.KMS) { k.NoUnwrap = refusal }, true, "old"},
+		"the old one does not wrap any more": {nil, func(k *kektest.KMS) { k.NoWrap = errRefused }, true, ""},
+		"the old one refuses":                {nil, func(k *kektest.KMS) { k.NoUnwrap = errRefused }, true, "old"},
 		"the old one is escrow":              {nil, only, true, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -266,7 +266,7 @@ func (s *checker) number() error {
 // inRange refuses a number that is infinite where it is read as a float64, as most readers do.
 func inRange(number []byte) error {
 	const short = 300 // so many digits and no exponent: always in range
-	if len(number) <= short && bytes.IndexAny(number, "eE") < 0 {
+	if len(number) <= short && !bytes.ContainsAny(number, "eE") {
 		return nil
 	}
 	if _, err := strconv.ParseFloat(string(number), 64); err != nil {
