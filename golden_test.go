@@ -25,6 +25,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
@@ -301,7 +302,7 @@ func checkGolden(t *testing.T, set string) {
 	}
 	t.Run("backup", g.checkBackup(set))
 	t.Run("snapshot", g.checkSnapshot(set))
-	t.Run("log", func(t *testing.T) { checkLog(t, set) })
+	t.Run("log", func(t *testing.T) { g.checkLog(t, set) })
 }
 
 // checkKeystore requires each file of a keystore to open, and those to be there that should.
@@ -450,8 +451,10 @@ func (g golden) checkSnapshot(set string) func(*testing.T) {
 	}
 }
 
-// checkLog applies the whole log of the Node, and requires the snapshots that were made on the way.
-func checkLog(t *testing.T, set string) {
+// checkLog applies the whole log of the Node, and requires the snapshots that were made on the way, and the keys that the
+// Node had. A set of this build may have refused entries: the leader moves data on its own, so that Remove comes too late
+// with its command now and then, and tries again. The set that is kept has none.
+func (g golden) checkLog(t *testing.T, set string) {
 	dir := t.TempDir()
 	unpack(t, filepath.Join(set, "node.tar.gz"), dir)
 	log, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft/raft.db"))
@@ -459,38 +462,20 @@ func checkLog(t *testing.T, set string) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	snaps, err := raft.NewFileSnapshotStore(filepath.Join(dir, "raft"), 2, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := map[uint64][]byte{} // by the index of the last entry
-	list, err := snaps.List()
-	if err != nil || len(list) != 2 {
-		t.Fatal(list, err)
-	}
-	for _, m := range list {
-		_, r, err := snaps.Open(m.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(r)
-		if err := errors.Join(err, r.Close()); err != nil {
-			t.Fatal(err)
-		}
-		want[m.Index] = b
-	}
+	want := snapshotsIn(t, filepath.Join(dir, "raft"))
 	last, err := log.LastIndex()
 	if err != nil {
 		t.Fatal(err)
 	}
-	fsm := keyring.Mux(keyring.NewFSM(), &keyringtest.App{})
+	keys := keyring.NewFSM()
+	fsm := keyring.Mux(keys, &keyringtest.App{})
 	for i := uint64(1); i <= last; i++ {
 		var l raft.Log
 		if err := log.GetLog(i, &l); err != nil {
 			t.Fatal(err)
 		}
 		if l.Type == raft.LogCommand {
-			if err, is := fsm.Apply(&l).(error); is {
+			if err, is := fsm.Apply(&l).(error); is && (set == goldenDir || !errors.Is(err, meta.ErrCommandRefused)) {
 				t.Errorf("entry %d: %v", i, err)
 			}
 		}
@@ -504,6 +489,39 @@ func checkLog(t *testing.T, set string) {
 	if len(want) > 0 {
 		t.Error("a snapshot is of no entry of the log")
 	}
+	got := map[string]goldenKey{}
+	for _, k := range keyring.Ring(keys).Keys {
+		got[k.ID.String()] = goldenKey{k.State, k.Algorithm}
+	}
+	if !reflect.DeepEqual(got, g.Keys) {
+		t.Errorf("the log makes keys %v, want %v", got, g.Keys)
+	}
+}
+
+// snapshotsIn are the two snapshots in a directory of raft's, by the index of the last entry.
+func snapshotsIn(t *testing.T, dir string) map[uint64][]byte {
+	t.Helper()
+	snaps, err := raft.NewFileSnapshotStore(dir, 2, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	by := map[uint64][]byte{}
+	list, err := snaps.List()
+	if err != nil || len(list) != 2 {
+		t.Fatal(list, err)
+	}
+	for _, m := range list {
+		_, r, err := snaps.Open(m.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err := errors.Join(err, r.Close()); err != nil {
+			t.Fatal(err)
+		}
+		by[m.Index] = b
+	}
+	return by
 }
 
 // roundTrip is what a value is after JSON.

@@ -75,14 +75,14 @@ func (s *Store) vouchLocked(ring *meta.Ring) {
 }
 
 // HasToRenew reports whether Renew has something to do.
-func (s *Store) HasToRenew() bool { return s.toRenew() > 0 }
+func (s *Store) HasToRenew() bool { return s.toRenew(nks.FileVersion) > 0 }
 
-// toRenew is how many files Renew has to write again.
-func (s *Store) toRenew() (n int) {
+// toRenew is how many files Renew has to write again that were altered or are older than version.
+func (s *Store) toRenew(version int) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.keys {
-		if s.toRenewLocked(m) {
+		if s.toRenewLocked(m) && (m.altered || m.version < version) {
 			n++
 		}
 	}

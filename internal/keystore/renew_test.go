@@ -199,6 +199,33 @@ func TestRewrapMovesFilesToVersion2(t *testing.T) {
 	}
 }
 
+// TestNewerFilesInTheMiddleOfARewrap are for Renew: Rewrap has done what it was called for.
+func TestNewerFilesInTheMiddleOfARewrap(t *testing.T) {
+	disk, id, a, b := keyringtest.NewDisk(), meta.KeyID{1}, newKMS("a"), newKMS("b")
+	s := openStore(t, disk, []kek.KEK{a}, nil)
+	if _, err := put(t, s, id); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = openStore(t, disk, []kek.KEK{b}, []kek.KEK{a})
+	defer s.Close()
+	disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+		if op.Kind == "dirsync" { // the file is written
+			s.UseFiles(2)
+		}
+		return keyringtest.Fault{}
+	})
+	if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 || !s.HasToRenew() {
+		t.Errorf("%v, %d files left, to renew: %t", err, s.OnOldKEKs(), s.HasToRenew())
+	}
+	if err := s.Rewrap(t.Context()); err != nil || s.HasToRenew() {
+		t.Errorf("%v, to renew: %t", err, s.HasToRenew())
+	}
+	if f := fileOn(t, disk, nks.FileName(id)); f.Version != 2 || f.Wrapped[0].KEK != "b" {
+		t.Errorf("version %d, under %s", f.Version, f.Wrapped[0].KEK)
+	}
+}
+
 // TestRenewWaitsForItsKEKs: what can't be written now is as it was, and is tried again.
 func TestRenewWaitsForItsKEKs(t *testing.T) {
 	disk, id, a := keyringtest.NewDisk(), meta.KeyID{1}, newKMS("a")

@@ -21,6 +21,7 @@ const rewrapBatch = 64
 // whole, and only by one that has been opened before it is written. A crash leaves each file as it was or rewrapped;
 // Rewrap again goes on. Files that no KEK opens are left as they are, and are part of the error.
 func (s *Store) Rewrap(ctx context.Context) error {
+	files := s.Files() // a newer version may be used before this ends: that is for Renew
 	s.keks.LearnVersions(ctx)
 	for name := range s.asideNames() {
 		s.noteAside(name) // the KEKs may have other versions by now
@@ -47,7 +48,7 @@ func (s *Store) Rewrap(ctx context.Context) error {
 	for _, id := range s.unproven() {
 		errs = append(errs, fmt.Errorf("key %s: only KEKs opened its file to which anybody can wrap: adopt it first, or move the file away", id))
 	}
-	if left := s.onOldKEKs() + s.toRenew(); left > 0 {
+	if left := s.onOldKEKs() + s.toRenew(files); left > 0 {
 		errs = append(errs, fmt.Errorf("%d key files left", left))
 		return fmt.Errorf("rewrap: %w", errors.Join(errs...))
 	}

@@ -26,7 +26,8 @@ type Clocks struct {
 
 	others   map[string]clockReading // by server that has answered; replaced whole
 	compared mono.Time               // when the others were last asked
-	ledTerm  uint64                  // in which this server led then; zero if it did not
+	term     uint64                  // at that time
+	ledTerm  uint64                  // the same if this server led then; zero if it did not
 	leader   string                  // at that time
 	servers  []string                // at that time
 }
@@ -137,8 +138,9 @@ const (
 	compareFor   = 5 * time.Second // at most, for a time to write
 )
 
-// Run asks other servers for their time: when there is a leader, when it is another one, when servers come or go,
-// and seldom otherwise. It runs until Close.
+// Run asks other servers for their time: when there is a leader, after each election, when servers come or go, and
+// seldom otherwise. The same leader in a new term may have been restarted, with another clock or other policies. It runs
+// until Close.
 func (c *Clocks) Run(ctx context.Context) {
 	for {
 		changed := c.FSM.Changed()
@@ -155,6 +157,7 @@ func (c *Clocks) Run(ctx context.Context) {
 
 // compareIn is how long it is until the clocks are to be compared.
 func (c *Clocks) compareIn() time.Duration {
+	term := c.Raft.CurrentTerm() // before the leader: of a newer one they are compared again
 	_, leader := c.Raft.LeaderWithID()
 	others := c.whoseClocks(leader)
 	if leader == "" || len(others) == 0 {
@@ -163,7 +166,7 @@ func (c *Clocks) compareIn() time.Duration {
 	wrong := len(c.Known().Differ()) > 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.compared == 0 || c.leader != string(leader) || !slices.Equal(c.servers, others) {
+	if c.compared == 0 || c.term != term || c.leader != string(leader) || !slices.Equal(c.servers, others) {
 		return 0
 	}
 	every := compareEvery
@@ -185,10 +188,11 @@ func (c *Clocks) whoseClocks(leader raft.ServerID) []string {
 
 // compare asks for the time, until the answers are enough.
 func (c *Clocks) compare(ctx context.Context, enough func(plan.Clocks) bool) {
+	term, led := c.Raft.CurrentTerm(), uint64(0) // before the leader, as in compareIn
 	_, leader := c.Raft.LeaderWithID()
-	asked, term := c.whoseClocks(leader), uint64(0)
+	asked := c.whoseClocks(leader)
 	if leader == c.ID {
-		term = c.Raft.CurrentTerm()
+		led = term
 	}
 	answers := peer.All(ctx, asked, func(ctx context.Context, server string) (clockReading, error) {
 		began := mono.Now()
@@ -210,7 +214,7 @@ func (c *Clocks) compare(ctx context.Context, enough func(plan.Clocks) bool) {
 		}
 	}
 	c.others, c.compared, c.leader, c.servers = answers, mono.Now(), string(leader), asked
-	c.ledTerm = term
+	c.term, c.ledTerm = term, led
 	c.mu.Unlock()
 	c.FSM.Notify()
 }

@@ -164,3 +164,37 @@ func TestPoliciesThatDifferAreAProblem(t *testing.T) {
 		}
 	})
 }
+
+// TestPoliciesOfALeaderThatWasRestarted, and leads again, are asked again by a server that has seen no other leader.
+func TestPoliciesOfALeaderThatWasRestarted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var right atomic.Bool
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+			if s.ID == "s3" && !right.Load() {
+				cfg.Rotation.Every = 48 * time.Hour
+			}
+		}})
+		keyringtest.Ready(t, c)
+		s1, s2, s3 := c.Server("s1"), c.Server("s2"), c.Server("s3")
+		keyringtest.MakeLeader(t, c, s3)
+		time.Sleep(2 * time.Minute) // virtual
+		if ps := keyringtest.Problems(t, s1, keyring.ProblemPolicy); len(ps) == 0 {
+			t.Fatal("no problem")
+		}
+		c.Partition(s1)
+		time.Sleep(time.Minute)
+		if _, err := s3.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		c.Stop(s2) // s1 has not got the last entries, so that s3 alone can be elected
+		right.Store(true)
+		c.Restart(s3)
+		c.Partition()
+		keyringtest.Ready(t, c)
+		time.Sleep(2 * time.Minute)
+		if ps := keyringtest.Problems(t, s1, keyring.ProblemPolicy); c.Leader() != s3 || len(ps) > 0 {
+			t.Errorf("%s leads: %v", c.Leader().ID, ps)
+		}
+	})
+}
