@@ -183,7 +183,7 @@ type Problem struct {
 func (p Problem) String() string {
 	s := string(p.Kind)
 	for _, about := range []string{string(p.Server), p.KEK} {
-		if about != "" {
+		if about != "" && p.Kind != ProblemInlineKEK { // which says it
 			s += " " + about
 		}
 	}

@@ -96,7 +96,7 @@ func TestFileKEK(t *testing.T) {
 			t.Errorf("a warning:\n%s", out)
 		}
 	}
-	fail(t, "does not hold 32 bytes", "-dir", dir, "-kek", a, a)
+	fail(t, "which are not 32 raw bytes", "-dir", dir, "-kek", a, a)
 	fail(t, "no such file", "-dir", dir, "-kek", kek+"x", a)
 }
 

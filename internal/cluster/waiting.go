@@ -13,9 +13,11 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// joinRetry is how long a server waits before it asks again those that did not answer. The wait grows to joinRetryMost.
+// joinRetry is how long a server waits before it asks again those that did not answer, and joinRetryMost after
+// joinHurry: a cluster that elects a leader or removes what was here before needs seconds.
 const (
 	joinRetry     = 250 * time.Millisecond
+	joinHurry     = 30 * time.Second
 	joinRetryMost = 2 * time.Second
 )
 
@@ -34,7 +36,7 @@ type waiting struct {
 	next mono.Time        // when it is said again
 	gap  time.Duration    // after which it was
 
-	pause time.Duration // the last one between two rounds
+	waited time.Duration // between rounds
 }
 
 func newWaiting(log hclog.Logger) *waiting {
@@ -86,9 +88,13 @@ func (w *waiting) say(what string) {
 
 // again waits until the servers are to be asked again, and reports whether they are: false when ctx has ended.
 func (w *waiting) again(ctx context.Context) bool {
-	w.pause = min(max(2*w.pause, joinRetry), joinRetryMost)
+	pause := joinRetry
+	if w.waited >= joinHurry {
+		pause = joinRetryMost
+	}
+	w.waited += pause
 	select {
-	case <-time.After(w.pause):
+	case <-time.After(pause):
 		return true
 	case <-ctx.Done():
 		return false

@@ -74,3 +74,20 @@ func TestLastReasonOutlivesTheContext(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestStartAsksOftenAtFirst: a cluster that elects a leader needs seconds, and a server must not be later than it.
+func TestStartAsksOftenAtFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, began := newWaiting(hclog.NewNullLogger()), time.Now()
+		rounds := 0
+		for ; time.Since(began) < 30*time.Second; rounds++ {
+			if !w.again(t.Context()) {
+				t.Fatal("it has ended")
+			}
+		}
+		late := time.Now()
+		if w.again(t.Context()); rounds != 120 || time.Since(late) != 2*time.Second {
+			t.Errorf("%d rounds in 30 seconds, then one after %v", rounds, time.Since(late))
+		}
+	})
+}

@@ -43,6 +43,8 @@ func keyNobodyHas(t *testing.T) cured {
 	backup := bytes.Clone(leader.Disk.Bytes(nks.FileName(old)))
 	for _, s := range c.Servers {
 		c.Stop(s)
+	}
+	for _, s := range c.Servers {
 		s.Disk.Unlink(nks.FileName(old))
 	}
 	for _, s := range c.Servers {
