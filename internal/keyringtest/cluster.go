@@ -143,6 +143,9 @@ func (c *Cluster) raftConfig(id raft.ServerID) *raft.Config {
 // Start starts a server on what its disks hold.
 func (c *Cluster) Start(s *Server) {
 	c.TB.Helper()
+	if s.Disk.isCrashed() { // Stop came in the middle of an operation
+		s.Disk = s.Disk.Crash(Dropped, 0)
+	}
 	s.Disk.OnOp(func(op Op) Fault {
 		return Fault{Err: c.event(Event{Server: s, Kind: "disk", What: op.Kind + " " + op.Name}).Err}
 	})

@@ -123,6 +123,13 @@ func (d *Disk) Open() (durable.FS, error) {
 	return d.opened, nil
 }
 
+// isCrashed reports whether its machine has crashed: then only Crash gives a disk that can be opened.
+func (d *Disk) isCrashed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.crashed
+}
+
 // Plant puts a durable file under name, replacing what is there. mode tells its
 // kind; a regular file without the bit 0400 can't be opened.
 func (d *Disk) Plant(name string, mode fs.FileMode, data []byte) {
