@@ -119,7 +119,7 @@ func problemsOf(o overview, st Status) []Problem {
 			p.Severity = p.Kind.severity()
 		}
 	}
-	all = oneACause(o.withWhyNotReady(all, st))
+	all = oneACause(slices.Values(o.withWhyNotReady(all, st)))
 	for i := range all {
 		p := &all[i]
 		if p.Since.IsZero() {

@@ -4,6 +4,7 @@ package keyring
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -210,13 +211,13 @@ const maxDetails = 5
 
 // oneACause joins what has the same cause: the keys, and the details that differ. The severity is the worst, and
 // Since the earliest.
-func oneACause(all []Problem) (joined []Problem) {
+func oneACause(all iter.Seq[Problem]) (joined []Problem) {
 	type told struct {
 		cause
 		detail string
 	}
 	at, details, seen := map[cause]int{}, map[cause][]string{}, map[told]bool{}
-	for _, p := range all {
+	for p := range all {
 		c := p.cause()
 		if t := (told{c, p.Detail}); !seen[t] {
 			seen[t], details[c] = true, append(details[c], p.Detail)

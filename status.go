@@ -302,17 +302,19 @@ type problemFields struct {
 }
 
 func problemsOfFields(all []problemFields) []Problem {
-	problems := make([]Problem, 0, len(all))
-	for _, p := range all {
-		if p.Key != (KeyID{}) && p.Keys == nil {
-			p.Keys = []KeyID{p.Key}
+	return oneACause(func(yield func(Problem) bool) {
+		for _, p := range all {
+			if p.Key != (KeyID{}) && p.Keys == nil {
+				p.Keys = []KeyID{p.Key}
+			}
+			if p.Severity == "" {
+				p.Severity = p.Kind.severity()
+			}
+			if !yield(p.Problem) {
+				return
+			}
 		}
-		if p.Severity == "" {
-			p.Severity = p.Kind.severity()
-		}
-		problems = append(problems, p.Problem)
-	}
-	return oneACause(problems)
+	})
 }
 
 func (f statusFields) status() Status {
