@@ -12,7 +12,7 @@ import (
 	"example.com/keyring/internal/durable"
 )
 
-// TestLookChangesNothingAndWaitsForNothing: whatever lies there, and beside whoever has the directory open.
+// TestLookChangesNothingAndWaitsForNothing: of what lies there, and beside the process that has the directory open.
 func TestLookChangesNothingAndWaitsForNothing(t *testing.T) {
 	dir := t.TempDir()
 	defer openDir(t, dir).Close()

@@ -93,7 +93,12 @@ func openDir(path string) (*osDir, error) {
 }
 
 // openRoot opens nothing but a directory, or a symlink to one: a slash at the end keeps the system from waiting for a FIFO.
-func openRoot(path string) (*os.Root, error) { return os.OpenRoot(path + "/") }
+func openRoot(path string) (*os.Root, error) {
+	if path == "" {
+		return nil, errors.New("the path is empty") // with the slash it would be the root of the file system
+	}
+	return os.OpenRoot(path + "/")
+}
 
 // osDir is a directory of the operating system. All access goes through root, so
 // that no name leads out of it, even if path comes to name another directory.

@@ -62,3 +62,15 @@ func TestWhatIsNoDirectoryIsRefusedAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestEmptyPathIsNotTheRootOfTheFileSystem.
+func TestEmptyPathIsNotTheRootOfTheFileSystem(t *testing.T) {
+	l, err := durable.OpenLook("")
+	if err == nil {
+		l.Close()
+		t.Error("it is looked at")
+	}
+	if err := durable.MakePrivate(""); err == nil {
+		t.Error("it is made private")
+	}
+}
