@@ -18,7 +18,7 @@
 //
 // # Limitations
 //
-// SetConfig of most wrappers asks the KMS, and fails if it is away; keyring.Open and
+// SetConfig of most wrappers asks the KMS, and fails if it does not answer; keyring.Open and
 // node.Start, given the KEK, would not. What a wrapper does not read or authenticate in a
 // BlobInfo, such as the key ID with transit, can be altered and the rest still opens, to the
 // same plaintext. Copies of the plaintext that a wrapper or its client makes are not
@@ -165,7 +165,7 @@ func (k *kek) call(ctx context.Context, what string, ask func() ([]byte, error))
 		select {
 		case a := <-answers:
 			if a.err != nil {
-				return a.b, fmt.Errorf("KMS %s: %s: %w", k.id, what, classified(a.err))
+				return a.b, fmt.Errorf("KMS %s: %s: %w", k.id, what, a.err)
 			}
 			return a.b, nil
 		case <-ended:
@@ -177,14 +177,15 @@ func (k *kek) call(ctx context.Context, what string, ask func() ([]byte, error))
 }
 
 // guarded asks a wrapper that may panic on what it does not expect, as on a nonce of another
-// length. The value of a panic may be a secret, so only its type is told.
+// length, or when its error is looked at. The value of a panic may be a secret, so only its type is told.
 func guarded(ask func() ([]byte, error)) (b []byte, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("the wrapper panicked with a %T", r)
 		}
 	}()
-	return ask()
+	b, err = ask()
+	return b, classified(err)
 }
 
 // storable reports whether a blob may be in a file: it has a ciphertext, which is no shorter

@@ -139,6 +139,23 @@ func TestErrorsOfOtherServicesAreToldApart(t *testing.T) {
 	}
 }
 
+// TestErrorThatCanNotBeLookedAtHarmsNobody: it looks as if its client had forgotten a part of it.
+func TestErrorThatCanNotBeLookedAtHarmsNobody(t *testing.T) {
+	for name, bad := range map[string]error{"a part": &brokenError{}, "a method": (*brokenError)(nil)} {
+		k := newKEK(t, "stub", stub{encrypt: func([]byte) (*wrapping.BlobInfo, error) { return nil, bad }})
+		if _, err := k.Wrap(t.Context(), secret, aad); err == nil || errors.Is(err, keyring.ErrKEKRefused) || errors.Is(err, keyring.ErrKEKThrottled) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+type (
+	brokenError struct{ *part }
+	part        struct{ StatusCode int }
+)
+
+func (e *brokenError) Error() string { return strconv.Itoa(e.StatusCode) }
+
 // TestRewrapMovesToTheNewVersion, which Status has counted: then the old one can go.
 func TestRewrapMovesToTheNewVersion(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
