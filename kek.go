@@ -55,8 +55,8 @@ func InlineKEK() KEK { return kek.Inline() }
 // derived from the key, so a file renamed is the same KEK, and another key another KEK.
 //
 // What looks like a mistake is refused: 32 characters of text in place of raw bytes, 32 hexadecimal digits, which are half a
-// key, and 32 bytes of zero. So is at once what is no regular file, but for a symlink to one. A file that everybody may read, or others than its owner may write, is a
-// Problem in Status.
+// key, and 32 bytes of zero. So is at once what is no regular file, but for a symlink to one. A file that everybody may read,
+// or others than its owner may write, is a Problem in Status.
 func FileKEK(path string) (KEK, error) { return kek.File(path) }
 
 // Argon2id is the parameters of PassphraseKEK. What is zero is that of the second choice of RFC 9106, which is the default:

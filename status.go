@@ -70,7 +70,8 @@ type KEKStatus struct {
 	Old   bool     `json:"old,omitempty"`  // of OldKEKs
 	State KEKState `json:"state"`          // empty in the Status of an older build
 	Away  string   `json:"away,omitempty"` // why it does not do its work, if it does not
-	// Warning is what else there is to say about it, as that everybody may read the file of a FileKEK.
+	// Warning is what else there is to say about it, as that everybody may read the file of a FileKEK, which is looked at when
+	// the keyring opens and every 30 seconds.
 	Warning string `json:"warning,omitempty"`
 }
 

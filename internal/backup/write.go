@@ -161,7 +161,7 @@ func (a *Archive) writeKeys(ctx context.Context, archive *archiveWriter) error {
 	keks := inlineKEKs()
 	for _, k := range a.keys {
 		file := nks.File{ID: k.ID, Algorithm: k.Algorithm, Check: k.Check, Created: k.Created}
-		content, opened, err := keks.Encode(ctx, file, k.Secret)
+		content, opened, err := keks.Encode(ctx, &file, k.Secret)
 		if err != nil {
 			return fmt.Errorf("key %s: %w", k.ID, err)
 		}

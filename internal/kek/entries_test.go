@@ -16,7 +16,7 @@ func TestPlantedEntryKeepsNoFileShut(t *testing.T) {
 	set := kek.NewSet([]kek.KEK{local}, nil)
 	file, m := newKey(t)
 	file.Version = 2
-	content, _, err := set.Encode(t.Context(), file, m)
+	content, _, err := set.Encode(t.Context(), &file, m)
 	if err != nil {
 		t.Fatal(err)
 	}

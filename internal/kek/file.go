@@ -50,13 +50,15 @@ const maxKeyText = 2*Size + 1
 // parseKey tells the forms of a KEK file apart by their length. Its errors tell nothing of the content but its form.
 func parseKey(b []byte) (key []byte, err error) {
 	text := bytes.TrimSuffix(b, []byte("\n"))
+	switch raw := len(b) == Size; {
+	case (raw || len(text) == Size) && isText(text, isHexDigit):
+		return nil, fmt.Errorf("%d hexadecimal digits, which are half a key: it takes %d", len(text), 2*Size)
+	case raw && isText(text, isPrintable):
+		return nil, fmt.Errorf("%d characters of text, where random bytes belong; PassphraseKEK takes a passphrase", len(text))
+	}
 	key = make([]byte, Size+1) // base64 decodes 44 characters into up to 33 bytes
 	n := 0
 	switch {
-	case (len(b) == Size || len(text) == Size) && isText(text, isHexDigit):
-		err = fmt.Errorf("%d hexadecimal digits, which are half a key: it takes %d", Size, 2*Size)
-	case len(b) == Size && isText(text, isPrintable):
-		err = fmt.Errorf("%d characters of text, where random bytes belong; PassphraseKEK takes a passphrase", len(text))
 	case len(b) == Size:
 		n = copy(key, b)
 	case len(text) == hex.EncodedLen(Size):
@@ -66,10 +68,7 @@ func parseKey(b []byte) (key []byte, err error) {
 	default:
 		return nil, fmt.Errorf("%d bytes, which are not %s", len(b), keyForms)
 	}
-	switch {
-	case err != nil && n == 0 && (len(text) == Size || len(b) == Size):
-		return nil, err
-	case err != nil || n != Size: // without the cause, which quotes a character
+	if err != nil || n != Size { // without the cause, which quotes a character
 		clear(key)
 		return nil, fmt.Errorf("%d characters that are no key: it has %s", len(text), keyForms)
 	}
@@ -166,4 +165,39 @@ func (k *fileKEK) warning() string {
 		return "" // one that is gone since, as a credential may be, tells nobody anything
 	}
 	return fmt.Sprintf("others may read or change %s: its mode is %v", k.path, info.Mode())
+}
+
+// HaveFiles reports whether one of the KEKs came from a file.
+func (s *Set) HaveFiles() bool {
+	return slices.ContainsFunc(s.all, func(k *member) bool {
+		f, ok := k.KEK.(*fileKEK)
+		return ok && f.path != ""
+	})
+}
+
+// LookAtFiles looks at the files that have KEKs, and reports whether what Status warns of has changed. A file may be on a
+// medium that does not answer: so nothing but this looks at it, and Status tells what it saw.
+func (s *Set) LookAtFiles() (changed bool) {
+	for _, k := range s.all {
+		if f, ok := k.KEK.(*fileKEK); ok && k.warn(f.warning()) {
+			changed = true
+		}
+	}
+	return changed
+}
+
+// warn notes what an operator is to be told about the file of a KEK, and reports whether that has changed.
+func (k *member) warn(warning string) (changed bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	changed = k.warning != warning
+	k.warning = warning
+	return changed
+}
+
+// warned is what warn has noted.
+func (k *member) warned() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.warning
 }

@@ -62,15 +62,11 @@ func (k *member) provesContent(entry []byte) bool {
 	return ok
 }
 
-// public is a KEK to which anybody can wrap who knows what is no secret.
-type public interface{ anybodyWraps() bool }
-
-func (*ageKEK) anybodyWraps() bool { return true }
-
-// provesOrigin reports whether who wraps for the KEK has something secret. One of a KMS has: its permission.
+// provesOrigin reports whether who wraps for the KEK has something secret. To age recipients anybody can wrap who knows them.
+// Who wraps with a KMS has its permission.
 func (k *member) provesOrigin() bool {
-	p, ok := k.KEK.(public)
-	return !ok || !p.anybodyWraps()
+	_, isAge := k.KEK.(*ageKEK)
+	return !isAge
 }
 
 // isProven reports whether a file that opener has opened was made by somebody who had a secret: opener proves that, or
@@ -85,26 +81,6 @@ func (s *Set) isProven(ctx context.Context, file *nks.File, opener *member) bool
 		}
 		if m, failed := k.openCounted(ctx, file); failed == nil {
 			m.Wipe()
-			return true
-		}
-	}
-	return false
-}
-
-// warned is a KEK about which an operator is to be told something.
-type warned interface{ warning() string }
-
-func (k *member) warning() string {
-	if w, ok := k.KEK.(warned); ok {
-		return w.warning()
-	}
-	return ""
-}
-
-// isOutdated reports whether one of the KEKs that wrap would wrap its entry by other parameters today.
-func (s *Set) isOutdated(file *nks.File) bool {
-	for _, k := range s.wrapping {
-		if entry := k.entry(file); entry != nil && k.isOutdated(entry) {
 			return true
 		}
 	}

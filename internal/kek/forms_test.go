@@ -1,6 +1,7 @@
 package kek_test
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -26,7 +27,7 @@ func TestEachVersionOfFilesHasItsEntries(t *testing.T) {
 	} {
 		file, m := newKey(t)
 		file.Version = version
-		content, _, err := set.Encode(t.Context(), file, m)
+		content, _, err := set.Encode(t.Context(), &file, m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +63,7 @@ func TestAlteredFileIsSaidToBe(t *testing.T) {
 	} {
 		file, m := newKey(t)
 		file.Version = 2
-		content, _, err := set.Encode(t.Context(), file, m)
+		content, _, err := set.Encode(t.Context(), &file, m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,26 +100,34 @@ func TestWhoKnowsRecipientsProvesNothing(t *testing.T) {
 	}
 }
 
-// TestFileKEKWarnsWhoeverMayReadIt, for as long as that is so.
-func TestFileKEKWarnsWhoeverMayReadIt(t *testing.T) {
+// TestFileThatOthersMayReadIsWarnedOf, for as long as that is so: Status tells what was seen when somebody last looked, and does
+// not look by itself.
+func TestFileThatOthersMayReadIsWarnedOf(t *testing.T) {
 	path := kektest.WriteFile(t, kektest.CountingKey())
 	k, err := kek.File(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	set := kek.NewSet([]kek.KEK{k, kek.Inline()}, nil)
+	set, said := kek.NewSet([]kek.KEK{k, kek.Inline()}, nil), ""
 	for mode, warns := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o440: false, 0o644: true, 0o604: true, 0o660: true, 0o602: true} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
-		all := set.Status()
-		if got := all[0].Warning; (got != "") != warns || warns && !strings.Contains(got, path) || all[1].Warning != "" {
-			t.Errorf("%v: %q, %q", mode, got, all[1].Warning)
+		if got := set.Status()[0].Warning; got != said {
+			t.Errorf("%v: Status has looked: %q", mode, got)
 		}
+		changed := set.LookAtFiles()
+		all := set.Status()
+		got := all[0].Warning
+		if (got != "") != warns || warns && !strings.Contains(got, path) || all[1].Warning != "" || changed != (got != said) {
+			t.Errorf("%v: %q, %q, changed: %v", mode, got, all[1].Warning, changed)
+		}
+		said = got
 	}
-	if err := os.Remove(path); err != nil {
+	if err := errors.Join(os.Chmod(path, 0o644), os.Remove(path)); err != nil {
 		t.Fatal(err)
 	}
+	set.LookAtFiles()
 	if got := set.Status()[0].Warning; got != "" {
 		t.Errorf("it is gone: %q", got)
 	}

@@ -60,6 +60,7 @@ type health struct {
 	probing chan struct{}
 	sample  sample
 	version string // of its key, by what it has wrapped last; empty if it tells none
+	warning string // about its file, as it was when somebody last looked
 }
 
 // sample is what a file has for a KEK, for the probe of an old one, which may not wrap any more.
@@ -214,18 +215,15 @@ const probe, probeAAD = "probe", "keyring v1 probe"
 
 // probe has the KEK show whether it does its work. The error matches ErrWrapOnly if it wraps, and never unwraps.
 func (k *member) probe(ctx context.Context) error {
-	switch k.KEK.(type) {
-	case *ageKEK: // to unwrap, somebody may have to touch a token
-		_, err := k.wrap(ctx, nks.FileVersion, []byte(probe), []byte(probeAAD))
-		return err
-	case inlineKEK, *fileKEK, *passphraseKEK:
-		return nil // if a call of it has timed out, that is over
-	}
-	if k.old {
+	_, isAge := k.KEK.(*ageKEK)
+	switch {
+	case k.neverWaits():
+		return nil
+	case k.old && !isAge:
 		return k.probeOld(ctx)
 	}
 	wrapped, err := k.wrap(ctx, nks.FileVersion, []byte(probe), []byte(probeAAD))
-	if err == nil {
+	if err == nil && !isAge { // to unwrap, somebody may have to touch a token
 		_, err = k.unwrap(ctx, wrapped, []byte(probeAAD))
 	}
 	return err

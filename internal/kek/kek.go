@@ -6,8 +6,7 @@
 // deadline, and stops asking it for each file once it counts as down.
 //
 // A new KEK of 32 bytes from elsewhere ends in [FromKey], and has the ID that the same key has in a file. A new type of KEK
-// says what it is for in its ID, has a method unwraps, and is left out of the deadlines of the set if it never waits: see
-// withTimeout.
+// says what it is for in its ID, has a method unwraps, and stands in neverWaits if it needs no answer from anywhere.
 //
 // # What the KEKs of this package return for material
 //

@@ -323,7 +323,7 @@ func TestOtherParametersAreOutdated(t *testing.T) {
 				t.Errorf("%v to %v: to be rewrapped: %v, %v", c.was, c.is, got.Rewrap, err)
 				continue
 			}
-			content, _, err := set.Encode(t.Context(), *file, got.Material)
+			content, _, err := set.Encode(t.Context(), file, got.Material)
 			if err != nil {
 				t.Fatal(err)
 			}

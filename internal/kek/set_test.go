@@ -71,7 +71,7 @@ func isDown(s *kek.Set, id string) bool {
 func TestEncodedFileOpensUnderEachKEKAlone(t *testing.T) {
 	a, b := kektest.New("a"), kektest.New("b")
 	file, m := newKey(t)
-	content, opened, err := kek.NewSet([]kek.KEK{a, b}, nil).Encode(t.Context(), file, m)
+	content, opened, err := kek.NewSet([]kek.KEK{a, b}, nil).Encode(t.Context(), &file, m)
 	if err != nil || *opened.Root() != *m.Root() {
 		t.Fatalf("it opens to another key: %v", err)
 	}
@@ -107,7 +107,7 @@ func TestEncodeFailsWithItsKEK(t *testing.T) {
 			}
 			set := kek.NewSet([]kek.KEK{a, b}, nil)
 			file, m := newKey(t)
-			content, opened, err := set.Encode(t.Context(), file, m)
+			content, opened, err := set.Encode(t.Context(), &file, m)
 			if !errors.Is(err, c.want) || (err == nil) != (content != nil) || (err == nil) != (opened != nil) {
 				t.Fatalf("%v, and a file: %v", err, content != nil)
 			}
@@ -266,7 +266,7 @@ func TestCallThatIsGivenUpDoesNotTakeAKEKDown(t *testing.T) {
 		defer cancel()
 		file, m := newKey(t)
 		for what, call := range map[string]func() error{
-			"encode": func() error { _, _, err := set.Encode(ctx, file, m); return err },
+			"encode": func() error { _, _, err := set.Encode(ctx, &file, m); return err },
 			"decode": func() error { _, err := set.Decode(ctx, stored); return err },
 		} {
 			if err := call(); !errors.Is(err, context.DeadlineExceeded) || set.Down() != nil {
@@ -312,7 +312,7 @@ func TestFIPSOnlyRefusesWhatCannotWork(t *testing.T) {
 		fmt.Println("age:", err)
 		set := kek.NewSet([]kek.KEK{kektest.File(t, kektest.CountingKey()), kek.Inline()}, nil)
 		file, m := newKey(t)
-		content, opened, err := set.Encode(t.Context(), file, m)
+		content, opened, err := set.Encode(t.Context(), &file, m)
 		if err != nil {
 			t.Fatalf("the other KEKs: %v", err)
 		}

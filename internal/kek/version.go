@@ -59,16 +59,6 @@ func (s *Set) Versions(file *nks.File) (all Versions) {
 	return all
 }
 
-// HaveVersions reports whether one of the KEKs that wrap has versions.
-func (s *Set) HaveVersions() bool {
-	for _, k := range s.wrapping {
-		if _, ok := k.KEK.(Versioned); ok {
-			return true
-		}
-	}
-	return false
-}
-
 // MayWait reports whether one of the KEKs may wait for an answer from elsewhere.
 func (s *Set) MayWait() bool {
 	return slices.ContainsFunc(s.all, func(k *member) bool { return !k.neverWaits() })

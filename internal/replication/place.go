@@ -1,6 +1,7 @@
 package replication
 
-// Whether the keystore is the one that it was: its directory in its place, its ID the one under which keys were reported.
+// Whether the keystore is the one that it was: its directory in its place, its ID the one under which keys were reported. The
+// files that have KEKs are looked at with it.
 
 import (
 	"context"
@@ -11,12 +12,13 @@ import (
 	"example.com/keyring/internal/mono"
 )
 
-// placeEvery is how often the directory is looked for.
+// placeEvery is how often the directory is looked for, and the files of KEKs are looked at.
 const placeEvery = 30 * time.Second
 
-// lookAtPlace looks whether the directory of the keystore is where it was opened, and returns when to look again.
+// lookAtPlace looks whether the directory of the keystore is where it was opened, and at the files of KEKs. It returns when
+// to look again.
 func (r *Replicator) lookAtPlace(ctx context.Context) mono.Time {
-	if !r.Store.HasPlace() {
+	if !r.Store.HasPlace() && !r.KEKs.HaveFiles() {
 		return 0
 	}
 	if r.placing.due == 0 {
@@ -26,7 +28,8 @@ func (r *Replicator) lookAtPlace(ctx context.Context) mono.Time {
 		return wake
 	}
 	r.start(ctx, &r.placing, func() {
-		if r.Store.LookAtPlace() {
+		changed := r.Store.HasPlace() && r.Store.LookAtPlace()
+		if r.KEKs.LookAtFiles() || changed {
 			r.FSM.Notify()
 		}
 	})
