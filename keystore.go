@@ -28,19 +28,20 @@ import (
 // It is about this server alone, leader or not. There is no need to be in a hurry: until it
 // has been called, nothing but the old KEK's retirement is late.
 func (k *Keyring) Rewrap(ctx context.Context) error {
-	return k.do(ctx, func(ctx context.Context) error {
-		defer k.server.FSM.Notify() // a key that could not be written is not held
-		k.server.Store.Vouch(k.server.FSM.Ring())
-		return k.server.Store.Rewrap(ctx)
-	})
+	return k.rewrap(ctx, k.server.Store.Rewrap)
 }
 
 // RewrapAll is Rewrap of every key file, also of those that are wrapped as they would be now: for a KEK whose key has
 // another version, and that does not tell versions apart as a VersionedKEK does.
 func (k *Keyring) RewrapAll(ctx context.Context) error {
+	return k.rewrap(ctx, k.server.Store.RewrapAll)
+}
+
+func (k *Keyring) rewrap(ctx context.Context, files func(context.Context) error) error {
 	return k.do(ctx, func(ctx context.Context) error {
 		defer k.server.FSM.Notify() // a key that could not be written is not held
-		return k.server.Store.RewrapAll(ctx)
+		k.server.Store.Vouch(k.server.FSM.Ring())
+		return files(ctx)
 	})
 }
 

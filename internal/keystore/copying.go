@@ -4,58 +4,56 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"maps"
 	"sync"
 
 	"example.com/keyring/internal/nks"
 )
 
-// arrivals tells files that are still being copied into the directory from bad ones. The zero value is ready to use.
-type arrivals struct {
-	mu   sync.Mutex // guards below
-	were map[string]bool
-	cut  map[string][sha256.Size]byte // of files that looked cut short, when they were read last
+// copying tells files that are still being copied into the directory from bad ones. The zero value is ready to use.
+type copying struct {
+	mu    sync.Mutex                   // guards below
+	old   map[string]bool              // names that were there at the first look, and have been ever since
+	short map[string][sha256.Size]byte // of files that looked cut short, when they were read last
 }
 
 // look takes in the names in the directory. What was there at the first look is not being copied.
-func (a *arrivals) look(there map[string]bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.were == nil {
-		a.were = there
+func (c *copying) look(there map[string]bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.old == nil {
+		c.old = there
 		return
 	}
-	for name := range a.were {
-		if !there[name] {
-			delete(a.were, name)
-		}
-	}
+	maps.DeleteFunc(c.old, func(name string, _ bool) bool { return !there[name] })
+	maps.DeleteFunc(c.short, func(name string, _ [sha256.Size]byte) bool { return !there[name] })
 }
 
 // mayGrow reports whether a file that is no key file may become one: it has come since the first look, looks like the
 // beginning of one, and has not been seen with this content before.
-func (a *arrivals) mayGrow(name string, b []byte) bool {
+func (c *copying) mayGrow(name string, b []byte) bool {
 	if len(b) > 0 && (b[0] != '{' || bytes.HasSuffix(b, []byte("}\n"))) {
 		return false
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	sum := sha256.Sum256(b)
-	if last, seen := a.cut[name]; a.were[name] || seen && last == sum {
+	if last, seen := c.short[name]; c.old[name] || seen && last == sum {
 		return false
 	}
-	if a.cut == nil {
-		a.cut = map[string][sha256.Size]byte{}
+	if c.short == nil {
+		c.short = map[string][sha256.Size]byte{}
 	}
-	a.cut[name] = sum
+	c.short[name] = sum
 	return true
 }
 
-// errArriving says that a file may not be there to its end yet.
-var errArriving = errors.New("it looks cut short: if it does so at the next look, it is set aside")
+// errIncomplete says that a file may still be being copied.
+var errIncomplete = errors.New("it looks cut short: if it does so at the next look, it is set aside")
 
-// isArriving reports whether a bad file may be on its way: it is left until the next look.
-func (s *Store) isArriving(name string) bool {
+// mayBeIncomplete reports whether a bad file may still be being copied: it is left until the next look.
+func (s *Store) mayBeIncomplete(name string) bool {
 	b, err := s.dir.Read(name, nks.MaxFile)
 	defer clear(b) // an inline KEK is in it
-	return err == nil && s.arrivals.mayGrow(name, b)
+	return err == nil && s.copying.mayGrow(name, b)
 }

@@ -48,6 +48,12 @@ func (f Fault) mayOpen() bool {
 	return f.isClosed() || f.Cause == Unreadable && !errors.Is(f.Err, errUnread) && !errors.Is(f.Err, fs.ErrNotExist)
 }
 
+// isSkipped reports whether the KEK to blame was not asked, because it was known not to do its work.
+func (f Fault) isSkipped() bool {
+	var e *kek.Error
+	return errors.As(f.Err, &e) && e.Skipped
+}
+
 // kekFault is the fault of a file that a set of KEKs has not opened.
 func kekFault(err error) *Fault {
 	var e *kek.Error

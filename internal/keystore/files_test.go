@@ -46,7 +46,7 @@ func copyFile(t *testing.T, disk *keyringtest.Disk, name string, content []byte)
 	}
 }
 
-// TestCopiedFileIsHeldOnceItIsSynced: whoever has put a key file there may not have synced it. A loss of power takes
+// TestCopiedFileIsHeldOnceItIsSynced: who has put a key file there may not have synced it. A loss of power takes
 // nothing that was held, and what can't be synced is not held.
 func TestCopiedFileIsHeldOnceItIsSynced(t *testing.T) {
 	id := meta.KeyID{1}
@@ -183,6 +183,27 @@ func TestFileThatIsBeingCopiedIsNotSetAside(t *testing.T) {
 	}
 }
 
+// TestCopyThatIsBegunAgainIsNotSetAside: the first one was deleted, and the next has got as far.
+func TestCopyThatIsBegunAgainIsNotSetAside(t *testing.T) {
+	disk, id := keyringtest.NewDisk(), meta.KeyID{1}
+	name := nks.FileName(id)
+	content, m := newKeyFile(t, id, kek.Inline())
+	s, ring := openStore(t, disk, []kek.KEK{kek.Inline()}, nil), ringOf(id, m.Check(id, "EdDSA"))
+	for range 2 {
+		disk.Plant(name, 0o600, content[:100])
+		s.heal(t, ring)
+		disk.Unlink(name)
+		s.heal(t, ring)
+	}
+	disk.Plant(name, 0o600, content[:100])
+	s.heal(t, ring)
+	disk.Plant(name, 0o600, content)
+	s.heal(t, ring)
+	if aside := s.SetAside(); len(aside) > 0 || !s.Confirm(id) {
+		t.Errorf("set aside %v, held %t", aside, s.Confirm(id))
+	}
+}
+
 // bars are what keeps a server from reading a file, each for an operator to mend.
 var bars = map[string]struct {
 	mode fs.FileMode
@@ -277,7 +298,7 @@ func TestFileThatIsBarredWhileItsKeyIsInMemoryIsLeft(t *testing.T) {
 	}
 }
 
-// TestNomadsFilesAreNeverTouched, whatever becomes of the key, whoever owns them and whatever their modes.
+// TestNomadsFilesAreNeverTouched, whatever becomes of the key, whatever their owners and modes.
 func TestNomadsFilesAreNeverTouched(t *testing.T) {
 	for _, form := range []string{"1.4", "1.9"} {
 		for _, bar := range []string{"", "no permission", "another user's", "symlink"} {

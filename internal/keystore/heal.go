@@ -19,7 +19,7 @@ func (s *Store) Confirm(id meta.KeyID) (held bool, err error) {
 	if m == nil {
 		return false, s.mayCome(id)
 	}
-	if s.isMoved() != nil {
+	if s.notInPlace() != nil {
 		return false, nil // the next start will not find it
 	}
 	same, err := s.isUnchanged(id, m)
@@ -96,15 +96,14 @@ func (s *Store) isUnchanged(id meta.KeyID, m *material) (bool, error) {
 	return err == nil && sha256.Sum256(b) == m.sum, err
 }
 
-// Heal gets back what needs no other server: of the missing keys of a ring that are in memory it syncs the files if they
-// are what they were, and writes the others, and it
-// reads the directory for files that have appeared or whose KEKs answer again. Of the keys that are held it writes those
-// again whose last write has failed. Before, it takes back the files that were
-// set aside when a key of restored was removed: those are missing keys of a ring that is known to be no older than the
-// removal. It forgets what was wrong with files that an operator has put right. The error is about the directory or ctx,
+// Heal gets back what needs no other server. First it takes back the files that were set aside when a key of restored was
+// removed: those are missing keys of a ring that is known to be no older than the removal. Of the missing keys that are in
+// memory it syncs the files if they are what they were, and writes the others. Of the keys that are held it writes those
+// again whose last write has failed. At last it reads the directory for files that have appeared or whose KEKs answer again,
+// and forgets what was wrong with files that an operator has put right. The error is about the directory or ctx,
 // never about a key. While the directory is not in its place, nothing is done.
 func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing, restored []*meta.Key) error {
-	if s.LookAtPlace(); s.isMoved() != nil {
+	if s.LookAtPlace(); s.notInPlace() != nil {
 		return nil
 	}
 	for _, k := range restored {

@@ -112,8 +112,11 @@ func (in inspector) inspect(ctx context.Context, f *File) {
 	b, mode, err := in.dir.Read(f.Name, nks.MaxFile)
 	defer clear(b) // a KEK may be in it
 	if f.Kind == KindOwn {
-		if f.Err = err; newerIdentity(b) {
-			f.Err = fmt.Errorf("%w: start the newer build", nks.ErrVersion)
+		if err == nil {
+			_, err = parseIdentity(b)
+		}
+		if f.Err = err; isBadIdentity(err) {
+			f.Use = UseSetAside
 		}
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"example.com/keyring/internal/durable"
@@ -104,6 +105,39 @@ func TestInspectSaysWhatAServerDoes(t *testing.T) {
 		if verdicts[v] == 0 {
 			t.Errorf("no file is %q: %v", v, verdicts)
 		}
+	}
+}
+
+// TestInspectSaysWhatAServerDoesWithTheID of the keystore: it is read, or set aside, or keeps the server from starting.
+func TestInspectSaysWhatAServerDoesWithTheID(t *testing.T) {
+	for content, want := range map[string]keystore.Verdict{
+		"00112233445566778899aabbccddeeff\n": keystore.UseNone, "": keystore.UseSetAside, "00112233445566778899aabbccddeeff": keystore.UseSetAside,
+		strings.Repeat("0", nks.MaxFile+1): keystore.UseSetAside, "v2 ...": keystore.UseNone,
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "keystore.id"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		files, err := keystore.Inspect(t.Context(), dir, nil)
+		if err != nil || len(files) != 1 || files[0].Use != want {
+			t.Errorf("%.40q: %+v, %v", content, files, err)
+			continue
+		}
+		fsys, err := durable.OpenDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := openOn(t.Context(), fsys, []kek.KEK{kek.Inline()}, nil)
+		if newer := errors.Is(files[0].Err, nks.ErrVersion); newer != (err != nil) || newer != strings.HasPrefix(content, "v") {
+			t.Errorf("%.40q: it says %v, and the server %v", content, files[0].Err, err)
+		}
+		if err != nil {
+			continue
+		}
+		if aside := s.SetAside(); (len(aside) == 1) != (want == keystore.UseSetAside) || (files[0].Err == nil) != (want == keystore.UseNone) {
+			t.Errorf("%.40q: it says %v, and the server sets aside %q", content, files[0].Err, aside)
+		}
+		s.Close()
 	}
 }
 

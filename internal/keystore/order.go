@@ -86,11 +86,10 @@ func (s *Store) order(ring *meta.Ring, ids []meta.KeyID) {
 	if active := ring.Active(); active != nil {
 		created[active.ID] = time.Unix(1<<40, 0) // later than all
 	}
-	slices.SortFunc(ids, func(a, b meta.KeyID) int {
-		return cmp.Or(created[b].Compare(created[a]), compareIDs(a, b))
-	})
 	tried := s.tried(ring)
-	slices.SortStableFunc(ids, func(a, b meta.KeyID) int { return cmp.Compare(tried[a], tried[b]) })
+	slices.SortFunc(ids, func(a, b meta.KeyID) int {
+		return cmp.Or(cmp.Compare(tried[a], tried[b]), created[b].Compare(created[a]), compareIDs(a, b))
+	})
 }
 
 // tried has a 1 for each key but the active one of which a turn has tried the file, and it has not opened: those come last,
@@ -100,8 +99,7 @@ func (s *Store) tried(ring *meta.Ring) map[meta.KeyID]int {
 	defer s.mu.Unlock()
 	tried, active := map[meta.KeyID]int{}, ring.Active()
 	for id, f := range s.faults {
-		e := (*kek.Error)(nil)
-		if f.Cause != Unopened && (!errors.As(f.Err, &e) || !e.Skipped) && (active == nil || active.ID != id) {
+		if f.Cause != Unopened && !f.isSkipped() && (active == nil || active.ID != id) {
 			tried[id] = 1
 		}
 	}
@@ -112,9 +110,7 @@ func (s *Store) tried(ring *meta.Ring) map[meta.KeyID]int {
 func (s *Store) noteUnopened(id meta.KeyID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f, known := s.faults[id]
-	e := (*kek.Error)(nil)
-	if known && (!errors.As(f.Err, &e) || !e.Skipped) || s.keys[id] != nil {
+	if f, known := s.faults[id]; known && !f.isSkipped() || s.keys[id] != nil {
 		return
 	}
 	s.noteFaultLocked(id, Fault{Cause: Unopened, Err: errUnopened})
@@ -137,7 +133,7 @@ func (s *Store) Waiting() (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, f := range s.faults {
-		if e := (*kek.Error)(nil); errors.As(f.Err, &e) && (e.Skipped || e.State == kek.Throttled) {
+		if f.isSkipped() || f.State == kek.Throttled {
 			n++
 		}
 	}

@@ -37,16 +37,17 @@ func (s *Store) LookAtPlace() (changed bool) {
 // noteMoved notes that the directory is not in its place, or is again if moved is nil. It reports whether that is new.
 func (s *Store) noteMoved(moved error) (changed bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if changed = (s.moved == nil) != (moved == nil); changed {
 		s.changes++
-		if moved != nil {
-			s.log.Error("no key is held: keystore directory", "error", moved)
-		} else {
-			s.log.Info("the keystore directory is in its place again")
-		}
 	}
 	s.moved = moved
+	s.mu.Unlock()
+	switch {
+	case changed && moved != nil:
+		s.log.Error("no key is held: keystore directory", "error", moved)
+	case changed:
+		s.log.Info("the keystore directory is in its place again")
+	}
 	return changed
 }
 
@@ -57,9 +58,9 @@ func (s *Store) IsMoved() bool {
 	return s.moved != nil
 }
 
-// isMoved is why the directory is known not to be in its place, and looks at the path, but not at the ID. That it is back
-// LookAtPlace alone finds out.
-func (s *Store) isMoved() error {
+// notInPlace is why the directory is known not to be in its place, or nil. It looks at the path, but not at the ID: only
+// LookAtPlace finds out that the directory is back.
+func (s *Store) notInPlace() error {
 	if err := s.dir.InPlace(); errors.Is(err, durable.ErrMoved) {
 		s.noteMoved(err)
 	}

@@ -5,11 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
+	"github.com/hashicorp/go-hclog"
 )
 
 // TestKeyIsHeldOnlyWhereTheNextStartWillFindIt: while the directory is not at its path, keys in memory stay, none is held, and
@@ -95,6 +98,51 @@ func TestDirectoryOfAnotherIDIsAnotherKeystore(t *testing.T) {
 	if now, err := os.ReadFile(name); err != nil || string(now) != string(own) || !s.Confirm(id) {
 		t.Errorf("the ID is %q, was %q, %v; held %t", now, own, err, s.Confirm(id))
 	}
+}
+
+// TestKeysAreUsedWhileTheLogWaits: the host's log may take long to say that the directory is not in its place, and that it is
+// back.
+func TestKeysAreUsedWhileTheLogWaits(t *testing.T) {
+	path, id := filepath.Join(t.TempDir(), "keystore"), meta.KeyID{1}
+	fsys, err := durable.OpenDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, said := &calling{}, 0
+	s, err := keystore.Open(t.Context(), fsys, kek.NewSet([]kek.KEK{kek.Inline()}, nil), hclog.New(&hclog.LoggerOptions{Output: log}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	log.call = func() {
+		said++
+		used := make(chan bool)
+		go func() { used <- s.InMemory(id) }()
+		select {
+		case <-used:
+		case <-time.After(10 * time.Second):
+			t.Error("a key can't be used")
+		}
+	}
+	if err := os.Rename(path, path+".old"); err != nil || !s.LookAtPlace() {
+		t.Error(err, "it is in its place")
+	}
+	if err := os.Rename(path+".old", path); err != nil || !s.LookAtPlace() {
+		t.Error(err, "it is not in its place")
+	}
+	if said != 2 {
+		t.Errorf("%d lines", said)
+	}
+}
+
+// calling is a log that calls a function for each line.
+type calling struct{ call func() }
+
+func (c *calling) Write(b []byte) (int, error) {
+	if c.call != nil {
+		c.call()
+	}
+	return len(b), nil
 }
 
 // openAt opens a keystore in the directory at path.

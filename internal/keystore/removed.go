@@ -264,10 +264,14 @@ func (s *Store) noteUnread(id meta.KeyID) {
 	}
 }
 
-func isRemovedFile(aside string) bool {
-	_, why, _ := durable.ParseAside(aside)
-	return why == asideRemoved
+// wasSetAsideAs reports whether a name is that of a file that was set aside for that reason.
+func wasSetAsideAs(name, why string) bool {
+	_, is, ok := durable.ParseAside(name)
+	return ok && is == why
 }
+
+// isRemovedFile reports whether a file was set aside when its key was removed.
+func isRemovedFile(name string) bool { return wasSetAsideAs(name, asideRemoved) }
 
 // canTakeBack reports whether there is a file of the key that was set aside when it was removed.
 func (s *Store) canTakeBack(id meta.KeyID) bool {

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 
-	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 )
@@ -43,21 +42,22 @@ func (s *Store) versionFor(id meta.KeyID) int {
 	return version
 }
 
-// isOutdatedLocked reports whether Rewrap would write another file. The caller holds mu.
+// isOutdatedLocked reports whether Rewrap would write another file of a key: the file is not wrapped as it would be now, or not
+// known to be, or Renew would write it. The caller holds mu.
 func (s *Store) isOutdatedLocked(m *material) bool {
-	return s.isToRewrap(m) || m.altered || m.version < s.files && !m.fromNomad
+	return m.needsRewrap() || s.keks.AreSuperseded(m.versions) || m.altered || m.version < s.files && !m.fromNomad
 }
 
-// toRenewLocked reports whether the file of a key is to be written again without being asked: it was altered, or it is of
+// isToRenewLocked reports whether the file of a key is to be written again without being asked: it was altered, or it is of
 // an older version. Which KEKs a file is under changes only when Rewrap is called. The caller holds mu.
-func (s *Store) toRenewLocked(m *material) bool {
+func (s *Store) isToRenewLocked(m *material) bool {
 	if m.unproven || m.fromNomad || m.fileIsGone || m.notDurable {
 		return false
 	}
 	return m.altered || m.version < s.files && !m.outdated
 }
 
-// Vouch tells which keys in memory a ring has: whoever made their files, those are the cluster's.
+// Vouch tells which keys in memory a ring has: those are the cluster's, no matter who has made their files.
 func (s *Store) Vouch(ring *meta.Ring) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,14 +75,14 @@ func (s *Store) vouchLocked(ring *meta.Ring) {
 }
 
 // HasToRenew reports whether Renew has something to do.
-func (s *Store) HasToRenew() bool { return s.toRenew(nks.FileVersion) > 0 }
+func (s *Store) HasToRenew() bool { return s.countToRenew(nks.FileVersion) > 0 }
 
-// toRenew is how many files Renew has to write again that were altered or are older than version.
-func (s *Store) toRenew(version int) (n int) {
+// countToRenew counts the files that Renew has to write again and that were altered or are older than version.
+func (s *Store) countToRenew(version int) (n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, m := range s.keys {
-		if s.toRenewLocked(m) && (m.altered || m.version < version) {
+		if s.isToRenewLocked(m) && (m.altered || m.version < version) {
 			n++
 		}
 	}
@@ -95,7 +95,7 @@ func (s *Store) Renew(ctx context.Context) {
 	s.mu.Lock()
 	var ids []meta.KeyID
 	for id, m := range s.keys {
-		if s.toRenewLocked(m) {
+		if s.isToRenewLocked(m) {
 			ids = append(ids, id)
 		}
 	}
@@ -149,7 +149,7 @@ func (s *Store) keepAltered(id meta.KeyID, name string, b []byte, file *nks.File
 // hasCopy reports whether there is a copy of an altered file of a key with that content.
 func (s *Store) hasCopy(id meta.KeyID, content []byte) bool {
 	return slices.ContainsFunc(s.asideOf(id), func(aside string) bool {
-		if !isAlteredCopy(aside) {
+		if !wasSetAsideAs(aside, asideAltered) {
 			return false
 		}
 		b, err := s.dir.Read(aside, nks.MaxFile)
@@ -187,10 +187,4 @@ func (s *Store) alteredLocked() (all []Altered) {
 		}
 	}
 	return all
-}
-
-// isAlteredCopy reports whether a file is the copy of an altered one, by its name.
-func isAlteredCopy(name string) bool {
-	_, why, ok := durable.ParseAside(name)
-	return ok && why == asideAltered
 }

@@ -36,7 +36,8 @@ func (s *Store) Report(ring *meta.Ring) Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := Report{
-		SetAside: slices.Clone(s.setAside), Altered: s.alteredLocked(), Moved: s.moved, OnOldKEKs: s.onOldKEKsLocked(), ToRewrap: s.waitForRewrapLocked(), Written: map[meta.KeyID]mono.Time{},
+		SetAside: slices.Clone(s.setAside), Altered: s.alteredLocked(), Moved: s.moved, Written: map[meta.KeyID]mono.Time{},
+		OnOldKEKs: s.onOldKEKsLocked(), ToRewrap: s.waitForRewrapLocked(),
 	}
 	for _, k := range ring.Keys {
 		if !s.holdsLocked(k) {

@@ -48,7 +48,7 @@ func (s *Store) Rewrap(ctx context.Context) error {
 	for _, id := range s.unproven() {
 		errs = append(errs, fmt.Errorf("key %s: only KEKs opened its file to which anybody can wrap: adopt it first, or move the file away", id))
 	}
-	if left := s.onOldKEKs() + s.toRenew(files); left > 0 {
+	if left := s.onOldKEKs() + s.countToRenew(files); left > 0 {
 		errs = append(errs, fmt.Errorf("%d key files left", left))
 		return fmt.Errorf("rewrap: %w", errors.Join(errs...))
 	}
@@ -72,11 +72,6 @@ func (s *Store) markAll() {
 		r.current = false
 		r.rewrap = slices.DeleteFunc(slices.Clone(r.aside), func(name string) bool { return !isRemovedFile(name) })
 	}
-}
-
-// isToRewrap reports whether the file of a key is not wrapped as it would be now, or not known to be. The caller holds mu.
-func (s *Store) isToRewrap(m *material) bool {
-	return m.needsRewrap() || s.keks.AreSuperseded(m.versions)
 }
 
 // toRewrap returns the keys in memory whose files are to be rewrapped.
@@ -143,7 +138,7 @@ func (s *Store) rewrapAside(ctx context.Context, aside string) error {
 	}
 	secret := opened.Material
 	defer secret.Wipe()
-	again, err := s.encodeIn(ctx, max(s.Files(), file.Version), Key{ID: file.ID, Algorithm: file.Algorithm, Check: file.Check, Created: file.Created, Secret: secret})
+	again, err := s.encode(ctx, max(s.Files(), file.Version), Key{ID: file.ID, Algorithm: file.Algorithm, Check: file.Check, Created: file.Created, Secret: secret})
 	if err != nil {
 		return err
 	}
@@ -192,7 +187,7 @@ func (s *Store) onOldKEKs() int {
 func (s *Store) onOldKEKsLocked() int {
 	n := 0
 	for _, m := range s.keys {
-		if s.isOutdatedLocked(m) && !s.toRenewLocked(m) { // Renew needs no order
+		if s.isOutdatedLocked(m) && !s.isToRenewLocked(m) { // Renew needs no order
 			n++
 		}
 	}
@@ -213,7 +208,7 @@ func (s *Store) onOldKEKsLocked() int {
 func (s *Store) waitForRewrapLocked() (n int) {
 	for id, m := range s.keys {
 		_, faulty := s.faults[id]
-		if s.isOutdatedLocked(m) && !s.toRenewLocked(m) && !m.unproven && !m.notDurable && !faulty {
+		if s.isOutdatedLocked(m) && !s.isToRenewLocked(m) && !m.unproven && !m.notDurable && !faulty {
 			n++
 		}
 	}

@@ -13,9 +13,9 @@ import (
 	"example.com/keyring/internal/nks"
 )
 
-// scan reads every key file that is neither in memory nor a removed key's, in parallel. A file that is bad is set
-// aside; one that the turn does not get to, that can't be read now, or whose KEK does not answer, stays to be scanned again; what is said of files that are
-// gone is forgotten. The error is about the directory or ctx, never about a file.
+// scan reads every key file that is neither in memory nor a removed key's, in parallel. A file that is bad is set aside. One
+// that the turn does not get to, that can't be read now, or whose KEK does not answer, stays to be scanned again. What is said
+// of files that are gone is forgotten. The error is about the directory or ctx, never about a file.
 func (s *Store) scan(ctx context.Context, ring *meta.Ring, turn time.Duration) error {
 	s.scanning.Lock()
 	defer s.scanning.Unlock()
@@ -140,8 +140,8 @@ func (s *Store) loadOrSetAside(ctx context.Context, id meta.KeyID) (*material, *
 	m, f := s.load(ctx, id)
 	if f != nil && f.Cause == BadFile {
 		name := s.fileName(id)
-		if s.isArriving(name) {
-			return nil, &Fault{Cause: Unreadable, Err: fmt.Errorf("key file %s: %w", name, errArriving)}
+		if s.mayBeIncomplete(name) {
+			return nil, &Fault{Cause: Unreadable, Err: fmt.Errorf("key file %s: %w", name, errIncomplete)}
 		}
 		s.log.Error("key file set aside", "file", name, "error", f.Err)
 		if err := s.putAside(name, asideFor(f.Err)); err != nil {
@@ -192,7 +192,7 @@ func (s *Store) forgetGone(ring *meta.Ring, names []string, all map[meta.KeyID]f
 	for _, name := range names {
 		there[name] = true
 	}
-	s.arrivals.look(there)
+	s.copying.look(there)
 	for name := range aside {
 		if !there[name] {
 			s.forgetAside(name)

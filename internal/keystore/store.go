@@ -61,7 +61,7 @@ type Store struct {
 	beside   map[meta.KeyID]bool     // keys whose own file lies beside one of Nomad's that has its name
 	queue    []*putRequest           // calls of Put that wait to be written
 
-	arrivals arrivals
+	copying copying
 
 	scanning sync.Mutex // one scan at a time
 	writing  sync.Mutex // held from the writing of a file to its reading back, and while one is set aside
@@ -143,8 +143,19 @@ func (s *Store) Wipe() {
 // the version.
 const identity = "keystore.id"
 
-// newerIdentity reports whether a newer build has written the keystore's ID.
-func newerIdentity(b []byte) bool { return len(b) > 1 && b[0] == 'v' && '1' <= b[1] && b[1] <= '9' }
+// parseIdentity reads the keystore's ID. The error matches nks.ErrVersion if a newer build has written it, else nks.ErrFormat.
+func parseIdentity(b []byte) (id meta.KeystoreID, err error) {
+	if len(b) > 1 && b[0] == 'v' && '1' <= b[1] && b[1] <= '9' {
+		return id, fmt.Errorf("%s is %w: start the newer build", identity, nks.ErrVersion)
+	}
+	if len(b) != 33 || b[32] != '\n' || id.UnmarshalText(b[:32]) != nil {
+		return id, fmt.Errorf("%w: %s has no ID", nks.ErrFormat, identity)
+	}
+	return id, nil
+}
+
+// isBadIdentity reports whether the file of the keystore's ID is bad, by the error of reading it: it is set aside.
+func isBadIdentity(err error) bool { return errors.Is(err, nks.ErrFormat) || isOversized(err) }
 
 // identify reads the keystore ID, or draws one for a directory that has none.
 func (s *Store) identify() error {
@@ -152,19 +163,18 @@ func (s *Store) identify() error {
 	if unsynced != nil {
 		s.log.Error("sync the keystore's ID", "error", unsynced)
 	}
-	if err == nil && len(b) == 33 && b[32] == '\n' && s.id.UnmarshalText(b[:32]) == nil {
-		return nil
-	}
-	if err == nil && newerIdentity(b) {
-		return fmt.Errorf("%s is %w: start the newer build", identity, nks.ErrVersion)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		if err != nil && !isOversized(err) {
-			return err // another ID in its place would cost every hold
+	if err == nil {
+		if s.id, err = parseIdentity(b); err == nil {
+			return nil
 		}
+	}
+	switch {
+	case isBadIdentity(err):
 		if err := s.putAside(identity, asideMalformed); err != nil {
 			return err
 		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err // another ID in its place would cost every hold
 	}
 	rand.Read(s.id[:]) // never fails
 	return s.dir.Write(durable.Named{Name: identity, Data: []byte(hex.EncodeToString(s.id[:]) + "\n")})[0]

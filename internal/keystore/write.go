@@ -83,7 +83,7 @@ func (s *Store) nextBatch() (batch []*putRequest) {
 
 // writeBatchLocked writes the files of requests and reads them back. The caller holds writing.
 func (s *Store) writeBatchLocked(batch []*putRequest) {
-	if err := s.isMoved(); err != nil {
+	if err := s.notInPlace(); err != nil {
 		for _, p := range batch {
 			for i := range p.errs {
 				p.errs[i] = cmp.Or(p.errs[i], err)
@@ -149,7 +149,7 @@ func (s *Store) encodeAll(ctx context.Context, keys []Key) ([]keyFile, []error) 
 			return
 		}
 		var err error
-		if files[i], err = s.encode(ctx, k); err == nil {
+		if files[i], err = s.encode(ctx, s.versionFor(k.ID), k); err == nil {
 			return
 		}
 		errs[i] = err
@@ -164,29 +164,17 @@ func (s *Store) encodeAll(ctx context.Context, keys []Key) ([]keyFile, []error) 
 	return files, errs
 }
 
-// encode makes the file of a key, wrapped under every KEK that wraps, and opens it as the next start would. If one KEK
-// fails, so does encode.
-func (s *Store) encode(ctx context.Context, k Key) (keyFile, error) {
-	return s.encodeIn(ctx, s.versionFor(k.ID), k)
-}
-
-func (s *Store) encodeIn(ctx context.Context, version int, k Key) (keyFile, error) {
+// encode makes the file of a key, in a version of files, wrapped under every KEK that wraps, and opens it as the next start
+// would. If one KEK fails, so does encode.
+func (s *Store) encode(ctx context.Context, version int, k Key) (keyFile, error) {
 	file := k.File()
 	file.Version = version
-	content, opened, err := s.keks.Encode(ctx, file, k.Secret)
+	content, opened, err := s.keks.Encode(ctx, &file, k.Secret)
 	if err != nil {
 		return keyFile{}, fmt.Errorf("key %s: %w", k.ID, err)
 	}
-	var versions kek.Versions
-	if s.keks.HaveVersions() {
-		written, err := nks.DecodeFile(content)
-		if err != nil {
-			return keyFile{}, err
-		}
-		versions = s.keks.Versions(written)
-	}
 	return keyFile{content, &material{
-		versions: versions, algorithm: k.Algorithm, check: k.Check, created: k.Created.UTC().Round(0), secret: opened, sum: sha256.Sum256(content),
+		versions: s.keks.Versions(&file), algorithm: k.Algorithm, check: k.Check, created: k.Created.UTC().Round(0), secret: opened, sum: sha256.Sum256(content),
 		written: mono.Now(), version: version,
 	}}, nil
 }
@@ -229,8 +217,8 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 		s.useBesideName(id)
 		return s.fileName(id), nil
 	}
-	if s.isArriving(name) {
-		return "", fmt.Errorf("write key %s: its file is here: %w", id, errArriving)
+	if s.mayBeIncomplete(name) {
+		return "", fmt.Errorf("write key %s: its file is here: %w", id, errIncomplete)
 	}
 	s.log.Error("key file set aside", "file", name, "error", f.Err)
 	return name, s.putAside(name, asideFor(f.Err))
