@@ -102,10 +102,9 @@ func (s *Set) has(id string) bool {
 type local interface{ unwraps() bool }
 
 // Probe asks the KEKs, all at the same time, to show that they do their work, but for those that have been asked not long
-// ago: see NextProbe. It looks at their files too. It reports whether one of those that wrap can also unwrap, or may yet: a KEK that does not
+// ago: see NextProbe. It reports whether one of those that wrap can also unwrap, or may yet: a KEK that does not
 // answer is no reason not to start.
 func (s *Set) Probe(ctx context.Context) (canUnwrap bool) {
-	s.LookAtFiles()
 	var can atomic.Bool
 	var wg sync.WaitGroup
 	for _, k := range s.all {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"sync"
 	"testing"
@@ -285,5 +286,17 @@ func TestPassphraseFilesShareOneSalt(t *testing.T) {
 	}
 	if len(salts) != 1 {
 		t.Errorf("%d salts", len(salts))
+	}
+}
+
+// TestOpenLooksAtTheFilesOfKEKs: a Status right after it warns of what others may read.
+func TestOpenLooksAtTheFilesOfKEKs(t *testing.T) {
+	path := kektest.WriteFile(t, countingKey())
+	k, err := kek.File(path)
+	if err := errors.Join(err, os.Chmod(path, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if s := openStore(t, keyringtest.NewDisk(), []kek.KEK{k}, nil); s.keks.Status()[0].Warning == "" {
+		t.Error("nothing is said")
 	}
 }

@@ -103,6 +103,7 @@ func open(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger,
 	if err := s.identify(); err != nil {
 		return nil, err
 	}
+	keks.LookAtFiles()
 	if keks.HasOld() {
 		s.showSome()
 	}
