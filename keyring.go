@@ -110,10 +110,11 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() t
 		conf.Call = cfg.Transport.Call
 	}
 	here, calls := local.NewServer(conf), &hostCalls{}
+	clocks := local.NewClocks(here)
 	s := &server{here, calls.watched(cfg)}
 	k := &Keyring{
-		server: s, hostCalls: calls, host: hostProblems{ask: cfg.Problems, calls: calls, gate: &here.Gate}, caughtUp: local.NewCaughtUp(here), clocks: local.NewClocks(here),
-		watch: local.NewWatch(here), confirming: local.NewConfirming(here), public: local.NewPublicKeys(here),
+		server: s, hostCalls: calls, host: hostProblems{ask: cfg.Problems, calls: calls, gate: &here.Gate}, caughtUp: local.NewCaughtUp(here), clocks: clocks,
+		watch: local.NewWatch(here, clocks), confirming: local.NewConfirming(here), public: local.NewPublicKeys(here),
 	}
 	k.verifier = &verifier{server: s, caughtUp: k.caughtUp, public: k.public}
 	k.rekeyer = newRekeyer(s, k.clocks, k)

@@ -85,12 +85,8 @@ func (o overview) clockProblems() (all []Problem) {
 // policyProblems name each server whose policies differ from this one's, with the values of both: for the leader any
 // server, for another one the leader. What a server of an older build does not tell is not compared.
 func (o overview) policyProblems() (all []Problem) {
-	told := maps.Clone(o.clocks.Policies)
-	if o.leader == o.id {
-		maps.Copy(told, o.watch.Policies) // they are asked more often
-	}
 	for _, server := range o.servers {
-		theirs := told[string(server.ID)]
+		theirs := o.clocks.Policies[string(server.ID)]
 		if server.ID == o.id || o.leader != o.id && o.leader != server.ID {
 			continue
 		}

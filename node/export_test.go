@@ -93,3 +93,8 @@ func (n *Node) LookAtCertificates() { n.lookAtCertificates() }
 func WhenLed(ctx context.Context, n *Node, do func() (int, error)) (int, error) {
 	return whenLed(ctx, n, do)
 }
+
+// UntilMoved is TransferLeadership on a node, by a function that asks the leader.
+func UntilMoved(ctx context.Context, n *Node, ask func() error) error {
+	return n.untilMoved(ctx, "", func() (struct{}, error) { return only(ask()) })
+}

@@ -36,7 +36,24 @@ func (n *Node) TransferLeadershipTo(ctx context.Context, id raft.ServerID) error
 func (n *Node) transferLeadership(ctx context.Context, id raft.ServerID) error {
 	here := func() (struct{}, error) { return only(n.transfer(ctx, id)) }
 	there := request(pathTransfer, memberTimeout, transferRequest{keyring.Actor(ctx), id})
-	_, err := onLeader(ctx, n, here, there, nothing)
+	return n.untilMoved(ctx, id, func() (struct{}, error) { return hereOrForwarded(ctx, n, here, there, nothing) })
+}
+
+// untilMoved asks leaders to hand over, until one has. If a leader was asked to hand over to any server, its answer was lost, and
+// another one leads, that is what was asked for: the next one must not hand over too, perhaps back.
+func (n *Node) untilMoved(ctx context.Context, id raft.ServerID, ask func() (struct{}, error)) error {
+	var asked raft.ServerID
+	_, err := whenLed(ctx, n, func() (struct{}, error) {
+		leader := n.Leader()
+		if id == "" && asked != "" && leader != "" && leader != asked {
+			return struct{}{}, nil
+		}
+		_, err := ask()
+		if asked == "" && errors.Is(err, errUnreachable) {
+			asked = leader
+		}
+		return struct{}{}, err
+	})
 	return err
 }
 

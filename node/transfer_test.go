@@ -141,3 +141,23 @@ func TestLeaderThatClosesHasNotAnswered(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestTransferWhoseAnswerIsLost is done when another server leads: that one is not asked to hand over too.
+func TestTransferWhoseAnswerIsLost(t *testing.T) {
+	t.Parallel()
+	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
+	was := leaderOf(ctx, t, c)
+	moved := false
+	err := node.UntilMoved(context.Background(), c.Nodes[keyringtest.Besides(was)], func() error {
+		if !moved {
+			moved = true
+			if err := c.Nodes[was].TransferLeadership(ctx); err != nil {
+				t.Error(err)
+			}
+		}
+		return node.ErrUnreachable
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

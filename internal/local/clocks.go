@@ -4,6 +4,7 @@ package local
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -195,13 +196,8 @@ func (c *Clocks) compare(ctx context.Context, enough func(plan.Clocks) bool) {
 		led = term
 	}
 	answers := peer.All(ctx, asked, func(ctx context.Context, server string) (clockReading, error) {
-		began := mono.Now()
-		a, err := c.Peers.StatePolicies(ctx, server)
-		if err != nil {
-			return clockReading{}, err
-		}
-		half := mono.Now().Sub(began) / 2
-		return clockReading{a.Time, began.Add(half), half, a.Policies}, nil
+		_, r, err := c.ask(ctx, server)
+		return r, err
 	}, func(answers map[string]clockReading) bool {
 		return enough != nil && enough(c.by(answers))
 	})
@@ -217,6 +213,34 @@ func (c *Clocks) compare(ctx context.Context, enough func(plan.Clocks) bool) {
 	c.term, c.ledTerm = term, led
 	c.mu.Unlock()
 	c.FSM.Notify()
+}
+
+// ask asks a server how far it is, what its clock shows and by which policies it runs.
+func (c *Clocks) ask(ctx context.Context, server string) (*peer.StateAnswer, clockReading, error) {
+	began := mono.Now()
+	a, err := c.Peers.StatePolicies(ctx, server)
+	if err != nil {
+		return nil, clockReading{}, err
+	}
+	half := mono.Now().Sub(began) / 2
+	return a, clockReading{a.Time, began.Add(half), half, a.Policies}, nil
+}
+
+// read takes in what the Watch of the leader of a term has asked, which is more often than the clocks are compared.
+func (c *Clocks) read(term uint64, answers map[string]clockReading) {
+	before := c.Known().Differ()
+	c.mu.Lock()
+	if c.ledTerm != term {
+		c.mu.Unlock()
+		return // compare comes first
+	}
+	others := maps.Clone(c.others)
+	maps.Copy(others, answers)
+	c.others = others
+	c.mu.Unlock()
+	if !slices.Equal(before, c.Known().Differ()) {
+		c.FSM.Notify()
+	}
 }
 
 // CompareWithMost asks every server for its time. If most of them agree with this one, the others are not waited for.

@@ -20,13 +20,14 @@ import (
 // further in its log, and who lacks the active key. It is of the leader's term, and forgotten after it.
 type Watch struct {
 	*Server
+	clocks *Clocks // which are told what the others' clocks show
 
 	mu sync.Mutex // guards below
 	WatchStatus
 }
 
 // NewWatch knows nothing yet: see Observed and Run.
-func NewWatch(s *Server) *Watch { return &Watch{Server: s} }
+func NewWatch(s *Server, c *Clocks) *Watch { return &Watch{Server: s, clocks: c} }
 
 // Silence is since when a server has not answered raft's heartbeats.
 type Silence struct {
@@ -49,9 +50,8 @@ func (w *Watch) Observed(data any) {
 		delete(w.Silent, string(o.Peer.ID))
 		delete(w.Progress, string(o.Peer.ID))
 		delete(w.Lacks, string(o.Peer.ID))
-		delete(w.Policies, string(o.Peer.ID))
 	case raft.RaftState: // a new term, or none
-		w.Silent, w.Progress, w.Lacks, w.Policies = nil, nil, nil, nil
+		w.Silent, w.Progress, w.Lacks = nil, nil, nil
 	}
 }
 
@@ -89,7 +89,6 @@ func (w *Watch) heard(server string, a *peer.StateAnswer, committed uint64, at t
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.Progress = set(w.Progress, server, w.Progress[server].Heard(a.Applied, committed, at))
-	w.Policies = set(w.Policies, server, a.Policies)
 }
 
 // every is the time between two questions to the other servers how far they are: a minute, or more where
@@ -117,30 +116,37 @@ func (w *Watch) Run(ctx context.Context) {
 func (w *Watch) askOthers(ctx context.Context) {
 	term := w.Term.Load()
 	others := slices.DeleteFunc(ServerIDs(w.Raft), func(s string) bool { return s == string(w.ID) })
-	answers := peer.All(ctx, others, func(ctx context.Context, server string) (*peer.StateAnswer, error) {
-		return w.Peers.StatePolicies(ctx, server)
+	type answer struct {
+		*peer.StateAnswer
+		clock clockReading
+	}
+	answers := peer.All(ctx, others, func(ctx context.Context, server string) (answer, error) {
+		a, clock, err := w.clocks.ask(ctx, server)
+		return answer{a, clock}, err
 	}, nil)
 	committed := w.Raft.CommitIndex()
 	if !w.Leads(term) {
 		return
 	}
+	clocks := make(map[string]clockReading, len(answers))
 	for server, a := range answers {
-		w.heard(server, a, committed, w.Now())
+		w.heard(server, a.StateAnswer, committed, w.Now())
+		clocks[server] = a.clock
 	}
+	w.clocks.read(term, clocks)
 }
 
 // WatchStatus is what a leader knows of the other servers at one moment, by server.
 type WatchStatus struct {
 	Silent   map[string]Silence
 	Progress map[string]plan.Progress
-	Active   meta.KeyID                   // the active key
-	Lacks    map[string]mono.Time         // since when a server has not been among its holders
-	Policies map[string]map[string]string // of those that have told them
+	Active   meta.KeyID           // the active key
+	Lacks    map[string]mono.Time // since when a server has not been among its holders
 }
 
 // Status is what is known now.
 func (w *Watch) Status() WatchStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return WatchStatus{maps.Clone(w.Silent), maps.Clone(w.Progress), w.Active, maps.Clone(w.Lacks), maps.Clone(w.Policies)}
+	return WatchStatus{maps.Clone(w.Silent), maps.Clone(w.Progress), w.Active, maps.Clone(w.Lacks)}
 }

@@ -54,6 +54,27 @@ func refuseCalls(c *keyringtest.Cluster, call func(keyringtest.Event) bool) {
 	})
 }
 
+// TestLeaderSaysSoonThatAClockWasSet: it asks the other servers each minute how far they are, and hears their time with it.
+func TestLeaderSaysSoonThatAClockWasSet(t *testing.T) {
+	forEach(t, []time.Duration{-hour, hour}, func(t *testing.T, by time.Duration) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: keyringtest.NoRotation})
+		leader, f := keyringtest.Ready(t, c), keyringtest.Follower(c)
+		time.Sleep(time.Hour)
+		said := func() bool {
+			all := keyringtest.Problems(t, leader, keyring.ProblemClock)
+			return len(all) == 1 && all[0].Server == f.ID
+		}
+		f.Clock.Set(by)
+		if d := took(t, said); d > 2*time.Minute {
+			t.Errorf("the leader said so after %v", d)
+		}
+		f.Clock.Set(0)
+		if d := took(t, func() bool { return !said() }); d > 2*time.Minute {
+			t.Errorf("it is right again, and the leader said so after %v", d)
+		}
+	})
+}
+
 // A clock that was ahead when the cluster started is set right, while the leader waits for the last server.
 func TestFirstKeyDoesNotWaitForTheClock(t *testing.T) {
 	forEach(t, back, func(t *testing.T, by time.Duration) {
