@@ -1,10 +1,9 @@
 package keyring
 
-// Keyring: Open, Close, WaitReady, Keys, Changed, Notify, Status and ServePeer.
+// Keyring: Open, Close, Keys, Changed, Notify, Status and ServePeer.
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -20,9 +19,7 @@ import (
 	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
-	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
-	"example.com/keyring/internal/plan"
 	"example.com/keyring/internal/replication"
 	"example.com/keyring/internal/simulated"
 	"github.com/hashicorp/go-hclog"
@@ -143,7 +140,7 @@ func (k *Keyring) run() {
 		loops = append(loops, k.rekeyer.run)
 	}
 	if k.server.cfg.MetricsEvery > 0 {
-		loops = append(loops, (&gauges{k.server.Server, k.server.cfg.Metrics, k.server.cfg.MetricsEvery, k.caughtUp, k.clocks, k.look}).run)
+		loops = append(loops, (&gauges{k.server.Server, k.server.cfg.Metrics, k.server.cfg.MetricsEvery, k.look}).run)
 	}
 	for _, loop := range loops {
 		k.loops.Go(func() { loop(ctx) })
@@ -241,7 +238,7 @@ func (k *Keyring) do(ctx context.Context, call func(context.Context) error) erro
 }
 
 // led runs an exported call that needs a leader. It ends with the caller's context and with Close, and, if that context has
-// no deadline, when this server has been without a leader for local.LeaderPatience.
+// no deadline, when this server has been without a leader for half a minute: see local.WhileLed.
 func led[T any](ctx context.Context, k *Keyring, call func(context.Context) (T, error)) (T, error) {
 	return local.WhileLed(ctx, k.server.Server, func(ctx context.Context) (T, error) {
 		return gate.Through(ctx, &k.server.Gate, call)
@@ -252,107 +249,6 @@ func led[T any](ctx context.Context, k *Keyring, call func(context.Context) (T, 
 func (k *Keyring) doLed(ctx context.Context, call func(context.Context) error) error {
 	_, err := led(ctx, k, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) })
 	return err
-}
-
-// WaitReady returns once this server has caught up with a leader since Open, the active key is held
-// here, each of Config.KEKs has answered and, if this server is the leader or alone, it may seal; or
-// with ctx's error and what was missing. Older
-// keys that are still on their way don't block it, and neither do OldKEKs that don't answer, which
-// may be gone for good; Status has both. Once it has caught up it does not wait for others to elect a
-// leader: calls for the leader only may be ErrNotLeader right after it, but for those of a Node.
-// It waits for as long as ctx lets it, however long there has been no leader.
-func (k *Keyring) WaitReady(ctx context.Context) error {
-	ctx, done, err := k.server.Gate.Enter(ctx)
-	if err != nil {
-		return err
-	}
-	defer done()
-	for {
-		changed := k.server.FSM.Changed()
-		missing := k.notReady()
-		if missing == nil {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			if silence := k.server.Silence(); k.server.IsLost(silence) {
-				missing = fmt.Errorf("%w: %w", local.NoLeader(silence), missing)
-			}
-			return fmt.Errorf("%w: %w: %w", ErrNotReady, missing, context.Cause(ctx))
-		}
-	}
-}
-
-// watchReady notes since when this server is not ready, until ctx ends.
-func (k *Keyring) watchReady(ctx context.Context) {
-	for {
-		changed := k.server.FSM.Changed()
-		k.lookReady()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// lookReady is notReady, and since when that is so.
-func (k *Keyring) lookReady() (since mono.Time, why error) {
-	if why = k.notReady(); why == nil {
-		k.unready.Store(0)
-		return 0, nil
-	}
-	since = mono.Now()
-	if !k.unready.CompareAndSwap(0, int64(since)) {
-		since = mono.Time(k.unready.Load())
-	}
-	return since, why
-}
-
-func (k *Keyring) notReady() error {
-	// What changes meanwhile is read once: read again, it could be nil by then.
-	complete, fed := k.server.FSM.Complete(), k.server.FSM.Fed(k.server.Raft)
-	leads := k.server.Raft.State() == raft.Leader
-	term := k.server.Term.Load() // before the ring, as in lookUpSealing
-	v := k.caughtUp.View()
-	active := v.Ring.Active()
-	switch {
-	case complete != nil:
-		return complete
-	case fed != nil:
-		return fed
-	case !v.CaughtUp:
-		return k.caughtUp.Err()
-	case active == nil:
-		return k.noKeyYet(v.Ring, leads)
-	case active.Newer() != "":
-		return fmt.Errorf("active key %s: %s", active.ID, active.Newer())
-	case !k.server.Store.Holds(active):
-		return fmt.Errorf("active key %s: %w", active.ID, errors.Join(ErrKeyMissing, k.server.Store.FaultOf(active.ID)))
-	case leads && !k.server.Leads(term):
-		return errors.New("the leader has not applied the barrier of its term")
-	case leads && k.leader.Unconfirmed(v.Ring):
-		return k.leader.WhyUnconfirmed()
-	case !leads && slices.Equal(local.ServerIDs(k.server.Raft), []string{string(k.server.cfg.ID)}):
-		return errors.New("this server is alone and does not lead yet")
-	}
-	return k.server.KEKs.WrappingDown()
-}
-
-// noKeyYet is why there is no active key: a KEK here does not do its work, or what the leader says.
-func (k *Keyring) noKeyYet(ring *meta.Ring, leads bool) error {
-	why := k.leader.NoKeyYet(ring)
-	if e := (*kek.Error)(nil); errors.As(why, &e) {
-		return why // it names the KEK
-	}
-	if down := k.server.KEKs.WrappingDown(); down != nil {
-		return fmt.Errorf("%w: %w", why, down)
-	}
-	if _, leader := k.server.Raft.LeaderWithID(); !leads && leader != "" {
-		return fmt.Errorf("%w: %s leads, and says in its Status why", why, leader)
-	}
-	return why
 }
 
 // Keys returns the metadata of all keys as this server knows it, the newest first.
@@ -374,57 +270,9 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	defer done()
-	v := k.caughtUp.View()
-	s := k.statusOf(v)
-	s.Keys = keysOf(v.Ring)
+	o, s := k.look()
+	s.Keys = keysOf(o.Ring)
 	return s, nil
-}
-
-// statusOf is Status without Keys, which have to be parsed.
-func (k *Keyring) statusOf(v local.View) Status {
-	_, s := k.look(v)
-	return s
-}
-
-// look is statusOf, with what the Status is made of.
-func (k *Keyring) look(v local.View) (overview, Status) {
-	o := k.overview(v)
-	s := o.status()
-	since := sinceOf(s.Problems)
-	k.since.Store(&since)
-	return o, s
-}
-
-// overview asks the parts.
-func (k *Keyring) overview(v local.View) overview {
-	_, leader := k.server.Raft.LeaderWithID()
-	report := k.server.Store.Report(v.Ring)
-	o := overview{
-		View: v, now: k.server.Now(), at: mono.Now(), id: k.server.cfg.ID, leader: leader,
-		servers: k.server.Raft.GetConfiguration().Configuration().Servers,
-		policy:  k.server.cfg.policy(), tokens: k.server.cfg.tokens(), policies: k.server.Policies, noData: k.server.cfg.Data == nil, dir: k.server.cfg.Dir,
-		raft: k.raftStatus(), keystore: report, signer: k.backupSigner(v.Ring.Active()),
-		keks: keksStatus(k.server.KEKs.Status(), report.Faults), inline: k.server.KEKs.HasInline(), clocks: k.clocks.Status(v.Ring),
-		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
-		fetching: k.replicator.Status(), wrongPublic: k.public.Status(),
-	}
-	o.unready, o.notReady = k.lookReady()
-	if since := k.since.Load(); since != nil {
-		o.since = *since
-	}
-	o.host, o.hostCalls = k.host.problems(), k.hostCalls.slow(o.at)
-	return o
-}
-
-func (k *Keyring) raftStatus() raftStatus {
-	s := raftStatus{
-		incomplete: k.server.FSM.Complete(), unfed: k.server.FSM.Fed(k.server.Raft), behind: k.caughtUp.Err(),
-		lastIndex: k.server.Raft.LastIndex(), lastContact: k.server.Raft.LastContact(), silence: k.server.Silence(), patience: k.server.LostAfter(),
-	}
-	if k.server.Raft.State() == raft.Leader {
-		s.lastContact = k.server.Now()
-	}
-	return s
 }
 
 // EncodeStatus returns the leader's Status in bytes, for DecodeStatus on the server that has asked for it. Keys and
@@ -433,7 +281,7 @@ func (k *Keyring) EncodeStatus() ([]byte, error) {
 	if err := k.server.Leading(); err != nil {
 		return nil, err
 	}
-	s := k.statusOf(k.caughtUp.View())
+	_, s := k.look()
 	s.NoBackup = nil
 	return packStatus(s)
 }
@@ -449,7 +297,7 @@ func (k *Keyring) DecodeStatus(b []byte) (Status, error) {
 		return Status{}, fmt.Errorf("status: the leader's answer: %w", err)
 	}
 	v := k.caughtUp.View()
-	s.Keys, s.NoBackup = keysOf(v.Ring), k.statusOf(v).NoBackup
+	s.Keys, s.NoBackup = keysOf(v.Ring), noBackup(v, k.server.Raft.GetConfiguration().Configuration().Servers)
 	return s, nil
 }
 

@@ -71,11 +71,9 @@ func keyLabel(id KeyID) map[string]string { return map[string]string{"key": id.S
 // gauges gives the figures of this server to Config.Metrics.
 type gauges struct {
 	*local.Server
-	to       Metrics
-	every    time.Duration
-	caughtUp *local.CaughtUp
-	clocks   *local.Clocks
-	look     func(local.View) (overview, Status)
+	to    Metrics
+	every time.Duration
+	look  func() (overview, Status)
 }
 
 // run gives the figures until ctx ends.
@@ -95,11 +93,10 @@ func (g *gauges) run(ctx context.Context) {
 }
 
 func (g *gauges) setGauges() {
-	v, age := g.caughtUp.View(), 0.0
-	ring := v.Ring
-	o, st := g.look(v)
-	if active := g.clocks.RingClock(ring).Correct(ring).Active(); active != nil {
-		age = g.Now().Sub(active.Activated).Seconds()
+	o, st := g.look()
+	ring, age := o.Ring, 0.0
+	if active := o.clocks.RingClock.Correct(ring).Active(); active != nil {
+		age = o.now.Sub(active.Activated).Seconds()
 	}
 	missing, underheld := 0, 0
 	for _, key := range plan.Needed(ring, local.VotersOf(st.Servers)) {
@@ -117,15 +114,19 @@ func (g *gauges) setGauges() {
 	g.to.SetGauge("keyring.keys.missing", float64(missing), nil)
 	g.to.SetGauge("keyring.keys.underheld", float64(underheld), nil)
 	g.to.SetGauge("keyring.keys.unbacked", float64(len(st.NoBackup)), nil)
-	failing := 0
-	for _, k := range st.KEKs {
-		if k.Away != "" {
-			failing++
+	g.to.SetGauge("keyring.jwks.keys", float64(o.jwksKeys()), nil)
+	g.to.SetGauge("keyring.keks.failing", float64(o.failingKEKs()), nil)
+	g.setProblems(st)
+}
+
+// failingKEKs is how many KEKs of the configuration do not do their work.
+func (o overview) failingKEKs() (n int) {
+	for _, k := range o.keks {
+		if k.Away != "" && k.State != KEKUnconfigured {
+			n++
 		}
 	}
-	g.to.SetGauge("keyring.jwks.keys", float64(o.jwksKeys()), nil)
-	g.to.SetGauge("keyring.keks.failing", float64(failing), nil)
-	g.setProblems(st)
+	return n
 }
 
 func (g *gauges) setProblems(st Status) {

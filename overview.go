@@ -1,6 +1,6 @@
 package keyring
 
-// An overview of a server, and how Status follows from it.
+// An overview of a server: how it is made, and how Status follows from it.
 
 import (
 	"cmp"
@@ -36,7 +36,6 @@ type overview struct {
 	keystore keystore.Report
 	signer   BackupSigner
 	keks     []KEKStatus
-	inline   bool // one of them is InlineKEK
 	clocks   local.ClocksStatus
 	waits    lead.Status
 	watch    local.WatchStatus
@@ -62,6 +61,47 @@ type raftStatus struct {
 	patience    time.Duration // longer than which no election takes
 }
 
+// look is Status without Keys, which have to be parsed, and what it is made of.
+func (k *Keyring) look() (overview, Status) {
+	o := k.overview(k.caughtUp.View())
+	s := o.status()
+	since := sinceOf(s.Problems)
+	k.since.Store(&since)
+	return o, s
+}
+
+// overview asks the parts.
+func (k *Keyring) overview(v local.View) overview {
+	_, leader := k.server.Raft.LeaderWithID()
+	report := k.server.Store.Report(v.Ring)
+	o := overview{
+		View: v, now: k.server.Now(), at: mono.Now(), id: k.server.cfg.ID, leader: leader,
+		servers: k.server.Raft.GetConfiguration().Configuration().Servers,
+		policy:  k.server.cfg.policy(), tokens: k.server.cfg.tokens(), policies: k.server.Policies, noData: k.server.cfg.Data == nil, dir: k.server.cfg.Dir,
+		raft: k.raftStatus(), keystore: report, signer: k.backupSigner(v.Ring.Active()),
+		keks: keksStatus(k.server.KEKs.Status(), report.Faults), clocks: k.clocks.Status(v.Ring),
+		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
+		fetching: k.replicator.Status(), wrongPublic: k.public.Status(),
+	}
+	o.unready, o.notReady = k.lookReady()
+	if since := k.since.Load(); since != nil {
+		o.since = *since
+	}
+	o.host, o.hostCalls = k.host.problems(), k.hostCalls.slow(o.at)
+	return o
+}
+
+func (k *Keyring) raftStatus() raftStatus {
+	s := raftStatus{
+		incomplete: k.server.FSM.Complete(), unfed: k.server.FSM.Fed(k.server.Raft), behind: k.caughtUp.Err(),
+		lastIndex: k.server.Raft.LastIndex(), lastContact: k.server.Raft.LastContact(), silence: k.server.Silence(), patience: k.server.LostAfter(),
+	}
+	if k.server.Raft.State() == raft.Leader {
+		s.lastContact = k.server.Now()
+	}
+	return s
+}
+
 // lasts reports whether something lasts for longer than an election or a fetch takes. Zero is the time of nothing.
 func (o overview) lasts(since mono.Time) bool {
 	return since != 0 && o.at.Sub(since) > o.raft.patience/2
@@ -74,7 +114,7 @@ func (o overview) status() Status {
 		LastBackup:   LastBackup{o.Ring.Backup.Index, o.Ring.Backup.Time, o.Ring.Backup.Digest},
 		NextRotation: plan.NextRotation(o.clocks.RingClock.Correct(o.Ring), o.policy),
 		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
-		Orphans: o.orphans(), OnOldKEKs: o.keystore.OnOldKEKs,
+		Orphans: o.orphans(), OnOldKEKs: o.keystore.OnOldKEKs, NoBackup: noBackup(o.View, o.servers),
 		KEKs: o.keks, BackupSigner: o.signer,
 	}
 	if active := o.Ring.Active(); active != nil {
@@ -83,16 +123,21 @@ func (o overview) status() Status {
 	if !o.raft.lastContact.IsZero() {
 		s.LastContact = o.raft.lastContact.UTC().Round(0)
 	}
-	for _, m := range plan.Needed(o.Ring, local.VotersOf(o.servers)) {
-		if o.CaughtUp && m.CreateIndex > o.Ring.Backup.Index {
-			s.NoBackup = append(s.NoBackup, m.ID)
-		}
-	}
 	if o.leader == o.id {
 		s.Rekeying = o.rekeying
 	}
 	s.Problems = problemsOf(o, s)
 	return s
+}
+
+// noBackup are the keys of Status.NoBackup.
+func noBackup(v local.View, servers []raft.Server) (ids []KeyID) {
+	for _, m := range plan.Needed(v.Ring, local.VotersOf(servers)) {
+		if v.CaughtUp && m.CreateIndex > v.Ring.Backup.Index {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
 }
 
 // orphans are the keys of files that the ring does not know, but for those that this process has just made: the leader
@@ -107,9 +152,10 @@ func (o overview) orphans() []KeyID {
 // problemsOf returns what is wrong by an overview, the worst first, with what to do about it.
 func problemsOf(o overview, st Status) []Problem {
 	all := slices.Concat(
-		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.policyProblems(), o.jwksProblems(), o.keystoreProblems(st), o.kekProblems(st),
+		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.policyProblems(), o.jwksProblems(), o.newerKeyProblems(), o.keystoreProblems(st), o.kekProblems(st),
 		o.ownProblems(), o.copiedProblems(), o.leaderProblems(st), o.hostCallProblems(), o.host,
 	)
+	all = o.withWhyNotReady(all, st)
 	for i := range all {
 		p := &all[i]
 		if p.Advice == "" {
@@ -119,7 +165,7 @@ func problemsOf(o overview, st Status) []Problem {
 			p.Severity = p.Kind.severity()
 		}
 	}
-	all = oneACause(slices.Values(o.withWhyNotReady(all, st)))
+	all = oneACause(slices.Values(all))
 	for i := range all {
 		p := &all[i]
 		if p.Since.IsZero() {

@@ -17,18 +17,22 @@ import (
 )
 
 // keystoreProblems are those of the key files of this server.
-func (o overview) keystoreProblems(st Status) (all []Problem) {
+func (o overview) keystoreProblems(st Status) []Problem {
 	if err := o.keystore.Moved; err != nil { // what is known of the files is of no use then
 		return []Problem{{Kind: ProblemMoved, Detail: fmt.Sprintf("%v: keys in memory go on working, and none is held or written here", err)}}
 	}
-	add := func(p Problem) { all = append(all, p) }
+	return slices.Concat(o.missingProblems(st), o.fileProblems(), o.unknownFileProblems(st))
+}
+
+// missingProblems are about keys of the ring that are not held here, as far as no fault of a file says why.
+func (o overview) missingProblems(st Status) (all []Problem) {
 	if n := o.fetching.Replaced; n > 0 {
 		p := Problem{Kind: ProblemKeystore, Detail: fmt.Sprintf(
 			"by raft this server held %d keys in another keystore than the one that it has found in %s at its start", n, o.dir)}
 		if len(st.Missing) == 0 {
 			p.Severity = SeverityNotice
 		}
-		add(p)
+		all = append(all, p)
 	}
 	voters := local.VotersOf(o.servers)
 	faulty := make(map[KeyID]bool, len(o.keystore.Faults))
@@ -38,45 +42,50 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 	for _, id := range st.Missing {
 		// A fault says why; or the key may be removed, or the leader says that it is pending.
 		if !faulty[id] && o.CaughtUp && o.lasts(o.fetching.Lacking[id]) && plan.IsNeeded(o.Ring.Key(id), voters) {
-			add(Problem{Kind: ProblemKeyMissing, Keys: []KeyID{id}, Detail: "being fetched from the other servers"})
+			all = append(all, Problem{Kind: ProblemKeyMissing, Keys: []KeyID{id}, Detail: "being fetched from the other servers"})
 		}
 	}
-	for _, m := range o.Ring.Keys {
-		if m.Newer() != "" {
-			add(newerKey(m))
-		}
-	}
+	return all
+}
+
+// fileProblems are about key files that do not open, were altered or set aside, whatever the ring says of their keys.
+func (o overview) fileProblems() (all []Problem) {
 	unopened := Problem{Kind: ProblemOpening}
 	for _, f := range o.keystore.Faults {
 		if f.Cause == keystore.Unopened {
 			unopened.Keys = append(unopened.Keys, f.Key)
 			continue
 		}
-		add(o.problemOfFault(f))
+		all = append(all, o.problemOfFault(f))
+	}
+	if n := len(unopened.Keys); n > 0 {
+		unopened.Detail = fmt.Sprintf("%d key files are still to be opened, the newest first", n)
+		all = append(all, unopened)
 	}
 	for _, a := range o.keystore.Altered {
 		detail := "its file was altered, and is about to be written again"
 		if a.Copy != "" {
 			detail = fmt.Sprintf("a file was altered and written again; a copy of the altered one, for the KEKs %q, is %s", a.KEKs, a.Copy)
 		}
-		add(Problem{Kind: ProblemAltered, Keys: []KeyID{a.Key}, Detail: detail})
-	}
-	if n := len(unopened.Keys); n > 0 {
-		unopened.Detail = fmt.Sprintf("%d key files are still to be opened, the newest first", n)
-		add(unopened)
+		all = append(all, Problem{Kind: ProblemAltered, Keys: []KeyID{a.Key}, Detail: detail})
 	}
 	for _, name := range o.keystore.SetAside {
-		add(Problem{Kind: ProblemSetAside, Detail: name})
+		all = append(all, Problem{Kind: ProblemSetAside, Detail: name})
 	}
+	return all
+}
+
+// unknownFileProblems are about files of keys that the ring does not know, or no longer.
+func (o overview) unknownFileProblems(st Status) (all []Problem) {
 	for _, f := range o.keystore.Nomad {
 		if o.CaughtUp && o.Ring.WasRemoved(f.Key) {
-			add(Problem{Kind: ProblemNomad, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
+			all = append(all, Problem{Kind: ProblemNomad, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
 				"the key was removed, and Nomad's files %q still have it: delete them", f.Names)})
 		}
 	}
 	for _, f := range o.keystore.Aside {
 		if len(plan.Orphans(o.Ring, o.CaughtUp, []KeyID{f.Key})) > 0 {
-			add(Problem{Kind: ProblemOrphan, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
+			all = append(all, Problem{Kind: ProblemOrphan, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
 				"files %q that were set aside, of a key that the keyring does not know; they are kept", f.Names)})
 		}
 	}
@@ -86,19 +95,25 @@ func (o overview) keystoreProblems(st Status) (all []Problem) {
 			p.Severity = SeverityWarning
 			p.Detail = fmt.Sprintf("anybody who knows the recipients of its KEK may have made the file of key %s: it is adopted only by Adopt, and not rewrapped before", id)
 		}
-		add(p)
+		all = append(all, p)
 	}
 	return all
 }
 
-// newerKey is the problem of a key of the ring that only a newer build can use. While nothing is sealed under it, no call
+// newerKeyProblems are about keys of the ring that only a newer build can use. While nothing is sealed under one, no call
 // fails.
-func newerKey(m *meta.Key) Problem {
-	p := Problem{Kind: ProblemNewer, Keys: []KeyID{m.ID}, Detail: m.Newer() + ": this server neither holds the key nor uses it"}
-	if !m.Sealed() {
-		p.Severity = SeverityWarning
+func (o overview) newerKeyProblems() (all []Problem) {
+	for _, m := range o.Ring.Keys {
+		if m.Newer() == "" {
+			continue
+		}
+		p := Problem{Kind: ProblemNewer, Keys: []KeyID{m.ID}, Detail: m.Newer() + ": this server neither holds the key nor uses it"}
+		if !m.Sealed() {
+			p.Severity = SeverityWarning
+		}
+		all = append(all, p)
 	}
-	return p
+	return all
 }
 
 // problemOfFault says why this server does not hold a key whose file is here, or should be.
@@ -202,17 +217,18 @@ func (o overview) kekProblems(st Status) (all []Problem) {
 			"%d key files are not wrapped under exactly the KEKs of the configuration", n)})
 	}
 	for _, k := range st.KEKs {
-		if k.Away != "" && k.State != KEKUnconfigured { // the files say that
+		if k.State == KEKUnconfigured {
+			continue // the files say that
+		}
+		if k.Away != "" {
 			all = append(all, Problem{Kind: kekProblem(k.State), KEK: k.ID, Detail: k.Away})
 		}
-	}
-	for _, k := range st.KEKs {
 		if k.Warning != "" {
 			all = append(all, Problem{Kind: ProblemKEKFile, KEK: k.ID, Detail: k.Warning})
 		}
-	}
-	if o.inline {
-		all = append(all, Problem{Kind: ProblemInlineKEK, KEK: kek.InlineID, Detail: "anyone who reads the key files has the keys"})
+		if k.ID == kek.InlineID { // its kind names it
+			all = append(all, Problem{Kind: ProblemInlineKEK, Detail: "anyone who reads the key files has the keys"})
+		}
 	}
 	return all
 }

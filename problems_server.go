@@ -3,7 +3,6 @@ package keyring
 // Problems of servers: their raft, their clocks, what they wait for, what the leader knows of the others.
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,15 +15,16 @@ import (
 	"github.com/hashicorp/raft"
 )
 
+// backupProblems say that a backup is to be made, or that none can be.
 func (o overview) backupProblems(st Status) (all []Problem) {
+	if o.CaughtUp && o.raft.lastIndex < o.Ring.LastIndex() {
+		return []Problem{{Kind: ProblemBackup, Detail: fmt.Sprintf(
+			"raft's log is at index %d, and the keyring has what was made at %d: raft was given its snapshot under a lower index, and until the log is there no backup can be made",
+			o.raft.lastIndex, o.Ring.LastIndex()), Advice: "Call Backup when raft's log has got there. Give raft.Restore the SnapshotMeta that the snapshot was made with."}}
+	}
 	if n := len(st.NoBackup); n > 0 && st.LastBackup.Index > 0 {
 		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
 			"%d keys are newer than the last backup, of %v", n, inUTC(st.LastBackup.Time))})
-	}
-	if o.CaughtUp && o.raft.lastIndex < o.Ring.LastIndex() {
-		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
-			"raft's log is at index %d, and the keyring has what was made at %d: raft was given its snapshot under a lower index, and until the log is there no backup can be made",
-			o.raft.lastIndex, o.Ring.LastIndex()), Advice: "Call Backup when raft's log has got there. Give raft.Restore the SnapshotMeta that the snapshot was made with."})
 	}
 	return all
 }
@@ -115,7 +115,7 @@ func (o overview) waitProblems(st Status) (all []Problem) {
 	if o.waits.Unconfirmed != nil {
 		all = append(all, Problem{Kind: ProblemUnconfirmed, Keys: []KeyID{st.Active}, Detail: o.waits.Unconfirmed.Error()})
 	}
-	if f := o.waits.Create; f != nil && o.leader == o.id && o.at.Sub(f.Since) >= createPatience {
+	if f := o.waits.Create; f != nil && o.at.Sub(f.Since) >= createPatience {
 		p := Problem{Kind: ProblemNoNewKey, Detail: f.Err.Error()}
 		if e := (*kek.Error)(nil); errors.As(f.Err, &e) {
 			p.KEK = e.KEK
@@ -198,6 +198,9 @@ func (o overview) leaderProblems(st Status) (all []Problem) {
 // takes.
 func (o overview) serverProblems(st Status) (all []Problem) {
 	for _, server := range o.servers {
+		if server.ID == o.id { // what is wrong with this one is said elsewhere
+			continue
+		}
 		id := string(server.ID)
 		if s := o.watch.Silent[id]; o.lasts(s.Since) {
 			all = append(all, Problem{Kind: ProblemUnreachable, Server: server.ID, Since: s.Heard, Detail: fmt.Sprintf(
@@ -207,8 +210,7 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Since: p.Since, Detail: fmt.Sprintf(
 				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, inUTC(p.Since))})
 		}
-		moved := server.ID == o.id && o.keystore.Moved != nil // which is a problem of its own
-		if o.lasts(o.watch.Lacks[id]) && o.watch.Active == st.Active && !moved {
+		if o.lasts(o.watch.Lacks[id]) && o.watch.Active == st.Active {
 			all = append(all, Problem{Kind: ProblemUnderheld, Server: server.ID, Keys: []KeyID{st.Active}, Detail: "it does not hold the active key"})
 		}
 	}
@@ -221,14 +223,13 @@ func (o overview) withWhyNotReady(all []Problem, st Status) []Problem {
 	if o.notReady == nil || !o.lasts(o.unready) {
 		return all
 	}
-	critical := false
+	said := false
 	for i := range all {
 		if o.keepsFromReady(all[i], st) {
-			all[i].Severity = SeverityCritical
+			all[i].Severity, said = SeverityCritical, true
 		}
-		critical = critical || all[i].Severity == SeverityCritical
 	}
-	if critical {
+	if said {
 		return all
 	}
 	p := Problem{Kind: ProblemNoLeader, Severity: SeverityCritical, Detail: "this server is not ready: " + o.notReady.Error()}
@@ -238,20 +239,30 @@ func (o overview) withWhyNotReady(all []Problem, st Status) []Problem {
 	case slices.Contains(st.Missing, st.Active):
 		p.Kind, p.Keys = ProblemKeyMissing, []KeyID{st.Active}
 	}
-	p.Advice = cmp.Or(p.Advice, p.Kind.advice())
 	return append(all, p)
 }
 
-// keepsFromReady reports whether a server with that problem can't be ready.
+// keepsFromReady reports whether a problem says why this server is not ready. If the active key is not held here, only why
+// that is so counts.
 func (o overview) keepsFromReady(p Problem, st Status) bool {
+	lacks := slices.Contains(st.Missing, st.Active)
+	isWhyItLacks := lacks && p.Server == "" && slices.Contains(p.Keys, st.Active)
 	switch p.Kind {
-	case ProblemBehind:
+	case ProblemNotApplied, ProblemBehind, ProblemUnconfirmed, ProblemRemoved:
 		return true
-	case ProblemNoNewKey:
+	case ProblemNoLeader, ProblemRaftDisk:
+		return !lacks
+	case ProblemFirstKey, ProblemNoNewKey:
 		return st.Active == (KeyID{})
-	case ProblemKEKAway, ProblemKEKRefuses, ProblemKEKThrottled, ProblemKEKUnconfigured, ProblemKEKOther, ProblemOpening, ProblemNomad:
-		wraps := slices.ContainsFunc(st.KEKs, func(k KEKStatus) bool { return k.ID == p.KEK && !k.Old && k.State != KEKUnconfigured })
-		return wraps || slices.Contains(st.Missing, st.Active) && slices.Contains(p.Keys, st.Active)
+	case ProblemNewer:
+		return o.raft.incomplete != nil || isWhyItLacks
+	case ProblemMoved:
+		return lacks
+	case ProblemKEKAway, ProblemKEKRefuses, ProblemKEKThrottled:
+		doesNotWrap := slices.ContainsFunc(st.KEKs, func(k KEKStatus) bool { return k.ID == p.KEK && !k.Old && k.Away != "" })
+		return doesNotWrap || isWhyItLacks
+	case ProblemKEKUnconfigured, ProblemKEKOther, ProblemKeyMissing, ProblemWrite, ProblemFileOwner, ProblemFileMode, ProblemNotAFile, ProblemOpening, ProblemNomad:
+		return isWhyItLacks
 	}
 	return false
 }

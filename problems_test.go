@@ -20,12 +20,10 @@ import (
 	"example.com/keyring/internal/durable"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
-	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
-	"example.com/keyring/internal/replication"
 	"github.com/hashicorp/raft"
 )
 
@@ -120,9 +118,13 @@ var problemCases = []struct {
 		withFault(keystore.Fault{Cause: keystore.Locked, KEK: "kms", State: kek.Unavailable})(o) // when it was read
 		withKEK(KEKThrottled)(o)
 	}, kind: ProblemKEKThrottled, key: KeyID{15: 1}, kek: "kms"},
-	{name: "inline", wrong: func(o *overview) { o.inline = true }, kind: ProblemInlineKEK, kek: kek.InlineID},
+	{name: "inline", wrong: func(o *overview) { o.keks = []KEKStatus{{ID: kek.InlineID, Old: true}} }, kind: ProblemInlineKEK},
+	{name: "files of an inline KEK that is not configured", wrong: func(o *overview) {
+		withFault(keystore.Fault{Cause: keystore.Locked, KEK: kek.InlineID, State: kek.Unconfigured})(o)
+		o.keks = append(o.keks, KEKStatus{ID: kek.InlineID, State: KEKUnconfigured, Away: "x"})
+	}, kind: ProblemKEKUnconfigured, key: KeyID{15: 1}, kek: kek.InlineID},
 	{name: "no key can be made", wrong: func(o *overview) {
-		o.waits.Create = &lead.Failure{Since: o.at.Add(-time.Minute), Err: fmt.Errorf("x: %w", &kek.Error{KEK: "kms", Err: errors.New("y")})}
+		o.waits.Create = &local.Failure{Since: o.at.Add(-time.Minute), Err: fmt.Errorf("x: %w", &kek.Error{KEK: "kms", Err: errors.New("y")})}
 	}, kind: ProblemNoNewKey, kek: "kms"},
 	{name: "pending", wrong: func(o *overview) {
 		o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{15: 4}, State: StatePrepublished})
@@ -135,7 +137,7 @@ var problemCases = []struct {
 		o.waits.Nonvoters = map[raft.ServerID]string{"s2": "it is one", "s4": "x", "s5": "it has gone"}
 	}, kind: ProblemNonvoter, server: "s4"},
 	{name: "a fetch has failed", wrong: func(o *overview) {
-		o.fetching.Failures = map[string]replication.Failure{"s2": {Err: errors.New("x"), Since: o.at.Add(-6 * time.Second)}, "s3": {Err: errors.New("x"), Since: o.at.Add(-4 * time.Second)}}
+		o.fetching.Failures = map[string]local.Failure{"s2": {Err: errors.New("x"), Since: o.at.Add(-6 * time.Second)}, "s3": {Err: errors.New("x"), Since: o.at.Add(-4 * time.Second)}}
 	}, kind: ProblemUnreachable, server: "s2"},
 	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
 	{name: "a copied keystore", wrong: withKeystores(1, 2, 1), kind: ProblemKeystoreCopied},
@@ -168,7 +170,8 @@ var problemCases = []struct {
 		o.watch.Progress = map[string]plan.Progress{"s2": {Stuck: true}, "s3": {}}
 	}, kind: ProblemStuck, server: "s2"},
 	{name: "a server lacks the active key", wrong: func(o *overview) {
-		o.watch.Lacks = map[string]mono.Time{"s2": o.at.Add(-6 * time.Second), "s3": o.at.Add(-4 * time.Second)}
+		long := o.at.Add(-6 * time.Second)
+		o.watch.Lacks = map[string]mono.Time{"s2": long, "s3": o.at.Add(-4 * time.Second), "s1": long} // of itself s1 says why
 	}, kind: ProblemUnderheld, key: KeyID{15: 1}, server: "s2"},
 	{name: "a rekey is stuck", wrong: func(o *overview) { o.rekeying = []RekeyProgress{{Key: KeyID{15: 5}, Err: errors.New("x")}} }, kind: ProblemRekey, key: KeyID{15: 5}},
 	{name: "a rekey without data", wrong: func(o *overview) { o.noData, o.rekeying = true, []RekeyProgress{{Key: KeyID{15: 5}}} }, kind: ProblemRekey, key: KeyID{15: 5}},
@@ -268,6 +271,39 @@ func TestEachThingThatIsWrongIsOneProblem(t *testing.T) {
 		if !seen[k.kind] {
 			t.Errorf("no overview has a problem of the kind %q", k.kind)
 		}
+	}
+}
+
+// TestWhatIsNotAboutFilesIsSaidWhereverTheDirectoryIs.
+func TestWhatIsNotAboutFilesIsSaidWhereverTheDirectoryIs(t *testing.T) {
+	o := goodOverview()
+	o.keystore.Moved = durable.ErrMoved
+	o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{15: 4}, State: StateInactive, Algorithm: "newer"})
+	o.keks[0].Away = "x"
+	var got []ProblemKind
+	for _, p := range o.status().Problems {
+		got = append(got, p.Kind)
+	}
+	if want := []ProblemKind{ProblemMoved, ProblemNewer, ProblemKEKAway}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// TestNoBackupIsAskedForThatCanNotBeMade.
+func TestNoBackupIsAskedForThatCanNotBeMade(t *testing.T) {
+	o := goodOverview()
+	o.Ring.Keys[0].CreateIndex, o.raft.lastIndex = 6, 4
+	if all := o.status().Problems; len(all) != 1 || all[0].Kind != ProblemBackup || !strings.Contains(all[0].Advice, "when raft's log has got there") {
+		t.Errorf("%+v", all)
+	}
+}
+
+// TestFailingKEKsAreThoseOfTheConfiguration, as the metric says.
+func TestFailingKEKsAreThoseOfTheConfiguration(t *testing.T) {
+	o := goodOverview()
+	o.keks = append(o.keks, KEKStatus{ID: "old", Old: true, Away: "x"}, KEKStatus{ID: "none", State: KEKUnconfigured, Away: "x"})
+	if n := o.failingKEKs(); n != 1 {
+		t.Errorf("%d", n)
 	}
 }
 

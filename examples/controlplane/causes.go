@@ -57,10 +57,8 @@ func causesOf(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, be
 			add(id, p)
 		}
 	}
-	if !best.leads() {
-		if !slices.ContainsFunc(all, func(c cause) bool { return c.Kind == keyring.ProblemNoLeader }) {
-			add(best.ID, keyring.Problem{Kind: keyring.ProblemNoLeader, Severity: keyring.SeverityCritical, Detail: "no server that answers leads"})
-		}
+	if !best.leads() && !slices.ContainsFunc(all, func(c cause) bool { return c.Kind == keyring.ProblemNoLeader }) {
+		add(best.ID, keyring.Problem{Kind: keyring.ProblemNoLeader, Severity: keyring.SeverityCritical, Detail: "no server that answers leads"})
 	}
 	for i := range all {
 		all[i].finish(at)
@@ -83,8 +81,8 @@ func problemsOf(a answer, best status) (all []keyring.Problem) {
 			all[i].Kind = problemCutOff
 		}
 	}
-	pressing := slices.ContainsFunc(all, func(p keyring.Problem) bool { return p.Severity != keyring.SeverityNotice })
-	if !a.Ready && !pressing && len(a.Problems) == len(a.Causes) {
+	saysWhy := slices.ContainsFunc(all, func(p keyring.Problem) bool { return p.Severity != keyring.SeverityNotice })
+	if !a.Ready && !saysWhy && len(a.Problems) == len(a.Causes) {
 		all = append(all, keyring.Problem{Kind: problemNotReady, Severity: keyring.SeverityWarning, Detail: "it is not ready"})
 	}
 	if len(a.Causes) == 0 { // an older build has texts alone
@@ -158,6 +156,16 @@ func (c cause) waits() int {
 		return 1
 	}
 	return 0
+}
+
+// pressing is how many causes are no notices.
+func pressing(causes []cause) (n int) {
+	for _, c := range causes {
+		if c.Severity != keyring.SeverityNotice {
+			n++
+		}
+	}
+	return n
 }
 
 func rank(s keyring.Severity) int {

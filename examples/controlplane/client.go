@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
-
-	"example.com/keyring"
 )
 
 // defaultServer is where init puts the first server.
@@ -215,7 +213,7 @@ func (c cli) rotate(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("keys rotate", flag.ContinueOnError)
 	full := fs.Bool("full", false, "")
 	compromised := fs.Bool("compromised", false, "")
-	publish := fs.String("publish", "", "how long the JWKS has the key before it signs, 5m for instance; without it the key signs at once, which is for emergencies")
+	publish := fs.String("publish", "", "")
 	if _, err := flags(fs, args, 0); err != nil {
 		return err
 	}
@@ -291,14 +289,8 @@ func (c cli) status(ctx context.Context, args []string) error {
 	} else {
 		err = v.print(c.out)
 	}
-	notices := 0
-	for _, p := range v.Problems {
-		if p.Severity == keyring.SeverityNotice {
-			notices++
-		}
-	}
-	if bad := len(v.Problems) - notices; err == nil && bad > 0 {
-		err = finding{errors.New(count(bad, "problem"))}
+	if n := pressing(v.Problems); err == nil && n > 0 {
+		err = finding{errors.New(count(n, "problem"))}
 	}
 	return err
 }

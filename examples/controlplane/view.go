@@ -194,14 +194,9 @@ func verdictOf(causes []cause, servers []peerView) verdict {
 	if len(causes) == 0 {
 		return verdict{"", "All is well: " + well}
 	}
-	worst, pressing := causes[0], 0
-	for _, c := range causes {
-		if c.Severity != keyring.SeverityNotice {
-			pressing++
-		}
-	}
+	worst, n := causes[0], pressing(causes)
 	switch {
-	case pressing == 0:
+	case n == 0:
 		there := " There is "
 		if len(causes) > 1 {
 			there = " There are "
@@ -210,7 +205,7 @@ func verdictOf(causes []cause, servers []peerView) verdict {
 	case worst.Severity == keyring.SeverityCritical:
 		return verdict{worst.Severity, "Something is wrong now. First: " + worst.Title + "."}
 	}
-	return verdict{worst.Severity, "It works, with " + count(pressing, "problem") + " to see to. First: " + worst.Title + "."}
+	return verdict{worst.Severity, "It works, with " + count(n, "problem") + " to see to. First: " + worst.Title + "."}
 }
 
 func count(n int, what string) string {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
@@ -23,26 +24,19 @@ type Status struct {
 	Nonvoters map[raft.ServerID]string // servers that are to become voters, and why they are not yet
 	restored  string                   // what came of the last question about an active key that came with a snapshot
 
-	Create      *Failure // why no key can be made, or nil
-	Unconfirmed error    // why nothing is sealed after a restore, or nil
-}
-
-// Failure is a step that fails each time.
-type Failure struct {
-	Since mono.Time // when it failed first
-	Err   error     // what came of the last time
+	Create      *local.Failure // why no key can be made, or nil
+	Unconfirmed error          // why nothing is sealed after a restore, or nil
 }
 
 // noteCreate notes what came of making a key.
 func (l *Leader) noteCreate(err error) {
 	l.note(func(s *Status) {
-		switch {
-		case err == nil:
-			s.Create = nil
-		case s.Create == nil:
-			s.Create = &Failure{mono.Now(), err}
-		default:
-			s.Create = &Failure{s.Create.Since, err}
+		since := mono.Now()
+		if s.Create != nil {
+			since = s.Create.Since
+		}
+		if s.Create = nil; err != nil {
+			s.Create = &local.Failure{Err: err, Since: since}
 		}
 	})
 }

@@ -28,7 +28,6 @@ type Clocks struct {
 	others   map[string]clockReading // by server that has answered; replaced whole
 	compared mono.Time               // when the others were last asked
 	term     uint64                  // at that time
-	ledTerm  uint64                  // the same if this server led then; zero if it did not
 	leader   string                  // at that time
 	servers  []string                // at that time
 }
@@ -76,7 +75,10 @@ func (c *Clocks) RingClock(ring *meta.Ring, times ...time.Time) plan.RingClock {
 // Known is what plan wants to know of the others' clocks.
 func (c *Clocks) Known() plan.Clocks {
 	c.mu.Lock()
-	others, compared, term := c.others, c.compared, c.ledTerm
+	others, compared, term := c.others, c.compared, c.term
+	if c.leader != string(c.ID) {
+		term = 0 // of which this server was no leader
+	}
 	c.mu.Unlock()
 	known := c.by(others)
 	known.Compared, known.Term = compared, term
@@ -189,12 +191,9 @@ func (c *Clocks) whoseClocks(leader raft.ServerID) []string {
 
 // compare asks for the time, until the answers are enough.
 func (c *Clocks) compare(ctx context.Context, enough func(plan.Clocks) bool) {
-	term, led := c.Raft.CurrentTerm(), uint64(0) // before the leader, as in compareIn
+	term := c.Raft.CurrentTerm() // before the leader, as in compareIn
 	_, leader := c.Raft.LeaderWithID()
 	asked := c.whoseClocks(leader)
-	if leader == c.ID {
-		led = term
-	}
 	answers := peer.All(ctx, asked, func(ctx context.Context, server string) (clockReading, error) {
 		_, r, err := c.ask(ctx, server)
 		return r, err
@@ -209,8 +208,7 @@ func (c *Clocks) compare(ctx context.Context, enough func(plan.Clocks) bool) {
 			}
 		}
 	}
-	c.others, c.compared, c.leader, c.servers = answers, mono.Now(), string(leader), asked
-	c.term, c.ledTerm = term, led
+	c.others, c.compared, c.term, c.leader, c.servers = answers, mono.Now(), term, string(leader), asked
 	c.mu.Unlock()
 	c.FSM.Notify()
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 )
 
@@ -19,5 +20,11 @@ var (
 	ErrNotDurable = errors.New("key not yet durable on a majority")
 	ErrNoLeader   = errors.New("no leader: bring back the servers that are down, until a majority of the voters runs; if most of the voters are gone for good, node.Recover")
 )
+
+// Failure is what fails each time that it is tried, until it does not.
+type Failure struct {
+	Err   error     // what came of the last time
+	Since mono.Time // when it failed first
+}
 
 func compareIDs(a, b meta.KeyID) int { return bytes.Compare(a[:], b[:]) }

@@ -12,12 +12,9 @@ import (
 	"example.com/keyring/internal/mono"
 )
 
-// LeaderPatience is how long a call waits whose context has no deadline while there is no leader, with raft's usual
-// timeouts. No election takes that long.
-const LeaderPatience = 30 * time.Second
-
-// LeaderPatience is LeaderPatience, or longer where raft itself takes its time.
-func (s *Server) LeaderPatience() time.Duration { return max(LeaderPatience, s.LostAfter()) }
+// leaderPatience is how long a call waits whose context has no deadline while there is no leader: 30 seconds, or longer
+// where raft itself takes its time. No election takes that long.
+func (s *Server) leaderPatience() time.Duration { return max(30*time.Second, s.LostAfter()) }
 
 // NoLeader is the error of a call that has waited for a leader. It matches ErrNoLeader.
 func NoLeader(waited time.Duration) error {
@@ -25,7 +22,7 @@ func NoLeader(waited time.Duration) error {
 }
 
 // WhileLed runs a call that waits for what a leader does. If ctx has no deadline, the call ends when this server has been
-// without a leader for LeaderPatience, counted from the begin of the call at the earliest, with an error that matches
+// without a leader for leaderPatience, counted from the begin of the call at the earliest, with an error that matches
 // ErrNoLeader.
 func WhileLed[T any](ctx context.Context, s *Server, call func(context.Context) (T, error)) (T, error) {
 	if _, bounded := ctx.Deadline(); bounded {
@@ -45,7 +42,7 @@ func WhileLed[T any](ctx context.Context, s *Server, call func(context.Context) 
 
 // endWithoutLeader waits until this server has been without a leader for too long, and ends what waits for one.
 func (s *Server) endWithoutLeader(ctx context.Context, end context.CancelCauseFunc) {
-	most, begun := s.LeaderPatience(), mono.Now()
+	most, begun := s.leaderPatience(), mono.Now()
 	for {
 		quiet := min(s.Silence(), mono.Now().Sub(begun))
 		if quiet >= most {

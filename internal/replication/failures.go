@@ -9,21 +9,17 @@ import (
 	"slices"
 	"sync"
 
+	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 )
 
-// Failure is a server that gave no usable answer to the last fetch from it.
-type Failure struct {
-	Err   error
-	Since mono.Time // of the first of the fetches in a row that came to nothing
-}
-
-// failure is a Failure that is looked into: the server is asked again for the same keys, now and then, also when
-// nothing is missing here any more. So Status does not tell of what has passed.
+// failure is that of a server that gave no usable answer to the last fetches from it. It is looked into: the server is asked
+// again for the same keys, now and then, also when nothing is missing here any more. So Status does not tell of what has
+// passed.
 type failure struct {
-	Failure
+	local.Failure
 	ids     []meta.KeyID
 	tries   int
 	due     mono.Time // when it is asked again, unless a key is missing that it is asked for before
@@ -36,10 +32,10 @@ type failures struct {
 	by map[string]*failure
 }
 
-func (f *failures) status() map[string]Failure {
+func (f *failures) status() map[string]local.Failure {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	all := map[string]Failure{}
+	all := map[string]local.Failure{}
 	for server, one := range f.by {
 		all[server] = one.Failure
 	}
@@ -48,7 +44,7 @@ func (f *failures) status() map[string]Failure {
 
 // Status is what a server lacks, and of which others it gets no usable answer.
 type Status struct {
-	Failures map[string]Failure       // by server
+	Failures map[string]local.Failure // by server
 	Lacking  map[meta.KeyID]mono.Time // since when a key of the ring is missing here; not to be changed
 	Replaced int                      // how many keys this server had in another keystore, by raft, since this start
 }
@@ -83,7 +79,7 @@ func (f *failures) note(of fetched) (cured bool) {
 		return was != nil
 	}
 	now := mono.Now()
-	next := &failure{Failure: Failure{of.err, now}, ids: of.IDs}
+	next := &failure{Failure: local.Failure{Err: of.err, Since: now}, ids: of.IDs}
 	if was != nil {
 		next.Since, next.tries, next.running = was.Since, was.tries+1, was.running
 	}
