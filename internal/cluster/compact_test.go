@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"strings"
 	"sync"
@@ -117,6 +118,30 @@ func TestLogIsBoundedInBytes(t *testing.T) {
 				t.Errorf("%s: the log has %d bytes, want at least %d", tt.name, n, tt.atLeast)
 			}
 		})
+	}
+}
+
+// TestSnapshotThatIsClosedTwiceCountsOnce: raft closes the sink of an FSM that has closed it, and meanwhile entries are stored
+// that the snapshot does not have.
+func TestSnapshotThatIsClosedTwiceCountsOnce(t *testing.T) {
+	store := raft.NewInmemStore()
+	d := cluster.NewDisk(store, store, raft.NewInmemSnapshotStore(), func() {})
+	must(t, d.Measure(cluster.LogLimits{Bytes: 1 << 20}))
+	written := uint64(0)
+	write := func() {
+		for range 4 {
+			written++
+			must(t, d.StoreLog(&raft.Log{Index: written, Data: make([]byte, 1<<18)}))
+		}
+	}
+	write()
+	_, trans := raft.NewInmemTransport("s1")
+	sink, err := d.Create(1, written, 1, raft.Configuration{}, 1, trans)
+	must(t, err)
+	write()
+	must(t, errors.Join(sink.Close(), sink.Close()))
+	if !d.Due() {
+		t.Error("a MiB of entries that are in no snapshot is not counted")
 	}
 }
 

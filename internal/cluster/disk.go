@@ -157,6 +157,7 @@ type diskSink struct {
 	index  uint64
 	before int64 // Disk.since when it was begun
 	size   int64
+	closed bool
 }
 
 // Write implements io.Writer.
@@ -169,10 +170,11 @@ func (s *diskSink) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Close implements io.Closer. It completes the snapshot.
+// Close implements io.Closer. It completes the snapshot: the first time, for raft closes once more what an FSM has closed.
 func (s *diskSink) Close() error {
 	err := s.disk.note(writesSnapshot, s.SnapshotSink.Close())
-	if err == nil {
+	if err == nil && !s.closed {
+		s.closed = true
 		s.disk.snapshotMade(s.index, s.size, s.before)
 	}
 	return err

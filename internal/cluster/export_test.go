@@ -20,6 +20,9 @@ var Decoders = map[string]func([]byte) error{
 	"proof":   func(b []byte) error { _, err := proofAnswerType.DecodeKnown(b); return err },
 }
 
+// Due reports whether the log is too long.
+func (d *Disk) Due() bool { return d.due() }
+
 // Disown takes out of a raft directory whose it is, as older builds leave it.
 func Disown(t testing.TB, path string) {
 	t.Helper()

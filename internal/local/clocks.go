@@ -228,7 +228,7 @@ func (c *Clocks) ask(ctx context.Context, server string) (*peer.StateAnswer, clo
 func (c *Clocks) read(term uint64, answers map[string]clockReading) {
 	before := c.Known().Differ()
 	c.mu.Lock()
-	if c.ledTerm != term {
+	if c.term != term || c.leader != string(c.ID) {
 		c.mu.Unlock()
 		return // compare comes first
 	}
