@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,7 +20,9 @@ const certificatesEvery = time.Minute
 
 // certificates is what is known of this server's certificates.
 type certificates struct {
-	mu       sync.Mutex // held while they are looked at
+	mu       sync.Mutex    // held while they are looked at
+	ends     []peer.Ending // those that end soon, by the last look
+	refused  string        // why others refuse them, by the last look
 	problems atomic.Pointer[[]keyring.Problem]
 }
 
@@ -37,6 +40,8 @@ func (n *Node) watchCertificates(ctx context.Context) {
 	}
 }
 
+// lookAtCertificates looks once. It wakes all who wait for a change of Status if another certificate ends soon, another time has come
+// to be the end of one, or others refuse them for another reason.
 func (n *Node) lookAtCertificates() {
 	n.certificates.mu.Lock()
 	defer n.certificates.mu.Unlock()
@@ -46,11 +51,27 @@ func (n *Node) lookAtCertificates() {
 		ends, err = peer.OwnEndings(base)
 	}
 	now := clock(base)
-	problems := certificateProblems(now, ends, err)
-	was := n.certificates.problems.Swap(&problems)
-	if was == nil || len(*was) != len(problems) {
+	n.giveLeft(now, ends)
+	if n.certificates.note(now, ends, err) {
 		n.keys.Notify()
 	}
+}
+
+// note replaces what is known, and reports whether it differs. How much time is left is no difference.
+func (c *certificates) note(now time.Time, ends []peer.Ending, err error) (differs bool) {
+	ends, refused := slices.DeleteFunc(ends, func(e peer.Ending) bool { return e.Until.Sub(now) >= soon(e) }), ""
+	if err != nil {
+		ends, refused = nil, err.Error()
+	}
+	differs = !slices.Equal(ends, c.ends) || refused != c.refused
+	problems := certificateProblems(now, ends, err)
+	first := c.problems.Swap(&problems) == nil
+	c.ends, c.refused = ends, refused
+	return differs || first
+}
+
+// giveLeft tells Config.Metrics how much time is left.
+func (n *Node) giveLeft(now time.Time, ends []peer.Ending) {
 	if n.cfg.Metrics == nil {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -46,6 +47,36 @@ func TestCertificatesThatEndSoonAreAProblem(t *testing.T) {
 	}
 }
 
+// TestChangeOfCertificatesIsNoticed: another certificate that ends soon, another end, another reason to refuse it. How much time
+// is left is no change.
+func TestChangeOfCertificatesIsNoticed(t *testing.T) {
+	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	own, ca := peer.Ending{From: from, Until: from.Add(time.Hour)}, peer.Ending{CA: true, From: from, Until: from.Add(time.Hour)}
+	renewed := peer.Ending{From: from.Add(-time.Hour), Until: from.Add(61 * time.Minute)}
+	long := peer.Ending{From: from, Until: from.Add(1000 * time.Hour)}
+	var c certificates
+	for i, step := range []struct {
+		what string
+		ends []peer.Ending
+		err  error
+		want bool
+	}{
+		{"the first look", []peer.Ending{own}, nil, true},
+		{"the same", []peer.Ending{own}, nil, false},
+		{"the CA's in place of it", []peer.Ending{ca, long}, nil, true},
+		{"another that ends later", []peer.Ending{renewed}, nil, true},
+		{"it is refused", []peer.Ending{renewed}, errors.New("another CA"), true},
+		{"it is refused for another reason", []peer.Ending{renewed}, errors.New("not for servers"), true},
+		{"the same", []peer.Ending{renewed}, errors.New("not for servers"), false},
+		{"one that is long good", []peer.Ending{long}, nil, true},
+		{"the same", []peer.Ending{long}, nil, false},
+	} {
+		if got := c.note(from.Add(50*time.Minute+time.Duration(i)*time.Second), slices.Clone(step.ends), step.err); got != step.want {
+			t.Errorf("step %d, %s: changed is %v", i, step.what, got)
+		}
+	}
+}
+
 // TestCloseGivesUpAConfigTLSThatHangs where the certificates are looked at, and says so.
 func TestCloseGivesUpAConfigTLSThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -53,6 +84,7 @@ func TestCloseGivesUpAConfigTLSThatHangs(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		n := &Node{cancel: cancel, cfg: Config{TLS: func() (*tls.Config, error) { <-back; return nil, errors.New("no certificate") }}}
 		n.certificates.problems.Store(&[]keyring.Problem{{}})
+		n.certificates.refused = "no certificate" // so that nobody is to be told, for there is no keyring
 		n.loops.Go(func() { n.watchCertificates(ctx) })
 		synctest.Wait()
 		began := time.Now()
