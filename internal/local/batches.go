@@ -28,8 +28,8 @@ func (b *Batches) of(server string) *plan.Batch {
 	return b.by[server]
 }
 
-// next is what the next request to a server may be.
-func (b *Batches) next(server string) plan.Batch {
+// Next is what the next request to a server may be.
+func (b *Batches) Next(server string) plan.Batch {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return *b.of(server)
@@ -58,7 +58,7 @@ func (e LateError) Unwrap() error { return e.err }
 func InBatches[T any](ctx context.Context, b *Batches, server string, items []T, ask func(ctx context.Context, batch []T) error) (int, error) {
 	done := 0
 	for done < len(items) {
-		next := b.next(server)
+		next := b.Next(server)
 		batch := items[done:min(len(items), done+next.Size())]
 		if err := b.one(ctx, server, len(batch), next.Within(), func(ctx context.Context) error { return ask(ctx, batch) }); err != nil {
 			return done, err

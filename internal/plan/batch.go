@@ -24,6 +24,15 @@ func NewBatch(first, most int) Batch { return Batch{most: most, size: first, wit
 // Size is how many keys the next request may be about, at least one.
 func (b Batch) Size() int { return b.size }
 
+// AtOnce is how many requests may be under way: two, so that the other server is never idle, or one where the link or that
+// server is slow, which two would share.
+func (b Batch) AtOnce() int {
+	if b.size < b.most {
+		return 1
+	}
+	return 2
+}
+
 // Within is how long its answer may take.
 func (b Batch) Within() time.Duration { return b.within }
 

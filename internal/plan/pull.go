@@ -12,7 +12,6 @@ import (
 // Bounds on what one server asks of others.
 const (
 	MaxFetch    = 64            // key IDs in one request
-	maxInFlight = 2             // requests to one peer at a time
 	maxUnderWay = 16 * MaxFetch // keys that are asked for, or have come and are being written
 )
 
@@ -87,8 +86,8 @@ type peer struct {
 }
 
 // Next returns the requests to make now, and when to call it again if nothing happens before: zero is never. missing is
-// in the order of urgency.
-func (p *Pull) Next(now mono.Time, missing []*meta.Key, sources func(*meta.Key) []string, jitter float64) ([]Fetch, mono.Time) {
+// in the order of urgency. batch says how many keys a request to a server may be about.
+func (p *Pull) Next(now mono.Time, missing []*meta.Key, sources func(*meta.Key) []string, batch func(server string) Batch, jitter float64) ([]Fetch, mono.Time) {
 	p.track(missing)
 	var fetches []Fetch
 	var wake soonest
@@ -113,11 +112,16 @@ func (p *Pull) Next(now mono.Time, missing []*meta.Key, sources func(*meta.Key) 
 			wake.add(k.next)
 			continue
 		}
-		if fetches = p.ask(fetches, from, m.ID); k.inFlight {
+		if fetches = p.ask(fetches, from, batch(from), m.ID); k.inFlight {
 			underWay++
 		}
 	}
 	return fetches, wake.at
+}
+
+// Asks reports whether a request to a server is under way.
+func (p *Pull) Asks(server string) bool {
+	return p.peers[server] != nil && p.peers[server].inFlight > 0
 }
 
 // Busy reports whether keys are under way.
@@ -161,10 +165,10 @@ func (p *Pull) source(now mono.Time, k *pulling, sources []string) (string, bool
 }
 
 // ask adds the key to a request for the peer, while the peer has room for one.
-func (p *Pull) ask(fetches []Fetch, from string, id meta.KeyID) []Fetch {
+func (p *Pull) ask(fetches []Fetch, from string, batch Batch, id meta.KeyID) []Fetch {
 	k := p.keys[id]
 	for i := range fetches {
-		if f := &fetches[i]; f.Peer == from && len(f.IDs) < MaxFetch {
+		if f := &fetches[i]; f.Peer == from && len(f.IDs) < batch.Size() {
 			f.IDs = append(f.IDs, id)
 			k.inFlight = true
 			k.asked = append(k.asked, from)
@@ -174,7 +178,7 @@ func (p *Pull) ask(fetches []Fetch, from string, id meta.KeyID) []Fetch {
 	if p.peers[from] == nil {
 		p.peers[from] = &peer{}
 	}
-	if p.peers[from].inFlight == maxInFlight {
+	if p.peers[from].inFlight >= batch.AtOnce() {
 		return fetches // there is room again when one of them is Done
 	}
 	p.peers[from].inFlight++

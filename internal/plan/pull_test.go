@@ -142,7 +142,7 @@ func (d *download) run(for_ time.Duration) {
 func (d *download) request() {
 	d.Helper()
 	missing := d.missing()
-	fetches, next := d.pull.Next(ticks(d.now), missing, d.sources, d.jitter())
+	fetches, next := d.pull.Next(ticks(d.now), missing, d.sources, fast, d.jitter())
 	wake := shown(next)
 	if next != 0 && !wake.After(d.now) {
 		d.Fatalf("%s Next wants to be called again at %s", d.clock(), clock(wake))
@@ -470,6 +470,33 @@ func TestSources(t *testing.T) {
 	}
 }
 
+// fast is what a request may be about where nothing was late.
+func fast(string) plan.Batch { return plan.NewBatch(plan.MaxFetch, plan.MaxFetch) }
+
+// TestPullAsksASlowPeerForLess: for as much as its answers have shown, and once at a time. What was asked for stays asked for.
+func TestPullAsksASlowPeerForLess(t *testing.T) {
+	d := newDownload(t, "d", "a", "d", "a")
+	d.give("a", parseRanges(t, []string{"1-200"}))
+	slow := plan.NewBatch(plan.MaxFetch, plan.MaxFetch)
+	slow.Late(plan.MaxFetch)
+	next := func(batch plan.Batch, want ...int) {
+		t.Helper()
+		fetches, _ := d.pull.Next(ticks(d.now), d.missing(), d.sources, func(string) plan.Batch { return batch }, 0)
+		var got []int
+		for _, f := range fetches {
+			got = append(got, len(f.IDs))
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("requests for %d keys, want %d", got, want)
+		}
+	}
+	next(slow, 16)
+	if next(slow); !d.pull.Asks("a") || d.pull.Asks("b") {
+		t.Error("whom it asks")
+	}
+	next(fast(""), 64) // it is known to be fast meanwhile
+}
+
 // TestPullAsksOnWhileKeysAreWritten: an answer makes room at the peer at once, but what has come and is
 // not written yet is bounded, and not asked for again.
 func TestPullAsksOnWhileKeysAreWritten(t *testing.T) {
@@ -479,7 +506,7 @@ func TestPullAsksOnWhileKeysAreWritten(t *testing.T) {
 	var unwritten []plan.Fetch
 	asked := map[meta.KeyID]bool{}
 	next := func() []plan.Fetch {
-		fetches, _ := d.pull.Next(ticks(d.now), d.missing(), d.sources, 0)
+		fetches, _ := d.pull.Next(ticks(d.now), d.missing(), d.sources, fast, 0)
 		for _, f := range fetches {
 			for _, id := range f.IDs {
 				if asked[id] {

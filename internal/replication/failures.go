@@ -3,6 +3,7 @@ package replication
 // Servers whose answers to a fetch were of no use, for Status, until they answer.
 
 import (
+	"bytes"
 	"context"
 	"maps"
 	"math/rand/v2"
@@ -16,11 +17,11 @@ import (
 )
 
 // failure is that of a server that gave no usable answer to the last fetches from it. It is looked into: the server is asked
-// again for the same keys, now and then, also when nothing is missing here any more. So Status does not tell of what has
-// passed.
+// again, now and then, also when nothing is missing here any more. So Status does not tell of what has passed.
 type failure struct {
 	local.Failure
-	ids     []meta.KeyID
+	ids     []meta.KeyID // what it is asked for again
+	wrong   bool         // their material was not right: other keys don't tell that it is now
 	tries   int
 	due     mono.Time // when it is asked again, unless a key is missing that it is asked for before
 	running bool      // it is being asked
@@ -75,13 +76,18 @@ func (f *failures) note(of fetched) (cured bool) {
 	defer f.mu.Unlock()
 	was := f.by[of.Peer]
 	if of.err == nil {
-		delete(f.by, of.Peer)
-		return was != nil
+		return f.answered(of, was)
 	}
 	now := mono.Now()
-	next := &failure{Failure: local.Failure{Err: of.err, Since: now}, ids: of.IDs}
+	next := &failure{Failure: local.Failure{Err: of.err, Since: now}, ids: of.wrong, wrong: len(of.wrong) > 0}
 	if was != nil {
 		next.Since, next.tries, next.running = was.Since, was.tries+1, was.running
+		if was.wrong {
+			next.ids, next.wrong = union(was.ids, of.wrong), true
+		}
+	}
+	if !next.wrong {
+		next.ids = of.IDs[:1] // any answer tells
 	}
 	next.due = now.Add(plan.Backoff(next.tries+3, rand.Float64()))
 	if f.by == nil {
@@ -91,9 +97,31 @@ func (f *failures) note(of fetched) (cured bool) {
 	return false
 }
 
+// answered notes that a server has answered, and reports whether that is the end of its failure.
+func (f *failures) answered(of fetched, was *failure) (cured bool) {
+	if was == nil {
+		return false
+	}
+	if was.wrong {
+		was.ids = slices.DeleteFunc(slices.Clone(was.ids), func(id meta.KeyID) bool { return slices.Contains(of.IDs, id) })
+		if len(was.ids) > 0 {
+			return false
+		}
+	}
+	delete(f.by, of.Peer)
+	return true
+}
+
+// union has each ID once.
+func union(a, b []meta.KeyID) []meta.KeyID {
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, func(a, b meta.KeyID) int { return bytes.Compare(a[:], b[:]) })
+	return slices.Compact(all)
+}
+
 // due returns the fetches that are to be made again now, and when to look again. It forgets servers that have left, and
-// those of which only keys were wanted that have gone.
-func (f *failures) due(ring *meta.Ring, members []string) (again []plan.Fetch, wake mono.Time) {
+// those of which only keys were wanted that have gone. A server that is being asked anyway will tell.
+func (f *failures) due(ring *meta.Ring, members []string, asks func(server string) bool) (again []plan.Fetch, wake mono.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	maps.DeleteFunc(f.by, func(server string, one *failure) bool {
@@ -102,7 +130,7 @@ func (f *failures) due(ring *meta.Ring, members []string) (again []plan.Fetch, w
 	})
 	for server, one := range f.by {
 		switch {
-		case one.running:
+		case one.running || asks(server):
 		case one.due > mono.Now():
 			wake = mono.Earliest(wake, one.due)
 		default:
@@ -124,15 +152,15 @@ func (f *failures) ended(server string) {
 
 // recheck asks servers again that gave no usable answer, and returns when to look again.
 func (r *Replicator) recheck(ctx context.Context, ring *meta.Ring) mono.Time {
-	again, wake := r.failures.due(ring, r.members)
+	again, wake := r.failures.due(ring, r.members, r.pull.Asks)
 	for _, f := range again {
 		keys := newKeys(ring, f.IDs)
 		r.calls.Go(func() {
-			got, err := r.fetchFrom(ctx, f.Peer, keys)
+			got, wrong, err := r.fetchFrom(ctx, f.Peer, keys)
 			for _, k := range got {
 				k.Secret.Wipe()
 			}
-			r.send(ctx, r.rechecked, fetched{f, err})
+			r.send(ctx, r.rechecked, fetched{f, wrong, err})
 		})
 	}
 	return wake

@@ -56,13 +56,13 @@ func (r *Replicator) fetch(ctx context.Context, ring *meta.Ring, missing []*meta
 		r.pull.Retry()
 	}
 	sources := func(k *meta.Key) []string { return plan.Sources(k, string(r.ID), r.leader, r.members) }
-	fetches, wake := r.pull.Next(mono.Now(), missing, sources, rand.Float64())
+	fetches, wake := r.pull.Next(mono.Now(), missing, sources, r.batches.Next, rand.Float64())
 	for _, f := range fetches {
 		keys := newKeys(ring, f.IDs)
 		r.calls.Go(func() {
-			got, err := r.fetchFrom(ctx, f.Peer, keys)
-			r.send(ctx, r.answered, fetched{f, err})
-			r.send(ctx, r.done, fetched{f, r.keep(ctx, got)})
+			got, wrong, err := r.fetchFrom(ctx, f.Peer, keys)
+			r.send(ctx, r.answered, fetched{f, wrong, err})
+			r.send(ctx, r.done, fetched{Fetch: f, err: r.keep(ctx, got)})
 		})
 	}
 	return wake
@@ -84,10 +84,10 @@ func (r *Replicator) send(ctx context.Context, to chan<- fetched, f fetched) {
 	}
 }
 
-// fetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted. The
-// error says that the peer's answer, or a part of it, was of no use, or that none has come in time; a key it does not
-// have is no error. What has come before an error is returned too.
-func (r *Replicator) fetchFrom(ctx context.Context, from string, keys []meta.NewKey) (got []keystore.Key, err error) {
+// fetchFrom asks one peer for keys, and returns those whose check value is the one that is wanted, and the IDs of those
+// whose is another one. The error says that the peer's answer, or a part of it, was of no use, or that none has come in time;
+// a key it does not have is no error. What has come before an error is returned too.
+func (r *Replicator) fetchFrom(ctx context.Context, from string, keys []meta.NewKey) (got []keystore.Key, wrong []meta.KeyID, err error) {
 	var bad error
 	_, err = local.InBatches(ctx, &r.batches, from, keys, func(ctx context.Context, batch []meta.NewKey) error {
 		wanted, ids := map[meta.KeyID]meta.NewKey{}, []meta.KeyID{}
@@ -99,6 +99,7 @@ func (r *Replicator) fetchFrom(ctx context.Context, from string, keys []meta.New
 			m, err := nks.Decode(material)
 			if err != nil || !rightCheck(m, key) {
 				bad = fmt.Errorf("fetch from %s: key %s: %w: check value", from, id, fsm.ErrCorrupt)
+				wrong = append(wrong, id)
 				m.Wipe()
 				return
 			}
@@ -108,7 +109,7 @@ func (r *Replicator) fetchFrom(ctx context.Context, from string, keys []meta.New
 	if err == nil {
 		err = bad
 	}
-	return got, err
+	return got, wrong, err
 }
 
 // keep makes durable what has come.
@@ -131,7 +132,8 @@ func rightCheck(m *nks.Material, key meta.NewKey) bool {
 // fetched is the end of one fetch, or of the writing of what it brought.
 type fetched struct {
 	plan.Fetch
-	err error
+	wrong []meta.KeyID // whose material was not that of the key
+	err   error
 }
 
 // written takes into account that nothing more comes of a fetch. A file that could not be written is
@@ -161,7 +163,7 @@ func (r *Replicator) TakeOffer(ctx context.Context, from string, key meta.NewKey
 	// was made. It gets the key with the log.
 	behind := r.Raft.AppliedIndex() < configuration
 	if !behind && !r.FSM.Ring().WasRemoved(id) && !r.Store.InMemory(id) && r.offered.add(id) {
-		got, err := r.fetchFrom(ctx, from, []meta.NewKey{key})
+		got, _, err := r.fetchFrom(ctx, from, []meta.NewKey{key})
 		err = errors.Join(err, r.keep(ctx, got))
 		r.offered.remove(id)
 		if err != nil {

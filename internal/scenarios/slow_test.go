@@ -2,6 +2,7 @@ package scenarios_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,8 +16,9 @@ import (
 // slowLink is a Transport over a link of so many bytes a second, which all calls share.
 type slowLink struct {
 	keyring.Transport
-	rate int
-	busy chan struct{} // has one while bytes are on the link
+	rate    int
+	busy    chan struct{} // has one while bytes are on the link
+	carried *atomic.Int64 // bytes
 }
 
 func (l slowLink) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error) {
@@ -29,16 +31,19 @@ func (l slowLink) Call(ctx context.Context, to raft.ServerID, request []byte) ([
 	defer func() { <-l.busy }()
 	select {
 	case <-time.After(time.Duration(len(request)+len(b)) * time.Second / time.Duration(l.rate)):
+		l.carried.Add(int64(len(request) + len(b)))
 		return b, err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 }
 
-// TestI9KeysArriveOverASlowLink: 64 RSA keys are some 150 KB. A server gets them all over 50 KB a second, and over 1 KB.
+// TestI9KeysArriveOverASlowLink: 64 RSA keys are some 150 KB. A server gets them all over 50 KB a second, and over 1 KB. Each
+// is written when it has come, and none is asked for twice.
 func TestI9KeysArriveOverASlowLink(t *testing.T) {
 	for _, rate := range []int{50 << 10, 1 << 10} {
 		synctest.Test(t, func(t *testing.T) {
+			var carried atomic.Int64
 			disk := keyringtest.NewDisk()
 			plantRSA(t, disk, 64)
 			c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Disk: func(id raft.ServerID) *keyringtest.Disk {
@@ -49,13 +54,20 @@ func TestI9KeysArriveOverASlowLink(t *testing.T) {
 			}, Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
 				cfg.Rotation.Every = -1
 				if s.ID == "s4" {
-					cfg.Transport = slowLink{cfg.Transport, rate, make(chan struct{}, 1)}
+					cfg.Transport = slowLink{cfg.Transport, rate, make(chan struct{}, 1), &carried}
 				}
 			}})
 			keyringtest.Ready(t, c)
 			time.Sleep(time.Minute) // virtual, as all times here
 			fresh := c.Add("s4")
-			time.Sleep(10 * time.Minute)
+			time.Sleep(3 * time.Minute)
+			if st, err := fresh.Keyring.Status(t.Context()); err != nil || len(st.Missing) > 48 {
+				t.Errorf("%d bytes a second: three minutes later %d keys are missing, %v", rate, len(st.Missing), err)
+			}
+			time.Sleep(7 * time.Minute)
+			if n := carried.Load(); n > 500_000 {
+				t.Errorf("%d bytes a second: %d bytes", rate, n)
+			}
 			st, err := fresh.Keyring.Status(t.Context())
 			if err != nil || len(st.Missing) > 0 || len(st.Keys) < 64 {
 				t.Errorf("%d bytes a second: ten minutes later %d of %d keys are missing; %v, %v", rate, len(st.Missing), len(st.Keys), st.Problems, err)
