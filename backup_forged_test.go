@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -131,32 +130,18 @@ func TestRestoreWritesNothingOfADamagedBackup(t *testing.T) {
 	}
 }
 
-// endsAfter is a reader during which a context ends.
-type endsAfter struct {
-	io.Reader
-	left int
-	end  context.CancelFunc
-}
-
-func (e *endsAfter) Read(b []byte) (int, error) {
-	if e.left--; e.left == 0 {
-		e.end()
-	}
-	return e.Reader.Read(b[:min(len(b), 100)])
-}
-
 // TestRestoreEndsWithItsContext wherever it reads, and has written nothing then.
 func TestRestoreEndsWithItsContext(t *testing.T) {
 	file, m, identity := keyringtest.SmallBackup(t)
 	for reads := 1; reads < len(file)/100; reads += 7 {
 		ctx, cancel := context.WithCancel(t.Context())
 		dir := filepath.Join(t.TempDir(), "keystore")
-		r := &endsAfter{bytes.NewReader(file), reads, cancel}
+		r := &backuptest.EndsAfter{Reader: bytes.NewReader(file), Left: reads, End: cancel}
 		_, err := keyring.Restore(ctx, r, keyring.RestoreOptions{
 			Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}, Identities: []age.Identity{identity}, Digest: m.SHA256,
 		})
-		if _, none := os.Lstat(dir); !errors.Is(err, context.Canceled) || r.left < 0 || none == nil {
-			t.Errorf("after %d reads: %v, and %d more; %v", reads, err, -r.left, none)
+		if _, none := os.Lstat(dir); !errors.Is(err, context.Canceled) || r.Left < 0 || none == nil {
+			t.Errorf("after %d reads: %v, and %d more; %v", reads, err, -r.Left, none)
 		}
 	}
 }

@@ -150,29 +150,15 @@ func TestBackupHasNoMoreThanMaxBytes(t *testing.T) {
 	}
 }
 
-// endsAfter is a reader during which a context ends.
-type endsAfter struct {
-	io.Reader
-	left int
-	end  context.CancelFunc
-}
-
-func (e *endsAfter) Read(b []byte) (int, error) {
-	if e.left--; e.left == 0 {
-		e.end()
-	}
-	return e.Reader.Read(b[:min(len(b), 100)])
-}
-
 // TestReadEndsWithItsContext wherever it is, and hands on no key then.
 func TestReadEndsWithItsContext(t *testing.T) {
 	file, _, identity := backuptest.Small(t)
 	for reads := 1; reads < len(file)/100; reads += 7 {
 		ctx, cancel := context.WithCancel(t.Context())
-		r := &endsAfter{bytes.NewReader(file), reads, cancel}
+		r := &backuptest.EndsAfter{Reader: bytes.NewReader(file), Left: reads, End: cancel}
 		_, _, err := backup.Read(ctx, r, backup.Options{Identities: []age.Identity{identity}}, backup.Receiver{})
-		if !errors.Is(err, context.Canceled) || r.left < 0 {
-			t.Errorf("after %d reads: %v, and %d more", reads, err, -r.left)
+		if !errors.Is(err, context.Canceled) || r.Left < 0 {
+			t.Errorf("after %d reads: %v, and %d more", reads, err, -r.Left)
 		}
 	}
 }

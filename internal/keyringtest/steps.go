@@ -3,6 +3,7 @@ package keyringtest
 // What tests do to a cluster.
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"io"
@@ -156,6 +157,12 @@ func WithRemovedKey(t testing.TB) (c *Cluster, old keyring.KeyID, v *Vault, rest
 // TakeSnapshot takes a snapshot of raft, to be restored later.
 func TakeSnapshot(t testing.TB, s *Server) (restore func(*Server)) {
 	t.Helper()
+	return TakeAlteredSnapshot(t, s, func(b []byte) []byte { return b })
+}
+
+// TakeAlteredSnapshot takes a snapshot of raft, to be restored with other bytes.
+func TakeAlteredSnapshot(t testing.TB, s *Server, alter func([]byte) []byte) (restore func(*Server)) {
+	t.Helper()
 	snap := s.Raft.Snapshot()
 	if err := snap.Error(); err != nil {
 		t.Fatal(err)
@@ -168,9 +175,10 @@ func TakeSnapshot(t testing.TB, s *Server) (restore func(*Server)) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	all = alter(all)
 	return func(s *Server) {
 		t.Helper()
-		if err := s.Raft.Restore(meta, strings.NewReader(string(all)), 10*time.Hour); err != nil {
+		if err := s.Raft.Restore(meta, bytes.NewReader(all), 10*time.Hour); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -200,23 +199,9 @@ func TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		snap := leader.Raft.Snapshot()
-		if err := snap.Error(); err != nil {
-			t.Fatal(err)
-		}
-		meta, rc, err := snap.Open()
-		if err != nil {
-			t.Fatal(err)
-		}
-		all, err := io.ReadAll(rc)
-		if err != nil {
-			t.Fatal(err)
-		}
 		active := keyringtest.Ring(leader.FSM).Active()
 		mallory := keyringtest.NewPair(t, "EdDSA")
-		if err := leader.Raft.Restore(meta, bytes.NewReader(altered(t, all, active.Public, mallory.Public(t))), time.Hour); err != nil {
-			t.Fatal(err)
-		}
+		keyringtest.TakeAlteredSnapshot(t, leader, func(b []byte) []byte { return altered(t, b, active.Public, mallory.Public(t)) })(leader)
 		time.Sleep(10 * time.Minute)
 		leader = keyringtest.Ready(t, c)
 		for _, s := range c.Live() {

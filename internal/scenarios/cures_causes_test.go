@@ -56,23 +56,9 @@ func keyNobodyHas(t *testing.T) cured {
 
 func publicKeyAltered(t *testing.T) cured {
 	c, leader := three(t, nil)
-	snap := leader.Raft.Snapshot()
-	if err := snap.Error(); err != nil {
-		t.Fatal(err)
-	}
-	meta, rc, err := snap.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := io.ReadAll(rc)
-	if err != nil {
-		t.Fatal(err)
-	}
 	active := keyringtest.Ring(leader.FSM).Active()
 	mallory := keyringtest.NewPair(t, "EdDSA")
-	if err := leader.Raft.Restore(meta, bytes.NewReader(altered(t, all, active.Public, mallory.Public(t))), time.Hour); err != nil {
-		t.Fatal(err)
-	}
+	keyringtest.TakeAlteredSnapshot(t, leader, func(b []byte) []byte { return altered(t, b, active.Public, mallory.Public(t)) })(leader)
 	return cured{c: c, on: keyringtest.Ready(t, c), cure: func() {
 		keyringtest.RotateWhenReady(t, c)
 		keyringtest.Remove(t, c, keyring.KeyID(active.ID), keyring.RemoveOptions{})

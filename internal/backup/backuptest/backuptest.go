@@ -210,3 +210,18 @@ func encode(t testing.TB, r *meta.Ring) []byte {
 	}
 	return out.Bytes()
 }
+
+// EndsAfter is a reader of some bytes at a time, during which a context ends.
+type EndsAfter struct {
+	io.Reader
+	Left int // reads until it ends
+	End  context.CancelFunc
+}
+
+// Read implements io.Reader.
+func (e *EndsAfter) Read(b []byte) (int, error) {
+	if e.Left--; e.Left == 0 {
+		e.End()
+	}
+	return e.Reader.Read(b[:min(len(b), 100)])
+}
