@@ -1,11 +1,12 @@
 package node
 
-// When this server's certificates end, for Status and Metrics.
+// When this server's certificates end and, on the leader, those of the others: for Status and Metrics.
 
 import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,25 +14,36 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
 )
 
 // certificatesEvery is how often Config.TLS is asked for the certificates of now.
 const certificatesEvery = time.Minute
 
-// certificates is what is known of this server's certificates.
+// certificates is what is known of certificates.
 type certificates struct {
-	mu       sync.Mutex    // held while they are looked at
-	ends     []peer.Ending // those that end soon, by the last look
-	refused  string        // why others refuse them, by the last look
+	mu       sync.Mutex // held while they are looked at
+	last     outlook    // by the last look
 	problems atomic.Pointer[[]keyring.Problem]
 }
 
-// watchCertificates looks at this server's certificates now and then, until ctx ends.
+// outlook is what a look at certificates has found that somebody is to know of.
+type outlook struct {
+	ends    []peer.Ending                 // of this server's own, those that end soon
+	refused string                        // why others refuse its own; empty if they do not
+	others  map[raft.ServerID]peer.Ending // on the leader: of the other servers', those that end soon
+}
+
+func (o outlook) equal(other outlook) bool {
+	return slices.Equal(o.ends, other.ends) && o.refused == other.refused && maps.Equal(o.others, other.others)
+}
+
+// watchCertificates looks at certificates now and then, until ctx ends.
 func (n *Node) watchCertificates(ctx context.Context) {
 	ticks := time.NewTicker(certificatesEvery)
 	defer ticks.Stop()
 	for {
-		n.lookAtCertificates()
+		n.lookAtCertificates(ctx)
 		select {
 		case <-ticks.C:
 		case <-ctx.Done():
@@ -41,8 +53,8 @@ func (n *Node) watchCertificates(ctx context.Context) {
 }
 
 // lookAtCertificates looks once. It wakes all who wait for a change of Status if another certificate ends soon, another time has come
-// to be the end of one, or others refuse them for another reason.
-func (n *Node) lookAtCertificates() {
+// to be the end of one, or others refuse this server's for another reason.
+func (n *Node) lookAtCertificates(ctx context.Context) {
 	n.certificates.mu.Lock()
 	defer n.certificates.mu.Unlock()
 	base, err := n.cfg.TLS()
@@ -52,22 +64,51 @@ func (n *Node) lookAtCertificates() {
 	}
 	now := clock(base)
 	n.giveLeft(now, ends)
-	if n.certificates.note(now, ends, err) {
+	found := outlook{ends: slices.DeleteFunc(ends, func(e peer.Ending) bool { return !endsSoon(e, now) })}
+	if err != nil {
+		found = outlook{refused: err.Error()}
+	} else if n.isLeader() {
+		found.others = n.othersEndings(ctx, now)
+	}
+	if n.certificates.note(now, found) {
 		n.keys.Notify()
 	}
 }
 
 // note replaces what is known, and reports whether it differs. How much time is left is no difference.
-func (c *certificates) note(now time.Time, ends []peer.Ending, err error) (differs bool) {
-	ends, refused := slices.DeleteFunc(ends, func(e peer.Ending) bool { return e.Until.Sub(now) >= soon(e) }), ""
-	if err != nil {
-		ends, refused = nil, err.Error()
-	}
-	differs = !slices.Equal(ends, c.ends) || refused != c.refused
-	problems := certificateProblems(now, ends, err)
+func (c *certificates) note(now time.Time, found outlook) (differs bool) {
+	differs = !found.equal(c.last)
+	problems := certificateProblems(now, found)
 	first := c.problems.Swap(&problems) == nil
-	c.ends, c.refused = ends, refused
+	c.last = found
 	return differs || first
+}
+
+// othersEndings are those of the other members' certificates that end soon. A connection shows what its server had when the
+// connection was made, so such a server is connected to once more.
+func (n *Node) othersEndings(ctx context.Context, now time.Time) map[raft.ServerID]peer.Ending {
+	all := map[raft.ServerID]peer.Ending{}
+	port := n.cluster.Port()
+	for server, e := range port.PeerEndings() {
+		id := raft.ServerID(server)
+		if _, member := n.cluster.Member(id); !member || !endsSoon(e, now) {
+			continue
+		}
+		if e = n.endingNow(ctx, id, e); endsSoon(e, now) {
+			all[id] = e
+		}
+	}
+	return all
+}
+
+// endingNow is that of the certificate which a server shows now or, if it does not answer, of the one that it has shown.
+func (n *Node) endingNow(ctx context.Context, id raft.ServerID, shown peer.Ending) peer.Ending {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if e, err := n.cluster.Port().PeerEnding(ctx, id); err == nil {
+		return e
+	}
+	return shown
 }
 
 // giveLeft tells Config.Metrics how much time is left.
@@ -95,19 +136,36 @@ func nameOf(e peer.Ending) string {
 	return "own"
 }
 
-// certificateProblems are what is wrong with certificates at a time: err says why others refuse them now.
-func certificateProblems(now time.Time, ends []peer.Ending, err error) (all []keyring.Problem) {
-	if err != nil {
-		all = append(all, keyring.Problem{Kind: keyring.ProblemCertificate, Severity: keyring.SeverityCritical, Detail: err.Error()})
+// certificateProblems are what is wrong with certificates at a time.
+func certificateProblems(now time.Time, found outlook) (all []keyring.Problem) {
+	if found.refused != "" {
+		all = append(all, keyring.Problem{Kind: keyring.ProblemCertificate, Severity: keyring.SeverityCritical, Detail: found.refused})
 	}
-	for _, e := range ends {
-		if left := e.Until.Sub(now); err == nil && left < soon(e) {
-			all = append(all, keyring.Problem{Kind: keyring.ProblemCertificate, Since: e.Until.Add(-soon(e)), Detail: fmt.Sprintf(
-				"the %s certificate ends at %s, in %v", nameOf(e), e.Until.UTC().Format(time.DateTime+" UTC"), left.Round(time.Second))})
-		}
+	add := func(server raft.ServerID, which, advice string, e peer.Ending) {
+		all = append(all, keyring.Problem{
+			Kind: keyring.ProblemCertificate, Server: server, Since: e.Until.Add(-soon(e)), Advice: advice,
+			Detail: fmt.Sprintf("the %s ends at %s, in %v", which, e.Until.UTC().Format(time.DateTime+" UTC"), e.Until.Sub(now).Round(time.Second)),
+		})
+	}
+	for _, e := range found.ends {
+		add("", nameOf(e)+" certificate", "", e)
+	}
+	for _, id := range slices.Sorted(maps.Keys(found.others)) {
+		add(id, "certificate that it shows", "Put a new certificate where Config.TLS of that server reads it: the leader looks at it each minute.", found.others[id])
 	}
 	return all
 }
+
+// problemsOf are those of the last look. Of the other servers' certificates only the leader tells.
+func (c *certificates) problemsOf(leads bool) []keyring.Problem {
+	last := c.problems.Load()
+	if last == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(*last), func(p keyring.Problem) bool { return p.Server != "" && !leads })
+}
+
+func endsSoon(e peer.Ending, now time.Time) bool { return e.Until.Sub(now) < soon(e) }
 
 // soon is how long before the end of a certificate somebody should know of it: two weeks, or a third of its life if that is
 // less.

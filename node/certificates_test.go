@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,38 +11,58 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/peer"
+	"github.com/hashicorp/raft"
 )
 
-// TestCertificatesThatEndSoonAreAProblem two weeks before, or when a third of their life is left, and one that others
-// refuse now is a critical one.
+// TestCertificatesThatEndSoonAreAProblem two weeks before, or when a third of their life is left.
 func TestCertificatesThatEndSoonAreAProblem(t *testing.T) {
 	const day = 24 * time.Hour
 	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	year, hour := peer.Ending{From: from, Until: from.Add(365 * day)}, peer.Ending{From: from, Until: from.Add(time.Hour)}
-	ca := peer.Ending{CA: true, From: from, Until: from.Add(100 * day)}
 	for _, tt := range []struct {
 		name string
 		at   time.Duration
-		ends []peer.Ending
-		err  error
-		want keyring.Severity
-		text string
+		end  peer.Ending
+		soon bool
 	}{
-		{name: "a year, 15 days before", at: 350 * day, ends: []peer.Ending{year}},
-		{name: "a year, 13 days before", at: 352 * day, ends: []peer.Ending{year}, want: "", text: "the own certificate ends at 2027-01-01"},
-		{name: "an hour, half of it over", at: 30 * time.Minute, ends: []peer.Ending{hour}},
-		{name: "an hour, 15 minutes left", at: 45 * time.Minute, ends: []peer.Ending{hour}, text: "in 15m0s"},
-		{name: "the CA's", at: 90 * day, ends: []peer.Ending{year, ca}, text: "the CA certificate"},
-		{name: "refused", at: 366 * day, ends: []peer.Ending{year}, err: errors.New("own certificate expired"), want: keyring.SeverityCritical, text: "expired"},
+		{"a year, 15 days before", 350 * day, year, false},
+		{"a year, 13 days before", 352 * day, year, true},
+		{"an hour, half of it over", 30 * time.Minute, hour, false},
+		{"an hour, 15 minutes left", 45 * time.Minute, hour, true},
 	} {
-		ps := certificateProblems(from.Add(tt.at), tt.ends, tt.err)
-		if (len(ps) > 0) != (tt.text != "") {
-			t.Errorf("%s: %v", tt.name, ps)
-			continue
+		if got := endsSoon(tt.end, from.Add(tt.at)); got != tt.soon {
+			t.Errorf("%s: it ends soon is %v", tt.name, got)
 		}
-		if tt.text != "" && (len(ps) != 1 || ps[0].Severity != tt.want || !strings.Contains(ps[0].Detail, tt.text)) {
-			t.Errorf("%s: %+v", tt.name, ps)
+	}
+	ca := peer.Ending{CA: true, From: from, Until: from.Add(100 * day)}
+	for _, tt := range []struct {
+		found    outlook
+		severity keyring.Severity
+		server   raft.ServerID
+		text     string
+	}{
+		{outlook{ends: []peer.Ending{hour}}, "", "", "the own certificate ends at 2026-01-01 01:00:00 UTC, in 15m0s"},
+		{outlook{ends: []peer.Ending{ca}}, "", "", "the CA certificate ends at 2026-04-11"},
+		{outlook{others: map[raft.ServerID]peer.Ending{"s2": hour}}, "", "s2", "the certificate that it shows ends at 2026-01-01 01:00:00 UTC"},
+		{outlook{refused: "own certificate expired"}, keyring.SeverityCritical, "", "own certificate expired"},
+	} {
+		ps := certificateProblems(from.Add(45*time.Minute), tt.found)
+		if len(ps) != 1 || ps[0].Severity != tt.severity || ps[0].Server != tt.server || !strings.Contains(ps[0].Detail, tt.text) {
+			t.Errorf("%q: %+v", tt.text, ps)
 		}
+	}
+}
+
+// TestOnlyTheLeaderTellsOfOthersCertificates: who led before no longer looks at them.
+func TestOnlyTheLeaderTellsOfOthersCertificates(t *testing.T) {
+	var c certificates
+	end := peer.Ending{From: time.Unix(0, 0), Until: time.Unix(3600, 0)}
+	c.note(time.Unix(3000, 0), outlook{ends: []peer.Ending{end}, others: map[raft.ServerID]peer.Ending{"s2": end}})
+	if ps := c.problemsOf(true); len(ps) != 2 {
+		t.Errorf("the leader tells of %v", ps)
+	}
+	if ps := c.problemsOf(false); len(ps) != 1 || ps[0].Server != "" {
+		t.Errorf("a follower tells of %v", ps)
 	}
 }
 
@@ -53,25 +72,30 @@ func TestChangeOfCertificatesIsNoticed(t *testing.T) {
 	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	own, ca := peer.Ending{From: from, Until: from.Add(time.Hour)}, peer.Ending{CA: true, From: from, Until: from.Add(time.Hour)}
 	renewed := peer.Ending{From: from.Add(-time.Hour), Until: from.Add(61 * time.Minute)}
-	long := peer.Ending{From: from, Until: from.Add(1000 * time.Hour)}
+	others := func(id raft.ServerID, e peer.Ending) outlook {
+		return outlook{others: map[raft.ServerID]peer.Ending{id: e}}
+	}
 	var c certificates
 	for i, step := range []struct {
 		what string
-		ends []peer.Ending
-		err  error
+		now  outlook
 		want bool
 	}{
-		{"the first look", []peer.Ending{own}, nil, true},
-		{"the same", []peer.Ending{own}, nil, false},
-		{"the CA's in place of it", []peer.Ending{ca, long}, nil, true},
-		{"another that ends later", []peer.Ending{renewed}, nil, true},
-		{"it is refused", []peer.Ending{renewed}, errors.New("another CA"), true},
-		{"it is refused for another reason", []peer.Ending{renewed}, errors.New("not for servers"), true},
-		{"the same", []peer.Ending{renewed}, errors.New("not for servers"), false},
-		{"one that is long good", []peer.Ending{long}, nil, true},
-		{"the same", []peer.Ending{long}, nil, false},
+		{"the first look", outlook{ends: []peer.Ending{own}}, true},
+		{"the same", outlook{ends: []peer.Ending{own}}, false},
+		{"the CA's in place of it", outlook{ends: []peer.Ending{ca}}, true},
+		{"another that ends later", outlook{ends: []peer.Ending{renewed}}, true},
+		{"it is refused", outlook{refused: "another CA"}, true},
+		{"it is refused for another reason", outlook{refused: "not for servers"}, true},
+		{"the same", outlook{refused: "not for servers"}, false},
+		{"another server's", others("s2", own), true},
+		{"the same", others("s2", own), false},
+		{"it has another", others("s2", renewed), true},
+		{"another server's", others("s3", renewed), true},
+		{"none", outlook{}, true},
+		{"none", outlook{}, false},
 	} {
-		if got := c.note(from.Add(50*time.Minute+time.Duration(i)*time.Second), slices.Clone(step.ends), step.err); got != step.want {
+		if got := c.note(from.Add(50*time.Minute+time.Duration(i)*time.Second), step.now); got != step.want {
 			t.Errorf("step %d, %s: changed is %v", i, step.what, got)
 		}
 	}
@@ -84,7 +108,7 @@ func TestCloseGivesUpAConfigTLSThatHangs(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		n := &Node{cancel: cancel, cfg: Config{TLS: func() (*tls.Config, error) { <-back; return nil, errors.New("no certificate") }}}
 		n.certificates.problems.Store(&[]keyring.Problem{{}})
-		n.certificates.refused = "no certificate" // so that nobody is to be told, for there is no keyring
+		n.certificates.last.refused = "no certificate" // so that nobody is to be told, for there is no keyring
 		n.loops.Go(func() { n.watchCertificates(ctx) })
 		synctest.Wait()
 		began := time.Now()

@@ -87,7 +87,7 @@ func RestoreRaft(n *Node) error {
 }
 
 // LookAtCertificates does what is done each minute.
-func (n *Node) LookAtCertificates() { n.lookAtCertificates() }
+func (n *Node) LookAtCertificates() { n.lookAtCertificates(context.Background()) }
 
 // WhenLed calls do, and again while it has no leader.
 func WhenLed(ctx context.Context, n *Node, do func() (int, error)) (int, error) {

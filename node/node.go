@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,9 +95,7 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 // problems says what of raft's can't be written, which certificates end, and whether the others say that this server was
 // removed.
 func (n *Node) problems() (all []keyring.Problem) {
-	if certificates := n.certificates.problems.Load(); certificates != nil {
-		all = slices.Clone(*certificates)
-	}
+	all = n.certificates.problemsOf(n.isLeader())
 	for _, fault := range n.cluster.DiskFaults() {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemRaftDisk, Since: fault.Since, Detail: fault.String()})
 	}

@@ -35,10 +35,10 @@ type Conn struct {
 	timer   *time.Timer // cuts it off then; nil if another clock decides, and at the end
 	over    bool        // it is closed: nothing is to wait any more
 
+	number uint64 // guarded by the port or the dialer: which of its connections this is
 	host   string // for the port: where it comes from
 	raft   bool   // for the port: what runs on it
-	member bool   // guarded by the port, as is number
-	number uint64
+	member bool   // guarded by the port
 }
 
 // Identity returns the other side's.
@@ -78,8 +78,9 @@ type Dialer struct {
 	// Elsewhere, if set, returns where a server may be that is not found at addr.
 	Elsewhere func(server, addr string) []string
 
-	mu    sync.Mutex // guards below
-	conns map[*Conn]bool
+	mu      sync.Mutex // guards below
+	conns   map[*Conn]bool
+	dialled uint64 // connections, so far
 }
 
 // Dial connects to the server of that ID, which is expected at addr, for the protocol; an

@@ -54,3 +54,28 @@ func OwnEndings(base *tls.Config) ([]Ending, error) {
 	}
 	return ends, nil
 }
+
+// PeerEndings says when the certificates end that other servers have shown on the connections that this one has dialled, by their
+// IDs: of several of a server, the one that was dialled last. A server whose certificate was replaced shows the new one on its
+// next connection.
+func (d *Dialer) PeerEndings() map[string]Ending {
+	d.mu.Lock()
+	last := map[string]*Conn{}
+	for c := range d.conns {
+		if other := last[c.peer.ID]; other == nil || other.number < c.number {
+			last[c.peer.ID] = c
+		}
+	}
+	d.mu.Unlock()
+	all := map[string]Ending{}
+	for id, c := range last {
+		all[id] = c.PeerEnding()
+	}
+	return all
+}
+
+// PeerEnding says when the certificate ends that the other side has shown.
+func (c *Conn) PeerEnding() Ending {
+	leaf := c.ConnectionState().PeerCertificates[0] // which was verified
+	return Ending{From: leaf.NotBefore, Until: leaf.NotAfter}
+}

@@ -165,7 +165,8 @@ func (d *Dialer) keep(c *Conn) {
 	if d.conns == nil {
 		d.conns = map[*Conn]bool{}
 	}
-	d.conns[c] = true
+	d.dialled++
+	d.conns[c], c.number = true, d.dialled
 	c.forget = func(c *Conn) {
 		d.mu.Lock()
 		defer d.mu.Unlock()

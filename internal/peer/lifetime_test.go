@@ -157,3 +157,43 @@ func TestNoTimerOutlivesItsConnection(t *testing.T) {
 		t.Error("it waits for the end of what is closed")
 	}
 }
+
+// TestEndingsAreThoseThatWereShownLast: a server whose certificate was replaced has older connections still. One that was hung up
+// tells nothing.
+func TestEndingsAreThoseThatWereShownLast(t *testing.T) {
+	a := newCA(t)
+	ends := func(in time.Duration) (peer.Source, time.Time) {
+		end := time.Now().Add(in).UTC().Truncate(time.Second)
+		return a.with(a.issue([]string{serverURI("s1")}, func(c *x509.Certificate) { c.NotAfter = end })), end
+	}
+	now, first := ends(10 * time.Hour)
+	p := peer.Listen(loopback(t), peer.PortOptions{TLS: serverConfig(t, func() (*tls.Config, error) { return now() }, everybody)})
+	defer p.Close()
+	drainTo(p.Listener(peer.ALPNRaft))
+	d := &peer.Dialer{Cluster: cluster, TLS: a.source("s2")}
+	dial := func() *peer.Conn {
+		c, err := d.Dial(t.Context(), "s1", p.Addr().String(), peer.ALPNRaft)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	want := func(what string, until time.Time) {
+		t.Helper()
+		if got := d.PeerEndings()["s1"].Until; !got.Equal(until) {
+			t.Errorf("%s: it ends at %v, want %v", what, got, until)
+		}
+	}
+	want("never dialled", time.Time{})
+	defer dial().Close()
+	want("first", first)
+	var second time.Time
+	now, second = ends(time.Hour)
+	c := dial()
+	if got := c.PeerEnding().Until; !got.Equal(second) {
+		t.Errorf("the connection ends at %v, want %v", got, second)
+	}
+	want("replaced", second)
+	c.Close()
+	want("the newer connection was closed", first)
+}
