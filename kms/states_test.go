@@ -70,6 +70,10 @@ func (k *transitKey) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	parts := strings.Split(in.Ciphertext, ":")
+	if len(parts) != 3 { // it is asked for something else, as to renew a token
+		refuse(404)
+		return
+	}
 	v, _ := strconv.Atoi(strings.TrimPrefix(parts[1], "v"))
 	c, _ := base64.StdEncoding.DecodeString(parts[2])
 	if v < k.oldest || v > len(k.versions) {
@@ -89,7 +93,7 @@ func TestErrorsOfAKMSAreToldApart(t *testing.T) {
 	k := newKEK(t, "transit", newTransit(t, srv.URL))
 	wrapped := mustWrap(t, k)
 	for status, want := range map[int]error{
-		403: keyring.ErrKEKRefused, 404: keyring.ErrKEKRefused, 400: keyring.ErrKEKRefused, 429: keyring.ErrKEKThrottled, 500: nil, 503: nil,
+		403: keyring.ErrKEKRefused, 404: keyring.ErrKEKRefused, 400: keyring.ErrKEKRefused, 429: keyring.ErrKEKThrottled, 408: nil, 500: nil, 503: nil,
 	} {
 		key.set(func() { key.status = status })
 		for _, err := range []error{second(k.Wrap(t.Context(), secret, aad)), second(k.Unwrap(t.Context(), wrapped, aad))} {
@@ -106,26 +110,61 @@ func second(_ []byte, err error) error { return err }
 
 // Errors as the clients of other services have them.
 type (
-	awsError   struct{ code string }
+	awsError  struct{ code string }
+	awsStatus struct {
+		error
+		status int
+	}
+	awsAround  struct{ error } // an error, in the way of before there was Unwrap
+	awsV2Error struct {
+		error
+		status int
+	}
+	ociError struct {
+		error
+		status int
+	}
+	aliError    struct{ code string }
+	tencent     struct{ code string }
+	googleError struct {
+		error
+		Code int
+	}
 	azureError struct {
 		StatusCode int
 		ErrorCode  string
 	}
 )
 
-func (e awsError) Error() string    { return e.code }
-func (e awsError) Code() string     { return e.code }
-func (e *azureError) Error() string { return "RESPONSE " + strconv.Itoa(e.StatusCode) }
+func (e awsError) Error() string          { return e.code }
+func (e awsError) Code() string           { return e.code }
+func (e awsStatus) StatusCode() int       { return e.status }
+func (e awsAround) OrigErr() error        { return e.error }
+func (e awsV2Error) HTTPStatusCode() int  { return e.status }
+func (e ociError) GetHTTPStatusCode() int { return e.status }
+func (e aliError) Error() string          { return "SDK.ServerError" }
+func (e aliError) ErrorCode() string      { return e.code }
+func (e tencent) Error() string           { return "[TencentCloudSDKError]" }
+func (e tencent) GetCode() string         { return e.code }
+func (e *azureError) Error() string       { return "RESPONSE " + strconv.Itoa(e.StatusCode) }
 
 func TestErrorsOfOtherServicesAreToldApart(t *testing.T) {
+	no := errors.New("no")
 	for _, c := range []struct {
 		err  error
 		want error
 	}{
 		{awsError{"AccessDeniedException"}, keyring.ErrKEKRefused}, {awsError{"DisabledException"}, keyring.ErrKEKRefused},
 		{awsError{"ThrottlingException"}, keyring.ErrKEKThrottled}, {awsError{"LimitExceededException"}, keyring.ErrKEKThrottled},
-		{awsError{"RequestError"}, nil}, {awsError{"KMSInternalException"}, nil},
+		{awsError{"RequestError"}, nil}, {awsError{"KMSInternalException"}, nil}, {awsError{"NotFoundException"}, keyring.ErrKEKRefused},
+		{awsStatus{no, 400}, keyring.ErrKEKRefused}, {awsStatus{no, 429}, keyring.ErrKEKThrottled}, {awsStatus{no, 500}, nil},
+		{awsAround{awsError{"AccessDeniedException"}}, keyring.ErrKEKRefused},
+		{errors.Join(no, awsError{"ThrottlingException"}), keyring.ErrKEKThrottled},
+		{awsV2Error{no, 403}, keyring.ErrKEKRefused}, {ociError{no, 404}, keyring.ErrKEKRefused}, {ociError{no, 429}, keyring.ErrKEKThrottled},
+		{aliError{"Throttling.User"}, keyring.ErrKEKThrottled}, {tencent{"LimitExceeded"}, keyring.ErrKEKThrottled},
+		{googleError{no, 403}, keyring.ErrKEKRefused}, {googleError{no, 503}, nil}, {aliError{"TooManyRequestsException"}, keyring.ErrKEKThrottled},
 		{&azureError{403, "Forbidden"}, keyring.ErrKEKRefused}, {&azureError{429, "Throttled"}, keyring.ErrKEKThrottled}, {&azureError{503, ""}, nil},
+		{&azureError{0, "KMSInvalidStateException"}, keyring.ErrKEKRefused},
 		{errors.New("rpc error: code = PermissionDenied desc = no"), keyring.ErrKEKRefused},
 		{errors.New("rpc error: code = ResourceExhausted desc = quota"), keyring.ErrKEKThrottled},
 		{errors.New("rpc error: code = Unavailable desc = no such host"), nil}, {errors.New("dial tcp: no such host"), nil},

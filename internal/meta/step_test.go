@@ -30,6 +30,8 @@ func TestStepsOfAStory(t *testing.T) {
 		{func() { h.do(remove(1, meta.StateRekeying, true)) }, "removed 1"},
 		{func() { h.prepublish(3) }, "added 3"},
 		{func() { h.do(remove(3, meta.StatePrepublished, false)) }, "removed 3"},
+		{func() { h.prepublish(4); h.prepublish(5) }, "added 4, added 5"},
+		{func() { h.do(remove(4, meta.StatePrepublished, false), remove(5, meta.StatePrepublished, false)) }, "removed 4, removed 5"},
 		{func() { h.do(backup(7)) }, "backup"},
 		{func() { h.do(meta.Command{Forget: &meta.Forget{Servers: []string{"b"}}}) }, ""},
 	}

@@ -35,9 +35,11 @@ func TestNewVersionOfAKEKIsCountedAndMovedTo(t *testing.T) {
 		if st := l.status(); st.OnOldKEKs != 2 { // and the file of the removed key
 			t.Errorf("%d on old KEKs: %v", st.OnOldKEKs, st.Problems)
 		}
-		a.Rotate() // Rewrap asks which one is in use
-		if err := l.Keyring.Rewrap(t.Context()); err != nil || l.status().OnOldKEKs != 0 {
-			t.Errorf("%v, and %d on old KEKs", err, l.status().OnOldKEKs)
+		for range 2 { // the second time nothing is known to be on an old version: Rewrap asks which one is in use
+			a.Rotate()
+			if err := l.Keyring.Rewrap(t.Context()); err != nil || l.status().OnOldKEKs != 0 {
+				t.Errorf("%v, and %d on old KEKs", err, l.status().OnOldKEKs)
+			}
 		}
 		a.Destroy()
 		l.restart(a)
