@@ -16,6 +16,7 @@ import (
 
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/mono"
+	"github.com/hashicorp/raft"
 )
 
 // How long a function of the host's may take before Status names it.
@@ -123,6 +124,19 @@ func (h *hostCalls) watched(cfg Config) Config {
 		}
 	}
 	return cfg
+}
+
+// carried returns the Call of a Transport, noted while it runs. It has until its deadline, and is given as long after that as
+// other functions are.
+func (h *hostCalls) carried(t Transport) func(context.Context, raft.ServerID, []byte) ([]byte, error) {
+	return func(ctx context.Context, to raft.ServerID, request []byte) (answer []byte, err error) {
+		patience := hostPatience
+		if deadline, has := ctx.Deadline(); has {
+			patience += max(0, time.Until(deadline))
+		}
+		h.watch("Config.Transport", patience, func() { answer, err = t.Call(ctx, to, request) })
+		return answer, err
+	}
 }
 
 type watchedMetrics struct {

@@ -103,10 +103,11 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() t
 		ID: cfg.ID, Raft: cfg.Raft, FSM: cfg.FSM.machine, Store: store, KEKs: keks, Logger: cfg.Logger, Tokens: cfg.tokens(), Clock: clock,
 		Policies: cfg.policies(),
 	}
+	calls := &hostCalls{}
 	if cfg.Transport != nil {
-		conf.Call = cfg.Transport.Call
+		conf.Call = calls.carried(cfg.Transport)
 	}
-	here, calls := local.NewServer(conf), &hostCalls{}
+	here := local.NewServer(conf)
 	clocks := local.NewClocks(here)
 	s := &server{here, calls.watched(cfg)}
 	k := &Keyring{

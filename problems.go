@@ -126,7 +126,7 @@ var problemKinds = []struct {
 	{ProblemJWKS, SeverityWarning, "Rotate less often, or set a shorter TokenPolicy.MaxTTL: a key leaves the JWKS when its tokens have ended. Remove takes a key out at once when its data has moved, and RotateOptions.Revoke refuses its tokens."},
 	{ProblemTime, SeverityWarning, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
 	{ProblemRekey, SeverityWarning, "Overwrite the records that do not open, or see to the error of the host's store. If Config.Data is nil on the leader: give it the host's data, and start it again."},
-	{ProblemHost, SeverityWarning, "See why this function of the host's does not return: what it waits for, a disk or a socket say, has to answer. Until then nothing else is told to it, and Close takes 10 seconds and is an error."},
+	{ProblemHost, SeverityWarning, "See why this function of the host's does not return: what it waits for, a disk or a socket say, has to answer. Until then what needs it waits, and Close takes 10 seconds and is an error."},
 	{ProblemNonvoter, SeverityWarning, "Nothing, if it has just joined. Else see which keys are missing, and where."},
 	{ProblemNewer, SeverityCritical, "Start the newer build on this server: it reads what this one has left as it is."},
 	{ProblemWaiting, SeverityWarning, "Start these servers, with this build."},

@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,23 @@ import (
 
 // problemRow is a row of docs/problems.md.
 type problemRow struct{ kind, severity, who, means, advice, goes string }
+
+// TestEachKindOfProblemHasItsPlace: without one it would have no advice.
+func TestEachKindOfProblemHasItsPlace(t *testing.T) {
+	code, err := os.ReadFile("problems.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	constants := regexp.MustCompile(`(?m)^\tProblem\w+ +ProblemKind += +"(.+?)"`).FindAllStringSubmatch(string(code), -1)
+	for _, c := range constants {
+		if kind := ProblemKind(c[1]); kind.advice() == "" {
+			t.Errorf("%q is not in problemKinds", kind)
+		}
+	}
+	if len(constants) != len(problemKinds) {
+		t.Errorf("problems.go has %d constants, and problemKinds %d kinds", len(constants), len(problemKinds))
+	}
+}
 
 // TestProblemsHaveRowsInTheDocs, one each, with the severity and the advice of the code; and where it says that only the
 // leader tells of a problem, no other server does.

@@ -16,7 +16,8 @@ import (
 // Transport carries opaque requests between the servers of the raft configuration, at most
 // 1 MiB each way. It authenticates both ends and hands a request to ServePeer on the server
 // it is for. Key material inside is sealed to the asker; the Transport keeps out those who
-// would alter it. It is called from several goroutines, and ctx always has a deadline.
+// would alter it. It is called from several goroutines, and ctx always has a deadline. A call that does not return when ctx
+// has ended holds up what it was made for, and after 10 seconds is a ProblemHost.
 //
 // Anyone who can pose as a server of the raft configuration is given every key. So a host:
 //
