@@ -12,6 +12,7 @@ import (
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/nks"
+	"example.com/keyring/internal/seal"
 	"filippo.io/age"
 )
 
@@ -38,11 +39,13 @@ func TestStatesAreToldApart(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[kek.State]func(*kektest.KMS){
 		kek.Works: kektest.Answers, kek.Refuses: fails(errRefused), kek.Throttled: fails(errThrottled), kek.Unavailable: fails(errors.New("no such host")),
+		kek.Wrong: func(k *kektest.KMS) { k.NoUnwrap = seal.ErrOpen }, // it wraps for another one
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			a, old := kektest.New("a"), kektest.New("old")
 			set := kek.NewSet([]kek.KEK{a}, []kek.KEK{old})
 			a.Set(change)
+			old.Set(func(k *kektest.KMS) { k.NoWrap = errRefused }) // it only unwraps any more
 			set.Probe(t.Context())
 			if got := stateOf(set, "a"); got != want || stateOf(set, "old") != kek.Works {
 				t.Errorf("it %s, the old one %s; want %s", got, stateOf(set, "old"), want)
