@@ -42,6 +42,15 @@ func (s *Store) versionFor(id meta.KeyID) int {
 	return version
 }
 
+// noteVersion has the next file of a key be of that version at least.
+func (s *Store) noteVersion(id meta.KeyID, version int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.keys[id]; m != nil {
+		m.version = max(m.version, version)
+	}
+}
+
 // isOutdatedLocked reports whether Rewrap would write another file of a key: the file is not wrapped as it would be now, or not
 // known to be, or Renew would write it. The caller holds mu.
 func (s *Store) isOutdatedLocked(m *material) bool {

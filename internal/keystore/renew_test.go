@@ -331,3 +331,31 @@ func TestNoFileTakesThePlaceOfAnotherKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestFileOfTheNewerVersionStays of that version, although it could not be read when the key came into memory from another file.
+func TestFileOfTheNewerVersionStays(t *testing.T) {
+	disk, id := keyringtest.NewDisk(), meta.KeyID{1}
+	name := nks.FileName(id)
+	s := openStore(t, disk, []kek.KEK{kek.Inline()}, nil)
+	if _, err := put(t, s, id); err != nil {
+		t.Fatal(err)
+	}
+	older := disk.Bytes(name)
+	s.UseFiles(2)
+	s.Renew(t.Context())
+	newer := disk.Bytes(name)
+	s.Close()
+	disk.Plant(name, 0o600, older)
+	s = openStore(t, disk, []kek.KEK{kek.Inline()}, nil)
+	defer s.Close()
+	disk.Plant(name, 0o600, newer)
+	if err := s.Rewrite(t.Context(), id); err == nil || !bytes.Equal(disk.Bytes(name), newer) {
+		t.Errorf("%v, or a file of version 2 was replaced by an older one", err)
+	}
+	if err := s.Rewrite(t.Context(), id); err != nil {
+		t.Error(err)
+	}
+	if file, err := nks.DecodeFile(disk.Bytes(name)); err != nil || file.Version != 2 || !s.Confirm(id) {
+		t.Errorf("%+v, %v", file, err)
+	}
+}
