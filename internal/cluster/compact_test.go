@@ -30,6 +30,14 @@ func (s sized) Persist(sink raft.SnapshotSink) error {
 	return sink.Close()
 }
 
+// counted counts the snapshots of an FSM.
+type counted struct {
+	sized
+	made *int
+}
+
+func (c counted) Snapshot() (raft.FSMSnapshot, error) { *c.made++; return c.sized, nil }
+
 // kept is a raft alone whose log is kept short.
 type kept struct {
 	raft  *raft.Raft
@@ -87,7 +95,8 @@ func (k kept) bytes(t *testing.T) (n int) {
 	return n
 }
 
-// TestLogIsBoundedInBytes by the limit, or by the size of a snapshot that is larger.
+// TestLogIsBoundedInBytes by the limit, or by the size of a snapshot that is larger: then no more is written for snapshots than
+// for the log.
 func TestLogIsBoundedInBytes(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -102,20 +111,21 @@ func TestLogIsBoundedInBytes(t *testing.T) {
 		{"small entries", 10, 100, 1<<20 + 1<<19 + 100, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			k := newKept(t, tt.snapshot, raft.NewInmemStore(), raft.NewInmemSnapshotStore(), cluster.LogLimits{Bytes: 1 << 20})
+			made := 0
+			k := newKept(t, counted{tt.snapshot, &made}, raft.NewInmemStore(), raft.NewInmemSnapshotStore(), cluster.LogLimits{Bytes: 1 << 20})
 			defer k.close()
 			entries := 200
 			if tt.entry > 1<<20 {
 				entries = 20
 			}
-			for range entries {
+			for i := range entries {
 				k.write(t, 1, tt.entry)
-				if n := k.bytes(t); n > tt.atMost {
-					t.Fatalf("%s: the log has %d bytes, want at most %d", tt.name, n, tt.atMost)
+				if n, least := k.bytes(t), min(tt.atLeast, (i+1)*tt.entry); n < least || n > tt.atMost {
+					t.Fatalf("%s: the log has %d bytes after %d entries, want %d to %d", tt.name, n, i+1, least, tt.atMost)
 				}
 			}
-			if n := k.bytes(t); n < tt.atLeast {
-				t.Errorf("%s: the log has %d bytes, want at least %d", tt.name, n, tt.atLeast)
+			if most := entries * (tt.entry + 64) / max(1<<20, int(tt.snapshot)); made > most+1 {
+				t.Errorf("%s: %d snapshots, want at most %d", tt.name, made, most+1)
 			}
 		})
 	}
