@@ -153,6 +153,26 @@ func TestParkedRaftEnds(t *testing.T) {
 	})
 }
 
+// TestWriteOfATermNeverReturnsAfterTheEnd, neither the one under way nor one that waits for it: who called would go on in a term
+// that is not on disk.
+func TestWriteOfATermNeverReturnsAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &fickleLog{InmemStore: raft.NewInmemStore()}
+		store.fail(errors.New("input/output error"))
+		d := cluster.NewDisk(store, store, raft.NewInmemSnapshotStore(), func() {})
+		var writers sync.WaitGroup
+		for term := range uint64(2) {
+			writers.Go(func() {
+				err := d.SetUint64([]byte("CurrentTerm"), term+2)
+				t.Errorf("it returns: %v", err)
+			})
+		}
+		synctest.Wait()
+		d.End()
+		writers.Wait()
+	})
+}
+
 // TestVoteThatIsNotWrittenIsNotGiven.
 func TestVoteThatIsNotWrittenIsNotGiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -175,7 +195,7 @@ func TestVoteThatIsNotWrittenIsNotGiven(t *testing.T) {
 func TestNoTermIsWrittenOverAHigherOne(t *testing.T) {
 	store := &fickleLog{InmemStore: raft.NewInmemStore()}
 	d := cluster.NewDisk(store, store, raft.NewInmemSnapshotStore(), func() {})
-	for _, term := range []uint64{3, 7, 5, 7} {
+	for _, term := range []uint64{3, 7, 5} {
 		must(t, d.SetUint64([]byte("CurrentTerm"), term))
 	}
 	if term, err := store.GetUint64([]byte("CurrentTerm")); err != nil || term != 7 {

@@ -331,3 +331,20 @@ func TestNomadsFilesAreNeverTouched(t *testing.T) {
 		}
 	}
 }
+
+// TestFileOfNomadsThatCameMeanwhileIsNotWrittenOver: since the directory was read, somebody has copied it in.
+func TestFileOfNomadsThatCameMeanwhileIsNotWrittenOver(t *testing.T) {
+	for _, bar := range []string{"", "no permission"} {
+		disk, k := keyringtest.NewDisk(), keystoretest.NewNomadKey(t, 1, "1.4")
+		s := openStore(t, disk, []kek.KEK{kek.Inline()}, nil)
+		files := k.Files(t)
+		for name, b := range files {
+			if disk.Plant(name, 0o644, b); bar != "" {
+				barred(disk, bar, name, b)
+			}
+		}
+		put(t, s, k.ID)
+		unchanged(t, disk, files, "put "+bar)
+		s.Close()
+	}
+}
