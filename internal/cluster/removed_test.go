@@ -16,6 +16,7 @@ func TestWhoSufficesToSayThatAServerWasRemoved(t *testing.T) {
 		}
 		return all
 	}
+	more := []raft.Server{{ID: "s6", Suffrage: raft.Nonvoter}, {ID: "s7", Suffrage: raft.Nonvoter}, {ID: "s8", Suffrage: raft.Nonvoter}}
 	three, five := voters("s1", "s2", "s3"), voters("s1", "s2", "s3", "s4", "s5")
 	out := func(index uint64) standing { return standing{index, false} }
 	in := func(index uint64) standing { return standing{index, true} }
@@ -38,6 +39,8 @@ func TestWhoSufficesToSayThatAServerWasRemoved(t *testing.T) {
 		"it was added again":          {five, said{"s1": out(50), "s2": out(50), "s4": out(50), "s5": in(60)}, nil},
 		"one has not heard of it yet": {five, said{"s1": out(50), "s2": out(50), "s4": out(50), "s5": in(40)}, []raft.ServerID{"s1", "s2", "s4"}},
 		"one that is no voter":        {append(voters("s1", "s3"), raft.Server{ID: "s2", Suffrage: raft.Nonvoter}), said{"s2": out(50)}, nil},
+		"three that are no voters":    {append(voters("s1", "s2", "s3"), more...), said{"s6": out(50), "s7": out(50), "s8": out(50)}, nil},
+		"they do not matter":          {append(voters("s1", "s2", "s3"), more...), said{"s1": out(50), "s2": out(50)}, []raft.ServerID{"s1", "s2"}},
 		"non-members":                 {three, said{"s8": out(50), "s9": out(50)}, nil},
 		"its own configuration knows": {voters("s1", "s2"), said{"s1": out(50), "s2": out(50)}, nil},
 	} {
