@@ -9,13 +9,11 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"example.com/keyring/internal/gate"
-	"example.com/keyring/internal/mono"
 	"github.com/hashicorp/raft"
 )
 
@@ -31,87 +29,15 @@ const problemsPatience = 50 * time.Millisecond
 
 // hostCalls are the host's functions that are being called.
 type hostCalls struct {
+	gate.Calls
 	audited atomic.Uint64 // how often Config.Audit has returned
-
-	mu    sync.Mutex // guards below
-	under map[*hostCall]struct{}
-}
-
-// hostCall is one call of a function of the host's.
-type hostCall struct {
-	name     string
-	patience time.Duration
-	since    atomic.Pointer[callTime] // nil while the keyring's own code runs
-}
-
-type callTime struct {
-	at   mono.Time
-	wall time.Time
-}
-
-func (c *hostCall) enter() { c.since.Store(&callTime{mono.Now(), time.Now()}) }
-func (c *hostCall) leave() { c.since.Store(nil) }
-
-// begin notes a call, until end is called.
-func (h *hostCalls) begin(name string, patience time.Duration) (c *hostCall, end func()) {
-	c = &hostCall{name: name, patience: patience}
-	c.enter()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.under == nil {
-		h.under = map[*hostCall]struct{}{}
-	}
-	h.under[c] = struct{}{}
-	return c, func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		delete(h.under, c)
-	}
-}
-
-// watch calls a function of the host's.
-func (h *hostCalls) watch(name string, patience time.Duration, call func()) {
-	_, end := h.begin(name, patience)
-	defer end()
-	call()
-}
-
-// slow are the functions that have not returned in time, by name, with when the earliest call began.
-func (h *hostCalls) slow(now mono.Time) map[string]time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	all := map[string]time.Time{}
-	for c := range h.under {
-		since := c.since.Load()
-		if since == nil || now.Sub(since.at) < c.patience {
-			continue
-		}
-		if first, named := all[c.name]; !named || since.wall.Before(first) {
-			all[c.name] = since.wall
-		}
-	}
-	return all
-}
-
-// names are the functions that are being called, for people.
-func (h *hostCalls) names() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var all []string
-	for c := range h.under {
-		if c.since.Load() != nil {
-			all = append(all, c.name)
-		}
-	}
-	slices.Sort(all)
-	return strings.Join(slices.Compact(all), ", ")
 }
 
 // watched returns a configuration whose functions are noted while they run.
 func (h *hostCalls) watched(cfg Config) Config {
 	if audit := cfg.Audit; audit != nil {
 		cfg.Audit = func(e Event) {
-			h.watch("Config.Audit", hostPatience, func() { audit(e) })
+			h.Watch("Config.Audit", hostPatience, func() { audit(e) })
 			h.audited.Add(1)
 		}
 	}
@@ -134,7 +60,7 @@ func (h *hostCalls) carried(t Transport) func(context.Context, raft.ServerID, []
 		if deadline, has := ctx.Deadline(); has {
 			patience += max(0, time.Until(deadline))
 		}
-		h.watch("Config.Transport", patience, func() { answer, err = t.Call(ctx, to, request) })
+		h.Watch("Config.Transport", patience, func() { answer, err = t.Call(ctx, to, request) })
 		return answer, err
 	}
 }
@@ -146,12 +72,12 @@ type watchedMetrics struct {
 
 // SetGauge implements Metrics.
 func (m watchedMetrics) SetGauge(name string, value float64, labels map[string]string) {
-	m.calls.watch("Config.Metrics", hostPatience, func() { m.Metrics.SetGauge(name, value, labels) })
+	m.calls.Watch("Config.Metrics", hostPatience, func() { m.Metrics.SetGauge(name, value, labels) })
 }
 
 // AddCounter implements Metrics.
 func (m watchedMetrics) AddCounter(name string, growth float64, labels map[string]string) {
-	m.calls.watch("Config.Metrics", hostPatience, func() { m.Metrics.AddCounter(name, growth, labels) })
+	m.calls.Watch("Config.Metrics", hostPatience, func() { m.Metrics.AddCounter(name, growth, labels) })
 }
 
 type watchedData struct {
@@ -162,22 +88,23 @@ type watchedData struct {
 // Under implements SealedData. What the keyring does with a record is not the host's time.
 func (d watchedData) Under(ctx context.Context, key KeyID) iter.Seq2[Sealed, error] {
 	return func(yield func(Sealed, error) bool) {
-		c, end := d.calls.begin("Config.Data.Under", scanPatience)
-		defer end()
+		c := d.calls.New("Config.Data.Under", scanPatience)
+		defer d.calls.Forget(c)
+		c.Enter()
 		for s, err := range d.data.Under(ctx, key) {
-			c.leave()
+			c.Leave()
 			if !yield(s, err) {
-				c.enter()
+				c.Enter()
 				return
 			}
-			c.enter()
+			c.Enter()
 		}
 	}
 }
 
 // Replace implements SealedData.
 func (d watchedData) Replace(ctx context.Context, batch []Replacement) (conflicts int, err error) {
-	d.calls.watch("Config.Data.Replace", dataPatience, func() { conflicts, err = d.data.Replace(ctx, batch) })
+	d.calls.Watch("Config.Data.Replace", dataPatience, func() { conflicts, err = d.data.Replace(ctx, batch) })
 	return conflicts, err
 }
 
@@ -188,7 +115,7 @@ type watchedCounter struct {
 
 // Count implements Counter.
 func (d watchedCounter) Count(ctx context.Context, key KeyID) (n int, err error) {
-	d.calls.watch("Config.Data.Count", dataPatience, func() { n, err = d.counter.Count(ctx, key) })
+	d.calls.Watch("Config.Data.Count", dataPatience, func() { n, err = d.counter.Count(ctx, key) })
 	return n, err
 }
 
@@ -200,7 +127,7 @@ type watchedWriter struct {
 
 // Write implements io.Writer.
 func (w watchedWriter) Write(b []byte) (n int, err error) {
-	w.calls.watch("the io.Writer of Backup", hostPatience, func() { n, err = w.Writer.Write(b) })
+	w.calls.Watch("the io.Writer of Backup", hostPatience, func() { n, err = w.Writer.Write(b) })
 	return n, err
 }
 
@@ -239,7 +166,7 @@ func (h *hostProblems) refresh() {
 	h.hangs.Store(true)
 	_, err := gate.Through(ctx, h.gate, func(context.Context) (struct{}, error) {
 		defer h.hangs.Store(false)
-		h.calls.watch("Config.Problems", hostPatience, func() {
+		h.calls.Watch("Config.Problems", hostPatience, func() {
 			all := h.ask()
 			h.last.Store(&all)
 		})
@@ -250,11 +177,15 @@ func (h *hostProblems) refresh() {
 	}
 }
 
-// hostCallProblems name the functions of the host's that hang.
+// hostCallProblems name the functions of the host's that hang. While its FSM does, nothing is applied here.
 func (o overview) hostCallProblems() (all []Problem) {
-	for _, name := range slices.Sorted(maps.Keys(o.hostCalls)) {
-		all = append(all, Problem{Kind: ProblemHost, Since: o.hostCalls[name],
-			Detail: name + " has not returned since " + inUTC(o.hostCalls[name])})
+	add := func(calls map[string]time.Time, s Severity, and string) {
+		for _, name := range slices.Sorted(maps.Keys(calls)) {
+			all = append(all, Problem{Kind: ProblemHost, Severity: s, Since: calls[name],
+				Detail: name + " has not returned since " + inUTC(calls[name]) + and})
+		}
 	}
+	add(o.hostCalls, "", "")
+	add(o.appCalls, SeverityCritical, ": this server applies nothing that comes after, of the host's or of the keyring's")
 	return all
 }

@@ -39,10 +39,10 @@ var house = map[string][]string{
 		"internal/simulated",
 	},
 	"internal/meta": {},
-	"internal/gate": {},
+	"internal/gate": {"internal/mono"},
 	"internal/mono": {},
 	"internal/plan": {"internal/meta", "internal/mono"},
-	"internal/fsm":  {"internal/meta", "internal/nks", "internal/plan", "internal/seal"},
+	"internal/fsm":  {"internal/gate", "internal/meta", "internal/nks", "internal/plan", "internal/seal"},
 	"internal/nks":  {"internal/secret", "internal/strictjson"},
 	"internal/lead": {
 		"internal/backup", "internal/fsm", "internal/keystore", "internal/local", "internal/meta", "internal/mono", "internal/nks", "internal/peer", "internal/plan",
@@ -78,7 +78,7 @@ var house = map[string][]string{
 		"internal/bounded", "internal/durable", "internal/join", "internal/meta", "internal/mono", "internal/peer", "internal/raftwire",
 	},
 	"node": {
-		".", "internal/bounded", "internal/cluster", "internal/gate", "internal/join", "internal/jwt", "internal/meta", "internal/peer", "internal/plan",
+		".", "internal/bounded", "internal/cluster", "internal/gate", "internal/join", "internal/jwt", "internal/meta", "internal/mono", "internal/peer", "internal/plan",
 	},
 
 	"internal/jwt":        {"internal/secret", "internal/strictjson"},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -222,8 +223,8 @@ func (k *Keyring) close() error {
 // hasNotEnded is the error of a Close that has given up.
 func (k *Keyring) hasNotEnded() error {
 	what := "a call or a loop"
-	if host := k.hostCalls.names(); host != "" {
-		what = host
+	if host := k.hostCalls.Names(); len(host) > 0 {
+		what = strings.Join(host, ", ")
 	}
 	return fmt.Errorf("close: %s has not ended in %v: %w; the directory is given back when all have", what, closePatience, gate.ErrLeft)
 }

@@ -4,6 +4,7 @@ package keyring
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"time"
 
@@ -46,6 +47,7 @@ type overview struct {
 
 	host      []Problem            // by Config.Problems
 	hostCalls map[string]time.Time // functions of the host's that hang, and since when
+	appCalls  map[string]time.Time // those of its FSM behind Mux, while which nothing is applied
 
 	since map[cause]time.Time // when this server first saw what the Status before tells of
 }
@@ -87,7 +89,8 @@ func (k *Keyring) overview(v local.View) overview {
 	if since := k.since.Load(); since != nil {
 		o.since = *since
 	}
-	o.host, o.hostCalls = k.host.problems(), k.hostCalls.slow(o.at)
+	o.host, o.hostCalls, o.appCalls = k.host.problems(), k.hostCalls.Slow(o.at), k.server.FSM.App.Slow(o.at)
+	maps.Copy(o.hostCalls, k.server.FSM.Persisting.Slow(o.at))
 	return o
 }
 

@@ -71,6 +71,7 @@ var problemCases = []struct {
 	{name: "left", wrong: func(o *overview) { o.id, o.leader = "s4", "s1" }, kind: ProblemRemoved},
 	{name: "raft's disk", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemRaftDisk, Detail: "x"}} }, kind: ProblemRaftDisk},
 	{name: "a log behind the keyring", wrong: func(o *overview) { o.raft.lastIndex = 4 }, kind: ProblemBackup},
+	{name: "a host's FSM that hangs", wrong: func(o *overview) { o.appCalls = map[string]time.Time{"Apply of the host's FSM": o.now} }, kind: ProblemHost},
 	{name: "an audit that hangs", wrong: func(o *overview) { o.hostCalls = map[string]time.Time{"Config.Audit": o.now} }, kind: ProblemHost},
 	{name: "restored", wrong: func(o *overview) { o.waits.Unconfirmed = errors.New("x") }, kind: ProblemUnconfirmed, key: KeyID{15: 1}},
 	{name: "a key is missing", wrong: missing, kind: ProblemKeyMissing, key: KeyID{15: 1}},

@@ -101,16 +101,24 @@ func TestChangeOfCertificatesIsNoticed(t *testing.T) {
 	}
 }
 
-// TestCloseGivesUpAConfigTLSThatHangs where the certificates are looked at, and says so.
-func TestCloseGivesUpAConfigTLSThatHangs(t *testing.T) {
+// TestConfigTLSThatHangs is named by Status, and Close gives it up and says so.
+func TestConfigTLSThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		back := make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
-		n := &Node{cancel: cancel, cfg: Config{TLS: func() (*tls.Config, error) { <-back; return nil, errors.New("no certificate") }}}
+		n := newNode(Config{TLS: func() (*tls.Config, error) { <-back; return nil, errors.New("no certificate") }}, cancel)
 		n.certificates.problems.Store(&[]keyring.Problem{{}})
 		n.certificates.last.refused = "no certificate" // so that nobody is to be told, for there is no keyring
 		n.loops.Go(func() { n.watchCertificates(ctx) })
-		synctest.Wait()
+		time.Sleep(tlsPatience - time.Nanosecond)
+		if ps := n.hangs(); len(ps) > 0 {
+			t.Errorf("early: %v", ps)
+		}
+		time.Sleep(time.Nanosecond)
+		ps := n.hangs()
+		if len(ps) != 1 || ps[0].Kind != keyring.ProblemHost || !strings.HasPrefix(ps[0].Detail, "Config.TLS has not returned since 2000-01-01 00:00:00 UTC") {
+			t.Errorf("after %v: %v", tlsPatience, ps)
+		}
 		began := time.Now()
 		err := n.Close()
 		if took := time.Since(began); err == nil || !strings.Contains(err.Error(), "Config.TLS") || took > 11*time.Second {
@@ -118,5 +126,8 @@ func TestCloseGivesUpAConfigTLSThatHangs(t *testing.T) {
 		}
 		close(back)
 		synctest.Wait() // the test fails if a goroutine is left
+		if ps := n.hangs(); len(ps) > 0 {
+			t.Errorf("it has returned: %v", ps)
+		}
 	})
 }

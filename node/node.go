@@ -11,6 +11,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -21,6 +22,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -35,6 +37,7 @@ type Node struct {
 	keys    *keyring.Keyring
 	open    atomic.Pointer[keyring.Keyring] // keys once it is open, for raft's disk
 	gate    gate.Gate                       // of the calls of Apply
+	calls   gate.Calls                      // of Config.TLS
 	removed atomic.Pointer[[]raft.ServerID] // by what these servers say; nil or empty: no
 	cancel  context.CancelFunc              // of the loops
 	loops   sync.WaitGroup
@@ -58,11 +61,23 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	life, cancel := context.WithCancel(context.Background())
-	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel}
+	n := newNode(cfg, cancel)
 	if err := n.start(ctx, life); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
+}
+
+// newNode returns a Node of which nothing runs. Each call of its Config.TLS is noted.
+func newNode(cfg Config, cancel context.CancelFunc) *Node {
+	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel}
+	if source := cfg.TLS; source != nil {
+		n.cfg.TLS = func() (base *tls.Config, err error) {
+			n.calls.Watch("Config.TLS", tlsPatience, func() { base, err = source() })
+			return base, err
+		}
+	}
+	return n
 }
 
 // start does what Close undoes, whatever part of it was done.
@@ -92,15 +107,28 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 	return nil
 }
 
-// problems says what of raft's can't be written, which certificates end, and whether the others say that this server was
-// removed.
+// tlsPatience is how long a call of Config.TLS may take before Status names it.
+const tlsPatience = 10 * time.Second
+
+// problems says what of raft's can't be written, which certificates end, that Config.TLS does not return, and whether the others
+// say that this server was removed.
 func (n *Node) problems() (all []keyring.Problem) {
 	all = n.certificates.problemsOf(n.isLeader())
 	for _, fault := range n.cluster.DiskFaults() {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemRaftDisk, Since: fault.Since, Detail: fault.String()})
 	}
+	all = append(all, n.hangs()...)
 	if by := n.removedBy(); len(by) > 0 {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemRemoved, Detail: removedDetail(by)})
+	}
+	return all
+}
+
+// hangs says that Config.TLS has not returned.
+func (n *Node) hangs() (all []keyring.Problem) {
+	for name, since := range n.calls.Slow(mono.Now()) {
+		all = append(all, keyring.Problem{Kind: keyring.ProblemHost, Severity: keyring.SeverityCritical, Since: since, Detail: fmt.Sprintf(
+			"%s has not returned since %s: it is called for each connection to and from this server", name, since.UTC().Format(time.DateTime+" UTC"))})
 	}
 	return all
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -285,8 +286,8 @@ func TestApplyEndsWithItsContextAndWithClose(t *testing.T) {
 	}
 }
 
-// TestCloseGivesUpAnAppThatHangs, says so, and gives the directory back when it has come back.
-func TestCloseGivesUpAnAppThatHangs(t *testing.T) {
+// TestAppThatHangs is named by Status, and Close gives it up, says so, and gives the directory back when it has come back.
+func TestAppThatHangs(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		app := slowApp{make(chan struct{})}
@@ -301,6 +302,15 @@ func TestCloseGivesUpAnAppThatHangs(t *testing.T) {
 		defer cancel()
 		if _, err := n.Apply(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatal(err)
+		}
+		time.Sleep(9 * time.Second)
+		st, err := n.Keyring().Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := slices.IndexFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemHost }); i < 0 ||
+			st.Problems[i].Severity != keyring.SeverityCritical || !strings.HasPrefix(st.Problems[i].Detail, "Apply of the host's FSM has not returned since") {
+			t.Errorf("Status says %v", st.Problems)
 		}
 		began := time.Now()
 		err = n.Close()

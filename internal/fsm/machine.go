@@ -12,6 +12,7 @@ import (
 	"io"
 	"sync/atomic"
 
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/plan"
 	"example.com/keyring/internal/seal"
@@ -25,6 +26,9 @@ var Extensions = []byte("keyring/1")
 // Machine is the keyring's metadata as a raft.FSM, alone or in a Mux. It serves one Keyring at a time. It knows what is
 // applied, tells who waits of each change, and is the only one that proposes to raft.
 type Machine struct {
+	App        gate.Calls // those of the host's FSM, behind Mux, while which raft applies nothing
+	Persisting gate.Calls // its snapshots that are being written
+
 	ring     atomic.Pointer[meta.Ring] // what is applied; never nil
 	restores atomic.Uint64             // how often a snapshot was restored
 	restored atomic.Pointer[Restored]  // the last of these times; never nil, and never older than the ring

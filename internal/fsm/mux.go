@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"sync/atomic"
+	"time"
 
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/raft"
 )
@@ -20,7 +22,7 @@ import (
 // app's in them. Until app has been given anything it is not asked to restore such a one if, as it is, it makes snapshots of
 // one byte or more. To find that out Mux has it make a snapshot, and takes only the first byte of it.
 func Mux(keys *Machine, app raft.FSM) raft.FSM {
-	m := mux{keys, app, &atomic.Bool{}}
+	m := mux{keys, app, &atomic.Bool{}, keys.App.New("Apply of the host's FSM", applyPatience)}
 	if batching, ok := app.(raft.BatchingFSM); ok {
 		return muxBatching{m, batching}
 	}
@@ -31,7 +33,16 @@ type mux struct {
 	keys *Machine
 	app  raft.FSM
 	used *atomic.Bool // app has been given an entry or a snapshot since the start
+
+	applying *gate.Call // of app: raft applies one thing after the other
 }
+
+// How long a call of the host's FSM may take before Status names it.
+const (
+	applyPatience    = 10 * time.Second
+	snapshotPatience = time.Minute      // raft applies nothing meanwhile
+	restorePatience  = 10 * time.Minute // of a large state; also of Persist
+)
 
 func (m mux) Apply(l *raft.Log) any {
 	if isKeyringEntry(l) {
@@ -39,6 +50,8 @@ func (m mux) Apply(l *raft.Log) any {
 	}
 	m.keys.history.applied(l.Index)
 	m.used.Store(true)
+	m.applying.Enter()
+	defer m.applying.Leave()
 	return m.app.Apply(l)
 }
 
@@ -46,7 +59,7 @@ func (m mux) Apply(l *raft.Log) any {
 func (m mux) StoreConfiguration(index uint64, c raft.Configuration) {
 	m.keys.StoreConfiguration(index, c)
 	if store, ok := m.app.(raft.ConfigurationStore); ok {
-		store.StoreConfiguration(index, c)
+		m.keys.App.Watch("StoreConfiguration of the host's FSM", applyPatience, func() { store.StoreConfiguration(index, c) })
 	}
 }
 
@@ -54,11 +67,45 @@ func (m mux) Snapshot() (raft.FSMSnapshot, error) {
 	if err := m.keys.Complete(); err != nil {
 		return nil, err
 	}
-	app, err := m.app.Snapshot()
+	app, err := m.snapshotApp()
 	if err != nil {
 		return nil, err
 	}
-	return fsmSnapshot{m.keys.ring.Load(), m.keys.build, app}, nil
+	return fsmSnapshot{m.keys.ring.Load(), m.keys.build, persisted{app, &m.keys.Persisting}}, nil
+}
+
+// persisted is a snapshot of the host's FSM, whose Persist is noted while it runs.
+type persisted struct {
+	raft.FSMSnapshot
+	calls *gate.Calls
+}
+
+// Persist implements raft.FSMSnapshot.
+func (p persisted) Persist(sink raft.SnapshotSink) (err error) {
+	p.calls.Watch("Persist of the host's FSM", restorePatience, func() { err = p.FSMSnapshot.Persist(sink) })
+	return err
+}
+
+func (m mux) snapshotApp() (snap raft.FSMSnapshot, err error) {
+	m.keys.App.Watch("Snapshot of the host's FSM", snapshotPatience, func() { snap, err = m.app.Snapshot() })
+	return snap, err
+}
+
+// restoreApp restores the host's state, unless a snapshot that has nothing of it lacks nothing of it.
+func (m mux) restoreApp(mayLack bool, rest io.ReadCloser) (err error) {
+	m.keys.App.Watch("Restore of the host's FSM", restorePatience, func() {
+		if mayLack && writesSomething(m.app) {
+			return
+		}
+		err = m.app.Restore(rest)
+		if mayLack && isEOF(err) {
+			err = nil
+		}
+		if err == nil {
+			m.used.Store(true)
+		}
+	})
+	return err
 }
 
 // Restore reads and checks the keyring's part before the host's state is touched, and
@@ -71,12 +118,8 @@ func (m mux) Restore(rc io.ReadCloser) error {
 	buffered := bufio.NewReader(rest)
 	_, err = buffered.Peek(1)
 	mayLackApp := ring != nil && err == io.EOF && !m.used.Load() && !m.keys.history.asked.Load()
-	if !mayLackApp || !writesSomething(m.app) {
-		err := m.app.Restore(restOf(buffered, rc))
-		if err != nil && !(mayLackApp && isEOF(err)) {
-			return err
-		}
-		m.used.Store(true)
+	if err := m.restoreApp(mayLackApp, restOf(buffered, rc)); err != nil {
+		return err
 	}
 	if ring == nil {
 		ring = &meta.Ring{}
@@ -163,7 +206,7 @@ func (m muxBatching) ApplyBatch(logs []*raft.Log) []any {
 		if n > 0 {
 			m.keys.history.applied(logs[0].Index)
 			m.used.Store(true)
-			responses = append(responses, m.app.ApplyBatch(logs[:n])...)
+			responses = append(responses, m.applyBatch(logs[:n])...)
 		} else {
 			n = 1
 			responses = append(responses, m.keys.Apply(logs[0]))
@@ -171,6 +214,12 @@ func (m muxBatching) ApplyBatch(logs []*raft.Log) []any {
 		logs = logs[n:]
 	}
 	return responses
+}
+
+func (m muxBatching) applyBatch(logs []*raft.Log) []any {
+	m.applying.Enter()
+	defer m.applying.Leave()
+	return m.app.ApplyBatch(logs)
 }
 
 // fsmSnapshot is the keyring's part, then the host's snapshot if there is one. Until the keyring has

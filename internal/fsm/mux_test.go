@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
+	"example.com/keyring/internal/mono"
 	"github.com/hashicorp/raft"
 )
 
@@ -201,3 +205,83 @@ func TestMuxReportsThatTheHostHasNoSnapshot(t *testing.T) {
 type failingSnapshot struct{ *keyringtest.App }
 
 func (failingSnapshot) Snapshot() (raft.FSMSnapshot, error) { return nil, keyringtest.ErrDiskFull }
+
+// hangingApp is an FSM each of whose functions hangs until back is closed.
+type hangingApp struct {
+	*keyringtest.App
+	back chan struct{}
+}
+
+func (a hangingApp) Apply(l *raft.Log) any { <-a.back; return a.App.Apply(l) }
+func (a hangingApp) ApplyBatch(logs []*raft.Log) []any {
+	<-a.back
+	return keyringtest.BatchingApp{App: a.App}.ApplyBatch(logs)
+}
+func (a hangingApp) StoreConfiguration(uint64, raft.Configuration) { <-a.back }
+func (a hangingApp) Snapshot() (raft.FSMSnapshot, error)           { <-a.back; return a.App.Snapshot() }
+func (a hangingApp) Restore(rc io.ReadCloser) error                { <-a.back; return a.App.Restore(rc) }
+
+// TestFunctionsOfTheHostsFSMThatHangAreNamed until they return.
+func TestFunctionsOfTheHostsFSMThatHangAreNamed(t *testing.T) {
+	snap := keyringtest.SnapshotOf(t, fsm.Mux(filled(t), &keyringtest.App{Lines: []string{"line"}}))
+	log := &raft.Log{Index: 1, Type: raft.LogCommand, Data: []byte("line")}
+	for _, tt := range []struct {
+		name  string
+		after time.Duration
+		call  func(raft.FSM)
+	}{
+		{"Apply", 10 * time.Second, func(m raft.FSM) { m.Apply(log) }},
+		{"Apply", 10 * time.Second, func(m raft.FSM) { m.(raft.BatchingFSM).ApplyBatch([]*raft.Log{log}) }},
+		{"StoreConfiguration", 10 * time.Second, func(m raft.FSM) { m.(raft.ConfigurationStore).StoreConfiguration(1, raft.Configuration{}) }},
+		{"Snapshot", time.Minute, func(m raft.FSM) { m.Snapshot() }},
+		{"Restore", 10 * time.Minute, func(m raft.FSM) { keyringtest.RestoreFSM(m, snap) }},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			keys, back, began := newMachine(), make(chan struct{}), time.Now()
+			go tt.call(fsm.Mux(keys, hangingApp{&keyringtest.App{}, back}))
+			time.Sleep(tt.after - time.Nanosecond)
+			if slow := keys.App.Slow(mono.Now()); len(slow) > 0 {
+				t.Errorf("%s: before %v: %v", tt.name, tt.after, slow)
+			}
+			time.Sleep(time.Nanosecond)
+			want := map[string]time.Time{tt.name + " of the host's FSM": began}
+			if slow := keys.App.Slow(mono.Now()); !maps.Equal(slow, want) {
+				t.Errorf("%s: after %v: %v", tt.name, tt.after, slow)
+			}
+			close(back)
+			synctest.Wait()
+			if slow := keys.App.Slow(mono.Now()); len(slow) > 0 {
+				t.Errorf("%s: it has returned: %v", tt.name, slow)
+			}
+		})
+	}
+}
+
+// hangingSink is a disk that hangs.
+type hangingSink struct {
+	keyringtest.Sink
+	back chan struct{}
+}
+
+func (s *hangingSink) Write(b []byte) (int, error) { <-s.back; return s.Sink.Write(b) }
+
+// TestSnapshotOfTheHostThatIsNotWrittenIsNamed, and is not taken for something that keeps raft from applying.
+func TestSnapshotOfTheHostThatIsNotWrittenIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys, back := newMachine(), make(chan struct{})
+		snap, err := fsm.Mux(keys, &keyringtest.App{Lines: []string{"line"}}).Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go snap.Persist(&hangingSink{back: back})
+		time.Sleep(10 * time.Minute)
+		if slow := keys.Persisting.Slow(mono.Now()); len(slow) != 1 || slow["Persist of the host's FSM"].IsZero() || len(keys.App.Slow(mono.Now())) > 0 {
+			t.Errorf("after 10 minutes: %v", slow)
+		}
+		close(back)
+		synctest.Wait()
+		if slow := keys.Persisting.Slow(mono.Now()); len(slow) > 0 {
+			t.Errorf("it has returned: %v", slow)
+		}
+	})
+}
