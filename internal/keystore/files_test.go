@@ -332,19 +332,25 @@ func TestNomadsFilesAreNeverTouched(t *testing.T) {
 	}
 }
 
-// TestFileOfNomadsThatCameMeanwhileIsNotWrittenOver: since the directory was read, somebody has copied it in.
+// TestFileOfNomadsThatCameMeanwhileIsNotWrittenOver: somebody has copied it in, where this server had its own file.
 func TestFileOfNomadsThatCameMeanwhileIsNotWrittenOver(t *testing.T) {
 	for _, bar := range []string{"", "no permission"} {
 		disk, k := keyringtest.NewDisk(), keystoretest.NewNomadKey(t, 1, "1.4")
 		s := openStore(t, disk, []kek.KEK{kek.Inline()}, nil)
+		if _, err := put(t, s, k.ID); err != nil {
+			t.Fatal(err)
+		}
 		files := k.Files(t)
 		for name, b := range files {
 			if disk.Plant(name, 0o644, b); bar != "" {
 				barred(disk, bar, name, b)
 			}
 		}
-		put(t, s, k.ID)
-		unchanged(t, disk, files, "put "+bar)
+		err := s.RewrapAll(t.Context())
+		if beside := len(disk.Bytes(nks.BesideName(k.ID))) > 0; beside != (bar == "") || beside != (err == nil) {
+			t.Errorf("%s: there is a file beside it: %v, %v", bar, beside, err)
+		}
+		unchanged(t, disk, files, "rewrap "+bar)
 		s.Close()
 	}
 }
