@@ -130,7 +130,7 @@ var problemKinds = []struct {
 	{ProblemNonvoter, SeverityWarning, "Nothing, if it has just joined. Else see which keys are missing, and where."},
 	{ProblemNewer, SeverityCritical, "Start the newer build on this server: it reads what this one has left as it is."},
 	{ProblemWaiting, SeverityWarning, "Start these servers, with this build."},
-	{ProblemUnreachable, SeverityWarning, "Look at that server, its certificate and the network."},
+	{ProblemUnreachable, SeverityWarning, "Look at that server, its certificate and the network. If its process runs and answers nothing, it hangs: end it with kill -9, which loses nothing that was committed, and start it again."},
 	{ProblemAltered, SeverityWarning, "Find out who can write to the keystore directory, and what else was changed there. Compare the KEKs of the copy with those of the configuration: an entry of escrow may have been taken out. Then delete the copy."},
 	{ProblemOpening, SeverityNotice, "Nothing: it goes on by itself. If it takes long, see how long a call of the KEK takes."},
 	{ProblemSetAside, SeverityNotice, "Nothing in haste. It may be the only copy of a key: keep it until no server misses a key and there is a backup from after that."},

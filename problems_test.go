@@ -462,3 +462,10 @@ func TestTimesForPeopleHaveAZone(t *testing.T) {
 		t.Errorf("only %d times were told", told)
 	}
 }
+
+// TestAdviceForAServerThatDoesNotAnswer covers a process that hangs: it runs, so to start it does nothing.
+func TestAdviceForAServerThatDoesNotAnswer(t *testing.T) {
+	if a := ProblemUnreachable.advice(); !strings.Contains(a, "kill -9") || !strings.Contains(a, "start it again") {
+		t.Errorf("it is %q", a)
+	}
+}

@@ -104,7 +104,7 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemWaiting: {"A command waits for servers that have not said that they understand it",
 		"Start them, with this build.", []string{"$CP serve $DIR $SERVER"}},
 	keyring.ProblemUnreachable: {"No answer",
-		"Start it. If it runs, look at its log, its certificate and the network.", []string{"$CP serve $DIR $SERVER"}},
+		"Start it. If it runs, look at its log, its certificate and the network. If its process hangs, end it with kill -9 and start it again.", []string{"$CP serve $DIR $SERVER"}},
 	keyring.ProblemSetAside: {"Bad key files were set aside",
 		"Keep them until no server misses a key and a backup from after that is made.", []string{look, "$CP backup -to RECIPIENT FILE"}},
 	keyring.ProblemOrphan: {"Key files of keys that the keyring does not know",

@@ -231,6 +231,13 @@ func TestCommandsAreSafeToPaste(t *testing.T) {
 	}
 }
 
+// A process that hangs is not helped by a start: the address and the directory are taken.
+func TestRemedyOfAServerThatDoesNotAnswerEndsAProcessThatHangs(t *testing.T) {
+	if r := remedies[keyring.ProblemUnreachable]; !strings.Contains(r.advice, "kill -9 and start it again") {
+		t.Errorf("it says %q", r.advice)
+	}
+}
+
 // Each kind of the library has its remedy here, in words of this program, and each command in it is one of this program.
 func TestEachKindOfProblemHasARemedy(t *testing.T) {
 	f, err := parser.ParseFile(token.NewFileSet(), "../../problems.go", nil, 0)
