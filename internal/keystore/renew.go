@@ -31,24 +31,24 @@ func (s *Store) UseFiles(version int) {
 	s.files = max(s.files, min(version, nks.FileVersion))
 }
 
-// versionFor returns the version of the next file of a key.
+// versionFor returns the version of the next file of a key: until all servers read the newest one, no older one than its file
+// has now, which may be another one than that which was read.
 func (s *Store) versionFor(id meta.KeyID) int {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	version := max(1, s.files)
-	if m := s.keys[id]; m != nil {
+	version, m := max(1, s.files), s.keys[id]
+	if m != nil {
 		version = max(version, m.version)
 	}
-	return version
-}
-
-// noteVersion has the next file of a key be of that version at least.
-func (s *Store) noteVersion(id meta.KeyID, version int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if m := s.keys[id]; m != nil {
-		m.version = max(m.version, version)
+	s.mu.Unlock()
+	if m == nil || version >= nks.FileVersion {
+		return version
 	}
+	if name, err := s.resolveFileName(id); err == nil {
+		if file, err := s.decode(name); err == nil && file.ID == id {
+			version = max(version, file.Version)
+		}
+	}
+	return version
 }
 
 // isOutdatedLocked reports whether Rewrap would write another file of a key: the file is not wrapped as it would be now, or not

@@ -102,7 +102,7 @@ func (s *Store) writeBatchLocked(batch []*putRequest) {
 		for i, k := range p.keys {
 			var name string
 			if p.errs[i] == nil {
-				name, p.errs[i] = s.makeRoomLocked(p.ctx, k.ID, k.Check, p.files[i].m.version)
+				name, p.errs[i] = s.makeRoomLocked(p.ctx, k.ID, k.Check)
 			}
 			if p.errs[i] == nil {
 				named = append(named, durable.Named{Name: name, Data: p.files[i].content})
@@ -182,8 +182,8 @@ func (s *Store) encode(ctx context.Context, version int, k Key) (keyFile, error)
 // makeRoomLocked sees to it that a file takes the place of none but one whose key is in memory, and so in the file that
 // comes. What else lies there may be the way back: a file that opens, or waits for its KEK or a newer build, stays; one that
 // is bad, or is another key's of that ID, is set aside; beside one that the disk can't give there is room. It returns the
-// name under which there is room for a file of that version. The caller holds writing.
-func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.CheckValue, version int) (name string, err error) {
+// name under which there is room. The caller holds writing.
+func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.CheckValue) (name string, err error) {
 	s.rejectLocked(id, check)
 	if s.get(id) != nil {
 		if name, err = s.resolveFileName(id); errors.Is(err, syscall.EIO) {
@@ -193,7 +193,7 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 			s.noteFault(id, *readFault(name, err))
 		}
 		if err == nil {
-			err = s.lookBefore(id, check, version, name) // it may have more than the key that is in memory
+			err = s.lookBefore(id, check, name) // it may have more than the key that is in memory
 		}
 		return name, err
 	}
@@ -225,9 +225,9 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 }
 
 // lookBefore looks at the file of a key in memory that is about to be replaced. It is an error if a newer build has written
-// the file, which may have come since it was read, or, once, if it is of a newer version than the one that comes: it could not be
-// read before. The file of another key is set aside, and a copy is kept of one that somebody has altered.
-func (s *Store) lookBefore(id meta.KeyID, check meta.CheckValue, version int, name string) error {
+// the file, which may have come since it was read. The file of another key is set aside, and a copy is kept of one that
+// somebody has altered.
+func (s *Store) lookBefore(id meta.KeyID, check meta.CheckValue, name string) error {
 	b, err := s.dir.Read(name, nks.MaxFile)
 	defer clear(b) // an inline KEK is in it
 	if err != nil {
@@ -242,9 +242,6 @@ func (s *Store) lookBefore(id meta.KeyID, check meta.CheckValue, version int, na
 		return s.putAside(name, asideMisnamed)
 	case file.Check != check:
 		return s.putAside(name, asideWrong)
-	case file.Version > version:
-		s.noteVersion(id, file.Version)
-		return fmt.Errorf("write key file %s: it is of version %d, and is written again in that: try again", name, file.Version)
 	case s.isAltered(id, file):
 		s.keepAltered(id, name, b, file)
 	}
