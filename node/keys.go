@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/jwt"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/plan"
 )
 
 // Encrypt is Keyring.Encrypt on the leader. If this server does not lead, it forwards the call to the leader. Until
@@ -64,24 +67,41 @@ func (n *Node) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key
 	here := func() (bool, error) { return true, n.leading() }
 	there := func([]byte) (bool, error) { return false, nil }
 	rotation := request(pathRotate, rotateTimeout, rotateRequest{keyring.Actor(ctx), o})
-	for {
-		leads, err := onLeader(ctx, n, here, forwarded{path: pathReady, timeout: callTimeout}, there)
-		if err != nil {
-			return keyring.Key{}, err
+	ready := func() (bool, error) {
+		return onLeader(ctx, n, here, forwarded{path: pathReady, timeout: callTimeout}, there)
+	}
+	leads, answer, err := untilTaken(ctx, ready, func() ([]byte, error) { return n.forward(ctx, rotation) })
+	switch {
+	case err != nil:
+		return keyring.Key{}, err
+	case leads:
+		return n.keys.Rotate(ctx, o)
+	}
+	return n.rotated(ctx, answer)
+}
+
+// untilTaken waits with ready for a leader, and asks it to rotate. A leader that refuses has begun nothing: after a pause, which
+// grows with each refusal up to a second, it asks the next one. It asks nobody, and says so, if this server leads.
+func untilTaken(ctx context.Context, ready func() (bool, error), ask func() ([]byte, error)) (leads bool, answer []byte, err error) {
+	for tries := 0; ; tries++ {
+		if leads, err = ready(); err != nil || leads {
+			return leads, nil, err
 		}
-		if leads {
-			return n.keys.Rotate(ctx, o)
-		}
-		b, err := n.forward(ctx, rotation)
+		answer, err = ask()
 		refusal := (*peer.Refusal)(nil)
 		began := !errors.As(err, &refusal) || refusal.Code != peer.NotLeader && refusal.Code != peer.NotReady
 		switch {
 		case err == nil:
-			return n.rotated(ctx, b)
+			return false, answer, nil
 		case ctx.Err() != nil:
-			return keyring.Key{}, fmt.Errorf("%w: %w", keyring.ErrNotDurable, err)
+			return false, nil, fmt.Errorf("%w: %w", keyring.ErrNotDurable, err)
 		case began:
-			return keyring.Key{}, err
+			return false, nil, err
+		}
+		select {
+		case <-time.After(min(time.Second, plan.Backoff(tries, rand.Float64()))):
+		case <-ctx.Done():
+			return false, nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
 	}
 }
