@@ -190,18 +190,17 @@ func since(f func()) float64 {
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // BenchmarkOpen opens a keystore of 10,000 RS256 keys. Its limit is to read the same files, as
-// many at a time.
+// many at a time. ms/first-open is the first start with these files: it syncs them, since who has put them there may not have
+// done so, and may take several starts.
 func BenchmarkOpen(b *testing.B) {
 	const keys, readers = 10_000, 16
 	dir := b.TempDir()
 	names := plantKeys(b, dir, keys)
 	r := idleRaft(b)
-	var opens, reads, ratios []float64
-	for b.Loop() {
-		read := since(func() { readAll(b, dir, names, readers) })
+	start := func() (took float64, loaded int) {
 		var k *keyring.Keyring
 		var err error
-		open := since(func() {
+		took = since(func() {
 			k, err = keyring.Open(b.Context(), keyring.Config{
 				Dir: dir, ID: "s1", Raft: r.Raft, FSM: r.fsm, KEKs: []keyring.KEK{keyring.InlineKEK()},
 			})
@@ -209,15 +208,29 @@ func BenchmarkOpen(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if n := len(keyring.Store(k).Present().InMemory); n != keys {
-			b.Fatalf("%d keys were loaded", n)
-		}
+		loaded = len(keyring.Store(k).Present().InMemory)
 		if err := k.Close(); err != nil {
 			b.Fatal(err)
+		}
+		return took, loaded
+	}
+	first, loaded := start()
+	for loaded < keys {
+		var took float64
+		took, loaded = start()
+		first += took
+	}
+	var opens, reads, ratios []float64
+	for b.Loop() {
+		read := since(func() { readAll(b, dir, names, readers) })
+		open, n := start()
+		if n != keys {
+			b.Fatalf("%d keys were loaded", n)
 		}
 		opens, reads, ratios = append(opens, open), append(reads, read), append(ratios, open/read)
 	}
 	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(first, "ms/first-open")
 	b.ReportMetric(keyringtest.Median(opens), "ms/open")
 	b.ReportMetric(keyringtest.Median(reads), "ms/limit")
 	b.ReportMetric(keyringtest.Median(ratios), "x-limit")

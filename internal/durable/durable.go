@@ -57,10 +57,16 @@ type Dir struct {
 	fs       FS
 	repaired func(name string, was fs.FileMode)
 	writing  sync.Mutex // one change at a time: Sweep must not meet a live temporary file
+
+	noting  sync.Mutex       // guards below
+	synced  map[string]Stamp // of files that were synced, by name
+	unnoted int              // how many of them the next process would not know
 }
 
 // New returns the Dir on fsys, which it owns from now on.
-func New(fsys FS) *Dir { return &Dir{fs: fsys, repaired: func(string, fs.FileMode) {}} }
+func New(fsys FS) *Dir {
+	return &Dir{fs: fsys, repaired: func(string, fs.FileMode) {}, synced: map[string]Stamp{}}
+}
 
 // OnRepair sets the function that is called for every file whose mode ReadOwn has set to 0600. Call it before; f may be
 // called from several goroutines.
@@ -110,7 +116,7 @@ func (d *Dir) Sync() error {
 	return d.fs.Sync()
 }
 
-// List returns the names in the directory, sorted, without the lock file and
+// List returns the names in the directory, sorted, without the lock file, the note of what was synced and
 // temporary files. They may be of any kind of file.
 func (d *Dir) List() ([]string, error) {
 	names, err := d.fs.List()
@@ -118,7 +124,7 @@ func (d *Dir) List() ([]string, error) {
 		return nil, wrap("list", "directory", err)
 	}
 	names = slices.DeleteFunc(names, func(name string) bool {
-		return name == LockName || IsTemp(name)
+		return name == LockName || name == SyncedName || IsTemp(name)
 	})
 	slices.Sort(names)
 	return names, nil

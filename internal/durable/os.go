@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,7 +79,7 @@ func openDir(path string) (*osDir, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &osDir{path: path, root: root, user: uint32(os.Geteuid())}
+	d := &osDir{path: path, root: root, user: uint32(os.Geteuid()), now: time.Now}
 	if err = takeOver(root.Open(".")); err == nil {
 		err = d.acquire()
 	}
@@ -89,6 +90,7 @@ func openDir(path string) (*osDir, error) {
 		root.Close()
 		return nil, err
 	}
+	d.stamps = hasStamps(d.lock)
 	return d, nil
 }
 
@@ -109,6 +111,9 @@ type osDir struct {
 	lock *os.File // locked while it is open
 
 	opened fs.FileInfo // tells the directory from every other
+
+	stamps bool             // its files have stamps
+	now    func() time.Time // by the clock that stamps files
 }
 
 // InPlace is ErrMoved if path names no directory now, or another one. Any other error says that it can't be told.
@@ -137,7 +142,7 @@ func (d *osDir) Create(name string) (File, error) {
 		f.Close()
 		return nil, err
 	}
-	return osFile{f}, nil
+	return osFile{f, d}, nil
 }
 
 // Open opens what name itself names, and only a regular file: to open a device can set it
@@ -173,7 +178,7 @@ func (d *osDir) openAs(name string, named fs.FileInfo) (File, fs.FileInfo, error
 		f.Close()
 		return nil, nil, d.in(err)
 	}
-	return osFile{f}, opened, nil
+	return osFile{f, d}, opened, nil
 }
 
 // barred is why a file of a user can't be opened. If the system refuses it and it belongs to another user, that is why: another
@@ -187,9 +192,20 @@ func barred(err error, have, want uint32) error {
 
 // osFile is an os.File whose Sync is one call. That of os.File begins again when a signal has
 // interrupted it, and the second may then report success for what the first has lost.
-type osFile struct{ *os.File }
+type osFile struct {
+	*os.File
+	dir *osDir
+}
 
 func (f osFile) Sync() error { return syncOnce(f.File) }
+
+// Stamp tells the file as it is from what it was, if this system can.
+func (f osFile) Stamp() (s Stamp, ok bool) {
+	if !f.dir.stamps {
+		return s, false
+	}
+	return stampAt(f.File, f.dir.now())
+}
 
 func (d *osDir) Lstat(name string) (fs.FileInfo, error) {
 	info, err := d.root.Lstat(name)

@@ -17,8 +17,8 @@ func (d *Dir) Read(name string, limit int64) ([]byte, error) {
 	return data, wrap("read", name, err)
 }
 
-// ReadOwn is Read of a file on which the caller relies, if by its content it is one of its own. Such a file is synced:
-// who has put it there may not have done so. What was read is durable if unsynced is nil, once the name is, which a
+// ReadOwn is Read of a file on which the caller relies, if by its content it is one of its own. Such a file is synced, unless
+// it is known to have been: who has put it there may not have done so. What was read is durable if unsynced is nil, once the name is, which a
 // later Sync of the directory sees to. When unsynced is not nil, only to write the file again makes it so. A file that
 // others could read is made 0600, as it was when it was created.
 func (d *Dir) ReadOwn(name string, limit int64, own func(data []byte) bool) (data []byte, unsynced, err error) {
@@ -42,10 +42,7 @@ func (d *Dir) read(name string, limit int64, own func([]byte) bool) (data []byte
 	if was := info.Mode().Perm(); was != 0o600 && f.Chmod(0o600) == nil { // on a read-only mount it is read as it is
 		d.repaired(name, was)
 	}
-	if err := f.Sync(); err != nil && !hasNoSync(err) {
-		return data, err, nil
-	}
-	return data, nil, nil
+	return data, d.syncFile(name, f), nil
 }
 
 // hasNoSync reports whether an error of a sync says that the file system has none: it can't be written.

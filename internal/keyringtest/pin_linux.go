@@ -16,6 +16,7 @@ var idle = map[string]func(){
 	"openat":     func() { unix.Openat(-1, "idle", 0, 0) },
 	"newfstatat": func() { unix.Fstatat(-1, "idle", &unix.Stat_t{}, 0) },
 	"fstat":      func() { unix.Fstat(-1, &unix.Stat_t{}) },
+	"fstatfs":    func() { unix.Fstatfs(-1, &unix.Statfs_t{}) },
 	"read":       func() { unix.Read(-1, make([]byte, 1)) },
 	"write":      func() { unix.Write(-1, make([]byte, 1)) },
 	"fsync":      func() { unix.Fsync(-1) },

@@ -23,7 +23,7 @@ const (
 	KindRemoved Kind = "removed key" // set aside when its key was removed
 	KindAside   Kind = "set aside"   // it was bad; the name says why
 	KindNomad   Kind = "Nomad's key"
-	KindOwn     Kind = "own"       // the keystore's ID and its lock
+	KindOwn     Kind = "own"       // the keystore's ID, its lock, and its note of what was synced
 	KindTemp    Kind = "temporary" // of a write that was cut short, or is under way; it goes at the next start
 	KindForeign Kind = "foreign"   // nothing of the keyring's
 )
@@ -106,7 +106,7 @@ func Inspect(ctx context.Context, path string, keks []kek.KEK) ([]File, error) {
 // inspect fills in all but the name.
 func (in inspector) inspect(ctx context.Context, f *File) {
 	f.classify()
-	if f.Kind == KindTemp || f.Kind == KindForeign || f.Name == durable.LockName {
+	if f.Kind == KindTemp || f.Kind == KindForeign || f.Name == durable.LockName || f.Name == durable.SyncedName {
 		return
 	}
 	b, mode, err := in.dir.Read(f.Name, nks.MaxFile)
@@ -203,7 +203,7 @@ func (f *File) classify() {
 	id, isKey := nks.ParseFileName(f.Name)
 	nomad, isNomads := nks.ParseNomadName(f.Name)
 	switch {
-	case f.Name == identity, f.Name == durable.LockName:
+	case f.Name == identity, f.Name == durable.LockName, f.Name == durable.SyncedName:
 		f.Kind = KindOwn
 	case durable.IsTemp(f.Name):
 		f.Kind = KindTemp

@@ -37,8 +37,14 @@ func (s *Store) scan(ctx context.Context, ring *meta.Ring, turn time.Duration) e
 	}
 	slices.SortFunc(ids, compareIDs) // what a KEK refuses for a while depends on the order
 	s.readAll(ctx, ring, ids, turn)
+	if err := s.dir.NoteSynced(manySynced); err != nil {
+		s.log.Warn("the next start syncs key files that are synced already", "error", err)
+	}
 	return ctx.Err()
 }
+
+// manySynced is how many files a start may sync again and again: fewer are not worth a write.
+var manySynced = 64
 
 // syncNames has those of the keys held whose files were read and synced. What was renamed by a process that died, or put
 // there by others, is here to be seen and may still be lost: so its name is synced too. Keys that can't be made durable now

@@ -12,6 +12,7 @@
 //	<key>.nks.json              the file of a key
 //	<key>.keyring.json          the same, where a file of Nomad's has that name
 //	<name>.<why>-<n>            a file that was set aside: it was bad, or its key was removed; or the copy of an altered one
+//	.synced                     which files were synced: the next start need not do it again
 //	.tmp-<random>               a write that was cut short; it goes at the next start
 //
 // No file is ever overwritten by another key's, and nothing is deleted but the files of removed keys, by
@@ -100,6 +101,7 @@ func open(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger,
 	if err := s.dir.Sweep(); err != nil {
 		log.Error("remove temporary files from the keystore", "error", err) // the next start tries again
 	}
+	s.dir.LoadSynced()
 	if err := s.identify(); err != nil {
 		return nil, err
 	}
