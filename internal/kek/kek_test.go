@@ -98,6 +98,9 @@ func TestFileKEKReadsThreeForms(t *testing.T) {
 
 func TestFileKEKRefusesOtherFilesWithoutTellingWhatIsInThem(t *testing.T) {
 	secret := "Zm9vYmFyYmF6"
+	hints := map[string]string{ // of what it looks like
+		"half a hex key": "half a key", "half one and newline": "half a key", "a passphrase": "PassphraseKEK", "zeros": "equal bytes", "31 bytes": "32 raw bytes",
+	}
 	h := hex.EncodeToString(kektest.CountingKey())
 	b := base64.StdEncoding.EncodeToString(kektest.CountingKey())
 	for name, content := range map[string]string{
@@ -138,6 +141,9 @@ func TestFileKEKRefusesOtherFilesWithoutTellingWhatIsInThem(t *testing.T) {
 		rest := strings.ReplaceAll(err.Error(), path, "")
 		if rest == err.Error() || strings.Contains(rest, secret) || strings.Contains(rest, h[:8]) || strings.Contains(rest, "kkk") || strings.Contains(rest, "horse") {
 			t.Errorf("%s: the error is %q", name, err)
+		}
+		if !strings.Contains(rest, hints[name]) {
+			t.Errorf("%s: the error is %q, and does not say %q", name, err, hints[name])
 		}
 	}
 	if _, err := kek.File(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
