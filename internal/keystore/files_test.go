@@ -109,6 +109,34 @@ func TestFileThatFailedToSyncIsHeldOnceItIsWritten(t *testing.T) {
 	}
 }
 
+// TestSyncThatFailedWhenTheFileWasReadAgainCounts: a later one that succeeds has nobody hold the key, only a write does.
+func TestSyncThatFailedWhenTheFileWasReadAgainCounts(t *testing.T) {
+	disk, id := keyringtest.NewDisk(), meta.KeyID{1}
+	s := openStore(t, disk, []kek.KEK{kek.Inline()}, nil)
+	check, err := put(t, s, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, failing := ringOf(id, check), ""
+	disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+		if op.Kind == failing || failing != "" && op.Kind == "create" {
+			return keyringtest.Fault{Err: syscall.EIO}
+		}
+		return keyringtest.Fault{}
+	})
+	for _, failing = range []string{"open", "sync", "create"} {
+		s.heal(t, ring)
+		if s.Confirm(id) {
+			t.Errorf("held when %s fails", failing)
+		}
+	}
+	failing = ""
+	if s.heal(t, ring); !s.Confirm(id) {
+		t.Error("written, and not held")
+	}
+	s.Close()
+}
+
 // TestSameBytesReadAgainAreHeld, also on a full disk: it takes no write. And an error that says nothing of the file costs
 // no hold.
 func TestSameBytesReadAgainAreHeld(t *testing.T) {
