@@ -154,7 +154,7 @@ func TestSameBytesReadAgainAreHeld(t *testing.T) {
 				switch {
 				case op.Kind == "create":
 					return keyringtest.Fault{Err: syscall.ENOSPC}
-				case bad && op.Kind == kind:
+				case bad && op.Kind == kind && op.Name != "keystore.id":
 					return keyringtest.Fault{Err: errno}
 				}
 				return keyringtest.Fault{}
@@ -167,7 +167,9 @@ func TestSameBytesReadAgainAreHeld(t *testing.T) {
 				t.Errorf("%s, %v: it counts as held: %t", kind, errno, held)
 			}
 			s.heal(t, ringOf(id, check))
-			bad = false
+			if bad = false; kind == "open" && !s.Confirm(id) { // of the other kind Heal finds out
+				t.Errorf("%v: not held when it is read for the leader's question", errno)
+			}
 			s.heal(t, ringOf(id, check))
 			if !s.Has(id, check) || !s.Confirm(id) || len(s.Report(&meta.Ring{}).Faults) > 0 {
 				t.Errorf("%s, %v: not held when it can be read again: %v", kind, errno, s.Report(&meta.Ring{}).Faults)
@@ -209,6 +211,27 @@ func TestFileThatIsBeingCopiedIsNotSetAside(t *testing.T) {
 		}
 		s.Close()
 	}
+}
+
+// TestFileThatWasThereAtTheStartIsNotBeingCopied: it is set aside at once. Another one of that name, which comes later, may be.
+func TestFileThatWasThereAtTheStartIsNotBeingCopied(t *testing.T) {
+	disk, id := keyringtest.NewDisk(), meta.KeyID{1}
+	name := nks.FileName(id)
+	content, m := newKeyFile(t, id, kek.Inline())
+	disk.Plant(name, 0o600, content[:100])
+	s, ring := openStore(t, disk, []kek.KEK{kek.Inline()}, nil), ringOf(id, m.Check(id, "EdDSA"))
+	if aside := s.SetAside(); len(aside) != 1 {
+		t.Errorf("set aside at the start: %v", aside)
+	}
+	s.heal(t, ring)
+	disk.Plant(name, 0o600, content[:100])
+	s.heal(t, ring)
+	disk.Plant(name, 0o600, content)
+	s.heal(t, ring)
+	if aside := s.SetAside(); len(aside) != 1 || !s.Confirm(id) {
+		t.Errorf("set aside %v, held %t", aside, s.Confirm(id))
+	}
+	s.Close()
 }
 
 // TestCopyThatIsBegunAgainIsNotSetAside: the first one was deleted, and the next has got as far.
