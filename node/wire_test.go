@@ -42,3 +42,23 @@ func TestWireErrorsKeepTheirCodes(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestForwardedErrorSaysItsKindOnce: the leader's text has it already, most often.
+func TestForwardedErrorSaysItsKindOnce(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("remove server s9: %w: the members are s1", keyring.ErrNotMember), "from the leader: remove server s9: not a member of the cluster: the members are s1"},
+		{keyring.ErrNotMember, "from the leader: not a member of the cluster"},
+	} {
+		_, err := node.WireErrors.DecodeReply(node.WireErrors.EncodeReply(nil, tt.err))
+		if !errors.Is(err, keyring.ErrNotMember) || err.Error() != tt.want {
+			t.Errorf("%q, want %q", err, tt.want)
+		}
+	}
+	_, err := node.WireErrors.DecodeReply([]byte("\x0awithout it"))
+	if want := "from the leader: not a member of the cluster: without it"; !errors.Is(err, keyring.ErrNotMember) || err.Error() != want {
+		t.Errorf("%q, want %q", err, want)
+	}
+}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // A call of the leader is answered with one byte, which is replyOK, replyText or the code of an error, and then with
@@ -56,8 +57,26 @@ func (c ErrorCodes) DecodeReply(b []byte) ([]byte, error) {
 		case e.Bare:
 			return nil, e.Err
 		default:
-			return nil, fmt.Errorf("from the leader: %w: %s", e.Err, rest)
+			return nil, replyError{string(rest), e.Err}
 		}
 	}
 	return nil, fmt.Errorf("from the leader: %s", rest)
 }
+
+// replyError is an error of the leader's that keeps its identity. Its text is the leader's, with that of the identity before it if
+// it is not in it.
+type replyError struct {
+	text string
+	err  error
+}
+
+// Error implements error.
+func (e replyError) Error() string {
+	if strings.Contains(e.text, e.err.Error()) {
+		return "from the leader: " + e.text
+	}
+	return fmt.Sprintf("from the leader: %v: %s", e.err, e.text)
+}
+
+// Unwrap returns the error that it is.
+func (e replyError) Unwrap() error { return e.err }
