@@ -144,7 +144,7 @@ func TestCallsEndWithTheirContextsWhileADiskHangs(t *testing.T) {
 	t.Parallel()
 	h := keyringtest.NewHang()
 	defer h.End() // before the servers are stopped
-	c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 2, Pace: 100 * time.Millisecond, Configure: keyringtest.NoRotation})
+	c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 2, Pace: 2 * time.Second, Configure: keyringtest.NoRotation})
 	leader := keyringtest.Ready(t, c)
 	first := leader.Keyring.Keys()[0].ID
 	c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
