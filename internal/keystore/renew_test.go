@@ -169,6 +169,20 @@ func TestFilesAreOfVersion1UntilAllServersReadVersion2(t *testing.T) {
 	is(id, 2, two)
 }
 
+// TestRewrapMovesWhatIsOfVersion1Alone, and under the KEKs of now.
+func TestRewrapMovesWhatIsOfVersion1Alone(t *testing.T) {
+	disk, id := keyringtest.NewDisk(), meta.KeyID{1}
+	s := openStore(t, disk, []kek.KEK{newKMS("a")}, nil)
+	defer s.Close()
+	if _, err := put(t, s, id); err != nil {
+		t.Fatal(err)
+	}
+	s.UseFiles(2)
+	if err := s.Rewrap(t.Context()); err != nil || fileOn(t, disk, nks.FileName(id)).Version != 2 {
+		t.Errorf("version %d, %v", fileOn(t, disk, nks.FileName(id)).Version, err)
+	}
+}
+
 // TestRewrapMovesFilesToVersion2 as Renew does, and those of removed keys too.
 func TestRewrapMovesFilesToVersion2(t *testing.T) {
 	disk, id, removed := keyringtest.NewDisk(), meta.KeyID{1}, meta.KeyID{2}
