@@ -52,3 +52,17 @@ func TestBatchOfFastServersIsFull(t *testing.T) {
 		b.Answered(64, 100*time.Millisecond)
 	}
 }
+
+// TestBatchDoublesWhileAnswersComeEarly, up to the most. One that comes late, or is about fewer keys, tells nothing of more.
+func TestBatchDoublesWhileAnswersComeEarly(t *testing.T) {
+	b := plan.NewBatch(64, 1000)
+	for _, step := range []struct {
+		n     int
+		after time.Duration
+		want  int
+	}{{64, 100 * time.Millisecond, 128}, {128, time.Second, 128}, {5, time.Millisecond, 128}, {128, 500 * time.Millisecond, 256}, {256, 0, 512}, {512, 0, 1000}, {1000, 0, 1000}} {
+		if b.Answered(step.n, step.after); b.Size() != step.want {
+			t.Errorf("after an answer about %d keys in %v it is %d, want %d", step.n, step.after, b.Size(), step.want)
+		}
+	}
+}

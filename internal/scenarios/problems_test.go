@@ -12,6 +12,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/nks"
+	"github.com/hashicorp/raft"
 )
 
 // TestUnusableAnswersAreNoProblemWhenTheServerAnswers again, though nothing is missing any more, nor when it is removed.
@@ -139,18 +140,24 @@ func TestPoliciesThatDifferAreAProblem(t *testing.T) {
 			}
 		}})
 		keyringtest.Ready(t, c)
-		time.Sleep(2 * time.Minute) // virtual
-		leader := c.Leader()
-		for _, s := range c.Servers {
-			ps := keyringtest.Problems(t, s, keyring.ProblemPolicy)
-			switch {
-			case s.ID != "s3" && s != leader:
-				if c.Leader().ID != "s3" && len(ps) > 0 {
-					t.Errorf("%s: %v", s.ID, ps)
+		for leader, want := range map[raft.ServerID]map[raft.ServerID][]raft.ServerID{ // of which server each one says it
+			"s1": {"s1": {"s3"}, "s3": {"s1"}}, "s3": {"s1": {"s3"}, "s2": {"s3"}, "s3": {"s1", "s2"}},
+		} {
+			keyringtest.MakeLeader(t, c, c.Server(leader))
+			time.Sleep(2 * time.Minute) // virtual
+			for _, s := range c.Servers {
+				var of []raft.ServerID
+				for _, p := range keyringtest.Problems(t, s, keyring.ProblemPolicy) {
+					of = append(of, p.Server)
+					for _, text := range []string{`"1h0m0s"`, `"2h0m0s"`, "Tokens.MaxTTL", "Rotation.Every", "on s3", "on " + string(s.ID), "on " + string(p.Server)} {
+						if !strings.Contains(p.Detail, text) {
+							t.Errorf("%s does not say %s: %v", s.ID, text, p)
+						}
+					}
 				}
-			case len(ps) == 0 || !strings.Contains(ps[0].Detail, `"1h0m0s"`) || !strings.Contains(ps[0].Detail, `"2h0m0s"`) ||
-				!strings.Contains(ps[0].Detail, "Rotation.Every") || !strings.Contains(ps[0].Detail, string(s.ID)):
-				t.Errorf("%s: %v", s.ID, ps)
+				if !slices.Equal(of, want[s.ID]) {
+					t.Errorf("%s leads, and %s says it of %q", leader, s.ID, of)
+				}
 			}
 		}
 		right.Store(true)
