@@ -142,6 +142,8 @@ func fail(w http.ResponseWriter, err error) {
 		w.Header().Set("Retry-After", "1")
 	case errors.As(err, new(conflict)):
 		status = http.StatusConflict
+	case errors.As(err, new(missing)):
+		status = http.StatusNotFound
 	}
 	text := err.Error()
 	if errors.Is(err, keyring.ErrNoLeader) {

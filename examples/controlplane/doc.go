@@ -52,7 +52,7 @@
 // It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
 // which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
 // and serve.go, a server from its configuration to its end. The rest is the program: api.go for
-// users and workloads, requests.go what is taken of them, operator.go and members.go for operators; view.go,
+// users and workloads, requests.go what is taken of them, refusals.go with which status it is refused, operator.go and members.go for operators; view.go,
 // causes.go and remedies.go what they are shown, which follows from the statuses of all servers alone, and page.go the
 // page that draws it; keks.go what wraps the keys, client.go the command line, terminal.go what a terminal may be
 // sent, backup.go backups from end to end, inspect.go a look into a keystore, progress.go what a terminal shows

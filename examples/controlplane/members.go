@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -32,8 +33,11 @@ func (s *server) addServer(r *http.Request) (any, error) {
 	if in.Addr == "" {
 		return nil, badRequest{fmt.Errorf("cluster.json has no server %q: an address is needed", in.ID)}
 	}
-	ctx := keyring.WithActor(r.Context(), actor(r))
-	return in, s.node.AddServer(ctx, in.ID, in.Addr)
+	if err := cmp.Or(checkID(in.ID), checkAddr(in.Addr)); err != nil {
+		return nil, err
+	}
+	err := s.node.AddServer(keyring.WithActor(r.Context(), actor(r)), in.ID, in.Addr)
+	return in, notAdded(err, in, s.servers(r.Context()))
 }
 
 // removeServer takes a server out, with ?force also if a key is then held by too few.
@@ -44,7 +48,8 @@ func (s *server) removeServer(r *http.Request) (any, error) {
 		return nil, err
 	}
 	o := keyring.RemoveServerOptions{Force: force}
-	return serverRequest{ID: id}, s.node.RemoveServer(keyring.WithActor(r.Context(), actor(r)), id, o)
+	err = s.node.RemoveServer(keyring.WithActor(r.Context(), actor(r)), id, o)
+	return serverRequest{ID: id}, notRemoved(err, id, s.servers(r.Context()))
 }
 
 func (c cli) addServer(ctx context.Context, args []string) error {
@@ -94,7 +99,10 @@ func (s *server) joinToken(r *http.Request) (any, error) {
 	if err := read(r, &in); err != nil {
 		return nil, err
 	}
-	var err error
+	err := cmp.Or(checkID(in.ID), checkTTL(in.TTL))
+	if err != nil {
+		return nil, err
+	}
 	in.Token, err = s.node.JoinToken(in.ID, in.TTL)
 	return in, err
 }
@@ -104,7 +112,11 @@ func (s *server) joinTokens(*http.Request) (any, error) { return s.node.JoinToke
 
 func (s *server) withdrawToken(r *http.Request) (any, error) {
 	id := r.PathValue("id")
-	return keyring.JoinTokenInfo{ID: id}, s.node.WithdrawJoinToken(keyring.WithActor(r.Context(), actor(r)), id)
+	if err := checkTokenID(id); err != nil {
+		return nil, err
+	}
+	err := s.node.WithdrawJoinToken(keyring.WithActor(r.Context(), actor(r)), id)
+	return keyring.JoinTokenInfo{ID: id}, notWithdrawn(err, id, s.node.JoinTokens())
 }
 
 func (c cli) joinToken(ctx context.Context, args []string) error {
