@@ -116,20 +116,30 @@ func TestFailedRestoreOfTheHostLeavesTheRing(t *testing.T) {
 	}
 }
 
-// TestMuxPassesOnWhatRaftsReaderWraps, which a host can get from raft alone, and no more than that.
+// TestMuxPassesOnWhatRaftsReaderWraps, which a host can get from raft alone, and no more than that. When the host closes what it
+// is given, raft's reader is closed.
 func TestMuxPassesOnWhatRaftsReaderWraps(t *testing.T) {
 	snap := keyringtest.SnapshotOf(t, fsm.Mux(filled(t), &keyringtest.App{Lines: []string{"line"}}))
-	stored := io.NopCloser(bytes.NewReader(snap))
-	for name, tt := range map[string]struct{ given, want io.ReadCloser }{
-		"a wrapper":  {wrapper{stored}, stored},
-		"no wrapper": {io.NopCloser(bytes.NewReader(snap)), nil},
-	} {
+	for _, wraps := range []bool{true, false} {
+		stored := &closing{Reader: bytes.NewReader(snap)}
+		given, want := io.ReadCloser(stored), io.ReadCloser(nil)
+		if wraps {
+			given, want = wrapper{stored}, stored
+		}
 		a := &unwrapping{App: &keyringtest.App{}}
-		if err := fsm.Mux(newMachine(), a).Restore(tt.given); err != nil || a.Text() != "line" || a.got != tt.want {
-			t.Errorf("%s: %v, the host has %q and was given %v", name, err, a.Text(), a.got)
+		if err := fsm.Mux(newMachine(), a).Restore(given); err != nil || a.Text() != "line" || a.got != want || !stored.closed {
+			t.Errorf("a wrapper: %t: %v, the host has %q and was given %v, closed: %t", wraps, err, a.Text(), a.got, stored.closed)
 		}
 	}
 }
+
+// closing notes that it was closed.
+type closing struct {
+	io.Reader
+	closed bool
+}
+
+func (c *closing) Close() error { c.closed = true; return nil }
 
 // wrapper is what raft gives an FSM: it wraps the snapshot store's reader.
 type wrapper struct{ io.ReadCloser }
