@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -118,6 +119,7 @@ func (c cli) backup(ctx context.Context, args []string) error {
 		return err
 	}
 	defer os.Remove(part.Name()) // which is gone if all went well
+	c.warnOfParts(filepath.Dir(target), part.Name())
 	made, err := c.fetchBackup(ctx, part, strings.Split(*to, ","))
 	if err == nil {
 		err = part.Sync()
@@ -133,10 +135,27 @@ func (c cli) backup(ctx context.Context, args []string) error {
 	}
 	fmt.Fprintf(c.out, "%s  %s\n", made.sum, line(target))
 	if made.warning != "" {
-		fmt.Fprintln(c.warn, "controlplane: the backup is good, but the status does not show it:", line(made.warning))
+		fmt.Fprintln(c.warn, "controlplane: the backup is good, but the status does not show it:", flat(made.warning))
 	}
 	fmt.Fprintln(c.warn, "controlplane: keep the SHA-256 or the signer where those who write the file can't write; signed by", line(made.signer))
 	return nil
+}
+
+// parts are the names of backups that are being made, or that were cut off.
+var parts = regexp.MustCompile(`\.[0-9]+\.part$`)
+
+// warnOfParts names what a backup in that directory has left that was cut off, by a crash say. It may be one that is being made
+// now, so it is left there.
+func (c cli) warnOfParts(dir, own string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // the backup says what is wrong with the directory
+	}
+	for _, e := range entries {
+		if name := filepath.Join(dir, e.Name()); name != own && e.Type().IsRegular() && parts.MatchString(name) {
+			fmt.Fprintf(c.warn, "controlplane: %s is of a backup that was cut off, and is no backup: delete it, unless one is being made there now\n", line(name))
+		}
+	}
 }
 
 // fetched is a backup that a server has sent.
@@ -324,7 +343,7 @@ func (c cli) recover(ctx context.Context, args []string) error {
 	for _, m := range r.Missing {
 		fmt.Fprintf(c.out, "missing: %s", m.ID)
 		if m.Err != nil {
-			fmt.Fprint(c.out, ": ", line(m.Err.Error()))
+			fmt.Fprint(c.out, ": ", flat(m.Err.Error()))
 		}
 		fmt.Fprintln(c.out)
 	}

@@ -160,6 +160,26 @@ func TestBackupOverwritesNothing(t *testing.T) {
 	wantFiles(t, dir, "backup")
 }
 
+// A crash leaves a file that is no backup. The next backup says so, and leaves it: it may be one that is being made.
+func TestBackupNamesWhatOneThatWasCutOffHasLeft(t *testing.T) {
+	_, c := alone(t, nil)
+	dir := t.TempDir()
+	for _, name := range []string{"backup.123.part", "backup.part", "other"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := runCommand(t, c, "backup", "-to", newIdentity(t).Recipient().String(), filepath.Join(dir, "backup"))
+	if err != nil {
+		t.Fatal(out, err)
+	}
+	named := filepath.Join(dir, "backup.123.part") + " is of a backup that was cut off"
+	if !strings.Contains(out, named) || strings.Count(out, "cut off") != 1 {
+		t.Errorf("it says %q", out)
+	}
+	wantFiles(t, dir, "backup", "backup.123.part", "backup.part", "other")
+}
+
 // What is kept is what the digest says is whole, and what a crash has left is in nobody's way.
 func TestBackupKeepsWhatIsComplete(t *testing.T) {
 	const body = "a backup"

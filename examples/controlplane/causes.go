@@ -61,13 +61,25 @@ func causesOf(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, be
 		add(best.ID, keyring.Problem{Kind: keyring.ProblemNoLeader, Severity: keyring.SeverityCritical, Detail: "no server that answers leads"})
 	}
 	for i := range all {
-		all[i].finish(at)
+		all[i].finish(at.askingAMember(best))
 	}
 	slices.SortStableFunc(all, func(a, b cause) int {
 		return cmp.Or(
 			cmp.Compare(rank(a.Severity), rank(b.Severity)), cmp.Compare(a.waits(), b.waits()))
 	})
 	return all
+}
+
+// askingAMember is the site whose commands ask a member: a server that was removed knows no leader.
+func (at site) askingAMember(best status) site {
+	if len(best.Members) == 0 || slices.Contains(best.Members, at.server) {
+		return at
+	}
+	members := append([]raft.ServerID{best.ID}, best.Members...)
+	if i := slices.IndexFunc(members, func(id raft.ServerID) bool { return slices.Contains(best.Members, id) && at.urls[id] != "" }); i >= 0 {
+		at.server = members[i]
+	}
+	return at
 }
 
 // problemsOf are those that a server has told of, and those that it is one of itself.
@@ -197,7 +209,7 @@ func (c cause) print(out io.Writer) {
 	}
 	fmt.Fprintln(out)
 	for _, d := range c.Details {
-		fmt.Fprintf(out, "    %s\n", line(d))
+		fmt.Fprintf(out, "    %s\n", flat(d))
 	}
 	if len(c.Keys) > 0 {
 		fmt.Fprintf(out, "    of %s: %s\n", count(len(c.Keys), "key"), line(strings.Join(c.Keys[:min(len(c.Keys), shownDetails)], ", ")))
@@ -231,7 +243,7 @@ func (v view) printKeys(out io.Writer) {
 	fmt.Fprintln(out, "* leads; unknown: the server does not answer")
 	for _, k := range v.Keys {
 		if m := k.Moving; m != nil {
-			fmt.Fprintf(out, "rekeying %s: %d moved, %d left %s\n", line(k.ID), m.Moved, m.Left, line(m.Error))
+			fmt.Fprintf(out, "rekeying %s: %d moved, %d left %s\n", line(k.ID), m.Moved, m.Left, flat(m.Error))
 		}
 	}
 }

@@ -77,7 +77,7 @@ func answerError(resp *http.Response) error {
 	if json.Unmarshal(b, &e) != nil || e.Error == "" {
 		e.Error, _, _ = strings.Cut(strings.TrimSpace(string(b)), "\n")
 	}
-	return fmt.Errorf("%s: %s", line(resp.Status), line(cmp.Or(e.Error, "the answer has no text")))
+	return fmt.Errorf("%s: %s", line(resp.Status), flat(cmp.Or(e.Error, "the answer has no text")))
 }
 
 // cli is the command line of the parts that are no server.

@@ -34,7 +34,8 @@
 // recipients too; when DIR/ID.kek is lost, make another (head -c 32 /dev/urandom) and start once with
 // their -identity. restore wants to know whose the backup is: by the SHA-256 that backup has printed, by the
 // signer, which keys status shows, or -unauthenticated. With -data-only it is a drill: another cluster, whose tokens
-// nobody else takes. restore and recover refuse while another server answers, unless -force is set. KEYSTORE-DIR is DIR/ID/keystore, its KEK is DIR/ID.kek, and its server may run. Each
+// nobody else takes. restore and recover refuse while another server answers, unless -force is set. A file FILE.*.part beside a backup is what backup leaves when
+// the machine stops meanwhile: it is no backup, and may be deleted; the next backup there names it. KEYSTORE-DIR is DIR/ID/keystore, its KEK is DIR/ID.kek, and its server may run. Each
 // command has -h.
 //
 // For scripts, the exit status is

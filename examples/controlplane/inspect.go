@@ -71,7 +71,7 @@ func printReports(out io.Writer, reports []keyring.FileReport) error {
 		}
 		problem := "-"
 		if r.Err != nil {
-			problem = line(r.Err.Error())
+			problem = flat(r.Err.Error())
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", line(r.Name), r.Kind, cmp.Or(line(r.Algorithm), "-"), cmp.Or(strings.Join(keks, ","), "-"), problem)
 	}

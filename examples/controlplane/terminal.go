@@ -17,6 +17,11 @@ import (
 // as in Go.
 func line(text string) string { return escape(text, "") }
 
+// flat is line for an error, which may join others, each on a line of its own: there is a semicolon between them.
+func flat(text string) string {
+	return line(strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' }), "; "))
+}
+
 // escape escapes all that is not printable, but for what is in keep.
 func escape(text, keep string) string {
 	var b strings.Builder

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -24,6 +25,23 @@ func TestLineHasNoControlCharacters(t *testing.T) {
 		if got := line(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
+	}
+}
+
+func TestErrorsThatAreJoinedAreReadable(t *testing.T) {
+	joined := errors.Join(errors.New("s1: no answer"), errors.New("s2: \x1b[2Jrefused"))
+	if got, want := flat(joined.Error()+"\n"), `s1: no answer; s2: \u001b[2Jrefused`; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	body := httptest.NewRecorder()
+	respond(body, http.StatusConflict, joined.Error())
+	if got, want := answerError(body.Result()).Error(), `409 Conflict: s1: no answer; s2: \u001b[2Jrefused`; got != want {
+		t.Errorf("an answer: %q, want %q", got, want)
+	}
+	var out strings.Builder
+	cause{Details: []string{"s1: " + joined.Error()}}.print(&out)
+	if !strings.Contains(out.String(), "s1: s1: no answer; s2: ") {
+		t.Errorf("a problem: %q", &out)
 	}
 }
 

@@ -152,6 +152,17 @@ func TestViewOfTrouble(t *testing.T) {
 			change(all, "s1", func(a *answer) { a.Members = []raft.ServerID{"s1", "s2"} })
 		}, "All is well: 2 of 3 servers answer, s1 leads. There is 1 notice.",
 			[]string{"notice not a member |s3||controlplane servers add s3; controlplane serve /tmp/cp s3"}},
+		{"the server that is asked was removed", func(all map[raft.ServerID]answer) {
+			change(all, "s2", func(a *answer) {
+				a.Leader, a.Members, a.Causes = "s2", []raft.ServerID{"s2", "s3"}, []keyring.Problem{problem(keyring.ProblemBackup, "warning")}
+			})
+			change(all, "s3", func(a *answer) { a.Leader = "s2" })
+			change(all, "s1", func(a *answer) {
+				a.Leader, a.Causes = "", []keyring.Problem{problem(keyring.ProblemRemoved, "critical")}
+			})
+		}, "Something is wrong now. First: Removed from the cluster, and still running (s1).", []string{
+			"critical removed |s1||controlplane -server http://127.0.0.1:8002 servers add s1; controlplane serve /tmp/cp s1",
+			"warning no backup |s2||controlplane -server http://127.0.0.1:8002 backup -to RECIPIENT FILE"}},
 		{"a command for another server", func(all map[raft.ServerID]answer) {
 			change(all, "s2", func(a *answer) { a.Causes = []keyring.Problem{problem(keyring.ProblemOldKEK, "notice")} })
 		}, "All is well: 3 of 3 servers answer, s1 leads. There is 1 notice.", []string{"notice old KEKs |s2||controlplane -server http://127.0.0.1:8002 keys rewrap"}},
