@@ -253,7 +253,9 @@ func (k *Keyring) doLed(ctx context.Context, call func(context.Context) error) e
 	return err
 }
 
-// Keys returns the metadata of all keys as this server knows it, the newest first.
+// Keys returns the metadata of all keys as this server knows it, the newest first. A follower may be behind the leader, by a
+// moment most often, and by more while it does not reach it: a key that was made or removed there may not be, or still be, in it. Ask
+// the leader for what it knows; Status.CaughtUp and Status.LastContact say how far this server is.
 func (k *Keyring) Keys() []Key { return keysOf(k.server.FSM.Ring()) }
 
 // Changed returns a channel that is closed when something has changed that Keys, Status or

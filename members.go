@@ -150,7 +150,8 @@ func (k *Keyring) MakeJoinToken(ctx context.Context, id raft.ServerID, ttl time.
 	return text, err
 }
 
-// JoinTokens returns the join tokens that have not ended, as this server knows them and by its clock. One that
+// JoinTokens returns the join tokens that have not ended, as this server knows them, which may be behind the leader, and by its
+// clock. One that
 // raft has restored from a snapshot is among them until the leader ends it, though nobody can join with it
 // where the leader has it from a snapshot alone too.
 func (k *Keyring) JoinTokens() []JoinTokenInfo {

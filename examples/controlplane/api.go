@@ -51,7 +51,7 @@ func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /v1/secrets/{path...}", s.serve(s.people(s.put)))
 	mux.HandleFunc("GET /v1/secrets/{path...}", s.serve(s.get, "stale"))
-	mux.HandleFunc("GET /v1/secrets", s.serve(s.people(s.list), "prefix"))
+	mux.HandleFunc("GET /v1/secrets", s.serve(s.people(s.list), "prefix", "stale"))
 	mux.HandleFunc("POST /v1/identities/{workload}", s.serve(s.people(s.identity)))
 	mux.HandleFunc("GET /v1/whoami", s.serve(s.whoami))
 	s.operate(mux)
@@ -265,8 +265,15 @@ func (s *server) lost(n *secret) error {
 	return errGone
 }
 
-// list names the secrets of this server below ?prefix.
+// list names the secrets below ?prefix: those of the leader, as get does, or with ?stale those of this server, which may be late.
 func (s *server) list(r *http.Request) (any, error) {
+	stale, err := flagOf(r, "stale")
+	if err == nil && !stale {
+		err = s.isCurrent(r.Context())
+	}
+	if err != nil {
+		return nil, err
+	}
 	out := []entry{}
 	for n := range s.store.state.Load().below(r.URL.Query().Get("prefix")) {
 		out = append(out, entry{Path: n.Path, Version: n.Version, Key: n.key().String()})

@@ -104,6 +104,11 @@ func TestPutIsACompareAndSet(t *testing.T) {
 			t.Errorf("get%s: %+v, %v", query, got, err)
 		}
 	}
+	for _, args := range [][]string{{"list"}, {"list", "-stale"}, {"list", "db/p"}, {"list", "-stale", "db/p"}} {
+		if out, err := runCommand(t, c, args...); err != nil || !strings.Contains(out, "db/password version") {
+			t.Errorf("%v: %q, %v", args, out, err)
+		}
+	}
 	if status, body := c.do(t, "GET", "/v1/secrets?prefix=db/p", "", ""); status != 200 || strings.Count(body, `"path"`) != 1 || strings.Contains(body, "two") {
 		t.Errorf("list: %d %s", status, body)
 	}

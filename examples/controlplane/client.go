@@ -172,15 +172,22 @@ func (c cli) get(ctx context.Context, args []string) error {
 }
 
 func (c cli) list(ctx context.Context, args []string) error {
-	if len(args) == 0 {
-		args = []string{""} // the prefix of all
+	fs := flag.NewFlagSet("list", flag.ContinueOnError)
+	stale := fs.Bool("stale", false, "")
+	fs.SetOutput(io.Discard)
+	if err := fs.Parse(args); err == nil && fs.NArg() == 0 {
+		args = append(args, "") // the prefix of all
 	}
-	args, err := flags(flag.NewFlagSet("list", flag.ContinueOnError), args, 1)
+	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err
 	}
+	path := "/v1/secrets?prefix=" + url.QueryEscape(args[0])
+	if *stale {
+		path += "&stale"
+	}
 	var out []entry
-	if err := c.call(ctx, http.MethodGet, "/v1/secrets?prefix="+url.QueryEscape(args[0]), nil, &out); err != nil {
+	if err := c.call(ctx, http.MethodGet, path, nil, &out); err != nil {
 		return err
 	}
 	for _, e := range out {

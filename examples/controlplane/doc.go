@@ -5,8 +5,8 @@
 //	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] [-token FILE] DIR ID       run one of them: s1, s2, s3
 //
 //	controlplane [-server URL] put [-if VERSION] [-empty] PATH         store standard input
-//	controlplane [-server URL] get [-stale] PATH
-//	controlplane [-server URL] list [PREFIX]
+//	controlplane [-server URL] get [-stale] PATH       likewise
+//	controlplane [-server URL] list [-stale] [PREFIX]       what the leader has; -stale: what that server has, which may be late
 //	controlplane [-server URL] identity [-aud A,B] [-ttl 10m] WORKLOAD        print a token
 //
 //	controlplane [-server URL] keys status [-json]       keys, servers, problems

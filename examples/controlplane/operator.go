@@ -206,12 +206,20 @@ func (s *server) status(r *http.Request) (any, error) {
 		return nil, err
 	}
 	if consistent {
-		nothing := ""
-		if _, err := s.apply(r.Context(), command{Read: &nothing}); !errors.Is(err, errNone) {
+		if err := s.isCurrent(r.Context()); err != nil {
 			return nil, err
 		}
 	}
 	return s.own(r.Context())
+}
+
+// isCurrent returns when this server, which leads, has everything that was put before the call.
+func (s *server) isCurrent(ctx context.Context) error {
+	nothing := ""
+	if _, err := s.apply(ctx, command{Read: &nothing}); !errors.Is(err, errNone) {
+		return err
+	}
+	return nil
 }
 
 func (s *server) own(ctx context.Context) (status, error) {

@@ -269,3 +269,28 @@ func TestServerJoinsWithATokenOfTheCommand(t *testing.T) {
 		t.Error("it can be withdrawn twice")
 	}
 }
+
+// What a follower has may be late, so by default list is answered by the leader, as get is.
+func TestListIsTheLeadersUnlessItMayBeStale(t *testing.T) {
+	servers := startServers(t, initialized(t, 3), options{}, nil, "s1", "s2", "s3")
+	leader := servers["s1"].await(t, func(st status) bool { return st.Leader != "" }).Leader
+	if w := ask(servers[leader], "PUT", "/v1/secrets/a", `{"value":"x"}`); w.Code != http.StatusOK {
+		t.Fatal(w.Code, w.Body)
+	}
+	if w := ask(servers[leader], "GET", "/v1/secrets", ""); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"path":"a"`) {
+		t.Errorf("the leader: %d %s", w.Code, w.Body)
+	}
+	for id, s := range servers {
+		if id == leader {
+			continue
+		}
+		s.await(t, func(st status) bool { return st.Leader == leader })
+		w := ask(s, "GET", "/v1/secrets?prefix=a", "")
+		if to := "http://" + s.cluster.Servers[leader].HTTP + "/v1/secrets?prefix=a"; w.Code != http.StatusTemporaryRedirect || w.Header().Get("Location") != to {
+			t.Errorf("%s: %d to %q, want %q", id, w.Code, w.Header().Get("Location"), to)
+		}
+		if w := ask(s, "GET", "/v1/secrets?stale", ""); w.Code != http.StatusOK {
+			t.Errorf("%s: what it has: %d %s", id, w.Code, w.Body)
+		}
+	}
+}
