@@ -7,9 +7,9 @@
 // under a name the whole old content or the whole new one, and never a mixture. A
 // crash can also leave temporary files, which Sweep removes.
 //
-// Limits: it trusts the device to keep what fsync has acknowledged, and it trusts the
-// owner of the directory, the only user who can change names in it besides this
-// process.
+// Limits: it trusts the device to keep what fsync has acknowledged, the file systems that hasStamps names
+// to stamp every change of a file, and the owner of the directory, the only user who can change names in it
+// besides this process.
 package durable
 
 import (
