@@ -77,7 +77,7 @@ type RekeyProgress struct {
 	// repeated after 100 ms, and then after pauses that double to a minute.
 	Poisoned     int      `json:"poisoned"`
 	PoisonedRefs []string `json:"poisonedRefs"`
-	Err          error    `json:"-"` // why the last attempt ended early, or nil; Problems has it too
+	Err          error    `json:"-"` // why the last attempt ended early, or that many in a row have moved nothing, or nil; Problems has it too
 }
 
 const poisonedRefs = 16 // named in RekeyProgress

@@ -85,7 +85,11 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 		if ctx.Err() != nil || !r.Leads(term) {
 			return local.Idle
 		}
-		r.progress.update(key.ID, func(p *RekeyProgress) { p.Err = err })
+		told := err
+		if err == nil {
+			told = r.noProgress(key.ID)
+		}
+		r.progress.update(key.ID, func(p *RekeyProgress) { p.Err = told })
 		if err == nil {
 			delete(r.tries, key.ID)
 		} else {
@@ -179,6 +183,18 @@ func (r *rekeyer) yield(id KeyID) mono.Time {
 	wait := min(local.RetryAfter<<min(r.yields[id], 8), time.Minute)
 	r.yields[id]++
 	return mono.Now().Add(wait)
+}
+
+// stuckYields is after how many tries in a row that have moved nothing Status says so: five minutes. Writers replace each record
+// only once in a while.
+const stuckYields = 12
+
+// noProgress is an error if nothing could be moved for long, although nothing has failed.
+func (r *rekeyer) noProgress(id KeyID) error {
+	if n := r.yields[id]; n >= stuckYields {
+		return fmt.Errorf("%d tries in a row have moved nothing: Replace says that all records were replaced meanwhile, or Under yields them again; it goes on", n)
+	}
+	return nil
 }
 
 // scanResult is what one scan has found, up to a bound.

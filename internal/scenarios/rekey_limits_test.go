@@ -133,7 +133,15 @@ func TestMovesThatOthersAreQuickerWithAreFewer(t *testing.T) {
 			})
 			rc.Store("r", 10)
 			rc.Rotate(keyring.RotateOptions{Full: true})
-			time.Sleep(time.Hour) // virtual
+			leader := rc.Leader()
+			time.Sleep(time.Minute) // virtual
+			if p := keyringtest.Problems(t, leader, keyring.ProblemRekey); len(p) > 0 {
+				t.Errorf("%s: writers may be quicker for a minute: %v", name, p)
+			}
+			time.Sleep(time.Hour)
+			if p := keyringtest.Problems(t, leader, keyring.ProblemRekey); len(p) != 1 || !strings.Contains(p[0].Detail, "tries in a row have moved nothing") {
+				t.Errorf("%s: nothing was moved for an hour, and Status says %v", name, p)
+			}
 		})
 		if n := replaced.Load(); n < 10 || n > 200 {
 			t.Errorf("%s: Replace was called %d times in an hour", name, n)
