@@ -254,19 +254,26 @@ func (s *Store) Public(key *meta.Key) (public []byte, derived bool) {
 	if err != nil {
 		return nil, false
 	}
+	public, derived, _ = s.publicOf(key.ID, m)
+	return public, derived
+}
+
+// publicOf is Public of material in memory: empty and, from the call that derives it, an error if its signing key can't be
+// read.
+func (s *Store) publicOf(id meta.KeyID, m *material) (public []byte, derived bool, err error) {
 	if p := m.public.Load(); p != nil {
-		return *p, false
+		return *p, false, nil
 	}
-	k, err := s.copyRight(key.ID, key.Check)
-	if err != nil {
-		return nil, false
+	k, err := s.copyRight(id, m.check)
+	if err != nil { // it was dropped since
+		return nil, false, nil
 	}
 	defer k.Secret.Wipe()
 	if public, err = k.Secret.Public(k.Algorithm); err != nil {
 		public = noPublic
 	}
 	m.public.Store(&public)
-	return public, true
+	return public, true, err
 }
 
 // Use is how often a key was used, as seal.Key estimates it.

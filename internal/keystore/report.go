@@ -131,24 +131,25 @@ func (s *Store) Unknown(ring *meta.Ring, most int, only ...meta.KeyID) (u Unknow
 	return u, waiting
 }
 
-// describe returns the first of the keys, by ID.
+// describe returns the first of the keys, by ID. Each hello asks for them, so their public keys are derived once.
 func (s *Store) describe(ids []meta.KeyID, most int) (keys []meta.NewKey) {
 	slices.SortFunc(ids, compareIDs)
 	for _, id := range ids {
 		if len(keys) == most {
 			break
 		}
-		k, ok := s.Copy(id)
-		if !ok {
+		m := s.get(id)
+		if m == nil {
 			continue
 		}
-		public, err := k.Secret.Public(k.Algorithm)
-		k.Secret.Wipe()
+		public, _, err := s.publicOf(id, m)
 		if err != nil {
 			s.log.Error("orphan with an unreadable signing key", "key", id, "error", err)
+		}
+		if len(public) == 0 {
 			continue
 		}
-		keys = append(keys, meta.NewKey{ID: id, Algorithm: k.Algorithm, Public: public, Check: k.Check, Created: k.Created.UTC()})
+		keys = append(keys, meta.NewKey{ID: id, Algorithm: m.algorithm, Public: public, Check: m.check, Created: m.created.UTC()})
 	}
 	return keys
 }

@@ -1,6 +1,7 @@
 package keystore_test
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
@@ -41,6 +42,23 @@ func TestUnknownMissesNoKeyThatOpens(t *testing.T) {
 			if u, w := s.Unknown(&meta.Ring{}, 100); len(u.Orphans)+w.Files != open+1 || w.Of != open+1 {
 				t.Fatalf("%d keys open and %d files wait, of %d; want %d together", len(u.Orphans), w.Files, w.Of, open+1)
 			}
+		}
+	}
+}
+
+// TestUnknownDerivesAPublicKeyOnce: every hello asks for the unknown keys, and there may be thousands.
+func TestUnknownDerivesAPublicKeyOnce(t *testing.T) {
+	disk := keyringtest.NewDisk()
+	id := meta.KeyID{1}
+	plantKey(t, disk, id, kek.Inline())
+	s := openStore(t, disk, []kek.KEK{kek.Inline()}, nil)
+	for range 2 {
+		u, _ := s.Unknown(&meta.Ring{}, 100)
+		if len(u.Orphans) != 1 || len(u.Orphans[0].Public) == 0 {
+			t.Fatalf("orphans %v", u.Orphans)
+		}
+		if public, derived := s.Public(&meta.Key{ID: id, Check: u.Orphans[0].Check}); derived || !bytes.Equal(public, u.Orphans[0].Public) {
+			t.Errorf("derived again: %v, %x and %x", derived, public, u.Orphans[0].Public)
 		}
 	}
 }
