@@ -48,6 +48,7 @@ func TestAdoptTakesAnOrphanOfAnyServer(t *testing.T) {
 			}
 		}
 		keyringtest.AwaitKeys(t, c)
+		keyringtest.AwaitHolders(c.Leader().Keyring, id, 3)
 		k := keyringtest.Ring(c.Leader().FSM).Key(id)
 		if k == nil || k.State != keyring.StateInactive || k.DataOnly || len(k.Holders) != 3 {
 			t.Errorf("adopted as %+v", k)
