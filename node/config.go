@@ -99,6 +99,7 @@ type Config struct {
 
 	wrapLog    func(raft.LogStore) raft.LogStore       // around raft's log, for tests
 	wrapStable func(raft.StableStore) raft.StableStore // around the store of its term and vote, for tests
+	pace       time.Duration                           // in place of raft's timeouts, for tests
 	patience   time.Duration                           // in place of leaderPatience, for tests; zero is that
 }
 
@@ -185,7 +186,7 @@ func (c Config) keyring() keyring.Config {
 // cluster is what raft and the port are started with.
 func (c Config) cluster() cluster.Config {
 	conf := cluster.Config{
-		ID: c.ID, Dir: filepath.Join(c.Dir, "raft"), FSM: c.Keys, Section: c.Keys.CheckSnapshot, Logger: c.Logger, WrapLog: c.wrapLog, WrapStable: c.wrapStable,
+		ID: c.ID, Dir: filepath.Join(c.Dir, "raft"), FSM: c.Keys, Section: c.Keys.CheckSnapshot, Logger: c.Logger, WrapLog: c.wrapLog, WrapStable: c.wrapStable, Pace: c.pace,
 		Addr: c.advertised(), Listen: c.Addr, Listener: c.Listener, Cluster: c.Cluster, TLS: c.TLS,
 		Limits: cluster.LogLimits{Entries: uint64(c.SnapshotEntries), Bytes: c.SnapshotBytes},
 		Peers:  c.Peers, JoinToken: c.JoinToken, Errors: wireErrors,

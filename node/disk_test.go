@@ -23,6 +23,7 @@ func startFullNodes(t *testing.T) fullNodes {
 	f.Nodes = keyringtest.StartNodes(t, 3, func(cfg *node.Config) {
 		is := &atomic.Bool{}
 		f.full[cfg.ID] = is
+		node.SlowRaft(cfg)
 		node.WrapRaftLog(cfg, func(log raft.LogStore) raft.LogStore { return fullLog{log, is} })
 		node.WrapRaftStable(cfg, func(s raft.StableStore) raft.StableStore { return fullStable{s, is} })
 	})

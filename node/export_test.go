@@ -41,6 +41,10 @@ func WrapRaftStable(c *Config, wrap func(raft.StableStore) raft.StableStore) { c
 // WrapRaftLog puts something around the log of a Node's raft.
 func WrapRaftLog(c *Config, wrap func(raft.LogStore) raft.LogStore) { c.wrapLog = wrap }
 
+// SlowRaft has a node's raft hand over, and elect, in its own time: with its own timeouts it elects another leader when the tests
+// beside it have the processor for a while.
+func SlowRaft(c *Config) { c.pace = 5 * time.Second }
+
 // AskWhetherRemoved returns the servers that say that a node was removed.
 func AskWhetherRemoved(ctx context.Context, n *Node) []raft.ServerID { return n.askWhetherRemoved(ctx) }
 

@@ -135,7 +135,7 @@ func (n *Node) resign() {
 	if len(others) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), handOverPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), max(handOverPatience, 3*n.cfg.pace))
 	defer cancel()
 	if err := n.handOver(ctx, others); err != nil {
 		n.log.Warn("leader closes without having handed over", "error", err)

@@ -20,7 +20,11 @@ import (
 // others end without an error. When Close has returned, one of the others leads.
 func TestNoCallFailsWhileLeadersAreClosed(t *testing.T) {
 	t.Parallel()
-	ctx, c, hello := keyringtest.ReadyNodes(t, 3)
+	ctx, c := slowNodes(t)
+	hello, err := c.Nodes["s1"].Encrypt(ctx, []byte("hello"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
 		leader := c.Nodes["s1"].Leader()
 		var others []*node.Node
@@ -36,13 +40,24 @@ func TestNoCallFailsWhileLeadersAreClosed(t *testing.T) {
 			t.Errorf("%s is closed, and the others wait for it", leader)
 		}
 		calls.end()
-		n, err := node.Start(ctx, c.Config(leader))
+		cfg := c.Config(leader)
+		node.SlowRaft(&cfg)
+		n, err := node.Start(ctx, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		c.Nodes[leader] = n
 		c.Ready(ctx)
 	}
+}
+
+// slowNodes are three that are ready, and elect no leader by themselves because the machine is slow.
+func slowNodes(t *testing.T) (context.Context, *keyringtest.Nodes) {
+	t.Helper()
+	ctx := keyringtest.UntilKilled(t)
+	c := keyringtest.StartNodes(t, 3, node.SlowRaft)
+	c.Ready(ctx)
+	return ctx, c
 }
 
 // calls are calls that go on until end is called.
@@ -91,7 +106,7 @@ func (c *calls) end() {
 // TestTransferLeadership to any voter, and to one that is named, from every server.
 func TestTransferLeadership(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
+	ctx, c := slowNodes(t)
 	for _, id := range slices.Sorted(maps.Keys(c.Nodes)) {
 		n, was := c.Nodes[id], leaderOf(ctx, t, c)
 		if err := n.TransferLeadership(ctx); err != nil {
@@ -145,7 +160,7 @@ func TestLeaderThatClosesHasNotAnswered(t *testing.T) {
 // TestTransferWhoseAnswerIsLost is done when another server leads: that one is not asked to hand over too.
 func TestTransferWhoseAnswerIsLost(t *testing.T) {
 	t.Parallel()
-	ctx, c, _ := keyringtest.ReadyNodes(t, 3)
+	ctx, c := slowNodes(t)
 	was := leaderOf(ctx, t, c)
 	moved := false
 	err := node.UntilMoved(context.Background(), c.Nodes[keyringtest.Besides(was)], func() error {

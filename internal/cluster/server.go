@@ -34,6 +34,8 @@ type Config struct {
 	// WrapLog and WrapStable, if they are set, return what raft uses in place of its log, and of the store of its term and vote.
 	WrapLog    func(raft.LogStore) raft.LogStore
 	WrapStable func(raft.StableStore) raft.StableStore
+	// Pace, if it is set, is in place of raft's timeouts, where it has an address: a test's servers may share a slow machine.
+	Pace time.Duration
 
 	// Addr is the host:port at which the other servers reach this one. Empty means that there are no others, and no
 	// port: then nothing below counts.
@@ -286,6 +288,8 @@ func (c Config) raft() *raft.Config {
 	if c.Addr == "" {             // it need not wait for another server's vote
 		conf.HeartbeatTimeout, conf.ElectionTimeout = singleServerTimeout, singleServerTimeout
 		conf.LeaderLeaseTimeout, conf.CommitTimeout = singleServerTimeout, singleServerTimeout
+	} else if c.Pace > 0 {
+		conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = c.Pace, c.Pace, c.Pace
 	}
 	return conf
 }
