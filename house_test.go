@@ -75,7 +75,7 @@ var house = map[string][]string{
 
 	"internal/raftwire": {"internal/mono"},
 	"internal/cluster": {
-		"internal/bounded", "internal/durable", "internal/join", "internal/meta", "internal/mono", "internal/peer", "internal/raftwire",
+		"internal/bounded", "internal/durable", "internal/gate", "internal/join", "internal/meta", "internal/mono", "internal/peer", "internal/raftwire",
 	},
 	"node": {
 		".", "internal/bounded", "internal/cluster", "internal/gate", "internal/join", "internal/jwt", "internal/meta", "internal/mono", "internal/peer", "internal/plan",

@@ -46,7 +46,7 @@ const (
 	ProblemKeystore    ProblemKind = "another keystore" // raft knows of keys that this server has held in another keystore
 	ProblemUnderheld   ProblemKind = "underheld"        // the active key is not held by every server
 	ProblemStuck       ProblemKind = "server behind"    // another server gets no further in raft's log
-	ProblemRaftDisk    ProblemKind = "raft not written" // raft could not write its log here: a Node says so, other hosts by Config.Problems
+	ProblemRaftDisk    ProblemKind = "raft not written" // raft could not write its log here, or waits for a write: a Node says so, other hosts by Config.Problems
 	ProblemUnreachable ProblemKind = "no usable answer" // another server is unreachable, or what it sent was of no use
 	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
 	ProblemRemoved     ProblemKind = "removed"          // this server is no longer in the raft configuration
@@ -117,7 +117,7 @@ var problemKinds = []struct {
 	{ProblemFirstKey, SeverityCritical, "See that the KEKs answer there, or configure the ones that the files name. Files that are never to be opened again: move them out of the keystore directory, which is looked at again within a minute."},
 	{ProblemNoNewKey, SeverityWarning, "See to what the detail names on the leader, a KEK or the disk. The leader tries again by itself."},
 	{ProblemKeyPending, SeverityWarning, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
-	{ProblemRaftDisk, SeverityCritical, "Look at the disk that has raft's log: is it full, read-only, failing? Until then this server takes in nothing new."},
+	{ProblemRaftDisk, SeverityCritical, "Look at the disk that has raft's log: is it full, read-only, frozen, failing? Until then this server takes in nothing new. If it leads, its writes do not return and the disk can't be mended now: end its process with kill -9, which loses nothing that was committed, and the others elect a leader."},
 	{ProblemStuck, SeverityWarning, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
 	{ProblemUnderheld, SeverityWarning, "Start that server, or see in its Status why it lacks it. If most of the voters that hold it are lost, so is what is sealed under it."},
 	{ProblemClock, SeverityWarning, "Set the clocks right, and have NTP keep them so. Meanwhile servers may refuse each other's tokens."},

@@ -1,10 +1,13 @@
 package node_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
@@ -150,4 +153,63 @@ func raftDiskProblem(t *testing.T, k *keyring.Keyring) string {
 		}
 	}
 	return ""
+}
+
+// TestLeaderSaysThatItsDiskHangs while a call waits for it, and no longer than that.
+func TestLeaderSaysThatItsDiskHangs(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		frozen := &frozenLog{thaw: make(chan struct{})}
+		cfg := node.Config{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}}
+		node.WrapRaftLog(&cfg, func(log raft.LogStore) raft.LogStore { frozen.LogStore = log; return frozen })
+		n, err := node.Start(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeNode(t, n)
+		if err := n.Keyring().WaitReady(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		frozen.is.Store(true)
+		began, rotated := time.Now(), make(chan struct{})
+		go func() {
+			defer close(rotated)
+			n.Rotate(context.WithoutCancel(t.Context()), keyring.RotateOptions{}) // may have been given up meanwhile
+		}()
+		awaitDisk := func(want string) {
+			t.Helper()
+			for {
+				changed := n.Keyring().Changed()
+				if got := raftDiskProblem(t, n.Keyring()); (got != "") == (want != "") && strings.Contains(got, want) {
+					return
+				}
+				<-changed
+			}
+		}
+		awaitDisk("entries of its log has not returned since")
+		if took := time.Since(began); took > 11*time.Second {
+			t.Errorf("told after %v", took)
+		}
+		frozen.is.Store(false)
+		close(frozen.thaw)
+		<-rotated
+		awaitDisk("")
+		if _, err := n.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+	})
+}
+
+// frozenLog is a log on a disk that may be frozen: what is written then returns after thaw.
+type frozenLog struct {
+	raft.LogStore
+	is   atomic.Bool
+	thaw chan struct{}
+}
+
+func (l *frozenLog) StoreLogs(logs []*raft.Log) error {
+	if l.is.Load() {
+		<-l.thaw
+	}
+	return l.LogStore.StoreLogs(logs)
 }

@@ -28,7 +28,7 @@ type Config struct {
 	FSM     raft.FSM
 	Section func(io.Reader) (io.Reader, error)
 	Limits  LogLimits
-	// DiskChanged is called when raft's writes begin to fail, and when they succeed again: see Server.DiskFaults.
+	// DiskChanged is called when raft's writes begin to fail or hang, and when they succeed or return again: see Server.DiskFaults.
 	DiskChanged func()
 	Logger      hclog.Logger
 	// WrapLog and WrapStable, if they are set, return what raft uses in place of its log, and of the store of its term and vote.

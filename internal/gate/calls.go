@@ -64,6 +64,17 @@ func (c *Calls) Watch(name string, patience time.Duration, call func()) {
 	call()
 }
 
+// WatchTelling is Watch. It calls changed when the function has become slow, and once more when it has returned after that.
+func (c *Calls) WatchTelling(name string, patience time.Duration, changed, call func()) {
+	told := make(chan struct{})
+	timer := time.AfterFunc(patience, func() { defer close(told); changed() })
+	c.Watch(name, patience, call)
+	if !timer.Stop() {
+		<-told
+		changed()
+	}
+}
+
 // Slow are the functions that have not returned in time, by name, with when the earliest call began.
 func (c *Calls) Slow(now mono.Time) map[string]time.Time {
 	c.mu.Lock()
