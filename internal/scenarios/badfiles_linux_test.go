@@ -90,8 +90,9 @@ type thousand struct {
 
 func newThousand(t *testing.T) *thousand {
 	t.Helper()
+	dir := t.TempDir() // removed after the hosts are closed
 	hosts := keyringtest.NewQuickHosts(t, 3)
-	c := &thousand{Host: hosts[0], dir: t.TempDir(), v: keyringtest.Sealings{}}
+	c := &thousand{Host: hosts[0], dir: dir, v: keyringtest.Sealings{}}
 	for i := range 1000 {
 		id := keyring.KeyID{1, byte(i >> 8), byte(i)}
 		b, m := keyringtest.NewKeyFile(t, id, keyring.InlineKEK())
