@@ -1,6 +1,6 @@
 package keyring
 
-// Backup, VerifyBackup and Restore: the public face of internal/backup.
+// WriteBackup, VerifyBackup and Restore: the public face of internal/backup.
 
 import (
 	"context"
@@ -15,7 +15,6 @@ import (
 	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
-	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/simulated"
 	"filippo.io/age"
@@ -93,22 +92,55 @@ func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 	return BackupSigner(signer)
 }
 
-// Backup writes one file with everything to w: the metadata, the material of every key in it, and
+// Backup is WriteBackup and ConfirmBackup in one, for a w that has made safe what it has taken when its Write returns
+// nil. A file is not safe before it is synced and has its name, and w may only pass the bytes on: then call the two. If the
+// note in raft alone fails, the Manifest comes with the error and the backup is good. Leader only.
+func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
+	return led(ctx, k, func(ctx context.Context) (Manifest, error) {
+		m, err := k.backups.Write(ctx, watchedWriter{w, k.hostCalls}, to)
+		if err != nil {
+			return Manifest{}, err
+		}
+		if err := k.backups.Confirm(ctx, m.SHA256); err != nil {
+			return newManifest(m), fmt.Errorf("backup: it is complete, but not noted: %w", err)
+		}
+		return newManifest(m), nil
+	})
+}
+
+// WriteBackup writes one file with everything to w: the metadata, the material of every key in it, and
 // the host's own snapshot if it rides the same raft, so that what is in the one opens with what
 // is in the other. It is encrypted to age recipients; the age tool opens it, and tar what is in
 // it. Leader only.
 //
 // It has raft make a snapshot first. A key of that snapshot whose material is not here makes it fail
 // with an error that matches ErrKeyMissing and names each, before anything is written; but not a
-// prepublished one, which is left out and named in the log. In the end it is noted in raft, for Status, as
-// a backup of what was there before the first key that is left out: until that one is held or removed,
-// newer keys are counted in Status.NoBackup. If that alone fails, the Manifest comes with the error and the
-// backup is good. After any other error what was written is of no use. A Write that is under way when ctx
-// ends may return after Backup has; there is none after it.
-func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
+// prepublished one, which is left out and named in the log. After an error, as one of w's, what was written is of no use.
+// A Write that is under way when ctx ends may return after WriteBackup has; there is none after it.
+//
+// For Status there is no backup until ConfirmBackup has said that it is safe.
+func (k *Keyring) WriteBackup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
 	return led(ctx, k, func(ctx context.Context) (Manifest, error) {
-		m, err := lead.Backup(ctx, k.server.Server, watchedWriter{w, k.hostCalls}, to)
+		m, err := k.backups.Write(ctx, watchedWriter{w, k.hostCalls}, to)
 		return newManifest(m), err
+	})
+}
+
+// ConfirmBackup says that a backup of WriteBackup is safe: its file is synced and has its name, or whoever stores it has said
+// so. sha256 is its Manifest.SHA256. The backup is noted in raft then, for Status.LastBackup and
+// Status.NoBackup, as one of what was there before the first key that it leaves out: until that one is held or removed,
+// newer keys are counted as in no backup. A host that sends a backup to another machine lets that one ask for this call.
+// Until then, and if that never comes, Status goes on as if the backup did not exist.
+//
+// It may be called again. If a newer backup is noted already, that stays. Only the server that has made the
+// backup can confirm it, while it leads: it knows the last 16 since Open, and none from before raft restored a snapshot. The
+// error for any other one matches ErrUnknownBackup; make another backup then. Leader only.
+func (k *Keyring) ConfirmBackup(ctx context.Context, sha256 [32]byte) error {
+	return k.doLed(ctx, func(ctx context.Context) error {
+		if err := k.backups.Confirm(ctx, sha256); err != nil {
+			return fmt.Errorf("confirm a backup: %w", err)
+		}
+		return nil
 	})
 }
 

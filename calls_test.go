@@ -33,10 +33,14 @@ func callsOfKeyring(s *keyringtest.Server, other raft.ServerID, inactive, prepub
 	request, err := peer.Request{Ask: &peer.AskRequest{IDs: []peer.ID{peer.ID(inactive)}}}.Encode()
 	stays := keyring.AddServerOptions{MayMove: func(context.Context, raft.Server) error { return errors.New("it stays") }}
 	return map[string]func(context.Context) error{
-		"AcceptJoin":   func(ctx context.Context) error { return k.AcceptJoin(ctx, keyring.JoinConn{}, "", nil) },
-		"AddServer":    func(ctx context.Context) error { return k.AddServer(ctx, other, "elsewhere", stays) },
-		"Adopt":        func(ctx context.Context) error { return k.Adopt(ctx, keyringtest.NewKeyID()) },
-		"Backup":       func(ctx context.Context) error { _, err := k.Backup(ctx, io.Discard, to); return err },
+		"AcceptJoin": func(ctx context.Context) error { return k.AcceptJoin(ctx, keyring.JoinConn{}, "", nil) },
+		"AddServer":  func(ctx context.Context) error { return k.AddServer(ctx, other, "elsewhere", stays) },
+		"Adopt":      func(ctx context.Context) error { return k.Adopt(ctx, keyringtest.NewKeyID()) },
+		"Backup":     func(ctx context.Context) error { _, err := k.Backup(ctx, io.Discard, to); return err },
+		"ConfirmBackup": func(ctx context.Context) error {
+			m, err := k.WriteBackup(ctx, io.Discard, to)
+			return errors.Join(err, k.ConfirmBackup(ctx, m.SHA256))
+		},
 		"CheckMembers": func(ctx context.Context) error { return k.CheckMembers(ctx, []raft.ServerID{s.ID, other}) },
 		"EncryptTo": func(ctx context.Context) error {
 			return k.EncryptTo(ctx, nil, nil, func(ctx context.Context, _ []byte) error { return ctx.Err() })
@@ -60,6 +64,7 @@ func callsOfKeyring(s *keyringtest.Server, other raft.ServerID, inactive, prepub
 		"WaitReady":   func(ctx context.Context) error { return k.WaitReady(ctx) },
 		"WaitRemoved": func(ctx context.Context) error { return k.WaitRemoved(ctx, inactive) },
 		"WaitRotated": func(ctx context.Context) error { _, err := k.WaitRotated(ctx, prepublished); return err },
+		"WriteBackup": func(ctx context.Context) error { _, err := k.WriteBackup(ctx, io.Discard, to); return err },
 		"WithdrawJoinToken": func(ctx context.Context) error {
 			return k.WithdrawJoinToken(ctx, strings.Repeat("0", 32))
 		},
@@ -71,7 +76,7 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	wantCalls(t, ".", "Keyring", slices.Collect(maps.Keys(callsOfKeyring(&keyringtest.Server{}, "", keyring.KeyID{}, keyring.KeyID{}, nil))))
 	for what, must := range map[string][]string{ // and what does not get by it
-		"raft's log": {"Backup", "Remove", "Rotate"}, "the transport": {"Adopt", "CheckMembers"},
+		"raft's log": {"Backup", "ConfirmBackup", "Remove", "Rotate", "WriteBackup"}, "the transport": {"Adopt", "CheckMembers"},
 		"a KEK": {"Rotate"}, "the data": {"Remove"},
 	} {
 		t.Run(what, func(t *testing.T) {

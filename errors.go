@@ -6,6 +6,7 @@ import (
 
 	"example.com/keyring/internal/fsm"
 	"example.com/keyring/internal/kek"
+	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/seal"
@@ -55,6 +56,8 @@ var (
 	ErrNoData = errors.New("no way to tell what is sealed under the key")
 	// ErrNotMember means that no server of that ID is in the raft configuration.
 	ErrNotMember = local.ErrNotMember
+	// ErrUnknownBackup means that this server has not made the backup, or no longer knows what is in it: see ConfirmBackup.
+	ErrUnknownBackup = lead.ErrUnknownBackup
 	// ErrCorrupt means that a file, snapshot or log entry is not what the keyring wrote.
 	ErrCorrupt = nks.ErrCorrupt
 	// ErrWrapOnly is what the Unwrap of a KEK returns that can only wrap.

@@ -39,6 +39,7 @@ type Keyring struct {
 	confirming *local.Confirming
 	public     *local.PublicKeys
 	leader     *lead.Leader
+	backups    *lead.Backups
 	rotator    *rotator
 	remover    *remover
 	replicator *replication.Replicator
@@ -121,6 +122,7 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() t
 	k.leader = lead.New(here, lead.Config{
 		Policy: cfg.policy(), EveryBuild: cfg.EveryBuild, Algorithm: cfg.Tokens.Algorithm, Clocks: k.clocks, Watch: k.watch, CaughtUp: k.caughtUp,
 	})
+	k.backups = lead.NewBackups(here)
 	k.rotator = newRotator(s, k.clocks, k.remover, k.leader.Maker)
 	k.ciphers.server, k.ciphers.caughtUp, k.ciphers.leader = s, k.caughtUp, k.leader
 	k.replicator = replication.New(here, replication.Config{

@@ -46,7 +46,7 @@ var metricInfos = []MetricInfo{
 	{Name: "keyring.keys", Unit: "keys", Help: "All keys of the keyring."},
 	{Name: "keyring.keys.missing", Unit: "keys", Help: "Keys whose material this server lacks, without prepublished ones that no majority of the voters holds. Alarm if it stays above zero."},
 	{Name: "keyring.keys.underheld", Unit: "keys", Help: "Keys that some server of the raft configuration has not reported to hold."},
-	{Name: "keyring.keys.unbacked", Unit: "keys", Help: "Keys that no backup made by Backup contains."},
+	{Name: "keyring.keys.unbacked", Unit: "keys", Help: "Keys that no confirmed backup contains."},
 	{Name: "keyring.problems", Label: "kind", Unit: "problems", Help: "Entries of Status.Problems of each kind."},
 	{Name: "keyring.problems.severity", Label: "severity", Unit: "problems", Help: "Entries of Status.Problems of each severity. Alarm if there are critical ones."},
 	{Name: "keyring.jwks.keys", Unit: "keys", Help: "Keys whose tokens verify: those of the JWKS. More than 32 are a problem."},

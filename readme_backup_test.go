@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log"
 	"testing"
@@ -17,13 +18,16 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-func readmeBackup(ctx context.Context, n *node.Node, file io.Writer, recipients ...age.Recipient) error {
-	m, err := n.Keyring().Backup(ctx, file, recipients...)
+func readmeBackup(ctx context.Context, n *node.Node, file io.Writer, keep func(io.Writer) error, recipients ...age.Recipient) error {
+	m, err := n.Keyring().WriteBackup(ctx, file, recipients...)
 	if err != nil {
 		return err
 	}
+	if err := keep(file); err != nil { // sync it, close it, give it its name, sync the directory; or end the upload
+		return err
+	}
 	log.Printf("backup of index %d, %d keys, SHA-256 %x", m.Raft.Index, len(m.Keys), m.SHA256)
-	return nil
+	return n.Keyring().ConfirmBackup(ctx, m.SHA256)
 }
 
 func readmeRestore(ctx context.Context, file io.Reader, cfg node.Config, identities []age.Identity, digest [32]byte, use func(*node.Node)) error {
@@ -120,7 +124,15 @@ func TestReadmeRestoresABackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	var file bytes.Buffer
-	if err := readmeBackup(ctx, n, &file, identity.Recipient()); err != nil {
+	full := errors.New("the disk is full")
+	if err := readmeBackup(ctx, n, &file, func(io.Writer) error { return full }, identity.Recipient()); !errors.Is(err, full) {
+		t.Fatal(err)
+	}
+	if st, err := n.Keyring().Status(ctx); err != nil || len(st.NoBackup) != 1 {
+		t.Errorf("after a backup that was not kept, no backup of %v, %v", st.NoBackup, err)
+	}
+	file.Reset()
+	if err := readmeBackup(ctx, n, &file, func(io.Writer) error { return nil }, identity.Recipient()); err != nil {
 		t.Fatal(err)
 	}
 	st, err := n.Keyring().Status(ctx)

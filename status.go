@@ -49,7 +49,7 @@ type Status struct {
 	// NextRotation is when the next key is to become active, by this server's policy. Zero means
 	// that only Rotate rotates, or that a key is to become active as soon as it can.
 	NextRotation time.Time `json:"nextRotation,omitzero"`
-	// LastBackup is the last that Backup has made, and NoBackup are the keys that are not in it, but for
+	// LastBackup is the last that ConfirmBackup or Backup has noted, and NoBackup are the keys that are not in it, but for
 	// prepublished ones that no majority of the voters holds: nothing is sealed under those. Hosts that copy
 	// keystore directories in its place need not care.
 	LastBackup LastBackup `json:"lastBackup,omitzero"`
@@ -89,7 +89,7 @@ const (
 
 // LastBackup is a backup as it was noted in raft. The zero value is none.
 type LastBackup struct {
-	Index  uint64      `json:"index"` // Manifest.Raft.Index, or less if a prepublished key was left out: see Backup
+	Index  uint64      `json:"index"` // Manifest.Raft.Index, or less if a prepublished key was left out: see ConfirmBackup
 	Time   time.Time   `json:"time"`
 	SHA256 meta.Digest `json:"sha256"` // as text 64 hexadecimal digits
 }

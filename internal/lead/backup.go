@@ -1,6 +1,6 @@
 package lead
 
-// How the leader makes a backup: a snapshot of raft, the material of each key in it, and a note of it in the log.
+// How the leader makes a backup: a snapshot of raft, the material of each key in it, and a note of it in the log once it is safe.
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 
 	"example.com/keyring/internal/backup"
 	"example.com/keyring/internal/fsm"
@@ -17,9 +18,32 @@ import (
 	"filippo.io/age"
 )
 
-// Backup writes a backup of the cluster to w, encrypted to the recipients, and notes it in raft. If that alone fails, the
-// manifest comes with the error.
-func Backup(ctx context.Context, s *local.Server, w io.Writer, to []age.Recipient) (backup.Manifest, error) {
+// ErrUnknownBackup says that a backup can't be noted: this server has not made it, or no longer knows what is in it.
+var ErrUnknownBackup = errors.New("this server does not know the backup")
+
+// maxWritten is how many backups wait to be confirmed. They are confirmed in any order, or never.
+const maxWritten = 16
+
+// Backups makes backups, and notes in raft those that are confirmed.
+type Backups struct {
+	server *local.Server
+
+	mu      sync.Mutex // guards below
+	written []written  // the last ones, the newest last
+}
+
+// written is a backup that was written.
+type written struct {
+	meta.Backup
+	restores uint64 // of snapshots by then: another restore may bring keys that are not in it
+}
+
+// NewBackups has made none yet.
+func NewBackups(s *local.Server) *Backups { return &Backups{server: s} }
+
+// Write writes a backup of the cluster to w, encrypted to the recipients. It notes nothing: see Confirm.
+func (b *Backups) Write(ctx context.Context, w io.Writer, to []age.Recipient) (backup.Manifest, error) {
+	s := b.server
 	if err := backup.CheckRecipients(to); err != nil {
 		return backup.Manifest{}, fmt.Errorf("backup: %w", err)
 	}
@@ -29,6 +53,7 @@ func Backup(ctx context.Context, s *local.Server, w io.Writer, to []age.Recipien
 	if ctx.Err() != nil {
 		return backup.Manifest{}, fmt.Errorf("backup: %w", context.Cause(ctx))
 	}
+	restores := s.FSM.Restores() // before the snapshot is made
 	archive, err := archiveAll(ctx, s)
 	if err != nil {
 		return backup.Manifest{}, fmt.Errorf("backup: %w", err)
@@ -38,12 +63,49 @@ func Backup(ctx context.Context, s *local.Server, w io.Writer, to []age.Recipien
 	if err != nil {
 		return backup.Manifest{}, fmt.Errorf("backup: %w", err)
 	}
-	made := meta.Backup{Index: archive.UpTo(), Time: m.Created, Digest: m.SHA256}
-	if err := s.Propose(ctx, meta.Command{Backup: &made}); err != nil {
-		return m, fmt.Errorf("backup: it is complete, but not noted: %w", err)
-	}
-	s.Logger.Info("backup made", "index", m.Raft.Index, "keys", len(m.Keys))
+	b.remember(written{meta.Backup{Index: archive.UpTo(), Time: m.Created, Digest: m.SHA256}, restores})
+	s.Logger.Info("backup written", "index", m.Raft.Index, "keys", len(m.Keys))
 	return m, nil
+}
+
+func (b *Backups) remember(w written) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.written = append(b.written, w)
+	b.written = slices.Delete(b.written, 0, max(0, len(b.written)-maxWritten))
+}
+
+func (b *Backups) find(digest meta.Digest) (written, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	i := slices.IndexFunc(b.written, func(w written) bool { return w.Digest == digest })
+	if i < 0 {
+		return written{}, false
+	}
+	return b.written[i], true
+}
+
+// Confirm notes in raft a backup that Write has written here, and that is safe where it is now. If that one or a newer one
+// is noted, it does nothing.
+func (b *Backups) Confirm(ctx context.Context, digest meta.Digest) error {
+	s := b.server
+	if err := s.Leading(); err != nil {
+		return err
+	}
+	w, is := b.find(digest)
+	switch {
+	case !is:
+		return fmt.Errorf("%w of SHA-256 %x: it is one of the last %d that this server has made since its start, or make another", ErrUnknownBackup, digest, maxWritten)
+	case w.restores != s.FSM.Restores():
+		return fmt.Errorf("%w of SHA-256 %x any more: raft has restored a snapshot since. Make another", ErrUnknownBackup, digest)
+	case s.FSM.Ring().Backup.Index >= w.Index:
+		return nil
+	}
+	if err := s.Propose(ctx, meta.Command{Backup: &w.Backup}); err != nil {
+		return err
+	}
+	s.Logger.Info("backup confirmed", "index", w.Index)
+	return nil
 }
 
 // archiveAll has raft make a snapshot, and copies the material of each of its keys: so no key is gone by the time it is
