@@ -89,19 +89,22 @@ func (s Severity) rank() int {
 	return 1
 }
 
-// problemKinds are the kinds, the worst first, with how much each presses and what to do about it.
+// problemKinds are the kinds, with how much each presses and what to do about it. Of those that press as much, the worst is
+// first; what follows from another one comes after it: to a server whose log can't be written no leader is known either.
 var problemKinds = []struct {
 	kind     ProblemKind
 	severity Severity
 	advice   string
 }{
 	{ProblemNotApplied, SeverityCritical, "Give raft Config.FSM, alone or in a Mux that is outermost, with StoreConfiguration, and leave Log.Extensions as they are."},
+	{ProblemRaftDisk, SeverityCritical, "Look at the disk that has raft's log: is it full, read-only, frozen, failing? Until then this server takes in nothing new. If it leads, its writes do not return and the disk can't be mended now: end its process with kill -9, which loses nothing that was committed, and the others elect a leader."},
+	{ProblemRemoved, SeverityCritical, "Close it and delete its directory. It joins again with AddServer or a join token."},
+	{ProblemNewer, SeverityCritical, "Start the newer build on this server: it reads what this one has left as it is."},
+	{ProblemCertificate, SeverityWarning, "If the certificate is in its time, see to this server's clock. Else put a new certificate, or a CA that goes on, where Config.TLS reads it: it is read for each connection, and looked at here each minute."},
 	{ProblemNoLeader, SeverityCritical, "Bring back the servers that are down, until a majority of the voters runs, or see to the network. If most of them are gone for good, or have lost their disks: node.Recover, or RecoverKeys if the host has a raft of its own. If this server was removed, the others say so."},
 	{ProblemBehind, SeverityWarning, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
 	{ProblemUnconfirmed, SeverityCritical, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
-	{ProblemKeyMissing, SeverityCritical, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
 	{ProblemPublicKey, SeverityCritical, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
-	{ProblemRemoved, SeverityCritical, "Close it and delete its directory. It joins again with AddServer or a join token."},
 	{ProblemKeystoreCopied, SeverityCritical, "Stop the server that has the copy, move its keystore directory out, and start it with an empty one: it fetches every key. Delete nothing before every server holds all keys. If one of the two servers is gone for good: RemoveServer."},
 	{ProblemWrite, SeverityCritical, "Look at the disk: is it full (space, inodes, quota), read-only, failing?"},
 	{ProblemMoved, SeverityCritical, "Put back what was at the path when this server started, with a mount or mv: it is seen within a minute. If it is gone for good, restart this server: it fetches the keys into what is there."},
@@ -114,21 +117,19 @@ var problemKinds = []struct {
 	{ProblemKEKUnconfigured, SeverityWarning, "Configure the KEK that the files name, in KEKs or OldKEKs, and start this server again. If it is gone for good, do as the README says under \"When a KMS is gone for good\"; the files stay where they are."},
 	{ProblemKEKOther, SeverityWarning, "Configure the KEK that has wrapped these files, in OldKEKs, and start this server again. If no KEK has, the files were altered: bring them back from a backup. They stay where they are."},
 	{ProblemKEKThrottled, SeverityWarning, "Nothing, if it passes: it is asked less often by itself. Else raise its quota, or see who else uses it up."},
+	{ProblemKeyMissing, SeverityCritical, "Nothing, if another server has it. Else bring its file back, from a backup or an old disk, into the keystore directory."},
 	{ProblemFirstKey, SeverityCritical, "See that the KEKs answer there, or configure the ones that the files name. Files that are never to be opened again: move them out of the keystore directory, which is looked at again within a minute."},
 	{ProblemNoNewKey, SeverityWarning, "See to what the detail names on the leader, a KEK or the disk. The leader tries again by itself."},
 	{ProblemKeyPending, SeverityWarning, "Bring the servers back that do not answer: a majority of the voters must hold it. Or remove the key, nothing is sealed under it."},
-	{ProblemRaftDisk, SeverityCritical, "Look at the disk that has raft's log: is it full, read-only, frozen, failing? Until then this server takes in nothing new. If it leads, its writes do not return and the disk can't be mended now: end its process with kill -9, which loses nothing that was committed, and the others elect a leader."},
 	{ProblemStuck, SeverityWarning, "Look at that server's disk, which may be full, and at its log. It may also be taking in a large snapshot."},
 	{ProblemUnderheld, SeverityWarning, "Start that server, or see in its Status why it lacks it. If most of the voters that hold it are lost, so is what is sealed under it."},
 	{ProblemClock, SeverityWarning, "Set the clocks right, and have NTP keep them so. Meanwhile servers may refuse each other's tokens."},
 	{ProblemPolicy, SeverityWarning, "Give all servers the same policies: set the right ones in the configuration of the server where they are wrong, and restart it."},
-	{ProblemCertificate, SeverityWarning, "If the certificate is in its time, see to this server's clock. Else put a new certificate, or a CA that goes on, where Config.TLS reads it: it is read for each connection, and looked at here each minute."},
 	{ProblemJWKS, SeverityWarning, "Rotate less often, or set a shorter TokenPolicy.MaxTTL: a key leaves the JWKS when its tokens have ended. Remove takes a key out at once when its data has moved, and RotateOptions.Revoke refuses its tokens."},
 	{ProblemTime, SeverityWarning, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
 	{ProblemRekey, SeverityWarning, "Overwrite the records that do not open, or see to the error of the host's store. If Config.Data is nil on the leader: give it the host's data, and start it again."},
 	{ProblemHost, SeverityWarning, "See why this function of the host's does not return: what it waits for, a disk or a socket say, has to answer. Until then what needs it waits, and Close takes 10 seconds and is an error."},
 	{ProblemNonvoter, SeverityWarning, "Nothing, if it has just joined. Else see which keys are missing, and where."},
-	{ProblemNewer, SeverityCritical, "Start the newer build on this server: it reads what this one has left as it is."},
 	{ProblemWaiting, SeverityWarning, "Start these servers, with this build."},
 	{ProblemUnreachable, SeverityWarning, "Look at that server, its certificate and the network. If its process runs and answers nothing, it hangs: end it with kill -9, which loses nothing that was committed, and start it again."},
 	{ProblemAltered, SeverityWarning, "Find out who can write to the keystore directory, and what else was changed there. Compare the KEKs of the copy with those of the configuration: an entry of escrow may have been taken out. Then delete the copy."},
