@@ -20,7 +20,8 @@ var (
 	ErrNotLeader = fsm.ErrNotLeader
 	// ErrNoLeader means that this server knows of no leader. It is matched by errors that match ErrNotLeader and name
 	// none, and by those of calls that have waited for one: as long as their context allows, or 30 seconds if it has no
-	// deadline. If most of the voters are gone for good: node.Recover, or RecoverKeys for a host with a raft of its own.
+	// deadline. Other servers may have a leader. If none has, and most of the voters are gone for good: node.Recover, or
+	// RecoverKeys for a host with a raft of its own.
 	ErrNoLeader = local.ErrNoLeader
 	// ErrNotReady means not yet: no active key, a leader that has not yet applied the barrier of its term, a
 	// snapshot was restored and no majority of the voters has confirmed since that it holds the active

@@ -68,7 +68,7 @@ func wantNoLeader(t *testing.T, name string, call func(context.Context) error, w
 	if took > leaderPatience+time.Second+2*keyring.CallGrace {
 		t.Errorf("%s took %v: %v", name, took, err)
 	}
-	if took > 10*time.Second && (!errors.Is(err, keyring.ErrNoLeader) || !strings.Contains(err.Error(), "node.Recover")) {
+	if took > 10*time.Second && (!errors.Is(err, keyring.ErrNoLeader) || !strings.Contains(err.Error(), "Status of another server has one")) {
 		t.Errorf("%s took %v, and does not say that there is no leader: %v", name, took, err)
 	}
 	if waits && took < 10*time.Second {

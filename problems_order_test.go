@@ -15,7 +15,9 @@ func TestACauseComesBeforeWhatFollowsFromIt(t *testing.T) {
 	silent := func(o *overview) { o.raft.silence, o.leader = time.Hour, "" }
 	behind := func(o *overview) { o.CaughtUp = false }
 	critical := func(kind ProblemKind) func(*overview) {
-		return func(o *overview) { o.host = append(o.host, Problem{Kind: kind, Severity: SeverityCritical, Detail: "x"}) }
+		return func(o *overview) {
+			o.host = append(o.host, Problem{Kind: kind, Severity: SeverityCritical, Detail: "x"})
+		}
 	}
 	lacks := func(o *overview) {
 		o.keystore = keystore.Report{Missing: []KeyID{{15: 1}}}

@@ -147,7 +147,8 @@ func fail(w http.ResponseWriter, err error) {
 	}
 	text := err.Error()
 	if errors.Is(err, keyring.ErrNoLeader) {
-		text += ". Start the servers that are down; if most of them are gone for good, stop the one that is left and call controlplane recover"
+		text += ". See first in controlplane keys status, asked at the other servers, if they have a leader: then never recover this one. " +
+			"Else start the servers that are down. Only if most of them are gone for good, stop the one that is left and call controlplane recover"
 	}
 	respond(w, status, text)
 }
