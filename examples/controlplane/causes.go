@@ -34,34 +34,34 @@ const (
 	problemNotReady    keyring.ProblemKind = "not ready"
 	problemCutOff      keyring.ProblemKind = "cut off"
 	problemNotMember   keyring.ProblemKind = "not a member"
+	problemNotListed   keyring.ProblemKind = "not listed"
+	problemHangs       keyring.ProblemKind = "hangs"
+	problemUnheard     keyring.ProblemKind = "unheard"
+	problemNoSpare     keyring.ProblemKind = "no redundancy"
 )
 
 const shownDetails = 4 // of a cause; how many more there are is said
 
-// causesOf makes one cause of all problems of a kind, the worst first.
-func causesOf(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, best status) []cause {
+// causesOf makes one cause of all problems of a kind, the worst first, without what follows from others.
+func causesOf(at site, now time.Time, ids []raft.ServerID, answers map[raft.ServerID]answer, best status) []cause {
 	all := []cause{}
-	add := func(from raft.ServerID, p keyring.Problem) {
-		i := slices.IndexFunc(all, func(c cause) bool { return c.Kind == p.Kind })
+	told := allSaid(at, ids, answers, best)
+	for _, s := range fold(told, answers) {
+		i := slices.IndexFunc(all, func(c cause) bool { return c.Kind == s.Kind })
 		if i < 0 {
-			i, all = len(all), append(all, cause{Kind: p.Kind, Severity: p.Severity, Advice: p.Advice, Details: []string{}})
+			i, all = len(all), append(all, cause{Kind: s.Kind, Severity: s.Severity, Advice: s.Advice, Details: []string{}})
 		}
-		all[i].take(from, p)
-	}
-	for _, id := range ids {
-		if a := answers[id]; a.Error != "" && best.leads() && len(best.Members) > 0 && !slices.Contains(best.Members, id) {
-			add(id, keyring.Problem{Kind: problemNotMember, Severity: keyring.SeverityNotice, Detail: "cluster.json has it, and the cluster does not"})
-			continue
-		}
-		for _, p := range problemsOf(answers[id], best) {
-			add(id, p)
-		}
-	}
-	if !best.leads() && !slices.ContainsFunc(all, func(c cause) bool { return c.Kind == keyring.ProblemNoLeader }) {
-		add(best.ID, keyring.Problem{Kind: keyring.ProblemNoLeader, Severity: keyring.SeverityCritical, Detail: "no server that answers leads"})
+		all[i].take(s, now)
 	}
 	for i := range all {
-		all[i].finish(at.askingAMember(best))
+		c := &all[i]
+		switch c.Kind {
+		case keyring.ProblemClock: // any of two clocks may be the wrong one
+			c.about(differing(told, c.Kind, answered(answers), ""))
+		case keyring.ProblemPolicy:
+			c.about(differing(told, c.Kind, answered(answers), best.Leader))
+		}
+		c.finish(at.askingAMember(best))
 	}
 	slices.SortStableFunc(all, func(a, b cause) int {
 		return cmp.Or(
@@ -70,8 +70,40 @@ func causesOf(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, be
 	return all
 }
 
+// allSaid is what all servers tell of, and what the view adds to that.
+func allSaid(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, best status) (all []said) {
+	add := func(from raft.ServerID, p keyring.Problem) { all = append(all, said{from, p}) }
+	for _, id := range ids {
+		if best.hasLeft(id) && answers[id].Error != "" {
+			add(id, keyring.Problem{Kind: problemNotMember, Severity: keyring.SeverityNotice, Detail: "cluster.json has it, and the cluster does not"})
+			continue
+		}
+		for _, p := range problemsOf(answers[id], best) {
+			if a, asked := answers[p.Server]; p.Kind == keyring.ProblemUnreachable && asked && a.Error == "" && p.Server != id {
+				p.Kind, p.Detail = problemUnheard, fmt.Sprintf("by %s, to which it is at %s: %s", id, cmp.Or(best.Addrs[p.Server], "an unknown address"), p.Detail)
+			}
+			add(id, p)
+		}
+	}
+	for _, id := range best.Members {
+		if _, asked := answers[id]; !asked {
+			add(id, keyring.Problem{Kind: problemNotListed, Severity: keyring.SeverityWarning, Detail: fmt.Sprintf(
+				"it is a member, at %s, and the cluster.json of %s has no such server: it was not asked what is wrong there", cmp.Or(best.Addrs[id], "an unknown address"), at.server)})
+		}
+	}
+	if n := len(best.Voters); best.leads() && (n == 1 || n == 2) {
+		add(best.ID, keyring.Problem{Kind: problemNoSpare, Severity: keyring.SeverityNotice, Detail: fmt.Sprintf("only %s: %s",
+			map[int]string{1: "1 server votes", 2: "2 servers vote"}[n], strings.Join(best.Voters, ", "))})
+	}
+	if !best.leads() && !slices.ContainsFunc(all, func(s said) bool { return s.Kind == keyring.ProblemNoLeader }) {
+		add(best.ID, keyring.Problem{Kind: keyring.ProblemNoLeader, Severity: keyring.SeverityCritical, Detail: "no server that answers leads"})
+	}
+	return all
+}
+
 // askingAMember is the site whose commands ask a member: a server that was removed knows no leader.
 func (at site) askingAMember(best status) site {
+	at.addrs, at.leader = best.Addrs, best.Leader
 	if len(best.Members) == 0 || slices.Contains(best.Members, at.server) {
 		return at
 	}
@@ -85,12 +117,17 @@ func (at site) askingAMember(best status) site {
 // problemsOf are those that a server has told of, and those that it is one of itself.
 func problemsOf(a answer, best status) (all []keyring.Problem) {
 	if a.Error != "" {
-		return []keyring.Problem{{Kind: keyring.ProblemUnreachable, Severity: keyring.SeverityWarning, Detail: a.Error}}
+		kind := keyring.ProblemUnreachable
+		if a.Hangs {
+			kind = problemHangs
+		}
+		return []keyring.Problem{{Kind: kind, Severity: keyring.SeverityWarning, Detail: a.Error}}
 	}
 	all = slices.Clone(a.Causes)
 	for i := range all {
 		if all[i].Kind == keyring.ProblemNoLeader && best.leads() { // to recover that server would make two clusters
 			all[i].Kind = problemCutOff
+			all[i].Detail += fmt.Sprintf("; the leader is %s, at %s", best.ID, cmp.Or(best.Addrs[best.ID], "an unknown address"))
 		}
 	}
 	saysWhy := slices.ContainsFunc(all, func(p keyring.Problem) bool { return p.Severity != keyring.SeverityNotice })
@@ -112,16 +149,10 @@ func problemsOf(a answer, best status) (all []keyring.Problem) {
 }
 
 // take adds a problem to the cause, by the server that tells of it.
-func (c *cause) take(from raft.ServerID, p keyring.Problem) {
-	about := cmp.Or(p.Server, from)
-	of := []raft.ServerID{about}
-	if p.Kind == keyring.ProblemClock {
-		of = append(of, from) // either of the two clocks may be the wrong one
-	}
-	for _, id := range of {
-		if !slices.Contains(c.Servers, id) && id != "" {
-			c.Servers = append(c.Servers, id)
-		}
+func (c *cause) take(p said, now time.Time) {
+	about := p.about()
+	if !slices.Contains(c.Servers, about) && about != "" {
+		c.Servers = append(c.Servers, about)
 	}
 	for _, id := range p.Keys {
 		if key := id.String(); !slices.Contains(c.Keys, key) {
@@ -138,8 +169,15 @@ func (c *cause) take(from raft.ServerID, p keyring.Problem) {
 	if rank(p.Severity) < rank(c.Severity) {
 		c.Severity = p.Severity
 	}
-	if !p.Since.IsZero() && (c.since.IsZero() || p.Since.Before(c.since)) {
+	if !p.Since.IsZero() && !p.Since.After(now) && (c.since.IsZero() || p.Since.Before(c.since)) {
 		c.since = p.Since
+	}
+}
+
+// about names the servers that the cause is about, if it is known which.
+func (c *cause) about(servers []raft.ServerID) {
+	if len(servers) > 0 {
+		c.Servers = servers
 	}
 }
 
@@ -162,9 +200,13 @@ func (c *cause) finish(at site) {
 	}
 }
 
-// waits is 1 for what every rotation brings, which can wait for the other causes that press as much.
+// waits is more for what can wait for the other causes that press as much: for what may follow from one, and most for what
+// every rotation brings.
 func (c cause) waits() int {
 	if c.Kind == keyring.ProblemBackup {
+		return 2
+	}
+	if _, follows := symptoms[c.Kind]; follows { // from something that was not told yet, or on another server
 		return 1
 	}
 	return 0
@@ -212,7 +254,11 @@ func (c cause) print(out io.Writer) {
 		fmt.Fprintf(out, "    %s\n", flat(d))
 	}
 	if len(c.Keys) > 0 {
-		fmt.Fprintf(out, "    of %s: %s\n", count(len(c.Keys), "key"), line(strings.Join(c.Keys[:min(len(c.Keys), shownDetails)], ", ")))
+		shown := c.Keys
+		if more := len(c.Keys) - shownDetails; more > 0 {
+			shown = append(slices.Clone(c.Keys[:shownDetails]), fmt.Sprintf("and %d more", more))
+		}
+		fmt.Fprintf(out, "    of %s: %s\n", count(len(c.Keys), "key"), line(strings.Join(shown, ", ")))
 	}
 	fmt.Fprintf(out, "    %s\n", line(c.Advice))
 	for _, command := range c.Commands {

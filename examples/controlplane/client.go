@@ -9,15 +9,22 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
 // defaultServer is where init puts the first server.
 const defaultServer = "http://127.0.0.1:8001"
+
+const (
+	statusTime = 5 * time.Second  // for keys status: the server that is asked gives the others peerTime
+	answerTime = 90 * time.Second // for what waits for a leader, which takes 30 seconds at most
+)
 
 // client calls the API of a server, and follows it to the leader.
 type client struct{ base string }
@@ -64,6 +71,24 @@ func (c client) call(ctx context.Context, method, path string, in, out any) erro
 		return fmt.Errorf("what answers at %s is no control plane: %w", c.base, err)
 	}
 	return nil
+}
+
+// hangs reports whether a call has failed because a process takes connections and does not answer: the time was over, and not
+// while it was connected to.
+func hangs(err error) bool {
+	op := (*net.OpError)(nil)
+	return errors.Is(err, context.DeadlineExceeded) && !(errors.As(err, &op) && op.Op == "dial")
+}
+
+// within is call, for what is answered at once: a server that takes connections and hangs would keep its caller for ever.
+func (c client) within(ctx context.Context, limit time.Duration, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := c.call(ctx, method, path, in, out)
+	if hangs(err) {
+		err = fmt.Errorf("%s takes connections and has not answered within %v: its process or its disk may hang. Ask another server, with -server: what it says of this one tells what to do: %w", c.base, limit, err)
+	}
+	return err
 }
 
 // answerError is the error that an answer is: its status, and its error or else how its text begins.
@@ -145,7 +170,7 @@ func (c cli) put(ctx context.Context, args []string) error {
 	}
 	in.Value = string(value)
 	var out entry
-	if err := c.call(ctx, http.MethodPut, secretURL(args[0]), in, &out); err != nil {
+	if err := c.within(ctx, answerTime, http.MethodPut, secretURL(args[0]), in, &out); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "%s version %d under key %s\n", line(out.Path), out.Version, line(out.Key))
@@ -164,7 +189,7 @@ func (c cli) get(ctx context.Context, args []string) error {
 		path += "?stale"
 	}
 	var out entry
-	if err := c.call(ctx, http.MethodGet, path, nil, &out); err != nil {
+	if err := c.within(ctx, answerTime, http.MethodGet, path, nil, &out); err != nil {
 		return err
 	}
 	_, err = io.WriteString(c.secret, out.Value)
@@ -187,7 +212,7 @@ func (c cli) list(ctx context.Context, args []string) error {
 		path += "&stale"
 	}
 	var out []entry
-	if err := c.call(ctx, http.MethodGet, path, nil, &out); err != nil {
+	if err := c.within(ctx, answerTime, http.MethodGet, path, nil, &out); err != nil {
 		return err
 	}
 	for _, e := range out {
@@ -209,7 +234,7 @@ func (c cli) identity(ctx context.Context, args []string) error {
 	}
 	var out struct{ Token string }
 	path := "/v1/identities/" + url.PathEscape(args[0])
-	if err := c.call(ctx, http.MethodPost, path, in, &out); err != nil {
+	if err := c.within(ctx, answerTime, http.MethodPost, path, in, &out); err != nil {
 		return err
 	}
 	fmt.Fprintln(c.out, line(out.Token))
@@ -225,7 +250,7 @@ func (c cli) rotate(ctx context.Context, args []string) error {
 		return err
 	}
 	var out keyStatus
-	if err := c.call(ctx, http.MethodPost, "/v1/keys", rotateRequest{Full: *full, Compromised: *compromised, Publish: *publish}, &out); err != nil {
+	if err := c.within(ctx, answerTime, http.MethodPost, "/v1/keys", rotateRequest{Full: *full, Compromised: *compromised, Publish: *publish}, &out); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.out, "%s is %s\n", line(out.ID), line(string(out.State)))
@@ -287,7 +312,7 @@ func (c cli) status(ctx context.Context, args []string) error {
 		return err
 	}
 	var v view
-	if err := c.call(ctx, http.MethodGet, "/v1/cluster", nil, &v); err != nil {
+	if err := c.within(ctx, statusTime, http.MethodGet, "/v1/cluster", nil, &v); err != nil {
 		return err
 	}
 	var err error

@@ -48,17 +48,20 @@ func (q rotateRequest) options(now time.Time) (keyring.RotateOptions, error) {
 
 // status is a server as it sees itself.
 type status struct {
-	ID       raft.ServerID   `json:"id"`
-	Leader   raft.ServerID   `json:"leader,omitempty"`
-	Ready    bool            `json:"ready"`
-	Index    uint64          `json:"index"` // of the last log entry that changed a secret here
-	Secrets  int             `json:"secrets"`
-	Voters   []string        `json:"voters,omitempty"`  // as far as it knows; the leader does
-	Members  []raft.ServerID `json:"members,omitempty"` // likewise, with those that have no vote
-	Keys     []keyStatus     `json:"keys,omitempty"`
-	Missing  []string        `json:"missing,omitempty"`
-	Rekeying []rekeying      `json:"rekeying,omitempty"` // on the leader
-	Problems []string        `json:"problems,omitempty"`
+	ID      raft.ServerID   `json:"id"`
+	Leader  raft.ServerID   `json:"leader,omitempty"`
+	Ready   bool            `json:"ready"`
+	Index   uint64          `json:"index"` // of the last log entry that changed a secret here
+	Secrets int             `json:"secrets"`
+	Voters  []string        `json:"voters,omitempty"`  // as far as it knows; the leader does
+	Members []raft.ServerID `json:"members,omitempty"` // likewise, with those that have no vote
+
+	Addrs map[raft.ServerID]string `json:"addrs,omitempty"` // of the members, as raft has them
+
+	Keys     []keyStatus `json:"keys,omitempty"`
+	Missing  []string    `json:"missing,omitempty"`
+	Rekeying []rekeying  `json:"rekeying,omitempty"` // on the leader
+	Problems []string    `json:"problems,omitempty"`
 
 	Causes       []keyring.Problem    `json:"causes,omitempty"` // the same problems
 	KEKs         []keyring.KEKStatus  `json:"keks,omitempty"`
@@ -88,6 +91,11 @@ type rekeying struct {
 // leads reports whether it is a leader's own.
 func (s status) leads() bool { return s.Leader != "" && s.Leader == s.ID }
 
+// hasLeft reports whether a server is no member by the leader, whose status it is.
+func (s status) hasLeft(id raft.ServerID) bool {
+	return s.leads() && len(s.Members) > 0 && !slices.Contains(s.Members, id)
+}
+
 // knows reports whether the server has heard of the key. One that takes in nothing new has not heard of new keys.
 func (s status) knows(key string) bool {
 	return slices.ContainsFunc(s.Keys, func(k keyStatus) bool { return k.ID == key })
@@ -97,6 +105,7 @@ func (s status) knows(key string) bool {
 type answer struct {
 	status
 	Error string `json:"error,omitempty"`
+	Hangs bool   `json:"hangs,omitempty"` // it has taken the connection, and has not answered
 }
 
 // operate adds what is for operators.
@@ -231,6 +240,7 @@ func (s *server) own(ctx context.Context) (status, error) {
 	out := status{
 		ID: st.ID, Leader: st.Leader, Ready: st.Ready, Index: now.index, Secrets: now.byPath.Len(), Causes: st.Problems,
 		KEKs: st.KEKs, NextRotation: st.NextRotation, LastBackup: st.LastBackup, BackupSigner: st.BackupSigner,
+		Addrs: map[raft.ServerID]string{},
 	}
 	for _, k := range st.Keys {
 		since := k.Activated
@@ -240,7 +250,7 @@ func (s *server) own(ctx context.Context) (status, error) {
 		out.Keys = append(out.Keys, keyStatus{k.ID.String(), k.State, k.Algorithm, since, k.ModifyIndex, k.Holders, now.count(k.ID)})
 	}
 	for _, server := range st.Servers {
-		out.Members = append(out.Members, server.ID)
+		out.Members, out.Addrs[server.ID] = append(out.Members, server.ID), string(server.Address)
 		if server.Suffrage == raft.Voter {
 			out.Voters = append(out.Voters, string(server.ID))
 		}
@@ -306,7 +316,7 @@ func (s *server) view(r *http.Request) (any, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), peerTime)
 	defer cancel()
 	var mu sync.Mutex // guards answers
-	answers, at := map[raft.ServerID]answer{}, site{s.cluster.Name, s.id, s.clicks, s.dir, map[raft.ServerID]string{}}
+	answers, at := map[raft.ServerID]answer{}, site{s.cluster.Name, s.id, s.clicks, s.dir, map[raft.ServerID]string{}, nil, ""}
 	var wg sync.WaitGroup
 	for id, addrs := range s.cluster.Servers {
 		at.urls[id] = "http://" + addrs.HTTP
@@ -332,7 +342,7 @@ func (s *server) answerOf(ctx context.Context, id raft.ServerID) (a answer) {
 		err = fmt.Errorf("%s answers at its address", a.ID)
 	}
 	if err != nil {
-		a = answer{Error: err.Error()}
+		a = answer{Error: err.Error(), Hangs: id != s.id && hangs(err)}
 	}
 	return a
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net"
+	"net/url"
 	"strings"
 
 	"example.com/keyring"
@@ -9,7 +11,8 @@ import (
 
 // remedy is what an operator of this program does about a kind of problem: the library's own advice names its calls. In
 // the commands $SERVER stands for a server and $KEY for a key that the problem is about, with a command for each of the
-// first; $DIR is the directory of serve, $CP the program, and $AT the program with the URL of $SERVER. Other words in
+// first; $PORT is the port of the API
+// of $SERVER, $HOSTPORT its address in raft and $LEADER the leader's; $DIR is the directory of serve, $CP the program, and $AT the program with the URL of $SERVER. Other words in
 // capitals are for the operator to fill in.
 type remedy struct {
 	title, advice string
@@ -58,8 +61,8 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemNoNewKey: {"The key that is due can't be made",
 		"See on that server to what the detail names, a KEK or the disk. It is tried again by itself.", []string{"df -h $DIR/$SERVER/keystore", look}},
 	keyring.ProblemPolicy: {"Servers run with different policies",
-		"The details have both values. Stop the server that has the wrong one, and start it with the same -every, and the same issuer in cluster.json, as the others.",
-		[]string{"$CP serve -every DURATION $DIR ID"}},
+		"The details have both values. If one server is named, the others agree with each other: stop it, and start it with the same -every, and the same issuer in cluster.json, as they have.",
+		[]string{"$CP serve -every DURATION $DIR $SERVER"}},
 	keyring.ProblemOpening: {"Key files are still being opened",
 		"Wait: it goes on by itself.", []string{"$CP keys status"}},
 	keyring.ProblemMoved: {"The keystore directory was moved, removed or unmounted",
@@ -84,7 +87,7 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemUnderheld: {"Not every server holds the active key",
 		"Start those that do not, or see in the table why they lack it.", []string{"$CP keys status"}},
 	keyring.ProblemClock: {"Clocks differ: servers may refuse each other's tokens",
-		"See which of them is wrong, set it right, and have NTP keep it so.", []string{"timedatectl"}},
+		"Set the one right that is wrong, and have NTP keep it so. If one server is named, the others agree with each other: it is that one's.", []string{"timedatectl"}},
 	keyring.ProblemCertificate: {"A certificate, or its CA, ends soon or is refused",
 		"If it is in its time, set that server's clock right. Else put a new one in its place: it is read for each connection, and looked at within a minute.",
 		[]string{"openssl x509 -noout -issuer -dates -in $DIR/$SERVER.pem", verifies, "timedatectl"}},
@@ -105,7 +108,7 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemWaiting: {"A command waits for servers that have not said that they understand it",
 		"Start them, with this build.", []string{"$CP serve $DIR $SERVER"}},
 	keyring.ProblemUnreachable: {"No answer",
-		"Start it. If it runs, look at its log, its certificate and the network. If its process hangs, end it with kill -9 and start it again.", []string{"$CP serve $DIR $SERVER"}},
+		"Start it. If it says that its address is in use, its process runs: look at its log, its certificate and the network. If that process hangs, end it with kill -9 and start it again.", []string{"$CP serve $DIR $SERVER"}},
 	keyring.ProblemSetAside: {"Bad key files were set aside",
 		"Keep them until no server misses a key and a backup from after that is made.", []string{look, "$CP backup -to RECIPIENT FILE"}},
 	keyring.ProblemOrphan: {"Key files of keys that the keyring does not know",
@@ -122,7 +125,18 @@ var remedies = map[keyring.ProblemKind]remedy{
 		"Configure another KEK, unless you want just that.", nil},
 	problemCutOff: {"A server hears from no leader, and there is one",
 		"See to its clock, its certificate and its network. Never recover it: that would make two clusters.",
-		[]string{"timedatectl", verifies}},
+		[]string{"timedatectl", verifies, "nc -vz $LEADER"}},
+	problemHangs: {"A server runs and does not answer: it hangs, or its disk does",
+		"If it was stopped, as with kill -STOP, let it go on. Look at its disk. If it stays so, end its process, which loses nothing that was committed, and start it again: as long as the process is there, a start fails, because the address is in use.",
+		[]string{"fuser -v $PORT/tcp", "fuser -k -KILL $PORT/tcp", "$CP serve $DIR $SERVER"}},
+	problemUnheard: {"A server runs, and another gets no usable answer of it",
+		"It is no use to start it. See to the network between the two, in both directions, to its certificate and to its log.",
+		[]string{"nc -vz $HOSTPORT", verifies}},
+	problemNotListed: {"A member is not in cluster.json",
+		"Add it, with its addresses, to the cluster.json of the server that is asked, and start that one again. Until then ask the member itself. If it is to be no member, remove it.",
+		[]string{"$CP servers remove $SERVER"}},
+	problemNoSpare: {"The cluster has no redundancy: when a server that votes fails, nothing can be stored, signed or rotated",
+		"Add servers, until 3 or more vote.", nil},
 	problemNotReady: {"Not ready",
 		"Wait, if it has just started. Else look at its log.", []string{"$CP keys status"}},
 	problemNotMember: {"Not in the cluster, and not running",
@@ -158,14 +172,38 @@ func (r remedy) commandsFor(at site, servers []raft.ServerID, keys []string) (ou
 		if strings.Contains(template, "$DIR") { // that asks no server
 			cp = program("")
 		}
-		for _, id := range each(ids, strings.Contains(template, "$SERVER") || strings.Contains(template, "$AT")) {
+		for _, id := range each(ids, strings.Contains(template, "$SERVER") || strings.Contains(template, "$AT") || strings.Contains(template, "PORT")) {
+			if strings.Contains(template, "$CP serve") && at.urls != nil && id != "" && at.urls[raft.ServerID(id)] == "" {
+				continue // it would say that cluster.json has no such server
+			}
+			if strings.Contains(template, "$HOSTPORT") && at.addrs[raft.ServerID(id)] == "" || strings.Contains(template, "$LEADER") && at.addrs[at.leader] == "" {
+				continue
+			}
 			for _, key := range each(keys[:min(len(keys), shownKeys)], strings.Contains(template, "$KEY")) {
-				out = append(out, strings.NewReplacer("$CP", cp, "$AT", program(at.urls[raft.ServerID(id)]), "$DIR/$SERVER", quote(at.dir+"/"+id),
+				out = append(out, strings.NewReplacer("$PORT", quote(portOf(at.urls[raft.ServerID(id)])), "$HOSTPORT", hostPort(at.addrs[raft.ServerID(id)]), "$LEADER", hostPort(at.addrs[at.leader]), "$CP", cp, "$AT", program(at.urls[raft.ServerID(id)]), "$DIR/$SERVER", quote(at.dir+"/"+id),
 					"$DIR", quote(at.dir), "$SERVER", quote(id), "$KEY", quote(key)).Replace(template))
 			}
 		}
 	}
 	return out
+}
+
+// portOf is the port of a URL.
+func portOf(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return ""
+	}
+	return u.Port()
+}
+
+// hostPort is an address as nc takes it.
+func hostPort(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return quote(addr)
+	}
+	return quote(host) + " " + quote(port)
 }
 
 // quote quotes a word for a shell, if it is not as plain as most.

@@ -47,7 +47,7 @@ type kekView struct {
 
 type peerView struct {
 	ID    raft.ServerID `json:"id"`
-	Role  string        `json:"role"` // leader, follower, not ready or no answer
+	Role  string        `json:"role"` // leader, follower, not ready, no answer, no member or not asked
 	Error string        `json:"error,omitempty"`
 }
 
@@ -76,21 +76,30 @@ type site struct {
 	clicks  bool
 	dir     string                   // of serve, for the commands
 	urls    map[raft.ServerID]string // of the APIs
+	addrs   map[raft.ServerID]string // in raft
+	leader  raft.ServerID            // empty if there is none
 }
 
 // viewOf makes the view of what each server has answered.
 func viewOf(at site, now time.Time, answers map[raft.ServerID]answer) view {
 	ids := slices.Sorted(maps.Keys(answers))
 	best := bestOf(ids, answers)
+	shown := slices.Clone(ids)
+	for _, id := range best.Members {
+		if _, asked := answers[id]; !asked {
+			shown = append(shown, id)
+		}
+	}
+	slices.Sort(shown)
 	v := view{
 		Cluster: at.cluster, Server: at.server, Clicks: at.clicks, NextRotation: "only by hand", LastBackup: "none yet",
-		KEKs: keksOf(ids, answers), Problems: causesOf(at, ids, answers, best), Servers: []peerView{}, Keys: []keyView{},
+		KEKs: keksOf(ids, answers), Problems: causesOf(at, now, ids, answers, best), Servers: []peerView{}, Keys: []keyView{},
 	}
-	for _, id := range ids {
-		v.Servers = append(v.Servers, peerView{id, roleOf(answers[id], best.Leader), answers[id].Error})
+	for _, id := range shown {
+		v.Servers = append(v.Servers, peerView{id, roleOf(id, answers, best), answers[id].Error})
 	}
 	for _, k := range best.Keys {
-		v.Keys = append(v.Keys, keyViewOf(k, now, ids, answers, best.Rekeying))
+		v.Keys = append(v.Keys, keyViewOf(k, now, shown, answers, best.Rekeying))
 	}
 	if i := slices.IndexFunc(v.Keys, func(k keyView) bool { return k.State == keyring.StateActive }); i >= 0 {
 		v.Active = &v.Keys[i]
@@ -125,13 +134,18 @@ func bestOf(ids []raft.ServerID, answers map[raft.ServerID]answer) (best status)
 	return best
 }
 
-func roleOf(a answer, leader raft.ServerID) string {
+func roleOf(id raft.ServerID, answers map[raft.ServerID]answer, best status) string {
+	a, asked := answers[id]
 	switch {
+	case !asked:
+		return "not asked"
+	case a.Error != "" && best.hasLeft(id):
+		return "no member"
 	case a.Error != "":
 		return "no answer"
 	case !a.Ready:
 		return "not ready"
-	case a.ID == leader:
+	case a.ID == best.Leader:
 		return "leader"
 	}
 	return "follower"
@@ -143,8 +157,11 @@ func keyViewOf(k keyStatus, now time.Time, ids []raft.ServerID, answers map[raft
 	}
 	for _, id := range ids {
 		how := "held"
-		if a := answers[id]; a.Error != "" {
+		if a, asked := answers[id]; a.Error != "" || !asked {
 			how = "unknown"
+			if !asked && slices.Contains(k.Holders, id) { // as it has reported
+				how = "held"
+			}
 		} else if slices.Contains(a.Missing, k.ID) || !a.knows(k.ID) {
 			how = "missing"
 		}
@@ -181,16 +198,20 @@ func keksOf(ids []raft.ServerID, answers map[raft.ServerID]answer) []kekView {
 }
 
 func verdictOf(causes []cause, servers []peerView) verdict {
-	up, lead := 0, ""
+	up, members, lead := 0, 0, ""
 	for _, s := range servers {
-		if s.Role != "no answer" {
+		if s.Role == "no member" {
+			continue
+		}
+		members++
+		if s.Role != "no answer" && s.Role != "not asked" {
 			up++
 		}
 		if s.Role == "leader" {
 			lead = ", " + string(s.ID) + " leads"
 		}
 	}
-	well := fmt.Sprintf("%d of %d servers answer%s.", up, len(servers), lead)
+	well := fmt.Sprintf("%d of %d servers answer%s.", up, members, lead)
 	if len(causes) == 0 {
 		return verdict{"", "All is well: " + well}
 	}
@@ -201,7 +222,11 @@ func verdictOf(causes []cause, servers []peerView) verdict {
 		if len(causes) > 1 {
 			there = " There are "
 		}
-		return verdict{worst.Severity, "All is well: " + well + there + count(len(causes), "notice") + "."}
+		so := "All is well: "
+		if slices.ContainsFunc(causes, func(c cause) bool { return c.Kind == problemNoSpare }) {
+			so = "It works, and would not if a server failed: "
+		}
+		return verdict{worst.Severity, so + well + there + count(len(causes), "notice") + "."}
 	case worst.Severity == keyring.SeverityCritical:
 		return verdict{worst.Severity, "Something is wrong now. First: " + worst.Title + "."}
 	}

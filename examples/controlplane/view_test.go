@@ -18,7 +18,7 @@ import (
 
 var (
 	testNow  = time.Date(2026, 11, 30, 8, 0, 0, 0, time.FixedZone("elsewhere", 3600)) // 07:00 UTC
-	testSite = site{"prod", "s1", false, "/tmp/cp", map[raft.ServerID]string{"s1": defaultServer, "s2": "http://127.0.0.1:8002", "s3": "http://127.0.0.1:8003"}}
+	testSite = site{"prod", "s1", false, "/tmp/cp", map[raft.ServerID]string{"s1": defaultServer, "s2": "http://127.0.0.1:8002", "s3": "http://127.0.0.1:8003"}, nil, ""}
 )
 
 // three is three servers that are well, with two keys, of which s1 leads.
@@ -150,7 +150,7 @@ func TestViewOfTrouble(t *testing.T) {
 		{"removed and stopped", func(all map[raft.ServerID]answer) {
 			all["s3"] = answer{Error: "connection refused"}
 			change(all, "s1", func(a *answer) { a.Members = []raft.ServerID{"s1", "s2"} })
-		}, "All is well: 2 of 3 servers answer, s1 leads. There is 1 notice.",
+		}, "All is well: 2 of 2 servers answer, s1 leads. There is 1 notice.",
 			[]string{"notice not a member |s3||controlplane servers add s3; controlplane serve /tmp/cp s3"}},
 		{"the server that is asked was removed", func(all map[raft.ServerID]answer) {
 			change(all, "s2", func(a *answer) {
@@ -234,7 +234,7 @@ func TestACauseStaysShort(t *testing.T) {
 
 // Words that come from others are quoted in a command that somebody pastes into a shell.
 func TestCommandsAreSafeToPaste(t *testing.T) {
-	at := site{"c", "s1", false, "/tmp/o'brien", nil}
+	at := site{"c", "s1", false, "/tmp/o'brien", nil, nil, ""}
 	got := remedies[keyring.ProblemUnreachable].commandsFor(at, []raft.ServerID{"s2; rm -rf /", "$(x)"}, nil)
 	want := []string{`controlplane serve '/tmp/o'\''brien' 's2; rm -rf /'`, `controlplane serve '/tmp/o'\''brien' '$(x)'`}
 	if !slices.Equal(got, want) {

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// listening is an address that takes connections and answers nothing, as that of a process that was stopped does.
+func listening(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln.Addr().String()
+}
+
+// refusing is an address at which nobody listens.
+func refusing(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	return ln.Addr().String()
+}
+
+// A command that asks a server that hangs ends, and says that it hangs; of one that is down it says something else.
+func TestStatusOfAServerThatHangsEnds(t *testing.T) {
+	t.Parallel()
+	says := "takes connections and has not answered within 5s"
+	err := run(t.Context(), []string{"-server", "http://" + listening(t), "keys", "status"}, strings.NewReader(""), io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), says) || exitStatus(err) != 1 {
+		t.Errorf("%v", err)
+	}
+	err = run(t.Context(), []string{"-server", "http://" + refusing(t), "keys", "status"}, strings.NewReader(""), io.Discard, io.Discard)
+	if err == nil || strings.Contains(err.Error(), says) {
+		t.Errorf("of one that is down: %v", err)
+	}
+	if statusTime < 2*peerTime {
+		t.Errorf("%v is too short for a server that waits %v for the others", statusTime, peerTime)
+	}
+}
+
+// A server that hangs is told apart from one that is down: the first must be ended before it is started, and that is what the
+// commands do.
+func TestHungServerIsToldApartFromADeadOne(t *testing.T) {
+	s := &server{id: "s1", cluster: cluster{Servers: map[raft.ServerID]serverAddrs{"s2": {HTTP: listening(t)}, "s3": {HTTP: refusing(t)}}}}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	all := three()
+	for _, id := range []raft.ServerID{"s3", "s2"} { // the second takes all the time that there is
+		all[id] = s.answerOf(ctx, id)
+	}
+	v := viewOf(testSite, testNow, all)
+	var got []string
+	for _, c := range v.Problems {
+		got = append(got, string(c.Kind)+" "+list(c.Servers)+": "+strings.Join(c.Commands, "; "))
+	}
+	want := "hangs s2: fuser -v 8002/tcp; fuser -k -KILL 8002/tcp; controlplane serve /tmp/cp s2\nno usable answer s3: controlplane serve /tmp/cp s3"
+	if strings.Join(got, "\n") != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
