@@ -115,7 +115,7 @@ func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing, restored []*
 		}
 	}
 	s.recheck(s.inMemoryOnly(missing)...)
-	s.rewrite(ctx, s.inMemoryOnly(missing)...)
+	s.writeAgain(ctx, s.inMemoryOnly(missing)...)
 	for some := range slices.Chunk(s.unwritten(), rewrapBatch) {
 		if failed := cmp.Or(s.rewrite(ctx, some...)...); failed != nil {
 			break // the rest would fail too, most likely, and is tried again

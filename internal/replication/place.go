@@ -15,6 +15,9 @@ import (
 // placeEvery is how often the directory is looked for, and the files of KEKs are looked at.
 const placeEvery = 30 * time.Second
 
+// filesEvery is how often the files of the keys are looked for.
+const filesEvery = 45 * time.Second
+
 // lookAtPlace looks whether the directory of the keystore is where it was opened, and at the files of KEKs. It returns when
 // to look again.
 func (r *Replicator) lookAtPlace(ctx context.Context) mono.Time {
@@ -34,6 +37,27 @@ func (r *Replicator) lookAtPlace(ctx context.Context) mono.Time {
 		}
 	})
 	r.placing.due = mono.Now().Add(placeEvery)
+	return 0
+}
+
+// lookForFiles looks whether the files of the keys are there, and returns when to look again. What is gone is written again from
+// memory. A simulated directory, which nobody else can change, is left alone.
+func (r *Replicator) lookForFiles(ctx context.Context, v local.View) mono.Time {
+	if !r.Store.HasPlace() || !v.CaughtUp { // a key that is gone may have been removed
+		return 0
+	}
+	if r.looking.due == 0 {
+		r.looking.due = mono.Now().Add(filesEvery)
+	}
+	if wake, wait := r.looking.wait(mono.Now()); wait {
+		return wake
+	}
+	r.start(ctx, &r.looking, func() {
+		if r.Store.LookForFiles(ctx, v.Ring) {
+			r.FSM.Notify()
+		}
+	})
+	r.looking.due = mono.Now().Add(filesEvery)
 	return 0
 }
 

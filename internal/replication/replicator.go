@@ -61,6 +61,7 @@ type Replicator struct {
 	healing   backgroundTask       // reads the directory again while keys are missing
 	cleaning  backgroundTask       // sees to the files of removed keys
 	placing   backgroundTask       // looks whether the directory is in its place
+	looking   backgroundTask       // looks for the files of keys
 	replaced  atomic.Int64         // so many keys this server had in another keystore, by raft, since this start
 	asking    backgroundTask       // asks the other servers which key files they read
 	ended     chan *backgroundTask // its goroutine has ended
@@ -183,7 +184,7 @@ func (r *Replicator) step(ctx context.Context) time.Duration {
 	r.noteReplaced(v)
 	wake, ring := r.renew(v), v.Ring
 	look := r.look(ring)
-	wake = mono.Earliest(wake, r.heal(ctx, v, look), r.cleanUp(ctx, v), r.askFiles(ctx, v), r.lookAtPlace(ctx))
+	wake = mono.Earliest(wake, r.heal(ctx, v, look), r.cleanUp(ctx, v), r.askFiles(ctx, v), r.lookAtPlace(ctx), r.lookForFiles(ctx, v))
 	if r.paused > mono.Now() {
 		wake = mono.Earliest(wake, r.paused)
 	} else {

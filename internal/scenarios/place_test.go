@@ -5,12 +5,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
 )
 
 // TestKeystoreThatIsNotInItsPlace is one problem within a minute, while what is in memory works. It goes by itself when the
@@ -64,6 +67,48 @@ func TestKeystoreThatIsNotInItsPlace(t *testing.T) {
 		if got := kinds(); !slices.Equal(got, before) {
 			t.Errorf("the right directory again: %v, before: %v", got, before)
 		}
+		h.Stop(t)
+	})
+}
+
+// TestKeyFileThatIsDeletedIsWrittenAgain within a minute, while the server runs, so that the next start has the key. While it
+// can't be written, Status says that it is gone, and the key is not held.
+func TestKeyFileThatIsDeletedIsWrittenAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, v, dir := keyringtest.NewQuickHosts(t, 1)[0], keyringtest.Sealings{}, filepath.Join(t.TempDir(), "keystore")
+		kms := kektest.New("kms")
+		h.MustOpenIn(t, dir, func(c *keyring.Config) { c.KEKs = []keyring.KEK{kms} })
+		v.Seal(t, h)
+		time.Sleep(time.Hour) // nothing is due
+		before, file := len(h.Status(t).Problems), nks.FileName(h.Status(t).Active)
+		deleted := func(when string) {
+			t.Helper()
+			if err := os.Remove(filepath.Join(dir, file)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			v.CheckOpens(t, h.Keyring, when)
+		}
+		written := func(when string) {
+			t.Helper()
+			st := h.Status(t)
+			if _, err := os.Stat(filepath.Join(dir, file)); err != nil || len(st.Missing) > 0 || len(st.Problems) != before {
+				t.Errorf("%s: %v, missing %v, %v", when, err, st.Missing, st.Problems)
+			}
+		}
+		deleted("deleted")
+		written("deleted")
+		kms.Set(func(k *kektest.KMS) { k.Err = errors.New("it is down") })
+		deleted("while the KEK is down")
+		st := h.Status(t)
+		if !slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool {
+			return p.Kind == keyring.ProblemWrite && p.Severity == keyring.SeverityCritical && strings.Contains(p.Detail, file+" is gone")
+		}) || len(st.Missing) != 1 {
+			t.Errorf("while the KEK is down: %v, missing %v", st.Problems, st.Missing)
+		}
+		kms.Set(kektest.Answers)
+		time.Sleep(2 * time.Minute)
+		written("when the KEK answers again")
 		h.Stop(t)
 	})
 }
