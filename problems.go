@@ -105,7 +105,7 @@ var problemKinds = []struct {
 	{ProblemBehind, SeverityWarning, "Nothing, if it has just started. Else see that a leader is elected and that this server reaches it. Until then what is said here of its files may be outdated: move and delete none."},
 	{ProblemUnconfirmed, SeverityCritical, "Start the servers that are to hold the active key; they get it from any that has it. If most of them can't have it any more, call Rotate: a new key takes its place."},
 	{ProblemPublicKey, SeverityCritical, "Somebody has altered a raft snapshot, or lied when the key was adopted. If it is the active key, rotate. Remove it when nothing is sealed under it, and find out who it was."},
-	{ProblemKeystoreCopied, SeverityCritical, "Stop the server that has the copy, move its keystore directory out, and start it with an empty one: it fetches every key. Delete nothing before every server holds all keys. If one of the two servers is gone for good: RemoveServer."},
+	{ProblemKeystoreCopied, SeverityCritical, "Stop the server that has the copy, move its keystore directory out, and start it with an empty one: it fetches every key. The copy is where the directory came later, as on a server that was set up from another or restored; its key files may name the KEK of the other. If that is not known: any of them but the leader, if another server holds all keys. Delete nothing before every server holds all keys. If one of the servers is gone for good: RemoveServer."},
 	{ProblemWrite, SeverityCritical, "Look at the disk: is it full (space, inodes, quota), read-only, failing?"},
 	{ProblemMoved, SeverityCritical, "Put back what was at the path when this server started, with a mount or mv: it is seen within a minute. If it is gone for good, restart this server: it fetches the keys into what is there."},
 	{ProblemKeystore, SeverityWarning, "If the disk with the old keystore is not mounted: stop this server, mount it, start this server. If the directory was emptied or replaced on purpose: nothing, the keys are fetched if another server has them."},
@@ -245,6 +245,14 @@ func oneACause(all iter.Seq[Problem]) (joined []Problem) {
 		j.Keys = slices.Compact(j.Keys)
 	}
 	return joined
+}
+
+// counted is so many of something, in words that fit one too.
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprint(n, " ", what)
 }
 
 func detailsText(details []string) string {

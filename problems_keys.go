@@ -28,7 +28,7 @@ func (o overview) keystoreProblems(st Status) []Problem {
 func (o overview) missingProblems(st Status) (all []Problem) {
 	if n := o.fetching.Replaced; n > 0 {
 		p := Problem{Kind: ProblemKeystore, Detail: fmt.Sprintf(
-			"by raft this server held %d keys in another keystore than the one that it has found in %s at its start", n, o.dir)}
+			"by raft this server held %s in another keystore than the one that it has found in %s at its start", counted(n, "key"), o.dir)}
 		if len(st.Missing) == 0 {
 			p.Severity = SeverityNotice
 		}
@@ -59,7 +59,7 @@ func (o overview) fileProblems() (all []Problem) {
 		all = append(all, o.problemOfFault(f))
 	}
 	if n := len(unopened.Keys); n > 0 {
-		unopened.Detail = fmt.Sprintf("%d key files are still to be opened, the newest first", n)
+		unopened.Detail = fmt.Sprintf("still to be opened, the newest first: %s", counted(n, "key file"))
 		all = append(all, unopened)
 	}
 	for _, a := range o.keystore.Altered {
@@ -214,7 +214,7 @@ func (o overview) jwksProblems() (all []Problem) {
 func (o overview) kekProblems(st Status) (all []Problem) {
 	if n := o.keystore.ToRewrap; n > 0 && o.canRewrap(st) {
 		all = append(all, Problem{Kind: ProblemOldKEK, Detail: fmt.Sprintf(
-			"%d key files are not wrapped under exactly the KEKs of the configuration", n)})
+			"not wrapped under exactly the KEKs of the configuration: %s", counted(n, "key file"))})
 	}
 	for _, k := range st.KEKs {
 		if k.State == KEKUnconfigured {

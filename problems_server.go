@@ -142,8 +142,8 @@ func (o overview) waitProblems(st Status) (all []Problem) {
 	return all
 }
 
-// copiedProblems name the members that report one keystore ID. The leader says so, and each of these servers. A server that
-// was removed may have left its directory to another.
+// copiedProblems are one for each of the members that report one keystore ID, and each names all of them. The leader says so, and
+// each of these servers. A server that was removed may have left its directory to another.
 func (o overview) copiedProblems() (all []Problem) {
 	with := map[meta.KeystoreID][]raft.ServerID{}
 	for _, s := range o.servers {
@@ -154,11 +154,15 @@ func (o overview) copiedProblems() (all []Problem) {
 	for _, s := range o.servers {
 		id, _ := o.Ring.Keystore(string(s.ID))
 		same := with[id]
-		if len(same) < 2 || same[0] != s.ID || !o.CaughtUp || o.leader != o.id && !slices.Contains(same, o.id) {
+		if len(same) < 2 || !o.CaughtUp || o.leader != o.id && !slices.Contains(same, o.id) {
 			continue
 		}
-		all = append(all, Problem{Kind: ProblemKeystoreCopied, Detail: fmt.Sprintf(
-			"%q report the same keystore ID: the keystore directory of one was copied to the others", same)})
+		p := Problem{Kind: ProblemKeystoreCopied, Server: s.ID, Detail: fmt.Sprintf(
+			"%q report the same keystore ID: the keystore directory of one was copied to %s", same, map[bool]string{true: "the other", false: "the others"}[len(same) == 2])}
+		if s.ID == o.id {
+			p.Server = ""
+		}
+		all = append(all, p)
 	}
 	return all
 }

@@ -63,6 +63,7 @@ var problemCases = []struct {
 	key    KeyID
 	server raft.ServerID
 	kek    string
+	also   raft.ServerID // of a second problem of the kind
 }{
 	{name: "raft feeds another FSM", wrong: func(o *overview) { o.raft.unfed = errors.New("x") }, kind: ProblemNotApplied},
 	{name: "a newer entry", wrong: func(o *overview) { o.raft.incomplete = errors.New("x") }, kind: ProblemNewer},
@@ -141,7 +142,7 @@ var problemCases = []struct {
 		o.fetching.Failures = map[string]local.Failure{"s2": {Err: errors.New("x"), Since: o.at.Add(-6 * time.Second)}, "s3": {Err: errors.New("x"), Since: o.at.Add(-4 * time.Second)}}
 	}, kind: ProblemUnreachable, server: "s2"},
 	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
-	{name: "a copied keystore", wrong: withKeystores(1, 2, 1), kind: ProblemKeystoreCopied},
+	{name: "a copied keystore", wrong: withKeystores(1, 2, 1), kind: ProblemKeystoreCopied, also: "s3"},
 	{name: "a clock", wrong: withClocks(map[string]time.Duration{"s2": time.Hour, "s3": 0}), kind: ProblemClock, server: "s2"},
 	{name: "a certificate", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemCertificate, Detail: "x"}} }, kind: ProblemCertificate},
 	{name: "a large JWKS", wrong: func(o *overview) {
@@ -210,6 +211,15 @@ func withKeystores(keystores ...byte) func(*overview) {
 	}
 }
 
+// serversOf are the servers that problems are about, as a server tells of them.
+func serversOf(all []Problem, by raft.ServerID) (ids []raft.ServerID) {
+	for _, p := range all {
+		ids = append(ids, cmp.Or(p.Server, by))
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 // TestACopiedKeystoreIsToldByTheLeaderAndItsServers: of members alone, and it names them.
 func TestACopiedKeystoreIsToldByTheLeaderAndItsServers(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -217,7 +227,7 @@ func TestACopiedKeystoreIsToldByTheLeaderAndItsServers(t *testing.T) {
 		keystores  []byte
 		want       string
 	}{
-		"the leader":               {"s1", "s1", []byte{1, 2, 2}, `["s2" "s3"]`},
+		"the leader":               {"s1", "s1", []byte{1, 2, 2}, `["s2" "s3"]`}, // which is innocent
 		"a server that has it":     {"s3", "s1", []byte{1, 2, 2}, `["s2" "s3"]`},
 		"all three":                {"s3", "s1", []byte{2, 2, 2}, `["s1" "s2" "s3"]`},
 		"another server":           {"s2", "s3", []byte{1, 2, 1}, ""},
@@ -236,7 +246,7 @@ func TestACopiedKeystoreIsToldByTheLeaderAndItsServers(t *testing.T) {
 			}
 		}
 		switch {
-		case tt.want == "" && len(got) > 0, tt.want != "" && len(got) != 1:
+		case cmp.Or(tt.want, "[]") != fmt.Sprintf("%q", serversOf(got, tt.id)):
 			t.Errorf("%s: %v", name, got)
 		case tt.want != "" && (!strings.HasPrefix(got[0].Detail, tt.want) || got[0].Severity != SeverityCritical):
 			t.Errorf("%s: %+v", name, got[0])
@@ -254,6 +264,9 @@ func TestEachThingThatIsWrongIsOneProblem(t *testing.T) {
 		o := goodOverview()
 		tt.wrong(&o)
 		all := o.status().Problems
+		if i := len(all) - 1; tt.also != "" && i > 0 && all[i].Kind == tt.kind && all[i].Server == tt.also {
+			all = all[:i]
+		}
 		if len(all) != 1 {
 			t.Errorf("%s: %d problems: %v", tt.name, len(all), all)
 			continue

@@ -136,6 +136,17 @@ func TestTheOddOneIsNamed(t *testing.T) {
 	}
 }
 
+// The servers that have one keystore are named, and not the leader, which only tells of them.
+func TestServersWithOneKeystoreAreNamed(t *testing.T) {
+	all := three()
+	tells(all, "s1", "copied keystore, critical, s2", "copied keystore, critical, s3")
+	tells(all, "s2", "copied keystore, critical", "copied keystore, critical, s3")
+	v := viewOf(testSite, testNow, all)
+	if want := "Something is wrong now. First: Servers have copies of one keystore directory (s2, s3)."; v.Verdict.Text != want || len(v.Problems) != 1 {
+		t.Errorf("%q, want %q: %+v", v.Verdict.Text, want, v.Problems)
+	}
+}
+
 // A cluster whose members do not all answer, or of which none may fail, is not well.
 func TestOnlyAClusterWithRedundancyIsWell(t *testing.T) {
 	members := func(ids ...raft.ServerID) func(*answer) {

@@ -80,7 +80,7 @@ func (k *ageKEK) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error
 	case r := <-done:
 		return r.wrapped, r.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("KEK %s: age has not ended: %w", k.id, context.Cause(ctx))
+		return nil, fmt.Errorf("age has not ended: %w", context.Cause(ctx))
 	}
 }
 
@@ -89,16 +89,16 @@ func (k *ageKEK) encrypt(plaintext, aad []byte) ([]byte, error) {
 	var out bytes.Buffer
 	w, err := age.Encrypt(&out, k.to...)
 	if err != nil {
-		return nil, fmt.Errorf("KEK %s: %w: %w", k.id, ErrRefused, err)
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	bound := boundTo(aad)
 	for _, part := range [][]byte{bound[:], plaintext} {
 		if _, err := w.Write(part); err != nil {
-			return nil, fmt.Errorf("KEK %s: %w", k.id, err)
+			return nil, err
 		}
 	}
 	if err := w.Close(); err != nil {
-		return nil, fmt.Errorf("KEK %s: %w", k.id, err)
+		return nil, err
 	}
 	return out.Bytes(), nil
 }

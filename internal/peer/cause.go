@@ -96,9 +96,9 @@ func validity(c *x509.Certificate, now time.Time) string {
 	}
 	switch {
 	case now.After(c.NotAfter):
-		return fmt.Sprintf("%s expired at %s, by the clock here", name, c.NotAfter.UTC().Format(time.DateTime))
+		return fmt.Sprintf("%s expired at %s UTC, by the clock here", name, c.NotAfter.UTC().Format(time.DateTime))
 	case now.Before(c.NotBefore):
-		return fmt.Sprintf("%s is not valid before %s: by the clock here that is yet to come. Is one of the clocks wrong?", name, c.NotBefore.UTC().Format(time.DateTime))
+		return fmt.Sprintf("%s is not valid before %s UTC: by the clock here that is yet to come. Is one of the clocks wrong?", name, c.NotBefore.UTC().Format(time.DateTime))
 	}
 	return name + " is not valid now, by the clock of the TLS configuration here" // which has a clock of its own
 }

@@ -60,6 +60,9 @@ func TestOwnCertificateIsCheckedHere(t *testing.T) {
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v, want %q", err, tt.want)
 			}
+			if err != nil && (strings.Contains(err.Error(), "expired at") || strings.Contains(err.Error(), "not valid before")) && !strings.Contains(err.Error(), " UTC") {
+				t.Errorf("%q does not name the zone of its time", err)
+			}
 			if err != nil && strings.Contains(err.Error(), "\n") {
 				t.Errorf("%q says one cause twice", err)
 			}
