@@ -59,7 +59,7 @@ var house = map[string][]string{
 	"internal/kek":     {"internal/durable", "internal/nks", "internal/seal", "internal/secret"},
 	"internal/seal":    {"internal/secret"},
 	"internal/secret":  {},
-	"internal/durable": {},
+	"internal/durable": {"internal/gate", "internal/mono"},
 	"internal/peer":    {"internal/bounded", "internal/meta", "internal/mono"},
 	"internal/bounded": {"internal/strictjson"},
 	"internal/backup":  {"internal/bounded", "internal/kek", "internal/meta", "internal/nks", "internal/raftwire"},

@@ -109,6 +109,7 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() t
 	if cfg.Transport != nil {
 		conf.Call = calls.carried(cfg.Transport)
 	}
+	store.OnHang(conf.FSM.Notify)
 	here := local.NewServer(conf)
 	clocks := local.NewClocks(here)
 	s := &server{here, calls.watched(cfg)}

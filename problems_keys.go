@@ -50,6 +50,10 @@ func (o overview) missingProblems(st Status) (all []Problem) {
 
 // fileProblems are about key files that do not open, were altered or set aside, whatever the ring says of their keys.
 func (o overview) fileProblems() (all []Problem) {
+	if since := o.keystore.Hangs; !since.IsZero() {
+		all = append(all, Problem{Kind: ProblemWrite, Since: since.UTC().Round(0), Detail: fmt.Sprintf(
+			"the disk hangs: a write to the keystore directory %s has not returned since %s", o.dir, inUTC(since))})
+	}
 	unopened := Problem{Kind: ProblemOpening}
 	for _, f := range o.keystore.Faults {
 		if f.Cause == keystore.Unopened {

@@ -141,6 +141,7 @@ var problemCases = []struct {
 	{name: "a fetch has failed", wrong: func(o *overview) {
 		o.fetching.Failures = map[string]local.Failure{"s2": {Err: errors.New("x"), Since: o.at.Add(-6 * time.Second)}, "s3": {Err: errors.New("x"), Since: o.at.Add(-4 * time.Second)}}
 	}, kind: ProblemUnreachable, server: "s2"},
+	{name: "a write to the keystore hangs", wrong: func(o *overview) { o.keystore.Hangs = o.now.Add(-time.Minute) }, kind: ProblemWrite},
 	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
 	{name: "a copied keystore", wrong: withKeystores(1, 2, 1), kind: ProblemKeystoreCopied, also: "s3"},
 	{name: "a clock", wrong: withClocks(map[string]time.Duration{"s2": time.Hour, "s3": 0}), kind: ProblemClock, server: "s2"},

@@ -215,7 +215,8 @@ func (s *diskSink) Close() (err error) {
 
 // watch does a write. What it writes is told of while it hangs.
 func (d *Disk) watch(what string, patience time.Duration, do func()) {
-	d.writes.WatchTelling(what, patience, d.changed, do)
+	defer d.writes.Begin(what, patience, d.changed)()
+	do()
 }
 
 // write does a write, and records how it ended.

@@ -19,8 +19,7 @@ import (
 // without the rename being durable: call again. If name is not there, the directory is synced,
 // which makes an earlier rename durable, and the error is fs.ErrNotExist.
 func (d *Dir) SetAside(name, why string) (string, error) {
-	d.writing.Lock()
-	defer d.writing.Unlock()
+	defer d.change(1)()
 	aside, err := d.setAside(name, why)
 	return aside, wrap("set aside", name, err)
 }
@@ -48,8 +47,7 @@ func (d *Dir) setAside(name, why string) (string, error) {
 // KeepAside writes data under the name that SetAside would give to name, which stays as it is, and returns that name. A
 // crash leaves all of the copy or none.
 func (d *Dir) KeepAside(name, why string, data []byte) (string, error) {
-	d.writing.Lock()
-	defer d.writing.Unlock()
+	defer d.change(1)()
 	aside, err := d.freeAside(name, why)
 	if err != nil {
 		return "", wrap("keep aside", name, err)
@@ -93,8 +91,7 @@ func ParseAside(aside string) (name, why string, ok bool) {
 // two names or, on a file system without a journal, under both. After an error the file may
 // have been renamed without the rename being durable: Sync before relying on it.
 func (d *Dir) TakeBack(aside, name string) error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
+	defer d.change(1)()
 	return wrap("take back", aside, d.takeBack(aside, name))
 }
 

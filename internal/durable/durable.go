@@ -21,6 +21,10 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"time"
+
+	"example.com/keyring/internal/gate"
+	"example.com/keyring/internal/mono"
 )
 
 var (
@@ -57,6 +61,8 @@ type Dir struct {
 	fs       FS
 	repaired func(name string, was fs.FileMode)
 	writing  sync.Mutex // one change at a time: Sweep must not meet a live temporary file
+	changes  gate.Calls // the one that is under way
+	hung     func()     // called when a change hangs, and when it returns after that
 
 	noting  sync.Mutex       // guards below
 	synced  map[string]Stamp // of files that were synced, by name
@@ -65,12 +71,36 @@ type Dir struct {
 
 // New returns the Dir on fsys, which it owns from now on.
 func New(fsys FS) *Dir {
-	return &Dir{fs: fsys, repaired: func(string, fs.FileMode) {}, synced: map[string]Stamp{}}
+	return &Dir{fs: fsys, repaired: func(string, fs.FileMode) {}, hung: func() {}, synced: map[string]Stamp{}}
 }
 
 // OnRepair sets the function that is called for every file whose mode ReadOwn has set to 0600. Call it before; f may be
 // called from several goroutines.
 func (d *Dir) OnRepair(f func(name string, was fs.FileMode)) { d.repaired = f }
+
+// How long a change of the directory may take before it hangs, and how much longer for each of many files.
+const (
+	changePatience  = 10 * time.Second
+	patienceForFile = 50 * time.Millisecond
+)
+
+// change begins a change of so many files, and end ends it.
+func (d *Dir) change(files int) (end func()) {
+	d.writing.Lock()
+	returned := d.changes.Begin("change", changePatience+time.Duration(files)*patienceForFile, d.hung)
+	return func() {
+		d.writing.Unlock()
+		returned()
+	}
+}
+
+// OnHang sets the function that is called when a change of the directory hangs, and when it returns after that. Call it while
+// nothing changes the directory.
+func (d *Dir) OnHang(f func()) { d.hung = f }
+
+// HangsSince is when the change of the directory began that has not returned for longer than it may take, or zero. It waits for
+// nothing.
+func (d *Dir) HangsSince() time.Time { return d.changes.Slow(mono.Now())["change"] }
 
 // placed is an FS that has a path, which may come to lead elsewhere.
 type placed interface{ InPlace() error }
@@ -94,8 +124,7 @@ func (d *Dir) InPlace() error {
 // is synced all the same, so that a second call after an error makes the removal durable.
 // A crash leaves the whole file or none.
 func (d *Dir) Remove(name string) error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
+	defer d.change(1)()
 	return wrap("remove", name, d.remove(name))
 }
 
@@ -111,8 +140,7 @@ func (d *Dir) remove(name string) error {
 
 // Sync makes durable all names that the directory has now.
 func (d *Dir) Sync() error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
+	defer d.change(1)()
 	return d.fs.Sync()
 }
 
@@ -134,8 +162,7 @@ func (d *Dir) List() ([]string, error) {
 // whose name is one that Write gives. A file that can't be removed does not stop it. Call it
 // before the first Write; calling again is safe.
 func (d *Dir) Sweep() error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
+	defer d.change(1)()
 	names, err := d.fs.List()
 	if err != nil {
 		return wrap("sweep", "directory", err)
@@ -163,8 +190,7 @@ func (d *Dir) sweep(name string) error {
 // Close waits for the change under way and releases the directory. Calls after it
 // fail.
 func (d *Dir) Close() error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
+	defer d.change(1)()
 	return d.fs.Close()
 }
 

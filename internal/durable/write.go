@@ -35,8 +35,7 @@ type Named struct {
 // again after its sync has failed, because the kernel may by then have marked
 // the lost pages clean and report success.
 func (d *Dir) Write(files ...Named) []error {
-	d.writing.Lock()
-	defer d.writing.Unlock()
+	defer d.change(len(files))()
 	return d.write(files...)
 }
 

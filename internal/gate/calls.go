@@ -64,14 +64,19 @@ func (c *Calls) Watch(name string, patience time.Duration, call func()) {
 	call()
 }
 
-// WatchTelling is Watch. It calls changed when the function has become slow, and once more when it has returned after that.
-func (c *Calls) WatchTelling(name string, patience time.Duration, changed, call func()) {
+// Begin notes that a function runs, until end. It calls changed when the function has become slow, and end calls it once more
+// after that.
+func (c *Calls) Begin(name string, patience time.Duration, changed func()) (end func()) {
+	noted := c.New(name, patience)
+	noted.Enter()
 	told := make(chan struct{})
 	timer := time.AfterFunc(patience, func() { defer close(told); changed() })
-	c.Watch(name, patience, call)
-	if !timer.Stop() {
-		<-told
-		changed()
+	return func() {
+		c.Forget(noted)
+		if !timer.Stop() {
+			<-told
+			changed()
+		}
 	}
 }
 

@@ -11,6 +11,10 @@ import (
 	"example.com/keyring/internal/durable"
 )
 
+// OnHang sets the function that is called when a change of the directory hangs, and when it returns after that. Call it before
+// anything else is done with s.
+func (s *Store) OnHang(f func()) { s.dir.OnHang(f) }
+
 // HasPlace reports whether LookAtPlace is of use: a simulated directory has no path.
 func (s *Store) HasPlace() bool { return s.dir.HasPlace() }
 

@@ -3,6 +3,7 @@ package keystore
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
@@ -21,6 +22,7 @@ type Report struct {
 	Altered   []Altered                // files that somebody has altered
 	Unproven  []meta.KeyID             // keys in memory that no ring knows, whose files only KEKs opened to which anybody can wrap, by ID
 	Moved     error                    // why the directory is not where it was opened, or nil; no key is held then
+	Hangs     time.Time                // since when a change of the directory has not returned, or zero
 	OnOldKEKs int                      // key files that are not known to be durable under exactly the KEKs that wrap now
 	ToRewrap  int                      // those of them that only Rewrap moves: they open, are durable, and nothing else is wrong with them
 }
@@ -36,7 +38,7 @@ func (s *Store) Report(ring *meta.Ring) Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := Report{
-		SetAside: slices.Clone(s.setAside), Altered: s.alteredLocked(), Moved: s.moved, Written: map[meta.KeyID]mono.Time{},
+		SetAside: slices.Clone(s.setAside), Altered: s.alteredLocked(), Moved: s.moved, Hangs: s.dir.HangsSince(), Written: map[meta.KeyID]mono.Time{},
 		OnOldKEKs: s.onOldKEKsLocked(), ToRewrap: s.waitForRewrapLocked(),
 	}
 	for _, k := range ring.Keys {
