@@ -22,9 +22,17 @@ const certificatesEvery = time.Minute
 
 // certificates is what is known of certificates.
 type certificates struct {
-	mu       sync.Mutex // held while they are looked at
-	last     outlook    // by the last look
-	problems atomic.Pointer[[]keyring.Problem]
+	mu   sync.Mutex // held while they are looked at
+	last outlook    // by the last look
+	told atomic.Pointer[told]
+}
+
+// told is what is told of the last look. A clock that is set wrong is no change of a certificate: whether the own one is in its time
+// is seen when somebody asks, not at the next look.
+type told struct {
+	problems []keyring.Problem
+	own      peer.Ending // zero if others refuse it for another reason, or if it is not known
+	clock    func() time.Time
 }
 
 // outlook is what a look at certificates has found that somebody is to know of.
@@ -32,6 +40,8 @@ type outlook struct {
 	ends    []peer.Ending                 // of this server's own, those that end soon
 	refused string                        // why others refuse its own; empty if they do not
 	others  map[raft.ServerID]peer.Ending // on the leader: of the other servers', those that end soon
+	own     peer.Ending                   // of this server's own, while nothing says that others refuse it
+	clock   func() time.Time              // of Config.TLS
 }
 
 func (o outlook) equal(other outlook) bool {
@@ -64,7 +74,11 @@ func (n *Node) lookAtCertificates(ctx context.Context) {
 	}
 	now := clock(base)
 	n.giveLeft(now, ends)
-	found := outlook{ends: slices.DeleteFunc(ends, func(e peer.Ending) bool { return !endsSoon(e, now) })}
+	found := outlook{clock: func() time.Time { return clock(base) }}
+	if len(ends) > 0 && !ends[0].CA {
+		found.own = ends[0]
+	}
+	found.ends = slices.DeleteFunc(ends, func(e peer.Ending) bool { return !endsSoon(e, now) })
 	if err != nil {
 		found = outlook{refused: err.Error()}
 	} else if n.isLeader() {
@@ -79,7 +93,7 @@ func (n *Node) lookAtCertificates(ctx context.Context) {
 func (c *certificates) note(now time.Time, found outlook) (differs bool) {
 	differs = !found.equal(c.last)
 	problems := certificateProblems(now, found)
-	first := c.problems.Swap(&problems) == nil
+	first := c.told.Swap(&told{problems, found.own, found.clock}) == nil
 	c.last = found
 	return differs || first
 }
@@ -158,12 +172,23 @@ func certificateProblems(now time.Time, found outlook) (all []keyring.Problem) {
 
 // problemsOf are those of the last look. Of the other servers' certificates only the leader tells.
 func (c *certificates) problemsOf(leads bool) []keyring.Problem {
-	last := c.problems.Load()
+	last := c.told.Load()
 	if last == nil {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(*last), func(p keyring.Problem) bool { return p.Server != "" && !leads })
+	all := slices.DeleteFunc(slices.Clone(last.problems), func(p keyring.Problem) bool { return p.Server != "" && !leads })
+	if last.own == (peer.Ending{}) {
+		return all
+	}
+	if now := last.clock(); now.Before(last.own.From) || now.After(last.own.Until) {
+		all = append(all, keyring.Problem{Kind: keyring.ProblemCertificate, Severity: keyring.SeverityCritical, Detail: fmt.Sprintf(
+			"own certificate is valid from %s to %s, and by the clock here it is %s: others refuse it", inUTC(last.own.From), inUTC(last.own.Until), inUTC(now))})
+	}
+	return all
 }
+
+// inUTC is a time for people.
+func inUTC(t time.Time) string { return t.UTC().Format(time.DateTime + " UTC") }
 
 func endsSoon(e peer.Ending, now time.Time) bool { return e.Until.Sub(now) < soon(e) }
 

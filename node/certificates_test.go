@@ -66,6 +66,24 @@ func TestOnlyTheLeaderTellsOfOthersCertificates(t *testing.T) {
 	}
 }
 
+// TestOwnCertificateIsHeldAgainstTheClockOfNow: a clock that was set back or ahead since the last look is told of at once.
+func TestOwnCertificateIsHeldAgainstTheClockOfNow(t *testing.T) {
+	own := peer.Ending{From: time.Unix(7200, 0), Until: time.Unix(1e9, 0)}
+	for at, want := range map[time.Time]string{
+		time.Unix(9000, 0): "", time.Unix(0, 0): "own certificate is valid from 1970-01-01 02:00:00 UTC to 2001-09-09 01:46:40 UTC, and by the clock here it is 1970-01-01 00:00:00 UTC",
+		time.Unix(2e9, 0): "by the clock here it is 2033-05-18 03:33:20 UTC",
+	} {
+		var c certificates
+		c.note(time.Unix(9000, 0), outlook{own: own, clock: func() time.Time { return at }})
+		switch ps := c.problemsOf(false); {
+		case want == "" && len(ps) > 0:
+			t.Errorf("%v: %+v", at, ps)
+		case want != "" && (len(ps) != 1 || ps[0].Severity != keyring.SeverityCritical || !strings.Contains(ps[0].Detail, want)):
+			t.Errorf("%v: %+v, want %q", at, ps, want)
+		}
+	}
+}
+
 // TestChangeOfCertificatesIsNoticed: another certificate that ends soon, another end, another reason to refuse it. How much time
 // is left is no change.
 func TestChangeOfCertificatesIsNoticed(t *testing.T) {
@@ -107,7 +125,7 @@ func TestConfigTLSThatHangs(t *testing.T) {
 		back := make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
 		n := newNode(Config{TLS: func() (*tls.Config, error) { <-back; return nil, errors.New("no certificate") }}, cancel)
-		n.certificates.problems.Store(&[]keyring.Problem{{}})
+		n.certificates.told.Store(&told{problems: []keyring.Problem{{}}})
 		n.certificates.last.refused = "no certificate" // so that nobody is to be told, for there is no keyring
 		n.loops.Go(func() { n.watchCertificates(ctx) })
 		time.Sleep(tlsPatience - time.Nanosecond)
