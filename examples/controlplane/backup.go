@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/node"
@@ -31,15 +32,14 @@ type backupRequest struct {
 	To []string `json:"to"` // age recipients: age1...
 }
 
-// What follows the body of a backup. It is whole if there is a digest; an error beside it says that the
-// cluster does not know of the backup.
+// What follows the body of a backup: the digest if it is whole, and else an error.
 const (
 	trailerError  = "Backup-Error"
 	trailerDigest = "Backup-Sha256"
 	trailerSigner = "Backup-Signer"
 )
 
-// backup streams a backup, on the leader.
+// backup streams a backup, on the leader. For the cluster there is none before its client has confirmed that it is safe.
 func (s *server) backup(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	to, err := s.recipients(r)
@@ -50,7 +50,7 @@ func (s *server) backup(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Trailer", strings.Join([]string{trailerError, trailerDigest, trailerSigner}, ", "))
 	begun := &begunWriter{ResponseWriter: w}
-	m, err := s.node.Keyring().Backup(keyring.WithActor(r.Context(), actor(r)), begun, to...)
+	m, err := s.node.Keyring().WriteBackup(r.Context(), begun, to...)
 	if !begun.begun {
 		w.Header().Del("Trailer")
 		s.refuse(w, r, err)
@@ -58,11 +58,31 @@ func (s *server) backup(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		w.Header().Set(trailerError, err.Error())
+		return
 	}
-	if m.Format != "" { // also with an error, if it could not be noted alone
-		w.Header().Set(trailerDigest, hex.EncodeToString(m.SHA256[:]))
-		w.Header().Set(trailerSigner, m.Signer.String())
+	w.Header().Set(trailerDigest, hex.EncodeToString(m.SHA256[:]))
+	w.Header().Set(trailerSigner, m.Signer.String())
+}
+
+// confirmBackup notes a backup of that digest, which its client has made safe. It may be done twice.
+func (s *server) confirmBackup(r *http.Request) (any, error) {
+	sum, err := parseSum(r.PathValue("sha256"))
+	if err != nil {
+		return nil, badRequest{err}
 	}
+	err = s.node.Keyring().ConfirmBackup(keyring.WithActor(r.Context(), actor(r)), sum)
+	if errors.Is(err, keyring.ErrUnknownBackup) {
+		err = missing{err}
+	}
+	return map[string]string{"confirmed": hex.EncodeToString(sum[:])}, err
+}
+
+func parseSum(text string) (sum [32]byte, err error) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b) != len(sum) {
+		return sum, errors.New("want 64 hexadecimal digits")
+	}
+	return [32]byte(b), nil
 }
 
 func (s *server) recipients(r *http.Request) ([]age.Recipient, error) {
@@ -97,7 +117,7 @@ func (b *begunWriter) Write(p []byte) (int, error) {
 	return b.ResponseWriter.Write(p)
 }
 
-// backup writes a file that verify finds good, or none. It never overwrites one.
+// backup writes a file that verify finds good, or none, and confirms it when it is safe. It never overwrites one.
 func (c cli) backup(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("backup", flag.ContinueOnError)
 	to := fs.String("to", "", "")
@@ -134,11 +154,21 @@ func (c cli) backup(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Fprintf(c.out, "%s  %s\n", made.sum, line(target))
-	if made.warning != "" {
-		fmt.Fprintln(c.warn, "controlplane: the backup is good, but the status does not show it:", flat(made.warning))
+	if err := c.confirm(ctx, made.sum); err != nil {
+		fmt.Fprintln(c.warn, "controlplane: the backup is good, but the cluster does not know of it, and the status may go on to ask for one. Make another:", flat(err.Error()))
 	}
 	fmt.Fprintln(c.warn, "controlplane: keep the SHA-256 or the signer where those who write the file can't write; signed by", line(made.signer))
 	return nil
+}
+
+// confirmTime is for the answer to a confirmation: the backup is safe without it.
+const confirmTime = 30 * time.Second
+
+// confirm tells the cluster that a backup is safe.
+func (c cli) confirm(ctx context.Context, sum string) error {
+	ctx, cancel := context.WithTimeout(ctx, confirmTime)
+	defer cancel()
+	return c.call(ctx, http.MethodPost, "/v1/backup/"+sum, nil, &struct{}{})
 }
 
 // parts are the names of backups that are being made, or that were cut off.
@@ -159,10 +189,7 @@ func (c cli) warnOfParts(dir, own string) {
 }
 
 // fetched is a backup that a server has sent.
-type fetched struct {
-	sum, signer string
-	warning     string // why the cluster does not know of it, if it does not
-}
+type fetched struct{ sum, signer string }
 
 // fetchBackup writes a backup to w. Without an error it is whole.
 func (c cli) fetchBackup(ctx context.Context, w io.Writer, to []string) (made fetched, err error) {
@@ -187,9 +214,9 @@ func (c cli) fetchBackup(ctx context.Context, w io.Writer, to []string) (made fe
 	if _, err := io.Copy(io.MultiWriter(w, digest, p), resp.Body); err != nil {
 		return made, err
 	}
-	made = fetched{hex.EncodeToString(digest.Sum(nil)), resp.Trailer.Get(trailerSigner), resp.Trailer.Get(trailerError)}
+	made = fetched{hex.EncodeToString(digest.Sum(nil)), resp.Trailer.Get(trailerSigner)}
 	if resp.Trailer.Get(trailerDigest) != made.sum {
-		return made, fmt.Errorf("the backup is not whole: %s", cmp.Or(made.warning, "it is cut short"))
+		return made, fmt.Errorf("the backup is not complete: %s", cmp.Or(resp.Trailer.Get(trailerError), "it is cut short"))
 	}
 	return made, nil
 }
@@ -229,13 +256,9 @@ type backupFile struct {
 func backupFlags(fs *flag.FlagSet, args []string, n int) ([]string, backupFile, error) {
 	identity := fs.String("identity", "", "")
 	var b backupFile
-	fs.Func("sha256", "", func(text string) error {
-		sum, err := hex.DecodeString(text)
-		if err != nil || len(sum) != len(b.want.Digest) {
-			return errors.New("want 64 hexadecimal digits")
-		}
-		b.want.Digest = [32]byte(sum)
-		return nil
+	fs.Func("sha256", "", func(text string) (err error) {
+		b.want.Digest, err = parseSum(text)
+		return err
 	})
 	fs.TextVar(&b.want.Signer, "signer", keyring.BackupSigner{}, "")
 	fs.StringVar(&b.want.Cluster, "cluster", "", "")

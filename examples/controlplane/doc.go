@@ -35,7 +35,8 @@
 // their -identity. restore wants to know whose the backup is: by the SHA-256 that backup has printed, by the
 // signer, which keys status shows, or -unauthenticated. With -data-only it is a drill: another cluster, whose tokens
 // nobody else takes. restore and recover refuse while another server answers, unless -force is set. A file FILE.*.part beside a backup is what backup leaves when
-// the machine stops meanwhile: it is no backup, and may be deleted; the next backup there names it. KEYSTORE-DIR is DIR/ID/keystore, its KEK is DIR/ID.kek, and its server may run. Each
+// the machine stops meanwhile: it is no backup, and may be deleted; the next backup there names it. For the cluster
+// there is a backup once its file is synced and has its name, and backup has said so. KEYSTORE-DIR is DIR/ID/keystore, its KEK is DIR/ID.kek, and its server may run. Each
 // command has -h.
 //
 // For scripts, the exit status is

@@ -120,6 +120,7 @@ func (s *server) operate(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/status", s.serve(s.people(s.status), "consistent"))
 	mux.HandleFunc("GET /v1/watch", s.watch)
 	mux.HandleFunc("POST /v1/backup", s.backup)
+	mux.HandleFunc("POST /v1/backup/{sha256}", s.serve(s.people(s.confirmBackup)))
 	mux.HandleFunc("GET /v1/cluster", s.serve(s.people(s.view)))
 	mux.HandleFunc("POST /v1/keys/{id}/adopt", s.serve(s.people(s.adopt)))
 	mux.HandleFunc("POST /v1/rewrap", s.serve(s.people(s.rewrap)))

@@ -36,6 +36,7 @@ func TestAParameterThatIsFalseIsFalse(t *testing.T) {
 		{"PUT", "/v1/secrets/a?if=0", 400}, // it belongs into the body
 		{"POST", "/v1/keys?full", 400},
 		{"POST", "/v1/backup?to=x", 400},
+		{"POST", "/v1/backup/" + strings.Repeat("0", 64) + "?force", 400},
 		{"GET", "/v1/watch?consistent", 400},
 		{"GET", "/v1/secrets/a?stale=maybe", 400},
 		{"GET", "/v1/secrets?prefx=a", 400},

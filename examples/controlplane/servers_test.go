@@ -144,10 +144,12 @@ func TestAuditSaysWhoHasAsked(t *testing.T) {
 	s := servers["s1"]
 	first := s.node.Keyring().Keys()[0].ID.String()
 	page := func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-origin") }
+	backup := ask(s, "POST", "/v1/backup", `{"to":["`+newIdentity(t).Recipient().String()+`"]}`)
 	for _, w := range []*httptest.ResponseRecorder{
+		backup,
+		ask(s, "POST", "/v1/backup/"+backup.Result().Trailer.Get(trailerDigest), ""),
 		ask(s, "POST", "/v1/keys", `{}`, page),
 		ask(s, "DELETE", "/v1/keys/"+first+"?force", ``),
-		ask(s, "POST", "/v1/backup", `{"to":["`+newIdentity(t).Recipient().String()+`"]}`),
 	} {
 		if w.Code != http.StatusOK {
 			t.Fatal(w.Code, w.Body)
