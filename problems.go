@@ -17,6 +17,7 @@ type ProblemKind string
 
 // The kinds of problems.
 const (
+	ProblemIDTwice     ProblemKind = "ID used twice"  // two servers say that they are one member: a Node says so
 	ProblemNoLeader    ProblemKind = "no leader"      // this server has heard from no leader for a while
 	ProblemBehind      ProblemKind = "not caught up"  // this server does not know yet what was committed before its start
 	ProblemUnconfirmed ProblemKind = "restored"       // nothing is sealed before a majority confirms that it holds the active key
@@ -99,6 +100,7 @@ var problemKinds = []struct {
 	{ProblemNotApplied, SeverityCritical, "Give raft Config.FSM, alone or in a Mux that is outermost, with StoreConfiguration, and leave Log.Extensions as they are."},
 	{ProblemRaftDisk, SeverityCritical, "Look at the disk that has raft's log: is it full, read-only, frozen, failing? Until then this server takes in nothing new. If it leads, its writes do not return and the disk can't be mended now: end its process with kill -9, which loses nothing that was committed, and the others elect a leader."},
 	{ProblemRemoved, SeverityCritical, "Close it and delete its directory. It joins again with AddServer or a join token."},
+	{ProblemIDTwice, SeverityCritical, "Find out which of the two servers is the copy, and which is to stay. Stop the copy, delete its directory, and never run both: they would vote twice. The one that is left takes its place in the cluster by itself, within a minute."},
 	{ProblemNewer, SeverityCritical, "Start the newer build on this server: it reads what this one has left as it is."},
 	{ProblemCertificate, SeverityWarning, "If the certificate is in its time, see to this server's clock. Else put a new certificate, or a CA that goes on, where Config.TLS reads it: it is read for each connection, and looked at here each minute."},
 	{ProblemNoLeader, SeverityCritical, "Look at Status of the other servers first. If one has a leader: see to the clock, the certificate and the network of this server, and recover nothing, which would make two clusters. If this server was removed, they say so. If none has a leader: bring back the servers that are down, until a majority of the voters runs. Only if most of the voters are gone for good, or have lost their disks: node.Recover, or RecoverKeys if the host has a raft of its own."},

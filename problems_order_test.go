@@ -30,6 +30,7 @@ func TestACauseComesBeforeWhatFollowsFromIt(t *testing.T) {
 	}{
 		{"its log is not written", []func(*overview){silent, critical(ProblemRaftDisk)}, []ProblemKind{ProblemRaftDisk, ProblemNoLeader}},
 		{"it was removed", []func(*overview){silent, behind, critical(ProblemRemoved)}, []ProblemKind{ProblemRemoved, ProblemNoLeader, ProblemBehind}},
+		{"another server has its ID", []func(*overview){silent, behind, critical(ProblemIDTwice)}, []ProblemKind{ProblemIDTwice, ProblemBehind}},
 		{"others refuse its certificate", []func(*overview){silent, behind, critical(ProblemCertificate)}, []ProblemKind{ProblemCertificate, ProblemNoLeader, ProblemBehind}},
 		{"its log has what a newer build wrote", []func(*overview){behind, critical(ProblemNewer)}, []ProblemKind{ProblemNewer, ProblemBehind}},
 		{"its KEK does not answer", []func(*overview){lacks, withKEK(KEKUnavailable)}, []ProblemKind{ProblemKEKAway, ProblemKeyMissing}},

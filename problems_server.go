@@ -42,7 +42,7 @@ func (o overview) raftProblems(st Status) (all []Problem) {
 	if !st.LastContact.IsZero() {
 		since = "since " + inUTC(st.LastContact)
 	}
-	if o.raft.silence > o.raft.patience {
+	if o.raft.silence > o.raft.patience && !o.isDisplaced() {
 		add(ProblemNoLeader, fmt.Sprintf("this server has heard from no leader %s, for %v", since, o.raft.silence.Round(time.Second)))
 	}
 	if !o.CaughtUp {
@@ -53,6 +53,11 @@ func (o overview) raftProblems(st Status) (all []Problem) {
 		add(ProblemRemoved, "this server has left the cluster, or was removed")
 	}
 	return all
+}
+
+// isDisplaced reports whether another server of this one's ID has its place: that is why it hears from no leader, and there is one.
+func (o overview) isDisplaced() bool {
+	return slices.ContainsFunc(o.host, func(p Problem) bool { return p.Kind == ProblemIDTwice && p.Server == "" })
 }
 
 // clockProblems are what is wrong with the time.
@@ -254,6 +259,8 @@ func (o overview) keepsFromReady(p Problem, st Status) bool {
 	switch p.Kind {
 	case ProblemNotApplied, ProblemBehind, ProblemUnconfirmed, ProblemRemoved:
 		return true
+	case ProblemIDTwice:
+		return p.Server == ""
 	case ProblemNoLeader, ProblemRaftDisk:
 		return !lacks
 	case ProblemFirstKey, ProblemNoNewKey:

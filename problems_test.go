@@ -68,6 +68,10 @@ var problemCases = []struct {
 	{name: "raft feeds another FSM", wrong: func(o *overview) { o.raft.unfed = errors.New("x") }, kind: ProblemNotApplied},
 	{name: "a newer entry", wrong: func(o *overview) { o.raft.incomplete = errors.New("x") }, kind: ProblemNewer},
 	{name: "silence", wrong: func(o *overview) { o.raft.silence = 11 * time.Second }, kind: ProblemNoLeader},
+	{name: "another server of its ID", wrong: func(o *overview) {
+		o.raft.silence, o.host = 11*time.Second, []Problem{{Kind: ProblemIDTwice, Detail: "x"}}
+	}, kind: ProblemIDTwice},
+	{name: "two servers of one ID", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemIDTwice, Server: "s2", Detail: "x"}} }, kind: ProblemIDTwice, server: "s2"},
 	{name: "just started", wrong: func(o *overview) { o.CaughtUp = false }, kind: ProblemBehind},
 	{name: "left", wrong: func(o *overview) { o.id, o.leader = "s4", "s1" }, kind: ProblemRemoved},
 	{name: "raft's disk", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemRaftDisk, Detail: "x"}} }, kind: ProblemRaftDisk},

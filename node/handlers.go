@@ -44,6 +44,7 @@ var wireErrors = cluster.ErrorCodes{
 	{Code: 8, Err: keyring.ErrClosed},
 	{Code: 9, Err: keyring.ErrNoData},
 	{Code: 10, Err: keyring.ErrNotMember},
+	{Code: 11, Err: cluster.ErrIDInUse},
 }
 
 // What the leader is asked for. By is the actor: see keyring.WithActor.
@@ -191,7 +192,9 @@ func (n *Node) serveAddServer(ctx context.Context, r addRequest) ([]byte, error)
 	if err := r.check(); err != nil {
 		return nil, err
 	}
-	return nil, n.addServer(keyring.WithActor(ctx, r.By), r)
+	err := n.addServer(keyring.WithActor(ctx, r.By), r)
+	n.noteClaimOf(ctx, r, err)
+	return nil, err
 }
 
 func (n *Node) serveRemoveServer(ctx context.Context, r removeServerRequest) ([]byte, error) {

@@ -112,7 +112,9 @@ func whenLed[T any](ctx context.Context, n *Node, do func() (T, error)) (T, erro
 
 // notLed is the error of a call that has waited for a leader: the error of its last try, and what to do if there is none.
 func (n *Node) notLed(last error, waited time.Duration) error {
-	switch {
+	switch refused := n.refusal(); {
+	case refused != "" && n.Leader() == "": // not ErrNoLeader, which advises to recover: there is a leader
+		return fmt.Errorf("waited %v: %w: no leader makes itself known here: %s", waited.Round(time.Second), keyring.ErrNotReady, refused)
 	case errors.Is(last, keyring.ErrNoLeader), errors.Is(last, errUnreachable) && n.Leader() == "":
 		return fmt.Errorf("waited %v: %w: %w", waited.Round(time.Second), keyring.ErrNoLeader, last)
 	case errors.Is(last, errUnreachable):

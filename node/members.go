@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -123,7 +124,7 @@ func (n *Node) mayMove(ctx context.Context, member raft.Server, addr string) err
 		return n.cluster.CheckGone(ctx, member, raft.ServerAddress(addr))
 	}
 	if addr != n.cfg.advertised() {
-		return fmt.Errorf("add server %s: it is the leader, and answers at %s", member.ID, n.cfg.advertised())
+		return fmt.Errorf("add server %s: %w: it is the leader, and answers at %s", member.ID, cluster.ErrIDInUse, n.cfg.advertised())
 	}
 	return nil
 }
@@ -152,7 +153,13 @@ func (n *Node) promote(ctx context.Context) error {
 // last.
 func (n *Node) keepAddress(ctx context.Context) error {
 	s, known := n.cluster.Member(n.cfg.ID)
-	if !known || string(s.Address) == n.cfg.advertised() {
+	if !known {
+		return nil
+	}
+	if string(s.Address) == n.cfg.advertised() {
+		if n.Leader() != "" { // else another server may have the place: see watchRemoval
+			n.noteClaim(nil)
+		}
 		return nil
 	}
 	err := n.tellAddress(ctx)
@@ -164,8 +171,15 @@ func (n *Node) keepAddress(ctx context.Context) error {
 }
 
 // tellAddress has the leader write down where this server is. If this server knows of no leader it tells all others,
-// so that one of them can be elected which does not find this server otherwise, and asks the leader that they name.
+// so that one of them can be elected which does not find this server otherwise, and asks the leader that they name. It notes whether
+// the leader refuses, for another server has this ID.
 func (n *Node) tellAddress(ctx context.Context) error {
+	err := n.askForPlace(ctx)
+	n.noteClaim(err)
+	return err
+}
+
+func (n *Node) askForPlace(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
 	defer cancel()
 	if leader := n.Leader(); leader != "" {

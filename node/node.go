@@ -39,6 +39,7 @@ type Node struct {
 	gate    gate.Gate                       // of the calls of Apply
 	calls   gate.Calls                      // of Config.TLS
 	removed atomic.Pointer[[]raft.ServerID] // by what these servers say; nil or empty: no
+	refused atomic.Pointer[string]          // why another server has this one's place; nil or empty: none has
 	cancel  context.CancelFunc              // of the loops
 	loops   sync.WaitGroup
 
@@ -110,14 +111,15 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 // tlsPatience is how long a call of Config.TLS may take before Status names it.
 const tlsPatience = 10 * time.Second
 
-// problems says what of raft's can't be written, which certificates end, that Config.TLS does not return, and whether the others
-// say that this server was removed.
+// problems says what of raft's can't be written, which certificates end, that Config.TLS does not return, which servers have one
+// ID, and whether the others say that this server was removed.
 func (n *Node) problems() (all []keyring.Problem) {
 	all = n.certificates.problemsOf(n.isLeader())
 	for _, fault := range n.cluster.DiskFaults() {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemRaftDisk, Since: fault.Since, Detail: fault.String()})
 	}
 	all = append(all, n.hangs()...)
+	all = append(all, n.claimProblems()...)
 	if by := n.removedBy(); len(by) > 0 {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemRemoved, Detail: removedDetail(by)})
 	}

@@ -17,7 +17,8 @@ const (
 )
 
 // watchRemoval asks the other servers whether this one is a member still, while it knows no leader. What they say changes
-// nothing but what this server says. A leader that makes itself known here proves the contrary. It runs until Close.
+// nothing but what this server says. A leader that makes itself known here proves the contrary. If it is a member, a leader
+// that does may have another server of this ID in its place, and is told where this one is. It runs until Close.
 func (n *Node) watchRemoval(ctx context.Context) {
 	for pause := askRemoved; ; {
 		changed := n.keys.Changed()
@@ -37,7 +38,12 @@ func (n *Node) watchRemoval(ctx context.Context) {
 			return
 		}
 		pause = min(2*pause, askRemovedMost)
-		n.askWhetherRemoved(ctx)
+		if len(n.askWhetherRemoved(ctx)) > 0 {
+			continue
+		}
+		if err := n.tellAddress(ctx); err != nil {
+			n.log.Debug("no leader makes itself known here", "error", err)
+		}
 	}
 }
 

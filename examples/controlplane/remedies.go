@@ -28,6 +28,8 @@ const (
 var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemNotApplied: {"Raft applies its log to another store than the keyring's",
 		"That is a fault of this build: start the one before.", []string{"$CP serve $DIR $SERVER"}},
+	keyring.ProblemIDTwice: {"Two servers run with one ID",
+		"The detail has both addresses. Find out which of the two is the copy, stop it and delete its directory. Never run both. The other one takes its place by itself, within a minute.", []string{"$CP keys status"}},
 	keyring.ProblemNoLeader: {"No leader: nothing can be stored, signed or rotated",
 		"Start the servers that do not run, until most of them do. One that has lost its directory does not count: it only waits for a leader. Only if most are gone for good, or have lost their directories, stop all and make one that is left the only member: what it does not have is lost.",
 		[]string{"$CP recover $DIR ID"}},

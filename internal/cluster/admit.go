@@ -18,6 +18,8 @@ import (
 // Host is what a Server asks of the keyring that runs on it.
 type Host interface {
 	Membership
+	// Notify wakes all who wait for a change of Status: Server.Claims returns something else than before.
+	Notify()
 	// Leading returns nil if this server can act as the leader.
 	Leading() error
 	// LeaderProof proves to a server that wants to join that this one leads the cluster which has made a token. An
@@ -109,7 +111,9 @@ func (s *Server) serveJoin(ctx context.Context, from raft.ServerID, body []byte)
 		return nil, err
 	}
 	if was, known := s.port.Member(from); known {
-		if err := s.CheckGone(ctx, was, ""); err != nil {
+		err = s.CheckGone(ctx, was, "")
+		s.NoteClaim(from, q.Addr, err)
+		if err != nil {
 			return s.cfg.Errors.EncodeReply(nil, err), nil
 		}
 		err = s.host.ReadmitServer(ctx, from, raft.ServerAddress(q.Addr))

@@ -115,11 +115,8 @@ func candidateTexts(servers []raft.Server) (all []string) {
 
 // CheckGone refuses to have a member that is alive replaced by one at another address: somebody has started a second
 // server with its certificate. It may be the member itself, which is at the new address and can still be reached at
-// the old one.
+// the old one. The error matches ErrIDInUse.
 func (s *Server) CheckGone(ctx context.Context, member raft.Server, addr raft.ServerAddress) error {
 	a, err := s.hello(ctx, Candidate{string(member.ID), string(member.Address)}, nil)
-	if err == nil && a.Bootstrapped && a.Addr != string(addr) || isRefusal(err) {
-		return fmt.Errorf("server %s: it is a member already, and answers at %s", member.ID, member.Address)
-	}
-	return nil
+	return idInUse(member, string(addr), a, err)
 }

@@ -64,6 +64,7 @@ type Server struct {
 
 	fresh   atomic.Bool // this server has found no raft log, and has not bootstrapped a cluster yet
 	refused mono.Limits // log lines about servers that may not join
+	claims  claims
 
 	mu    sync.Mutex                 // guards below
 	named map[raft.ServerID][]string // the initial servers that another one of them has named, while this server is fresh

@@ -32,6 +32,7 @@ type host struct{ err error }
 func (host) Changed() <-chan struct{}                                 { return nil }
 func (host) MembershipVersion() uint64                                { return 0 }
 func (host) Leading() error                                           { return nil }
+func (host) Notify()                                                  {}
 func (h host) LeaderProof(join.Meeting, meta.TokenID) ([]byte, error) { return nil, h.err }
 func (h host) AcceptJoin(context.Context, join.Meeting, meta.TokenID, []byte) error {
 	return h.err

@@ -55,7 +55,11 @@ func (m Members) Add(ctx context.Context, id raft.ServerID, addr raft.ServerAddr
 		if still != known {
 			return fmt.Errorf("add server %s: it was added or removed meanwhile", id)
 		}
-		m.Logger.Info("server is added, or has another address", "id", id, "addr", addr, "by", fsm.Actor(ctx))
+		if still { // another one that has its ID may have taken its place
+			m.Logger.Warn("a member has another address", "id", id, "addr", addr, "was", is.Address, "by", fsm.Actor(ctx))
+		} else {
+			m.Logger.Info("server is added", "id", id, "addr", addr, "by", fsm.Actor(ctx))
+		}
 		return m.setAddress(id, addr, still && is.Suffrage == raft.Voter)
 	})
 }

@@ -60,6 +60,7 @@ var cures = []struct {
 // curedElsewhere are the kinds whose cures have tests of their own: the file, and the test.
 var curedElsewhere = map[keyring.ProblemKind][2]string{
 	keyring.ProblemKeystoreCopied: {"internal/scenarios/copied_test.go", "TestCopiedKeystoreIsToldUntilTheCopyIsGone"},
+	keyring.ProblemIDTwice:        {"node/claims_test.go", "TestTwoServersOfOneID"},
 	keyring.ProblemMoved:          {"internal/scenarios/place_test.go", "TestKeystoreThatIsNotInItsPlace"},
 	keyring.ProblemKeystore:       {"internal/scenarios/place_test.go", "TestKeystoreThatIsNotInItsPlace"},
 	keyring.ProblemNotApplied:     {"internal/scenarios/miswired_test.go", "TestCallsSayThatRaftAppliesElsewhere"},
