@@ -61,7 +61,9 @@ func causesOf(at site, now time.Time, ids []raft.ServerID, answers map[raft.Serv
 		case keyring.ProblemPolicy:
 			c.about(differing(told, c.Kind, answered(answers), best.Leader))
 		}
-		c.finish(at.askingAMember(best))
+		to := at.askingAMember(best)
+		to.every = everyOf(ids, answers, c.Servers)
+		c.finish(to)
 	}
 	slices.SortStableFunc(all, func(a, b cause) int {
 		return cmp.Or(
@@ -92,7 +94,7 @@ func allSaid(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, bes
 		}
 	}
 	if n := len(best.Voters); best.leads() && (n == 1 || n == 2) {
-		add(best.ID, keyring.Problem{Kind: problemNoSpare, Severity: keyring.SeverityNotice, Detail: fmt.Sprintf("only %s: %s",
+		add("", keyring.Problem{Kind: problemNoSpare, Severity: keyring.SeverityNotice, Detail: fmt.Sprintf("only %s: %s",
 			map[int]string{1: "1 server votes", 2: "2 servers vote"}[n], strings.Join(best.Voters, ", "))})
 	}
 	if !best.leads() && !slices.ContainsFunc(all, func(s said) bool { return s.Kind == keyring.ProblemNoLeader }) {
@@ -163,7 +165,10 @@ func (c *cause) take(p said, now time.Time) {
 	if p.KEK != "" && !strings.Contains(detail, p.KEK) {
 		detail = p.KEK + ": " + detail
 	}
-	if detail = string(about) + ": " + detail; !slices.Contains(c.Details, detail) {
+	if about != "" {
+		detail = string(about) + ": " + detail
+	}
+	if !slices.Contains(c.Details, detail) {
 		c.Details = append(c.Details, detail)
 	}
 	if rank(p.Severity) < rank(c.Severity) {

@@ -48,14 +48,15 @@
 //	    identities, inspect that something is wrong with a file, that no KEK given opens it or that
 //	    there is no key, keys status that there is a problem which is more than a notice
 //
-// While there is no leader, a command that needs one fails within half a minute, with status 1. It says so, and names
-// recover, which is for when most of the servers are gone for good.
+// While the server that is asked hears from no leader, a command that needs one fails within half a minute, with status 1. It
+// sends to keys status of the others, which may have a leader, and names recover, which is for when most of the servers are gone for
+// good. keys status ends within 5 seconds, also when the server that is asked takes connections and hangs.
 //
 // It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
 // which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
 // and serve.go, a server from its configuration to its end. The rest is the program: api.go for
 // users and workloads, requests.go what is taken of them, refusals.go with which status it is refused, operator.go and members.go for operators; view.go,
-// causes.go and remedies.go what they are shown, which follows from the statuses of all servers alone, and page.go the
+// causes.go, order.go and remedies.go what they are shown, which follows from the statuses of all servers alone, and page.go the
 // page that draws it; keks.go what wraps the keys, client.go the command line, terminal.go what a terminal may be
 // sent, backup.go backups from end to end, inspect.go a look into a keystore, progress.go what a terminal shows
 // meanwhile, setup.go what a first trial needs.

@@ -60,6 +60,9 @@ func TestHungServerIsToldApartFromADeadOne(t *testing.T) {
 	for _, id := range []raft.ServerID{"s3", "s2"} { // the second takes all the time that there is
 		all[id] = s.answerOf(ctx, id)
 	}
+	if a := all["s2"]; a.Error != "it takes connections, and has not answered within 1s" {
+		t.Errorf("%q", a.Error)
+	}
 	v := viewOf(testSite, testNow, all)
 	var got []string
 	for _, c := range v.Problems {

@@ -57,6 +57,7 @@ type status struct {
 	Members []raft.ServerID `json:"members,omitempty"` // likewise, with those that have no vote
 
 	Addrs map[raft.ServerID]string `json:"addrs,omitempty"` // of the members, as raft has them
+	Every string                   `json:"every,omitempty"` // of serve: 720h0m0s, or default
 
 	Keys     []keyStatus `json:"keys,omitempty"`
 	Missing  []string    `json:"missing,omitempty"`
@@ -241,7 +242,10 @@ func (s *server) own(ctx context.Context) (status, error) {
 	out := status{
 		ID: st.ID, Leader: st.Leader, Ready: st.Ready, Index: now.index, Secrets: now.byPath.Len(), Causes: st.Problems,
 		KEKs: st.KEKs, NextRotation: st.NextRotation, LastBackup: st.LastBackup, BackupSigner: st.BackupSigner,
-		Addrs: map[raft.ServerID]string{},
+		Addrs: map[raft.ServerID]string{}, Every: "default",
+	}
+	if s.every != 0 {
+		out.Every = s.every.String()
 	}
 	for _, k := range st.Keys {
 		since := k.Activated
@@ -317,7 +321,7 @@ func (s *server) view(r *http.Request) (any, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), peerTime)
 	defer cancel()
 	var mu sync.Mutex // guards answers
-	answers, at := map[raft.ServerID]answer{}, site{s.cluster.Name, s.id, s.clicks, s.dir, map[raft.ServerID]string{}, nil, ""}
+	answers, at := map[raft.ServerID]answer{}, site{s.cluster.Name, s.id, s.clicks, s.dir, map[raft.ServerID]string{}, nil, "", ""}
 	var wg sync.WaitGroup
 	for id, addrs := range s.cluster.Servers {
 		at.urls[id] = "http://" + addrs.HTTP
@@ -344,6 +348,9 @@ func (s *server) answerOf(ctx context.Context, id raft.ServerID) (a answer) {
 	}
 	if err != nil {
 		a = answer{Error: err.Error(), Hangs: id != s.id && hangs(err)}
+		if a.Hangs {
+			a.Error = fmt.Sprintf("it takes connections, and has not answered within %v", peerTime)
+		}
 	}
 	return a
 }

@@ -136,3 +136,18 @@ func differing(all []said, kind keyring.ProblemKind, n int, leader raft.ServerID
 	slices.Sort(named)
 	return named
 }
+
+// everyOf is the flag of serve that the servers run with which are not among those that differ. If it is not known, the operator fills
+// it in.
+func everyOf(ids []raft.ServerID, answers map[raft.ServerID]answer, differ []raft.ServerID) string {
+	for _, id := range ids {
+		switch a := answers[id]; {
+		case a.Error != "" || a.Every == "" || slices.Contains(differ, id):
+		case a.Every == "default":
+			return ""
+		default:
+			return " -every " + quote(a.Every)
+		}
+	}
+	return " -every DURATION"
+}

@@ -136,6 +136,23 @@ func TestTheOddOneIsNamed(t *testing.T) {
 	}
 }
 
+// The command that ends a difference has the value of the servers that agree, where that is known.
+func TestPolicyCommandHasTheValueOfTheOthers(t *testing.T) {
+	for every, want := range map[string]string{
+		"24h0m0s": "controlplane serve -every 24h0m0s /tmp/cp s2", "default": "controlplane serve /tmp/cp s2", "": "controlplane serve -every DURATION /tmp/cp s2",
+	} {
+		all := three()
+		for _, id := range []raft.ServerID{"s1", "s3"} {
+			change(all, id, func(a *answer) { a.Every = every })
+		}
+		change(all, "s2", func(a *answer) { a.Every = "1h0m0s" })
+		tells(all, "s1", "policy differs, warning, s2")
+		if got := viewOf(testSite, testNow, all).Problems[0].Commands; !slices.Equal(got, []string{want}) {
+			t.Errorf("%q: %q, want %q", every, got, want)
+		}
+	}
+}
+
 // The servers that have one keystore are named, and not the leader, which only tells of them.
 func TestServersWithOneKeystoreAreNamed(t *testing.T) {
 	all := three()

@@ -12,7 +12,8 @@ import (
 // remedy is what an operator of this program does about a kind of problem: the library's own advice names its calls. In
 // the commands $SERVER stands for a server and $KEY for a key that the problem is about, with a command for each of the
 // first; $PORT is the port of the API
-// of $SERVER, $HOSTPORT its address in raft and $LEADER the leader's; $DIR is the directory of serve, $CP the program, and $AT the program with the URL of $SERVER. Other words in
+// of $SERVER, $HOSTPORT its address in raft and $LEADER the leader's; $EVERY is how often keys rotate on the servers
+// that agree, as the flag of serve; $DIR is the directory of serve, $CP the program, and $AT the program with the URL of $SERVER. Other words in
 // capitals are for the operator to fill in.
 type remedy struct {
 	title, advice string
@@ -63,8 +64,8 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemNoNewKey: {"The key that is due can't be made",
 		"See on that server to what the detail names, a KEK or the disk. It is tried again by itself.", []string{"df -h $DIR/$SERVER/keystore", look}},
 	keyring.ProblemPolicy: {"Servers run with different policies",
-		"The details have both values. If one server is named, the others agree with each other: stop it, and start it with the same -every, and the same issuer in cluster.json, as they have.",
-		[]string{"$CP serve -every DURATION $DIR $SERVER"}},
+		"The details have both values. If one server is named, the others agree with each other: stop it, and start it with the same -every, and the same issuer in cluster.json, as they have; its other flags stay.",
+		[]string{"$CP serve$EVERY $DIR $SERVER"}},
 	keyring.ProblemOpening: {"Key files are still being opened",
 		"Wait: it goes on by itself.", []string{"$CP keys status"}},
 	keyring.ProblemMoved: {"The keystore directory was moved, removed or unmounted",
@@ -182,7 +183,7 @@ func (r remedy) commandsFor(at site, servers []raft.ServerID, keys []string) (ou
 				continue
 			}
 			for _, key := range each(keys[:min(len(keys), shownKeys)], strings.Contains(template, "$KEY")) {
-				out = append(out, strings.NewReplacer("$PORT", quote(portOf(at.urls[raft.ServerID(id)])), "$HOSTPORT", hostPort(at.addrs[raft.ServerID(id)]), "$LEADER", hostPort(at.addrs[at.leader]), "$CP", cp, "$AT", program(at.urls[raft.ServerID(id)]), "$DIR/$SERVER", quote(at.dir+"/"+id),
+				out = append(out, strings.NewReplacer("$EVERY", at.every, "$PORT", quote(portOf(at.urls[raft.ServerID(id)])), "$HOSTPORT", hostPort(at.addrs[raft.ServerID(id)]), "$LEADER", hostPort(at.addrs[at.leader]), "$CP", cp, "$AT", program(at.urls[raft.ServerID(id)]), "$DIR/$SERVER", quote(at.dir+"/"+id),
 					"$DIR", quote(at.dir), "$SERVER", quote(id), "$KEY", quote(key)).Replace(template))
 			}
 		}

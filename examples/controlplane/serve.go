@@ -51,7 +51,8 @@ type server struct {
 	dir     string // of init
 	cluster cluster
 	store   *store
-	clicks  bool // the page may rotate keys
+	clicks  bool          // the page may rotate keys
+	every   time.Duration // between rotations; zero is the default
 	log     hclog.Logger
 	node    *node.Node // set when started is closed
 	started chan struct{}
@@ -87,7 +88,7 @@ func newServer(dir string, id raft.ServerID, o options) (*server, node.Config, e
 	}
 	keys := keyring.NewFSM()
 	s := &server{
-		id: id, dir: dir, cluster: c, store: newStore(keys), clicks: o.clicks, log: o.log, started: make(chan struct{}),
+		id: id, dir: dir, cluster: c, store: newStore(keys), clicks: o.clicks, every: o.every, log: o.log, started: make(chan struct{}),
 	}
 	conf := s.config(dir, keys, o)
 	if o.token != "" {

@@ -78,6 +78,7 @@ type site struct {
 	urls    map[raft.ServerID]string // of the APIs
 	addrs   map[raft.ServerID]string // in raft
 	leader  raft.ServerID            // empty if there is none
+	every   string                   // the flag of serve that most servers run with, with a space before it
 }
 
 // viewOf makes the view of what each server has answered.

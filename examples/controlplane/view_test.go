@@ -18,7 +18,7 @@ import (
 
 var (
 	testNow  = time.Date(2026, 11, 30, 8, 0, 0, 0, time.FixedZone("elsewhere", 3600)) // 07:00 UTC
-	testSite = site{"prod", "s1", false, "/tmp/cp", map[raft.ServerID]string{"s1": defaultServer, "s2": "http://127.0.0.1:8002", "s3": "http://127.0.0.1:8003"}, nil, ""}
+	testSite = site{"prod", "s1", false, "/tmp/cp", map[raft.ServerID]string{"s1": defaultServer, "s2": "http://127.0.0.1:8002", "s3": "http://127.0.0.1:8003"}, nil, "", ""}
 )
 
 // three is three servers that are well, with two keys, of which s1 leads.
@@ -234,7 +234,7 @@ func TestACauseStaysShort(t *testing.T) {
 
 // Words that come from others are quoted in a command that somebody pastes into a shell.
 func TestCommandsAreSafeToPaste(t *testing.T) {
-	at := site{"c", "s1", false, "/tmp/o'brien", nil, nil, ""}
+	at := site{"c", "s1", false, "/tmp/o'brien", nil, nil, "", ""}
 	got := remedies[keyring.ProblemUnreachable].commandsFor(at, []raft.ServerID{"s2; rm -rf /", "$(x)"}, nil)
 	want := []string{`controlplane serve '/tmp/o'\''brien' 's2; rm -rf /'`, `controlplane serve '/tmp/o'\''brien' '$(x)'`}
 	if !slices.Equal(got, want) {
