@@ -155,9 +155,10 @@ func certificateProblems(now time.Time, found outlook) (all []keyring.Problem) {
 	if found.refused != "" {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemCertificate, Severity: keyring.SeverityCritical, Detail: found.refused})
 	}
+	// Since is when this server first saw it, as the keyring notes: a certificate may have come late in its time.
 	add := func(server raft.ServerID, which, advice string, e peer.Ending) {
 		all = append(all, keyring.Problem{
-			Kind: keyring.ProblemCertificate, Server: server, Since: e.Until.Add(-soon(e)), Advice: advice,
+			Kind: keyring.ProblemCertificate, Server: server, Advice: advice,
 			Detail: fmt.Sprintf("the %s ends at %s, in %v", which, e.Until.UTC().Format(time.DateTime+" UTC"), e.Until.Sub(now).Round(time.Second)),
 		})
 	}

@@ -47,7 +47,7 @@ func TestCertificatesThatEndSoonAreAProblem(t *testing.T) {
 		{outlook{refused: "own certificate expired"}, keyring.SeverityCritical, "", "own certificate expired"},
 	} {
 		ps := certificateProblems(from.Add(45*time.Minute), tt.found)
-		if len(ps) != 1 || ps[0].Severity != tt.severity || ps[0].Server != tt.server || !strings.Contains(ps[0].Detail, tt.text) {
+		if len(ps) != 1 || !ps[0].Since.IsZero() || ps[0].Severity != tt.severity || ps[0].Server != tt.server || !strings.Contains(ps[0].Detail, tt.text) {
 			t.Errorf("%q: %+v", tt.text, ps)
 		}
 	}
