@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/local"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 )
 
@@ -61,11 +62,17 @@ func (r *Replicator) lookForFiles(ctx context.Context, v local.View) mono.Time {
 	return 0
 }
 
+// isReplaced reports whether this server is recorded with another keystore than the one that it has. Before it has caught up,
+// that may be outdated.
+func (r *Replicator) isReplaced(ring *meta.Ring) bool {
+	keystore, known := ring.Keystore(string(r.ID))
+	return known && keystore != r.Store.ID()
+}
+
 // noteReplaced notes how many keys this server has held in another keystore, before its reports from this one take their
-// place.
+// place: until it has caught up, it sends none.
 func (r *Replicator) noteReplaced(v local.View) {
-	keystore, known := v.Ring.Keystore(string(r.ID))
-	if !known || !v.CaughtUp || keystore == r.Store.ID() {
+	if !v.CaughtUp || !r.isReplaced(v.Ring) {
 		return
 	}
 	held := int64(0)

@@ -190,7 +190,7 @@ func (r *Replicator) step(ctx context.Context) time.Duration {
 	} else {
 		wake = mono.Earliest(wake, r.fetch(ctx, ring, r.wanted(v, look.missing)))
 	}
-	wake = mono.Earliest(wake, r.recheck(ctx, ring), r.report(ctx, look), r.Public.Compare(look.ring, look.stored))
+	wake = mono.Earliest(wake, r.recheck(ctx, ring), r.report(ctx, v, look), r.Public.Compare(look.ring, look.stored))
 	if wake == 0 {
 		return local.Idle
 	}
@@ -291,9 +291,10 @@ func (r *Replicator) askFiles(ctx context.Context, v local.View) mono.Time {
 
 // report tells the leader what the ring does not know of this server's keys, and returns
 // when to tell it again: never, if there is nothing to tell.
-func (r *Replicator) report(ctx context.Context, l look) mono.Time {
+func (r *Replicator) report(ctx context.Context, v local.View, l look) mono.Time {
 	gained, lost := l.gained, l.lost
-	if len(gained)+len(lost) == 0 || r.leader == "" {
+	unnoted := !v.CaughtUp && r.isReplaced(v.Ring) // see noteReplaced
+	if len(gained)+len(lost) == 0 || r.leader == "" || unnoted {
 		r.reported = report{}
 		return 0
 	}
