@@ -120,7 +120,7 @@ func TestStatusTellsWhichKeysHaveABackup(t *testing.T) {
 					t.Errorf("%s: no backup of %v, want %v", s.ID, st.NoBackup, without)
 				}
 				problem := slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemBackup })
-				if want := made.Format != "" && len(without) > 0; problem != want { // a server that makes none has no problem
+				if want := made.Format != "" && len(without) > 0; problem != want { // a fresh cluster that has none yet has no problem
 					t.Errorf("%s: no backup of %v is a problem: %t", s.ID, without, problem)
 				}
 			}

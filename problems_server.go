@@ -16,17 +16,57 @@ import (
 )
 
 // backupProblems say that a backup is to be made, or that none can be.
-func (o overview) backupProblems(st Status) (all []Problem) {
+func (o overview) backupProblems(st Status) []Problem {
 	if o.CaughtUp && o.raft.lastIndex < o.Ring.LastIndex() {
 		return []Problem{{Kind: ProblemBackup, Detail: fmt.Sprintf(
 			"raft's log is at index %d, and the keyring has what was made at %d: raft was given its snapshot under a lower index, and until the log is there no backup can be made",
-			o.raft.lastIndex, o.Ring.LastIndex()), Advice: "Call Backup when raft's log has got there. Give raft.Restore the SnapshotMeta that the snapshot was made with."}}
+			o.raft.lastIndex, o.Ring.LastIndex()), Advice: "Make a backup when raft's log has got there. Give raft.Restore the SnapshotMeta that the snapshot was made with."}}
 	}
-	if n := len(st.NoBackup); n > 0 && st.LastBackup.Index > 0 {
-		all = append(all, Problem{Kind: ProblemBackup, Detail: fmt.Sprintf(
-			"%d keys are newer than the last backup, of %v", n, inUTC(st.LastBackup.Time))})
+	n := len(st.NoBackup)
+	switch {
+	case n == 0:
+		return nil
+	case st.LastBackup.Index > 0:
+		return []Problem{{Kind: ProblemBackup, Detail: fmt.Sprintf("%s newer than the last backup, of %v", keysAre(n), inUTC(st.LastBackup.Time))}}
 	}
-	return all
+	used := o.usedSince(st.NoBackup)
+	if used.IsZero() || o.now.Sub(used) < firstBackupNotice {
+		return nil
+	}
+	p := Problem{Kind: ProblemBackup, Detail: fmt.Sprintf("there is no backup: %s in none, the first in use since %v", keysAre(n), inUTC(used))}
+	if o.now.Sub(used) < firstBackupWarning {
+		p.Severity = SeverityNotice
+	}
+	return []Problem{p}
+}
+
+// A cluster that has never had a backup says so when its first key has been in use for as long: first by the way, and then
+// as it does of keys that are newer than a backup.
+const (
+	firstBackupNotice  = 10 * time.Minute
+	firstBackupWarning = 24 * time.Hour
+)
+
+// usedSince is when the first of these keys was activated or adopted; zero if none was.
+func (o overview) usedSince(ids []KeyID) (since time.Time) {
+	for _, id := range ids {
+		m := o.Ring.Key(id)
+		at := m.Activated
+		if m.Adopted() {
+			at = m.Retired
+		}
+		if !at.IsZero() && (since.IsZero() || at.Before(since)) {
+			since = at
+		}
+	}
+	return since
+}
+
+func keysAre(n int) string {
+	if n == 1 {
+		return "1 key is"
+	}
+	return fmt.Sprintf("%d keys are", n)
 }
 
 // raftProblems are what this server's raft is in need of, and what it knows of a leader.

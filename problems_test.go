@@ -317,6 +317,42 @@ func TestNoBackupIsAskedForThatCanNotBeMade(t *testing.T) {
 	}
 }
 
+// TestNoBackupAtAllIsAProblemOnceAKeyIsInUse for a while: a fresh cluster is well.
+func TestNoBackupAtAllIsAProblemOnceAKeyIsInUse(t *testing.T) {
+	for _, tt := range []struct {
+		after time.Duration
+		want  Severity
+	}{
+		{0, ""}, {10*time.Minute - 1, ""}, {10 * time.Minute, SeverityNotice}, {24*time.Hour - 1, SeverityNotice}, {24 * time.Hour, SeverityWarning}, {-time.Hour, ""},
+	} {
+		o := goodOverview()
+		o.Ring.Backup = meta.Backup{}
+		first := *o.Ring.Keys[0]
+		for range 2 { // the second time it was adopted, in place of activated
+			o.now = goodOverview().now.Add(tt.after)
+			o.clocks.RingClock.Now = o.now.Add(24 * time.Hour) // a clock behind is another problem
+			all := o.status().Problems
+			if tt.want == "" && len(all) > 0 || tt.want != "" && (len(all) != 1 || all[0].Kind != ProblemBackup || all[0].Severity != tt.want ||
+				!strings.Contains(all[0].Detail, "there is no backup: 1 key is in none") || !strings.Contains(all[0].Advice, "ConfirmBackup")) {
+				t.Errorf("after %v: %v", tt.after, all)
+			}
+			second := first
+			second.State, second.Retired, second.Activated = StateInactive, first.Activated, time.Time{}
+			o.Ring.Keys[0] = &second
+			o.watch.Active = KeyID{}
+		}
+	}
+	o := goodOverview()
+	key := *o.Ring.Keys[0]
+	key.ID, key.CreateIndex = KeyID{15: 2}, 6
+	o.Ring.Keys, o.raft.lastIndex = append(o.Ring.Keys, &key), 6
+	if all := o.status().Problems; !slices.ContainsFunc(all, func(p Problem) bool {
+		return p.Kind == ProblemBackup && p.Severity == SeverityWarning && strings.HasPrefix(p.Detail, "1 key is newer than the last backup")
+	}) {
+		t.Errorf("a newer key: %v", all)
+	}
+}
+
 // TestFailingKEKsAreThoseOfTheConfiguration, as the metric says.
 func TestFailingKEKsAreThoseOfTheConfiguration(t *testing.T) {
 	o := goodOverview()

@@ -118,7 +118,7 @@ var remedies = map[keyring.ProblemKind]remedy{
 		"Adopt them if secrets are sealed under them and you know where they come from. Else leave them.", []string{"$CP keys adopt $KEY"}},
 	keyring.ProblemNomad: {"Key files of Nomad that do not open, or have a removed key",
 		"Delete them when the keyring holds their keys.", []string{look}},
-	keyring.ProblemBackup: {"Keys are newer than the last backup",
+	keyring.ProblemBackup: {"Keys are in no backup",
 		"Make a backup.", []string{"$CP backup -to RECIPIENT FILE"}},
 	keyring.ProblemOldKEK: {"Key files are not wrapped under the present KEKs alone",
 		"Wrap them again, before the old KEKs go.", []string{"$AT keys rewrap"}},

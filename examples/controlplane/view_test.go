@@ -168,7 +168,7 @@ func TestViewOfTrouble(t *testing.T) {
 		}, "All is well: 3 of 3 servers answer, s1 leads. There is 1 notice.", []string{"notice old KEKs |s2||controlplane -server http://127.0.0.1:8002 keys rewrap"}},
 		{"an older build", func(all map[raft.ServerID]answer) {
 			change(all, "s2", func(a *answer) { a.Problems = []string{"no backup: why. Call Backup."} })
-		}, "It works, with 1 problem to see to. First: Keys are newer than the last backup (s2).", []string{"warning no backup |s2||controlplane backup -to RECIPIENT FILE"}},
+		}, "It works, with 1 problem to see to. First: Keys are in no backup (s2).", []string{"warning no backup |s2||controlplane backup -to RECIPIENT FILE"}},
 	} {
 		all := three()
 		test.change(all)

@@ -53,7 +53,7 @@ func TestFollowerWhoseKEKIsDownIsNoHolder(t *testing.T) {
 				kek.Set(kektest.Answers)
 				keyringtest.AwaitHolders(f.Keyring, key.ID, 3)
 				time.Sleep(time.Minute) // virtual
-				if st, err := f.Keyring.Status(t.Context()); err != nil || !st.Ready || len(st.Problems) > 0 {
+				if st, err := f.Keyring.Status(t.Context()); err != nil || !st.Ready || len(butNoBackup(st.Problems)) > 0 {
 					t.Errorf("when it answers: %v, %v", st.Problems, err)
 				}
 			})
@@ -85,7 +85,7 @@ func TestRotationUnderAKEKThatDoesNotUnwrapLeavesNoOrphan(t *testing.T) {
 			t.Errorf("it has just wrapped and unwrapped: %v", st.Problems)
 		}
 		l.opens(sealed)
-		if st := l.status(); len(st.Problems) > 0 {
+		if st := l.status(); len(butNoBackup(st.Problems)) > 0 {
 			t.Errorf("what is over is still a problem: %v", st.Problems)
 		}
 	})

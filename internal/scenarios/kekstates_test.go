@@ -65,7 +65,7 @@ func TestKEKThatKeepsTheFirstKeyFromBeingMadeIsNamed(t *testing.T) {
 				t.Fatalf("when it works: %v", l.status().Problems)
 			}
 			time.Sleep(2 * time.Minute) // virtual
-			if st := l.status(); len(st.Problems) > 0 || st.KEKs[0].State != keyring.KEKWorks {
+			if st := l.status(); len(butNoBackup(st.Problems)) > 0 || st.KEKs[0].State != keyring.KEKWorks {
 				t.Errorf("when it works: %+v, %v", st.KEKs, st.Problems)
 			}
 		})
@@ -108,7 +108,7 @@ func TestRotationThatFailsForLongIsAProblem(t *testing.T) {
 		l.restart(a)
 		l.seal("data")
 		a.most.Store(64)
-		if st := l.status(); st.NextRotation.IsZero() || len(st.Problems) > 0 {
+		if st := l.status(); st.NextRotation.IsZero() || len(butNoBackup(st.Problems)) > 0 {
 			t.Fatalf("%v", st.Problems)
 		}
 		time.Sleep(time.Until(l.status().NextRotation) + 10*time.Minute) // virtual
@@ -117,7 +117,7 @@ func TestRotationThatFailsForLongIsAProblem(t *testing.T) {
 		}
 		a.most.Store(0)
 		time.Sleep(3 * time.Minute) // virtual
-		if st := l.status(); len(st.Problems) > 0 {
+		if st := l.status(); len(butNoBackup(st.Problems)) > 0 {
 			t.Errorf("when it wraps again: %v", st.Problems)
 		}
 	})
@@ -146,7 +146,7 @@ func TestOldKEKThatIsGoneIsNamed(t *testing.T) {
 		l.old = []keyring.KEK{old}
 		l.Cluster.Restart(l.Server)
 		sealed := l.seal("data")
-		if st := l.status(); len(st.Problems) > 0 {
+		if st := l.status(); len(butNoBackup(st.Problems)) > 0 {
 			t.Errorf("it works: %v", st.Problems)
 		}
 		old.Set(kektest.Outages["fails"])
@@ -161,7 +161,7 @@ func TestOldKEKThatIsGoneIsNamed(t *testing.T) {
 		l.opens(sealed)
 		old.Set(kektest.Answers)
 		time.Sleep(2 * time.Minute) // virtual
-		if st := l.status(); len(st.Problems) > 0 {
+		if st := l.status(); len(butNoBackup(st.Problems)) > 0 {
 			t.Errorf("when it works again: %v", st.Problems)
 		}
 	})

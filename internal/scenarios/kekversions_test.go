@@ -44,7 +44,7 @@ func TestNewVersionOfAKEKIsCountedAndMovedTo(t *testing.T) {
 		a.Destroy()
 		l.restart(a)
 		l.opens(sealed)
-		if st := l.status(); st.OnOldKEKs != 0 || len(st.Problems) > 0 {
+		if st := l.status(); st.OnOldKEKs != 0 || len(butNoBackup(st.Problems)) > 0 {
 			t.Errorf("%d on old KEKs: %v", st.OnOldKEKs, st.Problems)
 		}
 	})

@@ -81,10 +81,15 @@ func TestServerThatIsBackIsAskedAgainAtOnce(t *testing.T) {
 		}
 		down.Store(false)
 		time.Sleep(90 * time.Second)
-		if st := keyringtest.StatusOf(t, asker); len(st.Missing) > 0 || len(st.Problems) > 1 { // the inline KEK
+		if st := keyringtest.StatusOf(t, asker); len(st.Missing) > 0 || len(butNoBackup(st.Problems)) > 1 { // the inline KEK
 			t.Errorf("missing %v, %v", st.Missing, st.Problems)
 		}
 	})
+}
+
+// butNoBackup are the problems but for that there is no backup, which these clusters never make.
+func butNoBackup(all []keyring.Problem) []keyring.Problem {
+	return slices.DeleteFunc(slices.Clone(all), func(p keyring.Problem) bool { return p.Kind == keyring.ProblemBackup })
 }
 
 // TestHealthyClusterHasNoProblems at no moment, on no server, whatever is done in it.
@@ -93,6 +98,7 @@ func TestHealthyClusterHasNoProblems(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
 		leader := keyringtest.Ready(t, c)
+		began := leader.Keyring.Keys()[0].Activated
 		time.Sleep(time.Minute)
 		for _, s := range c.Servers {
 			go func() {
@@ -103,7 +109,8 @@ func TestHealthyClusterHasNoProblems(t *testing.T) {
 						return
 					}
 					for _, p := range st.Problems {
-						if p.Kind != keyring.ProblemInlineKEK {
+						fresh := time.Since(began) < 10*time.Minute // then a backup is asked for
+						if p.Kind != keyring.ProblemInlineKEK && (p.Kind != keyring.ProblemBackup || p.Severity != keyring.SeverityNotice || fresh) {
 							t.Errorf("%s: %s", s.ID, p)
 						}
 					}
