@@ -40,9 +40,9 @@ func TestMetricsOfAServer(t *testing.T) {
 		gauges, counters := s.Get()
 		for name, want := range map[string]float64{
 			"keyring.keys": 2, "keyring.keys.missing": 0, "keyring.keys.underheld": 0, "keyring.keys.unbacked": 2,
-			"keyring.problems.severity;severity=critical": 0, "keyring.problems.severity;severity=notice": 1,
+			"keyring.problems.severity;severity=critical": 0, "keyring.problems.severity;severity=notice": 2,
 			"keyring.jwks.keys": 2, "keyring.keks.failing": 0,
-			"keyring.problems;kind=inline KEK": 1, "keyring.problems;kind=KEK away": 0,
+			"keyring.problems;kind=inline KEK": 1, "keyring.problems;kind=no backup": 1, "keyring.problems;kind=KEK away": 0,
 		} {
 			if got, ok := gauges[name]; !ok || got != want {
 				t.Errorf("%s is %v, %t, want %v", name, got, ok, want)

@@ -13,7 +13,7 @@ import (
 // in no second line if something that is wrong says it.
 func TestServerThatIsNotReadySaysWhy(t *testing.T) {
 	says := func(kinds ...ProblemKind) []ProblemKind {
-		return append(kinds, ProblemNotApplied, ProblemNewer, ProblemBehind, ProblemUnconfirmed, ProblemRemoved) // without these no server is ready
+		return append(kinds, ProblemNotApplied, ProblemNewer, ProblemBehind, ProblemUnconfirmed, ProblemRemoved, ProblemIDTwice) // without these no server is ready
 	}
 	reasons := map[string]struct {
 		wrong func(*overview)

@@ -303,7 +303,7 @@ func TestWhatIsNotAboutFilesIsSaidWhereverTheDirectoryIs(t *testing.T) {
 	for _, p := range o.status().Problems {
 		got = append(got, p.Kind)
 	}
-	if want := []ProblemKind{ProblemMoved, ProblemNewer, ProblemKEKAway}; !slices.Equal(got, want) {
+	if want := []ProblemKind{ProblemNewer, ProblemMoved, ProblemKEKAway}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
