@@ -107,7 +107,7 @@ func TestTheOddOneIsNamed(t *testing.T) {
 		isPolicy := kind == "policy differs"
 		for _, test := range []struct {
 			name string
-			says string // pairs: who says that it differs from whom
+			says string // pairs: the server that says so, and the one that differs
 			want string
 		}{
 			{"a follower, as both others say", "s1:s2 s3:s2", "s2"},

@@ -492,7 +492,7 @@ func TestPullAsksASlowPeerForLess(t *testing.T) {
 	}
 	next(slow, 16)
 	if next(slow); !d.pull.Asks("a") || d.pull.Asks("b") {
-		t.Error("whom it asks")
+		t.Error("Asks does not name the one server that is asked")
 	}
 	next(fast(""), 64) // it is known to be fast meanwhile
 }
