@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/peer"
 	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -216,5 +218,69 @@ func TestServerWithALogStartsWithAnExpiredCertificate(t *testing.T) {
 	defer log.mu.Unlock()
 	if !strings.Contains(strings.Join(log.all, ""), log.text) {
 		t.Errorf("%q", log.all)
+	}
+}
+
+// hangingServer takes connections at an address, and answers none. It tells when raft has made one.
+func hangingServer(t *testing.T, addr string) (asked <-chan struct{}) {
+	t.Helper()
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byRaft, over := make(chan struct{}, 1), make(chan struct{})
+	hang := &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		if slices.Contains(h.SupportedProtos, peer.ALPNRaft) {
+			select {
+			case byRaft <- struct{}{}:
+			default:
+			}
+		}
+		<-over
+		return nil, net.ErrClosed
+	}}
+	var conns sync.WaitGroup
+	conns.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() { tls.Server(conn, hang).Handshake(); conn.Close() })
+		}
+	})
+	t.Cleanup(func() { ln.Close(); close(over); conns.Wait() })
+	return byRaft
+}
+
+// TestCandidateClosesWhileTheOthersHang: its raft has asked for votes, and is not to wait for the answers until they are due.
+func TestCandidateClosesWhileTheOthersHang(t *testing.T) {
+	t.Parallel()
+	ctx := keyringtest.UntilKilled(t)
+	c := keyringtest.StartNodes(t, 3, nil)
+	c.Ready(ctx)
+	c.Close()
+	clear(c.Nodes)
+	asked := hangingServer(t, c.Addrs["s2"])
+	hangingServer(t, c.Addrs["s3"])
+
+	cfg, log := c.Config("s1"), &stopAt{text: "\x00"}
+	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log, Level: hclog.Error})
+	n, err := node.Start(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	if err := n.Close(); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	votes := slices.DeleteFunc(log.all, func(line string) bool { return !strings.Contains(line, "failed to make requestVote RPC") })
+	if len(votes) == 0 {
+		t.Error("no vote was asked for that Close has ended")
+	}
+	for _, line := range votes {
+		if !strings.Contains(line, "canceled") {
+			t.Errorf("a vote was waited for until it was due: %s", line)
+		}
 	}
 }

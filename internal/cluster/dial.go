@@ -101,7 +101,7 @@ func (a address) String() string { return string(a) }
 // finds itself.
 func (l streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	p := l.port
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(p.dialing, timeout)
 	defer cancel()
 	if !p.Running() {
 		return nil, fmt.Errorf("dial %s: not started yet", addr)
@@ -123,6 +123,10 @@ func (p *Port) dial(ctx context.Context, id raft.ServerID, addr string) (net.Con
 	p.mu.Lock()
 	p.dialed[c] = true
 	p.mu.Unlock()
+	if err := p.dialing.Err(); err != nil { // EndRaft may not have seen it
+		c.Close()
+		return nil, fmt.Errorf("dial %s: raft shuts down: %w", addr, err)
+	}
 	if _, member := p.Member(id); !member { // it was removed in between
 		c.Close()
 		return nil, fmt.Errorf("dial %s: server %q was removed", addr, id)

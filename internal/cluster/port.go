@@ -73,6 +73,9 @@ type Port struct {
 	// Log lines that another server can cause.
 	failedCalls, refusedRequests mono.Limit
 
+	dialing context.Context // of raft's connections, ended by EndRaft
+	endDial context.CancelFunc
+
 	inner     *raft.NetworkTransport // set by RaftTransport
 	transport *raftwire.Transport    // around inner
 
@@ -108,6 +111,7 @@ func listen(cfg PortConfig) (*Port, error) {
 		dialed: map[*dialed]bool{}, moved: map[raft.ServerID]string{},
 		dialer: &peer.Dialer{Cluster: cfg.Cluster, TLS: cfg.TLS},
 	}
+	p.dialing, p.endDial = context.WithCancel(context.Background())
 	p.dialer.Elsewhere = p.elsewhere
 	conf, err := peer.ServerConfig(cfg.TLS, cfg.Cluster, p.admit, peer.ALPNRaft, peer.ALPNPeer)
 	if err != nil {
@@ -220,6 +224,13 @@ func (p *Port) Running() bool {
 	}
 }
 
+// EndRaft closes the connections that raft has made, and refuses it others. It is called when raft has been told to shut
+// down: raft waits for the answers of servers that hang, or can't be reached, and for as long as it takes to dial them.
+func (p *Port) EndRaft() {
+	p.endDial()
+	p.hangUp(func(peer.Identity) bool { return true })
+}
+
 // Close ends the port, the calls of others and the calls to others. Raft has to be shut down before.
 func (p *Port) Close() error {
 	if p.end != nil {
@@ -232,7 +243,7 @@ func (p *Port) Close() error {
 	if p.inner != nil {
 		errs = append(errs, p.inner.Close())
 	}
-	p.hangUp(func(peer.Identity) bool { return true })
+	p.EndRaft()
 	errs = append(errs, p.server.Close(), p.port.Close())
 	if p.transport != nil {
 		p.transport.Stop()
