@@ -29,7 +29,8 @@ type Replacement struct {
 	New []byte
 }
 
-// SealedData is how the leader finds what the host has sealed, and has it replaced. Its methods
+// SealedData is how the leader finds what the host has sealed, and has it replaced. The Map of package records is one, for
+// a host whose records are in its own raft. Its methods
 // are called on the leader only, one at a time, and end when ctx does, as Close waits for them.
 // Neither side changes the bytes that the other gave it.
 type SealedData interface {

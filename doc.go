@@ -8,7 +8,7 @@
 // Package node runs a whole server, for a service with no raft of its own. A host that
 // has a raft gives it a [NewFSM], alone or in a [Mux] with its own FSM, and calls [Open].
 // [Keyring.WaitReady] then tells when [Keyring.Decrypt] and [Keyring.Verify] work, and on the leader
-// [Keyring.Encrypt] and [Keyring.Sign].
+// [Keyring.Encrypt] and [Keyring.Sign]. A host that keeps what it has sealed in its raft has it in a Map of package records.
 //
 // Such a host changes the members of its cluster with [Keyring.AddServer], [Keyring.PromoteServer],
 // [Keyring.ReadmitServer] and [Keyring.RemoveServer] on the leader, and lets servers join by tokens: see [JoinConn].
@@ -89,11 +89,12 @@
 //
 // # The packages
 //
-// This package imports the internal ones that it needs. Packages node and gometrics and the modules import this
+// This package imports the internal ones that it needs. Packages node, records and gometrics and the modules import this
 // package; of the internal ones only internal/keyringtest and internal/scenarios do. house_test.go lists what each package may import, and
 // enforces it.
 //
 //	node                 a whole server: raft, its log on disk, one port, and the keyring
+//	records              a map of sealed records, for the FSM of a host
 //	gometrics            Config.Metrics for go-metrics
 //	prometheus           a module of its own: Config.Metrics for Prometheus
 //	kms                  a module of its own: KEKs of key management services

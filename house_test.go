@@ -91,6 +91,7 @@ var house = map[string][]string{
 	},
 	"internal/scenarios":  {},
 	"gometrics":           {"."},
+	"records":             {".", "internal/gate"},
 	"examples/quickstart": {".", "node"},
 	"examples/failover":   {".", "node"},
 

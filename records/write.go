@@ -1,0 +1,219 @@
+package records
+
+// Writes and reads of a host: Put seals, Open opens.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/gate"
+	"github.com/hashicorp/raft"
+)
+
+// Write is a record as Put takes it.
+type Write struct {
+	Name string
+	// Meta is the host's, in the clear. Empty means none.
+	Meta []byte
+	// Parts are the plaintexts, in the order of their numbers. None is allowed. They take the place of all parts that the
+	// record had.
+	Parts [][]byte
+	// If is the version in whose place the record is written: zero means only if there is none. Nil means whatever is there.
+	If *uint64
+	// Delete takes the record out, if there is one. Meta and Parts are empty then.
+	Delete bool
+}
+
+// check says what is wrong with a write, of plaintexts or of ciphertexts.
+func (w Write) check() error {
+	switch {
+	case w.Name == "" || len(w.Name) > MaxName:
+		return fmt.Errorf("records: a name of %d bytes: 1 to %d are allowed", len(w.Name), MaxName)
+	case w.Delete && len(w.Meta)+len(w.Parts) > 0:
+		return fmt.Errorf("records: %q is to be deleted, and has Meta or Parts", w.Name)
+	case len(w.Parts) > MaxParts:
+		return fmt.Errorf("records: %q has %d parts: at most %d are allowed", w.Name, len(w.Parts), MaxParts)
+	case (&Record{Name: w.Name, Meta: w.Meta, Parts: w.Parts}).tooLong():
+		return fmt.Errorf("records: %q has more than %d bytes", w.Name, MaxBytes)
+	}
+	return nil
+}
+
+// link is what a Map acts with.
+type link struct {
+	keys    *keyring.Keyring
+	propose func(ctx context.Context, cmd []byte) (any, error)
+}
+
+// Connect gives the Map the keyring of this server, and a function that has a command applied and returns what the host's
+// Apply answers: Node.Apply is one, Through makes one for a raft. Before it Replace and SealPlain wait, and Put and Open are
+// keyring.ErrNotReady. A server whose keyring is opened again calls it again.
+func (m *Map) Connect(keys *keyring.Keyring, propose func(ctx context.Context, cmd []byte) (any, error)) {
+	m.linking.Lock()
+	defer m.linking.Unlock()
+	if m.link == nil {
+		close(m.connected)
+	}
+	m.link = &link{keys, propose}
+}
+
+func (m *Map) linked() (*link, error) {
+	m.linking.Lock()
+	defer m.linking.Unlock()
+	if m.link == nil {
+		return nil, fmt.Errorf("records: %w: Connect was not called", keyring.ErrNotReady)
+	}
+	return m.link, nil
+}
+
+// awaitLink waits for Connect.
+func (m *Map) awaitLink(ctx context.Context) (*link, error) {
+	select {
+	case <-m.connected:
+		return m.linked()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("records: Connect was not called: %w", context.Cause(ctx))
+	}
+}
+
+// applyTimeout is how long a command may wait for raft to take it.
+const applyTimeout = 5 * time.Second
+
+// Through returns the propose of Connect for a host with a raft of its own whose FSM has the Map. It is Leader only:
+// elsewhere its error matches keyring.ErrNotLeader. After an error the command may still be executed.
+func Through(r *raft.Raft) func(ctx context.Context, cmd []byte) (any, error) {
+	return func(ctx context.Context, cmd []byte) (any, error) {
+		return gate.Await(ctx, func() (any, error) {
+			f := r.Apply(cmd, applyTimeout)
+			switch err := f.Error(); {
+			case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+				_, leader := r.LeaderWithID()
+				return nil, keyring.NotLeaderError{Leader: leader}
+			case err != nil:
+				return nil, fmt.Errorf("apply: %w", err)
+			}
+			return f.Response(), nil
+		})
+	}
+}
+
+// apply proposes a command, and returns an answer of the type that Apply gives to it.
+func apply[T any](ctx context.Context, l *link, cmd []byte) (answer T, err error) {
+	got, err := l.propose(ctx, cmd)
+	if refusal, ok := got.(error); ok && err == nil {
+		err = refusal
+	}
+	if err == nil {
+		var ok bool
+		if answer, ok = got.(T); ok {
+			return answer, nil
+		}
+		err = fmt.Errorf("Apply has answered %T: the host's Apply returns what Map.Apply does", got)
+	}
+	for _, refused := range []error{keyring.ErrStaleKey, keyring.ErrTooLong, keyring.ErrCorrupt, ErrVersion} {
+		if errors.Is(err, refused) {
+			return answer, err
+		}
+	}
+	return answer, fmt.Errorf("records: %w: %w", ErrUncertain, err)
+}
+
+// Put seals the parts of records and writes them in one entry of raft's log, all of them or none. It returns their version,
+// which is the index of that entry. When the key is rotated before the entry is applied, Put seals and proposes again, until
+// ctx ends. Names may be there once only. The error matches ErrVersion if a record has another version than a write asks for,
+// and ErrUncertain, with the cause, if the entry may still be applied; after any other error nothing was written. Leader
+// only: elsewhere it matches keyring.ErrNotLeader.
+func (m *Map) Put(ctx context.Context, writes ...Write) (version uint64, err error) {
+	l, err := m.linked()
+	if err != nil {
+		return 0, err
+	}
+	if len(writes) == 0 {
+		return 0, errors.New("records: nothing to write")
+	}
+	first := -1 // the first write that has parts
+	for i, w := range writes {
+		if err := w.check(); err != nil {
+			return 0, err
+		}
+		if first < 0 && len(w.Parts) > 0 {
+			first = i
+		}
+	}
+	if first < 0 {
+		return apply[uint64](ctx, l, encodeWrites(writes))
+	}
+	w := writes[first]
+	err = l.keys.EncryptTo(ctx, w.Parts[0], AAD(w.Name, 0), func(ctx context.Context, ciphertext []byte) error {
+		sealed, err := l.seal(writes, first, ciphertext)
+		if err == nil {
+			version, err = apply[uint64](ctx, l, encodeWrites(sealed))
+		}
+		return err
+	})
+	return version, err
+}
+
+// seal returns writes with all parts sealed. One is sealed already: the first part of the write of that number.
+func (l *link) seal(writes []Write, number int, part0 []byte) ([]Write, error) {
+	sealed := slices.Clone(writes)
+	for i, w := range writes {
+		sealed[i].Parts = make([][]byte, len(w.Parts))
+		for j, p := range w.Parts {
+			if i == number && j == 0 {
+				sealed[i].Parts[j] = part0
+				continue
+			}
+			var err error
+			if sealed[i].Parts[j], err = l.keys.Encrypt(p, AAD(w.Name, j)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return sealed, nil
+}
+
+// Open returns a record as this server has it, and its plaintexts. The error is ErrNotFound, or that of Keyring.Decrypt. A
+// record that has moved to another key since it was read is read again. On any server.
+func (m *Map) Open(name string) (Record, [][]byte, error) { return m.open(name, m.Get) }
+
+func (m *Map) open(name string, get func(string) (Record, bool)) (Record, [][]byte, error) {
+	l, err := m.linked()
+	if err != nil {
+		return Record{}, nil, err
+	}
+	for last := (Record{}); ; {
+		r, ok := get(name)
+		if !ok {
+			return Record{}, nil, fmt.Errorf("record %q: %w", name, ErrNotFound)
+		}
+		parts, err := l.open(r)
+		if !errors.Is(err, keyring.ErrUnknownKey) || sameParts(r, last) {
+			return r, parts, err
+		}
+		last = r
+	}
+}
+
+func sameParts(a, b Record) bool {
+	return a.Name == b.Name && slices.EqualFunc(a.Parts, b.Parts, slices.Equal)
+}
+
+func (l *link) open(r Record) ([][]byte, error) {
+	parts := make([][]byte, len(r.Parts))
+	for i, p := range r.Parts {
+		if r.plain>>i&1 == 1 {
+			parts[i] = slices.Clone(p)
+			continue
+		}
+		var err error
+		if parts[i], err = l.keys.Decrypt(p, AAD(r.Name, i)); err != nil {
+			return nil, fmt.Errorf("record %q, part %d: %w", r.Name, i, err)
+		}
+	}
+	return parts, nil
+}

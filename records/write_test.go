@@ -1,0 +1,246 @@
+package records_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/records"
+)
+
+// swapOf is the entry that moves the ciphertext n of key 1 to key 2.
+func swapOf(name string, n uint64) []byte {
+	old := sha256.Sum256(ciphertext(1, n))
+	return encodeBytes(append(append(encodeBytes(nil, name), 0), old[:]...), string(ciphertext(2, n)))
+}
+
+func ptr(n uint64) *uint64 { return &n }
+
+// TestPutComparesAndSeals: versions, several records in one entry, and a rotation between the sealing and the entry.
+func TestPutComparesAndSeals(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, justTheMap)
+		leader := c.leader()
+		m, secret := mapOf(leader), [][]byte{[]byte("secret")}
+		one, err := m.Put(t.Context(), records.Write{Name: "a", Parts: secret, If: ptr(0)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, w := range map[string][]records.Write{
+			"a name that is there":           {{Name: "a", Parts: secret, If: ptr(0)}},
+			"another version":                {{Name: "a", Parts: secret, If: ptr(one + 1)}},
+			"a deletion of another version":  {{Name: "a", Delete: true, If: ptr(one + 1)}},
+			"one of two":                     {{Name: "b", Parts: secret}, {Name: "a", Meta: []byte("x"), If: ptr(one + 1)}},
+			"a version of what is not there": {{Name: "b", Parts: secret, If: ptr(one)}},
+		} {
+			if _, err := m.Put(t.Context(), w...); !errors.Is(err, records.ErrVersion) || errors.Is(err, records.ErrUncertain) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		two, err := m.Put(t.Context(),
+			records.Write{Name: "a", Parts: secret, If: &one}, records.Write{Name: "b", Meta: []byte("no parts")},
+			records.Write{Name: "c", Parts: [][]byte{nil, []byte("second")}}, records.Write{Name: "d", Delete: true})
+		if r, ok := m.Get("b"); err != nil || !ok || r.Version != two || string(r.Meta) != "no parts" {
+			t.Errorf("%+v, %v", r, err)
+		}
+		c.check("put", map[string][]string{"a": {"secret"}, "b": {}, "c": {"", "second"}})
+
+		proposals := 0
+		m.Connect(leader.Keyring, func(ctx context.Context, cmd []byte) (any, error) {
+			if proposals++; proposals == 1 {
+				keyringtest.RotateWhenReady(t, c.Cluster)
+			}
+			return records.Through(leader.Raft)(ctx, cmd)
+		})
+		three, err := m.Put(t.Context(), records.Write{Name: "c", Parts: secret, If: &two})
+		if r, _ := m.Get("c"); err != nil || proposals != 2 || r.Version != three || r.KeyID(0) != keyringtest.Ring(leader.FSM).Active().ID {
+			t.Errorf("%d proposals, %v", proposals, err)
+		}
+		if _, err := m.Put(t.Context(), records.Write{Name: "a", Delete: true, If: &two}); err != nil {
+			t.Error(err)
+		}
+		if _, _, err := m.Open("a"); !errors.Is(err, records.ErrNotFound) {
+			t.Error(err)
+		}
+		c.check("deleted", map[string][]string{"b": {}, "c": {"secret"}})
+	})
+}
+
+// TestPartsOpenNowhereElse: a part is bound to its record and to its number.
+func TestPartsOpenNowhereElse(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, justTheMap)
+		leader := c.leader()
+		m := mapOf(leader)
+		if _, err := m.Put(t.Context(), records.Write{Name: "a", Parts: [][]byte{[]byte("0"), []byte("1")}}); err != nil {
+			t.Fatal(err)
+		}
+		r, _ := m.Get("a")
+		for part, sealed := range r.Parts {
+			for _, elsewhere := range [][]byte{records.AAD("a", 1-part), records.AAD("b", part), records.AAD("", part), []byte("a"), nil} {
+				if _, err := leader.Keyring.Decrypt(sealed, elsewhere); !errors.Is(err, keyring.ErrDecrypt) {
+					t.Errorf("part %d with %q: %v", part, elsewhere, err)
+				}
+			}
+		}
+		forged := m.View() // of another server, whose file somebody has altered
+		var b bytes.Buffer
+		forged.WriteTo(&b)
+		swapped := bytes.Clone(b.Bytes()[:b.Len()-sha256.Size])
+		i, j := bytes.Index(swapped, r.Parts[0]), bytes.Index(swapped, r.Parts[1])
+		copy(swapped[i:], r.Parts[1])
+		copy(swapped[j:], r.Parts[0])
+		if err := m.RestoreFrom(bytes.NewReader(sum(swapped))); err != nil {
+			t.Fatal(err)
+		}
+		if _, parts, err := m.Open("a"); !errors.Is(err, keyring.ErrDecrypt) || !strings.Contains(err.Error(), `record "a", part 0`) {
+			t.Errorf("%q, %v", parts, err)
+		}
+	})
+	// 18 bytes of label, 4 of the number, the name: nobody may change that.
+	const want = "6b657972696e67207265636f7264732076310000003f64622f70617373"
+	if got := hex.EncodeToString(records.AAD("db/pass", 63)); got != want {
+		t.Errorf("the AAD is %s", got)
+	}
+}
+
+// TestPutOnWhatIsNotReady: before Connect, elsewhere than on the leader, and with a host's Apply that answers something else.
+func TestPutOnWhatIsNotReady(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, justTheMap)
+		leader := c.leader()
+		w := records.Write{Name: "a", Parts: [][]byte{[]byte("secret")}}
+		for _, s := range c.Servers {
+			if s == leader {
+				continue
+			}
+			for _, w := range []records.Write{w, {Name: "a", Delete: true}} {
+				// What has no parts gets as far as raft.
+				_, err := mapOf(s).Put(t.Context(), w)
+				if !errors.Is(err, keyring.ErrNotLeader) || errors.Is(err, records.ErrUncertain) != w.Delete {
+					t.Errorf("%s: %v", s.ID, err)
+				}
+			}
+			if _, err := mapOf(s).SealPlain(t.Context()); err != nil {
+				t.Errorf("%s: nothing is in the clear: %v", s.ID, err)
+			}
+		}
+		m := records.New(leader.FSM)
+		if _, err := m.Put(t.Context(), w); !errors.Is(err, keyring.ErrNotReady) {
+			t.Error(err)
+		}
+		if _, _, err := m.Open("a"); !errors.Is(err, keyring.ErrNotReady) {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := m.Replace(ctx, []keyring.Replacement{{}}); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		m.Connect(leader.Keyring, func(context.Context, []byte) (any, error) { return "done", nil })
+		if _, err := m.Put(t.Context(), w); !errors.Is(err, records.ErrUncertain) || !strings.Contains(err.Error(), "string") {
+			t.Error(err)
+		}
+		var none int
+		if err := m.SetPlain(records.Record{Name: "a", Parts: make([][]byte, 1)}); err != nil {
+			t.Fatal(err)
+		}
+		m.Connect(leader.Keyring, func(context.Context, []byte) (any, error) { none++; return 1, nil }) // a conflict, always
+		if n, err := m.SealPlain(t.Context()); n != 0 || err == nil || none != 3 {
+			t.Errorf("%d sealed in %d proposals, %v", n, none, err)
+		}
+	})
+}
+
+// TestBoundsOfRecords are checked before anything is proposed, and again in Apply.
+func TestBoundsOfRecords(t *testing.T) {
+	m := records.New(newFence(t).FSM)
+	m.Connect(nil, func(context.Context, []byte) (any, error) {
+		t.Error("it is proposed")
+		return nil, nil
+	})
+	long := make([]byte, records.MaxBytes)
+	for what, w := range map[string]records.Write{
+		"no name":                {},
+		"a long name":            {Name: strings.Repeat("a", records.MaxName+1)},
+		"too many parts":         {Name: "a", Parts: make([][]byte, records.MaxParts+1)},
+		"too many bytes":         {Name: "a", Parts: [][]byte{long}},
+		"a deletion with a part": {Name: "a", Delete: true, Parts: make([][]byte, 1)},
+		"a deletion with Meta":   {Name: "a", Delete: true, Meta: []byte("x")},
+	} {
+		if _, err := m.Put(t.Context(), w); err == nil {
+			t.Errorf("%s is written", what)
+		}
+		if !w.Delete && m.SetPlain(records.Record{Name: w.Name, Parts: w.Parts}) == nil {
+			t.Errorf("%s is set", what)
+		}
+	}
+	if _, err := m.Put(t.Context()); err == nil {
+		t.Error("nothing is written")
+	}
+	log := raftLog{}
+	for what, bad := range map[string][]byte{
+		"no entries":          encodeCommand('w'),
+		"another kind":        encodeCommand('x', []byte{0}),
+		"unknown flags":       encodeCommand('w', []byte("\x04\x01a\x00\x00")),
+		"no name":             encodeCommand('w', []byte("\x00\x00\x00\x00")),
+		"a deletion of Meta":  encodeCommand('w', []byte("\x02\x01a\x01x\x00")),
+		"two writes of one":   encodeCommand('w', []byte("\x00\x01a\x00\x00"), []byte("\x00\x01a\x00\x00")),
+		"part 64":             encodeCommand('s', append(make([]byte, 0), "\x01a\x40"+strings.Repeat("\x00", 33)...)),
+		"something behind it": append(encodeCommand('w', []byte("\x00\x01a\x00\x00")), 0),
+	} {
+		if err, _ := m.Apply(log.next(bad)).(error); !errors.Is(err, keyring.ErrCorrupt) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if m.View().Len() != 0 {
+		t.Error("something was written")
+	}
+	full := encodeBytes(encodeBytes([]byte{0}, "a"), string(long[:records.MaxBytes-1-len(ciphertext(1, 1))]))
+	full = encodeParts(full, []modelPart{{1, string(ciphertext(1, 1))}})
+	if err, failed := m.Apply(log.next(encodeCommand('w', full))).(error); failed {
+		t.Fatal(err)
+	}
+	old := sha256.Sum256(ciphertext(1, 1))
+	longer := encodeBytes(append(append(encodeBytes(nil, "a"), 0), old[:]...), string(ciphertext(1, 1))+"x")
+	if a := m.Apply(log.next(encodeCommand('s', longer))); a != 1 {
+		t.Errorf("a swap beyond the bounds: %v conflicts", a)
+	}
+}
+
+// TestChangedTellsOfChanges.
+func TestChangedTellsOfChanges(t *testing.T) {
+	m := records.New(newFence(t).FSM)
+	told := func(changed <-chan struct{}) bool {
+		select {
+		case <-changed:
+			return true
+		default:
+			return false
+		}
+	}
+	for what, change := range map[string]func(){
+		"Apply":    func() { m.Apply((&raftLog{}).next(nil)) },
+		"SetPlain": func() { m.SetPlain(records.Record{Name: "a"}) },
+		"Delete":   func() { m.Delete("a") },
+		"Restore":  func() { m.RestoreFrom(bytes.NewReader(section(t, m))) },
+	} {
+		changed := m.Changed()
+		if told(changed) {
+			t.Errorf("before %s: it is closed", what)
+		}
+		if change(); !told(changed) || told(m.Changed()) {
+			t.Errorf("%s has not told", what)
+		}
+	}
+}
