@@ -95,7 +95,7 @@ var house = map[string][]string{
 	"examples/quickstart": {".", "node"},
 	"examples/failover":   {".", "node"},
 
-	"examples/controlplane":      {".", "node"},
+	"examples/controlplane":      {".", "node", "records"},
 	"examples/controlplane/demo": {},
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/records"
 )
 
 const (
@@ -102,7 +103,8 @@ func (s *server) serve(answer func(*http.Request) (any, error), names ...string)
 // refuse answers with an error, or sends the request on to the leader.
 func (s *server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var elsewhere keyring.NotLeaderError
-	if errors.As(err, &elsewhere) && s.cluster.Servers[elsewhere.Leader].HTTP != "" && elsewhere.Leader != s.id {
+	// What may have been stored must not go to another leader by itself: somebody else's put may have come between.
+	if errors.As(err, &elsewhere) && !errors.Is(err, records.ErrUncertain) && s.cluster.Servers[elsewhere.Leader].HTTP != "" && elsewhere.Leader != s.id {
 		http.Redirect(w, r, "http://"+s.cluster.Servers[elsewhere.Leader].HTTP+r.URL.RequestURI(), http.StatusTemporaryRedirect)
 		return
 	}
@@ -124,14 +126,14 @@ func (c conflict) Unwrap() error { return c.error }
 func fail(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
 	switch {
-	case errors.As(err, new(unknown)):
+	case errors.As(err, new(unknown)), errors.Is(err, records.ErrUncertain):
 	case errors.As(err, new(badRequest)), errors.Is(err, keyring.ErrUnknownKey):
 		status = http.StatusBadRequest
-	case errors.Is(err, errNone), errors.Is(err, keyring.ErrNotMember):
+	case errors.Is(err, records.ErrNotFound), errors.Is(err, keyring.ErrNotMember):
 		status = http.StatusNotFound
 	case errors.Is(err, errGone):
 		status = http.StatusGone
-	case errors.Is(err, errVersion):
+	case errors.Is(err, records.ErrVersion):
 		status = http.StatusConflict
 	case errors.Is(err, errForbidden):
 		status = http.StatusForbidden
@@ -172,28 +174,12 @@ func (s *server) put(r *http.Request) (any, error) {
 	if len(*in.Value) > maxValue {
 		return nil, badRequest{fmt.Errorf("a secret has at most %d bytes", maxValue)}
 	}
-	var stored *secret
-	err = s.node.Keyring().EncryptTo(r.Context(), []byte(*in.Value), []byte(path), func(ctx context.Context, ciphertext []byte) error {
-		answer, err := s.apply(ctx, command{Put: &put{path, ciphertext, in.If}})
-		if err != nil {
-			return uncertain(err)
-		}
-		stored = answer.(*secret)
-		return nil
-	})
+	version, err := s.store.Put(r.Context(), records.Write{Name: path, Parts: [][]byte{[]byte(*in.Value)}, If: in.If})
 	if err != nil {
 		return nil, err
 	}
-	return entry{Path: path, Version: stored.Version, Key: stored.key().String()}, nil
-}
-
-// uncertain tells what Apply has answered from what raft has: after that the command may have been
-// executed all the same, so the request must not go to another leader by itself.
-func uncertain(err error) error {
-	if errors.Is(err, keyring.ErrStaleKey) || errors.Is(err, errVersion) || errors.Is(err, errNone) {
-		return err
-	}
-	return unknown{fmt.Errorf("it may have been stored: %w", err)}
+	stored, _ := s.store.Get(path)
+	return entry{Path: path, Version: version, Key: stored.KeyID(0).String()}, nil
 }
 
 // get opens a secret. By default it is what the leader has, which the log orders among all that is
@@ -219,12 +205,12 @@ func (s *server) get(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	value, err := s.node.Decrypt(r.Context(), n.Ciphertext, []byte(path))
+	value, err := s.open(r.Context(), n)
 	if errors.Is(err, keyring.ErrUnknownKey) { // its key may have gone since it was read, and the secret moved
 		if n, err = s.read(r.Context(), path, stale); err != nil {
 			return nil, err
 		}
-		value, err = s.node.Decrypt(r.Context(), n.Ciphertext, []byte(path))
+		value, err = s.open(r.Context(), n)
 	}
 	if errors.Is(err, keyring.ErrUnknownKey) {
 		err = s.lost(n)
@@ -232,26 +218,31 @@ func (s *server) get(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return entry{path, n.Version, n.key().String(), string(value)}, nil
+	return entry{path, n.Version, n.KeyID(0).String(), string(value)}, nil
+}
+
+// open decrypts a secret, here or, while its key is missing here, on the leader.
+func (s *server) open(ctx context.Context, secret records.Record) ([]byte, error) {
+	return s.node.Decrypt(ctx, secret.Parts[0], records.AAD(secret.Name, 0))
 }
 
 // read returns the secret at a path: as this server has it if it may be stale, else as the log has it.
-func (s *server) read(ctx context.Context, path string, stale bool) (*secret, error) {
+func (s *server) read(ctx context.Context, path string, stale bool) (records.Record, error) {
 	if stale {
-		n, ok := s.store.state.Load().byPath.Get([]byte(path))
+		n, ok := s.store.Get(path)
 		if st, err := s.node.Keyring().Status(ctx); !ok && err == nil && !st.CaughtUp {
-			return nil, fmt.Errorf("%w: this server has not caught up since its start", keyring.ErrNotReady)
+			return n, fmt.Errorf("%w: this server has not caught up since its start", keyring.ErrNotReady)
 		}
 		if !ok {
-			return nil, errNone
+			return n, records.ErrNotFound
 		}
 		return n, nil
 	}
-	answer, err := s.apply(ctx, command{Read: &path})
+	answer, err := s.apply(ctx, command{Read: path})
 	if err != nil {
-		return nil, err
+		return records.Record{}, err
 	}
-	return answer.(*secret), nil
+	return answer.(records.Record), nil
 }
 
 // errGone is a secret that nobody can open any more.
@@ -259,8 +250,8 @@ var errGone = errors.New("the key that the secret is sealed under was removed by
 
 // lost says why a secret does not open whose key is unknown. If it was re-encrypted since it was read,
 // and its old key removed after that, nothing is lost: the next request finds it.
-func (s *server) lost(n *secret) error {
-	if now, _ := s.store.state.Load().byPath.Get([]byte(n.Path)); now != n {
+func (s *server) lost(n records.Record) error {
+	if now, ok := s.store.Get(n.Name); !ok || now.Version != n.Version || now.KeyID(0) != n.KeyID(0) {
 		return fmt.Errorf("%w: the secret was re-encrypted meanwhile", keyring.ErrNotReady)
 	}
 	return errGone
@@ -276,8 +267,8 @@ func (s *server) list(r *http.Request) (any, error) {
 		return nil, err
 	}
 	out := []entry{}
-	for n := range s.store.state.Load().below(r.URL.Query().Get("prefix")) {
-		out = append(out, entry{Path: n.Path, Version: n.Version, Key: n.key().String()})
+	for n := range s.store.View().All(r.URL.Query().Get("prefix")) {
+		out = append(out, entry{Path: n.Name, Version: n.Version, Key: n.KeyID(0).String()})
 	}
 	return out, nil
 }

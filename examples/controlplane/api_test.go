@@ -16,6 +16,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/node"
+	"example.com/keyring/records"
 	"github.com/hashicorp/raft"
 )
 
@@ -26,7 +27,7 @@ func alone(t *testing.T, change func(*server, *node.Config)) (*server, client) {
 	keys := keyring.NewFSM()
 	s := &server{id: "server", store: newStore(keys), started: make(chan struct{})}
 	conf := node.Config{
-		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: s.store, Keys: keys, Data: data{s},
+		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: s.store, Keys: keys, Data: s.store,
 		Tokens: keyring.TokenPolicy{Issuer: "http://127.0.0.1:8001", Algorithm: "EdDSA", MaxTTL: maxTTL},
 	}
 	if change != nil {
@@ -36,6 +37,7 @@ func alone(t *testing.T, change func(*server, *node.Config)) (*server, client) {
 	if s.node, err = node.Start(t.Context(), conf); err != nil {
 		t.Fatal(err)
 	}
+	s.store.Connect(s.node.Keyring(), s.node.Apply)
 	close(s.started)
 	t.Cleanup(func() {
 		if err := s.node.Close(); err != nil {
@@ -132,9 +134,8 @@ func TestFullRotationReencryptsEverySecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.await(t, func(st status) bool { return st.Keys[1].State == keyring.StateDeprecated })
-	now := s.store.state.Load()
-	if n := now.count(old); n != 0 || len(now.byKey) != 1 {
-		t.Errorf("%d secrets are under the old key; %d keys have some", n, len(now.byKey))
+	if n := s.secretsUnder(old); n != 0 {
+		t.Errorf("%d secrets are under the old key", n)
 	}
 	for path, version := range before {
 		var e entry
@@ -157,7 +158,7 @@ func TestFullRotationReencryptsEverySecret(t *testing.T) {
 func (s *server) await(t *testing.T, wanted func(status) bool) status {
 	t.Helper()
 	for {
-		keys, secrets := s.node.Keyring().Changed(), s.store.state.Load().replaced
+		keys, secrets := s.node.Keyring().Changed(), s.store.Changed()
 		st, err := s.own(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -174,28 +175,28 @@ func (s *server) await(t *testing.T, wanted func(status) bool) status {
 	}
 }
 
-// The fence: what was sealed before a rotation and comes after it is not stored, neither by a put
-// nor by a swap, whatever raft does with their entries meanwhile.
+// The fence: what was sealed before a rotation and comes after it is not stored, whatever raft does with its entry meanwhile.
 func TestWhatWasSealedBeforeARotationIsNotStored(t *testing.T) {
 	s, c := alone(t, nil)
 	if status, body := c.do(t, "PUT", "/v1/secrets/a", "", `{"value":"old"}`); status != 200 {
 		t.Fatal(status, body)
 	}
-	late, err := s.node.Keyring().Encrypt([]byte("late"), []byte("a"))
-	if err != nil {
-		t.Fatal(err)
+	late := func(context.Context, []byte) (any, error) { panic("no command was caught") }
+	s.store.Connect(s.node.Keyring(), func(_ context.Context, cmd []byte) (any, error) {
+		late = func(ctx context.Context, _ []byte) (any, error) { return s.node.Apply(ctx, cmd) }
+		return nil, context.DeadlineExceeded
+	})
+	if status, _ := c.do(t, "PUT", "/v1/secrets/a", "", `{"value":"late"}`); status != http.StatusInternalServerError {
+		t.Fatal(status)
 	}
+	s.store.Connect(s.node.Keyring(), s.node.Apply)
 	if status, body := c.do(t, "POST", "/v1/keys", "", `{"full":true}`); status != 200 {
 		t.Fatal(status, body)
 	}
-	if _, err := s.apply(t.Context(), command{Put: &put{Path: "a", Ciphertext: late}}); !errors.Is(err, keyring.ErrStaleKey) {
+	if _, err := late(t.Context(), nil); !errors.Is(err, keyring.ErrStaleKey) {
 		t.Errorf("put: %v, want ErrStaleKey", err)
 	}
 	s.await(t, func(st status) bool { return st.Keys[1].State == keyring.StateDeprecated })
-	now, _ := s.store.state.Load().byPath.Get([]byte("a"))
-	if n, err := s.apply(t.Context(), command{Reseal: []swap{{"a", digest(now.Ciphertext), late}}}); err != nil || n != 1 {
-		t.Errorf("swap: %v conflicts, %v; want one", n, err)
-	}
 	if status, body := c.do(t, "GET", "/v1/secrets/a", "", ""); status != 200 || !strings.Contains(body, `"value":"old"`) {
 		t.Errorf("get: %d %s", status, body)
 	}
@@ -314,7 +315,7 @@ func TestSecretOfAKeyRemovedByForceIsGone(t *testing.T) {
 			t.Errorf("%s %s: %d %s, want %d", step.method, step.path, status, body, step.status)
 		}
 	}
-	n, _ := s.store.state.Load().byPath.Get([]byte("a"))
+	n, _ := s.store.Get("a")
 	for _, request := range []string{"PUT", "GET"} {
 		if status, body := c.do(t, request, "/v1/secrets/a", "", `{"value":"y"}`); status != 200 {
 			t.Errorf("%s again: %d %s", request, status, body)
@@ -327,7 +328,7 @@ func TestSecretOfAKeyRemovedByForceIsGone(t *testing.T) {
 
 // Not found is what the store says. A file that a server misses is its own trouble.
 func TestAMissingFileIsNotAMissingSecret(t *testing.T) {
-	for err, want := range map[error]int{errNone: http.StatusNotFound, fs.ErrNotExist: http.StatusInternalServerError} {
+	for err, want := range map[error]int{records.ErrNotFound: http.StatusNotFound, fs.ErrNotExist: http.StatusInternalServerError} {
 		w := httptest.NewRecorder()
 		if fail(w, err); w.Code != want {
 			t.Errorf("%v: %d, want %d", err, w.Code, want)
@@ -353,7 +354,7 @@ func TestAPutOfUnknownOutcomeIsNeitherRepeatedNorRedirected(t *testing.T) {
 	w := httptest.NewRecorder()
 	s := &server{started: make(chan struct{}), cluster: cluster{Servers: map[raft.ServerID]serverAddrs{"s2": {HTTP: "127.0.0.1:1"}}}}
 	close(s.started)
-	s.serve(func(*http.Request) (any, error) { return nil, uncertain(lost) })(w, httptest.NewRequest("PUT", "/", nil))
+	s.serve(func(*http.Request) (any, error) { return nil, fmt.Errorf("%w: %w", records.ErrUncertain, lost) })(w, httptest.NewRequest("PUT", "/", nil))
 	if w.Code != http.StatusInternalServerError {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
@@ -361,11 +362,6 @@ func TestAPutOfUnknownOutcomeIsNeitherRepeatedNorRedirected(t *testing.T) {
 	s.serve(func(*http.Request) (any, error) { return nil, lost }, "stale")(w, httptest.NewRequest("GET", "/v1/secrets/a?stale", nil))
 	if to := w.Header().Get("Location"); w.Code != http.StatusTemporaryRedirect || to != "http://127.0.0.1:1/v1/secrets/a?stale" {
 		t.Errorf("%d %s", w.Code, to)
-	}
-	for _, err := range []error{keyring.ErrStaleKey, errVersion} {
-		if got := uncertain(err); !errors.Is(got, err) {
-			t.Errorf("%v: what Apply answered is known", got)
-		}
 	}
 }
 
@@ -378,6 +374,7 @@ func TestSecretsOutliveARestart(t *testing.T) {
 			t.Fatal(status, body)
 		}
 	}
+	before := s.store.View()
 	snap, err := s.store.Snapshot()
 	if err != nil {
 		t.Fatal(err)
@@ -392,21 +389,12 @@ func TestSecretsOutliveARestart(t *testing.T) {
 	if err := other.Restore(io.NopCloser(&sink)); err != nil {
 		t.Fatal(err)
 	}
-	want, got := snap.(*state), other.state.Load()
-	if got.index != want.index || got.byPath.Len() != 5 || len(got.byKey) != 1 {
-		t.Errorf("index %d, %d secrets, %d keys; want index %d", got.index, got.byPath.Len(), len(got.byKey), want.index)
+	if got := other.View(); got.Index() != before.Index() || got.Len() != 5 {
+		t.Errorf("index %d, %d secrets; want index %d", got.Index(), got.Len(), before.Index())
 	}
-	for n := range want.below("") {
-		if g, ok := got.byPath.Get([]byte(n.Path)); !ok || g.Version != n.Version || !bytes.Equal(g.Ciphertext, n.Ciphertext) {
-			t.Errorf("%s: %+v", n.Path, g)
-		}
-	}
-	for _, bad := range []string{"", "7\n{", "x", `7 {"Path":7}`} {
-		if err := other.Restore(io.NopCloser(strings.NewReader(bad))); err == nil {
-			t.Errorf("%q is restored", bad)
-		}
-		if other.state.Load().index != want.index {
-			t.Errorf("%q has changed the store", bad)
+	for n := range before.All("") {
+		if g, ok := other.Get(n.Name); !ok || g.Version != n.Version || !bytes.Equal(g.Parts[0], n.Parts[0]) {
+			t.Errorf("%s: %+v", n.Name, g)
 		}
 	}
 }

@@ -108,15 +108,16 @@ func wantRestored(t *testing.T, cluster string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.node.Close() })
+	s.store.Connect(s.node.Keyring(), s.node.Apply)
 	close(s.started)
 	if err := s.node.Keyring().WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n, ok := s.store.state.Load().byPath.Get([]byte("db/password"))
+	n, ok := s.store.Get("db/password")
 	if !ok {
 		t.Fatal("the secret is not there")
 	}
-	if got, err := s.node.Decrypt(t.Context(), n.Ciphertext, []byte("db/password")); err != nil || string(got) != "hunter2" {
+	if got, err := s.open(t.Context(), n); err != nil || string(got) != "hunter2" {
 		t.Errorf("%q, %v", got, err)
 	}
 }

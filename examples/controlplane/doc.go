@@ -53,7 +53,7 @@
 // good. keys status ends within 5 seconds, also when the server that is asked takes connections and hangs.
 //
 // It is made to be copied from. What a program needs to have a keyring is in store.go, its own FSM,
-// which asks Admit; data.go, the SealedData, with which full rotation and the removal of keys work;
+// around the Map of package records, with which full rotation and the removal of keys work;
 // and serve.go, a server from its configuration to its end. The rest is the program: api.go for
 // users and workloads, requests.go what is taken of them, refusals.go with which status it is refused, operator.go and members.go for operators; view.go,
 // causes.go, order.go and remedies.go what they are shown, which follows from the statuses of all servers alone, and page.go the

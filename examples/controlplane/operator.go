@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/records"
 	"github.com/hashicorp/raft"
 )
 
@@ -51,7 +52,7 @@ type status struct {
 	ID      raft.ServerID   `json:"id"`
 	Leader  raft.ServerID   `json:"leader,omitempty"`
 	Ready   bool            `json:"ready"`
-	Index   uint64          `json:"index"` // of the last log entry that changed a secret here
+	Index   uint64          `json:"index"` // of the last log entry about secrets here
 	Secrets int             `json:"secrets"`
 	Voters  []string        `json:"voters,omitempty"`  // as far as it knows; the leader does
 	Members []raft.ServerID `json:"members,omitempty"` // likewise, with those that have no vote
@@ -226,8 +227,7 @@ func (s *server) status(r *http.Request) (any, error) {
 
 // isCurrent returns when this server, which leads, has everything that was put before the call.
 func (s *server) isCurrent(ctx context.Context) error {
-	nothing := ""
-	if _, err := s.apply(ctx, command{Read: &nothing}); !errors.Is(err, errNone) {
+	if _, err := s.apply(ctx, command{}); !errors.Is(err, records.ErrNotFound) {
 		return err
 	}
 	return nil
@@ -238,9 +238,9 @@ func (s *server) own(ctx context.Context) (status, error) {
 	if err != nil {
 		return status{}, err
 	}
-	now := s.store.state.Load()
+	now := s.store.View()
 	out := status{
-		ID: st.ID, Leader: st.Leader, Ready: st.Ready, Index: now.index, Secrets: now.byPath.Len(), Causes: st.Problems,
+		ID: st.ID, Leader: st.Leader, Ready: st.Ready, Index: now.Index(), Secrets: now.Len(), Causes: st.Problems,
 		KEKs: st.KEKs, NextRotation: st.NextRotation, LastBackup: st.LastBackup, BackupSigner: st.BackupSigner,
 		Addrs: map[raft.ServerID]string{}, Every: "default",
 	}
@@ -252,7 +252,7 @@ func (s *server) own(ctx context.Context) (status, error) {
 		if since.IsZero() {
 			since = k.Created
 		}
-		out.Keys = append(out.Keys, keyStatus{k.ID.String(), k.State, k.Algorithm, since, k.ModifyIndex, k.Holders, now.count(k.ID)})
+		out.Keys = append(out.Keys, keyStatus{k.ID.String(), k.State, k.Algorithm, since, k.ModifyIndex, k.Holders, s.secretsUnder(k.ID)})
 	}
 	for _, server := range st.Servers {
 		out.Members, out.Addrs[server.ID] = append(out.Members, server.ID), string(server.Address)
@@ -264,7 +264,7 @@ func (s *server) own(ctx context.Context) (status, error) {
 		out.Missing = append(out.Missing, id.String())
 	}
 	for _, p := range st.Rekeying {
-		r := rekeying{Key: p.Key.String(), Moved: p.Moved, Left: now.count(p.Key), Poisoned: p.PoisonedRefs}
+		r := rekeying{Key: p.Key.String(), Moved: p.Moved, Left: s.secretsUnder(p.Key), Poisoned: p.PoisonedRefs}
 		if p.Err != nil {
 			r.Error = p.Err.Error()
 		}
@@ -274,6 +274,12 @@ func (s *server) own(ctx context.Context) (status, error) {
 		out.Problems = append(out.Problems, p.String()+". "+p.Advice)
 	}
 	return out, nil
+}
+
+// secretsUnder returns how many secrets are sealed under a key, as this server has them.
+func (s *server) secretsUnder(key keyring.KeyID) int {
+	n, _ := s.store.Count(context.Background(), key)
+	return n
 }
 
 // watch streams this server's status, one JSON object now and one after each change, but not more
@@ -295,7 +301,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	out := json.NewEncoder(w)
 	for pace := time.Tick(watchPace); ; {
-		keys, secrets := s.node.Keyring().Changed(), s.store.state.Load().replaced // before the look: none is missed
+		keys, secrets := s.node.Keyring().Changed(), s.store.Changed() // before the look: none is missed
 		st, err := s.own(r.Context())
 		if err == nil {
 			err = out.Encode(st)

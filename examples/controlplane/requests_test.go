@@ -21,7 +21,7 @@ func TestAParameterThatIsFalseIsFalse(t *testing.T) {
 	if status, body := c.do(t, "POST", "/v1/keys", "", `{}`); status != 200 {
 		t.Fatal(status, body)
 	}
-	before := s.store.state.Load().index
+	before := s.store.View().Index()
 	for _, test := range []struct {
 		method, path string
 		status       int
@@ -51,7 +51,7 @@ func TestAParameterThatIsFalseIsFalse(t *testing.T) {
 			t.Errorf("%s %s: %d %s, want %d", test.method, test.path, status, body, test.status)
 		}
 	}
-	if s.store.state.Load().index == before {
+	if s.store.View().Index() == before {
 		t.Error("nothing has moved: was the key removed by force?")
 	}
 }
@@ -83,7 +83,7 @@ func TestNothingForAPageOfAnotherOrigin(t *testing.T) {
 		if w.Code != 200 {
 			t.Fatal(w.Code, w.Body)
 		}
-		return s.store.state.Load().index
+		return s.store.View().Index()
 	}
 	before := put()
 	site := func(name, value string) func(*http.Request) {

@@ -50,7 +50,7 @@ type server struct {
 	id      raft.ServerID
 	dir     string // of init
 	cluster cluster
-	store   *store
+	store   store
 	clicks  bool          // the page may rotate keys
 	every   time.Duration // between rotations; zero is the default
 	log     hclog.Logger
@@ -155,6 +155,7 @@ func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err er
 	if s.node, err = node.Start(ctx, conf); err != nil {
 		return err
 	}
+	s.store.Connect(s.node.Keyring(), s.node.Apply)
 	close(s.started)
 	if len(conf.OldKEKs) > 0 {
 		s.moveOffOldKEKs(ctx)
@@ -195,7 +196,7 @@ func (s *server) config(dir string, keys *keyring.FSM, o options) node.Config {
 		Peers:     map[raft.ServerID]string{},
 		App:       s.store,
 		Keys:      keys, // the one that the store asks
-		Data:      data{s},
+		Data:      s.store,
 		Rotation:  keyring.RotationPolicy{Every: o.every},
 		RekeyRate: o.rate,
 		Tokens:    keyring.TokenPolicy{Issuer: s.cluster.Issuer, Algorithm: "ES256", MaxTTL: maxTTL},

@@ -63,6 +63,7 @@ func startServers(t *testing.T, dir string, o options, change func(*node.Config)
 		go func() { // all at once: they found their cluster together
 			var err error
 			if s.node, err = node.Start(t.Context(), conf); err == nil {
+				s.store.Connect(s.node.Keyring(), s.node.Apply)
 				close(s.started)
 				err = s.node.Keyring().WaitReady(t.Context())
 			}
