@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,7 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +21,7 @@ import (
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
+	"example.com/keyring/records"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
 )
@@ -216,104 +213,29 @@ func (s *secrets) Apply(l *raft.Log) any {
 	return nil
 }
 
-// write stores a secret, or, with Old, replaces that.
-type write struct {
-	Path     string
-	Old, New []byte
-}
-
-// store is a host's FSM: secrets by path. It proposes through a Node.
-type store struct {
-	keys *keyring.FSM
-	node *node.Node
-
-	mu     sync.Mutex // guards below
-	byPath map[string][]byte
-}
-
-func (s *store) Apply(l *raft.Log) any {
-	var writes []write
-	if err := json.Unmarshal(l.Data, &writes); err != nil {
-		return []error{err}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	errs := make([]error, len(writes))
-	for i, w := range writes {
-		if errs[i] = s.keys.Admit(w.New); errs[i] == nil && w.Old != nil && !bytes.Equal(w.Old, s.byPath[w.Path]) {
-			errs[i] = errConflict
-		}
-		if errs[i] == nil {
-			s.byPath[w.Path] = w.New
-		}
-	}
-	return errs
-}
-
-func (s *store) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("not in a test") }
-func (s *store) Restore(io.ReadCloser) error         { return errors.New("not in a test") }
-
-func (s *store) copy() map[string][]byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.byPath)
-}
-
-// propose returns an error for each.
-func (s *store) propose(ctx context.Context, writes []write) []error {
-	b, err := json.Marshal(writes)
-	if err != nil {
-		return slices.Repeat([]error{err}, len(writes))
-	}
-	answer, err := s.node.Apply(ctx, b)
-	if err != nil {
-		return slices.Repeat([]error{err}, len(writes))
-	}
-	return answer.([]error)
-}
-
-func readmeStore(ctx context.Context, keys *keyring.Keyring, store *store, path string, secret []byte) error {
-	err := keys.EncryptTo(ctx, secret, []byte(path), func(ctx context.Context, ciphertext []byte) error {
-		return store.propose(ctx, []write{{Path: path, New: ciphertext}})[0]
+// readmeRecords starts a server alone whose FSM is a Map, and stores a secret.
+func readmeRecords(ctx context.Context, dir string, secret []byte) (*node.Node, *records.Map, error) {
+	keys := keyring.NewFSM()
+	m := records.New(keys)
+	n, err := node.Start(ctx, node.Config{
+		Dir:  dir,
+		KEKs: []keyring.KEK{keyring.InlineKEK()},
+		App:  m, Keys: keys, Data: m,
 	})
-	return err
-}
-
-// data is the secrets as SealedData.
-type data struct{ store *store }
-
-// Under yields the secrets that are sealed under a key. Others are passed over.
-func (d data) Under(ctx context.Context, key keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
-	return func(yield func(keyring.Sealed, error) bool) {
-		for path, ciphertext := range d.store.copy() {
-			if !yield(keyring.Sealed{Ref: path, Ciphertext: ciphertext, AAD: []byte(path)}, nil) {
-				return
-			}
-		}
+	if err != nil {
+		return nil, nil, err
 	}
-}
-
-// Replace swaps what is still the old ciphertext. The rest, and what Admit refuses, are conflicts.
-func (d data) Replace(ctx context.Context, batch []keyring.Replacement) (conflicts int, err error) {
-	var writes []write
-	for _, r := range batch {
-		writes = append(writes, write{Path: r.Ref, Old: r.Ciphertext, New: r.New})
+	m.Connect(n.Keyring(), n.Apply)
+	if err := n.Keyring().WaitReady(ctx); err != nil {
+		return n, m, err
 	}
-	for _, err := range d.store.propose(ctx, writes) {
-		if errors.Is(err, errConflict) || errors.Is(err, keyring.ErrStaleKey) {
-			conflicts++
-		} else if err != nil {
-			return conflicts, err
-		}
-	}
-	return conflicts, nil
+	none := uint64(0) // only if there is no record of that name
+	_, err = m.Put(ctx, records.Write{Name: "db/password", Parts: [][]byte{secret}, If: &none})
+	return n, m, err
 }
 
 func (s *secrets) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("not in a test") }
 func (s *secrets) Restore(io.ReadCloser) error         { return errors.New("not in a test") }
-
-// errConflict is the answer of the store to a write whose Old is no longer there.
-var errConflict = errors.New("not what it was")
 
 var snippet = regexp.MustCompile("(?s)<!-- snippet: (\\w+) -->\n```go\n(.*?)```")
 
@@ -361,24 +283,19 @@ func TestReadmeSnippetsRun(t *testing.T) {
 	}
 }
 
-// TestReadmeFullRotation moves the secrets of a Node's own FSM, and removes their key.
+// TestReadmeFullRotation moves the records of a Node's Map, and removes their key.
 func TestReadmeFullRotation(t *testing.T) {
 	ctx := t.Context()
-	s := &store{keys: keyring.NewFSM(), byPath: map[string][]byte{}}
-	n, err := node.Start(ctx, node.Config{
-		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, App: s, Keys: s.keys, Data: data{s},
-	})
+	n, m, err := readmeRecords(ctx, t.TempDir(), []byte("secret"))
+	if n != nil {
+		defer n.Close()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.Close()
-	s.node = n
 	keys := n.Keyring()
-	if err := keys.WaitReady(ctx); err != nil {
-		t.Fatal(err)
-	}
 	for i := range 600 {
-		if err := readmeStore(ctx, keys, s, fmt.Sprint("path/", i), []byte("secret")); err != nil {
+		if _, err := m.Put(ctx, records.Write{Name: fmt.Sprint("path/", i), Parts: [][]byte{[]byte("secret")}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -389,12 +306,12 @@ func TestReadmeFullRotation(t *testing.T) {
 	if err := keys.Remove(ctx, old, keyring.RemoveOptions{Now: true}); err != nil {
 		t.Fatal(err)
 	}
-	if left := keys.Keys(); len(left) != 1 || left[0].ID == old {
-		t.Errorf("%d keys", len(left))
+	if left := keys.Keys(); len(left) != 1 || left[0].ID == old || m.View().Len() != 601 {
+		t.Errorf("%d keys, %d records", len(left), m.View().Len())
 	}
-	for path, ciphertext := range s.copy() {
-		if got, err := keys.Decrypt(ciphertext, []byte(path)); err != nil || string(got) != "secret" {
-			t.Errorf("%s: %q, %v", path, got, err)
+	for r := range m.View().All("") {
+		if _, got, err := m.Open(r.Name); err != nil || string(got[0]) != "secret" {
+			t.Errorf("%s: %q, %v", r.Name, got, err)
 		}
 	}
 }
