@@ -89,12 +89,13 @@
 //
 // # The packages
 //
-// This package imports the internal ones that it needs. Packages node, records and gometrics and the modules import this
+// This package imports the internal ones that it needs. Packages node, records, admin and gometrics and the modules import this
 // package; of the internal ones only internal/keyringtest and internal/scenarios do. house_test.go lists what each package may import, and
 // enforces it.
 //
 //	node                 a whole server: raft, its log on disk, one port, and the keyring
 //	records              a map of sealed records, for the FSM of a host
+//	admin                what operators expect: an API over HTTP, a page, a client and commands
 //	gometrics            Config.Metrics for go-metrics
 //	prometheus           a module of its own: Config.Metrics for Prometheus
 //	kms                  a module of its own: KEKs of key management services

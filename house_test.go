@@ -90,12 +90,13 @@ var house = map[string][]string{
 		"internal/simulated", "node",
 	},
 	"internal/scenarios":  {},
+	"admin":               {".", "internal/bounded"},
 	"gometrics":           {"."},
 	"records":             {".", "internal/gate"},
 	"examples/quickstart": {".", "node"},
 	"examples/failover":   {".", "node"},
 
-	"examples/controlplane":      {".", "node", "records"},
+	"examples/controlplane":      {".", "admin", "node", "records"},
 	"examples/controlplane/demo": {},
 }
 

@@ -54,7 +54,7 @@ func TestNothingFromAServerIsMarkup(t *testing.T) {
 	type object = map[string]any
 	s.impostor("s2", http.StatusOK, object{
 		"id": "s2", "leader": "s2", "ready": true,
-		"keys":     []object{{"id": markup, "state": markup, "algorithm": markup, "since": time.Now(), "secrets": 1}},
+		"keys":     []object{{"id": markup, "state": markup, "algorithm": markup, "since": time.Now(), "records": 1}},
 		"keks":     []object{{"id": markup, "away": markup}},
 		"causes":   []object{{"kind": markup, "severity": markup, "server": markup, "kek": markup, "detail": markup, "advice": markup}},
 		"missing":  []string{markup},

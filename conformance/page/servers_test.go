@@ -77,7 +77,7 @@ type status struct {
 
 type key struct {
 	ID, State string
-	Secrets   int
+	Secrets   int `json:"records"`
 }
 
 // start starts three servers, and waits until one of them leads and has an active key, which all

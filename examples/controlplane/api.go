@@ -42,7 +42,7 @@ type identityRequest struct {
 	TTL      string   `json:"ttl,omitempty"`      // as 10m; empty: the longest
 }
 
-// handler is the whole API.
+// handler is the whole API: that of secrets and identities, and that of package admin.
 //
 // Whatever needs the leader is answered by a follower with a redirect to it, or the node asks the
 // leader by itself. What came of a request whose status is 500 is not known. One that is redirected,
@@ -55,7 +55,9 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/secrets", s.serve(s.people(s.list), "prefix", "stale"))
 	mux.HandleFunc("POST /v1/identities/{workload}", s.serve(s.people(s.identity)))
 	mux.HandleFunc("GET /v1/whoami", s.serve(s.whoami))
-	s.operate(mux)
+	mux.HandleFunc("GET /v1/status", s.serve(s.people(s.status), "consistent"))
+	mux.HandleFunc("GET /v1/watch", s.watch)
+	mux.HandleFunc("/", s.operators)
 	mux.HandleFunc("/.well-known/", func(w http.ResponseWriter, r *http.Request) {
 		if err := s.ready(); err != nil {
 			fail(w, err)
@@ -63,7 +65,7 @@ func (s *server) handler() http.Handler {
 		}
 		s.node.Keyring().WellKnown().ServeHTTP(w, r)
 	})
-	return local(sameOrigin(s.mayClick(orNothing(mux))))
+	return local(sameOrigin(mux))
 }
 
 // errStarting is while the node has not started.
@@ -117,11 +119,6 @@ type unknown struct{ error }
 // badRequest is an error of the one who asked.
 type badRequest struct{ error }
 
-// conflict is an error because of how things are, if it is not one of those that have a status.
-type conflict struct{ error }
-
-func (c conflict) Unwrap() error { return c.error }
-
 // fail answers with an error.
 func fail(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
@@ -129,7 +126,7 @@ func fail(w http.ResponseWriter, err error) {
 	case errors.As(err, new(unknown)), errors.Is(err, records.ErrUncertain):
 	case errors.As(err, new(badRequest)), errors.Is(err, keyring.ErrUnknownKey):
 		status = http.StatusBadRequest
-	case errors.Is(err, records.ErrNotFound), errors.Is(err, keyring.ErrNotMember):
+	case errors.Is(err, records.ErrNotFound):
 		status = http.StatusNotFound
 	case errors.Is(err, errGone):
 		status = http.StatusGone
@@ -142,10 +139,6 @@ func fail(w http.ResponseWriter, err error) {
 	case errors.Is(err, keyring.ErrNotLeader), errors.Is(err, keyring.ErrNoLeader), errors.Is(err, keyring.ErrNotReady), errors.Is(err, keyring.ErrKeyMissing):
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "1")
-	case errors.As(err, new(conflict)):
-		status = http.StatusConflict
-	case errors.As(err, new(missing)):
-		status = http.StatusNotFound
 	}
 	text := err.Error()
 	if errors.Is(err, keyring.ErrNoLeader) {

@@ -15,10 +15,22 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/admin"
 	"example.com/keyring/node"
 	"example.com/keyring/records"
 	"github.com/hashicorp/raft"
 )
+
+// client calls the API of a server.
+type client struct{ base string }
+
+func (c client) call(ctx context.Context, method, path string, in, out any) error {
+	to, err := admin.NewClient(c.base, nil)
+	if err != nil {
+		return err
+	}
+	return to.Call(ctx, method, path, in, out)
+}
 
 // alone is a control plane of one server, without a port of its node's. Change, if not nil, is
 // called before it starts.
@@ -33,12 +45,13 @@ func alone(t *testing.T, change func(*server, *node.Config)) (*server, client) {
 	if change != nil {
 		change(s, &conf)
 	}
-	var err error
-	if s.node, err = node.Start(t.Context(), conf); err != nil {
+	n, err := node.Start(t.Context(), conf)
+	if err == nil {
+		err = s.begin(n)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	s.store.Connect(s.node.Keyring(), s.node.Apply)
-	close(s.started)
 	t.Cleanup(func() {
 		if err := s.node.Close(); err != nil {
 			t.Error(err)
@@ -129,13 +142,13 @@ func TestFullRotationReencryptsEverySecret(t *testing.T) {
 		before[e.Path] = e.Version
 	}
 	old := s.node.Keyring().Keys()[0].ID
-	var key keyStatus
-	if err := c.call(t.Context(), "POST", "/v1/keys", rotateRequest{Full: true}, &key); err != nil {
+	var key admin.KeyStatus
+	if err := c.call(t.Context(), "POST", "/v1/keys", map[string]bool{"full": true}, &key); err != nil {
 		t.Fatal(err)
 	}
 	s.await(t, func(st status) bool { return st.Keys[1].State == keyring.StateDeprecated })
-	if n := s.secretsUnder(old); n != 0 {
-		t.Errorf("%d secrets are under the old key", n)
+	if n, err := s.store.Count(t.Context(), old); n != 0 || err != nil {
+		t.Errorf("%d secrets are under the old key, %v", n, err)
 	}
 	for path, version := range before {
 		var e entry
@@ -291,7 +304,7 @@ func TestRequestsThatAreRefused(t *testing.T) {
 	if n := len(s.node.Keyring().Keys()); n != 1 {
 		t.Errorf("%d keys", n)
 	}
-	s.clicks = true
+	_, c = alone(t, func(s *server, _ *node.Config) { s.clicks = true })
 	if status, body := c.do(t, "POST", "/v1/keys", "", `{}`, browser); status != 200 {
 		t.Errorf("a click where clicks are allowed: %d %s", status, body)
 	}
@@ -431,11 +444,11 @@ func TestWatchTellsOfEachChange(t *testing.T) {
 	if status, body := c.do(t, "PUT", "/v1/secrets/a", "", `{"value":"x"}`); status != 200 {
 		t.Fatal(status, body)
 	}
-	wait("a secret", func(st status) bool { return st.Secrets == 1 && st.Keys[0].Secrets == 1 })
+	wait("a secret", func(st status) bool { return st.Secrets == 1 && st.Keys[0].Records == 1 })
 	if status, body := c.do(t, "POST", "/v1/keys", "", `{"full":true}`); status != 200 {
 		t.Fatal(status, body)
 	}
 	wait("a rotation", func(st status) bool {
-		return len(st.Keys) == 2 && st.Keys[0].Secrets == 1 && st.Keys[1].State == keyring.StateDeprecated
+		return len(st.Keys) == 2 && st.Keys[0].Records == 1 && st.Keys[1].State == keyring.StateDeprecated
 	})
 }

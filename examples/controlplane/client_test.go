@@ -3,51 +3,11 @@ package main
 import (
 	"bytes"
 	"errors"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
-
-func TestServerURL(t *testing.T) {
-	for text, want := range map[string]string{
-		"127.0.0.1:8002": "http://127.0.0.1:8002", "localhost:8002": "http://localhost:8002", "[::1]:8002": "http://[::1]:8002",
-		"http://127.0.0.1:8002": "http://127.0.0.1:8002", "http://127.0.0.1:8002/": "http://127.0.0.1:8002", "https://host": "https://host",
-		"": "", "http://": "", "ftp://host:1": "", "http://host/v1": "", "http://host?x": "", "http://ho st": "", "http://host:port": "",
-	} {
-		if got, err := serverURL(text); got != want || (err == nil) != (want != "") {
-			t.Errorf("%q: %q, %v; want %q", text, got, err, want)
-		}
-	}
-	if _, err := runCommand(t, client{"ftp://host"}, "list"); !errors.As(err, new(usage)) {
-		t.Errorf("%v is no wrong usage", err)
-	}
-}
-
-// What answers may be another program. The status alone says little.
-func TestAnAnswerOfAnotherProgram(t *testing.T) {
-	for _, test := range []struct {
-		status     int
-		body, want string
-	}{
-		{200, "<html>", "is no control plane"},
-		{404, "404 page not found\nmore", "404 Not Found: 404 page not found"},
-		{500, "", "the answer has no text"},
-		{500, `{"error":""}`, "500 Internal Server Error: "},
-		{409, `{"error":"taken"}`, "409 Conflict: taken"},
-	} {
-		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.WriteHeader(test.status)
-			w.Write([]byte(test.body))
-		}))
-		if _, err := runCommand(t, client{api.URL}, "list"); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%d %q: %v", test.status, test.body, err)
-		}
-		api.Close()
-	}
-}
 
 // What a pipe brings when the command before it has failed empties no secret.
 func TestAnEmptyStandardInputEmptiesNoSecret(t *testing.T) {
@@ -72,28 +32,6 @@ func TestAnEmptyStandardInputEmptiesNoSecret(t *testing.T) {
 	}
 	if err := put(strings.Repeat("x", maxValue+1), "a"); err == nil || !strings.Contains(err.Error(), "at most") {
 		t.Errorf("%v", err)
-	}
-}
-
-// A backup that came while this one was made stays, and of this one nothing.
-func TestABackupThatCameMeanwhileStays(t *testing.T) {
-	_, c := alone(t, nil)
-	dir := t.TempDir()
-	target := filepath.Join(dir, "backup")
-	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := os.WriteFile(target, []byte("another"), 0o600); err != nil {
-			t.Error(err)
-		}
-		http.Redirect(w, r, c.base+r.URL.Path, http.StatusTemporaryRedirect)
-	}))
-	defer api.Close()
-	_, err := runCommand(t, client{api.URL}, "backup", "-to", newIdentity(t).Recipient().String(), target)
-	if err == nil || !strings.Contains(err.Error(), "exists already") {
-		t.Errorf("%v", err)
-	}
-	files, _ := os.ReadDir(dir)
-	if b, _ := os.ReadFile(target); string(b) != "another" || len(files) != 1 {
-		t.Errorf("%q, %d files", b, len(files))
 	}
 }
 
@@ -128,19 +66,6 @@ func TestInitClosesADirectoryThatIsThere(t *testing.T) {
 	}
 }
 
-func TestWriteNewWritesOverNothing(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s1.kek")
-	if err := os.WriteFile(path, []byte("kept"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := writeNew(path, []byte("new")); !errors.Is(err, os.ErrExist) {
-		t.Errorf("%v", err)
-	}
-	if b, _ := os.ReadFile(path); string(b) != "kept" {
-		t.Errorf("%q", b)
-	}
-}
-
 func TestInitTakesPortsThatThereAre(t *testing.T) {
 	for _, args := range []string{"-port 70000", "-port -1", "-port 65535", "-port 65520 -servers 9"} {
 		dir := filepath.Join(t.TempDir(), "cluster")
@@ -159,5 +84,18 @@ func TestArgumentsAreCountedInEnglish(t *testing.T) {
 		if _, err := runCommand(t, client{}, strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", args, err)
 		}
+	}
+}
+
+func TestWriteNewWritesOverNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s1.kek")
+	if err := os.WriteFile(path, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeNew(path, []byte("new")); !errors.Is(err, os.ErrExist) {
+		t.Errorf("%v", err)
+	}
+	if b, _ := os.ReadFile(path); string(b) != "kept" {
+		t.Errorf("%q", b)
 	}
 }

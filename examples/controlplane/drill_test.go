@@ -191,7 +191,7 @@ func (d *drill) whole() {
 	d.t.Helper()
 	d.command("s1", "", "keys", "rotate", "-full")
 	d.await("s2", "moved", func(st status) bool { // all to the active key
-		return st.Secrets == len(d.secrets) && st.Keys[0].Secrets == len(d.secrets)
+		return st.Secrets == len(d.secrets) && st.Keys[0].Records == len(d.secrets)
 	})
 	for path, value := range d.secrets {
 		for id := range d.running {

@@ -12,6 +12,11 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"example.com/keyring"
+	"example.com/keyring/admin"
+	"example.com/keyring/node"
+	"github.com/hashicorp/raft"
 )
 
 func main() {
@@ -31,41 +36,59 @@ type usage struct{ error }
 
 func (u usage) Unwrap() error { return u.error }
 
-// finding says that all went well but for what was looked at, which is not good.
-type finding struct{ error }
-
 // exitStatus is what the package's documentation says that an error is.
 func exitStatus(err error) int {
-	switch {
-	case errors.As(err, new(usage)):
+	if errors.As(err, new(usage)) {
 		return 2
-	case errors.As(err, new(finding)):
-		return 3
 	}
-	return 1
+	return admin.ExitStatus(err)
 }
 
-// run is the program.
+// run is the program. What is no command of its own is one of package admin.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("controlplane", flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
-	c := cli{in: stdin, out: printable{stdout}, warn: printable{stderr}, terminal: watched(stderr), secret: stdout}
+	c := cli{in: stdin, out: printable{stdout}, warn: printable{stderr}, secret: stdout}
 	if isTerminal(stdout) {
 		c.secret = c.out
 	}
 	server := fs.String("server", defaultServer, "")
-	err := fs.Parse(args)
-	if err == nil {
-		c.base, err = serverURL(*server)
+	if fs.Parse(args) == nil {
+		if command, own := c.commands()[fs.Arg(0)]; own {
+			var err error
+			if c.client, err = admin.NewClient(*server, nil); err != nil {
+				return usage{fmt.Errorf("-server: %w", err)}
+			}
+			return help(c.out, fs.Arg(0), command(c, ctx, fs.Args()[1:]))
+		}
 	}
+	return admin.Command(ctx, args, admin.CommandOptions{
+		Program: admin.Program{Name: "controlplane", Server: defaultServer}, Usage: usageOf(""),
+		Restore: restore, RestoreArgs: "DIR ID", Stdout: stdout, Stderr: stderr,
+	})
+}
+
+// commands are those of users and workloads, and of who runs a server.
+func (cli) commands() map[string]func(cli, context.Context, []string) error {
+	return map[string]func(cli, context.Context, []string) error{
+		"init":     func(c cli, _ context.Context, args []string) error { return initialize(args, c.out) },
+		"serve":    func(c cli, ctx context.Context, args []string) error { return serveCommand(ctx, args, c.out, c.warn) },
+		"put":      cli.put,
+		"get":      cli.get,
+		"list":     cli.list,
+		"identity": cli.identity,
+		"recover":  cli.recover,
+	}
+}
+
+// restore makes the directory of one server from a backup, with the KEK and certificate that init
+// has made. The others start with none and join it.
+func restore(ctx context.Context, args []string, backup io.Reader, o keyring.RestoreOptions) (keyring.Manifest, error) {
+	_, conf, err := newServer(args[0], raft.ServerID(args[1]), options{})
 	if err != nil {
-		return help(c.out, "", usage{err})
+		return keyring.Manifest{}, err
 	}
-	name, rest := fs.Arg(0), fs.Args()[min(1, fs.NArg()):]
-	if (name == "keys" || name == "servers") && len(rest) > 0 {
-		name, rest = name+" "+rest[0], rest[1:]
-	}
-	return help(c.out, name, c.run(ctx, name, rest))
+	return node.Restore(ctx, backup, conf, o)
 }
 
 //go:embed doc.go
@@ -96,55 +119,4 @@ func help(out io.Writer, command string, err error) error {
 		err = usage{fmt.Errorf("%w\n%s", err, strings.TrimSuffix(usageOf(command), "\n"))}
 	}
 	return err
-}
-
-// run is a command.
-func (c cli) run(ctx context.Context, name string, rest []string) error {
-	switch name {
-	case "init":
-		return initialize(rest, c.out)
-	case "serve":
-		return serveCommand(ctx, rest, c.out, c.warn)
-	case "put":
-		return c.put(ctx, rest)
-	case "get":
-		return c.get(ctx, rest)
-	case "list":
-		return c.list(ctx, rest)
-	case "identity":
-		return c.identity(ctx, rest)
-	case "keys status":
-		return c.status(ctx, rest)
-	case "keys rotate":
-		return c.rotate(ctx, rest)
-	case "keys remove":
-		return c.remove(ctx, rest)
-	case "keys adopt":
-		return c.adopt(ctx, rest)
-	case "keys rewrap":
-		return c.rewrap(ctx, rest)
-	case "servers add":
-		return c.addServer(ctx, rest)
-	case "servers remove":
-		return c.removeServer(ctx, rest)
-	case "servers token":
-		return c.joinToken(ctx, rest)
-	case "servers tokens":
-		return c.joinTokens(ctx, rest)
-	case "servers withdraw":
-		return c.withdrawToken(ctx, rest)
-	case "backup":
-		return c.backup(ctx, rest)
-	case "verify":
-		return c.verify(ctx, rest)
-	case "restore":
-		return c.restore(ctx, rest)
-	case "recover":
-		return c.recover(ctx, rest)
-	case "inspect":
-		return c.inspect(ctx, rest)
-	case "keys -h", "keys -help", "keys --help", "servers -h", "servers -help", "servers --help":
-		return flag.ErrHelp
-	}
-	return usage{fmt.Errorf("there is no command %q", name)}
 }

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"example.com/keyring"
-	"github.com/hashicorp/raft"
 )
 
 // What is wrong with a request about servers and tokens is said with its status: 400 for what is written wrong, 404 for what there
@@ -18,7 +17,7 @@ func TestRefusalsOfServersAndTokensHaveTheirStatus(t *testing.T) {
 	s := servers["s1"]
 	own := s.cluster.Servers["s1"].Raft
 	post := func(id, addr string) string {
-		b, err := json.Marshal(serverRequest{raft.ServerID(id), addr})
+		b, err := json.Marshal(map[string]string{"id": id, "addr": addr})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -44,7 +43,7 @@ func TestRefusalsOfServersAndTokensHaveTheirStatus(t *testing.T) {
 		{"DELETE", "/v1/servers/s9", "", 404, "not a member"},
 		{"DELETE", "/v1/servers/s1", "", 409, "last voter"},
 		{"POST", "/v1/tokens", `{"id":""}`, 400, "server ID"},
-		{"POST", "/v1/tokens", `{"id":"s4","ttl":-1}`, 400, "at most"},
+		{"POST", "/v1/tokens", `{"id":"s4","ttl":"25h"}`, 400, "at most"},
 		{"DELETE", "/v1/tokens/x", "", 400, "32 hexadecimal digits"},
 		{"DELETE", "/v1/tokens/" + url.PathEscape(unknown+"0"), "", 400, "32 hexadecimal digits"},
 		{"DELETE", "/v1/tokens/" + unknown, "", 404, "none of that ID"},

@@ -59,46 +59,6 @@ func actor(r *http.Request) string {
 	return "api"
 }
 
-// mayClick refuses what the page asks for and is no GET, unless it has buttons.
-func (s *server) mayClick(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if actor(r) == "page" && r.Method != http.MethodGet && !s.clicks {
-			fail(w, fmt.Errorf("%w: this server's page only shows", errForbidden))
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// orNothing answers with an error in JSON, as everywhere, where mux has no handler.
-func orNothing(mux *http.ServeMux) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h, pattern := mux.Handler(r)
-		silent := &statusOnly{header: http.Header{}}
-		if pattern == "" {
-			h.ServeHTTP(silent, r)
-		}
-		if silent.status < http.StatusBadRequest { // there is a handler, or a redirect to a clean path
-			mux.ServeHTTP(w, r)
-			return
-		}
-		if allow := silent.header.Get("Allow"); allow != "" {
-			w.Header().Set("Allow", allow)
-		}
-		respond(w, silent.status, fmt.Sprintf("this API has no %s %s", r.Method, r.URL.Path))
-	})
-}
-
-// statusOnly is a ResponseWriter that keeps the status.
-type statusOnly struct {
-	header http.Header
-	status int
-}
-
-func (s *statusOnly) Header() http.Header         { return s.header }
-func (s *statusOnly) Write(b []byte) (int, error) { return len(b), nil }
-func (s *statusOnly) WriteHeader(status int)      { s.status = status }
-
 // respond answers with an error.
 func respond(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "application/json")

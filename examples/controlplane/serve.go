@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/admin"
 	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -54,8 +55,9 @@ type server struct {
 	clicks  bool          // the page may rotate keys
 	every   time.Duration // between rotations; zero is the default
 	log     hclog.Logger
-	node    *node.Node // set when started is closed
-	started chan struct{}
+	started chan struct{} // closed when the rest is set
+	node    *node.Node
+	admin   *admin.Handler
 }
 
 // options are the flags of serve.
@@ -152,11 +154,13 @@ func serve(ctx context.Context, dir string, id raft.ServerID, o options) (err er
 			err = errors.Join(err, e)
 		}
 	}()
-	if s.node, err = node.Start(ctx, conf); err != nil {
+	n, err := node.Start(ctx, conf)
+	if err == nil {
+		err = s.begin(n)
+	}
+	if err != nil {
 		return err
 	}
-	s.store.Connect(s.node.Keyring(), s.node.Apply)
-	close(s.started)
 	if len(conf.OldKEKs) > 0 {
 		s.moveOffOldKEKs(ctx)
 	}

@@ -61,11 +61,12 @@ func startServers(t *testing.T, dir string, o options, change func(*node.Config)
 		}
 		servers[id] = s
 		go func() { // all at once: they found their cluster together
-			var err error
-			if s.node, err = node.Start(t.Context(), conf); err == nil {
-				s.store.Connect(s.node.Keyring(), s.node.Apply)
-				close(s.started)
-				err = s.node.Keyring().WaitReady(t.Context())
+			n, err := node.Start(t.Context(), conf)
+			if err == nil {
+				err = s.begin(n)
+			}
+			if err == nil {
+				err = n.Keyring().WaitReady(t.Context())
 			}
 			errs <- err
 		}()
@@ -148,7 +149,7 @@ func TestAuditSaysWhoHasAsked(t *testing.T) {
 	backup := ask(s, "POST", "/v1/backup", `{"to":["`+newIdentity(t).Recipient().String()+`"]}`)
 	for _, w := range []*httptest.ResponseRecorder{
 		backup,
-		ask(s, "POST", "/v1/backup/"+backup.Result().Trailer.Get(trailerDigest), ""),
+		ask(s, "POST", "/v1/backup/"+backup.Result().Trailer.Get("Backup-Sha256"), ""),
 		ask(s, "POST", "/v1/keys", `{}`, page),
 		ask(s, "DELETE", "/v1/keys/"+first+"?force", ``),
 	} {

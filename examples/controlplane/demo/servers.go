@@ -57,7 +57,7 @@ type status struct {
 
 type keyStatus struct {
 	ID, State string
-	Secrets   int
+	Secrets   int `json:"records"`
 	Holders   []string
 }
 

@@ -1,10 +1,11 @@
-package main
+package admin
 
 import (
 	"cmp"
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,8 +14,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// cause is one thing that is wrong, on however many servers, and what to do about it.
-type cause struct {
+// Cause is one thing that is wrong, on however many servers, and what to do about it.
+type Cause struct {
 	Severity keyring.Severity    `json:"severity"`
 	Kind     keyring.ProblemKind `json:"kind"`
 	Title    string              `json:"title"`
@@ -28,7 +29,7 @@ type cause struct {
 	since time.Time
 }
 
-// Kinds of the view's own: no server says them of itself.
+// Kinds of the overview's own: no server says them of itself.
 const (
 	problemTwoClusters keyring.ProblemKind = "two clusters"
 	problemNotReady    keyring.ProblemKind = "not ready"
@@ -43,13 +44,13 @@ const (
 const shownDetails = 4 // of a cause; how many more there are is said
 
 // causesOf makes one cause of all problems of a kind, the worst first, without what follows from others.
-func causesOf(at site, now time.Time, ids []raft.ServerID, answers map[raft.ServerID]answer, best status) []cause {
-	all := []cause{}
+func causesOf(at site, now time.Time, ids []raft.ServerID, answers map[raft.ServerID]answer, best Status) []Cause {
+	all := []Cause{}
 	told := allSaid(at, ids, answers, best)
 	for _, s := range fold(told, answers) {
-		i := slices.IndexFunc(all, func(c cause) bool { return c.Kind == s.Kind })
+		i := slices.IndexFunc(all, func(c Cause) bool { return c.Kind == s.Kind })
 		if i < 0 {
-			i, all = len(all), append(all, cause{Kind: s.Kind, Severity: s.Severity, Advice: s.Advice, Details: []string{}})
+			i, all = len(all), append(all, Cause{Kind: s.Kind, Severity: s.Severity, Advice: s.Advice, Details: []string{}})
 		}
 		all[i].take(s, now)
 	}
@@ -65,19 +66,19 @@ func causesOf(at site, now time.Time, ids []raft.ServerID, answers map[raft.Serv
 		to.every = everyOf(ids, answers, c.Servers)
 		c.finish(to)
 	}
-	slices.SortStableFunc(all, func(a, b cause) int {
+	slices.SortStableFunc(all, func(a, b Cause) int {
 		return cmp.Or(
 			cmp.Compare(rank(a.Severity), rank(b.Severity)), cmp.Compare(a.waits(), b.waits()))
 	})
 	return all
 }
 
-// allSaid is what all servers tell of, and what the view adds to that.
-func allSaid(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, best status) (all []said) {
+// allSaid is what all servers tell of, and what the overview adds to that.
+func allSaid(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, best Status) (all []said) {
 	add := func(from raft.ServerID, p keyring.Problem) { all = append(all, said{from, p}) }
 	for _, id := range ids {
 		if best.hasLeft(id) && answers[id].Error != "" {
-			add(id, keyring.Problem{Kind: problemNotMember, Severity: keyring.SeverityNotice, Detail: "cluster.json has it, and the cluster does not"})
+			add(id, keyring.Problem{Kind: problemNotMember, Severity: keyring.SeverityNotice, Detail: "this server was told of it, and it is no member"})
 			continue
 		}
 		for _, p := range problemsOf(answers[id], best) {
@@ -88,9 +89,9 @@ func allSaid(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, bes
 		}
 	}
 	for _, id := range best.Members {
-		if _, asked := answers[id]; !asked {
+		if _, asked := answers[id]; !asked && len(at.urls) > 0 {
 			add(id, keyring.Problem{Kind: problemNotListed, Severity: keyring.SeverityWarning, Detail: fmt.Sprintf(
-				"it is a member, at %s, and the cluster.json of %s has no such server: it was not asked what is wrong there", cmp.Or(best.Addrs[id], "an unknown address"), at.server)})
+				"it is a member, at %s, and nobody has told %s where its API is: it was not asked what is wrong there", cmp.Or(best.Addrs[id], "an unknown address"), at.server)})
 		}
 	}
 	if n := len(best.Voters); best.leads() && (n == 1 || n == 2) {
@@ -104,7 +105,7 @@ func allSaid(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, bes
 }
 
 // askingAMember is the site whose commands ask a member: a server that was removed knows no leader.
-func (at site) askingAMember(best status) site {
+func (at site) askingAMember(best Status) site {
 	at.addrs, at.leader = best.Addrs, best.Leader
 	if len(best.Members) == 0 || slices.Contains(best.Members, at.server) {
 		return at
@@ -117,7 +118,7 @@ func (at site) askingAMember(best status) site {
 }
 
 // problemsOf are those that a server has told of, and those that it is one of itself.
-func problemsOf(a answer, best status) (all []keyring.Problem) {
+func problemsOf(a answer, best Status) (all []keyring.Problem) {
 	if a.Error != "" {
 		kind := keyring.ProblemUnreachable
 		if a.Hangs {
@@ -151,7 +152,7 @@ func problemsOf(a answer, best status) (all []keyring.Problem) {
 }
 
 // take adds a problem to the cause, by the server that tells of it.
-func (c *cause) take(p said, now time.Time) {
+func (c *Cause) take(p said, now time.Time) {
 	about := p.about()
 	if !slices.Contains(c.Servers, about) && about != "" {
 		c.Servers = append(c.Servers, about)
@@ -180,14 +181,14 @@ func (c *cause) take(p said, now time.Time) {
 }
 
 // about names the servers that the cause is about, if it is known which.
-func (c *cause) about(servers []raft.ServerID) {
+func (c *Cause) about(servers []raft.ServerID) {
 	if len(servers) > 0 {
 		c.Servers = servers
 	}
 }
 
 // finish adds what to do.
-func (c *cause) finish(at site) {
+func (c *Cause) finish(at site) {
 	slices.Sort(c.Servers)
 	if more := len(c.Details) - shownDetails; more > 1 {
 		c.Details = append(c.Details[:shownDetails], fmt.Sprintf("and %d more", more))
@@ -207,7 +208,7 @@ func (c *cause) finish(at site) {
 
 // waits is more for what can wait for the other causes that press as much: for what may follow from one, and most for what
 // every rotation brings.
-func (c cause) waits() int {
+func (c Cause) waits() int {
 	if c.Kind == keyring.ProblemBackup {
 		return 2
 	}
@@ -218,7 +219,7 @@ func (c cause) waits() int {
 }
 
 // pressing is how many causes are no notices.
-func pressing(causes []cause) (n int) {
+func pressing(causes []Cause) (n int) {
 	for _, c := range causes {
 		if c.Severity != keyring.SeverityNotice {
 			n++
@@ -249,7 +250,7 @@ func list(servers []raft.ServerID) string {
 }
 
 // print writes the cause for people.
-func (c cause) print(out io.Writer) {
+func (c Cause) print(out io.Writer) {
 	fmt.Fprintf(out, "\n%s: %s", line(string(c.Severity)), line(c.Title))
 	if c.Since != "" {
 		fmt.Fprintf(out, " (since %s)", c.Since)
@@ -272,9 +273,9 @@ func (c cause) print(out io.Writer) {
 }
 
 // printKeys writes keys and servers as a table.
-func (v view) printKeys(out io.Writer) {
+func (v Overview) printKeys(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprint(w, "\nKEY\tSTATE\tALGORITHM\tSINCE\tSECRETS")
+	fmt.Fprint(w, "\nKEY\tSTATE\tALGORITHM\tSINCE\tRECORDS")
 	for _, s := range v.Servers {
 		mark := ""
 		if s.Role == "leader" {
@@ -284,7 +285,7 @@ func (v view) printKeys(out io.Writer) {
 	}
 	fmt.Fprintln(w)
 	for _, k := range v.Keys {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d", line(k.ID), line(string(k.State)), line(k.Algorithm), k.Since, k.Secrets)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s", line(k.ID), line(string(k.State)), line(k.Algorithm), k.Since, countOf(k.Records))
 		for _, how := range k.Held {
 			fmt.Fprintf(w, "\t%s", how)
 		}
@@ -294,7 +295,15 @@ func (v view) printKeys(out io.Writer) {
 	fmt.Fprintln(out, "* leads; unknown: the server does not answer")
 	for _, k := range v.Keys {
 		if m := k.Moving; m != nil {
-			fmt.Fprintf(out, "rekeying %s: %d moved, %d left %s\n", line(k.ID), m.Moved, m.Left, flat(m.Error))
+			fmt.Fprintf(out, "rekeying %s: %d moved, %s left %s\n", line(k.ID), m.Moved, countOf(m.Left), flat(m.Error))
 		}
 	}
+}
+
+// countOf is a number of records, for people.
+func countOf(n int) string {
+	if n < 0 {
+		return "?"
+	}
+	return strconv.Itoa(n)
 }

@@ -1,39 +1,40 @@
-package main
+package admin
 
 import (
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 
 	"example.com/keyring"
 	"github.com/hashicorp/raft"
 )
 
-// remedy is what an operator of this program does about a kind of problem: the library's own advice names its calls. In
-// the commands $SERVER stands for a server and $KEY for a key that the problem is about, with a command for each of the
-// first; $PORT is the port of the API
-// of $SERVER, $HOSTPORT its address in raft and $LEADER the leader's; $EVERY is how often keys rotate on the servers
-// that agree, as the flag of serve; $DIR is the directory of serve, $CP the program, and $AT the program with the URL of $SERVER. Other words in
-// capitals are for the operator to fill in.
+// remedy is what an operator does about a kind of problem: the library's own advice names its calls. In the commands $SERVER stands
+// for a server and $KEY for a key that the problem is about, with a command for each of the
+// first; $PORT is the port of the API of $SERVER, $HOSTPORT its address in raft and $LEADER the leader's; $EVERY is how often keys
+// rotate on the servers that agree; $CP is the program, and $AT the program with the URL of $SERVER. $START, $OLDKEKS and $RECOVER are
+// commands of Program, and $KEYSTORE, $RAFT, $KEK, $CERTIFICATE and $CA its files. "COPY: " before a command makes COPY the server.
+// Other words in capitals are for the operator to fill in.
 type remedy struct {
 	title, advice string
 	commands      []string
 }
 
 const (
-	look     = "$CP inspect -kek $DIR/$SERVER.kek $DIR/$SERVER/keystore"
-	verifies = "openssl verify -CAfile $DIR/ca.pem $DIR/$SERVER.pem"
-	escrowed = "$CP serve -escrow RECIPIENT -identity FILE $DIR $SERVER"
+	look     = "$CP inspect -kek $KEK $KEYSTORE"
+	verifies = "openssl verify -CAfile $CA $CERTIFICATE"
+	escrowed = "$OLDKEKS"
 )
 
 var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemNotApplied: {"Raft applies its log to another store than the keyring's",
-		"That is a fault of this build: start the one before.", []string{"$CP serve $DIR $SERVER"}},
+		"That is a fault of this build: start the one before.", []string{"$START"}},
 	keyring.ProblemIDTwice: {"Two servers run with one ID",
 		"The detail has both addresses. Find out which of the two is the copy, stop it and delete its directory. Never run both. The other one takes its place by itself, within a minute.", []string{"$CP keys status"}},
 	keyring.ProblemNoLeader: {"No leader: nothing can be stored, signed or rotated",
 		"Start the servers that do not run, until most of them do. One that has lost its directory does not count: it only waits for a leader. Only if most are gone for good, or have lost their directories, stop all and make one that is left the only member: what it does not have is lost.",
-		[]string{"$CP recover $DIR ID"}},
+		[]string{"$RECOVER"}},
 	keyring.ProblemBehind: {"Not caught up with the others yet",
 		"Wait, if it has just started. Else look why it does not reach the leader. Move and delete none of its files meanwhile.", []string{"$CP keys status"}},
 	keyring.ProblemUnconfirmed: {"Too few servers hold the active key after a restore: nothing can be stored or signed",
@@ -43,12 +44,12 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemPublicKey: {"A public key was altered",
 		"Rotate if it is the active key, and find out who it was. Remove it when nothing is sealed under it.", []string{"$CP keys rotate", "$CP keys remove $KEY"}},
 	keyring.ProblemRemoved: {"Removed from the cluster, and still running",
-		"Stop it and delete its directory. If it is to come back, add it and start it again.", []string{"$CP servers add $SERVER", "$CP serve $DIR $SERVER"}},
+		"Stop it and delete its directory. If it is to come back, add it and start it again.", []string{"$CP servers add $SERVER", "$START"}},
 	keyring.ProblemKeystoreCopied: {"Servers have copies of one keystore directory",
 		"These servers have the same directory; others only tell of it. The copy is on the server that was set up from another, or restored, last; its key files may name the KEK of the other. If that is not known, take one that does not lead, if another server holds all keys. Stop it, move its keystore directory out, and start it: it fetches every key. Delete nothing before every server holds all keys.",
-		[]string{look, "mv $DIR/COPY/keystore $DIR/COPY.copied-keystore", "$CP serve $DIR COPY"}},
+		[]string{look, "COPY: mv $KEYSTORE $KEYSTORE.copied", "COPY: $START"}},
 	keyring.ProblemWrite: {"Key files can't be written or read",
-		"Look at the disk: is it full, read-only, failing?", []string{"df -h $DIR/$SERVER/keystore", look}},
+		"Look at the disk: is it full, read-only, failing?", []string{"df -h $KEYSTORE", look}},
 	keyring.ProblemKEKAway: {"A KEK does not answer",
 		"Bring it back: the files stay as they are. If it is gone for good and there is escrow, put another KEK in its place and start the server once with the identity.",
 		[]string{look, escrowed}},
@@ -56,66 +57,66 @@ var remedies = map[keyring.ProblemKind]remedy{
 		"See to its permissions. For escrow with a plugin of age, see that the plugin is installed.", []string{look}},
 	keyring.ProblemKEKThrottled: {"A KEK is asked too often",
 		"Wait: it is asked less often by itself.", []string{"$CP keys status"}},
-	keyring.ProblemKEKUnconfigured: {"Key files name a KEK that serve was not given",
+	keyring.ProblemKEKUnconfigured: {"Key files name a KEK that the server was not given",
 		"Bring its file back and start the server again. If it is gone for good and there is escrow, start the server once with the identity. Without escrow, if other servers hold the keys, stop the server, move its keystore directory away and start it: it fetches them.",
-		[]string{look, escrowed, "mv $DIR/$SERVER/keystore $DIR/$SERVER.keystore-old"}},
+		[]string{look, escrowed, "mv $KEYSTORE $KEYSTORE.old"}},
 	keyring.ProblemKEKOther: {"Another KEK is in the place of the one that has wrapped key files",
 		"Bring the file of the KEK back and start the server again. If no KEK has wrapped them, they were altered: restore them from a backup.", []string{look, escrowed}},
 	keyring.ProblemNoNewKey: {"The key that is due can't be made",
-		"See on that server to what the detail names, a KEK or the disk. It is tried again by itself.", []string{"df -h $DIR/$SERVER/keystore", look}},
+		"See on that server to what the detail names, a KEK or the disk. It is tried again by itself.", []string{"df -h $KEYSTORE", look}},
 	keyring.ProblemPolicy: {"Servers run with different policies",
-		"The details have both values. If one server is named, the others agree with each other: stop it, and start it with the same -every, and the same issuer in cluster.json, as they have; its other flags stay.",
-		[]string{"$CP serve$EVERY $DIR $SERVER"}},
+		"The details have both values. If one server is named, the others agree with each other: stop it, and start it with the same period of rotation, and the same issuer, as they have; the rest of its configuration stays.",
+		[]string{"$EVERY$START"}},
 	keyring.ProblemOpening: {"Key files are still being opened",
 		"Wait: it goes on by itself.", []string{"$CP keys status"}},
 	keyring.ProblemMoved: {"The keystore directory was moved, removed or unmounted",
-		"Put it back, with mv or mount: that is seen within a minute. If it is gone for good, start the server again: it fetches the keys into what is there.", []string{"ls -ld $DIR/$SERVER/keystore", "$CP serve $DIR $SERVER"}},
+		"Put it back, with mv or mount: that is seen within a minute. If it is gone for good, start the server again: it fetches the keys into what is there.", []string{"ls -ld $KEYSTORE", "$START"}},
 	keyring.ProblemKeystore: {"The keystore is not the one that this server had before",
-		"If its disk is not mounted, stop the server, mount it and start the server. If it was emptied on purpose, do nothing.", []string{look, "$CP serve $DIR $SERVER"}},
-	keyring.ProblemFileOwner: {"Key files belong to another user than serve runs as",
-		"Give them to that user. They are taken within a minute.", []string{"chown USER $DIR/$SERVER/keystore/*", look}},
-	keyring.ProblemFileMode: {"Key files may not be read by the user that serve runs as",
-		"Let it read them. They are taken within a minute.", []string{"chmod 600 $DIR/$SERVER/keystore/*", look}},
+		"If its disk is not mounted, stop the server, mount it and start the server. If it was emptied on purpose, do nothing.", []string{look, "$START"}},
+	keyring.ProblemFileOwner: {"Key files belong to another user than the server runs as",
+		"Give them to that user. They are taken within a minute.", []string{"chown USER $KEYSTORE/*", look}},
+	keyring.ProblemFileMode: {"Key files may not be read by the user that the server runs as",
+		"Let it read them. They are taken within a minute.", []string{"chmod 600 $KEYSTORE/*", look}},
 	keyring.ProblemNotAFile: {"Something with the name of a key file is no file",
-		"Find out who made it, and move it out of the directory.", []string{"ls -l $DIR/$SERVER/keystore", look}},
+		"Find out who made it, and move it out of the directory.", []string{"ls -l $KEYSTORE", look}},
 	keyring.ProblemFirstKey: {"The first key waits for key files that nothing opens",
 		"See to the KEKs that they name. Files that are never to be opened again: move them out of the directory.", []string{look}},
 	keyring.ProblemKeyPending: {"A new key can't become active: too few servers hold it",
 		"Start the servers that do not answer. Or remove the new key: nothing is sealed under it.", []string{"$CP keys remove $KEY"}},
 	keyring.ProblemRaftDisk: {"The log can't be written: that server takes in nothing new",
 		"Look at the disk: is it full, read-only, frozen, failing? If it hangs on the leader and can't be mended now, end that server with kill -9: the others elect a leader.",
-		[]string{"df -h $DIR/$SERVER/raft", "findmnt -T $DIR/$SERVER/raft"}},
+		[]string{"df -h $RAFT", "findmnt -T $RAFT"}},
 	keyring.ProblemStuck: {"A server gets no further",
-		"Look at its disk and its log. It may be taking in a large snapshot.", []string{"df -h $DIR/$SERVER/raft"}},
+		"Look at its disk and its log. It may be taking in a large snapshot.", []string{"df -h $RAFT"}},
 	keyring.ProblemUnderheld: {"Not every server holds the active key",
 		"Start those that do not, or see in the table why they lack it.", []string{"$CP keys status"}},
 	keyring.ProblemClock: {"Clocks differ: servers may refuse each other's tokens",
 		"Set the one right that is wrong, and have NTP keep it so. If one server is named, the others agree with each other: it is that one's.", []string{"timedatectl"}},
 	keyring.ProblemCertificate: {"A certificate, or its CA, ends soon or is refused",
 		"If it is in its time, set that server's clock right. Else put a new one in its place: it is read for each connection, and looked at within a minute.",
-		[]string{"openssl x509 -noout -issuer -dates -in $DIR/$SERVER.pem", verifies, "timedatectl"}},
+		[]string{"openssl x509 -noout -issuer -dates -in $CERTIFICATE", verifies, "timedatectl"}},
 	keyring.ProblemJWKS: {"The JWKS has more keys than relying parties may take",
-		"Rotate less often: serve has -every. Or remove old keys.", []string{"$CP keys remove ID"}},
+		"Rotate less often, or remove old keys.", []string{"$CP keys remove ID"}},
 	keyring.ProblemHost: {"A part of this program hangs",
-		"Look at that server's log, and start it again.", []string{"$CP serve $DIR $SERVER"}},
+		"Look at that server's log, and start it again.", []string{"$START"}},
 	keyring.ProblemAltered: {"A key file was altered",
-		"It is written again already. Find out who it was, and what else was changed. Compare the KEKs of the copy with those of the new file, then delete the copy. Rotate fully if it was no accident.", []string{look, "rm $DIR/$SERVER/keystore/*.altered-*", "$CP keys rotate -full"}},
+		"It is written again already. Find out who it was, and what else was changed. Compare the KEKs of the copy with those of the new file, then delete the copy. Rotate fully if it was no accident.", []string{look, "rm $KEYSTORE/*.altered-*", "$CP keys rotate -full"}},
 	keyring.ProblemTime: {"A time in the keyring lies ahead of a server's clock",
 		"Set that clock right, if it is behind. If it is right, another's was ahead, and keys rotate all the same.", []string{"timedatectl"}},
-	keyring.ProblemRekey: {"Secrets can't be moved off an old key",
-		"Put those again that do not open.", []string{"$CP put PATH"}},
+	keyring.ProblemRekey: {"Records can't be moved off an old key",
+		"Store those again that do not open: the details name them.", nil},
 	keyring.ProblemNonvoter: {"No vote yet",
 		"Wait, if it has just joined. Else see which keys it lacks.", []string{"$CP keys status"}},
 	keyring.ProblemNewer: {"Something here only a newer build reads",
-		"Start the newer build on that server.", []string{"$CP serve $DIR $SERVER"}},
+		"Start the newer build on that server.", []string{"$START"}},
 	keyring.ProblemWaiting: {"A command waits for servers that have not said that they understand it",
-		"Start them, with this build.", []string{"$CP serve $DIR $SERVER"}},
+		"Start them, with this build.", []string{"$START"}},
 	keyring.ProblemUnreachable: {"No answer",
-		"Start it. If it says that its address is in use, its process runs: look at its log, its certificate and the network. If that process hangs, end it with kill -9 and start it again.", []string{"$CP serve $DIR $SERVER"}},
+		"Start it. If it says that its address is in use, its process runs: look at its log, its certificate and the network. If that process hangs, end it with kill -9 and start it again.", []string{"$START"}},
 	keyring.ProblemSetAside: {"Bad key files were set aside",
 		"Keep them until no server misses a key and a backup from after that is made.", []string{look, "$CP backup -to RECIPIENT FILE"}},
 	keyring.ProblemOrphan: {"Key files of keys that the keyring does not know",
-		"Adopt them if secrets are sealed under them and you know where they come from. Else leave them.", []string{"$CP keys adopt $KEY"}},
+		"Adopt them if something is sealed under them and you know where they come from. Else leave them.", []string{"$CP keys adopt $KEY"}},
 	keyring.ProblemNomad: {"Key files of Nomad that do not open, or have a removed key",
 		"Delete them when the keyring holds their keys.", []string{look}},
 	keyring.ProblemBackup: {"Keys are in no backup",
@@ -123,7 +124,7 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemOldKEK: {"Key files are not wrapped under the present KEKs alone",
 		"Wrap them again, before the old KEKs go.", []string{"$AT keys rewrap"}},
 	keyring.ProblemKEKFile: {"Others may read or change the file of a KEK",
-		"Restrict it to the user that serve runs as. If somebody may have read it, change the KEK, and rotate fully.", []string{"chmod 600 $DIR/$SERVER.kek"}},
+		"Restrict it to the user that the server runs as. If somebody may have read it, change the KEK, and rotate fully.", []string{"chmod 600 $KEK"}},
 	keyring.ProblemInlineKEK: {"Keys protect nothing from those who can read the key files",
 		"Configure another KEK, unless you want just that.", nil},
 	problemCutOff: {"A server hears from no leader, and there is one",
@@ -131,20 +132,20 @@ var remedies = map[keyring.ProblemKind]remedy{
 		[]string{"timedatectl", verifies, "nc -vz $LEADER"}},
 	problemHangs: {"A server runs and does not answer: it hangs, or its disk does",
 		"If it was stopped, as with kill -STOP, let it go on. Look at its disk. If it stays so, end its process, which loses nothing that was committed, and start it again: as long as the process is there, a start fails, because the address is in use.",
-		[]string{"fuser -v $PORT/tcp", "fuser -k -KILL $PORT/tcp", "$CP serve $DIR $SERVER"}},
+		[]string{"fuser -v $PORT/tcp", "fuser -k -KILL $PORT/tcp", "$START"}},
 	problemUnheard: {"A server runs, and another gets no usable answer of it",
 		"It is no use to start it. See to the network between the two, in both directions, to its certificate and to its log.",
 		[]string{"nc -vz $HOSTPORT", verifies}},
-	problemNotListed: {"A member is not in cluster.json",
-		"Add it, with its addresses, to the cluster.json of the server that is asked, and start that one again. Until then ask the member itself. If it is to be no member, remove it.",
+	problemNotListed: {"A member was not asked: nobody has said where its API is",
+		"Tell the server that is asked. Until then ask the member itself. If it is to be no member, remove it.",
 		[]string{"$CP servers remove $SERVER"}},
 	problemNoSpare: {"The cluster has no redundancy: when a server that votes fails, nothing can be stored, signed or rotated",
 		"Add servers, until 3 or more vote.", nil},
 	problemNotReady: {"Not ready",
 		"Wait, if it has just started. Else look at its log.", []string{"$CP keys status"}},
 	problemNotMember: {"Not in the cluster, and not running",
-		"It was removed, or never added. If it is to come back, empty its directory, add it and start it. Else take it out of cluster.json.",
-		[]string{"$CP servers add $SERVER", "$CP serve $DIR $SERVER"}},
+		"It was removed, or never added. If it is to come back, empty its directory, add it and start it. Else take it out of what the servers are told.",
+		[]string{"$CP servers add $SERVER", "$START"}},
 	problemTwoClusters: {"Another leader than the one that is shown",
 		"If that stays so, these are two clusters: find out which of them has the data, stop the others, delete their directories and add them again.", []string{"$CP servers add $SERVER"}},
 }
@@ -154,44 +155,74 @@ const shownKeys = 3
 
 // commandsFor fills in the commands. A command about servers is given for each.
 func (r remedy) commandsFor(at site, servers []raft.ServerID, keys []string) (out []string) {
-	program := func(url string) string {
-		if url == "" || url == defaultServer {
-			return "controlplane"
-		}
-		return "controlplane -server " + quote(url)
-	}
-	var ids []string
-	for _, id := range servers {
-		ids = append(ids, string(id))
-	}
-	each := func(values []string, used bool) []string {
-		if !used {
-			return []string{""} // once
-		}
-		return values
-	}
 	for _, template := range r.commands {
-		cp := program(at.urls[at.server])
-		if strings.Contains(template, "$DIR") { // that asks no server
-			cp = program("")
+		every := ""
+		if rest, differs := strings.CutPrefix(template, "$EVERY"); differs {
+			every, template = at.every, rest
 		}
-		for _, id := range each(ids, strings.Contains(template, "$SERVER") || strings.Contains(template, "$AT") || strings.Contains(template, "PORT")) {
-			if strings.Contains(template, "$CP serve") && at.urls != nil && id != "" && at.urls[raft.ServerID(id)] == "" {
-				continue // it would say that cluster.json has no such server
+		command, of := template, servers
+		if rest, copied := strings.CutPrefix(template, "COPY: "); copied {
+			command, of = rest, []raft.ServerID{"COPY"}
+		}
+		command, complete := at.program.expand(command)
+		if !complete {
+			continue
+		}
+		starts := strings.Contains(template, "$START") || strings.Contains(template, "$OLDKEKS")
+		if !strings.Contains(command, "$SERVER") && !needsServer(command) {
+			of = []raft.ServerID{""} // once
+		}
+		for _, id := range of {
+			if starts && len(at.urls) > 0 && id != "" && id != "COPY" && at.urls[id] == "" {
+				continue // the host knows no such server
 			}
-			if strings.Contains(template, "$HOSTPORT") && at.addrs[raft.ServerID(id)] == "" || strings.Contains(template, "$LEADER") && at.addrs[at.leader] == "" {
-				continue
-			}
-			for _, key := range each(keys[:min(len(keys), shownKeys)], strings.Contains(template, "$KEY")) {
-				out = append(out, strings.NewReplacer("$EVERY", at.every, "$PORT", quote(portOf(at.urls[raft.ServerID(id)])), "$HOSTPORT", hostPort(at.addrs[raft.ServerID(id)]), "$LEADER", hostPort(at.addrs[at.leader]), "$CP", cp, "$AT", program(at.urls[raft.ServerID(id)]), "$DIR/$SERVER", quote(at.dir+"/"+id),
-					"$DIR", quote(at.dir), "$SERVER", quote(id), "$KEY", quote(key)).Replace(template))
+			for _, key := range keysOf(command, keys) {
+				if filled, ok := at.fill(command, id, key, every); ok {
+					out = append(out, filled)
+				}
 			}
 		}
 	}
 	return out
 }
 
-// portOf is the port of a URL.
+// needsServer reports whether a command is about one server.
+func needsServer(command string) bool {
+	return slices.ContainsFunc(ofServer, func(name string) bool { return strings.Contains(command, name) })
+}
+
+// ofServer are the variables that differ from server to server.
+var ofServer = []string{"$AT", "$PORT", "$HOSTPORT", "$KEYSTORE", "$RAFT", "$KEK", "$CERTIFICATE"}
+
+// keysOf are the keys for which a command is given.
+func keysOf(command string, keys []string) []string {
+	if !strings.Contains(strings.ReplaceAll(command, "$KEYSTORE", ""), "$KEY") {
+		return []string{""} // once
+	}
+	return keys[:min(len(keys), shownKeys)]
+}
+
+// fill puts the values of a server and a key into a command. It fails if one is not known.
+func (at site) fill(command string, id raft.ServerID, key, every string) (string, bool) {
+	cp := at.program.asking(at.urls[at.server])
+	if strings.Contains(command, "$CP inspect") { // which asks no server
+		cp = at.program.Name
+	}
+	values := []string{
+		"$EVERY", every, "$CP", cp, "$SERVER", quote(string(id)),
+		"$AT", at.program.asking(at.urls[id]), "$PORT", portOf(at.urls[id]), "$HOSTPORT", hostPort(at.addrs[id]), "$LEADER", hostPort(at.addrs[at.leader]),
+		"$KEYSTORE", at.program.file("$KEYSTORE", id), "$RAFT", at.program.file("$RAFT", id), "$KEK", at.program.file("$KEK", id),
+		"$CERTIFICATE", at.program.file("$CERTIFICATE", id), "$CA", at.program.file("$CA", id), "$KEY", quote(key),
+	}
+	for i := 2; i < len(values); i += 2 {
+		if values[i+1] == "" && strings.Contains(command, values[i]) {
+			return "", false
+		}
+	}
+	return strings.NewReplacer(values...).Replace(command), true
+}
+
+// portOf is the port of a URL, or empty if it has none.
 func portOf(text string) string {
 	u, err := url.Parse(text)
 	if err != nil {
@@ -200,22 +231,11 @@ func portOf(text string) string {
 	return u.Port()
 }
 
-// hostPort is an address as nc takes it.
+// hostPort is an address as nc takes it, or empty if it is none.
 func hostPort(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return quote(addr)
+		return ""
 	}
 	return quote(host) + " " + quote(port)
-}
-
-// quote quotes a word for a shell, if it is not as plain as most.
-func quote(word string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:@,=", r)
-	}
-	if strings.TrimFunc(word, plain) == "" && word != "" {
-		return word
-	}
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"fmt"
@@ -92,7 +92,7 @@ func TestSymptomsAreToldWithTheirCause(t *testing.T) {
 		all := three()
 		test.change(all)
 		var got []string
-		for _, c := range viewOf(testSite, testNow, all).Problems {
+		for _, c := range overviewOf(testSite, testNow, all).Problems {
 			got = append(got, fmt.Sprintf("%s %s %s", c.Severity, c.Kind, list(c.Servers)))
 		}
 		if !slices.Equal(got, test.want) {
@@ -122,7 +122,7 @@ func TestTheOddOneIsNamed(t *testing.T) {
 				from, about, _ := strings.Cut(pair, ":")
 				tells(all, raft.ServerID(from), kind+", warning, "+about)
 			}
-			c := viewOf(testSite, testNow, all).Problems[0]
+			c := overviewOf(testSite, testNow, all).Problems[0]
 			if string(c.Kind) != kind || list(c.Servers) != test.want || !strings.HasSuffix(c.Title, "("+test.want+")") {
 				t.Errorf("%s: %s of %s, want %s: %q", test.name, c.Kind, list(c.Servers), test.want, c.Title)
 			}
@@ -131,7 +131,7 @@ func TestTheOddOneIsNamed(t *testing.T) {
 	all := three()
 	delete(all, "s3")
 	tells(all, "s1", "policy differs, warning, s2")
-	if c := viewOf(testSite, testNow, all).Problems[0]; list(c.Servers) != "s1, s2" {
+	if c := overviewOf(testSite, testNow, all).Problems[0]; list(c.Servers) != "s1, s2" {
 		t.Errorf("of two servers either may be wrong, and it names %s", list(c.Servers))
 	}
 }
@@ -147,7 +147,7 @@ func TestPolicyCommandHasTheValueOfTheOthers(t *testing.T) {
 		}
 		change(all, "s2", func(a *answer) { a.Every = "1h0m0s" })
 		tells(all, "s1", "policy differs, warning, s2")
-		if got := viewOf(testSite, testNow, all).Problems[0].Commands; !slices.Equal(got, []string{want}) {
+		if got := overviewOf(testSite, testNow, all).Problems[0].Commands; !slices.Equal(got, []string{want}) {
 			t.Errorf("%q: %q, want %q", every, got, want)
 		}
 	}
@@ -158,7 +158,7 @@ func TestServersWithOneKeystoreAreNamed(t *testing.T) {
 	all := three()
 	tells(all, "s1", "copied keystore, critical, s2", "copied keystore, critical, s3")
 	tells(all, "s2", "copied keystore, critical", "copied keystore, critical, s3")
-	v := viewOf(testSite, testNow, all)
+	v := overviewOf(testSite, testNow, all)
 	if want := "Something is wrong now. First: Servers have copies of one keystore directory (s2, s3)."; v.Verdict.Text != want || len(v.Problems) != 1 {
 		t.Errorf("%q, want %q: %+v", v.Verdict.Text, want, v.Problems)
 	}
@@ -190,11 +190,11 @@ func TestOnlyAClusterWithRedundancyIsWell(t *testing.T) {
 			all["s2"], all["s3"] = down, down
 		}, "It works, and would not if a server failed: 1 of 1 servers answer, s1 leads. There are 2 notices."},
 		{"one more than cluster.json has", func(all map[raft.ServerID]answer) { change(all, "s1", members("s1", "s2", "s3", "s4")) },
-			"It works, with 1 problem to see to. First: A member is not in cluster.json (s4)."},
+			"It works, with 1 problem to see to. First: A member was not asked: nobody has said where its API is (s4)."},
 	} {
 		all := three()
 		test.change(all)
-		if v := viewOf(testSite, testNow, all); v.Verdict.Text != test.verdict {
+		if v := overviewOf(testSite, testNow, all); v.Verdict.Text != test.verdict {
 			t.Errorf("%s: %q, want %q", test.name, v.Verdict.Text, test.verdict)
 		}
 	}
@@ -208,15 +208,15 @@ func TestMembersAreThoseOfRaft(t *testing.T) {
 		a.Keys[0].Holders = []raft.ServerID{"s1", "s2", "s3", "s4"}
 	})
 	tells(all, "s1", "no usable answer, warning, s4")
-	v := viewOf(testSite, testNow, all)
-	if got := v.Servers[3]; got != (peerView{ID: "s4", Role: "not asked"}) {
+	v := overviewOf(testSite, testNow, all)
+	if got := v.Servers[3]; got != (ServerRow{ID: "s4", Role: "not asked"}) {
 		t.Errorf("%+v", got)
 	}
 	if got := []string{v.Keys[0].Held[3], v.Keys[1].Held[3]}; !slices.Equal(got, []string{"held", "unknown"}) {
 		t.Errorf("%q", got)
 	}
 	for _, c := range v.Problems {
-		if strings.Contains(strings.Join(c.Commands, ";"), "serve") || c.Kind == problemNotListed && !strings.Contains(c.Details[0], "127.0.0.1:8404") {
+		if strings.Contains(strings.Join(c.Commands, ";"), "serve ") || c.Kind == problemNotListed && !strings.Contains(c.Details[0], "127.0.0.1:8404") {
 			t.Errorf("%s: %q, %q", c.Kind, c.Details, c.Commands)
 		}
 	}
@@ -228,7 +228,7 @@ func TestNothingBeganInTheFuture(t *testing.T) {
 	change(all, "s2", func(a *answer) {
 		a.Causes = []keyring.Problem{{Kind: keyring.ProblemHost, Severity: "warning", Since: testNow.Add(2 * 60 * 60 * 1e9)}}
 	})
-	if c := viewOf(testSite, testNow, all).Problems[0]; c.Since != "" {
+	if c := overviewOf(testSite, testNow, all).Problems[0]; c.Since != "" {
 		t.Errorf("since %s", c.Since)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"embed"
@@ -16,13 +16,9 @@ func servePage(mux *http.ServeMux) {
 			panic(err) // it is embedded
 		}
 		return func(w http.ResponseWriter, r *http.Request) {
-			h := w.Header()
-			h.Set("Content-Type", contentType)
-			h.Set("Cache-Control", "no-cache")
-			h.Set("X-Frame-Options", "DENY") // for what does not know frame-ancestors
-			h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "+
+			w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "+
 				"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'")
-			w.Write(content)
+			send(w, http.StatusOK, contentType, content)
 		}
 	}
 	mux.HandleFunc("GET /{$}", file("page.html", "text/html; charset=utf-8"))

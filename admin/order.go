@@ -1,4 +1,4 @@
-package main
+package admin
 
 // Which of the problems that servers tell of are causes, which only follow from others, and which servers they are about.
 
@@ -137,8 +137,8 @@ func differing(all []said, kind keyring.ProblemKind, n int, leader raft.ServerID
 	return named
 }
 
-// everyOf is the flag of serve that the servers run with which are not among those that differ. If it is not known, the operator fills
-// it in.
+// everyOf is the flag of Program.Start that the servers run with which are not among those that differ. If it is not known, the operator
+// fills it in.
 func everyOf(ids []raft.ServerID, answers map[raft.ServerID]answer, differ []raft.ServerID) string {
 	for _, id := range ids {
 		switch a := answers[id]; {

@@ -1,5 +1,5 @@
 "use strict";
-// The page draws the answer of /v1/cluster. What there is to decide, the server has decided.
+// The page draws the answer of v1/cluster. What there is to decide, the server has decided.
 const $ = id => document.getElementById(id);
 
 // el makes an element. Text is set as text: nothing from a server becomes markup.
@@ -44,32 +44,35 @@ function showFacts(v) {
 }
 
 function showKeys(v) {
-  const head = el("tr", undefined, "", el("th", "Key"), el("th", "State"), el("th", "Secrets", "number"));
+  const head = el("tr", undefined, "", el("th", "Key"), el("th", "State"), ...(v.counted ? [el("th", "Records", "number")] : []));
   for (const s of v.servers) {
     const th = el("th", s.id, "", el("small", s.role, s.role.replace(" ", "-")));
     th.dataset.server = s.id;
     head.append(th);
   }
   $("servers").replaceChildren(head);
-  head.closest("table").style.setProperty("--columns", 2 + v.servers.length);
+  head.closest("table").style.setProperty("--columns", (v.counted ? 2 : 1) + v.servers.length);
   $("keys").replaceChildren(...v.keys.map(k => {
     const state = el("td", k.state, k.state);
     if (k.moving) {
-      const bar = el("progress"), sum = k.moving.moved + k.secrets;
-      bar.max = Math.max(1, sum);
-      bar.value = k.moving.moved;
+      const bar = el("progress"), sum = k.moving.moved + Math.max(0, k.records);
+      if (k.records >= 0) {
+        bar.max = Math.max(1, sum);
+        bar.value = k.moving.moved;
+      }
       bar.ariaLabel = "moved";
-      state.append(bar, el("small", k.moving.moved + " of " + sum + " moved"));
+      state.append(bar, el("small", k.moving.moved + (k.records < 0 ? " moved" : " of " + sum + " moved")));
       if (k.moving.error) state.append(el("small", k.moving.error, "bad"));
     }
     const name = el("td", undefined, "", el("code", k.id), el("small", `${k.algorithm}, since ${k.since}`));
-    if (v.clicks && k.state !== "active") {
+    if (v.buttons && k.state !== "active") {
       const remove = el("button", "Remove…", "quiet");
       remove.ariaLabel = "Remove the key " + k.id;
       remove.addEventListener("click", () => askRemove(k));
       name.lastChild.append(" ", remove);
     }
-    const row = el("tr", undefined, k.state === "active" ? "active" : "", name, state, el("td", k.secrets, "number"));
+    const row = el("tr", undefined, k.state === "active" ? "active" : "", name, state);
+    if (v.counted) row.append(el("td", k.records < 0 ? "?" : k.records, "number"));
     row.dataset.key = k.id;
     row.append(...k.held.map(how => el("td", how, how)));
     return row;
@@ -95,12 +98,12 @@ function show(v) {
   });
   draw("problems", v.problems, () => $("problems").replaceChildren(...v.problems.map(showProblem)));
   draw("facts", [v.active, v.nextRotation, v.lastBackup, v.backupSigner, v.keks], () => showFacts(v));
-  draw("keys", [v.keys, v.servers, v.clicks], () => {
+  draw("keys", [v.keys, v.servers, v.buttons], () => {
     const focused = document.activeElement.closest("tr")?.dataset.key;
     showKeys(v);
     [...$("keys").rows].find(row => focused && row.dataset.key === focused)?.querySelector("button")?.focus();
   });
-  $("buttons").hidden = !v.clicks;
+  $("buttons").hidden = !v.buttons;
 }
 
 // Refused is what a server has answered, and not that it has not.
@@ -121,7 +124,7 @@ async function call(method, path, body, signal) {
 async function look() {
   try {
     // A server that hangs would leave the page as it is, and nothing would say that it is old.
-    show(await call("GET", "/v1/cluster", undefined, AbortSignal.timeout(3000)));
+    show(await call("GET", "v1/cluster", undefined, AbortSignal.timeout(3000)));
     say("stale", "");
   } catch (e) {
     say("stale", e instanceof Refused ? "What is below is old: " + e.message : "No answer from this server: what is below is old.");
@@ -144,7 +147,7 @@ async function act(doing, failed, method, path, body, done) {
 async function rotate(full) {
   const buttons = [$("rotate"), $("full")];
   buttons.forEach(b => b.disabled = true);
-  await act("Rotating…", "Not rotated: ", "POST", "/v1/keys", { full }, key => "The key " + key.id + " is active.");
+  await act("Rotating…", "Not rotated: ", "POST", "v1/keys", { full }, key => "The key " + key.id + " is active.");
   buttons.forEach(b => b.disabled = false);
 }
 
@@ -158,14 +161,14 @@ function ask(question, consequence, yes, confirmed) {
 }
 
 function askRemove(k) {
-  const data = k.secrets ? `Its ${k.secrets} secrets are moved to the active key first, and then it goes. ` : "";
+  const data = k.records ? `Its ${k.records < 0 ? "" : k.records + " "}records are moved to the active key first, and then it goes. ` : "";
   ask("Remove this key for good?", `${k.id}, ${k.state}. ${data}There is no way to call that off.`, "Remove", () =>
-    act("Removing…", "Not removed: ", "DELETE", "/v1/keys/" + encodeURIComponent(k.id), undefined, () => "The key " + k.id + " is removed."));
+    act("Removing…", "Not removed: ", "DELETE", "v1/keys/" + encodeURIComponent(k.id), undefined, () => "The key " + k.id + " is removed."));
 }
 
 $("rotate").addEventListener("click", () => rotate(false));
 $("full").addEventListener("click", () => ask("Rotate fully?",
-  "A new key becomes active, and every secret is read and encrypted again under it. That loads all servers for as long as it takes, and there is no way to call it off.",
+  "A new key becomes active, and every record is read and encrypted again under it. That loads all servers for as long as it takes, and there is no way to call it off.",
   "Rotate fully", () => rotate(true)));
 $("no").addEventListener("click", () => $("ask").close());
 look();

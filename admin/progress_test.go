@@ -1,7 +1,8 @@
-package main
+package admin
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"os"
 	"path/filepath"
@@ -9,6 +10,10 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/node"
+	"github.com/hashicorp/raft"
 )
 
 // An update is due ten times a second at most, however often something is written.
@@ -78,14 +83,18 @@ func TestProgressIsForTerminalsOnly(t *testing.T) {
 // Each command that may be long draws, and has cleared the line when it prints. Terminal and output are
 // one buffer here, as they are for who watches.
 func TestLongCommandsShowProgress(t *testing.T) {
-	_, c := alone(t, nil)
+	s := alone(t, nil)
 	dir, identity := t.TempDir(), newIdentity(t)
-	key, file, cluster := filepath.Join(dir, "key"), filepath.Join(dir, "backup"), initialized(t, 1)
+	key, file, cluster := filepath.Join(dir, "key"), filepath.Join(dir, "backup"), filepath.Join(dir, "cluster")
 	if err := os.WriteFile(key, []byte(identity.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var screen bytes.Buffer
-	watching := cli{client: c, out: &screen, warn: &screen, terminal: &screen}
+	watching := cli{client: clientOf(t, s.url), out: &screen, warn: &screen, terminal: &screen}
+	watching.options.RestoreArgs = "DIR ID"
+	watching.options.Restore = func(ctx context.Context, args []string, r io.Reader, o keyring.RestoreOptions) (keyring.Manifest, error) {
+		return node.Restore(ctx, r, node.Config{ID: raft.ServerID(args[1]), Dir: args[0], KEKs: []keyring.KEK{keyring.InlineKEK()}}, o)
+	}
 	for _, test := range []struct {
 		command, unit string
 		run           func() error

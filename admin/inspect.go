@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"cmp"
@@ -14,7 +14,7 @@ import (
 )
 
 // inspect prints what lies in a keystore directory. It asks no server: there may be none.
-func (c cli) inspect(ctx context.Context, args []string) error {
+func (c *cli) inspect(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("inspect", flag.ContinueOnError)
 	files := fs.String("kek", "", "")
 	args, err := flags(fs, args, 1)

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"errors"
@@ -25,16 +25,25 @@ func wantRow(t *testing.T, table, file string, want ...string) {
 
 // Inspect says which KEK opens a key and what is wrong, beside a server that runs and without one.
 func TestInspectSaysWhatIsWrong(t *testing.T) {
-	dir := initialized(t, 1)
-	servers := startServers(t, dir, options{}, nil, "s1")
+	dir := t.TempDir()
 	keystore, kek := filepath.Join(dir, "s1", "keystore"), filepath.Join(dir, "s1.kek")
+	if err := os.WriteFile(kek, []byte(strings.Repeat("\x01\x02", 16)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := alone(t, func(_ *Config, conf *node.Config) {
+		own, err := keyring.FileKEK(kek)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conf.Dir, conf.KEKs, conf.Tokens.Algorithm = filepath.Join(dir, "s1"), []keyring.KEK{own}, "ES256"
+	})
 	other := filepath.Join(dir, "other.kek")
 	if err := os.WriteFile(other, []byte(strings.Repeat("\x07", 32)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	key := servers["s1"].node.Keyring().Keys()[0].ID.String() + ".nks.json"
+	key := s.node.Keyring().Keys()[0].ID.String() + ".nks.json"
 	inspect := func(args ...string) (string, error) {
-		return runCommand(t, client{"http://nowhere.invalid"}, append([]string{"inspect"}, args...)...)
+		return runCommand(t, "http://nowhere.invalid", append([]string{"inspect"}, args...)...)
 	}
 
 	out, err := inspect("-kek", other+","+kek, keystore)
@@ -47,10 +56,8 @@ func TestInspectSaysWhatIsWrong(t *testing.T) {
 	if strings.Count(out, "* ") != 1 {
 		t.Errorf("not one KEK opens:\n%s", out)
 	}
-	for _, s := range servers {
-		if err := s.node.Close(); err != nil {
-			t.Fatal(err)
-		}
+	if err := s.node.Close(); err != nil {
+		t.Fatal(err)
 	}
 	if offline, err := inspect("-kek", kek, keystore); err != nil || offline != out {
 		t.Errorf("without its server: %v\n%s", err, offline)
@@ -81,8 +88,8 @@ func TestInspectSaysWhatIsWrong(t *testing.T) {
 // A key that is wrapped inline opens without any KEK in the arguments.
 func TestInspectOpensInlineKeys(t *testing.T) {
 	var keystore string
-	s, c := alone(t, func(_ *server, conf *node.Config) { keystore = filepath.Join(conf.Dir, "keystore") })
-	out, err := runCommand(t, c, "inspect", keystore)
+	s := alone(t, func(_ *Config, conf *node.Config) { keystore = filepath.Join(conf.Dir, "keystore") })
+	out, err := runCommand(t, s.url, "inspect", keystore)
 	if err != nil {
 		t.Error(err)
 	}
@@ -95,13 +102,13 @@ func TestInspectWantsAKeystore(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "cluster.json"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := runCommand(t, client{}, "inspect", dir); !errors.As(err, new(finding)) || !strings.Contains(err.Error(), "no key file in "+dir) {
+	if out, err := runCommand(t, "", "inspect", dir); !errors.As(err, new(finding)) || !strings.Contains(err.Error(), "no key file in "+dir) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if err := os.WriteFile(filepath.Join(dir, keyring.KeyID{1}.String()+".nks.json"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := runCommand(t, client{}, "inspect", dir); !errors.As(err, new(finding)) || !strings.HasPrefix(err.Error(), "1 of 2") {
+	if out, err := runCommand(t, "", "inspect", dir); !errors.As(err, new(finding)) || !strings.HasPrefix(err.Error(), "1 of 2") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

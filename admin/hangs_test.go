@@ -1,9 +1,9 @@
-package main
+package admin
 
 import (
 	"context"
-	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -37,11 +37,11 @@ func refusing(t *testing.T) string {
 func TestStatusOfAServerThatHangsEnds(t *testing.T) {
 	t.Parallel()
 	says := "takes connections and has not answered within 5s"
-	err := run(t.Context(), []string{"-server", "http://" + listening(t), "keys", "status"}, strings.NewReader(""), io.Discard, io.Discard)
-	if err == nil || !strings.Contains(err.Error(), says) || exitStatus(err) != 1 {
+	_, err := runCommand(t, "http://"+listening(t), "keys", "status")
+	if err == nil || !strings.Contains(err.Error(), says) || ExitStatus(err) != 1 {
 		t.Errorf("%v", err)
 	}
-	err = run(t.Context(), []string{"-server", "http://" + refusing(t), "keys", "status"}, strings.NewReader(""), io.Discard, io.Discard)
+	_, err = runCommand(t, "http://"+refusing(t), "keys", "status")
 	if err == nil || strings.Contains(err.Error(), says) {
 		t.Errorf("of one that is down: %v", err)
 	}
@@ -53,17 +53,18 @@ func TestStatusOfAServerThatHangsEnds(t *testing.T) {
 // A server that hangs is told apart from one that is down: the first must be ended before it is started, and that is what the
 // commands do.
 func TestHungServerIsToldApartFromADeadOne(t *testing.T) {
-	s := &server{id: "s1", cluster: cluster{Servers: map[raft.ServerID]serverAddrs{"s2": {HTTP: listening(t)}, "s3": {HTTP: refusing(t)}}}}
+	h := &Handler{id: "s1", peers: http.DefaultClient}
+	urls := map[raft.ServerID]string{"s2": "http://" + listening(t), "s3": "http://" + refusing(t)}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	all := three()
 	for _, id := range []raft.ServerID{"s3", "s2"} { // the second takes all the time that there is
-		all[id] = s.answerOf(ctx, id)
+		all[id] = h.ask(ctx, id, urls[id])
 	}
 	if a := all["s2"]; a.Error != "it takes connections, and has not answered within 1s" {
 		t.Errorf("%q", a.Error)
 	}
-	v := viewOf(testSite, testNow, all)
+	v := overviewOf(testSite, testNow, all)
 	var got []string
 	for _, c := range v.Problems {
 		got = append(got, string(c.Kind)+" "+list(c.Servers)+": "+strings.Join(c.Commands, "; "))

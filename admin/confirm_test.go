@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"bytes"
@@ -25,15 +25,15 @@ func process(t *testing.T, limit string, args ...string) *exec.Cmd {
 	if limit != "" {
 		cmd = exec.CommandContext(t.Context(), "sh", append([]string{"-c", `ulimit -f "$0"; exec "$@"`, limit, os.Args[0]}, args...)...)
 	}
-	cmd.Env = append(os.Environ(), "CONTROLPLANE=1", "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), "KEYRING_COMMAND=1", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 
 // lastBackup is what the status of a server shows.
-func lastBackup(t *testing.T, c client) keyring.LastBackup {
+func lastBackup(t *testing.T, s server) keyring.LastBackup {
 	t.Helper()
-	code, body := c.do(t, "GET", "/v1/status", "", "")
-	var st status
+	code, body := s.do(t, "GET", "/v1/status", "")
+	var st Status
 	if err := json.Unmarshal([]byte(body), &st); err != nil || code != http.StatusOK {
 		t.Fatal(code, body, err)
 	}
@@ -41,10 +41,10 @@ func lastBackup(t *testing.T, c client) keyring.LastBackup {
 }
 
 // before has something done with the answer of a server before its client has it, or in its place.
-func before(t *testing.T, c client, does func(w http.ResponseWriter, r *http.Request, answer *http.Response, body []byte)) client {
+func before(t *testing.T, s server, does func(w http.ResponseWriter, r *http.Request, answer *http.Response, body []byte)) (url string) {
 	t.Helper()
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer, err := http.Post(c.base+r.URL.Path, "application/json", r.Body)
+		answer, err := http.Post(s.url+r.URL.Path, "application/json", r.Body)
 		if err != nil {
 			t.Error(err)
 			return
@@ -57,25 +57,25 @@ func before(t *testing.T, c client, does func(w http.ResponseWriter, r *http.Req
 		does(w, r, answer, body)
 	}))
 	t.Cleanup(api.Close)
-	return client{api.URL}
+	return api.URL
 }
 
 // A backup that its client could not keep is none for the cluster.
 func TestABackupThatIsNotKeptDoesNotCount(t *testing.T) {
-	_, c := alone(t, nil)
+	s := alone(t, nil)
 	to, dir := newIdentity(t).Recipient().String(), t.TempDir()
-	arguments := func(c client) []string {
-		return []string{"-server", c.base, "backup", "-to", to, filepath.Join(dir, "backup")}
+	arguments := func(url string) []string {
+		return []string{"-server", url, "backup", "-to", to, filepath.Join(dir, "backup")}
 	}
 
 	wantNone := func(t *testing.T) {
 		t.Helper()
-		if last := lastBackup(t, c); last != (keyring.LastBackup{}) {
+		if last := lastBackup(t, s); last != (keyring.LastBackup{}) {
 			t.Errorf("the status shows %+v", last)
 		}
 	}
 	t.Run("the disk is full", func(t *testing.T) {
-		out, err := process(t, "1", arguments(c)...).CombinedOutput()
+		out, err := process(t, "1", arguments(s.url)...).CombinedOutput()
 		if exit := (&exec.ExitError{}); !errors.As(err, &exit) || exit.ExitCode() != 1 || !bytes.Contains(out, []byte("too large")) {
 			t.Errorf("%s, %v", out, err)
 		}
@@ -83,7 +83,7 @@ func TestABackupThatIsNotKeptDoesNotCount(t *testing.T) {
 		wantNone(t)
 	})
 	t.Run("its name is taken", func(t *testing.T) {
-		taken := before(t, c, func(w http.ResponseWriter, _ *http.Request, answer *http.Response, body []byte) {
+		taken := before(t, s, func(w http.ResponseWriter, _ *http.Request, answer *http.Response, body []byte) {
 			if err := os.Mkdir(filepath.Join(dir, "backup"), 0o700); err != nil {
 				t.Error(err)
 			}
@@ -91,7 +91,7 @@ func TestABackupThatIsNotKeptDoesNotCount(t *testing.T) {
 			w.Write(body)
 			w.Header().Set(trailerDigest, answer.Trailer.Get(trailerDigest))
 		})
-		if out, err := runCommand(t, client{}, arguments(taken)...); err == nil || !strings.Contains(err.Error(), "exists already") {
+		if out, err := runCommand(t, "", arguments(taken)...); err == nil || !strings.Contains(err.Error(), "exists already") {
 			t.Errorf("%s, %v", out, err)
 		}
 		wantFiles(t, dir, "backup")
@@ -100,7 +100,7 @@ func TestABackupThatIsNotKeptDoesNotCount(t *testing.T) {
 	dir = t.TempDir()
 	t.Run("it is killed", func(t *testing.T) {
 		half := make(chan struct{})
-		cmd := process(t, "", arguments(before(t, c, func(w http.ResponseWriter, r *http.Request, _ *http.Response, body []byte) {
+		cmd := process(t, "", arguments(before(t, s, func(w http.ResponseWriter, r *http.Request, _ *http.Response, body []byte) {
 			w.Write(body[:len(body)/2])
 			http.NewResponseController(w).Flush()
 			close(half)
@@ -121,23 +121,23 @@ func TestABackupThatIsNotKeptDoesNotCount(t *testing.T) {
 func TestABackupIsKeptWhoseConfirmationIsNot(t *testing.T) {
 	for name, arrives := range map[string]bool{"not asked": false, "not answered": true} {
 		t.Run(name, func(t *testing.T) {
-			_, c := alone(t, nil)
+			s := alone(t, nil)
 			identity, file, confirmed := newIdentity(t), filepath.Join(t.TempDir(), "backup"), atomic.Int64{}
 			cut := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/v1/backup" {
-					http.Redirect(w, r, c.base+r.URL.Path, http.StatusTemporaryRedirect)
+					http.Redirect(w, r, s.url+r.URL.Path, http.StatusTemporaryRedirect)
 					return
 				}
 				confirmed.Add(1)
 				if arrives {
-					if code, body := c.do(t, r.Method, r.URL.Path, "", ""); code != http.StatusOK {
+					if code, body := s.do(t, r.Method, r.URL.Path, ""); code != http.StatusOK {
 						t.Error(code, body)
 					}
 				}
 				panic(http.ErrAbortHandler)
 			}))
 			defer cut.Close()
-			out, err := runCommand(t, client{cut.URL}, "backup", "-to", identity.Recipient().String(), file)
+			out, err := runCommand(t, cut.URL, "backup", "-to", identity.Recipient().String(), file)
 			if err != nil || !strings.Contains(out, "the backup is good, but the cluster does not know of it") || confirmed.Load() == 0 {
 				t.Fatalf("%s, %v, %d confirmations", out, err, confirmed.Load())
 			}
@@ -150,7 +150,7 @@ func TestABackupIsKeptWhoseConfirmationIsNot(t *testing.T) {
 			if err != nil || !strings.Contains(out, fmt.Sprintf("%x", m.SHA256)) {
 				t.Errorf("%s, %v", out, err)
 			}
-			if last := lastBackup(t, c); (last.SHA256 == m.SHA256) != arrives {
+			if last := lastBackup(t, s); (last.SHA256 == m.SHA256) != arrives {
 				t.Errorf("the status shows %+v", last)
 			}
 		})
@@ -159,14 +159,14 @@ func TestABackupIsKeptWhoseConfirmationIsNot(t *testing.T) {
 
 // A backup that is kept is shown. What is no backup of this server's can't be confirmed.
 func TestABackupThatIsKeptCounts(t *testing.T) {
-	_, c := alone(t, nil)
-	out, err := runCommand(t, c, "backup", "-to", newIdentity(t).Recipient().String(), filepath.Join(t.TempDir(), "backup"))
+	s := alone(t, nil)
+	out, err := runCommand(t, s.url, "backup", "-to", newIdentity(t).Recipient().String(), filepath.Join(t.TempDir(), "backup"))
 	sum, _, _ := strings.Cut(out, " ")
-	if got := fmt.Sprintf("%x", [32]byte(lastBackup(t, c).SHA256)); err != nil || got != sum || strings.Contains(out, "does not know of it") {
+	if got := fmt.Sprintf("%x", [32]byte(lastBackup(t, s).SHA256)); err != nil || got != sum || strings.Contains(out, "does not know of it") {
 		t.Errorf("%s, %v; the status shows %s", out, err, got)
 	}
 	for path, want := range map[string]int{"x": 400, strings.Repeat("0", 63): 400, strings.Repeat("0", 66): 400, strings.Repeat("0", 64): 404, sum: 200} {
-		if code, body := c.do(t, "POST", "/v1/backup/"+path, "", ""); code != want {
+		if code, body := s.do(t, "POST", "/v1/backup/"+path, ""); code != want {
 			t.Errorf("confirm %s: %d %s, want %d", path, code, body, want)
 		}
 	}

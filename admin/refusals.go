@@ -1,7 +1,7 @@
-package main
+package admin
 
 // Which status a refusal has. The library has no errors to tell wrong input, and what the members of now do not allow, from what
-// went wrong: both are looked at here. Every call that these are for may be made twice, so none has an unknown outcome.
+// went wrong: both are looked at here. Every call that the checks are for may be made twice, so none has an unknown outcome.
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -21,10 +22,47 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// missing is an error because there is nothing of that ID.
-type missing struct{ error }
+type (
+	// unknown is an error after which the request may have had an effect.
+	unknown struct{ error }
+	// notBegun is an error after which it certainly had none.
+	notBegun struct{ error }
+	// badRequest is an error of the one who asked.
+	badRequest struct{ error }
+	// tooLarge is one because of a body.
+	tooLarge struct{ error }
+	// conflict is an error because of how things are, if it is not one of those that have a status.
+	conflict struct{ error }
+	// missing is an error because there is nothing of that ID.
+	missing struct{ error }
+)
 
-func (m missing) Unwrap() error { return m.error }
+func (u unknown) Unwrap() error  { return u.error }
+func (n notBegun) Unwrap() error { return n.error }
+func (c conflict) Unwrap() error { return c.error }
+func (m missing) Unwrap() error  { return m.error }
+
+// statusOf is the status that an error has. What came of a request whose status is 500 is not known. One that has 503 may be sent
+// again: it has had no effect, or none that is had twice, as the removal of a key.
+func statusOf(err error) int {
+	switch {
+	case errors.As(err, new(unknown)):
+		return http.StatusInternalServerError
+	case errors.As(err, new(tooLarge)):
+		return http.StatusRequestEntityTooLarge
+	case errors.As(err, new(badRequest)), errors.Is(err, keyring.ErrUnknownKey):
+		return http.StatusBadRequest
+	case errors.Is(err, keyring.ErrNotMember):
+		return http.StatusNotFound
+	case errors.Is(err, keyring.ErrNotLeader), errors.Is(err, keyring.ErrNoLeader), errors.Is(err, keyring.ErrNotReady), errors.Is(err, keyring.ErrKeyMissing):
+		return http.StatusServiceUnavailable
+	case errors.As(err, new(conflict)):
+		return http.StatusConflict
+	case errors.As(err, new(missing)):
+		return http.StatusNotFound
+	}
+	return http.StatusInternalServerError
+}
 
 // checkID says what is wrong with the ID of a server.
 func checkID(id raft.ServerID) error {
@@ -60,7 +98,7 @@ func checkAddr(addr string) error {
 // checkTokenID says what is wrong with the ID of a join token. It may be the token itself, a secret, so it is not in the error.
 func checkTokenID(id string) error {
 	if b, err := hex.DecodeString(id); err != nil || len(b) != 16 {
-		return badRequest{errors.New("not the ID of a join token, which has 32 hexadecimal digits: controlplane servers tokens lists them")}
+		return badRequest{errors.New("not the ID of a join token, which has 32 hexadecimal digits: servers tokens lists them")}
 	}
 	return nil
 }
@@ -102,8 +140,8 @@ func notWithdrawn(err error, id string, tokens []keyring.JoinTokenInfo) error {
 }
 
 // servers are the members that this server knows, or none if it is closed.
-func (s *server) servers(ctx context.Context) []raft.Server {
-	st, err := s.node.Keyring().Status(ctx)
+func (h *Handler) servers(ctx context.Context) []raft.Server {
+	st, err := h.server.Keyring().Status(ctx)
 	if err != nil {
 		return nil
 	}

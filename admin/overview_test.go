@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"fmt"
@@ -18,18 +18,18 @@ import (
 
 var (
 	testNow  = time.Date(2026, 11, 30, 8, 0, 0, 0, time.FixedZone("elsewhere", 3600)) // 07:00 UTC
-	testSite = site{"prod", "s1", false, "/tmp/cp", map[raft.ServerID]string{"s1": defaultServer, "s2": "http://127.0.0.1:8002", "s3": "http://127.0.0.1:8003"}, nil, "", ""}
+	testSite = site{cluster: "prod", server: "s1", program: testProgram, urls: map[raft.ServerID]string{"s1": testProgram.Server, "s2": "http://127.0.0.1:8002", "s3": "http://127.0.0.1:8003"}}
 )
 
 // three is three servers that are well, with two keys, of which s1 leads.
 func three() map[raft.ServerID]answer {
 	all := map[raft.ServerID]answer{}
 	for _, id := range []raft.ServerID{"s1", "s2", "s3"} {
-		all[id] = answer{status: status{
+		all[id] = answer{Status: Status{
 			ID: id, Leader: "s1", Ready: true, NextRotation: testNow.Add(72 * time.Hour),
-			Keys: []keyStatus{
-				{ID: "new", State: keyring.StateActive, Algorithm: "ES256", Since: testNow.Add(-3 * time.Hour), Secrets: 5},
-				{ID: "old", State: keyring.StateRekeying, Algorithm: "ES256", Since: testNow.Add(-100 * time.Hour), Secrets: 2},
+			Keys: []KeyStatus{
+				{ID: "new", State: keyring.StateActive, Algorithm: "ES256", Since: testNow.Add(-3 * time.Hour), Records: 5},
+				{ID: "old", State: keyring.StateRekeying, Algorithm: "ES256", Since: testNow.Add(-100 * time.Hour), Records: 2},
 			},
 			KEKs:       []keyring.KEKStatus{{ID: "file:" + string(id)}, {ID: "age:escrow"}},
 			LastBackup: keyring.LastBackup{Index: 7, Time: testNow.Add(-50 * time.Minute)},
@@ -47,23 +47,23 @@ func change(all map[raft.ServerID]answer, id raft.ServerID, f func(*answer)) {
 
 func TestViewOfServersThatAreWell(t *testing.T) {
 	all := three()
-	change(all, "s1", func(a *answer) { a.Rekeying = []rekeying{{Key: "old", Moved: 8, Left: 2}} })
-	got := viewOf(testSite, testNow, all)
+	change(all, "s1", func(a *answer) { a.Rekeying = []RekeyStatus{{Key: "old", Moved: 8, Left: 2}} })
+	got := overviewOf(testSite, testNow, all)
 	held := []string{"held", "held", "held"}
-	want := view{
-		Cluster: "prod", Server: "s1", Verdict: verdict{"", "All is well: 3 of 3 servers answer, s1 leads."},
+	want := Overview{
+		Cluster: "prod", Server: "s1", Counted: true, Verdict: Verdict{"", "All is well: 3 of 3 servers answer, s1 leads."},
 		NextRotation: "2026-12-03 07:00 UTC, in 3 days", LastBackup: "2026-11-30 06:10 UTC, 50 minutes ago",
-		KEKs: []kekView{
+		KEKs: []KEKRow{
 			{ID: "file:s1", Servers: []raft.ServerID{"s1"}, State: "wraps"},
 			{ID: "age:escrow", Servers: []raft.ServerID{"s1", "s2", "s3"}, State: "wraps"},
 			{ID: "file:s2", Servers: []raft.ServerID{"s2"}, State: "wraps"},
 			{ID: "file:s3", Servers: []raft.ServerID{"s3"}, State: "wraps"},
 		},
-		Problems: []cause{},
-		Servers:  []peerView{{ID: "s1", Role: "leader"}, {ID: "s2", Role: "follower"}, {ID: "s3", Role: "follower"}},
-		Keys: []keyView{
-			{ID: "new", State: "active", Algorithm: "ES256", Since: "2026-11-30 04:00 UTC", Age: "3 hours", Secrets: 5, Held: held},
-			{ID: "old", State: "rekeying", Algorithm: "ES256", Since: "2026-11-26 03:00 UTC", Age: "4 days", Secrets: 2, Held: held, Moving: &moving{Moved: 8, Left: 2}},
+		Problems: []Cause{},
+		Servers:  []ServerRow{{ID: "s1", Role: "leader"}, {ID: "s2", Role: "follower"}, {ID: "s3", Role: "follower"}},
+		Keys: []KeyRow{
+			{ID: "new", State: "active", Algorithm: "ES256", Since: "2026-11-30 04:00 UTC", Age: "3 hours", Records: 5, Held: held},
+			{ID: "old", State: "rekeying", Algorithm: "ES256", Since: "2026-11-26 03:00 UTC", Age: "4 days", Records: 2, Held: held, Moving: &Moving{Moved: 8, Left: 2}},
 		},
 	}
 	want.Active = &want.Keys[0]
@@ -110,8 +110,8 @@ func TestViewOfTrouble(t *testing.T) {
 		{"of what presses as much, a backup is the last", func(all map[raft.ServerID]answer) {
 			change(all, "s1", func(a *answer) { a.Causes = []keyring.Problem{problem(keyring.ProblemBackup, "warning")} })
 			change(all, "s2", func(a *answer) { a.Causes = []keyring.Problem{problem(keyring.ProblemKEKUnconfigured, "warning")} })
-		}, "It works, with 2 problems to see to. First: Key files name a KEK that serve was not given (s2).", []string{
-			"warning KEK not configured |s2||controlplane inspect -kek /tmp/cp/s2.kek /tmp/cp/s2/keystore; controlplane serve -escrow RECIPIENT -identity FILE /tmp/cp s2; mv /tmp/cp/s2/keystore /tmp/cp/s2.keystore-old",
+		}, "It works, with 2 problems to see to. First: Key files name a KEK that the server was not given (s2).", []string{
+			"warning KEK not configured |s2||controlplane inspect -kek /tmp/cp/s2.kek /tmp/cp/s2/keystore; controlplane serve -escrow RECIPIENT -identity FILE /tmp/cp s2; mv /tmp/cp/s2/keystore /tmp/cp/s2/keystore.old",
 			"warning no backup |s1||controlplane backup -to RECIPIENT FILE"}},
 		{"one that does not answer, as others say too", func(all map[raft.ServerID]answer) {
 			all["s3"] = answer{Error: "connection refused"}
@@ -172,7 +172,7 @@ func TestViewOfTrouble(t *testing.T) {
 	} {
 		all := three()
 		test.change(all)
-		v := viewOf(testSite, testNow, all)
+		v := overviewOf(testSite, testNow, all)
 		var causes []string
 		for _, c := range v.Problems {
 			causes = append(causes, fmt.Sprintf("%s %s |%s|%s|%s", c.Severity, c.Kind, list(c.Servers), c.Since, strings.Join(c.Commands, "; ")))
@@ -187,18 +187,18 @@ func TestViewOfKeysThatAreNotEverywhere(t *testing.T) {
 	all := three()
 	all["s3"] = answer{Error: "connection refused"}
 	change(all, "s2", func(a *answer) { a.Missing, a.Ready = []string{"old"}, false })
-	v := viewOf(testSite, testNow, all)
+	v := overviewOf(testSite, testNow, all)
 	if got := v.Keys[1].Held; !slices.Equal(got, []string{"held", "missing", "unknown"}) {
 		t.Errorf("held: %q", got)
 	}
 	change(all, "s2", func(a *answer) { a.Missing, a.Keys = nil, a.Keys[1:] }) // it is behind
-	if got := viewOf(testSite, testNow, all).Keys[0].Held; !slices.Equal(got, []string{"held", "missing", "unknown"}) {
+	if got := overviewOf(testSite, testNow, all).Keys[0].Held; !slices.Equal(got, []string{"held", "missing", "unknown"}) {
 		t.Errorf("a key that one has not heard of: %q", got)
 	}
 	if v.Servers[1].Role != "not ready" || v.Servers[2].Role != "no answer" {
 		t.Errorf("%+v", v.Servers)
 	}
-	none := viewOf(testSite, testNow, map[raft.ServerID]answer{"s1": {status: status{ID: "s1"}}})
+	none := overviewOf(testSite, testNow, map[raft.ServerID]answer{"s1": {Status: Status{ID: "s1"}}})
 	if none.Active != nil || none.NextRotation != "only by hand" || none.LastBackup != "none yet" || none.Verdict.Severity != keyring.SeverityCritical {
 		t.Errorf("%+v", none)
 	}
@@ -210,7 +210,7 @@ func TestViewSaysWhatAKEKDoes(t *testing.T) {
 		a.KEKs = []keyring.KEKStatus{{ID: "lost", State: keyring.KEKUnconfigured, Away: "x"}, {ID: "of an older build", Away: "y"}}
 	})
 	got := map[string]string{}
-	for _, k := range viewOf(testSite, testNow, all).KEKs {
+	for _, k := range overviewOf(testSite, testNow, all).KEKs {
 		got[k.ID] = k.State
 	}
 	if got["lost"] != "not configured" || got["of an older build"] != "does not answer" {
@@ -226,7 +226,7 @@ func TestACauseStaysShort(t *testing.T) {
 		p.Detail, p.Keys = fmt.Sprint("file ", i), []keyring.KeyID{{byte(i + 1)}}
 		change(all, "s1", func(a *answer) { a.Causes = append(a.Causes, p) })
 	}
-	c := viewOf(testSite, testNow, all).Problems[0]
+	c := overviewOf(testSite, testNow, all).Problems[0]
 	if len(c.Details) != shownDetails+1 || c.Details[shownDetails] != "and 56 more" || len(c.Keys) != 60 || len(c.Commands) != shownKeys {
 		t.Errorf("%d details, %d keys, %d commands: %+v", len(c.Details), len(c.Keys), len(c.Commands), c)
 	}
@@ -234,7 +234,7 @@ func TestACauseStaysShort(t *testing.T) {
 
 // Words that come from others are quoted in a command that somebody pastes into a shell.
 func TestCommandsAreSafeToPaste(t *testing.T) {
-	at := site{"c", "s1", false, "/tmp/o'brien", nil, nil, "", ""}
+	at := site{cluster: "c", server: "s1", program: Program{Start: `controlplane serve '/tmp/o'\''brien' $SERVER`}}
 	got := remedies[keyring.ProblemUnreachable].commandsFor(at, []raft.ServerID{"s2; rm -rf /", "$(x)"}, nil)
 	want := []string{`controlplane serve '/tmp/o'\''brien' 's2; rm -rf /'`, `controlplane serve '/tmp/o'\''brien' '$(x)'`}
 	if !slices.Equal(got, want) {
@@ -251,7 +251,7 @@ func TestRemedyOfAServerThatDoesNotAnswerEndsAProcessThatHangs(t *testing.T) {
 
 // Each kind of the library has its remedy here, in words of this program, and each command in it is one of this program.
 func TestEachKindOfProblemHasARemedy(t *testing.T) {
-	f, err := parser.ParseFile(token.NewFileSet(), "../../problems.go", nil, 0)
+	f, err := parser.ParseFile(token.NewFileSet(), "../problems.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,10 +274,11 @@ func TestEachKindOfProblemHasARemedy(t *testing.T) {
 	if kinds < 25 {
 		t.Errorf("problems.go has %d kinds", kinds)
 	}
+	usage := newCLI(CommandOptions{Program: testProgram}).usageOf("") + " serve  recover "
 	for kind, r := range remedies {
 		for _, command := range r.commandsFor(testSite, []raft.ServerID{"s1"}, []string{"x"}) {
 			words := strings.Fields(command)
-			if words[0] == "controlplane" && !strings.Contains(usageOf(""), " "+words[1]+" ") || strings.Contains(command, "$") {
+			if words[0] == "controlplane" && !strings.Contains(usage, " "+words[1]+" ") || strings.Contains(command, "$") {
 				t.Errorf("%s: %q", kind, command)
 			}
 		}

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"cmp"
@@ -13,76 +13,79 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// view is what the page and keys status show: the cluster as one server sees it. It follows from the statuses of all
-// servers alone, see viewOf. Whoever draws it decides nothing, but how things look.
-type view struct {
+// Overview is what the page and keys status show: the cluster as one server sees it. It follows from the statuses of all
+// servers alone. Whoever draws it decides nothing, but how things look.
+type Overview struct {
 	Cluster string        `json:"cluster"`
-	Server  raft.ServerID `json:"server"` // that has asked the others
-	Clicks  bool          `json:"clicks"` // the page may rotate and remove keys
-	Verdict verdict       `json:"verdict"`
+	Server  raft.ServerID `json:"server"`  // that has asked the others
+	Buttons bool          `json:"buttons"` // the page may rotate and remove keys
+	Counted bool          `json:"counted"` // KeyRow.Records is known
+	Verdict Verdict       `json:"verdict"`
 
-	Active       *keyView   `json:"active,omitempty"`       // nil if there is none
-	NextRotation string     `json:"nextRotation"`           // for people, with the time in UTC
-	LastBackup   string     `json:"lastBackup"`             // likewise
-	BackupSigner string     `json:"backupSigner,omitempty"` // of the backups of now
-	KEKs         []kekView  `json:"keks"`
-	Problems     []cause    `json:"problems"` // the worst first
-	Servers      []peerView `json:"servers"`
-	Keys         []keyView  `json:"keys"` // the newest first
+	Active       *KeyRow     `json:"active,omitempty"`       // nil if there is none
+	NextRotation string      `json:"nextRotation"`           // for people, with the time in UTC
+	LastBackup   string      `json:"lastBackup"`             // likewise
+	BackupSigner string      `json:"backupSigner,omitempty"` // of the backups of now
+	KEKs         []KEKRow    `json:"keks"`
+	Problems     []Cause     `json:"problems"` // the worst first
+	Servers      []ServerRow `json:"servers"`
+	Keys         []KeyRow    `json:"keys"` // the newest first
 }
 
-// verdict is whether all is well. Severity is that of the worst problem, empty if there is none.
-type verdict struct {
+// Verdict is whether all is well. Severity is that of the worst problem, empty if there is none.
+type Verdict struct {
 	Severity keyring.Severity `json:"severity,omitempty"`
 	Text     string           `json:"text"`
 }
 
-// kekView is a KEK, with the servers that have it.
-type kekView struct {
+// KEKRow is a KEK, with the servers that have it.
+type KEKRow struct {
 	ID      string          `json:"id"`
 	Servers []raft.ServerID `json:"servers"`
 	State   string          `json:"state"` // wraps, old, or why it does not
 	Detail  string          `json:"detail,omitempty"`
 }
 
-type peerView struct {
+// ServerRow is a server.
+type ServerRow struct {
 	ID    raft.ServerID `json:"id"`
 	Role  string        `json:"role"` // leader, follower, not ready, no answer, no member or not asked
 	Error string        `json:"error,omitempty"`
 }
 
-// keyView is a key. Held says of each of view.Servers whether it has it: held, missing or unknown.
-type keyView struct {
+// KeyRow is a key. Held says of each of Overview.Servers whether it has it: held, missing or unknown.
+type KeyRow struct {
 	ID        string        `json:"id"`
 	State     keyring.State `json:"state"`
 	Algorithm string        `json:"algorithm"`
-	Since     string        `json:"since"` // when it was made active, or made: UTC, for people
-	Age       string        `json:"age"`   // since then
-	Secrets   int           `json:"secrets"`
+	Since     string        `json:"since"`   // when it was made active, or made: UTC, for people
+	Age       string        `json:"age"`     // since then
+	Records   int           `json:"records"` // sealed under it, as the leader has them; -1 if nobody counts them
 	Held      []string      `json:"held"`
-	Moving    *moving       `json:"moving,omitempty"` // of a key whose secrets are being moved
+	Moving    *Moving       `json:"moving,omitempty"` // of a key whose records are being moved
 }
 
-type moving struct {
+// Moving is how the move of a key's records to the active key goes.
+type Moving struct {
 	Moved int    `json:"moved"`
-	Left  int    `json:"left"`
+	Left  int    `json:"left"` // -1 if nobody counts them
 	Error string `json:"error,omitempty"`
 }
 
-// site is what a view shows that no status has.
+// site is what an overview shows that no status has.
 type site struct {
 	cluster string
 	server  raft.ServerID
-	clicks  bool
-	dir     string                   // of serve, for the commands
-	urls    map[raft.ServerID]string // of the APIs
+	buttons bool
+	program Program
+	urls    map[raft.ServerID]string // of the handlers; empty if nobody has said where they are
 	addrs   map[raft.ServerID]string // in raft
 	leader  raft.ServerID            // empty if there is none
-	every   string                   // the flag of serve that most servers run with, with a space before it
+	every   string                   // the flag of Program.Start that most servers run with, with a space before it
 }
 
-// viewOf makes the view of what each server has answered.
-func viewOf(at site, now time.Time, answers map[raft.ServerID]answer) view {
+// overviewOf makes the overview of what each server has answered.
+func overviewOf(at site, now time.Time, answers map[raft.ServerID]answer) Overview {
 	ids := slices.Sorted(maps.Keys(answers))
 	best := bestOf(ids, answers)
 	shown := slices.Clone(ids)
@@ -92,17 +95,17 @@ func viewOf(at site, now time.Time, answers map[raft.ServerID]answer) view {
 		}
 	}
 	slices.Sort(shown)
-	v := view{
-		Cluster: at.cluster, Server: at.server, Clicks: at.clicks, NextRotation: "only by hand", LastBackup: "none yet",
-		KEKs: keksOf(ids, answers), Problems: causesOf(at, now, ids, answers, best), Servers: []peerView{}, Keys: []keyView{},
+	v := Overview{
+		Cluster: at.cluster, Server: at.server, Buttons: at.buttons, NextRotation: "only by hand", LastBackup: "none yet",
+		KEKs: keksOf(ids, answers), Problems: causesOf(at, now, ids, answers, best), Servers: []ServerRow{}, Keys: []KeyRow{},
 	}
 	for _, id := range shown {
-		v.Servers = append(v.Servers, peerView{id, roleOf(id, answers, best), answers[id].Error})
+		v.Servers = append(v.Servers, ServerRow{id, roleOf(id, answers, best), answers[id].Error})
 	}
 	for _, k := range best.Keys {
-		v.Keys = append(v.Keys, keyViewOf(k, now, shown, answers, best.Rekeying))
+		v.Keys = append(v.Keys, keyRowOf(k, now, shown, answers, best.Rekeying))
 	}
-	if i := slices.IndexFunc(v.Keys, func(k keyView) bool { return k.State == keyring.StateActive }); i >= 0 {
+	if i := slices.IndexFunc(v.Keys, func(k KeyRow) bool { return k.State == keyring.StateActive }); i >= 0 {
 		v.Active = &v.Keys[i]
 	}
 	if t := best.NextRotation; !t.IsZero() {
@@ -117,25 +120,26 @@ func viewOf(at site, now time.Time, answers map[raft.ServerID]answer) view {
 	if best.BackupSigner != (keyring.BackupSigner{}) {
 		v.BackupSigner = best.BackupSigner.String()
 	}
+	v.Counted = slices.ContainsFunc(v.Keys, func(k KeyRow) bool { return k.Records >= 0 })
 	v.Verdict = verdictOf(v.Problems, v.Servers)
 	return v
 }
 
 // bestOf returns the status of the first leader, or of the first other server that has answered.
-func bestOf(ids []raft.ServerID, answers map[raft.ServerID]answer) (best status) {
+func bestOf(ids []raft.ServerID, answers map[raft.ServerID]answer) (best Status) {
 	for _, id := range ids {
 		a := answers[id]
 		if a.Error == "" && a.Leader == id {
-			return a.status
+			return a.Status
 		}
 		if a.Error == "" && best.ID == "" {
-			best = a.status
+			best = a.Status
 		}
 	}
 	return best
 }
 
-func roleOf(id raft.ServerID, answers map[raft.ServerID]answer, best status) string {
+func roleOf(id raft.ServerID, answers map[raft.ServerID]answer, best Status) string {
 	a, asked := answers[id]
 	switch {
 	case !asked:
@@ -152,9 +156,9 @@ func roleOf(id raft.ServerID, answers map[raft.ServerID]answer, best status) str
 	return "follower"
 }
 
-func keyViewOf(k keyStatus, now time.Time, ids []raft.ServerID, answers map[raft.ServerID]answer, rekeying []rekeying) keyView {
-	v := keyView{
-		ID: k.ID, State: k.State, Algorithm: k.Algorithm, Since: utc(k.Since), Age: span(now.Sub(k.Since)), Secrets: k.Secrets,
+func keyRowOf(k KeyStatus, now time.Time, ids []raft.ServerID, answers map[raft.ServerID]answer, rekeying []RekeyStatus) KeyRow {
+	v := KeyRow{
+		ID: k.ID, State: k.State, Algorithm: k.Algorithm, Since: utc(k.Since), Age: span(now.Sub(k.Since)), Records: k.Records,
 	}
 	for _, id := range ids {
 		how := "held"
@@ -170,25 +174,25 @@ func keyViewOf(k keyStatus, now time.Time, ids []raft.ServerID, answers map[raft
 	}
 	for _, r := range rekeying {
 		if r.Key == k.ID {
-			v.Moving = &moving{r.Moved, r.Left, r.Error}
+			v.Moving = &Moving{r.Moved, r.Left, r.Error}
 		}
 	}
 	return v
 }
 
 // keksOf returns the KEKs of all servers, each once for each state that it is in.
-func keksOf(ids []raft.ServerID, answers map[raft.ServerID]answer) []kekView {
-	all := []kekView{}
+func keksOf(ids []raft.ServerID, answers map[raft.ServerID]answer) []KEKRow {
+	all := []KEKRow{}
 	for _, id := range ids {
 		for _, k := range answers[id].KEKs {
-			now := kekView{ID: k.ID, State: "wraps", Detail: cmp.Or(k.Away, k.Warning)}
+			now := KEKRow{ID: k.ID, State: "wraps", Detail: cmp.Or(k.Away, k.Warning)}
 			switch {
 			case k.Away != "":
 				now.State = string(cmp.Or(k.State, keyring.KEKUnavailable))
 			case k.Old:
 				now.State = "old"
 			}
-			i := slices.IndexFunc(all, func(o kekView) bool { return o.ID == now.ID && o.State == now.State && o.Detail == now.Detail })
+			i := slices.IndexFunc(all, func(o KEKRow) bool { return o.ID == now.ID && o.State == now.State && o.Detail == now.Detail })
 			if i < 0 {
 				i, all = len(all), append(all, now)
 			}
@@ -198,7 +202,7 @@ func keksOf(ids []raft.ServerID, answers map[raft.ServerID]answer) []kekView {
 	return all
 }
 
-func verdictOf(causes []cause, servers []peerView) verdict {
+func verdictOf(causes []Cause, servers []ServerRow) Verdict {
 	up, members, lead := 0, 0, ""
 	for _, s := range servers {
 		if s.Role == "no member" {
@@ -214,7 +218,7 @@ func verdictOf(causes []cause, servers []peerView) verdict {
 	}
 	well := fmt.Sprintf("%d of %d servers answer%s.", up, members, lead)
 	if len(causes) == 0 {
-		return verdict{"", "All is well: " + well}
+		return Verdict{"", "All is well: " + well}
 	}
 	worst, n := causes[0], pressing(causes)
 	switch {
@@ -224,14 +228,14 @@ func verdictOf(causes []cause, servers []peerView) verdict {
 			there = " There are "
 		}
 		so := "All is well: "
-		if slices.ContainsFunc(causes, func(c cause) bool { return c.Kind == problemNoSpare }) {
+		if slices.ContainsFunc(causes, func(c Cause) bool { return c.Kind == problemNoSpare }) {
 			so = "It works, and would not if a server failed: "
 		}
-		return verdict{worst.Severity, so + well + there + count(len(causes), "notice") + "."}
+		return Verdict{worst.Severity, so + well + there + count(len(causes), "notice") + "."}
 	case worst.Severity == keyring.SeverityCritical:
-		return verdict{worst.Severity, "Something is wrong now. First: " + worst.Title + "."}
+		return Verdict{worst.Severity, "Something is wrong now. First: " + worst.Title + "."}
 	}
-	return verdict{worst.Severity, "It works, with " + count(n, "problem") + " to see to. First: " + worst.Title + "."}
+	return Verdict{worst.Severity, "It works, with " + count(n, "problem") + " to see to. First: " + worst.Title + "."}
 }
 
 func count(n int, what string) string {
@@ -265,8 +269,8 @@ func span(d time.Duration) string {
 	return "years" // as of a time that nobody has set
 }
 
-// print writes the view for people.
-func (v view) print(out io.Writer) error {
+// print writes the overview for people.
+func (v Overview) print(out io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, asked at %s: %s\n", line(v.Cluster), line(string(v.Server)), line(v.Verdict.Text))
 	for _, c := range v.Problems {

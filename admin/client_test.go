@@ -1,0 +1,70 @@
+package admin
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestServerURL(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1:8002": "http://127.0.0.1:8002", "localhost:8002": "http://localhost:8002", "[::1]:8002": "http://[::1]:8002",
+		"http://127.0.0.1:8002": "http://127.0.0.1:8002", "http://127.0.0.1:8002/": "http://127.0.0.1:8002", "https://host": "https://host", "http://host/v1/": "http://host/v1", "host:8443": "https://host:8443", "10.0.0.1:8443/x": "https://10.0.0.1:8443/x",
+		"": "", "http://": "", "ftp://host:1": "", "http://user@host": "", "http://host?x": "", "http://ho st": "", "http://host:port": "",
+	} {
+		if got, err := parseURL(text); got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: %q, %v; want %q", text, got, err, want)
+		}
+	}
+	if _, err := runCommand(t, "ftp://host", "servers", "tokens"); !isUsage(err) {
+		t.Errorf("%v is no wrong usage", err)
+	}
+}
+
+// What answers may be another program. The status alone says little.
+func TestAnAnswerOfAnotherProgram(t *testing.T) {
+	for _, test := range []struct {
+		status     int
+		body, want string
+	}{
+		{200, "<html>", "is no keyring"},
+		{404, "404 page not found\nmore", "404 Not Found: 404 page not found"},
+		{500, "", "the answer has no text"},
+		{500, `{"error":""}`, "500 Internal Server Error: "},
+		{409, `{"error":"taken"}`, "409 Conflict: taken"},
+	} {
+		api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(test.status)
+			w.Write([]byte(test.body))
+		}))
+		if _, err := runCommand(t, api.URL, "servers", "tokens"); err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%d %q: %v", test.status, test.body, err)
+		}
+		api.Close()
+	}
+}
+
+// A backup that came while this one was made stays, and of this one nothing.
+func TestABackupThatCameMeanwhileStays(t *testing.T) {
+	s := alone(t, nil)
+	dir := t.TempDir()
+	target := filepath.Join(dir, "backup")
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := os.WriteFile(target, []byte("another"), 0o600); err != nil {
+			t.Error(err)
+		}
+		http.Redirect(w, r, s.url+r.URL.Path, http.StatusTemporaryRedirect)
+	}))
+	defer api.Close()
+	_, err := runCommand(t, api.URL, "backup", "-to", newIdentity(t).Recipient().String(), target)
+	if err == nil || !strings.Contains(err.Error(), "exists already") {
+		t.Errorf("%v", err)
+	}
+	files, _ := os.ReadDir(dir)
+	if b, _ := os.ReadFile(target); string(b) != "another" || len(files) != 1 {
+		t.Errorf("%q, %d files", b, len(files))
+	}
+}

@@ -1,0 +1,191 @@
+package admin
+
+// The commands about keys and servers.
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+)
+
+// status prints what the page shows.
+func (c *cli) status(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("keys status", flag.ContinueOnError)
+	asJSON := fs.Bool("json", false, "")
+	if _, err := flags(fs, args, 0); err != nil {
+		return err
+	}
+	var v Overview
+	err := c.within(ctx, statusTime, func(ctx context.Context) (err error) {
+		v, err = c.client.Overview(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if *asJSON {
+		err = json.NewEncoder(c.out).Encode(v)
+	} else {
+		err = v.print(c.out)
+	}
+	if n := pressing(v.Problems); err == nil && n > 0 {
+		err = finding{errors.New(count(n, "problem"))}
+	}
+	return err
+}
+
+func (c *cli) rotate(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("keys rotate", flag.ContinueOnError)
+	full, compromised := fs.Bool("full", false, ""), fs.Bool("compromised", false, "")
+	var publish time.Duration
+	fs.Func("publish", "", func(text string) (err error) {
+		if publish, err = time.ParseDuration(text); err == nil && publish <= 0 {
+			err = errors.New("want a time such as 5m")
+		}
+		return err
+	})
+	if _, err := flags(fs, args, 0); err != nil {
+		return err
+	}
+	o := keyring.RotateOptions{Full: *full, Compromised: *compromised}
+	if publish > 0 {
+		o.Publish = time.Now().Add(publish)
+	}
+	var key KeyStatus
+	err := c.within(ctx, waitTime, func(ctx context.Context) (err error) {
+		key, err = c.client.Rotate(ctx, o)
+		return err
+	})
+	if err == nil {
+		fmt.Fprintf(c.out, "%s is %s\n", line(key.ID), line(string(key.State)))
+	}
+	return err
+}
+
+// keyArgument is the one argument of a command.
+func keyArgument(fs *flag.FlagSet, args []string) (keyring.KeyID, error) {
+	args, err := flags(fs, args, 1)
+	if err != nil {
+		return keyring.KeyID{}, err
+	}
+	id, err := keyring.ParseKeyID(args[0])
+	if err != nil {
+		return id, usage{fmt.Errorf("%s: %w", fs.Name(), err)}
+	}
+	return id, nil
+}
+
+func (c *cli) remove(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("keys remove", flag.ContinueOnError)
+	force, now := fs.Bool("force", false, ""), fs.Bool("now", false, "")
+	id, err := keyArgument(fs, args)
+	if err != nil {
+		return err
+	}
+	if err := c.client.Remove(ctx, id, keyring.RemoveOptions{Force: *force, Now: *now}); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s is removed\n", id)
+	return nil
+}
+
+func (c *cli) adopt(ctx context.Context, args []string) error {
+	id, err := keyArgument(flag.NewFlagSet("keys adopt", flag.ContinueOnError), args)
+	if err != nil {
+		return err
+	}
+	if err := c.client.Adopt(ctx, id); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "%s is adopted\n", id)
+	return nil
+}
+
+func (c *cli) rewrap(ctx context.Context, args []string) error {
+	if _, err := flags(flag.NewFlagSet("keys rewrap", flag.ContinueOnError), args, 0); err != nil {
+		return err
+	}
+	id, err := c.client.Rewrap(ctx)
+	if err == nil {
+		fmt.Fprintf(c.out, "%s has its key files under its present KEKs alone\n", line(string(id)))
+	}
+	return err
+}
+
+func (c *cli) addServer(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("servers add", flag.ContinueOnError)
+	addr := fs.String("addr", "", "")
+	args, err := flags(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	at, err := c.client.AddServer(ctx, raft.ServerID(args[0]), *addr)
+	if err == nil {
+		fmt.Fprintf(c.out, "%s may join, and is expected at %s\n", line(args[0]), line(at))
+	}
+	return err
+}
+
+func (c *cli) removeServer(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("servers remove", flag.ContinueOnError)
+	force := fs.Bool("force", false, "")
+	args, err := flags(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	err = c.client.RemoveServer(ctx, raft.ServerID(args[0]), keyring.RemoveServerOptions{Force: *force})
+	if err == nil {
+		fmt.Fprintf(c.out, "%s is removed; delete its directory\n", line(args[0]))
+	}
+	return err
+}
+
+func (c *cli) joinToken(ctx context.Context, args []string) error {
+	fs := flag.NewFlagSet("servers token", flag.ContinueOnError)
+	ttl := fs.Duration("ttl", time.Hour, "")
+	args, err := flags(fs, args, 1)
+	if err != nil {
+		return err
+	}
+	token, err := c.client.JoinToken(ctx, raft.ServerID(args[0]), *ttl)
+	if err == nil {
+		fmt.Fprintln(c.out, line(token))
+	}
+	return err
+}
+
+func (c *cli) joinTokens(ctx context.Context, args []string) error {
+	if _, err := flags(flag.NewFlagSet("servers tokens", flag.ContinueOnError), args, 0); err != nil {
+		return err
+	}
+	all, err := c.client.JoinTokens(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range all {
+		used := "unused"
+		if t.Used {
+			used = "used"
+		}
+		fmt.Fprintf(c.out, "%s  for %s  until %s  %s\n", line(t.ID), line(string(t.Server)), t.End.UTC().Format(time.RFC3339), used)
+	}
+	return nil
+}
+
+func (c *cli) withdrawToken(ctx context.Context, args []string) error {
+	args, err := flags(flag.NewFlagSet("servers withdraw", flag.ContinueOnError), args, 1)
+	if err != nil {
+		return err
+	}
+	if err := c.client.WithdrawJoinToken(ctx, args[0]); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.out, "nobody can join with that token any more")
+	return nil
+}

@@ -1,0 +1,61 @@
+// Package admin gives the host of a keyring what operators expect of it: an API over HTTP, a page that shows whether all is well and which
+// command helps if not, a client, and the commands themselves.
+//
+// It works for a *node.Node and for a *keyring.Keyring of a host with a raft of its own. A host mounts it in a few lines:
+//
+//	h, err := admin.New(n, admin.Config{ // or admin.ForKeyring(k) in the place of n
+//		Authorize: func(r *http.Request) (string, error) { return operatorOf(r.TLS) },
+//		URLs:      func() map[raft.ServerID]string { return urls },
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	mux.Handle("/keyring/", http.StripPrefix("/keyring", h))
+//
+// and hands the rest of its arguments on where an operator types a command:
+//
+//	err := admin.Command(ctx, os.Args[2:], admin.CommandOptions{HTTP: withCertificate})
+//	if err != nil {
+//		fmt.Fprintln(os.Stderr, "kvd:", err)
+//	}
+//	os.Exit(admin.ExitStatus(err))
+//
+// Nobody is let in by default. Config.Authorize decides about each request, and its name for the sender is the actor of what the request
+// changes, in Config.Audit of the keyring.
+//
+// # The API
+//
+// Bodies and answers are JSON. An answer that is no result has a status from 400 on, or 307 to the leader, and {"error": "..."}.
+//
+//	GET    /v1/status             this server, a Status
+//	GET    /v1/cluster            all servers as this one sees them, an Overview
+//	POST   /v1/keys               {"full", "compromised", "publish": "5m", "revoke": [ID]}: rotates
+//	DELETE /v1/keys/ID            removes a key; ?force with what is sealed under it, ?now its file too
+//	POST   /v1/keys/ID/adopt      takes in the key of a file
+//	POST   /v1/rewrap             wraps the key files of this server under its present KEKs alone
+//	POST   /v1/servers            {"id", "addr"}: adds a server, or gives it another address
+//	DELETE /v1/servers/ID         removes a server; ?force also if a key is then held by too few
+//	GET    /v1/tokens             the join tokens that have not ended
+//	POST   /v1/tokens             {"id", "ttl": "10m"}: makes one, a secret
+//	DELETE /v1/tokens/TOKEN-ID    withdraws one
+//	POST   /v1/backup             {"to": [RECIPIENT]}: a backup, followed by the trailers Backup-Sha256 and Backup-Signer, or Backup-Error
+//	POST   /v1/backup/SHA256      says that the backup is safe
+//
+// What came of a request with status 500 is not known. After 503, or a redirect, it may be sent again. A backup is verified where its
+// identities are, by the command verify or keyring.VerifyBackup: they never go to a server.
+//
+// # The commands
+//
+// URL is any server's. HOST:PORT alone is https, and on a loopback address http. backup writes a file that is complete, or none. A file
+// FILE.*.part beside it is what backup leaves when the machine stops meanwhile: it is no backup, and may be deleted; the next
+// backup there names it. For the cluster there is a backup once its file is synced and has its name. verify and restore want to
+// know whose a backup is: by the SHA-256 that backup has printed, by the signer, which keys status shows, or, for restore,
+// -unauthenticated. With -data-only a restore is a drill: another cluster, whose tokens nobody else takes. inspect looks at the key files
+// of a server, which may run. keys status ends within 5 seconds, also when the server that is asked takes connections and hangs.
+//
+// # What attackers get
+//
+// A page of another origin, and a page that frames this one, get nothing, GETs included. A body has a bound, and both a body and the
+// taking of an answer have a time. Unknown parameters and members are errors, and so are paths that another program could read in another way.
+// What servers and files say is shown without control characters in a terminal, and as text on the page.
+package admin

@@ -1,0 +1,223 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// Config says for whom a Handler works, and what it needs to know of the host. Authorize is required; the rest may be empty.
+type Config struct {
+	// Authorize returns the name of the one who sends a request, which is the actor in the audit, or an error, which refuses
+	// the request with status 403: its text is sent. It is called for each request, the page's files too, before the
+	// body is read. An empty name refuses as well. Required: without it New returns an error.
+	//
+	// The path in the request is the Handler's own, as /v1/keys. GET and HEAD change nothing. POST /v1/backup hands out every
+	// key and all data, encrypted to recipients that the sender chooses, and POST /v1/tokens lets a server join. Where
+	// browsers send credentials by themselves, and where there are none, compare Request.Host with the names of the
+	// server as well: else a page whose name leads to the server is taken for its own.
+	Authorize func(*http.Request) (actor string, err error)
+
+	// Cluster is the name that the page shows. Empty shows "keyring".
+	Cluster string
+	// URLs returns where the Handler of each server is, by the server's ID, this one included, as
+	// https://10.0.0.1:8443/keyring. Calls that only the leader can do are redirected there, and the page asks the others how they
+	// are. Nil means that nobody knows: the page shows this server alone.
+	URLs func() map[raft.ServerID]string
+	// Client asks the other servers for their status. Their Authorize has to let it in, by a certificate of its Transport's,
+	// say. Nil means http.DefaultClient.
+	Client *http.Client
+	// Addr returns the address in raft of a server that is added without one, or nothing. Nil means that an address is
+	// required.
+	Addr func(raft.ServerID) string
+	// Records tells how many records of the host's are sealed under a key, for the page and the status. Most often it is the
+	// Config.Data of the keyring. Nil shows none.
+	Records keyring.Counter
+	// RotateEvery is the RotationPolicy.Every of this server, for the advice to servers that differ. Zero means the default.
+	RotateEvery time.Duration
+	// Buttons gives the page buttons that rotate and remove keys. Without them, what a browser sends is refused unless it is
+	// a GET or a HEAD.
+	Buttons bool
+	// Program names the host's commands and files, for the commands that the page shows with a problem.
+	Program Program
+	// Logger gets the panics of the host's functions. Nil logs nothing.
+	Logger hclog.Logger
+}
+
+// Handler is the API and the page of one server. It is safe for concurrent use, and has nothing to close.
+type Handler struct {
+	server Server
+	id     raft.ServerID
+	cfg    Config
+	peers  *http.Client // asks the other servers
+	routes http.Handler
+}
+
+// New returns the Handler of a server, which a *node.Node is, and which ForKeyring makes of a *keyring.Keyring. It returns an
+// error if cfg has no Authorize: then nobody could be let in.
+//
+// Mount it at any path that ends in a slash, with http.StripPrefix, on a server with TLS, ReadHeaderTimeout and IdleTimeout.
+func New(server Server, cfg Config) (*Handler, error) {
+	if server == nil {
+		return nil, errors.New("admin: no server")
+	}
+	if cfg.Authorize == nil {
+		return nil, errors.New("admin: Config.Authorize is missing: nobody could be let in")
+	}
+	if cfg.Cluster == "" {
+		cfg.Cluster = "keyring"
+	}
+	if cfg.Client == nil {
+		cfg.Client = http.DefaultClient
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	cfg.Program = cfg.Program.withDefaults()
+	st, err := server.Keyring().Status(context.Background())
+	if err != nil {
+		return nil, fmt.Errorf("admin: %w", err)
+	}
+	h := &Handler{server: server, id: st.ID, cfg: cfg, peers: withoutRedirects(*cfg.Client)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", h.serve(h.status))
+	mux.HandleFunc("GET /v1/cluster", h.serve(h.cluster))
+	mux.HandleFunc("POST /v1/keys", h.serve(h.rotate))
+	mux.HandleFunc("DELETE /v1/keys/{id}", h.serve(h.remove, "force", "now"))
+	mux.HandleFunc("POST /v1/keys/{id}/adopt", h.serve(h.adopt))
+	mux.HandleFunc("POST /v1/rewrap", h.serve(h.rewrap))
+	mux.HandleFunc("POST /v1/servers", h.serve(h.addServer))
+	mux.HandleFunc("DELETE /v1/servers/{id}", h.serve(h.removeServer, "force"))
+	mux.HandleFunc("POST /v1/tokens", h.serve(h.joinToken))
+	mux.HandleFunc("GET /v1/tokens", h.serve(h.joinTokens))
+	mux.HandleFunc("DELETE /v1/tokens/{id}", h.serve(h.withdrawToken))
+	mux.HandleFunc("POST /v1/backup", h.backup)
+	mux.HandleFunc("POST /v1/backup/{sha256}", h.serve(h.confirmBackup))
+	servePage(mux)
+	h.routes = orNothing(mux)
+	return h, nil
+}
+
+// withoutRedirects is a client that goes nowhere but where it is sent: another server must not lead this one to a third.
+func withoutRedirects(c http.Client) *http.Client {
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &c
+}
+
+// ServeHTTP answers a request. It refuses what a page of another origin sends, and whom Authorize does not name.
+//
+// The body of a request has at most 64 KiB, and has to be there within 10 seconds. The client has to take an answer within 30 seconds, and of
+// a backup some bytes in each 30 seconds. How long a call works is for its client to say, by ending the request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	protect(w.Header())
+	out := &begunWriter{ResponseWriter: w}
+	defer h.recovered(out)
+	switch {
+	case crossOrigin.Check(asUnsafe(r)) != nil:
+		respond(out, http.StatusForbidden, "cross-origin request: a page of another origin has sent it")
+		return
+	case !cleanPath(r.URL):
+		respond(out, http.StatusNotFound, "no such path: it has an empty or a dot element, or does not begin with a slash")
+		return
+	}
+	actor, err := h.cfg.Authorize(r)
+	switch {
+	case err != nil:
+		respond(out, http.StatusForbidden, "not allowed: "+err.Error())
+		return
+	case actor == "":
+		respond(out, http.StatusForbidden, "not allowed: nobody knows who sends this")
+		return
+	case changes(r) && byBrowser(r) && !h.cfg.Buttons:
+		respond(out, http.StatusForbidden, "not allowed: this server's page only shows")
+		return
+	}
+	h.routes.ServeHTTP(out, r.WithContext(keyring.WithActor(r.Context(), actor)))
+}
+
+// recovered answers in the place of a function of the host's that has panicked: nobody is let in by that, and the server goes on.
+func (h *Handler) recovered(w *begunWriter) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares so too
+		panic(p)
+	}
+	h.cfg.Logger.Error("panic", "value", fmt.Sprint(p), "stack", string(debug.Stack()))
+	if w.begun {
+		panic(http.ErrAbortHandler) // the client must not take it for the end of the answer
+	}
+	respond(w, http.StatusInternalServerError, "a function of this server's has panicked: its log has more. What was asked for may have happened")
+}
+
+// serve makes a handler of a function that returns what to answer with. The request may have these parameters.
+func (h *Handler) serve(answer func(*http.Request) (any, error), names ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := parameters(r, names)
+		if err == nil {
+			err = readBody(w, r)
+		}
+		var body any
+		if err == nil {
+			body, err = answer(r)
+		}
+		if err != nil {
+			h.refuse(w, r, err)
+			return
+		}
+		sendJSON(w, http.StatusOK, body)
+	}
+}
+
+// leading is where a request has to go that only the leader can do.
+type leading struct {
+	id  raft.ServerID
+	url string // empty if nobody knows
+}
+
+// leaderOf finds that in an error. There is none if no leader is known, or if it is this server.
+func (h *Handler) leaderOf(err error) (leading, bool) {
+	var elsewhere keyring.NotLeaderError
+	if !errors.As(err, &elsewhere) || elsewhere.Leader == "" || errors.As(err, new(unknown)) {
+		return leading{}, false
+	}
+	return leading{elsewhere.Leader, h.urls()[elsewhere.Leader]}, true
+}
+
+func (h *Handler) urls() map[raft.ServerID]string {
+	if h.cfg.URLs == nil {
+		return nil
+	}
+	return h.cfg.URLs()
+}
+
+// refuse answers with an error, or sends the request on to the leader. The page's requests are not sent on: a browser takes
+// the leader for another origin.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	leader, elsewhere := h.leaderOf(err)
+	if elsewhere && leader.url != "" && leader.id != h.id && !byBrowser(r) {
+		w.Header().Set("Location", strings.TrimSuffix(leader.url, "/")+r.URL.RequestURI())
+		respond(w, http.StatusTemporaryRedirect, err.Error())
+		return
+	}
+	status, text := statusOf(err), err.Error()
+	if elsewhere && leader.url != "" {
+		text += ", at " + leader.url
+	}
+	if errors.Is(err, keyring.ErrNoLeader) {
+		text += h.cfg.Program.noLeader()
+	}
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "1")
+	}
+	respond(w, status, text)
+}

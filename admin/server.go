@@ -1,0 +1,65 @@
+package admin
+
+import (
+	"context"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/raft"
+)
+
+// Server is what a Handler works for. A *node.Node is one: it forwards to the leader what only the leader can do. ForKeyring makes one of a
+// *keyring.Keyring. The methods are those of a Node, and are safe for concurrent use.
+type Server interface {
+	Keyring() *keyring.Keyring
+	Rotate(context.Context, keyring.RotateOptions) (keyring.Key, error)
+	Remove(context.Context, keyring.KeyID, keyring.RemoveOptions) error
+	AddServer(ctx context.Context, id raft.ServerID, addr string) error
+	RemoveServer(context.Context, raft.ServerID, keyring.RemoveServerOptions) error
+	JoinToken(id raft.ServerID, ttl time.Duration) (string, error)
+	WithdrawJoinToken(ctx context.Context, id string) error
+}
+
+// ForKeyring is the Server of a host with a raft of its own. What only the leader can do works on the leader alone: the Handlers of
+// the others redirect to it, if Config.URLs says where it is, and else answer with status 503 and its ID.
+//
+// A server that is added gets no vote by that: the host calls Keyring.PromoteServer.
+func ForKeyring(k *keyring.Keyring) Server { return local{k} }
+
+// local does all on this server.
+type local struct{ k *keyring.Keyring }
+
+func (l local) Keyring() *keyring.Keyring { return l.k }
+
+// Rotate asks first whether this server leads: then an error tells that nothing has begun.
+func (l local) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key, error) {
+	if err := l.k.Leading(); err != nil {
+		return keyring.Key{}, notBegun{err}
+	}
+	return l.k.Rotate(ctx, o)
+}
+
+func (l local) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOptions) error {
+	return l.k.Remove(ctx, id, o)
+}
+
+func (l local) AddServer(ctx context.Context, id raft.ServerID, addr string) error {
+	return l.k.AddServer(ctx, id, raft.ServerAddress(addr), keyring.AddServerOptions{})
+}
+
+func (l local) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.RemoveServerOptions) error {
+	return l.k.RemoveServer(ctx, id, o)
+}
+
+// tokenTime is how long a join token may take to make.
+const tokenTime = 10 * time.Second
+
+func (l local) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), tokenTime)
+	defer cancel()
+	return l.k.MakeJoinToken(ctx, id, ttl)
+}
+
+func (l local) WithdrawJoinToken(ctx context.Context, id string) error {
+	return l.k.WithdrawJoinToken(ctx, id)
+}
