@@ -95,6 +95,8 @@ type Config struct {
 	RekeyGrace time.Duration
 	// RekeyRate is how many records are moved in a second, at most. Zero means no limit.
 	RekeyRate int
+	// Backups are the backups that the leader makes by itself. The zero value makes none.
+	Backups BackupSchedule
 	// Audit is told of every step in the life of a key that this server applies while the keyring is
 	// open: one at a time, in the order of the log, soon after. What a server gets as a snapshot, or
 	// has applied before Open, another one has told. After a restart raft applies again what its log has since the
@@ -224,6 +226,7 @@ func (c *Config) fillPolicies(w *wrongs) {
 	w.unless(c.Rotation.Retain == 0 || c.Data != nil, "Rotation.Retain is set and Data is nil: nothing could tell that a key is not needed")
 	w.unless(c.RekeyRate >= 0, "RekeyRate %d is negative", c.RekeyRate)
 	c.Tokens.fill(w)
+	c.Backups.fill(w)
 }
 
 func (t *TokenPolicy) fill(w *wrongs) {
@@ -303,7 +306,7 @@ func (c Config) policies() map[string]string {
 		"Rotation.Undo": c.Rotation.Undo.String(), "Rotation.Retain": c.Rotation.Retain.String(),
 		"Tokens.Issuer": fmt.Sprintf("%.500s", c.Tokens.Issuer), "Tokens.Algorithm": c.Tokens.Algorithm,
 		"Tokens.MaxTTL": c.Tokens.MaxTTL.String(), "Tokens.Leeway": c.Tokens.Leeway.String(),
-		"RekeyGrace": c.RekeyGrace.String(),
+		"RekeyGrace": c.RekeyGrace.String(), "Backups.Every": c.Backups.Every.String(), "Backups.Keep": fmt.Sprint(c.Backups.Keep),
 	}
 }
 

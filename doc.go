@@ -105,7 +105,7 @@
 //	internal/plan        what the leader does next, which keys to fetch from which server
 //
 //	the parts of a running server, from the top down
-//	internal/lead        what a server does while it leads: it makes keys, activates them, adopts orphans, hands over, backs up
+//	internal/lead        what a server does while it leads: it makes keys, activates them, adopts orphans, hands over, backs up by a schedule too
 //	internal/members     the members of the cluster, changed by the leader, and the tokens with which servers join
 //	internal/replication how this server gets the keys that it lacks, reports those that it holds, and unlinks removed ones
 //	internal/local       this server, and what it learns from the others: caught up or not, clocks, who is silent

@@ -22,6 +22,8 @@ const (
 	hostPatience = 10 * time.Second
 	dataPatience = time.Minute
 	scanPatience = 10 * time.Minute // between two records of a scan
+
+	storePatience = time.Minute // also between two reads of a backup that is put
 )
 
 // problemsPatience is how long Status waits for Config.Problems, and gate.Grace more.
@@ -48,6 +50,9 @@ func (h *hostCalls) watched(cfg Config) Config {
 		if counter, ok := data.(Counter); ok {
 			cfg.Data = watchedCounter{w, counter}
 		}
+	}
+	if store := cfg.Backups.Store; store != nil {
+		cfg.Backups.Store = watchedStore{store, h}
 	}
 	return cfg
 }
@@ -129,6 +134,66 @@ type watchedWriter struct {
 func (w watchedWriter) Write(b []byte) (n int, err error) {
 	w.calls.Watch("the io.Writer of Backup", hostPatience, func() { n, err = w.Writer.Write(b) })
 	return n, err
+}
+
+// watchedStore is the store of backups by schedule. What the keyring does meanwhile is not the store's time.
+type watchedStore struct {
+	store BackupStore
+	calls *hostCalls
+}
+
+// Put implements BackupStore.
+func (w watchedStore) Put(ctx context.Context, name string, r io.Reader) error {
+	c := w.calls.New("Config.Backups.Store.Put", storePatience)
+	defer w.calls.Forget(c)
+	c.Enter()
+	return w.store.Put(ctx, name, awaitedReader{r, c})
+}
+
+// awaitedReader is what a store reads from while the keyring makes more.
+type awaitedReader struct {
+	io.Reader
+	call *gate.Call
+}
+
+// Read implements io.Reader.
+func (r awaitedReader) Read(b []byte) (int, error) {
+	r.call.Leave()
+	defer r.call.Enter()
+	return r.Reader.Read(b)
+}
+
+// Open implements BackupStore.
+func (w watchedStore) Open(ctx context.Context, name string) (r io.ReadCloser, err error) {
+	w.calls.Watch("Config.Backups.Store.Open", storePatience, func() { r, err = w.store.Open(ctx, name) })
+	if err != nil {
+		return nil, err
+	}
+	return watchedFile{r, w.calls}, nil
+}
+
+// watchedFile is a backup that is read back from a store.
+type watchedFile struct {
+	io.ReadCloser
+	calls *hostCalls
+}
+
+// Read implements io.Reader.
+func (f watchedFile) Read(b []byte) (n int, err error) {
+	f.calls.Watch("the file of Config.Backups.Store.Open", storePatience, func() { n, err = f.ReadCloser.Read(b) })
+	return n, err
+}
+
+// List implements BackupStore.
+func (w watchedStore) List(ctx context.Context) (names []string, err error) {
+	w.calls.Watch("Config.Backups.Store.List", storePatience, func() { names, err = w.store.List(ctx) })
+	return names, err
+}
+
+// Remove implements BackupStore.
+func (w watchedStore) Remove(ctx context.Context, name string) (err error) {
+	w.calls.Watch("Config.Backups.Store.Remove", storePatience, func() { err = w.store.Remove(ctx, name) })
+	return err
 }
 
 // hostProblems asks Config.Problems, one question at a time.

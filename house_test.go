@@ -45,7 +45,7 @@ var house = map[string][]string{
 	"internal/fsm":  {"internal/gate", "internal/meta", "internal/nks", "internal/plan", "internal/seal"},
 	"internal/nks":  {"internal/secret", "internal/strictjson"},
 	"internal/lead": {
-		"internal/backup", "internal/fsm", "internal/keystore", "internal/local", "internal/meta", "internal/mono", "internal/nks", "internal/peer", "internal/plan",
+		"internal/backup", "internal/fsm", "internal/gate", "internal/keystore", "internal/local", "internal/meta", "internal/mono", "internal/nks", "internal/peer", "internal/plan",
 	},
 	"internal/members": {
 		"internal/fsm", "internal/join", "internal/lead", "internal/local", "internal/meta", "internal/nks", "internal/peer", "internal/plan",

@@ -40,6 +40,7 @@ type Keyring struct {
 	public     *local.PublicKeys
 	leader     *lead.Leader
 	backups    *lead.Backups
+	schedule   *lead.Schedule // nil if Config.Backups is zero
 	rotator    *rotator
 	remover    *remover
 	replicator *replication.Replicator
@@ -124,6 +125,7 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() t
 		Policy: cfg.policy(), EveryBuild: cfg.EveryBuild, Algorithm: cfg.Tokens.Algorithm, Clocks: k.clocks, Watch: k.watch, CaughtUp: k.caughtUp,
 	})
 	k.backups = lead.NewBackups(here)
+	k.schedule = newSchedule(s, k.backups, k.clocks)
 	k.rotator = newRotator(s, k.clocks, k.remover, k.leader.Maker)
 	k.ciphers.server, k.ciphers.caughtUp, k.ciphers.leader = s, k.caughtUp, k.leader
 	k.replicator = replication.New(here, replication.Config{
@@ -143,6 +145,9 @@ func (k *Keyring) run() {
 	}
 	if k.server.cfg.Data != nil {
 		loops = append(loops, k.rekeyer.run)
+	}
+	if k.schedule != nil {
+		loops = append(loops, k.schedule.Run)
 	}
 	if k.server.cfg.MetricsEvery > 0 {
 		loops = append(loops, (&gauges{k.server.Server, k.server.cfg.Metrics, k.server.cfg.MetricsEvery, k.look}).run)

@@ -34,7 +34,7 @@ type MetricInfo struct {
 	Name    string // as in "keyring.keys"
 	Counter bool   // it only grows, by AddCounter; false for a gauge
 	Label   string // the name of its label: "key", for the ID of a key, "kind", for a ProblemKind, "severity", or "certificate": own or CA; empty if it has none
-	Unit    string // in the plural: seconds, keys, KEKs, messages, records or problems
+	Unit    string // in the plural: seconds, keys, KEKs, messages, records, backups or problems
 	Help    string // what it tells, in a sentence
 }
 
@@ -47,6 +47,8 @@ var metricInfos = []MetricInfo{
 	{Name: "keyring.keys.missing", Unit: "keys", Help: "Keys whose material this server lacks, without prepublished ones that no majority of the voters holds. Alarm if it stays above zero."},
 	{Name: "keyring.keys.underheld", Unit: "keys", Help: "Keys that some server of the raft configuration has not reported to hold."},
 	{Name: "keyring.keys.unbacked", Unit: "keys", Help: "Keys that no confirmed backup contains."},
+	{Name: "keyring.backup.age", Unit: "seconds", Help: "Time since the last confirmed backup was made; without one, since the first key came into use. Alarm above BackupSchedule.Every and a quarter of it."},
+	{Name: "keyring.backup.failures", Counter: true, Unit: "backups", Help: "Attempts of this leader to make a backup by Config.Backups that have failed."},
 	{Name: "keyring.problems", Label: "kind", Unit: "problems", Help: "Entries of Status.Problems of each kind."},
 	{Name: "keyring.problems.severity", Label: "severity", Unit: "problems", Help: "Entries of Status.Problems of each severity. Alarm if there are critical ones."},
 	{Name: "keyring.jwks.keys", Unit: "keys", Help: "Keys whose tokens verify: those of the JWKS. More than 32 are a problem."},
@@ -114,9 +116,22 @@ func (g *gauges) setGauges() {
 	g.to.SetGauge("keyring.keys.missing", float64(missing), nil)
 	g.to.SetGauge("keyring.keys.underheld", float64(underheld), nil)
 	g.to.SetGauge("keyring.keys.unbacked", float64(len(st.NoBackup)), nil)
+	g.to.SetGauge("keyring.backup.age", o.backupAge(st).Seconds(), nil)
 	g.to.SetGauge("keyring.jwks.keys", float64(o.jwksKeys()), nil)
 	g.to.SetGauge("keyring.keks.failing", float64(o.failingKEKs()), nil)
 	g.setProblems(st)
+}
+
+// backupAge is the age of the last backup, or for how long there is none though a key is in use. Zero is neither.
+func (o overview) backupAge(st Status) time.Duration {
+	since := o.clocks.RingClock.BackupTime(o.Ring)
+	if since.IsZero() {
+		since = o.usedSince(st.NoBackup)
+	}
+	if since.IsZero() {
+		return 0
+	}
+	return max(0, o.now.Sub(since))
 }
 
 // failingKEKs is how many KEKs of the configuration do not do their work.

@@ -43,6 +43,9 @@ type overview struct {
 	rekeying []RekeyProgress
 	fetching replication.Status
 
+	every    time.Duration // Config.Backups.Every; zero if it is zero
+	schedule lead.ScheduleStatus
+
 	wrongPublic []KeyID // keys whose public key in raft is not that of their material
 
 	host      []Problem            // by Config.Problems
@@ -84,6 +87,9 @@ func (k *Keyring) overview(v local.View) overview {
 		keks: keksStatus(k.server.KEKs.Status(), report.Faults), clocks: k.clocks.Status(v.Ring),
 		waits: k.leader.Status(v.Ring), watch: k.watch.Status(), rekeying: k.rekeyer.progress.status(plan.Rekeying(v.Ring)),
 		fetching: k.replicator.Status(), wrongPublic: k.public.Status(),
+	}
+	if k.schedule != nil {
+		o.every, o.schedule = k.server.cfg.Backups.Every, k.schedule.Status()
 	}
 	o.unready, o.notReady = k.lookReady()
 	if since := k.since.Load(); since != nil {
@@ -155,7 +161,7 @@ func (o overview) orphans() []KeyID {
 // problemsOf returns what is wrong by an overview, the worst first, with what to do about it.
 func problemsOf(o overview, st Status) []Problem {
 	all := slices.Concat(
-		o.backupProblems(st), o.raftProblems(st), o.clockProblems(), o.policyProblems(), o.jwksProblems(), o.newerKeyProblems(), o.keystoreProblems(st), o.kekProblems(st),
+		o.backupProblems(st), o.scheduleProblems(st), o.raftProblems(st), o.clockProblems(), o.policyProblems(), o.jwksProblems(), o.newerKeyProblems(), o.keystoreProblems(st), o.kekProblems(st),
 		o.ownProblems(), o.copiedProblems(), o.leaderProblems(st), o.hostCallProblems(), o.host,
 	)
 	all = o.withWhyNotReady(all, st)

@@ -30,5 +30,10 @@ func TestEachFieldOfThePoliciesIsCompared(t *testing.T) {
 	}
 	of("Rotation")
 	of("Tokens")
+	for _, name := range []string{"Every", "Keep"} {
+		set("Backups."+name, func(c *Config) reflect.Value {
+			return reflect.ValueOf(c).Elem().FieldByName("Backups").FieldByName(name)
+		})
+	}
 	set("RekeyGrace", func(c *Config) reflect.Value { return reflect.ValueOf(c).Elem().FieldByName("RekeyGrace") })
 }

@@ -63,6 +63,7 @@ const (
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
 	ProblemNomad       ProblemKind = "Nomad's file"     // a key file of Nomad's that does not open, or that should go
 	ProblemBackup      ProblemKind = "no backup"        // keys are in no backup
+	ProblemSchedule    ProblemKind = "scheduled backup" // a backup by Config.Backups is late, or fails
 	ProblemOldKEK      ProblemKind = "old KEKs"         // key files are not wrapped under exactly Config.KEKs
 	ProblemKEKFile     ProblemKind = "KEK file"         // others may read or change the file that has a KEK
 	ProblemHost        ProblemKind = "host hangs"       // a function of the host's has not returned
@@ -140,6 +141,7 @@ var problemKinds = []struct {
 	{ProblemOrphan, SeverityNotice, "Adopt it if data is sealed under it and you know where the file comes from; else leave it where it is."},
 	{ProblemNomad, SeverityWarning, "Delete the files of Nomad's when the keyring holds their keys."},
 	{ProblemBackup, SeverityWarning, "Make a backup: WriteBackup, and ConfirmBackup when it is safe."},
+	{ProblemSchedule, SeverityWarning, "See to what the detail names: the store of the backups, its space, its permissions, or what else fails. The leader tries again by itself, within an hour. If it takes longer, make a backup by hand: WriteBackup, and ConfirmBackup when it is safe."},
 	{ProblemOldKEK, SeverityNotice, "Call Rewrap before OldKEKs are taken away."},
 	{ProblemKEKFile, SeverityWarning, "Give the file to the user that the service runs as, with the mode 0600. If somebody may have read it: change the KEK, as the README says under \"Changing KEKs\"; who has the key files too has the keys, and against that only new keys help."},
 	{ProblemInlineKEK, SeverityNotice, "Use another KEK, unless you want just that: with InlineKEK in OldKEKs, start this server again and call Rewrap; then take InlineKEK out, and start it once more."},

@@ -24,6 +24,8 @@ func (o overview) backupProblems(st Status) []Problem {
 	}
 	n := len(st.NoBackup)
 	switch {
+	case o.every > 0: // by schedule there is one soon, or scheduleProblems say that it is late
+		return nil
 	case n == 0:
 		return nil
 	case st.LastBackup.Index > 0:
@@ -38,6 +40,34 @@ func (o overview) backupProblems(st Status) []Problem {
 		p.Severity = SeverityNotice
 	}
 	return []Problem{p}
+}
+
+// attemptsPatience is for how long attempts fail before it is a problem. The first retries come within minutes.
+const attemptsPatience = 10 * time.Minute
+
+// scheduleProblems say that a backup by schedule is late, and on the leader what fails.
+func (o overview) scheduleProblems(st Status) (all []Problem) {
+	add := func(format string, args ...any) {
+		all = append(all, Problem{Kind: ProblemSchedule, Detail: fmt.Sprintf(format, args...)})
+	}
+	if o.every <= 0 || !o.CaughtUp {
+		return nil
+	}
+	last, used := o.clocks.RingClock.BackupTime(o.Ring), o.usedSince(st.NoBackup)
+	if late := o.clocks.RingClock.BackupLate(o.Ring, used, o.every); !late.IsZero() && o.now.After(late) {
+		if last.IsZero() {
+			add("there is no backup: %s in none, the first in use since %v, and one is to be made every %v", keysAre(len(st.NoBackup)), inUTC(used), o.every)
+		} else {
+			add("the last backup is of %v, and one is to be made every %v", inUTC(last), o.every)
+		}
+	}
+	if f := o.schedule.Attempts; f != nil && o.at.Sub(f.Since) >= attemptsPatience {
+		add("%s has tried to make one for %v: %v", o.id, o.at.Sub(f.Since).Round(time.Minute), f.Err)
+	}
+	if f := o.schedule.Tidying; f != nil {
+		add("old backups are not removed: %v", f.Err)
+	}
+	return all
 }
 
 // A cluster that has never had a backup says so when its first key has been in use for as long: first by the way, and then

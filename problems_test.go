@@ -170,6 +170,20 @@ var problemCases = []struct {
 	{name: "the last backup lies ahead", wrong: func(o *overview) { o.Ring.Backup.Time = o.now.Add(time.Hour) }, kind: ProblemTime},
 	{name: "an activation lies ahead", wrong: func(o *overview) { o.Ring.Keys[0].Activated = o.now.Add(time.Hour) }, kind: ProblemTime, key: KeyID{15: 1}},
 	{name: "keys without a backup", wrong: func(o *overview) { o.Ring.Keys[0].CreateIndex = 6 }, kind: ProblemBackup},
+	{name: "a backup by schedule is late", wrong: func(o *overview) {
+		o.every, o.Ring.Backup = 24*time.Hour, meta.Backup{Index: 4, Time: o.now.Add(-31 * time.Hour)} // the key is newer
+	}, kind: ProblemSchedule},
+	{name: "the first backup by schedule is late", wrong: func(o *overview) {
+		o.every, o.Ring.Backup, o.Ring.Keys[0].Activated = 24*time.Hour, meta.Backup{}, o.now.Add(-7*time.Hour)
+	}, kind: ProblemSchedule},
+	{name: "backups by schedule fail", wrong: func(o *overview) {
+		o.every, o.Ring.Backup.Time = 24*time.Hour, o.now
+		o.schedule.Attempts = &local.Failure{Err: errors.New("x"), Since: o.at.Add(-11 * time.Minute)}
+	}, kind: ProblemSchedule},
+	{name: "old backups stay", wrong: func(o *overview) {
+		o.every, o.Ring.Backup.Time = 24*time.Hour, o.now
+		o.schedule.Tidying = &local.Failure{Err: errors.New("x"), Since: o.at}
+	}, kind: ProblemSchedule},
 	{name: "a server does not answer raft", wrong: func(o *overview) {
 		o.watch.Silent = map[string]local.Silence{"s2": {Since: o.at.Add(-6 * time.Second)}, "s3": {Since: o.at.Add(-4 * time.Second)}}
 	}, kind: ProblemUnreachable, server: "s2"},

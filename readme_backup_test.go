@@ -30,6 +30,14 @@ func readmeBackup(ctx context.Context, n *node.Node, file io.Writer, keep func(i
 	return n.Keyring().ConfirmBackup(ctx, m.SHA256)
 }
 
+func readmeSchedule(cfg keyring.Config, recipients []age.Recipient) keyring.Config {
+	cfg.Backups = keyring.BackupSchedule{
+		To:    recipients,
+		Store: keyring.BackupDir("/mnt/backups"), // once a day, the last 7 are kept
+	}
+	return cfg
+}
+
 func readmeRestore(ctx context.Context, file io.Reader, cfg node.Config, identities []age.Identity, digest [32]byte, use func(*node.Node)) error {
 	_, err := node.Restore(ctx, file, cfg, keyring.RestoreOptions{
 		Identities: identities,

@@ -121,6 +121,8 @@ var remedies = map[keyring.ProblemKind]remedy{
 		"Delete them when the keyring holds their keys.", []string{look}},
 	keyring.ProblemBackup: {"Keys are in no backup",
 		"Make a backup.", []string{"$CP backup -to RECIPIENT FILE"}},
+	keyring.ProblemSchedule: {"A backup by schedule is late, or fails",
+		"See to what the detail names: space, permissions, the network. It is tried again by itself. Until then make one by hand.", []string{"$CP backup -to RECIPIENT FILE"}},
 	keyring.ProblemOldKEK: {"Key files are not wrapped under the present KEKs alone",
 		"Wrap them again, before the old KEKs go.", []string{"$AT keys rewrap"}},
 	keyring.ProblemKEKFile: {"Others may read or change the file of a KEK",

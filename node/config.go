@@ -89,6 +89,8 @@ type Config struct {
 	Rotation keyring.RotationPolicy
 	// Tokens is how tokens are signed and verified. Zero means RS256 and at most 24 hours.
 	Tokens keyring.TokenPolicy
+	// Backups are the backups that the leader makes by itself. The zero value makes none.
+	Backups keyring.BackupSchedule
 	// Audit is told of every step in the life of a key. Metrics receives the figures of this server every
 	// MetricsEvery. See keyring.Config for the three.
 	Audit        func(keyring.Event)
@@ -178,7 +180,7 @@ func (w *wrongs) unless(ok bool, format string, args ...any) {
 func (c Config) keyring() keyring.Config {
 	return keyring.Config{
 		Dir: filepath.Join(c.Dir, "keystore"), ID: c.ID, FSM: c.Keys, KEKs: c.KEKs, OldKEKs: c.OldKEKs,
-		Rotation: c.Rotation, Tokens: c.Tokens, Data: c.Data, RekeyGrace: c.RekeyGrace, RekeyRate: c.RekeyRate,
+		Rotation: c.Rotation, Tokens: c.Tokens, Data: c.Data, RekeyGrace: c.RekeyGrace, RekeyRate: c.RekeyRate, Backups: c.Backups,
 		Audit: c.Audit, Metrics: c.Metrics, MetricsEvery: c.MetricsEvery, EveryBuild: true, Logger: c.Logger.Named("keyring"),
 	}
 }

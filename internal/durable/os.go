@@ -107,8 +107,10 @@ func openRoot(path string) (*os.Root, error) {
 type osDir struct {
 	path string // for errors
 	root *os.Root
-	user uint32   // who has opened it, and owns what is in it
-	lock *os.File // locked while it is open
+	user uint32 // who has opened it, and owns what is in it
+	// anyUser says that others may own what is in it: a file server may map users.
+	anyUser bool
+	lock    *os.File // locked while it is open
 
 	opened fs.FileInfo // tells the directory from every other
 
@@ -171,7 +173,7 @@ func (d *osDir) openAs(name string, named fs.FileInfo) (File, fs.FileInfo, error
 	if err == nil && !opened.Mode().IsRegular() { // a new FIFO may have the inode of a file that is gone
 		err = fmt.Errorf("%w: %v", ErrNotRegular, opened.Mode().Type())
 	}
-	if err == nil && owner(opened) != d.user {
+	if err == nil && !d.anyUser && owner(opened) != d.user {
 		err = &OwnerError{Have: owner(opened), Want: d.user}
 	}
 	if err != nil {

@@ -259,7 +259,7 @@ type ClocksStatus struct {
 
 // Status is what is known now.
 func (c *Clocks) Status(ring *meta.Ring) ClocksStatus {
-	s := ClocksStatus{Known: c.Known(), RingClock: c.RingClock(ring), Policies: map[string]map[string]string{}}
+	s := ClocksStatus{Known: c.Known(), RingClock: c.RingClock(ring, ring.Backup.Time), Policies: map[string]map[string]string{}}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for server, r := range c.others {

@@ -20,6 +20,8 @@
 //	Rekeying  which keys' data is to be moved
 //	ScanFrom  when a scan that finds no more of it counts
 //
+//	NextBackup      when a backup by schedule is due
+//
 //	JoinRefusal  why a token lets a server not join
 //	EndedTokens  which tokens the leader is to end
 //	RingClock     which times in the ring a server can believe
@@ -112,6 +114,7 @@ const (
 	Compare   Kind = "compare"   // ask every server for its time
 	// HandOver is to hand leadership to one of Servers, whose clocks are right, because this clock is wrong.
 	HandOver Kind = "hand over"
+	Backup   Kind = "backup"  // make a backup: see NextBackup
 	Resign   Kind = "resign"  // hand leadership to a voter that holds Key, the active one
 	Nothing  Kind = "nothing" // wait for a change; no time helps
 )

@@ -251,6 +251,14 @@ func noBackup(t *testing.T) cured {
 	return cured{c: c, on: leader, cure: func() { makeBackup(t, c) }}
 }
 
+func storeThatFails(t *testing.T) cured {
+	s := newScheduled(t, 3, 0, nil)
+	s.store.onCall(func(context.Context, string) error { return errors.New("quota exceeded") })
+	leader := keyringtest.Ready(t, s.Cluster)
+	time.Sleep(10 * time.Minute)
+	return cured{c: s.Cluster, on: leader, after: time.Hour, cure: func() { s.store.onCall(nil) }}
+}
+
 func orphanFile(adopt bool) func(t *testing.T) cured {
 	return func(t *testing.T) cured {
 		c, _ := three(t, nil)

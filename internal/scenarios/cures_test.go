@@ -52,6 +52,7 @@ var cures = []struct {
 	{keyring.ProblemOrphan, "it is moved out", orphanFile(false)},
 	{keyring.ProblemNomad, "the files are deleted", nomadFiles},
 	{keyring.ProblemBackup, "a backup is made", noBackup},
+	{keyring.ProblemSchedule, "the store works again", storeThatFails},
 	{keyring.ProblemOldKEK, "Rewrap", oldKEK},
 	{keyring.ProblemKEKFile, "the mode is right", openKEKFile},
 	{keyring.ProblemInlineKEK, "another KEK takes its place", inlineKEK},
