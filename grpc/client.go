@@ -1,0 +1,185 @@
+package keyringgrpc
+
+// Calls of other servers, over connections that are kept by their IDs.
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+const (
+	maxMessage = 1 << 20         // what a request and an answer may have
+	maxOnWire  = maxMessage + 16 // with what a BytesValue has around it
+)
+
+// Call implements keyring.Transport. Errors of the other server have its status code, for status.Code.
+func (p *Peers) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error) {
+	if len(request) > maxMessage {
+		return nil, fmt.Errorf("call server %q: request of %d bytes, at most %d fit", to, len(request), maxMessage)
+	}
+	l, err := p.use(to)
+	if err != nil {
+		return nil, fmt.Errorf("call server %q: %w", to, err)
+	}
+	answer := new(wrapperspb.BytesValue)
+	err = l.cc.Invoke(ctx, "/"+ServiceName+"/Call", wrapperspb.Bytes(request), answer, grpc.MaxCallRecvMsgSize(maxOnWire), grpc.MaxCallSendMsgSize(maxOnWire))
+	// An end that is cut off may look alive for long: the next call makes a connection of its own.
+	p.release(l, err, status.Code(err) == codes.DeadlineExceeded)
+	if err != nil {
+		return nil, fmt.Errorf("call server %q: %w", to, withCause(ctx, err))
+	}
+	return answer.GetValue(), nil
+}
+
+// withCause has an error match that of the context which has ended the call.
+func withCause(ctx context.Context, err error) error {
+	switch code := status.Code(err); {
+	case code == codes.DeadlineExceeded:
+		return errors.Join(context.DeadlineExceeded, err) // the other side knows the deadline too, and may be first
+	case code == codes.Canceled && ctx.Err() != nil:
+		return errors.Join(ctx.Err(), err)
+	}
+	return err
+}
+
+// Conn returns a connection to the member of that ID, for the host's own services on that server: to forward calls to
+// the leader, say. It may be kept: each call is to where the member is then, and fails if it is none. The other end of it sees
+// this server with PeerID.
+func (p *Peers) Conn(id raft.ServerID) grpc.ClientConnInterface { return member{p, id} }
+
+type member struct {
+	peers *Peers
+	id    raft.ServerID
+}
+
+// Invoke implements grpc.ClientConnInterface.
+func (m member) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	l, err := m.peers.use(m.id)
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	err = l.cc.Invoke(ctx, method, args, reply, opts...)
+	m.peers.release(l, err, false)
+	return err
+}
+
+// NewStream implements grpc.ClientConnInterface.
+func (m member) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	l, err := m.peers.use(m.id)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	var once sync.Once
+	release := func(err error) { once.Do(func() { m.peers.release(l, err, false) }) }
+	s, err := l.cc.NewStream(ctx, desc, method, append(slices.Clip(opts), grpc.OnFinish(release))...)
+	if err != nil {
+		release(err)
+	}
+	return s, err
+}
+
+// link is a grpc.ClientConn. After a failure it would wait before it connects again, and fail all calls meanwhile with what was
+// so before: the next call has a new one. The old one is closed when its last call has ended.
+type link struct {
+	id      raft.ServerID
+	cc      *grpc.ClientConn
+	users   int  // guarded by Peers.mu
+	retired bool // guarded by Peers.mu
+}
+
+// use returns the link to a member. The caller releases it.
+func (p *Peers) use(id raft.ServerID) (*link, error) {
+	if _, err := p.memberOf(id); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, net.ErrClosed
+	}
+	l := p.links[id]
+	if l == nil {
+		cc, err := p.connect(id)
+		if err != nil {
+			return nil, err
+		}
+		l = &link{id: id, cc: cc}
+		p.links[id] = l
+	}
+	l.users++
+	return l, nil
+}
+
+// connect returns a connection that is made at its first call. It follows no service configuration, which could make it retry, and
+// goes through no proxy.
+func (p *Peers) connect(id raft.ServerID) (*grpc.ClientConn, error) {
+	name := hex.EncodeToString([]byte(id)) // in place of a host name, which an ID need not be
+	return grpc.NewClient("passthrough:///"+name,
+		grpc.WithTransportCredentials(memberCredentials{serverCredentials{p}, id}),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			addr, err := p.addr(id)
+			if err != nil {
+				return nil, err
+			}
+			return p.dial(ctx, addr)
+		}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: patience}),
+		grpc.WithAuthority(name), grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithDisableHealthCheck(),
+		grpc.WithMaxHeaderListSize(maxHeader),
+	)
+}
+
+// release ends the use of a link by a call that has ended with err. Late is that the other end may be cut off.
+func (p *Peers) release(l *link, err error, late bool) {
+	retire := late || status.Code(err) == codes.Unavailable && l.cc.GetState() != connectivity.Ready
+	p.mu.Lock()
+	l.users--
+	if retire {
+		l.retired = true
+		if p.links[l.id] == l {
+			delete(p.links, l.id)
+		}
+	}
+	over := l.retired && l.users == 0
+	p.mu.Unlock()
+	if over {
+		l.cc.Close()
+	}
+}
+
+// hangUp closes the links to servers that are no members, with the calls on them.
+func (p *Peers) hangUp() {
+	p.closeLinks(func(id raft.ServerID) bool {
+		_, err := p.memberOf(id)
+		return err != nil
+	})
+}
+
+// closeLinks closes links with the calls on them.
+func (p *Peers) closeLinks(gone func(raft.ServerID) bool) {
+	var closed []*link
+	p.mu.Lock()
+	for id, l := range p.links {
+		if gone(id) {
+			closed = append(closed, l)
+			delete(p.links, id)
+		}
+	}
+	p.mu.Unlock()
+	for _, l := range closed {
+		l.cc.Close()
+	}
+}

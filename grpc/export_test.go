@@ -1,0 +1,49 @@
+package keyringgrpc
+
+import (
+	"context"
+	"net"
+
+	"github.com/hashicorp/raft"
+)
+
+// What connections are for.
+const (
+	CallProtocol = callProtocol
+	RaftProtocol = raftProtocol
+	MaxPending   = maxPending
+	MaxPerServer = maxPerServer
+	MaxCalls     = maxCalls
+	MaxMessage   = maxMessage
+	MaxLines     = maxLines
+	Patience     = patience
+	RecheckEvery = recheckEvery
+)
+
+// Host is what Peers needs of a Keyring.
+type Host = host
+
+// AttachTo is Attach, to a list in place of a raft.
+func (p *Peers) AttachTo(members func() []raft.Server) { p.member.Store(&members) }
+
+// Unattach undoes Attach.
+func (p *Peers) Unattach() { p.member.Store(nil) }
+
+// StartFor is Start, for something in place of a Keyring.
+func (p *Peers) StartFor(h Host) { p.start(h) }
+
+// DialWith has the connections of other servers made by dial.
+func (p *Peers) DialWith(dial func(ctx context.Context, network, addr string) (net.Conn, error)) {
+	p.dialRaw = dial
+}
+
+// Open returns how many connections of servers there are, and how many handshakes are under way.
+func (p *Peers) Open() (open, pending int) {
+	all := p.conns.all()
+	p.conns.mu.Lock()
+	defer p.conns.mu.Unlock()
+	return len(all), len(p.conns.pending)
+}
+
+// Unstart undoes Start.
+func (p *Peers) Unstart() { p.keys.Store(nil) }

@@ -1,0 +1,188 @@
+package keyringgrpc_test
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	keyringgrpc "example.com/keyring/grpc"
+	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+)
+
+// TestHandshakesUnderWayAreBounded: those that say nothing keep nobody out.
+func TestHandshakesUnderWayAreBounded(t *testing.T) {
+	noLeak(t)
+	c := newCluster(t)
+	p1, p2 := c.port("s1"), c.port("s2")
+	cut := make(chan struct{}, keyringgrpc.MaxPending+10)
+	for range keyringgrpc.MaxPending + 10 {
+		conn, err := net.Dial("tcp", p1.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		go func() {
+			io.Copy(io.Discard, conn)
+			cut <- struct{}{}
+		}()
+	}
+	begun := time.Now()
+	for range 10 {
+		<-cut
+	}
+	if took := time.Since(begun); took >= keyringgrpc.Patience {
+		t.Errorf("they are cut off after %v", took)
+	}
+	if _, err := p2.Call(t.Context(), "s1", nil); err != nil {
+		t.Error(err)
+	}
+	if _, pending := p1.Open(); pending > keyringgrpc.MaxPending {
+		t.Errorf("%d handshakes are under way", pending)
+	}
+}
+
+// TestConnectionsOfOneServerAreBounded, by protocol; the oldest gives way.
+func TestConnectionsOfOneServerAreBounded(t *testing.T) {
+	noLeak(t)
+	c := newCluster(t)
+	p1 := c.port("s1")
+	c.set("s2", "nowhere")
+	c.set("s3", "nowhere")
+	connect := func(id string) *tls.Conn {
+		conf, err := c.ca.server(id)()
+		must(err)
+		conf.NextProtos, conf.InsecureSkipVerify = []string{keyringgrpc.CallProtocol}, true
+		conn, err := tls.Dial("tcp", p1.addr, conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != nil { // it is admitted
+			t.Fatal(err)
+		}
+		return conn
+	}
+	other := connect("s3")
+	first := connect("s2")
+	for range keyringgrpc.MaxPerServer {
+		connect("s2")
+	}
+	io.Copy(io.Discard, first) // until it is closed
+	if open, _ := p1.Open(); open != keyringgrpc.MaxPerServer+1 {
+		t.Errorf("%d connections", open)
+	}
+	if _, err := other.Write([]byte("\x00\x00\x00\x04\x01\x00\x00\x00\x00")); err != nil {
+		t.Errorf("that of another server: %v", err)
+	}
+}
+
+// TestCallsOfOneServerAreBounded: more than so many at a time wait.
+func TestCallsOfOneServerAreBounded(t *testing.T) {
+	noLeak(t)
+	c := newCluster(t)
+	p1, p2, p3 := c.port("s1"), c.port("s2"), c.port("s3")
+	entered, leave := make(chan raft.ServerID, 2*keyringgrpc.MaxCalls), make(chan struct{})
+	p1.keys.answer = func(_ context.Context, from raft.ServerID, _ []byte) ([]byte, error) {
+		entered <- from
+		if from == "s2" {
+			<-leave
+		}
+		return nil, nil
+	}
+	errs := make(chan error, keyringgrpc.MaxCalls+1)
+	for range keyringgrpc.MaxCalls {
+		go func() {
+			_, err := p2.Call(t.Context(), "s1", nil)
+			errs <- err
+		}()
+		<-entered
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := p2.Call(ctx, "s1", nil); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("one more: %v", err)
+	}
+	if len(entered) > 0 {
+		t.Error("one more is answered")
+	}
+	if _, err := p3.Call(t.Context(), "s1", nil); err != nil {
+		t.Errorf("of another server: %v", err)
+	}
+	close(leave)
+	for range keyringgrpc.MaxCalls {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := p2.Call(t.Context(), "s1", nil); err != nil {
+		t.Errorf("after them: %v", err)
+	}
+}
+
+// TestSlowOnesAreCutOff: a handshake and a request that do not come.
+func TestSlowOnesAreCutOff(t *testing.T) {
+	for name, wait := range map[string]func(*testing.T, *virtual){
+		"handshake": func(t *testing.T, v *virtual) {
+			conn, err := v.dial(t.Context(), "", "s1")
+			must(err)
+			closed(t, conn)
+			v.ports["s1"].told.wait("connection refused")
+		},
+		"request": func(t *testing.T, v *virtual) {
+			desc := &grpc.StreamDesc{ClientStreams: true}
+			stream, err := v.ports["s2"].Conn("s1").NewStream(t.Context(), desc, method)
+			must(err)
+			if err := stream.RecvMsg(new(wrapperspb.BytesValue)); status.Code(err) != codes.Unavailable {
+				t.Errorf("a request that does not come: %v", err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := newVirtual(t, "s1", "s2")
+				begun := time.Now()
+				wait(t, v)
+				if took := time.Since(begun); took < keyringgrpc.Patience || took > keyringgrpc.Patience+2*time.Second {
+					t.Errorf("after %v", took)
+				}
+			})
+		})
+	}
+}
+
+// TestRefusalsAreNotAFloodOfLines, and have no bodies.
+func TestRefusalsAreNotAFloodOfLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVirtual(t, "s1", "s2")
+		p := v.ports["s1"]
+		p.keys.answer = func(context.Context, raft.ServerID, []byte) ([]byte, error) { return []byte("body"), io.ErrNoProgress }
+		for range 100 {
+			if _, err := v.ports["s2"].Call(t.Context(), "s1", []byte("body")); err == nil {
+				t.Error("an answer")
+			}
+		}
+		if len(p.told) != keyringgrpc.MaxLines {
+			t.Errorf("%d lines", len(p.told))
+		}
+		time.Sleep(time.Second) // virtual
+		v.ports["s2"].Call(t.Context(), "s1", []byte("body"))
+		p.told.wait("unlogged=90")
+		for len(p.told) > 0 {
+			if line := <-p.told; strings.Contains(line, "body") {
+				t.Errorf("a line with a body: %s", line)
+			}
+		}
+	})
+}

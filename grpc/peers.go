@@ -1,0 +1,299 @@
+package keyringgrpc
+
+// Peers: Config, its life, and who the members are.
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/keyring"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+const (
+	patience     = 10 * time.Second // of a dial, a handshake, a body
+	callTimeout  = 30 * time.Second // of a call, on the server that answers
+	recheckEvery = 5 * time.Second  // how often connections are looked at
+)
+
+// Config is what New needs. ID, Cluster, Addr and TLS are required.
+type Config struct {
+	// ID is this server's, as in raft's configuration and in its certificate.
+	ID raft.ServerID
+	// Cluster is the cluster's name in the certificates.
+	Cluster string
+	// Addr is the host:port at which the other servers reach this one: the grpc.Server's port. It is this server's address in
+	// raft's configuration if raft uses StreamLayer.
+	Addr string
+	// TLS returns this server's certificate and RootCAs, as keyring.ServerTLS wants them. It is called for each connection and
+	// every 5 seconds, must not block, and what it returns is not modified.
+	TLS func() (*tls.Config, error)
+	// Clients returns the configuration for connections of others than servers, from which ClientAuth says what certificates
+	// they need. ClientCAs nil means RootCAs. It is called for each connection, so it may be the same function as TLS: then
+	// clients need no certificate. Nil means that only servers are let in.
+	Clients func() (*tls.Config, error)
+	// MaxClients is how many connections clients may have at a time, all together. More are refused. Zero means 1024.
+	MaxClients int
+	// AddrOf returns the host:port of the grpc.Server of a member, if that is not the address that raft's configuration has.
+	// Nil means that it is.
+	AddrOf func(raft.Server) (string, error)
+	// Logger gets who was refused and why, at most 10 lines a second, and no bodies. Nil logs nothing.
+	Logger hclog.Logger
+}
+
+// Peers is what one server says to the other servers of its cluster, and hears from them, over gRPC. It implements
+// keyring.Transport.
+type Peers struct {
+	cfg     Config
+	log     refusals
+	conns   conns
+	calls   places
+	raft    *streamLayer
+	done    chan struct{} // closed by Close
+	dialRaw func(ctx context.Context, network, addr string) (net.Conn, error)
+	loops   sync.WaitGroup
+	member  atomic.Pointer[func() []raft.Server] // of Attach
+	keys    atomic.Pointer[host]                 // of Start
+
+	mu     sync.Mutex // guards below
+	closed bool
+	links  map[raft.ServerID]*link
+}
+
+// host is what Peers needs of a Keyring.
+type host interface {
+	ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error)
+	Changed() <-chan struct{}
+	MembershipVersion() uint64
+}
+
+// New returns the Peers of a server, which answers nobody before Attach and Start. An error says what is wrong with the
+// configuration or with this server's own certificate.
+func New(cfg Config) (*Peers, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	if cfg.MaxClients == 0 {
+		cfg.MaxClients = 1024
+	}
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("keyring over gRPC: %w", err)
+	}
+	p := &Peers{
+		cfg: cfg, log: refusals{to: cfg.Logger}, done: make(chan struct{}), dialRaw: new(net.Dialer).DialContext, links: map[raft.ServerID]*link{},
+		conns: conns{maxClients: cfg.MaxClients, open: map[*conn]bool{}}, calls: places{of: map[raft.ServerID]*place{}},
+	}
+	p.raft = &streamLayer{peers: p, accepted: make(chan net.Conn), closed: make(chan struct{})}
+	p.loops.Go(p.recheck)
+	return p, nil
+}
+
+func (c Config) check() error {
+	if c.ID == "" || c.TLS == nil {
+		return errors.New("ID is empty, or TLS is nil")
+	}
+	if _, _, err := net.SplitHostPort(c.Addr); err != nil {
+		return fmt.Errorf("Addr: %w", err)
+	}
+	if c.MaxClients < 0 {
+		return fmt.Errorf("MaxClients %d is negative", c.MaxClients)
+	}
+	nobody := func(raft.ServerID) error { return nil }
+	if _, err := keyring.ServerTLS(c.TLS, c.Cluster, nobody, callProtocol); err != nil {
+		return err
+	}
+	if _, err := keyring.ClientTLS(c.TLS, c.Cluster, c.ID, callProtocol); err != nil {
+		return err
+	}
+	if err := c.checkOwn(); err != nil {
+		return fmt.Errorf("own certificate: %w", err)
+	}
+	if c.Clients != nil {
+		if _, err := clientConfig(c.Clients, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkOwn requires that this server's certificate names it: else the others refuse it one by one, in their logs. One that comes
+// from a callback is not looked at.
+func (c Config) checkOwn() error {
+	base, err := c.TLS()
+	if err != nil || len(base.Certificates) == 0 {
+		return err
+	}
+	leaf, err := leafOf(&base.Certificates[0])
+	if err != nil {
+		return err
+	}
+	inTime := *leaf
+	inTime.NotAfter = time.Now().Add(time.Hour) // whether it has ended is for the others to say: it may be replaced in time
+	id, err := keyring.PeerID(&tls.ConnectionState{
+		HandshakeComplete: true, PeerCertificates: []*x509.Certificate{leaf}, VerifiedChains: [][]*x509.Certificate{{&inTime}},
+	}, c.Cluster)
+	if err == nil && id != c.ID {
+		err = fmt.Errorf("it is that of server %q, want %q", id, c.ID)
+	}
+	return err
+}
+
+// Attach tells who the members are: those of raft's latest configuration. Before, no server is let in, and none is called. It is
+// called when raft.NewRaft has returned, before keyring.Open.
+func (p *Peers) Attach(r *raft.Raft) {
+	members := func() []raft.Server { return r.GetConfiguration().Configuration().Servers }
+	p.member.Store(&members)
+}
+
+// Start has the keyring answer the other servers. It is called once, when keyring.Open has returned.
+func (p *Peers) Start(k *keyring.Keyring) { p.start(k) }
+
+func (p *Peers) start(k host) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.keys.Store(&k)
+	p.loops.Go(func() { p.followMembers(k) })
+}
+
+// Close ends the connections to and from other servers, and refuses new ones, of clients too. The host closes the Keyring and
+// shuts raft down before, and stops the grpc.Server after. Close waits for the goroutines of this package, but for calls that
+// the grpc.Server still answers. It may be called again.
+func (p *Peers) Close() error {
+	p.mu.Lock()
+	if !p.closed {
+		p.closed = true
+		close(p.done)
+	}
+	p.mu.Unlock()
+	p.closeLinks(func(raft.ServerID) bool { return true })
+	p.raft.Close()
+	p.conns.close()
+	p.loops.Wait()
+	return nil
+}
+
+// members are the servers of raft's latest configuration.
+func (p *Peers) members() ([]raft.Server, error) {
+	members := p.member.Load()
+	if members == nil {
+		return nil, errors.New("raft does not run here yet")
+	}
+	return (*members)(), nil
+}
+
+// admits is whether a server may have a connection. A server that is to be added has no configuration, and learns from raft who
+// the others are.
+func (p *Peers) admits(id raft.ServerID) error {
+	all, err := p.members()
+	if err != nil {
+		return err
+	}
+	if len(all) > 0 && !slices.ContainsFunc(all, func(s raft.Server) bool { return s.ID == id }) {
+		return errors.New("not in the raft configuration")
+	}
+	return nil
+}
+
+// find returns the member for which is returns true.
+func (p *Peers) find(what string, is func(raft.Server) bool) (raft.Server, error) {
+	all, err := p.members()
+	if err != nil {
+		return raft.Server{}, err
+	}
+	if i := slices.IndexFunc(all, is); i >= 0 {
+		return all[i], nil
+	}
+	return raft.Server{}, fmt.Errorf("%s is not in the raft configuration", what)
+}
+
+func (p *Peers) memberOf(id raft.ServerID) (raft.Server, error) {
+	return p.find(fmt.Sprintf("server %q", id), func(s raft.Server) bool { return s.ID == id })
+}
+
+// addr returns where a member is to be called.
+func (p *Peers) addr(id raft.ServerID) (string, error) {
+	s, err := p.memberOf(id)
+	if err != nil {
+		return "", err
+	}
+	if p.cfg.AddrOf != nil {
+		return p.cfg.AddrOf(s)
+	}
+	return string(s.Address), nil
+}
+
+// followMembers ends the connections of servers that were removed, until Close.
+func (p *Peers) followMembers(k host) {
+	for seen := uint64(0); ; {
+		changed := k.Changed()
+		if now := k.MembershipVersion(); now != seen {
+			seen = now
+			p.sweep(p.wrongMember)
+		}
+		select {
+		case <-changed:
+		case <-p.done:
+			return
+		}
+	}
+}
+
+// recheck looks at each connection now and then, until Close.
+func (p *Peers) recheck() {
+	ticks := time.NewTicker(recheckEvery)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-ticks.C:
+		case <-p.done:
+			return
+		}
+		p.sweep(p.wrongMember)
+		base, err := p.cfg.TLS()
+		if err == nil && base == nil {
+			err = errors.New("no configuration")
+		}
+		if err != nil {
+			p.log.note("certificates of connections can't be checked", "error", err)
+			continue
+		}
+		p.sweep(func(c *conn) error { return c.outlived(base) })
+	}
+}
+
+// sweep ends the connections that are wrong, and those to servers that are no members.
+func (p *Peers) sweep(wrong func(*conn) error) {
+	for _, c := range p.conns.all() {
+		if err := wrong(c); err != nil {
+			c.cut()
+			p.log.note("connection closed", "server", c.server, "error", err)
+		}
+	}
+	p.hangUp()
+}
+
+// wrongMember is why a connection is none to or from a member. A member that has moved is dialled where it is now.
+func (p *Peers) wrongMember(c *conn) error {
+	if err := p.admits(c.server); err != nil || c.dialled == "" {
+		return err
+	}
+	if c.protocol == raftProtocol { // raft dials by address itself
+		return nil
+	}
+	if addr, err := p.addr(c.server); err == nil && addr != c.dialled {
+		return fmt.Errorf("it is at %s now, and no more at %s", addr, c.dialled)
+	}
+	return nil
+}
