@@ -99,6 +99,7 @@
 //	gometrics            Config.Metrics for go-metrics
 //	prometheus           a module of its own: Config.Metrics for Prometheus
 //	kms                  a module of its own: KEKs of key management services
+//	grpc                 a module of its own: the Transport, raft and a host's clients on the port of a grpc.Server
 //
 //	decisions, pure
 //	internal/meta        the state machine: ring, commands, codec of entries and snapshots, Check

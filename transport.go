@@ -37,7 +37,8 @@ import (
 //   - does the same for raft's own transport, which takes entries, snapshots and configurations from
 //     anyone who connects: a raft.StreamLayer over the same functions, with a protocol of its own.
 //
-// The examples do all of it: over net/http, with raft on the same port, and over net/rpc.
+// The examples do all of it: over net/http, with raft on the same port, and over net/rpc. The module example.com/keyring/grpc does it
+// over gRPC, for a host to use as it is.
 type Transport interface {
 	Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error)
 }
