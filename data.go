@@ -20,6 +20,9 @@ type Sealed struct {
 	// Nomad says that Ciphertext is data as OpenNomad takes it, sealed under the key that Under was
 	// asked for. It is re-encrypted as Encrypt does, with AAD.
 	Nomad bool
+	// Plain says that Ciphertext is a plaintext: the host had the record in the clear before it had a keyring. Once a key is
+	// active the leader seals it with AAD.
+	Plain bool
 }
 
 // Replacement is a record with the same plaintext sealed under the active key. New shares its memory
@@ -39,7 +42,8 @@ type SealedData interface {
 	// everything. An error ends the scan, which is repeated later. It reads what this server's
 	// FSM has applied, or whatever the host's writers have reached, and must not miss a record:
 	// a scan that yields none under the key is the proof that the key can go. What Nomad sealed
-	// under an adopted key belongs to it too.
+	// under an adopted key belongs to it too. For the zero KeyID it yields the records in the clear, with Plain set: that is
+	// asked only of a Counter that says that there are some.
 	Under(ctx context.Context, key KeyID) iter.Seq2[Sealed, error]
 	// Replace swaps each record whose whole ciphertext is still the old one. What changed
 	// meanwhile, or what Admit refuses, is a conflict: the writer has already re-encrypted it. A batch
@@ -49,7 +53,9 @@ type SealedData interface {
 }
 
 // Counter is for a SealedData that can tell at little cost how many records are sealed under a
-// key: RekeyProgress then says how many are left. It is safe for concurrent use.
+// key: RekeyProgress then says how many are left. For the zero KeyID it tells how many are in the clear, see Sealed.Plain: the
+// leader asks that whenever the keyring changes, and a host that gets such records in between calls Notify. It is safe for
+// concurrent use.
 type Counter interface {
 	Count(ctx context.Context, key KeyID) (int, error)
 }
@@ -68,7 +74,7 @@ func (NoData) Replace(context.Context, []Replacement) (int, error) { return 0, n
 // RekeyProgress is how far the data under one key has been moved to the active key, by this
 // leader: a new one begins to count from zero. Config.Metrics receives the same.
 type RekeyProgress struct {
-	Key       KeyID `json:"key"`
+	Key       KeyID `json:"key"`       // zero for records in the clear, which are sealed: see Sealed.Plain
 	Moved     int   `json:"moved"`     // records that were replaced
 	Conflicts int   `json:"conflicts"` // records that somebody else had replaced
 	// Left is how many records are still under the key, negative if Config.Data is no Counter.
@@ -167,10 +173,13 @@ func (g *progress) drop(keys []*meta.Key) (dropped []KeyID) {
 	return dropped
 }
 
-// status is the progress of the keys that are rekeying.
+// status is the progress of the keys that are rekeying, after that of records in the clear if there are any.
 func (g *progress) status(rekeying []*meta.Key) (all []RekeyProgress) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.keys[KeyID{}] != nil {
+		rekeying = append([]*meta.Key{plaintexts}, rekeying...)
+	}
 	for _, key := range rekeying {
 		p := g.keys[key.ID]
 		if p == nil {

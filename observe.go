@@ -58,7 +58,7 @@ var metricInfos = []MetricInfo{
 	{Name: "keyring.key.opens", Counter: true, Label: "key", Unit: "messages", Help: "Messages that this server decrypted under the key. An estimate: one in 256 is counted, as 256."},
 	{Name: "keyring.rekey.moved", Counter: true, Label: "key", Unit: "records", Help: "Records that this leader re-encrypted, which were under the key."},
 	{Name: "keyring.rekey.conflicts", Counter: true, Label: "key", Unit: "records", Help: "Records under the key that this leader left alone because a writer had just replaced them."},
-	{Name: "keyring.rekey.left", Label: "key", Unit: "records", Help: "Records that are still under the key, on the leader that re-encrypts them, if Config.Data is a Counter."},
+	{Name: "keyring.rekey.left", Label: "key", Unit: "records", Help: "Records that are still under the key, on the leader that re-encrypts them, if Config.Data is a Counter. Of the zero key: records in the clear."},
 	{Name: "keyring.rekey.poisoned", Label: "key", Unit: "records", Help: "Records under the key that do not decrypt, by the last scan of this leader."},
 }
 

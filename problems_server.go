@@ -263,7 +263,11 @@ func (o overview) leaderProblems(st Status) (all []Problem) {
 	}
 	all = slices.Concat(o.waitProblems(st), o.serverProblems(st))
 	for _, p := range st.Rekeying {
-		if p.Err != nil {
+		switch {
+		case p.Err == nil:
+		case p.Key == plaintexts.ID:
+			all = append(all, Problem{Kind: ProblemRekey, Detail: "records in the clear: " + p.Err.Error()})
+		default:
 			all = append(all, Problem{Kind: ProblemRekey, Keys: []KeyID{p.Key}, Detail: p.Err.Error()})
 		}
 	}

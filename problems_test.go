@@ -195,6 +195,7 @@ var problemCases = []struct {
 		o.watch.Lacks = map[string]mono.Time{"s2": long, "s3": o.at.Add(-4 * time.Second), "s1": long} // of itself s1 says why
 	}, kind: ProblemUnderheld, key: KeyID{15: 1}, server: "s2"},
 	{name: "a rekey is stuck", wrong: func(o *overview) { o.rekeying = []RekeyProgress{{Key: KeyID{15: 5}, Err: errors.New("x")}} }, kind: ProblemRekey, key: KeyID{15: 5}},
+	{name: "records in the clear are stuck", wrong: func(o *overview) { o.rekeying = []RekeyProgress{{Err: errors.New("x")}} }, kind: ProblemRekey},
 	{name: "a rekey without data", wrong: func(o *overview) { o.noData, o.rekeying = true, []RekeyProgress{{Key: KeyID{15: 5}}} }, kind: ProblemRekey, key: KeyID{15: 5}},
 }
 

@@ -229,8 +229,7 @@ func readmeRecords(ctx context.Context, dir string, secret []byte) (*node.Node, 
 	if err := n.Keyring().WaitReady(ctx); err != nil {
 		return n, m, err
 	}
-	none := uint64(0) // only if there is no record of that name
-	_, err = m.Put(ctx, records.Write{Name: "db/password", Parts: [][]byte{secret}, If: &none})
+	_, err = m.Put(ctx, records.Write{Name: "db/password", Parts: [][]byte{secret}, If: new(uint64(0))}) // only if there is none
 	return n, m, err
 }
 

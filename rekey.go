@@ -40,6 +40,9 @@ type rekeyer struct {
 	told   mono.Time // when the progress was logged
 }
 
+// plaintexts stands for a key in the place of the one that records in the clear are not sealed under. Its ID is zero.
+var plaintexts = &meta.Key{}
+
 // recrypter is what data is moved with: the Keyring.
 type recrypter interface {
 	AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error)
@@ -74,6 +77,9 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 	var wake mono.Time
 	ring := r.FSM.Ring()
 	keys := plan.Rekeying(r.clocks.RingClock(ring).Correct(ring))
+	if ring.Active() != nil && r.hasPlaintexts(ctx) {
+		keys = append([]*meta.Key{plaintexts}, keys...)
+	}
 	r.progress.retainOnly(keys)
 	r.survey(ctx, keys)
 	for _, key := range keys {
@@ -106,6 +112,16 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 	return min(local.Idle, max(0, mono.Until(wake)))
 }
 
+// hasPlaintexts reports whether the host says that it has records in the clear, or can't tell: then move says why.
+func (r *rekeyer) hasPlaintexts(ctx context.Context) bool {
+	c, ok := r.cfg.Data.(Counter)
+	if !ok {
+		return false
+	}
+	n, err := c.Count(ctx, plaintexts.ID)
+	return n > 0 || err != nil
+}
+
 // survey begins the progress of keys that are to be moved, also of those whose turn is not yet.
 func (r *rekeyer) survey(ctx context.Context, keys []*meta.Key) {
 	for _, key := range keys {
@@ -134,7 +150,8 @@ func (r *rekeyer) count(ctx context.Context, id KeyID) error {
 }
 
 // move moves what is sealed under one key to the active key. When a scan from end to end finds
-// nothing more it has the key deprecated, or returns when such a scan would count.
+// nothing more it has the key deprecated, or returns when such a scan would count. With plaintexts it seals what is in the
+// clear.
 func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err error) {
 	var before string // the first record of the scan before
 	all := false      // of those that scan found, the host says that they were replaced
@@ -167,6 +184,8 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 			before, all = first, moved == len(f.records)
 		case f.poisoned > 0:
 			return 0, fmt.Errorf("%d records do not open, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
+		case key == plaintexts:
+			return 0, r.sealedAll()
 		case r.cfg.RekeyGrace > 0 && r.clocks.WrongClock(ctx):
 			return 0, errors.New("the clock of this server differs from those of most others: whether RekeyGrace is over can't be told")
 		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
@@ -175,6 +194,15 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 			return 0, r.deprecate(ctx, key.ID, restores)
 		}
 	}
+}
+
+// sealedAll is what a scan says that has found nothing in the clear.
+func (r *rekeyer) sealedAll() error {
+	if p, _ := r.progress.of(plaintexts.ID); p.Left > 0 {
+		return fmt.Errorf("Config.Data counts %s in the clear, and yields none that is Plain", counted(p.Left, "record"))
+	}
+	r.tell("no record is in the clear any more", plaintexts.ID)
+	return nil
 }
 
 // yield is when a key is looked at again whose records others are quicker with, or do not let go of: each
@@ -241,8 +269,11 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (scanResult, error) {
 	return f, r.reseal(&f, key.ID, chunk)
 }
 
-// isUnder reports whether a record is sealed under the key that it was asked for by.
+// isUnder reports whether a record is sealed under the key that it was asked for by, or in the clear, for plaintexts.
 func isUnder(s Sealed, key KeyID) bool {
+	if s.Plain || key == plaintexts.ID {
+		return s.Plain && key == plaintexts.ID
+	}
 	id, err := CiphertextKeyID(s.Ciphertext)
 	return s.Nomad || err == nil && id == key
 }
@@ -266,6 +297,9 @@ func (r *rekeyer) reseal(f *scanResult, key KeyID, chunk []Sealed) error {
 		size := 0
 		for _, s := range chunk[from:to] {
 			size += len(s.Ciphertext) // and it is as long when re-encrypted
+			if s.Plain {
+				size += Overhead
+			}
 		}
 		all, buf := make([]byte, 0, size), []byte(nil)
 		for i := from; i < to; i++ {
@@ -300,7 +334,10 @@ func (r *rekeyer) reseal(f *scanResult, key KeyID, chunk []Sealed) error {
 
 // open opens a record that is under the key.
 func (r *rekeyer) open(dst []byte, key KeyID, s Sealed) ([]byte, error) {
-	if s.Nomad {
+	switch {
+	case s.Plain:
+		return append(dst, s.Ciphertext...), nil // a copy: who opens it overwrites it
+	case s.Nomad:
 		return r.keys.OpenNomad(key, s.Ciphertext)
 	}
 	return r.keys.AppendDecrypt(dst, s.Ciphertext, s.AAD)

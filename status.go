@@ -57,7 +57,8 @@ type Status struct {
 	// BackupSigner is what the backups of now are signed with: keep it where those who write the files can't
 	// write, for RestoreOptions.Signer. It changes with the active key. Zero if that is not held here.
 	BackupSigner BackupSigner `json:"backupSigner,omitzero"`
-	// Rekeying is how the move of data goes, for each key that is rekeying; on the leader only.
+	// Rekeying is how the move of data goes, for each key that is rekeying; on the leader only. As long as the host has
+	// records in the clear that are to be sealed, the first is of the zero KeyID.
 	Rekeying []RekeyProgress `json:"rekeying"`
 	// Problems are what is wrong, the worst first. Empty is good, on every server: some only the
 	// leader knows, as ProblemRekey, and most are one server's own.
@@ -149,7 +150,11 @@ func (s Status) String() string {
 	s.writeServer(&b)
 	s.writeKeys(&b)
 	for _, p := range s.Rekeying {
-		fmt.Fprintf(&b, "rekeying %s: %d moved, %d conflicts", p.Key, p.Moved, p.Conflicts)
+		if p.Key == plaintexts.ID {
+			fmt.Fprintf(&b, "sealing records in the clear: %d sealed, %d conflicts", p.Moved, p.Conflicts)
+		} else {
+			fmt.Fprintf(&b, "rekeying %s: %d moved, %d conflicts", p.Key, p.Moved, p.Conflicts)
+		}
 		if p.Left >= 0 {
 			fmt.Fprintf(&b, ", %d left", p.Left)
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"flag"
 	"fmt"
+	"iter"
 	"maps"
 	"runtime"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/records"
+	"github.com/hashicorp/raft"
 )
 
 var benchRecords = flag.Int("records", 100_000, "how many records the benchmark has")
@@ -163,24 +165,35 @@ func BenchmarkMap(b *testing.B) {
 		b.ReportMetric(keyringtest.Median(ratios), "x-limit")
 	})
 	b.Run("swap", func(b *testing.B) { benchSwaps(b, f, m, h) })
+	b.Run("rotation", func(b *testing.B) { benchRotation(b, f, m, h) })
 }
 
-// benchSwaps moves all records to the next key, once an iteration, with a scan under way as in a rekey.
-func benchSwaps(b *testing.B, f *fence, m *records.Map, h *byHand) {
-	n, log := *benchRecords, raftLog{uint64(*benchRecords)}
-	var ratios, costs, limits []float64
-	for b.Loop() {
-		f.rotate()
-		var cost, limit time.Duration
-		for from := 0; from < n; from += benchBatch {
+// benchMoves yields what moves all records to the key that is active now: a command, and the same decoded.
+func benchMoves(f *fence, log *raftLog) iter.Seq2[*raft.Log, []handSwap] {
+	return func(yield func(*raft.Log, []handSwap) bool) {
+		for from := 0; from < *benchRecords; from += benchBatch {
 			var entries [][]byte
 			var swaps []handSwap
-			for i := from; i < min(n, from+benchBatch); i++ {
+			for i := from; i < min(*benchRecords, from+benchBatch); i++ {
 				s := handSwap{benchName(i), sha256.Sum256(benchCiphertext(f.active-1, i)), benchCiphertext(f.active, i)}
 				swaps = append(swaps, s)
 				entries = append(entries, encodeBytes(append(append(encodeBytes(nil, s.name), 0), s.old[:]...), string(s.new)))
 			}
-			entry := log.next(encodeCommand('s', entries...))
+			if !yield(log.next(encodeCommand('s', entries...)), swaps) {
+				return
+			}
+		}
+	}
+}
+
+// benchSwaps moves all records to the next key, once an iteration, with a scan under way as in a rekey.
+func benchSwaps(b *testing.B, f *fence, m *records.Map, h *byHand) {
+	n, log := *benchRecords, raftLog{m.View().Index()}
+	var ratios, costs, limits []float64
+	for b.Loop() {
+		f.rotate()
+		var cost, limit time.Duration
+		for entry, swaps := range benchMoves(f, &log) {
 			m.View() // what a rekey's scans and snapshots cost the writers
 			began := time.Now()
 			conflicts := m.Apply(entry)
@@ -198,5 +211,38 @@ func benchSwaps(b *testing.B, f *fence, m *records.Map, h *byHand) {
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(keyringtest.Median(costs), "ns/swap")
 	b.ReportMetric(keyringtest.Median(limits), "ns/limit")
+	b.ReportMetric(keyringtest.Median(ratios), "x-limit")
+}
+
+// benchRotation moves all records while a snapshot of before is being written, and tells how much memory a record takes more at
+// the end of that, in each of both.
+func benchRotation(b *testing.B, f *fence, m *records.Map, h *byHand) {
+	n, log := float64(*benchRecords), raftLog{m.View().Index()}
+	var more, limits, ratios []float64
+	for b.Loop() {
+		f.rotate()
+		before, view := heap(), m.View()
+		for entry := range benchMoves(f, &log) {
+			if conflicts := m.Apply(entry); conflicts != 0 {
+				b.Fatalf("%v conflicts", conflicts)
+			}
+		}
+		middle := heap()
+		runtime.KeepAlive(view)
+		view = records.View{}
+		between, all := heap(), maps.Clone(h.all)
+		for _, swaps := range benchMoves(f, &log) {
+			if conflicts := h.apply(swaps); conflicts != 0 {
+				b.Fatalf("%d conflicts", conflicts)
+			}
+		}
+		after := heap()
+		runtime.KeepAlive(all)
+		more, limits = append(more, (middle-before)/n), append(limits, (after-between)/n)
+		ratios = append(ratios, (middle-before)/(after-between))
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(keyringtest.Median(more), "B/record")
+	b.ReportMetric(keyringtest.Median(limits), "B/limit")
 	b.ReportMetric(keyringtest.Median(ratios), "x-limit")
 }

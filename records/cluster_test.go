@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -112,9 +113,17 @@ func TestFullRotationMovesTheMap(t *testing.T) {
 type oldHost struct {
 	*records.Map
 	restored *atomic.Int32 // old snapshots
+	holds    *atomic.Bool  // it does not say yet that it has something in the clear
 }
 
 func (h oldHost) records() *records.Map { return h.Map }
+
+func (h oldHost) Count(ctx context.Context, key keyring.KeyID) (int, error) {
+	if key == (keyring.KeyID{}) && h.holds.Load() {
+		return 0, nil
+	}
+	return h.Map.Count(ctx, key)
+}
 
 // oldPut is a command of its old log. A value that is empty takes the name out.
 type oldPut struct{ Name, Value string }
@@ -181,22 +190,38 @@ func (h oldHost) Restore(rc io.ReadCloser) error {
 	})
 }
 
-// oldCluster is servers of a host that has its values in the clear: some applied its log, and s4 has got an old snapshot.
-func oldCluster(t *testing.T) (c cluster, want map[string][]string) {
+// oldServers is servers of a host that has its values in the clear. They are not sealed before release is called.
+func oldServers(t *testing.T) (c cluster, release func()) {
 	t.Helper()
-	c, want = newCluster(t, func(s *keyringtest.Server) raft.FSM { return oldHost{records.New(s.FSM), new(atomic.Int32)} }), map[string][]string{}
-	propose := func(p oldPut) {
-		b, _ := json.Marshal(p)
-		if err := c.leader().Raft.Apply(b, time.Minute).Error(); err != nil {
-			t.Fatal(err)
-		}
+	holds := new(atomic.Bool)
+	holds.Store(true)
+	c = newCluster(t, func(s *keyringtest.Server) raft.FSM { return oldHost{records.New(s.FSM), new(atomic.Int32), holds} })
+	return c, func() {
+		holds.Store(false)
+		c.leader().Keyring.Notify()
 	}
+}
+
+// putOld proposes a command of the old log.
+func (c cluster) putOld(name, value string) {
+	c.TB.Helper()
+	b, _ := json.Marshal(oldPut{name, value})
+	if err := c.leader().Raft.Apply(b, time.Minute).Error(); err != nil {
+		c.TB.Fatal(err)
+	}
+}
+
+// oldCluster is such servers with 599 values: some applied their log, and s4 has got an old snapshot.
+func oldCluster(t *testing.T) (c cluster, release func(), want map[string][]string) {
+	t.Helper()
+	c, release = oldServers(t)
+	want = map[string][]string{}
 	for i := range 600 {
 		name := fmt.Sprintf("old/%03d", i)
-		propose(oldPut{name, "secret of " + name})
+		c.putOld(name, "secret of "+name)
 		want[name] = []string{"secret of " + name}
 	}
-	propose(oldPut{Name: "old/007"})
+	c.putOld("old/007", "")
 	delete(want, "old/007")
 	for _, s := range c.Servers {
 		if err := s.Raft.Snapshot().Error(); err != nil {
@@ -208,43 +233,98 @@ func oldCluster(t *testing.T) (c cluster, want map[string][]string) {
 	if restored := c.Server("s4").App.(oldHost).restored.Load(); restored == 0 {
 		t.Fatal("s4 has got the log, and no snapshot")
 	}
-	return c, want
+	return c, release, want
 }
 
-// TestPlaintextIsSealedOnTheWay, also when the leader changes in the middle. Then nothing is in the clear in what raft
-// snapshots, and keys rotate as if it had always been so.
+// wantNoPlaintext waits until nothing is in the clear on any server, nor in what raft snapshots, and Status says nothing of it.
+func (c cluster) wantNoPlaintext(t *testing.T, want map[string][]string) {
+	t.Helper()
+	time.Sleep(30 * time.Second) // virtual: much less than the hour after which the leader looks again by itself
+	c.check("sealed", want)
+	for _, s := range c.Servers {
+		if n := count(t, mapOf(s), keyring.KeyID{}); n != 0 || bytes.Contains(keyringtest.SnapshotOf(t, s.App), []byte("secret of")) {
+			t.Errorf("%s: %d parts are in the clear", s.ID, n)
+		}
+	}
+	if st := keyringtest.StatusOf(t, c.leader()); len(st.Rekeying) > 0 || len(keyringtest.Problems(t, c.leader(), keyring.ProblemRekey)) > 0 {
+		t.Errorf("nothing is in the clear, and Status says %v, %v", st.Rekeying, st.Problems)
+	}
+}
+
+// TestPlaintextIsSealedOnTheWay by the leader, without a call of the host, also when the leader changes in the middle. Status has
+// the progress. Then keys rotate as if it had always been so.
 func TestPlaintextIsSealedOnTheWay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, want := oldCluster(t)
+		c, release, want := oldCluster(t)
 		first := c.leader()
-		ctx, cancel := context.WithCancel(t.Context())
-		batches := 0
-		mapOf(first).Connect(first.Keyring, func(ctx context.Context, cmd []byte) (any, error) {
-			if batches++; batches == 2 {
-				cancel()
-				return nil, context.Canceled
-			}
-			return records.Through(first.Raft)(ctx, cmd)
-		})
-		sealed, err := mapOf(first).SealPlain(ctx)
-		if !errors.Is(err, context.Canceled) || sealed != 256 || count(t, mapOf(first), keyring.KeyID{}) != 599-256 {
-			t.Fatalf("%d sealed, %v", sealed, err)
+		restore := keyringtest.TakeSnapshot(t, first) // with all in the clear
+		release()
+		time.Sleep(3 * time.Second) // virtual: at 50 parts a second, of which 256 are in a batch
+		st := keyringtest.StatusOf(t, first)
+		if len(st.Rekeying) != 1 || st.Rekeying[0].Key != (keyring.KeyID{}) || st.Rekeying[0].Moved != 256 || st.Rekeying[0].Left != 599-256 {
+			t.Fatalf("in the middle: %+v", st.Rekeying)
 		}
-		connect(first)
+		if text := st.String(); !strings.Contains(text, "sealing records in the clear: 256 sealed, 0 conflicts, 343 left\n") {
+			t.Error(text)
+		}
 		keyringtest.MakeLeader(t, c.Cluster, c.other(first))
-		if sealed, err = mapOf(c.leader()).SealPlain(t.Context()); err != nil || sealed != 599-256 {
-			t.Fatalf("%d sealed, %v", sealed, err)
-		}
-		c.check("sealed", want)
-		for _, s := range c.Servers {
-			if n := count(t, mapOf(s), keyring.KeyID{}); n != 0 || bytes.Contains(keyringtest.SnapshotOf(t, s.App), []byte("secret of")) {
-				t.Errorf("%s: %d parts are in the clear", s.ID, n)
-			}
-		}
+		c.wantNoPlaintext(t, want)
+
+		c.putOld("old/007", "secret of 007") // a client of the old days
+		want["old/007"] = []string{"secret of 007"}
+		c.wantNoPlaintext(t, want)
+		restore(c.leader())
+		delete(want, "old/007")
+		c.wantNoPlaintext(t, want)
 		old := c.rotateFully()
 		c.awaitState(old, keyring.StateDeprecated)
 		c.check("rotated", want)
+	})
+}
+
+// TestPlaintextFromBeforeConnectIsSealed, although the keyring has had nothing to do since.
+func TestPlaintextFromBeforeConnectIsSealed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newUnconnected(t, func(s *keyringtest.Server) raft.FSM {
+			return oldHost{records.New(s.FSM), new(atomic.Int32), new(atomic.Bool)}
+		})
+		c.leader()
+		time.Sleep(time.Minute) // virtual
+		c.putOld("a", "secret of a")
+		time.Sleep(time.Minute) // virtual
+		if n := count(t, mapOf(c.leader()), keyring.KeyID{}); n != 1 {
+			t.Errorf("%d parts are in the clear", n)
+		}
+		for _, s := range c.Servers {
+			connect(s)
+		}
+		c.wantNoPlaintext(t, map[string][]string{"a": {"secret of a"}})
+	})
+}
+
+// TestPlaintextThatCannotBeSealed is a problem of the leader's, and of no key.
+func TestPlaintextThatCannotBeSealed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, release := oldServers(t)
+		c.putOld("a", "secret of a")
+		leader := c.leader()
+		proposals := 0
+		mapOf(leader).Connect(leader.Keyring, func(context.Context, []byte) (any, error) { proposals++; return nil, nil })
+		release()
+		time.Sleep(time.Minute) // virtual
+		p := keyringtest.Problems(t, leader, keyring.ProblemRekey)
+		if len(p) != 1 || len(p[0].Keys) > 0 || !strings.Contains(p[0].Detail, "records in the clear") || !strings.Contains(p[0].Detail, "the host's Apply returns") {
+			t.Errorf("%+v", p)
+		}
+		if proposals == 0 || proposals > 20 {
+			t.Errorf("%d proposals in a minute", proposals)
+		}
+		connect(leader)
+		time.Sleep(time.Minute) // virtual
+		c.wantNoPlaintext(t, map[string][]string{"a": {"secret of a"}})
 	})
 }
 

@@ -43,7 +43,7 @@ func (e newerError) Error() string {
 // checkHead returns the kind of what begins with these bytes.
 func checkHead(b []byte) (kind byte, err error) {
 	switch {
-	case !Is(b) || len(b) < headLen:
+	case !Is(b) || len(b) < headLen || b[len(magic)+1] == 0:
 		return 0, corrupt("it does not begin as what package records writes")
 	case b[len(magic)+1] != version:
 		return 0, newerError{b[len(magic)+1]}

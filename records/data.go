@@ -5,7 +5,6 @@ package records
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
 	"iter"
 	"strconv"
 	"strings"
@@ -13,13 +12,7 @@ import (
 	"example.com/keyring"
 )
 
-// A batch of SealPlain has no more than that of a rekey.
-const (
-	batchParts = 256
-	batchBytes = 1 << 20
-)
-
-// Under implements keyring.SealedData. It yields the parts that are sealed under a key, or, for the zero key, those in the
+// Under implements keyring.SealedData. It yields the parts that are sealed under a key, or, for the zero KeyID, those in the
 // clear. The Ref of part 0 is the record's name, and that of part 3 is the name and "#3". It reads one state, for as long as
 // it takes.
 func (m *Map) Under(ctx context.Context, key keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
@@ -38,7 +31,10 @@ func (m *Map) Under(ctx context.Context, key keyring.KeyID) iter.Seq2[keyring.Se
 				return false
 			}
 			for i, p := range r.Parts {
-				if r.KeyID(i) == key && !yield(keyring.Sealed{Ref: refOf(r.Name, i), Ciphertext: p, AAD: AAD(r.Name, i)}, nil) {
+				if r.KeyID(i) != key {
+					continue
+				}
+				if !yield(keyring.Sealed{Ref: refOf(r.Name, i), Ciphertext: p, AAD: AAD(r.Name, i), Plain: r.isPlain(i)}, nil) {
 					return false
 				}
 			}
@@ -58,12 +54,12 @@ func (m *Map) under(key keyring.KeyID) *tree {
 	return g.records.Copy()
 }
 
-// Count implements keyring.Counter: it returns how many parts are sealed under a key, or, for the zero key, are in the
+// Count implements keyring.Counter: it returns how many parts are sealed under a key, or, for the zero KeyID, are in the
 // clear. It looks that up.
 func (m *Map) Count(_ context.Context, key keyring.KeyID) (int, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.now.byKey[key].parts, m.newer
+	return m.now.byKey[key].parts, m.now.newer
 }
 
 // refOf names a part: part 0 as the record, others, and those whose record's name looks like one of these, with their number.
@@ -104,55 +100,4 @@ func (m *Map) Replace(ctx context.Context, batch []keyring.Replacement) (conflic
 		swaps[i] = swap{name, part, sha256.Sum256(r.Ciphertext), r.New}
 	}
 	return apply[int](ctx, l, encodeSwaps(swaps))
-}
-
-// SealPlain seals all parts that are in the clear, in entries of at most 256 parts and 1 MiB, or of one part that is longer.
-// It returns when there are none, and how many it has sealed. A part that a writer or another leader was quicker with is
-// not counted. It may be called again at any time: a new leader goes on with what is left, which Count tells for the zero
-// key. Leader only.
-func (m *Map) SealPlain(ctx context.Context) (sealed int, err error) {
-	for idle := 0; ; {
-		batch, err := m.sealBatch(ctx)
-		if err != nil || len(batch) == 0 {
-			return sealed, err
-		}
-		conflicts, err := m.Replace(ctx, batch)
-		if err != nil {
-			return sealed, err
-		}
-		sealed += len(batch) - conflicts
-		if idle++; conflicts < len(batch) {
-			idle = 0
-		}
-		if idle == 3 { // a rotation, or a writer, comes in between once
-			return sealed, fmt.Errorf("records: %q and %d more parts are in the clear, and Apply refuses to replace them", batch[0].Ref, len(batch)-1)
-		}
-	}
-}
-
-// sealBatch seals the first parts that are in the clear.
-func (m *Map) sealBatch(ctx context.Context) (batch []keyring.Replacement, err error) {
-	size := 0
-	for s, err := range m.Under(ctx, keyring.KeyID{}) {
-		if err != nil {
-			return nil, err
-		}
-		if size += len(s.Ciphertext); len(batch) == batchParts || len(batch) > 0 && size > batchBytes {
-			break
-		}
-		batch = append(batch, keyring.Replacement{Sealed: s})
-	}
-	if len(batch) == 0 {
-		return nil, nil
-	}
-	l, err := m.awaitLink(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for i, r := range batch {
-		if batch[i].New, err = l.keys.Encrypt(r.Ciphertext, r.AAD); err != nil {
-			return nil, err
-		}
-	}
-	return batch, nil
 }

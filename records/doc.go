@@ -2,53 +2,74 @@
 //
 // A host that keeps what it has sealed in its own raft needs five things: a fence in its Apply, an index from keys to
 // records, swaps that replace a ciphertext only if it is still there, scans that read one state while Apply goes on, and
-// writes that are sealed once more when the key was rotated meanwhile. A [Map] has them. With it full rotation and the
+// writes that are sealed again when the key was rotated meanwhile. A [Map] has them. With it full rotation and the
 // removal of keys work, and the host does nothing else for them.
 //
-// A Map is a raft.FSM and a keyring.SealedData. It is all of a host's FSM, or a part of it. A host whose FSM is the Map:
+// A Map is a raft.FSM and a keyring.SealedData. A host with a raft of its own:
 //
 //	keys := keyring.NewFSM()
 //	m := records.New(keys)
+//	r, err := raft.NewRaft(conf, keyring.Mux(keys, m), ...)
+//	k, err := keyring.Open(ctx, keyring.Config{ ..., Raft: r, FSM: keys, Data: m})
+//	m.Connect(k, records.Through(r))
+//
+// A host that has a Node:
+//
 //	n, err := node.Start(ctx, node.Config{ ..., App: m, Keys: keys, Data: m})
-//	...
-//	m.Connect(n.Keyring(), n.Apply) // or records.Through(r), for a raft of the host's own
+//	m.Connect(n.Keyring(), n.Apply)
+//
+// And both:
+//
 //	version, err := m.Put(ctx, records.Write{Name: "db/password", Parts: [][]byte{secret}})
 //	r, parts, err := m.Open("db/password")
 //
-// A host with a state of its own has the Map beside that, hands on the commands that [Is] says are the Map's, and writes a
-// section of the Map into its snapshots:
+// Put is for the leader: only the leader seals. On another server the error names the leader, and the host sends the writes there
+// by a call of its own, whose handler calls Put. They are in the clear: the connection has to be encrypted. A [Write] encodes as
+// JSON. Open works on every server, and reads what this one has applied.
+//
+//	var elsewhere keyring.NotLeaderError
+//	if errors.As(err, &elsewhere) && !errors.Is(err, records.ErrUncertain) {
+//		version, err = host.callPut(ctx, elsewhere.Leader, write)
+//	}
+//
+// A host with other state has an FSM of its own, with the Map in it. It hands on the commands that [Is] says are the Map's, and
+// writes a section of the Map into its snapshots: see the example "host".
 //
 //	func (a *app) Apply(l *raft.Log) any {
 //		if records.Is(l.Data) {
-//			return a.records.Apply(l)
+//			return a.secrets.Apply(l) // its answer is for Put
 //		}
 //		...
 //	}
 //
-// [View.WriteTo] writes the section, and [Map.RestoreFrom] reads it, and not a byte more. A host that decides by its own
-// state whether a write may go on puts the bytes that the Map proposes into a command of its own, and calls Apply with them
-// there.
+// [View.WriteTo] writes the section, and [Map.RestoreFrom] reads it, and not a byte more. It goes first: what decodes JSON from
+// a reader reads further than it needs. Where old snapshots have no section, Restore reads 8 bytes ahead, asks Is, and calls
+// [Map.RestorePlain] instead. A host that decides by its own state whether a write may go on gives Connect a function that puts
+// the bytes of the Map into a command of its own, and calls Map.Apply with them there, in a raft.Log with the Index of the entry.
 //
 // # Records
 //
 // A record is a name, the host's own bytes in the clear, and up to 64 sealed parts, each of them perhaps under another key.
-// A part is bound to the name and to its number: see [AAD]. In another record, or as another part, it does not open. Meta is
-// bound to nothing: who can alter raft's files can alter it. An FSM has one Map. Kinds of records have prefixes in their names.
+// A name may be any bytes. A part is bound to the name and to its number: see [AAD]. In another record, or as another part, it
+// does not open. Meta is bound to nothing: anybody who can alter raft's files can alter it. An FSM has one Map. Kinds of records
+// have prefixes in their names.
 //
 // # From plaintext
 //
 // A host that had its data in the clear hands it to the Map in the clear: [Map.RestorePlain] for its old snapshots,
-// [Map.SetPlain] and [Map.Delete] for the commands of its old log. The zero KeyID stands for the key of such parts:
-// [Map.Under] yields them, [Map.Count] counts them. Once there is a key the leader calls [Map.SealPlain], which replaces
-// them as a full rotation replaces others. As long as there was no command of the Map's ([View.Index] is zero), such a host
-// writes its snapshots in its old format, so that a server can read them that has yet to get the new build.
+// [Map.SetPlain] and [Map.Delete] for the commands of its old log. Once a key is active the leader seals these parts, as fast as
+// Config.RekeyRate allows, and each new leader goes on with those that are left. Status.Rekeying has the progress under the zero
+// KeyID, and [Map.Count] of the zero KeyID is how many are left on this server.
 //
-// A host that had the keyring before it had a Map gives every server a build with the Map before the first Put: others can't
-// apply its commands. For a host that had no keyring, the keyring sees to that before it makes the first key.
+// As long as there was no command of the Map's ([View.Index] is zero), such a host writes its snapshots in its old format, so
+// that a server with its old build can read them. Every server has a build with the Map before the first command of the Map's,
+// because others can't apply it. For a host that had no keyring, the keyring sees to that before it makes the first key. A host
+// that had a keyring before it had a Map needs two steps: a build with the Map in its FSM whose Config.Data is what it was, on
+// every server, and then one that gives the Map to Config.Data and calls Put.
 //
-// What was in the clear stays in raft's files until these have nothing from before the last entry that SealPlain has
-// proposed: take a snapshot after that on each server, and mind older snapshots and the log entries that raft keeps behind
-// a snapshot. These entries have the SHA-256 of what they seal.
+// What was in the clear stays in raft's files, and its SHA-256 in the entries that seal it, as long as these files have anything
+// up to the last of those entries. When nothing is left in the clear, take a snapshot on each server, and mind older snapshots and
+// the log entries that raft keeps behind a snapshot.
 //
 // # Formats
 //
@@ -76,7 +97,7 @@
 //	name bytes | version | meta bytes | mask of plaintext parts | count of parts | parts bytes...
 //
 // Bit i of the mask says that part i is in the clear. The same state has the same bytes on every server. A name has 1 to
-// 1024 bytes, a record at most 64 parts and 64 MiB. What keeps to anything else is refused, and changes nothing.
+// 1024 bytes, a record at most 64 parts and 64 MiB. Anything else is refused, and changes nothing.
 //
 // A build that meets a command of a version that it does not know makes no snapshots from then on, refuses later commands,
 // and yields no scan, until it runs a build that does. testdata/v1.snapshot is a snapshot of version 1.

@@ -106,18 +106,23 @@ type cluster struct{ *keyringtest.Cluster }
 
 // newCluster starts servers in which keys do not rotate by themselves, and 50 parts a second are moved.
 func newCluster(t *testing.T, app func(*keyringtest.Server) raft.FSM) cluster {
-	c := cluster{keyringtest.NewCluster(t, keyringtest.Options{
-		Servers: 3,
-		App:     app,
-		Raft:    func(conf *raft.Config) { conf.TrailingLogs = 1 }, // who joins gets a snapshot
-		Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
-			cfg.Rotation.Every, cfg.RekeyRate, cfg.Data = -1, 50, mapOf(s)
-		},
-	})}
+	c := newUnconnected(t, app)
 	for _, s := range c.Servers {
 		connect(s)
 	}
 	return c
+}
+
+// newUnconnected is newCluster before Connect is called.
+func newUnconnected(t *testing.T, app func(*keyringtest.Server) raft.FSM) cluster {
+	return cluster{keyringtest.NewCluster(t, keyringtest.Options{
+		Servers: 3,
+		App:     app,
+		Raft:    func(conf *raft.Config) { conf.TrailingLogs = 1 }, // who joins gets a snapshot
+		Configure: func(s *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Rotation.Every, cfg.RekeyRate, cfg.Data = -1, 50, s.App.(keyring.SealedData)
+		},
+	})}
 }
 
 func connect(s *keyringtest.Server) { mapOf(s).Connect(s.Keyring, records.Through(s.Raft)) }

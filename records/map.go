@@ -23,7 +23,6 @@ type Map struct {
 
 	mu      sync.RWMutex // guards below
 	now     state
-	newer   error         // an entry could not be applied: it is of a newer build
 	changed chan struct{} // closed at the next change; nil if nobody waits
 
 	linking   sync.Mutex    // guards below
@@ -36,15 +35,26 @@ func New(keys *keyring.FSM) *Map {
 	return &Map{keys: keys, now: newState(), connected: make(chan struct{})}
 }
 
-// change changes the state under the lock, and tells those who wait.
+// change changes the state, and tells those who wait. The keyring is told when there are records in the clear.
 func (m *Map) change(do func() any) any {
+	answer, plain := m.changeLocked(do)
+	if plain {
+		m.notify()
+	}
+	return answer
+}
+
+// changeLocked changes the state under the lock. plain says that there was nothing in the clear before, and is now.
+func (m *Map) changeLocked(do func() any) (answer any, plain bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.changed != nil {
 		close(m.changed)
 		m.changed = nil
 	}
-	return do()
+	before := m.now.byKey[keyring.KeyID{}].parts
+	answer = do()
+	return answer, before == 0 && m.now.byKey[keyring.KeyID{}].parts > 0
 }
 
 // Apply executes a command that a Map has proposed. It uses the Index and the Data of the entry, and changes neither. Its
@@ -61,11 +71,11 @@ func (m *Map) Apply(l *raft.Log) any {
 	return m.change(func() any {
 		m.now.index = l.Index
 		switch {
-		case m.newer != nil: // what was not applied may have decided about this
-			return m.newer
+		case m.now.newer != nil: // what was not applied may have decided about this
+			return m.now.newer
 		case errors.As(err, new(newerError)):
-			m.newer = fmt.Errorf("log entry %d: %w", l.Index, err)
-			return m.newer
+			m.now.newer = fmt.Errorf("log entry %d: %w", l.Index, err)
+			return m.now.newer
 		case err != nil:
 			return fmt.Errorf("log entry %d: %w", l.Index, err)
 		case len(c.writes) > 0:
@@ -132,7 +142,8 @@ func (m *Map) swap(swaps []swap) (conflicts int) {
 }
 
 // SetPlain puts a record in the clear in the place of what has its name: all of its Parts are plaintexts. It is for the
-// commands in the log of a host that had no keyring, and not for new ones, because what is in the clear is in raft's files.
+// commands in the log of a host that had no keyring, and not for new ones, because what is in the clear is in raft's files. The
+// keyring seals it once it has a key.
 // Its Version has to be the same on a server that applies the command and on one that restores a snapshot: a host whose old
 // snapshots have none leaves it zero, which counts as 1. SetPlain returns an error, and changes nothing, if the record is beyond the bounds.
 func (m *Map) SetPlain(r Record) error {
@@ -158,7 +169,7 @@ func plainRecord(r Record) (*Record, error) {
 	return &Record{Name: w.Name, Version: max(1, r.Version), Meta: w.Meta, Parts: w.Parts, plain: 1<<len(w.Parts) - 1}, w.check()
 }
 
-// View returns all records as they are now. It is cheap, and Apply need not wait for who reads it.
+// View returns all records as they are now. It is cheap, and Apply does not wait for those who read it.
 func (m *Map) View() View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -174,8 +185,8 @@ func (m *Map) Get(name string) (Record, bool) {
 	return m.now.Get(name)
 }
 
-// Changed returns a channel that is closed at the next change: take it, look, then wait on it. It may be closed for a
-// command that was refused.
+// Changed returns a channel that is closed at the next change. Take it, look at a View, then wait on it: a record has changed if
+// its Version has, and was deleted if it is not there any more. The channel may be closed for a command that was refused.
 func (m *Map) Changed() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -189,5 +200,5 @@ func (m *Map) Changed() <-chan struct{} {
 func (m *Map) unknown() error {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.newer
+	return m.now.newer
 }

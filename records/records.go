@@ -16,7 +16,7 @@ import (
 const (
 	MaxName  = 1024     // bytes of a name, at least 1
 	MaxParts = 64       // of a record
-	MaxBytes = 64 << 20 // of a record: its name, Meta and Parts. A Node's raft takes commands up to keyring.MaxCommand
+	MaxBytes = 64 << 20 // of a record: its name, Meta and Parts. A Put takes up to keyring.MaxCommand bytes in all
 )
 
 var (
@@ -46,12 +46,15 @@ type Record struct {
 // KeyID returns the ID of the key that a part is sealed under. It is zero for a plaintext, and for a part that the record
 // has not got.
 func (r Record) KeyID(part int) keyring.KeyID {
-	if part < 0 || part >= len(r.Parts) || r.plain>>part&1 == 1 {
+	if part < 0 || part >= len(r.Parts) || r.isPlain(part) {
 		return keyring.KeyID{}
 	}
 	id, _ := keyring.CiphertextKeyID(r.Parts[part])
 	return id
 }
+
+// isPlain reports whether a part is a plaintext.
+func (r Record) isPlain(part int) bool { return r.plain>>part&1 == 1 }
 
 // AAD is what a part of a record is bound to: "keyring records v1", the part's number in 4 bytes, big endian, and the name.
 func AAD(name string, part int) []byte {
@@ -75,6 +78,7 @@ type View struct {
 	index  uint64 // of the last command
 	size   uint64 // of all records in a snapshot, in bytes
 	byName *tree
+	newer  error // an entry could not be applied, because it is of a newer build: records may be missing
 }
 
 // Index returns the index of the last entry of raft's log that was a command of the Map's, be it one that was refused. Zero

@@ -19,10 +19,16 @@ import (
 
 // Snapshot implements raft.FSM. It refuses to leave out an entry of a newer build: raft would drop that from its log.
 func (m *Map) Snapshot() (raft.FSMSnapshot, error) {
-	if err := m.unknown(); err != nil {
-		return nil, fmt.Errorf("no snapshot: %w", err)
+	v := m.View()
+	return snapshot{v}, v.complete()
+}
+
+// complete is an error if the view lacks something that a newer build has written.
+func (v View) complete() error {
+	if v.newer != nil {
+		return fmt.Errorf("no snapshot: %w", v.newer)
 	}
-	return snapshot{m.View()}, nil
+	return nil
 }
 
 type snapshot struct{ view View }
@@ -38,8 +44,12 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 // Release implements raft.FSMSnapshot.
 func (snapshot) Release() {}
 
-// WriteTo writes the view as a section of a snapshot: RestoreFrom reads it. Equal views have equal bytes.
+// WriteTo writes the view as a section of a snapshot: RestoreFrom reads it. Equal views have equal bytes. It refuses to leave out
+// an entry of a newer build, and writes nothing then.
 func (v View) WriteTo(w io.Writer) (n int64, err error) {
+	if err := v.complete(); err != nil {
+		return 0, err
+	}
 	sum := sha256.New()
 	out := io.MultiWriter(w, sum)
 	index := binary.AppendUvarint(nil, v.index)
@@ -90,10 +100,13 @@ func (m *Map) RestoreFrom(r io.Reader) error {
 }
 
 // RestorePlain takes records in the clear, with SetPlain's rules, in place of all that the Map has. It is for the Restore of
-// a host whose old snapshots have them, in any order. An error that is yielded, or two records of one name, end it: then
-// the Map is as it was.
+// a host whose old snapshots have them, in any order; nil is for one whose old snapshots have none. An error that is yielded, or
+// two records of one name, end it: then the Map is as it was.
 func (m *Map) RestorePlain(all iter.Seq2[Record, error]) error {
 	s := newState()
+	if all == nil {
+		all = func(func(Record, error) bool) {}
+	}
 	for r, err := range all {
 		if err != nil {
 			return err
@@ -113,7 +126,7 @@ func (m *Map) RestorePlain(all iter.Seq2[Record, error]) error {
 
 // replace puts another state in the place of the present one.
 func (m *Map) replace(s state) {
-	m.change(func() any { m.now, m.newer = s, nil; return nil })
+	m.change(func() any { m.now = s; return nil })
 }
 
 // readSection reads a section to its end, and checks all of it.

@@ -197,6 +197,10 @@ func TestNewerVersionsWait(t *testing.T) {
 	if _, err := m.Snapshot(); err == nil {
 		t.Error("it makes a snapshot")
 	}
+	var b bytes.Buffer
+	if n, err := m.View().WriteTo(&b); err == nil || n != 0 || b.Len() != 0 {
+		t.Errorf("%d bytes of a section, %v", b.Len(), err)
+	}
 	if _, err := m.Count(t.Context(), keyring.KeyID{1}); err == nil {
 		t.Error("it counts")
 	}
@@ -257,6 +261,9 @@ func TestRestorePlainIsAllOrNothing(t *testing.T) {
 	if !bytes.Equal(section(t, m), before) {
 		t.Error("a restore that failed has changed the map")
 	}
+	if err := m.RestorePlain(nil); err != nil || m.View().Len() != 0 || m.View().Index() != 0 {
+		t.Errorf("none: %v, %d records", err, m.View().Len())
+	}
 	if err := m.RestorePlain(yield(nil, "b", "a")); err != nil || count(t, m, keyring.KeyID{}) != 2 {
 		t.Errorf("%v, %d in the clear", err, count(t, m, keyring.KeyID{}))
 	}
@@ -287,6 +294,12 @@ func FuzzApply(f *testing.F) {
 			}
 			if _, failed := first.(error); failed && a.View().Len() != before.Len() {
 				t.Fatalf("%v, and it has changed the map", first)
+			}
+			if _, err := a.Snapshot(); err != nil { // of a newer build
+				if _, err := b.Snapshot(); err == nil {
+					t.Fatal("the same log has given a snapshot")
+				}
+				continue
 			}
 			if !bytes.Equal(section(t, a), section(t, b)) {
 				t.Fatal("the same log has given other bytes")

@@ -22,7 +22,8 @@ type Write struct {
 	// Parts are the plaintexts, in the order of their numbers. None is allowed. They take the place of all parts that the
 	// record had.
 	Parts [][]byte
-	// If is the version in whose place the record is written: zero means only if there is none. Nil means whatever is there.
+	// If is the version in whose place the record is written: new(uint64(0)) means only if there is none. Nil means whatever is
+	// there.
 	If *uint64
 	// Delete takes the record out, if there is one. Meta and Parts are empty then.
 	Delete bool
@@ -38,7 +39,7 @@ func (w Write) check() error {
 	case len(w.Parts) > MaxParts:
 		return fmt.Errorf("records: %q has %d parts: at most %d are allowed", w.Name, len(w.Parts), MaxParts)
 	case (&Record{Name: w.Name, Meta: w.Meta, Parts: w.Parts}).tooLong():
-		return fmt.Errorf("records: %q has more than %d bytes", w.Name, MaxBytes)
+		return fmt.Errorf("records: %q: %w: more than %d bytes", w.Name, keyring.ErrTooLong, MaxBytes)
 	}
 	return nil
 }
@@ -50,15 +51,27 @@ type link struct {
 }
 
 // Connect gives the Map the keyring of this server, and a function that has a command applied and returns what the host's
-// Apply answers: Node.Apply is one, Through makes one for a raft. Before it Replace and SealPlain wait, and Put and Open are
-// keyring.ErrNotReady. A server whose keyring is opened again calls it again.
+// Apply answers. That is Through(r) for a host with a raft of its own, and Node.Apply for a Node. Before it Replace waits, and Put
+// and Open are keyring.ErrNotReady. A server whose keyring is opened again calls it again.
 func (m *Map) Connect(keys *keyring.Keyring, propose func(ctx context.Context, cmd []byte) (any, error)) {
+	m.setLink(&link{keys, propose})
+	m.notify() // there may be records in the clear
+}
+
+func (m *Map) setLink(l *link) {
 	m.linking.Lock()
 	defer m.linking.Unlock()
 	if m.link == nil {
 		close(m.connected)
 	}
-	m.link = &link{keys, propose}
+	m.link = l
+}
+
+// notify has the keyring ask for records in the clear.
+func (m *Map) notify() {
+	if l, err := m.linked(); err == nil {
+		l.keys.Notify()
+	}
 }
 
 func (m *Map) linked() (*link, error) {
@@ -125,8 +138,11 @@ func apply[T any](ctx context.Context, l *link, cmd []byte) (answer T, err error
 // Put seals the parts of records and writes them in one entry of raft's log, all of them or none. It returns their version,
 // which is the index of that entry. When the key is rotated before the entry is applied, Put seals and proposes again, until
 // ctx ends. Names may be there once only. The error matches ErrVersion if a record has another version than a write asks for,
-// and ErrUncertain, with the cause, if the entry may still be applied; after any other error nothing was written. Leader
-// only: elsewhere it matches keyring.ErrNotLeader.
+// keyring.ErrTooLong if the entry has more than keyring.MaxCommand bytes, and ErrUncertain, with the cause, if the entry may still
+// be applied; after any other error nothing was written.
+//
+// Leader only: elsewhere the error is a keyring.NotLeaderError, which names the leader. The package documentation says how the host
+// sends the writes there.
 func (m *Map) Put(ctx context.Context, writes ...Write) (version uint64, err error) {
 	l, err := m.linked()
 	if err != nil {
@@ -145,17 +161,29 @@ func (m *Map) Put(ctx context.Context, writes ...Write) (version uint64, err err
 		}
 	}
 	if first < 0 {
-		return apply[uint64](ctx, l, encodeWrites(writes))
+		if err := l.keys.Leading(); err != nil {
+			return 0, err
+		}
+		return l.put(ctx, writes)
 	}
 	w := writes[first]
 	err = l.keys.EncryptTo(ctx, w.Parts[0], AAD(w.Name, 0), func(ctx context.Context, ciphertext []byte) error {
 		sealed, err := l.seal(writes, first, ciphertext)
 		if err == nil {
-			version, err = apply[uint64](ctx, l, encodeWrites(sealed))
+			version, err = l.put(ctx, sealed)
 		}
 		return err
 	})
 	return version, err
+}
+
+// put proposes writes whose parts are sealed.
+func (l *link) put(ctx context.Context, sealed []Write) (version uint64, err error) {
+	cmd := encodeWrites(sealed)
+	if len(cmd) > keyring.MaxCommand {
+		return 0, fmt.Errorf("records: %w: %d bytes in one Put, sealed, and at most %d are taken", keyring.ErrTooLong, len(cmd), keyring.MaxCommand)
+	}
+	return apply[uint64](ctx, l, cmd)
 }
 
 // seal returns writes with all parts sealed. One is sealed already: the first part of the write of that number.
@@ -206,7 +234,7 @@ func sameParts(a, b Record) bool {
 func (l *link) open(r Record) ([][]byte, error) {
 	parts := make([][]byte, len(r.Parts))
 	for i, p := range r.Parts {
-		if r.plain>>i&1 == 1 {
+		if r.isPlain(i) {
 			parts[i] = slices.Clone(p)
 			continue
 		}

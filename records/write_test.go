@@ -125,14 +125,11 @@ func TestPutOnWhatIsNotReady(t *testing.T) {
 				continue
 			}
 			for _, w := range []records.Write{w, {Name: "a", Delete: true}} {
-				// What has no parts gets as far as raft.
 				_, err := mapOf(s).Put(t.Context(), w)
-				if !errors.Is(err, keyring.ErrNotLeader) || errors.Is(err, records.ErrUncertain) != w.Delete {
+				var elsewhere keyring.NotLeaderError
+				if !errors.As(err, &elsewhere) || elsewhere.Leader != leader.ID || errors.Is(err, records.ErrUncertain) {
 					t.Errorf("%s: %v", s.ID, err)
 				}
-			}
-			if _, err := mapOf(s).SealPlain(t.Context()); err != nil {
-				t.Errorf("%s: nothing is in the clear: %v", s.ID, err)
 			}
 		}
 		m := records.New(leader.FSM)
@@ -151,13 +148,39 @@ func TestPutOnWhatIsNotReady(t *testing.T) {
 		if _, err := m.Put(t.Context(), w); !errors.Is(err, records.ErrUncertain) || !strings.Contains(err.Error(), "string") {
 			t.Error(err)
 		}
-		var none int
-		if err := m.SetPlain(records.Record{Name: "a", Parts: make([][]byte, 1)}); err != nil {
-			t.Fatal(err)
+	})
+}
+
+// TestPutBeyondARaftCommand is refused before it is proposed.
+func TestPutBeyondARaftCommand(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, justTheMap)
+		leader := c.leader()
+		m := mapOf(leader)
+		proposals := 0
+		m.Connect(leader.Keyring, func(_ context.Context, cmd []byte) (any, error) {
+			if proposals++; len(cmd) > keyring.MaxCommand {
+				t.Errorf("%d bytes are proposed", len(cmd))
+			}
+			return uint64(1), nil
+		})
+		half := make([]byte, keyring.MaxCommand/2)
+		for what, w := range map[string][]records.Write{
+			"two records":    {{Name: "a", Parts: [][]byte{half}}, {Name: "b", Parts: [][]byte{half}}},
+			"parts and Meta": {{Name: "a", Meta: half, Parts: [][]byte{half}}},
+			"Meta":           {{Name: "a", Meta: make([]byte, keyring.MaxCommand)}},
+			"MaxBytes":       {{Name: "a", Parts: [][]byte{make([]byte, records.MaxBytes)}}},
+		} {
+			if _, err := m.Put(t.Context(), w...); !errors.Is(err, keyring.ErrTooLong) || errors.Is(err, records.ErrUncertain) {
+				t.Errorf("%s: %v", what, err)
+			}
 		}
-		m.Connect(leader.Keyring, func(context.Context, []byte) (any, error) { none++; return 1, nil }) // a conflict, always
-		if n, err := m.SealPlain(t.Context()); n != 0 || err == nil || none != 3 {
-			t.Errorf("%d sealed in %d proposals, %v", n, none, err)
+		if proposals > 0 {
+			t.Errorf("%d proposals", proposals)
+		}
+		if _, err := m.Put(t.Context(), records.Write{Name: "a", Parts: [][]byte{make([]byte, keyring.MaxCommand-1000)}}); err != nil || proposals != 1 {
+			t.Errorf("%d proposals, %v", proposals, err)
 		}
 	})
 }
@@ -165,7 +188,7 @@ func TestPutOnWhatIsNotReady(t *testing.T) {
 // TestBoundsOfRecords are checked before anything is proposed, and again in Apply.
 func TestBoundsOfRecords(t *testing.T) {
 	m := records.New(newFence(t).FSM)
-	m.Connect(nil, func(context.Context, []byte) (any, error) {
+	m.ConnectWithoutKeys(func(context.Context, []byte) (any, error) {
 		t.Error("it is proposed")
 		return nil, nil
 	})
