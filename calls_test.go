@@ -199,6 +199,7 @@ func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
 		"Encrypt":              func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
 		"Decrypt":              func(ctx context.Context) error { _, err := n.Decrypt(ctx, sealed, nil); return err },
 		"Sign":                 func(ctx context.Context) error { _, err := n.Sign(ctx, map[string]any{"aud": "x"}); return err },
+		"SignTyped":            func(ctx context.Context) error { _, err := n.SignTyped(ctx, "at+jwt"); return err },
 		"Status":               func(ctx context.Context) error { _, err := n.Status(ctx); return err },
 		"Rotate":               func(ctx context.Context) error { _, err := n.Rotate(ctx, keyring.RotateOptions{}); return err },
 		"Remove":               func(ctx context.Context) error { return n.Remove(ctx, later.ID, keyring.RemoveOptions{}) },

@@ -270,13 +270,13 @@ func (c *ciphers) refresh(v local.View) {
 }
 
 // proves verifies the first signature with the ring's public key: others can verify with nothing else.
-func (s *sealing) proves(token string) error {
+func (s *sealing) proves(token, typ string) error {
 	if s.proved.Load() {
 		return nil
 	}
 	key, err := jwt.NewKey(s.id.String(), s.algorithm, s.public)
 	if err == nil {
-		_, _, err = jwt.Open(token, only{key})
+		_, _, err = jwt.Open(token, only{key, s.id}, typ)
 	}
 	if err != nil {
 		return fmt.Errorf("sign: %w: the public key of %s in raft is not that of its material: %w", ErrCorrupt, s.id, err)
@@ -286,7 +286,10 @@ func (s *sealing) proves(token string) error {
 }
 
 // only is a set of one key.
-type only struct{ key *jwt.Key }
+type only struct {
+	key *jwt.Key
+	id  KeyID
+}
 
 // WithHeader implements jwt.Keys.
 func (o only) WithHeader(encoded string) *jwt.Key {
@@ -297,4 +300,9 @@ func (o only) WithHeader(encoded string) *jwt.Key {
 }
 
 // WithID implements jwt.Keys.
-func (only) WithID(string) (*jwt.Key, error) { return nil, jwt.ErrUnknownKey }
+func (o only) WithID(kid string) (*jwt.Key, error) {
+	if kid != o.id.String() {
+		return nil, jwt.ErrUnknownKey
+	}
+	return o.key, nil
+}

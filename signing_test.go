@@ -158,7 +158,7 @@ func TestSignIsATokenOrAnError(t *testing.T) {
 		signer := signerOf(leader)
 		dropActive(leader.Keyring)
 		never("without material", keyring.ErrKeyMissing)
-		if token, err := signer.Sign([]byte(`{}`)); err != jwt.ErrWiped {
+		if token, err := signer.Sign(jwt.JWT, []byte(`{}`)); err != jwt.ErrWiped {
 			t.Errorf("the dropped key signs: %q, %v", token, err)
 		}
 		c.OnEvent(nil)
@@ -175,7 +175,7 @@ func TestSignIsATokenOrAnError(t *testing.T) {
 		if token, err := k.Sign(keyringtest.ClaimsForMe()); token != "" || !errors.Is(err, keyring.ErrClosed) {
 			t.Errorf("after Close: %q, %v", token, err)
 		}
-		if token, err := signer.Sign([]byte(`{}`)); err != jwt.ErrWiped {
+		if token, err := signer.Sign(jwt.JWT, []byte(`{}`)); err != jwt.ErrWiped {
 			t.Errorf("after Close the key signs: %q, %v", token, err)
 		}
 	})

@@ -113,7 +113,7 @@ func TestWycheproofJWS(t *testing.T) {
 		}
 		keys := oneKey{g.Public.Kid, keyOf(t, g.Public.Kid, alg, g.Public.public(t))}
 		for _, v := range g.Tests {
-			_, _, err := jwt.Open(v.JWS, keys)
+			_, _, err := jwt.Open(v.JWS, keys, "")
 			if want := v.Result == "valid" && refused[v.Comment] == ""; want != (err == nil) {
 				t.Errorf("%d %s is %s: %v", v.TcID, v.Comment, v.Result, err)
 			}

@@ -103,6 +103,7 @@ type Config struct {
 	wrapStable func(raft.StableStore) raft.StableStore // around the store of its term and vote, for tests
 	pace       time.Duration                           // in place of raft's timeouts, for tests
 	patience   time.Duration                           // in place of leaderPatience, for tests; zero is that
+	unknown    []string                                // paths that are not answered, as by an older build, for tests
 }
 
 // filled returns the configuration with what Start puts where nothing is set.

@@ -45,6 +45,9 @@ func WrapRaftLog(c *Config, wrap func(raft.LogStore) raft.LogStore) { c.wrapLog 
 // beside it have the processor for a while.
 func SlowRaft(c *Config) { c.pace = 5 * time.Second }
 
+// Unlearn has a node answer a path as a build does that does not know it.
+func Unlearn(c *Config, path string) { c.unknown = append(c.unknown, path) }
+
 // AskWhetherRemoved returns the servers that say that a node was removed.
 func AskWhetherRemoved(ctx context.Context, n *Node) []raft.ServerID { return n.askWhetherRemoved(ctx) }
 

@@ -20,6 +20,7 @@ const (
 	pathEncrypt      = "/node/encrypt"
 	pathDecrypt      = "/node/decrypt"
 	pathSign         = "/node/sign"
+	pathSignTyped    = "/node/sign-typed" // the typ is where Encrypt has the AAD
 	pathRotate       = "/node/rotate"
 	pathRemove       = "/node/remove"
 	pathReady        = "/node/ready"
@@ -115,6 +116,10 @@ func (n *Node) handlers() map[string]cluster.Handler {
 			token, err := n.keys.Sign(json.RawMessage(data))
 			return []byte(token), err
 		},
+		pathSignTyped: func(_ context.Context, data, typ []byte) ([]byte, error) {
+			token, err := n.keys.SignTyped(string(typ), json.RawMessage(data))
+			return []byte(token), err
+		},
 		pathReady:  func(context.Context, []byte, []byte) ([]byte, error) { return nil, n.leading() },
 		pathStatus: func(context.Context, []byte, []byte) ([]byte, error) { return n.keys.EncodeStatus() },
 	} {
@@ -130,6 +135,9 @@ func (n *Node) handlers() map[string]cluster.Handler {
 		pathTransfer:     asked(transferType, n.serveTransfer),
 	} {
 		calls[path] = n.logged(path, n.forwardedTo(h))
+	}
+	for _, path := range n.cfg.unknown {
+		delete(calls, path)
 	}
 	return calls
 }

@@ -51,12 +51,26 @@ func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, err
 // Sign is Keyring.Sign on the leader. If this server does not lead, it forwards the call to the leader. Until ctx ends
 // it waits for a leader that is ready and answers.
 func (n *Node) Sign(ctx context.Context, claims ...any) (string, error) {
+	return n.SignTyped(ctx, "", claims...)
+}
+
+// SignTyped is Keyring.SignTyped on the leader, as Sign is Keyring.Sign. A leader whose build does not know it signs nothing:
+// that is an error, which says so.
+func (n *Node) SignTyped(ctx context.Context, typ string, claims ...any) (string, error) {
+	typ, err := jwt.Type(typ)
+	if err != nil {
+		return "", fmt.Errorf("sign: typ: %w", err)
+	}
 	object, err := jwt.Merge(claims...)
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
 	}
-	here := func() (string, error) { return n.keys.Sign(json.RawMessage(object)) }
-	return onLeader(ctx, n, here, forwarded{path: pathSign, timeout: callTimeout, data: object}, text)
+	here := func() (string, error) { return n.keys.SignTyped(typ, json.RawMessage(object)) }
+	there := forwarded{path: pathSign, timeout: callTimeout, data: object}
+	if typ != jwt.JWT { // not in pathSign, where an older leader would leave it out
+		there.path, there.aad = pathSignTyped, []byte(typ)
+	}
+	return onLeader(ctx, n, here, there, text)
 }
 
 // Rotate is Keyring.Rotate on the leader. Until ctx ends it waits for a leader that is ready and answers. What a leader

@@ -6,8 +6,8 @@
 //
 //	base64url(header) "." base64url(claims) "." base64url(signature)
 //
-// without padding. The header is exactly {"alg":"<algorithm>","kid":"<key ID>","typ":"JWT"}.
-// The signature is RS256 with 2048 bits, ES256, or EdDSA with Ed25519, over the ASCII bytes
+// without padding. The header is exactly {"alg":"<algorithm>","kid":"<key ID>","typ":"<typ>"}. The typ is JWT, or
+// the media type that was asked for, without "application/". The signature is RS256 with 2048 bits, ES256, or EdDSA with Ed25519, over the ASCII bytes
 // before the second dot.
 //
 // # How tokens are read
@@ -19,15 +19,17 @@
 //   - has a part that is empty or not canonical base64url: padded, with a line break or a space, or
 //     with bits left over.
 //
-// A header that is, byte for byte, one that the keyring writes needs no parsing. Any other header is
+// A header that is, byte for byte, one that the keyring writes with typ JWT needs no parsing. Any other header is
 // refused unless it
 //
 //   - is one JSON object with the members alg, kid and typ, the last of which may be missing,
 //     each once, all strings without escapes: so there is no jwk, jku, x5u, x5c, crit or b64,
-//   - has the typ JWT, in any case, if it has one,
+//   - has the typ that the caller expects: with or without "application/", in any case (RFC 7515, section 4.1.9).
+//     If the caller expects none, that is JWT, and it may be missing,
 //   - has the kid of a key and the alg of that key: the key decides the algorithm, never the token.
 //
-// Then go-jose parses the token and checks its signature. Claims are read only after the signature has been verified,
+// If the header is then not, byte for byte, one that the keyring writes, go-jose parses the token and checks its
+// signature. Claims are read only after the signature has been verified,
 // so they come from a holder of the key. They must be one JSON object in UTF-8, nested at most 64 deep, with numbers in the range of a float64. No two members
 // of an object have names that differ in case only, and no name differs from a registered one (iss, sub, aud, exp,
 // nbf, iat, jti) in case only. The registered claims have the types of RFC 7519.
@@ -63,8 +65,9 @@ type Keys interface {
 	WithID(kid string) (*Key, error)
 }
 
-// Open verifies the signature of a token, and returns its payload and the key that signed it.
-func Open(token string, keys Keys) ([]byte, *Key, error) {
+// Open verifies the signature of a token, and returns its payload and the key that signed it. typ is one that Type has
+// returned. Empty accepts JWT, and a token without a typ.
+func Open(token string, keys Keys, typ string) ([]byte, *Key, error) {
 	if len(token) > MaxToken {
 		return nil, nil, errForm
 	}
@@ -78,9 +81,19 @@ func Open(token string, keys Keys) ([]byte, *Key, error) {
 	if !ok {
 		return nil, nil, errForm
 	}
-	key := keys.WithHeader(header)
+	var key *Key
+	if typ == "" || typ == JWT {
+		key = keys.WithHeader(header)
+	}
 	if key == nil {
-		return openForeign(token, header, keys)
+		h, named, err := find(header, keys, typ)
+		if err != nil {
+			return nil, nil, err
+		}
+		if header != headerOf(h.kid, h.alg, h.typ) {
+			return openForeign(token, h, named)
+		}
+		key = named
 	}
 	if !key.Check([]byte(token[:len(header)+1+len(payload64)]), signature) {
 		return nil, nil, errSignature
@@ -88,23 +101,28 @@ func Open(token string, keys Keys) ([]byte, *Key, error) {
 	return payload, key, nil
 }
 
-// openForeign opens a token whose header is not one that the keyring writes.
-func openForeign(token, header64 string, keys Keys) ([]byte, *Key, error) {
+// find reads a header, and returns the key that it names.
+func find(header64 string, keys Keys, typ string) (header, *Key, error) {
 	b, ok := decode(header64)
 	if !ok {
-		return nil, nil, errForm
+		return header{}, nil, errForm
 	}
-	h, err := parseHeader(b)
+	h, err := parseHeader(b, typ)
 	if err != nil {
-		return nil, nil, err
+		return header{}, nil, err
 	}
 	key, err := keys.WithID(h.kid)
 	if err != nil {
-		return nil, nil, err
+		return header{}, nil, err
 	}
 	if h.alg != key.alg {
-		return nil, nil, errAlgorithm
+		return header{}, nil, errAlgorithm
 	}
+	return h, key, nil
+}
+
+// openForeign opens a token whose header is not one that the keyring writes.
+func openForeign(token string, h header, key *Key) ([]byte, *Key, error) {
 	parsed, err := jose.ParseSigned(token)
 	if err != nil || len(parsed.Signatures) != 1 ||
 		parsed.Signatures[0].Header.Algorithm != h.alg || parsed.Signatures[0].Header.KeyID != h.kid {
@@ -118,24 +136,23 @@ func openForeign(token, header64 string, keys Keys) ([]byte, *Key, error) {
 }
 
 // header is the content of a header.
-type header struct{ alg, kid string }
+type header struct{ alg, kid, typ string }
 
-func parseHeader(b []byte) (header, error) {
+func parseHeader(b []byte, typ string) (header, error) {
 	var h header
+	typed := false
 	err := strictjson.Object(b, maxDepth, func(name, value []byte) error {
 		if value[0] != '"' {
 			return errHeader
 		}
-		text := string(value[1 : len(value)-1]) // escapes stay: no key ID and no algorithm has any
+		text := string(value[1 : len(value)-1]) // escapes stay: no key ID, no algorithm and no typ has any
 		switch string(name) {
 		case "alg":
 			h.alg = text
 		case "kid":
 			h.kid = text
 		case "typ":
-			if !strings.EqualFold(text, "JWT") {
-				return errHeader
-			}
+			h.typ, typed = text, true
 		default:
 			return errHeader
 		}
@@ -143,6 +160,9 @@ func parseHeader(b []byte) (header, error) {
 	})
 	if err != nil {
 		return header{}, errHeader
+	}
+	if err := checkType(h.typ, typed, typ); err != nil {
+		return header{}, err
 	}
 	return h, nil
 }

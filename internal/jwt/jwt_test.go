@@ -28,7 +28,7 @@ func TestTokensThatAreOpened(t *testing.T) {
 			"typ lower case": `{"alg":"` + alg + `","kid":"` + kid + `","typ":"jwt"}`,
 			"white space":    " {\n\t\"alg\" : \"" + alg + "\", \"kid\" : \"" + kid + "\" }\r\n",
 		} {
-			got, key, err := jwt.Open(p.Token(header, payload), keys{kid: p.key(t)})
+			got, key, err := jwt.Open(p.Token(header, payload), keys{kid: p.key(t)}, "")
 			if err != nil || string(got) != payload || key == nil {
 				t.Errorf("%s, %s: %q, %v", alg, name, got, err)
 			}
@@ -129,7 +129,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 	for alg, p := range pairs(t) {
 		for name, token := range crafted(t, p) {
 			start := time.Now()
-			if got, key, err := jwt.Open(token, keys{kid: p.key(t)}); err == nil || got != nil || key != nil {
+			if got, key, err := jwt.Open(token, keys{kid: p.key(t)}, ""); err == nil || got != nil || key != nil {
 				t.Errorf("%s, %s: %q, %v", alg, name, got, err)
 			}
 			if took := time.Since(start); len(token) > jwt.MaxToken && took > 100*time.Millisecond {
@@ -147,14 +147,14 @@ func TestSizeIsAskedFirst(t *testing.T) {
 	if len(ours) > jwt.MaxToken || len(ours) < jwt.MaxToken-16 {
 		t.Fatalf("%d bytes", len(ours))
 	}
-	if _, _, err := jwt.Open(ours, keys{kid: p.key(t)}); err != nil {
+	if _, _, err := jwt.Open(ours, keys{kid: p.key(t)}, ""); err != nil {
 		t.Errorf("%d bytes: %v", len(ours), err)
 	}
 	for _, token := range []string{
 		p.Token(p.written(), fits+strings.Repeat("x", 16)), strings.Repeat("A", 8<<20), strings.Repeat(".", 8<<20),
 	} {
 		allocated := testing.AllocsPerRun(10, func() {
-			if _, _, err := jwt.Open(token, nil); err == nil {
+			if _, _, err := jwt.Open(token, nil, ""); err == nil {
 				t.Error("opened")
 			}
 		})
@@ -173,7 +173,7 @@ func TestEveryChangedByteIsRefused(t *testing.T) {
 			tokens = append(tokens, p.Token(`{"kid":"`+kid+`","alg":"`+alg+`"}`, payload))
 		}
 		for _, ours := range tokens {
-			if _, _, err := jwt.Open(ours, k); err != nil {
+			if _, _, err := jwt.Open(ours, k, ""); err != nil {
 				t.Fatal(err)
 			}
 			changed := []byte(ours)
@@ -183,14 +183,14 @@ func TestEveryChangedByteIsRefused(t *testing.T) {
 						continue
 					}
 					changed[i] = byte(c)
-					if _, _, err := jwt.Open(string(changed), k); err == nil {
+					if _, _, err := jwt.Open(string(changed), k, ""); err == nil {
 						t.Errorf("%s: byte %d made %q is taken", alg, i, byte(c))
 					}
 				}
 				changed[i] = ours[i]
 			}
 			for i := range len(ours) {
-				if _, _, err := jwt.Open(ours[:i], k); err == nil {
+				if _, _, err := jwt.Open(ours[:i], k, ""); err == nil {
 					t.Errorf("%s: cut to %d bytes it is taken", alg, i)
 				}
 			}
@@ -203,7 +203,7 @@ func TestAlgorithmIsTheKeys(t *testing.T) {
 	all := pairs(t)
 	for alg, p := range all {
 		for other, q := range all {
-			_, _, err := jwt.Open(p.Token(p.written(), payload), keys{kid: q.key(t)})
+			_, _, err := jwt.Open(p.Token(p.written(), payload), keys{kid: q.key(t)}, "")
 			if (err == nil) != (alg == other) {
 				t.Errorf("a token of %s with the key of %s: %v", alg, other, err)
 			}
@@ -228,7 +228,7 @@ func TestKeySignsWithOneAlgorithm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := jwt.Open(token, keys{kid: p.key(t)}); (err == nil) != (alg == jose.RS256) {
+		if _, _, err := jwt.Open(token, keys{kid: p.key(t)}, ""); (err == nil) != (alg == jose.RS256) {
 			t.Errorf("%s: %v", alg, err)
 		}
 	}
@@ -242,12 +242,12 @@ func TestRefusalsSayNoMoreThanIsPublic(t *testing.T) {
 		texts := map[string]bool{}
 		for i := range signature {
 			signature[i] ^= 1
-			_, _, err := jwt.Open(parts[0]+"."+parts[1]+"."+keyringtest.Base64(string(signature)), keys{kid: p.key(t)})
+			_, _, err := jwt.Open(parts[0]+"."+parts[1]+"."+keyringtest.Base64(string(signature)), keys{kid: p.key(t)}, "")
 			texts[fmt.Sprint(err)] = true
 			signature[i] ^= 1
 		}
 		for _, s := range []string{"\x00", string(signature[1:]), string(signature) + "\x00", "\x00" + string(signature)} {
-			_, _, err := jwt.Open(parts[0]+"."+parts[1]+"."+keyringtest.Base64(s), keys{kid: p.key(t)})
+			_, _, err := jwt.Open(parts[0]+"."+parts[1]+"."+keyringtest.Base64(s), keys{kid: p.key(t)}, "")
 			texts[fmt.Sprint(err)] = true
 		}
 		if len(texts) != 1 {
@@ -258,7 +258,7 @@ func TestRefusalsSayNoMoreThanIsPublic(t *testing.T) {
 
 func TestUnknownKeyIsToldApart(t *testing.T) {
 	p := pairs(t)["EdDSA"]
-	_, _, err := jwt.Open(p.Token(p.written(), payload), keys{})
+	_, _, err := jwt.Open(p.Token(p.written(), payload), keys{}, "")
 	if !errors.Is(err, jwt.ErrUnknownKey) {
 		t.Error(err)
 	}

@@ -51,7 +51,7 @@ func NewKey(id, alg string, pkix []byte) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("public key: %w", err)
 	}
-	return &Key{alg: alg, public: public, header: headerOf(id, alg), jwk: jwk}, nil
+	return &Key{alg: alg, public: public, header: headerOf(id, alg, JWT), jwk: jwk}, nil
 }
 
 // fits reports whether the algorithm is that of the public key.
@@ -67,12 +67,12 @@ func fits(public crypto.PublicKey, alg string) bool {
 	return false
 }
 
-// Header returns the encoded header of the tokens that the keyring signs with this key.
+// Header returns the encoded header of the tokens with typ JWT that the keyring signs with this key.
 func (k *Key) Header() string { return k.header }
 
-// headerOf escapes nothing: a key ID is hexadecimal, and an algorithm one of three.
-func headerOf(id, alg string) string {
-	return strict.EncodeToString([]byte(`{"alg":"` + alg + `","kid":"` + id + `","typ":"JWT"}`))
+// headerOf escapes nothing: a key ID is hexadecimal, an algorithm one of three, and a typ has none of what JSON escapes.
+func headerOf(id, alg, typ string) string {
+	return strict.EncodeToString([]byte(`{"alg":"` + alg + `","kid":"` + id + `","typ":"` + typ + `"}`))
 }
 
 // Check reports whether the signature is one over input by this key.

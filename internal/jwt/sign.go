@@ -21,7 +21,8 @@ var ErrWiped = errors.New("signing key is wiped")
 
 // Signer signs with one private key. It is safe for concurrent use.
 type Signer struct {
-	header string // with the dot after it
+	id, alg string
+	header  string // of tokens with typ JWT
 
 	mu sync.RWMutex // guards below: Wipe waits for the signatures under way
 	// A closure, because nothing that works by reflection can look into one.
@@ -43,7 +44,7 @@ func NewSigner(id, alg string, der []byte) (*Signer, error) {
 
 // newSigner takes over the private key.
 func newSigner(id, alg string, private any) (*Signer, error) {
-	s := &Signer{header: headerOf(id, alg) + ".", wipe: func() {}}
+	s := &Signer{id: id, alg: alg, header: headerOf(id, alg, JWT), wipe: func() {}}
 	signer, ok := private.(crypto.Signer)
 	if !ok || !fits(signer.Public(), alg) {
 		return nil, fmt.Errorf("signing key is not one for %s", alg)
@@ -70,15 +71,21 @@ func newSigner(id, alg string, private any) (*Signer, error) {
 	return s, nil
 }
 
-// Sign returns the token of a payload. It is an error if the token is too long to be accepted.
-func (s *Signer) Sign(payload []byte) (string, error) {
+// Sign returns the token of a payload. typ is one that Type has returned. It is an error if the token is too long to be
+// accepted.
+func (s *Signer) Sign(typ string, payload []byte) (string, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.sign == nil {
 		return "", ErrWiped
 	}
-	token := make([]byte, 0, len(s.header)+strict.EncodedLen(len(payload))+1+strict.EncodedLen(rsaBits/8))
-	token = append(token, s.header...)
+	header := s.header
+	if typ != JWT {
+		header = headerOf(s.id, s.alg, typ)
+	}
+	token := make([]byte, 0, len(header)+1+strict.EncodedLen(len(payload))+1+strict.EncodedLen(rsaBits/8))
+	token = append(token, header...)
+	token = append(token, '.')
 	token = strict.AppendEncode(token, payload)
 	signature, err := s.sign(token)
 	if err != nil {

@@ -45,14 +45,14 @@ func TestSignedTokens(t *testing.T) {
 	for alg, p := range pairs(t) {
 		s := p.signer(t)
 		for range 300 { // r and s of ES256 have a byte less every 128 times
-			token, err := s.Sign([]byte(payload))
+			token, err := s.Sign(jwt.JWT, []byte(payload))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if want := p.Token(p.written(), payload); len(token) != len(want) || alg != "ES256" && token != want {
 				t.Fatalf("%s: %s, want %s", alg, token, want)
 			}
-			if got, _, err := jwt.Open(token, keys{kid: p.key(t)}); err != nil || string(got) != payload {
+			if got, _, err := jwt.Open(token, keys{kid: p.key(t)}, ""); err != nil || string(got) != payload {
 				t.Fatalf("%s: %q, %v", alg, got, err)
 			}
 		}
@@ -63,10 +63,10 @@ func TestTokenThatNobodyWouldTakeIsNotSigned(t *testing.T) {
 	p := pairs(t)["EdDSA"]
 	s := p.signer(t)
 	room := jwt.MaxToken - len(p.Token(p.written(), "x")) + 2
-	if token, err := s.Sign(make([]byte, room*3/4)); err != nil || len(token) > jwt.MaxToken {
+	if token, err := s.Sign(jwt.JWT, make([]byte, room*3/4)); err != nil || len(token) > jwt.MaxToken {
 		t.Errorf("%d bytes, %v", len(token), err)
 	}
-	if token, err := s.Sign(make([]byte, room*3/4+3)); err == nil {
+	if token, err := s.Sign(jwt.JWT, make([]byte, room*3/4+3)); err == nil {
 		t.Errorf("%d bytes", len(token))
 	}
 }
@@ -93,23 +93,23 @@ func TestWipeEndsTheUse(t *testing.T) {
 		for range 4 {
 			wg.Go(func() {
 				for range 2000 {
-					token, err := s.Sign([]byte(payload))
+					token, err := s.Sign(jwt.JWT, []byte(payload))
 					if errors.Is(err, jwt.ErrWiped) && token == "" {
 						return
 					}
-					if _, _, bad := jwt.Open(token, keys{kid: p.key(t)}); err != nil || bad != nil {
+					if _, _, bad := jwt.Open(token, keys{kid: p.key(t)}, ""); err != nil || bad != nil {
 						t.Errorf("%s: %v, %v", alg, err, bad)
 						return
 					}
 				}
 			})
 		}
-		if _, err := s.Sign([]byte(payload)); err != nil {
+		if _, err := s.Sign(jwt.JWT, []byte(payload)); err != nil {
 			t.Error(err)
 		}
 		s.Wipe()
 		s.Wipe()
-		if token, err := s.Sign([]byte(payload)); !errors.Is(err, jwt.ErrWiped) || token != "" {
+		if token, err := s.Sign(jwt.JWT, []byte(payload)); !errors.Is(err, jwt.ErrWiped) || token != "" {
 			t.Errorf("%s: after Wipe: %q, %v", alg, token, err)
 		}
 		wg.Wait()

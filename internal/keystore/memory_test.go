@@ -47,7 +47,7 @@ func TestSignerOfAKeyThatIsDroppedIsWiped(t *testing.T) {
 		s.Drop(id)
 		r := <-done
 		if r.err == nil {
-			_, r.err = r.by.Sign([]byte("{}"))
+			_, r.err = r.by.Sign(jwt.JWT, []byte("{}"))
 		}
 		if !errors.Is(r.err, jwt.ErrWiped) {
 			t.Fatalf("dropped after %d µs: %v", 5*i, r.err)
