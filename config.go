@@ -46,6 +46,14 @@ type TokenPolicy struct {
 	// WellKnown, without query or fragment. Empty means that tokens need none, Verify does
 	// not look at it, and there is no discovery document.
 	Issuer string
+	// AcceptIssuers are the other issuers whose tokens Verify takes: one that comes, or one that goes, so that Issuer can
+	// change without a token that is refused; the README says in which order. They are URLs as Issuer is, at most 16, of
+	// 1,500 bytes together; an empty one stands for tokens without iss. Sign takes claims whose iss is one of them, and
+	// WellKnownFor serves the discovery document of each. Empty means none.
+	AcceptIssuers []string
+	// JWKSURL is the jwks_uri of the discovery documents: the http or https URL of the JWKS, where that is not served
+	// below the issuer. Empty means /.well-known/jwks.json below it.
+	JWKSURL string
 	// Algorithm is that of the signing keys to be made: RS256, ES256 or EdDSA. Empty means
 	// RS256. Keys that exist keep theirs.
 	Algorithm string
@@ -239,13 +247,37 @@ func (t *TokenPolicy) fill(w *wrongs) {
 		"Tokens.Algorithm %q is none of RS256, ES256, EdDSA", t.Algorithm)
 	w.unless(t.Issuer == "" || isIssuer(t.Issuer),
 		"Tokens.Issuer %q is no http or https URL, or has a user, a query or a fragment", t.Issuer)
+	w.unless(t.JWKSURL == "" || isWebURL(t.JWKSURL) && len(t.JWKSURL) <= maxIssuerText,
+		"Tokens.JWKSURL %.500q is no http or https URL of at most %d bytes, or has a user or a fragment", t.JWKSURL, maxIssuerText)
+	for _, other := range t.AcceptIssuers {
+		w.unless(other == "" || isIssuer(other),
+			"Tokens.AcceptIssuers: %.500q is no http or https URL, or has a user, a query or a fragment", other)
+	}
+	w.unless(len(t.AcceptIssuers) <= maxAcceptIssuers && len(strings.Join(t.AcceptIssuers, "")) <= maxIssuerText,
+		"Tokens.AcceptIssuers are more than %d, or longer than %d bytes together", maxAcceptIssuers, maxIssuerText)
+	t.AcceptIssuers = slices.Clone(t.AcceptIssuers)
+}
+
+// Bounds on what the servers tell each other of their policies: see peer.StateAnswer.
+const (
+	maxAcceptIssuers = 16
+	maxIssuerText    = 1500
+)
+
+// issuers are those whose tokens verify. None means any.
+func (t *TokenPolicy) issuers() []string {
+	if t.Issuer == "" {
+		return nil
+	}
+	return append([]string{t.Issuer}, t.AcceptIssuers...)
 }
 
 // isIssuer reports whether discovery can start from the URL (OpenID Connect Discovery, section 3).
-func isIssuer(s string) bool {
+func isIssuer(s string) bool { return isWebURL(s) && !strings.Contains(s, "?") }
+
+func isWebURL(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil &&
-		!strings.ContainsAny(s, "?#")
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && !strings.Contains(s, "#")
 }
 
 // checkKEKs requires names that files can carry, each once, and a way to unwrap.
@@ -297,17 +329,6 @@ func (c Config) policy() plan.Policy {
 // tokens is the token policy as plan wants it.
 func (c Config) tokens() plan.Tokens {
 	return plan.Tokens{MaxTTL: c.Tokens.MaxTTL, Leeway: c.Tokens.Leeway}
-}
-
-// policies are the settings that have to be the same on all servers, as text, for Status. A leader goes by its own.
-func (c Config) policies() map[string]string {
-	return map[string]string{
-		"Rotation.Every": c.Rotation.Every.String(), "Rotation.Lead": c.Rotation.Lead.String(),
-		"Rotation.Undo": c.Rotation.Undo.String(), "Rotation.Retain": c.Rotation.Retain.String(),
-		"Tokens.Issuer": fmt.Sprintf("%.500s", c.Tokens.Issuer), "Tokens.Algorithm": c.Tokens.Algorithm,
-		"Tokens.MaxTTL": c.Tokens.MaxTTL.String(), "Tokens.Leeway": c.Tokens.Leeway.String(),
-		"RekeyGrace": c.RekeyGrace.String(), "Backups.Every": c.Backups.Every.String(), "Backups.Keep": fmt.Sprint(c.Backups.Keep),
-	}
 }
 
 // server is what the parts of a Keyring know that are of this package: this server, and how it is configured.

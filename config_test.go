@@ -86,21 +86,30 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 				c.KEKs = append(c.KEKs, kektest.New(fmt.Sprint(i)))
 			}
 		},
-		"Rotation.Lead":             func(c *keyring.Config) { c.Rotation.Lead = -1 },
-		"Rotation.Lead 1h0m0s":      func(c *keyring.Config) { c.Rotation = keyring.RotationPolicy{Every: time.Hour, Lead: time.Hour} },
-		"Tokens.Algorithm":          func(c *keyring.Config) { c.Tokens.Algorithm = "HS256" },
-		"Tokens.MaxTTL -1h":         func(c *keyring.Config) { c.Tokens.MaxTTL = -time.Hour },
-		"Tokens.MaxTTL 999ms":       func(c *keyring.Config) { c.Tokens.MaxTTL = 999 * time.Millisecond },
-		"Tokens.Leeway -1ns":        func(c *keyring.Config) { c.Tokens.Leeway = -1 },
-		`Tokens.Issuer "myservice"`: func(c *keyring.Config) { c.Tokens.Issuer = "myservice" },
-		`Tokens.Issuer "https://"`:  func(c *keyring.Config) { c.Tokens.Issuer = "https://" },
-		`"ftp://example.com"`:       func(c *keyring.Config) { c.Tokens.Issuer = "ftp://example.com" },
-		`"//example.com"`:           func(c *keyring.Config) { c.Tokens.Issuer = "//example.com" },
-		`"https://example.com?a=b"`: func(c *keyring.Config) { c.Tokens.Issuer = "https://example.com?a=b" },
-		`"https://example.com/#"`:   func(c *keyring.Config) { c.Tokens.Issuer = "https://example.com/#" },
-		`"https://me@example.com"`:  func(c *keyring.Config) { c.Tokens.Issuer = "https://me@example.com" },
-		`"https://example.com/\x7f`: func(c *keyring.Config) { c.Tokens.Issuer = "https://example.com/\x7f" },
-		`"eddsa"`:                   func(c *keyring.Config) { c.Tokens.Algorithm = "eddsa" },
+		"Rotation.Lead":                        func(c *keyring.Config) { c.Rotation.Lead = -1 },
+		"Rotation.Lead 1h0m0s":                 func(c *keyring.Config) { c.Rotation = keyring.RotationPolicy{Every: time.Hour, Lead: time.Hour} },
+		"Tokens.Algorithm":                     func(c *keyring.Config) { c.Tokens.Algorithm = "HS256" },
+		"Tokens.MaxTTL -1h":                    func(c *keyring.Config) { c.Tokens.MaxTTL = -time.Hour },
+		"Tokens.MaxTTL 999ms":                  func(c *keyring.Config) { c.Tokens.MaxTTL = 999 * time.Millisecond },
+		"Tokens.Leeway -1ns":                   func(c *keyring.Config) { c.Tokens.Leeway = -1 },
+		`Tokens.Issuer "myservice"`:            func(c *keyring.Config) { c.Tokens.Issuer = "myservice" },
+		`Tokens.Issuer "https://"`:             func(c *keyring.Config) { c.Tokens.Issuer = "https://" },
+		`"ftp://example.com"`:                  func(c *keyring.Config) { c.Tokens.Issuer = "ftp://example.com" },
+		`"//example.com"`:                      func(c *keyring.Config) { c.Tokens.Issuer = "//example.com" },
+		`"https://example.com?a=b"`:            func(c *keyring.Config) { c.Tokens.Issuer = "https://example.com?a=b" },
+		`"https://example.com/#"`:              func(c *keyring.Config) { c.Tokens.Issuer = "https://example.com/#" },
+		`"https://me@example.com"`:             func(c *keyring.Config) { c.Tokens.Issuer = "https://me@example.com" },
+		`"https://example.com/\x7f`:            func(c *keyring.Config) { c.Tokens.Issuer = "https://example.com/\x7f" },
+		`AcceptIssuers: "myservice"`:           func(c *keyring.Config) { c.Tokens.AcceptIssuers = []string{"https://a.example", "myservice"} },
+		`AcceptIssuers: "https://b.example?x"`: func(c *keyring.Config) { c.Tokens.AcceptIssuers = []string{"https://b.example?x"} },
+		"AcceptIssuers are more than 16":       func(c *keyring.Config) { c.Tokens.AcceptIssuers = slices.Repeat([]string{"https://a.example"}, 17) },
+		"or longer than 1500 bytes": func(c *keyring.Config) {
+			c.Tokens.AcceptIssuers = []string{"https://a.example/" + strings.Repeat("x", 1483)}
+		},
+		`Tokens.JWKSURL "jwks.json"`:       func(c *keyring.Config) { c.Tokens.JWKSURL = "jwks.json" },
+		`Tokens.JWKSURL "https://a/#keys"`: func(c *keyring.Config) { c.Tokens.JWKSURL = "https://a/#keys" },
+		"URL of at most 1500 bytes":        func(c *keyring.Config) { c.Tokens.JWKSURL = "https://a/" + strings.Repeat("x", 1491) },
+		`"eddsa"`:                          func(c *keyring.Config) { c.Tokens.Algorithm = "eddsa" },
 	} {
 		cfg := h.InDir(filepath.Join(t.TempDir(), "never"))
 		change(&cfg)
@@ -188,7 +197,10 @@ func TestOpenTakesTheLimits(t *testing.T) {
 	}
 	cfg.OldKEKs = []keyring.KEK{kektest.New("old 1"), kektest.New("old 2")}
 	cfg.Rotation = keyring.RotationPolicy{Every: -1, Lead: time.Hour}
-	cfg.Tokens = keyring.TokenPolicy{Issuer: "http://localhost:8080/a/b/", MaxTTL: time.Second, Leeway: time.Second}
+	cfg.Tokens = keyring.TokenPolicy{
+		Issuer: "http://localhost:8080/a/b/", MaxTTL: time.Second, Leeway: time.Second,
+		AcceptIssuers: append(slices.Repeat([]string{""}, 15), "https://a.example/"+strings.Repeat("x", 1482)), JWKSURL: "https://a/?" + strings.Repeat("&", 1489),
+	}
 	k, err := keyring.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)

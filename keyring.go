@@ -118,7 +118,7 @@ func newKeyring(cfg Config, store *keystore.Store, keks *kek.Set, clock func() t
 		server: s, hostCalls: calls, host: hostProblems{ask: cfg.Problems, calls: calls, gate: &here.Gate}, caughtUp: local.NewCaughtUp(here), clocks: clocks,
 		watch: local.NewWatch(here, clocks), confirming: local.NewConfirming(here), public: local.NewPublicKeys(here),
 	}
-	k.verifier = &verifier{server: s, caughtUp: k.caughtUp, public: k.public}
+	k.verifier = &verifier{server: s, issuers: cfg.Tokens.issuers(), caughtUp: k.caughtUp, public: k.public}
 	k.rekeyer = newRekeyer(s, k.clocks, k)
 	k.remover = &remover{server: s, clocks: k.clocks, rekeyer: k.rekeyer}
 	k.leader = lead.New(here, lead.Config{

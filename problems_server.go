@@ -161,15 +161,15 @@ func (o overview) clockProblems() (all []Problem) {
 // server, for another one the leader. What a server of an older build does not tell is not compared.
 func (o overview) policyProblems() (all []Problem) {
 	for _, server := range o.servers {
-		theirs := o.clocks.Policies[string(server.ID)]
 		if server.ID == o.id || o.leader != o.id && o.leader != server.ID {
 			continue
 		}
-		for _, field := range slices.Sorted(maps.Keys(o.policies)) {
-			if value, is := theirs[field]; is && value != o.policies[field] {
-				all = append(all, Problem{Kind: ProblemPolicy, Server: server.ID, Detail: fmt.Sprintf(
-					"%s is %q on %s, and %q on %s", field, value, server.ID, o.policies[field], o.id)})
+		for _, d := range differences(string(o.id), string(server.ID), o.policies, o.clocks.Policies[string(server.ID)]) {
+			p := Problem{Kind: ProblemPolicy, Server: server.ID, Detail: d.text}
+			if d.harmless {
+				p.Severity = SeverityNotice
 			}
+			all = append(all, p)
 		}
 	}
 	return all

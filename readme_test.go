@@ -115,6 +115,11 @@ func readmeWellKnown(mux *http.ServeMux, n *node.Node) {
 	mux.Handle("/.well-known/", n.Keyring().WellKnown())
 }
 
+func readmeIssuers(mux *http.ServeMux, n *node.Node) {
+	mux.Handle("new.example.com/.well-known/", n.Keyring().WellKnownFor("https://new.example.com"))
+	mux.Handle("old.example.com/.well-known/", n.Keyring().WellKnownFor("https://old.example.com"))
+}
+
 // readmeEscrow is a server in production, for as long as use takes.
 func readmeEscrow(ctx context.Context, dir string, kms keyring.KEK, recipientsFile io.Reader, use func(*node.Node) error) error {
 	recipients, err := age.ParseRecipients(recipientsFile) // one a line, as for age -R
@@ -315,11 +320,13 @@ func TestReadmeFullRotation(t *testing.T) {
 	}
 }
 
-// TestReadmeTokens: a token is signed, verified, and its key served.
+// TestReadmeTokens: a token is signed, verified, and its key served, for each issuer.
 func TestReadmeTokens(t *testing.T) {
 	issuer := "https://keys.example.com"
 	n, err := node.Start(t.Context(), node.Config{
-		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{Issuer: issuer, Algorithm: "EdDSA"},
+		Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()}, Tokens: keyring.TokenPolicy{
+			Issuer: issuer, Algorithm: "EdDSA", AcceptIssuers: []string{"https://new.example.com", "https://old.example.com"},
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -333,8 +340,11 @@ func TestReadmeTokens(t *testing.T) {
 	}
 	mux := http.NewServeMux()
 	readmeWellKnown(mux, n)
+	readmeIssuers(mux, n)
 	for path, want := range map[string]string{
 		"/.well-known/jwks.json": n.Keyring().Keys()[0].ID.String(), "/.well-known/openid-configuration": issuer + "/.well-known/jwks.json",
+		"http://new.example.com/.well-known/openid-configuration": "https://new.example.com/.well-known/jwks.json",
+		"http://old.example.com/.well-known/openid-configuration": "https://old.example.com/.well-known/jwks.json",
 	} {
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, httptest.NewRequest("GET", path, nil))

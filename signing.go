@@ -26,7 +26,7 @@ import (
 // it is not there. A verifier whose clock is behind by no more than the leeway thus takes the token at once, also if it
 // allows for no difference itself; only one that also refuses an iat to come has to allow for it. Name an aud, or Verify will not take the token.
 //
-// It is an error if exp is further away than TokenPolicy.MaxTTL, if iss is another, or if Verify
+// It is an error if exp is further away than TokenPolicy.MaxTTL, if iss is neither Issuer nor one of AcceptIssuers, or if Verify
 // would refuse the token for anything else in its claims. Verify refuses what other libraries refuse: a number beyond
 // those of 64 bits in floating point, a name twice, half a surrogate pair, bytes that are not UTF-8, more than 64 levels, a date
 // outside the years 1970 to 9999. Only the leader signs: elsewhere the
@@ -53,7 +53,7 @@ func (k *Keyring) SignTyped(typ string, claims ...any) (token string, err error)
 	}
 	policy := k.server.cfg.Tokens
 	payload, err := jwt.Complete(object, jwt.Defaults{
-		Issuer: policy.Issuer, ID: rand.Text(), Now: k.server.Now(), MaxTTL: policy.MaxTTL, Leeway: policy.Leeway,
+		Issuer: policy.Issuer, Issuers: policy.issuers(), ID: rand.Text(), Now: k.server.Now(), MaxTTL: policy.MaxTTL, Leeway: policy.Leeway,
 	})
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)
@@ -103,7 +103,7 @@ type Expect struct {
 // into the arguments: pointers to structs or maps, decoded as encoding/json does. It wants a
 // compact JWS of at most 16 KiB with the key and the algorithm of one of the keyring's keys, an
 // exp that has not passed, an nbf and an iat that have, if there are any, the issuer of
-// TokenPolicy if it has one, and an audience. A key's tokens verify while it is active, and MaxTTL
+// TokenPolicy if it has one, or one of its AcceptIssuers, and an audience. A key's tokens verify while it is active, and MaxTTL
 // and the leeway longer, by the time of its retirement in the keyring, also if the leader's clock was ahead when it
 // wrote that: then the clock that signed may have been ahead too. They don't verify if it was revoked, removed, or adopted for data only. It takes no
 // material, and does no I/O.
@@ -152,7 +152,7 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 	registered, err := jwt.ParseClaims(payload)
 	if err == nil {
 		err = registered.Check(jwt.Want{
-			Issuer: k.server.cfg.Tokens.Issuer, Audience: want.Audience, Subject: want.Subject,
+			Issuers: k.verifier.issuers, Audience: want.Audience, Subject: want.Subject,
 			Foreign: want.Nomad && keys.adopted[key], Now: at, Leeway: k.server.cfg.Tokens.Leeway,
 		})
 	}
@@ -174,6 +174,7 @@ func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 // verifier knows the keys whose tokens verify.
 type verifier struct {
 	*server
+	issuers  []string // whose tokens verify; none means any
 	caughtUp *local.CaughtUp
 	public   *local.PublicKeys
 	current  atomic.Pointer[tokenKeys] // nil before the first use

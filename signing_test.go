@@ -360,3 +360,27 @@ func TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm(t *testing.T) {
 		}
 	})
 }
+
+// TestSignTakesTheIssuersThatVerifyTakes, and fills in the policy's own.
+func TestSignTakesTheIssuersThatVerifyTakes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewSigning(t, 1, func(cfg *keyring.Config) { cfg.Tokens.AcceptIssuers = []string{"https://other.example", ""} })
+		leader := keyringtest.Ready(t, c)
+		for given, want := range map[string]string{"": keyringtest.TokenIssuer, keyringtest.TokenIssuer: keyringtest.TokenIssuer, "https://other.example": "https://other.example"} {
+			claims := map[string]any{}
+			if given != "" {
+				claims["iss"] = given
+			}
+			var got struct{ Iss string }
+			if err := leader.Keyring.Verify(keyringtest.Sign(t, leader, claims), keyringtest.ForMe, &got); err != nil || got.Iss != want {
+				t.Errorf("%q: %+v, %v", given, got, err)
+			}
+		}
+		for _, iss := range []string{"", "https://third.example", "https://other.example/"} {
+			if token, err := leader.Keyring.Sign(keyringtest.ClaimsForMe(), map[string]any{"iss": iss}); err == nil || !strings.Contains(err.Error(), "iss is none of") {
+				t.Errorf("%q: %q, %v", iss, token, err)
+			}
+		}
+	})
+}

@@ -4,11 +4,13 @@ package keyring
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +56,8 @@ func (v *verifier) jwksAge() (time.Duration, error) {
 // WellKnown serves what relying parties need, to anyone, on any server:
 // /.well-known/jwks.json, the JWKS, and /.well-known/openid-configuration, which names it and the
 // issuer (OpenID Connect Discovery 1.0). The latter is 404 without TokenPolicy.Issuer. If the
-// issuer has a path, serve the handler below it, behind http.StripPrefix.
+// issuer has a path, serve the handler below it, behind http.StripPrefix. With TokenPolicy.JWKSURL the document names
+// that, and the host sees to it that this handler's JWKS, or what JWKS returns, is found there.
 //
 // Answers may be cached for RotationPolicy.Lead, and never longer than five minutes: so a
 // verifier that does so knows each scheduled key before it signs. After Rotate without Publish it has to fetch the JWKS once
@@ -65,8 +68,16 @@ func (v *verifier) jwksAge() (time.Duration, error) {
 // its answer may be cached, so that no verifier has a JWKS that is older than it may be; and after an
 // hour, or RotationPolicy.Lead if that is less, it answers 503 too: a key may have been revoked
 // elsewhere, or have begun to sign.
-func (k *Keyring) WellKnown() http.Handler {
-	discovery := newDiscovery(k.server.cfg.Tokens.Issuer)
+func (k *Keyring) WellKnown() http.Handler { return k.WellKnownFor(k.server.cfg.Tokens.Issuer) }
+
+// WellKnownFor is WellKnown for one of the issuers of TokenPolicy, Issuer or one of AcceptIssuers: its discovery document has
+// that issuer, because a relying party refuses one with another issuer than the URL where it looks. The JWKS is the same.
+// A host that serves several issuers serves a handler for each, by the name or the path of the request. For any other
+// issuer, and for an empty one, the discovery document is 404.
+func (k *Keyring) WellKnownFor(issuer string) http.Handler {
+	policy := k.server.cfg.Tokens
+	known := issuer != "" && (issuer == policy.Issuer || slices.Contains(policy.AcceptIssuers, issuer))
+	discovery := newDiscovery(issuer, policy.JWKSURL)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathJWKS, func(w http.ResponseWriter, r *http.Request) {
 		age, err := k.verifier.jwksAge()
@@ -77,8 +88,8 @@ func (k *Keyring) WellKnown() http.Handler {
 		serveDocument(w, r, "application/jwk-set+json", age, k.verifier.keys(k.server.Now()).document())
 	})
 	mux.HandleFunc("GET "+pathDiscovery, func(w http.ResponseWriter, r *http.Request) {
-		if k.server.cfg.Tokens.Issuer == "" {
-			http.Error(w, "no issuer is configured: TokenPolicy.Issuer is empty", http.StatusNotFound)
+		if !known {
+			http.Error(w, "no issuer of this name is in TokenPolicy, or none at all", http.StatusNotFound)
 			return
 		}
 		age, _ := plan.MaxAge(k.server.FSM.Ring(), k.server.cfg.policy(), 0) // it is of the configuration, and never stale
@@ -103,10 +114,10 @@ func newDocument(body []byte) document {
 // newDiscovery has what OpenID Connect Discovery requires, but for the endpoints of a flow that
 // is not here. It names all algorithms there are: relying parties may keep it for long, and the
 // policy's may change.
-func newDiscovery(issuer string) document {
+func newDiscovery(issuer, jwksURL string) document {
 	body, _ := json.Marshal(map[string]any{ // strings always have JSON
 		"issuer":                                issuer,
-		"jwks_uri":                              strings.TrimSuffix(issuer, "/") + pathJWKS,
+		"jwks_uri":                              cmp.Or(jwksURL, strings.TrimSuffix(issuer, "/")+pathJWKS),
 		"response_types_supported":              []string{"id_token"},
 		"subject_types_supported":               []string{"public"},
 		"id_token_signing_alg_values_supported": jwt.Algorithms(),

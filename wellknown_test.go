@@ -2,6 +2,7 @@ package keyring_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -124,6 +125,38 @@ func TestDiscoveryNamesTheIssuer(t *testing.T) {
 			prefix := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(issuer, "https://issuer.example"), "http://localhost:8080"), "/")
 			if r := keyringtest.Request(http.StripPrefix(prefix, k.WellKnown()), "GET", prefix+discoveryPath); r.StatusCode != 200 {
 				t.Errorf("below %q: %d", prefix, r.StatusCode)
+			}
+		})
+	}
+}
+
+// TestEachIssuerHasItsDiscoveryDocument: of the same name as the URL where it is found, and all with the one JWKS.
+func TestEachIssuerHasItsDiscoveryDocument(t *testing.T) {
+	t.Parallel()
+	const own, other, elsewhere = "https://issuer.example", "https://other.example/a/", "https://cdn.example/keys?of=issuer"
+	for _, jwksURL := range []string{"", elsewhere} {
+		synctest.Test(t, func(t *testing.T) {
+			c := keyringtest.NewSigning(t, 1, func(cfg *keyring.Config) {
+				cfg.Tokens.Issuer, cfg.Tokens.AcceptIssuers, cfg.Tokens.JWKSURL = own, []string{other, ""}, jwksURL
+			})
+			k := keyringtest.Ready(t, c).Keyring
+			for issuer, jwks := range map[string]string{own: own + keyringtest.JWKSPath, other: "https://other.example/a" + keyringtest.JWKSPath} {
+				r := keyringtest.Request(k.WellKnownFor(issuer), "GET", discoveryPath)
+				var doc struct {
+					Issuer string
+					JWKS   string `json:"jwks_uri"`
+				}
+				if err := json.Unmarshal([]byte(keyringtest.Body(t, r)), &doc); err != nil || doc.Issuer != issuer || doc.JWKS != cmp.Or(jwksURL, jwks) {
+					t.Errorf("%s: %+v, %v", issuer, doc, err)
+				}
+				if r := keyringtest.Request(k.WellKnownFor(issuer), "GET", keyringtest.JWKSPath); keyringtest.Body(t, r) != string(k.JWKS()) {
+					t.Errorf("%s: the JWKS: %d", issuer, r.StatusCode)
+				}
+			}
+			for _, issuer := range []string{"", "https://third.example", own + "/", "https://other.example/a"} {
+				if r := keyringtest.Request(k.WellKnownFor(issuer), "GET", discoveryPath); r.StatusCode != 404 {
+					t.Errorf("%q: %d", issuer, r.StatusCode)
+				}
 			}
 		})
 	}

@@ -150,7 +150,7 @@ func date(value []byte) (time.Time, error) {
 
 // Want is what Check requires of a token.
 type Want struct {
-	Issuer   string   // empty accepts any
+	Issuers  []string // one of them; empty accepts any, and an empty one a token without iss
 	Audience []string // one of them is enough
 	Subject  string   // empty accepts any
 	Foreign  bool     // expiry, issuer and audience may be missing; if they are present they have to be right
@@ -167,7 +167,7 @@ func (c *Claims) Check(w Want) error {
 		return errExpired
 	case w.Now.Add(w.Leeway).Before(c.notBefore), w.Now.Add(w.Leeway).Before(c.issuedAt):
 		return errTooSoon
-	case w.Issuer != "" && string(c.issuer) != w.Issuer && !(w.Foreign && c.given&iss == 0):
+	case len(w.Issuers) > 0 && !c.isOf(w.Issuers) && !(w.Foreign && c.given&iss == 0):
 		return errIssuer
 	case !slices.ContainsFunc(w.Audience, c.isFor) && !(w.Foreign && c.given&aud == 0):
 		return errAudience
@@ -175,6 +175,14 @@ func (c *Claims) Check(w Want) error {
 		return errSubject
 	}
 	return nil
+}
+
+// isOf reports whether the token is of one of the issuers. An empty one stands for a token without iss.
+func (c *Claims) isOf(issuers []string) bool {
+	if c.given&iss != 0 && len(c.issuer) == 0 {
+		return false
+	}
+	return slices.Contains(issuers, string(c.issuer))
 }
 
 func (c *Claims) isFor(audience string) bool {
@@ -221,11 +229,12 @@ func Merge(values ...any) ([]byte, error) {
 
 // Defaults are the claims that a token gets where its own are missing, and the limits of its own.
 type Defaults struct {
-	Issuer string // empty: none
-	ID     string
-	Now    time.Time
-	MaxTTL time.Duration
-	Leeway time.Duration // of the verifiers
+	Issuer  string   // empty: none
+	Issuers []string // an iss must be one of them; empty: any
+	ID      string
+	Now     time.Time
+	MaxTTL  time.Duration
+	Leeway  time.Duration // of the verifiers
 }
 
 // Complete returns a JSON object of claims in which missing iss, iat, nbf, exp and jti are filled in. The nbf is the
@@ -241,8 +250,8 @@ func Complete(object []byte, d Defaults) ([]byte, error) {
 		c.expires = time.Unix(latest.Unix(), 0)
 	}
 	switch {
-	case d.Issuer != "" && c.given&iss != 0 && string(c.issuer) != d.Issuer:
-		return nil, fmt.Errorf("iss is not %q", d.Issuer)
+	case len(d.Issuers) > 0 && c.given&iss != 0 && !c.isOf(d.Issuers):
+		return nil, fmt.Errorf("iss is none of %q", d.Issuers)
 	case c.expires.After(latest):
 		return nil, fmt.Errorf("exp is more than %v from now", d.MaxTTL)
 	case !c.expires.After(d.Now), !c.expires.After(c.notBefore):

@@ -24,7 +24,7 @@ func check(payload string, change func(*jwt.Want)) error {
 	if err != nil {
 		return err
 	}
-	w := jwt.Want{Issuer: issuer, Audience: []string{"a", "b"}, Now: now, Leeway: time.Minute}
+	w := jwt.Want{Issuers: []string{issuer}, Audience: []string{"a", "b"}, Now: now, Leeway: time.Minute}
 	if change != nil {
 		change(&w)
 	}
@@ -52,8 +52,8 @@ func TestClaimsThatAreTaken(t *testing.T) {
 		{`"iss":"https:\/\/issuer.example","aud":["c" , "\u0061" ],` + in("exp", 1), nil},
 		{base + `,"sub":"x",` + in("exp", 1), subject},
 		{base + `,` + in("exp", 1) + `,"exp_":1,"EX":2,"expires":3,"Iss2":4,"nested":{"Exp":1}`, nil},
-		{`"aud":"a",` + in("exp", 1), func(w *jwt.Want) { w.Issuer = "" }},
-		{`"iss":"anybody","aud":"a",` + in("exp", 1), func(w *jwt.Want) { w.Issuer = "" }},
+		{`"aud":"a",` + in("exp", 1), func(w *jwt.Want) { w.Issuers = nil }},
+		{`"iss":"anybody","aud":"a",` + in("exp", 1), func(w *jwt.Want) { w.Issuers = nil }},
 		{``, foreign}, {`"aud":"a"`, foreign}, {in("exp", 1), foreign}, {`"iss":"https://issuer.example"`, foreign},
 	} {
 		if err := check(`{`+tt.claims+`}`, tt.change); err != nil {
@@ -150,7 +150,7 @@ func TestMergeTakesTheLaterClaim(t *testing.T) {
 }
 
 func defaults() jwt.Defaults {
-	return jwt.Defaults{Issuer: issuer, ID: "ID1", Now: now, MaxTTL: time.Hour, Leeway: time.Minute}
+	return jwt.Defaults{Issuer: issuer, Issuers: []string{issuer}, ID: "ID1", Now: now, MaxTTL: time.Hour, Leeway: time.Minute}
 }
 
 func TestCompleteFillsInWhatIsMissing(t *testing.T) {
@@ -175,7 +175,7 @@ func TestCompleteFillsInWhatIsMissing(t *testing.T) {
 		}
 	}
 	d := defaults()
-	d.Issuer, d.ID = "", "quoted \" \\ é"
+	d.Issuer, d.Issuers, d.ID = "", nil, "quoted \" \\ é"
 	got, err := jwt.Complete([]byte(`{"iss":"mine"}`), d)
 	var c struct{ Iss, Jti string }
 	if err != nil || json.Unmarshal(got, &c) != nil || c.Iss != "mine" || c.Jti != d.ID {
@@ -213,6 +213,32 @@ func TestCompleteRefusesWhatNobodyWouldTake(t *testing.T) {
 	} {
 		if got, err := jwt.Complete([]byte(object), defaults()); err == nil {
 			t.Errorf("%s: %s", object, got)
+		}
+	}
+}
+
+// TestTokenIsOfOneOfTheIssuers: an empty one stands for a token without iss, and not for one whose iss is empty.
+func TestTokenIsOfOneOfTheIssuers(t *testing.T) {
+	const before, other = `"iss":"https://before.example"`, `"iss":"https://other.example"`
+	now := `"iss":"` + issuer + `"`
+	for _, tt := range []struct {
+		issuers []string
+		taken   string // by the names below; with no issuers all are
+	}{
+		{nil, ""}, {[]string{issuer}, "n"}, {[]string{issuer, "https://before.example"}, "nb"}, {[]string{"https://before.example", ""}, "b-"}, {[]string{""}, "-"},
+	} {
+		for name, claim := range map[string]string{"n": now, "b": before, "o": other, "e": `"iss":""`, "-": `"jti":"x"`} {
+			want := tt.issuers == nil || strings.Contains(tt.taken, name)
+			err := check(`{"aud":"a",`+in("exp", 1)+`,`+claim+`}`, func(w *jwt.Want) { w.Issuers = tt.issuers })
+			if (err == nil) != want {
+				t.Errorf("%q: %s: %v", tt.issuers, claim, err)
+			}
+			d := defaults()
+			d.Issuers = tt.issuers
+			got, err := jwt.Complete([]byte(`{`+claim+`}`), d)
+			if given := name != "-"; (err == nil) != (want || !given) || err == nil && !given && !strings.Contains(string(got), now) {
+				t.Errorf("%q: complete %s: %s, %v", tt.issuers, claim, got, err)
+			}
 		}
 	}
 }
