@@ -195,8 +195,13 @@ func TestEveryCallOfANodeEndsWithItsContext(t *testing.T) {
 	}
 	app.On.Store(true)
 	calls := map[string]func(context.Context) error{
-		"Apply":                func(ctx context.Context) error { _, err := n.Apply(ctx, []byte("x")); return err },
-		"Encrypt":              func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
+		"Apply":   func(ctx context.Context) error { _, err := n.Apply(ctx, []byte("x")); return err },
+		"Encrypt": func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
+		"EncryptTo": func(ctx context.Context) error {
+			return n.EncryptTo(ctx, nil, nil, func(ctx context.Context, _ []byte) error { return ctx.Err() })
+		},
+		"Adopt":                func(ctx context.Context) error { return n.Adopt(ctx, keyringtest.NewKeyID()) },
+		"ConfirmBackup":        func(ctx context.Context) error { return n.ConfirmBackup(ctx, [32]byte{}) },
 		"Decrypt":              func(ctx context.Context) error { _, err := n.Decrypt(ctx, sealed, nil); return err },
 		"Sign":                 func(ctx context.Context) error { _, err := n.Sign(ctx, map[string]any{"aud": "x"}); return err },
 		"SignTyped":            func(ctx context.Context) error { _, err := n.SignTyped(ctx, "at+jwt"); return err },

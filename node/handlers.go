@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ const (
 	pathJoinToken    = "/node/join-token"
 	pathWithdraw     = "/node/withdraw-join-token"
 	pathTransfer     = "/node/transfer-leadership"
+
+	pathAdopt         = "/node/adopt"
+	pathConfirmBackup = "/node/confirm-backup"
 )
 
 // wireErrors are the errors that keep their identity when they are forwarded. A code is never given to another error;
@@ -46,6 +50,8 @@ var wireErrors = cluster.ErrorCodes{
 	{Code: 9, Err: keyring.ErrNoData},
 	{Code: 10, Err: keyring.ErrNotMember},
 	{Code: 11, Err: cluster.ErrIDInUse},
+	{Code: 12, Err: keyring.ErrUnknownBackup},
+	{Code: 13, Err: keyring.ErrCorrupt},
 }
 
 // What the leader is asked for. By is the actor: see keyring.WithActor.
@@ -81,6 +87,14 @@ type (
 		By string `json:",omitempty" bound:"bytes=255"`
 		ID meta.TokenID
 	}
+	adoptRequest struct {
+		By string `json:",omitempty" bound:"bytes=255"`
+		ID keyring.KeyID
+	}
+	confirmRequest struct {
+		By     string `json:",omitempty" bound:"bytes=255"`
+		SHA256 []byte `bound:"bytes=32"`
+	}
 )
 
 var (
@@ -91,6 +105,8 @@ var (
 	joinTokenType    = bounded.For[joinTokenRequest](peer.MaxMessage)
 	transferType     = bounded.For[transferRequest](peer.MaxMessage)
 	withdrawType     = bounded.For[withdrawRequest](peer.MaxMessage)
+	adoptType        = bounded.For[adoptRequest](peer.MaxMessage)
+	confirmType      = bounded.For[confirmRequest](peer.MaxMessage)
 )
 
 func (r addRequest) check() error {
@@ -133,6 +149,9 @@ func (n *Node) handlers() map[string]cluster.Handler {
 		pathJoinToken:    asked(joinTokenType, n.serveJoinToken),
 		pathWithdraw:     asked(withdrawType, n.serveWithdraw),
 		pathTransfer:     asked(transferType, n.serveTransfer),
+
+		pathAdopt:         asked(adoptType, n.serveAdopt),
+		pathConfirmBackup: asked(confirmType, n.serveConfirmBackup),
 	} {
 		calls[path] = n.logged(path, n.forwardedTo(h))
 	}
@@ -216,6 +235,17 @@ func (n *Node) serveJoinToken(ctx context.Context, r joinTokenRequest) ([]byte, 
 
 func (n *Node) serveWithdraw(ctx context.Context, r withdrawRequest) ([]byte, error) {
 	return nil, n.keys.WithdrawJoinToken(keyring.WithActor(ctx, r.By), r.ID.String())
+}
+
+func (n *Node) serveAdopt(ctx context.Context, r adoptRequest) ([]byte, error) {
+	return nil, n.keys.Adopt(keyring.WithActor(ctx, r.By), r.ID)
+}
+
+func (n *Node) serveConfirmBackup(ctx context.Context, r confirmRequest) ([]byte, error) {
+	if len(r.SHA256) != sha256.Size {
+		return nil, &peer.Refusal{Code: peer.BadRequest}
+	}
+	return nil, n.keys.ConfirmBackup(keyring.WithActor(ctx, r.By), [sha256.Size]byte(r.SHA256))
 }
 
 func (n *Node) serveTransfer(ctx context.Context, r transferRequest) ([]byte, error) {

@@ -22,6 +22,30 @@ func (n *Node) Encrypt(ctx context.Context, plaintext, aad []byte) ([]byte, erro
 	return onLeader(ctx, n, here, forwarded{path: pathEncrypt, timeout: callTimeout, data: plaintext, aad: aad}, raw)
 }
 
+// EncryptTo is Keyring.EncryptTo with Encrypt of the Node: store is called here, wherever the leader is.
+func (n *Node) EncryptTo(ctx context.Context, plaintext, aad []byte, store func(ctx context.Context, ciphertext []byte) error) error {
+	for try := 0; ; try++ {
+		ciphertext, err := n.Encrypt(ctx, plaintext, aad)
+		if err != nil {
+			return err
+		}
+		if err = store(ctx, ciphertext); !errors.Is(err, keyring.ErrStaleKey) {
+			return err
+		}
+		pause := time.Duration(0)
+		if try > 0 { // once is a rotation, more is strange
+			pause = plan.Backoff(try, rand.Float64())
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+	}
+}
+
 // Decrypt is Keyring.Decrypt on this server if it holds the key, and else on the leader.
 func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, error) {
 	out, err := n.keys.Decrypt(ciphertext, aad)
@@ -146,6 +170,24 @@ func (n *Node) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOpt
 			return err
 		}
 	}
+}
+
+// Adopt is Keyring.Adopt on the leader. Until ctx ends it waits for a leader that is ready and answers, and for the material,
+// 10 minutes at most where the leader is another server and ctx has no deadline. It may be called again.
+func (n *Node) Adopt(ctx context.Context, id keyring.KeyID) error {
+	here := func() (struct{}, error) { return only(n.keys.Adopt(ctx, id)) }
+	_, err := onLeader(ctx, n, here, request(pathAdopt, rotateTimeout, adoptRequest{keyring.Actor(ctx), id}), nothing)
+	return err
+}
+
+// ConfirmBackup is Keyring.ConfirmBackup on the leader: for a server that stores the backup which the leader has made. Until ctx
+// ends it waits for a leader that is ready and answers. If another server leads by then, the error matches
+// keyring.ErrUnknownBackup.
+func (n *Node) ConfirmBackup(ctx context.Context, sha256 [32]byte) error {
+	here := func() (struct{}, error) { return only(n.keys.ConfirmBackup(ctx, sha256)) }
+	there := request(pathConfirmBackup, memberTimeout, confirmRequest{keyring.Actor(ctx), sha256[:]})
+	_, err := onLeader(ctx, n, here, there, nothing)
+	return err
 }
 
 // Status is Keyring.Status of the leader, on whichever server it is called: the leader alone knows some of it. Keys and

@@ -46,6 +46,14 @@ func FuzzWithdrawRequest(f *testing.F) {
 	fuzzKind(f, "withdraw", `{"By":"ann","ID":"000102030405060708090a0b0c0d0e0f"}`)
 }
 
+func FuzzAdoptRequest(f *testing.F) {
+	fuzzKind(f, "adopt", `{"By":"ann","ID":"00112233-4455-6677-8899-aabbccddeeff"}`)
+}
+
+func FuzzConfirmRequest(f *testing.F) {
+	fuzzKind(f, "confirm", `{"By":"ann","SHA256":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}`)
+}
+
 func FuzzForwardedAnswer(f *testing.F) {
 	fuzzKind(f, "answer", "\x00sealed", "\x01not the leader", "\x05", "\xffsome error")
 }

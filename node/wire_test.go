@@ -19,6 +19,7 @@ func TestWireErrorsKeepTheirCodes(t *testing.T) {
 		{1, keyring.ErrNotLeader}, {2, keyring.ErrNotReady}, {3, keyring.ErrUnknownKey}, {4, keyring.ErrKeyMissing},
 		{5, keyring.ErrDecrypt}, {6, keyring.ErrTooLong}, {7, keyring.ErrNotDurable}, {8, keyring.ErrClosed},
 		{9, keyring.ErrNoData}, {10, keyring.ErrNotMember}, {11, cluster.ErrIDInUse},
+		{12, keyring.ErrUnknownBackup}, {13, keyring.ErrCorrupt},
 	}
 	if len(node.WireErrors) != len(want) {
 		t.Errorf("%d codes, want %d", len(node.WireErrors), len(want))
