@@ -21,7 +21,7 @@ import (
 )
 
 // Encrypt seals plaintext under the active key and binds it to aad; both may be empty or
-// nil. Only the leader seals: elsewhere the error matches ErrNotLeader. On a new leader, before the
+// nil. Leader only: elsewhere the error matches ErrNotLeader. On a new leader, before the
 // first key, or after a snapshot was restored and until a majority of the voters has confirmed that it
 // holds the active key, it is ErrNotReady. It does no I/O.
 func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
@@ -46,7 +46,7 @@ const Overhead = seal.Overhead
 
 // AppendEncrypt is Encrypt with the ciphertext appended to dst, which must not overlap
 // plaintext or aad: that is ErrOverlap. With Overhead bytes to spare beyond the plaintext
-// it allocates nothing.
+// it allocates nothing. Leader only.
 func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
 	s, err := k.ciphers.active()
 	if err != nil {

@@ -29,7 +29,7 @@ import (
 // It is an error if exp is further away than TokenPolicy.MaxTTL, if iss is neither Issuer nor one of AcceptIssuers, or if Verify
 // would refuse the token for anything else in its claims. Verify refuses what other libraries refuse: a number beyond
 // those of 64 bits in floating point, a name twice, half a surrogate pair, bytes that are not UTF-8, more than 64 levels, a date
-// outside the years 1970 to 9999. Only the leader signs: elsewhere the
+// outside the years 1970 to 9999. Leader only: elsewhere the
 // error matches ErrNotLeader. On a new leader, before the first key, or after a restore, as for
 // Encrypt, it is ErrNotReady. If the public key in raft is not that of the key, nothing is signed, and the error
 // matches ErrCorrupt. Sign does no I/O.
@@ -38,7 +38,7 @@ func (k *Keyring) Sign(claims ...any) (token string, err error) { return k.SignT
 // SignTyped is Sign for a token of another typ than JWT, which says what the token is for, so that it is not taken for
 // one of another kind (RFC 8725, section 3.11): at+jwt for an access token of RFC 9068, say. typ is a media type of at most
 // 127 bytes without parameters; its "application/" is left out in the token. Empty means JWT. Verify takes the token where
-// Expect.Type says the same. Servers of builds without SignTyped refuse it: use it when all run one with it.
+// Expect.Type says the same. Servers of builds without SignTyped refuse it: use it when all run one with it. Leader only.
 func (k *Keyring) SignTyped(typ string, claims ...any) (token string, err error) {
 	if typ, err = jwt.Type(typ); err != nil {
 		return "", fmt.Errorf("sign: typ: %w", err)

@@ -1,12 +1,3 @@
-// Package node runs a whole server of a service that has no raft of its own: raft, its log and snapshots on disk,
-// mutual TLS on one port, and the keyring.
-//
-// Start starts a [Node], on one server alone or on each server of a cluster. A Node forwards to the leader what only
-// the leader can do, so its methods may be called on any server. Recover and Restore make a directory from which a
-// cluster can start again.
-//
-// A service that has a raft already uses package keyring alone, which has the calls for members and join tokens too.
-// Its calls for the leader work on the leader alone; those of a Node go to it.
 package node
 
 import (

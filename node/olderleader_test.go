@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 )
@@ -47,7 +48,9 @@ func TestNodesForwardTyp(t *testing.T) {
 // newerCalls are those that leaders of older builds do not know, by their paths.
 func newerCalls(ctx context.Context, n *node.Node) map[string]func() error {
 	return map[string]func() error{
-		"/node/sign-typed": func() error { _, err := n.SignTyped(ctx, "at+jwt", keyringtest.ClaimsForMe()); return err },
+		"/node/adopt":          func() error { return n.Adopt(ctx, keyring.KeyID{1}) },
+		"/node/confirm-backup": func() error { return n.ConfirmBackup(ctx, [32]byte{1}) },
+		"/node/sign-typed":     func() error { _, err := n.SignTyped(ctx, "at+jwt", keyringtest.ClaimsForMe()); return err },
 	}
 }
 

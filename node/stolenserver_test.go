@@ -166,6 +166,7 @@ func (s *theft) stays() {
 		for _, path := range []string{
 			"/keyring", "/node/encrypt", "/node/decrypt", "/node/sign", "/node/rotate", "/node/remove", "/node/status",
 			"/node/add-server", "/node/remove-server", "/node/join-token", "/node/withdraw-join-token",
+			"/node/sign-typed", "/node/adopt", "/node/confirm-backup",
 		} {
 			if err := s.refused(id, path, hello); refusal(err) != peer.NotMember {
 				s.t.Errorf("%s of %s: %v", path, id, err)
