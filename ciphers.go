@@ -37,6 +37,11 @@ func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
 // which nothing is sealed any more since it is deprecated and was not adopted, and ErrNotReady for one that this server does not know while it has not caught up since its start, or
 // has heard from no leader for ten seconds. A record that was read before it moved has to be read
 // again; copies of it elsewhere are for DecryptDeprecated. It does no I/O.
+//
+// Never call it in the Apply of a raft FSM: what it returns depends on this server. One that has not yet fetched the key
+// gets ErrKeyMissing where the others get the plaintext, and then its state differs from theirs. Keep the ciphertext in the
+// FSM, and decrypt it where it is read. What Apply itself has to know of the plaintext, such as a name to look it up by, the
+// host puts into the command before it proposes that: in the clear, or as a keyed hash.
 func (k *Keyring) Decrypt(ciphertext, aad []byte) ([]byte, error) {
 	return k.AppendDecrypt(make([]byte, 0, max(0, len(ciphertext)-Overhead)), ciphertext, aad)
 }
@@ -177,7 +182,7 @@ func (c *ciphers) sealer(key *meta.Key) (*seal.Key, error) {
 
 // AppendDecrypt is Decrypt with the plaintext appended to dst, which must not overlap
 // ciphertext or aad: that is ErrOverlap. With room for the plaintext it allocates nothing.
-// After an error nothing of dst is returned, and what it wrote is overwritten.
+// After an error nothing of dst is returned, and what it wrote is overwritten. Never call it in Apply: see Decrypt.
 func (k *Keyring) AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error) {
 	t := k.ciphers.opening.Load()
 	if t == nil {
@@ -223,7 +228,7 @@ func (c *ciphers) lookUpOpening(id KeyID) (*seal.Key, error) {
 // DecryptDeprecated is Decrypt that opens also what is sealed under a deprecated key: a copy in a backup of
 // the host's or in an export, or a record that was stored past FSM.Admit after the last scan. If the key
 // may have been stolen, a thief may have made what it opens: that proves nothing about where it
-// comes from. Once the key is removed it is ErrUnknownKey.
+// comes from. Once the key is removed it is ErrUnknownKey. Never call it in Apply: see Decrypt.
 func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 	id, ok := seal.KeyID(ciphertext)
 	if !ok || k.server.Gate.Err() != nil {

@@ -13,7 +13,7 @@ import (
 
 // FSM is the keyring's metadata as a raft.FSM. Make it with NewFSM, give it to raft alone or
 // through Mux, and to Config. Several Keyrings may follow one another on it, never two at a
-// time.
+// time. Of the keyring, the host's own Apply calls Admit and CiphertextKeyID, and nothing else: see Mux.
 type FSM struct {
 	machine *fsm.Machine
 }
@@ -94,6 +94,12 @@ func (f *FSM) Load(snaps raft.SnapshotStore) error { return f.machine.Load(snaps
 // alone, and before the first command of the keyring's a snapshot is app's alone too, so that a
 // server can read it that has yet to get the Mux. After that command going back to a build without
 // the Mux needs a restore.
+//
+// Apply of app calls no method of a Keyring. What Decrypt, Verify, Keys or Status return differs from server to server, and
+// Encrypt and Sign draw random numbers: servers that apply the result have different states. A call that waits until raft has
+// applied something, as Rotate does, waits for this very Apply: it ends only when its context does, raft applies nothing
+// meanwhile, and after 10 seconds Status has a ProblemHost. Nothing else notices such calls. See Decrypt for what to do
+// instead.
 //
 // An app that is new on a raft which the keyring has had to itself meets snapshots that have nothing of
 // app's in them. Until app has been given anything it need not restore such a one: it is not asked to if,

@@ -69,7 +69,7 @@ func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
 // the root key, the 12-byte nonce first, the key ID as additional data. Nomad keeps the key ID
 // beside the data, not in it. The key is one that was adopted; data under any other is
 // ErrDecrypt, as is data that is not Nomad's. The other errors are those of Decrypt. On any
-// server that holds the key.
+// server that holds the key. Never call it in Apply: see Decrypt.
 func (k *Keyring) OpenNomad(id KeyID, data []byte) ([]byte, error) {
 	if err := k.server.Gate.Err(); err != nil {
 		return nil, err

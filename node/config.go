@@ -67,7 +67,8 @@ type Config struct {
 	// has no raft log, where one that is malformed is an error, and may stay when it has ended.
 	JoinToken string
 
-	// App is the service's own FSM, which rides the same raft. Nil means none.
+	// App is the service's own FSM, which rides the same raft. Its Apply calls Admit of Keys and nothing else of the keyring, no
+	// Decrypt above all: see keyring.Mux. Nil means none.
 	App raft.FSM
 	// Keys is the keyring's FSM, made with keyring.NewFSM: the one on which App calls Admit. Nil makes one,
 	// for an App that does not.
