@@ -222,7 +222,7 @@ func TestIssuerChangesWithoutARefusedToken(t *testing.T) {
 		if err := errors.Join(i.refused...); err != nil {
 			t.Error(err)
 		}
-		if len(i.tokens) < 6 || i.early.requests < 10 {
+		if len(i.tokens) < 6 || i.early.requests < 6 {
 			t.Errorf("%d tokens, %d requests", len(i.tokens), i.early.requests)
 		}
 	})
