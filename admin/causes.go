@@ -98,7 +98,8 @@ func allSaid(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, bes
 		add("", keyring.Problem{Kind: problemNoSpare, Severity: keyring.SeverityNotice, Detail: fmt.Sprintf("only %s: %s",
 			map[int]string{1: "1 server votes", 2: "2 servers vote"}[n], strings.Join(best.Voters, ", "))})
 	}
-	if !best.leads() && !slices.ContainsFunc(all, func(s said) bool { return s.Kind == keyring.ProblemNoLeader }) {
+	askedAll := len(at.urls) > 0 || best.Leader == ""
+	if !best.leads() && askedAll && !slices.ContainsFunc(all, func(s said) bool { return s.Kind == keyring.ProblemNoLeader }) {
 		add(best.ID, keyring.Problem{Kind: keyring.ProblemNoLeader, Severity: keyring.SeverityCritical, Detail: "no server that answers leads"})
 	}
 	return all

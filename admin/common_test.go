@@ -146,3 +146,8 @@ func wantFiles(t *testing.T, dir string, want ...string) {
 
 // isUsage reports whether an error is one of wrong usage.
 func isUsage(err error) bool { return errors.As(err, new(usage)) }
+
+// counter counts records.
+type counter func() int
+
+func (c counter) Count(context.Context, keyring.KeyID) (int, error) { return c(), nil }

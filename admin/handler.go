@@ -87,6 +87,12 @@ func New(server Server, cfg Config) (*Handler, error) {
 		return nil, fmt.Errorf("admin: %w", err)
 	}
 	h := &Handler{server: server, id: st.ID, cfg: cfg, peers: withoutRedirects(*cfg.Client)}
+	h.routes = orNothing(h.mux())
+	return h, nil
+}
+
+// mux has what there is.
+func (h *Handler) mux() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", h.serve(h.status))
 	mux.HandleFunc("GET /v1/cluster", h.serve(h.cluster))
@@ -102,8 +108,7 @@ func New(server Server, cfg Config) (*Handler, error) {
 	mux.HandleFunc("POST /v1/backup", h.backup)
 	mux.HandleFunc("POST /v1/backup/{sha256}", h.serve(h.confirmBackup))
 	servePage(mux)
-	h.routes = orNothing(mux)
-	return h, nil
+	return mux
 }
 
 // withoutRedirects is a client that goes nowhere but where it is sent: another server must not lead this one to a third.
@@ -114,8 +119,9 @@ func withoutRedirects(c http.Client) *http.Client {
 
 // ServeHTTP answers a request. It refuses what a page of another origin sends, and whom Authorize does not name.
 //
-// The body of a request has at most 64 KiB, and has to be there within 10 seconds. The client has to take an answer within 30 seconds, and of
-// a backup some bytes in each 30 seconds. How long a call works is for its client to say, by ending the request.
+// The body of a request has at most 64 KiB, and has to be there within 10 seconds. The client has to take an answer within 30 seconds, and
+// a backup at 64 KiB in 30 seconds. The deadlines of the http.Server do not hold for that. How long a call works is for its
+// client to say, by ending the request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	protect(w.Header())
 	out := &begunWriter{ResponseWriter: w}
