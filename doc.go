@@ -6,7 +6,8 @@
 // server has. A server that lacks a key fetches it from the others.
 //
 // Package node runs a whole server, for a service with no raft of its own. A host that
-// has a raft gives it a [NewFSM], alone or in a [Mux] with its own FSM, and calls [Open].
+// has a raft gives it a [NewFSM], alone or in a [Mux] with its own FSM, and the transport of package port, whose Open
+// opens the keyring; with a transport of its own it calls [Open].
 // [Keyring.WaitReady] then tells when [Keyring.Decrypt] and [Keyring.Verify] work, and on the leader
 // [Keyring.Encrypt] and [Keyring.Sign]. A host that keeps what it has sealed in its raft has it in a Map of package records.
 //
@@ -89,11 +90,12 @@
 //
 // # The packages
 //
-// This package imports the internal ones that it needs. Packages node, records, admin and gometrics and the modules import this
+// This package imports the internal ones that it needs. Packages node, port, records, admin and gometrics and the modules import this
 // package; of the internal ones only internal/keyringtest and internal/scenarios do. house_test.go lists what each package may import, and
 // enforces it.
 //
 //	node                 a whole server: raft, its log on disk, one port, and the keyring
+//	port                 one port for raft and the keyring, for a host with a raft of its own
 //	records              a map of sealed records, for the FSM of a host
 //	admin                what operators expect: an API over HTTP, a page, a client and commands
 //	gometrics            Config.Metrics for go-metrics
@@ -125,7 +127,8 @@
 //	between servers
 //	internal/peer        messages and calls, HPKE, mutual TLS, HTTP
 //	internal/join        join tokens: how both sides prove that they know one
-//	internal/cluster     the raft of a whole server: its log on disk, its port, how servers bootstrap and join
+//	internal/port        the port of a server: mutual TLS for raft and for calls, and who is admitted
+//	internal/cluster     the raft of a whole server: its log on disk, how servers bootstrap and join
 //	internal/raftwire    raft's requests: large ones are split, and those of others are checked
 //
 //	tools of several

@@ -57,7 +57,7 @@ type Transport interface {
 // each connection goes through all of that. The error that refuses goes to the listener's side alone
 // and names the certificate; the client gets an alert, after its own handshake has ended.
 //
-// source returns Certificates or GetCertificate, and RootCAs, which is required; ClientCAs nil means
+// source returns Certificates or GetCertificate, and RootCAs, which is required, as that of [TLSFiles] does; ClientCAs nil means
 // RootCAs. It is called at once, to find mistakes, and for each connection, so that certificates and
 // CAs can be replaced; what it returns is not modified. Its VerifyPeerCertificate and
 // VerifyConnection, for revocation say, are called after all else. Its CurvePreferences and KeyLogWriter are not used: key
@@ -104,6 +104,19 @@ func ClientTLS(source func() (*tls.Config, error), cluster string, server raft.S
 		return nil, fmt.Errorf("client %w", err)
 	}
 	return conf, nil
+}
+
+// TLSFiles returns a source for [ServerTLS] and [ClientTLS], and for the TLS of packages port and node. It reads PEM
+// files: this server's certificate with its chain, the private key of the certificate, and the CAs that vouch for the
+// other servers. The first two may be one file. At each call it looks whether a file has changed, and then reads all
+// three.
+//
+// An error names the file and has nothing of what is in it. Before all three could be read, it comes alone. After that, as
+// when a file is gone, is being written, or has the key of another certificate, what was read last comes beside the
+// error, and goes on to be used for connections; [Status] has the error as a ProblemCertificate. A file that is replaced by rename is
+// never read while it is being written.
+func TLSFiles(certificate, key, cas string) func() (*tls.Config, error) {
+	return peer.Files(certificate, key, cas)
 }
 
 // PeerID returns the ID to pass to [Keyring.ServePeer]: that of the server of the cluster which the

@@ -14,6 +14,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -164,7 +165,7 @@ func (c Config) checkAddresses(w *wrongs) {
 		named[c.Peers[id]] = id
 	}
 	for _, entry := range c.Join {
-		_, err := cluster.ParseCandidate(entry)
+		_, err := port.ParseCandidate(entry)
 		w.unless(err == nil, "Join: %w", err)
 	}
 }
@@ -199,7 +200,7 @@ func (c Config) cluster() cluster.Config {
 		conf.FSM = keyring.Mux(c.Keys, c.App)
 	}
 	for _, entry := range c.Join {
-		if candidate, err := cluster.ParseCandidate(entry); err == nil { // as check has seen
+		if candidate, err := port.ParseCandidate(entry); err == nil { // as check has seen
 			conf.Join = append(conf.Join, candidate)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -38,7 +39,7 @@ const (
 
 // wireErrors are the errors that keep their identity when they are forwarded. A code is never given to another error;
 // an older build shows the text of the errors that it does not know.
-var wireErrors = cluster.ErrorCodes{
+var wireErrors = port.ErrorCodes{
 	{Code: 1, Err: keyring.ErrNotLeader},
 	{Code: 2, Err: keyring.ErrNotReady},
 	{Code: 3, Err: keyring.ErrUnknownKey},
@@ -123,8 +124,8 @@ func (r addRequest) check() error {
 type handler func(ctx context.Context, data, aad []byte) ([]byte, error)
 
 // handlers answer the other servers.
-func (n *Node) handlers() map[string]cluster.Handler {
-	calls := map[string]cluster.Handler{cluster.PathKeyring: n.keys.ServePeer}
+func (n *Node) handlers() map[string]port.Handler {
+	calls := map[string]port.Handler{port.PathKeyring: n.keys.ServePeer}
 	for path, h := range map[string]handler{
 		pathEncrypt: func(_ context.Context, data, aad []byte) ([]byte, error) { return n.keys.Encrypt(data, aad) },
 		pathDecrypt: func(_ context.Context, data, aad []byte) ([]byte, error) { return n.keys.Decrypt(data, aad) },
@@ -162,7 +163,7 @@ func (n *Node) handlers() map[string]cluster.Handler {
 }
 
 // forwardedTo makes the body of a call into a handler's arguments, and its result into an answer.
-func (n *Node) forwardedTo(h handler) cluster.Handler {
+func (n *Node) forwardedTo(h handler) port.Handler {
 	return func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
 		data, aad, ok := parseBody(body)
 		if !ok {
@@ -177,7 +178,7 @@ func (n *Node) forwardedTo(h handler) cluster.Handler {
 }
 
 // logged logs which server has asked. Who has asked that server is what it says.
-func (n *Node) logged(path string, h cluster.Handler) cluster.Handler {
+func (n *Node) logged(path string, h port.Handler) port.Handler {
 	return func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
 		n.log.Info("asked by another server", "path", path, "server", from)
 		return h(ctx, from, body)

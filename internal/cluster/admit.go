@@ -12,12 +12,13 @@ import (
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
 // Host is what a Server asks of the keyring that runs on it.
 type Host interface {
-	Membership
+	port.Membership
 	// Notify wakes all who wait for a change of Status: Server.Claims returns something else than before.
 	Notify()
 	// Leading returns nil if this server can act as the leader.
@@ -57,7 +58,7 @@ func (s *Server) serveProof(ctx context.Context, from raft.ServerID, body []byte
 }
 
 // whenRunning refuses calls before raft and the keyring run.
-func (s *Server) whenRunning(h Handler) Handler {
+func (s *Server) whenRunning(h port.Handler) port.Handler {
 	return func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
 		if !s.port.Running() {
 			return nil, &peer.Refusal{Code: peer.NotReady}

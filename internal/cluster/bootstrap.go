@@ -11,6 +11,7 @@ import (
 
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -29,7 +30,7 @@ func (c Config) initialServers() (conf raft.Configuration) {
 // cluster that works. And all have to name the same initial servers: each writes them into its own log, and two that
 // differ there would both report success. It waits until they do: an operator who corrects Peers on one server need
 // not start the others again.
-func (s *Server) toBootstrap(ctx context.Context) (join []Candidate, err error) {
+func (s *Server) toBootstrap(ctx context.Context) (join []port.Candidate, err error) {
 	s.fresh.Store(true)
 	if err := s.cfg.provable(); err != nil {
 		return nil, err
@@ -70,8 +71,8 @@ type surveyed struct {
 var errNoClusterThere = errors.New("it answers, and belongs to no cluster yet")
 
 // survey asks each server what it is.
-func (s *Server) survey(ctx context.Context, others []Candidate, wait *waiting) (found surveyed, err error) {
-	byName := map[string]Candidate{}
+func (s *Server) survey(ctx context.Context, others []port.Candidate, wait *waiting) (found surveyed, err error) {
+	byName := map[string]port.Candidate{}
 	for _, c := range others {
 		byName[c.String()] = c
 	}

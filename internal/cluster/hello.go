@@ -9,6 +9,7 @@ import (
 
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -60,7 +61,7 @@ var (
 )
 
 // hello asks a server what it is.
-func (s *Server) hello(ctx context.Context, c Candidate, body []byte) (a helloAnswer, err error) {
+func (s *Server) hello(ctx context.Context, c port.Candidate, body []byte) (a helloAnswer, err error) {
 	short, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
 	b, err := s.port.CallAt(short, c, pathHello, body)
@@ -107,7 +108,7 @@ func (s *Server) serveHello(_ context.Context, from raft.ServerID, body []byte) 
 // candidateTexts returns servers in the form in which lists of them are compared.
 func candidateTexts(servers []raft.Server) (all []string) {
 	for _, s := range servers {
-		all = append(all, Candidate{string(s.ID), string(s.Address)}.String())
+		all = append(all, port.Candidate{ID: string(s.ID), Addr: string(s.Address)}.String())
 	}
 	slices.Sort(all)
 	return all
@@ -117,6 +118,6 @@ func candidateTexts(servers []raft.Server) (all []string) {
 // server with its certificate. It may be the member itself, which is at the new address and can still be reached at
 // the old one. The error matches ErrIDInUse.
 func (s *Server) CheckGone(ctx context.Context, member raft.Server, addr raft.ServerAddress) error {
-	a, err := s.hello(ctx, Candidate{string(member.ID), string(member.Address)}, nil)
+	a, err := s.hello(ctx, port.Candidate{ID: string(member.ID), Addr: string(member.Address)}, nil)
 	return idInUse(member, string(addr), a, err)
 }

@@ -11,6 +11,7 @@ import (
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -52,11 +53,11 @@ var (
 )
 
 // candidates are the other servers that the configuration names.
-func (c Config) candidates() []Candidate {
-	var all []Candidate
+func (c Config) candidates() []port.Candidate {
+	var all []port.Candidate
 	for id, addr := range c.Peers {
 		if id != c.ID {
-			all = append(all, Candidate{string(id), addr})
+			all = append(all, port.Candidate{ID: string(id), Addr: addr})
 		}
 	}
 	return append(all, c.Join...)
@@ -84,7 +85,7 @@ func (c Config) provable() error {
 
 // askToJoin asks the cluster to add this server, until it has. It comes before raft is started: until the cluster has
 // removed the voter that this server may have been, it must not be able to vote.
-func (s *Server) askToJoin(ctx context.Context, others []Candidate) error {
+func (s *Server) askToJoin(ctx context.Context, others []port.Candidate) error {
 	for wait := newWaiting(s.cfg.Logger); ; {
 		for _, c := range others {
 			err := s.joinBy(ctx, c, others)
@@ -103,7 +104,7 @@ func (s *Server) askToJoin(ctx context.Context, others []Candidate) error {
 // joinBy asks the leader that a candidate knows of. A candidate whose ID is known has proved it, and says
 // which server leads: that one has to prove its ID. Of any other candidate only the leader's address is taken, and the
 // server there has to prove that it knows the token.
-func (s *Server) joinBy(ctx context.Context, c Candidate, others []Candidate) error {
+func (s *Server) joinBy(ctx context.Context, c port.Candidate, others []port.Candidate) error {
 	a, err := s.hello(ctx, c, nil)
 	if err != nil {
 		return err
@@ -113,7 +114,7 @@ func (s *Server) joinBy(ctx context.Context, c Candidate, others []Candidate) er
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	leader := Candidate{peer.AnyServer, a.Leader}
+	leader := port.Candidate{ID: peer.AnyServer, Addr: a.Leader}
 	if c.ID != peer.AnyServer {
 		if leader.ID = leaderID(a, others); leader.ID == "" {
 			return fmt.Errorf("%s runs a build that does not say which server leads, at %s: name that server in Join, as id@host:port", c, a.Leader)
@@ -127,7 +128,7 @@ func (s *Server) joinBy(ctx context.Context, c Candidate, others []Candidate) er
 }
 
 // leaderID is which server leads, as one says that has proved its own ID. Older builds tell the address alone.
-func leaderID(a helloAnswer, others []Candidate) string {
+func leaderID(a helloAnswer, others []port.Candidate) string {
 	if a.LeaderID != "" {
 		return a.LeaderID
 	}
@@ -140,7 +141,7 @@ func leaderID(a helloAnswer, others []Candidate) string {
 }
 
 // joinAsMember asks to be added again, as the member that this server is already.
-func (s *Server) joinAsMember(ctx context.Context, leader Candidate) error {
+func (s *Server) joinAsMember(ctx context.Context, leader port.Candidate) error {
 	body, err := json.Marshal(joinRequest{Addr: s.cfg.Addr})
 	if err != nil {
 		return err
@@ -151,7 +152,7 @@ func (s *Server) joinAsMember(ctx context.Context, leader Candidate) error {
 
 // joinByToken asks a server to add this one, which first has to prove that it knows the token's secret, over the same
 // connection.
-func (s *Server) joinByToken(ctx context.Context, leader Candidate) error {
+func (s *Server) joinByToken(ctx context.Context, leader port.Candidate) error {
 	token, err := join.Parse(s.cfg.JoinToken)
 	if err != nil {
 		return err

@@ -6,11 +6,12 @@ import (
 	"slices"
 
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 )
 
 // FindLeader tells all other servers where this one is, and returns the leader that the first of them names which knows
 // one; false if none does. A leader that looks for this server at an old address does not make itself known here.
-func (s *Server) FindLeader(ctx context.Context) (leader Candidate, found bool, err error) {
+func (s *Server) FindLeader(ctx context.Context) (leader port.Candidate, found bool, err error) {
 	body, err := json.Marshal(movedHello{s.cfg.Addr})
 	if err != nil {
 		return leader, false, err
@@ -25,7 +26,7 @@ func (s *Server) FindLeader(ctx context.Context) (leader Candidate, found bool, 
 	peer.All(ctx, slices.Compact(others), func(ctx context.Context, addr string) (helloAnswer, error) {
 		ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 		defer cancel()
-		b, err := s.port.CallMemberAt(ctx, Candidate{peer.AnyServer, addr}, pathHello, body)
+		b, err := s.port.CallMemberAt(ctx, port.Candidate{ID: peer.AnyServer, Addr: addr}, pathHello, body)
 		if err != nil {
 			s.cfg.Logger.Debug("hello", "addr", addr, "error", err)
 			return helloAnswer{}, err
@@ -34,7 +35,7 @@ func (s *Server) FindLeader(ctx context.Context) (leader Candidate, found bool, 
 	}, func(answers map[string]helloAnswer) bool {
 		for _, a := range answers {
 			if a.Leader != "" {
-				leader = Candidate{a.LeaderID, a.Leader}
+				leader = port.Candidate{ID: a.LeaderID, Addr: a.Leader}
 			}
 		}
 		return leader.Addr != ""

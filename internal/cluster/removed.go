@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -53,7 +54,7 @@ func (s *Server) RemovedBy(ctx context.Context) []raft.ServerID {
 			continue
 		}
 		asking.Go(func() {
-			a, err := s.hello(ctx, Candidate{string(other.ID), string(other.Address)}, nil)
+			a, err := s.hello(ctx, port.Candidate{ID: string(other.ID), Addr: string(other.Address)}, nil)
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil && a.Bootstrapped {
@@ -87,7 +88,7 @@ func removedBy(self raft.ServerID, last uint64, servers []raft.Server, said map[
 			return nil
 		}
 	}
-	if _, was := member(servers, self); !was || len(by) <= voters/2 {
+	if _, was := port.Find(servers, self); !was || len(by) <= voters/2 {
 		return nil
 	}
 	slices.Sort(by)

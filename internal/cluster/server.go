@@ -14,6 +14,7 @@ import (
 
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -45,9 +46,9 @@ type Config struct {
 	Cluster   string       // the cluster's name in the certificates
 	TLS       func() (*tls.Config, error)
 	Peers     map[raft.ServerID]string // the addresses of the initial servers
-	Join      []Candidate              // servers of a cluster to join
+	Join      []port.Candidate         // servers of a cluster to join
 	JoinToken string
-	Errors    ErrorCodes // that keep their identity in the leader's answers
+	Errors    port.ErrorCodes // that keep their identity in the leader's answers
 }
 
 // Server is one server of a cluster, or one alone: its raft, raft's log and snapshots on disk, and its port.
@@ -56,8 +57,8 @@ type Server struct {
 	dir  *Dir
 	disk *Disk
 	raft *raft.Raft
-	port *Port // nil for a server alone
-	host Host  // set before the port runs
+	port *port.Port // nil for a server alone
+	host Host       // set before the port runs
 
 	end   context.CancelFunc // of the loop that keeps raft's log short
 	loops sync.WaitGroup
@@ -126,7 +127,7 @@ func (s *Server) mayFindCluster() error {
 	if err != nil {
 		return err
 	}
-	conf, err := s.cfg.TLS()
+	conf, err := peer.Load(s.cfg.TLS)
 	if err == nil {
 		err = peer.CheckOwnNow(conf)
 	}
@@ -165,15 +166,15 @@ func (s *Server) openDisk() error {
 }
 
 func (s *Server) listen() error {
-	port, err := Listen(PortConfig{
+	p, err := port.Listen(port.Config{
 		ID: s.cfg.ID, Cluster: s.cfg.Cluster, Addr: s.cfg.Addr, Listen: s.cfg.Listen, Listener: s.cfg.Listener,
 		TLS: s.cfg.TLS, Peers: s.cfg.Peers, Logger: s.cfg.Logger,
 	})
 	if err != nil {
 		return err
 	}
-	s.port = port
-	port.Open(map[string]Handler{pathHello: s.serveHello, pathProof: s.whenRunning(s.serveProof), pathJoin: s.whenRunning(s.serveJoin)})
+	s.port = p
+	p.Open(map[string]port.Handler{pathHello: s.serveHello, pathProof: s.whenRunning(s.serveProof), pathJoin: s.whenRunning(s.serveJoin)})
 	return nil
 }
 
@@ -216,7 +217,7 @@ func (s *Server) enterCluster(ctx context.Context, trans raft.Transport) error {
 
 // Serve answers the other servers from now on: their calls by path, and what they ask to join. It is called once,
 // when the keyring runs.
-func (s *Server) Serve(h Host, calls map[string]Handler) {
+func (s *Server) Serve(h Host, calls map[string]port.Handler) {
 	if s.port == nil {
 		return
 	}
@@ -250,7 +251,7 @@ func (s *Server) Close() error {
 func (s *Server) Raft() *raft.Raft { return s.raft }
 
 // Port returns the server's port, or nil if it is alone.
-func (s *Server) Port() *Port { return s.port }
+func (s *Server) Port() *port.Port { return s.port }
 
 // DiskFaults says what of raft's can't be written now, and since when.
 func (s *Server) DiskFaults() []DiskFault { return s.disk.Faults() }
@@ -266,7 +267,7 @@ func (s *Server) Members() []raft.Server { return s.raft.GetConfiguration().Conf
 
 // Member returns a server of raft's latest configuration.
 func (s *Server) Member(id raft.ServerID) (raft.Server, bool) {
-	return member(s.Members(), id)
+	return port.Find(s.Members(), id)
 }
 
 // address is what raft calls this server. One that is alone has no address, and its ID will do.

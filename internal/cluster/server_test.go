@@ -15,6 +15,7 @@ import (
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -152,7 +153,7 @@ func TestAServerLearnsOnlyThatItIsNoMember(t *testing.T) {
 func TestConfigurationNamesServersByAddressAndID(t *testing.T) {
 	cfg := cluster.Config{ID: "s1", Peers: map[raft.ServerID]string{"s1": "h1:1", "s2": "h2:1"}}
 	for _, entry := range []string{"a@b@h3:1", "h4:1", "s5@[::1]:1"} {
-		c, err := cluster.ParseCandidate(entry)
+		c, err := port.ParseCandidate(entry)
 		if err != nil || c.String() != entry {
 			t.Errorf("%q is %q, %v", entry, c, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/bounded/boundedtest"
 	"example.com/keyring/internal/cluster"
+	"example.com/keyring/internal/port"
 )
 
 // fuzzKind tries what another server may send for the kind: it may cost a part for all, and so much for each
@@ -54,7 +55,7 @@ func TestAnswersCostNoMoreThanTheirBounds(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if _, err := (cluster.ErrorCodes{}).DecodeReply(append([]byte{0xff}, strings.Repeat("x", 1<<20)...)); len(err.Error()) > 5000 {
+	if _, err := (port.ErrorCodes{}).DecodeReply(append([]byte{0xff}, strings.Repeat("x", 1<<20)...)); len(err.Error()) > 5000 {
 		t.Errorf("an error of %d bytes", len(err.Error()))
 	}
 }

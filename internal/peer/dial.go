@@ -190,7 +190,7 @@ func (d *Dialer) connect(ctx context.Context, server, addr, alpn string) (*Conn,
 		return nil, err
 	}
 	d.keep(c)
-	if base, err := load(d.TLS); err == nil {
+	if base, err := Load(d.TLS); err == nil {
 		if chains, err := verifyServer(base, c.ConnectionState().PeerCertificates); err == nil {
 			c.endWith(chains)
 		}

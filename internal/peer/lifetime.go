@@ -125,7 +125,7 @@ func verifyChain(base *tls.Config, roots *x509.CertPool, usage x509.ExtKeyUsage,
 // Recheck cuts off the admitted connections whose certificates have expired, or are no longer vouched for by the CAs
 // of the source.
 func (p *Port) Recheck(source Source) error {
-	base, err := load(source)
+	base, err := Load(source)
 	if err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func (p *Port) Recheck(source Source) error {
 
 // Recheck does the same to the connections that were dialled.
 func (d *Dialer) Recheck() error {
-	base, err := load(d.TLS)
+	base, err := Load(d.TLS)
 	if err != nil {
 		return err
 	}

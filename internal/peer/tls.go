@@ -50,7 +50,7 @@ func ServerConfig(source Source, cluster string, check func(Identity, string) er
 }
 
 func serverConfig(source Source, cluster string, check func(Identity, string) error, protocols []string) (*tls.Config, error) {
-	base, err := load(source)
+	base, err := Load(source)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func ClientConfig(source Source, cluster, server string, protocols ...string) (*
 	if err := checkNames(cluster, protocols); err != nil {
 		return nil, err
 	}
-	base, err := load(source)
+	base, err := Load(source)
 	if err != nil {
 		return nil, err
 	}
@@ -133,9 +133,10 @@ func checkNames(cluster string, protocols []string) error {
 	return nil
 }
 
-func load(source Source) (*tls.Config, error) {
+// Load returns what a Source returns, if that is of use: with RootCAs.
+func Load(source Source) (*tls.Config, error) {
 	base, err := source()
-	if err != nil {
+	if err != nil && (base == nil || !errors.Is(err, ErrKept)) {
 		return nil, fmt.Errorf("TLS configuration: %w", err)
 	}
 	if base == nil || base.RootCAs == nil {

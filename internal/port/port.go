@@ -1,4 +1,4 @@
-package cluster
+package port
 
 import (
 	"context"
@@ -29,8 +29,8 @@ const recheckEvery = 5 * time.Second
 // PathKeyring is the path of the calls between the keyrings.
 const PathKeyring = "/keyring"
 
-// PortConfig is what Listen needs.
-type PortConfig struct {
+// Config is what Listen needs.
+type Config struct {
 	ID      raft.ServerID
 	Cluster string // the cluster's name in the certificates
 	Addr    string // the host:port at which the other servers reach this one
@@ -42,6 +42,8 @@ type PortConfig struct {
 	// Peers are further addresses at which servers are tried that are not found where raft's configuration says.
 	Peers  map[raft.ServerID]string
 	Logger hclog.Logger
+	// DialContext makes the TCP connections. Nil means net.Dialer's. It is for tests.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Handler answers a call of another server, which has proved that it is the server of that ID. An error that is a
@@ -59,7 +61,7 @@ type Membership interface {
 // Port is a listener of one server, and its connections to the ports of the other servers, with mutual TLS. On it
 // run raft, over its StreamLayer, and the calls of the keyrings, for which it is the keyring.Transport. Each server proves its ID with its certificate, and has to be in raft's latest configuration.
 type Port struct {
-	cfg       PortConfig
+	cfg       Config
 	port      *peer.Port
 	server    *peer.Server
 	client    *peer.Client
@@ -94,7 +96,7 @@ type Port struct {
 }
 
 // Listen opens the port. It answers no calls before Open and Start.
-func Listen(cfg PortConfig) (*Port, error) {
+func Listen(cfg Config) (*Port, error) {
 	p, err := listen(cfg)
 	if err != nil && cfg.Listener != nil {
 		cfg.Listener.Close()
@@ -102,14 +104,14 @@ func Listen(cfg PortConfig) (*Port, error) {
 	return p, err
 }
 
-func listen(cfg PortConfig) (*Port, error) {
+func listen(cfg Config) (*Port, error) {
 	if err := cfg.checkCertificate(); err != nil {
 		return nil, fmt.Errorf("port: %w", err)
 	}
 	p := &Port{
 		cfg: cfg, running: make(chan struct{}), closed: make(chan struct{}),
 		dialed: map[*dialed]bool{}, moved: map[raft.ServerID]string{},
-		dialer: &peer.Dialer{Cluster: cfg.Cluster, TLS: cfg.TLS},
+		dialer: &peer.Dialer{Cluster: cfg.Cluster, TLS: cfg.TLS, DialContext: cfg.DialContext},
 	}
 	p.dialing, p.endDial = context.WithCancel(context.Background())
 	p.dialer.Elsewhere = p.elsewhere
@@ -142,10 +144,10 @@ func listen(cfg PortConfig) (*Port, error) {
 
 // checkCertificate requires that this server's own certificate names it: the others would refuse it one by one, in
 // their logs.
-func (c PortConfig) checkCertificate() error {
-	conf, err := c.TLS()
+func (c Config) checkCertificate() error {
+	conf, err := peer.Load(c.TLS)
 	if err != nil {
-		return fmt.Errorf("TLS configuration: %w", err)
+		return err
 	}
 	return peer.CheckOwn(conf, peer.Identity{Cluster: c.Cluster, Role: peer.RoleServer, ID: string(c.ID)})
 }
@@ -300,10 +302,11 @@ func (p *Port) Members() []raft.Server {
 
 // Member returns a server of raft's latest configuration.
 func (p *Port) Member(id raft.ServerID) (raft.Server, bool) {
-	return member(p.Members(), id)
+	return Find(p.Members(), id)
 }
 
-func member(all []raft.Server, id raft.ServerID) (raft.Server, bool) {
+// Find returns the server of that ID.
+func Find(all []raft.Server, id raft.ServerID) (raft.Server, bool) {
 	i := slices.IndexFunc(all, func(s raft.Server) bool { return s.ID == id })
 	if i < 0 {
 		return raft.Server{}, false

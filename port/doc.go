@@ -1,0 +1,20 @@
+// Package port gives each server of a host that has a raft of its own one port, on which raft and the keyring talk to the
+// other servers. It is what a Node has: the host writes nothing about TLS, limits, or who is a member.
+//
+//	keys := keyring.NewFSM()
+//	p, err := port.Listen(port.Config{ID: "s1", Cluster: "prod", Addr: "10.0.0.1:7900", TLS: keyring.TLSFiles(cert, key, cas)})
+//	r, err := raft.NewRaft(conf, keyring.Mux(keys, app), log, log, snapshots, p.RaftTransport(log, keys))
+//	k, err := p.Open(ctx, keyring.Config{Dir: dir, Raft: r, FSM: keys, KEKs: keks})
+//
+// At the end the keyring is closed, then raft is shut down, then the port is closed; see the example.
+//
+// A connection is made with TLS 1.3, and with certificates on both ends. Each has one URI of the form
+// keyring://<cluster>/server/<id>, for both server and client authentication; the ID is that of the raft configuration.
+// Before a byte reaches raft or the keyring, both ends have checked the other's certificate, and for raft that its server
+// is in the raft configuration; for the keyring that is looked at in each call. When a server is removed its connections
+// are closed, in both directions. When certificates end, or their CAs are replaced, so are the connections that were made
+// with them. Handshakes, connections and messages have limits, which a non-member can't use up for the members.
+//
+// A host that has a port and a protocol of its own uses keyring.ServerTLS, ClientTLS, PeerID and ServePeer in place of
+// this package.
+package port

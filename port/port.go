@@ -1,0 +1,165 @@
+package port
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/peer"
+	inner "example.com/keyring/internal/port"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// Config is what Listen needs.
+type Config struct {
+	// ID is this server's ID in the raft configuration and in its certificate. Required.
+	ID raft.ServerID
+	// Cluster is the cluster's name in the certificates: 1 or more letters, digits, dots, dashes and underscores. Required.
+	Cluster string
+	// Addr is the host:port at which this server listens and the others reach it, and its address in the raft
+	// configuration: a name or an IP address of this server's, and a port from 1 to 65535. Required.
+	Addr string
+	// Advertise is the host:port at which the others reach this server, if that is not Addr: then Addr may be
+	// 0.0.0.0:7900 or :7900. Empty means Addr.
+	Advertise string
+	// Listener, if set, is listened on in place of Addr. The Port closes it, also when Listen fails.
+	Listener net.Listener
+	// TLS returns this server's certificate, with keyring://<cluster>/server/<id> as a URI SAN and for both server and
+	// client authentication, and RootCAs: see keyring.TLSFiles, and keyring.ServerTLS for what else may be in it. It is
+	// called for each connection, and every 5 seconds, so that certificates can be replaced: connections end at NotAfter of
+	// the certificates of both ends, and within 5 seconds when RootCAs, or ClientCAs, no longer vouch for the other end. It
+	// must not block. Required.
+	TLS func() (*tls.Config, error)
+	// Addresses are further addresses of servers: one that does not answer where the raft configuration has it is tried
+	// there too. It has to prove its ID all the same. Nil means none.
+	Addresses map[raft.ServerID]string
+	// Logger gets who was refused and why. Nil logs nothing.
+	Logger hclog.Logger
+
+	dial func(ctx context.Context, network, addr string) (net.Conn, error) // in place of net.Dialer's, for tests
+}
+
+// advertised is the address at which the others reach this server.
+func (c Config) advertised() string { return cmp.Or(c.Advertise, c.Addr) }
+
+// check says everything that is wrong with the configuration.
+func (c Config) check() error {
+	var wrong []error
+	if err := peer.CheckServerID(string(c.ID)); err != nil {
+		wrong = append(wrong, fmt.Errorf("ID: %w", err))
+	}
+	if c.Cluster == "" {
+		wrong = append(wrong, errors.New("Cluster is empty"))
+	}
+	if c.TLS == nil {
+		wrong = append(wrong, errors.New("TLS is nil"))
+	}
+	if err := peer.CheckAddress(c.advertised()); err != nil && c.Advertise != "" {
+		wrong = append(wrong, fmt.Errorf("Advertise: %w", err))
+	} else if err != nil {
+		wrong = append(wrong, fmt.Errorf("Addr: %w; with one that is only listened at, set Advertise", err))
+	}
+	for id, addr := range c.Addresses {
+		if err := peer.CheckAddress(addr); err != nil {
+			wrong = append(wrong, fmt.Errorf("Addresses: server %s: %w", id, err))
+		}
+	}
+	if len(wrong) > 0 {
+		return fmt.Errorf("port configuration: %w", errors.Join(wrong...))
+	}
+	return nil
+}
+
+// Port is one server's port. Its methods may be called from several goroutines.
+type Port struct {
+	cfg  Config
+	port *inner.Port
+
+	mu     sync.Mutex // guards below
+	opened bool
+	once   sync.Once
+	closed error
+}
+
+// Listen opens the port. Until Open it refuses all connections. It refuses a configuration that can't work, with all that
+// is wrong with it in one error: a certificate that names another server, too.
+func Listen(cfg Config) (*Port, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = hclog.NewNullLogger()
+	}
+	if err := cfg.check(); err != nil {
+		if cfg.Listener != nil {
+			err = errors.Join(err, cfg.Listener.Close())
+		}
+		return nil, err
+	}
+	p, err := inner.Listen(inner.Config{
+		ID: cfg.ID, Cluster: cfg.Cluster, Addr: cfg.advertised(), Listen: cfg.Addr, Listener: cfg.Listener, TLS: cfg.TLS,
+		Peers: cfg.Addresses, Logger: cfg.Logger, DialContext: cfg.dial,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Port{cfg: cfg, port: p}, nil
+}
+
+// RaftTransport returns the transport for raft.NewRaft, whose LocalAddr is this server's address in the raft
+// configuration. log is the store of raft's log, and keys the FSM of the keyring, which stands first in raft's snapshots.
+// The transport hands to raft what does no harm: it splits large requests, and refuses, and logs, what raft would panic
+// on or could never leave again, whichever server sends it. It is called once, before Open.
+func (p *Port) RaftTransport(log raft.LogStore, keys *keyring.FSM) raft.Transport {
+	return p.port.RaftTransport(log, keys.CheckSnapshot)
+}
+
+// StreamLayer returns raft's connections, for a host that makes its raft.NetworkTransport itself: to and from members
+// alone. What these send is not checked then: see RaftTransport. Its Close ends raft's connections, and not the Port.
+func (p *Port) StreamLayer() raft.StreamLayer { return p.port.StreamLayer() }
+
+// Open opens the keyring, as keyring.Open does, and answers the other servers from then on, also what they send to raft.
+// Raft, FSM, Dir and KEKs are set as for keyring.Open; ID, Transport and Logger are the Port's if they are not set. Call it as
+// soon as raft is started: until then raft reaches no other server. After an error it may be called again.
+func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, error) {
+	switch {
+	case cfg.ID == "":
+		cfg.ID = p.cfg.ID
+	case cfg.ID != p.cfg.ID:
+		return nil, fmt.Errorf("port: the keyring's ID is %s, and the port's is %s", cfg.ID, p.cfg.ID)
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = p
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = p.cfg.Logger.Named("keyring")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.opened {
+		return nil, errors.New("port: Open was called before")
+	}
+	p.port.Attach(cfg.Raft, func() error { return nil })
+	keys, err := keyring.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.opened = true
+	p.port.Start(keys, map[string]inner.Handler{inner.PathKeyring: keys.ServePeer})
+	return keys, nil
+}
+
+// Call implements keyring.Transport.
+func (p *Port) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error) {
+	return p.port.Call(ctx, to, request)
+}
+
+// Close closes the port and all connections, and waits for the calls under way, whose contexts end. Close the keyring
+// and shut raft down before. A second Close returns what the first has returned.
+func (p *Port) Close() error {
+	p.once.Do(func() { p.closed = p.port.Close() })
+	return p.closed
+}
