@@ -74,9 +74,11 @@ var house = map[string][]string{
 	"internal/keystore/keystoretest": {"internal/kek", "internal/meta", "internal/nks"},
 
 	"internal/raftwire": {"internal/mono"},
-	"internal/port":     {"internal/mono", "internal/peer", "internal/raftwire"},
+	"internal/port": {
+		"internal/bounded", "internal/fsm", "internal/join", "internal/local", "internal/meta", "internal/mono", "internal/peer", "internal/raftwire", "internal/seal",
+	},
 	"internal/cluster": {
-		"internal/bounded", "internal/durable", "internal/gate", "internal/join", "internal/meta", "internal/mono", "internal/peer", "internal/port",
+		"internal/bounded", "internal/durable", "internal/gate", "internal/mono", "internal/peer", "internal/port", "internal/raftwire",
 	},
 	"port": {".", "internal/peer", "internal/port"},
 	"node": {

@@ -3,7 +3,6 @@ package keyring_test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +20,7 @@ import (
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
+	"example.com/keyring/port"
 	"example.com/keyring/records"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
@@ -51,8 +51,6 @@ func readmeAlone(ctx context.Context, dir string) error {
 	return err
 }
 
-func loadTLS() (*tls.Config, error) { return nil, errors.New("not in a test") }
-
 func readmeCluster(ctx context.Context) error {
 	kek, err := keyring.FileKEK("/etc/myservice/kek")
 	if err != nil {
@@ -64,7 +62,7 @@ func readmeCluster(ctx context.Context) error {
 		KEKs:    []keyring.KEK{kek},
 		Addr:    "10.0.0.1:7900",
 		Cluster: "prod",
-		TLS:     func() (*tls.Config, error) { return loadTLS() },
+		TLS:     keyring.TLSFiles("/etc/myservice/tls.crt", "/etc/myservice/tls.key", "/etc/myservice/ca.crt"),
 		Peers: map[raft.ServerID]string{
 			"s1": "10.0.0.1:7900", "s2": "10.0.0.2:7900", "s3": "10.0.0.3:7900",
 		},
@@ -188,15 +186,30 @@ func readmeOwnRaft(ctx context.Context, conf *raft.Config, dir string, kek keyri
 	return errors.Join(k.Close(), r.Shutdown().Error())
 }
 
-func readmeMux(conf *raft.Config) error {
-	logs, stable, snapshots, transport := inmem(conf.LocalID)
-	keys := keyring.NewFSM()
-	app := &secrets{keys: keys}
-	r, err := raft.NewRaft(conf, keyring.Mux(keys, app), logs, stable, snapshots, transport)
+func readmePort(ctx context.Context, conf *raft.Config, dir string, kek keyring.KEK) error {
+	logs, stable, snapshots, _ := inmem(conf.LocalID)
+	p, err := port.Listen(port.Config{
+		ID:      conf.LocalID,
+		Cluster: "prod",
+		Addr:    "10.0.0.1:7900",
+		TLS:     keyring.TLSFiles("/etc/myservice/tls.crt", "/etc/myservice/tls.key", "/etc/myservice/ca.crt"),
+	})
 	if err != nil {
 		return err
 	}
-	return r.Shutdown().Error()
+	keys := keyring.NewFSM()
+	app := &secrets{keys: keys}
+	r, err := raft.NewRaft(conf, keyring.Mux(keys, app), logs, stable, snapshots, p.RaftTransport(logs, keys))
+	if err != nil {
+		return err
+	}
+	k, err := p.Open(ctx, keyring.Config{
+		Dir:  filepath.Join(dir, "keystore"),
+		Raft: r,
+		FSM:  keys,
+		KEKs: []keyring.KEK{kek},
+	})
+	return errors.Join(err, k.Close(), r.Shutdown().Error(), p.Close())
 }
 
 func inmem(id raft.ServerID) (raft.LogStore, raft.StableStore, raft.SnapshotStore, raft.Transport) {
@@ -279,8 +292,8 @@ func TestReadmeSnippetsRun(t *testing.T) {
 	if err := readmeOwnRaft(t.Context(), conf, t.TempDir(), keyring.InlineKEK(), nil); err != nil {
 		t.Error(err)
 	}
-	if err := readmeMux(conf); err != nil {
-		t.Error(err)
+	if err := readmePort(t.Context(), conf, t.TempDir(), keyring.InlineKEK()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a certificate that is not there: %v", err)
 	}
 	if err := readmeCluster(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a KEK file that is not there: %v", err)

@@ -8,14 +8,14 @@ import (
 	"fmt"
 
 	"example.com/keyring"
-	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 )
 
 // noteClaim notes what the leader has answered when this server has told it where it is.
 func (n *Node) noteClaim(answer error) {
 	refused := ""
-	if errors.Is(answer, cluster.ErrIDInUse) {
+	if errors.Is(answer, port.ErrIDInUse) {
 		refused = answer.Error()
 	}
 	if was := n.refusal(); was == refused {
@@ -39,7 +39,7 @@ func (n *Node) refusal() string {
 // somebody who is named, is no claim.
 func (n *Node) noteClaimOf(ctx context.Context, r addRequest, answer error) {
 	if c := peer.ConnOf(ctx); c != nil && c.Identity().ID == string(r.ID) && r.By == "" {
-		n.cluster.NoteClaim(r.ID, r.Addr, answer)
+		n.cluster.Port().NoteClaim(r.ID, r.Addr, answer)
 	}
 }
 
@@ -49,10 +49,10 @@ func (n *Node) claimProblems() (all []keyring.Problem) {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemIDTwice, Detail: fmt.Sprintf(
 			"this server, at %s, does not have its place in the cluster: %s", n.cfg.advertised(), refused)})
 	}
-	if !n.isLeader() {
+	if !n.isLeader() || n.cluster.Port() == nil {
 		return all
 	}
-	for _, c := range n.cluster.Claims() {
+	for _, c := range n.cluster.Port().Claims() {
 		p := keyring.Problem{Kind: keyring.ProblemIDTwice, Server: c.ID, Detail: c.String()}
 		if c.ID == n.cfg.ID {
 			p.Server = ""

@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/bounded"
-	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/port"
@@ -39,21 +39,11 @@ const (
 
 // wireErrors are the errors that keep their identity when they are forwarded. A code is never given to another error;
 // an older build shows the text of the errors that it does not know.
-var wireErrors = port.ErrorCodes{
-	{Code: 1, Err: keyring.ErrNotLeader},
-	{Code: 2, Err: keyring.ErrNotReady},
-	{Code: 3, Err: keyring.ErrUnknownKey},
-	{Code: 4, Err: keyring.ErrKeyMissing},
-	{Code: 5, Err: keyring.ErrDecrypt, Bare: true},
-	{Code: 6, Err: keyring.ErrTooLong},
-	{Code: 7, Err: keyring.ErrNotDurable},
-	{Code: 8, Err: keyring.ErrClosed},
+var wireErrors = append(slices.Clone(port.Errors), port.ErrorCodes{
 	{Code: 9, Err: keyring.ErrNoData},
-	{Code: 10, Err: keyring.ErrNotMember},
-	{Code: 11, Err: cluster.ErrIDInUse},
 	{Code: 12, Err: keyring.ErrUnknownBackup},
 	{Code: 13, Err: keyring.ErrCorrupt},
-}
+}...)
 
 // What the leader is asked for. By is the actor: see keyring.WithActor.
 type (

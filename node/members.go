@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"example.com/keyring"
-	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -121,10 +121,10 @@ func (n *Node) addServer(ctx context.Context, r addRequest) error {
 // answers at its old address.
 func (n *Node) mayMove(ctx context.Context, member raft.Server, addr string) error {
 	if member.ID != n.cfg.ID {
-		return n.cluster.CheckGone(ctx, member, raft.ServerAddress(addr))
+		return n.cluster.Port().CheckGone(ctx, member, raft.ServerAddress(addr))
 	}
 	if addr != n.cfg.advertised() {
-		return fmt.Errorf("add server %s: %w: it is the leader, and answers at %s", member.ID, cluster.ErrIDInUse, n.cfg.advertised())
+		return fmt.Errorf("add server %s: %w: it is the leader, and answers at %s", member.ID, port.ErrIDInUse, n.cfg.advertised())
 	}
 	return nil
 }
@@ -190,7 +190,7 @@ func (n *Node) askForPlace(ctx context.Context) error {
 		watch.Wait()
 		return err
 	}
-	leader, found, err := n.cluster.FindLeader(ctx)
+	leader, found, err := n.cluster.Port().FindLeader(ctx)
 	if err != nil {
 		return err
 	}

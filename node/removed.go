@@ -49,13 +49,13 @@ func (n *Node) watchRemoval(ctx context.Context) {
 
 // askWhetherRemoved returns the servers that say that this one was removed. It asks them if this server knows no leader.
 func (n *Node) askWhetherRemoved(ctx context.Context) []raft.ServerID {
-	if n.Leader() != "" {
+	if n.Leader() != "" || n.cluster.Port() == nil {
 		return nil
 	}
 	if by := n.removedBy(); len(by) > 0 {
 		return by // that some of them do not answer later changes nothing
 	}
-	by := n.cluster.RemovedBy(ctx)
+	by := n.cluster.Port().RemovedBy(ctx)
 	if len(by) > 0 && n.Leader() == "" {
 		n.noteRemoved(by)
 	}

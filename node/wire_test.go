@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"example.com/keyring"
-	"example.com/keyring/internal/cluster"
+	"example.com/keyring/internal/port"
 	"example.com/keyring/node"
 )
 
@@ -18,7 +18,7 @@ func TestWireErrorsKeepTheirCodes(t *testing.T) {
 	}{
 		{1, keyring.ErrNotLeader}, {2, keyring.ErrNotReady}, {3, keyring.ErrUnknownKey}, {4, keyring.ErrKeyMissing},
 		{5, keyring.ErrDecrypt}, {6, keyring.ErrTooLong}, {7, keyring.ErrNotDurable}, {8, keyring.ErrClosed},
-		{9, keyring.ErrNoData}, {10, keyring.ErrNotMember}, {11, cluster.ErrIDInUse},
+		{9, keyring.ErrNoData}, {10, keyring.ErrNotMember}, {11, port.ErrIDInUse},
 		{12, keyring.ErrUnknownBackup}, {13, keyring.ErrCorrupt},
 	}
 	if len(node.WireErrors) != len(want) {

@@ -101,7 +101,7 @@ func Listen(cfg Config) (*Port, error) {
 	}
 	p, err := inner.Listen(inner.Config{
 		ID: cfg.ID, Cluster: cfg.Cluster, Addr: cfg.advertised(), Listen: cfg.Addr, Listener: cfg.Listener, TLS: cfg.TLS,
-		Peers: cfg.Addresses, Logger: cfg.Logger, DialContext: cfg.dial,
+		Peers: cfg.Addresses, Errors: inner.Errors, Logger: cfg.Logger, DialContext: cfg.dial,
 	})
 	if err != nil {
 		return nil, err
@@ -121,9 +121,44 @@ func (p *Port) RaftTransport(log raft.LogStore, keys *keyring.FSM) raft.Transpor
 // alone. What these send is not checked then: see RaftTransport. Its Close ends raft's connections, and not the Port.
 func (p *Port) StreamLayer() raft.StreamLayer { return p.port.StreamLayer() }
 
+// Join asks the cluster to add this server, and to readmit it if it is a member that has lost its raft log, until it has done so:
+// then it is a member without a vote. Call it before raft is started, if raft's log is empty and there is no snapshot, and
+// do not bootstrap: a voter that comes back without its log may vote twice. It may be called again, also after a crash.
+//
+// Servers are servers of the cluster, each as id@host:port, or as host:port where there is a token of theirs, from
+// keyring.MakeJoinToken. Without a token the cluster adds this server if it is a member, or was added with
+// keyring.AddServer. This server takes no other for one of the cluster but a server that proves the ID that is written there,
+// or which such a server names as the leader, or that knows the token.
+//
+// While it waits the log says, at level Warn, why each of the servers is of no use, once for each cause and then seldom; and so
+// does the error when ctx ends.
+func (p *Port) Join(ctx context.Context, servers []string, token string) error {
+	var others []inner.Candidate
+	for _, text := range servers {
+		c, err := inner.ParseCandidate(text)
+		if err != nil {
+			return fmt.Errorf("join: %w", err)
+		}
+		others = append(others, c)
+	}
+	if len(others) == 0 {
+		return errors.New("join: no server of the cluster is named")
+	}
+	if err := inner.Provable(others, token); err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.opened {
+		return errors.New("join: it comes before raft is started")
+	}
+	return p.port.Join(ctx, others, token)
+}
+
 // Open opens the keyring, as keyring.Open does, and answers the other servers from then on, also what they send to raft.
 // Raft, FSM, Dir and KEKs are set as for keyring.Open; ID, Transport and Logger are the Port's if they are not set. Call it as
-// soon as raft is started: until then raft reaches no other server. After an error it may be called again.
+// soon as raft is started: until then raft reaches no other server. A raft without a configuration is refused, unless Join has
+// been called. After an error Open may be called again.
 func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, error) {
 	switch {
 	case cfg.ID == "":
@@ -143,12 +178,15 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 		return nil, errors.New("port: Open was called before")
 	}
 	p.port.Attach(cfg.Raft, func() error { return nil })
+	if cfg.Raft != nil && !p.port.KnowsMembers() {
+		return nil, errors.New("port: raft has no configuration, so no other server would be admitted: bootstrap the cluster, or call Join before raft is started")
+	}
 	keys, err := keyring.Open(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	p.opened = true
-	p.port.Start(keys, map[string]inner.Handler{inner.PathKeyring: keys.ServePeer})
+	p.port.Start(host{keys}, map[string]inner.Handler{inner.PathKeyring: keys.ServePeer})
 	return keys, nil
 }
 
@@ -162,4 +200,17 @@ func (p *Port) Call(ctx context.Context, to raft.ServerID, request []byte) ([]by
 func (p *Port) Close() error {
 	p.once.Do(func() { p.closed = p.port.Close() })
 	return p.closed
+}
+
+// host is the keyring as the port asks it.
+type host struct{ *keyring.Keyring }
+
+// LeaderProof implements inner.Host.
+func (h host) LeaderProof(c inner.JoinConn, token string) ([]byte, error) {
+	return h.Keyring.LeaderProof(keyring.JoinConn(c), token)
+}
+
+// AcceptJoin implements inner.Host.
+func (h host) AcceptJoin(ctx context.Context, c inner.JoinConn, token string, proof []byte) error {
+	return h.Keyring.AcceptJoin(ctx, keyring.JoinConn(c), token, proof)
 }

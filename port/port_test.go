@@ -183,7 +183,7 @@ func TestListenRefusesWhatCanNotWork(t *testing.T) {
 		"Addr":            {func(c *port.Config) { c.Addr = "0.0.0.0:7900" }, []string{"Addr", "set Advertise"}},
 		"Advertise":       {func(c *port.Config) { c.Advertise = "h1" }, []string{"Advertise"}},
 		"Addresses":       {func(c *port.Config) { c.Addresses = map[raft.ServerID]string{"h2": "h2"} }, []string{"Addresses: server h2"}},
-		"Cluster":         {func(c *port.Config) { c.Cluster = "a b" }, []string{"cluster"}},
+		"Cluster":         {func(c *port.Config) { c.Cluster = "a b" }, []string{`cluster "a b"`}},
 		"of another":      {func(c *port.Config) { c.TLS = hs.ca.Source(uri("h2"), nil) }, []string{"own certificate is that of", "want keyring://test/server/h1"}},
 		"no certificate":  {func(c *port.Config) { c.TLS = func() (*tls.Config, error) { return nil, errors.New("gone") } }, []string{"TLS configuration: gone"}},
 		"nothing vouches": {func(c *port.Config) { c.TLS = func() (*tls.Config, error) { return &tls.Config{}, nil } }, []string{"RootCAs is required"}},

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/port"
@@ -23,6 +24,39 @@ func (c Config) initialServers() (conf raft.Configuration) {
 	return conf
 }
 
+// candidates are the other servers that the configuration names.
+func (c Config) candidates() []port.Candidate {
+	var all []port.Candidate
+	for id, addr := range c.Peers {
+		if id != c.ID {
+			all = append(all, port.Candidate{ID: string(id), Addr: addr})
+		}
+	}
+	return append(all, c.Join...)
+}
+
+var errNoCluster = errors.New("node configuration: Peers and Join are empty, and there is no raft log or snapshot: no cluster to bootstrap or join")
+
+// provable says why a server without a raft log has no cluster to look for, or could not tell it from any server that has a
+// certificate of its CA. A server that has a raft log needs no token: one that stayed in its configuration is no reason to stop.
+func (c Config) provable() error {
+	if len(c.Peers)+len(c.Join) == 0 {
+		return errNoCluster
+	}
+	if err := port.Provable(c.candidates(), c.JoinToken); err != nil {
+		return fmt.Errorf("node configuration: %w", err)
+	}
+	return nil
+}
+
+// bootstrapHello is the body of a hello from a server that is to bootstrap a cluster. A build that does not know it does not
+// look at it.
+type bootstrapHello struct {
+	InitialServers []string `json:"founders" bound:"elements=1024,bytes=2048"`
+}
+
+var bootstrapHelloType = bounded.For[bootstrapHello](peer.MaxMessage)
+
 // toBootstrap asks the other servers until it knows whether the cluster is to be bootstrapped, or exists and is to be
 // joined: then it returns the servers that may know its leader.
 //
@@ -36,7 +70,7 @@ func (s *Server) toBootstrap(ctx context.Context) (join []port.Candidate, err er
 		return nil, err
 	}
 	others, logged, at := s.cfg.candidates(), "", mono.Time(0)
-	for wait := newWaiting(s.cfg.Logger); ; {
+	for wait := port.NewWaiting(s.cfg.Logger); ; {
 		found, err := s.survey(ctx, others, wait)
 		switch {
 		case err != nil:
@@ -50,10 +84,10 @@ func (s *Server) toBootstrap(ctx context.Context) (join []port.Candidate, err er
 			logged, at = found.differs.Error(), mono.Now()
 			s.cfg.Logger.Error("the cluster is not bootstrapped yet", "error", found.differs)
 		}
-		wait.say("waiting for the other servers")
-		if !wait.again(ctx) {
+		wait.Say("waiting for the other servers")
+		if !wait.Again(ctx) {
 			err := fmt.Errorf("bootstrap or join a cluster: %w", context.Cause(ctx))
-			if why := wait.err(); why != nil {
+			if why := wait.Err(); why != nil {
 				err = fmt.Errorf("%w: waiting for the other servers: %w", err, why)
 			}
 			return nil, errors.Join(err, found.differs)
@@ -71,23 +105,23 @@ type surveyed struct {
 var errNoClusterThere = errors.New("it answers, and belongs to no cluster yet")
 
 // survey asks each server what it is.
-func (s *Server) survey(ctx context.Context, others []port.Candidate, wait *waiting) (found surveyed, err error) {
+func (s *Server) survey(ctx context.Context, others []port.Candidate, wait *port.Waiting) (found surveyed, err error) {
 	byName := map[string]port.Candidate{}
 	for _, c := range others {
 		byName[c.String()] = c
 	}
 	names := slices.Sorted(maps.Keys(byName))
-	here := candidateTexts(s.cfg.initialServers().Servers)
+	here := port.Texts(s.cfg.initialServers().Servers)
 	body, err := json.Marshal(bootstrapHello{here})
 	if err != nil {
 		return surveyed{}, err
 	}
 	type answer struct {
-		helloAnswer
+		port.HelloAnswer
 		err error
 	}
 	answers := peer.All(ctx, names, func(ctx context.Context, name string) (answer, error) {
-		a, err := s.hello(ctx, byName[name], body)
+		a, err := s.port.Hello(ctx, byName[name], body)
 		return answer{a, err}, nil
 	}, nil)
 	var errs []error
@@ -95,17 +129,17 @@ func (s *Server) survey(ctx context.Context, others []port.Candidate, wait *wait
 	for _, name := range names {
 		a := answers[name]
 		if a.err != nil {
-			wait.failed(ctx, name, a.err)
+			wait.Failed(ctx, name, a.err)
 			found.silent++
 			continue
 		}
-		wait.helped(name)
+		wait.Helped(name)
 		if _, initial := s.cfg.Peers[raft.ServerID(byName[name].ID)]; !initial && !a.Bootstrapped {
-			wait.failed(ctx, name, errNoClusterThere)
+			wait.Failed(ctx, name, errNoClusterThere)
 		}
 		found.bootstrapped = found.bootstrapped || a.Bootstrapped
 		heard[byName[name].ID] = len(a.InitialServers) > 0
-		errs = append(errs, differ(here, name, a.helloAnswer))
+		errs = append(errs, differ(here, name, a.HelloAnswer))
 	}
 	found.differs = errors.Join(append(errs, s.namedOtherwise(here, heard)...)...)
 	return found, nil
@@ -118,14 +152,14 @@ func (s *Server) namedOtherwise(here []string, heard map[string]bool) (errs []er
 	defer s.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(s.named)) {
 		if !heard[string(id)] {
-			errs = append(errs, differ(here, string(id), helloAnswer{InitialServers: s.named[id]}))
+			errs = append(errs, differ(here, string(id), port.HelloAnswer{InitialServers: s.named[id]}))
 		}
 	}
 	return errs
 }
 
 // differ is an error if both lists are known and are not the same.
-func differ(here []string, name string, a helloAnswer) error {
+func differ(here []string, name string, a port.HelloAnswer) error {
 	if len(here) == 0 || len(a.InitialServers) == 0 || slices.Equal(here, a.InitialServers) {
 		return nil
 	}
@@ -134,6 +168,12 @@ func differ(here []string, name string, a helloAnswer) error {
 		return fmt.Errorf("%w, in its raft log, whatever its Peers are now: if no server has committed anything, stop it, delete the directory raft in its Dir, and start it again", err)
 	}
 	return err
+}
+
+// freshAnswer tells another server by which servers the cluster is to be bootstrapped, if this one knows of none yet.
+func (s *Server) freshAnswer(from raft.ServerID, body []byte) (initial []string, fresh bool) {
+	s.noteInitialServers(from, body)
+	return port.Texts(s.cfg.initialServers().Servers), s.fresh.Load()
 }
 
 // noteInitialServers records which initial servers another one of them names, which asks because it is to bootstrap the

@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/port"
 	"github.com/hashicorp/go-hclog"
@@ -58,14 +57,11 @@ type Server struct {
 	disk *Disk
 	raft *raft.Raft
 	port *port.Port // nil for a server alone
-	host Host       // set before the port runs
 
 	end   context.CancelFunc // of the loop that keeps raft's log short
 	loops sync.WaitGroup
 
-	fresh   atomic.Bool // this server has found no raft log, and has not bootstrapped a cluster yet
-	refused mono.Limits // log lines about servers that may not join
-	claims  claims
+	fresh atomic.Bool // this server has found no raft log, and has not bootstrapped a cluster yet
 
 	mu    sync.Mutex                 // guards below
 	named map[raft.ServerID][]string // the initial servers that another one of them has named, while this server is fresh
@@ -168,13 +164,12 @@ func (s *Server) openDisk() error {
 func (s *Server) listen() error {
 	p, err := port.Listen(port.Config{
 		ID: s.cfg.ID, Cluster: s.cfg.Cluster, Addr: s.cfg.Addr, Listen: s.cfg.Listen, Listener: s.cfg.Listener,
-		TLS: s.cfg.TLS, Peers: s.cfg.Peers, Logger: s.cfg.Logger,
+		TLS: s.cfg.TLS, Peers: s.cfg.Peers, Errors: s.cfg.Errors, Logger: s.cfg.Logger, Fresh: s.freshAnswer,
 	})
 	if err != nil {
 		return err
 	}
 	s.port = p
-	p.Open(map[string]port.Handler{pathHello: s.serveHello, pathProof: s.whenRunning(s.serveProof), pathJoin: s.whenRunning(s.serveJoin)})
 	return nil
 }
 
@@ -186,8 +181,6 @@ func (s *Server) transport() raft.Transport {
 	}
 	return s.port.RaftTransport(s.dir.Log, s.cfg.Section)
 }
-
-var errNoCluster = errors.New("node configuration: Peers and Join are empty, and there is no raft log or snapshot: no cluster to bootstrap or join")
 
 // enterCluster bootstraps the cluster or joins it, if raft knows of none.
 func (s *Server) enterCluster(ctx context.Context, trans raft.Transport) error {
@@ -202,7 +195,7 @@ func (s *Server) enterCluster(ctx context.Context, trans raft.Transport) error {
 	if s.port != nil {
 		others, err := s.toBootstrap(ctx)
 		if err == nil && len(others) > 0 {
-			err = s.askToJoin(ctx, others)
+			err = s.port.Join(ctx, others, s.cfg.JoinToken)
 		}
 		if err != nil || len(others) > 0 {
 			return err
@@ -217,11 +210,10 @@ func (s *Server) enterCluster(ctx context.Context, trans raft.Transport) error {
 
 // Serve answers the other servers from now on: their calls by path, and what they ask to join. It is called once,
 // when the keyring runs.
-func (s *Server) Serve(h Host, calls map[string]port.Handler) {
+func (s *Server) Serve(h port.Host, calls map[string]port.Handler) {
 	if s.port == nil {
 		return
 	}
-	s.host = h
 	s.port.Start(h, calls)
 }
 

@@ -13,7 +13,6 @@ import (
 	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/keyringtest"
-	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/port"
 	"github.com/hashicorp/go-hclog"
@@ -30,12 +29,12 @@ func (nothing) Restore(r io.ReadCloser) error       { return r.Close() }
 // host is a keyring that leads, and answers each question with err.
 type host struct{ err error }
 
-func (host) Changed() <-chan struct{}                                 { return nil }
-func (host) MembershipVersion() uint64                                { return 0 }
-func (host) Leading() error                                           { return nil }
-func (host) Notify()                                                  {}
-func (h host) LeaderProof(join.Meeting, meta.TokenID) ([]byte, error) { return nil, h.err }
-func (h host) AcceptJoin(context.Context, join.Meeting, meta.TokenID, []byte) error {
+func (host) Changed() <-chan struct{}                            { return nil }
+func (host) MembershipVersion() uint64                           { return 0 }
+func (host) Leading() error                                      { return nil }
+func (host) Notify()                                             {}
+func (h host) LeaderProof(port.JoinConn, string) ([]byte, error) { return nil, h.err }
+func (h host) AcceptJoin(context.Context, port.JoinConn, string, []byte) error {
 	return h.err
 }
 func (h host) ReadmitServer(context.Context, raft.ServerID, raft.ServerAddress) error { return h.err }
@@ -47,7 +46,7 @@ type pair struct {
 	listeners map[raft.ServerID]net.Listener
 }
 
-func startPair(t *testing.T, h cluster.Host) pair {
+func startPair(t *testing.T, h port.Host) pair {
 	t.Helper()
 	c, listeners := keyringtest.NewNodes(t, 2)
 	s1, err := cluster.Start(t.Context(), cluster.Config{

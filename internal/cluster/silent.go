@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -68,7 +69,7 @@ func (c Config) whatAnswers(ctx context.Context, id raft.ServerID, addr string) 
 		},
 	})
 	defer client.Close()
-	a, err := helloOf(ctx, client, id, addr)
+	a, err := port.HelloOf(ctx, client, id, addr)
 	if err == nil && !a.Bootstrapped {
 		return "", errSilent
 	}
@@ -79,28 +80,10 @@ func (c Config) whatAnswers(ctx context.Context, id raft.ServerID, addr string) 
 	switch {
 	case err == nil:
 		return name + " answers", nil
-	case isRefusal(err):
+	case port.IsRefusal(err):
 		return name + " answers that it starts", nil
 	case connected.Load():
 		return fmt.Sprintf("%s is there, though what it is can't be told (%v)", name, err), nil
 	}
 	return "", err
-}
-
-// helloOf asks a server what it is, until it knows that itself or ctx ends.
-func helloOf(ctx context.Context, client *peer.Client, id raft.ServerID, addr string) (a helloAnswer, err error) {
-	for {
-		b, err := client.Call(ctx, string(id), addr, pathHello, nil)
-		if err == nil {
-			return helloAnswerType.DecodeKnown(b)
-		}
-		if !isRefusal(err, peer.NotReady) {
-			return a, err
-		}
-		select {
-		case <-time.After(joinRetry):
-		case <-ctx.Done():
-			return a, err
-		}
-	}
 }

@@ -41,7 +41,11 @@ type Config struct {
 	TLS func() (*tls.Config, error)
 	// Peers are further addresses at which servers are tried that are not found where raft's configuration says.
 	Peers  map[raft.ServerID]string
+	Errors ErrorCodes // that keep their identity in this server's answers as the leader
 	Logger hclog.Logger
+	// Fresh is asked before Start by which servers the cluster is to be bootstrapped, see HelloAnswer.InitialServers, if this
+	// server knows of none yet, and told what another server has said with its question. Nil means that it is not known.
+	Fresh func(from raft.ServerID, body []byte) (initial []string, fresh bool)
 	// DialContext makes the TCP connections. Nil means net.Dialer's. It is for tests.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -49,14 +53,6 @@ type Config struct {
 // Handler answers a call of another server, which has proved that it is the server of that ID. An error that is a
 // *peer.Refusal goes to the caller as it is; of any other one the caller learns only that there was one.
 type Handler func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error)
-
-// Membership tells when raft's configuration may have changed.
-type Membership interface {
-	// Changed returns a channel that is closed at the next change, or earlier.
-	Changed() <-chan struct{}
-	// MembershipVersion returns another number after each change.
-	MembershipVersion() uint64
-}
 
 // Port is a listener of one server, and its connections to the ports of the other servers, with mutual TLS. On it
 // run raft, over its StreamLayer, and the calls of the keyrings, for which it is the keyring.Transport. Each server proves its ID with its certificate, and has to be in raft's latest configuration.
@@ -78,24 +74,31 @@ type Port struct {
 	dialing context.Context // of raft's connections, ended by EndRaft
 	endDial context.CancelFunc
 
-	inner     *raft.NetworkTransport // set by RaftTransport
+	log       raft.LogStore          // set by RaftTransport
+	inner     *raft.NetworkTransport // likewise
 	transport *raftwire.Transport    // around inner
 
 	parked func() error // set by Attach
 
-	introducers []string // set before Start, see Introduced
-
-	open atomic.Pointer[map[string]Handler] // see Open
+	// introducers are the members of the configuration that has added this server. They count as the members as long as raft has
+	// no configuration. Set by Join, before Start.
+	introducers []string
+	joining     atomic.Bool // Join asks
 
 	raft  atomic.Pointer[raft.Raft] // set by Attach
-	calls map[string]Handler        // set by Start
+	host  Host                      // set by Start
+	calls map[string]Handler        // likewise
+	open  map[string]Handler        // calls that a server may make which is no member
+
+	refused mono.Limits // log lines about servers that may not join
+	claims  claims
 
 	mu     sync.Mutex // guards below
 	dialed map[*dialed]bool
 	moved  map[raft.ServerID]string // where members have said that they are
 }
 
-// Listen opens the port. It answers no calls before Open and Start.
+// Listen opens the port. Before Start it answers nothing but what it is, see Hello.
 func Listen(cfg Config) (*Port, error) {
 	p, err := listen(cfg)
 	if err != nil && cfg.Listener != nil {
@@ -105,9 +108,6 @@ func Listen(cfg Config) (*Port, error) {
 }
 
 func listen(cfg Config) (*Port, error) {
-	if err := cfg.checkCertificate(); err != nil {
-		return nil, fmt.Errorf("port: %w", err)
-	}
 	p := &Port{
 		cfg: cfg, running: make(chan struct{}), closed: make(chan struct{}),
 		dialed: map[*dialed]bool{}, moved: map[raft.ServerID]string{},
@@ -115,8 +115,12 @@ func listen(cfg Config) (*Port, error) {
 	}
 	p.dialing, p.endDial = context.WithCancel(context.Background())
 	p.dialer.Elsewhere = p.elsewhere
+	p.open = map[string]Handler{pathHello: p.serveHello, pathProof: p.whenRunning(p.serveProof), pathJoin: p.whenRunning(p.serveJoin)}
 	conf, err := peer.ServerConfig(cfg.TLS, cfg.Cluster, p.admit, peer.ALPNRaft, peer.ALPNPeer)
 	if err != nil {
+		return nil, fmt.Errorf("port: %w", err)
+	}
+	if err := cfg.checkCertificate(); err != nil {
 		return nil, fmt.Errorf("port: %w", err)
 	}
 	ln := cfg.Listener
@@ -158,6 +162,7 @@ func (c Config) checkCertificate() error {
 // The transport does not pipeline: at v1.7.3 a leader that is deposed under load can block for ever on a full
 // pipeline, and its shutdown with it (hashicorp/raft issue 612). Entries go in batches all the same.
 func (p *Port) RaftTransport(log raft.LogStore, section func(io.Reader) (io.Reader, error)) raft.Transport {
+	p.log = log
 	p.inner = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: p.StreamLayer(), MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: p.cfg.Logger.Named("raft"),
 	})
@@ -190,14 +195,6 @@ func (p *Port) raftView(log raft.LogStore) (raftwire.View, error) {
 	}, nil
 }
 
-// Open has the Port answer calls, by path, that a server may make which is no member, and which may come before
-// Start. It is called before Start, if at all.
-func (p *Port) Open(calls map[string]Handler) { p.open.Store(&calls) }
-
-// Introduced tells the Port the members of the configuration that has added this server. They count as the members
-// as long as raft has no configuration. It is called before Start, if at all.
-func (p *Port) Introduced(members []string) { p.introducers = members }
-
 // Attach tells the Port its raft, and what says why raft takes nothing from other servers now. It is called before the
 // keyring is opened, which makes calls at once, and before Start.
 func (p *Port) Attach(r *raft.Raft, parked func() error) {
@@ -205,14 +202,14 @@ func (p *Port) Attach(r *raft.Raft, parked func() error) {
 	p.raft.Store(r)
 }
 
-// Start has the Port answer the members' calls, by path, and closes connections of servers that are members no
-// longer. It is called once, after Attach, when the keyring runs.
-func (p *Port) Start(m Membership, calls map[string]Handler) {
-	p.calls = calls
+// Start has the Port answer the members' calls, by path, and who asks to join, and closes connections of servers that are
+// members no longer. It is called once, after Attach, when the keyring runs.
+func (p *Port) Start(h Host, calls map[string]Handler) {
+	p.host, p.calls = h, calls
 	ctx, end := context.WithCancel(context.Background())
 	p.end = end
 	close(p.running)
-	p.loops.Go(func() { p.followMembers(ctx, m) })
+	p.loops.Go(func() { p.followMembers(ctx) })
 	p.loops.Go(func() { p.followCertificates(ctx) })
 }
 
@@ -276,8 +273,8 @@ func (p *Port) admit(id peer.Identity, alpn string) error {
 // serve answers the calls of other servers.
 func (p *Port) serve(ctx context.Context, from peer.Identity, path string, body []byte) ([]byte, error) {
 	id := raft.ServerID(from.ID)
-	if open := p.open.Load(); open != nil && (*open)[path] != nil {
-		return (*open)[path](ctx, id, body)
+	if h := p.open[path]; h != nil {
+		return h(ctx, id, body)
 	}
 	if !p.Running() {
 		return nil, &peer.Refusal{Code: peer.NotReady}
@@ -289,6 +286,12 @@ func (p *Port) serve(ctx context.Context, from peer.Identity, path string, body 
 		return h(ctx, id, body)
 	}
 	return nil, &peer.Refusal{Code: peer.Unsupported}
+}
+
+// Leader returns the ID of the leader, or nothing if none is known. It is called after Attach.
+func (p *Port) Leader() raft.ServerID {
+	_, leader := p.raft.Load().LeaderWithID()
+	return leader
 }
 
 // Members returns the servers of raft's latest configuration, in its order. There are none before Attach.
@@ -314,6 +317,9 @@ func Find(all []raft.Server, id raft.ServerID) (raft.Server, bool) {
 	return all[i], true
 }
 
+// KnowsMembers reports whether this server knows who is a member: else it admits nobody. It is called after Attach.
+func (p *Port) KnowsMembers() bool { return len(p.Members())+len(p.introducers) > 0 }
+
 // isMember reports whether a server is in raft's latest configuration or, while raft has none, in the one that has
 // added this server.
 func (p *Port) isMember(id peer.Identity) bool {
@@ -326,16 +332,15 @@ func (p *Port) isMember(id peer.Identity) bool {
 // followMembers closes the connections of servers that are not members, each time the configuration has changed. It
 // counts the changes: a server that was added and removed in between is in none of the lists that it sees. A server
 // that joins, and is cut off, asks again. It runs until Close.
-func (p *Port) followMembers(ctx context.Context, m Membership) {
+func (p *Port) followMembers(ctx context.Context) {
 	type state struct {
 		version uint64
 		leader  raft.ServerID // another one may have undone what was not committed
 	}
 	var seen state
 	for {
-		changed := m.Changed()
-		_, leader := p.raft.Load().LeaderWithID()
-		if now := (state{m.MembershipVersion(), leader}); now != seen {
+		changed := p.host.Changed()
+		if now := (state{p.host.MembershipVersion(), p.Leader()}); now != seen {
 			seen = now
 			p.dropNonMembers()
 		}

@@ -4,6 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"example.com/keyring/internal/fsm"
+	"example.com/keyring/internal/local"
+	"example.com/keyring/internal/seal"
 )
 
 // A call of the leader is answered with one byte, which is replyOK, replyText or the code of an error, and then with
@@ -27,6 +31,21 @@ type ErrorCode struct {
 
 // ErrorCodes are the errors that keep their identity. Builds differ in them: of an unknown code the text is shown.
 type ErrorCodes []ErrorCode
+
+// Errors are those of a leader that has no data of its own. A code is never given to another error; an older build shows the
+// text of the errors that it does not know.
+var Errors = ErrorCodes{
+	{Code: 1, Err: fsm.ErrNotLeader},
+	{Code: 2, Err: fsm.ErrNotReady},
+	{Code: 3, Err: local.ErrUnknownKey},
+	{Code: 4, Err: local.ErrKeyMissing},
+	{Code: 5, Err: seal.ErrOpen, Bare: true},
+	{Code: 6, Err: seal.ErrTooLong},
+	{Code: 7, Err: local.ErrNotDurable},
+	{Code: 8, Err: fsm.ErrClosed},
+	{Code: 10, Err: local.ErrNotMember},
+	{Code: 11, Err: ErrIDInUse},
+}
 
 // EncodeReply returns the answer to a call of the leader.
 func (c ErrorCodes) EncodeReply(result []byte, err error) []byte {

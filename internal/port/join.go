@@ -1,4 +1,4 @@
-package cluster
+package port
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"example.com/keyring/internal/join"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
-	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -52,51 +51,40 @@ var (
 	proofAnswerType  = bounded.For[proofAnswer](peer.MaxMessage)
 )
 
-// candidates are the other servers that the configuration names.
-func (c Config) candidates() []port.Candidate {
-	var all []port.Candidate
-	for id, addr := range c.Peers {
-		if id != c.ID {
-			all = append(all, port.Candidate{ID: string(id), Addr: addr})
+// Provable says why a server without a raft log could not tell the cluster from any server that has a certificate of its
+// CA: a join token that is malformed, or none where the ID of a candidate is not known.
+func Provable(others []Candidate, token string) error {
+	if token != "" {
+		if _, err := join.Parse(token); err != nil {
+			return fmt.Errorf("JoinToken: %w", err)
 		}
 	}
-	return append(all, c.Join...)
-}
-
-// provable says why a server without a raft log could not tell the cluster from any server that has a certificate of
-// its CA. A server that has a raft log needs no token: one that stayed in its configuration is no reason to stop.
-func (c Config) provable() error {
-	if len(c.Peers)+len(c.Join) == 0 {
-		return errNoCluster
-	}
-	if c.JoinToken != "" {
-		if _, err := join.Parse(c.JoinToken); err != nil {
-			return fmt.Errorf("node configuration: JoinToken: %w", err)
-		}
-	}
-	for _, k := range c.candidates() {
-		if k.ID == peer.AnyServer && c.JoinToken == "" {
-			return fmt.Errorf("node configuration: entry %q of Join does not say which server that is, and there is no JoinToken "+
-				"by which it could prove that it belongs to the cluster: write id@host:port, or set JoinToken", k.Addr)
+	for _, c := range others {
+		if c.ID == peer.AnyServer && token == "" {
+			return fmt.Errorf("entry %q of Join does not say which server that is, and there is no JoinToken "+
+				"by which it could prove that it belongs to the cluster: write id@host:port, or set JoinToken", c.Addr)
 		}
 	}
 	return nil
 }
 
-// askToJoin asks the cluster to add this server, until it has. It comes before raft is started: until the cluster has
-// removed the voter that this server may have been, it must not be able to vote.
-func (s *Server) askToJoin(ctx context.Context, others []port.Candidate) error {
-	for wait := newWaiting(s.cfg.Logger); ; {
+// Join asks the cluster to add this server, until it has. It comes before raft is started: until the cluster has
+// removed the voter that this server may have been, it must not be able to vote. The others are servers of the cluster; the
+// token is empty if this server has none.
+func (p *Port) Join(ctx context.Context, others []Candidate, token string) error {
+	p.joining.Store(true)
+	defer p.joining.Store(false)
+	for wait := NewWaiting(p.cfg.Logger); ; {
 		for _, c := range others {
-			err := s.joinBy(ctx, c, others)
+			err := p.joinBy(ctx, c, others, token)
 			if err == nil {
 				return nil
 			}
-			wait.failed(ctx, c.String(), err)
+			wait.Failed(ctx, c.String(), err)
 		}
-		wait.say("asking to join")
-		if !wait.again(ctx) {
-			return fmt.Errorf("join: %w: %w", context.Cause(ctx), wait.err())
+		wait.Say("asking to join")
+		if !wait.Again(ctx) {
+			return fmt.Errorf("join: %w: %w", context.Cause(ctx), wait.Err())
 		}
 	}
 }
@@ -104,8 +92,8 @@ func (s *Server) askToJoin(ctx context.Context, others []port.Candidate) error {
 // joinBy asks the leader that a candidate knows of. A candidate whose ID is known has proved it, and says
 // which server leads: that one has to prove its ID. Of any other candidate only the leader's address is taken, and the
 // server there has to prove that it knows the token.
-func (s *Server) joinBy(ctx context.Context, c port.Candidate, others []port.Candidate) error {
-	a, err := s.hello(ctx, c, nil)
+func (p *Port) joinBy(ctx context.Context, c Candidate, others []Candidate, token string) error {
+	a, err := p.Hello(ctx, c, nil)
 	if err != nil {
 		return err
 	}
@@ -114,21 +102,21 @@ func (s *Server) joinBy(ctx context.Context, c port.Candidate, others []port.Can
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	leader := port.Candidate{ID: peer.AnyServer, Addr: a.Leader}
+	leader := Candidate{peer.AnyServer, a.Leader}
 	if c.ID != peer.AnyServer {
 		if leader.ID = leaderID(a, others); leader.ID == "" {
 			return fmt.Errorf("%s runs a build that does not say which server leads, at %s: name that server in Join, as id@host:port", c, a.Leader)
 		}
-		err := s.joinAsMember(ctx, leader)
-		if s.cfg.JoinToken == "" || !isRefusal(err, peer.NotMember) {
+		err := p.joinAsMember(ctx, leader)
+		if token == "" || !IsRefusal(err, peer.NotMember) {
 			return err
 		}
 	}
-	return s.joinByToken(ctx, leader)
+	return p.joinByToken(ctx, leader, token)
 }
 
 // leaderID is which server leads, as one says that has proved its own ID. Older builds tell the address alone.
-func leaderID(a helloAnswer, others []port.Candidate) string {
+func leaderID(a HelloAnswer, others []Candidate) string {
 	if a.LeaderID != "" {
 		return a.LeaderID
 	}
@@ -141,29 +129,29 @@ func leaderID(a helloAnswer, others []port.Candidate) string {
 }
 
 // joinAsMember asks to be added again, as the member that this server is already.
-func (s *Server) joinAsMember(ctx context.Context, leader port.Candidate) error {
-	body, err := json.Marshal(joinRequest{Addr: s.cfg.Addr})
+func (p *Port) joinAsMember(ctx context.Context, leader Candidate) error {
+	body, err := json.Marshal(joinRequest{Addr: p.cfg.Addr})
 	if err != nil {
 		return err
 	}
-	b, err := s.port.CallAt(ctx, leader, pathJoin, body)
-	return s.joined(b, err)
+	b, err := p.CallAt(ctx, leader, pathJoin, body)
+	return p.joined(b, err)
 }
 
 // joinByToken asks a server to add this one, which first has to prove that it knows the token's secret, over the same
 // connection.
-func (s *Server) joinByToken(ctx context.Context, leader port.Candidate) error {
-	token, err := join.Parse(s.cfg.JoinToken)
+func (p *Port) joinByToken(ctx context.Context, leader Candidate, text string) error {
+	token, err := join.Parse(text)
 	if err != nil {
 		return err
 	}
 	defer token.Wipe()
-	session, err := s.port.Session(ctx, leader)
+	session, err := p.Session(ctx, leader)
 	if err != nil {
 		return err
 	}
 	defer session.Close()
-	m, err := s.meetingWith(session.Conn())
+	m, err := p.meetingWith(session.Conn())
 	if err != nil {
 		return err
 	}
@@ -179,19 +167,19 @@ func (s *Server) joinByToken(ctx context.Context, leader port.Candidate) error {
 		return err
 	}
 	b, err := session.Call(ctx, pathJoin, body)
-	return s.joined(b, err)
+	return p.joined(b, err)
 }
 
 // meetingWith is a connection to the leader, for the proofs on both sides.
-func (s *Server) meetingWith(leader *peer.Conn) (join.Meeting, error) {
+func (p *Port) meetingWith(leader *peer.Conn) (join.Meeting, error) {
 	ch, err := leader.Channel()
 	if err != nil {
 		return join.Meeting{}, err
 	}
 	return join.Meeting{
-		Exporter: ch.Exporter, Cluster: s.cfg.Cluster,
+		Exporter: ch.Exporter, Cluster: p.cfg.Cluster,
 		Leader: leader.Identity().ID, LeaderKey: ch.Other,
-		Joiner: string(s.cfg.ID), JoinerKey: ch.Own, Addr: s.cfg.Addr,
+		Joiner: string(p.cfg.ID), JoinerKey: ch.Own, Addr: p.cfg.Addr,
 	}, nil
 }
 
@@ -213,32 +201,32 @@ func proveCluster(ctx context.Context, s *peer.Session, m join.Meeting, token jo
 }
 
 // joined reads the answer of a server that has proved itself.
-func (s *Server) joined(b []byte, err error) error {
+func (p *Port) joined(b []byte, err error) error {
 	if err != nil {
 		return explained(err)
 	}
-	if b, err = s.cfg.Errors.DecodeReply(b); err != nil {
+	if b, err = p.cfg.Errors.DecodeReply(b); err != nil {
 		return err
 	}
 	a, err := joinAnswerType.DecodeKnown(b)
 	if err != nil {
 		return fmt.Errorf("join: the leader's answer: %w", err)
 	}
-	s.port.Introduced(a.Servers)
+	p.introducers = a.Servers
 	return nil
 }
 
 // explained says what to do about a refusal.
 func explained(err error) error {
-	if isRefusal(err, peer.NotMember) {
+	if IsRefusal(err, peer.NotMember) {
 		return fmt.Errorf("%w: the cluster has no server of this name; it needs a JoinToken, or AddServer there. "+
 			"A token that it has may have ended, or be of another server: the leader's log says why", err)
 	}
 	return err
 }
 
-// isRefusal reports whether an error is a refusal, with one of the codes if there are any.
-func isRefusal(err error, codes ...peer.Code) bool {
+// IsRefusal reports whether an error is a refusal, with one of the codes if there are any.
+func IsRefusal(err error, codes ...peer.Code) bool {
 	r := (*peer.Refusal)(nil)
 	if !errors.As(err, &r) {
 		return false
@@ -253,15 +241,15 @@ func isRefusal(err error, codes ...peer.Code) bool {
 
 // noteMoved records where a member says that it is. A server can say so for itself alone, and the server that
 // answers there has to prove that it is that member.
-func (s *Server) noteMoved(from raft.ServerID, body []byte) {
-	if len(body) == 0 || !s.port.Running() {
+func (p *Port) noteMoved(from raft.ServerID, body []byte) {
+	if len(body) == 0 || !p.Running() {
 		return
 	}
 	h, err := movedHelloType.Decode(body)
 	if err != nil {
 		return
 	}
-	if _, known := s.port.Member(from); known && peer.CheckServerID(string(from)) == nil && peer.CheckAddress(h.Addr) == nil {
-		s.port.NoteAddress(from, h.Addr)
+	if _, known := p.Member(from); known && peer.CheckServerID(string(from)) == nil && peer.CheckAddress(h.Addr) == nil {
+		p.NoteAddress(from, h.Addr)
 	}
 }

@@ -1,4 +1,4 @@
-package cluster
+package port
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/peer"
-	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -23,8 +22,8 @@ const (
 // helloTimeout is for one hello to one server.
 const helloTimeout = 2 * time.Second
 
-// helloAnswer is what a server says of itself. A server asks for it that has no raft log, or has moved.
-type helloAnswer struct {
+// HelloAnswer is what a server says of itself. A server asks for it that has no raft log, or has moved.
+type HelloAnswer struct {
 	Bootstrapped bool   `json:"founded"`                             // its cluster has committed something
 	Leader       string `json:"leader,omitempty" bound:"bytes=1024"` // the address of the leader it knows of
 	Addr         string `json:"addr,omitempty" bound:"bytes=1024"`   // its own, by its configuration
@@ -42,31 +41,24 @@ type helloAnswer struct {
 	Member bool   `json:"member,omitempty"`
 }
 
-// A hello has no body, or one of these. A build that does not know them does not look at it.
-type (
-	// bootstrapHello comes from a server that is to bootstrap a cluster.
-	bootstrapHello struct {
-		InitialServers []string `json:"founders" bound:"elements=1024,bytes=2048"`
-	}
-	// movedHello comes from a member that is not where the others look for it.
-	movedHello struct {
-		Addr string `json:"addr" bound:"bytes=1024"`
-	}
-)
+// movedHello is the body of a hello from a member that is not where the others look for it. A hello has no body, or this one,
+// or that of a server which is to bootstrap a cluster. A build that does not know it does not look at it.
+type movedHello struct {
+	Addr string `json:"addr" bound:"bytes=1024"`
+}
 
 var (
-	helloAnswerType    = bounded.For[helloAnswer](peer.MaxMessage)
-	bootstrapHelloType = bounded.For[bootstrapHello](peer.MaxMessage)
-	movedHelloType     = bounded.For[movedHello](peer.MaxMessage)
+	helloType      = bounded.For[HelloAnswer](peer.MaxMessage)
+	movedHelloType = bounded.For[movedHello](peer.MaxMessage)
 )
 
-// hello asks a server what it is.
-func (s *Server) hello(ctx context.Context, c port.Candidate, body []byte) (a helloAnswer, err error) {
+// Hello asks a server what it is, once.
+func (p *Port) Hello(ctx context.Context, c Candidate, body []byte) (a HelloAnswer, err error) {
 	short, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
-	b, err := s.port.CallAt(short, c, pathHello, body)
+	b, err := p.CallAt(short, c, pathHello, body)
 	if err != nil {
-		s.cfg.Logger.Debug("hello", "addr", c.Addr, "error", err)
+		p.cfg.Logger.Debug("hello", "addr", c.Addr, "error", err)
 	}
 	if err != nil && short.Err() != nil && ctx.Err() == nil {
 		return a, fmt.Errorf("no answer in %v: is the machine down, or does a firewall drop what is sent? %w", helloTimeout, err)
@@ -74,41 +66,64 @@ func (s *Server) hello(ctx context.Context, c port.Candidate, body []byte) (a he
 	if err != nil {
 		return a, err
 	}
-	if a, err = helloAnswerType.DecodeKnown(b); err != nil {
+	if a, err = helloType.DecodeKnown(b); err != nil {
 		return a, fmt.Errorf("hello of %s: the answer: %w", c.Addr, err)
 	}
 	return a, nil
 }
 
+// HelloOf asks a server what it is, until it knows that itself or ctx ends.
+func HelloOf(ctx context.Context, client *peer.Client, id raft.ServerID, addr string) (a HelloAnswer, err error) {
+	for {
+		b, err := client.Call(ctx, string(id), addr, pathHello, nil)
+		if err == nil {
+			return helloType.DecodeKnown(b)
+		}
+		if !IsRefusal(err, peer.NotReady) {
+			return a, err
+		}
+		select {
+		case <-time.After(joinRetry):
+		case <-ctx.Done():
+			return a, err
+		}
+	}
+}
+
 // serveHello answers a hello. Whether this server belongs to a cluster that works already is told by its log, which
 // then has more than the configuration that it was bootstrapped with. While the server reads its disk it does not
 // know, and says so.
-func (s *Server) serveHello(_ context.Context, from raft.ServerID, body []byte) ([]byte, error) {
-	s.noteMoved(from, body)
-	s.noteInitialServers(from, body)
-	var a helloAnswer
+func (p *Port) serveHello(_ context.Context, from raft.ServerID, body []byte) ([]byte, error) {
+	p.noteMoved(from, body)
+	var a HelloAnswer
 	switch {
-	case s.port.Running():
-		addr, leader := s.raft.LeaderWithID()
-		a = helloAnswer{Bootstrapped: s.raft.LastIndex() > 1, Leader: string(addr), Addr: s.cfg.Addr, LeaderID: string(leader)}
-		if of := s.standingOf(from); a.Bootstrapped {
+	case p.Running():
+		r := p.raft.Load()
+		addr, leader := r.LeaderWithID()
+		a = HelloAnswer{Bootstrapped: r.LastIndex() > 1, Leader: string(addr), Addr: p.cfg.Addr, LeaderID: string(leader)}
+		if of := p.standingOf(from); a.Bootstrapped {
 			a.Commit, a.Member = of.commit, of.member
 		}
 		if !a.Bootstrapped {
-			a.InitialServers, a.Logged = candidateTexts(s.port.Members()), true
+			a.InitialServers, a.Logged = Texts(p.Members()), true
 		}
-	case !s.fresh.Load():
-		return nil, &peer.Refusal{Code: peer.NotReady}
+	case p.cfg.Fresh != nil:
+		initial, fresh := p.cfg.Fresh(from, body)
+		if !fresh {
+			return nil, &peer.Refusal{Code: peer.NotReady}
+		}
+		a.InitialServers = initial
+	case p.joining.Load(): // it has no log
 	default:
-		a.InitialServers = candidateTexts(s.cfg.initialServers().Servers)
+		return nil, &peer.Refusal{Code: peer.NotReady}
 	}
 	return json.Marshal(a)
 }
 
-// candidateTexts returns servers in the form in which lists of them are compared.
-func candidateTexts(servers []raft.Server) (all []string) {
+// Texts returns servers in the form in which lists of them are compared: each as Candidate.String, sorted.
+func Texts(servers []raft.Server) (all []string) {
 	for _, s := range servers {
-		all = append(all, port.Candidate{ID: string(s.ID), Addr: string(s.Address)}.String())
+		all = append(all, Candidate{string(s.ID), string(s.Address)}.String())
 	}
 	slices.Sort(all)
 	return all
@@ -117,7 +132,7 @@ func candidateTexts(servers []raft.Server) (all []string) {
 // CheckGone refuses to have a member that is alive replaced by one at another address: somebody has started a second
 // server with its certificate. It may be the member itself, which is at the new address and can still be reached at
 // the old one. The error matches ErrIDInUse.
-func (s *Server) CheckGone(ctx context.Context, member raft.Server, addr raft.ServerAddress) error {
-	a, err := s.hello(ctx, port.Candidate{ID: string(member.ID), Addr: string(member.Address)}, nil)
+func (p *Port) CheckGone(ctx context.Context, member raft.Server, addr raft.ServerAddress) error {
+	a, err := p.Hello(ctx, Candidate{string(member.ID), string(member.Address)}, nil)
 	return idInUse(member, string(addr), a, err)
 }

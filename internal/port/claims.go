@@ -1,4 +1,4 @@
-package cluster
+package port
 
 import (
 	"errors"
@@ -19,8 +19,8 @@ import (
 var ErrIDInUse = errors.New("another server has this ID")
 
 // idInUse says by the answer from a member's address, a or err, whether a server at addr is another one than the member.
-func idInUse(member raft.Server, addr string, a helloAnswer, err error) error {
-	if err == nil && a.Bootstrapped && a.Addr != addr || isRefusal(err) {
+func idInUse(member raft.Server, addr string, a HelloAnswer, err error) error {
+	if err == nil && a.Bootstrapped && a.Addr != addr || IsRefusal(err) {
 		return fmt.Errorf("server %s: %w: it is a member already, and answers at %s", member.ID, ErrIDInUse, member.Address)
 	}
 	return nil
@@ -84,15 +84,15 @@ func (cs *claims) standing(now mono.Time) (all []Claim) {
 }
 
 // NoteClaim notes what a server at addr was answered which has proved a member's ID, and has asked for its place.
-func (s *Server) NoteClaim(id raft.ServerID, addr string, answer error) {
-	member, known := s.Member(id)
+func (p *Port) NoteClaim(id raft.ServerID, addr string, answer error) {
+	member, known := p.Member(id)
 	if !known {
 		return
 	}
-	if s.claims.note(mono.Now(), Claim{id, string(member.Address), addr}, answer) {
-		s.host.Notify()
+	if p.claims.note(mono.Now(), Claim{id, string(member.Address), addr}, answer) {
+		p.host.Notify()
 	}
 }
 
 // Claims are the claims of the last minutes that this server has refused, and that stand.
-func (s *Server) Claims() []Claim { return s.claims.standing(mono.Now()) }
+func (p *Port) Claims() []Claim { return p.claims.standing(mono.Now()) }

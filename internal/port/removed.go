@@ -1,11 +1,10 @@
-package cluster
+package port
 
 import (
 	"context"
 	"slices"
 	"sync"
 
-	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -23,16 +22,19 @@ const maxUncommitted = 1024
 
 // standingOf is what this server says of another one. It says nothing while the configuration is not known to be committed:
 // it may never count. The configuration is read before the end of the log, which has it by then.
-func (s *Server) standingOf(id raft.ServerID) standing {
-	commit := s.raft.CommitIndex()
-	_, is := s.Member(id)
-	last, err := s.dir.Log.LastIndex()
+func (p *Port) standingOf(id raft.ServerID) standing {
+	commit := p.raft.Load().CommitIndex()
+	_, is := p.Member(id)
+	if p.log == nil {
+		return standing{}
+	}
+	last, err := p.log.LastIndex()
 	if err != nil || last > commit+maxUncommitted {
 		return standing{}
 	}
 	for i := commit + 1; i <= last; i++ {
 		var entry raft.Log
-		if err := s.dir.Log.GetLog(i, &entry); err != nil || entry.Type == raft.LogConfiguration {
+		if err := p.log.GetLog(i, &entry); err != nil || entry.Type == raft.LogConfiguration {
 			return standing{}
 		}
 	}
@@ -41,20 +43,17 @@ func (s *Server) standingOf(id raft.ServerID) standing {
 
 // RemovedBy asks the other servers of raft's configuration whether this one is a member still, and returns those that say
 // that it is not. It returns none unless they suffice.
-func (s *Server) RemovedBy(ctx context.Context) []raft.ServerID {
-	if s.port == nil {
-		return nil
-	}
-	last, servers := s.raft.LastIndex(), s.Members()
+func (p *Port) RemovedBy(ctx context.Context) []raft.ServerID {
+	last, servers := p.raft.Load().LastIndex(), p.Members()
 	said := map[raft.ServerID]standing{}
 	var mu sync.Mutex // guards said
 	var asking sync.WaitGroup
 	for _, other := range servers {
-		if other.ID == s.cfg.ID {
+		if other.ID == p.cfg.ID {
 			continue
 		}
 		asking.Go(func() {
-			a, err := s.hello(ctx, port.Candidate{ID: string(other.ID), Addr: string(other.Address)}, nil)
+			a, err := p.Hello(ctx, Candidate{string(other.ID), string(other.Address)}, nil)
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil && a.Bootstrapped {
@@ -63,7 +62,7 @@ func (s *Server) RemovedBy(ctx context.Context) []raft.ServerID {
 		})
 	}
 	asking.Wait()
-	return removedBy(s.cfg.ID, last, servers, said)
+	return removedBy(p.cfg.ID, last, servers, said)
 }
 
 // removedBy returns the servers by which this one, whose log ends with the entry last, knows that it was removed. They are a
@@ -88,7 +87,7 @@ func removedBy(self raft.ServerID, last uint64, servers []raft.Server, said map[
 			return nil
 		}
 	}
-	if _, was := port.Find(servers, self); !was || len(by) <= voters/2 {
+	if _, was := Find(servers, self); !was || len(by) <= voters/2 {
 		return nil
 	}
 	slices.Sort(by)

@@ -1,4 +1,4 @@
-package cluster
+package port
 
 import (
 	"context"
@@ -27,9 +27,9 @@ const (
 	sayAgainMost = 10 * time.Minute
 )
 
-// waiting is what a start waits for: the last reason why each of the other servers was of no use. The log has a line for
+// Waiting is what a start waits for: the last reason why each of the other servers was of no use. The log has a line for
 // each new cause, and then seldom.
-type waiting struct {
+type Waiting struct {
 	log  hclog.Logger
 	why  map[string]error // by server
 	said map[string]bool  // servers and causes that the log has, since the last line that had nothing new
@@ -39,23 +39,24 @@ type waiting struct {
 	waited time.Duration // between rounds
 }
 
-func newWaiting(log hclog.Logger) *waiting {
-	return &waiting{log: log, why: map[string]error{}, said: map[string]bool{}, gap: sayAgain}
+// NewWaiting returns one that waits for nothing yet.
+func NewWaiting(log hclog.Logger) *Waiting {
+	return &Waiting{log: log, why: map[string]error{}, said: map[string]bool{}, gap: sayAgain}
 }
 
-// failed notes why a server was of no use. When ctx ends, all that are being asked fail for that: what was known before
+// Failed notes why a server was of no use. When ctx ends, all that are being asked fail for that: what was known before
 // says more.
-func (w *waiting) failed(ctx context.Context, server string, err error) {
+func (w *Waiting) Failed(ctx context.Context, server string, err error) {
 	if _, known := w.why[server]; !known || ctx.Err() == nil {
 		w.why[server] = err
 	}
 }
 
-// helped notes that a server was of use.
-func (w *waiting) helped(server string) { delete(w.why, server) }
+// Helped notes that a server was of use.
+func (w *Waiting) Helped(server string) { delete(w.why, server) }
 
-// err is why each of the servers was of no use, or nil if all were.
-func (w *waiting) err() error {
+// Err is why each of the servers was of no use, or nil if all were.
+func (w *Waiting) Err() error {
 	var all []error
 	for _, server := range slices.Sorted(maps.Keys(w.why)) {
 		all = append(all, fmt.Errorf("%s: %w", server, w.why[server]))
@@ -66,8 +67,8 @@ func (w *waiting) err() error {
 	return reasons{all}
 }
 
-// say tells the log what is waited for, if that is new or was not said for a while.
-func (w *waiting) say(what string) {
+// Say tells the log what is waited for, if that is new or was not said for a while.
+func (w *Waiting) Say(what string) {
 	now, news := mono.Now(), w.next == 0
 	if now >= w.next {
 		clear(w.said)
@@ -81,13 +82,13 @@ func (w *waiting) say(what string) {
 			news, w.said[key] = true, true
 		}
 	}
-	if err := w.err(); news && err != nil {
+	if err := w.Err(); news && err != nil {
 		w.log.Warn(what, "error", err)
 	}
 }
 
-// again waits until the servers are to be asked again, and reports whether they are: false when ctx has ended.
-func (w *waiting) again(ctx context.Context) bool {
+// Again waits until the servers are to be asked again, and reports whether they are: false when ctx has ended.
+func (w *Waiting) Again(ctx context.Context) bool {
 	pause := joinRetry
 	if w.waited >= joinHurry {
 		pause = joinRetryMost

@@ -1,4 +1,4 @@
-package cluster_test
+package port_test
 
 import (
 	"errors"
@@ -7,7 +7,6 @@ import (
 
 	"example.com/keyring/internal/bounded"
 	"example.com/keyring/internal/bounded/boundedtest"
-	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/port"
 )
 
@@ -17,7 +16,7 @@ func fuzzKind(f *testing.F, kind string, seeds ...string) {
 	for _, s := range append(seeds, "{}", "null", `{"new":[{"a":"\"]"}]}`) {
 		f.Add([]byte(s))
 	}
-	decode := cluster.Decoders[kind]
+	decode := port.Decoders[kind]
 	f.Fuzz(func(t *testing.T, b []byte) {
 		boundedtest.Memory(t, len(b), 64<<10, 16, func() { decode(b) })
 	})
@@ -51,7 +50,7 @@ func FuzzProof(f *testing.F) {
 func TestAnswersCostNoMoreThanTheirBounds(t *testing.T) {
 	b := []byte(`{"servers":[""` + strings.Repeat(`,""`, 340_000) + `]}`)
 	boundedtest.Memory(t, len(b), 1<<20, 5*64, func() {
-		if err := cluster.Decoders["joined"](b); !errors.Is(err, bounded.ErrBound) {
+		if err := port.Decoders["joined"](b); !errors.Is(err, bounded.ErrBound) {
 			t.Error(err)
 		}
 	})

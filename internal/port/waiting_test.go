@@ -1,4 +1,4 @@
-package cluster
+package port
 
 import (
 	"context"
@@ -25,12 +25,12 @@ func TestStartSaysEachCauseOnceAndThenSeldom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log lines
-		w := newWaiting(hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Warn}))
+		w := NewWaiting(hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Warn}))
 		ask := func(d time.Duration, why func(i int) error) {
 			for i, end := 0, time.Now().Add(d); time.Now().Before(end); i++ {
-				w.failed(t.Context(), "s2@h:1", why(i))
-				w.say("waiting")
-				w.again(t.Context())
+				w.Failed(t.Context(), "s2@h:1", why(i))
+				w.Say("waiting")
+				w.Again(t.Context())
 			}
 		}
 		refused := func(int) error { return errors.New("nothing listens there") }
@@ -52,9 +52,9 @@ func TestStartSaysEachCauseOnceAndThenSeldom(t *testing.T) {
 		if n := len(log.all) - before; n < 2 || n > 6 {
 			t.Errorf("two causes that take turns have %d lines", n)
 		}
-		w.helped("s2@h:1")
+		w.Helped("s2@h:1")
 		before = len(log.all)
-		w.say("waiting")
+		w.Say("waiting")
 		if len(log.all) != before {
 			t.Errorf("it waits for nobody, and says %q", log.all[before])
 		}
@@ -64,13 +64,13 @@ func TestStartSaysEachCauseOnceAndThenSeldom(t *testing.T) {
 // TestLastReasonOutlivesTheContext: that ctx has ended is no reason why a server does not answer.
 func TestLastReasonOutlivesTheContext(t *testing.T) {
 	t.Parallel()
-	w := newWaiting(hclog.NewNullLogger())
-	w.failed(t.Context(), "s2@h:1", errors.New("another CA"))
+	w := NewWaiting(hclog.NewNullLogger())
+	w.Failed(t.Context(), "s2@h:1", errors.New("another CA"))
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	w.failed(ended, "s2@h:1", ended.Err())
-	w.failed(ended, "s3@h:1", ended.Err())
-	if err := w.err(); err.Error() != "s2@h:1: another CA; s3@h:1: context canceled" || !errors.Is(err, context.Canceled) {
+	w.Failed(ended, "s2@h:1", ended.Err())
+	w.Failed(ended, "s3@h:1", ended.Err())
+	if err := w.Err(); err.Error() != "s2@h:1: another CA; s3@h:1: context canceled" || !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 }
@@ -78,15 +78,15 @@ func TestLastReasonOutlivesTheContext(t *testing.T) {
 // TestStartAsksOftenAtFirst: a cluster that elects a leader needs seconds, and a server must not be later than it.
 func TestStartAsksOftenAtFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, began := newWaiting(hclog.NewNullLogger()), time.Now()
+		w, began := NewWaiting(hclog.NewNullLogger()), time.Now()
 		rounds := 0
 		for ; time.Since(began) < 30*time.Second; rounds++ {
-			if !w.again(t.Context()) {
+			if !w.Again(t.Context()) {
 				t.Fatal("it has ended")
 			}
 		}
 		late := time.Now()
-		if w.again(t.Context()); rounds != 120 || time.Since(late) != 2*time.Second {
+		if w.Again(t.Context()); rounds != 120 || time.Since(late) != 2*time.Second {
 			t.Errorf("%d rounds in 30 seconds, then one after %v", rounds, time.Since(late))
 		}
 	})

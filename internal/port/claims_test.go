@@ -1,4 +1,4 @@
-package cluster
+package port
 
 import (
 	"errors"
@@ -16,16 +16,16 @@ import (
 func TestWhoseIDIsInUse(t *testing.T) {
 	member := raft.Server{ID: "s1", Address: "a:1"}
 	for name, tt := range map[string]struct {
-		a    helloAnswer
+		a    HelloAnswer
 		err  error
 		want bool
 	}{
-		"another server":          {helloAnswer{Bootstrapped: true, Addr: "a:1"}, nil, true},
-		"one that starts":         {helloAnswer{}, &peer.Refusal{Code: peer.NotReady}, true},
-		"the one that asks":       {helloAnswer{Bootstrapped: true, Addr: "b:1"}, nil, false},
-		"one without a log":       {helloAnswer{Addr: "a:1"}, nil, false},
-		"nobody":                  {helloAnswer{}, errors.New("connection refused"), false},
-		"one with another server": {helloAnswer{}, errors.New("its certificate is that of s2"), false},
+		"another server":          {HelloAnswer{Bootstrapped: true, Addr: "a:1"}, nil, true},
+		"one that starts":         {HelloAnswer{}, &peer.Refusal{Code: peer.NotReady}, true},
+		"the one that asks":       {HelloAnswer{Bootstrapped: true, Addr: "b:1"}, nil, false},
+		"one without a log":       {HelloAnswer{Addr: "a:1"}, nil, false},
+		"nobody":                  {HelloAnswer{}, errors.New("connection refused"), false},
+		"one with another server": {HelloAnswer{}, errors.New("its certificate is that of s2"), false},
 	} {
 		if err := idInUse(member, "b:1", tt.a, tt.err); errors.Is(err, ErrIDInUse) != tt.want || (err != nil) != tt.want {
 			t.Errorf("%s: %v", name, err)
