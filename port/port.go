@@ -177,7 +177,9 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 	if p.opened {
 		return nil, errors.New("port: Open was called before")
 	}
-	p.port.Attach(cfg.Raft, func() error { return nil })
+	if cfg.Raft != nil {
+		p.port.Attach(cfg.Raft, func() error { return nil })
+	}
 	if cfg.Raft != nil && !p.port.KnowsMembers() {
 		return nil, errors.New("port: raft has no configuration, so no other server would be admitted: bootstrap the cluster, or call Join before raft is started")
 	}

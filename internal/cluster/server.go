@@ -224,9 +224,6 @@ func (s *Server) Close() error {
 		s.end()
 		ended := s.raft.Shutdown()
 		s.disk.End()
-		if s.port != nil {
-			s.port.EndRaft()
-		}
 		errs = append(errs, ended.Error())
 		s.loops.Wait()
 	}

@@ -123,7 +123,7 @@ func (p *Port) dial(ctx context.Context, id raft.ServerID, addr string) (net.Con
 	p.mu.Lock()
 	p.dialed[c] = true
 	p.mu.Unlock()
-	if err := p.dialing.Err(); err != nil { // EndRaft may not have seen it
+	if err := p.dialing.Err(); err != nil { // endRaft may not have seen it
 		c.Close()
 		return nil, fmt.Errorf("dial %s: raft shuts down: %w", addr, err)
 	}

@@ -71,7 +71,7 @@ type Port struct {
 	// Log lines that another server can cause.
 	failedCalls, refusedRequests mono.Limit
 
-	dialing context.Context // of raft's connections, ended by EndRaft
+	dialing context.Context // of raft's connections, ended by endRaft
 	endDial context.CancelFunc
 
 	log       raft.LogStore          // set by RaftTransport
@@ -200,6 +200,12 @@ func (p *Port) raftView(log raft.LogStore) (raftwire.View, error) {
 func (p *Port) Attach(r *raft.Raft, parked func() error) {
 	p.parked = parked
 	p.raft.Store(r)
+	r.RegisterObserver(raft.NewObserver(nil, false, func(o *raft.Observation) bool { // called by raft itself
+		if state, is := o.Data.(raft.RaftState); is && state == raft.Shutdown {
+			p.endRaft()
+		}
+		return false
+	}))
 }
 
 // Start has the Port answer the members' calls, by path, and who asks to join, and closes connections of servers that are
@@ -223,9 +229,9 @@ func (p *Port) Running() bool {
 	}
 }
 
-// EndRaft closes the connections that raft has made, and refuses it others. It is called when raft has been told to shut
+// endRaft closes the connections that raft has made, and refuses it others. It is called when raft has been told to shut
 // down: raft waits for the answers of servers that hang, or can't be reached, and for as long as it takes to dial them.
-func (p *Port) EndRaft() {
+func (p *Port) endRaft() {
 	p.endDial()
 	p.hangUp(func(peer.Identity) bool { return true })
 }
@@ -242,7 +248,7 @@ func (p *Port) Close() error {
 	if p.inner != nil {
 		errs = append(errs, p.inner.Close())
 	}
-	p.EndRaft()
+	p.endRaft()
 	errs = append(errs, p.server.Close(), p.port.Close())
 	if p.transport != nil {
 		p.transport.Stop()

@@ -15,14 +15,14 @@ import (
 
 // oneSided starts the ports of two members, whose raft has the other one in its configuration and does not run over the port:
 // what one asks over its transport comes out of the other's, and nobody answers.
-func oneSided(t *testing.T) (ports map[raft.ServerID]*port.Port, trans map[raft.ServerID]raft.Transport, addrs map[raft.ServerID]string) {
+func oneSided(t *testing.T) (rafts map[raft.ServerID]*raft.Raft, trans map[raft.ServerID]raft.Transport, addrs map[raft.ServerID]string) {
 	t.Helper()
 	c, listeners := keyringtest.NewNodes(t, 2)
 	var both raft.Configuration
 	for id, addr := range c.Addrs {
 		both.Servers = append(both.Servers, raft.Server{ID: id, Address: raft.ServerAddress(addr)})
 	}
-	ports, trans = map[raft.ServerID]*port.Port{}, map[raft.ServerID]raft.Transport{}
+	rafts, trans = map[raft.ServerID]*raft.Raft{}, map[raft.ServerID]raft.Transport{}
 	for id, addr := range c.Addrs {
 		p, err := port.Listen(port.Config{
 			ID: id, Cluster: "test", Addr: addr, Listener: listeners[id], Logger: hclog.NewNullLogger(),
@@ -34,7 +34,7 @@ func oneSided(t *testing.T) (ports map[raft.ServerID]*port.Port, trans map[raft.
 		t.Cleanup(func() { p.Close() })
 		conf, store, fsm := raft.DefaultConfig(), raft.NewInmemStore(), keyring.NewFSM()
 		conf.LocalID, conf.Logger = id, hclog.NewNullLogger()
-		ports[id], trans[id] = p, p.RaftTransport(store, fsm.CheckSnapshot)
+		trans[id] = p.RaftTransport(store, fsm.CheckSnapshot)
 		_, nowhere := raft.NewInmemTransport(raft.ServerAddress(addr))
 		snaps := raft.NewInmemSnapshotStore()
 		if err := raft.BootstrapCluster(conf, store, store, snaps, nowhere, both); err != nil {
@@ -45,28 +45,29 @@ func oneSided(t *testing.T) (ports map[raft.ServerID]*port.Port, trans map[raft.
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { r.Shutdown().Error() })
+		rafts[id] = r
 		p.Attach(r, func() error { return nil })
 		p.Start(still{}, nil)
 	}
-	return ports, trans, c.Addrs
+	return rafts, trans, c.Addrs
 }
 
-// still is a Membership that does not change.
-type still struct{}
+// still is a host whose members do not change.
+type still struct{ port.Host }
 
 func (still) Changed() <-chan struct{}  { return nil }
 func (still) MembershipVersion() uint64 { return 0 }
 
-// TestEndRaftEndsWhatRaftHasAsked: its shutdown waits for the answers, and those of a server that hangs are due in 10 seconds.
-func TestEndRaftEndsWhatRaftHasAsked(t *testing.T) {
-	ports, trans, addrs := oneSided(t)
+// TestShutdownEndsWhatRaftHasAsked: it waits for the answers, and those of a server that hangs are due in 10 seconds.
+func TestShutdownEndsWhatRaftHasAsked(t *testing.T) {
+	rafts, trans, addrs := oneSided(t)
 	asked := make(chan error, 1)
 	ask := func() error {
 		return trans["s1"].RequestVote("s2", raft.ServerAddress(addrs["s2"]), &raft.RequestVoteRequest{Term: 2}, &raft.RequestVoteResponse{})
 	}
 	go func() { asked <- ask() }()
 	<-trans["s2"].Consumer() // and nobody answers
-	ports["s1"].EndRaft()
+	rafts["s1"].Shutdown()
 	if err := <-asked; err == nil || strings.Contains(err.Error(), "timeout") {
 		t.Errorf("it has waited for the answer: %v", err)
 	}
