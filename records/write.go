@@ -44,6 +44,24 @@ func (w Write) check() error {
 	return nil
 }
 
+// checkAll says what is wrong with the writes of one entry.
+func checkAll(writes []Write) error {
+	if len(writes) == 0 {
+		return errors.New("records: nothing to write")
+	}
+	names := map[string]bool{}
+	for _, w := range writes {
+		if err := w.check(); err != nil {
+			return err
+		}
+		if names[w.Name] {
+			return fmt.Errorf("records: two writes of %q in one Put", w.Name)
+		}
+		names[w.Name] = true
+	}
+	return nil
+}
+
 // link is what a Map acts with.
 type link struct {
 	keys    *keyring.Keyring
@@ -137,7 +155,7 @@ func apply[T any](ctx context.Context, l *link, cmd []byte) (answer T, err error
 
 // Put seals the parts of records and writes them in one entry of raft's log, all of them or none. It returns their version,
 // which is the index of that entry. When the key is rotated before the entry is applied, Put seals and proposes again, until
-// ctx ends. Names may be there once only. The error matches ErrVersion if a record has another version than a write asks for,
+// ctx ends. Each name is there once. The error matches ErrVersion if a record has another version than a write asks for,
 // keyring.ErrTooLong if the entry has more than keyring.MaxCommand bytes, and ErrUncertain, with the cause, if the entry may still
 // be applied; after any other error nothing was written.
 //
@@ -148,18 +166,10 @@ func (m *Map) Put(ctx context.Context, writes ...Write) (version uint64, err err
 	if err != nil {
 		return 0, err
 	}
-	if len(writes) == 0 {
-		return 0, errors.New("records: nothing to write")
+	if err := checkAll(writes); err != nil {
+		return 0, err
 	}
-	first := -1 // the first write that has parts
-	for i, w := range writes {
-		if err := w.check(); err != nil {
-			return 0, err
-		}
-		if first < 0 && len(w.Parts) > 0 {
-			first = i
-		}
-	}
+	first := slices.IndexFunc(writes, func(w Write) bool { return len(w.Parts) > 0 })
 	if first < 0 {
 		if err := l.keys.Leading(); err != nil {
 			return 0, err

@@ -211,6 +211,9 @@ func TestBoundsOfRecords(t *testing.T) {
 	if _, err := m.Put(t.Context()); err == nil {
 		t.Error("nothing is written")
 	}
+	if _, err := m.Put(t.Context(), records.Write{Name: "a"}, records.Write{Name: "b"}, records.Write{Name: "a", Delete: true}); err == nil {
+		t.Error("one name is written twice")
+	}
 	log := raftLog{}
 	for what, bad := range map[string][]byte{
 		"no entries":          encodeCommand('w'),
