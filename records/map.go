@@ -15,7 +15,7 @@ import (
 
 // Map is sealed records by name: a raft.FSM, or a part of one, and a keyring.SealedData. Make it with New. Its methods are
 // safe for concurrent use. Only raft, or the Apply and Restore of the host's FSM, call Apply, SetPlain, Delete, Restore,
-// RestoreFrom and RestorePlain: these change it without a word to the other servers.
+// RestoreFrom and RestorePlain: these change this server's Map alone.
 //
 // A Map is in memory. It is not for a host that sets NoSnapshotRestoreOnStart.
 type Map struct {

@@ -192,7 +192,7 @@ func (m *model) delete(t *rapid.T) {
 	delete(m.all, name)
 }
 
-// restore puts a fresh server with a snapshot in the place of one that had the whole log.
+// restore puts a fresh server with a snapshot in the place of one that had all of the log.
 func (m *model) restore(t *rapid.T) {
 	fresh := records.New(m.fence.FSM)
 	if err := keyringtest.RestoreFSM(fresh, keyringtest.SnapshotOf(m.fence.tb, m.maps[0])); err != nil {
@@ -284,7 +284,7 @@ func TestMapIsItsModel(t *testing.T) {
 	})
 }
 
-// TestViewsStay is for trees of several levels, which the model has not got.
+// TestViewsStay is for trees of several levels, which the model does not have.
 func TestViewsStay(t *testing.T) {
 	const names = 5000
 	m, log, random := records.New(newFence(t).FSM), raftLog{}, rand.New(rand.NewPCG(1, 2))

@@ -44,7 +44,7 @@ type Record struct {
 }
 
 // KeyID returns the ID of the key that a part is sealed under. It is zero for a plaintext, and for a part that the record
-// has not got.
+// does not have.
 func (r Record) KeyID(part int) keyring.KeyID {
 	if part < 0 || part >= len(r.Parts) || r.isPlain(part) {
 		return keyring.KeyID{}
