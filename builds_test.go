@@ -82,14 +82,14 @@ func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
 			t.Helper()
 			before := keyring.Ring(leader.FSM).Backup
 			err := keyring.Propose(t.Context(), leader.Keyring, noted(1))
-			if err == nil || !strings.Contains(err.Error(), "version 3 of log entries: "+want) {
+			if err == nil || !strings.Contains(err.Error(), "version 4 of log entries: "+want) {
 				t.Errorf("%v, want %q", err, want)
 			}
 			if keyring.Ring(leader.FSM).Backup != before {
 				t.Error("it was applied")
 			}
 		}
-		refused("s3 applies log entries up to version 2, and not version 3")
+		refused("s3 applies log entries up to version 3, and not version 4")
 		keyringtest.RotateWhenReady(t, c)
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			return keyringtest.Reply{Hang: e.Kind == "call" && e.To == "s2" && strings.Contains(e.What, "hello")}
@@ -166,6 +166,58 @@ func TestMixedBuildsWriteNoVersionTwo(t *testing.T) {
 	})
 }
 
+// TestNonvotersWaitForOlderBuilds: while a server runs a build of version 2, no server becomes a permanent non-voter, nobody hands
+// over for it, and nothing of version 3 is written. Voters are added all the same.
+func TestNonvotersWaitForOlderBuilds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		second := meta.Build{Version: 2, Command: meta.This.Command, Ring: meta.This.Ring, Files: meta.This.Files}
+		builds := map[raft.ServerID]meta.Build{"s1": meta.This, "s2": meta.This, "s3": second, "s4": meta.This, "s5": meta.This}
+		c := mixed(t, 3, builds)
+		keyringtest.Ready(t, c)
+		keyringtest.MakeLeader(t, c, c.Server("s1"))
+		leader := keyringtest.Ready(t, c)
+		c.StartFresh("s5")
+		nonvoters := map[string]func() error{
+			"AddNonvoter": func() error {
+				return leader.Keyring.AddNonvoter(t.Context(), "s4", "s4", keyring.AddServerOptions{})
+			},
+			"DemoteServer": func() error { return leader.Keyring.DemoteServer(t.Context(), "s2") },
+		}
+		itself := func() error { return leader.Keyring.DemoteServer(t.Context(), "s1") }
+		before := leader.Raft.GetConfiguration().Configuration().Servers
+		for name, call := range map[string]func() error{"AddNonvoter": nonvoters["AddNonvoter"], "DemoteServer": nonvoters["DemoteServer"], "of itself": itself} {
+			if err := call(); err == nil || !strings.Contains(err.Error(), "s3 applies log entries up to version 2, and not version 3") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if after := leader.Raft.GetConfiguration().Configuration().Servers; !slices.Equal(before, after) || c.Leader() != leader {
+			t.Errorf("the servers are %v, and %s leads", after, c.Leader().ID)
+		}
+		if err := leader.Keyring.AddVoter(t.Context(), "s5", "s5", keyring.AddServerOptions{}); err != nil {
+			t.Errorf("a voter: %v", err)
+		}
+		keyringtest.AwaitKeys(t, c)
+		for _, s := range c.Servers {
+			if got := ringOf(s); strings.HasPrefix(got, `{"version":3,`) {
+				t.Errorf("%s has %s", s.ID, got)
+			}
+		}
+		builds["s3"] = meta.This
+		c.Restart(c.Server("s3"))
+		c.StartFresh("s4")
+		hears(c.Server("s3"), leader)
+		for name, call := range nonvoters {
+			if err := call(); err != nil {
+				t.Errorf("%s, when all are of this build: %v", name, err)
+			}
+		}
+		if got := ringOf(leader); !strings.HasPrefix(got, `{"version":3,`) {
+			t.Errorf("the leader has %s", got)
+		}
+	})
+}
+
 // TestNothingIsAskedForVersionOne: no command of version 1 costs a question.
 func TestNothingIsAskedForVersionOne(t *testing.T) {
 	t.Parallel()
@@ -196,7 +248,7 @@ func TestLeaderGoesOnWhileACommandWaits(t *testing.T) {
 		c.Stop(c.Server("s4"))
 		c.Remove(c.Server("s4")) // whose records are to be forgotten
 		time.Sleep(20 * time.Second)
-		if got := keyringtest.ProblemAbout(t, leader, keyring.ProblemWaiting, "s3"); !strings.Contains(got, "up to version 2") {
+		if got := keyringtest.ProblemAbout(t, leader, keyring.ProblemWaiting, "s3"); !strings.Contains(got, "up to version 3") {
 			t.Errorf("problem %q", got)
 		}
 		var asked atomic.Int32
@@ -359,7 +411,7 @@ func TestNewerSnapshotIsRefusedCompletely(t *testing.T) {
 	const want = "the snapshot is of a newer build"
 	for name, fsm := range map[string]raft.FSM{"alone": keys, "mux": keyring.Mux(keys, host)} {
 		err := keyringtest.RestoreFSM(fsm, snap)
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "version 3, this build reads up to version 2") {
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "version 4, this build reads up to version 3") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if errors.Is(err, keyring.ErrCorrupt) {

@@ -11,8 +11,9 @@
 // [Keyring.WaitReady] then tells when [Keyring.Decrypt] and [Keyring.Verify] work, and on the leader
 // [Keyring.Encrypt] and [Keyring.Sign]. A host that keeps what it has sealed in its raft has it in a Map of package records.
 //
-// Such a host changes the members of its cluster with [Keyring.AddServer], [Keyring.PromoteServer],
-// [Keyring.ReadmitServer] and [Keyring.RemoveServer] on the leader, and lets servers join by tokens: see [JoinConn].
+// Such a host changes the members of its cluster on the leader: with [Keyring.AddVoter] and [Keyring.RemoveServer], with
+// [Keyring.AddNonvoter], [Keyring.DemoteServer] and [Keyring.PromoteServer] for servers that stay without a vote, and with
+// [Keyring.ReadmitServer]. It hands over with [Keyring.TransferLeadership], and lets servers join by tokens: see [JoinConn].
 // Config.Metrics receives the figures of a server, and Config.Problems adds what is wrong with the host's part to
 // [Status].
 //

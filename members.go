@@ -1,6 +1,6 @@
 package keyring
 
-// Members: added, readmitted, removed, given a vote; and the tokens with which servers join. It is the public face of
+// Members: added, readmitted, removed, promoted, demoted; how the leader hands over; and the tokens with which servers join. It is the public face of
 // internal/members. The reasons to refuse a token are in plan.JoinRefusal; those that must also hold when raft applies its
 // use are in internal/meta.
 
@@ -30,11 +30,33 @@ type AddServerOptions struct {
 	MayMove func(ctx context.Context, member raft.Server) error
 }
 
-// AddServer adds a server to the raft configuration, without a vote: see PromoteServer. A member gets the new
-// address and keeps its vote. An ID of up to 255 bytes is taken as it is: case counts, and spaces around it are
-// refused. It may be called again. Leader only.
+// AddVoter adds a server to the raft configuration, waits until it holds every key, and gives it a vote: AddServer and
+// PromoteServer in one call. Start the server before, or while AddVoter waits, with a Transport. A member that votes already
+// keeps its vote, and gets the new address. So it may be called again: after an error, a crash, or a change of leader.
+//
+// It ends with ctx, which should have a deadline. The error says what the server lacks, or that its keyring does not
+// answer, as Status does meanwhile; the server stays a member without a vote. Of a permanent non-voter it changes the address
+// alone, and returns an error: see PromoteServer. Leader only.
+func (k *Keyring) AddVoter(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().AddVoter(ctx, id, addr, members.AddOptions(o)) })
+}
+
+// AddNonvoter adds a server to the raft configuration as a permanent non-voter, as for a read replica: it gets every key and
+// every log entry, opens and verifies, and nobody gives it a vote but PromoteServer. That is recorded in the FSM, so it outlives
+// restarts, changes of leader, and ReadmitServer. A member without a vote becomes a permanent non-voter. A voter is an error:
+// see DemoteServer. It may be called again.
+//
+// While a server of the cluster does not answer, or runs a build without permanent non-voters, it is an error that names
+// that server, and nothing has changed. Leader only.
+func (k *Keyring) AddNonvoter(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().AddNonvoter(ctx, id, addr, members.AddOptions(o)) })
+}
+
+// AddServer adds a server to the raft configuration, without a vote, and does not wait: PromoteServer or PromoteServers gives
+// it a vote later. A member gets the new address, and keeps its vote or stays without one. An ID of up to 255 bytes is taken as it is: case
+// counts, and spaces around it are refused. It may be called again. Leader only.
 func (k *Keyring) AddServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddServerOptions) error {
-	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Add(ctx, id, addr, o.MayMove) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Add(ctx, id, addr, members.AddOptions(o)) })
 }
 
 // ReadmitServer makes a member that has lost its raft log a member that has no vote and holds no key. As a voter it
@@ -71,10 +93,48 @@ func (k *Keyring) RemoveServer(ctx context.Context, id raft.ServerID, o RemoveSe
 // PromoteServer gives a member that has no vote one, once it holds every key that something may be sealed under: it
 // must be recorded as a holder of each, and say so now, and a majority of the voters with it must hold each key. Until
 // then Status names the server and what it waits for. While it is not recorded as a holder, the error matches
-// ErrKeyMissing, and there is no use in asking again before Changed tells of a change. A voter keeps its vote. Leader
-// only.
+// ErrKeyMissing, and there is no use in asking again before Changed tells of a change. A voter keeps its vote. A permanent
+// non-voter is none any more once it votes; after an error it still is. Leader only.
 func (k *Keyring) PromoteServer(ctx context.Context, id raft.ServerID) error {
 	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Promote(ctx, id) })
+}
+
+// PromoteServers does what PromoteServer does for every member without a vote, but for permanent non-voters. A host in which
+// servers join by themselves calls it whenever Changed tells of a change, and again after an error. That a server does not
+// hold every key yet is no error. Status and the log say why a server has no vote yet. Leader only.
+func (k *Keyring) PromoteServers(ctx context.Context) error {
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().PromoteAll(ctx) })
+}
+
+// DemoteServer takes a voter's vote: it stays a member, keeps its keys, and is a permanent non-voter until PromoteServer is
+// called for it. It is refused while a majority of the other voters does not say, now, that it holds each key, with an error
+// that matches ErrNotDurable; and for the last voter. A member without a vote becomes a permanent non-voter. It may be called
+// again. What is said of builds and of servers that do not answer at AddNonvoter holds here too: to do without a server that
+// will not come back, call RemoveServer.
+//
+// A leader that is to demote itself hands over and returns an error that matches ErrNotLeader: the next leader is to be
+// asked. Leader only.
+func (k *Keyring) DemoteServer(ctx context.Context, id raft.ServerID) error {
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Demote(ctx, id) })
+}
+
+// TransferLeadership hands over to another voter, the one whose log is the furthest: before work on the leader's
+// machine, say, or before the leader's process ends. When it returns without an error, this server leads no longer, and the other one is
+// being elected, which takes some milliseconds. It is an error if there is no other voter, or if none takes over within a few
+// seconds; then this server goes on. Leader only: on another server the error is a NotLeaderError, with the leader.
+func (k *Keyring) TransferLeadership(ctx context.Context) error {
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Transfer(ctx, "") })
+}
+
+// TransferLeadershipTo is TransferLeadership to the voter of that ID. It returns nil if that is this server, and it leads.
+// If no member has that ID, the error matches ErrNotMember. Leader only.
+func (k *Keyring) TransferLeadershipTo(ctx context.Context, id raft.ServerID) error {
+	return k.doLed(ctx, func(ctx context.Context) error {
+		if id == "" {
+			return errors.New("transfer leadership: the server ID is empty")
+		}
+		return k.members().Transfer(ctx, id)
+	})
 }
 
 // MembershipVersion grows with each raft configuration that the FSM is told of and each snapshot that is restored. A

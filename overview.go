@@ -119,7 +119,7 @@ func (o overview) lasts(since mono.Time) bool {
 // status makes the Status of it, without Keys.
 func (o overview) status() Status {
 	s := Status{
-		ID: o.id, Leader: o.leader, Servers: o.servers, Ready: o.notReady == nil, CaughtUp: o.CaughtUp,
+		ID: o.id, Leader: o.leader, Servers: o.servers, Nonvoters: nonvoters(o.View, o.servers), Ready: o.notReady == nil, CaughtUp: o.CaughtUp,
 		LastBackup:   LastBackup{o.Ring.Backup.Index, o.Ring.Backup.Time, o.Ring.Backup.Digest},
 		NextRotation: plan.NextRotation(o.clocks.RingClock.Correct(o.Ring), o.policy),
 		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
@@ -137,6 +137,16 @@ func (o overview) status() Status {
 	}
 	s.Problems = problemsOf(o, s)
 	return s
+}
+
+// nonvoters are the servers of Status.Nonvoters. A record may outlive the change of the raft configuration by a moment.
+func nonvoters(v local.View, servers []raft.Server) (ids []raft.ServerID) {
+	for _, s := range servers {
+		if s.Suffrage != raft.Voter && v.Ring.IsNonvoter(string(s.ID)) {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
 }
 
 // noBackup are the keys of Status.NoBackup.

@@ -132,7 +132,7 @@ var problemKinds = []struct {
 	{ProblemTime, SeverityWarning, "If this server's clock is behind, set it right. If it is right, a leader's was ahead: keys rotate all the same; a key retired ahead verifies tokens until then, and Revoke ends that."},
 	{ProblemRekey, SeverityWarning, "Overwrite the records that do not open, or see to the error of the host's store. If Config.Data is nil on the leader: give it the host's data, and start it again."},
 	{ProblemHost, SeverityWarning, "See why this function of the host's does not return: what it waits for, a disk or a socket say, has to answer. Until then what needs it waits, and Close takes 10 seconds and is an error."},
-	{ProblemNonvoter, SeverityWarning, "Nothing, if it has just joined. Else see which keys are missing, and where."},
+	{ProblemNonvoter, SeverityWarning, "Nothing, if it has just joined. Else see which keys are missing, and where. If its keyring does not answer: open it there, with a Transport over which the other servers reach ServePeer. If it is to stay without a vote: AddNonvoter."},
 	{ProblemWaiting, SeverityWarning, "Start these servers, with this build."},
 	{ProblemUnreachable, SeverityWarning, "Look at that server, its certificate and the network. If its process runs and answers nothing, it hangs: end it with kill -9, which loses nothing that was committed, and start it again."},
 	{ProblemAltered, SeverityWarning, "Find out who can write to the keystore directory, and what else was changed there. Compare the KEKs of the copy with those of the configuration: an entry of escrow may have been taken out. Then delete the copy."},

@@ -208,7 +208,7 @@ func (o overview) waitProblems(st Status) (all []Problem) {
 				all = append(all, Problem{Kind: k, Server: s.ID, Detail: prefix + why})
 			}
 		}
-		if s.Suffrage != raft.Voter {
+		if s.Suffrage != raft.Voter && !slices.Contains(st.Nonvoters, s.ID) {
 			each(ProblemNonvoter, o.waits.Nonvoters, "")
 		}
 		each(ProblemFirstKey, o.waits.FirstKey, "")

@@ -27,8 +27,10 @@ import (
 type Status struct {
 	ID      raft.ServerID `json:"id"`
 	Leader  raft.ServerID `json:"leader,omitempty"` // empty if none is known
-	Servers []raft.Server `json:"servers"`          // of the latest raft configuration
-	Ready   bool          `json:"ready"`            // what WaitReady waits for
+	Servers []raft.Server `json:"servers"`          // of the latest raft configuration, which says who votes
+	// Nonvoters are the permanent non-voters among the servers: see AddNonvoter. The others without a vote are to get one.
+	Nonvoters []raft.ServerID `json:"nonvoters"`
+	Ready     bool            `json:"ready"` // what WaitReady waits for
 	// CaughtUp says that this server has, since Open, had everything that a leader had committed at some
 	// moment after. Until then Keys and what follows from them may be outdated, and nothing is an orphan.
 	CaughtUp bool `json:"caughtUp"`
@@ -223,8 +225,11 @@ func (s Status) writeKeys(b *strings.Builder) {
 	fmt.Fprint(w, "\nKEY\tSTATE\tSINCE")
 	for _, server := range s.Servers {
 		fmt.Fprintf(w, "\t%s", server.ID)
-		if server.Suffrage != raft.Voter {
-			fmt.Fprint(w, " (no voter)")
+		switch {
+		case slices.Contains(s.Nonvoters, server.ID):
+			fmt.Fprint(w, " (non-voter)")
+		case server.Suffrage != raft.Voter:
+			fmt.Fprint(w, " (no vote yet)")
 		}
 	}
 	fmt.Fprintln(w)
@@ -285,6 +290,7 @@ type statusFields struct {
 	ID           raft.ServerID   `json:"id"`
 	Leader       raft.ServerID   `json:"leader"`
 	Servers      []raft.Server   `json:"servers"`
+	Nonvoters    []raft.ServerID `json:"nonvoters"`
 	Ready        bool            `json:"ready"`
 	CaughtUp     bool            `json:"caughtUp"`
 	LastContact  time.Time       `json:"lastContact"`
@@ -325,7 +331,7 @@ func problemsOfFields(all []problemFields) []Problem {
 
 func (f statusFields) status() Status {
 	return Status{
-		ID: f.ID, Leader: f.Leader, Servers: f.Servers, Ready: f.Ready, CaughtUp: f.CaughtUp, LastContact: f.LastContact,
+		ID: f.ID, Leader: f.Leader, Servers: f.Servers, Nonvoters: f.Nonvoters, Ready: f.Ready, CaughtUp: f.CaughtUp, LastContact: f.LastContact,
 		Active: f.Active, Missing: f.Missing, Orphans: f.Orphans, SetAside: f.SetAside, KEKs: f.KEKs, OnOldKEKs: f.OnOldKEKs,
 		NextRotation: f.NextRotation, LastBackup: f.LastBackup, BackupSigner: f.BackupSigner, Rekeying: f.Rekeying,
 		Problems: problemsOfFields(f.Problems),

@@ -14,6 +14,7 @@ var Decoders = map[string]func([]byte) error{
 	"add server":    func(b []byte) error { _, err := addType.Decode(b); return err },
 	"remove server": func(b []byte) error { _, err := removeServerType.Decode(b); return err },
 	"join token":    func(b []byte) error { _, err := joinTokenType.Decode(b); return err },
+	"vote":          func(b []byte) error { _, err := voteType.Decode(b); return err },
 	"withdraw":      func(b []byte) error { _, err := withdrawType.Decode(b); return err },
 	"adopt":         func(b []byte) error { _, err := adoptType.Decode(b); return err },
 	"confirm":       func(b []byte) error { _, err := confirmType.Decode(b); return err },

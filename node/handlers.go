@@ -32,6 +32,8 @@ const (
 	pathJoinToken    = "/node/join-token"
 	pathWithdraw     = "/node/withdraw-join-token"
 	pathTransfer     = "/node/transfer-leadership"
+	pathPromote      = "/node/promote-server"
+	pathDemote       = "/node/demote-server"
 
 	pathAdopt         = "/node/adopt"
 	pathConfirmBackup = "/node/confirm-backup"
@@ -60,6 +62,12 @@ type (
 		By   string        `json:",omitempty" bound:"bytes=255"`
 		ID   raft.ServerID `bound:"bytes=1024"`
 		Addr string        `bound:"bytes=1024"`
+
+		Nonvoter bool `json:",omitempty"` // see AddNonvoter. A leader of an older build refuses it
+	}
+	voteRequest struct { // to promote a server, or to demote it
+		By string        `json:",omitempty" bound:"bytes=255"`
+		ID raft.ServerID `bound:"bytes=1024"`
 	}
 	removeServerRequest struct {
 		By string        `json:",omitempty" bound:"bytes=255"`
@@ -94,6 +102,7 @@ var (
 	addType          = bounded.For[addRequest](peer.MaxMessage)
 	removeServerType = bounded.For[removeServerRequest](peer.MaxMessage)
 	joinTokenType    = bounded.For[joinTokenRequest](peer.MaxMessage)
+	voteType         = bounded.For[voteRequest](peer.MaxMessage)
 	transferType     = bounded.For[transferRequest](peer.MaxMessage)
 	withdrawType     = bounded.For[withdrawRequest](peer.MaxMessage)
 	adoptType        = bounded.For[adoptRequest](peer.MaxMessage)
@@ -140,6 +149,8 @@ func (n *Node) handlers() map[string]port.Handler {
 		pathJoinToken:    asked(joinTokenType, n.serveJoinToken),
 		pathWithdraw:     asked(withdrawType, n.serveWithdraw),
 		pathTransfer:     asked(transferType, n.serveTransfer),
+		pathPromote:      asked(voteType, n.servePromote),
+		pathDemote:       asked(voteType, n.serveDemote),
 
 		pathAdopt:         asked(adoptType, n.serveAdopt),
 		pathConfirmBackup: asked(confirmType, n.serveConfirmBackup),
@@ -217,6 +228,14 @@ func (n *Node) serveAddServer(ctx context.Context, r addRequest) ([]byte, error)
 
 func (n *Node) serveRemoveServer(ctx context.Context, r removeServerRequest) ([]byte, error) {
 	return nil, n.keys.RemoveServer(keyring.WithActor(ctx, r.By), r.ID, r.RemoveServerOptions)
+}
+
+func (n *Node) servePromote(ctx context.Context, r voteRequest) ([]byte, error) {
+	return nil, n.keys.PromoteServer(keyring.WithActor(ctx, r.By), r.ID)
+}
+
+func (n *Node) serveDemote(ctx context.Context, r voteRequest) ([]byte, error) {
+	return nil, n.keys.DemoteServer(keyring.WithActor(ctx, r.By), r.ID)
 }
 
 func (n *Node) serveJoinToken(ctx context.Context, r joinTokenRequest) ([]byte, error) {

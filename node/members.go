@@ -23,15 +23,45 @@ import (
 // The host is a name or an IP address of one server, so not 0.0.0.0, and the port is from 1 to 65535. An ID has up to
 // 255 bytes. Case counts, and spaces at its ends are refused.
 //
+// A permanent non-voter stays one: see AddNonvoter.
+//
 // AddServer may be called on any server, and again after an error. Until ctx ends it waits for a leader that is ready
 // and answers.
 func (n *Node) AddServer(ctx context.Context, id raft.ServerID, addr string) error {
-	r := addRequest{keyring.Actor(ctx), id, addr}
+	return n.add(ctx, addRequest{By: keyring.Actor(ctx), ID: id, Addr: addr})
+}
+
+// AddNonvoter is AddServer for a permanent non-voter, as for a read replica: it gets every key and every log entry, and no
+// vote before PromoteServer is called for it. See Keyring.AddNonvoter. A voter is an error: see DemoteServer. If the server is to
+// join with a token, call AddNonvoter before it does.
+func (n *Node) AddNonvoter(ctx context.Context, id raft.ServerID, addr string) error {
+	return n.add(ctx, addRequest{By: keyring.Actor(ctx), ID: id, Addr: addr, Nonvoter: true})
+}
+
+func (n *Node) add(ctx context.Context, r addRequest) error {
 	if err := r.check(); err != nil {
 		return err
 	}
 	here := func() (struct{}, error) { return only(n.addServer(ctx, r)) }
 	_, err := onLeader(ctx, n, here, request(pathAddServer, memberTimeout, r), nothing)
+	return err
+}
+
+// PromoteServer gives a permanent non-voter a vote. It must hold every key: see Keyring.PromoteServer. It may be called on any
+// server, and again after an error. Until ctx ends it waits for a leader that is ready and answers. Other servers
+// without a vote get one by themselves.
+func (n *Node) PromoteServer(ctx context.Context, id raft.ServerID) error {
+	here := func() (struct{}, error) { return only(n.keys.PromoteServer(ctx, id)) }
+	_, err := onLeader(ctx, n, here, request(pathPromote, memberTimeout, voteRequest{keyring.Actor(ctx), id}), nothing)
+	return err
+}
+
+// DemoteServer takes a server's vote: it is a permanent non-voter then. It is refused if a key would be at risk, and for the
+// last voter; a leader that is to be demoted first hands over: see Keyring.DemoteServer. It may be called on any server,
+// and again after an error. Until ctx ends it waits for a leader that is ready and answers.
+func (n *Node) DemoteServer(ctx context.Context, id raft.ServerID) error {
+	here := func() (struct{}, error) { return only(n.keys.DemoteServer(ctx, id)) }
+	_, err := onLeader(ctx, n, here, request(pathDemote, memberTimeout, voteRequest{keyring.Actor(ctx), id}), nothing)
 	return err
 }
 
@@ -112,7 +142,11 @@ func (n *Node) addServer(ctx context.Context, r addRequest) error {
 	if n.cluster.Port() == nil {
 		return errors.New("add server: this server is alone, without a port")
 	}
-	return n.keys.AddServer(ctx, r.ID, raft.ServerAddress(r.Addr), keyring.AddServerOptions{
+	add := n.keys.AddServer
+	if r.Nonvoter {
+		add = n.keys.AddNonvoter
+	}
+	return add(ctx, r.ID, raft.ServerAddress(r.Addr), keyring.AddServerOptions{
 		MayMove: func(ctx context.Context, member raft.Server) error { return n.mayMove(ctx, member, r.Addr) },
 	})
 }
@@ -129,24 +163,16 @@ func (n *Node) mayMove(ctx context.Context, member raft.Server, addr string) err
 	return nil
 }
 
-// promote gives servers a vote, on the leader, once they hold every key that is needed. The error is
-// that of those for which it has failed, and need not be tried again before something changes.
+// promote gives servers a vote, on the leader, once they hold every key that is needed. The error is that of those for
+// which it is to be tried again.
 func (n *Node) promote(ctx context.Context) error {
 	if n.keys.Leading() != nil {
 		return nil
 	}
-	var errs []error
-	for _, s := range n.cluster.Members() {
-		if s.Suffrage == raft.Voter {
-			continue
-		}
-		err := n.keys.PromoteServer(ctx, s.ID)
-		if err != nil && !errors.Is(err, keyring.ErrKeyMissing) {
-			n.log.Warn("promote", "id", s.ID, "error", err)
-			errs = append(errs, err)
-		}
+	if err := n.keys.PromoteServers(ctx); !errors.Is(err, keyring.ErrNotLeader) {
+		return err
 	}
-	return errors.Join(errs...)
+	return nil // the next leader does it
 }
 
 // keepAddress has the raft configuration say where this server is, which may have moved since it ran

@@ -5,11 +5,10 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"time"
 
 	"example.com/keyring"
-	"example.com/keyring/internal/gate"
 	"github.com/hashicorp/raft"
 )
 
@@ -59,67 +58,10 @@ func (n *Node) untilMoved(ctx context.Context, id raft.ServerID, ask func() (str
 
 // transfer is TransferLeadership on the leader: to the server of that ID or, if it is empty, to any.
 func (n *Node) transfer(ctx context.Context, id raft.ServerID) error {
-	if err := n.keys.Leading(); err != nil {
-		return err
-	}
-	if id == n.cfg.ID {
-		return nil
-	}
-	others := n.otherVoters()
-	if len(others) == 0 {
-		return errors.New("transfer leadership: there is no other voter")
-	}
 	if id == "" {
-		return n.handOver(ctx, others)
+		return n.keys.TransferLeadership(ctx)
 	}
-	s, known := n.cluster.Member(id)
-	switch {
-	case !known:
-		return fmt.Errorf("transfer leadership: server %.300q: %w", id, keyring.ErrNotMember)
-	case s.Suffrage != raft.Voter:
-		return fmt.Errorf("transfer leadership: server %s has no vote", id)
-	}
-	return n.handOverTo(ctx, s)
-}
-
-// otherVoters are the voters but for this server.
-func (n *Node) otherVoters() (others []raft.Server) {
-	for _, s := range n.cluster.Members() {
-		if s.Suffrage == raft.Voter && s.ID != n.cfg.ID {
-			others = append(others, s)
-		}
-	}
-	return others
-}
-
-// handOver hands over to the voter of raft's choice. That may be one that has just gone: then it tries each of the others.
-func (n *Node) handOver(ctx context.Context, others []raft.Server) error {
-	err := n.handOverTo(ctx, raft.Server{})
-	for _, s := range others {
-		if err == nil || ctx.Err() != nil || !n.isLeader() {
-			break
-		}
-		err = n.handOverTo(ctx, s)
-	}
-	if err != nil && !n.isLeader() {
-		return nil // it has lost the leadership otherwise
-	}
-	return err
-}
-
-// handOverTo hands over to a server, or to one of raft's choice if that has no ID. Raft gives up after its election timeout.
-func (n *Node) handOverTo(ctx context.Context, s raft.Server) error {
-	n.log.Info("leader hands over", "to", s.ID, "by", keyring.Actor(ctx))
-	_, err := gate.Await(ctx, func() (struct{}, error) {
-		if s.ID == "" {
-			return only(n.cluster.Raft().LeadershipTransfer().Error())
-		}
-		return only(n.cluster.Raft().LeadershipTransferToServer(s.ID, s.Address).Error())
-	})
-	if err != nil {
-		return fmt.Errorf("transfer leadership: %w", err)
-	}
-	return nil
+	return n.keys.TransferLeadershipTo(ctx, id)
 }
 
 // handOverPatience bounds how long Close of a leader takes to hand over, and to hear of the next one.
@@ -131,13 +73,13 @@ func (n *Node) resign() {
 	if !n.isLeader() {
 		return
 	}
-	others := n.otherVoters()
-	if len(others) == 0 {
+	isOtherVoter := func(s raft.Server) bool { return s.Suffrage == raft.Voter && s.ID != n.cfg.ID }
+	if !slices.ContainsFunc(n.cluster.Members(), isOtherVoter) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), max(handOverPatience, 3*n.cfg.pace))
 	defer cancel()
-	if err := n.handOver(ctx, others); err != nil {
+	if err := n.keys.TransferLeadership(ctx); err != nil {
 		n.log.Warn("leader closes without having handed over", "error", err)
 		return
 	}

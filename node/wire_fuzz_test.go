@@ -67,3 +67,7 @@ func TestRequestsCostNoMoreThanTheirBounds(t *testing.T) {
 		}
 	})
 }
+
+func FuzzVoteRequest(f *testing.F) {
+	fuzzKind(f, "vote", `{"By":"ann","ID":"s4"}`)
+}

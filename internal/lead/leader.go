@@ -302,6 +302,8 @@ func (l *Leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 		return l.proposeWith(ctx, holds, meta.Command{Hold: &meta.Hold{Server: string(l.ID), Keystore: l.Store.ID()}})
 	case plan.Forget:
 		return l.proposeWith(ctx, holds, meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
+	case plan.EndNonvoters:
+		return l.endNonvoters(ctx, a.Servers, holds)
 	case plan.End:
 		if err := l.deliver(ctx, holds); err != nil {
 			return err
@@ -343,6 +345,20 @@ func (l *Leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 		return l.proposeWith(ctx, holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.Clocks.RemovalTime(ctx, a.Key)}})
 	}
 	return fmt.Errorf("unknown step %s", a.Kind)
+}
+
+// endNonvoters ends what is recorded of servers that are no permanent non-voters any more. As with tokens, all servers know
+// of such commands: else there was no record.
+func (l *Leader) endNonvoters(ctx context.Context, servers []string, holds []meta.Command) error {
+	if err := l.deliver(ctx, holds); err != nil {
+		return err
+	}
+	var ends []meta.Command
+	for _, s := range servers {
+		ends = append(ends, meta.Command{Nonvoter: &meta.Nonvoter{Server: s, End: true}})
+	}
+	l.Logger.Info("servers that vote or have left are no permanent non-voters any more", "servers", servers)
+	return l.FSM.Propose(ctx, l.Raft, ends)
 }
 
 // handOver hands leadership to a server whose clock is right.

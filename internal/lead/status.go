@@ -86,16 +86,21 @@ func (l *Leader) noteFirstKey(hindered map[raft.ServerID]string) {
 	l.note(func(s *Status) { s.FirstKey = hindered })
 }
 
-// NoteNonvoter notes why a server is no voter yet, or that nothing keeps it from being one.
-func (l *Leader) NoteNonvoter(server raft.ServerID, why error) {
+// NoteNonvoter notes why a server is no voter yet, or that nothing keeps it from being one. It reports whether that is news.
+func (l *Leader) NoteNonvoter(server raft.ServerID, why error) (news bool) {
 	l.note(func(s *Status) {
-		if delete(s.Nonvoters, server); why != nil {
-			if s.Nonvoters == nil {
-				s.Nonvoters = map[raft.ServerID]string{}
-			}
-			s.Nonvoters[server] = why.Error()
+		was := s.Nonvoters[server]
+		if why == nil {
+			news = was != ""
+			delete(s.Nonvoters, server)
+			return
 		}
+		if s.Nonvoters == nil {
+			s.Nonvoters = map[raft.ServerID]string{}
+		}
+		s.Nonvoters[server], news = why.Error(), was != why.Error()
 	})
+	return news
 }
 
 // notePending notes why a key can't be activated yet.

@@ -27,16 +27,27 @@ type Members struct {
 	Leader *lead.Leader
 }
 
-// Add adds a server without a vote. A member gets the new address and keeps its vote: mayMove is asked before, with the
-// member as raft has it. It may be nil.
-func (m Members) Add(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, mayMove func(context.Context, raft.Server) error) error {
+// AddOptions say how to add a server.
+type AddOptions struct {
+	// MayMove is asked before a member gets another address, with the member as raft has it. It may be nil.
+	MayMove func(context.Context, raft.Server) error
+}
+
+// Add adds a server without a vote. A member gets the new address and keeps its vote.
+func (m Members) Add(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddOptions) error {
 	if err := m.Leading(); err != nil {
 		return err
 	}
-	was, known := m.ServerOf(id)
-	if known && was.Address == addr {
+	if was, known := m.ServerOf(id); known && was.Address == addr {
 		return nil
 	}
+	return m.add(ctx, id, addr, o, func(context.Context, raft.Server) error { return nil })
+}
+
+// add adds a server without a vote, or gives a member its new address. Between two steps of the leader's loop it calls
+// first, with the member as raft has it, or without an ID if there is none.
+func (m Members) add(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, o AddOptions, first func(context.Context, raft.Server) error) error {
+	was, known := m.ServerOf(id)
 	if !known {
 		if err := peer.CheckServerID(string(id)); err != nil {
 			return fmt.Errorf("add server: %w", err)
@@ -45,15 +56,18 @@ func (m Members) Add(ctx context.Context, id raft.ServerID, addr raft.ServerAddr
 	if err := m.checkAddress(id, addr); err != nil {
 		return fmt.Errorf("add server %s: %w", id, err)
 	}
-	if known && mayMove != nil {
-		if err := mayMove(ctx, was); err != nil {
+	if known && was.Address != addr && o.MayMove != nil {
+		if err := o.MayMove(ctx, was); err != nil {
 			return err
 		}
 	}
 	return m.Leader.BetweenSteps(ctx, func(ctx context.Context) error {
 		is, still := m.ServerOf(id)
-		if still != known {
-			return fmt.Errorf("add server %s: it was added or removed meanwhile", id)
+		if still != known || is.Address != was.Address {
+			return fmt.Errorf("add server %s: it was added, moved or removed meanwhile", id)
+		}
+		if err := first(ctx, is); err != nil || still && is.Address == addr {
+			return err
 		}
 		if still { // another one that has its ID may have taken its place
 			m.Logger.Warn("a member has another address", "id", id, "addr", addr, "was", is.Address, "by", fsm.Actor(ctx))
@@ -115,7 +129,7 @@ func (m Members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAdd
 	}
 	m.Logger.Info("server without a raft log joins as a member without a vote", "id", s.ID, "addr", addr)
 	if s.Suffrage == raft.Voter {
-		if err := m.mayExpel(ctx, s.ID, RemoveOptions{}); err != nil {
+		if err := m.mayLoseVote(ctx, "readmit", s.ID); err != nil {
 			return err
 		}
 		if err := m.Raft.DemoteVoter(s.ID, 0, fsm.ProposeTimeout).Error(); err != nil {
@@ -136,36 +150,50 @@ type RemoveOptions struct {
 // Remove removes a server, if it puts no key at risk. A leader that is to remove itself hands over, and returns an error
 // that matches fsm.ErrNotLeader.
 func (m Members) Remove(ctx context.Context, id raft.ServerID, o RemoveOptions) error {
+	return m.orHandOver(ctx, "remove", id, func(ctx context.Context) error { return m.mayExpel(ctx, id, o) },
+		func(ctx context.Context, _ raft.Server) error {
+			m.Logger.Info("server is removed", "id", id, "forced", o.Force, "by", fsm.Actor(ctx))
+			return m.expel(ctx, id, o)
+		})
+}
+
+// orHandOver changes a member, between two steps of the leader's loop. A leader that is to be changed itself hands over, if
+// it may be, and returns an error that matches fsm.ErrNotLeader: the next leader goes on.
+func (m Members) orHandOver(ctx context.Context, what string, id raft.ServerID, may func(context.Context) error,
+	change func(context.Context, raft.Server) error) error {
 	resigns := false
 	err := m.Leader.BetweenSteps(ctx, func(ctx context.Context) error {
-		if !m.IsMember(id) {
-			return m.NotMember("remove", id)
+		s, known := m.ServerOf(id)
+		if !known {
+			return m.NotMember(what, id)
 		}
 		if resigns = id == m.ID; resigns {
-			return m.mayExpel(ctx, id, o)
+			return may(ctx)
 		}
-		m.Logger.Info("server is removed", "id", id, "forced", o.Force, "by", fsm.Actor(ctx))
-		return m.expel(ctx, id, o)
+		return change(ctx, s)
 	})
 	if err != nil || !resigns {
 		return err
 	}
-	m.Logger.Info("leader is to be removed: it hands over", "by", fsm.Actor(ctx))
-	if err := m.Raft.LeadershipTransfer().Error(); err != nil {
-		return fmt.Errorf("remove server %s, the leader: hand over: %w", id, err)
+	if err := m.Transfer(ctx, ""); err != nil {
+		return fmt.Errorf("%s server %s, the leader: %w", what, id, err)
 	}
-	return m.FSM.NotLeader(m.Raft) // the next one goes on
+	return m.FSM.NotLeader(m.Raft)
 }
 
 // mayExpel reports whether the configuration without the server puts no key at risk.
 func (m Members) mayExpel(ctx context.Context, id raft.ServerID, o RemoveOptions) error {
-	s, known := m.ServerOf(id)
-	if !known || s.Suffrage != raft.Voter || o.Force {
+	if s, known := m.ServerOf(id); !known || s.Suffrage != raft.Voter || o.Force {
 		return nil
 	}
+	return m.mayLoseVote(ctx, "remove", id)
+}
+
+// mayLoseVote reports whether the other voters can do without that one: there are some, and they hold every key.
+func (m Members) mayLoseVote(ctx context.Context, what string, id raft.ServerID) error {
 	remain := slices.DeleteFunc(m.voters(), func(v raft.ServerID) bool { return v == id })
 	if len(remain) == 0 {
-		return fmt.Errorf("remove server %s: it is the last voter", id)
+		return fmt.Errorf("%s server %s: it is the last voter", what, id)
 	}
 	return m.Check(ctx, remain)
 }
@@ -182,7 +210,8 @@ func (m Members) expel(ctx context.Context, id raft.ServerID, o RemoveOptions) e
 	if err := m.Raft.RemoveServer(id, 0, fsm.ProposeTimeout).Error(); err != nil {
 		return m.FSM.Outcome(m.Raft, err)
 	}
-	return m.forget(ctx, id)
+	m.Leader.NoteNonvoter(id, nil)
+	return errors.Join(m.forget(ctx, id), m.endNonvoter(ctx, id))
 }
 
 // forget drops what is recorded of a server's keystore: it comes back with another, and would get a
@@ -193,82 +222,6 @@ func (m Members) forget(ctx context.Context, id raft.ServerID) error {
 	}
 	return m.Propose(ctx, meta.Command{Forget: &meta.Forget{Servers: []string{string(id)}}})
 }
-
-// Promote gives a member a vote, once it holds every key that something may be sealed under.
-func (m Members) Promote(ctx context.Context, id raft.ServerID) error {
-	if err := m.Leading(); err != nil {
-		return err
-	}
-	s, known := m.ServerOf(id)
-	if !known {
-		return m.NotMember("promote", id)
-	}
-	if s.Suffrage == raft.Voter {
-		return nil
-	}
-	err := m.promote(ctx, s)
-	m.Leader.NoteNonvoter(id, err)
-	return err
-}
-
-func (m Members) promote(ctx context.Context, s raft.Server) error {
-	if n := m.lackedBy(string(s.ID)); n > 0 {
-		return keysLacked(n)
-	}
-	return m.Leader.BetweenSteps(ctx, func(ctx context.Context) error {
-		if is, _ := m.ServerOf(s.ID); is.Suffrage == raft.Voter && is.ID == s.ID {
-			return nil // by another call
-		}
-		if err := m.holdsAll(ctx, string(s.ID)); err != nil {
-			return err
-		}
-		voters := append([]raft.ServerID{s.ID}, m.voters()...)
-		if err := m.Check(ctx, voters); err != nil {
-			return err
-		}
-		is, known := m.ServerOf(s.ID) // it may have been removed, or have moved, while it was asked
-		if !known {
-			return m.NotMember("promote", s.ID)
-		}
-		m.Logger.Info("server becomes a voter", "id", is.ID)
-		return m.setAddress(is.ID, is.Address, true)
-	})
-}
-
-// holdsAll asks the server live whether it holds every key that is needed, with the keystore that
-// is recorded. What is not needed now is not activated before the server votes: see Leader.BetweenSteps.
-func (m Members) holdsAll(ctx context.Context, server string) error {
-	if m.Hellos(ctx, []string{server})[server] == nil {
-		return errors.New("it does not answer")
-	}
-	ring := m.FSM.Ring()
-	needed := plan.Needed(ring, local.Voters(m.Raft))
-	a := m.AskAbout(ctx, []string{server}, needed)[server]
-	recorded, _ := ring.Keystore(server)
-	if len(needed) > 0 && (a.Keystore != recorded || len(a.Held) < len(needed)) {
-		return fmt.Errorf("it says that it holds %d of %d keys", len(a.Held), len(needed))
-	}
-	return nil
-}
-
-// lackedBy counts the needed keys of which the server is not a recorded holder.
-func (m Members) lackedBy(server string) (keys int) {
-	for _, key := range plan.Needed(m.FSM.Ring(), local.Voters(m.Raft)) {
-		if !key.HeldBy(server) {
-			keys++
-		}
-	}
-	return keys
-}
-
-// keysLacked is how many keys a server lacks. It matches local.ErrKeyMissing.
-type keysLacked int
-
-// Error says how many.
-func (n keysLacked) Error() string { return fmt.Sprintf("it lacks %d keys", int(n)) }
-
-// Is makes errors.Is(err, local.ErrKeyMissing) true.
-func (keysLacked) Is(target error) bool { return target == local.ErrKeyMissing }
 
 // voters are the voters of the raft configuration.
 func (m Members) voters() (ids []raft.ServerID) {

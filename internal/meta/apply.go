@@ -28,6 +28,7 @@ func (r *Ring) Apply(index uint64, cmds []Command) (*Ring, error) {
 		Backup:  r.Backup,
 
 		JoinTokens: r.JoinTokens, // cloned when it changes
+		Nonvoters:  r.Nonvoters,  // the same
 	}}
 	for _, c := range cmds {
 		if err := d.apply(c); err != nil {
@@ -78,6 +79,9 @@ func (d *draft) apply(c Command) error {
 		return d.useJoinToken(c.UseJoinToken)
 	case c.EndJoinTokens != nil:
 		d.endJoinTokens(c.EndJoinTokens.ends)
+		return nil
+	case c.Nonvoter != nil:
+		d.nonvoter(c.Nonvoter)
 		return nil
 	}
 	return refuse("unknown command")

@@ -34,8 +34,9 @@ func TestEntryCarriesTheLowestVersion(t *testing.T) {
 	}{
 		{everyCommand()[:1], 1},
 		{secondCommands()[:1], 2},
-		{[]meta.Command{backup(1)}, 3},
-		{[]meta.Command{everyCommand()[0], backup(1), secondCommands()[0]}, 3},
+		{thirdCommands()[:1], 3},
+		{[]meta.Command{backup(1)}, 4},
+		{[]meta.Command{everyCommand()[0], backup(1), secondCommands()[0]}, 4},
 	} {
 		b := must(next.EncodeEntry(meta.Entry{Commands: tt.cmds}))
 		e, err := next.DecodeEntry(b)
@@ -91,10 +92,10 @@ func TestVersionIsExactly(t *testing.T) {
 	newer := encodeAs(t, next, h.ring)
 	for name, err := range map[string]error{
 		"entry too high":    errOf(next.DecodeEntry(change(first, "1", "2"))),
-		"entry too low":     errOf(next.DecodeEntry(change(second, "3", "2"))),
-		"entry of none":     errOf(next.DecodeEntry(change(second, "3", "0"))),
+		"entry too low":     errOf(next.DecodeEntry(change(second, "4", "3"))),
+		"entry of none":     errOf(next.DecodeEntry(change(second, "4", "0"))),
 		"snapshot too high": errOf(next.DecodeRing(change(ring, "1", "2"))),
-		"snapshot too low":  errOf(next.DecodeRing(change(newer, "3", "2"))),
+		"snapshot too low":  errOf(next.DecodeRing(change(newer, "4", "3"))),
 	} {
 		if !errors.Is(err, meta.ErrMalformed) || errors.Is(err, meta.ErrVersion) {
 			t.Errorf("%s: %v", name, err)
@@ -110,9 +111,9 @@ func TestNewerVersionIsNamed(t *testing.T) {
 		text  string
 		want  string
 	}{
-		{meta.This, `{"version":3,"commands":[{"enlarge":{"id":7}}],"more":[]}`, "version 3, this build reads up to version 2"},
-		{next, `{"version":4,"commands":[{"enlarge":{"id":7}}]}`, "version 4, this build reads up to version 3"},
-		{next, `{"version":4,"keys":[{}]}`, "version 4, this build reads up to version 3"},
+		{meta.This, `{"version":4,"commands":[{"enlarge":{"id":7}}],"more":[]}`, "version 4, this build reads up to version 3"},
+		{next, `{"version":5,"commands":[{"enlarge":{"id":7}}]}`, "version 5, this build reads up to version 4"},
+		{next, `{"version":5,"keys":[{}]}`, "version 5, this build reads up to version 4"},
 	} {
 		_, entry := tt.build.DecodeEntry([]byte(tt.text))
 		_, ring := tt.build.DecodeRing([]byte(tt.text))

@@ -47,6 +47,7 @@ func (c Command) validate() error {
 	check(c.AddJoinToken != nil, func() error { return c.AddJoinToken.Token.validate() })
 	check(c.UseJoinToken != nil, func() error { return c.UseJoinToken.validate() })
 	check(c.EndJoinTokens != nil, func() error { return c.EndJoinTokens.validate() })
+	check(c.Nonvoter != nil, func() error { return serverIDs([]string{c.Nonvoter.Server}) })
 	if set != 1 {
 		return fmt.Errorf("%d commands in place of one", set)
 	}
@@ -134,7 +135,7 @@ func instant(t time.Time) error {
 // Check says what is wrong with a ring that no log could have led to, or nil. It costs one
 // pass over the keys.
 func (r *Ring) Check() error {
-	if r.Cluster == (ClusterID{}) && (len(r.Keys)+len(r.Removed)+len(r.Servers) > 0 || r.Backup != (Backup{})) {
+	if r.Cluster == (ClusterID{}) && (len(r.Keys)+len(r.Removed)+len(r.Servers)+len(r.Nonvoters) > 0 || r.Backup != (Backup{})) {
 		return errors.New("ring without a cluster ID")
 	}
 	if err := r.checkOrder(); err != nil {
@@ -152,7 +153,7 @@ func (r *Ring) Check() error {
 	if active > 1 {
 		return fmt.Errorf("%d active keys", active)
 	}
-	if err := r.checkJoinTokens(); err != nil {
+	if err := errors.Join(r.checkJoinTokens(), r.checkNonvoters()); err != nil {
 		return err
 	}
 	if r.Backup != (Backup{}) {

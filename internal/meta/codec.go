@@ -132,6 +132,7 @@ func encodeRing(w writer, version int, r *Ring) error {
 		e.value(r.Backup)
 	}
 	list(&e, "joinTokens", r.JoinTokens)
+	list(&e, "nonvoters", r.Nonvoters)
 	e.text("}")
 	if e.err != nil {
 		return fmt.Errorf("encode keyring snapshot: %w", e.err)

@@ -53,6 +53,26 @@ func secondCommands() []meta.Command {
 	}
 }
 
+// thirdCommands are those of version 3.
+func thirdCommands() []meta.Command { return []meta.Command{nonvoter("B <&> ü"), votes("B <&> ü")} }
+
+func nonvoter(server string) meta.Command {
+	return meta.Command{Nonvoter: &meta.Nonvoter{Server: server}}
+}
+
+// votes ends what nonvoter begins.
+func votes(server string) meta.Command {
+	return meta.Command{Nonvoter: &meta.Nonvoter{Server: server, End: true}}
+}
+
+// withNonvoters is a ring with what version 3 has.
+func withNonvoters(t tb) *meta.Ring {
+	h := begin(t)
+	h.rotate(1)
+	h.do(nonvoter("read <&> replica"), nonvoter("b"), nonvoter("x"), votes("x"))
+	return h.ring
+}
+
 // suiteCommands are those that bring keys of a cipher suite that this build does not know.
 func suiteCommands() []meta.Command {
 	key := newKey(5)
@@ -119,8 +139,9 @@ func TestGoldenEntries(t *testing.T) {
 	goldenEntries(t, 1, "testdata/entries.txt", everyCommand())
 	goldenEntries(t, 2, "testdata/v2/entries.txt", secondCommands())
 	goldenEntries(t, 2, "testdata/v2/suite-entries.txt", suiteCommands())
+	goldenEntries(t, 3, "testdata/v3/entries.txt", thirdCommands())
 	var all []reflect.Value
-	for _, c := range slices.Concat(everyCommand(), secondCommands(), suiteCommands()) {
+	for _, c := range slices.Concat(everyCommand(), secondCommands(), suiteCommands(), thirdCommands()) {
 		all = append(all, reflect.ValueOf(c))
 	}
 	for _, name := range neverSet(reflect.TypeFor[meta.Command](), all) {
@@ -188,6 +209,7 @@ func TestGoldenSnapshot(t *testing.T) {
 	goldenSnapshot(t, "testdata/snapshot.json", storied(t))
 	goldenSnapshot(t, "testdata/v2/snapshot.json", recent(t))
 	goldenSnapshot(t, "testdata/v2/suite-snapshot.json", ofSuites(t))
+	goldenSnapshot(t, "testdata/v3/snapshot.json", withNonvoters(t))
 }
 
 func goldenSnapshot(t *testing.T, file string, want *meta.Ring) {
@@ -312,7 +334,7 @@ func spoil(b []byte) map[string][]byte {
 			}
 		}
 	}
-	for i, version := range []string{"0", "1", "2", "3", "11", "-1", `"1"`, `"2"`, "1.0", "null", "true", "99999999999999999999"} {
+	for i, version := range []string{"0", "1", "2", "3", "4", "11", "-1", `"1"`, `"2"`, "1.0", "null", "true", "99999999999999999999"} {
 		out[fmt.Sprint("version ", i)] = regexp.MustCompile(`"version":\d`).ReplaceAll(b, []byte(`"version":`+version))
 	}
 	for name, text := range out {
@@ -330,7 +352,7 @@ func refused(err error) bool {
 
 // Scenario 24: what this build does not know is an error, never a panic or a half change.
 func TestDecodeEntryRefusesEveryOtherSpelling(t *testing.T) {
-	for i, c := range slices.Concat(everyCommand(), secondCommands(), suiteCommands()) {
+	for i, c := range slices.Concat(everyCommand(), secondCommands(), suiteCommands(), thirdCommands()) {
 		b := must(encodeEntry(c))
 		for name, bad := range spoil(b) {
 			if e, err := meta.DecodeEntry(bad); !refused(err) || e.Commands != nil {
@@ -341,7 +363,7 @@ func TestDecodeEntryRefusesEveryOtherSpelling(t *testing.T) {
 }
 
 func TestDecodeRefusesEveryOtherSpelling(t *testing.T) {
-	for _, ring := range []*meta.Ring{storied(t), recent(t)} {
+	for _, ring := range []*meta.Ring{storied(t), recent(t), withNonvoters(t)} {
 		for name, bad := range spoil(encode(t, ring)) {
 			if r, err := meta.Decode(bad); !refused(err) || r != nil {
 				t.Errorf("%s: Decode = %v, %v\n%s", name, r, err, bad)
@@ -351,11 +373,11 @@ func TestDecodeRefusesEveryOtherSpelling(t *testing.T) {
 }
 
 func TestDecodeNamesTheVersion(t *testing.T) {
-	b := `{"version":3,"commands":[{"enlarge":{"id":7}}],"more":[]}`
-	if _, err := meta.DecodeEntry([]byte(b)); err == nil || !strings.Contains(err.Error(), "version 3") {
+	b := `{"version":4,"commands":[{"enlarge":{"id":7}}],"more":[]}`
+	if _, err := meta.DecodeEntry([]byte(b)); err == nil || !strings.Contains(err.Error(), "version 4") {
 		t.Errorf("DecodeEntry: %v", err)
 	}
-	if _, err := meta.Decode([]byte(`{"version":3,"keys":[{}]}`)); err == nil || !strings.Contains(err.Error(), "version 3") {
+	if _, err := meta.Decode([]byte(`{"version":4,"keys":[{}]}`)); err == nil || !strings.Contains(err.Error(), "version 4") {
 		t.Errorf("Decode: %v", err)
 	}
 }
@@ -402,6 +424,9 @@ func malformed(long string) map[string]meta.Command {
 		"adopt never":       {Adopt: &meta.Adopt{Key: newKey(1)}},
 		"adopt and admit":   {Adopt: &meta.Adopt{Key: newKey(1), DataOnly: true, Admit: true, Time: at(1)}},
 		"adopt nothing":     {Adopt: &meta.Adopt{Time: at(1)}},
+		"nonvoter, none":    nonvoter(""),
+		"nonvoter, long":    nonvoter(long + "s"),
+		"nonvoter no UTF-8": votes("a\xff"),
 		"backup of nothing": backup(0),
 		"backup, no digest": {Backup: &meta.Backup{Index: 1, Time: at(1)}},
 		"backup, no time":   {Backup: &meta.Backup{Index: 1, Digest: meta.Digest{1}}},
@@ -607,7 +632,7 @@ func seeds(f *testing.F, file string) [][]byte {
 
 // What decodes encodes back to the same bytes.
 func FuzzDecodeEntry(f *testing.F) {
-	for _, b := range append(seeds(f, "testdata/entries.txt"), seeds(f, "testdata/v2/entries.txt")...) {
+	for _, b := range slices.Concat(seeds(f, "testdata/entries.txt"), seeds(f, "testdata/v2/entries.txt"), seeds(f, "testdata/v3/entries.txt")) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -628,7 +653,7 @@ func FuzzDecodeEntry(f *testing.F) {
 
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"version":1}`))
-	for _, b := range append(seeds(f, "testdata/snapshot.json"), seeds(f, "testdata/v2/snapshot.json")...) {
+	for _, b := range slices.Concat(seeds(f, "testdata/snapshot.json"), seeds(f, "testdata/v2/snapshot.json"), seeds(f, "testdata/v3/snapshot.json")) {
 		f.Add(b)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -650,7 +675,7 @@ func FuzzDecode(f *testing.F) {
 // Apply is total: any entry that decodes meets any ring that decodes.
 func FuzzApply(f *testing.F) {
 	for _, snap := range append(seeds(f, "testdata/snapshot.json"), []byte(`{"version":1}`)) {
-		for _, entry := range append(seeds(f, "testdata/entries.txt"), seeds(f, "testdata/v2/entries.txt")...) {
+		for _, entry := range slices.Concat(seeds(f, "testdata/entries.txt"), seeds(f, "testdata/v2/entries.txt"), seeds(f, "testdata/v3/entries.txt")) {
 			f.Add(snap, entry)
 		}
 	}

@@ -27,6 +27,8 @@ type Command struct {
 	AddJoinToken  *AddJoinToken  `json:"addJoinToken,omitempty"`
 	UseJoinToken  *UseJoinToken  `json:"useJoinToken,omitempty"`
 	EndJoinTokens *EndJoinTokens `json:"endJoinTokens,omitempty"`
+
+	Nonvoter *Nonvoter `json:"nonvoter,omitempty"`
 }
 
 // Init names the cluster. It comes before all others, once.

@@ -22,6 +22,7 @@ type model struct {
 	keystores map[string]int
 	backup    uint64
 	tokens    map[int]mtoken
+	nonvoters map[string]bool
 }
 
 type mtoken struct {
@@ -42,11 +43,11 @@ type mkey struct {
 }
 
 func newModel() *model {
-	return &model{keys: map[int]mkey{}, removed: map[int]bool{}, keystores: map[string]int{}, tokens: map[int]mtoken{}}
+	return &model{keys: map[int]mkey{}, removed: map[int]bool{}, keystores: map[string]int{}, tokens: map[int]mtoken{}, nonvoters: map[string]bool{}}
 }
 
 func (m *model) clone() *model {
-	return &model{m.at, m.named, maps.Clone(m.keys), maps.Clone(m.removed), maps.Clone(m.keystores), m.backup, maps.Clone(m.tokens)}
+	return &model{m.at, m.named, maps.Clone(m.keys), maps.Clone(m.removed), maps.Clone(m.keystores), m.backup, maps.Clone(m.tokens), maps.Clone(m.nonvoters)}
 }
 
 // apply says whether the command is allowed. If not, m is spoilt.
@@ -83,6 +84,10 @@ func (m *model) apply(c meta.Command) bool {
 		return m.useToken(c.UseJoinToken)
 	case c.EndJoinTokens != nil:
 		return m.endSome(c.EndJoinTokens)
+	case c.Nonvoter != nil:
+		if m.nonvoters[c.Nonvoter.Server] = true; c.Nonvoter.End {
+			delete(m.nonvoters, c.Nonvoter.Server)
+		}
 	case c.Backup != nil:
 		if c.Backup.Index >= m.at {
 			return false
@@ -296,6 +301,7 @@ func (m *model) String() string {
 	for _, n := range slices.Sorted(maps.Keys(m.tokens)) {
 		fmt.Fprintln(&b, "token", n, m.tokens[n])
 	}
+	fmt.Fprintln(&b, "non-voters", slices.Sorted(maps.Keys(m.nonvoters)))
 	return b.String()
 }
 
@@ -315,6 +321,7 @@ func tell(r *meta.Ring) string {
 	for _, t := range r.JoinTokens {
 		fmt.Fprintln(&b, "token", t.ID[15], mtoken{number(t.Key), t.User[0]})
 	}
+	fmt.Fprintln(&b, "non-voters", r.Nonvoters)
 	return b.String()
 }
 
@@ -344,6 +351,8 @@ func commands(r func() *meta.Ring) map[string]func(*rapid.T) meta.Command {
 	all := newKeyCommands(r)
 	maps.Copy(all, oldKeyCommands(r))
 	maps.Copy(all, joinTokenCommands(r))
+	all["nonvoter"] = func(t *rapid.T) meta.Command { return nonvoter(anyServer.Draw(t, "server")) }
+	all["votes"] = func(t *rapid.T) meta.Command { return votes(anyServer.Draw(t, "server")) }
 	return all
 }
 
@@ -634,6 +643,7 @@ func anyRing(t *rapid.T) *meta.Ring {
 			r.Removed = append(r.Removed, meta.Tombstone{ID: k.ID, Removed: at(n), Index: 1})
 		}
 	}
+	r.Nonvoters = slices.Sorted(slices.Values(rapid.SliceOfNDistinct(anyServer, 0, 2, rapid.ID).Draw(t, "non-voters")))
 	for n, k := range r.Keys {
 		was := r.JoinTokens
 		if r.JoinTokens = append(was, addJoinToken(n+1, number(k.ID)).AddJoinToken.Token); r.Check() != nil {

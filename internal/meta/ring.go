@@ -137,6 +137,7 @@ type Ring struct {
 	Backup  Backup      `json:"backup,omitzero"` // the last; it has every key with a CreateIndex up to its Index
 
 	JoinTokens []JoinToken `json:"joinTokens,omitempty"`
+	Nonvoters  []string    `json:"nonvoters,omitempty"` // permanent non-voters: nobody gives them a vote but by name
 
 	active *Key // one of Keys, or nil; see index
 }

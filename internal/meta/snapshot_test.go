@@ -115,7 +115,7 @@ func TestReadSnapshotRefusesWhatWasNotWritten(t *testing.T) {
 
 // TestSnapshotOfANewerBuildIsNamed: it is no damage.
 func TestSnapshotOfANewerBuildIsNamed(t *testing.T) {
-	section := []byte(`{"version":3}`)
+	section := []byte(`{"version":4}`)
 	_, err := meta.This.ReadSnapshot(bytes.NewReader(framed(uint64(len(section)), section)))
 	if !errors.Is(err, meta.ErrVersion) || errors.Is(err, meta.ErrMalformed) {
 		t.Errorf("%v", err)

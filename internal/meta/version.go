@@ -3,8 +3,8 @@ package meta
 import "slices"
 
 // Version is the newest version of log entries and snapshots that this package reads and writes.
-// Version 2 has not been released yet.
-const Version = 2
+// Versions 2 and 3 have not been released yet.
+const Version = 3
 
 // This is this build.
 var This = Build{Version: Version, Command: needs(commandSince), Ring: needs(ringSince), Files: 2}
@@ -25,12 +25,14 @@ var commandSince = []since[Command]{
 	{2, func(c *Command) bool { return c.Add != nil && c.Add.Compromised }},
 	{2, func(c *Command) bool { return c.Add != nil && c.Add.Key.Suite != "" }},
 	{2, func(c *Command) bool { return c.Adopt != nil && c.Adopt.Key.Suite != "" }},
+	{3, func(c *Command) bool { return c.Nonvoter != nil }},
 }
 
 var ringSince = []since[Ring]{
 	{2, func(r *Ring) bool { return len(r.JoinTokens) > 0 }},
 	{2, anyKey(func(k *Key) bool { return k.Compromised })},
 	{2, anyKey(func(k *Key) bool { return k.Suite != "" })},
+	{3, func(r *Ring) bool { return len(r.Nonvoters) > 0 }},
 }
 
 // anyKey makes a line of ringSince about a member of a key. The ring may not be checked yet, so a key may be nil.

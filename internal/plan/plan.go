@@ -20,8 +20,8 @@
 //	Rekeying  which keys' data is to be moved
 //	ScanFrom  when a scan that finds no more of it counts
 //
-//	NextBackup      when a backup by schedule is due
-//
+//	NextBackup   when a backup by schedule is due
+//	Promotable   which members are to get a vote
 //	JoinRefusal  why a token lets a server not join
 //	EndedTokens  which tokens the leader is to end
 //	RingClock     which times in the ring a server can believe
@@ -112,6 +112,8 @@ const (
 	Remove    Kind = "remove"    // remove Key, under which nothing is sealed
 	End       Kind = "end"       // end the join tokens Tokens
 	Compare   Kind = "compare"   // ask every server for its time
+	// EndNonvoters is to end the records of Servers as permanent non-voters: they have left, or vote.
+	EndNonvoters Kind = "end non-voters"
 	// HandOver is to hand leadership to one of Servers, whose clocks are right, because this clock is wrong.
 	HandOver Kind = "hand over"
 	Backup   Kind = "backup"  // make a backup: see NextBackup
@@ -143,9 +145,9 @@ func Next(r *meta.Ring, s Situation) Action {
 		}
 		a.add(s.Retry)
 	}
-	if gone := departed(r, s.Servers); len(gone) > 0 {
+	if f := forget(r, s); f.Kind != "" {
 		if s.Retry <= s.Mono {
-			return Action{Kind: Forget, Servers: gone}
+			return f
 		}
 		a.add(s.Retry)
 	}
@@ -244,16 +246,6 @@ func (s *soonest) action() Action {
 		return Action{Kind: Nothing}
 	}
 	return Action{Kind: Wait, Until: s.at}
-}
-
-func departed(r *meta.Ring, servers []string) []string {
-	var gone []string
-	for _, s := range r.Servers {
-		if !slices.Contains(servers, s.ID) {
-			gone = append(gone, s.ID)
-		}
-	}
-	return gone
 }
 
 // askAt is when the live question about a prepublished key is due. If a majority holds the key, that is its time of

@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -379,7 +380,7 @@ func happenings(w *world) map[string]func(*rapid.T) {
 		return s
 	}
 	// Skip says that an action can't happen now: rapid draws another.
-	return map[string]func(*rapid.T){
+	all := map[string]func(*rapid.T){
 		"run": func(t *rapid.T) { w.run(time.Duration(rapid.IntRange(0, 600).Draw(t, "seconds")) * time.Second) },
 		"days": func(t *rapid.T) {
 			if w.ring.Active() == nil {
@@ -428,6 +429,8 @@ func happenings(w *world) map[string]func(*rapid.T) {
 			}
 		},
 	}
+	maps.Copy(all, votes(w, some))
+	return all
 }
 
 // TestI3AnyCluster has all sorts of things happen to a cluster. The world checks at every
@@ -450,6 +453,7 @@ func TestI3AnyCluster(t *testing.T) {
 		w.leader.voter = true
 		w.run(10 * day) // longer than any Publish
 		w.run(2*w.policy.Every + 10*time.Minute)
+		w.checkNonvoters()
 		active := w.ring.Active()
 		if active == nil {
 			t.Fatalf("no active key in the end:\n%s", w.events.String())

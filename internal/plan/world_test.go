@@ -57,6 +57,8 @@ type server struct {
 	wiped    int
 	files    map[meta.KeyID]bool
 	departed bool
+
+	permanent bool // it was demoted
 }
 
 func (s *server) keystore() meta.KeystoreID { return meta.KeystoreID{s.id[0], byte(s.wiped + 1)} }
@@ -334,6 +336,9 @@ func (w *world) act(a plan.Action) {
 	case plan.Forget:
 		w.say("forget %s", strings.Join(a.Servers, " "))
 		w.propose(meta.Command{Forget: &meta.Forget{Servers: a.Servers}})
+	case plan.EndNonvoters:
+		w.say("no permanent non-voters: %s", strings.Join(a.Servers, " "))
+		w.endNonvoters(a.Servers)
 	case plan.Ask:
 		w.ask(a.Key)
 	case plan.Compare:

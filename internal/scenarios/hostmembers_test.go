@@ -236,7 +236,13 @@ func TestMembersAreTheLeadersAlone(t *testing.T) {
 			"RemoveServer":  func(k *keyring.Keyring) error { return k.RemoveServer(ctx, "s1", keyring.RemoveServerOptions{}) },
 			"ReadmitServer": func(k *keyring.Keyring) error { return k.ReadmitServer(ctx, "s1", "s1") },
 			"PromoteServer": func(k *keyring.Keyring) error { return k.PromoteServer(ctx, "s1") },
-			"MakeJoinToken": func(k *keyring.Keyring) error { _, err := k.MakeJoinToken(ctx, "s9", 0); return err },
+			"DemoteServer":  func(k *keyring.Keyring) error { return k.DemoteServer(ctx, "s1") },
+			"AddVoter":      func(k *keyring.Keyring) error { return k.AddVoter(ctx, "s9", "s9", keyring.AddServerOptions{}) },
+			"AddNonvoter": func(k *keyring.Keyring) error {
+				return k.AddNonvoter(ctx, "s9", "s9", keyring.AddServerOptions{})
+			},
+			"PromoteServers": func(k *keyring.Keyring) error { return k.PromoteServers(ctx) },
+			"MakeJoinToken":  func(k *keyring.Keyring) error { _, err := k.MakeJoinToken(ctx, "s9", 0); return err },
 			"WithdrawJoinToken": func(k *keyring.Keyring) error {
 				return k.WithdrawJoinToken(ctx, strings.Repeat("0", 32))
 			},

@@ -24,6 +24,7 @@ func TestStatusForPeople(t *testing.T) {
 	one, two := keyring.KeyID{15: 1}, keyring.KeyID{15: 2}
 	st := keyring.Status{
 		ID: "s2", Leader: "s1", Servers: []raft.Server{{ID: "s1"}, {ID: "s2"}, {ID: "s3", Suffrage: raft.Nonvoter}},
+		Nonvoters: []raft.ServerID{"s3"},
 		Keys: []keyring.Key{
 			{ID: two, State: keyring.StateActive, Created: day(2), Activated: day(3), Holders: []raft.ServerID{"s1", "s2"}},
 			{ID: one, State: keyring.StateRekeying, Created: day(1), Activated: day(1), Retired: day(3), Holders: []raft.ServerID{"s1", "s2", "s3"}},
@@ -43,7 +44,7 @@ KEK file:3 is an old one
 next rotation: 2026-01-30 12:00:00 UTC
 last backup: none
 
-KEY                                   STATE     SINCE                    s1    s2       s3 (no voter)
+KEY                                   STATE     SINCE                    s1    s2       s3 (non-voter)
 00000000-0000-0000-0000-000000000002  active    2026-01-03 12:00:00 UTC  held  held     missing
 00000000-0000-0000-0000-000000000001  rekeying  2026-01-03 12:00:00 UTC  held  missing  held
 
