@@ -192,7 +192,7 @@ func TestNonvotersWaitForOlderBuilds(t *testing.T) {
 			}
 		}
 		if after := leader.Raft.GetConfiguration().Configuration().Servers; !slices.Equal(before, after) || c.Leader() != leader {
-			t.Errorf("the servers are %v, and %s leads", after, c.Leader().ID)
+			t.Fatalf("the servers are %v, and %s leads", after, c.Leader().ID)
 		}
 		if err := leader.Keyring.AddVoter(t.Context(), "s5", "s5", keyring.AddServerOptions{}); err != nil {
 			t.Errorf("a voter: %v", err)
