@@ -120,6 +120,7 @@ func (m Members) PromoteAll(ctx context.Context) error {
 	for _, id := range m.promotable() {
 		err := m.promoteNew(ctx, id)
 		if err != nil && !errors.Is(err, local.ErrKeyMissing) && !errors.Is(err, errNonvoter) {
+			m.Logger.Warn("promote", "id", id, "error", err)
 			errs = append(errs, fmt.Errorf("promote server %s: %w", id, err))
 		}
 	}
@@ -143,8 +144,8 @@ func (m Members) promotable() (ids []raft.ServerID) {
 	return ids
 }
 
-// promoteNew is Promote for a server that nobody has named: a permanent non-voter is refused. The log says why a server
-// gets no vote, once for each cause.
+// promoteNew is Promote for a server that nobody has named: a permanent non-voter is refused. The log says which keys a server
+// lacks, once.
 func (m Members) promoteNew(ctx context.Context, id raft.ServerID) error {
 	err := m.promote(ctx, id, func() error {
 		if m.FSM.Ring().IsNonvoter(string(id)) {
@@ -152,12 +153,8 @@ func (m Members) promoteNew(ctx context.Context, id raft.ServerID) error {
 		}
 		return nil
 	})
-	switch {
-	case !m.note(id, err), err == nil:
-	case errors.Is(err, local.ErrKeyMissing):
+	if m.note(id, err) && errors.Is(err, local.ErrKeyMissing) {
 		m.Logger.Info("server has no vote yet", "id", id, "why", err)
-	default:
-		m.Logger.Warn("server has no vote yet", "id", id, "why", err)
 	}
 	return err
 }
