@@ -14,18 +14,22 @@
 // there is none:
 //
 //	AcceptJoin         -                  the leader's port calls it
+//	AddNonvoter        AddNonvoter
 //	AddServer          AddServer
+//	AddVoter           AddServer          the leader promotes by itself, when the server holds every key
 //	Adopt              Adopt
 //	AppendEncrypt      Encrypt
 //	Backup             -                  see WriteBackup
 //	CheckMembers       -                  the calls that change members ask it by themselves
 //	ConfirmBackup      ConfirmBackup
+//	DemoteServer       DemoteServer
 //	EncodeStatus       Status
 //	Encrypt            Encrypt
 //	EncryptTo          EncryptTo          the function that stores is called here
 //	LeaderProof        -                  the leader's port calls it
 //	MakeJoinToken      JoinToken
-//	PromoteServer      -                  the leader does it by itself, when the server holds every key
+//	PromoteServer      PromoteServer
+//	PromoteServers     -                  the leader does it by itself
 //	ReadmitServer      -                  the leader does it by itself, when a server joins again with an empty directory
 //	Remove             Remove
 //	RemoveServer       RemoveServer
@@ -33,6 +37,8 @@
 //	Sign               Sign
 //	SignTyped          SignTyped
 //	StartRemoval       Remove             when its context ends, the leader goes on
+//	TransferLeadership    TransferLeadership
+//	TransferLeadershipTo  TransferLeadershipTo
 //	WithdrawJoinToken  WithdrawJoinToken
 //	WriteBackup        -                  it is as long as the App's data, and a message between servers has 1 MiB at most
 //
