@@ -217,6 +217,12 @@ type RestoreOptions struct {
 	// host's part of the snapshot is good. By then Manifest.Raft describes what will be written, and
 	// Manifest.Host is known. Restore closes nothing.
 	OpenSnapshot func(Manifest) (io.Writer, error)
+	// Snapshots is raft's own snapshot store, in place of Snapshot and OpenSnapshot, for a host with a raft of its own: raft
+	// then starts on it, with an empty log, as a cluster of which Server is the only member. It must be empty. The snapshot is
+	// complete in it when the keys are in Dir: a crash before that leaves none. Nil means that there is none.
+	Snapshots raft.SnapshotStore
+	// Server is this server, as raft is to have it, with a vote: ID and Address. It is used with Snapshots alone.
+	Server raft.Server
 	// Confirm is called when all of the backup is good, before anything is written to Dir. Its error ends
 	// Restore. Nil confirms.
 	Confirm func(context.Context, Manifest) error
@@ -248,7 +254,14 @@ type RestoreOptions struct {
 func (o RestoreOptions) Check() error {
 	var w wrongs
 	w.unless(o.Dir != "", "Dir is empty")
-	w.unless(o.Snapshot == nil || o.OpenSnapshot == nil, "both Snapshot and OpenSnapshot are set")
+	places := 0
+	for _, set := range []bool{o.Snapshot != nil, o.OpenSnapshot != nil, o.Snapshots != nil} {
+		if set {
+			places++
+		}
+	}
+	w.unless(places <= 1, "more than one of Snapshot, OpenSnapshot and Snapshots is set")
+	w.unless(o.Snapshots == nil || o.Server.ID != "" && o.Server.Address != "", "Snapshots is set, and Server lacks its ID or its Address")
 	w.unless(o.Digest != [32]byte{} || o.Signer != BackupSigner{} || o.Unauthenticated,
 		"nothing tells who wrote the backup: set Digest, Signer or Unauthenticated")
 	w = append(w, o.verify().reading().Check())
@@ -295,6 +308,14 @@ func restore(ctx context.Context, r io.Reader, o RestoreOptions) (m Manifest, er
 	}
 	if err := o.checkDir(ctx); err != nil {
 		return Manifest{}, err
+	}
+	if o.Snapshots != nil {
+		into := raftSnapshot{store: o.Snapshots, server: o.Server}
+		if err := into.empty(); err != nil {
+			return Manifest{}, err
+		}
+		o.OpenSnapshot = into.open
+		defer func() { err = into.end(err) }()
 	}
 	var keys []keystore.Key
 	defer func() {

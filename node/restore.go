@@ -14,7 +14,7 @@ import (
 
 // Restore makes the directory of a Node from a backup that a Node made: its keystore, under
 // cfg's KEKs, and its raft, which has this server as its only member and all that the backup's
-// snapshot has. Dir, KEKs, Snapshot, OpenSnapshot and Confirm of o are this function's own, and must be empty. Then start
+// snapshot has. Dir, KEKs, Snapshot, OpenSnapshot, Snapshots and Confirm of o are this function's own, and must be empty. Then start
 // the Node with cfg as always, and the other servers with empty directories: they join it and get the keys, as servers
 // do that have lost theirs.
 //
@@ -35,8 +35,8 @@ func Restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOpti
 }
 
 func restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOptions) (m keyring.Manifest, err error) {
-	if o.Dir != "" || len(o.KEKs) > 0 || o.Snapshot != nil || o.OpenSnapshot != nil || o.Confirm != nil {
-		return m, errors.New("for a Node, Dir, KEKs, Snapshot, OpenSnapshot and Confirm of the options are not set: they are its own")
+	if o.Dir != "" || len(o.KEKs) > 0 || o.Snapshot != nil || o.OpenSnapshot != nil || o.Snapshots != nil || o.Confirm != nil {
+		return m, errors.New("for a Node, Dir, KEKs, Snapshot, OpenSnapshot, Snapshots and Confirm of the options are not set: they are its own")
 	}
 	if err := cfg.check(); err != nil {
 		return m, err
