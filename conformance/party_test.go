@@ -149,7 +149,12 @@ func newJSParty(t *testing.T, issuer, audience string) *jsParty {
 }
 
 func (p *jsParty) verify(at time.Time, token string) (sub string, err error) {
-	if _, err := fmt.Fprintln(p.ask, at.Unix(), token); err != nil {
+	return p.verifyTyped(at, token)
+}
+
+// verifyTyped is verify of a token of a typ, if one is named.
+func (p *jsParty) verifyTyped(at time.Time, token string, typ ...string) (sub string, err error) {
+	if _, err := fmt.Fprintln(p.ask, at.Unix(), strings.Join(append([]string{token}, typ...), " ")); err != nil {
 		return "", err
 	}
 	if !p.answers.Scan() {

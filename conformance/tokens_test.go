@@ -125,6 +125,29 @@ func TestForeignPartiesTakeEveryTokenWhileKeysRotate(t *testing.T) {
 	}
 }
 
+// TestForeignPartiesTakeTheTyp of a token for what Verify takes it for, with or without application/, and in any case.
+func TestForeignPartiesTakeTheTyp(t *testing.T) {
+	i := newIssuer(t, "ES256", "")
+	js := newJSParty(t, i.url, audience)
+	for signed, written := range map[string]string{"": "jwt", "at+jwt": "at+jwt", "application/secevent+jwt": "secevent+jwt"} {
+		token, err := i.SignTyped(t.Context(), signed, map[string]any{"aud": audience, "sub": "sub"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sub, err := newGoParty(t, i.url, audience).verify(time.Now(), token); err != nil || sub != "sub" {
+			t.Errorf("golang-jwt, which looks at no typ: %q, %v", sub, err)
+		}
+		for _, expected := range []string{"JWT", "at+jwt", "application/at+jwt", "AT+JWT", "secevent+jwt", "application/jwt", "jwk"} {
+			_, theirs := js.verifyTyped(time.Now(), token, expected)
+			ours := i.Keyring().Verify(token, keyring.Expect{Audience: []string{audience}, Type: expected})
+			want := strings.TrimPrefix(strings.ToLower(expected), "application/") == written
+			if (theirs == nil) != want || (ours == nil) != want {
+				t.Errorf("a token of typ %q where %q is expected: %v, and jose: %v", written, expected, ours, theirs)
+			}
+		}
+	}
+}
+
 // verifyAll has all parties verify tokens while something happens.
 func verifyAll(t *testing.T, parties map[string]party, tokens signed, meanwhile func()) {
 	t.Helper()

@@ -42,8 +42,8 @@
 //	WithdrawJoinToken  WithdrawJoinToken
 //	WriteBackup        -                  it is as long as the App's data, and a message between servers has 1 MiB at most
 //
-// So a backup is made on the leader: have the host of the server that Leader names call WriteBackup of its Keyring. Where the
-// backup is stored, ConfirmBackup of any Node says that it is safe. [Node.Apply] is not forwarded either: what commands and
+// So a backup is made on the leader: by the schedule of Config.Backups, or have the host of the server that Leader names call
+// WriteBackup of its Keyring. Where the backup is stored, ConfirmBackup of any Node says that it is safe. [Node.Apply] is not forwarded either: what commands and
 // answers of the App look like, and which may be made twice, the host knows.
 //
 // A leader of an older build may not know a call: then the error says so, and nothing was done.
