@@ -65,7 +65,8 @@ func TestMessagesAreBounded(t *testing.T) {
 		t.Errorf("1 MiB each way: %d bytes, %v", len(got), err)
 	}
 	longer := append(long, 0)
-	if _, err := p2.Call(t.Context(), "s1", longer); err == nil || !strings.Contains(err.Error(), "request of 1048577 bytes") {
+	c.set("s3", "nowhere:1")
+	if _, err := p2.Call(t.Context(), "s3", longer); err == nil || !strings.Contains(err.Error(), "request of 1048577 bytes") {
 		t.Errorf("a long request: %v", err)
 	}
 	err = p2.Conn("s1").Invoke(t.Context(), method, wrapperspb.Bytes(longer), new(wrapperspb.BytesValue))

@@ -123,6 +123,15 @@ func (p *Peers) use(id raft.ServerID) (*link, error) {
 	return l, nil
 }
 
+// DialOptions are for a module that makes connections to members of its own, by their addresses in raft's configuration, as one does
+// that carries raft over gRPC. The name of its service belongs into ServerOptions.
+func (p *Peers) DialOptions() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(memberCredentials{serverCredentials{p}, ""}), grpc.WithContextDialer(p.dial),
+		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(),
+	}
+}
+
 // connect returns a connection that is made at its first call. It follows no service configuration, which could make it retry, and
 // goes through no proxy.
 func (p *Peers) connect(id raft.ServerID) (*grpc.ClientConn, error) {

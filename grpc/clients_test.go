@@ -172,6 +172,49 @@ func TestHostsServicesKnowMembers(t *testing.T) {
 	}
 }
 
+// TestServicesForMembersAlone are named in ServerOptions: the calls and streams of others are refused.
+func TestServicesForMembersAlone(t *testing.T) {
+	noLeak(t)
+	c := newCluster(t)
+	c.onlyMembers = []string{"grpc.health.v1.Health"}
+	p1, p2 := c.port("s1", withClients), c.port("s2")
+	byAddress, err := grpc.NewClient(p1.addr, p2.DialOptions()...) // as another module does
+	must(err)
+	defer byAddress.Close()
+	for name, tt := range map[string]struct {
+		by   grpc.ClientConnInterface
+		want codes.Code
+	}{
+		"a member":              {p2.Conn("s1"), codes.OK},
+		"a member, by address":  {byAddress, codes.OK},
+		"a client":              {c.client(p1, nil), codes.Unauthenticated},
+		"a server, as a client": {c.client(p1, c.ca.server("s2")), codes.Unauthenticated},
+	} {
+		if err := healthy(t.Context(), tt.by); status.Code(err) != tt.want {
+			t.Errorf("%s: a call: %v", name, err)
+		}
+		stream, err := grpc_health_v1.NewHealthClient(tt.by).Watch(t.Context(), &grpc_health_v1.HealthCheckRequest{})
+		must(err)
+		if _, err := stream.Recv(); status.Code(err) != tt.want {
+			t.Errorf("%s: a stream: %v", name, err)
+		}
+		if _, err := whoAsks(t.Context(), p1, tt.by); status.Code(err) != tt.want {
+			t.Errorf("%s: another service, which looks by itself: %v", name, err)
+		}
+	}
+	p1.told.wait("call refused")
+	c.remove("s2")
+	if err := healthy(t.Context(), byAddress); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a server that was removed: %v", err)
+	}
+	nobody, err := grpc.NewClient(p2.addr, p2.DialOptions()...)
+	must(err)
+	defer nobody.Close()
+	if err := healthy(t.Context(), nobody); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "not in the raft configuration") {
+		t.Errorf("an address of no member: %v", err)
+	}
+}
+
 // whoAsks is what a service at a port learns of the one that calls it.
 func whoAsks(ctx context.Context, p *port, by grpc.ClientConnInterface) (string, error) {
 	answer := new(wrapperspb.BytesValue)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"example.com/keyring"
@@ -32,9 +33,35 @@ const (
 
 // ServerOptions are the options for the grpc.Server on the port: TLS, and bounds on handshakes, headers and calls. The host's own
 // come after them, may have other bounds for its clients, and must have no grpc.Creds. Several servers may have them.
-func (p *Peers) ServerOptions() []grpc.ServerOption {
+//
+// OnlyMembers are the services of the host's that answer members alone, as package.Service: one that forwards to the leader, or
+// that of another module which carries raft. Others who call them get a status error: see PeerID.
+func (p *Peers) ServerOptions(onlyMembers ...string) []grpc.ServerOption {
+	may := func(ctx context.Context, method string) error {
+		service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+		if !slices.Contains(onlyMembers, service) {
+			return nil
+		}
+		_, err := p.PeerID(ctx)
+		if err != nil {
+			p.log.note("call refused", "method", method, "error", err)
+		}
+		return err
+	}
 	return []grpc.ServerOption{
 		grpc.Creds(serverCredentials{p}), grpc.ConnectionTimeout(patience), grpc.MaxHeaderListSize(maxHeader), grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+			if err := may(ctx, info.FullMethod); err != nil {
+				return nil, err
+			}
+			return handler(ctx, request)
+		}),
+		grpc.ChainStreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+			if err := may(stream.Context(), info.FullMethod); err != nil {
+				return err
+			}
+			return handler(srv, stream)
+		}),
 	}
 }
 
@@ -76,7 +103,7 @@ func (p *Peers) accept(raw net.Conn) (*conn, error) {
 	keepAlive(raw)
 	shown := new(own)
 	tc := tls.Server(raw, &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) { return p.configFor(hello, shown) }})
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := p.bound(context.Background())
 	defer cancel()
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("handshake: %w", err)
@@ -172,15 +199,23 @@ func (c serverCredentials) Clone() credentials.TransportCredentials { return c }
 // OverrideServerName implements credentials.TransportCredentials.
 func (serverCredentials) OverrideServerName(string) error { return errors.New("no server names") }
 
-// memberCredentials does the handshakes of connections to one member.
+// memberCredentials does the handshakes of connections to one member, or to the member at the address that is dialled.
 type memberCredentials struct {
 	serverCredentials
-	id raft.ServerID
+	id raft.ServerID // empty if the address says it
 }
 
 // ClientHandshake implements credentials.TransportCredentials.
-func (c memberCredentials) ClientHandshake(ctx context.Context, _ string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	got, err := c.peers.secure(ctx, raw, c.id, callProtocol)
+func (c memberCredentials) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	id := c.id
+	if id == "" {
+		to, err := c.peers.memberAt(authority)
+		if err != nil {
+			return nil, nil, err
+		}
+		id, raw = to.ID, dialled{raw, authority}
+	}
+	got, err := c.peers.secure(ctx, raw, id, callProtocol)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -208,6 +243,8 @@ func (p *Peers) secure(ctx context.Context, raw net.Conn, id raft.ServerID, prot
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := p.bound(ctx)
+	defer cancel()
 	tc := tls.Client(raw, conf)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return nil, err
@@ -234,13 +271,20 @@ func dialledAt(raw net.Conn) string {
 
 // dial makes a connection to an address.
 func (p *Peers) dial(ctx context.Context, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := p.bound(ctx)
 	defer cancel()
 	raw, err := p.dialRaw(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
 	return dialled{raw, addr}, nil
+}
+
+// bound returns a context that has an end, and ends with Close.
+func (p *Peers) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	stop := context.AfterFunc(p.life, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 func tlsInfo(c *conn) credentials.TLSInfo {
@@ -251,7 +295,7 @@ func tlsInfo(c *conn) credentials.TLSInfo {
 
 // keepAlive has the kernel find out, within half a minute, that the other end of a connection is gone.
 func keepAlive(c net.Conn) {
-	if d, ok := c.(dialled); ok {
+	for d, ok := c.(dialled); ok; d, ok = c.(dialled) {
 		c = d.Conn
 	}
 	if tcp, ok := c.(*net.TCPConn); ok {

@@ -16,7 +16,8 @@
 //	keys, err := keyring.Open(ctx, keyring.Config{ID: "s1", Raft: r, FSM: fsm, Transport: peers})
 //	peers.Start(keys)
 //
-// It ends in this order: Keyring.Close, raft's Shutdown, [Peers.Close], the server's Stop. The example is a whole host.
+// It ends in this order: Keyring.Close, raft's Shutdown, [Peers.Close], the error of the Shutdown, the server's Stop. The example is a
+// whole host.
 //
 // # Who may call what
 //
@@ -29,8 +30,8 @@
 //
 // So a client gets no connection on which the keyring's service answers, whatever its certificate, and this service refuses a
 // connection that was made in another way, such as with another server's credentials. A host's own services decide by themselves:
-// [Peers.PeerID] tells which member has made a call, and [Peers.Conn] calls the services of another server, such as the
-// leader's, over the connection that the keyring uses.
+// [Peers.PeerID] tells which member has made a call, those that are named in [Peers.ServerOptions] answer members alone, and
+// [Peers.Conn] calls the services of another server, such as the leader's, over the connection that the keyring uses.
 //
 // # What crosses
 //
@@ -44,7 +45,8 @@
 //	DeadlineExceeded   the context's deadline has passed, or 30 seconds on the server
 //
 // Raft does not run over gRPC's streams: a raft.StreamLayer is a net.Conn with deadlines, and a snapshot should not share flow
-// control with heartbeats. The port is the same.
+// control with heartbeats. The port is the same. A host whose raft has a gRPC transport of another module keeps it: that module dials with
+// [Peers.DialOptions], and the name of its service is given to ServerOptions.
 //
 // # Limits
 //

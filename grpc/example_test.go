@@ -31,7 +31,7 @@ type server struct {
 }
 
 // start runs a server. First are the servers that the cluster begins with; without, this one is to be added by AddServer on
-// the leader.
+// the leader. After an error the process ends.
 func start(ctx context.Context, id raft.ServerID, dir string, ln net.Listener, source func() (*tls.Config, error), first []raft.Server) (s *server, err error) {
 	s = &server{}
 	if s.peers, err = keyringgrpc.New(keyringgrpc.Config{
@@ -55,33 +55,30 @@ func start(ctx context.Context, id raft.ServerID, dir string, ln net.Listener, s
 	if len(first) > 0 {
 		err := raft.BootstrapCluster(conf, store, store, snaps, trans, raft.Configuration{Servers: first})
 		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) { // which is that it has run before
-			return nil, errors.Join(err, s.close())
+			return nil, err
 		}
 	}
 	fsm := keyring.NewFSM() // with an FSM of your own: keyring.Mux(fsm, yours) to raft
 	if s.raft, err = raft.NewRaft(conf, fsm, store, store, snaps, trans); err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, err
 	}
 	s.peers.Attach(s.raft)
 	if s.keys, err = keyring.Open(ctx, keyring.Config{
 		Dir: filepath.Join(dir, "keystore"), ID: id, Raft: s.raft, FSM: fsm, Transport: s.peers,
 		KEKs: []keyring.KEK{keyring.InlineKEK()}, // for the example: anyone with the files has the keys
 	}); err != nil {
-		return nil, errors.Join(err, s.close())
+		return nil, err
 	}
 	s.peers.Start(s.keys)
 	return s, nil
 }
 
-// close has an order: the keyring ends its calls, then raft, then the connections under both.
-func (s *server) close() (err error) {
-	if s.keys != nil {
-		err = s.keys.Close()
-	}
-	if s.raft != nil {
-		err = errors.Join(err, s.raft.Shutdown().Error())
-	}
-	err = errors.Join(err, s.peers.Close())
+// close has an order: the keyring ends its calls; raft begins to end, and waits for what it has asked of others until its connections
+// are closed; then the port ends.
+func (s *server) close() error {
+	err := s.keys.Close()
+	down := s.raft.Shutdown()
+	err = errors.Join(err, s.peers.Close(), down.Error())
 	s.grpc.Stop()
 	return err
 }

@@ -51,6 +51,8 @@ type cluster struct {
 	t  *testing.T
 	ca *ca
 
+	onlyMembers []string // for ServerOptions
+
 	mu      sync.Mutex // guards below
 	servers []raft.Server
 }
@@ -146,7 +148,7 @@ func (c *cluster) portOn(ln net.Listener, addr string, id raft.ServerID, change 
 	if p.Peers, err = keyringgrpc.New(cfg); err != nil {
 		c.t.Fatal(err)
 	}
-	p.grpc = grpc.NewServer(p.ServerOptions()...)
+	p.grpc = grpc.NewServer(p.ServerOptions(c.onlyMembers...)...)
 	p.Register(p.grpc)
 	grpc_health_v1.RegisterHealthServer(p.grpc, health.NewServer())
 	registerWho(p)

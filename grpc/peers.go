@@ -58,7 +58,8 @@ type Peers struct {
 	conns   conns
 	calls   places
 	raft    *streamLayer
-	done    chan struct{} // closed by Close
+	life    context.Context // ends with Close
+	end     context.CancelFunc
 	dialRaw func(ctx context.Context, network, addr string) (net.Conn, error)
 	loops   sync.WaitGroup
 	member  atomic.Pointer[func() []raft.Server] // of Attach
@@ -89,9 +90,10 @@ func New(cfg Config) (*Peers, error) {
 		return nil, fmt.Errorf("keyring over gRPC: %w", err)
 	}
 	p := &Peers{
-		cfg: cfg, log: refusals{to: cfg.Logger}, done: make(chan struct{}), dialRaw: new(net.Dialer).DialContext, links: map[raft.ServerID]*link{},
+		cfg: cfg, log: refusals{to: cfg.Logger}, dialRaw: new(net.Dialer).DialContext, links: map[raft.ServerID]*link{},
 		conns: conns{maxClients: cfg.MaxClients, open: map[*conn]bool{}}, calls: places{of: map[raft.ServerID]*place{}},
 	}
+	p.life, p.end = context.WithCancel(context.Background())
 	p.raft = &streamLayer{peers: p, accepted: make(chan net.Conn), closed: make(chan struct{})}
 	p.loops.Go(p.recheck)
 	return p, nil
@@ -167,16 +169,16 @@ func (p *Peers) start(k host) {
 	p.loops.Go(func() { p.followMembers(k) })
 }
 
-// Close ends the connections to and from other servers, and refuses new ones, of clients too. The host closes the Keyring and
-// shuts raft down before, and stops the grpc.Server after. Close waits for the goroutines of this package, but for calls that
-// the grpc.Server still answers. It may be called again.
+// Close ends the connections to and from other servers, raft's too, and refuses new ones, of clients too. It waits for the
+// goroutines of this package, but for calls that the grpc.Server still answers. It may be called again.
+//
+// The host closes the Keyring before, and has raft begin its Shutdown, but does not wait for it: raft waits for what it has asked
+// of a server that hangs, until Close ends that. Then it waits for raft, and stops the grpc.Server.
 func (p *Peers) Close() error {
 	p.mu.Lock()
-	if !p.closed {
-		p.closed = true
-		close(p.done)
-	}
+	p.closed = true
 	p.mu.Unlock()
+	p.end()
 	p.closeLinks(func(raft.ServerID) bool { return true })
 	p.raft.Close()
 	p.conns.close()
@@ -222,6 +224,10 @@ func (p *Peers) memberOf(id raft.ServerID) (raft.Server, error) {
 	return p.find(fmt.Sprintf("server %q", id), func(s raft.Server) bool { return s.ID == id })
 }
 
+func (p *Peers) memberAt(addr string) (raft.Server, error) {
+	return p.find("a server at "+addr, func(s raft.Server) bool { return string(s.Address) == addr })
+}
+
 // addr returns where a member is to be called.
 func (p *Peers) addr(id raft.ServerID) (string, error) {
 	s, err := p.memberOf(id)
@@ -244,7 +250,7 @@ func (p *Peers) followMembers(k host) {
 		}
 		select {
 		case <-changed:
-		case <-p.done:
+		case <-p.life.Done():
 			return
 		}
 	}
@@ -257,7 +263,7 @@ func (p *Peers) recheck() {
 	for {
 		select {
 		case <-ticks.C:
-		case <-p.done:
+		case <-p.life.Done():
 			return
 		}
 		p.sweep(p.wrongMember)

@@ -66,7 +66,7 @@ func (l *streamLayer) Accept() (net.Conn, error) {
 func (l *streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	to, err := l.peers.find("a server at "+string(addr), func(s raft.Server) bool { return s.Address == addr })
+	to, err := l.peers.memberAt(string(addr))
 	if err != nil {
 		return nil, err
 	}

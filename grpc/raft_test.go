@@ -11,6 +11,7 @@ import (
 	"time"
 
 	keyringgrpc "example.com/keyring/grpc"
+	"github.com/hashicorp/raft"
 )
 
 // TestRaftReadsNothingOfARemovedServer, on either end, before its connection is closed.
@@ -123,5 +124,39 @@ func TestCloseEndsHandshakes(t *testing.T) {
 	if conn, err = net.Dial("tcp", p1.addr); err == nil {
 		closed(t, conn)
 		conn.Close()
+	}
+}
+
+// TestCloseEndsWhatRaftHasAsked: its shutdown waits for the answers, and for dials, and a server may hang.
+func TestCloseEndsWhatRaftHasAsked(t *testing.T) {
+	noLeak(t)
+	c := newCluster(t)
+	p1, p2 := c.port("s1"), c.port("s2")
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	must(err)
+	defer silent.Close()
+	c.set("s3", silent.Addr().String())
+	out, err := p2.StreamLayer().Dial(raft.ServerAddress(p1.addr), time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 2)
+	go func() {
+		_, err := out.Read(make([]byte, 1))
+		ended <- err
+	}()
+	go func() {
+		_, err := p2.StreamLayer().Dial(raft.ServerAddress(silent.Addr().String()), time.Minute)
+		ended <- err
+	}()
+	begun := time.Now()
+	in, err := silent.Accept()
+	must(err)
+	defer in.Close()
+	p2.Close()
+	for range 2 {
+		if err := <-ended; err == nil || time.Since(begun) > keyringgrpc.Patience {
+			t.Errorf("after %v: %v", time.Since(begun), err)
+		}
 	}
 }
