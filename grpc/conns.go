@@ -55,8 +55,8 @@ func (c *conn) cut() {
 	c.NetConn().Close()
 }
 
-// begin notes an accepted connection whose handshake begins. The oldest of too many gives way: ends that say nothing must not
-// keep others out.
+// begin notes an accepted connection whose handshake begins. If there are too many, the oldest one of the address that has most
+// gives way: ends that say nothing must not keep others out.
 func (s *conns) begin(raw net.Conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -64,11 +64,31 @@ func (s *conns) begin(raw net.Conn) error {
 		return net.ErrClosed
 	}
 	if len(s.pending) == maxPending {
-		s.pending[0].Close()
-		s.pending = s.pending[1:]
+		i := mostFrom(s.pending)
+		s.pending[i].Close()
+		s.pending = slices.Delete(s.pending, i, i+1)
 	}
 	s.pending = append(s.pending, raw)
 	return nil
+}
+
+// mostFrom returns the first of the connections from the address that has most of them.
+func mostFrom(all []net.Conn) (first int) {
+	count, most := map[string]int{}, 0
+	for _, c := range all {
+		host := hostOf(c)
+		count[host]++
+		most = max(most, count[host])
+	}
+	return slices.IndexFunc(all, func(c net.Conn) bool { return count[hostOf(c)] == most })
+}
+
+func hostOf(c net.Conn) string {
+	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
+	if err != nil {
+		return c.RemoteAddr().String()
+	}
+	return host
 }
 
 // end notes that the handshake has ended, well or not.

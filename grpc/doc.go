@@ -50,7 +50,7 @@
 //
 // # Limits
 //
-//	handshakes under way   128, each for 10 seconds; the oldest gives way
+//	handshakes under way   128, each for 10 seconds; the oldest of the address that has most gives way
 //	connections            of one server 8 for calls and 8 for raft, where the oldest gives way; of clients Config.MaxClients
 //	calls of one server    32 at a time; the others wait. 10 seconds for a request to come, 30 for all of a call
 //	calls of clients too   256 on one connection, each with a header of 8 KiB, unless the host's options say otherwise

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,11 +19,18 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// TestHandshakesUnderWayAreBounded: those that say nothing keep nobody out.
+// TestHandshakesUnderWayAreBounded: those that say nothing keep nobody out, and push out nobody who comes from elsewhere.
 func TestHandshakesUnderWayAreBounded(t *testing.T) {
 	noLeak(t)
 	c := newCluster(t)
 	p1, p2 := c.port("s1"), c.port("s2")
+	slow, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).Dial("tcp", p1.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pending := 0; pending == 0; _, pending = p1.Open() {
+		runtime.Gosched()
+	}
 	cut := make(chan struct{}, keyringgrpc.MaxPending+10)
 	for range keyringgrpc.MaxPending + 10 {
 		conn, err := net.Dial("tcp", p1.addr)
@@ -36,7 +44,7 @@ func TestHandshakesUnderWayAreBounded(t *testing.T) {
 		}()
 	}
 	begun := time.Now()
-	for range 10 {
+	for range 11 {
 		<-cut
 	}
 	if took := time.Since(begun); took >= keyringgrpc.Patience {
@@ -47,6 +55,14 @@ func TestHandshakesUnderWayAreBounded(t *testing.T) {
 	}
 	if _, pending := p1.Open(); pending > keyringgrpc.MaxPending {
 		t.Errorf("%d handshakes are under way", pending)
+	}
+	conf, err := c.ca.server("s2")()
+	must(err)
+	conf.NextProtos, conf.InsecureSkipVerify = []string{keyringgrpc.CallProtocol}, true
+	late := tls.Client(slow, conf)
+	defer late.Close()
+	if err := late.Handshake(); err != nil {
+		t.Errorf("one from elsewhere, that was there before: %v", err)
 	}
 }
 
