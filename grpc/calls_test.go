@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,9 +85,16 @@ func TestAnswersBeforeAndAfterTheKeyring(t *testing.T) {
 	noLeak(t)
 	c := newCluster(t)
 	p1, p2 := c.port("s1"), c.port("s2")
-	p1.keys.answer = func(context.Context, raft.ServerID, []byte) ([]byte, error) { return nil, keyring.ErrClosed }
+	var asked atomic.Int32
+	p1.keys.answer = func(context.Context, raft.ServerID, []byte) ([]byte, error) {
+		asked.Add(1)
+		return nil, keyring.ErrClosed
+	}
 	if _, err := p2.Call(t.Context(), "s1", nil); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "the keyring is closed") {
 		t.Errorf("closed: %v", err)
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("it is asked %d times: no retry is to hide a refusal", n)
 	}
 	p1.keys.answer = func(context.Context, raft.ServerID, []byte) ([]byte, error) { return nil, errors.New("of the inside") }
 	if _, err := p2.Call(t.Context(), "s1", nil); status.Code(err) != codes.Unavailable || strings.Contains(err.Error(), "inside") {

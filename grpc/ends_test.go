@@ -88,18 +88,25 @@ func (p *pair) stays(when string) {
 	}
 }
 
-// gone requires that neither is there on either end. Raft closes its ends when it reads that.
-func (p *pair) gone(when string) {
+// gone requires that neither is there on either end: some servers have cut them off by themselves, and the others notice that.
+func (p *pair) gone(when string, cutters ...string) {
 	p.t.Helper()
+	synctest.Wait()
+	p.none(when, cutters...)
 	for end, c := range map[string]net.Conn{"in": p.in, "out": p.out} {
 		if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil {
 			p.t.Errorf("%s: raft reads %d bytes, %v: %s", when, n, err, end)
 		}
-		c.Close()
+		c.Close() // as raft does
 	}
 	synctest.Wait()
-	for id, port := range p.ports {
-		if open, _ := port.Open(); open != 0 {
+	p.none(when, "s1", "s2")
+}
+
+func (p *pair) none(when string, at ...string) {
+	p.t.Helper()
+	for _, id := range at {
+		if open, _ := p.ports[id].Open(); open != 0 {
 			p.t.Errorf("%s: %s has %d connections, want none", when, id, open)
 		}
 	}
@@ -125,7 +132,7 @@ func TestConnectionsEndWithTheCertificatesOfEitherEnd(t *testing.T) {
 					time.Sleep(time.Until(end) - time.Second) // virtual
 					p.stays("before the end")
 					time.Sleep(2*time.Second + keyringgrpc.RecheckEvery)
-					p.gone("after the end")
+					p.gone("after the end", watcher)
 				})
 			})
 		}
@@ -185,7 +192,7 @@ func TestConnectionsEndWhenCAsAreReplaced(t *testing.T) {
 				p.stays("certificates are replaced")
 				p.sources[which].set(next.server(which)) // this one knows the new CA alone
 				time.Sleep(2 * keyringgrpc.RecheckEvery)
-				p.gone("the CA is replaced")
+				p.gone("the CA is replaced", which)
 				p.connect()
 			})
 		})
@@ -215,7 +222,7 @@ func TestConnectionsEndWhenAHookRefuses(t *testing.T) {
 				answer(nil)
 				p.stays("the hook accepts")
 				answer(errors.New("revoked"))
-				p.gone("the hook refuses")
+				p.gone("the hook refuses", "s1")
 				p.s1.told.wait("revoked")
 			})
 		})
@@ -233,21 +240,24 @@ func TestConnectionsStayWhenCertificatesCannotBeRead(t *testing.T) {
 	})
 }
 
-// TestRemovedServerIsCutOff, by both ends, at once where the keyring hears of it, and by a look now and then where not.
+// TestRemovedServerIsCutOff by a member, in both directions, at once where the keyring hears of it, and by a look now and then where not.
 func TestRemovedServerIsCutOff(t *testing.T) {
-	for _, id := range []raft.ServerID{"s1", "s2"} {
+	for id, other := range map[raft.ServerID]string{"s1": "s2", "s2": "s1"} {
 		t.Run(string(id), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPair(t, ofServers)
 				p.remove(id)
 				p.s1.keys.change()
 				p.s2.keys.change()
-				p.gone("the keyring hears of it")
+				p.gone("the keyring hears of it", other)
 				p.set(id, string(id)+":1")
 				p.connect()
 				p.remove(id)
 				time.Sleep(2 * keyringgrpc.RecheckEvery) // virtual
-				p.gone("nobody tells")
+				p.gone("nobody tells", other)
+				if n := p.s2.Links(); n != 0 && id == "s1" {
+					t.Errorf("%d links to nobody", n)
+				}
 			})
 		})
 	}

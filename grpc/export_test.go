@@ -47,3 +47,10 @@ func (p *Peers) Open() (open, pending int) {
 
 // Unstart undoes Start.
 func (p *Peers) Unstart() { p.keys.Store(nil) }
+
+// Links returns how many servers have a grpc.ClientConn here.
+func (p *Peers) Links() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.links)
+}

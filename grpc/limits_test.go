@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
@@ -101,6 +102,17 @@ func TestConnectionsOfOneServerAreBounded(t *testing.T) {
 	}
 	if _, err := other.Write([]byte("\x00\x00\x00\x04\x01\x00\x00\x00\x00")); err != nil {
 		t.Errorf("that of another server: %v", err)
+	}
+}
+
+// TestHeadersAreBounded: 8 KiB.
+func TestHeadersAreBounded(t *testing.T) {
+	c := newCluster(t)
+	c.port("s1")
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "long", strings.Repeat("x", 9<<10))
+	err := healthy(ctx, c.port("s2").Conn("s1"))
+	if err == nil || !strings.Contains(err.Error(), "header list size") {
+		t.Errorf("a long header: %v", err)
 	}
 }
 

@@ -23,7 +23,8 @@ type streamLayer struct {
 	closed   chan struct{}
 }
 
-// hand gives an accepted connection to raft, if that takes it in time.
+// hand gives an accepted connection to raft, if that takes it in time. The grpc.Server clears the deadline of the connection after
+// that; raft sets none where it accepts.
 func (l *streamLayer) hand(c *conn) {
 	late := time.NewTimer(patience)
 	defer late.Stop()
