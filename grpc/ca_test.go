@@ -7,10 +7,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"time"
+
+	"example.com/keyring"
 )
 
 // source is what Config.TLS is.
@@ -49,6 +54,22 @@ func (c *ca) source(uri string, change ...func(*x509.Certificate)) source {
 // server is the source of a server of the cluster "prod".
 func (c *ca) server(id string, change ...func(*x509.Certificate)) source {
 	return c.source("keyring://prod/server/"+id, change...)
+}
+
+// files is server, from PEM files in a directory. Key is the file of the private key.
+func (c *ca) files(dir, id string) (s source, key string) {
+	conf, err := c.server(id)()
+	must(err)
+	der, err := x509.MarshalPKCS8PrivateKey(conf.Certificates[0].PrivateKey)
+	must(err)
+	for name, b := range map[string]pem.Block{
+		"tls.crt": {Type: "CERTIFICATE", Bytes: conf.Certificates[0].Certificate[0]}, "tls.key": {Type: "PRIVATE KEY", Bytes: der},
+		"ca.crt": {Type: "CERTIFICATE", Bytes: c.cert.Raw},
+	} {
+		must(os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(&b), 0o600))
+	}
+	key = filepath.Join(dir, "tls.key")
+	return keyring.TLSFiles(filepath.Join(dir, "tls.crt"), key, filepath.Join(dir, "ca.crt")), key
 }
 
 func (c *ca) pool() *x509.CertPool {

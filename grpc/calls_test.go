@@ -35,7 +35,7 @@ func TestCall(t *testing.T) {
 			t.Fatalf("%q, %v", got, err)
 		}
 	}
-	if open, _ := p1.Open(); open != 2 {
+	if open, _ := p1.Connections(); open != 2 {
 		t.Errorf("%d connections, want one each way", open)
 	}
 	if _, err := p2.Call(t.Context(), "s9", nil); err == nil || !strings.Contains(err.Error(), `server "s9" is not in the raft configuration`) {
@@ -103,11 +103,11 @@ func TestAnswersBeforeAndAfterTheKeyring(t *testing.T) {
 	p1.told.wait("of the inside")
 	p1.Unstart()
 	if _, err := p2.Call(t.Context(), "s1", nil); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "not open yet") {
-		t.Errorf("before Start: %v", err)
+		t.Errorf("before Open: %v", err)
 	}
 	p1.Unattach()
 	if _, err := p1.Call(t.Context(), "s2", nil); err == nil || !strings.Contains(err.Error(), "raft does not run here yet") {
-		t.Errorf("a call before Attach: %v", err)
+		t.Errorf("a call before there is a raft: %v", err)
 	}
 	p2.Close()
 	if _, err := p2.Call(t.Context(), "s1", nil); !errors.Is(err, net.ErrClosed) {
@@ -262,7 +262,7 @@ func TestRefusesServersThatAreNoMembers(t *testing.T) {
 			conn.Close()
 			p1.told.wait(tt.want)
 		}
-		if open, _ := p1.Open(); open > 0 {
+		if open, _ := p1.Connections(); open > 0 {
 			t.Errorf("%s: %d connections are taken", name, open)
 		}
 	}

@@ -4,8 +4,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	keyringgrpc "example.com/keyring/grpc"
@@ -49,4 +51,29 @@ func TestNewSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, tt.want)
 		}
 	}
+}
+
+// TestConfigurationThatIsKept goes on to be used, as when keyring.TLSFiles can't read a file any more; and the log says so.
+func TestConfigurationThatIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var key string
+		p := newPair(t, func(ca *ca) (s1, s2 source) {
+			s1, key = ca.files(t.TempDir(), "s1")
+			return s1, ca.server("s2")
+		})
+		must(os.Remove(key))
+		time.Sleep(2 * keyringgrpc.RecheckEvery) // virtual
+		p.s1.told.wait("certificates can't be read")
+		p.stays("a file is gone")
+		p.out.Close()
+		p.in.Close()
+		p.connect()
+		if err := healthy(t.Context(), p.s2.Conn("s1")); err != nil {
+			t.Error(err)
+		}
+		_, err := keyringgrpc.New(keyringgrpc.Config{ID: "s1", Cluster: "prod", Addr: "s1:1", TLS: p.sources["s1"].get, Clients: p.sources["s1"].get})
+		if err != nil {
+			t.Errorf("it is not kept: %v", err)
+		}
+	})
 }

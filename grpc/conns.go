@@ -163,13 +163,10 @@ func (s *conns) all() (servers []*conn) {
 	return servers
 }
 
-// close ends the handshakes and the connections of servers, and lets no more begin.
+// close ends the connections of servers, and lets no more begin.
 func (s *conns) close() {
 	s.mu.Lock()
 	s.closed = true
-	for _, raw := range s.pending {
-		raw.Close()
-	}
 	s.mu.Unlock()
 	for _, c := range s.all() {
 		c.cut()

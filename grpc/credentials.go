@@ -146,12 +146,7 @@ func (p *Peers) configFor(hello *tls.ClientHelloInfo, shown *own) (*tls.Config, 
 		}
 		return clientConfig(p.cfg.Clients, hello)
 	}
-	base, err := p.cfg.TLS()
-	if err != nil || base == nil {
-		return nil, errors.Join(errors.New("TLS configuration"), err)
-	}
-	base = shown.noting(base)
-	conf, err := keyring.ServerTLS(func() (*tls.Config, error) { return base, nil }, p.cfg.Cluster, p.admits, callProtocol, raftProtocol)
+	conf, err := keyring.ServerTLS(shown.noting(p.cfg.TLS()), p.cfg.Cluster, p.admits, callProtocol, raftProtocol)
 	if err != nil || conf.GetConfigForClient == nil {
 		return conf, err
 	}
@@ -161,14 +156,14 @@ func (p *Peers) configFor(hello *tls.ClientHelloInfo, shown *own) (*tls.Config, 
 // clientConfig is the host's configuration for clients. At the start there is no hello.
 func clientConfig(source func() (*tls.Config, error), hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	base, err := source()
-	if err == nil && base != nil && base.GetConfigForClient != nil && hello != nil {
+	if err = usable(base, err); err == nil && base.GetConfigForClient != nil && hello != nil {
 		var own *tls.Config
 		if own, err = base.GetConfigForClient(hello); own != nil {
 			base = own
 		}
 	}
-	if err != nil || base == nil {
-		return nil, errors.Join(errors.New("TLS configuration for clients"), err)
+	if err != nil {
+		return nil, fmt.Errorf("TLS configuration for clients: %w", err)
 	}
 	c := base.Clone()
 	c.GetConfigForClient = nil
@@ -181,6 +176,18 @@ func clientConfig(source func() (*tls.Config, error), hello *tls.ClientHelloInfo
 		return nil, errors.New("TLS configuration for clients: ClientCAs is required")
 	}
 	return c, nil
+}
+
+// usable says why what a source has returned is no configuration. Beside some errors, as of keyring.TLSFiles, it is one.
+func usable(base *tls.Config, err error) error {
+	if base == nil {
+		return errors.Join(errors.New("there is none"), err)
+	}
+	if err == nil {
+		return nil
+	}
+	_, refused := keyring.ClientTLS(func() (*tls.Config, error) { return base, err }, "any", "any", callProtocol)
+	return refused
 }
 
 // ClientHandshake implements credentials.TransportCredentials. These are for accepted connections alone.
@@ -233,13 +240,8 @@ func (memberCredentials) ServerHandshake(net.Conn) (net.Conn, credentials.AuthIn
 // secure does the handshake on a connection that this side has made to a server.
 func (p *Peers) secure(ctx context.Context, raw net.Conn, id raft.ServerID, protocol string) (*conn, error) {
 	keepAlive(raw)
-	base, err := p.cfg.TLS()
-	if err != nil || base == nil {
-		return nil, errors.Join(errors.New("TLS configuration"), err)
-	}
 	shown := new(own)
-	base = shown.noting(base)
-	conf, err := keyring.ClientTLS(func() (*tls.Config, error) { return base, nil }, p.cfg.Cluster, id, protocol)
+	conf, err := keyring.ClientTLS(shown.noting(p.cfg.TLS()), p.cfg.Cluster, id, protocol)
 	if err != nil {
 		return nil, err
 	}

@@ -6,15 +6,13 @@
 // A [Peers] is made first. It has the options for the grpc.Server, the connections for raft, and it is the Transport of the
 // keyring:
 //
-//	peers, err := keyringgrpc.New(keyringgrpc.Config{ID: "s1", Cluster: "prod", Addr: "10.0.0.1:7900", TLS: source})
+//	peers, err := keyringgrpc.New(keyringgrpc.Config{ID: "s1", Cluster: "prod", Addr: "10.0.0.1:7900", TLS: keyring.TLSFiles(cert, key, cas)})
 //	server := grpc.NewServer(peers.ServerOptions()...)
 //	peers.Register(server) // beside the host's own services
 //	go server.Serve(listener)
 //	transport := raft.NewNetworkTransport(peers.StreamLayer(), 3, 10*time.Second, os.Stderr)
 //	r, err := raft.NewRaft(conf, keyring.Mux(fsm, app), logs, stable, snapshots, transport)
-//	peers.Attach(r)
-//	keys, err := keyring.Open(ctx, keyring.Config{ID: "s1", Raft: r, FSM: fsm, Transport: peers})
-//	peers.Start(keys)
+//	keys, err := peers.Open(ctx, keyring.Config{Dir: dir, Raft: r, FSM: fsm, KEKs: keks})
 //
 // It ends in this order: Keyring.Close, raft's Shutdown, [Peers.Close], the error of the Shutdown, the server's Stop. The example is a
 // whole host.

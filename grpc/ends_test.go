@@ -78,7 +78,7 @@ func (p *pair) stays(when string) {
 	p.t.Helper()
 	synctest.Wait()
 	for id, port := range p.ports {
-		if open, _ := port.Open(); open != 2 {
+		if open, _ := port.Connections(); open != 2 {
 			p.t.Errorf("%s: %s has %d connections, want 2", when, id, open)
 		}
 	}
@@ -106,7 +106,7 @@ func (p *pair) gone(when string, cutters ...string) {
 func (p *pair) none(when string, at ...string) {
 	p.t.Helper()
 	for _, id := range at {
-		if open, _ := p.ports[id].Open(); open != 0 {
+		if open, _ := p.ports[id].Connections(); open != 0 {
 			p.t.Errorf("%s: %s has %d connections, want none", when, id, open)
 		}
 	}

@@ -62,15 +62,11 @@ func start(ctx context.Context, id raft.ServerID, dir string, ln net.Listener, s
 	if s.raft, err = raft.NewRaft(conf, fsm, store, store, snaps, trans); err != nil {
 		return nil, err
 	}
-	s.peers.Attach(s.raft)
-	if s.keys, err = keyring.Open(ctx, keyring.Config{
-		Dir: filepath.Join(dir, "keystore"), ID: id, Raft: s.raft, FSM: fsm, Transport: s.peers,
+	s.keys, err = s.peers.Open(ctx, keyring.Config{
+		Dir: filepath.Join(dir, "keystore"), Raft: s.raft, FSM: fsm,
 		KEKs: []keyring.KEK{keyring.InlineKEK()}, // for the example: anyone with the files has the keys
-	}); err != nil {
-		return nil, err
-	}
-	s.peers.Start(s.keys)
-	return s, nil
+	})
+	return s, err
 }
 
 // close has an order: the keyring ends its calls; raft begins to end, and waits for what it has asked of others until its connections

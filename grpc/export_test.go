@@ -23,13 +23,13 @@ const (
 // Host is what Peers needs of a Keyring.
 type Host = host
 
-// AttachTo is Attach, to a list in place of a raft.
-func (p *Peers) AttachTo(members func() []raft.Server) { p.member.Store(&members) }
+// AttachTo has the members in a list in place of a raft.
+func (p *Peers) AttachTo(members func() []raft.Server) { p.attach(members) }
 
-// Unattach undoes Attach.
+// Unattach undoes AttachTo.
 func (p *Peers) Unattach() { p.member.Store(nil) }
 
-// StartFor is Start, for something in place of a Keyring.
+// StartFor has something answer in place of a Keyring.
 func (p *Peers) StartFor(h Host) { p.start(h) }
 
 // DialWith has the connections of other servers made by dial.
@@ -37,15 +37,15 @@ func (p *Peers) DialWith(dial func(ctx context.Context, network, addr string) (n
 	p.dialRaw = dial
 }
 
-// Open returns how many connections of servers there are, and how many handshakes are under way.
-func (p *Peers) Open() (open, pending int) {
+// Connections returns how many connections of servers there are, and how many handshakes are under way.
+func (p *Peers) Connections() (open, pending int) {
 	all := p.conns.all()
 	p.conns.mu.Lock()
 	defer p.conns.mu.Unlock()
 	return len(all), len(p.conns.pending)
 }
 
-// Unstart undoes Start.
+// Unstart undoes StartFor.
 func (p *Peers) Unstart() { p.keys.Store(nil) }
 
 // Links returns how many servers have a grpc.ClientConn here.

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -29,7 +30,7 @@ func TestHandshakesUnderWayAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for pending := 0; pending == 0; _, pending = p1.Open() {
+	for pending := 0; pending == 0; _, pending = p1.Connections() {
 		runtime.Gosched()
 	}
 	cut := make(chan struct{}, keyringgrpc.MaxPending+10)
@@ -54,7 +55,7 @@ func TestHandshakesUnderWayAreBounded(t *testing.T) {
 	if _, err := p2.Call(t.Context(), "s1", nil); err != nil {
 		t.Error(err)
 	}
-	if _, pending := p1.Open(); pending > keyringgrpc.MaxPending {
+	if _, pending := p1.Connections(); pending > keyringgrpc.MaxPending {
 		t.Errorf("%d handshakes are under way", pending)
 	}
 	conf, err := c.ca.server("s2")()
@@ -97,7 +98,7 @@ func TestConnectionsOfOneServerAreBounded(t *testing.T) {
 		connect("s2")
 	}
 	io.Copy(io.Discard, first) // until it is closed
-	if open, _ := p1.Open(); open != keyringgrpc.MaxPerServer+1 {
+	if open, _ := p1.Connections(); open != keyringgrpc.MaxPerServer+1 {
 		t.Errorf("%d connections", open)
 	}
 	if _, err := other.Write([]byte("\x00\x00\x00\x04\x01\x00\x00\x00\x00")); err != nil {
@@ -159,7 +160,7 @@ func TestCallsOfOneServerAreBounded(t *testing.T) {
 	}
 }
 
-// TestSlowOnesAreCutOff: a handshake and a request that do not come.
+// TestSlowOnesAreCutOff: a handshake that does not come, on either end, and a request.
 func TestSlowOnesAreCutOff(t *testing.T) {
 	for name, wait := range map[string]func(*testing.T, *virtual){
 		"handshake": func(t *testing.T, v *virtual) {
@@ -167,6 +168,14 @@ func TestSlowOnesAreCutOff(t *testing.T) {
 			must(err)
 			closed(t, conn)
 			v.ports["s1"].told.wait("connection refused")
+		},
+		"handshake of a server": func(t *testing.T, v *virtual) {
+			v.listeners["s3"] = bufconn.Listen(1)
+			v.set("s3", "s3:1")
+			go v.listeners["s3"].Accept()
+			if _, err := v.ports["s1"].StreamLayer().Dial("s3:1", time.Hour); err == nil {
+				t.Error("a server that says nothing")
+			}
 		},
 		"request": func(t *testing.T, v *virtual) {
 			desc := &grpc.StreamDesc{ClientStreams: true}

@@ -11,13 +11,16 @@ import (
 // own is the certificate that this side has shown. The handshake sets it, before it is read.
 type own struct{ leaf *x509.Certificate }
 
-// noting returns a configuration with the certificates of base, in which the one that is chosen is noted.
-func (o *own) noting(base *tls.Config) *tls.Config {
+// noting returns a source of what another one has returned, in which the certificate that is chosen is noted.
+func (o *own) noting(base *tls.Config, err error) func() (*tls.Config, error) {
+	if base == nil {
+		return func() (*tls.Config, error) { return nil, err }
+	}
 	c := base.Clone()
 	c.Certificates = nil
 	c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return o.note(forServer(base, hello)) }
 	c.GetClientCertificate = func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) { return o.note(forClient(base, r)) }
-	return c
+	return func() (*tls.Config, error) { return c, err }
 }
 
 func (o *own) note(cert *tls.Certificate, err error) (*tls.Certificate, error) {

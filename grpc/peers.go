@@ -34,8 +34,8 @@ type Config struct {
 	// Addr is the host:port at which the other servers reach this one: the grpc.Server's port. It is this server's address in
 	// raft's configuration if raft uses StreamLayer.
 	Addr string
-	// TLS returns this server's certificate and RootCAs, as keyring.ServerTLS wants them. It is called for each connection and
-	// every 5 seconds, must not block, and what it returns is not modified.
+	// TLS returns this server's certificate and RootCAs: see keyring.TLSFiles, and keyring.ServerTLS for what else may be in it.
+	// It is called for each connection and every 5 seconds, must not block, and what it returns is not modified.
 	TLS func() (*tls.Config, error)
 	// Clients returns the configuration for connections of others than servers, from which ClientAuth says what certificates
 	// they need. ClientCAs nil means RootCAs. It is called for each connection, so it may be the same function as TLS: then
@@ -62,8 +62,8 @@ type Peers struct {
 	end     context.CancelFunc
 	dialRaw func(ctx context.Context, network, addr string) (net.Conn, error)
 	loops   sync.WaitGroup
-	member  atomic.Pointer[func() []raft.Server] // of Attach
-	keys    atomic.Pointer[host]                 // of Start
+	member  atomic.Pointer[func() []raft.Server] // of attach
+	keys    atomic.Pointer[host]                 // of start
 
 	mu     sync.Mutex // guards below
 	closed bool
@@ -77,7 +77,7 @@ type host interface {
 	MembershipVersion() uint64
 }
 
-// New returns the Peers of a server, which answers nobody before Attach and Start. An error says what is wrong with the
+// New returns the Peers of a server, which answers nobody before Open. An error says what is wrong with the
 // configuration or with this server's own certificate.
 func New(cfg Config) (*Peers, error) {
 	if cfg.Logger == nil {
@@ -95,7 +95,6 @@ func New(cfg Config) (*Peers, error) {
 	}
 	p.life, p.end = context.WithCancel(context.Background())
 	p.raft = &streamLayer{peers: p, accepted: make(chan net.Conn), closed: make(chan struct{})}
-	p.loops.Go(p.recheck)
 	return p, nil
 }
 
@@ -131,7 +130,7 @@ func (c Config) check() error {
 // from a callback is not looked at.
 func (c Config) checkOwn() error {
 	base, err := c.TLS()
-	if err != nil || len(base.Certificates) == 0 {
+	if base == nil || len(base.Certificates) == 0 {
 		return err
 	}
 	leaf, err := leafOf(&base.Certificates[0])
@@ -149,16 +148,43 @@ func (c Config) checkOwn() error {
 	return err
 }
 
-// Attach tells who the members are: those of raft's latest configuration. Before, no server is let in, and none is called. It is
-// called when raft.NewRaft has returned, before keyring.Open.
-func (p *Peers) Attach(r *raft.Raft) {
-	members := func() []raft.Server { return r.GetConfiguration().Configuration().Servers }
-	p.member.Store(&members)
+// Open opens the keyring, as keyring.Open does, and answers the other servers from then on. Raft, FSM, Dir and KEKs are set as for
+// keyring.Open; ID, Transport and Logger are those of the Peers if they are not set. Call it as soon as raft.NewRaft has returned:
+// until then raft reaches no other server, and none is let in. After an error it may be called again.
+func (p *Peers) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, error) {
+	switch {
+	case cfg.ID == "":
+		cfg.ID = p.cfg.ID
+	case cfg.ID != p.cfg.ID:
+		return nil, fmt.Errorf("keyring over gRPC: the keyring's ID is %q, want %q", cfg.ID, p.cfg.ID)
+	}
+	if cfg.Transport == nil {
+		cfg.Transport = p
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = p.cfg.Logger.Named("keyring")
+	}
+	if r := cfg.Raft; r != nil {
+		p.attach(func() []raft.Server { return r.GetConfiguration().Configuration().Servers })
+	}
+	k, err := keyring.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.start(k)
+	return k, nil
 }
 
-// Start has the keyring answer the other servers. It is called once, when keyring.Open has returned.
-func (p *Peers) Start(k *keyring.Keyring) { p.start(k) }
+// attach tells who the members are. Before, nobody is let in.
+func (p *Peers) attach(members func() []raft.Server) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.member.Swap(&members) == nil && !p.closed {
+		p.loops.Go(p.recheck)
+	}
+}
 
+// start answers the other servers with a keyring, unless that is closed by now.
 func (p *Peers) start(k host) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -256,7 +282,7 @@ func (p *Peers) followMembers(k host) {
 	}
 }
 
-// recheck looks at each connection now and then, until Close.
+// recheck looks at each connection now and then, until Close. It begins before there can be any.
 func (p *Peers) recheck() {
 	ticks := time.NewTicker(recheckEvery)
 	defer ticks.Stop()
@@ -268,11 +294,10 @@ func (p *Peers) recheck() {
 		}
 		p.sweep(p.wrongMember)
 		base, err := p.cfg.TLS()
-		if err == nil && base == nil {
-			err = errors.New("no configuration")
-		}
 		if err != nil {
-			p.log.note("certificates of connections can't be checked", "error", err)
+			p.log.note("certificates can't be read", "error", err)
+		}
+		if usable(base, err) != nil {
 			continue
 		}
 		p.sweep(func(c *conn) error { return c.outlived(base) })

@@ -113,7 +113,7 @@ func TestCloseEndsHandshakes(t *testing.T) {
 	must(err)
 	defer conn.Close()
 	for {
-		if _, pending := p1.Open(); pending > 0 {
+		if _, pending := p1.Connections(); pending > 0 {
 			break
 		}
 		runtime.Gosched()
