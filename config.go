@@ -124,6 +124,11 @@ type Config struct {
 	// first command waits 10 seconds, and no longer, for a server that does not answer. Else it waits until that server
 	// has answered: a build without the keyring could not apply the command.
 	EveryBuild bool
+	// Certificates returns when the certificates end on which this server's connections depend and, on the leader, those of the
+	// other servers, the first to end first; and as an error why others refuse this server's own now, or what is wrong with
+	// its files. Status, ProblemCertificate and the metric keyring.certificate.left tell of them. It is called from several
+	// goroutines, and must not block. Packages port and node set it. Nil says nothing.
+	Certificates func() ([]Certificate, error)
 	// Problems returns what is wrong with the host's part, as the disk of its raft, for Status: problems whose Advice is
 	// empty get the one for their Kind. It is called from several goroutines, and must not block. See Notify. Nil
 	// returns none.

@@ -75,12 +75,12 @@ var house = map[string][]string{
 
 	"internal/raftwire": {"internal/mono"},
 	"internal/port": {
-		"internal/bounded", "internal/fsm", "internal/join", "internal/local", "internal/meta", "internal/mono", "internal/peer", "internal/raftwire", "internal/seal",
+		"internal/bounded", "internal/fsm", "internal/gate", "internal/join", "internal/local", "internal/meta", "internal/mono", "internal/peer", "internal/raftwire", "internal/seal",
 	},
 	"internal/cluster": {
 		"internal/bounded", "internal/durable", "internal/gate", "internal/mono", "internal/peer", "internal/port", "internal/raftwire",
 	},
-	"port": {".", "internal/peer", "internal/port"},
+	"port": {".", "internal/gate", "internal/peer", "internal/port"},
 	"node": {
 		".", "internal/bounded", "internal/cluster", "internal/gate", "internal/join", "internal/jwt", "internal/meta", "internal/mono", "internal/peer", "internal/plan", "internal/port",
 	},

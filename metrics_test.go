@@ -11,6 +11,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"github.com/hashicorp/raft"
 )
 
 // TestMetricsOfAServer: each that MetricInfos lists comes, with the label that it has there, and no other.
@@ -21,6 +22,7 @@ func TestMetricsOfAServer(t *testing.T) {
 		const every = 30 * time.Second
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Metrics, cfg.MetricsEvery, cfg.Rotation.Every = s, every, -1
+			cfg.Certificates = endsIn(cfg.ID, time.Now().Add(3*time.Hour))
 		}})
 		k := keyringtest.Ready(t, c).Keyring
 		if _, err := k.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
@@ -48,6 +50,10 @@ func TestMetricsOfAServer(t *testing.T) {
 				t.Errorf("%s is %v, %t, want %v", name, got, ok, want)
 			}
 		}
+		own, ca := gauges["keyring.certificate.left;certificate=own"], gauges["keyring.certificate.left;certificate=CA"]
+		if own > 7200 || own < 7100 || ca != own+3600 {
+			t.Errorf("%v s of the certificate are left, and %v of the CA's", own, ca)
+		}
 		if age := gauges["keyring.key.active.age"]; age < 3500 || age > 3700 {
 			t.Errorf("the active key is %v seconds old", age)
 		}
@@ -62,12 +68,22 @@ func TestMetricsOfAServer(t *testing.T) {
 	})
 }
 
-// checkInfos holds what has come, which is nothing of a rekey, of backups by schedule, nor of a Node, against MetricInfos.
+// endsIn says that a server's own certificate ends, and that the CA's does an hour later.
+func endsIn(id raft.ServerID, end time.Time) func() ([]keyring.Certificate, error) {
+	return func() ([]keyring.Certificate, error) {
+		own := keyring.Certificate{Server: id, NotBefore: end.Add(-4 * time.Hour), NotAfter: end}
+		ca, other := own, own
+		ca.CA, ca.NotAfter, other.Server = true, end.Add(time.Hour), "another"
+		return []keyring.Certificate{other, own, ca}, nil
+	}
+}
+
+// checkInfos holds what has come, which is nothing of a rekey, of backups by schedule, against MetricInfos.
 func checkInfos(t *testing.T, got map[string]float64, counter bool) {
 	t.Helper()
 	listed := map[string]keyring.MetricInfo{}
 	for _, info := range keyring.MetricInfos() {
-		if info.Counter == counter && !strings.HasPrefix(info.Name, "keyring.rekey.") && info.Name != "keyring.certificate.left" && info.Name != "keyring.backup.failures" {
+		if info.Counter == counter && !strings.HasPrefix(info.Name, "keyring.rekey.") && info.Name != "keyring.backup.failures" {
 			listed[info.Name] = info
 		}
 	}

@@ -53,7 +53,7 @@ var metricInfos = []MetricInfo{
 	{Name: "keyring.problems.severity", Label: "severity", Unit: "problems", Help: "Entries of Status.Problems of each severity. Alarm if there are critical ones."},
 	{Name: "keyring.jwks.keys", Unit: "keys", Help: "Keys whose tokens verify: those of the JWKS. More than 32 are a problem."},
 	{Name: "keyring.keks.failing", Unit: "KEKs", Help: "KEKs of the configuration that do not do their work, the old ones included. Alarm if it stays above zero."},
-	{Name: "keyring.certificate.left", Label: "certificate", Unit: "seconds", Help: "Time until a Node's own certificate ends, and until the CA does that vouches for it; negative after that."},
+	{Name: "keyring.certificate.left", Label: "certificate", Unit: "seconds", Help: "Time until this server's own certificate ends, and until the CA does that vouches for it, if Config.Certificates says; negative after that."},
 	{Name: "keyring.key.seals", Counter: true, Label: "key", Unit: "messages", Help: "Messages that this server encrypted under the key. An estimate: one in 256 is counted, as 256."},
 	{Name: "keyring.key.opens", Counter: true, Label: "key", Unit: "messages", Help: "Messages that this server decrypted under the key. An estimate: one in 256 is counted, as 256."},
 	{Name: "keyring.rekey.moved", Counter: true, Label: "key", Unit: "records", Help: "Records that this leader re-encrypted, which were under the key."},
@@ -119,6 +119,7 @@ func (g *gauges) setGauges() {
 	g.to.SetGauge("keyring.backup.age", o.backupAge(st).Seconds(), nil)
 	g.to.SetGauge("keyring.jwks.keys", float64(o.jwksKeys()), nil)
 	g.to.SetGauge("keyring.keks.failing", float64(o.failingKEKs()), nil)
+	g.setCertificates(o)
 	g.setProblems(st)
 }
 

@@ -48,6 +48,9 @@ type overview struct {
 
 	wrongPublic []KeyID // keys whose public key in raft is not that of their material
 
+	certificates []Certificate // by Config.Certificates
+	refused      error         // likewise, its error
+
 	host      []Problem            // by Config.Problems
 	hostCalls map[string]time.Time // functions of the host's that hang, and since when
 	appCalls  map[string]time.Time // those of its FSM behind Mux, while which nothing is applied
@@ -92,6 +95,9 @@ func (k *Keyring) overview(v local.View) overview {
 		o.every, o.schedule = k.server.cfg.Backups.Every, k.schedule.Status()
 	}
 	o.unready, o.notReady = k.lookReady()
+	if ask := k.server.cfg.Certificates; ask != nil {
+		o.certificates, o.refused = ask()
+	}
 	if since := k.since.Load(); since != nil {
 		o.since = *since
 	}
@@ -124,7 +130,7 @@ func (o overview) status() Status {
 		NextRotation: plan.NextRotation(o.clocks.RingClock.Correct(o.Ring), o.policy),
 		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
 		Orphans: o.orphans(), OnOldKEKs: o.keystore.OnOldKEKs, NoBackup: noBackup(o.View, o.servers),
-		KEKs: o.keks, BackupSigner: o.signer,
+		KEKs: o.keks, BackupSigner: o.signer, Certificates: o.certificates,
 	}
 	if active := o.Ring.Active(); active != nil {
 		s.Active = active.ID
@@ -172,7 +178,7 @@ func (o overview) orphans() []KeyID {
 func problemsOf(o overview, st Status) []Problem {
 	all := slices.Concat(
 		o.backupProblems(st), o.scheduleProblems(st), o.raftProblems(st), o.clockProblems(), o.policyProblems(), o.jwksProblems(), o.newerKeyProblems(), o.keystoreProblems(st), o.kekProblems(st),
-		o.ownProblems(), o.copiedProblems(), o.leaderProblems(st), o.hostCallProblems(), o.host,
+		o.ownProblems(), o.copiedProblems(), o.leaderProblems(st), o.hostCallProblems(), o.certificateProblems(), o.host,
 	)
 	all = o.withWhyNotReady(all, st)
 	for i := range all {

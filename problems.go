@@ -25,7 +25,7 @@ const (
 	ProblemKeyPending  ProblemKind = "key pending"    // a prepublished key is due and can't be activated
 	ProblemClock       ProblemKind = "clock"          // clocks of two servers differ by more than TokenPolicy.Leeway
 	ProblemPolicy      ProblemKind = "policy differs" // two servers have policies that have to be the same, and are not
-	ProblemCertificate ProblemKind = "certificate"    // this server's certificate or its CA's ends soon, or is refused: a Node says so
+	ProblemCertificate ProblemKind = "certificate"    // this server's certificate or its CA's ends soon, or is refused: see Config.Certificates
 	ProblemJWKS        ProblemKind = "large JWKS"     // it has more keys than relying parties can be expected to take
 	ProblemTime        ProblemKind = "time ahead"     // a time in the keyring lies ahead of this server's clock
 	ProblemKEKAway     ProblemKind = "KEK away"       // a KEK does not answer

@@ -149,7 +149,10 @@ var problemCases = []struct {
 	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
 	{name: "a copied keystore", wrong: withKeystores(1, 2, 1), kind: ProblemKeystoreCopied, also: "s3"},
 	{name: "a clock", wrong: withClocks(map[string]time.Duration{"s2": time.Hour, "s3": 0}), kind: ProblemClock, server: "s2"},
-	{name: "a certificate", wrong: func(o *overview) { o.host = []Problem{{Kind: ProblemCertificate, Detail: "x"}} }, kind: ProblemCertificate},
+	{name: "a certificate", wrong: func(o *overview) { o.refused = errors.New("x") }, kind: ProblemCertificate},
+	{name: "another server's certificate", wrong: func(o *overview) {
+		o.certificates = []Certificate{{"s2", false, o.now.Add(-time.Hour), o.now.Add(time.Minute)}, {"s3", false, o.now.Add(-time.Hour), o.now.Add(time.Hour)}}
+	}, kind: ProblemCertificate, server: "s2"},
 	{name: "a large JWKS", wrong: func(o *overview) {
 		o.tokens = plan.Tokens{MaxTTL: time.Hour, Leeway: time.Minute}
 		for i := range 40 { // of 32 the tokens verify

@@ -62,6 +62,9 @@ type Status struct {
 	// Rekeying is how the move of data goes, for each key that is rekeying; on the leader only. As long as the host has
 	// records in the clear that are to be sealed, the first is of the zero KeyID.
 	Rekeying []RekeyProgress `json:"rekeying"`
+	// Certificates are when the certificates end of this server's connections and, on the leader, those of the others, the
+	// first to end first: see Config.Certificates. String has those that end soon, as problems.
+	Certificates []Certificate `json:"certificates,omitempty"`
 	// Problems are what is wrong, the worst first. Empty is good, on every server: some only the
 	// leader knows, as ProblemRekey, and most are one server's own.
 	Problems []Problem `json:"problems"`
@@ -304,6 +307,7 @@ type statusFields struct {
 	LastBackup   LastBackup      `json:"lastBackup"`
 	BackupSigner BackupSigner    `json:"backupSigner"`
 	Rekeying     []RekeyProgress `json:"rekeying"`
+	Certificates []Certificate   `json:"certificates"`
 	Problems     []problemFields `json:"problems"`
 }
 
@@ -334,7 +338,7 @@ func (f statusFields) status() Status {
 		ID: f.ID, Leader: f.Leader, Servers: f.Servers, Nonvoters: f.Nonvoters, Ready: f.Ready, CaughtUp: f.CaughtUp, LastContact: f.LastContact,
 		Active: f.Active, Missing: f.Missing, Orphans: f.Orphans, SetAside: f.SetAside, KEKs: f.KEKs, OnOldKEKs: f.OnOldKEKs,
 		NextRotation: f.NextRotation, LastBackup: f.LastBackup, BackupSigner: f.BackupSigner, Rekeying: f.Rekeying,
-		Problems: problemsOfFields(f.Problems),
+		Certificates: f.Certificates, Problems: problemsOfFields(f.Problems),
 	}
 }
 

@@ -3,6 +3,7 @@ package node_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -19,11 +20,10 @@ import (
 func TestStatusTellsOfCertificatesThatEnd(t *testing.T) {
 	t.Parallel()
 	var soon atomic.Pointer[func() (*tls.Config, error)]
-	figures := keyringtest.NewFigures()
 	c := keyringtest.StartNodes(t, 1, func(cfg *node.Config) {
 		good := cfg.TLS
 		soon.CompareAndSwap(nil, &good)
-		cfg.TLS, cfg.Metrics, cfg.MetricsEvery = func() (*tls.Config, error) { return (*soon.Load())() }, figures, -1
+		cfg.TLS = func() (*tls.Config, error) { return (*soon.Load())() }
 	})
 	n := c.Nodes["s1"]
 	ca := c.CA
@@ -45,10 +45,6 @@ func TestStatusTellsOfCertificatesThatEnd(t *testing.T) {
 	if p := told(); p.Severity != keyring.SeverityWarning || !strings.Contains(p.Detail, "the own certificate ends at") {
 		t.Errorf("10 minutes before the end: %+v", p)
 	}
-	gauges, _ := figures.Get()
-	if own, cas := gauges["keyring.certificate.left;certificate=own"], gauges["keyring.certificate.left;certificate=CA"]; own > 600 || own < 500 || cas < 80_000 {
-		t.Errorf("%v s left, of the CA %v", own, cas)
-	}
 	expired := ca.Source("keyring://test/server/s1", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
 	soon.Store(&expired)
 	n.LookAtCertificates()
@@ -68,9 +64,14 @@ func TestLeaderTellsOfOthersCertificatesThatEnd(t *testing.T) {
 	t.Parallel()
 	var sources [4]atomic.Pointer[func() (*tls.Config, error)]
 	of := func(id raft.ServerID) *atomic.Pointer[func() (*tls.Config, error)] { return &sources[id[1]-'0'] }
+	ca := keyringtest.NewCA(t)
+	give := func(id raft.ServerID, left time.Duration) {
+		source := ca.Source("keyring://test/server/"+string(id), func(c *x509.Certificate) { c.NotAfter = time.Now().Add(left) })
+		of(id).Store(&source)
+	}
 	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) {
-		good, source := cfg.TLS, of(cfg.ID)
-		source.Store(&good)
+		source := of(cfg.ID)
+		give(cfg.ID, 10*time.Minute)
 		cfg.TLS = func() (*tls.Config, error) { return (*source.Load())() }
 	})
 	c.Ready(t.Context())
@@ -102,16 +103,24 @@ func TestLeaderTellsOfOthersCertificatesThatEnd(t *testing.T) {
 			t.Errorf("%s it tells of the certificates of %q, want %q", when, told, want)
 		}
 	}
-	wantTold("a day before the end")
-	own := *of(id).Load()
-	late := func() (*tls.Config, error) {
-		conf, err := own()
-		conf.Time = func() time.Time { return time.Now().Add(23*time.Hour + 50*time.Minute) }
-		return conf, err
-	}
-	of(id).Store(&late)
 	wantTold("10 minutes before the end", others...)
-	long := c.CA.Source("keyring://test/server/"+string(others[0]), func(c *x509.Certificate) { c.NotAfter = time.Now().Add(1000 * time.Hour) })
-	of(others[0]).Store(&long)
+	give(others[0], 1000*time.Hour)
 	wantTold("when one has another", others[1])
+	give(others[1], 1000*time.Hour)
+	wantTold("when both have others")
+	st, err := leader.Keyring().Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends []string
+	for _, c := range st.Certificates {
+		ends = append(ends, fmt.Sprintf("%s CA %t in %v", c.Server, c.CA, time.Until(c.NotAfter).Round(time.Hour/2)))
+	}
+	want := []string{fmt.Sprintf("%s CA false in 0s", id), fmt.Sprintf("%s CA true in 24h0m0s", id)}
+	for _, other := range others {
+		want = append(want, fmt.Sprintf("%s CA false in 1000h0m0s", other))
+	}
+	if !slices.Equal(ends, want) {
+		t.Errorf("the certificates end %q, want %q", ends, want)
+	}
 }

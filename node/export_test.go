@@ -97,7 +97,7 @@ func RestoreRaft(n *Node) error {
 }
 
 // LookAtCertificates does what is done each minute.
-func (n *Node) LookAtCertificates() { n.lookAtCertificates(context.Background()) }
+func (n *Node) LookAtCertificates() { n.cluster.Port().LookAtCertificates(context.Background()) }
 
 // WhenLed calls do, and again while it has no leader.
 func WhenLed(ctx context.Context, n *Node, do func() (int, error)) (int, error) {

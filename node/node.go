@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -13,7 +12,6 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/gate"
-	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -28,15 +26,13 @@ type Node struct {
 	keys    *keyring.Keyring
 	open    atomic.Pointer[keyring.Keyring] // keys once it is open, for raft's disk
 	gate    gate.Gate                       // of the calls of Apply
-	calls   gate.Calls                      // of Config.TLS
 	removed atomic.Pointer[[]raft.ServerID] // by what these servers say; nil or empty: no
 	refused atomic.Pointer[string]          // why another server has this one's place; nil or empty: none has
 	cancel  context.CancelFunc              // of the loops
 	loops   sync.WaitGroup
 
-	certificates certificates
-	once         sync.Once
-	closed       error
+	once   sync.Once
+	closed error
 }
 
 // Start starts the server. It returns when raft and the keyring run. A server that has no raft log yet first bootstraps
@@ -53,23 +49,11 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 		return nil, err
 	}
 	life, cancel := context.WithCancel(context.Background())
-	n := newNode(cfg, cancel)
+	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel}
 	if err := n.start(ctx, life); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
-}
-
-// newNode returns a Node of which nothing runs. Each call of its Config.TLS is noted.
-func newNode(cfg Config, cancel context.CancelFunc) *Node {
-	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel}
-	if source := cfg.TLS; source != nil {
-		n.cfg.TLS = func() (base *tls.Config, err error) {
-			n.calls.Watch("Config.TLS", tlsPatience, func() { base, err = source() })
-			return base, err
-		}
-	}
-	return n
 }
 
 // start does what Close undoes, whatever part of it was done.
@@ -83,7 +67,7 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 	keys.Raft, keys.Problems = n.cluster.Raft(), n.problems
 	port := n.cluster.Port()
 	if port != nil {
-		keys.Transport = port
+		keys.Transport, keys.Certificates = port, n.certificates
 	}
 	if n.keys, err = keyring.Open(ctx, keys); err != nil {
 		return err
@@ -91,7 +75,6 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 	n.open.Store(n.keys)
 	n.cluster.Serve(host{n.keys}, n.handlers())
 	if port != nil {
-		n.loops.Go(func() { n.watchCertificates(life) })
 		n.loops.Go(func() { n.onChange(life, time.Minute, n.promote) })
 		n.loops.Go(func() { n.watchRemoval(life) })
 		n.loops.Go(func() { n.onChange(life, 3*time.Second, n.keepAddress) }) // no other server may find it meanwhile
@@ -99,29 +82,29 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 	return nil
 }
 
-// tlsPatience is how long a call of Config.TLS may take before Status names it.
-const tlsPatience = 10 * time.Second
+// certificates are those that the port knows of.
+func (n *Node) certificates() (all []keyring.Certificate, err error) {
+	known, err := n.cluster.Port().Certificates()
+	for _, c := range known {
+		all = append(all, keyring.Certificate(c))
+	}
+	return all, err
+}
 
-// problems says what of raft's can't be written, which certificates end, that Config.TLS does not return, which servers have one
-// ID, and whether the others say that this server was removed.
+// problems says what of raft's can't be written, that Config.TLS does not return, which servers have one ID, and whether the others
+// say that this server was removed.
 func (n *Node) problems() (all []keyring.Problem) {
-	all = n.certificates.problemsOf(n.isLeader())
 	for _, fault := range n.cluster.DiskFaults() {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemRaftDisk, Since: fault.Since, Detail: fault.String()})
 	}
-	all = append(all, n.hangs()...)
+	if port := n.cluster.Port(); port != nil {
+		if detail, since, hangs := port.TLSHangs(); hangs {
+			all = append(all, keyring.Problem{Kind: keyring.ProblemHost, Severity: keyring.SeverityCritical, Since: since, Detail: detail})
+		}
+	}
 	all = append(all, n.claimProblems()...)
 	if by := n.removedBy(); len(by) > 0 {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemRemoved, Detail: removedDetail(by)})
-	}
-	return all
-}
-
-// hangs says that Config.TLS has not returned.
-func (n *Node) hangs() (all []keyring.Problem) {
-	for name, since := range n.calls.Slow(mono.Now()) {
-		all = append(all, keyring.Problem{Kind: keyring.ProblemHost, Severity: keyring.SeverityCritical, Since: since, Detail: fmt.Sprintf(
-			"%s has not returned since %s: it is called for each connection to and from this server", name, since.UTC().Format(time.DateTime+" UTC"))})
 	}
 	return all
 }
@@ -173,7 +156,7 @@ func (n *Node) close() error {
 		n.resign()
 	}
 	n.cancel()
-	errs := []error{inTime(n.loops.Wait, "Config.TLS or Config.Metrics has not returned")}
+	errs := []error{inTime(n.loops.Wait, "Config.TLS has not returned")}
 	n.gate.Close(keyring.ErrClosed)
 	if n.keys != nil {
 		errs = append(errs, n.keys.Close())

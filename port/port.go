@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/peer"
 	inner "example.com/keyring/internal/port"
 	"github.com/hashicorp/go-hclog"
@@ -172,6 +174,10 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 	if cfg.Logger == nil {
 		cfg.Logger = p.cfg.Logger.Named("keyring")
 	}
+	if cfg.Certificates == nil {
+		cfg.Certificates = p.certificates
+	}
+	cfg.Problems = p.problemsAnd(cfg.Problems)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.opened {
@@ -192,16 +198,55 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 	return keys, nil
 }
 
+// certificates are those that the port knows of.
+func (p *Port) certificates() (all []keyring.Certificate, err error) {
+	known, err := p.port.Certificates()
+	for _, c := range known {
+		all = append(all, keyring.Certificate(c))
+	}
+	return all, err
+}
+
+// problemsAnd returns a function that returns what is wrong here, and the host's problems, which may be nil.
+func (p *Port) problemsAnd(hosts func() []keyring.Problem) func() []keyring.Problem {
+	return func() (all []keyring.Problem) {
+		if detail, since, hangs := p.port.TLSHangs(); hangs {
+			all = append(all, keyring.Problem{Kind: keyring.ProblemHost, Severity: keyring.SeverityCritical, Since: since, Detail: detail})
+		}
+		if hosts != nil {
+			all = append(all, hosts()...)
+		}
+		return all
+	}
+}
+
 // Call implements keyring.Transport.
 func (p *Port) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error) {
 	return p.port.Call(ctx, to, request)
 }
 
+// closePatience is how long Close waits.
+const closePatience = 10 * time.Second
+
 // Close closes the port and all connections, and waits for the calls under way, whose contexts end. Close the keyring
-// and shut raft down before. A second Close returns what the first has returned.
+// and shut raft down before. Config.TLS, if it does not return, is waited for for 10 seconds; the rest is then done when it comes
+// back, and the error says so. A second Close returns what the first has returned.
 func (p *Port) Close() error {
-	p.once.Do(func() { p.closed = p.port.Close() })
+	p.once.Do(func() { p.closed = p.close() })
 	return p.closed
+}
+
+func (p *Port) close() error {
+	ended := make(chan error, 1)
+	go func() { ended <- p.port.Close() }()
+	timer := time.NewTimer(closePatience)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("close: Config.TLS or a call has not ended in %v: %w", closePatience, gate.ErrLeft)
+	}
 }
 
 // host is the keyring as the port asks it.

@@ -13,6 +13,11 @@ type Ending struct {
 	From, Until time.Time
 }
 
+// Soon reports whether somebody should know of it now: two weeks before, or a third of the certificate's life if that is less.
+func (e Ending) Soon(now time.Time) bool {
+	return e.Until.Sub(now) < min(14*24*time.Hour, e.Until.Sub(e.From)/3)
+}
+
 // OwnEndings says when this server's own certificate ends, and when no chain of RootCAs vouches for it any more. The error
 // says why others refuse it now; then the Ending of the CA may be missing. A certificate that comes from a callback is not
 // looked at: there are no Endings.

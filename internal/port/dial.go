@@ -50,23 +50,6 @@ func (p *Port) CallMemberAt(ctx context.Context, c Candidate, path string, body 
 	return s.Call(ctx, path, body)
 }
 
-// PeerEndings says when the certificates end that other servers have shown on the connections that this one has made.
-func (p *Port) PeerEndings() map[string]peer.Ending { return p.dialer.PeerEndings() }
-
-// PeerEnding makes a connection to a member, and says when the certificate ends that it shows now.
-func (p *Port) PeerEnding(ctx context.Context, id raft.ServerID) (peer.Ending, error) {
-	s, known := p.Member(id)
-	if !known {
-		return peer.Ending{}, fmt.Errorf("server %q is not in the raft configuration", id)
-	}
-	c, err := p.dialer.Dial(ctx, string(id), string(s.Address), peer.ALPNPeer)
-	if err != nil {
-		return peer.Ending{}, err
-	}
-	defer c.Close()
-	return c.PeerEnding(), nil
-}
-
 // StreamLayer returns the connections of raft's on the port: to and from members.
 func (p *Port) StreamLayer() raft.StreamLayer { return streamLayer{p} }
 

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/keyring/internal/gate"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/internal/raftwire"
@@ -90,6 +91,9 @@ type Port struct {
 	calls map[string]Handler        // likewise
 	open  map[string]Handler        // calls that a server may make which is no member
 
+	tlsCalls     gate.Calls // of Config.TLS
+	certificates certificates
+
 	refused mono.Limits // log lines about servers that may not join
 	claims  claims
 
@@ -109,10 +113,12 @@ func Listen(cfg Config) (*Port, error) {
 
 func listen(cfg Config) (*Port, error) {
 	p := &Port{
-		cfg: cfg, running: make(chan struct{}), closed: make(chan struct{}),
+		running: make(chan struct{}), closed: make(chan struct{}),
 		dialed: map[*dialed]bool{}, moved: map[raft.ServerID]string{},
-		dialer: &peer.Dialer{Cluster: cfg.Cluster, TLS: cfg.TLS, DialContext: cfg.DialContext},
 	}
+	cfg.TLS = p.watchTLS(cfg.TLS)
+	p.cfg = cfg
+	p.dialer = &peer.Dialer{Cluster: cfg.Cluster, TLS: cfg.TLS, DialContext: cfg.DialContext}
 	p.dialing, p.endDial = context.WithCancel(context.Background())
 	p.dialer.Elsewhere = p.elsewhere
 	p.open = map[string]Handler{pathHello: p.serveHello, pathProof: p.whenRunning(p.serveProof), pathJoin: p.whenRunning(p.serveJoin)}
@@ -217,6 +223,7 @@ func (p *Port) Start(h Host, calls map[string]Handler) {
 	close(p.running)
 	p.loops.Go(func() { p.followMembers(ctx) })
 	p.loops.Go(func() { p.followCertificates(ctx) })
+	p.loops.Go(func() { p.watchCertificates(ctx) })
 }
 
 // Running reports whether Start was called.
