@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -325,6 +326,32 @@ func TestPlaintextThatCannotBeSealed(t *testing.T) {
 		connect(leader)
 		time.Sleep(time.Minute) // virtual
 		c.wantNoPlaintext(t, map[string][]string{"a": {"secret of a"}})
+	})
+}
+
+// TestPlaintextTooLongForACommand is named, and what is before it in order is sealed. Without it the rest is.
+func TestPlaintextTooLongForACommand(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, release := oldServers(t)
+		for _, name := range []string{"a", "c"} {
+			c.putOld(name, "secret of "+name)
+		}
+		c.putOld("b", strings.Repeat("x", keyring.MaxCommand-100)) // with its key it is too long
+		release()
+		time.Sleep(time.Minute) // virtual
+		p := keyringtest.Problems(t, c.leader(), keyring.ProblemRekey)
+		if len(p) != 1 || !strings.Contains(p[0].Detail, `"b"`) || !strings.Contains(p[0].Detail, "4194") {
+			t.Errorf("%+v", p)
+		}
+		if got := under(t, mapOf(c.leader()), keyring.KeyID{}); !slices.Equal(got, []string{"b", "c"}) {
+			t.Errorf("%q are in the clear", got)
+		}
+		if _, err := mapOf(c.leader()).Put(t.Context(), records.Write{Name: "b", Delete: true}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // virtual
+		c.wantNoPlaintext(t, map[string][]string{"a": {"secret of a"}, "c": {"secret of c"}})
 	})
 }
 

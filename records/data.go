@@ -5,6 +5,7 @@ package records
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"iter"
 	"strconv"
 	"strings"
@@ -88,7 +89,8 @@ func cutRef(ref string) (name string, part int, numbered bool) {
 }
 
 // Replace implements keyring.SealedData: it proposes the swaps as one entry of raft's log, and Apply makes those whose
-// part is still the old one. It waits for Connect.
+// part is still the old one. It waits for Connect. A part of which the entry has more than keyring.MaxCommand bytes, as only one
+// from before the keyring can be, is keyring.ErrTooLong: the host has to delete it.
 func (m *Map) Replace(ctx context.Context, batch []keyring.Replacement) (conflicts int, err error) {
 	l, err := m.awaitLink(ctx)
 	if err != nil || len(batch) == 0 {
@@ -99,5 +101,9 @@ func (m *Map) Replace(ctx context.Context, batch []keyring.Replacement) (conflic
 		name, part := parseRef(r.Ref)
 		swaps[i] = swap{name, part, sha256.Sum256(r.Ciphertext), r.New}
 	}
-	return apply[int](ctx, l, encodeSwaps(swaps))
+	conflicts, err = apply[int](ctx, l, encodeSwaps(swaps))
+	if err != nil && len(batch) == 1 { // it may be because of this one
+		err = fmt.Errorf("%q: %w", batch[0].Ref, err)
+	}
+	return conflicts, err
 }

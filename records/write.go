@@ -134,6 +134,9 @@ func Through(r *raft.Raft) func(ctx context.Context, cmd []byte) (any, error) {
 
 // apply proposes a command, and returns an answer of the type that Apply gives to it.
 func apply[T any](ctx context.Context, l *link, cmd []byte) (answer T, err error) {
+	if len(cmd) > keyring.MaxCommand {
+		return answer, fmt.Errorf("records: %w: a command of %d bytes, at most %d are taken", keyring.ErrTooLong, len(cmd), keyring.MaxCommand)
+	}
 	got, err := l.propose(ctx, cmd)
 	if refusal, ok := got.(error); ok && err == nil {
 		err = refusal
@@ -174,26 +177,17 @@ func (m *Map) Put(ctx context.Context, writes ...Write) (version uint64, err err
 		if err := l.keys.Leading(); err != nil {
 			return 0, err
 		}
-		return l.put(ctx, writes)
+		return apply[uint64](ctx, l, encodeWrites(writes))
 	}
 	w := writes[first]
 	err = l.keys.EncryptTo(ctx, w.Parts[0], AAD(w.Name, 0), func(ctx context.Context, ciphertext []byte) error {
 		sealed, err := l.seal(writes, first, ciphertext)
 		if err == nil {
-			version, err = l.put(ctx, sealed)
+			version, err = apply[uint64](ctx, l, encodeWrites(sealed))
 		}
 		return err
 	})
 	return version, err
-}
-
-// put proposes writes whose parts are sealed.
-func (l *link) put(ctx context.Context, sealed []Write) (version uint64, err error) {
-	cmd := encodeWrites(sealed)
-	if len(cmd) > keyring.MaxCommand {
-		return 0, fmt.Errorf("records: %w: %d bytes in one Put, sealed, and at most %d are taken", keyring.ErrTooLong, len(cmd), keyring.MaxCommand)
-	}
-	return apply[uint64](ctx, l, cmd)
 }
 
 // seal returns writes with all parts sealed. One is sealed already: the first part of the write of that number.
