@@ -38,7 +38,6 @@ func (h *Handler) backup(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Trailer", strings.Join([]string{trailerError, trailerDigest, trailerSigner}, ", "))
 	out := &patientWriter{w: w, conn: http.NewResponseController(w)}
 	m, err := h.server.Keyring().WriteBackup(r.Context(), out, to...)
-	out.conn.SetWriteDeadline(time.Time{})
 	if !out.begun {
 		w.Header().Del("Trailer")
 		h.refuse(w, r, err)

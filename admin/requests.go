@@ -111,17 +111,14 @@ func (b *begunWriter) Write(p []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (b *begunWriter) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
-// send sends an answer, and gives its client answerTime to take it. The host's own deadlines hold again for what comes next on the
-// connection.
+// send sends an answer, and gives its client answerTime to take it. For what comes next on the connection net/http sets the
+// host's own deadline again.
 func send(w http.ResponseWriter, status int, contentType string, body []byte) {
-	conn := http.NewResponseController(w)
-	conn.SetWriteDeadline(time.Now().Add(answerTime)) // an error means that there is none, as in tests
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime)) // an error means that there is none, as in tests
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
 	w.Write(body)
-	conn.Flush()
-	conn.SetWriteDeadline(time.Time{})
 }
 
 // sendJSON sends a value.

@@ -1,0 +1,96 @@
+package admin_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+
+	"example.com/keyring"
+	"example.com/keyring/admin"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+)
+
+// A host with a raft of its own mounts the Handler beside what else it serves, and its CLI hands its arguments on. Here one server has
+// its raft in memory, and operators have a password; yours may have certificates.
+func Example() {
+	keys, closeAll, err := openKeyring()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer closeAll()
+
+	h, err := admin.New(admin.ForKeyring(keys), admin.Config{
+		Authorize: func(r *http.Request) (string, error) {
+			if name, password, _ := r.BasicAuth(); name == "alice" && password == "correct horse" {
+				return name, nil
+			}
+			return "", errors.New("who are you?")
+		},
+		Program: admin.Program{Name: "kvd keyring"},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	mux := http.NewServeMux() // which has the host's own API too
+	mux.Handle("/keyring/", http.StripPrefix("/keyring", h))
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	url := server.URL + "/keyring"
+
+	// kvd keyring -server URL keys rotate
+	command := []string{"-server", url, "keys", "rotate"}
+	err = admin.Command(context.Background(), command, admin.CommandOptions{
+		HTTP: &http.Client{Transport: alice{}}, Stdout: io.Discard, // it prints the ID of the key
+	})
+	fmt.Println("alice:", admin.ExitStatus(err), err)
+
+	err = admin.Command(context.Background(), command, admin.CommandOptions{})
+	fmt.Println("another:", admin.ExitStatus(err), err)
+	fmt.Println(len(keys.Keys()), "keys")
+	// Output:
+	// alice: 0 <nil>
+	// another: 1 403 Forbidden: not allowed: who are you?
+	// 2 keys
+}
+
+// alice adds who she is to each request, also after a redirect to another server.
+type alice struct{}
+
+func (alice) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.SetBasicAuth("alice", "correct horse")
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// openKeyring opens the keyring of a raft that has one server, and waits for the first key.
+func openKeyring() (keys *keyring.Keyring, closeAll func(), err error) {
+	dir, err := os.MkdirTemp("", "keyring")
+	if err != nil {
+		return nil, nil, err
+	}
+	conf, fsm, store := raft.DefaultConfig(), keyring.NewFSM(), raft.NewInmemStore()
+	conf.LocalID, conf.Logger = "s1", hclog.NewNullLogger()
+	addr, transport := raft.NewInmemTransport("s1")
+	r, err := raft.NewRaft(conf, fsm, store, store, raft.NewInmemSnapshotStore(), transport)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = r.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{ID: "s1", Address: addr}}}).Error()
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err = keyring.Open(context.Background(), keyring.Config{
+		Dir: dir, ID: "s1", Raft: r, FSM: fsm, KEKs: []keyring.KEK{keyring.InlineKEK()},
+	})
+	if err == nil {
+		err = keys.WaitReady(context.Background())
+	}
+	return keys, func() { keys.Close(); r.Shutdown().Error(); os.RemoveAll(dir) }, err
+}
