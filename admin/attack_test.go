@@ -22,6 +22,7 @@ var requests = []struct{ method, path, body string }{
 	{"POST", "/v1/keys", "{}"}, {"DELETE", "/v1/keys/00000000-0000-4000-8000-000000000000?force", ""},
 	{"POST", "/v1/keys/00000000-0000-4000-8000-000000000000/adopt", ""}, {"POST", "/v1/rewrap", ""},
 	{"POST", "/v1/servers", `{"id":"s4","addr":"10.0.0.4:1"}`}, {"DELETE", "/v1/servers/server", ""},
+	{"POST", "/v1/servers/server/promote", ""}, {"POST", "/v1/servers/server/demote", ""}, {"POST", "/v1/leader", "{}"},
 	{"GET", "/v1/tokens", ""}, {"POST", "/v1/tokens", `{"id":"s4"}`}, {"DELETE", "/v1/tokens/" + strings.Repeat("0", 32), ""},
 	{"POST", "/v1/backup", `{"to":["age1"]}`}, {"POST", "/v1/backup/" + strings.Repeat("0", 64), ""},
 	{"GET", "/none", ""}, {"POST", "/v1/status", ""},

@@ -203,8 +203,30 @@ func (c *Client) Rewrap(ctx context.Context) (raft.ServerID, error) {
 // AddServer lets a server join, or gives a member another address, and returns the address. Empty is that of Config.Addr.
 func (c *Client) AddServer(ctx context.Context, id raft.ServerID, addr string) (string, error) {
 	var out serverRequest
-	err := c.Call(ctx, http.MethodPost, "/v1/servers", serverRequest{id, addr}, &out)
+	err := c.Call(ctx, http.MethodPost, "/v1/servers", serverRequest{ID: id, Addr: addr}, &out)
 	return out.Addr, err
+}
+
+// AddNonvoter is AddServer for a permanent non-voter: see Keyring.AddNonvoter.
+func (c *Client) AddNonvoter(ctx context.Context, id raft.ServerID, addr string) (string, error) {
+	var out serverRequest
+	err := c.Call(ctx, http.MethodPost, "/v1/servers", serverRequest{id, addr, true}, &out)
+	return out.Addr, err
+}
+
+// PromoteServer gives a server a vote: see Keyring.PromoteServer.
+func (c *Client) PromoteServer(ctx context.Context, id raft.ServerID) error {
+	return c.Call(ctx, http.MethodPost, "/v1/servers/"+url.PathEscape(string(id))+"/promote", nil, &serverRequest{})
+}
+
+// DemoteServer takes the vote of a server: see Keyring.DemoteServer.
+func (c *Client) DemoteServer(ctx context.Context, id raft.ServerID) error {
+	return c.Call(ctx, http.MethodPost, "/v1/servers/"+url.PathEscape(string(id))+"/demote", nil, &serverRequest{})
+}
+
+// TransferLeadership has the leader hand over to the voter of that ID, or, if it is empty, to any: see Keyring.TransferLeadership.
+func (c *Client) TransferLeadership(ctx context.Context, to raft.ServerID) error {
+	return c.Call(ctx, http.MethodPost, "/v1/leader", leaderRequest{to}, &leaderRequest{})
 }
 
 // RemoveServer removes a server from the cluster: see Keyring.RemoveServer.

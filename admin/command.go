@@ -37,8 +37,11 @@ const usageLines = `[-server URL] keys status [-json]       keys, servers, probl
 [-server URL] keys remove [-force] [-now] ID
 [-server URL] keys adopt ID       take in the key of a file that the keyring does not know
 [-server URL] keys rewrap       wrap that server's key files under its present KEKs alone
-[-server URL] servers add [-addr HOST:PORT] ID       a new one may join, or one has moved
+[-server URL] servers add [-addr HOST:PORT] [-nonvoter] ID       a new one may join, or one has moved
 [-server URL] servers remove [-force] ID       refused while a key would be held by too few
+[-server URL] servers promote ID       give it a vote, once it holds every key
+[-server URL] servers demote ID       take its vote: it stays, with its keys
+[-server URL] servers lead [ID]       the leader hands over, to that server or to any
 [-server URL] servers token [-ttl 1h] ID       print a token with which that server may join
 [-server URL] servers tokens       those that have not ended
 [-server URL] servers withdraw TOKEN-ID
@@ -150,6 +153,9 @@ func (c *cli) commands() map[string]func(context.Context, []string) error {
 		"keys rewrap":      c.rewrap,
 		"servers add":      c.addServer,
 		"servers remove":   c.removeServer,
+		"servers promote":  c.promoteServer,
+		"servers demote":   c.demoteServer,
+		"servers lead":     c.transfer,
 		"servers token":    c.joinToken,
 		"servers tokens":   c.joinTokens,
 		"servers withdraw": c.withdrawToken,

@@ -1,6 +1,6 @@
 package admin
 
-// The commands about keys and servers.
+// The commands about keys.
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"example.com/keyring"
-	"github.com/hashicorp/raft"
 )
 
 // status prints what the page shows.
@@ -116,76 +115,4 @@ func (c *cli) rewrap(ctx context.Context, args []string) error {
 		fmt.Fprintf(c.out, "%s has its key files under its present KEKs alone\n", line(string(id)))
 	}
 	return err
-}
-
-func (c *cli) addServer(ctx context.Context, args []string) error {
-	fs := flag.NewFlagSet("servers add", flag.ContinueOnError)
-	addr := fs.String("addr", "", "")
-	args, err := flags(fs, args, 1)
-	if err != nil {
-		return err
-	}
-	at, err := c.client.AddServer(ctx, raft.ServerID(args[0]), *addr)
-	if err == nil {
-		fmt.Fprintf(c.out, "%s may join, and is expected at %s\n", line(args[0]), line(at))
-	}
-	return err
-}
-
-func (c *cli) removeServer(ctx context.Context, args []string) error {
-	fs := flag.NewFlagSet("servers remove", flag.ContinueOnError)
-	force := fs.Bool("force", false, "")
-	args, err := flags(fs, args, 1)
-	if err != nil {
-		return err
-	}
-	err = c.client.RemoveServer(ctx, raft.ServerID(args[0]), keyring.RemoveServerOptions{Force: *force})
-	if err == nil {
-		fmt.Fprintf(c.out, "%s is removed; delete its directory\n", line(args[0]))
-	}
-	return err
-}
-
-func (c *cli) joinToken(ctx context.Context, args []string) error {
-	fs := flag.NewFlagSet("servers token", flag.ContinueOnError)
-	ttl := fs.Duration("ttl", time.Hour, "")
-	args, err := flags(fs, args, 1)
-	if err != nil {
-		return err
-	}
-	token, err := c.client.JoinToken(ctx, raft.ServerID(args[0]), *ttl)
-	if err == nil {
-		fmt.Fprintln(c.out, line(token))
-	}
-	return err
-}
-
-func (c *cli) joinTokens(ctx context.Context, args []string) error {
-	if _, err := flags(flag.NewFlagSet("servers tokens", flag.ContinueOnError), args, 0); err != nil {
-		return err
-	}
-	all, err := c.client.JoinTokens(ctx)
-	if err != nil {
-		return err
-	}
-	for _, t := range all {
-		used := "unused"
-		if t.Used {
-			used = "used"
-		}
-		fmt.Fprintf(c.out, "%s  for %s  until %s  %s\n", line(t.ID), line(string(t.Server)), t.End.UTC().Format(time.RFC3339), used)
-	}
-	return nil
-}
-
-func (c *cli) withdrawToken(ctx context.Context, args []string) error {
-	args, err := flags(flag.NewFlagSet("servers withdraw", flag.ContinueOnError), args, 1)
-	if err != nil {
-		return err
-	}
-	if err := c.client.WithdrawJoinToken(ctx, args[0]); err != nil {
-		return err
-	}
-	fmt.Fprintln(c.out, "nobody can join with that token any more")
-	return nil
 }

@@ -3,7 +3,7 @@
 //
 // It works for a *node.Node and for a *keyring.Keyring of a host with a raft of its own. A host mounts it in a few lines:
 //
-//	h, err := admin.New(n, admin.Config{ // or admin.ForKeyring(k) in the place of n
+//	h, err := admin.New(n, admin.Config{ // or admin.ForKeyring(k, keyring.AddServerOptions{}) in the place of n
 //		Authorize: func(r *http.Request) (string, error) { return operatorOf(r.TLS) },
 //		URLs:      func() map[raft.ServerID]string { return urls },
 //	})
@@ -33,8 +33,10 @@
 //	DELETE /v1/keys/ID            removes a key; ?force with what is sealed under it, ?now its file too
 //	POST   /v1/keys/ID/adopt      takes in the key of a file
 //	POST   /v1/rewrap             wraps the key files of this server under its present KEKs alone
-//	POST   /v1/servers            {"id", "addr"}: adds a server, or gives it another address
+//	POST   /v1/servers            {"id", "addr", "nonvoter"}: adds a server, or gives it another address
+//	POST   /v1/servers/ID/promote gives it a vote, and /v1/servers/ID/demote takes it
 //	DELETE /v1/servers/ID         removes a server; ?force also if a key is then held by too few
+//	POST   /v1/leader             {"id"}: the leader hands over, to that voter or to any
 //	GET    /v1/tokens             the join tokens that have not ended
 //	POST   /v1/tokens             {"id", "ttl": "10m"}: makes one, a secret
 //	DELETE /v1/tokens/TOKEN-ID    withdraws one

@@ -25,7 +25,7 @@ func Example() {
 	}
 	defer closeAll()
 
-	h, err := admin.New(admin.ForKeyring(keys), admin.Config{
+	h, err := admin.New(admin.ForKeyring(keys, keyring.AddServerOptions{}), admin.Config{
 		Authorize: func(r *http.Request) (string, error) {
 			if name, password, _ := r.BasicAuth(); name == "alice" && password == "correct horse" {
 				return name, nil

@@ -209,6 +209,9 @@ func TestMembersAreThoseOfRaft(t *testing.T) {
 	})
 	tells(all, "s1", "no usable answer, warning, s4")
 	v := overviewOf(testSite, testNow, all)
+	if got := roleOf("s2", all, Status{Leader: "s1", Members: []raft.ServerID{"s1", "s2"}, Voters: []string{"s1"}}); got != "non-voter" {
+		t.Errorf("a member without a vote is a %s", got)
+	}
 	if got := v.Servers[3]; got != (ServerRow{ID: "s4", Role: "not asked"}) {
 		t.Errorf("%+v", got)
 	}

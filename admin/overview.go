@@ -49,7 +49,7 @@ type KEKRow struct {
 // ServerRow is a server.
 type ServerRow struct {
 	ID    raft.ServerID `json:"id"`
-	Role  string        `json:"role"` // leader, follower, not ready, no answer, no member or not asked
+	Role  string        `json:"role"` // leader, follower, non-voter, not ready, no answer, no member or not asked
 	Error string        `json:"error,omitempty"`
 }
 
@@ -152,6 +152,8 @@ func roleOf(id raft.ServerID, answers map[raft.ServerID]answer, best Status) str
 		return "not ready"
 	case a.ID == best.Leader:
 		return "leader"
+	case slices.Contains(best.Members, id) && !slices.Contains(best.Voters, string(id)):
+		return "non-voter"
 	}
 	return "follower"
 }

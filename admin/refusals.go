@@ -114,7 +114,8 @@ func checkTTL(ttl time.Duration) error {
 // notAdded is the error of adding a server, with its cause if the members of now have it.
 func notAdded(err error, in serverRequest, members []raft.Server) error {
 	taken := slices.ContainsFunc(members, func(m raft.Server) bool {
-		return (m.ID == in.ID) != (m.Address == raft.ServerAddress(in.Addr)) // the ID at another address, or the address of another ID
+		elsewhere := (m.ID == in.ID) != (m.Address == raft.ServerAddress(in.Addr)) // the ID at another address, or the address of another ID
+		return elsewhere || m.ID == in.ID && m.Suffrage == raft.Voter && in.Nonvoter
 	})
 	if err != nil && taken {
 		return conflict{err}
@@ -122,10 +123,20 @@ func notAdded(err error, in serverRequest, members []raft.Server) error {
 	return err
 }
 
-// notRemoved is the error of removing a server, with its cause if the members of now or the keys that they hold are it.
+// notRemoved is the error of removing or demoting a server, with its cause if the members of now or the keys that they hold are it.
 func notRemoved(err error, id raft.ServerID, members []raft.Server) error {
 	voters := slices.DeleteFunc(slices.Clone(members), func(m raft.Server) bool { return m.Suffrage != raft.Voter })
 	if errors.Is(err, keyring.ErrNotDurable) || err != nil && len(voters) == 1 && voters[0].ID == id {
+		return conflict{err}
+	}
+	return err
+}
+
+// notTransferred is the error of handing over, with its cause if no other voter is there to take over, or that server has no vote.
+func notTransferred(err error, to raft.ServerID, members []raft.Server) error {
+	voters := slices.DeleteFunc(slices.Clone(members), func(m raft.Server) bool { return m.Suffrage != raft.Voter })
+	isVoter := to == "" || slices.ContainsFunc(voters, func(m raft.Server) bool { return m.ID == to })
+	if err != nil && !errors.Is(err, keyring.ErrNotMember) && (len(voters) == 1 || !isVoter && len(members) > 0) {
 		return conflict{err}
 	}
 	return err

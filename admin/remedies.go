@@ -106,7 +106,7 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemRekey: {"Records can't be moved off an old key",
 		"Store those again that do not open: the details name them.", nil},
 	keyring.ProblemNonvoter: {"No vote yet",
-		"Wait, if it has just joined. Else see which keys it lacks.", []string{"$CP keys status"}},
+		"Wait, if it has just joined. Else see which keys it lacks, and give it a vote when it has them.", []string{"$CP keys status", "$CP servers promote $SERVER"}},
 	keyring.ProblemNewer: {"Something here only a newer build reads",
 		"Start the newer build on that server.", []string{"$START"}},
 	keyring.ProblemWaiting: {"A command waits for servers that have not said that they understand it",

@@ -15,7 +15,12 @@ type Server interface {
 	Rotate(context.Context, keyring.RotateOptions) (keyring.Key, error)
 	Remove(context.Context, keyring.KeyID, keyring.RemoveOptions) error
 	AddServer(ctx context.Context, id raft.ServerID, addr string) error
+	AddNonvoter(ctx context.Context, id raft.ServerID, addr string) error
+	PromoteServer(context.Context, raft.ServerID) error
+	DemoteServer(context.Context, raft.ServerID) error
 	RemoveServer(context.Context, raft.ServerID, keyring.RemoveServerOptions) error
+	TransferLeadership(context.Context) error
+	TransferLeadershipTo(context.Context, raft.ServerID) error
 	JoinToken(id raft.ServerID, ttl time.Duration) (string, error)
 	WithdrawJoinToken(ctx context.Context, id string) error
 }
@@ -23,11 +28,15 @@ type Server interface {
 // ForKeyring is the Server of a host with a raft of its own. What only the leader can do works on the leader alone: the Handlers of
 // the others redirect to it, if Config.URLs says where it is, and else answer with status 503 and its ID.
 //
-// A server that is added gets no vote by that: the host calls Keyring.PromoteServer.
-func ForKeyring(k *keyring.Keyring) Server { return local{k} }
+// o says how a member gets another address. A server that is added has no vote at first. Either the host calls
+// Keyring.PromoteServers whenever Keyring.Changed tells of a change, or an operator gives the command servers promote.
+func ForKeyring(k *keyring.Keyring, o keyring.AddServerOptions) Server { return local{k, o} }
 
 // local does all on this server.
-type local struct{ k *keyring.Keyring }
+type local struct {
+	k     *keyring.Keyring
+	added keyring.AddServerOptions
+}
 
 func (l local) Keyring() *keyring.Keyring { return l.k }
 
@@ -44,7 +53,24 @@ func (l local) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOpt
 }
 
 func (l local) AddServer(ctx context.Context, id raft.ServerID, addr string) error {
-	return l.k.AddServer(ctx, id, raft.ServerAddress(addr), keyring.AddServerOptions{})
+	return l.k.AddServer(ctx, id, raft.ServerAddress(addr), l.added)
+}
+
+func (l local) AddNonvoter(ctx context.Context, id raft.ServerID, addr string) error {
+	return l.k.AddNonvoter(ctx, id, raft.ServerAddress(addr), l.added)
+}
+
+func (l local) PromoteServer(ctx context.Context, id raft.ServerID) error {
+	return l.k.PromoteServer(ctx, id)
+}
+func (l local) DemoteServer(ctx context.Context, id raft.ServerID) error {
+	return l.k.DemoteServer(ctx, id)
+}
+
+func (l local) TransferLeadership(ctx context.Context) error { return l.k.TransferLeadership(ctx) }
+
+func (l local) TransferLeadershipTo(ctx context.Context, id raft.ServerID) error {
+	return l.k.TransferLeadershipTo(ctx, id)
 }
 
 func (l local) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.RemoveServerOptions) error {

@@ -50,7 +50,7 @@ func newSite3(t *testing.T, urls func() map[raft.ServerID]string) *site3 {
 		return resp, nil
 	})}
 	for _, each := range s.Servers {
-		h, err := New(ForKeyring(each.Keyring), Config{
+		h, err := New(ForKeyring(each.Keyring, keyring.AddServerOptions{}), Config{
 			URLs: urls, Client: s.http, Buttons: true, Program: Program{Name: "kvd"},
 			Authorize: func(r *http.Request) (string, error) {
 				name, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
@@ -225,5 +225,58 @@ func TestRedirectsHaveBounds(t *testing.T) {
 	asked, to = nil, func(*http.Request) string { return "http://s2/v1/status" }
 	if _, err := c.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "from https to http") || len(asked) != 1 {
 		t.Errorf("%v, %q were asked", err, asked)
+	}
+}
+
+// Votes are given and taken, and the leader hands over, from whichever server an operator asks.
+func TestVotesAndTheLeaderChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite3(t, allURLs)
+		follower, leader := s.follower(t)
+		command := func(args ...string) (string, error) {
+			var out strings.Builder
+			err := Command(t.Context(), append([]string{"-server", "https://" + string(follower.ID) + "/keyring", "servers"}, args...),
+				CommandOptions{HTTP: s.http, Stdout: &out, Stderr: &out})
+			return out.String(), err
+		}
+		id := string(follower.ID)
+		for _, step := range []struct {
+			command string
+			of      raft.ServerID
+			has     raft.ServerSuffrage
+		}{
+			{"demote " + id, follower.ID, raft.Nonvoter}, {"promote " + id, follower.ID, raft.Voter}, {"add -nonvoter -addr s4:1 s4", "s4", raft.Nonvoter},
+		} {
+			out, err := command(strings.Fields(step.command)...)
+			st, err2 := leader.Keyring.Status(t.Context())
+			i := slices.IndexFunc(st.Servers, func(m raft.Server) bool { return m.ID == step.of })
+			if errors.Join(err, err2) != nil || i < 0 || st.Servers[i].Suffrage != step.has {
+				t.Fatalf("%s: %q, %v, %v: %+v", step.command, out, err, err2, st.Servers)
+			}
+		}
+		if out, err := command("lead", string(follower.ID)); err != nil {
+			t.Fatalf("%q, %v", out, err)
+		}
+		if now := s.Leader(); now != follower {
+			t.Errorf("%s leads, not %s", now.ID, follower.ID)
+		}
+	})
+}
+
+// What the members of now do not allow is a conflict, and of what is no member there is none.
+func TestVotesThatAreRefused(t *testing.T) {
+	s := alone(t, nil)
+	for path, want := range map[string]int{
+		"/v1/servers/server/demote": 409, "/v1/servers/s9/demote": 404, "/v1/servers/s9/promote": 404, "/v1/servers/server/promote": 200, "/v1/leader": 409,
+	} {
+		w := ask(s, "POST", path, strings.NewReader("{}"))
+		if w.Code != want {
+			t.Errorf("%s: %d %s, want %d", path, w.Code, w.Body, want)
+		}
+	}
+	for body, want := range map[string]int{`{"id":" "}`: 400, `{"id":"server"}`: 200} {
+		if w := ask(s, "POST", "/v1/leader", strings.NewReader(body)); w.Code != want {
+			t.Errorf("to %s: %d %s, want %d", body, w.Code, w.Body, want)
+		}
 	}
 }

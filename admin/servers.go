@@ -2,6 +2,7 @@ package admin
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -13,8 +14,9 @@ import (
 
 // serverRequest asks for a server to be added, or for a new address of one. An empty address is that of Config.Addr.
 type serverRequest struct {
-	ID   raft.ServerID `json:"id" bound:"bytes=1000"`
-	Addr string        `json:"addr,omitempty" bound:"bytes=1000"`
+	ID       raft.ServerID `json:"id" bound:"bytes=1000"`
+	Addr     string        `json:"addr,omitempty" bound:"bytes=1000"`
+	Nonvoter bool          `json:"nonvoter,omitempty"` // a permanent one
 }
 
 var serverType = bounded.For[serverRequest](maxBody)
@@ -34,8 +36,49 @@ func (h *Handler) addServer(r *http.Request) (any, error) {
 	if err := cmp.Or(checkID(in.ID), checkAddr(in.Addr)); err != nil {
 		return nil, err
 	}
-	err = h.server.AddServer(r.Context(), in.ID, in.Addr)
+	if in.Nonvoter {
+		err = h.server.AddNonvoter(r.Context(), in.ID, in.Addr)
+	} else {
+		err = h.server.AddServer(r.Context(), in.ID, in.Addr)
+	}
 	return in, notAdded(err, in, h.servers(r.Context()))
+}
+
+// promoteServer gives a server a vote, demoteServer takes it. Each may be done twice.
+func (h *Handler) promoteServer(r *http.Request) (any, error) {
+	id := raft.ServerID(r.PathValue("id"))
+	err := h.server.PromoteServer(r.Context(), id)
+	if errors.Is(err, keyring.ErrNotDurable) {
+		err = conflict{err}
+	}
+	return serverRequest{ID: id}, err
+}
+
+func (h *Handler) demoteServer(r *http.Request) (any, error) {
+	id := raft.ServerID(r.PathValue("id"))
+	err := h.server.DemoteServer(r.Context(), id)
+	return serverRequest{ID: id}, notRemoved(err, id, h.servers(r.Context()))
+}
+
+// leaderRequest asks the leader to hand over, to that voter or, if it is empty, to any.
+type leaderRequest struct {
+	ID raft.ServerID `json:"id,omitempty" bound:"bytes=1000"`
+}
+
+var leaderType = bounded.For[leaderRequest](maxBody)
+
+// transfer has the leader hand over.
+func (h *Handler) transfer(r *http.Request) (any, error) {
+	in, err := decode(r, leaderType)
+	if err != nil {
+		return nil, err
+	}
+	if in.ID == "" {
+		err = h.server.TransferLeadership(r.Context())
+	} else if err = checkID(in.ID); err == nil {
+		err = h.server.TransferLeadershipTo(r.Context(), in.ID)
+	}
+	return in, notTransferred(err, in.ID, h.servers(r.Context()))
 }
 
 // removeServer takes a server out, with ?force also if a key is then held by too few.

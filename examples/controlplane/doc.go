@@ -11,8 +11,8 @@
 //
 //	controlplane recover [-force] DIR ID       makes a server the only one, when the majority is lost; none may run
 //
-// Operators have the commands of package admin: keys status, rotate, remove, adopt and rewrap; servers add, remove, token,
-// tokens and withdraw; backup, verify, restore ... DIR ID BACKUP, and inspect. controlplane -h lists all, and each has -h.
+// Operators have the commands of package admin: keys status, rotate, remove, adopt and rewrap; servers add, promote, demote,
+// lead, remove, token, tokens and withdraw; backup, verify, restore ... DIR ID BACKUP, and inspect. controlplane -h lists all, and each has -h.
 //
 // URL is any server's, http://127.0.0.1:8001 if it is not given; HOST:PORT alone is http. There a page says whether
 // all is well and which command helps if not, and shows keys and servers, with buttons that rotate and remove keys if

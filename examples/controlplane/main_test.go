@@ -139,7 +139,7 @@ func TestUsageIsThatOfTheDocumentation(t *testing.T) {
 			t.Errorf("%q: %v\n%s", args, err, out)
 		}
 	}
-	if n := strings.Count(all, "\n"); n != 21 {
+	if n := strings.Count(all, "\n"); n != 24 {
 		t.Errorf("%d lines:\n%s", n, all)
 	}
 	for line := range strings.Lines(all) {
