@@ -87,6 +87,10 @@ type Port struct {
 	opened bool
 	once   sync.Once
 	closed error
+
+	life  context.Context // ended by Close
+	end   context.CancelFunc
+	loops sync.WaitGroup
 }
 
 // Listen opens the port. Until Open it refuses all connections. It refuses a configuration that can't work, with all that
@@ -108,7 +112,8 @@ func Listen(cfg Config) (*Port, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Port{cfg: cfg, port: p}, nil
+	life, end := context.WithCancel(context.Background())
+	return &Port{cfg: cfg, port: p, life: life, end: end}, nil
 }
 
 // RaftTransport returns the transport for raft.NewRaft, whose LocalAddr is this server's address in the raft
@@ -161,6 +166,9 @@ func (p *Port) Join(ctx context.Context, servers []string, token string) error {
 // Raft, FSM, Dir and KEKs are set as for keyring.Open; ID, Transport and Logger are the Port's if they are not set. Call it as
 // soon as raft is started: until then raft reaches no other server. A raft without a configuration is refused, unless Join has
 // been called. After an error Open may be called again.
+//
+// From then on the Port of the leader gives a vote to each member that has none and holds every key, but to no permanent
+// non-voter, as a Node does: see keyring.PromoteServers.
 func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, error) {
 	switch {
 	case cfg.ID == "":
@@ -195,6 +203,7 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 	}
 	p.opened = true
 	p.port.Start(host{keys}, map[string]inner.Handler{inner.PathKeyring: keys.ServePeer})
+	p.loops.Go(func() { giveVotes(p.life, keys) })
 	return keys, nil
 }
 
@@ -238,7 +247,12 @@ func (p *Port) Close() error {
 
 func (p *Port) close() error {
 	ended := make(chan error, 1)
-	go func() { ended <- p.port.Close() }()
+	p.end()
+	go func() {
+		err := p.port.Close()
+		p.loops.Wait()
+		ended <- err
+	}()
 	timer := time.NewTimer(closePatience)
 	defer timer.Stop()
 	select {
