@@ -190,10 +190,15 @@ func TestConnectionsAreKeptByID(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := p2.StreamLayer().Dial(raft.ServerAddress(p1.addr), time.Minute); err != nil {
+		t.Fatal(err)
+	}
 	moved := c.portOn(ln, ln.Addr().String(), "s1")
 	c.set("s1", moved.addr)
 	p2.keys.change()
-	p2.told.wait("it is at " + moved.addr + " now, and no more at " + p1.addr)
+	for range 2 { // raft's connection too
+		p2.told.wait("it is at " + moved.addr + " now, and no more at " + p1.addr)
+	}
 	p1.keys.answer = func(context.Context, raft.ServerID, []byte) ([]byte, error) { return []byte("the old one"), nil }
 	if got, err := p2.Call(t.Context(), "s1", []byte("hello")); err != nil || string(got) != "s2: hello" {
 		t.Errorf("of a server that has moved: %q, %v", got, err)
@@ -206,7 +211,7 @@ func TestConnectionsAreKeptByID(t *testing.T) {
 	}
 }
 
-// TestAddrOf is where a member's grpc.Server is, if raft is elsewhere.
+// TestAddrOf says where a member's grpc.Server is, for raft too, if that is not the address in raft's configuration.
 func TestAddrOf(t *testing.T) {
 	c := newCluster(t)
 	p1 := c.port("s1")
@@ -222,7 +227,15 @@ func TestAddrOf(t *testing.T) {
 	if got, err := p2.Call(t.Context(), "s1", nil); err != nil || string(got) != "s2: " {
 		t.Errorf("%q, %v", got, err)
 	}
+	if out, err := p2.StreamLayer().Dial("raft.of.s1:7000", time.Minute); err != nil {
+		t.Error(err)
+	} else {
+		defer out.Close()
+	}
 	if _, err := p2.Call(t.Context(), "s2", nil); err == nil || !strings.Contains(err.Error(), "no such host") {
+		t.Errorf("%v", err)
+	}
+	if _, err := p2.StreamLayer().Dial(raft.ServerAddress(p2.addr), time.Minute); err == nil || !strings.Contains(err.Error(), "no such host") {
 		t.Errorf("%v", err)
 	}
 }

@@ -55,9 +55,14 @@ func withCause(ctx context.Context, err error) error {
 	return err
 }
 
-// Conn returns a connection to the member of that ID, for the host's own services on that server: to forward calls to
-// the leader, say. It may be kept: each call is to where the member is then, and fails if it is none. The other end of it sees
-// this server with PeerID.
+// Conn returns a connection to the member of that ID, for the host's own services on that server, as to forward a call to
+// the leader:
+//
+//	_, leader := r.LeaderWithID()
+//	return pb.NewSecretsClient(peers.Conn(leader)).Put(ctx, request)
+//
+// It may be kept: each call is to where the member is then, and fails if it is none. The service at the other end learns from
+// PeerID which server has called it.
 func (p *Peers) Conn(id raft.ServerID) grpc.ClientConnInterface { return member{p, id} }
 
 type member struct {

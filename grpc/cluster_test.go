@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -98,16 +99,13 @@ func (h *hosts) follower() int {
 	return slices.IndexFunc(h.ids, func(id raft.ServerID) bool { return id != leader })
 }
 
-// add has a new server join, and gives it a vote.
+// add starts a new server, and has it join.
 func (h *hosts) add(id raft.ServerID) {
 	h.t.Helper()
 	h.start(id, h.listen(id), nil)
-	add := func(s *server) error { return s.keys.AddServer(h.ctx, id, h.addrs[id], keyring.AddServerOptions{}) }
-	if err := onLeader(h.ctx, h.all, add); err != nil {
+	err := onLeader(h.ctx, h.all, func(s *server) error { return s.keys.AddVoter(h.ctx, id, h.addrs[id], keyring.AddServerOptions{}) })
+	if err != nil {
 		h.t.Fatalf("add: %v", err)
-	}
-	if err := onLeader(h.ctx, h.all, func(s *server) error { return s.keys.PromoteServer(h.ctx, id) }); err != nil {
-		h.t.Fatalf("promote: %v", err)
 	}
 }
 
@@ -152,6 +150,19 @@ func TestRaftKeyringAndClientsOnOnePort(t *testing.T) {
 		}
 		conn.Close()
 	}
+}
+
+// TestOpenIsForOneServer, and may be called again after an error.
+func TestOpenIsForOneServer(t *testing.T) {
+	h := newHosts(t)
+	s := h.all[0]
+	if _, err := s.peers.Open(h.ctx, keyring.Config{ID: "s2", Raft: s.raft}); err == nil || !strings.Contains(err.Error(), `the keyring's ID is "s2", want "s1"`) {
+		t.Errorf("of another server: %v", err)
+	}
+	if _, err := s.peers.Open(h.ctx, keyring.Config{Raft: s.raft}); err == nil || !strings.Contains(err.Error(), "Dir is empty") {
+		t.Errorf("not enough: %v", err)
+	}
+	h.works("after that", h.ca)
 }
 
 // TestCertificatesAreReplacedInARunningCluster: first all know both CAs, then they have certificates of the new one, then they

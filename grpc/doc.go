@@ -24,7 +24,8 @@
 //
 //	keyring-grpc/1       gRPC between servers. The certificate has to be that of a server which is a member
 //	keyring-grpc-raft/1  raft, between servers too. These connections leave the grpc.Server after the handshake
-//	h2                   gRPC of clients, if Config.Clients is set, which says what certificates they need, if any
+//	h2                   gRPC of clients, if Config.Clients is set, which says what certificates they need, if any. Services
+//	                     find them in a credentials.TLSInfo, as ever
 //
 // So a client gets no connection on which the keyring's service answers, whatever its certificate, and this service refuses a
 // connection that was made in another way, such as with another server's credentials. A host's own services decide by themselves:

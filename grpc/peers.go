@@ -43,8 +43,8 @@ type Config struct {
 	Clients func() (*tls.Config, error)
 	// MaxClients is how many connections clients may have at a time, all together. More are refused. Zero means 1024.
 	MaxClients int
-	// AddrOf returns the host:port of the grpc.Server of a member, if that is not the address that raft's configuration has.
-	// Nil means that it is.
+	// AddrOf returns the host:port of the grpc.Server of a member, if that is not the address that raft's configuration has. It
+	// must not block. Nil means that it is.
 	AddrOf func(raft.Server) (string, error)
 	// Logger gets who was refused and why, at most 10 lines a second, and no bodies. Nil logs nothing.
 	Logger hclog.Logger
@@ -260,6 +260,10 @@ func (p *Peers) addr(id raft.ServerID) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return p.addrOf(s)
+}
+
+func (p *Peers) addrOf(s raft.Server) (string, error) {
 	if p.cfg.AddrOf != nil {
 		return p.cfg.AddrOf(s)
 	}
@@ -319,9 +323,6 @@ func (p *Peers) sweep(wrong func(*conn) error) {
 func (p *Peers) wrongMember(c *conn) error {
 	if err := p.admits(c.server); err != nil || c.dialled == "" {
 		return err
-	}
-	if c.protocol == raftProtocol { // raft dials by address itself
-		return nil
 	}
 	if addr, err := p.addr(c.server); err == nil && addr != c.dialled {
 		return fmt.Errorf("it is at %s now, and no more at %s", addr, c.dialled)

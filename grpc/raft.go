@@ -71,14 +71,18 @@ func (l *streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.
 	if err != nil {
 		return nil, err
 	}
-	raw, err := l.peers.dial(ctx, string(addr))
+	at, err := l.peers.addrOf(to)
+	if err != nil {
+		return nil, fmt.Errorf("dial server %q: %w", to.ID, err)
+	}
+	raw, err := l.peers.dial(ctx, at)
 	if err != nil {
 		return nil, fmt.Errorf("dial server %q: %w", to.ID, err)
 	}
 	c, err := l.peers.secure(ctx, raw, to.ID, raftProtocol)
 	if err != nil {
 		raw.Close()
-		return nil, fmt.Errorf("dial server %q at %s: %w", to.ID, addr, err)
+		return nil, fmt.Errorf("dial server %q at %s: %w", to.ID, at, err)
 	}
 	return raftConn{c, l.peers}, nil
 }

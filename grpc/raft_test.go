@@ -160,3 +160,27 @@ func TestCloseEndsWhatRaftHasAsked(t *testing.T) {
 		}
 	}
 }
+
+// TestServerThatIsRemovedDuringItsHandshake gets no connection: no change of members would end it.
+func TestServerThatIsRemovedDuringItsHandshake(t *testing.T) {
+	noLeak(t)
+	c := newCluster(t)
+	p1 := c.port("s1")
+	c.set("s2", "nowhere")
+	p1.AttachTo(func() []raft.Server {
+		defer c.remove("s2") // after the handshake has asked
+		return c.members()
+	})
+	conf, err := c.ca.server("s2")()
+	must(err)
+	conf.NextProtos, conf.InsecureSkipVerify = []string{keyringgrpc.RaftProtocol}, true
+	conn, err := tls.Dial("tcp", p1.addr, conf)
+	must(err)
+	defer conn.Close()
+	begun := time.Now()
+	closed(t, conn)
+	if took := time.Since(begun); took >= keyringgrpc.Patience {
+		t.Errorf("closed after %v", took)
+	}
+	p1.told.wait(`server "s2": not in the raft configuration`)
+}
