@@ -151,6 +151,44 @@ func TestPutOnWhatIsNotReady(t *testing.T) {
 	})
 }
 
+// TestCommandsAreAsDocumented: what Put and Replace propose, byte for byte.
+func TestCommandsAreAsDocumented(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, justTheMap)
+		leader := c.leader()
+		m := mapOf(leader)
+		var got []byte
+		m.Connect(leader.Keyring, func(ctx context.Context, cmd []byte) (any, error) {
+			got = bytes.Clone(cmd)
+			return records.Through(leader.Raft)(ctx, cmd)
+		})
+		_, err := m.Put(t.Context(), records.Write{Name: "gone", Delete: true, If: ptr(0)},
+			records.Write{Name: "a", Meta: []byte("meta"), Parts: [][]byte{[]byte("one"), nil}, If: ptr(0)}, records.Write{Name: "b", Meta: []byte("m")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, _ := m.Get("a")
+		parts := []modelPart{{data: string(a.Parts[0])}, {data: string(a.Parts[1])}}
+		want := encodeCommand('w', []byte("\x03\x00\x04gone\x00\x00"), encodeParts([]byte("\x01\x00\x01a\x04meta"), parts), []byte("\x00\x01b\x01m\x00"))
+		if !bytes.Equal(got, want) {
+			t.Errorf("Put has proposed\n%q, want\n%q", got, want)
+		}
+		fresh, err := leader.Keyring.Encrypt(nil, records.AAD("a", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conflicts, err := m.Replace(t.Context(), []keyring.Replacement{
+			{Sealed: keyring.Sealed{Ref: "a#1", Ciphertext: a.Parts[1]}, New: fresh}, {Sealed: keyring.Sealed{Ref: "b", Ciphertext: fresh}, New: fresh},
+		})
+		one, two := sha256.Sum256(a.Parts[1]), sha256.Sum256(fresh)
+		want = encodeCommand('s', encodeBytes([]byte("\x01a\x01"+string(one[:])), string(fresh)), encodeBytes([]byte("\x01b\x00"+string(two[:])), string(fresh)))
+		if a, _ = m.Get("a"); err != nil || conflicts != 1 || !bytes.Equal(got, want) || !bytes.Equal(a.Parts[1], fresh) {
+			t.Errorf("%d conflicts, %v; Replace has proposed\n%q, want\n%q", conflicts, err, got, want)
+		}
+	})
+}
+
 // TestPutBeyondARaftCommand is refused before it is proposed.
 func TestPutBeyondARaftCommand(t *testing.T) {
 	t.Parallel()
