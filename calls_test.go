@@ -52,6 +52,7 @@ func callsOfKeyring(s *keyringtest.Server, other raft.ServerID, inactive, prepub
 		"DemoteServer":         func(ctx context.Context) error { return k.DemoteServer(ctx, s.ID) },
 		"PromoteServer":        func(ctx context.Context) error { return k.PromoteServer(ctx, other) },
 		"PromoteServers":       func(ctx context.Context) error { return k.PromoteServers(ctx) },
+		"Leave":                func(ctx context.Context) error { return k.Leave(ctx) },
 		"TransferLeadershipTo": func(ctx context.Context) error { return k.TransferLeadershipTo(ctx, s.ID) },
 		"TransferLeadership":   func(ctx context.Context) error { return k.TransferLeadership(ctx) },
 		"ReadmitServer":        func(ctx context.Context) error { return k.ReadmitServer(ctx, "s9", "s9") },
@@ -121,7 +122,7 @@ func TestEveryCallOfAKeyringEndsWithItsContext(t *testing.T) {
 				}
 				h.On.Store(true)
 				calls := callsOfKeyring(leader, keyringtest.Follower(c).ID, first, later.ID, identity.Recipient())
-				handOver := map[string]int{"DemoteServer": 1, "TransferLeadership": 1} // they come last: the others are for the leader
+				handOver := map[string]int{"DemoteServer": 1, "TransferLeadership": 1, "Leave": 2} // they come last: the others are for the leader
 				for _, name := range slices.SortedFunc(maps.Keys(calls), func(a, b string) int {
 					return cmp.Or(handOver[a]-handOver[b], strings.Compare(a, b))
 				}) {

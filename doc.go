@@ -14,6 +14,7 @@
 // Such a host changes the members of its cluster on the leader: with [Keyring.AddVoter] and [Keyring.RemoveServer], with
 // [Keyring.AddNonvoter], [Keyring.DemoteServer] and [Keyring.PromoteServer] for servers that stay without a vote, and with
 // [Keyring.ReadmitServer]. It hands over with [Keyring.TransferLeadership], and lets servers join by tokens: see [JoinConn].
+// [Keyring.Leave] removes the server on which it is called.
 // Config.Metrics receives the figures of a server, and Config.Problems adds what is wrong with the host's part to
 // [Status].
 //

@@ -339,5 +339,6 @@ func (k *Keyring) handlers() peer.Handlers {
 		Offer:   k.replicator.TakeOffer,
 		Removed: k.replicator.ServeRemoved,
 		State:   k.confirming.State,
+		Leave:   k.members().ServeLeave,
 	}
 }

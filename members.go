@@ -118,6 +118,19 @@ func (k *Keyring) DemoteServer(ctx context.Context, id raft.ServerID) error {
 	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Demote(ctx, id) })
 }
 
+// Leave removes this server from the cluster, as RemoveServer does: for a server that is shut down for good. It may be called on
+// any server, needs no forwarding of the host's, and may be called again. A follower asks the leader, over the Transport, and
+// the leader removes none but the server that the Transport has authenticated; a leader hands over first, and asks the next one. It
+// returns nil too if this server was removed before. Afterwards close the keyring and delete its directory: until then it keeps
+// the keys that it has.
+//
+// It is refused while a majority of the voters that remain does not say that it holds each key, with an error that matches
+// ErrNotDurable; and for the last voter. Until ctx ends it waits for a leader that is ready and answers. If the leader runs a
+// build that does not know the question, it is an error: call RemoveServer there.
+func (k *Keyring) Leave(ctx context.Context) error {
+	return k.doLed(ctx, func(ctx context.Context) error { return k.members().Leave(ctx) })
+}
+
 // TransferLeadership hands over to another voter, the one whose log is the furthest: before work on the leader's
 // machine, say, or before the leader's process ends. When it returns without an error, this server leads no longer, and the other one is
 // being elected, which takes some milliseconds. It is an error if there is no other voter, or if none takes over within a few

@@ -152,6 +152,16 @@ func (c Calls) StatePolicies(ctx context.Context, to string) (*StateAnswer, erro
 	return a, err
 }
 
+// Leave asks the leader to remove this server from the cluster. by is who wants that. If it was not removed, the answer says
+// which keys would be at risk.
+func (c Calls) Leave(ctx context.Context, leader, by string) (atRisk string, err error) {
+	a, err := ask[LeaveAnswer](ctx, c, leader, Request{Leave: &LeaveRequest{By: by}})
+	if err != nil {
+		return "", err
+	}
+	return a.AtRisk, nil
+}
+
 func ask[A Answer](ctx context.Context, c Calls, to string, q Request) (*A, error) {
 	request, err := q.Encode()
 	if err != nil {

@@ -69,6 +69,9 @@ var calls = []struct {
 			return c.State(ctx, "b", peer.StateRequest{Confirm: true})
 		},
 		goldenAnswers["state"].State},
+	{"Leave", "v4/request-leave-by", "v4/answer-leave-stays",
+		func(ctx context.Context, c peer.Calls) (any, error) { return c.Leave(ctx, "b", "ann") },
+		"no majority of them holds 1 key"},
 }
 
 // TestCallsSendAndReadGoldenMessages holds the typed calls against the messages of the golden set.
@@ -135,6 +138,11 @@ func handlers(t *testing.T, wrong func(format string, args ...any)) peer.Handler
 			same(q.Confirm, true)
 			return goldenAnswers["state"].State, nil
 		},
+		Leave: func(_ context.Context, from, by string) (string, error) {
+			same(from, "a")
+			same(by, "ann")
+			return "no majority of them holds 1 key", nil
+		},
 	}
 }
 
@@ -163,7 +171,7 @@ func TestHandlersRefuse(t *testing.T) {
 		want    string
 	}{
 		{"garbage", []byte("{"), `{"version":1,"error":{"code":"bad-request"}}`},
-		{"newer", []byte(`{"version":4,"hello":{}}`), `{"version":1,"error":{"code":"unsupported"}}`},
+		{"newer", []byte(`{"version":5,"hello":{}}`), `{"version":1,"error":{"code":"unsupported"}}`},
 		{"refused", stored(t, "v1/request-ask"), `{"version":1,"error":{"code":"not-ready"}}`},
 		{"refused with the leader", stored(t, "v1/request-hold"), string(stored(t, "v1/answer-not-leader"))},
 	} {

@@ -11,7 +11,8 @@ import (
 
 // What the fields of a message may hold.
 const (
-	maxText   = MaxServerID    // bytes of a server ID, of an algorithm
+	maxText   = MaxServerID    // bytes of a server ID, of an algorithm, of an actor
+	maxAtRisk = 4096           // bytes of LeaveAnswer.AtRisk
 	maxPublic = meta.MaxPublic // bytes of a public key; ML-DSA-87 has 2,614
 )
 
@@ -30,11 +31,11 @@ func given[T any, P interface {
 }
 
 func (r Request) kind() (kind, error) {
-	return onlyOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Offer), given(r.Removed), given(r.State))
+	return onlyOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Offer), given(r.Removed), given(r.State), given(r.Leave))
 }
 
 func (r Response) kind() (kind, error) {
-	return onlyOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Refusal), given(r.Removed), given(r.State))
+	return onlyOne(given(r.Hello), given(r.Fetch), given(r.Hold), given(r.Ask), given(r.Refusal), given(r.Removed), given(r.State), given(r.Leave))
 }
 
 // onlyOne returns the one kind that is set, checked.
@@ -60,6 +61,20 @@ func onlyOne(kinds ...kind) (kind, error) {
 func (*HelloRequest) check() error { return nil }
 func (*HoldAnswer) check() error   { return nil }
 func (*StateRequest) check() error { return nil }
+
+func (r *LeaveRequest) check() error {
+	if r.By == "" {
+		return nil
+	}
+	return checkText(r.By)
+}
+
+func (a *LeaveAnswer) check() error {
+	if len(a.AtRisk) > maxAtRisk || !utf8.ValidString(a.AtRisk) {
+		return fmt.Errorf("what is at risk in %d bytes, want at most %d of UTF-8", len(a.AtRisk), maxAtRisk)
+	}
+	return nil
+}
 
 func (a *StateAnswer) check() error {
 	if a.Time.Location() != time.UTC {

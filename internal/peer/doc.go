@@ -53,6 +53,12 @@
 //	{"version":3,"state":{"files":true}}
 //	{"version":3,"state":{"time":"..","leads":false,"term":3,"entry":41,"applied":44,"configuration":1,"files":2}}
 //
+// Version 4 has one more request, with which a server asks the leader to remove it, and no other server, from the cluster:
+//
+//	{"version":4,"leave":{"by":"ann"}}
+//	{"version":4,"leave":{}}
+//	{"version":4,"leave":{"atRisk":"no majority of .. holds .."}}
+//
 // A message carries the lowest version that has its kind and each of its members, and is refused if it carries
 // another. An answer is never of a higher version than its request. A build that does not know the version of a
 // request answers "unsupported", in version 1, and the caller goes on without an answer.

@@ -54,6 +54,7 @@ func FuzzAskRequest(f *testing.F)     { fuzzRequest(f, "ask") }
 func FuzzOfferRequest(f *testing.F)   { fuzzRequest(f, "offer") }
 func FuzzRemovedRequest(f *testing.F) { fuzzRequest(f, "removed") }
 func FuzzStateRequest(f *testing.F)   { fuzzRequest(f, "state") }
+func FuzzLeaveRequest(f *testing.F)   { fuzzRequest(f, "leave") }
 
 func FuzzHelloAnswer(f *testing.F)   { fuzzAnswer[peer.HelloAnswer](f) }
 func FuzzFetchAnswer(f *testing.F)   { fuzzAnswer[peer.FetchAnswer](f) }
@@ -61,3 +62,4 @@ func FuzzHoldAnswer(f *testing.F)    { fuzzAnswer[peer.HoldAnswer](f) }
 func FuzzAskAnswer(f *testing.F)     { fuzzAnswer[peer.AskAnswer](f) }
 func FuzzRemovedAnswer(f *testing.F) { fuzzAnswer[peer.RemovedAnswer](f) }
 func FuzzStateAnswer(f *testing.F)   { fuzzAnswer[peer.StateAnswer](f) }
+func FuzzLeaveAnswer(f *testing.F)   { fuzzAnswer[peer.LeaveAnswer](f) }

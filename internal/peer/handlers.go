@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"example.com/keyring/internal/meta"
 )
@@ -31,6 +32,8 @@ type Handlers struct {
 	Removed func(ctx context.Context, ids []meta.KeyID) ([]meta.KeyID, error)
 	// State says what this server is and knows now.
 	State func(ctx context.Context, q StateRequest) (*StateAnswer, error)
+	// Leave removes the asker from the cluster, or says which keys would be at risk. by is who has asked it.
+	Leave func(ctx context.Context, from, by string) (atRisk string, err error)
 }
 
 // Answer answers an encoded request with an encoded answer, which may be a refusal.
@@ -82,6 +85,9 @@ func (h Handlers) answer(ctx context.Context, from string, request []byte, q Req
 	case q.State != nil:
 		a, err := h.State(ctx, *q.State)
 		return Response{State: a}, err
+	case q.Leave != nil:
+		atRisk, err := h.Leave(ctx, from, q.Leave.By)
+		return Response{Leave: &LeaveAnswer{AtRisk: strings.ToValidUTF8(atRisk[:min(len(atRisk), maxAtRisk)], "")}}, err
 	}
 	return Response{}, &Refusal{Code: Unsupported}
 }

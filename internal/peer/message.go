@@ -16,7 +16,7 @@ import (
 // version that has its kind and every member that is set. An answer is never of a higher version than its
 // request. So servers of different builds understand each other in what they share, and the older one refuses
 // the rest as Unsupported.
-const Version = 3
+const Version = 4
 
 // What a message may hold. A message within these limits fits MaxMessage, except for a very long list of orphans,
 // which does not encode. The tags of the messages repeat the limits, so that nothing is allocated beyond
@@ -76,10 +76,15 @@ type Request struct {
 	Removed *RemovedRequest `json:"removed,omitempty"`
 
 	State *StateRequest `json:"state,omitempty"` // version 2
+
+	Leave *LeaveRequest `json:"leave,omitempty"` // version 4
 }
 
 // Version returns the lowest version that has the request: its kind, and every member that is set.
 func (r Request) Version() int {
+	if r.Leave != nil {
+		return 4
+	}
 	if r.State != nil && (r.State.Policies || r.State.Files) || r.Hello != nil && (r.Hello.Unproven || r.Hello.Orphan != (ID{})) {
 		return 3
 	}
@@ -141,6 +146,11 @@ type StateRequest struct {
 	Files    bool `json:"files,omitempty"`    // also for StateAnswer.Files. Version 3
 }
 
+// LeaveRequest asks the leader to remove the asker, and nobody else, from the cluster. Version 4.
+type LeaveRequest struct {
+	By string `json:"by,omitempty" bound:"bytes=255"` // who has asked the asker
+}
+
 // Response is the answer to a request, of the same kind but for an offer's, or a refusal.
 // Exactly one field is set.
 type Response struct {
@@ -153,11 +163,16 @@ type Response struct {
 	Removed *RemovedAnswer `json:"removed,omitempty"`
 
 	State *StateAnswer `json:"state,omitempty"` // version 2
+
+	Leave *LeaveAnswer `json:"leave,omitempty"` // version 4
 }
 
 // Version returns the lowest version that has the answer: its kind, and every member that is set. A
 // refusal is of version 1, which every build reads.
 func (r Response) Version() int {
+	if r.Leave != nil {
+		return 4
+	}
 	unproven := func(o Orphan) bool { return o.Unproven }
 	if r.State != nil && (r.State.Policies != nil || r.State.Files != 0) || r.Hello != nil && slices.ContainsFunc(r.Hello.Orphans, unproven) {
 		return 3
@@ -216,6 +231,11 @@ type SealedKey struct {
 
 // HoldAnswer says that the report has arrived. The log has it when the FSM does.
 type HoldAnswer struct{}
+
+// LeaveAnswer says that the asker is no member any more, or why it is to stay one. Version 4.
+type LeaveAnswer struct {
+	AtRisk string `json:"atRisk,omitempty" bound:"bytes=4096"` // empty if it was removed; else the keys that would be at risk
+}
 
 // AskAnswer lists those of the keys asked for that are held, in the keystore of that name.
 type AskAnswer struct {
@@ -364,7 +384,7 @@ func (r Response) EncodeFor(q Request) ([]byte, error) {
 
 // Answer is an answer of any kind.
 type Answer interface {
-	HelloAnswer | FetchAnswer | HoldAnswer | AskAnswer | RemovedAnswer | StateAnswer
+	HelloAnswer | FetchAnswer | HoldAnswer | AskAnswer | RemovedAnswer | StateAnswer | LeaveAnswer
 }
 
 // DecodeAnswer reads the answer to a request of the kind that A answers. A refusal comes

@@ -77,6 +77,9 @@ var goldenRequests = map[string]peer.Request{
 	"confirm":        {State: &peer.StateRequest{Confirm: true}},
 	"policies":       {State: &peer.StateRequest{Policies: true}},
 	"files":          {State: &peer.StateRequest{Files: true}},
+
+	"leave":    {Leave: &peer.LeaveRequest{}},
+	"leave-by": {Leave: &peer.LeaveRequest{By: "ann"}},
 }
 
 var goldenAnswers = map[string]peer.Response{
@@ -101,7 +104,9 @@ var goldenAnswers = map[string]peer.Response{
 	"hello-waiting": {Hello: &peer.HelloAnswer{
 		Build: 1, Keystore: id(9), Waiting: &peer.Waiting{Files: 3, Of: 50, KEKs: []string{"kms"}},
 	}},
-	"not-leader": {Refusal: &peer.Refusal{Code: peer.NotLeader, Leader: "server-2"}},
+	"leave":       {Leave: &peer.LeaveAnswer{}},
+	"leave-stays": {Leave: &peer.LeaveAnswer{AtRisk: "no majority of them holds 1 key"}},
+	"not-leader":  {Refusal: &peer.Refusal{Code: peer.NotLeader, Leader: "server-2"}},
 }
 
 // golden compares b with the file, which is the message and a newline.
@@ -174,6 +179,9 @@ func answer(b []byte) (peer.Response, error) {
 	if a, err := peer.DecodeAnswer[peer.StateAnswer](b); err == nil {
 		return peer.Response{State: a}, nil
 	}
+	if a, err := peer.DecodeAnswer[peer.LeaveAnswer](b); err == nil {
+		return peer.Response{Leave: a}, nil
+	}
 	a, err := peer.DecodeAnswer[peer.RemovedAnswer](b)
 	return peer.Response{Removed: a}, err
 }
@@ -185,8 +193,8 @@ func TestRequestsDecodeStrictly(t *testing.T) {
 		"null":              {`null`, "unknown message version 0"},
 		"array":             {`[1]`, "another kind of value"},
 		"no version":        {`{"hello":{}}`, "unknown message version 0"},
-		"older version":     {`{"version":0,"hello":{}}`, "unknown message version 0, this build reads 1 to 3"},
-		"newer version":     {`{"version":4,"hello":{},"more":1}`, "unknown message version 4"},
+		"older version":     {`{"version":0,"hello":{}}`, "unknown message version 0, this build reads 1 to 4"},
+		"newer version":     {`{"version":5,"hello":{},"more":1}`, "unknown message version 5"},
 		"higher version":    {`{"version":2,"hello":{}}`, "canonical"},
 		"lower version":     {`{"version":1,"state":{}}`, "canonical"},
 		"version as text":   {`{"version":"1","hello":{}}`, "another kind of value"},
@@ -267,6 +275,7 @@ func TestAnswersDecodeStrictly(t *testing.T) {
 			{Sealed: make([]byte, 16)},
 		}}}, "sealed bytes"},
 		"state, local time": {peer.Response{State: &peer.StateAnswer{Time: time.Unix(1, 0).In(time.FixedZone("", 3600))}}, "not in UTC"},
+		"leave, too long":   {peer.Response{Leave: &peer.LeaveAnswer{AtRisk: strings.Repeat("x", 4097)}}, "4096"},
 		"held twice":        {peer.Response{Ask: &peer.AskAnswer{Keystore: id(1), Held: []peer.ID{id(2), id(2)}}}, "comes twice"},
 	} {
 		if _, err := tt.response.Encode(); err == nil || !strings.Contains(err.Error(), tt.want) {
@@ -399,6 +408,7 @@ func TestTagsAreTheLimits(t *testing.T) {
 		{peer.SealedKey{}, "Sealed", fmt.Sprintf("bytes=%d", peer.MaxMaterial+peer.TagSize)},
 		{peer.AskAnswer{}, "Held", fmt.Sprintf("elements=%d", peer.MaxIDs)},
 		{peer.RemovedAnswer{}, "IDs", fmt.Sprintf("elements=%d", peer.MaxIDs)},
+		{peer.LeaveRequest{}, "By", fmt.Sprintf("bytes=%d", peer.MaxText)},
 		{peer.Refusal{}, "Leader", fmt.Sprintf("bytes=%d", peer.MaxText)},
 	} {
 		f, _ := reflect.TypeOf(c.of).FieldByName(c.field)

@@ -85,14 +85,14 @@ func TestServerWithoutAKeyringIsAddedInVainAndNotInSilence(t *testing.T) {
 		})
 		c.StartFresh("s4")
 		const why = "it lacks 1 key, and its keyring does not answer: call s4: 404 page not found"
-		for name, add := range map[string]func(context.Context) error{
-			"AddVoter": func(ctx context.Context) error {
+		for i, add := range []func(context.Context) error{
+			func(ctx context.Context) error {
 				return leader.Keyring.AddVoter(ctx, "s4", "s4", keyring.AddServerOptions{})
 			},
-			"PromoteServer": func(ctx context.Context) error { return leader.Keyring.PromoteServer(ctx, "s4") },
+			func(ctx context.Context) error { return leader.Keyring.PromoteServer(ctx, "s4") },
 		} {
 			if err := within(t, time.Minute, add); !errors.Is(err, keyring.ErrKeyMissing) || !strings.Contains(err.Error(), why) {
-				t.Errorf("%s: %v", name, err)
+				t.Errorf("call %d: %v", i, err)
 			}
 		}
 		if err := leader.Keyring.PromoteServers(t.Context()); err != nil {
@@ -392,6 +392,89 @@ func TestHostsLeaderHandsOver(t *testing.T) {
 		}
 		if err := leader.Keyring.TransferLeadershipTo(ctx, otherThan(leader.ID, "s1")); err == nil || !strings.Contains(err.Error(), "has no vote") {
 			t.Errorf("to a server without a vote: %v", err)
+		}
+	})
+}
+
+// TestServersOfAHostLeaveByThemselves: a follower asks the leader, the leader hands over first, and none leaves that is needed.
+func TestServersOfAHostLeaveByThemselves(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 4, Log: hclog.New(&hclog.LoggerOptions{Output: &log, Level: hclog.Info})})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		f := keyringtest.Follower(c)
+		leave := func(s *keyringtest.Server) error {
+			return within(t, time.Minute, func(ctx context.Context) error { return s.Keyring.Leave(keyring.WithActor(ctx, "ann")) })
+		}
+		heal := keyringtest.Refuse(c, "ask")
+		if err := leave(f); !errors.Is(err, keyring.ErrNotDurable) || !strings.Contains(err.Error(), string(leader.ID)+", which leads, says") {
+			t.Errorf("while the others do not say what they hold: %v", err)
+		}
+		heal()
+		wantSuffrage(t, leader, f.ID, raft.Voter, "refused")
+		for range 2 {
+			if err := leave(f); err != nil {
+				t.Fatalf("a follower: %v", err)
+			}
+			if m, known := memberOf(leader, f.ID); known {
+				t.Errorf("it is %v", m)
+			}
+		}
+		if err := leave(leader); err != nil {
+			t.Fatalf("the leader: %v", err)
+		}
+		next := c.Leader()
+		if m, known := memberOf(next, leader.ID); known || next == leader {
+			t.Errorf("the leader that was is %v: %t; %s leads", m, known, next.ID)
+		}
+		c.Close() // nothing is logged any more
+		for _, s := range []*keyringtest.Server{f, leader} {
+			if want := "server is removed: id=" + string(s.ID) + " forced=false by=ann"; !strings.Contains(log.String(), want) {
+				t.Errorf("the log has no %q", want)
+			}
+		}
+	})
+}
+
+// TestLeaveWhoseAnswerIsLostIsDone. One that no leader answers says so when its context ends, and one that the leader's build does
+// not know says so at once.
+func TestLeaveWhoseAnswerIsLostIsDone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3})
+		leader := keyringtest.Ready(t, c)
+		keyringtest.AwaitKeys(t, c)
+		f := keyringtest.Follower(c)
+		heal := keyringtest.Refuse(c, "leave")
+		err := within(t, time.Minute, f.Keyring.Leave)
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no leader has answered") {
+			t.Errorf("the leader is not reached: %v", err)
+		}
+		heal()
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Kind == "call" && strings.Contains(e.What, `"leave":{`) {
+				return keyringtest.Reply{Data: []byte(`{"version":1,"error":{"code":"unsupported"}}`)}
+			}
+			return keyringtest.Reply{}
+		})
+		if err := f.Keyring.Leave(t.Context()); err == nil || !strings.Contains(err.Error(), "its build is older") {
+			t.Errorf("the leader is of an older build: %v", err)
+		}
+		lost := 0
+		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
+			if e.Kind == "called" && e.Server == f && strings.Contains(e.What, `"leave":{`) && lost == 0 {
+				lost++
+				return keyringtest.Reply{Err: errors.New("reset by peer")}
+			}
+			return keyringtest.Reply{}
+		})
+		if err := within(t, time.Minute, f.Keyring.Leave); err != nil || lost != 1 {
+			t.Errorf("%d answers were lost: %v", lost, err)
+		}
+		if m, known := memberOf(leader, f.ID); known {
+			t.Errorf("it is %v", m)
 		}
 	})
 }
