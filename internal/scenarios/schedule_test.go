@@ -463,3 +463,62 @@ func TestOldBackupsThatStay(t *testing.T) {
 		}
 	})
 }
+
+// TestBackupsGoOnAfterClocksWereAhead: the last one was made a year from now. The next is due a day after the leader saw that.
+func TestBackupsGoOnAfterClocksWereAhead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newScheduled(t, 3, 5*time.Minute, nil)
+		for _, server := range s.Servers {
+			server.Clock.Set(365 * 24 * time.Hour)
+		}
+		keyringtest.Ready(t, s.Cluster)
+		time.Sleep(2 * time.Hour)
+		s.checkFiles("while they are ahead", 1)
+		for _, server := range s.Servers {
+			server.Clock.Set(0)
+			keyringtest.StatusOf(t, server)
+		}
+		time.Sleep(20 * time.Hour)
+		s.checkFiles("before the next is due", 1)
+		time.Sleep(6 * time.Hour)
+		s.checkFiles("when the next was due", 2)
+		if last := s.last().Time; last.After(time.Now()) {
+			t.Errorf("the last is of %v", last)
+		}
+	})
+}
+
+// TestBackupOfAClockThatIsAheadIsLateToo, on each server, though its time never comes.
+func TestBackupOfAClockThatIsAheadIsLateToo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newScheduled(t, 3, 5*time.Minute, nil)
+		for _, server := range s.Servers {
+			server.Clock.Set(365 * 24 * time.Hour)
+		}
+		keyringtest.Ready(t, s.Cluster)
+		time.Sleep(2 * time.Hour)
+		s.store.onCall(func(context.Context, string) error { return errors.New("quota exceeded") })
+		for _, server := range s.Servers {
+			server.Clock.Set(0)
+			keyringtest.StatusOf(t, server) // it sees the time
+		}
+		time.Sleep(28 * time.Hour)
+		late := func(server *keyringtest.Server) bool {
+			p := keyringtest.Problems(t, server, keyring.ProblemSchedule)
+			return len(p) == 1 && strings.Contains(p[0].Detail, "the last backup is of")
+		}
+		for _, server := range s.Servers {
+			if late(server) {
+				t.Errorf("%s says too early that it is late", server.ID)
+			}
+		}
+		time.Sleep(4 * time.Hour)
+		for _, server := range s.Servers {
+			if !late(server) {
+				t.Errorf("%s does not say that it is late: %v", server.ID, keyringtest.StatusOf(t, server).Problems)
+			}
+		}
+	})
+}
