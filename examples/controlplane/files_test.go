@@ -22,7 +22,7 @@ func TestServerStartsOnFilesAlone(t *testing.T) {
 		}
 		_, _, err := newServer(dir, "s1", options{})
 		if err == nil {
-			_, err = readTLS(dir, "s1")
+			_, err = tlsOf(dir, "s1")()
 		}
 		if err == nil || !strings.Contains(err.Error(), "not a regular file") {
 			t.Errorf("%s is a FIFO: %v", name, err)

@@ -114,7 +114,7 @@ func TestInitMakesAsManyServersAsAreAsked(t *testing.T) {
 	addrs, keks := map[string]bool{}, map[string]bool{}
 	for id, a := range c.Servers {
 		addrs[a.Raft], addrs[a.HTTP] = true, true
-		if _, err := readTLS(dir, id); err != nil {
+		if _, err := tlsOf(dir, id)(); err != nil {
 			t.Error(err)
 		}
 		kek, err := os.ReadFile(filepath.Join(dir, string(id)+".kek"))

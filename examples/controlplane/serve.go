@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -196,7 +195,7 @@ func (s *server) config(dir string, keys *keyring.FSM, o options) node.Config {
 		Dir:       filepath.Join(dir, string(s.id)),
 		Addr:      s.cluster.Servers[s.id].Raft,
 		Cluster:   s.cluster.Name,
-		TLS:       func() (*tls.Config, error) { return readTLS(dir, s.id) }, // again for each connection
+		TLS:       tlsOf(dir, s.id),
 		Peers:     map[raft.ServerID]string{},
 		App:       s.store,
 		Keys:      keys, // the one that the store asks
@@ -226,25 +225,10 @@ func listenLoopback(addr string) (net.Listener, error) {
 	return net.Listen("tcp", addr)
 }
 
-// readTLS reads this server's certificate and the CA's, which may have been replaced.
-func readTLS(dir string, id raft.ServerID) (*tls.Config, error) {
-	own, err := readFile(filepath.Join(dir, string(id)+".pem"))
-	if err != nil {
-		return nil, err
-	}
-	cert, err := tls.X509KeyPair(own, own)
-	if err != nil {
-		return nil, fmt.Errorf("%s.pem: %w", id, err)
-	}
-	ca, err := readFile(filepath.Join(dir, "ca.pem"))
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return nil, errors.New("ca.pem has no certificate")
-	}
-	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots}, nil
+// tlsOf reads a server's certificate, with its key in the same file, and the CA's, when they have changed.
+func tlsOf(dir string, id raft.ServerID) func() (*tls.Config, error) {
+	own := filepath.Join(dir, string(id)+".pem")
+	return keyring.TLSFiles(own, own, filepath.Join(dir, "ca.pem"))
 }
 
 // apply proposes a command to the store, on the leader.

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -70,12 +71,19 @@ func (f *files) look() (all []fs.FileInfo, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if !info.Mode().IsRegular() {
-			return nil, fmt.Errorf("%s is not a file", path)
+		if err := regular(path, info); err != nil {
+			return nil, err
 		}
 		all = append(all, info)
 	}
 	return all, nil
+}
+
+func regular(path string, info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", path)
+	}
+	return nil
 }
 
 func unchanged(a, b fs.FileInfo) bool {
@@ -120,11 +128,18 @@ func (f *files) read() (*tls.Config, error) {
 
 // readPEM reads a file, which has to have PEM blocks to its end: one that is being written has the beginning of one.
 func readPEM(path string) ([]byte, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // it waits for nobody who writes into a FIFO
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
+	info, err := file.Stat()
+	if err == nil {
+		err = regular(path, info)
+	}
+	if err != nil {
+		return nil, err
+	}
 	b, err := io.ReadAll(io.LimitReader(file, maxPEM+1))
 	if err != nil {
 		return nil, err

@@ -140,7 +140,7 @@ func TestFilesThatCanNotBeReadAreNamed(t *testing.T) {
 		"no certificate":        {func(f pemFiles) { os.Remove(f.certificate) }, []string{"tls.crt", "no such file"}},
 		"no key":                {func(f pemFiles) { os.Remove(f.key) }, []string{"tls.key", "no such file"}},
 		"no CA":                 {func(f pemFiles) { os.Remove(f.ca) }, []string{"ca.crt", "no such file"}},
-		"a directory":           {func(f pemFiles) { os.Remove(f.ca); os.Mkdir(f.ca, 0o700) }, []string{"ca.crt is not a file"}},
+		"a directory":           {func(f pemFiles) { os.Remove(f.ca); os.Mkdir(f.ca, 0o700) }, []string{"ca.crt is not a regular file"}},
 		"empty":                 {func(f pemFiles) { f.write(f.certificate, nil) }, []string{"tls.crt has no PEM block"}},
 		"something else":        {func(f pemFiles) { f.write(f.key, []byte(secret)) }, []string{"tls.key has no PEM block"}},
 		"half of a key":         {func(f pemFiles) { f.halve(f.key) }, []string{"tls.key has a PEM block that is cut off"}},
