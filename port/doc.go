@@ -15,6 +15,9 @@
 // are closed, in both directions. When certificates end, or their CAs are replaced, so are the connections that were made
 // with them. Handshakes, connections and messages have limits, which a non-member can't use up for the members.
 //
+// A server that is to join a cluster calls Join before raft is started. Calls of the host's own between its servers, to forward a
+// write to the leader say, go over the same port: see Handle and Request.
+//
 // A host that has a port and a protocol of its own uses keyring.ServerTLS, ClientTLS, PeerID and ServePeer in place of
 // this package.
 package port

@@ -83,10 +83,11 @@ type Port struct {
 	cfg  Config
 	port *inner.Port
 
-	mu     sync.Mutex // guards below
-	opened bool
-	once   sync.Once
-	closed error
+	mu       sync.Mutex // guards below
+	opened   bool
+	handlers map[string]Handler // not changed after Open
+	once     sync.Once
+	closed   error
 
 	life  context.Context // ended by Close
 	end   context.CancelFunc
@@ -113,7 +114,7 @@ func Listen(cfg Config) (*Port, error) {
 		return nil, err
 	}
 	life, end := context.WithCancel(context.Background())
-	return &Port{cfg: cfg, port: p, life: life, end: end}, nil
+	return &Port{cfg: cfg, port: p, handlers: map[string]Handler{}, life: life, end: end}, nil
 }
 
 // RaftTransport returns the transport for raft.NewRaft, whose LocalAddr is this server's address in the raft
@@ -202,7 +203,7 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 		return nil, err
 	}
 	p.opened = true
-	p.port.Start(host{keys}, map[string]inner.Handler{inner.PathKeyring: keys.ServePeer})
+	p.port.Start(host{keys}, p.calls(keys))
 	p.loops.Go(func() { giveVotes(p.life, keys) })
 	return keys, nil
 }
