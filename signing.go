@@ -53,7 +53,7 @@ func (k *Keyring) SignTyped(typ string, claims ...any) (token string, err error)
 	}
 	policy := k.server.cfg.Tokens
 	payload, err := jwt.Complete(object, jwt.Defaults{
-		Issuer: policy.Issuer, Issuers: policy.issuers(), ID: rand.Text(), Now: k.server.Now(), MaxTTL: policy.MaxTTL, Leeway: policy.Leeway,
+		Issuer: policy.Issuer, Issuers: k.verifier.issuers, ID: rand.Text(), Now: k.server.Now(), MaxTTL: policy.MaxTTL, Leeway: policy.Leeway,
 	})
 	if err != nil {
 		return "", fmt.Errorf("sign: %w", err)

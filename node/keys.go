@@ -46,7 +46,7 @@ func (n *Node) EncryptTo(ctx context.Context, plaintext, aad []byte, store func(
 	}
 }
 
-// Decrypt is Keyring.Decrypt on this server if it holds the key, and else on the leader.
+// Decrypt is Keyring.Decrypt on this server if it holds the key, and else on the leader. Never call it in Apply: see there.
 func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, error) {
 	out, err := n.keys.Decrypt(ciphertext, aad)
 	elsewhere := errors.Is(err, keyring.ErrKeyMissing) || errors.Is(err, keyring.ErrUnknownKey) || errors.Is(err, keyring.ErrNotReady)

@@ -182,7 +182,7 @@ func (c *Claims) isOf(issuers []string) bool {
 	if c.given&iss != 0 && len(c.issuer) == 0 {
 		return false
 	}
-	return slices.Contains(issuers, string(c.issuer))
+	return slices.ContainsFunc(issuers, func(i string) bool { return i == string(c.issuer) })
 }
 
 func (c *Claims) isFor(audience string) bool {
