@@ -42,6 +42,9 @@
 //		...
 //	}
 //
+// Its Apply may read a View, and never calls Open: a server that has not fetched the key yet would apply something else than the
+// others. What Apply has to know of a record is in its name or in Meta. See keyring.Mux.
+//
 // [View.WriteTo] writes the section, and [Map.RestoreFrom] reads it, and not a byte more. It goes first: what decodes JSON from
 // a reader reads further than it needs. Where old snapshots have no section, Restore reads 8 bytes ahead, asks Is, and calls
 // [Map.RestorePlain] instead. A host that decides by its own state whether a write may go on gives Connect a function that puts
