@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/node"
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
 
@@ -282,5 +284,30 @@ func TestAmbiguousRequestsAreRefused(t *testing.T) {
 	}
 	if keys := s.node.Keyring().Keys(); len(keys) != 1 || slices.ContainsFunc(keys, func(k keyring.Key) bool { return k.Removing }) {
 		t.Errorf("%+v", keys)
+	}
+}
+
+// The log has who has asked for what, and nothing that may be a secret.
+func TestChangesAreLogged(t *testing.T) {
+	var log bytes.Buffer
+	s := alone(t, func(c *Config, _ *node.Config) {
+		c.Logger = hclog.New(&hclog.LoggerOptions{Output: &log, DisableTime: true})
+	})
+	for _, q := range requests {
+		ask(s, q.method, q.path, strings.NewReader(q.body))
+	}
+	token := ask(s, "POST", "/v1/tokens", strings.NewReader(`{"id":"s4"}`)).Body.String()
+	ask(s, "DELETE", "/v1/tokens/s3cret?s3cret", strings.NewReader("s3cret"))
+	for _, want := range []string{
+		`request="POST /v1/keys" by=tester status=200`, `request="POST /v1/tokens" by=tester status=200`, `request="DELETE /v1/tokens/{id}" by=tester status=400`,
+	} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("no %s in\n%s", want, &log)
+		}
+	}
+	var made struct{ Token string }
+	if err := json.Unmarshal([]byte(token), &made); err != nil || made.Token == "" || strings.Contains(log.String(), made.Token) ||
+		strings.Contains(log.String(), "s3cret") || strings.Contains(log.String(), "GET") {
+		t.Errorf("%v, %q: %s", err, token, &log)
 	}
 }

@@ -48,7 +48,8 @@ type Config struct {
 	Buttons bool
 	// Program names the host's commands and files, for the commands that the page shows with a problem.
 	Program Program
-	// Logger gets the panics of the host's functions. Nil logs nothing.
+	// Logger gets each request that may change something, with its actor and status, and the panics of the host's functions. It
+	// gets no body, no query and no ID of a path, of which some may be secrets. Nil logs nothing.
 	Logger hclog.Logger
 }
 
@@ -149,7 +150,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		respond(out, http.StatusForbidden, "not allowed: this server's page only shows")
 		return
 	}
-	h.routes.ServeHTTP(out, r.WithContext(keyring.WithActor(r.Context(), actor)))
+	r = r.WithContext(keyring.WithActor(r.Context(), actor))
+	h.routes.ServeHTTP(out, r)
+	if changes(r) {
+		h.cfg.Logger.Info("admin", "request", r.Pattern, "by", actor, "status", out.status)
+	}
 }
 
 // recovered answers in the place of a function of the host's that has panicked: nobody is let in by that, and the server goes on.

@@ -26,6 +26,8 @@ type Overview struct {
 	NextRotation string      `json:"nextRotation"`           // for people, with the time in UTC
 	LastBackup   string      `json:"lastBackup"`             // likewise
 	BackupSigner string      `json:"backupSigner,omitempty"` // of the backups of now
+	Certificate  string      `json:"certificate,omitempty"`  // when the first of all servers ends, likewise
+	Clear        *Moving     `json:"clear,omitempty"`        // records in the clear, which are being sealed
 	KEKs         []KEKRow    `json:"keks"`
 	Problems     []Cause     `json:"problems"` // the worst first
 	Servers      []ServerRow `json:"servers"`
@@ -120,6 +122,12 @@ func overviewOf(at site, now time.Time, answers map[raft.ServerID]answer) Overvi
 	if best.BackupSigner != (keyring.BackupSigner{}) {
 		v.BackupSigner = best.BackupSigner.String()
 	}
+	v.Certificate = firstToEnd(ids, answers, now)
+	for _, r := range best.Rekeying {
+		if r.Key == (keyring.KeyID{}).String() {
+			v.Clear = &Moving{r.Moved, r.Left, r.Error}
+		}
+	}
 	v.Counted = slices.ContainsFunc(v.Keys, func(k KeyRow) bool { return k.Records >= 0 })
 	v.Verdict = verdictOf(v.Problems, v.Servers)
 	return v
@@ -204,6 +212,29 @@ func keksOf(ids []raft.ServerID, answers map[raft.ServerID]answer) []KEKRow {
 	return all
 }
 
+// firstToEnd says when the first certificate ends of those that the servers tell of, and whose it is.
+func firstToEnd(ids []raft.ServerID, answers map[raft.ServerID]answer, now time.Time) string {
+	var first keyring.Certificate
+	for _, id := range ids {
+		for _, c := range answers[id].Certificates {
+			if first.NotAfter.IsZero() || c.NotAfter.Before(first.NotAfter) {
+				first = c
+			}
+		}
+	}
+	if first.NotAfter.IsZero() {
+		return ""
+	}
+	whose := string(first.Server)
+	if first.CA {
+		whose += ", its CA's"
+	}
+	if !first.NotAfter.After(now) {
+		return utc(first.NotAfter) + ": ended (" + whose + ")"
+	}
+	return utc(first.NotAfter) + ", in " + span(first.NotAfter.Sub(now)) + " (" + whose + ")"
+}
+
 func verdictOf(causes []Cause, servers []ServerRow) Verdict {
 	up, members, lead := 0, 0, ""
 	for _, s := range servers {
@@ -286,6 +317,12 @@ func (v Overview) print(out io.Writer) error {
 	fmt.Fprintf(&b, "next rotation:  %s\nlast backup:    %s\n", v.NextRotation, v.LastBackup)
 	if v.BackupSigner != "" {
 		fmt.Fprintf(&b, "backups are signed by %s\n", v.BackupSigner)
+	}
+	if v.Certificate != "" {
+		fmt.Fprintf(&b, "certificate:    the first ends %s\n", line(v.Certificate))
+	}
+	if m := v.Clear; m != nil {
+		fmt.Fprintf(&b, "in the clear:   %d records sealed, %s left %s\n", m.Moved, countOf(m.Left), flat(m.Error))
 	}
 	for _, k := range v.KEKs {
 		fmt.Fprintf(&b, "KEK:            %s %s, on %s", line(k.ID), k.State, line(list(k.Servers)))

@@ -240,6 +240,11 @@ func TestCommandsAreSafeToPaste(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
+	at.program.Keystore = "/tmp/o'brien/$SERVER/keystore"
+	got = remedy{commands: []string{"df -h $KEYSTORE"}}.commandsFor(at, []raft.ServerID{"$(x)"}, nil)
+	if want := `df -h '/tmp/o'\''brien/$(x)/keystore'`; !slices.Equal(got, []string{want}) {
+		t.Errorf("%q, want %s", got, want)
+	}
 }
 
 // A process that hangs is not helped by a start: the address and the directory are taken.
@@ -293,5 +298,30 @@ func TestSpan(t *testing.T) {
 		if got := span(d); got != want {
 			t.Errorf("%v: %q, want %q", d, got, want)
 		}
+	}
+}
+
+// The first certificate to end is shown, and what is still in the clear.
+func TestOverviewHasCertificatesAndRecordsInTheClear(t *testing.T) {
+	all := three()
+	ends := func(server raft.ServerID, ca bool, in time.Duration) keyring.Certificate {
+		return keyring.Certificate{Server: server, CA: ca, NotAfter: testNow.Add(in)}
+	}
+	change(all, "s1", func(a *answer) {
+		a.Certificates = []keyring.Certificate{ends("s2", false, 72*time.Hour), ends("s1", true, 200*time.Hour)}
+		a.Rekeying = []RekeyStatus{{Key: keyring.KeyID{}.String(), Moved: 3, Left: -1}}
+	})
+	change(all, "s3", func(a *answer) { a.Certificates = []keyring.Certificate{ends("s3", true, 50*time.Hour)} })
+	v := overviewOf(testSite, testNow, all)
+	if want := "2026-12-02 09:00 UTC, in 2 days (s3, its CA's)"; v.Certificate != want || v.Clear == nil || *v.Clear != (Moving{3, -1, ""}) {
+		t.Errorf("%q, want %q; %+v", v.Certificate, want, v.Clear)
+	}
+	var out strings.Builder
+	if err := v.print(&out); err != nil || !strings.Contains(out.String(), v.Certificate) || !strings.Contains(out.String(), "3 records sealed, ? left") {
+		t.Errorf("%v: %s", err, &out)
+	}
+	change(all, "s3", func(a *answer) { a.Certificates = []keyring.Certificate{ends("s3", false, 0)} })
+	if v := overviewOf(testSite, testNow, all); !strings.Contains(v.Certificate, "ended (s3)") {
+		t.Errorf("%q", v.Certificate)
 	}
 }

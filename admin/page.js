@@ -37,6 +37,8 @@ function showFacts(v) {
   fact("Next rotation", [v.nextRotation]);
   fact("Last backup", [v.lastBackup]);
   if (v.backupSigner) fact("Backups signed by", [el("code", v.backupSigner)]);
+  if (v.certificate) fact("First certificate to end", [v.certificate]);
+  if (v.clear) fact("Records in the clear", [v.clear.moved + " sealed, " + (v.clear.left < 0 ? "?" : v.clear.left) + " left", ...(v.clear.error ? [": " + v.clear.error] : [])]);
   v.keks.forEach((k, i) => facts.push(el("dt", i ? "" : "KEKs"), el("dd", undefined, "",
     el("code", k.id), " ", el("span", k.state, ["wraps", "old"].includes(k.state) ? "" : "bad"), " on " + k.servers.join(", "),
     ...(k.detail ? [": " + k.detail] : []))));
@@ -97,7 +99,7 @@ function show(v) {
     $("verdict").className = v.verdict.severity || "well";
   });
   draw("problems", v.problems, () => $("problems").replaceChildren(...v.problems.map(showProblem)));
-  draw("facts", [v.active, v.nextRotation, v.lastBackup, v.backupSigner, v.keks], () => showFacts(v));
+  draw("facts", [v.active, v.nextRotation, v.lastBackup, v.backupSigner, v.certificate, v.clear, v.keks], () => showFacts(v));
   draw("keys", [v.keys, v.servers, v.buttons], () => {
     const focused = document.activeElement.closest("tr")?.dataset.key;
     showKeys(v);

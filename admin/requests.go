@@ -92,19 +92,22 @@ func (s *statusOnly) Header() http.Header         { return s.header }
 func (s *statusOnly) Write(b []byte) (int, error) { return len(b), nil }
 func (s *statusOnly) WriteHeader(status int)      { s.status = status }
 
-// begunWriter knows whether anything was written.
+// begunWriter knows whether anything was written, and with which status.
 type begunWriter struct {
 	http.ResponseWriter
-	begun bool
+	begun  bool
+	status int
 }
 
 func (b *begunWriter) WriteHeader(status int) {
-	b.begun = true
+	b.begun, b.status = true, status
 	b.ResponseWriter.WriteHeader(status)
 }
 
 func (b *begunWriter) Write(p []byte) (int, error) {
-	b.begun = true
+	if !b.begun {
+		b.begun, b.status = true, http.StatusOK
+	}
 	return b.ResponseWriter.Write(p)
 }
 

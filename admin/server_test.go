@@ -68,15 +68,11 @@ func newSite3(t *testing.T, urls func() map[raft.ServerID]string) *site3 {
 	return s
 }
 
-// follower waits until there is an active key, and returns a server that does not lead, and the leader.
+// follower waits until all servers hold the first key, and returns a server that does not lead, and the leader.
 func (s *site3) follower(t *testing.T) (follower, leader *keyringtest.Server) {
 	t.Helper()
-	for _, each := range s.Servers {
-		if err := each.Keyring.WaitReady(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	leader = s.Leader()
+	leader = keyringtest.Ready(t, s.Cluster)
+	keyringtest.AwaitKeys(t, s.Cluster)
 	i := slices.IndexFunc(s.Servers, func(o *keyringtest.Server) bool { return o != leader })
 	return s.Servers[i], leader
 }
@@ -101,6 +97,7 @@ func TestAFollowerSendsToTheLeader(t *testing.T) {
 		if keys := leader.Keyring.Keys(); len(keys) != 2 || keys[0].ID.String() != key.ID || key.State != keyring.StateActive {
 			t.Errorf("%+v, %+v", keys, key)
 		}
+		keyringtest.AwaitKeys(t, s.Cluster) // or a server could not be removed
 		old := leader.Keyring.Keys()[1].ID
 		if _, err := c.JoinToken(t.Context(), "s4", time.Hour); err != nil {
 			t.Errorf("a token: %v", err)
@@ -253,6 +250,12 @@ func TestVotesAndTheLeaderChange(t *testing.T) {
 			if errors.Join(err, err2) != nil || i < 0 || st.Servers[i].Suffrage != step.has {
 				t.Fatalf("%s: %q, %v, %v: %+v", step.command, out, err, err2, st.Servers)
 			}
+		}
+		if st, err := leader.Keyring.Status(t.Context()); err != nil || !slices.Equal(st.Nonvoters, []raft.ServerID{"s4"}) {
+			t.Errorf("%v: the permanent non-voters are %q", err, st.Nonvoters)
+		}
+		if out, err := command("lead", string(leader.ID)); err != nil || s.Leader() != leader {
+			t.Errorf("to the leader itself: %q, %v; %s leads", out, err, s.Leader().ID)
 		}
 		if out, err := command("lead", string(follower.ID)); err != nil {
 			t.Fatalf("%q, %v", out, err)

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // pipes is a listener whose connections hold nothing: what is not read is not written.
@@ -50,7 +52,7 @@ func serving(t *testing.T, h http.Handler) net.Conn {
 
 // bare is a Handler that no keyring is asked by.
 func bare() *Handler {
-	h := &Handler{cfg: Config{Authorize: anybody}}
+	h := &Handler{cfg: Config{Authorize: anybody, Logger: hclog.NewNullLogger()}}
 	h.routes = orNothing(h.mux())
 	return h
 }

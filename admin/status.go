@@ -37,6 +37,8 @@ type Status struct {
 	NextRotation time.Time            `json:"nextRotation,omitzero"` // zero if keys rotate only by hand
 	LastBackup   keyring.LastBackup   `json:"lastBackup,omitzero"`
 	BackupSigner keyring.BackupSigner `json:"backupSigner,omitzero"` // of the backups of now
+
+	Certificates []keyring.Certificate `json:"certificates,omitempty"` // the first to end first
 }
 
 // KeyStatus is a key as a server knows it.
@@ -52,7 +54,7 @@ type KeyStatus struct {
 
 // RekeyStatus is how the move of a key's records to the active key goes.
 type RekeyStatus struct {
-	Key      string   `json:"key"`
+	Key      string   `json:"key"` // the zero ID for records in the clear, which are sealed: see keyring.Sealed
 	Moved    int      `json:"moved"`
 	Left     int      `json:"left"` // -1 if nobody counts them
 	Poisoned []string `json:"poisoned,omitempty"`
@@ -90,7 +92,8 @@ func (h *Handler) Status(ctx context.Context) (Status, error) {
 	out := Status{
 		ID: st.ID, Leader: st.Leader, Ready: st.Ready, Causes: st.Problems,
 		KEKs: st.KEKs, NextRotation: st.NextRotation, LastBackup: st.LastBackup, BackupSigner: st.BackupSigner,
-		Addrs: map[raft.ServerID]string{}, Every: "default",
+		Certificates: st.Certificates,
+		Addrs:        map[raft.ServerID]string{}, Every: "default",
 	}
 	if h.cfg.RotateEvery != 0 {
 		out.Every = h.cfg.RotateEvery.String()
