@@ -153,7 +153,7 @@
 //	a kind of KEK                  internal/kek; its constructor in kek.go here
 //	a reason to refuse a join      plan.JoinRefusal
 //	what the leader does by itself plan.Next decides, internal/lead does it
-//	a problem in Status            problems.go here and docs/problems.md; the part that knows of it says it in its Status
+//	a problem in Status            problems.go here, docs/problems.md and admin/remedies.go; the part that knows of it says it in its Status
 //	a message between servers      internal/peer: messages, calls and handlers
 //
 // Decide purely, then act: the goroutines of a [Keyring] ask internal/plan what to do, and do it. What each

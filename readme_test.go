@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/admin"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
@@ -111,6 +112,15 @@ func readmeTokens(ctx context.Context, n *node.Node) error {
 
 func readmeWellKnown(mux *http.ServeMux, n *node.Node) {
 	mux.Handle("/.well-known/", n.Keyring().WellKnown())
+}
+
+func readmeAdmin(mux *http.ServeMux, n *node.Node, operatorOf func(*http.Request) (string, error)) error {
+	h, err := admin.New(n, admin.Config{Authorize: operatorOf})
+	if err != nil {
+		return err
+	}
+	mux.Handle("/keyring/", http.StripPrefix("/keyring", h))
+	return nil
 }
 
 func readmeIssuers(mux *http.ServeMux, n *node.Node) {
@@ -354,7 +364,11 @@ func TestReadmeTokens(t *testing.T) {
 	mux := http.NewServeMux()
 	readmeWellKnown(mux, n)
 	readmeIssuers(mux, n)
+	if err := readmeAdmin(mux, n, func(*http.Request) (string, error) { return "alice", nil }); err != nil {
+		t.Error(err)
+	}
 	for path, want := range map[string]string{
+		"/keyring/": "<title>Keys</title>", "/keyring/v1/status": `"ready":true`,
 		"/.well-known/jwks.json": n.Keyring().Keys()[0].ID.String(), "/.well-known/openid-configuration": issuer + "/.well-known/jwks.json",
 		"http://new.example.com/.well-known/openid-configuration": "https://new.example.com/.well-known/jwks.json",
 		"http://old.example.com/.well-known/openid-configuration": "https://old.example.com/.well-known/jwks.json",
