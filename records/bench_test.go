@@ -2,12 +2,14 @@ package records_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"flag"
 	"fmt"
 	"iter"
 	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -87,6 +89,16 @@ func (h *byHand) scan(key keyring.KeyID, yield func(keyring.Sealed)) (locked tim
 }
 
 func benchName(i int) string { return fmt.Sprintf("tenant/%04d/secret/%07d", i%1000, i) }
+
+// benchOrder is the records in the order of their names, in which Under yields them and a rekey moves them.
+func benchOrder() []int {
+	order := make([]int, *benchRecords)
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return cmp.Or(cmp.Compare(a%1000, b%1000), cmp.Compare(a, b)) })
+	return order
+}
 
 func benchCiphertext(key byte, i int) []byte {
 	return append(ciphertext(key, uint64(i)), make([]byte, benchSecret-8)...)
@@ -171,10 +183,10 @@ func BenchmarkMap(b *testing.B) {
 // benchMoves yields what moves all records to the key that is active now: a command, and the same decoded.
 func benchMoves(f *fence, log *raftLog) iter.Seq2[*raft.Log, []handSwap] {
 	return func(yield func(*raft.Log, []handSwap) bool) {
-		for from := 0; from < *benchRecords; from += benchBatch {
+		for batch := range slices.Chunk(benchOrder(), benchBatch) {
 			var entries [][]byte
 			var swaps []handSwap
-			for i := from; i < min(*benchRecords, from+benchBatch); i++ {
+			for _, i := range batch {
 				s := handSwap{benchName(i), sha256.Sum256(benchCiphertext(f.active-1, i)), benchCiphertext(f.active, i)}
 				swaps = append(swaps, s)
 				entries = append(entries, encodeBytes(append(append(encodeBytes(nil, s.name), 0), s.old[:]...), string(s.new)))
