@@ -75,7 +75,7 @@ var house = map[string][]string{
 
 	"internal/raftwire": {"internal/mono"},
 	"internal/port": {
-		"internal/bounded", "internal/fsm", "internal/gate", "internal/join", "internal/local", "internal/meta", "internal/mono", "internal/peer", "internal/raftwire", "internal/seal",
+		"internal/bounded", "internal/fsm", "internal/gate", "internal/join", "internal/local", "internal/meta", "internal/mono", "internal/peer", "internal/plan", "internal/raftwire", "internal/seal",
 	},
 	"internal/cluster": {
 		"internal/bounded", "internal/durable", "internal/gate", "internal/mono", "internal/peer", "internal/port", "internal/raftwire",

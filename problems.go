@@ -17,7 +17,7 @@ type ProblemKind string
 
 // The kinds of problems.
 const (
-	ProblemIDTwice     ProblemKind = "ID used twice"  // two servers say that they are one member: a Node says so
+	ProblemIDTwice     ProblemKind = "ID used twice"  // two servers say that they are one member: a Node or a port says so
 	ProblemNoLeader    ProblemKind = "no leader"      // this server has heard from no leader for a while
 	ProblemBehind      ProblemKind = "not caught up"  // this server does not know yet what was committed before its start
 	ProblemUnconfirmed ProblemKind = "restored"       // nothing is sealed before a majority confirms that it holds the active key

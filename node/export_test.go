@@ -26,7 +26,7 @@ var WireErrors = wireErrors
 
 // WhileLeads calls end when another server leads, or none.
 func WhileLeads(ctx context.Context, n *Node, leader raft.ServerID, end context.CancelFunc) {
-	n.whileLeads(ctx, leader, end)
+	n.cluster.Port().WhileLeads(ctx, leader, end)
 }
 
 // AnswerOf decodes the leader's answer to a call. ErrUnreachable is matched by the errors of calls that got none.
@@ -52,7 +52,9 @@ func SlowRaft(c *Config) { c.pace = 5 * time.Second }
 func Unlearn(c *Config, path string) { c.unknown = append(c.unknown, path) }
 
 // AskWhetherRemoved returns the servers that say that a node was removed.
-func AskWhetherRemoved(ctx context.Context, n *Node) []raft.ServerID { return n.askWhetherRemoved(ctx) }
+func AskWhetherRemoved(ctx context.Context, n *Node) []raft.ServerID {
+	return n.cluster.Port().AskWhetherRemoved(ctx)
+}
 
 // ShortenPatience has calls wait less for a leader, if their contexts have no deadlines.
 func ShortenPatience(c *Config, to time.Duration) { c.patience = to }

@@ -27,7 +27,7 @@ const (
 	pathRemove       = "/node/remove"
 	pathReady        = "/node/ready"
 	pathStatus       = "/node/status"
-	pathAddServer    = "/node/add-server"
+	pathAddServer    = port.PathPlace
 	pathRemoveServer = "/node/remove-server"
 	pathJoinToken    = "/node/join-token"
 	pathWithdraw     = "/node/withdraw-join-token"

@@ -4,14 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"sync"
 	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
-	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -147,104 +144,8 @@ func (n *Node) addServer(ctx context.Context, r addRequest) error {
 		add = n.keys.AddNonvoter
 	}
 	return add(ctx, r.ID, raft.ServerAddress(r.Addr), keyring.AddServerOptions{
-		MayMove: func(ctx context.Context, member raft.Server) error { return n.mayMove(ctx, member, r.Addr) },
+		MayMove: func(ctx context.Context, member raft.Server) error {
+			return n.cluster.Port().MayMove(ctx, member, r.Addr)
+		},
 	})
-}
-
-// mayMove refuses an address of the leader's at which it does not answer, and one of a member that still
-// answers at its old address.
-func (n *Node) mayMove(ctx context.Context, member raft.Server, addr string) error {
-	if member.ID != n.cfg.ID {
-		return n.cluster.Port().CheckGone(ctx, member, raft.ServerAddress(addr))
-	}
-	if addr != n.cfg.advertised() {
-		return fmt.Errorf("add server %s: %w: it is the leader, and answers at %s", member.ID, port.ErrIDInUse, n.cfg.advertised())
-	}
-	return nil
-}
-
-// promote gives servers a vote, on the leader, once they hold every key that is needed. The error is that of those for
-// which it is to be tried again.
-func (n *Node) promote(ctx context.Context) error {
-	if n.keys.Leading() != nil {
-		return nil
-	}
-	if err := n.keys.PromoteServers(ctx); !errors.Is(err, keyring.ErrNotLeader) {
-		return err
-	}
-	return nil // the next leader does it
-}
-
-// keepAddress has the raft configuration say where this server is, which may have moved since it ran
-// last.
-func (n *Node) keepAddress(ctx context.Context) error {
-	s, known := n.cluster.Member(n.cfg.ID)
-	if !known {
-		return nil
-	}
-	if string(s.Address) == n.cfg.advertised() {
-		if n.Leader() != "" { // else another server may have the place: see watchRemoval
-			n.noteClaim(nil)
-		}
-		return nil
-	}
-	err := n.tellAddress(ctx)
-	if err != nil {
-		n.log.Warn("this server has another address than the raft configuration says",
-			"is", n.cfg.advertised(), "was", s.Address, "error", err)
-	}
-	return err
-}
-
-// tellAddress has the leader write down where this server is. If this server knows of no leader it tells all others,
-// so that one of them can be elected which does not find this server otherwise, and asks the leader that they name. It notes whether
-// the leader refuses, for another server has this ID.
-func (n *Node) tellAddress(ctx context.Context) error {
-	err := n.askForPlace(ctx)
-	n.noteClaim(err)
-	return err
-}
-
-func (n *Node) askForPlace(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, memberTimeout)
-	defer cancel()
-	if leader := n.Leader(); leader != "" {
-		var watch sync.WaitGroup
-		watch.Go(func() { n.whileLeads(ctx, leader, cancel) })
-		err := n.AddServer(ctx, n.cfg.ID, n.cfg.advertised())
-		cancel()
-		watch.Wait()
-		return err
-	}
-	leader, found, err := n.cluster.Port().FindLeader(ctx)
-	if err != nil {
-		return err
-	}
-	if !found {
-		return fmt.Errorf("%w: none of the other servers that answer knows a leader", keyring.NotLeaderError{})
-	}
-	r := request(pathAddServer, memberTimeout, addRequest{ID: n.cfg.ID, Addr: n.cfg.advertised()})
-	b, err := n.cluster.Port().CallMemberAt(ctx, leader, r.path, r.body())
-	if err != nil {
-		return err
-	}
-	_, err = wireErrors.DecodeReply(b)
-	return err
-}
-
-// whileLeads ends a call to a leader that no longer leads: it may never answer, and this server may
-// lead meanwhile.
-func (n *Node) whileLeads(ctx context.Context, leader raft.ServerID, end context.CancelFunc) {
-	for {
-		changed := n.keys.Changed()
-		if n.Leader() != leader {
-			end()
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/cluster"
 	"example.com/keyring/internal/gate"
-	"example.com/keyring/internal/plan"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -26,10 +24,6 @@ type Node struct {
 	keys    *keyring.Keyring
 	open    atomic.Pointer[keyring.Keyring] // keys once it is open, for raft's disk
 	gate    gate.Gate                       // of the calls of Apply
-	removed atomic.Pointer[[]raft.ServerID] // by what these servers say; nil or empty: no
-	refused atomic.Pointer[string]          // why another server has this one's place; nil or empty: none has
-	cancel  context.CancelFunc              // of the loops
-	loops   sync.WaitGroup
 
 	once   sync.Once
 	closed error
@@ -48,16 +42,15 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	life, cancel := context.WithCancel(context.Background())
-	n := &Node{cfg: cfg, log: cfg.Logger, cancel: cancel}
-	if err := n.start(ctx, life); err != nil {
+	n := &Node{cfg: cfg, log: cfg.Logger}
+	if err := n.start(ctx); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
 	return n, nil
 }
 
 // start does what Close undoes, whatever part of it was done.
-func (n *Node) start(ctx, life context.Context) (err error) {
+func (n *Node) start(ctx context.Context) (err error) {
 	conf := n.cfg.cluster()
 	conf.DiskChanged = n.diskChanged
 	if n.cluster, err = cluster.Start(ctx, conf); err != nil {
@@ -65,8 +58,7 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 	}
 	keys := n.cfg.keyring()
 	keys.Raft, keys.Problems = n.cluster.Raft(), n.problems
-	port := n.cluster.Port()
-	if port != nil {
+	if port := n.cluster.Port(); port != nil {
 		keys.Transport, keys.Certificates = port, n.certificates
 	}
 	if n.keys, err = keyring.Open(ctx, keys); err != nil {
@@ -74,11 +66,6 @@ func (n *Node) start(ctx, life context.Context) (err error) {
 	}
 	n.open.Store(n.keys)
 	n.cluster.Serve(host{n.keys}, n.handlers())
-	if port != nil {
-		n.loops.Go(func() { n.onChange(life, time.Minute, n.promote) })
-		n.loops.Go(func() { n.watchRemoval(life) })
-		n.loops.Go(func() { n.onChange(life, 3*time.Second, n.keepAddress) }) // no other server may find it meanwhile
-	}
 	return nil
 }
 
@@ -91,20 +78,15 @@ func (n *Node) certificates() (all []keyring.Certificate, err error) {
 	return all, err
 }
 
-// problems says what of raft's can't be written, that Config.TLS does not return, which servers have one ID, and whether the others
-// say that this server was removed.
+// problems says what of raft's can't be written, and what the port says.
 func (n *Node) problems() (all []keyring.Problem) {
 	for _, fault := range n.cluster.DiskFaults() {
 		all = append(all, keyring.Problem{Kind: keyring.ProblemRaftDisk, Since: fault.Since, Detail: fault.String()})
 	}
-	if port := n.cluster.Port(); port != nil {
-		if detail, since, hangs := port.TLSHangs(); hangs {
-			all = append(all, keyring.Problem{Kind: keyring.ProblemHost, Severity: keyring.SeverityCritical, Since: since, Detail: detail})
+	if p := n.cluster.Port(); p != nil {
+		for _, q := range p.Problems() {
+			all = append(all, keyring.Problem{Kind: keyring.ProblemKind(q.Kind), Severity: keyring.Severity(q.Severity), Server: q.Server, Since: q.Since, Detail: q.Detail})
 		}
-	}
-	all = append(all, n.claimProblems()...)
-	if by := n.removedBy(); len(by) > 0 {
-		all = append(all, keyring.Problem{Kind: keyring.ProblemRemoved, Detail: removedDetail(by)})
 	}
 	return all
 }
@@ -116,27 +98,6 @@ func (n *Node) diskChanged() {
 	}
 }
 
-// onChange calls do now and after each change of the keyring. If do fails, onChange calls it again after a pause, which
-// grows with each failure, up to most. It returns when ctx ends.
-func (n *Node) onChange(ctx context.Context, most time.Duration, do func(context.Context) error) {
-	for tries := 0; ; {
-		changed := n.keys.Changed()
-		var retry <-chan time.Time
-		if err := do(ctx); err == nil {
-			tries = 0
-		} else { // trying has changed something by itself: that is no reason to try again
-			changed, retry = nil, time.After(min(most, plan.Backoff(tries+3, rand.Float64())))
-			tries++
-		}
-		select {
-		case <-changed:
-		case <-retry:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
 // Close ends the server and waits until all of it has ended. A leader first hands over to another voter, if there is one,
 // which it tries for 3 seconds at most. Config.TLS and Config.Metrics, the keyring, calls of Apply, and raft with the App are waited
 // for for 10 seconds each; what has not ended by then is named in the error, and the rest is done when that comes back. A second Close returns what the first has returned.
@@ -145,7 +106,7 @@ func (n *Node) Close() error {
 	return n.closed
 }
 
-// closePatience is how long Close waits for the Node's own loops, for calls of Apply after the keyring is closed, and then for
+// closePatience is how long Close waits for calls of Apply after the keyring is closed, and then for
 // raft and the port.
 const closePatience = 10 * time.Second
 
@@ -155,8 +116,7 @@ func (n *Node) close() error {
 	if n.keys != nil {
 		n.resign()
 	}
-	n.cancel()
-	errs := []error{inTime(n.loops.Wait, "Config.TLS has not returned")}
+	var errs []error
 	n.gate.Close(keyring.ErrClosed)
 	if n.keys != nil {
 		errs = append(errs, n.keys.Close())

@@ -96,6 +96,9 @@ func TestServerThatGotNoAnswerJoinsWithItsToken(t *testing.T) {
 	delete(c.Nodes, "s4")
 	cfg.Dir, cfg.Listener = t.TempDir(), nil // as if it had heard no answer
 	n = c.Start(ctx, cfg)
+	if err := n.Keyring().WaitReady(ctx); err != nil { // a voter may yet have to hear what the leader had applied
+		t.Fatal(err)
+	}
 	if got, err := n.Keyring().Decrypt(sealed, nil); err != nil || string(got) != "hello" {
 		t.Errorf("%q, %v", got, err)
 	}

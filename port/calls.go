@@ -85,7 +85,7 @@ func (p *Port) Request(ctx context.Context, to raft.ServerID, path string, body 
 
 // calls are what this server answers, by path.
 func (p *Port) calls(keys *keyring.Keyring) map[string]inner.Handler {
-	calls := map[string]inner.Handler{inner.PathKeyring: keys.ServePeer}
+	calls := map[string]inner.Handler{inner.PathKeyring: keys.ServePeer, inner.PathPlace: p.port.ServePlace}
 	for path, h := range p.handlers {
 		calls[hostPaths+path] = func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
 			out, err := h(keyring.WithForwarder(ctx, from), from, body)

@@ -70,7 +70,9 @@ func TestServerThatWasAddedJoins(t *testing.T) {
 			t.Fatal(err)
 		}
 		hs.listen(h2)
-		if err := h2.port.Join(t.Context(), []string{"h1@" + leader.addr}, ""); err != nil {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := h2.port.Join(ctx, []string{"h1@" + leader.addr}, ""); err != nil {
 			t.Fatal(err)
 		}
 		hs.startJoined(leader, h2, sealed)

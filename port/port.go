@@ -88,10 +88,6 @@ type Port struct {
 	handlers map[string]Handler // not changed after Open
 	once     sync.Once
 	closed   error
-
-	life  context.Context // ended by Close
-	end   context.CancelFunc
-	loops sync.WaitGroup
 }
 
 // Listen opens the port. Until Open it refuses all connections. It refuses a configuration that can't work, with all that
@@ -113,8 +109,7 @@ func Listen(cfg Config) (*Port, error) {
 	if err != nil {
 		return nil, err
 	}
-	life, end := context.WithCancel(context.Background())
-	return &Port{cfg: cfg, port: p, handlers: map[string]Handler{}, life: life, end: end}, nil
+	return &Port{cfg: cfg, port: p, handlers: map[string]Handler{}}, nil
 }
 
 // RaftTransport returns the transport for raft.NewRaft, whose LocalAddr is this server's address in the raft
@@ -169,7 +164,8 @@ func (p *Port) Join(ctx context.Context, servers []string, token string) error {
 // been called. After an error Open may be called again.
 //
 // From then on the Port of the leader gives a vote to each member that has none and holds every key, but to no permanent
-// non-voter, as a Node does: see keyring.PromoteServers.
+// non-voter, as a Node does: see keyring.PromoteServers. If the raft configuration has another address of this server than the
+// Port, it tells the leader. A server that knows no leader asks the others whether it was removed, and says so in Status.
 func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, error) {
 	switch {
 	case cfg.ID == "":
@@ -204,7 +200,6 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 	}
 	p.opened = true
 	p.port.Start(host{keys}, p.calls(keys))
-	p.loops.Go(func() { giveVotes(p.life, keys) })
 	return keys, nil
 }
 
@@ -220,8 +215,8 @@ func (p *Port) certificates() (all []keyring.Certificate, err error) {
 // problemsAnd returns a function that returns what is wrong here, and the host's problems, which may be nil.
 func (p *Port) problemsAnd(hosts func() []keyring.Problem) func() []keyring.Problem {
 	return func() (all []keyring.Problem) {
-		if detail, since, hangs := p.port.TLSHangs(); hangs {
-			all = append(all, keyring.Problem{Kind: keyring.ProblemHost, Severity: keyring.SeverityCritical, Since: since, Detail: detail})
+		for _, q := range p.port.Problems() {
+			all = append(all, keyring.Problem{Kind: keyring.ProblemKind(q.Kind), Severity: keyring.Severity(q.Severity), Server: q.Server, Since: q.Since, Detail: q.Detail})
 		}
 		if hosts != nil {
 			all = append(all, hosts()...)
@@ -248,12 +243,7 @@ func (p *Port) Close() error {
 
 func (p *Port) close() error {
 	ended := make(chan error, 1)
-	p.end()
-	go func() {
-		err := p.port.Close()
-		p.loops.Wait()
-		ended <- err
-	}()
+	go func() { ended <- p.port.Close() }()
 	timer := time.NewTimer(closePatience)
 	defer timer.Stop()
 	select {
@@ -275,4 +265,9 @@ func (h host) LeaderProof(c inner.JoinConn, token string) ([]byte, error) {
 // AcceptJoin implements inner.Host.
 func (h host) AcceptJoin(ctx context.Context, c inner.JoinConn, token string, proof []byte) error {
 	return h.Keyring.AcceptJoin(ctx, keyring.JoinConn(c), token, proof)
+}
+
+// Move implements inner.Host.
+func (h host) Move(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, mayMove func(context.Context, raft.Server) error) error {
+	return h.Keyring.AddServer(ctx, id, addr, keyring.AddServerOptions{MayMove: mayMove})
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -71,8 +72,11 @@ func TestServerThatWasRemovedIsCutOff(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, conn := range conns {
-			if _, err := conn.Read(make([]byte, 1)); err == nil {
-				t.Errorf("the connection for %s has something to read", conn.ConnectionState().NegotiatedProtocol)
+			if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("the connection for %s goes on: %v", conn.ConnectionState().NegotiatedProtocol, err)
 			}
 		}
 		if conn, err := hs.dialer(gone.tls).Dial(t.Context(), string(leader.id), leader.addr, peer.ALPNRaft); err == nil {

@@ -37,6 +37,10 @@ func (h host) LeaderProof(port.JoinConn, string) ([]byte, error) { return nil, h
 func (h host) AcceptJoin(context.Context, port.JoinConn, string, []byte) error {
 	return h.err
 }
+func (host) PromoteServers(context.Context) error { return nil }
+func (h host) Move(context.Context, raft.ServerID, raft.ServerAddress, func(context.Context, raft.Server) error) error {
+	return h.err
+}
 func (h host) ReadmitServer(context.Context, raft.ServerID, raft.ServerAddress) error { return h.err }
 
 // pair is server s1, which runs and leads, and the configuration has s2 beside it, which does not run.

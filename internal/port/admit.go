@@ -21,7 +21,7 @@ type Host interface {
 	Changed() <-chan struct{}
 	// MembershipVersion returns another number after each change of the raft configuration.
 	MembershipVersion() uint64
-	// Notify wakes all who wait for a change of Status: Port.Claims returns something else than before.
+	// Notify wakes all who wait for a change of Status: Port.Problems or Certificates returns something else than before.
 	Notify()
 	// Leading returns nil if this server can act as the leader.
 	Leading() error
@@ -33,6 +33,10 @@ type Host interface {
 	// ReadmitServer makes a member that has lost its raft log a member without a vote. An error that matches
 	// peer.ErrNotMember says that there is no such member any longer.
 	ReadmitServer(ctx context.Context, id raft.ServerID, addr raft.ServerAddress) error
+	// PromoteServers gives a vote to each member that has none and is to have one, if it holds every key.
+	PromoteServers(ctx context.Context) error
+	// Move gives a member another address, if mayMove does not refuse.
+	Move(ctx context.Context, id raft.ServerID, addr raft.ServerAddress, mayMove func(context.Context, raft.Server) error) error
 }
 
 // JoinConn is keyring.JoinConn.

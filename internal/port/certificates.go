@@ -159,7 +159,7 @@ func clock(base *tls.Config) time.Time {
 	return time.Now()
 }
 
-// tlsPatience is how long a call of Config.TLS may take before TLSHangs tells of it.
+// tlsPatience is how long a call of Config.TLS may take before Problems tells of it.
 const tlsPatience = 10 * time.Second
 
 // watchTLS returns source, each call of which is noted.
@@ -170,8 +170,8 @@ func (p *Port) watchTLS(source peer.Source) peer.Source {
 	}
 }
 
-// TLSHangs says since when a call of Config.TLS has not returned that should have; false if there is none.
-func (p *Port) TLSHangs() (detail string, since time.Time, hangs bool) {
+// tlsHangs returns since when a call of Config.TLS has not returned that should have; false if there is none.
+func (p *Port) tlsHangs() (since time.Time, hangs bool) {
 	since, hangs = p.tlsCalls.Slow(mono.Now())["Config.TLS"]
-	return "Config.TLS has not returned since " + inUTC(since) + ": it is called for each connection to and from this server", since, hangs
+	return since, hangs
 }

@@ -94,5 +94,25 @@ func (p *Port) NoteClaim(id raft.ServerID, addr string, answer error) {
 	}
 }
 
-// Claims are the claims of the last minutes that this server has refused, and that stand.
-func (p *Port) Claims() []Claim { return p.claims.standing(mono.Now()) }
+// noteOwnClaim notes what the leader has answered when this server has told it where it is.
+func (p *Port) noteOwnClaim(answer error) {
+	refused := ""
+	if errors.Is(answer, ErrIDInUse) {
+		refused = answer.Error()
+	}
+	if was := p.Displaced(); was == refused {
+		return
+	}
+	if p.displaced.Store(&refused); refused != "" {
+		p.cfg.Logger.Warn("another server has this server's place in the cluster", "id", p.cfg.ID, "addr", p.cfg.Addr, "error", answer)
+	}
+	p.host.Notify()
+}
+
+// Displaced is why this server does not have its place in the cluster, if another one of its ID has it.
+func (p *Port) Displaced() string {
+	if refused := p.displaced.Load(); refused != nil {
+		return *refused
+	}
+	return ""
+}

@@ -94,6 +94,9 @@ type Port struct {
 	tlsCalls     gate.Calls // of Config.TLS
 	certificates certificates
 
+	removed   atomic.Pointer[[]raft.ServerID] // by what these servers say; nil or empty: no
+	displaced atomic.Pointer[string]          // why another server has this one's place; nil or empty: none has
+
 	refused mono.Limits // log lines about servers that may not join
 	claims  claims
 
@@ -215,7 +218,8 @@ func (p *Port) Attach(r *raft.Raft, parked func() error) {
 }
 
 // Start has the Port answer the members' calls, by path, and who asks to join, and closes connections of servers that are
-// members no longer. It is called once, after Attach, when the keyring runs.
+// members no longer. From then on it gives servers that have joined a vote, on the leader, keeps this server's address in
+// the raft configuration, and looks whether this server was removed, and at certificates. It is called once, after Attach, when the keyring runs.
 func (p *Port) Start(h Host, calls map[string]Handler) {
 	p.host, p.calls = h, calls
 	ctx, end := context.WithCancel(context.Background())
@@ -224,6 +228,9 @@ func (p *Port) Start(h Host, calls map[string]Handler) {
 	p.loops.Go(func() { p.followMembers(ctx) })
 	p.loops.Go(func() { p.followCertificates(ctx) })
 	p.loops.Go(func() { p.watchCertificates(ctx) })
+	p.loops.Go(func() { p.onChange(ctx, time.Minute, p.promote) })
+	p.loops.Go(func() { p.watchRemoval(ctx) })
+	p.loops.Go(func() { p.onChange(ctx, 3*time.Second, p.keepAddress) }) // no other server may find it meanwhile
 }
 
 // Running reports whether Start was called.

@@ -58,6 +58,7 @@ type still struct{ port.Host }
 func (still) Changed() <-chan struct{}  { return nil }
 func (still) MembershipVersion() uint64 { return 0 }
 func (still) Notify()                   {}
+func (still) Leading() error            { return errors.New("it does not lead") }
 
 // TestShutdownEndsWhatRaftHasAsked: it waits for the answers, and those of a server that hangs are due in 10 seconds.
 func TestShutdownEndsWhatRaftHasAsked(t *testing.T) {

@@ -2,8 +2,10 @@ package port
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -41,9 +43,9 @@ func (p *Port) standingOf(id raft.ServerID) standing {
 	return standing{commit, is}
 }
 
-// RemovedBy asks the other servers of raft's configuration whether this one is a member still, and returns those that say
+// removedBy asks the other servers of raft's configuration whether this one is a member still, and returns those that say
 // that it is not. It returns none unless they suffice.
-func (p *Port) RemovedBy(ctx context.Context) []raft.ServerID {
+func (p *Port) removedBy(ctx context.Context) []raft.ServerID {
 	last, servers := p.raft.Load().LastIndex(), p.Members()
 	said := map[raft.ServerID]standing{}
 	var mu sync.Mutex // guards said
@@ -92,4 +94,81 @@ func removedBy(self raft.ServerID, last uint64, servers []raft.Server, said map[
 	}
 	slices.Sort(by)
 	return by
+}
+
+// How long a server that knows no leader waits before it asks the others whether it is a member still. The wait grows to the
+// second.
+const (
+	askRemoved     = 2 * time.Second
+	askRemovedMost = time.Minute
+)
+
+// watchRemoval asks the other servers whether this one is a member still, while it knows no leader. What they say changes
+// nothing but what this server says. A leader that makes itself known here proves the contrary. If it is a member, a leader
+// that does may have another server of this ID in its place, and is told where this one is. It runs until Close.
+func (p *Port) watchRemoval(ctx context.Context) {
+	for pause := askRemoved; ; {
+		changed := p.host.Changed()
+		if p.Leader() != "" {
+			p.noteRemoved(nil)
+			pause = askRemoved
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		pause = min(2*pause, askRemovedMost)
+		if len(p.AskWhetherRemoved(ctx)) > 0 {
+			continue
+		}
+		if err := p.tellAddress(ctx); err != nil {
+			p.cfg.Logger.Debug("no leader makes itself known here", "error", err)
+		}
+	}
+}
+
+// AskWhetherRemoved returns the servers that say that this one was removed. It asks them if this server knows no leader.
+func (p *Port) AskWhetherRemoved(ctx context.Context) []raft.ServerID {
+	if p.Leader() != "" {
+		return nil
+	}
+	if by := p.Removed(); len(by) > 0 {
+		return by // that some of them do not answer later changes nothing
+	}
+	by := p.removedBy(ctx)
+	if len(by) > 0 && p.Leader() == "" {
+		p.noteRemoved(by)
+	}
+	return by
+}
+
+// Removed are the servers that have said that this one was removed; none if it is a member, for all that is known.
+func (p *Port) Removed() []raft.ServerID {
+	if by := p.removed.Load(); by != nil {
+		return *by
+	}
+	return nil
+}
+
+func (p *Port) noteRemoved(by []raft.ServerID) {
+	if (len(by) > 0) == (len(p.Removed()) > 0) {
+		return
+	}
+	if len(by) > 0 {
+		p.cfg.Logger.Warn("this server was removed from the cluster", "by what these members say", by)
+	}
+	p.removed.Store(&by)
+	p.host.Notify()
+}
+
+// RemovedDetail says how this server knows that it was removed.
+func RemovedDetail(by []raft.ServerID) string {
+	return fmt.Sprintf("the members %q say that this server is not one of them", by)
 }
