@@ -62,7 +62,7 @@
 // A host that had its data in the clear hands it to the Map in the clear: [Map.RestorePlain] for its old snapshots,
 // [Map.SetPlain] and [Map.Delete] for the commands of its old log. Once a key is active the leader seals these parts, as fast as
 // Config.RekeyRate allows, and each new leader goes on with those that are left. Status.Rekeying has the progress under the zero
-// KeyID, and [Map.Count] of the zero KeyID is how many are left on this server.
+// KeyID, and [Map.Count] of the zero KeyID is how many are left on this server. examples/watchmap is such a host.
 //
 // As long as there was no command of the Map's ([View.Index] is zero), such a host writes its snapshots in its old format, so
 // that a server with its old build can read them. Every server has a build with the Map before the first command of the Map's,
