@@ -140,8 +140,11 @@ func TestClusterGrowsRotatesLosesItsLeaderShrinksAndIsRestored(t *testing.T) {
 	s1.do("POST", "/keyring/v1/keys", []byte(`{}`), nil) // the old key stays
 	s1.do("POST", "/keyring/v1/keys", []byte(`{"full":true}`), nil)
 	s1.awaitStep("rekeying", first)
-	s1.kill() // in the middle: that takes two seconds
+	s1.kill()
 	rest := all[1:]
+	if left := rest[0].under(first); left == 0 {
+		t.Error("all values had been encrypted again: that is not the middle")
+	}
 	leader := rest[0].leader("s1")
 	rest[0].ready(rest...)
 	leader.awaitStep("deprecated", first)
@@ -151,6 +154,24 @@ func TestClusterGrowsRotatesLosesItsLeaderShrinksAndIsRestored(t *testing.T) {
 		v.check(s, last)
 	}
 	c.shrinkAndRestore(leader, v)
+}
+
+// under is how many values a server has that are encrypted under a key.
+func (s *server) under(key string) int {
+	s.c.t.Helper()
+	var status struct {
+		Keys []struct {
+			ID      string
+			Records int
+		}
+	}
+	s.do("GET", "/keyring/v1/status", nil, &status)
+	for _, k := range status.Keys {
+		if k.ID == key {
+			return k.Records
+		}
+	}
+	return 0
 }
 
 // join adds a server, which asks with a token, and waits until it votes.
