@@ -227,10 +227,13 @@ func (s *Schedule) put(ctx context.Context, stalls *time.Timer, name string) (m 
 	ctx, end := context.WithCancelCause(ctx)
 	pipe, w := io.Pipe()
 	var writing sync.WaitGroup
-	var failed error
+	var failed error // what the store has no part in
 	writing.Go(func() {
-		m, failed = s.backups.Write(ctx, w, s.To)
-		w.CloseWithError(failed)
+		var err error
+		if m, err = s.backups.Write(ctx, w, s.To); ctx.Err() == nil {
+			failed = err
+		}
+		w.CloseWithError(err)
 	})
 	writing.Go(func() { // neither side waits for the other any longer
 		<-ctx.Done()
@@ -247,7 +250,7 @@ func (s *Schedule) put(ctx context.Context, stalls *time.Timer, name string) (m 
 	end(cmp.Or(err, context.Canceled))
 	writing.Wait()
 	switch {
-	case failed != nil && !errors.Is(failed, io.ErrClosedPipe) && !errors.Is(failed, err):
+	case failed != nil:
 		return backup.Manifest{}, failed
 	case err != nil:
 		return backup.Manifest{}, fmt.Errorf("store %s: %w", name, err)

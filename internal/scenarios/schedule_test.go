@@ -20,6 +20,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/nks"
 	"filippo.io/age"
 )
 
@@ -222,6 +223,10 @@ func TestLeaderThatIsDeposedLeavesNoFile(t *testing.T) {
 		t.Run(call, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newScheduled(t, 3, 0, nil)
+				s.store.onCall(func(context.Context, string) error { return errors.New("not yet") })
+				keyringtest.Ready(t, s.Cluster)
+				keyringtest.AwaitKeys(t, s.Cluster)
+				before := s.store.begun()
 				var once sync.Once
 				s.store.onCall(func(ctx context.Context, c string) error {
 					if c == call {
@@ -236,9 +241,8 @@ func TestLeaderThatIsDeposedLeavesNoFile(t *testing.T) {
 					}
 					return ctx.Err()
 				})
-				keyringtest.Ready(t, s.Cluster)
 				time.Sleep(10 * time.Minute)
-				if n := s.store.begun(); n != 2 {
+				if n := s.store.begun() - before; n != 2 {
 					t.Errorf("%d were begun", n)
 				}
 				s.checkFiles("deposed during "+call, 1)
@@ -529,6 +533,30 @@ func TestBackupOfAClockThatIsAheadIsLateToo(t *testing.T) {
 		for _, server := range s.Servers {
 			if !late(server) {
 				t.Errorf("%s does not say that it is late: %v", server.ID, keyringtest.StatusOf(t, server).Problems)
+			}
+		}
+	})
+}
+
+// TestStoreIsNotNamedForWhatItHasNoPartIn: the leader lacks a key.
+func TestStoreIsNotNamedForWhatItHasNoPartIn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newScheduled(t, 1, 0, nil)
+		leader := keyringtest.Ready(t, s.Cluster)
+		old := leader.Keyring.Keys()[0].ID
+		keyringtest.RotateWhenReady(t, s.Cluster)
+		s.Stop(leader)
+		leader.Disk.Unlink(nks.FileName(old))
+		s.Start(leader)
+		time.Sleep(26 * time.Hour)
+		p := theProblem(t, leader, keyring.ProblemSchedule)
+		if !strings.Contains(p.Detail, old.String()) || strings.Contains(p.Detail, "store") {
+			t.Errorf("%v", p)
+		}
+		for name, file := range s.store.all() {
+			if _, err := keyring.VerifyBackup(bytes.NewReader(file), s.identity); err != nil {
+				t.Errorf("%s: %v", name, err)
 			}
 		}
 	})
