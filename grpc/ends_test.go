@@ -229,14 +229,24 @@ func TestConnectionsEndWhenAHookRefuses(t *testing.T) {
 	}
 }
 
-// TestConnectionsStayWhenCertificatesCannotBeRead: it is said in the log.
+// TestConnectionsStayWhenCertificatesCannotBeRead, none are made with what came beside the error, and the log says why.
 func TestConnectionsStayWhenCertificatesCannotBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, ofServers)
-		p.sources["s1"].set(func() (*tls.Config, error) { return nil, errors.New("no such file") })
-		time.Sleep(2 * keyringgrpc.RecheckEvery) // virtual
-		p.s1.told.wait("no such file")
-		p.stays("certificates can't be read")
+		half, err := p.sources["s1"].get()
+		must(err)
+		for _, base := range []*tls.Config{nil, half} {
+			p.sources["s1"].set(func() (*tls.Config, error) { return base, errors.New("no such file") })
+			time.Sleep(2 * keyringgrpc.RecheckEvery) // virtual
+			p.s1.told.wait("no such file")
+			p.stays("certificates can't be read")
+			if _, err := p.s2.StreamLayer().Dial("s1:1", time.Minute); err == nil {
+				t.Error("a connection is taken")
+			}
+			if _, err := p.s1.Call(t.Context(), "s2", nil); err == nil || !says(err.Error(), "no such file") {
+				t.Errorf("a connection is made: %v", err)
+			}
+		}
 	})
 }
 
@@ -281,4 +291,26 @@ func TestRemovalEndsCallsToTheServer(t *testing.T) {
 			t.Errorf("after %v: %v", time.Since(begun), err)
 		}
 	})
+}
+
+// TestCloseWaits for what is under way, and says what does not end.
+func TestCloseWaits(t *testing.T) {
+	for takes, ends := range map[time.Duration]bool{keyringgrpc.Patience / 2: true, 2 * keyringgrpc.Patience: false} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, ofServers)
+			now := p.ca.server("s1")
+			p.sources["s1"].set(func() (*tls.Config, error) {
+				time.Sleep(takes) // virtual
+				return now()
+			})
+			time.Sleep(keyringgrpc.RecheckEvery)
+			synctest.Wait()
+			begun := time.Now()
+			err := p.s1.Close()
+			if took := time.Since(begun); (err == nil) != ends || took < min(takes, keyringgrpc.Patience) {
+				t.Errorf("of %v: after %v: %v", takes, took, err)
+			}
+			time.Sleep(takes)
+		})
+	}
 }

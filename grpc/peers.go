@@ -196,7 +196,8 @@ func (p *Peers) start(k host) {
 }
 
 // Close ends the connections to and from other servers, raft's too, and refuses new ones, of clients too. It waits for the
-// goroutines of this package, but for calls that the grpc.Server still answers. It may be called again.
+// goroutines of this package, but for calls that the grpc.Server still answers; after 10 seconds it returns an error, for then a
+// function of Config does not return. It may be called again.
 //
 // The host closes the Keyring before, and has raft begin its Shutdown, but does not wait for it: raft waits for what it has asked
 // of a server that hangs, until Close ends that. Then it waits for raft, and stops the grpc.Server.
@@ -208,8 +209,19 @@ func (p *Peers) Close() error {
 	p.closeLinks(func(raft.ServerID) bool { return true })
 	p.raft.Close()
 	p.conns.close()
-	p.loops.Wait()
-	return nil
+	ended := make(chan struct{})
+	go func() {
+		p.loops.Wait()
+		close(ended)
+	}()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	select {
+	case <-ended:
+		return nil
+	case <-late.C:
+		return fmt.Errorf("keyring over gRPC: close: Config.TLS or AddrOf has not returned in %v", patience)
+	}
 }
 
 // members are the servers of raft's latest configuration.
