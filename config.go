@@ -127,7 +127,7 @@ type Config struct {
 	// Certificates returns when the certificates end on which this server's connections depend and, on the leader, those of the
 	// other servers, the first to end first; and as an error why others refuse this server's own now, or what is wrong with
 	// its files. Status, ProblemCertificate and the metric keyring.certificate.left tell of them. It is called from several
-	// goroutines, and must not block. Packages port and node set it. Nil says nothing.
+	// goroutines, and must not block. Packages port and node, and the module grpc, set it. Nil says nothing.
 	Certificates func() ([]Certificate, error)
 	// Problems returns what is wrong with the host's part, as the disk of its raft, for Status: problems whose Advice is
 	// empty get the one for their Kind. It is called from several goroutines, and must not block. See Notify. Nil

@@ -199,6 +199,9 @@ func TestConnectionsAreKeptByID(t *testing.T) {
 	for range 2 { // raft's connection too
 		p2.told.wait("it is at " + moved.addr + " now, and no more at " + p1.addr)
 	}
+	if n := p2.Links(); n != 0 {
+		t.Errorf("%d grpc.ClientConns go on", n)
+	}
 	p1.keys.answer = func(context.Context, raft.ServerID, []byte) ([]byte, error) { return []byte("the old one"), nil }
 	if got, err := p2.Call(t.Context(), "s1", []byte("hello")); err != nil || string(got) != "s2: hello" {
 		t.Errorf("of a server that has moved: %q, %v", got, err)

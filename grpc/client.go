@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
@@ -101,8 +102,8 @@ func (m member) NewStream(ctx context.Context, desc *grpc.StreamDesc, method str
 type link struct {
 	id      raft.ServerID
 	cc      *grpc.ClientConn
-	users   int  // guarded by Peers.mu
-	retired bool // guarded by Peers.mu
+	users   int         // guarded by Peers.mu
+	retired atomic.Bool // by giveUp: the last call closes it
 }
 
 // use returns the link to a member. The caller releases it.
@@ -158,16 +159,32 @@ func (p *Peers) connect(id raft.ServerID) (*grpc.ClientConn, error) {
 
 // release ends the use of a link by a call that has ended with err. Late is that the other end may be cut off.
 func (p *Peers) release(l *link, err error, late bool) {
-	retire := late || status.Code(err) == codes.Unavailable && l.cc.GetState() != connectivity.Ready
 	p.mu.Lock()
 	l.users--
-	if retire {
-		l.retired = true
-		if p.links[l.id] == l {
-			delete(p.links, l.id)
-		}
+	p.mu.Unlock()
+	if late || l.retired.Load() || status.Code(err) == codes.Unavailable && l.cc.GetState() != connectivity.Ready {
+		p.giveUp(l)
 	}
-	over := l.retired && l.users == 0
+}
+
+// retire has the next call to a server make a connection of its own.
+func (p *Peers) retire(id raft.ServerID) {
+	p.mu.Lock()
+	l := p.links[id]
+	p.mu.Unlock()
+	if l != nil {
+		p.giveUp(l)
+	}
+}
+
+// giveUp takes no more calls to a link, and closes it when nobody uses it.
+func (p *Peers) giveUp(l *link) {
+	l.retired.Store(true)
+	p.mu.Lock()
+	if p.links[l.id] == l {
+		delete(p.links, l.id)
+	}
+	over := l.users == 0
 	p.mu.Unlock()
 	if over {
 		l.cc.Close()

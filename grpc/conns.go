@@ -10,7 +10,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -175,37 +174,29 @@ func (s *conns) close() {
 
 // outlived is why the certificates of a connection would not be accepted now.
 func (c *conn) outlived(base *tls.Config) error {
-	o := x509.VerifyOptions{
-		Roots: base.RootCAs, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, CurrentTime: time.Now(),
-	}
-	if c.dialled == "" {
-		o.KeyUsages[0] = x509.ExtKeyUsageClientAuth
-		if base.ClientCAs != nil {
-			o.Roots = base.ClientCAs
-		}
-	}
-	if base.Time != nil {
-		o.CurrentTime = base.Time()
-	}
-	if c.own != nil && o.CurrentTime.After(c.own.NotAfter) {
+	if c.own != nil && now(base).After(c.own.NotAfter) {
 		return errors.New("this side's certificate has ended")
 	}
-	if o.Roots == nil {
+	roots, usage := base.RootCAs, x509.ExtKeyUsageServerAuth
+	if c.dialled == "" {
+		usage = x509.ExtKeyUsageClientAuth
+		if base.ClientCAs != nil {
+			roots = base.ClientCAs
+		}
+	}
+	if roots == nil {
 		return errors.New("no RootCAs")
 	}
 	state := c.ConnectionState()
-	raw := make([][]byte, len(state.PeerCertificates))
-	for i, cert := range state.PeerCertificates {
-		raw[i] = cert.Raw
-		if i > 0 {
-			o.Intermediates.AddCert(cert)
-		}
-	}
 	var err error
-	if state.VerifiedChains, err = state.PeerCertificates[0].Verify(o); err != nil {
+	if state.VerifiedChains, err = verify(base, roots, usage, state.PeerCertificates); err != nil {
 		return err
 	}
 	if base.VerifyPeerCertificate != nil {
+		var raw [][]byte
+		for _, cert := range state.PeerCertificates {
+			raw = append(raw, cert.Raw)
+		}
 		if err := base.VerifyPeerCertificate(raw, state.VerifiedChains); err != nil {
 			return err
 		}

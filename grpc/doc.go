@@ -10,7 +10,9 @@
 //	server := grpc.NewServer(peers.ServerOptions()...)
 //	peers.Register(server) // beside the host's own services
 //	go server.Serve(listener)
-//	transport := raft.NewNetworkTransport(peers.StreamLayer(), 3, 10*time.Second, os.Stderr)
+//	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+//		Stream: peers.StreamLayer(), MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second,
+//	})
 //	r, err := raft.NewRaft(conf, keyring.Mux(fsm, app), logs, stable, snapshots, transport)
 //	keys, err := peers.Open(ctx, keyring.Config{Dir: dir, Raft: r, FSM: fsm, KEKs: keks})
 //
@@ -45,7 +47,8 @@
 //
 // Raft does not run over gRPC's streams: a raft.StreamLayer is a net.Conn with deadlines, and a snapshot should not share flow
 // control with heartbeats. The port is the same. A host whose raft has a gRPC transport of another module keeps it: that module dials with
-// [Peers.DialOptions], and the name of its service is given to ServerOptions.
+// [Peers.DialOptions], and the name of its service is given to ServerOptions. What members send to raft is not looked at: they are
+// trusted with that, as with every key. The transport of package port does look at it.
 //
 // # Limits
 //

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 
+	"example.com/keyring"
 	"github.com/hashicorp/raft"
 )
 
@@ -54,3 +55,6 @@ func (p *Peers) Links() int {
 	defer p.mu.Unlock()
 	return len(p.links)
 }
+
+// Certificates is keyring.Config.Certificates.
+func (p *Peers) Certificates() ([]keyring.Certificate, error) { return p.certificates() }

@@ -149,8 +149,9 @@ func (c Config) checkOwn() error {
 }
 
 // Open opens the keyring, as keyring.Open does, and answers the other servers from then on. Raft, FSM, Dir and KEKs are set as for
-// keyring.Open; ID, Transport and Logger are those of the Peers if they are not set. Call it as soon as raft.NewRaft has returned:
-// until then raft reaches no other server, and none is let in. After an error it may be called again.
+// keyring.Open; ID, Transport, Logger and Certificates, which tells of this server's own, are those of the Peers if they are not set.
+// Call it as soon as raft.NewRaft has returned: until then raft reaches no other server, and none is let in. After an error it may be
+// called again.
 func (p *Peers) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, error) {
 	switch {
 	case cfg.ID == "":
@@ -163,6 +164,9 @@ func (p *Peers) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring,
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = p.cfg.Logger.Named("keyring")
+	}
+	if cfg.Certificates == nil {
+		cfg.Certificates = p.certificates
 	}
 	if r := cfg.Raft; r != nil {
 		p.attach(func() []raft.Server { return r.GetConfiguration().Configuration().Servers })
@@ -306,6 +310,8 @@ func (p *Peers) recheck() {
 		select {
 		case <-ticks.C:
 		case <-p.life.Done():
+		}
+		if p.life.Err() != nil { // both may have come
 			return
 		}
 		p.sweep(p.wrongMember)
@@ -325,6 +331,9 @@ func (p *Peers) sweep(wrong func(*conn) error) {
 	for _, c := range p.conns.all() {
 		if err := wrong(c); err != nil {
 			c.cut()
+			if c.dialled != "" && c.protocol == callProtocol {
+				p.retire(c.server) // its grpc.ClientConn may take the next call before it has noticed
+			}
 			p.log.note("connection closed", "server", c.server, "error", err)
 		}
 	}
