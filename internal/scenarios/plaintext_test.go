@@ -17,21 +17,31 @@ import (
 
 // rows is a database of the host's: some rows are in the clear, and it counts some that are not there.
 type rows struct {
+	mu        sync.Mutex // guards below
+	all       map[string]keyring.Sealed
 	uncounted int
+	scans     int // for what is in the clear
+}
 
-	mu    sync.Mutex // guards below
-	all   map[string]keyring.Sealed
-	scans int // for what is in the clear
+func (d *rows) change(do func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	do()
+}
+
+// look returns the rows as they are, and how often the keyring has looked for what is in the clear.
+func (d *rows) look() (all map[string]keyring.Sealed, scans int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.all), d.scans
 }
 
 func (d *rows) Under(_ context.Context, key keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
 	return func(yield func(keyring.Sealed, error) bool) {
-		d.mu.Lock()
-		all := maps.Clone(d.all)
+		all, _ := d.look()
 		if key == (keyring.KeyID{}) {
-			d.scans++
+			d.change(func() { d.scans++ })
 		}
-		d.mu.Unlock()
 		for _, s := range all {
 			if !yield(s, nil) {
 				return
@@ -84,13 +94,14 @@ func TestRecordsInTheClearAreSealed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := newRows()
-		before := maps.Clone(d.all)
+		before, _ := d.look()
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 			cfg.Rotation.Every, cfg.Data = -1, d
 		}})
 		leader := keyringtest.Ready(t, c)
 		time.Sleep(time.Minute) // virtual
-		for name, s := range d.all {
+		all, scans := d.look()
+		for name, s := range all {
 			want := "secret of " + name
 			if name == "broken" {
 				if string(s.Ciphertext) != "no ciphertext" {
@@ -102,12 +113,12 @@ func TestRecordsInTheClearAreSealed(t *testing.T) {
 				t.Fatalf("%s: %q, and was %q, %v", name, got, before[name].Ciphertext, err)
 			}
 		}
-		if st := keyringtest.StatusOf(t, leader); len(st.Rekeying) > 0 || d.scans > 10 {
-			t.Errorf("%d scans, and %+v", d.scans, st.Rekeying)
+		if st := keyringtest.StatusOf(t, leader); len(st.Rekeying) > 0 || scans > 10 {
+			t.Errorf("%d scans, and %+v", scans, st.Rekeying)
 		}
 		time.Sleep(24 * time.Hour) // virtual
-		if d.scans > 10 {
-			t.Errorf("%d scans for what was not there", d.scans)
+		if _, scans = d.look(); scans > 10 {
+			t.Errorf("%d scans for what was not there", scans)
 		}
 	})
 }
@@ -127,12 +138,10 @@ func TestRecordsThatAreOnlyCountedAreAProblem(t *testing.T) {
 		if len(p) != 1 || len(p[0].Keys) > 0 || !strings.Contains(p[0].Detail, "counts 3 records in the clear, and yields none") {
 			t.Errorf("%+v", p)
 		}
-		if d.scans > 200 {
-			t.Errorf("%d scans in an hour", d.scans)
+		if _, scans := d.look(); scans > 200 {
+			t.Errorf("%d scans in an hour", scans)
 		}
-		d.mu.Lock()
-		d.uncounted = 0
-		d.mu.Unlock()
+		d.change(func() { d.uncounted = 0 })
 		time.Sleep(2 * time.Minute) // virtual
 		if p := keyringtest.Problems(t, leader, keyring.ProblemRekey); len(p) > 0 {
 			t.Errorf("nothing is in the clear, and Status says %+v", p)
