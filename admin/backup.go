@@ -75,7 +75,7 @@ func (h *Handler) confirmBackup(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, badRequest{err}
 	}
-	err = h.server.Keyring().ConfirmBackup(r.Context(), sum)
+	err = h.server.ConfirmBackup(r.Context(), sum)
 	if errors.Is(err, keyring.ErrUnknownBackup) {
 		err = missing{err}
 	}

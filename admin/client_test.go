@@ -68,3 +68,27 @@ func TestABackupThatCameMeanwhileStays(t *testing.T) {
 		t.Errorf("%q, %d files", b, len(files))
 	}
 }
+
+// The documentation has the commands as -h prints them.
+func TestTheDocumentationHasTheCommands(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(usageLines) {
+		if want := "//\t" + strings.Replace(line, "RESTOREARGS", "...", 1); !strings.Contains(string(doc), want) {
+			t.Errorf("doc.go lacks %s", want)
+		}
+	}
+	out, err := runCommand(t, "", "-h")
+	if want := strings.Count(usageLines, "\n") - 1; err != nil || strings.Count(out, "\n") != want || strings.Contains(out, "restore ") {
+		t.Errorf("%v: -h has not %d commands, without restore:\n%s", err, want, out)
+	}
+	if _, err := runCommand(t, "", "keys", "status"); isUsage(err) { // at Program.Server
+		t.Errorf("%v", err)
+	}
+	var none strings.Builder
+	if err := Command(t.Context(), []string{"keys", "status"}, CommandOptions{Stdout: &none}); !isUsage(err) || !strings.Contains(err.Error(), "-server is missing") {
+		t.Errorf("%v", err)
+	}
+}

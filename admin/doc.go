@@ -48,6 +48,24 @@
 //
 // # The commands
 //
+//	[-server URL] keys status [-json]       keys, servers, problems
+//	[-server URL] keys rotate [-publish 5m] [-full] [-compromised]       without -publish the key signs at once: for emergencies
+//	[-server URL] keys remove [-force] [-now] ID
+//	[-server URL] keys adopt ID       take in the key of a file that the keyring does not know
+//	[-server URL] keys rewrap       wrap that server's key files under its present KEKs alone
+//	[-server URL] servers add [-addr HOST:PORT] [-nonvoter] ID       a new one may join, or one has moved
+//	[-server URL] servers remove [-force] ID       refused while a key would be held by too few
+//	[-server URL] servers promote ID       give it a vote, once it holds every key
+//	[-server URL] servers demote ID       take its vote: it stays, with its keys
+//	[-server URL] servers lead [ID]       the leader hands over, to that server or to any
+//	[-server URL] servers token [-ttl 1h] ID       print a token with which that server may join
+//	[-server URL] servers tokens       those that have not ended
+//	[-server URL] servers withdraw TOKEN-ID
+//	[-server URL] backup -to RECIPIENT,... FILE        everything, for age recipients; prints its SHA-256
+//	verify -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] BACKUP       says whether it restores
+//	restore -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] [-unauthenticated] [-data-only] [-force] ... BACKUP       makes the directory of a server
+//	inspect [-kek FILE,...] KEYSTORE-DIR       what lies there; a star marks the KEKs that open a key
+//
 // URL is any server's. HOST:PORT alone is https, and on a loopback address http. backup writes a file that is complete, or none. A file
 // FILE.*.part beside it is what backup leaves when the machine stops meanwhile: it is no backup, and may be deleted; the next
 // backup there names it. For the cluster there is a backup once its file is synced and has its name. verify and restore want to

@@ -132,7 +132,7 @@ type keyAnswer struct {
 	Adopted string `json:"adopted,omitempty"`
 }
 
-// adopt takes in the key of a file that the keyring does not know. Only the leader does.
+// adopt takes in the key of a file that the keyring does not know.
 func (h *Handler) adopt(r *http.Request) (any, error) {
 	id, err := keyOfPath(r)
 	if err != nil {
@@ -140,7 +140,7 @@ func (h *Handler) adopt(r *http.Request) (any, error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), rotateTime)
 	defer cancel()
-	return keyAnswer{Adopted: id.String()}, h.server.Keyring().Adopt(ctx, id)
+	return keyAnswer{Adopted: id.String()}, h.server.Adopt(ctx, id)
 }
 
 // rewrapAnswer names the server whose key files are wrapped under its present KEKs alone.

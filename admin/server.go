@@ -8,12 +8,14 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Server is what a Handler works for. A *node.Node is one: it forwards to the leader what only the leader can do. ForKeyring makes one of a
-// *keyring.Keyring. The methods are those of a Node, and are safe for concurrent use.
+// Server is what a Handler works for. A *node.Node is one: it forwards to the leader what only the leader can do, but for backups, which
+// its Handler redirects there. ForKeyring makes one of a *keyring.Keyring. The methods are those of a Node, and are safe for concurrent use.
 type Server interface {
 	Keyring() *keyring.Keyring
 	Rotate(context.Context, keyring.RotateOptions) (keyring.Key, error)
 	Remove(context.Context, keyring.KeyID, keyring.RemoveOptions) error
+	Adopt(context.Context, keyring.KeyID) error
+	ConfirmBackup(ctx context.Context, sha256 [32]byte) error
 	AddServer(ctx context.Context, id raft.ServerID, addr string) error
 	AddNonvoter(ctx context.Context, id raft.ServerID, addr string) error
 	PromoteServer(context.Context, raft.ServerID) error
@@ -51,6 +53,12 @@ func (l local) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key
 
 func (l local) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOptions) error {
 	return l.k.Remove(ctx, id, o)
+}
+
+func (l local) Adopt(ctx context.Context, id keyring.KeyID) error { return l.k.Adopt(ctx, id) }
+
+func (l local) ConfirmBackup(ctx context.Context, sha256 [32]byte) error {
+	return l.k.ConfirmBackup(ctx, sha256)
 }
 
 func (l local) AddServer(ctx context.Context, id raft.ServerID, addr string) error {
