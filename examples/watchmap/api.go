@@ -164,16 +164,16 @@ func serveHTTP(ctx context.Context, cfg config, h http.Handler) error {
 	calls, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	srv := &http.Server{Handler: h, BaseContext: func(net.Listener) context.Context { return calls }}
+	down := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
 		end() // of the calls that wait for a write
-		srv.Shutdown(context.WithoutCancel(ctx))
+		down <- srv.Shutdown(context.WithoutCancel(ctx))
 	})
-	defer stop()
 	fmt.Println("serving") // for what waits for it
-	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-		return err
+	if err := srv.Serve(ln); stop() {
+		return err // it has failed
 	}
-	return nil
+	return <-down
 }
 
 // throughSocket carries the requests to the server in a directory.

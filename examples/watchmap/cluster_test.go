@@ -24,8 +24,10 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -35,7 +37,14 @@ import (
 const childEnv = "WATCHMAP_TEST_SERVER"
 
 func TestMain(m *testing.M) {
-	switch os.Getenv(childEnv) {
+	build := os.Getenv(childEnv)
+	if build != "" {
+		go func() { // no server outlives the test
+			io.Copy(io.Discard, os.Stdin)
+			os.Exit(2)
+		}()
+	}
+	switch build {
 	case "now":
 		main()
 	case "before":
@@ -147,9 +156,15 @@ func (s *server) write(name, kind string, der []byte) {
 	}
 }
 
-// freeAddr is an address at which nobody listens.
+var addrs atomic.Int32 // that were given out
+
+// freeAddr is an address at which nobody listens, and that nobody is given meanwhile: of 127.0.0.0/8, where Linux has all of it, at
+// a port below those that connections are given, and by the process.
 func freeAddr(t *testing.T) string {
 	t.Helper()
+	if pid := os.Getpid(); runtime.GOOS == "linux" && pid < 1<<22 {
+		return fmt.Sprintf("127.%d.%d.%d:%d", 64+pid>>16, pid>>8&255, pid&255, 7900+addrs.Add(1))
+	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -195,9 +210,10 @@ func (s *server) launch(build string, args ...string) {
 	p := &process{gone: make(chan struct{}), more: make(chan struct{})}
 	p.cmd = exec.Command(self, append([]string{"-id", s.id, "-dir", s.dir, "-addr", s.addr}, args...)...)
 	p.cmd.Env = append(os.Environ(), childEnv+"="+build)
+	_, noInput := p.cmd.StdinPipe() // which ends with the test
 	out, err := p.cmd.StdoutPipe()
 	p.cmd.Stderr = p.cmd.Stdout
-	if err == nil {
+	if err = errors.Join(err, noInput); err == nil {
 		err = p.cmd.Start()
 	}
 	if err != nil {
