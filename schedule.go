@@ -20,7 +20,7 @@ import (
 // BackupSchedule has the leader make backups by itself: what WriteBackup writes goes into Store, and is confirmed when it is
 // safe there. The zero value makes none.
 //
-// A backup is due Every after the last one that is confirmed, whoever has made that one, and at once when there is a key and no
+// A backup is due Every after the last one that is confirmed, by schedule or by hand, and at once when there is a key and no
 // backup. So a new leader goes on where the old one stopped; what that one had begun is discarded, or left if it may count. After a
 // failure the leader tries again within a minute, and later within an hour. A backup that is late by a quarter of Every, and
 // what else goes wrong, is a ProblemSchedule. A leader whose clock differs from those of most servers makes none.
@@ -36,7 +36,7 @@ type BackupSchedule struct {
 	// of a backup of this cluster by schedule, and never that new one. Zero means 7; negative removes none.
 	Keep int
 	// Verify are identities with which each backup is read back from Store, as VerifyBackup does, before it is confirmed.
-	// Whoever has them and the store opens all backups, also with keys that were removed since: a server that is to
+	// Who has them and the store can open all backups, also with keys that were removed since: a server that is to
 	// have none leaves this empty, and VerifyBackup proves the files elsewhere.
 	Verify []age.Identity
 }

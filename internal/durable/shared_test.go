@@ -53,7 +53,7 @@ func checkShared(disk *keyringtest.Disk, done bool) error {
 	return nil
 }
 
-// TestPutLeavesAllOrNothing: after a crash or a fault at each operation, whatever was not synced is lost, and the next Put clears up.
+// TestPutLeavesAllOrNothing: after a crash or a fault at each operation, without what was not synced, and the next Put clears up.
 func TestPutLeavesAllOrNothing(t *testing.T) {
 	for _, fault := range []keyringtest.Fault{
 		{Err: keyringtest.ErrCrashed}, {Err: syscall.EIO}, {Err: syscall.EIO, Applied: true}, {Err: syscall.ENOSPC, Wrote: 50},

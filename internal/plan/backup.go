@@ -9,7 +9,7 @@ import (
 )
 
 // NextBackup is what a leader does that makes a backup every so often: Backup, Compare, or Wait. It goes by the last backup
-// that was noted in the ring, whoever has made it, so that a new leader goes on where the old one stopped. Before there
+// that was noted in the ring, by schedule or by hand, so that a new leader goes on where the old one stopped. Before there
 // is a key it is Nothing.
 func NextBackup(r *meta.Ring, s Situation, clock RingClock, every time.Duration) Action {
 	if r.Active() == nil {

@@ -1,6 +1,6 @@
 package scenarios_test
 
-// Backups by schedule, of whole clusters, in virtual months.
+// Backups by schedule, of clusters, in virtual months.
 
 import (
 	"bytes"
@@ -166,7 +166,7 @@ func (s *scheduled) checkFiles(when string, want int) {
 
 func clusterIn(name string) string { return strings.Split(name, "-")[1] }
 
-// TestAMonthOfBackups: one a day, whoever leads, and the last seven are kept. What else lies in the store stays.
+// TestAMonthOfBackups: one a day, under any leader, and the last seven are kept. What else lies in the store stays.
 func TestAMonthOfBackups(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
