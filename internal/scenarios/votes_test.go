@@ -160,7 +160,7 @@ func TestPermanentNonvoterIsPromotedByNameAlone(t *testing.T) {
 		}
 		want("moved, and readmitted")
 		c.Restart(replica)
-		keyringtest.MakeLeader(t, c, keyringtest.Follower(c))
+		keyringtest.MakeLeader(t, c, c.Server(keyringtest.Besides(c.Leader().ID))) // a voter
 		want("after a restart, by another leader")
 		for _, s := range c.Servers {
 			if err := s.Raft.Snapshot().Error(); err != nil {
