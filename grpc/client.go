@@ -47,10 +47,10 @@ func (p *Peers) Call(ctx context.Context, to raft.ServerID, request []byte) ([]b
 
 // withCause has an error match that of the context which has ended the call.
 func withCause(ctx context.Context, err error) error {
-	switch code := status.Code(err); {
-	case code == codes.DeadlineExceeded:
-		return errors.Join(context.DeadlineExceeded, err) // the other side knows the deadline too, and may be first
-	case code == codes.Canceled && ctx.Err() != nil:
+	if status.Code(err) == codes.DeadlineExceeded { // the other side knows the deadline too, and may be first
+		return errors.Join(context.DeadlineExceeded, err)
+	}
+	if ctx.Err() != nil {
 		return errors.Join(ctx.Err(), err)
 	}
 	return err

@@ -143,7 +143,8 @@ func TestCallsOfOneServerAreBounded(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	if _, err := p2.Call(ctx, "s1", nil); status.Code(err) != codes.DeadlineExceeded {
+	_, err := p2.Call(ctx, "s1", nil) // the server's word may come in the moment of the deadline, or not
+	if code := status.Code(err); code != codes.DeadlineExceeded && code != codes.ResourceExhausted {
 		t.Errorf("one more: %v", err)
 	}
 	if len(entered) > 0 {
