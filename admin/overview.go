@@ -236,22 +236,26 @@ func firstToEnd(ids []raft.ServerID, answers map[raft.ServerID]answer, now time.
 }
 
 func verdictOf(causes []Cause, servers []ServerRow) Verdict {
-	up, members, lead := 0, 0, ""
+	up, members, lead, so := 0, 0, "", "All is well: "
 	for _, s := range servers {
 		if s.Role == "no member" {
 			continue
 		}
 		members++
-		if s.Role != "no answer" && s.Role != "not asked" {
-			up++
-		}
-		if s.Role == "leader" {
+		switch s.Role {
+		case "no answer":
+			continue
+		case "not asked":
+			so = "All is well on the servers that were asked: "
+			continue
+		case "leader":
 			lead = ", " + string(s.ID) + " leads"
 		}
+		up++
 	}
 	well := fmt.Sprintf("%d of %d servers answer%s.", up, members, lead)
 	if len(causes) == 0 {
-		return Verdict{"", "All is well: " + well}
+		return Verdict{"", so + well}
 	}
 	worst, n := causes[0], pressing(causes)
 	switch {
@@ -260,7 +264,6 @@ func verdictOf(causes []Cause, servers []ServerRow) Verdict {
 		if len(causes) > 1 {
 			there = " There are "
 		}
-		so := "All is well: "
 		if slices.ContainsFunc(causes, func(c Cause) bool { return c.Kind == problemNoSpare }) {
 			so = "It works, and would not if a server failed: "
 		}

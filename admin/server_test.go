@@ -197,6 +197,9 @@ func TestTheOverviewOfOneServer(t *testing.T) {
 		if err != nil || len(v.Servers) != 3 || slices.ContainsFunc(v.Problems, func(c Cause) bool { return c.Kind == problemNotListed || c.Kind == keyring.ProblemNoLeader }) {
 			t.Errorf("%v, %+v", err, v)
 		}
+		if want := "All is well on the servers that were asked: 1 of 3 servers answer."; !strings.HasPrefix(v.Verdict.Text, want) {
+			t.Errorf("%q, want %q", v.Verdict.Text, want)
+		}
 	})
 }
 
