@@ -34,7 +34,8 @@ const (
 	httpRaftProtocol = "myservice-raft/1"
 )
 
-// httpPeers is a server's port: the keyring's Transport over net/http, and raft's StreamLayer. In
+// httpPeers is what a host writes that has a protocol of its own; any other has package port in its place. It is a server's
+// port: the keyring's Transport over net/http, and raft's StreamLayer. In
 // the raft configuration a server's address is that of this port.
 type httpPeers struct {
 	cluster string

@@ -17,7 +17,7 @@ import (
 	"example.com/keyring"
 )
 
-// exampleCA stands in for the CA of the examples' hosts. Real ones read their certificates from files.
+// exampleCA stands in for the CA of the examples' hosts. Real ones read their certificates from files, with keyring.TLSFiles.
 type exampleCA struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey

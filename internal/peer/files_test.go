@@ -122,6 +122,33 @@ func TestFilesAreReadAgainWhenTheyChange(t *testing.T) {
 	}
 }
 
+// TestFilesThatChangeWithinATickAreReadAgain: the clock of a file system may be coarse, and the size the same.
+func TestFilesThatChangeWithinATickAreReadAgain(t *testing.T) {
+	a := newCA(t)
+	f := newPEMFiles(t, a)
+	now, size := time.Now(), 4096
+	give := func(c tls.Certificate) {
+		f.put(c)
+		f.write(f.certificate, pad(inPEM("CERTIFICATE", c.Certificate[0]), size))
+		f.write(f.key, pad(keyPEM(t, c), size))
+		for _, path := range []string{f.certificate, f.key, f.ca} {
+			if err := os.Chtimes(path, now, now); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for range 2 {
+		next := a.issue([]string{serverURI("a")})
+		give(next)
+		if got := leaf(t, f.source); !bytes.Equal(got, next.Certificate[0]) {
+			t.Error("it has the certificate from before")
+		}
+	}
+}
+
+// pad makes a PEM file so long.
+func pad(b []byte, size int) []byte { return append(b, bytes.Repeat([]byte("\n"), size-len(b))...) }
+
 func both(a, b *ca) *x509.CertPool {
 	pool := a.pool()
 	pool.AddCert(b.cert)
