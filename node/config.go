@@ -45,7 +45,7 @@ type Config struct {
 	Listener net.Listener
 	// Cluster is the cluster's name in the certificates. Required with Addr.
 	Cluster string
-	// TLS returns this server's certificate, with keyring://<cluster>/server/<id> as a
+	// TLS returns this server's certificate, as keyring.TLSFiles does, with keyring://<cluster>/server/<id> as a
 	// URI SAN and for both server and client authentication, and RootCAs. It is called for
 	// each connection, and every 5 seconds, so that certificates can be replaced: connections end at
 	// NotAfter of the certificates of both ends, and within 5 seconds when RootCAs, or ClientCAs, no longer vouch for the
