@@ -14,7 +14,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Config says for whom a Handler works, and what it needs to know of the host. Authorize is required; the rest may be empty.
+// Config is what a Handler needs to know of the host, and who it lets in. Authorize is required; the rest may be empty.
 type Config struct {
 	// Authorize returns the name of the one who sends a request, which is the actor in the audit, or an error, which refuses
 	// the request with status 403: its text is sent. It is called for each request, the page's files too, before the
@@ -121,7 +121,7 @@ func withoutRedirects(c http.Client) *http.Client {
 	return &c
 }
 
-// ServeHTTP answers a request. It refuses what a page of another origin sends, and whom Authorize does not name.
+// ServeHTTP answers a request. It refuses what a page of another origin sends, and of a sender that Authorize does not name.
 //
 // The body of a request has at most 64 KiB, and has to be there within 10 seconds. The client has to take an answer within 30 seconds, and
 // a backup at 64 KiB in 30 seconds. The deadlines of the http.Server do not hold for that. How long a call works is for its
