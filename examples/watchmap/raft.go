@@ -6,11 +6,15 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
+
+// patience is how long a leader may be silent: a busy machine is no reason to elect another.
+const patience = 2 * time.Second
 
 // config is a server, as its flags say.
 type config struct {
@@ -59,6 +63,7 @@ func openDisk(cfg config) (*disk, error) {
 func startRaft(cfg config, d *disk, fsm raft.FSM, trans raft.Transport) (*raft.Raft, error) {
 	conf := raft.DefaultConfig()
 	conf.LocalID, conf.Logger, conf.TrailingLogs = cfg.id, cfg.log, 64
+	conf.HeartbeatTimeout, conf.ElectionTimeout = patience, patience
 	if d.fresh && len(cfg.initial) > 0 {
 		if err := raft.BootstrapCluster(conf, d.log, d.log, d.snapshots, trans, raft.Configuration{Servers: cfg.initial}); err != nil {
 			return nil, err

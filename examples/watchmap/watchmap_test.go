@@ -30,7 +30,7 @@ func (v written) put(leader *server, prefix string, n int) (last uint64) {
 func (v written) check(s *server, version uint64) {
 	s.c.t.Helper()
 	s.do("GET", "/ready", nil, nil) // it has caught up
-	s.do("GET", fmt.Sprintf("/watches/all?after=%d", version-1), nil, nil)
+	s.awaitVersion(version)
 	var list []store.Entry
 	s.do("GET", "/values", nil, &list)
 	if len(list) != len(v) {
@@ -42,6 +42,12 @@ func (v written) check(s *server, version uint64) {
 			s.c.t.Errorf("%s: %s is %q, want %q", s.id, key, e.Value, want)
 		}
 	}
+}
+
+// awaitVersion waits until a server has what was written at a version.
+func (s *server) awaitVersion(version uint64) {
+	s.c.t.Helper()
+	s.do("GET", fmt.Sprintf("/watches/all?after=%d", version-1), nil, nil)
 }
 
 // event is a line of the audit.
@@ -67,8 +73,9 @@ func TestClusterOfBeforeTheKeyringIsUpgraded(t *testing.T) {
 	}
 	leader := all[0].leader("")
 	leader.do("POST", "/watches/all?op=watch", nil, nil)
-	v.put(leader, "snapshot", 20)
+	last := v.put(leader, "snapshot", 20)
 	for _, s := range all {
+		s.awaitVersion(last)
 		s.do("POST", "/snapshot", nil, nil)
 	}
 	v.put(leader, "log", 20)
@@ -82,7 +89,7 @@ func TestClusterOfBeforeTheKeyringIsUpgraded(t *testing.T) {
 	leader.await("the values are sealed", func(line string) bool {
 		return strings.Contains(line, "no record is in the clear any more")
 	})
-	last := v.put(leader, "new", 5)
+	last = v.put(leader, "new", 5)
 	for _, s := range all {
 		v.check(s, last)
 		var e store.Entry

@@ -115,16 +115,13 @@ func (s *Store) List(prefix string) iter.Seq[Entry] {
 }
 
 // Next waits until there are writes that the owner of a watch has not seen, after a version, and returns their keys. A value that
-// is encrypted under another key is none.
+// is encrypted under another key is none. A watch that this server has not heard of yet is waited for, too.
 func (s *Store) Next(ctx context.Context, watch string, after uint64) (news []Entry, err error) {
 	for {
 		written := s.values.Changed()
 		w, there, changed := s.watch(watch)
-		if !there {
-			return nil, fmt.Errorf("watch %q: %w", watch, ErrNoWatch)
-		}
 		for e := range s.List(w.Prefix) {
-			if e.Version > max(w.Seen, after) {
+			if there && e.Version > max(w.Seen, after) {
 				news = append(news, e)
 			}
 		}
@@ -135,6 +132,9 @@ func (s *Store) Next(ctx context.Context, watch string, after uint64) (news []En
 		case <-written:
 		case <-changed:
 		case <-ctx.Done():
+			if !there {
+				return nil, fmt.Errorf("watch %q: %w", watch, ErrNoWatch)
+			}
 			return nil, context.Cause(ctx)
 		}
 	}
