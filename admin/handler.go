@@ -121,7 +121,7 @@ func withoutRedirects(c http.Client) *http.Client {
 	return &c
 }
 
-// ServeHTTP answers a request. It refuses what a page of another origin sends, and of a sender that Authorize does not name.
+// ServeHTTP answers a request. It refuses what a page of another origin sends, and what Authorize refuses.
 //
 // The body of a request has at most 64 KiB, and has to be there within 10 seconds. The client has to take an answer within 30 seconds, and
 // a backup at 64 KiB in 30 seconds. The deadlines of the http.Server do not hold for that. How long a call works is for its
