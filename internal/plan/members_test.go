@@ -63,8 +63,18 @@ func (w *world) endNonvoters(servers []string) {
 	}
 }
 
+// some is any member.
+func (w *world) some(t *rapid.T) *server {
+	s := rapid.SampledFrom(w.servers).Draw(t, "server index")
+	if s.departed {
+		t.Skip("departed")
+	}
+	return s
+}
+
 // votes are what happens to the votes of a cluster. A server that was demoted is promoted by name alone.
-func votes(w *world, some func(*rapid.T) *server) map[string]func(*rapid.T) {
+func votes(w *world) map[string]func(*rapid.T) {
+	some := w.some
 	canRecord := func(t *rapid.T) {
 		if !w.majority() || w.ring.Cluster == (meta.ClusterID{}) {
 			t.Skip("nothing can be recorded")

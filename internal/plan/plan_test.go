@@ -371,14 +371,7 @@ func firstKeyOnly(w *world) *meta.Ring {
 
 // happenings are what can happen to a cluster.
 func happenings(w *world) map[string]func(*rapid.T) {
-	joined := 0
-	some := func(t *rapid.T) *server {
-		s := rapid.SampledFrom(w.servers).Draw(t, "server index")
-		if s.departed {
-			t.Skip("departed")
-		}
-		return s
-	}
+	joined, some := 0, w.some
 	// Skip says that an action can't happen now: rapid draws another.
 	all := map[string]func(*rapid.T){
 		"run": func(t *rapid.T) { w.run(time.Duration(rapid.IntRange(0, 600).Draw(t, "seconds")) * time.Second) },
@@ -429,7 +422,7 @@ func happenings(w *world) map[string]func(*rapid.T) {
 			}
 		},
 	}
-	maps.Copy(all, votes(w, some))
+	maps.Copy(all, votes(w))
 	return all
 }
 
