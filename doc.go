@@ -129,8 +129,8 @@
 //	between servers
 //	internal/peer        messages and calls, HPKE, mutual TLS, HTTP
 //	internal/join        join tokens: how both sides prove that they know one
-//	internal/port        the port of a server: mutual TLS for raft and for calls, and who is admitted
-//	internal/cluster     the raft of a whole server: its log on disk, how servers bootstrap and join
+//	internal/port        the port of a server: mutual TLS for raft and for calls, who is admitted, how servers join and are found
+//	internal/cluster     the raft of a whole server: its log on disk, how servers bootstrap a cluster
 //	internal/raftwire    raft's requests: large ones are split, and those of others are checked
 //
 //	tools of several

@@ -20,10 +20,19 @@ import (
 // callsOfNode are all methods of Node that take a context, and JoinToken.
 func callsOfNode(n *node.Node, key keyring.KeyID, sealed []byte, token string) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
-		"Apply":                func(ctx context.Context) error { _, err := n.Apply(ctx, []byte("x")); return err },
-		"Encrypt":              func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
-		"Decrypt":              func(ctx context.Context) error { _, err := n.Decrypt(ctx, sealed, nil); return err },
-		"Sign":                 func(ctx context.Context) error { _, err := n.Sign(ctx, map[string]any{"aud": "x"}); return err },
+		"Apply":   func(ctx context.Context) error { _, err := n.Apply(ctx, []byte("x")); return err },
+		"Encrypt": func(ctx context.Context) error { _, err := n.Encrypt(ctx, nil, nil); return err },
+		"Decrypt": func(ctx context.Context) error { _, err := n.Decrypt(ctx, sealed, nil); return err },
+		"Sign":    func(ctx context.Context) error { _, err := n.Sign(ctx, map[string]any{"aud": "x"}); return err },
+		"SignTyped": func(ctx context.Context) error {
+			_, err := n.SignTyped(ctx, "at+jwt", map[string]any{"aud": "x"})
+			return err
+		},
+		"Adopt":         func(ctx context.Context) error { return n.Adopt(ctx, key) },
+		"ConfirmBackup": func(ctx context.Context) error { return n.ConfirmBackup(ctx, [32]byte{1}) },
+		"EncryptTo": func(ctx context.Context) error {
+			return n.EncryptTo(ctx, nil, nil, func(context.Context, []byte) error { return nil })
+		},
 		"Status":               func(ctx context.Context) error { _, err := n.Status(ctx); return err },
 		"Rotate":               func(ctx context.Context) error { _, err := n.Rotate(ctx, keyring.RotateOptions{}); return err },
 		"Remove":               func(ctx context.Context) error { return n.Remove(ctx, key, keyring.RemoveOptions{}) },
