@@ -2,7 +2,7 @@
 // issuer of workload identities, on three servers.
 //
 //	controlplane init [-port 8001] [-servers 3] DIR       make certificates, KEKs and addresses
-//	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] [-token FILE] DIR ID       run one of them: s1, s2, s3
+//	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] [-token FILE] [-backups DIRECTORY -to RECIPIENT,...] DIR ID       run one of them: s1, s2, s3
 //
 //	controlplane [-server URL] put [-if VERSION] [-empty] PATH         store standard input
 //	controlplane [-server URL] get [-stale] PATH       likewise
@@ -19,7 +19,8 @@
 // the server runs with -clicks. -every is how often keys rotate,
 // -rate how many secrets a second a full rotation may re-encrypt. With -escrow each key is wrapped to age
 // recipients too; when DIR/ID.kek is lost, make another (head -c 32 /dev/urandom) and start once with
-// their -identity. restore and recover refuse while another server answers, unless -force is set. A
+// their -identity. With -backups the leader writes a backup for the recipients -to into a directory that is there on all servers, once a
+// day, and keeps the last 7. restore and recover refuse while another server answers, unless -force is set. A
 // server's directory of key files is DIR/ID/keystore, and its KEK is DIR/ID.kek.
 //
 // For scripts, the exit status is that of admin.ExitStatus: 1 if it failed, 2 for wrong usage, 3 if what was looked at is not good.

@@ -43,6 +43,18 @@ func (o options) keks(dir string, id raft.ServerID) (now, old []keyring.KEK, err
 	return []keyring.KEK{own, escrow}, old, nil
 }
 
+// schedule is when the leader makes backups by itself: once a day, if there is a directory for them, which the servers share.
+func (o options) schedule() (s keyring.BackupSchedule, err error) {
+	if o.backups == "" {
+		return s, nil
+	}
+	if s.To, err = age.ParseRecipients(strings.NewReader(strings.ReplaceAll(o.to, ",", "\n"))); err != nil {
+		return s, usage{fmt.Errorf("-to: %w", err)}
+	}
+	s.Store = keyring.BackupDir(o.backups)
+	return s, nil
+}
+
 // readIdentities reads age identities.
 func readIdentities(path string) ([]age.Identity, error) {
 	b, err := readFile(path)

@@ -67,6 +67,8 @@ type options struct {
 	escrow   string // age recipients, comma-separated
 	identity string // a file, the way back with them
 	token    string // a file with a join token
+	backups  string // a directory for backups by schedule
+	to       string // age recipients of these, comma-separated
 	log      hclog.Logger
 	stdout   io.Writer
 }
@@ -102,6 +104,9 @@ func newServer(dir string, id raft.ServerID, o options) (*server, node.Config, e
 		}
 	}
 	conf.KEKs, conf.OldKEKs = keks, old
+	if conf.Backups, err = o.schedule(); err != nil {
+		return nil, node.Config{}, err
+	}
 	return s, conf, nil
 }
 
@@ -113,15 +118,19 @@ func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	clicks := fs.Bool("clicks", false, "")
 	escrow, identity := fs.String("escrow", "", ""), fs.String("identity", "", "")
 	token := fs.String("token", "", "") // a file: a command line can be read by others
+	backups, to := fs.String("backups", "", ""), fs.String("to", "", "")
 	args, err := flags(fs, args, 2)
 	if err != nil {
 		return err
+	}
+	if (*backups == "") != (*to == "") {
+		return usage{errors.New("serve: -backups and -to are wanted together")}
 	}
 	if *identity != "" && *escrow == "" {
 		return usage{errors.New("serve: -identity is for -escrow")}
 	}
 	log := hclog.New(&hclog.LoggerOptions{Name: args[1], Output: stderr, Level: hclog.Info})
-	return serve(ctx, args[0], raft.ServerID(args[1]), options{*every, *rate, *clicks, *escrow, *identity, *token, log, stdout})
+	return serve(ctx, args[0], raft.ServerID(args[1]), options{*every, *rate, *clicks, *escrow, *identity, *token, *backups, *to, log, stdout})
 }
 
 // serve runs a server until ctx ends.
