@@ -53,23 +53,24 @@ func (c Config) advertised() string { return cmp.Or(c.Advertise, c.Addr) }
 // check says everything that is wrong with the configuration.
 func (c Config) check() error {
 	var wrong []error
+	say := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
 	if err := peer.CheckServerID(string(c.ID)); err != nil {
-		wrong = append(wrong, fmt.Errorf("ID: %w", err))
+		say("ID: %w", err)
 	}
 	if c.Cluster == "" {
-		wrong = append(wrong, errors.New("Cluster is empty"))
+		say("Cluster is empty")
 	}
 	if c.TLS == nil {
-		wrong = append(wrong, errors.New("TLS is nil"))
+		say("TLS is nil")
 	}
 	if err := peer.CheckAddress(c.advertised()); err != nil && c.Advertise != "" {
-		wrong = append(wrong, fmt.Errorf("Advertise: %w", err))
+		say("Advertise: %w", err)
 	} else if err != nil {
-		wrong = append(wrong, fmt.Errorf("Addr: %w; with one that is only listened at, set Advertise", err))
+		say("Addr: %w; with one that is only listened at, set Advertise", err)
 	}
 	for id, addr := range c.Addresses {
 		if err := peer.CheckAddress(addr); err != nil {
-			wrong = append(wrong, fmt.Errorf("Addresses: server %s: %w", id, err))
+			say("Addresses: server %s: %w", id, err)
 		}
 	}
 	if len(wrong) > 0 {
