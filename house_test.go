@@ -103,9 +103,10 @@ var house = map[string][]string{
 	"examples/controlplane":      {".", "admin", "node", "records"},
 	"examples/controlplane/demo": {},
 
-	"examples/watchmap":        {".", "admin", "examples/watchmap/store", "port", "records"},
-	"examples/watchmap/store":  {"records"},
-	"examples/watchmap/before": {"examples/watchmap/store"},
+	"examples/watchmap":           {".", "admin", "examples/watchmap/store", "port", "records"},
+	"examples/watchmap/store":     {"records"},
+	"examples/watchmap/processes": {},
+	"examples/watchmap/before":    {"examples/watchmap/store"},
 }
 
 // pure lists the packages that decide and do not act. They import none of impure, nor a package below one of those.
