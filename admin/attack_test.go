@@ -148,10 +148,13 @@ func TestNothingForAnotherOrigin(t *testing.T) {
 func TestThePageOnlyLooks(t *testing.T) {
 	s := alone(t, nil)
 	browser := func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-origin") }
-	for _, q := range requests[:len(requests)-2] {
-		w := ask(s, q.method, q.path, strings.NewReader(q.body), browser)
-		if q.method == "GET" && w.Code != http.StatusOK || q.method != "GET" && w.Code != http.StatusForbidden {
-			t.Errorf("%s %s: %d %s", q.method, q.path, w.Code, w.Body)
+	overHTTP := func(r *http.Request) { r.Header.Set("Origin", "http://"+r.Host) } // where browsers do not send the other one
+	for _, by := range []func(*http.Request){browser, overHTTP} {
+		for _, q := range requests[:len(requests)-2] {
+			w := ask(s, q.method, q.path, strings.NewReader(q.body), by)
+			if q.method == "GET" && w.Code != http.StatusOK || q.method != "GET" && w.Code != http.StatusForbidden {
+				t.Errorf("%s %s: %d %s", q.method, q.path, w.Code, w.Body)
+			}
 		}
 	}
 	for _, name := range []string{"/", "/page.js", "/page.css"} {

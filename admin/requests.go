@@ -55,8 +55,11 @@ func cleanPath(u *url.URL) bool {
 	return strings.HasPrefix(escaped, "/") && path.Clean(escaped) == escaped
 }
 
-// byBrowser reports whether a browser sends a request: nothing else sends that header.
-func byBrowser(r *http.Request) bool { return r.Header.Get("Sec-Fetch-Site") != "" }
+// byBrowser reports whether a browser sends a request: nothing else sends these headers. Over plain http to a name that is no loopback
+// address a browser sends Origin alone, and that not with a GET.
+func byBrowser(r *http.Request) bool {
+	return r.Header.Get("Sec-Fetch-Site") != "" || r.Header.Get("Origin") != ""
+}
 
 // changes reports whether a request may change something.
 func changes(r *http.Request) bool { return r.Method != http.MethodGet && r.Method != http.MethodHead }

@@ -99,6 +99,16 @@ func (hs *hosts) listen(h *host, change ...func(*port.Config)) {
 // run starts raft and the keyring. A server that is one of the first bootstraps.
 func (hs *hosts) run(h *host, bootstraps bool) {
 	hs.t.Helper()
+	hs.raftAlone(h, bootstraps)
+	var err error
+	if h.keys, err = h.port.Open(hs.t.Context(), h.keyring()); err != nil {
+		hs.t.Fatal(err)
+	}
+}
+
+// raftAlone starts raft.
+func (hs *hosts) raftAlone(h *host, bootstraps bool) {
+	hs.t.Helper()
 	h.fsm = keyring.NewFSM()
 	trans := h.port.RaftTransport(h.store, h.fsm)
 	conf := raft.DefaultConfig()
@@ -110,9 +120,6 @@ func (hs *hosts) run(h *host, bootstraps bool) {
 	}
 	var err error
 	if h.raft, err = raft.NewRaft(conf, h.fsm, h.store, h.store, h.snaps, trans); err != nil {
-		hs.t.Fatal(err)
-	}
-	if h.keys, err = h.port.Open(hs.t.Context(), h.keyring()); err != nil {
 		hs.t.Fatal(err)
 	}
 }

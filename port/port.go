@@ -162,7 +162,7 @@ func (p *Port) Join(ctx context.Context, servers []string, token string) error {
 // Open opens the keyring, as keyring.Open does, and answers the other servers from then on, also what they send to raft.
 // Raft, FSM, Dir and KEKs are set as for keyring.Open; ID, Transport and Logger are the Port's if they are not set. Call it as
 // soon as raft is started: until then raft reaches no other server. A raft without a configuration is refused, unless Join has
-// been called. After an error Open may be called again.
+// been called. After an error Open may be called again. After Close, which may come meanwhile, the error matches net.ErrClosed.
 //
 // From then on the Port of the leader gives a vote to each member that has none and holds every key, but to no permanent
 // non-voter, as a Node does: see keyring.PromoteServers. If the raft configuration has another address of this server than the
@@ -199,8 +199,10 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 	if err != nil {
 		return nil, err
 	}
+	if err := p.port.Start(host{keys}, p.calls(keys)); err != nil {
+		return nil, fmt.Errorf("port: %w", errors.Join(err, keys.Close()))
+	}
 	p.opened = true
-	p.port.Start(host{keys}, p.calls(keys))
 	return keys, nil
 }
 
@@ -234,7 +236,7 @@ func (p *Port) Call(ctx context.Context, to raft.ServerID, request []byte) ([]by
 // closePatience is how long Close waits.
 const closePatience = 10 * time.Second
 
-// Close closes the port and all connections, and waits for the calls under way, whose contexts end. Close the keyring
+// Close closes the port and all connections, and waits for the calls under way, whose contexts end; Join ends too. Close the keyring
 // and shut raft down before. Config.TLS, if it does not return, is waited for for 10 seconds; the rest is then done when it comes
 // back, and the error says so. A second Close returns what the first has returned.
 func (p *Port) Close() error {

@@ -214,7 +214,7 @@ func (s *Server) Serve(h port.Host, calls map[string]port.Handler) {
 	if s.port == nil {
 		return
 	}
-	s.port.Start(h, calls)
+	_ = s.port.Start(h, calls) // which fails after Close alone
 }
 
 // Close shuts raft down, and closes its port and its directory. The FSM has to apply what it is given until then.

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 
 	"example.com/keyring/internal/peer"
@@ -134,4 +135,40 @@ func TestSessionEndsWithItsContext(t *testing.T) {
 			t.Error("a session goes on after its end")
 		}
 	})
+}
+
+// TestSessionTakesNoEndlessAnswer: the other end may be no server of the cluster yet, and the memory is this one's.
+func TestSessionTakesNoEndlessAnswer(t *testing.T) {
+	a := newCA(t)
+	for name, part := range map[string]string{"headers": "X: " + strings.Repeat("x", 1000) + "\r\n", "one header": strings.Repeat("x", 1000)} {
+		ln := loopback(t)
+		port := peer.Listen(ln, peer.PortOptions{TLS: serverConfig(t, a.source("b"), everybody)})
+		defer port.Close()
+		conns := port.Listener(peer.ALPNPeer)
+		const most = 64 << 20 // what the server sends before it gives up
+		sent := make(chan int, 1)
+		go func() {
+			c, err := conns.Accept()
+			if err != nil {
+				return
+			}
+			n, err := c.Write([]byte("HTTP/1.1 200 OK\r\n"))
+			for more := 0; err == nil && n < most; n += more {
+				more, err = c.Write([]byte(part))
+			}
+			c.Close()
+			sent <- n
+		}()
+		s, err := (&peer.Dialer{Cluster: cluster, TLS: a.source("a")}).Session(t.Context(), "b", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Call(t.Context(), "/v1/test", nil); err == nil {
+			t.Errorf("%s: there is an answer", name)
+		}
+		s.Close()
+		if n := <-sent; n >= most {
+			t.Errorf("%s: all %d bytes are read", name, n)
+		}
+	}
 }

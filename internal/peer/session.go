@@ -3,6 +3,7 @@ package peer
 import (
 	"bufio"
 	"context"
+	"io"
 	"net/http"
 	"time"
 )
@@ -11,8 +12,12 @@ import (
 // is not safe for concurrent use.
 type Session struct {
 	conn *Conn
-	in   *bufio.Reader
+	left *io.LimitedReader // of conn: what an answer may have still
+	in   *bufio.Reader     // of left
 }
+
+// maxSessionAnswer is how much an answer may have on the wire, headers and all: http.ReadResponse has no bound of its own.
+const maxSessionAnswer = maxHeader + 2*MaxMessage
 
 // Session dials a server, as Dial does.
 func (d *Dialer) Session(ctx context.Context, server, addr string) (*Session, error) {
@@ -20,7 +25,8 @@ func (d *Dialer) Session(ctx context.Context, server, addr string) (*Session, er
 	if err != nil {
 		return nil, err
 	}
-	return &Session{c, bufio.NewReader(c)}, nil
+	left := &io.LimitedReader{R: c}
+	return &Session{c, left, bufio.NewReader(left)}, nil
 }
 
 // Conn returns the connection, to look at.
@@ -52,6 +58,7 @@ func (s *Session) call(ctx context.Context, path string, body []byte) ([]byte, e
 	if err := req.Write(s.conn); err != nil {
 		return nil, err
 	}
+	s.left.N = maxSessionAnswer
 	resp, err := http.ReadResponse(s.in, req)
 	if err != nil {
 		return nil, err

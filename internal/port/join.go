@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"example.com/keyring/internal/bounded"
@@ -74,6 +75,10 @@ func Provable(others []Candidate, token string) error {
 func (p *Port) Join(ctx context.Context, others []Candidate, token string) error {
 	p.joining.Store(true)
 	defer p.joining.Store(false)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(p.dialing, func() { cancel(net.ErrClosed) })
+	defer stop()
 	for wait := NewWaiting(p.cfg.Logger); ; {
 		for _, c := range others {
 			err := p.joinBy(ctx, c, others, token)

@@ -66,7 +66,6 @@ type Port struct {
 	raftConns net.Listener
 	running   chan struct{} // closed by Start
 	closed    chan struct{}
-	end       context.CancelFunc // of the loops
 	loops     sync.WaitGroup
 
 	// Log lines that another server can cause.
@@ -100,7 +99,9 @@ type Port struct {
 	refused mono.Limits // log lines about servers that may not join
 	claims  claims
 
-	mu     sync.Mutex // guards below
+	mu     sync.Mutex         // guards below
+	over   bool               // Close was called
+	end    context.CancelFunc // of the loops; nil before Start
 	dialed map[*dialed]bool
 	moved  map[raft.ServerID]string // where members have said that they are
 }
@@ -220,7 +221,13 @@ func (p *Port) Attach(r *raft.Raft, parked func() error) {
 // Start has the Port answer the members' calls, by path, and who asks to join, and closes connections of servers that are
 // members no longer. From then on it gives servers that have joined a vote, on the leader, keeps this server's address in
 // the raft configuration, and looks whether this server was removed, and at certificates. It is called once, after Attach, when the keyring runs.
-func (p *Port) Start(h Host, calls map[string]Handler) {
+// After Close it does nothing, and the error matches net.ErrClosed.
+func (p *Port) Start(h Host, calls map[string]Handler) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return net.ErrClosed
+	}
 	p.host, p.calls = h, calls
 	ctx, end := context.WithCancel(context.Background())
 	p.end = end
@@ -231,6 +238,7 @@ func (p *Port) Start(h Host, calls map[string]Handler) {
 	p.loops.Go(func() { p.onChange(ctx, time.Minute, p.promote) })
 	p.loops.Go(func() { p.watchRemoval(ctx) })
 	p.loops.Go(func() { p.onChange(ctx, 3*time.Second, p.keepAddress) }) // no other server may find it meanwhile
+	return nil
 }
 
 // Running reports whether Start was called.
@@ -250,11 +258,14 @@ func (p *Port) endRaft() {
 	p.hangUp(func(peer.Identity) bool { return true })
 }
 
-// Close ends the port, the calls of others and the calls to others. Raft has to be shut down before.
+// Close ends the port, the calls of others and the calls to others, and Join. Raft has to be shut down before.
 func (p *Port) Close() error {
+	p.mu.Lock()
+	p.over = true
 	if p.end != nil {
 		p.end()
 	}
+	p.mu.Unlock()
 	p.loops.Wait()
 	close(p.closed)
 	p.client.Close()
