@@ -129,6 +129,12 @@ func encodeSwaps(swaps []swap) []byte {
 	return b
 }
 
+// maxPart is the length of the longest plaintext of a record that a swap in an entry of its own has room for. A part that
+// is longer would stay under its key.
+func maxPart(name string) int {
+	return keyring.MaxCommand - len(encodeSwaps([]swap{{name: name}})) - binary.MaxVarintLen32 - keyring.Overhead
+}
+
 // decodeCommand reads a command. What it returns shares no memory with b, which raft has.
 func decodeCommand(b []byte) (c command, err error) {
 	kind, err := checkHead(b)

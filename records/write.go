@@ -57,6 +57,11 @@ func checkAll(writes []Write) error {
 		if names[w.Name] {
 			return fmt.Errorf("records: two writes of %q in one Put", w.Name)
 		}
+		for i, p := range w.Parts {
+			if most := maxPart(w.Name); len(p) > most {
+				return fmt.Errorf("records: %q, part %d: %w: %d bytes, at most %d can be moved to another key", w.Name, i, keyring.ErrTooLong, len(p), most)
+			}
+		}
 		names[w.Name] = true
 	}
 	return nil
@@ -159,8 +164,8 @@ func apply[T any](ctx context.Context, l *link, cmd []byte) (answer T, err error
 // Put seals the parts of records and writes them in one entry of raft's log, all of them or none. It returns their version,
 // which is the index of that entry. When the key is rotated before the entry is applied, Put seals and proposes again, until
 // ctx ends. Each name is there once. The error matches ErrVersion if a record has another version than a write asks for,
-// keyring.ErrTooLong if the entry has more than keyring.MaxCommand bytes, and ErrUncertain, with the cause, if the entry may still
-// be applied; after any other error nothing was written.
+// keyring.ErrTooLong if the entry, or one that moves a part to another key, has more than keyring.MaxCommand bytes, and
+// ErrUncertain, with the cause, if the entry may still be applied; after any other error nothing was written.
 //
 // Leader only: elsewhere the error is a keyring.NotLeaderError, which names the leader. The package documentation says how the host
 // sends the writes there.

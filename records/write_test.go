@@ -223,6 +223,41 @@ func TestPutBeyondARaftCommand(t *testing.T) {
 	})
 }
 
+// TestWhatPutTakesCanBeMoved: no part is so long that an entry which moves it to another key is refused.
+func TestWhatPutTakesCanBeMoved(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, justTheMap)
+		m := mapOf(c.leader())
+		m.Connect(c.leader().Keyring, func(_ context.Context, cmd []byte) (any, error) {
+			if cmd[len("?records")] == 's' {
+				return 0, nil
+			}
+			return uint64(1), nil
+		})
+		for _, name := range []string{"a", strings.Repeat("n", records.MaxName)} {
+			taken, refused := 0, 0
+			for head := range 80 { // bytes of the entry beside the name and the ciphertext
+				part := make([]byte, keyring.MaxCommand-keyring.Overhead-len(name)-head)
+				if _, err := m.Put(t.Context(), records.Write{Name: name, Parts: [][]byte{part}}); errors.Is(err, keyring.ErrTooLong) {
+					refused++
+					continue
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				taken++
+				moved := keyring.Replacement{Sealed: keyring.Sealed{Ref: name}, New: make([]byte, len(part)+keyring.Overhead)}
+				if _, err := m.Replace(t.Context(), []keyring.Replacement{moved}); err != nil {
+					t.Errorf("%d bytes are taken, and can't be moved: %v", len(part), err)
+				}
+			}
+			if taken == 0 || refused == 0 {
+				t.Errorf("%d taken, %d refused", taken, refused)
+			}
+		}
+	})
+}
+
 // TestBoundsOfRecords are checked before anything is proposed, and again in Apply.
 func TestBoundsOfRecords(t *testing.T) {
 	m := records.New(newFence(t).FSM)
