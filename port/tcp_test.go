@@ -179,45 +179,49 @@ func (h *diskHost) awaitLines(want []string) {
 	h.t.Fatalf("%s has %q, want %q", h.id, h.app.now(), want)
 }
 
-// TestClusterOnPlainTCPMovesToPorts, server by server, and loses nothing: what was in its logs and snapshots, and what was
-// written meanwhile. Nothing can be written from the stop of the second server until it has started and a leader is elected.
+// TestClusterOnPlainTCPMovesToPorts at the same addresses.
 func TestClusterOnPlainTCPMovesToPorts(t *testing.T) {
-	for name, moves := range map[string]bool{"at the same addresses": false, "at other addresses": true} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				hosts, commands := startPlainHosts(t)
-				addrs := map[raft.ServerID]string{}
-				for _, h := range hosts {
-					if addrs[h.id] = h.addr; moves {
-						addrs[h.id] = string(h.id) + ".test:7900"
-					}
-				}
-				ca := keyringtest.NewCA(t)
-				restart := func(h *diskHost) {
-					h.stop()
-					h.startPort(port.Config{ID: h.id, Cluster: "test", Addr: addrs[h.id], Addresses: addrs, TLS: ca.Source(uri(h.id), nil)})
-				}
-				say := func(command string, within time.Duration, at ...*diskHost) {
-					began := time.Now()
-					write(t, command, at...)
-					if took := time.Since(began); took > within {
-						t.Errorf("%v until somebody takes %q", took, command)
-					}
-					commands = append(commands, command)
-				}
-				restart(hosts[0])
-				say("the first is restarted", 0, hosts[1:]...)
-				restart(hosts[1])
-				say("the second is restarted", 10*time.Second, hosts[:2]...)
-				restart(hosts[2])
-				say("all are restarted", 0, hosts...)
-				checkMoved(t, hosts, commands)
-				if moves {
-					checkAddresses(t, hosts, addrs)
-				}
-			})
-		})
+	synctest.Test(t, func(t *testing.T) { moveToPorts(t, func(h *diskHost) string { return h.addr }) })
+}
+
+// TestClusterOnPlainTCPHasMovedToOtherAddresses, which it writes into the raft configuration by itself.
+func TestClusterOnPlainTCPHasMovedToOtherAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hosts, addrs := moveToPorts(t, func(h *diskHost) string { return string(h.id) + ".test:7900" })
+		checkAddresses(t, hosts, addrs)
+	})
+}
+
+// moveToPorts moves a cluster, server by server, and requires that nothing is lost: what was in its logs and snapshots, and what
+// was written meanwhile. Nothing can be written from the stop of the second server until it has started and a leader is elected.
+func moveToPorts(t *testing.T, to func(*diskHost) string) (hosts []*diskHost, addrs map[raft.ServerID]string) {
+	t.Helper()
+	hosts, commands := startPlainHosts(t)
+	addrs = map[raft.ServerID]string{}
+	for _, h := range hosts {
+		addrs[h.id] = to(h)
 	}
+	ca := keyringtest.NewCA(t)
+	restart := func(h *diskHost) {
+		h.stop()
+		h.startPort(port.Config{ID: h.id, Cluster: "test", Addr: addrs[h.id], Addresses: addrs, TLS: ca.Source(uri(h.id), nil)})
+	}
+	say := func(command string, within time.Duration, at ...*diskHost) {
+		began := time.Now()
+		write(t, command, at...)
+		if took := time.Since(began); took > within {
+			t.Errorf("%v until somebody takes %q", took, command)
+		}
+		commands = append(commands, command)
+	}
+	restart(hosts[0])
+	say("the first is restarted", 0, hosts[1:]...)
+	restart(hosts[1])
+	say("the second is restarted", 10*time.Second, hosts[:2]...)
+	restart(hosts[2])
+	say("all are restarted", 0, hosts...)
+	checkMoved(t, hosts, commands)
+	return hosts, addrs
 }
 
 // startPlainHosts starts three servers on plain TCP, of which the last one leads, each with a snapshot and a log.
