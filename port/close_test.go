@@ -1,13 +1,18 @@
 package port_test
 
 import (
+	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/peer"
+	"example.com/keyring/port"
+	"github.com/hashicorp/raft"
 )
 
 // closing is a KEK that closes a port when it is first asked for.
@@ -68,5 +73,36 @@ func TestCloseEndsJoin(t *testing.T) {
 		if err := <-joined; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Join: %v", err)
 		}
+	})
+}
+
+// TestCloseLeavesNoListenerToAHandlerThatHangs: it says that one has not ended, and the address is free all the same.
+func TestCloseLeavesNoListenerToAHandlerThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHosts(t, 1)
+		h := hs.all["h1"]
+		var err error
+		if h.port, err = port.Listen(hs.config(h)); err != nil {
+			t.Fatal(err)
+		}
+		called, release := make(chan struct{}), make(chan struct{})
+		h.port.Handle("/hangs", func(context.Context, raft.ServerID, []byte) ([]byte, error) {
+			close(called)
+			<-release
+			return nil, nil
+		})
+		hs.run(h, true)
+		client := peer.NewClient(hs.dialer(h.tls))
+		defer client.Close()
+		go client.Call(t.Context(), "h1", h.addr, "/host/hangs", nil)
+		<-called
+		if err := errors.Join(h.keys.Close(), h.raft.Shutdown().Error()); err != nil {
+			t.Error(err)
+		}
+		if err := h.port.Close(); err == nil || !strings.Contains(err.Error(), "has not ended") {
+			t.Errorf("Close: %v", err)
+		}
+		hs.pipes.Listen(t, h.addr).Close() // which fails if the listener was left open
+		close(release)
 	})
 }

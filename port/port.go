@@ -237,7 +237,7 @@ func (p *Port) Call(ctx context.Context, to raft.ServerID, request []byte) ([]by
 const closePatience = 10 * time.Second
 
 // Close closes the port and all connections, and waits for the calls under way, whose contexts end; Join ends too. Close the keyring
-// and shut raft down before. Config.TLS, if it does not return, is waited for for 10 seconds; the rest is then done when it comes
+// and shut raft down before. Config.TLS and a Handler, if they do not return, are waited for for 10 seconds; the rest is then done when they come
 // back, and the error says so. A second Close returns what the first has returned.
 func (p *Port) Close() error {
 	p.once.Do(func() { p.closed = p.close() })

@@ -274,7 +274,7 @@ func (p *Port) Close() error {
 		errs = append(errs, p.inner.Close())
 	}
 	p.endRaft()
-	errs = append(errs, p.server.Close(), p.port.Close())
+	errs = append(errs, p.port.Close(), p.server.Close()) // this one waits for handlers: they must not hold on to the listener
 	if p.transport != nil {
 		p.transport.Stop()
 	}
