@@ -30,8 +30,8 @@ type Server interface {
 // ForKeyring is the Server of a host with a raft of its own. What only the leader can do works on the leader alone: the Handlers of
 // the others redirect to it, if Config.URLs says where it is, and else answer with status 503 and its ID.
 //
-// o says how a member gets another address. A server that is added has no vote at first: the host's port of package port gives
-// it one. Without one, either the host calls Keyring.PromoteServers whenever Keyring.Changed tells of a change, or an operator
+// o says how a member gets another address. A server that is added has no vote at first: the host's port of package port, or its Peers
+// of the module grpc, gives it one. Without one, either the host calls Keyring.PromoteServers whenever Keyring.Changed tells of a change, or an operator
 // gives the command servers promote.
 func ForKeyring(k *keyring.Keyring, o keyring.AddServerOptions) Server { return local{k, o} }
 

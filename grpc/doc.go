@@ -16,8 +16,11 @@
 //	r, err := raft.NewRaft(conf, keyring.Mux(fsm, app), logs, stable, snapshots, transport)
 //	keys, err := peers.Open(ctx, keyring.Config{Dir: dir, Raft: r, FSM: fsm, KEKs: keks})
 //
-// It ends in this order: Keyring.Close, raft's Shutdown, [Peers.Close], the error of the Shutdown, the server's Stop. The example is a
-// whole host.
+// It ends in this order: Keyring.Close, raft's Shutdown, [Peers.Close], the server's Stop. The example has all of it. A host whose
+// services need its raft calls Serve last: nothing before waits for another server.
+//
+// A new server starts raft without bootstrapping it. On the leader [keyring.Keyring.AddServer] adds it, and it gets its vote
+// once it holds every key; the host does not call PromoteServers.
 //
 // # Who may call what
 //

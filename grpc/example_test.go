@@ -69,12 +69,9 @@ func start(ctx context.Context, id raft.ServerID, dir string, ln net.Listener, s
 	return s, err
 }
 
-// close has an order: the keyring ends its calls; raft begins to end, and waits for what it has asked of others until its connections
-// are closed; then the port ends.
+// close has an order: the keyring, raft, and then the port.
 func (s *server) close() error {
-	err := s.keys.Close()
-	down := s.raft.Shutdown()
-	err = errors.Join(err, s.peers.Close(), down.Error())
+	err := errors.Join(s.keys.Close(), s.raft.Shutdown().Error(), s.peers.Close())
 	s.grpc.Stop()
 	return err
 }

@@ -27,6 +27,9 @@ type Host = host
 // AttachTo has the members in a list in place of a raft.
 func (p *Peers) AttachTo(members func() []raft.Server) { p.attach(members) }
 
+// Follow has the members, and the end, of a raft.
+func (p *Peers) Follow(r *raft.Raft) { p.follow(r) }
+
 // Unattach undoes AttachTo.
 func (p *Peers) Unattach() { p.member.Store(nil) }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/keyring"
 	keyringgrpc "example.com/keyring/grpc"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
@@ -84,6 +85,7 @@ type keys struct {
 	answer  func(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error)
 	changed atomic.Pointer[chan struct{}]
 	version atomic.Uint64
+	leads   atomic.Pointer[func(context.Context) error] // PromoteServers of a leader
 }
 
 func newKeys(answer func(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error)) *keys {
@@ -100,6 +102,15 @@ func (k *keys) ServePeer(ctx context.Context, from raft.ServerID, request []byte
 func (k *keys) Changed() <-chan struct{} { return *k.changed.Load() }
 
 func (k *keys) MembershipVersion() uint64 { return k.version.Load() }
+
+func (k *keys) Leading() error {
+	if k.leads.Load() == nil {
+		return keyring.ErrNotLeader
+	}
+	return nil
+}
+
+func (k *keys) PromoteServers(ctx context.Context) error { return (*k.leads.Load())(ctx) }
 
 // change tells of a change of members.
 func (k *keys) change() {

@@ -75,6 +75,8 @@ type host interface {
 	ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error)
 	Changed() <-chan struct{}
 	MembershipVersion() uint64
+	Leading() error
+	PromoteServers(ctx context.Context) error
 }
 
 // New returns the Peers of a server, which answers nobody before Open. An error says what is wrong with the
@@ -94,7 +96,7 @@ func New(cfg Config) (*Peers, error) {
 		conns: conns{maxClients: cfg.MaxClients, open: map[*conn]bool{}}, calls: places{of: map[raft.ServerID]*place{}},
 	}
 	p.life, p.end = context.WithCancel(context.Background())
-	p.raft = &streamLayer{peers: p, accepted: make(chan net.Conn), closed: make(chan struct{})}
+	p.raft = newStreamLayer(p)
 	return p, nil
 }
 
@@ -150,8 +152,8 @@ func (c Config) checkOwn() error {
 
 // Open opens the keyring, as keyring.Open does, and answers the other servers from then on. Raft, FSM, Dir and KEKs are set as for
 // keyring.Open; ID, Transport, Logger and Certificates, which tells of this server's own, are those of the Peers if they are not set.
-// Call it as soon as raft.NewRaft has returned: until then raft reaches no other server, and none is let in. After an error it may be
-// called again.
+// While this server leads, servers that were added get their votes: see Keyring.PromoteServers. Call it as soon as raft.NewRaft has
+// returned: until then raft reaches no other server, and none is let in. After an error it may be called again.
 func (p *Peers) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, error) {
 	switch {
 	case cfg.ID == "":
@@ -169,7 +171,7 @@ func (p *Peers) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring,
 		cfg.Certificates = p.certificates
 	}
 	if r := cfg.Raft; r != nil {
-		p.attach(func() []raft.Server { return r.GetConfiguration().Configuration().Servers })
+		p.follow(r)
 	}
 	k, err := keyring.Open(ctx, cfg)
 	if err != nil {
@@ -177,6 +179,17 @@ func (p *Peers) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring,
 	}
 	p.start(k)
 	return k, nil
+}
+
+// follow has raft's members let in, and ends raft's connections when raft has been told to shut down.
+func (p *Peers) follow(r *raft.Raft) {
+	p.attach(func() []raft.Server { return r.GetConfiguration().Configuration().Servers })
+	r.RegisterObserver(raft.NewObserver(nil, false, func(o *raft.Observation) bool { // called by raft itself
+		if state, is := o.Data.(raft.RaftState); is && state == raft.Shutdown {
+			p.raft.hangUp()
+		}
+		return false
+	}))
 }
 
 // attach tells who the members are. Before, nobody is let in.
@@ -197,14 +210,15 @@ func (p *Peers) start(k host) {
 	}
 	p.keys.Store(&k)
 	p.loops.Go(func() { p.followMembers(k) })
+	p.loops.Go(func() { p.promote(k) })
 }
 
 // Close ends the connections to and from other servers, raft's too, and refuses new ones, of clients too. It waits for the
 // goroutines of this package, but for calls that the grpc.Server still answers; after 10 seconds it returns an error, for then a
 // function of Config does not return. It may be called again.
 //
-// The host closes the Keyring before, and has raft begin its Shutdown, but does not wait for it: raft waits for what it has asked
-// of a server that hangs, until Close ends that. Then it waits for raft, and stops the grpc.Server.
+// The host closes the Keyring before, and shuts raft down, which waits for no server that hangs: raft's connections end as soon as
+// that begins. Then it stops the grpc.Server.
 func (p *Peers) Close() error {
 	p.mu.Lock()
 	p.closed = true
@@ -296,6 +310,30 @@ func (p *Peers) followMembers(k host) {
 		}
 		select {
 		case <-changed:
+		case <-p.life.Done():
+			return
+		}
+	}
+}
+
+// promote gives servers that were added their votes, on the leader, once they hold every key, until Close.
+func (p *Peers) promote(k host) {
+	for {
+		changed := k.Changed()
+		var again <-chan time.Time
+		err := k.Leading()
+		if err == nil {
+			err = k.PromoteServers(p.life)
+		}
+		switch {
+		case errors.Is(err, keyring.ErrClosed):
+			return
+		case err != nil && !errors.Is(err, keyring.ErrNotLeader) && !errors.Is(err, keyring.ErrNotReady):
+			changed, again = nil, time.After(recheckEvery) // to have tried is a change by itself
+		}
+		select {
+		case <-changed:
+		case <-again:
 		case <-p.life.Done():
 			return
 		}

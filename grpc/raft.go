@@ -21,6 +21,25 @@ type streamLayer struct {
 	accepted chan net.Conn
 	once     sync.Once
 	closed   chan struct{}
+	life     context.Context // ends with hangUp
+	end      context.CancelFunc
+}
+
+func newStreamLayer(p *Peers) *streamLayer {
+	l := &streamLayer{peers: p, accepted: make(chan net.Conn), closed: make(chan struct{})}
+	l.life, l.end = context.WithCancel(p.life)
+	return l
+}
+
+// hangUp ends raft's connections, and refuses it others. Raft that was told to shut down waits for the answers of servers that hang,
+// and for as long as it takes to dial them.
+func (l *streamLayer) hangUp() {
+	l.end()
+	for _, c := range l.peers.conns.all() {
+		if c.protocol == raftProtocol {
+			c.cut()
+		}
+	}
 }
 
 // hand gives an accepted connection to raft, if that takes it in time. The grpc.Server clears the deadline of the connection after
@@ -65,7 +84,7 @@ func (l *streamLayer) Accept() (net.Conn, error) {
 
 // Dial implements raft.StreamLayer. Raft has the address alone; the certificate has to have the ID.
 func (l *streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(l.life, timeout)
 	defer cancel()
 	to, err := l.peers.memberAt(string(addr))
 	if err != nil {
@@ -83,6 +102,10 @@ func (l *streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.
 	if err != nil {
 		raw.Close()
 		return nil, fmt.Errorf("dial server %q at %s: %w", to.ID, at, err)
+	}
+	if l.life.Err() != nil { // hangUp may have been before the connection was kept
+		c.cut()
+		return nil, net.ErrClosed
 	}
 	return raftConn{c, l.peers}, nil
 }
