@@ -35,8 +35,8 @@ type Config struct {
 	// TLS returns this server's certificate, with keyring://<cluster>/server/<id> as a URI SAN and for both server and
 	// client authentication, and RootCAs: see keyring.TLSFiles, and keyring.ServerTLS for what else may be in it. It is
 	// called for each connection, and every 5 seconds, so that certificates can be replaced: connections end at NotAfter of
-	// the certificates of both ends, and within 5 seconds when RootCAs, or ClientCAs, no longer vouch for the other end. It
-	// must not block. Required.
+	// the certificates of both ends, and within 5 seconds when RootCAs, or ClientCAs, no longer vouch for the other end, or
+	// VerifyPeerCertificate or VerifyConnection refuses it. It must not block. Required.
 	TLS func() (*tls.Config, error)
 	// Addresses are further addresses of servers: one that does not answer where the raft configuration has it is tried
 	// there too. It has to prove its ID all the same. Nil means none.

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A connection ends when a certificate of either end expires, and when the CAs no longer vouch for the other end.
+// A connection ends when a certificate of either end expires, and when the CAs, or the host's hooks, no longer vouch for the other end.
 // There is no second handshake that would find out.
 
 // ChainsEnd returns when the last of the chains ends, which is when the first of its certificates does.
@@ -90,7 +90,9 @@ func (c *Conn) recheck(base *tls.Config) error {
 			roots = base.ClientCAs
 		}
 	}
-	if _, err := verifyChain(base, roots, usage, c.ConnectionState().PeerCertificates); err != nil {
+	state := c.ConnectionState()
+	var err error
+	if state.VerifiedChains, err = verifyChain(base, roots, usage, state.PeerCertificates); err != nil {
 		return err
 	}
 	at := time.Now()
@@ -100,7 +102,7 @@ func (c *Conn) recheck(base *tls.Config) error {
 	if own, err := c.shown.leaf(); err == nil && at.After(own.NotAfter) {
 		return errors.New("this side's certificate has ended")
 	}
-	return nil
+	return hostChecks(base, state)
 }
 
 // verifyChain verifies the certificates of the other side.
@@ -123,7 +125,7 @@ func verifyChain(base *tls.Config, roots *x509.CertPool, usage x509.ExtKeyUsage,
 }
 
 // Recheck cuts off the admitted connections whose certificates have expired, or are no longer vouched for by the CAs
-// of the source.
+// of the source, or are refused by its hooks.
 func (p *Port) Recheck(source Source) error {
 	base, err := Load(source)
 	if err != nil {

@@ -118,6 +118,60 @@ func TestRecheckClosesConnectionsThatTheCAsDoNotVouchFor(t *testing.T) {
 	in.Close()
 }
 
+// TestRecheckAsksTheHostsHooks: a certificate that the host has revoked since then counts no longer, on either end.
+func TestRecheckAsksTheHostsHooks(t *testing.T) {
+	a := newCA(t)
+	revoked := errors.New("revoked")
+	hooks := map[string]func(*tls.Config){
+		"VerifyPeerCertificate": func(c *tls.Config) {
+			c.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
+				if len(raw) == 0 || len(chains) == 0 {
+					t.Error("it is asked about no certificate")
+				}
+				return revoked
+			}
+		},
+		"VerifyConnection": func(c *tls.Config) { c.VerifyConnection = func(tls.ConnectionState) error { return revoked } },
+	}
+	for name, hook := range hooks {
+		refusing := func(id string) peer.Source {
+			return func() (*tls.Config, error) {
+				c, err := a.source(id)()
+				hook(c)
+				return c, err
+			}
+		}
+		p := peer.Listen(loopback(t), peer.PortOptions{TLS: serverConfig(t, a.source("s1"), everybody)})
+		defer p.Close()
+		accepted := p.Listener(peer.ALPNRaft)
+		now := a.source("s2")
+		d := &peer.Dialer{Cluster: cluster, TLS: func() (*tls.Config, error) { return now() }}
+		for _, end := range []string{"accepted", "dialled"} {
+			now = a.source("s2")
+			ins := make(chan net.Conn, 1)
+			go func() {
+				in, _ := accepted.Accept()
+				ins <- in
+			}()
+			out, err := d.Dial(t.Context(), "s1", p.Addr().String(), peer.ALPNRaft)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := map[string]net.Conn{"dialled": out, "accepted": <-ins}[end]
+			if now = refusing("s2"); end == "accepted" {
+				err = p.Recheck(refusing("s1"))
+			} else {
+				err = d.Recheck()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantCut(t, name+", "+end, c, time.Time{})
+			out.Close()
+		}
+	}
+}
+
 // TestNoTimerOutlivesItsConnection: not the one that takes the place of another because the clock was set back,
 // and none that comes once the connection is closed.
 func TestNoTimerOutlivesItsConnection(t *testing.T) {

@@ -24,7 +24,7 @@ const AnyServer = ""
 // is called for every connection, so that certificates can be replaced, and must not
 // block. What it returns is not modified.
 //
-// VerifyPeerCertificate and VerifyConnection are called in both directions, after all checks of this package.
+// VerifyPeerCertificate and VerifyConnection are called in both directions, after all checks of this package, and again in each Recheck.
 // Versions, client authentication, session tickets, key exchanges, names and ALPN are set by this package, and a KeyLogWriter
 // is left out.
 type Source func() (*tls.Config, error)
