@@ -23,7 +23,8 @@ import (
 // A backup is due Every after the last one that is confirmed, by schedule or by hand, and at once when there is a key and no
 // backup. So a new leader goes on where the old one stopped; what that one had begun is discarded, or left if it may count. After a
 // failure the leader tries again within a minute, and later within an hour. A backup that is late by a quarter of Every, and
-// what else goes wrong, is a ProblemSchedule. A leader whose clock differs from those of most servers makes none.
+// what else goes wrong, is a ProblemSchedule. A leader whose clock differs from those of most servers makes none. The backup of a
+// leader that lacks a prepublished key takes the place of none that has it: that one stays the last confirmed, and nothing is removed.
 type BackupSchedule struct {
 	// Every is the time from one backup to the next. Zero means 24 hours. It is at least a minute. If RotationPolicy.Lead is
 	// not less, a key of a scheduled rotation is in a backup before it is in use.

@@ -123,7 +123,7 @@ func (s *Schedule) situation() plan.Situation {
 // attempt makes a backup, and then removes files that are no longer to be kept. It ends when this server does not lead in this
 // term any more; that is no failure.
 func (s *Schedule) attempt(ctx context.Context, cluster meta.ClusterID) {
-	term := s.term
+	term, began := s.term, mono.Now()
 	ctx, end := s.whileLeading(ctx, term)
 	defer end()
 	name, err := s.withStore(ctx, func(ctx context.Context, stalls *time.Timer) (string, error) {
@@ -137,6 +137,9 @@ func (s *Schedule) attempt(ctx context.Context, cluster meta.ClusterID) {
 		s.failed++
 		s.note(func(was *ScheduleStatus) { was.Attempts = again(was.Attempts, err) })
 		s.Failed()
+	case name == "": // the one that is noted stays due, and is kept
+		s.retry, s.failed = began.Add(s.Every), 0
+		s.note(func(was *ScheduleStatus) { was.Attempts = nil })
 	default:
 		s.Logger.Info("backup by schedule", "name", name)
 		s.retry, s.failed = 0, 0
@@ -193,7 +196,8 @@ const storePatience = 10 * time.Minute
 const discardPatience = 5 * time.Second
 
 // backUp makes a backup, has it noted, and returns its name. What has failed before the note is proposed leaves no file; after that a
-// file stays, for it may be the one that is noted.
+// file stays, for it may be the one that is noted. The name is empty if that is another, which has as many keys or more: this
+// server may lack a prepublished key.
 func (s *Schedule) backUp(ctx context.Context, stalls *time.Timer, cluster meta.ClusterID) (string, error) {
 	var draw [4]byte
 	rand.Read(draw[:]) // never fails
@@ -211,10 +215,16 @@ func (s *Schedule) backUp(ctx context.Context, stalls *time.Timer, cluster meta.
 		}
 		return "", err
 	}
-	if err := s.backups.Confirm(ctx, m.SHA256); err != nil && s.FSM.Ring().Backup.Digest != m.SHA256 {
+	err = s.backups.Confirm(ctx, m.SHA256)
+	switch noted := s.FSM.Ring().Backup; {
+	case noted.Digest == m.SHA256:
+		return name, nil
+	case err != nil:
 		return "", fmt.Errorf("confirm %s: %w", name, err)
+	default:
+		s.Logger.Warn("backup by schedule: another one is noted, which has as many keys or more", "name", name, "noted", noted.Time)
+		return "", nil
 	}
-	return name, nil
 }
 
 var (
