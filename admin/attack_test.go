@@ -70,6 +70,7 @@ func TestNobodyIsLetInByDefault(t *testing.T) {
 	for name, authorize := range map[string]func(*http.Request) (string, error){
 		"refused": func(*http.Request) (string, error) { return "root", errors.New("no operator") },
 		"nobody":  func(*http.Request) (string, error) { return "", nil },
+		"no text": func(*http.Request) (string, error) { return "\xff", nil }, // the audit would have nothing
 		"panics":  func(*http.Request) (string, error) { panic("a bug of the host's") },
 	} {
 		h, err := New(s.node, Config{Buttons: true, Authorize: func(r *http.Request) (string, error) { asked++; return authorize(r) }})
@@ -84,7 +85,7 @@ func TestNobodyIsLetInByDefault(t *testing.T) {
 			wantError(t, name+": "+q.method+" "+q.path, ask(h, q.method, q.path, untouched{t}), status)
 		}
 	}
-	if asked != 3*len(requests) || len(s.node.Keyring().Keys()) != 1 || len(s.node.Keyring().JoinTokens()) != 0 {
+	if asked != 4*len(requests) || len(s.node.Keyring().Keys()) != 1 || len(s.node.Keyring().JoinTokens()) != 0 {
 		t.Errorf("asked %d times, %d keys", asked, len(s.node.Keyring().Keys()))
 	}
 }

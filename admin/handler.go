@@ -139,18 +139,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	actor, err := h.cfg.Authorize(r)
+	ctx := keyring.WithActor(r.Context(), actor)
 	switch {
 	case err != nil:
 		respond(out, http.StatusForbidden, "not allowed: "+err.Error())
 		return
-	case actor == "":
+	case keyring.Actor(ctx) == "": // also if it was no UTF-8
 		respond(out, http.StatusForbidden, "not allowed: nobody knows who sends this")
 		return
 	case changes(r) && byBrowser(r) && !h.cfg.Buttons:
 		respond(out, http.StatusForbidden, "not allowed: this server's page only shows")
 		return
 	}
-	r = r.WithContext(keyring.WithActor(r.Context(), actor))
+	r = r.WithContext(ctx)
 	h.routes.ServeHTTP(out, r)
 	if changes(r) {
 		h.cfg.Logger.Info("admin", "request", r.Pattern, "by", actor, "status", out.status)

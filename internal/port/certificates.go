@@ -103,6 +103,9 @@ func (p *Port) LookAtCertificates(ctx context.Context) {
 		base = nil
 	}
 	ends, refused := peer.OwnEndings(base)
+	if refused == nil {
+		refused = peer.CheckOwn(base, p.cfg.identity()) // it may have been replaced by another server's
+	}
 	found := &outlook{err: err, clock: func() time.Time { return clock(base) }}
 	if err == nil {
 		found.err = refused

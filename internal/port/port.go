@@ -163,7 +163,12 @@ func (c Config) checkCertificate() error {
 	if err != nil {
 		return err
 	}
-	return peer.CheckOwn(conf, peer.Identity{Cluster: c.Cluster, Role: peer.RoleServer, ID: string(c.ID)})
+	return peer.CheckOwn(conf, c.identity())
+}
+
+// identity is what this server's own certificate has to name.
+func (c Config) identity() peer.Identity {
+	return peer.Identity{Cluster: c.Cluster, Role: peer.RoleServer, ID: string(c.ID)}
 }
 
 // RaftTransport returns raft's transport on the port. It is called once, before Start. Log is raft's own log; section
