@@ -236,3 +236,11 @@ func checkText(s string) error {
 	}
 	return nil
 }
+
+// checkLowest refuses a message that does not carry the lowest version that has it.
+func checkLowest(carries, needs int) error {
+	if carries != needs {
+		return fmt.Errorf("peer message: not in the canonical form: it carries version %d and is of version %d", carries, needs)
+	}
+	return nil
+}

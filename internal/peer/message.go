@@ -442,11 +442,3 @@ func decode[W any](t bounded.Type[W], b []byte) (w W, err error) {
 	}
 	return w, nil
 }
-
-// checkLowest refuses a message that does not carry the lowest version that has it.
-func checkLowest(carries, needs int) error {
-	if carries != needs {
-		return fmt.Errorf("peer message: not in the canonical form: it carries version %d and is of version %d", carries, needs)
-	}
-	return nil
-}
