@@ -36,6 +36,9 @@ func (p *Peers) certificates() ([]keyring.Certificate, error) {
 		}
 		_, wrong = verify(base, clients, x509.ExtKeyUsageClientAuth, chain)
 	}
+	if wrong == nil {
+		wrong = p.cfg.checkOwn() // it may have been replaced by another server's
+	}
 	if wrong != nil {
 		return all, fmt.Errorf("own certificate, which others refuse: %w", wrong)
 	}

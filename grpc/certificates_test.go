@@ -21,8 +21,9 @@ func TestCertificatesOfThisServer(t *testing.T) {
 		want   string // the error, if any
 		ends   int
 	}{
-		"good":  {ca.server("s1", brief), "", 2},
-		"ended": {ca.server("s1", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), "expired", 1},
+		"good":              {ca.server("s1", brief), "", 2},
+		"ended":             {ca.server("s1", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), "expired", 1},
+		"of another server": {ca.server("s2"), `it is that of server "s2", want "s1"`, 1},
 		"of a CA that is not known": {func() (*tls.Config, error) {
 			conf, err := ca.server("s1")()
 			conf.RootCAs = newCA().pool()

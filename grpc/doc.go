@@ -32,6 +32,9 @@
 //	h2                   gRPC of clients, if Config.Clients is set, which says what certificates they need, if any. Services
 //	                     find them in a credentials.TLSInfo, as ever
 //
+// A server whose raft has no configuration yet, for it is to be added, can't know the members: it admits every server of the cluster,
+// also one that was removed and has its certificate still. Revoke that, in the hooks of Config.TLS, before you add servers.
+//
 // So a client gets no connection on which the keyring's service answers, whatever its certificate, and this service refuses a
 // connection that was made in another way, such as with another server's credentials. A host's own services decide by themselves:
 // [Peers.PeerID] tells which member has made a call, those that are named in [Peers.ServerOptions] answer members alone, and
