@@ -29,6 +29,10 @@ func (hs *hosts) startJoined(leader, h *host, sealed []byte) {
 	if got, err := h.keys.Decrypt(sealed, nil); err != nil || string(got) != "data" {
 		hs.t.Errorf("%s opens %q, %v", h.id, got, err)
 	}
+	time.Sleep(2 * time.Second) // virtual
+	if timeout := h.raft.ReloadableConfig().HeartbeatTimeout; timeout > time.Minute {
+		hs.t.Errorf("%s has caught up, and would wait %v before it begins an election", h.id, timeout)
+	}
 }
 
 func (hs *hosts) seal(leader *host) []byte {

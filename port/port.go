@@ -117,6 +117,10 @@ func Listen(cfg Config) (*Port, error) {
 // configuration. log is the store of raft's log, and keys the FSM of the keyring, which stands first in raft's snapshots.
 // The transport hands to raft what does no harm: it splits large requests, and refuses, and logs, what raft would panic
 // on or could never leave again, whichever server sends it. It is called once, before Open.
+//
+// A server that has joined begins no election before it has caught up with the cluster, for what it is sent first may say
+// that it is the only voter. If log is a raft.StableStore too, as that of raft-boltdb is, the Port notes that there: Open then
+// refuses a server that was started again before it had caught up and might be elected.
 func (p *Port) RaftTransport(log raft.LogStore, keys *keyring.FSM) raft.Transport {
 	return p.port.RaftTransport(log, keys.CheckSnapshot)
 }
@@ -190,7 +194,9 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 		return nil, errors.New("port: Open was called before")
 	}
 	if cfg.Raft != nil {
-		p.port.Attach(cfg.Raft, func() error { return nil })
+		if err := p.port.Attach(cfg.Raft, func() error { return nil }); err != nil {
+			return nil, err
+		}
 	}
 	if cfg.Raft != nil && !p.port.KnowsMembers() {
 		return nil, errors.New("port: raft has no configuration, so no other server would be admitted: bootstrap the cluster, or call Join before raft is started")

@@ -102,7 +102,13 @@ func (s *Server) start(ctx context.Context) (err error) {
 	if err := s.openDisk(); err != nil {
 		return err
 	}
-	if s.raft, err = raft.NewRaft(s.cfg.raft(), s.cfg.FSM, s.disk, s.disk, s.disk, trans); err != nil {
+	conf := s.cfg.raft()
+	if s.port != nil {
+		if err := s.port.HoldElections(conf); err != nil {
+			return err
+		}
+	}
+	if s.raft, err = raft.NewRaft(conf, s.cfg.FSM, s.disk, s.disk, s.disk, trans); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	ctx, end := context.WithCancel(context.Background())
@@ -110,7 +116,7 @@ func (s *Server) start(ctx context.Context) (err error) {
 	s.disk.Attach(s.raft)
 	s.loops.Go(func() { s.disk.KeepLogShort(ctx, s.cfg.Logger) })
 	if s.port != nil {
-		s.port.Attach(s.raft, s.disk.Parked)
+		return s.port.Attach(s.raft, s.disk.Parked)
 	}
 	return nil
 }

@@ -144,7 +144,7 @@ func (p *Port) serveJoin(ctx context.Context, from raft.ServerID, body []byte) (
 	case err != nil:
 		return p.cfg.Errors.EncodeReply(nil, fmt.Errorf("join of %s: %w", from, err)), nil
 	}
-	var a joinAnswer
+	a := joinAnswer{Index: p.raft.Load().CommitIndex()}
 	for _, member := range p.Members() {
 		a.Servers = append(a.Servers, string(member.ID))
 	}

@@ -29,9 +29,11 @@ type joinRequest struct {
 	Proof []byte       `json:"proof,omitempty" bound:"bytes=32"`
 }
 
-// joinAnswer lists the servers of the configuration that has added the one that asked.
+// joinAnswer lists the servers of the configuration that has added the one that asked, and up to where raft's log is
+// committed. Older builds do not say that.
 type joinAnswer struct {
 	Servers []string `json:"servers" bound:"elements=4096,bytes=255"`
+	Index   uint64   `json:"index,omitempty"`
 }
 
 // proofRequest asks a server to prove that it knows a token's secret.
@@ -217,7 +219,7 @@ func (p *Port) joined(b []byte, err error) error {
 	if err != nil {
 		return fmt.Errorf("join: the leader's answer: %w", err)
 	}
-	p.introducers = a.Servers
+	p.introduction.Store(&introduction{a.Index, a.Servers})
 	return nil
 }
 

@@ -80,10 +80,10 @@ type Port struct {
 
 	parked func() error // set by Attach
 
-	// introducers are the members of the configuration that has added this server. They count as the members as long as raft has
-	// no configuration. Set by Join, before Start.
-	introducers []string
-	joining     atomic.Bool // Join asks
+	introduction        atomic.Pointer[introduction] // of a server that has joined, until it has caught up
+	introducedBefore    bool                         // it is from before the last start; set by Attach
+	heartbeat, election time.Duration                // raft's timeouts after that; zero if no election is held; set by Attach
+	joining             atomic.Bool                  // Join asks
 
 	raft  atomic.Pointer[raft.Raft] // set by Attach
 	host  Host                      // set by Start
@@ -212,8 +212,11 @@ func (p *Port) raftView(log raft.LogStore) (raftwire.View, error) {
 
 // Attach tells the Port its raft, and what says why raft takes nothing from other servers now. It is called before the
 // keyring is opened, which makes calls at once, and before Start.
-func (p *Port) Attach(r *raft.Raft, parked func() error) {
+func (p *Port) Attach(r *raft.Raft, parked func() error) error {
 	p.parked = parked
+	if err := p.beginCatchUp(r); err != nil {
+		return err
+	}
 	p.raft.Store(r)
 	r.RegisterObserver(raft.NewObserver(nil, false, func(o *raft.Observation) bool { // called by raft itself
 		if state, is := o.Data.(raft.RaftState); is && state == raft.Shutdown {
@@ -221,6 +224,7 @@ func (p *Port) Attach(r *raft.Raft, parked func() error) {
 		}
 		return false
 	}))
+	return nil
 }
 
 // Start has the Port answer the members' calls, by path, and who asks to join, and closes connections of servers that are
@@ -238,6 +242,7 @@ func (p *Port) Start(h Host, calls map[string]Handler) error {
 	p.end = end
 	close(p.running)
 	p.loops.Go(func() { p.followMembers(ctx) })
+	p.loops.Go(func() { p.onChange(ctx, time.Second, p.endCatchUp) })
 	p.loops.Go(func() { p.followCertificates(ctx) })
 	p.loops.Go(func() { p.watchCertificates(ctx) })
 	p.loops.Go(func() { p.onChange(ctx, time.Minute, p.promote) })
@@ -315,7 +320,7 @@ func (p *Port) serve(ctx context.Context, from peer.Identity, path string, body 
 	if !p.Running() {
 		return nil, &peer.Refusal{Code: peer.NotReady}
 	}
-	if _, member := p.Member(id); !member {
+	if !p.isMember(from) {
 		return nil, &peer.Refusal{Code: peer.NotMember}
 	}
 	if h := p.calls[path]; h != nil {
@@ -332,11 +337,10 @@ func (p *Port) Leader() raft.ServerID {
 
 // Members returns the servers of raft's latest configuration, in its order. There are none before Attach.
 func (p *Port) Members() []raft.Server {
-	r := p.raft.Load()
-	if r == nil {
-		return nil
+	if r := p.raft.Load(); r != nil {
+		return r.GetConfiguration().Configuration().Servers
 	}
-	return r.GetConfiguration().Configuration().Servers
+	return nil
 }
 
 // Member returns a server of raft's latest configuration.
@@ -354,15 +358,13 @@ func Find(all []raft.Server, id raft.ServerID) (raft.Server, bool) {
 }
 
 // KnowsMembers reports whether this server knows who is a member: else it admits nobody. It is called after Attach.
-func (p *Port) KnowsMembers() bool { return len(p.Members())+len(p.introducers) > 0 }
+func (p *Port) KnowsMembers() bool { return len(p.Members()) > 0 || p.introduction.Load() != nil }
 
-// isMember reports whether a server is in raft's latest configuration or, while raft has none, in the one that has
-// added this server.
+// isMember reports whether a server is in raft's latest configuration or, until this server has caught up, in the one that
+// has added it.
 func (p *Port) isMember(id peer.Identity) bool {
-	if all := p.Members(); len(all) > 0 {
-		return slices.ContainsFunc(all, func(s raft.Server) bool { return string(s.ID) == id.ID })
-	}
-	return slices.Contains(p.introducers, id.ID)
+	_, member := p.Member(raft.ServerID(id.ID))
+	return member || p.introduces(id.ID)
 }
 
 // followMembers closes the connections of servers that are not members, each time the configuration has changed. It

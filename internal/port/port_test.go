@@ -46,7 +46,9 @@ func oneSided(t *testing.T) (rafts map[raft.ServerID]*raft.Raft, trans map[raft.
 		}
 		t.Cleanup(func() { r.Shutdown().Error() })
 		rafts[id] = r
-		p.Attach(r, func() error { return nil })
+		if err := p.Attach(r, func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
 		p.Start(still{}, nil)
 	}
 	return rafts, trans, c.Addrs
@@ -59,6 +61,9 @@ func (still) Changed() <-chan struct{}  { return nil }
 func (still) MembershipVersion() uint64 { return 0 }
 func (still) Notify()                   {}
 func (still) Leading() error            { return errors.New("it does not lead") }
+func (still) Move(context.Context, raft.ServerID, raft.ServerAddress, func(context.Context, raft.Server) error) error {
+	return errors.New("it does not lead")
+}
 
 // TestShutdownEndsWhatRaftHasAsked: it waits for the answers, and those of a server that hangs are due in 10 seconds.
 func TestShutdownEndsWhatRaftHasAsked(t *testing.T) {
