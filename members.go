@@ -43,8 +43,9 @@ func (k *Keyring) AddVoter(ctx context.Context, id raft.ServerID, addr raft.Serv
 
 // AddNonvoter adds a server to the raft configuration as a permanent non-voter, as for a read replica: it gets every key and
 // every log entry, opens and verifies, and nobody gives it a vote but PromoteServer. That is recorded in the FSM, so it outlives
-// restarts, changes of leader, and ReadmitServer. A member without a vote becomes a permanent non-voter. A voter is an error:
-// see DemoteServer. It may be called again.
+// restarts, changes of leader, and ReadmitServer; but a snapshot that raft restores has the records of its time: see
+// Status.Nonvoters then. A member without a vote becomes a permanent non-voter. A voter is an error: see DemoteServer. It may be
+// called again.
 //
 // While a server of the cluster does not answer, or runs a build without permanent non-voters, it is an error that names
 // that server, and nothing has changed. Leader only.
