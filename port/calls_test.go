@@ -69,6 +69,9 @@ func TestErrorsOfHandlers(t *testing.T) {
 				"/text": func(context.Context, raft.ServerID, []byte) ([]byte, error) {
 					return nil, errors.New("the disk is full")
 				},
+				"/wordy": func(context.Context, raft.ServerID, []byte) ([]byte, error) {
+					return nil, errors.New("too wordy " + strings.Repeat("x", 2*port.MaxBody))
+				},
 				"/stale": func(context.Context, raft.ServerID, []byte) ([]byte, error) { return nil, keyring.ErrUnknownKey },
 				"/long":  func(context.Context, raft.ServerID, []byte) ([]byte, error) { return make([]byte, port.MaxBody+1), nil },
 				"/fits":  func(context.Context, raft.ServerID, []byte) ([]byte, error) { return make([]byte, port.MaxBody), nil },
@@ -80,7 +83,7 @@ func TestErrorsOfHandlers(t *testing.T) {
 		})
 		h1 := hs.all["h1"]
 		for path, want := range map[string]string{
-			"/text": "the disk is full", "/stale": keyring.ErrUnknownKey.Error(), "/long": "at most", "/fits": "", "/none": "no handler", "/hangs": "deadline",
+			"/text": "the disk is full", "/wordy": "too wordy", "/stale": keyring.ErrUnknownKey.Error(), "/long": "at most", "/fits": "", "/none": "no handler", "/hangs": "deadline",
 		} {
 			began := time.Now()
 			_, err := h1.port.Request(t.Context(), "h2", path, nil)

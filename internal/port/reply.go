@@ -17,7 +17,7 @@ const (
 	replyText = 0xff // an error of which only the text is kept
 )
 
-// maxErrorText is how many bytes of an error's text another server's answer may have here. The rest is cut
+// maxErrorText is how many bytes of an error's text are sent, and taken from another server's answer. The rest is cut
 // off: errors are logged.
 const maxErrorText = 4 << 10
 
@@ -52,12 +52,14 @@ func (c ErrorCodes) EncodeReply(result []byte, err error) []byte {
 	if err == nil {
 		return append([]byte{replyOK}, result...)
 	}
+	text := err.Error()
+	text = text[:min(len(text), maxErrorText)] // more might not fit into an answer, and the error with it
 	for _, e := range c {
 		if errors.Is(err, e.Err) {
-			return append([]byte{e.Code}, err.Error()...)
+			return append([]byte{e.Code}, text...)
 		}
 	}
-	return append([]byte{replyText}, err.Error()...)
+	return append([]byte{replyText}, text...)
 }
 
 // DecodeReply returns what EncodeReply was given.
