@@ -57,6 +57,19 @@ func TestBackupNamesWhatOneThatWasCutOffHasLeft(t *testing.T) {
 	wantFiles(t, dir, "backup", "backup.123.part", "backup.part", "other")
 }
 
+// A backup whose FILE has no directory names no file of its own.
+func TestBackupInTheWorkingDirectoryNamesNotItsOwnPart(t *testing.T) {
+	s := alone(t, nil)
+	t.Chdir(t.TempDir())
+	for _, file := range []string{"backup", "./other"} {
+		out, err := runCommand(t, s.url, "backup", "-to", newIdentity(t).Recipient().String(), file)
+		if err != nil || strings.Contains(out, "cut off") {
+			t.Errorf("%s: %s, %v", file, out, err)
+		}
+	}
+	wantFiles(t, ".", "backup", "other")
+}
+
 // What is kept is what the digest says is whole, and what a crash has left is in nobody's way.
 func TestBackupKeepsWhatIsComplete(t *testing.T) {
 	const body = "a backup"

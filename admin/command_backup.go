@@ -40,7 +40,7 @@ func (c *cli) backup(ctx context.Context, args []string) error {
 		return err
 	}
 	defer os.Remove(part.Name()) // which is gone if all went well
-	c.warnOfParts(filepath.Dir(target), part.Name())
+	c.warnOfParts(filepath.Dir(target), filepath.Base(part.Name()))
 	p := &progress{terminal: c.terminal, command: "backup"}
 	made, err := c.client.Backup(ctx, io.MultiWriter(part, p), strings.Split(*to, ",")...)
 	p.end()
@@ -83,15 +83,15 @@ func (c *cli) confirm(ctx context.Context, sum [32]byte) error {
 var parts = regexp.MustCompile(`\.[0-9]+\.part$`)
 
 // warnOfParts names what a backup in that directory has left that was cut off, by a crash say. It may be one that is being made
-// now, so it is left there.
+// now, so it is left there. own is the name of this backup's own.
 func (c *cli) warnOfParts(dir, own string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return // the backup says what is wrong with the directory
 	}
 	for _, e := range entries {
-		if name := filepath.Join(dir, e.Name()); name != own && e.Type().IsRegular() && parts.MatchString(name) {
-			c.warning(line(name), "is of a backup that was cut off, and is no backup: delete it, unless one is being made there now")
+		if e.Name() != own && e.Type().IsRegular() && parts.MatchString(e.Name()) {
+			c.warning(line(filepath.Join(dir, e.Name())), "is of a backup that was cut off, and is no backup: delete it, unless one is being made there now")
 		}
 	}
 }
