@@ -34,7 +34,8 @@ type BackupSchedule struct {
 	// Store is where the backups are kept. Nil means that no backup is made by schedule.
 	Store BackupStore
 	// Keep is how many backups Store keeps. When one more is confirmed, the oldest are removed: only files that have the name
-	// of a backup of this cluster by schedule, and never that new one. Zero means 7; negative removes none.
+	// of a backup of this cluster by schedule, and never that new one. Zero means 7; negative removes none. A restored copy of the
+	// cluster, as in a drill, takes these files for its own: it needs another Store.
 	Keep int
 	// Verify are identities with which each backup is read back from Store, as VerifyBackup does, before it is confirmed.
 	// Who has them and the store can open all backups, also with keys that were removed since: a server that is to
