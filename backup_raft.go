@@ -24,7 +24,7 @@ func (s *raftSnapshot) empty() error {
 		return fmt.Errorf("list the snapshots: %w", err)
 	}
 	if len(there) > 0 {
-		return fmt.Errorf("Snapshots has a snapshot, %s: raft has run on it", there[0].ID)
+		return fmt.Errorf("the store in Snapshots has a snapshot, %s: raft has run on it", there[0].ID)
 	}
 	return nil
 }

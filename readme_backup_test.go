@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,6 +135,9 @@ func TestReadmeRestoresABackup(t *testing.T) {
 	}
 	var file bytes.Buffer
 	full := errors.New("the disk is full")
+	if err := readmeSchedule(keyring.Config{}, []age.Recipient{identity.Recipient()}).Check(); strings.Contains(fmt.Sprint(err), "Backups") {
+		t.Errorf("the schedule: %v", err)
+	}
 	if err := readmeBackup(ctx, n, &file, func(io.Writer) error { return full }, identity.Recipient()); !errors.Is(err, full) {
 		t.Fatal(err)
 	}
