@@ -37,6 +37,7 @@ const (
 	problemNotMember   keyring.ProblemKind = "not a member"
 	problemNotListed   keyring.ProblemKind = "not listed"
 	problemHangs       keyring.ProblemKind = "hangs"
+	problemBadAnswer   keyring.ProblemKind = "bad answer"
 	problemUnheard     keyring.ProblemKind = "unheard"
 	problemNoSpare     keyring.ProblemKind = "no redundancy"
 )
@@ -98,9 +99,8 @@ func allSaid(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, bes
 		add("", keyring.Problem{Kind: problemNoSpare, Severity: keyring.SeverityNotice, Detail: fmt.Sprintf("only %s: %s",
 			map[int]string{1: "1 server votes", 2: "2 servers vote"}[n], strings.Join(best.Voters, ", "))})
 	}
-	askedAll := len(at.urls) > 0 || best.Leader == ""
-	if !best.leads() && askedAll && !slices.ContainsFunc(all, func(s said) bool { return s.Kind == keyring.ProblemNoLeader }) {
-		add(best.ID, keyring.Problem{Kind: keyring.ProblemNoLeader, Severity: keyring.SeverityCritical, Detail: "no server that answers leads"})
+	if best.Leader == "" && !slices.ContainsFunc(all, func(s said) bool { return s.Kind == keyring.ProblemNoLeader }) {
+		add(best.ID, keyring.Problem{Kind: keyring.ProblemNoLeader, Severity: keyring.SeverityCritical, Detail: "no server that answers knows a leader"})
 	}
 	return all
 }
@@ -122,16 +122,19 @@ func (at site) askingAMember(best Status) site {
 func problemsOf(a answer, best Status) (all []keyring.Problem) {
 	if a.Error != "" {
 		kind := keyring.ProblemUnreachable
-		if a.Hangs {
+		switch {
+		case a.Hangs:
 			kind = problemHangs
+		case a.Bad:
+			kind = problemBadAnswer
 		}
 		return []keyring.Problem{{Kind: kind, Severity: keyring.SeverityWarning, Detail: a.Error}}
 	}
 	all = slices.Clone(a.Causes)
 	for i := range all {
-		if all[i].Kind == keyring.ProblemNoLeader && best.leads() { // to recover that server would make two clusters
+		if all[i].Kind == keyring.ProblemNoLeader && best.Leader != "" { // to recover that server would make two clusters
 			all[i].Kind = problemCutOff
-			all[i].Detail += fmt.Sprintf("; the leader is %s, at %s", best.ID, cmp.Or(best.Addrs[best.ID], "an unknown address"))
+			all[i].Detail += fmt.Sprintf("; the leader is %s, at %s", best.Leader, cmp.Or(best.Addrs[best.Leader], "an unknown address"))
 		}
 	}
 	saysWhy := slices.ContainsFunc(all, func(p keyring.Problem) bool { return p.Severity != keyring.SeverityNotice })

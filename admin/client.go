@@ -153,6 +153,11 @@ func hangs(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) && !(errors.As(err, &op) && op.Op == "dial")
 }
 
+// isBad reports whether a call has failed because of what was answered: an error, or nothing of this API.
+func isBad(err error) bool {
+	return errors.As(err, new(*Error)) || errors.As(err, new(*json.SyntaxError)) || errors.As(err, new(*json.UnmarshalTypeError))
+}
+
 // Status is how the server that is asked is.
 func (c *Client) Status(ctx context.Context) (out Status, err error) {
 	err = c.Call(ctx, http.MethodGet, "/v1/status", nil, &out)

@@ -51,7 +51,7 @@ type KEKRow struct {
 // ServerRow is a server.
 type ServerRow struct {
 	ID    raft.ServerID `json:"id"`
-	Role  string        `json:"role"` // leader, follower, non-voter, not ready, no answer, no member or not asked
+	Role  string        `json:"role"` // leader, follower, non-voter, not ready, no answer, bad answer, no member or not asked
 	Error string        `json:"error,omitempty"`
 }
 
@@ -133,14 +133,15 @@ func overviewOf(at site, now time.Time, answers map[raft.ServerID]answer) Overvi
 	return v
 }
 
-// bestOf returns the status of the first leader, or of the first other server that has answered.
+// bestOf returns the status of the first leader, or of the first other server that has answered: if there is one, of one
+// that knows a leader. That the leader's API gives no good answer does not mean that there is none.
 func bestOf(ids []raft.ServerID, answers map[raft.ServerID]answer) (best Status) {
 	for _, id := range ids {
 		a := answers[id]
 		if a.Error == "" && a.Leader == id {
 			return a.Status
 		}
-		if a.Error == "" && best.ID == "" {
+		if a.Error == "" && (best.ID == "" || best.Leader == "" && a.Leader != "") {
 			best = a.Status
 		}
 	}
@@ -154,6 +155,8 @@ func roleOf(id raft.ServerID, answers map[raft.ServerID]answer, best Status) str
 		return "not asked"
 	case a.Error != "" && best.hasLeft(id):
 		return "no member"
+	case a.Bad:
+		return "bad answer"
 	case a.Error != "":
 		return "no answer"
 	case !a.Ready:
@@ -243,7 +246,7 @@ func verdictOf(causes []Cause, servers []ServerRow) Verdict {
 		}
 		members++
 		switch s.Role {
-		case "no answer":
+		case "no answer", "bad answer":
 			continue
 		case "not asked":
 			so = "All is well on the servers that were asked: "

@@ -121,6 +121,7 @@ func TestViewOfTrouble(t *testing.T) {
 		}, "It works, with 1 problem to see to. First: No answer (s3).", []string{"warning no usable answer |s3||controlplane serve /tmp/cp s3"}},
 		{"no leader", func(all map[raft.ServerID]answer) {
 			all["s1"], all["s3"] = answer{Error: "connection refused"}, answer{Error: "connection refused"}
+			change(all, "s2", func(a *answer) { a.Leader = "" })
 		}, "Something is wrong now. First: No leader: nothing can be stored, signed or rotated (s2).",
 			[]string{"critical no leader |s2||controlplane recover /tmp/cp ID", "warning no usable answer |s1, s3||controlplane serve /tmp/cp s1; controlplane serve /tmp/cp s3"}},
 		{"one server hears from no leader", func(all map[raft.ServerID]answer) {

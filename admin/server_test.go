@@ -178,7 +178,7 @@ func TestTheOverviewAsksAll(t *testing.T) {
 		s.asked = nil
 		v, err = c.Overview(t.Context())
 		i := slices.IndexFunc(v.Servers, func(r ServerRow) bool { return r.ID == leader.ID })
-		if err != nil || i < 0 || v.Servers[i].Role != "no answer" || slices.Contains(s.asked, "elsewhere") {
+		if err != nil || i < 0 || v.Servers[i].Role != "bad answer" || slices.Contains(s.asked, "elsewhere") {
 			t.Errorf("%v, %+v, %q were asked", err, v.Servers, s.asked)
 		}
 	})

@@ -79,6 +79,7 @@ type answer struct {
 	Status
 	Error string `json:"error,omitempty"`
 	Hangs bool   `json:"hangs,omitempty"` // it has taken the connection, and has not answered
+	Bad   bool   `json:"bad,omitempty"`   // what answers at its URL gives no status of it
 }
 
 func (h *Handler) status(r *http.Request) (any, error) { return h.Status(r.Context()) }
@@ -182,7 +183,10 @@ func (h *Handler) ask(ctx context.Context, id raft.ServerID, url string) answer 
 		if err != nil {
 			return Status{}, err
 		}
-		return c.Status(ctx)
+		if out, err = c.Status(ctx); isBad(err) {
+			err = fmt.Errorf("%s answers: %w", url, err)
+		}
+		return out, err
 	})
 }
 
@@ -190,11 +194,12 @@ func (h *Handler) ask(ctx context.Context, id raft.ServerID, url string) answer 
 func answerOf(own, id raft.ServerID, status func() (Status, error)) (a answer) {
 	var err error
 	a.Status, err = status()
-	if err == nil && a.ID != id {
+	another := err == nil && a.ID != id
+	if another {
 		err = fmt.Errorf("%s answers at its address", a.ID)
 	}
 	if err != nil {
-		a = answer{Error: err.Error(), Hangs: id != own && hangs(err)}
+		a = answer{Error: err.Error(), Hangs: id != own && hangs(err), Bad: id != own && (another || isBad(err))}
 		if a.Hangs {
 			a.Error = fmt.Sprintf("it takes connections, and has not answered within %v", peerTime)
 		}
