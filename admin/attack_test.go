@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -87,6 +88,32 @@ func TestNobodyIsLetInByDefault(t *testing.T) {
 	}
 	if asked != 4*len(requests) || len(s.node.Keyring().Keys()) != 1 || len(s.node.Keyring().JoinTokens()) != 0 {
 		t.Errorf("asked %d times, %d keys", asked, len(s.node.Keyring().Keys()))
+	}
+}
+
+// A browser asks for a password where the host's error says so, also if that is wrapped, and gets nothing before.
+func TestUnauthenticatedAsksForAPassword(t *testing.T) {
+	const challenge = `Basic realm="kvd"`
+	s := alone(t, nil)
+	h, err := New(s.node, Config{Authorize: func(r *http.Request) (string, error) {
+		if name, password, _ := r.BasicAuth(); name == "alice" && password == "x" {
+			return name, nil
+		}
+		return "root", fmt.Errorf("kvd: %w", Unauthenticated(challenge))
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/", "/v1/status"} {
+		w := ask(h, "GET", path, untouched{t})
+		if got := w.Header().Get("WWW-Authenticate"); got != challenge {
+			t.Errorf("%s: the challenge is %q", path, got)
+		}
+		wantError(t, path, w, http.StatusUnauthorized)
+		w = ask(h, "GET", path, nil, func(r *http.Request) { r.SetBasicAuth("alice", "x") })
+		if w.Code != http.StatusOK || w.Header().Get("WWW-Authenticate") != "" {
+			t.Errorf("%s, with the password: %d, %v", path, w.Code, w.Header())
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package admin_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -30,7 +29,7 @@ func Example() {
 			if name, password, _ := r.BasicAuth(); name == "alice" && password == "correct horse" {
 				return name, nil
 			}
-			return "", errors.New("who are you?")
+			return "", admin.Unauthenticated(`Basic realm="kvd"`) // a browser asks for the password
 		},
 		Program: admin.Program{Name: "kvd keyring"},
 	})
@@ -56,7 +55,7 @@ func Example() {
 	fmt.Println(len(keys.Keys()), "keys")
 	// Output:
 	// alice: 0 <nil>
-	// another: 1 403 Forbidden: not allowed: who are you?
+	// another: 1 401 Unauthorized: not allowed: who are you?
 	// 2 keys
 }
 

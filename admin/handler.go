@@ -17,8 +17,8 @@ import (
 // Config is what a Handler needs to know of the host, and who it lets in. Authorize is required; the rest may be empty.
 type Config struct {
 	// Authorize returns the name of the one who sends a request, which is the actor in the audit, or an error, which refuses
-	// the request with status 403: its text is sent. It is called for each request, the page's files too, before the
-	// body is read. An empty name refuses as well. Required: without it New returns an error.
+	// the request with status 403, or 401 if it is one of Unauthenticated: its text is sent. It is called for each request, the
+	// page's files too, before the body is read. An empty name refuses as well. Required: without it New returns an error.
 	//
 	// The path in the request is the Handler's own, as /v1/keys. GET and HEAD change nothing. POST /v1/backup hands out every
 	// key and all data, encrypted to recipients that the sender chooses, and POST /v1/tokens lets a server join. Where
@@ -30,7 +30,9 @@ type Config struct {
 	Cluster string
 	// URLs returns where the Handler of each server is, by the server's ID, this one included, as
 	// https://10.0.0.1:8443/keyring. Calls that only the leader can do are redirected there, and the page asks the others how they
-	// are. Nil means that nobody knows: the page shows this server alone.
+	// are. It has servers that are down too, as from a configuration and not from who answers: the page says of a member that is not in it
+	// that it was not asked, and of one that is, and does not answer, what to do. Nil means that nobody knows: the page shows this server
+	// alone.
 	URLs func() map[raft.ServerID]string
 	// Client asks the other servers for their status. Their Authorize has to let it in, by a certificate of its Transport's,
 	// say. Nil means http.DefaultClient.
@@ -52,6 +54,14 @@ type Config struct {
 	// gets no body, no query and no ID of a path, of which some may be secrets. Nil logs nothing.
 	Logger hclog.Logger
 }
+
+// Unauthenticated is an error for Config.Authorize: nobody knows who sends the request. It is answered with status 401 and the
+// challenge as WWW-Authenticate, upon which a browser asks for a password: Basic realm="keyring".
+func Unauthenticated(challenge string) error { return unauthenticated{challenge} }
+
+type unauthenticated struct{ challenge string }
+
+func (unauthenticated) Error() string { return "who are you?" }
 
 // Handler is the API and the page of one server. It is safe for concurrent use, and has nothing to close.
 type Handler struct {
@@ -142,7 +152,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx := keyring.WithActor(r.Context(), actor)
 	switch {
 	case err != nil:
-		respond(out, http.StatusForbidden, "not allowed: "+err.Error())
+		status := http.StatusForbidden
+		if who := (unauthenticated{}); errors.As(err, &who) {
+			status = http.StatusUnauthorized
+			out.Header().Set("WWW-Authenticate", who.challenge)
+		}
+		respond(out, status, "not allowed: "+err.Error())
 		return
 	case keyring.Actor(ctx) == "": // also if it was no UTF-8
 		respond(out, http.StatusForbidden, "not allowed: nobody knows who sends this")
