@@ -166,7 +166,7 @@ func (p *Port) Join(ctx context.Context, servers []string, token string) error {
 // Open opens the keyring, as keyring.Open does, and answers the other servers from then on, also what they send to raft.
 // Raft, FSM, Dir and KEKs are set as for keyring.Open; ID, Transport and Logger are the Port's if they are not set. Call it as
 // soon as raft is started: until then raft reaches no other server. A raft without a configuration is refused, unless Join has
-// been called. After an error Open may be called again. After Close, which may come meanwhile, the error matches net.ErrClosed.
+// been called: a host that calls BootstrapCluster of its *raft.Raft waits for the future, with Error, before Open. After an error Open may be called again. After Close, which may come meanwhile, the error matches net.ErrClosed.
 //
 // From then on the Port of the leader gives a vote to each member that has none and holds every key, but to no permanent
 // non-voter, as a Node does: see keyring.PromoteServers. If the raft configuration has another address of this server than the
@@ -199,7 +199,7 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 		}
 	}
 	if cfg.Raft != nil && !p.port.KnowsMembers() {
-		return nil, errors.New("port: raft has no configuration, so no other server would be admitted: bootstrap the cluster, or call Join before raft is started")
+		return nil, errors.New("port: raft has no configuration, so no other server would be admitted: bootstrap the cluster and wait for that, as in r.BootstrapCluster(servers).Error(), or call Join before raft is started")
 	}
 	keys, err := keyring.Open(ctx, cfg)
 	if err != nil {

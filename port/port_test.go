@@ -210,6 +210,26 @@ func TestListenRefusesWhatCanNotWork(t *testing.T) {
 	}
 }
 
+// TestOpenSaysThatBootstrapIsToBeWaitedFor, where raft has no configuration; afterwards Open works.
+func TestOpenSaysThatBootstrapIsToBeWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hs := newHosts(t, 1)
+		h := hs.all["h1"]
+		hs.listen(h)
+		hs.raftAlone(h, false)
+		if _, err := h.port.Open(t.Context(), h.keyring()); err == nil || !strings.Contains(err.Error(), "wait for that, as in r.BootstrapCluster(servers).Error()") {
+			t.Errorf("%v", err)
+		}
+		if err := h.raft.BootstrapCluster(hs.initial).Error(); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if h.keys, err = h.port.Open(t.Context(), h.keyring()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestOpenRefusesAnotherServersKeyring, and a second one.
 func TestOpenRefusesAnotherServersKeyring(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
