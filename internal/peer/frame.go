@@ -42,11 +42,12 @@ var (
 // RaftRequests bounds what raft reads from a connection that the port has admitted. A request beyond the bounds, or
 // of another form than raft's, ends the connection with an error before its bytes are handed on. So does a
 // request that comes too slowly, because raft reads a snapshot in the goroutine that does everything else. The
-// time between two reads does not count. After a snapshot the connection ends: raft does not use it again.
+// time between two reads does not count. After a snapshot the connection ends: raft does not use it again. A connection that
+// this server has closed between two requests has ended too: raft would log another error than io.EOF as one.
 //
 // It sets the read deadlines of c.
 func RaftRequests(c net.Conn) net.Conn {
-	return &framed{Conn: c, scanner: scanner{next: atType}}
+	return &framed{Conn: c, scanner: scanner{next: atType}, requests: true}
 }
 
 // RaftAnswers bounds what raft reads from a connection that it has dialled. raft itself bounds how long that may
@@ -58,9 +59,10 @@ func RaftAnswers(c net.Conn) net.Conn {
 // framed scans what is read.
 type framed struct {
 	net.Conn
-	scanner scanner
-	rate    readRate
-	err     error // why a frame was refused
+	scanner  scanner
+	requests bool // it has no answers
+	rate     readRate
+	err      error // why a frame was refused
 }
 
 // readRate measures how fast a request comes, in steps of rateBytes.
@@ -83,6 +85,9 @@ func (f *framed) Read(p []byte) (int, error) {
 	f.rate.add(n, f.scanner.frame)
 	if bad == nil && f.scanner.within() && errors.Is(err, os.ErrDeadlineExceeded) {
 		bad = errFrameSlow
+	}
+	if bad == nil && f.requests && !f.scanner.within() && errors.Is(err, net.ErrClosed) {
+		err = io.EOF
 	}
 	if bad == nil {
 		return n, err
