@@ -71,8 +71,8 @@
 // every server, and then one that gives the Map to Config.Data and calls Put.
 //
 // What was in the clear stays in raft's files, and its SHA-256 in the entries that seal it, as long as these files have anything
-// up to the last of those entries. When nothing is left in the clear, take a snapshot on each server, and mind older snapshots and
-// the log entries that raft keeps behind a snapshot.
+// up to the last of those entries. A snapshot alone does not end that: raft keeps TrailingLogs entries behind it. docs/records.md
+// says what does.
 //
 // # Formats
 //

@@ -145,7 +145,8 @@ func (m *Map) swap(swaps []swap) (conflicts int) {
 // commands in the log of a host that had no keyring, and not for new ones, because what is in the clear is in raft's files. The
 // keyring seals it once it has a key.
 // Its Version has to be the same on a server that applies the command and on one that restores a snapshot: a host whose old
-// snapshots have none leaves it zero, which counts as 1. SetPlain returns an error, and changes nothing, if the record is beyond the bounds.
+// snapshots have none leaves it zero, which counts as 1. SetPlain returns an error, and changes nothing, if the record is beyond the bounds, as with an
+// empty name. While raft replays its log nobody reads what Apply returns: see docs/records.md for what a host does about that.
 func (m *Map) SetPlain(r Record) error {
 	n, err := plainRecord(r)
 	if err == nil {
