@@ -16,8 +16,9 @@
 //	r, err := raft.NewRaft(conf, keyring.Mux(fsm, app), logs, stable, snapshots, transport)
 //	keys, err := peers.Open(ctx, keyring.Config{Dir: dir, Raft: r, FSM: fsm, KEKs: keks})
 //
-// It ends in this order: Keyring.Close, raft's Shutdown, [Peers.Close], the server's Stop. The example has all of it. A host whose
-// services need its raft calls Serve last: nothing before waits for another server.
+// It ends in this order: Keyring.Close, raft's Shutdown, [Peers.Close], the server's Stop. The example has all of it, and
+// examples/watchmap is a service of its own, with what operators expect. A host whose services need its raft calls Serve last, as that
+// does: nothing before waits for another server.
 //
 // A new server starts raft without bootstrapping it. On the leader [keyring.Keyring.AddServer] adds it, and it gets its vote
 // once it holds every key; the host does not call PromoteServers.
