@@ -133,10 +133,27 @@ func (p *Port) StreamLayer() raft.StreamLayer { return p.port.StreamLayer() }
 // then it is a member without a vote. Call it before raft is started, if raft's log is empty and there is no snapshot, and
 // do not bootstrap: a voter that comes back without its log may vote twice. It may be called again, also after a crash.
 //
+//	last, err := log.LastIndex()
+//	...
+//	old, err := snapshots.List()
+//	...
+//	if last == 0 && len(old) == 0 {
+//		err = p.Join(ctx, servers, token)
+//	}
+//
 // Servers are servers of the cluster, each as id@host:port, or as host:port where there is a token of theirs, from
 // keyring.MakeJoinToken. Without a token the cluster adds this server if it is a member, or was added with
 // keyring.AddServer. This server takes no other for one of the cluster but a server that proves the ID that is written there,
 // or which such a server names as the leader, or that knows the token.
+//
+// A host with a call of its own by which servers join keeps it: on the leader it calls keyring.AddServer with the new server's ID
+// and address in place of raft's AddVoter, and answers with the members. On any server these are, for Join,
+//
+//	for _, s := range r.GetConfiguration().Configuration().Servers {
+//		servers = append(servers, string(s.ID)+"@"+string(s.Address))
+//	}
+//
+// That call needs TLS and has to know both ends: who it lets in is given every key, and its answer says which cluster is joined.
 //
 // While it waits the log says, at level Warn, why each of the servers is of no use, once for each cause and then seldom; and so
 // does the error when ctx ends.
