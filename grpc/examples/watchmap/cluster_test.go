@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,7 +45,8 @@ func mainBefore() {
 // ofUsers is where users reached the server whose raft has an address, before.
 func ofUsers(addr string) string {
 	host, port, _ := net.SplitHostPort(addr)
-	return net.JoinHostPort(host, "1"+port)
+	n, _ := strconv.Atoi(port)
+	return net.JoinHostPort(host, strconv.Itoa(n-1000)) // which nobody else has: see processes.Cluster.Add
 }
 
 // cluster is the servers of a test.

@@ -9,8 +9,14 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/examples/watchmap/store"
+	keyringgrpc "example.com/keyring/grpc"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // written is what a test has written.
@@ -99,6 +105,35 @@ func TestUsersWatchWhileKeysRotate(t *testing.T) {
 		expect(i, "b/000")
 		v.check(s, last)
 		break
+	}
+}
+
+// TestUsersAreNoServers: who has no certificate of the CA gets no connection, and the keyring answers no user, even one with the
+// certificate of a server.
+func TestUsersAreNoServers(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	s := c.add("s1")
+	s.start("now", initial(s))
+	s.ready(s)
+	err := s.users.Invoke(t.Context(), "/"+keyringgrpc.ServiceName+"/Call", wrapperspb.Bytes(nil), new(wrapperspb.BytesValue), grpc.CallContentSubtype("proto"))
+	if status.Code(err) != codes.Unauthenticated {
+		t.Errorf("the keyring answers a user: %v", err)
+	}
+	conf, err := config{dir: s.Dir}.usersTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf.Certificates = nil
+	cc, err := grpc.NewClient(s.Addr, grpc.WithTransportCredentials(credentials.NewTLS(conf)), grpc.WithDefaultCallOptions(grpc.CallContentSubtype("json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cc.Close()
+	anybody := client{cc}
+	err = anybody.call(t.Context(), "Leader", store.Command{}, new(string))
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "certificate required") {
+		t.Errorf("a user without a certificate: %v", err)
 	}
 }
 
