@@ -190,3 +190,48 @@ func TestCertificatesAreReplacedInARunningCluster(t *testing.T) {
 	}
 	h.works("the old CA is forgotten", next)
 }
+
+// TestServerJoinsAgainWhereTheLeaderCameLater: what raft sends first has configurations without the leader, and in them this server
+// votes.
+func TestServerJoinsAgainWhereTheLeaderCameLater(t *testing.T) {
+	h := newHosts(t)
+	err := onLeader(h.ctx, h.all, func(s *server) error {
+		if err := s.keys.Leading(); err != nil {
+			return err
+		}
+		for range 200 { // more than raft sends at once
+			if err := s.raft.Barrier(0).Error(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.add("s4")
+	if err := onLeader(h.ctx, h.all, func(s *server) error { return s.keys.TransferLeadershipTo(h.ctx, "s4") }); err != nil {
+		t.Fatal(err)
+	}
+	must(soon(h.ctx, h.all, func() error {
+		if _, leader := h.all[0].raft.LeaderWithID(); leader != "s4" {
+			return keyring.ErrNotLeader
+		}
+		return nil
+	}))
+	id, gone := h.remove()
+	if err := gone.close(); err != nil {
+		t.Fatal(err)
+	}
+	h.add(id) // under its ID, with nothing
+	h.works("it has joined again", h.ca)
+	err = soon(h.ctx, h.all, func() error {
+		if h.all[len(h.all)-1].raft.ReloadableConfig().HeartbeatTimeout > time.Minute {
+			return keyring.ErrNotReady
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("it has caught up, and begins no election: %v", err)
+	}
+}

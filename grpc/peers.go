@@ -65,6 +65,9 @@ type Peers struct {
 	member  atomic.Pointer[func() []raft.Server] // of attach
 	keys    atomic.Pointer[host]                 // of start
 
+	newcomer            atomic.Bool   // see beginCatchUp
+	heartbeat, election time.Duration // raft's timeouts when it is no newcomer any more
+
 	mu     sync.Mutex // guards below
 	closed bool
 	links  map[raft.ServerID]*link
@@ -171,6 +174,9 @@ func (p *Peers) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring,
 		cfg.Certificates = p.certificates
 	}
 	if r := cfg.Raft; r != nil {
+		if err := p.beginCatchUp(r); err != nil {
+			return nil, err
+		}
 		p.follow(r)
 	}
 	k, err := keyring.Open(ctx, cfg)
@@ -178,6 +184,11 @@ func (p *Peers) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring,
 		return nil, err
 	}
 	p.start(k)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.loops.Go(func() { p.releaseElections(cfg.Raft, k) })
+	}
 	return k, nil
 }
 
@@ -251,14 +262,14 @@ func (p *Peers) members() ([]raft.Server, error) {
 	return (*members)(), nil
 }
 
-// admits is whether a server may have a connection. A server that is to be added has no configuration, and learns from raft who
-// the others are.
+// admits is whether a server may have a connection. A server that is to be added learns from raft who the others are: until it has
+// caught up, all may that have a certificate of the cluster.
 func (p *Peers) admits(id raft.ServerID) error {
 	all, err := p.members()
 	if err != nil {
 		return err
 	}
-	if len(all) > 0 && !slices.ContainsFunc(all, func(s raft.Server) bool { return s.ID == id }) {
+	if len(all) > 0 && !p.newcomer.Load() && !slices.ContainsFunc(all, func(s raft.Server) bool { return s.ID == id }) {
 		return errors.New("not in the raft configuration")
 	}
 	return nil
