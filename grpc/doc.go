@@ -33,8 +33,10 @@
 //	h2                   gRPC of clients, if Config.Clients is set, which says what certificates they need, if any. Services
 //	                     find them in a credentials.TLSInfo, as ever
 //
-// A server whose raft has no configuration yet, for it is to be added, can't know the members: it admits every server of the cluster,
-// also one that was removed and has its certificate still. Revoke that, in the hooks of Config.TLS, before you add servers.
+// A server whose raft has nothing when it is opened, for it is to be added, can't know the members before it has caught up with the
+// cluster: until then it begins no election, and admits every server of the cluster, also one that was removed and has its
+// certificate still. Revoke that, in the hooks of Config.TLS, before you add servers. If such a server ends before it has caught
+// up, delete raft's log and snapshots there before it starts again: what it has may name it as the only voter.
 //
 // So a client gets no connection on which the keyring's service answers, whatever its certificate, and this service refuses a
 // connection that was made in another way, such as with another server's credentials. A host's own services decide by themselves:
