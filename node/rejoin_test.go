@@ -11,6 +11,7 @@ import (
 	"example.com/keyring/node"
 	"filippo.io/age"
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // TestServerThatWasRestoredJoinsAgainWithoutItsLog: the snapshot that it gets has the configuration of the restored cluster, in
@@ -60,4 +61,65 @@ func TestServerThatWasRestoredJoinsAgainWithoutItsLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	keyringtest.AwaitHolders(c.Nodes["s2"].Keyring(), key.ID, 3)
+}
+
+// plantIntroduction leaves in raft's store that the server in a directory has joined, and not caught up, as a crash does.
+func plantIntroduction(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(dir, "raft"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	log, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft", "raft.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Set([]byte("keyring.introduction"), []byte(`{"index":1000000,"servers":["s9"]}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestServerThatJoinedInVainBeginsACluster, which is recovered, restored or bootstrapped where it ended: it waits for the other
+// one no longer.
+func TestServerThatJoinedInVainBeginsACluster(t *testing.T) {
+	t.Parallel()
+	file, m, identity := keyringtest.SmallBackup(t)
+	for what, begin := range map[string]func(*testing.T, *keyringtest.Nodes, node.Config) error{
+		"bootstrapped": func(*testing.T, *keyringtest.Nodes, node.Config) error { return nil },
+		"restored": func(t *testing.T, _ *keyringtest.Nodes, cfg node.Config) error {
+			_, err := node.Restore(t.Context(), bytes.NewReader(file), cfg, keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256})
+			return err
+		},
+		"recovered": func(t *testing.T, c *keyringtest.Nodes, cfg node.Config) error {
+			if _, err := node.Restore(t.Context(), bytes.NewReader(file), cfg, keyring.RestoreOptions{Identities: []age.Identity{identity}, Digest: m.SHA256}); err != nil {
+				return err
+			}
+			plantIntroduction(t, cfg.Dir)
+			_, err := node.Recover(t.Context(), cfg)
+			return err
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			ctx := keyringtest.UntilKilled(t)
+			c, listeners := keyringtest.NewNodes(t, 1)
+			cfg := c.Config("s1")
+			cfg.Peers = c.Addrs
+			plantIntroduction(t, cfg.Dir)
+			if err := begin(t, c, cfg); err != nil {
+				t.Fatal(err)
+			}
+			cfg.Listener = listeners["s1"]
+			n, err := node.Start(ctx, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := n.Keyring().WaitReady(ctx); err != nil {
+				t.Error(err)
+			}
+			closeNode(t, n)
+		})
+	}
 }

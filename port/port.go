@@ -120,7 +120,8 @@ func Listen(cfg Config) (*Port, error) {
 //
 // A server that has joined begins no election before it has caught up with the cluster, for what it is sent first may say
 // that it is the only voter. If log is a raft.StableStore too, as that of raft-boltdb is, the Port notes that there: Open then
-// refuses a server that was started again before it had caught up and might be elected.
+// refuses a server that was started again before it had caught up and might be elected. A host that makes such a server the only
+// one by raft.RecoverCluster deletes the note first, by Set of the key keyring.introduction to nothing.
 func (p *Port) RaftTransport(log raft.LogStore, keys *keyring.FSM) raft.Transport {
 	return p.port.RaftTransport(log, keys.CheckSnapshot)
 }

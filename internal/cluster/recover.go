@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -64,6 +65,9 @@ func (r *Recovery) Run() (index uint64, made time.Time, err error) {
 		return 0, made, err
 	}
 	if err := r.dir.own(r.cfg.ID, r.cfg.Cluster); err != nil {
+		return 0, made, err
+	}
+	if err := port.ForgetIntroduction(r.dir.Log); err != nil {
 		return 0, made, err
 	}
 	if err := r.dir.KeepTerm(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"example.com/keyring/internal/durable"
+	"example.com/keyring/internal/port"
 	"github.com/hashicorp/raft"
 )
 
@@ -70,6 +71,9 @@ func (r *Restore) Create(index uint64) (io.Writer, error) {
 	}
 	if err == nil {
 		err = r.dir.own(r.cfg.ID, r.cfg.Cluster)
+	}
+	if err == nil {
+		err = port.ForgetIntroduction(r.dir.Log)
 	}
 	if err != nil {
 		return nil, err

@@ -208,6 +208,9 @@ func (s *Server) enterCluster(ctx context.Context, trans raft.Transport) error {
 		}
 		initial = s.cfg.initialServers()
 	}
+	if err := port.ForgetIntroduction(s.dir.Log); err != nil {
+		return err
+	}
 	if err := s.dir.Bootstrap(s.cfg.raft(), trans, initial); err != nil {
 		return fmt.Errorf("bootstrap the cluster: %w", err)
 	}

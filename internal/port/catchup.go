@@ -104,6 +104,16 @@ func (p *Port) endCatchUp(context.Context) error {
 	return nil
 }
 
+// ForgetIntroduction takes out of a store of raft's that this server has joined a cluster and not caught up: it is to begin one, which is
+// bootstrapped, restored or recovered.
+func ForgetIntroduction(store raft.StableStore) error {
+	b, err := store.Get(introductionKey)
+	if err != nil && err.Error() == "not found" || err == nil && len(b) == 0 {
+		return nil
+	}
+	return store.Set(introductionKey, nil)
+}
+
 // introduces reports whether a server counts as a member because the introduction names it.
 func (p *Port) introduces(id string) bool {
 	in := p.introduction.Load()
