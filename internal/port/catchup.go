@@ -22,7 +22,7 @@ type introduction struct {
 	// Index is up to where raft's log had been committed then: the configuration that has this server is not after it. Zero is
 	// from a leader of an older build, which does not say.
 	Index uint64 `json:"index"`
-	// Servers are the members of that configuration. They count as members until this server has applied the log up to Index.
+	// Servers are the members of that configuration. They count as members until this server has the log up to Index.
 	Servers []string `json:"servers" bound:"elements=4096,bytes=255"`
 }
 
@@ -45,6 +45,10 @@ func (p *Port) HoldElections(conf *raft.Config) error {
 	if err != nil || in == nil || in.Index == 0 {
 		return err
 	}
+	last, err := p.log.LastIndex()
+	if err != nil || last >= in.Index {
+		return err
+	}
 	p.heartbeat, p.election = conf.HeartbeatTimeout, conf.ElectionTimeout
 	conf.HeartbeatTimeout, conf.ElectionTimeout = noElection, noElection
 	return nil
@@ -58,7 +62,10 @@ func (p *Port) beginCatchUp(r *raft.Raft) error {
 	if err != nil || in == nil || in.Index == 0 || p.heartbeat > 0 {
 		return err
 	}
-	if self, _ := Find(r.GetConfiguration().Configuration().Servers, p.cfg.ID); before && self.ID != "" && self.Suffrage == raft.Voter && r.AppliedIndex() < in.Index {
+	if r.LastIndex() >= in.Index {
+		return nil
+	}
+	if self, _ := Find(r.GetConfiguration().Configuration().Servers, p.cfg.ID); before && self.ID != "" && self.Suffrage == raft.Voter {
 		return errors.New("this server has joined, and ended before it had caught up with the cluster: " +
 			"delete raft's log and snapshots here, and have it join again, for it may have voted")
 	}
@@ -81,23 +88,47 @@ func (p *Port) knownIntroduction() (in *introduction, before bool, err error) {
 	return in, p.introducedBefore, err
 }
 
-// endCatchUp looks whether the introduction counts no longer, and ends it then. Until then it returns an error.
-func (p *Port) endCatchUp(context.Context) error {
+// lookWhetherCaughtUp is how often a server that has joined looks whether it has caught up. It may be made the leader soon after, and
+// has to have its timeouts by then.
+const lookWhetherCaughtUp = 20 * time.Millisecond
+
+// catchUp waits until the introduction counts no longer, or ctx ends.
+func (p *Port) catchUp(ctx context.Context) {
+	for err := p.endCatchUp(); err != nil; err = p.endCatchUp() {
+		pause := time.Second
+		if errors.Is(err, errCatchingUp) {
+			pause = lookWhetherCaughtUp
+		} else {
+			p.cfg.Logger.Error("raft begins no election", "error", err)
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// endCatchUp looks whether the introduction counts no longer, and ends it then. Until then it returns an error. What is in the log up
+// to its index is what the cluster has committed, and the last configuration in it counts, committed or not.
+func (p *Port) endCatchUp() error {
 	in := p.introduction.Load()
 	if in == nil || in.Index == 0 {
 		return nil
 	}
 	r := p.raft.Load()
-	if r.AppliedIndex() < in.Index {
+	if r.LastIndex() < in.Index {
 		return errCatchingUp
 	}
 	if err := p.storeIntroduction(nil); err != nil {
 		return err
 	}
-	conf := r.ReloadableConfig()
-	conf.HeartbeatTimeout, conf.ElectionTimeout = p.heartbeat, p.election
-	if err := r.ReloadConfig(conf); err != nil {
-		return err
+	if p.heartbeat > 0 {
+		conf := r.ReloadableConfig()
+		conf.HeartbeatTimeout, conf.ElectionTimeout = p.heartbeat, p.election
+		if err := r.ReloadConfig(conf); err != nil {
+			return err
+		}
 	}
 	p.introduction.Store(nil)
 	p.dropNonMembers()

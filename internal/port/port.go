@@ -242,7 +242,7 @@ func (p *Port) Start(h Host, calls map[string]Handler) error {
 	p.end = end
 	close(p.running)
 	p.loops.Go(func() { p.followMembers(ctx) })
-	p.loops.Go(func() { p.onChange(ctx, time.Second, p.endCatchUp) })
+	p.loops.Go(func() { p.catchUp(ctx) })
 	p.loops.Go(func() { p.followCertificates(ctx) })
 	p.loops.Go(func() { p.watchCertificates(ctx) })
 	p.loops.Go(func() { p.onChange(ctx, time.Minute, p.promote) })
