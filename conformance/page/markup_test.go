@@ -68,7 +68,7 @@ func TestNothingFromAServerIsMarkup(t *testing.T) {
 	if got := p.Keys[0]; got.ID != want.ID || !strings.Contains(got.State, markup) || !slices.Equal(got.Servers, want.Servers) || got.Moving != want.Moving {
 		t.Errorf("the page shows %+v, want %+v", got, want)
 	}
-	for _, want := range []string{markup + ": " + markup, "s3: 418 I'm a teapot: " + markup} {
+	for _, want := range []string{markup + ": " + markup, "s3: " + s.urls["s3"] + " answers: 418 I'm a teapot: " + markup} {
 		if !strings.Contains(strings.Join(p.Problems, "\n"), want) {
 			t.Errorf("the page shows the problems %q, not %q", p.Problems, want)
 		}
