@@ -75,7 +75,7 @@ func (j job) do(d Drill) {
 	for i, r := range j.Runs {
 		p := &Pin{calls: make(chan func()), said: make(chan string)}
 		go func() {
-			runtime.LockOSThread() // never unlocked: so the thread is new, and is not used again
+			runtime.LockOSThread() // never unlocked: so the thread ends with the run
 			j.pad(r.Nth)
 			unix.Faccessat(-1, fmt.Sprintf("%s%d", marker, i), 0, 0)
 			go func() {

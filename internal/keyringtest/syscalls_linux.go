@@ -205,26 +205,44 @@ func memoryDir(t *testing.T) string {
 	return dir
 }
 
-// wakeUps are more than other threads make in a job. wakeUp is one: the runtime wakes the thread that waits for its timers, from
-// any thread, by a write to an eventfd, at times of its own.
+// wakeUps are more than other threads make in a job. wakeUp is one, or what the woken thread makes: the runtime wakes the thread
+// that waits for its timers, from any thread, by a write to an eventfd, at times of its own.
 const wakeUps = 128
 
-var wakeUp = regexp.MustCompile(`(?m)^write\([0-9]+, "\\1(\\0){7}", 8\)`)
+var wakeUp = regexp.MustCompile(`(?m)^(read|write)\([0-9]+, "\\1(\\0){7}", 8\)`)
 
-// undisturbed is strace, once more where the runtime has written in the thread of a run: the nth write of that is another one then.
+// undisturbed is strace, once more where the runtime has made calls in the thread of a run: the nth of that kind is another one
+// then. It gives a run a thread that has waited for timers before, where one is idle.
 func (d Drill) undisturbed(t *testing.T, j job, args ...string) (said [][]string, traces []string) {
 	t.Helper()
 	for range 20 {
 		said, traces = d.strace(t, j, args...)
-		if !slices.ContainsFunc(traces, func(trace string) bool { return strings.Contains(trace, marker) && wakeUp.MatchString(trace) }) {
+		if !j.disturbed(traces) {
 			return said, traces
 		}
 		for i, r := range j.Runs {
 			j.Runs[i] = d.prepare(t, r.Nth)
 		}
 	}
-	t.Fatal("the runtime writes in each run")
+	t.Fatal("the runtime makes calls in each run")
 	return nil, nil
+}
+
+// disturbed reports whether the thread of a run has made other calls than those of the run and the ones that bring about which
+// is failed.
+func (j job) disturbed(traces []string) bool {
+	for i, r := range j.Runs {
+		begin := fmt.Sprintf("%s%d\"", marker, i)
+		at := slices.IndexFunc(traces, func(trace string) bool { return strings.Contains(trace, begin) })
+		if at < 0 || wakeUp.MatchString(traces[at]) {
+			return true
+		}
+		before, _, _ := strings.Cut(traces[at], begin)
+		if j.Call != "" && count(before)[j.Call] != j.When-r.Nth {
+			return true
+		}
+	}
+	return false
 }
 
 // strace has another process do a job. It returns what each run said, and what strace wrote
