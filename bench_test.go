@@ -308,3 +308,9 @@ func idleRaft(b testing.TB) idle {
 	b.Cleanup(func() { r.Shutdown().Error() })
 	return idle{r, fsm}
 }
+
+func inmem(id raft.ServerID) (raft.LogStore, raft.StableStore, raft.SnapshotStore, raft.Transport) {
+	store := raft.NewInmemStore()
+	_, transport := raft.NewInmemTransport(raft.ServerAddress(id))
+	return store, store, raft.NewInmemSnapshotStore(), transport
+}

@@ -362,3 +362,17 @@ func joinSecret(token string) []byte {
 	b, _ := base64.RawURLEncoding.DecodeString(token)
 	return b[17:]
 }
+
+// readmeJoin is a snippet of the pages.
+func readmeJoin(ctx context.Context, member *node.Node, addresses []string, cfg node.Config, use func(*node.Node)) error {
+	token, err := member.JoinToken("s4", time.Hour) // for that server alone
+	if err != nil {
+		return err
+	}
+	cfg.Join, cfg.JoinToken = addresses, token // there: ID "s4", an empty Dir, its own KEKs and certificate
+	n, err := node.Start(ctx, cfg)
+	if err == nil {
+		use(n)
+	}
+	return err
+}

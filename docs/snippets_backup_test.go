@@ -1,4 +1,4 @@
-package keyring_test
+package docs_test
 
 import (
 	"bytes"

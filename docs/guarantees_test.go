@@ -1,13 +1,11 @@
-package keyring_test
+package docs_test
 
 import (
-	"io/fs"
-	"os"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"example.com/keyring/internal/keyringtest"
 )
 
 // guarantees are the rows of the README's table, each with the tests that hold it: first what holds, then
@@ -79,11 +77,7 @@ var guarantees = []struct {
 
 // TestReadmeGuaranteesHaveTests: each row of the table is here, and the tests that are named for it exist.
 func TestReadmeGuaranteesHaveTests(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, _ := strings.Cut(string(readme), "\n## Guarantees\n")
+	_, section, _ := strings.Cut(keyringtest.Pages(t)["README.md"], "\n## Guarantees\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	var rows []string
 	for line := range strings.Lines(section) {
@@ -99,7 +93,7 @@ func TestReadmeGuaranteesHaveTests(t *testing.T) {
 	if !slices.Equal(rows, want) {
 		t.Errorf("the README guarantees\n%s\nand tests are named for\n%s", strings.Join(rows, "\n"), strings.Join(want, "\n"))
 	}
-	there := tests(t)
+	there := testNames(t)
 	for _, g := range guarantees {
 		if len(g.tests) == 0 {
 			t.Errorf("%s: no test", g.holds)
@@ -110,25 +104,4 @@ func TestReadmeGuaranteesHaveTests(t *testing.T) {
 			}
 		}
 	}
-}
-
-// tests are the names of the module's tests.
-func tests(t *testing.T) map[string]bool {
-	t.Helper()
-	name := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
-	all := map[string]bool{}
-	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, "_test.go") {
-			return err
-		}
-		source, err := os.ReadFile(path)
-		for _, m := range name.FindAllSubmatch(source, -1) {
-			all[string(m[1])] = true
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
 }

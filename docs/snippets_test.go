@@ -1,4 +1,4 @@
-package keyring_test
+package docs_test
 
 import (
 	"bytes"
@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -27,7 +26,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// The functions below hold the README's snippets to the letter, so that they compile.
+// The functions below hold the snippets of the README and of the pages to the letter, so that they compile.
 
 func readmeAlone(ctx context.Context, dir string) error {
 	n, err := node.Start(ctx, node.Config{
@@ -72,19 +71,6 @@ func readmeCluster(ctx context.Context) error {
 		return err
 	}
 	return n.Close()
-}
-
-func readmeJoin(ctx context.Context, member *node.Node, addresses []string, cfg node.Config, use func(*node.Node)) error {
-	token, err := member.JoinToken("s4", time.Hour) // for that server alone
-	if err != nil {
-		return err
-	}
-	cfg.Join, cfg.JoinToken = addresses, token // there: ID "s4", an empty Dir, its own KEKs and certificate
-	n, err := node.Start(ctx, cfg)
-	if err == nil {
-		use(n)
-	}
-	return err
 }
 
 func readmeCredential() (keyring.KEK, error) {
@@ -263,34 +249,6 @@ func readmeRecords(ctx context.Context, dir string, secret []byte) (*node.Node, 
 
 func (s *secrets) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("not in a test") }
 func (s *secrets) Restore(io.ReadCloser) error         { return errors.New("not in a test") }
-
-var snippet = regexp.MustCompile("(?s)<!-- snippet: (\\w+) -->\n```go\n(.*?)```")
-
-// TestReadmeSnippetsCompile finds every snippet of the README in these files.
-func TestReadmeSnippetsCompile(t *testing.T) {
-	readme, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var self []byte
-	for _, name := range []string{"readme_test.go", "readme_backup_test.go", "example_http_test.go"} {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		self = append(self, b...)
-	}
-	found := snippet.FindAllStringSubmatch(string(readme), -1)
-	if blocks := strings.Count(string(readme), "```go"); len(found) != blocks || blocks == 0 {
-		t.Errorf("%d of %d Go blocks are named snippets", len(found), blocks)
-	}
-	dedented := strings.ReplaceAll(string(self), "\n\t", "\n")
-	for _, m := range found {
-		if !strings.Contains(string(self), m[2]) && !strings.Contains(dedented, m[2]) {
-			t.Errorf("snippet %s is not in the tests", m[1])
-		}
-	}
-}
 
 // TestReadmeSnippetsRun runs those that need no cluster.
 func TestReadmeSnippetsRun(t *testing.T) {
@@ -497,35 +455,4 @@ func keyOf(t *testing.T, sealed []byte) keyring.KeyID {
 		t.Fatal(err)
 	}
 	return id
-}
-
-// TestReadmeCommandsNameTheirPackageFirst: from the first flag on that go test does not know, everything is the tests' own,
-// and the package would be the one of the working directory.
-func TestReadmeCommandsNameTheirPackageFirst(t *testing.T) {
-	b, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	known := []string{"-run", "-bench", "-benchtime", "-benchmem", "-count", "-cpu", "-fuzz", "-fuzztime", "-p", "-parallel", "-race", "-skip", "-timeout", "-v", "-vet"}
-	commands := 0
-	for line := range strings.Lines(string(b)) {
-		args, isTest := strings.CutPrefix(strings.TrimSpace(line), "go test ")
-		if !isTest {
-			continue
-		}
-		commands++
-		own := ""
-		for arg := range strings.FieldsSeq(args) {
-			name, _, _ := strings.Cut(arg, "=")
-			switch {
-			case strings.HasPrefix(arg, "./") && own != "":
-				t.Errorf("%s comes after %s: %s", arg, own, line)
-			case strings.HasPrefix(arg, "-") && !slices.Contains(known, name):
-				own = arg
-			}
-		}
-	}
-	if commands < 5 {
-		t.Errorf("only %d commands", commands)
-	}
 }
