@@ -313,6 +313,7 @@ func TestFollowerShowsTheLeadersStatus(t *testing.T) {
 			t.Fatal(err)
 		}
 		f := keyringtest.Follower(c)
+		keyringtest.AwaitHolders(f.Keyring, leader.Keyring.Keys()[0].ID, 3) // the keys are as the follower has them
 		st, err := f.Keyring.DecodeStatus(b)
 		if err != nil || st.ID != leader.ID || len(st.Keys) != 1 || len(st.Keys[0].Holders) != 3 || len(st.NoBackup) != 1 {
 			t.Errorf("%+v, %v", st, err)
