@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -290,6 +291,27 @@ func TestWrongKEKLeavesFilesAlone(t *testing.T) {
 	s = openStore(t, disk, []kek.KEK{wrong}, nil)
 	if !s.Confirm(meta.KeyID{1}) {
 		t.Error("the key does not open under the new KEK alone")
+	}
+}
+
+// TestOldKEKIsNeededUntilTheNewFilesAreSynced: a crash may bring the old file back for as long as the new one's name is not synced.
+func TestOldKEKIsNeededUntilTheNewFilesAreSynced(t *testing.T) {
+	disk, a, b := keyringtest.NewDisk(), newKMS("a"), newKMS("b")
+	plantKey(t, disk, meta.KeyID{1}, a)
+	s := openStore(t, disk, []kek.KEK{b}, []kek.KEK{a})
+	defer s.Close()
+	disk.OnOp(func(op keyringtest.Op) keyringtest.Fault {
+		if op.Kind == "dirsync" {
+			return keyringtest.Fault{Err: syscall.EIO}
+		}
+		return keyringtest.Fault{}
+	})
+	if err := s.Rewrap(t.Context()); !errors.Is(err, syscall.EIO) || s.OnOldKEKs() != 1 {
+		t.Errorf("%v, %d left", err, s.OnOldKEKs())
+	}
+	disk.OnOp(nil)
+	if err := s.Rewrap(t.Context()); err != nil || s.OnOldKEKs() != 0 {
+		t.Errorf("%v, %d left", err, s.OnOldKEKs())
 	}
 }
 
