@@ -90,72 +90,7 @@
 // unless each of them is recorded as a holder with the keystore that answered: a wiped
 // server has another keystore, and its old holds no longer count.
 //
-// # The packages
+// # The packages behind this one
 //
-// This package imports the internal ones that it needs. Packages node, port, records, admin and gometrics and the modules import this
-// package; of the internal ones only internal/keyringtest and internal/scenarios do. house_test.go lists what each package may import, and
-// enforces it.
-//
-//	node                 a whole server: raft, its log on disk, one port, and the keyring
-//	port                 one port for raft and the keyring, for a host with a raft of its own
-//	records              a map of sealed records, for the FSM of a host
-//	admin                what operators expect: an API over HTTP, a page, a client and commands
-//	gometrics            Config.Metrics for go-metrics
-//	prometheus           a module of its own: Config.Metrics for Prometheus
-//	kms                  a module of its own: KEKs of key management services
-//	grpc                 a module of its own: the Transport, raft and a host's clients on the port of a grpc.Server
-//
-//	decisions, pure
-//	internal/meta        the state machine: ring, commands, codec of entries and snapshots, Check
-//	internal/plan        what the leader does next, which keys to fetch from which server
-//
-//	the parts of a running server, from the top down
-//	internal/lead        what a server does while it leads: it makes keys, activates them, adopts orphans, hands over, backs up by a schedule too
-//	internal/members     the members of the cluster, changed by the leader, and the tokens with which servers join
-//	internal/replication how this server gets the keys that it lacks, reports those that it holds, and unlinks removed ones
-//	internal/local       this server, and what it learns from the others: caught up or not, clocks, who is silent
-//	internal/fsm         what raft applies and snapshots, alone or beside the host's FSM, and the one way to propose
-//	internal/gate        how calls that may block end with their contexts, and what Close waits for
-//
-//	keys and files
-//	internal/keystore    the key files of one server, and the keys in memory
-//	internal/kek         the KEKs that come with the library, and the KEKs of a keystore
-//	internal/nks         material, its check value, the codec of .nks.json files, the reader of Nomad's files
-//	internal/backup      archives: how a backup is written, read and checked
-//	internal/seal        the ciphertext envelope
-//	internal/jwt         how tokens are written, and read strictly
-//	internal/durable     the only code that writes files
-//
-//	between servers
-//	internal/peer        messages and calls, HPKE, mutual TLS, HTTP
-//	internal/join        join tokens: how both sides prove that they know one
-//	internal/port        the port of a server: mutual TLS for raft and for calls, who is admitted, how servers join and are found
-//	internal/cluster     the raft of a whole server: its log on disk, how servers bootstrap a cluster
-//	internal/raftwire    raft's requests: large ones are split, and those of others are checked
-//
-//	tools of several
-//	internal/bounded     JSON from elsewhere, decoded into types that say how much they may hold
-//	internal/strictjson  a scanner of JSON that allows each member once, in one spelling
-//	internal/secret      key bytes are worked with so that no copies outlast it, where Go can do that
-//	internal/mono        moments by the monotonic clock, for everything that is waited for in memory
-//	internal/parallel    one thing done to many items at a time
-//
-//	tests
-//	internal/scenarios   tests of whole clusters, and no code
-//	internal/keyringtest clusters and disks for tests, with faults; drills under strace
-//	internal/simulated   what tests put in place of a server's disk and clock
-//
-// # Where a change goes
-//
-//	a field of a key's metadata    meta.Add and meta.Key, which name the places; then Key and RotateOptions here
-//	a signing algorithm            internal/jwt, internal/nks and meta's newer.go; builds without it carry its keys
-//	a cipher suite                 meta.NewKey names it, internal/seal has it, meta's newer.go knows it
-//	a kind of KEK                  internal/kek; its constructor in kek.go here
-//	a reason to refuse a join      plan.JoinRefusal
-//	what the leader does by itself plan.Next decides, internal/lead does it
-//	a problem in Status            problems.go here, docs/problems.md and admin/remedies.go; the part that knows of it says it in its Status
-//	a message between servers      internal/peer: messages, calls and handlers
-//
-// Decide purely, then act: the goroutines of a [Keyring] ask internal/plan what to do, and do it. What each
-// file of this package is for stands at its head.
+// CONTRIBUTING.md lists them, which may import which, and where a change goes.
 package keyring
