@@ -103,8 +103,8 @@ func checkInfos(t *testing.T, got map[string]float64, counter bool) {
 	}
 }
 
-// TestReadmeListsEveryMetric, as MetricInfos does.
-func TestReadmeListsEveryMetric(t *testing.T) {
+// TestOperationsPageListsEveryMetric, as MetricInfos does.
+func TestOperationsPageListsEveryMetric(t *testing.T) {
 	table := "| metric | kind | unit | meaning |\n|---|---|---|---|\n"
 	for _, info := range keyring.MetricInfos() {
 		kind := "gauge"
@@ -116,16 +116,16 @@ func TestReadmeListsEveryMetric(t *testing.T) {
 		}
 		table += fmt.Sprintf("| `%s` | %s | %s | %s |\n", info.Name, kind, info.Unit, info.Help)
 	}
-	readme, err := os.ReadFile("README.md")
+	page, err := os.ReadFile("docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(readme), table) {
-		t.Errorf("the README does not have this table:\n%s", table)
+	if !strings.Contains(string(page), table) {
+		t.Errorf("docs/operations.md does not have this table:\n%s", table)
 	}
-	for _, name := range regexp.MustCompile("`keyring\\.[a-z.]+`").FindAllString(string(readme), -1) {
+	for _, name := range regexp.MustCompile("`keyring\\.[a-z.]+`").FindAllString(string(page), -1) {
 		if !strings.Contains(table, name) {
-			t.Errorf("the README has %s, which is no metric", name)
+			t.Errorf("docs/operations.md has %s, which is no metric", name)
 		}
 	}
 }

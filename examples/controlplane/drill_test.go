@@ -19,8 +19,15 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// TestMain is the program itself where a drill asks for it.
+// TestMain is the program itself where a drill asks for it, and age where a page does.
 func TestMain(m *testing.M) {
+	if name := filepath.Base(os.Args[0]); strings.HasPrefix(name, "age") {
+		if err := ageTool(name, os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv("CONTROLPLANE") != "" {
 		main()
 		return

@@ -1,0 +1,58 @@
+package admin
+
+// What docs/operations.md and docs/problems.md show of the overview is what it says.
+
+import (
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"example.com/keyring"
+)
+
+func page(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile("../docs/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestOperationsPageShowsAStatus that keys status prints, as far as the keys.
+func TestOperationsPageShowsAStatus(t *testing.T) {
+	all := three()
+	all["s3"] = answer{Error: "connection refused"}
+	var out strings.Builder
+	if err := overviewOf(testSite, testNow, all).print(&out); err != nil {
+		t.Fatal(err)
+	}
+	printed, _, _ := strings.Cut(out.String(), "\nactive key: ")
+	if !strings.Contains(page(t, "operations.md"), "```text\n"+printed+"```\n") {
+		t.Errorf("docs/operations.md does not show:\n%s", printed)
+	}
+}
+
+// TestProblemsPageHasTheKindsOfTheOverview that no server says of itself, and no others.
+func TestProblemsPageHasTheKindsOfTheOverview(t *testing.T) {
+	code, err := os.ReadFile("causes.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(page(t, "problems.md"), "\n## What keys status adds\n")
+	rows := regexp.MustCompile("(?m)^\\| `(.*)` \\| .{20}").FindAllStringSubmatch(section, -1)
+	kinds := map[keyring.ProblemKind]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^\tproblem\w+ +keyring.ProblemKind = "(.+)"`).FindAllStringSubmatch(string(code), -1) {
+		kinds[keyring.ProblemKind(m[1])] = true
+	}
+	for _, row := range rows {
+		if !kinds[keyring.ProblemKind(row[1])] {
+			t.Errorf("%q is no kind of the overview's", row[1])
+		}
+		delete(kinds, keyring.ProblemKind(row[1]))
+	}
+	if len(kinds) > 0 || len(rows) < 5 {
+		t.Errorf("docs/problems.md does not have %v", kinds)
+	}
+}
