@@ -11,7 +11,7 @@ import (
 	"example.com/keyring"
 )
 
-func page(t *testing.T, name string) string {
+func docsPage(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile("../docs/" + name)
 	if err != nil {
@@ -29,7 +29,7 @@ func TestOperationsPageShowsAStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	printed, _, _ := strings.Cut(out.String(), "\nactive key: ")
-	if !strings.Contains(page(t, "operations.md"), "```text\n"+printed+"```\n") {
+	if !strings.Contains(docsPage(t, "operations.md"), "```text\n"+printed+"```\n") {
 		t.Errorf("docs/operations.md does not show:\n%s", printed)
 	}
 }
@@ -40,7 +40,7 @@ func TestProblemsPageHasTheKindsOfTheOverview(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, _ := strings.Cut(page(t, "problems.md"), "\n## What keys status adds\n")
+	_, section, _ := strings.Cut(docsPage(t, "problems.md"), "\n## What keys status adds\n")
 	rows := regexp.MustCompile("(?m)^\\| `(.*)` \\| .{20}").FindAllStringSubmatch(section, -1)
 	kinds := map[keyring.ProblemKind]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^\tproblem\w+ +keyring.ProblemKind = "(.+)"`).FindAllStringSubmatch(string(code), -1) {

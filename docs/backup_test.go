@@ -19,6 +19,7 @@ import (
 	"filippo.io/age"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
 
 // unpack does what docs/backup.md does with age and tar.
@@ -145,8 +146,14 @@ func TestOwnRaftIsRestoredAndRecovered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf, store := raft.DefaultConfig(), raft.NewInmemStore()
+	store, err := raftboltdb.NewBoltStore(filepath.Join(t.TempDir(), "raft.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	conf := raft.DefaultConfig()
 	conf.LocalID, conf.Logger = "r1", hclog.NewNullLogger()
+	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = 50*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond
 	_, transport := raft.NewInmemTransport("10.0.0.9:7900")
 	cfg := keyring.Config{Dir: filepath.Join(t.TempDir(), "keystore"), ID: conf.LocalID, KEKs: []keyring.KEK{keyring.InlineKEK()}}
 	err = docsRestoreRaft(ctx, bytes.NewReader(file), cfg.Dir, cfg.KEKs, []age.Identity{identity}, m.SHA256, snaps, conf, transport)
