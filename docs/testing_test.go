@@ -2,9 +2,12 @@ package docs_test
 
 import (
 	"fmt"
+	"go/build"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,6 +46,38 @@ func TestTestingPageHasTheStepsOfCI(t *testing.T) {
 	}
 }
 
+// TestTestingPageHasThePlatforms on which .ci/run has code checked, and the version of Go that go.mod asks for.
+func TestTestingPageHasThePlatforms(t *testing.T) {
+	read := func(file, pattern string) string {
+		b, err := os.ReadFile(filepath.Join(keyringtest.Root(t), file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := regexp.MustCompile(pattern).FindSubmatch(b)
+		if m == nil {
+			t.Fatalf("%s has no %s", file, pattern)
+		}
+		return string(m[1])
+	}
+	list := func(words []string, format string) string {
+		last := len(words) - 1
+		for i, w := range words {
+			words[i] = fmt.Sprintf(format, w)
+		}
+		return strings.Join(words[:last], ", ") + " and " + words[last]
+	}
+	platforms := strings.Fields(read(".ci/run", `for platform in (.*); do`))
+	modules := strings.Fields(read(".ci/run", `for module in (.*); do\n\tvet_on linux/386 `))
+	version := "Go " + read("go.mod", `(?m)^go (\d+\.\d+)`)
+	checkFigures(t, []figure{
+		{"docs/testing.md", "For " + list(platforms, "%s") + " `.ci/run`"},
+		{"docs/testing.md", "those of " + list(modules, "`%s`") + " for linux/386 alone"},
+		{"docs/testing.md", "It needs " + version + ","},
+		{"docs/performance.md", "with " + version + " and hashicorp/raft"},
+		{"CONTRIBUTING.md", version + " on Linux"},
+	})
+}
+
 // TestTestingPageCountsTheFuzzTargets of all modules.
 func TestTestingPageCountsTheFuzzTargets(t *testing.T) {
 	n := 0
@@ -50,4 +85,35 @@ func TestTestingPageCountsTheFuzzTargets(t *testing.T) {
 		n += len(regexp.MustCompile(`(?m)^func Fuzz\w+\(`).FindAllString(text, -1))
 	}
 	checkFigures(t, []figure{{"docs/testing.md", fmt.Sprintf("| %d targets, ", n)}})
+}
+
+// TestTestingPageHasTheArchitectures on which package node does not build: what raft-boltdb needs has no size of a map there.
+func TestTestingPageHasTheArchitectures(t *testing.T) {
+	list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/boltdb/bolt")
+	list.Dir = keyringtest.Root(t)
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := strings.TrimSpace(string(out))
+	builds := func(arch string) bool {
+		context := build.Default
+		context.GOOS, context.GOARCH = "linux", arch
+		p, err := context.ImportDir(dir, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(p.GoFiles, func(name string) bool {
+			b, err := os.ReadFile(filepath.Join(dir, name))
+			return err == nil && strings.Contains(string(b), "const maxMapSize =")
+		})
+	}
+	for arch, want := range map[string]bool{
+		"amd64": true, "arm64": true, "386": true, "riscv64": false, "loong64": false, "mips": false, "mipsle": false, "mips64": false, "mips64le": false,
+	} {
+		if builds(arch) != want {
+			t.Errorf("it builds on linux/%s: %t", arch, !want)
+		}
+	}
+	checkFigures(t, []figure{{"docs/testing.md", "On linux/riscv64, linux/loong64 and the MIPS architectures package `node` does not build"}})
 }

@@ -64,6 +64,7 @@ func raftsOfCI(t *testing.T) (older, newer string) {
 	if find(".ci/hosts", `(?m)^program ("\$newer") `) == "" {
 		t.Error(".ci/hosts builds no host with the newer raft")
 	}
+	find(".ci/hosts", `(?m)^\tgo (mod tidy -e)$`)
 	return older, newer
 }
 
