@@ -71,8 +71,8 @@ func TestFiguresOfCrashSafety(t *testing.T) {
 	})
 }
 
-// TestLockThatIsNoFileStopsTheStart: one process could not tell another that it has the directory.
-func TestLockThatIsNoFileStopsTheStart(t *testing.T) {
+// TestLockThatIsADirectoryStopsTheStart: one process could not tell another that it has the directory.
+func TestLockThatIsADirectoryStopsTheStart(t *testing.T) {
 	lock := filepath.Join(t.TempDir(), ".lock")
 	if err := os.Mkdir(lock, 0o700); err != nil {
 		t.Fatal(err)
