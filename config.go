@@ -47,7 +47,7 @@ type TokenPolicy struct {
 	// not look at it, and there is no discovery document.
 	Issuer string
 	// AcceptIssuers are the other issuers whose tokens Verify takes: one that comes, or one that goes, so that Issuer can
-	// change without a token that is refused; the README says in which order. They are URLs as Issuer is, at most 16, of
+	// change without a token that is refused; docs/tokens.md says in which order. They are URLs as Issuer is, at most 16, of
 	// 1,500 bytes together; an empty one stands for tokens without iss. Sign takes claims whose iss is one of them, and
 	// WellKnownFor serves the discovery document of each. Empty means none.
 	AcceptIssuers []string

@@ -1,6 +1,6 @@
 package keyring
 
-// KEK, and those that come with the library. The README has a table of them.
+// KEK, and those that come with the library. docs/keks.md has a table of them.
 
 import (
 	"context"

@@ -280,7 +280,7 @@ func (d stolen) opensAll(t *testing.T, ctx context.Context, keks, old []keyring.
 	}
 }
 
-// TestStolenDiskWithAnInlineKEKOpensAll is why the README warns of it.
+// TestStolenDiskWithAnInlineKEKOpensAll is why docs/keks.md warns of it.
 func TestStolenDiskWithAnInlineKEKOpensAll(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

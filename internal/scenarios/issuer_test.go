@@ -187,7 +187,7 @@ func (i *issuerChange) policyProblems() (all []keyring.Problem) {
 	return all
 }
 
-// TestIssuerChangesWithoutARefusedToken: by the order of the README, whichever servers lead on the way, with relying parties
+// TestIssuerChangesWithoutARefusedToken: by the order of docs/tokens.md, whichever servers lead on the way, with relying parties
 // that cache. Each step is a rolling restart.
 func TestIssuerChangesWithoutARefusedToken(t *testing.T) {
 	t.Parallel()
