@@ -1,0 +1,250 @@
+package docs_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/kek/kektest"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
+)
+
+// TestKEKsPageMakesAKEKFile that FileKEK takes, and nobody else may read.
+func TestKEKsPageMakesAKEKFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kek")
+	for _, line := range commands(t, "docs/keks.md", "kek-file") {
+		if out, err := exec.CommandContext(t.Context(), "sh", "-c", strings.ReplaceAll(line, "/etc/myservice/kek", path)).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", line, err, out)
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if _, err := keyring.FileKEK(path); err != nil {
+		t.Error(err)
+	}
+}
+
+// client is that of the hardware module, with the error of all its calls.
+type client struct {
+	keyring.KEK
+	err error
+}
+
+func (c *client) Encrypt(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
+	return c.Wrap(ctx, plaintext, aad)
+}
+
+func (c *client) Decrypt(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
+	return c.Unwrap(ctx, wrapped, aad)
+}
+
+var (
+	errNotMine = errors.New("not a ciphertext of this slot")
+	errDenied  = errors.New("permission denied")
+	errBusy    = errors.New("too many requests")
+)
+
+type hsm struct{ client *client }
+
+func (h hsm) ID() string { return "hsm:slot-3/keyring" }
+
+func (h hsm) Wrap(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+	b, err := h.client.Encrypt(ctx, plaintext, aad)
+	return b, classified(err)
+}
+
+func (h hsm) Unwrap(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+	b, err := h.client.Decrypt(ctx, wrapped, aad)
+	return b, classified(err)
+}
+
+// classified says what the keyring wants to know. Any other error means that the KEK can't be reached.
+func classified(err error) error {
+	switch {
+	case errors.Is(err, errNotMine):
+		return keyring.ErrDecrypt // not what this KEK wrapped for that aad
+	case errors.Is(err, errDenied):
+		return fmt.Errorf("%w: %w", keyring.ErrKEKRefused, err) // trying again does not help
+	case errors.Is(err, errBusy):
+		return fmt.Errorf("%w: %w", keyring.ErrKEKThrottled, err)
+	}
+	return err
+}
+
+// TestKEKsPageOwnKEK: a key that was wrapped under it opens at the next start, and what its errors make of its state, and of
+// Status, is what the table of the page says.
+func TestKEKsPageOwnKEK(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	module := hsm{&client{KEK: kektest.File(t, kektest.CountingKey())}}
+	n := startForPage(t, node.Config{Dir: dir, KEKs: []keyring.KEK{module}})
+	sealed, err := n.Encrypt(ctx, []byte("secret"), nil)
+	if err := errors.Join(err, n.Close()); err != nil {
+		t.Fatal(err)
+	}
+	n = startForPage(t, node.Config{Dir: dir, KEKs: []keyring.KEK{module}})
+	if got, err := n.Decrypt(ctx, sealed, nil); err != nil || string(got) != "secret" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	module.client.err = errNotMine
+	if _, err := module.Unwrap(ctx, nil, nil); !errors.Is(err, keyring.ErrDecrypt) {
+		t.Error(err)
+	}
+
+	page := keyringtest.Pages(t)["docs/keks.md"]
+	spare := anotherKEK(t)
+	for _, tt := range []struct {
+		fails error
+		keks  []keyring.KEK
+		want  keyring.KEKState
+	}{
+		{errDenied, []keyring.KEK{module, spare}, keyring.KEKRefuses},
+		{errBusy, []keyring.KEK{module, spare}, keyring.KEKThrottled},
+		{errors.New("no route to host"), []keyring.KEK{module, spare}, keyring.KEKUnavailable},
+		{nil, []keyring.KEK{spare}, keyring.KEKUnconfigured},
+	} {
+		module.client.err = tt.fails
+		n := keyringtest.StartAlone(t, ctx, dir, tt.keks, nil)
+		st, err := n.Status(ctx)
+		if err := errors.Join(err, n.Close()); err != nil {
+			t.Fatal(err)
+		}
+		var state keyring.KEKState
+		for _, k := range st.KEKs {
+			if k.ID == module.ID() {
+				state = k.State
+			}
+		}
+		if state != tt.want {
+			t.Errorf("%v: it %s: %+v", tt.fails, state, st.KEKs)
+		}
+		for _, p := range st.Problems {
+			if p.KEK != module.ID() {
+				continue
+			}
+			if row := fmt.Sprintf("(?m)^\\| `%s` \\|[^|]*\\| `%s` \\|$", state, p.Kind); !regexp.MustCompile(row).MatchString(page) {
+				t.Errorf("the page has no row with %q and %q", state, p.Kind)
+			}
+		}
+	}
+}
+
+// anotherKEK is another KEK than the module's.
+func anotherKEK(t *testing.T) keyring.KEK {
+	t.Helper()
+	return kektest.File(t, append(kektest.CountingKey()[1:], 0xfe))
+}
+
+// TestKEKsPageChangesAKEK by the steps of the page.
+func TestKEKsPageChangesAKEK(t *testing.T) {
+	ctx, dir := t.Context(), t.TempDir()
+	before, after := kektest.File(t, kektest.CountingKey()), anotherKEK(t)
+	n := keyringtest.StartAlone(t, ctx, dir, []keyring.KEK{before}, nil)
+	if err := n.Keyring().WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := n.Encrypt(ctx, []byte("secret"), nil)
+	if err := errors.Join(err, n.Close()); err != nil {
+		t.Fatal(err)
+	}
+	onOld := func(want int) {
+		t.Helper()
+		if err := n.Keyring().WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := n.Keyring().Status(ctx); err != nil || st.OnOldKEKs != want {
+			t.Errorf("%d files on old KEKs, want %d: %v, %v", st.OnOldKEKs, want, st.Problems, err)
+		}
+	}
+	n = keyringtest.StartAlone(t, ctx, dir, []keyring.KEK{after}, []keyring.KEK{before})
+	onOld(1)
+	if err := n.Keyring().Rewrap(ctx); err != nil {
+		t.Fatal(err)
+	}
+	onOld(0)
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n = keyringtest.StartAlone(t, ctx, dir, []keyring.KEK{after}, nil)
+	onOld(0)
+	if got, err := n.Decrypt(ctx, sealed, nil); err != nil || string(got) != "secret" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestKEKsPageHasTheBounds of the code.
+func TestKEKsPageHasTheBounds(t *testing.T) {
+	var keks []keyring.KEK
+	for i := range constantOf(t, "config.go", "maxKEKs") {
+		keks = append(keks, kektest.New(fmt.Sprint("kek ", i)))
+	}
+	if err := (keyring.Config{KEKs: keks}).Check(); err != nil {
+		t.Error(err)
+	}
+	if err := (keyring.Config{KEKs: append(keks, keyring.InlineKEK())}).Check(); err == nil {
+		t.Errorf("%d KEKs are taken", len(keks)+1)
+	}
+	for n, ok := range map[int]bool{0: false, 1: true, 128: true, 129: false} {
+		if err := (keyring.Config{KEKs: []keyring.KEK{kektest.New(strings.Repeat("k", n))}}).Check(); (err == nil) != ok {
+			t.Errorf("an ID of %d characters: %v", n, err)
+		}
+	}
+	passphrase, err := keyring.PassphraseKEK([]byte("correct horse"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped, err := passphrase.Wrap(t.Context(), []byte("key"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kib := binary.BigEndian.Uint32(wrapped[5:]) // after the version and the passes: see internal/kek
+	seconds := func(name string) time.Duration { return time.Duration(constantOf(t, "internal/kek/health.go", name)) }
+	const page = "docs/keks.md"
+	checkFigures(t, []figure{
+		{page, fmt.Sprintf("all of `Config.KEKs`, at most %d.", len(keks))},
+		{page, fmt.Sprintf("`PassphraseKEK` uses %d MiB of memory", kib>>10)},
+		{page, fmt.Sprintf("A call has %.0f seconds", seconds("timeout").Seconds())},
+		{page, fmt.Sprintf("take longer than %.0f seconds", seconds("timeout").Seconds())},
+		{page, fmt.Sprintf("up to %.0f seconds apart", seconds("maxProbeRetry").Seconds())},
+		{page, fmt.Sprintf("probed every %.0f minutes", seconds("probeEvery").Minutes())},
+		{page, fmt.Sprintf("Within %.0f minutes `Status.OnOldKEKs`", seconds("probeEvery").Minutes())},
+	})
+}
+
+// TestAdviceNamesHeadings: where the code sends somebody to a page, that has the chapter.
+func TestAdviceNamesHeadings(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(keyringtest.Root(t), "problems.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages := keyringtest.Pages(t)
+	named := regexp.MustCompile(`as (docs/[\w-]+\.md) says under \\"(.*?)\\"`).FindAllStringSubmatch(string(b), -1)
+	for _, m := range named {
+		if !strings.Contains(pages[m[1]], "\n## "+m[2]+"\n") {
+			t.Errorf("%s has no chapter %q", m[1], m[2])
+		}
+	}
+	if len(named) < 4 {
+		t.Errorf("only %d pages are named", len(named))
+	}
+}
