@@ -125,7 +125,7 @@ func TestKEKsPageOwnKEK(t *testing.T) {
 	} {
 		module.client.err = tt.fails
 		n := keyringtest.StartAlone(t, ctx, dir, tt.keks, nil)
-		st, err := n.Status(ctx)
+		st, err := n.Keyring().Status(ctx)
 		if err := errors.Join(err, n.Close()); err != nil {
 			t.Fatal(err)
 		}
