@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -246,5 +247,20 @@ func TestAdviceNamesHeadings(t *testing.T) {
 	}
 	if len(named) < 4 {
 		t.Errorf("only %d pages are named", len(named))
+	}
+}
+
+// TestKEKsPageNamesTheWrappers that the example of module kms names, and no others.
+func TestKEKsPageNamesTheWrappers(t *testing.T) {
+	named := func(text, before string) (all []string) {
+		for _, m := range regexp.MustCompile(before+`(\w+/v2)\b`).FindAllStringSubmatch(text, -1) {
+			all = append(all, m[1])
+		}
+		slices.Sort(all)
+		return all
+	}
+	page, example := named(keyringtest.Pages(t)["docs/keks.md"], "`"), named(keyringtest.TestFiles(t)["kms/example_test.go"], "wrappers/")
+	if len(page) == 0 || !slices.Equal(page, example) {
+		t.Errorf("the page names %v, and the example %v", page, example)
 	}
 }
