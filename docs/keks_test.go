@@ -37,20 +37,20 @@ func TestKEKsPageMakesAKEKFile(t *testing.T) {
 	}
 }
 
-// client is that of the hardware module, with the error of all its calls.
-type client struct {
+// hsmClient is that of the hardware module, with the error of all its calls.
+type hsmClient struct {
 	keyring.KEK
 	err error
 }
 
-func (c *client) Encrypt(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
+func (c *hsmClient) Encrypt(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
 	return c.Wrap(ctx, plaintext, aad)
 }
 
-func (c *client) Decrypt(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
+func (c *hsmClient) Decrypt(ctx context.Context, wrapped, aad []byte) ([]byte, error) {
 	if c.err != nil {
 		return nil, c.err
 	}
@@ -63,7 +63,7 @@ var (
 	errBusy    = errors.New("too many requests")
 )
 
-type hsm struct{ client *client }
+type hsm struct{ client *hsmClient }
 
 func (h hsm) ID() string { return "hsm:slot-3/keyring" }
 
@@ -94,7 +94,7 @@ func classified(err error) error {
 // Status, is what the table of the page says.
 func TestKEKsPageOwnKEK(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
-	module := hsm{&client{KEK: kektest.File(t, kektest.CountingKey())}}
+	module := hsm{&hsmClient{KEK: kektest.File(t, kektest.CountingKey())}}
 	n := startForPage(t, node.Config{Dir: dir, KEKs: []keyring.KEK{module}})
 	sealed, err := n.Encrypt(ctx, []byte("secret"), nil)
 	if err := errors.Join(err, n.Close()); err != nil {

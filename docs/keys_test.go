@@ -84,19 +84,19 @@ func fullAndRemove(ctx context.Context, n *node.Node, old keyring.KeyID) error {
 	return nil
 }
 
-// table is a database of the host's. Under yields all of it, as a host without an index does.
-type table struct {
+// tableData is a database of the host's. Under yields all of it, as a host without an index does.
+type tableData struct {
 	mu     sync.Mutex
 	byName map[string][]byte
 }
 
-func (t *table) rows() map[string][]byte {
+func (t *tableData) rows() map[string][]byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return maps.Clone(t.byName)
 }
 
-func (t *table) Under(_ context.Context, _ keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
+func (t *tableData) Under(_ context.Context, _ keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
 	return func(yield func(keyring.Sealed, error) bool) {
 		for name, ciphertext := range t.rows() {
 			if !yield(keyring.Sealed{Ref: name, Ciphertext: ciphertext, AAD: []byte(name)}, nil) {
@@ -106,7 +106,7 @@ func (t *table) Under(_ context.Context, _ keyring.KeyID) iter.Seq2[keyring.Seal
 	}
 }
 
-func (t *table) Replace(_ context.Context, batch []keyring.Replacement) (conflicts int, err error) {
+func (t *tableData) Replace(_ context.Context, batch []keyring.Replacement) (conflicts int, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, r := range batch {
@@ -121,7 +121,7 @@ func (t *table) Replace(_ context.Context, batch []keyring.Replacement) (conflic
 
 // TestKeysPageMovesATable to the new key, and then the old one is gone.
 func TestKeysPageMovesATable(t *testing.T) {
-	ctx, rows := t.Context(), &table{byName: map[string][]byte{}}
+	ctx, rows := t.Context(), &tableData{byName: map[string][]byte{}}
 	n := startForPage(t, node.Config{Data: rows})
 	for i := range 600 {
 		name := fmt.Sprint("row ", i)

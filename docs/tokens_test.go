@@ -16,23 +16,24 @@ import (
 	"example.com/keyring/node"
 )
 
-func typedToken(ctx context.Context, n *node.Node) (string, error) {
+func typedToken(ctx context.Context, n *node.Node, use func(token string)) error {
 	token, err := n.SignTyped(ctx, "at+jwt", map[string]any{"sub": "prod/job/web", "aud": "consul.example"})
 	if err != nil {
-		return "", err
+		return err
 	}
 	want := keyring.Expect{Audience: []string{"consul.example"}, Type: "at+jwt"}
 	if err := n.Keyring().Verify(token, want); err != nil {
-		return "", err
+		return err
 	}
-	return token, nil
+	use(token)
+	return nil
 }
 
 // TestTokensPageTellsKindsApart: a token of one kind is none of another, either way.
 func TestTokensPageTellsKindsApart(t *testing.T) {
 	n := startForPage(t, node.Config{})
-	token, err := typedToken(t.Context(), n)
-	if err != nil {
+	var token string
+	if err := typedToken(t.Context(), n, func(signed string) { token = signed }); err != nil {
 		t.Fatal(err)
 	}
 	plain, err := n.Sign(t.Context(), map[string]any{"aud": "consul.example"})
