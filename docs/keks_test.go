@@ -158,7 +158,9 @@ func anotherKEK(t *testing.T) keyring.KEK {
 
 // TestKEKsPageChangesAKEK by the steps of the page.
 func TestKEKsPageChangesAKEK(t *testing.T) {
-	ctx, dir := t.Context(), t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	dir := t.TempDir()
 	before, after := kektest.File(t, kektest.CountingKey()), anotherKEK(t)
 	n := keyringtest.StartAlone(t, ctx, dir, []keyring.KEK{before}, nil)
 	if err := n.Keyring().WaitReady(ctx); err != nil {
