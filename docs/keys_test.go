@@ -221,13 +221,13 @@ func TestKeysPageSaysWhatZeroMeans(t *testing.T) {
 		t.Fatalf("%+v, %v", st.Keys, err)
 	}
 	every := st.NextRotation.Sub(st.Keys[0].Activated)
-	lead, undo := constantOf(t, "config.go", "defaultLead"), constantOf(t, "config.go", "defaultUndo")
+	lead, undo := durationOf(t, "config.go", "defaultLead"), durationOf(t, "config.go", "defaultUndo")
 	const page = "docs/keys.md"
 	checkFigures(t, []figure{
 		{page, fmt.Sprintf("| `Every` | from one activation to the next | %.0f days |", every.Hours()/24)},
-		{page, fmt.Sprintf("| %.0f hours, or half of `Every` if that is less |", time.Duration(lead).Hours())},
-		{page, fmt.Sprintf("| `Undo` | how long the file of a removed key is kept aside | %.0f days |", time.Duration(undo).Hours()/24)},
-		{page, fmt.Sprintf("at most %d records and %d MiB in a batch", constantOf(t, "rekey.go", "batchRecords"), constantOf(t, "rekey.go", "batchBytes")>>20)},
+		{page, fmt.Sprintf("| %.0f hours, or half of `Every` if that is less |", lead.Hours())},
+		{page, fmt.Sprintf("| `Undo` | how long the file of a removed key is kept aside | %.0f days |", undo.Hours()/24)},
+		{page, fmt.Sprintf("at most %d records and %d MiB in a batch", constantOf(t, ".", "batchRecords"), constantOf(t, ".", "batchBytes")>>20)},
 	})
 	for what, tt := range map[string]struct {
 		policy keyring.RotationPolicy
@@ -251,9 +251,9 @@ func TestKeysPageSaysWhatZeroMeans(t *testing.T) {
 	}
 }
 
-// constantOf is the value of a constant that a file of the repository has, a time.Duration or a number. Its expression has no other
-// names than those of package time.
-func constantOf(t *testing.T, file, name string) int64 {
+// durationOf is the value of a constant in a file of the repository, in whose expression there are no other names than those of
+// package time.
+func durationOf(t *testing.T, file, name string) time.Duration {
 	t.Helper()
 	source, err := os.ReadFile(filepath.Join(keyringtest.Root(t), filepath.FromSlash(file)))
 	if err != nil {
@@ -289,5 +289,5 @@ func constantOf(t *testing.T, file, name string) int64 {
 	if !exact {
 		t.Fatalf("%s: %s is %s", file, name, value.Value)
 	}
-	return n
+	return time.Duration(n)
 }

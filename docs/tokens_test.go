@@ -92,8 +92,8 @@ func TestTokensPageSaysWhatZeroMeans(t *testing.T) {
 		{page, fmt.Sprintf("`RotationPolicy.Lead`, and at most %.0f minutes.", plan.Settle.Minutes())},
 		{page, map[time.Duration]string{time.Hour: "After an hour, or `Lead` if that is less, it answers 503"}[plan.Stale]},
 		{page, fmt.Sprintf("is no compact JWS of at most %d KiB", jwt.MaxToken>>10)},
-		{page, fmt.Sprintf("`large JWKS` if there are more than %d keys", constantOf(t, "problems_keys.go", "maxJWKS"))},
-		{page, fmt.Sprintf("other issuers whose tokens verify, at most %d:", constantOf(t, "config.go", "maxAcceptIssuers"))},
+		{page, fmt.Sprintf("`large JWKS` if there are more than %d keys", constantOf(t, ".", "maxJWKS"))},
+		{page, fmt.Sprintf("other issuers whose tokens verify, at most %d:", constantOf(t, ".", "maxAcceptIssuers"))},
 	})
 	for what, tt := range map[string]struct {
 		policy keyring.TokenPolicy
