@@ -22,46 +22,48 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// BackupFormat is what Manifest.Format says in a backup that Backup makes today. A backup is a file of age
+// BackupFormat is the Manifest.Format of the backups that Backup makes today. A backup is an age file
 // (https://c2sp.org/age) that holds a tar archive:
 //
 //	manifest.json              a Manifest
-//	keystore/<key id>.nks.json each of its keys, in its order, as InlineKEK wraps them
-//	snapshot                   the raft snapshot: the keyring's part, then the host's to the end
+//	keystore/<key id>.nks.json each key of the manifest, in the same order, wrapped by InlineKEK
+//	snapshot                   the raft snapshot: the keyring's part, then the host's part to the end
 //	signature                  64 bytes: see BackupSigner
 //
-// Those of "keyring backup 1", of earlier builds, have no signature, and are the same otherwise.
+// Backups of earlier builds have the format "keyring backup 1". They have no signature, and are otherwise the
+// same.
 const BackupFormat = backup.Format
 
-// Manifest says what is in a backup.
+// Manifest describes a backup.
 type Manifest struct {
 	Format  string
-	Cluster string // the ID that the keyring gave the cluster
+	Cluster string // the ID that the keyring gave to the cluster
 	Created time.Time
-	// Raft describes the snapshot. Its Index is the point of the log that the backup is of.
+	// Raft describes the snapshot. Its Index is the log index at which the backup was made.
 	Raft raft.SnapshotMeta
-	// Keys are the keys of the snapshot, by ID. A prepublished one may be left out, for nothing is sealed
-	// under it: it is if the server that made the backup did not have it.
+	// Keys are the keys of the snapshot, ordered by ID. A prepublished key is left out if the server that
+	// made the backup did not have it: no data is encrypted under it.
 	Keys []BackupKey
-	// Missing are the other keys of the snapshot that are not in the backup. Backup makes none that misses
-	// any; a damaged one may.
+	// Missing are the keys of the snapshot that the backup should contain and does not. Backup never makes
+	// such a backup; a damaged one may be like this.
 	Missing []KeyID `json:"-"`
-	// Host is how many bytes of the snapshot are the host's own. They are its last.
+	// Host is the number of bytes at the end of the snapshot that belong to the host.
 	Host int64 `json:"-"`
-	// SHA256 is that of the whole file, as it lies on a disk. age keeps others from reading it, and
-	// does not say who wrote it: everybody who knows the recipients can. Keep it where they can't write.
+	// SHA256 is the digest of the whole encrypted file. age keeps others from reading the file, but does not
+	// prove who wrote it: anyone who knows the recipients can write one. Keep the digest where they can't
+	// write.
 	SHA256 [32]byte `json:"-"`
-	// Signer is who has signed the backup: in VerifyBackup and Restore, a server that had the active key that
-	// is in it. That it is the cluster's own key, the backup alone can't tell: compare it with the
-	// Status.BackupSigner of the time. Zero in a backup of "keyring backup 1".
+	// Signer is the signer of the backup. VerifyBackup and Restore check that the signer had the active key
+	// that is in the backup. The backup alone can't prove that this key is your cluster's: compare Signer
+	// with the Status.BackupSigner of that time. It is zero in a backup of "keyring backup 1".
 	Signer BackupSigner `json:"-"`
 }
 
 // BackupKey is a key in a backup.
 type BackupKey struct {
 	ID    KeyID
-	State State           // at the time
-	Check meta.CheckValue // tells the right material from any other
+	State State           // when the backup was made
+	Check meta.CheckValue // distinguishes the right material from any other
 }
 
 // newManifest returns the public form of a manifest.
@@ -76,8 +78,8 @@ func newManifest(m backup.Manifest) Manifest {
 	return public
 }
 
-// backupSigner returns the signer of the backups that are made while this key is active. It is zero if the
-// key is not here, or if there is no key.
+// backupSigner returns the signer of backups that are made while this key is active. It is zero if this
+// server lacks the key, or if there is no key.
 func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 	if key == nil || !k.server.Store.InMemory(key.ID) {
 		return BackupSigner{}
@@ -87,14 +89,15 @@ func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 		return backup.Material(m), ok
 	})
 	if err != nil {
-		k.server.cfg.Logger.Error("signer of backups", "key", key.ID, "error", err)
+		k.server.cfg.Logger.Error("could not derive the signer of backups", "key", key.ID, "error", err)
 	}
 	return BackupSigner(signer)
 }
 
-// Backup is WriteBackup and ConfirmBackup in one, for a w that has made safe what it has taken when its Write returns
-// nil. A file is not safe before it is synced and has its name, and w may only pass the bytes on: then call the two. If the
-// note in raft alone fails, the Manifest comes with the error and the backup is good. Leader only.
+// Backup calls WriteBackup, then ConfirmBackup. Use it only if what w has accepted is safe once its Write has
+// returned nil. A file is not: it must be synced and renamed first. Nor is a w that only forwards the bytes.
+// Then make the two calls yourself. If only the note in raft fails, Backup returns both the Manifest and an
+// error, and the backup is good. Leader only.
 func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
 	return led(ctx, k, func(ctx context.Context) (Manifest, error) {
 		m, err := k.backups.Write(ctx, watchedWriter{w, k.hostCalls}, to)
@@ -102,23 +105,23 @@ func (k *Keyring) Backup(ctx context.Context, w io.Writer, to ...age.Recipient) 
 			return Manifest{}, err
 		}
 		if err := k.backups.Confirm(ctx, m.SHA256); err != nil {
-			return newManifest(m), fmt.Errorf("backup: it is complete, but not noted: %w", err)
+			return newManifest(m), fmt.Errorf("backup: it is complete, but raft has not noted it: %w", err)
 		}
 		return newManifest(m), nil
 	})
 }
 
-// WriteBackup writes one file with everything to w: the metadata, the material of every key in it, and
-// the host's own snapshot if it rides the same raft, so that what is in the one opens with what
-// is in the other. It is encrypted to age recipients; the age tool opens it, and tar what is in
-// it. Leader only.
+// WriteBackup writes one file with everything to w: the metadata and the material of every key, and the
+// host's own snapshot if the host shares the raft through Mux. So the keys in a backup always fit the data in
+// it. The file is encrypted to age recipients; the age tool decrypts it, and tar unpacks the result. Leader
+// only.
 //
-// It has raft make a snapshot first. A key of that snapshot whose material is not here makes it fail
-// with an error that matches ErrKeyMissing and names each, before anything is written; but not a
-// prepublished one, which is left out and named in the log. After an error, as one of w's, what was written is of no use.
-// A Write that is under way when ctx ends may return after WriteBackup has; there is none after it.
+// First raft makes a snapshot. If this server lacks the material of a key in it, WriteBackup writes nothing
+// and returns an error that names each such key and matches ErrKeyMissing. A prepublished key is no error: it
+// is left out, and the log names it. After an error, of w or any other, discard the output. A Write that is
+// in progress when ctx ends may return after WriteBackup has; no Write begins after that.
 //
-// For Status there is no backup until ConfirmBackup has said that it is safe.
+// Status ignores the backup until ConfirmBackup has been called.
 func (k *Keyring) WriteBackup(ctx context.Context, w io.Writer, to ...age.Recipient) (Manifest, error) {
 	return led(ctx, k, func(ctx context.Context) (Manifest, error) {
 		m, err := k.backups.Write(ctx, watchedWriter{w, k.hostCalls}, to)
@@ -126,15 +129,16 @@ func (k *Keyring) WriteBackup(ctx context.Context, w io.Writer, to ...age.Recipi
 	})
 }
 
-// ConfirmBackup says that a backup of WriteBackup is safe: its file is synced and has its name, or whoever stores it has said
-// so. sha256 is its Manifest.SHA256. The backup is noted in raft then, for Status.LastBackup and
-// Status.NoBackup, as one of what was there before the first key that it leaves out: until that one is held or removed,
-// newer keys are counted as in no backup. A host that sends a backup to another machine lets that one ask for this call.
-// Until then, and if that never comes, Status goes on as if the backup did not exist.
+// ConfirmBackup says that a backup of WriteBackup is safe: its file is synced and renamed, or the store has
+// accepted it. sha256 is its Manifest.SHA256. Raft then notes the backup for Status.LastBackup and
+// Status.NoBackup. If the backup leaves out a prepublished key, newer keys count as not backed up until that
+// key is held or removed. A host that sends its backups to another machine lets that machine ask for this
+// call. Without the call, Status goes on as if the backup did not exist.
 //
-// It may be called again. If a newer backup is noted already, that stays. Only the server that has made the
-// backup can confirm it, while it leads: it knows the last 16 since Open, and none from before raft restored a snapshot. The
-// error for any other one matches ErrUnknownBackup; make another backup then. Leader only.
+// The call may be repeated. If a newer backup is noted already, that one stays. Only the server that made the
+// backup can confirm it, and only while it leads. It knows its last 16 backups since Open, and forgets them
+// when raft restores a snapshot. The error for any other backup matches ErrUnknownBackup; then make another
+// backup. Leader only.
 func (k *Keyring) ConfirmBackup(ctx context.Context, sha256 [32]byte) error {
 	return k.doLed(ctx, func(ctx context.Context) error {
 		if err := k.backups.Confirm(ctx, sha256); err != nil {
@@ -144,36 +148,41 @@ func (k *Keyring) ConfirmBackup(ctx context.Context, sha256 [32]byte) error {
 	})
 }
 
-// VerifyBackup is VerifyBackupContext with these identities alone.
+// VerifyBackup is VerifyBackupContext with these identities and no other options.
 func VerifyBackup(r io.Reader, with ...age.Identity) (Manifest, error) {
 	return VerifyBackupContext(context.Background(), r, VerifyOptions{Identities: with})
 }
 
-// VerifyOptions says how a backup is opened, and what it has to be besides complete.
+// VerifyOptions says how VerifyBackupContext opens a backup, and what it checks besides completeness.
 type VerifyOptions struct {
-	// Identities open the backup. Required.
+	// Identities decrypt the backup. Required.
 	Identities []age.Identity
-	// Digest is the SHA-256 that the backup must have, and Signer who must have signed it: from a place that
-	// its writer can't reach. Zero is not checked.
+	// Digest is the SHA-256 that the backup must have, and Signer is the signer that it must have. Take them
+	// from a place that the writer of the backup can't change. Zero is not checked.
 	Digest [32]byte
 	Signer BackupSigner
-	// Cluster is the ID of the cluster that it must be of: Manifest.Cluster. Empty is not checked.
+	// Cluster is the ID that Manifest.Cluster must have. Empty is not checked.
 	Cluster string
-	// MaxBytes is how many bytes may be in the backup, unpacked. Zero means no bound but that of the file
-	// itself: nothing in a backup unpacks to more bytes than it has there.
+	// MaxBytes limits the unpacked size of the backup. Zero means no limit; a backup has no compression, so
+	// it never unpacks to more bytes than the file has.
 	MaxBytes int64
 }
 
-// VerifyBackupContext reads a backup to its end and says what is in it. It returns an error unless the backup can
-// be restored and a server starts from it: nothing is altered, cut short or left over, it has the right material
-// of every key of its snapshot that something may be sealed under, the public keys fit the material, the log
-// index fits the keys, and the active key in it has signed it. If keys are missing, that is an error too, and
-// Manifest.Missing names them. The host's part of the snapshot is known to be what was written, and is not looked
-// into. Digest or Signer tell whether this cluster has made the backup, and not somebody else who knows the
-// recipients.
+// VerifyBackupContext reads a backup to its end and describes it. It returns an error unless the backup can
+// be restored and a server can start from it. It checks that:
 //
-// Memory does not grow with the size of the backup, but for a hundred bytes or so for each key. A
-// Read that is under way when ctx ends may return after it.
+//   - nothing is altered, cut short or left over;
+//   - it has the right material of every key of its snapshot under which data may be encrypted;
+//   - the public keys fit the material;
+//   - the log index fits the keys;
+//   - the active key in it has signed it.
+//
+// If keys are missing, that is an error, and Manifest.Missing names them. The host's part of the snapshot is
+// proven to be unchanged; its contents are not checked. Only Digest or Signer prove that this cluster made
+// the backup, and not somebody else who knows the recipients.
+//
+// Memory does not grow with the size of the backup, except for about a hundred bytes per key. A Read that is
+// in progress when ctx ends may return after VerifyBackupContext has.
 func VerifyBackupContext(ctx context.Context, r io.Reader, o VerifyOptions) (Manifest, error) {
 	m, err := gate.Await(ctx, func() (Manifest, error) {
 		m, _, err := readBackup(ctx, r, o, backup.Receiver{})
@@ -200,57 +209,57 @@ func readBackup(ctx context.Context, r io.Reader, o VerifyOptions, to backup.Rec
 	return newManifest(m), ring, err
 }
 
-// RestoreOptions says where to restore to, and from what.
+// RestoreOptions says what Restore reads, and where it writes.
 type RestoreOptions struct {
-	// Dir is the keystore directory to write: absent or empty, or with nothing in it but keys of
-	// this very backup, as an interrupted Restore leaves it. Nothing in it is overwritten.
+	// Dir is the keystore directory to write. It must be absent or empty, or contain only keys of this very
+	// backup, as after an interrupted Restore. Restore overwrites nothing in it.
 	Dir string
-	// KEKs are this server's: the keys are wrapped under all of them. Required.
+	// KEKs are the KEKs of this server. Each of them wraps every key. Required.
 	KEKs []KEK
-	// Identities open the backup. Required.
+	// Identities decrypt the backup. Required.
 	Identities []age.Identity
-	// Snapshot gets the raft snapshot, which Manifest.Raft describes, for raft's Restore. What
-	// it got is void if Restore returns an error. Nil throws it away.
+	// Snapshot receives the raft snapshot, for raft's Restore; Manifest.Raft describes it. Discard it if
+	// Restore returns an error. Nil throws the snapshot away.
 	Snapshot io.Writer
-	// OpenSnapshot returns what gets the raft snapshot in place of Snapshot, for a host that writes it into
-	// raft's own snapshot store. Restore calls it once, when everything in the backup that comes before the
-	// host's part of the snapshot is good. By then Manifest.Raft describes what will be written, and
-	// Manifest.Host is known. Restore closes nothing.
+	// OpenSnapshot returns the writer that receives the raft snapshot, in place of Snapshot, for a host that
+	// writes into raft's own snapshot store. Restore calls it once, when everything in the backup up to the
+	// host's part of the snapshot is good. Manifest.Raft and Manifest.Host are known by then. Restore does
+	// not close the writer.
 	OpenSnapshot func(Manifest) (io.Writer, error)
-	// Snapshots is raft's own snapshot store, in place of Snapshot and OpenSnapshot, for a host with a raft of its own: raft
-	// then starts on it, with an empty log, as a cluster of which Server is the only member. It must be empty. The snapshot is
-	// complete in it when the keys are in Dir: a crash before that leaves none. Nil means that there is none.
+	// Snapshots is raft's own snapshot store, in place of Snapshot and OpenSnapshot, for a host with a raft
+	// of its own. That raft then starts on it with an empty log, as a cluster whose only member is Server.
+	// The store must be empty. Restore completes the snapshot in it after the keys are in Dir; a crash before
+	// that leaves no snapshot. Nil means that there is no such store.
 	Snapshots raft.SnapshotStore
-	// Server is this server, as raft is to have it, with a vote: ID and Address. It is used with Snapshots alone.
+	// Server is the ID and the Address of this server in raft; it gets a vote. Only Snapshots uses it.
 	Server raft.Server
-	// Confirm is called when all of the backup is good, before anything is written to Dir. Its error ends
+	// Confirm is called when the whole backup is good, before Restore writes anything to Dir. Its error ends
 	// Restore. Nil confirms.
 	Confirm func(context.Context, Manifest) error
-	// Digest is the SHA-256 that the backup must have, and Signer who must have signed it: from a place that its
-	// writer can't reach. One of them is required, or Unauthenticated.
+	// Digest is the SHA-256 that the backup must have, and Signer is the signer that it must have. Take them
+	// from a place that the writer of the backup can't change. Digest, Signer or Unauthenticated is required.
 	Digest [32]byte
 	Signer BackupSigner
-	// Unauthenticated takes a backup of which nothing tells who wrote it. Everybody who knows the recipients can
-	// make one, and can open all that is sealed with its keys from then on.
+	// Unauthenticated accepts a backup whose writer nothing proves. Anyone who knows the recipients can make
+	// such a backup, and can decrypt everything that is later encrypted with its keys.
 	Unauthenticated bool
-	// Cluster is the ID of the cluster that it must be of: Manifest.Cluster. Empty is not checked.
+	// Cluster is the ID that Manifest.Cluster must have. Empty is not checked.
 	Cluster string
-	// MaxBytes is how many bytes may be in the backup, unpacked. Zero means no bound but that of the
-	// file itself.
+	// MaxBytes limits the unpacked size of the backup. Zero means the size of the file.
 	MaxBytes int64
-	// DataOnly is for drills: what is restored is a new cluster, with an ID of its own, in which the keys of the
-	// backup open data and no more. It makes a fresh active key. So it signs no token that the
-	// cluster of the backup takes, takes none of its tokens, and no server can join the one with a token
-	// of the other's. Keys that have sealed nothing are left out. Give it another node.Config.Cluster and CA.
+	// DataOnly is for drills. The result is a new cluster with a new ID and a new active key, in which the
+	// keys of the backup only decrypt data. So the drill and the cluster of the backup accept neither tokens
+	// nor join tokens of each other. Keys that have encrypted nothing are left out. Give the drill another
+	// node.Config.Cluster and another CA.
 	DataOnly bool
-	// Force is for node.Restore: it does not ask whether other servers of the cluster answer.
+	// Force is for node.Restore, which then does not ask whether other servers of the cluster answer.
 	Force bool
-	// Logger gets what the keystore logs. Nil logs nothing.
+	// Logger receives the log lines of the keystore. Nil logs nothing.
 	Logger hclog.Logger
 }
 
-// Check says all that is wrong with the options, or returns nil. Restore asks it before it does anything else. It reads
-// nothing and asks no KEK: a host calls it before it stops or asks other servers.
+// Check returns all that is wrong with the options, or nil. Restore calls it first. It reads nothing and asks
+// no KEK, so a host can call it before it stops or asks other servers.
 func (o RestoreOptions) Check() error {
 	var w wrongs
 	w.unless(o.Dir != "", "Dir is empty")
@@ -261,9 +270,9 @@ func (o RestoreOptions) Check() error {
 		}
 	}
 	w.unless(places <= 1, "more than one of Snapshot, OpenSnapshot and Snapshots is set")
-	w.unless(o.Snapshots == nil || o.Server.ID != "" && o.Server.Address != "", "Snapshots is set, and Server lacks its ID or its Address")
+	w.unless(o.Snapshots == nil || o.Server.ID != "" && o.Server.Address != "", "Snapshots is set, and Server has no ID or no Address")
 	w.unless(o.Digest != [32]byte{} || o.Signer != BackupSigner{} || o.Unauthenticated,
-		"nothing tells who wrote the backup: set Digest, Signer or Unauthenticated")
+		"nothing proves who wrote the backup: set Digest, Signer or Unauthenticated")
 	w = append(w, o.verify().reading().Check())
 	return errors.Join(append(w, Config{KEKs: o.KEKs}.checkKEKs()...)...)
 }
@@ -281,16 +290,16 @@ func (o RestoreOptions) verify() VerifyOptions {
 	return VerifyOptions{Identities: o.Identities, Digest: o.Digest, Signer: o.Signer, Cluster: o.Cluster, MaxBytes: o.MaxBytes}
 }
 
-// Restore reads a backup and writes its keys into a keystore directory under this server's KEKs. It
-// writes nothing, not even the directory, before it has read all of the backup and found it good. After an
-// error, or a crash, the same Restore finishes what is in Dir. The other servers need no backup: they get the
-// keys from this one. See node.Restore for a Node.
+// Restore reads a backup and writes its keys into a keystore directory under this server's KEKs. It writes
+// nothing, not even the directory, before it has read the whole backup and found it good. After an error or a
+// crash, run the same Restore again: it completes Dir. The other servers need no backup: this one gives them
+// the keys. For a Node use node.Restore.
 //
-// No other server of the cluster may run: there would be two of it. A host with a raft of its own sees
-// to that.
+// No other server of the cluster may run, or there would be two clusters with the same data. A host with a
+// raft of its own must make sure of that.
 //
-// Until it has found the backup good it has the keys in memory, a few kilobytes each. A Read
-// or Write that is under way when ctx ends may return after Restore has; there is none after it.
+// Until the backup is found good, its keys are in memory, a few kilobytes each. A Read or Write that is in
+// progress when ctx ends may return after Restore has; none begins after that.
 func Restore(ctx context.Context, r io.Reader, o RestoreOptions) (Manifest, error) {
 	m, err := gate.Await(ctx, func() (Manifest, error) { return restore(ctx, r, o) })
 	if err != nil {
@@ -340,7 +349,7 @@ func restore(ctx context.Context, r io.Reader, o RestoreOptions) (m Manifest, er
 	return m, o.write(ctx, inRing) // DataOnly leaves some out
 }
 
-// openSnapshot returns what gets the snapshot, or nil.
+// openSnapshot returns the writer for the snapshot, or nil.
 func (o RestoreOptions) openSnapshot(m backup.Manifest) (io.Writer, error) {
 	if o.OpenSnapshot != nil {
 		return o.OpenSnapshot(newManifest(m))
@@ -348,7 +357,7 @@ func (o RestoreOptions) openSnapshot(m backup.Manifest) (io.Writer, error) {
 	return o.Snapshot, nil
 }
 
-// convert returns the ring that takes the place of the backup's.
+// convert returns the ring to restore in place of the backup's.
 func (o RestoreOptions) convert(r *meta.Ring) *meta.Ring {
 	if !o.DataOnly {
 		return r.Restored()
@@ -358,7 +367,7 @@ func (o RestoreOptions) convert(r *meta.Ring) *meta.Ring {
 	return r.DataOnly(cluster, time.Now().UTC().Round(0))
 }
 
-// write writes the keys that are not in the directory yet. They are the caller's to wipe.
+// write writes the keys that the directory lacks. The caller wipes them.
 func (o RestoreOptions) write(ctx context.Context, keys []keystore.Key) (err error) {
 	fsys, err := simulated.OpenDir(ctx, o.Dir)
 	if err != nil {
@@ -370,7 +379,7 @@ func (o RestoreOptions) write(ctx context.Context, keys []keystore.Key) (err err
 	return keystore.Restore(ctx, fsys, kek.NewSet(o.KEKs, nil), o.Logger, keys)
 }
 
-// checkDir looks at the directory before anything is read, and makes nothing.
+// checkDir checks the directory before anything is read, and creates nothing.
 func (o RestoreOptions) checkDir(ctx context.Context) error {
 	if simulated.Disk(ctx) != nil {
 		return nil

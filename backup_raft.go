@@ -29,8 +29,8 @@ func (s *raftSnapshot) empty() error {
 	return nil
 }
 
-// open begins it, as that of a cluster of this server alone. Its terms begin at one: no server is left that has seen the old
-// ones.
+// open begins the snapshot of a cluster that consists of this server alone. Its term is one: no server is left
+// that has seen the old terms.
 func (s *raftSnapshot) open(m Manifest) (_ io.Writer, err error) {
 	s.server.Suffrage = raft.Voter
 	_, trans := raft.NewInmemTransport(s.server.Address)
@@ -39,7 +39,7 @@ func (s *raftSnapshot) open(m Manifest) (_ io.Writer, err error) {
 	return s.sink, err
 }
 
-// end completes it, unless there was an error: then it is taken out.
+// end completes the snapshot, or removes it if there was an error.
 func (s *raftSnapshot) end(err error) error {
 	switch {
 	case s.sink == nil:

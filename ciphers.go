@@ -1,6 +1,6 @@
 package keyring
 
-// Encrypt, Decrypt, EncryptTo, and what they and Sign go by: the active key, and the table of the keys that open.
+// Encrypt, Decrypt, EncryptTo, and what they and Sign use: the active key, and the table of keys that decrypt.
 
 import (
 	"context"
@@ -20,38 +20,42 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Encrypt seals plaintext under the active key and binds it to aad; both may be empty or
-// nil. Leader only: elsewhere the error matches ErrNotLeader. On a new leader, before the
-// first key, or after a snapshot was restored and until a majority of the voters has confirmed that it
-// holds the active key, it is ErrNotReady. It does no I/O.
+// Encrypt encrypts plaintext under the active key and binds it to aad; both may be empty or nil. Leader only:
+// elsewhere the error matches ErrNotLeader. The error is ErrNotReady on a new leader, before the first key
+// exists, and after raft has restored a snapshot until a majority of the voters has confirmed that it holds
+// the active key. It does no I/O.
 func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
-	if uint64(len(plaintext)) > seal.MaxPlaintext { // before asking for as much memory again
+	if uint64(len(plaintext)) > seal.MaxPlaintext { // before it allocates as much memory again
 		return nil, ErrTooLong
 	}
 	return k.AppendEncrypt(make([]byte, 0, len(plaintext)+Overhead), plaintext, aad)
 }
 
-// Decrypt opens what Encrypt returned for the same aad, on any server that holds the key.
-// The error is ErrDecrypt for bytes that are anything else, ErrKeyMissing for a key whose
-// material has not arrived here, ErrUnknownKey for one that the keyring does not have, or under
-// which nothing is sealed any more since it is deprecated and was not adopted, and ErrNotReady for one that this server does not know while it has not caught up since its start, or
-// has heard from no leader for ten seconds. A record that was read before it moved has to be read
-// again; copies of it elsewhere are for DecryptDeprecated. It does no I/O.
+// Decrypt decrypts a ciphertext of Encrypt with the same aad, on any server that holds the key. It does no
+// I/O. The errors:
 //
-// Never call it in the Apply of a raft FSM: what it returns depends on this server. One that has not yet fetched the key
-// gets ErrKeyMissing where the others get the plaintext, and then its state differs from theirs. Keep the ciphertext in the
-// FSM, and decrypt it where it is read. What Apply itself has to know of the plaintext, such as a name to look it up by, the
-// host puts into the command before it proposes that: in the clear, or as a keyed hash.
+//   - ErrDecrypt: the bytes are not such a ciphertext.
+//   - ErrKeyMissing: the material of the key has not reached this server yet.
+//   - ErrUnknownKey: the keyring does not have the key; or the key is deprecated and was not adopted, so no data
+//     is encrypted under it. A record that was read before it was re-encrypted has to be read again; for copies
+//     elsewhere use DecryptDeprecated.
+//   - ErrNotReady: this server does not know the key, and has not caught up since its start, or has heard from
+//     no leader for ten seconds.
+//
+// Never call it in the Apply of a raft FSM, because the result depends on the server. A server that has not
+// yet fetched the key gets ErrKeyMissing where the others get the plaintext, and then its state differs from
+// theirs. Keep the ciphertext in the FSM, and decrypt it when it is read. If Apply itself must know a part of
+// the plaintext, such as a name for look-ups, put that into the command before you propose it: in the clear,
+// or as a keyed hash.
 func (k *Keyring) Decrypt(ciphertext, aad []byte) ([]byte, error) {
 	return k.AppendDecrypt(make([]byte, 0, max(0, len(ciphertext)-Overhead)), ciphertext, aad)
 }
 
-// Overhead is how many bytes longer a ciphertext is than its plaintext.
+// Overhead is the number of bytes by which a ciphertext is longer than its plaintext.
 const Overhead = seal.Overhead
 
-// AppendEncrypt is Encrypt with the ciphertext appended to dst, which must not overlap
-// plaintext or aad: that is ErrOverlap. With Overhead bytes to spare beyond the plaintext
-// it allocates nothing. Leader only.
+// AppendEncrypt is Encrypt, but appends the ciphertext to dst. The error is ErrOverlap if dst overlaps
+// plaintext or aad. It allocates nothing if dst has room for the plaintext and Overhead bytes. Leader only.
 func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
 	s, err := k.ciphers.active()
 	if err != nil {
@@ -67,10 +71,10 @@ func (k *Keyring) AppendEncrypt(dst, plaintext, aad []byte) ([]byte, error) {
 	return out, err
 }
 
-// EncryptTo is Encrypt for data that a host keeps behind the fence: it hands the ciphertext to
-// store, which proposes it to raft, and does both again when the answer matches ErrStaleKey, for the
-// key was rotated in between. Any other error is returned as it is. A record of several ciphertexts
-// has the others sealed in store. Leader only.
+// EncryptTo is Encrypt for data that is stored through raft behind FSM.Admit. It passes the ciphertext to
+// store, which proposes it to raft. If the error of store matches ErrStaleKey, because the key was rotated
+// meanwhile, EncryptTo encrypts and calls store again. It returns any other error unchanged. For a record
+// with several ciphertexts, encrypt the others inside store. Leader only.
 func (k *Keyring) EncryptTo(ctx context.Context, plaintext, aad []byte, store func(ctx context.Context, ciphertext []byte) error) error {
 	for try := 0; ; try++ {
 		ciphertext, err := k.Encrypt(plaintext, aad)
@@ -80,7 +84,7 @@ func (k *Keyring) EncryptTo(ctx context.Context, plaintext, aad []byte, store fu
 		if err = store(ctx, ciphertext); !errors.Is(err, ErrStaleKey) {
 			return err
 		}
-		if try > 0 { // once is a rotation, more is strange
+		if try > 0 { // the first retry follows a rotation; more are unexpected
 			local.Sleep(ctx, mono.Now().Add(plan.Backoff(try, rand.Float64())))
 		}
 		if ctx.Err() != nil {
@@ -89,7 +93,8 @@ func (k *Keyring) EncryptTo(ctx context.Context, plaintext, aad []byte, store fu
 	}
 }
 
-// ciphers is what Encrypt, Decrypt and Sign go by: the active key, and the keys that open. Both are replaced whole.
+// ciphers is what Encrypt, Decrypt and Sign use: the active key, and the keys that decrypt. Both are replaced
+// as a whole.
 type ciphers struct {
 	*server
 	caughtUp *local.CaughtUp
@@ -105,8 +110,8 @@ func (c *ciphers) forget() {
 	c.opening.Store(nil)
 }
 
-// sealing is the active key, to seal and to sign with, for as long as the ring and the term are
-// the ones it was looked up in.
+// sealing is the active key, which encrypts and signs. It is valid while the ring and the term are those in
+// which it was looked up.
 type sealing struct {
 	ring *meta.Ring
 	term uint64
@@ -180,9 +185,9 @@ func (c *ciphers) sealer(key *meta.Key) (*seal.Key, error) {
 	return s, err
 }
 
-// AppendDecrypt is Decrypt with the plaintext appended to dst, which must not overlap
-// ciphertext or aad: that is ErrOverlap. With room for the plaintext it allocates nothing.
-// After an error nothing of dst is returned, and what it wrote is overwritten. Never call it in Apply: see Decrypt.
+// AppendDecrypt is Decrypt, but appends the plaintext to dst. The error is ErrOverlap if dst overlaps
+// ciphertext or aad. It allocates nothing if dst has room for the plaintext. After an error it returns
+// nothing of dst, and has overwritten the bytes that it wrote there. Never call it in Apply: see Decrypt.
 func (k *Keyring) AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error) {
 	t := k.ciphers.opening.Load()
 	if t == nil {
@@ -220,15 +225,15 @@ func (c *ciphers) lookUpOpening(id KeyID) (*seal.Key, error) {
 		return nil, err
 	}
 	if key.IsEmpty() {
-		return nil, fmt.Errorf("%w %s: it is deprecated, and nothing is sealed under it any more", ErrUnknownKey, id)
+		return nil, fmt.Errorf("%w %s: it is deprecated, and no data is encrypted under it any longer", ErrUnknownKey, id)
 	}
 	return c.sealer(key)
 }
 
-// DecryptDeprecated is Decrypt that opens also what is sealed under a deprecated key: a copy in a backup of
-// the host's or in an export, or a record that was stored past FSM.Admit after the last scan. If the key
-// may have been stolen, a thief may have made what it opens: that proves nothing about where it
-// comes from. Once the key is removed it is ErrUnknownKey. Never call it in Apply: see Decrypt.
+// DecryptDeprecated is Decrypt that also uses deprecated keys. It is for copies in the host's own backups or
+// exports, and for a record that was stored past FSM.Admit after the last scan. If the key may have been
+// stolen, the thief may have made the ciphertext: decryption then proves nothing about its origin. Once the
+// key is removed the error is ErrUnknownKey. Never call it in Apply: see Decrypt.
 func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 	id, ok := seal.KeyID(ciphertext)
 	if !ok || k.server.Gate.Err() != nil {
@@ -284,7 +289,7 @@ func (s *sealing) proves(token, typ string) error {
 		_, _, err = jwt.Open(token, only{key, s.id}, typ)
 	}
 	if err != nil {
-		return fmt.Errorf("sign: %w: the public key of %s in raft is not that of its material: %w", ErrCorrupt, s.id, err)
+		return fmt.Errorf("sign: %w: the public key of %s in raft does not fit its material: %w", ErrCorrupt, s.id, err)
 	}
 	s.proved.Store(true)
 	return nil

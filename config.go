@@ -1,6 +1,6 @@
 package keyring
 
-// Config, and what zero means in it.
+// Config, and the meaning of its zero values.
 
 import (
 	"cmp"
@@ -20,118 +20,117 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// RotationPolicy is when the leader rotates of its own accord. A time that is set is at least a second, so that a number
-// without a unit, which is nanoseconds, is refused; and at most 100 years.
+// RotationPolicy says when the leader rotates by itself. Each duration that is set is at least a second and
+// at most 100 years. So a number without a unit, which is nanoseconds, is rejected.
 type RotationPolicy struct {
-	// Every is the time from one activation to the next. Zero means 30 days; negative
-	// means that only Rotate rotates.
+	// Every is the time between two activations. Zero means 30 days. Negative means that only Rotate rotates.
 	Every time.Duration
-	// Lead is how long before its activation the next key is prepublished. Zero means
-	// 24 hours, or half of Every if that is less. It must be less than Every.
+	// Lead is how long before its activation the next key is prepublished. It must be less than Every. Zero
+	// means 24 hours, or half of Every if that is less.
 	Lead time.Duration
-	// Undo is how long the file of a removed key is kept aside: for so long a raft snapshot from
-	// before the removal brings the key back. Zero means 7 days; negative means that it is
-	// unlinked at once. It is the same on all servers; the longer of a server's and the
-	// leader's counts.
+	// Undo is how long the file of a removed key is kept aside. During that time a raft snapshot from before
+	// the removal brings the key back. Zero means 7 days; negative means that the file is unlinked at once.
+	// Set the same value on all servers: the longer of a server's and the leader's value counts.
 	Undo time.Duration
-	// Retain is how long after its retirement a key is kept: then its data is moved, and the
-	// key removed. While its tokens live it is kept in any case. Zero keeps it for ever. It
+	// Retain is how long a key is kept after its retirement. Then its data is re-encrypted, and the key is
+	// removed. A key is never removed while tokens of it may still be valid. Zero keeps keys for ever. Retain
 	// needs Config.Data.
 	Retain time.Duration
 }
 
-// TokenPolicy is what tokens are like. It is the same on every server. A time that is set is at least a second.
+// TokenPolicy says how tokens are signed and verified. It must be the same on every server. Each duration
+// that is set is at least a second.
 type TokenPolicy struct {
-	// Issuer is the iss of the tokens: the http or https URL at which relying parties find
-	// WellKnown, without query or fragment. Empty means that tokens need none, Verify does
-	// not look at it, and there is no discovery document.
+	// Issuer is the iss of the tokens: the http or https URL below which relying parties find WellKnown,
+	// without query or fragment. Empty means that tokens need no iss, that Verify does not check it, and that
+	// there is no discovery document.
 	Issuer string
-	// AcceptIssuers are the other issuers whose tokens Verify takes: one that comes, or one that goes, so that Issuer can
-	// change without a token that is refused; docs/tokens.md says in which order. They are URLs as Issuer is, at most 16, of
-	// 1,500 bytes together; an empty one stands for tokens without iss. Sign takes claims whose iss is one of them, and
-	// WellKnownFor serves the discovery document of each. Empty means none.
+	// AcceptIssuers are further issuers whose tokens Verify accepts. With them Issuer can change without
+	// rejected tokens; docs/tokens.md has the order of the steps. They are URLs like Issuer: at most 16, of
+	// at most 1,500 bytes together. An empty one stands for tokens without iss. Sign accepts claims with one
+	// of them as iss, and WellKnownFor serves the discovery document of each. Empty means none.
 	AcceptIssuers []string
-	// JWKSURL is the jwks_uri of the discovery documents: the http or https URL of the JWKS, where that is not served
-	// below the issuer. Empty means /.well-known/jwks.json below it.
+	// JWKSURL is the jwks_uri of the discovery documents. Set it if the JWKS is served elsewhere than below
+	// the issuer. It is an http or https URL. Empty means /.well-known/jwks.json below the issuer.
 	JWKSURL string
-	// Algorithm is that of the signing keys to be made: RS256, ES256 or EdDSA. Empty means
-	// RS256. Keys that exist keep theirs.
+	// Algorithm is the algorithm of new signing keys: RS256, ES256 or EdDSA. Existing keys keep theirs. Empty
+	// means RS256.
 	Algorithm string
-	// MaxTTL is the longest life of a token, and what it gets if its claims have no exp.
-	// Zero means 24 hours; it is at most 100 years. A key that was retired verifies for
-	// this long, so after it was shortened, tokens from before may be refused early.
+	// MaxTTL is the longest life of a token, and the life of a token whose claims have no exp. A retired key
+	// verifies tokens for this long. So after you shorten MaxTTL, older tokens may be rejected before they
+	// expire. Zero means 24 hours; the maximum is 100 years.
 	MaxTTL time.Duration
-	// Leeway is how far clocks may be apart. It also covers the time that a rotation takes
-	// to commit. Two servers' clocks that differ by more are a ProblemClock. Zero means one minute; it is at most a day.
+	// Leeway is how far the clocks of two servers may differ. It also covers the time in which a rotation
+	// commits. A larger difference is a ProblemClock. Zero means one minute; the maximum is a day.
 	Leeway time.Duration
 }
 
-// Config is what Open needs. Dir, ID, Raft, FSM and KEKs are required.
+// Config configures Open. Dir, ID, Raft, FSM and KEKs are required.
 type Config struct {
-	// Dir is the keystore directory. It is created if it is missing; its mode is made
-	// 0700. One process at a time uses it.
+	// Dir is the keystore directory. Open creates it if it is missing, and sets its mode to 0700. Only one
+	// process at a time can use it.
 	Dir string
 	// ID is this server's ID in the raft configuration: at most 255 bytes of UTF-8.
 	ID raft.ServerID
-	// Raft is the host's raft. It is running on FSM, or on a Mux with it. The host closes it. If it
-	// does not restore its snapshots at the start, see FSM.Load.
+	// Raft is the host's raft. It runs on FSM, or on a Mux with FSM. The host shuts it down. If it does not
+	// restore its snapshots at the start, see FSM.Load.
 	Raft *raft.Raft
-	// FSM is the one that Raft applies to. It serves one Keyring at a time.
+	// FSM is the FSM that Raft applies to. It serves one Keyring at a time.
 	FSM *FSM
-	// Transport carries requests to the other servers. Nil means that there are none:
-	// enough for a cluster of one.
+	// Transport carries requests to the other servers. Nil is enough for a cluster of one server.
 	Transport Transport
-	// KEKs wrap the material, each of them all of it; any one opens it. At least one must
-	// be able to unwrap.
+	// KEKs wrap the key material. Each of them wraps every key, and any one of them is enough to unwrap it.
+	// At least one must be able to unwrap.
 	KEKs []KEK
-	// OldKEKs open material that was wrapped under them, and wrap nothing. Rewrap moves
-	// the files off them; Status says how many are left. WaitReady does not wait for them.
-	// Empty means none.
+	// OldKEKs unwrap material that was wrapped under them earlier. They wrap nothing. Rewrap moves the files
+	// to KEKs; Status says how many are left. WaitReady does not wait for OldKEKs. Empty means none.
 	OldKEKs []KEK
-	// Rotation is when keys rotate. Zero means every 30 days.
+	// Rotation says when keys rotate. Zero means every 30 days.
 	Rotation RotationPolicy
-	// Tokens is how tokens are signed and verified. Zero means RS256 and at most 24 hours.
+	// Tokens says how tokens are signed and verified. Zero means RS256 and at most 24 hours.
 	Tokens TokenPolicy
-	// Data finds the ciphertexts that have to be re-encrypted: for RotateOptions.Full, for
-	// Remove, and for RotationPolicy.Retain. Nil means that these are not possible; NoData
-	// that nothing is kept that was sealed.
+	// Data finds the ciphertexts that have to be re-encrypted. RotateOptions.Full, Remove and
+	// RotationPolicy.Retain need it. Nil means that these are not possible. NoData says that the host stores
+	// no ciphertexts.
 	Data SealedData
-	// RekeyGrace is for data that is not in this raft, or whose FSM does not call Admit: how
-	// long after a rotation a writer may still store what it has sealed under the key before. The
-	// last scan waits for so long. Zero is right where Admit guards all writes; else it is at least a second, and
-	// at most 100 years.
+	// RekeyGrace is for data that is not in this raft, or whose FSM does not call Admit. It is how long after
+	// a rotation a writer may still store a ciphertext of the previous key. The last scan waits for that
+	// long. Zero is right if Admit guards all writes; otherwise it is at least a second and at most 100
+	// years.
 	RekeyGrace time.Duration
-	// RekeyRate is how many records are moved in a second, at most. Zero means no limit.
+	// RekeyRate is the maximum number of records that are re-encrypted in a second. Zero means no limit.
 	RekeyRate int
-	// Backups are the backups that the leader makes by itself. The zero value makes none.
+	// Backups schedules the backups that the leader makes by itself. Zero makes none.
 	Backups BackupSchedule
-	// Audit is told of every step in the life of a key that this server applies while the keyring is
-	// open: one at a time, in the order of the log, soon after. What a server gets as a snapshot, or
-	// has applied before Open, another one has told. After a restart raft applies again what its log has since the
-	// last snapshot, and Audit is told of it again: each step at least once, because a crash may come before Audit has
-	// it. Keep one for each Index, Step and Key. Close waits for it. Nil tells nobody.
+	// Audit receives every Event that this server applies while the keyring is open: one at a time, in the
+	// order of the log, soon after it was applied. It does not receive the events that this server got in a
+	// snapshot or applied before Open: another server has reported those. After a restart raft applies the
+	// log since the last snapshot again, and Audit receives its events again. So Audit receives each event at
+	// least once; keep one for each Index, Step and Key. Close waits for it. Nil tells nobody.
 	Audit func(Event)
-	// Metrics receives the figures of this server: see MetricInfos. Packages gometrics and prometheus have
-	// ready ones. Nil means that nobody does.
+	// Metrics receives the metrics of this server: see MetricInfos. The packages gometrics and prometheus
+	// have ready implementations. Nil means none.
 	Metrics Metrics
-	// MetricsEvery is how often Metrics receives what MetricInfos lists, but for the progress of a rekey, which it
-	// receives as it comes. Zero means 30 seconds, for some sinks forget what is not set again; negative
-	// means never. It is at least a second.
+	// MetricsEvery is the interval at which Metrics receives the metrics of MetricInfos. It receives the
+	// progress of a rekey when that changes. Zero means 30 seconds, because some sinks forget a gauge that is
+	// not set again. Negative means never. Otherwise it is at least a second.
 	MetricsEvery time.Duration
-	// Logger gets what an operator should know; never key material. Nil logs nothing.
+	// Logger receives what an operator should know, and never key material. Nil logs nothing.
 	Logger hclog.Logger
-	// EveryBuild says that every build of the service that a server of this cluster may run has the keyring. Then the
-	// first command waits 10 seconds, and no longer, for a server that does not answer. Else it waits until that server
-	// has answered: a build without the keyring could not apply the command.
+	// EveryBuild says that every build of the service that a server of this cluster may run contains the
+	// keyring. Then the keyring's first command waits at most 10 seconds for a server that does not answer.
+	// Otherwise it waits until that server has answered, because a build without the keyring could not apply
+	// the command.
 	EveryBuild bool
-	// Certificates returns when the certificates end on which this server's connections depend and, on the leader, those of the
-	// other servers, the first to end first; and as an error why others refuse this server's own now, or what is wrong with
-	// its files. Status, ProblemCertificate and the metric keyring.certificate.left tell of them. It is called from several
-	// goroutines, and must not block. Packages port and node, and the module grpc, set it. Nil says nothing.
+	// Certificates returns when the certificates of this server's connections end and, on the leader, those
+	// of the other servers. The first to end comes first. Its error says why other servers reject this
+	// server's certificate now, or what is wrong with its files. Status, ProblemCertificate and the metric
+	// keyring.certificate.left report both. It is called from several goroutines, and must not block. The
+	// packages port and node, and the module grpc, set it. Nil reports nothing.
 	Certificates func() ([]Certificate, error)
-	// Problems returns what is wrong with the host's part, as the disk of its raft, for Status: problems whose Advice is
-	// empty get the one for their Kind. It is called from several goroutines, and must not block. See Notify. Nil
-	// returns none.
+	// Problems returns the problems of the host's own part, such as the disk of its raft, for Status. A
+	// problem with an empty Advice gets the advice for its Kind. It is called from several goroutines, and
+	// must not block. See Notify. Nil returns none.
 	Problems func() []Problem
 
 	onLookUp func() // called between the two loads of lookUpSealing, by tests
@@ -177,7 +176,7 @@ func (w *wrongs) serverID(id raft.ServerID) {
 		"ID is empty, longer than %d bytes or not UTF-8", meta.MaxServerID)
 }
 
-// withDefaults fills in what zero means, or says all that is wrong.
+// withDefaults replaces zero values by their defaults, or returns all that is wrong.
 func (c Config) withDefaults() (Config, error) {
 	var w wrongs
 	w.unless(c.Dir != "", "Dir is empty")
@@ -207,8 +206,9 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Check says all that is wrong with the KEKs, the policies and the other options, as Open does, but for Dir, Raft,
-// FSM and Transport: for a host that wants to know before it starts its raft. It takes an ID that is not set yet.
+// Check returns all that is wrong with the KEKs, the policies and the other options, as Open does. It does
+// not check Dir, Raft, FSM and Transport, and accepts an empty ID. A host can call it before it starts its
+// raft.
 func (c Config) Check() error {
 	var w wrongs
 	if c.ID != "" {
@@ -236,7 +236,7 @@ func (c *Config) fillPolicies(w *wrongs) {
 	w.unless(c.Rotation.Every < 0 || c.Rotation.Lead >= 0 && c.Rotation.Lead < c.Rotation.Every,
 		"Rotation.Lead %v is not between zero and Every %v", c.Rotation.Lead, c.Rotation.Every)
 	c.Rotation.Undo = cmp.Or(c.Rotation.Undo, defaultUndo)
-	w.unless(c.Rotation.Retain == 0 || c.Data != nil, "Rotation.Retain is set and Data is nil: nothing could tell that a key is not needed")
+	w.unless(c.Rotation.Retain == 0 || c.Data != nil, "Rotation.Retain is set and Data is nil: nothing could prove that a key is no longer needed")
 	w.unless(c.RekeyRate >= 0, "RekeyRate %d is negative", c.RekeyRate)
 	c.Tokens.fill(w)
 	c.Backups.fill(w)
@@ -289,7 +289,7 @@ func isWebURL(s string) bool {
 func (c Config) checkKEKs() []error {
 	var errs []error
 	if len(c.KEKs) == 0 {
-		errs = append(errs, errors.New("KEKs is empty: name InlineKEK to keep each key's KEK in its own file"))
+		errs = append(errs, errors.New("KEKs is empty: use InlineKEK to keep each key's KEK in the file of the key"))
 	}
 	if len(c.KEKs) > maxKEKs {
 		errs = append(errs, fmt.Errorf("%d KEKs, at most %d", len(c.KEKs), maxKEKs))

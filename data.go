@@ -1,6 +1,6 @@
 package keyring
 
-// The data of the host that is sealed under keys: SealedData, EncryptTo, and the progress of moving it.
+// The ciphertexts of the host: SealedData, and the progress of re-encrypting them.
 
 import (
 	"context"
@@ -11,56 +11,57 @@ import (
 	"example.com/keyring/internal/meta"
 )
 
-// Sealed is one record of the host's.
+// Sealed is one encrypted record of the host.
 type Sealed struct {
 	// Ref names the record, for Replace and for people.
 	Ref string
-	// Ciphertext is what Encrypt returned, and AAD what it was given.
+	// Ciphertext is a result of Encrypt, and AAD is the aad of that call.
 	Ciphertext, AAD []byte
-	// Nomad says that Ciphertext is data as OpenNomad takes it, sealed under the key that Under was
-	// asked for. It is re-encrypted as Encrypt does, with AAD.
+	// Nomad says that Ciphertext has the format of OpenNomad and is encrypted under the key that Under was
+	// called with. It is re-encrypted by Encrypt, with AAD.
 	Nomad bool
-	// Plain says that Ciphertext is a plaintext: the host had the record in the clear before it had a keyring. Once a key is
-	// active the leader seals it with AAD.
+	// Plain says that Ciphertext is a plaintext, from before the host had a keyring. Once a key is active the
+	// leader encrypts it with AAD.
 	Plain bool
 }
 
-// Replacement is a record with the same plaintext sealed under the active key. New shares its memory
-// with other records: a host that keeps it, not what it made of it for raft, keeps a copy.
+// Replacement is a record whose plaintext is encrypted again, under the active key. New shares its memory
+// with other records: a host that keeps New itself must copy it.
 type Replacement struct {
 	Sealed
 	New []byte
 }
 
-// SealedData is how the leader finds what the host has sealed, and has it replaced. The Map of package records is one, for
-// a host whose records are in its own raft. Its methods
-// are called on the leader only, one at a time, and end when ctx does, as Close waits for them.
-// Neither side changes the bytes that the other gave it.
+// SealedData lets the leader find the host's ciphertexts and replace them. The Map of package records
+// implements it for a host whose records are in its own raft. The methods are called on the leader only, one
+// at a time. They must return when ctx ends, because Close waits for them. Neither side changes the bytes
+// that the other gave it.
 type SealedData interface {
-	// Under yields each record that is sealed under the key at the time of the call, in any
-	// order. It may yield others, which are passed over, so a host without an index yields
-	// everything. An error ends the scan, which is repeated later. It reads what this server's
-	// FSM has applied, or whatever the host's writers have reached, and must not miss a record:
-	// a scan that yields none under the key is the proof that the key can go. What Nomad sealed
-	// under an adopted key belongs to it too. For the zero KeyID it yields the records in the clear, with Plain set: that is
-	// asked only of a Counter that says that there are some.
+	// Under yields each record that is encrypted under the key at the time of the call, in any order. It may
+	// yield other records, which are skipped, so a host without an index yields all of them. An error ends
+	// the scan, which is repeated later. Under reads what this server's FSM has applied, or the store that
+	// the host's writers use. It must not miss a record: a scan that yields no record of the key proves that
+	// the key can be removed. Data that Nomad encrypted under an adopted key counts as well.
+	//
+	// For the zero KeyID, Under yields the records in the clear, with Plain set. It is called so only on a
+	// Counter that says that there are some.
 	Under(ctx context.Context, key KeyID) iter.Seq2[Sealed, error]
-	// Replace swaps each record whose whole ciphertext is still the old one. What changed
-	// meanwhile, or what Admit refuses, is a conflict: the writer has already re-encrypted it. A batch
-	// has at most 256 records and 1 MiB of ciphertexts, or else one record that is longer. Replace is
-	// never called while Under iterates, and when it returns, Under yields the new ciphertexts.
+	// Replace replaces each record whose whole ciphertext is still the old one. A record that has changed
+	// meanwhile, or that Admit rejects, is a conflict: a writer has already re-encrypted it. A batch has at
+	// most 256 records and 1 MiB of ciphertexts, or one longer record. Replace is never called while Under
+	// iterates. When it has returned, Under yields the new ciphertexts.
 	Replace(ctx context.Context, batch []Replacement) (conflicts int, err error)
 }
 
-// Counter is for a SealedData that can tell at little cost how many records are sealed under a
-// key: RekeyProgress then says how many are left. For the zero KeyID it tells how many are in the clear, see Sealed.Plain: the
-// leader asks that whenever the keyring changes, and a host that gets such records in between calls Notify. It is safe for
-// concurrent use.
+// Counter is for a SealedData that can cheaply count the records under a key: RekeyProgress then says how
+// many are left. For the zero KeyID it counts the records in the clear: see Sealed.Plain. The leader asks for
+// that count whenever the keyring changes. A host that gets such records in between calls Notify. Count is
+// safe for concurrent use.
 type Counter interface {
 	Count(ctx context.Context, key KeyID) (int, error)
 }
 
-// NoData is for a host that keeps nothing it has sealed.
+// NoData is the SealedData of a host that stores no ciphertexts.
 type NoData struct{}
 
 // Under yields nothing.
@@ -71,20 +72,23 @@ func (NoData) Under(context.Context, KeyID) iter.Seq2[Sealed, error] {
 // Replace is never called.
 func (NoData) Replace(context.Context, []Replacement) (int, error) { return 0, nil }
 
-// RekeyProgress is how far the data under one key has been moved to the active key, by this
-// leader: a new one begins to count from zero. Config.Metrics receives the same.
+// RekeyProgress says how far this leader has re-encrypted the data under one key. A new leader starts at
+// zero. Config.Metrics receives the same numbers.
 type RekeyProgress struct {
-	Key       KeyID `json:"key"`       // zero for records in the clear, which are sealed: see Sealed.Plain
+	Key       KeyID `json:"key"`       // zero for records in the clear: see Sealed.Plain
 	Moved     int   `json:"moved"`     // records that were replaced
-	Conflicts int   `json:"conflicts"` // records that somebody else had replaced
-	// Left is how many records are still under the key, negative if Config.Data is no Counter.
+	Conflicts int   `json:"conflicts"` // records that a writer had replaced first
+	// Left is the number of records that are still under the key. It is negative if Config.Data is no
+	// Counter.
 	Left int `json:"left"`
-	// Poisoned is how many records do not open, by the last scan, and PoisonedRefs the first of
-	// them. They keep the key in rekeying: replace them, or remove the key by force. The scan is
-	// repeated after 100 ms, and then after pauses that double to a minute.
+	// Poisoned is the number of records that the last scan could not decrypt, and PoisonedRefs names the
+	// first of them. While there are any, the key stays rekeying: replace them, or remove the key by force.
+	// The scan is repeated after 100 ms, then after pauses that double up to a minute.
 	Poisoned     int      `json:"poisoned"`
 	PoisonedRefs []string `json:"poisonedRefs"`
-	Err          error    `json:"-"` // why the last attempt ended early, or that many in a row have moved nothing, or nil; Problems has it too
+	// Err says why the last attempt ended early, or that many attempts in a row re-encrypted nothing. Nil is neither.
+	// Status.Problems has it too.
+	Err error `json:"-"`
 }
 
 const poisonedRefs = 16 // named in RekeyProgress

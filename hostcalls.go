@@ -17,7 +17,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// How long a function of the host's may take before Status names it.
+// How long a function of the host may take before Status names it.
 const (
 	hostPatience = 10 * time.Second
 	dataPatience = time.Minute
@@ -251,6 +251,6 @@ func (o overview) hostCallProblems() (all []Problem) {
 		}
 	}
 	add(o.hostCalls, "", "")
-	add(o.appCalls, SeverityCritical, ": this server applies nothing that comes after, of the host's or of the keyring's")
+	add(o.appCalls, SeverityCritical, ": this server applies no later entries, neither the host's nor the keyring's")
 	return all
 }

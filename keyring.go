@@ -27,8 +27,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Keyring is one server's part of the cluster's keyring. All methods are safe for concurrent
-// use. After Close they return ErrClosed.
+// Keyring is one server's part of the cluster's keyring. All methods are safe for concurrent use. After Close
+// they return ErrClosed.
 type Keyring struct {
 	server *server
 
@@ -62,12 +62,11 @@ type Keyring struct {
 	ciphers ciphers // not a pointer: Encrypt and Decrypt go by it
 }
 
-// Open starts the keyring of this server on a raft that is running or about to. It refuses
-// a configuration that can't work, with all that is wrong with it in one error, and a
-// directory that can't be created, written or locked, with an error that names it. Bad key
-// files never stop it. Open does not wait for a leader or a key: see WaitReady. Where a KEK takes long, it opens the newest
-// key files for a few seconds, and the rest are opened behind it; until then what is sealed under those is ErrKeyMissing. ctx bounds
-// opening only.
+// Open starts the keyring of this server on a raft that runs or is about to. An invalid configuration is
+// rejected with all that is wrong in one error. A directory that can't be created, written or locked is an
+// error that names it. Bad key files never stop Open. It does not wait for a leader or a key: see WaitReady.
+// If a KEK is slow, Open loads the newest key files for a few seconds, and loads the others in the
+// background. Until then data under those keys is ErrKeyMissing. ctx bounds only the call to Open.
 func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -92,8 +91,8 @@ func Open(ctx context.Context, cfg Config) (*Keyring, error) {
 // openStore is keystore.Open or keystore.OpenNewest.
 type openStore func(context.Context, durable.FS, *kek.Set, hclog.Logger) (*keystore.Store, error)
 
-// openKeystore opens a keystore, and ends with ctx. If it ends while a KEK hangs, the directory is given back as soon
-// as that comes back.
+// openKeystore opens a keystore, and ends with ctx. If ctx ends while a KEK hangs, the directory is unlocked
+// as soon as the KEK returns.
 func openKeystore(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger, open openStore) (*keystore.Store, error) {
 	return gate.AwaitOr(ctx, func() (*keystore.Store, error) {
 		return open(ctx, fsys, keks, log)
@@ -181,16 +180,15 @@ func (k *Keyring) observe() *raft.Observer {
 	return o
 }
 
-// Close ends the keyring on this server: it cancels the calls under way and waits for them,
-// ends the goroutines, overwrites the key bytes that the library owns, and gives the
-// directory back. Encrypt and Decrypt calls that began before may still end after it; they
-// only use ciphers that the standard library has expanded, which are left to the collector.
-// raft is the host's: shut it down after, for it may leave a call under way unanswered. A second
-// Close waits for the first, and does nothing.
+// Close ends the keyring on this server: it cancels the calls in progress and waits for them, ends the
+// goroutines, overwrites the key bytes that the library owns, and unlocks the directory. Calls to Encrypt and
+// Decrypt that began before may still succeed. Their ciphers were expanded by the standard library, and are
+// left to the garbage collector. The host shuts down raft after Close, because raft may leave a call in
+// progress unanswered. A second Close waits for the first, and does nothing.
 //
-// What ignores its context, as a KEK that hangs, raft while its log store hangs, and a call of Config.Audit, Close
-// waits for for 10 seconds. Then it overwrites the keys and returns an error, which names the functions of the host that
-// have not returned; the rest it does when that comes back.
+// Some calls may ignore their context: a KEK that hangs, raft while its log store hangs, a call of
+// Config.Audit. Close waits 10 seconds for them. Then it overwrites the keys and returns an error that names
+// the host's functions that have not returned. It does the rest when they return.
 func (k *Keyring) Close() (err error) {
 	k.closing.Do(func() { err = k.close() })
 	return err
@@ -234,7 +232,7 @@ func (k *Keyring) hasNotEnded() error {
 	if host := k.hostCalls.Names(); len(host) > 0 {
 		what = strings.Join(host, ", ")
 	}
-	return fmt.Errorf("close: %s has not ended in %v: %w; the directory is given back when all have", what, closePatience, gate.ErrLeft)
+	return fmt.Errorf("close: %s has not ended in %v: %w; the directory stays locked until all have", what, closePatience, gate.ErrLeft)
 }
 
 // closePatience is how long Close waits for calls that were left behind, and for the loops.
@@ -261,21 +259,21 @@ func (k *Keyring) doLed(ctx context.Context, call func(context.Context) error) e
 	return err
 }
 
-// Keys returns the metadata of all keys as this server knows it, the newest first. A follower may be behind the leader, by a
-// moment most often, and by more while it does not reach it: a key that was made or removed there may not be, or still be, in it. Ask
-// the leader for what it knows; Status.CaughtUp and Status.LastContact say how far this server is.
+// Keys returns the metadata of all keys that this server knows, newest first. A follower may be behind the
+// leader: usually by a moment, and by more while it can't reach the leader. Then a new key may be absent, and
+// a removed key present. Ask the leader for the latest; Status.CaughtUp and Status.LastContact say how
+// current this server is.
 func (k *Keyring) Keys() []Key { return keysOf(k.server.FSM.Ring()) }
 
-// Changed returns a channel that is closed when something has changed that Keys, Status or
-// WaitReady tell of: take it, look, then wait on it. It may be closed for less. Of a change of
-// the raft configuration it tells if the FSM is in no Mux, or the host's FSM is a
-// raft.ConfigurationStore.
+// Changed returns a channel that is closed after a change in the result of Keys, Status or WaitReady. Get the
+// channel, read the results, then wait on the channel. It may also be closed without a change. Changes of the
+// raft configuration close it only if the FSM is in no Mux, or the host's FSM is a raft.ConfigurationStore.
 func (k *Keyring) Changed() <-chan struct{} { return k.server.FSM.Changed() }
 
-// Notify closes the channel of Changed, for a host whose Config.Problems returns something else than before.
+// Notify closes the channel of Changed. A host calls it when the result of its Config.Problems has changed.
 func (k *Keyring) Notify() { k.server.FSM.Notify() }
 
-// Status tells how the keyring is, as far as this server knows. It does no I/O.
+// Status returns the status of the keyring, as far as this server knows it. It does no I/O.
 func (k *Keyring) Status(ctx context.Context) (Status, error) {
 	_, done, err := k.server.Gate.Enter(ctx)
 	if err != nil {
@@ -287,8 +285,8 @@ func (k *Keyring) Status(ctx context.Context) (Status, error) {
 	return s, nil
 }
 
-// EncodeStatus returns the leader's Status in bytes, for DecodeStatus on the server that has asked for it. Keys and
-// NoBackup are not in it. Leader only.
+// EncodeStatus returns the leader's Status as bytes, for DecodeStatus on the server that asked for it. Keys
+// and NoBackup are not included. Leader only.
 func (k *Keyring) EncodeStatus() ([]byte, error) {
 	if err := k.server.Leading(); err != nil {
 		return nil, err
@@ -298,8 +296,8 @@ func (k *Keyring) EncodeStatus() ([]byte, error) {
 	return packStatus(s)
 }
 
-// DecodeStatus returns the leader's Status from what its EncodeStatus has returned, of an older or newer build too.
-// Keys and NoBackup are as this server has them. The bytes may come from a server that lies.
+// DecodeStatus decodes the leader's Status from the result of EncodeStatus, also from an older or newer
+// build. It adds Keys and NoBackup as this server knows them. It is safe on bytes from a server that lies.
 func (k *Keyring) DecodeStatus(b []byte) (Status, error) {
 	if err := k.server.Gate.Err(); err != nil {
 		return Status{}, err
@@ -313,11 +311,10 @@ func (k *Keyring) DecodeStatus(b []byte) (Status, error) {
 	return s, nil
 }
 
-// ServePeer answers a request that another server's Transport carried here. from is the ID
-// that the host authenticated, never one that the request claims: anyone who can pose as a
-// server of the raft configuration is given every key. Other servers get a refusal. The
-// answer goes back as it is; the error, which matches ErrClosed or is about ctx, means that
-// there is none.
+// ServePeer answers a request that another server's Transport has carried here. from must be the ID that the
+// host authenticated, never an ID from the request: anyone who can pose as a server of the raft configuration
+// gets every key. Servers outside the configuration are refused. Return the answer unchanged. An error
+// matches ErrClosed or is that of ctx; then there is no answer.
 func (k *Keyring) ServePeer(ctx context.Context, from raft.ServerID, request []byte) ([]byte, error) {
 	return gate.Through(ctx, &k.server.Gate, func(ctx context.Context) ([]byte, error) {
 		if !slices.Contains(local.ServerIDs(k.server.Raft), string(from)) {

@@ -1,6 +1,6 @@
 package keyring
 
-// What is done with the key files of a server: Rewrap, Adopt, OpenNomad, Inspect, RecoverKeys.
+// Operations on a server's key files: Rewrap, Adopt, OpenNomad, Inspect, RecoverKeys.
 
 import (
 	"context"
@@ -17,22 +17,24 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// Rewrap wraps every key file of this server under exactly Config.KEKs, and under the versions that they use now, after
-// these have changed. Each file is replaced whole, and only by one that has been opened before it is
-// written. A crash at any point leaves each file as it was or rewrapped; Rewrap again goes on.
-// While it runs, and after an error, OldKEKs stay needed: Status.OnOldKEKs counts the files
-// that are left, and when it is zero they can go. The files of removed keys are rewrapped too, for
-// as long as that can be undone. Files that no KEK opens, and those that were set aside because
-// they were bad, are left as they are; the former are part of the error.
+// Rewrap wraps every key file of this server under exactly Config.KEKs, in the versions that these use now.
+// Call it after Config.KEKs has changed. It replaces each file as a whole, and only by a file that it has
+// successfully unwrapped before it writes. A crash at any point leaves each file either old or rewrapped;
+// call Rewrap again.
 //
-// It is about this server alone, leader or not. There is no need to be in a hurry: until it
-// has been called, nothing but the old KEK's retirement is late.
+// Keep OldKEKs while Rewrap runs, and after an error. Status.OnOldKEKs counts the files that are left; once
+// it is zero you can drop OldKEKs. Files of removed keys are rewrapped too while their removal can be undone.
+// Files that no KEK opens stay as they are, and are named in the error. Files that were set aside as bad stay
+// as they are too.
+//
+// Rewrap affects this server alone, leader or not. It is not urgent: only the retirement of the old KEK waits
+// for it.
 func (k *Keyring) Rewrap(ctx context.Context) error {
 	return k.rewrap(ctx, k.server.Store.Rewrap)
 }
 
-// RewrapAll is Rewrap of every key file, also of those that are wrapped as they would be now: for a KEK whose key has
-// another version, and that does not tell versions apart as a VersionedKEK does.
+// RewrapAll is Rewrap, but also rewraps the files that are wrapped as Config.KEKs demands. Use it when the
+// key of a KEK has a new version and the KEK is no VersionedKEK.
 func (k *Keyring) RewrapAll(ctx context.Context) error {
 	return k.rewrap(ctx, k.server.Store.RewrapAll)
 }
@@ -45,31 +47,32 @@ func (k *Keyring) rewrap(ctx context.Context, files func(context.Context) error)
 	})
 }
 
-// Adopt takes a key into the keyring whose file lies in a keystore although the keyring does
-// not know it, here or on another server: Status.Orphans names those of each server. It
-// becomes an inactive key that opens data and whose tokens verify. For a key that the leader
-// adopted of its own accord, when the keyring was empty, it admits the tokens, which such a
-// key does not have: somebody who can plant a file must not be able to plant a signer. So be sure
-// where the file comes from. Those tokens verify for TokenPolicy.MaxTTL and the leeway from then on, as those of
-// every key that is adopted. That is a command of version 2 of the log: until every server says, asked now, that it
-// applies those, the error names the servers that do not. Adopting a key again has no effect.
+// Adopt adds a key to the keyring whose file lies in the keystore of a server, but which the keyring does not
+// know. Status.Orphans names such keys on each server. An adopted key is inactive; it decrypts data, and its
+// tokens verify for TokenPolicy.MaxTTL and the leeway from then on. So be sure where the file comes from.
 //
-// Of a key that the leader has not, the tokens are admitted when it has got the material, from which it derives the
-// public key: no other server is believed which one that is. Until then the key opens data, and Adopt waits. If ctx
-// ends first the error matches ErrKeyMissing: call it again.
+// When the keyring was empty, the leader has adopted keys by itself, for data alone: whoever can plant a file
+// must not be able to plant a signer. For such a key Adopt admits the tokens. That is a command of version 2
+// of the log. Until every server has answered that it applies those, the error names the servers that have
+// not.
 //
-// Leader only. A key that no server has is ErrUnknownKey, and so is one that was removed. One whose public key in
-// raft is not that of its material is ErrCorrupt.
+// If the leader lacks the material of the key, Adopt waits until the leader has fetched it. The leader
+// derives the public key from the material, and believes no other server about it. Until then the key only
+// decrypts data. If ctx ends first, the error matches ErrKeyMissing; call Adopt again. Adopting a key twice
+// has no effect.
+//
+// The error is ErrUnknownKey for a key that no server has or that was removed, and ErrCorrupt for a key whose
+// public key in raft does not fit its material. Leader only.
 func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
 	a := &lead.Adopter{Server: k.server.Server, Clocks: k.clocks, Public: k.public}
 	return k.doLed(ctx, func(ctx context.Context) error { return a.Adopt(ctx, id) })
 }
 
-// OpenNomad opens data that HashiCorp Nomad encrypted under a key of its own: AES-256-GCM under
-// the root key, the 12-byte nonce first, the key ID as additional data. Nomad keeps the key ID
-// beside the data, not in it. The key is one that was adopted; data under any other is
-// ErrDecrypt, as is data that is not Nomad's. The other errors are those of Decrypt. On any
-// server that holds the key. Never call it in Apply: see Decrypt.
+// OpenNomad decrypts data that HashiCorp Nomad encrypted under a root key of its own: AES-256-GCM, the
+// 12-byte nonce first, the key ID as additional data. Nomad keeps the key ID beside the data, not in it. The
+// key must have been adopted. Under any other key, and for other data, the error is ErrDecrypt. The other
+// errors are those of Decrypt. It works on any server that holds the key. Never call it in Apply: see
+// Decrypt.
 func (k *Keyring) OpenNomad(id KeyID, data []byte) ([]byte, error) {
 	if err := k.server.Gate.Err(); err != nil {
 		return nil, err
@@ -100,11 +103,11 @@ type FileKind string
 const (
 	FileKey     FileKind = "key"
 	FileRemoved FileKind = "removed key" // kept until RotationPolicy.Undo is over
-	FileAside   FileKind = "set aside"   // it was bad; the name says why
+	FileAside   FileKind = "set aside"   // it was bad; its name says why
 	FileNomad   FileKind = "Nomad's key"
 	FileOwn     FileKind = "own"       // the keystore's ID and its lock
-	FileTemp    FileKind = "temporary" // of a write that was cut short, or is under way; goes at start
-	FileForeign FileKind = "foreign"   // nothing of the keyring's
+	FileTemp    FileKind = "temporary" // a write was interrupted, or is in progress; the next start deletes it
+	FileForeign FileKind = "foreign"   // the keyring does not know it
 )
 
 // FileUse says what a server does with a file.
@@ -112,30 +115,30 @@ type FileUse string
 
 // The uses of files.
 const (
-	UseNone     FileUse = ""          // nothing: it is no key's, or was set aside
-	UseKey      FileUse = "used"      // the server has the key from it
-	UseWaits    FileUse = "waits"     // it is left, and read again within a minute, until what is wrong has ended
-	UseSetAside FileUse = "set aside" // it is bad, and gets another name
-	UseRefused  FileUse = "refused"   // it is Nomad's, and left: with these KEKs there is no key in it
+	UseNone     FileUse = ""          // nothing: it is no key file, or was set aside
+	UseKey      FileUse = "used"      // the server reads the key from it
+	UseWaits    FileUse = "waits"     // it can't be used now; the server retries at least once a minute
+	UseSetAside FileUse = "set aside" // it is bad; the server renames it
+	UseRefused  FileUse = "refused"   // it is Nomad's, and these KEKs can't open it; the server leaves it alone
 )
 
-// FileReport is what Inspect says of one file.
+// FileReport describes one file of a keystore directory.
 type FileReport struct {
 	Name      string
 	Kind      FileKind
-	Use       FileUse   // what a server with the KEKs given does with it, if it has no other file of the key
-	Key       KeyID     // zero if it is no key's
+	Use       FileUse   // by a server with the given KEKs, if it has no other file of the key
+	Key       KeyID     // zero if it is no key file
 	Algorithm string    // of the key's signing key
-	Created   time.Time // by the file; nothing authenticates it
-	KEKs      []string  // the IDs of those that it is wrapped under
-	Opens     []string  // those of the KEKs given that open it
+	Created   time.Time // according to the file, unauthenticated
+	KEKs      []string  // the IDs of the KEKs that wrap it
+	Opens     []string  // the IDs of the given KEKs that open it
 	Err       error     // what is wrong with it, or nil
 }
 
-// Inspect reads a keystore directory and says what each file in it is, by name, which of the KEKs open
-// it, what a server with these KEKs does with it, and what is wrong. A server runs as the user that owns the
-// directory. It changes nothing and takes no lock, so that the server may run. It
-// holds no key beyond the look at it, and knows no raft: Status tells what is missing.
+// Inspect reads a keystore directory and describes each file in it, by name: which of the KEKs open it, what
+// a server with these KEKs does with it, and what is wrong with it. Run it as the user that owns the
+// directory. It changes nothing and takes no lock, so the server may run. It keeps no key in memory. It does
+// not know raft, so it can't say which keys are missing: Status does.
 func Inspect(ctx context.Context, dir string, keks ...KEK) ([]FileReport, error) {
 	return gate.Await(ctx, func() ([]FileReport, error) { return inspect(ctx, dir, keks) })
 }
@@ -159,14 +162,16 @@ func inspect(ctx context.Context, dir string, keks []KEK) ([]FileReport, error) 
 // MissingKey is a key whose material a server does not have.
 type MissingKey struct {
 	ID  KeyID
-	Err error // why its file here does not open, or nil if there is none
+	Err error // why its file here does not open; nil if there is no file
 }
 
-// RecoverKeys is for a host that recovers its raft offline, by raft.RecoverCluster: it returns the keys whose material
-// is not in the keystore directory, by ID, but for those that have sealed nothing. It opens the keystore first, so that
-// nothing has changed if a KEK does not answer; then it calls recoverRaft, which gives cfg.FSM the snapshot and the log;
-// and it gives the directory back. Of cfg it uses Dir, FSM, KEKs, OldKEKs and Logger. When ctx has ended before
-// recoverRaft, that is not called; later it is not looked at.
+// RecoverKeys is for a host that recovers its raft offline with raft.RecoverCluster. It first opens the
+// keystore, so nothing has changed if a KEK does not answer. Then it calls recoverRaft, which must feed
+// cfg.FSM with the snapshot and the log. At last it unlocks the directory.
+//
+// It returns the keys, ordered by ID, whose material is not in the directory; keys that have encrypted
+// nothing are left out. It uses only Dir, FSM, KEKs, OldKEKs and Logger of cfg. If ctx ends before
+// recoverRaft begins, recoverRaft is not called. Later ctx has no effect.
 func RecoverKeys(ctx context.Context, cfg Config, recoverRaft func() error) (missing []MissingKey, err error) {
 	var w wrongs
 	w.unless(cfg.Dir != "", "Dir is empty")

@@ -80,7 +80,7 @@ func differences(id, other string, ours, theirs map[string]string) (all []differ
 		d := difference{text: fmt.Sprintf("%s is %q on %s, and %q on %s", field, value, other, ours[field], id)}
 		switch {
 		case field == policyIssuer && eachOther:
-			d.text, d.harmless = d.text+"; each takes the tokens of the other", true
+			d.text, d.harmless = d.text+"; each accepts the tokens of the other", true
 		case field == policyAcceptIssuers && !eachOther:
 			continue // by the issuer
 		case field == policyAcceptIssuers:
@@ -99,5 +99,5 @@ func (i tokenIssuers) refused(of tokenIssuers, id, other string) []difference {
 	if len(issuers) == 0 {
 		return nil
 	}
-	return []difference{{text: fmt.Sprintf("%s takes tokens with the issuers %.500s, and %s refuses them", other, fmt.Sprintf("%q", issuers), id)}}
+	return []difference{{text: fmt.Sprintf("%s accepts tokens with the issuers %.500s, and %s rejects them", other, fmt.Sprintf("%q", issuers), id)}}
 }

@@ -17,70 +17,70 @@ type ProblemKind string
 
 // The kinds of problems.
 const (
-	ProblemIDTwice     ProblemKind = "ID used twice"  // two servers say that they are one member: a Node or a port says so
+	ProblemIDTwice     ProblemKind = "ID used twice"  // two servers claim to be one member; only a Node or a port reports it
 	ProblemNoLeader    ProblemKind = "no leader"      // this server has heard from no leader for a while
-	ProblemBehind      ProblemKind = "not caught up"  // this server does not know yet what was committed before its start
-	ProblemUnconfirmed ProblemKind = "restored"       // nothing is sealed before a majority confirms that it holds the active key
+	ProblemBehind      ProblemKind = "not caught up"  // this server does not yet know all that was committed before its start
+	ProblemUnconfirmed ProblemKind = "restored"       // encryption waits until a majority confirms that it holds the active key
 	ProblemKeyMissing  ProblemKind = "key missing"    // a key's material is not held on this server
 	ProblemKeyPending  ProblemKind = "key pending"    // a prepublished key is due and can't be activated
 	ProblemClock       ProblemKind = "clock"          // clocks of two servers differ by more than TokenPolicy.Leeway
-	ProblemPolicy      ProblemKind = "policy differs" // two servers have policies that have to be the same, and are not
-	ProblemCertificate ProblemKind = "certificate"    // this server's certificate or its CA's ends soon, or is refused: see Config.Certificates
-	ProblemJWKS        ProblemKind = "large JWKS"     // it has more keys than relying parties can be expected to take
-	ProblemTime        ProblemKind = "time ahead"     // a time in the keyring lies ahead of this server's clock
+	ProblemPolicy      ProblemKind = "policy differs" // two servers have different policies
+	ProblemCertificate ProblemKind = "certificate"    // a certificate or CA expires soon, or is rejected: see Config.Certificates
+	ProblemJWKS        ProblemKind = "large JWKS"     // it has more keys than relying parties may accept
+	ProblemTime        ProblemKind = "time ahead"     // a time in the keyring is ahead of this server's clock
 	ProblemKEKAway     ProblemKind = "KEK away"       // a KEK does not answer
 
 	ProblemFileOwner ProblemKind = "wrong owner"   // key files of another user
 	ProblemFileMode  ProblemKind = "no permission" // key files that this server may not read
 	ProblemNotAFile  ProblemKind = "not a file"    // a symlink, FIFO, socket, device or directory with the name of a key file
 
-	ProblemKEKRefuses      ProblemKind = "KEK refuses"        // a KEK answers, and does not do its work
-	ProblemKEKThrottled    ProblemKind = "KEK throttled"      // a KEK answers, and is asked too often
-	ProblemKEKUnconfigured ProblemKind = "KEK not configured" // key files name it, and the configuration does not
-	ProblemKEKOther        ProblemKind = "another KEK"        // a KEK says that it has not wrapped what files have for its ID
+	ProblemKEKRefuses      ProblemKind = "KEK refuses"        // a KEK answers, but refuses to wrap or unwrap
+	ProblemKEKThrottled    ProblemKind = "KEK throttled"      // a KEK is asked too often
+	ProblemKEKUnconfigured ProblemKind = "KEK not configured" // key files name a KEK that is not configured
+	ProblemKEKOther        ProblemKind = "another KEK"        // a KEK says that it did not wrap files that name it
 
 	ProblemKeystoreCopied ProblemKind = "copied keystore" // two servers have one keystore ID
 
 	ProblemNoNewKey    ProblemKind = "no new key"       // the leader can't make the key that is due
 	ProblemWrite       ProblemKind = "key not written"  // a key could not be made durable here
-	ProblemMoved       ProblemKind = "directory moved"  // the path of the keystore does not lead to the directory that was opened
-	ProblemKeystore    ProblemKind = "another keystore" // raft knows of keys that this server has held in another keystore
-	ProblemUnderheld   ProblemKind = "underheld"        // the active key is not held by every server
-	ProblemStuck       ProblemKind = "server behind"    // another server gets no further in raft's log
-	ProblemRaftDisk    ProblemKind = "raft not written" // raft could not write its log here, or waits for a write: a Node says so, other hosts by Config.Problems
-	ProblemUnreachable ProblemKind = "no usable answer" // another server is unreachable, or what it sent was of no use
-	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be moved
+	ProblemMoved       ProblemKind = "directory moved"  // the keystore's path no longer leads to the directory that was opened
+	ProblemKeystore    ProblemKind = "another keystore" // by raft's records this server held keys in another keystore
+	ProblemUnderheld   ProblemKind = "underheld"        // a server does not hold the active key
+	ProblemStuck       ProblemKind = "server behind"    // another server does not advance in raft's log
+	ProblemRaftDisk    ProblemKind = "raft not written" // raft can't write its log here; a Node reports it, other hosts by Config.Problems
+	ProblemUnreachable ProblemKind = "no usable answer" // another server is unreachable, or its answer was invalid
+	ProblemRekey       ProblemKind = "rekey stuck"      // data under a key can't be re-encrypted
 	ProblemRemoved     ProblemKind = "removed"          // this server is no longer in the raft configuration
-	ProblemNonvoter    ProblemKind = "no voter"         // a server of the leader's that can't vote yet
-	ProblemNewer       ProblemKind = "newer build"      // the log, a key or a key file has what only a newer build knows
-	ProblemNotApplied  ProblemKind = "not applied"      // raft applies its log to another FSM than Config.FSM
-	ProblemFirstKey    ProblemKind = "first key waits"  // for a server that opens its keystore, or has key files that nothing opens yet
-	ProblemWaiting     ProblemKind = "command waits"    // servers that have not said that they apply the leader's next command
-	ProblemPublicKey   ProblemKind = "public key"       // the public key in raft is not that of the key's material
-	ProblemAltered     ProblemKind = "file altered"     // somebody else than this server has changed a key file
-	ProblemOpening     ProblemKind = "opening"          // key files are still to be opened
+	ProblemNonvoter    ProblemKind = "no voter"         // a server has no vote yet; the leader reports it
+	ProblemNewer       ProblemKind = "newer build"      // only a newer build can read the log, a key or a key file
+	ProblemNotApplied  ProblemKind = "not applied"      // raft does not apply its log to Config.FSM
+	ProblemFirstKey    ProblemKind = "first key waits"  // for a server that still opens its keystore, or has key files that no KEK opens yet
+	ProblemWaiting     ProblemKind = "command waits"    // some servers have not confirmed that they apply the leader's next command
+	ProblemPublicKey   ProblemKind = "public key"       // the public key in raft does not fit the key's material
+	ProblemAltered     ProblemKind = "file altered"     // somebody other than this server has changed a key file
+	ProblemOpening     ProblemKind = "opening"          // key files still have to be opened
 	ProblemSetAside    ProblemKind = "file set aside"   // a bad key file; its key is fetched again
 	ProblemOrphan      ProblemKind = "orphan file"      // a key file that the keyring does not know
-	ProblemNomad       ProblemKind = "Nomad's file"     // a key file of Nomad's that does not open, or that should go
+	ProblemNomad       ProblemKind = "Nomad's file"     // one of Nomad's key files does not open, or should be deleted
 	ProblemBackup      ProblemKind = "no backup"        // keys are in no backup
-	ProblemSchedule    ProblemKind = "scheduled backup" // a backup by Config.Backups is late, or fails
+	ProblemSchedule    ProblemKind = "scheduled backup" // a backup of Config.Backups is late or fails
 	ProblemOldKEK      ProblemKind = "old KEKs"         // key files are not wrapped under exactly Config.KEKs
-	ProblemKEKFile     ProblemKind = "KEK file"         // others may read or change the file that has a KEK
-	ProblemHost        ProblemKind = "host hangs"       // a function of the host's has not returned
-	ProblemInlineKEK   ProblemKind = "inline KEK"       // keys protect nothing from those who can read the files
+	ProblemKEKFile     ProblemKind = "KEK file"         // other users may read or change the file of a KEK
+	ProblemHost        ProblemKind = "host hangs"       // a function of the host has not returned
+	ProblemInlineKEK   ProblemKind = "inline KEK"       // anyone who can read the key files has the keys
 )
 
-// Severity says how much a Problem presses.
+// Severity says how urgent a Problem is.
 type Severity string
 
 // The severities, the worst first.
 const (
-	SeverityCritical Severity = "critical" // calls fail, or data is at risk, now
-	SeverityWarning  Severity = "warning"  // it will come to that if nobody acts
+	SeverityCritical Severity = "critical" // calls fail or data is at risk now
+	SeverityWarning  Severity = "warning"  // this becomes critical if nobody acts
 	SeverityNotice   Severity = "notice"   // for information
 )
 
-// rank is where the severity is among them. One of a newer build is a warning.
+// rank orders the severities. An unknown severity, from a newer build, is a warning.
 func (s Severity) rank() int {
 	switch s {
 	case SeverityCritical:
@@ -91,8 +91,8 @@ func (s Severity) rank() int {
 	return 1
 }
 
-// problemKinds are the kinds, with how much each presses and what to do about it. Of those that press as much, the worst is
-// first; what follows from another one comes after it: to a server whose log can't be written no leader is known either.
+// problemKinds are the kinds, with their severity and the advice. Within a severity the worst is first, and a
+// consequence comes after its cause: a server that can't write its log knows no leader either.
 var problemKinds = []struct {
 	kind     ProblemKind
 	severity Severity
@@ -147,7 +147,7 @@ var problemKinds = []struct {
 	{ProblemInlineKEK, SeverityNotice, "Use another KEK, unless this is what you want. Put the other KEK into KEKs and InlineKEK into OldKEKs, restart this server and call Rewrap. Then take InlineKEK out, and restart this server once more."},
 }
 
-// rank is where the kind is among them. A kind of the host's own comes last.
+// rank orders the kinds. A kind of the host's own comes last.
 func (k ProblemKind) rank() int {
 	for i, p := range problemKinds {
 		if p.kind == k {
@@ -157,7 +157,7 @@ func (k ProblemKind) rank() int {
 	return len(problemKinds)
 }
 
-// advice is what to do about problems of the kind: nothing for a kind of the host's own.
+// advice says what to do about problems of the kind. It is empty for a kind of the host's own.
 func (k ProblemKind) advice() string {
 	if i := k.rank(); i < len(problemKinds) {
 		return problemKinds[i].advice
@@ -165,7 +165,7 @@ func (k ProblemKind) advice() string {
 	return ""
 }
 
-// severity is how much problems of the kind press, if nothing more is known. A kind of the host's own is a warning.
+// severity is the usual severity of the kind. A kind of the host's own is a warning.
 func (k ProblemKind) severity() Severity {
 	if i := k.rank(); i < len(problemKinds) {
 		return problemKinds[i].severity
@@ -173,19 +173,19 @@ func (k ProblemKind) severity() Severity {
 	return SeverityWarning
 }
 
-// Problem is one cause of trouble. Status has at most one for each Kind, Server and KEK.
+// Problem is one cause of trouble. Status has at most one for each combination of Kind, Server and KEK.
 type Problem struct {
 	Kind     ProblemKind   `json:"kind"`
 	Severity Severity      `json:"severity"`
-	Since    time.Time     `json:"since,omitzero"`   // when this server first saw the cause, UTC; zero if that is not known
-	Server   raft.ServerID `json:"server,omitempty"` // empty if it is about this one
-	KEK      string        `json:"kek,omitempty"`    // the ID, if it is about a KEK
-	Keys     []KeyID       `json:"keys,omitempty"`   // those that the cause concerns; nil if it is about no key
+	Since    time.Time     `json:"since,omitzero"`   // when this server first saw the cause, in UTC; zero if unknown
+	Server   raft.ServerID `json:"server,omitempty"` // empty if the problem is about this server
+	KEK      string        `json:"kek,omitempty"`    // the KEK's ID, if the problem is about a KEK
+	Keys     []KeyID       `json:"keys,omitempty"`   // the keys concerned; nil if the problem is about no key
 	Detail   string        `json:"detail"`
 	Advice   string        `json:"advice"` // what to do about it
 }
 
-// String is one line for people. It names one key, and tells how many more there are.
+// String returns one line for people. It names one key, and says how many more there are.
 func (p Problem) String() string {
 	s := string(p.Kind)
 	for _, about := range []string{string(p.Server), p.KEK} {

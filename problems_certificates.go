@@ -11,10 +11,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Certificate says when a certificate ends on which the connections of a server depend.
+// Certificate says when a certificate expires that the connections of a server need.
 type Certificate struct {
 	Server    raft.ServerID `json:"server"`
-	CA        bool          `json:"ca,omitempty"` // it is that of the CA, which vouches for the server's own
+	CA        bool          `json:"ca,omitempty"` // the certificate is the CA's, not the server's own
 	NotBefore time.Time     `json:"notBefore"`
 	NotAfter  time.Time     `json:"notAfter"`
 }
@@ -44,9 +44,9 @@ func (o overview) certificateProblems() (all []Problem) {
 		if !(peer.Ending{From: c.NotBefore, Until: c.NotAfter}).Soon(o.now) {
 			continue
 		}
-		p := Problem{Kind: ProblemCertificate, Detail: fmt.Sprintf("the %s ends at %s, in %v", c.name(o.id), inUTC(c.NotAfter), c.NotAfter.Sub(o.now).Round(time.Second))}
+		p := Problem{Kind: ProblemCertificate, Detail: fmt.Sprintf("the %s expires at %s, in %v", c.name(o.id), inUTC(c.NotAfter), c.NotAfter.Sub(o.now).Round(time.Second))}
 		if c.Server != o.id {
-			p.Server, p.Advice = c.Server, "Put a new certificate where Config.TLS of that server reads it: the leader looks at it each minute."
+			p.Server, p.Advice = c.Server, "Put a new certificate where Config.TLS of that server reads it. The leader checks it every minute."
 		}
 		all = append(all, p)
 	}

@@ -19,7 +19,7 @@ import (
 // keystoreProblems are those of the key files of this server.
 func (o overview) keystoreProblems(st Status) []Problem {
 	if err := o.keystore.Moved; err != nil { // what is known of the files is of no use then
-		return []Problem{{Kind: ProblemMoved, Detail: fmt.Sprintf("%v: keys in memory go on working, and none is held or written here", err)}}
+		return []Problem{{Kind: ProblemMoved, Detail: fmt.Sprintf("%v: keys in memory still work, but this server can't store keys", err)}}
 	}
 	return slices.Concat(o.missingProblems(st), o.fileProblems(), o.unknownFileProblems(st))
 }
@@ -28,7 +28,7 @@ func (o overview) keystoreProblems(st Status) []Problem {
 func (o overview) missingProblems(st Status) (all []Problem) {
 	if n := o.fetching.Replaced; n > 0 {
 		p := Problem{Kind: ProblemKeystore, Detail: fmt.Sprintf(
-			"by raft this server held %s in another keystore than the one that it has found in %s at its start", counted(n, "key"), o.dir)}
+			"by raft's records this server held %s in another keystore than the one that it found in %s at its start", counted(n, "key"), o.dir)}
 		if len(st.Missing) == 0 {
 			p.Severity = SeverityNotice
 		}
@@ -63,11 +63,11 @@ func (o overview) fileProblems() (all []Problem) {
 		all = append(all, o.problemOfFault(f))
 	}
 	if n := len(unopened.Keys); n > 0 {
-		unopened.Detail = fmt.Sprintf("still to be opened, the newest first: %s", counted(n, "key file"))
+		unopened.Detail = fmt.Sprintf("still to be opened, newest first: %s", counted(n, "key file"))
 		all = append(all, unopened)
 	}
 	for _, a := range o.keystore.Altered {
-		detail := "its file was altered, and is about to be written again"
+		detail := "its file was altered, and will be written again"
 		if a.Copy != "" {
 			detail = fmt.Sprintf("a file was altered and written again; a copy of the altered one, for the KEKs %q, is %s", a.KEKs, a.Copy)
 		}
@@ -84,7 +84,7 @@ func (o overview) unknownFileProblems(st Status) (all []Problem) {
 	for _, f := range o.keystore.Nomad {
 		if o.CaughtUp && o.Ring.WasRemoved(f.Key) {
 			all = append(all, Problem{Kind: ProblemNomad, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
-				"the key was removed, and Nomad's files %q still have it: delete them", f.Names)})
+				"the key was removed, but Nomad's files %q still contain it: delete them", f.Names)})
 		}
 	}
 	for _, f := range o.keystore.Aside {
@@ -97,7 +97,7 @@ func (o overview) unknownFileProblems(st Status) (all []Problem) {
 		p := Problem{Kind: ProblemOrphan, Keys: []KeyID{id}, Detail: "a key file that the keyring does not know; it is kept"}
 		if slices.Contains(o.keystore.Unproven, id) {
 			p.Severity = SeverityWarning
-			p.Detail = fmt.Sprintf("anybody who knows the recipients of its KEK may have made the file of key %s: it is adopted only by Adopt, and not rewrapped before", id)
+			p.Detail = fmt.Sprintf("anyone who knows the recipients of its KEK may have made the file of key %s: only Adopt adopts it, and Rewrap skips it until then", id)
 		}
 		all = append(all, p)
 	}
@@ -111,7 +111,7 @@ func (o overview) newerKeyProblems() (all []Problem) {
 		if m.Newer() == "" {
 			continue
 		}
-		p := Problem{Kind: ProblemNewer, Keys: []KeyID{m.ID}, Detail: m.Newer() + ": this server neither holds the key nor uses it"}
+		p := Problem{Kind: ProblemNewer, Keys: []KeyID{m.ID}, Detail: m.Newer() + ": this server does not hold or use the key"}
 		if !m.Sealed() {
 			p.Severity = SeverityWarning
 		}
@@ -129,7 +129,7 @@ func (o overview) problemOfFault(f keystore.Fault) Problem {
 	case keystore.NomadFile:
 		p.Kind = ProblemNomad
 	case keystore.Newer:
-		p.Kind, p.Detail = ProblemNewer, p.Detail+"; it is left as it is, and the key waits for it"
+		p.Kind, p.Detail = ProblemNewer, p.Detail+"; the file stays as it is, and the key waits for it"
 	case keystore.Locked:
 		p.Kind = kekProblem(KEKState(f.State))
 		// What is known of the KEK now counts more than what it was when the file was read.
@@ -141,7 +141,7 @@ func (o overview) problemOfFault(f keystore.Fault) Problem {
 	case keystore.Unreadable, keystore.Unwritten:
 		p.Kind = ProblemWrite
 		if m := o.Ring.Key(f.Key); f.Cause == keystore.Unwritten && m != nil && !slices.Contains(o.keystore.Missing, f.Key) {
-			p.Severity, p.Detail = SeverityWarning, p.Detail+"; the key is held, in the file from before"
+			p.Severity, p.Detail = SeverityWarning, p.Detail+"; the key is still held, in the previous file"
 		}
 	}
 	return p
@@ -210,7 +210,7 @@ func (o overview) jwksKeys() (n int) {
 func (o overview) jwksProblems() (all []Problem) {
 	if n := o.jwksKeys(); n > maxJWKS {
 		all = append(all, Problem{Kind: ProblemJWKS, Detail: fmt.Sprintf(
-			"it has %d keys: relying parties may refuse more than %d, or fetch it slowly", n, maxJWKS)})
+			"it has %d keys: relying parties may reject more than %d, or fetch it slowly", n, maxJWKS)})
 	}
 	return all
 }

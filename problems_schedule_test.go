@@ -34,7 +34,7 @@ func TestBackupsByScheduleAreAProblemWhenTheyAreLate(t *testing.T) {
 		"the first is soon":             {never(5 * time.Hour), nil},
 		"the first is late":             {never(7 * time.Hour), []string{"there is no backup: 1 key is in none", "every 24h0m0s"}},
 		"an attempt fails":              {fails(9 * time.Minute), nil},
-		"attempts fail":                 {fails(11 * time.Minute), []string{"s1 has tried to make one for 11m0s: no space"}},
+		"attempts fail":                 {fails(11 * time.Minute), []string{"s1 has failed to make one for 11m0s: no space"}},
 		"it is not known how far":       {func(o *overview) { last(99 * time.Hour)(o); o.CaughtUp = false }, nil},
 		"there is no schedule":          {func(o *overview) { last(99 * time.Hour)(o); o.every = 0 }, nil},
 		"late, and the clock was ahead": {last(-99 * time.Hour), nil},

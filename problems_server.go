@@ -19,8 +19,8 @@ import (
 func (o overview) backupProblems(st Status) []Problem {
 	if o.CaughtUp && o.raft.lastIndex < o.Ring.LastIndex() {
 		return []Problem{{Kind: ProblemBackup, Detail: fmt.Sprintf(
-			"raft's log is at index %d, and the keyring has what was made at %d: raft was given its snapshot under a lower index, and until the log is there no backup can be made",
-			o.raft.lastIndex, o.Ring.LastIndex()), Advice: "Make a backup when raft's log has got there. Give raft.Restore the SnapshotMeta that the snapshot was made with."}}
+			"raft's log is at index %d, but the keyring was restored from index %d: raft got its snapshot with a lower index, and no backup can be made until the log reaches the index of the keyring",
+			o.raft.lastIndex, o.Ring.LastIndex()), Advice: "Make a backup when raft's log has reached that index. Next time, give raft.Restore the SnapshotMeta of the snapshot."}}
 	}
 	n := len(st.NoBackup)
 	switch {
@@ -56,16 +56,16 @@ func (o overview) scheduleProblems(st Status) (all []Problem) {
 	last, used := o.clocks.RingClock.BackupTime(o.Ring), o.usedSince(st.NoBackup)
 	if late := o.clocks.RingClock.BackupLate(o.Ring, used, o.every); !late.IsZero() && o.now.After(late) {
 		if last.IsZero() {
-			add("there is no backup: %s in none, the first in use since %v, and one is to be made every %v", keysAre(len(st.NoBackup)), inUTC(used), o.every)
+			add("there is no backup: %s in none, the first in use since %v, although one is due every %v", keysAre(len(st.NoBackup)), inUTC(used), o.every)
 		} else {
-			add("the last backup is of %v, and one is to be made every %v", inUTC(last), o.every)
+			add("the last backup is of %v, although one is due every %v", inUTC(last), o.every)
 		}
 	}
 	if f := o.schedule.Attempts; f != nil && o.at.Sub(f.Since) >= attemptsPatience {
-		add("%s has tried to make one for %v: %v", o.id, o.at.Sub(f.Since).Round(time.Minute), f.Err)
+		add("%s has failed to make one for %v: %v", o.id, o.at.Sub(f.Since).Round(time.Minute), f.Err)
 	}
 	if f := o.schedule.Tidying; f != nil {
-		add("old backups are not removed: %v", f.Err)
+		add("the leader could not remove old backups: %v", f.Err)
 	}
 	return all
 }
@@ -135,19 +135,19 @@ func (o overview) clockProblems() (all []Problem) {
 	known, ringClock := o.clocks.Known, o.clocks.RingClock
 	for _, server := range known.Differ() {
 		all = append(all, Problem{Kind: ProblemClock, Server: raft.ServerID(server), Detail: fmt.Sprintf(
-			"its clock is %s that of %s, and they may differ by %v", aheadOf(known.Ahead[server]), o.id, known.Leeway)})
+			"its clock is %s that of %s, although they may differ by at most %v", aheadOf(known.Ahead[server]), o.id, known.Leeway)})
 	}
 	if o.leader == o.id && known.Wrong() {
 		all = append(all, Problem{Kind: ProblemClock, Detail: fmt.Sprintf(
-			"the clock of %s, which leads, differs from those of %q: until it is right, nothing is rotated by schedule", o.id, known.Differ())})
+			"the clock of the leader, %s, differs from those of %q: no key rotates by schedule until it is right", o.id, known.Differ())})
 	}
 	if ringClock.Ahead(o.Ring.Backup.Time) {
 		all = append(all, Problem{Kind: ProblemTime, Detail: fmt.Sprintf(
-			"by the keyring the last backup was made at %v, which lies ahead of this server's clock", inUTC(o.Ring.Backup.Time))})
+			"in the keyring the time of the last backup is %v, which is ahead of this server's clock", inUTC(o.Ring.Backup.Time))})
 	}
 	for _, odd := range ringClock.Implausible(o.Ring) {
 		detail := fmt.Sprintf(
-			"by the keyring it was %s at %v, which is %v ahead of this server's clock; what is to follow is planned from when this server first saw it",
+			"in the keyring it was %s at %v, which is %v ahead of this server's clock; later steps are planned from when this server first saw it",
 			odd.What, inUTC(odd.Time), odd.Time.Sub(o.now).Round(time.Second))
 		if m := o.Ring.Key(odd.Key); !m.Retired.IsZero() && !plan.VerifiesUntil(m, o.tokens).IsZero() {
 			detail += fmt.Sprintf(", but its tokens verify until %v", inUTC(plan.VerifiesUntil(m, o.tokens)))
@@ -251,7 +251,7 @@ func (o overview) ownProblems() (all []Problem) {
 	}
 	for _, id := range o.wrongPublic {
 		all = append(all, Problem{Kind: ProblemPublicKey, Keys: []KeyID{id},
-			Detail: "the public key in raft is not that of the key's material: it is not in the JWKS here, and no token verifies with it"})
+			Detail: "the public key in raft does not fit the key's material: the JWKS of this server omits it, and no token verifies with it"})
 	}
 	return all
 }
@@ -291,7 +291,7 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 		}
 		if p := o.watch.Progress[id]; p.Stuck {
 			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Since: p.Since, Detail: fmt.Sprintf(
-				"it is %d entries of raft's log behind, and has got no further since %s", p.Behind, inUTC(p.Since))})
+				"it is %d entries of raft's log behind, and has not advanced since %s", p.Behind, inUTC(p.Since))})
 		}
 		if o.lasts(o.watch.Lacks[id]) && o.watch.Active == st.Active {
 			all = append(all, Problem{Kind: ProblemUnderheld, Server: server.ID, Keys: []KeyID{st.Active}, Detail: "it does not hold the active key"})
@@ -318,7 +318,7 @@ func (o overview) withWhyNotReady(all []Problem, st Status) []Problem {
 	p := Problem{Kind: ProblemNoLeader, Severity: SeverityCritical, Detail: "this server is not ready: " + o.notReady.Error()}
 	switch {
 	case st.Active == (KeyID{}):
-		p.Kind, p.Advice = ProblemFirstKey, "See in the Status of the leader why there is no key yet."
+		p.Kind, p.Advice = ProblemFirstKey, "The Status of the leader says why there is no key yet."
 	case slices.Contains(st.Missing, st.Active):
 		p.Kind, p.Keys = ProblemKeyMissing, []KeyID{st.Active}
 	}

@@ -330,7 +330,7 @@ func TestWhatIsNotAboutFilesIsSaidWhereverTheDirectoryIs(t *testing.T) {
 func TestNoBackupIsAskedForThatCanNotBeMade(t *testing.T) {
 	o := goodOverview()
 	o.Ring.Keys[0].CreateIndex, o.raft.lastIndex = 6, 4
-	if all := o.status().Problems; len(all) != 1 || all[0].Kind != ProblemBackup || !strings.Contains(all[0].Advice, "when raft's log has got there") {
+	if all := o.status().Problems; len(all) != 1 || all[0].Kind != ProblemBackup || !strings.Contains(all[0].Advice, "when raft's log has reached that index") {
 		t.Errorf("%+v", all)
 	}
 }

@@ -15,13 +15,18 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// WaitReady returns once this server has caught up with a leader since Open, the active key is held
-// here, each of Config.KEKs has answered and, if this server is the leader or alone, it may seal; or
-// with ctx's error and what was missing. Older
-// keys that are still on their way don't block it, and neither do OldKEKs that don't answer, which
-// may be gone for good; Status has both. Once it has caught up it does not wait for others to elect a
-// leader: calls for the leader only may be ErrNotLeader right after it, but for those of a Node.
-// It waits for as long as ctx lets it, however long there has been no leader.
+// WaitReady waits until this server is ready:
+//
+//   - it has caught up with a leader since Open;
+//   - it holds the active key;
+//   - each of Config.KEKs has answered;
+//   - if it is the leader or alone, it may encrypt.
+//
+// If ctx ends first, the error says what was missing. It waits as long as ctx allows, however long there is
+// no leader. It does not wait for older keys that are still being fetched, nor for OldKEKs that do not answer
+// and may be gone for good; Status reports both. Once the server has caught up, WaitReady does not wait for
+// the election of another leader. So leader-only calls may return ErrNotLeader right after it, except those
+// of a Node.
 func (k *Keyring) WaitReady(ctx context.Context) error {
 	ctx, done, err := k.server.Gate.Enter(ctx)
 	if err != nil {
@@ -96,7 +101,7 @@ func (k *Keyring) notReady() error {
 	case leads && k.leader.Unconfirmed(v.Ring):
 		return k.leader.WhyUnconfirmed()
 	case !leads && slices.Equal(local.ServerIDs(k.server.Raft), []string{string(k.server.cfg.ID)}):
-		return errors.New("this server is alone and does not lead yet")
+		return errors.New("this server is the only voter and does not lead yet")
 	}
 	return k.server.KEKs.WrappingDown()
 }
@@ -111,7 +116,7 @@ func (k *Keyring) noKeyYet(ring *meta.Ring, leads bool) error {
 		return fmt.Errorf("%w: %w", why, down)
 	}
 	if _, leader := k.server.Raft.LeaderWithID(); !leads && leader != "" {
-		return fmt.Errorf("%w: %s leads, and says in its Status why", why, leader)
+		return fmt.Errorf("%w: the Status of the leader, %s, says why", why, leader)
 	}
 	return why
 }

@@ -99,7 +99,7 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 		if err == nil {
 			delete(r.tries, key.ID)
 		} else {
-			r.cfg.Logger.Error("move data to the active key", "from", key.ID, "error", err)
+			r.cfg.Logger.Error("could not re-encrypt data under the active key", "from", key.ID, "error", err)
 			next = mono.Now().Add(plan.Backoff(r.tries[key.ID], rand.Float64()))
 			r.tries[key.ID]++
 		}
@@ -130,7 +130,7 @@ func (r *rekeyer) survey(ctx context.Context, keys []*meta.Key) {
 		}
 		r.progress.update(key.ID, func(*RekeyProgress) {})
 		if err := r.count(ctx, key.ID); err != nil {
-			r.cfg.Logger.Warn("what is sealed under a key", "key", key.ID, "error", err)
+			r.cfg.Logger.Warn("could not count the data under a key", "key", key.ID, "error", err)
 		}
 	}
 }
@@ -169,7 +169,7 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 			first := f.records[0].Ref + "\x00" + string(f.records[0].Ciphertext)
 			same := first == before
 			if same && all {
-				return 0, fmt.Errorf("record %q is as it was after Replace", f.records[0].Ref)
+				return 0, fmt.Errorf("record %q is unchanged after Replace returned", f.records[0].Ref)
 			}
 			moved, err := r.replace(ctx, key, f.records)
 			if err != nil {
@@ -183,11 +183,11 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 			}
 			before, all = first, moved == len(f.records)
 		case f.poisoned > 0:
-			return 0, fmt.Errorf("%d records do not open, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
+			return 0, fmt.Errorf("%d records do not decrypt, the first of them %q: %w", f.poisoned, f.refs, ErrDecrypt)
 		case key == plaintexts:
 			return 0, r.sealedAll()
 		case r.cfg.RekeyGrace > 0 && r.clocks.WrongClock(ctx):
-			return 0, errors.New("the clock of this server differs from those of most others: whether RekeyGrace is over can't be told")
+			return 0, errors.New("this server can't tell whether RekeyGrace is over: its clock differs from those of most others")
 		case began.Before(plan.ScanFrom(key, r.cfg.RekeyGrace)):
 			return r.WhenShown(plan.ScanFrom(key, r.cfg.RekeyGrace)), nil
 		default:
@@ -199,9 +199,9 @@ func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err 
 // sealedAll is what a scan says that has found nothing in the clear.
 func (r *rekeyer) sealedAll() error {
 	if p, _ := r.progress.of(plaintexts.ID); p.Left > 0 {
-		return fmt.Errorf("Config.Data counts %s in the clear, and yields none that is Plain", counted(p.Left, "record"))
+		return fmt.Errorf("Config.Data counts %s in the clear, but yields none with Plain set", counted(p.Left, "record"))
 	}
-	r.tell("no record is in the clear any more", plaintexts.ID)
+	r.tell("no record is in the clear any longer", plaintexts.ID)
 	return nil
 }
 
@@ -220,7 +220,7 @@ const stuckYields = 12
 // noProgress is an error if nothing could be moved for long, although nothing has failed.
 func (r *rekeyer) noProgress(id KeyID) error {
 	if n := r.yields[id]; n >= stuckYields {
-		return fmt.Errorf("%d tries in a row have moved nothing: Replace says that all records were replaced meanwhile, or Under yields them again; it goes on", n)
+		return fmt.Errorf("%d tries in a row have moved nothing: Replace reports that all records were replaced meanwhile, or Under yields them again; the leader keeps trying", n)
 	}
 	return nil
 }
@@ -385,7 +385,7 @@ func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Rep
 		return 0, err
 	}
 	if mono.Now().Sub(r.told) >= time.Minute {
-		r.tell("moving data to the active key", key.ID)
+		r.tell("re-encrypting data under the active key", key.ID)
 	}
 	if r.cfg.RekeyRate > 0 {
 		return moved, local.Sleep(ctx, began.Add(time.Duration(len(records))*time.Second/time.Duration(r.cfg.RekeyRate)))
@@ -412,6 +412,6 @@ func (r *rekeyer) deprecate(ctx context.Context, id KeyID, restores uint64) erro
 	if key == nil || r.FSM.Restores() != restores {
 		return nil // look again
 	}
-	r.tell("nothing is sealed under the key any more", id)
+	r.tell("no data is encrypted under the key any longer", id)
 	return r.Propose(ctx, meta.Command{Deprecate: &meta.Deprecate{ID: id, Clean: key.Clean}})
 }

@@ -13,14 +13,14 @@ import (
 	"example.com/keyring/internal/plan"
 )
 
-// RemoveOptions says how to remove a key. The zero value removes one under which nothing is
-// sealed, and leaves RotationPolicy.Undo to undo it.
+// RemoveOptions says how to remove a key. The zero value re-encrypts the key's data first, and keeps
+// RotationPolicy.Undo as the time to undo the removal.
 type RemoveOptions struct {
-	// Force removes an inactive or rekeying key at once, without moving what is sealed under
-	// it. That data is lost with the key: it is for data known to be lost or worthless. The log
-	// says how many records that were, if Config.Data is a Counter.
+	// Force removes an inactive or rekeying key at once, without re-encrypting its data. That data is lost
+	// with the key. Use it only if the data is lost or worthless anyway. If Config.Data is a Counter, the log
+	// says how many records were lost.
 	Force bool
-	// Now leaves no time to undo it: every server unlinks its file at once.
+	// Now makes the removal final: every server unlinks its file at once.
 	Now bool
 }
 
@@ -31,18 +31,17 @@ type remover struct {
 	rekeyer *rekeyer
 }
 
-// Remove removes a key from the keyring for good. Its ID is never used again, and every
-// server overwrites it in memory at once and sets its file aside. When RotationPolicy.Undo is
-// over and the leader confirms that the key is still removed, the file is unlinked; a server
-// that was down does all that when it is back. Until then a raft snapshot from before the
-// removal, restored, brings the key back with its files.
+// Remove removes a key from the keyring for good. Its ID is never used again. Every server overwrites the key
+// in memory at once, and sets its file aside. When RotationPolicy.Undo is over and the leader confirms that
+// the key is still removed, the server unlinks the file; a server that was down does so when it is back.
+// Until then, restoring a raft snapshot from before the removal brings the key back with its files.
 //
-// A prepublished key goes at once, and a deprecated one if nothing was stored under it after all, as
-// only FSM.Admit keeps writers from it. What is sealed under an inactive or rekeying one
-// is moved to the active key first, and Remove returns when a scan of Config.Data has found
-// nothing under it and the key is removed; if ctx ends first, the leader goes on with it, and there is
-// no way to call it off. Without Config.Data that is ErrNoData. The active key never goes: rotate first. Removing a removed key
-// has no effect, but that Now ends the time to undo it. Leader only.
+// A prepublished key is removed at once. So is a deprecated key, if a last scan finds no data under it; only
+// FSM.Admit keeps writers from storing such data. The data of an inactive or rekeying key is re-encrypted
+// first: Remove returns when a scan of Config.Data has found no data under the key and the key is removed. If
+// ctx ends first, the leader goes on with it, and nothing can cancel it. Without Config.Data the error is
+// ErrNoData. The active key can't be removed: rotate first. Removing a removed key has no effect, except that
+// Now ends the time to undo it. Leader only.
 func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
 	return k.doLed(ctx, func(ctx context.Context) error { return k.remover.remove(ctx, id, o) })
 }
@@ -66,15 +65,16 @@ func untilRemoved(o RemoveOptions, begin func() (moving bool, err error), gone f
 	}
 }
 
-// StartRemoval is Remove for a host that does not wait until the data has moved, which may take hours: it reports
-// whether that has begun. Then the leader removes the key of its own accord, and WaitRemoved waits for it, on any
-// server. With RemoveOptions.Now, call StartRemoval again after that. Leader only.
+// StartRemoval is Remove for a host that does not wait for the re-encryption, which may take hours. moving
+// reports whether that has begun. The leader then removes the key by itself, and WaitRemoved waits for that
+// on any server. For RemoveOptions.Now call StartRemoval again after that. Leader only.
 func (k *Keyring) StartRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
 	return led(ctx, k, func(ctx context.Context) (bool, error) { return k.remover.beginRemoval(ctx, id, o) })
 }
 
-// WaitRemoved waits, on any server, until this one knows that a key is removed whose removal the leader has begun. It
-// need not have heard of the removal yet. If raft restores a snapshot from before the removal, that is an error.
+// WaitRemoved waits, on any server, until this server knows that a key is removed whose removal the leader
+// has begun. This server need not know of the removal yet. It is an error if raft restores a snapshot from
+// before the removal.
 func (k *Keyring) WaitRemoved(ctx context.Context, id KeyID) error {
 	return k.doLed(ctx, func(ctx context.Context) error { return k.remover.awaitGone(ctx, id, false) })
 }
@@ -128,7 +128,7 @@ func (r *remover) removeNow(ctx context.Context, ring *meta.Ring, id KeyID, o pl
 		return err
 	}
 	if removal == plan.RemovalWithLoss {
-		r.cfg.Logger.Warn("key removed by force: what is sealed under it is lost", "key", id, "records", lost)
+		r.cfg.Logger.Warn("removed a key by force: the data under it is lost", "key", id, "records", lost)
 	}
 	r.Store.NoteRemoved(id) // here before we return; elsewhere the replicator does
 	r.FSM.Notify()
@@ -148,7 +148,7 @@ func (r *remover) checkUnused(ctx context.Context, id KeyID) error {
 			return err
 		}
 		if isUnder(s, id) {
-			return fmt.Errorf("record %q is sealed under it, and was not when the key was deprecated: see FSM.Admit; overwrite it with what DecryptDeprecated makes of it, or remove the key by force", s.Ref)
+			return fmt.Errorf("record %q was encrypted under it after the key was deprecated (see FSM.Admit): decrypt it with DecryptDeprecated and store it again, or remove the key by force", s.Ref)
 		}
 	}
 	return nil
@@ -177,7 +177,7 @@ func (r *remover) awaitGone(ctx context.Context, id KeyID, known bool) error {
 		case m == nil && known:
 			return false, fmt.Errorf("%w: %w", ErrUnknownKey, local.ErrRestored)
 		case m != nil && asked && !m.Remove:
-			return false, fmt.Errorf("it is %s and stays: raft has restored a snapshot from before its removal was asked for", m.State)
+			return false, fmt.Errorf("it stays %s: raft has restored a snapshot from before the call to remove it", m.State)
 		}
 		return false, nil
 	})
@@ -187,7 +187,7 @@ func (r *remover) awaitGone(ctx context.Context, id KeyID, known bool) error {
 	case ctx.Err() == nil:
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
-	err = fmt.Errorf("remove %s: the leader goes on with it: %w", id, err)
+	err = fmt.Errorf("remove %s: the leader is still re-encrypting its data and then removes it: %w", id, err)
 	if p, _ := r.rekeyer.progress.of(id); p.Err != nil {
 		err = fmt.Errorf("%w: %w", err, p.Err)
 	}

@@ -1,6 +1,6 @@
 package keyring
 
-// Rotate, WaitRotated, ActiveKey, Leading, and how a key is made and offered.
+// Rotate, WaitRotated, ActiveKey, Leading, and how a new key is made.
 
 import (
 	"context"
@@ -17,29 +17,31 @@ import (
 	"example.com/keyring/internal/plan"
 )
 
-// RotateOptions says how to rotate. The zero value makes a new key active as soon as a
-// majority of the voters holds it.
+// RotateOptions says how to rotate. The zero value makes a new key active as soon as a majority of the voters
+// holds it.
 type RotateOptions struct {
-	// Publish is when the new key is to become active; it is prepublished until then, so
-	// that verifiers learn of it: five minutes from now is enough for those that keep the JWKS no longer
-	// than they are told. Zero, or a time that has passed, means at once, which is for emergencies: see Rotate.
+	// Publish is when the new key is to become active. Until then it is prepublished, so that verifiers can
+	// fetch its public key. Five minutes from now is enough for verifiers that respect the max-age of the
+	// JWKS. Zero, or a time that has passed, means at once, which is for emergencies: see Rotate.
 	Publish time.Time
-	// Full has all that was ever sealed re-encrypted under the new key, as after a compromise:
-	// once it is active, the leader moves what is sealed under older ones, which are rekeying
-	// until a scan finds nothing under them, and then deprecated. Other prepublished keys are
-	// dropped. It needs Config.Data, without which it is ErrNoData. Status has the progress.
+	// Full re-encrypts all data under the new key. Once that is active, the leader re-encrypts the data of
+	// the older keys. These are rekeying until a scan finds no data under them, and then deprecated. Other
+	// prepublished keys are dropped. Status reports the progress. Full needs Config.Data; without it the
+	// error matches ErrNoData.
 	Full bool `json:",omitempty"`
-	// Revoke are keys whose tokens are to be refused, and whose public keys leave the JWKS,
-	// from the moment on at which the new key is active; the one that it takes over from may
-	// be among them. What they have sealed still opens. Empty means none.
+	// Revoke lists keys whose tokens are rejected, and whose public keys leave the JWKS, from the moment at
+	// which the new key is active. The key that is active now may be among them. Data under them can still be
+	// decrypted. Empty means none.
 	Revoke []KeyID `json:",omitempty"`
-	// Compromised is for the day on which somebody else has, or may have, the keys. It is Full, and from the
-	// moment on at which the new key is active all others are revoked, those too that were adopted or are
-	// deprecated already, and each is removed once a scan has found nothing under it; Revoke adds nothing to
-	// that. The files of removed keys stay aside for RotationPolicy.Undo: a restore may need them, and the
-	// thief has the keys anyway. A new leader goes on with all of it. While a server does not answer, or runs
-	// a build that does not know of it, the leader does the same in several commands, with which no other leader
-	// goes on: after an error call it again. That does not go together with Publish.
+	// Compromised is for the day on which somebody else has, or may have, the keys. It implies Full. From the
+	// moment at which the new key is active, all other keys are revoked, including adopted and deprecated
+	// ones; Revoke adds nothing. Each is removed once a scan has found no data under it. The files of removed
+	// keys stay aside for RotationPolicy.Undo: a restore may need them, and the thief has the keys anyway. A
+	// new leader goes on with all of it.
+	//
+	// If a server does not answer, or runs a build without Compromised, the leader does the same in several
+	// commands, which a new leader does not continue: after an error call Rotate again. That can't be
+	// combined with Publish.
 	Compromised bool `json:",omitempty"`
 }
 
@@ -59,23 +61,25 @@ func newRotator(s *server, c *local.Clocks, removal *remover, m *lead.Maker) *ro
 	return &rotator{server: s, clocks: c, remover: removal, maker: m, creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
 }
 
-// Rotate makes a new key. It returns when the key is active, or, with Publish set, when it
-// is prepublished and held by a majority of the voters. If ctx ends first the error matches
-// ErrNotDurable: the key stays prepublished, and the leader goes on with it. If it ends before there is a key
-// the error is ctx's own. It does not wait for a clock that is wrong to be set right, as a rotation by schedule
-// does: after a theft it must not. Leader only.
+// Rotate makes a new key. It returns when the key is active or, with Publish, when the key is prepublished
+// and held by a majority of the voters. If ctx ends first, the error matches ErrNotDurable: the key stays
+// prepublished, and the leader goes on with it. If ctx ends before there is a key, the error is that of ctx.
+// A scheduled rotation waits until a wrong clock is corrected; Rotate does not, because after a theft it must
+// not. Leader only.
 //
-// If ctx has no deadline it ends too, with an error that also matches ErrNoLeader, when this server has had no leader for 30
-// seconds, or longer where raft's own timeouts are long. So do all calls of a Keyring that wait for what a leader does.
+// If ctx has no deadline, Rotate also ends when this server has had no leader for 30 seconds, or longer if
+// raft's own timeouts are long. That error also matches ErrNoLeader. This holds for all calls of a Keyring
+// that wait for the leader.
 //
-// Set Publish unless it is an emergency. A verifier that meets the key before it has fetched the JWKS refuses its
-// tokens until then, and libraries bound how often they fetch it for a kid that they do not know. By their defaults, jose
-// does so 30 seconds after its last fetch, openid-client 60 seconds after it, keyfunc once in 5 minutes, and jwx's cache not at
-// all: it fetches by its interval, of 15 minutes or more.
+// Set Publish unless it is an emergency. A verifier that has not fetched the JWKS since rejects tokens of the
+// new key, and libraries limit how often they fetch it for an unknown kid. By default jose fetches 30 seconds
+// after its last fetch, openid-client after 60 seconds, and keyfunc once in 5 minutes. jwx's cache fetches
+// only at its interval, of 15 minutes or more.
 //
-// It may be called again, and side by side. A key that an earlier call with the same options has made here, and
-// that is still prepublished, is what it waits for then, in place of one more. But not if a server has been
-// removed since, which may have that key, or another server has led, or the file of that key is gone.
+// The call may be repeated, and made concurrently. It then waits for the key that an earlier call with the
+// same options made on this server, if that is still prepublished, and makes no other key. It does make
+// another one if a server has been removed since, which may have that key; if another server has led since;
+// or if the file of that key is gone.
 func (k *Keyring) Rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	key, err := led(ctx, k, func(ctx context.Context) (Key, error) { return k.rotator.rotate(ctx, o) })
 	if errors.Is(err, gate.ErrLeft) {
@@ -148,7 +152,7 @@ func (r *rotator) removeOthers(ctx context.Context, id KeyID) error {
 			continue
 		}
 		if _, err := r.remover.beginRemoval(ctx, key.ID, RemoveOptions{}); err != nil {
-			return fmt.Errorf("rotate after a compromise: key %s is active, and not all others are to be removed yet, call it again: %w", id, err)
+			return fmt.Errorf("rotate after a compromise: key %s is active, but not all other keys are marked for removal yet: rotate again: %w", id, err)
 		}
 	}
 	return nil
@@ -194,7 +198,8 @@ func (r *rotator) mayRotate() error {
 	return nil
 }
 
-// ActiveKey returns the metadata of the active key, as this server knows it. Before the first one it is ErrNotReady.
+// ActiveKey returns the metadata of the active key, as far as this server knows it. Before the first key the
+// error is ErrNotReady.
 func (k *Keyring) ActiveKey() (Key, error) {
 	if err := k.server.Gate.Err(); err != nil {
 		return Key{}, err
@@ -220,13 +225,13 @@ func (r *rotator) mayRevoke(ids []KeyID) error {
 	return nil
 }
 
-// Leading is nil on a leader that has applied the barrier of its term: what is leader only can be done here. Else the
-// error matches ErrNotLeader and names the leader, or matches ErrNotReady.
+// Leading returns nil on a leader that has applied the barrier of its term: leader-only calls work here.
+// Otherwise the error matches ErrNotReady, or ErrNotLeader and names the leader.
 func (k *Keyring) Leading() error { return k.server.Leading() }
 
-// WaitRotated waits for a key that Rotate has made, on any server: until it is active or, if it was to be published
-// later, prepublished and held by a majority of the voters. This server need not have heard of the key yet: another
-// server that leads has. Errors are those of Rotate, and ErrUnknownKey if the key was dropped or removed.
+// WaitRotated waits, on any server, for a key that Rotate has made on the leader: until it is active or, with
+// Publish, until it is prepublished and held by a majority of the voters. This server need not know the key
+// yet. Errors are those of Rotate, and ErrUnknownKey if the key was dropped or removed.
 func (k *Keyring) WaitRotated(ctx context.Context, id KeyID) (Key, error) {
 	return led(ctx, k, func(ctx context.Context) (Key, error) {
 		seen, active := false, true

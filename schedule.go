@@ -1,6 +1,6 @@
 package keyring
 
-// Config.Backups: backups that the leader makes by itself, and where they are kept.
+// Config.Backups: the backups that the leader makes by itself, and their store.
 
 import (
 	"cmp"
@@ -17,46 +17,52 @@ import (
 	"filippo.io/age"
 )
 
-// BackupSchedule has the leader make backups by itself: what WriteBackup writes goes into Store, and is confirmed when it is
-// safe there. The zero value makes none.
+// BackupSchedule lets the leader make backups by itself: it writes the output of WriteBackup to Store, and
+// confirms the backup when it is safe there. The zero value makes none.
 //
-// A backup is due Every after the last one that is confirmed, by schedule or by hand, and at once when there is a key and no
-// backup. So a new leader goes on where the old one stopped; what that one had begun is discarded, or left if it may count. After a
-// failure the leader tries again within a minute, and later within an hour. A backup that is late by a quarter of Every, and
-// what else goes wrong, is a ProblemSchedule. A leader whose clock differs from those of most servers makes none. The backup of a
-// leader that lacks a prepublished key takes the place of none that has it: that one stays the last confirmed, and nothing is removed.
+// A backup is due Every after the last confirmed backup, scheduled or by hand; and at once if there is a key
+// and no backup. So a new leader continues the schedule. It deletes the unfinished backup of the previous
+// leader, unless that may be confirmed already. After a failure the leader retries within a minute, later
+// within an hour. A ProblemSchedule reports failures, and a backup that is late by a quarter of Every. A
+// leader makes no backup while its clock differs from the clocks of most servers. If a leader lacks a
+// prepublished key that the last confirmed backup has, its backup does not replace that one: the older one
+// stays the last confirmed, and nothing is removed.
 type BackupSchedule struct {
-	// Every is the time from one backup to the next. Zero means 24 hours. It is at least a minute. If RotationPolicy.Lead is
-	// not less, a key of a scheduled rotation is in a backup before it is in use.
+	// Every is the time between two backups. Zero means 24 hours. It is at least a minute. If
+	// RotationPolicy.Lead is not shorter, the key of a scheduled rotation is in a backup before it is used.
 	Every time.Duration
-	// To are the recipients that a backup is encrypted to. At least one is required.
+	// To are the recipients of each backup. At least one is required.
 	To []age.Recipient
-	// Store is where the backups are kept. Nil means that no backup is made by schedule.
+	// Store keeps the backups. Nil means that there are no scheduled backups.
 	Store BackupStore
-	// Keep is how many backups Store keeps. When one more is confirmed, the oldest are removed: only files that have the name
-	// of a backup of this cluster by schedule, and never that new one. Zero means 7; negative removes none. A restored copy of the
-	// cluster, as in a drill, takes these files for its own: it needs another Store.
+	// Keep is how many backups Store keeps. When a new one is confirmed, the oldest are removed: only files
+	// that have the name of a scheduled backup of this cluster, and never the new one. Zero means 7; negative
+	// removes none. A restored copy of the cluster, as in a drill, uses the same names: give it another
+	// Store.
 	Keep int
-	// Verify are identities with which each backup is read back from Store, as VerifyBackup does, before it is confirmed.
-	// Who has them and the store can open all backups, also with keys that were removed since: a server that is to
-	// have none leaves this empty, and VerifyBackup proves the files elsewhere.
+	// Verify are identities with which each backup is read back from Store and verified, as by VerifyBackup,
+	// before it is confirmed. Anyone who has them and the store can decrypt all backups, including keys that
+	// were removed since. If no server should have them, leave Verify empty, and run VerifyBackup elsewhere.
 	Verify []age.Identity
 }
 
-// BackupStore keeps the files of backups by schedule, each under a name of letters, digits, '-' and '.'. All servers should have the same
-// one: else the backups lie where the leader of the day has put them, and each store keeps as many.
+// BackupStore keeps scheduled backups as files with names of letters, digits, '-' and '.'. Give all servers
+// the same store. Otherwise each backup is in the store of the server that led at the time, and each store
+// keeps Keep of them.
 //
-// The leader makes one call at a time, and its context ends when it no longer leads, at Close, and when the store has done
-// nothing for 10 minutes. A call that does not return is a ProblemHost, and no backup is made until it has.
+// The leader makes one call at a time. Its context ends when the server no longer leads, at Close, and when
+// the store has done nothing for 10 minutes. A call that does not return is a ProblemHost, and no backup is
+// made until it has returned.
 type BackupStore interface {
-	// Put stores what r yields until io.EOF under a new name. All of it is safe under that name when Put returns nil. After an
-	// error, r's too, there is to be nothing; if that can't be told, Remove is called.
+	// Put stores what r yields until io.EOF under a new name. When Put returns nil, all of it is safe under
+	// that name. After an error, including one of r, no file may remain; if Put can't make sure of that,
+	// Remove is called.
 	Put(ctx context.Context, name string, r io.Reader) error
-	// Open returns what Put has stored. It is called if Verify is set.
+	// Open opens a file for reading. It is called if Verify is set.
 	Open(ctx context.Context, name string) (io.ReadCloser, error)
-	// List returns the names of the files that are there, in any order. There may be others than backups.
+	// List returns the names of all files, in any order. Files that are no backups may be among them.
 	List(ctx context.Context) ([]string, error)
-	// Remove removes a file. If there is none it is no error.
+	// Remove deletes a file. A missing file is no error.
 	Remove(ctx context.Context, name string) error
 }
 
@@ -65,10 +71,10 @@ const (
 	defaultBackupKeep  = 7
 )
 
-// Format implements fmt.Formatter: an identity prints itself, with its secret.
+// Format implements fmt.Formatter, because an identity would print its secret.
 func (s BackupSchedule) Format(f fmt.State, _ rune) {
 	if s.Store == nil {
-		io.WriteString(f, "no backups by schedule")
+		io.WriteString(f, "no scheduled backups")
 		return
 	}
 	fmt.Fprintf(f, "a backup every %v to %d recipients, %d kept, verified with %d identities", s.Every, len(s.To), s.Keep, len(s.Verify))
@@ -104,12 +110,13 @@ func newSchedule(s *server, b *lead.Backups, c *local.Clocks) *lead.Schedule {
 	})
 }
 
-// BackupDir returns a BackupStore of files in a directory, with mode 0600. A file is synced, and then renamed to its name, and the
-// directory is synced, before Put returns. The directory has to be there, for one that is not may be on a file system that is not
-// mounted, and keeps its mode. Several servers may share it over a network file system, and other files may be in it.
+// BackupDir returns a BackupStore of files in a directory, with mode 0600. Put syncs a file, renames it to
+// its name and syncs the directory before it returns. The directory must exist, because a missing one may be
+// on a file system that is not mounted; its mode is not changed. Several servers may share it over a network
+// file system, and it may contain other files.
 //
-// A crash leaves a temporary file of the name .NAME.tmp at most. The next backup of the cluster removes it; one that another
-// process is writing is locked, and stays.
+// After a crash, at most one temporary file named .NAME.tmp is left. The next backup of the cluster deletes
+// it, unless another process is writing it and has it locked.
 func BackupDir(path string) BackupStore { return backupDir{path} }
 
 type backupDir struct{ path string }

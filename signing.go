@@ -19,26 +19,34 @@ import (
 	"example.com/keyring/internal/plan"
 )
 
-// Sign returns a token (a JWT) that is signed with the active key, whose ID is its kid. Its
-// claims are those of all arguments: structs or maps, encoded as encoding/json does; where
-// two have a claim, the later one's stays. Sign fills in iss with the policy's issuer, iat with
-// the time, nbf with the time less TokenPolicy.Leeway, exp with the latest it may be, and jti with a random one, each if
-// it is not there. A verifier whose clock is behind by no more than the leeway thus takes the token at once, also if it
-// allows for no difference itself; only one that also refuses an iat to come has to allow for it. Name an aud, or Verify will not take the token.
+// Sign returns a token (a JWT) that is signed with the active key; the key's ID is the kid. Its claims are
+// those of all arguments: structs or maps, encoded as by encoding/json. If two have the same claim, the later
+// one wins. Sign adds these claims if they are absent:
 //
-// It is an error if exp is further away than TokenPolicy.MaxTTL, if iss is neither Issuer nor one of AcceptIssuers, or if Verify
-// would refuse the token for anything else in its claims. Verify refuses what other libraries refuse: a number beyond
-// those of 64 bits in floating point, a name twice, half a surrogate pair, bytes that are not UTF-8, more than 64 levels, a date
-// outside the years 1970 to 9999. Leader only: elsewhere the
-// error matches ErrNotLeader. On a new leader, before the first key, or after a restore, as for
-// Encrypt, it is ErrNotReady. If the public key in raft is not that of the key, nothing is signed, and the error
-// matches ErrCorrupt. Sign does no I/O.
+//   - iss: TokenPolicy.Issuer;
+//   - iat: the present time;
+//   - nbf: the present time minus TokenPolicy.Leeway;
+//   - exp: the latest time that TokenPolicy.MaxTTL allows;
+//   - jti: random.
+//
+// So a verifier whose clock is behind by at most Leeway accepts the token at once, unless it also rejects an
+// iat in the future. Always set aud: Verify rejects a token without it.
+//
+// It is an error if exp is further away than MaxTTL, if iss is neither Issuer nor one of AcceptIssuers, or if
+// Verify would reject the token for any other claim. Verify rejects claims that other libraries reject: a
+// number beyond the 64-bit floating-point range, a duplicate name, half a surrogate pair, bytes that are not
+// UTF-8, more than 64 levels, and a date outside the years 1970 to 9999.
+//
+// Leader only: elsewhere the error matches ErrNotLeader. The error is ErrNotReady in the same cases as for
+// Encrypt. If the public key in raft does not fit the key, nothing is signed, and the error matches
+// ErrCorrupt. Sign does no I/O.
 func (k *Keyring) Sign(claims ...any) (token string, err error) { return k.SignTyped("", claims...) }
 
-// SignTyped is Sign for a token of another typ than JWT, which says what the token is for, so that it is not taken for
-// one of another kind (RFC 8725, section 3.11): at+jwt for an access token of RFC 9068, say. typ is a media type of at most
-// 127 bytes without parameters; its "application/" is left out in the token. Empty means JWT. Verify takes the token where
-// Expect.Type says the same. Servers of builds without SignTyped refuse it: use it when all run one with it. Leader only.
+// SignTyped is Sign for a token with another typ than JWT, such as at+jwt for an access token of RFC 9068.
+// The typ says what the token is for, so that it is not mistaken for a token of another kind (RFC 8725,
+// section 3.11). It is a media type of at most 127 bytes without parameters; the token omits its
+// "application/". Empty means JWT. Verify accepts the token if Expect.Type is the same. Builds without
+// SignTyped reject such tokens: use it once every server runs a build that has it. Leader only.
 func (k *Keyring) SignTyped(typ string, claims ...any) (token string, err error) {
 	if typ, err = jwt.Type(typ); err != nil {
 		return "", fmt.Errorf("sign: typ: %w", err)
@@ -84,39 +92,44 @@ func (c *ciphers) signWith(s *sealing, typ string, payload []byte) (string, erro
 	return token, nil
 }
 
-// Expect is what Verify wants of a token.
+// Expect says which tokens Verify accepts.
 type Expect struct {
-	// Audience is who the token may be for: one of these has to be in its aud. Required.
+	// Audience lists the accepted audiences: the token's aud must have one of them. Required.
 	Audience []string
-	// Subject is the sub that it must have. Empty means any.
+	// Subject is the sub that the token must have. Empty means any.
 	Subject string
-	// Type is the typ that it must have, as SignTyped takes it: at+jwt, say. Case does not count, and "application/" may be
-	// there or not. Empty means JWT, and takes a token without a typ too: no token of SignTyped with another one.
+	// Type is the typ that the token must have, as in SignTyped: at+jwt, for example. Case and a leading
+	// "application/" are ignored. Empty means JWT, and also accepts a token without a typ; it accepts no
+	// token of SignTyped with another typ.
 	Type string
-	// Nomad lets tokens of adopted keys do without exp, iss and aud, as many that Nomad signed
-	// do; those that they have must be right. Such a token ends with its key: MaxTTL and the
-	// leeway after the adoption. Tokens of all other keys are held to everything.
+	// Nomad accepts tokens of adopted keys without exp, iss and aud, because many tokens that Nomad signed
+	// lack them. If these claims are present, they must be right. A token without exp is valid until its key
+	// ends: MaxTTL and Leeway after the adoption. All checks apply to the tokens of other keys.
 	Nomad bool
 }
 
-// Verify takes a token that Sign returned, on this server or another, and reads its claims
-// into the arguments: pointers to structs or maps, decoded as encoding/json does. It wants a
-// compact JWS of at most 16 KiB with the key and the algorithm of one of the keyring's keys, an
-// exp that has not passed, an nbf and an iat that have, if there are any, the issuer of
-// TokenPolicy if it has one, or one of its AcceptIssuers, and an audience. A key's tokens verify while it is active, and MaxTTL
-// and the leeway longer, by the time of its retirement in the keyring, also if the leader's clock was ahead when it
-// wrote that: then the clock that signed may have been ahead too. They don't verify if it was revoked, removed, or adopted for data only. It takes no
-// material, and does no I/O.
+// Verify verifies a token that Sign returned on any server, and decodes its claims into the arguments:
+// pointers to structs or maps, as encoding/json does. It needs no key material, and does no I/O. The token
+// must be a compact JWS of at most 16 KiB, with
 //
-// A token that is refused matches ErrToken, and ErrUnknownKey too if its key is not one whose
-// tokens verify, or one that this server has not yet heard of, or whose signing algorithm only a newer build knows. So does a token whose claims don't
-// fit the arguments. While this server has not caught up since its start, or has heard from no leader
-// for ten seconds, it can't tell: a key that it does not know is then ErrNotReady, and not ErrToken.
+//   - the kid and the algorithm of one of the keyring's keys;
+//   - an exp in the future, and no nbf or iat in the future;
+//   - the issuer of TokenPolicy or one of its AcceptIssuers, if there is an issuer;
+//   - one of the audiences of want.
 //
-// Some tokens that other libraries may take are refused for their form: a header with other
-// members than alg, kid and typ, a typ other than Expect.Type, base64url that is not canonical, and JSON
-// in which a member is there twice or differs from another, or from a registered name, in case
-// only.
+// A key verifies tokens while it is active, and for MaxTTL and Leeway after the retirement time in the
+// keyring. That also holds if the leader's clock was ahead when it wrote that time, because the clock that
+// signed may have been ahead too. A key that was revoked, removed, or adopted for data only verifies no
+// tokens.
+//
+// The error for a rejected token matches ErrToken. It also matches ErrUnknownKey if no key whose tokens
+// verify has that kid, if this server does not know the key yet, or if only a newer build knows its
+// algorithm. Claims that don't fit the arguments are ErrToken too. While this server has not caught up since
+// its start, or has heard from no leader for ten seconds, an unknown key is ErrNotReady instead of ErrToken.
+//
+// Verify rejects some forms that other libraries may accept: a header with members other than alg, kid and
+// typ, a typ other than Expect.Type, base64url that is not canonical, and JSON in which a member occurs
+// twice, or differs from another member or a registered name only in case.
 func (k *Keyring) Verify(token string, want Expect, claims ...any) error {
 	if k.ciphers.opening.Load() == nil {
 		return ErrClosed
@@ -279,12 +292,12 @@ func (v *verifier) readKey(m *meta.Key) *jwt.Key {
 	}
 	key, err := jwt.NewKey(m.ID.String(), m.Algorithm, m.Public)
 	if err != nil {
-		v.cfg.Logger.Error("the tokens of a key can't be verified", "key", m.ID, "error", err)
+		v.cfg.Logger.Error("could not read the public key of a key, so its tokens do not verify", "key", m.ID, "error", err)
 	}
 	return key
 }
 
-// newestFirst returns the keys of the ring, the active one before all.
+// newestFirst returns the keys of the ring: the active one, then the others, newest first.
 func newestFirst(ring *meta.Ring) []*meta.Key {
 	keys := slices.Clone(ring.Keys)
 	active := func(k *meta.Key) int {

@@ -22,66 +22,69 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Status is what an operator needs to know, as one server knows it. It has JSON for machines, and
+// Status is the state of the keyring as one server knows it, for operators. It has JSON for machines, and
 // String for people.
 type Status struct {
 	ID      raft.ServerID `json:"id"`
 	Leader  raft.ServerID `json:"leader,omitempty"` // empty if none is known
 	Servers []raft.Server `json:"servers"`          // of the latest raft configuration, which says who votes
-	// Nonvoters are the permanent non-voters among the servers: see AddNonvoter. The others without a vote are to get one.
+	// Nonvoters are the permanent non-voters among the servers: see AddNonvoter. The other servers without a
+	// vote are to get one.
 	Nonvoters []raft.ServerID `json:"nonvoters"`
-	Ready     bool            `json:"ready"` // what WaitReady waits for
-	// CaughtUp says that this server has, since Open, had everything that a leader had committed at some
-	// moment after. Until then Keys and what follows from them may be outdated, and nothing is an orphan.
+	Ready     bool            `json:"ready"` // see WaitReady
+	// CaughtUp says that this server has applied everything that a leader had committed at some moment since
+	// Open. Until then Keys, and all that follows from them, may be outdated, and no file is an orphan.
 	CaughtUp bool `json:"caughtUp"`
-	// LastContact is when this server last heard from a leader, and the present on a leader. Zero means
-	// not since it was started.
+	// LastContact is when this server last heard from a leader; on a leader it is the present time. Zero
+	// means not since the start of this server.
 	LastContact time.Time `json:"lastContact,omitzero"`
 	Active      KeyID     `json:"active,omitzero"` // zero if there is none
 	Keys        []Key     `json:"keys"`            // the newest first
-	Missing     []KeyID   `json:"missing"`         // keys whose material is not held here
-	Orphans     []KeyID   `json:"orphans"`         // key files here that the keyring does not know
-	SetAside    []string  `json:"setAside"`        // files here that were bad, under the names they have now
-	// KEKs are those of the configuration, the wrapping ones first, and those that are not configured and without
-	// which a key file does not open.
+	Missing     []KeyID   `json:"missing"`         // keys whose material this server lacks
+	Orphans     []KeyID   `json:"orphans"`         // keys of files here that the keyring does not know
+	SetAside    []string  `json:"setAside"`        // bad files here, by their new names
+	// KEKs are the KEKs of the configuration, the wrapping ones first, and KEKs that are not configured but
+	// that a key file needs.
 	KEKs []KEKStatus `json:"keks"`
-	// OnOldKEKs is how many key files here are not wrapped under exactly Config.KEKs and the versions that they
-	// use now, see VersionedKEK, or not known to be. Rewrap moves them; at zero, OldKEKs are no longer needed.
+	// OnOldKEKs is the number of key files here that are not known to be wrapped under exactly Config.KEKs,
+	// in the versions that they use now (see VersionedKEK). Rewrap moves them; at zero, OldKEKs are no longer
+	// needed.
 	OnOldKEKs int `json:"onOldKEKs"`
-	// NextRotation is when the next key is to become active, by this server's policy. Zero means
-	// that only Rotate rotates, or that a key is to become active as soon as it can.
+	// NextRotation is when the next key is to become active, by this server's policy. Zero means that only
+	// Rotate rotates, or that a key becomes active as soon as it can.
 	NextRotation time.Time `json:"nextRotation,omitzero"`
-	// LastBackup is the last that ConfirmBackup or Backup has noted, and NoBackup are the keys that are not in it, but for
-	// prepublished ones that no majority of the voters holds: nothing is sealed under those. Hosts that copy
-	// keystore directories in its place need not care.
+	// LastBackup is the last backup that ConfirmBackup or Backup has noted. NoBackup are the keys that are
+	// not in it, except prepublished ones that no majority of the voters holds: no data is encrypted under
+	// those. Ignore both if you copy keystore directories instead of making backups.
 	LastBackup LastBackup `json:"lastBackup,omitzero"`
 	NoBackup   []KeyID    `json:"noBackup"`
-	// BackupSigner is what the backups of now are signed with: keep it where those who write the files can't
-	// write, for RestoreOptions.Signer. It changes with the active key. Zero if that is not held here.
+	// BackupSigner signs the backups that are made now. Keep it where those who write the backup files can't
+	// write, for RestoreOptions.Signer. It changes with the active key. Zero if this server lacks that key.
 	BackupSigner BackupSigner `json:"backupSigner,omitzero"`
-	// Rekeying is how the move of data goes, for each key that is rekeying; on the leader only. As long as the host has
-	// records in the clear that are to be sealed, the first is of the zero KeyID.
+	// Rekeying is the progress of re-encryption for each key that is rekeying; only the leader has it. If the
+	// host has records in the clear that are to be encrypted, the first entry is for the zero KeyID.
 	Rekeying []RekeyProgress `json:"rekeying"`
-	// Certificates are when the certificates end of this server's connections and, on the leader, those of the others, the
-	// first to end first: see Config.Certificates. String has those that end soon, as problems.
+	// Certificates says when the certificates of this server's connections expire and, on the leader, those
+	// of the other servers. The first to expire comes first. See Config.Certificates. String shows those that
+	// expire soon, as problems.
 	Certificates []Certificate `json:"certificates,omitempty"`
-	// Problems are what is wrong, the worst first. Empty is good, on every server: some only the
-	// leader knows, as ProblemRekey, and most are one server's own.
+	// Problems are the problems that this server knows, the worst first. Some only the leader knows, such as
+	// ProblemRekey; most concern one server. So ask every server: all is well if Problems is empty on each.
 	Problems []Problem `json:"problems"`
 }
 
-// KEKStatus is a KEK as it answers.
+// KEKStatus is the state of a KEK.
 type KEKStatus struct {
 	ID    string   `json:"id"`
-	Old   bool     `json:"old,omitempty"`  // of OldKEKs
+	Old   bool     `json:"old,omitempty"`  // it is one of OldKEKs
 	State KEKState `json:"state"`          // empty in the Status of an older build
-	Away  string   `json:"away,omitempty"` // why it does not do its work, if it does not
-	// Warning is what else there is to say about it, as that everybody may read the file of a FileKEK, which is looked at when
-	// the keyring opens and every 30 seconds.
+	Away  string   `json:"away,omitempty"` // why it does not work; empty if it works
+	// Warning says what else is wrong, for example that everybody can read the file of a FileKEK. That file
+	// is checked when the keyring opens and every 30 seconds.
 	Warning string `json:"warning,omitempty"`
 }
 
-// KEKState says whether a KEK does its work.
+// KEKState says whether a KEK works.
 type KEKState string
 
 // The states of KEKs.
@@ -90,21 +93,21 @@ const (
 	KEKUnavailable  KEKState = "does not answer"
 	KEKThrottled    KEKState = "throttled"      // its errors match ErrKEKThrottled
 	KEKRefuses      KEKState = "refuses"        // its errors match ErrKEKRefused
-	KEKUnconfigured KEKState = "not configured" // key files name it, and the configuration does not
+	KEKUnconfigured KEKState = "not configured" // key files name it, but it is not configured
 )
 
-// LastBackup is a backup as it was noted in raft. The zero value is none.
+// LastBackup is the backup that raft has noted last. Zero means none.
 type LastBackup struct {
 	Index  uint64      `json:"index"` // Manifest.Raft.Index, or less if a prepublished key was left out: see ConfirmBackup
 	Time   time.Time   `json:"time"`
 	SHA256 meta.Digest `json:"sha256"` // as text 64 hexadecimal digits
 }
 
-// BackupSigner is the Ed25519 public key with which a backup is signed. It follows from the material of the
-// key that is active when the backup is made, so it changes with each rotation, and only servers of the
-// cluster can sign. A server that has left the cluster can go on signing with the keys of its day: after a theft
-// note the signer that the next rotation brings. It is no secret. Its text is 64 hexadecimal digits; zero is
-// none.
+// BackupSigner is the Ed25519 public key that verifies the signature of a backup. It is derived from the
+// material of the key that is active when the backup is made, so it changes with each rotation, and only
+// servers of the cluster can sign. A server that has left the cluster can still sign with the keys that it
+// had: after a theft use the signer of the next rotation. It is no secret. Its text is 64 hexadecimal digits;
+// zero means none.
 type BackupSigner [32]byte
 
 // String returns the text.
@@ -144,8 +147,9 @@ func keksStatus(all []kek.Status, faults []keystore.Fault) (keks []KEKStatus) {
 	return keks
 }
 
-// String is the status for people, over several lines: whether the server is well, what is wrong with what to do about
-// it, how the server is, and keys × servers. Times are UTC. It is not for programs: they take the JSON.
+// String returns the status for people, in several lines: whether the server is well; its problems with
+// advice; the state of the server; and a table of keys and servers. Times are in UTC. Programs should use the
+// JSON.
 func (s Status) String() string {
 	var b strings.Builder
 	b.WriteString(s.verdict() + "\n")
@@ -171,7 +175,7 @@ func (s Status) String() string {
 	return b.String()
 }
 
-// verdict is one line: well, or how many problems of each severity there are. Notices alone are well.
+// verdict is one line: well, or the number of problems of each severity. Notices alone are well.
 func (s Status) verdict() string {
 	count := map[Severity]int{}
 	for _, p := range s.Problems {
@@ -259,7 +263,7 @@ func (s Status) holds(server raft.ServerID, k Key) string {
 	return "missing"
 }
 
-// since is when the key came to what it is now, but for its data.
+// since is when the key got its present state, except for the state of its data.
 func (k Key) since() time.Time {
 	for _, t := range []time.Time{k.Retired, k.Activated} {
 		if !t.IsZero() {

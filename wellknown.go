@@ -1,6 +1,6 @@
 package keyring
 
-// JWKS and WellKnown: what relying parties need.
+// JWKS and WellKnown: the endpoints for relying parties.
 
 import (
 	"bytes"
@@ -25,9 +25,9 @@ const (
 	pathDiscovery = "/.well-known/openid-configuration"
 )
 
-// JWKS returns the JSON Web Key Set (RFC 7517) with the public half of every key whose tokens
-// verify, and of those that are prepublished. It is the same on every server that has applied as
-// much, and needs no material. It is nil where WellKnown answers 503.
+// JWKS returns the JSON Web Key Set (RFC 7517) with the public key of every key that is prepublished or whose
+// tokens verify. It is the same on every server that has applied the same log, and needs no key material. It
+// is nil when WellKnown answers 503.
 func (k *Keyring) JWKS() []byte {
 	_, err := k.verifier.jwksAge()
 	if err != nil {
@@ -53,27 +53,27 @@ func (v *verifier) jwksAge() (time.Duration, error) {
 	return age, nil
 }
 
-// WellKnown serves what relying parties need, to anyone, on any server:
-// /.well-known/jwks.json, the JWKS, and /.well-known/openid-configuration, which names it and the
-// issuer (OpenID Connect Discovery 1.0). The latter is 404 without TokenPolicy.Issuer. If the
-// issuer has a path, serve the handler below it, behind http.StripPrefix. With TokenPolicy.JWKSURL the document names
-// that, and the host sees to it that this handler's JWKS, or what JWKS returns, is found there.
+// WellKnown serves two documents to anyone, on any server. /.well-known/jwks.json is the JWKS.
+// /.well-known/openid-configuration is the discovery document (OpenID Connect Discovery 1.0), which names the
+// issuer and the JWKS; without TokenPolicy.Issuer it is 404. If the issuer has a path, serve the handler
+// below it, behind http.StripPrefix. With TokenPolicy.JWKSURL the discovery document names that URL, and the
+// host must serve this handler's JWKS, or the result of JWKS, there.
 //
-// Answers may be cached for RotationPolicy.Lead, and never longer than five minutes: so a
-// verifier that does so knows each scheduled key before it signs. After Rotate without Publish it has to fetch the JWKS once
-// more when it meets a kid that it does not know, which some do minutes later: see Rotate.
+// Answers may be cached for RotationPolicy.Lead, but never longer than five minutes. So a verifier that
+// respects max-age knows each scheduled key before that signs. After Rotate without Publish it must fetch the
+// JWKS again when it meets the unknown kid, and some verifiers do that only minutes later: see Rotate.
 //
-// A server that has not caught up with a leader since its start answers 503, not to be stored, where
-// the JWKS is asked for. One that hears from no leader any more takes that time off the time for which
-// its answer may be cached, so that no verifier has a JWKS that is older than it may be; and after an
-// hour, or RotationPolicy.Lead if that is less, it answers 503 too: a key may have been revoked
-// elsewhere, or have begun to sign.
+// A server that has not caught up with a leader since its start answers 503 for the JWKS, which must not be
+// cached. A server that no longer hears from a leader shortens max-age by that time, so that no verifier uses
+// a JWKS for too long. After an hour, or RotationPolicy.Lead if that is less, it answers 503 too: meanwhile a
+// key may have been revoked, or begun to sign.
 func (k *Keyring) WellKnown() http.Handler { return k.WellKnownFor(k.server.cfg.Tokens.Issuer) }
 
-// WellKnownFor is WellKnown for one of the issuers of TokenPolicy, Issuer or one of AcceptIssuers: its discovery document has
-// that issuer, because a relying party refuses one with another issuer than the URL where it looks. The JWKS is the same.
-// A host that serves several issuers serves a handler for each, by the name or the path of the request. For any other
-// issuer, and for an empty one, the discovery document is 404.
+// WellKnownFor is WellKnown for one of the issuers of TokenPolicy: Issuer or one of AcceptIssuers. Its
+// discovery document names that issuer, because a relying party rejects a document whose issuer is not the
+// URL that it used. The JWKS is the same. A host with several issuers serves one handler for each, chosen by
+// the host name or the path of the request. For any other issuer, and for an empty one, the discovery
+// document is 404.
 func (k *Keyring) WellKnownFor(issuer string) http.Handler {
 	policy := k.server.cfg.Tokens
 	known := issuer != "" && (issuer == policy.Issuer || slices.Contains(policy.AcceptIssuers, issuer))
@@ -89,7 +89,7 @@ func (k *Keyring) WellKnownFor(issuer string) http.Handler {
 	})
 	mux.HandleFunc("GET "+pathDiscovery, func(w http.ResponseWriter, r *http.Request) {
 		if !known {
-			http.Error(w, "no issuer of this name is in TokenPolicy, or none at all", http.StatusNotFound)
+			http.Error(w, "TokenPolicy does not have this issuer", http.StatusNotFound)
 			return
 		}
 		age, _ := plan.MaxAge(k.server.FSM.Ring(), k.server.cfg.policy(), 0) // it is of the configuration, and never stale
@@ -143,7 +143,7 @@ func unavailable(w http.ResponseWriter) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Retry-After", "1")
 	h.Set("Access-Control-Allow-Origin", "*")
-	http.Error(w, "this server does not know which keys are good now", http.StatusServiceUnavailable)
+	http.Error(w, "this server is not up to date and does not know which keys are valid now", http.StatusServiceUnavailable)
 }
 
 // preflight answers a browser that is about to send If-None-Match.

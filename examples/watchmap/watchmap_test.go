@@ -87,7 +87,7 @@ func TestClusterOfBeforeTheKeyringIsUpgraded(t *testing.T) {
 	}
 	leader = all[0].ready(all...)
 	leader.Await("the values are sealed", func(line string) bool {
-		return strings.Contains(line, "no record is in the clear any more")
+		return strings.Contains(line, "no record is in the clear any longer")
 	})
 	last = v.put(leader, "new", 5)
 	for _, s := range all {

@@ -135,7 +135,7 @@ func TestRecordsThatAreOnlyCountedAreAProblem(t *testing.T) {
 		leader := keyringtest.Ready(t, c)
 		time.Sleep(time.Hour) // virtual
 		p := keyringtest.Problems(t, leader, keyring.ProblemRekey)
-		if len(p) != 1 || len(p[0].Keys) > 0 || !strings.Contains(p[0].Detail, "counts 3 records in the clear, and yields none") {
+		if len(p) != 1 || len(p[0].Keys) > 0 || !strings.Contains(p[0].Detail, "counts 3 records in the clear, but yields none") {
 			t.Errorf("%+v", p)
 		}
 		if _, scans := d.look(); scans > 200 {

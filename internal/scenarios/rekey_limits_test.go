@@ -95,7 +95,7 @@ func TestKeyStaysWhileItsDataCannotBeTold(t *testing.T) {
 		"index is broken": {under: func(keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
 			return func(yield func(keyring.Sealed, error) bool) { yield(keyring.Sealed{}, broken) }
 		}},
-		"as it was after Replace": {replace: func() (int, error) { replaced.Add(1); return 0, nil }},
+		"is unchanged after Replace": {replace: func() (int, error) { replaced.Add(1); return 0, nil }},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			rc := keyringtest.NewRecordsCluster(t, 1, false, func(cfg *keyring.Config) {

@@ -456,7 +456,7 @@ func TestOldBackupsThatStay(t *testing.T) {
 		leader := keyringtest.Ready(t, s.Cluster)
 		time.Sleep(4*24*time.Hour + time.Hour)
 		s.checkFiles("while nothing goes", 5)
-		if p := theProblem(t, leader, keyring.ProblemSchedule); !strings.Contains(p.Detail, "old backups are not removed") || !strings.Contains(p.Detail, "write-once bucket") {
+		if p := theProblem(t, leader, keyring.ProblemSchedule); !strings.Contains(p.Detail, "could not remove old backups") || !strings.Contains(p.Detail, "write-once bucket") {
 			t.Errorf("%v", p)
 		}
 		s.store.onCall(nil)
