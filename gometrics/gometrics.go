@@ -16,7 +16,7 @@ import (
 	"example.com/keyring"
 )
 
-// Label is the Label of either path.
+// Label is the Label type of either import path.
 type Label interface {
 	~struct {
 		Name  string
@@ -24,18 +24,20 @@ type Label interface {
 	}
 }
 
-// Sink is what is used of go-metrics: *Metrics of either path is one, and so is each MetricSink.
+// Sink is the part of go-metrics that this package uses. *Metrics of either path implements it, and so does
+// each MetricSink.
 type Sink[L Label] interface {
 	SetGaugeWithLabels(key []string, value float32, labels []L)
 	IncrCounterWithLabels(key []string, value float32, labels []L)
 }
 
-// New returns a keyring.Metrics that gives each metric to s. The key is the
-// metric's name, split at its dots.
+// New returns a keyring.Metrics that passes each metric to s. The key is the metric's name, split at its
+// dots.
 //
 //	Metrics: gometrics.New(metrics.Default())
 //
-// Default returns what NewGlobal has set before; what it sets later is not seen.
+// Default returns the result of the last NewGlobal; call NewGlobal first, because later calls have no effect
+// here.
 func New[L Label](s Sink[L]) keyring.Metrics { return adapter[L]{s} }
 
 type adapter[L Label] struct{ sink Sink[L] }

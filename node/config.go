@@ -19,86 +19,90 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Config is what Start needs. With Dir and KEKs alone it is one server without a port.
+// Config configures Start. With only Dir and KEKs it is a single server without a port.
 type Config struct {
-	// ID is this server's ID in the cluster and in its certificate. Empty means "server",
-	// which is enough for a server alone.
+	// ID is this server's ID in the cluster and in its certificate. Empty means "server", which is enough for
+	// a single server.
 	ID raft.ServerID
-	// Dir holds the keystore, in Dir/keystore, and raft's log and snapshots, in Dir/raft.
-	// It is created if it is missing.
+	// Dir contains the keystore, in Dir/keystore, and raft's log and snapshots, in Dir/raft. It is created if
+	// it is missing.
 	Dir string
 	// KEKs wrap the key material. See keyring.Config.
 	KEKs []keyring.KEK
-	// OldKEKs open material that was wrapped under them. See keyring.Config.
+	// OldKEKs unwrap material that was wrapped under them. See keyring.Config.
 	OldKEKs []keyring.KEK
 
-	// Addr is the host:port at which this server listens and the others reach it: a name or an IP
-	// address of this server's, and a port from 1 to 65535. Empty means that there are no others, and no
-	// port. It may change between two starts: the server tells the leader. If most servers move at once,
-	// Peers has to have the new addresses.
+	// Addr is the host:port on which this server listens and at which the others reach it: a name or an IP
+	// address of this server, and a port from 1 to 65535. Empty means that there is no port and no other
+	// server. It may change between two starts: the server tells the leader. If most servers move at once,
+	// Peers must have the new addresses.
 	Addr string
-	// Advertise is the host:port at which the others reach this server, if that is not Addr: then Addr may be
-	// 0.0.0.0:7900 or :7900, and everything said of Addr elsewhere, also in Peers, is about Advertise. Empty
-	// means Addr.
+	// Advertise is the host:port at which the others reach this server, if it differs from Addr. Then Addr
+	// may be 0.0.0.0:7900 or :7900, and whatever these docs say of Addr, including in Peers, applies to
+	// Advertise. Empty means Addr.
 	Advertise string
-	// Listener, if set, is listened on in place of Addr. The Node closes it.
+	// Listener, if set, is used instead of listening on Addr. The Node closes it.
 	Listener net.Listener
 	// Cluster is the cluster's name in the certificates. Required with Addr.
 	Cluster string
-	// TLS returns this server's certificate, as keyring.TLSFiles does, with keyring://<cluster>/server/<id> as a
-	// URI SAN and for both server and client authentication, and RootCAs. It is called for
-	// each connection, and every 5 seconds, so that certificates can be replaced: connections end at
-	// NotAfter of the certificates of both ends, and within 5 seconds when RootCAs, or ClientCAs, no longer vouch for the
-	// other end. It must not block. Required with Addr.
+	// TLS returns this server's certificate and RootCAs, as keyring.TLSFiles does. The certificate has
+	// keyring://<cluster>/server/<id> as a URI SAN, and is for both server and client authentication. TLS is
+	// called for each connection and every 5 seconds, so that certificates can be replaced. A connection ends
+	// when the certificate of either end expires, and within 5 seconds when RootCAs or ClientCAs no longer
+	// vouch for the other end. TLS must not block. Required with Addr.
 	TLS func() (*tls.Config, error)
-	// Peers are the addresses of the initial servers, which bootstrap the cluster, by ID. They include this server,
-	// and are the same on each. Where they differ, Start waits, logs both, and has both in its
-	// error when its context ends. Correct the wrong ones; the others go on by themselves. While this
-	// server has no raft log: when each of them has answered that it has none either, the cluster is
-	// bootstrapped; when one has, this server joins its cluster again. Later a server that does not answer at the address in
-	// the raft configuration is tried at the one in Peers, for addresses can change: see Addr.
+	// Peers are the addresses, by ID, of the initial servers, including this one. They bootstrap the cluster,
+	// and Peers must be the same on each. If two servers differ, Start waits, logs both versions, and returns
+	// them in its error when its context ends. Correct the wrong ones; the other servers then go on by
+	// themselves.
+	//
+	// A server without a raft log asks all Peers. Once each has answered that it has no log either, they
+	// bootstrap the cluster. If one has a log, this server joins its cluster again. Later, if a server does
+	// not answer at its address in the raft configuration, its address in Peers is tried, because addresses
+	// can change: see Addr.
 	Peers map[raft.ServerID]string
-	// Join are servers of a cluster to join, if this server has no raft log, each as id@host:port, or as
-	// host:port where there is a JoinToken. The cluster adds this server if it was a member under its ID
-	// before, or was added with Node.AddServer, or has a JoinToken; it becomes a voter once it holds every
-	// key. This server takes no other for one of the cluster but a server that proves the ID which is written here or in
-	// Peers, or which such a server names as the leader, or that knows the JoinToken.
+	// Join lists servers of a cluster that this server is to join if it has no raft log: each as
+	// id@host:port, or as host:port with a JoinToken. The cluster adds this server if it was a member under
+	// its ID before, was added with Node.AddServer, or has a JoinToken. It gets a vote once it holds every
+	// key. This server trusts only a server that proves an ID from Join or Peers, one that such a server
+	// names as the leader, or one that knows the JoinToken.
 	Join []string
-	// JoinToken is from Node.JoinToken of a member. Empty means none. It is looked at only while this server
-	// has no raft log, where one that is malformed is an error, and may stay when it has ended.
+	// JoinToken is the result of Node.JoinToken on a member. Empty means none. It is read only while this
+	// server has no raft log; then a malformed token is an error. You need not delete it after it has ended.
 	JoinToken string
 
-	// App is the service's own FSM, which rides the same raft. Its Apply calls Admit of Keys and nothing else of the keyring, no
-	// Decrypt above all: see keyring.Mux. Nil means none.
+	// App is the service's own FSM, which shares the raft. Its Apply may call Admit of Keys, and nothing else
+	// of the keyring, above all not Decrypt: see keyring.Mux. Nil means none.
 	App raft.FSM
-	// Keys is the keyring's FSM, made with keyring.NewFSM: the one on which App calls Admit. Nil makes one,
-	// for an App that does not.
+	// Keys is the keyring's FSM from keyring.NewFSM, on which App calls Admit. Nil makes one, for an App that
+	// does not.
 	Keys *keyring.FSM
-	// SnapshotEntries and SnapshotBytes are how many entries, or bytes of entries, raft's log has since the last snapshot
-	// when raft makes the next one. Zero means 8192 entries, for which raft looks every two minutes, and 32 MiB, for
-	// which it looks with each entry; or as many bytes as the last snapshot has, if those are more. Up to a quarter more than
-	// SnapshotEntries are kept after a snapshot, but no more than half of SnapshotBytes or the size of the snapshot.
-	// The file of the log never shrinks: what is dropped in it is used again. SnapshotEntries is at least 16,
-	// SnapshotBytes 1 MiB. They may differ from server to server.
+	// SnapshotEntries and SnapshotBytes limit raft's log since the last snapshot: when it has that many
+	// entries, or bytes of entries, raft makes the next snapshot. Zero means 8192 entries, which raft checks
+	// every two minutes, and 32 MiB, which it checks with each entry; or the size of the last snapshot if
+	// that is larger. After a snapshot up to a quarter more than SnapshotEntries are kept, but no more than
+	// half of SnapshotBytes or the size of the snapshot. The log file never shrinks: its free space is used
+	// again. SnapshotEntries is at least 16, and SnapshotBytes at least 1 MiB. They may differ from server to
+	// server.
 	SnapshotEntries int
 	SnapshotBytes   int64
-	// Data finds what was sealed, for it to be sealed again under another key: see keyring.Config. It may be asked
-	// before Start has returned. RekeyGrace and RekeyRate are keyring.Config's too.
+	// Data finds the ciphertexts that have to be re-encrypted: see keyring.Config, also for RekeyGrace and
+	// RekeyRate. It may be called before Start has returned.
 	Data       keyring.SealedData
 	RekeyGrace time.Duration
 	RekeyRate  int
-	// Rotation is when keys rotate. Zero means every 30 days.
+	// Rotation says when keys rotate. Zero means every 30 days.
 	Rotation keyring.RotationPolicy
-	// Tokens is how tokens are signed and verified. Zero means RS256 and at most 24 hours.
+	// Tokens says how tokens are signed and verified. Zero means RS256 and at most 24 hours.
 	Tokens keyring.TokenPolicy
-	// Backups are the backups that the leader makes by itself. The zero value makes none.
+	// Backups schedules the backups that the leader makes by itself. Zero makes none.
 	Backups keyring.BackupSchedule
-	// Audit is told of every step in the life of a key. Metrics receives the figures of this server every
-	// MetricsEvery. See keyring.Config for the three.
+	// Audit receives every keyring.Event. Metrics receives the metrics of this server every MetricsEvery. See
+	// keyring.Config for all three.
 	Audit        func(keyring.Event)
 	Metrics      keyring.Metrics
 	MetricsEvery time.Duration
-	// Logger gets what raft and the keyring log. Nil logs nothing.
+	// Logger receives the log lines of raft and the keyring. Nil logs nothing.
 	Logger hclog.Logger
 
 	wrapLog    func(raft.LogStore) raft.LogStore       // around raft's log, for tests
@@ -108,7 +112,7 @@ type Config struct {
 	unknown    []string                                // paths that are not answered, as by an older build, for tests
 }
 
-// filled returns the configuration with what Start puts where nothing is set.
+// filled returns the configuration with the defaults of Start.
 func (c Config) filled() Config {
 	if c.ID == "" {
 		c.ID = "server"
@@ -132,10 +136,10 @@ func (c Config) check() error {
 	w.unless(c.SnapshotEntries == 0 || c.SnapshotEntries >= 16, "SnapshotEntries is %d, want at least 16", c.SnapshotEntries)
 	w.unless(c.SnapshotBytes == 0 || c.SnapshotBytes >= 1<<20, "SnapshotBytes is %d, want at least 1 MiB", c.SnapshotBytes)
 	if c.Addr == "" {
-		w.unless(len(c.Peers)+len(c.Join) == 0 && c.Listener == nil && c.Advertise == "", "Addr is empty, with Peers, Join, Listener or Advertise set")
+		w.unless(len(c.Peers)+len(c.Join) == 0 && c.Listener == nil && c.Advertise == "", "Addr is empty, but Peers, Join, Listener or Advertise is set")
 	} else {
-		w.unless(c.Cluster != "", "Cluster is empty, with Addr set")
-		w.unless(c.TLS != nil, "TLS is nil, with Addr set")
+		w.unless(c.Cluster != "", "Addr is set, but Cluster is empty")
+		w.unless(c.TLS != nil, "Addr is set, but TLS is nil")
 		c.checkAddresses(&w)
 		addr, named := c.Peers[c.ID]
 		w.unless(len(c.Peers) == 0 || named && addr == c.advertised(), "Peers does not name this server, %s, with Addr %s", c.ID, c.advertised())
@@ -150,7 +154,7 @@ func (c Config) check() error {
 func (c Config) checkAddresses(w *wrongs) {
 	err := peer.CheckAddress(c.advertised())
 	if c.Advertise == "" {
-		w.unless(err == nil, "Addr: %w; with one that is only listened at, set Advertise", err)
+		w.unless(err == nil, "Addr: %w; set Advertise if this server only listens on Addr", err)
 	} else {
 		w.unless(err == nil, "Advertise: %w", err)
 		_, _, err = net.SplitHostPort(c.Addr)

@@ -181,7 +181,7 @@ func (n *Node) forwardedTo(h handler) port.Handler {
 // logged logs which server has asked. Who has asked that server is what it says.
 func (n *Node) logged(path string, h port.Handler) port.Handler {
 	return func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
-		n.log.Info("asked by another server", "path", path, "server", from)
+		n.log.Info("received a forwarded call", "path", path, "server", from)
 		return h(ctx, from, body)
 	}
 }

@@ -14,15 +14,15 @@ import (
 	"example.com/keyring/internal/plan"
 )
 
-// Encrypt is Keyring.Encrypt on the leader. If this server does not lead, it forwards the call to the leader. Until
-// ctx ends it waits for a leader that is ready and answers: 30 seconds if ctx has no deadline. If there is none, the error
-// matches keyring.ErrNoLeader. So it is with all calls of a Node that wait for a leader.
+// Encrypt is Keyring.Encrypt on the leader: another server forwards the call. It waits for a leader that is
+// ready and answers until ctx ends, or for 30 seconds if ctx has no deadline. If there is none, the error
+// matches keyring.ErrNoLeader. All calls of a Node that wait for a leader do the same.
 func (n *Node) Encrypt(ctx context.Context, plaintext, aad []byte) ([]byte, error) {
 	here := func() ([]byte, error) { return n.keys.Encrypt(plaintext, aad) }
 	return onLeader(ctx, n, here, forwarded{path: pathEncrypt, timeout: callTimeout, data: plaintext, aad: aad}, raw)
 }
 
-// EncryptTo is Keyring.EncryptTo with Encrypt of the Node: store is called here, wherever the leader is.
+// EncryptTo is Keyring.EncryptTo with Node.Encrypt. store is called on this server, wherever the leader is.
 func (n *Node) EncryptTo(ctx context.Context, plaintext, aad []byte, store func(ctx context.Context, ciphertext []byte) error) error {
 	for try := 0; ; try++ {
 		ciphertext, err := n.Encrypt(ctx, plaintext, aad)
@@ -33,7 +33,7 @@ func (n *Node) EncryptTo(ctx context.Context, plaintext, aad []byte, store func(
 			return err
 		}
 		pause := time.Duration(0)
-		if try > 0 { // once is a rotation, more is strange
+		if try > 0 { // the first retry follows a rotation; more are unexpected
 			pause = plan.Backoff(try, rand.Float64())
 		}
 		select {
@@ -46,7 +46,8 @@ func (n *Node) EncryptTo(ctx context.Context, plaintext, aad []byte, store func(
 	}
 }
 
-// Decrypt is Keyring.Decrypt on this server if it holds the key, and else on the leader. Never call it in Apply: see there.
+// Decrypt is Keyring.Decrypt on this server if it holds the key, otherwise on the leader. Never call it in
+// Apply: see Keyring.Decrypt.
 func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, error) {
 	out, err := n.keys.Decrypt(ciphertext, aad)
 	elsewhere := errors.Is(err, keyring.ErrKeyMissing) || errors.Is(err, keyring.ErrUnknownKey) || errors.Is(err, keyring.ErrNotReady)
@@ -72,14 +73,14 @@ func (n *Node) Decrypt(ctx context.Context, ciphertext, aad []byte) ([]byte, err
 	return out, err
 }
 
-// Sign is Keyring.Sign on the leader. If this server does not lead, it forwards the call to the leader. Until ctx ends
-// it waits for a leader that is ready and answers.
+// Sign is Keyring.Sign on the leader: another server forwards the call. Until ctx ends it waits for a leader
+// that is ready and answers.
 func (n *Node) Sign(ctx context.Context, claims ...any) (string, error) {
 	return n.SignTyped(ctx, "", claims...)
 }
 
-// SignTyped is Keyring.SignTyped on the leader, as Sign is Keyring.Sign. A leader whose build does not know it signs nothing:
-// that is an error, which says so.
+// SignTyped is Keyring.SignTyped on the leader, forwarded like Sign. If the leader's build has no SignTyped,
+// it signs nothing, and the error says so.
 func (n *Node) SignTyped(ctx context.Context, typ string, claims ...any) (string, error) {
 	typ, err := jwt.Type(typ)
 	if err != nil {
@@ -97,10 +98,11 @@ func (n *Node) SignTyped(ctx context.Context, typ string, claims ...any) (string
 	return onLeader(ctx, n, here, there, text)
 }
 
-// Rotate is Keyring.Rotate on the leader. Until ctx ends it waits for a leader that is ready and answers. What a leader
-// may have begun it asks for once: a second request could make a second key. It waits until the key is active, 10 minutes at most where the
-// leader is another server and ctx has no deadline, and no longer than 30 seconds in which there is no leader. A call after an error waits for the key that the call
-// before has made, if that is still prepublished: see Keyring.Rotate.
+// Rotate is Keyring.Rotate on the leader. Until ctx ends it waits for a leader that is ready and answers. It
+// sends the request again only if no leader can have begun it, because a second request could make a second
+// key. Then it waits until the key is active. If ctx has no deadline, it waits at most 10 minutes when
+// another server leads, and gives up after 30 seconds without a leader. A call after an error waits for the
+// key that the earlier call made, if that is still prepublished: see Keyring.Rotate.
 func (n *Node) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key, error) {
 	here := func() (bool, error) { return true, n.leading() }
 	there := func([]byte) (bool, error) { return false, nil }
@@ -118,8 +120,9 @@ func (n *Node) Rotate(ctx context.Context, o keyring.RotateOptions) (keyring.Key
 	return n.rotated(ctx, answer)
 }
 
-// untilTaken waits with ready for a leader, and asks it to rotate. A leader that refuses has begun nothing: after a pause, which
-// grows with each refusal up to a second, it asks the next one. It asks nobody, and says so, if this server leads.
+// untilTaken waits with ready for a leader, and asks it to rotate. A leader that refuses has begun nothing,
+// so untilTaken asks the next leader after a pause, which grows with each refusal up to a second. If this
+// server leads, it asks nobody and returns leads.
 func untilTaken(ctx context.Context, ready func() (bool, error), ask func() ([]byte, error)) (leads bool, answer []byte, err error) {
 	for tries := 0; ; tries++ {
 		if leads, err = ready(); err != nil || leads {
@@ -153,10 +156,10 @@ func (n *Node) rotated(ctx context.Context, answer []byte) (keyring.Key, error) 
 	return n.keys.WaitRotated(ctx, id)
 }
 
-// Remove is Keyring.Remove on the leader. Until ctx ends it waits for a leader that is ready, and asks the next one
-// when the leader changes: to remove a key twice is the same as to remove it once. Data may have to move first, for hours:
-// only ctx, and 30 seconds without a leader, end that wait. When it returns without an error,
-// the key is removed on this server too.
+// Remove is Keyring.Remove on the leader. Until ctx ends it waits for a leader that is ready, and asks the
+// next one when the leader changes: removing a key twice does no harm. It first waits for re-encryption,
+// which may take hours; only the end of ctx, or 30 seconds without a leader, end that wait. When it returns
+// nil, the key is removed on this server too.
 func (n *Node) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOptions) error {
 	here := func() (bool, error) { return false, n.keys.Remove(ctx, id, o) }
 	there := request(pathRemove, callTimeout, removeRequest{keyring.Actor(ctx), id, o})
@@ -172,17 +175,18 @@ func (n *Node) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOpt
 	}
 }
 
-// Adopt is Keyring.Adopt on the leader. Until ctx ends it waits for a leader that is ready and answers, and for the material,
-// 10 minutes at most where the leader is another server and ctx has no deadline. It may be called again.
+// Adopt is Keyring.Adopt on the leader. Until ctx ends it waits for a leader that is ready and answers, and
+// then for the key material: if another server leads and ctx has no deadline, at most 10 minutes. The call
+// may be repeated.
 func (n *Node) Adopt(ctx context.Context, id keyring.KeyID) error {
 	here := func() (struct{}, error) { return only(n.keys.Adopt(ctx, id)) }
 	_, err := onLeader(ctx, n, here, request(pathAdopt, rotateTimeout, adoptRequest{keyring.Actor(ctx), id}), nothing)
 	return err
 }
 
-// ConfirmBackup is Keyring.ConfirmBackup on the leader: for a server that stores the backup which the leader has made. Until ctx
-// ends it waits for a leader that is ready and answers. If another server leads by then, the error matches
-// keyring.ErrUnknownBackup.
+// ConfirmBackup is Keyring.ConfirmBackup on the leader, for a server that stores a backup which the leader
+// has made. Until ctx ends it waits for a leader that is ready and answers. If another server leads by then,
+// the error matches keyring.ErrUnknownBackup.
 func (n *Node) ConfirmBackup(ctx context.Context, sha256 [32]byte) error {
 	here := func() (struct{}, error) { return only(n.keys.ConfirmBackup(ctx, sha256)) }
 	there := request(pathConfirmBackup, memberTimeout, confirmRequest{keyring.Actor(ctx), sha256[:]})
@@ -190,9 +194,9 @@ func (n *Node) ConfirmBackup(ctx context.Context, sha256 [32]byte) error {
 	return err
 }
 
-// Status is Keyring.Status of the leader, on whichever server it is called: the leader alone knows some of it. Keys and
-// NoBackup in it are as this server has them. Until ctx ends it waits for a leader that answers. Keyring().Status is what
-// this server knows.
+// Status is Keyring.Status of the leader, from any server, because only the leader knows some of it. Keys and
+// NoBackup are as this server knows them. Until ctx ends it waits for a leader that answers. Keyring().Status
+// is the status of this server.
 func (n *Node) Status(ctx context.Context) (keyring.Status, error) {
 	here := func() (keyring.Status, error) {
 		if err := n.keys.Leading(); err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// MaxForward is the most that a plaintext or ciphertext and its AAD may have together, in
-// bytes, for a follower to forward them to the leader.
+// MaxForward is the maximum size in bytes of a plaintext or ciphertext together with its AAD that a follower
+// forwards to the leader.
 const MaxForward = peer.MaxMessage - 1024
 
 // How long a forwarded call may take if its context allows more.
@@ -114,7 +114,7 @@ func whenLed[T any](ctx context.Context, n *Node, do func() (T, error)) (T, erro
 func (n *Node) notLed(last error, waited time.Duration) error {
 	switch refused := n.refusal(); {
 	case refused != "" && n.Leader() == "": // not ErrNoLeader, which advises to recover: there is a leader
-		return fmt.Errorf("waited %v: %w: no leader makes itself known here: %s", waited.Round(time.Second), keyring.ErrNotReady, refused)
+		return fmt.Errorf("waited %v: %w: this server sees no leader: %s", waited.Round(time.Second), keyring.ErrNotReady, refused)
 	case errors.Is(last, keyring.ErrNoLeader), errors.Is(last, errUnreachable) && n.Leader() == "":
 		return fmt.Errorf("waited %v: %w: %w", waited.Round(time.Second), keyring.ErrNoLeader, last)
 	case errors.Is(last, errUnreachable):
@@ -181,7 +181,7 @@ func notAnswered(ctx context.Context, err error) error {
 	switch {
 	case !errors.As(err, &r), r.Code == peer.NotReady, r.Code == peer.NotLeader:
 	case r.Code == peer.Unsupported:
-		return fmt.Errorf("forward to the leader, whose build does not know this call: %w", err)
+		return fmt.Errorf("forward to the leader: its build does not have this call: %w", err)
 	default:
 		return fmt.Errorf("forward to the leader: %w", err)
 	}

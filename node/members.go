@@ -12,25 +12,25 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// AddServer adds a server to the cluster, which the others reach at addr, as host:port. Start that server with an empty
-// directory and with a server of the cluster in Join, as id@host:port: it gets every key, and then a vote. A server for
-// which AddServer was not called needs a JoinToken. A member that has moved gets its new address; that is refused while
-// it still answers at the old one.
+// AddServer adds a server to the cluster; addr is the host:port at which the others reach it. Start that
+// server with an empty directory, and with a server of the cluster in Join as id@host:port. It gets every
+// key, and then a vote. A server that was not added with AddServer needs a JoinToken. A member gets the new
+// address, unless it still answers at the old one: then AddServer is an error.
 //
-// The host is a name or an IP address of one server, so not 0.0.0.0, and the port is from 1 to 65535. An ID has up to
-// 255 bytes. Case counts, and spaces at its ends are refused.
+// The host is a name or an IP address of one server, so not 0.0.0.0; the port is from 1 to 65535. An ID has
+// at most 255 bytes, is case-sensitive, and must not begin or end with spaces.
 //
 // A permanent non-voter stays one: see AddNonvoter.
 //
-// AddServer may be called on any server, and again after an error. Until ctx ends it waits for a leader that is ready
-// and answers.
+// AddServer may be called on any server, and repeated after an error. Until ctx ends it waits for a leader
+// that is ready and answers.
 func (n *Node) AddServer(ctx context.Context, id raft.ServerID, addr string) error {
 	return n.add(ctx, addRequest{By: keyring.Actor(ctx), ID: id, Addr: addr})
 }
 
-// AddNonvoter is AddServer for a permanent non-voter, as for a read replica: it gets every key and every log entry, and no
-// vote before PromoteServer is called for it. See Keyring.AddNonvoter. A voter is an error: see DemoteServer. If the server is to
-// join with a token, call AddNonvoter before it does.
+// AddNonvoter is AddServer for a permanent non-voter, such as a read replica. It gets every key and every log
+// entry, and no vote before PromoteServer is called for it. See Keyring.AddNonvoter. A voter is an error: see
+// DemoteServer. If the server joins with a token, call AddNonvoter first.
 func (n *Node) AddNonvoter(ctx context.Context, id raft.ServerID, addr string) error {
 	return n.add(ctx, addRequest{By: keyring.Actor(ctx), ID: id, Addr: addr, Nonvoter: true})
 }
@@ -44,34 +44,35 @@ func (n *Node) add(ctx context.Context, r addRequest) error {
 	return err
 }
 
-// PromoteServer gives a permanent non-voter a vote. It must hold every key: see Keyring.PromoteServer. It may be called on any
-// server, and again after an error. Until ctx ends it waits for a leader that is ready and answers. Other servers
-// without a vote get one by themselves.
+// PromoteServer gives a permanent non-voter a vote. It must hold every key: see Keyring.PromoteServer. Other
+// servers without a vote get one by themselves. It may be called on any server, and repeated after an error.
+// Until ctx ends it waits for a leader that is ready and answers.
 func (n *Node) PromoteServer(ctx context.Context, id raft.ServerID) error {
 	here := func() (struct{}, error) { return only(n.keys.PromoteServer(ctx, id)) }
 	_, err := onLeader(ctx, n, here, request(pathPromote, memberTimeout, voteRequest{keyring.Actor(ctx), id}), nothing)
 	return err
 }
 
-// DemoteServer takes a server's vote: it is a permanent non-voter then. It is refused if a key would be at risk, and for the
-// last voter; a leader that is to be demoted first hands over: see Keyring.DemoteServer. It may be called on any server,
-// and again after an error. Until ctx ends it waits for a leader that is ready and answers.
+// DemoteServer makes a voter a permanent non-voter. It fails for the last voter, and if a key would be at
+// risk. A leader that is demoted transfers its leadership first: see Keyring.DemoteServer. It may be called
+// on any server, and repeated after an error. Until ctx ends it waits for a leader that is ready and answers.
 func (n *Node) DemoteServer(ctx context.Context, id raft.ServerID) error {
 	here := func() (struct{}, error) { return only(n.keys.DemoteServer(ctx, id)) }
 	_, err := onLeader(ctx, n, here, request(pathDemote, memberTimeout, voteRequest{keyring.Actor(ctx), id}), nothing)
 	return err
 }
 
-// RemoveServer removes a server from the cluster: the others close its connections, and give it no key any longer. It
-// keeps the keys that it has: after a theft, rotate with RotateOptions.Compromised next. Unless
-// RemoveServerOptions.Force is set, a majority of the voters that remain must say, now, that it holds each key; else the
-// removal is refused with an error that matches keyring.ErrNotDurable. A leader that is to be removed first hands over.
-// All join tokens end. To come back, the server needs AddServer, or a JoinToken that was made after the removal.
+// RemoveServer removes a server from the cluster: the others close its connections and give it no keys any
+// longer. The server still has its keys: after a theft, then rotate with RotateOptions.Compromised. Unless
+// RemoveServerOptions.Force is set, a majority of the remaining voters must confirm now that it holds each
+// key; otherwise the error matches keyring.ErrNotDurable. A leader that is removed transfers its leadership
+// first. All join tokens end. To come back, the server needs AddServer, or a JoinToken that was made after
+// the removal.
 //
-// If no member has exactly that ID, the error matches keyring.ErrNotMember and names the members; so it does for a
-// server that an earlier call has removed. Within one call, an attempt whose answer was lost does no harm. A server that
-// removes itself gets no error once it is removed, also if it has not heard of that itself and a majority of the voters that it
-// knows say so.
+// If no member has exactly that ID, the error matches keyring.ErrNotMember and names the members. That
+// includes a server that an earlier call removed; but if one call asks twice because an answer was lost, it
+// returns nil. A server that removes itself returns nil once it is removed, even if it does not know that and
+// a majority of the voters that it knows say so.
 //
 // RemoveServer may be called on any server. Until ctx ends it waits for a leader that is ready and answers.
 func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.RemoveServerOptions) error {
@@ -99,19 +100,20 @@ func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.Rem
 	return err
 }
 
-// Leave removes this server from the cluster, as RemoveServer does. It returns nil too if this server was removed
-// before. Afterwards close it, and delete its directory: until then it keeps the keys that it has.
+// Leave removes this server from the cluster, as RemoveServer does. If this server was removed before, it
+// returns nil. Afterwards close the Node and delete its directory: until then the directory still contains
+// the keys.
 func (n *Node) Leave(ctx context.Context) error {
 	return n.RemoveServer(ctx, n.cfg.ID, keyring.RemoveServerOptions{})
 }
 
-// JoinToken has the leader make a token with which the server of that ID may join this cluster. Put it into that
-// server's Config.JoinToken: it proves the server to the cluster and the cluster to the server. It is a secret. See
-// Keyring.MakeJoinToken for how long it is good.
+// JoinToken makes a secret token with which the server of that ID may join this cluster. Put it into that
+// server's Config.JoinToken. It proves the server to the cluster and the cluster to the server. For its life
+// see Keyring.MakeJoinToken.
 //
-// JoinToken may be called on any server. It waits for a leader that is ready and answers, 10 seconds at most. While a
-// server of the cluster does not answer, or runs a build without such tokens, the error names that server: remove it if
-// it will not come back, or use AddServer.
+// JoinToken may be called on any server. It waits at most 10 seconds for a leader that is ready and answers.
+// If a server of the cluster does not answer, or runs a build without join tokens, the error names that
+// server: remove it if it will not come back, or use AddServer.
 func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), memberTimeout)
 	defer cancel()
@@ -120,12 +122,12 @@ func (n *Node) JoinToken(id raft.ServerID, ttl time.Duration) (string, error) {
 	return onLeader(ctx, n, here, request(pathJoinToken, memberTimeout, joinTokenRequest{ID: id, TTL: ttl}), text)
 }
 
-// JoinTokens is Keyring.JoinTokens, as this server knows them.
+// JoinTokens is Keyring.JoinTokens on this server.
 func (n *Node) JoinTokens() []keyring.JoinTokenInfo { return n.keys.JoinTokens() }
 
-// WithdrawJoinToken ends the join token whose JoinTokenInfo has that ID: no server can join with it any longer. A server
-// that has joined stays: see RemoveServer. It is an error if there is no such token. WithdrawJoinToken may be called on
-// any server. Until ctx ends it waits for a leader that is ready and answers.
+// WithdrawJoinToken ends the join token with that JoinTokenInfo.ID: no server can join with it any longer. A
+// server that has joined stays: see RemoveServer. An unknown ID is an error. WithdrawJoinToken may be called
+// on any server. Until ctx ends it waits for a leader that is ready and answers.
 func (n *Node) WithdrawJoinToken(ctx context.Context, id string) error {
 	var token meta.TokenID
 	_ = token.UnmarshalText([]byte(id)) // the keyring says what is wrong with it
@@ -137,7 +139,7 @@ func (n *Node) WithdrawJoinToken(ctx context.Context, id string) error {
 // addServer is AddServer on the leader.
 func (n *Node) addServer(ctx context.Context, r addRequest) error {
 	if n.cluster.Port() == nil {
-		return errors.New("add server: this server is alone, without a port")
+		return errors.New("add server: this server has no port: set Config.Addr")
 	}
 	add := n.keys.AddServer
 	if r.Nonvoter {

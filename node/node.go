@@ -15,8 +15,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Node is a whole server: raft, its log and snapshots on disk, mutual TLS on one port, and the keyring. It is for a
-// service that has no raft of its own. Its methods may be called from several goroutines.
+// Node is a whole server: raft, its log and snapshots on disk, mutual TLS on one port, and the keyring. It is
+// for a service that has no raft of its own. Its methods are safe for concurrent use.
 type Node struct {
 	cfg     Config
 	log     hclog.Logger
@@ -29,14 +29,19 @@ type Node struct {
 	closed error
 }
 
-// Start starts the server. It returns when raft and the keyring run. A server that has no raft log yet first bootstraps
-// its cluster together with the other servers, or is added to it. ctx bounds how long that may take, and nothing else does.
-// While it waits the log says, at level Warn, why each of the others is of no use, once for each cause and then seldom; and
-// so does the error when ctx ends. What can't come right by waiting is an error at once: a certificate of this server's own that is
-// out of its time, names another server or cluster, does not belong to its private key, or for which Config.TLS's own CAs do
-// not vouch, and a JoinToken that is malformed. With a raft log Start does not wait for others, and a certificate that is
-// out of its time, or of another CA, is an error in the log alone. A raft log that is of a server of another ID, in a Dir that
-// was copied, is an error: it has that server's vote. Start does not wait for a leader or a key: see Keyring.WaitReady.
+// Start starts the server. It returns when raft and the keyring run, and does not wait for a leader or a key:
+// see Keyring.WaitReady.
+//
+// A server without a raft log first bootstraps its cluster together with the other servers, or waits until it
+// is added to one. Only ctx limits how long that may take. Meanwhile the log says, at level Warn, why each of
+// the other servers can't be used: once for each cause, then seldom. When ctx ends, the error says the same.
+// Start returns at once with an error that waiting can't cure: a malformed JoinToken, or a certificate of
+// this server that has expired or is not valid yet, names another server or cluster, does not fit its private
+// key, or does not chain to the CAs of Config.TLS.
+//
+// A server with a raft log does not wait for others. A certificate that has expired, is not valid yet, or is
+// from another CA, is then only logged as an error. If the raft log belongs to a server with another ID,
+// because Dir was copied, Start returns an error: that log carries the other server's vote.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
 	cfg = cfg.filled()
 	if err := cfg.check(); err != nil {
@@ -49,7 +54,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	return n, nil
 }
 
-// start does what Close undoes, whatever part of it was done.
+// start does what Close undoes, even if it has done only a part.
 func (n *Node) start(ctx context.Context) (err error) {
 	conf := n.cfg.cluster()
 	conf.DiskChanged = n.diskChanged
@@ -98,9 +103,11 @@ func (n *Node) diskChanged() {
 	}
 }
 
-// Close ends the server and waits until all of it has ended. A leader first hands over to another voter, if there is one,
-// which it tries for 3 seconds at most. Config.TLS and Config.Metrics, the keyring, calls of Apply, and raft with the App are waited
-// for for 10 seconds each; what has not ended by then is named in the error, and the rest is done when that comes back. A second Close returns what the first has returned.
+// Close ends the server and waits for all of its parts. A leader first transfers its leadership to another
+// voter, if there is one; that takes 3 seconds at most. Then Close waits 10 seconds each for Config.TLS and
+// Config.Metrics, for the keyring, for calls of Apply, and for raft with the App. The error names the parts
+// that have not ended; Close completes in the background when they do. A second Close returns the same
+// result.
 func (n *Node) Close() error {
 	n.once.Do(func() { n.closed = n.close() })
 	return n.closed
@@ -153,29 +160,29 @@ func (n *Node) closeCluster() error {
 	case err := <-ended:
 		return err
 	case <-timer.C:
-		return fmt.Errorf("close: raft, the App, raft's disk or Config.TLS has not ended in %v: %w; the directory is given back when it has", closePatience, gate.ErrLeft)
+		return fmt.Errorf("close: raft, the App, raft's disk or Config.TLS has not ended in %v: %w; the directory stays locked until it has", closePatience, gate.ErrLeft)
 	}
 }
 
 // Keyring returns the server's keyring. The Node closes it.
 func (n *Node) Keyring() *keyring.Keyring { return n.keys }
 
-// Leader returns the ID of the cluster's leader, or nothing if none is known.
+// Leader returns the ID of the cluster's leader, or "" if this server knows none.
 func (n *Node) Leader() raft.ServerID { return n.cluster.Leader() }
 
 // applyTimeout is how long a command may wait for raft to take it.
 const applyTimeout = 5 * time.Second
 
-// Apply appends a command of the App to raft's log, and returns what the App's Apply has returned; if that is an error,
-// it is the error. Leader only: on other servers the error matches keyring.ErrNotLeader. After that error, the one of
-// ctx, and keyring.ErrClosed the command may still be executed. A command of more than keyring.MaxCommand bytes is
-// never executed: its error matches keyring.ErrTooLong.
+// Apply appends a command of the App to raft's log and returns the result of the App's Apply; if that is an
+// error, Apply returns it as its error. Leader only: on other servers the error matches keyring.ErrNotLeader.
+// After that error, after keyring.ErrClosed, and after the error of ctx, the command may still be executed. A
+// command of more than keyring.MaxCommand bytes is never executed: the error matches keyring.ErrTooLong.
 func (n *Node) Apply(ctx context.Context, cmd []byte) (any, error) {
 	if n.cfg.App == nil {
 		return nil, errors.New("apply: the node has no App")
 	}
 	if len(cmd) > keyring.MaxCommand {
-		return nil, fmt.Errorf("%w: a command of %d bytes, at most %d are taken", keyring.ErrTooLong, len(cmd), keyring.MaxCommand)
+		return nil, fmt.Errorf("%w: a command of %d bytes, the maximum is %d", keyring.ErrTooLong, len(cmd), keyring.MaxCommand)
 	}
 	return gate.Through(ctx, &n.gate, func(ctx context.Context) (any, error) {
 		if ctx.Err() != nil {

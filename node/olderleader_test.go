@@ -68,7 +68,7 @@ func TestOlderLeaderRefusesWhatItDoesNotKnow(t *testing.T) {
 	n := c.Nodes[keyringtest.Besides(c.Nodes["s1"].Leader())]
 	calls := newerCalls(ctx, n)
 	for _, path := range slices.Sorted(maps.Keys(calls)) {
-		if err := calls[path](); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "whose build does not know this call") {
+		if err := calls[path](); err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "its build does not have this call") {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

@@ -11,41 +11,41 @@ import (
 	"example.com/keyring/internal/cluster"
 )
 
-// Recovered says what Recover has made a cluster of.
+// Recovered describes the result of Recover.
 type Recovered struct {
-	// Index is the last entry of raft's log that is here, and Time when a leader made it, zero if
-	// there is a snapshot alone. What the cluster has committed after it is lost.
+	// Index is the index of the last entry of raft's log that survived, and Time is when a leader made it;
+	// Time is zero if only a snapshot survived. Everything that the cluster committed later is lost.
 	Index uint64
 	Time  time.Time
-	// Missing are keys whose material is not here, by ID, but for those that have sealed nothing. What was sealed under
-	// them stays sealed until a key file of theirs turns up: put into the keystore directory it is taken, without a
-	// restart.
+	// Missing are the keys, ordered by ID, whose material is not here; keys that have encrypted nothing are
+	// left out. Data under them can't be decrypted until one of their key files is found. Put it into the
+	// keystore directory: the server reads it without a restart.
 	Missing []keyring.MissingKey
 }
 
-// RecoverOptions says how Recover goes about it.
+// RecoverOptions are the options of Recover.
 type RecoverOptions struct {
-	// Force does not ask whether other servers of the cluster answer.
+	// Force skips the question whether other servers of the cluster answer.
 	Force bool
 }
 
-// Recover makes this server the only member of its cluster, with what is in cfg.Dir, for when a
-// majority of the voters is gone for good. It is raft's recovery by peers.json, and says what is lost.
-// Then start the Node with cfg, but a new App and Keys, which it has used up; and the other servers with
-// empty directories: they join it and get the keys.
+// Recover makes this server the only member of its cluster, with the contents of cfg.Dir, when a majority of
+// the voters is gone for good. It is raft's recovery by peers.json, and says what is lost. Then start the
+// Node with cfg, but with a new App and new Keys, because Recover has used these. Start the other servers
+// with empty directories: they join and get the keys.
 //
-// The directory is that of the survivor. If there is none, it is made of what is left of the dead:
-// raft/snapshots of any server, and the keystore of any server, with its KEKs as OldKEKs. Choose the
-// survivor whose log is the longest, by Index, on copies: raft's log is folded into a snapshot. None of
-// the other servers may ever run again with what it had: two of them would be a cluster beside this
-// one, and nobody would notice.
+// The directory is that of the survivor. If no server survived, combine the raft/snapshots of any server and
+// the keystore of any server, with its KEKs as OldKEKs. Choose the survivor with the longest log, by Index.
+// Run Recover on copies for that, because it turns raft's log into a snapshot. No other server may ever run
+// again with its old directory: two of them would form a second cluster, and nobody would notice.
 //
-// So it asks the servers of raft's configuration, and those that Peers and Join name, and refuses while one
-// of them answers, unless Force is set in o, of which there is one at most. It asks nobody if cfg has no
-// Addr.
+// Therefore Recover asks the servers of raft's configuration, of Peers and of Join, and fails if one of them
+// answers, unless Force is set in o. At most one RecoverOptions may be given. Without cfg.Addr it asks
+// nobody.
 //
-// It refuses a directory that is in use, one whose raft log is of a server of another ID, and one without raft's log and
-// snapshots, of which it makes nothing: Start adopts the keys of a keystore that is alone. After an error, or a crash, it can be called again.
+// It fails for a directory that is in use, for one whose raft log belongs to a server with another ID, and
+// for one without raft's log and snapshots: Start adopts the keys of a directory with only a keystore. After
+// an error or a crash, call it again.
 func Recover(ctx context.Context, cfg Config, o ...RecoverOptions) (Recovered, error) {
 	r, err := recoverNode(ctx, cfg.filled(), o)
 	if err != nil {

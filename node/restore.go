@@ -12,20 +12,20 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Restore makes the directory of a Node from a backup that a Node made: its keystore, under
-// cfg's KEKs, and its raft, which has this server as its only member and all that the backup's
-// snapshot has. Dir, KEKs, Snapshot, OpenSnapshot, Snapshots and Confirm of o are this function's own, and must be empty. Then start
-// the Node with cfg as always, and the other servers with empty directories: they join it and get the keys, as servers
-// do that have lost theirs.
+// Restore makes the directory of a Node from a backup that a Node made: the keystore under cfg's KEKs, and a
+// raft with the backup's snapshot in which this server is the only member. Restore itself sets Dir, KEKs,
+// Snapshot, OpenSnapshot, Snapshots and Confirm of o: leave them empty. Then start the Node with cfg as
+// usual, and the other servers with empty directories: they join and get the keys.
 //
-// The cluster must be gone: two of it would both take writes, and nobody would notice. So Restore asks
-// the servers that Peers and Join name and, once it has found the backup good, those that it names, at the
-// addresses they had then. It refuses while one of them answers, unless o.Force is set. It asks nobody if cfg has no
-// Addr, and nobody before it has checked cfg and o.
+// The cluster must be gone: otherwise two clusters would accept writes, and nobody would notice. So Restore
+// asks the servers of Peers and Join and, once it has found the backup good, those that the backup names, at
+// the addresses in the backup. It fails if one of them answers, unless o.Force is set. Without cfg.Addr it
+// asks nobody. It checks cfg and o before it asks anybody.
 //
-// cfg.Dir must have no raft log or snapshot: nothing of a cluster is overwritten. It writes nothing before it has
-// read the backup up to the host's part of its snapshot, which then goes to the disk as it is read. If that is not good, it is deleted, and cfg.Dir is as it was. After an error or a crash
-// later on, Start refuses cfg.Dir until Restore has been done again with the same backup.
+// cfg.Dir must have no raft log and no snapshot: Restore overwrites nothing of a cluster. It writes nothing
+// before it has read the backup up to the host's part of the snapshot. It writes that part to disk while it
+// reads it, and deletes it if it is not good; cfg.Dir is then unchanged. After a later error or a crash,
+// Start rejects cfg.Dir until Restore has succeeded with the same backup.
 func Restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOptions) (keyring.Manifest, error) {
 	m, err := gate.Await(ctx, func() (keyring.Manifest, error) { return restore(ctx, r, cfg.filled(), o) })
 	if err != nil {
@@ -36,7 +36,7 @@ func Restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOpti
 
 func restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOptions) (m keyring.Manifest, err error) {
 	if o.Dir != "" || len(o.KEKs) > 0 || o.Snapshot != nil || o.OpenSnapshot != nil || o.Snapshots != nil || o.Confirm != nil {
-		return m, errors.New("for a Node, Dir, KEKs, Snapshot, OpenSnapshot, Snapshots and Confirm of the options are not set: they are its own")
+		return m, errors.New("Dir, KEKs, Snapshot, OpenSnapshot, Snapshots and Confirm of the options must be empty: node.Restore sets them")
 	}
 	if err := cfg.check(); err != nil {
 		return m, err
@@ -57,7 +57,7 @@ func restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOpti
 	}
 	o.OpenSnapshot = func(m keyring.Manifest) (io.Writer, error) {
 		if cfg.App == nil && m.Host > 0 {
-			return nil, fmt.Errorf("the host's part of the snapshot has %d bytes, and the configuration has no App that could read it", m.Host)
+			return nil, fmt.Errorf("the host's part of the snapshot has %d bytes, but the configuration has no App to read it", m.Host)
 		}
 		return dir.Create(m.Raft.Index)
 	}

@@ -1,6 +1,6 @@
 package node
 
-// How the leader hands over to another server: TransferLeadership, and Close of a leader.
+// Leadership transfer: TransferLeadership, and Close of a leader.
 
 import (
 	"context"
@@ -12,19 +12,19 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// TransferLeadership has the leader hand over to another voter, the one whose log is the furthest: before work on
-// the leader's machine, say. When it returns without an error, that server leads no longer, and the other one is being
-// elected, which takes some milliseconds; calls wait for it. It is an error if there is no other voter, or if none takes over within a few
-// seconds; then the leader goes on.
+// TransferLeadership transfers the leadership to the voter with the longest log, for example before work on
+// the leader's machine. When it returns nil, the old leader no longer leads, and the other server is being
+// elected, which takes some milliseconds; calls wait for it. It is an error if there is no other voter, or if
+// none takes over within a few seconds; then the leader goes on leading.
 //
-// Close of a leader does the same by itself. TransferLeadership may be called on any server. Until ctx ends it waits for a
-// leader that is ready and answers.
+// Close of a leader does the same by itself. TransferLeadership may be called on any server. Until ctx ends
+// it waits for a leader that is ready and answers.
 func (n *Node) TransferLeadership(ctx context.Context) error {
 	return n.transferLeadership(ctx, "")
 }
 
-// TransferLeadershipTo is TransferLeadership to the voter of that ID. If that leads already, it returns nil. If no member
-// has that ID, the error matches keyring.ErrNotMember.
+// TransferLeadershipTo is TransferLeadership to the voter with that ID. If that server leads already, it
+// returns nil. If no member has that ID, the error matches keyring.ErrNotMember.
 func (n *Node) TransferLeadershipTo(ctx context.Context, id raft.ServerID) error {
 	if id == "" {
 		return errors.New("transfer leadership: the server ID is empty")
@@ -80,7 +80,7 @@ func (n *Node) resign() {
 	ctx, cancel := context.WithTimeout(context.Background(), max(handOverPatience, 3*n.cfg.pace))
 	defer cancel()
 	if err := n.keys.TransferLeadership(ctx); err != nil {
-		n.log.Warn("leader closes without having handed over", "error", err)
+		n.log.Warn("closing the leader without a leadership transfer", "error", err)
 		return
 	}
 	for {

@@ -15,12 +15,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Handler answers a call of another server of the cluster, which has proved that ID, or of this one. Its error goes back with its
-// text. ctx ends when the caller has gone or the Port is closed; as from a context of keyring.WithForwarder, changes of the
-// members are refused if the caller is no member any longer.
+// Handler answers a call from another server of the cluster, which has proved the ID from, or from this
+// server. The caller gets the text of its error. ctx ends when the caller has gone or the Port is closed.
+// Like a context of keyring.WithForwarder, it rejects changes of the members if the caller is no longer a
+// member.
 type Handler func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error)
 
-// MaxBody is how much a body or an answer of a call may have, in bytes.
+// MaxBody is the maximum size in bytes of the body or the answer of a call.
 const MaxBody = peer.MaxMessage - 1024
 
 // callTimeout is how long a call may take whose context has no deadline.
@@ -29,8 +30,8 @@ const callTimeout = 10 * time.Second
 // hostPaths is what the paths of the host's calls have before them on the wire.
 const hostPaths = "/host"
 
-// Handle has this server answer the host's own calls of that path, which begins with a slash, as in "/write": only calls of members,
-// and only after Open. It is called before Open, once for each path.
+// Handle registers the Handler of the host's own calls with that path, which begins with a slash, such as
+// "/write". Only members can call it, and only after Open. Call Handle before Open, once for each path.
 func (p *Port) Handle(path string, h Handler) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -40,12 +41,13 @@ func (p *Port) Handle(path string, h Handler) {
 	p.handlers[path] = h
 }
 
-// Request makes a call of a member, or of the leader if the ID is empty, and returns what its Handler returns: to forward a
-// write to the leader, say. On the server itself it calls the Handler. A call whose context has no deadline has 10 seconds.
+// Request makes a call to a member, or to the leader if to is empty, and returns the result of its Handler.
+// Use it to forward a write to the leader, for example. If this server is the target, the Handler is called
+// directly. A call whose context has no deadline has 10 seconds.
 //
-// The error of a Handler has its text and, if it matches one of keyring's, matches that; raft.ErrNotLeader becomes
-// keyring.ErrNotLeader. If no leader is known the error matches keyring.ErrNoLeader. After an error that is not the Handler's the
-// call may still have been made.
+// An error of the Handler keeps its text and, if it matches an error of package keyring, matches that too;
+// raft.ErrNotLeader becomes keyring.ErrNotLeader. If no leader is known, the error matches
+// keyring.ErrNoLeader. After any other error the call may still have been executed.
 func (p *Port) Request(ctx context.Context, to raft.ServerID, path string, body []byte) ([]byte, error) {
 	if !p.port.Running() {
 		return nil, fmt.Errorf("call %s: %w: Open has not returned", path, keyring.ErrNotReady)
@@ -90,7 +92,7 @@ func (p *Port) calls(keys *keyring.Keyring) map[string]inner.Handler {
 		calls[hostPaths+path] = func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
 			out, err := h(keyring.WithForwarder(ctx, from), from, body)
 			if err == nil && len(out) > MaxBody {
-				err = fmt.Errorf("call %s: the answer has %d bytes, at most %d fit", path, len(out), MaxBody)
+				err = fmt.Errorf("call %s: the answer has %d bytes, the maximum is %d", path, len(out), MaxBody)
 			}
 			return inner.Errors.EncodeReply(out, p.known(err)), nil
 		}

@@ -132,7 +132,7 @@ func TestJoinIsRefused(t *testing.T) {
 			"malformed":               {[]string{leader.addr}, "token", "malformed"},
 			"no ID and no token":      {[]string{leader.addr}, "", "id@host:port"},
 			"no address":              {[]string{"h1@nowhere"}, "", "nowhere"},
-			"nobody":                  {nil, "", "no server of the cluster is named"},
+			"nobody":                  {nil, "", "servers is empty"},
 		} {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute+time.Millisecond) // not when it asks
 			if err := h2.port.Join(ctx, tt.servers, tt.token); err == nil || !strings.Contains(err.Error(), tt.want) {

@@ -18,30 +18,32 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Config is what Listen needs.
+// Config configures Listen.
 type Config struct {
 	// ID is this server's ID in the raft configuration and in its certificate. Required.
 	ID raft.ServerID
-	// Cluster is the cluster's name in the certificates: 1 or more letters, digits, dots, dashes and underscores. Required.
+	// Cluster is the cluster's name in the certificates: 1 or more letters, digits, dots, dashes and
+	// underscores. Required.
 	Cluster string
-	// Addr is the host:port at which this server listens and the others reach it, and its address in the raft
-	// configuration: a name or an IP address of this server's, and a port from 1 to 65535. Required.
+	// Addr is the host:port on which this server listens and at which the others reach it, and its address in
+	// the raft configuration: a name or an IP address of this server, and a port from 1 to 65535. Required.
 	Addr string
-	// Advertise is the host:port at which the others reach this server, if that is not Addr: then Addr may be
-	// 0.0.0.0:7900 or :7900. Empty means Addr.
+	// Advertise is the host:port at which the others reach this server, if it differs from Addr. Then Addr
+	// may be 0.0.0.0:7900 or :7900. Empty means Addr.
 	Advertise string
-	// Listener, if set, is listened on in place of Addr. The Port closes it, also when Listen fails.
+	// Listener, if set, is used instead of listening on Addr. The Port closes it, even if Listen fails.
 	Listener net.Listener
-	// TLS returns this server's certificate, with keyring://<cluster>/server/<id> as a URI SAN and for both server and
-	// client authentication, and RootCAs: see keyring.TLSFiles, and keyring.ServerTLS for what else may be in it. It is
-	// called for each connection, and every 5 seconds, so that certificates can be replaced: connections end at NotAfter of
-	// the certificates of both ends, and within 5 seconds when RootCAs, or ClientCAs, no longer vouch for the other end, or
-	// VerifyPeerCertificate or VerifyConnection refuses it. It must not block. Required.
+	// TLS returns this server's certificate and RootCAs: see keyring.TLSFiles, and keyring.ServerTLS for the
+	// other fields. The certificate has keyring://<cluster>/server/<id> as a URI SAN, and is for both server
+	// and client authentication. TLS is called for each connection and every 5 seconds, so that certificates
+	// can be replaced. A connection ends when the certificate of either end expires, and within 5 seconds
+	// when RootCAs or ClientCAs no longer vouch for the other end, or VerifyPeerCertificate or
+	// VerifyConnection rejects it. TLS must not block. Required.
 	TLS func() (*tls.Config, error)
-	// Addresses are further addresses of servers: one that does not answer where the raft configuration has it is tried
-	// there too. It has to prove its ID all the same. Nil means none.
+	// Addresses are additional addresses of servers. A server that does not answer at its address in the raft
+	// configuration is tried there too; it must still prove its ID. Nil means none.
 	Addresses map[raft.ServerID]string
-	// Logger gets who was refused and why. Nil logs nothing.
+	// Logger receives who was rejected and why. Nil logs nothing.
 	Logger hclog.Logger
 
 	dial func(ctx context.Context, network, addr string) (net.Conn, error) // in place of net.Dialer's, for tests
@@ -66,7 +68,7 @@ func (c Config) check() error {
 	if err := peer.CheckAddress(c.advertised()); err != nil && c.Advertise != "" {
 		say("Advertise: %w", err)
 	} else if err != nil {
-		say("Addr: %w; with one that is only listened at, set Advertise", err)
+		say("Addr: %w; set Advertise if this server only listens on Addr", err)
 	}
 	for id, addr := range c.Addresses {
 		if err := peer.CheckAddress(addr); err != nil {
@@ -79,7 +81,7 @@ func (c Config) check() error {
 	return nil
 }
 
-// Port is one server's port. Its methods may be called from several goroutines.
+// Port is one server's port. Its methods are safe for concurrent use.
 type Port struct {
 	cfg  Config
 	port *inner.Port
@@ -91,8 +93,8 @@ type Port struct {
 	closed   error
 }
 
-// Listen opens the port. Until Open it refuses all connections. It refuses a configuration that can't work, with all that
-// is wrong with it in one error: a certificate that names another server, too.
+// Listen opens the port. Until Open it rejects all connections. An invalid configuration is rejected with all
+// that is wrong in one error, including a certificate that names another server.
 func Listen(cfg Config) (*Port, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = hclog.NewNullLogger()
@@ -113,26 +115,30 @@ func Listen(cfg Config) (*Port, error) {
 	return &Port{cfg: cfg, port: p, handlers: map[string]Handler{}}, nil
 }
 
-// RaftTransport returns the transport for raft.NewRaft, whose LocalAddr is this server's address in the raft
-// configuration. log is the store of raft's log, and keys the FSM of the keyring, which stands first in raft's snapshots.
-// The transport hands to raft what does no harm: it splits large requests, and refuses, and logs, what raft would panic
-// on or could never leave again, whichever server sends it. It is called once, before Open.
+// RaftTransport returns the transport for raft.NewRaft. Its LocalAddr is this server's address in the raft
+// configuration. log is the store of raft's log; keys is the FSM of the keyring, whose section is the first
+// of raft's snapshots. The transport passes only harmless requests to raft: it splits large ones, and rejects
+// and logs those, from any server, on which raft would panic or from which it could not recover. Call
+// RaftTransport once, before Open.
 //
-// A server that has joined begins no election before it has caught up with the cluster, for what it is sent first may say
-// that it is the only voter. If log is a raft.StableStore too, as that of raft-boltdb is, the Port notes that there: Open then
-// refuses a server that was started again before it had caught up and might be elected. A host that makes such a server the only
-// one by raft.RecoverCluster deletes the note first, by Set of the key keyring.introduction to nothing.
+// A server that has joined begins no election before it has caught up with the cluster, because the first
+// entries that it gets may say that it is the only voter. If log is also a raft.StableStore, as raft-boltdb's
+// is, the Port notes that there. Open then rejects a server that was restarted before it had caught up and
+// might be elected. If a host makes such a server the only one by raft.RecoverCluster, it must delete the
+// note first: Set the key keyring.introduction to nothing.
 func (p *Port) RaftTransport(log raft.LogStore, keys *keyring.FSM) raft.Transport {
 	return p.port.RaftTransport(log, keys.CheckSnapshot)
 }
 
-// StreamLayer returns raft's connections, for a host that makes its raft.NetworkTransport itself: to and from members
-// alone. What these send is not checked then: see RaftTransport. Its Close ends raft's connections, and not the Port.
+// StreamLayer returns raft's connections, for a host that makes its own raft.NetworkTransport. They connect
+// members only. The requests on them are not checked: see RaftTransport. Its Close ends raft's connections,
+// but not the Port.
 func (p *Port) StreamLayer() raft.StreamLayer { return p.port.StreamLayer() }
 
-// Join asks the cluster to add this server, and to readmit it if it is a member that has lost its raft log, until it has done so:
-// then it is a member without a vote. Call it before raft is started, if raft's log is empty and there is no snapshot, and
-// do not bootstrap: a voter that comes back without its log may vote twice. It may be called again, also after a crash.
+// Join asks the cluster to add this server, or to readmit it if it is a member that has lost its raft log.
+// When Join returns nil, this server is a member without a vote. Call it before raft is started, if raft's
+// log is empty and there is no snapshot, and do not bootstrap: a voter that comes back without its log may
+// vote twice. Join may be repeated, also after a crash.
 //
 //	last, err := log.LastIndex()
 //	...
@@ -142,22 +148,24 @@ func (p *Port) StreamLayer() raft.StreamLayer { return p.port.StreamLayer() }
 //		err = p.Join(ctx, servers, token)
 //	}
 //
-// Servers are servers of the cluster, each as id@host:port, or as host:port where there is a token of theirs, from
+// servers are servers of the cluster: each as id@host:port, or as host:port with a token from
 // keyring.MakeJoinToken. Without a token the cluster adds this server if it is a member, or was added with
-// keyring.AddServer. This server takes no other for one of the cluster but a server that proves the ID that is written there,
-// or which such a server names as the leader, or that knows the token.
+// keyring.AddServer. This server trusts only a server that proves an ID from servers, one that such a server
+// names as the leader, or one that knows the token.
 //
-// A host with a call of its own by which servers join keeps it: on the leader it calls keyring.AddServer with the new server's ID
-// and address in place of raft's AddVoter, and answers with the members. On any server these are, for Join,
+// A host may keep its own call by which servers join. On the leader that call uses keyring.AddServer with the
+// new server's ID and address instead of raft's AddVoter, and answers with the members. On any server these
+// are, in the form for Join,
 //
 //	for _, s := range r.GetConfiguration().Configuration().Servers {
 //		servers = append(servers, string(s.ID)+"@"+string(s.Address))
 //	}
 //
-// That call needs TLS and has to know both ends: who it lets in is given every key, and its answer says which cluster is joined.
+// That call needs TLS and must authenticate both ends: a server that it admits gets every key, and its answer
+// decides which cluster is joined.
 //
-// While it waits the log says, at level Warn, why each of the servers is of no use, once for each cause and then seldom; and so
-// does the error when ctx ends.
+// While Join waits, the log says, at level Warn, why each of the servers can't be used: once for each cause,
+// then seldom. When ctx ends, the error says the same.
 func (p *Port) Join(ctx context.Context, servers []string, token string) error {
 	var others []inner.Candidate
 	for _, text := range servers {
@@ -168,7 +176,7 @@ func (p *Port) Join(ctx context.Context, servers []string, token string) error {
 		others = append(others, c)
 	}
 	if len(others) == 0 {
-		return errors.New("join: no server of the cluster is named")
+		return errors.New("join: servers is empty")
 	}
 	if err := inner.Provable(others, token); err != nil {
 		return fmt.Errorf("join: %w", err)
@@ -176,19 +184,22 @@ func (p *Port) Join(ctx context.Context, servers []string, token string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.opened {
-		return errors.New("join: it comes before raft is started")
+		return errors.New("join: raft has started already: call Join before")
 	}
 	return p.port.Join(ctx, others, token)
 }
 
-// Open opens the keyring, as keyring.Open does, and answers the other servers from then on, also what they send to raft.
-// Raft, FSM, Dir and KEKs are set as for keyring.Open; ID, Transport and Logger are the Port's if they are not set. Call it as
-// soon as raft is started: until then raft reaches no other server. A raft without a configuration is refused, unless Join has
-// been called: a host that calls BootstrapCluster of its *raft.Raft waits for the future, with Error, before Open. After an error Open may be called again. After Close, which may come meanwhile, the error matches net.ErrClosed.
+// Open opens the keyring, as keyring.Open does. From then on the Port answers the other servers, including
+// their requests to raft. Set Raft, FSM, Dir and KEKs as for keyring.Open; ID, Transport and Logger default
+// to the Port's. Call Open as soon as raft is started: until then raft reaches no other server. A raft
+// without a configuration is rejected, unless Join was called: a host that calls BootstrapCluster of its
+// *raft.Raft first waits for the Error of the future. After an error Open may be called again. After Close,
+// which may come meanwhile, the error matches net.ErrClosed.
 //
-// From then on the Port of the leader gives a vote to each member that has none and holds every key, but to no permanent
-// non-voter, as a Node does: see keyring.PromoteServers. If the raft configuration has another address of this server than the
-// Port, it tells the leader. A server that knows no leader asks the others whether it was removed, and says so in Status.
+// From then on the leader's Port gives a vote to each member that has none and holds every key, except
+// permanent non-voters, as a Node does: see keyring.PromoteServers. If the raft configuration has another
+// address of this server, the Port tells the leader. A server that knows no leader asks the others whether it
+// was removed, and reports that in Status.
 func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, error) {
 	switch {
 	case cfg.ID == "":
@@ -209,7 +220,7 @@ func (p *Port) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.opened {
-		return nil, errors.New("port: Open was called before")
+		return nil, errors.New("port: Open was called already")
 	}
 	if cfg.Raft != nil {
 		if err := p.port.Attach(cfg.Raft, func() error { return nil }); err != nil {
@@ -260,9 +271,10 @@ func (p *Port) Call(ctx context.Context, to raft.ServerID, request []byte) ([]by
 // closePatience is how long Close waits.
 const closePatience = 10 * time.Second
 
-// Close closes the port and all connections, and waits for the calls under way, whose contexts end; Join ends too. Close the keyring
-// and shut raft down before. Config.TLS and a Handler, if they do not return, are waited for for 10 seconds; the rest is then done when they come
-// back, and the error says so. A second Close returns what the first has returned.
+// Close closes the port and all connections. It ends the contexts of the calls in progress and waits for
+// them; Join ends too. Close the keyring and shut down raft before. Close waits 10 seconds for Config.TLS and
+// for Handlers. If one has not returned by then, the error says so, and the rest is done when it returns. A
+// second Close returns the same result.
 func (p *Port) Close() error {
 	p.once.Do(func() { p.closed = p.close() })
 	return p.closed

@@ -14,14 +14,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics is a keyring.Metrics for the Config of one keyring.
+// Metrics is the keyring.Metrics of one keyring.
 type Metrics struct {
 	gauges   map[string]*prometheus.GaugeVec // by the keyring's name
 	counters map[string]*prometheus.CounterVec
 }
 
-// New registers every metric of a keyring with r. Several keyrings of one process need a label that tells
-// them apart: give each an r of prometheus.WrapRegistererWith.
+// New registers every metric of a keyring with r. If one process has several keyrings, they need a label that
+// distinguishes them: give each its own r from prometheus.WrapRegistererWith.
 func New(r prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{gauges: map[string]*prometheus.GaugeVec{}, counters: map[string]*prometheus.CounterVec{}}
 	for _, info := range keyring.MetricInfos() {
