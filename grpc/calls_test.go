@@ -197,7 +197,7 @@ func TestConnectionsAreKeptByID(t *testing.T) {
 	c.set("s1", moved.addr)
 	p2.keys.change()
 	for range 2 { // raft's connection too
-		p2.told.wait("it is at " + moved.addr + " now, and no more at " + p1.addr)
+		p2.told.wait("it is at " + moved.addr + " now, no longer at " + p1.addr)
 	}
 	if n := p2.Links(); n != 0 {
 		t.Errorf("%d grpc.ClientConns go on", n)

@@ -44,7 +44,7 @@ func (p *Peers) releaseElections(r *raft.Raft, k *keyring.Keyring) {
 			conf := r.ReloadableConfig()
 			conf.HeartbeatTimeout, conf.ElectionTimeout = p.heartbeat, p.election
 			if err := r.ReloadConfig(conf); err != nil {
-				p.cfg.Logger.Error("raft begins no election", "error", err)
+				p.cfg.Logger.Error("could not let raft begin elections", "error", err)
 			}
 			p.newcomer.Store(false)
 			p.sweep(p.wrongMember)

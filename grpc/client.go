@@ -26,10 +26,11 @@ const (
 	maxOnWire  = maxMessage + 16 // with what a BytesValue has around it
 )
 
-// Call implements keyring.Transport. Errors of the other server have its status code, for status.Code.
+// Call implements keyring.Transport. An error of the other server has that server's status code: use
+// status.Code.
 func (p *Peers) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error) {
 	if len(request) > maxMessage {
-		return nil, fmt.Errorf("call server %q: request of %d bytes, at most %d fit", to, len(request), maxMessage)
+		return nil, fmt.Errorf("call server %q: request of %d bytes, the maximum is %d", to, len(request), maxMessage)
 	}
 	l, err := p.use(to)
 	if err != nil {
@@ -56,14 +57,14 @@ func withCause(ctx context.Context, err error) error {
 	return err
 }
 
-// Conn returns a connection to the member of that ID, for the host's own services on that server, as to forward a call to
-// the leader:
+// Conn returns a connection to the member of that ID, for the host's own services on that server, for example
+// to forward a call to the leader:
 //
 //	_, leader := r.LeaderWithID()
 //	return pb.NewSecretsClient(peers.Conn(leader)).Put(ctx, request)
 //
-// It may be kept: each call is to where the member is then, and fails if it is none. The service at the other end learns from
-// PeerID which server has called it.
+// You may keep it: each call goes to the member's present address, and fails if the server is no member. The
+// service at the other end learns from PeerID which server has called it.
 func (p *Peers) Conn(id raft.ServerID) grpc.ClientConnInterface { return member{p, id} }
 
 type member struct {
@@ -129,8 +130,8 @@ func (p *Peers) use(id raft.ServerID) (*link, error) {
 	return l, nil
 }
 
-// DialOptions are for a module that makes connections to members of its own, by their addresses in raft's configuration, as one does
-// that carries raft over gRPC. The name of its service belongs into ServerOptions.
+// DialOptions are for a module that makes its own connections to members, by their addresses in raft's
+// configuration, such as one that carries raft over gRPC. Pass the name of its service to ServerOptions.
 func (p *Peers) DialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithTransportCredentials(memberCredentials{serverCredentials{p}, ""}), grpc.WithContextDialer(p.dial),

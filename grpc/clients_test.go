@@ -93,7 +93,7 @@ func TestClientsAreRefusedWhereNoneAreWanted(t *testing.T) {
 	if err := healthy(t.Context(), c.client(p1, c.ca.server("s2"))); err == nil {
 		t.Error("a client is let in")
 	}
-	p1.told.wait("only servers are let in")
+	p1.told.wait("only servers may connect")
 	own, err := c.ca.server("s1")()
 	must(err)
 	_, err = keyringgrpc.New(keyringgrpc.Config{
@@ -202,7 +202,7 @@ func TestServicesForMembersAlone(t *testing.T) {
 			t.Errorf("%s: another service, which looks by itself: %v", name, err)
 		}
 	}
-	p1.told.wait("call refused")
+	p1.told.wait("rejected a call")
 	c.remove("s2")
 	if err := healthy(t.Context(), byAddress); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a server that was removed: %v", err)

@@ -63,7 +63,7 @@ func TestConfigurationThatIsKept(t *testing.T) {
 		})
 		must(os.Remove(key))
 		time.Sleep(2 * keyringgrpc.RecheckEvery) // virtual
-		p.s1.told.wait("certificates can't be read")
+		p.s1.told.wait("could not read the certificates")
 		p.stays("a file is gone")
 		p.out.Close()
 		p.in.Close()

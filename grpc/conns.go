@@ -107,7 +107,7 @@ func (s *conns) add(c *conn) error {
 	}
 	if c.server == "" && s.clients >= s.maxClients {
 		s.mu.Unlock()
-		return fmt.Errorf("clients have %d connections, no more are taken", s.maxClients)
+		return fmt.Errorf("clients have %d connections, which is the maximum", s.maxClients)
 	}
 	s.made++
 	c.of, c.number = s, s.made
@@ -175,7 +175,7 @@ func (s *conns) close() {
 // outlived is why the certificates of a connection would not be accepted now.
 func (c *conn) outlived(base *tls.Config) error {
 	if c.own != nil && now(base).After(c.own.NotAfter) {
-		return errors.New("this side's certificate has ended")
+		return errors.New("this side's certificate has expired")
 	}
 	roots, usage := base.RootCAs, x509.ExtKeyUsageServerAuth
 	if c.dialled == "" {

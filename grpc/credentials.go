@@ -31,11 +31,13 @@ const (
 	maxStreams = 256     // calls on one connection at a time
 )
 
-// ServerOptions are the options for the grpc.Server on the port: TLS, and bounds on handshakes, headers and calls. The host's own
-// come after them, may have other bounds for its clients, and must have no grpc.Creds. Several servers may have them.
+// ServerOptions are the options for the grpc.Server on the port: TLS, and limits on handshakes, headers and
+// calls. The host's own options come after them. Those may set other limits for clients, and must not include
+// grpc.Creds. Several servers may use ServerOptions.
 //
-// OnlyMembers are the services of the host's that answer members alone, as package.Service: one that forwards to the leader, or
-// that of another module which carries raft. Others who call them get a status error: see PeerID.
+// onlyMembers are services of the host that answer members alone, as package.Service: for example one that
+// forwards to the leader, or one of another module that carries raft. Other callers get a status error: see
+// PeerID.
 func (p *Peers) ServerOptions(onlyMembers ...string) []grpc.ServerOption {
 	may := func(ctx context.Context, method string) error {
 		service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
@@ -44,7 +46,7 @@ func (p *Peers) ServerOptions(onlyMembers ...string) []grpc.ServerOption {
 		}
 		_, err := p.PeerID(ctx)
 		if err != nil {
-			p.log.note("call refused", "method", method, "error", err)
+			p.log.note("rejected a call", "method", method, "error", err)
 		}
 		return err
 	}
@@ -83,7 +85,7 @@ func (c serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.
 	defer p.conns.end(raw)
 	got, err := p.accept(raw)
 	if err != nil {
-		p.log.note("connection refused", "from", raw.RemoteAddr(), "error", err)
+		p.log.note("rejected a connection", "from", raw.RemoteAddr(), "error", err)
 		drain(raw)
 		return nil, nil, err // grpc closes it
 	}
@@ -118,7 +120,7 @@ func (p *Peers) accept(raw net.Conn) (*conn, error) {
 		}
 	case clientProtocol:
 	default:
-		return nil, errors.New("it asks for no protocol that is spoken here")
+		return nil, errors.New("it asks for no protocol of this port")
 	}
 	if err := p.keep(c); err != nil {
 		return nil, err
@@ -142,7 +144,7 @@ func (p *Peers) keep(c *conn) error {
 func (p *Peers) configFor(hello *tls.ClientHelloInfo, shown *own) (*tls.Config, error) {
 	if !slices.Contains(hello.SupportedProtos, callProtocol) && !slices.Contains(hello.SupportedProtos, raftProtocol) {
 		if p.cfg.Clients == nil {
-			return nil, fmt.Errorf("it asks for %q: only servers are let in", hello.SupportedProtos)
+			return nil, fmt.Errorf("it asks for %q: only servers may connect", hello.SupportedProtos)
 		}
 		return clientConfig(p.cfg.Clients, hello)
 	}

@@ -239,7 +239,7 @@ func TestConnectionsStayWhenCertificatesCannotBeRead(t *testing.T) {
 			p.sources["s1"].set(func() (*tls.Config, error) { return base, errors.New("no such file") })
 			time.Sleep(2 * keyringgrpc.RecheckEvery) // virtual
 			p.s1.told.wait("no such file")
-			p.stays("certificates can't be read")
+			p.stays("could not read the certificates")
 			if _, err := p.s2.StreamLayer().Dial("s1:1", time.Minute); err == nil {
 				t.Error("a connection is taken")
 			}

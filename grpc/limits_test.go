@@ -171,7 +171,7 @@ func TestSlowOnesAreCutOff(t *testing.T) {
 			conn, err := v.dial(t.Context(), "", "s1")
 			must(err)
 			closed(t, conn)
-			v.ports["s1"].told.wait("connection refused")
+			v.ports["s1"].told.wait("rejected a connection")
 		},
 		"handshake of a server": func(t *testing.T, v *virtual) {
 			v.listeners["s3"] = bufconn.Listen(1)

@@ -25,33 +25,34 @@ const (
 	recheckEvery = 5 * time.Second  // how often connections are looked at
 )
 
-// Config is what New needs. ID, Cluster, Addr and TLS are required.
+// Config configures New. ID, Cluster, Addr and TLS are required.
 type Config struct {
-	// ID is this server's, as in raft's configuration and in its certificate.
+	// ID is this server's ID in raft's configuration and in its certificate.
 	ID raft.ServerID
 	// Cluster is the cluster's name in the certificates.
 	Cluster string
-	// Addr is the host:port at which the other servers reach this one: the grpc.Server's port. It is this server's address in
-	// raft's configuration if raft uses StreamLayer.
+	// Addr is the host:port at which the other servers reach this one: the port of its grpc.Server. If raft
+	// uses StreamLayer, it is this server's address in raft's configuration.
 	Addr string
-	// TLS returns this server's certificate and RootCAs: see keyring.TLSFiles, and keyring.ServerTLS for what else may be in it.
-	// It is called for each connection and every 5 seconds, must not block, and what it returns is not modified.
+	// TLS returns this server's certificate and RootCAs: see keyring.TLSFiles, and keyring.ServerTLS for the
+	// other fields. It is called for each connection and every 5 seconds, and must not block. Its result is
+	// not modified.
 	TLS func() (*tls.Config, error)
-	// Clients returns the configuration for connections of others than servers, from which ClientAuth says what certificates
-	// they need. ClientCAs nil means RootCAs. It is called for each connection, so it may be the same function as TLS: then
-	// clients need no certificate. Nil means that only servers are let in.
+	// Clients returns the configuration for connections of clients, which are not servers of the cluster. Its
+	// ClientAuth says which certificates they need; if ClientCAs is nil, RootCAs is used. It is called for
+	// each connection. It may be the same function as TLS: then clients need no certificate. Nil means that
+	// only servers may connect.
 	Clients func() (*tls.Config, error)
-	// MaxClients is how many connections clients may have at a time, all together. More are refused. Zero means 1024.
+	// MaxClients limits the number of client connections at a time. More are rejected. Zero means 1024.
 	MaxClients int
-	// AddrOf returns the host:port of the grpc.Server of a member, if that is not the address that raft's configuration has. It
-	// must not block. Nil means that it is.
+	// AddrOf returns the host:port of a member's grpc.Server, if that differs from its address in raft's
+	// configuration. It must not block. Nil means that it does not differ.
 	AddrOf func(raft.Server) (string, error)
-	// Logger gets who was refused and why, at most 10 lines a second, and no bodies. Nil logs nothing.
+	// Logger receives who was rejected and why, at most 10 lines a second, and no bodies. Nil logs nothing.
 	Logger hclog.Logger
 }
 
-// Peers is what one server says to the other servers of its cluster, and hears from them, over gRPC. It implements
-// keyring.Transport.
+// Peers connects one server to the other servers of its cluster over gRPC. It implements keyring.Transport.
 type Peers struct {
 	cfg     Config
 	log     refusals
@@ -82,7 +83,7 @@ type host interface {
 	PromoteServers(ctx context.Context) error
 }
 
-// New returns the Peers of a server, which answers nobody before Open. An error says what is wrong with the
+// New returns the Peers of a server. It answers nobody before Open. The error says what is wrong with the
 // configuration or with this server's own certificate.
 func New(cfg Config) (*Peers, error) {
 	if cfg.Logger == nil {
@@ -153,10 +154,11 @@ func (c Config) checkOwn() error {
 	return err
 }
 
-// Open opens the keyring, as keyring.Open does, and answers the other servers from then on. Raft, FSM, Dir and KEKs are set as for
-// keyring.Open; ID, Transport, Logger and Certificates, which tells of this server's own, are those of the Peers if they are not set.
-// While this server leads, servers that were added get their votes: see Keyring.PromoteServers. Call it as soon as raft.NewRaft has
-// returned: until then raft reaches no other server, and none is let in. After an error it may be called again.
+// Open opens the keyring, as keyring.Open does. From then on Peers answers the other servers. Set Raft, FSM,
+// Dir and KEKs as for keyring.Open; ID, Transport, Logger and Certificates default to those of Peers. While
+// this server leads, servers that were added get their votes: see Keyring.PromoteServers. Call Open as soon
+// as raft.NewRaft has returned: until then raft reaches no other server, and no server may connect. After an
+// error it may be called again.
 func (p *Peers) Open(ctx context.Context, cfg keyring.Config) (*keyring.Keyring, error) {
 	switch {
 	case cfg.ID == "":
@@ -224,12 +226,13 @@ func (p *Peers) start(k host) {
 	p.loops.Go(func() { p.promote(k) })
 }
 
-// Close ends the connections to and from other servers, raft's too, and refuses new ones, of clients too. It waits for the
-// goroutines of this package, but for calls that the grpc.Server still answers; after 10 seconds it returns an error, for then a
-// function of Config does not return. It may be called again.
+// Close ends the connections to and from other servers, including those of raft, and rejects new ones,
+// including those of clients. It waits for the goroutines of this package, but not for calls that the
+// grpc.Server still answers. After 10 seconds it returns an error: then a function of Config has not
+// returned. It may be called again.
 //
-// The host closes the Keyring before, and shuts raft down, which waits for no server that hangs: raft's connections end as soon as
-// that begins. Then it stops the grpc.Server.
+// Before Close, the host closes the Keyring and shuts down raft. That waits for no server that hangs, because
+// raft's connections end as soon as the shutdown begins. After Close, the host stops the grpc.Server.
 func (p *Peers) Close() error {
 	p.mu.Lock()
 	p.closed = true
@@ -366,7 +369,7 @@ func (p *Peers) recheck() {
 		p.sweep(p.wrongMember)
 		base, err := p.cfg.TLS()
 		if err != nil {
-			p.log.note("certificates can't be read", "error", err)
+			p.log.note("could not read the certificates", "error", err)
 		}
 		if usable(base, err) != nil {
 			continue
@@ -383,7 +386,7 @@ func (p *Peers) sweep(wrong func(*conn) error) {
 			if c.dialled != "" && c.protocol == callProtocol {
 				p.retire(c.server) // its grpc.ClientConn may take the next call before it has noticed
 			}
-			p.log.note("connection closed", "server", c.server, "error", err)
+			p.log.note("closed a connection", "server", c.server, "error", err)
 		}
 	}
 	p.hangUp()
@@ -395,7 +398,7 @@ func (p *Peers) wrongMember(c *conn) error {
 		return err
 	}
 	if addr, err := p.addr(c.server); err == nil && addr != c.dialled {
-		return fmt.Errorf("it is at %s now, and no more at %s", addr, c.dialled)
+		return fmt.Errorf("it is at %s now, no longer at %s", addr, c.dialled)
 	}
 	return nil
 }

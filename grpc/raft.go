@@ -12,8 +12,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// StreamLayer returns raft's connections, to and from members, for raft.NewNetworkTransport. Raft's addresses are those of the
-// grpc.Servers then. It is the same one each time; raft closes it.
+// StreamLayer returns raft's connections, to and from members, for raft.NewNetworkTransport. Raft's addresses
+// are then those of the grpc.Servers. Each call returns the same StreamLayer; raft closes it.
 func (p *Peers) StreamLayer() raft.StreamLayer { return p.raft }
 
 type streamLayer struct {

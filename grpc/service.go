@@ -18,15 +18,15 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// ServiceName is the service with which servers call each other. A host's stream interceptors have to let it pass: it checks by
-// itself who calls.
+// ServiceName is the service with which servers call each other. The host's stream interceptors must let it
+// pass: it checks the caller by itself.
 const ServiceName = "keyring.v1.Peers"
 
 // maxCalls is how many calls of one server are answered at a time. Others wait.
 const maxCalls = 32
 
-// Register adds the service for other servers to a grpc.Server, before its Serve. The server has to have ServerOptions: over
-// connections that were made in another way the service answers nobody.
+// Register adds the service for other servers to a grpc.Server, before its Serve. That server must have
+// ServerOptions: over other connections the service answers nobody.
 func (p *Peers) Register(s grpc.ServiceRegistrar) {
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: ServiceName,
@@ -46,7 +46,7 @@ type answerer interface {
 func (p *Peers) answer(stream grpc.ServerStream) error {
 	c, from, err := p.caller(stream.Context())
 	if err != nil {
-		p.log.note("call refused", "error", err)
+		p.log.note("rejected a call", "error", err)
 		return status.Error(codes.Unauthenticated, "not a connection of a server of this cluster")
 	}
 	keys := p.keys.Load()
@@ -72,7 +72,7 @@ func (p *Peers) answer(stream grpc.ServerStream) error {
 	case err != nil && ctx.Err() != nil:
 		return status.FromContextError(ctx.Err()).Err()
 	case err != nil:
-		p.log.note("call not answered", "server", from, "error", err)
+		p.log.note("could not answer a call", "server", from, "error", err)
 		return status.Error(codes.Unavailable, "no answer")
 	}
 	return stream.SendMsg(wrapperspb.Bytes(answer))
@@ -97,7 +97,7 @@ func (c *conn) read(stream grpc.ServerStream) ([]byte, error) {
 func (p *Peers) caller(ctx context.Context) (*conn, raft.ServerID, error) {
 	from, ok := peer.FromContext(ctx)
 	if !ok {
-		return nil, "", errors.New("a call of nobody")
+		return nil, "", errors.New("the caller of this call is unknown")
 	}
 	info, ok := from.AuthInfo.(serverInfo)
 	if !ok || info.conn.of != &p.conns {
@@ -110,8 +110,9 @@ func (p *Peers) caller(ctx context.Context) (*conn, raft.ServerID, error) {
 	return info.conn, id, nil
 }
 
-// PeerID returns the member that has made a call, over Conn, for a host's own service: ctx is that of the call. For all others it
-// is a status error, Unauthenticated for those that are no servers, PermissionDenied for servers that are no members.
+// PeerID returns the ID of the member that has made a call over Conn, for a host's own service; ctx is that
+// of the call. For all other callers it returns a status error: Unauthenticated if the caller is no server,
+// PermissionDenied if it is a server but no member.
 func (p *Peers) PeerID(ctx context.Context) (raft.ServerID, error) {
 	_, id, err := p.caller(ctx)
 	if err != nil {

@@ -46,19 +46,21 @@ const (
 	headerSize = 1 + sha256.Size // of what the KMS encrypts
 )
 
-// New returns a KEK that wraps with w. The id names it in the key files: 1 to 128 printable
-// ASCII characters, the same at every start for the same key of the KMS. The KEK is a keyring.VersionedKEK: the version
-// is the KeyId of the KeyInfo that w returned, which is the version with transit, Azure Key Vault and Google Cloud KMS,
-// and the key behind an alias with AWS KMS, whose older versions stay.
+// New returns a KEK that wraps with w. id names the KEK in the key files: 1 to 128 printable ASCII
+// characters, the same at every start for the same key of the KMS.
 //
-// w is configured, stays so until the keyring is closed, is safe for concurrent use and keeps
-// no slice that it is given. When ctx has ended it is waited for a second longer.
+// The KEK is a keyring.VersionedKEK. The version is the KeyId of the KeyInfo that w returns. With transit,
+// Azure Key Vault and Google Cloud KMS that is the key version. With AWS KMS it is the key behind an alias;
+// that key's older versions remain usable.
 //
-// Unwrap returns keyring.ErrDecrypt for bytes that do not parse or have an unknown version,
-// and for another AAD. Every error of w, and a panic, comes back wrapped and does not match
-// keyring.ErrDecrypt unless w's own does: a KMS does not always tell a ciphertext that is not its own
-// from a permission that is missing. It matches keyring.ErrKEKRefused or keyring.ErrKEKThrottled if its HTTP status or its
-// code says so, as the clients of AWS, Azure, Google and Vault have them.
+// w must be configured, stay so until the keyring is closed, be safe for concurrent use, and keep no slice
+// that it is given. After ctx has ended, the KEK waits one second more for w.
+//
+// Unwrap returns keyring.ErrDecrypt for bytes that do not parse or have an unknown version, and for another
+// AAD. An error or panic of w is returned wrapped. It matches keyring.ErrDecrypt only if w's error does,
+// because a KMS does not always distinguish a foreign ciphertext from a missing permission. It matches
+// keyring.ErrKEKRefused or keyring.ErrKEKThrottled if its HTTP status or its code says so, in the forms of
+// the clients of AWS, Azure, Google and Vault.
 func New(id string, w wrapping.Wrapper) (keyring.KEK, error) {
 	if !printable(id) {
 		return nil, errors.New("KMS: the ID is not 1 to 128 printable ASCII characters")

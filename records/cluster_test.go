@@ -317,7 +317,7 @@ func TestPlaintextThatCannotBeSealed(t *testing.T) {
 		release()
 		time.Sleep(time.Minute) // virtual
 		p := keyringtest.Problems(t, leader, keyring.ProblemRekey)
-		if len(p) != 1 || len(p[0].Keys) > 0 || !strings.Contains(p[0].Detail, "records in the clear") || !strings.Contains(p[0].Detail, "the host's Apply returns") {
+		if len(p) != 1 || len(p[0].Keys) > 0 || !strings.Contains(p[0].Detail, "records in the clear") || !strings.Contains(p[0].Detail, "the host's Apply must return") {
 			t.Errorf("%+v", p)
 		}
 		if proposals == 0 || proposals > 20 {

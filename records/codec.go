@@ -27,7 +27,7 @@ const (
 	headLen = len(magic) + 2
 )
 
-// Is reports whether a command, or a snapshot from its first bytes on, is a Map's, of any version. It looks at 8 bytes.
+// Is reports whether b is a command or the start of a snapshot of a Map, of any version. It looks at 8 bytes.
 func Is(b []byte) bool { return len(b) >= len(magic) && string(b[:len(magic)]) == magic }
 
 // head begins what is of a kind.
@@ -44,7 +44,7 @@ func (e newerError) Error() string {
 func checkHead(b []byte) (kind byte, err error) {
 	switch {
 	case !Is(b) || len(b) < headLen || b[len(magic)+1] == 0:
-		return 0, corrupt("it does not begin as what package records writes")
+		return 0, corrupt("package records did not write this")
 	case b[len(magic)+1] != version:
 		return 0, newerError{b[len(magic)+1]}
 	}

@@ -13,9 +13,9 @@ import (
 	"example.com/keyring"
 )
 
-// Under implements keyring.SealedData. It yields the parts that are sealed under a key, or, for the zero KeyID, those in the
-// clear. The Ref of part 0 is the record's name, and that of part 3 is the name and "#3". It reads one state, for as long as
-// it takes.
+// Under implements keyring.SealedData. It yields the parts that are encrypted under a key or, for the zero
+// KeyID, those in the clear. The Ref of part 0 is the record's name; the Ref of part 3 is the name and "#3".
+// It reads one state, however long the iteration takes.
 func (m *Map) Under(ctx context.Context, key keyring.KeyID) iter.Seq2[keyring.Sealed, error] {
 	return func(yield func(keyring.Sealed, error) bool) {
 		if err := m.unknown(); err != nil { // there may be more
@@ -55,8 +55,8 @@ func (m *Map) under(key keyring.KeyID) *tree {
 	return g.records.Copy()
 }
 
-// Count implements keyring.Counter: it returns how many parts are sealed under a key, or, for the zero KeyID, are in the
-// clear. It looks that up.
+// Count implements keyring.Counter: it returns the number of parts that are encrypted under a key or, for the
+// zero KeyID, are in the clear. It reads an index, and scans nothing.
 func (m *Map) Count(_ context.Context, key keyring.KeyID) (int, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -88,9 +88,10 @@ func cutRef(ref string) (name string, part int, numbered bool) {
 	return ref[:at], part, err == nil && part >= 0 && part < MaxParts
 }
 
-// Replace implements keyring.SealedData: it proposes the swaps as one entry of raft's log, and Apply makes those whose
-// part is still the old one. It waits for Connect. A part of which the entry has more than keyring.MaxCommand bytes, as only one
-// from before the keyring can be, is keyring.ErrTooLong: the host has to delete it.
+// Replace implements keyring.SealedData: it proposes the replacements as one entry of raft's log, and Apply
+// replaces each part that is still the old one. It waits for Connect. A part whose entry would be longer than
+// keyring.MaxCommand is keyring.ErrTooLong. Only a part from before the keyring can be that long; the host
+// has to delete it.
 func (m *Map) Replace(ctx context.Context, batch []keyring.Replacement) (conflicts int, err error) {
 	l, err := m.awaitLink(ctx)
 	if err != nil || len(batch) == 0 {

@@ -13,9 +13,10 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Map is sealed records by name: a raft.FSM, or a part of one, and a keyring.SealedData. Make it with New. Its methods are
-// safe for concurrent use. Only raft, or the Apply and Restore of the host's FSM, call Apply, SetPlain, Delete, Restore,
-// RestoreFrom and RestorePlain: these change this server's Map alone.
+// Map is a set of encrypted records by name. It is a raft.FSM, or a part of one, and a keyring.SealedData.
+// Make it with New. Its methods are safe for concurrent use. Only raft, or the Apply and Restore of the
+// host's FSM, may call Apply, SetPlain, Delete, Restore, RestoreFrom and RestorePlain, because these change
+// only this server's Map.
 //
 // A Map is in memory. It is not for a host that sets NoSnapshotRestoreOnStart.
 type Map struct {
@@ -30,7 +31,7 @@ type Map struct {
 	connected chan struct{} // closed by the first Connect
 }
 
-// New returns an empty Map. keys is the keyring's FSM of this server, the one that the same raft applies to.
+// New returns an empty Map. keys is this server's keyring FSM, to which the same raft applies its log.
 func New(keys *keyring.FSM) *Map {
 	return &Map{keys: keys, now: newState(), connected: make(chan struct{})}
 }
@@ -57,9 +58,10 @@ func (m *Map) changeLocked(do func() any) (answer any, plain bool) {
 	return answer, before == 0 && m.now.byKey[keyring.KeyID{}].parts > 0
 }
 
-// Apply executes a command that a Map has proposed. It uses the Index and the Data of the entry, and changes neither. Its
-// answer is for the Map that proposed it: an error, or what Put or Replace go by. A command that is none, or that the fence
-// or a version refuses, is an error and changes nothing, the index aside.
+// Apply executes a command that a Map has proposed. It uses the Index and the Data of the entry, and changes
+// neither. Return its result to the Map that proposed the command: an error, or a value for Put or Replace.
+// If the entry is no command, or FSM.Admit or a version check rejects it, Apply returns an error and changes
+// nothing but the index.
 func (m *Map) Apply(l *raft.Log) any {
 	if l.Type != raft.LogCommand {
 		return nil
@@ -141,12 +143,14 @@ func (m *Map) swap(swaps []swap) (conflicts int) {
 	return conflicts
 }
 
-// SetPlain puts a record in the clear in the place of what has its name: all of its Parts are plaintexts. It is for the
-// commands in the log of a host that had no keyring, and not for new ones, because what is in the clear is in raft's files. The
-// keyring seals it once it has a key.
-// Its Version has to be the same on a server that applies the command and on one that restores a snapshot: a host whose old
-// snapshots have none leaves it zero, which counts as 1. SetPlain returns an error, and changes nothing, if the record is beyond the bounds, as with an
-// empty name. While raft replays its log nobody reads what Apply returns: see docs/records.md for what a host does about that.
+// SetPlain stores a record in the clear, replacing the record with its name: all of its Parts are plaintexts.
+// The keyring encrypts it once it has a key. It is only for old commands in the log of a host that had no
+// keyring, because the plaintexts are in raft's files.
+//
+// Its Version must be the same on a server that applies the command and on one that restores a snapshot. A
+// host whose old snapshots have no version leaves it zero, which counts as 1. If the record is out of bounds,
+// such as one with an empty name, SetPlain returns an error and changes nothing. While raft replays its log,
+// nobody reads the results of Apply: see docs/records.md for what a host does about that.
 func (m *Map) SetPlain(r Record) error {
 	n, err := plainRecord(r)
 	if err == nil {
@@ -155,8 +159,8 @@ func (m *Map) SetPlain(r Record) error {
 	return err
 }
 
-// Delete takes a record out, if there is one. It is for the commands of a host that had no keyring: others have
-// Write.Delete.
+// Delete removes a record, if there is one. It is only for old commands of a host that had no keyring; new
+// ones use Write.Delete.
 func (m *Map) Delete(name string) {
 	m.change(func() any { m.now.remove(name); return nil })
 }
@@ -170,7 +174,7 @@ func plainRecord(r Record) (*Record, error) {
 	return &Record{Name: w.Name, Version: max(1, r.Version), Meta: w.Meta, Parts: w.Parts, plain: 1<<len(w.Parts) - 1}, w.check()
 }
 
-// View returns all records as they are now. It is cheap, and Apply does not wait for those who read it.
+// View returns all records as they are now. It is cheap, and Apply does not wait for its readers.
 func (m *Map) View() View {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -179,15 +183,17 @@ func (m *Map) View() View {
 	return v
 }
 
-// Get returns the record of a name, if there is one: as this server has it, which may lag behind the leader.
+// Get returns the record with that name, if there is one. It reads this server's Map, which may lag behind
+// the leader.
 func (m *Map) Get(name string) (Record, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.now.Get(name)
 }
 
-// Changed returns a channel that is closed at the next change. Take it, look at a View, then wait on it: a record has changed if
-// its Version has, and was deleted if it is not there any more. The channel may be closed for a command that was refused.
+// Changed returns a channel that is closed at the next change. Get the channel, read a View, then wait on the
+// channel. A record has changed if its Version has, and was deleted if it is absent. The channel may also be
+// closed by a command that was rejected.
 func (m *Map) Changed() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -12,39 +12,40 @@ import (
 	"github.com/tidwall/btree"
 )
 
-// Bounds of a record. What is beyond them is refused by Put and by Apply.
+// Bounds of a record. Put and Apply reject a record that exceeds them.
 const (
 	MaxName  = 1024     // bytes of a name, at least 1
 	MaxParts = 64       // of a record
-	MaxBytes = 64 << 20 // of a record: its name, Meta and Parts. A Put takes up to keyring.MaxCommand bytes in all
+	MaxBytes = 64 << 20 // of a record: name, Meta and Parts. A Put takes up to keyring.MaxCommand bytes in all
 )
 
 var (
-	// ErrVersion means that a record has another version than Write.If asks for. Nothing was written.
+	// ErrVersion means that a record does not have the version of Write.If. Nothing was written.
 	ErrVersion = errors.New("the record has another version")
-	// ErrUncertain means that a write was proposed, and may have been made or may still be: raft has not said what became of
-	// it. After any other error nothing was written.
+	// ErrUncertain means that a write was proposed, but raft has not said whether it was committed: it may
+	// have been executed, or may still be. After any other error nothing was written.
 	ErrUncertain = errors.New("it may have been written")
-	// ErrNotFound means that there is no record of that name.
+	// ErrNotFound means that there is no record with that name.
 	ErrNotFound = errors.New("no such record")
 )
 
-// Record is what a Map has under a name. It shares its memory with the Map: nobody may change its bytes.
+// Record is a record of a Map. It shares its memory with the Map: do not change its bytes.
 type Record struct {
 	Name string
-	// Version is the index of the entry of raft's log that wrote the record, or what SetPlain was given. It is at least 1,
-	// and a part that is sealed under another key leaves it as it is.
+	// Version is the index of raft's log entry that wrote the record, or the Version given to SetPlain. It is
+	// at least 1. Re-encryption under another key does not change it.
 	Version uint64
-	// Meta is the host's, in the clear. Empty means none.
+	// Meta is the host's own, in the clear. Empty means none.
 	Meta []byte
-	// Parts are ciphertexts, as keyring.Encrypt returns them for the AAD of the name and the part's number, or plaintexts.
+	// Parts are ciphertexts of keyring.Encrypt, bound to the AAD of the name and the part's number, or
+	// plaintexts.
 	Parts [][]byte
 
 	plain uint64 // bit i: part i is a plaintext
 }
 
-// KeyID returns the ID of the key that a part is sealed under. It is zero for a plaintext, and for a part that the record
-// does not have.
+// KeyID returns the ID of the key under which a part is encrypted. It is zero for a plaintext, and for a part
+// that the record does not have.
 func (r Record) KeyID(part int) keyring.KeyID {
 	if part < 0 || part >= len(r.Parts) || r.isPlain(part) {
 		return keyring.KeyID{}
@@ -56,7 +57,8 @@ func (r Record) KeyID(part int) keyring.KeyID {
 // isPlain reports whether a part is a plaintext.
 func (r Record) isPlain(part int) bool { return r.plain>>part&1 == 1 }
 
-// AAD is what a part of a record is bound to: "keyring records v1", the part's number in 4 bytes, big endian, and the name.
+// AAD returns the AAD of a part of a record: "keyring records v1", the part's number in 4 bytes, big endian,
+// and the name.
 func AAD(name string, part int) []byte {
 	const label = "keyring records v1"
 	aad := make([]byte, 0, len(label)+4+len(name))
@@ -72,8 +74,8 @@ func newTree() *tree {
 	return btree.NewBTreeGOptions(func(a, b *Record) bool { return a.Name < b.Name }, btree.Options{NoLocks: true})
 }
 
-// View is all records at one index of the log. It never changes while the Map does, costs next to nothing to make, and is
-// safe for concurrent use.
+// View contains all records at one index of the log. It does not change when the Map does, is cheap to make,
+// and is safe for concurrent use.
 type View struct {
 	index  uint64 // of the last command
 	size   uint64 // of all records in a snapshot, in bytes
@@ -81,14 +83,14 @@ type View struct {
 	newer  error // an entry could not be applied, because it is of a newer build: records may be missing
 }
 
-// Index returns the index of the last entry of raft's log that was a command of the Map's, be it one that was refused. Zero
-// means that there was none: all records are from SetPlain or RestorePlain.
+// Index returns the index of the last log entry that was a command of the Map, even if that was rejected.
+// Zero means that there was none: all records are from SetPlain or RestorePlain.
 func (v View) Index() uint64 { return v.index }
 
-// Len returns how many records there are.
+// Len returns the number of records.
 func (v View) Len() int { return v.byName.Len() }
 
-// Get returns the record of a name, if there is one.
+// Get returns the record with that name, if there is one.
 func (v View) Get(name string) (Record, bool) {
 	if r, ok := v.byName.Get(&Record{Name: name}); ok {
 		return *r, true
@@ -96,7 +98,7 @@ func (v View) Get(name string) (Record, bool) {
 	return Record{}, false
 }
 
-// All yields the records whose names have a prefix, in the order of their names. An empty prefix is everything.
+// All yields the records whose names begin with prefix, ordered by name. An empty prefix yields all.
 func (v View) All(prefix string) iter.Seq[Record] {
 	return func(yield func(Record) bool) {
 		v.byName.Ascend(&Record{Name: prefix}, func(r *Record) bool {

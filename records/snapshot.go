@@ -17,7 +17,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Snapshot implements raft.FSM. It refuses to leave out an entry of a newer build: raft would drop that from its log.
+// Snapshot implements raft.FSM. It fails if the Map has not applied some entry, which a newer build wrote:
+// raft would drop that entry from its log.
 func (m *Map) Snapshot() (raft.FSMSnapshot, error) {
 	v := m.View()
 	return snapshot{v}, v.complete()
@@ -44,8 +45,8 @@ func (s snapshot) Persist(sink raft.SnapshotSink) error {
 // Release implements raft.FSMSnapshot.
 func (snapshot) Release() {}
 
-// WriteTo writes the view as a section of a snapshot: RestoreFrom reads it. Equal views have equal bytes. It refuses to leave out
-// an entry of a newer build, and writes nothing then.
+// WriteTo writes the view as a section of a snapshot, which RestoreFrom reads. Equal views give equal bytes.
+// If the Map has not applied an entry of a newer build, WriteTo writes nothing and returns an error.
 func (v View) WriteTo(w io.Writer) (n int64, err error) {
 	if err := v.complete(); err != nil {
 		return 0, err
@@ -89,8 +90,9 @@ func (m *Map) Restore(rc io.ReadCloser) error {
 	return nil
 }
 
-// RestoreFrom reads a section that View.WriteTo has written, and no further, and takes it in place of all that the Map
-// has. It is for the Restore of a host that has more in its snapshots. After an error the Map is as it was.
+// RestoreFrom reads a section that View.WriteTo has written, and nothing after it, and replaces all records
+// of the Map. It is for the Restore of a host that has more in its snapshots. After an error the Map is
+// unchanged.
 func (m *Map) RestoreFrom(r io.Reader) error {
 	s, err := readSection(r)
 	if err == nil {
@@ -99,9 +101,10 @@ func (m *Map) RestoreFrom(r io.Reader) error {
 	return err
 }
 
-// RestorePlain takes records in the clear, with SetPlain's rules, in place of all that the Map has. It is for the Restore of
-// a host whose old snapshots have them, in any order; nil is for one whose old snapshots have none. An error that is yielded, or
-// two records of one name, end it: then the Map is as it was.
+// RestorePlain replaces all records of the Map by records in the clear, in any order, with the rules of
+// SetPlain. It is for the Restore of a host whose old snapshots have such records; nil is for old snapshots
+// without records. If all yields an error or two records with the same name, RestorePlain returns an error
+// and the Map is unchanged.
 func (m *Map) RestorePlain(all iter.Seq2[Record, error]) error {
 	s := newState()
 	if all == nil {
@@ -142,7 +145,7 @@ func readSection(r io.Reader) (state, error) {
 	case err != nil:
 		return s, err
 	case kind != kindSnapshot:
-		return s, corrupt("it is of kind %q, and no snapshot", kind)
+		return s, corrupt("it is of kind %q, not a snapshot", kind)
 	case length > math.MaxInt64:
 		return s, corrupt("a snapshot of %d bytes", length)
 	}
@@ -168,7 +171,7 @@ func readSection(r io.Reader) (state, error) {
 		return s, cut(err)
 	}
 	if !slices.Equal(got, want) {
-		return s, corrupt("the checksum is not that of the snapshot")
+		return s, corrupt("the checksum does not fit the snapshot")
 	}
 	return s, nil
 }

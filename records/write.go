@@ -1,6 +1,6 @@
 package records
 
-// Writes and reads of a host: Put seals, Open opens.
+// Writes and reads of a host: Put encrypts, Open decrypts.
 
 import (
 	"context"
@@ -14,18 +14,18 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Write is a record as Put takes it.
+// Write is one write of a Put.
 type Write struct {
 	Name string
-	// Meta is the host's, in the clear. Empty means none.
+	// Meta is the host's own, in the clear. Empty means none.
 	Meta []byte
-	// Parts are the plaintexts, in the order of their numbers. None is allowed. They take the place of all parts that the
-	// record had.
+	// Parts are the plaintexts, ordered by part number. They replace all parts of the record. There may be
+	// none.
 	Parts [][]byte
-	// If is the version in whose place the record is written: new(uint64(0)) means only if there is none. Nil means whatever is
-	// there.
+	// If is the version that the record must have now. new(uint64(0)) means that the record must not exist.
+	// Nil means any.
 	If *uint64
-	// Delete takes the record out, if there is one. Meta and Parts are empty then.
+	// Delete removes the record, if there is one. Meta and Parts must be empty then.
 	Delete bool
 }
 
@@ -33,9 +33,9 @@ type Write struct {
 func (w Write) check() error {
 	switch {
 	case w.Name == "" || len(w.Name) > MaxName:
-		return fmt.Errorf("records: a name of %d bytes: 1 to %d are allowed", len(w.Name), MaxName)
+		return fmt.Errorf("records: a name has %d bytes: 1 to %d are allowed", len(w.Name), MaxName)
 	case w.Delete && len(w.Meta)+len(w.Parts) > 0:
-		return fmt.Errorf("records: %q is to be deleted, and has Meta or Parts", w.Name)
+		return fmt.Errorf("records: the write deletes %q, but has Meta or Parts", w.Name)
 	case len(w.Parts) > MaxParts:
 		return fmt.Errorf("records: %q has %d parts: at most %d are allowed", w.Name, len(w.Parts), MaxParts)
 	case (&Record{Name: w.Name, Meta: w.Meta, Parts: w.Parts}).tooLong():
@@ -59,7 +59,7 @@ func checkAll(writes []Write) error {
 		}
 		for i, p := range w.Parts {
 			if most := maxPart(w.Name); len(p) > most {
-				return fmt.Errorf("records: %q, part %d: %w: %d bytes, at most %d can be moved to another key", w.Name, i, keyring.ErrTooLong, len(p), most)
+				return fmt.Errorf("records: %q, part %d: %w: %d bytes, at most %d can be re-encrypted later", w.Name, i, keyring.ErrTooLong, len(p), most)
 			}
 		}
 		names[w.Name] = true
@@ -73,9 +73,10 @@ type link struct {
 	propose func(ctx context.Context, cmd []byte) (any, error)
 }
 
-// Connect gives the Map the keyring of this server, and a function that has a command applied and returns what the host's
-// Apply answers. That is Through(r) for a host with a raft of its own, and Node.Apply for a Node. Before it Replace waits, and Put
-// and Open are keyring.ErrNotReady. A server whose keyring is opened again calls it again.
+// Connect gives the Map this server's keyring, and the function that proposes commands: it returns the result
+// of the host's Apply. Use Through(r) for a host with a raft of its own, and Node.Apply for a Node. Before
+// Connect, Replace waits, and Put and Open return keyring.ErrNotReady. Call it again when this server's
+// keyring is opened again.
 func (m *Map) Connect(keys *keyring.Keyring, propose func(ctx context.Context, cmd []byte) (any, error)) {
 	m.setLink(&link{keys, propose})
 	m.notify() // there may be records in the clear
@@ -119,8 +120,9 @@ func (m *Map) awaitLink(ctx context.Context) (*link, error) {
 // applyTimeout is how long a command may wait for raft to take it.
 const applyTimeout = 5 * time.Second
 
-// Through returns the propose of Connect for a host with a raft of its own whose FSM has the Map. It is Leader only:
-// elsewhere its error matches keyring.ErrNotLeader. After an error the command may still be executed.
+// Through returns the propose function of Connect for a host with a raft of its own whose FSM contains the
+// Map. Leader only: elsewhere its error matches keyring.ErrNotLeader. After an error the command may still be
+// executed.
 func Through(r *raft.Raft) func(ctx context.Context, cmd []byte) (any, error) {
 	return func(ctx context.Context, cmd []byte) (any, error) {
 		return gate.Await(ctx, func() (any, error) {
@@ -140,7 +142,7 @@ func Through(r *raft.Raft) func(ctx context.Context, cmd []byte) (any, error) {
 // apply proposes a command, and returns an answer of the type that Apply gives to it.
 func apply[T any](ctx context.Context, l *link, cmd []byte) (answer T, err error) {
 	if len(cmd) > keyring.MaxCommand {
-		return answer, fmt.Errorf("records: %w: a command of %d bytes, at most %d are taken", keyring.ErrTooLong, len(cmd), keyring.MaxCommand)
+		return answer, fmt.Errorf("records: %w: a command of %d bytes, the maximum is %d", keyring.ErrTooLong, len(cmd), keyring.MaxCommand)
 	}
 	got, err := l.propose(ctx, cmd)
 	if refusal, ok := got.(error); ok && err == nil {
@@ -151,7 +153,7 @@ func apply[T any](ctx context.Context, l *link, cmd []byte) (answer T, err error
 		if answer, ok = got.(T); ok {
 			return answer, nil
 		}
-		err = fmt.Errorf("Apply has answered %T: the host's Apply returns what Map.Apply does", got)
+		err = fmt.Errorf("Apply returned a %T: the host's Apply must return the result of Map.Apply", got)
 	}
 	for _, refused := range []error{keyring.ErrStaleKey, keyring.ErrTooLong, keyring.ErrCorrupt, ErrVersion} {
 		if errors.Is(err, refused) {
@@ -161,14 +163,18 @@ func apply[T any](ctx context.Context, l *link, cmd []byte) (answer T, err error
 	return answer, fmt.Errorf("records: %w: %w", ErrUncertain, err)
 }
 
-// Put seals the parts of records and writes them in one entry of raft's log, all of them or none. It returns their version,
-// which is the index of that entry. When the key is rotated before the entry is applied, Put seals and proposes again, until
-// ctx ends. Each name is there once. The error matches ErrVersion if a record has another version than a write asks for,
-// keyring.ErrTooLong if the entry, or one that moves a part to another key, has more than keyring.MaxCommand bytes, and
-// ErrUncertain, with the cause, if the entry may still be applied; after any other error nothing was written.
+// Put encrypts the parts of records and writes them in one entry of raft's log, all or none. It returns their
+// version, the index of that entry. If the key is rotated before the entry is applied, Put encrypts and
+// proposes again, until ctx ends. Each name may occur only once. The error matches
 //
-// Leader only: elsewhere the error is a keyring.NotLeaderError, which names the leader. The package documentation says how the host
-// sends the writes there.
+//   - ErrVersion if a record does not have the version of Write.If;
+//   - keyring.ErrTooLong if the entry, or one that would re-encrypt a part, is longer than keyring.MaxCommand;
+//   - ErrUncertain, with the cause, if the entry may still be applied.
+//
+// After any other error nothing was written.
+//
+// Leader only: elsewhere the error is a keyring.NotLeaderError, which names the leader. The package
+// documentation says how a host forwards the writes to it.
 func (m *Map) Put(ctx context.Context, writes ...Write) (version uint64, err error) {
 	l, err := m.linked()
 	if err != nil {
@@ -214,8 +220,8 @@ func (l *link) seal(writes []Write, number int, part0 []byte) ([]Write, error) {
 	return sealed, nil
 }
 
-// Open returns a record as this server has it, and its plaintexts. The error is ErrNotFound, or that of Keyring.Decrypt. A
-// record that has moved to another key since it was read is read again. On any server.
+// Open returns a record of this server's Map, and its plaintexts. The error is ErrNotFound, or that of
+// Keyring.Decrypt. If a record is re-encrypted while it is read, Open reads it again. It works on any server.
 func (m *Map) Open(name string) (Record, [][]byte, error) { return m.open(name, m.Get) }
 
 func (m *Map) open(name string, get func(string) (Record, bool)) (Record, [][]byte, error) {
