@@ -89,7 +89,7 @@ func TestCommandIsProposedWhenEveryServerAppliesIt(t *testing.T) {
 				t.Error("it was applied")
 			}
 		}
-		refused("s3 applies log entries up to version 3, and not version 4")
+		refused("s3 applies log entries up to version 3, but not version 4")
 		keyringtest.RotateWhenReady(t, c)
 		c.OnEvent(func(e keyringtest.Event) keyringtest.Reply {
 			return keyringtest.Reply{Hang: e.Kind == "call" && e.To == "s2" && strings.Contains(e.What, "hello")}
@@ -146,7 +146,7 @@ func TestMixedBuildsWriteNoVersionTwo(t *testing.T) {
 		leader := keyringtest.Ready(t, c)
 		add := tokenCommand(leader, time.Unix(1<<34, 0))
 		err := keyring.Propose(t.Context(), leader.Keyring, add)
-		if err == nil || !strings.Contains(err.Error(), "s3 applies log entries up to version 1, and not version 2") {
+		if err == nil || !strings.Contains(err.Error(), "s3 applies log entries up to version 1, but not version 2") {
 			t.Errorf("proposed to a server of version 1: %v", err)
 		}
 		for _, s := range c.Servers {
@@ -187,7 +187,7 @@ func TestNonvotersWaitForOlderBuilds(t *testing.T) {
 		itself := func() error { return leader.Keyring.DemoteServer(t.Context(), "s1") }
 		before := leader.Raft.GetConfiguration().Configuration().Servers
 		for name, call := range map[string]func() error{"AddNonvoter": nonvoters["AddNonvoter"], "DemoteServer": nonvoters["DemoteServer"], "of itself": itself} {
-			if err := call(); err == nil || !strings.Contains(err.Error(), "s3 applies log entries up to version 2, and not version 3") {
+			if err := call(); err == nil || !strings.Contains(err.Error(), "s3 applies log entries up to version 2, but not version 3") {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -314,7 +314,7 @@ func TestOlderBuildOutlivesANewerEntry(t *testing.T) {
 		if _, err := s3.Keyring.Decrypt(sealed, nil); err != nil {
 			t.Error(err)
 		}
-		const want = "of a newer build, and not applied"
+		const want = "from a newer build, and not applied"
 		if got := keyringtest.ProblemAbout(t, s3, keyring.ProblemNewer, ""); !strings.Contains(got, want) {
 			t.Errorf("problem %q", got)
 		}
@@ -408,7 +408,7 @@ func TestNewerSnapshotIsRefusedCompletely(t *testing.T) {
 	host := &keyringtest.App{}
 	keys := keyringtest.FilledFSM(t)
 	before := must(keyring.Ring(keys).Encode())
-	const want = "the snapshot is of a newer build"
+	const want = "the snapshot is from a newer build"
 	for name, fsm := range map[string]raft.FSM{"alone": keys, "mux": keyring.Mux(keys, host)} {
 		err := keyringtest.RestoreFSM(fsm, snap)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "version 4, this build reads up to version 3") {
@@ -436,7 +436,7 @@ func TestNoSnapshotLeavesOutAnEntryOfANewerBuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, fsm := range []raft.FSM{keys, keyring.Mux(keys, &keyringtest.App{})} {
-		if _, err := fsm.Snapshot(); err == nil || !strings.Contains(err.Error(), "log entry 9 is of a newer build") {
+		if _, err := fsm.Snapshot(); err == nil || !strings.Contains(err.Error(), "log entry 9 is from a newer build") {
 			t.Errorf("%T: %v", fsm, err)
 		}
 	}

@@ -32,7 +32,7 @@ func TestCertificatesThatEndSoonAreAProblem(t *testing.T) {
 		{"a CA", 45 * time.Minute, []Certificate{{"s1", true, from, from.Add(time.Hour)}}, nil, SeverityWarning, "", "the CA certificate ends at 2026-01-01 01:00:00 UTC"},
 		{"of another", 45 * time.Minute, []Certificate{{"s2", false, from, from.Add(time.Hour)}}, nil, SeverityWarning, "s2", "the certificate that it shows ends at"},
 		{"refused", 0, nil, errors.New("own certificate expired"), SeverityCritical, "", "own certificate expired"},
-		{"its files can't be read", 0, nil, fmt.Errorf("tls.crt: %w", peer.ErrKept), SeverityWarning, "", "tls.crt: what was read before stays in use"},
+		{"its files can't be read", 0, nil, fmt.Errorf("tls.crt: %w", peer.ErrKept), SeverityWarning, "", "tls.crt: the files that were read before stay in use"},
 	} {
 		o := goodOverview()
 		o.now, o.certificates, o.refused = from.Add(tt.at), tt.found, tt.refused

@@ -65,7 +65,7 @@ func TestInspectSaysWhatIsWrong(t *testing.T) {
 
 	for _, without := range [][]string{{keystore}, {"-kek", other, keystore}} {
 		out, err := inspect(without...)
-		if !errors.As(err, new(finding)) || strings.Contains(out, "*") || !strings.Contains(out, "none of the KEKs given") {
+		if !errors.As(err, new(finding)) || strings.Contains(out, "*") || !strings.Contains(out, "none of the given KEKs") {
 			t.Errorf("%q: %v\n%s", without, err, out)
 		}
 		wantRow(t, out, key, "key", "ES256", "file") // which KEK there has to be

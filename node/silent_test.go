@@ -142,7 +142,7 @@ func TestStartRefusesItsOwnCertificateAtOnce(t *testing.T) {
 		}, "own certificate is not valid before"},
 		"another CA": {func(c *keyringtest.Nodes) func() (*tls.Config, error) {
 			return mixed(c.CA.Source("keyring://test/server/s1", nil), func(own, others *tls.Config) { own.RootCAs = others.RootCAs }, foreign)
-		}, "own certificate is of another CA"},
+		}, "own certificate is from another CA"},
 		"another key": {func(c *keyringtest.Nodes) func() (*tls.Config, error) {
 			return mixed(c.CA.Source("keyring://test/server/s1", nil), func(own, others *tls.Config) {
 				own.Certificates[0].PrivateKey = others.Certificates[0].PrivateKey

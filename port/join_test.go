@@ -126,8 +126,8 @@ func TestJoinIsRefused(t *testing.T) {
 			token   string
 			want    string
 		}{
-			"no token":                {[]string{"h1@" + leader.addr}, "", "the cluster has no server of this name"},
-			"of another server":       {[]string{leader.addr}, other, "the cluster has no server of this name"},
+			"no token":                {[]string{"h1@" + leader.addr}, "", "the cluster has no server with this ID"},
+			"of another server":       {[]string{leader.addr}, other, "the cluster has no server with this ID"},
 			"a server that is not h1": {[]string{"h3@" + leader.addr}, "", `want "h3"`},
 			"malformed":               {[]string{leader.addr}, "token", "malformed"},
 			"no ID and no token":      {[]string{leader.addr}, "", "id@host:port"},

@@ -86,7 +86,7 @@ type Material struct {
 }
 
 // ErrMissing is matched by the error about a backup that lacks keys of its snapshot: see Manifest.Missing.
-var ErrMissing = errors.New("keys are in the snapshot, and not in the backup")
+var ErrMissing = errors.New("the backup lacks keys of its snapshot")
 
 // errFIPS says that there are no backups where only approved algorithms are allowed.
 func errFIPS() error {

@@ -105,7 +105,7 @@ func (b *reading) read(ctx context.Context, r io.Reader) error {
 		}
 	}
 	if _, err := b.archive.Next(); err != io.EOF {
-		return fmt.Errorf("%w: the archive goes on after its last file, or is cut short", nks.ErrCorrupt)
+		return fmt.Errorf("%w: the archive continues after its last file, or is cut short", nks.ErrCorrupt)
 	}
 	if n, err := io.Copy(io.Discard, plain); err != nil || n > 0 {
 		return errors.Join(fmt.Errorf("%w: something follows the archive", nks.ErrCorrupt), err)
@@ -145,9 +145,9 @@ func (b *reading) readManifest() (err error) {
 	case b.Cluster != "" && b.Cluster != b.m.Cluster:
 		return fmt.Errorf("the backup is of cluster %.64q, not %s", b.m.Cluster, b.Cluster)
 	case b.MaxBytes > 0 && b.m.Raft.Size > b.MaxBytes:
-		return fmt.Errorf("its snapshot has %d bytes, at most %d are allowed", b.m.Raft.Size, b.MaxBytes)
+		return fmt.Errorf("its snapshot has %d bytes, the maximum is %d", b.m.Raft.Size, b.MaxBytes)
 	case b.Signer != Signer{} && b.m.Format == unsignedFormat:
-		return fmt.Errorf("it is of the format %q, which is not signed", unsignedFormat)
+		return fmt.Errorf("its format, %q, has no signature", unsignedFormat)
 	}
 	return nil
 }
@@ -224,13 +224,13 @@ func newOpenedKeys(manifest []Key, keep bool) *openedKeys {
 func (o *openedKeys) open(ctx context.Context, i int, content []byte) error {
 	file, err := nks.DecodeFile(content)
 	if errors.Is(err, nks.ErrVersion) {
-		return fmt.Errorf("the backup is of a newer build: %w", err)
+		return fmt.Errorf("the backup is from a newer build: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", nks.ErrCorrupt, err)
 	}
 	if key := o.manifest[i]; file.ID != key.ID || file.Check != key.Check {
-		return fmt.Errorf("%w: its file is another key's", nks.ErrCorrupt)
+		return fmt.Errorf("%w: its file contains another key", nks.ErrCorrupt)
 	}
 	opened, err := o.keks.Decode(ctx, file)
 	if err != nil {
@@ -291,7 +291,7 @@ func (b *reading) readSnapshot() error {
 		return snapshotError(err)
 	}
 	if s.Ring == nil {
-		return fmt.Errorf("%w: the keyring has no part in it", nks.ErrCorrupt)
+		return fmt.Errorf("%w: the keyring's part is missing", nks.ErrCorrupt)
 	}
 	b.ring, b.m.Host = s.Ring, size-int64(len(s.Head))
 	if err := b.compare(); err != nil {
@@ -351,7 +351,7 @@ func (b *reading) compare() error {
 			}
 			continue
 		case b.signing[i] != fingerprint(key.Algorithm, key.Public):
-			return fmt.Errorf("%w: the public key of %s is not that of its material", nks.ErrCorrupt, key.ID)
+			return fmt.Errorf("%w: the public key of %s does not fit its material", nks.ErrCorrupt, key.ID)
 		}
 		fit++
 	}
@@ -362,7 +362,7 @@ func (b *reading) compare() error {
 		return fmt.Errorf("%w: keys that are not in the snapshot", nks.ErrCorrupt)
 	}
 	if last := b.ring.LastIndex(); last > b.m.Raft.Index {
-		return fmt.Errorf("%w: it is of log index %d, and has what was made at %d", nks.ErrCorrupt, b.m.Raft.Index, last)
+		return fmt.Errorf("%w: its log index is %d, but the keyring in it is of index %d", nks.ErrCorrupt, b.m.Raft.Index, last)
 	}
 	return b.compareSigner()
 }
@@ -374,7 +374,7 @@ func (b *reading) compareSigner() error {
 		return nil
 	}
 	if b.ring.Active() == nil {
-		return fmt.Errorf("%w: it has no active key, which would have signed the backup", nks.ErrCorrupt)
+		return fmt.Errorf("%w: it has no active key that could have signed the backup", nks.ErrCorrupt)
 	}
 	if b.Signer != (Signer{}) && b.Signer != b.signer {
 		return fmt.Errorf("the backup is signed by %s, not by %s", b.signer, b.Signer)
@@ -393,7 +393,7 @@ func (b *reading) readSignature() error {
 		return fmt.Errorf("%w: %s: %w", nks.ErrCorrupt, signatureName, err)
 	}
 	if !b.signer.verifies(sum, signature) {
-		return fmt.Errorf("%w: the signature is not that of the active key", nks.ErrCorrupt)
+		return fmt.Errorf("%w: the active key did not make the signature", nks.ErrCorrupt)
 	}
 	b.m.Signer = b.signer
 	return nil
@@ -409,7 +409,7 @@ type limitedReader struct {
 func (r *limitedReader) Read(b []byte) (int, error) {
 	n, err := r.Reader.Read(b)
 	if r.left -= int64(n); r.left < 0 {
-		return 0, errors.New("it has more bytes than MaxBytes allows")
+		return 0, errors.New("it is longer than MaxBytes allows")
 	}
 	return n, err
 }

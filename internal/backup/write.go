@@ -47,8 +47,8 @@ func New(m raft.SnapshotMeta, snapshot io.ReadCloser, build meta.Build, created 
 	case s.Ring == nil:
 		err = fmt.Errorf("%w: a snapshot without the keyring's part", nks.ErrCorrupt)
 	case s.Ring.LastIndex() > m.Index:
-		err = fmt.Errorf("the snapshot is of log index %d, and the keyring has what was made at %d: raft was given that under a lower index. "+
-			"No server could start with the backup. Call Backup when raft's log has got there", m.Index, s.Ring.LastIndex())
+		err = fmt.Errorf("the snapshot's log index is %d, but the keyring was restored from index %d: raft got its snapshot under a lower index. "+
+			"No server could start from the backup. Call Backup when raft's log has reached that index", m.Index, s.Ring.LastIndex())
 	}
 	if err != nil {
 		return nil, errors.Join(err, snapshot.Close())
@@ -61,7 +61,7 @@ func New(m raft.SnapshotMeta, snapshot io.ReadCloser, build meta.Build, created 
 func snapshotError(err error) error {
 	switch {
 	case errors.Is(err, meta.ErrVersion):
-		return fmt.Errorf("the snapshot is of a newer build: %w", err)
+		return fmt.Errorf("the snapshot is from a newer build: %w", err)
 	case errors.Is(err, meta.ErrMalformed):
 		return fmt.Errorf("%w: %w", nks.ErrCorrupt, err)
 	}
@@ -136,7 +136,7 @@ func (a *Archive) write(ctx context.Context, w io.Writer, to []age.Recipient) (S
 	archive := &archiveWriter{tar.NewWriter(io.MultiWriter(encrypted, sum)), a.manifest.Created}
 	text, err := json.MarshalIndent(a.manifest, "", "  ")
 	if err == nil && len(text) > maxManifest {
-		err = fmt.Errorf("%d keys are more than a manifest has room for", len(a.keys))
+		err = fmt.Errorf("%d keys do not fit into a manifest", len(a.keys))
 	}
 	if err != nil {
 		return Signer{}, err

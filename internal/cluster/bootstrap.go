@@ -102,7 +102,7 @@ type surveyed struct {
 	differs      error // what initial servers they name, if not the same as this server
 }
 
-var errNoClusterThere = errors.New("it answers, and belongs to no cluster yet")
+var errNoClusterThere = errors.New("it answers, but belongs to no cluster yet")
 
 // survey asks each server what it is.
 func (s *Server) survey(ctx context.Context, others []port.Candidate, wait *port.Waiting) (found surveyed, err error) {

@@ -161,7 +161,7 @@ func (d *Disk) KeepLogShort(ctx context.Context, logger hclog.Logger) {
 			case errors.Is(err, raft.ErrNothingNewToSnapshot):
 				again = time.After(snapshotSoon)
 			case err != nil:
-				logger.Warn("raft's log is long, and no snapshot could be made", "error", err)
+				logger.Warn("could not make a snapshot, although raft's log is long", "error", err)
 				again = time.After(snapshotAgain)
 			}
 		}

@@ -29,7 +29,7 @@ func (d *Dir) owner() (o owner, err error) {
 		err = json.Unmarshal(b, &o)
 	}
 	if err != nil {
-		return o, fmt.Errorf("raft log %s: whose directory it is: %w", d.path, err)
+		return o, fmt.Errorf("raft log %s: read its owner: %w", d.path, err)
 	}
 	return o, nil
 }
@@ -54,7 +54,7 @@ func (d *Dir) checkOwner(id raft.ServerID, advice string) error {
 
 // own writes down that the directory is this server's. It refuses another server's.
 func (d *Dir) own(id raft.ServerID, cluster string) error {
-	advice := fmt.Sprintf("give %s an empty directory, it gets everything from the others", id)
+	advice := fmt.Sprintf("give %s an empty directory: it gets everything from the others", id)
 	if err := d.checkOwner(id, advice); err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (d *Dir) own(id raft.ServerID, cluster string) error {
 		err = d.Log.Set(ownerKey, b)
 	}
 	if err != nil {
-		return fmt.Errorf("write in %s whose directory it is: %w", d.path, err)
+		return fmt.Errorf("write the owner of %s: %w", d.path, err)
 	}
 	return nil
 }

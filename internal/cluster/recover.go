@@ -21,7 +21,7 @@ type Recovery struct {
 // refuses another server's.
 // The caller closes the Recovery.
 func OpenRecovery(cfg Config) (*Recovery, error) {
-	nothing := fmt.Errorf("%s has neither a log nor a snapshot: start the servers, and the keys that are there are adopted", cfg.Dir)
+	nothing := fmt.Errorf("%s has neither a log nor a snapshot: start the servers, which adopt the keys that are there", cfg.Dir)
 	if there, err := HasRaft(cfg.Dir); err != nil || !there {
 		return nil, cmp.Or(err, nothing)
 	}
@@ -34,7 +34,7 @@ func OpenRecovery(cfg Config) (*Recovery, error) {
 		err = nothing
 	}
 	if err == nil {
-		err = dir.checkOwner(cfg.ID, fmt.Sprintf("recover it under that ID, or give %s a directory with nothing of raft's but the snapshots", cfg.ID))
+		err = dir.checkOwner(cfg.ID, fmt.Sprintf("recover it under that ID, or give %s a directory in which raft has only the snapshots", cfg.ID))
 	}
 	if err == nil {
 		err = dir.CheckNewestSnapshot()

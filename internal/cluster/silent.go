@@ -45,7 +45,7 @@ func (c Config) OthersSilent(ctx context.Context, others map[string]raft.ServerI
 	}, nil)
 	var errs []error
 	for _, addr := range slices.Sorted(maps.Keys(answers)) {
-		errs = append(errs, fmt.Errorf("%s: its cluster lives on, and there must not be two; stop it if it is gone, or set Force", answers[addr]))
+		errs = append(errs, fmt.Errorf("%s: its cluster still runs, and there must not be two; if the cluster is gone, stop that server or set Force", answers[addr]))
 	}
 	if err := context.Cause(ctx); err != nil && !errors.Is(err, errSilent) {
 		return err
@@ -83,7 +83,7 @@ func (c Config) whatAnswers(ctx context.Context, id raft.ServerID, addr string) 
 	case port.IsRefusal(err):
 		return name + " answers that it starts", nil
 	case connected.Load():
-		return fmt.Sprintf("%s is there, though what it is can't be told (%v)", name, err), nil
+		return fmt.Sprintf("%s is there, but did not say what it is (%v)", name, err), nil
 	}
 	return "", err
 }

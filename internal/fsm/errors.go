@@ -27,7 +27,7 @@ type CommandTooLong int
 
 // Error says how many bytes are taken.
 func (n CommandTooLong) Error() string {
-	return fmt.Sprintf("a command of %d bytes, at most %d are taken", int(n), MaxCommand)
+	return fmt.Sprintf("a command of %d bytes, the maximum is %d", int(n), MaxCommand)
 }
 
 // Is makes errors.Is(err, ErrTooLong) true.

@@ -67,7 +67,7 @@ func (h *history) start(r *raft.Raft) error {
 	if h.state.Load() == historyComplete {
 		return nil
 	}
-	return fmt.Errorf("%w: raft has gone on from its snapshot at index %d without giving it to FSM, as it does with NoSnapshotRestoreOnStart", ErrNotLoaded, snapshot)
+	return fmt.Errorf("%w: raft has continued from its snapshot at index %d without restoring it to the FSM, as with NoSnapshotRestoreOnStart", ErrNotLoaded, snapshot)
 }
 
 // check is an error if something is known to be missing. An FSM that no Keyring is opened on, and whose
@@ -88,7 +88,7 @@ func hasCluster(r *meta.Ring) bool { return r.Cluster != meta.ClusterID{} }
 // the root's FSM. It comes before raft.NewRaft.
 func (f *Machine) Load(snaps raft.SnapshotStore) error {
 	if f.history.first.Load() > 0 {
-		return errors.New("load: raft has begun to apply its log to this FSM: Load comes before raft.NewRaft")
+		return errors.New("load: raft has already begun to apply its log to this FSM: call Load before raft.NewRaft")
 	}
 	list, err := snaps.List()
 	if err != nil {
@@ -101,7 +101,7 @@ func (f *Machine) Load(snaps raft.SnapshotStore) error {
 	newest := list[0] // raft takes the first, too
 	ring, err := f.readRing(snaps, newest.ID)
 	if err != nil {
-		return fmt.Errorf("load snapshot %s, from which raft goes on: %w", newest.ID, err)
+		return fmt.Errorf("load snapshot %s, from which raft continues: %w", newest.ID, err)
 	}
 	f.publish(ring)
 	f.history.loaded.Store(newest.Index)

@@ -104,7 +104,7 @@ func (f *Machine) Apply(l *raft.Log) any {
 	entry, err := f.build.DecodeEntry(l.Data)
 	if errors.Is(err, meta.ErrVersion) {
 		f.missed.CompareAndSwap(0, l.Index)
-		return fmt.Errorf("log entry %d is of a newer build: %w", l.Index, err)
+		return fmt.Errorf("log entry %d is from a newer build: %w", l.Index, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: log entry %d: %w", ErrCorrupt, l.Index, err)
@@ -146,7 +146,7 @@ func (f *Machine) Complete() error {
 		return ErrNotLoaded
 	}
 	if i := f.missed.Load(); i > 0 {
-		return fmt.Errorf("log entry %d is of a newer build, and not applied", i)
+		return fmt.Errorf("log entry %d is from a newer build, and not applied", i)
 	}
 	return nil
 }
@@ -228,7 +228,7 @@ func (f *Machine) Admit(ciphertext []byte) error {
 	}
 	switch active := ring.Active(); {
 	case active == nil:
-		return fmt.Errorf("%w: the FSM that is asked has no active key: is it the one that raft applies to?", ErrNotReady)
+		return fmt.Errorf("%w: this FSM has no active key: is it the one that raft applies to?", ErrNotReady)
 	case active.ID != id:
 		return ErrStaleKey
 	}

@@ -322,7 +322,7 @@ func readSnapshot(r io.Reader, build meta.Build) (*meta.Ring, io.Reader, error) 
 func snapshotError(err error) error {
 	switch {
 	case errors.Is(err, meta.ErrVersion):
-		return fmt.Errorf("the snapshot is of a newer build: %w", err)
+		return fmt.Errorf("the snapshot is from a newer build: %w", err)
 	case errors.Is(err, meta.ErrMalformed):
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}

@@ -70,9 +70,9 @@ func Parse(text string) (Token, error) {
 	defer clear(b)
 	switch {
 	case err == nil && len(b) > 0 && b[0] == 1:
-		return Token{}, errors.New("join token of an older build: have a new one made")
+		return Token{}, errors.New("join token from an older build: make a new one")
 	case err != nil || len(b) != tokenSize || b[0] != version || len(text) != base64.RawURLEncoding.EncodedLen(tokenSize):
-		return Token{}, errors.New("join token: malformed, or not copied whole")
+		return Token{}, errors.New("join token: malformed, or not copied completely")
 	}
 	return Token{ID: [16]byte(b[1:17]), secret: [32]byte(b[17:])}, nil
 }
@@ -171,7 +171,7 @@ func (m Meeting) CheckLeader(t Token, proof []byte) error {
 func (m Meeting) CheckJoiner(t Token, proof []byte) error {
 	want, err := m.JoinerProof(t)
 	if err == nil && !proven(proof, want) {
-		err = fmt.Errorf("join token %x: the server does not prove that it has it", t.ID[:])
+		err = fmt.Errorf("join token %x: the server does not prove that it has the token", t.ID[:])
 	}
 	return err
 }
@@ -181,7 +181,7 @@ func proven(got, want []byte) bool { return len(want) == sha256.Size && hmac.Equ
 
 func (m Meeting) proof(label string, t Token) ([]byte, error) {
 	if len(m.Exporter) != 32 || len(m.LeaderKey) == 0 || len(m.JoinerKey) == 0 {
-		return nil, errors.New("join token: the connection is not known whole")
+		return nil, errors.New("join token: JoinConn is incomplete")
 	}
 	info := fields([]byte(label), []byte(m.Cluster), t.ID[:], []byte(m.Leader), []byte(m.Joiner), m.LeaderKey, m.JoinerKey, []byte(m.Addr))
 	b, err := hkdf.Key(sha256.New, t.secret[:], m.Exporter, string(info), sha256.Size)

@@ -42,7 +42,7 @@ func Age(to []age.Recipient, with ...age.Identity) (KEK, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	if _, err := k.Wrap(ctx, []byte(probe), []byte(probeAAD)); err != nil {
-		return nil, fmt.Errorf("these age recipients can't be wrapped to: %w", err)
+		return nil, fmt.Errorf("can't wrap to these age recipients: %w", err)
 	}
 	return k, nil
 }

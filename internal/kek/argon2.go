@@ -133,7 +133,7 @@ func (v *deriver) derive(ctx context.Context, d derivation, must bool) (*derived
 	}
 	if !must && !v.spend(d.cost()) {
 		<-v.turn
-		return nil, fmt.Errorf("%w: argon2id: many salts have opened nothing, so this one is tried a while later", errOpen)
+		return nil, fmt.Errorf("%w: argon2id: many salts opened nothing, so this one is tried later", errOpen)
 	}
 	done := make(chan *derived, 1)
 	go func() { // ends by itself, within seconds

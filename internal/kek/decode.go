@@ -135,7 +135,7 @@ func (k *member) openEntry(ctx context.Context, file *nks.File, entry []byte) (*
 	plaintext, err := k.unwrap(ctx, entry, file.AAD())
 	switch {
 	case errors.Is(err, errOpen):
-		return nil, &Error{KEK: k.ID(), State: Wrong, Err: fmt.Errorf("another KEK by that name, or an altered file: %w", err)}
+		return nil, &Error{KEK: k.ID(), State: Wrong, Err: fmt.Errorf("another KEK with that ID, or an altered file: %w", err)}
 	case err != nil:
 		return nil, &Error{KEK: k.ID(), State: stateOf(err), Err: err}
 	}
@@ -146,7 +146,7 @@ func (k *member) openEntry(ctx context.Context, file *nks.File, entry []byte) (*
 	if k.provesContent(entry) {
 		return nil, &Error{Err: err}
 	}
-	return nil, &Error{KEK: k.ID(), State: Wrong, Err: fmt.Errorf("what KEK %s unwraps is not the key: %w", k.ID(), err)}
+	return nil, &Error{KEK: k.ID(), State: Wrong, Err: fmt.Errorf("KEK %s unwraps something else than the key: %w", k.ID(), err)}
 }
 
 // decodeChecked reads unwrapped material, requires the check value of its file, and

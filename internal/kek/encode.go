@@ -38,7 +38,7 @@ func (s *Set) Encode(ctx context.Context, file *nks.File, m *nks.Material) (cont
 	}
 	if failed != nil {
 		clear(b)
-		return nil, nil, &Error{KEK: failed.KEK, State: failed.State, Err: fmt.Errorf("its file would not open: %w", failed)}
+		return nil, nil, &Error{KEK: failed.KEK, State: failed.State, Err: fmt.Errorf("the new file does not open: %w", failed)}
 	}
 	return b, opened, nil
 }

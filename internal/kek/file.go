@@ -52,9 +52,9 @@ func parseKey(b []byte) (key []byte, err error) {
 	text := bytes.TrimSuffix(b, []byte("\n"))
 	switch raw := len(b) == Size; {
 	case (raw || len(text) == Size) && isText(text, isHexDigit):
-		return nil, fmt.Errorf("%d hexadecimal digits, which are half a key: it takes %d", len(text), 2*Size)
+		return nil, fmt.Errorf("%d hexadecimal digits, which are half a key: a key has %d", len(text), 2*Size)
 	case raw && isText(text, isPrintable):
-		return nil, fmt.Errorf("%d characters of text, where random bytes belong; PassphraseKEK takes a passphrase", len(text))
+		return nil, fmt.Errorf("%d characters of text instead of random bytes; use PassphraseKEK for a passphrase", len(text))
 	}
 	key = make([]byte, Size+1) // base64 decodes 44 characters into up to 33 bytes
 	n := 0
@@ -73,7 +73,7 @@ func parseKey(b []byte) (key []byte, err error) {
 		return nil, fmt.Errorf("%d characters that are no key: it has %s", len(text), keyForms)
 	}
 	if key = key[:Size]; isText(key, func(c byte) bool { return c == key[0] && (c == 0 || c == 0xff) }) {
-		return nil, fmt.Errorf("a key of %d equal bytes, as of a file that was never written, or was erased", Size)
+		return nil, fmt.Errorf("a key of %d equal bytes, as in a file that was never written or was erased", Size)
 	}
 	return key, nil
 }

@@ -49,7 +49,7 @@ func (c *copying) mayGrow(name string, b []byte) bool {
 }
 
 // errIncomplete says that a file may still be being copied.
-var errIncomplete = errors.New("it looks cut short: if it does so at the next look, it is set aside")
+var errIncomplete = errors.New("it seems to be cut short: if it still is at the next look, it is set aside")
 
 // mayBeIncomplete reports whether a bad file may still be being copied: it is left until the next look.
 func (s *Store) mayBeIncomplete(name string) bool {

@@ -20,7 +20,7 @@ func (s *Store) LookForFiles(ctx context.Context, ring *meta.Ring) (gone bool) {
 	}
 	names, err := s.dir.List()
 	if err != nil {
-		s.log.Error("look for the key files", "error", err)
+		s.log.Error("could not look for the key files", "error", err)
 		return false
 	}
 	s.sort(names) // a file of Nomad's may have come to the name of ours
@@ -44,8 +44,8 @@ func (s *Store) noteGoneFiles(ring *meta.Ring, names []string) (gone []meta.KeyI
 		if held, err := s.Confirm(k.ID); held || err != nil || s.get(k.ID) != m { // it may have come since the directory was read
 			continue
 		}
-		s.log.Error("key file is gone: the key is in memory alone", "key", k.ID, "file", name)
-		s.noteFault(k.ID, Fault{Cause: Unwritten, Err: fmt.Errorf("key file %s is gone from the directory: the key is in memory alone until its file is written again", name)})
+		s.log.Error("a key file is gone: the key is only in memory", "key", k.ID, "file", name)
+		s.noteFault(k.ID, Fault{Cause: Unwritten, Err: fmt.Errorf("key file %s is gone from the directory: the key is only in memory until its file is written again", name)})
 		gone = append(gone, k.ID)
 	}
 	return gone
@@ -59,7 +59,7 @@ func (s *Store) writeAgain(ctx context.Context, ids ...meta.KeyID) {
 	s.rewrite(ctx, ids...)
 	for _, id := range ids {
 		if m := s.get(id); m != nil && s.isDurable(m) {
-			s.log.Info("key file is written again, from memory", "key", id, "file", s.fileName(id))
+			s.log.Info("wrote a key file again, from memory", "key", id, "file", s.fileName(id))
 		}
 	}
 }

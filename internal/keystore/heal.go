@@ -111,7 +111,7 @@ func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing, restored []*
 			continue // a key in memory needs no file taken back
 		}
 		if err := s.takeBack(k.ID); err != nil {
-			s.log.Error("take back key file", "key", k.ID, "error", err)
+			s.log.Error("could not take back a key file", "key", k.ID, "error", err)
 		}
 	}
 	s.recheck(s.inMemoryOnly(missing)...)

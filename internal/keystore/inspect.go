@@ -35,7 +35,7 @@ type Verdict string
 const (
 	UseNone     Verdict = ""          // nothing: it is no key's, or was set aside
 	UseKey      Verdict = "used"      // the server has the key from it
-	UseWaits    Verdict = "waits"     // it is left, and read again within a minute, until what is wrong has ended
+	UseWaits    Verdict = "waits"     // it can't be used now; the server retries at least once a minute
 	UseSetAside Verdict = "set aside" // it is bad, and gets another name
 	UseRefused  Verdict = "refused"   // it is Nomad's, and left: with these KEKs there is no key in it
 )
@@ -148,7 +148,7 @@ func (in inspector) explain(f *File, m *material, fault *Fault) {
 		}
 		m.wipe()
 	case fault.Cause == Locked:
-		f.Err = fmt.Errorf("none of the KEKs given opens it: %w", fault.Err)
+		f.Err = fmt.Errorf("none of the given KEKs opens it: %w", fault.Err)
 	case fault.Cause == Newer:
 		f.Err = fmt.Errorf("%w: it is left as it is: start the newer build", fault.Err)
 	default:
@@ -156,7 +156,7 @@ func (in inspector) explain(f *File, m *material, fault *Fault) {
 	}
 }
 
-var errAltered = fmt.Errorf("%w: its key is right, and the rest is not as it was written: entries may be gone, or not open", nks.ErrCorrupt)
+var errAltered = fmt.Errorf("%w: its key is right, but the rest was altered: entries may be missing, or not open", nks.ErrCorrupt)
 
 // describe fills in what the file says of itself.
 func (f *File) describe(b []byte, keks *kek.Set) {

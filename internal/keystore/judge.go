@@ -71,7 +71,7 @@ func (f found) openOwn(ctx context.Context, keks *kek.Set) (*material, *Fault) {
 func (f found) openNomads(keks *kek.Set) (*material, *Fault) {
 	m, err := f.decodeNomads(keks)
 	if err != nil {
-		return nil, &Fault{Cause: NomadFile, File: f.name, Err: fmt.Errorf("key file %s of Nomad's: %w", f.name, err)}
+		return nil, &Fault{Cause: NomadFile, File: f.name, Err: fmt.Errorf("Nomad's key file %s: %w", f.name, err)}
 	}
 	return m, nil
 }
@@ -100,4 +100,4 @@ func (f found) decodeNomads(keks *kek.Set) (*material, error) {
 	}, nil
 }
 
-var errNeedsInline = errors.New("its KEK lies in it, so it is opened only with InlineKEK in KEKs or OldKEKs")
+var errNeedsInline = errors.New("its KEK is in the file itself: only InlineKEK in KEKs or OldKEKs opens it")

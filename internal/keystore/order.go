@@ -25,7 +25,7 @@ const (
 )
 
 // errUnopened is what is wrong with a key whose file no turn has got to.
-var errUnopened = errors.New("its file is here, and is still to be opened")
+var errUnopened = errors.New("its file is here, but is not opened yet")
 
 // readAll reads the files of keys, in parallel, and has them held, until the turn is over. Zero is a turn without an end.
 func (s *Store) readAll(ctx context.Context, ring *meta.Ring, ids []meta.KeyID, turn time.Duration) {

@@ -26,7 +26,7 @@ func (s *Store) LookAtPlace() (changed bool) {
 		moved = s.lookAtIdentity()
 	}
 	if moved != nil && !errors.Is(moved, durable.ErrMoved) {
-		s.log.Error("look at the keystore directory", "error", moved)
+		s.log.Error("could not look at the keystore directory", "error", moved)
 		return false // nothing is known
 	}
 	s.mu.Lock()
@@ -48,9 +48,9 @@ func (s *Store) noteMoved(moved error) (changed bool) {
 	s.mu.Unlock()
 	switch {
 	case changed && moved != nil:
-		s.log.Error("no key is held: keystore directory", "error", moved)
+		s.log.Error("the keystore directory is not in its place: this server holds no key", "error", moved)
 	case changed:
-		s.log.Info("the keystore directory is in its place again")
+		s.log.Info("the keystore directory is back in its place")
 	}
 	return changed
 }
@@ -85,7 +85,7 @@ func (s *Store) lookAtIdentity() error {
 	case err != nil && !isOversized(err) && !isBarred(err):
 		return err
 	case string(b) != want:
-		return fmt.Errorf("%w: %s is not what it was: files of another keystore were put there", durable.ErrMoved, identity)
+		return fmt.Errorf("%w: %s has changed: somebody put files of another keystore there", durable.ErrMoved, identity)
 	}
 	return nil
 }

@@ -113,7 +113,7 @@ func (s *Store) Renew(ctx context.Context) {
 	for some := range slices.Chunk(ids, rewrapBatch) {
 		failed := cmp.Or(s.rewrite(ctx, some...)...)
 		if failed != nil {
-			s.log.Error("write key files again", "error", failed)
+			s.log.Error("could not write key files again", "error", failed)
 		}
 		if ctx.Err() != nil || failed != nil && s.keks.WrappingDown() != nil { // what comes would fail too, each after its time
 			return
@@ -147,10 +147,10 @@ func (s *Store) keepAltered(id meta.KeyID, name string, b []byte, file *nks.File
 		return // the file could not be replaced then, or the process has died
 	}
 	names := s.keks.Names(file)
-	s.log.Error("key file was altered: its key is right, and the rest is not as it was written", "file", name, "its KEKs", names)
+	s.log.Error("a key file was altered: its key is right, but the rest is not as this server wrote it", "file", name, "keks", names)
 	aside, err := s.dir.KeepAside(name, asideAltered, b)
 	if err != nil {
-		s.log.Error("keep a copy of the altered key file", "file", name, "error", err)
+		s.log.Error("could not keep a copy of an altered key file", "file", name, "error", err)
 	}
 	s.noteAside(aside) // also one that is not durable under its name yet: the write that follows syncs that
 }

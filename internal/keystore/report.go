@@ -146,7 +146,7 @@ func (s *Store) describe(ids []meta.KeyID, most int) (keys []meta.NewKey) {
 		}
 		public, _, err := s.publicOf(id, m)
 		if err != nil {
-			s.log.Error("orphan with an unreadable signing key", "key", id, "error", err)
+			s.log.Error("could not read the signing key of an orphan", "key", id, "error", err)
 		}
 		if len(public) == 0 {
 			continue

@@ -46,7 +46,7 @@ func (s *Store) Rewrap(ctx context.Context) error {
 		}
 	}
 	for _, id := range s.unproven() {
-		errs = append(errs, fmt.Errorf("key %s: only KEKs opened its file to which anybody can wrap: adopt it first, or move the file away", id))
+		errs = append(errs, fmt.Errorf("key %s: only KEKs to which anyone can wrap open its file: adopt the key first, or move the file away", id))
 	}
 	if left := s.onOldKEKs() + s.countToRenew(files); left > 0 {
 		errs = append(errs, fmt.Errorf("%d key files left", left))

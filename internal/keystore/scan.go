@@ -38,7 +38,7 @@ func (s *Store) scan(ctx context.Context, ring *meta.Ring, turn time.Duration) e
 	slices.SortFunc(ids, compareIDs) // what a KEK refuses for a while depends on the order
 	s.readAll(ctx, ring, ids, turn)
 	if err := s.dir.NoteSynced(manySynced); err != nil {
-		s.log.Warn("the next start syncs key files that are synced already", "error", err)
+		s.log.Warn("could not note which key files are synced: the next start syncs them again", "error", err)
 	}
 	return ctx.Err()
 }
@@ -66,7 +66,7 @@ func (s *Store) syncNames(ids []meta.KeyID) {
 // syncDir has the keys held whose synced files have these sums, once the directory is synced.
 func (s *Store) syncDir(synced map[meta.KeyID][sha256.Size]byte) {
 	if err := s.dir.Sync(); err != nil {
-		s.log.Error("sync keystore", "error", err)
+		s.log.Error("could not sync the keystore", "error", err)
 		return
 	}
 	s.mu.Lock()
@@ -149,9 +149,9 @@ func (s *Store) loadOrSetAside(ctx context.Context, id meta.KeyID) (*material, *
 		if s.mayBeIncomplete(name) {
 			return nil, &Fault{Cause: Unreadable, Err: fmt.Errorf("key file %s: %w", name, errIncomplete)}
 		}
-		s.log.Error("key file set aside", "file", name, "error", f.Err)
+		s.log.Error("set aside a key file", "file", name, "error", f.Err)
 		if err := s.putAside(name, asideFor(f.Err)); err != nil {
-			s.log.Error("set key file aside", "file", name, "error", err)
+			s.log.Error("could not set aside a key file", "file", name, "error", err)
 		}
 	}
 	return m, f

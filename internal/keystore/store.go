@@ -96,10 +96,10 @@ func open(ctx context.Context, fsys durable.FS, keks *kek.Set, log hclog.Logger,
 		altered: map[string]Altered{},
 	}
 	s.dir.OnRepair(func(name string, was fs.FileMode) {
-		log.Warn("others could read a file in the keystore; its mode is 0600 again", "file", name, "was", was)
+		log.Warn("changed the mode of a file in the keystore to 0600: others could read it", "file", name, "was", was)
 	})
 	if err := s.dir.Sweep(); err != nil {
-		log.Error("remove temporary files from the keystore", "error", err) // the next start tries again
+		log.Error("could not remove temporary files from the keystore", "error", err) // the next start tries again
 	}
 	s.dir.LoadSynced()
 	if err := s.identify(); err != nil {
@@ -164,7 +164,7 @@ func isBadIdentity(err error) bool { return errors.Is(err, nks.ErrFormat) || isO
 func (s *Store) identify() error {
 	b, unsynced, err := s.dir.ReadOwn(identity, 4<<10, func([]byte) bool { return true })
 	if unsynced != nil {
-		s.log.Error("sync the keystore's ID", "error", unsynced)
+		s.log.Error("could not sync the keystore's ID", "error", unsynced)
 	}
 	if err == nil {
 		if s.id, err = parseIdentity(b); err == nil {

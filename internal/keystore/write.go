@@ -202,7 +202,7 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 	switch {
 	case f == nil:
 		m.wipe()
-		return "", fmt.Errorf("write key %s: its file is here, and not read yet", id)
+		return "", fmt.Errorf("write key %s: its file is here, but not read yet", id)
 	case f.isClosed():
 		return "", fmt.Errorf("write key %s: its file is here: %w", id, f.Err)
 	case errors.Is(f.Err, fs.ErrNotExist):
@@ -213,14 +213,14 @@ func (s *Store) makeRoomLocked(ctx context.Context, id meta.KeyID, check meta.Ch
 		return "", fmt.Errorf("write key %s: its file is here: %w", id, f.Err)
 	}
 	if f.Cause == Unreadable { // a bad sector stays bad: the file may be Nomad's, and ours comes beside it
-		s.log.Error("key file can't be read, and is left", "file", name, "error", f.Err)
+		s.log.Error("could not read a key file, and left it as it is", "file", name, "error", f.Err)
 		s.useBesideName(id)
 		return s.fileName(id), nil
 	}
 	if s.mayBeIncomplete(name) {
 		return "", fmt.Errorf("write key %s: its file is here: %w", id, errIncomplete)
 	}
-	s.log.Error("key file set aside", "file", name, "error", f.Err)
+	s.log.Error("set aside a key file", "file", name, "error", f.Err)
 	return name, s.putAside(name, asideFor(f.Err))
 }
 
@@ -262,7 +262,7 @@ func (s *Store) rejectLocked(id meta.KeyID, right meta.CheckValue) {
 	if m == nil || m.check == right {
 		return
 	}
-	s.log.Error("key file is not the cluster's key of that ID", "key", id)
+	s.log.Error("a key file does not contain the cluster's key of that ID", "key", id)
 	s.drop(id)
 	if m.fromNomad {
 		err := fmt.Errorf("%w: Nomad's file has another key of that ID", nks.ErrCorrupt)

@@ -64,7 +64,7 @@ func (b *Backups) Write(ctx context.Context, w io.Writer, to []age.Recipient) (b
 		return backup.Manifest{}, fmt.Errorf("backup: %w", err)
 	}
 	b.remember(written{meta.Backup{Index: archive.UpTo(), Time: m.Created, Digest: m.SHA256}, restores})
-	s.Logger.Info("backup written", "index", m.Raft.Index, "keys", len(m.Keys))
+	s.Logger.Info("wrote a backup", "index", m.Raft.Index, "keys", len(m.Keys))
 	return m, nil
 }
 
@@ -95,16 +95,16 @@ func (b *Backups) Confirm(ctx context.Context, digest meta.Digest) error {
 	w, is := b.find(digest)
 	switch {
 	case !is:
-		return fmt.Errorf("%w of SHA-256 %x: it is one of the last %d that this server has made since its start, or make another", ErrUnknownBackup, digest, maxWritten)
+		return fmt.Errorf("%w with SHA-256 %x: it knows only the last %d that it has made since its start; make another one", ErrUnknownBackup, digest, maxWritten)
 	case w.restores != s.FSM.Restores():
-		return fmt.Errorf("%w of SHA-256 %x any more: raft has restored a snapshot since. Make another", ErrUnknownBackup, digest)
+		return fmt.Errorf("%w with SHA-256 %x any longer: raft has restored a snapshot since; make another one", ErrUnknownBackup, digest)
 	case s.FSM.Ring().Backup.Index >= w.Index:
 		return nil
 	}
 	if err := s.Propose(ctx, meta.Command{Backup: &w.Backup}); err != nil {
 		return err
 	}
-	s.Logger.Info("backup confirmed", "index", w.Index)
+	s.Logger.Info("confirmed a backup", "index", w.Index)
 	return nil
 }
 
@@ -123,7 +123,7 @@ func archiveAll(ctx context.Context, s *local.Server) (*backup.Archive, error) {
 		missing, leftOut := a.AddAll(material)
 		if len(missing) == 0 {
 			for _, id := range leftOut {
-				s.Logger.Warn("a prepublished key that is not here is left out of the backup", "key", id)
+				s.Logger.Warn("left a prepublished key out of the backup: this server lacks it", "key", id)
 			}
 			return a, nil
 		}
@@ -160,7 +160,7 @@ func archiveSnapshot(s *local.Server) (*backup.Archive, error) {
 		return nil, err
 	}
 	if a.Ring.Active() == nil {
-		return nil, errors.Join(fmt.Errorf("%w: there is no active key, which would sign it", fsm.ErrNotReady), a.Close())
+		return nil, errors.Join(fmt.Errorf("%w: there is no active key to sign it", fsm.ErrNotReady), a.Close())
 	}
 	return a, nil
 }

@@ -56,7 +56,7 @@ func (l *Leader) sayHello(ctx context.Context, s plan.Situation) error {
 		case plan.NoAnswer:
 			unheard[id] = local.NoAnswer
 		case plan.NotOpen:
-			hindered[id] = "it is opening its keystore, or does not hear from this one"
+			hindered[id] = "it is opening its keystore, or hears nothing from this server"
 		case plan.FilesWait:
 			hindered[id] = waitingText(answers[server].Waiting)
 		}
@@ -68,7 +68,7 @@ func (l *Leader) sayHello(ctx context.Context, s plan.Situation) error {
 		return fmt.Errorf("the first command and key wait for %q", slices.Sorted(maps.Keys(waits)))
 	}
 	if err := l.AskFiles(ctx); err != nil { // before there are files; the replicator asks again
-		l.Logger.Debug("key files stay of an older version", "error", err)
+		l.Logger.Debug("not every server reads newer key files yet", "error", err)
 	}
 	l.helloFrom = s.Servers
 	return nil
@@ -78,7 +78,7 @@ func (l *Leader) sayHello(ctx context.Context, s plan.Situation) error {
 func (l *Leader) usable(server string, orphans []meta.NewKey) (usable []meta.NewKey) {
 	for _, o := range orphans {
 		if why := o.Newer(); why != "" {
-			l.Logger.Warn("orphan that is not adopted", "server", server, "key", o.ID, "reason", why)
+			l.Logger.Warn("did not adopt an orphan", "server", server, "key", o.ID, "reason", why)
 			continue
 		}
 		usable = append(usable, o)
@@ -116,7 +116,7 @@ func (l *Leader) bootstrap(ctx context.Context, ring *meta.Ring, holds []meta.Co
 		}
 		adopt := meta.Command{Adopt: &meta.Adopt{Key: o, DataOnly: true, Time: at}}
 		if _, err := (meta.Entry{Commands: []meta.Command{adopt}}).Encode(); err != nil { // one bad file must not hold up all the others
-			l.Logger.Error("orphan that can't be adopted", "key", o.ID, "error", err)
+			l.Logger.Error("could not adopt an orphan", "key", o.ID, "error", err)
 			continue
 		}
 		seen[o.ID] = true

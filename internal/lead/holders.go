@@ -30,7 +30,7 @@ func (l *Leader) decide(ctx context.Context, id meta.KeyID, ring *meta.Ring, s p
 	case v.Activate:
 		err = l.proposeWith(ctx, holds, meta.Command{Activate: &meta.Activate{ID: id, Voters: s.Voters, Confirmed: v.Confirmed, Time: l.Clocks.ActivationTime(ctx)}})
 	case v.Drop:
-		l.Logger.Warn("no server has the new key: dropping it", "key", id)
+		l.Logger.Warn("dropping the new key: no server has it", "key", id)
 		err = l.proposeWith(ctx, holds, meta.Command{Remove: &meta.Remove{ID: id, From: meta.StatePrepublished, Time: l.Clocks.TimeToWrite(ctx)}})
 	default:
 		err = l.deliver(ctx, holds)
@@ -62,7 +62,7 @@ func (l *Leader) confirm(ctx context.Context, id meta.KeyID, ring *meta.Ring, s 
 	} else {
 		l.probes[id] = l.probes[id].Again(ring.Key(id), plan.Verdict{}, mono.Now(), mathrand.Float64())
 	}
-	told := fmt.Sprintf(": %d of %d voters hold it, by the last question", len(plan.HoldersIn(answers, id)), len(s.Voters))
+	told := fmt.Sprintf(": at the last question %d of %d voters held it", len(plan.HoldersIn(answers, id)), len(s.Voters))
 	l.note(func(s *Status) { s.restored = told })
 	return l.deliver(ctx, holds)
 }
@@ -81,7 +81,7 @@ func (l *Leader) resign(ctx context.Context, active meta.KeyID, s plan.Situation
 		if string(server.ID) != holders[0] {
 			continue
 		}
-		l.Logger.Warn("this server leads and lacks the active key: it hands over", "key", active, "to", server.ID)
+		l.Logger.Warn("transferring leadership: this server lacks the active key", "key", active, "to", server.ID)
 		if err := l.Raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
 			return l.FSM.Outcome(l.Raft, err)
 		}

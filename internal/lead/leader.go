@@ -133,9 +133,9 @@ func (l *Leader) BetweenSteps(ctx context.Context, do func(context.Context) erro
 func (l *Leader) pause() time.Duration {
 	if l.Raft.State() == raft.Leader && l.FSM.Complete() != nil {
 		// Nothing can be sealed until a server leads that applies what this one can't.
-		l.Logger.Warn("this server leads and runs too old a build: it hands over", "error", l.FSM.Complete())
+		l.Logger.Warn("transferring leadership: the build of this server is too old", "error", l.FSM.Complete())
 		if err := l.Raft.LeadershipTransfer().Error(); err != nil {
-			l.Logger.Warn("hand over", "error", err)
+			l.Logger.Warn("could not transfer leadership", "error", err)
 		}
 		return helloPatience
 	}
@@ -208,7 +208,7 @@ func (l *Leader) act(ctx context.Context, a plan.Action, ring *meta.Ring, s plan
 	}
 	l.retry = mono.Now().Add(plan.Backoff(failed, mathrand.Float64()))
 	l.failed++
-	l.Logger.Warn("leader's next step", "step", a.Kind, "key", a.Key, "error", err)
+	l.Logger.Warn("could not do the leader's next step", "step", a.Kind, "key", a.Key, "error", err)
 	return err
 }
 
@@ -308,7 +308,7 @@ func (l *Leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 		if err := l.deliver(ctx, holds); err != nil {
 			return err
 		}
-		l.Logger.Info("join tokens have ended", "tokens", a.Tokens)
+		l.Logger.Info("ended join tokens", "tokens", a.Tokens)
 		return l.FSM.Propose(ctx, l.Raft, []meta.Command{{EndJoinTokens: &meta.EndJoinTokens{IDs: a.Tokens}}}) // all know of tokens
 	case plan.SayHello:
 		return l.sayHello(ctx, s) // there is nothing to hold yet
@@ -338,10 +338,10 @@ func (l *Leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 		}
 		return l.resign(ctx, a.Key, s)
 	case plan.Rekey:
-		l.Logger.Info("key is not retained: its data is moved", "key", a.Key)
+		l.Logger.Info("re-encrypting the data of a key that is not retained any longer", "key", a.Key)
 		return l.proposeWith(ctx, holds, meta.Command{Rekey: &meta.Rekey{ID: a.Key, Remove: true}})
 	case plan.Remove:
-		l.Logger.Info("nothing is sealed under the key: it is removed", "key", a.Key)
+		l.Logger.Info("removing a key: no data is encrypted under it", "key", a.Key)
 		return l.proposeWith(ctx, holds, meta.Command{Remove: &meta.Remove{ID: a.Key, From: meta.StateDeprecated, Time: l.Clocks.RemovalTime(ctx, a.Key)}})
 	}
 	return fmt.Errorf("unknown step %s", a.Kind)
@@ -357,7 +357,7 @@ func (l *Leader) endNonvoters(ctx context.Context, servers []string, holds []met
 	for _, s := range servers {
 		ends = append(ends, meta.Command{Nonvoter: &meta.Nonvoter{Server: s, End: true}})
 	}
-	l.Logger.Info("servers that vote or have left are no permanent non-voters any more", "servers", servers)
+	l.Logger.Info("ended the records of permanent non-voters that vote or have left", "servers", servers)
 	return l.FSM.Propose(ctx, l.Raft, ends)
 }
 
@@ -367,7 +367,7 @@ func (l *Leader) handOver(to []string) error {
 		if !slices.Contains(to, string(server.ID)) {
 			continue
 		}
-		l.Logger.Warn("the clock of this server, which leads, is wrong: it hands over", "to", server.ID, "wrong by", l.Clocks.Known().Correction())
+		l.Logger.Warn("transferring leadership: the clock of this server is wrong", "to", server.ID, "difference", l.Clocks.Known().Correction())
 		if err := l.Raft.LeadershipTransferToServer(server.ID, server.Address).Error(); err != nil {
 			return l.FSM.Outcome(l.Raft, err)
 		}

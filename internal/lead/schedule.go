@@ -132,7 +132,7 @@ func (s *Schedule) attempt(ctx context.Context, cluster meta.ClusterID) {
 	switch {
 	case ctx.Err() != nil || s.Gate.Err() != nil || !s.Leads(term): // the next leader, or the next start, finds that one is due
 	case err != nil:
-		s.Logger.Error("backup by schedule", "error", err)
+		s.Logger.Error("could not make a scheduled backup", "error", err)
 		s.retry = mono.Now().Add(plan.BackupRetry(s.failed, s.Every, mathrand.Float64()))
 		s.failed++
 		s.note(func(was *ScheduleStatus) { was.Attempts = again(was.Attempts, err) })
@@ -141,14 +141,14 @@ func (s *Schedule) attempt(ctx context.Context, cluster meta.ClusterID) {
 		s.retry, s.failed = began.Add(s.Every), 0
 		s.note(func(was *ScheduleStatus) { was.Attempts = nil })
 	default:
-		s.Logger.Info("backup by schedule", "name", name)
+		s.Logger.Info("made a scheduled backup", "name", name)
 		s.retry, s.failed = 0, 0
 		s.note(func(was *ScheduleStatus) { was.Attempts = nil })
 		_, err := s.withStore(ctx, func(ctx context.Context, stalls *time.Timer) (string, error) {
 			return name, s.tidy(ctx, stalls, name)
 		})
 		if err != nil {
-			s.Logger.Warn("old backups", "error", err)
+			s.Logger.Warn("could not remove old backups", "error", err)
 		}
 		if ctx.Err() == nil {
 			s.note(func(was *ScheduleStatus) { was.Tidying = again(was.Tidying, err) })
@@ -211,7 +211,7 @@ func (s *Schedule) backUp(ctx context.Context, stalls *time.Timer, cluster meta.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardPatience)
 		defer cancel()
 		if err := s.Store.Remove(ctx, name); err != nil {
-			s.Logger.Warn("the file of a backup that failed may be left", "name", name, "error", err)
+			s.Logger.Warn("could not remove the file of a failed backup", "name", name, "error", err)
 		}
 		return "", err
 	}
@@ -222,14 +222,14 @@ func (s *Schedule) backUp(ctx context.Context, stalls *time.Timer, cluster meta.
 	case err != nil:
 		return "", fmt.Errorf("confirm %s: %w", name, err)
 	default:
-		s.Logger.Warn("backup by schedule: another one is noted, which has as many keys or more", "name", name, "noted", noted.Time)
+		s.Logger.Warn("did not note a scheduled backup: the one that is noted has as many keys or more", "name", name, "noted", noted.Time)
 		return "", nil
 	}
 }
 
 var (
 	errStalled = fmt.Errorf("the store has done nothing for %v", storePatience)
-	errNotAll  = errors.New("the store has not read all of it")
+	errNotAll  = errors.New("the store has not read the whole backup")
 )
 
 // put writes a backup into the store, as it is made.
@@ -330,7 +330,7 @@ func (s *Schedule) tidy(ctx context.Context, stalls *time.Timer, made string) er
 			errs = append(errs, fmt.Errorf("remove %s: %w", name, err))
 			continue
 		}
-		s.Logger.Info("old backup removed", "name", name)
+		s.Logger.Info("removed an old backup", "name", name)
 	}
 	return errors.Join(errs...)
 }

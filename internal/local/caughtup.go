@@ -110,7 +110,7 @@ func (c *CaughtUp) findGoal(ctx context.Context) func() bool {
 			if leader != asked {
 				tries = 0
 			}
-			c.Logger.Debug("ask the leader how far it is", "leader", leader, "error", err)
+			c.Logger.Debug("could not ask the leader for its commit index", "leader", leader, "error", err)
 			c.last.Store(&err)
 			wait = plan.Backoff(tries, rand.Float64())
 			asked, again = leader, time.Now().Add(wait)
@@ -155,7 +155,7 @@ func (c *CaughtUp) askGoal(ctx context.Context, leader raft.ServerID) (func() bo
 func (c *CaughtUp) localGoal() (func() bool, error) {
 	commit := c.Raft.CommitIndex()
 	if commit == 0 || commit < min(c.hadLog, c.Raft.LastIndex()) {
-		return nil, errors.New("its build does not know the question, and it has yet to tell what is committed")
+		return nil, errors.New("its build does not know the question, and it has not said yet what is committed")
 	}
 	return func() bool { return c.Raft.AppliedIndex() >= commit }, nil
 }

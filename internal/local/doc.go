@@ -18,7 +18,7 @@ var (
 	ErrUnknownKey = errors.New("unknown key")
 	ErrKeyMissing = errors.New("key material missing on this server")
 	ErrNotDurable = errors.New("key not yet durable on a majority")
-	ErrNoLeader   = errors.New("this server hears from no leader: if Status of another server has one, see to the clock, the certificate and the network of this server; if none has, bring back the servers that are down; only if most of the voters are gone for good, node.Recover")
+	ErrNoLeader   = errors.New("this server hears from no leader: if Status of another server has one, check the clock, the certificate and the network of this server; if none has, bring back the servers that are down; only if most of the voters are gone for good, use node.Recover")
 )
 
 // Failure is what fails each time that it is tried, until it does not.

@@ -90,7 +90,7 @@ func behind(servers []string, answers map[string]*peer.Hello, v int) map[raft.Se
 		case a == nil:
 			out[raft.ServerID(s)] = NoAnswer
 		case a.Build < v:
-			out[raft.ServerID(s)] = fmt.Sprintf("applies log entries up to version %d, and not version %d", a.Build, v)
+			out[raft.ServerID(s)] = fmt.Sprintf("applies log entries up to version %d, but not version %d", a.Build, v)
 		}
 	}
 	return out

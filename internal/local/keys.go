@@ -42,7 +42,7 @@ func (s *Server) HeldHere(ctx context.Context, ids []meta.KeyID) (peer.Held, err
 		}
 		here, err := s.Store.Confirm(id)
 		if err != nil && len(ids) == 1 {
-			s.Logger.Error("confirm key", "key", id, "error", err)
+			s.Logger.Error("could not confirm a key", "key", id, "error", err)
 			return peer.Held{}, &peer.Refusal{Code: peer.NotReady}
 		}
 		if here {

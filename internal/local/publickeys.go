@@ -97,7 +97,7 @@ func (p *PublicKeys) Compare(ring *meta.Ring, stored uint64) mono.Time {
 	}
 	p.compared = now
 	if p.set(wrong) && len(wrong) > 0 {
-		p.Logger.Error("public keys in raft are not those of their material", "keys", slices.SortedFunc(maps.Keys(wrong), compareIDs))
+		p.Logger.Error("public keys in raft do not fit their material", "keys", slices.SortedFunc(maps.Keys(wrong), compareIDs))
 	}
 	return 0
 }
@@ -115,12 +115,12 @@ func (p *PublicKeys) AwaitMaterial(ctx context.Context, id meta.KeyID) (*meta.Ke
 		case known && agrees:
 			return m, nil
 		case known:
-			return nil, fmt.Errorf("%w: its public key in raft is not that of its material", fsm.ErrCorrupt)
+			return nil, fmt.Errorf("%w: its public key in raft does not fit its material", fsm.ErrCorrupt)
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: it opens data; its tokens wait until the leader has its material: %w", ErrKeyMissing, context.Cause(ctx))
+			return nil, fmt.Errorf("%w: it decrypts data, but its tokens wait until the leader has its material: %w", ErrKeyMissing, context.Cause(ctx))
 		}
 	}
 }

@@ -68,7 +68,7 @@ func (s *Server) AwaitRing(ctx context.Context, known *bool, wanted func(*meta.R
 		select {
 		case <-changed:
 		case <-late:
-			return fmt.Errorf("the leader has done its part, and this server has not heard of it in %v", unheardPatience)
+			return fmt.Errorf("the leader has done it, but this server has not heard of it in %v", unheardPatience)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -62,7 +62,7 @@ func (m Members) leave(ctx context.Context) error {
 	case err != nil:
 		return fmt.Errorf("%w: %w", errAgain, err)
 	case atRisk != "":
-		return fmt.Errorf("leave: %w: %s, which leads, says: %s", local.ErrNotDurable, leader, atRisk)
+		return fmt.Errorf("leave: %w: the leader, %s, says: %s", local.ErrNotDurable, leader, atRisk)
 	}
 	return nil
 }
@@ -83,6 +83,6 @@ func (m Members) ServeLeave(ctx context.Context, from, by string) (atRisk string
 	case errors.Is(err, fsm.ErrNotReady):
 		return "", &peer.Refusal{Code: peer.NotReady}
 	}
-	m.Logger.Warn("a server asks to leave, and can't be removed now", "id", from, "error", err)
+	m.Logger.Warn("could not remove a server that asks to leave", "id", from, "error", err)
 	return "", err
 }

@@ -44,7 +44,7 @@ func (m Members) MakeToken(ctx context.Context, id raft.ServerID, ttl time.Durat
 		if err := m.Propose(context.WithoutCancel(ctx), add); err != nil {
 			return err
 		}
-		m.Logger.Info("join token is made", "token", record.ID, "id", id, "end", record.End)
+		m.Logger.Info("made a join token", "token", record.ID, "id", id, "end", record.End)
 		text = token.Text()
 		return nil
 	})
@@ -86,15 +86,15 @@ func (m Members) WithdrawToken(ctx context.Context, id string) error {
 		return err
 	}
 	if m.FSM.Ring().JoinToken(token) == nil {
-		return fmt.Errorf("withdraw join token %s: there is none of that ID: it may have ended", token)
+		return fmt.Errorf("withdraw join token %s: there is no such token: it may have ended", token)
 	}
-	m.Logger.Info("join token is withdrawn", "token", token, "by", fsm.Actor(ctx))
+	m.Logger.Info("withdrew a join token", "token", token, "by", fsm.Actor(ctx))
 	return m.endTokens(ctx, meta.EndJoinTokens{IDs: []meta.TokenID{token}})
 }
 
 func parseTokenID(s string) (id meta.TokenID, err error) {
 	if err := id.UnmarshalText([]byte(s)); err != nil {
-		return id, errors.New("not the ID of one, which has 32 hexadecimal digits; the token itself is a secret") // it may be that
+		return id, errors.New("not the ID of a token, which has 32 hexadecimal digits; the token itself is a secret") // it may be that
 	}
 	return id, nil
 }
@@ -137,7 +137,7 @@ func (m Members) AcceptJoin(ctx context.Context, c join.Meeting, token string, p
 		if s, known := m.ServerOf(id); known {
 			return m.readmit(ctx, s, addr)
 		}
-		m.Logger.Info("server joins", "id", id, "addr", addr, "token", use.ID)
+		m.Logger.Info("a server joins", "id", id, "addr", addr, "token", use.ID)
 		return m.setAddress(id, addr, false)
 	})
 }
@@ -179,7 +179,7 @@ func (m Members) openToken(c join.Meeting, token string, user meta.Digest) (join
 		return join.Token{}, fmt.Errorf("join token: %w", err)
 	}
 	if c.Leader != string(m.ID) {
-		return join.Token{}, fmt.Errorf("join token %s: the connection is one to %q", id, c.Leader)
+		return join.Token{}, fmt.Errorf("join token %s: the connection goes to %q", id, c.Leader)
 	}
 	ring := m.FSM.Ring()
 	if why := plan.JoinRefusal(ring, id, c.Joiner, user, m.Now(), m.FSM.LastRestore().Tokens); why != "" {
@@ -207,6 +207,6 @@ func (m Members) endAllTokens(ctx context.Context) error {
 	if len(m.FSM.Ring().JoinTokens) == 0 {
 		return nil
 	}
-	m.Logger.Info("all join tokens end: a server is removed")
+	m.Logger.Info("ended all join tokens, because a server is being removed")
 	return m.endTokens(ctx, meta.EndJoinTokens{All: true})
 }

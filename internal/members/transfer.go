@@ -64,7 +64,7 @@ func (m Members) handOver(ctx context.Context, others []raft.Server) error {
 
 // handOverTo hands over to a server, or to one of raft's choice if that has no ID. Raft gives up after its election timeout.
 func (m Members) handOverTo(ctx context.Context, s raft.Server) error {
-	m.Logger.Info("leader hands over", "to", s.ID, "by", fsm.Actor(ctx))
+	m.Logger.Info("transferring leadership", "to", s.ID, "by", fsm.Actor(ctx))
 	var f raft.Future
 	if s.ID == "" {
 		f = m.Raft.LeadershipTransfer()

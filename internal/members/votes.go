@@ -44,7 +44,7 @@ func (m Members) recordNonvoter(ctx context.Context, id raft.ServerID) error {
 	if m.FSM.Ring().IsNonvoter(string(id)) {
 		return nil
 	}
-	m.Logger.Info("server is a permanent non-voter from now on", "id", id, "by", fsm.Actor(ctx))
+	m.Logger.Info("made a server a permanent non-voter", "id", id, "by", fsm.Actor(ctx))
 	return m.Propose(ctx, meta.Command{Nonvoter: &meta.Nonvoter{Server: string(id)}})
 }
 
@@ -76,7 +76,7 @@ func (m Members) Demote(ctx context.Context, id raft.ServerID) error {
 		if err := m.recordNonvoter(ctx, id); err != nil { // first: else it could be promoted in between
 			return err
 		}
-		m.Logger.Info("voter is demoted", "id", id, "by", fsm.Actor(ctx))
+		m.Logger.Info("demoted a voter", "id", id, "by", fsm.Actor(ctx))
 		if err := m.Raft.DemoteVoter(id, 0, fsm.ProposeTimeout).Error(); err != nil {
 			return m.FSM.Outcome(m.Raft, err)
 		}
@@ -105,7 +105,7 @@ func (m Members) AddVoter(ctx context.Context, id raft.ServerID, addr raft.Serve
 			lacks = err
 		}
 		if !local.Pause(ctx, changed, min(addPause, plan.Backoff(tries, 0))) {
-			return fmt.Errorf("add voter %s: %w: it is a member, and has no vote: %w", id, context.Cause(ctx), lacks)
+			return fmt.Errorf("add voter %s: %w: it is a member without a vote: %w", id, context.Cause(ctx), lacks)
 		}
 	}
 }
@@ -120,7 +120,7 @@ func (m Members) PromoteAll(ctx context.Context) error {
 	for _, id := range m.promotable() {
 		err := m.promoteNew(ctx, id)
 		if err != nil && !errors.Is(err, local.ErrKeyMissing) && !errors.Is(err, errNonvoter) {
-			m.Logger.Warn("promote", "id", id, "error", err)
+			m.Logger.Warn("could not promote a server", "id", id, "error", err)
 			errs = append(errs, fmt.Errorf("promote server %s: %w", id, err))
 		}
 	}
@@ -154,7 +154,7 @@ func (m Members) promoteNew(ctx context.Context, id raft.ServerID) error {
 		return nil
 	})
 	if m.note(id, err) && errors.Is(err, local.ErrKeyMissing) {
-		m.Logger.Info("server has no vote yet", "id", id, "why", err)
+		m.Logger.Info("a server has no vote yet", "id", id, "why", err)
 	}
 	return err
 }
@@ -217,12 +217,12 @@ func (m Members) giveVote(ctx context.Context, id raft.ServerID) error {
 	if !known {
 		return m.NotMember("promote", id)
 	}
-	m.Logger.Info("server becomes a voter", "id", id, "by", fsm.Actor(ctx))
+	m.Logger.Info("promoted a server", "id", id, "by", fsm.Actor(ctx))
 	if err := m.setAddress(id, is.Address, true); err != nil {
 		return err
 	}
 	if err := m.endNonvoter(ctx, id); err != nil { // the vote is there; the next step of a leader ends the record
-		m.Logger.Warn("end the record of a permanent non-voter, which votes now", "id", id, "error", err)
+		m.Logger.Warn("could not end the record of a permanent non-voter that votes now", "id", id, "error", err)
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ type otherServer struct{ error }
 func (o otherServer) Unwrap() error { return o.error }
 
 // errMute is the error of a dial to an address at which something takes connections and says nothing.
-var errMute = errors.New("the connection is made, and nothing comes back on it")
+var errMute = errors.New("the connection is open, but nothing comes back on it")
 
 // errNotAdmitted is the error of a dial whose handshake was in order for this side.
 var errNotAdmitted = errors.New("not admitted")
@@ -77,13 +77,13 @@ func refusedHere(err error) string {
 	case errors.As(err, new(otherServer)):
 		return "another server answers there, or one of another cluster"
 	case errors.As(err, &unknown):
-		return "its certificate is of another CA than those in RootCAs here"
+		return "its certificate is from another CA than those in RootCAs here"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "its " + validity(invalid.Cert, time.Now())
 	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
 		return "its certificate is not for server authentication"
 	case errors.As(err, &invalid):
-		return "its certificate is not in order"
+		return "its certificate is invalid"
 	}
 	return ""
 }
@@ -98,7 +98,7 @@ func validity(c *x509.Certificate, now time.Time) string {
 	case now.After(c.NotAfter):
 		return fmt.Sprintf("%s expired at %s UTC, by the clock here", name, c.NotAfter.UTC().Format(time.DateTime))
 	case now.Before(c.NotBefore):
-		return fmt.Sprintf("%s is not valid before %s UTC: by the clock here that is yet to come. Is one of the clocks wrong?", name, c.NotBefore.UTC().Format(time.DateTime))
+		return fmt.Sprintf("%s is not valid before %s UTC, which is in the future by the clock here. Is one of the clocks wrong?", name, c.NotBefore.UTC().Format(time.DateTime))
 	}
 	return name + " is not valid now, by the clock of the TLS configuration here" // which has a clock of its own
 }
@@ -106,15 +106,15 @@ func validity(c *x509.Certificate, now time.Time) string {
 // alerts are what the other side may say of this side's certificate or protocol: RFC 8446, 6.
 var alerts = map[tls.AlertError]string{
 	40:  "it speaks TLS, but shares no cipher or version with this server: is it another service?",
-	42:  "it refuses this server's certificate: it belongs to another cluster, or this server is none of its members. Its log says why",
-	43:  "it refuses the kind of this server's certificate",
+	42:  "it rejects this server's certificate: it belongs to another cluster, or this server is not one of its members. Its log says why",
+	43:  "it rejects the kind of this server's certificate",
 	44:  "it says that this server's certificate is revoked",
-	45:  "it says that this server's certificate is out of its time. Is one of the clocks wrong?",
-	46:  "it refuses this server's certificate. Its log says why",
+	45:  "it says that this server's certificate has expired, or is not valid yet. Is one of the clocks wrong?",
+	46:  "it rejects this server's certificate. Its log says why",
 	48:  "it does not know the CA of this server's certificate",
-	49:  "it refuses this server. Its log says why",
+	49:  "it rejects this server. Its log says why",
 	70:  "it speaks another version of TLS: is it another service?",
-	80:  "it has an error of its own, which its log has",
+	80:  "it has an internal error, which is in its log",
 	120: "it speaks TLS, but not the keyring's protocol: is it another service?",
 }
 
@@ -137,13 +137,13 @@ func noTLS(err error) string {
 	header := tls.RecordHeaderError{}
 	switch {
 	case errors.As(err, &header) && bytes.HasPrefix(header.RecordHeader[:], []byte("HTTP")):
-		return "plain HTTP is spoken there, not the keyring's protocol"
+		return "it speaks plain HTTP, not the keyring's protocol"
 	case errors.As(err, &header):
-		return "something that is no TLS is spoken there: another service listens at that port"
+		return "it does not speak TLS: another service listens at that port"
 	case errors.Is(err, errNotAdmitted):
-		return "it takes no more connections of this server, or it is being closed"
+		return "it accepts no more connections from this server, or it is being closed"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "it closes the connection without a word: is it another service, or a proxy?"
+		return "it closes the connection without an answer: is it another service, or a proxy?"
 	}
 	return ""
 }
@@ -163,7 +163,7 @@ func noNetwork(err error) string {
 	case errors.Is(err, errMute):
 		return errMute.Error()
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ETIMEDOUT):
-		return "no answer: is the machine down, or does a firewall drop what is sent?"
+		return "no answer: is the machine down, or does a firewall drop the packets?"
 	}
 	return ""
 }

@@ -56,7 +56,7 @@ func TestDialSaysWhyACertificateIsRefused(t *testing.T) {
 		dialer, dialled peer.Source
 		want            string
 	}{
-		"another CA":             {a.source("a"), foreign.source("b"), "its certificate is of another CA"},
+		"another CA":             {a.source("a"), foreign.source("b"), "its certificate is from another CA"},
 		"expired":                {a.source("a"), a.with(a.issue(b, past)), "its certificate expired at"},
 		"not yet valid":          {a.source("a"), a.with(a.issue(b, future)), "is not valid before"},
 		"by another clock":       {ahead, a.source("b"), "by the clock of the TLS configuration"},
@@ -64,10 +64,10 @@ func TestDialSaysWhyACertificateIsRefused(t *testing.T) {
 		"another server":         {a.source("a"), a.source("c"), "another server answers there"},
 		"another cluster":        {a.source("a"), a.with(a.issue(elsewhere)), "one of another cluster"},
 		"own is of another CA":   {knows(foreign.source("a"), a), a.source("b"), "does not know the CA of this server's certificate"},
-		"own has expired":        {a.with(a.issue([]string{serverURI("a")}, past)), a.source("b"), "this server's certificate is out of its time"},
-		"own is not for clients": {a.with(a.issue([]string{serverURI("a")}, usage(x509.ExtKeyUsageServerAuth))), a.source("b"), "it refuses this server's certificate"},
+		"own has expired":        {a.with(a.issue([]string{serverURI("a")}, past)), a.source("b"), "this server's certificate has expired, or is not valid yet"},
+		"own is not for clients": {a.with(a.issue([]string{serverURI("a")}, usage(x509.ExtKeyUsageServerAuth))), a.source("b"), "it rejects this server's certificate"},
 		"own is of another cluster": {
-			a.with(a.issue([]string{"keyring://staging/server/a"})), a.source("b"), "belongs to another cluster, or this server is none of its members",
+			a.with(a.issue([]string{"keyring://staging/server/a"})), a.source("b"), "belongs to another cluster, or this server is not one of its members",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -123,11 +123,11 @@ func TestDialSaysWhatElseIsThere(t *testing.T) {
 	}
 	d := &peer.Dialer{Cluster: cluster, TLS: a.source("a")}
 	for addr, want := range map[string]string{
-		plain.Listener.Addr().String():  "plain HTTP is spoken there",
+		plain.Listener.Addr().String():  "it speaks plain HTTP",
 		web.Listener.Addr().String():    "not the keyring's protocol",
 		closed.Addr().String():          "nothing listens there",
-		speaks("SSH-2.0-OpenSSH_9\r\n"): "something that is no TLS",
-		speaks(""):                      "closes the connection without a word",
+		speaks("SSH-2.0-OpenSSH_9\r\n"): "it does not speak TLS",
+		speaks(""):                      "closes the connection without an answer",
 	} {
 		wantCause(t, d, "b", addr, want)
 	}

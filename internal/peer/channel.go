@@ -48,7 +48,7 @@ func noteShown(ctx context.Context, cert *tls.Certificate) {
 
 func (s *shown) leaf() (*x509.Certificate, error) {
 	if s == nil || s.cert == nil || len(s.cert.Certificate) == 0 {
-		return nil, errors.New("the certificate that was shown is not known")
+		return nil, errors.New("the certificate of the connection is not known")
 	}
 	if s.cert.Leaf != nil {
 		return s.cert.Leaf, nil

@@ -19,7 +19,7 @@ import (
 
 // ErrKept is matched by the error of a Source that can't read what it has now, and returns what it has read last beside that
 // error. Connections go on with it.
-var ErrKept = errors.New("what was read before stays in use")
+var ErrKept = errors.New("the files that were read before stay in use")
 
 // maxPEM is how much a PEM file may have, in bytes.
 const maxPEM = 1 << 20
@@ -111,9 +111,9 @@ func (f *files) read() (*tls.Config, error) {
 	pair, err := tls.X509KeyPair(chain, key)
 	switch {
 	case err != nil && strings.Contains(err.Error(), "does not match"):
-		return nil, fmt.Errorf("the private key in %s is not that of the certificate in %s", f.key, f.certificate)
+		return nil, fmt.Errorf("the private key in %s does not belong to the certificate in %s", f.key, f.certificate)
 	case err != nil:
-		return nil, fmt.Errorf("%s has no private key that can be read: want one PEM block, which is not encrypted", f.key)
+		return nil, fmt.Errorf("%s has no readable private key: want one PEM block that is not encrypted", f.key)
 	}
 	_, cas, err := certificatesIn(f.cas)
 	if err != nil {

@@ -172,10 +172,10 @@ func TestFilesThatCanNotBeReadAreNamed(t *testing.T) {
 		"something else":        {func(f pemFiles) { f.write(f.key, []byte(secret)) }, []string{"tls.key has no PEM block"}},
 		"half of a key":         {func(f pemFiles) { f.halve(f.key) }, []string{"tls.key has a PEM block that is cut off"}},
 		"half of the CAs":       {func(f pemFiles) { f.halve(f.ca) }, []string{"ca.crt has a PEM block that is cut off"}},
-		"the key of another":    {func(f pemFiles) { f.write(f.key, keyPEM(f.t, other)) }, []string{"tls.key", "not that of the certificate in", "tls.crt"}},
+		"the key of another":    {func(f pemFiles) { f.write(f.key, keyPEM(f.t, other)) }, []string{"tls.key", "does not belong to the certificate in", "tls.crt"}},
 		"a key for certificate": {func(f pemFiles) { f.write(f.certificate, keyPEM(f.t, other)) }, []string{"tls.crt has no certificate"}},
-		"a certificate for key": {func(f pemFiles) { f.write(f.key, inPEM("CERTIFICATE", a.cert.Raw)) }, []string{"tls.key has no private key"}},
-		"no key in the block":   {func(f pemFiles) { f.write(f.key, inPEM("PRIVATE KEY", []byte(secret))) }, []string{"tls.key has no private key"}},
+		"a certificate for key": {func(f pemFiles) { f.write(f.key, inPEM("CERTIFICATE", a.cert.Raw)) }, []string{"tls.key has no readable private key"}},
+		"no key in the block":   {func(f pemFiles) { f.write(f.key, inPEM("PRIVATE KEY", []byte(secret))) }, []string{"tls.key has no readable private key"}},
 		"no certificate in it":  {func(f pemFiles) { f.write(f.ca, inPEM("CERTIFICATE", []byte(secret))) }, []string{"ca.crt: certificate 1 in it"}},
 		"too long":              {func(f pemFiles) { f.write(f.ca, make([]byte, 2<<20)) }, []string{"ca.crt has more than"}},
 	} {

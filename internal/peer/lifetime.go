@@ -100,7 +100,7 @@ func (c *Conn) recheck(base *tls.Config) error {
 		at = base.Time()
 	}
 	if own, err := c.shown.leaf(); err == nil && at.After(own.NotAfter) {
-		return errors.New("this side's certificate has ended")
+		return errors.New("this side's certificate has expired")
 	}
 	return hostChecks(base, state)
 }

@@ -82,7 +82,7 @@ func vouched(base *tls.Config, name string, cas *x509.CertPool, usage x509.ExtKe
 	case err == nil:
 		return nil
 	case errors.As(err, &unknown):
-		return fmt.Errorf("%s is of another CA than those in %s: %w", errOwn, name, err)
+		return fmt.Errorf("%s is from another CA than those in %s: %w", errOwn, name, err)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return fmt.Errorf("own %s: %w", validity(invalid.Cert, time.Now()), err)
 	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:

@@ -172,7 +172,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	case err != nil:
-		http.Error(w, "request does not arrive whole, or is too large", http.StatusBadRequest)
+		http.Error(w, "request is cut short, or is too large", http.StatusBadRequest)
 		return
 	}
 	answer, err := s.answer(ctx, from, r.URL.Path, body)

@@ -23,11 +23,11 @@ func JoinRefusal(r *meta.Ring, id meta.TokenID, server string, user meta.Digest,
 	case t == nil:
 		return "there is no such token: it has ended, was withdrawn, or is another cluster's"
 	case s.has(id):
-		return "this leader knows the token from a snapshot alone, and ends it"
+		return "this leader knows the token only from a snapshot, and ends it"
 	case !now.Before(t.End):
 		return "the token ended at " + t.End.UTC().Format(time.DateTime+" UTC")
 	case t.Server != server:
-		return "the token is that of server " + t.Server
+		return "the token is for server " + t.Server
 	case user != meta.Digest{} && t.User != meta.Digest{} && t.User != user:
 		return "another certificate has used the token"
 	}

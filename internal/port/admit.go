@@ -84,7 +84,9 @@ func (p *Port) whenRunning(h Handler) Handler {
 
 // refuse tells the log why a server may not join. The server learns the same in all cases.
 func (p *Port) refuse(from raft.ServerID, addr string, err error) error {
-	p.refused.Do(string(from), func() { p.cfg.Logger.Warn("server may not join", "id", from, "addr", addr, "error", err) })
+	p.refused.Do(string(from), func() {
+		p.cfg.Logger.Warn("rejected a server that wants to join", "id", from, "addr", addr, "error", err)
+	})
 	return &peer.Refusal{Code: peer.NotMember}
 }
 

@@ -36,7 +36,7 @@ var introductionKey = []byte("keyring.introduction")
 const noElection = 100 * 365 * 24 * time.Hour
 
 // errCatchingUp is why the introduction still counts.
-var errCatchingUp = errors.New("this server has joined, and has not caught up yet")
+var errCatchingUp = errors.New("this server has joined, but has not caught up yet")
 
 // HoldElections has a raft that is to be started with conf begin no election before this server has caught up, if it has
 // joined. It is called after RaftTransport and Join, if at all: see Attach.
@@ -66,8 +66,8 @@ func (p *Port) beginCatchUp(r *raft.Raft) error {
 		return nil
 	}
 	if self, _ := Find(r.GetConfiguration().Configuration().Servers, p.cfg.ID); before && self.ID != "" && self.Suffrage == raft.Voter {
-		return errors.New("this server has joined, and ended before it had caught up with the cluster: " +
-			"delete raft's log and snapshots here, and have it join again, for it may have voted")
+		return errors.New("this server has joined, but ended before it had caught up with the cluster: " +
+			"delete raft's log and snapshots here, and let it join again, because it may have voted")
 	}
 	conf := r.ReloadableConfig()
 	p.heartbeat, p.election = conf.HeartbeatTimeout, conf.ElectionTimeout
@@ -99,7 +99,7 @@ func (p *Port) catchUp(ctx context.Context) {
 		if errors.Is(err, errCatchingUp) {
 			pause = lookWhetherCaughtUp
 		} else {
-			p.cfg.Logger.Error("raft begins no election", "error", err)
+			p.cfg.Logger.Error("could not let raft begin elections", "error", err)
 		}
 		select {
 		case <-time.After(pause):

@@ -67,7 +67,7 @@ func (o *outlook) now() ([]Certificate, error) {
 		return o.all, o.err
 	}
 	if now := o.clock(); now.Before(o.own.From) || now.After(o.own.Until) {
-		return o.all, fmt.Errorf("own certificate is valid from %s to %s, and by the clock here it is %s: others refuse it", inUTC(o.own.From), inUTC(o.own.Until), inUTC(now))
+		return o.all, fmt.Errorf("own certificate is valid from %s to %s, but by the clock here it is %s: others reject it", inUTC(o.own.From), inUTC(o.own.Until), inUTC(now))
 	}
 	return o.all, nil
 }

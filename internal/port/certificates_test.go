@@ -14,7 +14,7 @@ import (
 func TestOwnCertificateIsHeldAgainstTheClockOfNow(t *testing.T) {
 	own := peer.Ending{From: time.Unix(7200, 0), Until: time.Unix(1e9, 0)}
 	for at, want := range map[time.Time]string{
-		time.Unix(9000, 0): "", time.Unix(0, 0): "own certificate is valid from 1970-01-01 02:00:00 UTC to 2001-09-09 01:46:40 UTC, and by the clock here it is 1970-01-01 00:00:00 UTC",
+		time.Unix(9000, 0): "", time.Unix(0, 0): "own certificate is valid from 1970-01-01 02:00:00 UTC to 2001-09-09 01:46:40 UTC, but by the clock here it is 1970-01-01 00:00:00 UTC",
 		time.Unix(2e9, 0): "by the clock here it is 2033-05-18 03:33:20 UTC",
 	} {
 		found := outlook{own: own, clock: func() time.Time { return at }}

@@ -37,7 +37,7 @@ type Claim struct {
 
 // String is one sentence for people.
 func (c Claim) String() string {
-	return fmt.Sprintf("two servers say that they are %s: one answers at %s and is the member, the other one is at %s", c.ID, c.Answers, c.Claims)
+	return fmt.Sprintf("two servers claim to be %s: the member answers at %s, the other one is at %s", c.ID, c.Answers, c.Claims)
 }
 
 // claims are the claims that this server has refused. The zero value can be used.

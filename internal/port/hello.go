@@ -58,7 +58,7 @@ func (p *Port) Hello(ctx context.Context, c Candidate, body []byte) (a HelloAnsw
 	defer cancel()
 	b, err := p.CallAt(short, c, pathHello, body)
 	if err != nil {
-		p.cfg.Logger.Debug("hello", "addr", c.Addr, "error", err)
+		p.cfg.Logger.Debug("got no answer to a hello", "addr", c.Addr, "error", err)
 	}
 	if err != nil && short.Err() != nil && ctx.Err() == nil {
 		return a, fmt.Errorf("no answer in %v: is the machine down, or does a firewall drop what is sent? %w", helloTimeout, err)

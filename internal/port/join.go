@@ -64,8 +64,8 @@ func Provable(others []Candidate, token string) error {
 	}
 	for _, c := range others {
 		if c.ID == peer.AnyServer && token == "" {
-			return fmt.Errorf("entry %q of Join does not say which server that is, and there is no JoinToken "+
-				"by which it could prove that it belongs to the cluster: write id@host:port, or set JoinToken", c.Addr)
+			return fmt.Errorf("entry %q of Join does not have the server's ID, and there is no JoinToken "+
+				"by which that server could prove that it belongs to the cluster: write id@host:port, or set JoinToken", c.Addr)
 		}
 	}
 	return nil
@@ -112,7 +112,7 @@ func (p *Port) joinBy(ctx context.Context, c Candidate, others []Candidate, toke
 	leader := Candidate{peer.AnyServer, a.Leader}
 	if c.ID != peer.AnyServer {
 		if leader.ID = leaderID(a, others); leader.ID == "" {
-			return fmt.Errorf("%s runs a build that does not say which server leads, at %s: name that server in Join, as id@host:port", c, a.Leader)
+			return fmt.Errorf("%s runs a build that gives only the address of the leader, %s: name that server in Join, as id@host:port", c, a.Leader)
 		}
 		err := p.joinAsMember(ctx, leader)
 		if token == "" || !IsRefusal(err, peer.NotMember) {
@@ -226,8 +226,8 @@ func (p *Port) joined(b []byte, err error) error {
 // explained says what to do about a refusal.
 func explained(err error) error {
 	if IsRefusal(err, peer.NotMember) {
-		return fmt.Errorf("%w: the cluster has no server of this name; it needs a JoinToken, or AddServer there. "+
-			"A token that it has may have ended, or be of another server: the leader's log says why", err)
+		return fmt.Errorf("%w: the cluster has no server with this ID; this server needs a JoinToken, or AddServer there. "+
+			"If it has a token, that may have ended, or be for another server: the leader's log says why", err)
 	}
 	return err
 }

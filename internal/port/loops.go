@@ -83,7 +83,7 @@ func (p *Port) keepAddress(ctx context.Context) error {
 	}
 	err := p.tellAddress(ctx)
 	if err != nil {
-		p.cfg.Logger.Warn("this server has another address than the raft configuration says", "is", p.cfg.Addr, "was", s.Address, "error", err)
+		p.cfg.Logger.Warn("could not tell the leader the new address of this server", "is", p.cfg.Addr, "was", s.Address, "error", err)
 	}
 	return err
 }

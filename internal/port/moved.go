@@ -27,7 +27,7 @@ func (p *Port) FindLeader(ctx context.Context) (leader Candidate, found bool, er
 		defer cancel()
 		b, err := p.CallMemberAt(ctx, Candidate{peer.AnyServer, addr}, pathHello, body)
 		if err != nil {
-			p.cfg.Logger.Debug("hello", "addr", addr, "error", err)
+			p.cfg.Logger.Debug("got no answer to a hello", "addr", addr, "error", err)
 			return HelloAnswer{}, err
 		}
 		return helloType.DecodeKnown(b)

@@ -143,14 +143,14 @@ func listen(cfg Config) (*Port, error) {
 		TLS:    conf,
 		Member: func(id peer.Identity) bool { return p.Running() && p.isMember(id) },
 		OnRefuse: func(remote net.Addr, err error) {
-			cfg.Logger.Warn("connection refused", "from", remote, "error", err)
+			cfg.Logger.Warn("rejected a connection", "from", remote, "error", err)
 		},
 	})
 	p.client = peer.NewClient(p.dialer)
 	p.raftConns = p.port.Listener(peer.ALPNRaft)
 	p.server = peer.Serve(p.port.Listener(peer.ALPNPeer), p.serve, peer.ServerOptions{
 		OnError: func(from peer.Identity, path string, err error) {
-			p.failedCalls.Do(func() { cfg.Logger.Warn("peer call", "from", from, "path", path, "error", err) })
+			p.failedCalls.Do(func() { cfg.Logger.Warn("could not answer a call", "from", from, "path", path, "error", err) })
 		},
 	})
 	return p, nil
@@ -185,7 +185,7 @@ func (p *Port) RaftTransport(log raft.LogStore, section func(io.Reader) (io.Read
 		View:    func() (raftwire.View, error) { return p.raftView(log) },
 		Section: section,
 		Refused: func(err error) {
-			p.refusedRequests.Do(func() { p.cfg.Logger.Warn("raft: what a member sent is refused", "error", err) })
+			p.refusedRequests.Do(func() { p.cfg.Logger.Warn("rejected a request of a member to raft", "error", err) })
 		},
 	})
 	return p.transport
@@ -402,7 +402,7 @@ func (p *Port) followCertificates(ctx context.Context) {
 			return
 		}
 		if err := errors.Join(p.port.Recheck(p.cfg.TLS), p.dialer.Recheck()); err != nil {
-			p.refusedRequests.Do(func() { p.cfg.Logger.Warn("certificates of connections can't be checked", "error", err) })
+			p.refusedRequests.Do(func() { p.cfg.Logger.Warn("could not check the certificates of connections", "error", err) })
 		}
 	}
 }

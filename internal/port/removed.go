@@ -129,7 +129,7 @@ func (p *Port) watchRemoval(ctx context.Context) {
 			continue
 		}
 		if err := p.tellAddress(ctx); err != nil {
-			p.cfg.Logger.Debug("no leader makes itself known here", "error", err)
+			p.cfg.Logger.Debug("this server hears from no leader", "error", err)
 		}
 	}
 }
@@ -162,7 +162,7 @@ func (p *Port) noteRemoved(by []raft.ServerID) {
 		return
 	}
 	if len(by) > 0 {
-		p.cfg.Logger.Warn("this server was removed from the cluster", "by what these members say", by)
+		p.cfg.Logger.Warn("this server was removed from the cluster, say other members", "members", by)
 	}
 	p.removed.Store(&by)
 	p.host.Notify()

@@ -116,7 +116,7 @@ func (r *Replicator) fetchFrom(ctx context.Context, from string, keys []meta.New
 func (r *Replicator) keep(ctx context.Context, got []keystore.Key) (err error) {
 	for i, failed := range r.Store.Put(ctx, got...) {
 		if failed != nil && ctx.Err() == nil {
-			r.Logger.Error("write key file", "key", got[i].ID, "error", failed)
+			r.Logger.Error("could not write a key file", "key", got[i].ID, "error", failed)
 			err = errors.Join(err, fmt.Errorf("write key file %s: %w", got[i].ID, failed))
 		}
 	}
@@ -156,7 +156,7 @@ func (r *Replicator) TakeOffer(ctx context.Context, from string, key meta.NewKey
 	}
 	id := key.ID
 	if why := key.Newer(); why != "" {
-		r.Logger.Warn("offered key", "key", id, "not taken", why)
+		r.Logger.Warn("did not take an offered key", "key", id, "reason", why)
 		return r.HeldHere(ctx, []meta.KeyID{id})
 	}
 	// A server that is behind the leader's configuration does not know who was removed before this key
@@ -167,7 +167,7 @@ func (r *Replicator) TakeOffer(ctx context.Context, from string, key meta.NewKey
 		err = errors.Join(err, r.keep(ctx, got))
 		r.offered.remove(id)
 		if err != nil {
-			r.Logger.Debug("offered key", "key", id, "error", err)
+			r.Logger.Debug("could not take an offered key", "key", id, "error", err)
 			r.Store.Discard(id) // the ring may never know it; if it does, it is fetched
 		}
 	}

@@ -40,9 +40,9 @@ func (r *Replicator) cleanUp(ctx context.Context, v local.View) mono.Time {
 		switch {
 		case err == nil || ctx.Err() != nil:
 		case errors.Is(err, fsm.ErrNotLeader): // there is none, and nothing hurries
-			r.Logger.Debug("files of removed keys", "error", err)
+			r.Logger.Debug("could not delete files of removed keys", "error", err)
 		default:
-			r.Logger.Error("files of removed keys", "error", err)
+			r.Logger.Error("could not delete files of removed keys", "error", err)
 		}
 	})
 	return 0

@@ -251,7 +251,7 @@ func (r *Replicator) reread(ctx context.Context, v local.View, missing []*meta.K
 		restored = nil
 	}
 	if err := r.Store.Heal(ctx, v.Ring, missing, restored); err != nil && ctx.Err() == nil {
-		r.Logger.Error("read keystore", "error", err)
+		r.Logger.Error("could not read the keystore", "error", err)
 	}
 	r.Store.Renew(ctx)
 	down := r.KEKs.Down() != nil
@@ -283,7 +283,7 @@ func (r *Replicator) askFiles(ctx context.Context, v local.View) mono.Time {
 	}
 	r.start(ctx, &r.asking, func() {
 		if err := r.AskFiles(ctx); err != nil {
-			r.Logger.Debug("key files stay of an older version", "error", err)
+			r.Logger.Debug("not every server reads newer key files yet", "error", err)
 		}
 	})
 	return 0
@@ -320,7 +320,7 @@ func (r *Replicator) report(ctx context.Context, v local.View, l look) mono.Time
 	}
 	r.calls.Go(func() {
 		if err := r.Peers.Report(ctx, next.leader, hold); err != nil {
-			r.Logger.Debug("report held keys", "leader", next.leader, "error", err)
+			r.Logger.Debug("could not report the held keys", "leader", next.leader, "error", err)
 			return
 		}
 		r.repeats.Add(1)

@@ -378,7 +378,7 @@ func TestStoreThatTakesPart(t *testing.T) {
 		s := newScheduled(t, 1, time.Minute, func(cfg *keyring.Config) { cfg.Backups.Store = lazyStore{cfg.Backups.Store} })
 		keyringtest.Ready(t, s.Cluster)
 		time.Sleep(time.Hour)
-		if p := theProblem(t, s.Leader(), keyring.ProblemSchedule); !strings.Contains(p.Detail, "has not read all of it") || s.last().Index != 0 {
+		if p := theProblem(t, s.Leader(), keyring.ProblemSchedule); !strings.Contains(p.Detail, "has not read the whole backup") || s.last().Index != 0 {
 			t.Errorf("%v, the last is %+v", p, s.last())
 		}
 	})
