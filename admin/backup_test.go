@@ -50,7 +50,7 @@ func TestBackupNamesWhatOneThatWasCutOffHasLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(out, err)
 	}
-	named := filepath.Join(dir, "backup.123.part") + " is of a backup that was cut off"
+	named := filepath.Join(dir, "backup.123.part") + " is an interrupted backup"
 	if !strings.Contains(out, named) || strings.Count(out, "cut off") != 1 {
 		t.Errorf("it says %q", out)
 	}

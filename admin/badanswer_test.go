@@ -42,7 +42,7 @@ func TestABadAnswerIsNoMissingLeader(t *testing.T) {
 		if !strings.Contains(c.Details[0], test.says) || c.Severity != keyring.SeverityWarning || strings.Contains(strings.Join(c.Commands, " "), "controlplane serve") {
 			t.Errorf("%s: %+v", test.name, c)
 		}
-		if v.Servers[0].Role != "bad answer" || v.Verdict.Text != "It works, with 1 problem to see to. First: "+c.Title+"." {
+		if v.Servers[0].Role != "bad answer" || v.Verdict.Text != "It works, with 1 problem to solve. First: "+c.Title+"." {
 			t.Errorf("%s: %+v, %q", test.name, v.Servers, v.Verdict.Text)
 		}
 		tells(all, "s3", "no leader, critical")

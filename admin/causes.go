@@ -14,17 +14,17 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Cause is one thing that is wrong, on however many servers, and what to do about it.
+// Cause is one cause of trouble, on one or more servers, and what to do about it.
 type Cause struct {
 	Severity keyring.Severity    `json:"severity"`
 	Kind     keyring.ProblemKind `json:"kind"`
 	Title    string              `json:"title"`
-	Since    string              `json:"since,omitempty"` // when a server first saw it: UTC, for people
-	Servers  []raft.ServerID     `json:"servers"`         // that it is about
+	Since    string              `json:"since,omitempty"` // when a server first saw it: in UTC, for people
+	Servers  []raft.ServerID     `json:"servers"`         // the servers that the cause is about
 	Keys     []string            `json:"keys,omitempty"`
 	Details  []string            `json:"details"`
 	Advice   string              `json:"advice"`
-	Commands []string            `json:"commands,omitempty"` // that help
+	Commands []string            `json:"commands,omitempty"` // commands that help
 
 	since time.Time
 }
@@ -79,7 +79,7 @@ func allSaid(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, bes
 	add := func(from raft.ServerID, p keyring.Problem) { all = append(all, said{from, p}) }
 	for _, id := range ids {
 		if best.hasLeft(id) && answers[id].Error != "" {
-			add(id, keyring.Problem{Kind: problemNotMember, Severity: keyring.SeverityNotice, Detail: "this server was told of it, and it is no member"})
+			add(id, keyring.Problem{Kind: problemNotMember, Severity: keyring.SeverityNotice, Detail: "this server was given its URL, but it is no member"})
 			continue
 		}
 		for _, p := range problemsOf(answers[id], best) {
@@ -92,7 +92,7 @@ func allSaid(at site, ids []raft.ServerID, answers map[raft.ServerID]answer, bes
 	for _, id := range best.Members {
 		if _, asked := answers[id]; !asked && len(at.urls) > 0 {
 			add(id, keyring.Problem{Kind: problemNotListed, Severity: keyring.SeverityWarning, Detail: fmt.Sprintf(
-				"it is a member, at %s, and nobody has told %s where its API is: it was not asked what is wrong there", cmp.Or(best.Addrs[id], "an unknown address"), at.server)})
+				"it is a member, at %s, but %s has no URL for its API and could not ask it for its problems", cmp.Or(best.Addrs[id], "an unknown address"), at.server)})
 		}
 	}
 	if n := len(best.Voters); best.leads() && (n == 1 || n == 2) {
@@ -150,7 +150,7 @@ func problemsOf(a answer, best Status) (all []keyring.Problem) {
 	// To have no leader is no sign of another cluster, and while the leader changes only the next look tells.
 	if best.Leader != "" && a.Leader != "" && a.Leader != best.Leader {
 		all = append(all, keyring.Problem{Kind: problemTwoClusters, Severity: keyring.SeverityWarning, Detail: fmt.Sprintf(
-			"its leader is %s, and not %s", a.Leader, best.Leader)})
+			"its leader is %s, not %s", a.Leader, best.Leader)})
 	}
 	return all
 }

@@ -20,18 +20,20 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Client calls the Handler of a server, and follows it to the leader. It is safe for concurrent use.
+// Client calls the Handler of a server, and follows its redirects to the leader. It is safe for concurrent
+// use.
 type Client struct {
 	url  string
 	http *http.Client
 }
 
-// NewClient returns the Client of a Handler at a URL, as https://10.0.0.1:8443/keyring. HOST:PORT alone is https, and on a loopback
-// address http.
+// NewClient returns the Client of a Handler at a URL, such as https://10.0.0.1:8443/keyring. HOST:PORT alone
+// means https, and http on a loopback address.
 //
-// with sends the requests, and brings what Config.Authorize wants to see: a certificate, or a Transport that adds a header, for
-// net/http takes headers off where a redirect leads to another host. Nil means http.DefaultClient. Without a CheckRedirect of its own it goes
-// on to three servers at most, and never from https to http.
+// with sends the requests. It must supply what Config.Authorize checks: a certificate, or a Transport that
+// adds a header, because net/http removes headers when a redirect leads to another host. Nil means
+// http.DefaultClient. If with has no CheckRedirect, the Client follows at most three redirects, and none from
+// https to http.
 func NewClient(at string, with *http.Client) (*Client, error) {
 	at, err := parseURL(at)
 	if err != nil {
@@ -71,14 +73,14 @@ const maxRedirects = 3
 func checkRedirect(next *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) > maxRedirects:
-		return errors.New("too many servers say that another one leads")
+		return errors.New("too many redirects: each server says that another one leads")
 	case next.URL.Scheme != "https" && via[0].URL.Scheme == "https":
 		return errors.New("a redirect from https to " + next.URL.Scheme)
 	}
 	return nil
 }
 
-// Error is what a Handler has answered in the place of a result.
+// Error is the error that a Handler has answered.
 type Error struct {
 	Status int    // of HTTP
 	Text   string // one line without control characters
@@ -89,8 +91,9 @@ func (e *Error) Error() string {
 	return strings.TrimRight(fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status)), " ") + ": " + e.Text
 }
 
-// Call is for what has no method here, as an API of the host's own at the same URL: it sends in as JSON, if it is not nil, and decodes the
-// answer into out. path begins with a slash. An answer with another status than 200 is an *Error.
+// Call makes a request without a method here, for example to an API of the host's own at the same URL. It
+// sends in as JSON, unless in is nil, and decodes the answer into out. path begins with a slash. An answer
+// with a status other than 200 is an *Error.
 func (c *Client) Call(ctx context.Context, method, path string, in, out any) error {
 	resp, err := c.send(ctx, method, path, in)
 	if err != nil {
@@ -99,7 +102,7 @@ func (c *Client) Call(ctx context.Context, method, path string, in, out any) err
 	defer resp.Body.Close()
 	const most = 64 << 20 // more than any list that there is
 	if err := json.NewDecoder(io.LimitReader(resp.Body, most)).Decode(out); err != nil {
-		return fmt.Errorf("what answers at %s is no keyring: %w", c.url, err)
+		return fmt.Errorf("the server at %s is no keyring: %w", c.url, err)
 	}
 	return nil
 }
@@ -158,20 +161,20 @@ func isBad(err error) bool {
 	return errors.As(err, new(*Error)) || errors.As(err, new(*json.SyntaxError)) || errors.As(err, new(*json.UnmarshalTypeError))
 }
 
-// Status is how the server that is asked is.
+// Status returns the status of the server that is asked.
 func (c *Client) Status(ctx context.Context) (out Status, err error) {
 	err = c.Call(ctx, http.MethodGet, "/v1/status", nil, &out)
 	return out, err
 }
 
-// Overview is how the cluster is, as the server that is asked sees it: that asks all others.
+// Overview returns the state of the cluster as the server that is asked sees it: it asks all others.
 func (c *Client) Overview(ctx context.Context) (out Overview, err error) {
 	err = c.Call(ctx, http.MethodGet, "/v1/cluster", nil, &out)
 	return out, err
 }
 
-// Rotate makes a new key, and returns it when it is active, or prepublished with RotateOptions.Publish. After an *Error with status 500
-// there may be a new key all the same.
+// Rotate makes a new key. It returns the key when that is active or, with RotateOptions.Publish,
+// prepublished. After an *Error with status 500 there may be a new key all the same.
 func (c *Client) Rotate(ctx context.Context, o keyring.RotateOptions) (out KeyStatus, err error) {
 	in := rotateRequest{Full: o.Full, Revoke: o.Revoke, Compromised: o.Compromised}
 	if wait := time.Until(o.Publish); !o.Publish.IsZero() && wait > 0 {
@@ -181,7 +184,7 @@ func (c *Client) Rotate(ctx context.Context, o keyring.RotateOptions) (out KeySt
 	return out, err
 }
 
-// Remove removes a key: see Keyring.Remove. It may take hours, for which ctx is the only bound, and may be called again.
+// Remove removes a key: see Keyring.Remove. It may take hours; only ctx limits that. It may be called again.
 func (c *Client) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveOptions) error {
 	q := url.Values{}
 	if o.Force {
@@ -193,19 +196,21 @@ func (c *Client) Remove(ctx context.Context, id keyring.KeyID, o keyring.RemoveO
 	return c.Call(ctx, http.MethodDelete, "/v1/keys/"+id.String()+"?"+q.Encode(), nil, &keyAnswer{})
 }
 
-// Adopt takes in the key of a file that the keyring does not know: see Keyring.Adopt.
+// Adopt adopts the key of a file that the keyring does not know: see Keyring.Adopt.
 func (c *Client) Adopt(ctx context.Context, id keyring.KeyID) error {
 	return c.Call(ctx, http.MethodPost, "/v1/keys/"+id.String()+"/adopt", nil, &keyAnswer{})
 }
 
-// Rewrap has the key files of the server that is asked wrapped under its present KEKs alone, and returns its ID.
+// Rewrap rewraps the key files of the server that is asked under its present KEKs, and returns the server's
+// ID.
 func (c *Client) Rewrap(ctx context.Context) (raft.ServerID, error) {
 	var out rewrapAnswer
 	err := c.Call(ctx, http.MethodPost, "/v1/rewrap", nil, &out)
 	return out.Rewrapped, err
 }
 
-// AddServer lets a server join, or gives a member another address, and returns the address. Empty is that of Config.Addr.
+// AddServer admits a server, or changes the address of a member, and returns the address. An empty addr means
+// that of Config.Addr.
 func (c *Client) AddServer(ctx context.Context, id raft.ServerID, addr string) (string, error) {
 	var out serverRequest
 	err := c.Call(ctx, http.MethodPost, "/v1/servers", serverRequest{ID: id, Addr: addr}, &out)
@@ -224,12 +229,13 @@ func (c *Client) PromoteServer(ctx context.Context, id raft.ServerID) error {
 	return c.Call(ctx, http.MethodPost, "/v1/servers/"+url.PathEscape(string(id))+"/promote", nil, &serverRequest{})
 }
 
-// DemoteServer takes the vote of a server: see Keyring.DemoteServer.
+// DemoteServer takes a server's vote away: see Keyring.DemoteServer.
 func (c *Client) DemoteServer(ctx context.Context, id raft.ServerID) error {
 	return c.Call(ctx, http.MethodPost, "/v1/servers/"+url.PathEscape(string(id))+"/demote", nil, &serverRequest{})
 }
 
-// TransferLeadership has the leader hand over to the voter of that ID, or, if it is empty, to any: see Keyring.TransferLeadership.
+// TransferLeadership transfers the leadership to the voter with that ID, or to any voter if to is empty: see
+// Keyring.TransferLeadership.
 func (c *Client) TransferLeadership(ctx context.Context, to raft.ServerID) error {
 	return c.Call(ctx, http.MethodPost, "/v1/leader", leaderRequest{to}, &leaderRequest{})
 }
@@ -243,7 +249,7 @@ func (c *Client) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.R
 	return c.Call(ctx, http.MethodDelete, path, nil, &serverRequest{})
 }
 
-// JoinToken makes a token with which a server may join, a secret. Zero for ttl is an hour.
+// JoinToken makes a token with which a server may join. It is a secret. Zero for ttl means an hour.
 func (c *Client) JoinToken(ctx context.Context, id raft.ServerID, ttl time.Duration) (string, error) {
 	in := tokenRequest{ID: id}
 	if ttl != 0 {
@@ -254,25 +260,25 @@ func (c *Client) JoinToken(ctx context.Context, id raft.ServerID, ttl time.Durat
 	return out.Token, err
 }
 
-// JoinTokens are those that have not ended, without their secrets.
+// JoinTokens returns the tokens that have not ended, without their secrets.
 func (c *Client) JoinTokens(ctx context.Context) (out []keyring.JoinTokenInfo, err error) {
 	err = c.Call(ctx, http.MethodGet, "/v1/tokens", nil, &out)
 	return out, err
 }
 
-// WithdrawJoinToken ends a token, by JoinTokenInfo.ID.
+// WithdrawJoinToken ends the token with that JoinTokenInfo.ID.
 func (c *Client) WithdrawJoinToken(ctx context.Context, id string) error {
 	return c.Call(ctx, http.MethodDelete, "/v1/tokens/"+url.PathEscape(id), nil, &keyring.JoinTokenInfo{})
 }
 
-// Backup is what identifies a backup: see keyring.VerifyOptions.
+// Backup identifies a backup: see keyring.VerifyOptions.
 type Backup struct {
 	SHA256 [32]byte
 	Signer keyring.BackupSigner
 }
 
-// Backup writes a backup to w that the age recipients can open. Only without an error it is complete. When what w has written is safe,
-// call ConfirmBackup: before that there is no backup for the cluster.
+// Backup writes a backup to w that the age recipients can decrypt. It is complete only if there is no error.
+// When the output is safe, call ConfirmBackup: until then the cluster does not count it as a backup.
 func (c *Client) Backup(ctx context.Context, w io.Writer, to ...string) (Backup, error) {
 	resp, err := c.send(ctx, http.MethodPost, "/v1/backup", backupRequest{to})
 	if err != nil {

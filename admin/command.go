@@ -15,48 +15,52 @@ import (
 	"example.com/keyring"
 )
 
-// CommandOptions says how Command works. The zero value is for a host whose Handlers let anybody in who reaches them.
+// CommandOptions configures Command. The zero value is for a host whose Handlers admit anyone who reaches
+// them.
 type CommandOptions struct {
-	// Program names the host's program, and the server that is asked without -server. It is that of Config.
+	// Program names the host's program, and the server that is asked without -server. Use the Program of
+	// Config.
 	Program Program
 	// HTTP sends the requests: see NewClient. Nil means http.DefaultClient.
 	HTTP *http.Client
-	// Restore, if it is set, is the command restore: it makes the directory of a server from a backup, by node.Restore or
-	// keyring.Restore. args are the arguments before the backup, as many as RestoreArgs has words.
+	// Restore, if it is set, implements the command restore: it makes the directory of a server from a
+	// backup, with node.Restore or keyring.Restore. args are the arguments before the backup, as many as
+	// RestoreArgs has words.
 	Restore     func(ctx context.Context, args []string, backup io.Reader, o keyring.RestoreOptions) (keyring.Manifest, error)
 	RestoreArgs string
-	// Usage are lines about commands of the host's own, which are printed before those of this package where all are listed.
+	// Usage are lines about the host's own commands. They are printed before the commands of this package
+	// when all are listed.
 	Usage string
-	// Stdout and Stderr are written to. Nil means those of the process.
+	// Stdout and Stderr receive the output. Nil means those of the process.
 	Stdout, Stderr io.Writer
 }
 
 // usageLines are the commands: how each is called, and what it does.
 const usageLines = `[-server URL] keys status [-json]       keys, servers, problems
-[-server URL] keys rotate [-publish 5m] [-full] [-compromised]       without -publish the key signs at once: for emergencies
-[-server URL] keys remove [-force] [-now] ID
-[-server URL] keys adopt ID       take in the key of a file that the keyring does not know
-[-server URL] keys rewrap       wrap that server's key files under its present KEKs alone
-[-server URL] servers add [-addr HOST:PORT] [-nonvoter] ID       a new one may join, or one has moved
-[-server URL] servers remove [-force] ID       refused while a key would be held by too few
-[-server URL] servers promote ID       give it a vote, once it holds every key
-[-server URL] servers demote ID       take its vote: it stays, with its keys
-[-server URL] servers lead [ID]       the leader hands over, to that server or to any
+[-server URL] keys rotate [-publish 5m] [-full] [-compromised]       make a new key; without -publish it signs at once: for emergencies
+[-server URL] keys remove [-force] [-now] ID       re-encrypt the key's data, then remove it
+[-server URL] keys adopt ID       adopt the key of a file that the keyring does not know
+[-server URL] keys rewrap       rewrap that server's key files under its present KEKs
+[-server URL] servers add [-addr HOST:PORT] [-nonvoter] ID       let a server join, or change its address
+[-server URL] servers remove [-force] ID       remove it; refused while too few others hold a key
+[-server URL] servers promote ID       give it a vote; it must hold every key
+[-server URL] servers demote ID       take its vote away; it stays a member with its keys
+[-server URL] servers lead [ID]       transfer the leadership to that server, or to any
 [-server URL] servers token [-ttl 1h] ID       print a token with which that server may join
-[-server URL] servers tokens       those that have not ended
-[-server URL] servers withdraw TOKEN-ID
-[-server URL] backup -to RECIPIENT,... FILE        everything, for age recipients; prints its SHA-256
-verify -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] BACKUP       says whether it restores
-restore -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] [-unauthenticated] [-data-only] [-force] RESTOREARGS BACKUP       makes the directory of a server
-inspect [-kek FILE,...] KEYSTORE-DIR       what lies there; a star marks the KEKs that open a key
+[-server URL] servers tokens       list the tokens that have not ended
+[-server URL] servers withdraw TOKEN-ID       end a token
+[-server URL] backup -to RECIPIENT,... FILE        back up everything, for age recipients; prints the SHA-256
+verify -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] BACKUP       check that a backup can be restored
+restore -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] [-unauthenticated] [-data-only] [-force] RESTOREARGS BACKUP       make the directory of a server
+inspect [-kek FILE,...] KEYSTORE-DIR       list the files there; a star marks the KEKs that open a key
 `
 
-// Command runs a command of an operator's: keys, servers, backup, verify, restore or inspect, with their arguments, and perhaps
-// -server URL before them. It is for the CLI of a host, which passes the rest of its own arguments on. -h lists the
-// commands. The package's documentation has more.
+// Command runs an operator's command: keys, servers, backup, verify, restore or inspect, with its arguments.
+// -server URL may come before it. A host's CLI passes the rest of its own arguments on. -h lists the
+// commands. The package documentation has more.
 //
-// Print its error, with the program's name before it, and exit with ExitStatus. Nothing that a server or a file says reaches a terminal with
-// control characters.
+// Print the error, prefixed by the program's name, and exit with ExitStatus. Command never sends control
+// characters from a server or a file to a terminal.
 func Command(ctx context.Context, args []string, o CommandOptions) error {
 	c := newCLI(o)
 	fs := flag.NewFlagSet(c.program.Name, flag.ContinueOnError)
@@ -98,10 +102,13 @@ func wantsHelp(args []string) bool {
 	return len(args) > 0 && (args[0] == "-h" || args[0] == "-help" || args[0] == "--help")
 }
 
-// ExitStatus is the exit status for an error of Command: 0 for none, 1 if something failed, as a disk, or a server that does not answer or refuses, 2 for
-// wrong usage, and 3 if what was looked at is not good: verify says that the backup does not restore with these identities, inspect that
-// something is wrong with a file, that no KEK given opens it or that there is no key, keys status that there is a problem which is more
-// than a notice.
+// ExitStatus returns the exit status for an error of Command:
+//
+//   - 0: no error.
+//   - 1: something failed, such as a disk, or a server that does not answer or refuses.
+//   - 2: wrong usage.
+//   - 3: the thing that was checked is not good. verify: the backup can't be restored with these identities. inspect: something is wrong
+//     with a file, no given KEK opens it, or there is no key. keys status: there is a problem that is more than a notice.
 func ExitStatus(err error) int {
 	switch {
 	case err == nil:
@@ -230,7 +237,7 @@ func (c *cli) within(ctx context.Context, limit time.Duration, call func(context
 	defer cancel()
 	err := call(ctx)
 	if hangs(err) {
-		err = fmt.Errorf("%s takes connections and has not answered within %v: its process or its disk may hang. Ask another server, with -server: what it says of this one tells what to do: %w", c.client.url, limit, err)
+		err = fmt.Errorf("%s accepts connections but has not answered within %v: its process or its disk may hang. Ask another server with -server: it says what to do about this one: %w", c.client.url, limit, err)
 	}
 	return err
 }

@@ -58,9 +58,9 @@ func (c *cli) backup(ctx context.Context, args []string) error {
 	}
 	fmt.Fprintf(c.out, "%x  %s\n", made.SHA256, line(target))
 	if err := c.confirm(ctx, made.SHA256); err != nil {
-		c.warning("the backup is good, but the cluster does not know of it, and the status may go on to ask for one. Make another:", flat(err.Error()))
+		c.warning("the backup is good, but the cluster has not noted it, so the status may still ask for a backup. Make another one:", flat(err.Error()))
 	}
-	c.warning("keep the SHA-256 or the signer where those who write the file can't write; signed by", signedBy(made.Signer))
+	c.warning("keep the SHA-256 or the signer in a place where those who can write the file can't write; signed by", signedBy(made.Signer))
 	return nil
 }
 
@@ -91,7 +91,7 @@ func (c *cli) warnOfParts(dir, own string) {
 	}
 	for _, e := range entries {
 		if e.Name() != own && e.Type().IsRegular() && parts.MatchString(e.Name()) {
-			c.warning(line(filepath.Join(dir, e.Name())), "is of a backup that was cut off, and is no backup: delete it, unless one is being made there now")
+			c.warning(line(filepath.Join(dir, e.Name())), "is an interrupted backup, and can't be restored: delete it, unless a backup is being made there now")
 		}
 	}
 }
@@ -157,7 +157,7 @@ func tell(out io.Writer, m keyring.Manifest) {
 
 func signedBy(signer keyring.BackupSigner) string {
 	if signer == (keyring.BackupSigner{}) {
-		return "nobody: it is of an older build"
+		return "nobody: an older build made it"
 	}
 	return signer.String()
 }
@@ -208,7 +208,7 @@ func (c *cli) restore(ctx context.Context, args []string) error {
 	}
 	o.Identities, o.Digest, o.Signer, o.Cluster = b.want.Identities, b.want.Digest, b.want.Signer, b.want.Cluster
 	if o.Digest == ([32]byte{}) && o.Signer == (keyring.BackupSigner{}) && !o.Unauthenticated {
-		return usage{errors.New("restore: nothing tells who wrote the backup: -sha256, -signer or -unauthenticated is missing")}
+		return usage{errors.New("restore: nothing proves who wrote the backup: -sha256, -signer or -unauthenticated is missing")}
 	}
 	return c.read("restore", b, func(r io.Reader) (keyring.Manifest, error) {
 		return c.options.Restore(ctx, args[:n], r, o)

@@ -83,7 +83,7 @@ func (c *cli) transfer(ctx context.Context, args []string) error {
 	if err := c.client.TransferLeadership(ctx, raft.ServerID(args[0])); err != nil {
 		return err
 	}
-	fmt.Fprintln(c.out, "the leader has handed over")
+	fmt.Fprintln(c.out, "another server leads now")
 	return nil
 }
 
@@ -127,6 +127,6 @@ func (c *cli) withdrawToken(ctx context.Context, args []string) error {
 	if err := c.client.WithdrawJoinToken(ctx, args[0]); err != nil {
 		return err
 	}
-	fmt.Fprintln(c.out, "nobody can join with that token any more")
+	fmt.Fprintln(c.out, "nobody can join with that token any longer")
 	return nil
 }

@@ -138,7 +138,7 @@ func TestABackupIsKeptWhoseConfirmationIsNot(t *testing.T) {
 			}))
 			defer cut.Close()
 			out, err := runCommand(t, cut.URL, "backup", "-to", identity.Recipient().String(), file)
-			if err != nil || !strings.Contains(out, "the backup is good, but the cluster does not know of it") || confirmed.Load() == 0 {
+			if err != nil || !strings.Contains(out, "the backup is good, but the cluster has not noted it") || confirmed.Load() == 0 {
 				t.Fatalf("%s, %v, %d confirmations", out, err, confirmed.Load())
 			}
 			f, err := os.Open(file)
@@ -162,7 +162,7 @@ func TestABackupThatIsKeptCounts(t *testing.T) {
 	s := alone(t, nil)
 	out, err := runCommand(t, s.url, "backup", "-to", newIdentity(t).Recipient().String(), filepath.Join(t.TempDir(), "backup"))
 	sum, _, _ := strings.Cut(out, " ")
-	if got := fmt.Sprintf("%x", [32]byte(lastBackup(t, s).SHA256)); err != nil || got != sum || strings.Contains(out, "does not know of it") {
+	if got := fmt.Sprintf("%x", [32]byte(lastBackup(t, s).SHA256)); err != nil || got != sum || strings.Contains(out, "has not noted it") {
 		t.Errorf("%s, %v; the status shows %s", out, err, got)
 	}
 	for path, want := range map[string]int{"x": 400, strings.Repeat("0", 63): 400, strings.Repeat("0", 66): 400, strings.Repeat("0", 64): 404, sum: 200} {

@@ -14,56 +14,62 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Config is what a Handler needs to know of the host, and who it lets in. Authorize is required; the rest may be empty.
+// Config configures a Handler. Authorize is required; the rest may be empty.
 type Config struct {
-	// Authorize returns the name of the one who sends a request, which is the actor in the audit, or an error, which refuses
-	// the request with status 403, or 401 if it is one of Unauthenticated: its text is sent. It is called for each request, the
-	// page's files too, before the body is read. An empty name refuses as well. Required: without it New returns an error.
+	// Authorize returns the name of the sender of a request, which is the actor in the audit. An error
+	// refuses the request with status 403, or with 401 if it is one of Unauthenticated; the text of the error
+	// is sent. An empty name refuses the request as well. Authorize is called for each request, including
+	// those for the page's files, before the body is read. Required: without it New returns an error.
 	//
-	// The path in the request is the Handler's own, as /v1/keys. GET and HEAD change nothing. POST /v1/backup hands out every
-	// key and all data, encrypted to recipients that the sender chooses, and POST /v1/tokens lets a server join. Where
-	// browsers send credentials by themselves, and where there are none, compare Request.Host with the names of the
-	// server as well: else a page whose name leads to the server is taken for its own.
+	// The path in the request is the Handler's own, such as /v1/keys. GET and HEAD change nothing. POST
+	// /v1/backup returns every key and all data, encrypted to recipients that the sender chooses. POST
+	// /v1/tokens lets a server join. If browsers send credentials by themselves, or if there are none, also
+	// compare Request.Host with the names of the server. Otherwise a foreign page whose name resolves to the
+	// server counts as the server's own page.
 	Authorize func(*http.Request) (actor string, err error)
 
-	// Cluster is the name that the page shows. Empty shows "keyring".
+	// Cluster is the cluster's name on the page. Empty shows "keyring".
 	Cluster string
-	// URLs returns where the Handler of each server is, by the server's ID, this one included, as
-	// https://10.0.0.1:8443/keyring. Calls that only the leader can do are redirected there, and the page asks the others how they
-	// are. It has servers that are down too, as from a configuration and not from who answers: the page says of a member that is not in it
-	// that it was not asked, and of one that is, and does not answer, what to do. Nil means that nobody knows: the page shows this server
-	// alone.
+	// URLs returns the URL of each server's Handler, by the server's ID, including this server:
+	// https://10.0.0.1:8443/keyring, for example. Leader-only calls are redirected there, and the page asks
+	// the other servers for their status. Take the URLs from a configuration, so that they include servers
+	// that are down. For a listed server that does not answer, the page says what to do; for a member that is
+	// not listed, it only says that it was not asked. Nil means that no URL is known: the page shows this
+	// server alone.
 	URLs func() map[raft.ServerID]string
-	// Client asks the other servers for their status. Their Authorize has to let it in, by a certificate of its Transport's,
-	// say. Nil means http.DefaultClient.
+	// Client asks the other servers for their status. Their Authorize must admit it, for example by a
+	// certificate of its Transport. Nil means http.DefaultClient.
 	Client *http.Client
-	// Addr returns the address in raft of a server that is added without one, or nothing. Nil means that an address is
-	// required.
+	// Addr returns the raft address of a server that is added without one, or "". Nil means that an address
+	// is required.
 	Addr func(raft.ServerID) string
-	// Records tells how many records of the host's are sealed under a key, for the page and the status. Most often it is the
+	// Records counts the host's records under a key, for the page and the status. Usually it is the
 	// Config.Data of the keyring. Nil shows none.
 	Records keyring.Counter
-	// RotateEvery is the RotationPolicy.Every of this server, for the advice to servers that differ. Zero means the default.
+	// RotateEvery is the RotationPolicy.Every of this server, for the advice about servers that differ. Zero
+	// means the default.
 	RotateEvery time.Duration
-	// Buttons gives the page buttons that rotate and remove keys. Without them, what a browser sends is refused unless it is
-	// a GET or a HEAD.
+	// Buttons adds buttons to the page that rotate and remove keys. Without them, requests from browsers are
+	// refused unless they are GET or HEAD.
 	Buttons bool
-	// Program names the host's commands and files, for the commands that the page shows with a problem.
+	// Program names the host's commands and files, which the page shows with a problem.
 	Program Program
-	// Logger gets each request that may change something, with its actor and status, and the panics of the host's functions. It
-	// gets no body, no query and no ID of a path, of which some may be secrets. Nil logs nothing.
+	// Logger receives each request that may change something, with its actor and status, and the panics of
+	// the host's functions. It receives no body, no query and no ID of a path, because some of these are
+	// secrets. Nil logs nothing.
 	Logger hclog.Logger
 }
 
-// Unauthenticated is an error for Config.Authorize: nobody knows who sends the request. It is answered with status 401 and the
-// challenge as WWW-Authenticate, upon which a browser asks for a password: Basic realm="keyring".
+// Unauthenticated returns an error for Config.Authorize: the sender of the request is unknown. The answer has
+// status 401 and the challenge as WWW-Authenticate; a browser then asks for a password. Example: Basic
+// realm="keyring".
 func Unauthenticated(challenge string) error { return unauthenticated{challenge} }
 
 type unauthenticated struct{ challenge string }
 
 func (unauthenticated) Error() string { return "who are you?" }
 
-// Handler is the API and the page of one server. It is safe for concurrent use, and has nothing to close.
+// Handler is the API and the page of one server. It is safe for concurrent use, and need not be closed.
 type Handler struct {
 	server Server
 	id     raft.ServerID
@@ -72,16 +78,17 @@ type Handler struct {
 	routes http.Handler
 }
 
-// New returns the Handler of a server, which a *node.Node is, and which ForKeyring makes of a *keyring.Keyring. It returns an
-// error if cfg has no Authorize: then nobody could be let in.
+// New returns the Handler of a server: a *node.Node, or the result of ForKeyring for a *keyring.Keyring. It
+// is an error if cfg has no Authorize, because then nobody could be admitted.
 //
-// Mount it at any path that ends in a slash, with http.StripPrefix, on a server with TLS, ReadHeaderTimeout and IdleTimeout.
+// Mount it with http.StripPrefix at any path that ends in a slash, on a server with TLS, ReadHeaderTimeout
+// and IdleTimeout.
 func New(server Server, cfg Config) (*Handler, error) {
 	if server == nil {
 		return nil, errors.New("admin: no server")
 	}
 	if cfg.Authorize == nil {
-		return nil, errors.New("admin: Config.Authorize is missing: nobody could be let in")
+		return nil, errors.New("admin: Config.Authorize is missing: nobody could be admitted")
 	}
 	if cfg.Cluster == "" {
 		cfg.Cluster = "keyring"
@@ -131,11 +138,12 @@ func withoutRedirects(c http.Client) *http.Client {
 	return &c
 }
 
-// ServeHTTP answers a request. It refuses what a page of another origin sends, and what Authorize refuses.
+// ServeHTTP answers a request. It refuses requests from pages of another origin, and those that Authorize
+// refuses.
 //
-// The body of a request has at most 64 KiB, and has to be there within 10 seconds. The client has to take an answer within 30 seconds, and
-// a backup at 64 KiB in 30 seconds. The deadlines of the http.Server do not hold for that. How long a call works is for its
-// client to say, by ending the request.
+// The body of a request has at most 64 KiB and must arrive within 10 seconds. The client must read an answer
+// within 30 seconds, and a backup at 64 KiB in 30 seconds. The deadlines of the http.Server do not apply to
+// these. A client limits the duration of a call by ending the request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	protect(w.Header())
 	out := &begunWriter{ResponseWriter: w}
@@ -145,7 +153,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		respond(out, http.StatusForbidden, "cross-origin request: a page of another origin has sent it")
 		return
 	case !cleanPath(r.URL):
-		respond(out, http.StatusNotFound, "no such path: it has an empty or a dot element, or does not begin with a slash")
+		respond(out, http.StatusNotFound, "no such path: it has an empty element or a dot element, or does not begin with a slash")
 		return
 	}
 	actor, err := h.cfg.Authorize(r)
@@ -160,16 +168,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		respond(out, status, "not allowed: "+err.Error())
 		return
 	case keyring.Actor(ctx) == "": // also if it was no UTF-8
-		respond(out, http.StatusForbidden, "not allowed: nobody knows who sends this")
+		respond(out, http.StatusForbidden, "not allowed: the sender is unknown")
 		return
 	case changes(r) && byBrowser(r) && !h.cfg.Buttons:
-		respond(out, http.StatusForbidden, "not allowed: this server's page only shows")
+		respond(out, http.StatusForbidden, "not allowed: this server's page is read-only")
 		return
 	}
 	r = r.WithContext(ctx)
 	h.routes.ServeHTTP(out, r)
 	if changes(r) {
-		h.cfg.Logger.Info("admin", "request", r.Pattern, "by", actor, "status", out.status)
+		h.cfg.Logger.Info("answered an admin request", "request", r.Pattern, "by", actor, "status", out.status)
 	}
 }
 
@@ -182,11 +190,11 @@ func (h *Handler) recovered(w *begunWriter) {
 	if p == http.ErrAbortHandler { //nolint:errorlint // net/http compares so too
 		panic(p)
 	}
-	h.cfg.Logger.Error("panic", "value", fmt.Sprint(p), "stack", string(debug.Stack()))
+	h.cfg.Logger.Error("a function of the host panicked", "value", fmt.Sprint(p), "stack", string(debug.Stack()))
 	if w.begun {
 		panic(http.ErrAbortHandler) // the client must not take it for the end of the answer
 	}
-	respond(w, http.StatusInternalServerError, "a function of this server's has panicked: its log has more. What was asked for may have happened")
+	respond(w, http.StatusInternalServerError, "a function of this server has panicked: see its log. The request may have been executed")
 }
 
 // serve makes a handler of a function that returns what to answer with. The request may have these parameters.

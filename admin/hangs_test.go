@@ -36,7 +36,7 @@ func refusing(t *testing.T) string {
 // A command that asks a server that hangs ends, and says that it hangs; of one that is down it says something else.
 func TestStatusOfAServerThatHangsEnds(t *testing.T) {
 	t.Parallel()
-	says := "takes connections and has not answered within 5s"
+	says := "accepts connections but has not answered within 5s"
 	_, err := runCommand(t, "http://"+listening(t), "keys", "status")
 	if err == nil || !strings.Contains(err.Error(), says) || ExitStatus(err) != 1 {
 		t.Errorf("%v", err)
@@ -61,7 +61,7 @@ func TestHungServerIsToldApartFromADeadOne(t *testing.T) {
 	for _, id := range []raft.ServerID{"s3", "s2"} { // the second takes all the time that there is
 		all[id] = h.ask(ctx, id, urls[id])
 	}
-	if a := all["s2"]; a.Error != "it takes connections, and has not answered within 1s" {
+	if a := all["s2"]; a.Error != "it accepts connections, but has not answered within 1s" {
 		t.Errorf("%q", a.Error)
 	}
 	v := overviewOf(testSite, testNow, all)

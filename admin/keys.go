@@ -37,9 +37,9 @@ func (q rotateRequest) options(now time.Time) (keyring.RotateOptions, error) {
 	wait, err := time.ParseDuration(q.Publish)
 	switch {
 	case err != nil || wait <= 0 || wait > maxPublish:
-		return o, fmt.Errorf("publish: %.40q is no time from 1ns to %v, such as 5m", q.Publish, maxPublish)
+		return o, fmt.Errorf("publish: %.40q is no duration from 1ns to %v, such as 5m", q.Publish, maxPublish)
 	case q.Compromised:
-		return o, errors.New("compromised does not go with publish: until then the key that somebody else has would sign")
+		return o, errors.New("compromised can't be combined with publish: until then the stolen key would sign")
 	}
 	o.Publish = now.Add(wait)
 	return o, nil

@@ -37,12 +37,12 @@ var symptoms = map[keyring.ProblemKind]struct {
 	says string // in the detail of the cause
 }{
 	problemCutOff:              {noContact, "so it hears from no leader"},
-	problemUnheard:             {slices.Concat(noContact, noLeader), "so another server gets no usable answer of it"},
+	problemUnheard:             {slices.Concat(noContact, noLeader), "so another server gets no usable answer from it"},
 	keyring.ProblemBehind:      {slices.Concat(noContact, noLeader), "so it is not caught up"},
 	problemNotReady:            {slices.Concat(noContact, noLeader), "so it is not ready"},
-	keyring.ProblemUnreachable: {[]keyring.ProblemKind{problemHangs}, "so no server gets an answer of it"},
-	keyring.ProblemStuck:       {slices.Concat(noAnswer, []keyring.ProblemKind{keyring.ProblemRaftDisk}), "so it gets no further"},
-	keyring.ProblemKeyMissing:  {noFile, "so it can't take in the keys that it lacks"},
+	keyring.ProblemUnreachable: {[]keyring.ProblemKind{problemHangs}, "so no server gets an answer from it"},
+	keyring.ProblemStuck:       {slices.Concat(noAnswer, []keyring.ProblemKind{keyring.ProblemRaftDisk}), "so it does not advance"},
+	keyring.ProblemKeyMissing:  {noFile, "so it can't store the keys that it lacks"},
 	keyring.ProblemUnderheld:   {slices.Concat(noAnswer, noFile, []keyring.ProblemKind{keyring.ProblemKeyMissing}), "so it does not hold the active key"},
 }
 

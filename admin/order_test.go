@@ -184,13 +184,13 @@ func TestOnlyAClusterWithRedundancyIsWell(t *testing.T) {
 		{"two vote", func(all map[raft.ServerID]answer) {
 			change(all, "s1", members("s1", "s2"))
 			all["s3"] = down
-		}, "It works, and would not if a server failed: 2 of 2 servers answer, s1 leads. There are 2 notices."},
+		}, "It works, but would not if a server failed: 2 of 2 servers answer, s1 leads. There are 2 notices."},
 		{"one votes", func(all map[raft.ServerID]answer) {
 			change(all, "s1", members("s1"))
 			all["s2"], all["s3"] = down, down
-		}, "It works, and would not if a server failed: 1 of 1 servers answer, s1 leads. There are 2 notices."},
+		}, "It works, but would not if a server failed: 1 of 1 servers answer, s1 leads. There are 2 notices."},
 		{"one more than cluster.json has", func(all map[raft.ServerID]answer) { change(all, "s1", members("s1", "s2", "s3", "s4")) },
-			"It works, with 1 problem to see to. First: A member was not asked: nobody has said where its API is (s4)."},
+			"It works, with 1 problem to solve. First: A member was not asked: the URL of its API is unknown (s4)."},
 	} {
 		all := three()
 		test.change(all)

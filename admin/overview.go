@@ -13,11 +13,11 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Overview is what the page and keys status show: the cluster as one server sees it. It follows from the statuses of all
-// servers alone. Whoever draws it decides nothing, but how things look.
+// Overview is the state of the cluster as one server sees it, for the page and for keys status. It is
+// computed from the statuses of all servers alone. The page decides nothing but the layout.
 type Overview struct {
 	Cluster string        `json:"cluster"`
-	Server  raft.ServerID `json:"server"`  // that has asked the others
+	Server  raft.ServerID `json:"server"`  // the server that has asked the others
 	Buttons bool          `json:"buttons"` // the page may rotate and remove keys
 	Counted bool          `json:"counted"` // KeyRow.Records is known
 	Verdict Verdict       `json:"verdict"`
@@ -25,22 +25,22 @@ type Overview struct {
 	Active       *KeyRow     `json:"active,omitempty"`       // nil if there is none
 	NextRotation string      `json:"nextRotation"`           // for people, with the time in UTC
 	LastBackup   string      `json:"lastBackup"`             // likewise
-	BackupSigner string      `json:"backupSigner,omitempty"` // of the backups of now
-	Certificate  string      `json:"certificate,omitempty"`  // when the first of all servers ends, likewise
-	Clear        *Moving     `json:"clear,omitempty"`        // records in the clear, which are being sealed
+	BackupSigner string      `json:"backupSigner,omitempty"` // of the backups made now
+	Certificate  string      `json:"certificate,omitempty"`  // when the first certificate expires, likewise
+	Clear        *Moving     `json:"clear,omitempty"`        // records in the clear, which are being encrypted
 	KEKs         []KEKRow    `json:"keks"`
 	Problems     []Cause     `json:"problems"` // the worst first
 	Servers      []ServerRow `json:"servers"`
 	Keys         []KeyRow    `json:"keys"` // the newest first
 }
 
-// Verdict is whether all is well. Severity is that of the worst problem, empty if there is none.
+// Verdict says whether all is well. Severity is that of the worst problem, or empty.
 type Verdict struct {
 	Severity keyring.Severity `json:"severity,omitempty"`
 	Text     string           `json:"text"`
 }
 
-// KEKRow is a KEK, with the servers that have it.
+// KEKRow is a KEK, with the servers that use it.
 type KEKRow struct {
 	ID      string          `json:"id"`
 	Servers []raft.ServerID `json:"servers"`
@@ -55,22 +55,22 @@ type ServerRow struct {
 	Error string        `json:"error,omitempty"`
 }
 
-// KeyRow is a key. Held says of each of Overview.Servers whether it has it: held, missing or unknown.
+// KeyRow is a key. Held says for each of Overview.Servers whether it has the key: held, missing or unknown.
 type KeyRow struct {
 	ID        string        `json:"id"`
 	State     keyring.State `json:"state"`
 	Algorithm string        `json:"algorithm"`
-	Since     string        `json:"since"`   // when it was made active, or made: UTC, for people
+	Since     string        `json:"since"`   // when it was made, or became active: in UTC, for people
 	Age       string        `json:"age"`     // since then
-	Records   int           `json:"records"` // sealed under it, as the leader has them; -1 if nobody counts them
+	Records   int           `json:"records"` // under the key, counted by the leader; -1 if unknown
 	Held      []string      `json:"held"`
-	Moving    *Moving       `json:"moving,omitempty"` // of a key whose records are being moved
+	Moving    *Moving       `json:"moving,omitempty"` // for a key whose records are being re-encrypted
 }
 
-// Moving is how the move of a key's records to the active key goes.
+// Moving is the progress of re-encrypting a key's records under the active key.
 type Moving struct {
 	Moved int    `json:"moved"`
-	Left  int    `json:"left"` // -1 if nobody counts them
+	Left  int    `json:"left"` // -1 if unknown
 	Error string `json:"error,omitempty"`
 }
 
@@ -233,7 +233,7 @@ func firstToEnd(ids []raft.ServerID, answers map[raft.ServerID]answer, now time.
 		whose += ", its CA's"
 	}
 	if !first.NotAfter.After(now) {
-		return utc(first.NotAfter) + ": ended (" + whose + ")"
+		return utc(first.NotAfter) + ": expired (" + whose + ")"
 	}
 	return utc(first.NotAfter) + ", in " + span(first.NotAfter.Sub(now)) + " (" + whose + ")"
 }
@@ -268,13 +268,13 @@ func verdictOf(causes []Cause, servers []ServerRow) Verdict {
 			there = " There are "
 		}
 		if slices.ContainsFunc(causes, func(c Cause) bool { return c.Kind == problemNoSpare }) {
-			so = "It works, and would not if a server failed: "
+			so = "It works, but would not if a server failed: "
 		}
 		return Verdict{worst.Severity, so + well + there + count(len(causes), "notice") + "."}
 	case worst.Severity == keyring.SeverityCritical:
 		return Verdict{worst.Severity, "Something is wrong now. First: " + worst.Title + "."}
 	}
-	return Verdict{worst.Severity, "It works, with " + count(n, "problem") + " to see to. First: " + worst.Title + "."}
+	return Verdict{worst.Severity, "It works, with " + count(n, "problem") + " to solve. First: " + worst.Title + "."}
 }
 
 func count(n int, what string) string {
@@ -325,10 +325,10 @@ func (v Overview) print(out io.Writer) error {
 		fmt.Fprintf(&b, "backups are signed by %s\n", v.BackupSigner)
 	}
 	if v.Certificate != "" {
-		fmt.Fprintf(&b, "certificate:    the first ends %s\n", line(v.Certificate))
+		fmt.Fprintf(&b, "certificate:    the first expires %s\n", line(v.Certificate))
 	}
 	if m := v.Clear; m != nil {
-		fmt.Fprintf(&b, "in the clear:   %d records sealed, %s left %s\n", m.Moved, countOf(m.Left), flat(m.Error))
+		fmt.Fprintf(&b, "in the clear:   %d records encrypted, %s left %s\n", m.Moved, countOf(m.Left), flat(m.Error))
 	}
 	for _, k := range v.KEKs {
 		fmt.Fprintf(&b, "KEK:            %s %s, on %s", line(k.ID), k.State, line(list(k.Servers)))

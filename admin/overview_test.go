@@ -97,7 +97,7 @@ func TestViewOfTrouble(t *testing.T) {
 			q.Keys, q.Since = []keyring.KeyID{one, two}, since.Add(-time.Hour)
 			change(all, "s2", func(a *answer) { a.Causes = []keyring.Problem{p} })
 			change(all, "s3", func(a *answer) { a.Causes = []keyring.Problem{q} })
-		}, "Something is wrong now. First: Keys are missing: what is sealed under them does not open there (s2, s3).",
+		}, "Something is wrong now. First: Keys are missing: these servers can't decrypt the data under them (s2, s3).",
 			[]string{"critical key missing |s2, s3|2026-11-30 04:00 UTC|controlplane inspect -kek /tmp/cp/s2.kek /tmp/cp/s2/keystore; controlplane inspect -kek /tmp/cp/s3.kek /tmp/cp/s3/keystore"}},
 		{"the worst first", func(all map[raft.ServerID]answer) {
 			orphan := problem(keyring.ProblemOrphan, "notice")
@@ -110,7 +110,7 @@ func TestViewOfTrouble(t *testing.T) {
 		{"of what presses as much, a backup is the last", func(all map[raft.ServerID]answer) {
 			change(all, "s1", func(a *answer) { a.Causes = []keyring.Problem{problem(keyring.ProblemBackup, "warning")} })
 			change(all, "s2", func(a *answer) { a.Causes = []keyring.Problem{problem(keyring.ProblemKEKUnconfigured, "warning")} })
-		}, "It works, with 2 problems to see to. First: Key files name a KEK that the server was not given (s2).", []string{
+		}, "It works, with 2 problems to solve. First: Key files name a KEK that the server was not given (s2).", []string{
 			"warning KEK not configured |s2||controlplane inspect -kek /tmp/cp/s2.kek /tmp/cp/s2/keystore; controlplane serve -escrow RECIPIENT -identity FILE /tmp/cp s2; mv /tmp/cp/s2/keystore /tmp/cp/s2/keystore.old",
 			"warning no backup |s1||controlplane backup -to RECIPIENT FILE"}},
 		{"one that does not answer, as others say too", func(all map[raft.ServerID]answer) {
@@ -118,7 +118,7 @@ func TestViewOfTrouble(t *testing.T) {
 			p := problem(keyring.ProblemUnreachable, "warning")
 			p.Server = "s3"
 			change(all, "s1", func(a *answer) { a.Causes = []keyring.Problem{p} })
-		}, "It works, with 1 problem to see to. First: No answer (s3).", []string{"warning no usable answer |s3||controlplane serve /tmp/cp s3"}},
+		}, "It works, with 1 problem to solve. First: No answer (s3).", []string{"warning no usable answer |s3||controlplane serve /tmp/cp s3"}},
 		{"no leader", func(all map[raft.ServerID]answer) {
 			all["s1"], all["s3"] = answer{Error: "connection refused"}, answer{Error: "connection refused"}
 			change(all, "s2", func(a *answer) { a.Leader = "" })
@@ -128,13 +128,13 @@ func TestViewOfTrouble(t *testing.T) {
 			change(all, "s3", func(a *answer) {
 				a.Leader, a.Causes = "", []keyring.Problem{problem(keyring.ProblemNoLeader, "critical")}
 			})
-		}, "Something is wrong now. First: A server hears from no leader, and there is one (s3).",
+		}, "Something is wrong now. First: A server hears from no leader, although there is one (s3).",
 			[]string{"critical cut off |s3||timedatectl; openssl verify -CAfile /tmp/cp/ca.pem /tmp/cp/s3.pem"}},
 		{"a clock that is wrong, as its server says of the leader's", func(all map[raft.ServerID]answer) {
 			p := problem(keyring.ProblemClock, "warning")
 			p.Server = "s1"
 			change(all, "s2", func(a *answer) { a.Causes = []keyring.Problem{p} })
-		}, "It works, with 1 problem to see to. First: Clocks differ: servers may refuse each other's tokens (s1, s2).",
+		}, "It works, with 1 problem to solve. First: Clocks differ: servers may refuse each other's tokens (s1, s2).",
 			[]string{"warning clock |s1, s2||timedatectl"}},
 		{"two notices", func(all map[raft.ServerID]answer) {
 			change(all, "s2", func(a *answer) {
@@ -143,11 +143,11 @@ func TestViewOfTrouble(t *testing.T) {
 		}, "All is well: 3 of 3 servers answer, s1 leads. There are 2 notices.", []string{"notice inline KEK |s2||", "notice of the host |s2||"}},
 		{"two clusters", func(all map[raft.ServerID]answer) {
 			change(all, "s3", func(a *answer) { a.Leader = "s3" })
-		}, "It works, with 1 problem to see to. First: Another leader than the one that is shown (s3).",
+		}, "It works, with 1 problem to solve. First: A server follows another leader than the one that is shown (s3).",
 			[]string{"warning two clusters |s3||controlplane servers add s3"}},
 		{"not ready, and nothing says why", func(all map[raft.ServerID]answer) {
 			change(all, "s2", func(a *answer) { a.Ready = false })
-		}, "It works, with 1 problem to see to. First: Not ready (s2).", []string{"warning not ready |s2||controlplane keys status"}},
+		}, "It works, with 1 problem to solve. First: Not ready (s2).", []string{"warning not ready |s2||controlplane keys status"}},
 		{"removed and stopped", func(all map[raft.ServerID]answer) {
 			all["s3"] = answer{Error: "connection refused"}
 			change(all, "s1", func(a *answer) { a.Members = []raft.ServerID{"s1", "s2"} })
@@ -169,7 +169,7 @@ func TestViewOfTrouble(t *testing.T) {
 		}, "All is well: 3 of 3 servers answer, s1 leads. There is 1 notice.", []string{"notice old KEKs |s2||controlplane -server http://127.0.0.1:8002 keys rewrap"}},
 		{"an older build", func(all map[raft.ServerID]answer) {
 			change(all, "s2", func(a *answer) { a.Problems = []string{"no backup: why. Call Backup."} })
-		}, "It works, with 1 problem to see to. First: Keys are in no backup (s2).", []string{"warning no backup |s2||controlplane backup -to RECIPIENT FILE"}},
+		}, "It works, with 1 problem to solve. First: Keys are in no backup (s2).", []string{"warning no backup |s2||controlplane backup -to RECIPIENT FILE"}},
 	} {
 		all := three()
 		test.change(all)
@@ -318,7 +318,7 @@ func TestOverviewHasCertificatesAndRecordsInTheClear(t *testing.T) {
 		t.Errorf("%q, want %q; %+v", v.Certificate, want, v.Clear)
 	}
 	var out strings.Builder
-	if err := v.print(&out); err != nil || !strings.Contains(out.String(), v.Certificate) || !strings.Contains(out.String(), "3 records sealed, ? left") {
+	if err := v.print(&out); err != nil || !strings.Contains(out.String(), v.Certificate) || !strings.Contains(out.String(), "3 records encrypted, ? left") {
 		t.Errorf("%v: %s", err, &out)
 	}
 	change(all, "s3", func(a *answer) { a.Certificates = []keyring.Certificate{ends("s3", false, 0)} })

@@ -37,8 +37,8 @@ function showFacts(v) {
   fact("Next rotation", [v.nextRotation]);
   fact("Last backup", [v.lastBackup]);
   if (v.backupSigner) fact("Backups signed by", [el("code", v.backupSigner)]);
-  if (v.certificate) fact("First certificate to end", [v.certificate]);
-  if (v.clear) fact("Records in the clear", [v.clear.moved + " sealed, " + (v.clear.left < 0 ? "?" : v.clear.left) + " left", ...(v.clear.error ? [": " + v.clear.error] : [])]);
+  if (v.certificate) fact("First certificate to expire", [v.certificate]);
+  if (v.clear) fact("Records in the clear", [v.clear.moved + " encrypted, " + (v.clear.left < 0 ? "?" : v.clear.left) + " left", ...(v.clear.error ? [": " + v.clear.error] : [])]);
   v.keks.forEach((k, i) => facts.push(el("dt", i ? "" : "KEKs"), el("dd", undefined, "",
     el("code", k.id), " ", el("span", k.state, ["wraps", "old"].includes(k.state) ? "" : "bad"), " on " + k.servers.join(", "),
     ...(k.detail ? [": " + k.detail] : []))));
@@ -108,7 +108,7 @@ function show(v) {
   $("buttons").hidden = !v.buttons;
 }
 
-// Refused is what a server has answered, and not that it has not.
+// Refused is an error that a server has answered; other errors mean that there was no answer.
 class Refused extends Error {}
 
 // say changes a text if it is another one: what has a status is read out.
@@ -129,7 +129,7 @@ async function look() {
     show(await call("GET", "v1/cluster", undefined, AbortSignal.timeout(3000)));
     say("stale", "");
   } catch (e) {
-    say("stale", e instanceof Refused ? "What is below is old: " + e.message : "No answer from this server: what is below is old.");
+    say("stale", e instanceof Refused ? "This page is out of date: " + e.message : "This page is out of date: this server does not answer.");
   }
   setTimeout(look, 1000);
 }
@@ -163,14 +163,14 @@ function ask(question, consequence, yes, confirmed) {
 }
 
 function askRemove(k) {
-  const data = k.records ? `Its ${k.records < 0 ? "" : k.records + " "}records are moved to the active key first, and then it goes. ` : "";
-  ask("Remove this key for good?", `${k.id}, ${k.state}. ${data}There is no way to call that off.`, "Remove", () =>
+  const data = k.records ? `Its ${k.records < 0 ? "" : k.records + " "}records are re-encrypted first, then the key is removed. ` : "";
+  ask("Remove this key for good?", `${k.id}, ${k.state}. ${data}You can't cancel this.`, "Remove", () =>
     act("Removing…", "Not removed: ", "DELETE", "v1/keys/" + encodeURIComponent(k.id), undefined, () => "The key " + k.id + " is removed."));
 }
 
 $("rotate").addEventListener("click", () => rotate(false));
 $("full").addEventListener("click", () => ask("Rotate fully?",
-  "A new key becomes active, and every record is read and encrypted again under it. That loads all servers for as long as it takes, and there is no way to call it off.",
+  "A new key becomes active, and every record is re-encrypted under it. This loads all servers until it is done, and you can't cancel it.",
   "Rotate fully", () => rotate(true)));
 $("no").addEventListener("click", () => $("ask").close());
 look();

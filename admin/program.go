@@ -8,22 +8,24 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Program says what the host's commands and files are called. The page and the commands show it with a problem, as what to paste into a
-// shell: so the host quotes what has spaces. In Start, StartWithOldKEKs and the files, $SERVER stands for the ID of a server. A command
-// that would need an empty field is left out.
+// Program names the host's commands and files. The page and the commands show them with a problem, for
+// copying into a shell: so quote what has spaces. In Start, StartWithOldKEKs and the files, $SERVER stands
+// for the ID of a server. A command that needs an empty field is not shown.
 type Program struct {
-	// Name is how Command is called: the host's program, and what comes before keys, servers, backup and so on, as
-	// "kvd keyring". Empty means the name of the running program.
+	// Name is how Command is called: the host's program, and all that comes before keys, servers, backup and
+	// so on, such as "kvd keyring". Empty means the name of the running program.
 	Name string
 	// Server is the URL of the Handler that Command asks without -server. Empty means that -server is required.
 	Server string
 
-	// Start starts a server: "kvd serve $SERVER". If it has $EVERY, that stands for the flag -every with the period
-	// of rotation, where a problem needs that, and else for nothing.
+	// Start is the command that starts a server: "kvd serve $SERVER". $EVERY in it stands for the flag -every
+	// with the rotation period where a problem needs that, and otherwise for nothing.
 	Start string
-	// StartWithOldKEKs starts a server once with what opens the key files when their KEK is lost, as OldKEKs.
+	// StartWithOldKEKs is the command that starts a server once with OldKEKs that open the key files when
+	// their KEK is lost.
 	StartWithOldKEKs string
-	// Recover makes a server the only one when most are gone for good: see node.Recover and keyring.RecoverKeys.
+	// Recover is the command that makes a server the only member when most are gone for good: see
+	// node.Recover and keyring.RecoverKeys.
 	Recover string
 
 	Keystore        string // a server's directory of key files
@@ -45,8 +47,8 @@ func (p Program) noLeader() string {
 	if p.Recover != "" {
 		last = "call " + p.Recover
 	}
-	return ". See first in " + p.Name + " keys status, asked at the other servers, if they have a leader: then never recover this one. " +
-		"Else start the servers that are down. Only if most of them are gone for good, stop the one that is left and " + last
+	return ". First check with " + p.Name + " keys status, asked at the other servers, whether they have a leader: then never recover this one. " +
+		"Otherwise start the servers that are down. Only if most of them are gone for good, stop the one that is left and " + last
 }
 
 // asking is the program with the URL of a server, for the commands that ask one.

@@ -158,7 +158,7 @@ func parameters(r *http.Request, names []string) error {
 			return badRequest{fmt.Errorf("this request takes no parameter %.100q", name)}
 		}
 		if len(values) > 1 {
-			return badRequest{fmt.Errorf("the parameter %q is given %d times", name, len(values))}
+			return badRequest{fmt.Errorf("the parameter %q occurs %d times", name, len(values))}
 		}
 	}
 	return nil
@@ -172,7 +172,7 @@ func flagOf(r *http.Request, name string) (bool, error) {
 	}
 	value, err := strconv.ParseBool(q.Get(name))
 	if err != nil {
-		return false, badRequest{fmt.Errorf("the parameter %q is true or false, not %.100q", name, q.Get(name))}
+		return false, badRequest{fmt.Errorf("the parameter %q must be true or false, not %.100q", name, q.Get(name))}
 	}
 	return value, nil
 }

@@ -8,8 +8,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Server is what a Handler works for. A *node.Node is one: it forwards to the leader what only the leader can do, but for backups, which
-// its Handler redirects there. ForKeyring makes one of a *keyring.Keyring. The methods are those of a Node, and are safe for concurrent use.
+// Server is the part of a *node.Node that a Handler uses. A Node forwards leader-only calls to the leader,
+// except backups, which its Handler redirects there. ForKeyring makes a Server from a *keyring.Keyring. The
+// methods are those of a Node, and are safe for concurrent use.
 type Server interface {
 	Keyring() *keyring.Keyring
 	Rotate(context.Context, keyring.RotateOptions) (keyring.Key, error)
@@ -27,12 +28,14 @@ type Server interface {
 	WithdrawJoinToken(ctx context.Context, id string) error
 }
 
-// ForKeyring is the Server of a host with a raft of its own. What only the leader can do works on the leader alone: the Handlers of
-// the others redirect to it, if Config.URLs says where it is, and else answer with status 503 and its ID.
+// ForKeyring returns the Server of a host with a raft of its own. Leader-only calls work on the leader alone.
+// The Handlers of the other servers redirect to it if Config.URLs has its URL, and otherwise answer with
+// status 503 and the leader's ID.
 //
-// o says how a member gets another address. A server that is added has no vote at first: the host's port of package port, or its Peers
-// of the module grpc, gives it one. Without one, either the host calls Keyring.PromoteServers whenever Keyring.Changed tells of a change, or an operator
-// gives the command servers promote.
+// o says how a member gets another address. A server that is added has no vote at first. The host's port of
+// package port, or its Peers of the module grpc, gives it one. Without these, the host calls
+// Keyring.PromoteServers whenever Keyring.Changed reports a change, or an operator runs the command servers
+// promote.
 func ForKeyring(k *keyring.Keyring, o keyring.AddServerOptions) Server { return local{k, o} }
 
 // local does all on this server.

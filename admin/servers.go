@@ -31,7 +31,7 @@ func (h *Handler) addServer(r *http.Request) (any, error) {
 		in.Addr = h.cfg.Addr(in.ID)
 	}
 	if in.Addr == "" {
-		return nil, badRequest{fmt.Errorf("nobody knows where server %.300q is: an address is needed", in.ID)}
+		return nil, badRequest{fmt.Errorf("the address of server %.300q is unknown: give one", in.ID)}
 	}
 	if err := cmp.Or(checkID(in.ID), checkAddr(in.Addr)); err != nil {
 		return nil, err
@@ -115,7 +115,7 @@ func (h *Handler) joinToken(r *http.Request) (any, error) {
 	var ttl time.Duration
 	if in.TTL != "" {
 		if ttl, err = time.ParseDuration(in.TTL); err != nil || ttl <= 0 {
-			return nil, badRequest{fmt.Errorf("ttl: %.40q is no time such as 10m", in.TTL)}
+			return nil, badRequest{fmt.Errorf("ttl: %.40q is no duration such as 10m", in.TTL)}
 		}
 	}
 	if err := cmp.Or(checkID(in.ID), checkTTL(ttl)); err != nil {

@@ -16,19 +16,19 @@ import (
 // peerTime is for another server's status.
 const peerTime = time.Second
 
-// Status is a server as it sees itself.
+// Status is the status of a server, as it sees itself.
 type Status struct {
 	ID      raft.ServerID   `json:"id"`
 	Leader  raft.ServerID   `json:"leader,omitempty"` // empty if none is known
 	Ready   bool            `json:"ready"`
-	Voters  []string        `json:"voters,omitempty"`  // as far as it knows; the leader does
-	Members []raft.ServerID `json:"members,omitempty"` // likewise, with those that have no vote
+	Voters  []string        `json:"voters,omitempty"`  // as far as the server knows; the leader knows all
+	Members []raft.ServerID `json:"members,omitempty"` // likewise, including those without a vote
 
-	Addrs map[raft.ServerID]string `json:"addrs,omitempty"` // of the members, as raft has them
+	Addrs map[raft.ServerID]string `json:"addrs,omitempty"` // raft addresses of the members
 	Every string                   `json:"every,omitempty"` // Config.RotateEvery: 720h0m0s, or default
 
 	Keys     []KeyStatus   `json:"keys,omitempty"`     // the newest first
-	Missing  []string      `json:"missing,omitempty"`  // IDs of keys whose material is not held here
+	Missing  []string      `json:"missing,omitempty"`  // IDs of keys whose material this server lacks
 	Rekeying []RekeyStatus `json:"rekeying,omitempty"` // on the leader
 	Problems []string      `json:"problems,omitempty"` // with the library's advice
 
@@ -36,27 +36,27 @@ type Status struct {
 	KEKs         []keyring.KEKStatus  `json:"keks,omitempty"`
 	NextRotation time.Time            `json:"nextRotation,omitzero"` // zero if keys rotate only by hand
 	LastBackup   keyring.LastBackup   `json:"lastBackup,omitzero"`
-	BackupSigner keyring.BackupSigner `json:"backupSigner,omitzero"` // of the backups of now
+	BackupSigner keyring.BackupSigner `json:"backupSigner,omitzero"` // of the backups made now
 
-	Certificates []keyring.Certificate `json:"certificates,omitempty"` // the first to end first
+	Certificates []keyring.Certificate `json:"certificates,omitempty"` // the first to expire first
 }
 
-// KeyStatus is a key as a server knows it.
+// KeyStatus is a key, as a server knows it.
 type KeyStatus struct {
 	ID        string          `json:"id"`
 	State     keyring.State   `json:"state"`
 	Algorithm string          `json:"algorithm"`
-	Since     time.Time       `json:"since"` // when it was made active, or made
+	Since     time.Time       `json:"since"` // when it was made, or became active
 	Index     uint64          `json:"index"` // of the log entry that changed it last
 	Holders   []raft.ServerID `json:"holders,omitempty"`
-	Records   int             `json:"records"` // sealed under it, as this server has them; -1 if nobody counts them
+	Records   int             `json:"records"` // under the key, counted by this server; -1 if unknown
 }
 
-// RekeyStatus is how the move of a key's records to the active key goes.
+// RekeyStatus is the progress of re-encrypting a key's records under the active key.
 type RekeyStatus struct {
-	Key      string   `json:"key"` // the zero ID for records in the clear, which are sealed: see keyring.Sealed
+	Key      string   `json:"key"` // the zero ID for records in the clear: see keyring.Sealed
 	Moved    int      `json:"moved"`
-	Left     int      `json:"left"` // -1 if nobody counts them
+	Left     int      `json:"left"` // -1 if unknown
 	Poisoned []string `json:"poisoned,omitempty"`
 	Error    string   `json:"error,omitempty"`
 }
@@ -84,7 +84,7 @@ type answer struct {
 
 func (h *Handler) status(r *http.Request) (any, error) { return h.Status(r.Context()) }
 
-// Status is how this server is: what GET /v1/status answers.
+// Status returns the status of this server, the answer to GET /v1/status.
 func (h *Handler) Status(ctx context.Context) (Status, error) {
 	st, err := h.server.Keyring().Status(ctx)
 	if err != nil {
@@ -175,8 +175,8 @@ func (h *Handler) ask(ctx context.Context, id raft.ServerID, url string) answer 
 	return answerOf(h.id, id, func() (out Status, err error) {
 		defer func() {
 			if p := recover(); p != nil { // of the host's Transport
-				h.cfg.Logger.Error("panic", "value", fmt.Sprint(p))
-				err = errors.New("a function of this server's has panicked: its log has more")
+				h.cfg.Logger.Error("a function of the host panicked", "value", fmt.Sprint(p))
+				err = errors.New("a function of this server has panicked: see its log")
 			}
 		}()
 		c, err := NewClient(url, h.peers)
@@ -201,7 +201,7 @@ func answerOf(own, id raft.ServerID, status func() (Status, error)) (a answer) {
 	if err != nil {
 		a = answer{Error: err.Error(), Hangs: id != own && hangs(err), Bad: id != own && (another || isBad(err))}
 		if a.Hangs {
-			a.Error = fmt.Sprintf("it takes connections, and has not answered within %v", peerTime)
+			a.Error = fmt.Sprintf("it accepts connections, but has not answered within %v", peerTime)
 		}
 	}
 	return a

@@ -57,7 +57,7 @@ func ownAway(t *testing.T, s *servers, b *browser) {
 
 	s.kill(own)
 	p := b.until(`p.stale != ""`)
-	if p.Stale != "No answer from this server: what is below is old." {
+	if p.Stale != "This page is out of date: this server does not answer." {
 		t.Errorf("the page says %q", p.Stale)
 	}
 	if !slices.EqualFunc(p.Keys, before.Keys, func(a, b row) bool { return a.ID == b.ID }) {
@@ -80,7 +80,7 @@ func ownHangs(t *testing.T, s *servers, b *browser) {
 	if err := process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	b.until(`p.stale.startsWith("No answer from this server")`)
+	b.until(`p.stale.startsWith("This page is out of date: this server does not answer")`)
 	if err := process.Signal(syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}

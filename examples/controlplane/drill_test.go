@@ -254,7 +254,7 @@ func TestDrillAServerIsRemovedAndComesBack(t *testing.T) {
 	d.await("s3", "told", func(st status) bool { return strings.Contains(strings.Join(st.Problems, "\n"), "removed") })
 	d.stop("s3")
 	d.destroy("s3")
-	if out, err := d.try("s2", "", "servers", "add", "s4"); err == nil || !strings.Contains(out, "an address is needed") {
+	if out, err := d.try("s2", "", "servers", "add", "s4"); err == nil || !strings.Contains(out, "is unknown: give one") {
 		t.Errorf("a server without an address is added: %v, %q", err, out)
 	}
 	d.join("s2", "s3")
