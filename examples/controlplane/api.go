@@ -142,8 +142,8 @@ func fail(w http.ResponseWriter, err error) {
 	}
 	text := err.Error()
 	if errors.Is(err, keyring.ErrNoLeader) {
-		text += ". See first in controlplane keys status, asked at the other servers, if they have a leader: then never recover this one. " +
-			"Else start the servers that are down. Only if most of them are gone for good, stop the one that is left and call controlplane recover"
+		text += ". First check with controlplane keys status, asked at the other servers, whether they have a leader: then never recover this one. " +
+			"Otherwise start the servers that are down. Only if most of them are gone for good, stop the one that is left and call controlplane recover"
 	}
 	respond(w, status, text)
 }
@@ -239,7 +239,7 @@ func (s *server) read(ctx context.Context, path string, stale bool) (records.Rec
 }
 
 // errGone is a secret that nobody can open any more.
-var errGone = errors.New("the key that the secret is sealed under was removed by force")
+var errGone = errors.New("the key of the secret was removed by force")
 
 // lost says why a secret does not open whose key is unknown. If it was re-encrypted since it was read,
 // and its old key removed after that, nothing is lost: the next request finds it.
@@ -270,7 +270,7 @@ func (s *server) list(r *http.Request) (any, error) {
 func (s *server) identity(r *http.Request) (any, error) {
 	workload, err := secretPath(r.PathValue("workload"))
 	if err == nil && strings.Contains(workload, "/") { // or the secrets of team/web would also be those of team
-		err = badRequest{fmt.Errorf("workload %q: a name has no slash", workload)}
+		err = badRequest{fmt.Errorf("workload %q: a name must not contain a slash", workload)}
 	}
 	if err != nil {
 		return nil, err
@@ -286,7 +286,7 @@ func (s *server) identity(r *http.Request) (any, error) {
 	if in.TTL != "" {
 		ttl, err := time.ParseDuration(in.TTL)
 		if err != nil || ttl <= 0 || ttl > maxTTL {
-			return nil, badRequest{fmt.Errorf("ttl %q is no time to live of at most %v", in.TTL, maxTTL)}
+			return nil, badRequest{fmt.Errorf("ttl %q is no duration of at most %v", in.TTL, maxTTL)}
 		}
 		claims["exp"] = time.Now().Add(ttl).Unix()
 	}
@@ -301,7 +301,7 @@ func (s *server) identity(r *http.Request) (any, error) {
 func (s *server) whoami(r *http.Request) (any, error) {
 	who, err := s.caller(r)
 	if err == nil && who == "" {
-		err = fmt.Errorf("%w: the request has none", keyring.ErrToken)
+		err = fmt.Errorf("%w: the request has no token", keyring.ErrToken)
 	}
 	return map[string]string{"subject": who}, err
 }
@@ -326,7 +326,7 @@ func (s *server) caller(r *http.Request) (string, error) {
 	}
 	workload, ok := strings.CutPrefix(claims.Subject, subject)
 	if err == nil && (!ok || workload == "" || strings.Contains(workload, "/")) {
-		err = fmt.Errorf("%w: it is no workload's", keyring.ErrToken)
+		err = fmt.Errorf("%w: it is not a workload's token", keyring.ErrToken)
 	}
 	return claims.Subject, err
 }
@@ -353,7 +353,7 @@ func (s *server) person(r *http.Request) error {
 // secretPath checks a path: a valid one has no empty element, no dot elements, and is not long.
 func secretPath(p string) (string, error) {
 	if !fs.ValidPath(p) || p == "." || len(p) > 256 {
-		return "", badRequest{fmt.Errorf("path %q: elements parted by slashes, at most 256 bytes", p)}
+		return "", badRequest{fmt.Errorf("path %q: want elements separated by slashes, at most 256 bytes", p)}
 	}
 	return p, nil
 }

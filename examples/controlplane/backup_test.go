@@ -191,7 +191,7 @@ func recoverWithout(t *testing.T, dir, old string) {
 		t.Fatal(err)
 	}
 	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !regexp.MustCompile(
-		`^s3 is the only member; what came after log index \d+ of [\d-]{10} [\d:]{8} UTC is lost, and 1 keys are missing\nmissing: `+old+`\n`).MatchString(out) {
+		`^s3 is the only member; everything after log index \d+ of [\d-]{10} [\d:]{8} UTC is lost, and 1 keys are missing\nmissing: `+old+`\n`).MatchString(out) {
 		t.Fatalf("%s, %v", out, err)
 	}
 	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {

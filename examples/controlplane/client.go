@@ -83,13 +83,13 @@ func (c cli) put(ctx context.Context, args []string) error {
 		return err
 	}
 	if len(value) == 0 && !*empty { // as of a command that failed, at the other end of a pipe
-		return errors.New("standard input is empty: -empty puts an empty secret")
+		return errors.New("standard input is empty: use -empty to store an empty secret")
 	}
 	if len(value) > maxValue {
 		return fmt.Errorf("a secret has at most %d bytes", maxValue)
 	}
 	if !utf8.Valid(value) {
-		return errors.New("a secret is text, in UTF-8: JSON carries nothing else")
+		return errors.New("a secret must be UTF-8 text, because it is sent as JSON")
 	}
 	in.Value = string(value)
 	var out entry

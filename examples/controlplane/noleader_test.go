@@ -42,7 +42,7 @@ func TestCommandsSayThatThereIsNoLeader(t *testing.T) {
 // others have a leader, that makes two clusters.
 func sayStatusFirst(err error) bool {
 	text := err.Error()
-	look, recover := strings.Index(text, "See first in controlplane keys status"), strings.Index(text, "call controlplane recover")
+	look, recover := strings.Index(text, "First check with controlplane keys status"), strings.Index(text, "call controlplane recover")
 	other, node := strings.Index(text, "Status of another server"), strings.Index(text, "node.Recover")
 	return 0 <= look && look < recover && other <= node
 }

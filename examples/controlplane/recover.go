@@ -34,7 +34,7 @@ func (c cli) recover(ctx context.Context, args []string) error {
 	if !r.Time.IsZero() {
 		from = r.Time.UTC().Format(" of 2006-01-02 15:04:05 MST")
 	}
-	fmt.Fprintf(c.out, "%s is the only member; what came after log index %d%s is lost, and %d keys are missing\n", s.id, r.Index, from, len(r.Missing))
+	fmt.Fprintf(c.out, "%s is the only member; everything after log index %d%s is lost, and %d keys are missing\n", s.id, r.Index, from, len(r.Missing))
 	for _, m := range r.Missing {
 		fmt.Fprintf(c.out, "missing: %s", m.ID)
 		if m.Err != nil {
@@ -48,7 +48,7 @@ func (c cli) recover(ctx context.Context, args []string) error {
 		dirs = append(dirs, filepath.Join(args[0], string(id)))
 	}
 	if len(others) > 0 {
-		fmt.Fprintf(c.out, "start %s; before you start %s again, empty %s, for with what they have they would be a second cluster, and add them: servers add\n",
+		fmt.Fprintf(c.out, "start %s; before you start %s again, empty %s, because their data would make a second cluster, and add them with servers add\n",
 			s.id, strings.Join(others, " and "), strings.Join(dirs, " and "))
 	}
 	return nil

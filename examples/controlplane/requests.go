@@ -79,7 +79,7 @@ func parameters(r *http.Request, names []string) error {
 			return badRequest{fmt.Errorf("this request takes no parameter %q", name)}
 		}
 		if len(values) > 1 {
-			return badRequest{fmt.Errorf("the parameter %q is given %d times", name, len(values))}
+			return badRequest{fmt.Errorf("the parameter %q occurs %d times", name, len(values))}
 		}
 	}
 	return nil
@@ -93,7 +93,7 @@ func flagOf(r *http.Request, name string) (bool, error) {
 	}
 	value, err := strconv.ParseBool(q.Get(name))
 	if err != nil {
-		return false, badRequest{fmt.Errorf("the parameter %q is true or false, not %q", name, q.Get(name))}
+		return false, badRequest{fmt.Errorf("the parameter %q must be true or false, not %q", name, q.Get(name))}
 	}
 	return value, nil
 }

@@ -124,7 +124,7 @@ func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		return err
 	}
 	if (*backups == "") != (*to == "") {
-		return usage{errors.New("serve: -backups and -to are wanted together")}
+		return usage{errors.New("serve: -backups and -to must be given together")}
 	}
 	if *identity != "" && *escrow == "" {
 		return usage{errors.New("serve: -identity is for -escrow")}
@@ -193,7 +193,7 @@ func (s *server) moveOffOldKEKs(ctx context.Context) {
 		err = s.node.Keyring().Rewrap(ctx)
 	}
 	if err != nil {
-		s.log.Error("rewrap", "error", err)
+		s.log.Error("could not rewrap the key files", "error", err)
 	}
 }
 
@@ -229,7 +229,7 @@ func listenLoopback(addr string) (net.Listener, error) {
 		return nil, err
 	}
 	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
-		return nil, fmt.Errorf("the API is for loopback only, not for %s", addr)
+		return nil, fmt.Errorf("the API is for loopback addresses only, not for %s", addr)
 	}
 	return net.Listen("tcp", addr)
 }

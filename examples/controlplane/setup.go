@@ -39,10 +39,10 @@ func initialize(args []string, stdout io.Writer) error {
 		return err
 	}
 	if *servers < 1 || *servers > 9 {
-		return usage{fmt.Errorf("init: -servers %d: 1 to 9 can be made", *servers)}
+		return usage{fmt.Errorf("init: -servers %d: want 1 to 9", *servers)}
 	}
 	if last := *port + 2**servers - 1; *port < 0 || last > 65535 {
-		return usage{fmt.Errorf("init: -port %d: the ports are %[1]d to %d, of 1 to 65535; 0 takes free ones", *port, last)}
+		return usage{fmt.Errorf("init: -port %d: the ports %[1]d to %d must be within 1 to 65535; 0 chooses free ports", *port, last)}
 	}
 	if err := setUp(args[0], *port, *servers); err != nil {
 		return err

@@ -56,7 +56,7 @@ func (cl *client) run(ctx context.Context, c *cluster) {
 
 // summarize says how it went.
 func (cl *client) summarize(c *cluster) {
-	c.say("client", "has %d ciphertexts; %d calls failed and were made again", len(cl.records), cl.failed)
+	c.say("client", "has %d ciphertexts; %d calls failed and were retried", len(cl.records), cl.failed)
 	sealed := map[keyring.KeyID]int{}
 	for _, r := range cl.records {
 		id, _ := keyring.CiphertextKeyID(r.ciphertext) // of what is no ciphertext, zero; check finds it
@@ -85,12 +85,12 @@ func (cl *client) check(ctx context.Context, c *cluster) error {
 			case err != nil:
 				last = fmt.Errorf("%s: %w", r.aad, err)
 			case !bytes.Equal(got, r.plaintext):
-				last = fmt.Errorf("%s: %s opens it to something else", r.aad, p.id)
+				last = fmt.Errorf("%s: %s decrypts it to something else", r.aad, p.id)
 			default:
 				open++
 			}
 		}
-		c.say(p.id, "%d of %d open", open, len(cl.records))
+		c.say(p.id, "decrypts %d of %d", open, len(cl.records))
 		if last != nil {
 			lost = append(lost, last)
 		}

@@ -70,7 +70,7 @@ func (c *cluster) replace(ctx context.Context, id raft.ServerID) error {
 	if err := os.RemoveAll(c.data(id)); err != nil {
 		return err
 	}
-	c.say(id, "its directory is deleted")
+	c.say(id, "its directory was deleted")
 	return c.start(ctx, id)
 }
 

@@ -120,13 +120,13 @@ func killOnceAsked(ctx context.Context, c *cluster) error {
 		return err
 	}
 	if err := <-answered; err != nil {
-		c.say(asked.id, "does not know what became of the key: %v", err)
+		c.say(asked.id, "does not know whether the key was made: %v", err)
 	}
 	if err := c.settle(ctx); err != nil {
 		return err
 	}
 	if c.now().leader().Active == leader.Active {
-		c.say(asked.id, "sees that the key was dropped: no server had it any more")
+		c.say(asked.id, "sees that the key was dropped: no server has it any longer")
 	}
 	return nil
 }

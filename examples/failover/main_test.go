@@ -55,7 +55,7 @@ func TestEveryCiphertextOpensAfterTwoLeadersDied(t *testing.T) {
 	if n := strings.Count(out.String(), "killed with SIGKILL"); n != 2 {
 		t.Errorf("%d kills", n)
 	}
-	open := regexp.MustCompile(`s\d      (\d+) of (\d+) open`).FindAllStringSubmatch(out.String(), -1)
+	open := regexp.MustCompile(`s\d      decrypts (\d+) of (\d+)`).FindAllStringSubmatch(out.String(), -1)
 	if len(open) != 3 {
 		t.Errorf("%d servers were asked to open the ciphertexts", len(open))
 	}

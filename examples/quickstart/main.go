@@ -2,9 +2,8 @@
 //
 //	go run ./examples/quickstart [-dir D] [-kek FILE] FILE...
 //
-// It seals each FILE into D/sealed, makes a new key, opens with the old one what that sealed,
-// and shows the keys and where everything lies. Run again with the same -dir, it also opens
-// what earlier runs sealed.
+// It encrypts each FILE into D/sealed, makes a new key, decrypts the ciphertexts with the old key, and shows the keys
+// and the files. Run again with the same -dir, it also decrypts the ciphertexts of earlier runs.
 package main
 
 import (
@@ -28,11 +27,11 @@ import (
 
 const usage = `usage: quickstart [-dir D] [-kek FILE] FILE...
 
-Encrypts each FILE into D/sealed, makes a new key, and decrypts.
+Encrypts each FILE into D/sealed, makes a new key, and decrypts the ciphertexts.
 
   -dir D      keep keys and ciphertexts in D (default: a temporary directory, removed at the end)
   -kek FILE   wrap the keys under the 32 bytes in FILE; "head -c 32 /dev/urandom >FILE" makes
-              one (default: anybody who reads the key files has the keys)
+              one (default: anyone who reads the key files has the keys)
 `
 
 func main() {
@@ -69,7 +68,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(*dir)) }()
-		fmt.Fprintf(stdout, "everything goes to %s, which is removed at the end; -dir keeps it\n", *dir)
+		fmt.Fprintf(stdout, "everything goes to %s, which is removed at the end; use -dir to keep it\n", *dir)
 	}
 
 	ctx, cancel := context.WithTimeout(ctx, time.Minute) // a server alone is ready in seconds
@@ -119,7 +118,7 @@ func (d demo) sealAndOpen(ctx context.Context, files []string) error {
 		}
 	}
 	if len(earlier) > 0 {
-		fmt.Fprintf(d.out, "opened   all %d ciphertexts of earlier runs\n", len(earlier))
+		fmt.Fprintf(d.out, "decrypted all %d ciphertexts of earlier runs\n", len(earlier))
 	}
 	var sealed []string
 	for _, file := range files {
@@ -128,13 +127,13 @@ func (d demo) sealAndOpen(ctx context.Context, files []string) error {
 			return fmt.Errorf("seal %s: %w", file, err)
 		}
 		sealed = append(sealed, name)
-		fmt.Fprintf(d.out, "sealed   %s as sealed/%s under key %s\n", file, name, short(key))
+		fmt.Fprintf(d.out, "encrypted %s as sealed/%s under key %s\n", file, name, short(key))
 	}
 	key, err := d.node.Rotate(ctx, keyring.RotateOptions{})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(d.out, "rotated  the %s key is %s\n", key.State, short(key.ID))
+	fmt.Fprintf(d.out, "rotated   the %s key is %s\n", key.State, short(key.ID))
 	for i, name := range sealed {
 		got, err := d.open(ctx, name)
 		if err != nil {
@@ -147,7 +146,7 @@ func (d demo) sealAndOpen(ctx context.Context, files []string) error {
 		if !bytes.Equal(got, want) {
 			return fmt.Errorf("sealed/%s does not hold what %s holds now", name, files[i])
 		}
-		fmt.Fprintf(d.out, "opened   sealed/%s: equal to %s\n", name, files[i])
+		fmt.Fprintf(d.out, "decrypted sealed/%s: equal to %s\n", name, files[i])
 	}
 	return nil
 }
@@ -196,7 +195,7 @@ func (d demo) show() {
 		age := time.Since(k.Created).Round(time.Millisecond)
 		fmt.Fprintf(w, "%s\t%s\t%v\t%s\n", short(k.ID), k.State, age, strings.Trim(fmt.Sprint(k.Holders), "[]"))
 	}
-	fmt.Fprintf(w, "\nIN %s\tLIES\n", d.dir)
+	fmt.Fprintf(w, "\nFILES IN %s\tCONTENTS\n", d.dir)
 	fmt.Fprintf(w, "keystore/*.nks.json\teach key, wrapped under the KEK\n")
 	fmt.Fprintf(w, "keystore/keystore.id\twhich keystore this is\n")
 	fmt.Fprintf(w, "raft/raft.db\traft's log: metadata of the keys\n")

@@ -54,8 +54,8 @@ func TestSecondRunOpensWhatTheFirstSealed(t *testing.T) {
 	empty := write(t, "empty", nil)
 	out := succeed(t, "-dir", dir, a, empty, a) // a twice, under two names
 	contains(t, out,
-		`^warning: inline KEK: `, `^sealed .* as sealed/a\.1 under key`, `^opened   sealed/a\.2: equal to`,
-		`^opened   sealed/empty\.1: equal to`, `^[0-9a-f]{8}  active .* server$`, `^[0-9a-f]{8}  inactive .* server$`,
+		`^warning: inline KEK: `, `^encrypted .* as sealed/a\.1 under key`, `^decrypted sealed/a\.2: equal to`,
+		`^decrypted sealed/empty\.1: equal to`, `^[0-9a-f]{8}  active .* server$`, `^[0-9a-f]{8}  inactive .* server$`,
 		`^keystore/\*\.nks\.json `, `^raft/raft.db `, `^sealed/\* `)
 	for _, pattern := range []string{"keystore/*.nks.json", "keystore/keystore.id", "raft/raft.db", "raft/snapshots", "sealed/*"} {
 		if paths, err := filepath.Glob(filepath.Join(dir, pattern)); err != nil || len(paths) == 0 {

@@ -49,7 +49,7 @@ func parse(args []string) (cfg config, rest []string, err error) {
 	initial := fs.String("initial", "", "`servers` of a new cluster, as id@host:port,...")
 	join := fs.String("join", "", "`servers` of a cluster to join, as host:port,... with a token, as id@host:port,... without")
 	fs.StringVar(&cfg.token, "token", "", "a `file` with the join token")
-	fs.IntVar(&cfg.rate, "rate", 0, "how many values a second are encrypted again at most; 0 is no limit")
+	fs.IntVar(&cfg.rate, "rate", 0, "how many values to re-encrypt in a second at most; 0 is no limit")
 	if err := fs.Parse(args); err != nil {
 		return cfg, nil, err
 	}

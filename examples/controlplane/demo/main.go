@@ -32,7 +32,7 @@ const (
 )
 
 func main() {
-	secrets := flag.Int("secrets", 2000, "how many to put")
+	secrets := flag.Int("secrets", 2000, "how many secrets to store")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, *secrets, os.Stdout)
@@ -92,7 +92,7 @@ func run(ctx context.Context, secrets int, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	d.say("all is moved; %d secrets were put meanwhile, a put took at most %v", w.puts(), w.longest().Round(time.Millisecond))
+	d.say("all secrets are re-encrypted; %d secrets were put meanwhile, a put took at most %v", w.puts(), w.longest().Round(time.Millisecond))
 	if err := d.table(end); err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func (d *demo) rotate(ctx context.Context, secrets int) error {
 		if err != nil {
 			return err
 		}
-		d.say("%s is killed, with %d of %d moved", lead.ID, lead.under(key.ID), lead.Secrets)
+		d.say("%s was killed, with %d of %d re-encrypted", lead.ID, lead.under(key.ID), lead.Secrets)
 		if err := d.kill(lead.ID); err != nil {
 			return err
 		}
@@ -156,7 +156,7 @@ func (d *demo) check(ctx context.Context, w *writers, end status) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", id, err)
 		}
-		d.say("%s opens %d of %d secrets", id, good, end.Secrets)
+		d.say("%s decrypts %d of %d secrets", id, good, end.Secrets)
 	}
 	return nil
 }

@@ -18,12 +18,12 @@ func TestDemo(t *testing.T) {
 		line  string
 		times int
 	}{
-		{`s\d is killed, with \d+ of 400 moved\n`, kills},
+		{`s\d was killed, with \d+ of 400 re-encrypted\n`, kills},
 		{`s\d leads\n`, kills},
-		{`all is moved; [1-9]\d* secrets were put meanwhile`, 1},
+		{`all secrets are re-encrypted; [1-9]\d* secrets were put meanwhile`, 1},
 		{`active +400 +\[s1 s2 s3\]\n`, 1},
 		{`deprecated +0 `, 1},
-		{`s\d opens 400 of 400 secrets\n`, 3},
+		{`s\d decrypts 400 of 400 secrets\n`, 3},
 	} {
 		if n := len(regexp.MustCompile(want.line).FindAllString(out.String(), -1)); n != want.times {
 			t.Errorf("%d lines %q, want %d", n, want.line, want.times)

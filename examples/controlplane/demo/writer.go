@@ -126,7 +126,7 @@ func (w *writers) check(ctx context.Context, id string) (good int, err error) {
 			return good, err
 		}
 		if out.Value != value {
-			return good, fmt.Errorf("%s is not what was put last", path(n))
+			return good, fmt.Errorf("%s is not the value that was put last", path(n))
 		}
 		good++
 	}

@@ -50,7 +50,7 @@ func parse(args []string) (cfg config, rest []string, err error) {
 	fs.StringVar(&cfg.dir, "dir", "", "its `directory`, with tls.crt, tls.key, ca.crt and kek")
 	fs.StringVar(&cfg.addr, "addr", "", "the `host:port` at which the other servers and users reach it")
 	initial := fs.String("initial", "", "`servers` of a new cluster, as id@host:port,...")
-	fs.IntVar(&cfg.rate, "rate", 0, "how many values a second are encrypted again at most; 0 is no limit")
+	fs.IntVar(&cfg.rate, "rate", 0, "how many values to re-encrypt in a second at most; 0 is no limit")
 	if err := fs.Parse(args); err != nil {
 		return cfg, nil, err
 	}
