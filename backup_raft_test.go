@@ -54,8 +54,8 @@ func TestRestoreIntoRaftsSnapshotStore(t *testing.T) {
 		"no": func(o *keyring.RestoreOptions) {
 			o.Confirm = func(context.Context, keyring.Manifest) error { return no }
 		},
-		"more than one of": func(o *keyring.RestoreOptions) { o.Snapshot = &bytes.Buffer{} },
-		"Server lacks":     func(o *keyring.RestoreOptions) { o.Server.Address = "" },
+		"more than one of":               func(o *keyring.RestoreOptions) { o.Snapshot = &bytes.Buffer{} },
+		"Server has no ID or no Address": func(o *keyring.RestoreOptions) { o.Server.Address = "" },
 	} {
 		if err := restore(change); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)

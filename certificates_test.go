@@ -26,11 +26,11 @@ func TestCertificatesThatEndSoonAreAProblem(t *testing.T) {
 		text     string
 	}{
 		{"a year, 15 days before", 350 * day, []Certificate{{"s1", false, from, from.Add(365 * day)}}, nil, "", "", ""},
-		{"a year, 13 days before", 352 * day, []Certificate{{"s1", false, from, from.Add(365 * day)}}, nil, SeverityWarning, "", "the own certificate ends at 2027-01-01 00:00:00 UTC, in 312h0m0s"},
+		{"a year, 13 days before", 352 * day, []Certificate{{"s1", false, from, from.Add(365 * day)}}, nil, SeverityWarning, "", "the own certificate expires at 2027-01-01 00:00:00 UTC, in 312h0m0s"},
 		{"an hour, half of it over", 30 * time.Minute, []Certificate{{"s1", false, from, from.Add(time.Hour)}}, nil, "", "", ""},
 		{"an hour, 15 minutes left", 45 * time.Minute, []Certificate{{"s1", false, from, from.Add(time.Hour)}}, nil, SeverityWarning, "", "in 15m0s"},
-		{"a CA", 45 * time.Minute, []Certificate{{"s1", true, from, from.Add(time.Hour)}}, nil, SeverityWarning, "", "the CA certificate ends at 2026-01-01 01:00:00 UTC"},
-		{"of another", 45 * time.Minute, []Certificate{{"s2", false, from, from.Add(time.Hour)}}, nil, SeverityWarning, "s2", "the certificate that it shows ends at"},
+		{"a CA", 45 * time.Minute, []Certificate{{"s1", true, from, from.Add(time.Hour)}}, nil, SeverityWarning, "", "the CA certificate expires at 2026-01-01 01:00:00 UTC"},
+		{"of another", 45 * time.Minute, []Certificate{{"s2", false, from, from.Add(time.Hour)}}, nil, SeverityWarning, "s2", "the certificate that it shows expires at"},
 		{"refused", 0, nil, errors.New("own certificate expired"), SeverityCritical, "", "own certificate expired"},
 		{"its files can't be read", 0, nil, fmt.Errorf("tls.crt: %w", peer.ErrKept), SeverityWarning, "", "tls.crt: the files that were read before stay in use"},
 	} {

@@ -127,7 +127,7 @@ func TestRestoredTokenIsRefusedBeforeItEnds(t *testing.T) {
 		restored <- keyring.JoinRefusal(n, token, "s4")
 		return err
 	})
-	if got := <-restored; err != nil || !strings.Contains(got, "from a snapshot alone") {
+	if got := <-restored; err != nil || !strings.Contains(got, "only from a snapshot") {
 		t.Errorf("%q, %v", got, err)
 	}
 	awaitTokens(t, n, 0)

@@ -49,22 +49,22 @@
 // # The commands
 //
 //	[-server URL] keys status [-json]       keys, servers, problems
-//	[-server URL] keys rotate [-publish 5m] [-full] [-compromised]       without -publish the key signs at once: for emergencies
-//	[-server URL] keys remove [-force] [-now] ID
-//	[-server URL] keys adopt ID       take in the key of a file that the keyring does not know
-//	[-server URL] keys rewrap       wrap that server's key files under its present KEKs alone
-//	[-server URL] servers add [-addr HOST:PORT] [-nonvoter] ID       a new one may join, or one has moved
-//	[-server URL] servers remove [-force] ID       refused while a key would be held by too few
-//	[-server URL] servers promote ID       give it a vote, once it holds every key
-//	[-server URL] servers demote ID       take its vote: it stays, with its keys
-//	[-server URL] servers lead [ID]       the leader hands over, to that server or to any
+//	[-server URL] keys rotate [-publish 5m] [-full] [-compromised]       make a new key; without -publish it signs at once: for emergencies
+//	[-server URL] keys remove [-force] [-now] ID       re-encrypt the key's data, then remove it
+//	[-server URL] keys adopt ID       adopt the key of a file that the keyring does not know
+//	[-server URL] keys rewrap       rewrap that server's key files under its present KEKs
+//	[-server URL] servers add [-addr HOST:PORT] [-nonvoter] ID       let a server join, or change its address
+//	[-server URL] servers remove [-force] ID       remove it; refused while too few others hold a key
+//	[-server URL] servers promote ID       give it a vote; it must hold every key
+//	[-server URL] servers demote ID       take its vote away; it stays a member with its keys
+//	[-server URL] servers lead [ID]       transfer the leadership to that server, or to any
 //	[-server URL] servers token [-ttl 1h] ID       print a token with which that server may join
-//	[-server URL] servers tokens       those that have not ended
-//	[-server URL] servers withdraw TOKEN-ID
-//	[-server URL] backup -to RECIPIENT,... FILE        everything, for age recipients; prints its SHA-256
-//	verify -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] BACKUP       says whether it restores
-//	restore -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] [-unauthenticated] [-data-only] [-force] ... BACKUP       makes the directory of a server
-//	inspect [-kek FILE,...] KEYSTORE-DIR       what lies there; a star marks the KEKs that open a key
+//	[-server URL] servers tokens       list the tokens that have not ended
+//	[-server URL] servers withdraw TOKEN-ID       end a token
+//	[-server URL] backup -to RECIPIENT,... FILE        back up everything, for age recipients; prints the SHA-256
+//	verify -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] BACKUP       check that a backup can be restored
+//	restore -identity FILE [-sha256 SUM] [-signer KEY] [-cluster ID] [-unauthenticated] [-data-only] [-force] ... BACKUP       make the directory of a server
+//	inspect [-kek FILE,...] KEYSTORE-DIR       list the files there; a star marks the KEKs that open a key
 //
 // URL is any server's. HOST:PORT alone is https, and on a loopback address http. backup writes a file that is complete, or none. A file
 // FILE.*.part beside it is what backup leaves when the machine stops meanwhile: it is no backup, and may be deleted; the next

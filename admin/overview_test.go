@@ -322,7 +322,7 @@ func TestOverviewHasCertificatesAndRecordsInTheClear(t *testing.T) {
 		t.Errorf("%v: %s", err, &out)
 	}
 	change(all, "s3", func(a *answer) { a.Certificates = []keyring.Certificate{ends("s3", false, 0)} })
-	if v := overviewOf(testSite, testNow, all); !strings.Contains(v.Certificate, "ended (s3)") {
+	if v := overviewOf(testSite, testNow, all); !strings.Contains(v.Certificate, "expired (s3)") {
 		t.Errorf("%q", v.Certificate)
 	}
 }

@@ -16,7 +16,7 @@ import (
 func TestStatusSaysWhatToDo(t *testing.T) {
 	s := alone(t, nil)
 	out, err := runCommand(t, s.url, "keys", "status")
-	if err != nil || !strings.Contains(out, "notice: Keys protect nothing") || !strings.Contains(out, "    Configure another KEK") {
+	if err != nil || !strings.Contains(out, "notice: Anyone who can read the key files has the keys") || !strings.Contains(out, "    Configure another KEK") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

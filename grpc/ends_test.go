@@ -160,7 +160,7 @@ func TestCallIsRefusedWhenTheCertificateHasEnded(t *testing.T) {
 		if err := p.call(); status.Code(err) != codes.Unauthenticated {
 			t.Errorf("a call: %v", err)
 		}
-		p.s1.told.wait("ended at")
+		p.s1.told.wait("expired at")
 	})
 }
 

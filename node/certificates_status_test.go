@@ -42,7 +42,7 @@ func TestStatusTellsOfCertificatesThatEnd(t *testing.T) {
 		}
 		return p
 	}
-	if p := told(); p.Severity != keyring.SeverityWarning || !strings.Contains(p.Detail, "the own certificate ends at") {
+	if p := told(); p.Severity != keyring.SeverityWarning || !strings.Contains(p.Detail, "the own certificate expires at") {
 		t.Errorf("10 minutes before the end: %+v", p)
 	}
 	expired := ca.Source("keyring://test/server/s1", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
@@ -95,7 +95,7 @@ func TestLeaderTellsOfOthersCertificatesThatEnd(t *testing.T) {
 				continue
 			}
 			told = append(told, p.Server)
-			if p.Severity != keyring.SeverityWarning || !strings.Contains(p.Detail, "ends at") || !strings.Contains(p.Advice, "that server") {
+			if p.Severity != keyring.SeverityWarning || !strings.Contains(p.Detail, "expires at") || !strings.Contains(p.Advice, "that server") {
 				t.Errorf("%s: %+v", when, p)
 			}
 		}

@@ -88,7 +88,7 @@ func TestTwoServersOfOneID(t *testing.T) {
 		}
 		leader := c.Nodes[c.Nodes["s2"].Leader()]
 		c.Await(ctx, leader, "told that two have one ID", func(st keyring.Status) bool {
-			return twice(st, "s1", "one answers at "+answers, "the other one is at "+at)
+			return twice(st, "s1", "the member answers at "+answers, "the other one is at "+at)
 		})
 	}
 	first := start(own)

@@ -83,7 +83,7 @@ func TestErrorsOfHandlers(t *testing.T) {
 		})
 		h1 := hs.all["h1"]
 		for path, want := range map[string]string{
-			"/text": "the disk is full", "/wordy": "too wordy", "/stale": keyring.ErrUnknownKey.Error(), "/long": "at most", "/fits": "", "/none": "no handler", "/hangs": "deadline",
+			"/text": "the disk is full", "/wordy": "too wordy", "/stale": keyring.ErrUnknownKey.Error(), "/long": "the maximum is", "/fits": "", "/none": "no handler", "/hangs": "deadline",
 		} {
 			began := time.Now()
 			_, err := h1.port.Request(t.Context(), "h2", path, nil)

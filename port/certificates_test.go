@@ -57,7 +57,7 @@ func TestHostTellsOfItsCertificates(t *testing.T) {
 			detail   string
 		}{
 			{"good", good, "", ""},
-			{"ends soon", until(10 * time.Minute), keyring.SeverityWarning, "the own certificate ends at"},
+			{"ends soon", until(10 * time.Minute), keyring.SeverityWarning, "the own certificate expires at"},
 			{"ended", until(-time.Minute), keyring.SeverityCritical, "own certificate expired"},
 			{"of another server", hs.ca.Source(uri("h2"), nil), keyring.SeverityCritical, "own certificate is that of keyring://test/server/h2, want keyring://test/server/h1"},
 			{"gone", func() (*tls.Config, error) { return nil, errors.New("tls.crt is gone") }, keyring.SeverityCritical, "tls.crt is gone"},

@@ -184,7 +184,7 @@ func (p *Port) Join(ctx context.Context, servers []string, token string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.opened {
-		return errors.New("join: raft has started already: call Join before")
+		return errors.New("join: raft has started already: call Join before raft is started")
 	}
 	return p.port.Join(ctx, others, token)
 }

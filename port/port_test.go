@@ -236,7 +236,7 @@ func TestOpenRefusesAnotherServersKeyring(t *testing.T) {
 		hs := startHosts(t, 1)
 		h := hs.all["h1"]
 		cfg := h.keyring()
-		if _, err := h.port.Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "called before") {
+		if _, err := h.port.Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "called already") {
 			t.Errorf("a second one: %v", err)
 		}
 		cfg.ID = "h2"

@@ -72,11 +72,11 @@ func takesNoOrders(t *testing.T, s *servers, b *browser) {
 		}
 		b.script(`const r = await fetch("/v1/keys", { method: "POST", body: "{}" });
 			return { status: r.status, body: await r.text() };`, &answer)
-		if answer.Status != http.StatusForbidden || !strings.Contains(answer.Body, "only shows") {
+		if answer.Status != http.StatusForbidden || !strings.Contains(answer.Body, "is read-only") {
 			t.Errorf("a POST by the page of %s: %+v", id, answer)
 		}
 		b.script(`document.getElementById("rotate").click()`, nil)
-		if p := b.until(`p.said.startsWith("Not rotated: ")`); !strings.Contains(p.Said, "only shows") {
+		if p := b.until(`p.said.startsWith("Not rotated: ")`); !strings.Contains(p.Said, "is read-only") {
 			t.Errorf("a click says %q", p.Said)
 		}
 		if st := s.status(leader); len(st.Keys) != 1 {

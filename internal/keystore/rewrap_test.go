@@ -122,7 +122,7 @@ func TestEscrowIsTheWayBack(t *testing.T) {
 	if !s.Confirm(id) || s.OnOldKEKs() != 1 {
 		t.Error("it does not open with the identity")
 	}
-	if err := s.Rewrap(t.Context()); err == nil || !strings.Contains(err.Error(), "adopt it first") {
+	if err := s.Rewrap(t.Context()); err == nil || !strings.Contains(err.Error(), "adopt the key first") {
 		t.Errorf("rewrapped, and anybody may have made it: %v", err)
 	}
 	s.VouchFor(id)

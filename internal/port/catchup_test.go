@@ -107,7 +107,7 @@ func TestServerThatHasNotCaughtUpElectsNobody(t *testing.T) {
 					}
 				}
 				state, err := a.run()
-				if (err != nil) != c.fails || err != nil && !strings.Contains(err.Error(), "have it join again") {
+				if (err != nil) != c.fails || err != nil && !strings.Contains(err.Error(), "let it join again") {
 					t.Errorf("started: %v", err)
 				}
 				if state != c.want {

@@ -89,7 +89,7 @@ func TestOrphanThatAnybodyMayHaveMadeWaitsForAdopt(t *testing.T) {
 			if err != nil || p == nil || !slices.Equal(p.Keys, []keyring.KeyID{planted}) || !strings.Contains(p.Detail, "only by Adopt") {
 				t.Errorf("%s: %+v, %v", s.ID, st.Problems, err)
 			}
-			if err := s.Keyring.Rewrap(t.Context()); err == nil || !strings.Contains(err.Error(), "adopt it first") {
+			if err := s.Keyring.Rewrap(t.Context()); err == nil || !strings.Contains(err.Error(), "adopt the key first") {
 				t.Errorf("%s: rewrapped: %v", s.ID, err)
 			}
 		}

@@ -71,7 +71,7 @@ func TestServersOfAHostLeaveByThemselves(t *testing.T) {
 			return within(t, time.Minute, func(ctx context.Context) error { return s.Keyring.Leave(keyring.WithActor(ctx, "ann")) })
 		}
 		heal := keyringtest.Refuse(c, "ask")
-		if err := leave(f); !errors.Is(err, keyring.ErrNotDurable) || !strings.Contains(err.Error(), string(leader.ID)+", which leads, says") {
+		if err := leave(f); !errors.Is(err, keyring.ErrNotDurable) || !strings.Contains(err.Error(), "the leader, "+string(leader.ID)+", says") {
 			t.Errorf("while the others do not say what they hold: %v", err)
 		}
 		heal()
