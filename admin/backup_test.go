@@ -51,7 +51,7 @@ func TestBackupNamesWhatOneThatWasCutOffHasLeft(t *testing.T) {
 		t.Fatal(out, err)
 	}
 	named := filepath.Join(dir, "backup.123.part") + " is an interrupted backup"
-	if !strings.Contains(out, named) || strings.Count(out, "cut off") != 1 {
+	if !strings.Contains(out, named) || strings.Count(out, "interrupted") != 1 {
 		t.Errorf("it says %q", out)
 	}
 	wantFiles(t, dir, "backup", "backup.123.part", "backup.part", "other")
