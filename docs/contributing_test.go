@@ -100,3 +100,33 @@ func TestContributingNamesTestsThatAreThere(t *testing.T) {
 		t.Errorf("only %d tests are named", len(names))
 	}
 }
+
+// TestOnlyDurableWritesFiles: what a crash leaves is known of its files alone. The commands of admin write backups.
+func TestOnlyDurableWritesFiles(t *testing.T) {
+	writes := regexp.MustCompile(`\bos\.(Create|CreateTemp|WriteFile|Rename|Mkdir|MkdirAll|MkdirTemp|Symlink|Link|Truncate|O_CREATE|O_WRONLY|O_RDWR)\b`)
+	writers := map[string]bool{}
+	for _, dir := range directories(t)["."] {
+		if strings.HasPrefix(dir, "examples/") || strings.HasSuffix(dir, "test") {
+			continue
+		}
+		files, err := filepath.Glob(filepath.Join(keyringtest.Root(t), filepath.FromSlash(dir), "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found := writes.Find(b); found != nil && !strings.HasSuffix(f, "_test.go") {
+				writers[dir] = true
+				if dir != "internal/durable" && dir != "admin" {
+					t.Errorf("%s has %s", f, found)
+				}
+			}
+		}
+	}
+	if !writers["internal/durable"] {
+		t.Error("not even internal/durable writes files")
+	}
+}

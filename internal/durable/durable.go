@@ -1,6 +1,6 @@
 // Package durable keeps whole files in one directory so that a crash at any
 // point, a full disk or a failed sync loses none of them. No other package of
-// this module writes files.
+// this module writes files of a server.
 //
 // A file is created, replaced whole by rename, set aside under another name, or
 // removed; nothing is ever written in place. So a reader, also after a crash, finds
