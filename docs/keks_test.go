@@ -158,40 +158,83 @@ func anotherKEK(t *testing.T) keyring.KEK {
 
 // TestKEKsPageChangesAKEK by the steps of the page.
 func TestKEKsPageChangesAKEK(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	dir := t.TempDir()
+	h := newKEKHost(t)
 	before, after := kektest.File(t, kektest.CountingKey()), anotherKEK(t)
-	n := keyringtest.StartAlone(t, ctx, dir, []keyring.KEK{before}, nil)
-	if err := n.Keyring().WaitReady(ctx); err != nil {
-		t.Fatal(err)
-	}
-	sealed, err := n.Encrypt(ctx, []byte("secret"), nil)
-	if err := errors.Join(err, n.Close()); err != nil {
-		t.Fatal(err)
-	}
-	onOld := func(want int) {
-		t.Helper()
-		if err := n.Keyring().WaitReady(ctx); err != nil {
-			t.Fatal(err)
+	sealed := h.start([]keyring.KEK{before}, nil, 0).seal()
+	n := h.start([]keyring.KEK{after}, []keyring.KEK{before}, 1)
+	n.rewrap()
+	n.opens(sealed)
+	h.start([]keyring.KEK{after}, nil, 0).opens(sealed)
+}
+
+// TestKEKsPagePutsEscrowBack: files that were written without it are counted, and have it after Rewrap.
+func TestKEKsPagePutsEscrowBack(t *testing.T) {
+	h := newKEKHost(t)
+	identity := kektest.Identity(t)
+	kek, escrow := kektest.File(t, kektest.CountingKey()), kektest.Age(t, identity)
+	sealed := h.start([]keyring.KEK{kek}, nil, 0).seal()
+	h.start([]keyring.KEK{kek, escrow}, nil, 1).rewrap()
+	h.start([]keyring.KEK{anotherKEK(t), escrow}, []keyring.KEK{kektest.Age(t, identity, identity)}, 1).opens(sealed)
+}
+
+// kekHost is a server alone whose KEKs change from start to start.
+type kekHost struct {
+	*testing.T
+	ctx  context.Context
+	dir  string
+	node *node.Node
+}
+
+func newKEKHost(t *testing.T) *kekHost {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return &kekHost{T: t, ctx: ctx, dir: t.TempDir()}
+}
+
+// start starts it again, and wants so many files on old KEKs.
+func (h *kekHost) start(keks, old []keyring.KEK, onOld int) *kekHost {
+	h.Helper()
+	if h.node != nil {
+		if err := h.node.Close(); err != nil {
+			h.Fatal(err)
 		}
-		if st, err := n.Keyring().Status(ctx); err != nil || st.OnOldKEKs != want {
-			t.Errorf("%d files on old KEKs, want %d: %v, %v", st.OnOldKEKs, want, st.Problems, err)
-		}
 	}
-	n = keyringtest.StartAlone(t, ctx, dir, []keyring.KEK{after}, []keyring.KEK{before})
-	onOld(1)
-	if err := n.Keyring().Rewrap(ctx); err != nil {
-		t.Fatal(err)
+	h.node = keyringtest.StartAlone(h.T, h.ctx, h.dir, keks, old)
+	if err := h.node.Keyring().WaitReady(h.ctx); err != nil {
+		h.Fatal(err)
 	}
-	onOld(0)
-	if err := n.Close(); err != nil {
-		t.Fatal(err)
+	h.onOld(onOld)
+	return h
+}
+
+func (h *kekHost) onOld(want int) {
+	h.Helper()
+	if st, err := h.node.Keyring().Status(h.ctx); err != nil || st.OnOldKEKs != want {
+		h.Errorf("%d files on old KEKs, want %d: %v, %v", st.OnOldKEKs, want, st.Problems, err)
 	}
-	n = keyringtest.StartAlone(t, ctx, dir, []keyring.KEK{after}, nil)
-	onOld(0)
-	if got, err := n.Decrypt(ctx, sealed, nil); err != nil || string(got) != "secret" {
-		t.Errorf("%q, %v", got, err)
+}
+
+func (h *kekHost) rewrap() {
+	h.Helper()
+	if err := h.node.Keyring().Rewrap(h.ctx); err != nil {
+		h.Fatal(err)
+	}
+	h.onOld(0)
+}
+
+func (h *kekHost) seal() []byte {
+	h.Helper()
+	sealed, err := h.node.Encrypt(h.ctx, []byte("secret"), nil)
+	if err != nil {
+		h.Fatal(err)
+	}
+	return sealed
+}
+
+func (h *kekHost) opens(sealed []byte) {
+	h.Helper()
+	if got, err := h.node.Decrypt(h.ctx, sealed, nil); err != nil || string(got) != "secret" {
+		h.Errorf("%q, %v", got, err)
 	}
 }
 
