@@ -32,7 +32,7 @@ import (
 //
 // Backups of earlier builds have the format "keyring backup 1". They have no signature, and are otherwise the
 // same.
-const BackupFormat = backup.Format
+const BackupFormat = "keyring backup 2"
 
 // Manifest describes a backup.
 type Manifest struct {
@@ -62,18 +62,30 @@ type Manifest struct {
 // BackupKey is a key in a backup.
 type BackupKey struct {
 	ID    KeyID
-	State State           // when the backup was made
-	Check meta.CheckValue // distinguishes the right material from any other
+	State State      // when the backup was made
+	Check CheckValue // distinguishes the right material from any other
+}
+
+// CheckValue distinguishes the right material of a key from any other, and reveals nothing about it. Its text, in JSON too, is 64
+// hexadecimal digits.
+type CheckValue [32]byte
+
+// MarshalText returns the text, in lower case.
+func (c CheckValue) MarshalText() ([]byte, error) { return meta.CheckValue(c).MarshalText() }
+
+// UnmarshalText reads the text.
+func (c *CheckValue) UnmarshalText(text []byte) error {
+	return (*meta.CheckValue)(c).UnmarshalText(text)
 }
 
 // newManifest returns the public form of a manifest.
 func newManifest(m backup.Manifest) Manifest {
 	public := Manifest{
-		Format: m.Format, Cluster: m.Cluster, Created: m.Created, Raft: m.Raft, Missing: m.Missing, Host: m.Host,
+		Format: m.Format, Cluster: m.Cluster, Created: m.Created, Raft: m.Raft, Missing: idsAs[KeyID](m.Missing), Host: m.Host,
 		SHA256: m.SHA256, Signer: BackupSigner(m.Signer),
 	}
 	for _, k := range m.Keys {
-		public.Keys = append(public.Keys, BackupKey(k))
+		public.Keys = append(public.Keys, BackupKey{KeyID(k.ID), State(k.State), CheckValue(k.Check)})
 	}
 	return public
 }
@@ -84,7 +96,7 @@ func (k *Keyring) backupSigner(key *meta.Key) BackupSigner {
 	if key == nil || !k.server.Store.InMemory(key.ID) {
 		return BackupSigner{}
 	}
-	signer, err := k.signer.Of(key, func(id KeyID) (backup.Material, bool) {
+	signer, err := k.signer.Of(key, func(id meta.KeyID) (backup.Material, bool) {
 		m, ok := k.server.Store.Copy(id)
 		return backup.Material(m), ok
 	})

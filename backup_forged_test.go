@@ -62,7 +62,7 @@ func TestVerifyBackupProvesWhatAStartNeeds(t *testing.T) {
 		}, false},
 		"a key to come": {func(f *backuptest.Forgery) { f.Ring.Keys[0].ModifyIndex = m.Raft.Index + 1 }, false},
 		"a removal to come": {func(f *backuptest.Forgery) {
-			f.Ring.Removed = []meta.Tombstone{{ID: keyring.KeyID{1}, Removed: m.Created, Index: m.Raft.Index + 1}}
+			f.Ring.Removed = []meta.Tombstone{{ID: meta.KeyID{1}, Removed: m.Created, Index: m.Raft.Index + 1}}
 		}, false},
 		"another's public key":    {func(f *backuptest.Forgery) { f.Ring.Keys[0].Public = f.Ring.Keys[1].Public }, false},
 		"a public key of nobody":  {func(f *backuptest.Forgery) { f.Ring.Keys[0].Public = []byte{1} }, false},
@@ -124,7 +124,7 @@ func TestRestoreWritesNothingOfADamagedBackup(t *testing.T) {
 			t.Errorf("%s: %v, and %v", name, err, keyringtest.FilesIn(t, dir))
 		}
 	}
-	less := backuptest.Forge(t, file, identity, func(f *backuptest.Forgery) { f.Manifest.Keys[0].State = keyring.StateDeprecated })
+	less := backuptest.Forge(t, file, identity, func(f *backuptest.Forgery) { f.Manifest.Keys[0].State = meta.StateDeprecated })
 	if got, err := keyring.VerifyBackup(bytes.NewReader(less), identity); !errors.Is(err, keyring.ErrKeyMissing) || !slices.Equal(got.Missing, []keyring.KeyID{m.Keys[0].ID}) {
 		t.Errorf("missing %v, %v; want %v", got.Missing, err, m.Keys[0].ID)
 	}

@@ -69,7 +69,7 @@ func TestInterruptedRestoreIsFinishedByAnother(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, k := range m.Keys {
-				if !s.Holds(&meta.Key{ID: k.ID, Check: k.Check}) {
+				if !s.Holds(&meta.Key{ID: meta.KeyID(k.ID), Check: meta.CheckValue(k.Check)}) {
 					t.Errorf("after a crash at operation %d, %v: key %s is not there", at, how, k.ID)
 				}
 			}

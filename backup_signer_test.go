@@ -14,6 +14,7 @@ import (
 	"example.com/keyring/internal/backup/backuptest"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/node"
 	"filippo.io/age"
 )
@@ -221,7 +222,7 @@ func TestDataOnlySnapshotIsWhatItsManifestSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, k := range keyring.Ring(fsm).Keys {
-		if !k.DataOnly || k.State != keyring.StateInactive {
+		if !k.DataOnly || k.State != meta.StateInactive {
 			t.Errorf("%+v", k)
 		}
 	}

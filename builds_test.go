@@ -520,7 +520,7 @@ func TestCompromisedWaitsForNoOlderBuild(t *testing.T) {
 func signedKeys(s *keyringtest.Server) (ids []keyring.KeyID) {
 	for _, k := range keyring.Ring(s.FSM).Keys {
 		if k.State != meta.StatePrepublished {
-			ids = append(ids, k.ID)
+			ids = append(ids, keyring.KeyID(k.ID))
 		}
 	}
 	return ids
@@ -541,11 +541,11 @@ func keysOnDisk(s *keyringtest.Server) (ids []string) {
 func endsAll(t *testing.T, s *keyringtest.Server, before []keyring.KeyID, key keyring.KeyID) {
 	t.Helper()
 	ring := keyring.Ring(s.FSM)
-	if active := ring.Active(); active == nil || active.ID != key || active.Revoked {
+	if active := ring.Active(); active == nil || keyring.KeyID(active.ID) != key || active.Revoked {
 		t.Errorf("%s is not active: %v", key, active)
 	}
 	for _, id := range before {
-		if k := ring.Key(id); k != nil && (!k.Revoked || !k.Remove) {
+		if k := ring.Key(meta.KeyID(id)); k != nil && (!k.Revoked || !k.Remove) {
 			t.Errorf("key %s: %+v", id, k)
 		}
 	}

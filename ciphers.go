@@ -52,7 +52,7 @@ func (k *Keyring) Decrypt(ciphertext, aad []byte) ([]byte, error) {
 }
 
 // Overhead is the number of bytes by which a ciphertext is longer than its plaintext.
-const Overhead = seal.Overhead
+const Overhead = 57
 
 // AppendEncrypt is Encrypt, but appends the ciphertext to dst. The error is ErrOverlap if dst overlaps
 // plaintext or aad. It allocates nothing if dst has room for the plaintext and Overhead bytes. Leader only.
@@ -115,7 +115,7 @@ func (c *ciphers) forget() {
 type sealing struct {
 	ring *meta.Ring
 	term uint64
-	id   KeyID
+	id   meta.KeyID
 	key  *seal.Key
 
 	check     meta.CheckValue // in the ring, as what follows
@@ -165,7 +165,7 @@ func (c *ciphers) lookUpSealing() (*sealing, error) {
 }
 
 // missing is why there is no material of a key: Close may have come in between.
-func (c *ciphers) missing(id KeyID) error {
+func (c *ciphers) missing(id meta.KeyID) error {
 	if err := c.Gate.Err(); err != nil {
 		return err
 	}
@@ -197,13 +197,13 @@ func (k *Keyring) AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error) {
 	if !ok {
 		return nil, ErrDecrypt
 	}
-	key := t.Find((*KeyID)(&id))
+	key := t.Find((*meta.KeyID)(&id))
 	if key == nil {
 		var err error
 		if key, err = k.ciphers.lookUpOpening(id); err != nil {
 			return nil, err
 		}
-		t.Keep((*KeyID)(&id), key)
+		t.Keep((*meta.KeyID)(&id), key)
 	}
 	out, err := key.Open(dst, ciphertext, aad)
 	if err == seal.ErrClosed { // removed, or closed, in this moment
@@ -216,7 +216,7 @@ func (k *Keyring) AppendDecrypt(dst, ciphertext, aad []byte) ([]byte, error) {
 }
 
 // lookUpOpening finds a key that opens data, or says why there is none.
-func (c *ciphers) lookUpOpening(id KeyID) (*seal.Key, error) {
+func (c *ciphers) lookUpOpening(id meta.KeyID) (*seal.Key, error) {
 	if err := c.Gate.Err(); err != nil {
 		return nil, err
 	}
@@ -256,7 +256,7 @@ func (k *Keyring) DecryptDeprecated(ciphertext, aad []byte) ([]byte, error) {
 
 // knownKey returns the ring's key of that ID. If it has none the error is ErrUnknownKey, or ErrNotReady
 // while this server may be behind.
-func (c *ciphers) knownKey(id KeyID) (*meta.Key, error) {
+func (c *ciphers) knownKey(id meta.KeyID) (*meta.Key, error) {
 	behind := c.caughtUp.Behind() // before the ring is read
 	ring := c.FSM.Ring()
 	key := ring.Key(id)
@@ -298,7 +298,7 @@ func (s *sealing) proves(token, typ string) error {
 // only is a set of one key.
 type only struct {
 	key *jwt.Key
-	id  KeyID
+	id  meta.KeyID
 }
 
 // WithHeader implements jwt.Keys.

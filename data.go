@@ -99,20 +99,20 @@ type progress struct {
 	metrics Metrics
 
 	mu   sync.Mutex // guards below
-	keys map[KeyID]*RekeyProgress
+	keys map[meta.KeyID]*RekeyProgress
 }
 
 // update changes the progress of a key.
-func (g *progress) update(id KeyID, change func(*RekeyProgress)) {
+func (g *progress) update(id meta.KeyID, change func(*RekeyProgress)) {
 	g.edit(id, change)
 	g.notify()
 }
 
-func (g *progress) edit(id KeyID, change func(*RekeyProgress)) {
+func (g *progress) edit(id meta.KeyID, change func(*RekeyProgress)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.keys == nil {
-		g.keys = map[KeyID]*RekeyProgress{}
+		g.keys = map[meta.KeyID]*RekeyProgress{}
 	}
 	if g.keys[id] == nil {
 		g.keys[id] = unbegun(id)
@@ -121,23 +121,23 @@ func (g *progress) edit(id KeyID, change func(*RekeyProgress)) {
 }
 
 // unbegun is the progress of a key of which nothing is known.
-func unbegun(id KeyID) *RekeyProgress { return &RekeyProgress{Key: id, Left: -1} }
+func unbegun(id meta.KeyID) *RekeyProgress { return &RekeyProgress{Key: KeyID(id), Left: -1} }
 
 // addBatch counts a batch.
-func (g *progress) addBatch(id KeyID, moved, conflicts int) {
+func (g *progress) addBatch(id meta.KeyID, moved, conflicts int) {
 	g.update(id, func(p *RekeyProgress) { p.Moved, p.Conflicts = p.Moved+moved, p.Conflicts+conflicts })
 	g.metrics.AddCounter("keyring.rekey.moved", float64(moved), keyLabel(id))
 	g.metrics.AddCounter("keyring.rekey.conflicts", float64(conflicts), keyLabel(id))
 }
 
 // setLeft notes how many records are left under a key.
-func (g *progress) setLeft(id KeyID, left int) {
+func (g *progress) setLeft(id meta.KeyID, left int) {
 	g.update(id, func(p *RekeyProgress) { p.Left = left })
 	g.metrics.SetGauge("keyring.rekey.left", float64(left), keyLabel(id))
 }
 
 // of returns the progress of a key, and whether there is any.
-func (g *progress) of(id KeyID) (p RekeyProgress, known bool) {
+func (g *progress) of(id meta.KeyID) (p RekeyProgress, known bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.keys[id] != nil {
@@ -147,7 +147,7 @@ func (g *progress) of(id KeyID) (p RekeyProgress, known bool) {
 }
 
 // setPoisoned notes what a scan has found that does not open.
-func (g *progress) setPoisoned(id KeyID, n int, refs []string) {
+func (g *progress) setPoisoned(id meta.KeyID, n int, refs []string) {
 	g.update(id, func(p *RekeyProgress) { p.Poisoned, p.PoisonedRefs = n, refs })
 	g.metrics.SetGauge("keyring.rekey.poisoned", float64(n), keyLabel(id))
 }
@@ -165,7 +165,7 @@ func (g *progress) retainOnly(keys []*meta.Key) {
 }
 
 // drop forgets all but these keys, and returns which.
-func (g *progress) drop(keys []*meta.Key) (dropped []KeyID) {
+func (g *progress) drop(keys []*meta.Key) (dropped []meta.KeyID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for id := range g.keys {
@@ -181,7 +181,7 @@ func (g *progress) drop(keys []*meta.Key) (dropped []KeyID) {
 func (g *progress) status(rekeying []*meta.Key) (all []RekeyProgress) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.keys[KeyID{}] != nil {
+	if g.keys[meta.KeyID{}] != nil {
 		rekeying = append([]*meta.Key{plaintexts}, rekeying...)
 	}
 	for _, key := range rekeying {

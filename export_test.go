@@ -52,7 +52,7 @@ func AwaitAll(ctx context.Context, k *Keyring, n int) error {
 func Fetch(ctx context.Context, k *Keyring, from raft.ServerID, id KeyID) error {
 	bad := errors.New("it has not come")
 	cluster := func() meta.ClusterID { return k.server.FSM.Ring().Cluster }
-	err := k.server.Peers.Fetch(ctx, string(from), cluster, []KeyID{id}, func(_ KeyID, material []byte) {
+	err := k.server.Peers.Fetch(ctx, string(from), cluster, []meta.KeyID{meta.KeyID(id)}, func(_ meta.KeyID, material []byte) {
 		var m *nks.Material
 		m, bad = nks.Decode(material)
 		m.Wipe()
@@ -67,9 +67,9 @@ func SealFetched(k *Keyring, id KeyID) (request, answer int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	a, _ := k.server.Store.Copy(id)
+	a, _ := k.server.Store.Copy(meta.KeyID(id))
 	b := peer.Binding{Cluster: k.server.FSM.Ring().Cluster, Asker: "a", Answerer: "b"}
-	sealed, err := peer.SealKeys(b, pull.Request(), []peer.Secret{peer.NewSecret(id, a.Check, a.Secret.Encode())})
+	sealed, err := peer.SealKeys(b, pull.Request(), []peer.Secret{peer.NewSecret(meta.KeyID(id), a.Check, a.Secret.Encode())})
 	if err != nil {
 		return 0, 0, err
 	}
@@ -121,7 +121,7 @@ func Propose(ctx context.Context, k *Keyring, cmds ...meta.Command) error {
 // Reseal opens records and seals them under the active key, and returns how many.
 func Reseal(k *Keyring, records []Sealed) (int, error) {
 	var f scanResult
-	err := k.rekeyer.reseal(&f, KeyID{}, records)
+	err := k.rekeyer.reseal(&f, meta.KeyID{}, records)
 	return len(f.records), err
 }
 

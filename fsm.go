@@ -112,4 +112,4 @@ func (f *FSM) Load(snaps raft.SnapshotStore) error { return f.machine.Load(snaps
 func Mux(keys *FSM, app raft.FSM) raft.FSM { return fsm.Mux(keys.machine, app) }
 
 // MaxCommand is the maximum size of a command in bytes: of the keyring's own, and of those for Node.Apply.
-const MaxCommand = fsm.MaxCommand
+const MaxCommand = 4 << 20

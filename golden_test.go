@@ -182,7 +182,7 @@ func makeGolden(t *testing.T, set string) {
 	if err := n.Remove(t.Context(), g.Removed, keyring.RemoveOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := keyring.Store(n.Keyring()).SetAside(g.Removed, func(keyring.KeyID) bool { return true }); err != nil { // now, and not soon
+	if err := keyring.Store(n.Keyring()).SetAside(meta.KeyID(g.Removed), func(meta.KeyID) bool { return true }); err != nil { // now, and not soon
 		t.Fatal(err)
 	}
 	goldenRotate(t, n, keyring.RotateOptions{Publish: time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)})
@@ -491,7 +491,7 @@ func (g golden) checkLog(t *testing.T, set string) {
 	}
 	got := map[string]goldenKey{}
 	for _, k := range keyring.Ring(keys).Keys {
-		got[k.ID.String()] = goldenKey{k.State, k.Algorithm}
+		got[k.ID.String()] = goldenKey{keyring.State(k.State), k.Algorithm}
 	}
 	if !reflect.DeepEqual(got, g.Keys) {
 		t.Errorf("the log makes keys %v, want %v", got, g.Keys)

@@ -341,7 +341,7 @@ func TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		synctest.Wait()
-		if got := keyring.Ring(late.FSM).Active(); got == nil || got.ID != stale {
+		if got := keyring.Ring(late.FSM).Active(); got == nil || keyring.KeyID(got.ID) != stale {
 			t.Fatalf("the new leader is not behind: %v", got)
 		}
 		if sealed, err := late.Keyring.Encrypt([]byte("data"), nil); !errors.Is(err, keyring.ErrNotReady) {

@@ -14,26 +14,54 @@ import (
 
 // KeyID, State and Key: what the keyring tells of its keys.
 
-// KeyID names a root key for ever. It is a UUID (RFC 9562). It has String, and reads and
-// writes its canonical lowercase form as text.
-type KeyID = meta.KeyID
+// KeyID names a root key for ever. It is a UUID (RFC 9562). Its text, in JSON too, is the canonical lowercase form. The zero
+// value names no key.
+type KeyID [16]byte
 
 // ParseKeyID reads the canonical text of a KeyID and nothing else.
-func ParseKeyID(s string) (KeyID, error) { return meta.ParseKeyID(s) }
+func ParseKeyID(s string) (KeyID, error) {
+	id, err := meta.ParseKeyID(s)
+	return KeyID(id), err
+}
 
-func compareIDs(a, b KeyID) int { return bytes.Compare(a[:], b[:]) }
+// String returns the canonical text.
+func (id KeyID) String() string { return meta.KeyID(id).String() }
+
+// MarshalText returns the canonical text.
+func (id KeyID) MarshalText() ([]byte, error) { return meta.KeyID(id).MarshalText() }
+
+// UnmarshalText reads the canonical text and nothing else.
+func (id *KeyID) UnmarshalText(text []byte) error { return (*meta.KeyID)(id).UnmarshalText(text) }
+
+// compareIDs orders key IDs, in either of their types.
+func compareIDs[ID ~[16]byte](a, b ID) int { return bytes.Compare(a[:], b[:]) }
+
+// idsAs converts key IDs to another type of them. Nil stays nil.
+func idsAs[To, From ~[16]byte](ids []From) []To {
+	if ids == nil {
+		return nil
+	}
+	to := make([]To, len(ids))
+	for i, id := range ids {
+		to[i] = To(id)
+	}
+	return to
+}
 
 // State is where a key is in its life. A key never returns to an earlier state.
-type State = meta.State
+type State string
 
-// The states of a key, in order. See the package documentation.
+// The states of a key, in order. A removed key has none. See the package documentation.
 const (
-	StatePrepublished = meta.StatePrepublished
-	StateActive       = meta.StateActive
-	StateInactive     = meta.StateInactive
-	StateRekeying     = meta.StateRekeying
-	StateDeprecated   = meta.StateDeprecated
+	StatePrepublished State = "prepublished" // verifiers know it; it has sealed nothing yet
+	StateActive       State = "active"       // seals and signs, on the leader; at most one key
+	StateInactive     State = "inactive"     // opens what it sealed
+	StateRekeying     State = "rekeying"     // opens; its data is moving to the active key
+	StateDeprecated   State = "deprecated"   // a scan found nothing sealed under it
 )
+
+// Opens reports whether keys in this state may have sealed something.
+func (s State) Opens() bool { return meta.State(s).Opens() }
 
 // Key is the metadata of a root key. It holds no material.
 type Key struct {
@@ -55,7 +83,7 @@ type Key struct {
 
 func keyOf(m *meta.Key) Key {
 	k := Key{
-		ID: m.ID, State: m.State, Algorithm: m.Algorithm,
+		ID: KeyID(m.ID), State: State(m.State), Algorithm: m.Algorithm,
 		Created: m.Created, Publish: m.Publish, Activated: m.Activated, Retired: m.Retired, Revoked: m.Revoked, Removing: m.Remove,
 		CreateIndex: m.CreateIndex, ModifyIndex: m.ModifyIndex, Holders: fromStrings(m.Holders),
 	}

@@ -156,7 +156,7 @@ func (k *Keyring) run() {
 	}
 	if k.server.cfg.Audit != nil {
 		e := k.server.FSM.StartAudit()
-		k.auditing.Go(func() { e.Tell(ctx, func(e fsm.Event) { k.server.cfg.Audit(Event(e)) }) })
+		k.auditing.Go(func() { e.Tell(ctx, func(e fsm.Event) { k.server.cfg.Audit(eventOf(e)) }) })
 	}
 }
 

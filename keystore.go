@@ -12,6 +12,7 @@ import (
 	"example.com/keyring/internal/kek"
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/lead"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/simulated"
 	"github.com/hashicorp/go-hclog"
@@ -65,7 +66,7 @@ func (k *Keyring) rewrap(ctx context.Context, files func(context.Context) error)
 // public key in raft does not fit its material. Leader only.
 func (k *Keyring) Adopt(ctx context.Context, id KeyID) error {
 	a := &lead.Adopter{Server: k.server.Server, Clocks: k.clocks, Public: k.public}
-	return k.doLed(ctx, func(ctx context.Context) error { return a.Adopt(ctx, id) })
+	return k.doLed(ctx, func(ctx context.Context) error { return a.Adopt(ctx, meta.KeyID(id)) })
 }
 
 // OpenNomad decrypts data that HashiCorp Nomad encrypted under a root key of its own: AES-256-GCM, the
@@ -77,17 +78,17 @@ func (k *Keyring) OpenNomad(id KeyID, data []byte) ([]byte, error) {
 	if err := k.server.Gate.Err(); err != nil {
 		return nil, err
 	}
-	key, err := k.ciphers.knownKey(id)
+	key, err := k.ciphers.knownKey(meta.KeyID(id))
 	if err != nil {
 		return nil, err
 	}
 	if !key.Adopted() {
 		return nil, ErrDecrypt
 	}
-	m, ok := k.server.Store.Copy(id)
+	m, ok := k.server.Store.Copy(key.ID)
 	defer m.Secret.Wipe()
 	if !ok || m.Check != key.Check {
-		return nil, k.ciphers.missing(id)
+		return nil, k.ciphers.missing(key.ID)
 	}
 	plaintext, err := nks.OpenNomadData(m.Secret.Root(), id, data)
 	if err != nil {
@@ -154,7 +155,7 @@ func inspect(ctx context.Context, dir string, keks []KEK) ([]FileReport, error) 
 	}
 	var reports []FileReport
 	for _, f := range files {
-		reports = append(reports, FileReport{f.Name, FileKind(f.Kind), FileUse(f.Use), f.Key, f.Algorithm, f.Created, f.KEKs, f.Opens, f.Err})
+		reports = append(reports, FileReport{f.Name, FileKind(f.Kind), FileUse(f.Use), KeyID(f.Key), f.Algorithm, f.Created, f.KEKs, f.Opens, f.Err})
 	}
 	return reports, nil
 }
@@ -200,7 +201,7 @@ func RecoverKeys(ctx context.Context, cfg Config, recoverRaft func() error) (mis
 	}
 	for _, key := range cfg.FSM.machine.Ring().Keys {
 		if key.Sealed() && !store.Holds(key) {
-			missing = append(missing, MissingKey{key.ID, store.FaultOf(key.ID)})
+			missing = append(missing, MissingKey{KeyID(key.ID), store.FaultOf(key.ID)})
 		}
 	}
 	return missing, nil

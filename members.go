@@ -192,7 +192,7 @@ const (
 	// MaxJoinTTL is the longest life of a join token.
 	MaxJoinTTL = 24 * time.Hour
 	// MaxJoinTokens is how many join tokens there can be at a time.
-	MaxJoinTokens = meta.MaxJoinTokens
+	MaxJoinTokens = 64
 )
 
 // ErrJoinRefused means that a server may not join with its token. Write the rest of the error to the leader's

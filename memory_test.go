@@ -100,10 +100,10 @@ func TestRemovedServerGetsNothingFromWhoIsBehind(t *testing.T) {
 			if keys := fetched(t, behind, gone, key.ID); keys > 0 {
 				t.Error("it hands out a key that its ring does not know")
 			}
-			if keys := fetched(t, behind, gone, keyring.Ring(behind.FSM).Active().ID); keys != 1 {
+			if keys := fetched(t, behind, gone, keyring.KeyID(keyring.Ring(behind.FSM).Active().ID)); keys != 1 {
 				t.Error("it does not hand out a key of its ring to who is a member as far as it knows")
 			}
-			if late && keyring.Store(behind.Keyring).InMemory(key.ID) {
+			if late && keyring.Store(behind.Keyring).InMemory(meta.KeyID(key.ID)) {
 				t.Error("it has taken up an offer, and is behind the configuration of who made it")
 			}
 		})
@@ -161,18 +161,18 @@ func TestRemovedKeyOfNomadsLeavesItsFileToTheOperator(t *testing.T) {
 		s := keyringtest.Ready(t, c)
 		time.Sleep(10 * time.Hour)
 		for _, k := range keys[:4] {
-			keyringtest.Remove(t, c, k.ID, keyring.RemoveOptions{Force: true, Now: true})
+			keyringtest.Remove(t, c, keyring.KeyID(k.ID), keyring.RemoveOptions{Force: true, Now: true})
 		}
 		time.Sleep(10 * time.Hour)
 		for restarts := range 2 {
 			for _, k := range keys[:4] {
-				if _, err := s.Keyring.OpenNomad(k.ID, k.Seal("data")); !errors.Is(err, keyring.ErrUnknownKey) {
+				if _, err := s.Keyring.OpenNomad(keyring.KeyID(k.ID), k.Seal("data")); !errors.Is(err, keyring.ErrUnknownKey) {
 					t.Errorf("%s: %v", k.Form, err)
 				}
-				if live := liveKeys(s.Keyring, k.ID); len(live) > 0 {
+				if live := liveKeys(s.Keyring, keyring.KeyID(k.ID)); len(live) > 0 {
 					t.Errorf("%s is in memory", k.Form)
 				}
-				for _, name := range keyringtest.FilesOf(s, k.ID) {
+				for _, name := range keyringtest.FilesOf(s, keyring.KeyID(k.ID)) {
 					if files[name] == nil {
 						t.Errorf("%d: %s is left", restarts, name)
 					}
@@ -289,14 +289,14 @@ func TestI9LockedKeyDelaysNoOther(t *testing.T) {
 				t.Fatal(err)
 			}
 			began := time.Now()
-			for !keyring.Store(s.Keyring).InMemory(other) {
+			for !keyring.Store(s.Keyring).InMemory(meta.KeyID(other)) {
 				time.Sleep(100 * time.Millisecond) // virtual
 			}
 			if took := time.Since(began); took > 5*time.Second {
 				t.Errorf("another key came after %v", took)
 			}
 		}
-		if keyring.Store(s.Keyring).InMemory(locked) {
+		if keyring.Store(s.Keyring).InMemory(meta.KeyID(locked)) {
 			t.Error("a copy has taken the place of the file that waits for its KEK")
 		}
 	})
@@ -314,7 +314,7 @@ func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
 		heal := func() { // what the replicator does about a key that it took for missing
 			t.Helper()
 			ring := keyring.Ring(s.FSM)
-			missing := []*meta.Key{ring.Key(id)}
+			missing := []*meta.Key{ring.Key(meta.KeyID(id))}
 			if err := keyring.Store(s.Keyring).Heal(t.Context(), ring, missing, missing); err != nil {
 				t.Fatal(err)
 			}
@@ -324,7 +324,7 @@ func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
 			t.Error("its file was written again")
 		}
 		s.Disk.Unlink(nks.FileName(id))
-		if held, err := keyring.Store(s.Keyring).Confirm(id); held || err != nil {
+		if held, err := keyring.Store(s.Keyring).Confirm(meta.KeyID(id)); held || err != nil {
 			t.Fatalf("without its file: %v, %v", held, err)
 		}
 		heal()
@@ -337,20 +337,22 @@ func TestKeyThatComesMeanwhileIsNotWrittenAgain(t *testing.T) {
 // liveKeys are the key bytes themselves that a keyring has in memory, not a copy of them: of these keys, or of all.
 func liveKeys(k *keyring.Keyring, ids ...keyring.KeyID) (live [][]byte) {
 	if len(ids) == 0 {
-		ids = keyring.Store(k).Present().InMemory
+		for _, id := range keyring.Store(k).Present().InMemory {
+			ids = append(ids, keyring.KeyID(id))
+		}
 	}
 	for _, id := range ids {
-		keyring.Store(k).View(id, func(m *nks.Material) { live = append(live, m.Root()[:], m.Signing()) })
+		keyring.Store(k).View(meta.KeyID(id), func(m *nks.Material) { live = append(live, m.Root()[:], m.Signing()) })
 	}
 	return live
 }
 
 // lose takes a key out of a keyring's memory and directory, as a disk that has failed would.
 func lose(k *keyring.Keyring, id keyring.KeyID) error {
-	store, removed := keyring.Store(k), func(keyring.KeyID) bool { return true }
-	store.NoteRemoved(id)
+	store, removed := keyring.Store(k), func(meta.KeyID) bool { return true }
+	store.NoteRemoved(meta.KeyID(id))
 	k.Notify()
-	return errors.Join(store.SetAside(id, removed), store.Unlink(id, removed))
+	return errors.Join(store.SetAside(meta.KeyID(id), removed), store.Unlink(meta.KeyID(id), removed))
 }
 
 // readFiles reads the key files that are not in memory, removed keys' too.
@@ -360,7 +362,7 @@ func readFiles(k *keyring.Keyring) error {
 
 // reread drops a key from memory and reads its file again, while Decrypt still has the one that was dropped.
 func reread(k *keyring.Keyring, id keyring.KeyID) error {
-	keyring.Store(k).NoteRemoved(id)
+	keyring.Store(k).NoteRemoved(meta.KeyID(id))
 	return readFiles(k)
 }
 
@@ -368,7 +370,7 @@ func reread(k *keyring.Keyring, id keyring.KeyID) error {
 func dropActive(k *keyring.Keyring) {
 	for _, key := range k.Keys() {
 		if key.State == keyring.StateActive {
-			keyring.Store(k).NoteRemoved(key.ID)
+			keyring.Store(k).NoteRemoved(meta.KeyID(key.ID))
 		}
 	}
 }
@@ -381,6 +383,6 @@ func plantUnknown(k *keyring.Keyring) (keyring.KeyID, error) {
 	}
 	id := keyringtest.NewKeyID()
 	return id, keyring.Store(k).Put(context.Background(), keystore.Key{
-		ID: id, Algorithm: "EdDSA", Check: secret.Check(id, "EdDSA"), Created: time.Now().UTC().Round(0), Secret: secret,
+		ID: meta.KeyID(id), Algorithm: "EdDSA", Check: secret.Check(id, "EdDSA"), Created: time.Now().UTC().Round(0), Secret: secret,
 	})[0]
 }

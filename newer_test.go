@@ -30,9 +30,9 @@ func activateNewer(t *testing.T, c *keyringtest.Cluster, id keyring.KeyID) {
 	t.Helper()
 	ring := keyring.Ring(c.Leader().FSM)
 	var cmds []meta.Command
-	activate := meta.Activate{ID: id, Time: time.Now().UTC()}
+	activate := meta.Activate{ID: meta.KeyID(id), Time: time.Now().UTC()}
 	for _, s := range ring.Servers {
-		cmds = append(cmds, meta.Command{Hold: &meta.Hold{Server: s.ID, Keystore: s.Keystore, Gained: []keyring.KeyID{id}}})
+		cmds = append(cmds, meta.Command{Hold: &meta.Hold{Server: s.ID, Keystore: s.Keystore, Gained: []meta.KeyID{meta.KeyID(id)}}})
 		activate.Voters, activate.Confirmed = append(activate.Voters, s.ID), append(activate.Confirmed, s)
 	}
 	keyringtest.MustPropose(t, c, append(cmds, meta.Command{Activate: &activate})...)

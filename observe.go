@@ -68,7 +68,7 @@ type noMetrics struct{}
 func (noMetrics) SetGauge(string, float64, map[string]string)   {}
 func (noMetrics) AddCounter(string, float64, map[string]string) {}
 
-func keyLabel(id KeyID) map[string]string { return map[string]string{"key": id.String()} }
+func keyLabel(id meta.KeyID) map[string]string { return map[string]string{"key": id.String()} }
 
 // gauges gives the figures of this server to Config.Metrics.
 type gauges struct {
@@ -80,7 +80,7 @@ type gauges struct {
 
 // run gives the figures until ctx ends.
 func (g *gauges) run(ctx context.Context) {
-	told := map[KeyID]keystore.Use{}
+	told := map[meta.KeyID]keystore.Use{}
 	ticks := time.NewTicker(g.every)
 	defer ticks.Stop()
 	for {
@@ -160,7 +160,7 @@ func (g *gauges) setProblems(st Status) {
 }
 
 // countUse counts what was sealed and opened since the last time, as seal.Key estimates it.
-func (g *gauges) countUse(told map[KeyID]keystore.Use) {
+func (g *gauges) countUse(told map[meta.KeyID]keystore.Use) {
 	uses := g.Store.Uses()
 	for id, use := range uses {
 		was := told[id]
@@ -174,7 +174,7 @@ func (g *gauges) countUse(told map[KeyID]keystore.Use) {
 		}
 		told[id] = use
 	}
-	maps.DeleteFunc(told, func(id KeyID, _ keystore.Use) bool {
+	maps.DeleteFunc(told, func(id meta.KeyID, _ keystore.Use) bool {
 		_, used := uses[id]
 		return !used
 	})
@@ -190,23 +190,27 @@ type Event struct {
 	Actor string // who asked, by WithActor; empty if the keyring acted of its own accord
 }
 
+func eventOf(e fsm.Event) Event {
+	return Event{Index: e.Index, Time: e.Time, Step: Step(e.Step), Key: KeyID(e.Key), Actor: e.Actor}
+}
+
 // Step says what an Event is.
-type Step = meta.StepKind
+type Step string
 
 // The steps.
 const (
-	StepAdded          = meta.StepAdded          // the key is known to all, and not active yet
-	StepAdopted        = meta.StepAdopted        // a key of which only the file was there; see Adopt
-	StepTokensAdmitted = meta.StepTokensAdmitted // the tokens of a key that was adopted for data alone
-	StepCompromised    = meta.StepCompromised    // all others are revoked and removed once the key is active
-	StepActivated      = meta.StepActivated
-	StepRetired        = meta.StepRetired
-	StepRevoked        = meta.StepRevoked     // its tokens verify no longer
-	StepRekeying       = meta.StepRekeying    // its data begins to move
-	StepRemoveAsked    = meta.StepRemoveAsked // once its data has moved
-	StepDeprecated     = meta.StepDeprecated  // its data has moved
-	StepRemoved        = meta.StepRemoved
-	StepBackup         = meta.StepBackup // was made
+	StepAdded          Step = "added"           // the key is known to all, and not active yet
+	StepAdopted        Step = "adopted"         // a key of which only the file was there; see Adopt
+	StepTokensAdmitted Step = "tokens admitted" // the tokens of a key that was adopted for data alone
+	StepCompromised    Step = "compromised"     // all others are revoked and removed once the key is active
+	StepActivated      Step = "activated"       // it seals and signs from now on
+	StepRetired        Step = "retired"         // it is active no longer
+	StepRevoked        Step = "revoked"         // its tokens verify no longer
+	StepRekeying       Step = "rekeying"        // its data begins to move
+	StepRemoveAsked    Step = "remove asked"    // it is to be removed once its data has moved
+	StepDeprecated     Step = "deprecated"      // its data has moved
+	StepRemoved        Step = "removed"         // its ID is never used again
+	StepBackup         Step = "backup"          // was confirmed
 )
 
 // WithActor names who asks for what is called with the context: an operator or a service. The name

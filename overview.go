@@ -11,6 +11,7 @@ import (
 	"example.com/keyring/internal/keystore"
 	"example.com/keyring/internal/lead"
 	"example.com/keyring/internal/local"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 	"example.com/keyring/internal/plan"
 	"example.com/keyring/internal/replication"
@@ -46,7 +47,7 @@ type overview struct {
 	every    time.Duration // Config.Backups.Every; zero if it is zero
 	schedule lead.ScheduleStatus
 
-	wrongPublic []KeyID // keys whose public key in raft is not that of their material
+	wrongPublic []meta.KeyID // keys whose public key in raft is not that of their material
 
 	certificates []Certificate // by Config.Certificates
 	refused      error         // likewise, its error
@@ -126,14 +127,14 @@ func (o overview) lasts(since mono.Time) bool {
 func (o overview) status() Status {
 	s := Status{
 		ID: o.id, Leader: o.leader, Servers: o.servers, Nonvoters: nonvoters(o.View, o.servers), Ready: o.notReady == nil, CaughtUp: o.CaughtUp,
-		LastBackup:   LastBackup{o.Ring.Backup.Index, o.Ring.Backup.Time, o.Ring.Backup.Digest},
+		LastBackup:   LastBackup{o.Ring.Backup.Index, o.Ring.Backup.Time, Digest(o.Ring.Backup.Digest)},
 		NextRotation: plan.NextRotation(o.clocks.RingClock.Correct(o.Ring), o.policy),
-		Missing:      o.keystore.Missing, SetAside: o.keystore.SetAside,
+		Missing:      idsAs[KeyID](o.keystore.Missing), SetAside: o.keystore.SetAside,
 		Orphans: o.orphans(), OnOldKEKs: o.keystore.OnOldKEKs, NoBackup: noBackup(o.View, o.servers),
 		KEKs: o.keks, BackupSigner: o.signer, Certificates: o.certificates,
 	}
 	if active := o.Ring.Active(); active != nil {
-		s.Active = active.ID
+		s.Active = KeyID(active.ID)
 	}
 	if !o.raft.lastContact.IsZero() {
 		s.LastContact = o.raft.lastContact.UTC().Round(0)
@@ -159,7 +160,7 @@ func nonvoters(v local.View, servers []raft.Server) (ids []raft.ServerID) {
 func noBackup(v local.View, servers []raft.Server) (ids []KeyID) {
 	for _, m := range plan.Needed(v.Ring, local.VotersOf(servers)) {
 		if v.CaughtUp && m.CreateIndex > v.Ring.Backup.Index {
-			ids = append(ids, m.ID)
+			ids = append(ids, KeyID(m.ID))
 		}
 	}
 	return ids
@@ -168,10 +169,10 @@ func noBackup(v local.View, servers []raft.Server) (ids []KeyID) {
 // orphans are the keys of files that the ring does not know, but for those that this process has just made: the leader
 // offers a key before it is in the ring.
 func (o overview) orphans() []KeyID {
-	return slices.DeleteFunc(plan.Orphans(o.Ring, o.CaughtUp, o.keystore.Files), func(id KeyID) bool {
+	return idsAs[KeyID](slices.DeleteFunc(plan.Orphans(o.Ring, o.CaughtUp, o.keystore.Files), func(id meta.KeyID) bool {
 		made := o.keystore.Written[id]
 		return made != 0 && !o.lasts(made)
-	})
+	}))
 }
 
 // problemsOf returns what is wrong by an overview, the worst first, with what to do about it.

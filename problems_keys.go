@@ -35,13 +35,14 @@ func (o overview) missingProblems(st Status) (all []Problem) {
 		all = append(all, p)
 	}
 	voters := local.VotersOf(o.servers)
-	faulty := make(map[KeyID]bool, len(o.keystore.Faults))
+	faulty := make(map[meta.KeyID]bool, len(o.keystore.Faults))
 	for _, f := range o.keystore.Faults {
 		faulty[f.Key] = true
 	}
 	for _, id := range st.Missing {
 		// A fault says why; or the key may be removed, or the leader says that it is pending.
-		if !faulty[id] && o.CaughtUp && o.lasts(o.fetching.Lacking[id]) && plan.IsNeeded(o.Ring.Key(id), voters) {
+		m := meta.KeyID(id)
+		if !faulty[m] && o.CaughtUp && o.lasts(o.fetching.Lacking[m]) && plan.IsNeeded(o.Ring.Key(m), voters) {
 			all = append(all, Problem{Kind: ProblemKeyMissing, Keys: []KeyID{id}, Detail: "being fetched from the other servers"})
 		}
 	}
@@ -57,7 +58,7 @@ func (o overview) fileProblems() (all []Problem) {
 	unopened := Problem{Kind: ProblemOpening}
 	for _, f := range o.keystore.Faults {
 		if f.Cause == keystore.Unopened {
-			unopened.Keys = append(unopened.Keys, f.Key)
+			unopened.Keys = append(unopened.Keys, KeyID(f.Key))
 			continue
 		}
 		all = append(all, o.problemOfFault(f))
@@ -71,7 +72,7 @@ func (o overview) fileProblems() (all []Problem) {
 		if a.Copy != "" {
 			detail = fmt.Sprintf("a file was altered and written again; a copy of the altered one, for the KEKs %q, is %s", a.KEKs, a.Copy)
 		}
-		all = append(all, Problem{Kind: ProblemAltered, Keys: []KeyID{a.Key}, Detail: detail})
+		all = append(all, Problem{Kind: ProblemAltered, Keys: []KeyID{KeyID(a.Key)}, Detail: detail})
 	}
 	for _, name := range o.keystore.SetAside {
 		all = append(all, Problem{Kind: ProblemSetAside, Detail: name})
@@ -83,19 +84,19 @@ func (o overview) fileProblems() (all []Problem) {
 func (o overview) unknownFileProblems(st Status) (all []Problem) {
 	for _, f := range o.keystore.Nomad {
 		if o.CaughtUp && o.Ring.WasRemoved(f.Key) {
-			all = append(all, Problem{Kind: ProblemNomad, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
+			all = append(all, Problem{Kind: ProblemNomad, Keys: []KeyID{KeyID(f.Key)}, Detail: fmt.Sprintf(
 				"the key was removed, but Nomad's files %q still contain it: delete them", f.Names)})
 		}
 	}
 	for _, f := range o.keystore.Aside {
-		if len(plan.Orphans(o.Ring, o.CaughtUp, []KeyID{f.Key})) > 0 {
-			all = append(all, Problem{Kind: ProblemOrphan, Keys: []KeyID{f.Key}, Detail: fmt.Sprintf(
+		if len(plan.Orphans(o.Ring, o.CaughtUp, []meta.KeyID{f.Key})) > 0 {
+			all = append(all, Problem{Kind: ProblemOrphan, Keys: []KeyID{KeyID(f.Key)}, Detail: fmt.Sprintf(
 				"files %q that were set aside, of a key that the keyring does not know; they are kept", f.Names)})
 		}
 	}
 	for _, id := range st.Orphans {
 		p := Problem{Kind: ProblemOrphan, Keys: []KeyID{id}, Detail: "a key file that the keyring does not know; it is kept"}
-		if slices.Contains(o.keystore.Unproven, id) {
+		if slices.Contains(o.keystore.Unproven, meta.KeyID(id)) {
 			p.Severity = SeverityWarning
 			p.Detail = fmt.Sprintf("anyone who knows the recipients of its KEK may have made the file of key %s: only Adopt adopts it, and Rewrap skips it until then", id)
 		}
@@ -111,7 +112,7 @@ func (o overview) newerKeyProblems() (all []Problem) {
 		if m.Newer() == "" {
 			continue
 		}
-		p := Problem{Kind: ProblemNewer, Keys: []KeyID{m.ID}, Detail: m.Newer() + ": this server does not hold or use the key"}
+		p := Problem{Kind: ProblemNewer, Keys: []KeyID{KeyID(m.ID)}, Detail: m.Newer() + ": this server does not hold or use the key"}
 		if !m.Sealed() {
 			p.Severity = SeverityWarning
 		}
@@ -122,7 +123,7 @@ func (o overview) newerKeyProblems() (all []Problem) {
 
 // problemOfFault says why this server does not hold a key whose file is here, or should be.
 func (o overview) problemOfFault(f keystore.Fault) Problem {
-	p := Problem{Keys: []KeyID{f.Key}, KEK: f.KEK, Detail: f.Err.Error()}
+	p := Problem{Keys: []KeyID{KeyID(f.Key)}, KEK: f.KEK, Detail: f.Err.Error()}
 	switch f.Cause {
 	case keystore.Barred:
 		o.describeBar(&p, f.Err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"example.com/keyring/internal/keystore"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/mono"
 )
 
@@ -20,8 +21,8 @@ func TestACauseComesBeforeWhatFollowsFromIt(t *testing.T) {
 		}
 	}
 	lacks := func(o *overview) {
-		o.keystore = keystore.Report{Missing: []KeyID{{15: 1}}}
-		o.fetching.Lacking = map[KeyID]mono.Time{{15: 1}: o.at.Add(-time.Hour)}
+		o.keystore = keystore.Report{Missing: []meta.KeyID{{15: 1}}}
+		o.fetching.Lacking = map[meta.KeyID]mono.Time{{15: 1}: o.at.Add(-time.Hour)}
 	}
 	for _, tt := range []struct {
 		name  string

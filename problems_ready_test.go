@@ -23,7 +23,7 @@ func TestServerThatIsNotReadySaysWhy(t *testing.T) {
 		"no key": {noActiveKey,
 			says(ProblemFirstKey, ProblemNoNewKey, ProblemNoLeader, ProblemRaftDisk, ProblemKEKAway, ProblemKEKRefuses, ProblemKEKThrottled)},
 		"not caught up": {func(o *overview) { o.CaughtUp = false }, []ProblemKind{ProblemBehind}},
-		"the key is here no more": {func(o *overview) { o.keystore.Missing = []KeyID{{15: 1}} }, says(ProblemKeyMissing, ProblemMoved, ProblemWrite, ProblemFileOwner,
+		"the key is here no more": {func(o *overview) { o.keystore.Missing = []meta.KeyID{{15: 1}} }, says(ProblemKeyMissing, ProblemMoved, ProblemWrite, ProblemFileOwner,
 			ProblemFileMode, ProblemNotAFile, ProblemNomad, ProblemOpening, ProblemKEKAway, ProblemKEKRefuses, ProblemKEKThrottled, ProblemKEKUnconfigured, ProblemKEKOther)},
 		"the KEK is away": {withKEK(KEKUnavailable), []ProblemKind{ProblemKEKAway}},
 	}
@@ -60,6 +60,6 @@ func TestServerThatIsNotReadySaysWhy(t *testing.T) {
 }
 
 func noActiveKey(o *overview) {
-	o.Ring.Keys[0].State = StateInactive
+	o.Ring.Keys[0].State = meta.State(StateInactive)
 	o.Ring = &meta.Ring{Keys: o.Ring.Keys, Servers: o.Ring.Servers, Removed: o.Ring.Removed, Backup: o.Ring.Backup}
 }

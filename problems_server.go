@@ -80,7 +80,7 @@ const (
 // usedSince is when the first of these keys was activated or adopted; zero if none was.
 func (o overview) usedSince(ids []KeyID) (since time.Time) {
 	for _, id := range ids {
-		m := o.Ring.Key(id)
+		m := o.Ring.Key(meta.KeyID(id))
 		at := m.Activated
 		if m.Adopted() {
 			at = m.Retired
@@ -152,7 +152,7 @@ func (o overview) clockProblems() (all []Problem) {
 		if m := o.Ring.Key(odd.Key); !m.Retired.IsZero() && !plan.VerifiesUntil(m, o.tokens).IsZero() {
 			detail += fmt.Sprintf(", but its tokens verify until %v", inUTC(plan.VerifiesUntil(m, o.tokens)))
 		}
-		all = append(all, Problem{Kind: ProblemTime, Keys: []KeyID{odd.Key}, Detail: detail})
+		all = append(all, Problem{Kind: ProblemTime, Keys: []KeyID{KeyID(odd.Key)}, Detail: detail})
 	}
 	return all
 }
@@ -198,8 +198,8 @@ func (o overview) waitProblems(st Status) (all []Problem) {
 		all = append(all, p)
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(o.waits.Pending), compareIDs) {
-		if m := o.Ring.Key(id); m != nil && m.State == StatePrepublished {
-			all = append(all, Problem{Kind: ProblemKeyPending, Keys: []KeyID{id}, Detail: o.waits.Pending[id]})
+		if m := o.Ring.Key(id); m != nil && m.State == meta.StatePrepublished {
+			all = append(all, Problem{Kind: ProblemKeyPending, Keys: []KeyID{KeyID(id)}, Detail: o.waits.Pending[id]})
 		}
 	}
 	for _, s := range o.servers {
@@ -250,7 +250,7 @@ func (o overview) ownProblems() (all []Problem) {
 		}
 	}
 	for _, id := range o.wrongPublic {
-		all = append(all, Problem{Kind: ProblemPublicKey, Keys: []KeyID{id},
+		all = append(all, Problem{Kind: ProblemPublicKey, Keys: []KeyID{KeyID(id)},
 			Detail: "the public key in raft does not fit the key's material: the JWKS of this server omits it, and no token verifies with it"})
 	}
 	return all
@@ -265,7 +265,7 @@ func (o overview) leaderProblems(st Status) (all []Problem) {
 	for _, p := range st.Rekeying {
 		switch {
 		case p.Err == nil:
-		case p.Key == plaintexts.ID:
+		case p.Key == KeyID(plaintexts.ID):
 			all = append(all, Problem{Kind: ProblemRekey, Detail: "records in the clear: " + p.Err.Error()})
 		default:
 			all = append(all, Problem{Kind: ProblemRekey, Keys: []KeyID{p.Key}, Detail: p.Err.Error()})
@@ -293,7 +293,7 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 			all = append(all, Problem{Kind: ProblemStuck, Server: server.ID, Since: p.Since, Detail: fmt.Sprintf(
 				"it is %d entries of raft's log behind, and has not advanced since %s", p.Behind, inUTC(p.Since))})
 		}
-		if o.lasts(o.watch.Lacks[id]) && o.watch.Active == st.Active {
+		if o.lasts(o.watch.Lacks[id]) && KeyID(o.watch.Active) == st.Active {
 			all = append(all, Problem{Kind: ProblemUnderheld, Server: server.ID, Keys: []KeyID{st.Active}, Detail: "it does not hold the active key"})
 		}
 	}

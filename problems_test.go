@@ -31,12 +31,12 @@ import (
 func goodOverview() overview {
 	now, at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), mono.Now()
 	id, server := KeyID{15: 1}, meta.Server{ID: "s1", Keystore: meta.KeystoreID{1}}
-	key := meta.NewKey{ID: id, Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: now}
+	key := meta.NewKey{ID: meta.KeyID(id), Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: now}
 	ring, err := new(meta.Ring).Apply(5, []meta.Command{
 		{Init: &meta.Init{Cluster: meta.ClusterID{1}}},
 		{Add: &meta.Add{Key: key}},
-		{Hold: &meta.Hold{Server: server.ID, Keystore: server.Keystore, Gained: []KeyID{id}}},
-		{Activate: &meta.Activate{ID: id, Voters: []string{"s1"}, Confirmed: []meta.Server{server}, Time: now}},
+		{Hold: &meta.Hold{Server: server.ID, Keystore: server.Keystore, Gained: []meta.KeyID{meta.KeyID(id)}}},
+		{Activate: &meta.Activate{ID: meta.KeyID(id), Voters: []string{"s1"}, Confirmed: []meta.Server{server}, Time: now}},
 	})
 	if err != nil {
 		panic(err)
@@ -47,8 +47,8 @@ func goodOverview() overview {
 		servers:  []raft.Server{{ID: "s1"}, {ID: "s2"}, {ID: "s3"}},
 		raft:     raftStatus{behind: errors.New("of no meaning here"), lastIndex: 5, lastContact: now, patience: 10 * time.Second},
 		clocks:   local.ClocksStatus{Known: plan.NewClocks(nil, time.Minute), RingClock: plan.RingClock{Now: now, Mono: at, Leeway: time.Minute}},
-		watch:    local.WatchStatus{Active: id},
-		keystore: keystore.Report{Files: []KeyID{id}},
+		watch:    local.WatchStatus{Active: meta.KeyID(id)},
+		keystore: keystore.Report{Files: []meta.KeyID{meta.KeyID(id)}},
 		keks:     []KEKStatus{{ID: "kms"}},
 	}
 	o.Ring.Backup.Index = 5
@@ -93,22 +93,24 @@ var problemCases = []struct {
 	{name: "a symlink", wrong: withFault(keystore.Fault{Cause: keystore.Barred, Err: durable.ErrNotRegular}), kind: ProblemNotAFile, key: KeyID{15: 1}},
 	{name: "a file of Nomad's", wrong: withFault(keystore.Fault{Cause: keystore.NomadFile, File: "x"}), kind: ProblemNomad, key: KeyID{15: 1}},
 	{name: "a removed key in a file of Nomad's", wrong: func(o *overview) {
-		o.Ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
-		o.keystore.Nomad = []keystore.KeyFiles{{Key: KeyID{15: 1}, Names: []string{"x"}}, {Key: KeyID{15: 2}, Names: []string{"y"}}}
+		o.Ring.Removed = []meta.Tombstone{{ID: meta.KeyID{15: 2}}}
+		o.keystore.Nomad = []keystore.KeyFiles{{Key: meta.KeyID{15: 1}, Names: []string{"x"}}, {Key: meta.KeyID{15: 2}, Names: []string{"y"}}}
 	}, kind: ProblemNomad, key: KeyID{15: 2}},
 	{name: "a file that was altered", wrong: func(o *overview) {
-		o.keystore.Altered = []keystore.Altered{{Key: KeyID{15: 1}, Copy: "x", KEKs: []string{"y"}}}
+		o.keystore.Altered = []keystore.Altered{{Key: meta.KeyID{15: 1}, Copy: "x", KEKs: []string{"y"}}}
 	}, kind: ProblemAltered, key: KeyID{15: 1}},
 	{name: "a file that is still to be opened", wrong: withFault(keystore.Fault{Cause: keystore.Unopened}), kind: ProblemOpening, key: KeyID{15: 1}},
 	{name: "a file that was set aside", wrong: func(o *overview) { o.keystore.SetAside = []string{"x"} }, kind: ProblemSetAside},
 	{name: "an orphan", wrong: func(o *overview) {
-		o.keystore.Files = []KeyID{{15: 1}, {15: 3}, {15: 4}}
-		o.keystore.Written = map[KeyID]mono.Time{{15: 3}: o.at.Add(-6 * time.Second), {15: 4}: o.at.Add(-4 * time.Second)}
+		o.keystore.Files = []meta.KeyID{{15: 1}, {15: 3}, {15: 4}}
+		o.keystore.Written = map[meta.KeyID]mono.Time{{15: 3}: o.at.Add(-6 * time.Second), {15: 4}: o.at.Add(-4 * time.Second)}
 	}, kind: ProblemOrphan, key: KeyID{15: 3}},
 	{name: "an orphan that anybody may have made", wrong: func(o *overview) {
-		o.keystore.Files, o.keystore.Unproven = []KeyID{{15: 1}, {15: 3}}, []KeyID{{15: 3}}
+		o.keystore.Files, o.keystore.Unproven = []meta.KeyID{{15: 1}, {15: 3}}, []meta.KeyID{{15: 3}}
 	}, kind: ProblemOrphan, key: KeyID{15: 3}},
-	{name: "an orphan aside", wrong: func(o *overview) { o.keystore.Aside = []keystore.KeyFiles{{Key: KeyID{15: 3}, Names: []string{"x"}}} }, kind: ProblemOrphan, key: KeyID{15: 3}},
+	{name: "an orphan aside", wrong: func(o *overview) {
+		o.keystore.Aside = []keystore.KeyFiles{{Key: meta.KeyID{15: 3}, Names: []string{"x"}}}
+	}, kind: ProblemOrphan, key: KeyID{15: 3}},
 	{name: "old KEKs", wrong: func(o *overview) { o.keystore.ToRewrap = 1 }, kind: ProblemOldKEK},
 	{name: "old KEKs, and a disk that is full", wrong: func(o *overview) {
 		o.keystore.ToRewrap = 1
@@ -133,8 +135,8 @@ var problemCases = []struct {
 		o.waits.Create = &local.Failure{Since: o.at.Add(-time.Minute), Err: fmt.Errorf("x: %w", &kek.Error{KEK: "kms", Err: errors.New("y")})}
 	}, kind: ProblemNoNewKey, kek: "kms"},
 	{name: "pending", wrong: func(o *overview) {
-		o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{15: 4}, State: StatePrepublished})
-		o.waits.Pending = map[KeyID]string{{15: 4}: "x", {15: 1}: "it is active", {15: 9}: "it was removed"}
+		o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: meta.KeyID{15: 4}, State: meta.State(StatePrepublished)})
+		o.waits.Pending = map[meta.KeyID]string{{15: 4}: "x", {15: 1}: "it is active", {15: 9}: "it was removed"}
 	}, kind: ProblemKeyPending, key: KeyID{15: 4}},
 	{name: "a command waits", wrong: func(o *overview) { o.waits.Command = map[raft.ServerID]string{"s2": "x", "s9": "it was removed"} }, kind: ProblemWaiting, server: "s2"},
 	{name: "the first key waits", wrong: func(o *overview) { o.waits.FirstKey = map[raft.ServerID]string{"s2": "x", "s9": "it was removed"} }, kind: ProblemFirstKey, server: "s2"},
@@ -146,7 +148,7 @@ var problemCases = []struct {
 		o.fetching.Failures = map[string]local.Failure{"s2": {Err: errors.New("x"), Since: o.at.Add(-6 * time.Second)}, "s3": {Err: errors.New("x"), Since: o.at.Add(-4 * time.Second)}}
 	}, kind: ProblemUnreachable, server: "s2"},
 	{name: "a write to the keystore hangs", wrong: func(o *overview) { o.keystore.Hangs = o.now.Add(-time.Minute) }, kind: ProblemWrite},
-	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
+	{name: "a wrong public key", wrong: func(o *overview) { o.wrongPublic = []meta.KeyID{{15: 1}} }, kind: ProblemPublicKey, key: KeyID{15: 1}},
 	{name: "a copied keystore", wrong: withKeystores(1, 2, 1), kind: ProblemKeystoreCopied, also: "s3"},
 	{name: "a clock", wrong: withClocks(map[string]time.Duration{"s2": time.Hour, "s3": 0}), kind: ProblemClock, server: "s2"},
 	{name: "a certificate", wrong: func(o *overview) { o.refused = errors.New("x") }, kind: ProblemCertificate},
@@ -163,7 +165,7 @@ var problemCases = []struct {
 			if i < 32 {
 				retired = o.now.Add(-time.Minute)
 			}
-			o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{14: byte(i + 1)}, State: StateInactive, Retired: retired, Activated: retired})
+			o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: meta.KeyID{14: byte(i + 1)}, State: meta.State(StateInactive), Retired: retired, Activated: retired})
 		}
 	}, kind: ProblemJWKS},
 	{name: "a policy", wrong: func(o *overview) {
@@ -204,13 +206,13 @@ var problemCases = []struct {
 
 // missing has one key missing for long, and one that has just come.
 func missing(o *overview) {
-	o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{15: 4}, State: StateInactive})
-	o.keystore.Missing = []KeyID{{15: 1}, {15: 4}}
-	o.fetching.Lacking = map[KeyID]mono.Time{{15: 1}: o.at.Add(-6 * time.Second), {15: 4}: o.at.Add(-4 * time.Second)}
+	o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: meta.KeyID{15: 4}, State: meta.State(StateInactive)})
+	o.keystore.Missing = []meta.KeyID{{15: 1}, {15: 4}}
+	o.fetching.Lacking = map[meta.KeyID]mono.Time{{15: 1}: o.at.Add(-6 * time.Second), {15: 4}: o.at.Add(-4 * time.Second)}
 }
 
 func withFault(f keystore.Fault) func(*overview) {
-	if f.Key = (KeyID{15: 1}); f.Err == nil {
+	if f.Key = meta.KeyID((KeyID{15: 1})); f.Err == nil {
 		f.Err = errors.New("x")
 	}
 	return func(o *overview) { o.keystore.Faults = []keystore.Fault{f} }
@@ -315,7 +317,7 @@ func TestEachThingThatIsWrongIsOneProblem(t *testing.T) {
 func TestWhatIsNotAboutFilesIsSaidWhereverTheDirectoryIs(t *testing.T) {
 	o := goodOverview()
 	o.keystore.Moved = durable.ErrMoved
-	o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: KeyID{15: 4}, State: StateInactive, Algorithm: "newer"})
+	o.Ring.Keys = append(o.Ring.Keys, &meta.Key{ID: meta.KeyID{15: 4}, State: meta.State(StateInactive), Algorithm: "newer"})
 	o.keks[0].Away = "x"
 	var got []ProblemKind
 	for _, p := range o.status().Problems {
@@ -355,14 +357,14 @@ func TestNoBackupAtAllIsAProblemOnceAKeyIsInUse(t *testing.T) {
 				t.Errorf("after %v: %v", tt.after, all)
 			}
 			second := first
-			second.State, second.Retired, second.Activated = StateInactive, first.Activated, time.Time{}
+			second.State, second.Retired, second.Activated = meta.State(StateInactive), first.Activated, time.Time{}
 			o.Ring.Keys[0] = &second
-			o.watch.Active = KeyID{}
+			o.watch.Active = meta.KeyID{}
 		}
 	}
 	o := goodOverview()
 	key := *o.Ring.Keys[0]
-	key.ID, key.CreateIndex = KeyID{15: 2}, 6
+	key.ID, key.CreateIndex = meta.KeyID{15: 2}, 6
 	o.Ring.Keys, o.raft.lastIndex = append(o.Ring.Keys, &key), 6
 	if all := o.status().Problems; !slices.ContainsFunc(all, func(p Problem) bool {
 		return p.Kind == ProblemBackup && p.Severity == SeverityWarning && strings.HasPrefix(p.Detail, "1 key is newer than the last backup")
@@ -398,11 +400,11 @@ func TestOnlyTheLeaderTellsOfOthers(t *testing.T) {
 func TestNothingIsSaidOfFilesBeforeThisServerHasCaughtUp(t *testing.T) {
 	o := goodOverview()
 	o.CaughtUp = false
-	o.Ring.Removed = []meta.Tombstone{{ID: KeyID{15: 2}}}
+	o.Ring.Removed = []meta.Tombstone{{ID: meta.KeyID{15: 2}}}
 	o.Ring.Keys[0].CreateIndex = 6
 	o.keystore = keystore.Report{
-		Missing: []KeyID{{15: 1}}, Files: []KeyID{{15: 3}},
-		Aside: []keystore.KeyFiles{{Key: KeyID{15: 4}, Names: []string{"x"}}}, Nomad: []keystore.KeyFiles{{Key: KeyID{15: 2}, Names: []string{"y"}}},
+		Missing: []meta.KeyID{{15: 1}}, Files: []meta.KeyID{{15: 3}},
+		Aside: []keystore.KeyFiles{{Key: meta.KeyID{15: 4}, Names: []string{"x"}}}, Nomad: []keystore.KeyFiles{{Key: meta.KeyID{15: 2}, Names: []string{"y"}}},
 	}
 	st := o.status()
 	if len(st.Problems) != 1 || st.Problems[0].Kind != ProblemBehind || st.Orphans != nil || st.NoBackup != nil {
@@ -489,7 +491,7 @@ func TestProblemIsOneCause(t *testing.T) {
 func TestManyDetailsOfACauseAreCut(t *testing.T) {
 	o := goodOverview()
 	for i := range 10 {
-		o.keystore.Faults = append(o.keystore.Faults, keystore.Fault{Key: KeyID{15: byte(i)}, Cause: keystore.BadFile, Err: fmt.Errorf("file %d", i)})
+		o.keystore.Faults = append(o.keystore.Faults, keystore.Fault{Key: meta.KeyID{15: byte(i)}, Cause: keystore.BadFile, Err: fmt.Errorf("file %d", i)})
 	}
 	p := o.status().Problems[0]
 	if len(p.Keys) != 10 || !strings.HasSuffix(p.Detail, "file 4; and 5 more") || !strings.Contains(p.String(), "and 9 more") {

@@ -106,9 +106,9 @@ func TestServerWithAnotherKeystoreThanIsRecordedGetsNoVote(t *testing.T) {
 	if err := leader.AddServer(ctx, "s9", ln.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
-	var held []keyring.KeyID
+	var held []meta.KeyID
 	for _, key := range leader.Keyring().Keys() {
-		held = append(held, key.ID)
+		held = append(held, meta.KeyID(key.ID))
 	}
 	hold := meta.Hold{Server: "s9", Keystore: meta.KeystoreID(recorded), Gained: held}
 	if err := keyring.Propose(ctx, leader.Keyring(), meta.Command{Hold: &hold}); err != nil {
@@ -155,7 +155,7 @@ func TestServerVotesWithoutAKeyThatSealedNothing(t *testing.T) {
 	}
 	key := keyringtest.NewKeyID()
 	err := keyring.Propose(ctx, leader.Keyring(), meta.Command{Add: &meta.Add{Key: meta.NewKey{
-		ID: key, Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: time.Now().UTC().Round(0),
+		ID: meta.KeyID(key), Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: time.Now().UTC().Round(0),
 	}}})
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func TestEntryThatFitsNoFrameIsRefused(t *testing.T) {
 		s := keyringtest.Ready(t, c)
 		hold := meta.Hold{Server: "a", Keystore: meta.KeystoreID{1}}
 		for range keyring.MaxCommand / 36 { // the JSON of an ID has 38 bytes and a comma
-			hold.Gained = append(hold.Gained, keyringtest.NewKeyID())
+			hold.Gained = append(hold.Gained, meta.KeyID(keyringtest.NewKeyID()))
 		}
 		if err := keyring.Propose(t.Context(), s.Keyring, meta.Command{Hold: &hold}); !errors.Is(err, keyring.ErrTooLong) {
 			t.Errorf("%v", err)

@@ -34,9 +34,9 @@ type rekeyer struct {
 	asking   chan struct{} // has one while Config.Data is being asked
 
 	inTerm uint64
-	tries  map[KeyID]int
-	yields map[KeyID]int // in a row that moved nothing
-	due    map[KeyID]mono.Time
+	tries  map[meta.KeyID]int
+	yields map[meta.KeyID]int // in a row that moved nothing
+	due    map[meta.KeyID]mono.Time
 	told   mono.Time // when the progress was logged
 }
 
@@ -72,7 +72,7 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 		return local.Idle
 	}
 	if r.inTerm != term {
-		r.inTerm, r.tries, r.yields, r.due = term, map[KeyID]int{}, map[KeyID]int{}, map[KeyID]mono.Time{}
+		r.inTerm, r.tries, r.yields, r.due = term, map[meta.KeyID]int{}, map[meta.KeyID]int{}, map[meta.KeyID]mono.Time{}
 	}
 	var wake mono.Time
 	ring := r.FSM.Ring()
@@ -118,7 +118,7 @@ func (r *rekeyer) hasPlaintexts(ctx context.Context) bool {
 	if !ok {
 		return false
 	}
-	n, err := c.Count(ctx, plaintexts.ID)
+	n, err := c.Count(ctx, KeyID(plaintexts.ID))
 	return n > 0 || err != nil
 }
 
@@ -136,12 +136,12 @@ func (r *rekeyer) survey(ctx context.Context, keys []*meta.Key) {
 }
 
 // count notes how much is left under a key, if the host can tell.
-func (r *rekeyer) count(ctx context.Context, id KeyID) error {
+func (r *rekeyer) count(ctx context.Context, id meta.KeyID) error {
 	c, ok := r.cfg.Data.(Counter)
 	if !ok {
 		return nil
 	}
-	left, err := c.Count(ctx, id)
+	left, err := c.Count(ctx, KeyID(id))
 	if err != nil {
 		return fmt.Errorf("count: %w", err)
 	}
@@ -207,7 +207,7 @@ func (r *rekeyer) sealedAll() error {
 
 // yield is when a key is looked at again whose records others are quicker with, or do not let go of: each
 // try may be an entry of raft's log.
-func (r *rekeyer) yield(id KeyID) mono.Time {
+func (r *rekeyer) yield(id meta.KeyID) mono.Time {
 	wait := min(local.RetryAfter<<min(r.yields[id], 8), time.Minute)
 	r.yields[id]++
 	return mono.Now().Add(wait)
@@ -218,7 +218,7 @@ func (r *rekeyer) yield(id KeyID) mono.Time {
 const stuckYields = 12
 
 // noProgress is an error if nothing could be moved for long, although nothing has failed.
-func (r *rekeyer) noProgress(id KeyID) error {
+func (r *rekeyer) noProgress(id meta.KeyID) error {
 	if n := r.yields[id]; n >= stuckYields {
 		return fmt.Errorf("%d tries in a row have moved nothing: Replace reports that all records were replaced meanwhile, or Under yields them again; the leader keeps trying", n)
 	}
@@ -250,7 +250,7 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (scanResult, error) {
 	defer done()
 	var chunk []Sealed
 	size := 0
-	for s, err := range r.cfg.Data.Under(ctx, key.ID) {
+	for s, err := range r.cfg.Data.Under(ctx, KeyID(key.ID)) {
 		if err != nil {
 			return f, err
 		}
@@ -270,12 +270,12 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (scanResult, error) {
 }
 
 // isUnder reports whether a record is sealed under the key that it was asked for by, or in the clear, for plaintexts.
-func isUnder(s Sealed, key KeyID) bool {
+func isUnder(s Sealed, key meta.KeyID) bool {
 	if s.Plain || key == plaintexts.ID {
 		return s.Plain && key == plaintexts.ID
 	}
 	id, err := CiphertextKeyID(s.Ciphertext)
-	return s.Nomad || err == nil && id == key
+	return s.Nomad || err == nil && id == KeyID(key)
 }
 
 // askData waits for its turn to ask Config.Data, which answers one question at a time.
@@ -290,7 +290,7 @@ func (r *rekeyer) askData(ctx context.Context) (done func(), err error) {
 
 // reseal opens records and seals them under the active key, on all cores. Those that do not open
 // are poisoned; any other error is not about the record.
-func (r *rekeyer) reseal(f *scanResult, key KeyID, chunk []Sealed) error {
+func (r *rekeyer) reseal(f *scanResult, key meta.KeyID, chunk []Sealed) error {
 	sealed, errs := make([][]byte, len(chunk)), make([]error, len(chunk))
 	parallel.Do((len(chunk)+runRecords-1)/runRecords, func(run int) {
 		from, to := run*runRecords, min(len(chunk), (run+1)*runRecords)
@@ -333,12 +333,12 @@ func (r *rekeyer) reseal(f *scanResult, key KeyID, chunk []Sealed) error {
 }
 
 // open opens a record that is under the key.
-func (r *rekeyer) open(dst []byte, key KeyID, s Sealed) ([]byte, error) {
+func (r *rekeyer) open(dst []byte, key meta.KeyID, s Sealed) ([]byte, error) {
 	switch {
 	case s.Plain:
 		return append(dst, s.Ciphertext...), nil // a copy: who opens it overwrites it
 	case s.Nomad:
-		return r.keys.OpenNomad(key, s.Ciphertext)
+		return r.keys.OpenNomad(KeyID(key), s.Ciphertext)
 	}
 	return r.keys.AppendDecrypt(dst, s.Ciphertext, s.AAD)
 }
@@ -394,7 +394,7 @@ func (r *rekeyer) replaceBatch(ctx context.Context, key *meta.Key, records []Rep
 }
 
 // tell logs the progress of a key.
-func (r *rekeyer) tell(what string, id KeyID) {
+func (r *rekeyer) tell(what string, id meta.KeyID) {
 	p, _ := r.progress.of(id)
 	r.cfg.Logger.Info(what, "key", id, "moved", p.Moved, "conflicts", p.Conflicts, "left", p.Left)
 	r.told = mono.Now()
@@ -404,7 +404,7 @@ func (r *rekeyer) tell(what string, id KeyID) {
 // under it after that; only a snapshot that is restored can bring something back. So the scan is
 // recorded first: if no snapshot was restored before that, one that is restored later is either
 // from before, and has not got the record that Deprecate names, or it has nothing under the key.
-func (r *rekeyer) deprecate(ctx context.Context, id KeyID, restores uint64) error {
+func (r *rekeyer) deprecate(ctx context.Context, id meta.KeyID, restores uint64) error {
 	if err := r.Propose(ctx, meta.Command{Clean: &meta.Clean{ID: id}}); err != nil {
 		return err
 	}

@@ -43,10 +43,10 @@ type remover struct {
 // ErrNoData. The active key can't be removed: rotate first. Removing a removed key has no effect, except that
 // Now ends the time to undo it. Leader only.
 func (k *Keyring) Remove(ctx context.Context, id KeyID, o RemoveOptions) error {
-	return k.doLed(ctx, func(ctx context.Context) error { return k.remover.remove(ctx, id, o) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.remover.remove(ctx, meta.KeyID(id), o) })
 }
 
-func (r *remover) remove(ctx context.Context, id KeyID, o RemoveOptions) error {
+func (r *remover) remove(ctx context.Context, id meta.KeyID, o RemoveOptions) error {
 	return untilRemoved(o, func() (bool, error) { return r.beginRemoval(ctx, id, o) }, func() error { return r.awaitGone(ctx, id, true) })
 }
 
@@ -69,19 +69,19 @@ func untilRemoved(o RemoveOptions, begin func() (moving bool, err error), gone f
 // reports whether that has begun. The leader then removes the key by itself, and WaitRemoved waits for that
 // on any server. For RemoveOptions.Now call StartRemoval again after that. Leader only.
 func (k *Keyring) StartRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
-	return led(ctx, k, func(ctx context.Context) (bool, error) { return k.remover.beginRemoval(ctx, id, o) })
+	return led(ctx, k, func(ctx context.Context) (bool, error) { return k.remover.beginRemoval(ctx, meta.KeyID(id), o) })
 }
 
 // WaitRemoved waits, on any server, until this server knows that a key is removed whose removal the leader
 // has begun. This server need not know of the removal yet. It is an error if raft restores a snapshot from
 // before the removal.
 func (k *Keyring) WaitRemoved(ctx context.Context, id KeyID) error {
-	return k.doLed(ctx, func(ctx context.Context) error { return k.remover.awaitGone(ctx, id, false) })
+	return k.doLed(ctx, func(ctx context.Context) error { return k.remover.awaitGone(ctx, meta.KeyID(id), false) })
 }
 
 // beginRemoval removes a key, or reports that its data is being moved first, after which the leader
 // removes it of its own accord.
-func (r *remover) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (moving bool, err error) {
+func (r *remover) beginRemoval(ctx context.Context, id meta.KeyID, o RemoveOptions) (moving bool, err error) {
 	if err := r.Leading(); err != nil {
 		return false, err
 	}
@@ -114,7 +114,7 @@ func (r *remover) beginRemoval(ctx context.Context, id KeyID, o RemoveOptions) (
 }
 
 // removeNow removes a key that can go at once.
-func (r *remover) removeNow(ctx context.Context, ring *meta.Ring, id KeyID, o plan.RemoveOptions, removal plan.Removal) error {
+func (r *remover) removeNow(ctx context.Context, ring *meta.Ring, id meta.KeyID, o plan.RemoveOptions, removal plan.Removal) error {
 	var lost string
 	switch removal {
 	case plan.RemovalIfUnused:
@@ -137,13 +137,13 @@ func (r *remover) removeNow(ctx context.Context, ring *meta.Ring, id KeyID, o pl
 
 // checkUnused looks once more whether anything is sealed under a deprecated key. It can only be there if
 // the host's Apply does not ask Admit, or RekeyGrace was too short.
-func (r *remover) checkUnused(ctx context.Context, id KeyID) error {
+func (r *remover) checkUnused(ctx context.Context, id meta.KeyID) error {
 	done, err := r.rekeyer.askData(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	for s, err := range r.cfg.Data.Under(ctx, id) {
+	for s, err := range r.cfg.Data.Under(ctx, KeyID(id)) {
 		if err != nil {
 			return err
 		}
@@ -155,9 +155,9 @@ func (r *remover) checkUnused(ctx context.Context, id KeyID) error {
 }
 
 // lostRecords says how many records are lost with a key, for the log.
-func (r *remover) lostRecords(ctx context.Context, id KeyID) string {
+func (r *remover) lostRecords(ctx context.Context, id meta.KeyID) string {
 	if c, ok := r.cfg.Data.(Counter); ok {
-		if n, err := c.Count(ctx, id); err == nil {
+		if n, err := c.Count(ctx, KeyID(id)); err == nil {
 			return strconv.Itoa(n)
 		}
 	}
@@ -165,7 +165,7 @@ func (r *remover) lostRecords(ctx context.Context, id KeyID) string {
 }
 
 // awaitGone waits until this server knows that a key is removed. known is as for awaitKey.
-func (r *remover) awaitGone(ctx context.Context, id KeyID, known bool) error {
+func (r *remover) awaitGone(ctx context.Context, id meta.KeyID, known bool) error {
 	asked := known
 	err := r.AwaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
 		m := ring.Key(id)

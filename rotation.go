@@ -52,13 +52,13 @@ type rotator struct {
 	remover *remover
 	maker   *lead.Maker
 
-	creating chan struct{}     // has one while Rotate looks for a pending key, or makes one
-	made     map[KeyID]knownTo // by Rotate; guarded by creating
-	removals atomic.Uint64     // how many servers this one has removed from raft's configuration as the leader
+	creating chan struct{}          // has one while Rotate looks for a pending key, or makes one
+	made     map[meta.KeyID]knownTo // by Rotate; guarded by creating
+	removals atomic.Uint64          // how many servers this one has removed from raft's configuration as the leader
 }
 
 func newRotator(s *server, c *local.Clocks, removal *remover, m *lead.Maker) *rotator {
-	return &rotator{server: s, clocks: c, remover: removal, maker: m, creating: make(chan struct{}, 1), made: map[KeyID]knownTo{}}
+	return &rotator{server: s, clocks: c, remover: removal, maker: m, creating: make(chan struct{}, 1), made: map[meta.KeyID]knownTo{}}
 }
 
 // Rotate makes a new key. It returns when the key is active or, with Publish, when the key is prepublished
@@ -92,16 +92,17 @@ func (r *rotator) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 	if err := r.mayRotate(); err != nil {
 		return Key{}, err
 	}
-	if err := r.mayRevoke(o.Revoke); err != nil {
+	revoke := idsAs[meta.KeyID](o.Revoke)
+	if err := r.mayRevoke(revoke); err != nil {
 		return Key{}, fmt.Errorf("rotate: %w", err)
 	}
 	if o.Compromised {
-		o.Full, o.Revoke = true, nil // all are
+		o.Full, revoke = true, nil // all are
 	}
 	if o.Full && r.cfg.Data == nil {
 		return Key{}, fmt.Errorf("full rotation: %w: Config.Data is nil", ErrNoData)
 	}
-	add := meta.Add{Full: o.Full, Revoke: o.Revoke, Compromised: o.Compromised}
+	add := meta.Add{Full: o.Full, Revoke: revoke, Compromised: o.Compromised}
 	if o.Publish.After(r.Now()) {
 		add.Publish = o.Publish.UTC().Round(0)
 	}
@@ -113,7 +114,7 @@ func (r *rotator) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 			return Key{}, fmt.Errorf("rotate: %w", err)
 		}
 	}
-	var id KeyID
+	var id meta.KeyID
 	var err error
 	for again := true; again; {
 		ring := r.FSM.Ring()
@@ -134,7 +135,7 @@ func (r *rotator) rotate(ctx context.Context, o RotateOptions) (Key, error) {
 }
 
 // signed returns the keys that may have signed something.
-func signed(ring *meta.Ring) (ids []KeyID) {
+func signed(ring *meta.Ring) (ids []meta.KeyID) {
 	for _, key := range ring.Keys {
 		if key.State != meta.StatePrepublished {
 			ids = append(ids, key.ID)
@@ -146,7 +147,7 @@ func signed(ring *meta.Ring) (ids []KeyID) {
 // removeOthers has every key but one removed once nothing is sealed under it: what a rotation after a
 // compromise does by itself where every server knows of it. A crash leaves some of them without that, which
 // the next rotation of this kind makes good.
-func (r *rotator) removeOthers(ctx context.Context, id KeyID) error {
+func (r *rotator) removeOthers(ctx context.Context, id meta.KeyID) error {
 	for _, key := range r.FSM.Ring().Keys {
 		if key.ID == id || key.State == meta.StatePrepublished || key.State == meta.StateActive {
 			continue
@@ -160,11 +161,11 @@ func (r *rotator) removeOthers(ctx context.Context, id KeyID) error {
 
 // pendingOrNew returns a key that is on its way with the same options, or makes one. Calls take turns, so
 // that the second one finds what the first has made: also while raft hangs, and all of them time out.
-func (r *rotator) pendingOrNew(ctx context.Context, add meta.Add) (KeyID, error) {
+func (r *rotator) pendingOrNew(ctx context.Context, add meta.Add) (meta.KeyID, error) {
 	select {
 	case r.creating <- struct{}{}:
 	case <-ctx.Done():
-		return KeyID{}, context.Cause(ctx)
+		return meta.KeyID{}, context.Cause(ctx)
 	}
 	defer func() { <-r.creating }()
 	now := knownTo{r.Raft.CurrentTerm(), r.removals.Load(), r.FSM.Restores()}
@@ -175,7 +176,7 @@ func (r *rotator) pendingOrNew(ctx context.Context, add meta.Add) (KeyID, error)
 	}
 	id, err := r.maker.Create(ctx, add)
 	ring := r.FSM.Ring()
-	maps.DeleteFunc(r.made, func(id KeyID, then knownTo) bool {
+	maps.DeleteFunc(r.made, func(id meta.KeyID, then knownTo) bool {
 		m := ring.Key(id)
 		return then != now || m != nil && m.State != meta.StatePrepublished
 	})
@@ -212,7 +213,7 @@ func (k *Keyring) ActiveKey() (Key, error) {
 }
 
 // mayRevoke asks what the FSM will, before there is a key file that nobody needs.
-func (r *rotator) mayRevoke(ids []KeyID) error {
+func (r *rotator) mayRevoke(ids []meta.KeyID) error {
 	ring := r.FSM.Ring()
 	for _, id := range ids {
 		switch key := ring.Key(id); {
@@ -235,7 +236,7 @@ func (k *Keyring) Leading() error { return k.server.Leading() }
 func (k *Keyring) WaitRotated(ctx context.Context, id KeyID) (Key, error) {
 	return led(ctx, k, func(ctx context.Context) (Key, error) {
 		seen, active := false, true
-		return k.server.awaitKey(ctx, id, func(m *meta.Key) bool {
+		return k.server.awaitKey(ctx, meta.KeyID(id), func(m *meta.Key) bool {
 			if !seen {
 				seen, active = true, !m.Publish.After(k.server.Now())
 			}
@@ -246,7 +247,7 @@ func (k *Keyring) WaitRotated(ctx context.Context, id KeyID) (Key, error) {
 
 // awaitKey waits until the new key is active or, if it need not be, held by a majority. known says that
 // this server has applied what made it; if not, it follows, and that is on its way.
-func (s *server) awaitKey(ctx context.Context, id KeyID, active func(*meta.Key) bool, known bool) (key Key, err error) {
+func (s *server) awaitKey(ctx context.Context, id meta.KeyID, active func(*meta.Key) bool, known bool) (key Key, err error) {
 	err = s.AwaitRing(ctx, &known, func(ring *meta.Ring) (bool, error) {
 		m := ring.Key(id)
 		known = known || m != nil || s.Leading() == nil
@@ -267,5 +268,5 @@ func (s *server) awaitKey(ctx context.Context, id KeyID, active func(*meta.Key) 
 	case errors.Is(err, ErrUnknownKey), errors.Is(err, ErrClosed):
 		return Key{}, fmt.Errorf("rotate: key %s: %w", id, err)
 	}
-	return Key{ID: id}, fmt.Errorf("rotate: key %s: %w: %w", id, ErrNotDurable, err)
+	return Key{ID: KeyID(id)}, fmt.Errorf("rotate: key %s: %w: %w", id, ErrNotDurable, err)
 }

@@ -9,6 +9,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -52,7 +53,7 @@ func TestRemovedKeyIsNotHandedOut(t *testing.T) {
 		if err := readFiles(leader.Keyring); err != nil {
 			t.Fatal(err)
 		}
-		if !keyring.Store(leader.Keyring).InMemory(old) {
+		if !keyring.Store(leader.Keyring).InMemory(meta.KeyID(old)) {
 			t.Fatal("the key is not in memory")
 		}
 		if n := handedOut(t, leader, s.ID, old); n != 0 {

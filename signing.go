@@ -200,7 +200,7 @@ type tokenKeys struct {
 	ring        *meta.Ring
 	version     uint64 // of local.PublicKeys
 	from, until time.Time
-	byID        map[KeyID]*jwt.Key // nil for one that can't be read
+	byID        map[meta.KeyID]*jwt.Key // nil for one that can't be read
 	byHeader    map[string]*jwt.Key
 	adopted     map[*jwt.Key]bool
 	document    func() document
@@ -211,7 +211,7 @@ func (t *tokenKeys) WithHeader(encoded string) *jwt.Key { return t.byHeader[enco
 
 // WithID implements jwt.Keys.
 func (t *tokenKeys) WithID(kid string) (*jwt.Key, error) {
-	id, err := ParseKeyID(kid)
+	id, err := meta.ParseKeyID(kid)
 	if err != nil {
 		return nil, errors.New("kid is no key ID")
 	}
@@ -257,7 +257,7 @@ func (v *verifier) keysAgain(at time.Time, before *tokenKeys) (*tokenKeys, error
 func (v *verifier) read(ring *meta.Ring, at time.Time, before *tokenKeys) *tokenKeys {
 	t := &tokenKeys{
 		ring: ring, version: v.public.Version.Load(), from: at, until: at.Add(local.Idle),
-		byID: map[KeyID]*jwt.Key{}, byHeader: map[string]*jwt.Key{}, adopted: map[*jwt.Key]bool{},
+		byID: map[meta.KeyID]*jwt.Key{}, byHeader: map[string]*jwt.Key{}, adopted: map[*jwt.Key]bool{},
 	}
 	var inOrder []*jwt.Key
 	for _, m := range newestFirst(ring) {

@@ -240,7 +240,7 @@ func TestI4OnlyTheActiveKeySigns(t *testing.T) {
 			before := keyring.Ring(leader.FSM).Active().ID
 			token := keyringtest.Sign(t, leader)
 			after := keyring.Ring(leader.FSM).Active().ID
-			if id := keyringtest.KeyIDOf(t, token); id != before && id != after {
+			if id := keyringtest.KeyIDOf(t, token); id != keyring.KeyID(before) && id != keyring.KeyID(after) {
 				t.Errorf("signed with %s, active is %s", id, after)
 			}
 			tokens = append(tokens, token)

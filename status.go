@@ -98,10 +98,19 @@ const (
 
 // LastBackup is the backup that raft has noted last. Zero means none.
 type LastBackup struct {
-	Index  uint64      `json:"index"` // Manifest.Raft.Index, or less if a prepublished key was left out: see ConfirmBackup
-	Time   time.Time   `json:"time"`
-	SHA256 meta.Digest `json:"sha256"` // as text 64 hexadecimal digits
+	Index  uint64    `json:"index"` // Manifest.Raft.Index, or less if a prepublished key was left out: see ConfirmBackup
+	Time   time.Time `json:"time"`
+	SHA256 Digest    `json:"sha256"` // of the file
 }
+
+// Digest is a SHA-256. Its text, in JSON too, is 64 hexadecimal digits.
+type Digest [32]byte
+
+// MarshalText returns the text, in lower case.
+func (d Digest) MarshalText() ([]byte, error) { return meta.Digest(d).MarshalText() }
+
+// UnmarshalText reads the text.
+func (d *Digest) UnmarshalText(text []byte) error { return (*meta.Digest)(d).UnmarshalText(text) }
 
 // BackupSigner is the Ed25519 public key that verifies the signature of a backup. It is derived from the
 // material of the key that is active when the backup is made, so it changes with each rotation, and only
@@ -159,7 +168,7 @@ func (s Status) String() string {
 	s.writeServer(&b)
 	s.writeKeys(&b)
 	for _, p := range s.Rekeying {
-		if p.Key == plaintexts.ID {
+		if p.Key == KeyID(plaintexts.ID) {
 			fmt.Fprintf(&b, "sealing records in the clear: %d sealed, %d conflicts", p.Moved, p.Conflicts)
 		} else {
 			fmt.Fprintf(&b, "rekeying %s: %d moved, %d conflicts", p.Key, p.Moved, p.Conflicts)

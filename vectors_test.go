@@ -55,7 +55,7 @@ func reader(t testing.TB, v vectors, more ...keyringtest.Outsider) *keyring.Keyr
 	cmds := []meta.Command{{Init: &meta.Init{Cluster: meta.ClusterID{1}}}}
 	for _, k := range v.Keys {
 		cmds = append(cmds, meta.Command{Adopt: &meta.Adopt{Time: at, Key: meta.NewKey{
-			ID: k.ID, Algorithm: k.Algorithm, Public: k.Public, Check: meta.CheckValue{1}, Created: at,
+			ID: meta.KeyID(k.ID), Algorithm: k.Algorithm, Public: k.Public, Check: meta.CheckValue{1}, Created: at,
 		}}})
 	}
 	for _, o := range more {

@@ -48,7 +48,7 @@ func TestTokensThroughTheLifeOfAKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		state(keyring.StateInactive, true)
-		keyringtest.MustPropose(t, c, meta.Command{Rekey: &meta.Rekey{ID: key.ID}})
+		keyringtest.MustPropose(t, c, meta.Command{Rekey: &meta.Rekey{ID: meta.KeyID(key.ID)}})
 		state(keyring.StateRekeying, true)
 		if st, err := leader.Keyring.Status(t.Context()); err != nil || !strings.Contains(fmt.Sprint(st.Problems), "Config.Data is nil") {
 			t.Errorf("a leader that can't move the data: %v, %v", st.Problems, err)
@@ -56,7 +56,7 @@ func TestTokensThroughTheLifeOfAKey(t *testing.T) {
 		keyringtest.Deprecate(t, c, key.ID)
 		state(keyring.StateDeprecated, true)
 
-		end := keyring.Ring(leader.FSM).Key(key.ID).Retired.Add(24*time.Hour + time.Minute)
+		end := keyring.Ring(leader.FSM).Key(meta.KeyID(key.ID)).Retired.Add(24*time.Hour + time.Minute)
 		time.Sleep(time.Until(end) - 1) // virtual
 		if err := leader.Keyring.Verify(token, keyringtest.ForMe); errors.Is(err, keyring.ErrUnknownKey) {
 			t.Errorf("the key is gone before its last token: %v", err)
@@ -65,7 +65,7 @@ func TestTokensThroughTheLifeOfAKey(t *testing.T) {
 		time.Sleep(time.Nanosecond) // virtual
 		state(keyring.StateDeprecated, false)
 		keyringtest.CheckVerifies(t, c, token, false, "when the time is over")
-		keyringtest.MustPropose(t, c, meta.Command{Remove: &meta.Remove{ID: key.ID, From: meta.StateDeprecated, Time: time.Now().UTC()}})
+		keyringtest.MustPropose(t, c, meta.Command{Remove: &meta.Remove{ID: meta.KeyID(key.ID), From: meta.StateDeprecated, Time: time.Now().UTC()}})
 		state("removed", false)
 	})
 }
@@ -82,7 +82,7 @@ func TestTokensOfARemovedKeyAreRefused(t *testing.T) {
 		}
 		keyringtest.AwaitKeys(t, c)
 		keyringtest.CheckVerifies(t, c, token, true, "before")
-		keyringtest.MustPropose(t, c, meta.Command{Remove: &meta.Remove{ID: keyringtest.KeyIDOf(t, token), From: meta.StateInactive, Force: true, Time: time.Now().UTC()}})
+		keyringtest.MustPropose(t, c, meta.Command{Remove: &meta.Remove{ID: meta.KeyID(keyringtest.KeyIDOf(t, token)), From: meta.StateInactive, Force: true, Time: time.Now().UTC()}})
 		keyringtest.CheckVerifies(t, c, token, false, "removed")
 		keyringtest.CheckPublished(t, c, keyringtest.KeyIDOf(t, token), false, "removed")
 		for _, s := range c.Live() {
@@ -116,14 +116,14 @@ func TestRevokedKeyVanishesAtTheActivation(t *testing.T) {
 		}
 		keyringtest.AwaitKeys(t, c)
 		keyringtest.CheckVerifies(t, c, token, true, "before the activation")
-		keyringtest.MustPropose(t, c, meta.Command{Rekey: &meta.Rekey{ID: keyringtest.KeyIDOf(t, older)}})
+		keyringtest.MustPropose(t, c, meta.Command{Rekey: &meta.Rekey{ID: meta.KeyID(keyringtest.KeyIDOf(t, older))}})
 		keyringtest.CheckVerifies(t, c, older, true, "before the activation, rekeying")
 
 		c.Stop(leader) // what was begun, the next leader ends
 		for activated := false; !activated; time.Sleep(time.Second) {
 			for _, s := range c.Live() {
 				ring := keyring.Ring(s.FSM)
-				active := ring.Active().ID == key.ID
+				active := keyring.KeyID(ring.Active().ID) == key.ID
 				err := s.Keyring.Verify(token, keyringtest.ForMe)
 				if keyring.Ring(s.FSM) == ring && (err != nil) != active {
 					t.Fatalf("%s: the new key is active: %t; %v", s.ID, active, err)
@@ -190,7 +190,7 @@ func TestServerWithoutMaterialVerifiesAll(t *testing.T) {
 		}
 		for i, odd := range [][]byte{{0}, []byte("no key at all"), good[0].Public(t)[:100], good[1].Public(t), append(good[2].Public(t), 0)} {
 			k := good[2].NewKey(t)
-			k.ID, k.Public = keyring.KeyID{byte(i) * 0x30, 15: 99}, odd // some before the good ones, some after
+			k.ID, k.Public = meta.KeyID{byte(i) * 0x30, 15: 99}, odd // some before the good ones, some after
 			cmds = append(cmds, adopt(k, false))
 		}
 		if err := keyring.Propose(t.Context(), leader.Keyring, cmds...); err != nil {

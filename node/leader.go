@@ -16,7 +16,7 @@ import (
 
 // MaxForward is the maximum size in bytes of a plaintext or ciphertext together with its AAD that a follower
 // forwards to the leader.
-const MaxForward = peer.MaxMessage - 1024
+const MaxForward = 1<<20 - 1024
 
 // How long a forwarded call may take if its context allows more.
 const (

@@ -22,7 +22,7 @@ import (
 type Handler func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error)
 
 // MaxBody is the maximum size in bytes of the body or the answer of a call.
-const MaxBody = peer.MaxMessage - 1024
+const MaxBody = 1<<20 - 1024
 
 // callTimeout is how long a call may take whose context has no deadline.
 const callTimeout = 10 * time.Second

@@ -54,7 +54,7 @@ func (c cluster) awaitState(id keyring.KeyID, state keyring.State) {
 
 func (c cluster) rotateFully() (old keyring.KeyID) {
 	c.TB.Helper()
-	old = keyringtest.Ring(c.leader().FSM).Active().ID
+	old = keyring.KeyID(keyringtest.Ring(c.leader().FSM).Active().ID)
 	if _, err := c.leader().Keyring.Rotate(c.TB.Context(), keyring.RotateOptions{Full: true}); err != nil {
 		c.TB.Fatal(err)
 	}

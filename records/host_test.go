@@ -46,11 +46,11 @@ func (f *fence) rotate() {
 	f.active++
 	id := keyring.KeyID{f.active}
 	f.apply(meta.Command{Add: &meta.Add{Key: meta.NewKey{
-		ID: id, Algorithm: "EdDSA", Public: []byte{f.active}, Check: meta.CheckValue{f.active}, Created: at,
+		ID: meta.KeyID(id), Algorithm: "EdDSA", Public: []byte{f.active}, Check: meta.CheckValue{f.active}, Created: at,
 	}}})
 	server := meta.Server{ID: "s1", Keystore: meta.KeystoreID{1}}
-	f.apply(meta.Command{Hold: &meta.Hold{Server: server.ID, Keystore: server.Keystore, Gained: []meta.KeyID{id}}})
-	f.apply(meta.Command{Activate: &meta.Activate{ID: id, Voters: []string{"s1"}, Confirmed: []meta.Server{server}, Time: at}})
+	f.apply(meta.Command{Hold: &meta.Hold{Server: server.ID, Keystore: server.Keystore, Gained: []meta.KeyID{meta.KeyID(id)}}})
+	f.apply(meta.Command{Activate: &meta.Activate{ID: meta.KeyID(id), Voters: []string{"s1"}, Confirmed: []meta.Server{server}, Time: at}})
 }
 
 // ciphertext has the form of one under a key. What n is differs in bytes.

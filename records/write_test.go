@@ -61,7 +61,7 @@ func TestPutComparesAndSeals(t *testing.T) {
 			return records.Through(leader.Raft)(ctx, cmd)
 		})
 		three, err := m.Put(t.Context(), records.Write{Name: "c", Parts: secret, If: &two})
-		if r, _ := m.Get("c"); err != nil || proposals != 2 || r.Version != three || r.KeyID(0) != keyringtest.Ring(leader.FSM).Active().ID {
+		if r, _ := m.Get("c"); err != nil || proposals != 2 || r.Version != three || r.KeyID(0) != keyring.KeyID(keyringtest.Ring(leader.FSM).Active().ID) {
 			t.Errorf("%d proposals, %v", proposals, err)
 		}
 		if _, err := m.Put(t.Context(), records.Write{Name: "a", Delete: true, If: &two}); err != nil {

@@ -251,7 +251,7 @@ func (l *liar) doesNotStandIn(t *testing.T) {
 	leader.must(t, "Prepublish", 3*time.Second, &id)
 	l.report(t)
 	c.await(t, "all are recorded as holders", func() bool {
-		return c.held(leader.ring(t).Key(id)) && leader.ring(t).Key(id).HeldBy(string(stolen))
+		return c.held(leader.ring(t).Key(meta.KeyID(id))) && leader.ring(t).Key(meta.KeyID(id)).HeldBy(string(stolen))
 	})
 	for _, p := range c.honest {
 		if p != leader {

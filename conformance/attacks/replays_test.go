@@ -88,7 +88,7 @@ func (c *cluster) replays(t *testing.T) {
 	var id keyring.KeyID
 	c.honest[0].must(t, "Rotate", nil, &id)
 	c.await(t, "all honest servers are recorded as holders", func() bool {
-		return slices.Equal(c.honest[0].ring(t).Key(id).Holders, []string{"s1", "s2", "s3"})
+		return slices.Equal(c.honest[0].ring(t).Key(meta.KeyID(id)).Holders, []string{"s1", "s2", "s3"})
 	})
 	c.settle(t)
 	ring := c.honest[0].ring(t)
@@ -172,7 +172,7 @@ func (c *cluster) bound(t *testing.T, ring *meta.Ring) {
 func (c *cluster) holdAs(t *testing.T, ring *meta.Ring, id keyring.KeyID) {
 	request := requests(t, ring)["hold"]
 	c.replay(t, "hold", c.dialAs(t, c.conf(t, string(stolen)), c.leader(t)), request, answered)
-	c.await(t, "the fourth member is recorded as it says", func() bool { return c.honest[0].ring(t).Key(id).HeldBy(string(stolen)) })
+	c.await(t, "the fourth member is recorded as it says", func() bool { return c.honest[0].ring(t).Key(meta.KeyID(id)).HeldBy(string(stolen)) })
 	after := c.honest[0].ring(t)
 	for _, k := range ring.Keys {
 		for _, p := range c.honest {

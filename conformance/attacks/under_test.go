@@ -249,7 +249,7 @@ func (f facts) same(t *testing.T, after facts, made []keyring.KeyID) {
 	}
 	left := unknown
 	for _, k := range after.ring.Keys {
-		if f.ring.Key(k.ID) != nil || slices.Contains(made, k.ID) {
+		if f.ring.Key(k.ID) != nil || slices.Contains(made, keyring.KeyID(k.ID)) {
 			continue
 		}
 		if left--; left < 0 {
@@ -263,7 +263,7 @@ func (f facts) same(t *testing.T, after facts, made []keyring.KeyID) {
 			t.Errorf("key %s was %+v and is %+v", k.ID, k, now)
 		}
 	}
-	if active := after.ring.Active(); active == nil || len(made) > 0 && unknown == 0 && active.ID != made[len(made)-1] {
+	if active := after.ring.Active(); active == nil || len(made) > 0 && unknown == 0 && keyring.KeyID(active.ID) != made[len(made)-1] {
 		t.Errorf("key %v is active, the last one made is another", active)
 	}
 }

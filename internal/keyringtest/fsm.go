@@ -88,7 +88,7 @@ func Fill[F raft.FSM](t testing.TB, f F) F {
 	t.Helper()
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	key := func(n byte) meta.NewKey {
-		return meta.NewKey{ID: keyring.KeyID{n}, Algorithm: "EdDSA", Public: []byte{n}, Check: meta.CheckValue{n}, Created: at}
+		return meta.NewKey{ID: meta.KeyID{n}, Algorithm: "EdDSA", Public: []byte{n}, Check: meta.CheckValue{n}, Created: at}
 	}
 	server := meta.Server{ID: "s1", Keystore: meta.KeystoreID{1}}
 	cmds := []meta.Command{
@@ -96,9 +96,9 @@ func Fill[F raft.FSM](t testing.TB, f F) F {
 		{Add: &meta.Add{Key: key(1)}},
 		{Add: &meta.Add{Key: key(2)}},
 		{Add: &meta.Add{Key: key(3)}},
-		{Remove: &meta.Remove{ID: keyring.KeyID{3}, From: meta.StatePrepublished, Time: at}},
+		{Remove: &meta.Remove{ID: meta.KeyID{3}, From: meta.StatePrepublished, Time: at}},
 		{Hold: &meta.Hold{Server: server.ID, Keystore: server.Keystore, Gained: []meta.KeyID{{1}, {2}}}},
-		{Activate: &meta.Activate{ID: keyring.KeyID{1}, Voters: []string{"s1"}, Confirmed: []meta.Server{server}, Time: at}},
+		{Activate: &meta.Activate{ID: meta.KeyID{1}, Voters: []string{"s1"}, Confirmed: []meta.Server{server}, Time: at}},
 	}
 	for i, c := range cmds {
 		if r := f.Apply(LogEntry(t, uint64(i+1), c)); r != nil {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
@@ -316,7 +317,7 @@ func (rc *RecordsCluster) State(id keyring.KeyID) keyring.State {
 	if state := StateOf(rc.Leader(), id); state != "" {
 		return state
 	}
-	if !Ring(rc.Leader().FSM).WasRemoved(id) {
+	if !Ring(rc.Leader().FSM).WasRemoved(meta.KeyID(id)) {
 		rc.TB.Fatalf("there is no key %s", id)
 	}
 	return "removed"
@@ -347,7 +348,7 @@ func (rc *RecordsCluster) Rotate(o keyring.RotateOptions) keyring.KeyID {
 
 // Active is the ID of the active key.
 func (rc *RecordsCluster) Active() keyring.KeyID {
-	return Ring(Ready(rc.TB, rc.Cluster).FSM).Active().ID
+	return keyring.KeyID(Ring(Ready(rc.TB, rc.Cluster).FSM).Active().ID)
 }
 
 // Spoil alters a record where nobody looks.

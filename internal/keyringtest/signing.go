@@ -120,7 +120,7 @@ func NewOutsider(t testing.TB, algorithm string, n byte) Outsider {
 // NewKey is the metadata of the key.
 func (o Outsider) NewKey(t testing.TB) meta.NewKey {
 	return meta.NewKey{
-		ID: o.ID, Algorithm: o.Algorithm, Public: o.Public(t), Check: meta.CheckValue{1}, Created: time.Now().UTC(),
+		ID: meta.KeyID(o.ID), Algorithm: o.Algorithm, Public: o.Public(t), Check: meta.CheckValue{1}, Created: time.Now().UTC(),
 	}
 }
 

@@ -44,13 +44,13 @@ func MakeLeader(t testing.TB, c *Cluster, s *Server) {
 // PlantKey puts the file of a new key on a disk, wrapped under KEKs.
 func PlantKey(t testing.TB, d *Disk, id keyring.KeyID, keks ...keyring.KEK) {
 	t.Helper()
-	keystoretest.Plant(t, d, id, keks...)
+	keystoretest.Plant(t, d, meta.KeyID(id), keks...)
 }
 
 // NewKeyFile makes a key and its file.
 func NewKeyFile(t testing.TB, id keyring.KeyID, keks ...keyring.KEK) ([]byte, *nks.Material) {
 	t.Helper()
-	return keystoretest.KeyFile(t, id, keks...)
+	return keystoretest.KeyFile(t, meta.KeyID(id), keks...)
 }
 
 // Refuse makes all requests of these kinds fail until it is told to stop.
@@ -94,8 +94,8 @@ func MustPropose(t testing.TB, c *Cluster, cmds ...meta.Command) {
 // Deprecate takes a rekeying key's data for moved.
 func Deprecate(t testing.TB, c *Cluster, id keyring.KeyID) {
 	t.Helper()
-	MustPropose(t, c, meta.Command{Clean: &meta.Clean{ID: id}})
-	MustPropose(t, c, meta.Command{Deprecate: &meta.Deprecate{ID: id, Clean: Ring(c.Leader().FSM).Key(id).Clean}})
+	MustPropose(t, c, meta.Command{Clean: &meta.Clean{ID: meta.KeyID(id)}})
+	MustPropose(t, c, meta.Command{Deprecate: &meta.Deprecate{ID: meta.KeyID(id), Clean: Ring(c.Leader().FSM).Key(meta.KeyID(id)).Clean}})
 }
 
 // NoRotation is an Options.Configure for tests in which no key becomes old.

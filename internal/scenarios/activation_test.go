@@ -74,11 +74,11 @@ func TestActivationCountsTheVotersThatThereAre(t *testing.T) {
 		id := keyringtest.Ring(leader.FSM).Prepublished()[0].ID
 		q.answer()
 		time.Sleep(time.Minute) // virtual
-		if got := keyringtest.StateOf(leader, id); got != keyring.StatePrepublished {
+		if got := keyringtest.StateOf(leader, keyring.KeyID(id)); got != keyring.StatePrepublished {
 			t.Errorf("the key is %s, and 2 of 4 voters hold it: %v", got, keyringtest.Ring(leader.FSM).Key(id).Holders)
 		}
 		c.OnEvent(nil)
-		if got := <-key; got != id {
+		if got := <-key; got != keyring.KeyID(id) {
 			t.Errorf("%s became active, not %s", got, id)
 		}
 	})

@@ -19,6 +19,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
 )
@@ -49,8 +50,8 @@ func TestAdoptTakesAnOrphanOfAnyServer(t *testing.T) {
 		}
 		keyringtest.AwaitKeys(t, c)
 		keyringtest.AwaitHolders(c.Leader().Keyring, id, 3)
-		k := keyringtest.Ring(c.Leader().FSM).Key(id)
-		if k == nil || k.State != keyring.StateInactive || k.DataOnly || len(k.Holders) != 3 {
+		k := keyringtest.Ring(c.Leader().FSM).Key(meta.KeyID(id))
+		if k == nil || k.State != meta.StateInactive || k.DataOnly || len(k.Holders) != 3 {
 			t.Errorf("adopted as %+v", k)
 		}
 	})
@@ -64,7 +65,7 @@ func TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly(t *testing.T) {
 		keyringtest.PlantKey(t, disk, id, keyring.InlineKEK())
 		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 1, Disk: func(_ raft.ServerID) *keyringtest.Disk { return disk }})
 		keyringtest.Ready(t, c)
-		ring := func() bool { return keyringtest.Ring(c.Leader().FSM).Key(id).DataOnly }
+		ring := func() bool { return keyringtest.Ring(c.Leader().FSM).Key(meta.KeyID(id)).DataOnly }
 		if !ring() {
 			t.Error("the leader's own adoption admits tokens")
 		}
@@ -130,7 +131,7 @@ func TestManyOrphansAreAdoptedInSeveralEntries(t *testing.T) {
 		synctest.Wait()
 		ring := keyringtest.Ring(c.Leader().FSM)
 		for i := range orphans {
-			if k := ring.Key(keyring.KeyID{7, byte(i >> 8), byte(i)}); k == nil || k.State != keyring.StateInactive || !k.DataOnly {
+			if k := ring.Key(meta.KeyID{7, byte(i >> 8), byte(i)}); k == nil || k.State != meta.StateInactive || !k.DataOnly {
 				t.Fatalf("%d is adopted as %+v", i, k)
 			}
 		}

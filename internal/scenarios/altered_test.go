@@ -81,7 +81,7 @@ func TestOrphanThatAnybodyMayHaveMadeWaitsForAdopt(t *testing.T) {
 		leader := keyringtest.Ready(t, c)
 		time.Sleep(2 * time.Minute)
 		if ring := keyringtest.Ring(leader.FSM); ring.Key(meta.KeyID(planted)) != nil || ring.Key(meta.KeyID(proven)) == nil {
-			t.Fatalf("adopted: the planted one %t, the other %t", ring.Key(planted) != nil, ring.Key(proven) != nil)
+			t.Fatalf("adopted: the planted one %t, the other %t", ring.Key(meta.KeyID(planted)) != nil, ring.Key(meta.KeyID(proven)) != nil)
 		}
 		for _, s := range c.Servers {
 			st, err := s.Keyring.Status(t.Context())

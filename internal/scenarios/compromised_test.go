@@ -159,11 +159,11 @@ func TestAdoptedKeyOpensWhenItIsDeprecated(t *testing.T) {
 		s.Disk.Plant(nks.FileName(id), 0o600, elsewhere.Disk.Bytes(nks.FileName(id)))
 		rc.Restart(s) // which reads it
 		keyringtest.Ready(t, rc.Cluster)
-		if err := s.Keyring.Adopt(t.Context(), id); err != nil {
+		if err := s.Keyring.Adopt(t.Context(), keyring.KeyID(id)); err != nil {
 			t.Fatal(err)
 		}
 		rc.Rotate(keyring.RotateOptions{Full: true})
-		rc.Await(id, keyring.StateDeprecated)
+		rc.Await(keyring.KeyID(id), keyring.StateDeprecated)
 		time.Sleep(time.Second) // virtual
 		if got, err := s.Keyring.Decrypt(sealed, nil); err != nil || string(got) != "elsewhere" {
 			t.Errorf("%q, %v", got, err)

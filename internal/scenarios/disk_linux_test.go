@@ -14,6 +14,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"golang.org/x/sys/unix"
 )
@@ -187,7 +188,7 @@ func TestFollowerOnATroubledDiskIsNoHolderUntilItIsOver(t *testing.T) {
 					return p.Kind == keyring.ProblemWrite && slices.Contains(p.Keys, key.ID) && strings.Contains(p.Detail, trouble.errno.Error())
 				})
 			})
-			if keyringtest.Ring(f.FSM).Key(key.ID).HeldBy(string(f.ID)) {
+			if keyringtest.Ring(f.FSM).Key(meta.KeyID(key.ID)).HeldBy(string(f.ID)) {
 				t.Error("it is recorded as a holder")
 			}
 			trouble.over(t, disk)

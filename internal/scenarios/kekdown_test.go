@@ -11,6 +11,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 )
 
@@ -40,7 +41,7 @@ func TestFollowerWhoseKEKIsDownIsNoHolder(t *testing.T) {
 				check := func(when string) {
 					t.Helper()
 					time.Sleep(10 * time.Minute) // virtual
-					if keyringtest.Ring(f.FSM).Key(key.ID).HeldBy(string(f.ID)) || f.Disk.Bytes(nks.FileName(key.ID)) != nil {
+					if keyringtest.Ring(f.FSM).Key(meta.KeyID(key.ID)).HeldBy(string(f.ID)) || f.Disk.Bytes(nks.FileName(key.ID)) != nil {
 						t.Errorf("%s: it is a holder, or has a file", when)
 					}
 					if st, err := f.Keyring.Status(t.Context()); err != nil || !named(st, kek.Name) || st.Ready || len(st.Missing) == 0 {

@@ -40,7 +40,7 @@ func TestHolderIsNobodyWhoseNamesDoNotSync(t *testing.T) {
 				}
 				time.Sleep(5 * time.Minute)
 				f.CheckHolds(t, "while it does not sync")
-				if keyringtest.Ring(f.FSM).Key(key.ID).HeldBy(string(f.ID)) {
+				if keyringtest.Ring(f.FSM).Key(meta.KeyID(key.ID)).HeldBy(string(f.ID)) {
 					t.Error("it is recorded as a holder")
 				}
 				if restart { // of the process: the disk has the name, not yet durable

@@ -232,7 +232,7 @@ func TestLoadGivesAnFSMItsHistory(t *testing.T) {
 			leader.Put(t, fmt.Sprint("after restart ", i))
 			time.Sleep(time.Minute)
 			r := keyringtest.Ring(h.FSM)
-			if r.Cluster != cluster || !r.WasRemoved(gone) || r.Active() == nil {
+			if r.Cluster != cluster || !r.WasRemoved(meta.KeyID(gone)) || r.Active() == nil {
 				t.Errorf("%s, restarted: %d keys, cluster %v, want %v", h.ID, len(r.Keys), r.Cluster, cluster)
 			}
 			if !bytes.Equal(keyringtest.SnapshotOf(t, h.FSM), keyringtest.SnapshotOf(t, leader.FSM)) {

@@ -18,6 +18,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
@@ -246,8 +247,8 @@ func (c *ledgers) awaitState(s *ledgerServer, id keyring.KeyID, want keyring.Sta
 	c.TB.Helper()
 	for {
 		changed := s.node.Keyring().Changed()
-		state := keyringtest.Ring(s.keys).Key(id).State
-		if state == want {
+		state := keyringtest.Ring(s.keys).Key(meta.KeyID(id)).State
+		if keyring.State(state) == want {
 			return
 		}
 		if err := c.any([]<-chan struct{}{changed}); err != nil {
@@ -258,7 +259,7 @@ func (c *ledgers) awaitState(s *ledgerServer, id keyring.KeyID, want keyring.Sta
 }
 
 func (c *ledgers) active() keyring.KeyID {
-	return keyringtest.Ring(c.leader().keys).Active().ID
+	return keyring.KeyID(keyringtest.Ring(c.leader().keys).Active().ID)
 }
 
 // snapshot has the leader's raft write a snapshot, as every backup does, and returns the leader that did it.
@@ -362,8 +363,8 @@ func (c *ledgers) check(old keyring.KeyID) (end ledgerCounts) {
 		if end.Index > 0 && counts.Moved != end.Moved {
 			c.TB.Errorf("%s counts %+v, another %+v", s.id, counts, end)
 		}
-		if end = counts; keyringtest.Ring(s.keys).Key(old).State != keyring.StateDeprecated {
-			c.TB.Errorf("%s: the old key is %s", s.id, keyringtest.Ring(s.keys).Key(old).State)
+		if end = counts; keyring.State(keyringtest.Ring(s.keys).Key(meta.KeyID(old)).State) != keyring.StateDeprecated {
+			c.TB.Errorf("%s: the old key is %s", s.id, keyringtest.Ring(s.keys).Key(meta.KeyID(old)).State)
 		}
 	}
 	return end

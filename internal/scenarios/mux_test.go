@@ -26,7 +26,7 @@ type proposal struct {
 // in the middle, so that raft makes batches of both kinds.
 func proposeAtOnce(t *testing.T, leader *keyringtest.Host) (all []proposal) {
 	t.Helper()
-	bad := keyringtest.LogEntry(t, 0, meta.Command{Rekey: &meta.Rekey{ID: keyring.KeyID{7}}})
+	bad := keyringtest.LogEntry(t, 0, meta.Command{Rekey: &meta.Rekey{ID: meta.KeyID{7}}})
 	for i := range 100 {
 		data := fmt.Sprintf("entry %d", i)
 		all = append(all, proposal{data, leader.Raft.Apply([]byte(data), 0)})

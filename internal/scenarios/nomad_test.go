@@ -13,6 +13,7 @@ import (
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/keystore/keystoretest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"github.com/hashicorp/raft"
 )
@@ -27,7 +28,7 @@ func TestNomadKeystoreOpensAsItIs(t *testing.T) {
 		a.checkOpens(t, "adopted")
 		a.checkOwnFiles(t, "adopted")
 		for _, k := range a.keys[4:] {
-			if ps := keyringtest.Problems(t, a.Server("s2"), keyring.ProblemNomad); len(ps) != 1 || !slices.Contains(ps[0].Keys, k.ID) {
+			if ps := keyringtest.Problems(t, a.Server("s2"), keyring.ProblemNomad); len(ps) != 1 || !slices.Contains(ps[0].Keys, keyring.KeyID(k.ID)) {
 				t.Errorf("%s: %v", k.Form, ps)
 			}
 		}
@@ -92,15 +93,15 @@ func (a *nomadCluster) checkAdopted(t *testing.T) {
 	t.Helper()
 	leader := a.Leader()
 	for _, k := range a.keys[:4] {
-		meta := keyringtest.Ring(leader.FSM).Key(k.ID)
-		if meta == nil || meta.State != keyring.StateInactive || !meta.DataOnly || len(meta.Holders) != 3 {
-			t.Fatalf("%s is adopted as %+v", k.Form, meta)
+		key := keyringtest.Ring(leader.FSM).Key(k.ID)
+		if key == nil || key.State != meta.StateInactive || !key.DataOnly || len(key.Holders) != 3 {
+			t.Fatalf("%s is adopted as %+v", k.Form, key)
 		}
-		if err := leader.Keyring.Adopt(t.Context(), k.ID); err != nil {
+		if err := leader.Keyring.Adopt(t.Context(), keyring.KeyID(k.ID)); err != nil {
 			t.Error(err)
 		}
-		if want := map[bool]string{true: "RS256", false: "EdDSA"}[k.RSA != nil]; meta.Algorithm != want {
-			t.Errorf("%s signs with %s", k.Form, meta.Algorithm)
+		if want := map[bool]string{true: "RS256", false: "EdDSA"}[k.RSA != nil]; key.Algorithm != want {
+			t.Errorf("%s signs with %s", k.Form, key.Algorithm)
 		}
 	}
 }
@@ -110,7 +111,7 @@ func (a *nomadCluster) checkOpens(t *testing.T, when string) {
 	t.Helper()
 	for _, s := range a.Servers {
 		for _, k := range a.keys[:4] {
-			if got, err := s.Keyring.OpenNomad(k.ID, k.Seal("data")); err != nil || string(got) != "data" {
+			if got, err := s.Keyring.OpenNomad(keyring.KeyID(k.ID), k.Seal("data")); err != nil || string(got) != "data" {
 				t.Errorf("%s: %s, %s: %q, %v", when, s.ID, k.Form, got, err)
 			}
 		}
@@ -161,7 +162,7 @@ func TestNomadFilesAreOpenedOnlyWithInlineKEK(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		keyringtest.AwaitKeys(t, c)
 		for _, k := range keys[:4] {
-			if got, err := s2.Keyring.OpenNomad(k.ID, k.Seal("data")); err != nil || string(got) != "data" {
+			if got, err := s2.Keyring.OpenNomad(keyring.KeyID(k.ID), k.Seal("data")); err != nil || string(got) != "data" {
 				t.Errorf("%s: %q, %v", k.Form, got, err)
 			}
 		}
@@ -196,7 +197,7 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 			t.Fatal(err)
 		}
 		planted := keystoretest.NewNomadKey(t, 1, "1.4")
-		planted.ID = id
+		planted.ID = meta.KeyID(id)
 		files := planted.Files(t)
 		for name, b := range files { // over the keyring's own
 			s.Disk.Plant(name, 0o600, b)
@@ -221,7 +222,7 @@ func TestNomadFileOfAnotherKeyIsLeftAloneAndNeverUsed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		planted.ID = other
+		planted.ID = meta.KeyID(other)
 		maps.Copy(files, planted.Files(t))
 		for name, b := range files {
 			s.Disk.Plant(name, 0o600, b)
@@ -251,16 +252,16 @@ func TestOpenNomadRefuses(t *testing.T) {
 		for i := range len(sealed) * 8 {
 			flipped := slices.Clone(sealed)
 			flipped[i/8] ^= 1 << (i % 8)
-			if got, err := k.OpenNomad(keys[0].ID, flipped); err != keyring.ErrDecrypt || got != nil {
+			if got, err := k.OpenNomad(keyring.KeyID(keys[0].ID), flipped); err != keyring.ErrDecrypt || got != nil {
 				t.Errorf("bit %d flipped: %q, %v", i, got, err)
 			}
 		}
 		for n := range len(sealed) {
-			if got, err := k.OpenNomad(keys[0].ID, sealed[:n]); err != keyring.ErrDecrypt || got != nil {
+			if got, err := k.OpenNomad(keyring.KeyID(keys[0].ID), sealed[:n]); err != keyring.ErrDecrypt || got != nil {
 				t.Errorf("%d bytes of it: %q, %v", n, got, err)
 			}
 		}
-		if _, err := k.OpenNomad(keys[1].ID, sealed); err != keyring.ErrDecrypt {
+		if _, err := k.OpenNomad(keyring.KeyID(keys[1].ID), sealed); err != keyring.ErrDecrypt {
 			t.Errorf("another key: %v", err)
 		}
 		if _, err := k.OpenNomad(keyring.KeyID{1}, sealed); !errors.Is(err, keyring.ErrUnknownKey) {

@@ -262,7 +262,7 @@ func TestFollowerWaitsForARemovalThatItHasYetToHearOf(t *testing.T) {
 		if err := f.Keyring.WaitRemoved(t.Context(), unheard); err == nil || time.Since(began) < time.Second || time.Since(began) > time.Hour {
 			t.Errorf("of a key that nobody knows: %v after %v", err, time.Since(began))
 		}
-		key := meta.NewKey{ID: unheard, Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: time.Now().UTC().Round(0)}
+		key := meta.NewKey{ID: meta.KeyID(unheard), Algorithm: "EdDSA", Public: []byte{1}, Check: meta.CheckValue{1}, Created: time.Now().UTC().Round(0)}
 		ended := make(chan error, 1)
 		go func() { ended <- f.Keyring.WaitRemoved(t.Context(), unheard) }()
 		time.Sleep(time.Second) // virtual
@@ -270,7 +270,7 @@ func TestFollowerWaitsForARemovalThatItHasYetToHearOf(t *testing.T) {
 		if err == nil {
 			err = leader.Keyring.Remove(t.Context(), unheard, keyring.RemoveOptions{})
 		}
-		if err := errors.Join(err, <-ended); err != nil || !keyringtest.Ring(f.FSM).WasRemoved(unheard) {
+		if err := errors.Join(err, <-ended); err != nil || !keyringtest.Ring(f.FSM).WasRemoved(meta.KeyID(unheard)) {
 			t.Errorf("of one that is removed: %v", err)
 		}
 	})
@@ -341,7 +341,7 @@ func TestBackupLeavesOutAKeyThatSealedNothingAndIsNotHere(t *testing.T) {
 			t.Errorf("after the restore: %q, %v", got, err)
 		}
 		time.Sleep(time.Hour) // virtual
-		if !keyringtest.Ring(one.FSM).WasRemoved(key) {
+		if !keyringtest.Ring(one.FSM).WasRemoved(meta.KeyID(key)) {
 			t.Error("the key that nobody has is still in the keyring")
 		}
 	})

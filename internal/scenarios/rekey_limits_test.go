@@ -193,7 +193,7 @@ func TestWhatNomadSealedIsMovedToo(t *testing.T) {
 			Configure: func(_ *keyringtest.Server, cfg *keyring.Config) { cfg.Data = data },
 		})
 		leader := keyringtest.Ready(t, c)
-		if err := leader.Keyring.Remove(t.Context(), k.ID, keyring.RemoveOptions{}); err != nil {
+		if err := leader.Keyring.Remove(t.Context(), keyring.KeyID(k.ID), keyring.RemoveOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		for ref, s := range data.all {
@@ -225,7 +225,7 @@ func TestWithoutDataNothingIsProven(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := leader.Keyring.Remove(t.Context(), old, keyring.RemoveOptions{}); !errors.Is(err, want) {
+			if err := leader.Keyring.Remove(t.Context(), keyring.KeyID(old), keyring.RemoveOptions{}); !errors.Is(err, want) {
 				t.Errorf("remove with %T: %v", data, err)
 			}
 			if removed := keyringtest.Ring(leader.FSM).WasRemoved(old); removed != (data != nil) {
@@ -291,7 +291,7 @@ func TestRekeyNeedsNoMoreMemoryForMoreRecords(t *testing.T) {
 			if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); err != nil {
 				t.Fatal(err)
 			}
-			keyringtest.AwaitState(leader.Keyring, old, keyring.StateDeprecated)
+			keyringtest.AwaitState(leader.Keyring, keyring.KeyID(old), keyring.StateDeprecated)
 			if e.done != records {
 				t.Errorf("%d records of %d are moved", e.done, records)
 			}

@@ -12,6 +12,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"github.com/hashicorp/go-hclog"
 )
 
@@ -268,7 +269,7 @@ func TestRetentionRemovesWhatIsNotNeeded(t *testing.T) {
 			rc.Store("r", 300)
 			old := rc.Active()
 			rc.Rotate(keyring.RotateOptions{})
-			retired := keyringtest.Ring(rc.Leader().FSM).Key(old).Retired
+			retired := keyringtest.Ring(rc.Leader().FSM).Key(meta.KeyID(old)).Retired
 			time.Sleep(time.Until(retired.Add(max(retain, 24*time.Hour+time.Minute) - time.Hour))) // virtual
 			if rc.State(old) != keyring.StateInactive {
 				t.Errorf("%s too early", rc.State(old))

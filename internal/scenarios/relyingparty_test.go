@@ -218,7 +218,7 @@ func TestNoTokenOutlivesItsKey(t *testing.T) {
 				switch now := time.Now(); {
 				case now.Before(s.expires):
 					still = append(still, s)
-					kinds[keyringtest.Ring(leader.FSM).Key(keyringtest.KeyIDOf(t, s.token)).State]++
+					kinds[keyring.State(keyringtest.Ring(leader.FSM).Key(meta.KeyID(keyringtest.KeyIDOf(t, s.token))).State)]++
 					keyringtest.CheckVerifies(t, c, s.token, true, s.expires.String())
 				case now.After(s.expires.Add(time.Minute)):
 					expired++
@@ -272,7 +272,7 @@ func advance(t testing.TB, c *keyringtest.Cluster, maxTTL time.Duration) (remove
 		case meta.StateInactive:
 			keyringtest.MustPropose(t, c, meta.Command{Rekey: &meta.Rekey{ID: k.ID}})
 		case meta.StateRekeying:
-			keyringtest.Deprecate(t, c, k.ID)
+			keyringtest.Deprecate(t, c, keyring.KeyID(k.ID))
 		case meta.StateDeprecated:
 			if plan.VerifiesUntil(k, plan.Tokens{MaxTTL: maxTTL, Leeway: time.Minute}).After(time.Now()) {
 				continue

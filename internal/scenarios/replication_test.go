@@ -13,6 +13,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 	"example.com/keyring/internal/nks"
 	"example.com/keyring/internal/peer"
 	"github.com/hashicorp/raft"
@@ -161,7 +162,7 @@ func forge(c *keyringtest.Cluster, e keyringtest.Event, choose func(peer.ID) *nk
 	var secrets []peer.Secret
 	for _, id := range q.Fetch.IDs {
 		if m := choose(id); m != nil {
-			secrets = append(secrets, peer.Secret{ID: id, Check: peer.Check(ring.Key(keyring.KeyID(id)).Check), Material: m.Encode()})
+			secrets = append(secrets, peer.Secret{ID: id, Check: peer.Check(ring.Key(meta.KeyID(id)).Check), Material: m.Encode()})
 		}
 	}
 	b := peer.Binding{Cluster: ring.Cluster, Asker: string(e.Server.ID), Answerer: string(e.To)}
@@ -379,7 +380,7 @@ func TestFileThatIsGoneIsWrittenAgain(t *testing.T) {
 		if after := s.Disk.Bytes(name); before == nil || after == nil {
 			t.Errorf("files of %d and %d bytes", len(before), len(after))
 		}
-		if !keyringtest.Ring(leader.FSM).Key(id).HeldBy(string(s.ID)) {
+		if !keyringtest.Ring(leader.FSM).Key(meta.KeyID(id)).HeldBy(string(s.ID)) {
 			t.Error("its file is back, and it is not held")
 		}
 		if s.Raft.LastIndex() > index+2 { // that it was lost, and that it is back
@@ -401,12 +402,12 @@ func TestFileThatTurnsUpIsReported(t *testing.T) {
 		s.Disk.Unlink(name)
 		c.Restart(s)
 		time.Sleep(10 * time.Minute) // virtual
-		if keyringtest.Ring(s.FSM).Key(id).HeldBy("s1") {
+		if keyringtest.Ring(s.FSM).Key(meta.KeyID(id)).HeldBy("s1") {
 			t.Fatal("a key without a file is held")
 		}
 		s.Disk.Plant(name, 0o600, file)
 		time.Sleep(10 * time.Minute) // virtual
-		if !keyringtest.Ring(s.FSM).Key(id).HeldBy("s1") {
+		if !keyringtest.Ring(s.FSM).Key(meta.KeyID(id)).HeldBy("s1") {
 			t.Error("its file is back, and it is not held")
 		}
 	})

@@ -289,7 +289,7 @@ func TestBackupUnderLoadIsConsistent(t *testing.T) {
 				if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{}); err != nil {
 					t.Error(err)
 				}
-				if err := leader.Keyring.Remove(t.Context(), old, keyring.RemoveOptions{Now: true}); err != nil {
+				if err := leader.Keyring.Remove(t.Context(), keyring.KeyID(old), keyring.RemoveOptions{Now: true}); err != nil {
 					t.Error(err)
 				}
 				removed++

@@ -13,6 +13,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 )
 
 // disaster is what happens to a server in the middle of a rotation.
@@ -235,7 +236,7 @@ func TestI3RecordedHoldsAloneActivateNothing(t *testing.T) {
 				t.Errorf("%s: the key is %s while one server holds it", s.ID, got)
 			}
 		}
-		if holders := keyringtest.Ring(leader.FSM).Key(key.ID).Holders; len(holders) != 3 {
+		if holders := keyringtest.Ring(leader.FSM).Key(meta.KeyID(key.ID)).Holders; len(holders) != 3 {
 			t.Errorf("recorded holders are %v: the test has to have stale ones", holders)
 		}
 		heal()
@@ -269,16 +270,16 @@ func TestKeyThatNobodyHasIsDropped(t *testing.T) {
 		leader := c.Leader()
 		keyringtest.Rotate(t, c, &v, 1)
 		time.Sleep(5 * time.Minute) // virtual
-		if got := keyringtest.StateOf(leader, lost); got != keyring.StatePrepublished {
+		if got := keyringtest.StateOf(leader, keyring.KeyID(lost)); got != keyring.StatePrepublished {
 			t.Errorf("the key is %q, and one server has not answered yet", got)
 		}
-		if p := keyringtest.Problems(t, leader, keyring.ProblemKeyPending); len(p) != 1 || !slices.Equal(p[0].Keys, []keyring.KeyID{lost}) {
+		if p := keyringtest.Problems(t, leader, keyring.ProblemKeyPending); len(p) != 1 || !slices.Equal(p[0].Keys, []keyring.KeyID{keyring.KeyID(lost)}) {
 			t.Errorf("Status has pending keys %v, want %s", p, lost)
 		}
 		c.Remove(first)
 		c.Add("s4")
 		time.Sleep(5 * time.Minute) // virtual
-		if got := keyringtest.StateOf(leader, lost); got != "" || !keyringtest.Ring(leader.FSM).WasRemoved(lost) {
+		if got := keyringtest.StateOf(leader, keyring.KeyID(lost)); got != "" || !keyringtest.Ring(leader.FSM).WasRemoved(lost) {
 			t.Errorf("the key is %q after every server has answered", got)
 		}
 		if p := keyringtest.Problems(t, leader, keyring.ProblemKeyPending); len(p) != 0 {
@@ -317,7 +318,7 @@ func TestScheduledKeyThatIsGoneIsReplaced(t *testing.T) {
 		heal()
 		time.Sleep(2 * day) // virtual
 		leader := c.Leader()
-		if got := keyringtest.StateOf(leader, old); got != keyring.StateInactive {
+		if got := keyringtest.StateOf(leader, keyring.KeyID(old)); got != keyring.StateInactive {
 			t.Errorf("two days later the old key is %s", got)
 		}
 		if err := v.Seal(leader); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/internal/meta"
 )
 
 // TestLeaderThatLacksAKeyBacksUpAsOften: its backups have less than the one that is noted, which goes on to count and stays in the
@@ -38,7 +39,7 @@ func TestLeaderThatLacksAKeyBacksUpAsOften(t *testing.T) {
 		}
 		time.Sleep(30 * time.Hour) // the backup of this leader has it
 		noted := s.last()
-		if noted.Index < keyringtest.Ring(leader.FSM).Key(key.ID).CreateIndex {
+		if noted.Index < keyringtest.Ring(leader.FSM).Key(meta.KeyID(key.ID)).CreateIndex {
 			t.Fatal("the backup lacks the key")
 		}
 		keyringtest.MakeLeader(t, s.Cluster, lacks)

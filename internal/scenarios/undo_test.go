@@ -86,7 +86,7 @@ func TestNomadFileDoesNotHideARemovedOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, old, v, restore := keyringtest.WithRemovedKey(t)
 		planted := keystoretest.NewNomadKey(t, 1, "damaged")
-		planted.ID = old
+		planted.ID = meta.KeyID(old)
 		for _, s := range c.Servers {
 			for name, b := range planted.Files(t) {
 				s.Disk.Plant(name, 0o600, b)
@@ -120,7 +120,7 @@ func TestPrepublishedKeyThatCameBackIsNotDropped(t *testing.T) {
 		time.Sleep(10 * time.Hour)
 		restore(c.Leader())
 		time.Sleep(10 * time.Hour)
-		if keyringtest.Ring(c.Leader().FSM).Key(later.ID) == nil {
+		if keyringtest.Ring(c.Leader().FSM).Key(meta.KeyID(later.ID)) == nil {
 			t.Errorf("dropped: files %v", keyringtest.FilesOf(c.Leader(), later.ID))
 		}
 	})
@@ -162,7 +162,7 @@ func TestFilesOfRemovedKeysDoNotWaitForEachOther(t *testing.T) {
 		var removed []keyring.KeyID
 		var all []meta.Command                     // in one entry: the server learns of them together
 		for _, key := range s.Keyring.Keys()[1:] { // all but the active one
-			all = append(all, meta.Command{Remove: &meta.Remove{ID: key.ID, From: key.State, Force: true, Time: time.Now().UTC().Round(0)}})
+			all = append(all, meta.Command{Remove: &meta.Remove{ID: meta.KeyID(key.ID), From: meta.State(key.State), Force: true, Time: time.Now().UTC().Round(0)}})
 			removed = append(removed, key.ID)
 		}
 		if err := keyringtest.Propose(c.Leader().Raft, all...); err != nil {

@@ -272,14 +272,14 @@ func TestNoKeyIsActivatedWhileAVoterIsDemoted(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute) // virtual
-		if got := keyringtest.StateOf(leader, made[0].ID); got != keyring.StatePrepublished {
+		if got := keyringtest.StateOf(leader, keyring.KeyID(made[0].ID)); got != keyring.StatePrepublished {
 			t.Errorf("the key is %s, and 1 of 2 voters holds it", got)
 		}
 		c.OnEvent(nil)
 		if err := <-rotated; err != nil {
 			t.Error(err)
 		}
-		if k := keyringtest.Ring(leader.FSM).Key(made[0].ID); k.State != keyring.StateActive || !k.HeldBy(string(stays.ID)) {
+		if k := keyringtest.Ring(leader.FSM).Key(made[0].ID); k.State != meta.StateActive || !k.HeldBy(string(stays.ID)) {
 			t.Errorf("the key is %s, held by %q", k.State, k.Holders)
 		}
 	})
