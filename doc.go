@@ -1,22 +1,62 @@
 // Package keyring gives a service on hashicorp/raft an encryption and signing keyring.
 //
-// The leader encrypts and signs; every server decrypts and verifies. Keys rotate by themselves.
-// Key metadata lives in a raft FSM. Key material never does: each server keeps it in its own
-// directory, one <key id>.nks.json file a key, wrapped under key encryption keys that no other
-// server has. A server that lacks a key fetches it from the others.
+// The leader encrypts and signs. Every server decrypts and verifies. Keys rotate by themselves. Losing any single server of
+// three, even in the middle of a rotation, never makes data undecryptable.
 //
-// Package node runs a whole server, for a service with no raft of its own. A host that
-// has a raft gives it a [NewFSM], alone or in a [Mux] with its own FSM, and the transport of package port, whose Open
-// opens the keyring; with a transport of its own it calls [Open].
-// [Keyring.WaitReady] then tells when [Keyring.Decrypt] and [Keyring.Verify] work, and on the leader
-// [Keyring.Encrypt] and [Keyring.Sign]. A host that keeps what it has sealed in its raft has it in a Map of package records.
+// Key metadata lives in a raft FSM. Key material never does: each server keeps it in its own directory, one
+// <key id>.nks.json file a key, wrapped under key encryption keys that no other server has. A server that lacks a key fetches
+// it from the others.
 //
-// Such a host changes the members of its cluster on the leader: with [Keyring.AddVoter] and [Keyring.RemoveServer], with
-// [Keyring.AddNonvoter], [Keyring.DemoteServer] and [Keyring.PromoteServer] for servers that stay without a vote, and with
-// [Keyring.ReadmitServer]. It hands over with [Keyring.TransferLeadership], and lets servers join by tokens: see [JoinConn].
-// [Keyring.Leave] removes the server on which it is called.
-// Config.Metrics receives the figures of a server, and Config.Problems adds what is wrong with the host's part to
-// [Status].
+// # Start
+//
+// The program that embeds this library is its host. One without a raft of its own starts a whole server with package node:
+//
+//	n, err := node.Start(ctx, node.Config{
+//		Dir:  dir,
+//		KEKs: []keyring.KEK{kek}, // see FileKEK
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	defer n.Close()
+//	if err := n.Keyring().WaitReady(ctx); err != nil {
+//		return err
+//	}
+//	ciphertext, err := n.Encrypt(ctx, []byte("secret"), []byte("users/7"))
+//	if err != nil {
+//		return err
+//	}
+//	plaintext, err := n.Decrypt(ctx, ciphertext, []byte("users/7"))
+//
+// A host that has a raft gives it the FSM of [NewFSM], alone or in a [Mux] with its own FSM, and opens the keyring on that raft:
+//
+//	fsm := keyring.NewFSM()
+//	r, err := raft.NewRaft(conf, keyring.Mux(fsm, app), logs, stable, snapshots, transport)
+//	if err != nil {
+//		return err
+//	}
+//	keys, err := keyring.Open(ctx, keyring.Config{
+//		Dir: dir, ID: conf.LocalID, Raft: r, FSM: fsm, Transport: peers, KEKs: []keyring.KEK{kek},
+//	})
+//
+// Package port has the transport and the Transport of such a host, on one port; the module grpc has them for a grpc.Server.
+// The example of [Open] runs as it is.
+//
+// # Where to go next
+//
+//   - Encrypt data: [Keyring.Encrypt], [Keyring.Decrypt]. A host that keeps the ciphertexts in its raft takes the map of
+//     package records, or writes them through [Keyring.EncryptTo] and asks [FSM.Admit] in its Apply.
+//   - Sign tokens: [Keyring.Sign], [Keyring.Verify], and [Keyring.WellKnown] for relying parties; [TokenPolicy].
+//   - Rotate and remove keys: [RotationPolicy], [Keyring.Rotate], [Keyring.Remove]; [SealedData] for a full rotation.
+//   - Protect the key files: [FileKEK], [PassphraseKEK], [AgeKEK] as escrow, and the module kms. [Keyring.Rewrap] changes them.
+//   - Change the members on the leader: [Keyring.AddVoter], [Keyring.AddNonvoter], [Keyring.PromoteServer],
+//     [Keyring.DemoteServer], [Keyring.RemoveServer], [Keyring.ReadmitServer] and [Keyring.TransferLeadership]; join tokens,
+//     see [JoinConn]. [Keyring.Leave] removes the server on which it is called.
+//   - Back up: [BackupSchedule], [Keyring.WriteBackup], [VerifyBackup], [Restore].
+//   - Operate: [Keyring.Status], package admin, Config.Audit, Config.Metrics with packages gometrics and prometheus.
+//     Config.Problems adds what is wrong with the host's part to [Status].
+//
+// README.md and docs/README.md of the repository have a page for each subject, and for each kind of trouble.
 //
 // # Words
 //
@@ -31,23 +71,24 @@
 //	orphan     a key file without metadata in the FSM
 //	tombstone  what is left of a removed key: its ID is never used again
 //	host       the program that embeds this package
+//	ring       the metadata of all keys, as a server's FSM has it
 //
 // # Key states
 //
 //	prepublished --activate--> active --rotate--> inactive --> rekeying --> deprecated --> removed
 //
-// A prepublished key is known to all servers and has sealed nothing. At most one key is active: it
-// seals and signs, on the leader. Inactive and rekeying keys open what they sealed. A deprecated key
-// opens nothing, unless it was adopted, except through [Keyring.DecryptDeprecated]: a ciphertext under it is
-// a copy, or forged. A key never returns to an earlier state.
+// A prepublished key is known to all servers and has sealed nothing. At most one key is active: it seals and signs, on the
+// leader. Inactive and rekeying keys open what they sealed. A deprecated key opens nothing, except through
+// [Keyring.DecryptDeprecated], or if it was adopted: a ciphertext under it is a copy, or forged. A key never returns to an
+// earlier state.
 //
 // The tokens of inactive, rekeying and deprecated keys verify for TokenPolicy.MaxTTL and the leeway after
 // the key was retired, unless the key is revoked.
 //
-// A rekeying key becomes deprecated, and can be removed, when a scan of the host's data has found nothing
-// under it. A key is removed only if the operator or RotationPolicy.Retain asks for it. The one exception
-// is a prepublished key of which every server has said that it has no material. The file of a removed key
-// is set aside for a while, so that a snapshot from before the removal brings the key back.
+// A rekeying key becomes deprecated, and can be removed, when a scan of the host's data has found nothing under it. A key is
+// removed only if the operator or RotationPolicy.Retain asks for it. There is one exception: the leader removes a prepublished
+// key if every server has said that it has no material of it. The file of a removed key is set aside for a while, so that a
+// snapshot from before the removal brings the key back.
 //
 // # Invariants
 //

@@ -12,9 +12,13 @@ import (
 	"log"
 	"math/big"
 	"net/url"
+	"os"
+	"path/filepath"
 	"time"
 
 	"example.com/keyring"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 // exampleCA stands in for the CA of the examples' hosts. Real ones read their certificates from files, with keyring.TLSFiles.
@@ -114,5 +118,60 @@ func openSoon(ctx context.Context, k *keyring.Keyring, sealed []byte) ([]byte, e
 		case <-ctx.Done():
 			return nil, err
 		}
+	}
+}
+
+// exampleServer is one server of a host, with raft in memory. ExampleOpen shows how a host starts one.
+type exampleServer struct {
+	dir  string
+	raft *raft.Raft
+	keys *keyring.Keyring
+}
+
+// startExample starts a server alone, and waits until it leads and has a key. Without an app, cfg.FSM has the raft to itself.
+func startExample(cfg keyring.Config, app raft.FSM) *exampleServer {
+	dir, err := os.MkdirTemp("", "keyring")
+	if err != nil {
+		log.Fatal(err)
+	}
+	conf := raft.DefaultConfig()
+	conf.LocalID, conf.Logger = "s1", hclog.NewNullLogger()
+	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = 50*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond
+	store, snapshots := raft.NewInmemStore(), raft.NewInmemSnapshotStore()
+	addr, transport := raft.NewInmemTransport("")
+	first := raft.Configuration{Servers: []raft.Server{{ID: conf.LocalID, Address: addr}}}
+	if err := raft.BootstrapCluster(conf, store, store, snapshots, transport, first); err != nil {
+		log.Fatal(err)
+	}
+	if cfg.FSM == nil {
+		cfg.FSM = keyring.NewFSM()
+	}
+	var fsm raft.FSM = cfg.FSM
+	if app != nil {
+		fsm = keyring.Mux(cfg.FSM, app)
+	}
+	r, err := raft.NewRaft(conf, fsm, store, store, snapshots, transport)
+	if err != nil {
+		log.Fatal(err)
+	}
+	cfg.Dir, cfg.ID, cfg.Raft = filepath.Join(dir, "keystore"), conf.LocalID, r
+	if len(cfg.KEKs) == 0 {
+		cfg.KEKs = []keyring.KEK{keyring.InlineKEK()}
+	}
+	cfg.Tokens.Algorithm = "EdDSA" // whose keys are made at once
+	keys, err := keyring.Open(context.Background(), cfg)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := keys.WaitReady(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	return &exampleServer{dir, r, keys}
+}
+
+// stop ends the server. Its files go with it.
+func (s *exampleServer) stop() {
+	if err := errors.Join(s.keys.Close(), s.raft.Shutdown().Error(), os.RemoveAll(s.dir)); err != nil {
+		log.Fatal(err)
 	}
 }

@@ -1,7 +1,7 @@
 // Package admin gives the host of a keyring what operators expect of it: an API over HTTP, a page that shows whether all is well and which
 // command helps if not, a client, and the commands themselves.
 //
-// It works for a *node.Node and for a *keyring.Keyring of a host with a raft of its own. A host mounts it in a few lines:
+// It works for a *node.Node and for a *keyring.Keyring of a host with a raft of its own. A host mounts a [Handler]:
 //
 //	h, err := admin.New(n, admin.Config{ // or admin.ForKeyring(k, keyring.AddServerOptions{}) in the place of n
 //		Authorize: func(r *http.Request) (string, error) { return operatorOf(r.TLS) },
@@ -12,7 +12,7 @@
 //	}
 //	mux.Handle("/keyring/", http.StripPrefix("/keyring", h))
 //
-// and hands the rest of its arguments on where an operator types a command:
+// and hands the rest of its arguments to [Command] where an operator types one:
 //
 //	err := admin.Command(ctx, os.Args[2:], admin.CommandOptions{HTTP: withCertificate})
 //	if err != nil {
@@ -22,6 +22,9 @@
 //
 // Nobody is let in by default. Config.Authorize decides about each request, and its name for the sender is the actor of what the request
 // changes, in Config.Audit of the keyring.
+//
+// A program calls the API with a [Client]. What each problem means, and what ends it, is in docs/problems.md and
+// docs/operations.md of the repository. examples/controlplane is a service with all of it.
 //
 // # The API
 //

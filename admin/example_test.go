@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/admin"
+	"example.com/keyring/node"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 )
@@ -57,6 +59,50 @@ func Example() {
 	// alice: 0 <nil>
 	// another: 1 401 Unauthorized: not allowed: who are you?
 	// 2 keys
+}
+
+// A Node is a Server as it is. Authorize decides about each request, and its name for the sender is the actor in Config.Audit.
+func ExampleNew() {
+	ctx := context.Background()
+	dir, err := os.MkdirTemp("", "admin")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	n, err := node.Start(ctx, node.Config{Dir: dir, KEKs: []keyring.KEK{keyring.InlineKEK()}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer n.Close()
+
+	h, err := admin.New(n, admin.Config{
+		Authorize: func(r *http.Request) (string, error) {
+			if r.Header.Get("Authorization") == "Bearer of alice" { // or by the client's certificate, in r.TLS
+				return "alice", nil
+			}
+			return "", admin.Unauthenticated("Bearer")
+		},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/keyring/", http.StripPrefix("/keyring", h))
+
+	for _, token := range []string{"Bearer of alice", ""} {
+		r, w := httptest.NewRequest("GET", "/keyring/v1/status", nil), httptest.NewRecorder()
+		r.Header.Set("Authorization", token)
+		mux.ServeHTTP(w, r)
+		var st admin.Status
+		err := json.Unmarshal(w.Body.Bytes(), &st)
+		fmt.Println(w.Code, st.ID, err)
+	}
+	// Output:
+	// 200 server <nil>
+	// 401  <nil>
 }
 
 // alice adds who she is to each request, also after a redirect to another server.

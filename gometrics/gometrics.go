@@ -1,6 +1,16 @@
 // Package gometrics gives the figures of a keyring to go-metrics, as raft does with its own: it makes the Metrics of a
 // keyring.Config or a node.Config.
 //
+//	n, err := node.Start(ctx, node.Config{
+//		Dir:     dir,
+//		KEKs:    []keyring.KEK{kek},
+//		Metrics: gometrics.New(metrics.Default()),
+//	})
+//
+// [keyring.MetricInfos] lists the figures. docs/operations.md of the repository has an alert for each.
+//
+// # Import paths
+//
 // go-metrics has two import paths, github.com/hashicorp/go-metrics and the older
 // github.com/armon/go-metrics. This package imports neither and works with both. The figures of the
 // keyring arrive beside those of raft if it is given the Default of the path that raft uses:

@@ -6,15 +6,24 @@
 // A [Peers] is made first. It has the options for the grpc.Server, the connections for raft, and it is the Transport of the
 // keyring:
 //
-//	peers, err := keyringgrpc.New(keyringgrpc.Config{ID: "s1", Cluster: "prod", Addr: "10.0.0.1:7900", TLS: keyring.TLSFiles(cert, key, cas)})
+//	peers, err := keyringgrpc.New(keyringgrpc.Config{
+//		ID: "s1", Cluster: "prod", Addr: "10.0.0.1:7900", TLS: keyring.TLSFiles("tls.crt", "tls.key", "ca.crt"),
+//	})
+//	if err != nil {
+//		return err
+//	}
 //	server := grpc.NewServer(peers.ServerOptions()...)
 //	peers.Register(server) // beside the host's own services
 //	go server.Serve(listener)
 //	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 //		Stream: peers.StreamLayer(), MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second,
 //	})
+//	fsm := keyring.NewFSM()
 //	r, err := raft.NewRaft(conf, keyring.Mux(fsm, app), logs, stable, snapshots, transport)
-//	keys, err := peers.Open(ctx, keyring.Config{Dir: dir, Raft: r, FSM: fsm, KEKs: keks})
+//	if err != nil {
+//		return err
+//	}
+//	keys, err := peers.Open(ctx, keyring.Config{Dir: dir, Raft: r, FSM: fsm, KEKs: []keyring.KEK{kek}})
 //
 // It ends in this order: Keyring.Close, raft's Shutdown, [Peers.Close], the server's Stop. The example has all of it, and
 // examples/watchmap is a service of its own, with what operators expect. A host whose services need its raft calls Serve last, as that

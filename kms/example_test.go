@@ -2,8 +2,8 @@ package kms_test
 
 import (
 	"context"
+	"fmt"
 	"log"
-	"os"
 
 	"example.com/keyring"
 	"example.com/keyring/kms"
@@ -13,56 +13,75 @@ import (
 	"github.com/hashicorp/go-kms-wrapping/wrappers/transit/v2"
 )
 
-// Three KEKs side by side: each wraps every key. Either KMS opens it, and so do the identities
-// of the escrow.
+// Three KEKs side by side: each wraps every key. Either KMS opens the key files, and so does the identity of the escrow.
+//
+// The other providers go the same way, from wrappers/azurekeyvault/v2, wrappers/gcpckms/v2, wrappers/ocikms/v2,
+// wrappers/alicloudkms/v2, wrappers/tencentcloudkms/v2 and wrappers/huaweicloudkms/v2 of github.com/hashicorp/go-kms-wrapping.
 func Example() {
+	inAWS, end := exampleAWS()
+	defer end()
+	inVault, end := exampleTransit()
+	defer end()
+
+	identity, err := age.GenerateX25519Identity() // offline, with age-keygen: servers have the recipient alone
+	if err != nil {
+		log.Fatal(err)
+	}
+	escrow, err := keyring.AgeKEK([]age.Recipient{identity.Recipient()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, kek := range statusWith(inAWS, inVault, escrow) { // Config.KEKs of keyring.Open or node.Start
+		fmt.Println(kek.State)
+	}
+	// Output:
+	// works
+	// works
+	// works
+}
+
+// A key of AWS KMS. Its ID, which names the KEK in the key files, is the same at every start.
+func ExampleNew_aws() {
 	ctx := context.Background()
+	endpoint, end := serveAWS() // stands in for AWS
+	defer end()
 
-	// Credentials come from the environment, a profile or the instance's role.
-	aws := awskms.NewWrapper()
-	if _, err := aws.SetConfig(ctx, wrapping.WithKeyId("alias/keyring"), awskms.WithRegion("eu-central-1")); err != nil {
-		log.Fatal(err)
-	}
-	inAWS, err := kms.New("awskms:eu-central-1/alias/keyring", aws)
+	w := awskms.NewWrapper()
+	_, err := w.SetConfig(ctx, wrapping.WithKeyId("alias/keyring"), awskms.WithRegion("eu-central-1"),
+		// Leave out these three: credentials come from the environment, a profile or the instance's role.
+		awskms.WithEndpoint(endpoint), awskms.WithAccessKey("example"), awskms.WithSecretKey("example"))
 	if err != nil {
 		log.Fatal(err)
 	}
+	kek, err := kms.New("awskms:eu-central-1/alias/keyring", w)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, kek := range statusWith(kek) { // Config.KEKs of keyring.Open or node.Start
+		fmt.Println(kek.ID, kek.State)
+	}
+	// Output: awskms:eu-central-1/alias/keyring works
+}
 
-	// The token comes from VAULT_TOKEN; the wrapper renews it.
-	vault := transit.NewWrapper()
-	_, err = vault.SetConfig(ctx, transit.WithAddress("https://vault.internal:8200"),
-		transit.WithMountPath("transit"), transit.WithKeyName("keyring"))
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer vault.Finalize(ctx)
-	inVault, err := kms.New("transit:vault.internal/transit/keyring", vault)
-	if err != nil {
-		log.Fatal(err)
-	}
+// A key of the transit engine of Vault or OpenBao.
+func ExampleNew_transit() {
+	ctx := context.Background()
+	addr, end := serveTransit() // stands in for https://vault.internal:8200
+	defer end()
 
-	// Escrow, for the day when neither answers: the file has recipients only, one a line as for
-	// age -R, and their identities lie in a safe.
-	f, err := os.Open("/etc/myservice/escrow.txt")
+	w := transit.NewWrapper()
+	_, err := w.SetConfig(ctx, transit.WithAddress(addr), transit.WithMountPath("transit"), transit.WithKeyName("keyring"),
+		transit.WithToken("example")) // leave it out: the token comes from VAULT_TOKEN, and is renewed
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer f.Close()
-	to, err := age.ParseRecipients(f)
+	defer w.Finalize(ctx)
+	kek, err := kms.New("transit:vault.internal/transit/keyring", w)
 	if err != nil {
 		log.Fatal(err)
 	}
-	escrow, err := keyring.AgeKEK(to)
-	if err != nil {
-		log.Fatal(err)
+	for _, kek := range statusWith(kek) { // Config.KEKs of keyring.Open or node.Start
+		fmt.Println(kek.ID, kek.State)
 	}
-
-	// The rest go the same way, from wrappers/azurekeyvault/v2, wrappers/gcpckms/v2,
-	// wrappers/ocikms/v2, wrappers/alicloudkms/v2, wrappers/tencentcloudkms/v2 and
-	// wrappers/huaweicloudkms/v2 of github.com/hashicorp/go-kms-wrapping.
-	cfg := keyring.Config{
-		KEKs: []keyring.KEK{inAWS, inVault, escrow},
-		// Dir, ID, Raft and FSM as in the example of package keyring.
-	}
-	_ = cfg
+	// Output: transit:vault.internal/transit/keyring works
 }

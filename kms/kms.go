@@ -2,6 +2,21 @@
 // github.com/hashicorp/go-kms-wrapping/v2: AWS KMS, Azure Key Vault, Google Cloud KMS, OCI,
 // AliCloud, Tencent Cloud, Huawei Cloud and Vault's or OpenBao's transit engine have one.
 //
+//	vault := transit.NewWrapper()
+//	_, err := vault.SetConfig(ctx, transit.WithAddress("https://vault.internal:8200"),
+//		transit.WithMountPath("transit"), transit.WithKeyName("keyring"))
+//	if err != nil {
+//		return err
+//	}
+//	kek, err := kms.New("transit:vault.internal/transit/keyring", vault)
+//	if err != nil {
+//		return err
+//	}
+//	n, err := node.Start(ctx, node.Config{Dir: dir, KEKs: []keyring.KEK{kek, escrow}}) // or keyring.Open
+//
+// Put a second KMS or an escrow, see [keyring.AgeKEK], beside it: the key files open as long as one of the KEKs unwraps.
+// docs/keks.md of the repository says how KEKs are changed, and what to do when a KMS is gone.
+//
 // # Format
 //
 // What the KMS encrypts is

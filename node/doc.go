@@ -1,12 +1,41 @@
-// Package node runs a whole server of a service that has no raft of its own: raft, its log and snapshots on disk,
+// Package node runs a whole server for a service that has no raft of its own: raft, its log and snapshots on disk,
 // mutual TLS on one port, and the keyring.
 //
-// Start starts a [Node], on one server alone or on each server of a cluster. A Node forwards to the leader what only
-// the leader can do, so its methods may be called on any server. Recover and Restore make a directory from which a
-// cluster can start again.
+// Each server of a cluster is started the same way:
 //
-// A service that has a raft already uses package keyring alone, which has the calls for members and join tokens too.
-// Its calls for the leader work on the leader alone; those of a Node go to it.
+//	n, err := node.Start(ctx, node.Config{
+//		ID:      "s1",
+//		Dir:     "/var/lib/myservice",
+//		KEKs:    []keyring.KEK{kek},
+//		Addr:    "10.0.0.1:7900",
+//		Cluster: "prod",
+//		TLS:     keyring.TLSFiles("tls.crt", "tls.key", "ca.crt"),
+//		Peers:   map[raft.ServerID]string{"s1": "10.0.0.1:7900", "s2": "10.0.0.2:7900", "s3": "10.0.0.3:7900"},
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	defer n.Close()
+//	if err := n.Keyring().WaitReady(ctx); err != nil {
+//		return err
+//	}
+//	ciphertext, err := n.Encrypt(ctx, []byte("secret"), []byte("users/7"))
+//
+// A server alone needs Dir and KEKs: the example of [Start] runs as it is. A [Node] forwards to the leader what only the leader
+// can do, so its methods may be called on any server. What every server can do is done by the Keyring of the Node, such as
+// Verify and WellKnown.
+//
+// A service that has a raft uses package keyring itself, with package port. Its calls for the leader work on the leader alone.
+//
+// # Where to go next
+//
+//   - Add a server: [Node.JoinToken] on a member, and Config.Join and Config.JoinToken on the new one. See also
+//     [Node.RemoveServer], [Node.Leave] and [Node.TransferLeadership].
+//   - Keep the service's own state in the same raft: Config.App and [Node.Apply], or the map of package records.
+//   - Most servers are lost: [Recover] starts a cluster from one that is left, [Restore] from a backup.
+//   - Give operators what they expect: package admin takes a Node as it is.
+//
+// docs/embedding.md and docs/members.md of the repository say more.
 //
 // # What a Node forwards
 //

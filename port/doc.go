@@ -2,11 +2,28 @@
 // other servers. It is what a Node has: the host writes nothing about TLS, limits, or who is a member.
 //
 //	keys := keyring.NewFSM()
-//	p, err := port.Listen(port.Config{ID: "s1", Cluster: "prod", Addr: "10.0.0.1:7900", TLS: keyring.TLSFiles(cert, key, cas)})
-//	r, err := raft.NewRaft(conf, keyring.Mux(keys, app), log, log, snapshots, p.RaftTransport(log, keys))
-//	k, err := p.Open(ctx, keyring.Config{Dir: dir, Raft: r, FSM: keys, KEKs: keks})
+//	p, err := port.Listen(port.Config{
+//		ID: "s1", Cluster: "prod", Addr: "10.0.0.1:7900", TLS: keyring.TLSFiles("tls.crt", "tls.key", "ca.crt"),
+//	})
+//	if err != nil {
+//		return err
+//	}
+//	r, err := raft.NewRaft(conf, keyring.Mux(keys, app), logs, stable, snapshots, p.RaftTransport(logs, keys))
+//	if err != nil {
+//		return errors.Join(err, p.Close())
+//	}
+//	k, err := p.Open(ctx, keyring.Config{Dir: dir, Raft: r, FSM: keys, KEKs: []keyring.KEK{kek}})
 //
-// At the end the keyring is closed, then raft is shut down, then the port is closed; see the example.
+// At the end close the keyring, then shut raft down, then close the port. The example does all of it.
+//
+// A server that is to join a cluster calls [Port.Join] before raft is started. Calls of the host's own between its servers,
+// such as those that forward a write to the leader, go over the same port: see [Port.Handle] and [Port.Request].
+//
+// A host that has a port and a protocol of its own uses [keyring.ServerTLS], [keyring.ClientTLS], [keyring.PeerID] and
+// [keyring.Keyring.ServePeer] in place of this package; one that has a grpc.Server, the module grpc. docs/embedding.md of the
+// repository says more.
+//
+// # Who is let in
 //
 // A connection is made with TLS 1.3, and with certificates on both ends. Each has one URI of the form
 // keyring://<cluster>/server/<id>, for both server and client authentication; the ID is that of the raft configuration.
@@ -14,10 +31,4 @@
 // is in the raft configuration; for the keyring that is looked at in each call. When a server is removed its connections
 // are closed, in both directions. When certificates end, or their CAs are replaced, so are the connections that were made
 // with them. Handshakes, connections and messages have limits, which a non-member can't use up for the members.
-//
-// A server that is to join a cluster calls Join before raft is started. Calls of the host's own between its servers, to forward a
-// write to the leader say, go over the same port: see Handle and Request.
-//
-// A host that has a port and a protocol of its own uses keyring.ServerTLS, ClientTLS, PeerID and ServePeer in place of
-// this package.
 package port

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/port"
@@ -17,7 +18,7 @@ import (
 // certificates, and are named in the configuration that the cluster is bootstrapped with.
 func Example() {
 	ctx := context.Background()
-	dir := exampleFiles("h1") // tls.crt and tls.key of h1, and ca.crt
+	dir := exampleFiles("h1")[0] // tls.crt and tls.key of h1, and ca.crt
 	defer os.RemoveAll(dir)
 	ln, err := net.Listen("tcp", "127.0.0.1:0") // or set Addr alone
 	if err != nil {
@@ -65,4 +66,51 @@ func Example() {
 	plaintext, err := k.Decrypt(sealed, nil) // on every server
 	fmt.Println(string(plaintext), err)
 	// Output: secret <nil>
+}
+
+// A new server joins with a token that the leader has made for it. Join comes before raft is started.
+func ExamplePort_Join() {
+	ctx := context.Background()
+	dirs := exampleFiles("h1", "h2")
+	defer os.RemoveAll(dirs[0])
+	defer os.RemoveAll(dirs[1])
+	leader, addr, end := startFirst("h1", dirs[0])
+	defer end()
+	ciphertext, err := leader.Encrypt([]byte("secret"), nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	token, err := leader.MakeJoinToken(ctx, "h2", time.Hour) // a secret: it lets h2 join, and nobody else
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	p, err := port.Listen(exampleConfig("h2", dirs[1])) // as for the first server
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer p.Close()
+	if err := p.Join(ctx, []string{addr}, token); err != nil { // only while raft's log is empty, and there is no snapshot
+		log.Fatal(err)
+	}
+	conf, store, snapshots := exampleRaft("h2")
+	fsm := keyring.NewFSM()
+	r, err := raft.NewRaft(conf, fsm, store, store, snapshots, p.RaftTransport(store, fsm)) // no BootstrapCluster
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer func() { r.Shutdown().Error() }()
+	keys, err := p.Open(ctx, keyring.Config{
+		Dir: filepath.Join(dirs[1], "keystore"), Raft: r, FSM: fsm, KEKs: []keyring.KEK{keyring.InlineKEK()},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer keys.Close()
+	if err := keys.WaitReady(ctx); err != nil { // it has fetched the active key
+		log.Fatal(err)
+	}
+	plaintext, err := keys.Decrypt(ciphertext, nil)
+	fmt.Printf("%s, %v\n", plaintext, err)
+	// Output: secret, <nil>
 }

@@ -1,8 +1,11 @@
 package prometheus_test
 
 import (
+	"fmt"
 	"log"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 
 	"example.com/keyring"
 	keyringprometheus "example.com/keyring/prometheus"
@@ -10,15 +13,28 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-func Example() {
-	metrics, err := keyringprometheus.New(prometheus.DefaultRegisterer)
+// Config.Metrics of keyring.Open and of node.Start take what New returns.
+func ExampleNew() {
+	registry := prometheus.NewRegistry() // or prometheus.DefaultRegisterer, and promhttp.Handler
+	metrics, err := keyringprometheus.New(registry)
 	if err != nil {
 		log.Fatal(err)
 	}
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+
 	cfg := keyring.Config{
 		Metrics: metrics,
 		// and all the rest
 	}
-	http.Handle("/metrics", promhttp.Handler())
-	_ = cfg
+	cfg.Metrics.SetGauge("keyring.keys", 2, nil) // as the keyring does every 30 seconds
+
+	w := httptest.NewRecorder()
+	mux.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	for line := range strings.Lines(w.Body.String()) {
+		if strings.HasPrefix(line, "keyring_") {
+			fmt.Print(line)
+		}
+	}
+	// Output: keyring_keys 2
 }

@@ -1,6 +1,16 @@
 // Package prometheus exposes the figures of a keyring to Prometheus: it makes the Metrics of a keyring.Config or a
 // node.Config.
 //
+//	metrics, err := keyringprometheus.New(prometheus.DefaultRegisterer)
+//	if err != nil {
+//		return err
+//	}
+//	cfg.Metrics = metrics
+//
+// [keyring.MetricInfos] lists the figures. docs/operations.md of the repository has an alert for each.
+//
+// # Names
+//
 // Names are Prometheus's: dots become underscores, a gauge in seconds ends in _seconds, and a counter in
 // _total. So keyring.key.active.age is keyring_key_active_age_seconds, and keyring.key.seals is
 // keyring_key_seals_total. The unit of each is at the end of its help text.

@@ -5,23 +5,42 @@
 // writes that are sealed again when the key was rotated meanwhile. A [Map] has them. With it full rotation and the
 // removal of keys work, and the host does nothing else for them.
 //
-// A Map is a raft.FSM and a keyring.SealedData. A host with a raft of its own:
+// A Map is a raft.FSM and a keyring.SealedData. A host that has a Node:
 //
 //	keys := keyring.NewFSM()
 //	m := records.New(keys)
-//	r, err := raft.NewRaft(conf, keyring.Mux(keys, m), ...)
-//	k, err := keyring.Open(ctx, keyring.Config{ ..., Raft: r, FSM: keys, Data: m})
+//	n, err := node.Start(ctx, node.Config{Dir: dir, KEKs: []keyring.KEK{kek}, App: m, Keys: keys, Data: m})
+//	if err != nil {
+//		return err
+//	}
+//	m.Connect(n.Keyring(), n.Apply)
+//	if err := n.Keyring().WaitReady(ctx); err != nil {
+//		return err
+//	}
+//	version, err := m.Put(ctx, records.Write{Name: "db/password", Parts: [][]byte{secret}})
+//	if err != nil {
+//		return err
+//	}
+//	r, parts, err := m.Open("db/password")
+//
+// A host with a raft of its own:
+//
+//	keys := keyring.NewFSM()
+//	m := records.New(keys)
+//	r, err := raft.NewRaft(conf, keyring.Mux(keys, m), logs, stable, snapshots, transport)
+//	if err != nil {
+//		return err
+//	}
+//	k, err := keyring.Open(ctx, keyring.Config{Dir: dir, ID: conf.LocalID, Raft: r, FSM: keys, KEKs: []keyring.KEK{kek}, Data: m})
+//	if err != nil {
+//		return err
+//	}
 //	m.Connect(k, records.Through(r))
 //
-// A host that has a Node:
+// After a full rotation, keyring.RotateOptions.Full, the leader moves all records to the new key. The example does that.
+// docs/records.md of the repository says more.
 //
-//	n, err := node.Start(ctx, node.Config{ ..., App: m, Keys: keys, Data: m})
-//	m.Connect(n.Keyring(), n.Apply)
-//
-// And both:
-//
-//	version, err := m.Put(ctx, records.Write{Name: "db/password", Parts: [][]byte{secret}})
-//	r, parts, err := m.Open("db/password")
+// # Writes and reads
 //
 // Put is for the leader: only the leader seals. On another server the error names the leader, and the host sends the writes there
 // by a call of its own, whose handler calls Put. They are in the clear: the connection has to be encrypted. A [Write] encodes as
@@ -29,17 +48,19 @@
 //
 //	var elsewhere keyring.NotLeaderError
 //	if errors.As(err, &elsewhere) && !errors.Is(err, records.ErrUncertain) {
-//		version, err = host.callPut(ctx, elsewhere.Leader, write)
+//		version, err = callPut(ctx, elsewhere.Leader, write)
 //	}
+//
+// # A Map in another FSM
 //
 // A host with other state has an FSM of its own, with the Map in it. It hands on the commands that [Is] says are the Map's, and
 // writes a section of the Map into its snapshots: see the example "host".
 //
-//	func (a *app) Apply(l *raft.Log) any {
+//	func (v *visitors) Apply(l *raft.Log) any {
 //		if records.Is(l.Data) {
-//			return a.secrets.Apply(l) // its answer is for Put
+//			return v.secrets.Apply(l) // its answer is for Put
 //		}
-//		...
+//		return v.visits.Add(1)
 //	}
 //
 // Its Apply may read a View, and never calls Open: a server that has not fetched the key yet would apply something else than the
