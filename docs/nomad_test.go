@@ -52,7 +52,7 @@ func TestNomadSnippet(t *testing.T) {
 		}
 	}
 	opens := func(n *node.Node) error {
-		got, err := openNomads(n, key.ID, key.Seal("data"))
+		got, err := openNomads(n, keyring.KeyID(key.ID), key.Seal("data"))
 		if err == nil && string(got) != "data" {
 			err = errors.New("it decrypts to something else")
 		}
@@ -62,7 +62,7 @@ func TestNomadSnippet(t *testing.T) {
 		for held := false; !held; { // what was adopted is written beside Nomad's file
 			changed := n.Keyring().Changed()
 			for _, k := range n.Keyring().Keys() {
-				held = held || k.ID == key.ID && len(k.Holders) == 1
+				held = held || k.ID == keyring.KeyID(key.ID) && len(k.Holders) == 1
 			}
 			if !held {
 				select {
