@@ -35,8 +35,9 @@ import (
 //   - do the same for raft's own transport, which accepts entries, snapshots and configurations from anyone who
 //     connects: write a raft.StreamLayer over the same functions, with a protocol of its own.
 //
-// The examples do all of this, over net/http with raft on the same port, and over net/rpc. The module
-// example.com/keyring/grpc is a ready Transport over gRPC.
+// The examples do this over net/http with raft on the same port, and over net/rpc, except that they do not close
+// open connections when a certificate expires or a CA is replaced. The module example.com/keyring/grpc is a ready
+// Transport over gRPC, which does all of it.
 type Transport interface {
 	Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error)
 }

@@ -15,6 +15,7 @@ const (
 	MaxPending   = maxPending
 	MaxPerServer = maxPerServer
 	MaxCalls     = maxCalls
+	MaxClients   = maxClients
 	MaxMessage   = maxMessage
 	MaxLines     = maxLines
 	Patience     = patience

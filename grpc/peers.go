@@ -23,6 +23,8 @@ const (
 	patience     = 10 * time.Second // of a dial, a handshake, a body
 	callTimeout  = 30 * time.Second // of a call, on the server that answers
 	recheckEvery = 5 * time.Second  // how often connections are looked at
+
+	maxClients = 1024 // connections of clients, unless Config says otherwise
 )
 
 // Config configures New. ID, Cluster, Addr and TLS are required.
@@ -90,7 +92,7 @@ func New(cfg Config) (*Peers, error) {
 		cfg.Logger = hclog.NewNullLogger()
 	}
 	if cfg.MaxClients == 0 {
-		cfg.MaxClients = 1024
+		cfg.MaxClients = maxClients
 	}
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("keyring over gRPC: %w", err)

@@ -11,6 +11,16 @@ import (
 	"time"
 )
 
+// What zero means in PortOptions.
+const (
+	DefaultPending        = 64
+	DefaultPendingPerAddr = 16
+	DefaultConns          = 512
+	DefaultPerServer      = 64
+	DefaultRaftPerServer  = 8
+	DefaultOutsiders      = 32
+)
+
 // PortOptions configure a Port.
 type PortOptions struct {
 	// TLS is from ServerConfig.
@@ -22,14 +32,14 @@ type PortOptions struct {
 	// MaxPending bounds the connections whose handshake is under way. When one more arrives, the oldest
 	// is closed, so that silent peers can't keep others out. Connections from an address at which a member
 	// is connected have a bound of their own, of the same number: non-members elsewhere can't push them
-	// out. Zero means 64.
+	// out. Zero means DefaultPending.
 	MaxPending int
 
 	// MaxPendingPerAddr bounds those of one IP address. When one more arrives, the oldest from there is
-	// closed. Zero means 16.
+	// closed. Zero means DefaultPendingPerAddr.
 	MaxPendingPerAddr int
 
-	// MaxConns bounds the admitted connections. Zero means 512.
+	// MaxConns bounds the admitted connections. Zero means DefaultConns.
 	//
 	// A server that is at this bound or one of those below is given a new connection in place of its own
 	// that has been silent for longest: the connections that it had before it was cut off from here may
@@ -37,11 +47,11 @@ type PortOptions struct {
 	MaxConns int
 
 	// MaxPerServer bounds the admitted connections of one server, and MaxRaftPerServer those of raft's
-	// protocol among them. Zero means 64 and 8.
+	// protocol among them. Zero means DefaultPerServer and DefaultRaftPerServer.
 	MaxPerServer, MaxRaftPerServer int
 
 	// MaxOutsiders bounds the admitted connections of all non-members together. One of them has at most a
-	// quarter of that. Zero means 32.
+	// quarter of that. Zero means DefaultOutsiders.
 	MaxOutsiders int
 
 	// Member reports whether a server is a member. It is asked at each admission. Nil means that all are.
@@ -98,12 +108,12 @@ func Listen(ln net.Listener, o PortOptions) *Port {
 // filled returns the options with what zero means.
 func (o PortOptions) filled() PortOptions {
 	o.Handshake = cmp.Or(o.Handshake, DefaultTimeout)
-	o.MaxPending = cmp.Or(o.MaxPending, 64)
-	o.MaxPendingPerAddr = cmp.Or(o.MaxPendingPerAddr, 16)
-	o.MaxConns = cmp.Or(o.MaxConns, 512)
-	o.MaxPerServer = cmp.Or(o.MaxPerServer, 64)
-	o.MaxRaftPerServer = cmp.Or(o.MaxRaftPerServer, 8)
-	o.MaxOutsiders = cmp.Or(o.MaxOutsiders, 32)
+	o.MaxPending = cmp.Or(o.MaxPending, DefaultPending)
+	o.MaxPendingPerAddr = cmp.Or(o.MaxPendingPerAddr, DefaultPendingPerAddr)
+	o.MaxConns = cmp.Or(o.MaxConns, DefaultConns)
+	o.MaxPerServer = cmp.Or(o.MaxPerServer, DefaultPerServer)
+	o.MaxRaftPerServer = cmp.Or(o.MaxRaftPerServer, DefaultRaftPerServer)
+	o.MaxOutsiders = cmp.Or(o.MaxOutsiders, DefaultOutsiders)
 	if o.Member == nil {
 		o.Member = func(Identity) bool { return true }
 	}

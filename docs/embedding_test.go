@@ -1,0 +1,518 @@
+package docs_test
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/node"
+	"example.com/keyring/port"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+)
+
+// nodeAlone is a service without a raft, which has encrypted and decrypted when it calls use.
+func nodeAlone(ctx context.Context, dir string, use func(n *node.Node, ciphertext, plaintext []byte) error) error {
+	n, err := node.Start(ctx, node.Config{
+		Dir:  dir,
+		KEKs: []keyring.KEK{keyring.InlineKEK()}, // for a trial: the KEK is in the key file
+	})
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	if err := n.Keyring().WaitReady(ctx); err != nil { // there is a first key, and it is here
+		return err
+	}
+	ciphertext, err := n.Encrypt(ctx, []byte("secret"), []byte("users/7")) // bound to the name users/7
+	if err != nil {
+		return err
+	}
+	plaintext, err := n.Decrypt(ctx, ciphertext, []byte("users/7"))
+	if err != nil {
+		return err
+	}
+	return use(n, ciphertext, plaintext)
+}
+
+// startNode starts one of three, with the files of a directory.
+func startNode(ctx context.Context, dir string, id raft.ServerID, addrs map[raft.ServerID]string) (*node.Node, error) {
+	file := func(ending string) string { return filepath.Join(dir, string(id)+ending) }
+	ca := filepath.Join(dir, "ca.crt")
+	kek, err := keyring.FileKEK(file(".kek"))
+	if err != nil {
+		return nil, err
+	}
+	return node.Start(ctx, node.Config{
+		ID:      id,
+		Dir:     file(".data"),
+		KEKs:    []keyring.KEK{kek},
+		Addr:    addrs[id], // as in 10.0.0.1:7900
+		Cluster: "prod",
+		TLS:     keyring.TLSFiles(file(".crt"), file(".key"), ca), // read again when they change
+		Peers:   addrs,                                            // of all three, the same on each
+	})
+}
+
+// freeAddrs are addresses of servers s1 to sn, which are free.
+func freeAddrs(t *testing.T, n int) map[raft.ServerID]string {
+	t.Helper()
+	addrs := map[raft.ServerID]string{}
+	for i := range n {
+		ln := keyringtest.Listen(t)
+		addrs[raft.ServerID(fmt.Sprintf("s%d", i+1))] = ln.Addr().String()
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return addrs
+}
+
+// inParallel runs f for each server.
+func inParallel(t *testing.T, addrs map[raft.ServerID]string, f func(raft.ServerID) error) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for id := range addrs {
+		wg.Go(func() {
+			if err := f(id); err != nil {
+				t.Errorf("%s: %v", id, err)
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// TestNodePages runs a Node alone, and three with the certificates that the page's commands make.
+func TestNodePages(t *testing.T) {
+	t.Parallel()
+	ctx := keyringtest.UntilKilled(t)
+	err := nodeAlone(ctx, t.TempDir(), func(n *node.Node, ciphertext, plaintext []byte) error {
+		if string(plaintext) != "secret" {
+			t.Errorf("alone: %q", plaintext)
+		}
+		if _, err := n.Decrypt(ctx, ciphertext, []byte("users/8")); !errors.Is(err, keyring.ErrDecrypt) {
+			t.Errorf("under another name: %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Errorf("alone: %v", err)
+	}
+
+	dir, addrs := makeCertificates(t), freeAddrs(t, 3)
+	var nodes sync.Map
+	inParallel(t, addrs, func(id raft.ServerID) error {
+		n, err := startNode(ctx, dir, id, addrs)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { n.Close() })
+		nodes.Store(id, n)
+		return n.Keyring().WaitReady(ctx)
+	})
+	for id := range addrs {
+		n, _ := nodes.Load(id)
+		sealed, err := n.(*node.Node).Encrypt(ctx, []byte("secret"), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+		for other := range addrs {
+			o, _ := nodes.Load(other)
+			if got, err := o.(*node.Node).Decrypt(ctx, sealed, nil); err != nil || string(got) != "secret" {
+				t.Errorf("%s opens what %s was asked for: %q, %v", other, id, got, err)
+			}
+		}
+	}
+}
+
+// passwords is the FSM of a host: ciphertexts, in the order in which they came.
+type passwords struct {
+	keys *keyring.FSM
+
+	mu      sync.Mutex // guards below
+	all     [][]byte
+	changed chan struct{} // closed at the next change; nil if nobody waits
+}
+
+func (s *passwords) Apply(l *raft.Log) any {
+	if err := s.keys.Admit(l.Data); err != nil {
+		return err // ErrStaleKey: EncryptTo encrypts again
+	}
+	s.store(l.Data)
+	return nil
+}
+
+func (s *passwords) store(ciphertext []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set(append(s.all, ciphertext))
+}
+
+// set is for a caller that holds mu.
+func (s *passwords) set(all [][]byte) {
+	s.all = all
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+}
+
+// last is what was stored last, and a channel that is closed when something else is.
+func (s *passwords) last() (ciphertext []byte, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	if n := len(s.all); n > 0 {
+		ciphertext = s.all[n-1]
+	}
+	return ciphertext, s.changed
+}
+
+// Snapshot implements raft.FSM: one line for each ciphertext, in hexadecimal.
+func (s *passwords) Snapshot() (raft.FSMSnapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return passwordsAt(slices.Clone(s.all)), nil
+}
+
+// Restore implements raft.FSM.
+func (s *passwords) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	var all [][]byte
+	for line := range strings.Lines(string(b)) {
+		c, err := hex.DecodeString(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return err
+		}
+		all = append(all, c)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set(all)
+	return nil
+}
+
+type passwordsAt [][]byte
+
+func (s passwordsAt) Persist(sink raft.SnapshotSink) error {
+	for _, c := range s {
+		if _, err := fmt.Fprintf(sink, "%x\n", c); err != nil {
+			return errors.Join(err, sink.Cancel())
+		}
+	}
+	return sink.Close()
+}
+
+func (passwordsAt) Release() {}
+
+// hostServer is one server of a host with a raft of its own.
+type hostServer struct {
+	port *port.Port
+	raft *raft.Raft
+	keys *keyring.Keyring
+	app  *passwords
+	log  *raftboltdb.BoltStore
+}
+
+// startHostServer starts one on a directory with its files. It has run before, is one of the initial ones, or joins members.
+func startHostServer(ctx context.Context, dir string, id raft.ServerID, addr string, initial []raft.Server, members []string, token string) (*hostServer, error) {
+	file := func(ending string) string { return filepath.Join(dir, string(id)+ending) }
+	ca := filepath.Join(dir, "ca.crt")
+	kek, err := keyring.FileKEK(file(".kek"))
+	if err != nil {
+		return nil, err
+	}
+	conf := raft.DefaultConfig()
+	conf.LocalID, conf.Logger = id, hclog.NewNullLogger()
+	log, err := raftboltdb.NewBoltStore(file(".log"))
+	if err != nil {
+		return nil, err
+	}
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(file(".snapshots"), 2, conf.Logger)
+	if err != nil {
+		return nil, err
+	}
+
+	p, err := port.Listen(port.Config{
+		ID:      conf.LocalID,
+		Cluster: "prod",
+		Addr:    addr, // also this server's address in raft's configuration
+		TLS:     keyring.TLSFiles(file(".crt"), file(".key"), ca),
+	})
+	if err != nil {
+		return nil, err
+	}
+	fsm := keyring.NewFSM()
+	app := &passwords{keys: fsm} // your FSM
+	transport := p.RaftTransport(log, fsm)
+	s := &hostServer{port: p, app: app, log: log}
+	p.Handle("/put", func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
+		return nil, s.put(ctx, body, nil)
+	})
+
+	used, err := raft.HasExistingState(log, log, snapshots)
+	switch {
+	case err != nil || used: // it has run before
+	case len(initial) > 0: // the same servers on each of them
+		err = raft.BootstrapCluster(conf, log, log, snapshots, transport, raft.Configuration{Servers: initial})
+	default:
+		err = p.Join(ctx, members, token) // members.md says what these are
+	}
+	if err != nil {
+		return nil, err
+	}
+	r, err := raft.NewRaft(conf, keyring.Mux(fsm, app), log, log, snapshots, transport)
+	if err != nil {
+		return nil, err
+	}
+	k, err := p.Open(ctx, keyring.Config{
+		Dir:  file(".keystore"),
+		Raft: r,
+		FSM:  fsm,
+		KEKs: []keyring.KEK{kek},
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.raft, s.keys = r, k
+	return s, nil
+}
+
+// put stores a secret. Leader only.
+func (s *hostServer) put(ctx context.Context, plaintext, aad []byte) error {
+	return s.keys.EncryptTo(ctx, plaintext, aad, func(ctx context.Context, ciphertext []byte) error {
+		f := s.raft.Apply(ciphertext, 5*time.Second)
+		if err := f.Error(); err != nil {
+			return err
+		}
+		refused, _ := f.Response().(error) // what Apply has returned
+		return refused
+	})
+}
+
+// forward stores a secret, on any server.
+func (s *hostServer) forward(ctx context.Context, plaintext []byte) error {
+	_, err := s.port.Request(ctx, "", "/put", plaintext)
+	return err
+}
+
+func (s *hostServer) close(ctx context.Context) error {
+	s.keys.TransferLeadership(ctx) // on a follower this is an error, and changes nothing
+	return errors.Join(s.keys.Close(), s.raft.Shutdown().Error(), s.port.Close(), s.log.Close())
+}
+
+// opens waits until a server has applied what was stored last, and decrypts it.
+func (s *hostServer) opens(ctx context.Context, want string) error {
+	for {
+		fetched := s.keys.Changed()
+		last, stored := s.app.last()
+		got, err := s.keys.Decrypt(last, nil)
+		if err == nil && string(got) == want {
+			return nil
+		}
+		select {
+		case <-fetched:
+		case <-stored:
+		case <-ctx.Done():
+			return fmt.Errorf("%q, %w", got, err)
+		}
+	}
+}
+
+// stores tries until a leader is ready, as the page says.
+func (s *hostServer) stores(ctx context.Context, secret string) error {
+	for {
+		changed := s.keys.Changed()
+		err := s.forward(ctx, []byte(secret))
+		if !errors.Is(err, keyring.ErrNotLeader) && !errors.Is(err, keyring.ErrNoLeader) && !errors.Is(err, keyring.ErrNotReady) {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// leaderOf waits until a server of these leads and is ready, and returns it.
+func leaderOf(ctx context.Context, t *testing.T, servers map[raft.ServerID]*hostServer) *hostServer {
+	t.Helper()
+	var any *hostServer
+	for _, s := range servers {
+		any = s
+		if err := s.keys.WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for {
+		changed := any.keys.Changed()
+		for _, s := range servers {
+			if s.keys.Leading() == nil {
+				return s
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			t.Fatal("nobody leads")
+		}
+	}
+}
+
+// TestOwnRaftStepByStep runs the host of the page: two servers bootstrap and one joins, each stores, the fence refuses what is
+// late, the leader closes, and a server starts again.
+func TestOwnRaftStepByStep(t *testing.T) {
+	t.Parallel()
+	ctx := keyringtest.UntilKilled(t)
+	dir, addrs, servers := makeCertificates(t), freeAddrs(t, 3), map[raft.ServerID]*hostServer{}
+	var initial []raft.Server
+	for _, id := range []raft.ServerID{"s1", "s2"} {
+		initial = append(initial, raft.Server{ID: id, Address: raft.ServerAddress(addrs[id])})
+	}
+	start := func(id raft.ServerID, members []string, token string) {
+		first := initial
+		if id == "s3" {
+			first = nil
+		}
+		s, err := startHostServer(ctx, dir, id, addrs[id], first, members, token)
+		if err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+		servers[id] = s
+	}
+	defer func() {
+		for id, s := range servers {
+			if err := s.close(ctx); err != nil {
+				t.Errorf("%s: %v", id, err)
+			}
+		}
+	}()
+	start("s1", nil, "")
+	start("s2", nil, "")
+	token, err := leaderOf(ctx, t, servers).keys.MakeJoinToken(ctx, "s3", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start("s3", []string{addrs["s1"], addrs["s2"]}, token)
+	stored := func(at raft.ServerID, secret string) {
+		t.Helper()
+		if err := servers[at].stores(ctx, secret); err != nil {
+			t.Fatalf("%s: %v", at, err)
+		}
+		for id, s := range servers {
+			if err := s.opens(ctx, secret); err != nil {
+				t.Errorf("%s: %v", id, err)
+			}
+		}
+	}
+	for id := range addrs {
+		stored(id, "by way of "+string(id))
+	}
+
+	leader := leaderOf(ctx, t, servers)
+	late, err := leader.keys.Encrypt([]byte("late"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := leader.keys.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	f := leader.raft.Apply(late, 0)
+	if err := f.Error(); err != nil {
+		t.Fatal(err)
+	}
+	if refused, _ := f.Response().(error); !errors.Is(refused, keyring.ErrStaleKey) {
+		t.Errorf("the fence: %v", refused)
+	}
+
+	for id, s := range servers {
+		if s == leader {
+			delete(servers, id)
+			if err := s.close(ctx); err != nil {
+				t.Errorf("%s: %v", id, err)
+			}
+			stored(slices.Sorted(maps.Keys(servers))[0], "without "+string(id))
+			start(id, nil, "")
+			stored(id, "with it again")
+		}
+	}
+}
+
+// direct is a keyring.Transport for tests: every server is in this process.
+type direct struct {
+	from    raft.ServerID
+	servers *sync.Map
+}
+
+func (d direct) Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error) {
+	k, open := d.servers.Load(to) // a sync.Map of the keyrings by raft.ServerID
+	if !open {
+		return nil, keyring.ErrNotReady
+	}
+	return k.(*keyring.Keyring).ServePeer(ctx, d.from, request)
+}
+
+// TestHostTestRotates is the test of the page.
+func TestHostTestRotates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, err := node.Start(t.Context(), node.Config{
+			Dir: t.TempDir(), KEKs: []keyring.KEK{keyring.InlineKEK()},
+			Tokens:   keyring.TokenPolicy{Algorithm: "EdDSA"}, // an RSA key takes longer to make
+			Rotation: keyring.RotationPolicy{Every: time.Hour},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer n.Close()
+		ciphertext, err := n.Encrypt(t.Context(), []byte("secret"), nil) // waits until there is a key
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour) // virtual
+		if len(n.Keyring().Keys()) < 2 {
+			t.Error("no key was rotated")
+		}
+		if plaintext, err := n.Decrypt(t.Context(), ciphertext, nil); string(plaintext) != "secret" {
+			t.Error(err)
+		}
+	})
+}
+
+// makeCertificates runs the commands of the page, which make the files of s1 to s3.
+func makeCertificates(t *testing.T) (dir string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "myservice")
+	script := strings.Join(commands(t, "docs/embedding.md", "certificates"), "\n")
+	replaced := strings.ReplaceAll(script, "/tmp/myservice", dir)
+	if replaced == script {
+		t.Fatal("the commands do not name /tmp/myservice")
+	}
+	if out, err := exec.Command("sh", "-ec", replaced).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return dir
+}
