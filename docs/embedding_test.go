@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -342,45 +343,45 @@ func (s *hostServer) opens(ctx context.Context, want string) error {
 	}
 }
 
-// stores tries until a leader is ready, as the page says.
-func (s *hostServer) stores(ctx context.Context, secret string) error {
+// hostServers are those that run.
+type hostServers map[raft.ServerID]*hostServer
+
+// until tries until a leader is ready, as the page says: again when a server tells of a change.
+func (servers hostServers) until(ctx context.Context, try func() error) error {
 	for {
-		changed := s.keys.Changed()
-		err := s.forward(ctx, []byte(secret))
+		cases := []reflect.SelectCase{{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ctx.Done())}}
+		for _, s := range servers {
+			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(s.keys.Changed())})
+		}
+		err := try()
 		if !errors.Is(err, keyring.ErrNotLeader) && !errors.Is(err, keyring.ErrNoLeader) && !errors.Is(err, keyring.ErrNotReady) {
 			return err
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
+		if i, _, _ := reflect.Select(cases); i == 0 {
 			return err
 		}
 	}
 }
 
-// leaderOf waits until a server of these leads and is ready, and returns it.
-func leaderOf(ctx context.Context, t *testing.T, servers map[raft.ServerID]*hostServer) *hostServer {
+// leader waits until a server leads, and returns it.
+func (servers hostServers) leader(ctx context.Context, t *testing.T) (leader *hostServer) {
 	t.Helper()
-	var any *hostServer
-	for _, s := range servers {
-		any = s
-		if err := s.keys.WaitReady(ctx); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for {
-		changed := any.keys.Changed()
+	err := servers.until(ctx, func() error {
 		for _, s := range servers {
 			if s.keys.Leading() == nil {
-				return s
+				leader = s
+				return nil
 			}
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			t.Fatal("nobody leads")
-		}
+		return keyring.ErrNotReady
+	})
+	if err == nil {
+		err = leader.keys.WaitReady(ctx)
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leader
 }
 
 // TestOwnRaftStepByStep runs the host of the page: two servers bootstrap and one joins, each stores, the fence refuses what is
@@ -388,7 +389,7 @@ func leaderOf(ctx context.Context, t *testing.T, servers map[raft.ServerID]*host
 func TestOwnRaftStepByStep(t *testing.T) {
 	t.Parallel()
 	ctx := keyringtest.UntilKilled(t)
-	dir, addrs, servers := makeCertificates(t), freeAddrs(t, 3), map[raft.ServerID]*hostServer{}
+	dir, addrs, servers := makeCertificates(t), freeAddrs(t, 3), hostServers{}
 	var initial []raft.Server
 	for _, id := range []raft.ServerID{"s1", "s2"} {
 		initial = append(initial, raft.Server{ID: id, Address: raft.ServerAddress(addrs[id])})
@@ -404,6 +405,11 @@ func TestOwnRaftStepByStep(t *testing.T) {
 		}
 		servers[id] = s
 	}
+	ready := func(id raft.ServerID) {
+		if err := servers[id].keys.WaitReady(ctx); err != nil {
+			t.Fatalf("%s: %v", id, err)
+		}
+	}
 	defer func() {
 		for id, s := range servers {
 			if err := s.close(ctx); err != nil {
@@ -413,14 +419,21 @@ func TestOwnRaftStepByStep(t *testing.T) {
 	}()
 	start("s1", nil, "")
 	start("s2", nil, "")
-	token, err := leaderOf(ctx, t, servers).keys.MakeJoinToken(ctx, "s3", 0)
+	token, err := servers.leader(ctx, t).keys.MakeJoinToken(ctx, "s3", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	start("s3", []string{addrs["s1"], addrs["s2"]}, token)
+	ready("s3")
 	stored := func(at raft.ServerID, secret string) {
 		t.Helper()
-		if err := servers[at].stores(ctx, secret); err != nil {
+		err := servers.until(ctx, func() error {
+			if _, leader := servers[at].raft.LeaderWithID(); servers[leader] == nil {
+				return keyring.ErrNoLeader // it has not heard that the leader was closed
+			}
+			return servers[at].forward(ctx, []byte(secret))
+		})
+		if err != nil {
 			t.Fatalf("%s: %v", at, err)
 		}
 		for id, s := range servers {
@@ -433,7 +446,7 @@ func TestOwnRaftStepByStep(t *testing.T) {
 		stored(id, "by way of "+string(id))
 	}
 
-	leader := leaderOf(ctx, t, servers)
+	leader := servers.leader(ctx, t)
 	late, err := leader.keys.Encrypt([]byte("late"), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -457,6 +470,7 @@ func TestOwnRaftStepByStep(t *testing.T) {
 			}
 			stored(slices.Sorted(maps.Keys(servers))[0], "without "+string(id))
 			start(id, nil, "")
+			ready(id)
 			stored(id, "with it again")
 		}
 	}

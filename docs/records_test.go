@@ -65,8 +65,13 @@ func TestPlaintextsLeaveRaftsFiles(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		ctx := t.Context()
-		conf, log, keys := raft.DefaultConfig(), raft.NewInmemStore(), keyring.NewFSM()
+		conf, keys := raft.DefaultConfig(), keyring.NewFSM()
 		conf.LocalID, conf.Logger = "s1", hclog.NewNullLogger()
+		log, err := raftboltdb.NewBoltStore(filepath.Join(t.TempDir(), "log.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer log.Close()
 		files, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, conf.Logger)
 		if err != nil {
 			t.Fatal(err)
@@ -104,11 +109,14 @@ func TestPlaintextsLeaveRaftsFiles(t *testing.T) {
 		if err := clearLog(r, 2); err != nil {
 			t.Fatal(err)
 		}
-		if inLog, inFiles := plaintexts(t, log, dir, "hunter2"); inLog > 0 || inFiles > 0 {
-			t.Errorf("after: in %d entries and %d files", inLog, inFiles)
-		}
 		if _, parts, err := m.Open("smtp"); err != nil || string(parts[0]) != "hunter2" {
 			t.Errorf("it opens %q, %v", parts, err)
+		}
+		if err := errors.Join(k.Close(), r.Shutdown().Error()); err != nil {
+			t.Fatal(err)
+		}
+		if inLog, inFiles := plaintexts(t, log, dir, "hunter2"); inLog > 0 || inFiles > 0 {
+			t.Errorf("after: in %d entries and %d files", inLog, inFiles)
 		}
 	})
 }
