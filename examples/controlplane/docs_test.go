@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
@@ -62,8 +64,10 @@ type reader struct {
 func newReader(t *testing.T, servers int) *reader {
 	t.Helper()
 	root := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
 	r := &reader{drill: &drill{
-		t: t, ctx: t.Context(), dir: filepath.Join(root, "cp"), running: map[raft.ServerID]*exec.Cmd{},
+		t: t, ctx: ctx, dir: filepath.Join(root, "cp"), running: map[raft.ServerID]*exec.Cmd{},
 	}, bin: root, vars: map[string]string{}}
 	t.Cleanup(r.kill)
 	for _, name := range []string{"controlplane", "age", "age-keygen"} {
