@@ -300,7 +300,8 @@ func TestRecoveryPageStepByStep(t *testing.T) {
 	if files := must(t, func() ([]string, error) { return filepath.Glob(filepath.Join(r.bin, "backups", "keyring-*.age")) }); len(files) != 1 {
 		t.Errorf("the schedule has made %q", files)
 	}
-	r.do([]string{"./controlplane servers lead s1", "printf hunter2 | ./controlplane put db/password"})
+	r.do([]string{"printf hunter2 | ./controlplane put db/password", "./controlplane servers lead s1"})
+	r.await("s1", "leading", func(st status) bool { return st.Leader == "s1" })
 	r.has()
 	r.backUp()
 	r.do(keyringtest.Commands(t, "docs/backup.md", "prove"))
