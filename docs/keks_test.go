@@ -174,6 +174,10 @@ func TestKEKsPagePutsEscrowBack(t *testing.T) {
 	kek, escrow := kektest.File(t, kektest.CountingKey()), kektest.Age(t, identity)
 	sealed := h.start([]keyring.KEK{kek}, nil, 0).seal()
 	h.start([]keyring.KEK{kek, escrow}, nil, 1).rewrap()
+	to := kektest.Identity(t) // the recipients are not those of before
+	if !h.says([]keyring.KEK{anotherKEK(t), kektest.Age(t, to)}, []keyring.KEK{kektest.Age(t, to, identity)}, "no KEK ... or age:... is configured") {
+		t.Error("Status does not say what the page quotes")
+	}
 	h.start([]keyring.KEK{anotherKEK(t), escrow}, []keyring.KEK{kektest.Age(t, identity, identity)}, 1).opens(sealed)
 }
 
@@ -205,6 +209,22 @@ func (h *kekHost) start(keks, old []keyring.KEK, onOld int) *kekHost {
 	}
 	h.onOld(onOld)
 	return h
+}
+
+// says reports whether Status has a problem with these KEKs as the page quotes it, with dots for what is left out.
+func (h *kekHost) says(keks, old []keyring.KEK, quoted string) bool {
+	h.Helper()
+	if err := h.node.Close(); err != nil {
+		h.Fatal(err)
+	}
+	h.node = keyringtest.StartAlone(h.T, h.ctx, h.dir, keks, old)
+	st, err := h.node.Keyring().Status(h.ctx)
+	if err != nil {
+		h.Fatal(err)
+	}
+	said := regexp.MustCompile(strings.ReplaceAll(regexp.QuoteMeta(quoted), `\.\.\.`, ".+"))
+	return strings.Contains(keyringtest.Pages(h)["docs/keks.md"], "`"+quoted+"`") &&
+		slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return said.MatchString(p.Detail) })
 }
 
 func (h *kekHost) onOld(want int) {
