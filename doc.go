@@ -60,30 +60,34 @@
 //
 // # Words
 //
-//	root key   32 random bytes and one signing key pair, named by a UUID; immutable
-//	material   the secret part of a root key; metadata is all the rest, the public key included
-//	KEK        key encryption key: wraps material on one server; never shared, never in raft
-//	rotate     make a new active key
-//	rekey      move the host's data from an old key to the active one
-//	rewrap     wrap the same material under other KEKs
-//	holder     a server on whose disk a key is safe: file and directory synced, whoever wrote them, read back,
-//	           unwrapped, check value right
-//	orphan     a key file without metadata in the FSM
-//	tombstone  what is left of a removed key: its ID is never used again
 //	host       the program that embeds this package
-//	ring       the metadata of all keys, as a server's FSM has it
+//	root key   32 random bytes and one signing key pair, named by a UUID; immutable
+//	material   the secret part of a root key; metadata is the rest, with the public key
+//	ring       the metadata of all keys, as the FSM of a server has it
+//	KEK        key encryption key: wraps material on one server; never shared, never in raft
+//	seal       encrypt; open is decrypt
+//	rotate     make a new active key
+//	rekey      re-encrypt the host's data under the active key
+//	rewrap     wrap the same material under other KEKs
+//	holder     a server on whose disk a key is safe: file and directory are synced, and the file was read back, unwrapped
+//	           and compared with the check value
+//	orphan     a key file without metadata in the FSM
+//	tombstone  what the ring keeps of a removed key, so that its ID is never used again
 //
 // # Key states
 //
 //	prepublished --activate--> active --rotate--> inactive --> rekeying --> deprecated --> removed
 //
-// A prepublished key is known to all servers and has sealed nothing. At most one key is active: it seals and signs, on the
-// leader. Inactive and rekeying keys open what they sealed. A deprecated key opens nothing, except through
-// [Keyring.DecryptDeprecated], or if it was adopted: a ciphertext under it is a copy, or forged. A key never returns to an
-// earlier state.
+// What a key does follows from its state:
 //
-// The tokens of inactive, rekeying and deprecated keys verify for TokenPolicy.MaxTTL and the leeway after
-// the key was retired, unless the key is revoked.
+//   - A prepublished key is known to all servers, and nothing is encrypted under it.
+//   - At most one key is active. It encrypts and signs, on the leader.
+//   - Inactive and rekeying keys decrypt.
+//   - A deprecated key decrypts only through [Keyring.DecryptDeprecated], unless it was adopted: a ciphertext under it is a
+//     copy, or forged.
+//
+// A key never returns to an earlier state. The tokens of inactive, rekeying and deprecated keys verify for TokenPolicy.MaxTTL
+// and the leeway after the key was retired, unless the key is revoked.
 //
 // A rekeying key becomes deprecated, and can be removed, when a scan of the host's data has found nothing under it. A key is
 // removed only if the operator or RotationPolicy.Retain asks for it. There is one exception: the leader removes a prepublished
@@ -92,44 +96,44 @@
 //
 // # Invariants
 //
-//	I1   No material, wrapped or not, enters the raft log, a raft snapshot, a log line, an error,
-//	     a metric or a temporary file that outlives the call.
+//	I1   No material, wrapped or not, enters the raft log, a raft snapshot, a log line, an error, a metric or a temporary
+//	     file that outlives the call.
 //	I2   At most one key is active, on every server, at every index.
-//	I3   A key becomes active only when a majority of the voters hold it, asked just before. The
-//	     FSM refuses the command otherwise. An active key that came with a snapshot seals and signs
-//	     only after a majority of the voters has told this leader since then that they hold it.
-//	I4   Only the active key seals or signs, and only on a leader that has applied the barrier of its
-//	     own term, and has read the ring after that. Before, the call returns ErrNotReady.
-//	I5   A ciphertext opens on every holder of its key until a scan has found nothing under that key,
-//	     and with DecryptDeprecated for as long as the key is in the FSM. Without force, a key can't be
-//	     removed while a record in this raft is sealed under it, as long as [FSM.Admit] guards the
-//	     host's Apply.
+//	I3   A key becomes active only if a majority of the voters has just said that they hold it. Otherwise the FSM refuses
+//	     the command. An active key that came with a snapshot encrypts and signs only after a majority of the voters has
+//	     told this leader since then that they hold it.
+//	I4   Only the active key encrypts or signs, and only on a leader that has applied the barrier of its own term and has
+//	     read the ring after that. Before, the call returns ErrNotReady.
+//	I5   Every holder of a key decrypts its ciphertexts until a scan has found nothing under that key, and with
+//	     DecryptDeprecated for as long as the key is in the FSM. Without force, a key can't be removed while a record in
+//	     this raft is encrypted under it, if the host's Apply asks [FSM.Admit].
 //	I6   A fetched or loaded key is used only if it matches the check value in the FSM.
-//	I7   Apply is total and deterministic: no clock, no randomness, no map order, no I/O, no
-//	     panic. The same log gives byte-equal snapshots on every server.
-//	I8   A key file is only created, replaced whole by rename, set aside, or unlinked after its
-//	     tombstone. A file is renamed or unlinked because of the ring only on a server that has caught
-//	     up with a leader since its start. A crash at any point, a full disk or a failed sync loses no
-//	     key, and leaves nothing that prevents a start.
-//	I9   Live servers converge: every server that can reach one holder becomes one, no matter
-//	     which other keys are lost or which peers are down. A key whose file is here, and whose KEK
-//	     does not answer, or whose file is of a newer build, another user's, or not to be read, waits for that instead.
-//	I10  After Close no goroutine of the package runs, and the key bytes it owns are overwritten. If
-//	     something hangs that ignores its context, a function of the host's too, Close says so after a while, and no goroutine of the
-//	     package runs when that has returned. Ciphers that crypto/aes has expanded, signing keys of
-//	     crypto/rsa and crypto/ecdsa, and the buffers in which age encrypts and decrypts for [AgeKEK], are left to the
-//	     garbage collector, which in a build with GOEXPERIMENT=runtimesecret overwrites the
-//	     ciphers, and what parsing made of the signing keys, when it frees them. A derivation of [PassphraseKEK]
-//	     that has begun ends by itself, within seconds.
+//	I7   Apply is total and deterministic: no clock, no randomness, no map order, no I/O, no panic. The same log gives
+//	     byte-equal snapshots on every server.
+//	I8   A key file is only created, replaced whole by rename, set aside, or unlinked after its tombstone. The ring makes
+//	     a server rename or unlink a file only after the server has caught up with a leader since its start. A crash at
+//	     any point, a full disk or a failed sync loses no key, and leaves nothing that prevents a start.
+//	I9   Every running server that can reach one holder of a key becomes a holder, no matter which other keys are lost or
+//	     which servers are down. There is one exception: if the server has a file of the key that it can't use now, it
+//	     waits for that file. The KEK may not answer; or the file may be unreadable, another user's, or of a newer build.
+//	I10  After Close no goroutine of the package runs, and the key bytes that the package owns are overwritten. If
+//	     something ignores its context and hangs, such as a function of the host, Close returns an error after a while,
+//	     and the last goroutine ends when that returns.
+//
+// I10 does not cover the ciphers that crypto/aes has expanded, the signing keys of crypto/rsa and crypto/ecdsa, and the buffers
+// in which age encrypts and decrypts for [AgeKEK]: they are left to the garbage collector. In a build with
+// GOEXPERIMENT=runtimesecret it overwrites the ciphers, and what parsing made of the signing keys, when it frees them. A
+// derivation of [PassphraseKEK] that has begun ends by itself, within seconds.
 //
 // # How a key is made
 //
-// The leader makes it, writes its own file, offers it to the other servers and proposes add.
-// Every server that lacks it fetches it, from the leader first, writes the file, reads it
-// back and reports itself a holder. When the key is due, the leader asks live which servers hold it
-// now, and proposes activate with the answers of a majority. The FSM refuses the command
-// unless each of them is recorded as a holder with the keystore that answered: a wiped
-// server has another keystore, and its old holds no longer count.
+//  1. The leader makes the key, writes its own file, offers the key to the other servers, and proposes add.
+//  2. Every server that lacks the key fetches it, from the leader first. It writes the file, reads it back, and reports itself
+//     a holder.
+//  3. When the key is due, the leader asks each server whether it holds the key now, and proposes activate with the answers of
+//     a majority.
+//  4. The FSM refuses the command unless it has recorded each of them as a holder, with the keystore that answered. A wiped
+//     server has another keystore, so what was recorded of its old one no longer counts.
 //
 // # The packages behind this one
 //

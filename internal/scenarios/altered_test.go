@@ -86,7 +86,7 @@ func TestOrphanThatAnybodyMayHaveMadeWaitsForAdopt(t *testing.T) {
 		for _, s := range c.Servers {
 			st, err := s.Keyring.Status(t.Context())
 			p := saidOf(st, keyring.ProblemOrphan)
-			if err != nil || p == nil || !slices.Equal(p.Keys, []keyring.KeyID{planted}) || !strings.Contains(p.Detail, "only by Adopt") {
+			if err != nil || p == nil || !slices.Equal(p.Keys, []keyring.KeyID{planted}) || !strings.Contains(p.Detail, "only Adopt adopts it") {
 				t.Errorf("%s: %+v, %v", s.ID, st.Problems, err)
 			}
 			if err := s.Keyring.Rewrap(t.Context()); err == nil || !strings.Contains(err.Error(), "adopt the key first") {
