@@ -214,7 +214,7 @@ func TestServerThatNeverAnsweredGetsNoVote(t *testing.T) {
 	tried := make(chan struct{}, 1)
 	c := keyringtest.StartNodes(t, 1, func(cfg *node.Config) {
 		cfg.KEKs = []keyring.KEK{keyring.InlineKEK(), down}
-		cfg.Logger = whenLogged("promote: id=s9", func() {
+		cfg.Logger = whenLogged("could not promote a server: id=s9", func() {
 			select {
 			case tried <- struct{}{}:
 			default:

@@ -322,7 +322,7 @@ func TestServerThatCanNotBecomeAVoterIsTriedLessAndLess(t *testing.T) {
 	if _, err := node.Recover(f.ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
-	log := lines{"promote:", make(chan time.Time, 3)}
+	log := lines{"could not promote a server:", make(chan time.Time, 3)}
 	cfg.Logger = hclog.New(&hclog.LoggerOptions{Output: log})
 	for _, cfg := range []node.Config{cfg, f.conf("s1")} {
 		if cfg.ID == "s1" {

@@ -46,7 +46,7 @@ func TestRefusalsOfServersAndTokensHaveTheirStatus(t *testing.T) {
 		{"POST", "/v1/tokens", `{"id":"s4","ttl":"25h"}`, 400, "at most"},
 		{"DELETE", "/v1/tokens/x", "", 400, "32 hexadecimal digits"},
 		{"DELETE", "/v1/tokens/" + url.PathEscape(unknown+"0"), "", 400, "32 hexadecimal digits"},
-		{"DELETE", "/v1/tokens/" + unknown, "", 404, "none of that ID"},
+		{"DELETE", "/v1/tokens/" + unknown, "", 404, "there is no such token"},
 	} {
 		w := ask(s, tt.method, tt.path, tt.body)
 		var answer struct{ Error string }

@@ -87,7 +87,7 @@ func TestFollowerSaysWhoKnowsWhyThereIsNoKey(t *testing.T) {
 			err := s.Keyring.WaitReady(ctx)
 			cancel()
 			_, leader := s.Raft.LeaderWithID()
-			want := string(leader) + " leads"
+			want := "the Status of the leader, " + string(leader)
 			if leader == s.ID {
 				want = "KEK a"
 			}

@@ -173,7 +173,7 @@ func TestI3NothingIsSealedAfterARestoreBeforeAMajorityHoldsTheKey(t *testing.T) 
 		hosts := restoredHosts(t, true)
 		k := hosts[0].Keyring
 		time.Sleep(time.Minute)
-		const why = "1 of 3 voters hold it"
+		const why = "1 of 3 voters held it"
 		if _, err := k.Encrypt([]byte("secret"), nil); !errors.Is(err, keyring.ErrNotReady) || !strings.Contains(err.Error(), why) {
 			t.Errorf("Encrypt: %v", err)
 		}
