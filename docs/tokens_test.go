@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/jwt"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/plan"
 	"example.com/keyring/node"
 )
@@ -95,6 +98,15 @@ func TestTokensPageSaysWhatZeroMeans(t *testing.T) {
 		{page, fmt.Sprintf("`large JWKS` if there are more than %d keys", constantOf(t, ".", "maxJWKS"))},
 		{page, fmt.Sprintf("other issuers whose tokens verify, at most %d:", constantOf(t, ".", "maxAcceptIssuers"))},
 	})
+	source, err := os.ReadFile(filepath.Join(keyringtest.Root(t), "rotation.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, library := range []string{"jose", "openid-client", "keyfunc", "jwx"} { // the four of which the page says that they are there
+		if !strings.Contains(string(source), library) {
+			t.Errorf("the documentation of Rotate does not name %s", library)
+		}
+	}
 	for what, tt := range map[string]struct {
 		policy keyring.TokenPolicy
 		ok     bool
