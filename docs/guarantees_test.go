@@ -14,12 +14,12 @@ var guarantees = []struct {
 	holds string
 	tests []string
 }{
-	{"No key seals or signs before a majority of the voters has said, asked live, that it holds it: on disk, read back, unwrapped", []string{
+	{"No key encrypts or signs before a majority of the voters has said, asked live, that it holds it: on disk, read back, unwrapped", []string{
 		"TestI3NoStepOfARotationLosesAKey", "TestI3RecordedHoldsAloneActivateNothing", "TestHolderIsNobodyWhoseNamesDoNotSync",
 		"TestActivationCountsTheVotersThatThereAre", "TestKeystoresWithoutMetadataAreAdopted",
 		"TestI3NothingIsSealedAfterARestoreBeforeAMajorityHoldsTheKey",
 	}},
-	{"What was sealed opens as long as one server has the key's file and a KEK that opens it", []string{
+	{"A ciphertext decrypts as long as one server has the key's file and a KEK that opens it", []string{
 		"TestOneSurvivorOfThreeRecovers", "TestAnySnapshotAndAnyKeystoreRecover", "TestEachOfTwoKEKsOpensAlone",
 		"TestServerWhoseKEKIsGoneFetchesAllKeysAgain", "TestEscrowIsTheWayBack",
 	}},
@@ -27,11 +27,11 @@ var guarantees = []struct {
 		"TestRemoveServerPutsNoKeyAtRisk", "TestCheckMembersWantsAMajorityOfTheNewVoters", "TestKeysSurviveTheReplacementOfAllServers",
 		"TestWipedNodeVotesOnlyOnceItHoldsEveryKey",
 	}},
-	{"No key that has sealed goes before a scan has found nothing under it", []string{
+	{"No key that has encrypted goes before a scan has found nothing under it", []string{
 		"TestI5NothingIsStoredUnderAKeyAfterItsLastScan", "TestRemoveMovesTheDataFirst", "TestRekeyGraceWaitsForWritersWithoutAFence",
 		"TestForceSaysWhatIsLost",
 	}},
-	{"Only the leader seals and signs, and under the active key alone", []string{
+	{"Only the leader encrypts and signs, and only under the active key", []string{
 		"TestI4OnlyTheActiveKeySigns", "TestI4NewLeaderSealsAndSignsNothingBeforeItsBarrier",
 		"TestI4NewLeaderSealsUnderNoKeyThatWasRetiredBeforeItsTerm", "TestLeaderThatIsCutOffSealsNoLongerThanItsLease",
 		"TestAdmitTakesTheActiveKeysCiphertextsOnly",
@@ -53,23 +53,23 @@ var guarantees = []struct {
 		"TestServerThatHasNotCaughtUpSaysSo", "TestServerThatHearsFromNoLeaderSaysSo", "TestJWKSOfAServerWithoutALeaderIsCachedForLessAndThenNotShown",
 		"TestNothingIsAnOrphanBeforeTheServerHasCaughtUp",
 	}},
-	{"Waits don't depend on the wall clock, and times in the ring don't go back", []string{
+	{"Waits do not depend on the wall clock, and times in the ring do not go back", []string{
 		"TestFirstKeyDoesNotWaitForTheClock", "TestRekeyDoesNotWaitForTheClock", "TestLeaderNoticesThatItsClockWasSet",
 		"TestOneWrongClockHarmsNoRotation", "TestRotationGoesOnAfterClocksWereAhead", "TestUndoLastsByAWrongClock",
 		"TestClocksOfMostServersAreRight",
 	}},
-	{"A server that was removed comes back by `AddServer`, or by a token made after that, alone", []string{
+	{"A server that was removed comes back only by `AddServer`, or by a token made after the removal", []string{
 		"TestStolenServerStepByStep", "TestTokensEndBeforeTheirServerIsRemoved", "TestRemovedServerGetsNothing",
 		"TestRemovedServerGetsNothingFromWhoIsBehind",
 	}},
-	{"No key file stops a start, and none is replaced or deleted that may be the only copy", []string{
+	{"No key file stops a start, and none that may be the only copy is replaced or deleted", []string{
 		"TestBadFileIsSetAsideAndHidesNoOther", "TestKeyFileOfANewerVersionIsLeftAlone", "TestNewKeyReplacesNoFileThatIsNotInMemory",
 		"TestRemovedKeyIsGoneAtOnceAndFromDiskAfterUndo",
 	}},
-	{"`Decrypt` says what is wrong only as far as it may", []string{
+	{"An error of `Decrypt` says no more than it may", []string{
 		"TestErrDecryptSaysNothingMore", "TestDecryptOfAnythingElseIsATypedErrorAndNoPlaintext", "TestMissingMaterialIsNamedAsSuch",
 	}},
-	{"A call ends with its context, a quarter of a second later at most", []string{
+	{"A call ends with its context, at most a quarter of a second later", []string{
 		"TestEveryCallOfAKeyringEndsWithItsContext", "TestEveryCallOfANodeEndsWithItsContext", "TestEveryFunctionEndsWithItsContext",
 		"TestCallsEndWithTheirContextsWhileADiskHangs",
 	}},
