@@ -85,9 +85,6 @@ func TestEachDocsCommandIsRun(t *testing.T) {
 		tests.WriteString(text)
 	}
 	for _, b := range blocks(t) {
-		if slices.Contains(older, b.page) {
-			continue
-		}
 		if b.lang == "" {
 			t.Errorf("%s: a block names no language: %s", b.page, b.text)
 		}
@@ -100,9 +97,6 @@ func TestEachDocsCommandIsRun(t *testing.T) {
 	}
 	for page, text := range keyringtest.Pages(t) {
 		before := ""
-		if slices.Contains(older, page) {
-			continue
-		}
 		for line := range strings.Lines(fence.ReplaceAllString(text, "")) {
 			if strings.HasPrefix(line, "    ") && strings.TrimSpace(before) == "" && before != "" {
 				t.Errorf("%s: a block is only indented: %s", page, line)
@@ -115,10 +109,7 @@ func TestEachDocsCommandIsRun(t *testing.T) {
 // TestEachDocsLinkLeadsSomewhere: to a file of the repository, and a heading in it.
 func TestEachDocsLinkLeadsSomewhere(t *testing.T) {
 	pages := keyringtest.Pages(t)
-	n, fail := 0, t.Errorf
-	if len(older) > 0 { // pages link to each other before all are there
-		fail = t.Logf
-	}
+	n := 0
 	for page, text := range pages {
 		for _, m := range link.FindAllStringSubmatch(fence.ReplaceAllString(text, ""), -1) {
 			if strings.Contains(m[1], "://") {
@@ -131,9 +122,9 @@ func TestEachDocsLinkLeadsSomewhere(t *testing.T) {
 				to = path.Join(path.Dir(page), file)
 			}
 			if !exists(t, to) {
-				fail("%s: there is no %s", page, m[1])
+				t.Errorf("%s: there is no %s", page, m[1])
 			} else if hasAnchor && !slices.Contains(anchors(pages[to]), anchor) {
-				fail("%s: there is no heading for %s", page, m[1])
+				t.Errorf("%s: there is no heading for %s", page, m[1])
 			}
 		}
 	}
@@ -168,7 +159,7 @@ func TestEachDocsSectionIsHeld(t *testing.T) {
 				}
 			}
 		}
-		if path.Dir(page) != "docs" || slices.Contains(lists, page) || slices.Contains(older, page) {
+		if path.Dir(page) != "docs" || slices.Contains(lists, page) {
 			continue
 		}
 		for _, section := range strings.Split(text, "\n## ")[1:] {
@@ -178,11 +169,6 @@ func TestEachDocsSectionIsHeld(t *testing.T) {
 			}
 		}
 	}
-}
-
-// older are pages that are not yet written this way.
-var older = []string{
-	"docs/stolen-server.md",
 }
 
 // lists are pages of which another test holds each row.
