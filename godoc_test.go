@@ -7,8 +7,6 @@ import (
 	"go/doc/comment"
 	"go/parser"
 	"go/token"
-	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -44,18 +42,23 @@ var examples = map[string][]string{
 	"grpc":       {""},
 }
 
-// parsed returns the files of the package in a directory whose names end so.
+// parsed returns the files of the package in a directory, those of tests or the others.
 func parsed(t *testing.T, dir string, test bool) (fset *token.FileSet, files []*ast.File) {
 	t.Helper()
-	fset = token.NewFileSet()
-	pkgs, err := parser.ParseDir(fset, dir, func(f fs.FileInfo) bool { return strings.HasSuffix(f.Name(), "_test.go") == test }, parser.ParseComments)
+	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range slices.Sorted(maps.Keys(pkgs)) {
-		for _, file := range slices.Sorted(maps.Keys(pkgs[name].Files)) {
-			files = append(files, pkgs[name].Files[file])
+	fset = token.NewFileSet()
+	for _, name := range names {
+		if strings.HasSuffix(name, "_test.go") != test {
+			continue
 		}
+		f, err := parser.ParseFile(fset, name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
 	}
 	if len(files) == 0 {
 		t.Fatalf("%s has no files", dir)
@@ -272,6 +275,12 @@ func TestPublicValuesAreThoseOfTheParts(t *testing.T) {
 			t.Errorf("step %s is %s", public, inner)
 		}
 	}
+	if n := constants(t, "internal/meta", "State"); n != len(states) {
+		t.Errorf("there are %d states, and %d public ones", n, len(states))
+	}
+	if n := constants(t, "internal/meta", "StepKind"); n != len(steps) {
+		t.Errorf("there are %d steps, and %d public ones", n, len(steps))
+	}
 	for name, values := range map[string][2]any{
 		"MaxCommand": {keyring.MaxCommand, fsm.MaxCommand}, "MaxJoinTokens": {keyring.MaxJoinTokens, meta.MaxJoinTokens},
 		"Overhead": {keyring.Overhead, seal.Overhead}, "BackupFormat": {keyring.BackupFormat, backup.Format},
@@ -281,6 +290,23 @@ func TestPublicValuesAreThoseOfTheParts(t *testing.T) {
 			t.Errorf("%s is %v, want %v", name, values[0], values[1])
 		}
 	}
+}
+
+// constants counts the constants of a type.
+func constants(t *testing.T, dir, of string) (n int) {
+	t.Helper()
+	_, files := parsed(t, dir, false)
+	for _, f := range files {
+		ast.Inspect(f, func(node ast.Node) bool {
+			if v, ok := node.(*ast.ValueSpec); ok {
+				if name, ok := v.Type.(*ast.Ident); ok && name.Name == of {
+					n++
+				}
+			}
+			return true
+		})
+	}
+	return n
 }
 
 // TestPublicTypesHaveOneText: keys, digests and check values are written and read as the parts of the library do.
