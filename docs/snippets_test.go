@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -20,58 +19,10 @@ import (
 	"example.com/keyring/internal/kek/kektest"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
-	"example.com/keyring/port"
-	"example.com/keyring/records"
 	"filippo.io/age"
-	"github.com/hashicorp/raft"
 )
 
-// The functions below hold the snippets of the README and of the pages to the letter, so that they compile.
-
-func readmeAlone(ctx context.Context, dir string) error {
-	n, err := node.Start(ctx, node.Config{
-		Dir:  dir,
-		KEKs: []keyring.KEK{keyring.InlineKEK()},
-	})
-	if err != nil {
-		return err
-	}
-	defer n.Close()
-	if err := n.Keyring().WaitReady(ctx); err != nil {
-		return err
-	}
-	sealed, err := n.Encrypt(ctx, []byte("secret"), []byte("users/7"))
-	if err != nil {
-		return err
-	}
-	plaintext, err := n.Decrypt(ctx, sealed, []byte("users/7"))
-	if err == nil && string(plaintext) != "secret" {
-		return errors.New("not what was sealed")
-	}
-	return err
-}
-
-func readmeCluster(ctx context.Context) error {
-	kek, err := keyring.FileKEK("/etc/myservice/kek")
-	if err != nil {
-		return err
-	}
-	n, err := node.Start(ctx, node.Config{
-		ID:      "s1",
-		Dir:     "/var/lib/myservice",
-		KEKs:    []keyring.KEK{kek},
-		Addr:    "10.0.0.1:7900",
-		Cluster: "prod",
-		TLS:     keyring.TLSFiles("/etc/myservice/tls.crt", "/etc/myservice/tls.key", "/etc/myservice/ca.crt"),
-		Peers: map[raft.ServerID]string{
-			"s1": "10.0.0.1:7900", "s2": "10.0.0.2:7900", "s3": "10.0.0.3:7900",
-		},
-	})
-	if err != nil {
-		return err
-	}
-	return n.Close()
-}
+// The functions below hold snippets of docs/tokens.md, docs/keks.md and docs/operations.md to the letter.
 
 func readmeCredential() (keyring.KEK, error) {
 	kek, err := keyring.FileKEK(filepath.Join(os.Getenv("CREDENTIALS_DIRECTORY"), "kek"))
@@ -161,146 +112,6 @@ func readmeRecover(ctx context.Context, dir string, newKEK, escrow keyring.KEK, 
 	return use(n)
 }
 
-func readmeOwnRaft(ctx context.Context, conf *raft.Config, dir string, kek keyring.KEK, peers keyring.Transport) error {
-	logs, stable, snapshots, transport := inmem(conf.LocalID)
-	keys := keyring.NewFSM()
-	r, err := raft.NewRaft(conf, keys, logs, stable, snapshots, transport)
-	if err != nil {
-		return err
-	}
-	k, err := keyring.Open(ctx, keyring.Config{
-		Dir:       filepath.Join(dir, "keystore"),
-		ID:        conf.LocalID,
-		Raft:      r,
-		FSM:       keys,
-		Transport: peers, // calls the other server, which hands the request to ServePeer
-		KEKs:      []keyring.KEK{kek},
-	})
-	if err != nil {
-		return errors.Join(err, r.Shutdown().Error())
-	}
-	return errors.Join(k.Close(), r.Shutdown().Error())
-}
-
-func readmePort(ctx context.Context, conf *raft.Config, dir string, kek keyring.KEK) error {
-	logs, stable, snapshots, _ := inmem(conf.LocalID)
-	p, err := port.Listen(port.Config{
-		ID:      conf.LocalID,
-		Cluster: "prod",
-		Addr:    "10.0.0.1:7900",
-		TLS:     keyring.TLSFiles("/etc/myservice/tls.crt", "/etc/myservice/tls.key", "/etc/myservice/ca.crt"),
-	})
-	if err != nil {
-		return err
-	}
-	keys := keyring.NewFSM()
-	app := &secrets{keys: keys}
-	r, err := raft.NewRaft(conf, keyring.Mux(keys, app), logs, stable, snapshots, p.RaftTransport(logs, keys))
-	if err != nil {
-		return err
-	}
-	k, err := p.Open(ctx, keyring.Config{
-		Dir:  filepath.Join(dir, "keystore"),
-		Raft: r,
-		FSM:  keys,
-		KEKs: []keyring.KEK{kek},
-	})
-	return errors.Join(err, k.Close(), r.Shutdown().Error(), p.Close())
-}
-
-func inmem(id raft.ServerID) (raft.LogStore, raft.StableStore, raft.SnapshotStore, raft.Transport) {
-	store := raft.NewInmemStore()
-	_, transport := raft.NewInmemTransport(raft.ServerAddress(id))
-	return store, store, raft.NewInmemSnapshotStore(), transport
-}
-
-type secrets struct {
-	keys   *keyring.FSM
-	stored [][]byte
-}
-
-func (s *secrets) Apply(l *raft.Log) any {
-	if err := s.keys.Admit(l.Data); err != nil {
-		return err // ErrStaleKey: the writer seals again and retries
-	}
-	s.stored = append(s.stored, l.Data)
-	return nil
-}
-
-// readmeRecords starts a server alone whose FSM is a Map, and stores a secret.
-func readmeRecords(ctx context.Context, dir string, secret []byte) (*node.Node, *records.Map, error) {
-	keys := keyring.NewFSM()
-	m := records.New(keys)
-	n, err := node.Start(ctx, node.Config{
-		Dir:  dir,
-		KEKs: []keyring.KEK{keyring.InlineKEK()},
-		App:  m, Keys: keys, Data: m,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	m.Connect(n.Keyring(), n.Apply)
-	if err := n.Keyring().WaitReady(ctx); err != nil {
-		return n, m, err
-	}
-	_, err = m.Put(ctx, records.Write{Name: "db/password", Parts: [][]byte{secret}, If: new(uint64(0))}) // only if there is none
-	return n, m, err
-}
-
-func (s *secrets) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("not in a test") }
-func (s *secrets) Restore(io.ReadCloser) error         { return errors.New("not in a test") }
-
-// TestReadmeSnippetsRun runs those that need no cluster.
-func TestReadmeSnippetsRun(t *testing.T) {
-	conf := raft.DefaultConfig()
-	conf.LocalID, conf.LogOutput = "s1", io.Discard
-	if err := readmeAlone(t.Context(), t.TempDir()); err != nil {
-		t.Error(err)
-	}
-	if err := readmeOwnRaft(t.Context(), conf, t.TempDir(), keyring.InlineKEK(), nil); err != nil {
-		t.Error(err)
-	}
-	if err := readmePort(t.Context(), conf, t.TempDir(), keyring.InlineKEK()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a certificate that is not there: %v", err)
-	}
-	if err := readmeCluster(t.Context()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a KEK file that is not there: %v", err)
-	}
-}
-
-// TestReadmeFullRotation moves the records of a Node's Map, and removes their key.
-func TestReadmeFullRotation(t *testing.T) {
-	ctx := t.Context()
-	n, m, err := readmeRecords(ctx, t.TempDir(), []byte("secret"))
-	if n != nil {
-		defer n.Close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys := n.Keyring()
-	for i := range 600 {
-		if _, err := m.Put(ctx, records.Write{Name: fmt.Sprint("path/", i), Parts: [][]byte{[]byte("secret")}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	old := keys.Keys()[0].ID
-	if _, err := n.Rotate(ctx, keyring.RotateOptions{Full: true}); err != nil {
-		t.Fatal(err)
-	}
-	if err := keys.Remove(ctx, old, keyring.RemoveOptions{Now: true}); err != nil {
-		t.Fatal(err)
-	}
-	if left := keys.Keys(); len(left) != 1 || left[0].ID == old || m.View().Len() != 601 {
-		t.Errorf("%d keys, %d records", len(left), m.View().Len())
-	}
-	for r := range m.View().All("") {
-		if _, got, err := m.Open(r.Name); err != nil || string(got[0]) != "secret" {
-			t.Errorf("%s: %q, %v", r.Name, got, err)
-		}
-	}
-}
-
 // TestReadmeTokens: a token is signed, verified, and its key served, for each issuer.
 func TestReadmeTokens(t *testing.T) {
 	issuer := "https://keys.example.com"
@@ -339,7 +150,7 @@ func TestReadmeTokens(t *testing.T) {
 	}
 }
 
-// TestReadmeCredential uses a systemd credential as the README does.
+// TestReadmeCredential uses a systemd credential as docs/keks.md does.
 func TestReadmeCredential(t *testing.T) {
 	t.Setenv("CREDENTIALS_DIRECTORY", filepath.Dir(kektest.WriteFile(t, kektest.CountingKey())))
 	kek, err := readmeCredential()
@@ -352,7 +163,7 @@ func TestReadmeCredential(t *testing.T) {
 	}
 }
 
-// TestReadmeRecoversFromALostKMS follows the README's steps on a real directory: the KMS dies, the
+// TestReadmeRecoversFromALostKMS follows the steps of docs/keks.md on a real directory: the KMS dies, the
 // identity comes out of the safe and goes back, and all that was ever sealed opens.
 func TestReadmeRecoversFromALostKMS(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -154,7 +154,7 @@ func TestKeysSurviveTheReplacementOfAllServers(t *testing.T) {
 	})
 }
 
-// leave takes a server out of the cluster as the README has it: when CheckMembers says that the
+// leave takes a server out of the cluster as docs/host.md has it: when CheckMembers says that the
 // others can do without it. It may be the leader.
 func leave(rc *keyringtest.RecordsCluster, s *keyringtest.Server) {
 	rc.TB.Helper()
