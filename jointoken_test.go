@@ -210,7 +210,7 @@ func TestJoinTokensAreListedAndBounded(t *testing.T) {
 		t.Errorf("one more: %v", err)
 	}
 	for id, want := range map[string]string{
-		all[0].ID: "", strings.Repeat("0", 32): "there is none", "abc": "not the ID", all[0].ID + " ": "not the ID",
+		all[0].ID: "", strings.Repeat("0", 32): "there is no such token", "abc": "not the ID", all[0].ID + " ": "not the ID",
 	} {
 		err := n.WithdrawJoinToken(t.Context(), id)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

@@ -56,7 +56,7 @@ func TestIssuersAreComparedByWhatIsTaken(t *testing.T) {
 		"none":                     {TokenPolicy{}, TokenPolicy{}, nil},
 		"in another order":         {TokenPolicy{Issuer: "a", AcceptIssuers: []string{"b", "c"}}, TokenPolicy{Issuer: "a", AcceptIssuers: []string{"c", "b", "c"}}, nil},
 		"a list has the issuer":    {TokenPolicy{Issuer: "a", AcceptIssuers: []string{"a"}}, TokenPolicy{Issuer: "a"}, nil},
-		"in the second step":       {TokenPolicy{Issuer: "a", AcceptIssuers: []string{"b"}}, TokenPolicy{Issuer: "b", AcceptIssuers: []string{"a"}}, []string{`-Tokens.Issuer is "b" on s2, and "a" on s1; each takes`}},
+		"in the second step":       {TokenPolicy{Issuer: "a", AcceptIssuers: []string{"b"}}, TokenPolicy{Issuer: "b", AcceptIssuers: []string{"a"}}, []string{`-Tokens.Issuer is "b" on s2, and "a" on s1; each accepts`}},
 		"in the first step":        {TokenPolicy{Issuer: "a"}, TokenPolicy{Issuer: "a", AcceptIssuers: []string{"b"}}, []string{`!s2 accepts tokens with the issuers ["b"], and s1 rejects`}},
 		"in the third step":        {TokenPolicy{Issuer: "b", AcceptIssuers: []string{"a"}}, TokenPolicy{Issuer: "b"}, []string{`!s1 accepts tokens with the issuers ["a"], and s2 rejects`}},
 		"two others":               {TokenPolicy{Issuer: "a", AcceptIssuers: []string{"b"}}, TokenPolicy{Issuer: "a", AcceptIssuers: []string{"c"}}, []string{`!s2 accepts tokens with the issuers ["c"], and s1`, `!s1 accepts tokens with the issuers ["b"], and s2`}},
@@ -64,7 +64,7 @@ func TestIssuersAreComparedByWhatIsTaken(t *testing.T) {
 		"one takes the other's":    {TokenPolicy{Issuer: "a", AcceptIssuers: []string{"b"}}, TokenPolicy{Issuer: "b"}, []string{`!Tokens.Issuer is "b" on s2, and "a" on s1`}},
 		"tokens without iss":       {TokenPolicy{Issuer: "a", AcceptIssuers: []string{""}}, TokenPolicy{}, []string{`-Tokens.Issuer is "" on s2, and "a" on s1`}},
 		"tokens without iss, none": {TokenPolicy{Issuer: "a"}, TokenPolicy{}, []string{`!Tokens.Issuer is "" on s2`}},
-		"one of a long list":       {TokenPolicy{Issuer: "a", AcceptIssuers: []string{long + "a", long + "b"}}, TokenPolicy{Issuer: "a", AcceptIssuers: []string{long + "a", long + "c"}}, []string{"!s2 takes", "!s1 takes"}},
+		"one of a long list":       {TokenPolicy{Issuer: "a", AcceptIssuers: []string{long + "a", long + "b"}}, TokenPolicy{Issuer: "a", AcceptIssuers: []string{long + "a", long + "c"}}, []string{"!s2 accepts", "!s1 accepts"}},
 	} {
 		all := differences("s1", "s2", Config{Tokens: tt.ours}.policies(), Config{Tokens: tt.theirs}.policies())
 		ok := len(all) == len(tt.want)

@@ -48,7 +48,7 @@ func TestFileThatIsGoneIsWrittenAgainFromMemory(t *testing.T) {
 	if !s.LookForFiles(t.Context(), ring) || !s.Has(id, check) || !s.Confirm(id) || len(s.Report(ring).Faults) > 0 {
 		t.Errorf("held %t, faults %v", s.Has(id, check), s.Report(ring).Faults)
 	}
-	for _, want := range []string{"gone", "written again"} {
+	for _, want := range []string{"gone", "wrote a key file again"} {
 		if said := log.String(); !strings.Contains(said, want) || !strings.Contains(said, id.String()) || !strings.Contains(said, nks.FileName(id)) {
 			t.Errorf("the log does not say %q: %s", want, said)
 		}
