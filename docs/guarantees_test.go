@@ -14,7 +14,7 @@ var guarantees = []struct {
 	holds string
 	tests []string
 }{
-	{"No key encrypts or signs before a majority of the voters has said, asked live, that it holds it: on disk, read back, unwrapped", []string{
+	{"No key encrypts or signs before a majority of the voters, asked at that moment, has said that they hold it: on disk, read back, unwrapped", []string{
 		"TestI3NoStepOfARotationLosesAKey", "TestI3RecordedHoldsAloneActivateNothing", "TestHolderIsNobodyWhoseNamesDoNotSync",
 		"TestActivationCountsTheVotersThatThereAre", "TestKeystoresWithoutMetadataAreAdopted",
 		"TestI3NothingIsSealedAfterARestoreBeforeAMajorityHoldsTheKey",
@@ -27,7 +27,7 @@ var guarantees = []struct {
 		"TestRemoveServerPutsNoKeyAtRisk", "TestCheckMembersWantsAMajorityOfTheNewVoters", "TestKeysSurviveTheReplacementOfAllServers",
 		"TestWipedNodeVotesOnlyOnceItHoldsEveryKey",
 	}},
-	{"No key that has encrypted goes before a scan has found nothing under it", []string{
+	{"No key that has encrypted data is removed before a scan has found nothing under it", []string{
 		"TestI5NothingIsStoredUnderAKeyAfterItsLastScan", "TestRemoveMovesTheDataFirst", "TestRekeyGraceWaitsForWritersWithoutAFence",
 		"TestForceSaysWhatIsLost",
 	}},
@@ -40,7 +40,7 @@ var guarantees = []struct {
 		"TestI1MaterialIsInKeyFilesOnly", "TestRaftAloneHasNoJoinToken", "TestSealedSecretOpensForItsRecordAlone", "TestBackupOpensWithAgeAndTar",
 	}},
 	{"A lost key delays no other", []string{"TestI9LostKeyDelaysNoOther", "TestI6BadAnswersOnlyMoveOnToTheNextPeer"}},
-	{"Material is used only if it is that of the ring's key", []string{
+	{"Key material is used only if it matches the key's metadata in raft", []string{
 		"TestI6BadAnswersOnlyMoveOnToTheNextPeer", "TestEveryBitOfAKeyFileFlipped", "TestPublicKeyThatIsNotItsMaterialsIsUsedByNobody",
 		"TestAdoptBelievesNobodysPublicKey",
 	}},
@@ -49,11 +49,11 @@ var guarantees = []struct {
 		"TestTokenIsValidWhereClocksAreBehind", "TestRevokedKeyVanishesAtTheActivation", "TestCompromisedLeavesAThiefNothing",
 		"TestTokensOfARemovedKeyAreRefused", "TestAdoptAdmitsTokensOfAKeyAdoptedForDataOnly",
 	}},
-	{"A server that does not know what the others have committed says so, and denies nothing", []string{
+	{"A server that does not know what the others have committed says so, and denies no key", []string{
 		"TestServerThatHasNotCaughtUpSaysSo", "TestServerThatHearsFromNoLeaderSaysSo", "TestJWKSOfAServerWithoutALeaderIsCachedForLessAndThenNotShown",
 		"TestNothingIsAnOrphanBeforeTheServerHasCaughtUp",
 	}},
-	{"Waits do not depend on the wall clock, and times in the ring do not go back", []string{
+	{"Waits do not depend on the wall clock, and times in raft do not go back", []string{
 		"TestFirstKeyDoesNotWaitForTheClock", "TestRekeyDoesNotWaitForTheClock", "TestLeaderNoticesThatItsClockWasSet",
 		"TestOneWrongClockHarmsNoRotation", "TestRotationGoesOnAfterClocksWereAhead", "TestUndoLastsByAWrongClock",
 		"TestClocksOfMostServersAreRight",
@@ -66,7 +66,7 @@ var guarantees = []struct {
 		"TestBadFileIsSetAsideAndHidesNoOther", "TestKeyFileOfANewerVersionIsLeftAlone", "TestNewKeyReplacesNoFileThatIsNotInMemory",
 		"TestRemovedKeyIsGoneAtOnceAndFromDiskAfterUndo",
 	}},
-	{"An error of `Decrypt` says no more than it may", []string{
+	{"An error from `Decrypt` reveals nothing about the key or the plaintext", []string{
 		"TestErrDecryptSaysNothingMore", "TestDecryptOfAnythingElseIsATypedErrorAndNoPlaintext", "TestMissingMaterialIsNamedAsSuch",
 	}},
 	{"A call ends with its context, at most a quarter of a second later", []string{
