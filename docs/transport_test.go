@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
@@ -33,16 +34,18 @@ func openOwn(ctx context.Context, conf *raft.Config, r *raft.Raft, fsm *keyring.
 // TestOwnTransport opens three keyrings on it, each of which decrypts what the leader has encrypted.
 func TestOwnTransport(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour) // virtual
+		defer cancel()
 		var open sync.Map
 		for _, s := range inmemRafts(t, 3) {
-			k, err := openOwn(t.Context(), s.conf, s.raft, s.fsm, t.TempDir(), direct{s.conf.LocalID, &open}, keyring.InlineKEK())
+			k, err := openOwn(ctx, s.conf, s.raft, s.fsm, t.TempDir(), direct{s.conf.LocalID, &open}, keyring.InlineKEK())
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer k.Close()
 			open.Store(s.conf.LocalID, k)
 		}
-		decryptEverywhere(t, &open, 3)
+		decryptEverywhere(ctx, t, &open, 3)
 	})
 }
 
@@ -83,12 +86,12 @@ func inmemRafts(t *testing.T, n int) (servers []inmemRaft) {
 }
 
 // decryptEverywhere waits until n keyrings are ready, has the leader encrypt, and all of them decrypt that.
-func decryptEverywhere(t *testing.T, keyrings *sync.Map, n int) {
+func decryptEverywhere(ctx context.Context, t *testing.T, keyrings *sync.Map, n int) {
 	t.Helper()
 	var sealed []byte
 	for _, k := range keyrings.Range {
 		k := k.(*keyring.Keyring)
-		if err := k.WaitReady(t.Context()); err != nil {
+		if err := k.WaitReady(ctx); err != nil {
 			t.Fatal(err)
 		}
 		keyringtest.AwaitHolders(k, k.Keys()[0].ID, n)
