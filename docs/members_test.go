@@ -15,6 +15,8 @@ import (
 	"example.com/keyring/internal/peer"
 	"example.com/keyring/node"
 	"example.com/keyring/port"
+	"example.com/keyring/records"
+	"github.com/hashicorp/raft"
 )
 
 // joinByToken starts a server that a member lets in.
@@ -99,6 +101,9 @@ func TestMembersNamesCommands(t *testing.T) {
 }
 
 var figuresOfMembers = []figure{
+	{"docs/records.md", fmt.Sprintf("A name has up to %d bytes, a record up to %d parts.", records.MaxName, records.MaxParts)},
+	{"docs/records.md", fmt.Sprintf("or one of more than %d bytes", records.MaxName)},
+	{"docs/records.md", fmt.Sprintf("%d,%03d by default", raft.DefaultConfig().TrailingLogs/1000, raft.DefaultConfig().TrailingLogs%1000)},
 	{"docs/members.md", fmt.Sprintf("| 64, of one address %d, for %d seconds each;", peer.DefaultPendingPerAddr, peer.DefaultTimeout/time.Second)},
 	{"docs/members.md", fmt.Sprintf("| handshakes under way | %d, of", peer.DefaultPending)},
 	{"docs/members.md", fmt.Sprintf("have %d of their own", peer.DefaultPending)},
