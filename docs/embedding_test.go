@@ -526,7 +526,7 @@ func makeCertificates(t *testing.T) (dir string) {
 		t.Fatal("the commands do not name /tmp/myservice")
 	}
 	if out, err := exec.Command("sh", "-ec", replaced).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+		t.Fatalf("the commands of docs/embedding.md, which need OpenSSL 3: %v: %s", err, out)
 	}
 	return dir
 }

@@ -14,8 +14,8 @@ import (
 
 // Defaults of LogLimits.
 const (
-	defaultSnapshotEntries = 8192
-	defaultSnapshotBytes   = 32 << 20
+	DefaultSnapshotEntries = 8192
+	DefaultSnapshotBytes   = 32 << 20
 )
 
 // entryOverhead is about what an entry takes besides its data.
@@ -38,7 +38,7 @@ type LogLimits struct {
 }
 
 func (l LogLimits) filled() LogLimits {
-	return LogLimits{cmp.Or(l.Entries, defaultSnapshotEntries), cmp.Or(l.Bytes, defaultSnapshotBytes)}
+	return LogLimits{cmp.Or(l.Entries, DefaultSnapshotEntries), cmp.Or(l.Bytes, DefaultSnapshotBytes)}
 }
 
 // most is how many entries are kept behind the last one, for servers that were down for a while.
