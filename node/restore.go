@@ -36,7 +36,7 @@ func Restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOpti
 
 func restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOptions) (m keyring.Manifest, err error) {
 	if o.Dir != "" || len(o.KEKs) > 0 || o.Snapshot != nil || o.OpenSnapshot != nil || o.Snapshots != nil || o.Confirm != nil {
-		return m, errors.New("Dir, KEKs, Snapshot, OpenSnapshot, Snapshots and Confirm of the options must be empty: node.Restore sets them")
+		return m, errors.New("the options Dir, KEKs, Snapshot, OpenSnapshot, Snapshots and Confirm must be empty: node.Restore sets them")
 	}
 	if err := cfg.check(); err != nil {
 		return m, err

@@ -71,7 +71,7 @@ func (f found) openOwn(ctx context.Context, keks *kek.Set) (*material, *Fault) {
 func (f found) openNomads(keks *kek.Set) (*material, *Fault) {
 	m, err := f.decodeNomads(keks)
 	if err != nil {
-		return nil, &Fault{Cause: NomadFile, File: f.name, Err: fmt.Errorf("Nomad's key file %s: %w", f.name, err)}
+		return nil, &Fault{Cause: NomadFile, File: f.name, Err: fmt.Errorf("key file %s of Nomad: %w", f.name, err)}
 	}
 	return m, nil
 }
