@@ -236,6 +236,8 @@ type hostServer struct {
 	keys *keyring.Keyring
 	app  *passwords
 	log  *raftboltdb.BoltStore
+
+	opened chan struct{} // closed when the fields above are set
 }
 
 // startHostServer starts one on a directory with its files. It has run before, is one of the initial ones, or joins members.
@@ -269,9 +271,14 @@ func startHostServer(ctx context.Context, dir string, id raft.ServerID, addr str
 	fsm := keyring.NewFSM()
 	app := &passwords{keys: fsm} // your FSM
 	transport := p.RaftTransport(log, fsm)
-	s := &hostServer{port: p, app: app, log: log}
+	s := &hostServer{port: p, app: app, log: log, opened: make(chan struct{})}
 	p.Handle("/put", func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
-		return nil, s.put(ctx, body, nil)
+		select {
+		case <-s.opened: // closed when Open has returned: before, there is no keyring
+			return nil, s.put(ctx, body, nil)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	})
 
 	used, err := raft.HasExistingState(log, log, snapshots)
@@ -299,6 +306,7 @@ func startHostServer(ctx context.Context, dir string, id raft.ServerID, addr str
 		return nil, err
 	}
 	s.raft, s.keys = r, k
+	close(s.opened)
 	return s, nil
 }
 
