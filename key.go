@@ -14,11 +14,11 @@ import (
 
 // KeyID, State and Key: what the keyring tells of its keys.
 
-// KeyID names a root key for ever. It is a UUID (RFC 9562). Its text, in JSON too, is the canonical lowercase form. The zero
-// value names no key.
+// KeyID names a root key forever. It is a UUID (RFC 9562). Its text, also in JSON, is the canonical lowercase
+// form. The zero value names no key.
 type KeyID [16]byte
 
-// ParseKeyID reads the canonical text of a KeyID and nothing else.
+// ParseKeyID parses the canonical text of a KeyID, and no other form.
 func ParseKeyID(s string) (KeyID, error) {
 	id, err := meta.ParseKeyID(s)
 	return KeyID(id), err
@@ -30,7 +30,7 @@ func (id KeyID) String() string { return meta.KeyID(id).String() }
 // MarshalText returns the canonical text.
 func (id KeyID) MarshalText() ([]byte, error) { return meta.KeyID(id).MarshalText() }
 
-// UnmarshalText reads the canonical text and nothing else.
+// UnmarshalText parses the canonical text, and no other form.
 func (id *KeyID) UnmarshalText(text []byte) error { return (*meta.KeyID)(id).UnmarshalText(text) }
 
 // compareIDs orders key IDs, in either of their types.
@@ -48,37 +48,37 @@ func idsAs[To, From ~[16]byte](ids []From) []To {
 	return to
 }
 
-// State is where a key is in its life. A key never returns to an earlier state.
+// State is the stage of a key in its life. A key never returns to an earlier state.
 type State string
 
 // The states of a key, in order. A removed key has none. See the package documentation.
 const (
-	StatePrepublished State = "prepublished" // verifiers know it; it has sealed nothing yet
-	StateActive       State = "active"       // seals and signs, on the leader; at most one key
-	StateInactive     State = "inactive"     // opens what it sealed
-	StateRekeying     State = "rekeying"     // opens; its data is moving to the active key
-	StateDeprecated   State = "deprecated"   // a scan found nothing sealed under it
+	StatePrepublished State = "prepublished" // verifiers know it; it has encrypted nothing yet
+	StateActive       State = "active"       // encrypts and signs, on the leader; at most one key
+	StateInactive     State = "inactive"     // decrypts older data
+	StateRekeying     State = "rekeying"     // decrypts; its data is being re-encrypted
+	StateDeprecated   State = "deprecated"   // a scan found no data under it
 )
 
-// Opens reports whether keys in this state may have sealed something.
+// Opens reports whether keys in this state may have encrypted data.
 func (s State) Opens() bool { return meta.State(s).Opens() }
 
-// Key is the metadata of a root key. It holds no material.
+// Key is the metadata of a root key. It contains no key material.
 type Key struct {
 	ID        KeyID            `json:"id"`
 	State     State            `json:"state"`
-	Algorithm string           `json:"algorithm"` // of its signing key: RS256, ES256 or EdDSA
-	Public    crypto.PublicKey `json:"-"`         // of its signing key; nil if it can't be read. The JWKS has it
+	Algorithm string           `json:"algorithm"` // algorithm of its signing key: RS256, ES256 or EdDSA
+	Public    crypto.PublicKey `json:"-"`         // public signing key, as in the JWKS; nil if it can't be read
 	Created   time.Time        `json:"created"`
-	Publish   time.Time        `json:"publish,omitzero"`   // not to be activated before; zero for at once
+	Publish   time.Time        `json:"publish,omitzero"`   // earliest activation; zero means at once
 	Activated time.Time        `json:"activated,omitzero"` // zero while prepublished, and for an adopted key
 	Retired   time.Time        `json:"retired,omitzero"`   // when it stopped being active, or was adopted; zero before
-	Revoked   bool             `json:"revoked,omitempty"`  // its tokens verify no longer
-	Removing  bool             `json:"removing,omitempty"` // it goes when its data has moved: see Remove
+	Revoked   bool             `json:"revoked,omitempty"`  // its tokens no longer verify
+	Removing  bool             `json:"removing,omitempty"` // it is removed once its data is re-encrypted: see Remove
 
-	CreateIndex uint64          `json:"createIndex"` // of raft's log
+	CreateIndex uint64          `json:"createIndex"` // index in raft's log
 	ModifyIndex uint64          `json:"modifyIndex"`
-	Holders     []raft.ServerID `json:"holders"` // by what they have reported
+	Holders     []raft.ServerID `json:"holders"` // servers that have reported that they hold it
 }
 
 func keyOf(m *meta.Key) Key {

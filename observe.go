@@ -16,29 +16,31 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// Metrics receives the figures of a server: each metric that MetricInfos lists, by its name, and with the one
-// label that it has there, or none. Package gometrics has one for go-metrics, and the module
-// example.com/keyring/prometheus one for Prometheus.
+// Metrics receives the metrics of a server: each metric of MetricInfos by its name, with the one label listed
+// there, or none. Package gometrics implements it for go-metrics, and the module
+// example.com/keyring/prometheus for Prometheus.
 //
-// The keyring calls it from several goroutines, and waits for each call: a call must return at once. It
+// The keyring calls it from several goroutines, and waits for each call, so a call must return at once. It
 // must not change the map.
 type Metrics interface {
-	// SetGauge is told the present value of a gauge.
+	// SetGauge receives the present value of a gauge.
 	SetGauge(name string, value float64, labels map[string]string)
-	// AddCounter is told by how much a counter has grown.
+	// AddCounter receives the growth of a counter.
 	AddCounter(name string, growth float64, labels map[string]string)
 }
 
 // MetricInfo describes a metric.
 type MetricInfo struct {
-	Name    string // as in "keyring.keys"
-	Counter bool   // it only grows, by AddCounter; false for a gauge
-	Label   string // the name of its label: "key", for the ID of a key, "kind", for a ProblemKind, "severity", or "certificate": own or CA; empty if it has none
-	Unit    string // in the plural: seconds, keys, KEKs, messages, records, backups or problems
-	Help    string // what it tells, in a sentence
+	Name    string // such as "keyring.keys"
+	Counter bool   // a counter, which only grows; false means a gauge
+	// Label is the name of its label: "key" for a key ID, "kind" for a ProblemKind, "severity", or "certificate" for own or
+	// CA. Empty means no label.
+	Label string
+	Unit  string // seconds, keys, KEKs, messages, records, backups or problems
+	Help  string // its meaning, in a sentence
 }
 
-// MetricInfos returns a description of every metric that Config.Metrics receives.
+// MetricInfos describes every metric that Config.Metrics receives.
 func MetricInfos() []MetricInfo { return slices.Clone(metricInfos) }
 
 var metricInfos = []MetricInfo{
@@ -48,12 +50,12 @@ var metricInfos = []MetricInfo{
 	{Name: "keyring.keys.underheld", Unit: "keys", Help: "Keys that some server of the raft configuration has not reported to hold."},
 	{Name: "keyring.keys.unbacked", Unit: "keys", Help: "Keys that no confirmed backup contains."},
 	{Name: "keyring.backup.age", Unit: "seconds", Help: "Time since the last confirmed backup was made; without one, since the first key came into use. Alarm above BackupSchedule.Every and a quarter of it."},
-	{Name: "keyring.backup.failures", Counter: true, Unit: "backups", Help: "Attempts of this leader to make a backup by Config.Backups that have failed."},
+	{Name: "keyring.backup.failures", Counter: true, Unit: "backups", Help: "Failed attempts of this leader to make a backup of Config.Backups."},
 	{Name: "keyring.problems", Label: "kind", Unit: "problems", Help: "Entries of Status.Problems of each kind."},
 	{Name: "keyring.problems.severity", Label: "severity", Unit: "problems", Help: "Entries of Status.Problems of each severity. Alarm if there are critical ones."},
 	{Name: "keyring.jwks.keys", Unit: "keys", Help: "Keys whose tokens verify: those of the JWKS. More than 32 are a problem."},
-	{Name: "keyring.keks.failing", Unit: "KEKs", Help: "KEKs of the configuration that do not do their work, the old ones included. Alarm if it stays above zero."},
-	{Name: "keyring.certificate.left", Label: "certificate", Unit: "seconds", Help: "Time until this server's own certificate ends, and until the CA does that vouches for it, if Config.Certificates says; negative after that."},
+	{Name: "keyring.keks.failing", Unit: "KEKs", Help: "Configured KEKs that do not work, including OldKEKs. Alarm if it stays above zero."},
+	{Name: "keyring.certificate.left", Label: "certificate", Unit: "seconds", Help: "Time until this server's own certificate and its CA expire, if Config.Certificates reports them; negative after that."},
 	{Name: "keyring.key.seals", Counter: true, Label: "key", Unit: "messages", Help: "Messages that this server encrypted under the key. An estimate: one in 256 is counted, as 256."},
 	{Name: "keyring.key.opens", Counter: true, Label: "key", Unit: "messages", Help: "Messages that this server decrypted under the key. An estimate: one in 256 is counted, as 256."},
 	{Name: "keyring.rekey.moved", Counter: true, Label: "key", Unit: "records", Help: "Records that this leader re-encrypted, which were under the key."},
@@ -62,7 +64,7 @@ var metricInfos = []MetricInfo{
 	{Name: "keyring.rekey.poisoned", Label: "key", Unit: "records", Help: "Records under the key that do not decrypt, by the last scan of this leader."},
 }
 
-// noMetrics is what Metrics nil means.
+// noMetrics stands for nil Metrics.
 type noMetrics struct{}
 
 func (noMetrics) SetGauge(string, float64, map[string]string)   {}
@@ -180,45 +182,45 @@ func (g *gauges) countUse(told map[meta.KeyID]keystore.Use) {
 	})
 }
 
-// Event is one step in the life of a key, or a backup, for Config.Audit. Index, Step and Key together name it: it has the
-// same on every server, and when it is told again after a restart.
+// Event is one step in the life of a key, or a backup, for Config.Audit. Index, Step and Key together
+// identify it: they are the same on every server, and when an Event is reported again after a restart.
 type Event struct {
-	Index uint64    // of raft's log, the same on every server
-	Time  time.Time // when the leader put it there
+	Index uint64    // in raft's log, the same on every server
+	Time  time.Time // when the leader proposed it
 	Step  Step
 	Key   KeyID  // zero for a backup
-	Actor string // who asked, by WithActor; empty if the keyring acted of its own accord
+	Actor string // the name from WithActor; empty if the keyring acted by itself
 }
 
 func eventOf(e fsm.Event) Event {
 	return Event{Index: e.Index, Time: e.Time, Step: Step(e.Step), Key: KeyID(e.Key), Actor: e.Actor}
 }
 
-// Step says what an Event is.
+// Step is the kind of an Event.
 type Step string
 
 // The steps.
 const (
-	StepAdded          Step = "added"           // the key is known to all, and not active yet
-	StepAdopted        Step = "adopted"         // a key of which only the file was there; see Adopt
-	StepTokensAdmitted Step = "tokens admitted" // the tokens of a key that was adopted for data alone
-	StepCompromised    Step = "compromised"     // all others are revoked and removed once the key is active
-	StepActivated      Step = "activated"       // it seals and signs from now on
-	StepRetired        Step = "retired"         // it is active no longer
-	StepRevoked        Step = "revoked"         // its tokens verify no longer
-	StepRekeying       Step = "rekeying"        // its data begins to move
-	StepRemoveAsked    Step = "remove asked"    // it is to be removed once its data has moved
-	StepDeprecated     Step = "deprecated"      // its data has moved
+	StepAdded          Step = "added"           // the keyring knows the key; it is not active yet
+	StepAdopted        Step = "adopted"         // the keyring knows a key of which only the file existed: see Adopt
+	StepTokensAdmitted Step = "tokens admitted" // tokens of a key that was adopted for data alone verify now
+	StepCompromised    Step = "compromised"     // all other keys are revoked and removed once the key is active
+	StepActivated      Step = "activated"       // it encrypts and signs from now on
+	StepRetired        Step = "retired"         // it is no longer active
+	StepRevoked        Step = "revoked"         // its tokens no longer verify
+	StepRekeying       Step = "rekeying"        // the re-encryption of its data begins
+	StepRemoveAsked    Step = "remove asked"    // it will be removed once its data is re-encrypted
+	StepDeprecated     Step = "deprecated"      // its data is re-encrypted
 	StepRemoved        Step = "removed"         // its ID is never used again
-	StepBackup         Step = "backup"          // was confirmed
+	StepBackup         Step = "backup"          // a backup was confirmed
 )
 
-// WithActor names who asks for what is called with the context: an operator or a service. The name
-// goes into raft's log with the command, from a follower too, and from there to Config.Audit. It is
-// taken as it is, cut after 255 bytes. A call that changes nothing in raft ignores it.
+// WithActor names the operator or service that asks for the calls made with the context. The name goes into
+// raft's log with the command, also from a follower, and from there to Config.Audit. It is not checked, and
+// is cut after 255 bytes. A call that changes nothing in raft ignores it.
 func WithActor(ctx context.Context, name string) context.Context {
 	return fsm.WithActor(ctx, name)
 }
 
-// Actor is the name that WithActor has put into the context, or nothing.
+// Actor returns the name that WithActor put into the context, or "".
 func Actor(ctx context.Context) string { return fsm.Actor(ctx) }
