@@ -1,5 +1,5 @@
-// Package gometrics gives the figures of a keyring to go-metrics, as raft does with its own: it makes the Metrics of a
-// keyring.Config or a node.Config.
+// Package gometrics passes the metrics of a keyring to go-metrics, which raft uses for its own: it makes the
+// Metrics of a keyring.Config or a node.Config.
 //
 //	n, err := node.Start(ctx, node.Config{
 //		Dir:     dir,
@@ -11,9 +11,9 @@
 //
 // # Import paths
 //
-// go-metrics has two import paths, github.com/hashicorp/go-metrics and the older
-// github.com/armon/go-metrics. This package imports neither and works with both. The figures of the
-// keyring arrive beside those of raft if it is given the Default of the path that raft uses:
+// go-metrics has two import paths, github.com/hashicorp/go-metrics and the older github.com/armon/go-metrics.
+// This package imports neither and works with both. The metrics of the keyring arrive beside those of raft if
+// it is given the Default of the path that raft uses:
 //
 //   - raft v1.8.0 uses github.com/hashicorp/go-metrics,
 //   - raft v1.7.3 uses github.com/hashicorp/go-metrics/compat, which is the older path unless the

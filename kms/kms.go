@@ -1,6 +1,6 @@
-// Package kms makes a keyring.KEK of any wrapping.Wrapper of
-// github.com/hashicorp/go-kms-wrapping/v2: AWS KMS, Azure Key Vault, Google Cloud KMS, OCI,
-// AliCloud, Tencent Cloud, Huawei Cloud and Vault's or OpenBao's transit engine have one.
+// Package kms makes a keyring.KEK from any wrapping.Wrapper of github.com/hashicorp/go-kms-wrapping/v2. There
+// are wrappers for AWS KMS, Azure Key Vault, Google Cloud KMS, OCI, AliCloud, Tencent Cloud, Huawei Cloud,
+// and the transit engine of Vault or OpenBao.
 //
 //	vault := transit.NewWrapper()
 //	_, err := vault.SetConfig(ctx, transit.WithAddress("https://vault.internal:8200"),
@@ -14,31 +14,31 @@
 //	}
 //	n, err := node.Start(ctx, node.Config{Dir: dir, KEKs: []keyring.KEK{kek, escrow}}) // or keyring.Open
 //
-// Put a second KMS or an escrow, see [keyring.AgeKEK], beside it: the key files open as long as one of the KEKs unwraps.
-// docs/keks.md of the repository says how KEKs are changed, and what to do when a KMS is gone.
+// Use a second KMS or an escrow, see [keyring.AgeKEK], beside it: the key files open as long as one of the
+// KEKs unwraps. docs/keks.md of the repository says how to change KEKs, and what to do when a KMS is gone.
 //
 // # Format
 //
-// What the KMS encrypts is
+// The KMS encrypts
 //
 //	version 1 (1 byte) | SHA-256 of the AAD (32 bytes) | plaintext
 //
-// and what is stored is
+// and the key file contains
 //
 //	version 1 (1 byte) | protobuf encoding of the wrapping.BlobInfo that it returned
 //
-// The AAD is bound by that hash alone and is not given to the wrapper as wrapping.WithAad:
-// some wrappers use it and some ignore it, transit among them, and one that began to use it
-// would no longer open what it had wrapped before.
+// Only that hash binds the AAD. It is not given to the wrapper as wrapping.WithAad: some wrappers use that
+// and some, such as transit, ignore it. A wrapper that began to use it could no longer open older
+// ciphertexts.
 //
 // # Limitations
 //
-// SetConfig of most wrappers asks the KMS, and fails if it does not answer; keyring.Open and
-// node.Start, given the KEK, would not. What a wrapper does not read or authenticate in a
-// BlobInfo, such as the key ID with transit, can be altered and the rest still opens, to the
-// same plaintext. Copies of the plaintext that a wrapper or its client makes are not
-// overwritten. The wrapper of AWS KMS ignores ctx as of v2.0.11: a call that has been given up goes
-// on in the background until it returns, also after the keyring has been closed.
+// SetConfig of most wrappers asks the KMS, and fails if it does not answer; keyring.Open and node.Start with
+// the KEK would not fail. Fields of a BlobInfo that a wrapper does not read or authenticate, such as the key
+// ID with transit, can be altered, and the rest still opens to the same plaintext. Copies of the plaintext
+// that a wrapper or its client makes are not overwritten. The wrapper of AWS KMS ignores ctx as of v2.0.11: a
+// call whose context has ended goes on in the background until it returns, even after the keyring has been
+// closed.
 package kms
 
 import (

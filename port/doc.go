@@ -1,5 +1,6 @@
-// Package port gives each server of a host that has a raft of its own one port, on which raft and the keyring talk to the
-// other servers. It is what a Node has: the host writes nothing about TLS, limits, or who is a member.
+// Package port gives each server of a host with a raft of its own one port, on which raft and the keyring
+// talk to the other servers. It is the port of a Node: the host writes no code for TLS, limits or membership
+// checks.
 //
 //	keys := keyring.NewFSM()
 //	p, err := port.Listen(port.Config{
@@ -25,10 +26,13 @@
 //
 // # Who is let in
 //
-// A connection is made with TLS 1.3, and with certificates on both ends. Each has one URI of the form
-// keyring://<cluster>/server/<id>, for both server and client authentication; the ID is that of the raft configuration.
-// Before a byte reaches raft or the keyring, both ends have checked the other's certificate, and for raft that its server
-// is in the raft configuration; for the keyring that is looked at in each call. When a server is removed its connections
-// are closed, in both directions. When certificates end, or their CAs are replaced, so are the connections that were made
-// with them. Handshakes, connections and messages have limits, which a non-member can't use up for the members.
+// A connection uses TLS 1.3 with certificates on both ends. Each certificate has one URI of the form
+// keyring://<cluster>/server/<id>, and is for both server and client authentication; the ID is that of the
+// raft configuration. Before a byte reaches raft or the keyring, both ends have checked the other's
+// certificate. For raft they have also checked that the other server is in the raft configuration; the
+// keyring checks that in each call.
+//
+// When a server is removed, its connections are closed, in both directions. When a certificate expires or its
+// CA is replaced, the connections that use it are closed too. Handshakes, connections and messages have
+// limits. Non-members can't use up the limits of members.
 package port

@@ -1,5 +1,5 @@
-// Package prometheus exposes the figures of a keyring to Prometheus: it makes the Metrics of a keyring.Config or a
-// node.Config.
+// Package prometheus exposes the metrics of a keyring to Prometheus: it makes the Metrics of a keyring.Config
+// or a node.Config.
 //
 //	metrics, err := keyringprometheus.New(prometheus.DefaultRegisterer)
 //	if err != nil {
@@ -11,9 +11,9 @@
 //
 // # Names
 //
-// Names are Prometheus's: dots become underscores, a gauge in seconds ends in _seconds, and a counter in
-// _total. So keyring.key.active.age is keyring_key_active_age_seconds, and keyring.key.seals is
-// keyring_key_seals_total. The unit of each is at the end of its help text.
+// Names follow the rules of Prometheus: dots become underscores, a gauge in seconds ends in _seconds, and a
+// counter in _total. So keyring.key.active.age is keyring_key_active_age_seconds, and keyring.key.seals is
+// keyring_key_seals_total. The help text ends with the unit.
 package prometheus
 
 import (

@@ -1,9 +1,15 @@
-// Package records is a map of sealed records, for the FSM of a host with a keyring.
+// Package records is a map of encrypted records, for the FSM of a host with a keyring.
 //
-// A host that keeps what it has sealed in its own raft needs five things: a fence in its Apply, an index from keys to
-// records, swaps that replace a ciphertext only if it is still there, scans that read one state while Apply goes on, and
-// writes that are sealed again when the key was rotated meanwhile. A [Map] has them. With it full rotation and the
-// removal of keys work, and the host does nothing else for them.
+// A host that keeps its ciphertexts in its own raft needs five things:
+//
+//   - a call of Admit in its Apply;
+//   - an index from keys to records;
+//   - replacements of a ciphertext that happen only if it is still there;
+//   - scans that read one state while Apply goes on;
+//   - writes that are encrypted again if the key was rotated meanwhile.
+//
+// A [Map] has them. With it full rotation and the removal of keys work, and the host does nothing else for
+// them.
 //
 // A Map is a raft.FSM and a keyring.SealedData. A host that has a Node:
 //
@@ -37,14 +43,15 @@
 //	}
 //	m.Connect(k, records.Through(r))
 //
-// After a full rotation, keyring.RotateOptions.Full, the leader moves all records to the new key. The example does that.
-// docs/records.md of the repository says more.
+// With a full rotation, keyring.RotateOptions.Full, the leader re-encrypts all records under the new key. The
+// example does that. docs/records.md of the repository says more.
 //
 // # Writes and reads
 //
-// Put is for the leader: only the leader seals. On another server the error names the leader, and the host sends the writes there
-// by a call of its own, whose handler calls Put. They are in the clear: the connection has to be encrypted. A [Write] encodes as
-// JSON. Open works on every server, and reads what this one has applied.
+// Put works on the leader only, because only the leader encrypts. On another server the error names the
+// leader, and the host forwards the writes to it by a call of its own, whose handler calls Put. The writes
+// contain plaintexts, so the connection must be encrypted. A [Write] encodes as JSON. Open works on every
+// server, and reads what that server has applied.
 //
 //	var elsewhere keyring.NotLeaderError
 //	if errors.As(err, &elsewhere) && !errors.Is(err, records.ErrUncertain) {
@@ -53,8 +60,8 @@
 //
 // # A Map in another FSM
 //
-// A host with other state has an FSM of its own, with the Map in it. It hands on the commands that [Is] says are the Map's, and
-// writes a section of the Map into its snapshots: see the example "host".
+// A host with other state has an FSM of its own that contains the Map. It passes those commands to the Map
+// for which [Is] is true, and writes a section of the Map into its snapshots: see the example "host".
 //
 //	func (v *visitors) Apply(l *raft.Log) any {
 //		if records.Is(l.Data) {
@@ -63,52 +70,59 @@
 //		return v.visits.Add(1)
 //	}
 //
-// Its Apply may read a View, and never calls Open: a server that has not fetched the key yet would apply something else than the
-// others. What Apply has to know of a record is in its name or in Meta. See keyring.Mux.
+// Its Apply may read a View, but must never call Open: a server that has not fetched the key yet would get
+// another result than the others. Put whatever Apply must know of a record into its name or into Meta. See
+// keyring.Mux.
 //
-// [View.WriteTo] writes the section, and [Map.RestoreFrom] reads it, and not a byte more. It goes first: what decodes JSON from
-// a reader reads further than it needs. Where old snapshots have no section, Restore reads 8 bytes ahead, asks Is, and calls
-// [Map.RestorePlain] instead. A host that decides by its own state whether a write may go on gives Connect a function that puts
-// the bytes of the Map into a command of its own, and calls Map.Apply with them there, in a raft.Log with the Index of the entry.
+// [View.WriteTo] writes the section, and [Map.RestoreFrom] reads exactly the section. Put the section first
+// in the snapshot, because a JSON decoder reads further than it needs. If old snapshots have no section,
+// Restore peeks at 8 bytes, calls Is, and calls [Map.RestorePlain] if that is false.
+//
+// A host may decide by its own state whether a write may go on. Then it gives Connect a function that puts
+// the bytes of the Map into a command of its own. The host's Apply calls Map.Apply with these bytes, in a
+// raft.Log with the Index of the entry.
 //
 // # Records
 //
-// A record is a name, the host's own bytes in the clear, and up to 64 sealed parts, each of them perhaps under another key.
-// A name may be any bytes. A part is bound to the name and to its number: see [AAD]. In another record, or as another part, it
-// does not open. Meta is bound to nothing: anybody who can alter raft's files can alter it. An FSM has one Map. Kinds of records
-// have prefixes in their names.
+// A record consists of a name, the host's own bytes in the clear (Meta), and up to 64 encrypted parts, which
+// may be under different keys. A name may be any bytes. A part is bound to the name and to its number: see
+// [AAD]. It can't be decrypted in another record, or as another part. Meta is bound to nothing: anyone who
+// can alter raft's files can alter it. An FSM has one Map. Use prefixes in names for kinds of records.
 //
 // # From plaintext
 //
-// A host that had its data in the clear hands it to the Map in the clear: [Map.RestorePlain] for its old snapshots,
-// [Map.SetPlain] and [Map.Delete] for the commands of its old log. Once a key is active the leader seals these parts, as fast as
-// Config.RekeyRate allows, and each new leader goes on with those that are left. Status.Rekeying has the progress under the zero
-// KeyID, and [Map.Count] of the zero KeyID is how many are left on this server. examples/watchmap is such a host.
+// A host that had its data in the clear passes it to the Map in the clear: [Map.RestorePlain] for its old
+// snapshots, [Map.SetPlain] and [Map.Delete] for the commands of its old log. Once a key is active the leader
+// encrypts these parts, as fast as Config.RekeyRate allows; a new leader continues. Status.Rekeying has the
+// progress under the zero KeyID, and [Map.Count] of the zero KeyID is the number of parts that are left on
+// this server. examples/watchmap is such a host.
 //
-// As long as there was no command of the Map's ([View.Index] is zero), such a host writes its snapshots in its old format, so
-// that a server with its old build can read them. Every server has a build with the Map before the first command of the Map's,
-// because others can't apply it. For a host that had no keyring, the keyring sees to that before it makes the first key. A host
-// that had a keyring before it had a Map needs two steps: a build with the Map in its FSM whose Config.Data is what it was, on
-// every server, and then one that gives the Map to Config.Data and calls Put.
+// Until the first command of the Map ([View.Index] is zero), such a host writes its snapshots in its old
+// format, so that a server with the old build can read them. Before that first command, every server must
+// have a build with the Map, because others can't apply it. If the host had no keyring before, the keyring
+// makes sure of that before it makes the first key. If the host had a keyring before the Map, it needs two
+// steps: first, on every server, a build with the Map in its FSM and the old Config.Data; then a build that
+// gives the Map to Config.Data and calls Put.
 //
-// What was in the clear stays in raft's files, and its SHA-256 in the entries that seal it, as long as these files have anything
-// up to the last of those entries. A snapshot alone does not end that: raft keeps TrailingLogs entries behind it. docs/records.md
-// says what does.
+// The plaintexts stay in raft's files, and their SHA-256 in the entries that encrypt them, as long as these
+// files have any entry up to the last of those. A snapshot alone does not end that, because raft keeps
+// TrailingLogs entries behind it. docs/records.md says what does.
 //
 // # Formats
 //
-// Integers are unsigned varints as in encoding/binary, in as few bytes as possible, where no width is given. bytes are a
-// length and as many bytes. A command is
+// Integers are unsigned varints as in encoding/binary, of minimal length, where no width is given. "bytes" is
+// a length and that many bytes. A command is
 //
 //	0xC1 "records" | kind 1 | version 1 = 0x01 | count | entries
 //
-// and ends after its last entry. No text in UTF-8 and no message in msgpack begins with 0xC1. The entries of kind 'w', which
-// writes all of them or none, are
+// and ends after its last entry. No UTF-8 text and no msgpack message begins with 0xC1. Entries of kind 'w'
+// are writes, all of which are executed or none:
 //
 //	flags | [If] | name bytes | meta bytes | count of parts | parts bytes...
 //
-// Flag 1 says that there is an If, flag 2 that the record is deleted: then it has neither meta nor parts. Names are there
-// once. The entries of kind 's', which swaps each part that is still the old one, are
+// Flag 1 says that there is an If. Flag 2 says that the record is deleted; then there are no meta and no
+// parts. Each name occurs once. Entries of kind 's' are replacements, each of which is executed if the part
+// is still the old one:
 //
 //	name bytes | part | SHA-256 of the old part 32 | new part bytes
 //
@@ -123,6 +137,6 @@
 // Bit i of the mask says that part i is in the clear. The same state has the same bytes on every server. A name has 1 to
 // 1024 bytes, a record at most 64 parts and 64 MiB. Anything else is refused, and changes nothing.
 //
-// A build that meets a command of a version that it does not know makes no snapshots from then on, refuses later commands,
-// and yields no scan, until it runs a build that does. testdata/v1.snapshot is a snapshot of version 1.
+// A build that reads a command of an unknown version then makes no snapshots, rejects later commands, and
+// yields no scan, until a build that knows the version runs. testdata/v1.snapshot is a snapshot of version 1.
 package records

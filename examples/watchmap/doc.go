@@ -6,22 +6,24 @@
 //	watchmap -dir DIR keys status      and the other commands of package admin, for the server of a directory
 //	watchmap -id s1 -dir DIR -addr HOST:PORT restore -identity FILE -sha256 SUM BACKUP      makes DIR/raft and DIR/keystore
 //
-// DIR has tls.crt and tls.key, ca.crt, and 32 random bytes in kek. The API is on the unix socket DIR/api.sock: who may open that may
-// do everything. A server that has lost its directory starts with -join id@HOST:PORT and without a token, and never with
-// -initial: it would vote twice.
+// DIR contains tls.crt and tls.key, ca.crt, and 32 random bytes in kek. The API is on the unix socket
+// DIR/api.sock: whoever may open that socket may do everything. A server that has lost its directory starts
+// with -join id@HOST:PORT and without a token. Never start it with -initial: it would vote twice.
 //
 // # What the keyring takes
 //
-// Package before is the FSM as it was, and store as it is: diff -u before store shows the difference. The same are serveBefore, in
-// before_test.go, and serve, in keyring.go. What operators call is in operate.go. Everything else has not changed: raft.go,
-// where raft has its log and how it starts, api.go for users, and main.go. That the keyring takes 60 lines at most is a test, as
-// are these: a cluster of before is upgraded, server by server, at the same addresses; its log and snapshots are read, and
-// its values encrypted; a cluster grows from one server to five, rotates, loses its leader by SIGKILL while values are encrypted again,
-// shrinks to one server, and is restored from a backup.
+// Package before is the old FSM, and store the new one: diff -u before store shows the difference. The same
+// holds for serveBefore, in before_test.go, and serve, in keyring.go. operate.go serves operators. The other
+// files have not changed: raft.go, for raft's log and start, api.go, for users, and main.go.
+//
+// Tests hold that the keyring takes at most 60 lines. They also upgrade a cluster of before, server by
+// server, at the same addresses: its log and snapshots are read, and its values encrypted. And they let a
+// cluster grow from one server to five, rotate, lose its leader by SIGKILL during a re-encryption, shrink to
+// one server, and be restored from a backup.
 //
 // # A walk-through
 //
-// Three servers on one machine, which in the field each have a machine, and the CA's key is on none of them:
+// Three servers on one machine. In production each has its own machine, and the CA's key is on none of them:
 //
 //	go build ./examples/watchmap && mkdir /tmp/wm && alias ca='openssl req -x509 -newkey ed25519 -nodes -days 365'
 //	ca -keyout /tmp/wm/ca.key -out /tmp/wm/ca.crt -subj /CN=watchmap
