@@ -2,6 +2,7 @@ package docs_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -12,12 +13,74 @@ import (
 	"time"
 
 	"example.com/keyring"
+	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"example.com/keyring/records"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 )
+
+// mapNode runs a server alone whose FSM is a Map, and calls use when it has stored and opened a secret.
+func mapNode(ctx context.Context, dir string, secret []byte, use func(n *node.Node, m *records.Map, record records.Record, parts [][]byte) error) error {
+	keys := keyring.NewFSM()
+	m := records.New(keys)
+	n, err := node.Start(ctx, node.Config{
+		Dir:  dir,
+		KEKs: []keyring.KEK{keyring.InlineKEK()},
+		App:  m, Keys: keys, Data: m,
+	})
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	m.Connect(n.Keyring(), n.Apply)
+	if err := n.Keyring().WaitReady(ctx); err != nil {
+		return err
+	}
+	write := records.Write{Name: "db/password", Parts: [][]byte{secret}, If: new(uint64(0))} // only if there is none
+	if _, err := m.Put(ctx, write); err != nil {
+		return err
+	}
+	record, parts, err := m.Open("db/password")
+	if err != nil {
+		return err
+	}
+	return use(n, m, record, parts)
+}
+
+// TestNodeWhoseFSMIsAMap: a full rotation moves its records, and then their key can be removed.
+func TestNodeWhoseFSMIsAMap(t *testing.T) {
+	t.Parallel()
+	ctx := keyringtest.UntilKilled(t)
+	err := mapNode(ctx, t.TempDir(), []byte("secret"), func(n *node.Node, m *records.Map, record records.Record, parts [][]byte) error {
+		if record.Version == 0 || len(parts) != 1 || string(parts[0]) != "secret" {
+			t.Errorf("%+v has %q", record, parts)
+		}
+		again := records.Write{Name: "db/password", Parts: [][]byte{nil}, If: new(uint64(0))}
+		if _, err := m.Put(ctx, again); !errors.Is(err, records.ErrVersion) {
+			t.Errorf("although there is one: %v", err)
+		}
+		old := n.Keyring().Keys()[0].ID
+		if _, err := n.Rotate(ctx, keyring.RotateOptions{Full: true}); err != nil {
+			return err
+		}
+		if err := n.Remove(ctx, old, keyring.RemoveOptions{Now: true}); err != nil {
+			return err
+		}
+		if left := n.Keyring().Keys(); len(left) != 1 || left[0].ID == old {
+			t.Errorf("%d keys are left", len(left))
+		}
+		_, parts, err := m.Open("db/password")
+		if err != nil || string(parts[0]) != "secret" {
+			t.Errorf("after the rotation: %q, %v", parts, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
 
 // clearLog leaves no plaintext in raft's log and snapshots, of which retained are kept.
 func clearLog(r *raft.Raft, retained int) error {
