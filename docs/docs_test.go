@@ -189,12 +189,13 @@ func testNames(t *testing.T) map[string]bool {
 // figure is text with a number in it, made from the constant of the code, and the page that has it.
 type figure struct{ page, text string }
 
-// checkFigures wants each page to have its figures.
+// checkFigures wants each page to have its figures. A figure without a text is one that nobody has put into words for the
+// number that the code has now.
 func checkFigures(t *testing.T, figures []figure) {
 	t.Helper()
 	pages := keyringtest.Pages(t)
 	for _, f := range figures {
-		if flat := strings.Join(strings.Fields(pages[f.page]), " "); !strings.Contains(flat, f.text) {
+		if flat := strings.Join(strings.Fields(pages[f.page]), " "); f.text == "" || !strings.Contains(flat, f.text) {
 			t.Errorf("%s does not have %q", f.page, f.text)
 		}
 	}
