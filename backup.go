@@ -66,8 +66,8 @@ type BackupKey struct {
 	Check CheckValue // distinguishes the right material from any other
 }
 
-// CheckValue distinguishes the right material of a key from any other, and reveals nothing about it. Its text, in JSON too, is 64
-// hexadecimal digits.
+// CheckValue distinguishes the right material of a key from any other, and reveals nothing about it. Its
+// text, in JSON too, is 64 hexadecimal digits.
 type CheckValue [32]byte
 
 // MarshalText returns the text, in lower case.

@@ -36,11 +36,11 @@ func (k *Keyring) Encrypt(plaintext, aad []byte) ([]byte, error) {
 //
 //   - ErrDecrypt: the bytes are not such a ciphertext.
 //   - ErrKeyMissing: the material of the key has not reached this server yet.
-//   - ErrUnknownKey: the keyring does not have the key; or the key is deprecated and was not adopted, so no data
-//     is encrypted under it. A record that was read before it was re-encrypted has to be read again; for copies
-//     elsewhere use DecryptDeprecated.
-//   - ErrNotReady: this server does not know the key, and has not caught up since its start, or has heard from
-//     no leader for ten seconds.
+//   - ErrUnknownKey: the keyring does not have the key; or the key is deprecated and was not adopted, so no
+//     data is encrypted under it. A record that was read before it was re-encrypted has to be read again; for
+//     copies elsewhere use DecryptDeprecated.
+//   - ErrNotReady: this server does not know the key, and has not caught up since its start, or has heard
+//     from no leader for ten seconds.
 //
 // Never call it in the Apply of a raft FSM, because the result depends on the server. A server that has not
 // yet fetched the key gets ErrKeyMissing where the others get the plaintext, and then its state differs from
@@ -172,8 +172,8 @@ func (c *ciphers) missing(id meta.KeyID) error {
 	return fmt.Errorf("%w: %s", ErrKeyMissing, id)
 }
 
-// sealer returns what seals and opens data under a key of the ring. The error matches ErrNotReady if only a newer build can
-// use the key.
+// sealer returns what seals and opens data under a key of the ring. The error matches ErrNotReady if only a
+// newer build can use the key.
 func (c *ciphers) sealer(key *meta.Key) (*seal.Key, error) {
 	if why := key.Newer(); why != "" {
 		return nil, fmt.Errorf("%w: key %s: %s", ErrNotReady, key.ID, why)
@@ -269,9 +269,9 @@ func (c *ciphers) knownKey(id meta.KeyID) (*meta.Key, error) {
 	return nil, fmt.Errorf("%w %s", ErrUnknownKey, id)
 }
 
-// refresh brings the table of AppendDecrypt up to date. Once this server has caught up, keys that were removed are
-// overwritten, and a file that is not the ring's key is set aside; until then they are left out of the
-// table. Only Open and the replicator call it.
+// refresh brings the table of AppendDecrypt up to date. Once this server has caught up, keys that were
+// removed are overwritten, and a file that is not the ring's key is set aside; until then they are left out
+// of the table. Only Open and the replicator call it.
 func (c *ciphers) refresh(v local.View) {
 	if v.CaughtUp {
 		c.Store.Follow(v.Ring)

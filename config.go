@@ -115,7 +115,7 @@ type Config struct {
 	// progress of a rekey when that changes. Zero means 30 seconds, because some sinks forget a gauge that is
 	// not set again. Negative means never. Otherwise it is at least a second.
 	MetricsEvery time.Duration
-	// Logger receives what an operator should know, and never key material. Nil logs nothing.
+	// Logger receives log lines for operators, and never key material. Nil logs nothing.
 	Logger hclog.Logger
 	// EveryBuild says that every build of the service that a server of this cluster may run contains the
 	// keyring. Then the keyring's first command waits at most 10 seconds for a server that does not answer.

@@ -86,8 +86,8 @@ type RekeyProgress struct {
 	// The scan is repeated after 100 ms, then after pauses that double up to a minute.
 	Poisoned     int      `json:"poisoned"`
 	PoisonedRefs []string `json:"poisonedRefs"`
-	// Err says why the last attempt ended early, or that many attempts in a row re-encrypted nothing. Nil is neither.
-	// Status.Problems has it too.
+	// Err says why the last attempt ended early, or that many attempts in a row re-encrypted nothing. Nil is
+	// neither. Status.Problems has it too.
 	Err error `json:"-"`
 }
 

@@ -1,15 +1,16 @@
 // Package keyring gives a service on hashicorp/raft an encryption and signing keyring.
 //
-// The leader encrypts and signs. Every server decrypts and verifies. Keys rotate by themselves. Losing any single server of
-// three, even in the middle of a rotation, never makes data undecryptable.
+// The leader encrypts and signs. Every server decrypts and verifies. Keys rotate by themselves. Losing any
+// single server of three, even in the middle of a rotation, never makes data undecryptable.
 //
 // Key metadata lives in a raft FSM. Key material never does: each server keeps it in its own directory, one
-// <key id>.nks.json file a key, wrapped under key encryption keys that no other server has. A server that lacks a key fetches
-// it from the others.
+// <key id>.nks.json file a key, wrapped under key encryption keys that no other server has. A server that
+// lacks a key fetches it from the others.
 //
 // # Start
 //
-// The program that embeds this library is its host. One without a raft of its own starts a whole server with package node:
+// The program that embeds this library is its host. One without a raft of its own starts a whole server with
+// package node:
 //
 //	n, err := node.Start(ctx, node.Config{
 //		Dir:  dir,
@@ -28,7 +29,8 @@
 //	}
 //	plaintext, err := n.Decrypt(ctx, ciphertext, []byte("users/7"))
 //
-// A host that has a raft gives it the FSM of [NewFSM], alone or in a [Mux] with its own FSM, and opens the keyring on that raft:
+// A host that has a raft gives it the FSM of [NewFSM], alone or in a [Mux] with its own FSM, and opens the
+// keyring on that raft:
 //
 //	fsm := keyring.NewFSM()
 //	r, err := raft.NewRaft(conf, keyring.Mux(fsm, app), logs, stable, snapshots, transport)
@@ -39,22 +41,27 @@
 //		Dir: dir, ID: conf.LocalID, Raft: r, FSM: fsm, Transport: peers, KEKs: []keyring.KEK{kek},
 //	})
 //
-// Package port has the transport and the Transport of such a host, on one port; the module grpc has them for a grpc.Server.
-// The example of [Open] runs as it is.
+// Package port has the transport and the Transport of such a host, on one port; the module grpc has them for
+// a grpc.Server. The example of [Open] runs as it is.
 //
 // # Where to go next
 //
-//   - Encrypt data: [Keyring.Encrypt], [Keyring.Decrypt]. A host that keeps the ciphertexts in its raft takes the map of
-//     package records, or writes them through [Keyring.EncryptTo] and asks [FSM.Admit] in its Apply.
-//   - Sign tokens: [Keyring.Sign], [Keyring.Verify], and [Keyring.WellKnown] for relying parties; [TokenPolicy].
-//   - Rotate and remove keys: [RotationPolicy], [Keyring.Rotate], [Keyring.Remove]; [SealedData] for a full rotation.
-//   - Protect the key files: [FileKEK], [PassphraseKEK], [AgeKEK] as escrow, and the module kms. [Keyring.Rewrap] changes them.
+//   - Encrypt data: [Keyring.Encrypt], [Keyring.Decrypt]. A host that keeps the ciphertexts in its raft takes
+//     the map of package records, or writes them through [Keyring.EncryptTo] and asks [FSM.Admit] in its
+//     Apply.
+//   - Sign tokens: [Keyring.Sign], [Keyring.Verify], and [Keyring.WellKnown] for relying parties;
+//     [TokenPolicy].
+//   - Rotate and remove keys: [RotationPolicy], [Keyring.Rotate], [Keyring.Remove]; [SealedData] for a full
+//     rotation.
+//   - Protect the key files: [FileKEK], [PassphraseKEK], [AgeKEK] as escrow, and the module kms.
+//     [Keyring.Rewrap] changes them.
 //   - Change the members on the leader: [Keyring.AddVoter], [Keyring.AddNonvoter], [Keyring.PromoteServer],
-//     [Keyring.DemoteServer], [Keyring.RemoveServer], [Keyring.ReadmitServer] and [Keyring.TransferLeadership]; join tokens,
-//     see [JoinConn]. [Keyring.Leave] removes the server on which it is called.
+//     [Keyring.DemoteServer], [Keyring.RemoveServer], [Keyring.ReadmitServer] and
+//     [Keyring.TransferLeadership]; join tokens, see [JoinConn]. [Keyring.Leave] removes the server on which
+//     it is called.
 //   - Back up: [BackupSchedule], [Keyring.WriteBackup], [VerifyBackup], [Restore].
-//   - Operate: [Keyring.Status], package admin, Config.Audit, Config.Metrics with packages gometrics and prometheus.
-//     Config.Problems adds what is wrong with the host's part to [Status].
+//   - Operate: [Keyring.Status], package admin, Config.Audit, Config.Metrics with packages gometrics and
+//     prometheus. Config.Problems adds what is wrong with the host's part to [Status].
 //
 // README.md and docs/README.md of the repository have a page for each subject, and for each kind of trouble.
 //
@@ -83,16 +90,17 @@
 //   - A prepublished key is known to all servers, and nothing is encrypted under it.
 //   - At most one key is active. It encrypts and signs, on the leader.
 //   - Inactive and rekeying keys decrypt.
-//   - A deprecated key decrypts only through [Keyring.DecryptDeprecated], unless it was adopted: a ciphertext under it is a
-//     copy, or forged.
+//   - A deprecated key decrypts only through [Keyring.DecryptDeprecated], unless it was adopted: a ciphertext
+//     under it is a copy, or forged.
 //
-// A key never returns to an earlier state. The tokens of inactive, rekeying and deprecated keys verify for TokenPolicy.MaxTTL
-// and the leeway after the key was retired, unless the key is revoked.
+// A key never returns to an earlier state. The tokens of inactive, rekeying and deprecated keys verify for
+// TokenPolicy.MaxTTL and the leeway after the key was retired, unless the key is revoked.
 //
-// A rekeying key becomes deprecated, and can be removed, when a scan of the host's data has found nothing under it. A key is
-// removed only if the operator or RotationPolicy.Retain asks for it. There is one exception: the leader removes a prepublished
-// key if every server has said that it has no material of it. The file of a removed key is set aside for a while, so that a
-// snapshot from before the removal brings the key back.
+// A rekeying key becomes deprecated, and can be removed, when a scan of the host's data has found nothing
+// under it. A key is removed only if the operator or RotationPolicy.Retain asks for it. There is one
+// exception: the leader removes a prepublished key if every server has said that it has no material of it.
+// The file of a removed key is set aside for a while, so that a snapshot from before the removal brings the
+// key back.
 //
 // # Invariants
 //
@@ -120,20 +128,21 @@
 //	     something ignores its context and hangs, such as a function of the host, Close returns an error after a while,
 //	     and the last goroutine ends when that returns.
 //
-// I10 does not cover the ciphers that crypto/aes has expanded, the signing keys of crypto/rsa and crypto/ecdsa, and the buffers
-// in which age encrypts and decrypts for [AgeKEK]: they are left to the garbage collector. In a build with
-// GOEXPERIMENT=runtimesecret it overwrites the ciphers, and what parsing made of the signing keys, when it frees them. A
-// derivation of [PassphraseKEK] that has begun ends by itself, within seconds.
+// I10 does not cover the ciphers that crypto/aes has expanded, the signing keys of crypto/rsa and
+// crypto/ecdsa, and the buffers in which age encrypts and decrypts for [AgeKEK]: they are left to the garbage
+// collector. In a build with GOEXPERIMENT=runtimesecret it overwrites the ciphers, and what parsing made of
+// the signing keys, when it frees them. A derivation of [PassphraseKEK] that has begun ends by itself, within
+// seconds.
 //
 // # How a key is made
 //
 //  1. The leader makes the key, writes its own file, offers the key to the other servers, and proposes add.
-//  2. Every server that lacks the key fetches it, from the leader first. It writes the file, reads it back, and reports itself
-//     a holder.
-//  3. When the key is due, the leader asks each server whether it holds the key now, and proposes activate with the answers of
-//     a majority.
-//  4. The FSM refuses the command unless it has recorded each of them as a holder, with the keystore that answered. A wiped
-//     server has another keystore, so what was recorded of its old one no longer counts.
+//  2. Every server that lacks the key fetches it, from the leader first. It writes the file, reads it back,
+//     and reports itself a holder.
+//  3. When the key is due, the leader asks each server whether it holds the key now, and proposes activate
+//     with the answers of a majority.
+//  4. The FSM refuses the command unless it has recorded each of them as a holder, with the keystore that
+//     answered. A wiped server has another keystore, so what was recorded of its old one no longer counts.
 //
 // # The packages behind this one
 //

@@ -57,8 +57,8 @@ func (h *hostCalls) watched(cfg Config) Config {
 	return cfg
 }
 
-// carried returns the Call of a Transport, noted while it runs. It has until its deadline, and is given as long after that as
-// other functions are.
+// carried returns the Call of a Transport, noted while it runs. It has until its deadline, and is given as
+// long after that as other functions are.
 func (h *hostCalls) carried(t Transport) func(context.Context, raft.ServerID, []byte) ([]byte, error) {
 	return func(ctx context.Context, to raft.ServerID, request []byte) (answer []byte, err error) {
 		patience := hostPatience

@@ -245,8 +245,9 @@ func (k *Keyring) do(ctx context.Context, call func(context.Context) error) erro
 	return err
 }
 
-// led runs an exported call that needs a leader. It ends with the caller's context and with Close, and, if that context has
-// no deadline, when this server has been without a leader for half a minute: see local.WhileLed.
+// led runs an exported call that needs a leader. It ends with the caller's context and with Close, and, if
+// that context has no deadline, when this server has been without a leader for half a minute: see
+// local.WhileLed.
 func led[T any](ctx context.Context, k *Keyring, call func(context.Context) (T, error)) (T, error) {
 	return local.WhileLed(ctx, k.server.Server, func(ctx context.Context) (T, error) {
 		return gate.Through(ctx, &k.server.Gate, call)

@@ -1,7 +1,8 @@
 package keyring
 
-// The members of the cluster, leadership transfer, and join tokens: the public face of internal/members. The reasons to
-// reject a token are in plan.JoinRefusal; those that must also hold when raft applies its use are in internal/meta.
+// The members of the cluster, leadership transfer, and join tokens: the public face of internal/members. The
+// reasons to reject a token are in plan.JoinRefusal; those that must also hold when raft applies its use are
+// in internal/meta.
 
 import (
 	"context"
@@ -215,7 +216,8 @@ type JoinTokenInfo struct {
 //   - when any server is removed;
 //   - with a full rotation, or a rotation that revokes a key;
 //   - when the data under the key that was active when it was made has been re-encrypted;
-//   - when raft restores a snapshot, for a leader that knows the token only from a snapshot, such as after a restart;
+//   - when raft restores a snapshot, for a leader that knows the token only from a snapshot, such as after a
+//     restart;
 //   - with WithdrawJoinToken.
 //
 // There can be MaxJoinTokens at a time. If a server of the cluster does not answer, or runs a build without

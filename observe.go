@@ -33,8 +33,8 @@ type Metrics interface {
 type MetricInfo struct {
 	Name    string // such as "keyring.keys"
 	Counter bool   // a counter, which only grows; false means a gauge
-	// Label is the name of its label: "key" for a key ID, "kind" for a ProblemKind, "severity", or "certificate" for own or
-	// CA. Empty means no label.
+	// Label is the name of its label: "key" for a key ID, "kind" for a ProblemKind, "severity", or
+	// "certificate" for own or CA. Empty means no label.
 	Label string
 	Unit  string // seconds, keys, KEKs, messages, records, backups or problems
 	Help  string // its meaning, in a sentence
@@ -125,7 +125,8 @@ func (g *gauges) setGauges() {
 	g.setProblems(st)
 }
 
-// backupAge is the age of the last backup, or for how long there is none though a key is in use. Zero is neither.
+// backupAge is the age of the last backup, or for how long there is none though a key is in use. Zero is
+// neither.
 func (o overview) backupAge(st Status) time.Duration {
 	since := o.clocks.RingClock.BackupTime(o.Ring)
 	if since.IsZero() {

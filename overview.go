@@ -118,7 +118,8 @@ func (k *Keyring) raftStatus() raftStatus {
 	return s
 }
 
-// lasts reports whether something lasts for longer than an election or a fetch takes. Zero is the time of nothing.
+// lasts reports whether something lasts for longer than an election or a fetch takes. Zero is the time of
+// nothing.
 func (o overview) lasts(since mono.Time) bool {
 	return since != 0 && o.at.Sub(since) > o.raft.patience/2
 }
@@ -146,7 +147,8 @@ func (o overview) status() Status {
 	return s
 }
 
-// nonvoters are the servers of Status.Nonvoters. A record may outlive the change of the raft configuration by a moment.
+// nonvoters are the servers of Status.Nonvoters. A record may outlive the change of the raft configuration by
+// a moment.
 func nonvoters(v local.View, servers []raft.Server) (ids []raft.ServerID) {
 	for _, s := range servers {
 		if s.Suffrage != raft.Voter && v.Ring.IsNonvoter(string(s.ID)) {
@@ -166,8 +168,8 @@ func noBackup(v local.View, servers []raft.Server) (ids []KeyID) {
 	return ids
 }
 
-// orphans are the keys of files that the ring does not know, but for those that this process has just made: the leader
-// offers a key before it is in the ring.
+// orphans are the keys of files that the ring does not know, but for those that this process has just made:
+// the leader offers a key before it is in the ring.
 func (o overview) orphans() []KeyID {
 	return idsAs[KeyID](slices.DeleteFunc(plan.Orphans(o.Ring, o.CaughtUp, o.keystore.Files), func(id meta.KeyID) bool {
 		made := o.keystore.Written[id]

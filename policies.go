@@ -15,7 +15,8 @@ const (
 	policyAcceptIssuers = "Tokens.AcceptIssuers"
 )
 
-// policies are the settings that have to be the same on all servers, as text, for Status. A leader goes by its own.
+// policies are the settings that have to be the same on all servers, as text, for Status. A leader goes by
+// its own.
 func (c Config) policies() map[string]string {
 	return map[string]string{
 		"Rotation.Every": c.Rotation.Every.String(), "Rotation.Lead": c.Rotation.Lead.String(),
@@ -35,7 +36,8 @@ func acceptText(issuers []string) (text string) {
 	return text
 }
 
-// tokenIssuers are the issuers of a server's tokens: the one that it signs with, and those that it takes besides.
+// tokenIssuers are the issuers of a server's tokens: the one that it signs with, and those that it takes
+// besides.
 type tokenIssuers struct {
 	own    string // empty takes any
 	others []string
@@ -67,7 +69,8 @@ type difference struct {
 	harmless bool // for tokens: servers change from one to the other in any order
 }
 
-// differences compare the policies of two servers. What a server of an older build does not tell is not compared.
+// differences compare the policies of two servers. What a server of an older build does not tell is not
+// compared.
 func differences(id, other string, ours, theirs map[string]string) (all []difference) {
 	own, _ := issuersIn(ours)
 	their, known := issuersIn(theirs)

@@ -214,8 +214,8 @@ func (p Problem) cause() cause { return cause{p.Kind, p.Server, p.KEK} }
 // maxDetails is how many details of one cause are told.
 const maxDetails = 5
 
-// oneACause joins what has the same cause: the keys, and the details that differ. The severity is the worst, Since the
-// earliest, and the advice that of the first.
+// oneACause joins what has the same cause: the keys, and the details that differ. The severity is the worst,
+// Since the earliest, and the advice that of the first.
 func oneACause(all iter.Seq[Problem]) (joined []Problem) {
 	type told struct {
 		cause

@@ -30,8 +30,8 @@ func (c Certificate) name(here raft.ServerID) string {
 	return "own certificate"
 }
 
-// certificateProblems are what is wrong with certificates. Since is when this server first saw it: a certificate may have come late
-// in its time.
+// certificateProblems are what is wrong with certificates. Since is when this server first saw it: a
+// certificate may have come late in its time.
 func (o overview) certificateProblems() (all []Problem) {
 	if err := o.refused; err != nil {
 		p := Problem{Kind: ProblemCertificate, Severity: SeverityCritical, Detail: err.Error()}

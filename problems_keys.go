@@ -49,7 +49,8 @@ func (o overview) missingProblems(st Status) (all []Problem) {
 	return all
 }
 
-// fileProblems are about key files that do not open, were altered or set aside, whatever the ring says of their keys.
+// fileProblems are about key files that do not open, were altered or set aside, whatever the ring says of
+// their keys.
 func (o overview) fileProblems() (all []Problem) {
 	if since := o.keystore.Hangs; !since.IsZero() {
 		all = append(all, Problem{Kind: ProblemWrite, Since: since.UTC().Round(0), Detail: fmt.Sprintf(
@@ -105,8 +106,8 @@ func (o overview) unknownFileProblems(st Status) (all []Problem) {
 	return all
 }
 
-// newerKeyProblems are about keys of the ring that only a newer build can use. While nothing is sealed under one, no call
-// fails.
+// newerKeyProblems are about keys of the ring that only a newer build can use. While nothing is sealed under
+// one, no call fails.
 func (o overview) newerKeyProblems() (all []Problem) {
 	for _, m := range o.Ring.Keys {
 		if m.Newer() == "" {
@@ -148,8 +149,8 @@ func (o overview) problemOfFault(f keystore.Fault) Problem {
 	return p
 }
 
-// canRewrap reports whether Rewrap is what to call now: as far as is known, every file that can be opened is, the disk is
-// written, and the KEKs wrap. Otherwise the problem is that.
+// canRewrap reports whether Rewrap is what to call now: as far as is known, every file that can be opened is,
+// the disk is written, and the KEKs wrap. Otherwise the problem is that.
 func (o overview) canRewrap(st Status) bool {
 	return !slices.ContainsFunc(o.keystore.Faults, func(f keystore.Fault) bool {
 		return f.Cause == keystore.Unopened || f.Cause == keystore.Unreadable || f.Cause == keystore.Unwritten
@@ -171,8 +172,8 @@ func kekProblem(s KEKState) ProblemKind {
 	return ProblemKEKAway
 }
 
-// describeBar says what keeps this server from reading a key file, in the same words for every file that has the same
-// cause, and with the command that ends it.
+// describeBar says what keeps this server from reading a key file, in the same words for every file that has
+// the same cause, and with the command that ends it.
 func (o overview) describeBar(p *Problem, err error) {
 	owner := (*durable.OwnerError)(nil)
 	switch {
@@ -193,9 +194,10 @@ func (o overview) describeBar(p *Problem, err error) {
 // quotedPath is a path as a shell takes it.
 func quotedPath(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }
 
-// maxJWKS is how many keys a JWKS may have before it is a problem. A key of RS256 has about 430 bytes there, and the
-// smallest bound that is known of a relying party's library is 50 KiB: 32 keys leave room for longer headers and for what
-// other issuers publish beside them. A cluster that rotates each month has three keys there at most.
+// maxJWKS is how many keys a JWKS may have before it is a problem. A key of RS256 has about 430 bytes there,
+// and the smallest bound that is known of a relying party's library is 50 KiB: 32 keys leave room for longer
+// headers and for what other issuers publish beside them. A cluster that rotates each month has three keys
+// there at most.
 const maxJWKS = 32
 
 // jwksKeys is how many keys are in the JWKS.

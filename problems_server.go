@@ -70,8 +70,8 @@ func (o overview) scheduleProblems(st Status) (all []Problem) {
 	return all
 }
 
-// A cluster that has never had a backup says so when its first key has been in use for as long: first by the way, and then
-// as it does of keys that are newer than a backup.
+// A cluster that has never had a backup says so when its first key has been in use for as long: first by the
+// way, and then as it does of keys that are newer than a backup.
 const (
 	firstBackupNotice  = 10 * time.Minute
 	firstBackupWarning = 24 * time.Hour
@@ -125,7 +125,8 @@ func (o overview) raftProblems(st Status) (all []Problem) {
 	return all
 }
 
-// isDisplaced reports whether another server of this one's ID has its place: that is why it hears from no leader, and there is one.
+// isDisplaced reports whether another server of this one's ID has its place: that is why it hears from no
+// leader, and there is one.
 func (o overview) isDisplaced() bool {
 	return slices.ContainsFunc(o.host, func(p Problem) bool { return p.Kind == ProblemIDTwice && p.Server == "" })
 }
@@ -157,8 +158,9 @@ func (o overview) clockProblems() (all []Problem) {
 	return all
 }
 
-// policyProblems name each server whose policies differ from this one's, with the values of both: for the leader any
-// server, for another one the leader. What a server of an older build does not tell is not compared.
+// policyProblems name each server whose policies differ from this one's, with the values of both: for the
+// leader any server, for another one the leader. What a server of an older build does not tell is not
+// compared.
 func (o overview) policyProblems() (all []Problem) {
 	for _, server := range o.servers {
 		if server.ID == o.id || o.leader != o.id && o.leader != server.ID {
@@ -185,7 +187,8 @@ func aheadOf(by time.Duration) string {
 // createPatience is for how long the making of a key fails before it is a problem: it is tried again by itself.
 const createPatience = time.Minute
 
-// waitProblems are what the leader waits for, as far as the ring and the raft configuration of now still have it.
+// waitProblems are what the leader waits for, as far as the ring and the raft configuration of now still have
+// it.
 func (o overview) waitProblems(st Status) (all []Problem) {
 	if o.waits.Unconfirmed != nil {
 		all = append(all, Problem{Kind: ProblemUnconfirmed, Keys: []KeyID{st.Active}, Detail: o.waits.Unconfirmed.Error()})
@@ -217,8 +220,9 @@ func (o overview) waitProblems(st Status) (all []Problem) {
 	return all
 }
 
-// copiedProblems are one for each of the members that report one keystore ID, and each names all of them. The leader says so, and
-// each of these servers. A server that was removed may have left its directory to another.
+// copiedProblems are one for each of the members that report one keystore ID, and each names all of them. The
+// leader says so, and each of these servers. A server that was removed may have left its directory to
+// another.
 func (o overview) copiedProblems() (all []Problem) {
 	with := map[meta.KeystoreID][]raft.ServerID{}
 	for _, s := range o.servers {
@@ -300,8 +304,8 @@ func (o overview) serverProblems(st Status) (all []Problem) {
 	return all
 }
 
-// withWhyNotReady makes sure that a server that has not been ready for a while says why, as something critical: what keeps
-// it from that presses more than it does by its kind.
+// withWhyNotReady makes sure that a server that has not been ready for a while says why, as something
+// critical: what keeps it from that presses more than it does by its kind.
 func (o overview) withWhyNotReady(all []Problem, st Status) []Problem {
 	if o.notReady == nil || !o.lasts(o.unready) {
 		return all
@@ -325,8 +329,8 @@ func (o overview) withWhyNotReady(all []Problem, st Status) []Problem {
 	return append(all, p)
 }
 
-// keepsFromReady reports whether a problem says why this server is not ready. If the active key is not held here, only why
-// that is so counts.
+// keepsFromReady reports whether a problem says why this server is not ready. If the active key is not held
+// here, only why that is so counts.
 func (o overview) keepsFromReady(p Problem, st Status) bool {
 	lacks := slices.Contains(st.Missing, st.Active)
 	isWhyItLacks := lacks && p.Server == "" && slices.Contains(p.Keys, st.Active)

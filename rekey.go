@@ -40,7 +40,8 @@ type rekeyer struct {
 	told   mono.Time // when the progress was logged
 }
 
-// plaintexts stands for a key in the place of the one that records in the clear are not sealed under. Its ID is zero.
+// plaintexts stands for a key in the place of the one that records in the clear are not sealed under. Its ID
+// is zero.
 var plaintexts = &meta.Key{}
 
 // recrypter is what data is moved with: the Keyring.
@@ -112,7 +113,8 @@ func (r *rekeyer) step(ctx context.Context) time.Duration {
 	return min(local.Idle, max(0, mono.Until(wake)))
 }
 
-// hasPlaintexts reports whether the host says that it has records in the clear, or can't tell: then move says why.
+// hasPlaintexts reports whether the host says that it has records in the clear, or can't tell: then move says
+// why.
 func (r *rekeyer) hasPlaintexts(ctx context.Context) bool {
 	c, ok := r.cfg.Data.(Counter)
 	if !ok {
@@ -149,8 +151,8 @@ func (r *rekeyer) count(ctx context.Context, id meta.KeyID) error {
 	return nil
 }
 
-// move moves what is sealed under one key to the active key. When a scan from end to end finds
-// nothing more it has the key deprecated, or returns when such a scan would count. With plaintexts it seals what is in the
+// move moves what is sealed under one key to the active key. When a scan from end to end finds nothing more
+// it has the key deprecated, or returns when such a scan would count. With plaintexts it seals what is in the
 // clear.
 func (r *rekeyer) move(ctx context.Context, key *meta.Key) (next mono.Time, err error) {
 	var before string // the first record of the scan before
@@ -213,8 +215,8 @@ func (r *rekeyer) yield(id meta.KeyID) mono.Time {
 	return mono.Now().Add(wait)
 }
 
-// stuckYields is after how many tries in a row that have moved nothing Status says so: five minutes. Writers replace each record
-// only once in a while.
+// stuckYields is after how many tries in a row that have moved nothing Status says so: five minutes. Writers
+// replace each record only once in a while.
 const stuckYields = 12
 
 // noProgress is an error if nothing could be moved for long, although nothing has failed.
@@ -269,7 +271,8 @@ func (r *rekeyer) scan(ctx context.Context, key *meta.Key) (scanResult, error) {
 	return f, r.reseal(&f, key.ID, chunk)
 }
 
-// isUnder reports whether a record is sealed under the key that it was asked for by, or in the clear, for plaintexts.
+// isUnder reports whether a record is sealed under the key that it was asked for by, or in the clear, for
+// plaintexts.
 func isUnder(s Sealed, key meta.KeyID) bool {
 	if s.Plain || key == plaintexts.ID {
 		return s.Plain && key == plaintexts.ID

@@ -1,6 +1,7 @@
 package keyring
 
-// Remove, StartRemoval and WaitRemoved. How every server comes to unlink the files of a removed key is in internal/replication.
+// Remove, StartRemoval and WaitRemoved. How every server comes to unlink the files of a removed key is in
+// internal/replication.
 
 import (
 	"context"
@@ -51,8 +52,8 @@ func (r *remover) remove(ctx context.Context, id meta.KeyID, o RemoveOptions) er
 }
 
 // untilRemoved calls begin, which has the leader begin to remove a key, and then gone, which waits until this
-// server knows that the key is removed. begin reports whether the data of the key is moved first. Then the leader
-// removes the key with time to undo it: for RemoveOptions.Now begin is called again.
+// server knows that the key is removed. begin reports whether the data of the key is moved first. Then the
+// leader removes the key with time to undo it: for RemoveOptions.Now begin is called again.
 func untilRemoved(o RemoveOptions, begin func() (moving bool, err error), gone func() error) error {
 	for {
 		moving, err := begin()

@@ -169,7 +169,7 @@ func (s Status) String() string {
 	s.writeKeys(&b)
 	for _, p := range s.Rekeying {
 		if p.Key == KeyID(plaintexts.ID) {
-			fmt.Fprintf(&b, "sealing records in the clear: %d sealed, %d conflicts", p.Moved, p.Conflicts)
+			fmt.Fprintf(&b, "encrypting records in the clear: %d encrypted, %d conflicts", p.Moved, p.Conflicts)
 		} else {
 			fmt.Fprintf(&b, "rekeying %s: %d moved, %d conflicts", p.Key, p.Moved, p.Conflicts)
 		}
@@ -177,7 +177,7 @@ func (s Status) String() string {
 			fmt.Fprintf(&b, ", %d left", p.Left)
 		}
 		if p.Poisoned > 0 {
-			fmt.Fprintf(&b, ", %d that do not open: %q", p.Poisoned, p.PoisonedRefs)
+			fmt.Fprintf(&b, ", %d that do not decrypt: %q", p.Poisoned, p.PoisonedRefs)
 		}
 		b.WriteByte('\n')
 	}
@@ -292,12 +292,12 @@ func date(t time.Time, none string) string {
 // inUTC is a time for people. Its zone stands with it: who reads it is somewhere else.
 func inUTC(t time.Time) string { return t.UTC().Format(time.DateTime + " UTC") }
 
-// maxStatus bounds another server's Status, in bytes of JSON. Ten thousand missing keys have 1 MiB; of an older build,
-// with a problem for each, 3 MiB.
+// maxStatus bounds another server's Status, in bytes of JSON. Ten thousand missing keys have 1 MiB; of an
+// older build, with a problem for each, 3 MiB.
 const maxStatus = 32 << 20
 
-// statusAnswer is a Status on its way, but for Keys and NoBackup, which the server that asks has itself. No list is longer
-// than this: a message has room for no more IDs.
+// statusAnswer is a Status on its way, but for Keys and NoBackup, which the server that asks has itself. No
+// list is longer than this: a message has room for no more IDs.
 type statusAnswer struct {
 	statusFields `bound:"elements=32768,bytes=1048576"`
 }

@@ -21,23 +21,24 @@ import (
 //
 // Anyone who can pose as a server of the raft configuration gets every key. So a host must
 //
-//   - authenticate both ends before it parses or sends a byte of a request: [ServerTLS] and [ClientTLS] do that. Use
-//     them in this process, not in a proxy in front of it;
+//   - authenticate both ends before it parses or sends a byte of a request: [ServerTLS] and [ClientTLS] do
+//     that. Use them in this process, not in a proxy in front of it;
 //   - take the ID for ServePeer from the certificate alone, with [PeerID];
 //   - set a deadline for each handshake, header, body and answer;
 //   - limit the size of requests, answers and headers, and the number of connections;
 //   - reject requests before Open has returned and after Close;
-//   - follow no redirects, and send a request only to the server with that ID: pool connections by ID, not by address;
-//   - close connections, including those of raft and idle ones, when a certificate of either end has expired, and when
-//     it replaces the CAs that vouched for them. [PeerID] checks the expiry for each request;
+//   - follow no redirects, and send a request only to the server with that ID: pool connections by ID, not by
+//     address;
+//   - close connections, including those of raft and idle ones, when a certificate of either end has expired,
+//     and when it replaces the CAs that vouched for them. [PeerID] checks the expiry for each request;
 //   - close the connections of removed servers: ServePeer rejects each of their requests, raft does not;
 //   - log who was rejected and why, and no bodies;
-//   - do the same for raft's own transport, which accepts entries, snapshots and configurations from anyone who
-//     connects: write a raft.StreamLayer over the same functions, with a protocol of its own.
+//   - do the same for raft's own transport, which accepts entries, snapshots and configurations from anyone
+//     who connects: write a raft.StreamLayer over the same functions, with a protocol of its own.
 //
-// The examples do this over net/http with raft on the same port, and over net/rpc, except that they do not close
-// open connections when a certificate expires or a CA is replaced. The module example.com/keyring/grpc is a ready
-// Transport over gRPC, which does all of it.
+// The examples do this over net/http with raft on the same port, and over net/rpc, except that they do not
+// close open connections when a certificate expires or a CA is replaced. The module example.com/keyring/grpc
+// is a ready Transport over gRPC, which does all of it.
 type Transport interface {
 	Call(ctx context.Context, to raft.ServerID, request []byte) ([]byte, error)
 }

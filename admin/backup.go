@@ -27,7 +27,8 @@ const (
 	trailerSigner = "Backup-Signer"
 )
 
-// backup streams a backup, on the leader. For the cluster there is none before its client has confirmed that it is safe.
+// backup streams a backup, on the leader. For the cluster there is none before its client has confirmed that
+// it is safe.
 func (h *Handler) backup(w http.ResponseWriter, r *http.Request) {
 	to, err := recipients(w, r)
 	if err != nil {

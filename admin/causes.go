@@ -210,8 +210,8 @@ func (c *Cause) finish(at site) {
 	}
 }
 
-// waits is more for what can wait for the other causes that press as much: for what may follow from one, and most for what
-// every rotation brings.
+// waits is more for what can wait for the other causes that press as much: for what may follow from one, and
+// most for what every rotation brings.
 func (c Cause) waits() int {
 	if c.Kind == keyring.ProblemBackup {
 		return 2

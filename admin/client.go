@@ -149,8 +149,8 @@ func answerError(resp *http.Response) error {
 	return &Error{resp.StatusCode, flat(cmp.Or(e.Error, "the answer has no text"))}
 }
 
-// hangs reports whether a call has failed because a process takes connections and does not answer: the time was over, and not
-// while it was connected to.
+// hangs reports whether a call has failed because a process takes connections and does not answer: the time
+// was over, and not while it was connected to.
 func hangs(err error) bool {
 	op := (*net.OpError)(nil)
 	return errors.Is(err, context.DeadlineExceeded) && !(errors.As(err, &op) && op.Op == "dial")

@@ -107,8 +107,9 @@ func wantsHelp(args []string) bool {
 //   - 0: no error.
 //   - 1: something failed, such as a disk, or a server that does not answer or refuses.
 //   - 2: wrong usage.
-//   - 3: the thing that was checked is not good. verify: the backup can't be restored with these identities. inspect: something is wrong
-//     with a file, no given KEK opens it, or there is no key. keys status: there is a problem that is more than a notice.
+//   - 3: the thing that was checked is not good. verify: the backup can't be restored with these identities.
+//     inspect: something is wrong with a file, no given KEK opens it, or there is no key. keys status: there
+//     is a problem that is more than a notice.
 func ExitStatus(err error) int {
 	switch {
 	case err == nil:
@@ -231,7 +232,8 @@ const (
 	waitTime   = 90 * time.Second // for what waits for a leader, which takes 30 seconds at most
 )
 
-// within is for what is answered at once: a server that takes connections and hangs would keep its caller for ever.
+// within is for what is answered at once: a server that takes connections and hangs would keep its caller for
+// ever.
 func (c *cli) within(ctx context.Context, limit time.Duration, call func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -18,7 +18,8 @@ import (
 	"example.com/keyring"
 )
 
-// backup writes a file that verify finds good, or none, and confirms it when it is safe. It never overwrites one.
+// backup writes a file that verify finds good, or none, and confirms it when it is safe. It never overwrites
+// one.
 func (c *cli) backup(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("backup", flag.ContinueOnError)
 	to := fs.String("to", "", "")
@@ -82,8 +83,8 @@ func (c *cli) confirm(ctx context.Context, sum [32]byte) error {
 // parts are the names of backups that are being made, or that were cut off.
 var parts = regexp.MustCompile(`\.[0-9]+\.part$`)
 
-// warnOfParts names what a backup in that directory has left that was cut off, by a crash say. It may be one that is being made
-// now, so it is left there. own is the name of this backup's own.
+// warnOfParts names what a backup in that directory has left that was cut off, by a crash say. It may be one
+// that is being made now, so it is left there. own is the name of this backup's own.
 func (c *cli) warnOfParts(dir, own string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -96,9 +97,9 @@ func (c *cli) warnOfParts(dir, own string) {
 	}
 }
 
-// place renames a file to a name that nobody has: it takes the name first, which fails if anybody has come before, and
-// then renames over the empty file there, which is its own. A crash in between leaves that. A link would do both at
-// once, but the file systems of many removable disks have none.
+// place renames a file to a name that nobody has: it takes the name first, which fails if anybody has come
+// before, and then renames over the empty file there, which is its own. A crash in between leaves that. A
+// link would do both at once, but the file systems of many removable disks have none.
 func place(from, to string) error {
 	err := writeNew(to, nil)
 	if errors.Is(err, fs.ErrExist) {

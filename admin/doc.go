@@ -1,7 +1,8 @@
 // Package admin gives operators of a keyring an API over HTTP, a page that shows whether all is well and
 // which command helps if not, a client, and the commands themselves.
 //
-// It works for a *node.Node and for a *keyring.Keyring of a host with a raft of its own. A host mounts a [Handler]:
+// It works for a *node.Node and for a *keyring.Keyring of a host with a raft of its own. A host mounts a
+// [Handler]:
 //
 //	h, err := admin.New(n, admin.Config{ // or admin.ForKeyring(k, keyring.AddServerOptions{}) in the place of n
 //		Authorize: func(r *http.Request) (string, error) { return operatorOf(r.TLS) },

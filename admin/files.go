@@ -34,8 +34,8 @@ func readFile(path string) ([]byte, error) {
 	return b, nil
 }
 
-// openFile opens a regular file, which a symlink may name, and says how large it is. It does not wait for who writes into a
-// FIFO, and refuses devices: some never end.
+// openFile opens a regular file, which a symlink may name, and says how large it is. It does not wait for who
+// writes into a FIFO, and refuses devices: some never end.
 func openFile(path string) (*os.File, int64, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

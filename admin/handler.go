@@ -132,7 +132,8 @@ func (h *Handler) mux() *http.ServeMux {
 	return mux
 }
 
-// withoutRedirects is a client that goes nowhere but where it is sent: another server must not lead this one to a third.
+// withoutRedirects is a client that goes nowhere but where it is sent: another server must not lead this one
+// to a third.
 func withoutRedirects(c http.Client) *http.Client {
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &c
@@ -181,7 +182,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// recovered answers in the place of a function of the host's that has panicked: nobody is let in by that, and the server goes on.
+// recovered answers in the place of a function of the host's that has panicked: nobody is let in by that, and
+// the server goes on.
 func (h *Handler) recovered(w *begunWriter) {
 	p := recover()
 	if p == nil {
@@ -238,8 +240,8 @@ func (h *Handler) urls() map[raft.ServerID]string {
 	return h.cfg.URLs()
 }
 
-// refuse answers with an error, or sends the request on to the leader. The page's requests are not sent on: a browser takes
-// the leader for another origin.
+// refuse answers with an error, or sends the request on to the leader. The page's requests are not sent on: a
+// browser takes the leader for another origin.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	leader, elsewhere := h.leaderOf(err)
 	if elsewhere && leader.url != "" && leader.id != h.id && !byBrowser(r) {

@@ -1,6 +1,7 @@
 package admin
 
-// Which of the problems that servers tell of are causes, which only follow from others, and which servers they are about.
+// Which of the problems that servers tell of are causes, which only follow from others, and which servers
+// they are about.
 
 import (
 	"cmp"
@@ -77,8 +78,9 @@ func fold(all []said, answers map[raft.ServerID]answer) []said {
 	return kept
 }
 
-// explains reports whether a problem is why a server has a symptom of it. A clock is, if it is the one that is wrong. What keeps
-// one key file shut is no reason why other keys are missing: a KEK is, if files are written with it.
+// explains reports whether a problem is why a server has a symptom of it. A clock is, if it is the one that
+// is wrong. What keeps one key file shut is no reason why other keys are missing: a KEK is, if files are
+// written with it.
 func (s said) explains(of said, answers map[raft.ServerID]answer, wrong []raft.ServerID) bool {
 	switch s.Kind {
 	case keyring.ProblemClock:
@@ -103,9 +105,9 @@ func answered(answers map[raft.ServerID]answer) (n int) {
 	return n
 }
 
-// differing are the servers that differ from the others, by a kind of problem with which two servers say that they differ: those
-// that differ from most of n. If none does, that is not known: these are all of which somebody says so, but for the leader, if it has
-// compared all with itself and agrees with most.
+// differing are the servers that differ from the others, by a kind of problem with which two servers say that
+// they differ: those that differ from most of n. If none does, that is not known: these are all of which
+// somebody says so, but for the leader, if it has compared all with itself and agrees with most.
 func differing(all []said, kind keyring.ProblemKind, n int, leader raft.ServerID) []raft.ServerID {
 	others := map[raft.ServerID][]raft.ServerID{}
 	note := func(id, from raft.ServerID) {
@@ -137,8 +139,8 @@ func differing(all []said, kind keyring.ProblemKind, n int, leader raft.ServerID
 	return named
 }
 
-// everyOf is the flag of Program.Start that the servers run with which are not among those that differ. If it is not known, the operator
-// fills it in.
+// everyOf is the flag of Program.Start that the servers run with which are not among those that differ. If it
+// is not known, the operator fills it in.
 func everyOf(ids []raft.ServerID, answers map[raft.ServerID]answer, differ []raft.ServerID) string {
 	for _, id := range ids {
 		switch a := answers[id]; {

@@ -133,8 +133,9 @@ func overviewOf(at site, now time.Time, answers map[raft.ServerID]answer) Overvi
 	return v
 }
 
-// bestOf returns the status of the first leader, or of the first other server that has answered: if there is one, of one
-// that knows a leader. That the leader's API gives no good answer does not mean that there is none.
+// bestOf returns the status of the first leader, or of the first other server that has answered: if there is
+// one, of one that knows a leader. That the leader's API gives no good answer does not mean that there is
+// none.
 func bestOf(ids []raft.ServerID, answers map[raft.ServerID]answer) (best Status) {
 	for _, id := range ids {
 		a := answers[id]

@@ -59,8 +59,8 @@ func (p Program) asking(url string) string {
 	return p.Name + " -server " + quote(url)
 }
 
-// expand puts the fields into a template, and reports whether it needs one that is empty. What is left in it are variables of the
-// problem.
+// expand puts the fields into a template, and reports whether it needs one that is empty. What is left in it
+// are variables of the problem.
 func (p Program) expand(template string) (string, bool) {
 	if p.KEK == "" { // a key management service, say
 		template = strings.ReplaceAll(template, "-kek $KEK ", "")

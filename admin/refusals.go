@@ -1,7 +1,8 @@
 package admin
 
-// Which status a refusal has. The library has no errors to tell wrong input, and what the members of now do not allow, from what
-// went wrong: both are looked at here. Every call that the checks are for may be made twice, so none has an unknown outcome.
+// Which status a refusal has. The library has no errors to tell wrong input, and what the members of now do
+// not allow, from what went wrong: both are looked at here. Every call that the checks are for may be made
+// twice, so none has an unknown outcome.
 
 import (
 	"context"
@@ -42,8 +43,8 @@ func (n notBegun) Unwrap() error { return n.error }
 func (c conflict) Unwrap() error { return c.error }
 func (m missing) Unwrap() error  { return m.error }
 
-// statusOf is the status that an error has. What came of a request whose status is 500 is not known. One that has 503 may be sent
-// again: it has had no effect, or none that is had twice, as the removal of a key.
+// statusOf is the status that an error has. What came of a request whose status is 500 is not known. One that
+// has 503 may be sent again: it has had no effect, or none that is had twice, as the removal of a key.
 func statusOf(err error) int {
 	switch {
 	case errors.As(err, new(unknown)):
@@ -95,7 +96,8 @@ func checkAddr(addr string) error {
 	return nil
 }
 
-// checkTokenID says what is wrong with the ID of a join token. It may be the token itself, a secret, so it is not in the error.
+// checkTokenID says what is wrong with the ID of a join token. It may be the token itself, a secret, so it is
+// not in the error.
 func checkTokenID(id string) error {
 	if b, err := hex.DecodeString(id); err != nil || len(b) != 16 {
 		return badRequest{errors.New("not the ID of a join token, which has 32 hexadecimal digits: servers tokens lists them")}
@@ -123,7 +125,8 @@ func notAdded(err error, in serverRequest, members []raft.Server) error {
 	return err
 }
 
-// notRemoved is the error of removing or demoting a server, with its cause if the members of now or the keys that they hold are it.
+// notRemoved is the error of removing or demoting a server, with its cause if the members of now or the keys
+// that they hold are it.
 func notRemoved(err error, id raft.ServerID, members []raft.Server) error {
 	voters := slices.DeleteFunc(slices.Clone(members), func(m raft.Server) bool { return m.Suffrage != raft.Voter })
 	if errors.Is(err, keyring.ErrNotDurable) || err != nil && len(voters) == 1 && voters[0].ID == id {
@@ -132,7 +135,8 @@ func notRemoved(err error, id raft.ServerID, members []raft.Server) error {
 	return err
 }
 
-// notTransferred is the error of handing over, with its cause if no other voter is there to take over, or that server has no vote.
+// notTransferred is the error of handing over, with its cause if no other voter is there to take over, or
+// that server has no vote.
 func notTransferred(err error, to raft.ServerID, members []raft.Server) error {
 	voters := slices.DeleteFunc(slices.Clone(members), func(m raft.Server) bool { return m.Suffrage != raft.Voter })
 	isVoter := to == "" || slices.ContainsFunc(voters, func(m raft.Server) bool { return m.ID == to })

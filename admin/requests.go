@@ -23,15 +23,16 @@ const (
 	answerTime = 30 * time.Second // for an answer to be taken
 )
 
-// crossOrigin refuses what a page of another origin has a browser send. The page alone says nothing, and links to it work.
+// crossOrigin refuses what a page of another origin has a browser send. The page alone says nothing, and
+// links to it work.
 var crossOrigin = func() *http.CrossOriginProtection {
 	p := http.NewCrossOriginProtection()
 	p.AddInsecureBypassPattern("/{$}")
 	return p
 }()
 
-// asUnsafe is a request as a POST: the standard library lets GETs of other origins pass, but what they read here is for nobody else, and
-// costs what it costs.
+// asUnsafe is a request as a POST: the standard library lets GETs of other origins pass, but what they read
+// here is for nobody else, and costs what it costs.
 func asUnsafe(r *http.Request) *http.Request {
 	as := r.WithContext(r.Context()) // a copy
 	as.Method = http.MethodPost
@@ -48,15 +49,15 @@ func protect(h http.Header) {
 	h.Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 }
 
-// cleanPath reports whether a path is taken as it is. http.ServeMux would redirect others, to where no prefix leads. An element may have
-// escaped slashes: those of an ID.
+// cleanPath reports whether a path is taken as it is. http.ServeMux would redirect others, to where no prefix
+// leads. An element may have escaped slashes: those of an ID.
 func cleanPath(u *url.URL) bool {
 	escaped := u.EscapedPath()
 	return strings.HasPrefix(escaped, "/") && path.Clean(escaped) == escaped
 }
 
-// byBrowser reports whether a browser sends a request: nothing else sends these headers. Over plain http to a name that is no loopback
-// address a browser sends Origin alone, and that not with a GET.
+// byBrowser reports whether a browser sends a request: nothing else sends these headers. Over plain http to a
+// name that is no loopback address a browser sends Origin alone, and that not with a GET.
 func byBrowser(r *http.Request) bool {
 	return r.Header.Get("Sec-Fetch-Site") != "" || r.Header.Get("Origin") != ""
 }
@@ -117,8 +118,8 @@ func (b *begunWriter) Write(p []byte) (int, error) {
 // Unwrap is for http.ResponseController.
 func (b *begunWriter) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
-// send sends an answer, and gives its client answerTime to take it. For what comes next on the connection net/http sets the
-// host's own deadline again.
+// send sends an answer, and gives its client answerTime to take it. For what comes next on the connection
+// net/http sets the host's own deadline again.
 func send(w http.ResponseWriter, status int, contentType string, body []byte) {
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime)) // an error means that there is none, as in tests
 	w.Header().Set("Content-Type", contentType)
@@ -146,8 +147,8 @@ type errorAnswer struct {
 	Error string `json:"error"`
 }
 
-// parameters checks that a request has no parameters but these, and each once: one that is mistyped would else be
-// ignored.
+// parameters checks that a request has no parameters but these, and each once: one that is mistyped would
+// else be ignored.
 func parameters(r *http.Request, names []string) error {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -164,7 +165,8 @@ func parameters(r *http.Request, names []string) error {
 	return nil
 }
 
-// flagOf is a parameter that is true or false: ?force and ?force=true are true, ?force=false and none are false.
+// flagOf is a parameter that is true or false: ?force and ?force=true are true, ?force=false and none are
+// false.
 func flagOf(r *http.Request, name string) (bool, error) {
 	q := r.URL.Query()
 	if !q.Has(name) || q.Get(name) == "" {
@@ -177,8 +179,8 @@ func flagOf(r *http.Request, name string) (bool, error) {
 	return value, nil
 }
 
-// readBody reads a request's body, which has to be there within bodyTime, before anything is done. Later the server has to see when the
-// client ends the request, so there is no deadline then.
+// readBody reads a request's body, which has to be there within bodyTime, before anything is done. Later the
+// server has to see when the client ends the request, so there is no deadline then.
 func readBody(w http.ResponseWriter, r *http.Request) error {
 	conn := http.NewResponseController(w)
 	conn.SetReadDeadline(time.Now().Add(bodyTime)) // an error means that there is none, as in tests
@@ -194,7 +196,8 @@ func readBody(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// decode decodes a body that readBody has read: one JSON object, without what another reader could understand in another way.
+// decode decodes a body that readBody has read: one JSON object, without what another reader could understand
+// in another way.
 func decode[T any](r *http.Request, t bounded.Type[T]) (v T, err error) {
 	b, err := io.ReadAll(r.Body)
 	if err == nil && !bytes.HasPrefix(bytes.TrimLeft(b, " \t\r\n"), []byte("{")) {

@@ -12,7 +12,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// serverRequest asks for a server to be added, or for a new address of one. An empty address is that of Config.Addr.
+// serverRequest asks for a server to be added, or for a new address of one. An empty address is that of
+// Config.Addr.
 type serverRequest struct {
 	ID       raft.ServerID `json:"id" bound:"bytes=1000"`
 	Addr     string        `json:"addr,omitempty" bound:"bytes=1000"`

@@ -69,7 +69,8 @@ func (s Status) hasLeft(id raft.ServerID) bool {
 	return s.leads() && len(s.Members) > 0 && !slices.Contains(s.Members, id)
 }
 
-// knows reports whether the server has heard of the key. One that takes in nothing new has not heard of new keys.
+// knows reports whether the server has heard of the key. One that takes in nothing new has not heard of new
+// keys.
 func (s Status) knows(key string) bool {
 	return slices.ContainsFunc(s.Keys, func(k KeyStatus) bool { return k.ID == key })
 }

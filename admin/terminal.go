@@ -10,14 +10,15 @@ import (
 	"unicode/utf8"
 )
 
-// What a terminal is sent: names and errors come from files and from other servers, and a terminal obeys control
-// characters.
+// What a terminal is sent: names and errors come from files and from other servers, and a terminal obeys
+// control characters.
 
-// line returns a text as one line without control characters: each is escaped as in JSON, and bytes that are no UTF-8
-// as in Go.
+// line returns a text as one line without control characters: each is escaped as in JSON, and bytes that are
+// no UTF-8 as in Go.
 func line(text string) string { return escape(text, "") }
 
-// flat is line for an error, which may join others, each on a line of its own: there is a semicolon between them.
+// flat is line for an error, which may join others, each on a line of its own: there is a semicolon between
+// them.
 func flat(text string) string {
 	return line(strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' }), "; "))
 }
@@ -42,9 +43,9 @@ func escape(text, keep string) string {
 	return b.String()
 }
 
-// printable writes to w what it is given without control characters, but for the ends of lines, and tabs. JSON stays the
-// same JSON. Where a text may have ends of lines that are not its printer's, line comes first. No write may end within a
-// character.
+// printable writes to w what it is given without control characters, but for the ends of lines, and tabs.
+// JSON stays the same JSON. Where a text may have ends of lines that are not its printer's, line comes first.
+// No write may end within a character.
 type printable struct{ w io.Writer }
 
 func (p printable) Write(b []byte) (int, error) {
@@ -54,8 +55,8 @@ func (p printable) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// isTerminal reports whether w is one. What a script or a log gets is not drawn in, and a secret that it gets is as it was
-// put.
+// isTerminal reports whether w is one. What a script or a log gets is not drawn in, and a secret that it gets
+// is as it was put.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

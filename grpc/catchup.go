@@ -1,8 +1,8 @@
 package keyringgrpc
 
-// A server that is to be added, until it has caught up with the cluster. Raft sends it what has been from the beginning on, with
-// configurations of the past. In one of them it may be the only voter, if it was in the cluster before under its ID, and in none of
-// them the leader of today need be a member.
+// A server that is to be added, until it has caught up with the cluster. Raft sends it what has been from the
+// beginning on, with configurations of the past. In one of them it may be the only voter, if it was in the
+// cluster before under its ID, and in none of them the leader of today need be a member.
 
 import (
 	"context"
@@ -18,8 +18,9 @@ const noElection = 100 * 365 * 24 * time.Hour
 // lookAgain is when a server looks again whether it has caught up, if nothing has changed.
 const lookAgain = time.Second
 
-// beginCatchUp has raft begin no election, if it has neither a configuration nor an entry of the log. It is called before a server is
-// let in. Until releaseElections, servers of the cluster are let in which are in no configuration that this one has.
+// beginCatchUp has raft begin no election, if it has neither a configuration nor an entry of the log. It is
+// called before a server is let in. Until releaseElections, servers of the cluster are let in which are in no
+// configuration that this one has.
 func (p *Peers) beginCatchUp(r *raft.Raft) error {
 	if r.LastIndex() > 0 || len(r.GetConfiguration().Configuration().Servers) > 0 || p.newcomer.Load() {
 		return nil
@@ -31,8 +32,9 @@ func (p *Peers) beginCatchUp(r *raft.Raft) error {
 	return r.ReloadConfig(conf)
 }
 
-// releaseElections waits until this server has caught up with a leader, or the host has bootstrapped a cluster here, and has raft
-// begin elections as the host wants it. It returns when that is done, or the Peers are closed.
+// releaseElections waits until this server has caught up with a leader, or the host has bootstrapped a
+// cluster here, and has raft begin elections as the host wants it. It returns when that is done, or the Peers
+// are closed.
 func (p *Peers) releaseElections(r *raft.Raft, k *keyring.Keyring) {
 	for looks := 0; p.newcomer.Load(); {
 		changed := k.Changed()

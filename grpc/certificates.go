@@ -13,8 +13,8 @@ import (
 	"example.com/keyring"
 )
 
-// certificates is keyring.Config.Certificates: when this server's own certificate ends, and that of the CA which vouches for it; and why
-// others refuse it now. One that comes from a callback is not looked at.
+// certificates is keyring.Config.Certificates: when this server's own certificate ends, and that of the CA
+// which vouches for it; and why others refuse it now. One that comes from a callback is not looked at.
 func (p *Peers) certificates() ([]keyring.Certificate, error) {
 	base, err := p.cfg.TLS()
 	if wrong := usable(base, err); wrong != nil {
@@ -49,8 +49,8 @@ func (p *Peers) certificates() ([]keyring.Certificate, error) {
 	return all, err
 }
 
-// lastCA returns, of the CAs that vouch for a certificate, the one with which that ends: of each chain the first to end, and of these
-// the last.
+// lastCA returns, of the CAs that vouch for a certificate, the one with which that ends: of each chain the
+// first to end, and of these the last.
 func lastCA(chains [][]*x509.Certificate) (last *x509.Certificate) {
 	for _, chain := range chains {
 		if len(chain) < 2 {

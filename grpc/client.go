@@ -98,8 +98,9 @@ func (m member) NewStream(ctx context.Context, desc *grpc.StreamDesc, method str
 	return s, err
 }
 
-// link is a grpc.ClientConn. After a failure it would wait before it connects again, and fail all calls meanwhile with what was
-// so before: the next call has a new one. The old one is closed when its last call has ended.
+// link is a grpc.ClientConn. After a failure it would wait before it connects again, and fail all calls
+// meanwhile with what was so before: the next call has a new one. The old one is closed when its last call
+// has ended.
 type link struct {
 	id      raft.ServerID
 	cc      *grpc.ClientConn
@@ -139,8 +140,8 @@ func (p *Peers) DialOptions() []grpc.DialOption {
 	}
 }
 
-// connect returns a connection that is made at its first call. It follows no service configuration, which could make it retry, and
-// goes through no proxy.
+// connect returns a connection that is made at its first call. It follows no service configuration, which
+// could make it retry, and goes through no proxy.
 func (p *Peers) connect(id raft.ServerID) (*grpc.ClientConn, error) {
 	name := hex.EncodeToString([]byte(id)) // in place of a host name, which an ID need not be
 	return grpc.NewClient("passthrough:///"+name,

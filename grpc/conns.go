@@ -54,8 +54,8 @@ func (c *conn) cut() {
 	c.NetConn().Close()
 }
 
-// begin notes an accepted connection whose handshake begins. If there are too many, the oldest one of the address that has most
-// gives way: ends that say nothing must not keep others out.
+// begin notes an accepted connection whose handshake begins. If there are too many, the oldest one of the
+// address that has most gives way: ends that say nothing must not keep others out.
 func (s *conns) begin(raw net.Conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,8 +97,8 @@ func (s *conns) end(raw net.Conn) {
 	s.pending = slices.DeleteFunc(s.pending, func(c net.Conn) bool { return c == raw })
 }
 
-// add takes a connection, or says why not. A server that has too many gets it in place of its oldest one: those from before it
-// was cut off from here may look alive for a while.
+// add takes a connection, or says why not. A server that has too many gets it in place of its oldest one:
+// those from before it was cut off from here may look alive for a while.
 func (s *conns) add(c *conn) error {
 	s.mu.Lock()
 	if s.closed {
@@ -123,7 +123,8 @@ func (s *conns) add(c *conn) error {
 	return nil
 }
 
-// crowded returns the oldest of the connections of c's server, for the same and made by the same side, if there are too many.
+// crowded returns the oldest of the connections of c's server, for the same and made by the same side, if
+// there are too many.
 func (s *conns) crowded(c *conn) (oldest *conn) {
 	n := 0
 	for o := range s.open {

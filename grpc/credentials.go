@@ -1,6 +1,7 @@
 package keyringgrpc
 
-// The handshakes of a port, in both directions: which TLS configuration a connection gets, and where it goes then.
+// The handshakes of a port, in both directions: which TLS configuration a connection gets, and where it goes
+// then.
 
 import (
 	"context"
@@ -67,7 +68,8 @@ func (p *Peers) ServerOptions(onlyMembers ...string) []grpc.ServerOption {
 	}
 }
 
-// serverInfo is the AuthInfo of a connection that a member has made, for calls. That of a client is a credentials.TLSInfo.
+// serverInfo is the AuthInfo of a connection that a member has made, for calls. That of a client is a
+// credentials.TLSInfo.
 type serverInfo struct {
 	credentials.TLSInfo
 	conn *conn
@@ -180,7 +182,8 @@ func clientConfig(source func() (*tls.Config, error), hello *tls.ClientHelloInfo
 	return c, nil
 }
 
-// usable says why what a source has returned is no configuration. Beside some errors, as of keyring.TLSFiles, it is one.
+// usable says why what a source has returned is no configuration. Beside some errors, as of keyring.TLSFiles,
+// it is one.
 func usable(base *tls.Config, err error) error {
 	if base == nil {
 		return errors.Join(errors.New("there is none"), err)
@@ -208,7 +211,8 @@ func (c serverCredentials) Clone() credentials.TransportCredentials { return c }
 // OverrideServerName implements credentials.TransportCredentials.
 func (serverCredentials) OverrideServerName(string) error { return errors.New("no server names") }
 
-// memberCredentials does the handshakes of connections to one member, or to the member at the address that is dialled.
+// memberCredentials does the handshakes of connections to one member, or to the member at the address that is
+// dialled.
 type memberCredentials struct {
 	serverCredentials
 	id raft.ServerID // empty if the address says it
@@ -307,8 +311,8 @@ func keepAlive(c net.Conn) {
 	}
 }
 
-// drain ends this side of a refused connection and reads on for a while. Closing it while bytes are unread would reset the
-// connection, and the reset may overtake the alert that says why.
+// drain ends this side of a refused connection and reads on for a while. Closing it while bytes are unread
+// would reset the connection, and the reset may overtake the alert that says why.
 func drain(raw net.Conn) {
 	if w, ok := raw.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
 		raw.SetReadDeadline(time.Now().Add(time.Second))

@@ -29,8 +29,8 @@
 // all of it, and examples/watchmap is a complete service, with the endpoints for operators. A host whose
 // services need its raft calls Serve last, as that example does: nothing before waits for another server.
 //
-// A new server starts raft without bootstrapping it. On the leader [keyring.Keyring.AddServer] adds it, and it gets its vote
-// once it holds every key; the host does not call PromoteServers.
+// A new server starts raft without bootstrapping it. On the leader [keyring.Keyring.AddServer] adds it, and
+// it gets its vote once it holds every key; the host does not call PromoteServers.
 //
 // # Who may call what
 //

@@ -134,8 +134,8 @@ func (c Config) check() error {
 	return nil
 }
 
-// checkOwn requires that this server's certificate names it: else the others refuse it one by one, in their logs. One that comes
-// from a callback is not looked at.
+// checkOwn requires that this server's certificate names it: else the others refuse it one by one, in their
+// logs. One that comes from a callback is not looked at.
 func (c Config) checkOwn() error {
 	base, err := c.TLS()
 	if base == nil || len(base.Certificates) == 0 {
@@ -267,8 +267,8 @@ func (p *Peers) members() ([]raft.Server, error) {
 	return (*members)(), nil
 }
 
-// admits is whether a server may have a connection. A server that is to be added learns from raft who the others are: until it has
-// caught up, all may that have a certificate of the cluster.
+// admits is whether a server may have a connection. A server that is to be added learns from raft who the
+// others are: until it has caught up, all may that have a certificate of the cluster.
 func (p *Peers) admits(id raft.ServerID) error {
 	all, err := p.members()
 	if err != nil {
@@ -394,7 +394,8 @@ func (p *Peers) sweep(wrong func(*conn) error) {
 	p.hangUp()
 }
 
-// wrongMember is why a connection is none to or from a member. A member that has moved is dialled where it is now.
+// wrongMember is why a connection is none to or from a member. A member that has moved is dialled where it is
+// now.
 func (p *Peers) wrongMember(c *conn) error {
 	if err := p.admits(c.server); err != nil || c.dialled == "" {
 		return err

@@ -31,8 +31,8 @@ func newStreamLayer(p *Peers) *streamLayer {
 	return l
 }
 
-// hangUp ends raft's connections, and refuses it others. Raft that was told to shut down waits for the answers of servers that hang,
-// and for as long as it takes to dial them.
+// hangUp ends raft's connections, and refuses it others. Raft that was told to shut down waits for the
+// answers of servers that hang, and for as long as it takes to dial them.
 func (l *streamLayer) hangUp() {
 	l.end()
 	for _, c := range l.peers.conns.all() {
@@ -42,8 +42,8 @@ func (l *streamLayer) hangUp() {
 	}
 }
 
-// hand gives an accepted connection to raft, if that takes it in time. The grpc.Server clears the deadline of the connection after
-// that; raft sets none where it accepts.
+// hand gives an accepted connection to raft, if that takes it in time. The grpc.Server clears the deadline of
+// the connection after that; raft sets none where it accepts.
 func (l *streamLayer) hand(c *conn) {
 	late := time.NewTimer(patience)
 	defer late.Stop()
@@ -56,8 +56,8 @@ func (l *streamLayer) hand(c *conn) {
 	}
 }
 
-// raftConn is a connection of raft's. Raft keeps it, and takes whatever it reads: from a server that has been removed since it
-// reads nothing.
+// raftConn is a connection of raft's. Raft keeps it, and takes whatever it reads: from a server that has been
+// removed since it reads nothing.
 type raftConn struct {
 	*conn
 	peers *Peers

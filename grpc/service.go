@@ -78,8 +78,8 @@ func (p *Peers) answer(stream grpc.ServerStream) error {
 	return stream.SendMsg(wrapperspb.Bytes(answer))
 }
 
-// read returns the request of a call. An end that takes too long to send it loses its connection: nothing else ends a stream
-// that has no deadline.
+// read returns the request of a call. An end that takes too long to send it loses its connection: nothing
+// else ends a stream that has no deadline.
 func (c *conn) read(stream grpc.ServerStream) ([]byte, error) {
 	late := time.AfterFunc(patience, c.cut)
 	defer late.Stop()

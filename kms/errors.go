@@ -10,8 +10,9 @@ import (
 	"example.com/keyring"
 )
 
-// classified has an error match keyring.ErrKEKRefused or keyring.ErrKEKThrottled, if the client of the KMS says so. The
-// clients have types of their own, none of which is imported: what counts is the HTTP status, or a code.
+// classified has an error match keyring.ErrKEKRefused or keyring.ErrKEKThrottled, if the client of the KMS
+// says so. The clients have types of their own, none of which is imported: what counts is the HTTP status, or
+// a code.
 func classified(err error) error {
 	switch {
 	case has(err, isThrottling):
@@ -100,7 +101,8 @@ func isThrottling(status int, code string) bool {
 		strings.Contains(code, "toomanyrequests") || code == "resourceexhausted"
 }
 
-// isRefusal reports whether the KMS answers and does not do this: it does not allow it, or its key is disabled or gone.
+// isRefusal reports whether the KMS answers and does not do this: it does not allow it, or its key is
+// disabled or gone.
 func isRefusal(status int, code string) bool {
 	if status/100 == 4 && status != http.StatusRequestTimeout && status != http.StatusTooManyRequests {
 		return true

@@ -16,8 +16,8 @@ func (n *Node) refusal() string {
 	return ""
 }
 
-// noteClaimOf notes, on the leader, what a server was answered that has said where it is. What is asked for another server, or by
-// somebody who is named, is no claim.
+// noteClaimOf notes, on the leader, what a server was answered that has said where it is. What is asked for
+// another server, or by somebody who is named, is no claim.
 func (n *Node) noteClaimOf(ctx context.Context, r addRequest, answer error) {
 	if c := peer.ConnOf(ctx); c != nil && c.Identity().ID == string(r.ID) && r.By == "" {
 		n.cluster.Port().NoteClaim(r.ID, r.Addr, answer)

@@ -1,5 +1,5 @@
-// Package node runs a whole server for a service that has no raft of its own: raft, its log and snapshots on disk,
-// mutual TLS on one port, and the keyring.
+// Package node runs a whole server for a service that has no raft of its own: raft, its log and snapshots on
+// disk, mutual TLS on one port, and the keyring.
 //
 // Each server of a cluster is started the same way:
 //
@@ -21,17 +21,19 @@
 //	}
 //	ciphertext, err := n.Encrypt(ctx, []byte("secret"), []byte("users/7"))
 //
-// A server alone needs Dir and KEKs: the example of [Start] runs as it is. A [Node] forwards to the leader what only the leader
-// can do, so its methods may be called on any server. What every server can do is done by the Keyring of the Node, such as
-// Verify and WellKnown.
+// A server alone needs Dir and KEKs: the example of [Start] runs as it is. A [Node] forwards to the leader
+// what only the leader can do, so its methods may be called on any server. What every server can do is done
+// by the Keyring of the Node, such as Verify and WellKnown.
 //
-// A service that has a raft uses package keyring itself, with package port. Its calls for the leader work on the leader alone.
+// A service that has a raft uses package keyring itself, with package port. Its calls for the leader work on
+// the leader alone.
 //
 // # Where to go next
 //
-//   - Add a server: [Node.JoinToken] on a member, and Config.Join and Config.JoinToken on the new one. See also
-//     [Node.RemoveServer], [Node.Leave] and [Node.TransferLeadership].
-//   - Keep the service's own state in the same raft: Config.App and [Node.Apply], or the map of package records.
+//   - Add a server: [Node.JoinToken] on a member, and Config.Join and Config.JoinToken on the new one. See
+//     also [Node.RemoveServer], [Node.Leave] and [Node.TransferLeadership].
+//   - Keep the service's own state in the same raft: Config.App and [Node.Apply], or the map of package
+//     records.
 //   - Most servers are lost: [Recover] starts a cluster from one that is left, [Restore] from a backup.
 //   - Give operators what they expect: package admin takes a Node as it is.
 //
@@ -39,8 +41,8 @@
 //
 // # What a Node forwards
 //
-// The methods of a keyring.Keyring that only the leader can do, the method of a Node that does the same on any server, and why
-// there is none:
+// The methods of a keyring.Keyring that only the leader can do, the method of a Node that does the same on
+// any server, and why there is none:
 //
 //	AcceptJoin            -                     the leader's port calls it
 //	AddNonvoter           AddNonvoter
@@ -71,9 +73,10 @@
 //	WithdrawJoinToken     WithdrawJoinToken
 //	WriteBackup           -                     it is as long as the App's data, and a message between servers has 1 MiB at most
 //
-// So a backup is made on the leader: by the schedule of Config.Backups, or have the host of the server that Leader names call
-// WriteBackup of its Keyring. Where the backup is stored, ConfirmBackup of any Node says that it is safe. [Node.Apply] is not
-// forwarded either: what commands and answers of the App look like, and which may be made twice, the host knows.
+// So a backup is made on the leader: by the schedule of Config.Backups, or have the host of the server that
+// Leader names call WriteBackup of its Keyring. Where the backup is stored, ConfirmBackup of any Node says
+// that it is safe. [Node.Apply] is not forwarded either: what commands and answers of the App look like, and
+// which may be made twice, the host knows.
 //
 // A leader of an older build may not know a call: then the error says so, and nothing was done.
 package node

@@ -39,8 +39,8 @@ const (
 	pathConfirmBackup = "/node/confirm-backup"
 )
 
-// wireErrors are the errors that keep their identity when they are forwarded. A code is never given to another error;
-// an older build shows the text of the errors that it does not know.
+// wireErrors are the errors that keep their identity when they are forwarded. A code is never given to
+// another error; an older build shows the text of the errors that it does not know.
 var wireErrors = append(slices.Clone(port.Errors), port.ErrorCodes{
 	{Code: 9, Err: keyring.ErrNoData},
 	{Code: 12, Err: keyring.ErrUnknownBackup},

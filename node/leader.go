@@ -48,8 +48,8 @@ func request(path string, timeout time.Duration, argument any) forwarded {
 	return forwarded{path: path, timeout: timeout, data: b, err: err}
 }
 
-// onLeader makes a call on the leader: here if this server is it, else by forwarding it, once. It tries again as
-// long as the cluster has no leader, or one that is not ready or does not answer, until ctx ends.
+// onLeader makes a call on the leader: here if this server is it, else by forwarding it, once. It tries again
+// as long as the cluster has no leader, or one that is not ready or does not answer, until ctx ends.
 func onLeader[T any](ctx context.Context, n *Node, here func() (T, error), there forwarded, decode func([]byte) (T, error)) (T, error) {
 	return whenLed(ctx, n, func() (T, error) { return hereOrForwarded(ctx, n, here, there, decode) })
 }
@@ -68,12 +68,13 @@ func hereOrForwarded[T any](ctx context.Context, n *Node, here func() (T, error)
 	return decode(b)
 }
 
-// leaderPatience is how long a call waits for a leader that is ready and answers, if its context has no deadline.
+// leaderPatience is how long a call waits for a leader that is ready and answers, if its context has no
+// deadline.
 const leaderPatience = 30 * time.Second
 
-// whenLed calls do, and again for as long as the cluster has no leader, or one that is not ready or does not answer: until
-// ctx ends, or for leaderPatience if that has no deadline. A leader that was at work on the call for that long was there: after it
-// the wait begins again.
+// whenLed calls do, and again for as long as the cluster has no leader, or one that is not ready or does not
+// answer: until ctx ends, or for leaderPatience if that has no deadline. A leader that was at work on the
+// call for that long was there: after it the wait begins again.
 func whenLed[T any](ctx context.Context, n *Node, do func() (T, error)) (T, error) {
 	var over <-chan time.Time
 	begun := time.Now()
@@ -110,7 +111,8 @@ func whenLed[T any](ctx context.Context, n *Node, do func() (T, error)) (T, erro
 	}
 }
 
-// notLed is the error of a call that has waited for a leader: the error of its last try, and what to do if there is none.
+// notLed is the error of a call that has waited for a leader: the error of its last try, and what to do if
+// there is none.
 func (n *Node) notLed(last error, waited time.Duration) error {
 	switch refused := n.refusal(); {
 	case refused != "" && n.Leader() == "": // not ErrNoLeader, which advises to recover: there is a leader
@@ -191,8 +193,8 @@ func notAnswered(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", errUnreachable, err)
 }
 
-// leading reports whether this server is a leader that has a key: Rotate asks before it asks for a key, which is
-// made once.
+// leading reports whether this server is a leader that has a key: Rotate asks before it asks for a key, which
+// is made once.
 func (n *Node) leading() error {
 	if err := n.keys.Leading(); err != nil {
 		return err

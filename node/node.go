@@ -117,8 +117,8 @@ func (n *Node) Close() error {
 // raft and the port.
 const closePatience = 10 * time.Second
 
-// close ends what start began, the last first: the keyring before its raft. A raft that is shut down leaves unanswered
-// what its FSM has not applied yet, so it has to answer the calls of Apply first.
+// close ends what start began, the last first: the keyring before its raft. A raft that is shut down leaves
+// unanswered what its FSM has not applied yet, so it has to answer the calls of Apply first.
 func (n *Node) close() error {
 	if n.keys != nil {
 		n.resign()
@@ -149,8 +149,8 @@ func inTime(wait func(), what string) error {
 	}
 }
 
-// closeCluster closes raft and the port, and gives the directory back. Raft waits for the App and for its disk. If one of
-// them hangs, the rest is done when it comes back.
+// closeCluster closes raft and the port, and gives the directory back. Raft waits for the App and for its
+// disk. If one of them hangs, the rest is done when it comes back.
 func (n *Node) closeCluster() error {
 	ended := make(chan error, 1)
 	go func() { ended <- n.cluster.Close() }()

@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// isOut reports whether the others say that this server was removed. It asks them at the first of the tries of a call, and
-// then at each eighth.
+// isOut reports whether the others say that this server was removed. It asks them at the first of the tries
+// of a call, and then at each eighth.
 func (n *Node) isOut(ctx context.Context, try int) bool {
 	if len(n.removedBy()) > 0 {
 		return true

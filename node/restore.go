@@ -61,8 +61,8 @@ func restore(ctx context.Context, r io.Reader, cfg Config, o keyring.RestoreOpti
 		}
 		return dir.Create(m.Raft.Index)
 	}
-	// The servers that the backup names are asked when it is known to be one of this cluster: the backup says where this
-	// process connects to.
+	// The servers that the backup names are asked when it is known to be one of this cluster: the backup says
+	// where this process connects to.
 	o.Confirm = func(ctx context.Context, m keyring.Manifest) error {
 		others := map[string]raft.ServerID{}
 		if !o.Force && !o.DataOnly { // which makes another cluster

@@ -38,8 +38,9 @@ func (n *Node) transferLeadership(ctx context.Context, id raft.ServerID) error {
 	return n.untilMoved(ctx, id, func() (struct{}, error) { return hereOrForwarded(ctx, n, here, there, nothing) })
 }
 
-// untilMoved asks leaders to hand over, until one has. If a leader was asked to hand over to any server, its answer was lost, and
-// another one leads, that is what was asked for: the next one must not hand over too, perhaps back.
+// untilMoved asks leaders to hand over, until one has. If a leader was asked to hand over to any server, its
+// answer was lost, and another one leads, that is what was asked for: the next one must not hand over too,
+// perhaps back.
 func (n *Node) untilMoved(ctx context.Context, id raft.ServerID, ask func() (struct{}, error)) error {
 	var asked raft.ServerID
 	_, err := whenLed(ctx, n, func() (struct{}, error) {
@@ -67,8 +68,8 @@ func (n *Node) transfer(ctx context.Context, id raft.ServerID) error {
 // handOverPatience bounds how long Close of a leader takes to hand over, and to hear of the next one.
 const handOverPatience = 3 * time.Second
 
-// resign hands over, if this server leads and there is somebody to hand over to, and waits until it has heard of the next
-// leader: until then the calls of the others end here.
+// resign hands over, if this server leads and there is somebody to hand over to, and waits until it has heard
+// of the next leader: until then the calls of the others end here.
 func (n *Node) resign() {
 	if !n.isLeader() {
 		return

@@ -17,14 +17,15 @@
 //
 // At the end close the keyring, then shut raft down, then close the port. The example does all of it.
 //
-// A server that is to join a cluster calls [Port.Join] before raft is started. Calls of the host's own between its servers,
-// such as those that forward a write to the leader, go over the same port: see [Port.Handle] and [Port.Request].
+// A server that is to join a cluster calls [Port.Join] before raft is started. Calls of the host's own
+// between its servers, such as those that forward a write to the leader, go over the same port: see
+// [Port.Handle] and [Port.Request].
 //
-// A host that has a port and a protocol of its own uses [keyring.ServerTLS], [keyring.ClientTLS], [keyring.PeerID] and
-// [keyring.Keyring.ServePeer] in place of this package; one that has a grpc.Server, the module grpc. docs/embedding.md of the
-// repository says more.
+// A host that has a port and a protocol of its own uses [keyring.ServerTLS], [keyring.ClientTLS],
+// [keyring.PeerID] and [keyring.Keyring.ServePeer] in place of this package; one that has a grpc.Server, the
+// module grpc. docs/embedding.md of the repository says more.
 //
-// # Who is let in
+// # Who is admitted
 //
 // A connection uses TLS 1.3 with certificates on both ends. Each certificate has one URI of the form
 // keyring://<cluster>/server/<id>, and is for both server and client authentication; the ID is that of the

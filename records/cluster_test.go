@@ -266,7 +266,7 @@ func TestPlaintextIsSealedOnTheWay(t *testing.T) {
 		if len(st.Rekeying) != 1 || st.Rekeying[0].Key != (keyring.KeyID{}) || st.Rekeying[0].Moved != 256 || st.Rekeying[0].Left != 599-256 {
 			t.Fatalf("in the middle: %+v", st.Rekeying)
 		}
-		if text := st.String(); !strings.Contains(text, "sealing records in the clear: 256 sealed, 0 conflicts, 343 left\n") {
+		if text := st.String(); !strings.Contains(text, "encrypting records in the clear: 256 encrypted, 0 conflicts, 343 left\n") {
 			t.Error(text)
 		}
 		keyringtest.MakeLeader(t, c.Cluster, c.other(first))

@@ -129,8 +129,8 @@ func encodeSwaps(swaps []swap) []byte {
 	return b
 }
 
-// maxPart is the length of the longest plaintext of a record that a swap in an entry of its own has room for. A part that
-// is longer would stay under its key.
+// maxPart is the length of the longest plaintext of a record that a swap in an entry of its own has room for.
+// A part that is longer would stay under its key.
 func maxPart(name string) int {
 	return keyring.MaxCommand - len(encodeSwaps([]swap{{name: name}})) - binary.MaxVarintLen32 - keyring.Overhead
 }
@@ -174,8 +174,8 @@ type byteReader interface {
 	io.ByteReader
 }
 
-// decoder reads no more than left bytes, and after its first error nothing. It takes memory in proportion to the bytes that
-// are there, whatever the lengths say.
+// decoder reads no more than left bytes, and after its first error nothing. It takes memory in proportion to
+// the bytes that are there, whatever the lengths say.
 type decoder struct {
 	r    byteReader
 	left uint64

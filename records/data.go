@@ -63,7 +63,8 @@ func (m *Map) Count(_ context.Context, key keyring.KeyID) (int, error) {
 	return m.now.byKey[key].parts, m.now.newer
 }
 
-// refOf names a part: part 0 as the record, others, and those whose record's name looks like one of these, with their number.
+// refOf names a part: part 0 as the record, others, and those whose record's name looks like one of these,
+// with their number.
 func refOf(name string, part int) string {
 	if _, _, numbered := cutRef(name); part == 0 && !numbered {
 		return name

@@ -130,12 +130,14 @@
 //
 //	0xC1 "records" | 'S' | version 1 = 0x01 | length 8, big endian | section | SHA-256 of all before 32
 //
-// A section is the index of the last entry of raft's log that was a command, and then the records, in the order of their names:
+// A section is the index of the last entry of raft's log that was a command, and then the records, in the
+// order of their names:
 //
 //	name bytes | version | meta bytes | mask of plaintext parts | count of parts | parts bytes...
 //
-// Bit i of the mask says that part i is in the clear. The same state has the same bytes on every server. A name has 1 to
-// 1024 bytes, a record at most 64 parts and 64 MiB. Anything else is refused, and changes nothing.
+// Bit i of the mask says that part i is in the clear. The same state has the same bytes on every server. A
+// name has 1 to 1024 bytes, a record at most 64 parts and 64 MiB. Anything else is refused, and changes
+// nothing.
 //
 // A build that reads a command of an unknown version then makes no snapshots, rejects later commands, and
 // yields no scan, until a build that knows the version runs. testdata/v1.snapshot is a snapshot of version 1.

@@ -45,7 +45,8 @@ func (m *Map) change(do func() any) any {
 	return answer
 }
 
-// changeLocked changes the state under the lock. plain says that there was nothing in the clear before, and is now.
+// changeLocked changes the state under the lock. plain says that there was nothing in the clear before, and
+// is now.
 func (m *Map) changeLocked(do func() any) (answer any, plain bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,5 +1,6 @@
-// Watchmap is a service that had a raft of its own before it had a keyring: an ordered map with watches, on up to any number of
-// servers. The leader takes writes, and each server answers reads, and tells the owner of a watch of each write below a prefix.
+// Watchmap is a service that had a raft of its own before it had a keyring: an ordered map with watches, on
+// up to any number of servers. The leader takes writes, and each server answers reads, and tells the owner of
+// a watch of each write below a prefix.
 //
 //	watchmap -id s1 -dir DIR -addr HOST:PORT -initial s1@HOST:PORT,...      a server of a new cluster
 //	watchmap -id s4 -dir DIR -addr HOST:PORT -join HOST:PORT,... -token FILE      one that joins

@@ -48,7 +48,7 @@ KEY                                   STATE     SINCE                    s1    s
 00000000-0000-0000-0000-000000000002  active    2026-01-03 12:00:00 UTC  held  held     missing
 00000000-0000-0000-0000-000000000001  rekeying  2026-01-03 12:00:00 UTC  held  missing  held
 
-rekeying 00000000-0000-0000-0000-000000000001: 3 moved, 1 conflicts, 2 left, 2 that do not open: ["a" "b"]
+rekeying 00000000-0000-0000-0000-000000000001: 3 moved, 1 conflicts, 2 left, 2 that do not decrypt: ["a" "b"]
 `
 	if got := st.String(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
