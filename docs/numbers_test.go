@@ -58,8 +58,8 @@ var wordsOfWaits = []struct {
 	{"problems_server.go", "firstBackupWarning", 24 * time.Hour, "docs/problems.md", "and a warning after a day"},
 }
 
-// TestPagesHaveTheWaitsOfTheCode: how long the pages say that something takes, and how much there may be of it.
-func TestPagesHaveTheWaitsOfTheCode(t *testing.T) {
+// TestEachDocsWaitIsThatOfTheCode: how long the pages say that something takes, and how much there may be of it.
+func TestEachDocsWaitIsThatOfTheCode(t *testing.T) {
 	var rows []figure
 	for _, w := range waits {
 		rows = append(rows, figure{w.page, fmt.Sprintf(w.text, durationOf(t, w.file, w.name)/w.unit)})
