@@ -97,10 +97,10 @@
 // TokenPolicy.MaxTTL and the leeway after the key was retired, unless the key is revoked.
 //
 // A rekeying key becomes deprecated, and can be removed, when a scan of the host's data has found nothing
-// under it. A key is removed only if the operator or RotationPolicy.Retain asks for it. There is one
-// exception: the leader removes a prepublished key if every server has said that it has no material of it.
-// The file of a removed key is set aside for a while, so that a snapshot from before the removal brings the
-// key back.
+// under it. A key is removed only if the operator or RotationPolicy.Retain asks for it. Only prepublished
+// keys, under which nothing is encrypted, are removed without that: one of which every server has said that
+// it has no material, and the other ones when a full rotation activates its key. The file of a removed key is
+// set aside for a while, so that a snapshot from before the removal brings the key back.
 //
 // # Invariants
 //
