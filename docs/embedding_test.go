@@ -1,8 +1,9 @@
 package docs_test
 
 import (
+	"bytes"
 	"context"
-	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/node"
 	"example.com/keyring/port"
+	"example.com/keyring/records"
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -143,86 +145,86 @@ func TestNodePages(t *testing.T) {
 	}
 }
 
-// passwords is the FSM of a host: ciphertexts, in the order in which they came.
+// passwords is the FSM of a host: ciphertexts by name.
 type passwords struct {
-	keys *keyring.FSM
+	fsm *keyring.FSM
 
 	mu      sync.Mutex // guards below
-	all     [][]byte
+	of      map[string][]byte
 	changed chan struct{} // closed at the next change; nil if nobody waits
 }
 
 func (s *passwords) Apply(l *raft.Log) any {
-	if err := s.keys.Admit(l.Data); err != nil {
+	name, ciphertext, _ := bytes.Cut(l.Data, []byte("="))
+	if err := s.fsm.Admit(ciphertext); err != nil {
 		return err // ErrStaleKey: EncryptTo encrypts again
 	}
-	s.store(l.Data)
+	s.store(string(name), ciphertext)
 	return nil
 }
 
-func (s *passwords) store(ciphertext []byte) {
+func (s *passwords) store(name string, ciphertext []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.set(append(s.all, ciphertext))
+	of := maps.Clone(s.of)
+	if of == nil {
+		of = map[string][]byte{}
+	}
+	of[name] = ciphertext
+	s.set(of)
 }
 
 // set is for a caller that holds mu.
-func (s *passwords) set(all [][]byte) {
-	s.all = all
+func (s *passwords) set(of map[string][]byte) {
+	s.of = of
 	if s.changed != nil {
 		close(s.changed)
 		s.changed = nil
 	}
 }
 
-// last is what was stored last, and a channel that is closed when something else is.
-func (s *passwords) last() (ciphertext []byte, changed <-chan struct{}) {
+func (s *passwords) get(name string) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.of[name]
+}
+
+// next returns a channel that is closed when something is stored.
+func (s *passwords) next() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.changed == nil {
 		s.changed = make(chan struct{})
 	}
-	if n := len(s.all); n > 0 {
-		ciphertext = s.all[n-1]
-	}
-	return ciphertext, s.changed
+	return s.changed
 }
 
-// Snapshot implements raft.FSM: one line for each ciphertext, in hexadecimal.
+// Snapshot implements raft.FSM.
 func (s *passwords) Snapshot() (raft.FSMSnapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return passwordsAt(slices.Clone(s.all)), nil
+	return passwordsAt(s.of), nil
 }
 
 // Restore implements raft.FSM.
 func (s *passwords) Restore(r io.ReadCloser) error {
 	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
+	var of map[string][]byte
+	if err := json.NewDecoder(r).Decode(&of); err != nil {
 		return err
-	}
-	var all [][]byte
-	for line := range strings.Lines(string(b)) {
-		c, err := hex.DecodeString(strings.TrimSuffix(line, "\n"))
-		if err != nil {
-			return err
-		}
-		all = append(all, c)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.set(all)
+	s.set(of)
 	return nil
 }
 
-type passwordsAt [][]byte
+// passwordsAt is a map that nobody changes any more.
+type passwordsAt map[string][]byte
 
 func (s passwordsAt) Persist(sink raft.SnapshotSink) error {
-	for _, c := range s {
-		if _, err := fmt.Fprintf(sink, "%x\n", c); err != nil {
-			return errors.Join(err, sink.Cancel())
-		}
+	if err := json.NewEncoder(sink).Encode(s); err != nil {
+		return errors.Join(err, sink.Cancel())
 	}
 	return sink.Close()
 }
@@ -231,11 +233,12 @@ func (passwordsAt) Release() {}
 
 // hostServer is one server of a host with a raft of its own.
 type hostServer struct {
-	port *port.Port
-	raft *raft.Raft
-	keys *keyring.Keyring
-	app  *passwords
-	log  *raftboltdb.BoltStore
+	port    *port.Port
+	raft    *raft.Raft
+	keyring *keyring.Keyring
+	app     *passwords
+	log     *raftboltdb.BoltStore
+	propose func(ctx context.Context, cmd []byte) (any, error)
 
 	opened chan struct{} // closed when the fields above are set
 }
@@ -269,13 +272,14 @@ func startHostServer(ctx context.Context, dir string, id raft.ServerID, addr str
 		return nil, err
 	}
 	fsm := keyring.NewFSM()
-	app := &passwords{keys: fsm} // your FSM
+	app := &passwords{fsm: fsm} // your FSM
 	transport := p.RaftTransport(log, fsm)
 	s := &hostServer{port: p, app: app, log: log, opened: make(chan struct{})}
 	p.Handle("/put", func(ctx context.Context, from raft.ServerID, body []byte) ([]byte, error) {
 		select {
 		case <-s.opened: // closed when Open has returned: before, there is no keyring
-			return nil, s.put(ctx, body, nil)
+			name, plaintext, _ := bytes.Cut(body, []byte("="))
+			return nil, s.put(ctx, string(name), plaintext)
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
@@ -305,48 +309,76 @@ func startHostServer(ctx context.Context, dir string, id raft.ServerID, addr str
 	if err != nil {
 		return nil, err
 	}
-	s.raft, s.keys = r, k
+	s.raft, s.keyring, s.propose = r, k, records.Through(r)
 	close(s.opened)
 	return s, nil
 }
 
 // put stores a secret. Leader only.
-func (s *hostServer) put(ctx context.Context, plaintext, aad []byte) error {
-	return s.keys.EncryptTo(ctx, plaintext, aad, func(ctx context.Context, ciphertext []byte) error {
-		f := s.raft.Apply(ciphertext, 5*time.Second)
-		if err := f.Error(); err != nil {
-			return err
+func (s *hostServer) put(ctx context.Context, name string, plaintext []byte) error {
+	aad := []byte(name) // the ciphertext decrypts under this name alone
+	return s.keyring.EncryptTo(ctx, plaintext, aad, func(ctx context.Context, ciphertext []byte) error {
+		answer, err := s.propose(ctx, slices.Concat(aad, []byte("="), ciphertext)) // records.Through(r)
+		if refused, ok := answer.(error); ok {
+			return refused // what Apply has returned
 		}
-		refused, _ := f.Response().(error) // what Apply has returned
-		return refused
+		return err
 	})
 }
 
 // forward stores a secret, on any server.
-func (s *hostServer) forward(ctx context.Context, plaintext []byte) error {
-	_, err := s.port.Request(ctx, "", "/put", plaintext)
+func (s *hostServer) forward(ctx context.Context, name, plaintext string) error {
+	_, err := s.port.Request(ctx, "", "/put", []byte(name+"="+plaintext))
 	return err
 }
 
+// reader is what a server reads with.
+type reader struct {
+	keyring *keyring.Keyring
+	app     interface{ get(name string) []byte }
+}
+
+// read decrypts a secret, on any server.
+func (s reader) read(ctx context.Context, name string) ([]byte, error) {
+	for {
+		changed := s.keyring.Changed()
+		ciphertext := s.app.get(name)
+		plaintext, err := s.keyring.Decrypt(ciphertext, []byte(name))
+		switch {
+		case errors.Is(err, keyring.ErrUnknownKey) && !bytes.Equal(ciphertext, s.app.get(name)):
+			// it was re-encrypted after get: read it again
+		case errors.Is(err, keyring.ErrKeyMissing), errors.Is(err, keyring.ErrNotReady):
+			select {
+			case <-changed: // this server may have fetched the key, or caught up
+			case <-ctx.Done():
+				return nil, err
+			}
+		default:
+			return plaintext, err
+		}
+	}
+}
+
 func (s *hostServer) close(ctx context.Context) error {
-	s.keys.TransferLeadership(ctx) // on a follower this is an error, and changes nothing
-	return errors.Join(s.keys.Close(), s.raft.Shutdown().Error(), s.port.Close(), s.log.Close())
+	s.keyring.TransferLeadership(ctx) // on a follower this is an error, and changes nothing
+	return errors.Join(s.keyring.Close(), s.raft.Shutdown().Error(), s.port.Close(), s.log.Close())
 }
 
 // opens waits until a server has applied what was stored last, and decrypts it.
-func (s *hostServer) opens(ctx context.Context, want string) error {
+func (s *hostServer) opens(ctx context.Context, name, want string) error {
 	for {
-		fetched := s.keys.Changed()
-		last, stored := s.app.last()
-		got, err := s.keys.Decrypt(last, nil)
-		if err == nil && string(got) == want {
-			return nil
+		stored := s.app.next()
+		var got []byte
+		var err error
+		if s.app.get(name) != nil {
+			if got, err = (reader{s.keyring, s.app}).read(ctx, name); err != nil || string(got) == want {
+				return err
+			}
 		}
 		select {
-		case <-fetched:
 		case <-stored:
 		case <-ctx.Done():
-			return fmt.Errorf("%q, %w", got, err)
+			return fmt.Errorf("%q, %w", got, context.Cause(ctx))
 		}
 	}
 }
@@ -359,7 +391,7 @@ func (servers hostServers) until(ctx context.Context, try func() error) error {
 	for {
 		cases := []reflect.SelectCase{{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(ctx.Done())}}
 		for _, s := range servers {
-			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(s.keys.Changed())})
+			cases = append(cases, reflect.SelectCase{Dir: reflect.SelectRecv, Chan: reflect.ValueOf(s.keyring.Changed())})
 		}
 		err := try()
 		if !errors.Is(err, keyring.ErrNotLeader) && !errors.Is(err, keyring.ErrNoLeader) && !errors.Is(err, keyring.ErrNotReady) {
@@ -376,7 +408,7 @@ func (servers hostServers) leader(ctx context.Context, t *testing.T) (leader *ho
 	t.Helper()
 	err := servers.until(ctx, func() error {
 		for _, s := range servers {
-			if s.keys.Leading() == nil {
+			if s.keyring.Leading() == nil {
 				leader = s
 				return nil
 			}
@@ -384,7 +416,7 @@ func (servers hostServers) leader(ctx context.Context, t *testing.T) (leader *ho
 		return keyring.ErrNotReady
 	})
 	if err == nil {
-		err = leader.keys.WaitReady(ctx)
+		err = leader.keyring.WaitReady(ctx)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -414,7 +446,7 @@ func TestOwnRaftStepByStep(t *testing.T) {
 		servers[id] = s
 	}
 	ready := func(id raft.ServerID) {
-		if err := servers[id].keys.WaitReady(ctx); err != nil {
+		if err := servers[id].keyring.WaitReady(ctx); err != nil {
 			t.Fatalf("%s: %v", id, err)
 		}
 	}
@@ -427,7 +459,7 @@ func TestOwnRaftStepByStep(t *testing.T) {
 	}()
 	start("s1", nil, "")
 	start("s2", nil, "")
-	token, err := servers.leader(ctx, t).keys.MakeJoinToken(ctx, "s3", 0)
+	token, err := servers.leader(ctx, t).keyring.MakeJoinToken(ctx, "s3", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -439,13 +471,13 @@ func TestOwnRaftStepByStep(t *testing.T) {
 			if _, leader := servers[at].raft.LeaderWithID(); servers[leader] == nil {
 				return keyring.ErrNoLeader // it has not heard that the leader was closed
 			}
-			return servers[at].forward(ctx, []byte(secret))
+			return servers[at].forward(ctx, "db", secret)
 		})
 		if err != nil {
 			t.Fatalf("%s: %v", at, err)
 		}
 		for id, s := range servers {
-			if err := s.opens(ctx, secret); err != nil {
+			if err := s.opens(ctx, "db", secret); err != nil {
 				t.Errorf("%s: %v", id, err)
 			}
 		}
@@ -455,14 +487,14 @@ func TestOwnRaftStepByStep(t *testing.T) {
 	}
 
 	leader := servers.leader(ctx, t)
-	late, err := leader.keys.Encrypt([]byte("late"), nil)
+	late, err := leader.keyring.Encrypt([]byte("late"), []byte("db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := leader.keys.Rotate(ctx, keyring.RotateOptions{}); err != nil {
+	if _, err := leader.keyring.Rotate(ctx, keyring.RotateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	f := leader.raft.Apply(late, 0)
+	f := leader.raft.Apply(append([]byte("db="), late...), 0)
 	if err := f.Error(); err != nil {
 		t.Fatal(err)
 	}
@@ -482,6 +514,70 @@ func TestOwnRaftStepByStep(t *testing.T) {
 			stored(id, "with it again")
 		}
 	}
+}
+
+// storedInTurn gives out one ciphertext after the other, and the last one from then on.
+type storedInTurn [][]byte
+
+func (s *storedInTurn) get(string) []byte {
+	now := (*s)[0]
+	if len(*s) > 1 {
+		*s = (*s)[1:]
+	}
+	return now
+}
+
+// TestReadWaitsForTheKeyAndReadsAgain what was re-encrypted meanwhile.
+func TestReadWaitsForTheKeyAndReadsAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := keyringtest.NewCluster(t, keyringtest.Options{Servers: 3, Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+			cfg.Data = keyring.NoData{}
+		}})
+		leader := keyringtest.Ready(t, c)
+		old, err := leader.Keyring.Encrypt([]byte("secret"), []byte("db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := keyringtest.Follower(c)
+		first := leader.Keyring.Keys()[0].ID
+		c.OnEvent(func(e keyringtest.Event) (r keyringtest.Reply) {
+			if e.Kind == "call" && (e.Server == f || e.To == f.ID) {
+				r.Err = errors.New("cut off")
+			}
+			return r
+		})
+		if _, err := leader.Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); err != nil {
+			t.Fatal(err)
+		}
+		keyringtest.AwaitState(f.Keyring, first, keyring.StateDeprecated)
+		sealed, err := leader.Keyring.Encrypt([]byte("secret"), []byte("db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Keyring.Decrypt(sealed, []byte("db")); !errors.Is(err, keyring.ErrKeyMissing) {
+			t.Fatalf("while the key can't come: %v", err)
+		}
+		var got []byte
+		read := make(chan struct{})
+		go func() {
+			got, err = reader{f.Keyring, &storedInTurn{old, sealed}}.read(t.Context(), "db")
+			close(read)
+		}()
+		synctest.Wait()
+		select {
+		case <-read:
+			t.Fatalf("it has not waited: %v", err)
+		default:
+		}
+		c.OnEvent(nil)
+		if <-read; err != nil || string(got) != "secret" {
+			t.Errorf("%q, %v", got, err)
+		}
+		if _, err := (reader{f.Keyring, &storedInTurn{old}}).read(t.Context(), "db"); !errors.Is(err, keyring.ErrUnknownKey) {
+			t.Errorf("what is not stored any more: %v", err)
+		}
+	})
 }
 
 // direct is a keyring.Transport for tests: every server is in this process.

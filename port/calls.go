@@ -46,7 +46,7 @@ func (p *Port) Handle(path string, h Handler) {
 // directly. A call whose context has no deadline has 10 seconds.
 //
 // An error of the Handler keeps its text and, if it matches an error of package keyring, matches that too;
-// raft.ErrNotLeader becomes keyring.ErrNotLeader. If no leader is known, the error matches
+// raft.ErrNotLeader and raft.ErrLeadershipTransferInProgress become keyring.ErrNotLeader. If no leader is known, the error matches
 // keyring.ErrNoLeader. After any other error the call may still have been executed.
 func (p *Port) Request(ctx context.Context, to raft.ServerID, path string, body []byte) ([]byte, error) {
 	if !p.port.Running() {
@@ -102,7 +102,7 @@ func (p *Port) calls(keys *keyring.Keyring) map[string]inner.Handler {
 
 // known returns raft's error as the keyring's.
 func (p *Port) known(err error) error {
-	if errors.Is(err, raft.ErrNotLeader) {
+	if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) { // raft has not taken it
 		return keyring.NotLeaderError{Leader: p.port.Leader()}
 	}
 	return err

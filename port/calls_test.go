@@ -73,8 +73,11 @@ func TestErrorsOfHandlers(t *testing.T) {
 					return nil, errors.New("too wordy " + strings.Repeat("x", 2*port.MaxBody))
 				},
 				"/stale": func(context.Context, raft.ServerID, []byte) ([]byte, error) { return nil, keyring.ErrUnknownKey },
-				"/long":  func(context.Context, raft.ServerID, []byte) ([]byte, error) { return make([]byte, port.MaxBody+1), nil },
-				"/fits":  func(context.Context, raft.ServerID, []byte) ([]byte, error) { return make([]byte, port.MaxBody), nil },
+				"/handing over": func(context.Context, raft.ServerID, []byte) ([]byte, error) {
+					return nil, raft.ErrLeadershipTransferInProgress
+				},
+				"/long": func(context.Context, raft.ServerID, []byte) ([]byte, error) { return make([]byte, port.MaxBody+1), nil },
+				"/fits": func(context.Context, raft.ServerID, []byte) ([]byte, error) { return make([]byte, port.MaxBody), nil },
 				"/hangs": func(ctx context.Context, _ raft.ServerID, _ []byte) ([]byte, error) {
 					<-ctx.Done()
 					return nil, ctx.Err()
@@ -83,7 +86,7 @@ func TestErrorsOfHandlers(t *testing.T) {
 		})
 		h1 := hs.all["h1"]
 		for path, want := range map[string]string{
-			"/text": "the disk is full", "/wordy": "too wordy", "/stale": keyring.ErrUnknownKey.Error(), "/long": "the maximum is", "/fits": "", "/none": "no handler", "/hangs": "deadline",
+			"/text": "the disk is full", "/wordy": "too wordy", "/stale": keyring.ErrUnknownKey.Error(), "/handing over": "not the leader", "/long": "the maximum is", "/fits": "", "/none": "no handler", "/hangs": "deadline",
 		} {
 			began := time.Now()
 			_, err := h1.port.Request(t.Context(), "h2", path, nil)
@@ -91,6 +94,9 @@ func TestErrorsOfHandlers(t *testing.T) {
 				t.Errorf("%s: %v, want %q", path, err, want)
 			}
 			if path == "/stale" && !errors.Is(err, keyring.ErrUnknownKey) {
+				t.Errorf("%s: %v is not the keyring's", path, err)
+			}
+			if path == "/handing over" && !errors.Is(err, keyring.ErrNotLeader) {
 				t.Errorf("%s: %v is not the keyring's", path, err)
 			}
 			if took := time.Since(began); took > 11*time.Second {

@@ -9,10 +9,13 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/records"
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
 )
 
 // swapOf is the entry that moves the ciphertext n of key 1 to key 2.
@@ -71,6 +74,41 @@ func TestPutComparesAndSeals(t *testing.T) {
 			t.Error(err)
 		}
 		c.check("deleted", map[string][]string{"b": {}, "c": {"secret"}})
+	})
+}
+
+// TestThroughNamesNoLeaderWhileOneHandsOver: raft takes no command then.
+func TestThroughNamesNoLeaderWhileOneHandsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		conf, store := raft.DefaultConfig(), raft.NewInmemStore()
+		conf.LocalID, conf.Logger = "s1", hclog.NewNullLogger()
+		addr, transport := raft.NewInmemTransport("s1")
+		silent, other := raft.NewInmemTransport("s2") // nobody takes its calls: the hand-over takes until its timeout
+		transport.Connect(silent, other)
+		r, err := raft.NewRaft(conf, keyring.NewFSM(), store, store, raft.NewInmemSnapshotStore(), transport)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { r.Shutdown().Error() }()
+		first := raft.Configuration{Servers: []raft.Server{{ID: "s1", Address: addr}}}
+		if err := r.BootstrapCluster(first).Error(); err != nil {
+			t.Fatal(err)
+		}
+		for !<-r.LeaderCh() {
+		}
+		r.AddVoter("s2", silent, 0, 0)
+		synctest.Wait()
+		transfer := r.LeadershipTransferToServer("s2", silent)
+		synctest.Wait()
+		if r.State() != raft.Leader {
+			t.Fatal("the hand-over is over: this is no test")
+		}
+		if _, err := records.Through(r)(t.Context(), []byte("cmd")); !errors.Is(err, keyring.ErrNotLeader) {
+			t.Errorf("a command in a hand-over: %v", err)
+		}
+		transfer.Error()
+		time.Sleep(time.Minute) // virtual: raft's call ends
 	})
 }
 
