@@ -98,8 +98,9 @@ func (n *notes) Snapshot() (raft.FSMSnapshot, error) {
 }
 func (n *notes) Restore(io.ReadCloser) error { return errors.New("see the example of Mux") }
 
-// A host that keeps ciphertexts in a raft of its own writes them through EncryptTo, and tells by Config.Data where they are. Then
-// a full rotation moves them, and the old key can be removed. Package records has all of it, for a host that takes its map.
+// A host that keeps ciphertexts in a raft of its own writes them through EncryptTo, and lets the keyring find
+// them with Config.Data. Then a full rotation re-encrypts them, and the old key can be removed. Package
+// records does all of this for a host that uses its Map.
 func ExampleKeyring_EncryptTo() {
 	ctx := context.Background()
 	fsm := keyring.NewFSM()

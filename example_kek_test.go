@@ -13,7 +13,7 @@ import (
 	"filippo.io/age"
 )
 
-// InlineKEK is for a first try. Status says what it does not protect from.
+// InlineKEK is for a first trial. Status says what it does not protect against.
 func ExampleInlineKEK() {
 	s := startExample(keyring.Config{KEKs: []keyring.KEK{keyring.InlineKEK()}}, nil)
 	defer s.stop()
@@ -30,7 +30,8 @@ func ExampleInlineKEK() {
 	// Output: inline KEK: anyone who reads the key files has the keys
 }
 
-// The file is a systemd credential, say, or lies on a medium that does not travel with the data directory.
+// The file is a systemd credential, for example, or is on a medium that does not travel with the data
+// directory.
 func ExampleFileKEK() {
 	dir, err := os.MkdirTemp("", "kek")
 	if err != nil {
@@ -58,7 +59,7 @@ func ExampleFileKEK() {
 	// Output: true works
 }
 
-// The passphrase comes from somewhere outside of the server, as from an operator who types it at each start.
+// The passphrase comes from outside the server, such as from an operator who types it at each start.
 func ExamplePassphraseKEK() {
 	kek, err := keyring.PassphraseKEK([]byte("correct horse battery staple"))
 	if err != nil {
@@ -74,8 +75,8 @@ func ExamplePassphraseKEK() {
 	// Output: passphrase works
 }
 
-// Escrow stands beside the KEK of each day. It wraps each key too, and its identity lies in a safe. With it the key files
-// open when the other KEK is lost.
+// An escrow KEK wraps each key too, beside the everyday KEK, and its identity is kept in a safe. With it the
+// key files open when the other KEK is lost.
 func ExampleAgeKEK() {
 	ctx := context.Background()
 	identity, err := age.GenerateX25519Identity() // offline, with age-keygen

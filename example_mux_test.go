@@ -69,7 +69,7 @@ func (s passwordsSnapshot) Persist(to raft.SnapshotSink) error {
 
 func (s passwordsSnapshot) Release() {}
 
-// A host's own FSM rides the same raft, behind Mux. Its Apply asks Admit about each ciphertext.
+// A host's own FSM shares the raft, behind Mux. Its Apply calls Admit for each ciphertext.
 func ExampleMux() {
 	fsm := keyring.NewFSM()
 	app := &passwords{keys: fsm, of: map[string][]byte{}}

@@ -363,9 +363,9 @@ func (s *rpcServer) close() error {
 	return errors.Join(s.keys.Close(), s.raft.Shutdown().Error(), s.peers.Close())
 }
 
-// A host carries the keyring's requests over net/rpc with mutual TLS. Take net/http where you can: its
-// server and client have the deadlines, the bounds and the contexts that have to be built around
-// net/rpc, and go on after a panic. Raft's transport is in memory here; the other example has one over TLS.
+// A host carries the keyring's requests over net/rpc with mutual TLS. Prefer net/http where you can: its
+// server and client have the deadlines, the limits and the contexts that have to be built around net/rpc, and
+// go on after a panic. Raft's transport is in memory here; the other example has one over TLS.
 func ExampleTransport_rpc() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

@@ -82,7 +82,7 @@ func ExampleKeyring_Sign() {
 	// Output: job/web <nil>
 }
 
-// Verify refuses a token that is for somebody else. Why is for the log: the caller of an API need not know.
+// Verify rejects a token for somebody else. Log the reason: the caller of an API need not know it.
 func ExampleKeyring_Verify() {
 	s := startExample(keyring.Config{}, nil)
 	defer s.stop()
@@ -157,7 +157,7 @@ func ExampleKeyring_WriteBackup() {
 	// Output: 1 true 0
 }
 
-// A backup is proved where its identities are, without a server.
+// A backup is verified where its identities are, without a server.
 func ExampleVerifyBackup() {
 	s := startExample(keyring.Config{}, nil)
 	defer s.stop()

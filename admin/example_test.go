@@ -16,8 +16,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// A host with a raft of its own mounts the Handler beside what else it serves, and its CLI hands its arguments on. Here one server has
-// its raft in memory, and operators have a password; yours may have certificates.
+// A host with a raft of its own mounts the Handler beside its other handlers, and its CLI passes its
+// arguments on. Here one server has its raft in memory, and operators have a password; yours may have
+// certificates.
 func Example() {
 	keys, closeAll, err := openKeyring()
 	if err != nil {
@@ -61,7 +62,8 @@ func Example() {
 	// 2 keys
 }
 
-// A Node is a Server as it is. Authorize decides about each request, and its name for the sender is the actor in Config.Audit.
+// A Node is a Server. Authorize decides about each request. The name that it returns for the sender is the
+// actor in Config.Audit.
 func ExampleNew() {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "admin")

@@ -10,7 +10,8 @@ import (
 	"github.com/hashicorp/go-metrics"
 )
 
-// The figures go where those of raft go. Config.Metrics of keyring.Open and of node.Start take what New returns.
+// The keyring's metrics go where raft's go. Config.Metrics of keyring.Open and of node.Start take the result
+// of New.
 func ExampleNew() {
 	sink := metrics.NewInmemSink(time.Hour, time.Hour) // or a statsd sink, ...
 	conf := metrics.DefaultConfig("")

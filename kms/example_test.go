@@ -15,8 +15,9 @@ import (
 
 // Three KEKs side by side: each wraps every key. Either KMS opens the key files, and so does the identity of the escrow.
 //
-// The other providers go the same way, from wrappers/azurekeyvault/v2, wrappers/gcpckms/v2, wrappers/ocikms/v2,
-// wrappers/alicloudkms/v2, wrappers/tencentcloudkms/v2 and wrappers/huaweicloudkms/v2 of github.com/hashicorp/go-kms-wrapping.
+// The other providers work the same way, with wrappers/azurekeyvault/v2, wrappers/gcpckms/v2,
+// wrappers/ocikms/v2, wrappers/alicloudkms/v2, wrappers/tencentcloudkms/v2 and wrappers/huaweicloudkms/v2 of
+// github.com/hashicorp/go-kms-wrapping.
 func Example() {
 	inAWS, end := exampleAWS()
 	defer end()

@@ -13,7 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Config.Metrics of keyring.Open and of node.Start take what New returns.
+// Config.Metrics of keyring.Open and of node.Start take the result of New.
 func ExampleNew() {
 	registry := prometheus.NewRegistry() // or prometheus.DefaultRegisterer, and promhttp.Handler
 	metrics, err := keyringprometheus.New(registry)

@@ -33,7 +33,7 @@ func startNode(ctx context.Context, keys *keyring.FSM, app raft.FSM, data keyrin
 	}
 }
 
-// A host whose FSM is a Map writes a record of two sealed parts, and rotates fully.
+// A host whose FSM is a Map writes a record of two encrypted parts, and rotates fully.
 func Example() {
 	ctx := context.Background()
 	keys := keyring.NewFSM()
@@ -82,7 +82,7 @@ func (a oldApp) Apply(l *raft.Log) any {
 	return a.SetPlain(records.Record{Name: old.Name, Parts: [][]byte{[]byte(old.Password)}})
 }
 
-// What a host had in the clear the leader seals once there is a key. Nobody calls anything for it.
+// The leader encrypts records in the clear once there is a key. The host makes no call for that.
 func ExampleMap_SetPlain() {
 	ctx := context.Background()
 	keys := keyring.NewFSM()

@@ -2,15 +2,13 @@
 //
 //	go run ./examples/failover [-kills N]
 //
-// It starts three servers, each a process of its own, with mutual TLS between them, and a
-// client that encrypts all along. N times (3 by default) it has the key rotated, kills the
-// leader with SIGKILL in the middle of that, deletes the leader's directory, and puts a fresh
-// server in its place. In the end every ciphertext has to open on every server. The exit
-// status is 1 if one does not, or if anything else fails.
+// It starts three servers, each a process of its own, with mutual TLS between them, and a client that encrypts
+// all the time. N times (3 by default) it rotates the key, kills the leader with SIGKILL in the middle of that,
+// deletes the leader's directory, and puts a new server in its place. In the end every ciphertext must decrypt
+// on every server. The exit status is 1 if one does not, or if anything else fails.
 //
-// The file server.go is what a service looks like that embeds a keyring. The others are what
-// happens to it: main.go is the story, cluster.go the processes, client.go what is at stake, and
-// timeline.go what the servers see of it all.
+// server.go is a service that embeds a keyring. The other files test it: main.go is the course of events,
+// cluster.go the processes, client.go the client, and timeline.go what the servers report.
 package main
 
 import (
