@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
+	"example.com/keyring/records"
 	"github.com/hashicorp/raft"
 	"go.etcd.io/bbolt"
 )
@@ -66,20 +68,43 @@ func (d *diskFSM) applied() (index uint64) {
 	return index
 }
 
-// Apply stores a record, "name=ciphertext", and with it the index: raft gives entries again that were applied
-// after its last snapshot.
+// diskWrite is its command: a record, and the ciphertext that New replaces. Without Old it replaces any.
+type diskWrite struct {
+	Name     string
+	Old, New []byte
+}
+
+func (w diskWrite) encode() []byte {
+	b, err := json.Marshal(w)
+	if err != nil {
+		panic(err) // never: it has a string and bytes
+	}
+	return b
+}
+
+// errReplaced is the answer of Apply to a diskWrite whose Old is not stored any more.
+var errReplaced = errors.New("the record has changed")
+
+// Apply stores a record, and with it the index: raft gives entries again that were applied after its last snapshot.
 func (d *diskFSM) Apply(l *raft.Log) any {
 	if l.Index <= d.applied() {
 		return nil
 	}
-	name, sealed, _ := bytes.Cut(l.Data, []byte("="))
-	refused := d.keys.Admit(sealed)
+	var w diskWrite
+	refused := json.Unmarshal(l.Data, &w)
+	if refused == nil {
+		refused = d.keys.Admit(w.New)
+	}
 	if errors.Is(refused, keyring.ErrNotLoaded) {
 		panic(refused) // the other servers may admit it: this one must not go on
 	}
 	err := d.db.Update(func(tx *bbolt.Tx) error {
+		records, name := tx.Bucket(recordsBucket), []byte(w.Name)
+		if refused == nil && w.Old != nil && !bytes.Equal(w.Old, records.Get(name)) {
+			refused = errReplaced
+		}
 		if refused == nil {
-			if err := tx.Bucket(recordsBucket).Put(name, sealed); err != nil {
+			if err := records.Put(name, w.New); err != nil {
 				return err
 			}
 		}
@@ -126,8 +151,7 @@ func (d *diskFSM) Restore(rc io.ReadCloser) error {
 	return err
 }
 
-// diskData is where its records are, as SealedData. Nobody else writes a record twice here: a host whose writers do
-// replaces it only if it is still the old one.
+// diskData is where its records are, as SealedData.
 type diskData struct {
 	fsm  *diskFSM
 	raft *raft.Raft
@@ -148,17 +172,20 @@ func (d *diskData) Under(_ context.Context, key keyring.KeyID) iter.Seq2[keyring
 	}
 }
 
-func (d *diskData) Replace(_ context.Context, batch []keyring.Replacement) (conflicts int, err error) {
+func (d *diskData) Replace(ctx context.Context, batch []keyring.Replacement) (conflicts int, err error) {
 	for _, r := range batch {
-		f := d.raft.Apply([]byte(r.Ref+"="+string(r.New)), time.Minute)
-		if err := f.Error(); err != nil {
-			return 0, err
+		answer, err := records.Through(d.raft)(ctx, diskWrite{r.Ref, r.Ciphertext, r.New}.encode())
+		if err != nil {
+			return conflicts, err
 		}
-		if err, ok := f.Response().(error); ok && err != nil {
-			return 0, err
+		switch err, _ := answer.(error); {
+		case errors.Is(err, errReplaced), errors.Is(err, keyring.ErrStaleKey): // a writer was first, or a rotation
+			conflicts++
+		case err != nil:
+			return conflicts, err
 		}
 	}
-	return 0, nil
+	return conflicts, nil
 }
 
 func (d *diskFSM) records() (map[string][]byte, error) {
@@ -226,7 +253,7 @@ func TestHostWithItsFSMOnDisk(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			f := leader.Raft.Apply([]byte(name+"="+string(sealed)), time.Minute)
+			f := leader.Raft.Apply(diskWrite{Name: name, New: sealed}.encode(), time.Minute)
 			if err := f.Error(); err != nil {
 				t.Fatal(err)
 			}
@@ -279,6 +306,10 @@ func TestHostWithItsFSMOnDisk(t *testing.T) {
 		if loaded == 0 {
 			t.Error("raft has restored its snapshot at every start: that was no test")
 		}
+		before, err := apps[hosts[0]].records()
+		if err != nil {
+			t.Fatal(err)
+		}
 		old := keyringtest.LeaderOf(t, hosts).Keyring.Keys()[0].ID
 		if _, err := keyringtest.LeaderOf(t, hosts).Keyring.Rotate(t.Context(), keyring.RotateOptions{Full: true}); err != nil {
 			t.Fatal(err)
@@ -287,6 +318,21 @@ func TestHostWithItsFSMOnDisk(t *testing.T) {
 		same("full rotation")
 
 		leader := keyringtest.LeaderOf(t, hosts)
+		moved, err := apps[leader].records()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fresh, err := leader.Keyring.Encrypt([]byte("late"), []byte("r1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conflicts, err := (&diskData{apps[leader], leader.Raft}).Replace(t.Context(), []keyring.Replacement{
+			{Sealed: keyring.Sealed{Ref: "r1", Ciphertext: before["r1"]}, New: fresh},
+			{Sealed: keyring.Sealed{Ref: "r1", Ciphertext: moved["r1"]}, New: before["r1"]},
+		})
+		if now, err2 := apps[leader].records(); err != nil || err2 != nil || conflicts != 2 || !bytes.Equal(now["r1"], moved["r1"]) {
+			t.Errorf("a record that was replaced first, and a key that is not active: %d conflicts of 2, %v, %v", conflicts, err, err2)
+		}
 		f := leader.Raft.Snapshot()
 		if err := f.Error(); err != nil {
 			t.Fatal(err)
@@ -295,14 +341,14 @@ func TestHostWithItsFSMOnDisk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		before := n
+		count := n
 		put()
 		if err := leader.Raft.Restore(m, saved, time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		n = before
+		n = count
 		put()
-		n = before + 1
+		n = count + 1
 		same("restored snapshot")
 		h := keyringtest.OtherHost(hosts, keyringtest.LeaderOf(t, hosts))
 		h.Stop(t)
