@@ -70,9 +70,9 @@ func (n *Node) DemoteServer(ctx context.Context, id raft.ServerID) error {
 // the removal.
 //
 // If no member has exactly that ID, the error matches keyring.ErrNotMember and names the members. That
-// includes a server that an earlier call removed; but if one call asks twice because an answer was lost, it
-// returns nil. A server that removes itself returns nil once it is removed, even if it does not know that and
-// a majority of the voters that it knows say so.
+// includes a server that an earlier call removed. But if one call asks twice because an answer was lost, it
+// returns nil. A server that removes itself also returns nil once it is removed. If it has not heard of that
+// itself, a majority of the voters that it knows must say so.
 //
 // RemoveServer may be called on any server. Until ctx ends it waits for a leader that is ready and answers.
 func (n *Node) RemoveServer(ctx context.Context, id raft.ServerID, o keyring.RemoveServerOptions) error {
