@@ -183,3 +183,18 @@ func TestEachErrorHasAText(t *testing.T) {
 		}
 	}
 }
+
+// TestAPIListensOnLoopbackAlone: it has no passwords.
+func TestAPIListensOnLoopbackAlone(t *testing.T) {
+	for addr, want := range map[string]bool{
+		"127.0.0.1:0": true, "0.0.0.0:0": false, ":0": false, "10.0.0.1:0": false, "[::]:0": false, "localhost:0": false, "127.0.0.1": false,
+	} {
+		ln, err := listenLoopback(addr)
+		if (err == nil) != want {
+			t.Errorf("%s: %v", addr, err)
+		}
+		if err == nil {
+			ln.Close()
+		}
+	}
+}
