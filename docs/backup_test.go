@@ -9,6 +9,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -152,7 +153,7 @@ func TestOwnRaftIsRestoredAndRecovered(t *testing.T) {
 	}
 	defer store.Close()
 	conf := raft.DefaultConfig()
-	conf.LocalID, conf.Logger = "r1", hclog.NewNullLogger()
+	conf.LocalID, conf.Logger = "s1", hclog.NewNullLogger()
 	conf.HeartbeatTimeout, conf.ElectionTimeout, conf.LeaderLeaseTimeout = 50*time.Millisecond, 50*time.Millisecond, 50*time.Millisecond
 	_, transport := raft.NewInmemTransport("10.0.0.9:7900")
 	cfg := keyring.Config{Dir: filepath.Join(t.TempDir(), "keystore"), ID: conf.LocalID, KEKs: []keyring.KEK{keyring.InlineKEK()}}
@@ -180,6 +181,10 @@ func TestOwnRaftIsRestoredAndRecovered(t *testing.T) {
 		}
 		if n := len(k.Keys()); n != len(m.Keys) {
 			t.Errorf("%d keys, want %d", n, len(m.Keys))
+		}
+		st, err := k.Status(ctx)
+		if err != nil || slices.ContainsFunc(st.Problems, func(p keyring.Problem) bool { return p.Kind == keyring.ProblemKeystore }) {
+			t.Errorf("problems %v, %v", st.Problems, err)
 		}
 		if err := errors.Join(k.Close(), r.Shutdown().Error()); err != nil {
 			t.Error(err)

@@ -47,7 +47,7 @@ func (f *failures) status() map[string]local.Failure {
 type Status struct {
 	Failures map[string]local.Failure // by server
 	Lacking  map[meta.KeyID]mono.Time // since when a key of the ring is missing here; not to be changed
-	Replaced int                      // how many keys this server had in another keystore, by raft, since this start
+	Replaced int                      // how many keys that this keystore lacked at the start this server had in another one, by raft
 }
 
 // Status is what is known now.

@@ -70,14 +70,14 @@ func (r *Replicator) isReplaced(ring *meta.Ring) bool {
 }
 
 // noteReplaced notes how many keys this server has held in another keystore, before its reports from this one take their
-// place: until it has caught up, it sends none.
+// place: until it has caught up, it sends none. Those that this one had at the start do not count: it was restored or copied.
 func (r *Replicator) noteReplaced(v local.View) {
 	if !v.CaughtUp || !r.isReplaced(v.Ring) {
 		return
 	}
 	held := int64(0)
 	for _, k := range v.Ring.Keys {
-		if slices.Contains(k.Holders, string(r.ID)) {
+		if !r.found[k.ID] && slices.Contains(k.Holders, string(r.ID)) {
 			held++
 		}
 	}

@@ -62,7 +62,8 @@ type Replicator struct {
 	cleaning  backgroundTask       // sees to the files of removed keys
 	placing   backgroundTask       // looks whether the directory is in its place
 	looking   backgroundTask       // looks for the files of keys
-	replaced  atomic.Int64         // so many keys this server had in another keystore, by raft, since this start
+	found     map[meta.KeyID]bool  // in the keystore at this start
+	replaced  atomic.Int64         // so many other keys this server had in another keystore, by raft
 	asking    backgroundTask       // asks the other servers which key files they read
 	ended     chan *backgroundTask // its goroutine has ended
 	paused    mono.Time            // no fetches before
@@ -86,9 +87,13 @@ type Config struct {
 
 // New returns what brings s the keys that it lacks.
 func New(s *local.Server, c Config) *Replicator {
+	found := map[meta.KeyID]bool{}
+	for _, id := range s.Store.Present().InMemory {
+		found[id] = true
+	}
 	return &Replicator{
 		Server: s, Config: c, batches: local.Batches{First: plan.MaxFetch, Most: plan.MaxFetch}, done: make(chan fetched), answered: make(chan fetched), ended: make(chan *backgroundTask),
-		rechecked: make(chan fetched), unlinker: unlinker{s, c.Undo, c.Clocks, c.Confirming},
+		rechecked: make(chan fetched), found: found, unlinker: unlinker{s, c.Undo, c.Clocks, c.Confirming},
 	}
 }
 

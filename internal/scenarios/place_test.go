@@ -54,6 +54,22 @@ func TestKeystoreThatIsNotInItsPlace(t *testing.T) {
 			t.Errorf("back: %v, before: %v", got, before)
 		}
 		h.Stop(t)
+		files, err := filepath.Glob(filepath.Join(dir, "*.nks.json"))
+		if err := errors.Join(err, os.Mkdir(dir+".restored", 0o700)); err != nil || len(files) == 0 {
+			t.Fatal(files, err)
+		}
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if err := errors.Join(err, os.WriteFile(filepath.Join(dir+".restored", filepath.Base(file)), b, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.MustOpenIn(t, dir+".restored") // another keystore, with every key: as Restore makes one
+		time.Sleep(time.Minute)
+		if got := kinds(); !slices.Equal(got, before) {
+			t.Errorf("a directory with copies of the files: %v, before: %v", got, before)
+		}
+		h.Stop(t)
 		if err := h.OpenIn(t, dir+".new"); err != nil {
 			t.Fatal(err)
 		}
