@@ -13,6 +13,7 @@ import (
 	"io"
 	"iter"
 	"maps"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -221,6 +222,12 @@ func TestKeysPageSaysWhatZeroMeans(t *testing.T) {
 		t.Fatalf("%+v, %v", st.Keys, err)
 	}
 	every := st.NextRotation.Sub(st.Keys[0].Activated)
+	w := httptest.NewRecorder()
+	startForPage(t, node.Config{Rotation: keyring.RotationPolicy{Every: 4 * time.Minute}}).Keyring().WellKnown().
+		ServeHTTP(w, httptest.NewRequest("GET", "/.well-known/jwks.json", nil))
+	if cached := w.Header().Get("Cache-Control"); cached != "public, max-age=120" { // for Lead, half of Every
+		t.Errorf("the JWKS is cached as %q", cached)
+	}
 	lead, undo := durationOf(t, "config.go", "defaultLead"), durationOf(t, "config.go", "defaultUndo")
 	const page = "docs/keys.md"
 	checkFigures(t, []figure{
