@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -85,6 +86,19 @@ func fullAndRemove(ctx context.Context, n *node.Node, old keyring.KeyID) error {
 	return nil
 }
 
+// untilMoved waits until a full rotation is done.
+func untilMoved(ctx context.Context, k *keyring.Keyring) error {
+	moving := func(k keyring.Key) bool { return k.State == keyring.StateInactive || k.State == keyring.StateRekeying }
+	for changed := k.Changed(); slices.ContainsFunc(k.Keys(), moving); changed = k.Changed() {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
 // tableData is a database of the host's. Under yields all of it, as a host without an index does.
 type tableData struct {
 	mu     sync.Mutex
@@ -146,6 +160,21 @@ func TestKeysPageMovesATable(t *testing.T) {
 	for name, sealed := range rows.rows() {
 		if got, err := n.Decrypt(ctx, sealed, []byte(name)); err != nil || string(got) != "secret" {
 			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if _, err := n.Rotate(ctx, keyring.RotateOptions{Full: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := untilMoved(ctx, n.Keyring()); err != nil {
+		t.Fatal(err)
+	}
+	active, err := n.Keyring().ActiveKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, sealed := range rows.rows() {
+		if id, err := keyring.CiphertextKeyID(sealed); err != nil || id != active.ID {
+			t.Errorf("%s is still under %s, %v", name, id, err)
 		}
 	}
 }
