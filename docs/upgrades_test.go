@@ -71,9 +71,10 @@ func raftsOfCI(t *testing.T) (older, newer string) {
 // TestUpgradesPageHasTheRaftsOfCI with which hosts are built and tested.
 func TestUpgradesPageHasTheRaftsOfCI(t *testing.T) {
 	older, newer := raftsOfCI(t)
+	boltdb := regexp.MustCompile(`raft-boltdb/v2 (v\S+)\n`).FindStringSubmatch(repositoryFile(t, "go.mod"))
 	checkFigures(t, []figure{
 		{"docs/upgrades.md", fmt.Sprintf("build with raft %s and with %s.", older, newer)},
-		{"docs/upgrades.md", fmt.Sprintf("Package `node` needs %s,", older)},
+		{"docs/upgrades.md", fmt.Sprintf("Package `node` needs %s, because raft-boltdb %s does", older, boltdb[1])},
 		{"docs/upgrades.md", fmt.Sprintf("With %s the command is", newer)},
 		{"docs/performance.md", fmt.Sprintf("hashicorp/raft %s", older)},
 	})
