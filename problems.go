@@ -65,7 +65,7 @@ const (
 	ProblemBackup      ProblemKind = "no backup"        // keys are in no backup
 	ProblemSchedule    ProblemKind = "scheduled backup" // a backup of Config.Backups is late or fails
 	ProblemOldKEK      ProblemKind = "old KEKs"         // key files are not wrapped under exactly Config.KEKs
-	ProblemKEKFile     ProblemKind = "KEK file"         // other users may read or change the file of a KEK
+	ProblemKEKFile     ProblemKind = "KEK file"         // the file of a KEK is gone or has another one, or other users may read or change it
 	ProblemHost        ProblemKind = "host hangs"       // a function of the host has not returned
 	ProblemInlineKEK   ProblemKind = "inline KEK"       // anyone who can read the key files has the keys
 )
@@ -143,7 +143,7 @@ var problemKinds = []struct {
 	{ProblemBackup, SeverityWarning, "Make a backup: call WriteBackup, and ConfirmBackup when the backup is safe."},
 	{ProblemSchedule, SeverityWarning, "Repair what the detail names: the store of the backups, its space, its permissions, or whatever else fails. The leader tries again within an hour, by itself. If the repair takes longer, make a backup by hand: call WriteBackup, and ConfirmBackup when the backup is safe."},
 	{ProblemOldKEK, SeverityNotice, "Call Rewrap before you take OldKEKs away."},
-	{ProblemKEKFile, SeverityWarning, "Give the file to the user that the service runs as, with the mode 0600. If somebody may have read it, change the KEK as docs/keks.md says. Whoever has read it and has the key files too has the keys, and against that only new keys help."},
+	{ProblemKEKFile, SeverityWarning, "If the file is gone, can't be read or has another KEK now, do not restart this server before the file is back as it was. If there is no copy of it, make a backup now, while this server still has the keys, and then do what docs/recovery.md says about one server that lost its KEK. If others may read or change the file, give it to the user that the service runs as, with the mode 0600. If somebody may have read it, change the KEK as docs/keks.md says. Whoever has read it and has the key files too has the keys, and against that only new keys help."},
 	{ProblemInlineKEK, SeverityNotice, "Use another KEK, unless this is what you want. Put the other KEK into KEKs and InlineKEK into OldKEKs, restart this server and call Rewrap. Then take InlineKEK out, and restart this server once more."},
 }
 

@@ -79,8 +79,8 @@ type KEKStatus struct {
 	Old   bool     `json:"old,omitempty"`  // it is one of OldKEKs
 	State KEKState `json:"state"`          // empty in the Status of an older build
 	Away  string   `json:"away,omitempty"` // why it does not work; empty if it works
-	// Warning says what else is wrong, for example that everybody can read the file of a FileKEK. That file
-	// is checked when the keyring opens and every 30 seconds.
+	// Warning says what else is wrong, for example that the file of a FileKEK is gone, has another KEK now,
+	// or can be read by everybody. That file is checked when the keyring opens and every 30 seconds.
 	Warning string `json:"warning,omitempty"`
 }
 

@@ -293,6 +293,7 @@ func TestKEKsPageHasTheBounds(t *testing.T) {
 		{page, fmt.Sprintf("take longer than %.0f seconds", seconds("timeout").Seconds())},
 		{page, fmt.Sprintf("up to %.0f seconds apart", seconds("maxProbeRetry").Seconds())},
 		{page, fmt.Sprintf("probed every %.0f minutes", seconds("probeEvery").Minutes())},
+		{page, fmt.Sprintf("The file of a `FileKEK` is checked every %.0f seconds", durationOf(t, "internal/replication/place.go", "placeEvery").Seconds())},
 		{page, fmt.Sprintf("Within %.0f minutes `Status.OnOldKEKs`", seconds("probeEvery").Minutes())},
 	})
 }

@@ -155,14 +155,20 @@ func (k firstFileKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, er
 	return k.firstAEAD.Seal(nil, nil, plaintext, aad), nil
 }
 
-// warning says that everybody may read the file, or that others than its owner may write it.
+// warning says that the file no longer has this KEK, that everybody may read it, or that others than its owner may write it.
 func (k *fileKEK) warning() string {
 	if k.path == "" {
 		return ""
 	}
+	switch now, err := File(k.path); {
+	case err != nil:
+		return fmt.Sprintf("the KEK is only in this server's memory, and the next start of this server fails: %v", err)
+	case now.ID() != k.id:
+		return fmt.Sprintf("%s now has another KEK, %s: after the next start, this server can't open the key files under %s alone", k.path, now.ID(), k.id)
+	}
 	info, err := os.Stat(k.path)
 	if err != nil || info.Mode().Perm()&0o027 == 0 {
-		return "" // one that is gone since, as a credential may be, tells nobody anything
+		return "" // one that is gone by now is named next time
 	}
 	return fmt.Sprintf("others may read or change %s: its mode is %v", k.path, info.Mode())
 }

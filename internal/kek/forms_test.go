@@ -1,6 +1,8 @@
 package kek_test
 
 import (
+	"bytes"
+	"encoding/hex"
 	"errors"
 	"os"
 	"slices"
@@ -124,11 +126,51 @@ func TestFileThatOthersMayReadIsWarnedOf(t *testing.T) {
 		}
 		said = got
 	}
-	if err := errors.Join(os.Chmod(path, 0o644), os.Remove(path)); err != nil {
+}
+
+// TestFileThatNoLongerHasItsKEKIsWarnedOf, since the next start would fail; and no longer once the key is back, in any form.
+func TestFileThatNoLongerHasItsKEKIsWarnedOf(t *testing.T) {
+	key := kektest.CountingKey()
+	path := kektest.WriteFile(t, key)
+	k, err := kek.File(path)
+	if err != nil {
 		t.Fatal(err)
 	}
-	set.LookAtFiles()
-	if got := set.Status()[0].Warning; got != "" {
-		t.Errorf("it is gone: %q", got)
+	other := bytes.Repeat([]byte{1, 2}, kek.Size/2)
+	elsewhere, err := kek.File(kektest.WriteFile(t, other))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := kek.NewSet([]kek.KEK{k}, nil)
+	write := func(b []byte) func() error { return func() error { return os.WriteFile(path, b, 0o600) } }
+	for _, tt := range []struct {
+		name string
+		do   func() error
+		want []string // none: nothing is wrong
+	}{
+		{"it is as it was", func() error { return nil }, nil},
+		{"it is gone", func() error { return os.Remove(path) }, []string{path, "no such file", "the next start of this server fails"}},
+		{"it is back as text", write([]byte(hex.EncodeToString(key) + "\n")), nil},
+		{"it has another key", write(other), []string{path, elsewhere.ID(), k.ID(), "after the next start"}},
+		{"it is empty", write(nil), []string{path, "0 bytes", "the next start of this server fails"}},
+		{"it is back", write(key), nil},
+		{"a directory has its place", func() error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) }, []string{path, "the next start of this server fails"}},
+	} {
+		if err := tt.do(); err != nil {
+			t.Fatal(err)
+		}
+		set.LookAtFiles()
+		got := set.Status()[0].Warning
+		if (got == "") != (tt.want == nil) {
+			t.Errorf("%s: %q", tt.name, got)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: %q has no %q", tt.name, got, want)
+			}
+		}
+		if strings.Contains(got, hex.EncodeToString(other[:4])) {
+			t.Errorf("%s: it tells the key: %q", tt.name, got)
+		}
 	}
 }

@@ -286,15 +286,34 @@ func nomadFiles(t *testing.T) cured {
 	}}
 }
 
-func openKEKFile(t *testing.T) cured {
-	path := kektest.WriteFile(t, kektest.CountingKey())
+// serverWithAKEKFile has its KEK in a file.
+func serverWithAKEKFile(t *testing.T) (c *keyringtest.Cluster, path string) {
+	path = kektest.WriteFile(t, kektest.CountingKey())
 	own, err := kek.File(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := keyringtest.NewCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
+	return keyringtest.NewCluster(t, keyringtest.Options{Configure: func(_ *keyringtest.Server, cfg *keyring.Config) {
 		cfg.KEKs = []keyring.KEK{own}
-	}})
+	}}), path
+}
+
+// kekFileGone while the server runs: it goes on, and would not start again.
+func kekFileGone(t *testing.T) cured {
+	c, path := serverWithAKEKFile(t)
+	on := keyringtest.Ready(t, c)
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	return cured{c: c, on: on, cure: func() {
+		if err := os.Rename(path+".away", path); err != nil {
+			t.Error(err)
+		}
+	}}
+}
+
+func openKEKFile(t *testing.T) cured {
+	c, path := serverWithAKEKFile(t)
 	mode := func(m os.FileMode) {
 		if err := os.Chmod(path, m); err != nil {
 			t.Error(err)

@@ -55,6 +55,7 @@ var cures = []struct {
 	{keyring.ProblemSchedule, "the store works again", storeThatFails},
 	{keyring.ProblemOldKEK, "Rewrap", oldKEK},
 	{keyring.ProblemKEKFile, "the mode is right", openKEKFile},
+	{keyring.ProblemKEKFile, "the file is back", kekFileGone},
 	{keyring.ProblemInlineKEK, "another KEK takes its place", inlineKEK},
 }
 
