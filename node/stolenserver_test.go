@@ -55,9 +55,9 @@ func TestStolenServerStepByStep(t *testing.T) {
 		{"Step 1: remove it", (*theft).remove},
 		{"Step 2: rotate as after a compromise", (*theft).rotate},
 		{"Step 3: wait until the keys that it had are gone", (*theft).removeKeys},
-		{"Step 4: take it out of the configuration of the others", (*theft).forgetPeer},
-		{"Step 5: make a backup, and destroy the old ones that you can do without", (*theft).backup},
-		{"Step 6: replace it", (*theft).replace},
+		{"Step 4: make a backup, and destroy the old ones that you can do without", (*theft).backup},
+		{"Step 5: replace it", (*theft).replace},
+		{"Step 6: take it out of the configuration of the others", (*theft).forgetPeer},
 	}
 	var checked []string
 	for _, c := range checks {
@@ -276,6 +276,7 @@ func (s *theft) forgetPeer() {
 	}
 	s.Nodes.Nodes[lost] = n
 	within(s.t, s.ctx, s.Nodes, n, lost)
+	s.stays()
 }
 
 func (s *theft) backup() {
@@ -302,5 +303,4 @@ func (s *theft) replace() {
 	if _, err := n.Keyring().Decrypt(s.sealed, nil); !errors.Is(err, keyring.ErrUnknownKey) {
 		s.t.Errorf("the new server knows an old key: %v", err)
 	}
-	s.stays()
 }

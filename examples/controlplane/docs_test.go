@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -111,7 +112,8 @@ func (r *reader) know(ids ...raft.ServerID) {
 	if err == nil {
 		err = json.Unmarshal(b, &r.cluster)
 	}
-	known := cluster{r.cluster.Name, r.cluster.Issuer, map[raft.ServerID]serverAddrs{}}
+	known := r.cluster
+	known.Servers = map[raft.ServerID]serverAddrs{}
 	for _, id := range ids {
 		known.Servers[id] = r.cluster.Servers[id]
 	}
@@ -125,8 +127,8 @@ func (r *reader) know(ids ...raft.ServerID) {
 
 // here is a line of a page with the paths and addresses that there are here.
 func (r *reader) here(line string) string {
-	of := []string{"/tmp/cp", r.dir, "/tmp/drill", filepath.Join(r.bin, "drill"), "/mnt/backups", filepath.Join(r.bin, "backups"),
-		"10.0.0.4:7900", r.cluster.Servers["s4"].Raft, "init -port 9001", "init -port 0"}
+	of := []string{"/tmp/cp", r.dir, "/tmp/drill", filepath.Join(r.bin, "drill"), "/tmp/new", filepath.Join(r.bin, "new"), "/mnt/backups", filepath.Join(r.bin, "backups"),
+		"10.0.0.4:7900", r.cluster.Servers["s4"].Raft, "init -port 9001", "init -port 0", "init -servers", "init -port 0 -servers"}
 	for id, port := range map[raft.ServerID]string{"s1": "8001", "s2": "8002"} {
 		of = append(of, "http://127.0.0.1:"+port, "http://"+r.cluster.Servers[id].HTTP)
 	}
@@ -363,6 +365,24 @@ func (r *reader) backUp() {
 	r.vars["SIGNER"] = strings.TrimSpace(signer)
 }
 
+// refuses wants s1 to refuse a certificate because nobody vouches for it.
+func (r *reader) refuses(certificate string) {
+	r.t.Helper()
+	file := filepath.Join(r.dir, certificate)
+	conf, err := keyring.ClientTLS(keyring.TLSFiles(file, file, filepath.Join(r.dir, "ca.pem")), r.cluster.Name, "s1", "keyring-raft/1")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	conn, err := (&tls.Dialer{Config: conf}).DialContext(r.ctx, "tcp", r.cluster.Servers["s1"].Raft)
+	if err == nil {
+		_, err = conn.Read(make([]byte, 1)) // the server's refusal comes after the handshake
+		conn.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "unknown certificate authority") {
+		r.t.Errorf("with %s: %v", certificate, err)
+	}
+}
+
 // TestStolenServerPageStepByStep: its commands do what it says they do. What the thief gets after each step is in
 // TestStolenServerStepByStep of package node.
 func TestStolenServerPageStepByStep(t *testing.T) {
@@ -373,21 +393,37 @@ func TestStolenServerPageStepByStep(t *testing.T) {
 	r.vars["KEY"] = r.active()
 	r.stop("s3")
 	r.do(keyringtest.Commands(t, "docs/stolen-server.md", "remove"))
-	r.do(keyringtest.Commands(t, "docs/stolen-server.md", "rotate"))
+	rotate := keyringtest.Commands(t, "docs/stolen-server.md", "rotate")
+	if r.do(rotate[:1]); !strings.Contains(r.said, r.vars["KEY"]) {
+		t.Errorf("%s does not name %s: %s", rotate[0], r.vars["KEY"], r.said)
+	}
+	r.do(rotate[1:])
 	if key := r.active(); !strings.Contains(r.said, key+" is active") || key == r.vars["KEY"] {
 		t.Errorf("%s is active, and rotate says %q", key, r.said)
 	}
 	r.await("s1", "without the old key", func(st status) bool { return len(st.Keys) == 1 })
 	r.do(keyringtest.Commands(t, "docs/stolen-server.md", "wait"))
-	r.know("s1", "s2")
-	for _, id := range []raft.ServerID{"s2", "s1"} {
-		r.stop(id)
-		r.do([]string{"./controlplane serve /tmp/cp " + string(id) + " &"})
-	}
 	r.vars["RECIPIENT"] = newIdentity(t).Recipient().String()
 	r.do(keyringtest.Commands(t, "docs/stolen-server.md", "backup"))
+	r.do(keyringtest.Commands(t, "docs/stolen-server.md", "new-ca"))
 	r.know("s1", "s2", "s4") // as s4 reads it; the others have read theirs
 	r.do(keyringtest.Commands(t, "docs/stolen-server.md", "replace"))
+	if !strings.Contains(r.said, "A member was not asked: the URL of its API is unknown (s4)") {
+		t.Errorf("before the others know s4: %s", r.said)
+	}
+	r.await("s1", "with the vote of s4", func(st status) bool { return len(st.Voters) == 3 })
+	for _, id := range []raft.ServerID{"s2", "s1"} {
+		r.stop(id)
+		r.await("s4", "led", func(st status) bool { return st.Leader != "" && st.Leader != id })
+		r.command("s4", "hunter2", "put", "db/password") // two of three are a majority
+		r.do([]string{"./controlplane serve /tmp/cp " + string(id) + " &"})
+	}
+	gone := keyringtest.Commands(t, "docs/stolen-server.md", "old-ca")
+	r.do(append([]string{strings.ReplaceAll(gone[0], "s1.pem", "s2.pem")}, gone...))
+	if strings.Contains(r.said, "s3") || strings.Contains(r.said, "not asked") {
+		t.Errorf("in the end: %s", r.said)
+	}
+	r.refuses("s3.pem")
 	r.has()
 	if got := must(t, func() (string, error) { return r.try("s4", "", "keys", "status") }); strings.Contains(got, r.vars["KEY"]) || strings.Contains(got, "s3") {
 		t.Errorf("s4 says %s", got)
