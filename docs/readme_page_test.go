@@ -427,8 +427,8 @@ func TestIndexAnswersQuestions(t *testing.T) {
 func TestIndexHasTheErrors(t *testing.T) {
 	_, names, _ := strings.Cut(keyringtest.Pages(t)["docs/README.md"], "\n## Names\n")
 	exported := map[string]bool{"ErrOverlap": true, "ErrClosed": true, "ErrNotFound": true}
-	for _, name := range []string{"errors.go", "records/records.go"} {
-		for _, m := range regexp.MustCompile(`(?m)^\t(Err\w+) += `).FindAllStringSubmatch(repositoryFile(t, name), -1) {
+	for _, name := range []string{"errors.go", "members.go", "records/records.go"} {
+		for _, m := range regexp.MustCompile(`(?m)^(?:\t|var )(Err\w+) += `).FindAllStringSubmatch(repositoryFile(t, name), -1) {
 			if !strings.Contains(names, "`"+m[1]+"`") && !exported[m[1]] {
 				t.Errorf("the index does not have %s", m[1])
 			}
