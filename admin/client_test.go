@@ -92,3 +92,19 @@ func TestTheDocumentationHasTheCommands(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Who removes a key by force reads before and after it that data is lost, and where its number is.
+func TestRemovalByForceSaysThatDataIsLost(t *testing.T) {
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("{}")) }))
+	defer api.Close()
+	const id, lost = "00000000-0000-0000-0000-000000000001", "lost"
+	for _, tt := range []struct {
+		args []string
+		says bool
+	}{{[]string{"-h"}, true}, {[]string{"-force", id}, true}, {[]string{"-now", id}, false}, {[]string{id}, false}} {
+		out, err := runCommand(t, api.URL, append([]string{"keys", "remove"}, tt.args...)...)
+		if err != nil || strings.Contains(out, lost) != tt.says || len(tt.args) == 2 && tt.says && !strings.Contains(out, "the log of the leader says how many") {
+			t.Errorf("%q: %v, %q", tt.args, err, out)
+		}
+	}
+}

@@ -91,6 +91,12 @@ func (c *cli) remove(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Fprintf(c.out, "%s is removed\n", id)
+	if *force {
+		fmt.Fprintln(c.out, "the records that were still encrypted under it are lost: the log of the leader says how many, if it can count them")
+		if !*now {
+			fmt.Fprintln(c.out, "docs/keys.md says how to undo this, and what that costs; after RotationPolicy.Undo it is too late")
+		}
+	}
 	return nil
 }
 
