@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -76,11 +77,11 @@ func readmePagePort(ctx context.Context, conf *raft.Config, addr, dir string, ke
 	}
 	keys := keyring.NewFSM()
 	fsm := keyring.Mux(keys, newApp(keys)) // your FSM: its Apply calls keys.Admit for each ciphertext
+	// At the first start call raft.BootstrapCluster here, or on a later server p.Join.
 	r, err := raft.NewRaft(conf, fsm, logs, stable, snapshots, p.RaftTransport(logs, keys))
 	if err != nil {
 		return err
 	}
-	// At the first start, on each of the first servers: r.BootstrapCluster(servers).Error()
 	k, err := p.Open(ctx, keyring.Config{Dir: dir, Raft: r, FSM: keys, KEKs: []keyring.KEK{kek}})
 	if err != nil {
 		return err
@@ -390,6 +391,7 @@ func TestReadmeFigures(t *testing.T) {
 	}
 	checkFigures(t, []figure{
 		{"README.md", "for its lease, half a second"},
+		{"README.md", fmt.Sprintf("Encryption adds %d bytes", keyring.Overhead)},
 		{"README.md", "at most a quarter of a second later"},
 	})
 }
