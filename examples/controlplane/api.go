@@ -63,7 +63,7 @@ func (s *server) handler() http.Handler {
 			fail(w, err)
 			return
 		}
-		s.node.Keyring().WellKnown().ServeHTTP(w, r)
+		s.node.Keyring().WellKnownFor(s.cluster.issuerAt(r.Host)).ServeHTTP(w, r)
 	})
 	return local(sameOrigin(mux))
 }

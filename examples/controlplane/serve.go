@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -27,6 +28,23 @@ type cluster struct {
 	Name    string                        `json:"name"`   // in the certificates
 	Issuer  string                        `json:"issuer"` // of the tokens; serves the well-known documents
 	Servers map[raft.ServerID]serverAddrs `json:"servers"`
+
+	AcceptIssuers []string `json:"acceptIssuers,omitempty"` // of tokens that verify too, while the issuer is changed
+}
+
+// tokens are its tokens, by what all servers agree on.
+func (c cluster) tokens() keyring.TokenPolicy {
+	return keyring.TokenPolicy{Issuer: c.Issuer, AcceptIssuers: c.AcceptIssuers, Algorithm: "ES256", MaxTTL: maxTTL}
+}
+
+// issuerAt is the issuer that a relying party means which looks below that host and port.
+func (c cluster) issuerAt(host string) string {
+	for _, issuer := range c.AcceptIssuers {
+		if u, err := url.Parse(issuer); err == nil && u.Host == host {
+			return issuer
+		}
+	}
+	return c.Issuer
 }
 
 type serverAddrs struct {
@@ -211,7 +229,7 @@ func (s *server) config(dir string, keys *keyring.FSM, o options) node.Config {
 		Data:      s.store,
 		Rotation:  keyring.RotationPolicy{Every: o.every},
 		RekeyRate: o.rate,
-		Tokens:    keyring.TokenPolicy{Issuer: s.cluster.Issuer, Algorithm: "ES256", MaxTTL: maxTTL},
+		Tokens:    s.cluster.tokens(),
 		Audit:     s.audit,
 		Logger:    o.log,
 	}
