@@ -30,7 +30,7 @@ var waits = []struct {
 	{"internal/durable/durable.go", "changePatience", time.Second, "docs/problems.md", "a write to their directory has not returned for %d seconds"},
 	{"internal/kek/health.go", "timeout", time.Second, "docs/problems.md", "Calls to the KEK fail, or take longer than %d seconds."},
 	{"admin/command.go", "statusTime", time.Second, "docs/operations.md", "The command ends within %d seconds"},
-	{"hostcalls.go", "hostPatience", time.Second, "docs/transport.md", "blocks its caller; %d seconds later"},
+	{"hostcalls.go", "hostPatience", time.Second, "docs/transport.md", "with their contexts; %d seconds later `Status` names it."},
 	{"hostcalls.go", "hostPatience", time.Second, "docs/problems.md", "the writer of a backup after %d seconds;"},
 	{"hostcalls.go", "hostPatience", time.Second, "docs/problems.md", "for `Config.Transport` %d seconds after its deadline"},
 	{"hostcalls.go", "scanPatience", time.Minute, "docs/problems.md", "for `Config.Data` after a minute, or %d minutes between two records of a scan"},
