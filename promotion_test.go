@@ -82,7 +82,7 @@ func TestServerWithAnotherKeystoreThanIsRecordedGetsNoVote(t *testing.T) {
 		default:
 		}
 	}
-	log := io.MultiWriter(logged{"it says that it holds 1 of 1 keys", tell}, logged{"promoted a server: id=s9", func() {
+	log := io.MultiWriter(logged{"it says that it holds 1 of 1 keys", tell}, logged{"promoting a server: id=s9", func() {
 		voted.Store(true)
 		tell()
 	}})

@@ -61,7 +61,7 @@ func TestTwoServersOfOneID(t *testing.T) {
 	ctx := keyringtest.UntilKilled(t)
 	var warned atomic.Int32
 	c := keyringtest.StartNodes(t, 3, func(cfg *node.Config) {
-		cfg.Logger = whenLogged("changed the address of a member", func() { warned.Add(1) })
+		cfg.Logger = whenLogged("changing the address of a member", func() { warned.Add(1) })
 		cfg.Logger.SetLevel(hclog.Warn)
 	})
 	c.Ready(ctx)

@@ -194,7 +194,7 @@ func (c *cluster) join(leader *server, id string) {
 	s.Start("now", "-join="+leader.Addr, "-token="+token, "-rate=100")
 	s.do("GET", "/ready", nil, nil)
 	leader.Await("the vote of "+id, func(line string) bool {
-		return strings.Contains(line, "promoted a server") && strings.Contains(line, "id="+id)
+		return strings.Contains(line, "promoting a server") && strings.Contains(line, "id="+id)
 	})
 }
 

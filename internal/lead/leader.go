@@ -308,7 +308,7 @@ func (l *Leader) do(ctx context.Context, a plan.Action, ring *meta.Ring, s plan.
 		if err := l.deliver(ctx, holds); err != nil {
 			return err
 		}
-		l.Logger.Info("ended join tokens", "tokens", a.Tokens)
+		l.Logger.Info("ending join tokens", "tokens", a.Tokens)
 		return l.FSM.Propose(ctx, l.Raft, []meta.Command{{EndJoinTokens: &meta.EndJoinTokens{IDs: a.Tokens}}}) // all know of tokens
 	case plan.SayHello:
 		return l.sayHello(ctx, s) // there is nothing to hold yet
@@ -357,7 +357,7 @@ func (l *Leader) endNonvoters(ctx context.Context, servers []string, holds []met
 	for _, s := range servers {
 		ends = append(ends, meta.Command{Nonvoter: &meta.Nonvoter{Server: s, End: true}})
 	}
-	l.Logger.Info("ended the records of permanent non-voters that vote or have left", "servers", servers)
+	l.Logger.Info("ending the records of permanent non-voters that vote or have left", "servers", servers)
 	return l.FSM.Propose(ctx, l.Raft, ends)
 }
 

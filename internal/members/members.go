@@ -70,9 +70,9 @@ func (m Members) add(ctx context.Context, id raft.ServerID, addr raft.ServerAddr
 			return err
 		}
 		if still { // another one that has its ID may have taken its place
-			m.Logger.Warn("changed the address of a member", "id", id, "addr", addr, "was", is.Address, "by", fsm.Actor(ctx))
+			m.Logger.Warn("changing the address of a member", "id", id, "addr", addr, "was", is.Address, "by", fsm.Actor(ctx))
 		} else {
-			m.Logger.Info("added a server", "id", id, "addr", addr, "by", fsm.Actor(ctx))
+			m.Logger.Info("adding a server", "id", id, "addr", addr, "by", fsm.Actor(ctx))
 		}
 		return m.setAddress(id, addr, still && is.Suffrage == raft.Voter)
 	})
@@ -127,11 +127,13 @@ func (m Members) readmit(ctx context.Context, s raft.Server, addr raft.ServerAdd
 	if err := m.checkAddress(s.ID, addr); err != nil {
 		return fmt.Errorf("readmit server %s: %w", s.ID, err)
 	}
-	m.Logger.Info("readmitted a server without a raft log, as a member without a vote", "id", s.ID, "addr", addr)
 	if s.Suffrage == raft.Voter {
 		if err := m.mayLoseVote(ctx, "readmit", s.ID); err != nil {
 			return err
 		}
+	}
+	m.Logger.Info("readmitting a server without a raft log, as a member without a vote", "id", s.ID, "addr", addr)
+	if s.Suffrage == raft.Voter {
 		if err := m.Raft.DemoteVoter(s.ID, 0, fsm.ProposeTimeout).Error(); err != nil {
 			return m.FSM.Outcome(m.Raft, err)
 		}
@@ -152,7 +154,7 @@ type RemoveOptions struct {
 func (m Members) Remove(ctx context.Context, id raft.ServerID, o RemoveOptions) error {
 	return m.orHandOver(ctx, "remove", id, func(ctx context.Context) error { return m.mayExpel(ctx, id, o) },
 		func(ctx context.Context, _ raft.Server) error {
-			m.Logger.Info("removed a server", "id", id, "forced", o.Force, "by", fsm.Actor(ctx))
+			m.Logger.Info("removing a server", "id", id, "forced", o.Force, "by", fsm.Actor(ctx))
 			return m.expel(ctx, id, o)
 		})
 }

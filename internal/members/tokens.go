@@ -88,7 +88,7 @@ func (m Members) WithdrawToken(ctx context.Context, id string) error {
 	if m.FSM.Ring().JoinToken(token) == nil {
 		return fmt.Errorf("withdraw join token %s: there is no such token: it may have ended", token)
 	}
-	m.Logger.Info("withdrew a join token", "token", token, "by", fsm.Actor(ctx))
+	m.Logger.Info("withdrawing a join token", "token", token, "by", fsm.Actor(ctx))
 	return m.endTokens(ctx, meta.EndJoinTokens{IDs: []meta.TokenID{token}})
 }
 
@@ -207,6 +207,6 @@ func (m Members) endAllTokens(ctx context.Context) error {
 	if len(m.FSM.Ring().JoinTokens) == 0 {
 		return nil
 	}
-	m.Logger.Info("ended all join tokens, because a server is being removed")
+	m.Logger.Info("ending all join tokens, because a server is being removed")
 	return m.endTokens(ctx, meta.EndJoinTokens{All: true})
 }

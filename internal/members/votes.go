@@ -44,7 +44,7 @@ func (m Members) recordNonvoter(ctx context.Context, id raft.ServerID) error {
 	if m.FSM.Ring().IsNonvoter(string(id)) {
 		return nil
 	}
-	m.Logger.Info("made a server a permanent non-voter", "id", id, "by", fsm.Actor(ctx))
+	m.Logger.Info("making a server a permanent non-voter", "id", id, "by", fsm.Actor(ctx))
 	return m.Propose(ctx, meta.Command{Nonvoter: &meta.Nonvoter{Server: string(id)}})
 }
 
@@ -76,7 +76,7 @@ func (m Members) Demote(ctx context.Context, id raft.ServerID) error {
 		if err := m.recordNonvoter(ctx, id); err != nil { // first: else it could be promoted in between
 			return err
 		}
-		m.Logger.Info("demoted a voter", "id", id, "by", fsm.Actor(ctx))
+		m.Logger.Info("demoting a voter", "id", id, "by", fsm.Actor(ctx))
 		if err := m.Raft.DemoteVoter(id, 0, fsm.ProposeTimeout).Error(); err != nil {
 			return m.FSM.Outcome(m.Raft, err)
 		}
@@ -217,7 +217,7 @@ func (m Members) giveVote(ctx context.Context, id raft.ServerID) error {
 	if !known {
 		return m.NotMember("promote", id)
 	}
-	m.Logger.Info("promoted a server", "id", id, "by", fsm.Actor(ctx))
+	m.Logger.Info("promoting a server", "id", id, "by", fsm.Actor(ctx))
 	if err := m.setAddress(id, is.Address, true); err != nil {
 		return err
 	}

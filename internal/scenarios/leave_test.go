@@ -93,7 +93,7 @@ func TestServersOfAHostLeaveByThemselves(t *testing.T) {
 		}
 		c.Close() // nothing is logged any more
 		for _, s := range []*keyringtest.Server{f, leader} {
-			if want := "removed a server: id=" + string(s.ID) + " forced=false by=ann"; !strings.Contains(log.String(), want) {
+			if want := "removing a server: id=" + string(s.ID) + " forced=false by=ann"; !strings.Contains(log.String(), want) {
 				t.Errorf("the log has no %q", want)
 			}
 		}

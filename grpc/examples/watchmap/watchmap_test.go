@@ -228,7 +228,7 @@ func (c *cluster) grow(leader *server, ids ...string) {
 		c.run(leader, "servers", "add", "-addr", s.Addr, id)
 		s.do("Ready", store.Command{}, new(any))
 		leader.Await("the vote of "+id, func(line string) bool {
-			return strings.Contains(line, "promoted a server") && strings.Contains(line, "id="+id)
+			return strings.Contains(line, "promoting a server") && strings.Contains(line, "id="+id)
 		})
 	}
 }
