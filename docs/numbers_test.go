@@ -82,8 +82,6 @@ func TestEachDocsWaitIsThatOfTheCode(t *testing.T) {
 		figure{"docs/members.md", fmt.Sprintf("| refusals in the log | %d a second,", constantOf(t, "internal/peer", "tellEach"))},
 		figure{"docs/problems.md", fmt.Sprintf("The JWKS has more than %d keys.", constantOf(t, ".", "maxJWKS"))},
 		figure{"docs/operations.md", fmt.Sprintf("`keyring_jwks_keys > %d`", constantOf(t, ".", "maxJWKS"))},
-		figure{"docs/embedding.md", fmt.Sprintf("Raft makes a snapshot after %d entries, or %s of them",
-			constantOf(t, "internal/cluster", "DefaultSnapshotEntries"), sizeText(constantOf(t, "internal/cluster", "DefaultSnapshotBytes")))},
 		figure{"docs/records.md", fmt.Sprintf("A name has up to %d bytes, a record up to %d parts.", records.MaxName, records.MaxParts)},
 		figure{"docs/records.md", fmt.Sprintf("%d,%03d by default", raft.DefaultConfig().TrailingLogs/1000, raft.DefaultConfig().TrailingLogs%1000)},
 	))
