@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,6 +67,9 @@ func causesOf(at site, now time.Time, ids []raft.ServerID, answers map[raft.Serv
 		to := at.askingAMember(best)
 		to.every = everyOf(ids, answers, c.Servers)
 		c.finish(to)
+		if c.Kind == keyring.ProblemPolicy {
+			c.ofPolicies(told)
+		}
 	}
 	slices.SortStableFunc(all, func(a, b Cause) int {
 		return cmp.Or(
@@ -208,6 +212,38 @@ func (c *Cause) finish(at site) {
 	if len(c.Servers) > 0 {
 		c.Title += " (" + list(c.Servers) + ")"
 	}
+}
+
+// policyNamed finds the name of each policy in the details of ProblemPolicy.
+var policyNamed = regexp.MustCompile(`(?:^|; )([A-Z][A-Za-z]*(?:\.[A-Z][A-Za-z]*)?) is "`)
+
+// ofPolicies names the policies that differ in the advice. The command of Program.Start knows the rotation
+// period, and reads the issuers from where they are: for another policy it may be wrong, so none is given.
+func (c *Cause) ofPolicies(told []said) {
+	var names []string
+	for _, s := range told {
+		if s.Kind != keyring.ProblemPolicy {
+			continue
+		}
+		for _, found := range policyNamed.FindAllStringSubmatch(s.Detail, -1) {
+			names = append(names, found[1])
+		}
+		if strings.Contains(s.Detail, " accepts tokens with the issuers ") {
+			names = append(names, "Tokens.AcceptIssuers")
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	for _, name := range names {
+		if !strings.HasPrefix(name, "Rotation.") && !strings.HasPrefix(name, "Tokens.") {
+			c.Commands = nil
+		}
+	}
+	policies := "their rotation period, their issuer and their backups" // an older or a newer build says it in other words
+	if len(names) > 0 {
+		policies = "their " + strings.Join(names, " and ")
+	}
+	c.Advice = strings.ReplaceAll(c.Advice, "$POLICIES", policies)
 }
 
 // waits is more for what can wait for the other causes that press as much: for what may follow from one, and

@@ -153,6 +153,31 @@ func TestPolicyCommandHasTheValueOfTheOthers(t *testing.T) {
 	}
 }
 
+// The advice names what differs, and a command that would change something else is not given: to start a server by it would
+// turn its backups off.
+func TestPolicyAdviceNamesWhatDiffers(t *testing.T) {
+	for detail, want := range map[string]struct {
+		named   string
+		command bool
+	}{
+		`Rotation.Every is "24h0m0s" on s2, and "1h0m0s" on s1; Rotation.Lead is "1h0m0s" on s2, and "6m0s" on s1`: {"their Rotation.Every and Rotation.Lead", true},
+		`Tokens.Issuer is "" on s2, and "https://Tokens.X is" on s1`:                                               {"their Tokens.Issuer", true},
+		`s2 accepts tokens with the issuers ["https://b"], and s1 rejects them`:                                    {"their Tokens.AcceptIssuers", true},
+		`Backups.Every is "0s" on s2, and "24h0m0s" on s1`:                                                         {"their Backups.Every", false},
+		`Backups.Every is "0s" on s2, and "24h0m0s" on s1; Rotation.Every is "1h0m0s" on s2, and "2h0m0s" on s1`:   {"their Backups.Every and Rotation.Every", false},
+		`RekeyGrace is "0s" on s2, and "24h0m0s" on s1`:                                                            {"their RekeyGrace", false},
+		"something that a newer build says":                                                                        {"their rotation period, their issuer and their backups", true},
+	} {
+		all := three()
+		tells(all, "s1", "policy differs, warning, s2")
+		change(all, "s1", func(a *answer) { a.Causes[0].Detail = detail })
+		c := overviewOf(testSite, testNow, all).Problems[0]
+		if !strings.Contains(c.Advice, "start it with "+want.named+".") || len(c.Commands) > 0 != want.command {
+			t.Errorf("%s:\n%s %q, want %v", detail, c.Advice, c.Commands, want)
+		}
+	}
+}
+
 // The servers that have one keystore are named, and not the leader, which only tells of them.
 func TestServersWithOneKeystoreAreNamed(t *testing.T) {
 	all := three()

@@ -13,7 +13,7 @@ import (
 // remedy is what an operator does about a kind of problem: the library's own advice names its calls. In the
 // commands $SERVER stands for a server and $KEY for a key that the problem is about; there is one command for
 // each of the first few. $PORT is the port of the API of $SERVER, $HOSTPORT its address in raft and $LEADER
-// the leader's. $EVERY is how often keys rotate on the servers that agree. $CP is the program, and $AT the
+// the leader's. $POLICIES, in the advice, are the policies that differ. $EVERY is how often keys rotate on the servers that agree. $CP is the program, and $AT the
 // program with the URL of $SERVER. $START, $OLDKEKS and $RECOVER are commands of Program, and $KEYSTORE,
 // $RAFT, $KEK, $CERTIFICATE and $CA its files. "COPY: " before a command makes COPY the server. The operator
 // fills in other words in capitals.
@@ -66,7 +66,7 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemNoNewKey: {"The key that is due can't be made",
 		"On that server, repair what the detail names: a KEK or the disk. The server retries by itself.", []string{"df -h $KEYSTORE", look}},
 	keyring.ProblemPolicy: {"Servers run with different policies",
-		"The details have both values. If one server is named, the others agree with each other: stop it, and start it with their rotation period and their issuer. Keep the rest of its configuration.",
+		"The details have both values. If one server is named, the others agree with each other: stop it, and start it with $POLICIES. Keep the rest of its configuration, and all its other flags.",
 		[]string{"$EVERY$START"}},
 	keyring.ProblemOpening: {"Key files are still being opened",
 		"Wait: the server goes on by itself.", []string{"$CP keys status"}},
