@@ -198,7 +198,9 @@ func (c *cli) usageOf(command string) string {
 func (c *cli) help(command string, err error) error {
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		_, err = io.WriteString(c.out, c.usageOf(command))
+		var of asked
+		errors.As(err, &of)
+		_, err = io.WriteString(c.out, c.usageOf(command)+of.flags)
 	case errors.As(err, new(usage)):
 		err = usage{fmt.Errorf("%w\n%s", err, strings.TrimSuffix(c.usageOf(command), "\n"))}
 	}
@@ -208,13 +210,31 @@ func (c *cli) help(command string, err error) error {
 // flags parses those of a command, and wants so many arguments beside them.
 func flags(fs *flag.FlagSet, args []string, n int) ([]string, error) {
 	fs.SetOutput(io.Discard)
-	if err := fs.Parse(args); err != nil {
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil, asked{flagLines(fs)}
+	} else if err != nil {
 		return nil, usage{fmt.Errorf("%s: %w", fs.Name(), err)}
 	}
 	if fs.NArg() != n {
 		return nil, usage{fmt.Errorf("%s takes %s after its flags, not %d", fs.Name(), arguments(n), fs.NArg())}
 	}
 	return fs.Args(), nil
+}
+
+// asked is flag.ErrHelp for a command, with a line for each of its flags.
+type asked struct{ flags string }
+
+func (asked) Error() string     { return flag.ErrHelp.Error() }
+func (asked) Is(err error) bool { return err == flag.ErrHelp }
+
+// flagLines are what the flags of a command are, a line each.
+func flagLines(fs *flag.FlagSet) string {
+	var b strings.Builder
+	fs.VisitAll(func(f *flag.Flag) {
+		value, is := flag.UnquoteUsage(f)
+		fmt.Fprintf(&b, "    %-20s %s\n", strings.TrimSpace("-"+f.Name+" "+value), is)
+	})
+	return b.String()
 }
 
 func arguments(n int) string {

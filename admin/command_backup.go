@@ -22,7 +22,7 @@ import (
 // one.
 func (c *cli) backup(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("backup", flag.ContinueOnError)
-	to := fs.String("to", "", "")
+	to := fs.String("to", "", "age `recipients`, comma-separated, to whom the backup is encrypted")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err
@@ -130,14 +130,14 @@ type backupFile struct {
 
 // backupFlags parses the arguments of verify and restore, of which the last is the backup.
 func backupFlags(fs *flag.FlagSet, args []string, n int) ([]string, backupFile, error) {
-	identity := fs.String("identity", "", "")
+	identity := fs.String("identity", "", "a `file` with an age identity of a recipient")
 	var b backupFile
-	fs.Func("sha256", "", func(text string) (err error) {
+	fs.Func("sha256", "the SHA-256 `sum` that the backup must have", func(text string) (err error) {
 		b.want.Digest, err = parseSum(text)
 		return err
 	})
-	fs.TextVar(&b.want.Signer, "signer", keyring.BackupSigner{}, "")
-	fs.StringVar(&b.want.Cluster, "cluster", "", "")
+	fs.TextVar(&b.want.Signer, "signer", keyring.BackupSigner{}, "the `key` that must have signed the backup: keys status shows it")
+	fs.StringVar(&b.want.Cluster, "cluster", "", "the `ID` of the cluster that must have made the backup")
 	args, err := flags(fs, args, n)
 	if err != nil {
 		return nil, backupFile{}, err
@@ -199,9 +199,9 @@ func (c *cli) verify(ctx context.Context, args []string) error {
 func (c *cli) restore(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("restore", flag.ContinueOnError)
 	var o keyring.RestoreOptions
-	fs.BoolVar(&o.Unauthenticated, "unauthenticated", false, "")
-	fs.BoolVar(&o.DataOnly, "data-only", false, "")
-	fs.BoolVar(&o.Force, "force", false, "")
+	fs.BoolVar(&o.Unauthenticated, "unauthenticated", false, "accept any backup, whoever made it")
+	fs.BoolVar(&o.DataOnly, "data-only", false, "make a new cluster that decrypts the data, for a drill")
+	fs.BoolVar(&o.Force, "force", false, "restore even if another server of the cluster answers: never beside a cluster that runs")
 	n := len(strings.Fields(c.options.RestoreArgs))
 	args, b, err := backupFlags(fs, args, n+1)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 // status prints what the page shows.
 func (c *cli) status(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("keys status", flag.ContinueOnError)
-	asJSON := fs.Bool("json", false, "")
+	asJSON := fs.Bool("json", false, "print JSON, for machines")
 	if _, err := flags(fs, args, 0); err != nil {
 		return err
 	}
@@ -41,9 +41,9 @@ func (c *cli) status(ctx context.Context, args []string) error {
 
 func (c *cli) rotate(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("keys rotate", flag.ContinueOnError)
-	full, compromised := fs.Bool("full", false, ""), fs.Bool("compromised", false, "")
+	full, compromised := fs.Bool("full", false, "re-encrypt all data under the new key"), fs.Bool("compromised", false, "revoke all other keys, and re-encrypt all data")
 	var publish time.Duration
-	fs.Func("publish", "", func(text string) (err error) {
+	fs.Func("publish", "the `time` for which the key is in the JWKS before it signs, as 5m", func(text string) (err error) {
 		if publish, err = time.ParseDuration(text); err == nil && publish <= 0 {
 			err = errors.New("want a time such as 5m")
 		}
@@ -82,7 +82,7 @@ func keyArgument(fs *flag.FlagSet, args []string) (keyring.KeyID, error) {
 
 func (c *cli) remove(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("keys remove", flag.ContinueOnError)
-	force, now := fs.Bool("force", false, ""), fs.Bool("now", false, "")
+	force, now := fs.Bool("force", false, "remove it even if data is encrypted under it: that data is lost"), fs.Bool("now", false, "delete its files too: there is no undo")
 	id, err := keyArgument(fs, args)
 	if err != nil {
 		return err

@@ -15,7 +15,7 @@ import (
 
 func (c *cli) addServer(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("servers add", flag.ContinueOnError)
-	addr, nonvoter := fs.String("addr", "", ""), fs.Bool("nonvoter", false, "")
+	addr, nonvoter := fs.String("addr", "", "its raft `address`, HOST:PORT"), fs.Bool("nonvoter", false, "it stays without a vote")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err
@@ -33,7 +33,7 @@ func (c *cli) addServer(ctx context.Context, args []string) error {
 
 func (c *cli) removeServer(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("servers remove", flag.ContinueOnError)
-	force := fs.Bool("force", false, "")
+	force := fs.Bool("force", false, "remove it even if too few others hold a key")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func (c *cli) transfer(ctx context.Context, args []string) error {
 
 func (c *cli) joinToken(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("servers token", flag.ContinueOnError)
-	ttl := fs.Duration("ttl", time.Hour, "")
+	ttl := fs.Duration("ttl", time.Hour, "the `time` for which the token is valid; an hour without it")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 // inspect prints what lies in a keystore directory. It asks no server: there may be none.
 func (c *cli) inspect(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("inspect", flag.ContinueOnError)
-	files := fs.String("kek", "", "")
+	files := fs.String("kek", "", "KEK `files`, comma-separated")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err

@@ -41,13 +41,31 @@ func (c cli) call(ctx context.Context, method, path string, in, out any) error {
 // flags parses those of a command, and wants so many arguments beside them.
 func flags(fs *flag.FlagSet, args []string, n int) ([]string, error) {
 	fs.SetOutput(io.Discard)
-	if err := fs.Parse(args); err != nil {
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return nil, asked{flagLines(fs)}
+	} else if err != nil {
 		return nil, usage{fmt.Errorf("%s: %w", fs.Name(), err)}
 	}
 	if fs.NArg() != n {
 		return nil, usage{fmt.Errorf("%s takes %s after its flags, not %d", fs.Name(), arguments(n), fs.NArg())}
 	}
 	return fs.Args(), nil
+}
+
+// asked is flag.ErrHelp for a command, with a line for each of its flags.
+type asked struct{ flags string }
+
+func (asked) Error() string     { return flag.ErrHelp.Error() }
+func (asked) Is(err error) bool { return err == flag.ErrHelp }
+
+// flagLines are what the flags of a command are, a line each.
+func flagLines(fs *flag.FlagSet) string {
+	var b strings.Builder
+	fs.VisitAll(func(f *flag.Flag) {
+		value, is := flag.UnquoteUsage(f)
+		fmt.Fprintf(&b, "    %-20s %s\n", strings.TrimSpace("-"+f.Name+" "+value), is)
+	})
+	return b.String()
 }
 
 func arguments(n int) string {
@@ -65,7 +83,7 @@ func secretURL(path string) string { return "/v1/secrets/" + (&url.URL{Path: pat
 
 func (c cli) put(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("put", flag.ContinueOnError)
-	version, empty := fs.String("if", "", ""), fs.Bool("empty", false, "")
+	version, empty := fs.String("if", "", "store it only in place of that `version`; 0 is none"), fs.Bool("empty", false, "store nothing, if standard input has nothing")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err
@@ -102,7 +120,7 @@ func (c cli) put(ctx context.Context, args []string) error {
 
 func (c cli) get(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("get", flag.ContinueOnError)
-	stale := fs.Bool("stale", false, "")
+	stale := fs.Bool("stale", false, "ask that server alone, which may be behind")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err
@@ -121,7 +139,7 @@ func (c cli) get(ctx context.Context, args []string) error {
 
 func (c cli) list(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("list", flag.ContinueOnError)
-	stale := fs.Bool("stale", false, "")
+	stale := fs.Bool("stale", false, "ask that server alone, which may be behind")
 	fs.SetOutput(io.Discard)
 	if err := fs.Parse(args); err == nil && fs.NArg() == 0 {
 		args = append(args, "") // the prefix of all
@@ -146,7 +164,7 @@ func (c cli) list(ctx context.Context, args []string) error {
 
 func (c cli) identity(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("identity", flag.ContinueOnError)
-	aud, ttl := fs.String("aud", "", ""), fs.String("ttl", "", "")
+	aud, ttl := fs.String("aud", "", "the `audiences` of the token, comma-separated; this API without it"), fs.String("ttl", "", "the `time` for which it is valid, as 10m; the longest without it")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err

@@ -2,7 +2,7 @@
 // issuer of workload identities, on three servers.
 //
 //	controlplane init [-port 8001] [-servers 3] DIR       make certificates, KEKs and addresses
-//	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] [-token FILE] [-backups DIRECTORY -to RECIPIENT,...] DIR ID       run one of them: s1, s2, s3
+//	controlplane serve [-every 720h] [-rate 0] [-clicks] [-escrow RECIPIENT,...] [-identity FILE] [-token FILE] [-backups DIRECTORY -to RECIPIENT,...] DIR ID       run the server of that ID in DIR/cluster.json
 //
 //	controlplane [-server URL] put [-if VERSION] [-empty] PATH         store standard input
 //	controlplane [-server URL] get [-stale] PATH       print it

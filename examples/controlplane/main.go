@@ -114,7 +114,9 @@ func usageOf(command string) string {
 func help(out io.Writer, command string, err error) error {
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		_, err = io.WriteString(out, usageOf(command))
+		var of asked
+		errors.As(err, &of)
+		_, err = io.WriteString(out, usageOf(command)+of.flags)
 	case errors.As(err, new(usage)):
 		err = usage{fmt.Errorf("%w\n%s", err, strings.TrimSuffix(usageOf(command), "\n"))}
 	}

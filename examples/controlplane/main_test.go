@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -148,8 +149,10 @@ func TestUsageIsThatOfTheDocumentation(t *testing.T) {
 		if args[0] == "keys" || args[0] == "servers" {
 			args = words[:2]
 		}
-		if out, err := runCommand(t, client{}, append(args, "-h")...); err != nil || out != line {
+		if out, err := runCommand(t, client{}, append(args, "-h")...); err != nil || !strings.HasPrefix(out, line) {
 			t.Errorf("%q -h: %v\n%s", args, err, out)
+		} else {
+			explains(t, args, line, out[len(line):])
 		}
 		out, err := runCommand(t, client{}, append(args, "-nonsense")...)
 		if exitStatus(err) != 2 || !strings.HasSuffix(err.Error()+"\n", "\n"+line) {
@@ -158,5 +161,28 @@ func TestUsageIsThatOfTheDocumentation(t *testing.T) {
 	}
 	if _, err := runCommand(t, client{}, "kyes"); exitStatus(err) != 2 || !strings.Contains(err.Error()+"\n", all) {
 		t.Errorf("no command: %v", err)
+	}
+}
+
+// explains wants a line of -h for each flag of a command, with what it is.
+func explains(t *testing.T, command []string, usage, lines string) {
+	t.Helper()
+	said := map[string]bool{}
+	for line := range strings.Lines(lines) {
+		name, is, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if said[name] = true; !ok || strings.TrimSpace(is) == "" {
+			t.Errorf("%q -h does not say what %s is", command, name)
+		}
+	}
+	_, own, _ := strings.Cut(usage, command[0])
+	own, _, _ = strings.Cut(own, "       ") // before what it does
+	for _, m := range regexp.MustCompile(`(?:^|[ \[])(-[a-z][a-z0-9-]*)`).FindAllStringSubmatch(own, -1) {
+		if !said[m[1]] {
+			t.Errorf("%q -h has no line for %s: %s", command, m[1], lines)
+		}
+		delete(said, m[1])
+	}
+	for name := range said {
+		t.Errorf("%q -h has %s, which its first line has not", command, name)
 	}
 }

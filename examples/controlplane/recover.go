@@ -17,7 +17,7 @@ import (
 // majority of the servers is gone for good. The others are added, start with empty directories, and join it.
 func (c cli) recover(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("recover", flag.ContinueOnError)
-	force := fs.Bool("force", false, "")
+	force := fs.Bool("force", false, "recover even if another server answers: never beside a cluster that runs")
 	args, err := flags(fs, args, 2)
 	if err != nil {
 		return err

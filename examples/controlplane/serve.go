@@ -131,12 +131,14 @@ func newServer(dir string, id raft.ServerID, o options) (*server, node.Config, e
 // serveCommand is the command serve.
 func serveCommand(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
-	every := fs.Duration("every", 0, "") // zero is the keyring's own default
-	rate := fs.Int("rate", 0, "")        // zero is no limit
-	clicks := fs.Bool("clicks", false, "")
-	escrow, identity := fs.String("escrow", "", ""), fs.String("identity", "", "")
-	token := fs.String("token", "", "") // a file: a command line can be read by others
-	backups, to := fs.String("backups", "", ""), fs.String("to", "", "")
+	every := fs.Duration("every", 0, "how often keys rotate: a `time` such as 720h") // zero is the keyring's own default
+	rate := fs.Int("rate", 0, "how many `secrets` a full rotation may re-encrypt in a second; 0 is no limit")
+	clicks := fs.Bool("clicks", false, "the page has buttons that rotate and remove keys")
+	escrow := fs.String("escrow", "", "wrap each key also to these age `recipients`, comma-separated")
+	identity := fs.String("identity", "", "a `file` with an identity of the escrow, if DIR/ID.kek was lost")
+	token := fs.String("token", "", "a `file` with a join token") // a file: a command line can be read by others
+	backups := fs.String("backups", "", "a `directory` for a backup a day, which all servers share")
+	to := fs.String("to", "", "age `recipients` of these backups, comma-separated")
 	args, err := flags(fs, args, 2)
 	if err != nil {
 		return err

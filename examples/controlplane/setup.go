@@ -33,7 +33,7 @@ const (
 // initialize is the command init.
 func initialize(args []string, stdout io.Writer) error {
 	fs := flag.NewFlagSet("init", flag.ContinueOnError)
-	port, servers := fs.Int("port", 8001, ""), fs.Int("servers", members, "")
+	port, servers := fs.Int("port", 8001, "the first `port`; 0 chooses free ones"), fs.Int("servers", members, "how `many` servers, 1 to 9")
 	args, err := flags(fs, args, 1)
 	if err != nil {
 		return err
