@@ -23,7 +23,7 @@ func docsPage(t *testing.T, name string) string {
 // TestOperationsPageShowsAStatus that keys status prints, as far as the keys.
 func TestOperationsPageShowsAStatus(t *testing.T) {
 	all := three()
-	all["s3"] = answer{Error: "connection refused"}
+	all["s3"] = answer{Error: `Get "http://127.0.0.1:8003/v1/status": dial tcp 127.0.0.1:8003: connect: connection refused`}
 	var out strings.Builder
 	if err := overviewOf(testSite, testNow, all).print(&out); err != nil {
 		t.Fatal(err)
