@@ -102,7 +102,7 @@ func TestMembersNamesCommands(t *testing.T) {
 }
 
 var figuresOfMembers = []figure{
-	{"docs/embedding.md", fmt.Sprintf("a snapshot after %d entries, or %d MiB of them", cluster.DefaultSnapshotEntries, cluster.DefaultSnapshotBytes>>20)},
+	{"docs/embedding.md", fmt.Sprintf("a snapshot after %d entries or %d MiB of them", cluster.DefaultSnapshotEntries, cluster.DefaultSnapshotBytes>>20)},
 	{"docs/records.md", fmt.Sprintf("A name has up to %d bytes, a record up to %d parts.", records.MaxName, records.MaxParts)},
 	{"docs/records.md", fmt.Sprintf("or one of more than %d bytes", records.MaxName)},
 	{"docs/records.md", fmt.Sprintf("%d,%03d by default", raft.DefaultConfig().TrailingLogs/1000, raft.DefaultConfig().TrailingLogs%1000)},
