@@ -164,6 +164,9 @@ func inspect(ctx context.Context, dir string, keks []KEK) ([]FileReport, error) 
 type MissingKey struct {
 	ID  KeyID
 	Err error // why its file here does not open; nil if there is no file
+	// Removed reports that a file of the key is here that was set aside when the key was removed. The server
+	// takes it back when it runs, if it opens.
+	Removed bool
 }
 
 // RecoverKeys is for a host that recovers its raft offline with raft.RecoverCluster. It first opens the
@@ -201,7 +204,7 @@ func RecoverKeys(ctx context.Context, cfg Config, recoverRaft func() error) (mis
 	}
 	for _, key := range cfg.FSM.machine.Ring().Keys {
 		if key.Sealed() && !store.Holds(key) {
-			missing = append(missing, MissingKey{KeyID(key.ID), store.FaultOf(key.ID)})
+			missing = append(missing, MissingKey{KeyID(key.ID), store.FaultOf(key.ID), store.CanTakeBack(key.ID)})
 		}
 	}
 	return missing, nil

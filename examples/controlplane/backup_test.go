@@ -194,6 +194,16 @@ func recoverWithout(t *testing.T, dir, old string) {
 		`^s3 is the only member; everything after log index \d+ of [\d-]{10} [\d:]{8} UTC is lost, and 1 keys are missing\nmissing: `+old+`\n`).MatchString(out) {
 		t.Fatalf("%s, %v", out, err)
 	}
+	// The file that was set aside when the key was removed is said to be there.
+	if err := os.Rename(filepath.Join(dir, "aside"), file+".removed-1"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, client{}, "recover", dir, "s3"); err != nil || !strings.Contains(out, "\nmissing: "+old+": it may come back from its .removed file") {
+		t.Fatalf("a file that was set aside: %s, %v", out, err)
+	}
+	if err := os.Rename(file+".removed-1", filepath.Join(dir, "aside")); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -40,6 +40,9 @@ func (c cli) recover(ctx context.Context, args []string) error {
 		if m.Err != nil {
 			fmt.Fprint(c.out, ": ", flat(m.Err.Error()))
 		}
+		if m.Removed {
+			fmt.Fprint(c.out, ": it may come back from its .removed file, which is here, when the server starts")
+		}
 		fmt.Fprintln(c.out)
 	}
 	var others, dirs []string

@@ -75,7 +75,7 @@ func (s *Store) recheck(ids ...meta.KeyID) {
 
 // mayCome is why a key that is not in memory may be there soon, from a file that is here, or nil.
 func (s *Store) mayCome(id meta.KeyID) error {
-	removed := s.canTakeBack(id) // first: takeBack notes the fault before it forgets the removed file
+	removed := s.CanTakeBack(id) // first: takeBack notes the fault before it forgets the removed file
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f := s.faults[id]; f.isClosed() || errors.Is(f.Err, errUnread) {
@@ -107,7 +107,7 @@ func (s *Store) Heal(ctx context.Context, ring *meta.Ring, missing, restored []*
 		return nil
 	}
 	for _, k := range restored {
-		if _, err := s.right(k.ID, k.Check); err == nil || !s.canTakeBack(k.ID) {
+		if _, err := s.right(k.ID, k.Check); err == nil || !s.CanTakeBack(k.ID) {
 			continue // a key in memory needs no file taken back
 		}
 		if err := s.takeBack(k.ID); err != nil {

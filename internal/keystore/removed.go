@@ -273,7 +273,7 @@ func wasSetAsideAs(name, why string) bool {
 // isRemovedFile reports whether a file was set aside when its key was removed.
 func isRemovedFile(name string) bool { return wasSetAsideAs(name, asideRemoved) }
 
-// canTakeBack reports whether there is a file of the key that was set aside when it was removed.
-func (s *Store) canTakeBack(id meta.KeyID) bool {
+// CanTakeBack reports whether there is a file of the key that was set aside when it was removed.
+func (s *Store) CanTakeBack(id meta.KeyID) bool {
 	return slices.ContainsFunc(s.asideOf(id), isRemovedFile)
 }
