@@ -63,10 +63,10 @@ var (
 	ErrCorrupt = nks.ErrCorrupt
 	// ErrWrapOnly is returned by Unwrap of a KEK that can only wrap.
 	ErrWrapOnly = kek.ErrWrapOnly
-	// ErrKEKRefused matches the errors of a KEK that answers and refuses: a permission is missing, or a key
-	// is disabled or destroyed. A retry alone does not help.
+	// ErrKEKRefused is matched by the errors of a KEK that answers and refuses: a permission is missing, or a
+	// key is disabled or destroyed. A retry alone does not help.
 	ErrKEKRefused = kek.ErrRefused
-	// ErrKEKThrottled matches the errors of a KEK that is asked too often.
+	// ErrKEKThrottled is matched by the errors of a KEK that is asked too often.
 	ErrKEKThrottled = kek.ErrThrottled
 	// ErrClosed means that Close has been called.
 	ErrClosed = fsm.ErrClosed

@@ -98,7 +98,7 @@ var problemKinds = []struct {
 	severity Severity
 	advice   string
 }{
-	{ProblemNotApplied, SeverityCritical, "Give raft Config.FSM itself, or a Mux around it. If the host wraps that in another FSM, it must pass on StoreConfiguration and leave Log.Extensions unchanged."},
+	{ProblemNotApplied, SeverityCritical, "Give raft Config.FSM itself, or a Mux around it. The Mux must be the outermost FSM: do not wrap it in another one."},
 	{ProblemRaftDisk, SeverityCritical, "Check the disk that has raft's log: is it full, read-only, frozen or failing? This server accepts nothing new until the disk works. If this server leads, its writes do not return and you can't repair the disk now, end its process with kill -9. That loses nothing that was committed, and the others elect a leader."},
 	{ProblemRemoved, SeverityCritical, "Stop this server and delete its directory. It can join again after AddServer, or with a join token."},
 	{ProblemIDTwice, SeverityCritical, "Find out which of the two servers is the copy. Stop the copy and delete its directory. Never run both: they would vote twice. The other server takes its place in the cluster within a minute, by itself."},
@@ -128,8 +128,8 @@ var problemKinds = []struct {
 	{ProblemUnderheld, SeverityWarning, "Start that server, or find out in its Status why it lacks the key. If most of the voters that hold the key are lost, the data under the key is lost too."},
 	{ProblemClock, SeverityWarning, "Set the clock that is wrong, and let NTP keep it right. Until then, servers may refuse each other's tokens."},
 	{ProblemPolicy, SeverityWarning, "Give all servers the same policies: correct the configuration of the server where they are wrong, and restart it."},
-	{ProblemJWKS, SeverityWarning, "Rotate less often, or set a shorter TokenPolicy.MaxTTL: a key leaves the JWKS when its tokens have ended. To take a key out at once, call Remove, which first moves its data, or rotate with RotateOptions.Revoke, which refuses its tokens from then on."},
-	{ProblemTime, SeverityWarning, "If this server's clock is behind, set it right. If it is right, the clock of a leader was ahead. Keys rotate all the same. The tokens of a key that was retired ahead of time verify until that time, and Revoke ends that."},
+	{ProblemJWKS, SeverityWarning, "Rotate less often, or set a shorter TokenPolicy.MaxTTL: a key leaves the JWKS when its tokens have ended. To take a key out earlier, call Remove: it leaves when its data is re-encrypted. To take it out at once, rotate with RotateOptions.Revoke, which refuses its tokens from then on."},
+	{ProblemTime, SeverityWarning, "If this server's clock is behind, set it right. If it is right, the clock of a leader was ahead. Keys rotate all the same. If a key's retirement time lies in the future, its tokens verify until that time plus MaxTTL and Leeway, and Revoke ends that."},
 	{ProblemRekey, SeverityWarning, "Overwrite the records that can't be decrypted, or repair what the error of the host's store names. If Config.Data is nil on the leader, give it the host's data and restart it."},
 	{ProblemHost, SeverityWarning, "Find out why this function of the host does not return: what it waits for, such as a disk or a socket, has to answer. Until then everything that needs it waits, and Close takes 10 seconds and returns an error."},
 	{ProblemNonvoter, SeverityWarning, "Nothing, if it has just joined. Otherwise see which keys are missing, and where. If its keyring does not answer, open it there, with a Transport over which the other servers reach ServePeer. If it should stay without a vote, call AddNonvoter."},

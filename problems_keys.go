@@ -19,7 +19,7 @@ import (
 // keystoreProblems are those of the key files of this server.
 func (o overview) keystoreProblems(st Status) []Problem {
 	if err := o.keystore.Moved; err != nil { // what is known of the files is of no use then
-		return []Problem{{Kind: ProblemMoved, Detail: fmt.Sprintf("%v: keys in memory still work, but this server can't store keys", err)}}
+		return []Problem{{Kind: ProblemMoved, Detail: fmt.Sprintf("%v: keys in memory still work, but this server can't store keys and does not count as a holder of any", err)}}
 	}
 	return slices.Concat(o.missingProblems(st), o.fileProblems(), o.unknownFileProblems(st))
 }
@@ -99,7 +99,7 @@ func (o overview) unknownFileProblems(st Status) (all []Problem) {
 		p := Problem{Kind: ProblemOrphan, Keys: []KeyID{id}, Detail: "a key file that the keyring does not know; it is kept"}
 		if slices.Contains(o.keystore.Unproven, meta.KeyID(id)) {
 			p.Severity = SeverityWarning
-			p.Detail = fmt.Sprintf("anyone who knows the recipients of its KEK may have made the file of key %s: only Adopt adopts it, and Rewrap skips it until then", id)
+			p.Detail = fmt.Sprintf("anyone who knows the recipients of its KEK may have made the file of key %s: only Adopt adopts it, and until then Rewrap returns an error that names it", id)
 		}
 		all = append(all, p)
 	}

@@ -19,7 +19,7 @@ import (
 func (o overview) backupProblems(st Status) []Problem {
 	if o.CaughtUp && o.raft.lastIndex < o.Ring.LastIndex() {
 		return []Problem{{Kind: ProblemBackup, Detail: fmt.Sprintf(
-			"raft's log is at index %d, but the keyring was restored from index %d: raft got its snapshot with a lower index, and no backup can be made until the log reaches the index of the keyring",
+			"raft's log is at index %d, but the restored keyring has entries up to index %d: raft got its snapshot with a lower index, and no backup can be made until the log reaches the index of the keyring",
 			o.raft.lastIndex, o.Ring.LastIndex()), Advice: "Make a backup when raft's log has reached that index. Next time, give raft.Restore the SnapshotMeta of the snapshot."}}
 	}
 	n := len(st.NoBackup)

@@ -101,7 +101,7 @@ func (k *Keyring) notReady() error {
 	case leads && k.leader.Unconfirmed(v.Ring):
 		return k.leader.WhyUnconfirmed()
 	case !leads && slices.Equal(local.ServerIDs(k.server.Raft), []string{string(k.server.cfg.ID)}):
-		return errors.New("this server is the only voter and does not lead yet")
+		return errors.New("this server is the only member and does not lead yet")
 	}
 	return k.server.KEKs.WrappingDown()
 }

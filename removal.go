@@ -188,7 +188,7 @@ func (r *remover) awaitGone(ctx context.Context, id meta.KeyID, known bool) erro
 	case ctx.Err() == nil:
 		return fmt.Errorf("remove %s: %w", id, err)
 	}
-	err = fmt.Errorf("remove %s: the leader is still re-encrypting its data and then removes it: %w", id, err)
+	err = fmt.Errorf("remove %s: the key is not removed yet: a removal that has begun goes on: %w", id, err)
 	if p, _ := r.rekeyer.progress.of(id); p.Err != nil {
 		err = fmt.Errorf("%w: %w", err, p.Err)
 	}

@@ -153,7 +153,7 @@ func (r *rotator) removeOthers(ctx context.Context, id meta.KeyID) error {
 			continue
 		}
 		if _, err := r.remover.beginRemoval(ctx, key.ID, RemoveOptions{}); err != nil {
-			return fmt.Errorf("rotate after a compromise: key %s is active, but not all other keys are marked for removal yet: rotate again: %w", id, err)
+			return fmt.Errorf("rotate after a compromise: key %s is active, but not all other keys are marked for removal yet: call Rotate with Compromised again: %w", id, err)
 		}
 	}
 	return nil

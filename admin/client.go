@@ -201,8 +201,8 @@ func (c *Client) Adopt(ctx context.Context, id keyring.KeyID) error {
 	return c.Call(ctx, http.MethodPost, "/v1/keys/"+id.String()+"/adopt", nil, &keyAnswer{})
 }
 
-// Rewrap rewraps the key files of the server that is asked under its present KEKs, and returns the server's
-// ID.
+// Rewrap rewraps the key files of the server that is asked under its present KEKs alone, and returns the
+// server's ID.
 func (c *Client) Rewrap(ctx context.Context) (raft.ServerID, error) {
 	var out rewrapAnswer
 	err := c.Call(ctx, http.MethodPost, "/v1/rewrap", nil, &out)

@@ -118,7 +118,7 @@ func (c *cli) rewrap(ctx context.Context, args []string) error {
 	}
 	id, err := c.client.Rewrap(ctx)
 	if err == nil {
-		fmt.Fprintf(c.out, "the key files of %s are wrapped under its present KEKs\n", line(string(id)))
+		fmt.Fprintf(c.out, "the key files of %s are wrapped under its present KEKs alone\n", line(string(id)))
 	}
 	return err
 }

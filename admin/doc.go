@@ -37,7 +37,7 @@
 //	POST   /v1/keys               {"full", "compromised", "publish": "5m", "revoke": [ID]}: rotates
 //	DELETE /v1/keys/ID            removes a key; ?force removes it with its data, ?now removes its file too
 //	POST   /v1/keys/ID/adopt      adopts the key of a file
-//	POST   /v1/rewrap             rewraps the key files of this server under its present KEKs
+//	POST   /v1/rewrap             rewraps the key files of this server under its present KEKs alone
 //	POST   /v1/servers            {"id", "addr", "nonvoter"}: adds a server, or gives it another address
 //	POST   /v1/servers/ID/promote gives it a vote, and /v1/servers/ID/demote takes its vote away
 //	DELETE /v1/servers/ID         removes a server; ?force even if too few others hold a key
@@ -58,7 +58,7 @@
 //	[-server URL] keys rotate [-publish 5m] [-full] [-compromised]       make a new key; without -publish it signs at once: for emergencies
 //	[-server URL] keys remove [-force] [-now] ID       re-encrypt the key's data, then remove it; -force: at once, and that data is lost; -now: without time to undo it
 //	[-server URL] keys adopt ID       adopt the key of a file that the keyring does not know
-//	[-server URL] keys rewrap       rewrap that server's key files under its present KEKs
+//	[-server URL] keys rewrap       rewrap that server's key files under its present KEKs alone
 //	[-server URL] servers add [-addr HOST:PORT] [-nonvoter] ID       let a server join, or change its address
 //	[-server URL] servers remove [-force] ID       remove it; refused while too few others hold a key
 //	[-server URL] servers promote ID       give it a vote; it must hold every key

@@ -46,8 +46,9 @@ func (p *Port) Handle(path string, h Handler) {
 // directly. A call whose context has no deadline has 10 seconds.
 //
 // An error of the Handler keeps its text and, if it matches an error of package keyring, matches that too;
-// raft.ErrNotLeader and raft.ErrLeadershipTransferInProgress become keyring.ErrNotLeader. If no leader is known, the error matches
-// keyring.ErrNoLeader. After any other error the call may still have been executed.
+// raft.ErrNotLeader and raft.ErrLeadershipTransferInProgress become keyring.ErrNotLeader. While a transfer
+// runs, the leader that the error names may still be the old one: retry. If no leader is known, the error
+// matches keyring.ErrNoLeader. After any other error the call may still have been executed.
 func (p *Port) Request(ctx context.Context, to raft.ServerID, path string, body []byte) ([]byte, error) {
 	if !p.port.Running() {
 		return nil, fmt.Errorf("call %s: %w: Open has not returned", path, keyring.ErrNotReady)

@@ -47,7 +47,7 @@ func New(m raft.SnapshotMeta, snapshot io.ReadCloser, build meta.Build, created 
 	case s.Ring == nil:
 		err = fmt.Errorf("%w: a snapshot without the keyring's part", nks.ErrCorrupt)
 	case s.Ring.LastIndex() > m.Index:
-		err = fmt.Errorf("the snapshot's log index is %d, but the keyring was restored from index %d: raft got its snapshot under a lower index. "+
+		err = fmt.Errorf("the snapshot's log index is %d, but the restored keyring has entries up to index %d: raft got its snapshot under a lower index. "+
 			"No server could start from the backup. Call Backup when raft's log has reached that index", m.Index, s.Ring.LastIndex())
 	}
 	if err != nil {
