@@ -87,8 +87,8 @@ type Config struct {
 
 // New returns what brings s the keys that it lacks.
 func New(s *local.Server, c Config) *Replicator {
-	found := map[meta.KeyID]bool{}
-	for _, id := range s.Store.Present().InMemory {
+	found, here := map[meta.KeyID]bool{}, s.Store.Present()
+	for _, id := range slices.Concat(here.InMemory, here.Closed) { // a KEK may be slow or away at the start
 		found[id] = true
 	}
 	return &Replicator{

@@ -54,16 +54,7 @@ func TestKeystoreThatIsNotInItsPlace(t *testing.T) {
 			t.Errorf("back: %v, before: %v", got, before)
 		}
 		h.Stop(t)
-		files, err := filepath.Glob(filepath.Join(dir, "*.nks.json"))
-		if err := errors.Join(err, os.Mkdir(dir+".restored", 0o700)); err != nil || len(files) == 0 {
-			t.Fatal(files, err)
-		}
-		for _, file := range files {
-			b, err := os.ReadFile(file)
-			if err := errors.Join(err, os.WriteFile(filepath.Join(dir+".restored", filepath.Base(file)), b, 0o600)); err != nil {
-				t.Fatal(err)
-			}
-		}
+		copyKeyFiles(t, dir, dir+".restored")
 		h.MustOpenIn(t, dir+".restored") // another keystore, with every key: as Restore makes one
 		time.Sleep(time.Minute)
 		if got := kinds(); !slices.Equal(got, before) {
@@ -85,6 +76,55 @@ func TestKeystoreThatIsNotInItsPlace(t *testing.T) {
 		}
 		h.Stop(t)
 	})
+}
+
+// TestRestoredKeystoreIsNotAnotherOneWhileItsKEKIsAway: its files are there, and open later.
+func TestRestoredKeystoreIsNotAnotherOneWhileItsKEKIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, v, dir := keyringtest.NewQuickHosts(t, 1)[0], keyringtest.Sealings{}, filepath.Join(t.TempDir(), "keystore")
+		kms := kektest.New("kms")
+		withKMS := func(c *keyring.Config) { c.KEKs = []keyring.KEK{kms} }
+		h.MustOpenIn(t, dir, withKMS)
+		v.Seal(t, h)
+		h.Stop(t)
+		copyKeyFiles(t, dir, dir+".restored")
+		kms.Set(func(k *kektest.KMS) { k.Err = errors.New("it is down") })
+		if err := h.OpenIn(t, dir+".restored", withKMS); err != nil {
+			t.Fatal(err)
+		}
+		for _, now := range []struct {
+			when    string
+			missing int
+			set     func(*kektest.KMS)
+		}{{"while the KEK is away", 1, nil}, {"when the KEK answers", 0, kektest.Answers}} {
+			if now.set != nil {
+				kms.Set(now.set)
+			}
+			time.Sleep(2 * time.Minute)
+			st := h.Status(t)
+			another := func(p keyring.Problem) bool { return p.Kind == keyring.ProblemKeystore }
+			if slices.ContainsFunc(st.Problems, another) || len(st.Missing) != now.missing {
+				t.Errorf("%s: %v, missing %v", now.when, st.Problems, st.Missing)
+			}
+		}
+		v.CheckOpens(t, h.Keyring, "when the KEK answers")
+		h.Stop(t)
+	})
+}
+
+// copyKeyFiles copies the key files of a keystore, and not its ID.
+func copyKeyFiles(t *testing.T, from, to string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(from, "*.nks.json"))
+	if err := errors.Join(err, os.Mkdir(to, 0o700)); err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err := errors.Join(err, os.WriteFile(filepath.Join(to, filepath.Base(file)), b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // TestKeyFileThatIsDeletedIsWrittenAgain within a minute, while the server runs, so that the next start has the key. While it
