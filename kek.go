@@ -57,7 +57,7 @@ func InlineKEK() KEK { return kek.Inline() }
 // FileKEK rejects likely mistakes: 32 characters of text instead of raw bytes, 32 hexadecimal digits (half a
 // key), and 32 zero bytes. It rejects at once everything but a regular file or a symlink to one. A file that
 // everybody can read, or that others than its owner can write, is a Problem in Status. So is one that is gone
-// later, or has another key: the KEK in use stays the same, but the next start fails.
+// later, or has another key: the KEK in use stays the same, but a start needs the file as it was.
 func FileKEK(path string) (KEK, error) { return kek.File(path) }
 
 // Argon2id are the parameters of PassphraseKEK. A zero field has the value of the default, the second choice

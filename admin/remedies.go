@@ -127,7 +127,7 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemOldKEK: {"Key files are not wrapped under the present KEKs alone",
 		"Rewrap them before you remove the old KEKs.", []string{"$AT keys rewrap"}},
 	keyring.ProblemKEKFile: {"The file of a KEK is gone or has another KEK, or others may read or change it",
-		"If it is gone or has another KEK, put it back before you restart the server: the next start fails without it. If there is no copy, make a backup now. If others may read or change it, restrict it to the user that the server runs as. If somebody may have read it, change the KEK, and rotate fully.",
+		"If it is gone or has another KEK, put it back before you restart the server: a start needs it as it was. If there is no copy, make a backup now. If others may read or change it, restrict it to the user that the server runs as. If somebody may have read it, change the KEK, and rotate fully.",
 		[]string{"ls -l $KEK", "$CP backup -to RECIPIENT FILE", "chmod 600 $KEK"}},
 	keyring.ProblemInlineKEK: {"Anyone who can read the key files has the keys",
 		"Configure another KEK, unless you want exactly that.", nil},

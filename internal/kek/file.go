@@ -24,6 +24,20 @@ import (
 // most one newline at its end. What looks like a mistake is refused: text in place of raw bytes, half a hexadecimal key, a file
 // of zeros. What is no regular file, nor a symlink to one, is refused at once.
 func File(path string) (KEK, error) {
+	key, err := readKey(path)
+	if err != nil {
+		return nil, err
+	}
+	k, err := FromKey(key)
+	if err != nil {
+		return nil, err
+	}
+	k.(*fileKEK).path = path
+	return k, nil
+}
+
+// readKey returns the key in a file. The caller overwrites it.
+func readKey(path string) ([]byte, error) {
 	b, err := durable.ReadFile(path, maxKeyText)
 	defer clear(b)
 	if errors.Is(err, durable.ErrTooLarge) {
@@ -36,12 +50,7 @@ func File(path string) (KEK, error) {
 	if err != nil {
 		return nil, fmt.Errorf("KEK: %s: %w", path, err)
 	}
-	k, err := FromKey(key)
-	if err != nil {
-		return nil, err
-	}
-	k.(*fileKEK).path = path
-	return k, nil
+	return key, nil
 }
 
 // maxKeyText is the size of the longest file that holds a key.
@@ -105,23 +114,30 @@ func FromKey(key []byte) (KEK, error) {
 	if err != nil {
 		return nil, err
 	}
-	derive := func(info string, n int) (b []byte) {
-		if secret.Do(func() { b, err = hkdf.Key(sha256.New, key, nil, info, n) }); err != nil {
-			panic("kek: " + err.Error()) // the lengths are constants that HKDF allows
-		}
-		return b
-	}
-	wrapping := derive("keyring v2 kek wrap", Size)
+	wrapping := derive(key, "keyring v2 kek wrap", Size)
 	defer clear(wrapping)
 	aead, err := newAEAD(wrapping)
 	if err != nil {
 		return nil, err
 	}
 	return &fileKEK{
-		id:      "file2:" + hex.EncodeToString(derive("keyring v2 kek id", 8)),
-		firstID: "file:" + hex.EncodeToString(derive("keyring v1 kek id", 8)),
+		id:      idOf(key),
+		firstID: "file:" + hex.EncodeToString(derive(key, "keyring v1 kek id", 8)),
 		aead:    aead, firstAEAD: first,
 	}, nil
+}
+
+// idOf is the ID of the KEK with that key.
+func idOf(key []byte) string {
+	return "file2:" + hex.EncodeToString(derive(key, "keyring v2 kek id", 8))
+}
+
+func derive(key []byte, info string, n int) (b []byte) {
+	var err error
+	if secret.Do(func() { b, err = hkdf.Key(sha256.New, key, nil, info, n) }); err != nil {
+		panic("kek: " + err.Error()) // the lengths are constants that HKDF allows
+	}
+	return b
 }
 
 func (k *fileKEK) ID() string { return k.id }
@@ -156,21 +172,32 @@ func (k firstFileKEK) Wrap(_ context.Context, plaintext, aad []byte) ([]byte, er
 }
 
 // warning says that the file no longer has this KEK, that everybody may read it, or that others than its owner may write it.
-func (k *fileKEK) warning() string {
+// The file of an old KEK may go: it is deleted after Rewrap.
+func (k *fileKEK) warning(old bool) string {
 	if k.path == "" {
 		return ""
 	}
-	switch now, err := File(k.path); {
-	case err != nil:
-		return fmt.Sprintf("the KEK is only in this server's memory, and the next start of this server fails: %v", err)
-	case now.ID() != k.id:
-		return fmt.Sprintf("%s now has another KEK, %s: after the next start, this server can't open the key files under %s alone", k.path, now.ID(), k.id)
+	if gone := k.gone(); gone != "" && !old {
+		return gone
 	}
 	info, err := os.Stat(k.path)
 	if err != nil || info.Mode().Perm()&0o027 == 0 {
 		return "" // one that is gone by now is named next time
 	}
 	return fmt.Sprintf("others may read or change %s: its mode is %v", k.path, info.Mode())
+}
+
+// gone says that the file no longer has this KEK.
+func (k *fileKEK) gone() string {
+	key, err := readKey(k.path)
+	if err != nil {
+		return fmt.Sprintf("the KEK is only in this server's memory, and a start of this server needs its file: %v", err)
+	}
+	defer clear(key)
+	if now := idOf(key); now != k.id {
+		return fmt.Sprintf("%s now has another KEK, %s: after the next start, this server can't open the key files under %s alone", k.path, now, k.id)
+	}
+	return ""
 }
 
 // HaveFiles reports whether one of the KEKs came from a file.
@@ -185,7 +212,7 @@ func (s *Set) HaveFiles() bool {
 // medium that does not answer: so nothing but this looks at it, and Status tells what it saw.
 func (s *Set) LookAtFiles() (changed bool) {
 	for _, k := range s.all {
-		if f, ok := k.KEK.(*fileKEK); ok && k.warn(f.warning()) {
+		if f, ok := k.KEK.(*fileKEK); ok && k.warn(f.warning(k.old)) {
 			changed = true
 		}
 	}

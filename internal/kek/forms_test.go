@@ -128,7 +128,29 @@ func TestFileThatOthersMayReadIsWarnedOf(t *testing.T) {
 	}
 }
 
-// TestFileThatNoLongerHasItsKEKIsWarnedOf, since the next start would fail; and no longer once the key is back, in any form.
+// TestFileOfAnOldKEKMayGo after Rewrap. Others may still not read it while it is there.
+func TestFileOfAnOldKEKMayGo(t *testing.T) {
+	path := kektest.WriteFile(t, kektest.CountingKey())
+	k, err := kek.File(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := kek.NewSet([]kek.KEK{kek.Inline()}, []kek.KEK{k})
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if changed := set.LookAtFiles(); !changed || !strings.Contains(set.Status()[1].Warning, path) {
+		t.Errorf("others may read it: %+v", set.Status())
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if changed := set.LookAtFiles(); !changed || set.Status()[1].Warning != "" {
+		t.Errorf("it is gone: %+v", set.Status())
+	}
+}
+
+// TestFileThatNoLongerHasItsKEKIsWarnedOf, since a start needs it; and no longer once the key is back, in any form.
 func TestFileThatNoLongerHasItsKEKIsWarnedOf(t *testing.T) {
 	key := kektest.CountingKey()
 	path := kektest.WriteFile(t, key)
@@ -149,12 +171,12 @@ func TestFileThatNoLongerHasItsKEKIsWarnedOf(t *testing.T) {
 		want []string // none: nothing is wrong
 	}{
 		{"it is as it was", func() error { return nil }, nil},
-		{"it is gone", func() error { return os.Remove(path) }, []string{path, "no such file", "the next start of this server fails"}},
+		{"it is gone", func() error { return os.Remove(path) }, []string{path, "no such file", "a start of this server needs its file"}},
 		{"it is back as text", write([]byte(hex.EncodeToString(key) + "\n")), nil},
 		{"it has another key", write(other), []string{path, elsewhere.ID(), k.ID(), "after the next start"}},
-		{"it is empty", write(nil), []string{path, "0 bytes", "the next start of this server fails"}},
+		{"it is empty", write(nil), []string{path, "0 bytes", "a start of this server needs its file"}},
 		{"it is back", write(key), nil},
-		{"a directory has its place", func() error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) }, []string{path, "the next start of this server fails"}},
+		{"a directory has its place", func() error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) }, []string{path, "a start of this server needs its file"}},
 	} {
 		if err := tt.do(); err != nil {
 			t.Fatal(err)
