@@ -56,3 +56,22 @@ func TestProblemsPageHasTheKindsOfTheOverview(t *testing.T) {
 		t.Errorf("docs/problems.md does not have %v", kinds)
 	}
 }
+
+// TestProblemsPageHasTheTitlesOfTheOverview with the kind of each, and no others.
+func TestProblemsPageHasTheTitlesOfTheOverview(t *testing.T) {
+	_, section, _ := strings.Cut(docsPage(t, "problems.md"), "\n## What `keys status` prints\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	rows := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| (.+) \\| `(.+)` \\|$").FindAllStringSubmatch(section, -1) {
+		rows[m[1]] = m[2]
+	}
+	for kind, r := range remedies {
+		if rows[r.title] != string(kind) {
+			t.Errorf("docs/problems.md says that %q is %q, want %q", r.title, rows[r.title], kind)
+		}
+		delete(rows, r.title)
+	}
+	if len(rows) > 0 {
+		t.Errorf("no problem has these titles: %v", rows)
+	}
+}

@@ -66,7 +66,7 @@ var remedies = map[keyring.ProblemKind]remedy{
 	keyring.ProblemNoNewKey: {"The key that is due can't be made",
 		"On that server, repair what the detail names: a KEK or the disk. The server retries by itself.", []string{"df -h $KEYSTORE", look}},
 	keyring.ProblemPolicy: {"Servers run with different policies",
-		"The details have both values. If one server is named, the others agree with each other: stop it, and start it with $POLICIES. Keep the rest of its configuration, and all its other flags.",
+		"The details have both values. In the first two minutes after a restart, wait: a server that is right already may still be named. If one server is named, the others agree with each other: stop it, and start it with $POLICIES. Keep the rest of its configuration, and all its other flags.",
 		[]string{"$EVERY$START"}},
 	keyring.ProblemOpening: {"Key files are still being opened",
 		"Wait: the server goes on by itself.", []string{"$CP keys status"}},
