@@ -56,7 +56,7 @@
 //
 //	[-server URL] keys status [-json]       keys, servers, problems
 //	[-server URL] keys rotate [-publish 5m] [-full] [-compromised]       make a new key; without -publish it signs at once: for emergencies
-//	[-server URL] keys remove [-force] [-now] ID       re-encrypt the key's data, then remove it; -force: at once, and that data is lost; -now: without time to undo it
+//	[-server URL] keys remove [-force] [-now] ID       re-encrypt the key's data, then remove it and end its tokens; -force: at once, and that data is lost; -now: without time to undo it
 //	[-server URL] keys adopt ID       adopt the key of a file that the keyring does not know
 //	[-server URL] keys rewrap       rewrap that server's key files under its present KEKs alone
 //	[-server URL] servers add [-addr HOST:PORT] [-nonvoter] ID       let a server join, or change its address
