@@ -690,7 +690,7 @@ func TestI2I3I5EveryOrderOfEvents(t *testing.T) {
 	}
 }
 
-// 2.9 million states, 100 seconds of one core. Two full rotations with all three faults are out of
+// 5.3 million states, minutes of one core. Two full rotations with all three faults are out of
 // reach: even without a writer and a removal that has not ended in seven minutes.
 var everything = flag.Bool("everything", false, "the long searches, of two minutes and more")
 
