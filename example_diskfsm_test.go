@@ -3,6 +3,7 @@ package keyring_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -68,10 +69,16 @@ func (d *diskFSM) applied() (index uint64) {
 	return index
 }
 
-// diskWrite is its command: a record, and the ciphertext that New replaces. Without Old it replaces any.
+// diskWrite is its command: a record, and the SHA-256 of the ciphertext that New replaces, which keeps the command short.
+// Without Old it replaces any.
 type diskWrite struct {
 	Name     string
 	Old, New []byte
+}
+
+func hashOf(ciphertext []byte) []byte {
+	sum := sha256.Sum256(ciphertext)
+	return sum[:]
 }
 
 func (w diskWrite) encode() []byte {
@@ -100,7 +107,7 @@ func (d *diskFSM) Apply(l *raft.Log) any {
 	}
 	err := d.db.Update(func(tx *bbolt.Tx) error {
 		records, name := tx.Bucket(recordsBucket), []byte(w.Name)
-		if refused == nil && w.Old != nil && !bytes.Equal(w.Old, records.Get(name)) {
+		if refused == nil && w.Old != nil && !bytes.Equal(w.Old, hashOf(records.Get(name))) {
 			refused = errReplaced
 		}
 		if refused == nil {
@@ -174,7 +181,7 @@ func (d *diskData) Under(_ context.Context, key keyring.KeyID) iter.Seq2[keyring
 
 func (d *diskData) Replace(ctx context.Context, batch []keyring.Replacement) (conflicts int, err error) {
 	for _, r := range batch {
-		answer, err := records.Through(d.raft)(ctx, diskWrite{r.Ref, r.Ciphertext, r.New}.encode())
+		answer, err := records.Through(d.raft)(ctx, diskWrite{r.Ref, hashOf(r.Ciphertext), r.New}.encode())
 		if err != nil {
 			return conflicts, err
 		}

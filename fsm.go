@@ -111,5 +111,6 @@ func (f *FSM) Load(snaps raft.SnapshotStore) error { return f.machine.Load(snaps
 // may have received something before the start: then it has to restore every snapshot.
 func Mux(keys *FSM, app raft.FSM) raft.FSM { return fsm.Mux(keys.machine, app) }
 
-// MaxCommand is the maximum size of a command in bytes: of the keyring's own, and of those for Node.Apply.
+// MaxCommand is the maximum size of a command in bytes: of the keyring's own, of those for Node.Apply, and of each entry
+// of raft's log that a port carries to other servers.
 const MaxCommand = 4 << 20

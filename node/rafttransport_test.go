@@ -14,6 +14,7 @@ import (
 	"example.com/keyring"
 	"example.com/keyring/internal/keyringtest"
 	"example.com/keyring/internal/peer"
+	"example.com/keyring/internal/raftwire"
 	"example.com/keyring/node"
 	"github.com/hashicorp/raft"
 )
@@ -161,6 +162,9 @@ func restart(ctx context.Context, t *testing.T, c *keyringtest.Nodes, down raft.
 func TestLargestCommandFitsAFrame(t *testing.T) {
 	if keyring.MaxCommand > peer.MaxEntry {
 		t.Errorf("commands of %d bytes, entries of %d", keyring.MaxCommand, peer.MaxEntry)
+	}
+	if keyring.MaxCommand >= raftwire.MaxEntry || raftwire.MaxEntry+16<<10 > peer.MaxFrame {
+		t.Errorf("commands of %d bytes, entries of %d go out, frames of %d come in", keyring.MaxCommand, raftwire.MaxEntry, peer.MaxFrame)
 	}
 }
 

@@ -118,8 +118,9 @@ func Listen(cfg Config) (*Port, error) {
 // RaftTransport returns the transport for raft.NewRaft. Its LocalAddr is this server's address in the raft
 // configuration. log is the store of raft's log; keys is the FSM of the keyring, whose section is the first
 // of raft's snapshots. The transport passes only harmless requests to raft: it splits large ones, and rejects
-// and logs those, from any server, on which raft would panic or from which it could not recover. Call
-// RaftTransport once, before Open.
+// and logs those, from any server, on which raft would panic or from which it could not recover. It sends no
+// entry of more than keyring.MaxCommand bytes: a host must not propose one, because raft would commit nothing
+// after it. Call RaftTransport once, before Open.
 //
 // A server that has joined begins no election before it has caught up with the cluster, because the first
 // entries that it gets may say that it is the only voter. If log is also a raft.StableStore, as raft-boltdb's

@@ -122,9 +122,13 @@ const applyTimeout = 5 * time.Second
 
 // Through returns the propose function of Connect for a host with a raft of its own whose FSM contains the
 // Map. Leader only: elsewhere its error matches keyring.ErrNotLeader. After an error the command may still be
-// executed.
+// executed, unless it matches keyring.ErrTooLong: a command has at most keyring.MaxCommand bytes, because the
+// port would carry a longer one to no other server.
 func Through(r *raft.Raft) func(ctx context.Context, cmd []byte) (any, error) {
 	return func(ctx context.Context, cmd []byte) (any, error) {
+		if err := tooLong(cmd); err != nil {
+			return nil, err
+		}
 		return gate.Await(ctx, func() (any, error) {
 			f := r.Apply(cmd, applyTimeout)
 			switch err := f.Error(); {
@@ -139,10 +143,17 @@ func Through(r *raft.Raft) func(ctx context.Context, cmd []byte) (any, error) {
 	}
 }
 
+func tooLong(cmd []byte) error {
+	if len(cmd) > keyring.MaxCommand {
+		return fmt.Errorf("records: %w: a command of %d bytes, the maximum is %d", keyring.ErrTooLong, len(cmd), keyring.MaxCommand)
+	}
+	return nil
+}
+
 // apply proposes a command, and returns an answer of the type that Apply gives to it.
 func apply[T any](ctx context.Context, l *link, cmd []byte) (answer T, err error) {
-	if len(cmd) > keyring.MaxCommand {
-		return answer, fmt.Errorf("records: %w: a command of %d bytes, the maximum is %d", keyring.ErrTooLong, len(cmd), keyring.MaxCommand)
+	if err := tooLong(cmd); err != nil {
+		return answer, err
 	}
 	got, err := l.propose(ctx, cmd)
 	if refusal, ok := got.(error); ok && err == nil {

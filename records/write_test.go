@@ -112,6 +112,22 @@ func TestThroughNamesNoLeaderWhileOneHandsOver(t *testing.T) {
 	})
 }
 
+// TestThroughProposesNothingThatIsTooLong: a port would carry such an entry to no other server, and raft would stand still.
+func TestThroughProposesNothingThatIsTooLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, justTheMap)
+		r := c.leader().Raft
+		before := r.LastIndex()
+		if _, err := records.Through(r)(t.Context(), make([]byte, keyring.MaxCommand+1)); !errors.Is(err, keyring.ErrTooLong) {
+			t.Errorf("a command of a byte too many: %v", err)
+		}
+		if after := r.LastIndex(); after != before {
+			t.Errorf("it has made %d entries", after-before)
+		}
+	})
+}
+
 // TestPartsOpenNowhereElse: a part is bound to its record and to its number.
 func TestPartsOpenNowhereElse(t *testing.T) {
 	t.Parallel()

@@ -2,9 +2,11 @@ package raftwire_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"example.com/keyring/internal/raftwire"
@@ -106,6 +108,21 @@ func TestRequestsAreSplit(t *testing.T) {
 		if before.PrevLogEntry != req.PrevLogEntry || before.LeaderCommitIndex != req.LeaderCommitIndex || len(before.Entries) != len(req.Entries) {
 			t.Fatal("raft's request is changed")
 		}
+	}
+}
+
+// TestEntryThatIsTooLongIsNamed, and those before it go out.
+func TestEntryThatIsTooLongIsNamed(t *testing.T) {
+	_, inmem := raft.NewInmemTransport("a")
+	s := &sent{InmemTransport: inmem}
+	most, more := make([]byte, raftwire.MaxEntry), make([]byte, raftwire.MaxEntry+1)
+	req := &raft.AppendEntriesRequest{Entries: []*raft.Log{{Index: 41, Data: most}, {Index: 42, Data: more}, {Index: 43}}}
+	err := around(t, s).AppendEntries("b", "b", req, &raft.AppendEntriesResponse{})
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("an entry, 42, of %d bytes", len(more))) {
+		t.Errorf("the error is %v", err)
+	}
+	if len(s.requests) != 1 || len(s.requests[0].Entries) != 1 || s.requests[0].Entries[0].Index != 41 {
+		t.Errorf("%d requests went out", len(s.requests))
 	}
 }
 
