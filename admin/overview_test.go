@@ -141,6 +141,9 @@ func TestViewOfTrouble(t *testing.T) {
 				a.Causes = []keyring.Problem{problem(keyring.ProblemInlineKEK, "notice"), problem("of the host", "notice")}
 			})
 		}, "All is well: 3 of 3 servers answer, s1 leads. There are 2 notices.", []string{"notice inline KEK |s2||", "notice of the host |s2||"}},
+		{"two servers vote: a notice", func(all map[raft.ServerID]answer) {
+			change(all, "s1", func(a *answer) { a.Voters = []string{"s1", "s2"} })
+		}, "It works, but would not if a server failed: 3 of 3 servers answer, s1 leads. There is 1 notice.", []string{"notice no redundancy |||"}},
 		{"two clusters", func(all map[raft.ServerID]answer) {
 			change(all, "s3", func(a *answer) { a.Leader = "s3" })
 		}, "It works, with 1 problem to solve. First: A server follows another leader than the one that is shown (s3).",

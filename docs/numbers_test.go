@@ -21,6 +21,8 @@ var waits = []struct {
 	{"config.go", "defaultUndo", 24 * time.Hour, "docs/recovery.md", "`RotationPolicy.Undo` (%d days) is over"},
 	{"schedule.go", "defaultBackupEvery", time.Hour, "docs/backup.md", "A backup is due `Every` (%d hours) after the last confirmed one."},
 	{"schedule.go", "defaultBackupEvery", time.Hour, "docs/operations.md", "a backup every %d hours."},
+	{"examples/controlplane/api.go", "maxTTL", time.Hour, "docs/tokens.md", "In the control plane `MaxTTL` is %d hour and"},
+	{"config.go", "defaultLeeway", time.Minute, "docs/tokens.md", "and `Leeway` %d minute. No command"},
 	{"port/calls.go", "callTimeout", time.Second, "docs/host.md", "A call without a deadline has %d seconds."},
 	{"internal/plan/firstkey.go", "downPatience", time.Second, "docs/host.md", "delays the first key by %d seconds, and no longer"},
 	{"internal/port/port.go", "recheckEvery", time.Second, "docs/members.md", "within %d seconds after the CAs no longer vouch"},
